@@ -1,0 +1,538 @@
+/*
+ * keel.h - Keel, a static LLM inference SDK. This header is the manual. C11; wrap for C++ in keel.hpp.
+ *
+ * Keel runs a GGUF language model inside memory the caller owns. The way is always the same:
+ *
+ *     keel_reader ──> keel_inspect ──> keel_model (opaque, in the caller's buffer) + keel_model_info
+ *                          │
+ *     keel_config ──> keel_plan ──────> keel_memory_plan: exact bytes and alignment of every region
+ *                          │
+ *     caller's memory ──> keel_engine_init        everything that can fail for lack of memory fails here
+ *                          │
+ *     keel_session_open ──> keel_session_feed ──> keel_advance ──> keel_session_sample ──> feed ...
+ *                          │
+ *     keel_session_save / restore / fork / truncate / close, keel_engine_close
+ *
+ * After keel_engine_init Keel does not allocate, throw, abort, print or block on anything but its own threads.
+ *
+ * Rules that hold for every function
+ *   - It returns a keel_status; results go through out-parameters, which are untouched on error unless said otherwise.
+ *   - Structs go by pointer and begin with struct_size = sizeof(the struct), so that an older caller works with a newer
+ *     library: missing tail fields read as zero, and zero always means "the default". A larger struct whose extra bytes
+ *     are not all zero is KEEL_E_ABI.
+ *   - Handles are generation-checked: a closed or made-up handle is KEEL_E_HANDLE, never a crash.
+ *   - Text is UTF-8 with an explicit length and need not end in NUL, unless said otherwise.
+ *   - Nothing is written to stdout or stderr. Hooks are silent until the caller sets them.
+ *
+ * Threads
+ *   | object                  | rule                                                                                    |
+ *   | keel_model, readers     | const after keel_inspect; any thread                                                    |
+ *   | keel_engine             | immutable after init and attach; tokenize, detokenize, info from any thread             |
+ *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY             |
+ *   | keel_session            | one thread at a time                                                                    |
+ *   | keel_cancel             | any thread, any time, also while keel_advance runs                                      |
+ *
+ * Determinism (sdk/NUMERICS.md)
+ *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
+ *   truncate-and-redo, fork, save and restore, and whatever other sessions share the batch.
+ */
+#ifndef KEEL_KEEL_H
+#define KEEL_KEEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KEEL_VERSION_MAJOR 0
+#define KEEL_VERSION_MINOR 1
+#define KEEL_VERSION_PATCH 0
+#define KEEL_API_VERSION 1u
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Status codes. Grouped in tens by topic; codes below 100 never change their number or meaning.
+ * X(symbol, number, what it means)
+ */
+#define KEEL_STATUS_LIST(X)                                                                                            \
+    X(KEEL_OK, 0, "done")                                                                                              \
+    X(KEEL_AGAIN, 1, "budget spent; call again to continue where it stopped")                                          \
+    X(KEEL_E_ARGUMENT, 10, "an argument is null, out of range or contradicts another")                                 \
+    X(KEEL_E_ABI, 11, "struct_size or api_version does not fit this library")                                          \
+    X(KEEL_E_STATE, 12, "the object is not in a state that allows this call")                                          \
+    X(KEEL_E_HANDLE, 13, "the handle was never valid or its object is closed")                                         \
+    X(KEEL_E_BUSY, 14, "another call or an unfinished step holds the object")                                          \
+    X(KEEL_E_SLOTS_FULL, 15, "no engine or session slot is free")                                                      \
+    X(KEEL_E_MEMORY_TOO_SMALL, 20, "a region is smaller than the plan")                                                \
+    X(KEEL_E_MEMORY_ALIGN, 21, "a region is not aligned as the plan says")                                             \
+    X(KEEL_E_BUFFER_TOO_SMALL, 22, "an output buffer is too small; the needed size was returned")                      \
+    X(KEEL_E_FILE_READ, 30, "the reader failed or ended early")                                                        \
+    X(KEEL_E_FILE_FORMAT, 31, "the file contradicts its format")                                                       \
+    X(KEEL_E_FILE_LIMIT, 32, "the file exceeds a limit of keel_limits")                                                \
+    X(KEEL_E_UNSUPPORTED, 33, "well formed, but this library has no support for it")                                   \
+    X(KEEL_E_FILE_MISMATCH, 34, "well formed, but made for another model or configuration")                            \
+    X(KEEL_E_CONTEXT_FULL, 40, "the session's context has no room for more tokens")                                    \
+    X(KEEL_E_KV_FULL, 41, "no free KV page; nothing was changed")                                                      \
+    X(KEEL_E_CANCELLED, 42, "keel_cancel stopped the call")                                                            \
+    X(KEEL_E_NO_LOGITS, 43, "the session has no logits: feed and advance first")                                       \
+    X(KEEL_E_NUMERIC, 44, "logits are not finite, or no token is allowed")                                             \
+    X(KEEL_E_TEXT_LIMIT, 45, "a run of text without a safe split point exceeds the planned work buffer")               \
+    X(KEEL_E_PLATFORM, 50, "the operating system refused (threads, mapping, locking)")                                 \
+    X(KEEL_E_POISONED, 51, "an internal invariant broke; only stats, info and close still work")
+
+typedef enum keel_status {
+#define KEEL_STATUS_ENUM(symbol, number, text) symbol = number,
+    KEEL_STATUS_LIST(KEEL_STATUS_ENUM)
+#undef KEEL_STATUS_ENUM
+} keel_status;
+
+/* The symbol of a status as text ("KEEL_E_KV_FULL"), static storage; "KEEL_E_UNKNOWN" for a number not in the list. */
+const char* keel_status_name(keel_status status);
+/* One line of meaning, static storage. */
+const char* keel_status_text(keel_status status);
+/* Version of the library as linked: major << 16 | minor << 8 | patch. */
+uint32_t keel_version(void);
+
+/* Detail of an error in a file or a configuration: which field, at which byte, and why. Every function that reads a
+ * file takes an optional pointer to one and fills it on error only. */
+typedef struct keel_error {
+    uint32_t struct_size;
+    keel_status status;
+    uint64_t offset;  /* byte offset in the file, or 0 where no file position applies */
+    char field[96];   /* NUL-terminated: key, tensor or struct field, cut if longer */
+    char reason[128]; /* NUL-terminated */
+} keel_error;
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Handles. 0 is invalid.
+ */
+typedef struct keel_engine {
+    uint64_t id;
+} keel_engine;
+typedef struct keel_session {
+    uint64_t id;
+} keel_session;
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Readers: where bytes come from. A file, a memory block, a pack, an encrypted asset: fill one struct.
+ */
+typedef struct keel_reader {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t size_bytes; /* total size of the file */
+    /* Copies exactly `bytes` bytes from `offset` to `dst`. Keel never asks beyond size_bytes. Returns KEEL_OK or
+     * KEEL_E_FILE_READ (any other value is treated as KEEL_E_FILE_READ). May be NULL when `mapped` is set. */
+    keel_status (*read_at)(void* user_data, uint64_t offset, void* dst, size_t bytes);
+    void* user_data;
+    /* The whole file at one address, or NULL. Needed for KEEL_WEIGHTS_MAP; must then outlive the engine. */
+    const void* mapped;
+} keel_reader;
+
+/* A reader over memory the caller keeps alive. */
+keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
+/* Opens and maps a file read-only; `path` ends in NUL. Close with keel_reader_close after the last engine that uses it.
+ * KEEL_E_FILE_READ when it cannot be opened, KEEL_E_PLATFORM when it cannot be mapped. */
+keel_status keel_reader_open_file(const char* path, keel_reader* out);
+/* Unmaps what keel_reader_open_file mapped; does nothing to other readers. */
+void keel_reader_close(keel_reader* reader);
+
+/* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
+typedef struct keel_limits {
+    uint32_t struct_size;
+    uint32_t max_metadata_keys;        /* default 4,096 */
+    uint32_t max_tensors;              /* default 16,384 */
+    uint32_t max_string_bytes;         /* one string, default 1 MiB */
+    uint32_t max_array_elements;       /* default 4,194,304 */
+    uint32_t max_name_bytes;           /* key or tensor name, default 255 */
+    uint32_t max_layers;               /* default 512 */
+    uint32_t max_vocabulary;           /* default 1,048,576 */
+    uint32_t max_alignment_bytes;      /* default 65,536 */
+    uint32_t max_dimension;            /* one tensor dimension, default 2^30 */
+    uint64_t max_metadata_bytes;       /* header up to the tensor data, default 256 MiB */
+} keel_limits;
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Inspect: validate all metadata, read no weight.
+ */
+typedef struct keel_model keel_model; /* opaque; lives in the buffer handed to keel_inspect; position-independent */
+
+typedef enum keel_chat_family {
+    KEEL_CHAT_NONE = 0,    /* the file carries no template */
+    KEEL_CHAT_UNKNOWN = 1, /* it carries one that is none of the below; Keel does not guess */
+    KEEL_CHAT_CHATML = 2,
+    KEEL_CHAT_LLAMA3 = 3,
+    KEEL_CHAT_MISTRAL = 4,
+    KEEL_CHAT_GEMMA = 5,
+    KEEL_CHAT_PHI3 = 6,
+    KEEL_CHAT_ZEPHYR = 7
+} keel_chat_family;
+
+typedef struct keel_model_info {
+    uint32_t struct_size;
+    uint32_t gguf_version;
+    char architecture[32]; /* general.architecture, NUL-terminated */
+    char name[96];         /* general.name, cut, NUL-terminated; empty when absent */
+    char tokenizer[32];    /* tokenizer.ggml.model */
+    char pre_tokenizer[32];/* tokenizer.ggml.pre; empty when absent */
+    char weight_types[96]; /* the tensor types in the file by bytes, largest first, e.g. "Q4_K Q6_K F32" */
+    uint64_t file_bytes;
+    uint64_t weight_bytes; /* sum over tensors */
+    uint64_t parameters;   /* elements over tensors */
+    uint64_t fingerprint;  /* 64-bit hash of header, metadata and tensor table; names the model in caches and sessions */
+    uint32_t tensors;
+    uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary;
+    uint32_t train_context_tokens;
+    int32_t bos_id, eos_id;  /* -1 when absent */
+    keel_chat_family chat_family;
+    uint64_t model_bytes;  /* bytes keel_inspect needs for the keel_model of this file */
+} keel_model_info;
+
+/* Validates the whole header of a GGUF v2/v3 file and describes it.
+ *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned); NULL, 0 only fills *info, whose model_bytes then
+ *                         says how much to bring
+ *   limits, model, error  may be NULL; model receives the pointer into buffer
+ * Errors: KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED (names the architecture, tensor
+ * or type), KEEL_E_BUFFER_TOO_SMALL (*info is filled). */
+keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer, size_t buffer_bytes,
+                         const keel_model** model, keel_model_info* info, keel_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Configuration and memory plan.
+ */
+typedef enum keel_log_level { KEEL_LOG_ERROR = 1, KEEL_LOG_WARN = 2, KEEL_LOG_INFO = 3 } keel_log_level;
+
+/* All optional. They belong to one engine and are called from the thread that called Keel, except parallel_for's tasks. */
+typedef struct keel_hooks {
+    uint32_t struct_size;
+    uint32_t reserved;
+    void* user_data;
+    /* A structured line: no trailing newline, `text` valid during the call only. */
+    void (*log)(void* user_data, keel_log_level level, keel_status code, const char* text);
+    /* Loading progress, done of total bytes. Return nonzero to cancel: init then returns KEEL_E_CANCELLED. */
+    int (*progress)(void* user_data, uint64_t done_bytes, uint64_t total_bytes);
+    /* Called once when an engine becomes poisoned. */
+    void (*fault)(void* user_data, const char* where);
+    /* Runs task(context, i) for i in 0..tasks-1, each exactly once, on any threads, and returns when all are done. When
+     * set, Keel starts no threads of its own; config.threads then says how many ways to cut the work. */
+    void (*parallel_for)(void* user_data, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context);
+    /* Narrows what may be sampled: clear bit i%8 of mask[i/8] to forbid token i. All bits are set on entry. `tokens` are
+     * the session's tokens so far. Called inside keel_session_sample. */
+    void (*allowed_tokens)(void* user_data, keel_session session, const int32_t* tokens, uint32_t token_count,
+                           uint8_t* mask, uint32_t vocabulary);
+} keel_hooks;
+
+typedef enum keel_kv_format { KEEL_KV_DEFAULT = 0, KEEL_KV_F16 = 1, KEEL_KV_F32 = 2 } keel_kv_format;
+
+typedef enum keel_weights {
+    KEEL_WEIGHTS_DEFAULT = 0,    /* COPY */
+    KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init */
+    KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
+    KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
+    KEEL_WEIGHTS_REPACK = 4      /* copied; rows of types with an interleaved kernel are rearranged (see keel_op_info) */
+} keel_weights;
+
+typedef enum keel_activation {
+    KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
+    KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
+    KEEL_ACTIVATION_F32 = 2      /* f32 activations against dequantized weights: slower, for reference and for quality */
+} keel_activation;
+
+typedef enum keel_cpu {
+    KEEL_CPU_AUTO = 0,   /* the best this machine has; the environment is not read */
+    KEEL_CPU_SCALAR = 1, /* portable reference */
+    KEEL_CPU_AVX2 = 2    /* AVX2 + FMA + F16C; KEEL_E_UNSUPPORTED where the machine has none */
+} keel_cpu;
+
+typedef struct keel_config {
+    uint32_t struct_size;
+    uint32_t api_version;      /* KEEL_API_VERSION, or 0 for the same */
+    uint32_t max_sessions;     /* session slots, default 1, at most 64 */
+    uint32_t context_tokens;   /* longest sequence of one session, default min(train context, 4,096) */
+    uint32_t kv_pages;         /* KV pages shared by all sessions; default: enough for every session at full context */
+    uint32_t chunk_tokens;     /* most token columns in one forward step, default 128, at most 512 */
+    uint32_t logits_rows;      /* logits rows kept per session, default 1; more for scoring every position of a chunk */
+    uint32_t threads;          /* compute threads, the caller's included; default: one per core it may run on, at most 64 */
+    uint32_t tile_us;          /* predicted time between two looks at the clock, default 250 */
+    uint32_t max_text_bytes;   /* longest unsplittable run keel_tokenize handles, default 16,384 */
+    keel_kv_format k_format;   /* default f16 */
+    keel_kv_format v_format;   /* default f16 */
+    keel_weights weights;
+    keel_activation activation;
+    keel_cpu cpu;
+    uint32_t pin_threads;      /* nonzero: worker i is bound to the i-th core of the caller's affinity mask */
+    keel_hooks hooks;
+} keel_config;
+
+typedef enum keel_region_kind {
+    KEEL_REGION_PERSISTENT = 0,     /* engine and session tables, tokenizer, logits; host memory */
+    KEEL_REGION_SCRATCH = 1,        /* activations of a step; host memory */
+    KEEL_REGION_PINNED = 2,         /* page-locked staging; 0 bytes on a CPU */
+    KEEL_REGION_WEIGHTS = 3,        /* the backend's memory: host memory on a CPU; 0 bytes when weights are mapped */
+    KEEL_REGION_KV = 4,             /* the backend's memory */
+    KEEL_REGION_DEVICE_SCRATCH = 5, /* 0 bytes on a CPU */
+    KEEL_REGION_COUNT = 6
+} keel_region_kind;
+
+typedef struct keel_region_plan {
+    uint64_t bytes;
+    uint64_t align_bytes;
+    uint64_t padding_bytes; /* part of bytes that is alignment between objects */
+} keel_region_plan;
+
+typedef struct keel_memory_plan {
+    uint32_t struct_size;
+    uint32_t kv_page_tokens;      /* tokens in one KV page */
+    keel_region_plan regions[KEEL_REGION_COUNT];
+    uint64_t mapped_weight_bytes; /* weights read in place from the reader */
+    uint64_t kv_page_bytes;       /* one page, all layers, K and V */
+    uint64_t kv_bytes_per_token;
+    uint32_t kv_pages;
+    uint32_t context_tokens, chunk_tokens, max_sessions, threads; /* the configuration with its defaults resolved */
+    uint32_t op_count;            /* ops of the execution plan */
+    keel_cpu cpu;                 /* the kernel set init will use */
+    uint32_t reserved;
+    uint64_t decode_bytes;        /* bytes one decoded token moves at context 0 (weights once, activations) */
+    char note[160];               /* choices worth knowing, e.g. "rope: long factors"; empty if none */
+} keel_memory_plan;
+
+/* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
+ * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks). */
+keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                      keel_memory_plan* out, keel_error* error);
+
+typedef struct keel_region {
+    void* data;
+    uint64_t bytes;
+} keel_region;
+
+typedef struct keel_memory {
+    uint32_t struct_size;
+    uint32_t reserved;
+    keel_region regions[KEEL_REGION_COUNT]; /* data may be NULL where the plan says 0 bytes */
+    void* owner;                            /* used by keel_memory_default; otherwise NULL */
+} keel_memory;
+
+/* Convenience, in an object file of its own (libkeel_memory.a): allocates every region of a plan with mimalloc, asking
+ * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close. */
+keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out);
+void keel_memory_release(keel_memory* memory);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Engine: weights, execution plan, kernels. Immutable after init; sessions share it.
+ */
+
+/* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
+ * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
+ * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
+ * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
+keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                             const keel_memory* memory, keel_engine* out, keel_error* error);
+/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing. */
+keel_status keel_engine_close(keel_engine engine);
+
+typedef enum keel_attachment {
+    KEEL_ATTACH_CHAT_TEMPLATE = 1 /* template text (Jinja, as in tokenizer.chat_template) in place of the file's own */
+} keel_attachment;
+
+/* Adds an optional part to an engine that has no open session. The reader is used during the call only.
+ * Errors: KEEL_E_STATE (a session is open), KEEL_E_UNSUPPORTED (unknown kind, or a template no family matches). */
+keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_reader* reader, keel_error* error);
+
+typedef struct keel_region_stats {
+    uint64_t planned_bytes;
+    uint64_t used_bytes;       /* placed now; for KV, pages in use */
+    uint64_t high_water_bytes; /* largest used ever; equals planned for every region that init fills */
+} keel_region_stats;
+
+typedef struct keel_stats {
+    uint32_t struct_size;
+    uint32_t open_sessions;
+    keel_region_stats regions[KEEL_REGION_COUNT];
+    uint64_t allocations_after_init; /* placements asked of a sealed arena since init; 0 or the engine is poisoned */
+    uint64_t steps, tokens;          /* forward steps completed, token columns computed */
+    uint64_t prefill_tokens, prefill_us;  /* steps with more than one column per session */
+    uint64_t decode_tokens, decode_us;    /* steps with one column per session */
+    uint32_t kv_pages_free, threads;
+    char kernel_set[16];             /* "scalar", "avx2", ... */
+    keel_status engine_status;       /* KEEL_OK or KEEL_E_POISONED */
+    uint32_t reserved;
+} keel_stats;
+
+keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
+
+/* One op of the execution plan, for `keel plan`, profilers and tests. */
+typedef struct keel_op_info {
+    uint32_t struct_size;
+    uint32_t index;
+    char name[32];            /* "attn_q", "ffn_down", "rms_norm", ... */
+    char weight_type[16];     /* "Q4_K"; empty for ops without weights */
+    int32_t layer;            /* -1 outside the layers */
+    uint32_t rows, columns;   /* output rows per token, and inner dimension */
+    uint64_t fixed_bytes;     /* bytes moved whatever the number of tokens (weights) */
+    uint64_t token_bytes;     /* and per token column */
+    uint64_t output_offset;   /* scratch arena offset of the output buffer */
+    uint64_t output_bytes;    /* for chunk_tokens columns */
+    uint32_t first_op, last_op; /* ops between which the output buffer is alive */
+    keel_weights placement;   /* where this op's weights live */
+    uint32_t reserved;
+    double predicted_us;      /* one token column at context 0 */
+} keel_op_info;
+
+/* Op `index` of the plan an engine for this model and configuration would run (the same as one that runs it). */
+keel_status keel_plan_op(const keel_reader* reader, const keel_model* model, const keel_config* config, uint32_t index,
+                         keel_op_info* out);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Sessions: one sequence each.
+ */
+typedef struct keel_sampling {
+    uint32_t struct_size;
+    float temperature;        /* 0 = greedy: the largest adjusted logit, lowest id on a tie */
+    uint32_t top_k;           /* 0 = off */
+    float top_p;              /* 0 or 1 = off */
+    float min_p;              /* 0 = off */
+    float typical_p;          /* 0 or 1 = off */
+    float repetition_penalty; /* 0 or 1 = off; divides positive logits, multiplies negative ones */
+    float frequency_penalty;  /* subtracts this times the count */
+    float presence_penalty;   /* subtracts this once if present */
+    uint32_t penalty_window;  /* last tokens looked at; 0 = 64; UINT32_MAX = all */
+    uint32_t min_tokens;      /* end-of-sequence cannot be sampled for the first n sampled tokens */
+    uint32_t reserved;
+    uint64_t seed;            /* the draw at a position depends on (seed, position) only */
+    const int32_t* bias_ids;  /* logit bias, bias_count entries each; at most 256, copied */
+    const float* bias_values; /* -INFINITY forbids */
+    uint32_t bias_count;
+    uint32_t excluded_count;
+    const int32_t* excluded_ids; /* ids never sampled, at most 256, copied; with temperature 0 this is greedy excluding a set */
+} keel_sampling;
+
+typedef struct keel_session_desc {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t reserved_pages;  /* KV pages set aside for this session at open; default 0: pages are taken as it grows */
+} keel_session_desc;
+
+/* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
+keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc, keel_session* out);
+/* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
+ * stay pending. */
+keel_status keel_session_close(keel_session session);
+
+enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
+
+/* Appends tokens to be computed by the next keel_advance. No computation happens here.
+ * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished). All or
+ * nothing. */
+keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
+
+typedef struct keel_advance_result {
+    keel_status status;       /* KEEL_OK: nothing pending (or, with ALL_LOGITS, one step done); KEEL_AGAIN; or an error */
+    uint32_t computed_tokens; /* positions whose K and V are in the arena now */
+    uint32_t pending_tokens;  /* fed, not yet computed */
+    uint32_t logits_rows;     /* rows keel_session_logits can show */
+} keel_advance_result;
+
+/* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
+ * running it alone.
+ *   budget_us   0 = until every session is done; else return KEEL_AGAIN once the next tile is predicted not to fit. A
+ *               later call continues at that tile, in prefill and decode alike. A step once begun belongs to its
+ *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
+ *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
+ *               polls.
+ *   results     count entries, each filled also when the call fails
+ * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
+ * (its result says which, the others went on), or an error about the call itself. */
+keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,
+                         keel_advance_result* results);
+
+/* Asks a running or the next keel_advance to stop at the next tile for this session with KEEL_E_CANCELLED. The tokens
+ * of the unfinished step stay pending; advancing again continues. Any thread. */
+keel_status keel_cancel(keel_session session);
+
+typedef struct keel_session_info {
+    uint32_t struct_size;
+    uint32_t token_count;     /* computed + pending */
+    uint32_t computed_tokens;
+    uint32_t sampled_tokens;  /* since open or restore; what min_tokens counts */
+    const int32_t* tokens;    /* token_count ids, valid until the next call on this session */
+    uint32_t kv_pages;        /* pages this session refers to */
+    uint32_t context_tokens;
+} keel_session_info;
+keel_status keel_session_get(keel_session session, keel_session_info* out);
+
+/* Logits of row `row` (0 = first kept, logits_rows - 1 = newest): *view has vocabulary floats, after the model's own
+ * soft cap, before any sampling adjustment. Valid until the next feed, advance, truncate or restore on this session. */
+keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary);
+/* Final hidden state (after the output norm) of the same row: *view has `embedding` floats. */
+keel_status keel_session_hidden(keel_session session, uint32_t row, const float** view, uint32_t* embedding);
+/* The n most probable tokens of the newest row, most probable first (lowest id first on ties): natural-log
+ * probabilities of the unadjusted distribution. n at most 256 and at most the vocabulary. */
+keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs);
+
+/* Copies the parameters into the session. NULL restores greedy. KEEL_E_ARGUMENT on NaN or out-of-range values. */
+keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling);
+/* Draws the next token from the newest logits row; does not feed it. Drawing twice gives the same token.
+ * KEEL_E_NO_LOGITS, KEEL_E_NUMERIC. */
+keel_status keel_session_sample(keel_session session, int32_t* token);
+
+/* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step. */
+keel_status keel_session_truncate(keel_session session, uint32_t tokens);
+/* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
+ * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */
+keel_status keel_session_fork(keel_session session, keel_session* out);
+
+/* Exact bytes keel_session_save will write now. */
+keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
+/* Writes tokens, KV rows, logits, sampling and text state: versioned, checksummed, tied to the model's fingerprint and
+ * the KV formats. KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
+keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes, uint64_t* written_bytes);
+/* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
+ * KEEL_E_FILE_FORMAT, KEEL_E_FILE_MISMATCH, KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL. */
+keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Text.
+ */
+enum {
+    KEEL_TOKENIZE_SPECIAL = 1u, /* recognise special tokens written in the text ("<|im_start|>") */
+    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (BOS if the file says so) */
+};
+/* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
+ * KEEL_E_BUFFER_TOO_SMALL and *count is the need. KEEL_E_TEXT_LIMIT: see config.max_text_bytes. KEEL_E_BUSY when another
+ * thread tokenizes with this engine. Invalid UTF-8 is encoded byte by byte. */
+keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                          size_t capacity, size_t* count);
+enum { KEEL_DETOKENIZE_SPECIAL = 1u }; /* write control tokens as their text instead of nothing */
+/* Ids to text, exact bytes; *bytes is the need also when `dst` is too small. Not NUL-terminated. */
+keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,
+                            size_t capacity_bytes, size_t* bytes);
+
+/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. */
+keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes, uint32_t count);
+
+typedef struct keel_text {
+    uint32_t struct_size;
+    uint32_t stopped;     /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
+    const char* data;     /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
+    size_t bytes;
+} keel_text;
+/* Streams text: give every generated token once, in order. Bytes of an unfinished character or of a possible stop string
+ * are held back until decided. token -1 flushes what is held back. data is valid until the next call on the session. */
+keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
+
+typedef struct keel_chat_message {
+    const char* role; /* "system", "user" or "assistant", NUL-terminated */
+    const char* text;
+    size_t bytes;
+} keel_chat_message;
+/* Writes messages in the model's own template (info.chat_family), ending with the opening of an assistant turn when
+ * `open_assistant`. Tokenize the result with KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS. KEEL_E_UNSUPPORTED when the
+ * family is NONE or UNKNOWN; KEEL_E_BUFFER_TOO_SMALL with *bytes the need; KEEL_E_ARGUMENT for a role the family lacks. */
+keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant,
+                             char* dst, size_t capacity_bytes, size_t* bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* KEEL_KEEL_H */

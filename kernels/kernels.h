@@ -1,0 +1,120 @@
+// The kernel interface: what the executor calls. Kernels know no sdk type; they take pointers, shapes and strides, keep
+// no state, and compute what sdk/NUMERICS.md says, so that every kernel set gives the same bits.
+//
+// One KernelSet per instruction set; `find_kernel_set` is the only dispatch. A null entry in a set falls to nobody: each
+// set is complete, sharing the scalar function explicitly where it has no better one.
+//
+// Preconditions common to all: pointers to f32, int8 and int16 planes that Keel allocates are 64-byte aligned at row 0;
+// weights may have any alignment (they can be mapped from a file); no buffer overlaps another unless said so.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/weight_types.h"
+
+namespace keel::kernels {
+
+// ---- 8-bit activations (NUMERICS section 2) ----
+// One column of k activations quantized in blocks of B: three planes behind one another, each rounded up to 64 bytes.
+//   int8  q[k] | f32 d[k/B] | int16 sum16[k/16]     sum16[i] = q[16i] + ... + q[16i+15]
+inline uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
+inline uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
+    return round64(k) + round64(uint64_t{k / block} * 4) + round64(uint64_t{k / 16} * 2);
+}
+inline int8_t* q8_codes(void* column) { return static_cast<int8_t*>(column); }
+inline float* q8_scales(void* column, uint32_t k) { return reinterpret_cast<float*>(static_cast<uint8_t*>(column) + round64(k)); }
+inline int16_t* q8_sums(void* column, uint32_t k, uint32_t block) {
+    return reinterpret_cast<int16_t*>(static_cast<uint8_t*>(column) + round64(k) + round64(uint64_t{k / block} * 4));
+}
+
+// ---- matrix products ----
+// y[c][r] = (accumulate ? y[c][r] : 0) + (dot(w row r, x column c) + bias[r]),  row_begin <= r < row_end, 0 <= c < columns
+// Without bias nothing is added; without accumulate nothing is added to the dot product.
+// Bytes moved: (row_end-row_begin) * w_row_bytes once, columns * k activations, columns * rows * 4 out.
+struct MatmulArgs {
+    const void* w;             // row 0
+    uint64_t w_row_bytes;
+    uint32_t row_begin, row_end;
+    uint32_t k;                // inner dimension, a whole number of blocks of the type
+    uint32_t columns;          // 1..512
+    const void* x;             // f32[k] per column, or a q8 column (above) with the type's activation block
+    uint64_t x_column_bytes;
+    float* const* y;           // columns pointers, each to row 0 of that column's output
+    const float* bias;         // f32[rows] or null
+    bool accumulate;
+};
+using MatmulFn = void (*)(const MatmulArgs&);
+
+// ---- attention (NUMERICS section 5) ----
+enum KvFormat : uint32_t { kKvF16 = 0, kKvF32 = 1, kKvFormatCount = 2 };
+struct KvFormatInfo {
+    const char* name;
+    uint32_t element_bits;
+    uint32_t (*row_bytes)(uint32_t head_dim);  // fixed stride of one row
+};
+extern const KvFormatInfo kKvFormats[kKvFormatCount];
+
+constexpr uint32_t kAttentionTile = 64;   // positions
+constexpr uint32_t kAttentionSpan = 512;  // positions
+constexpr uint32_t kMaxHeadDim = 256;
+constexpr uint32_t kMaxQueryRows = 128;   // query rows of one call
+
+// One KV head of one session, one span, several query rows. Running state (m, l, o) per query row is merged in place as
+// section 5 says: the caller sets m = -inf before the first span and calls attention_finish after the last.
+struct AttentionArgs {
+    const uint8_t* const* pages;  // page p holds positions [p*page_tokens, (p+1)*page_tokens)
+    uint32_t page_tokens;         // a multiple of kAttentionTile
+    uint64_t k_offset, v_offset;  // byte offset in a page of this layer's and head's K and V rows; row j at + j*row_bytes
+    uint32_t k_row_bytes, v_row_bytes;
+    KvFormat k_format, v_format;
+    uint32_t head_dim;            // multiple of 8, at most kMaxHeadDim
+    uint32_t span;                // positions [span*512, span*512+512)
+    uint32_t rows;                // 1..kMaxQueryRows
+    const float* const* q;        // rows pointers to f32[head_dim]
+    const uint32_t* begin;        // rows: first visible position
+    const uint32_t* end;          // rows: one past the last visible position
+    float scale, softcap;         // softcap 0: none
+    float* m;                     // rows, running maximum, in and out
+    float* l;                     // rows, running sum, in and out
+    float* const* o;              // rows pointers to f32[head_dim], running output, in and out (uninitialised while m = -inf)
+    float* scratch;               // attention_scratch_floats() floats of this thread
+};
+// Upper bound over all kernel sets; the caller provides this much per thread.
+inline uint32_t attention_scratch_floats(uint32_t head_dim) {
+    return 2 * kAttentionTile * head_dim + kMaxQueryRows * (kAttentionTile + head_dim + 16);
+}
+
+struct KernelSet {
+    const char* name;  // "scalar", "avx2"
+
+    // dst[k] = decoded weights (section 3)
+    void (*dequantize_row[kWeightTypeLimit])(const void* src, float* dst, uint32_t k);
+    MatmulFn matmul_f32[kWeightTypeLimit];  // x is f32
+    MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
+    // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
+    void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
+
+    // y[n] = rmsnorm(x) * w; y may be x
+    void (*rms_norm)(const float* x, const float* w, uint32_t n, float eps, float* y);
+    // Rotates one head in place. cos_sin: interleaved cos, sin per pair, pairs = rotated dims / 2.
+    //   neox = false: pairs (2i, 2i+1);  neox = true: pairs (i, i + pairs). Elements past the rotated ones stay.
+    void (*rope)(float* x, uint32_t pairs, const float* cos_sin, bool neox);
+    void (*gate_silu)(const float* gate, const float* up, uint32_t n, float* y);  // y may be gate or up
+    void (*gate_gelu)(const float* gate, const float* up, uint32_t n, float* y);
+    void (*add)(float* x, const float* y, uint32_t n);                // x += y
+    void (*scale)(float* x, float factor, uint32_t n);                // x *= factor
+    void (*softcap)(float* x, float cap, uint32_t n);
+
+    void (*kv_encode[kKvFormatCount])(const float* src, uint32_t head_dim, void* row);
+    void (*kv_decode[kKvFormatCount])(const void* row, uint32_t head_dim, float* dst);
+    void (*attention_span)(const AttentionArgs&);
+    void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
+};
+
+enum Isa : uint32_t { kScalar = 1, kAvx2 = 2 };
+// The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included.
+const KernelSet* find_kernel_set(uint32_t isa);
+// The best set this machine has.
+const KernelSet* best_kernel_set();
+
+}  // namespace keel::kernels

@@ -1,0 +1,29 @@
+// Checked access to a reader: every read goes through here, so bounds are tested in one place.
+#pragma once
+#include "keel/keel.h"
+
+namespace keel {
+
+// Copies `bytes` at `offset`; KEEL_E_FILE_READ when the range is outside the file or the reader fails.
+keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes);
+
+// Sequential reading through a small window on the stack, so that a reader callback sees few calls.
+class ByteCursor {
+  public:
+    ByteCursor(const keel_reader& reader, uint64_t offset, uint64_t end) : reader_(&reader), position_(offset), end_(end) {}
+    uint64_t position() const { return position_; }
+    uint64_t remaining() const { return end_ - position_; }
+    keel_status read(void* dst, uint64_t bytes);
+    keel_status skip(uint64_t bytes);
+    keel_status u32(uint32_t* v) { return read(v, 4); }
+    keel_status u64(uint64_t* v) { return read(v, 8); }
+
+  private:
+    static constexpr uint32_t kWindowBytes = 4096;
+    const keel_reader* reader_;
+    uint64_t position_, end_;
+    uint64_t window_begin_ = 0, window_end_ = 0;
+    uint8_t window_[kWindowBytes];
+};
+
+}  // namespace keel

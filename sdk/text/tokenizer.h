@@ -1,0 +1,53 @@
+// Tokenizer: text <-> ids from a GGUF's own vocabulary. Two families, one interface:
+//   SentencePiece BPE with byte fallback ("llama" in tokenizer.ggml.model), merges by score;
+//   byte-level BPE ("gpt2"), merges by rank, after a pre-tokenizer named by tokenizer.ggml.pre.
+// Built once into the persistent arena (count mode, then place mode, same function); immutable after, except for the work
+// buffer, which one call at a time uses.
+#pragma once
+#include "sdk/core/arena.h"
+#include "sdk/format/gguf.h"
+
+namespace keel {
+
+struct Tokenizer;  // lives in the arena
+
+// Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split point
+// that encode must handle; sizes the work buffer.
+// Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent), KEEL_E_FILE_READ.
+keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena, Tokenizer** out, keel_error* error);
+
+// As keel_tokenize (flags included). Not reentrant: the caller serialises.
+keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids, size_t capacity, size_t* count);
+
+// As keel_detokenize.
+keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t count, uint32_t flags, char* dst, size_t capacity, size_t* bytes);
+
+// Bytes of one token as they appear inside a text (a leading SentencePiece space is a space; byte tokens are their byte;
+// control tokens are empty unless KEEL_DETOKENIZE_SPECIAL). Points into the arena or a static table. `first`: the token
+// begins the text (SentencePiece drops the space that the tokenizer added).
+void tokenizer_piece(const Tokenizer* t, int32_t id, uint32_t flags, bool first, const char** data, size_t* bytes);
+
+uint32_t tokenizer_vocabulary(const Tokenizer* t);
+// End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
+uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
+int32_t tokenizer_bos(const Tokenizer* t);  // -1 when absent
+
+// ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----
+constexpr uint32_t kMaxStops = 16;
+constexpr uint32_t kMaxStopBytes = 128;
+
+struct TextStream {  // POD, saved with a session
+    uint32_t started;              // a token with text was seen
+    uint32_t stopped;              // keel_text.stopped
+    uint32_t stop_count;
+    uint32_t stop_bytes[kMaxStops];
+    char stops[kMaxStops][kMaxStopBytes];
+    uint32_t held_bytes;           // bytes not shown yet, at the front of `buffer`
+    uint32_t shown_bytes;          // bytes handed out by the last call, dropped by the next
+    char buffer[2048];             // longest token piece + longest stop string + one character fit (pieces are capped)
+};
+keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const size_t* bytes, uint32_t count);
+// As keel_session_text. Pieces longer than the buffer allows are refused when the tokenizer is placed.
+keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, const char** data, size_t* bytes, uint32_t* stopped);
+
+}  // namespace keel

@@ -1,0 +1,38 @@
+// Where tests find data: the source tree, and the optional conformance directory (skipped with a message when absent).
+#pragma once
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+namespace keel_test {
+
+inline std::string source_path(const std::string& relative) { return std::string(KEEL_SOURCE_DIR) + "/" + relative; }
+
+// The directory named by KEEL_SHARED (environment), else by the build option KEEL_SHARED_DIR, else ../shared beside the
+// checkout; empty when none exists.
+inline std::string shared_dir() {
+    const char* env = getenv("KEEL_SHARED");
+    for (std::string dir : {std::string(env ? env : ""), std::string(KEEL_SHARED_DIR), source_path("../shared")}) {
+        std::error_code ignored;
+        if (!dir.empty() && std::filesystem::is_directory(dir, ignored)) return dir;
+    }
+    return {};
+}
+
+inline std::vector<char> read_file(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace keel_test
+
+// Skips the test, saying so, when the file or directory under the shared data is missing; else names it in `variable`.
+#define KEEL_SHARED_OR_SKIP(variable, relative)                                                                  \
+    const std::string variable = keel_test::shared_dir().empty() ? "" : keel_test::shared_dir() + "/" + relative; \
+    if (variable.empty() || !std::filesystem::exists(variable))                                                   \
+    GTEST_SKIP() << "skipped: no shared conformance data (" relative ")"
