@@ -189,11 +189,11 @@ typedef struct keel_model_info {
 } keel_model_info;
 
 /* Validates the whole header of a GGUF v2/v3 file and describes it.
- *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned); NULL, 0 only fills *info, whose model_bytes then
- *                         says how much to bring
+ *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
+ *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
  *   limits, model, error  may be NULL; model receives the pointer into buffer
  * Errors: KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED (names the architecture, tensor
- * or type), KEEL_E_BUFFER_TOO_SMALL (*info is filled). */
+ * or type), KEEL_E_BUFFER_TOO_SMALL (*info as with NULL, 0). */
 keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer, size_t buffer_bytes,
                          const keel_model** model, keel_model_info* info, keel_error* error);
 
