@@ -374,6 +374,7 @@ typedef struct keel_op_info {
     uint64_t output_offset;   /* scratch arena offset of the output buffer */
     uint64_t output_bytes;    /* for chunk_tokens columns */
     uint32_t first_op, last_op; /* ops between which the output buffer is alive */
+    char output_buffer[32];   /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
     keel_weights placement;   /* where this op's weights live */
     uint32_t reserved;
     double predicted_us;      /* one token column at context 0 */

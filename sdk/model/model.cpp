@@ -137,7 +137,7 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
 
 keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limits& limits, const ArchitectureRow& row, ModelSpec* s,
                       keel_error* error) {
-    KeyReader keys{reader, g, row.name, error};
+    KeyReader keys{reader, g, row.name, error, KEEL_OK, {}};
     s->layers = keys.u32("block_count", 0, true);
     s->embedding = keys.u32("embedding_length", 0, true);
     s->feed_forward = keys.u32("feed_forward_length", 0, true);
@@ -283,24 +283,25 @@ int32_t token_id(const keel_reader& reader, const Gguf& g, const char* key, uint
     return static_cast<int32_t>(id);
 }
 
-// Longest chat template looked at; a longer one is reported as unknown.
-constexpr uint32_t kChatTemplateBytes = 32 * 1024;
-
 keel_status template_family(const keel_reader& reader, const Gguf& g, keel_chat_family* out) {
     *out = KEEL_CHAT_NONE;
     const GgufValue* value = gguf_find(g, "tokenizer.chat_template");
-    if (!value || value->type != kGgufString) return KEEL_OK;
-    char text[kChatTemplateBytes];
-    *out = KEEL_CHAT_UNKNOWN;
-    if (value->count > sizeof text) return KEEL_OK;
-    KEEL_TRY(read_at(reader, value->offset, text, value->count));
-    *out = chat_detect(text, value->count);
-    return KEEL_OK;
+    return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out) : KEEL_OK;
 }
 
 uint64_t align8(uint64_t v) { return (v + 7) & ~uint64_t{7}; }
 
 }  // namespace
+
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, keel_chat_family* out) {
+    char text[32 * 1024];
+    *out = KEEL_CHAT_UNKNOWN;
+    if (bytes > sizeof text) return KEEL_OK;
+    KEEL_TRY(read_at(reader, offset, text, bytes));
+    *out = chat_detect(text, bytes);
+    return KEEL_OK;
+}
+
 }  // namespace keel
 
 extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_limits* limits_in, void* buffer, size_t buffer_bytes,
@@ -371,6 +372,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.eos_id = token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary);
     KEEL_TRY(template_family(reader, g, &out.chat_family));
 
+    m.chat_family = out.chat_family;
     m.gguf = g;
     m.gguf.values = nullptr;
     m.gguf.tensors = nullptr;
