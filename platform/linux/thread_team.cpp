@@ -116,15 +116,16 @@ void finish(Worker* worker) {
     pthread_join(worker->thread, nullptr);
 }
 
-// Sanitizers keep large thread-local state, which the C library places at the top of the stack.
+// Sanitizers keep large thread-local state, which the C library places at the top of the stack, and widen stack frames.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr size_t kStackBytes = kThreadStackBytes + 2048 * 1024;
+#define KEEL_SANITIZED_STACKS
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr size_t kStackBytes = kThreadStackBytes + 2048 * 1024;
-#else
-constexpr size_t kStackBytes = kThreadStackBytes;
+#define KEEL_SANITIZED_STACKS
 #endif
+#endif
+#ifdef KEEL_SANITIZED_STACKS
+constexpr size_t kStackBytes = kThreadStackBytes + 1024 * 1024;
 #else
 constexpr size_t kStackBytes = kThreadStackBytes;
 #endif
