@@ -1,6 +1,6 @@
-// One engine and one session over a GGUF file, with the caller's side of the API (reader, model buffer, regions, order of
-// closing) done once for every test. Every region has exactly the planned bytes, so that a sanitizer sees one byte more.
-// What should work and does not throws Error with the status, the field and the reason, which GoogleTest reports.
+// One engine and one session over a GGUF file, with the caller's side of the API (reader, model buffer, regions, order
+// of closing) done once for every test. Every region has exactly the planned bytes, so that a sanitizer sees one byte
+// more. What should work and does not throws Error with the status, the field and the reason, which GoogleTest reports.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -24,7 +24,8 @@ inline void check(keel_status status, const char* call, const keel_error* error 
     if (status == KEEL_OK) return;
     std::string what = std::string(call) + ": " + keel_status_name(status);
     if (error && error->status != KEEL_OK)
-        what += std::string(" field '") + error->field + "': " + error->reason + " (offset " + std::to_string(error->offset) + ")";
+        what += std::string(" field '") + error->field + "': " + error->reason + " (offset " +
+                std::to_string(error->offset) + ")";
     throw Error(what, status);
 }
 
@@ -105,7 +106,8 @@ class Engine {
         plan_ = sized<keel_memory_plan>();
         check(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", &error);
         memory_ = std::make_unique<Memory>(plan_);
-        check(keel_engine_init(reader_.get(), model, &config, memory_->get(), &engine_, &error), "keel_engine_init", &error);
+        check(keel_engine_init(reader_.get(), model, &config, memory_->get(), &engine_, &error), "keel_engine_init",
+              &error);
         rows_ = config.logits_rows ? config.logits_rows : 1;
         const keel_status opened = keel_session_open(engine_, nullptr, &session_);
         if (opened != KEEL_OK) keel_engine_close(engine_);
@@ -134,11 +136,13 @@ class Engine {
         return result;
     }
 
-    // Logits of every position of `ids`, from an emptied session. Set config.logits_rows to score many positions per step.
+    // Logits of every position of `ids`, from an emptied session. Set config.logits_rows to score many positions per
+    // step.
     Logits logits_for(const std::vector<int32_t>& ids) {
         Logits out;
         out.vocabulary = info_.vocabulary;
-        for_each_row(ids, [&](uint32_t, const float* row) { out.values.insert(out.values.end(), row, row + out.vocabulary); });
+        for_each_row(
+            ids, [&](uint32_t, const float* row) { out.values.insert(out.values.end(), row, row + out.vocabulary); });
         out.rows = static_cast<uint32_t>(ids.size());
         return out;
     }
@@ -156,7 +160,8 @@ class Engine {
                 check(keel_advance(engine_, &session_, 1, 0, &result), "keel_advance");
                 check(result.status, "keel_advance result");
                 const uint32_t fresh = result.computed_tokens - position;  // the newest rows belong to this step
-                if (fresh == 0 || fresh > result.logits_rows) throw Error("keel_advance: no logits of a computed step", KEEL_OK);
+                if (fresh == 0 || fresh > result.logits_rows)
+                    throw Error("keel_advance: no logits of a computed step", KEEL_OK);
                 for (uint32_t i = 0; i < fresh; i++) use(position + i, row(result.logits_rows - fresh + i));
                 position += fresh;
             }
@@ -167,7 +172,8 @@ class Engine {
         const float* view = nullptr;
         uint32_t vocabulary = 0;
         check(keel_session_logits(session_, index, &view, &vocabulary), "keel_session_logits");
-        if (vocabulary != info_.vocabulary) throw Error("keel_session_logits: vocabulary differs from the model's", KEEL_OK);
+        if (vocabulary != info_.vocabulary)
+            throw Error("keel_session_logits: vocabulary differs from the model's", KEEL_OK);
         return view;
     }
 
