@@ -151,9 +151,9 @@ MODELS = {
         "as Phi-4-mini: rope over 24 of 32 head elements, tied head, long factors, byte-level BPE, window 0 in the file: none",
         {"long and short exchanged": dict(rope_parameters=longrope(12, partial_rotary_factor=0.75) | dict(short_factor=longrope(12)["long_factor"], long_factor=longrope(12)["short_factor"]))}),
     "mistral": (
-        "Mistral", dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, head_dim=16, intermediate_size=40,
+        "Mistral", dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, head_dim=16, intermediate_size=48,
                         sliding_window=None, rope_parameters=THETA(1e4)), "spm",
-        "architecture llama: interleaved RoPE (Q and K rows permuted), three query heads, untied, rows of 48 and 40 elements",
+        "architecture llama: interleaved RoPE (Q and K rows permuted), three query heads, untied, rows of 48 elements",
         {"rope base 1e6": dict(rope_parameters=THETA(1e6))}),
     "mistral-wide-heads": (
         "Mistral", dict(num_attention_heads=4, num_key_value_heads=2, head_dim=24, sliding_window=None,
