@@ -26,8 +26,8 @@ constexpr uint32_t value_type() {
 
 template <class T>
 void put(std::vector<uint8_t>& out, T value) {
-    const uint8_t* p = reinterpret_cast<const uint8_t*>(&value);
-    out.insert(out.end(), p, p + sizeof value);
+    out.resize(out.size() + sizeof value);
+    memcpy(out.data() + out.size() - sizeof value, &value, sizeof value);
 }
 void put_text(std::vector<uint8_t>& out, const std::string& text) {
     put<uint64_t>(out, text.size());
