@@ -165,7 +165,7 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!ids || !logprobs || n == 0 || n > kMaxTopLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
+    if (!ids || !logprobs || n == 0 || n > kMaxLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
     return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work, ids, logprobs);
 }
