@@ -11,6 +11,8 @@ namespace keel {
 
 struct Tokenizer;  // lives in the arena
 
+constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStream is sized for it
+
 // Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split point
 // that encode must handle; sizes the work buffer.
 // Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent), KEEL_E_FILE_READ.
@@ -26,6 +28,10 @@ keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t coun
 // control tokens are empty unless KEEL_DETOKENIZE_SPECIAL). Points into the arena or a static table. `first`: the token
 // begins the text (SentencePiece drops the space that the tokenizer added).
 void tokenizer_piece(const Tokenizer* t, int32_t id, uint32_t flags, bool first, const char** data, size_t* bytes);
+
+// True when the token after `previous_id` begins a text in the sense above: `previous_first` is the same question for
+// previous_id itself. A text begins at the start, and again after every special token.
+bool tokenizer_begins_text(const Tokenizer* t, int32_t previous_id, bool previous_first);
 
 uint32_t tokenizer_vocabulary(const Tokenizer* t);
 // End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
