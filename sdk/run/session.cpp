@@ -117,6 +117,7 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
     s->token_count += count;
     s->last_sample = -1;
+    text_stream_follow(&s->text, e->tokenizer, tokens[count - 1]);
     s->logits_rows = 0;
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
     return KEEL_OK;
