@@ -17,13 +17,13 @@ namespace keel::kernels {
 // ---- 8-bit activations (NUMERICS section 2) ----
 // One column of k activations quantized in blocks of B: three planes behind one another, each rounded up to 64 bytes.
 //   int8  q[k] | f32 d[k/B] | int16 sum16[k/16]     sum16[i] = q[16i] + ... + q[16i+15]
-inline uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
-inline uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
+static inline uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
+static inline uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
     return round64(k) + round64(uint64_t{k / block} * 4) + round64(uint64_t{k / 16} * 2);
 }
-inline int8_t* q8_codes(void* column) { return static_cast<int8_t*>(column); }
-inline float* q8_scales(void* column, uint32_t k) { return reinterpret_cast<float*>(static_cast<uint8_t*>(column) + round64(k)); }
-inline int16_t* q8_sums(void* column, uint32_t k, uint32_t block) {
+static inline int8_t* q8_codes(void* column) { return static_cast<int8_t*>(column); }
+static inline float* q8_scales(void* column, uint32_t k) { return reinterpret_cast<float*>(static_cast<uint8_t*>(column) + round64(k)); }
+static inline int16_t* q8_sums(void* column, uint32_t k, uint32_t block) {
     return reinterpret_cast<int16_t*>(static_cast<uint8_t*>(column) + round64(k) + round64(uint64_t{k / block} * 4));
 }
 
@@ -80,7 +80,7 @@ struct AttentionArgs {
     float* scratch;               // attention_scratch_floats() floats of this thread
 };
 // Upper bound over all kernel sets; the caller provides this much per thread.
-inline uint32_t attention_scratch_floats(uint32_t head_dim) {
+static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
     return 2 * kAttentionTile * head_dim + kMaxQueryRows * (kAttentionTile + head_dim + 16);
 }
 

@@ -35,11 +35,11 @@ struct WeightTypeInfo {
 // Indexed by WeightType; entries without a name are types Keel does not compute with.
 extern const WeightTypeInfo kWeightTypes[kWeightTypeLimit];
 
-inline const WeightTypeInfo* weight_type_info(uint32_t type) {
+static inline const WeightTypeInfo* weight_type_info(uint32_t type) {
     return type < kWeightTypeLimit && kWeightTypes[type].name ? &kWeightTypes[type] : nullptr;
 }
 // Bytes of a row of k elements; k must be a multiple of block_elements.
-inline uint64_t weight_row_bytes(uint32_t type, uint64_t k) {
+static inline uint64_t weight_row_bytes(uint32_t type, uint64_t k) {
     return k / kWeightTypes[type].block_elements * kWeightTypes[type].block_bytes;
 }
 

@@ -189,11 +189,11 @@ typedef struct keel_model_info {
 } keel_model_info;
 
 /* Validates the whole header of a GGUF v2/v3 file and describes it.
- *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned); NULL, 0 only fills *info, whose model_bytes then
- *                         says how much to bring
+ *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
+ *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
  *   limits, model, error  may be NULL; model receives the pointer into buffer
  * Errors: KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED (names the architecture, tensor
- * or type), KEEL_E_BUFFER_TOO_SMALL (*info is filled). */
+ * or type), KEEL_E_BUFFER_TOO_SMALL (*info as with NULL, 0). */
 keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer, size_t buffer_bytes,
                          const keel_model** model, keel_model_info* info, keel_error* error);
 
@@ -374,6 +374,7 @@ typedef struct keel_op_info {
     uint64_t output_offset;   /* scratch arena offset of the output buffer */
     uint64_t output_bytes;    /* for chunk_tokens columns */
     uint32_t first_op, last_op; /* ops between which the output buffer is alive */
+    char output_buffer[32];   /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
     keel_weights placement;   /* where this op's weights live */
     uint32_t reserved;
     double predicted_us;      /* one token column at context 0 */

@@ -23,6 +23,8 @@ struct GgufValue {
     uint64_t bytes;            // extent of the value from offset
     uint32_t type;             // GgufValueType; for arrays kGgufArray
     uint32_t element_type;     // arrays: type of the elements, never kGgufArray
+    uint32_t key_bytes;        // length of the key, see gguf_key_offset
+    uint32_t reserved;
 };
 
 struct GgufTensor {
@@ -47,19 +49,31 @@ struct Gguf {
     GgufTensor* tensors;       // in file order
 };
 
-// Pass 1: walks the header, fills everything in *out but the two tables, whose sizes it counts.
-// Pass 2 (`values` and `tensors` non-null, with room for the counts of pass 1): fills and sorts the tables and refuses
-// duplicates. Errors name key or tensor and offset.
+// Pass 1 (`values` and `tensors` null): walks the header, fills everything in *out but the two tables, whose sizes it
+// counts. Pass 2 (a table may be null only where its count is 0): takes *out as pass 1 left it, with room for the counts
+// in it, fills and sorts the tables and refuses duplicates; a file that changed in between is KEEL_E_FILE_READ.
+// `limits` come from resolve_limits. *out is untouched on error. Errors name the key, the tensor or the limit, and the
+// offset: KEEL_E_FILE_READ when the reader fails, KEEL_E_FILE_FORMAT also for a file that ends early, KEEL_E_FILE_LIMIT,
+// KEEL_E_UNSUPPORTED for other versions, byte order, nested arrays, tensor types without kernels.
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors, Gguf* out, keel_error* error);
 
-// Limits with defaults filled in from a possibly null, possibly shorter struct.
+// Limits with defaults filled in from a possibly null, possibly shorter struct. KEEL_E_ABI.
 keel_status resolve_limits(const keel_limits* limits, keel_limits* out);
+
+// Where the bytes of a value's key lie: they come right before the value's type and lengths.
+inline uint64_t gguf_key_offset(const GgufValue& v) {
+    const uint64_t prefix_bytes = v.type == kGgufArray ? 4 + 4 + 8 : v.type == kGgufString ? 4 + 8 : 4;
+    return v.offset - prefix_bytes - v.key_bytes;
+}
+// Bytes of one scalar; 0 for strings, arrays and numbers that are no type.
+uint32_t gguf_scalar_bytes(uint32_t value_type);
 
 // Lookup by key; null when absent.
 const GgufValue* gguf_find(const Gguf& g, const char* key);
 
-// Typed reads. `fallback` variants return it when the key is absent; a present key of a wrong type is
-// KEEL_E_FILE_FORMAT naming it. Any unsigned or signed integer type is accepted where the value fits.
+// Typed reads. When the key is absent they return KEEL_OK and leave *out alone, so *out may hold a fallback; `present`
+// (may be null) tells. A present key of a wrong type is KEEL_E_FILE_FORMAT naming it. Any unsigned or signed integer type
+// is accepted where the value fits; floats must be finite.
 keel_status gguf_u32(const keel_reader&, const Gguf&, const char* key, uint32_t* out, bool* present, keel_error*);
 keel_status gguf_f32(const keel_reader&, const Gguf&, const char* key, float* out, bool* present, keel_error*);   // f32 or f64
 keel_status gguf_bool(const keel_reader&, const Gguf&, const char* key, bool* out, bool* present, keel_error*);

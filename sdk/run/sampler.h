@@ -7,6 +7,7 @@ namespace keel {
 
 constexpr uint32_t kMaxBias = 256;
 constexpr uint32_t kMaxExcluded = 256;
+constexpr uint32_t kMaxTopLogprobs = 256;
 
 // A session's copy of keel_sampling: POD, saved with the session.
 struct SamplerParams {

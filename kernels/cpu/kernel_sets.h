@@ -1,0 +1,71 @@
+// Internal: the functions the CPU kernel sets are made of. Each family of ops is one file per instruction set; a set's table
+// is put together in scalar_set.cpp and avx2_set.cpp, which are compiled without instruction-set flags.
+#pragma once
+#include "kernels/kernels.h"
+
+// Every type with integer codes, and every type.
+#define KEEL_QUANTIZED_TYPES(X) \
+    X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kQ8_0) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)
+#define KEEL_FLOAT_TYPES(X) X(kF32) X(kF16) X(kBF16)
+#define KEEL_WEIGHT_TYPES(X) KEEL_FLOAT_TYPES(X) KEEL_QUANTIZED_TYPES(X)
+
+namespace keel::kernels {
+
+constexpr uint32_t kMaxColumns = 512;
+
+// The planes of one q8 column, for reading.
+struct Q8Column {
+    const int8_t* q;
+    const float* d;
+    const int16_t* sums;
+};
+static inline Q8Column q8_column(const void* column, uint32_t k, uint32_t block) {
+    void* p = const_cast<void*>(column);
+    return {q8_codes(p), q8_scales(p, k), q8_sums(p, k, block)};
+}
+
+// The end of every matrix product: bias, then residual.
+static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t column, float dot) {
+    if (a.bias) dot = dot + a.bias[row];
+    float* y = a.y[column] + row;
+    *y = a.accumulate ? *y + dot : dot;
+}
+
+// Positions of one span a query row sees: [lo, hi), empty when lo >= hi.
+struct VisibleRange {
+    uint32_t lo, hi;
+};
+static inline VisibleRange visible_in(uint32_t begin, uint32_t end, uint32_t first, uint32_t last) {
+    return {begin > first ? begin : first, end < last ? end : last};
+}
+static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uint32_t row_bytes, uint32_t position) {
+    return a.pages[position / a.page_tokens] + offset + uint64_t{position % a.page_tokens} * row_bytes;
+}
+
+// Defined by quantized type in dequantize_*.cpp and matmul_*.cpp.
+template <WeightType T>
+void dequantize_scalar(const void* src, float* dst, uint32_t k);
+template <WeightType T>
+void matmul_f32_scalar(const MatmulArgs& args);
+template <WeightType T>
+void matmul_q8_scalar(const MatmulArgs& args);
+void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* column);
+
+void rms_norm_scalar(const float* x, const float* w, uint32_t n, float eps, float* y);
+void rope_scalar(float* x, uint32_t pairs, const float* cos_sin, bool neox);
+void gate_silu_scalar(const float* gate, const float* up, uint32_t n, float* y);
+void gate_gelu_scalar(const float* gate, const float* up, uint32_t n, float* y);
+void add_scalar(float* x, const float* y, uint32_t n);
+void scale_scalar(float* x, float factor, uint32_t n);
+void softcap_scalar(float* x, float cap, uint32_t n);
+
+void kv_encode_f16_scalar(const float* src, uint32_t head_dim, void* row);
+void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row);
+void kv_decode_f16_scalar(const void* row, uint32_t head_dim, float* dst);
+void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst);
+void attention_span_scalar(const AttentionArgs& args);
+void attention_finish_scalar(float* o, float l, uint32_t head_dim);
+
+extern const KernelSet kScalarSet;
+
+}  // namespace keel::kernels

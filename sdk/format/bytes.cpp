@@ -1,0 +1,59 @@
+#include "sdk/format/bytes.h"
+
+#include <string.h>
+
+#include <bit>
+
+#include "sdk/core/status.h"
+
+namespace keel {
+
+// Every format Keel reads is little endian and is copied straight into host integers.
+static_assert(std::endian::native == std::endian::little);
+
+keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes) {
+    if (offset > reader.size_bytes || bytes > reader.size_bytes - offset || bytes > SIZE_MAX) return KEEL_E_FILE_READ;
+    if (bytes == 0) return KEEL_OK;
+    if (reader.mapped) {
+        memcpy(dst, static_cast<const uint8_t*>(reader.mapped) + offset, bytes);
+        return KEEL_OK;
+    }
+    if (!reader.read_at) return KEEL_E_FILE_READ;
+    return reader.read_at(reader.user_data, offset, dst, bytes) == KEEL_OK ? KEEL_OK : KEEL_E_FILE_READ;
+}
+
+// Short reads come out of the window, which is refilled from the current position; a read of a whole window or more
+// goes straight to its destination.
+keel_status ByteCursor::read(void* dst, uint64_t bytes) {
+    if (bytes > remaining()) return KEEL_E_FILE_FORMAT;
+    uint8_t* to = static_cast<uint8_t*>(dst);
+    while (bytes) {
+        if (position_ < window_begin_ || position_ >= window_end_) {
+            if (bytes >= kWindowBytes) {
+                KEEL_TRY(read_at(*reader_, position_, to, bytes));
+                position_ += bytes;
+                return KEEL_OK;
+            }
+            const uint64_t fill = remaining() < kWindowBytes ? remaining() : kWindowBytes;
+            window_begin_ = window_end_ = 0;
+            KEEL_TRY(read_at(*reader_, position_, window_, fill));
+            window_begin_ = position_;
+            window_end_ = position_ + fill;
+        }
+        const uint64_t in_window = window_end_ - position_;
+        const uint64_t n = bytes < in_window ? bytes : in_window;
+        memcpy(to, window_ + (position_ - window_begin_), n);
+        to += n;
+        position_ += n;
+        bytes -= n;
+    }
+    return KEEL_OK;
+}
+
+keel_status ByteCursor::skip(uint64_t bytes) {
+    if (bytes > remaining()) return KEEL_E_FILE_FORMAT;
+    position_ += bytes;
+    return KEEL_OK;
+}
+
+}  // namespace keel

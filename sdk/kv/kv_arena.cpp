@@ -1,0 +1,126 @@
+#include "sdk/kv/kv_arena.h"
+
+#include <string.h>
+
+namespace keel {
+namespace {
+
+struct PoolLock {
+    explicit PoolLock(KvPool* pool) : pool_(pool) {
+        while (pool_->lock.exchange(1, std::memory_order_acquire)) {
+        }
+    }
+    ~PoolLock() { pool_->lock.store(0, std::memory_order_release); }
+    PoolLock(const PoolLock&) = delete;
+    KvPool* pool_;
+};
+
+// All under the lock.
+uint32_t take(KvPool* pool) {
+    const uint32_t id = pool->free_list[--pool->free_count];
+    pool->references[id] = 1;
+    const uint32_t used = pool->page_count - pool->free_count;
+    if (used > pool->high_water_pages) pool->high_water_pages = used;
+    return id;
+}
+void drop(KvPool* pool, uint32_t id) {
+    if (--pool->references[id] == 0) pool->free_list[pool->free_count++] = id;
+}
+void append(const KvPool& pool, KvPageList* list, uint32_t id) {
+    list->ids[list->count] = id;
+    list->pages[list->count++] = kv_page(pool, id);
+}
+void drop_from(KvPool* pool, KvPageList* list, uint32_t keep) {
+    while (list->count > keep) drop(pool, list->ids[--list->count]);
+}
+
+}  // namespace
+
+KvGeometry kv_geometry(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, kernels::KvFormat k, kernels::KvFormat v) {
+    KvGeometry g = {};
+    g.layers = layers;
+    g.kv_heads = kv_heads;
+    g.head_dim = head_dim;
+    g.k_format = k;
+    g.v_format = v;
+    g.k_row_bytes = kernels::kKvFormats[k].row_bytes(head_dim);
+    g.v_row_bytes = kernels::kKvFormats[v].row_bytes(head_dim);
+    g.k_plane_bytes = kernels::round64(uint64_t{kPageTokens} * g.k_row_bytes);
+    g.v_plane_bytes = kernels::round64(uint64_t{kPageTokens} * g.v_row_bytes);
+    g.layer_bytes = kv_heads * (g.k_plane_bytes + g.v_plane_bytes);
+    g.page_bytes = layers * g.layer_bytes;
+    return g;
+}
+
+void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables, Arena& pages) {
+    pool->page_count = pool->free_count = page_count;
+    pool->page_bytes = page_bytes;
+    pool->high_water_pages = 0;
+    pool->free_list = tables.place<uint32_t>(page_count);
+    pool->references = tables.place<uint32_t>(page_count);
+    pool->base = static_cast<uint8_t*>(page_count > UINT64_MAX / page_bytes ? pages.place_bytes(UINT64_MAX) : pages.place_bytes(page_count * page_bytes));
+    if (!pool->free_list || !pool->references) return;
+    for (uint32_t i = 0; i < page_count; ++i) {
+        pool->free_list[i] = page_count - 1 - i;
+        pool->references[i] = 0;
+    }
+}
+
+keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to) {
+    PoolLock lock(pool);
+    const uint32_t page = from / kPageTokens;
+    const bool copy = from < to && page < list->count && pool->references[list->ids[page]] > 1;
+    const uint32_t want = kv_pages_for(to);
+    const uint32_t missing = want > list->count ? want - list->count : 0;
+    if (missing + (copy ? 1 : 0) > pool->free_count) return KEEL_E_KV_FULL;
+    if (copy) {
+        const uint32_t id = take(pool);
+        memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
+        drop(pool, list->ids[page]);
+        list->ids[page] = id;
+        list->pages[page] = kv_page(*pool, id);
+    }
+    for (uint32_t i = 0; i < missing; ++i) append(*pool, list, take(pool));
+    return KEEL_OK;
+}
+
+void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens) {
+    PoolLock lock(pool);
+    const uint32_t need = kv_pages_for(tokens);
+    drop_from(pool, list, need > list->reserved ? need : list->reserved);
+}
+
+keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens) {
+    PoolLock lock(pool);
+    uint32_t want = kv_pages_for(tokens), own = 0;
+    if (want < list->reserved) want = list->reserved;
+    for (uint32_t i = 0; i < list->count; ++i) own += pool->references[list->ids[i]] == 1;
+    if (want > pool->free_count + own) return KEEL_E_KV_FULL;
+    drop_from(pool, list, 0);
+    while (list->count < want) append(*pool, list, take(pool));
+    return KEEL_OK;
+}
+
+void kv_release(KvPool* pool, KvPageList* list) {
+    PoolLock lock(pool);
+    list->reserved = 0;
+    drop_from(pool, list, 0);
+}
+
+keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens) {
+    PoolLock lock(pool);
+    const uint32_t full = tokens / kPageTokens, partial = tokens % kPageTokens ? 1 : 0;
+    if (partial > pool->free_count) return KEEL_E_KV_FULL;
+    for (uint32_t i = 0; i < full; ++i) {
+        ++pool->references[from.ids[i]];
+        append(*pool, to, from.ids[i]);
+    }
+    if (partial) {
+        const uint32_t id = take(pool);
+        memcpy(kv_page(*pool, id), from.pages[full], pool->page_bytes);
+        append(*pool, to, id);
+    }
+    return KEEL_OK;
+}
+
+}  // namespace keel

@@ -1,0 +1,69 @@
+// The KV arena: fixed pages of kv page_tokens positions, shared by all sessions of an engine.
+//
+// One page holds every layer's K and V rows of its positions, as planes of fixed-stride rows:
+//
+//     page | layer 0: K head 0 | K head 1 | ... | V head 0 | V head 1 | ... | layer 1: ...
+//            each plane: page_tokens rows of row_bytes, rounded up to 64 bytes
+//
+// A session is a list of page ids. Pages are reference-counted: a fork shares the full ones, and a session that appends
+// into a shared page copies it first. Nothing here changes when a needed page is missing: KEEL_E_KV_FULL comes first.
+#pragma once
+#include <atomic>
+
+#include "kernels/kernels.h"
+#include "keel/keel.h"
+#include "sdk/core/arena.h"
+
+namespace keel {
+
+constexpr uint32_t kPageTokens = 64;
+static_assert(kPageTokens % kernels::kAttentionTile == 0);
+
+struct KvGeometry {
+    uint32_t layers, kv_heads, head_dim;
+    kernels::KvFormat k_format, v_format;
+    uint32_t k_row_bytes, v_row_bytes;
+    uint64_t k_plane_bytes, v_plane_bytes, layer_bytes, page_bytes;
+
+    // Byte offset of a plane in a page.
+    uint64_t k_offset(uint32_t layer, uint32_t head) const { return layer * layer_bytes + head * k_plane_bytes; }
+    uint64_t v_offset(uint32_t layer, uint32_t head) const { return layer * layer_bytes + kv_heads * k_plane_bytes + head * v_plane_bytes; }
+};
+KvGeometry kv_geometry(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, kernels::KvFormat k, kernels::KvFormat v);
+
+inline uint32_t kv_pages_for(uint32_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+struct KvPool {
+    uint8_t* base;          // page_count pages
+    uint64_t page_bytes;
+    uint32_t page_count, free_count, high_water_pages;
+    uint32_t* free_list;    // free_count ids, taken from the end
+    uint32_t* references;   // per page; 0 = free
+    std::atomic<uint32_t> lock;  // short spin lock: sessions on different threads share the pool
+};
+// Places the pages in `pages` and the tables in `tables`.
+void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables, Arena& pages);
+
+// A session's pages, in position order. Arrays have room for the session's longest context.
+struct KvPageList {
+    uint32_t* ids;
+    const uint8_t** pages;  // addresses, as attention wants them
+    uint32_t count;
+    uint32_t reserved;      // truncation keeps at least this many
+};
+
+// Makes positions [from, to) writable: takes missing pages and copies the page that holds `from` if it is shared. All or
+// nothing: KEEL_E_KV_FULL leaves everything as it was.
+keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to);
+// Gives back the pages that positions [0, tokens) do not need, down to list->reserved.
+void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
+// Gives up the list's pages and takes fresh ones for `tokens` positions; KEEL_E_KV_FULL changes nothing.
+keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens);
+// Gives back every page, reserved ones too.
+void kv_release(KvPool* pool, KvPageList* list);
+// Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one copied.
+keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
+
+inline uint8_t* kv_page(const KvPool& pool, uint32_t id) { return pool.base + id * pool.page_bytes; }
+
+}  // namespace keel

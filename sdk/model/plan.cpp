@@ -1,0 +1,461 @@
+#include "sdk/model/plan.h"
+
+#include <string.h>
+
+#include "platform/platform.h"
+#include "sdk/core/status.h"
+
+namespace keel {
+
+using kernels::kWeightTypes;
+
+const char* const kBufferNames[kBufferCount] = {
+    "residual", "rope", "attn_in", "attn_in.q32", "attn_in.q256", "qkv", "attn_out", "attn_state", "attn_out.q32", "attn_out.q256", "post",
+    "ffn_in", "ffn_in.q32", "ffn_in.q256", "ffn", "ffn.q32", "ffn.q256", "head_in", "head_in.q32", "head_in.q256", "thread",
+};
+
+namespace {
+
+// Points in time at which buffers begin and end. A layer runs kStageAttnNorm..kStageFfnPost; all layers share buffers.
+enum Stage : uint8_t {
+    kStageEmbed, kStageRope,
+    kStageAttnNorm, kStageQkv, kStageStore, kStageAttention, kStageFinish, kStageAttnOutput, kStageAttnPost,
+    kStageFfnNorm, kStageFfnUp, kStageGate, kStageFfnDown, kStageFfnPost,
+    kStageOutputNorm, kStageHead, kStageSoftcap
+};
+
+struct Lifetime {
+    Stage first, last;
+};
+constexpr Lifetime kLifetimes[kBufferCount] = {
+    {kStageEmbed, kStageOutputNorm},       // residual
+    {kStageRope, kStageFfnPost},           // rope
+    {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv},
+    {kStageQkv, kStageAttention},          // qkv
+    {kStageStore, kStageAttnOutput},       // attn_out
+    {kStageStore, kStageFinish},           // attn_state
+    {kStageFinish, kStageAttnOutput}, {kStageFinish, kStageAttnOutput},
+    {kStageAttnOutput, kStageFfnPost},     // post
+    {kStageFfnNorm, kStageFfnUp}, {kStageFfnNorm, kStageFfnUp}, {kStageFfnNorm, kStageFfnUp},
+    {kStageFfnUp, kStageFfnDown},          // ffn
+    {kStageGate, kStageFfnDown}, {kStageGate, kStageFfnDown},
+    {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead},
+    {kStageEmbed, kStageSoftcap},          // thread
+};
+
+// Greedy packing: largest buffer first, each at the lowest offset where it meets no placed buffer that is alive at the same
+// time. (Optimal packing is NP-complete; with two dozen buffers greedy is within a few percent of the lower bound.)
+void pack_buffers(ExecutionPlan* plan) {
+    bool placed[kBufferCount] = {};
+    plan->scratch_bytes = 0;
+    for (;;) {
+        uint32_t next = kBufferCount;
+        for (uint32_t i = 0; i < kBufferCount; ++i)
+            if (!placed[i] && plan->buffers[i].bytes && (next == kBufferCount || plan->buffers[i].bytes > plan->buffers[next].bytes)) next = i;
+        if (next == kBufferCount) break;
+        Buffer& b = plan->buffers[next];
+        b.offset = 0;
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (uint32_t i = 0; i < kBufferCount; ++i) {
+                const Buffer& other = plan->buffers[i];
+                const bool together = other.first_stage <= b.last_stage && b.first_stage <= other.last_stage;
+                if (!placed[i] || !together || b.offset >= other.offset + other.bytes || other.offset >= b.offset + b.bytes) continue;
+                b.offset = other.offset + other.bytes;
+                moved = true;
+            }
+        }
+        placed[next] = true;
+        if (b.offset + b.bytes > plan->scratch_bytes) plan->scratch_bytes = b.offset + b.bytes;
+    }
+    // What the fullest moment needs; the rest of the region is the price of packing.
+    uint64_t fullest = 0;
+    for (uint32_t stage = 0; stage <= kStageSoftcap; ++stage) {
+        uint64_t alive_sum = 0;
+        for (const Buffer& b : plan->buffers)
+            if (b.bytes && b.first_stage <= stage && stage <= b.last_stage) alive_sum += b.bytes;
+        if (alive_sum > fullest) fullest = alive_sum;
+    }
+    plan->scratch_padding_bytes = plan->scratch_bytes - fullest;
+}
+
+struct Forms {
+    bool f32 = false, q32 = false, q256 = false;
+    void need(uint32_t activation_block) {
+        f32 |= activation_block == 0;
+        q32 |= activation_block == 32;
+        q256 |= activation_block == 256;
+    }
+    void need(const Forms& o) {
+        f32 |= o.f32;
+        q32 |= o.q32;
+        q256 |= o.q256;
+    }
+};
+
+// Emits ops one by one into an array, or nowhere, keeping the one that was asked for.
+class Builder {
+  public:
+    Builder(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan)
+        : m_(model), s_(model.spec), c_(config), weights_(weights), ops_(ops), plan_(plan) {}
+    void find_op(uint32_t index, Op* out) {
+        wanted_index_ = index;
+        wanted_ = out;
+    }
+    // Notes the first and last op of `stages` in `layer` (any layer when null).
+    void find_range(Lifetime stages, const int32_t* layer, uint32_t* first, uint32_t* last) {
+        range_stages_ = stages;
+        range_layer_ = layer;
+        range_first_ = first;
+        range_last_ = last;
+        *first = UINT32_MAX;
+    }
+
+    void build() {
+        plan_->op_count = 0;
+        plan_->decode_bytes = 0;
+        plan_->rope_sets = m_.row().local_rope && s_.window ? 2 : 1;
+        plan_->rope_factors = nullptr;
+        const GgufTensor* factors = m_.tensor(kRopeFreqs, 0);
+        if (m_.tensor(kRopeFactorsLong, 0)) factors = m_.tensor(c_.context_tokens > s_.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort, 0);
+        if (factors) plan_->rope_factors = weights_.vector(*factors);
+
+        const GgufTensor& embedding = *m_.tensor(kTokenEmbedding, 0);
+        const void* embedding_data = weights_.matrix(embedding);
+        Op embed = make(OpKind::kEmbed, kStageEmbed, kTokenEmbedding, -1);
+        embed.w = embedding_data;
+        embed.weight_type = embedding.type;
+        embed.rows = s_.embedding;
+        embed.k = s_.embedding;
+        embed.w_row_bytes = kernels::weight_row_bytes(embedding.type, s_.embedding);
+        embed.out = kBufResidual;
+        embed.token_bytes = embed.w_row_bytes + uint64_t{s_.embedding} * 4;
+        emit(embed);
+
+        Op rope = make(OpKind::kRopeTable, kStageRope, kRopeFreqs, -1);
+        rope.out = kBufRope;
+        rope.rows = plan_->rope_sets * s_.rope_dims;
+        rope.token_bytes = uint64_t{rope.rows} * 4;
+        rope.token_macs = uint64_t{rope.rows} * 30;
+        emit(rope);
+
+        for (uint32_t layer = 0; layer < s_.layers; ++layer) build_layer(layer);
+        build_head(embedding, embedding_data);
+        size_buffers();
+        pack_buffers(plan_);
+    }
+
+  private:
+    Op make(OpKind kind, Stage stage, TensorSlot slot, int32_t layer) {
+        Op op = {};
+        op.kind = kind;
+        op.stage = stage;
+        op.slot = slot;
+        op.layer = layer;
+        return op;
+    }
+    void emit(const Op& op) {
+        const uint32_t index = plan_->op_count++;
+        plan_->decode_bytes += op.fixed_bytes + op.token_bytes;
+        if (ops_) ops_[index] = op;
+        if (wanted_ && index == wanted_index_) *wanted_ = op;
+        if (range_first_ && op.stage >= range_stages_.first && op.stage <= range_stages_.last && (!range_layer_ || *range_layer_ == op.layer)) {
+            if (*range_first_ == UINT32_MAX) *range_first_ = index;
+            *range_last_ = index;
+        }
+    }
+    // Activation block of a product with this tensor: 0 = f32.
+    uint32_t block_of(const GgufTensor& t) const { return c_.q8 ? kWeightTypes[t.type].activation_block : 0; }
+    // Forms that the products with these weights (those that exist in the layer) read.
+    template <size_t N>
+    Forms forms_of(const TensorSlot (&slots)[N], uint32_t layer) const {
+        Forms f;
+        for (TensorSlot slot : slots)
+            if (const GgufTensor* t = m_.tensor(slot, layer)) f.need(block_of(*t));
+        return f;
+    }
+    void set_forms(Op* op, const Forms& f) {
+        op->want_f32 = f.f32;
+        op->want_q32 = f.q32;
+        op->want_q256 = f.q256;
+    }
+    const float* vector_of(TensorSlot slot, uint32_t layer) {
+        const GgufTensor* t = m_.tensor(slot, layer);
+        return t ? weights_.vector(*t) : nullptr;
+    }
+
+    void norm(OpKind kind, Stage stage, TensorSlot slot, uint32_t layer, BufferId in, BufferId out, const Forms& forms) {
+        Op op = make(kind, stage, slot, static_cast<int32_t>(layer));
+        op.norm = vector_of(slot, layer);
+        op.in = in;
+        op.out = out;
+        op.rows = op.k = s_.embedding;
+        set_forms(&op, forms);
+        op.fixed_bytes = uint64_t{s_.embedding} * 4;
+        op.token_bytes = uint64_t{s_.embedding} * 8;
+        op.token_macs = uint64_t{s_.embedding} * 4;
+        emit(op);
+    }
+    // `in` names the f32 form of the input; the form this weight wants follows it (32, 256). f32_in lets attention and
+    // gate outputs, whose f32 form is the buffer itself and whose 8-bit forms lie elsewhere, say so.
+    void matmul(Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const void* data, BufferId f32_in, BufferId q32_in,
+                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate) {
+        Op op = make(OpKind::kMatmul, stage, slot, layer);
+        const uint32_t block = block_of(t);
+        op.in = block == 0 ? f32_in : block == 32 ? q32_in : q256_in;
+        op.out = out;
+        op.out_offset = out_offset;
+        op.accumulate = accumulate;
+        op.weight_type = t.type;
+        op.k = static_cast<uint32_t>(t.dims[0]);
+        op.rows = static_cast<uint32_t>(t.dims[1]);
+        op.w_row_bytes = kernels::weight_row_bytes(t.type, op.k);
+        op.w = data;
+        if (bias < kSlotCount) op.bias = vector_of(bias, static_cast<uint32_t>(layer));
+        op.to_logits = stage == kStageHead;
+        op.fixed_bytes = op.w_row_bytes * op.rows;
+        op.token_bytes = (block == 0 ? uint64_t{op.k} * 4 : kernels::q8_column_bytes(op.k, block)) + uint64_t{op.rows} * 4;
+        op.token_macs = uint64_t{op.rows} * op.k;
+        emit(op);
+    }
+    void layer_matmul(Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
+                      uint32_t out_offset, bool accumulate) {
+        const GgufTensor* t = m_.tensor(slot, layer);
+        if (t) matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, weights_.matrix(*t), f32_in, q32_in, q256_in, out, out_offset, accumulate);
+    }
+
+    void build_layer(uint32_t layer) {
+        const bool post = m_.row().required & slot_bit(kAttnPostNorm);
+        const int32_t l = static_cast<int32_t>(layer);
+
+        const Forms qkv = forms_of({kAttnQkv, kAttnQ, kAttnK, kAttnV}, layer);
+        attn_in_.need(qkv);
+        norm(OpKind::kNorm, kStageAttnNorm, kAttnNorm, layer, kBufResidual, kBufAttnIn, qkv);
+        layer_matmul(kStageQkv, kAttnQkv, kSlotCount, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
+        layer_matmul(kStageQkv, kAttnQ, kAttnQBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
+        layer_matmul(kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
+        layer_matmul(kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
+
+        const uint32_t kv_row_bytes = kernels::kKvFormats[c_.k_format].row_bytes(s_.head_dim) + kernels::kKvFormats[c_.v_format].row_bytes(s_.head_dim);
+        Op store = make(OpKind::kStoreKv, kStageStore, kAttnQNorm, l);
+        store.in = store.out = kBufQkv;
+        store.norm = vector_of(kAttnQNorm, layer);
+        store.norm2 = vector_of(kAttnKNorm, layer);
+        store.rope_set = m_.row().local_rope && s_.windowed(layer) ? 1 : 0;
+        store.rows = s_.qkv_dim();
+        store.token_bytes = uint64_t{s_.qkv_dim()} * 8 + uint64_t{s_.kv_heads} * kv_row_bytes;
+        store.token_macs = uint64_t{s_.qkv_dim()} * 4;
+        emit(store);
+
+        Op attention = make(OpKind::kAttention, kStageAttention, kAttnOutput, l);
+        attention.in = kBufQkv;
+        attention.out = kBufAttnOut;
+        attention.rows = s_.q_dim();
+        attention.k = s_.head_dim;
+        attention.window = s_.windowed(layer) ? s_.window : 0;
+        attention.token_bytes = uint64_t{s_.q_dim()} * 8;
+        emit(attention);
+
+        const Forms attn_out = forms_of({kAttnOutput}, layer);
+        attn_out_.need(attn_out);
+        Op finish = make(OpKind::kAttentionFinish, kStageFinish, kAttnOutput, l);
+        finish.in = finish.out = kBufAttnOut;
+        finish.rows = s_.q_dim();
+        set_forms(&finish, attn_out);
+        finish.token_bytes = uint64_t{s_.q_dim()} * 8;
+        finish.token_macs = uint64_t{s_.q_dim()} * 3;
+        emit(finish);
+
+        layer_matmul(kStageAttnOutput, kAttnOutput, kSlotCount, layer, kBufAttnOut, kBufAttnOut32, kBufAttnOut256, post ? kBufPost : kBufResidual, 0, !post);
+        if (post) norm(OpKind::kPostNorm, kStageAttnPost, kAttnPostNorm, layer, kBufPost, kBufResidual, {});
+
+        const Forms up = forms_of({kFfnGate, kFfnUp, kFfnGateUp}, layer);
+        ffn_in_.need(up);
+        norm(OpKind::kNorm, kStageFfnNorm, kFfnNorm, layer, kBufResidual, kBufFfnIn, up);
+        layer_matmul(kStageFfnUp, kFfnGateUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
+        layer_matmul(kStageFfnUp, kFfnGate, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
+        layer_matmul(kStageFfnUp, kFfnUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, s_.feed_forward, false);
+
+        const Forms down = forms_of({kFfnDown}, layer);
+        ffn_out_.need(down);
+        Op gate = make(OpKind::kGate, kStageGate, kFfnGate, l);
+        gate.gate = m_.row().gate;
+        gate.in = gate.out = kBufFfn;
+        gate.rows = s_.feed_forward;
+        set_forms(&gate, down);
+        gate.token_bytes = uint64_t{s_.feed_forward} * 12;
+        gate.token_macs = uint64_t{s_.feed_forward} * 12;
+        emit(gate);
+        layer_matmul(kStageFfnDown, kFfnDown, kSlotCount, layer, kBufFfn, kBufFfn32, kBufFfn256, post ? kBufPost : kBufResidual, 0, !post);
+        if (post) norm(OpKind::kPostNorm, kStageFfnPost, kFfnPostNorm, layer, kBufPost, kBufResidual, {});
+    }
+
+    void build_head(const GgufTensor& embedding, const void* embedding_data) {
+        const GgufTensor& head = s_.tied ? embedding : *m_.tensor(kOutput, 0);
+        head_in_.need(block_of(head));
+        Forms forms = head_in_;
+        forms.f32 = true;  // the hidden-state view shows it
+        head_in_.f32 = true;
+        Op op = make(OpKind::kOutputNorm, kStageOutputNorm, kOutputNorm, -1);
+        op.norm = vector_of(kOutputNorm, 0);
+        op.in = kBufResidual;
+        op.out = kBufHeadIn;
+        op.rows = op.k = s_.embedding;
+        set_forms(&op, forms);
+        op.fixed_bytes = uint64_t{s_.embedding} * 4;
+        op.token_bytes = uint64_t{s_.embedding} * 12;
+        op.token_macs = uint64_t{s_.embedding} * 4;
+        emit(op);
+        matmul(kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? embedding_data : weights_.matrix(head), kBufHeadIn, kBufHeadIn32, kBufHeadIn256,
+               kBufHeadIn, 0, false);
+        if (s_.logit_softcap > 0) {
+            Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
+            cap.in = cap.out = kBufHeadIn;
+            cap.rows = s_.vocabulary;
+            cap.token_bytes = uint64_t{s_.vocabulary} * 8;
+            cap.token_macs = uint64_t{s_.vocabulary} * 20;
+            emit(cap);
+        }
+    }
+
+    void size(BufferId id, uint64_t column_bytes, uint64_t columns) {
+        Buffer& b = plan_->buffers[id];
+        b = {};
+        b.column_bytes = column_bytes;
+        b.bytes = kernels::round64(column_bytes * columns);
+        b.first_stage = kLifetimes[id].first;
+        b.last_stage = kLifetimes[id].last;
+    }
+    void size_forms(BufferId f32, BufferId q32, BufferId q256, uint32_t k, const Forms& forms, bool f32_elsewhere) {
+        const uint64_t n = c_.chunk_tokens;
+        if (!f32_elsewhere) size(f32, kernels::round64(uint64_t{k} * 4), forms.f32 ? n : 0);
+        size(q32, forms.q32 ? kernels::q8_column_bytes(k, 32) : 0, n);
+        size(q256, forms.q256 ? kernels::q8_column_bytes(k, 256) : 0, n);
+    }
+    void size_buffers() {
+        const uint64_t n = c_.chunk_tokens;
+        const auto floats = [](uint64_t count) { return kernels::round64(count * 4); };
+        size(kBufResidual, floats(s_.embedding), n);
+        size(kBufRope, floats(uint64_t{plan_->rope_sets} * s_.rope_dims), n);
+        size_forms(kBufAttnIn, kBufAttnIn32, kBufAttnIn256, s_.embedding, attn_in_, false);
+        size(kBufQkv, floats(s_.qkv_dim()), n);
+        size(kBufAttnOut, floats(s_.q_dim()), n);
+        size(kBufAttnState, floats(uint64_t{2} * s_.heads), n);
+        size_forms(kBufAttnOut, kBufAttnOut32, kBufAttnOut256, s_.q_dim(), attn_out_, true);
+        size(kBufPost, m_.row().required & slot_bit(kAttnPostNorm) ? floats(s_.embedding) : 0, n);
+        size_forms(kBufFfnIn, kBufFfnIn32, kBufFfnIn256, s_.embedding, ffn_in_, false);
+        size(kBufFfn, floats(uint64_t{2} * s_.feed_forward), n);
+        size_forms(kBufFfn, kBufFfn32, kBufFfn256, s_.feed_forward, ffn_out_, true);
+        size_forms(kBufHeadIn, kBufHeadIn32, kBufHeadIn256, s_.embedding, head_in_, false);
+        const uint32_t attention = kernels::attention_scratch_floats(s_.head_dim);
+        size(kBufThread, floats(attention > s_.embedding ? attention : s_.embedding), c_.threads);
+    }
+
+    const keel_model& m_;
+    const ModelSpec& s_;
+    const PlanConfig& c_;
+    WeightPlacer& weights_;
+    Op* ops_;
+    ExecutionPlan* plan_;
+    uint32_t wanted_index_ = 0;
+    Op* wanted_ = nullptr;
+    Lifetime range_stages_ = {};
+    const int32_t* range_layer_ = nullptr;
+    uint32_t *range_first_ = nullptr, *range_last_ = nullptr;
+    Forms attn_in_, attn_out_, ffn_in_, ffn_out_, head_in_;
+};
+
+// Rates of the prediction: bytes and multiply-adds per microsecond and thread. They need only be right within a factor of
+// two or so: the executor corrects them by what it measures, and results never depend on them.
+struct Rates {
+    double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
+};
+constexpr Rates kScalarRates = {8000, 700, 250, 120};
+constexpr Rates kVectorRates = {10000, 25000, 12000, 4000};
+
+}  // namespace
+
+const void* WeightPlacer::matrix(const GgufTensor& t) {
+    if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
+        mapped_bytes += t.bytes;
+        return arena.counting() ? nullptr : static_cast<const uint8_t*>(reader.mapped) + t.offset;
+    }
+    total_bytes += t.bytes;
+    uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
+    if (dst) load(t, dst);
+    return dst;
+}
+
+const float* WeightPlacer::vector(const GgufTensor& t) {
+    const uint32_t n = static_cast<uint32_t>(t.dims[0]);
+    total_bytes += t.bytes;
+    float* dst = arena.place<float>(n);
+    if (!dst) return nullptr;
+    // Narrower sources are read into the upper end of the destination and widened from the front.
+    uint8_t* src = reinterpret_cast<uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes;
+    load(t, src);
+    if (t.type != kernels::kF32) {
+        for (uint32_t i = 0; i < n; ++i) {
+            uint8_t element[4];
+            memcpy(element, src + i * (t.bytes / n), t.bytes / n);
+            float value;
+            kernels->dequantize_row[t.type](element, &value, 1);
+            dst[i] = value;
+        }
+    }
+    return dst;
+}
+
+void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
+    constexpr uint64_t kSliceBytes = 1 << 20;
+    for (uint64_t done = 0; done < t.bytes && status == KEEL_OK;) {
+        const uint64_t slice = t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes;
+        status = read_at(reader, t.offset + done, dst + done, slice);
+        if (status != KEEL_OK) fail(error, status, t.offset + done, "tensor data", "the reader failed");
+        done += slice;
+        copied_bytes += slice;
+        if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, reader.size_bytes)) status = KEEL_E_CANCELLED;
+    }
+}
+
+void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan) {
+    Builder(model, config, weights, ops, plan).build();
+    plan->ops = ops;
+}
+
+keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan) {
+    Builder find(model, config, weights, nullptr, plan);
+    find.find_op(query->index, &query->op);
+    find.build();
+    if (query->index >= plan->op_count) return KEEL_E_ARGUMENT;
+    const Buffer& b = plan->buffers[query->op.out];
+    const bool per_layer = b.first_stage >= kStageAttnNorm && b.last_stage <= kStageFfnPost;
+    Builder range(model, config, weights, nullptr, plan);
+    range.find_range(kLifetimes[query->op.out], per_layer ? &query->op.layer : nullptr, &query->first_op, &query->last_op);
+    range.build();
+    return KEEL_OK;
+}
+
+double predict_us(const Op& op, const PlanConfig& config, uint32_t columns) {
+    const Rates& rates = config.cpu == KEEL_CPU_SCALAR ? kScalarRates : kVectorRates;
+    const double bytes = static_cast<double>(op.fixed_bytes) + static_cast<double>(op.token_bytes) * columns;
+    const bool is_float = op.kind != OpKind::kMatmul || kWeightTypes[op.weight_type].activation_block == 0;
+    const double rate = is_float ? rates.f32_macs_per_us : config.q8 ? rates.q8_macs_per_us : rates.decode_macs_per_us;
+    const double compute_us = static_cast<double>(op.token_macs) * columns / rate;
+    const double memory_us = bytes / rates.bytes_per_us;
+    return compute_us > memory_us ? compute_us : memory_us;
+}
+
+const char* op_name(const Op& op) {
+    switch (op.kind) {
+        case OpKind::kStoreKv: return "store_kv";
+        case OpKind::kAttention: return "attention";
+        case OpKind::kAttentionFinish: return "attention_finish";
+        case OpKind::kGate: return "gate";
+        case OpKind::kSoftcap: return "softcap";
+        case OpKind::kRopeTable: return "rope_table";
+        default: return kSlots[op.slot].op;
+    }
+}
+
+}  // namespace keel

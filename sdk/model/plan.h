@@ -1,0 +1,130 @@
+// The execution plan: the whole forward pass as a flat array of POD ops, and the scratch buffers they use, packed by
+// lifetime. Built from a model description by one function that runs in count mode (weights not placed, ops not stored)
+// and in place mode.
+//
+// Ops of one token's way; those in brackets exist for some architectures only. A row op works per token column, a matmul
+// per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these units; the
+// executor may stop between any two groups of units.
+//
+//     embed, rope_table
+//     per layer: attn_norm -> attn_q, attn_k, attn_v | attn_qkv -> store_kv -> attention -> attention_finish
+//                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate, ffn_up | ffn_gate_up -> gate -> ffn_down
+//                [-> ffn_post_norm]
+//     output_norm -> output [-> softcap]
+#pragma once
+#include "keel/keel.h"
+#include "kernels/kernels.h"
+#include "sdk/core/arena.h"
+#include "sdk/model/model.h"
+
+namespace keel {
+
+enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kOutputNorm, kSoftcap };
+
+// Scratch buffers. Activations that feed matmuls come in up to three forms: f32, and 8-bit with blocks of 32 or of 256;
+// only the forms some weight asks for have bytes.
+enum BufferId : uint8_t {
+    kBufResidual,       // f32 [columns][embedding]
+    kBufRope,           // f32 [columns][rope sets][rope_dims] cos, sin interleaved
+    kBufAttnIn, kBufAttnIn32, kBufAttnIn256,
+    kBufQkv,            // f32 [columns][q | k | v]
+    kBufAttnOut,        // f32 [columns][q_dim]
+    kBufAttnState,      // f32 [columns][running maximum of each head | running sum of each head]
+    kBufAttnOut32, kBufAttnOut256,
+    kBufPost,           // f32 [columns][embedding], where a norm stands between product and residual
+    kBufFfnIn, kBufFfnIn32, kBufFfnIn256,
+    kBufFfn,            // f32 [columns][gate | up]
+    kBufFfn32, kBufFfn256,
+    kBufHeadIn, kBufHeadIn32, kBufHeadIn256,
+    kBufThread,         // f32 [threads][attention scratch, or one embedding row]
+    kBufferCount
+};
+extern const char* const kBufferNames[kBufferCount];
+
+struct Buffer {
+    uint64_t offset, bytes;         // in the scratch region, for chunk_tokens columns
+    uint64_t column_bytes;          // stride between columns
+    uint8_t first_stage, last_stage;  // alive from .. to, in stages of one layer (see plan.cpp)
+};
+
+struct Op {
+    OpKind kind;
+    Gate gate;
+    BufferId in, out;          // out of a norm or gate: its f32 form; the other two forms follow in BufferId
+    uint8_t rope_set;          // store_kv
+    uint8_t stage;
+    uint8_t accumulate;        // matmul: adds to out
+    uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
+    uint8_t to_logits;         // matmul: columns are those with logits, output is the sessions' logits rows
+    TensorSlot slot;           // names the op
+    int32_t layer;             // -1 outside the layers
+    uint32_t window;           // attention: visible positions, 0 = all
+    uint32_t weight_type, rows, k;
+    uint32_t out_offset;       // floats, within an output column
+    uint64_t w_row_bytes;
+    const void* w;             // matmul: matrix; embed: table; null in count mode
+    const float* norm;         // norms; store_kv: q norm
+    const float* norm2;        // store_kv: k norm
+    const float* bias;
+    uint64_t fixed_bytes, token_bytes;
+    uint64_t token_macs;       // multiply-adds per token column
+};
+
+// The configuration with all defaults resolved and checked.
+struct PlanConfig {
+    uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
+    kernels::KvFormat k_format, v_format;
+    keel_weights weights;
+    bool q8;                    // 8-bit activations for types that have them
+    keel_cpu cpu;
+    const kernels::KernelSet* kernels;
+    bool pin_threads;
+};
+keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader, PlanConfig* out, keel_hooks* hooks, keel_error* error);
+
+// Where weights go: into an arena, or nowhere when they are read in place.
+struct WeightPlacer {
+    const keel_reader& reader;
+    Arena& arena;
+    keel_weights mode;
+    keel_hooks hooks;
+    uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
+    const kernels::KernelSet* kernels;
+    keel_error* error;
+    keel_status status = KEEL_OK;
+
+    const void* matrix(const GgufTensor& t);  // null in count mode
+    const float* vector(const GgufTensor& t); // always copied, widened to f32
+  private:
+    void load(const GgufTensor& t, uint8_t* dst);
+};
+
+struct ExecutionPlan {
+    Buffer buffers[kBufferCount];
+    uint64_t scratch_bytes, scratch_padding_bytes;
+    uint32_t rope_sets;         // 1, or 2 with local rope
+    uint32_t op_count;
+    uint64_t decode_bytes;      // moved by one column at context 0
+    Op* ops;                    // null in count mode
+    const float* rope_factors;  // divisors of the frequencies, or null
+};
+
+// What a caller wants to know of a plan that is only counted: one op, and the ops between which its output is alive.
+struct PlanQuery {
+    uint32_t index;              // in: op number
+    Op op;                       // out
+    uint32_t first_op, last_op;  // out
+};
+
+// Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for the
+// op_count that a count run found.
+void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan);
+// Count mode only. KEEL_E_ARGUMENT when there is no such op.
+keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan);
+
+// Predicted time of one unit-free op over `columns` columns, one thread, in microseconds.
+double predict_us(const Op& op, const PlanConfig& config, uint32_t columns);
+
+const char* op_name(const Op& op);
+
+}  // namespace keel

@@ -1,0 +1,384 @@
+// Plan, init, close, stats: everything about an engine but running it.
+#include "sdk/run/engine.h"
+
+#include <string.h>
+
+#include <new>
+
+#include "kernels/numeric.h"
+#include "sdk/core/status.h"
+
+namespace keel {
+namespace {
+
+constexpr uint32_t kDefaultContext = 4096;
+
+const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned", "weights", "kv", "device_scratch"};
+
+uint32_t or_default(uint32_t v, uint32_t fallback) { return v ? v : fallback; }
+
+keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
+    return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
+}
+
+void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, Session* s) {
+    const ModelSpec& spec = model.spec;
+    Session local = {};
+    Session* out = s ? s : &local;
+    out->tokens = arena.place<int32_t>(c.context_tokens);
+    out->logits = arena.place<float>(uint64_t{c.logits_rows} * spec.vocabulary);
+    out->hidden = arena.place<float>(uint64_t{c.logits_rows} * spec.embedding);
+    out->kv.ids = arena.place<uint32_t>(kv_pages_for(c.context_tokens));
+    out->kv.pages = arena.place<const uint8_t*>(kv_pages_for(c.context_tokens));
+    out->work = arena.place_bytes(sampler_work_bytes(spec.vocabulary));
+    out->mask = arena.place<uint8_t>((spec.vocabulary + 7) / 8);
+}
+
+void place_step(const PlanConfig& c, Arena& arena, Step* step) {
+    step->column = arena.place<Column>(c.chunk_tokens);
+    step->block = arena.place<ColumnBlock>(c.chunk_tokens);
+    step->logits_column = arena.place<uint32_t>(c.chunk_tokens);
+    step->logits_to = arena.place<float*>(c.chunk_tokens);
+    step->hidden_to = arena.place<float*>(c.chunk_tokens);
+    step->y = arena.place<float*>(c.chunk_tokens);
+    step->session = arena.place<Session*>(c.max_sessions);
+}
+
+// Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors.
+void fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, double* out) {
+    const uint32_t pairs = s.rope_dims / 2;
+    for (uint32_t set = 0; set < plan.rope_sets; ++set) {
+        const double log_base = kernels::log_f64(set == 0 ? s.rope_base : s.rope_base_local);
+        for (uint32_t i = 0; i < pairs; ++i) {
+            double f = kernels::exp_f64(-2.0 * i / s.rope_dims * log_base);
+            if (set == 0) {
+                f /= s.rope_linear_factor;
+                if (plan.rope_factors) f /= plan.rope_factors[i];
+            }
+            out[set * pairs + i] = f;
+        }
+    }
+}
+
+keel_status check_rope_factors(const ModelSpec& s, const ExecutionPlan& plan, keel_error* error) {
+    for (uint32_t i = 0; plan.rope_factors && i < s.rope_dims / 2; ++i)
+        if (!(plan.rope_factors[i] > 1e-6f && plan.rope_factors[i] < 1e6f))
+            return fail(error, KEEL_E_FILE_FORMAT, 0, "rope factors", "a factor is not between 1e-6 and 1e6");
+    return KEEL_OK;
+}
+
+}  // namespace
+
+keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader, PlanConfig* out, keel_hooks* hooks, keel_error* error) {
+    keel_config c;
+    KEEL_TRY(read_versioned(config, &c, sizeof c));
+    if (c.api_version != 0 && c.api_version != KEEL_API_VERSION) return fail(error, KEEL_E_ABI, 0, "config.api_version", "another version of the API");
+    *hooks = c.hooks;  // nested by value: its size is fixed by this library's keel_config
+    const uint32_t default_context = model.spec.train_context < kDefaultContext ? model.spec.train_context : kDefaultContext;
+    *out = {};
+    out->max_sessions = or_default(c.max_sessions, 1);
+    out->context_tokens = or_default(c.context_tokens, default_context);
+    out->chunk_tokens = or_default(c.chunk_tokens, 128);
+    out->logits_rows = or_default(c.logits_rows, 1);
+    out->tile_us = or_default(c.tile_us, 250);
+    out->max_text_bytes = or_default(c.max_text_bytes, 16384);
+    const uint32_t cores = platform::usable_cores();
+    out->threads = or_default(c.threads, cores < platform::kMaxThreads ? cores : platform::kMaxThreads);
+    out->pin_threads = c.pin_threads != 0;
+    KEEL_TRY(check_range("config.max_sessions", out->max_sessions, 1, kMaxSessions, error));
+    KEEL_TRY(check_range("config.context_tokens", out->context_tokens, 1, 1u << 24, error));
+    KEEL_TRY(check_range("config.chunk_tokens", out->chunk_tokens, 1, kMaxChunk, error));
+    KEEL_TRY(check_range("config.logits_rows", out->logits_rows, 1, kMaxChunk, error));
+    KEEL_TRY(check_range("config.threads", out->threads, 1, platform::kMaxThreads, error));
+    KEEL_TRY(check_range("config.tile_us", out->tile_us, 1, 1000000, error));
+    KEEL_TRY(check_range("config.max_text_bytes", out->max_text_bytes, 64, 1u << 24, error));
+    out->kv_pages = or_default(c.kv_pages, out->max_sessions * kv_pages_for(out->context_tokens));
+    KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
+    KEEL_TRY(check_range("config.k_format", c.k_format, KEEL_KV_DEFAULT, KEEL_KV_F32, error));
+    KEEL_TRY(check_range("config.v_format", c.v_format, KEEL_KV_DEFAULT, KEEL_KV_F32, error));
+    KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
+    KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
+    KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_AVX2, error));
+    out->k_format = c.k_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
+    out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
+    out->weights = c.weights == KEEL_WEIGHTS_DEFAULT ? KEEL_WEIGHTS_COPY : c.weights;
+    out->q8 = c.activation != KEEL_ACTIVATION_F32;
+    out->kernels = c.cpu == KEEL_CPU_AUTO ? kernels::best_kernel_set() : kernels::find_kernel_set(c.cpu);
+    if (!out->kernels) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
+    out->cpu = out->kernels == kernels::find_kernel_set(kernels::kAvx2) ? KEEL_CPU_AVX2 : KEEL_CPU_SCALAR;
+    if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
+    return KEEL_OK;
+}
+
+keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,
+                         Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
+    Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
+    const ModelSpec& spec = model.spec;
+
+    Engine* e = persistent.place<Engine>(1);
+    Step local_step = {};
+    if (e) {
+        new (e) Engine{};
+        e->hooks = hooks;
+        e->config = config;
+        e->spec = spec;
+        e->fingerprint = model.gguf.fingerprint;
+    }
+
+    // Weights and ops. Weights lie in the order in which ops read them.
+    Op* ops = persistent.place<Op>(op_count);
+    WeightPlacer weights{reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, 0, 0, 0, config.kernels, error};
+    ExecutionPlan plan = {};
+    build_plan(model, config, weights, ops, &plan);
+    KEEL_TRY(weights.status);
+    double* frequencies = persistent.place<double>(uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
+    if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) {
+        KEEL_TRY(check_rope_factors(spec, plan, error));
+        fill_frequencies(spec, plan, frequencies);
+    }
+    arenas[KEEL_REGION_SCRATCH].place_bytes(plan.scratch_bytes);
+
+    // KV pages.
+    const KvGeometry geometry = kv_geometry(spec.layers, spec.kv_heads, spec.head_dim, config.k_format, config.v_format);
+    KvPool local_pool = {};
+    kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent, arenas[KEEL_REGION_KV]);
+
+    // Text, step, sessions, threads.
+    Tokenizer* tokenizer = nullptr;
+    const Gguf view = model.view();
+    KEEL_TRY(tokenizer_place(reader, view, config.max_text_bytes, persistent, &tokenizer, error));
+    place_step(config, persistent, e ? &e->step : &local_step);
+    Session* sessions = persistent.place<Session>(config.max_sessions);
+    for (uint32_t i = 0; i < config.max_sessions; ++i) {
+        if (sessions) new (&sessions[i]) Session{};
+        place_session(model, config, persistent, sessions ? &sessions[i] : nullptr);
+    }
+    void* team_memory = nullptr;
+    if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
+
+    if (result) *result = {plan.op_count, weights.mapped_bytes, geometry, plan};
+    if (persistent.counting()) return KEEL_OK;
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i)
+        if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
+    e->plan = plan;
+    e->rope_neox = model.row().rope_neox;
+    e->chat_family = model.chat_family;
+    e->geometry = geometry;
+    e->frequencies = frequencies;
+    e->tokenizer = tokenizer;
+    e->sessions = sessions;
+    e->team_memory = team_memory;
+    e->mapped_weight_bytes = weights.mapped_bytes;
+    for (double& ratio : e->measured_over_predicted) ratio = 1;
+    *engine = e;
+    return KEEL_OK;
+}
+
+namespace {
+
+// Everything keel_plan, keel_plan_op and keel_engine_init need to know first.
+struct Sizing {
+    keel_reader reader;
+    PlanConfig config;
+    keel_hooks hooks;
+    Arena arenas[KEEL_REGION_COUNT];
+    PlaceResult result;
+};
+keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, Sizing* s, keel_error* error) {
+    if (!reader || !model || !config) return KEEL_E_ARGUMENT;
+    if (model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
+    KEEL_TRY(read_versioned(reader, &s->reader, sizeof s->reader));
+    if (s->reader.size_bytes != model->gguf.file_bytes) return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
+    KEEL_TRY(resolve_config(config, *model, s->reader, &s->config, &s->hooks, error));
+    // Ops are counted first, because their table is placed like everything else.
+    Arena none;
+    WeightPlacer weights{s->reader, none, s->config.weights, s->hooks, 0, 0, 0, s->config.kernels, error};
+    ExecutionPlan plan = {};
+    build_plan(*model, s->config, weights, nullptr, &plan);
+    Engine* engine = nullptr;
+    return place_engine(s->reader, *model, s->config, s->hooks, plan.op_count, s->arenas, &engine, &s->result, error);
+}
+
+void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t capacity) {
+    TextBuilder note(dst, capacity);
+    if (model.tensor(kRopeFactorsLong, 0))
+        note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; " : "rope: short factors; ");
+    if (c.weights == KEEL_WEIGHTS_REPACK) note.text("weights: copied as they are (this kernel set reads plain rows); ");
+    if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
+}
+
+}  // namespace
+}  // namespace keel
+
+using namespace keel;
+
+extern "C" {
+
+keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config, keel_memory_plan* out, keel_error* error) {
+    if (!out) return KEEL_E_ARGUMENT;
+    Sizing s = {};
+    KEEL_TRY(size_engine(reader, model, config, &s, error));
+    keel_memory_plan p = {};
+    p.struct_size = sizeof p;
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
+        if (!s.arenas[i].ok()) return fail(error, KEEL_E_ARGUMENT, 0, kRegionNames[i], "size exceeds 64 bits");
+        p.regions[i].bytes = s.arenas[i].used_bytes();
+        p.regions[i].align_bytes = s.arenas[i].region_align();
+        p.regions[i].padding_bytes = s.arenas[i].padding_bytes();
+    }
+    const PlanConfig& c = s.config;
+    p.kv_page_tokens = kPageTokens;
+    p.mapped_weight_bytes = s.result.mapped_weight_bytes;
+    p.kv_page_bytes = s.result.geometry.page_bytes;
+    p.kv_bytes_per_token = p.kv_page_bytes / kPageTokens;
+    p.kv_pages = c.kv_pages;
+    p.context_tokens = c.context_tokens;
+    p.chunk_tokens = c.chunk_tokens;
+    p.max_sessions = c.max_sessions;
+    p.threads = c.threads;
+    p.op_count = s.result.op_count;
+    p.cpu = c.cpu;
+    p.decode_bytes = s.result.plan.decode_bytes;
+    write_note(*model, c, p.note, sizeof p.note);
+    return write_versioned(&p, sizeof p, out);
+}
+
+keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, const keel_config* config, uint32_t index, keel_op_info* out) {
+    if (!reader_in || !model || !config || !out || model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
+    keel_reader reader;
+    PlanConfig c;
+    keel_hooks hooks;
+    KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
+    KEEL_TRY(resolve_config(config, *model, reader, &c, &hooks, nullptr));
+    Arena none;
+    WeightPlacer weights{reader, none, c.weights, hooks, 0, 0, 0, c.kernels, nullptr};
+    ExecutionPlan plan = {};
+    PlanQuery query = {};
+    query.index = index;
+    KEEL_TRY(query_plan(*model, c, weights, &query, &plan));
+
+    const Op& op = query.op;
+    const Buffer& b = plan.buffers[op.out];
+    keel_op_info info = {};
+    info.struct_size = sizeof info;
+    info.index = index;
+    TextBuilder(info.name, sizeof info.name).text(op_name(op));
+    if (op.w_row_bytes) TextBuilder(info.weight_type, sizeof info.weight_type).text(kernels::kWeightTypes[op.weight_type].name);
+    info.layer = op.layer;
+    info.rows = op.rows;
+    info.columns = op.k;
+    info.fixed_bytes = op.fixed_bytes;
+    info.token_bytes = op.token_bytes;
+    info.output_offset = op.to_logits ? 0 : b.offset;
+    info.output_bytes = op.to_logits ? 0 : b.bytes;
+    info.first_op = query.first_op;
+    info.last_op = query.last_op;
+    TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
+    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
+    info.predicted_us = predict_us(op, c, 1);
+    return write_versioned(&info, sizeof info, out);
+}
+
+keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config, const keel_memory* memory_in,
+                             keel_engine* out, keel_error* error) {
+    if (!memory_in || !out) return KEEL_E_ARGUMENT;
+    Sizing s = {};
+    KEEL_TRY(size_engine(reader, model, config, &s, error));
+    keel_memory memory;
+    KEEL_TRY(read_versioned(memory_in, &memory, sizeof memory));
+    Arena arenas[KEEL_REGION_COUNT];
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
+        const keel_region& region = memory.regions[i];
+        const uint64_t need = s.arenas[i].used_bytes();
+        if (region.bytes < need || (need && !region.data)) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
+        if (reinterpret_cast<uintptr_t>(region.data) % s.arenas[i].region_align() != 0)
+            return fail(error, KEEL_E_MEMORY_ALIGN, 0, kRegionNames[i], "region is not aligned as the plan says");
+        // A region of 0 bytes still has to be in place mode: an address that is never read.
+        arenas[i] = Arena(region.data ? region.data : arenas, need);
+    }
+    Engine* e = nullptr;
+    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.result.op_count, arenas, &e, nullptr, error));
+    if (s.config.weights == KEEL_WEIGHTS_MAP_LOCKED) {
+        if (!platform::lock_pages(s.reader.mapped, s.reader.size_bytes))
+            return fail(error, KEEL_E_PLATFORM, 0, "config.weights", "the system refused to lock the mapped weights");
+        e->locked = s.reader.mapped;
+        e->locked_bytes = s.reader.size_bytes;
+    }
+    if (e->team_memory) {
+        e->team = platform::thread_team_start(e->team_memory, s.config.threads, s.config.pin_threads);
+        if (!e->team) {
+            if (e->locked) platform::unlock_pages(e->locked, e->locked_bytes);
+            return fail(error, KEEL_E_PLATFORM, 0, "config.threads", "the system refused to start threads");
+        }
+    }
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
+        arenas[i].seal();
+        e->arenas[i] = arenas[i];
+    }
+    const keel_status status = registry_add(e, &e->id);
+    if (status != KEEL_OK) {
+        if (e->team) platform::thread_team_stop(e->team);
+        if (e->locked) platform::unlock_pages(e->locked, e->locked_bytes);
+        return fail(error, status, 0, "engine", "all engine slots are in use");
+    }
+    out->id = e->id;
+    if (e->hooks.log) e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
+    return KEEL_OK;
+}
+
+keel_status keel_engine_close(keel_engine engine) {
+    Engine* e = registry_engine(engine.id);
+    if (!e) return KEEL_E_HANDLE;
+    if (e->advancing.exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
+    registry_remove(engine.id);
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i) e->sessions[i].id.store(0, std::memory_order_release);
+    if (e->team) platform::thread_team_stop(e->team);
+    if (e->locked) platform::unlock_pages(e->locked, e->locked_bytes);
+    return KEEL_OK;
+}
+
+keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_reader* reader_in, keel_error* error) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    if (!reader_in) return KEEL_E_ARGUMENT;
+    keel_reader reader;
+    KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i)
+        if (e->sessions[i].id.load(std::memory_order_acquire)) return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
+    if (kind != KEEL_ATTACH_CHAT_TEMPLATE) return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
+    keel_chat_family family;
+    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &family));
+    if (family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
+    e->chat_family = family;
+    return KEEL_OK;
+}
+
+keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
+    Engine* e = registry_engine(engine.id);
+    if (!e) return KEEL_E_HANDLE;
+    if (!out) return KEEL_E_ARGUMENT;
+    keel_stats stats = {};
+    stats.struct_size = sizeof stats;
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i) stats.open_sessions += e->sessions[i].id.load(std::memory_order_acquire) != 0;
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
+        stats.regions[i].planned_bytes = e->arenas[i].used_bytes();
+        stats.regions[i].used_bytes = stats.regions[i].high_water_bytes = e->arenas[i].used_bytes();
+        stats.allocations_after_init += e->arenas[i].refused_after_seal();
+    }
+    stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - e->pool.free_count} * e->pool.page_bytes;
+    stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{e->pool.high_water_pages} * e->pool.page_bytes;
+    stats.steps = e->steps.load(std::memory_order_relaxed);
+    stats.tokens = e->tokens.load(std::memory_order_relaxed);
+    stats.prefill_tokens = e->prefill_tokens.load(std::memory_order_relaxed);
+    stats.prefill_us = e->prefill_us.load(std::memory_order_relaxed);
+    stats.decode_tokens = e->decode_tokens.load(std::memory_order_relaxed);
+    stats.decode_us = e->decode_us.load(std::memory_order_relaxed);
+    stats.kv_pages_free = e->pool.free_count;
+    stats.threads = e->config.threads;
+    TextBuilder(stats.kernel_set, sizeof stats.kernel_set).text(e->config.kernels->name);
+    stats.engine_status = e->poisoned.load(std::memory_order_acquire) ? KEEL_E_POISONED : KEEL_OK;
+    return write_versioned(&stats, sizeof stats, out);
+}
+
+}  // extern "C"

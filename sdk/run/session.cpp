@@ -1,0 +1,241 @@
+// Sessions: open and close, feed, views of logits, sampling, truncate, fork.
+#include <string.h>
+
+#include "sdk/core/status.h"
+#include "sdk/run/engine.h"
+
+namespace keel {
+namespace {
+
+void reset_session(Session* s) {
+    s->token_count = s->computed = s->sampled = s->all_logits = s->logits_rows = 0;
+    s->last_sample = -1;
+    s->in_step = false;
+    s->cancel.store(0, std::memory_order_relaxed);
+    s->kv.count = s->kv.reserved = 0;
+    memset(&s->text, 0, sizeof s->text);
+    s->sampling = {};
+}
+
+// Claims a free slot: the caller fills it and then publishes its id.
+Session* claim_slot(Engine* e, uint64_t* id) {
+    while (e->slots_lock.exchange(1, std::memory_order_acquire)) {
+    }
+    Session* found = nullptr;
+    for (uint32_t i = 0; i < e->config.max_sessions && !found; ++i) {
+        Session* s = &e->sessions[i];
+        if (s->claimed.load(std::memory_order_acquire) || s->id.load(std::memory_order_acquire)) continue;
+        s->claimed.store(1, std::memory_order_relaxed);
+        *id = (e->id & uint64_t{0xff} << 56) | uint64_t{i + 1} << 48 | registry_serial();
+        found = s;
+    }
+    e->slots_lock.store(0, std::memory_order_release);
+    return found;
+}
+
+void publish_slot(Session* s, uint64_t id) {
+    s->id.store(id, std::memory_order_release);
+    s->claimed.store(0, std::memory_order_release);
+}
+
+// Leaves the unfinished step, if it is in one; KEEL_E_BUSY when that step is running in another thread.
+keel_status leave_step(Engine* e, Session* s) {
+    if (!s->in_step) return KEEL_OK;
+    TryLock lock(&e->advancing);
+    if (!lock.held()) return KEEL_E_BUSY;
+    abandon_step(e);
+    return KEEL_OK;
+}
+
+const SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mask) {
+    SamplerInput input = {};
+    input.logits = s.logits + uint64_t{s.logits_rows - 1} * e.spec.vocabulary;
+    input.vocabulary = e.spec.vocabulary;
+    input.history = s.tokens;
+    input.history_count = s.token_count;
+    input.sampled_count = s.sampled;
+    input.end_count = tokenizer_end_ids(e.tokenizer, &input.end_ids);
+    input.mask = mask;
+    return input;
+}
+
+}  // namespace
+
+void rewind_session(Engine* e, Session* s, uint32_t tokens) {
+    if (s->computed > tokens) s->computed = tokens;
+    s->token_count = tokens;
+    s->last_sample = -1;
+    s->logits_rows = 0;
+    kv_truncate(&e->pool, &s->kv, s->computed);
+}
+
+}  // namespace keel
+
+using namespace keel;
+
+extern "C" {
+
+keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_in, keel_session* out) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    if (!out) return KEEL_E_ARGUMENT;
+    keel_session_desc desc = {};
+    if (desc_in) KEEL_TRY(read_versioned(desc_in, &desc, sizeof desc));
+    if (desc.reserved_pages > kv_pages_for(e->config.context_tokens)) return KEEL_E_ARGUMENT;
+    uint64_t id;
+    Session* s = claim_slot(e, &id);
+    if (!s) return KEEL_E_SLOTS_FULL;
+    reset_session(s);
+    const keel_status status = kv_make_writable(&e->pool, &s->kv, 0, static_cast<uint32_t>(desc.reserved_pages) * kPageTokens);
+    s->kv.reserved = s->kv.count;
+    publish_slot(s, status == KEEL_OK ? id : 0);
+    if (status == KEEL_OK) out->id = id;
+    return status;
+}
+
+keel_status keel_session_close(keel_session session) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    KEEL_TRY(leave_step(e, s));
+    kv_release(&e->pool, &s->kv);
+    s->id.store(0, std::memory_order_release);
+    return KEEL_OK;
+}
+
+keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if ((!tokens && count) || (flags & ~uint32_t{KEEL_FEED_ALL_LOGITS})) return KEEL_E_ARGUMENT;
+    if (s->in_step) return KEEL_E_BUSY;
+    for (uint32_t i = 0; i < count; ++i)
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
+    if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
+    if (count == 0) return KEEL_OK;
+    if (tokens[0] == s->last_sample) ++s->sampled;
+    memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
+    s->token_count += count;
+    s->last_sample = -1;
+    s->logits_rows = 0;
+    s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
+    return KEEL_OK;
+}
+
+keel_status keel_session_get(keel_session session, keel_session_info* out) {
+    Engine* e = nullptr;
+    Session* s;
+    e = registry_session(session.id, &s);
+    if (!e) return KEEL_E_HANDLE;
+    if (!out) return KEEL_E_ARGUMENT;
+    keel_session_info info = {};
+    info.struct_size = sizeof info;
+    info.token_count = s->token_count;
+    info.computed_tokens = s->computed;
+    info.sampled_tokens = s->sampled;
+    info.tokens = s->tokens;
+    info.kv_pages = s->kv.count;
+    info.context_tokens = e->config.context_tokens;
+    return write_versioned(&info, sizeof info, out);
+}
+
+keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!view) return KEEL_E_ARGUMENT;
+    if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
+    *view = s->logits + uint64_t{row} * e->spec.vocabulary;
+    if (vocabulary) *vocabulary = e->spec.vocabulary;
+    return KEEL_OK;
+}
+
+keel_status keel_session_hidden(keel_session session, uint32_t row, const float** view, uint32_t* embedding) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!view) return KEEL_E_ARGUMENT;
+    if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
+    *view = s->hidden + uint64_t{row} * e->spec.embedding;
+    if (embedding) *embedding = e->spec.embedding;
+    return KEEL_OK;
+}
+
+keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!ids || !logprobs || n == 0 || n > kMaxTopLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
+    if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
+    return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work, ids, logprobs);
+}
+
+keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    SamplerParams params = {};
+    KEEL_TRY(sampler_set(sampling, e->spec.vocabulary, &params));
+    s->sampling = params;
+    return KEEL_OK;
+}
+
+keel_status keel_session_sample(keel_session session, int32_t* token) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!token) return KEEL_E_ARGUMENT;
+    if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
+    const uint8_t* mask = nullptr;
+    if (e->hooks.allowed_tokens) {
+        memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
+        e->hooks.allowed_tokens(e->hooks.user_data, session, s->tokens, s->token_count, s->mask, e->spec.vocabulary);
+        mask = s->mask;
+    }
+    int32_t drawn;
+    KEEL_TRY(sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, &drawn));
+    s->last_sample = drawn;
+    *token = drawn;
+    return KEEL_OK;
+}
+
+keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (tokens > s->token_count) return KEEL_E_ARGUMENT;
+    KEEL_TRY(leave_step(e, s));
+    if (tokens < s->token_count) rewind_session(e, s, tokens);
+    return KEEL_OK;
+}
+
+keel_status keel_session_fork(keel_session session, keel_session* out) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!out) return KEEL_E_ARGUMENT;
+    if (s->in_step) return KEEL_E_BUSY;
+    uint64_t id;
+    Session* copy = claim_slot(e, &id);
+    if (!copy) return KEEL_E_SLOTS_FULL;
+    reset_session(copy);
+    const keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
+    if (status == KEEL_OK) {
+        memcpy(copy->tokens, s->tokens, s->token_count * sizeof(int32_t));
+        memcpy(copy->logits, s->logits, uint64_t{s->logits_rows} * e->spec.vocabulary * sizeof(float));
+        memcpy(copy->hidden, s->hidden, uint64_t{s->logits_rows} * e->spec.embedding * sizeof(float));
+        copy->token_count = s->token_count;
+        copy->computed = s->computed;
+        copy->sampled = s->sampled;
+        copy->last_sample = s->last_sample;
+        copy->all_logits = s->all_logits;
+        copy->logits_rows = s->logits_rows;
+        copy->sampling = s->sampling;
+        copy->text = s->text;
+    }
+    publish_slot(copy, status == KEEL_OK ? id : 0);
+    if (status == KEEL_OK) out->id = id;
+    return status;
+}
+
+}  // extern "C"

@@ -1,0 +1,234 @@
+// Saved sessions: a versioned, checksummed block of exact size, tied to the model and the KV formats. Restoring treats it
+// as hostile: every field is checked before the session changes.
+//
+//     SavedHeader | SamplerParams | TextStream | tokens int32[token_count]
+//     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
+//     | KV rows: for each page, layer: K rows of each head, V rows of each head (only the rows in use)
+//     | hash64 of everything before, u64
+#include <string.h>
+
+#include "sdk/core/hash.h"
+#include "sdk/core/status.h"
+#include "sdk/run/engine.h"
+
+namespace keel {
+namespace {
+
+constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
+constexpr uint32_t kSavedVersion = 1;
+
+struct SavedHeader {
+    uint64_t magic;
+    uint32_t version, header_bytes, sampler_bytes, text_bytes;
+    uint64_t total_bytes, fingerprint;
+    uint32_t layers, kv_heads, head_dim, k_format, v_format, page_tokens, vocabulary, embedding;
+    uint32_t token_count, computed, sampled, has_logits, all_logits;
+    int32_t last_sample;
+};
+
+uint64_t kv_row_bytes(const KvGeometry& g) { return uint64_t{g.layers} * g.kv_heads * (g.k_row_bytes + g.v_row_bytes); }
+
+SavedHeader make_header(const Engine& e, const Session& s) {
+    SavedHeader h = {};
+    h.magic = kSavedMagic;
+    h.version = kSavedVersion;
+    h.header_bytes = sizeof(SavedHeader);
+    h.sampler_bytes = sizeof(SamplerParams);
+    h.text_bytes = sizeof(TextStream);
+    h.fingerprint = e.fingerprint;
+    h.layers = e.geometry.layers;
+    h.kv_heads = e.geometry.kv_heads;
+    h.head_dim = e.geometry.head_dim;
+    h.k_format = e.geometry.k_format;
+    h.v_format = e.geometry.v_format;
+    h.page_tokens = kPageTokens;
+    h.vocabulary = e.spec.vocabulary;
+    h.embedding = e.spec.embedding;
+    h.token_count = s.token_count;
+    h.computed = s.computed;
+    h.sampled = s.sampled;
+    h.has_logits = s.logits_rows != 0;
+    h.all_logits = s.all_logits;
+    h.last_sample = s.last_sample;
+    h.total_bytes = sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 +
+                    (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + h.computed * kv_row_bytes(e.geometry) + 8;
+    return h;
+}
+
+// Walks the saved KV rows in file order: copy(page address, bytes) for each run of rows.
+template <class Copy>
+void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t tokens, Copy copy) {
+    for (uint32_t page = 0; page * kPageTokens < tokens; ++page) {
+        const uint64_t rows = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
+        uint8_t* base = const_cast<uint8_t*>(list.pages[page]);
+        for (uint32_t layer = 0; layer < g.layers; ++layer) {
+            for (uint32_t head = 0; head < g.kv_heads; ++head) copy(base + g.k_offset(layer, head), rows * g.k_row_bytes);
+            for (uint32_t head = 0; head < g.kv_heads; ++head) copy(base + g.v_offset(layer, head), rows * g.v_row_bytes);
+        }
+    }
+}
+
+// The parameters of a file pass through the same checks as a caller's.
+keel_status check_sampling(const SamplerParams& p, uint32_t vocabulary) {
+    if (p.bias_count > kMaxBias || p.excluded_count > kMaxExcluded) return KEEL_E_FILE_FORMAT;
+    keel_sampling s = {};
+    s.struct_size = sizeof s;
+    s.temperature = p.temperature;
+    s.top_k = p.top_k;
+    s.top_p = p.top_p;
+    s.min_p = p.min_p;
+    s.typical_p = p.typical_p;
+    s.repetition_penalty = p.repetition_penalty;
+    s.frequency_penalty = p.frequency_penalty;
+    s.presence_penalty = p.presence_penalty;
+    s.penalty_window = p.penalty_window;
+    s.min_tokens = p.min_tokens;
+    s.seed = p.seed;
+    s.bias_ids = p.bias_ids;
+    s.bias_values = p.bias_values;
+    s.bias_count = p.bias_count;
+    s.excluded_ids = p.excluded_ids;
+    s.excluded_count = p.excluded_count;
+    SamplerParams checked;
+    return sampler_set(&s, vocabulary, &checked) == KEEL_OK ? KEEL_OK : KEEL_E_FILE_FORMAT;
+}
+
+keel_status check_text(const TextStream& t) {
+    if (t.stop_count > kMaxStops || t.held_bytes > sizeof t.buffer || t.shown_bytes > t.held_bytes || t.stopped > 2 || t.started > 1) return KEEL_E_FILE_FORMAT;
+    for (uint32_t i = 0; i < t.stop_count; ++i)
+        if (t.stop_bytes[i] == 0 || t.stop_bytes[i] > kMaxStopBytes) return KEEL_E_FILE_FORMAT;
+    return KEEL_OK;
+}
+
+#define KEEL_HEADER_FIELD(field) {#field, offsetof(SavedHeader, field), sizeof(SavedHeader::field)}
+struct HeaderField {
+    const char* name;
+    size_t offset, bytes;
+};
+// Fields that must be what this engine would write.
+constexpr HeaderField kMatching[] = {
+    KEEL_HEADER_FIELD(fingerprint), KEEL_HEADER_FIELD(layers), KEEL_HEADER_FIELD(kv_heads), KEEL_HEADER_FIELD(head_dim), KEEL_HEADER_FIELD(k_format),
+    KEEL_HEADER_FIELD(v_format), KEEL_HEADER_FIELD(page_tokens), KEEL_HEADER_FIELD(vocabulary), KEEL_HEADER_FIELD(embedding),
+};
+
+keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, keel_error* error) {
+    if (h.magic != kSavedMagic) return fail(error, KEEL_E_FILE_FORMAT, 0, "magic", "not a saved session");
+    if (h.version != kSavedVersion) return fail(error, KEEL_E_UNSUPPORTED, offsetof(SavedHeader, version), "version", "another version of the format");
+    if (h.header_bytes != sizeof(SavedHeader) || h.sampler_bytes != sizeof(SamplerParams) || h.text_bytes != sizeof(TextStream))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, header_bytes), "header_bytes", "section sizes differ from this version's");
+    const Session empty = {};
+    const SavedHeader mine = make_header(e, empty);
+    for (const HeaderField& field : kMatching)
+        if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset, reinterpret_cast<const uint8_t*>(&mine) + field.offset, field.bytes) != 0)
+            return fail(error, KEEL_E_FILE_MISMATCH, field.offset, field.name, "saved with another model or KV format");
+    if (h.token_count > e.config.context_tokens) return fail(error, KEEL_E_CONTEXT_FULL, offsetof(SavedHeader, token_count), "token_count", "longer than this engine's context");
+    if (h.computed > h.token_count || h.has_logits > 1 || h.all_logits > 1 || h.sampled > h.token_count || h.last_sample < -1 ||
+        h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed", "counts contradict each other");
+    Session saved = {};
+    saved.token_count = h.token_count;
+    saved.computed = h.computed;
+    saved.logits_rows = h.has_logits;
+    if (h.total_bytes != bytes || make_header(e, saved).total_bytes != bytes)
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes", "size contradicts the contents");
+    return KEEL_OK;
+}
+
+}  // namespace
+}  // namespace keel
+
+using namespace keel;
+
+extern "C" {
+
+keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!bytes) return KEEL_E_ARGUMENT;
+    *bytes = make_header(*e, *s).total_bytes;
+    return KEEL_OK;
+}
+
+keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes, uint64_t* written_bytes) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
+    if (s->in_step) return KEEL_E_BUSY;
+    const SavedHeader h = make_header(*e, *s);
+    if (capacity_bytes < h.total_bytes) return KEEL_E_BUFFER_TOO_SMALL;
+    uint8_t* out = static_cast<uint8_t*>(dst);
+    const auto put = [&out](const void* data, uint64_t bytes) {
+        memcpy(out, data, bytes);
+        out += bytes;
+    };
+    put(&h, sizeof h);
+    put(&s->sampling, sizeof s->sampling);
+    put(&s->text, sizeof s->text);
+    put(s->tokens, uint64_t{s->token_count} * 4);
+    if (h.has_logits) {
+        put(s->logits + uint64_t{s->logits_rows - 1} * h.vocabulary, uint64_t{h.vocabulary} * 4);
+        put(s->hidden + uint64_t{s->logits_rows - 1} * h.embedding, uint64_t{h.embedding} * 4);
+    }
+    for_each_kv_run(e->geometry, s->kv, s->computed, put);
+    const uint64_t checksum = hash64(dst, h.total_bytes - 8);
+    put(&checksum, sizeof checksum);
+    *written_bytes = h.total_bytes;
+    return KEEL_OK;
+}
+
+keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!src) return KEEL_E_ARGUMENT;
+    if (s->in_step) return KEEL_E_BUSY;
+    const uint8_t* in = static_cast<const uint8_t*>(src);
+    SavedHeader h;
+    if (bytes < sizeof h + 8) return fail(error, KEEL_E_FILE_FORMAT, bytes, "header", "ends early");
+    memcpy(&h, in, sizeof h);
+    KEEL_TRY(check_header(*e, h, bytes, error));
+    uint64_t checksum;
+    memcpy(&checksum, in + bytes - 8, sizeof checksum);
+    if (checksum != hash64(src, bytes - 8)) return fail(error, KEEL_E_FILE_FORMAT, bytes - 8, "checksum", "the contents were changed");
+
+    SamplerParams sampling;
+    TextStream text;
+    const uint8_t* tokens = in + sizeof h + sizeof sampling + sizeof text;
+    memcpy(&sampling, in + sizeof h, sizeof sampling);
+    memcpy(&text, in + sizeof h + sizeof sampling, sizeof text);
+    if (check_sampling(sampling, h.vocabulary) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
+    if (check_text(text) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
+    for (uint32_t i = 0; i < h.token_count; ++i) {
+        int32_t id;
+        memcpy(&id, tokens + uint64_t{i} * 4, 4);
+        if (id < 0 || id >= static_cast<int32_t>(h.vocabulary))
+            return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(tokens - in) + uint64_t{i} * 4, "tokens", "an id is outside the vocabulary");
+    }
+    KEEL_TRY(kv_replace(&e->pool, &s->kv, h.computed));
+
+    // Nothing can fail any more.
+    const uint8_t* from = tokens;
+    const auto get = [&from](void* dst, uint64_t n) {
+        memcpy(dst, from, n);
+        from += n;
+    };
+    get(s->tokens, uint64_t{h.token_count} * 4);
+    if (h.has_logits) {
+        get(s->logits, uint64_t{h.vocabulary} * 4);
+        get(s->hidden, uint64_t{h.embedding} * 4);
+    }
+    for_each_kv_run(e->geometry, s->kv, h.computed, get);
+    s->sampling = sampling;
+    s->text = text;
+    s->token_count = h.token_count;
+    s->computed = h.computed;
+    s->sampled = h.sampled;
+    s->all_logits = h.all_logits;
+    s->last_sample = h.last_sample;
+    s->logits_rows = h.has_logits;
+    return KEEL_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,219 @@
+// Matrix products: the scalar set against a straightforward double-precision oracle, every other set against the scalar one
+// bit for bit, and independence of a result from its neighbours.
+#include <algorithm>
+
+#include "tests/unit/kernels_test_support.h"
+
+namespace keel_test {
+namespace {
+
+constexpr float kCanary = -12345.5f;
+
+// One product: weights, activations in both forms, and what it writes.
+struct Problem {
+    uint32_t type, rows, k, columns, row_begin, row_end;
+    bool bias, accumulate;
+    Buffer w;
+    std::vector<float> x, b, y0;  // y0: what y holds before
+    uint64_t w_row_bytes;
+
+    Problem(uint32_t type, uint32_t rows, uint32_t k, uint32_t columns, Random& random, int fill = -1)
+        : type(type), rows(rows), k(k), columns(columns), row_begin(0), row_end(rows), bias(false), accumulate(false),
+          w(rows * weight_row_bytes(type, k), random.below(17)), x(random.normals(uint64_t{columns} * k)),
+          b(random.normals(rows)), y0(random.normals(uint64_t{columns} * rows)), w_row_bytes(weight_row_bytes(type, k)) {
+        fill_weights(type, w.data(), rows * w_row_bytes, random, fill);
+    }
+
+    // Runs columns [first, first + count) and returns y, column by column, canary where nothing was written.
+    std::vector<float> run(const KernelSet* set, bool q8, uint32_t first, uint32_t count) {
+        const uint32_t block = kWeightTypes[type].activation_block;
+        const uint64_t stride = round64(q8 ? q8_column_bytes(k, block) : uint64_t{k} * 4);
+        Buffer activations(stride * count);
+        std::vector<float> y(uint64_t{count} * rows, kCanary);
+        std::vector<float*> out(count);
+        for (uint32_t c = 0; c < count; ++c) {
+            const float* source = x.data() + uint64_t{first + c} * k;
+            uint8_t* column = activations.data() + c * stride;
+            if (q8) set->quantize_q8(source, k, block, column);
+            else memcpy(column, source, uint64_t{k} * 4);
+            out[c] = y.data() + uint64_t{c} * rows;
+            if (accumulate)
+                std::copy_n(y0.data() + uint64_t{first + c} * rows + row_begin, row_end - row_begin, out[c] + row_begin);
+        }
+        MatmulArgs args = {w.data(), w_row_bytes, row_begin, row_end, k, count, activations.data(), stride, out.data(),
+                           bias ? b.data() : nullptr, accumulate};
+        (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
+        return y;
+    }
+    std::vector<float> run(const KernelSet* set, bool q8) { return run(set, q8, 0, columns); }
+};
+
+uint32_t random_k(uint32_t type, Random& random) {
+    const uint32_t block = kWeightTypes[type].block_elements;
+    return block == 1 ? random.between(1, 700) : block * random.between(1, block == 32 ? 20 : 4);
+}
+
+TEST(KernelsMatmul, ScalarAgreesWithDoubleOracle) {
+    const KernelSet* set = find_kernel_set(kScalar);
+    Random random(10);
+    for (uint32_t type : weight_types())
+        for (int round = 0; round < 6; ++round)
+            for (bool q8 : {false, true}) {
+                const uint32_t block = kWeightTypes[type].activation_block;
+                if (q8 && !block) continue;
+                SCOPED_TRACE(std::string(kWeightTypes[type].name) + (q8 ? " q8" : " f32"));
+                Problem p(type, random.between(1, 9), random_k(type, random), random.between(1, 4), random);
+                p.bias = round & 1;
+                p.accumulate = round & 2;
+                const std::vector<float> y = p.run(set, q8);
+                std::vector<float> w(p.k);
+                for (uint32_t r = 0; r < p.rows; ++r) {
+                    set->dequantize_row[type](p.w.data() + r * p.w_row_bytes, w.data(), p.k);
+                    for (uint32_t c = 0; c < p.columns; ++c) {
+                        const float* x = p.x.data() + c * p.k;
+                        double dot = 0, magnitude = 0;
+                        for (uint32_t i = 0; i < p.k; ++i) {
+                            double a = x[i];
+                            if (q8) {
+                                double amax = 0;
+                                for (uint32_t j = i / block * block; j < i / block * block + block; ++j) amax = std::max<double>(amax, std::abs(x[j]));
+                                const float inverse = 127.0f / static_cast<float>(amax);
+                                a = static_cast<float>(amax) * (1.0f / 127) * std::nearbyint(x[i] * inverse);
+                            }
+                            dot += a * w[i];
+                            magnitude += std::abs(a * w[i]);
+                        }
+                        // The minimum enters by itself in the q8 form, so it counts by itself in the bound.
+                        double want = dot + (p.bias ? p.b[r] : 0) + (p.accumulate ? p.y0[c * p.rows + r] : 0);
+                        ASSERT_NEAR(y[c * p.rows + r], want, 4e-6 * (magnitude + std::abs(want) + p.k * 0.05))
+                            << "row " << r << " column " << c << " k " << p.k;
+                    }
+                }
+            }
+}
+
+TEST(KernelsMatmul, QuantizeQ8AgreesWithItsDefinition) {
+    Random random(11);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(find_kernel_set(kScalar));
+    for (const KernelSet* set : sets)
+        for (uint32_t block : {32u, 256u})
+            for (int round = 0; round < 200; ++round) {
+                const uint32_t k = block * random.between(1, 6);
+                std::vector<float> x = random.normals(k);
+                const int kind = round % 8;
+                for (float& v : x) {
+                    if (kind == 1) v *= 1e-42f;  // subnormal: 127 / amax overflows
+                    if (kind == 2) v *= 1e37f;
+                    if (kind == 3) v = random.below(4) ? 0.0f : v;
+                    if (kind == 4) v = 0.0f;
+                    if (kind == 7) v = std::round(v * 40) * 0.5f;  // many ties
+                }
+                if (kind == 5) x[random.below(k)] = kInf32;
+                if (kind == 6) x[random.below(k)] = NAN;
+                Buffer column(q8_column_bytes(k, block)), input(k * 4);
+                memcpy(input.data(), x.data(), k * 4);
+                set->quantize_q8(input.floats(), k, block, column.data());
+                for (uint32_t b = 0; b < k / block; ++b) {
+                    float amax = 0;
+                    for (uint32_t i = 0; i < block; ++i) amax = std::isnan(x[b * block + i]) || std::isnan(amax) ? NAN : std::max(amax, std::abs(x[b * block + i]));
+                    const float d = q8_scales(column.data(), k)[b];
+                    ASSERT_TRUE(same_f32(d, std::isfinite(amax) ? amax * (1.0f / 127) : NAN)) << set->name << " " << kind;
+                    int sum = 0;
+                    for (uint32_t i = 0; i < block; ++i) {
+                        float v = std::isfinite(amax) && amax > 0 ? x[b * block + i] * (127.0f / amax) : 0;
+                        if (std::isnan(v)) v = 0;
+                        const int want = static_cast<int>(std::nearbyint(std::clamp(v, -127.0f, 127.0f)));
+                        const int got = q8_codes(column.data())[b * block + i];
+                        ASSERT_EQ(got, want) << set->name << " kind " << kind << " x " << x[b * block + i];
+                        sum += got;
+                        if (i % 16 == 15) {
+                            ASSERT_EQ(q8_sums(column.data(), k, block)[(b * block + i) / 16], sum);
+                            sum = 0;
+                        }
+                    }
+                }
+            }
+}
+
+TEST(KernelsMatmul, SetsAgreeBitForBit) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(12);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t type : weight_types())
+            for (bool q8 : {false, true}) {
+                if (q8 && !kWeightTypes[type].activation_block) continue;
+                for (uint32_t round = 0; round < 40; ++round) {
+                    const uint32_t columns = round < 17 ? round + 1 : round == 17 ? 33 : round == 18 ? 130 : random.between(1, 17);
+                    Problem p(type, random.between(1, 35), random_k(type, random), columns, random);
+                    p.row_begin = random.below(p.rows);
+                    p.row_end = random.between(p.row_begin, p.rows);
+                    p.bias = random.below(2);
+                    p.accumulate = random.below(2);
+                    ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(), uint64_t{columns} * p.rows))
+                        << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " rows [" << p.row_begin
+                        << ", " << p.row_end << ") k " << p.k << " columns " << columns;
+                }
+            }
+}
+
+// Codes at the ends of their ranges against activations at theirs: no intermediate saturates, no special value is lost.
+TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(13);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t type : weight_types())
+            for (bool q8 : {false, true})
+                for (int fill : {0, 255, 0x80, 0x7f, 0x0f, 0xf0, -1})
+                    for (int kind = 0; kind < 8; ++kind)
+                        for (uint32_t columns : {1u, 5u}) {
+                            if (q8 && !kWeightTypes[type].activation_block) continue;
+                            const uint32_t block = kWeightTypes[type].block_elements;
+                            Problem p(type, 9, block == 1 ? 48 : 2 * block, columns, random, fill);
+                            for (float& v : p.x) {
+                                if (kind == 0) v = 1.0f;
+                                if (kind == 1) v = -1.0f;
+                                if (kind == 2) v = v < 0 ? -1.0f : 1.0f;
+                                if (kind == 3) v *= 1e-41f;
+                                if (kind == 4) v *= 1e37f;
+                            }
+                            if (kind == 5) p.x[random.below(p.k)] = kInf32;
+                            if (kind == 6) p.x[random.below(p.k)] = NAN;
+                            const ScaleFields f = scale_fields(type);
+                            if (kind == 7 && f.d >= 0) {
+                                store_f16(p.w.data() + f.d, kInf32);
+                                store_f16(p.w.data() + 3 * p.w_row_bytes + f.d, NAN);
+                                store_f16(p.w.data() + 5 * p.w_row_bytes + f.d, 0x1p-24f);
+                                if (f.m >= 0) store_f16(p.w.data() + 6 * p.w_row_bytes + f.m, -kInf32);
+                            }
+                            ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(), uint64_t{columns} * p.rows))
+                                << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " fill " << fill << " kind " << kind;
+                        }
+}
+
+TEST(KernelsMatmul, ColumnsAndRowsAreIndependent) {
+    Random random(14);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(find_kernel_set(kScalar));
+    for (const KernelSet* set : sets)
+        for (uint32_t type : weight_types())
+            for (bool q8 : {false, true}) {
+                if (q8 && !kWeightTypes[type].activation_block) continue;
+                SCOPED_TRACE(std::string(set->name) + " " + kWeightTypes[type].name + (q8 ? " q8" : " f32"));
+                Problem p(type, 21, random_k(type, random), 19, random);
+                const std::vector<float> all = p.run(set, q8);
+                for (uint32_t c = 0; c < p.columns; ++c)
+                    ASSERT_TRUE(same_floats(all.data() + c * p.rows, p.run(set, q8, c, 1).data(), p.rows)) << c;
+                for (int round = 0; round < 6; ++round) {  // any cut of the rows
+                    p.row_begin = random.below(p.rows);
+                    p.row_end = random.between(p.row_begin + 1, p.rows);
+                    const std::vector<float> part = p.run(set, q8);
+                    for (uint32_t c = 0; c < p.columns; ++c)
+                        for (uint32_t r = 0; r < p.rows; ++r)
+                            ASSERT_TRUE(same_f32(part[c * p.rows + r], r >= p.row_begin && r < p.row_end ? all[c * p.rows + r] : kCanary));
+                }
+            }
+}
+
+}  // namespace
+}  // namespace keel_test

@@ -1,0 +1,120 @@
+// Row operations: the scalar set against formulas in double, every other set against the scalar one bit for bit.
+#include "tests/unit/kernels_test_support.h"
+
+namespace keel_test {
+namespace {
+
+// Finite values over many magnitudes with some special ones among them.
+std::vector<float> mixed_values(uint32_t n, Random& random, bool special) {
+    static constexpr float kSpecial[] = {0.0f, -0.0f, kInf32, -kInf32, NAN, 1e-45f, -1e-40f, 3.4e38f, -3.4e38f, 88.7228f, 88.73f, -87.3365f, -87.34f, 0.625f, -0.625f, 0.62499994f};
+    std::vector<float> x(n);
+    for (float& v : x) v = special && random.below(4) == 0 ? kSpecial[random.below(16)] : random.normal() * std::exp2(random.uniform(-8, 6));
+    return x;
+}
+
+TEST(KernelsRowops, ScalarAgreesWithDoubleFormulas) {
+    const KernelSet* set = find_kernel_set(kScalar);
+    Random random(30);
+    for (uint32_t n : {1u, 15u, 64u, 577u}) {
+        const std::vector<float> x = random.normals(n), w = random.normals(n);
+        std::vector<float> y(n);
+        set->rms_norm(x.data(), w.data(), n, 1e-5f, y.data());
+        double sum = 0;
+        for (float v : x) sum += static_cast<double>(v) * v;
+        for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(y[i], x[i] / std::sqrt(sum / n + 1e-5) * w[i], 2e-6);
+        std::vector<float> z = x;
+        set->add(z.data(), w.data(), n);
+        for (uint32_t i = 0; i < n; ++i) ASSERT_EQ(z[i], x[i] + w[i]);
+        z = x;
+        set->scale(z.data(), 0.3f, n);
+        for (uint32_t i = 0; i < n; ++i) ASSERT_EQ(z[i], x[i] * 0.3f);
+        z = x;
+        set->softcap(z.data(), 0.5f, n);
+        for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(z[i], 0.5 * std::tanh(x[i] / 0.5), 2e-7);
+        set->gate_silu(x.data(), w.data(), n, y.data());
+        for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(y[i], x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * w[i], 2e-6);
+        set->gate_gelu(x.data(), w.data(), n, y.data());
+        for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(y[i], 0.5 * x[i] * (1 + std::tanh(0.7978845608 * (x[i] + 0.044715 * std::pow(x[i], 3)))) * w[i], 2e-6);
+    }
+    for (bool neox : {false, true}) {
+        const uint32_t pairs = 20, n = 48;  // 40 rotated, 8 left alone
+        const std::vector<float> x = random.normals(n);
+        std::vector<float> y = x, cos_sin(2 * pairs);
+        for (uint32_t i = 0; i < pairs; ++i) {
+            const double angle = random.uniform(0, 7);
+            cos_sin[2 * i] = static_cast<float>(std::cos(angle));
+            cos_sin[2 * i + 1] = static_cast<float>(std::sin(angle));
+        }
+        set->rope(y.data(), pairs, cos_sin.data(), neox);
+        for (uint32_t i = 0; i < pairs; ++i) {
+            const uint32_t a = neox ? i : 2 * i, b = neox ? i + pairs : 2 * i + 1;
+            const double c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
+            ASSERT_NEAR(y[a], x[a] * c - x[b] * s, 1e-6);
+            ASSERT_NEAR(y[b], x[a] * s + x[b] * c, 1e-6);
+        }
+        for (uint32_t i = 2 * pairs; i < n; ++i) ASSERT_EQ(y[i], x[i]);
+    }
+}
+
+TEST(KernelsRowops, SetsAgreeBitForBit) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(31);
+    for (const KernelSet* set : fast_sets())
+        for (int round = 0; round < 400; ++round) {
+            const uint32_t n = round < 40 ? static_cast<uint32_t>(round) + 1 : random.between(1, 600);
+            SCOPED_TRACE(std::string(set->name) + " n " + std::to_string(n));
+            const std::vector<float> x = mixed_values(n, random, true), w = mixed_values(n, random, round & 1);
+            std::vector<float> a(n + 1, 7.0f), b(n + 1, 7.0f);  // one past the end must stay
+            scalar->gate_silu(x.data(), w.data(), n, a.data());
+            set->gate_silu(x.data(), w.data(), n, b.data());
+            ASSERT_TRUE(same_floats(a.data(), b.data(), n + 1)) << "silu";
+            scalar->gate_gelu(x.data(), w.data(), n, a.data());
+            set->gate_gelu(x.data(), w.data(), n, b.data());
+            ASSERT_TRUE(same_floats(a.data(), b.data(), n + 1)) << "gelu";
+            const std::vector<float> finite = mixed_values(n, random, false);
+            scalar->rms_norm(finite.data(), w.data(), n, 1e-6f, a.data());
+            set->rms_norm(finite.data(), w.data(), n, 1e-6f, b.data());
+            ASSERT_TRUE(same_floats(a.data(), b.data(), n + 1)) << "rms_norm";
+            const float factor = random.uniform(0.1f, 60.0f);
+            const auto in_place = [&](const char* what, auto&& op) {
+                std::copy(x.begin(), x.end(), a.begin());
+                std::copy(x.begin(), x.end(), b.begin());
+                op(scalar, a.data());
+                op(set, b.data());
+                ASSERT_TRUE(same_floats(a.data(), b.data(), n + 1)) << what;
+            };
+            in_place("softcap", [&](const KernelSet* s, float* p) { s->softcap(p, factor, n); });
+            in_place("scale", [&](const KernelSet* s, float* p) { s->scale(p, factor, n); });
+            in_place("add", [&](const KernelSet* s, float* p) { s->add(p, w.data(), n); });
+            in_place("silu in place", [&](const KernelSet* s, float* p) { s->gate_silu(p, w.data(), n, p); });
+            in_place("norm in place", [&](const KernelSet* s, float* p) { s->rms_norm(p, w.data(), n, 1e-6f, p); });
+            in_place("finish", [&](const KernelSet* s, float* p) { s->attention_finish(p, factor, n); });
+            const uint32_t pairs = random.between(0, n / 2);
+            const std::vector<float> cos_sin = random.normals(2 * pairs + 2);
+            in_place("rope", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), false); });
+            in_place("rope neox", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), true); });
+        }
+}
+
+// Every 257th f32 bit pattern through the functions that contain exp and tanh.
+TEST(KernelsRowops, ElementaryFunctionsAgreeOverAllMagnitudes) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    for (const KernelSet* set : fast_sets()) {
+        constexpr uint32_t kChunk = 4096;
+        std::vector<float> x(kChunk), one(kChunk, 1.0f), a(kChunk), b(kChunk);
+        for (uint64_t bits = 0; bits < 1ull << 32;) {
+            for (float& v : x) v = f32_from_bits(static_cast<uint32_t>(bits)), bits += 257;
+            scalar->gate_silu(x.data(), one.data(), kChunk, a.data());
+            set->gate_silu(x.data(), one.data(), kChunk, b.data());
+            ASSERT_TRUE(same_floats(a.data(), b.data(), kChunk));
+            a = x;
+            b = x;
+            scalar->softcap(a.data(), 1.0f, kChunk);
+            set->softcap(b.data(), 1.0f, kChunk);
+            ASSERT_TRUE(same_floats(a.data(), b.data(), kChunk));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace keel_test

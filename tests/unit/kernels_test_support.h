@@ -1,0 +1,122 @@
+// Data for kernel tests: deterministic random numbers, weights with random codes and sane scales, aligned planes, and
+// comparison of f32 bits.
+#pragma once
+#include <gtest/gtest.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "kernels/numeric.h"
+
+namespace keel_test {
+
+using namespace keel::kernels;
+
+inline std::vector<uint32_t> weight_types() {
+    std::vector<uint32_t> types;
+    for (uint32_t t = 0; t < kWeightTypeLimit; ++t)
+        if (weight_type_info(t)) types.push_back(t);
+    return types;
+}
+
+// Kernel sets other than the scalar one that this machine can run.
+inline std::vector<const KernelSet*> fast_sets() {
+    std::vector<const KernelSet*> sets;
+    for (uint32_t isa : {kAvx2})
+        if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
+    return sets;
+}
+
+class Random {
+  public:
+    explicit Random(uint64_t seed) : engine_(seed) {}
+    uint32_t bits() { return static_cast<uint32_t>(engine_()); }
+    uint32_t below(uint32_t n) { return static_cast<uint32_t>(engine_() % n); }
+    uint32_t between(uint32_t lo, uint32_t hi) { return lo + below(hi - lo + 1); }
+    float uniform(float lo, float hi) { return std::uniform_real_distribution<float>(lo, hi)(engine_); }
+    float normal() { return std::normal_distribution<float>()(engine_); }
+    std::vector<float> normals(size_t n) {
+        std::vector<float> v(n);
+        for (float& x : v) x = normal();
+        return v;
+    }
+
+  private:
+    std::mt19937_64 engine_;
+};
+
+// 64-byte aligned bytes, `offset` bytes past such a boundary, filled with 0xa5.
+class Buffer {
+  public:
+    explicit Buffer(size_t bytes, size_t offset = 0) : storage_(bytes + offset + 64, 0xa5), offset_(offset) {}
+    uint8_t* data() {
+        const uintptr_t p = reinterpret_cast<uintptr_t>(storage_.data());
+        return storage_.data() + ((64 - p % 64) % 64) + offset_;
+    }
+    float* floats() { return reinterpret_cast<float*>(data()); }
+
+  private:
+    std::vector<uint8_t> storage_;
+    size_t offset_;
+};
+
+// Byte offsets of the f16 fields of a block; -1: none.
+struct ScaleFields {
+    int d, m;
+};
+inline ScaleFields scale_fields(uint32_t type) {
+    switch (type) {
+        case kQ4_0: case kQ5_0: case kQ8_0: case kIQ4_NL: case kIQ4_XS: return {0, -1};
+        case kQ4_1: case kQ5_1: case kQ4_K: case kQ5_K: return {0, 2};
+        case kQ2_K: return {80, 82};
+        case kQ3_K: return {108, -1};
+        case kQ6_K: return {208, -1};
+        default: return {-1, -1};
+    }
+}
+
+inline void store_f16(uint8_t* p, float x) {
+    const uint16_t h = f32_to_f16(x);
+    memcpy(p, &h, 2);
+}
+
+// Fills `bytes` bytes of rows of `type`. fill < 0: random codes; else every code byte is `fill`. Scales random of either
+// sign, |scale| in [0.001, 0.1]; floats normal.
+inline void fill_weights(uint32_t type, uint8_t* w, uint64_t bytes, Random& random, int fill = -1) {
+    const WeightTypeInfo& info = kWeightTypes[type];
+    const auto scale = [&] { return random.uniform(0.001f, 0.1f) * (random.below(2) ? 1.0f : -1.0f); };
+    for (uint64_t b = 0; b < bytes / info.block_bytes; ++b, w += info.block_bytes) {
+        if (type == kF32) {
+            const float x = random.normal();
+            memcpy(w, &x, 4);
+        } else if (type == kF16 || type == kBF16) {
+            const float x = random.normal();
+            const uint16_t h = type == kF16 ? f32_to_f16(x) : f32_to_bf16(x);
+            memcpy(w, &h, 2);
+        } else {
+            for (uint32_t i = 0; i < info.block_bytes; ++i) w[i] = fill < 0 ? static_cast<uint8_t>(random.bits()) : static_cast<uint8_t>(fill);
+            const ScaleFields f = scale_fields(type);
+            store_f16(w + f.d, scale());
+            if (f.m >= 0) store_f16(w + f.m, scale());
+        }
+    }
+}
+
+// Equal bits, or both NaN (the payload of a NaN is not part of the contract).
+inline bool same_f32(float a, float b) { return f32_bits(a) == f32_bits(b) || (a != a && b != b); }
+
+inline ::testing::AssertionResult same_floats(const float* a, const float* b, size_t n) {
+    for (size_t i = 0; i < n; ++i)
+        if (!same_f32(a[i], b[i]))
+            return ::testing::AssertionFailure() << "element " << i << " of " << n << ": " << a[i] << " (0x" << std::hex
+                                                 << f32_bits(a[i]) << ") against " << b[i] << " (0x" << f32_bits(b[i]) << ")";
+    return ::testing::AssertionSuccess();
+}
+
+}  // namespace keel_test

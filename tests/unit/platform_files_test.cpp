@@ -1,0 +1,199 @@
+// Files, page locking, clock, cores.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "platform/platform.h"
+
+namespace {
+
+using namespace keel::platform;
+
+class PlatformFiles : public testing::Test {
+  protected:
+    void SetUp() override {
+        std::string pattern = (std::filesystem::temp_directory_path() / "keel_files_XXXXXX").string();
+        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+        directory_ = pattern;
+    }
+    void TearDown() override { std::filesystem::remove_all(directory_); }
+    std::string path(const char* name) const { return directory_ + "/" + name; }
+    std::string write(const char* name, const std::string& text) const {
+        std::ofstream(path(name), std::ios::binary) << text;
+        return path(name);
+    }
+
+    std::string directory_;
+};
+
+int untouched;
+const void* const kUntouched = &untouched;
+
+TEST_F(PlatformFiles, MapsEveryByte) {
+    std::string text(100'001, '\0');
+    for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 131 >> 3);
+    const void* data = nullptr;
+    uint64_t bytes = 0;
+    ASSERT_EQ(map_file(write("full", text).c_str(), &data, &bytes), 0);
+    ASSERT_EQ(bytes, text.size());
+    EXPECT_EQ(std::string(static_cast<const char*>(data), bytes), text);
+    unmap_file(data, bytes);
+    unsigned char resident;
+    EXPECT_NE(mincore(const_cast<void*>(data), 4096, &resident), 0) << "still mapped";
+}
+
+TEST_F(PlatformFiles, EmptyFileIsNullAndZero) {
+    const void* data = kUntouched;
+    uint64_t bytes = 99;
+    EXPECT_EQ(map_file(write("empty", "").c_str(), &data, &bytes), 0);
+    EXPECT_EQ(data, nullptr);
+    EXPECT_EQ(bytes, 0u);
+    unmap_file(data, bytes);
+}
+
+TEST_F(PlatformFiles, RefusesWhatIsNoFile) {
+    ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+    const std::string names[] = {path("missing"), directory_, path("pipe"), "/dev/zero", ""};
+    for (const std::string& name : names) {
+        const void* data = kUntouched;
+        uint64_t bytes = 99;
+        EXPECT_EQ(map_file(name.c_str(), &data, &bytes), 1) << name;  // for the pipe: and does not hang
+        EXPECT_EQ(data, kUntouched) << name;
+        EXPECT_EQ(bytes, 99u) << name;
+    }
+}
+
+TEST_F(PlatformFiles, UnmappableSizeIsItsOwnError) {
+    const std::string name = write("sparse", "x");
+    // Larger than any address space. Not every file system can hold such a hole.
+    if (truncate(name.c_str(), off_t{1} << 60) != 0 && truncate(name.c_str(), off_t{1} << 50) != 0) {
+        // A lowered limit on address space serves instead.
+        ASSERT_EQ(truncate(name.c_str(), off_t{1} << 32), 0);
+    }
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        const struct rlimit limit = {rlim_t{1} << 31, rlim_t{1} << 31};
+        setrlimit(RLIMIT_AS, &limit);
+        const void* data = nullptr;
+        uint64_t bytes = 0;
+        _exit(map_file(name.c_str(), &data, &bytes));
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 2);
+}
+
+TEST_F(PlatformFiles, LeavesNoDescriptorOpen) {
+    const std::string name = write("small", "abc");
+    const int before = open("/dev/null", O_RDONLY);
+    close(before);
+    const void* data = nullptr;
+    uint64_t bytes = 0;
+    ASSERT_EQ(map_file(name.c_str(), &data, &bytes), 0);
+    EXPECT_EQ(map_file(directory_.c_str(), &data, &bytes), 1);
+    const int after = open("/dev/null", O_RDONLY);
+    close(after);
+    EXPECT_EQ(before, after);
+    unmap_file(data, bytes);
+}
+
+// Sanitizers turn mlock into a call that always succeeds and locks nothing.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kLocksAreReal = false;
+#else
+constexpr bool kLocksAreReal = true;
+#endif
+
+uint64_t locked_kb() {
+    std::ifstream status("/proc/self/status");
+    std::string word;
+    while (status >> word) {
+        if (word == "VmLck:") {
+            uint64_t kb = 0;
+            status >> kb;
+            return kb;
+        }
+    }
+    return 0;
+}
+
+TEST_F(PlatformFiles, LocksAndUnlocksPages) {
+    if (!kLocksAreReal) GTEST_SKIP() << "skipped: no page locks under this sanitizer";
+    const void* data = nullptr;
+    uint64_t bytes = 0;
+    ASSERT_EQ(map_file(write("lock", std::string(64 * 1024, 'k')).c_str(), &data, &bytes), 0);
+    const uint64_t before_kb = locked_kb();
+    if (!lock_pages(data, bytes)) {
+        unmap_file(data, bytes);
+        GTEST_SKIP() << "skipped: this process may not lock 64 KiB";
+    }
+    EXPECT_EQ(locked_kb(), before_kb + 64);
+    unsigned char resident[16] = {};
+    ASSERT_EQ(mincore(const_cast<void*>(data), bytes, resident), 0);
+    for (unsigned char page : resident) EXPECT_TRUE(page & 1);
+    unlock_pages(data, bytes);
+    EXPECT_EQ(locked_kb(), before_kb);
+    unmap_file(data, bytes);
+    EXPECT_TRUE(lock_pages(nullptr, 0));
+}
+
+TEST_F(PlatformFiles, RefusedLockIsFalse) {
+    if (!kLocksAreReal) GTEST_SKIP() << "skipped: no page locks under this sanitizer";
+    const std::string name = write("refused", std::string(64 * 1024, 'k'));
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        const void* data = nullptr;
+        uint64_t bytes = 0;
+        const struct rlimit limit = {16 * 1024, 16 * 1024};
+        if (map_file(name.c_str(), &data, &bytes) != 0) _exit(2);
+        if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) _exit(77);
+        if (geteuid() == 0 && setresuid(54'321, 54'321, 54'321) != 0) _exit(77);  // root is above the limit
+        _exit(lock_pages(data, bytes) ? 1 : 0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "skipped: this process may not give up its privileges";
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(PlatformClock, GoesForwardAtTheRightPace) {
+    const uint64_t before = now_ns();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const uint64_t passed = now_ns() - before;
+    EXPECT_GE(passed, 20'000'000u);
+    EXPECT_LT(passed, 2'000'000'000u);
+}
+
+TEST(PlatformCores, FollowTheCallersAffinity) {
+    std::thread([] {
+        cpu_set_t mine, one;
+        ASSERT_EQ(sched_getaffinity(0, sizeof(mine), &mine), 0);
+        EXPECT_EQ(usable_cores(), static_cast<uint32_t>(CPU_COUNT(&mine)));
+        CPU_ZERO(&one);
+        for (int core = 0; core < CPU_SETSIZE; ++core) {
+            if (CPU_ISSET(core, &mine)) {
+                CPU_SET(core, &one);
+                break;
+            }
+        }
+        ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+        EXPECT_EQ(usable_cores(), 1u);
+    }).join();
+}
+
+}  // namespace
