@@ -10,7 +10,7 @@
 
 /* One buffer per region. Too small a buffer is an error that says so, never a crash; `keel plan MODEL` prints the sizes. */
 #define MIB (1024u * 1024u)
-static _Alignas(4096) unsigned char persistent[4 * MIB], scratch[4 * MIB], kv[8 * MIB];
+static _Alignas(4096) unsigned char persistent[4 * MIB], scratch[4 * MIB], weights[1 * MIB], kv[8 * MIB];
 static _Alignas(8) unsigned char model_memory[1 * MIB];
 
 static keel_error error = {.struct_size = sizeof error};
@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
     keel_memory memory = {.struct_size = sizeof memory};
     memory.regions[KEEL_REGION_PERSISTENT] = (keel_region){persistent, sizeof persistent};
     memory.regions[KEEL_REGION_SCRATCH] = (keel_region){scratch, sizeof scratch};
+    memory.regions[KEEL_REGION_WEIGHTS] = (keel_region){weights, sizeof weights}; /* the few that must be unpacked */
     memory.regions[KEEL_REGION_KV] = (keel_region){kv, sizeof kv};
     for (int r = 0; r < KEEL_REGION_COUNT; ++r)
         if (plan.regions[r].bytes > memory.regions[r].bytes)
@@ -57,6 +58,7 @@ int main(int argc, char** argv) {
     if (failed("sampling", keel_session_set_sampling(session, &sampling))) return 1;
 
     /* 4. Compute, sample, show, feed: one token after another. */
+    setvbuf(stdout, NULL, _IONBF, 0); /* text appears at once, and stdio allocates no buffer */
     fputs(prompt, stdout);
     for (int i = 0; i < 64; ++i) {
         keel_advance_result result;

@@ -80,18 +80,18 @@ class Scorer {
         size_t begin = 0, scored = 1;  // first input of the window; first target not scored yet
         std::vector<int32_t> input;
         while (scored < limit && score.tokens < most_tokens) {
-            const size_t end = std::min(limit, begin + window_ + 1);  // one behind the last target
+            // One behind the last target of this window.
+            const size_t end = std::min({limit, begin + window_ + 1, scored + static_cast<size_t>(most_tokens - score.tokens)});
             input.assign(ids.begin() + static_cast<ptrdiff_t>(begin), ids.begin() + static_cast<ptrdiff_t>(end) - 1);
             if (begin > 0 && bos) input[0] = ids[0];
-            const size_t last = std::min<size_t>(end, scored + (most_tokens - score.tokens));
             forward(input, [&](size_t position, std::span<const float> logits) {
                 const size_t target = begin + position + 1;
-                if (target < scored || target >= last) return;
+                if (target < scored) return;
                 score.add(log_sum_exp(logits) - logits[static_cast<size_t>(ids[target])]);
                 progress(score.tokens);
             });
-            score.bytes += detokenize(model_.engine, std::span(ids).subspan(scored, last - scored)).size();
-            scored = last;
+            score.bytes += detokenize(model_.engine, std::span(ids).subspan(scored, end - scored)).size();
+            scored = end;
             begin += options_.stride ? options_.stride : window_;
         }
         return score;
@@ -134,7 +134,7 @@ int eval_ppl(const Options& o, const Console& console) {
 
     std::vector<DocumentScore> scores;
     DocumentScore total;
-    const uint64_t most = o.max_tokens ? o.max_tokens : UINT64_MAX;
+    const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
     {
         ProgressBar bar(console, "scoring");
         for (size_t d = 0; d < documents.size() && total.tokens < most; ++d) {

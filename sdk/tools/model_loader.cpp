@@ -1,6 +1,7 @@
 #include "sdk/tools/model_loader.h"
 
 #include <chrono>
+#include <filesystem>
 #include <map>
 #include <new>
 
@@ -87,6 +88,8 @@ keel_config make_config(const EngineOptions& options) {
 ModelFile open_model(const std::string& path) {
     ModelFile file;
     file.path = path;
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored)) throw ToolError(kExitFile, "cannot open " + path + ": no such file");
     Result<FileReader> reader = FileReader::open(path.c_str());
     check(reader.status, "cannot open " + path);
     file.reader = std::move(*reader);

@@ -90,49 +90,63 @@ Json op_json(const keel_op_info& op) {
             {"predicted_us", op.predicted_us}};
 }
 
-// ---- map of the scratch arena: one column per op, one row per band of bytes ----
+// ---- map of the scratch arena: ops across, offsets down, one row per stretch of bytes between two buffer edges ----
+
+// What several ops may write one after another (a residual stream, parts of one projection).
+struct Buffer {
+    uint64_t offset, bytes;
+    uint32_t first_op, last_op;
+    std::vector<std::string> writers;
+};
+
+std::vector<Buffer> scratch_buffers(const std::vector<keel_op_info>& ops, const std::vector<size_t>& shown) {
+    std::vector<Buffer> buffers;
+    for (const size_t index : shown) {
+        const keel_op_info& op = ops[index];
+        if (op.output_bytes == 0) continue;
+        auto it = std::find_if(buffers.begin(), buffers.end(), [&](const Buffer& b) {
+            return b.offset == op.output_offset && b.bytes == op.output_bytes && b.first_op == op.first_op && b.last_op == op.last_op;
+        });
+        if (it == buffers.end())
+            it = buffers.insert(it, {op.output_offset, op.output_bytes, op.first_op, op.last_op, {}});
+        it->writers.push_back(op.name);
+    }
+    return buffers;
+}
 
 std::string scratch_map(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    uint64_t extent = 0;
-    for (const keel_op_info& op : ops) extent = std::max(extent, op.output_offset + op.output_bytes);
-    if (extent == 0) return "";
-    constexpr uint64_t kRows = 16;
-    const uint64_t band = (extent + kRows - 1) / kRows;
-    std::vector<size_t> columns;
+    std::vector<size_t> shown;
     for (const OpGroup& group : groups)
-        for (size_t i = group.begin; i < group.end; ++i) columns.push_back(i);
+        for (size_t i = group.begin; i < group.end; ++i) shown.push_back(i);
+    const std::vector<Buffer> buffers = scratch_buffers(ops, shown);
+    std::vector<uint64_t> edges;
+    for (const Buffer& b : buffers) edges.insert(edges.end(), {b.offset, b.offset + b.bytes});
+    std::sort(edges.begin(), edges.end());
+    edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
 
-    const auto letter = [](size_t column) {
-        static const std::string kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-        return kLetters[column % kLetters.size()];
-    };
-    std::vector<std::string> grid(kRows, std::string(columns.size(), '.'));
-    for (size_t writer = 0; writer < columns.size(); ++writer) {
-        const keel_op_info& op = ops[columns[writer]];
-        if (op.output_bytes == 0) continue;
-        const uint64_t first_band = op.output_offset / band, last_band = (op.output_offset + op.output_bytes - 1) / band;
-        for (size_t c = 0; c < columns.size(); ++c) {
-            if (columns[c] < op.first_op || columns[c] > op.last_op) continue;
-            for (uint64_t b = first_band; b <= last_band; ++b) {
-                char& cell = grid[b][c];
-                // Two buffers may share a band without sharing a byte; '+' says so.
-                cell = cell == '.' || cell == letter(writer) ? letter(writer) : '+';
-            }
+    static const std::string kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    Table map({"offset", "size", "ops"}, 0);
+    for (size_t e = 0; e + 1 < edges.size(); ++e) {
+        std::string row(shown.size(), '.');
+        for (size_t b = 0; b < buffers.size(); ++b) {
+            const Buffer& buffer = buffers[b];
+            if (edges[e] < buffer.offset || edges[e] >= buffer.offset + buffer.bytes) continue;
+            for (size_t c = 0; c < shown.size(); ++c)
+                if (shown[c] >= buffer.first_op && shown[c] <= buffer.last_op)
+                    row[c] = row[c] == '.' ? kLetters[b % kLetters.size()] : '!';
         }
+        map.add({strf("%llu", static_cast<unsigned long long>(edges[e])), human_bytes(edges[e + 1] - edges[e]), "|" + row + "|"});
     }
-    std::string out = strf("Scratch arena: offset down (%s a row), ops across; a letter is the buffer an op writes, as long as it\n"
-                           "is alive; + is a row that several buffers share.\n",
-                           human_bytes(band).c_str());
-    for (uint64_t b = 0; b < kRows; ++b) out += strf("%10s |%s|\n", human_bytes(b * band).c_str(), grid[b].c_str());
-    std::string legend = "           ";
-    for (size_t c = 0; c < columns.size(); ++c) {
-        const keel_op_info& op = ops[columns[c]];
-        if (op.output_bytes == 0) continue;
-        const std::string entry = strf(" %c %s", letter(c), op.name);
-        if (legend.size() - (legend.rfind('\n') + 1) + entry.size() > 110) legend += "\n           ";
-        legend += entry;
+    std::string out =
+        "Scratch arena: one column per op of the list above, one row per stretch of bytes; a letter is a live buffer, '.' is\n"
+        "free, '!' would be an overlap.\n" + map.text();
+    for (size_t b = 0; b < buffers.size(); ++b) {
+        std::string writers;
+        for (const std::string& w : buffers[b].writers)
+            if (writers.find(w) == std::string::npos) writers += (writers.empty() ? "" : ", ") + w;
+        out += strf("  %c  %10s  ", kLetters[b % kLetters.size()], human_bytes(buffers[b].bytes).c_str()) + writers + "\n";
     }
-    return out + legend + "\n";
+    return out;
 }
 
 // ---- --memory: the longest context that fits ----
