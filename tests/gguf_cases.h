@@ -19,8 +19,9 @@ struct GgufBytes {
 
     template <class T>
     GgufBytes& put(T value) {
-        const uint8_t* p = reinterpret_cast<const uint8_t*>(&value);
-        data.insert(data.end(), p, p + sizeof value);
+        const size_t at = data.size();
+        data.resize(at + sizeof value);
+        memcpy(&data[at], &value, sizeof value);
         return *this;
     }
     GgufBytes& u8(uint8_t v) { return put(v); }

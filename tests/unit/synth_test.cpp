@@ -24,7 +24,8 @@ struct ReadBack {
     explicit ReadBack(const std::string& path) : data(keel_test::read_file(path)) {
         reader = keel_test::memory_reader(data.data(), data.size());
         keel_error error = {sizeof error, KEEL_OK, 0, "", ""};
-        EXPECT_EQ(keel_test::exercise(reader, keel_test::default_limits(), &error), KEEL_OK) << error.field << error.reason;
+        EXPECT_EQ(keel_test::exercise(reader, keel_test::default_limits(), &error), KEEL_OK)
+            << error.field << error.reason;
         EXPECT_EQ(keel_test::scan(reader, keel_test::default_limits(), &t, &error), KEEL_OK);
     }
     std::string name(const GgufTensor& tensor) const {
@@ -99,7 +100,9 @@ TEST_F(Synth, EveryArchitectureHasItsTensors) {
                                  "blk.1.attn_output.weight", "blk.1.ffn_norm.weight", "blk.1.ffn_down.weight"})
             EXPECT_NE(file.tensor(name), nullptr) << name;
         EXPECT_EQ(file.tensor("output.weight"), nullptr);
-        if (spec.architecture.starts_with("gemma")) EXPECT_EQ(file.u32(spec.architecture + ".attention.sliding_window"), 1024u);
+        if (spec.architecture.starts_with("gemma")) {
+            EXPECT_EQ(file.u32(spec.architecture + ".attention.sliding_window"), 1024u);
+        }
     }
 }
 
@@ -113,17 +116,19 @@ TEST_F(Synth, WeightsKeepTheVariance) {
         const GgufTensor* tensor = file.tensor("token_embd.weight");
         ASSERT_NE(tensor, nullptr);
         EXPECT_STREQ(kernels::weight_type_info(tensor->type)->name, type);
+        const auto decode = kernels::find_kernel_set(kernels::kScalar)->dequantize_row[tensor->type];
         double sum = 0, square = 0;
         std::vector<float> row(tensor->dims[0]);
         const uint64_t row_bytes = kernels::weight_row_bytes(tensor->type, row.size());
         for (uint64_t r = 0; r < tensor->dims[1]; ++r) {
-            kernels::kernel_set(0)->dequantize_row(tensor->type, file.data.data() + tensor->offset + r * row_bytes, row.data(), row.size());
+            decode(file.data.data() + tensor->offset + r * row_bytes, row.data(), static_cast<uint32_t>(row.size()));
             for (float w : row) {
                 sum += w;
                 square += double{w} * w;
             }
         }
-        const double n = static_cast<double>(row.size() * tensor->dims[1]), unit = sqrt(static_cast<double>(row.size()));
+        const double n = static_cast<double>(row.size() * tensor->dims[1]),
+                     unit = sqrt(static_cast<double>(row.size()));
         EXPECT_NEAR(sqrt(square / n) * unit, 1, 0.05);
         EXPECT_NEAR(sum / n * unit, 0, 0.02);
     }
@@ -140,14 +145,16 @@ TEST_F(Synth, MixturesFallBackWhereRowsDoNotFit) {
     spec.layers = 8;
     spec.overrides = {{"blk.3.ffn_up", "Q8_0"}};
     const ReadBack file = make(spec);
-    const auto type = [&](const char* name) { return std::string(kernels::weight_type_info(file.tensor(name)->type)->name); };
-    EXPECT_EQ(type("blk.1.attn_q.weight"), "Q5_0");    // Q4_K
-    EXPECT_EQ(type("blk.0.attn_v.weight"), "Q8_0");    // Q6_K: first eighth
+    const auto type = [&](const char* name) {
+        return std::string(kernels::weight_type_info(file.tensor(name)->type)->name);
+    };
+    EXPECT_EQ(type("blk.1.attn_q.weight"), "Q5_0");  // Q4_K
+    EXPECT_EQ(type("blk.0.attn_v.weight"), "Q8_0");  // Q6_K: first eighth
     EXPECT_EQ(type("blk.1.attn_v.weight"), "Q5_0");
     EXPECT_EQ(type("blk.0.ffn_down.weight"), "Q6_K");
     EXPECT_EQ(type("blk.1.ffn_down.weight"), "Q4_K");
     EXPECT_EQ(type("blk.3.ffn_up.weight"), "Q8_0");
-    EXPECT_EQ(type("token_embd.weight"), "Q8_0");      // the output matrix, Q6_K
+    EXPECT_EQ(type("token_embd.weight"), "Q8_0");  // the output matrix, Q6_K
     EXPECT_EQ(type("blk.0.attn_norm.weight"), "F32");
     spec.embedding = 90;
     EXPECT_EQ(make(spec).tensor("blk.1.attn_q.weight")->type, kernels::kF16);
@@ -190,7 +197,8 @@ TEST(SynthShapes, HaveTheSizesTheyAreNamedFor) {
         {"smollm2-135m", 134515008}, {"1b", 1235814400}, {"3b", 3212749824}, {"8b", 8030261248}};
     for (const auto& [name, parameters] : exact) {
         const SynthSpec spec = tools::synth_shape(name);
-        EXPECT_EQ(tools::synth_size(spec).parameters - (spec.rope_factor > 0 ? spec.head_dim / 2 : 0), parameters) << name;
+        EXPECT_EQ(tools::synth_size(spec).parameters - (spec.rope_factor > 0 ? spec.head_dim / 2 : 0), parameters)
+            << name;
     }
     EXPECT_NEAR(static_cast<double>(tools::synth_size(tools::synth_shape("738m")).parameters), 738e6, 1e6);
     EXPECT_EQ(tools::synth_shape_names().size(), 6u);
