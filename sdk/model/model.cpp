@@ -283,8 +283,8 @@ int32_t token_id(const keel_reader& reader, const Gguf& g, const char* key, uint
     return static_cast<int32_t>(id);
 }
 
-keel_status template_family(const keel_reader& reader, const Gguf& g, keel_chat_family* out) {
-    *out = KEEL_CHAT_NONE;
+keel_status template_family(const keel_reader& reader, const Gguf& g, ChatTemplate* out) {
+    *out = {KEEL_CHAT_NONE, 0};
     const GgufValue* value = gguf_find(g, "tokenizer.chat_template");
     return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out) : KEEL_OK;
 }
@@ -293,9 +293,9 @@ uint64_t align8(uint64_t v) { return (v + 7) & ~uint64_t{7}; }
 
 }  // namespace
 
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, keel_chat_family* out) {
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out) {
     char text[32 * 1024];
-    *out = KEEL_CHAT_UNKNOWN;
+    *out = {KEEL_CHAT_UNKNOWN, 0};
     if (bytes > sizeof text) return KEEL_OK;
     KEEL_TRY(read_at(reader, offset, text, bytes));
     *out = chat_detect(text, bytes);
@@ -370,9 +370,8 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.train_context_tokens = s.train_context;
     out.bos_id = token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary);
     out.eos_id = token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary);
-    KEEL_TRY(template_family(reader, g, &out.chat_family));
-
-    m.chat_family = out.chat_family;
+    KEEL_TRY(template_family(reader, g, &m.chat));
+    out.chat_family = m.chat.family;
     m.gguf = g;
     m.gguf.values = nullptr;
     m.gguf.tensors = nullptr;

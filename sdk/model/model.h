@@ -4,6 +4,7 @@
 #pragma once
 #include "sdk/format/gguf.h"
 #include "sdk/model/architecture.h"
+#include "sdk/text/chat.h"
 
 namespace keel {
 
@@ -31,7 +32,7 @@ struct ModelSpec {
 };
 
 // Family of the template text at [offset, offset + bytes); one longer than 32 KiB is KEEL_CHAT_UNKNOWN.
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, keel_chat_family* out);
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out);
 
 uint64_t dim_value(const ModelSpec& spec, Dim dim);
 
@@ -42,7 +43,7 @@ struct keel_model {
     uint64_t bytes;                        // of the whole block
     keel::Gguf gguf;                       // its table pointers are null here; see view()
     char architecture[32];
-    keel_chat_family chat_family;
+    keel::ChatTemplate chat;
     keel::ModelSpec spec;
     uint32_t global[keel::kGlobalSlots];   // tensor index or kNoTensor
     uint64_t tensors_offset, values_offset, layer_offset;  // from the start of the block

@@ -163,7 +163,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
         if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
     e->plan = plan;
     e->rope_neox = model.row().rope_neox;
-    e->chat_family = model.chat_family;
+    e->chat = model.chat;
     e->geometry = geometry;
     e->frequencies = frequencies;
     e->tokenizer = tokenizer;
@@ -347,10 +347,10 @@ keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_rea
     for (uint32_t i = 0; i < e->config.max_sessions; ++i)
         if (e->sessions[i].id.load(std::memory_order_acquire)) return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
     if (kind != KEEL_ATTACH_CHAT_TEMPLATE) return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
-    keel_chat_family family;
-    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &family));
-    if (family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
-    e->chat_family = family;
+    ChatTemplate chat;
+    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat));
+    if (chat.family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
+    e->chat = chat;
     return KEEL_OK;
 }
 

@@ -83,7 +83,7 @@ struct Engine {
     PlanConfig config;
     ModelSpec spec;
     uint64_t fingerprint;
-    keel_chat_family chat_family;
+    ChatTemplate chat;
     bool rope_neox;
     ExecutionPlan plan;
     KvGeometry geometry;

@@ -49,7 +49,7 @@ keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messag
     Engine* e;
     KEEL_TRY(enter(engine, &e));
     if ((!messages && count) || (!dst && capacity_bytes) || !bytes) return KEEL_E_ARGUMENT;
-    return chat_format(e->chat_family, messages, count, open_assistant != 0, dst, capacity_bytes, bytes);
+    return chat_format(e->chat, messages, count, open_assistant != 0, dst, capacity_bytes, bytes);
 }
 
 }  // extern "C"

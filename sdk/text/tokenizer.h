@@ -11,6 +11,8 @@ namespace keel {
 
 struct Tokenizer;  // lives in the arena
 
+constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStream is sized for it
+
 // Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split point
 // that encode must handle; sizes the work buffer.
 // Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent), KEEL_E_FILE_READ.
@@ -27,6 +29,10 @@ keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t coun
 // begins the text (SentencePiece drops the space that the tokenizer added).
 void tokenizer_piece(const Tokenizer* t, int32_t id, uint32_t flags, bool first, const char** data, size_t* bytes);
 
+// True when the token after `previous_id` begins a text in the sense above: `previous_first` is the same question for
+// previous_id itself. A text begins at the start, and again after every special token.
+bool tokenizer_begins_text(const Tokenizer* t, int32_t previous_id, bool previous_first);
+
 uint32_t tokenizer_vocabulary(const Tokenizer* t);
 // End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
@@ -36,18 +42,24 @@ int32_t tokenizer_bos(const Tokenizer* t);  // -1 when absent
 constexpr uint32_t kMaxStops = 16;
 constexpr uint32_t kMaxStopBytes = 128;
 
-struct TextStream {  // POD, saved with a session
-    uint32_t started;              // a token with text was seen
-    uint32_t stopped;              // keel_text.stopped
+struct TextStream {  // POD, saved with a session; all zero is a stream at the beginning of a text
+    uint32_t started;              // the next token follows text: a leading SentencePiece space is a space
+    uint32_t stopped;              // keel_text.stopped of the last token
     uint32_t stop_count;
     uint32_t stop_bytes[kMaxStops];
     char stops[kMaxStops][kMaxStopBytes];
-    uint32_t held_bytes;           // bytes not shown yet, at the front of `buffer`
-    uint32_t shown_bytes;          // bytes handed out by the last call, dropped by the next
-    char buffer[2048];             // longest token piece + longest stop string + one character fit (pieces are capped)
+    uint32_t held_bytes;           // bytes in `buffer`
+    uint32_t shown_bytes;          // how many of them, at the front, the last call handed out; the next drops them
+    char buffer[2048];             // what is held back, and one token more, fit even if every byte becomes U+FFFD
 };
+// At most kMaxStops texts of 1..kMaxStopBytes bytes, else KEEL_E_ARGUMENT and the old ones stay.
 keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const size_t* bytes, uint32_t count);
-// As keel_session_text. Pieces longer than the buffer allows are refused when the tokenizer is placed.
+// Tells the stream that the next token comes after `token`, which is not streamed (the last one of a prompt).
+void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token);
+// As keel_session_text. What is shown is valid UTF-8: bytes that are no character (a maximal part of one, as Unicode
+// counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has the exact bytes. After a
+// stop the rest of the token is dropped and the stream goes on with the next token, `stopped` again 0. An end token is
+// never shown. KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that contradicts itself.
 keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, const char** data, size_t* bytes, uint32_t* stopped);
 
 }  // namespace keel

@@ -1,0 +1,277 @@
+// Text to ids. A text is cut at special tokens; between them it is cut into runs that no token crosses; in a run, neighbours
+// merge one pair at a time, the best pair first, until none is left. Only a run needs memory.
+#include <string.h>
+
+#include "sdk/core/status.h"
+#include "sdk/text/tokenizer_layout.h"
+
+namespace keel {
+namespace {
+
+class Encoder {
+  public:
+    Encoder(Tokenizer& t, int32_t* ids, size_t capacity) : t_(t), ids_(ids), capacity_(capacity) {}
+    keel_status text(const char* text, size_t bytes, bool parse_special);
+    void emit(int32_t id) {
+        if (count_ < capacity_) ids_[count_] = id;
+        ++count_;
+    }
+    size_t count() const { return count_; }
+
+  private:
+    keel_status ordinary(const char* text, size_t bytes, bool after_special);
+    keel_status add(uint32_t code, const char* text, uint32_t bytes);
+    keel_status add_bytes(const char* text, size_t bytes);
+    void finish_run();
+    void emit_symbol(const Symbol& s);
+
+    bool find_special(const char* text, size_t bytes, bool parse_special, size_t* begin, size_t* length, int32_t* id);
+
+    // The heap of mergeable pairs, named by their left symbol.
+    void pair_up(uint32_t left);
+    void heap_put(uint32_t place, uint64_t entry) {
+        t_.heap[place] = entry;
+        t_.symbols[static_cast<uint32_t>(entry)].heap_place = place;
+    }
+    void sift_up(uint32_t place, uint64_t entry);
+    void sift_down(uint32_t place, uint64_t entry);
+    void heap_set(uint32_t symbol, uint32_t key);
+    void heap_remove(uint32_t symbol);
+
+    Tokenizer& t_;
+    int32_t* const ids_;
+    const size_t capacity_;
+    size_t count_ = 0;
+    uint32_t run_bytes_ = 0, run_symbols_ = 0, heap_count_ = 0;
+    uint32_t last_code_ = 0;       // of the run's newest element
+    bool last_unknown_ = false;    // the newest id stands for unknown characters, and goes on to
+};
+
+// ---- heap: a binary heap of key << 32 | symbol, every symbol knowing its place, so that a pair is changed in place and the
+// heap never outgrows the run ----
+
+void Encoder::sift_up(uint32_t place, uint64_t entry) {
+    for (; place > 0; place = (place - 1) / 2) {
+        const uint64_t parent = t_.heap[(place - 1) / 2];
+        if (parent <= entry) break;
+        heap_put(place, parent);
+    }
+    heap_put(place, entry);
+}
+
+void Encoder::sift_down(uint32_t place, uint64_t entry) {
+    for (uint32_t child; (child = 2 * place + 1) < heap_count_; place = child) {
+        if (child + 1 < heap_count_ && t_.heap[child + 1] < t_.heap[child]) ++child;
+        if (entry <= t_.heap[child]) break;
+        heap_put(place, t_.heap[child]);
+    }
+    heap_put(place, entry);
+}
+
+void Encoder::heap_set(uint32_t symbol, uint32_t key) {
+    const uint64_t entry = uint64_t{key} << 32 | symbol;
+    const uint32_t place = t_.symbols[symbol].heap_place;
+    if (place == kNoSymbol)
+        sift_up(heap_count_++, entry);
+    else if (entry < t_.heap[place])
+        sift_up(place, entry);
+    else
+        sift_down(place, entry);
+}
+
+void Encoder::heap_remove(uint32_t symbol) {
+    const uint32_t place = t_.symbols[symbol].heap_place;
+    if (place == kNoSymbol) return;
+    t_.symbols[symbol].heap_place = kNoSymbol;
+    const uint64_t last = t_.heap[--heap_count_];
+    if (place == heap_count_) return;
+    if (place > 0 && last < t_.heap[(place - 1) / 2])
+        sift_up(place, last);
+    else
+        sift_down(place, last);
+}
+
+// ---- merging ----
+
+// Scores as integers in descending order: the largest score has the smallest key.
+uint32_t score_key(float score) {
+    uint32_t bits;
+    score += 0.0f;  // -0 and 0 are one score
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> 31 ? bits : ~(bits | 0x80000000u);
+}
+
+// Looks up what `left` and its next symbol merge to, and keeps the heap so.
+void Encoder::pair_up(uint32_t left) {
+    Symbol& a = t_.symbols[left];
+    if (a.next != kNoSymbol) {
+        const Symbol& b = t_.symbols[a.next];
+        if (!t_.byte_level) {
+            const int32_t id = find_piece(t_, t_.pieces, t_.run_text + a.begin, a.bytes + b.bytes);
+            if (id >= 0) {
+                a.merged_id = id;
+                return heap_set(left, score_key(t_.scores[id]));
+            }
+        } else if (a.id >= 0 && b.id >= 0) {
+            const uint32_t x = static_cast<uint32_t>(a.id), y = static_cast<uint32_t>(b.id);
+            uint32_t slot = first_slot(static_cast<uint32_t>(merge_hash(x, y) >> 32), t_.merge_slots);
+            for (; t_.merges[slot].result_plus_1 != 0; slot = slot + 1 == t_.merge_slots ? 0 : slot + 1)
+                if (t_.merges[slot].left == x && t_.merges[slot].right == y) {
+                    a.merged_id = static_cast<int32_t>(t_.merges[slot].result_plus_1 - 1);
+                    return heap_set(left, t_.merges[slot].rank);
+                }
+        }
+    }
+    heap_remove(left);
+}
+
+void Encoder::emit_symbol(const Symbol& s) {
+    if (s.id >= 0) {
+        last_unknown_ = false;
+        return emit(s.id);
+    }
+    bool has_bytes = true;
+    for (uint32_t i = 0; i < s.bytes; ++i) has_bytes &= t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])] >= 0;
+    if (has_bytes) {
+        last_unknown_ = false;
+        for (uint32_t i = 0; i < s.bytes; ++i) emit(t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])]);
+        return;
+    }
+    // SentencePiece has one unknown token for neighbouring unknown characters, byte-level BPE one for each.
+    if (t_.unknown_id >= 0 && (t_.byte_level || !last_unknown_)) emit(t_.unknown_id);
+    last_unknown_ = true;
+}
+
+void Encoder::finish_run() {
+    heap_count_ = 0;
+    for (uint32_t i = 0; i < run_symbols_; ++i) {
+        Symbol& s = t_.symbols[i];
+        s.previous = i ? i - 1 : kNoSymbol;
+        s.next = i + 1 < run_symbols_ ? i + 1 : kNoSymbol;
+        s.heap_place = kNoSymbol;
+    }
+    for (uint32_t i = 0; i + 1 < run_symbols_; ++i) pair_up(i);
+    while (heap_count_) {
+        const uint32_t left = static_cast<uint32_t>(t_.heap[0]);
+        Symbol& a = t_.symbols[left];
+        const Symbol b = t_.symbols[a.next];
+        heap_remove(a.next);
+        a.bytes += b.bytes;
+        a.id = a.merged_id;
+        a.next = b.next;
+        if (b.next != kNoSymbol) t_.symbols[b.next].previous = left;
+        pair_up(left);
+        if (a.previous != kNoSymbol) pair_up(a.previous);
+    }
+    if (run_symbols_)
+        for (uint32_t i = 0; i != kNoSymbol; i = t_.symbols[i].next) emit_symbol(t_.symbols[i]);
+    run_bytes_ = run_symbols_ = 0;
+}
+
+// Appends one element to the run, after closing it if nothing joins the two.
+keel_status Encoder::add(uint32_t code, const char* text, uint32_t bytes) {
+    if (run_symbols_ && !may_join(t_, last_code_, code)) finish_run();
+    if (bytes > t_.run_capacity - run_bytes_) return KEEL_E_TEXT_LIMIT;
+    last_code_ = code;
+    memcpy(t_.run_text + run_bytes_, text, bytes);
+    Symbol& s = t_.symbols[run_symbols_++];
+    s.begin = run_bytes_;
+    s.bytes = bytes;
+    s.id = t_.byte_level ? t_.byte_ids[code] : find_piece(t_, t_.pieces, text, bytes);
+    run_bytes_ += bytes;
+    return KEEL_OK;
+}
+
+// ---- text ----
+
+keel_status Encoder::add_bytes(const char* text, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) KEEL_TRY(add(static_cast<uint8_t>(text[i]), text + i, 1));
+    finish_run();
+    return KEEL_OK;
+}
+
+// Text without special tokens. `after_special`: it begins the whole text or follows a special token.
+keel_status Encoder::ordinary(const char* text, size_t bytes, bool after_special) {
+    if (bytes == 0) return KEEL_OK;
+    last_unknown_ = false;
+    if (t_.byte_level) {
+        PreTokenCursor words(*t_.pre, text, bytes);
+        for (size_t begin, end; words.next(&begin, &end);) {
+            const size_t length = end - begin;
+            const int32_t whole = t_.ignore_merges && length <= kMaxPieceBytes
+                                      ? find_piece(t_, t_.pieces, text + begin, length)
+                                      : -1;
+            if (whole >= 0)
+                emit(whole);
+            else
+                KEEL_TRY(add_bytes(text + begin, length));
+        }
+        return KEEL_OK;
+    }
+    if (t_.add_space_prefix && after_special) KEEL_TRY(add(' ', " ", 1));
+    for (size_t i = 0; i < bytes;) {
+        const Utf8Char c = utf8_decode(text + i, bytes - i);
+        KEEL_TRY(c.code == kSpaceMark ? add(' ', " ", 1) : add(c.code, text + i, c.bytes));
+        i += c.bytes;
+    }
+    finish_run();
+    return KEEL_OK;
+}
+
+// The leftmost special token of `text`, the longest of those that begin there.
+bool Encoder::find_special(const char* text, size_t bytes, bool parse_special, size_t* begin, size_t* length, int32_t* id) {
+    if (t_.special_length_count == 0) return false;
+    for (size_t at = 0; at < bytes; ++at) {
+        const uint8_t first = static_cast<uint8_t>(text[at]);
+        if (!(t_.special_first[first >> 6] >> (first & 63) & 1)) continue;
+        uint64_t hash = kHashSeed;
+        size_t hashed = 0;
+        *id = -1;
+        for (uint32_t i = 0; i < t_.special_length_count && t_.special_lengths[i] <= bytes - at; ++i) {
+            const size_t candidate = t_.special_lengths[i];
+            hash = hash_update(hash, text + at + hashed, candidate - hashed);
+            hashed = candidate;
+            const int32_t found = find_piece(t_, t_.specials, hash_finish(hash), text + at, candidate);
+            if (found < 0 || (t_.types[found] != kTokenUserDefined && !parse_special)) continue;
+            *id = found;
+            *length = candidate;
+        }
+        if (*id >= 0) {
+            *begin = at;
+            return true;
+        }
+    }
+    return false;
+}
+
+keel_status Encoder::text(const char* text, size_t bytes, bool parse_special) {
+    bool after_special = true;
+    for (;;) {
+        size_t begin = bytes, length = 0;
+        int32_t id = -1;
+        const bool found = find_special(text, bytes, parse_special, &begin, &length, &id);
+        KEEL_TRY(ordinary(text, begin, after_special));
+        if (!found) return KEEL_OK;
+        emit(id);
+        after_special = true;
+        text += begin + length;
+        bytes -= begin + length;
+        if (t_.strip_after_special && is_hidden(t_.types[id]))
+            for (; bytes && (*text == ' ' || (*text >= '\t' && *text <= '\r')); ++text) --bytes;
+    }
+}
+
+}  // namespace
+
+keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                             size_t capacity, size_t* count) {
+    if (!count || (!text && bytes) || (!ids && capacity) || (flags & ~(KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS)))
+        return KEEL_E_ARGUMENT;
+    Encoder encoder(*t, ids, capacity);
+    if ((flags & KEEL_TOKENIZE_BOS) && t->add_bos) encoder.emit(t->bos_id);
+    KEEL_TRY(encoder.text(text, bytes, flags & KEEL_TOKENIZE_SPECIAL));
+    *count = encoder.count();
+    return ids && encoder.count() > capacity ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
+}
+
+}  // namespace keel
