@@ -291,7 +291,7 @@ TEST_P(MemoryMatrixRun, ExactBytesCarryEverySessionToItsEnd) {
         EXPECT_EQ(keel_session_feed(session, &id, 1, 0), KEEL_E_CONTEXT_FULL);
         int32_t token = -1;
         EXPECT_EQ(keel_session_sample(session, &token), KEEL_OK);
-        EXPECT_LT(static_cast<uint32_t>(token));
+        EXPECT_LT(static_cast<uint32_t>(token), kVocabulary);
     }
     expect_full(engine, plan);
     placed.expect_intact();
