@@ -14,7 +14,7 @@ void reset_session(Session* s) {
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = 0;
     memset(&s->text, 0, sizeof s->text);
-    s->sampling = {};
+    sampler_set(nullptr, 1, &s->sampling);
 }
 
 // Claims a free slot: the caller fills it and then publishes its id.

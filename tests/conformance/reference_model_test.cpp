@@ -27,13 +27,15 @@ std::vector<std::string> documents(const std::string& jsonl_path) {
 
 TEST(ReferenceModel, TokenizesAsSentencePiece) {
     const Engine engine(kModel);
-    for (const nlohmann::json& entry : golden()["tokenize"])
+    const nlohmann::json expected = golden();
+    for (const nlohmann::json& entry : expected["tokenize"])
         EXPECT_EQ(engine.tokenize(entry["text"], 0), entry["ids"].get<std::vector<int32_t>>()) << entry["text"];
 }
 
 TEST(ReferenceModel, F32LogitsMatchBothImplementations) {
     KEEL_SHARED_OR_SKIP(path, "reference-model/logits-doc0.f32");
-    const nlohmann::json logits = golden()["logits"];
+    const nlohmann::json all = golden();
+    const nlohmann::json& logits = all["logits"];
     const std::vector<int32_t> ids = logits["ids"];
     const size_t rows = logits["shape"][0], vocabulary = logits["shape"][1], stride = ids.size() / rows;
     const std::vector<float> reference = read_f32(path);
@@ -52,7 +54,8 @@ TEST(ReferenceModel, F32LogitsMatchBothImplementations) {
 void expect_greedy(keel_config config, double smallest_margin) {
     Engine engine(kModel, config);
     size_t compared = 0;
-    for (const nlohmann::json& entry : golden()["greedy"]) {
+    const nlohmann::json all = golden();
+    for (const nlohmann::json& entry : all["greedy"]) {
         const std::vector<int32_t> expected = entry["greedy_ids"];
         const std::vector<double> margins = entry["margins"];
         check(keel_session_truncate(engine.session(), 0), "keel_session_truncate");
