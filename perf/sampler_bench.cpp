@@ -31,8 +31,12 @@ keel_sampling sampling(float temperature) {
     s.temperature = temperature;
     return s;
 }
-keel_sampling greedy() { return sampling(0); }
-keel_sampling plain() { return sampling(1); }
+keel_sampling greedy() {
+    return sampling(0);
+}
+keel_sampling plain() {
+    return sampling(1);
+}
 keel_sampling top_k40() {
     keel_sampling s = sampling(0.8f);
     s.top_k = 40;
@@ -70,14 +74,14 @@ void BM_draw(benchmark::State& state, keel_sampling (*make)(), Logits kind) {
     SamplerInput in = {};
     in.logits = logits.data(), in.vocabulary = vocabulary;
     in.history = history.data(), in.history_count = static_cast<uint32_t>(history.size());
-    void* work = ::operator new(sampler_work_bytes(vocabulary), std::align_val_t{64});
+    void* work = ::operator new (sampler_work_bytes(vocabulary), std::align_val_t{64});
     int32_t token = 0;
     for (auto _ : state) {
         ++params.seed;
         if (sampler_draw(params, in, work, &token) != KEEL_OK) state.SkipWithError("sampler_draw");
         benchmark::DoNotOptimize(token);
     }
-    ::operator delete(work, std::align_val_t{64});
+    ::operator delete (work, std::align_val_t{64});
     state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) * vocabulary * 4);
 }
 
@@ -114,18 +118,20 @@ void BM_sorted_top_p95(benchmark::State& state, Logits kind) {
 void BM_top_logprobs(benchmark::State& state) {
     const auto vocabulary = static_cast<uint32_t>(state.range(0));
     const std::vector<float> logits = make_logits(kPeaked, vocabulary);
-    void* work = ::operator new(sampler_work_bytes(vocabulary), std::align_val_t{64});
+    void* work = ::operator new (sampler_work_bytes(vocabulary), std::align_val_t{64});
     int32_t ids[20];
     float logprobs[20];
     for (auto _ : state) {
         if (top_logprobs(logits.data(), vocabulary, 20, work, ids, logprobs) != KEEL_OK) state.SkipWithError("failed");
         benchmark::DoNotOptimize(ids);
     }
-    ::operator delete(work, std::align_val_t{64});
+    ::operator delete (work, std::align_val_t{64});
     state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) * vocabulary * 4);
 }
 
-void vocabularies(benchmark::internal::Benchmark* b) { b->Arg(32000)->Arg(152064)->Unit(benchmark::kMicrosecond); }
+void vocabularies(benchmark::internal::Benchmark* b) {
+    b->Arg(32000)->Arg(152064)->Unit(benchmark::kMicrosecond);
+}
 
 BENCHMARK_CAPTURE(BM_draw, greedy, greedy, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, plain_peaked, plain, kPeaked)->Apply(vocabularies);

@@ -12,20 +12,23 @@
 namespace keel {
 namespace {
 
-// Every filter and the draw itself ask one question: in a given order, where does the running weight first reach a target?
-// Masses are integers (NUMERICS section 6), so sums may be taken in any order, and no candidate list is ever sorted:
-// select_prefix() histograms the order's keys, finds the bucket in which the target is reached, and looks closer at that
-// bucket only. A 64-bit key is decided after seven rounds at most, whatever the logits are; usually it takes two.
+// Every filter and the draw itself ask one question: in a given order, where does the running weight first reach a
+// target? Masses are integers (NUMERICS section 6), so sums may be taken in any order, and no candidate list is ever
+// sorted: select_prefix() histograms the order's keys, finds the bucket in which the target is reached, and looks
+// closer at that bucket only. A 64-bit key is decided after eight rounds at most, whatever the logits are; usually it
+// takes two or three.
 //
 // Work memory:
 //     | u128 histogram[1024] | f64 distance[vocabulary] | u32 ids[vocabulary] |      each part rounded up to 64 bytes
-// distance holds the adjusted logits first. ids holds the penalty counts first. A filter compacts both in place and keeps
-// ids ascending, which settles ties.
+// distance holds the adjusted logits first. ids holds the penalty counts first. A filter compacts both in place and
+// keeps ids ascending, which settles ties.
 __extension__ using u128 = unsigned __int128;
 constexpr uint32_t kBuckets = 1024;
 constexpr uint32_t kBlock = 256;  // candidates whose masses are computed at once; 256 masses fit a u64 sum
 
-constexpr uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
+constexpr uint64_t round64(uint64_t bytes) {
+    return (bytes + 63) & ~uint64_t{63};
+}
 constexpr uint64_t kHistogramBytes = kBuckets * sizeof(u128);
 static_assert(kHistogramBytes % 64 == 0);
 
@@ -43,17 +46,23 @@ struct Candidates {
 };
 
 // rint(x * 2^52) for 0 <= x <= 1: the addition rounds to a multiple of 2^-52.
-inline uint64_t fixed52(double x) { return std::bit_cast<uint64_t>(x + 1.0) - std::bit_cast<uint64_t>(1.0); }
+inline uint64_t fixed52(double x) {
+    return std::bit_cast<uint64_t>(x + 1.0) - std::bit_cast<uint64_t>(1.0);
+}
 // Beyond a distance of 64 a mass, and the mass times the distance, are 0.
-inline double clamp64(double distance) { return distance < 64.0 ? distance : 64.0; }
-inline uint64_t mass_of(double distance) { return fixed52(exp_f64(-clamp64(distance))); }
+inline double clamp64(double distance) {
+    return distance < 64.0 ? distance : 64.0;
+}
+inline uint64_t mass_of(double distance) {
+    return fixed52(exp_f64(-clamp64(distance)));
+}
 
 // ceil(fraction * total) without rounding, at least 1; 0 < fraction <= 1, total < 2^84.
 u128 ceil_fraction(float fraction, u128 total) {
-    const uint32_t bits = std::bit_cast<uint32_t>(fraction), exponent = bits >> 23;
-    const uint32_t mantissa = (bits & 0x7fffff) | (exponent ? 0x800000 : 0);
-    const uint32_t shift = 150 - (exponent ? exponent : 1);  // fraction = mantissa * 2^-shift
-    if (shift > 126) return 1;                               // total * mantissa < 2^108
+    const uint32_t bits = std::bit_cast<uint32_t>(fraction);
+    const uint32_t mantissa = (bits & 0x7fffff) | 0x800000;
+    const uint32_t shift = 150 - (bits >> 23);  // fraction = mantissa * 2^-shift
+    if (shift > 126) return 1;                  // total * mantissa < 2^108; subnormal fractions end here, too
     const u128 target = (total * mantissa + ((u128{1} << shift) - 1)) >> shift;
     return target ? target : 1;
 }
@@ -75,12 +84,15 @@ struct ByDeviation {
     static uint64_t leading(Key key) { return static_cast<uint64_t>(key >> 64); }
 };
 
-inline uint32_t bit_width(uint64_t x) { return static_cast<uint32_t>(std::bit_width(x)); }
+inline uint32_t bit_width(uint64_t x) {
+    return static_cast<uint32_t>(std::bit_width(x));
+}
 inline uint32_t bit_width(u128 x) {
     return x >> 64 ? 64 + bit_width(static_cast<uint64_t>(x >> 64)) : bit_width(static_cast<uint64_t>(x));
 }
 
-// Buckets of the first round: 64 to an octave from 2^-8 to 2^8, which is where distances are; the rest goes to the ends.
+// Buckets of the first round: 64 to an octave from 2^-8 to 2^8, which is where distances are; the rest goes to both
+// ends.
 inline uint32_t first_bucket(uint64_t key) {
     constexpr uint64_t kBase = std::bit_cast<uint64_t>(0x1p-8);
     constexpr uint32_t kShift = 52 - 6;
@@ -114,6 +126,7 @@ void select_prefix(Candidates& c, Order key, Target target) {
     // A round ends with the keys of the undecided candidates in [low, high]; what is kept already lies below low, what
     // lay above high is gone.
     Key low = 0, high = 0;
+    // The loop over the buckets ends: the target is at most the total.
     const auto end_round = [&](auto bucket_of) {
         uint32_t cut = 0;
         for (; histogram[cut] < wanted; ++cut) wanted -= histogram[cut];
@@ -187,8 +200,8 @@ void apply_mask(const uint8_t* mask, uint32_t vocabulary, double* x) {
     }
 }
 
-// Counts the window's ids in `counts` (vocabulary entries, of which only the window's own are touched), then adjusts each
-// distinct one once. O(window). KEEL_E_ARGUMENT for an id outside the vocabulary.
+// Counts the window's ids in `counts` (vocabulary entries, of which only the window's own are touched), then adjusts
+// each distinct one once. O(window). KEEL_E_ARGUMENT for an id outside the vocabulary.
 keel_status apply_penalties(const SamplerParams& p, const SamplerInput& in, uint32_t* counts, double* x) {
     if (p.repetition_penalty == 1 && p.frequency_penalty == 0 && p.presence_penalty == 0) return KEEL_OK;
     const uint32_t window = p.penalty_window < in.history_count ? p.penalty_window : in.history_count;
@@ -271,7 +284,10 @@ void keep_min_p(Candidates& c, float min_p) {
     c.count = kept;
 }
 
-bool in_range(float v, float low, float high) { return v >= low && v <= high; }  // false for NaN
+// False for NaN.
+bool in_range(float v, float low, float high) {
+    return v >= low && v <= high;
+}
 
 }  // namespace
 
@@ -283,7 +299,8 @@ keel_status sampler_check(const SamplerParams& p, uint32_t vocabulary) {
                       p.excluded_count <= kMaxExcluded;
     if (!good) return KEEL_E_ARGUMENT;
     for (uint32_t i = 0; i < p.bias_count; ++i)
-        if (static_cast<uint32_t>(p.bias_ids[i]) >= vocabulary || !(p.bias_values[i] < INFINITY)) return KEEL_E_ARGUMENT;
+        if (static_cast<uint32_t>(p.bias_ids[i]) >= vocabulary || !(p.bias_values[i] < INFINITY))
+            return KEEL_E_ARGUMENT;
     for (uint32_t i = 0; i < p.excluded_count; ++i)
         if (static_cast<uint32_t>(p.excluded_ids[i]) >= vocabulary) return KEEL_E_ARGUMENT;
     return KEEL_OK;

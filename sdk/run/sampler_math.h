@@ -1,6 +1,6 @@
-// exp and log in f64 from additions, multiplications and one division: the same bits on every machine, which libm does not
-// promise. Nothing is fused: without FMA instructions at compile time a fused multiply-add is a library call, which a loop
-// over a vocabulary cannot afford. Branch-free, so that such a loop vectorises. Error below 1 ulp.
+// exp and log in f64 from additions, multiplications and one division: the same bits on every machine, which libm does
+// not promise. Nothing is fused: without FMA instructions at compile time a fused multiply-add is a library call, which
+// a loop over a vocabulary cannot afford. Branch-free, so that such a loop vectorises. Error below 1 ulp.
 #pragma once
 #include <stdint.h>
 

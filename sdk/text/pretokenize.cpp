@@ -125,32 +125,29 @@ bool match_cl100k(const char* text, size_t bytes, Match* match) {
     return from_start(text, bytes, numbers_marks_spaces<kDigits, false>(text, bytes), match);
 }
 
-// [upper]*[lower]+|[upper]+[lower]* with the two sets as above, which share \p{Lm}\p{Lo}\p{M}. When no lower follows the
-// upper run, the first form gives characters back until one of the run is itself lower; everything behind that one is
-// upper only, so the next match does not give back over it again, and the whole stays linear.
-size_t cased_word(const char* text, size_t bytes, size_t from) {
-    size_t upper_end = from, shared_end = 0;
-    for (Char c; (c = char_at(text, bytes, upper_end)).set & kUpper;) {
-        upper_end += c.bytes;
-        if (c.set & kLower) shared_end = upper_end;
-    }
-    const size_t end = span(text, bytes, upper_end, kLower);
-    return end > upper_end ? end : shared_end ? shared_end : upper_end;
-}
-
-// [^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+SUFFIX|
-// [^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*SUFFIX|\p{N}{1,kDigits}|
-//  ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+      SUFFIX: (?i:'s|'t|'re|'ve|'m|'ll|'d)? with kSuffix, else nothing
+// [^\r\n\p{L}\p{N}]?UPPER*LOWER+SUFFIX|[^\r\n\p{L}\p{N}]?UPPER+LOWER*SUFFIX|\p{N}{1,kDigits}|
+//  ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+
+// UPPER: [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], LOWER: [\p{Ll}\p{Lm}\p{Lo}\p{M}], SUFFIX: (?i:'s|'t|'re|'ve|'m|'ll|'d)? with
+// kSuffix, else nothing.
+//
+// When no LOWER follows the UPPER run, the first form gives characters back until one of the run is itself LOWER; all behind
+// that one are not, so the next match does not give back over them again and the whole stays linear. When the run has none,
+// a mark in the optional place is given back too, and is a word by itself. Only then the second form takes the UPPER run.
 template <uint32_t kDigits, bool kSuffix>
 bool match_cased(const char* text, size_t bytes, Match* match) {
     if (bytes == 0) return false;
     const Char first = char_at(text, bytes, 0);
     const size_t skip = first.set & (kLetter | kNumber) || is_newline(first) ? 0 : first.bytes;
-    size_t end = cased_word(text, bytes, skip);
-    if (end == skip) end = skip && (first.set & kMark) ? skip : 0;  // a lone mark is a word by itself
-    if (end && kSuffix)
+    size_t upper_end = skip, shared_end = 0;
+    for (Char c; (c = char_at(text, bytes, upper_end)).set & kUpper;) {
+        upper_end += c.bytes;
+        if (c.set & kLower) shared_end = upper_end;
+    }
+    size_t end = span(text, bytes, upper_end, kLower);
+    if (end == upper_end) end = shared_end ? shared_end : first.set & kMark ? skip : upper_end > skip ? upper_end : 0;
+    if (!end) return from_start(text, bytes, numbers_marks_spaces<kDigits, true>(text, bytes), match);
+    if (kSuffix)
         if (const size_t suffix_end = contraction(text, bytes, end, true)) end = suffix_end;
-    if (!end) end = numbers_marks_spaces<kDigits, true>(text, bytes);
     return from_start(text, bytes, end, match);
 }
 

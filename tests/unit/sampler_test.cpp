@@ -1,5 +1,5 @@
-// The sampler against two implementations of its own: a sort-based one that follows NUMERICS section 6 literally, with the
-// platform's exp, and a textbook one in long double that knows probabilities and entropies but no masses.
+// The sampler against two implementations of its own: a sort-based one that follows NUMERICS section 6 literally, with
+// the platform's exp, and a textbook one in long double that knows probabilities and entropies but no masses.
 #include "sdk/run/sampler.h"
 
 #include <gtest/gtest.h>
@@ -46,11 +46,12 @@ struct Case {
     }
 };
 
-// Work memory of exactly the promised size between two canaries, filled with a pattern: nothing may depend on its content.
+// Work memory of exactly the promised size between two canaries, filled with a pattern: nothing may depend on its
+// content.
 class GuardedWork {
   public:
     explicit GuardedWork(uint32_t vocabulary)
-        : bytes_(sampler_work_bytes(vocabulary)), memory_(new(std::align_val_t{64}) uint8_t[bytes_ + 2 * kGuard]) {
+        : bytes_(sampler_work_bytes(vocabulary)), memory_(new (std::align_val_t{64}) uint8_t[bytes_ + 2 * kGuard]) {
         memset(memory_, 0xa5, bytes_ + 2 * kGuard);
     }
     ~GuardedWork() { ::operator delete[](memory_, std::align_val_t{64}); }
@@ -102,7 +103,8 @@ std::vector<double> oracle_values(const Case& c) {
             if (id >= 0 && static_cast<size_t>(id) < v.size()) v[id] = -INFINITY;
     for (size_t i = 0; i < v.size() && !c.mask.empty(); ++i)
         if (!(c.mask[i / 8] & (1 << (i % 8)))) v[i] = -INFINITY;
-    const size_t window = std::min<size_t>(c.sampling.penalty_window ? c.sampling.penalty_window : 64, c.history.size());
+    const size_t window =
+        std::min<size_t>(c.sampling.penalty_window ? c.sampling.penalty_window : 64, c.history.size());
     std::map<int32_t, uint32_t> counts;
     for (size_t i = c.history.size() - window; i < c.history.size(); ++i) ++counts[c.history[i]];
     const double repetition = c.sampling.repetition_penalty == 0 ? 1 : c.sampling.repetition_penalty;
@@ -130,7 +132,8 @@ bool reaches(u128 mass, float fraction, u128 total) {  // mass >= fraction * tot
 }
 
 u128 total_of(const std::vector<Token>& tokens) {
-    return std::accumulate(tokens.begin(), tokens.end(), u128{0}, [](u128 sum, const Token& t) { return sum + t.mass; });
+    return std::accumulate(tokens.begin(), tokens.end(), u128{0},
+                           [](u128 sum, const Token& t) { return sum + t.mass; });
 }
 
 void cut_prefix(std::vector<Token>& tokens, float fraction) {
@@ -197,7 +200,8 @@ int32_t textbook_draw(const Case& c) {
     const double best = *std::max_element(v.begin(), v.end());
     for (size_t i = 0; i < v.size(); ++i)
         if (v[i] != -INFINITY)
-            t.push_back({expl((static_cast<long double>(v[i]) - best) / c.sampling.temperature), static_cast<int32_t>(i)});
+            t.push_back(
+                {expl((static_cast<long double>(v[i]) - best) / c.sampling.temperature), static_cast<int32_t>(i)});
     const auto normalise = [&] {
         std::sort(t.begin(), t.end(), [](const P& a, const P& b) { return a.p > b.p || (a.p == b.p && a.id < b.id); });
         long double sum = 0;
@@ -216,9 +220,8 @@ int32_t textbook_draw(const Case& c) {
     if (c.sampling.typical_p > 0 && c.sampling.typical_p < 1) {
         long double entropy = 0;
         for (const P& x : t) entropy -= x.p > 0 ? x.p * logl(x.p) : 0;
-        std::sort(t.begin(), t.end(), [&](const P& a, const P& b) {
-            return fabsl(-logl(a.p) - entropy) < fabsl(-logl(b.p) - entropy);
-        });
+        std::sort(t.begin(), t.end(),
+                  [&](const P& a, const P& b) { return fabsl(-logl(a.p) - entropy) < fabsl(-logl(b.p) - entropy); });
         cut(c.sampling.typical_p);
         normalise();
     }
@@ -242,8 +245,12 @@ int32_t textbook_draw(const Case& c) {
 // ---- random cases ----
 
 using Rng = std::mt19937_64;
-uint32_t below(Rng& rng, uint32_t n) { return static_cast<uint32_t>(rng() % n); }
-float real(Rng& rng, float low, float high) { return std::uniform_real_distribution<float>(low, high)(rng); }
+uint32_t below(Rng& rng, uint32_t n) {
+    return static_cast<uint32_t>(rng() % n);
+}
+float real(Rng& rng, float low, float high) {
+    return std::uniform_real_distribution<float>(low, high)(rng);
+}
 template <class T>
 T pick(Rng& rng, std::initializer_list<T> values) {
     return values.begin()[below(rng, static_cast<uint32_t>(values.size()))];
@@ -255,11 +262,20 @@ void fill_logits(Rng& rng, Shape shape, uint32_t vocabulary, std::vector<float>&
     logits.resize(vocabulary);
     const float level = normal(rng);
     for (float& x : logits) switch (shape) {
-            case kTies: x = static_cast<float>(below(rng, 5)) - 2; break;
-            case kFlat: x = level; break;
-            case kPeaked: x = normal(rng) + (below(rng, 100) ? 0.f : 20.f); break;
-            case kWide: x = ldexpf(normal(rng), static_cast<int>(below(rng, 200)) - 100); break;
-            default: x = normal(rng);
+            case kTies:
+                x = static_cast<float>(below(rng, 5)) - 2;
+                break;
+            case kFlat:
+                x = level;
+                break;
+            case kPeaked:
+                x = normal(rng) + (below(rng, 100) ? 0.f : 20.f);
+                break;
+            case kWide:
+                x = ldexpf(normal(rng), static_cast<int>(below(rng, 200)) - 100);
+                break;
+            default:
+                x = normal(rng);
         }
 }
 
