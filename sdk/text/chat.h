@@ -23,8 +23,9 @@ struct ChatTemplate {
 ChatTemplate chat_detect(const char* jinja, size_t bytes);
 
 // As keel_chat_format. A family whose templates refuse a role (system in Gemma and the first Mistral templates), or an
-// order of roles, is KEEL_E_ARGUMENT here too.
-keel_status chat_format(ChatTemplate chat, const keel_chat_message* messages, uint32_t count, bool open_assistant,
-                        char* dst, size_t capacity, size_t* bytes);
+// order of roles, is KEEL_E_ARGUMENT here too. `eos`: text of the model's end-of-sequence token, which some templates end a
+// turn with.
+keel_status chat_format(ChatTemplate chat, const char* eos, size_t eos_bytes, const keel_chat_message* messages,
+                        uint32_t count, bool open_assistant, char* dst, size_t capacity, size_t* bytes);
 
 }  // namespace keel

@@ -37,6 +37,7 @@ uint32_t tokenizer_vocabulary(const Tokenizer* t);
 // End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
 int32_t tokenizer_bos(const Tokenizer* t);  // -1 when absent
+int32_t tokenizer_eos(const Tokenizer* t);  // likewise
 
 // ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----
 constexpr uint32_t kMaxStops = 16;

@@ -22,8 +22,7 @@ constexpr uint32_t kMaxTextBytes = 1u << 24;
 constexpr uint32_t kBytePairBits = 1u << 16;
 constexpr uint64_t kMaxJoinBits = 1u << 28;
 
-constexpr const char* kEndKeys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                    "tokenizer.ggml.eom_token_id"};
+constexpr const char* kEndKeys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
 // Texts of tokens that end a turn, for files that name no eot id.
 constexpr const char* kEndTexts[] = {"<|eot_id|>",   "<|im_end|>",      "<|end|>",  "<end_of_turn>",
                                      "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>",
@@ -208,6 +207,7 @@ keel_status Builder::read_settings() {
 
     KEEL_TRY(gguf_bool(reader_, g_, "tokenizer.ggml.add_bos_token", &settings_.add_bos, &present, error_));
     KEEL_TRY(read_id("tokenizer.ggml.bos_token_id", &settings_.bos_id));
+    KEEL_TRY(read_id("tokenizer.ggml.eos_token_id", &settings_.eos_id));
     KEEL_TRY(read_id("tokenizer.ggml.unknown_token_id", &settings_.unknown_id));
     if (settings_.bos_id < 0) settings_.add_bos = false;
     return KEEL_OK;
@@ -294,8 +294,6 @@ keel_status Builder::place(Tokenizer** out) {
 // Types, and every token's text as it appears in a text.
 keel_status Builder::fill_tokens() {
     for (int32_t& id : t_->byte_ids) id = -1;
-    int32_t eos_id;
-    KEEL_TRY(read_id("tokenizer.ggml.eos_token_id", &eos_id));
     GgufStringCursor texts(reader_, *tokens_);
     ByteCursor types(reader_, types_ ? types_->offset : 0, types_ ? types_->offset + types_->bytes : 0);
     uint32_t at = 0, specials = 0;
@@ -315,7 +313,7 @@ keel_status Builder::fill_tokens() {
             if (type == kTokenUndefined) type = kTokenNormal;
         } else if (signed_id == t_->unknown_id) {
             type = kTokenUnknown;
-        } else if (signed_id == t_->bos_id || signed_id == eos_id) {
+        } else if (signed_id == t_->bos_id || signed_id == t_->eos_id) {
             type = kTokenControl;
         } else if (byte >= 0) {
             type = kTokenByte;
@@ -474,6 +472,7 @@ void Builder::add_end_id(int32_t id) {
 }
 
 keel_status Builder::add_end_ids() {
+    add_end_id(t_->eos_id);
     for (const char* key : kEndKeys) {
         int32_t id;
         KEEL_TRY(read_id(key, &id));
