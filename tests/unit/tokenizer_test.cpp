@@ -28,7 +28,9 @@ std::string spell(const std::string& bytes) {
         uint32_t code = b, next = 0x100;
         for (uint32_t i = 0; i <= b; ++i) {
             const bool printable = (i >= 0x21 && i <= 0x7e) || (i >= 0xa1 && i <= 0xac) || i >= 0xae;
-            if (!printable) code = i == b ? next++ : (next++, code);
+            if (printable) continue;
+            if (i == b) code = next;
+            ++next;
         }
         out += utf8(code);
     }
@@ -68,7 +70,8 @@ struct Spm {
 struct Bpe {
     std::vector<std::string> tokens, merges;
     std::vector<int32_t> types;
-    explicit Bpe(const std::vector<std::pair<std::string, std::string>>& pairs) {
+    using Pairs = std::vector<std::pair<std::string, std::string>>;
+    explicit Bpe(const Pairs& pairs) {
         for (int b = 0; b < 256; ++b) add(spell(std::string(1, static_cast<char>(b))), 1);
         for (const auto& [a, b] : pairs) {
             add(spell(a + b), 1);
@@ -172,13 +175,13 @@ TEST(Tokenizer, SpacePrefixIsOptional) {
 TEST(Tokenizer, MergesLowestRankFirst) {
     TokenizerFixture fixture(Bpe({{"b", "c"}, {"a", "b"}, {"a", "bc"}, {"a", "a"}}).gguf());
     EXPECT_EQ((Ids{258}), fixture.encode("abc"));
-    EXPECT_EQ((Ids{259, 'a' - 0x21}), fixture.encode("aaa"));
+    EXPECT_EQ((Ids{259, 'a'}), fixture.encode("aaa"));
 }
 
 // A byte without a token is the unknown token where the file has one, and else lost.
 TEST(Tokenizer, MissingByteTokens) {
     Bpe bpe({});
-    bpe.tokens[0] = "gone";  // was "!"... in the table's order, byte 0 comes first
+    bpe.tokens[0] = "gone";  // of byte 0
     TokenizerFixture fixture(bpe.gguf());
     ASSERT_EQ(KEEL_OK, fixture.status);
     EXPECT_EQ((Ids{'a'}), fixture.encode(std::string("a\0", 2)));
@@ -403,7 +406,7 @@ TEST(Tokenizer, RulesForOddVocabularies) {
     EXPECT_EQ((Ids{kFirstPiece, kFirstPiece + 1}), spm.encode("a"));
     EXPECT_EQ("aa", spm.decode({kFirstPiece + 1, kFirstPiece + 3, kFirstPiece + 2}));
     // Merges that name no tokens, are no pairs, or repeat one, are left out.
-    Bpe bpe({{"a", "b"}});
+    Bpe bpe(Bpe::Pairs{{"a", "b"}});
     bpe.merges.insert(bpe.merges.begin(), {"x y", "nope nope", "", " ", "a", "a ", " b", "a b c", "\xff \xfe", std::string(9000, 'q')});
     bpe.merges.push_back("a b");
     TokenizerFixture fixture(bpe.gguf());
@@ -434,7 +437,7 @@ TEST(Tokenizer, DamagedFiles) {
     for (const std::vector<char>& whole : {spm.gguf().bytes(), bpe.gguf().bytes()}) {
         for (size_t bytes = 0; bytes < whole.size(); bytes += 1 + random() % 7) {
             TokenizerFixture cut(std::vector<char>(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(bytes)), 64);
-            if (cut.status == KEEL_OK) EXPECT_GT(bytes + 64, whole.size());
+            EXPECT_TRUE(cut.status != KEEL_OK || bytes + 64 > whole.size()) << bytes;
         }
         for (int i = 0; i < 3000; ++i) {
             std::vector<char> changed = whole;
