@@ -22,7 +22,7 @@ enum SystemPlace : uint8_t {
 struct Spelling {
     keel_chat_family family;
     SystemPlace system;
-    bool alternating;    // user first, then in turns
+    bool alternating;  // user first, then in turns
     bool trim[kRoleCount];
     const char* before[kRoleCount];
     const char* after[kRoleCount];
@@ -35,34 +35,69 @@ struct Spelling {
 
 // Texts of published templates; tests/generators/make_chat_oracles.py runs them.
 constexpr Spelling kSpellings[] = {
-    {KEEL_CHAT_CHATML, kSystemTurn, false, {},
+    {KEEL_CHAT_CHATML,
+     kSystemTurn,
+     false,
+     {},
      {"<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n"},
      {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"},
-     "<|im_start|>assistant\n", ""},
-    {KEEL_CHAT_LLAMA3, kSystemTurn, false, {true, true, true},
+     "<|im_start|>assistant\n",
+     ""},
+    {KEEL_CHAT_LLAMA3,
+     kSystemTurn,
+     false,
+     {true, true, true},
      {"<|start_header_id|>system<|end_header_id|>\n\n", "<|start_header_id|>user<|end_header_id|>\n\n",
       "<|start_header_id|>assistant<|end_header_id|>\n\n"},
      {"<|eot_id|>", "<|eot_id|>", "<|eot_id|>"},
-     "<|start_header_id|>assistant<|end_header_id|>\n\n", ""},
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     ""},
     // Mistral: 0 and 1 the first templates, 2 v1, 3 v3, 4 v3-tekken. The [/INST] opens the assistant's turn.
     {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos " "}, "", ""},
     {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos}, "", ""},
     {KEEL_CHAT_MISTRAL, kSystemFirstUser, true, {}, {"", " [INST] ", " "}, {"", " [/INST]", kEos}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemLastUser, true, {false, false, true}, {"", "[INST] ", " "}, {"", "[/INST]", kEos}, "", ""},
+    {KEEL_CHAT_MISTRAL,
+     kSystemLastUser,
+     true,
+     {false, false, true},
+     {"", "[INST] ", " "},
+     {"", "[/INST]", kEos},
+     "",
+     ""},
     {KEEL_CHAT_MISTRAL, kSystemLastUser, true, {}, {"", "[INST]", ""}, {"", "[/INST]", kEos}, "", ""},
     // Gemma: 0 the first two generations, 1 the third, which has a system message.
-    {KEEL_CHAT_GEMMA, kSystemNowhere, true, {false, true, true},
-     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"}, {"", "<end_of_turn>\n", "<end_of_turn>\n"},
-     "<start_of_turn>model\n", ""},
-    {KEEL_CHAT_GEMMA, kSystemFirstUser, true, {false, true, true},
-     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"}, {"", "<end_of_turn>\n", "<end_of_turn>\n"},
-     "<start_of_turn>model\n", ""},
-    {KEEL_CHAT_PHI3, kSystemTurn, false, {},
-     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"}, {"<|end|>\n", "<|end|>\n", "<|end|>\n"},
-     "<|assistant|>\n", kEos},
-    {KEEL_CHAT_ZEPHYR, kSystemTurn, false, {},
-     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"}, {kEos "\n", kEos "\n", kEos "\n"},
-     "<|assistant|>\n", ""},
+    {KEEL_CHAT_GEMMA,
+     kSystemNowhere,
+     true,
+     {false, true, true},
+     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"},
+     {"", "<end_of_turn>\n", "<end_of_turn>\n"},
+     "<start_of_turn>model\n",
+     ""},
+    {KEEL_CHAT_GEMMA,
+     kSystemFirstUser,
+     true,
+     {false, true, true},
+     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"},
+     {"", "<end_of_turn>\n", "<end_of_turn>\n"},
+     "<start_of_turn>model\n",
+     ""},
+    {KEEL_CHAT_PHI3,
+     kSystemTurn,
+     false,
+     {},
+     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
+     {"<|end|>\n", "<|end|>\n", "<|end|>\n"},
+     "<|assistant|>\n",
+     kEos},
+    {KEEL_CHAT_ZEPHYR,
+     kSystemTurn,
+     false,
+     {},
+     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
+     {kEos "\n", kEos "\n", kEos "\n"},
+     "<|assistant|>\n",
+     ""},
 };
 
 // How a spelling is recognised: every text of `has` occurs, none of `lacks` does. The first row that fits decides.
@@ -77,13 +112,18 @@ constexpr Mark kMarks[] = {
     {{KEEL_CHAT_MISTRAL, 4}, {"\"[INST]\"", "[/INST]"}, {"<<SYS>>", "[SYSTEM_PROMPT]"}},
     {{KEEL_CHAT_MISTRAL, 3}, {"\"[INST] \"", "[/INST]"}, {"<<SYS>>", "[SYSTEM_PROMPT]"}},
     {{KEEL_CHAT_MISTRAL, 2}, {"' [INST] '", "' [/INST]'"}, {"<<SYS>>", "[SYSTEM_PROMPT]"}},
-    {{KEEL_CHAT_MISTRAL, 0}, {"'[INST] '", "' [/INST]'", "eos_token + ' '"}, {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
-    {{KEEL_CHAT_MISTRAL, 1}, {"'[INST] '", "' [/INST]'", "eos_token"}, {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
+    {{KEEL_CHAT_MISTRAL, 0},
+     {"'[INST] '", "' [/INST]'", "eos_token + ' '"},
+     {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
+    {{KEEL_CHAT_MISTRAL, 1},
+     {"'[INST] '", "' [/INST]'", "eos_token"},
+     {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
     {{KEEL_CHAT_GEMMA, 1}, {"<start_of_turn>", "<end_of_turn>", "first_user_prefix if loop.first"}, {}},
     {{KEEL_CHAT_GEMMA, 0}, {"<start_of_turn>", "<end_of_turn>", "'System role not supported'"}, {}},
     {{KEEL_CHAT_PHI3, 0}, {"<|user|>", "<|assistant|>", "<|end|>"}, {"<|start|>", "[gMASK]"}},
     {{KEEL_CHAT_ZEPHYR, 0},
-     {"'<|user|>\n' + message['content'] + eos_token", "'<|assistant|>\n'  + message['content'] + eos_token"}, {}},
+     {"'<|user|>\n' + message['content'] + eos_token", "'<|assistant|>\n'  + message['content'] + eos_token"},
+     {}},
 };
 
 // True when `what` stands in the text; a newline in it is a newline or, as in a quoted string of the template, "\n".
@@ -108,7 +148,9 @@ const Spelling* find_spelling(ChatTemplate chat) {
     return nullptr;
 }
 
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
 // Writes what fits and counts everything.
 struct Output {

@@ -1,6 +1,6 @@
-// Two inputs in one: bytes as text for the bundled vocabulary, which must come back from its ids; and bytes as a GGUF whose
-// vocabulary must be refused or work. The bundled model is found by KEEL_SOURCE_DIR (environment), else where the target
-// is run: the top of the source tree.
+// Two inputs in one: bytes as text for the bundled vocabulary, which must come back from its ids; and bytes as a GGUF
+// whose vocabulary must be refused or work. The bundled model is found by KEEL_SOURCE_DIR (environment), else where the
+// target is run: the top of the source tree.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +74,8 @@ Loaded& bundled() {
     FILE* const in = fopen(path.c_str(), "rb");
     if (!in) abort();
     char block[65536];
-    for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;) loaded.file.insert(loaded.file.end(), block, block + n);
+    for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;)
+        loaded.file.insert(loaded.file.end(), block, block + n);
     fclose(in);
     if (!loaded.load(loaded.file.data(), loaded.file.size(), 4096)) abort();
     return loaded;

@@ -5,6 +5,7 @@
 
 #include <sstream>
 
+#include "tests/hex_text.h"
 #include "tests/test_paths.h"
 
 namespace {
@@ -12,12 +13,7 @@ namespace {
 using keel::chat_detect;
 using keel::chat_format;
 using keel::ChatTemplate;
-
-std::string unhex(const std::string& hex) {
-    std::string out;
-    for (size_t i = 0; i + 1 < hex.size(); i += 2) out.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
-    return out;
-}
+using keel_test::unhex;
 
 struct Conversation {
     std::vector<std::pair<std::string, std::string>> turns;
@@ -59,7 +55,8 @@ TEST(Chat, PublishedTemplates) {
             int family;
             words >> name >> family >> eos;
             eos = unhex(eos);
-            const std::vector<char> jinja = keel_test::read_file(keel_test::source_path("tests/data/chat/" + name + ".jinja"));
+            const std::vector<char> jinja =
+                keel_test::read_file(keel_test::source_path("tests/data/chat/" + name + ".jinja"));
             ASSERT_FALSE(jinja.empty()) << name;
             chat = chat_detect(jinja.data(), jinja.size());
             EXPECT_EQ(family, chat.family) << name;

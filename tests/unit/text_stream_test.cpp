@@ -48,7 +48,8 @@ class TextStreamTest : public testing::Test {
         std::vector<const char*> data;
         std::vector<size_t> bytes;
         for (const std::string& s : texts) data.push_back(s.data()), bytes.push_back(s.size());
-        ASSERT_EQ(KEEL_OK, keel::text_stream_set_stops(&stream_, data.data(), bytes.data(), static_cast<uint32_t>(texts.size())));
+        ASSERT_EQ(KEEL_OK, keel::text_stream_set_stops(&stream_, data.data(), bytes.data(),
+                                                       static_cast<uint32_t>(texts.size())));
     }
     TokenizerFixture fixture_ = byte_vocabulary();
     TextStream stream_ = {};
@@ -69,9 +70,20 @@ TEST_F(TextStreamTest, BrokenBytesBecomeReplacements) {
     const struct {
         std::string bytes, shown;
     } cases[] = {
-        {"\x80" "a", r + "a"}, {"\xe2\x28\xa1", r + "(" + r}, {"\xe2\x82\x28", r + "("}, {"\xf0\x9f\x98", r},
-        {"\xc0\xaf", r + r}, {"\xed\xa0\x80", r + r + r}, {"\xf4\x90\x80\x80", r + r + r + r}, {"\xff\xfe", r + r},
-        {"\xf0\x9f\xe2\x82\xac", r + "\xe2\x82\xac"}, {"\xf0\x80\x80", r + r + r}, {"\xe0\x80", r + r}, {"\xc3\xc3\xa9", r + "\xc3\xa9"},
+        {"\x80"
+         "a",
+         r + "a"},
+        {"\xe2\x28\xa1", r + "(" + r},
+        {"\xe2\x82\x28", r + "("},
+        {"\xf0\x9f\x98", r},
+        {"\xc0\xaf", r + r},
+        {"\xed\xa0\x80", r + r + r},
+        {"\xf4\x90\x80\x80", r + r + r + r},
+        {"\xff\xfe", r + r},
+        {"\xf0\x9f\xe2\x82\xac", r + "\xe2\x82\xac"},
+        {"\xf0\x80\x80", r + r + r},
+        {"\xe0\x80", r + r},
+        {"\xc3\xc3\xa9", r + "\xc3\xa9"},
     };
     for (const auto& c : cases) {
         stream_ = {};
@@ -180,7 +192,8 @@ TEST_F(TextStreamTest, RandomTokens) {
         // The exact bytes, pushed as one hold each through the byte vocabulary, give the same view.
         std::string at_once;
         for (char c : model.decode(ids)) {
-            ASSERT_EQ(KEEL_OK, keel::text_stream_push(&all, fixture_.t, static_cast<uint8_t>(c), &data, &bytes, &stopped));
+            ASSERT_EQ(KEEL_OK,
+                      keel::text_stream_push(&all, fixture_.t, static_cast<uint8_t>(c), &data, &bytes, &stopped));
             at_once.append(data, bytes);
         }
         ASSERT_EQ(KEEL_OK, keel::text_stream_push(&all, fixture_.t, -1, &data, &bytes, &stopped));

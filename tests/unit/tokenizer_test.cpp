@@ -84,7 +84,9 @@ struct Bpe {
     }
     GgufBytes gguf(const std::string& pre = "gpt-2") const {
         GgufBytes g;
-        g.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", pre).strings("tokenizer.ggml.tokens", tokens);
+        g.string("tokenizer.ggml.model", "gpt2")
+            .string("tokenizer.ggml.pre", pre)
+            .strings("tokenizer.ggml.tokens", tokens);
         return g.strings("tokenizer.ggml.merges", merges).numbers("tokenizer.ggml.token_type", keel::kGgufI32, types);
     }
 };
@@ -102,10 +104,17 @@ std::string random_text(std::mt19937& random, bool valid) {
         }
         uint32_t c = 0;
         switch (random() % 4) {
-            case 0: c = " \n\tabcABC019.,'!"[random() % 16]; break;
-            case 1: c = random() % 0x800; break;
-            case 2: c = random() % 0x10000; break;
-            default: c = random() % 0x110000;
+            case 0:
+                c = " \n\tabcABC019.,'!"[random() % 16];
+                break;
+            case 1:
+                c = random() % 0x800;
+                break;
+            case 2:
+                c = random() % 0x10000;
+                break;
+            default:
+                c = random() % 0x110000;
         }
         if ((c >= 0xd800 && c < 0xe000) || c == 0x2581) continue;
         text += utf8(c);
@@ -130,8 +139,8 @@ TEST(Tokenizer, RoundTripsSentencePiece) {
 
 TEST(Tokenizer, RoundTripsByteLevel) {
     const Bpe bpe({{"a", "b"}, {" ", "ab"}, {"\xc3", "\xa9"}, {"0", "1"}, {"\n", "\n"}, {" ", " "}});
-    for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "smollm", "falcon", "default", "deepseek-llm",
-                            "deepseek-coder"}) {
+    for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "smollm", "falcon", "default",
+                            "deepseek-llm", "deepseek-coder"}) {
         TokenizerFixture fixture(bpe.gguf(pre));
         SCOPED_TRACE(pre);
         check_round_trips(fixture);
@@ -142,8 +151,10 @@ TEST(Tokenizer, RoundTripsByteLevel) {
 TEST(Tokenizer, RoundTripsAroundSpecialTokens) {
     Spm spm({kSpace, "a"});
     spm.add("<x>", 4);
+    spm.add("", 4);
     TokenizerFixture fixture(spm.gguf());
-    for (const char* text : {"<x>", "a<x>a", "a <x> a", " <x><x> ", "<x", "  "}) EXPECT_EQ(text, fixture.decode(fixture.encode(text)));
+    for (const char* text : {"<x>", "a<x>a", "a <x> a", " <x><x> ", "<x", "  "})
+        EXPECT_EQ(text, fixture.decode(fixture.encode(text)));
 }
 
 // ---- SentencePiece ----
@@ -223,7 +234,9 @@ TEST(Tokenizer, BeginOfSequence) {
     Ids with = none;
     with.insert(with.begin(), 1);
     EXPECT_EQ(with, TokenizerFixture(spm.gguf()).encode("a", KEEL_TOKENIZE_BOS));
-    EXPECT_EQ(none, TokenizerFixture(spm.gguf().boolean("tokenizer.ggml.add_bos_token", false)).encode("a", KEEL_TOKENIZE_BOS));
+    EXPECT_EQ(
+        none,
+        TokenizerFixture(spm.gguf().boolean("tokenizer.ggml.add_bos_token", false)).encode("a", KEEL_TOKENIZE_BOS));
     const Bpe bpe({});
     const auto bpe_ids = [&](const char* pre, int add_bos) {
         GgufBytes gguf = bpe.gguf(pre).u32("tokenizer.ggml.bos_token_id", 7);
@@ -235,7 +248,8 @@ TEST(Tokenizer, BeginOfSequence) {
     EXPECT_EQ((Ids{7}), bpe_ids("llama-bpe", -1));
     EXPECT_EQ((Ids{}), bpe_ids("llama-bpe", 0));
     // A file that asks for it but names no id.
-    EXPECT_EQ((Ids{}), TokenizerFixture(bpe.gguf("llama-bpe").boolean("tokenizer.ggml.add_bos_token", true)).encode("", KEEL_TOKENIZE_BOS));
+    EXPECT_EQ((Ids{}), TokenizerFixture(bpe.gguf("llama-bpe").boolean("tokenizer.ggml.add_bos_token", true))
+                           .encode("", KEEL_TOKENIZE_BOS));
 }
 
 // Phi-3's control tokens swallow the white space behind them.
@@ -246,7 +260,8 @@ TEST(Tokenizer, Phi3StripsAfterControlTokens) {
     gguf.string("general.architecture", "phi3");
     const int32_t a = kFirstPiece + 1, user = kFirstPiece + 2;
     EXPECT_EQ((Ids{user, kFirstPiece, a}), TokenizerFixture(gguf).encode("<|user|> \n\ta", KEEL_TOKENIZE_SPECIAL));
-    EXPECT_EQ((Ids{user, kFirstPiece, kFirstPiece, a}), TokenizerFixture(spm.gguf()).encode("<|user|> a", KEEL_TOKENIZE_SPECIAL));
+    EXPECT_EQ((Ids{user, kFirstPiece, kFirstPiece, a}),
+              TokenizerFixture(spm.gguf()).encode("<|user|> a", KEEL_TOKENIZE_SPECIAL));
 }
 
 TEST(Tokenizer, EndIds) {
@@ -379,8 +394,10 @@ TEST(Tokenizer, Refusals) {
         {"no vocabulary", KEEL_E_FILE_FORMAT, GgufBytes().string("tokenizer.ggml.model", "llama")},
         {"vocabulary of numbers", KEEL_E_FILE_FORMAT,
          GgufBytes().string("tokenizer.ggml.model", "llama").numbers("tokenizer.ggml.tokens", keel::kGgufI32, Ids{1})},
-        {"empty vocabulary", KEEL_E_FILE_FORMAT, GgufBytes().string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {})},
-        {"no scores", KEEL_E_FILE_FORMAT, GgufBytes().string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {"a"})},
+        {"empty vocabulary", KEEL_E_FILE_FORMAT,
+         GgufBytes().string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {})},
+        {"no scores", KEEL_E_FILE_FORMAT,
+         GgufBytes().string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {"a"})},
         {"few scores", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.scores.pop_back(); })},
         {"many types", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.types.push_back(1); })},
         {"unknown type", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.types[5] = 7; })},
@@ -407,20 +424,27 @@ TEST(Tokenizer, RulesForOddVocabularies) {
     EXPECT_EQ("aa", spm.decode({kFirstPiece + 1, kFirstPiece + 3, kFirstPiece + 2}));
     // Merges that name no tokens, are no pairs, or repeat one, are left out.
     Bpe bpe(Bpe::Pairs{{"a", "b"}});
-    bpe.merges.insert(bpe.merges.begin(), {"x y", "nope nope", "", " ", "a", "a ", " b", "a b c", "\xff \xfe", std::string(9000, 'q')});
+    bpe.merges.insert(bpe.merges.begin(),
+                      {"x y", "nope nope", "", " ", "a", "a ", " b", "a b c", "\xff \xfe", std::string(9000, 'q')});
     bpe.merges.push_back("a b");
     TokenizerFixture fixture(bpe.gguf());
     ASSERT_EQ(KEEL_OK, fixture.status);
     EXPECT_EQ((Ids{256}), fixture.encode("ab"));
     EXPECT_EQ("xy", fixture.decode(fixture.encode("xy")));
+    // Of a merge written twice the first counts.
+    Bpe twice(Bpe::Pairs{{"a", "b"}, {"b", "c"}});
+    twice.merges.push_back("a b");
+    EXPECT_EQ((Ids{256, 'c'}), TokenizerFixture(twice.gguf()).encode("abc"));
     // A token that is no byte spelling is its own text.
     bpe.add("a b\xe4\xb8\xad", 1);
     TokenizerFixture own(bpe.gguf());
     EXPECT_EQ("a b\xe4\xb8\xad", own.decode({257}));
     // Without types: the ids the file names are control and unknown tokens.
     GgufBytes untyped;
-    untyped.string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x41>", "b"});
-    untyped.numbers("tokenizer.ggml.scores", keel::kGgufF32, std::vector<float>(5)).u32("tokenizer.ggml.unknown_token_id", 0);
+    untyped.string("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x41>", "b"});
+    untyped.numbers("tokenizer.ggml.scores", keel::kGgufF32, std::vector<float>(5))
+        .u32("tokenizer.ggml.unknown_token_id", 0);
     untyped.u32("tokenizer.ggml.bos_token_id", 1).u32("tokenizer.ggml.eos_token_id", 2);
     TokenizerFixture no_types(untyped);
     ASSERT_EQ(KEEL_OK, no_types.status);
@@ -441,7 +465,8 @@ TEST(Tokenizer, DamagedFiles) {
         }
         for (int i = 0; i < 3000; ++i) {
             std::vector<char> changed = whole;
-            for (uint32_t n = 1 + random() % 4; n > 0; --n) changed[random() % changed.size()] = static_cast<char>(random());
+            for (uint32_t n = 1 + random() % 4; n > 0; --n)
+                changed[random() % changed.size()] = static_cast<char>(random());
             TokenizerFixture fixture(changed, 64);
             if (fixture.status != KEEL_OK) continue;
             const std::string text = "ab <x> \xc3\xa9 " + random_text(random, false);
