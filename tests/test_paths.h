@@ -33,6 +33,6 @@ inline std::vector<char> read_file(const std::string& path) {
 
 // Skips the test, saying so, when the file or directory under the shared data is missing; else names it in `variable`.
 #define KEEL_SHARED_OR_SKIP(variable, relative)                                                                  \
-    const std::string variable = keel_test::shared_dir().empty() ? "" : keel_test::shared_dir() + "/" + relative; \
+    const std::string variable = keel_test::shared_dir().empty() ? "" : keel_test::shared_dir() + "/" + (relative); \
     if (variable.empty() || !std::filesystem::exists(variable))                                                   \
-    GTEST_SKIP() << "skipped: no shared conformance data (" relative ")"
+    GTEST_SKIP() << "skipped: no shared conformance data (" << (relative) << ")"

@@ -1,5 +1,6 @@
-// Sampling: logits in, one token out, no allocation. NUMERICS section 6 is the definition; everything is in f64 and in a
-// fixed order, so that it equals a plain sort-based implementation exactly.
+// Sampling: logits in, one token out, no allocation. NUMERICS section 6 is the definition. Logits and exponentials are
+// f64, probabilities are counted in integers: no result depends on the order of a sum, and every one equals that of a
+// plain sort-based implementation exactly.
 #pragma once
 #include "keel/keel.h"
 
@@ -7,9 +8,10 @@ namespace keel {
 
 constexpr uint32_t kMaxBias = 256;
 constexpr uint32_t kMaxExcluded = 256;
-constexpr uint32_t kMaxTopLogprobs = 256;
+constexpr uint32_t kMaxLogprobs = 256;
 
-// A session's copy of keel_sampling: POD, saved with the session.
+// A session's copy of keel_sampling: POD without padding, saved with the session. Defaults are filled in: "off" is 1
+// for top_p, typical_p and repetition_penalty, 0 for the rest; unused entries of the arrays are 0.
 struct SamplerParams {
     float temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty;
     uint32_t top_k, penalty_window, min_tokens;
@@ -20,27 +22,37 @@ struct SamplerParams {
     int32_t excluded_ids[kMaxExcluded];
 };
 
-// Validates and copies; null source gives greedy. KEEL_E_ARGUMENT, KEEL_E_ABI.
+// Validates and copies; null source gives greedy. *out is untouched on error.
+// KEEL_E_ABI from struct_size. KEEL_E_ARGUMENT: a NaN; temperature or repetition_penalty negative or infinite; top_p,
+// min_p or typical_p outside [0, 1]; an infinite penalty; a bias of +inf; an id outside the vocabulary; a count over
+// its limit or without its array; reserved not 0.
 keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out);
+// The same checks for parameters from a saved session: KEEL_E_ARGUMENT, or KEEL_OK and sampler_draw may use them.
+keel_status sampler_check(const SamplerParams& params, uint32_t vocabulary);
 
 struct SamplerInput {
-    const float* logits;           // vocabulary floats, not modified
+    const float* logits;  // vocabulary floats, not modified
     uint32_t vocabulary;
-    const int32_t* history;        // all tokens of the session
-    uint32_t history_count;        // the absolute position of the token drawn: the RNG counter
-    uint32_t sampled_count;        // for min_tokens
-    const int32_t* end_ids;        // end-of-sequence ids suppressed while sampled_count < min_tokens
+    const int32_t* history;  // all tokens of the session
+    uint32_t history_count;  // the absolute position of the token drawn: the RNG counter
+    uint32_t sampled_count;  // for min_tokens
+    const int32_t* end_ids;  // end-of-sequence ids suppressed while sampled_count < min_tokens
     uint32_t end_count;
-    const uint8_t* mask;           // allowed-token bits, or null
+    const uint8_t* mask;  // allowed-token bits, or null
 };
 
-// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned).
+// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 12 per entry and 16 KiB.
 uint64_t sampler_work_bytes(uint32_t vocabulary);
-// KEEL_E_NUMERIC when a logit is NaN or +inf, or nothing is allowed. -inf forbids a token.
+// *token is untouched on error, the work memory is not. Time: greedy O(vocabulary + window); otherwise a filter or the
+// draw takes a bounded number of passes over what the previous one left, for any logits.
+// KEEL_E_NUMERIC when a logit is NaN or +inf (also one that is excluded), or nothing is allowed. -inf forbids a token.
+// KEEL_E_ARGUMENT when a history id in the penalty window is outside the vocabulary; such end_ids are skipped.
 keel_status sampler_draw(const SamplerParams& params, const SamplerInput& input, void* work, int32_t* token);
 
-// As keel_session_top_logprobs; uses the same work memory.
-keel_status top_logprobs(const float* logits, uint32_t vocabulary, uint32_t n, void* work, int32_t* ids, float* logprobs);
+// As keel_session_top_logprobs; uses the same work memory. A logit of -inf has log-probability -inf.
+// KEEL_E_ARGUMENT when n is over kMaxLogprobs or the vocabulary; KEEL_E_NUMERIC as above.
+keel_status top_logprobs(const float* logits, uint32_t vocabulary, uint32_t n, void* work, int32_t* ids,
+                         float* logprobs);
 
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): counter-based, so a draw depends on (key, counter) alone.
 void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]);

@@ -14,7 +14,7 @@ void reset_session(Session* s) {
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = 0;
     memset(&s->text, 0, sizeof s->text);
-    s->sampling = {};
+    sampler_set(nullptr, 1, &s->sampling);
 }
 
 // Claims a free slot: the caller fills it and then publishes its id.
@@ -113,11 +113,13 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     if (count == 0) return KEEL_OK;
-    if (tokens[0] == s->last_sample) ++s->sampled;
+    const bool drawn = tokens[0] == s->last_sample;
+    if (drawn) ++s->sampled;
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
     s->token_count += count;
     s->last_sample = -1;
-    text_stream_follow(&s->text, e->tokenizer, tokens[count - 1]);
+    // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
+    if (!drawn || count > 1) text_stream_follow(&s->text, e->tokenizer, tokens[count - 1]);
     s->logits_rows = 0;
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
     return KEEL_OK;
@@ -166,7 +168,7 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!ids || !logprobs || n == 0 || n > kMaxTopLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
+    if (!ids || !logprobs || n == 0 || n > kMaxLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
     return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work, ids, logprobs);
 }

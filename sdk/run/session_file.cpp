@@ -68,38 +68,6 @@ void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t token
     }
 }
 
-// The parameters of a file pass through the same checks as a caller's.
-keel_status check_sampling(const SamplerParams& p, uint32_t vocabulary) {
-    if (p.bias_count > kMaxBias || p.excluded_count > kMaxExcluded) return KEEL_E_FILE_FORMAT;
-    keel_sampling s = {};
-    s.struct_size = sizeof s;
-    s.temperature = p.temperature;
-    s.top_k = p.top_k;
-    s.top_p = p.top_p;
-    s.min_p = p.min_p;
-    s.typical_p = p.typical_p;
-    s.repetition_penalty = p.repetition_penalty;
-    s.frequency_penalty = p.frequency_penalty;
-    s.presence_penalty = p.presence_penalty;
-    s.penalty_window = p.penalty_window;
-    s.min_tokens = p.min_tokens;
-    s.seed = p.seed;
-    s.bias_ids = p.bias_ids;
-    s.bias_values = p.bias_values;
-    s.bias_count = p.bias_count;
-    s.excluded_ids = p.excluded_ids;
-    s.excluded_count = p.excluded_count;
-    SamplerParams checked;
-    return sampler_set(&s, vocabulary, &checked) == KEEL_OK ? KEEL_OK : KEEL_E_FILE_FORMAT;
-}
-
-keel_status check_text(const TextStream& t) {
-    if (t.stop_count > kMaxStops || t.held_bytes > sizeof t.buffer || t.shown_bytes > t.held_bytes || t.stopped > 2 || t.started > 1) return KEEL_E_FILE_FORMAT;
-    for (uint32_t i = 0; i < t.stop_count; ++i)
-        if (t.stop_bytes[i] == 0 || t.stop_bytes[i] > kMaxStopBytes) return KEEL_E_FILE_FORMAT;
-    return KEEL_OK;
-}
-
 #define KEEL_HEADER_FIELD(field) {#field, offsetof(SavedHeader, field), sizeof(SavedHeader::field)}
 struct HeaderField {
     const char* name;
@@ -198,8 +166,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     const uint8_t* tokens = in + sizeof h + sizeof sampling + sizeof text;
     memcpy(&sampling, in + sizeof h, sizeof sampling);
     memcpy(&text, in + sizeof h + sizeof sampling, sizeof text);
-    if (check_sampling(sampling, h.vocabulary) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
-    if (check_text(text) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
+    if (sampler_check(sampling, h.vocabulary) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
+    if (!text_stream_valid(text)) return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
     for (uint32_t i = 0; i < h.token_count; ++i) {
         int32_t id;
         memcpy(&id, tokens + uint64_t{i} * 4, 4);

@@ -69,6 +69,8 @@ struct TextStream {  // POD, saved with a session; all zero is a stream at the b
     uint32_t shown_bytes;          // how many of them, at the front, the last call handed out; the next drops them
     char buffer[2048];             // what is held back, and one token more, fit even if every byte becomes U+FFFD
 };
+// False for a stream that contradicts itself, as one from a file may.
+bool text_stream_valid(const TextStream& s);
 // At most kMaxStops texts of 1..kMaxStopBytes bytes, else KEEL_E_ARGUMENT and the old ones stay.
 keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const size_t* bytes, uint32_t count);
 // Tells the stream that the next token comes after `token`, which is not streamed (the last one of a prompt).

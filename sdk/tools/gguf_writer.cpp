@@ -13,6 +13,7 @@
 namespace keel::tools {
 namespace {
 
+constexpr uint32_t kVersion = 3;
 constexpr uint32_t kDefaultAlignment = 32;
 constexpr uint64_t kChunkBytes = 4 << 20;
 
@@ -26,8 +27,9 @@ constexpr uint32_t value_type() {
 
 template <class T>
 void put(std::vector<uint8_t>& out, T value) {
-    const uint8_t* p = reinterpret_cast<const uint8_t*>(&value);
-    out.insert(out.end(), p, p + sizeof value);
+    const size_t at = out.size();
+    out.resize(at + sizeof value);
+    memcpy(&out[at], &value, sizeof value);
 }
 void put_text(std::vector<uint8_t>& out, const std::string& text) {
     put<uint64_t>(out, text.size());
@@ -98,7 +100,8 @@ void GgufWriter::tensor(const std::string& name, const std::vector<uint64_t>& di
 }
 
 std::vector<uint8_t> GgufWriter::header() const {
-    std::vector<uint8_t> out = {'G', 'G', 'U', 'F', 3, 0, 0, 0};
+    std::vector<uint8_t> out = {'G', 'G', 'U', 'F'};
+    put<uint32_t>(out, kVersion);
     put<uint64_t>(out, tensors_.size());
     put<uint64_t>(out, value_count_);
     out.insert(out.end(), values_.begin(), values_.end());

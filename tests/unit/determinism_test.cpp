@@ -232,7 +232,7 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
     const Case& c = GetParam();
     std::string path = keel_test::source_path(c.file);
     if (c.shared) {
-        KEEL_SHARED_OR_SKIP(found, std::string(c.file));
+        KEEL_SHARED_OR_SKIP(found, c.file);
         path = found;
     }
     const Reference reference = run_reference(path, c, KEEL_CPU_SCALAR);

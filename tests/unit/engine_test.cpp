@@ -1,0 +1,356 @@
+// Engines through the public API: versioned structs, handles, plans, hostile readers, hooks.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "tests/test_engine.h"
+#include "tests/test_paths.h"
+
+namespace {
+
+using keel_test::check;
+using keel_test::sized;
+
+const std::string kTiny = keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf");
+
+// A reader over bytes in memory that can fail on its n-th call, and counts calls.
+struct FailingReader {
+    std::vector<char> bytes;
+    uint64_t calls = 0, fail_at = UINT64_MAX;
+
+    static keel_status read_at(void* user, uint64_t offset, void* dst, size_t n) {
+        auto* r = static_cast<FailingReader*>(user);
+        if (r->calls++ == r->fail_at) return KEEL_E_FILE_READ;
+        EXPECT_LE(offset + n, r->bytes.size()) << "asked beyond size_bytes";
+        memcpy(dst, r->bytes.data() + offset, n);
+        return KEEL_OK;
+    }
+    keel_reader reader() {
+        keel_reader r = sized<keel_reader>();
+        r.size_bytes = bytes.size();
+        r.read_at = read_at;
+        r.user_data = this;
+        return r;
+    }
+};
+
+// Inspect, plan, init, close; the first status that is not KEEL_OK.
+keel_status load(const keel_reader& reader, const keel_config& config, keel_error* error) {
+    keel_model_info info = sized<keel_model_info>();
+    if (const keel_status s = keel_inspect(&reader, nullptr, nullptr, 0, nullptr, &info, error)) return s;
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model = nullptr;
+    if (const keel_status s = keel_inspect(&reader, nullptr, buffer.data(), info.model_bytes, &model, &info, error)) return s;
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    if (const keel_status s = keel_plan(&reader, model, &config, &plan, error)) return s;
+    keel_test::Memory memory(plan);
+    keel_engine engine = {};
+    if (const keel_status s = keel_engine_init(&reader, model, &config, memory.get(), &engine, error)) return s;
+    return keel_engine_close(engine);
+}
+
+keel_config small_config() {
+    keel_config c = sized<keel_config>();
+    c.context_tokens = 64;
+    c.threads = 1;
+    return c;
+}
+
+TEST(Engine, EveryFailingReaderCallGivesAStatus) {
+    FailingReader file{keel_test::read_file(kTiny)};
+    keel_error error = sized<keel_error>();
+    ASSERT_EQ(load(file.reader(), small_config(), &error), KEEL_OK);
+    const uint64_t calls = file.calls;
+    ASSERT_GT(calls, 20u);
+    for (uint64_t i = 0; i < calls; ++i) {
+        file.calls = 0;
+        file.fail_at = i;
+        EXPECT_EQ(load(file.reader(), small_config(), &error), KEEL_E_FILE_READ) << "call " << i << " of " << calls;
+    }
+}
+
+TEST(Engine, EveryTruncationGivesAStatus) {
+    const std::vector<char> whole = keel_test::read_file(kTiny);
+    FailingReader file{whole};
+    // Every length through the header, then steps through the data.
+    for (size_t n = 0; n < whole.size(); n += n < 16384 ? 37 : 4099) {
+        file.bytes.assign(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(n));
+        keel_error error = sized<keel_error>();
+        const keel_status status = load(file.reader(), small_config(), &error);
+        EXPECT_EQ(status, KEEL_E_FILE_FORMAT) << n << " bytes: " << keel_status_name(status);
+        EXPECT_EQ(error.status, status);
+        EXPECT_NE(error.reason[0], 0);
+    }
+}
+
+TEST(Engine, MutatedFilesNeverCrash) {
+    const std::vector<char> whole = keel_test::read_file(kTiny);
+    FailingReader file{whole};
+    uint64_t x = 88172645463325252ull;
+    int rejected = 0;
+    for (int i = 0; i < 400; ++i) {
+        file.bytes = whole;
+        for (int k = 0; k < 1 + i % 3; ++k) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            file.bytes[x % 12000] = static_cast<char>(x >> 40);  // header and metadata
+        }
+        keel_error error = sized<keel_error>();
+        rejected += load(file.reader(), small_config(), &error) != KEEL_OK;
+    }
+    EXPECT_GT(rejected, 20);
+}
+
+TEST(Engine, BuffersOneByteShort) {
+    keel_test::FileReader file(kTiny);
+    keel_model_info info = sized<keel_model_info>();
+    ASSERT_EQ(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model = nullptr;
+    EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes - 1, &model, &info, nullptr), KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_EQ(model, nullptr);
+    EXPECT_EQ(keel_inspect(file.get(), nullptr, reinterpret_cast<char*>(buffer.data()) + 1, info.model_bytes, &model, &info, nullptr), KEEL_E_MEMORY_ALIGN);
+    EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+    EXPECT_STREQ(info.architecture, "llama");
+}
+
+TEST(Engine, StructsOfOtherVersions) {
+    keel_test::FileReader file(kTiny);
+    keel_model_info info = sized<keel_model_info>();
+    ASSERT_EQ(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model;
+    ASSERT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+
+    // An older caller knows fewer fields: the rest are defaults, and nothing is written past its struct.
+    struct { keel_config config; uint64_t tail[2]; } longer = {};
+    longer.config.struct_size = offsetof(keel_config, kv_pages);
+    longer.config.context_tokens = 64;
+    longer.config.kv_pages = 77;  // beyond struct_size: not read
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    ASSERT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_OK);
+    EXPECT_EQ(plan.kv_pages, 1u);
+    // A newer caller's unknown fields must be zero.
+    longer.config = sized<keel_config>();
+    longer.config.struct_size = sizeof longer;
+    EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_OK);
+    longer.tail[1] = 1;
+    EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_E_ABI);
+    longer.config.struct_size = 3;
+    EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_E_ABI);
+    keel_config config = sized<keel_config>();
+    config.api_version = 999;
+    EXPECT_EQ(keel_plan(file.get(), model, &config, &plan, nullptr), KEEL_E_ABI);
+
+    keel_memory_plan small = {};
+    memset(&small, 0x5a, sizeof small);
+    small.struct_size = 24;
+    config = sized<keel_config>();
+    ASSERT_EQ(keel_plan(file.get(), model, &config, &small, nullptr), KEEL_OK);
+    EXPECT_EQ(small.struct_size, 24u);
+    EXPECT_EQ(reinterpret_cast<unsigned char*>(&small)[24], 0x5a) << "written past the caller's struct";
+}
+
+TEST(Engine, ConfigurationsOutOfRange) {
+    keel_test::FileReader file(kTiny);
+    const auto status_with = [&](auto change) {
+        keel_config c = small_config();
+        change(c);
+        keel_error error = sized<keel_error>();
+        const keel_status s = load(*file.get(), c, &error);
+        EXPECT_EQ(error.status, s);
+        return s;
+    };
+    EXPECT_EQ(status_with([](keel_config& c) { c.max_sessions = 65; }), KEEL_E_ARGUMENT);
+    EXPECT_EQ(status_with([](keel_config& c) { c.chunk_tokens = 513; }), KEEL_E_ARGUMENT);
+    EXPECT_EQ(status_with([](keel_config& c) { c.threads = 65; }), KEEL_E_ARGUMENT);
+    EXPECT_EQ(status_with([](keel_config& c) { c.context_tokens = 1u << 30; }), KEEL_E_ARGUMENT);
+    EXPECT_EQ(status_with([](keel_config& c) { c.k_format = static_cast<keel_kv_format>(9); }), KEEL_E_ARGUMENT);
+    EXPECT_EQ(status_with([](keel_config& c) { c.cpu = static_cast<keel_cpu>(77); }), KEEL_E_ARGUMENT);
+    FailingReader unmapped{keel_test::read_file(kTiny)};
+    keel_config c = small_config();
+    c.weights = KEEL_WEIGHTS_MAP;
+    EXPECT_EQ(load(unmapped.reader(), c, nullptr), KEEL_E_ARGUMENT);
+}
+
+TEST(Engine, HandlesAreCheckedByGeneration) {
+    keel_engine engine_handle;
+    keel_session session;
+    {
+        keel_test::Engine engine(kTiny, small_config());
+        engine_handle = engine.handle();
+        session = engine.session();
+        EXPECT_EQ(keel_session_close(session), KEEL_OK);
+        EXPECT_EQ(keel_session_close(session), KEEL_E_HANDLE);
+        keel_session reopened;
+        ASSERT_EQ(keel_session_open(engine_handle, nullptr, &reopened), KEEL_OK);
+        EXPECT_NE(reopened.id, session.id);
+        int32_t token = 1;
+        EXPECT_EQ(keel_session_feed(session, &token, 1, 0), KEEL_E_HANDLE) << "the slot is in use again, the old handle is not";
+        EXPECT_EQ(keel_session_feed(reopened, &token, 1, 0), KEEL_OK);
+        session = reopened;
+    }
+    keel_stats stats = sized<keel_stats>();
+    EXPECT_EQ(keel_engine_stats(engine_handle, &stats), KEEL_E_HANDLE);
+    EXPECT_EQ(keel_engine_close(engine_handle), KEEL_E_HANDLE);
+    EXPECT_EQ(keel_cancel(session), KEEL_E_HANDLE);
+    for (uint64_t id : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, engine_handle.id ^ 1, uint64_t{1} << 56, uint64_t{255} << 56}) {
+        EXPECT_EQ(keel_engine_stats(keel_engine{id}, &stats), KEEL_E_HANDLE) << id;
+        EXPECT_EQ(keel_session_truncate(keel_session{id}, 0), KEEL_E_HANDLE) << id;
+    }
+}
+
+TEST(Engine, SlotsRunOut) {
+    std::vector<std::unique_ptr<keel_test::Engine>> engines;
+    try {
+        for (int i = 0; i < 40; ++i) engines.push_back(std::make_unique<keel_test::Engine>(kTiny, small_config()));
+        FAIL() << "more engines than slots";
+    } catch (const keel_test::Error& e) {
+        EXPECT_EQ(e.status, KEEL_E_SLOTS_FULL);
+        EXPECT_EQ(engines.size(), 16u);
+    }
+    engines.pop_back();
+    EXPECT_NO_THROW(keel_test::Engine(kTiny, small_config())) << "a closed engine gives its slot back";
+}
+
+// ---- hooks ----
+
+TEST(Engine, ProgressReportsAndCancels) {
+    struct Seen { uint64_t last = 0; int calls = 0, stop_at = 1 << 30; } seen;
+    keel_config c = small_config();
+    c.hooks.user_data = &seen;
+    c.hooks.progress = [](void* user, uint64_t done, uint64_t total) {
+        auto* s = static_cast<Seen*>(user);
+        EXPECT_GE(done, s->last);
+        EXPECT_LE(done, total);
+        s->last = done;
+        return ++s->calls >= s->stop_at ? 1 : 0;
+    };
+    keel_test::FileReader file(kTiny);
+    EXPECT_EQ(load(*file.get(), c, nullptr), KEEL_OK);
+    EXPECT_GT(seen.calls, 10);
+    seen = {};
+    seen.stop_at = 5;
+    EXPECT_EQ(load(*file.get(), c, nullptr), KEEL_E_CANCELLED);
+    EXPECT_EQ(seen.calls, 5);
+}
+
+TEST(Engine, ParallelForHookGivesTheSameBits) {
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 50; ++i) ids.push_back(i * 7 % 250);
+    const auto logits = [&](keel_config c) {
+        keel_test::Engine engine(kTiny, c);
+        engine.feed(ids);
+        engine.advance();
+        return std::vector<float>(engine.row(0), engine.row(0) + engine.info().vocabulary);
+    };
+    const std::vector<float> alone = logits(small_config());
+    static std::atomic<int> tasks_run;
+    tasks_run = 0;
+    keel_config c = small_config();
+    c.threads = 3;
+    c.hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
+        std::vector<std::thread> threads;
+        for (uint32_t i = tasks; i-- > 0;) threads.emplace_back([=] { task(context, i); ++tasks_run; });
+        for (std::thread& t : threads) t.join();
+    };
+    const std::vector<float> hooked = logits(c);
+    EXPECT_GT(tasks_run, 10);
+    EXPECT_EQ(0, memcmp(alone.data(), hooked.data(), alone.size() * sizeof(float)));
+}
+
+TEST(Engine, AllowedTokensHookNarrowsTheChoice) {
+    static int32_t only = -1;
+    keel_config c = small_config();
+    c.hooks.allowed_tokens = [](void*, keel_session, const int32_t* tokens, uint32_t count, uint8_t* mask, uint32_t vocabulary) {
+        EXPECT_EQ(count, 3u);
+        EXPECT_EQ(tokens[2], 7);
+        memset(mask, 0, (vocabulary + 7) / 8);
+        if (only >= 0) mask[only / 8] = static_cast<uint8_t>(1 << only % 8);
+    };
+    keel_test::Engine engine(kTiny, c);
+    engine.feed({5, 6, 7});
+    engine.advance();
+    int32_t token = -5;
+    for (only = 0; only < 60; only += 13) {
+        EXPECT_EQ(keel_session_sample(engine.session(), &token), KEEL_OK);
+        EXPECT_EQ(token, only);
+    }
+    only = -1;
+    EXPECT_EQ(keel_session_sample(engine.session(), &token), KEEL_E_NUMERIC);
+}
+
+TEST(Engine, AttachReplacesTheChatTemplate) {
+    keel_test::Engine engine(kTiny, small_config());
+    const std::string chatml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+                               "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    const std::string strange = "{{ messages | tojson }}";
+    keel_reader reader = sized<keel_reader>(), unknown = sized<keel_reader>();
+    ASSERT_EQ(keel_reader_from_memory(chatml.data(), chatml.size(), &reader), KEEL_OK);
+    ASSERT_EQ(keel_reader_from_memory(strange.data(), strange.size(), &unknown), KEEL_OK);
+    EXPECT_EQ(keel_attach(engine.handle(), KEEL_ATTACH_CHAT_TEMPLATE, &reader, nullptr), KEEL_E_STATE);
+    ASSERT_EQ(keel_session_close(engine.session()), KEEL_OK);
+    EXPECT_EQ(keel_attach(engine.handle(), KEEL_ATTACH_CHAT_TEMPLATE, &unknown, nullptr), KEEL_E_UNSUPPORTED);
+    EXPECT_EQ(keel_attach(engine.handle(), static_cast<keel_attachment>(99), &reader, nullptr), KEEL_E_UNSUPPORTED);
+    EXPECT_EQ(keel_attach(engine.handle(), KEEL_ATTACH_CHAT_TEMPLATE, &reader, nullptr), KEEL_OK);
+    const keel_chat_message message = {"user", "Hi", 2};
+    char text[200];
+    size_t n = 0;
+    ASSERT_EQ(keel_chat_format(engine.handle(), &message, 1, 1, text, sizeof text, &n), KEEL_OK);
+    EXPECT_EQ(std::string(text, n), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    EXPECT_EQ(keel_chat_format(engine.handle(), &message, 1, 1, text, n - 1, &n), KEEL_E_BUFFER_TOO_SMALL);
+}
+
+// ---- plan ----
+
+TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
+    for (const char* file : {"smollm2-q8_0", "gemma3", "gemma2", "phi3", "qwen3", "mistral"}) {
+        keel_test::FileReader reader(keel_test::source_path("tests/data/architectures/" + std::string(file) + ".gguf"));
+        keel_model_info info = sized<keel_model_info>();
+        ASSERT_EQ(keel_inspect(reader.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+        std::vector<uint64_t> buffer(info.model_bytes / 8);
+        const keel_model* model;
+        ASSERT_EQ(keel_inspect(reader.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+        const keel_config c = small_config();
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        ASSERT_EQ(keel_plan(reader.get(), model, &c, &plan, nullptr), KEEL_OK);
+        std::vector<keel_op_info> ops(plan.op_count, sized<keel_op_info>());
+        uint64_t moved = 0;
+        for (uint32_t i = 0; i < plan.op_count; ++i) {
+            ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &ops[i]), KEEL_OK);
+            EXPECT_LE(ops[i].output_offset + ops[i].output_bytes, plan.regions[KEEL_REGION_SCRATCH].bytes);
+            EXPECT_LE(ops[i].first_op, i);
+            EXPECT_GE(ops[i].last_op, i);
+            EXPECT_GT(ops[i].predicted_us, 0);
+            moved += ops[i].fixed_bytes + ops[i].token_bytes;
+        }
+        EXPECT_EQ(moved, plan.decode_bytes);
+        keel_op_info beyond = sized<keel_op_info>();
+        EXPECT_EQ(keel_plan_op(reader.get(), model, &c, plan.op_count, &beyond), KEEL_E_ARGUMENT);
+        for (const keel_op_info& a : ops) {
+            for (const keel_op_info& b : ops) {
+                if (strcmp(a.output_buffer, b.output_buffer) == 0 || !a.output_bytes || !b.output_bytes) continue;
+                if (a.last_op < b.first_op || b.last_op < a.first_op) continue;
+                EXPECT_TRUE(a.output_offset + a.output_bytes <= b.output_offset || b.output_offset + b.output_bytes <= a.output_offset)
+                    << file << ": " << a.output_buffer << " and " << b.output_buffer << " at ops " << a.index << ", " << b.index;
+            }
+        }
+    }
+}
+
+TEST(Plan, OtherFilesAreRefused) {
+    keel_test::FileReader file(kTiny), other(keel_test::source_path("tests/data/architectures/mistral.gguf"));
+    keel_model_info info = sized<keel_model_info>();
+    ASSERT_EQ(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model;
+    ASSERT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+    const keel_config c = small_config();
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    EXPECT_EQ(keel_plan(other.get(), model, &c, &plan, nullptr), KEEL_E_FILE_MISMATCH);
+    std::vector<uint64_t> garbage(64);
+    EXPECT_EQ(keel_plan(file.get(), reinterpret_cast<const keel_model*>(garbage.data()), &c, &plan, nullptr), KEEL_E_ARGUMENT);
+}
+
+}  // namespace
