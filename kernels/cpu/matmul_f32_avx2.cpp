@@ -1,6 +1,6 @@
 // Matrix products with f32 activations (NUMERICS section 1).
 //
-// Up to four columns: float weights are widened in registers, and each is read once from memory. More columns, and quantized
+// Up to four columns: F16 and BF16 are widened in registers, and each is read once from memory. More columns, and quantized
 // types: four rows are decoded into a tile on the stack, which every column of the group reuses; the
 // products are computed in register tiles of four rows by three columns.
 #include "kernels/cpu/kernel_sets.h"
@@ -101,7 +101,8 @@ void matmul_f32_avx2(const MatmulArgs& a) {
             case 1: return direct<LoadOf<T>, 1>(a);
             case 2: return direct<LoadOf<T>, 2>(a);
             case 3: return direct<LoadOf<T>, 3>(a);
-            case 4: return direct<LoadOf<T>, 4>(a);
+            case 4:
+                if constexpr (T != kF32) return direct<LoadOf<T>, 4>(a);
         }
     }
     uint32_t row = a.row_begin;

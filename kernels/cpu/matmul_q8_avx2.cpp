@@ -131,7 +131,7 @@ KEEL_INLINE void load_nibbles(const Rows& rows, uint32_t offset, __m256i code[8]
         code[4 + j] = field(t[j], 4, 15);
     }
 }
-KEEL_INLINE void look_up_iq4(__m256i code[8]) {
+KEEL_INLINE void look_up_iq4_avx2(__m256i code[8]) {
     const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Values)));
     KEEL_UNROLL
     for (int j = 0; j < 8; ++j) code[j] = _mm256_shuffle_epi8(table, code[j]);
@@ -158,7 +158,7 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
         load_f16_pairs(head[0], &s.d, &s.m);
         if constexpr (T == kQ8_0) load_dwords_32(rows, 2, code);
         else load_nibbles(rows, 2, code);
-        if constexpr (T == kIQ4_NL) look_up_iq4(code);
+        if constexpr (T == kIQ4_NL) look_up_iq4_avx2(code);
         sink(0, code);
     } else if constexpr (T == kQ4_1) {
         load_dwords(rows, 0, head);
@@ -309,7 +309,7 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) {
             load_nibbles(rows, 8 + 16 * static_cast<uint32_t>(j), code);
-            look_up_iq4(code);
+            look_up_iq4_avx2(code);
             sink(j, code);
         }
     }
