@@ -505,7 +505,8 @@ enum {
 keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
                           size_t capacity, size_t* count);
 enum { KEEL_DETOKENIZE_SPECIAL = 1u }; /* write control tokens as their text instead of nothing */
-/* Ids to text, exact bytes; *bytes is the need also when `dst` is too small. Not NUL-terminated. */
+/* Ids to text, exact bytes, not NUL-terminated. dst may be NULL with capacity 0: then only *bytes is filled (KEEL_OK).
+ * With a capacity too small: KEEL_E_BUFFER_TOO_SMALL and *bytes is the need. */
 keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,
                             size_t capacity_bytes, size_t* bytes);
 

@@ -1,7 +1,7 @@
 // Matrix products with f32 activations (NUMERICS section 1).
 //
-// One or two columns: float weights are widened in registers, four rows at a time, and each is read once from memory. More
-// columns, and quantized types: four rows are decoded into a tile on the stack, which every column of the group reuses; the
+// Up to four columns: float weights are widened in registers, and each is read once from memory. More columns, and quantized
+// types: four rows are decoded into a tile on the stack, which every column of the group reuses; the
 // products are computed in register tiles of four rows by three columns.
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/vector_avx2.h"
@@ -60,8 +60,9 @@ void direct_rows(const MatmulArgs& a, uint32_t row) {
 
 template <class Load, int C>
 void direct(const MatmulArgs& a) {
+    constexpr uint32_t kRows = C == 4 ? 2 : 4;
     uint32_t row = a.row_begin;
-    for (; row + 4 <= a.row_end; row += 4) direct_rows<Load, 4, C>(a, row);
+    for (; row + kRows <= a.row_end; row += kRows) direct_rows<Load, kRows, C>(a, row);
     for (; row < a.row_end; ++row) direct_rows<Load, 1, C>(a, row);
 }
 
@@ -96,8 +97,12 @@ void tiled_rows(const MatmulArgs& a, uint32_t row) {
 template <WeightType T>
 void matmul_f32_avx2(const MatmulArgs& a) {
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
-        if (a.columns == 1) return direct<LoadOf<T>, 1>(a);
-        if (a.columns == 2) return direct<LoadOf<T>, 2>(a);
+        switch (a.columns) {
+            case 1: return direct<LoadOf<T>, 1>(a);
+            case 2: return direct<LoadOf<T>, 2>(a);
+            case 3: return direct<LoadOf<T>, 3>(a);
+            case 4: return direct<LoadOf<T>, 4>(a);
+        }
     }
     uint32_t row = a.row_begin;
     for (; row + 4 <= a.row_end; row += 4) tiled_rows<T, 4>(a, row);

@@ -340,6 +340,7 @@ KEEL_INLINE void multiply_chunk(const __m256i* code, const __m256i* scale, const
                 if constexpr (kCodes.is_signed) product = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
                 else product = _mm256_maddubs_epi16(w, x);
                 t[c] = j == first ? product : _mm256_add_epi16(t[c], product);
+                KEEL_KEEP_ORDER(t[c]);
             }
         }
         const __m256i factor = scale[block_shape(T).sub == 16 ? first / 4 : 0];

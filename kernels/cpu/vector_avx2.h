@@ -15,6 +15,10 @@
 #define KEEL_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// Makes a vector opaque to the compiler at this point. Integer sums may be reordered, and are, into trees that need more
+// registers than there are; this keeps the chain as written (and costs no instruction).
+#define KEEL_KEEP_ORDER(v) __asm__("" : "+x"(v))
+
 namespace keel::kernels {
 
 // Sum of 16 lanes held as lanes 0..7 and 8..15.

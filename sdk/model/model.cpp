@@ -276,11 +276,12 @@ void describe_types(const Gguf& g, char* dst, size_t capacity) {
 }
 
 // A token id key; -1 when absent or not an id of this vocabulary.
-int32_t token_id(const keel_reader& reader, const Gguf& g, const char* key, uint32_t vocabulary) {
+keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, uint32_t vocabulary, int32_t* out, keel_error* error) {
     uint32_t id = 0;
     bool present = false;
-    if (gguf_u32(reader, g, key, &id, &present, nullptr) != KEEL_OK || !present || id >= vocabulary) return -1;
-    return static_cast<int32_t>(id);
+    KEEL_TRY(gguf_u32(reader, g, key, &id, &present, error));
+    *out = present && id < vocabulary ? static_cast<int32_t>(id) : -1;
+    return KEEL_OK;
 }
 
 keel_status template_family(const keel_reader& reader, const Gguf& g, ChatTemplate* out) {
@@ -368,8 +369,8 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.head_dim = s.head_dim;
     out.vocabulary = s.vocabulary;
     out.train_context_tokens = s.train_context;
-    out.bos_id = token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary);
-    out.eos_id = token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary);
+    KEEL_TRY(token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary, &out.bos_id, error));
+    KEEL_TRY(token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary, &out.eos_id, error));
     KEEL_TRY(template_family(reader, g, &m.chat));
     out.chat_family = m.chat.family;
     m.gguf = g;

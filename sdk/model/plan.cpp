@@ -311,6 +311,7 @@ class Builder {
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
             cap.in = cap.out = kBufHeadIn;
+            cap.to_logits = 1;
             cap.rows = s_.vocabulary;
             cap.token_bytes = uint64_t{s_.vocabulary} * 8;
             cap.token_macs = uint64_t{s_.vocabulary} * 20;

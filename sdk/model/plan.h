@@ -55,7 +55,7 @@ struct Op {
     uint8_t stage;
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
-    uint8_t to_logits;         // matmul: columns are those with logits, output is the sessions' logits rows
+    uint8_t to_logits;         // columns are those with logits, output is the sessions' logits rows
     TensorSlot slot;           // names the op
     int32_t layer;             // -1 outside the layers
     uint32_t window;           // attention: visible positions, 0 = all

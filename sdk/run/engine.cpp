@@ -272,8 +272,8 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.token_bytes = op.token_bytes;
     info.output_offset = op.to_logits ? 0 : b.offset;
     info.output_bytes = op.to_logits ? 0 : b.bytes;
-    info.first_op = query.first_op;
-    info.last_op = query.last_op;
+    info.first_op = op.to_logits ? index : query.first_op;
+    info.last_op = op.to_logits ? index : query.last_op;
     TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
     info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
     info.predicted_us = predict_us(op, c, 1);

@@ -113,11 +113,13 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     if (count == 0) return KEEL_OK;
-    if (tokens[0] == s->last_sample) ++s->sampled;
+    const bool drawn = tokens[0] == s->last_sample;
+    if (drawn) ++s->sampled;
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
     s->token_count += count;
     s->last_sample = -1;
-    text_stream_follow(&s->text, e->tokenizer, tokens[count - 1]);
+    // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
+    if (!drawn || count > 1) text_stream_follow(&s->text, e->tokenizer, tokens[count - 1]);
     s->logits_rows = 0;
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
     return KEEL_OK;

@@ -68,13 +68,6 @@ void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t token
     }
 }
 
-keel_status check_text(const TextStream& t) {
-    if (t.stop_count > kMaxStops || t.held_bytes > sizeof t.buffer || t.shown_bytes > t.held_bytes || t.stopped > 2 || t.started > 1) return KEEL_E_FILE_FORMAT;
-    for (uint32_t i = 0; i < t.stop_count; ++i)
-        if (t.stop_bytes[i] == 0 || t.stop_bytes[i] > kMaxStopBytes) return KEEL_E_FILE_FORMAT;
-    return KEEL_OK;
-}
-
 #define KEEL_HEADER_FIELD(field) {#field, offsetof(SavedHeader, field), sizeof(SavedHeader::field)}
 struct HeaderField {
     const char* name;
@@ -174,7 +167,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     memcpy(&sampling, in + sizeof h, sizeof sampling);
     memcpy(&text, in + sizeof h + sizeof sampling, sizeof text);
     if (sampler_check(sampling, h.vocabulary) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
-    if (check_text(text) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
+    if (!text_stream_valid(text)) return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
     for (uint32_t i = 0; i < h.token_count; ++i) {
         int32_t id;
         memcpy(&id, tokens + uint64_t{i} * 4, 4);

@@ -66,14 +66,6 @@ size_t show(const char* raw, size_t bytes, char* dst) {
     return n;
 }
 
-bool consistent(const TextStream& s) {
-    if (s.stop_count > kMaxStops || s.held_bytes > sizeof s.buffer || s.shown_bytes > s.held_bytes) return false;
-    if (s.held_bytes - s.shown_bytes > kMaxHeldBytes) return false;
-    for (uint32_t i = 0; i < s.stop_count; ++i)
-        if (s.stop_bytes[i] == 0 || s.stop_bytes[i] > kMaxStopBytes) return false;
-    return true;
-}
-
 bool is_end(const Tokenizer* t, int32_t token) {
     const int32_t* ids;
     const uint32_t count = tokenizer_end_ids(t, &ids);
@@ -83,6 +75,14 @@ bool is_end(const Tokenizer* t, int32_t token) {
 }
 
 }  // namespace
+
+bool text_stream_valid(const TextStream& s) {
+    if (s.stop_count > kMaxStops || s.held_bytes > sizeof s.buffer || s.shown_bytes > s.held_bytes) return false;
+    if (s.held_bytes - s.shown_bytes > kMaxHeldBytes || s.started > 1 || s.stopped > 2) return false;
+    for (uint32_t i = 0; i < s.stop_count; ++i)
+        if (s.stop_bytes[i] == 0 || s.stop_bytes[i] > kMaxStopBytes) return false;
+    return true;
+}
 
 keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const size_t* bytes, uint32_t count) {
     if (count > kMaxStops || (count && (!texts || !bytes))) return KEEL_E_ARGUMENT;
@@ -105,7 +105,7 @@ void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token) {
 keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, const char** data, size_t* bytes,
                              uint32_t* stopped) {
     if (token < -1 || (token >= 0 && static_cast<uint32_t>(token) >= tokenizer_vocabulary(t))) return KEEL_E_ARGUMENT;
-    if (!consistent(*s)) return KEEL_E_STATE;
+    if (!text_stream_valid(*s)) return KEEL_E_STATE;
 
     // What is held, and behind it the token's text.
     char raw[kMaxRawBytes];

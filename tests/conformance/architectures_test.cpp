@@ -11,9 +11,10 @@ namespace {
 
 using namespace keel_test;
 
-// Float32 rounding in another order, through up to seven layers of sharp attention. The smallest mistake the oracles
-// were checked to show (exact GELU for its tanh form) moves logits by 3.8e-4, an off-by-one window by 0.17.
-constexpr double kRowTolerance = 2e-4;
+// Float32 rounding in another order, through up to seven layers of sharp attention: measured 5e-7 to 1.3e-5. The
+// smallest mistake the oracles were checked to show (exact GELU for its tanh form) moves logits by 3.8e-4, a window off
+// by one by at least 0.17.
+constexpr double kRowTolerance = 5e-5;
 
 struct Case {
     std::string name, model, logits;  // file names below `dir`
@@ -127,20 +128,29 @@ double mean_kl(const Case& c) {
     return sum / static_cast<double>(c.positions.size());
 }
 
+void expect_kl(const Case& c, double largest) {
+    const double kl = mean_kl(c);
+    std::printf("    %-16s mean KL %.7f (bound %g)\n", c.name.c_str(), kl, largest);
+    EXPECT_LT(kl, largest) << c.name;
+    EXPECT_GT(kl, -1e-9) << c.name;
+}
+
+// Bounds are 2e-3 or twice what the scalar kernels measure; llama.cpp's own 8-bit path lies between 0.0006 and 0.0014
+// on the same files.
 TEST(DefaultPath, KlToF32ReferenceIsSmallForEveryWeightType) {
     KEEL_SHARED_OR_SKIP(dir, "conformance");
-    const KlBound bounds[] = {{"llama-gqa-q8_0", 2e-3},   {"llama-gqa-q6_k", 2e-3},   {"llama-gqa-q5_k_m", 2e-3},
-                              {"llama-gqa-q4_k_m", 2e-3}, {"llama-gqa-q5_1", 2e-3},   {"llama-gqa-q5_0", 2e-3},
-                              {"llama-gqa-q4_1", 2e-3},   {"llama-gqa-q4_0", 2e-3},   {"llama-gqa-iq4_xs", 2e-3},
-                              {"llama-gqa-iq4_nl", 2e-3}, {"llama-gqa-q3_k_m", 2e-3}, {"llama-gqa-q2_k", 2e-3},
-                              {"llama-gqa-f16", 1e-5}};
-    std::printf("    mean KL to the f32 reference, %d positions\n", 18);
-    for (const KlBound& bound : bounds) {
-        const double kl = mean_kl(shared_case(dir, bound.name));
-        std::printf("    %-28s %.6f (bound %g)\n", bound.name, kl, bound.largest);
-        EXPECT_LT(kl, bound.largest) << bound.name;
-        EXPECT_GT(kl, -1e-9) << bound.name;
-    }
+    const KlBound bounds[] = {{"llama-gqa-q8_0", 2e-3},     {"llama-gqa-q6_k", 2e-3},     {"llama-gqa-q5_k_m", 2e-3},
+                              {"llama-gqa-q4_k_m", 2e-3},   {"llama-gqa-q5_1", 1.4e-3},   {"llama-gqa-q5_0", 1.3e-3},
+                              {"llama-gqa-q4_1", 1.4e-3},   {"llama-gqa-q4_0", 1.4e-3},   {"llama-gqa-iq4_xs", 2.6e-3},
+                              {"llama-gqa-iq4_nl", 1.4e-3}, {"llama-gqa-q3_k_m", 2.5e-3}, {"llama-gqa-q2_k", 2.7e-3},
+                              {"llama-gqa-f16", 1e-6}};
+    for (const KlBound& bound : bounds) expect_kl(shared_case(dir, bound.name), bound.largest);
+}
+
+// Rows of 96 elements have no 256-element blocks, and the attention of this file is sharp.
+TEST(DefaultPath, KlIsSmallForRowsOf96) {
+    for (const Case& c : architecture_cases())
+        if (c.name == "smollm2-q8_0") expect_kl(c, 4.8e-3);
 }
 
 }  // namespace

@@ -43,11 +43,14 @@ TEST(ReferenceModel, F32LogitsMatchBothImplementations) {
     keel_config config = f32_config();
     config.logits_rows = 128;
     const Logits ours = Engine(kModel, config).logits_for(ids);
+    double worst = 0;
     for (size_t i = 0; i < rows; i++) {  // positions 15, 31, ... 255
         const size_t position = (i + 1) * stride - 1;
-        EXPECT_LE(row_error(ours.row(position), reference.data() + i * vocabulary, vocabulary), 2e-5)
-            << "position " << position;
+        const double error = row_error(ours.row(position), reference.data() + i * vocabulary, vocabulary);
+        EXPECT_LE(error, 1e-5) << "position " << position;
+        worst = std::max(worst, error);
     }
+    std::printf("    largest row error %.1e\n", worst);
 }
 
 // Greedy continuation, fed the golden token whatever we would have chosen, so that one tie cannot hide what follows.
@@ -79,17 +82,21 @@ TEST(ReferenceModel, GreedyScalarIsGolden) {
     expect_greedy(f32_config(KEEL_CPU_SCALAR), 1e-3);
 }
 TEST(ReferenceModel, GreedyDefaultIsGolden) {
-    expect_greedy(sized<keel_config>(), 1e-2);
-}  // f16 KV moves logits more
+    expect_greedy(sized<keel_config>(), 1e-3);
+}
 
-// Scores documents by the protocol and compares each with its golden sum: within 0.2 % (the default path keeps KV in
-// f16).
-void expect_golden_perplexity(const std::vector<std::string>& texts) {
+// What f16 KV and float32 rounding may move: measured 2e-6 of the perplexity over the four sample documents.
+constexpr double kPerplexityTolerance = 2e-4;
+
+// Scores documents by the protocol on the default path and compares each with its golden sum. The portable kernels
+// score the first document only: they need 40 s for one.
+void expect_golden_perplexity(std::vector<std::string> texts) {
     const nlohmann::json expected = golden();
     keel_config config = sized<keel_config>();
     config.context_tokens = 2048;
     config.logits_rows = 128;
     Engine engine(kModel, config);
+    if (engine.plan().cpu == KEEL_CPU_SCALAR) texts.resize(1);
     double total = 0, golden_total = 0, bytes = 0;
     size_t targets = 0;
     for (size_t d = 0; d < texts.size(); d++) {
@@ -102,7 +109,7 @@ void expect_golden_perplexity(const std::vector<std::string>& texts) {
         const nlohmann::json& document = expected["per_document"][d];
         const double golden_sum = document["nll_sum"];
         ASSERT_EQ(inputs.size(), document["targets"].get<size_t>());
-        EXPECT_NEAR(sum, golden_sum, 0.002 * golden_sum) << "document " << d;
+        EXPECT_NEAR(sum, golden_sum, kPerplexityTolerance * golden_sum) << "document " << d;
         total += sum;
         golden_total += golden_sum;
         bytes += document["bytes"].get<double>();
@@ -112,7 +119,7 @@ void expect_golden_perplexity(const std::vector<std::string>& texts) {
     const double golden_ppl = std::exp(golden_total / static_cast<double>(targets));
     std::printf("    %zu documents, %zu targets: PPL %.4f (golden %.4f, %+.4f %%), %.5f bits per byte\n", texts.size(),
                 targets, ppl, golden_ppl, 100 * (ppl / golden_ppl - 1), total / std::log(2.0) / bytes);
-    EXPECT_NEAR(ppl, golden_ppl, 0.002 * golden_ppl);
+    EXPECT_NEAR(ppl, golden_ppl, kPerplexityTolerance * golden_ppl);
 }
 
 TEST(ReferenceModel, PerplexityOfSampleDocumentsIsGolden) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <thread>
 
@@ -324,20 +325,28 @@ TEST(Session, CancelFromAnotherThread) {
 }
 
 TEST(Session, SecondAdvanceIsBusy) {
-    keel_test::Engine engine(kBooks, config(2, 2048));
+    static std::function<void()> worker_probe;
+    keel_config c = config(2);
+    c.threads = 2;
+    c.hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
+        if (worker_probe) std::exchange(worker_probe, nullptr)();
+        for (uint32_t i = 0; i < tasks; ++i) task(context, i);
+    };
+    keel_test::Engine engine(kTiny, c);
     const keel_session a = engine.session(), b = open_session(engine.handle());
-    const std::vector<int32_t> ids = some_ids(2000);
-    ASSERT_EQ(keel_session_feed(a, ids.data(), 2000, 0), KEEL_OK);
+    const std::vector<int32_t> ids = some_ids(20);
+    ASSERT_EQ(keel_session_feed(a, ids.data(), 20, 0), KEEL_OK);
     ASSERT_EQ(keel_session_feed(b, ids.data(), 1, 0), KEEL_OK);
-    std::thread worker([&] { EXPECT_EQ(advance_one(engine.handle(), a), KEEL_OK); });
-    keel_status seen = KEEL_OK;
-    for (int i = 0; i < 100000 && seen == KEEL_OK; ++i) {
-        seen = advance_one(engine.handle(), b);
-        if (seen == KEEL_OK) keel_session_feed(b, ids.data(), 1, 0);
-    }
-    EXPECT_TRUE(seen == KEEL_E_BUSY || seen == KEEL_E_CONTEXT_FULL);
-    EXPECT_EQ(keel_engine_close(engine.handle()), KEEL_E_BUSY);
-    worker.join();
+    // The hook of the running call itself is the one moment at which it certainly runs.
+    worker_probe = [&] {
+        std::thread other([&] {
+            EXPECT_EQ(advance_one(engine.handle(), b), KEEL_E_BUSY);
+            EXPECT_EQ(keel_engine_close(engine.handle()), KEEL_E_BUSY);
+        });
+        other.join();
+    };
+    EXPECT_EQ(advance_one(engine.handle(), a), KEEL_OK);
+    EXPECT_EQ(advance_one(engine.handle(), b), KEEL_OK);
 }
 
 TEST(Session, BudgetIsKept) {
@@ -393,7 +402,7 @@ TEST(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
     const uint64_t before = fingerprint(s);
     keel_error error = sized<keel_error>();
 
-    for (size_t n = 0; n < good.size(); n += n < 256 ? 1 : 991) {
+    for (size_t n = 1; n < good.size(); n += n < 256 ? 1 : 991) {
         std::vector<uint8_t> cut(good.begin(), good.begin() + static_cast<ptrdiff_t>(n));
         EXPECT_EQ(keel_session_restore(s, cut.data(), cut.size(), &error), KEEL_E_FILE_FORMAT) << n;
     }
@@ -425,6 +434,23 @@ TEST(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
         EXPECT_EQ(keel_session_text(s, -1, &text), KEEL_OK);
     }
     EXPECT_GT(accepted, 0) << "some bytes (seeds, logits) may be anything";
+}
+
+// Seeds of tests/fuzz/session_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
+TEST(SessionFile, FuzzCorpusIsCurrent) {
+    keel_test::Engine engine(kTiny, config(2, 128));
+    const std::string dir = keel_test::source_path("tests/fuzz/corpus/session/");
+    const uint32_t lengths[] = {0, 3, 66};
+    for (uint32_t n : lengths) {
+        check(keel_session_truncate(engine.session(), 0), "truncate");
+        engine.feed(some_ids(n));
+        if (n) engine.advance();
+        const std::vector<uint8_t> blob = save(engine.session());
+        const std::string path = dir + std::to_string(n) + "-tokens";
+        if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(blob.data()), static_cast<std::streamsize>(blob.size()));
+        const std::vector<char> seed = keel_test::read_file(path);
+        EXPECT_EQ(keel_session_restore(engine.session(), seed.data(), seed.size(), nullptr), KEEL_OK) << path;
+    }
 }
 
 TEST(SessionFile, OtherModelsAndFormatsAreRefused) {
@@ -484,7 +510,7 @@ TEST(SessionText, StreamsWhatWasGeneratedAndStops) {
     char buffer[4096];
     size_t n = 0, prefix = 0;
     check(keel_detokenize(engine.handle(), all.data(), all.size(), 0, buffer, sizeof buffer, &n), "detokenize");
-    check(keel_detokenize(engine.handle(), prompt.data(), prompt.size(), 0, nullptr, 0, &prefix) == KEEL_E_BUFFER_TOO_SMALL ? KEEL_OK : KEEL_E_STATE, "size");
+    check(keel_detokenize(engine.handle(), prompt.data(), prompt.size(), 0, nullptr, 0, &prefix), "size");
     EXPECT_EQ(free_text, std::string(buffer + prefix, n - prefix)) << "streamed text is the detokenized text";
     // A stop string taken out of the middle of that text.
     const std::string stop = free_text.substr(free_text.size() / 2, 6);

@@ -1,0 +1,292 @@
+// Every kernel of every set this machine has, on one thread.
+//
+// Rates are counted in bytes the kernel must move: weights once, activations in and results out once. They are put beside
+// two read-only streams measured in the same run, each summing 64-bit words of memory the process wrote before:
+//   memory   a buffer of at least four times the last-level cache;
+//   cached   a buffer as large as the working set of the case, read over and over.
+// matmul with one column walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one matrix
+// of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each.
+//
+//   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
+#include <benchmark/benchmark.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/kernels.h"
+#include "kernels/numeric.h"
+
+namespace {
+
+using namespace keel::kernels;
+
+uint64_t last_level_cache_bytes() {
+    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return static_cast<uint64_t>(std::max({l3, l2, 32l << 20}));
+}
+uint64_t memory_bytes() { return 4 * last_level_cache_bytes(); }
+
+struct Plane {
+    explicit Plane(size_t bytes) : data(static_cast<uint8_t*>(aligned_alloc(64, (bytes + 127) / 64 * 64))), bytes(bytes) { memset(data, 0, bytes); }
+    ~Plane() { free(data); }
+    Plane(const Plane&) = delete;
+    uint8_t* data;
+    size_t bytes;
+    float* floats() { return reinterpret_cast<float*>(data); }
+};
+
+// ---- the read-only stream ----
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) uint64_t sum_words(const uint8_t* p, size_t bytes) {
+    __m256i s[8] = {};
+    for (size_t i = 0; i + 256 <= bytes; i += 256)
+        for (int j = 0; j < 8; ++j) s[j] = _mm256_add_epi64(s[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
+    for (int j = 1; j < 8; ++j) s[0] = _mm256_add_epi64(s[0], s[j]);
+    return static_cast<uint64_t>(_mm256_extract_epi64(s[0], 0) + _mm256_extract_epi64(s[0], 1) + _mm256_extract_epi64(s[0], 2) + _mm256_extract_epi64(s[0], 3));
+}
+#else
+uint64_t sum_words(const uint8_t* p, size_t bytes) {
+    uint64_t s = 0, w;
+    for (size_t i = 0; i + 8 <= bytes; i += 8) memcpy(&w, p + i, 8), s += w;
+    return s;
+}
+#endif
+
+double seconds_now() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+// Bytes per second of the best of several passes over `bytes` bytes; measured once per size.
+double stream_rate(uint64_t bytes) {
+    static std::vector<std::pair<uint64_t, double>> known;
+    for (const auto& k : known)
+        if (k.first == bytes) return k.second;
+    Plane plane(bytes);
+    memset(plane.data, 1, bytes);
+    const int repeats = static_cast<int>(std::max<uint64_t>(1, (64 << 20) / bytes));
+    double best = 1e9;
+    for (int pass = 0; pass < 7; ++pass) {
+        const double begin = seconds_now();
+        for (int i = 0; i < repeats; ++i) benchmark::DoNotOptimize(sum_words(plane.data, bytes));
+        best = std::min(best, (seconds_now() - begin) / repeats);
+    }
+    known.push_back({bytes, static_cast<double>(bytes) / best});
+    return known.back().second;
+}
+
+void report(benchmark::State& state, double bytes, double operations, uint64_t stream_bytes) {
+    using benchmark::Counter;
+    const double n = static_cast<double>(state.iterations());
+    state.counters["B/s"] = Counter(bytes * n, Counter::kIsRate);
+    if (operations > 0) state.counters["op/s"] = Counter(operations * n, Counter::kIsRate);
+    if (stream_bytes) state.counters["%stream"] = Counter(100 * bytes * n / stream_rate(stream_bytes), Counter::kIsRate);
+}
+
+void stream(benchmark::State& state, uint64_t bytes) {
+    Plane plane(bytes);
+    memset(plane.data, 1, bytes);
+    for (auto _ : state) benchmark::DoNotOptimize(sum_words(plane.data, bytes));
+    report(state, static_cast<double>(bytes), 0, bytes);
+}
+
+// ---- matrix products ----
+void fill_weights(uint32_t type, Plane& w) {
+    std::mt19937_64 random(1);
+    for (size_t i = 0; i + 8 <= w.bytes; i += 8) {
+        const uint64_t bits = random();
+        memcpy(w.data + i, &bits, 8);
+    }
+    if (kWeightTypes[type].activation_block) return;  // whatever the scales are: the time does not depend on them
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    for (size_t i = 0; i < w.bytes; i += kWeightTypes[type].block_bytes) {
+        const float x = uniform(random);
+        const uint16_t h = type == kF16 ? f32_to_f16(x) : f32_to_bf16(x);
+        if (type == kF32) memcpy(w.data + i, &x, 4);
+        else memcpy(w.data + i, &h, 2);
+    }
+}
+
+constexpr uint32_t kK = 4096;
+constexpr uint64_t kCachedBytes = 2 << 20;
+
+// The weight buffer of one type is kept for the cases that follow each other.
+Plane& weights(uint32_t type, uint64_t bytes) {
+    static std::unique_ptr<Plane> plane;
+    static uint32_t held = ~0u;
+    if (!plane || held != type || plane->bytes != bytes) {
+        plane.reset();
+        plane = std::make_unique<Plane>(bytes);
+        fill_weights(type, *plane);
+        held = type;
+    }
+    return *plane;
+}
+
+void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q8, uint32_t columns, bool cached) {
+    const uint64_t row_bytes = weight_row_bytes(type, kK);
+    // Rows of one call, as an executor would cut them: equal cuts of at most 512.
+    const uint32_t most = static_cast<uint32_t>((cached ? kCachedBytes : memory_bytes()) / row_bytes), calls = (most + 511) / 512;
+    const uint32_t step = most / calls & ~7u, rows = step * calls;
+    Plane& w = weights(type, rows * row_bytes);
+    const uint32_t block = kWeightTypes[type].activation_block;
+    const uint64_t stride = round64(q8 ? q8_column_bytes(kK, block) : uint64_t{kK} * 4);
+    Plane x(stride * columns), y(uint64_t{rows} * columns * 4), source(kK * 4);
+    std::mt19937 random(2);
+    std::vector<float*> out(columns);
+    for (uint32_t c = 0; c < columns; ++c) {
+        for (uint32_t i = 0; i < kK; ++i) source.floats()[i] = std::normal_distribution<float>()(random);
+        if (q8) set->quantize_q8(source.floats(), kK, block, x.data + c * stride);
+        else memcpy(x.data + c * stride, source.data, kK * 4);
+        out[c] = y.floats() + uint64_t{c} * rows;
+    }
+    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false};
+    uint32_t row = 0;
+    for (auto _ : state) {
+        args.row_begin = row;
+        args.row_end = row + step;
+        (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
+        benchmark::ClobberMemory();
+        row = args.row_end == rows ? 0 : args.row_end;
+    }
+    const double bytes = static_cast<double>(step) * static_cast<double>(row_bytes) + static_cast<double>(stride) * columns + 4.0 * step * columns;
+    report(state, bytes, 2.0 * step * kK * columns, columns == 1 ? (cached ? kCachedBytes : memory_bytes()) : 0);
+}
+
+// ---- attention: one KV head of 128, f16, `positions` cached, four query rows that share it (decode) or 128 rows (prefill) ----
+void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uint32_t positions) {
+    constexpr uint32_t kDim = 128;
+    constexpr uint32_t kPage = 256;
+    const uint32_t row_bytes = kKvFormats[kKvF16].row_bytes(kDim), pages = (positions + kPage - 1) / kPage;
+    const uint64_t page_bytes = uint64_t{kPage} * row_bytes * 2;
+    Plane kv(page_bytes * pages), q(rows * kDim * 4), o(rows * kDim * 4), scratch(attention_scratch_floats(kDim) * 4);
+    std::mt19937 random(3);
+    std::vector<float> values(kDim);
+    for (uint64_t i = 0; i < kv.bytes / row_bytes; ++i) {
+        for (float& v : values) v = std::normal_distribution<float>()(random);
+        set->kv_encode[kKvF16](values.data(), kDim, kv.data + i * row_bytes);
+    }
+    for (uint32_t i = 0; i < rows * kDim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
+    std::vector<const uint8_t*> table(pages);
+    for (uint32_t p = 0; p < pages; ++p) table[p] = kv.data + p * page_bytes;
+    std::vector<const float*> qs(rows);
+    std::vector<float*> os(rows);
+    std::vector<float> m(rows), l(rows);
+    std::vector<uint32_t> begin(rows, 0), end(rows, positions);
+    double seen = 0;
+    for (uint32_t r = 0; r < rows; ++r) {
+        qs[r] = q.floats() + r * kDim;
+        os[r] = o.floats() + r * kDim;
+        if (rows > 16) end[r] = positions - rows + r + 1;
+        seen += end[r];
+    }
+    AttentionArgs a = {table.data(), kPage, 0, uint64_t{kPage} * row_bytes, row_bytes, row_bytes, kKvF16, kKvF16, kDim, 0, rows, qs.data(), begin.data(), end.data(),
+                       0.088f, 0.0f, m.data(), l.data(), os.data(), scratch.floats()};
+    for (auto _ : state) {
+        std::fill(m.begin(), m.end(), -INFINITY);
+        for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
+        for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], kDim);
+        benchmark::ClobberMemory();
+    }
+    report(state, 2.0 * positions * row_bytes, 4.0 * kDim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
+}
+
+// ---- row operations over 4,096 elements in the first-level cache ----
+constexpr uint32_t kRow = 4096;
+struct RowOp {
+    const char* name;
+    double bytes;  // per element
+    void (*run)(const KernelSet*, float* a, float* b, float* c);
+};
+const RowOp kRowOps[] = {
+    {"rms_norm", 12, [](const KernelSet* s, float* a, float* b, float* c) { s->rms_norm(a, b, kRow, 1e-5f, c); }},
+    {"gate_silu", 12, [](const KernelSet* s, float* a, float* b, float* c) { s->gate_silu(a, b, kRow, c); }},
+    {"gate_gelu", 12, [](const KernelSet* s, float* a, float* b, float* c) { s->gate_gelu(a, b, kRow, c); }},
+    {"softcap", 8, [](const KernelSet* s, float* a, float*, float*) { s->softcap(a, 30.0f, kRow); }},
+    {"add", 12, [](const KernelSet* s, float* a, float* b, float*) { s->add(a, b, kRow); }},
+    {"scale", 8, [](const KernelSet* s, float* a, float*, float*) { s->scale(a, 1.0f, kRow); }},
+    {"rope", 12, [](const KernelSet* s, float* a, float* b, float*) { s->rope(a, kRow / 2, b, false); }},
+    {"rope_neox", 12, [](const KernelSet* s, float* a, float* b, float*) { s->rope(a, kRow / 2, b, true); }},
+    {"quantize_q8_32", 5.25, [](const KernelSet* s, float* a, float*, float* c) { s->quantize_q8(a, kRow, 32, c); }},
+    {"quantize_q8_256", 5.14, [](const KernelSet* s, float* a, float*, float* c) { s->quantize_q8(a, kRow, 256, c); }},
+    {"kv_encode_f16", 6, [](const KernelSet* s, float* a, float*, float* c) { for (uint32_t i = 0; i < kRow; i += 128) s->kv_encode[kKvF16](a + i, 128, reinterpret_cast<uint16_t*>(c) + i); }},
+};
+
+void row_op(benchmark::State& state, const KernelSet* set, const RowOp& op) {
+    Plane a(kRow * 4), b(kRow * 4), c(kRow * 8);
+    std::mt19937 random(4);
+    for (uint32_t i = 0; i < kRow; ++i) {
+        a.floats()[i] = std::normal_distribution<float>()(random);
+        b.floats()[i] = std::normal_distribution<float>()(random) * 1e-3f;
+    }
+    for (auto _ : state) {
+        op.run(set, a.floats(), b.floats(), c.floats());
+        benchmark::ClobberMemory();
+    }
+    report(state, op.bytes * kRow, kRow, 0);
+}
+
+void dequantize(benchmark::State& state, const KernelSet* set, uint32_t type) {
+    Plane w(weight_row_bytes(type, kRow)), y(kRow * 4);
+    fill_weights(type, w);
+    for (auto _ : state) {
+        set->dequantize_row[type](w.data, y.floats(), kRow);
+        benchmark::ClobberMemory();
+    }
+    report(state, static_cast<double>(w.bytes + y.bytes), kRow, 0);
+}
+
+void add(const std::string& name, std::function<void(benchmark::State&)> body) { benchmark::RegisterBenchmark(name.c_str(), body); }
+
+void register_all() {
+    add("stream/memory", [](benchmark::State& s) { stream(s, memory_bytes()); });
+    add("stream/cached", [](benchmark::State& s) { stream(s, kCachedBytes); });
+    std::vector<const KernelSet*> sets;
+    for (uint32_t isa : {kScalar, kAvx2})
+        if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
+    for (const KernelSet* set : sets) {
+        const std::string isa = std::string("/") + set->name;
+        for (uint32_t type = 0; type < kWeightTypeLimit; ++type) {
+            if (!weight_type_info(type)) continue;
+            const std::string name = std::string("/") + kWeightTypes[type].name + isa;
+            const bool quantized = kWeightTypes[type].activation_block != 0;
+            for (bool q8 : {true, false}) {
+                if (q8 && !quantized) continue;
+                const std::string kind = q8 ? "matmul_q8" : "matmul_f32";
+                add(kind + name + "/columns:1/memory", [=](benchmark::State& s) { matmul(s, set, type, q8, 1, false); });
+                for (uint32_t columns : {1u, 4u, 128u})
+                    add(kind + name + "/columns:" + std::to_string(columns) + "/cached", [=](benchmark::State& s) { matmul(s, set, type, q8, columns, true); });
+            }
+            add("dequantize" + name, [=](benchmark::State& s) { dequantize(s, set, type); });
+        }
+        add("attention" + isa + "/rows:1/positions:2048", [=](benchmark::State& s) { attention(s, set, 1, 2048); });
+        add("attention" + isa + "/rows:4/positions:2048", [=](benchmark::State& s) { attention(s, set, 4, 2048); });
+        add("attention" + isa + "/rows:128/positions:2048", [=](benchmark::State& s) { attention(s, set, 128, 2048); });
+        for (const RowOp& op : kRowOps) add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    register_all();
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+    return 0;
+}

@@ -1,0 +1,65 @@
+#include "sdk/tools/statistics.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+namespace keel::tools {
+
+double percentile(std::vector<double> samples, double q) {
+    if (samples.empty()) return 0;
+    const double rank = ceil(q * static_cast<double>(samples.size()));
+    const size_t index = rank < 1 ? 0 : std::min(samples.size(), static_cast<size_t>(rank)) - 1;
+    std::nth_element(samples.begin(), samples.begin() + static_cast<ptrdiff_t>(index), samples.end());
+    return samples[index];
+}
+
+Spread spread_of(std::vector<double> samples) {
+    if (samples.empty()) return {};
+    std::sort(samples.begin(), samples.end());
+    const size_t half = samples.size() / 2;
+    const double median = samples.size() % 2 ? samples[half] : (samples[half - 1] + samples[half]) / 2;
+    return {median, samples.front(), samples.back()};
+}
+
+double log_sum_exp(std::span<const float> logits) {
+    double largest = -INFINITY;
+    for (const float x : logits) {
+        if (isnan(x)) return NAN;
+        largest = std::max(largest, static_cast<double>(x));
+    }
+    if (isinf(largest)) return largest;
+    double sum = 0;
+    for (const float x : logits) sum += exp(x - largest);
+    return largest + log(sum);
+}
+
+Interval bootstrap_mean_nll(std::span<const ScoredUnit> units, uint32_t resamples) {
+    double nll = 0, tokens = 0;
+    for (const ScoredUnit& unit : units) {
+        nll += unit.nll_sum;
+        tokens += static_cast<double>(unit.tokens);
+    }
+    if (units.size() < 2) return {tokens > 0 ? nll / tokens : 0, tokens > 0 ? nll / tokens : 0};
+
+    uint64_t state = 0x9e3779b97f4a7c15;  // splitmix64
+    const auto draw = [&] {
+        uint64_t z = state += 0x9e3779b97f4a7c15;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+        return (z ^ (z >> 31)) % units.size();  // the bias is below units / 2^64
+    };
+    std::vector<double> means(resamples);
+    for (double& mean : means) {
+        double sum = 0, count = 0;
+        for (size_t i = 0; i < units.size(); ++i) {
+            const ScoredUnit& unit = units[draw()];
+            sum += unit.nll_sum;
+            count += static_cast<double>(unit.tokens);
+        }
+        mean = sum / count;
+    }
+    return {percentile(means, 0.025), percentile(means, 0.975)};
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,34 @@
+// The arithmetic of measurements: order statistics, confidence intervals, log-probabilities.
+#pragma once
+#include <stdint.h>
+
+#include <span>
+#include <vector>
+
+namespace keel::tools {
+
+// The smallest sample that at least a fraction q (0..1) of all samples do not exceed (nearest rank); 0 without samples.
+double percentile(std::vector<double> samples, double q);
+
+// The middle of repeated measurements and how far they lie apart.
+struct Spread {
+    double median = 0, lowest = 0, highest = 0;  // the median is the mean of the middle two for an even count
+};
+Spread spread_of(std::vector<double> samples);
+
+// Natural log of the sum of exp(x), without overflow; NaN if any x is NaN. Sums in f64.
+double log_sum_exp(std::span<const float> logits);
+
+// A sum over several tokens that were scored together, such as one document's.
+struct ScoredUnit {
+    double nll_sum = 0;  // nats
+    uint64_t tokens = 0;
+};
+struct Interval {
+    double low = 0, high = 0;
+};
+// 95 % percentile-bootstrap interval of (sum of nll) / (sum of tokens): `resamples` draws of as many units, with replacement.
+// The generator is fixed, so the same units give the same interval. Both ends equal the mean for fewer than two units.
+Interval bootstrap_mean_nll(std::span<const ScoredUnit> units, uint32_t resamples = 4000);
+
+}  // namespace keel::tools

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# install_test.sh BUILD_DIR SOURCE_DIR CMAKE: installs into a temporary prefix and uses Keel from there as a C program with
+# pkg-config, as a CMake project and as a command.
+set -euo pipefail
+build=$1 source=$2 cmake=$3
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+prefix=$work/prefix
+model=$source/samples/models/books-7m-f16.gguf
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+"$cmake" --install "$build" --prefix "$prefix" >/dev/null
+for file in include/keel/keel.h include/keel/keel.hpp lib*/libkeel.a lib*/pkgconfig/keel.pc lib*/cmake/keel/keelConfig.cmake; do
+    compgen -G "$prefix/$file" >/dev/null || compgen -G "$prefix/lib/*/${file#lib*/}" >/dev/null || fail "$file is not installed"
+done
+if grep -rq "$source" "$prefix/include" "$prefix"/lib*/; then fail "an installed text file names the source tree"; fi
+
+# A C compiler and pkg-config are all a C program needs: no libstdc++.
+export PKG_CONFIG_PATH
+PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name keel.pc)")
+if command -v pkg-config >/dev/null; then flags=$(pkg-config --cflags --libs keel); else flags="-I$prefix/include $(dirname "$PKG_CONFIG_PATH")/libkeel.a -lpthread -lm"; fi
+expected=
+for compiler in gcc clang; do
+    command -v $compiler >/dev/null || { echo "$compiler is missing, not tried"; continue; }
+    # shellcheck disable=SC2086
+    $compiler -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror "$source/samples/hello.c" $flags -o "$work/hello_$compiler"
+    if ldd "$work/hello_$compiler" | grep -q -e 'libstdc++' -e 'libc++'; then fail "hello needs a C++ runtime"; fi
+    text=$("$work/hello_$compiler" "$model")
+    [ "${text#It was a dark night}" != "$text" ] && [ ${#text} -gt 60 ] || fail "hello ($compiler) wrote '$text'"
+    [ -z "$expected" ] || [ "$text" = "$expected" ] || fail "hello differs between compilers"
+    expected=$text
+    echo "hello with $compiler: ok"
+done
+[ -n "$expected" ] || fail "no C compiler"
+
+# A CMake project.
+"$cmake" -S "$source/tests/install/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" -DKEEL_SAMPLES="$source/samples" >"$work/log" 2>&1 &&
+    "$cmake" --build "$work/consumer" >>"$work/log" 2>&1 || { cat "$work/log"; fail "find_package(keel)"; }
+[ "$("$work/consumer/hello" "$model")" = "$expected" ] || fail "hello through CMake differs"
+"$work/consumer/handles" "$model" || fail "keel.hpp through CMake"
+echo "find_package(keel): ok"
+
+# The command.
+if [ -x "$prefix/bin/keel" ]; then
+    "$prefix/bin/keel" inspect "$model" --json | grep -q '"architecture": "llama"' || fail "keel inspect"
+    echo "keel: ok"
+fi

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# command_test.sh KEEL MODELS_DIR: the keel command from outside: exit codes, output shapes, determinism, honest counts.
+set -uo pipefail
+keel=$1 model=$2/books-7m-f16.gguf
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+expect() {  # expect WHAT CONDITION...
+    local what=$1
+    shift
+    "$@" || { echo "FAILED: $what"; failures=$((failures + 1)); }
+}
+exits() {  # exits CODE COMMAND...: the code, and nothing but the code
+    local code=$1 got
+    shift
+    "$@" >"$work/out" 2>"$work/err" </dev/null
+    got=$?
+    [ $got -eq "$code" ] || { echo "exit $got instead of $code: $*"; cat "$work/err"; false; }
+}
+holds() { grep -q -e "$1" "$work/${2:-out}"; }
+
+# Help and usage.
+expect "help" exits 0 "$keel" --help
+expect "help lists exit codes" holds 'Exit codes'
+for verb in run chat plan inspect bench "eval ppl" tokenize synth; do
+    # shellcheck disable=SC2086
+    expect "$verb --help" exits 0 "$keel" $verb --help
+    expect "$verb has examples" holds 'Examples:'
+done
+expect "no verb is a usage error" exits 2 "$keel"
+expect "unknown option is a usage error" exits 2 "$keel" run "$model" --no-such-option
+expect "bad choice is a usage error" exits 2 "$keel" run "$model" --weights nowhere
+expect "bad bias is a usage error" exits 2 "$keel" run "$model" --logit-bias seven
+expect "bad size is a usage error" exits 2 "$keel" plan "$model" --memory lots
+
+# Files.
+expect "missing file" exits 3 "$keel" inspect "$work/none.gguf"
+head -c 5000 "$model" >"$work/cut.gguf"
+expect "cut file" exits 3 "$keel" inspect "$work/cut.gguf" --json
+expect "the error is JSON too" holds '"status": "KEEL_E_FILE_'
+expect "the error names the offset" holds '"offset"'
+expect "no template, no chat" exits 3 "$keel" chat "$model"
+expect "and it says so" holds 'no chat template' err
+
+# Run: same seed, same text; another seed, another text; threads do not matter; no allocation after init.
+run() { "$keel" run "$model" --prompt "The sea" --max-tokens 24 "$@" 2>"$work/err"; }
+first=$(run --seed 7)
+expect "text is generated" [ ${#first} -gt 20 ]
+expect "allocations are reported" holds 'after init: 0' err
+expect "regions are reported" holds '^kv ' err
+expect "same seed, same text" [ "$(run --seed 7 --threads 1)" = "$first" ]
+expect "chunk size changes nothing" [ "$(run --seed 7 --chunk 2)" = "$first" ]
+expect "another seed, another text" [ "$(run --seed 8)" != "$first" ]
+expect "map and copy agree" [ "$(run --seed 7 --weights map)" = "$first" ]
+expect "json run" exits 0 "$keel" run "$model" --max-tokens 4 --json
+expect "json has no allocation" holds '"arena_allocations_after_init": 0'
+expect "max tokens is obeyed" holds '"generated_tokens": 4'
+expect "stop string" exits 0 "$keel" run "$model" --prompt "Once upon a" --temp 0 --max-tokens 200 --stop the --json
+expect "stop string is found" holds '"stop": "stop string"'
+expect "context is a limit" exits 0 "$keel" run "$model" --context 16 --max-tokens 64 --json
+expect "and says so" holds '"stop": "context full"'
+expect "a prompt beyond the context" exits 4 "$keel" run "$model" --context 2 --prompt "one two three four five"
+
+# Tokenize: there and back.
+expect "tokenize" exits 0 "$keel" tokenize "$model" "Hello, world!" --count
+expect "count" holds '^6$'
+expect "decode" exits 0 "$keel" tokenize "$model" --decode 438,290,4028
+expect "decoded" holds '^Hello$'
+
+# Plan: bytes are what init uses; the search fits and does not fit.
+expect "plan" exits 0 "$keel" plan "$model"
+expect "plan has no overlapping buffers" grep -q -v '|[^|]*![^|]*|' "$work/out"
+expect "solve" exits 0 "$keel" plan "$model" --memory 64M --sessions 2 --json
+expect "solve finds the model's context" holds '"context_tokens": 2048'
+expect "nothing fits" exits 4 "$keel" plan "$model" --memory 1M
+total=$("$keel" plan "$model" --context 256 --kv-k f16 --kv-v f16 --weights copy --json | sed -n 's/.*"total_bytes": \([0-9]*\).*/\1/p')
+expect "the search finds this context in exactly its bytes" exits 0 \
+    "$keel" plan "$model" --memory "$total" --kv-k f16 --kv-v f16 --weights copy --json
+at_least=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
+expect "at least 256 tokens fit into the bytes of 256 tokens" [ "${at_least:-0}" -ge 256 ]
+expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" --kv-k f16 --kv-v f16 --weights copy --json
+fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
+expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
+
+# Synth, inspect, eval and bench on what it wrote.
+expect "synth" exits 0 "$keel" synth "$work/tiny.gguf" --shape tiny --mix Q8_0
+expect "inspect" exits 0 "$keel" inspect "$work/tiny.gguf" --tensors --metadata
+expect "the type is there" holds 'Q8_0'
+expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
+printf '{"text": "The ship sailed on a grey morning."}\n{"text": "Nobody came back to the old harbour."}\n' >"$work/two.jsonl"
+expect "eval ppl" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --json
+expect "eval scores both" holds '"documents": 2'
+ppl=$(sed -n 's/^  "ppl": \([0-9.]*\).*/\1/p' "$work/out")
+expect "ppl of English is below the vocabulary" awk "BEGIN { exit !(${ppl:-0} > 5 && ${ppl:-0} < 2000) }"
+expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 8 --stride 4 --json
+expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
+expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json
+expect "bench reports a stream" holds '"percent_of_stream"'
+
+[ $failures -eq 0 ] || { echo "$failures failed"; exit 1; }
+echo "all passed"
