@@ -17,7 +17,9 @@ class GgufBytes {
   public:
     GgufBytes& u32(const std::string& key, uint32_t value) { return head(key, keel::kGgufU32).put(value); }
     GgufBytes& boolean(const std::string& key, bool value) { return head(key, keel::kGgufBool).put(uint8_t{value}); }
-    GgufBytes& string(const std::string& key, const std::string& value) { return head(key, keel::kGgufString).text(value); }
+    GgufBytes& string(const std::string& key, const std::string& value) {
+        return head(key, keel::kGgufString).text(value);
+    }
     GgufBytes& strings(const std::string& key, const std::vector<std::string>& values) {
         head(key, keel::kGgufArray).put(uint32_t{keel::kGgufString}).put(uint64_t{values.size()});
         for (const std::string& v : values) text(v);

@@ -15,8 +15,7 @@ namespace {
 
 constexpr uint8_t kScalarBytes[kGgufValueTypeCount] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-// Names of all tensor type numbers the format has assigned, so that a refusal can say which one it met. Null: never
-// used.
+// Names of all tensor type numbers the format has assigned, so that a refusal can say which one it met.
 constexpr const char* kTensorTypeNames[] = {
     "F32",        "F16",        "Q4_0",       "Q4_1",  "Q4_2",     "Q4_3",     "Q5_0",     "Q5_1",    "Q8_0",
     "Q8_1",       "Q2_K",       "Q3_K",       "Q4_K",  "Q5_K",     "Q6_K",     "Q8_K",     "IQ2_XXS", "IQ2_XS",
@@ -130,10 +129,12 @@ class HeaderScan {
     keel_status skip(uint64_t bytes);
     keel_status u32(uint32_t* v) { return read(v, sizeof *v); }
     keel_status u64(uint64_t* v) { return read(v, sizeof *v); }
-    void label(const char* text) {
-        label_bytes_ = static_cast<uint32_t>(strlen(text));
-        memcpy(label_, text, label_bytes_);
+    // What errors name from here on: cut if longer, with bytes that are not printable as '?'.
+    void label(const char* text, uint64_t bytes) {
+        label_bytes_ = static_cast<uint32_t>(bytes < kLabelBytes ? bytes : kLabelBytes);
+        for (uint32_t i = 0; i < label_bytes_; ++i) label_[i] = text[i] >= 0x20 && text[i] < 0x7f ? text[i] : '?';
     }
+    void label(const char* text) { label(text, strlen(text)); }
 
     const keel_reader& reader_;
     const keel_limits& limits_;
@@ -142,13 +143,13 @@ class HeaderScan {
     char label_[kLabelBytes];
     uint32_t label_bytes_ = 0;
     uint32_t alignment_ = kDefaultAlignment;
-    bool alignment_seen_ = false;
     uint64_t next_tensor_ = 0;  // where the next tensor must begin, relative to the data section
 };
 
 keel_status HeaderScan::over_limit(uint64_t offset, const char* limit, uint64_t value, uint64_t maximum) {
     char reason[sizeof(keel_error::reason)];
-    TextBuilder(reason, sizeof reason).number(value).text(" exceeds ").number(maximum);
+    TextBuilder text(reason, sizeof reason);
+    text.number(value).text(" exceeds ").number(maximum).text(" at ").text(label_, label_bytes_);
     return fail(error_, KEEL_E_FILE_LIMIT, offset, limit, reason);
 }
 
@@ -217,10 +218,7 @@ keel_status HeaderScan::name(const char* what, uint64_t* hash, uint64_t* offset,
     for (uint64_t done = 0; done < length;) {
         const uint64_t n = length - done < kChunkBytes ? length - done : kChunkBytes;
         KEEL_TRY(read(chunk, n));
-        if (done == 0) {
-            label_bytes_ = static_cast<uint32_t>(n < kLabelBytes ? n : kLabelBytes);
-            memcpy(label_, chunk, label_bytes_);
-        }
+        if (done == 0) label(chunk, n);
         if (memchr(chunk, 0, n)) return malformed(*offset, "the name contains a NUL byte");
         state = hash_update(state, chunk, n);
         done += n;
@@ -296,9 +294,7 @@ keel_status HeaderScan::value(GgufValue* v) {
 }
 
 keel_status HeaderScan::alignment(const GgufValue& v) {
-    if (alignment_seen_) return malformed(gguf_key_offset(v), "the key appears twice");
     if (v.type != kGgufU32) return malformed(v.offset, "the alignment is not a u32");
-    alignment_seen_ = true;
     if (read_at(reader_, v.offset, &alignment_, sizeof alignment_) != KEEL_OK)
         return refuse(KEEL_E_FILE_READ, v.offset, "the reader failed");
     if (alignment_ < kMinAlignment || (alignment_ & (alignment_ - 1)))
@@ -347,9 +343,8 @@ keel_status HeaderScan::tensor(GgufTensor* t) {
 
     const uint64_t offset_offset = cursor_.position();
     KEEL_TRY(u64(&t->offset));
-    if (t->offset % alignment_) return malformed(offset_offset, "the tensor's offset is not aligned");
-    if (t->offset != next_tensor_)
-        return malformed(offset_offset, "the tensor does not begin where the one before it ends");
+    if (t->offset != next_tensor_)  // which is aligned
+        return malformed(offset_offset, "the tensor does not begin at the aligned end of the one before it");
     // Bounds every sum below by the file's size, before the data section's own offset is known.
     if (t->offset > reader_.size_bytes || t->bytes > reader_.size_bytes - t->offset)
         return malformed(offset_offset, "the tensor's data reaches beyond the end of the file");
@@ -387,10 +382,12 @@ keel_status HeaderScan::refuse_duplicates(const Entry* entries, uint32_t count, 
         if (a.*hash != b.*hash) continue;
         const uint64_t at_a = key_offset(a), at_b = key_offset(b);
         bool same = a.*bytes == b.*bytes;
-        if (same && same_bytes(reader_, at_a, at_b, a.*bytes, &same) != KEEL_OK)
-            return refuse(KEEL_E_FILE_READ, at_b, "the reader failed");
-        label_bytes_ = b.*bytes < kLabelBytes ? b.*bytes : kLabelBytes;
-        if (read_at(reader_, at_b, label_, label_bytes_) != KEEL_OK) label_bytes_ = 0;
+        char name[kLabelBytes];
+        const uint32_t name_bytes = b.*bytes < kLabelBytes ? b.*bytes : kLabelBytes;
+        keel_status status = read_at(reader_, at_b, name, name_bytes);
+        if (status == KEEL_OK && same) status = same_bytes(reader_, at_a, at_b, a.*bytes, &same);
+        if (status != KEEL_OK) return refuse(status, at_b, "the reader failed");
+        label(name, name_bytes);
         if (same) return malformed(at_a > at_b ? at_a : at_b, "the name appears twice");
         return refuse(KEEL_E_UNSUPPORTED, at_b, "two different names have the same hash");
     }

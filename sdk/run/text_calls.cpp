@@ -49,7 +49,10 @@ keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messag
     Engine* e;
     KEEL_TRY(enter(engine, &e));
     if ((!messages && count) || (!dst && capacity_bytes) || !bytes) return KEEL_E_ARGUMENT;
-    return chat_format(e->chat, messages, count, open_assistant != 0, dst, capacity_bytes, bytes);
+    const char* eos;
+    size_t eos_bytes;
+    tokenizer_piece(e->tokenizer, tokenizer_eos(e->tokenizer), KEEL_DETOKENIZE_SPECIAL, false, &eos, &eos_bytes);
+    return chat_format(e->chat, eos, eos_bytes, messages, count, open_assistant != 0, dst, capacity_bytes, bytes);
 }
 
 }  // extern "C"

@@ -22,7 +22,7 @@ enum SystemPlace : uint8_t {
 struct Spelling {
     keel_chat_family family;
     SystemPlace system;
-    bool alternating;    // user first, then in turns
+    bool alternating;  // user first, then in turns
     bool trim[kRoleCount];
     const char* before[kRoleCount];
     const char* after[kRoleCount];
@@ -30,35 +30,74 @@ struct Spelling {
     const char* closed;  // end of the text when none is opened
 };
 
+// Stands for the model's end-of-sequence text.
+#define kEos "\x01"
+
 // Texts of published templates; tests/generators/make_chat_oracles.py runs them.
 constexpr Spelling kSpellings[] = {
-    {KEEL_CHAT_CHATML, kSystemTurn, false, {},
+    {KEEL_CHAT_CHATML,
+     kSystemTurn,
+     false,
+     {},
      {"<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n"},
      {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"},
-     "<|im_start|>assistant\n", ""},
-    {KEEL_CHAT_LLAMA3, kSystemTurn, false, {true, true, true},
+     "<|im_start|>assistant\n",
+     ""},
+    {KEEL_CHAT_LLAMA3,
+     kSystemTurn,
+     false,
+     {true, true, true},
      {"<|start_header_id|>system<|end_header_id|>\n\n", "<|start_header_id|>user<|end_header_id|>\n\n",
       "<|start_header_id|>assistant<|end_header_id|>\n\n"},
      {"<|eot_id|>", "<|eot_id|>", "<|eot_id|>"},
-     "<|start_header_id|>assistant<|end_header_id|>\n\n", ""},
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     ""},
     // Mistral: 0 and 1 the first templates, 2 v1, 3 v3, 4 v3-tekken. The [/INST] opens the assistant's turn.
-    {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", "</s> "}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", "</s>"}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemFirstUser, true, {}, {"", " [INST] ", " "}, {"", " [/INST]", "</s>"}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemLastUser, true, {false, false, true}, {"", "[INST] ", " "}, {"", "[/INST]", "</s>"}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemLastUser, true, {}, {"", "[INST]", ""}, {"", "[/INST]", "</s>"}, "", ""},
-    {KEEL_CHAT_GEMMA, kSystemNowhere, true, {false, true, true},
-     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"}, {"", "<end_of_turn>\n", "<end_of_turn>\n"},
-     "<start_of_turn>model\n", ""},
-    {KEEL_CHAT_PHI3, kSystemTurn, false, {},
-     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"}, {"<|end|>\n", "<|end|>\n", "<|end|>\n"},
-     "<|assistant|>\n", "<|endoftext|>"},
-    // Zephyr: 0 ends a turn with </s>, 1 with <|endoftext|>.
-    {KEEL_CHAT_ZEPHYR, kSystemTurn, false, {},
-     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"}, {"</s>\n", "</s>\n", "</s>\n"}, "<|assistant|>\n", ""},
-    {KEEL_CHAT_ZEPHYR, kSystemTurn, false, {},
+    {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos " "}, "", ""},
+    {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos}, "", ""},
+    {KEEL_CHAT_MISTRAL, kSystemFirstUser, true, {}, {"", " [INST] ", " "}, {"", " [/INST]", kEos}, "", ""},
+    {KEEL_CHAT_MISTRAL,
+     kSystemLastUser,
+     true,
+     {false, false, true},
+     {"", "[INST] ", " "},
+     {"", "[/INST]", kEos},
+     "",
+     ""},
+    {KEEL_CHAT_MISTRAL, kSystemLastUser, true, {}, {"", "[INST]", ""}, {"", "[/INST]", kEos}, "", ""},
+    // Gemma: 0 the first two generations, 1 the third, which has a system message.
+    {KEEL_CHAT_GEMMA,
+     kSystemNowhere,
+     true,
+     {false, true, true},
+     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"},
+     {"", "<end_of_turn>\n", "<end_of_turn>\n"},
+     "<start_of_turn>model\n",
+     ""},
+    {KEEL_CHAT_GEMMA,
+     kSystemFirstUser,
+     true,
+     {false, true, true},
+     {"", "<start_of_turn>user\n", "<start_of_turn>model\n"},
+     {"", "<end_of_turn>\n", "<end_of_turn>\n"},
+     "<start_of_turn>model\n",
+     ""},
+    {KEEL_CHAT_PHI3,
+     kSystemTurn,
+     false,
+     {},
      {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
-     {"<|endoftext|>\n", "<|endoftext|>\n", "<|endoftext|>\n"}, "<|assistant|>\n", ""},
+     {"<|end|>\n", "<|end|>\n", "<|end|>\n"},
+     "<|assistant|>\n",
+     kEos},
+    {KEEL_CHAT_ZEPHYR,
+     kSystemTurn,
+     false,
+     {},
+     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
+     {kEos "\n", kEos "\n", kEos "\n"},
+     "<|assistant|>\n",
+     ""},
 };
 
 // How a spelling is recognised: every text of `has` occurs, none of `lacks` does. The first row that fits decides.
@@ -73,22 +112,31 @@ constexpr Mark kMarks[] = {
     {{KEEL_CHAT_MISTRAL, 4}, {"\"[INST]\"", "[/INST]"}, {"<<SYS>>", "[SYSTEM_PROMPT]"}},
     {{KEEL_CHAT_MISTRAL, 3}, {"\"[INST] \"", "[/INST]"}, {"<<SYS>>", "[SYSTEM_PROMPT]"}},
     {{KEEL_CHAT_MISTRAL, 2}, {"' [INST] '", "' [/INST]'"}, {"<<SYS>>", "[SYSTEM_PROMPT]"}},
-    {{KEEL_CHAT_MISTRAL, 0}, {"'[INST] '", "' [/INST]'", "eos_token + ' '"}, {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
-    {{KEEL_CHAT_MISTRAL, 1}, {"'[INST] '", "' [/INST]'", "eos_token"}, {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
-    {{KEEL_CHAT_GEMMA, 0}, {"<start_of_turn>", "<end_of_turn>"}, {}},
+    {{KEEL_CHAT_MISTRAL, 0},
+     {"'[INST] '", "' [/INST]'", "eos_token + ' '"},
+     {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
+    {{KEEL_CHAT_MISTRAL, 1},
+     {"'[INST] '", "' [/INST]'", "eos_token"},
+     {"<<SYS>>", "[SYSTEM_PROMPT]", "content.strip()"}},
+    {{KEEL_CHAT_GEMMA, 1}, {"<start_of_turn>", "<end_of_turn>", "first_user_prefix if loop.first"}, {}},
+    {{KEEL_CHAT_GEMMA, 0}, {"<start_of_turn>", "<end_of_turn>", "'System role not supported'"}, {}},
     {{KEEL_CHAT_PHI3, 0}, {"<|user|>", "<|assistant|>", "<|end|>"}, {"<|start|>", "[gMASK]"}},
-    {{KEEL_CHAT_ZEPHYR, 1}, {"<|user|>", "<|assistant|>", "<|endoftext|>"}, {"[gMASK]"}},
-    {{KEEL_CHAT_ZEPHYR, 0}, {"<|user|>", "<|assistant|>", "eos_token"}, {"[gMASK]"}},
+    {{KEEL_CHAT_ZEPHYR, 0},
+     {"'<|user|>\n' + message['content'] + eos_token", "'<|assistant|>\n'  + message['content'] + eos_token"},
+     {}},
 };
 
+// True when `what` stands in the text; a newline in it is a newline or, as in a quoted string of the template, "\n".
 bool contains(const char* text, size_t bytes, const char* what) {
-    const size_t n = strlen(what);
-    const char* const end = text + bytes;
-    while (static_cast<size_t>(end - text) >= n) {
-        const char* const at = static_cast<const char*>(memchr(text, what[0], static_cast<size_t>(end - text) - n + 1));
-        if (!at) return false;
-        if (memcmp(at, what, n) == 0) return true;
-        text = at + 1;
+    for (size_t begin = 0; begin < bytes; ++begin) {
+        size_t at = begin;
+        const char* w = what;
+        for (; *w && at < bytes; ++w) {
+            const bool escaped = *w == '\n' && bytes - at >= 2 && text[at] == '\\' && text[at + 1] == 'n';
+            if (!escaped && text[at] != *w) break;
+            at += escaped ? 2 : 1;
+        }
+        if (!*w) return true;
     }
     return false;
 }
@@ -100,23 +148,29 @@ const Spelling* find_spelling(ChatTemplate chat) {
     return nullptr;
 }
 
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
 // Writes what fits and counts everything.
 struct Output {
     char* dst;
-    size_t capacity, bytes;
-    void text(const char* s, size_t n) {
+    size_t capacity;
+    const char* eos;
+    size_t eos_bytes, bytes;
+    void raw(const char* s, size_t n) {
         if (bytes <= capacity && n <= capacity - bytes && n) memcpy(dst + bytes, s, n);
         bytes += n;
     }
-    void text(const char* s) { text(s, strlen(s)); }
+    void text(const char* s) {
+        for (; *s; ++s) *s == *kEos ? raw(eos, eos_bytes) : raw(s, 1);
+    }
     void message(const keel_chat_message& m, bool trim) {
         const char* s = m.text;
         size_t n = m.bytes;
         for (; trim && n && is_space(*s); ++s) --n;
         while (trim && n && is_space(s[n - 1])) --n;
-        text(s, n);
+        raw(s, n);
     }
 };
 
@@ -140,12 +194,12 @@ ChatTemplate chat_detect(const char* jinja, size_t bytes) {
     return {KEEL_CHAT_UNKNOWN, 0};
 }
 
-keel_status chat_format(ChatTemplate chat, const keel_chat_message* messages, uint32_t count, bool open_assistant,
-                        char* dst, size_t capacity, size_t* bytes) {
+keel_status chat_format(ChatTemplate chat, const char* eos, size_t eos_bytes, const keel_chat_message* messages,
+                        uint32_t count, bool open_assistant, char* dst, size_t capacity, size_t* bytes) {
     const Spelling* const spelling = find_spelling(chat);
     if (!spelling) return KEEL_E_UNSUPPORTED;
     const Spelling& s = *spelling;
-    Output out = {dst, capacity, 0};
+    Output out = {dst, capacity, eos, eos_bytes, 0};
     const keel_chat_message* system = nullptr;  // waiting for the user message it stands in
     uint32_t turn = 0;
     for (uint32_t i = 0; i < count; ++i) {

@@ -1,6 +1,6 @@
-// Pre-tokenizer patterns as hand-written matchers. The pattern a matcher stands for is written above it; alternatives are
-// tried in its order and repeat greedily, as in the regular expression. Only where a pattern can give back characters does
-// the code do so, and says why it stays linear.
+// Pre-tokenizer patterns as hand-written matchers. The pattern a matcher stands for is written above it; alternatives
+// are tried in its order and repeat greedily, as in the regular expression. Only where a pattern can give back
+// characters does the code do so, and says why it stays linear.
 #include "sdk/text/pretokenize.h"
 
 #include <string.h>
@@ -13,7 +13,9 @@ namespace {
 
 // ---- sets of classes ----
 
-constexpr uint32_t bit(uint32_t char_class) { return 1u << char_class; }
+constexpr uint32_t bit(uint32_t char_class) {
+    return 1u << char_class;
+}
 constexpr uint32_t kUpper = bit(kClassLu) | bit(kClassLt) | bit(kClassLm) | bit(kClassLo) | bit(kClassM);
 constexpr uint32_t kLower = bit(kClassLl) | bit(kClassLm) | bit(kClassLo) | bit(kClassM);
 constexpr uint32_t kLetter = bit(kClassLu) | bit(kClassLl) | bit(kClassLt) | bit(kClassLm) | bit(kClassLo);
@@ -36,7 +38,9 @@ Char char_at(const char* text, size_t bytes, size_t at) {
     const Utf8Char c = utf8_decode(text + at, bytes - at);
     return {c.code < kInvalidByte ? bit(char_class(c.code)) : bit(kClassOther), c.code, c.bytes};
 }
-bool is_newline(const Char& c) { return c.code == '\r' || c.code == '\n'; }
+bool is_newline(const Char& c) {
+    return c.code == '\r' || c.code == '\n';
+}
 
 // End of the longest run from `at` of characters in `set`.
 size_t span(const char* text, size_t bytes, size_t at, uint32_t set) {
@@ -130,9 +134,10 @@ bool match_cl100k(const char* text, size_t bytes, Match* match) {
 // UPPER: [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], LOWER: [\p{Ll}\p{Lm}\p{Lo}\p{M}], SUFFIX: (?i:'s|'t|'re|'ve|'m|'ll|'d)? with
 // kSuffix, else nothing.
 //
-// When no LOWER follows the UPPER run, the first form gives characters back until one of the run is itself LOWER; all behind
-// that one are not, so the next match does not give back over them again and the whole stays linear. When the run has none,
-// a mark in the optional place is given back too, and is a word by itself. Only then the second form takes the UPPER run.
+// When no LOWER follows the UPPER run, the first form gives characters back until one of the run is itself LOWER; all
+// behind that one are not, so the next match does not give back over them again and the whole stays linear. When the
+// run has none, a mark in the optional place is given back too, and is a word by itself. Only then the second form
+// takes the UPPER run.
 template <uint32_t kDigits, bool kSuffix>
 bool match_cased(const char* text, size_t bytes, Match* match) {
     if (bytes == 0) return false;
@@ -164,35 +169,48 @@ bool in_ranges(const Range (&ranges)[kCount], uint32_t code) {
 }
 
 // Sets as functions of a character.
-bool in_number(const Char& c) { return c.set & kNumber; }
-bool in_letter(const Char& c) { return c.set & kLetter; }
-bool in_punctuation(const Char& c) { return c.set & kPunctuation; }
+bool in_number(const Char& c) {
+    return c.set & kNumber;
+}
+bool in_letter(const Char& c) {
+    return c.set & kLetter;
+}
+bool in_punctuation(const Char& c) {
+    return c.set & kPunctuation;
+}
 // [\p{P}\$\+<=>\^~\|`]
 bool in_ascii_marks(const Char& c) {
     return (c.set & kPunctuation) || (c.code < 0x80 && (c.set & kSymbol));
 }
 // [\p{P}\$\+<=>\^~\|]
-bool in_ascii_marks_but_backtick(const Char& c) { return in_ascii_marks(c) && c.code != '`'; }
-bool in_ascii_digits(const Char& c) { return c.code >= '0' && c.code <= '9'; }
+bool in_ascii_marks_but_backtick(const Char& c) {
+    return in_ascii_marks(c) && c.code != '`';
+}
+bool in_ascii_digits(const Char& c) {
+    return c.code >= '0' && c.code <= '9';
+}
 
 // The letters deepseek-llm cuts at: scripts with case.
 bool in_cased_letters(const Char& c) {
     static constexpr Range kRanges[] = {
-        {0x41, 0x5a}, {0x61, 0x7a}, {0xb5, 0xb5}, {0xc0, 0xd6}, {0xd8, 0xf6}, {0xf8, 0x1ba}, {0x1bc, 0x1bf},
-        {0x1c4, 0x293}, {0x295, 0x2af}, {0x370, 0x373}, {0x376, 0x376}, {0x377, 0x377}, {0x37b, 0x37d}, {0x37f, 0x37f},
-        {0x386, 0x386}, {0x388, 0x38a}, {0x38c, 0x38c}, {0x38e, 0x3a1}, {0x3a3, 0x3f5}, {0x3f7, 0x481}, {0x48a, 0x52f},
-        {0x531, 0x556}, {0x10a0, 0x10c5}, {0x13a0, 0x13f5}, {0x13f8, 0x13fd}, {0x1c90, 0x1cba}, {0x1cbd, 0x1cbf},
-        {0x1d00, 0x1d2b}, {0x1d6b, 0x1d77}, {0x1d79, 0x1d9a}, {0x1e00, 0x1f15}, {0x1f18, 0x1f1d}, {0x1f20, 0x1f45},
-        {0x1f48, 0x1f4d}, {0x1f50, 0x1f57}, {0x1f59, 0x1f59}, {0x1f5b, 0x1f5b}, {0x1f5d, 0x1f5d}, {0x1f5f, 0x1f7d},
-        {0x1f80, 0x1fb4}, {0x1fb6, 0x1fbc}, {0x1fbe, 0x1fbe}, {0x1fc2, 0x1fc4}, {0x1fc6, 0x1fcc}, {0x1fd0, 0x1fd3},
-        {0x1fd6, 0x1fdb}, {0x1fe0, 0x1fec}, {0x1ff2, 0x1ff4}, {0x1ff6, 0x1ffc}, {0x2102, 0x2102}, {0x2107, 0x2107},
-        {0x210a, 0x2113}, {0x2115, 0x2115}, {0x2119, 0x211d}, {0x2124, 0x2124}, {0x2126, 0x2126}, {0x2128, 0x2128},
-        {0x212a, 0x212d}, {0x212f, 0x2134}, {0x2139, 0x2139}, {0x213c, 0x213f}, {0x2145, 0x2149}, {0x214e, 0x214e},
-        {0x2183, 0x2183}, {0x2184, 0x2184}, {0x2c00, 0x2c7b}, {0x2c7e, 0x2ce4}, {0x2ceb, 0x2cee}, {0x2cf2, 0x2cf2},
-        {0x2cf3, 0x2cf3}, {0xa640, 0xa66d}, {0xa680, 0xa69b}, {0xa722, 0xa76f}, {0xa771, 0xa787}, {0xa78b, 0xa78e},
-        {0xab70, 0xabbf}, {0xfb00, 0xfb06}, {0xfb13, 0xfb17}, {0xff21, 0xff3a}, {0xff41, 0xff5a}, {0x10400, 0x1044f},
-        {0x104b0, 0x104d3}, {0x104d8, 0x104fb}, {0x10c80, 0x10cb2}, {0x10cc0, 0x10cf2}, {0x118a0, 0x118df},
-        {0x1e900, 0x1e943},
+        {0x41, 0x5a},       {0x61, 0x7a},       {0xb5, 0xb5},       {0xc0, 0xd6},       {0xd8, 0xf6},
+        {0xf8, 0x1ba},      {0x1bc, 0x1bf},     {0x1c4, 0x293},     {0x295, 0x2af},     {0x370, 0x373},
+        {0x376, 0x376},     {0x377, 0x377},     {0x37b, 0x37d},     {0x37f, 0x37f},     {0x386, 0x386},
+        {0x388, 0x38a},     {0x38c, 0x38c},     {0x38e, 0x3a1},     {0x3a3, 0x3f5},     {0x3f7, 0x481},
+        {0x48a, 0x52f},     {0x531, 0x556},     {0x10a0, 0x10c5},   {0x13a0, 0x13f5},   {0x13f8, 0x13fd},
+        {0x1c90, 0x1cba},   {0x1cbd, 0x1cbf},   {0x1d00, 0x1d2b},   {0x1d6b, 0x1d77},   {0x1d79, 0x1d9a},
+        {0x1e00, 0x1f15},   {0x1f18, 0x1f1d},   {0x1f20, 0x1f45},   {0x1f48, 0x1f4d},   {0x1f50, 0x1f57},
+        {0x1f59, 0x1f59},   {0x1f5b, 0x1f5b},   {0x1f5d, 0x1f5d},   {0x1f5f, 0x1f7d},   {0x1f80, 0x1fb4},
+        {0x1fb6, 0x1fbc},   {0x1fbe, 0x1fbe},   {0x1fc2, 0x1fc4},   {0x1fc6, 0x1fcc},   {0x1fd0, 0x1fd3},
+        {0x1fd6, 0x1fdb},   {0x1fe0, 0x1fec},   {0x1ff2, 0x1ff4},   {0x1ff6, 0x1ffc},   {0x2102, 0x2102},
+        {0x2107, 0x2107},   {0x210a, 0x2113},   {0x2115, 0x2115},   {0x2119, 0x211d},   {0x2124, 0x2124},
+        {0x2126, 0x2126},   {0x2128, 0x2128},   {0x212a, 0x212d},   {0x212f, 0x2134},   {0x2139, 0x2139},
+        {0x213c, 0x213f},   {0x2145, 0x2149},   {0x214e, 0x214e},   {0x2183, 0x2183},   {0x2184, 0x2184},
+        {0x2c00, 0x2c7b},   {0x2c7e, 0x2ce4},   {0x2ceb, 0x2cee},   {0x2cf2, 0x2cf2},   {0x2cf3, 0x2cf3},
+        {0xa640, 0xa66d},   {0xa680, 0xa69b},   {0xa722, 0xa76f},   {0xa771, 0xa787},   {0xa78b, 0xa78e},
+        {0xab70, 0xabbf},   {0xfb00, 0xfb06},   {0xfb13, 0xfb17},   {0xff21, 0xff3a},   {0xff41, 0xff5a},
+        {0x10400, 0x1044f}, {0x104b0, 0x104d3}, {0x104d8, 0x104fb}, {0x10c80, 0x10cb2}, {0x10cc0, 0x10cf2},
+        {0x118a0, 0x118df}, {0x1e900, 0x1e943},
     };
     return in_ranges(kRanges, c.code);
 }
@@ -271,11 +289,18 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {"starcoder", false, false, {kDigit, match_gpt2}},
     {"refact", false, false, {kDigit, match_gpt2}},
     {"falcon", false, false, {match_set<in_ascii_marks, 1, UINT32_MAX>, match_gpt2, kThreeDigits}},
-    {"default", false, false, {match_set<in_ascii_marks_but_backtick, 1, UINT32_MAX>, match_gpt2, kDigits, kThreeDigits}},
-    {"deepseek-llm", false, false,
+    {"default",
+     false,
+     false,
+     {match_set<in_ascii_marks_but_backtick, 1, UINT32_MAX>, match_gpt2, kDigits, kThreeDigits}},
+    {"deepseek-llm",
+     false,
+     false,
      {match_newline, match_set<in_cased_letters, 1, UINT32_MAX, true>, match_set<in_wide_marks, 1, UINT32_MAX, true>,
       match_trailing_space, kEastAsian, kDigits}},
-    {"deepseek-coder", false, false,
+    {"deepseek-coder",
+     false,
+     false,
      {match_newline, match_set<in_letter, 1, UINT32_MAX, true>, match_set<in_punctuation, 1, UINT32_MAX, true>,
       kEastAsian, kDigit}},
 };

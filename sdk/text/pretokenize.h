@@ -1,5 +1,6 @@
-// Pre-tokenizers of byte-level BPE: cut a text into pre-tokens, inside which alone merges happen. Each is a short sequence of
-// stages as published with its models; a stage cuts every piece the stage before left into matches and what lies between.
+// Pre-tokenizers of byte-level BPE: cut a text into pre-tokens, inside which alone merges happen. Each is a short
+// sequence of stages as published with its models; a stage cuts every piece the stage before left into matches and what
+// lies between.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -8,8 +9,8 @@ namespace keel {
 
 constexpr uint32_t kMaxStages = 6;
 
-// A stage: finds the leftmost match of its pattern in the first `bytes` bytes of text, which is all it sees, also when it
-// looks ahead. Returns false when there is none.
+// A stage: finds the leftmost match of its pattern in the first `bytes` bytes of text, which is all it sees, also when
+// it looks ahead. Returns false when there is none.
 struct Match {
     size_t begin, end;  // never empty
 };
@@ -34,9 +35,9 @@ class PreTokenCursor {
     bool next(size_t* begin, size_t* end);
 
   private:
-    struct Level {      // the rest of a piece that stage `depth` cuts
+    struct Level {  // the rest of a piece that stage `depth` cuts
         size_t at, end;
-        Match match;    // waits while the gap before it is handed on
+        Match match;  // waits while the gap before it is handed on
         bool has_match;
     };
     const PreTokenizer* pre_;

@@ -3,6 +3,20 @@
 //   byte-level BPE ("gpt2"), merges by rank, after a pre-tokenizer named by tokenizer.ggml.pre.
 // Built once into the persistent arena (count mode, then place mode, same function); immutable after, except for the work
 // buffer, which one call at a time uses.
+//
+// Ids are those GGUF runtimes give for the same file, which for most models are those of the published tokenizer too:
+//   - A text is first cut at special tokens, the leftmost and there the longest: user-defined ones always, control and
+//     unknown ones under KEEL_TOKENIZE_SPECIAL. Without the flag "<s>" in a text is three characters.
+//   - No Unicode normalisation, also where the published tokenizer has one (NFC in qwen2).
+//   - SentencePiece: a space is added before the text, and again after every special token, unless the file sets
+//     tokenizer.ggml.add_space_prefix to false; decoding takes it away again. U+2581 in a text is a space, as in
+//     SentencePiece. Characters without a token are their bytes, else one unknown token for a row of them.
+//   - Byte-level: a byte without a token is the unknown token, and lost when the file names none.
+//   - Phi-3 ("general.architecture" phi3, SentencePiece): white space after a control token is dropped.
+//   - Of two tokens with one text the lower id is encoded, of two equal merges the first counts; merges of what are no
+//     tokens are left out; empty tokens are never encoded. Without tokenizer.ggml.token_type, <0xHH> are byte tokens, and
+//     the bos, eos and unknown ids are special.
+//   - BOS, when the file does not say: before SentencePiece, llama-bpe and tekken texts; never without a bos id.
 #pragma once
 #include "sdk/core/arena.h"
 #include "sdk/format/gguf.h"
@@ -15,7 +29,9 @@ constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStre
 
 // Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split point
 // that encode must handle; sizes the work buffer.
-// Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent), KEEL_E_FILE_READ.
+// Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent), KEEL_E_FILE_LIMIT
+// (a token longer than kMaxPieceBytes, too many, or texts made to collide), KEEL_E_FILE_READ, KEEL_E_ARGUMENT
+// (max_text_bytes not within 1 and 2^24), KEEL_E_MEMORY_TOO_SMALL.
 keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena, Tokenizer** out, keel_error* error);
 
 // As keel_tokenize (flags included). Not reentrant: the caller serialises.
@@ -25,8 +41,8 @@ keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint3
 keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t count, uint32_t flags, char* dst, size_t capacity, size_t* bytes);
 
 // Bytes of one token as they appear inside a text (a leading SentencePiece space is a space; byte tokens are their byte;
-// control tokens are empty unless KEEL_DETOKENIZE_SPECIAL). Points into the arena or a static table. `first`: the token
-// begins the text (SentencePiece drops the space that the tokenizer added).
+// control tokens are empty unless KEEL_DETOKENIZE_SPECIAL; nothing for an id outside the vocabulary). Points into the arena
+// or a static text. `first`: the token begins a text (SentencePiece drops the space that the tokenizer added).
 void tokenizer_piece(const Tokenizer* t, int32_t id, uint32_t flags, bool first, const char** data, size_t* bytes);
 
 // True when the token after `previous_id` begins a text in the sense above: `previous_first` is the same question for
@@ -37,6 +53,7 @@ uint32_t tokenizer_vocabulary(const Tokenizer* t);
 // End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
 int32_t tokenizer_bos(const Tokenizer* t);  // -1 when absent
+int32_t tokenizer_eos(const Tokenizer* t);  // likewise
 
 // ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----
 constexpr uint32_t kMaxStops = 16;

@@ -47,11 +47,18 @@ keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t coun
     return dst && need > capacity ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
 }
 
-uint32_t tokenizer_vocabulary(const Tokenizer* t) { return t->vocabulary; }
+uint32_t tokenizer_vocabulary(const Tokenizer* t) {
+    return t->vocabulary;
+}
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids) {
     *ids = t->end_ids;
     return t->end_count;
 }
-int32_t tokenizer_bos(const Tokenizer* t) { return t->bos_id; }
+int32_t tokenizer_bos(const Tokenizer* t) {
+    return t->bos_id;
+}
+int32_t tokenizer_eos(const Tokenizer* t) {
+    return t->eos_id;
+}
 
 }  // namespace keel

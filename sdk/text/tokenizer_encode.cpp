@@ -1,5 +1,5 @@
-// Text to ids. A text is cut at special tokens; between them it is cut into runs that no token crosses; in a run, neighbours
-// merge one pair at a time, the best pair first, until none is left. Only a run needs memory.
+// Text to ids. A text is cut at special tokens; between them it is cut into runs that no token crosses; in a run,
+// neighbours merge one pair at a time, the best pair first, until none is left. Only a run needs memory.
 #include <string.h>
 
 #include "sdk/core/status.h"
@@ -19,7 +19,7 @@ class Encoder {
     size_t count() const { return count_; }
 
   private:
-    keel_status ordinary(const char* text, size_t bytes, bool after_special);
+    keel_status ordinary(const char* text, size_t bytes);
     keel_status add(uint32_t code, const char* text, uint32_t bytes);
     keel_status add_bytes(const char* text, size_t bytes);
     void finish_run();
@@ -43,12 +43,12 @@ class Encoder {
     const size_t capacity_;
     size_t count_ = 0;
     uint32_t run_bytes_ = 0, run_symbols_ = 0, heap_count_ = 0;
-    uint32_t last_code_ = 0;       // of the run's newest element
-    bool last_unknown_ = false;    // the newest id stands for unknown characters, and goes on to
+    uint32_t last_code_ = 0;     // of the run's newest element
+    bool last_unknown_ = false;  // the newest id stands for unknown characters, and goes on to
 };
 
-// ---- heap: a binary heap of key << 32 | symbol, every symbol knowing its place, so that a pair is changed in place and the
-// heap never outgrows the run ----
+// ---- heap: a binary heap of key << 32 | symbol, every symbol knowing its place, so that a pair is changed in place
+// and the heap never outgrows the run ----
 
 void Encoder::sift_up(uint32_t place, uint64_t entry) {
     for (; place > 0; place = (place - 1) / 2) {
@@ -131,7 +131,8 @@ void Encoder::emit_symbol(const Symbol& s) {
         return emit(s.id);
     }
     bool has_bytes = true;
-    for (uint32_t i = 0; i < s.bytes; ++i) has_bytes &= t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])] >= 0;
+    for (uint32_t i = 0; i < s.bytes; ++i)
+        has_bytes &= t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])] >= 0;
     if (has_bytes) {
         last_unknown_ = false;
         for (uint32_t i = 0; i < s.bytes; ++i) emit(t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])]);
@@ -190,17 +191,16 @@ keel_status Encoder::add_bytes(const char* text, size_t bytes) {
     return KEEL_OK;
 }
 
-// Text without special tokens. `after_special`: it begins the whole text or follows a special token.
-keel_status Encoder::ordinary(const char* text, size_t bytes, bool after_special) {
+// Text between special tokens, or between one and an end of the whole text.
+keel_status Encoder::ordinary(const char* text, size_t bytes) {
     if (bytes == 0) return KEEL_OK;
     last_unknown_ = false;
     if (t_.byte_level) {
         PreTokenCursor words(*t_.pre, text, bytes);
         for (size_t begin, end; words.next(&begin, &end);) {
             const size_t length = end - begin;
-            const int32_t whole = t_.ignore_merges && length <= kMaxPieceBytes
-                                      ? find_piece(t_, t_.pieces, text + begin, length)
-                                      : -1;
+            const int32_t whole =
+                t_.ignore_merges && length <= kMaxPieceBytes ? find_piece(t_, t_.pieces, text + begin, length) : -1;
             if (whole >= 0)
                 emit(whole);
             else
@@ -208,7 +208,7 @@ keel_status Encoder::ordinary(const char* text, size_t bytes, bool after_special
         }
         return KEEL_OK;
     }
-    if (t_.add_space_prefix && after_special) KEEL_TRY(add(' ', " ", 1));
+    if (t_.add_space_prefix) KEEL_TRY(add(' ', " ", 1));
     for (size_t i = 0; i < bytes;) {
         const Utf8Char c = utf8_decode(text + i, bytes - i);
         KEEL_TRY(c.code == kSpaceMark ? add(' ', " ", 1) : add(c.code, text + i, c.bytes));
@@ -219,7 +219,8 @@ keel_status Encoder::ordinary(const char* text, size_t bytes, bool after_special
 }
 
 // The leftmost special token of `text`, the longest of those that begin there.
-bool Encoder::find_special(const char* text, size_t bytes, bool parse_special, size_t* begin, size_t* length, int32_t* id) {
+bool Encoder::find_special(const char* text, size_t bytes, bool parse_special, size_t* begin, size_t* length,
+                           int32_t* id) {
     if (t_.special_length_count == 0) return false;
     for (size_t at = 0; at < bytes; ++at) {
         const uint8_t first = static_cast<uint8_t>(text[at]);
@@ -245,15 +246,13 @@ bool Encoder::find_special(const char* text, size_t bytes, bool parse_special, s
 }
 
 keel_status Encoder::text(const char* text, size_t bytes, bool parse_special) {
-    bool after_special = true;
     for (;;) {
         size_t begin = bytes, length = 0;
         int32_t id = -1;
         const bool found = find_special(text, bytes, parse_special, &begin, &length, &id);
-        KEEL_TRY(ordinary(text, begin, after_special));
+        KEEL_TRY(ordinary(text, begin));
         if (!found) return KEEL_OK;
         emit(id);
-        after_special = true;
         text += begin + length;
         bytes -= begin + length;
         if (t_.strip_after_special && is_hidden(t_.types[id]))

@@ -16,7 +16,13 @@
 namespace keel {
 
 enum TokenType : uint8_t {  // tokenizer.ggml.token_type
-    kTokenUndefined = 0, kTokenNormal, kTokenUnknown, kTokenControl, kTokenUserDefined, kTokenUnused, kTokenByte,
+    kTokenUndefined = 0,
+    kTokenNormal,
+    kTokenUnknown,
+    kTokenControl,
+    kTokenUserDefined,
+    kTokenUnused,
+    kTokenByte,
     kTokenTypeCount
 };
 
@@ -25,7 +31,9 @@ constexpr bool is_special(uint8_t type) {
     return type == kTokenControl || type == kTokenUserDefined || type == kTokenUnknown;
 }
 // Without text unless KEEL_DETOKENIZE_SPECIAL.
-constexpr bool is_hidden(uint8_t type) { return type == kTokenControl || type == kTokenUnknown; }
+constexpr bool is_hidden(uint8_t type) {
+    return type == kTokenControl || type == kTokenUnknown;
+}
 
 // Open addressing with linear probing; a slot is 32 hash bits << 32 | id + 1, and 0 is free. Two thirds full at most. A
 // chain longer than kMaxProbes does not occur with honest input, so it is refused when the table is built.
@@ -42,11 +50,11 @@ struct MergeSlot {
 
 // One element of the run being merged: at first a character (SentencePiece) or a byte (byte-level).
 struct Symbol {
-    uint32_t begin, bytes;   // in Tokenizer::run_text
-    uint32_t previous, next; // symbol indices, kNoSymbol at the ends
-    int32_t id;              // token of this text, -1 when it is none
-    int32_t merged_id;       // token of this text and the next symbol's
-    uint32_t heap_place;     // of this symbol's pair with the next one, kNoSymbol when they do not merge
+    uint32_t begin, bytes;    // in Tokenizer::run_text
+    uint32_t previous, next;  // symbol indices, kNoSymbol at the ends
+    int32_t id;               // token of this text, -1 when it is none
+    int32_t merged_id;        // token of this text and the next symbol's
+    uint32_t heap_place;      // of this symbol's pair with the next one, kNoSymbol when they do not merge
 };
 constexpr uint32_t kNoSymbol = UINT32_MAX;
 
@@ -54,12 +62,12 @@ constexpr uint32_t kMaxEndIds = 8;
 
 struct Tokenizer {
     uint32_t vocabulary;
-    bool byte_level;          // else SentencePiece
-    bool add_bos;             // KEEL_TOKENIZE_BOS has an effect
-    bool add_space_prefix;    // SentencePiece: a text begins with a space that is not its own
-    bool ignore_merges;       // byte-level: a pre-token that is itself a token is taken whole
-    bool strip_after_special; // white space after a control token is dropped (phi3)
-    int32_t bos_id, unknown_id;
+    bool byte_level;           // else SentencePiece
+    bool add_bos;              // KEEL_TOKENIZE_BOS has an effect
+    bool add_space_prefix;     // SentencePiece: a text begins with a space that is not its own
+    bool ignore_merges;        // byte-level: a pre-token that is itself a token is taken whole
+    bool strip_after_special;  // white space after a control token is dropped (phi3)
+    int32_t bos_id, eos_id, unknown_id;
     uint32_t end_count;
     int32_t end_ids[kMaxEndIds];
     const PreTokenizer* pre;  // byte-level
@@ -71,18 +79,18 @@ struct Tokenizer {
     PieceTable pieces, specials;
     const MergeSlot* merges;  // byte-level
     uint32_t merge_slots;
-    const uint64_t* joins;    // a bloom filter over element pairs, for bytes an exact table
-    uint32_t join_mask;       // bits - 1, a power of two less one
+    const uint64_t* joins;  // a bloom filter over element pairs, for bytes an exact table
+    uint32_t join_mask;     // bits - 1, a power of two less one
     uint32_t special_length_count;
     uint16_t special_lengths[kMaxPieceBytes];  // lengths specials have, ascending
     uint64_t special_first[4];                 // bit b: a special begins with byte b
     int32_t byte_ids[256];                     // -1 where the vocabulary has no token for the byte
 
     // The work buffer: one run at a time.
-    uint32_t run_capacity;    // bytes, and symbols
+    uint32_t run_capacity;  // bytes, and symbols
     char* run_text;
     Symbol* symbols;
-    uint64_t* heap;           // merge key << 32 | index of the left symbol: the smallest is merged first
+    uint64_t* heap;  // merge key << 32 | index of the left symbol: the smallest is merged first
 };
 
 inline const char* token_text(const Tokenizer& t, uint32_t id, uint32_t* bytes) {
@@ -100,7 +108,9 @@ int32_t find_piece(const Tokenizer& t, const PieceTable& table, uint64_t hash, c
 inline int32_t find_piece(const Tokenizer& t, const PieceTable& table, const char* text, size_t bytes) {
     return find_piece(t, table, hash64(text, bytes), text, bytes);
 }
-inline uint64_t merge_hash(uint32_t left, uint32_t right) { return hash_finish(uint64_t{left} << 32 | right); }
+inline uint64_t merge_hash(uint32_t left, uint32_t right) {
+    return hash_finish(uint64_t{left} << 32 | right);
+}
 
 // Bits of an element pair in `joins`: byte pairs have one bit each, code point pairs two of a bloom filter.
 struct JoinBits {

@@ -1,5 +1,5 @@
-// Builds a Tokenizer from a GGUF: counts, places, fills. Everything the counting pass needs is counts, so count mode reads
-// the token types and lengths but no text.
+// Builds a Tokenizer from a GGUF: counts, places, fills. Everything the counting pass needs is counts, so count mode
+// reads the token types and lengths but no text.
 #include <string.h>
 
 #include "sdk/core/status.h"
@@ -22,12 +22,18 @@ constexpr uint32_t kMaxTextBytes = 1u << 24;
 constexpr uint32_t kBytePairBits = 1u << 16;
 constexpr uint64_t kMaxJoinBits = 1u << 28;
 
-constexpr const char* kEndKeys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                    "tokenizer.ggml.eom_token_id"};
+constexpr const char* kEndKeys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
 // Texts of tokens that end a turn, for files that name no eot id.
-constexpr const char* kEndTexts[] = {"<|eot_id|>",   "<|im_end|>",      "<|end|>",  "<end_of_turn>",
-                                     "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>",
-                                     "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"};
+constexpr const char* kEndTexts[] = {"<|eot_id|>",
+                                     "<|im_end|>",
+                                     "<|end|>",
+                                     "<end_of_turn>",
+                                     "<|endoftext|>",
+                                     "<|end_of_text|>",
+                                     "<|eom_id|>",
+                                     "<EOT>",
+                                     "<\xef\xbd\x9c"
+                                     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"};
 
 // ---- byte-level spelling: printable bytes stand for themselves, the others for U+0100 and up, in order ----
 
@@ -42,7 +48,8 @@ constexpr Spelling make_spelling() {
     Spelling s = {};
     for (int16_t& byte : s.byte_of) byte = -1;
     uint32_t next = 0x100;
-    for (uint32_t byte = 0; byte < 256; ++byte) s.byte_of[spells_itself(byte) ? byte : next++] = static_cast<int16_t>(byte);
+    for (uint32_t byte = 0; byte < 256; ++byte)
+        s.byte_of[spells_itself(byte) ? byte : next++] = static_cast<int16_t>(byte);
     return s;
 }
 constexpr Spelling kSpelling = make_spelling();
@@ -74,7 +81,9 @@ uint32_t unmark(const char* text, size_t bytes, char* dst) {
     return n;
 }
 
-int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+int hex_digit(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
 
 // "<0x0A>": the byte, or -1.
 int byte_token(const char* text, size_t bytes) {
@@ -83,7 +92,9 @@ int byte_token(const char* text, size_t bytes) {
     return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
-constexpr uint64_t table_slots(uint64_t count) { return count + count / 2 + 1; }
+constexpr uint64_t table_slots(uint64_t count) {
+    return count + count / 2 + 1;
+}
 
 // ---- the build ----
 
@@ -160,7 +171,8 @@ keel_status Builder::read_id(const char* key, int32_t* id) {
     KEEL_TRY(gguf_u32(reader_, g_, key, &value, &present, error_));
     *id = -1;
     if (!present) return KEEL_OK;
-    if (value >= settings_.vocabulary) return fail(error_, KEEL_E_FILE_FORMAT, 0, key, "the id is outside the vocabulary");
+    if (value >= settings_.vocabulary)
+        return fail(error_, KEEL_E_FILE_FORMAT, 0, key, "the id is outside the vocabulary");
     *id = static_cast<int32_t>(value);
     return KEEL_OK;
 }
@@ -176,7 +188,8 @@ keel_status Builder::read_settings() {
         return fail(error_, KEEL_E_UNSUPPORTED, 0, name, "tokenizer.ggml.model is neither \"llama\" nor \"gpt2\"");
 
     KEEL_TRY(find_array(kTokensKey, kGgufString, &tokens_));
-    if (!tokens_ || tokens_->count == 0) return fail(error_, KEEL_E_FILE_FORMAT, 0, kTokensKey, "there is no vocabulary");
+    if (!tokens_ || tokens_->count == 0)
+        return fail(error_, KEEL_E_FILE_FORMAT, 0, kTokensKey, "there is no vocabulary");
     if (tokens_->count > kMaxTokens || tokens_->bytes > UINT32_MAX / 2)
         return array_fail(kTokensKey, tokens_, KEEL_E_FILE_LIMIT, "the vocabulary is too large");
     settings_.vocabulary = static_cast<uint32_t>(tokens_->count);
@@ -185,9 +198,12 @@ keel_status Builder::read_settings() {
     settings_.add_space_prefix = !settings_.byte_level;
     if (settings_.byte_level) {
         KEEL_TRY(gguf_string(reader_, g_, kPreKey, name, sizeof name, &bytes, &present, error_));
-        if (!present) return fail(error_, KEEL_E_UNSUPPORTED, 0, kPreKey, "the file names no pre-tokenizer; any choice would be a guess");
+        if (!present)
+            return fail(error_, KEEL_E_UNSUPPORTED, 0, kPreKey,
+                        "the file names no pre-tokenizer; any choice would be a guess");
         settings_.pre = pretokenizer_find(name, strlen(name));
-        if (!settings_.pre) return fail(error_, KEEL_E_UNSUPPORTED, 0, name, "unknown pre-tokenizer (tokenizer.ggml.pre)");
+        if (!settings_.pre)
+            return fail(error_, KEEL_E_UNSUPPORTED, 0, name, "unknown pre-tokenizer (tokenizer.ggml.pre)");
         settings_.ignore_merges = settings_.pre->ignore_merges;
         settings_.add_bos = settings_.pre->add_bos;
         KEEL_TRY(find_array(kMergesKey, kGgufString, &merges_));
@@ -198,7 +214,8 @@ keel_status Builder::read_settings() {
         if (!scores_) return fail(error_, KEEL_E_FILE_FORMAT, 0, kScoresKey, "a SentencePiece vocabulary needs scores");
         if (scores_->count != settings_.vocabulary)
             return array_fail(kScoresKey, scores_, KEEL_E_FILE_FORMAT, "not one score per token");
-        KEEL_TRY(gguf_bool(reader_, g_, "tokenizer.ggml.add_space_prefix", &settings_.add_space_prefix, &present, error_));
+        KEEL_TRY(
+            gguf_bool(reader_, g_, "tokenizer.ggml.add_space_prefix", &settings_.add_space_prefix, &present, error_));
         KEEL_TRY(gguf_string(reader_, g_, "general.architecture", name, sizeof name, &bytes, &present, error_));
         settings_.strip_after_special = present && strcmp(name, "phi3") == 0;
     }
@@ -208,6 +225,7 @@ keel_status Builder::read_settings() {
 
     KEEL_TRY(gguf_bool(reader_, g_, "tokenizer.ggml.add_bos_token", &settings_.add_bos, &present, error_));
     KEEL_TRY(read_id("tokenizer.ggml.bos_token_id", &settings_.bos_id));
+    KEEL_TRY(read_id("tokenizer.ggml.eos_token_id", &settings_.eos_id));
     KEEL_TRY(read_id("tokenizer.ggml.unknown_token_id", &settings_.unknown_id));
     if (settings_.bos_id < 0) settings_.add_bos = false;
     return KEEL_OK;
@@ -241,7 +259,8 @@ keel_status Builder::scan_tokens() {
 
 keel_status Builder::place(Tokenizer** out) {
     const uint32_t n = settings_.vocabulary;
-    const uint64_t text_bytes = tokens_->bytes;  // of the spelled tokens and their length fields: never less than the blob
+    const uint64_t text_bytes =
+        tokens_->bytes;  // of the spelled tokens and their length fields: never less than the blob
     if (max_text_bytes_ == 0 || max_text_bytes_ > kMaxTextBytes)
         return fail(error_, KEEL_E_ARGUMENT, 0, "max_text_bytes", "not within 1 and 2^24");
     // One bit per byte of vocabulary: every byte adds at most one pair, most repeat.
@@ -294,8 +313,6 @@ keel_status Builder::place(Tokenizer** out) {
 // Types, and every token's text as it appears in a text.
 keel_status Builder::fill_tokens() {
     for (int32_t& id : t_->byte_ids) id = -1;
-    int32_t eos_id;
-    KEEL_TRY(read_id("tokenizer.ggml.eos_token_id", &eos_id));
     GgufStringCursor texts(reader_, *tokens_);
     ByteCursor types(reader_, types_ ? types_->offset : 0, types_ ? types_->offset + types_->bytes : 0);
     uint32_t at = 0, specials = 0;
@@ -315,7 +332,7 @@ keel_status Builder::fill_tokens() {
             if (type == kTokenUndefined) type = kTokenNormal;
         } else if (signed_id == t_->unknown_id) {
             type = kTokenUnknown;
-        } else if (signed_id == t_->bos_id || signed_id == eos_id) {
+        } else if (signed_id == t_->bos_id || signed_id == t_->eos_id) {
             type = kTokenControl;
         } else if (byte >= 0) {
             type = kTokenByte;
@@ -323,7 +340,8 @@ keel_status Builder::fill_tokens() {
         uint32_t plain_bytes = static_cast<uint32_t>(bytes);
         const char* plain = spelled_;
         if (!t_->byte_level && type == kTokenByte) {
-            if (byte < 0) return array_fail(kTokensKey, tokens_, KEEL_E_FILE_FORMAT, "a byte token is not spelled <0xHH>");
+            if (byte < 0)
+                return array_fail(kTokensKey, tokens_, KEEL_E_FILE_FORMAT, "a byte token is not spelled <0xHH>");
             if (t_->byte_ids[byte] < 0) t_->byte_ids[byte] = signed_id;
             plain_[0] = static_cast<char>(byte);
             plain = plain_;
@@ -365,7 +383,8 @@ keel_status Builder::insert(PieceTable& table, uint32_t id, const char* key) {
         }
         uint32_t other_bytes;
         const char* const other = token_text(*t_, static_cast<uint32_t>(entry) - 1, &other_bytes);
-        if (entry >> 32 == (hash & UINT32_MAX) && other_bytes == bytes && memcmp(other, text, bytes) == 0) return KEEL_OK;
+        if (entry >> 32 == (hash & UINT32_MAX) && other_bytes == bytes && memcmp(other, text, bytes) == 0)
+            return KEEL_OK;
         if (++slot == table.slot_count) slot = 0;
     }
     return array_fail(key, tokens_, KEEL_E_FILE_LIMIT, "the texts are made to collide");
@@ -415,7 +434,8 @@ keel_status Builder::index_tokens() {
 }
 
 keel_status Builder::fill_scores() {
-    const keel_status status = read_at(reader_, scores_->offset, score_table_, uint64_t{t_->vocabulary} * sizeof(float));
+    const keel_status status =
+        read_at(reader_, scores_->offset, score_table_, uint64_t{t_->vocabulary} * sizeof(float));
     if (status != KEEL_OK) return broken(kScoresKey, scores_, status);
     for (uint32_t id = 0; id < t_->vocabulary; ++id)
         if (score_table_[id] != score_table_[id])
@@ -460,7 +480,8 @@ keel_status Builder::fill_merges() {
         const int32_t right = find_piece(*t_, t_->pieces, plain_ + left_bytes, right_bytes);
         const int32_t whole = find_piece(*t_, t_->pieces, plain_, left_bytes + right_bytes);
         if (left < 0 || right < 0 || whole < 0) continue;
-        KEEL_TRY(insert_merge(static_cast<uint32_t>(left), static_cast<uint32_t>(right), rank, static_cast<uint32_t>(whole)));
+        KEEL_TRY(insert_merge(static_cast<uint32_t>(left), static_cast<uint32_t>(right), rank,
+                              static_cast<uint32_t>(whole)));
         join(static_cast<uint8_t>(plain_[left_bytes - 1]), static_cast<uint8_t>(plain_[left_bytes]));
     }
     return KEEL_OK;
@@ -474,6 +495,7 @@ void Builder::add_end_id(int32_t id) {
 }
 
 keel_status Builder::add_end_ids() {
+    add_end_id(t_->eos_id);
     for (const char* key : kEndKeys) {
         int32_t id;
         KEEL_TRY(read_id(key, &id));

@@ -11,6 +11,7 @@ Texts and pieces are written in hexadecimal. The random part is seeded; the file
 """
 import pathlib
 import random
+import unicodedata
 
 import regex
 import sentencepiece
@@ -45,6 +46,14 @@ def random_texts(count):
     for _ in range(count):
         pools = rng.sample(POOLS, rng.randint(2, 6))
         yield "".join(rng.choice(rng.choice(pools)) for _ in range(rng.randint(1, 24)))
+
+
+def wide_texts(count):
+    """Characters of every page that Python's Unicode knows: it is the oldest here, so both implementations know them."""
+    rng = random.Random(13)
+    wide = [chr(c) for c in range(0x80, 0x20000) if unicodedata.category(chr(c))[0] in "LMNPSZ"]
+    for _ in range(count):
+        yield "".join(rng.choice(wide) if rng.random() < 0.7 else rng.choice(" \n'aA1,") for _ in range(rng.randint(10, 30)))
 
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -116,7 +125,7 @@ def write(name, lines):
 
 def pretokens():
     lines = []
-    for text in TEXTS + list(random_texts(160)):
+    for text in TEXTS + list(random_texts(160)) + list(wide_texts(120)):
         lines.append("text " + hexed(text))
         for name, patterns in PRE.items():
             cut = cut_by_regex(patterns, text)

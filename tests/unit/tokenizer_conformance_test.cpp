@@ -1,8 +1,11 @@
-// Ids of independent tokenizers: the vocabularies and cases of the shared conformance data, and the reference model's own.
+// Ids of independent tokenizers: the vocabularies and cases of the shared conformance data, and the reference model's
+// own.
 #include <memory>
 #include <sstream>
 
 #include "sdk/text/pretokenize.h"
+#include "sdk/text/unicode_tables.h"
+#include "tests/hex_text.h"
 #include "tests/tokenizer_fixture.h"
 
 namespace {
@@ -10,6 +13,7 @@ namespace {
 using keel_test::read_file;
 using keel_test::source_path;
 using keel_test::TokenizerFixture;
+using keel_test::unhex;
 
 std::vector<std::vector<int32_t>> read_id_lines(const std::string& path) {
     const std::vector<char> bytes = read_file(path);
@@ -37,8 +41,7 @@ void check_shared(const std::string& path) {
     ASSERT_EQ(KEEL_OK, fixture.status) << fixture.error.field << ": " << fixture.error.reason;
     EXPECT_EQ(fixture.planned_bytes, fixture.used_bytes);
     const std::vector<char> input = read_file(path + ".inp");
-    const std::vector<std::string> texts =
-        split(std::string(input.begin(), input.end()), "\n__ggml_vocab_test__\n");
+    const std::vector<std::string> texts = split(std::string(input.begin(), input.end()), "\n__ggml_vocab_test__\n");
     const std::vector<std::vector<int32_t>> expected = read_id_lines(path + ".out");
     ASSERT_EQ(texts.size(), expected.size());
     ASSERT_GT(texts.size(), 40u);
@@ -59,12 +62,6 @@ TEST(TokenizerConformance, Gpt2) {
 }
 
 // ---- tests/data/text, by tests/generators/make_tokenizer_oracles.py ----
-
-std::string unhex(const std::string& hex) {
-    std::string out;
-    for (size_t i = 0; i + 1 < hex.size(); i += 2) out.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
-    return out;
-}
 
 // Lines of an oracle file: a word, then the rest.
 struct Line {
@@ -89,7 +86,8 @@ std::vector<Line> read_oracle(const std::string& name) {
     std::vector<Line> out;
     for (std::string line; std::getline(lines, line);) {
         const size_t space = line.find(' ');
-        out.push_back({line.substr(0, space), std::istringstream(space == std::string::npos ? "" : line.substr(space))});
+        out.push_back(
+            {line.substr(0, space), std::istringstream(space == std::string::npos ? "" : line.substr(space))});
     }
     EXPECT_GT(out.size(), 100u) << name;
     return out;
@@ -117,6 +115,22 @@ TEST(TokenizerConformance, PreTokens) {
         ++checked;
     }
     EXPECT_GT(checked, 2000u);
+}
+
+// Totals of DerivedGeneralCategory-15.1.0 and the 25 White_Space code points, of which 6 are controls.
+TEST(TokenizerConformance, UnicodeClasses) {
+    uint32_t counts[keel::kClassSpace + 1] = {};
+    for (uint32_t code = 0; code < 0x110000; ++code) {
+        ASSERT_LE(keel::char_class(code), keel::kClassSpace);
+        ++counts[keel::char_class(code)];
+    }
+    const uint32_t letters[] = {1831, 2233, 31, 397, 132234};
+    for (uint32_t i = 0; i < 5; ++i) EXPECT_EQ(letters[i], counts[keel::kClassLu + i]) << i;
+    EXPECT_EQ(2450u, counts[keel::kClassM]);
+    EXPECT_EQ(1831u, counts[keel::kClassN]);
+    EXPECT_EQ(842u, counts[keel::kClassP]);
+    EXPECT_EQ(7775u, counts[keel::kClassS]);
+    EXPECT_EQ(25u, counts[keel::kClassSpace]);
 }
 
 TEST(TokenizerConformance, TrainedByteLevel) {

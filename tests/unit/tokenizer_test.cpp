@@ -1,0 +1,480 @@
+// Properties of the tokenizer and its behaviour on vocabularies no honest file has.
+#include <chrono>
+#include <random>
+
+#include "tests/tokenizer_fixture.h"
+
+namespace {
+
+using keel_test::GgufBytes;
+using keel_test::read_file;
+using keel_test::source_path;
+using keel_test::TokenizerFixture;
+using Ids = std::vector<int32_t>;
+
+std::string utf8(uint32_t c) {
+    std::string s;
+    if (c < 0x80) return {static_cast<char>(c)};
+    if (c >= 0x10000) s += static_cast<char>(0xf0 | c >> 18);
+    if (c >= 0x800) s += static_cast<char>(c >= 0x10000 ? 0x80 | (c >> 12 & 63) : 0xe0 | c >> 12);
+    s += static_cast<char>(c >= 0x800 ? 0x80 | (c >> 6 & 63) : 0xc0 | c >> 6);
+    return s + static_cast<char>(0x80 | (c & 63));
+}
+
+// How byte-level vocabularies spell bytes (GPT-2's table).
+std::string spell(const std::string& bytes) {
+    std::string out;
+    for (unsigned char b : bytes) {
+        uint32_t code = b, next = 0x100;
+        for (uint32_t i = 0; i <= b; ++i) {
+            const bool printable = (i >= 0x21 && i <= 0x7e) || (i >= 0xa1 && i <= 0xac) || i >= 0xae;
+            if (printable) continue;
+            if (i == b) code = next;
+            ++next;
+        }
+        out += utf8(code);
+    }
+    return out;
+}
+
+// A SentencePiece vocabulary: <unk> <s> </s>, 256 byte tokens, then the pieces, the first scored best.
+constexpr int32_t kFirstPiece = 259;
+struct Spm {
+    std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
+    std::vector<float> scores = {0, 0, 0};
+    std::vector<int32_t> types = {2, 3, 3};
+    explicit Spm(const std::vector<std::string>& pieces) {
+        for (int b = 0; b < 256; ++b) {
+            char text[8];
+            snprintf(text, sizeof text, "<0x%02X>", b);
+            add(text, 6);
+        }
+        for (const std::string& p : pieces) add(p, 1);
+    }
+    void add(const std::string& text, int32_t type) {
+        tokens.push_back(text);
+        scores.push_back(-static_cast<float>(scores.size()));
+        types.push_back(type);
+    }
+    GgufBytes gguf() const {
+        GgufBytes g;
+        g.string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", tokens);
+        g.numbers("tokenizer.ggml.scores", keel::kGgufF32, scores);
+        g.numbers("tokenizer.ggml.token_type", keel::kGgufI32, types);
+        g.u32("tokenizer.ggml.bos_token_id", 1).u32("tokenizer.ggml.eos_token_id", 2);
+        return g.u32("tokenizer.ggml.unknown_token_id", 0);
+    }
+};
+
+// A byte-level vocabulary: the 256 bytes, then the results of the merges, in order.
+struct Bpe {
+    std::vector<std::string> tokens, merges;
+    std::vector<int32_t> types;
+    using Pairs = std::vector<std::pair<std::string, std::string>>;
+    explicit Bpe(const Pairs& pairs) {
+        for (int b = 0; b < 256; ++b) add(spell(std::string(1, static_cast<char>(b))), 1);
+        for (const auto& [a, b] : pairs) {
+            add(spell(a + b), 1);
+            merges.push_back(spell(a) + " " + spell(b));
+        }
+    }
+    void add(const std::string& text, int32_t type) {
+        tokens.push_back(text);
+        types.push_back(type);
+    }
+    GgufBytes gguf(const std::string& pre = "gpt-2") const {
+        GgufBytes g;
+        g.string("tokenizer.ggml.model", "gpt2")
+            .string("tokenizer.ggml.pre", pre)
+            .strings("tokenizer.ggml.tokens", tokens);
+        return g.strings("tokenizer.ggml.merges", merges).numbers("tokenizer.ggml.token_type", keel::kGgufI32, types);
+    }
+};
+
+const std::string kSpace = "\xe2\x96\x81";
+
+// ---- round trips ----
+
+std::string random_text(std::mt19937& random, bool valid) {
+    std::string text;
+    for (uint32_t n = random() % 60; n > 0; --n) {
+        if (!valid) {
+            text += static_cast<char>(random());
+            continue;
+        }
+        uint32_t c = 0;
+        switch (random() % 4) {
+            case 0:
+                c = " \n\tabcABC019.,'!"[random() % 16];
+                break;
+            case 1:
+                c = random() % 0x800;
+                break;
+            case 2:
+                c = random() % 0x10000;
+                break;
+            default:
+                c = random() % 0x110000;
+        }
+        if ((c >= 0xd800 && c < 0xe000) || c == 0x2581) continue;
+        text += utf8(c);
+    }
+    return text;
+}
+
+void check_round_trips(TokenizerFixture& fixture) {
+    ASSERT_EQ(KEEL_OK, fixture.status) << fixture.error.reason;
+    std::mt19937 random(11);
+    for (int i = 0; i < 3000; ++i) {
+        const std::string text = random_text(random, i % 3 != 0);
+        if (text.find(kSpace) != std::string::npos) continue;
+        EXPECT_EQ(text, fixture.decode(fixture.encode(text))) << testing::PrintToString(text);
+    }
+}
+
+TEST(Tokenizer, RoundTripsSentencePiece) {
+    TokenizerFixture fixture(read_file(source_path("samples/models/books-7m-f16.gguf")));
+    check_round_trips(fixture);
+}
+
+TEST(Tokenizer, RoundTripsByteLevel) {
+    const Bpe bpe({{"a", "b"}, {" ", "ab"}, {"\xc3", "\xa9"}, {"0", "1"}, {"\n", "\n"}, {" ", " "}});
+    for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "smollm", "falcon", "default",
+                            "deepseek-llm", "deepseek-coder"}) {
+        TokenizerFixture fixture(bpe.gguf(pre));
+        SCOPED_TRACE(pre);
+        check_round_trips(fixture);
+    }
+}
+
+// A user-defined token splits the text; the space SentencePiece adds behind it is not the text's.
+TEST(Tokenizer, RoundTripsAroundSpecialTokens) {
+    Spm spm({kSpace, "a"});
+    spm.add("<x>", 4);
+    spm.add("", 4);
+    TokenizerFixture fixture(spm.gguf());
+    for (const char* text : {"<x>", "a<x>a", "a <x> a", " <x><x> ", "<x", "  "})
+        EXPECT_EQ(text, fixture.decode(fixture.encode(text)));
+}
+
+// ---- SentencePiece ----
+
+TEST(Tokenizer, MergesBestScoreFirstThenLeftmost) {
+    // "abc": bc scores better than ab; "aaa": equal pairs, the left one first.
+    TokenizerFixture fixture(Spm({"bc", "ab", "a", "b", "c", "aa", kSpace}).gguf());
+    const int32_t bc = kFirstPiece, a = kFirstPiece + 2, aa = kFirstPiece + 5, space = kFirstPiece + 6;
+    EXPECT_EQ((Ids{space, a, bc}), fixture.encode("abc"));
+    EXPECT_EQ((Ids{space, aa, a}), fixture.encode("aaa"));
+}
+
+TEST(Tokenizer, BytesForUnknownCharacters) {
+    TokenizerFixture fixture(Spm({kSpace}).gguf());
+    EXPECT_EQ((Ids{kFirstPiece, 3 + 0xc3, 3 + 0xa9}), fixture.encode("\xc3\xa9"));
+    EXPECT_EQ((Ids{kFirstPiece, 3 + 0xff, 3 + 0xc3, kFirstPiece}), fixture.encode("\xff\xc3 "));
+}
+
+TEST(Tokenizer, SpacePrefixIsOptional) {
+    GgufBytes gguf = Spm({kSpace, "a"}).gguf();
+    gguf.boolean("tokenizer.ggml.add_space_prefix", false);
+    TokenizerFixture fixture(gguf);
+    EXPECT_EQ((Ids{kFirstPiece + 1}), fixture.encode("a"));
+    EXPECT_EQ(" a", fixture.decode(fixture.encode(" a")));
+}
+
+// ---- byte-level ----
+
+TEST(Tokenizer, MergesLowestRankFirst) {
+    TokenizerFixture fixture(Bpe({{"b", "c"}, {"a", "b"}, {"a", "bc"}, {"a", "a"}}).gguf());
+    EXPECT_EQ((Ids{258}), fixture.encode("abc"));
+    EXPECT_EQ((Ids{259, 'a'}), fixture.encode("aaa"));
+}
+
+// A byte without a token is the unknown token where the file has one, and else lost.
+TEST(Tokenizer, MissingByteTokens) {
+    Bpe bpe({});
+    bpe.tokens[0] = "gone";  // of byte 0
+    TokenizerFixture fixture(bpe.gguf());
+    ASSERT_EQ(KEEL_OK, fixture.status);
+    EXPECT_EQ((Ids{'a'}), fixture.encode(std::string("a\0", 2)));
+    TokenizerFixture with_unknown(bpe.gguf().u32("tokenizer.ggml.unknown_token_id", 5));
+    EXPECT_EQ((Ids{5, 5}), with_unknown.encode(std::string("\0\0", 2)));
+}
+
+// ---- special tokens and flags ----
+
+TEST(Tokenizer, SpecialTokens) {
+    for (bool byte_level : {false, true}) {
+        Spm spm({kSpace, "a"});
+        Bpe bpe({});
+        const auto add = [&](const char* text, int32_t type) {
+            spm.add(text, type);
+            bpe.add(text, type);
+            return static_cast<int32_t>((byte_level ? bpe.tokens : spm.tokens).size() - 1);
+        };
+        const int32_t control = add("<|im_end|>", 3), user = add("<u>", 4), longer = add("<u><u>x", 4);
+        TokenizerFixture fixture(byte_level ? bpe.gguf() : spm.gguf());
+        ASSERT_EQ(KEEL_OK, fixture.status);
+        EXPECT_EQ((Ids{control}), fixture.encode("<|im_end|>", KEEL_TOKENIZE_SPECIAL));
+        EXPECT_EQ("<|im_end|>", fixture.decode(fixture.encode("<|im_end|>")));
+        EXPECT_LT(5u, fixture.encode("<|im_end|>").size());
+        EXPECT_EQ("", fixture.decode({control}));
+        EXPECT_EQ("<|im_end|>", fixture.decode({control}, KEEL_DETOKENIZE_SPECIAL));
+        EXPECT_EQ((Ids{user, user}), fixture.encode("<u><u>"));
+        EXPECT_EQ((Ids{longer, user}), fixture.encode("<u><u>x<u>"));
+        EXPECT_EQ("<u>", fixture.decode({user}));
+        const int32_t* ends;
+        const uint32_t count = keel::tokenizer_end_ids(fixture.t, &ends);
+        EXPECT_EQ(control, ends[count - 1]);
+    }
+}
+
+TEST(Tokenizer, BeginOfSequence) {
+    const Spm spm({"a"});
+    const Ids none = TokenizerFixture(spm.gguf()).encode("a");
+    Ids with = none;
+    with.insert(with.begin(), 1);
+    EXPECT_EQ(with, TokenizerFixture(spm.gguf()).encode("a", KEEL_TOKENIZE_BOS));
+    EXPECT_EQ(
+        none,
+        TokenizerFixture(spm.gguf().boolean("tokenizer.ggml.add_bos_token", false)).encode("a", KEEL_TOKENIZE_BOS));
+    const Bpe bpe({});
+    const auto bpe_ids = [&](const char* pre, int add_bos) {
+        GgufBytes gguf = bpe.gguf(pre).u32("tokenizer.ggml.bos_token_id", 7);
+        if (add_bos >= 0) gguf.boolean("tokenizer.ggml.add_bos_token", add_bos != 0);
+        return TokenizerFixture(gguf).encode("", KEEL_TOKENIZE_BOS);
+    };
+    EXPECT_EQ((Ids{}), bpe_ids("gpt-2", -1));
+    EXPECT_EQ((Ids{7}), bpe_ids("gpt-2", 1));
+    EXPECT_EQ((Ids{7}), bpe_ids("llama-bpe", -1));
+    EXPECT_EQ((Ids{}), bpe_ids("llama-bpe", 0));
+    // A file that asks for it but names no id.
+    EXPECT_EQ((Ids{}), TokenizerFixture(bpe.gguf("llama-bpe").boolean("tokenizer.ggml.add_bos_token", true))
+                           .encode("", KEEL_TOKENIZE_BOS));
+}
+
+// Phi-3's control tokens swallow the white space behind them.
+TEST(Tokenizer, Phi3StripsAfterControlTokens) {
+    Spm spm({kSpace, "a"});
+    spm.add("<|user|>", 3);
+    GgufBytes gguf = spm.gguf();
+    gguf.string("general.architecture", "phi3");
+    const int32_t a = kFirstPiece + 1, user = kFirstPiece + 2;
+    EXPECT_EQ((Ids{user, kFirstPiece, a}), TokenizerFixture(gguf).encode("<|user|> \n\ta", KEEL_TOKENIZE_SPECIAL));
+    EXPECT_EQ((Ids{user, kFirstPiece, kFirstPiece, a}),
+              TokenizerFixture(spm.gguf()).encode("<|user|> a", KEEL_TOKENIZE_SPECIAL));
+}
+
+TEST(Tokenizer, EndIds) {
+    Spm spm({});
+    spm.add("<end_of_turn>", 3);
+    spm.add("<|eot_id|>", 3);
+    TokenizerFixture fixture(spm.gguf().u32("tokenizer.ggml.eot_token_id", 9));
+    const int32_t* ids;
+    const uint32_t count = keel::tokenizer_end_ids(fixture.t, &ids);
+    EXPECT_EQ((Ids{2, 9, kFirstPiece + 1, kFirstPiece}), Ids(ids, ids + count));
+}
+
+// ---- buffers and limits ----
+
+TEST(Tokenizer, Buffers) {
+    TokenizerFixture fixture(Spm({"a", kSpace}).gguf());
+    int32_t ids[8];
+    size_t count = 77, bytes = 77;
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel::tokenizer_encode(fixture.t, "aaa", 3, 0, ids, 3, &count));
+    EXPECT_EQ(4u, count);
+    EXPECT_EQ(KEEL_OK, keel::tokenizer_encode(fixture.t, "aaa", 3, 0, ids, 4, &count));
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel::tokenizer_encode(fixture.t, "aaa", 3, 0, ids, 0, &count));
+    char text[4] = "???";
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel::tokenizer_decode(fixture.t, ids, 4, 0, text, 2, &bytes));
+    EXPECT_EQ(3u, bytes);
+    EXPECT_EQ('?', text[2]);
+    EXPECT_EQ(KEEL_OK, keel::tokenizer_decode(fixture.t, ids, 4, 0, text, 3, &bytes));
+    EXPECT_STREQ("aaa", text);
+    count = bytes = 77;
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::tokenizer_encode(fixture.t, nullptr, 1, 0, ids, 8, &count));
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::tokenizer_encode(fixture.t, "a", 1, 0, nullptr, 8, &count));
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::tokenizer_encode(fixture.t, "a", 1, 4, ids, 8, &count));
+    const int32_t bad[] = {3, -1, 1 << 20};
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::tokenizer_decode(fixture.t, bad, 2, 0, text, 3, &bytes));
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::tokenizer_decode(fixture.t, bad + 2, 1, 0, text, 3, &bytes));
+    EXPECT_EQ(77u, count);
+    EXPECT_EQ(77u, bytes);
+}
+
+TEST(Tokenizer, TextLimit) {
+    const Spm spm({"a", "aa", "b", kSpace, kSpace + "b"});
+    TokenizerFixture fixture(spm.gguf(), 100);
+    size_t count = 0;
+    const auto status = [&](const std::string& text) {
+        return keel::tokenizer_encode(fixture.t, text.data(), text.size(), 0, nullptr, 0, &count);
+    };
+    EXPECT_EQ(KEEL_OK, status(std::string(100, 'a')));
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT, status(std::string(102, 'a')));
+    // Nothing joins a and b, or b and b: a text of any length is cut there.
+    EXPECT_EQ(KEEL_OK, status(std::string(100000, 'b')));
+    std::string words;
+    for (int i = 0; i < 2000; ++i) words += std::string(97, 'a') + " b";
+    EXPECT_EQ(KEEL_OK, status(words));
+    TokenizerFixture large(spm.gguf());
+    EXPECT_EQ(large.encode(words), fixture.encode(words));
+
+    const Bpe bpe({{"a", "a"}, {"b", "a"}});
+    TokenizerFixture bytes(bpe.gguf(), 100);
+    const std::string run(102, 'a'), cut(100000, 'b');
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT, keel::tokenizer_encode(bytes.t, run.data(), run.size(), 0, nullptr, 0, &count));
+    EXPECT_EQ(KEEL_OK, keel::tokenizer_encode(bytes.t, cut.data(), cut.size(), 0, nullptr, 0, &count));
+}
+
+// Where a run may be cut must not change the ids: a work buffer just large enough gives what a large one gives.
+TEST(Tokenizer, WorkBufferDoesNotChangeIds) {
+    const std::vector<char> file = read_file(source_path("samples/models/books-7m-f16.gguf"));
+    TokenizerFixture small(file, 64), large(file);
+    std::mt19937 random(3);
+    size_t compared = 0;
+    for (int i = 0; i < 1000; ++i) {
+        const std::string text = random_text(random, true);
+        size_t count = 0;
+        if (keel::tokenizer_encode(small.t, text.data(), text.size(), 0, nullptr, 0, &count) != KEEL_OK) continue;
+        EXPECT_EQ(large.encode(text), small.encode(text));
+        ++compared;
+    }
+    EXPECT_GT(compared, 900u);
+}
+
+TEST(Tokenizer, LargeVocabularyBuildsQuickly) {
+    std::mt19937 random(2);
+    Bpe bpe({});
+    while (bpe.tokens.size() < 152000) {
+        const std::string a = bpe.tokens[random() % bpe.tokens.size()], b = bpe.tokens[random() % 256];
+        bpe.add(a + b, 1);
+        bpe.merges.push_back(a + " " + b);
+    }
+    for (std::string& t : bpe.tokens)
+        if (t.size() > 200) t = "x" + std::to_string(&t - bpe.tokens.data());
+    const GgufBytes gguf = bpe.gguf("qwen2");
+    const auto start = std::chrono::steady_clock::now();
+    TokenizerFixture fixture(gguf);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ASSERT_EQ(KEEL_OK, fixture.status) << fixture.error.reason;
+    EXPECT_LT(seconds, 2.0);  // 0.1 s when nothing else runs; a quadratic build takes minutes
+}
+
+// ---- vocabularies no honest file has ----
+
+struct Refusal {
+    const char* what;
+    keel_status status;
+    GgufBytes gguf;
+};
+void check_refusals(const std::vector<Refusal>& refusals) {
+    for (const Refusal& r : refusals) {
+        TokenizerFixture fixture(r.gguf);
+        EXPECT_EQ(r.status, fixture.status) << r.what << ": " << fixture.error.field << ": " << fixture.error.reason;
+        EXPECT_EQ(r.status, fixture.error.status) << r.what;
+        EXPECT_STRNE("", fixture.error.field) << r.what;
+        EXPECT_STRNE("", fixture.error.reason) << r.what;
+    }
+}
+
+TEST(Tokenizer, Refusals) {
+    const auto spm = [](auto change) {
+        Spm s({"a"});
+        change(s);
+        return s.gguf();
+    };
+    const auto bpe = [](const char* pre) {
+        GgufBytes g;
+        g.string("tokenizer.ggml.model", "gpt2");
+        if (pre) g.string("tokenizer.ggml.pre", pre);
+        return g.strings("tokenizer.ggml.tokens", {"a"});
+    };
+    check_refusals({
+        {"no model", KEEL_E_UNSUPPORTED, GgufBytes()},
+        {"other model", KEEL_E_UNSUPPORTED, GgufBytes().string("tokenizer.ggml.model", "t5")},
+        {"no vocabulary", KEEL_E_FILE_FORMAT, GgufBytes().string("tokenizer.ggml.model", "llama")},
+        {"vocabulary of numbers", KEEL_E_FILE_FORMAT,
+         GgufBytes().string("tokenizer.ggml.model", "llama").numbers("tokenizer.ggml.tokens", keel::kGgufI32, Ids{1})},
+        {"empty vocabulary", KEEL_E_FILE_FORMAT,
+         GgufBytes().string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {})},
+        {"no scores", KEEL_E_FILE_FORMAT,
+         GgufBytes().string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", {"a"})},
+        {"few scores", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.scores.pop_back(); })},
+        {"many types", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.types.push_back(1); })},
+        {"unknown type", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.types[5] = 7; })},
+        {"negative type", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.types[5] = -1; })},
+        {"score NaN", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.scores[4] = NAN; })},
+        {"misspelled byte", KEEL_E_FILE_FORMAT, spm([](Spm& s) { s.tokens[7] = "<0xGG>"; })},
+        {"long token", KEEL_E_FILE_LIMIT, spm([](Spm& s) { s.tokens.back() = std::string(513, 'x'); })},
+        {"very long token", KEEL_E_FILE_LIMIT, spm([](Spm& s) { s.tokens.back() = std::string(5000, 'x'); })},
+        {"id outside", KEEL_E_FILE_FORMAT, spm([](Spm&) {}).u32("tokenizer.ggml.eot_token_id", 260)},
+        {"id of another type", KEEL_E_FILE_FORMAT, spm([](Spm&) {}).string("tokenizer.ggml.eot_token_id", "x")},
+        {"no pre-tokenizer", KEEL_E_UNSUPPORTED, bpe(nullptr)},
+        {"unknown pre-tokenizer", KEEL_E_UNSUPPORTED, bpe("gpt-2x")},
+        {"no merges", KEEL_E_FILE_FORMAT, bpe("gpt-2")},
+    });
+    // An unknown name is named.
+    EXPECT_STREQ("gpt-2x", TokenizerFixture(bpe("gpt-2x")).error.field);
+}
+
+TEST(Tokenizer, RulesForOddVocabularies) {
+    // Two tokens with one text: the lower id is encoded, both decode. Empty tokens decode to nothing.
+    TokenizerFixture spm(Spm({kSpace, "a", "a", "", " "}).gguf());
+    ASSERT_EQ(KEEL_OK, spm.status);
+    EXPECT_EQ((Ids{kFirstPiece, kFirstPiece + 1}), spm.encode("a"));
+    EXPECT_EQ("aa", spm.decode({kFirstPiece + 1, kFirstPiece + 3, kFirstPiece + 2}));
+    // Merges that name no tokens, are no pairs, or repeat one, are left out.
+    Bpe bpe(Bpe::Pairs{{"a", "b"}});
+    bpe.merges.insert(bpe.merges.begin(),
+                      {"x y", "nope nope", "", " ", "a", "a ", " b", "a b c", "\xff \xfe", std::string(9000, 'q')});
+    bpe.merges.push_back("a b");
+    TokenizerFixture fixture(bpe.gguf());
+    ASSERT_EQ(KEEL_OK, fixture.status);
+    EXPECT_EQ((Ids{256}), fixture.encode("ab"));
+    EXPECT_EQ("xy", fixture.decode(fixture.encode("xy")));
+    // Of a merge written twice the first counts.
+    Bpe twice(Bpe::Pairs{{"a", "b"}, {"b", "c"}});
+    twice.merges.push_back("a b");
+    EXPECT_EQ((Ids{256, 'c'}), TokenizerFixture(twice.gguf()).encode("abc"));
+    // A token that is no byte spelling is its own text.
+    bpe.add("a b\xe4\xb8\xad", 1);
+    TokenizerFixture own(bpe.gguf());
+    EXPECT_EQ("a b\xe4\xb8\xad", own.decode({257}));
+    // Without types: the ids the file names are control and unknown tokens.
+    GgufBytes untyped;
+    untyped.string("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x41>", "b"});
+    untyped.numbers("tokenizer.ggml.scores", keel::kGgufF32, std::vector<float>(5))
+        .u32("tokenizer.ggml.unknown_token_id", 0);
+    untyped.u32("tokenizer.ggml.bos_token_id", 1).u32("tokenizer.ggml.eos_token_id", 2);
+    TokenizerFixture no_types(untyped);
+    ASSERT_EQ(KEEL_OK, no_types.status);
+    EXPECT_EQ((Ids{0, 3, 4, 1}), no_types.encode("Ab<s>", KEEL_TOKENIZE_SPECIAL));
+}
+
+// Every prefix of a file, and files with bytes changed: a status or a working tokenizer, never more.
+TEST(Tokenizer, DamagedFiles) {
+    Spm spm({kSpace, "a", "b", "ab", kSpace + "a", "\xc3\xa9"});
+    spm.add("<x>", 4);
+    Bpe bpe({{"a", "b"}, {" ", "ab"}, {"\xc3", "\xa9"}});
+    bpe.add("<x>", 3);
+    std::mt19937 random(9);
+    for (const std::vector<char>& whole : {spm.gguf().bytes(), bpe.gguf().bytes()}) {
+        for (size_t bytes = 0; bytes < whole.size(); bytes += 1 + random() % 7) {
+            TokenizerFixture cut(std::vector<char>(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(bytes)), 64);
+            EXPECT_TRUE(cut.status != KEEL_OK || bytes + 64 > whole.size()) << bytes;
+        }
+        for (int i = 0; i < 3000; ++i) {
+            std::vector<char> changed = whole;
+            for (uint32_t n = 1 + random() % 4; n > 0; --n)
+                changed[random() % changed.size()] = static_cast<char>(random());
+            TokenizerFixture fixture(changed, 64);
+            if (fixture.status != KEEL_OK) continue;
+            const std::string text = "ab <x> \xc3\xa9 " + random_text(random, false);
+            size_t count = 0;
+            if (keel::tokenizer_encode(fixture.t, text.data(), text.size(), i % 4, nullptr, 0, &count) == KEEL_OK)
+                fixture.decode(fixture.encode(text, i % 4));
+        }
+    }
+}
+
+}  // namespace
