@@ -13,7 +13,7 @@ namespace {
 struct Options {
     EngineOptions engine;
     SamplingOptions sampling;
-    std::string system;
+    std::string system, template_file;
     bool stats = false;
 };
 
@@ -45,15 +45,29 @@ std::span<const int32_t> rewind_to_common_prefix(Session& session, std::span<con
     return ids.subspan(common);
 }
 
-void chat(const Options& o, const Console& console) {
-    const PreparedSampling sampling(o.sampling);
-    LoadedModel m = load_model(o.engine, console);
+// Makes sure that the engine has a template: the file's own, or the one in --template. Returns its name.
+std::string settle_template(const Options& o, LoadedModel& m) {
+    if (!o.template_file.empty()) {
+        const std::string text = read_text(o.template_file);
+        keel_reader reader = make<keel_reader>();
+        keel_error error = make<keel_error>();
+        check(keel_reader_from_memory(text.data(), text.size(), &reader), "cannot use " + o.template_file);
+        check(m.engine.attach(KEEL_ATTACH_CHAT_TEMPLATE, &reader, &error), "cannot use " + o.template_file, &error);
+        return o.template_file;
+    }
     const keel_chat_family family = m.file.info.chat_family;
     if (family == KEEL_CHAT_NONE)
-        throw ToolError(kExitFile, o.engine.model + " carries no chat template; use `keel run` to continue a text");
+        throw ToolError(kExitFile, o.engine.model + " carries no chat template; give one with --template, or use `keel run`");
     if (family == KEEL_CHAT_UNKNOWN)
         throw ToolError(kExitFile, o.engine.model + " carries a chat template of no family Keel knows (chatml, llama3, " +
                                        "mistral, gemma, phi3, zephyr); Keel does not guess");
+    return chat_family_name(family);
+}
+
+void chat(const Options& o, const Console& console) {
+    const PreparedSampling sampling(o.sampling);
+    LoadedModel m = load_model(o.engine, console);
+    const std::string template_name = settle_template(o, m);
     Result<Session> session = m.engine.open();
     check(session.status, "cannot open a session");
     sampling.apply(*session);
@@ -61,7 +75,7 @@ void chat(const Options& o, const Console& console) {
     const bool interactive = stdin_is_terminal() && !console.json;
     if (interactive)
         fprintf(stderr, "%s, %s template. /reset begins again, /quit or Ctrl-D ends, Ctrl-C stops an answer.\n",
-                m.file.info.name[0] ? m.file.info.name : o.engine.model.c_str(), chat_family_name(family));
+                m.file.info.name[0] ? m.file.info.name : o.engine.model.c_str(), template_name.c_str());
     std::vector<Message> messages;
     const auto reset = [&] {
         messages.clear();
@@ -126,6 +140,7 @@ void add_chat_verb(CLI::App& app, Console& console) {
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
     verb->add_option("--system", o->system, "system message");
+    verb->add_option("--template", o->template_file, "a file with a chat template, in place of the model's own");
     verb->add_flag("--stats", o->stats, "figures after every answer");
     verb->callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);

@@ -61,6 +61,15 @@ expect "context is a limit" exits 0 "$keel" run "$model" --context 16 --max-toke
 expect "and says so" holds '"stop": "context full"'
 expect "a prompt beyond the context" exits 4 "$keel" run "$model" --context 2 --prompt "one two three four five"
 
+# Chat: one JSON line a turn; the second turn feeds only what is new.
+printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" >"$work/chatml.jinja"
+printf 'Good evening.\nWho are you?\n' | "$keel" chat "$model" --template "$work/chatml.jinja" --max-tokens 8 --json >"$work/out" 2>"$work/err"
+expect "two turns" [ "$(grep -c '"assistant"' "$work/out")" -eq 2 ]
+turn_tokens=($(sed -n 's/.*"prompt_tokens":\([0-9]*\).*/\1/p' "$work/out"))
+expect "the second turn does not repeat the first" [ "${turn_tokens[1]:-99}" -lt $((2 * ${turn_tokens[0]:-0})) ]
+echo 'no family writes this' >"$work/odd.jinja"
+expect "an unknown template is refused" exits 3 "$keel" chat "$model" --template "$work/odd.jinja"
+
 # Tokenize: there and back.
 expect "tokenize" exits 0 "$keel" tokenize "$model" "Hello, world!" --count
 expect "count" holds '^6$'
