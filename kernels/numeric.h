@@ -91,52 +91,7 @@ static inline float gelu_gate_f32(float g, float u) {
 }
 static inline float softcap_f32(float x, float cap) { return cap * tanh_f32(x / cap); }
 
-// ---- f64 functions: frequencies, angles, sampling ----
-constexpr double kLn2Hi64 = 0x1.62e42fefa39efp-1, kLn2Lo64 = 0x1.abc9e3b39803fp-56;
-
-// Relative error below 3e-16 (normal results). Above 709.7827: inf; below -745.1332: 0; NaN stays NaN.
-static inline double exp_f64(double x) {
-    constexpr double kInverseFactorial[] = {1.0,           1.0,            1.0 / 2,         1.0 / 6,          1.0 / 24,
-                                            1.0 / 120,     1.0 / 720,      1.0 / 5040,      1.0 / 40320,      1.0 / 362880,
-                                            1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
-    if (x != x) return x;
-    if (x > 709.782712893384) return __builtin_inf();
-    if (x < -745.1332191019412) return 0.0;
-    const double n = rint_f64(x * 0x1.71547652b82fep+0);
-    const double r = fma_f64(-n, kLn2Lo64, fma_f64(-n, kLn2Hi64, x));
-    double p = kInverseFactorial[13];
-    for (int i = 12; i >= 0; --i) p = fma_f64(p, r, kInverseFactorial[i]);
-    const int64_t i = static_cast<int64_t>(n), half = i >> 1;
-    const auto pow2 = [](int64_t e) { return f64_from_bits(static_cast<uint64_t>(e + 1023) << 52); };
-    return (p * pow2(half)) * pow2(i - half);
-}
-
-// Natural logarithm. Relative error below 5e-16; negative or NaN: NaN, 0: -inf.
-// x = 2^e m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1), by its series in s^2 < 0.0295.
-static inline double log_f64(double x) {
-    if (!(x >= 0.0)) return __builtin_nan("");
-    if (x == 0.0) return -__builtin_inf();
-    if (x == __builtin_inf()) return x;
-    int64_t e = 0;
-    if (x < 0x1p-1022) {
-        x *= 0x1p54;
-        e = -54;
-    }
-    const uint64_t bits = f64_bits(x);
-    e += static_cast<int64_t>(bits >> 52) - 1023;
-    double m = f64_from_bits((bits & 0xfffffffffffffull) | 0x3ff0000000000000ull);
-    if (m > 0x1.6a09e667f3bcdp+0) {
-        m *= 0.5;
-        e += 1;
-    }
-    const double f = m - 1.0, s = f / (m + 1.0), z = s * s;
-    double p = 0.0;
-    for (int i = 25; i >= 3; i -= 2) p = fma_f64(p, z, 2.0 / i);
-    const double k = static_cast<double>(e);
-    // 2s = f - f*s: the large part f is exact, so the quotient's rounding only touches the small one.
-    return fma_f64(k, kLn2Hi64, f - fma_f64(s, f - z * p, -k * kLn2Lo64));
-}
-
+// ---- f64: angles (exp and log in f64 are in sdk/core/math_f64.h) ----
 // sin and cos together. Absolute error below 4e-16 for |x| <= 2^31; beyond that the result is NaN, as it is for inf.
 // x - n pi/2 with pi/2 in two parts: for these x the first difference is exact (a multiple of 2^-52 below 2).
 static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
