@@ -1,5 +1,5 @@
-// Matrix products and activation quantization, the reference for every other set (NUMERICS sections 1 and 2). Each weight
-// block is unpacked once and used for all columns.
+// Matrix products and activation quantization, the reference for every other set (NUMERICS sections 1 and 2). Each
+// weight block is unpacked once and used for all columns.
 #include <string.h>
 
 #include "kernels/cpu/kernel_sets.h"

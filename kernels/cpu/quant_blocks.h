@@ -29,32 +29,51 @@ struct BlockShape {
 };
 constexpr BlockShape block_shape(WeightType type) {
     switch (type) {
-        case kQ4_0: return {32, 18, 0, false};
-        case kQ4_1: return {32, 20, 0, true};
-        case kQ5_0: return {32, 22, 0, false};
-        case kQ5_1: return {32, 24, 0, true};
-        case kQ8_0: return {32, 34, 0, false};
-        case kIQ4_NL: return {32, 18, 0, false};
-        case kQ2_K: return {256, 84, 16, true};
-        case kQ3_K: return {256, 110, 16, false};
-        case kQ4_K: return {256, 144, 32, true};
-        case kQ5_K: return {256, 176, 32, true};
-        case kQ6_K: return {256, 210, 16, false};
-        case kIQ4_XS: return {256, 136, 32, false};
-        default: return {1, 0, 0, false};
+        case kQ4_0:
+            return {32, 18, 0, false};
+        case kQ4_1:
+            return {32, 20, 0, true};
+        case kQ5_0:
+            return {32, 22, 0, false};
+        case kQ5_1:
+            return {32, 24, 0, true};
+        case kQ8_0:
+            return {32, 34, 0, false};
+        case kIQ4_NL:
+            return {32, 18, 0, false};
+        case kQ2_K:
+            return {256, 84, 16, true};
+        case kQ3_K:
+            return {256, 110, 16, false};
+        case kQ4_K:
+            return {256, 144, 32, true};
+        case kQ5_K:
+            return {256, 176, 32, true};
+        case kQ6_K:
+            return {256, 210, 16, false};
+        case kIQ4_XS:
+            return {256, 136, 32, false};
+        default:
+            return {1, 0, 0, false};
     }
 }
 
 struct BlockCodes {
-    float d, m;         // d; m or dmin, where the type has one
-    int8_t q[256];      // codes, offset removed
-    int8_t scale[16];   // per sub-block
+    float d, m;        // d; m or dmin, where the type has one
+    int8_t q[256];     // codes, offset removed
+    int8_t scale[16];  // per sub-block
     int8_t minimum[16];
 };
 
-inline uint16_t load_u16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
-inline uint32_t load_u32(const uint8_t* p) { return load_u16(p) | static_cast<uint32_t>(load_u16(p + 2)) << 16; }
-inline float load_f16(const uint8_t* p) { return f16_to_f32(load_u16(p)); }
+inline uint16_t load_u16(const uint8_t* p) {
+    return static_cast<uint16_t>(p[0] | p[1] << 8);
+}
+inline uint32_t load_u32(const uint8_t* p) {
+    return load_u16(p) | static_cast<uint32_t>(load_u16(p + 2)) << 16;
+}
+inline float load_f16(const uint8_t* p) {
+    return f16_to_f32(load_u16(p));
+}
 
 // Sixteen bytes at a time by the compilers' portable vectors: one register on any machine.
 using Bytes = uint8_t __attribute__((vector_size(16)));
@@ -63,9 +82,11 @@ inline Bytes load_bytes(const void* p) {
     memcpy(&v, p, 16);
     return v;
 }
-inline void store_bytes(int8_t* p, Bytes v) { memcpy(p, &v, 16); }
-// (v >> shift) & mask in every byte, mask >> (8 - shift) == 0; in words, because a byte shift by a variable amount is no
-// instruction.
+inline void store_bytes(int8_t* p, Bytes v) {
+    memcpy(p, &v, 16);
+}
+// (v >> shift) & mask in every byte, mask >> (8 - shift) == 0; in words, because a byte shift by a variable amount is
+// no instruction.
 inline Bytes field(Bytes v, int shift, uint8_t mask) {
     using Words = uint16_t __attribute__((vector_size(16)));
     return reinterpret_cast<Bytes>(reinterpret_cast<Words>(v) >> shift) & mask;
@@ -102,8 +123,8 @@ inline void look_up_iq4(int8_t* q, int n) {
     for (int i = 0; i < n; ++i) q[i] = kIq4Values[q[i]];
 #endif
 }
-// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes. 0..3: the low six bits of bytes j and j+4. 4..7: low four bits
-// in the nibbles of byte j+4, upper two on top of bytes j-4 and j.
+// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes. 0..3: the low six bits of bytes j and j+4. 4..7: low four
+// bits in the nibbles of byte j+4, upper two on top of bytes j-4 and j.
 inline void unpack_scales_6bit(const uint8_t* s, BlockCodes& c) {
     for (int j = 0; j < 4; ++j) {
         c.scale[j] = static_cast<int8_t>(s[j] & 63);
@@ -163,7 +184,8 @@ inline void unpack_block<kQ2_K>(const uint8_t* b, BlockCodes& c) {
     }
     for (int group = 0; group < 8; ++group) {  // 32 elements: two bits of 32 bytes
         const uint8_t* qs = b + 16 + group / 4 * 32;
-        for (int l = 0; l < 32; l += 16) store_bytes(c.q + 32 * group + l, field(load_bytes(qs + l), 2 * (group % 4), 3));
+        for (int l = 0; l < 32; l += 16)
+            store_bytes(c.q + 32 * group + l, field(load_bytes(qs + l), 2 * (group % 4), 3));
     }
 }
 // Sixteen 6-bit scales in 12 bytes: low nibbles in bytes 0..7 (0..7 low, 8..15 high), upper two bits in bytes 8..11.
@@ -257,8 +279,8 @@ inline void decode_weights(const uint8_t* src, float* dst, uint32_t n) {
         for (uint32_t i = 0; i < n; ++i)
             dst[i] = T == kF16 ? f16_to_f32(load_u16(src + 2 * i)) : bf16_to_f32(load_u16(src + 2 * i));
     } else {
-        // Several small blocks are unpacked before the first is converted: vector code would otherwise wait for its own narrow
-        // stores at every block.
+        // Several small blocks are unpacked before the first is converted: vector code would otherwise wait for its own
+        // narrow stores at every block.
         constexpr BlockShape kShape = block_shape(T);
         constexpr uint32_t kRun = kShape.sub ? kShape.sub : kShape.elements, kBatch = kShape.sub ? 1 : 8;
         BlockCodes codes[kBatch];

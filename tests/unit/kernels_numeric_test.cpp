@@ -1,11 +1,13 @@
-// kernels/numeric.h against libm in double (f32 functions) and long double (f64 functions), and the number formats against
-// their definitions.
+// kernels/numeric.h against libm in double (f32 functions) and long double (f64 functions), and the number formats
+// against their definitions.
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel_test {
 namespace {
 
-double relative(double got, double want) { return std::abs(got - want) / std::abs(want); }
+double relative(double got, double want) {
+    return std::abs(got - want) / std::abs(want);
+}
 
 TEST(KernelsNumeric, ExpF32) {
     double worst = 0;
@@ -48,7 +50,9 @@ TEST(KernelsNumeric, GatesF32) {
         const double silu = static_cast<double>(g) / (1 + std::exp(-static_cast<double>(g))) * u;
         const double t = std::tanh(0.7978845608 * (g + 0.044715 * static_cast<double>(g) * g * g));
         ASSERT_LE(std::abs(silu_gate_f32(g, u) - silu), 4e-7 * std::abs(silu) + 1e-30) << g;
-        ASSERT_LE(std::abs(gelu_gate_f32(g, u) - 0.5 * g * (1 + t) * u), 4e-6 * std::abs(static_cast<double>(g) * u) + 1e-30) << g;
+        ASSERT_LE(std::abs(gelu_gate_f32(g, u) - 0.5 * g * (1 + t) * u),
+                  4e-6 * std::abs(static_cast<double>(g) * u) + 1e-30)
+            << g;
     }
 }
 
