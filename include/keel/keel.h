@@ -229,7 +229,8 @@ typedef enum keel_weights {
     KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init */
     KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
     KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
-    KEEL_WEIGHTS_REPACK = 4      /* copied; rows of types with an interleaved kernel are rearranged (see keel_op_info) */
+    KEEL_WEIGHTS_REPACK = 4      /* copied; types with an interleaved kernel (Q8_0 on AVX2) are rearranged, other
+                                    types copied as they are: keel_op_info.placement says which. Same bits. */
 } keel_weights;
 
 typedef enum keel_activation {
@@ -260,7 +261,8 @@ typedef struct keel_config {
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
-    uint32_t pin_threads;      /* nonzero: worker i is bound to the i-th core of the caller's affinity mask */
+    uint32_t pin_threads;      /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
+                                  the calling thread is left as it is */
     keel_hooks hooks;
 } keel_config;
 

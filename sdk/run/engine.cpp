@@ -78,8 +78,11 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->logits_rows = or_default(c.logits_rows, 1);
     out->tile_us = or_default(c.tile_us, 250);
     out->max_text_bytes = or_default(c.max_text_bytes, 16384);
-    const uint32_t cores = platform::usable_cores();
-    out->threads = or_default(c.threads, cores < platform::kMaxThreads ? cores : platform::kMaxThreads);
+    out->threads = c.threads;
+    if (out->threads == 0) {
+        const uint32_t cores = platform::usable_cores();
+        out->threads = cores < platform::kMaxThreads ? cores : platform::kMaxThreads;
+    }
     out->pin_threads = c.pin_threads != 0;
     KEEL_TRY(check_range("config.max_sessions", out->max_sessions, 1, kMaxSessions, error));
     KEEL_TRY(check_range("config.context_tokens", out->context_tokens, 1, 1u << 24, error));
@@ -197,7 +200,6 @@ void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t 
     TextBuilder note(dst, capacity);
     if (model.tensor(kRopeFactorsLong, 0))
         note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; " : "rope: short factors; ");
-    if (c.weights == KEEL_WEIGHTS_REPACK) note.text("weights: copied as they are (this kernel set reads plain rows); ");
     if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
 }
 
@@ -268,7 +270,9 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.first_op = op.to_logits ? index : query.first_op;
     info.last_op = op.to_logits ? index : query.last_op;
     TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
-    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
+    // Under REPACK only what has an interleaved kernel is rearranged.
+    const keel_weights plain = c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
+    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : plain;
     info.predicted_us = predict_us(op, c, 1);
     return write_versioned(&info, sizeof info, out);
 }
