@@ -32,11 +32,14 @@ bool have_avx2() {
 
 const KernelSet* find_kernel_set(uint32_t isa) {
     switch (isa) {
-        case kScalar: return &kScalarSet;
+        case kScalar:
+            return &kScalarSet;
 #if defined(__x86_64__)
-        case kAvx2: return have_avx2() ? &kAvx2Set : nullptr;
+        case kAvx2:
+            return have_avx2() ? &kAvx2Set : nullptr;
 #endif
-        default: return nullptr;
+        default:
+            return nullptr;
     }
 }
 

@@ -1,26 +1,42 @@
-// Keel's own elementary functions (NUMERICS section 4) and number formats, in scalar form. A vector kernel repeats the same
-// sequence of roundings lane by lane. Multiply-adds are fused exactly where `fma` is written.
+// Keel's own elementary functions (NUMERICS section 4) and number formats, in scalar form. A vector kernel repeats the
+// same sequence of roundings lane by lane. Multiply-adds are fused exactly where `fma` is written.
 //
-// Everything here is `static inline`: each translation unit owns its copies, so code compiled for an instruction set can
-// never be chosen by the linker for a file that must run without it.
+// Everything here is `static inline`: each translation unit owns its copies, so code compiled for an instruction set
+// can never be chosen by the linker for a file that must run without it.
 #pragma once
 #include <stdint.h>
 
 namespace keel::kernels {
 
 // ---- rounding and bits ----
-static inline float fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-static inline double fma_f64(double a, double b, double c) { return __builtin_fma(a, b, c); }
-static inline uint32_t f32_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
-static inline float f32_from_bits(uint32_t u) { return __builtin_bit_cast(float, u); }
-static inline uint64_t f64_bits(double x) { return __builtin_bit_cast(uint64_t, x); }
-static inline double f64_from_bits(uint64_t u) { return __builtin_bit_cast(double, u); }
+static inline float fma_f32(float a, float b, float c) {
+    return __builtin_fmaf(a, b, c);
+}
+static inline double fma_f64(double a, double b, double c) {
+    return __builtin_fma(a, b, c);
+}
+static inline uint32_t f32_bits(float x) {
+    return __builtin_bit_cast(uint32_t, x);
+}
+static inline float f32_from_bits(uint32_t u) {
+    return __builtin_bit_cast(float, u);
+}
+static inline uint64_t f64_bits(double x) {
+    return __builtin_bit_cast(uint64_t, x);
+}
+static inline double f64_from_bits(uint64_t u) {
+    return __builtin_bit_cast(double, u);
+}
 
 // Round to nearest even by pushing the fraction out of the significand: |x| < 2^22 (f32), 2^51 (f64); -0.4 gives +0.
 constexpr float kRound32 = 0x1.8p23f;
 constexpr double kRound64 = 0x1.8p52;
-static inline float rint_f32(float x) { return (x + kRound32) - kRound32; }
-static inline double rint_f64(double x) { return (x + kRound64) - kRound64; }
+static inline float rint_f32(float x) {
+    return (x + kRound32) - kRound32;
+}
+static inline double rint_f64(double x) {
+    return (x + kRound64) - kRound64;
+}
 
 // ---- reductions ----
 // Sum of 16 lanes in the order of NUMERICS section 1.
@@ -42,7 +58,9 @@ constexpr float kExpC2 = 0x1.fffffcp-2f, kExpC3 = 0x1.55549p-3f, kExpC4 = 0x1.55
                 kExpC6 = 0x1.6a2318p-10f;
 
 // 2^n for -126 <= n <= 127.
-static inline float pow2_f32(int32_t n) { return f32_from_bits(static_cast<uint32_t>(n + 127) << 23); }
+static inline float pow2_f32(int32_t n) {
+    return f32_from_bits(static_cast<uint32_t>(n + 127) << 23);
+}
 
 // Relative error below 1.2e-7 where the result is finite and not zero.
 static inline float exp_f32(float x) {
@@ -58,14 +76,15 @@ static inline float exp_f32(float x) {
     p = fma_f32(p, r, kExpC2);
     p = fma_f32(p, r, 1.0f);
     p = fma_f32(p, r, 1.0f);
-    const int32_t i = static_cast<int32_t>(n), half = i >> 1;  // n reaches 128 and -126: neither factor leaves the range
+    const int32_t i = static_cast<int32_t>(n),
+                  half = i >> 1;  // n reaches 128 and -126: neither factor leaves the range
     return (p * pow2_f32(half)) * pow2_f32(i - half);
 }
 
 constexpr float kTanhSplit = 0.625f;
 // tanh(x) = x + x u (c1 + c2 u + ... + c5 u^4), u = x^2, on |x| < 0.625: minimax in relative error, 4.4e-9.
-constexpr float kTanhC1 = -0x1.555532p-2f, kTanhC2 = 0x1.110726p-3f, kTanhC3 = -0x1.b83c5ap-5f, kTanhC4 = 0x1.52269cp-6f,
-                kTanhC5 = -0x1.75e1ccp-8f;
+constexpr float kTanhC1 = -0x1.555532p-2f, kTanhC2 = 0x1.110726p-3f, kTanhC3 = -0x1.b83c5ap-5f,
+                kTanhC4 = 0x1.52269cp-6f, kTanhC5 = -0x1.75e1ccp-8f;
 
 // Relative error below 2.4e-7.
 static inline float tanh_f32(float x) {
@@ -83,60 +102,19 @@ static inline float tanh_f32(float x) {
     return f32_from_bits(f32_bits(y) | (f32_bits(x) & 0x80000000u));
 }
 
-static inline float silu_gate_f32(float g, float u) { return (g / (1.0f + exp_f32(-g))) * u; }
+static inline float silu_gate_f32(float g, float u) {
+    return (g / (1.0f + exp_f32(-g))) * u;
+}
 constexpr float kGeluScale = 0.7978845608f, kGeluCubic = 0.044715f;
 static inline float gelu_gate_f32(float g, float u) {
     const float t = tanh_f32(kGeluScale * (g + (kGeluCubic * (g * g)) * g));
     return ((0.5f * g) * (1.0f + t)) * u;
 }
-static inline float softcap_f32(float x, float cap) { return cap * tanh_f32(x / cap); }
-
-// ---- f64 functions: frequencies, angles, sampling ----
-constexpr double kLn2Hi64 = 0x1.62e42fefa39efp-1, kLn2Lo64 = 0x1.abc9e3b39803fp-56;
-
-// Relative error below 3e-16 (normal results). Above 709.7827: inf; below -745.1332: 0; NaN stays NaN.
-static inline double exp_f64(double x) {
-    constexpr double kInverseFactorial[] = {1.0,           1.0,            1.0 / 2,         1.0 / 6,          1.0 / 24,
-                                            1.0 / 120,     1.0 / 720,      1.0 / 5040,      1.0 / 40320,      1.0 / 362880,
-                                            1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
-    if (x != x) return x;
-    if (x > 709.782712893384) return __builtin_inf();
-    if (x < -745.1332191019412) return 0.0;
-    const double n = rint_f64(x * 0x1.71547652b82fep+0);
-    const double r = fma_f64(-n, kLn2Lo64, fma_f64(-n, kLn2Hi64, x));
-    double p = kInverseFactorial[13];
-    for (int i = 12; i >= 0; --i) p = fma_f64(p, r, kInverseFactorial[i]);
-    const int64_t i = static_cast<int64_t>(n), half = i >> 1;
-    const auto pow2 = [](int64_t e) { return f64_from_bits(static_cast<uint64_t>(e + 1023) << 52); };
-    return (p * pow2(half)) * pow2(i - half);
+static inline float softcap_f32(float x, float cap) {
+    return cap * tanh_f32(x / cap);
 }
 
-// Natural logarithm. Relative error below 5e-16; negative or NaN: NaN, 0: -inf.
-// x = 2^e m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1), by its series in s^2 < 0.0295.
-static inline double log_f64(double x) {
-    if (!(x >= 0.0)) return __builtin_nan("");
-    if (x == 0.0) return -__builtin_inf();
-    if (x == __builtin_inf()) return x;
-    int64_t e = 0;
-    if (x < 0x1p-1022) {
-        x *= 0x1p54;
-        e = -54;
-    }
-    const uint64_t bits = f64_bits(x);
-    e += static_cast<int64_t>(bits >> 52) - 1023;
-    double m = f64_from_bits((bits & 0xfffffffffffffull) | 0x3ff0000000000000ull);
-    if (m > 0x1.6a09e667f3bcdp+0) {
-        m *= 0.5;
-        e += 1;
-    }
-    const double f = m - 1.0, s = f / (m + 1.0), z = s * s;
-    double p = 0.0;
-    for (int i = 25; i >= 3; i -= 2) p = fma_f64(p, z, 2.0 / i);
-    const double k = static_cast<double>(e);
-    // 2s = f - f*s: the large part f is exact, so the quotient's rounding only touches the small one.
-    return fma_f64(k, kLn2Hi64, f - fma_f64(s, f - z * p, -k * kLn2Lo64));
-}
-
+// ---- f64: angles (exp and log in f64 are in sdk/core/math_f64.h) ----
 // sin and cos together. Absolute error below 4e-16 for |x| <= 2^31; beyond that the result is NaN, as it is for inf.
 // x - n pi/2 with pi/2 in two parts: for these x the first difference is exact (a multiple of 2^-52 below 2).
 static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
@@ -147,8 +125,14 @@ static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
     const double n = rint_f64(x * 0x1.45f306dc9c883p-1);
     const double r = fma_f64(-n, 0x1.1a62633145c07p-54, fma_f64(-n, 0x1.921fb54442d18p+0, x));
     const double u = r * r;
-    constexpr double kSin[] = {-1.0 / 6,        1.0 / 120,           -1.0 / 5040,          1.0 / 362880,
-                               -1.0 / 39916800, 1.0 / 6227020800.0, -1.0 / 1307674368000.0, 1.0 / 355687428096000.0};
+    constexpr double kSin[] = {-1.0 / 6,
+                               1.0 / 120,
+                               -1.0 / 5040,
+                               1.0 / 362880,
+                               -1.0 / 39916800,
+                               1.0 / 6227020800.0,
+                               -1.0 / 1307674368000.0,
+                               1.0 / 355687428096000.0};
     constexpr double kCos[] = {-1.0 / 2,       1.0 / 24,        -1.0 / 720,           1.0 / 40320,
                                -1.0 / 3628800, 1.0 / 479001600, -1.0 / 87178291200.0, 1.0 / 20922789888000.0};
     double ps = kSin[7], pc = kCos[7];
@@ -175,13 +159,19 @@ static inline float f16_to_f32(uint16_t h) {
 static inline uint16_t f32_to_f16(float x) {
     const uint32_t bits = f32_bits(x), a = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
     uint32_t h;
-    if (a > 0x7f800000u) h = 0x7e00u | (a >> 13 & 0x3ffu);
-    else if (a >= 0x477ff000u) h = 0x7c00u;
-    else if (a < 0x38800000u) h = f32_bits(f32_from_bits(a) * 0x1p24f + kRound32) & 0x7ffu;  // below 2^-14: units of 2^-24
-    else h = (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
+    if (a > 0x7f800000u)
+        h = 0x7e00u | (a >> 13 & 0x3ffu);
+    else if (a >= 0x477ff000u)
+        h = 0x7c00u;
+    else if (a < 0x38800000u)
+        h = f32_bits(f32_from_bits(a) * 0x1p24f + kRound32) & 0x7ffu;  // below 2^-14: units of 2^-24
+    else
+        h = (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
     return static_cast<uint16_t>(sign | h);
 }
-static inline float bf16_to_f32(uint16_t h) { return f32_from_bits(static_cast<uint32_t>(h) << 16); }
+static inline float bf16_to_f32(uint16_t h) {
+    return f32_from_bits(static_cast<uint32_t>(h) << 16);
+}
 static inline uint16_t f32_to_bf16(float x) {
     const uint32_t bits = f32_bits(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);

@@ -1,11 +1,11 @@
 // Every kernel of every set this machine has, on one thread.
 //
-// Rates are counted in bytes the kernel must move: weights once, activations in and results out once. They are put beside
-// two read-only streams measured in the same run, each summing 64-bit words of memory the process wrote before:
+// Rates are counted in bytes the kernel must move: weights once, activations in and results out once. They are put
+// beside two read-only streams measured in the same run, each summing 64-bit words of memory the process wrote before:
 //   memory   a buffer of at least four times the last-level cache;
 //   cached   a buffer as large as the working set of the case, read over and over.
-// matmul with one column walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one matrix
-// of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each.
+// matmul with one column walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one
+// matrix of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each.
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
@@ -37,10 +37,15 @@ uint64_t last_level_cache_bytes() {
     const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
     return static_cast<uint64_t>(std::max({l3, l2, 32l << 20}));
 }
-uint64_t memory_bytes() { return 4 * last_level_cache_bytes(); }
+uint64_t memory_bytes() {
+    return 4 * last_level_cache_bytes();
+}
 
 struct Plane {
-    explicit Plane(size_t bytes) : data(static_cast<uint8_t*>(aligned_alloc(64, (bytes + 127) / 64 * 64))), bytes(bytes) { memset(data, 0, bytes); }
+    explicit Plane(size_t bytes)
+        : data(static_cast<uint8_t*>(aligned_alloc(64, (bytes + 127) / 64 * 64))), bytes(bytes) {
+        memset(data, 0, bytes);
+    }
     ~Plane() { free(data); }
     Plane(const Plane&) = delete;
     uint8_t* data;
@@ -53,9 +58,11 @@ struct Plane {
 __attribute__((target("avx2"))) uint64_t sum_words(const uint8_t* p, size_t bytes) {
     __m256i s[8] = {};
     for (size_t i = 0; i + 256 <= bytes; i += 256)
-        for (int j = 0; j < 8; ++j) s[j] = _mm256_add_epi64(s[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
+        for (int j = 0; j < 8; ++j)
+            s[j] = _mm256_add_epi64(s[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
     for (int j = 1; j < 8; ++j) s[0] = _mm256_add_epi64(s[0], s[j]);
-    return static_cast<uint64_t>(_mm256_extract_epi64(s[0], 0) + _mm256_extract_epi64(s[0], 1) + _mm256_extract_epi64(s[0], 2) + _mm256_extract_epi64(s[0], 3));
+    return static_cast<uint64_t>(_mm256_extract_epi64(s[0], 0) + _mm256_extract_epi64(s[0], 1) +
+                                 _mm256_extract_epi64(s[0], 2) + _mm256_extract_epi64(s[0], 3));
 }
 #else
 uint64_t sum_words(const uint8_t* p, size_t bytes) {
@@ -94,7 +101,8 @@ void report(benchmark::State& state, double bytes, double operations, uint64_t s
     const double n = static_cast<double>(state.iterations());
     state.counters["B/s"] = Counter(bytes * n, Counter::kIsRate);
     if (operations > 0) state.counters["op/s"] = Counter(operations * n, Counter::kIsRate);
-    if (stream_bytes) state.counters["%stream"] = Counter(100 * bytes * n / stream_rate(stream_bytes), Counter::kIsRate);
+    if (stream_bytes)
+        state.counters["%stream"] = Counter(100 * bytes * n / stream_rate(stream_bytes), Counter::kIsRate);
 }
 
 void stream(benchmark::State& state, uint64_t bytes) {
@@ -116,8 +124,10 @@ void fill_weights(uint32_t type, Plane& w) {
     for (size_t i = 0; i < w.bytes; i += kWeightTypes[type].block_bytes) {
         const float x = uniform(random);
         const uint16_t h = type == kF16 ? f32_to_f16(x) : f32_to_bf16(x);
-        if (type == kF32) memcpy(w.data + i, &x, 4);
-        else memcpy(w.data + i, &h, 2);
+        if (type == kF32)
+            memcpy(w.data + i, &x, 4);
+        else
+            memcpy(w.data + i, &h, 2);
     }
 }
 
@@ -140,7 +150,8 @@ Plane& weights(uint32_t type, uint64_t bytes) {
 void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q8, uint32_t columns, bool cached) {
     const uint64_t row_bytes = weight_row_bytes(type, kK);
     // Rows of one call, as an executor would cut them: equal cuts of at most 512.
-    const uint32_t most = static_cast<uint32_t>((cached ? kCachedBytes : memory_bytes()) / row_bytes), calls = (most + 511) / 512;
+    const uint32_t most = static_cast<uint32_t>((cached ? kCachedBytes : memory_bytes()) / row_bytes),
+                   calls = (most + 511) / 512;
     const uint32_t step = most / calls & ~7u, rows = step * calls;
     Plane& w = weights(type, rows * row_bytes);
     const uint32_t block = kWeightTypes[type].activation_block;
@@ -150,8 +161,10 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q
     std::vector<float*> out(columns);
     for (uint32_t c = 0; c < columns; ++c) {
         for (uint32_t i = 0; i < kK; ++i) source.floats()[i] = std::normal_distribution<float>()(random);
-        if (q8) set->quantize_q8(source.floats(), kK, block, x.data + c * stride);
-        else memcpy(x.data + c * stride, source.data, kK * 4);
+        if (q8)
+            set->quantize_q8(source.floats(), kK, block, x.data + c * stride);
+        else
+            memcpy(x.data + c * stride, source.data, kK * 4);
         out[c] = y.floats() + uint64_t{c} * rows;
     }
     MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false};
@@ -163,11 +176,13 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q
         benchmark::ClobberMemory();
         row = args.row_end == rows ? 0 : args.row_end;
     }
-    const double bytes = static_cast<double>(step) * static_cast<double>(row_bytes) + static_cast<double>(stride) * columns + 4.0 * step * columns;
+    const double bytes = static_cast<double>(step) * static_cast<double>(row_bytes) +
+                         static_cast<double>(stride) * columns + 4.0 * step * columns;
     report(state, bytes, 2.0 * step * kK * columns, columns == 1 ? (cached ? kCachedBytes : memory_bytes()) : 0);
 }
 
-// ---- attention: one KV head of 128, f16, `positions` cached, four query rows that share it (decode) or 128 rows (prefill) ----
+// ---- attention: one KV head of 128, f16, `positions` cached, four query rows that share it (decode) or 128 rows
+// (prefill) ----
 void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uint32_t positions) {
     constexpr uint32_t kDim = 128;
     constexpr uint32_t kPage = 256;
@@ -194,8 +209,11 @@ void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uin
         if (rows > 16) end[r] = positions - rows + r + 1;
         seen += end[r];
     }
-    AttentionArgs a = {table.data(), kPage, 0, uint64_t{kPage} * row_bytes, row_bytes, row_bytes, kKvF16, kKvF16, kDim, 0, rows, qs.data(), begin.data(), end.data(),
-                       0.088f, 0.0f, m.data(), l.data(), os.data(), scratch.floats()};
+    AttentionArgs a = {table.data(), kPage,      0,         uint64_t{kPage} * row_bytes,
+                       row_bytes,    row_bytes,  kKvF16,    kKvF16,
+                       kDim,         0,          rows,      qs.data(),
+                       begin.data(), end.data(), 0.088f,    0.0f,
+                       m.data(),     l.data(),   os.data(), scratch.floats()};
     for (auto _ : state) {
         std::fill(m.begin(), m.end(), -INFINITY);
         for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
@@ -223,7 +241,10 @@ const RowOp kRowOps[] = {
     {"rope_neox", 12, [](const KernelSet* s, float* a, float* b, float*) { s->rope(a, kRow / 2, b, true); }},
     {"quantize_q8_32", 5.25, [](const KernelSet* s, float* a, float*, float* c) { s->quantize_q8(a, kRow, 32, c); }},
     {"quantize_q8_256", 5.14, [](const KernelSet* s, float* a, float*, float* c) { s->quantize_q8(a, kRow, 256, c); }},
-    {"kv_encode_f16", 6, [](const KernelSet* s, float* a, float*, float* c) { for (uint32_t i = 0; i < kRow; i += 128) s->kv_encode[kKvF16](a + i, 128, reinterpret_cast<uint16_t*>(c) + i); }},
+    {"kv_encode_f16", 6,
+     [](const KernelSet* s, float* a, float*, float* c) {
+         for (uint32_t i = 0; i < kRow; i += 128) s->kv_encode[kKvF16](a + i, 128, reinterpret_cast<uint16_t*>(c) + i);
+     }},
 };
 
 void row_op(benchmark::State& state, const KernelSet* set, const RowOp& op) {
@@ -250,7 +271,9 @@ void dequantize(benchmark::State& state, const KernelSet* set, uint32_t type) {
     report(state, static_cast<double>(w.bytes + y.bytes), kRow, 0);
 }
 
-void add(const std::string& name, std::function<void(benchmark::State&)> body) { benchmark::RegisterBenchmark(name.c_str(), body); }
+void add(const std::string& name, std::function<void(benchmark::State&)> body) {
+    benchmark::RegisterBenchmark(name.c_str(), body);
+}
 
 void register_all() {
     add("stream/memory", [](benchmark::State& s) { stream(s, memory_bytes()); });
@@ -267,16 +290,19 @@ void register_all() {
             for (bool q8 : {true, false}) {
                 if (q8 && !quantized) continue;
                 const std::string kind = q8 ? "matmul_q8" : "matmul_f32";
-                add(kind + name + "/columns:1/memory", [=](benchmark::State& s) { matmul(s, set, type, q8, 1, false); });
+                add(kind + name + "/columns:1/memory",
+                    [=](benchmark::State& s) { matmul(s, set, type, q8, 1, false); });
                 for (uint32_t columns : {1u, 4u, 128u})
-                    add(kind + name + "/columns:" + std::to_string(columns) + "/cached", [=](benchmark::State& s) { matmul(s, set, type, q8, columns, true); });
+                    add(kind + name + "/columns:" + std::to_string(columns) + "/cached",
+                        [=](benchmark::State& s) { matmul(s, set, type, q8, columns, true); });
             }
             add("dequantize" + name, [=](benchmark::State& s) { dequantize(s, set, type); });
         }
         add("attention" + isa + "/rows:1/positions:2048", [=](benchmark::State& s) { attention(s, set, 1, 2048); });
         add("attention" + isa + "/rows:4/positions:2048", [=](benchmark::State& s) { attention(s, set, 4, 2048); });
         add("attention" + isa + "/rows:128/positions:2048", [=](benchmark::State& s) { attention(s, set, 128, 2048); });
-        for (const RowOp& op : kRowOps) add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
+        for (const RowOp& op : kRowOps)
+            add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
     }
 }
 

@@ -1,8 +1,8 @@
 // KV row codecs and attention over one span (NUMERICS section 5).
 //
-// A tile's visible K and V rows are widened to f32 once for all query rows of the call. Query rows are taken in blocks of
-// four: their scores are register tiles of four positions by up to three queries, their outputs register tiles of four
-// queries by sixteen elements over the positions all four see, with what only some see before and after.
+// A tile's visible K and V rows are widened to f32 once for all query rows of the call. Query rows are taken in blocks
+// of four: their scores are register tiles of four positions by up to three queries, their outputs register tiles of
+// four queries by sixteen elements over the positions all four see, with what only some see before and after.
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/vector_avx2.h"
 #if defined(__AVX2__)
@@ -12,7 +12,8 @@ namespace keel::kernels {
 void kv_encode_f16_avx2(const float* src, uint32_t head_dim, void* row) {
     uint16_t* dst = static_cast<uint16_t*>(row);
     for (uint32_t i = 0; i < head_dim; i += 8)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
 }
 void kv_decode_f16_avx2(const void* row, uint32_t head_dim, float* dst) {
     const uint8_t* src = static_cast<const uint8_t*>(row);
@@ -31,7 +32,8 @@ KEEL_INLINE float max_of(__m256 v) {
 
 // Lanes of positions first .. first + 7 that lie in [lo, hi).
 KEEL_INLINE __m256 visible_mask(uint32_t first, VisibleRange see) {
-    const __m256i j = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i j =
+        _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     const __m256i after = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(see.hi)), j);
     const __m256i before = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(see.lo)), j);
     return _mm256_castsi256_ps(_mm256_andnot_si256(before, after));
@@ -43,7 +45,8 @@ KEEL_INLINE void score_queries(const float* k, uint32_t n, const float* const* q
                                float (*s)[kAttentionTile]) {
     for (uint32_t j = lo; j < hi; j += 4) {
         alignas(32) float lanes[C][4][16] = {};
-        tile_avx2<LoadF32, 4, C, C == 1>(reinterpret_cast<const uint8_t*>(k + uint64_t{j} * n), uint64_t{n} * 4, q, n, lanes);
+        tile_avx2<LoadF32, 4, C, C == 1>(reinterpret_cast<const uint8_t*>(k + uint64_t{j} * n), uint64_t{n} * 4, q, n,
+                                         lanes);
         KEEL_UNROLL
         for (int c = 0; c < C; ++c) _mm_storeu_ps(s[c] + j, tree16x4_avx2(lanes[c]));
     }
@@ -73,8 +76,10 @@ KEEL_INLINE float soften_scores(const AttentionArgs& a, VisibleRange see, float*
         // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
         const __m256 p = _mm256_and_ps(exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(s + j), shift)), visible_mask(j, see));
         _mm256_storeu_ps(s + j, p);
-        if (j & 8) lanes[1] = _mm256_add_ps(lanes[1], p);
-        else lanes[0] = _mm256_add_ps(lanes[0], p);
+        if (j & 8)
+            lanes[1] = _mm256_add_ps(lanes[1], p);
+        else
+            lanes[0] = _mm256_add_ps(lanes[0], p);
     }
     *l = fma_f32(*l, c, tree16_avx2(lanes[0], lanes[1]));
     *m = now;
@@ -87,9 +92,8 @@ KEEL_INLINE void add_values_tile(const float (*p)[kAttentionTile], const float* 
                                  float* const* o, uint32_t d) {
     __m256 acc[R][D];
     KEEL_UNROLL
-    for (int r = 0; r < R; ++r)
-        KEEL_UNROLL
-        for (int i = 0; i < D; ++i) acc[r][i] = _mm256_loadu_ps(o[r] + d + 8 * i);
+    for (int r = 0; r < R; ++r) KEEL_UNROLL
+    for (int i = 0; i < D; ++i) acc[r][i] = _mm256_loadu_ps(o[r] + d + 8 * i);
     for (uint32_t j = lo; j < hi; ++j) {
         const float* row = v + uint64_t{j} * n + d;
         __m256 w[R];
@@ -103,13 +107,13 @@ KEEL_INLINE void add_values_tile(const float (*p)[kAttentionTile], const float* 
         }
     }
     KEEL_UNROLL
-    for (int r = 0; r < R; ++r)
-        KEEL_UNROLL
-        for (int i = 0; i < D; ++i) _mm256_storeu_ps(o[r] + d + 8 * i, acc[r][i]);
+    for (int r = 0; r < R; ++r) KEEL_UNROLL
+    for (int i = 0; i < D; ++i) _mm256_storeu_ps(o[r] + d + 8 * i, acc[r][i]);
 }
 
 template <int R, int D>
-KEEL_INLINE void add_values(const float (*p)[kAttentionTile], const float* v, uint32_t n, uint32_t lo, uint32_t hi, float* const* o) {
+KEEL_INLINE void add_values(const float (*p)[kAttentionTile], const float* v, uint32_t n, uint32_t lo, uint32_t hi,
+                            float* const* o) {
     if (lo >= hi) return;
     uint32_t d = 0;
     for (; d + 8 * D <= n; d += 8 * D) add_values_tile<R, D>(p, v, n, lo, hi, o, d);
@@ -144,8 +148,10 @@ void attend_rows(const AttentionArgs& a, uint32_t row, uint32_t count, uint32_t 
     alignas(32) float s[kQueryBlock][kAttentionTile];
     const uint32_t lo = any.lo & ~3u, hi = (any.hi + 3) & ~3u;
     uint32_t r = 0;
-    if (live >= 3) score_queries<3>(k, n, q, lo, hi, s), r = 3;
-    else if (live == 2) score_queries<2>(k, n, q, lo, hi, s), r = 2;
+    if (live >= 3)
+        score_queries<3>(k, n, q, lo, hi, s), r = 3;
+    else if (live == 2)
+        score_queries<2>(k, n, q, lo, hi, s), r = 2;
     for (; r < live; ++r) score_queries<1>(k, n, q + r, lo, hi, s + r);
     for (r = 0; r < live; ++r) {
         const float c = soften_scores(a, see[r], s[r], o[r] + n, o[r] + n + 1);
@@ -162,11 +168,11 @@ void attend_rows(const AttentionArgs& a, uint32_t row, uint32_t count, uint32_t 
 
 }  // namespace
 
-// Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V tile, and
-// per query row its output of the span with (m, l) behind it.
+// Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V
+// tile, and per query row its output of the span with (m, l) behind it.
 void attention_span_avx2(const AttentionArgs& a) {
     static constexpr void (*kDecode[kKvFormatCount])(const void*, uint32_t, float*) = {kv_decode_f16_avx2,
-                                                                                     kv_decode_f32_scalar};
+                                                                                       kv_decode_f32_scalar};
     const uint32_t n = a.head_dim, stride = n + 8;
     const uint32_t span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
     float* k = a.scratch;
@@ -210,13 +216,16 @@ void attention_span_avx2(const AttentionArgs& a) {
         const __m256 older = _mm256_set1_ps(ca), newer = _mm256_set1_ps(cb);
         for (uint32_t d = 0; d < n; d += 8) {
             float* o = a.o[r] + d;
-            _mm256_storeu_ps(o, _mm256_fmadd_ps(_mm256_loadu_ps(o), older, _mm256_mul_ps(_mm256_loadu_ps(state + d), newer)));
+            _mm256_storeu_ps(
+                o, _mm256_fmadd_ps(_mm256_loadu_ps(o), older, _mm256_mul_ps(_mm256_loadu_ps(state + d), newer)));
         }
         a.m[r] = merged;
     }
 }
 
-void attention_finish_avx2(float* o, float l, uint32_t head_dim) { scale_avx2(o, 1.0f / l, head_dim); }
+void attention_finish_avx2(float* o, float l, uint32_t head_dim) {
+    scale_avx2(o, 1.0f / l, head_dim);
+}
 
 }  // namespace keel::kernels
 #endif

@@ -10,12 +10,16 @@ void kv_encode_f16_scalar(const float* src, uint32_t head_dim, void* row) {
     uint16_t* dst = static_cast<uint16_t*>(row);
     for (uint32_t i = 0; i < head_dim; ++i) dst[i] = f32_to_f16(src[i]);
 }
-void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row) { memcpy(row, src, head_dim * sizeof(float)); }
+void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row) {
+    memcpy(row, src, head_dim * sizeof(float));
+}
 void kv_decode_f16_scalar(const void* row, uint32_t head_dim, float* dst) {
     const uint16_t* src = static_cast<const uint16_t*>(row);
     for (uint32_t i = 0; i < head_dim; ++i) dst[i] = f16_to_f32(src[i]);
 }
-void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst) { memcpy(dst, row, head_dim * sizeof(float)); }
+void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst) {
+    memcpy(dst, row, head_dim * sizeof(float));
+}
 
 namespace {
 
@@ -32,7 +36,8 @@ struct RowState {
 };
 
 // One tile for one query row: k and v hold the decoded rows of positions first + lo .. first + hi - 1 at their place.
-void attend_tile(const AttentionArgs& a, uint32_t row, const float* k, const float* v, VisibleRange in_tile, RowState& s) {
+void attend_tile(const AttentionArgs& a, uint32_t row, const float* k, const float* v, VisibleRange in_tile,
+                 RowState& s) {
     const uint32_t n = a.head_dim;
     float p[kAttentionTile], lanes[16] = {};
     float m = s.m;
@@ -57,11 +62,11 @@ void attend_tile(const AttentionArgs& a, uint32_t row, const float* k, const flo
 
 }  // namespace
 
-// Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V tile, and
-// per query row its output of the span with (m, l) behind it.
+// Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V
+// tile, and per query row its output of the span with (m, l) behind it.
 void attention_span_scalar(const AttentionArgs& a) {
     static constexpr void (*kDecode[kKvFormatCount])(const void*, uint32_t, float*) = {kv_decode_f16_scalar,
-                                                                                     kv_decode_f32_scalar};
+                                                                                       kv_decode_f32_scalar};
     const uint32_t n = a.head_dim, stride = n + 2;
     const uint32_t span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
     float* k = a.scratch;

@@ -5,38 +5,38 @@ namespace keel::kernels {
 namespace {
 
 // A set of one instruction set: the names of its functions differ in the suffix only.
-#define KEEL_DEFINE_SET(isa)                                                    \
-    template <WeightType... T>                                                  \
-    constexpr void add_float_types_##isa(KernelSet& s) {                        \
-        ((s.dequantize_row[T] = dequantize_##isa<T>), ...);                     \
-        ((s.matmul_f32[T] = matmul_f32_##isa<T>), ...);                         \
-    }                                                                           \
-    template <WeightType... T>                                                  \
-    constexpr void add_quantized_types_##isa(KernelSet& s) {                    \
-        add_float_types_##isa<T...>(s);                                         \
-        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                           \
-    }                                                                           \
-    constexpr KernelSet make_##isa() {                                          \
-        KernelSet s{};                                                          \
-        s.name = #isa;                                                          \
-        add_float_types_##isa<kF32, kF16, kBF16>(s);                            \
+#define KEEL_DEFINE_SET(isa)                                                      \
+    template <WeightType... T>                                                    \
+    constexpr void add_float_types_##isa(KernelSet& s) {                          \
+        ((s.dequantize_row[T] = dequantize_##isa<T>), ...);                       \
+        ((s.matmul_f32[T] = matmul_f32_##isa<T>), ...);                           \
+    }                                                                             \
+    template <WeightType... T>                                                    \
+    constexpr void add_quantized_types_##isa(KernelSet& s) {                      \
+        add_float_types_##isa<T...>(s);                                           \
+        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                             \
+    }                                                                             \
+    constexpr KernelSet make_##isa() {                                            \
+        KernelSet s{};                                                            \
+        s.name = #isa;                                                            \
+        add_float_types_##isa<kF32, kF16, kBF16>(s);                              \
         add_quantized_types_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL>(s); \
         add_quantized_types_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s); \
-        s.quantize_q8 = quantize_q8_##isa;                                      \
-        s.rms_norm = rms_norm_##isa;                                            \
-        s.rope = rope_##isa;                                                    \
-        s.gate_silu = gate_silu_##isa;                                          \
-        s.gate_gelu = gate_gelu_##isa;                                          \
-        s.add = add_##isa;                                                      \
-        s.scale = scale_##isa;                                                  \
-        s.softcap = softcap_##isa;                                              \
-        s.kv_encode[kKvF16] = kv_encode_f16_##isa;                              \
-        s.kv_encode[kKvF32] = kv_encode_f32_scalar;                             \
-        s.kv_decode[kKvF16] = kv_decode_f16_##isa;                              \
-        s.kv_decode[kKvF32] = kv_decode_f32_scalar;                             \
-        s.attention_span = attention_span_##isa;                                \
-        s.attention_finish = attention_finish_##isa;                            \
-        return s;                                                               \
+        s.quantize_q8 = quantize_q8_##isa;                                        \
+        s.rms_norm = rms_norm_##isa;                                              \
+        s.rope = rope_##isa;                                                      \
+        s.gate_silu = gate_silu_##isa;                                            \
+        s.gate_gelu = gate_gelu_##isa;                                            \
+        s.add = add_##isa;                                                        \
+        s.scale = scale_##isa;                                                    \
+        s.softcap = softcap_##isa;                                                \
+        s.kv_encode[kKvF16] = kv_encode_f16_##isa;                                \
+        s.kv_encode[kKvF32] = kv_encode_f32_scalar;                               \
+        s.kv_decode[kKvF16] = kv_decode_f16_##isa;                                \
+        s.kv_decode[kKvF32] = kv_decode_f32_scalar;                               \
+        s.attention_span = attention_span_##isa;                                  \
+        s.attention_finish = attention_finish_##isa;                              \
+        return s;                                                                 \
     }
 
 KEEL_DEFINE_SET(scalar)

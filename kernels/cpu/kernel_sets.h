@@ -1,6 +1,6 @@
-// Internal: the functions the CPU kernel sets are made of. Each family of ops is one file per instruction set; a set's table
-// is put together in cpu_sets.cpp, which is compiled without
-// instruction-set flags, as is everything that runs before the machine is known.
+// Internal: the functions the CPU kernel sets are made of. Each family of ops is one file per instruction set; a set's
+// table is put together in cpu_sets.cpp, which is compiled without instruction-set flags, as is everything that runs
+// before the machine is known.
 #pragma once
 #include "kernels/kernels.h"
 
@@ -45,24 +45,24 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
 
 // The families, once per instruction set: by weight type in dequantize_*.cpp and matmul_*.cpp (instantiated there), the
 // others in rowops_*.cpp and attention_*.cpp.
-#define KEEL_DECLARE_SET(isa)                                                                  \
-    template <WeightType T>                                                                    \
-    void dequantize_##isa(const void* src, float* dst, uint32_t k);                            \
-    template <WeightType T>                                                                    \
-    void matmul_f32_##isa(const MatmulArgs& args);                                             \
-    template <WeightType T>                                                                    \
-    void matmul_q8_##isa(const MatmulArgs& args);                                              \
-    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);          \
-    void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y);      \
-    void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);                \
-    void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y);            \
-    void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y);            \
-    void add_##isa(float* x, const float* y, uint32_t n);                                      \
-    void scale_##isa(float* x, float factor, uint32_t n);                                      \
-    void softcap_##isa(float* x, float cap, uint32_t n);                                       \
-    void kv_encode_f16_##isa(const float* src, uint32_t head_dim, void* row);                  \
-    void kv_decode_f16_##isa(const void* row, uint32_t head_dim, float* dst);                  \
-    void attention_span_##isa(const AttentionArgs& args);                                      \
+#define KEEL_DECLARE_SET(isa)                                                             \
+    template <WeightType T>                                                               \
+    void dequantize_##isa(const void* src, float* dst, uint32_t k);                       \
+    template <WeightType T>                                                               \
+    void matmul_f32_##isa(const MatmulArgs& args);                                        \
+    template <WeightType T>                                                               \
+    void matmul_q8_##isa(const MatmulArgs& args);                                         \
+    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);     \
+    void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y); \
+    void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);           \
+    void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y);       \
+    void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y);       \
+    void add_##isa(float* x, const float* y, uint32_t n);                                 \
+    void scale_##isa(float* x, float factor, uint32_t n);                                 \
+    void softcap_##isa(float* x, float cap, uint32_t n);                                  \
+    void kv_encode_f16_##isa(const float* src, uint32_t head_dim, void* row);             \
+    void kv_decode_f16_##isa(const void* row, uint32_t head_dim, float* dst);             \
+    void attention_span_##isa(const AttentionArgs& args);                                 \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim);
 KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)

@@ -1,8 +1,8 @@
 // Matrix products with f32 activations (NUMERICS section 1).
 //
-// Up to four columns: float weights are widened in registers, and each is read once from memory. More columns, and quantized
-// types: four rows are decoded into a tile on the stack, which every column of the group reuses; the
-// products are computed in register tiles of four rows by three columns.
+// Up to four columns: F16 and BF16 are widened in registers, and each is read once from memory. More columns, and
+// quantized types: four rows are decoded into a tile on the stack, which every column of the group reuses; the products
+// are computed in register tiles of four rows by three columns.
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/vector_avx2.h"
 #if defined(__AVX2__)
@@ -10,8 +10,8 @@
 namespace keel::kernels {
 namespace {
 
-constexpr uint32_t kTileK = 512;        // elements of a decoded row tile: a whole number of blocks of every type
-constexpr uint32_t kColumnGroup = 48;   // columns that share a decoded tile; their lanes lie on the stack (12 KiB)
+constexpr uint32_t kTileK = 512;       // elements of a decoded row tile: a whole number of blocks of every type
+constexpr uint32_t kColumnGroup = 48;  // columns that share a decoded tile; their lanes lie on the stack (12 KiB)
 
 template <WeightType T>
 struct LoadOf;
@@ -28,8 +28,8 @@ KEEL_INLINE const float* column_f32(const MatmulArgs& a, uint32_t c) {
 
 // R rows by C columns over n elements from element `first` of the columns, with the elements behind the last eight.
 template <class Load, int R, int C, bool Both>
-KEEL_INLINE void tile_and_tail(const uint8_t* w, uint64_t w_row_bytes, const MatmulArgs& a, uint32_t column, uint32_t first,
-                               uint32_t n, float (*lanes)[R][16]) {
+KEEL_INLINE void tile_and_tail(const uint8_t* w, uint64_t w_row_bytes, const MatmulArgs& a, uint32_t column,
+                               uint32_t first, uint32_t n, float (*lanes)[R][16]) {
     const float* x[C];
     KEEL_UNROLL
     for (int c = 0; c < C; ++c) x[c] = column_f32(a, column + static_cast<uint32_t>(c)) + first;
@@ -86,7 +86,8 @@ void tiled_rows(const MatmulArgs& a, uint32_t row) {
             uint32_t c = 0;
             for (; c + 3 <= count; c += 3)
                 tile_and_tail<LoadF32, R, 3, false>(w, w_row_bytes, a, begin + c, first, n, lanes + c);
-            for (; c < count; ++c) tile_and_tail<LoadF32, R, 1, true>(w, w_row_bytes, a, begin + c, first, n, lanes + c);
+            for (; c < count; ++c)
+                tile_and_tail<LoadF32, R, 1, true>(w, w_row_bytes, a, begin + c, first, n, lanes + c);
         }
         for (uint32_t c = 0; c < count; ++c) store_rows<R>(a, row, begin + c, lanes[c]);
     }
@@ -98,10 +99,14 @@ template <WeightType T>
 void matmul_f32_avx2(const MatmulArgs& a) {
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
         switch (a.columns) {
-            case 1: return direct<LoadOf<T>, 1>(a);
-            case 2: return direct<LoadOf<T>, 2>(a);
-            case 3: return direct<LoadOf<T>, 3>(a);
-            case 4: return direct<LoadOf<T>, 4>(a);
+            case 1:
+                return direct<LoadOf<T>, 1>(a);
+            case 2:
+                return direct<LoadOf<T>, 2>(a);
+            case 3:
+                return direct<LoadOf<T>, 3>(a);
+            case 4:
+                if constexpr (T != kF32) return direct<LoadOf<T>, 4>(a);
         }
     }
     uint32_t row = a.row_begin;

@@ -1,18 +1,19 @@
 // Matrix products with 8-bit activations (NUMERICS section 2), and the quantization of activations.
 //
-// Eight rows at a time, lane = row. The bytes of eight rows are transposed in units of four (one dword per row), so that
+// Eight rows at a time, lane = row. The bytes of eight rows are transposed in units of four (one dword per row), so
+// that
 //
 //     codes:        | row 0: q[4j..4j+3] | row 1: q[4j..4j+3] | ... | row 7: q[4j..4j+3] |
 //     activations:  | a[4j..4j+3]        | a[4j..4j+3]        | ... one dword, broadcast from memory
 //
 // and maddubs + madd leave the integer sums of eight rows in eight lanes: no horizontal additions, and the scales of a
 // sub-block multiply in madd for free. Codes stay unsigned where that fits (the offset of the format is taken out
-// afterwards through the activation sums), so that several maddubs can be added in 16 bits; types with signed tables use
-// |code| and a sign transferred to the activation.
+// afterwards through the activation sums), so that several maddubs can be added in 16 bits; types with signed tables
+// use |code| and a sign transferred to the activation.
 //
-// One or two columns: codes go from the bytes to the products in registers; every weight byte is read once, the next eight
-// rows are prefetched meanwhile. More columns: the codes of a block of eight rows are laid down once (a panel of at most
-// 2 KiB) and used by all columns.
+// One or two columns: codes go from the bytes to the products in registers; every weight byte is read once, the next
+// eight rows are prefetched meanwhile. More columns: the codes of a block of eight rows are laid down once (a panel of
+// at most 2 KiB) and used by all columns.
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/vector_avx2.h"
 #if defined(__AVX2__)
@@ -25,20 +26,31 @@ namespace {
 struct CodeTraits {
     bool is_signed;  // codes are signed values; else unsigned with `offset` to subtract
     int offset;
-    int run;         // products (of four elements and eight rows) that can be added in 16 bits: 2 * 127 * max code * run < 2^15
+    int run;  // products (of four elements and eight rows) that can be added in 16 bits: 2 * 127 * max code * run <
+              // 2^15
 };
 constexpr CodeTraits code_traits(WeightType type) {
     switch (type) {
-        case kQ4_0: return {false, 8, 8};
-        case kQ4_1: return {false, 0, 8};
-        case kQ5_0: return {false, 16, 4};
-        case kQ5_1: return {false, 0, 4};
-        case kQ2_K: return {false, 0, 4};   // a sub-block has only four
-        case kQ3_K: return {false, 4, 4};
-        case kQ4_K: return {false, 0, 8};
-        case kQ5_K: return {false, 0, 4};
-        case kQ6_K: return {false, 32, 2};
-        default: return {true, 0, 1};       // |code| 128 at most: 2 * 127 * 128 = 32512
+        case kQ4_0:
+            return {false, 8, 8};
+        case kQ4_1:
+            return {false, 0, 8};
+        case kQ5_0:
+            return {false, 16, 4};
+        case kQ5_1:
+            return {false, 0, 4};
+        case kQ2_K:
+            return {false, 0, 4};  // a sub-block has only four
+        case kQ3_K:
+            return {false, 4, 4};
+        case kQ4_K:
+            return {false, 0, 8};
+        case kQ5_K:
+            return {false, 0, 4};
+        case kQ6_K:
+            return {false, 32, 2};
+        default:
+            return {true, 0, 1};  // |code| 128 at most: 2 * 127 * 128 = 32512
     }
 }
 
@@ -75,7 +87,9 @@ KEEL_INLINE void load_dwords_32(const Rows& rows, uint32_t offset, __m256i out[8
     load_dwords(rows, offset + 16, out + 4);
 }
 
-KEEL_INLINE __m256i byte_mask(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+KEEL_INLINE __m256i byte_mask(int v) {
+    return _mm256_set1_epi8(static_cast<char>(v));
+}
 // (v >> shift) & mask in every byte; bits that cross bytes must be masked away.
 KEEL_INLINE __m256i field(__m256i v, int shift, int mask) {
     return _mm256_and_si256(shift ? _mm256_srli_epi16(v, shift) : v, byte_mask(mask));
@@ -86,7 +100,8 @@ KEEL_INLINE __m256i field_up(__m256i v, int mask, int shift) {
 }
 // The lower and upper 16 bits of every dword as f16.
 KEEL_INLINE void load_f16_pairs(__m256i v, __m256* low, __m256* high) {
-    const __m256i packed = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32(v, 16));
+    const __m256i packed =
+        _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32(v, 16));
     const __m256i ordered = _mm256_permute4x64_epi64(packed, 0xd8);
     *low = _mm256_cvtph_ps(_mm256_castsi256_si128(ordered));
     *high = _mm256_cvtph_ps(_mm256_extracti128_si256(ordered, 1));
@@ -131,14 +146,15 @@ KEEL_INLINE void load_nibbles(const Rows& rows, uint32_t offset, __m256i code[8]
         code[4 + j] = field(t[j], 4, 15);
     }
 }
-KEEL_INLINE void look_up_iq4(__m256i code[8]) {
+KEEL_INLINE void look_up_iq4_avx2(__m256i code[8]) {
     const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Values)));
     KEEL_UNROLL
     for (int j = 0; j < 8; ++j) code[j] = _mm256_shuffle_epi8(table, code[j]);
 }
 // Bit i of qh is bit 4 of element i.
 KEEL_INLINE void add_fifth_bits_avx2(__m256i qh, __m256i code[8]) {
-    const __m256i even = _mm256_set1_epi32(static_cast<int>(0x08040201u)), odd = _mm256_set1_epi32(static_cast<int>(0x80402010u));
+    const __m256i even = _mm256_set1_epi32(static_cast<int>(0x08040201u)),
+                  odd = _mm256_set1_epi32(static_cast<int>(0x80402010u));
     KEEL_UNROLL
     for (int j = 0; j < 8; ++j) {
         const int first = j / 2 * 0x01010101;
@@ -156,9 +172,11 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
     if constexpr (T == kQ4_0 || T == kIQ4_NL || T == kQ8_0) {
         load_dwords(rows, 0, head);
         load_f16_pairs(head[0], &s.d, &s.m);
-        if constexpr (T == kQ8_0) load_dwords_32(rows, 2, code);
-        else load_nibbles(rows, 2, code);
-        if constexpr (T == kIQ4_NL) look_up_iq4(code);
+        if constexpr (T == kQ8_0)
+            load_dwords_32(rows, 2, code);
+        else
+            load_nibbles(rows, 2, code);
+        if constexpr (T == kIQ4_NL) look_up_iq4_avx2(code);
         sink(0, code);
     } else if constexpr (T == kQ4_1) {
         load_dwords(rows, 0, head);
@@ -180,8 +198,10 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
     } else if constexpr (T == kQ4_K || T == kQ5_K) {
         load_dwords(rows, 0, head);
         load_f16_pairs(head[0], &s.d, &s.m);
-        const __m256i scale[2] = {field(head[1], 0, 63), _mm256_or_si256(field(head[3], 0, 15), field_up(field(head[1], 6, 3), 3, 4))};
-        const __m256i minimum[2] = {field(head[2], 0, 63), _mm256_or_si256(field(head[3], 4, 15), field_up(field(head[2], 6, 3), 3, 4))};
+        const __m256i scale[2] = {field(head[1], 0, 63),
+                                  _mm256_or_si256(field(head[3], 0, 15), field_up(field(head[1], 6, 3), 3, 4))};
+        const __m256i minimum[2] = {field(head[2], 0, 63),
+                                    _mm256_or_si256(field(head[3], 4, 15), field_up(field(head[2], 6, 3), 3, 4))};
         widen_scales(scale, 8, s.scale);
         widen_scales(minimum, 8, s.pair);
         __m256i qh[8];
@@ -197,7 +217,8 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
                     code[j] = field(t[j], 4 * half, 15);
                     if constexpr (T == kQ5_K) {
                         const int bit = 2 * g + half;
-                        const __m256i high = bit < 4 ? _mm256_slli_epi16(qh[j], 4 - bit) : _mm256_srli_epi16(qh[j], bit - 4);
+                        const __m256i high =
+                            bit < 4 ? _mm256_slli_epi16(qh[j], 4 - bit) : _mm256_srli_epi16(qh[j], bit - 4);
                         code[j] = _mm256_or_si256(code[j], _mm256_and_si256(high, byte_mask(16)));
                     }
                 }
@@ -231,7 +252,8 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
         load_dwords(rows, 94, head);
         __m256i u[3];
         KEEL_UNROLL
-        for (int i = 0; i < 3; ++i) u[i] = _mm256_or_si256(_mm256_srli_epi32(head[i], 16), _mm256_slli_epi32(head[i + 1], 16));
+        for (int i = 0; i < 3; ++i)
+            u[i] = _mm256_or_si256(_mm256_srli_epi32(head[i], 16), _mm256_slli_epi32(head[i + 1], 16));
         __m256 unused;
         load_f16_pairs(head[3], &unused, &s.d);
         __m256i scale[4];
@@ -253,7 +275,8 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
                 const int bit = 4 * half + g;
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const __m256i high = bit < 2 ? _mm256_slli_epi16(hmask[j], 2 - bit) : _mm256_srli_epi16(hmask[j], bit - 2);
+                    const __m256i high =
+                        bit < 2 ? _mm256_slli_epi16(hmask[j], 2 - bit) : _mm256_srli_epi16(hmask[j], bit - 2);
                     code[j] = _mm256_or_si256(field(t[j], 2 * g, 3), _mm256_and_si256(high, byte_mask(4)));
                 }
                 sink(bit, code);
@@ -271,7 +294,8 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
             __m256i qh[8];
             load_dwords_32(rows, 128 + 32 * static_cast<uint32_t>(half), qh);
             KEEL_UNROLL
-            for (int side = 0; side < 2; ++side) {  // ql[0..31]: elements 0..31 and 64..95; ql[32..63]: 32..63 and 96..127
+            for (int side = 0; side < 2;
+                 ++side) {  // ql[0..31]: elements 0..31 and 64..95; ql[32..63]: 32..63 and 96..127
                 __m256i t[8];
                 load_dwords_32(rows, 64 * static_cast<uint32_t>(half) + 32 * static_cast<uint32_t>(side), t);
                 KEEL_UNROLL
@@ -279,7 +303,8 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
                     const int g = 2 * nibble + side;
                     KEEL_UNROLL
                     for (int j = 0; j < 8; ++j) {
-                        const __m256i high = 2 * g < 4 ? _mm256_slli_epi16(qh[j], 4 - 2 * g) : _mm256_srli_epi16(qh[j], 2 * g - 4);
+                        const __m256i high =
+                            2 * g < 4 ? _mm256_slli_epi16(qh[j], 4 - 2 * g) : _mm256_srli_epi16(qh[j], 2 * g - 4);
                         code[j] = _mm256_or_si256(field(t[j], 4 * nibble, 15), _mm256_and_si256(high, byte_mask(48)));
                     }
                     sink(4 * half + g, code);
@@ -309,7 +334,7 @@ KEEL_INLINE void unpack_rows(const Rows& rows, BlockScales& s, Sink&& sink) {
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) {
             load_nibbles(rows, 8 + 16 * static_cast<uint32_t>(j), code);
-            look_up_iq4(code);
+            look_up_iq4_avx2(code);
             sink(j, code);
         }
     }
@@ -337,8 +362,10 @@ KEEL_INLINE void multiply_chunk(const __m256i* code, const __m256i* scale, const
             for (int c = 0; c < N; ++c) {
                 const __m256i x = broadcast_dword(a[c] + 4 * j);
                 __m256i product;
-                if constexpr (kCodes.is_signed) product = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                else product = _mm256_maddubs_epi16(w, x);
+                if constexpr (kCodes.is_signed)
+                    product = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                else
+                    product = _mm256_maddubs_epi16(w, x);
                 t[c] = j == first ? product : _mm256_add_epi16(t[c], product);
                 KEEL_KEEP_ORDER(t[c]);
             }
@@ -357,19 +384,24 @@ KEEL_INLINE __m256 finish_block(const BlockScales& s, __m256i sum, float d_a, co
     const __m256 da = _mm256_set1_ps(d_a);
     __m256i m = _mm256_setzero_si256();
     if constexpr (kShape.sub == 0) {
-        if constexpr (kCodes.offset) m = _mm256_madd_epi16(broadcast_dword(sums), _mm256_set1_epi16(kCodes.offset));
-        else if constexpr (kShape.minimum) m = _mm256_madd_epi16(broadcast_dword(sums), _mm256_set1_epi16(1));
+        if constexpr (kCodes.offset)
+            m = _mm256_madd_epi16(broadcast_dword(sums), _mm256_set1_epi16(kCodes.offset));
+        else if constexpr (kShape.minimum)
+            m = _mm256_madd_epi16(broadcast_dword(sums), _mm256_set1_epi16(1));
     } else if constexpr (kCodes.offset || kShape.minimum) {
         KEEL_UNROLL
-        for (int i = 0; i < 8; ++i) m = _mm256_add_epi32(m, _mm256_madd_epi16(broadcast_dword(sums + 2 * i), s.pair[i]));
+        for (int i = 0; i < 8; ++i)
+            m = _mm256_add_epi32(m, _mm256_madd_epi16(broadcast_dword(sums + 2 * i), s.pair[i]));
         if constexpr (kCodes.offset) m = _mm256_mullo_epi32(m, _mm256_set1_epi32(kCodes.offset));
     }
     if constexpr (kCodes.offset) sum = _mm256_sub_epi32(sum, m);
     acc = _mm256_fmadd_ps(_mm256_mul_ps(s.d, da), _mm256_cvtepi32_ps(sum), acc);
     if constexpr (kShape.minimum) {
         const __m256 factor = _mm256_mul_ps(s.m, da);
-        if constexpr (kShape.sub == 0) acc = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(m), acc);
-        else acc = _mm256_fnmadd_ps(factor, _mm256_cvtepi32_ps(m), acc);
+        if constexpr (kShape.sub == 0)
+            acc = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(m), acc);
+        else
+            acc = _mm256_fnmadd_ps(factor, _mm256_cvtepi32_ps(m), acc);
     }
     return acc;
 }
@@ -385,7 +417,9 @@ struct Columns {
         return {base, a.x_column_bytes, static_cast<uint64_t>(reinterpret_cast<const uint8_t*>(x.d) - base),
                 static_cast<uint64_t>(reinterpret_cast<const uint8_t*>(x.sums) - base)};
     }
-    __attribute__((always_inline)) const int8_t* q(uint32_t c) const { return reinterpret_cast<const int8_t*>(base + c * stride); }
+    __attribute__((always_inline)) const int8_t* q(uint32_t c) const {
+        return reinterpret_cast<const int8_t*>(base + c * stride);
+    }
     __attribute__((always_inline)) const float* d(uint32_t c) const {
         return reinterpret_cast<const float*>(base + c * stride + d_offset);
     }
@@ -414,17 +448,20 @@ KEEL_INLINE void few_columns(const MatmulArgs& a, Rows rows, __m256* result) {
         __m256i sum[N];
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) sum[c] = _mm256_setzero_si256();
-        unpack_rows<T>(rows, s, [&](int chunk, const __m256i* code) __attribute__((always_inline)) {
-            const int8_t* q[N];
-            KEEL_UNROLL
-            for (int c = 0; c < N; ++c) q[c] = x.q(static_cast<uint32_t>(c)) + uint64_t{b} * kShape.elements + 32 * chunk;
-            const __m256i* scale = kShape.sub == 0 ? one : s.scale + (kShape.sub == 16 ? 2 * chunk : chunk);
-            multiply_chunk<T, N>(code, scale, q, sum);
-        });
+        unpack_rows<T>(
+            rows, s, [&](int chunk, const __m256i* code) __attribute__((always_inline)) {
+                const int8_t* q[N];
+                KEEL_UNROLL
+                for (int c = 0; c < N; ++c)
+                    q[c] = x.q(static_cast<uint32_t>(c)) + uint64_t{b} * kShape.elements + 32 * chunk;
+                const __m256i* scale = kShape.sub == 0 ? one : s.scale + (kShape.sub == 16 ? 2 * chunk : chunk);
+                multiply_chunk<T, N>(code, scale, q, sum);
+            });
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
             const uint32_t column = static_cast<uint32_t>(c);
-            acc[c] = finish_block<T>(s, sum[c], x.d(column)[b], x.sums(column) + uint64_t{b} * (kShape.elements / 16), acc[c]);
+            acc[c] = finish_block<T>(s, sum[c], x.d(column)[b], x.sums(column) + uint64_t{b} * (kShape.elements / 16),
+                                     acc[c]);
         }
         rows.lo += kShape.bytes;
         rows.hi += kShape.bytes;
@@ -435,7 +472,8 @@ KEEL_INLINE void few_columns(const MatmulArgs& a, Rows rows, __m256* result) {
 
 // N columns of one block against its panel.
 template <WeightType T, int N>
-KEEL_INLINE void panel_columns(const __m256i* panel, const BlockScales& s, const Columns& x, uint32_t b, uint32_t first, __m256* acc) {
+KEEL_INLINE void panel_columns(const __m256i* panel, const BlockScales& s, const Columns& x, uint32_t b, uint32_t first,
+                               __m256* acc) {
     constexpr BlockShape kShape = block_shape(T);
     const __m256i one[1] = {_mm256_set1_epi16(1)};
     __m256i sum[N];
@@ -454,8 +492,8 @@ KEEL_INLINE void panel_columns(const __m256i* panel, const BlockScales& s, const
     KEEL_UNROLL
     for (int c = 0; c < N; ++c) {
         const uint32_t column = first + static_cast<uint32_t>(c);
-        acc[column] =
-            finish_block<T>(s, sum[c], x.d(column)[b], x.sums(column) + uint64_t{b} * (kShape.elements / 16), acc[column]);
+        acc[column] = finish_block<T>(s, sum[c], x.d(column)[b], x.sums(column) + uint64_t{b} * (kShape.elements / 16),
+                                      acc[column]);
     }
 }
 
@@ -467,10 +505,11 @@ void many_columns(const MatmulArgs& a, Rows rows, __m256* acc) {
     for (uint32_t c = 0; c < a.columns; ++c) acc[c] = _mm256_setzero_ps();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
         BlockScales s;
-        unpack_rows<T>(rows, s, [&](int chunk, const __m256i* code) __attribute__((always_inline)) {
-            KEEL_UNROLL
-            for (int j = 0; j < 8; ++j) panel[8 * chunk + j] = code[j];
-        });
+        unpack_rows<T>(
+            rows, s, [&](int chunk, const __m256i* code) __attribute__((always_inline)) {
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) panel[8 * chunk + j] = code[j];
+            });
         uint32_t c = 0;
         for (; c + 4 <= a.columns; c += 4) panel_columns<T, 4>(panel, s, x, b, c, acc);
         for (; c < a.columns; ++c) panel_columns<T, 1>(panel, s, x, b, c, acc);
@@ -480,7 +519,8 @@ void many_columns(const MatmulArgs& a, Rows rows, __m256* acc) {
 }
 
 // Lane i < 4 is row first + i, lane i >= 4 row second + i - 4. Stores the rows from `next` on, each once.
-KEEL_INLINE void store_lanes(const MatmulArgs& a, uint32_t column, uint32_t first, uint32_t second, uint32_t next, __m256 dots) {
+KEEL_INLINE void store_lanes(const MatmulArgs& a, uint32_t column, uint32_t first, uint32_t second, uint32_t next,
+                             __m256 dots) {
     if (next == first && second == first + 4) {
         if (a.bias) dots = _mm256_add_ps(dots, _mm256_loadu_ps(a.bias + first));
         float* y = a.y[column] + first;
@@ -504,8 +544,8 @@ void matmul_q8_avx2(const MatmulArgs& a) {
     const uint32_t total = a.row_end - a.row_begin;
     uint32_t group = 8;  // rows taken by one step
     for (uint32_t next = a.row_begin; next < a.row_end; next += group) {
-        // A group that would pass the end is moved back over rows already done. With four to seven rows in all its halves
-        // overlap; below that all lanes hold the same row.
+        // A group that would pass the end is moved back over rows already done. With four to seven rows in all its
+        // halves overlap; below that all lanes hold the same row.
         uint32_t first = next, second = next + 4;
         uint64_t stride = a.w_row_bytes;
         if (total < 4) {
@@ -521,13 +561,20 @@ void matmul_q8_avx2(const MatmulArgs& a) {
         const uint8_t* w = static_cast<const uint8_t*>(a.w);
         const Rows rows = {w + first * a.w_row_bytes, w + second * a.w_row_bytes, stride};
         switch (a.columns) {
-            case 1: few_columns<T, 1>(a, rows, acc); break;
-            case 2: few_columns<T, 2>(a, rows, acc); break;
-            default: many_columns<T>(a, rows, acc);
+            case 1:
+                few_columns<T, 1>(a, rows, acc);
+                break;
+            case 2:
+                few_columns<T, 2>(a, rows, acc);
+                break;
+            default:
+                many_columns<T>(a, rows, acc);
         }
         for (uint32_t c = 0; c < a.columns; ++c) {
-            if (total < 4) store_dot(a, first, c, _mm256_cvtss_f32(acc[c]));
-            else store_lanes(a, c, first, second, next, acc[c]);
+            if (total < 4)
+                store_dot(a, first, c, _mm256_cvtss_f32(acc[c]));
+            else
+                store_lanes(a, c, first, second, next, acc[c]);
         }
     }
 }

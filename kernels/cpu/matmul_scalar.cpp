@@ -1,5 +1,5 @@
-// Matrix products and activation quantization, the reference for every other set (NUMERICS sections 1 and 2). Each weight
-// block is unpacked once and used for all columns.
+// Matrix products and activation quantization, the reference for every other set (NUMERICS sections 1 and 2). Each
+// weight block is unpacked once and used for all columns.
 #include <string.h>
 
 #include "kernels/cpu/kernel_sets.h"
@@ -35,6 +35,7 @@ namespace {
 
 int32_t dot_i8(const int8_t* a, const int8_t* b, uint32_t n) {
     int32_t sum = 0;
+    KEEL_KEEP_LOOP
     for (uint32_t i = 0; i < n; ++i) sum += a[i] * b[i];
     return sum;
 }

@@ -1,4 +1,5 @@
-// Row operations (NUMERICS section 4), eight lanes at a time; the elements behind the last eight go through the scalar forms.
+// Row operations (NUMERICS section 4), eight lanes at a time; the elements behind the last eight go through the scalar
+// forms.
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/vector_avx2.h"
 #if defined(__AVX2__)
@@ -95,7 +96,8 @@ void scale_avx2(float* x, float factor, uint32_t n) {
 void softcap_avx2(float* x, float cap, uint32_t n) {
     const __m256 c = _mm256_set1_ps(cap);
     uint32_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_mul_ps(c, tanh_avx2(_mm256_div_ps(_mm256_loadu_ps(x + i), c))));
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(x + i, _mm256_mul_ps(c, tanh_avx2(_mm256_div_ps(_mm256_loadu_ps(x + i), c))));
     for (; i < n; ++i) x[i] = softcap_f32(x[i], cap);
 }
 

@@ -5,7 +5,7 @@
 
 #include <new>
 
-#include "kernels/numeric.h"
+#include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
 
 namespace keel {
@@ -44,26 +44,22 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->session = arena.place<Session*>(c.max_sessions);
 }
 
-// Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors.
-void fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, double* out) {
+// Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors. Frequencies are at
+// most 1 unless a file's factors say otherwise; up to 128 every angle of the longest context is within sincos_f64's range.
+keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, double* out, keel_error* error) {
     const uint32_t pairs = s.rope_dims / 2;
     for (uint32_t set = 0; set < plan.rope_sets; ++set) {
-        const double log_base = kernels::log_f64(set == 0 ? s.rope_base : s.rope_base_local);
+        const double log_base = log_f64(set == 0 ? s.rope_base : s.rope_base_local);
         for (uint32_t i = 0; i < pairs; ++i) {
-            double f = kernels::exp_f64(-2.0 * i / s.rope_dims * log_base);
+            double f = exp_f64(-2.0 * i / s.rope_dims * log_base);
             if (set == 0) {
                 f /= s.rope_linear_factor;
                 if (plan.rope_factors) f /= plan.rope_factors[i];
             }
+            if (!(f > 0 && f <= 128)) return fail(error, KEEL_E_FILE_FORMAT, 0, "rope factors", "a rotation frequency is not between 0 and 128");
             out[set * pairs + i] = f;
         }
     }
-}
-
-keel_status check_rope_factors(const ModelSpec& s, const ExecutionPlan& plan, keel_error* error) {
-    for (uint32_t i = 0; plan.rope_factors && i < s.rope_dims / 2; ++i)
-        if (!(plan.rope_factors[i] > 1e-6f && plan.rope_factors[i] < 1e6f))
-            return fail(error, KEEL_E_FILE_FORMAT, 0, "rope factors", "a factor is not between 1e-6 and 1e6");
     return KEEL_OK;
 }
 
@@ -133,10 +129,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     build_plan(model, config, weights, ops, &plan);
     KEEL_TRY(weights.status);
     double* frequencies = persistent.place<double>(uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
-    if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) {
-        KEEL_TRY(check_rope_factors(spec, plan, error));
-        fill_frequencies(spec, plan, frequencies);
-    }
+    if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
     arenas[KEEL_REGION_SCRATCH].place_bytes(plan.scratch_bytes);
 
     // KV pages.

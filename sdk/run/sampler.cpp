@@ -7,7 +7,7 @@
 #include <bit>
 
 #include "sdk/core/status.h"
-#include "sdk/run/sampler_math.h"
+#include "sdk/core/math_f64.h"
 
 namespace keel {
 namespace {

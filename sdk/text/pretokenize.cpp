@@ -274,6 +274,8 @@ constexpr Matcher kEastAsian = match_set<in_east_asian, 1, UINT32_MAX>;
 
 // Names as in tokenizer.ggml.pre. The patterns are those the models' tokenizers were published with, in the form GGUF
 // runtimes use them (no Unicode normalisation, also where the published tokenizer has one, as qwen2's NFC).
+// The published pattern decides where a runtime only approximates it: white space from U+2000 on inside deepseek's
+// character ranges, and tekken's and gpt-4o's case classes outside ASCII.
 constexpr PreTokenizer kPreTokenizers[] = {
     // name, ignore_merges, add_bos, stages
     {"gpt-2", false, false, {match_gpt2}},

@@ -1,5 +1,5 @@
-// Attention: the scalar set against a softmax in double over the stored rows, other sets against the scalar one bit for bit,
-// and independence of a query row from the rows and calls around it. Rows nobody sees hold NaN.
+// Attention: the scalar set against a softmax in double over the stored rows, other sets against the scalar one bit for
+// bit, and independence of a query row from the rows and calls around it. Rows nobody sees hold NaN.
 #include <algorithm>
 
 #include "tests/unit/kernels_test_support.h"
@@ -19,9 +19,17 @@ struct Problem {
     uint32_t k_row_bytes, v_row_bytes;
     uint64_t k_offset, v_offset;
 
-    Problem(uint32_t head_dim, uint32_t page_tokens, uint32_t positions, uint32_t k_format, uint32_t v_format, uint32_t rows, float softcap, Random& random)
-        : head_dim(head_dim), page_tokens(page_tokens), positions(positions), k_format(k_format), v_format(v_format), q(random.normals(uint64_t{rows} * head_dim)),
-          scale(1.0f / std::sqrt(static_cast<float>(head_dim))), softcap(softcap), k_row_bytes(kKvFormats[k_format].row_bytes(head_dim)),
+    Problem(uint32_t head_dim, uint32_t page_tokens, uint32_t positions, uint32_t k_format, uint32_t v_format,
+            uint32_t rows, float softcap, Random& random)
+        : head_dim(head_dim),
+          page_tokens(page_tokens),
+          positions(positions),
+          k_format(k_format),
+          v_format(v_format),
+          q(random.normals(uint64_t{rows} * head_dim)),
+          scale(1.0f / std::sqrt(static_cast<float>(head_dim))),
+          softcap(softcap),
+          k_row_bytes(kKvFormats[k_format].row_bytes(head_dim)),
           v_row_bytes(kKvFormats[v_format].row_bytes(head_dim)) {
         k_offset = uint64_t{page_tokens} * k_row_bytes;
         v_offset = uint64_t{page_tokens} * kHeads * k_row_bytes + uint64_t{page_tokens} * v_row_bytes;
@@ -59,8 +67,26 @@ struct Problem {
                 os[i] = out.data() + uint64_t{r + i} * head_dim;
             }
             for (uint32_t span = 0; span * kAttentionSpan < positions; ++span) {
-                AttentionArgs a = {pages.data(), page_tokens, k_offset, v_offset, k_row_bytes, v_row_bytes, static_cast<KvFormat>(k_format), static_cast<KvFormat>(v_format),
-                                   head_dim, span, n, qs.data(), begin.data() + first + r, end.data() + first + r, scale, softcap, m.data() + r, l.data() + r, os.data(), scratch.floats()};
+                AttentionArgs a = {pages.data(),
+                                   page_tokens,
+                                   k_offset,
+                                   v_offset,
+                                   k_row_bytes,
+                                   v_row_bytes,
+                                   static_cast<KvFormat>(k_format),
+                                   static_cast<KvFormat>(v_format),
+                                   head_dim,
+                                   span,
+                                   n,
+                                   qs.data(),
+                                   begin.data() + first + r,
+                                   end.data() + first + r,
+                                   scale,
+                                   softcap,
+                                   m.data() + r,
+                                   l.data() + r,
+                                   os.data(),
+                                   scratch.floats()};
                 set->attention_span(a);
             }
             for (uint32_t i = 0; i < n; ++i) set->attention_finish(os[i], l[r + i], head_dim);
@@ -79,8 +105,10 @@ struct Problem {
 
 Problem random_problem(Random& random, uint32_t head_dim, uint32_t rows) {
     const uint32_t positions = std::max(rows + 1, random.between(1, 1300));
-    Problem p(head_dim, 64 * random.between(1, 5), positions, random.below(2), random.below(2), rows, random.below(3) ? 0.0f : 5.0f, random);
-    if (random.below(2)) p.causal(positions - 1, random.below(2) ? random.between(1, 700) : 0);
+    Problem p(head_dim, 64 * random.between(1, 5), positions, random.below(2), random.below(2), rows,
+              random.below(3) ? 0.0f : 5.0f, random);
+    if (random.below(2))
+        p.causal(positions - 1, random.below(2) ? random.between(1, 700) : 0);
     else
         for (uint32_t r = 0; r < rows; ++r) {
             p.begin[r] = random.below(positions);
@@ -100,7 +128,9 @@ TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
             for (uint32_t r = 0; r < p.rows(); ++r) {
                 std::vector<double> s, o(head_dim);
                 for (uint32_t j = p.begin[r]; j < p.end[r]; ++j) {
-                    set->kv_decode[p.k_format](p.pages[j / p.page_tokens] + p.k_offset + j % p.page_tokens * p.k_row_bytes, head_dim, k.data());
+                    set->kv_decode[p.k_format](
+                        p.pages[j / p.page_tokens] + p.k_offset + j % p.page_tokens * p.k_row_bytes, head_dim,
+                        k.data());
                     double dot = 0;
                     for (uint32_t d = 0; d < head_dim; ++d) dot += static_cast<double>(k[d]) * p.q[r * head_dim + d];
                     dot *= p.scale;
@@ -110,11 +140,14 @@ TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
                 double sum = 0;
                 for (uint32_t j = p.begin[r]; j < p.end[r]; ++j) {
                     const double e = std::exp(s[j - p.begin[r]] - top);
-                    set->kv_decode[p.v_format](p.pages[j / p.page_tokens] + p.v_offset + j % p.page_tokens * p.v_row_bytes, head_dim, v.data());
+                    set->kv_decode[p.v_format](
+                        p.pages[j / p.page_tokens] + p.v_offset + j % p.page_tokens * p.v_row_bytes, head_dim,
+                        v.data());
                     for (uint32_t d = 0; d < head_dim; ++d) o[d] += e * v[d];
                     sum += e;
                 }
-                for (uint32_t d = 0; d < head_dim; ++d) ASSERT_NEAR(out[r * head_dim + d], o[d] / sum, 5e-6) << "head_dim " << head_dim << " row " << r;
+                for (uint32_t d = 0; d < head_dim; ++d)
+                    ASSERT_NEAR(out[r * head_dim + d], o[d] / sum, 5e-6) << "head_dim " << head_dim << " row " << r;
             }
         }
 }
@@ -126,8 +159,10 @@ TEST(KernelsAttention, SetsAgreeBitForBit) {
         for (uint32_t head_dim : {8u, 24u, 32u, 40u, 64u, 80u, 96u, 128u, 192u, 256u})
             for (uint32_t rows : {1u, 2u, 3u, 7u, 16u, 33u, 128u}) {
                 Problem p = random_problem(random, head_dim, rows);
-                ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(), uint64_t{rows} * head_dim))
-                    << set->name << " head_dim " << head_dim << " rows " << rows << " formats " << p.k_format << p.v_format << " softcap " << p.softcap;
+                ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(),
+                                        uint64_t{rows} * head_dim))
+                    << set->name << " head_dim " << head_dim << " rows " << rows << " formats " << p.k_format
+                    << p.v_format << " softcap " << p.softcap;
             }
 }
 
@@ -155,9 +190,24 @@ TEST(KernelsAttention, RowsAreIndependentOfTheirCall) {
             Problem p = random_problem(random, 32 * random.between(1, 4), 23);
             const std::vector<float> all = p.run(set, 0, 23, 23);
             for (uint32_t step : {1u, 2u, 5u, 16u})
-                ASSERT_TRUE(same_floats(all.data(), p.run(set, 0, 23, step).data(), all.size())) << set->name << " step " << step;
+                ASSERT_TRUE(same_floats(all.data(), p.run(set, 0, 23, step).data(), all.size()))
+                    << set->name << " step " << step;
             ASSERT_TRUE(same_floats(all.data() + 7 * p.head_dim, p.run(set, 7, 9, 4).data(), 9 * p.head_dim));
         }
+}
+
+// A span of which every visible score is NaN must not pass for one nothing was seen of.
+TEST(KernelsAttention, NanSpanStaysNan) {
+    Random random(26);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(find_kernel_set(kScalar));
+    for (const KernelSet* set : sets) {
+        Problem p(64, 64, 600, kKvF16, kKvF16, 1, 0, random);
+        p.begin[0] = 500;
+        for (uint32_t j = 500; j < 512; ++j)
+            memset(p.storage[j / 64].data() + p.k_offset + j % 64 * p.k_row_bytes, 0xff, p.k_row_bytes);
+        for (float x : p.run(set, 0, 1, 1)) ASSERT_TRUE(std::isnan(x)) << set->name;
+    }
 }
 
 // Pages beyond what a query sees need not exist.

@@ -7,7 +7,9 @@
 namespace keel_test {
 namespace {
 
-std::string key_of(const std::string& name) { return std::string(1, '"').append(name).append("\":"); }
+std::string key_of(const std::string& name) {
+    return std::string(1, '"').append(name).append("\":");
+}
 
 uint32_t index_number(const std::string& index, const std::string& type, const std::string& key) {
     const size_t at = index.find(key_of(key), index.find(key_of(type)));
@@ -26,7 +28,8 @@ void check_blocks(const std::string& dir) {
         EXPECT_EQ(info.block_bytes, index_number(index, info.name, "block_bytes"));
         std::string name = info.name;
         std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return tolower(c); });
-        const std::vector<char> blocks = read_file(dir + "/" + name + ".bin"), values = read_file(dir + "/" + name + ".f32");
+        const std::vector<char> blocks = read_file(dir + "/" + name + ".bin"),
+                                values = read_file(dir + "/" + name + ".f32");
         const uint32_t n = static_cast<uint32_t>(values.size() / 4);
         ASSERT_EQ(n, index_number(index, info.name, "elements"));
         ASSERT_EQ(blocks.size(), weight_row_bytes(type, n));
@@ -46,7 +49,9 @@ void check_blocks(const std::string& dir) {
     EXPECT_EQ(checked, 13u);  // every quantized type and BF16
 }
 
-TEST(KernelsDequantize, BundledBlocksDecodeExactly) { check_blocks(source_path("tests/data/quant-blocks")); }
+TEST(KernelsDequantize, BundledBlocksDecodeExactly) {
+    check_blocks(source_path("tests/data/quant-blocks"));
+}
 
 TEST(KernelsDequantize, SharedBlocksDecodeExactly) {
     KEEL_SHARED_OR_SKIP(dir, "conformance/quant-blocks");
@@ -60,7 +65,8 @@ TEST(KernelsDequantize, SetsAgreeOnRandomBlocks) {
         for (uint32_t type : weight_types())
             for (int fill : {-1, -1, 0, 255, 0x80, 0x7f}) {
                 SCOPED_TRACE(std::string(set->name) + " " + kWeightTypes[type].name + " fill " + std::to_string(fill));
-                const uint32_t k = random.between(1, 5) * std::max<uint32_t>(kWeightTypes[type].block_elements, 4) + (kWeightTypes[type].block_elements == 1 ? random.below(4) : 0);
+                const uint32_t k = random.between(1, 5) * std::max<uint32_t>(kWeightTypes[type].block_elements, 4) +
+                                   (kWeightTypes[type].block_elements == 1 ? random.below(4) : 0);
                 Buffer w(weight_row_bytes(type, k), random.below(8)), a(k * 4), b(k * 4);
                 fill_weights(type, w.data(), weight_row_bytes(type, k), random, fill);
                 scalar->dequantize_row[type](w.data(), a.floats(), k);

@@ -1,5 +1,5 @@
-// Matrix products: the scalar set against a straightforward double-precision oracle, every other set against the scalar one
-// bit for bit, and independence of a result from its neighbours.
+// Matrix products: the scalar set against a straightforward double-precision oracle, every other set against the scalar
+// one bit for bit, and independence of a result from its neighbours.
 #include <algorithm>
 
 #include "tests/unit/kernels_test_support.h"
@@ -18,9 +18,19 @@ struct Problem {
     uint64_t w_row_bytes;
 
     Problem(uint32_t type, uint32_t rows, uint32_t k, uint32_t columns, Random& random, int fill = -1)
-        : type(type), rows(rows), k(k), columns(columns), row_begin(0), row_end(rows), bias(false), accumulate(false),
-          w(rows * weight_row_bytes(type, k), random.below(17)), x(random.normals(uint64_t{columns} * k)),
-          b(random.normals(rows)), y0(random.normals(uint64_t{columns} * rows)), w_row_bytes(weight_row_bytes(type, k)) {
+        : type(type),
+          rows(rows),
+          k(k),
+          columns(columns),
+          row_begin(0),
+          row_end(rows),
+          bias(false),
+          accumulate(false),
+          w(rows * weight_row_bytes(type, k), random.below(17)),
+          x(random.normals(uint64_t{columns} * k)),
+          b(random.normals(rows)),
+          y0(random.normals(uint64_t{columns} * rows)),
+          w_row_bytes(weight_row_bytes(type, k)) {
         fill_weights(type, w.data(), rows * w_row_bytes, random, fill);
     }
 
@@ -34,14 +44,18 @@ struct Problem {
         for (uint32_t c = 0; c < count; ++c) {
             const float* source = x.data() + uint64_t{first + c} * k;
             uint8_t* column = activations.data() + c * stride;
-            if (q8) set->quantize_q8(source, k, block, column);
-            else memcpy(column, source, uint64_t{k} * 4);
+            if (q8)
+                set->quantize_q8(source, k, block, column);
+            else
+                memcpy(column, source, uint64_t{k} * 4);
             out[c] = y.data() + uint64_t{c} * rows;
             if (accumulate)
-                std::copy_n(y0.data() + uint64_t{first + c} * rows + row_begin, row_end - row_begin, out[c] + row_begin);
+                std::copy_n(y0.data() + uint64_t{first + c} * rows + row_begin, row_end - row_begin,
+                            out[c] + row_begin);
         }
-        MatmulArgs args = {w.data(), w_row_bytes, row_begin, row_end, k, count, activations.data(), stride, out.data(),
-                           bias ? b.data() : nullptr, accumulate};
+        MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
+                           count,     activations.data(), stride,    out.data(), bias ? b.data() : nullptr,
+                           accumulate};
         (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
         return y;
     }
@@ -76,7 +90,8 @@ TEST(KernelsMatmul, ScalarAgreesWithDoubleOracle) {
                             double a = x[i];
                             if (q8) {
                                 double amax = 0;
-                                for (uint32_t j = i / block * block; j < i / block * block + block; ++j) amax = std::max<double>(amax, std::abs(x[j]));
+                                for (uint32_t j = i / block * block; j < i / block * block + block; ++j)
+                                    amax = std::max<double>(amax, std::abs(x[j]));
                                 const float inverse = 127.0f / static_cast<float>(amax);
                                 a = static_cast<float>(amax) * (1.0f / 127) * std::nearbyint(x[i] * inverse);
                             }
@@ -116,9 +131,13 @@ TEST(KernelsMatmul, QuantizeQ8AgreesWithItsDefinition) {
                 set->quantize_q8(input.floats(), k, block, column.data());
                 for (uint32_t b = 0; b < k / block; ++b) {
                     float amax = 0;
-                    for (uint32_t i = 0; i < block; ++i) amax = std::isnan(x[b * block + i]) || std::isnan(amax) ? NAN : std::max(amax, std::abs(x[b * block + i]));
+                    for (uint32_t i = 0; i < block; ++i)
+                        amax = std::isnan(x[b * block + i]) || std::isnan(amax)
+                                   ? NAN
+                                   : std::max(amax, std::abs(x[b * block + i]));
                     const float d = q8_scales(column.data(), k)[b];
-                    ASSERT_TRUE(same_f32(d, std::isfinite(amax) ? amax * (1.0f / 127) : NAN)) << set->name << " " << kind;
+                    ASSERT_TRUE(same_f32(d, std::isfinite(amax) ? amax * (1.0f / 127) : NAN))
+                        << set->name << " " << kind;
                     int sum = 0;
                     for (uint32_t i = 0; i < block; ++i) {
                         float v = std::isfinite(amax) && amax > 0 ? x[b * block + i] * (127.0f / amax) : 0;
@@ -144,15 +163,19 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
             for (bool q8 : {false, true}) {
                 if (q8 && !kWeightTypes[type].activation_block) continue;
                 for (uint32_t round = 0; round < 40; ++round) {
-                    const uint32_t columns = round < 17 ? round + 1 : round == 17 ? 33 : round == 18 ? 130 : random.between(1, 17);
+                    const uint32_t columns = round < 17    ? round + 1
+                                             : round == 17 ? 33
+                                             : round == 18 ? 130
+                                                           : random.between(1, 17);
                     Problem p(type, random.between(1, 35), random_k(type, random), columns, random);
                     p.row_begin = random.below(p.rows);
                     p.row_end = random.between(p.row_begin, p.rows);
                     p.bias = random.below(2);
                     p.accumulate = random.below(2);
-                    ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(), uint64_t{columns} * p.rows))
-                        << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " rows [" << p.row_begin
-                        << ", " << p.row_end << ") k " << p.k << " columns " << columns;
+                    ASSERT_TRUE(
+                        same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(), uint64_t{columns} * p.rows))
+                        << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " rows ["
+                        << p.row_begin << ", " << p.row_end << ") k " << p.k << " columns " << columns;
                 }
             }
 }
@@ -186,8 +209,10 @@ TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
                                 store_f16(p.w.data() + 5 * p.w_row_bytes + f.d, 0x1p-24f);
                                 if (f.m >= 0) store_f16(p.w.data() + 6 * p.w_row_bytes + f.m, -kInf32);
                             }
-                            ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(), uint64_t{columns} * p.rows))
-                                << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " fill " << fill << " kind " << kind;
+                            ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(),
+                                                    uint64_t{columns} * p.rows))
+                                << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " fill "
+                                << fill << " kind " << kind;
                         }
 }
 
@@ -210,7 +235,8 @@ TEST(KernelsMatmul, ColumnsAndRowsAreIndependent) {
                     const std::vector<float> part = p.run(set, q8);
                     for (uint32_t c = 0; c < p.columns; ++c)
                         for (uint32_t r = 0; r < p.rows; ++r)
-                            ASSERT_TRUE(same_f32(part[c * p.rows + r], r >= p.row_begin && r < p.row_end ? all[c * p.rows + r] : kCanary));
+                            ASSERT_TRUE(same_f32(part[c * p.rows + r],
+                                                 r >= p.row_begin && r < p.row_end ? all[c * p.rows + r] : kCanary));
                 }
             }
 }

@@ -72,12 +72,25 @@ struct ScaleFields {
 };
 inline ScaleFields scale_fields(uint32_t type) {
     switch (type) {
-        case kQ4_0: case kQ5_0: case kQ8_0: case kIQ4_NL: case kIQ4_XS: return {0, -1};
-        case kQ4_1: case kQ5_1: case kQ4_K: case kQ5_K: return {0, 2};
-        case kQ2_K: return {80, 82};
-        case kQ3_K: return {108, -1};
-        case kQ6_K: return {208, -1};
-        default: return {-1, -1};
+        case kQ4_0:
+        case kQ5_0:
+        case kQ8_0:
+        case kIQ4_NL:
+        case kIQ4_XS:
+            return {0, -1};
+        case kQ4_1:
+        case kQ5_1:
+        case kQ4_K:
+        case kQ5_K:
+            return {0, 2};
+        case kQ2_K:
+            return {80, 82};
+        case kQ3_K:
+            return {108, -1};
+        case kQ6_K:
+            return {208, -1};
+        default:
+            return {-1, -1};
     }
 }
 
@@ -86,8 +99,8 @@ inline void store_f16(uint8_t* p, float x) {
     memcpy(p, &h, 2);
 }
 
-// Fills `bytes` bytes of rows of `type`. fill < 0: random codes; else every code byte is `fill`. Scales random of either
-// sign, |scale| in [0.001, 0.1]; floats normal.
+// Fills `bytes` bytes of rows of `type`. fill < 0: random codes; else every code byte is `fill`. Scales random of
+// either sign, |scale| in [0.001, 0.1]; floats normal.
 inline void fill_weights(uint32_t type, uint8_t* w, uint64_t bytes, Random& random, int fill = -1) {
     const WeightTypeInfo& info = kWeightTypes[type];
     const auto scale = [&] { return random.uniform(0.001f, 0.1f) * (random.below(2) ? 1.0f : -1.0f); };
@@ -100,7 +113,8 @@ inline void fill_weights(uint32_t type, uint8_t* w, uint64_t bytes, Random& rand
             const uint16_t h = type == kF16 ? f32_to_f16(x) : f32_to_bf16(x);
             memcpy(w, &h, 2);
         } else {
-            for (uint32_t i = 0; i < info.block_bytes; ++i) w[i] = fill < 0 ? static_cast<uint8_t>(random.bits()) : static_cast<uint8_t>(fill);
+            for (uint32_t i = 0; i < info.block_bytes; ++i)
+                w[i] = fill < 0 ? static_cast<uint8_t>(random.bits()) : static_cast<uint8_t>(fill);
             const ScaleFields f = scale_fields(type);
             store_f16(w + f.d, scale());
             if (f.m >= 0) store_f16(w + f.m, scale());
@@ -109,13 +123,16 @@ inline void fill_weights(uint32_t type, uint8_t* w, uint64_t bytes, Random& rand
 }
 
 // Equal bits, or both NaN (the payload of a NaN is not part of the contract).
-inline bool same_f32(float a, float b) { return f32_bits(a) == f32_bits(b) || (a != a && b != b); }
+inline bool same_f32(float a, float b) {
+    return f32_bits(a) == f32_bits(b) || (a != a && b != b);
+}
 
 inline ::testing::AssertionResult same_floats(const float* a, const float* b, size_t n) {
     for (size_t i = 0; i < n; ++i)
         if (!same_f32(a[i], b[i]))
-            return ::testing::AssertionFailure() << "element " << i << " of " << n << ": " << a[i] << " (0x" << std::hex
-                                                 << f32_bits(a[i]) << ") against " << b[i] << " (0x" << f32_bits(b[i]) << ")";
+            return ::testing::AssertionFailure()
+                   << "element " << i << " of " << n << ": " << a[i] << " (0x" << std::hex << f32_bits(a[i])
+                   << ") against " << b[i] << " (0x" << f32_bits(b[i]) << ")";
     return ::testing::AssertionSuccess();
 }
 

@@ -16,7 +16,7 @@
 #include <set>
 #include <vector>
 
-#include "sdk/run/sampler_math.h"
+#include "sdk/core/math_f64.h"
 
 namespace keel {
 namespace {
@@ -818,7 +818,7 @@ TEST(TopLogprobs, RefusesBadCounts) {
     EXPECT_EQ(top_logprobs(logits.data(), 300, 0, work.data(), ids, logprobs), KEEL_OK);
 }
 
-TEST(SamplerMath, ExpAndLogAgainstLongDouble) {
+TEST(MathF64, ExpAndLogAgainstLongDouble) {
     Rng rng(9);
     double worst_exp = 0, worst_log = 0;
     const auto ulps = [](double got, long double expected) {

@@ -436,6 +436,23 @@ TEST(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
     EXPECT_GT(accepted, 0) << "some bytes (seeds, logits) may be anything";
 }
 
+// Seeds of tests/fuzz/session_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
+TEST(SessionFile, FuzzCorpusIsCurrent) {
+    keel_test::Engine engine(kTiny, config(2, 128));
+    const std::string dir = keel_test::source_path("tests/fuzz/corpus/session/");
+    const uint32_t lengths[] = {0, 3, 66};
+    for (uint32_t n : lengths) {
+        check(keel_session_truncate(engine.session(), 0), "truncate");
+        engine.feed(some_ids(n));
+        if (n) engine.advance();
+        const std::vector<uint8_t> blob = save(engine.session());
+        const std::string path = dir + std::to_string(n) + "-tokens";
+        if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(blob.data()), static_cast<std::streamsize>(blob.size()));
+        const std::vector<char> seed = keel_test::read_file(path);
+        EXPECT_EQ(keel_session_restore(engine.session(), seed.data(), seed.size(), nullptr), KEEL_OK) << path;
+    }
+}
+
 TEST(SessionFile, OtherModelsAndFormatsAreRefused) {
     keel_test::Engine engine(kTiny, config());
     engine.feed(some_ids(70));
