@@ -45,8 +45,8 @@ int main(int argc, char** argv) {
     if (failed("inspect", keel_inspect(reader->get(), nullptr, nullptr, 0, nullptr, &info, &error), error)) return 1;
     std::vector<uint64_t> buffer((info.model_bytes + 7) / 8);
     const keel_model* model = nullptr;
-    if (failed("inspect",
-               keel_inspect(reader->get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, &error), error))
+    if (failed("inspect", keel_inspect(reader->get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, &error),
+               error))
         return 1;
 
     keel_config config = keel::make<keel_config>();

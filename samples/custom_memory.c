@@ -83,12 +83,14 @@ int main(int argc, char** argv) {
     block model_block;
     if (!block_map(&model_block, (size_t)info.model_bytes)) return 1;
     const keel_model* model = NULL;
-    if (failed("inspect", keel_inspect(&reader, NULL, model_block.data, model_block.bytes, &model, &info, &error), &error))
+    if (failed("inspect", keel_inspect(&reader, NULL, model_block.data, model_block.bytes, &model, &info, &error),
+               &error))
         return 1;
 
     int percent = 0;
     keel_config config = {.struct_size = sizeof config, .context_tokens = 256, .threads = 1};
-    config.hooks = (keel_hooks){.struct_size = sizeof config.hooks, .user_data = &percent, .log = on_log, .progress = on_progress};
+    config.hooks =
+        (keel_hooks){.struct_size = sizeof config.hooks, .user_data = &percent, .log = on_log, .progress = on_progress};
     keel_memory_plan plan = {.struct_size = sizeof plan};
     if (failed("plan", keel_plan(&reader, model, &config, &plan, &error), &error)) return 1;
 
@@ -114,7 +116,8 @@ int main(int argc, char** argv) {
     int32_t ids[32];
     size_t count = 0;
     if (failed("open", keel_session_open(engine, NULL, &session), &error)) return 1;
-    if (failed("tokenize", keel_tokenize(engine, "The sea was", 11, KEEL_TOKENIZE_BOS, ids, 32, &count), &error)) return 1;
+    if (failed("tokenize", keel_tokenize(engine, "The sea was", 11, KEEL_TOKENIZE_BOS, ids, 32, &count), &error))
+        return 1;
     if (failed("feed", keel_session_feed(session, ids, (uint32_t)count, 0), &error)) return 1;
     printf("The sea was");
     for (int i = 0; i < 16; ++i) {

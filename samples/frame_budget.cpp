@@ -72,12 +72,14 @@ void print_histogram(const char* title, const Run& run) {
                 *std::max_element(run.held_ms.begin(), run.held_ms.end()));
     double low = 0;
     for (const double edge : kEdges) {
-        const auto n = std::count_if(run.held_ms.begin(), run.held_ms.end(), [&](double ms) { return ms > low && ms <= edge; });
+        const auto n =
+            std::count_if(run.held_ms.begin(), run.held_ms.end(), [&](double ms) { return ms > low && ms <= edge; });
         if (edge > 1e6)
             std::printf("       > %6.2f ms %5td  ", low, n);
         else
             std::printf("  %6.2f..%6.2f ms %4td  ", low, edge, n);
-        for (std::ptrdiff_t i = 0; i < n * 60 / static_cast<std::ptrdiff_t>(run.held_ms.size()); ++i) std::fputc('#', stdout);
+        for (std::ptrdiff_t i = 0; i < n * 60 / static_cast<std::ptrdiff_t>(run.held_ms.size()); ++i)
+            std::fputc('#', stdout);
         std::fputc('\n', stdout);
         low = edge;
     }
@@ -95,8 +97,8 @@ int main(int argc, char** argv) {
     if (failed("inspect", keel_inspect(reader->get(), nullptr, nullptr, 0, nullptr, &info, &error), error)) return 1;
     std::vector<uint64_t> buffer((info.model_bytes + 7) / 8);
     const keel_model* model = nullptr;
-    if (failed("inspect",
-               keel_inspect(reader->get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, &error), error))
+    if (failed("inspect", keel_inspect(reader->get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, &error),
+               error))
         return 1;
     keel_config config = keel::make<keel_config>();
     config.context_tokens = std::min(info.train_context_tokens, 1024u);

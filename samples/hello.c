@@ -8,7 +8,8 @@
 
 #include "keel/keel.h"
 
-/* One buffer per region. Too small a buffer is an error that says so, never a crash; `keel plan MODEL` prints the sizes. */
+/* One buffer per region. Too small a buffer is an error that says so, never a crash; `keel plan MODEL` prints the
+ * sizes. */
 #define MIB (1024u * 1024u)
 static _Alignas(4096) unsigned char persistent[4 * MIB], scratch[4 * MIB], weights[1 * MIB], kv[8 * MIB];
 static _Alignas(8) unsigned char model_memory[1 * MIB];
@@ -52,9 +53,11 @@ int main(int argc, char** argv) {
     int32_t ids[64];
     size_t count = 0;
     if (failed("open", keel_session_open(engine, NULL, &session))) return 1;
-    if (failed("tokenize", keel_tokenize(engine, prompt, sizeof prompt - 1, KEEL_TOKENIZE_BOS, ids, 64, &count))) return 1;
+    if (failed("tokenize", keel_tokenize(engine, prompt, sizeof prompt - 1, KEEL_TOKENIZE_BOS, ids, 64, &count)))
+        return 1;
     if (failed("feed", keel_session_feed(session, ids, (uint32_t)count, 0))) return 1;
-    keel_sampling sampling = {.struct_size = sizeof sampling, .temperature = 0.8f, .repetition_penalty = 1.1f, .seed = 1};
+    keel_sampling sampling = {
+        .struct_size = sizeof sampling, .temperature = 0.8f, .repetition_penalty = 1.1f, .seed = 1};
     if (failed("sampling", keel_session_set_sampling(session, &sampling))) return 1;
 
     /* 4. Compute, sample, show, feed: one token after another. */

@@ -1,7 +1,7 @@
 // keel.hpp - C++20 handles over keel.h: header-only, move-only, no exceptions, no heap of its own, nothing hidden.
 //
-// Every member is one call of the C API with spans and string_views for pointer and length; keel.h documents what it does.
-// A call that yields nothing but success returns keel_status; one that yields a value returns Result<T>:
+// Every member is one call of the C API with spans and string_views for pointer and length; keel.h documents what it
+// does. A call that yields nothing but success returns keel_status; one that yields a value returns Result<T>:
 //
 //     keel::Result<keel::Engine> engine = keel::Engine::init(reader, model, config, memory, &error);
 //     if (!engine) return report(engine.status, error);
@@ -214,7 +214,8 @@ class Session {
     keel_session handle_{};
 };
 
-// Owns an engine; closes it and with it its sessions. Its memory, and its reader when weights are mapped, must outlive it.
+// Owns an engine; closes it and with it its sessions. Its memory, and its reader when weights are mapped, must outlive
+// it.
 class Engine {
   public:
     Engine() = default;
@@ -262,7 +263,8 @@ class Engine {
     keel_status advance(std::span<const keel_session> sessions, std::span<keel_advance_result> results,
                         uint64_t budget_us = 0) {
         if (results.size() < sessions.size()) return KEEL_E_ARGUMENT;
-        return keel_advance(handle_, sessions.data(), static_cast<uint32_t>(sessions.size()), budget_us, results.data());
+        return keel_advance(handle_, sessions.data(), static_cast<uint32_t>(sessions.size()), budget_us,
+                            results.data());
     }
 
     Result<keel_stats> stats() const {

@@ -25,13 +25,19 @@ namespace keel::tools {
 namespace {
 std::atomic<uint64_t> g_allocations{0};  // constant-initialised: malloc runs before any constructor
 }
-bool heap_is_counted() { return KEEL_COUNT_HEAP; }
-uint64_t heap_allocations() { return g_allocations.load(std::memory_order_relaxed); }
+bool heap_is_counted() {
+    return KEEL_COUNT_HEAP;
+}
+uint64_t heap_allocations() {
+    return g_allocations.load(std::memory_order_relaxed);
+}
 }  // namespace keel::tools
 
 #if KEEL_COUNT_HEAP
 namespace {
-void count() { keel::tools::g_allocations.fetch_add(1, std::memory_order_relaxed); }
+void count() {
+    keel::tools::g_allocations.fetch_add(1, std::memory_order_relaxed);
+}
 }  // namespace
 
 // glibc's own names for its allocator. A library that replaces malloc (mimalloc's shared object) replaces these too, so
@@ -67,7 +73,9 @@ void* memalign(size_t align, size_t bytes) {
     count();
     return __libc_memalign(align, bytes);
 }
-void* aligned_alloc(size_t align, size_t bytes) { return memalign(align, bytes); }
+void* aligned_alloc(size_t align, size_t bytes) {
+    return memalign(align, bytes);
+}
 int posix_memalign(void** out, size_t align, size_t bytes) {
     if (align < sizeof(void*) || (align & (align - 1))) return EINVAL;
     void* p = memalign(align, bytes);
@@ -75,9 +83,15 @@ int posix_memalign(void** out, size_t align, size_t bytes) {
     *out = p;
     return 0;
 }
-void* valloc(size_t bytes) { return memalign(4096, bytes); }
-void* pvalloc(size_t bytes) { return memalign(4096, (bytes + 4095) & ~size_t{4095}); }
-void free(void* p) { __libc_free(p); }
+void* valloc(size_t bytes) {
+    return memalign(4096, bytes);
+}
+void* pvalloc(size_t bytes) {
+    return memalign(4096, (bytes + 4095) & ~size_t{4095});
+}
+void free(void* p) {
+    __libc_free(p);
+}
 }
 
 // Every form of new goes through malloc above, every form of delete through free.
@@ -90,28 +104,64 @@ void* allocate_or_throw(size_t bytes, size_t align) {
     throw std::bad_alloc();
 }
 }  // namespace
-void* operator new(size_t n) { return allocate_or_throw(n, 0); }
-void* operator new[](size_t n) { return allocate_or_throw(n, 0); }
-void* operator new(size_t n, const std::nothrow_t&) noexcept { return allocate(n, 0); }
-void* operator new[](size_t n, const std::nothrow_t&) noexcept { return allocate(n, 0); }
-void* operator new(size_t n, std::align_val_t a) { return allocate_or_throw(n, static_cast<size_t>(a)); }
-void* operator new[](size_t n, std::align_val_t a) { return allocate_or_throw(n, static_cast<size_t>(a)); }
+void* operator new(size_t n) {
+    return allocate_or_throw(n, 0);
+}
+void* operator new[](size_t n) {
+    return allocate_or_throw(n, 0);
+}
+void* operator new(size_t n, const std::nothrow_t&) noexcept {
+    return allocate(n, 0);
+}
+void* operator new[](size_t n, const std::nothrow_t&) noexcept {
+    return allocate(n, 0);
+}
+void* operator new(size_t n, std::align_val_t a) {
+    return allocate_or_throw(n, static_cast<size_t>(a));
+}
+void* operator new[](size_t n, std::align_val_t a) {
+    return allocate_or_throw(n, static_cast<size_t>(a));
+}
 void* operator new(size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
     return allocate(n, static_cast<size_t>(a));
 }
 void* operator new[](size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
     return allocate(n, static_cast<size_t>(a));
 }
-void operator delete(void* p) noexcept { free(p); }
-void operator delete[](void* p) noexcept { free(p); }
-void operator delete(void* p, size_t) noexcept { free(p); }
-void operator delete[](void* p, size_t) noexcept { free(p); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { free(p); }
-void operator delete[](void* p, const std::nothrow_t&) noexcept { free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { free(p); }
-void operator delete(void* p, size_t, std::align_val_t) noexcept { free(p); }
-void operator delete[](void* p, size_t, std::align_val_t) noexcept { free(p); }
-void operator delete(void* p, std::align_val_t, const std::nothrow_t&) noexcept { free(p); }
-void operator delete[](void* p, std::align_val_t, const std::nothrow_t&) noexcept { free(p); }
+void operator delete(void* p) noexcept {
+    free(p);
+}
+void operator delete[](void* p) noexcept {
+    free(p);
+}
+void operator delete(void* p, size_t) noexcept {
+    free(p);
+}
+void operator delete[](void* p, size_t) noexcept {
+    free(p);
+}
+void operator delete(void* p, const std::nothrow_t&) noexcept {
+    free(p);
+}
+void operator delete[](void* p, const std::nothrow_t&) noexcept {
+    free(p);
+}
+void operator delete(void* p, std::align_val_t) noexcept {
+    free(p);
+}
+void operator delete[](void* p, std::align_val_t) noexcept {
+    free(p);
+}
+void operator delete(void* p, size_t, std::align_val_t) noexcept {
+    free(p);
+}
+void operator delete[](void* p, size_t, std::align_val_t) noexcept {
+    free(p);
+}
+void operator delete(void* p, std::align_val_t, const std::nothrow_t&) noexcept {
+    free(p);
+}
+void operator delete[](void* p, std::align_val_t, const std::nothrow_t&) noexcept {
+    free(p);
+}
 #endif

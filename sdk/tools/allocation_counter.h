@@ -1,5 +1,5 @@
-// Counts every heap allocation of the process, whoever asks: the keel command replaces malloc and its relatives and operator
-// new. This is how "allocations after init: 0" is a measurement and not a claim.
+// Counts every heap allocation of the process, whoever asks: the keel command replaces malloc and its relatives and
+// operator new. This is how "allocations after init: 0" is a measurement and not a claim.
 #pragma once
 #include <stdint.h>
 

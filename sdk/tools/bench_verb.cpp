@@ -14,7 +14,9 @@ namespace keel::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double us_since(Clock::time_point start) { return std::chrono::duration<double, std::micro>(Clock::now() - start).count(); }
+double us_since(Clock::time_point start) {
+    return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
 
 struct Options {
     EngineOptions engine;
@@ -111,8 +113,8 @@ class Bench {
             rates.push_back(o_.decode / us_since(start) * 1e6);
         }
         const double mean_position = first + (o_.decode - 1) / 2.0;
-        *bytes_per_token = static_cast<double>(m_.plan.decode_bytes) +
-                           mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
+        *bytes_per_token =
+            static_cast<double>(m_.plan.decode_bytes) + mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
         return spread_of(rates);
     }
 
@@ -156,7 +158,9 @@ class Bench {
     std::vector<int32_t> ids_;
 };
 
-Json spread_json(const Spread& s) { return {{"median", s.median}, {"lowest", s.lowest}, {"highest", s.highest}}; }
+Json spread_json(const Spread& s) {
+    return {{"median", s.median}, {"lowest", s.lowest}, {"highest", s.highest}};
+}
 Json latency_json(const Latency& l) {
     return {{"p50_us", l.p50}, {"p99_us", l.p99}, {"p99_9_us", l.p999}, {"max_us", l.largest}, {"samples", l.samples}};
 }
@@ -169,7 +173,8 @@ void bench(const Options& o, const Console& console) {
     LoadedModel m = load_model(engine, console);
     const uint32_t context = m.plan.context_tokens;
     if (o.prefill > context || o.decode >= context || o.position >= context)
-        throw ToolError(kExitUsage, strf("--prefill, --decode or --position does not fit the context of %u tokens", context));
+        throw ToolError(kExitUsage,
+                        strf("--prefill, --decode or --position does not fit the context of %u tokens", context));
 
     const Results r = Bench(m, o, console).run();
     const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);
@@ -205,8 +210,7 @@ void bench(const Options& o, const Console& console) {
             out["slice"]["budget_us"] = o.budget_us;
             out["slice"]["largest_overrun_us"] = r.slice_overrun_us;
         }
-        if (in_cache)
-            out["stream_working_set"] = {{"bytes", r.stream_near.bytes}, {"gb_per_s", spread_json(near)}};
+        if (in_cache) out["stream_working_set"] = {{"bytes", r.stream_near.bytes}, {"gb_per_s", spread_json(near)}};
         out["last_level_cache_bytes"] = r.cache_bytes;
         out["planned_bytes"] = total_bytes(m.plan);
         out["arena_allocations_after_init"] = stats->allocations_after_init;
@@ -229,7 +233,8 @@ void bench(const Options& o, const Console& console) {
            in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
     Table latency({"latency", "p50", "p99", "p99.9", "max", "samples"});
     const auto row = [&](const std::string& name, const Latency& l) {
-        latency.add({name, human_us(l.p50), human_us(l.p99), human_us(l.p999), human_us(l.largest), strf("%zu", l.samples)});
+        latency.add(
+            {name, human_us(l.p50), human_us(l.p99), human_us(l.p999), human_us(l.largest), strf("%zu", l.samples)});
     };
     row(strf("one token at position %u", o.position), r.step);
     if (o.budget_us) row(strf("prefill slices of %s", human_us(static_cast<double>(o.budget_us)).c_str()), r.slice);

@@ -28,7 +28,8 @@ std::string format(const Engine& engine, const std::vector<Message>& messages) {
     size_t bytes = 0;
     const auto count = static_cast<uint32_t>(views.size());
     const keel_status status = keel_chat_format(engine.handle(), views.data(), count, 1, nullptr, 0, &bytes);
-    if (status == KEEL_E_ARGUMENT) throw ToolError(kExitUsage, "this model's chat template has no place for a system message");
+    if (status == KEEL_E_ARGUMENT)
+        throw ToolError(kExitUsage, "this model's chat template has no place for a system message");
     if (status != KEEL_E_BUFFER_TOO_SMALL) check(status, "cannot write the chat template");
     std::string text(bytes, '\0');
     check(engine.chat_format(views, text).status, "cannot write the chat template");
@@ -57,9 +58,11 @@ std::string settle_template(const Options& o, LoadedModel& m) {
     }
     const keel_chat_family family = m.file.info.chat_family;
     if (family == KEEL_CHAT_NONE)
-        throw ToolError(kExitFile, o.engine.model + " carries no chat template; give one with --template, or use `keel run`");
+        throw ToolError(kExitFile,
+                        o.engine.model + " carries no chat template; give one with --template, or use `keel run`");
     if (family == KEEL_CHAT_UNKNOWN)
-        throw ToolError(kExitFile, o.engine.model + " carries a chat template of no family Keel knows (chatml, llama3, " +
+        throw ToolError(kExitFile, o.engine.model +
+                                       " carries a chat template of no family Keel knows (chatml, llama3, " +
                                        "mistral, gemma, phi3, zephyr); Keel does not guess");
     return chat_family_name(family);
 }
@@ -94,8 +97,9 @@ void chat(const Options& o, const Console& console) {
         const std::vector<int32_t> ids =
             tokenize(m.engine, format(m.engine, messages), KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
         if (ids.size() >= m.plan.context_tokens)
-            throw ToolError(kExitMemory, strf("the conversation has %zu tokens and the context %u; raise --context or /reset",
-                                              ids.size(), m.plan.context_tokens));
+            throw ToolError(kExitMemory,
+                            strf("the conversation has %zu tokens and the context %u; raise --context or /reset",
+                                 ids.size(), m.plan.context_tokens));
         const std::span<const int32_t> rest = rewind_to_common_prefix(*session, ids);
 
         struct Reply {

@@ -24,21 +24,26 @@ namespace keel::tools {
 ExitCode exit_code_of(keel_status status) {
     switch (status) {
         case KEEL_OK:
-        case KEEL_AGAIN: return kExitOk;
+        case KEEL_AGAIN:
+            return kExitOk;
         case KEEL_E_FILE_READ:
         case KEEL_E_FILE_FORMAT:
         case KEEL_E_FILE_LIMIT:
         case KEEL_E_UNSUPPORTED:
-        case KEEL_E_FILE_MISMATCH: return kExitFile;
+        case KEEL_E_FILE_MISMATCH:
+            return kExitFile;
         case KEEL_E_SLOTS_FULL:
         case KEEL_E_MEMORY_TOO_SMALL:
         case KEEL_E_MEMORY_ALIGN:
         case KEEL_E_BUFFER_TOO_SMALL:
         case KEEL_E_CONTEXT_FULL:
         case KEEL_E_KV_FULL:
-        case KEEL_E_TEXT_LIMIT: return kExitMemory;
-        case KEEL_E_CANCELLED: return kExitCancelled;
-        default: return kExitRuntime;
+        case KEEL_E_TEXT_LIMIT:
+            return kExitMemory;
+        case KEEL_E_CANCELLED:
+            return kExitCancelled;
+        default:
+            return kExitRuntime;
     }
 }
 
@@ -170,8 +175,12 @@ ProgressBar::~ProgressBar() {
     if (drawn_) fprintf(stderr, "\r\033[K");
 }
 
-bool stderr_is_terminal() { return KEEL_IS_TERMINAL(stderr); }
-bool stdin_is_terminal() { return KEEL_IS_TERMINAL(stdin); }
+bool stderr_is_terminal() {
+    return KEEL_IS_TERMINAL(stderr);
+}
+bool stdin_is_terminal() {
+    return KEEL_IS_TERMINAL(stdin);
+}
 
 std::string read_text(const std::string& path) {
     if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};

@@ -1,4 +1,5 @@
-// What every verb of the command shares on its way to a person or a script: exit codes, errors, units, tables, progress.
+// What every verb of the command shares on its way to a person or a script: exit codes, errors, units, tables,
+// progress.
 #pragma once
 #include <stdint.h>
 
@@ -35,8 +36,8 @@ struct ToolError : std::runtime_error {
     Json detail;  // {"status", "field", "offset", "reason"} of an error that came from the library; else null
 };
 
-// Throws when `status` is neither KEEL_OK nor KEEL_AGAIN. `doing` reads well after "error: ", such as "cannot load m.gguf".
-// Allocates only when it throws.
+// Throws when `status` is neither KEEL_OK nor KEEL_AGAIN. `doing` reads well after "error: ", such as "cannot load
+// m.gguf". Allocates only when it throws.
 void check(keel_status status, std::string_view doing, const keel_error* detail = nullptr);
 
 struct Console {
@@ -49,10 +50,10 @@ void print_error(const Console& console, const ToolError& error);
 // printf to a string.
 [[gnu::format(printf, 1, 2)]] std::string strf(const char* format, ...);
 
-std::string human_bytes(uint64_t bytes);         // "14.1 MiB"
-std::string human_count(uint64_t count);         // "7.34 M"
-std::string human_us(double microseconds);       // "812 us", "3.41 ms", "1.20 s"
-uint64_t parse_bytes(std::string_view text);     // "4096", "512M", "1.5GiB"; powers of 1024; throws ToolError
+std::string human_bytes(uint64_t bytes);      // "14.1 MiB"
+std::string human_count(uint64_t count);      // "7.34 M"
+std::string human_us(double microseconds);    // "812 us", "3.41 ms", "1.20 s"
+uint64_t parse_bytes(std::string_view text);  // "4096", "512M", "1.5GiB"; powers of 1024; throws ToolError
 
 // Columns padded to their widest cell: the first `left` columns to the left, the others to the right.
 class Table {

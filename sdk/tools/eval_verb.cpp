@@ -1,6 +1,7 @@
 // keel eval ppl: negative log-likelihood of a text under the model, by a protocol stated in the output.
 //
-//   default   each document alone: ids = [BOS] + tokenize(text), cut to window + 1; positions 1..window are scored, each with
+//   default   each document alone: ids = [BOS] + tokenize(text), cut to window + 1; positions 1..window are scored,
+//   each with
 //             everything before it as context
 //   --stride  every token of a document is scored once: windows of `window` tokens advance by `stride`, each has BOS
 //             in place of its first token and scores the tokens the window before it did not
@@ -39,7 +40,8 @@ std::vector<std::string> read_documents(const std::string& path, uint32_t most) 
         if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
         const Json row = Json::parse(line, nullptr, false);
         if (!row.is_object() || !row.contains("text") || !row["text"].is_string())
-            throw ToolError(kExitFile, strf("%s, line %zu: not a JSON object with a string field \"text\"", path.c_str(), number));
+            throw ToolError(kExitFile,
+                            strf("%s, line %zu: not a JSON object with a string field \"text\"", path.c_str(), number));
         documents.push_back(row["text"]);
     }
     return documents;
@@ -81,7 +83,8 @@ class Scorer {
         std::vector<int32_t> input;
         while (scored < limit && score.tokens < most_tokens) {
             // One behind the last target of this window.
-            const size_t end = std::min({limit, begin + window_ + 1, scored + static_cast<size_t>(most_tokens - score.tokens)});
+            const size_t end =
+                std::min({limit, begin + window_ + 1, scored + static_cast<size_t>(most_tokens - score.tokens)});
             input.assign(ids.begin() + static_cast<ptrdiff_t>(begin), ids.begin() + static_cast<ptrdiff_t>(end) - 1);
             if (begin > 0 && bos) input[0] = ids[0];
             forward(input, [&](size_t position, std::span<const float> logits) {
@@ -187,19 +190,21 @@ int eval_ppl(const Options& o, const Console& console) {
                     {"kernel_set", cpu_name(m.plan.cpu)}};
         if (o.per_document)
             for (const DocumentScore& score : scores)
-                out["per_document"].push_back({{"nll_sum", score.nll_sum}, {"tokens", score.tokens}, {"bytes", score.bytes}});
+                out["per_document"].push_back(
+                    {{"nll_sum", score.nll_sum}, {"tokens", score.tokens}, {"bytes", score.bytes}});
         print_json(out);
     } else {
         if (o.per_document)
             for (size_t d = 0; d < scores.size(); ++d)
-                printf("document %4zu  %6llu tokens  nll %.5f\n", d + 1, static_cast<unsigned long long>(scores[d].tokens),
+                printf("document %4zu  %6llu tokens  nll %.5f\n", d + 1,
+                       static_cast<unsigned long long>(scores[d].tokens),
                        scores[d].nll_sum / static_cast<double>(std::max<uint64_t>(scores[d].tokens, 1)));
         printf("protocol       %s\n", protocol.c_str());
         printf("documents      %zu\n", scores.size());
         printf("tokens scored  %llu (%llu bytes)\n", static_cast<unsigned long long>(total.tokens),
                static_cast<unsigned long long>(total.bytes));
-        printf("NLL            %.5f   95 %% interval %.5f .. %.5f (bootstrap over %zu %s)\n", nll, interval.low, interval.high,
-               units.size(), by_document ? "documents" : "blocks of 64 tokens");
+        printf("NLL            %.5f   95 %% interval %.5f .. %.5f (bootstrap over %zu %s)\n", nll, interval.low,
+               interval.high, units.size(), by_document ? "documents" : "blocks of 64 tokens");
         printf("PPL            %.4f   95 %% interval %.4f .. %.4f\n", exp(nll), exp(interval.low), exp(interval.high));
         printf("bits per byte  %.5f\n", bits_per_byte);
     }
@@ -212,10 +217,11 @@ void add_eval_verb(CLI::App& app, Console& console) {
     CLI::App* eval = app.add_subcommand("eval", "quality of a model on a text");
     eval->require_subcommand(1);
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(*eval, console, "ppl", "perplexity and bits per byte",
-                              "  keel eval ppl model.gguf validation.jsonl\n"
-                              "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"
-                              "  keel eval ppl model.gguf validation.jsonl --documents 10 --kv-k f32 --kv-v f32 --json");
+    CLI::App* verb =
+        add_verb(*eval, console, "ppl", "perplexity and bits per byte",
+                 "  keel eval ppl model.gguf validation.jsonl\n"
+                 "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"
+                 "  keel eval ppl model.gguf validation.jsonl --documents 10 --kv-k f32 --kv-v f32 --json");
     add_engine_options(*verb, o->engine);
     verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
     verb->add_option("--window,-w", o->window, "tokens of context (default: --context)");

@@ -14,7 +14,9 @@ namespace keel::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // While one exists, Ctrl-C cancels its session; a second Ctrl-C, before the first took effect, ends the process.
 class CancelOnInterrupt {
@@ -56,9 +58,13 @@ void add_sampling_options(CLI::App& verb, SamplingOptions& o) {
     add("--max-tokens,-n", o.max_tokens, "most tokens to generate");
     add("--min-tokens", o.min_tokens, "no end of sequence before this many");
     verb.add_option("--stop", o.stops, "text that ends the generation; may be repeated")
-        ->take_all()->allow_extra_args(false)->group("Sampling");
+        ->take_all()
+        ->allow_extra_args(false)
+        ->group("Sampling");
     verb.add_option("--logit-bias", o.biases, "ID=VALUE, added to a logit (-inf forbids); may be repeated")
-        ->take_all()->allow_extra_args(false)->group("Sampling");
+        ->take_all()
+        ->allow_extra_args(false)
+        ->group("Sampling");
 }
 
 PreparedSampling::PreparedSampling(const SamplingOptions& o) : options_(o) {
@@ -94,7 +100,8 @@ PreparedSampling::PreparedSampling(const SamplingOptions& o) : options_(o) {
 void PreparedSampling::apply(Session& session) const {
     const keel_status status = session.set_sampling(sampling_);
     if (status == KEEL_E_ARGUMENT)
-        throw ToolError(kExitUsage, "a sampling option is out of range (probabilities lie in 0..1, ids in the vocabulary)");
+        throw ToolError(kExitUsage,
+                        "a sampling option is out of range (probabilities lie in 0..1, ids in the vocabulary)");
     check(status, "cannot set up sampling");
     if (session.set_stops(stops_, stop_bytes_) != KEEL_OK)
         throw ToolError(kExitUsage, "--stop: at most 16 texts of 1 to 128 bytes each");
@@ -166,8 +173,7 @@ AllocationCount allocations_since(uint64_t heap_at_init, const keel_stats& stats
 
 std::string allocation_text(const AllocationCount& count) {
     const auto arena = static_cast<unsigned long long>(count.arena);
-    if (!count.heap_counted)
-        return strf("arena placements after init: %llu (this build cannot count the heap)", arena);
+    if (!count.heap_counted) return strf("arena placements after init: %llu (this build cannot count the heap)", arena);
     return strf("allocations after init: %llu (heap calls of this process %llu, arena placements %llu)",
                 static_cast<unsigned long long>(count.total()), static_cast<unsigned long long>(count.heap), arena);
 }
@@ -175,16 +181,18 @@ std::string allocation_text(const AllocationCount& count) {
 Json generation_json(const Generation& g, const AllocationCount& allocations, const keel_stats& stats) {
     Json heap = nullptr;
     if (allocations.heap_counted) heap = allocations.heap;
-    return {{"prompt_tokens", g.prompt_tokens},
-            {"generated_tokens", g.generated_tokens},
-            {"stop", stop_reason_text(g.reason)},
-            {"prefill", {{"tokens", g.prefill_tokens}, {"seconds", g.prefill_seconds}, {"tokens_per_second", g.prefill_rate()}}},
-            {"decode", {{"steps", g.decode_steps}, {"seconds", g.decode_seconds}, {"tokens_per_second", g.decode_rate()}}},
-            {"regions", regions_json(stats)},
-            {"heap_allocations_after_init", heap},
-            {"arena_allocations_after_init", allocations.arena},
-            {"kernel_set", stats.kernel_set},
-            {"threads", stats.threads}};
+    return {
+        {"prompt_tokens", g.prompt_tokens},
+        {"generated_tokens", g.generated_tokens},
+        {"stop", stop_reason_text(g.reason)},
+        {"prefill",
+         {{"tokens", g.prefill_tokens}, {"seconds", g.prefill_seconds}, {"tokens_per_second", g.prefill_rate()}}},
+        {"decode", {{"steps", g.decode_steps}, {"seconds", g.decode_seconds}, {"tokens_per_second", g.decode_rate()}}},
+        {"regions", regions_json(stats)},
+        {"heap_allocations_after_init", heap},
+        {"arena_allocations_after_init", allocations.arena},
+        {"kernel_set", stats.kernel_set},
+        {"threads", stats.threads}};
 }
 
 std::string generation_text(const Generation& g, const AllocationCount& allocations, const keel_stats& stats) {

@@ -52,8 +52,8 @@ struct Generation {
     double prefill_rate() const { return prefill_seconds > 0 ? prefill_tokens / prefill_seconds : 0; }
     double decode_rate() const { return decode_seconds > 0 ? decode_steps / decode_seconds : 0; }
 };
-// Feeds `prompt` to the session and generates until a stop, `max_tokens` or the end of the context. Ctrl-C stops it through
-// keel_cancel. Throws ToolError when the library fails.
+// Feeds `prompt` to the session and generates until a stop, `max_tokens` or the end of the context. Ctrl-C stops it
+// through keel_cancel. Throws ToolError when the library fails.
 Generation generate(Engine& engine, Session& session, std::span<const int32_t> prompt, uint32_t max_tokens,
                     TextSink sink);
 

@@ -49,18 +49,30 @@ T number_at(const ModelFile& file, uint64_t offset) {
 
 Json scalar(const ModelFile& file, uint32_t type, uint64_t offset) {
     switch (type) {
-        case kGgufU8: return number_at<uint8_t>(file, offset);
-        case kGgufI8: return number_at<int8_t>(file, offset);
-        case kGgufU16: return number_at<uint16_t>(file, offset);
-        case kGgufI16: return number_at<int16_t>(file, offset);
-        case kGgufU32: return number_at<uint32_t>(file, offset);
-        case kGgufI32: return number_at<int32_t>(file, offset);
-        case kGgufF32: return number_at<float>(file, offset);
-        case kGgufBool: return number_at<uint8_t>(file, offset) != 0;
-        case kGgufU64: return number_at<uint64_t>(file, offset);
-        case kGgufI64: return number_at<int64_t>(file, offset);
-        case kGgufF64: return number_at<double>(file, offset);
-        default: return nullptr;
+        case kGgufU8:
+            return number_at<uint8_t>(file, offset);
+        case kGgufI8:
+            return number_at<int8_t>(file, offset);
+        case kGgufU16:
+            return number_at<uint16_t>(file, offset);
+        case kGgufI16:
+            return number_at<int16_t>(file, offset);
+        case kGgufU32:
+            return number_at<uint32_t>(file, offset);
+        case kGgufI32:
+            return number_at<int32_t>(file, offset);
+        case kGgufF32:
+            return number_at<float>(file, offset);
+        case kGgufBool:
+            return number_at<uint8_t>(file, offset) != 0;
+        case kGgufU64:
+            return number_at<uint64_t>(file, offset);
+        case kGgufI64:
+            return number_at<int64_t>(file, offset);
+        case kGgufF64:
+            return number_at<double>(file, offset);
+        default:
+            return nullptr;
     }
 }
 

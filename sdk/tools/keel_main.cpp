@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
     CLI::App app{"Keel runs GGUF language models inside memory you plan first."};
     app.name("keel");
     app.require_subcommand(1);
-    app.set_version_flag("--version", strf("keel %d.%d.%d", KEEL_VERSION_MAJOR, KEEL_VERSION_MINOR, KEEL_VERSION_PATCH));
+    app.set_version_flag("--version",
+                         strf("keel %d.%d.%d", KEEL_VERSION_MAJOR, KEEL_VERSION_MINOR, KEEL_VERSION_PATCH));
     app.footer(
         "Exit codes:\n"
         "  0  done\n"

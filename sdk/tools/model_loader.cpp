@@ -31,15 +31,30 @@ const char* name_of(const Names<T>& names, T value, const char* fallback) {
 
 template <class T>
 void add_choice(CLI::App& verb, const std::string& name, T& value, const Names<T>& names, const std::string& what) {
-    verb.add_option(name, value, what)->transform(CLI::CheckedTransformer(names, CLI::ignore_case))->group("Engine");
+    std::string choices;
+    for (const auto& [choice, v] : names) choices += (choices.empty() ? "" : "|") + choice;
+    const auto choose = [&value, &names, name, choices](const std::string& text) {
+        const auto it = names.find(text);
+        if (it == names.end()) throw CLI::ValidationError(name, "'" + text + "' is none of " + choices);
+        value = it->second;
+    };
+    verb.add_option_function<std::string>(name, choose, what)->type_name(choices)->group("Engine");
 }
 
 }  // namespace
 
-const char* kv_format_name(keel_kv_format format) { return name_of(kKvFormats, format, "f16"); }
-const char* weights_name(keel_weights weights) { return name_of(kWeights, weights, "copy"); }
-const char* activation_name(keel_activation activation) { return name_of(kActivations, activation, "q8"); }
-const char* cpu_name(keel_cpu cpu) { return name_of(kCpus, cpu, "auto"); }
+const char* kv_format_name(keel_kv_format format) {
+    return name_of(kKvFormats, format, "f16");
+}
+const char* weights_name(keel_weights weights) {
+    return name_of(kWeights, weights, "copy");
+}
+const char* activation_name(keel_activation activation) {
+    return name_of(kActivations, activation, "q8");
+}
+const char* cpu_name(keel_cpu cpu) {
+    return name_of(kCpus, cpu, "auto");
+}
 
 const char* region_name(int region) {
     static const char* const kRegions[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
@@ -96,7 +111,8 @@ ModelFile open_model(const std::string& path) {
 
     keel_error error = make<keel_error>();
     file.info = make<keel_model_info>();
-    check(keel_inspect(file.reader.get(), nullptr, nullptr, 0, nullptr, &file.info, &error), "cannot use " + path, &error);
+    check(keel_inspect(file.reader.get(), nullptr, nullptr, 0, nullptr, &file.info, &error), "cannot use " + path,
+          &error);
     file.buffer.resize((file.info.model_bytes + 7) / 8);
     check(keel_inspect(file.reader.get(), nullptr, file.buffer.data(), file.buffer.size() * 8, &file.model, &file.info,
                        &error),
@@ -151,7 +167,9 @@ void RegionMemory::release() {
 }
 #endif
 
-RegionMemory::RegionMemory(RegionMemory&& other) noexcept { *this = std::move(other); }
+RegionMemory::RegionMemory(RegionMemory&& other) noexcept {
+    *this = std::move(other);
+}
 RegionMemory& RegionMemory::operator=(RegionMemory&& other) noexcept {
     if (this == &other) return *this;
     release();
@@ -159,7 +177,9 @@ RegionMemory& RegionMemory::operator=(RegionMemory&& other) noexcept {
     std::copy(std::begin(other.align_bytes_), std::end(other.align_bytes_), align_bytes_);
     return *this;
 }
-RegionMemory::~RegionMemory() { release(); }
+RegionMemory::~RegionMemory() {
+    release();
+}
 
 LoadedModel load_model(const EngineOptions& options, const Console& console,
                        const std::function<void(keel_config&)>& adjust,
@@ -255,8 +275,8 @@ std::string regions_text(const keel_stats& stats) {
     for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
         const keel_region_stats& region = stats.regions[r];
         if (!region.planned_bytes) continue;
-        table.add({region_name(r), number(region.planned_bytes), number(region.used_bytes),
-                   number(region.high_water_bytes)});
+        table.add(
+            {region_name(r), number(region.planned_bytes), number(region.used_bytes), number(region.high_water_bytes)});
         planned += region.planned_bytes;
         used += region.used_bytes;
         high += region.high_water_bytes;

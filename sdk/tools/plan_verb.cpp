@@ -1,4 +1,5 @@
-// keel plan: what an engine will need and do, before it exists. With --memory it searches for the longest context that fits.
+// keel plan: what an engine will need and do, before it exists. With --memory it searches for the longest context that
+// fits.
 #include <stdio.h>
 
 #include <algorithm>
@@ -42,10 +43,10 @@ std::vector<OpGroup> group_layers(const std::vector<keel_op_info>& ops, bool fol
     for (size_t begin = 0; begin < ops.size();) {
         size_t end = begin + 1;
         while (end < ops.size() && ops[end].layer == ops[begin].layer) ++end;
-        const bool repeats_last = fold && !groups.empty() && ops[begin].layer > 0 &&
-                                  groups.back().end - groups.back().begin == end - begin &&
-                                  std::equal(ops.begin() + static_cast<ptrdiff_t>(begin), ops.begin() + static_cast<ptrdiff_t>(end),
-                                             ops.begin() + static_cast<ptrdiff_t>(groups.back().begin), same_op);
+        const bool repeats_last =
+            fold && !groups.empty() && ops[begin].layer > 0 && groups.back().end - groups.back().begin == end - begin &&
+            std::equal(ops.begin() + static_cast<ptrdiff_t>(begin), ops.begin() + static_cast<ptrdiff_t>(end),
+                       ops.begin() + static_cast<ptrdiff_t>(groups.back().begin), same_op);
         if (repeats_last)
             ++groups.back().repeats;
         else
@@ -61,7 +62,8 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", "weights", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"}, 4);
+    Table table({"layer", "op", "type", "weights", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
+                4);
     for (const OpGroup& group : groups)
         for (size_t i = group.begin; i < group.end; ++i) {
             const keel_op_info& op = ops[i];
@@ -105,7 +107,8 @@ std::vector<Buffer> scratch_buffers(const std::vector<keel_op_info>& ops, const 
         const keel_op_info& op = ops[index];
         if (op.output_bytes == 0) continue;
         auto it = std::find_if(buffers.begin(), buffers.end(), [&](const Buffer& b) {
-            return b.offset == op.output_offset && b.bytes == op.output_bytes && b.first_op == op.first_op && b.last_op == op.last_op;
+            return b.offset == op.output_offset && b.bytes == op.output_bytes && b.first_op == op.first_op &&
+                   b.last_op == op.last_op;
         });
         if (it == buffers.end())
             it = buffers.insert(it, {op.output_offset, op.output_bytes, op.first_op, op.last_op, {}});
@@ -135,16 +138,20 @@ std::string scratch_map(const std::vector<keel_op_info>& ops, const std::vector<
                 if (shown[c] >= buffer.first_op && shown[c] <= buffer.last_op)
                     row[c] = row[c] == '.' ? kLetters[b % kLetters.size()] : '!';
         }
-        map.add({strf("%llu", static_cast<unsigned long long>(edges[e])), human_bytes(edges[e + 1] - edges[e]), "|" + row + "|"});
+        map.add({strf("%llu", static_cast<unsigned long long>(edges[e])), human_bytes(edges[e + 1] - edges[e]),
+                 "|" + row + "|"});
     }
     std::string out =
-        "Scratch arena: one column per op of the list above, one row per stretch of bytes; a letter is a live buffer, '.' is\n"
-        "free, '!' would be an overlap.\n" + map.text();
+        "Scratch arena: one column per op of the list above, one row per stretch of bytes; a letter is a live buffer, "
+        "'.' is\n"
+        "free, '!' would be an overlap.\n" +
+        map.text();
     for (size_t b = 0; b < buffers.size(); ++b) {
         std::string writers;
         for (const std::string& w : buffers[b].writers)
             if (writers.find(w) == std::string::npos) writers += (writers.empty() ? "" : ", ") + w;
-        out += strf("  %c  %10s  ", kLetters[b % kLetters.size()], human_bytes(buffers[b].bytes).c_str()) + writers + "\n";
+        out +=
+            strf("  %c  %10s  ", kLetters[b % kLetters.size()], human_bytes(buffers[b].bytes).c_str()) + writers + "\n";
     }
     return out;
 }
@@ -202,7 +209,8 @@ void solve(const Options& o, const Console& console) {
 
     std::vector<Fit> fits;
     for (const keel_weights mode : modes)
-        for (const keel_kv_format kv : formats) fits.push_back(largest_context(file, config, kv, mode, memory, o.mapped_free));
+        for (const keel_kv_format kv : formats)
+            fits.push_back(largest_context(file, config, kv, mode, memory, o.mapped_free));
     const Fit* best = nullptr;
     for (const Fit& fit : fits)
         if (fit.context > (best ? best->context : 0)) best = &fit;
@@ -212,8 +220,9 @@ void solve(const Options& o, const Console& console) {
     if (console.json) {
         Json rows = Json::array();
         for (const Fit& fit : fits) {
-            Json row = {{"weights", weights_name(fit.weights)}, {"k_format", k_name(fit)}, {"v_format", v_name(fit)},
-                        {"context_tokens", fit.context},        {"bytes", fit.bytes},      {"model_limit", fit.model_limit}};
+            Json row = {
+                {"weights", weights_name(fit.weights)}, {"k_format", k_name(fit)}, {"v_format", v_name(fit)},
+                {"context_tokens", fit.context},        {"bytes", fit.bytes},      {"model_limit", fit.model_limit}};
             if (!fit.why_not.empty()) row["error"] = fit.why_not;
             rows.push_back(row);
         }
@@ -223,19 +232,21 @@ void solve(const Options& o, const Console& console) {
                     {"fits", rows},
                     {"best", best ? rows[static_cast<size_t>(best - fits.data())] : Json()}});
     } else {
-        printf("%s: longest context of %u session%s in %s, mapped weights %s\n\n", o.engine.model.c_str(), o.engine.sessions,
-               o.engine.sessions == 1 ? "" : "s", human_bytes(memory).c_str(), o.mapped_free ? "not counted" : "counted");
+        printf("%s: longest context of %u session%s in %s, mapped weights %s\n\n", o.engine.model.c_str(),
+               o.engine.sessions, o.engine.sessions == 1 ? "" : "s", human_bytes(memory).c_str(),
+               o.mapped_free ? "not counted" : "counted");
         Table table({"weights", "K", "V", "context", "needs", ""}, 3);
         for (const Fit& fit : fits)
-            table.add({weights_name(fit.weights), k_name(fit), v_name(fit), strf("%u", fit.context), human_bytes(fit.bytes),
+            table.add({weights_name(fit.weights), k_name(fit), v_name(fit), strf("%u", fit.context),
+                       human_bytes(fit.bytes),
                        !fit.why_not.empty() ? fit.why_not
                        : fit.context == 0   ? "does not fit"
                        : fit.model_limit    ? "all the model was trained for"
                                             : ""});
         fputs(table.text().c_str(), stdout);
         if (best)
-            printf("\nkeel run %s --context %u --kv-k %s --kv-v %s --weights %s\n", o.engine.model.c_str(), best->context,
-                   k_name(*best), v_name(*best), weights_name(best->weights));
+            printf("\nkeel run %s --context %u --kv-k %s --kv-v %s --weights %s\n", o.engine.model.c_str(),
+                   best->context, k_name(*best), v_name(*best), weights_name(best->weights));
     }
     if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
 }
@@ -259,19 +270,21 @@ void show_plan(const Options& o, const Console& console) {
         return print_json(out);
     }
 
-    printf("%s: %u session%s of %u tokens, steps of up to %u tokens, %u threads, %s kernels\n\n", o.engine.model.c_str(),
-           plan.max_sessions, plan.max_sessions == 1 ? "" : "s", plan.context_tokens, plan.chunk_tokens, plan.threads,
-           cpu_name(plan.cpu));
+    printf("%s: %u session%s of %u tokens, steps of up to %u tokens, %u threads, %s kernels\n\n",
+           o.engine.model.c_str(), plan.max_sessions, plan.max_sessions == 1 ? "" : "s", plan.context_tokens,
+           plan.chunk_tokens, plan.threads, cpu_name(plan.cpu));
     Table regions({"region", "bytes", "", "align", "padding"});
     for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
         const keel_region_plan& region = plan.regions[r];
-        regions.add({region_name(r), strf("%llu", static_cast<unsigned long long>(region.bytes)), human_bytes(region.bytes),
-                     strf("%llu", static_cast<unsigned long long>(region.align_bytes)),
+        regions.add({region_name(r), strf("%llu", static_cast<unsigned long long>(region.bytes)),
+                     human_bytes(region.bytes), strf("%llu", static_cast<unsigned long long>(region.align_bytes)),
                      strf("%llu", static_cast<unsigned long long>(region.padding_bytes))});
     }
-    regions.add({"total", strf("%llu", static_cast<unsigned long long>(total_bytes(plan))), human_bytes(total_bytes(plan)), "", ""});
+    regions.add({"total", strf("%llu", static_cast<unsigned long long>(total_bytes(plan))),
+                 human_bytes(total_bytes(plan)), "", ""});
     fputs(regions.text().c_str(), stdout);
-    if (plan.mapped_weight_bytes) printf("mapped weights, read in place: %s\n", human_bytes(plan.mapped_weight_bytes).c_str());
+    if (plan.mapped_weight_bytes)
+        printf("mapped weights, read in place: %s\n", human_bytes(plan.mapped_weight_bytes).c_str());
     printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
            kv_format_name(config.k_format), kv_format_name(config.v_format));
@@ -281,19 +294,21 @@ void show_plan(const Options& o, const Console& console) {
     if (!o.no_ops) printf("\n%s", ops_text(ops, groups).c_str());
     if (!o.no_map) printf("\n%s", scratch_map(ops, groups).c_str());
     printf("\n%u ops; one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
-           human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(), predicted_us > 0 ? 1e6 / predicted_us : 0);
+           human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(),
+           predicted_us > 0 ? 1e6 / predicted_us : 0);
 }
 
 }  // namespace
 
 void add_plan_verb(CLI::App& app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "plan", "memory and ops of an engine, or the longest context that fits",
-                              "  keel plan model.gguf\n"
-                              "  keel plan model.gguf --context 8192 --sessions 4 --weights map --no-ops\n"
-                              "  keel plan model.gguf --memory 2G --sessions 4\n"
-                              "With --memory, --context is the longest context looked for (default: the model's), and formats\n"
-                              "and weight modes that are not given are all tried.");
+    CLI::App* verb =
+        add_verb(app, console, "plan", "memory and ops of an engine, or the longest context that fits",
+                 "  keel plan model.gguf\n"
+                 "  keel plan model.gguf --context 8192 --sessions 4 --weights map --no-ops\n"
+                 "  keel plan model.gguf --memory 2G --sessions 4\n"
+                 "With --memory, --context is the longest context looked for (default: the model's), and formats\n"
+                 "and weight modes that are not given are all tried.");
     add_engine_options(*verb, o->engine);
     verb->add_option("--sessions", o->engine.sessions, "sessions at full context")->capture_default_str();
     verb->add_option("--memory,-m", o->memory, "find the longest context in this much memory, such as 2G");

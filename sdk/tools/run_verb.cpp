@@ -12,7 +12,7 @@ struct Options {
     EngineOptions engine;
     SamplingOptions sampling;
     std::string prompt = "It was a dark night", prompt_file;
-    bool special = false, no_bos = false, echo = true, quiet = false;
+    bool special = false, no_bos = false, no_echo = false, quiet = false;
 };
 
 int run(const Options& o, const Console& console) {
@@ -39,8 +39,9 @@ int run(const Options& o, const Console& console) {
                                           m.plan.context_tokens));
     check(tokens.status, "cannot tokenize the prompt");
     if (tokens->empty()) throw ToolError(kExitUsage, "the prompt is empty and the model has no BOS token");
-    if (!console.json && o.echo) fwrite(prompt.data(), 1, prompt.size(), stdout);
-    const TextSink to_stdout = {[](void*, std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }, nullptr};
+    if (!console.json && !o.no_echo) fwrite(prompt.data(), 1, prompt.size(), stdout);
+    const TextSink to_stdout = {[](void*, std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); },
+                                nullptr};
     const TextSink to_string = {
         [](void* context, std::string_view text) { static_cast<std::string*>(context)->append(text); }, &generated};
     const Generation g =
@@ -78,7 +79,7 @@ void add_run_verb(CLI::App& app, Console& console) {
     verb->add_option("--prompt-file,-f", o->prompt_file, "read the prompt from a file; - is stdin")->excludes(prompt);
     verb->add_flag("--special", o->special, "recognise special tokens written in the prompt");
     verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
-    verb->add_flag("!--no-echo", o->echo, "do not print the prompt");
+    verb->add_flag("--no-echo", o->no_echo, "do not print the prompt");
     verb->add_flag("--quiet,-q", o->quiet, "no figures");
     verb->callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);  // every piece of text at once, and no buffer to allocate

@@ -27,8 +27,9 @@ struct ScoredUnit {
 struct Interval {
     double low = 0, high = 0;
 };
-// 95 % percentile-bootstrap interval of (sum of nll) / (sum of tokens): `resamples` draws of as many units, with replacement.
-// The generator is fixed, so the same units give the same interval. Both ends equal the mean for fewer than two units.
+// 95 % percentile-bootstrap interval of (sum of nll) / (sum of tokens): `resamples` draws of as many units, with
+// replacement. The generator is fixed, so the same units give the same interval. Both ends equal the mean for fewer
+// than two units.
 Interval bootstrap_mean_nll(std::span<const ScoredUnit> units, uint32_t resamples = 4000);
 
 }  // namespace keel::tools

@@ -38,7 +38,9 @@ inline __attribute__((always_inline)) uint64_t sum_of(const Vector* data, size_t
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) uint64_t sum_avx2(const Vector* data, size_t vectors) { return sum_of(data, vectors); }
+__attribute__((target("avx2"))) uint64_t sum_avx2(const Vector* data, size_t vectors) {
+    return sum_of(data, vectors);
+}
 #endif
 
 uint64_t read_all(const Vector* data, size_t vectors) {
@@ -57,7 +59,7 @@ StreamBandwidth measure_stream(uint64_t bytes, uint32_t threads, uint32_t repeat
     struct Free {
         void operator()(char* p) const { ::operator delete(p, std::align_val_t(4096)); }
     };
-    const std::unique_ptr<char, Free> memory(static_cast<char*>(::operator new(part * threads, std::align_val_t(4096))));
+    const std::unique_ptr<char, Free> memory(static_cast<char*>(::operator new(part* threads, std::align_val_t(4096))));
 
     StreamBandwidth result{part * threads, {}};
     std::vector<uint64_t> sums(threads * 8);  // one cache line each

@@ -1,4 +1,5 @@
-// What the machine's memory can deliver to a read-only stream: the yardstick for a decode step, which reads every weight once.
+// What the machine's memory can deliver to a read-only stream: the yardstick for a decode step, which reads every
+// weight once.
 #pragma once
 #include <stdint.h>
 
@@ -10,8 +11,8 @@ namespace keel::tools {
 uint64_t last_level_cache_bytes();
 
 struct StreamBandwidth {
-    uint64_t bytes;                 // working set
-    std::vector<double> gb_per_s;   // 1e9 bytes per second, one entry per repeat
+    uint64_t bytes;                // working set
+    std::vector<double> gb_per_s;  // 1e9 bytes per second, one entry per repeat
 };
 // Sums `bytes` of memory with `threads` threads, each its own contiguous part, `repeats` times after one warm-up. Small
 // working sets are read several times per repeat, so that a repeat lasts at least 20 ms.

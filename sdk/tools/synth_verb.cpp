@@ -10,7 +10,8 @@ namespace {
 struct Options {
     std::string path, shape = "tiny", mix, architecture, pre_tokenizer;
     std::vector<std::string> overrides;
-    uint32_t layers = 0, embedding = 0, heads = 0, kv_heads = 0, head_dim = 0, feed_forward = 0, vocabulary = 0, context = 0;
+    uint32_t layers = 0, embedding = 0, heads = 0, kv_heads = 0, head_dim = 0, feed_forward = 0, vocabulary = 0,
+             context = 0;
     uint64_t seed = 1;
     bool dry_run = false;
 };
@@ -74,7 +75,8 @@ void add_synth_verb(CLI::App& app, Console& console) {
     verb->add_option("--shape", o->shape, "start from a shape: " + shapes)->capture_default_str();
     verb->add_option("--mix", o->mix, "weight type of every matrix (F16, Q8_0, ...) or a mixture (Q4_K_M, ...)");
     verb->add_option("--type", o->overrides, "PART=TYPE: tensors with PART in their name; may be repeated")
-        ->take_all()->allow_extra_args(false);
+        ->take_all()
+        ->allow_extra_args(false);
     verb->add_option("--arch", o->architecture, "llama, qwen2, qwen3, gemma2, gemma3 or phi3");
     verb->add_option("--pre", o->pre_tokenizer, "tokenizer.ggml.pre of a BPE tokenizer");
     const auto dimension = [&](const char* name, uint32_t& value, const char* what) {

@@ -1,4 +1,5 @@
-// The verbs of the keel command. Each adds one subcommand whose callback does the work and throws ToolError when it fails.
+// The verbs of the keel command. Each adds one subcommand whose callback does the work and throws ToolError when it
+// fails.
 #pragma once
 #include <CLI/CLI.hpp>
 

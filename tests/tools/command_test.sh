@@ -61,6 +61,15 @@ expect "context is a limit" exits 0 "$keel" run "$model" --context 16 --max-toke
 expect "and says so" holds '"stop": "context full"'
 expect "a prompt beyond the context" exits 4 "$keel" run "$model" --context 2 --prompt "one two three four five"
 
+# Ctrl-C ends a generation cleanly: exit code 5, figures included. Sent once the first words are there.
+"$keel" run "$model" --min-tokens 2000 --max-tokens 2000 --no-echo >"$work/out" 2>"$work/err" &
+running=$!
+for _ in $(seq 500); do [ -s "$work/out" ] && break; sleep 0.01; done
+kill -INT $running
+wait $running
+expect "Ctrl-C cancels" [ $? -eq 5 ]
+expect "and says so" holds 'stopped: cancelled' err
+
 # Chat: one JSON line a turn; the second turn feeds only what is new.
 printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" >"$work/chatml.jinja"
 printf 'Good evening.\nWho are you?\n' | "$keel" chat "$model" --template "$work/chatml.jinja" --max-tokens 8 --json >"$work/out" 2>"$work/err"
@@ -101,6 +110,10 @@ expect "eval ppl" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 6
 expect "eval scores both" holds '"documents": 2'
 ppl=$(sed -n 's/^  "ppl": \([0-9.]*\).*/\1/p' "$work/out")
 expect "ppl of English is below the vocabulary" awk "BEGIN { exit !(${ppl:-0} > 5 && ${ppl:-0} < 2000) }"
+# The reference figure of this document is 4.022594 nats (an f32 implementation of another origin, golden.json of the model).
+expect "eval of the reference document" exits 0 "$keel" eval ppl "$model" "$2/books-val-sample.jsonl" --documents 1 --json
+nll=$(sed -n 's/^  "nll": \([0-9.]*\).*/\1/p' "$work/out")
+expect "NLL ${nll:-0} is the reference's" awk "BEGIN { d = ${nll:-0} - 4.022594; exit !(d < 2e-4 && d > -2e-4) }"
 expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 8 --stride 4 --json
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json

@@ -1,6 +1,6 @@
-#include "sdk/tools/console.h"
-
 #include <gtest/gtest.h>
+
+#include "sdk/tools/console.h"
 
 using namespace keel::tools;
 
@@ -43,7 +43,8 @@ TEST(ToolConsole, ErrorsNameFieldOffsetAndReason) {
     snprintf(detail.reason, sizeof detail.reason, "not a power of two");
     const ToolError error(KEEL_E_FILE_FORMAT, "cannot use m.gguf", &detail);
     const std::string text = error.what();
-    for (const char* part : {"cannot use m.gguf", "KEEL_E_FILE_FORMAT", "general.alignment", "662", "not a power of two"})
+    for (const char* part :
+         {"cannot use m.gguf", "KEEL_E_FILE_FORMAT", "general.alignment", "662", "not a power of two"})
         EXPECT_NE(text.find(part), std::string::npos) << part;
     EXPECT_EQ(error.detail["offset"], 662);
     EXPECT_EQ(error.exit_code, kExitFile);

@@ -1,8 +1,7 @@
-#include "sdk/tools/statistics.h"
-
 #include <gtest/gtest.h>
 #include <math.h>
 
+#include "sdk/tools/statistics.h"
 #include "sdk/tools/stream_bandwidth.h"
 
 using namespace keel::tools;

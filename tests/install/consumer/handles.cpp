@@ -5,12 +5,12 @@
 
 #include "keel/keel.hpp"
 
-#define EXPECT(condition)                                                        \
-    do {                                                                         \
-        if (!(condition)) {                                                      \
-            std::fprintf(stderr, "line %d: %s\n", __LINE__, #condition);         \
-            return 1;                                                            \
-        }                                                                        \
+#define EXPECT(condition)                                                \
+    do {                                                                 \
+        if (!(condition)) {                                              \
+            std::fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
+            return 1;                                                    \
+        }                                                                \
     } while (0)
 
 int main(int argc, char** argv) {
@@ -35,7 +35,8 @@ int main(int argc, char** argv) {
     keel_memory own = keel::make<keel_memory>();
     for (int r = 0; r < KEEL_REGION_COUNT; ++r)
         if (plan.regions[r].bytes)
-            own.regions[r] = {std::aligned_alloc(4096, (plan.regions[r].bytes + 4095) / 4096 * 4096), plan.regions[r].bytes};
+            own.regions[r] = {std::aligned_alloc(4096, (plan.regions[r].bytes + 4095) / 4096 * 4096),
+                              plan.regions[r].bytes};
     const keel_memory* regions = &own;
 #endif
     auto engine = keel::Engine::init(reader->get(), model, config, regions);
