@@ -16,9 +16,11 @@ uint32_t wanted_columns(const Engine& e, const Session& s) {
 // Puts `count` columns of `s` into the step and notes whose logits to keep.
 void add_session(Engine* e, Session* s, uint32_t count) {
     Step& step = e->step;
+    const uint32_t most_columns = kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
+    const uint32_t block_columns = most_columns < kBlockColumns ? most_columns : kBlockColumns;
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t position = s->computed + i;
-        if (i % kBlockColumns == 0) step.block[step.blocks++] = {s, step.columns, 0};
+        if (i % block_columns == 0) step.block[step.blocks++] = {s, step.columns, 0};
         ++step.block[step.blocks - 1].count;
         step.column[step.columns] = {s, position, s->tokens[position]};
         const bool newest = position + 1 == s->token_count;
