@@ -1,0 +1,78 @@
+// Sessions where rules meet: reservations and forks, more sessions than columns, budgets without end, refused calls,
+// neighbours on other threads.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "tests/test_engine.h"
+#include "tests/test_paths.h"
+
+namespace {
+
+using keel_test::check;
+using keel_test::sized;
+
+const std::string kTiny = keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf");
+const std::string kBooks = keel_test::source_path("samples/models/books-7m-f16.gguf");
+
+keel_config config(uint32_t sessions, uint32_t context = 256) {
+    keel_config c = sized<keel_config>();
+    c.max_sessions = sessions;
+    c.context_tokens = context;
+    c.threads = 1;
+    return c;
+}
+std::vector<int32_t> some_ids(size_t n, uint32_t seed = 3) {
+    std::mt19937 random(seed);
+    std::vector<int32_t> ids(n);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random() % 250);
+    return ids;
+}
+keel_session open_session(keel_engine engine, uint64_t reserved_pages = 0) {
+    keel_session_desc desc = sized<keel_session_desc>();
+    desc.reserved_pages = reserved_pages;
+    keel_session s;
+    check(keel_session_open(engine, &desc, &s), "open");
+    return s;
+}
+void feed(keel_session s, const std::vector<int32_t>& ids, uint32_t flags = 0) {
+    check(keel_session_feed(s, ids.data(), static_cast<uint32_t>(ids.size()), flags), "feed");
+}
+keel_status advance_one(keel_engine e, keel_session s, uint64_t budget_us = 0, keel_advance_result* out = nullptr) {
+    keel_advance_result r = {};
+    const keel_status status = keel_advance(e, &s, 1, budget_us, &r);
+    if (out) *out = r;
+    return status;
+}
+std::vector<uint8_t> save(keel_session s) {
+    uint64_t bytes = 0, written = 0;
+    check(keel_session_save_bytes(s, &bytes), "save_bytes");
+    std::vector<uint8_t> blob(bytes);
+    check(keel_session_save(s, blob.data(), bytes, &written), "save");
+    return blob;
+}
+
+TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
+    keel_test::Engine engine(kTiny, config(3));
+    const keel_session a = open_session(engine.handle(), 3);
+    feed(a, some_ids(192));
+    ASSERT_EQ(advance_one(engine.handle(), a), KEEL_OK);
+    keel_session b;
+    ASSERT_EQ(keel_session_fork(a, &b), KEEL_OK);
+    const std::vector<uint8_t> b_before = save(b);
+    ASSERT_EQ(keel_session_truncate(a, 10), KEEL_OK);
+    feed(a, some_ids(180, 9));
+    ASSERT_EQ(advance_one(engine.handle(), a), KEEL_OK);
+    EXPECT_EQ(save(b), b_before) << "K and V rows of the fork";
+    // All pages come back.
+    keel_stats stats = sized<keel_stats>();
+    ASSERT_EQ(keel_session_close(a), KEEL_OK);
+    ASSERT_EQ(keel_session_close(b), KEEL_OK);
+    ASSERT_EQ(keel_engine_stats(engine.handle(), &stats), KEEL_OK);
+    EXPECT_EQ(stats.kv_pages_free, engine.plan().kv_pages);
+}
+
+}  // namespace
