@@ -129,8 +129,10 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         const keel_status run = run_step(e, deadline_ns, &progressed);
         if (run == KEEL_OK) {
             KEEL_TRY(finish_step(e));
+            // Rows of a session that waits for a column are those of an earlier call: it is not done yet.
             for (uint32_t i = 0; i < count; ++i)
-                if (sessions[i]->all_logits && sessions[i]->logits_rows) done[i] = true;
+                for (uint32_t j = 0; j < e->step.sessions; ++j)
+                    if (e->step.session[j] == sessions[i] && sessions[i]->all_logits) done[i] = true;
         } else if (run == KEEL_AGAIN) {
             for (uint32_t i = 0; i < count; ++i)
                 if (!done[i] && pending(*sessions[i])) status[i] = KEEL_AGAIN;

@@ -75,4 +75,20 @@ TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
     EXPECT_EQ(stats.kv_pages_free, engine.plan().kv_pages);
 }
 
+TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
+    keel_config c = config(3);
+    c.chunk_tokens = 1;
+    keel_test::Engine engine(kTiny, c);
+    const keel_session sessions[] = {engine.session(), open_session(engine.handle()), open_session(engine.handle())};
+    for (keel_session s : sessions) feed(s, some_ids(5), KEEL_FEED_ALL_LOGITS);
+    for (uint32_t call = 1; call <= 5; ++call) {
+        keel_advance_result r[3];
+        ASSERT_EQ(keel_advance(engine.handle(), sessions, 3, 0, r), KEEL_OK);
+        for (int i = 0; i < 3; ++i) {
+            EXPECT_EQ(r[i].computed_tokens, call) << i;
+            EXPECT_EQ(r[i].logits_rows, 1u) << i;
+        }
+    }
+}
+
 }  // namespace
