@@ -106,7 +106,8 @@ bool all_named(const Step& step, Session* const* sessions, uint32_t count) {
 }
 
 keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
-    const uint64_t deadline_ns = budget_us ? platform::now_ns() + budget_us * 1000 : 0;
+    const uint64_t now_ns = platform::now_ns(), longest_us = (UINT64_MAX - now_ns) / 1000;
+    const uint64_t deadline_ns = budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
     bool done[kMaxSessions] = {}, progressed = false;
     if (e->step.active && !all_named(e->step, sessions, count)) {
         for (uint32_t i = 0; i < count; ++i) status[i] = KEEL_E_BUSY;

@@ -91,4 +91,13 @@ TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
     }
 }
 
+TEST(SessionEdges, BudgetsBeyondTheClockAreNoDeadline) {
+    keel_test::Engine engine(kBooks, config(1));
+    for (uint64_t budget_us : {UINT64_MAX, UINT64_MAX / 1000 + 1, UINT64_MAX / 1000}) {
+        check(keel_session_truncate(engine.session(), 0), "truncate");
+        feed(engine.session(), some_ids(100));
+        EXPECT_EQ(advance_one(engine.handle(), engine.session(), budget_us), KEEL_OK) << budget_us;
+    }
+}
+
 }  // namespace
