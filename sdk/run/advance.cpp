@@ -164,18 +164,35 @@ void abandon_step(Engine* e) {
 
 using namespace keel;
 
-extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us, keel_advance_result* results) {
-    Engine* e;
-    KEEL_TRY(enter(engine, &e));
-    if (!handles || !results || count == 0 || count > e->config.max_sessions) return KEEL_E_ARGUMENT;
-    Session* sessions[kMaxSessions];
+namespace {
+
+keel_status resolve_sessions(keel_engine engine, const keel_session* handles, uint32_t count, Engine** e, Session** sessions) {
+    KEEL_TRY(enter(engine, e));
+    if (!handles || count == 0 || count > (*e)->config.max_sessions) return KEEL_E_ARGUMENT;
     for (uint32_t i = 0; i < count; ++i) {
-        if (registry_session(handles[i].id, &sessions[i]) != e) return KEEL_E_HANDLE;
+        if (registry_session(handles[i].id, &sessions[i]) != *e) return KEEL_E_HANDLE;
         for (uint32_t j = 0; j < i; ++j)
             if (sessions[j] == sessions[i]) return KEEL_E_ARGUMENT;
     }
+    return KEEL_OK;
+}
+
+// The results of a call that is refused before it may look at a session.
+keel_status refuse(keel_status status, uint32_t count, keel_advance_result* results) {
+    for (uint32_t i = 0; i < count; ++i) results[i] = {status, 0, 0, 0};
+    return status;
+}
+
+}  // namespace
+
+extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us, keel_advance_result* results) {
+    if (!results) return KEEL_E_ARGUMENT;
+    Engine* e;
+    Session* sessions[kMaxSessions];
+    const keel_status resolved = resolve_sessions(engine, handles, count, &e, sessions);
+    if (resolved != KEEL_OK) return refuse(resolved, count, results);
     TryLock lock(&e->advancing);
-    if (!lock.held()) return KEEL_E_BUSY;
+    if (!lock.held()) return refuse(KEEL_E_BUSY, count, results);
     keel_status status[kMaxSessions] = {};
     const keel_status overall = advance(e, sessions, count, budget_us, status);
     for (uint32_t i = 0; i < count; ++i)

@@ -100,4 +100,20 @@ TEST(SessionEdges, BudgetsBeyondTheClockAreNoDeadline) {
     }
 }
 
+TEST(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
+    keel_test::Engine engine(kTiny, config(2));
+    const keel_session a = engine.session(), closed = open_session(engine.handle());
+    ASSERT_EQ(keel_session_close(closed), KEEL_OK);
+    const auto refused = [&](keel_engine e, std::vector<keel_session> named, keel_status status) {
+        std::vector<keel_advance_result> r(named.size());
+        memset(r.data(), 0x5a, r.size() * sizeof r[0]);
+        EXPECT_EQ(keel_advance(e, named.data(), static_cast<uint32_t>(named.size()), 0, r.data()), status);
+        for (const keel_advance_result& result : r) EXPECT_EQ(result.status, status);
+    };
+    refused(engine.handle(), {a, closed}, KEEL_E_HANDLE);
+    refused(engine.handle(), {a, a}, KEEL_E_ARGUMENT);
+    refused(engine.handle(), {a, a, a}, KEEL_E_ARGUMENT);
+    refused({12345}, {a}, KEEL_E_HANDLE);
+}
+
 }  // namespace
