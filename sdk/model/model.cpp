@@ -377,6 +377,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     m.gguf.values = nullptr;
     m.gguf.tensors = nullptr;
     memcpy(base, &m, sizeof m);
+    if (info) KEEL_TRY(write_versioned(&out, sizeof out, info));
     if (model) *model = reinterpret_cast<const keel_model*>(base);
-    return info ? write_versioned(&out, sizeof out, info) : KEEL_OK;
+    return KEEL_OK;
 }

@@ -11,6 +11,7 @@ namespace {
 
 using keel_test::sized;
 
+// Many query heads on one KV head: a block of columns has to shrink, as one call takes 128 query rows.
 TEST(ModelEdges, ManyQueryHeadsOnOneKvHead) {
     for (uint32_t heads : {24u, 128u}) {
         keel::tools::SynthSpec spec;
@@ -40,6 +41,28 @@ TEST(ModelEdges, ManyQueryHeadsOnOneKvHead) {
         }
         std::remove(path.c_str());
     }
+}
+
+TEST(ModelEdges, InspectLeavesItsOutputsAloneOnError) {
+    keel::tools::SynthSpec spec;
+    spec.layers = 1;
+    spec.embedding = 64;
+    spec.heads = spec.kv_heads = 1;
+    spec.feed_forward = 64;
+    spec.vocabulary = 512;
+    const std::string path = testing::TempDir() + "inspect-outputs.gguf";
+    keel::tools::synth_write(path, spec);
+    {
+        keel_test::FileReader file(path);
+        keel_model_info info = sized<keel_model_info>();
+        ASSERT_EQ(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+        std::vector<uint64_t> buffer(info.model_bytes / 8);
+        const keel_model* model = nullptr;
+        info.struct_size = 0;
+        EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, nullptr), KEEL_E_ABI);
+        EXPECT_EQ(model, nullptr);
+    }
+    std::remove(path.c_str());
 }
 
 }  // namespace

@@ -116,4 +116,26 @@ TEST(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
     refused({12345}, {a}, KEEL_E_HANDLE);
 }
 
+TEST(SessionEdges, SaveIntoTooLittleNamesTheNeed) {
+    keel_test::Engine engine(kTiny, config(1));
+    uint64_t need = 0, written = 0;
+    uint8_t byte;
+    ASSERT_EQ(keel_session_save_bytes(engine.session(), &need), KEEL_OK);
+    EXPECT_EQ(keel_session_save(engine.session(), &byte, 1, &written), KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_EQ(written, need);
+}
+
+TEST(SessionEdges, RefusedTextKeepsTheStream) {
+    keel_test::Engine engine(kBooks, config(1));
+    const std::vector<int32_t> ids = engine.tokenize("stream", 0);
+    ASSERT_FALSE(ids.empty());
+    const char* const stop = "streams";
+    const size_t stop_bytes = 7;
+    ASSERT_EQ(keel_session_set_stops(engine.session(), &stop, &stop_bytes, 1), KEEL_OK);
+    keel_text bad = {}, good = sized<keel_text>();
+    EXPECT_EQ(keel_session_text(engine.session(), ids[0], &bad), KEEL_E_ABI);
+    ASSERT_EQ(keel_session_text(engine.session(), -1, &good), KEEL_OK);
+    EXPECT_EQ(good.bytes, 0u) << "nothing was pushed";
+}
+
 }  // namespace
