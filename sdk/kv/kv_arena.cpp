@@ -125,4 +125,9 @@ keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32
     return KEEL_OK;
 }
 
+KvUsage kv_usage(KvPool* pool) {
+    PoolLock lock(pool);
+    return {pool->free_count, pool->high_water_pages};
+}
+
 }  // namespace keel

@@ -65,6 +65,11 @@ void kv_release(KvPool* pool, KvPageList* list);
 // Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one copied.
 keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
 
+struct KvUsage {
+    uint32_t free_pages, high_water_pages;
+};
+KvUsage kv_usage(KvPool* pool);  // any thread
+
 inline uint8_t* kv_page(const KvPool& pool, uint32_t id) { return pool.base + id * pool.page_bytes; }
 
 }  // namespace keel

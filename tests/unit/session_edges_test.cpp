@@ -138,4 +138,23 @@ TEST(SessionEdges, RefusedTextKeepsTheStream) {
     EXPECT_EQ(good.bytes, 0u) << "nothing was pushed";
 }
 
+TEST(SessionEdges, StatsFromAnotherThread) {
+    keel_test::Engine engine(kTiny, config(1));
+    std::atomic<bool> stop{false};
+    std::thread watcher([&] {
+        while (!stop) {
+            keel_stats stats = sized<keel_stats>();
+            EXPECT_EQ(keel_engine_stats(engine.handle(), &stats), KEEL_OK);
+            EXPECT_LE(stats.kv_pages_free, engine.plan().kv_pages);
+        }
+    });
+    for (int round = 0; round < 50; ++round) {
+        feed(engine.session(), some_ids(100));
+        EXPECT_EQ(advance_one(engine.handle(), engine.session()), KEEL_OK);
+        EXPECT_EQ(keel_session_truncate(engine.session(), 0), KEEL_OK);
+    }
+    stop = true;
+    watcher.join();
+}
+
 }  // namespace
