@@ -139,7 +139,7 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
                 if (!done[i] && pending(*sessions[i])) status[i] = KEEL_AGAIN;
             return KEEL_AGAIN;
         } else {
-            abandon_step(e);  // the next step is formed without the cancelled ones
+            abandon_step(e, nullptr);  // the next step is formed without the cancelled ones
         }
     }
     keel_status worst = KEEL_OK;
@@ -150,11 +150,11 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 
 }  // namespace
 
-void abandon_step(Engine* e) {
+void abandon_step(Engine* e, const Session* only) {
     for (uint32_t i = 0; i < e->step.sessions; ++i) {
         Session* s = e->step.session[i];
+        if (!only || s == only) kv_truncate(&e->pool, &s->kv, s->computed);
         s->in_step = false;
-        kv_truncate(&e->pool, &s->kv, s->computed);
     }
     e->step.active = false;
     e->step.sessions = 0;

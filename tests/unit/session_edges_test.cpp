@@ -55,6 +55,7 @@ std::vector<uint8_t> save(keel_session s) {
     return blob;
 }
 
+// Truncation keeps reserved pages, also those a fork shares by then: what is written next must not reach the fork.
 TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
     keel_test::Engine engine(kTiny, config(3));
     const keel_session a = open_session(engine.handle(), 3);
@@ -75,6 +76,8 @@ TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
     EXPECT_EQ(stats.kv_pages_free, engine.plan().kv_pages);
 }
 
+// With fewer columns than sessions some wait for the next step; each call brings every one of them on by a step, though
+// rows of the step before are still there.
 TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
     keel_config c = config(3);
     c.chunk_tokens = 1;
@@ -125,6 +128,7 @@ TEST(SessionEdges, SaveIntoTooLittleNamesTheNeed) {
     EXPECT_EQ(written, need);
 }
 
+// A call refused for its struct must not swallow the token.
 TEST(SessionEdges, RefusedTextKeepsTheStream) {
     keel_test::Engine engine(kBooks, config(1));
     const std::vector<int32_t> ids = engine.tokenize("stream", 0);
@@ -138,6 +142,32 @@ TEST(SessionEdges, RefusedTextKeepsTheStream) {
     EXPECT_EQ(good.bytes, 0u) << "nothing was pushed";
 }
 
+// Each session on its own thread: one leaves the step they share while the other is used. For the thread sanitizer, too.
+TEST(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
+    keel_test::Engine engine(kBooks, config(2, 512));
+    const keel_session a = engine.session(), b = open_session(engine.handle());
+    const std::vector<int32_t> ids = some_ids(200);
+    for (int round = 0; round < 20; ++round) {
+        feed(a, ids);
+        feed(b, ids);
+        const keel_session both[] = {a, b};
+        keel_advance_result r[2];
+        ASSERT_EQ(keel_advance(engine.handle(), both, 2, 1, r), KEEL_AGAIN);
+        std::thread leave([&] { EXPECT_EQ(keel_session_truncate(a, 0), KEEL_OK); });
+        keel_session_info info = sized<keel_session_info>();
+        while (keel_session_feed(b, ids.data(), 1, 0) == KEEL_E_BUSY) EXPECT_EQ(keel_session_get(b, &info), KEEL_OK);
+        leave.join();
+        ASSERT_EQ(keel_session_get(b, &info), KEEL_OK);
+        EXPECT_EQ(info.token_count, 201u);
+        EXPECT_EQ(info.computed_tokens, 0u);
+        ASSERT_EQ(keel_session_truncate(b, 0), KEEL_OK);
+    }
+    keel_stats stats = sized<keel_stats>();
+    ASSERT_EQ(keel_engine_stats(engine.handle(), &stats), KEEL_OK);
+    EXPECT_EQ(stats.kv_pages_free, engine.plan().kv_pages);
+}
+
+// For the thread sanitizer: pages come and go while another thread looks.
 TEST(SessionEdges, StatsFromAnotherThread) {
     keel_test::Engine engine(kTiny, config(1));
     std::atomic<bool> stop{false};
