@@ -348,7 +348,7 @@ keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_rea
         if (e->sessions[i].id.load(std::memory_order_acquire)) return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
     if (kind != KEEL_ATTACH_CHAT_TEMPLATE) return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
     ChatTemplate chat;
-    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat));
+    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat, error));
     if (chat.family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
     e->chat = chat;
     return KEEL_OK;

@@ -6,6 +6,7 @@
 
 #include "sdk/tools/synth.h"
 #include "tests/test_engine.h"
+#include "tests/test_paths.h"
 
 namespace {
 
@@ -63,6 +64,45 @@ TEST(ModelEdges, InspectLeavesItsOutputsAloneOnError) {
         EXPECT_EQ(model, nullptr);
     }
     std::remove(path.c_str());
+}
+
+// A reader over bytes in memory that fails on its n-th call.
+struct FailingReader {
+    std::vector<char> bytes;
+    uint64_t calls = 0, fail_at = 0;
+
+    static keel_status read_at(void* user, uint64_t offset, void* dst, size_t n) {
+        auto* r = static_cast<FailingReader*>(user);
+        if (r->calls++ == r->fail_at) return KEEL_E_FILE_READ;
+        memcpy(dst, r->bytes.data() + offset, n);
+        return KEEL_OK;
+    }
+};
+
+TEST(ModelEdges, EveryFailureOfTheReaderIsDetailed) {
+    for (const char* file : {"smollm2-q8_0", "gemma3", "phi3-longrope"}) {
+        FailingReader source{keel_test::read_file(keel_test::source_path(std::string("tests/data/architectures/") + file + ".gguf"))};
+        keel_reader reader = sized<keel_reader>();
+        reader.size_bytes = source.bytes.size();
+        reader.read_at = FailingReader::read_at;
+        reader.user_data = &source;
+        std::vector<uint64_t> buffer(1 << 16);
+        for (uint64_t fail_at = 0;; ++fail_at) {
+            source.calls = 0;
+            source.fail_at = fail_at;
+            keel_error error = sized<keel_error>();
+            const keel_model* model = nullptr;
+            keel_status status = keel_inspect(&reader, nullptr, buffer.data(), buffer.size() * 8, &model, nullptr, &error);
+            keel_config config = sized<keel_config>();
+            config.threads = 1;
+            keel_memory_plan plan = sized<keel_memory_plan>();
+            if (status == KEEL_OK) status = keel_plan(&reader, model, &config, &plan, &error);
+            if (status == KEEL_OK) break;
+            EXPECT_EQ(status, KEEL_E_FILE_READ);
+            EXPECT_EQ(error.status, status) << file << " read " << fail_at;
+            EXPECT_STRNE(error.reason, "") << file << " read " << fail_at;
+        }
+    }
 }
 
 }  // namespace
