@@ -270,7 +270,7 @@ typedef enum keel_region_kind {
     KEEL_REGION_PERSISTENT = 0,     /* engine and session tables, tokenizer, logits; host memory */
     KEEL_REGION_SCRATCH = 1,        /* activations of a step; host memory */
     KEEL_REGION_PINNED = 2,         /* page-locked staging; 0 bytes on a CPU */
-    KEEL_REGION_WEIGHTS = 3,        /* the backend's memory: host memory on a CPU; 0 bytes when weights are mapped */
+    KEEL_REGION_WEIGHTS = 3,        /* the backend's memory: host memory on a CPU; only vectors when weights are mapped */
     KEEL_REGION_KV = 4,             /* the backend's memory */
     KEEL_REGION_DEVICE_SCRATCH = 5, /* 0 bytes on a CPU */
     KEEL_REGION_COUNT = 6
@@ -443,7 +443,7 @@ typedef struct keel_advance_result {
  *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
  *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
  *               polls.
- *   results     count entries, each filled also when the call fails
+ *   results     count entries, each filled also when the call fails (with its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
  * (its result says which, the others went on), or an error about the call itself. */
 keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,

@@ -345,7 +345,7 @@ keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_rea
         if (e->sessions[i].id.load(std::memory_order_acquire)) return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
     if (kind != KEEL_ATTACH_CHAT_TEMPLATE) return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
     ChatTemplate chat;
-    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat));
+    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat, error));
     if (chat.family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
     e->chat = chat;
     return KEEL_OK;
@@ -363,15 +363,16 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
         stats.regions[i].used_bytes = stats.regions[i].high_water_bytes = e->arenas[i].used_bytes();
         stats.allocations_after_init += e->arenas[i].refused_after_seal();
     }
-    stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - e->pool.free_count} * e->pool.page_bytes;
-    stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{e->pool.high_water_pages} * e->pool.page_bytes;
+    const KvUsage kv = kv_usage(&e->pool);
+    stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
+    stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
     stats.steps = e->steps.load(std::memory_order_relaxed);
     stats.tokens = e->tokens.load(std::memory_order_relaxed);
     stats.prefill_tokens = e->prefill_tokens.load(std::memory_order_relaxed);
     stats.prefill_us = e->prefill_us.load(std::memory_order_relaxed);
     stats.decode_tokens = e->decode_tokens.load(std::memory_order_relaxed);
     stats.decode_us = e->decode_us.load(std::memory_order_relaxed);
-    stats.kv_pages_free = e->pool.free_count;
+    stats.kv_pages_free = kv.free_pages;
     stats.threads = e->config.threads;
     TextBuilder(stats.kernel_set, sizeof stats.kernel_set).text(e->config.kernels->name);
     stats.engine_status = e->poisoned.load(std::memory_order_acquire) ? KEEL_E_POISONED : KEEL_OK;

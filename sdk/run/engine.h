@@ -35,7 +35,7 @@ struct Session {
     uint32_t logits_rows;          // valid rows below
     float* logits;                 // [logits_rows of config][vocabulary]
     float* hidden;                 // [logits_rows of config][embedding]
-    bool in_step;                  // takes part in the unfinished step
+    std::atomic<bool> in_step;     // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
     SamplerParams sampling;
     TextStream text;
@@ -154,8 +154,9 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
 keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed);
 
 // ---- advance.cpp ----
-// Forgets the active step; its tokens stay pending. The caller holds `advancing`.
-void abandon_step(Engine* engine);
+// Forgets the active step; its tokens stay pending, and pages taken for them are given back. The caller holds `advancing`.
+// `only`: the one session of the step that the calling thread may use; the others keep their pages. Null: all of them.
+void abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----
 // Forgets logits, and tokens from `tokens` on. The session is not in a step.

@@ -43,7 +43,7 @@ keel_status leave_step(Engine* e, Session* s) {
     if (!s->in_step) return KEEL_OK;
     TryLock lock(&e->advancing);
     if (!lock.held()) return KEEL_E_BUSY;
-    abandon_step(e);
+    if (s->in_step) abandon_step(e, s);  // a neighbour may have done so meanwhile
     return KEEL_OK;
 }
 

@@ -125,6 +125,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
     const SavedHeader h = make_header(*e, *s);
+    *written_bytes = h.total_bytes;
     if (capacity_bytes < h.total_bytes) return KEEL_E_BUFFER_TOO_SMALL;
     uint8_t* out = static_cast<uint8_t*>(dst);
     const auto put = [&out](const void* data, uint64_t bytes) {
@@ -142,7 +143,6 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     for_each_kv_run(e->geometry, s->kv, s->computed, put);
     const uint64_t checksum = hash64(dst, h.total_bytes - 8);
     put(&checksum, sizeof checksum);
-    *written_bytes = h.total_bytes;
     return KEEL_OK;
 }
 
