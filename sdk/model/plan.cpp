@@ -427,7 +427,7 @@ void WeightPlacer::read(uint64_t offset, void* dst, uint64_t bytes) {
     status = read_at(reader, offset, dst, bytes);
     if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
     copied_bytes += bytes;
-    if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, reader.size_bytes)) status = KEEL_E_CANCELLED;
+    if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes)) status = KEEL_E_CANCELLED;
 }
 
 void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {

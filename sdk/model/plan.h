@@ -89,9 +89,10 @@ struct WeightPlacer {
     Arena& arena;
     keel_weights mode;
     keel_hooks hooks;
-    uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
+    const uint64_t load_bytes;   // place mode: total_bytes of the count run, for the progress hook
     const kernels::KernelSet* kernels;
     keel_error* error;
+    uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
 
     const void* matrix(const GgufTensor& t);  // null in count mode

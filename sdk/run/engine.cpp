@@ -26,6 +26,7 @@ void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, S
     Session local = {};
     Session* out = s ? s : &local;
     out->tokens = arena.place<int32_t>(c.context_tokens);
+    out->drawn = arena.place<uint8_t>((c.context_tokens + 7) / 8);
     out->logits = arena.place<float>(uint64_t{c.logits_rows} * spec.vocabulary);
     out->hidden = arena.place<float>(uint64_t{c.logits_rows} * spec.embedding);
     out->kv.ids = arena.place<uint32_t>(kv_pages_for(c.context_tokens));
@@ -111,7 +112,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
 }
 
 keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,
-                         Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
+                         uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = model.spec;
 
@@ -127,7 +128,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
 
     // Weights and ops. Weights lie in the order in which ops read them.
     Op* ops = persistent.place<Op>(op_count);
-    WeightPlacer weights{reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, 0, 0, 0, config.kernels, error};
+    WeightPlacer weights{reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, load_bytes, config.kernels, error};
     ExecutionPlan plan = {};
     build_plan(model, config, weights, ops, &plan);
     KEEL_TRY(weights.status);
@@ -153,7 +154,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     void* team_memory = nullptr;
     if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
-    if (result) *result = {plan.op_count, weights.mapped_bytes, geometry, plan};
+    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
         if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
@@ -189,11 +190,11 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     KEEL_TRY(resolve_config(config, *model, s->reader, &s->config, &s->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
-    WeightPlacer weights{s->reader, none, s->config.weights, s->hooks, 0, 0, 0, s->config.kernels, error};
+    WeightPlacer weights{s->reader, none, s->config.weights, s->hooks, 0, s->config.kernels, error};
     ExecutionPlan plan = {};
     build_plan(*model, s->config, weights, nullptr, &plan);
     Engine* engine = nullptr;
-    return place_engine(s->reader, *model, s->config, s->hooks, plan.op_count, s->arenas, &engine, &s->result, error);
+    return place_engine(s->reader, *model, s->config, s->hooks, plan.op_count, 0, s->arenas, &engine, &s->result, error);
 }
 
 void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t capacity) {
@@ -247,7 +248,7 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
     KEEL_TRY(resolve_config(config, *model, reader, &c, &hooks, nullptr));
     Arena none;
-    WeightPlacer weights{reader, none, c.weights, hooks, 0, 0, 0, c.kernels, nullptr};
+    WeightPlacer weights{reader, none, c.weights, hooks, 0, c.kernels, nullptr};
     ExecutionPlan plan = {};
     PlanQuery query = {};
     query.index = index;
@@ -295,7 +296,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         arenas[i] = Arena(region.data ? region.data : arenas, need);
     }
     Engine* e = nullptr;
-    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.result.op_count, arenas, &e, nullptr, error));
+    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.result.op_count, s.result.load_bytes, arenas, &e, nullptr, error));
     if (s.config.weights == KEEL_WEIGHTS_MAP_LOCKED) {
         if (!platform::lock_pages(s.reader.mapped, s.reader.size_bytes))
             return fail(error, KEEL_E_PLATFORM, 0, "config.weights", "the system refused to lock the mapped weights");
