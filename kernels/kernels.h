@@ -44,6 +44,8 @@ struct MatmulArgs {
     bool accumulate;
 };
 using MatmulFn = void (*)(const MatmulArgs&);
+constexpr uint32_t kRepackRows = 8;
+constexpr uint32_t kMaxRepackBlockBytes = 34;  // of the types that have an interleaved kernel
 
 // ---- attention (NUMERICS section 5) ----
 enum KvFormat : uint32_t { kKvF16 = 0, kKvF32 = 1, kKvFormatCount = 2 };
@@ -91,6 +93,12 @@ struct KernelSet {
     void (*dequantize_row[kWeightTypeLimit])(const void* src, float* dst, uint32_t k);
     MatmulFn matmul_f32[kWeightTypeLimit];  // x is f32
     MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
+    // Interleaved weights (KEEL_WEIGHTS_REPACK), null where a set has no kernel for them: groups of kRepackRows rows, of the
+    // same bytes in all, arranged so that one vector holds the same element of every row. repack copies `rows` rows, a
+    // multiple of kRepackRows; matmul_repacked is matmul_q8 on the result and gives the same bits, for row_begin and row_end
+    // that are multiples of kRepackRows.
+    void (*repack[kWeightTypeLimit])(const void* src, void* dst, uint32_t rows, uint32_t k);
+    MatmulFn matmul_repacked[kWeightTypeLimit];
     // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
 

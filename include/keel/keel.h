@@ -31,6 +31,7 @@
  *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY             |
  *   | keel_session            | one thread at a time                                                                    |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                      |
+ *   | closing                 | no other call may be running on what is closed; a handle used after it is KEEL_E_HANDLE |
  *
  * Determinism (sdk/NUMERICS.md)
  *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
@@ -229,7 +230,8 @@ typedef enum keel_weights {
     KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init */
     KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
     KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
-    KEEL_WEIGHTS_REPACK = 4      /* copied; rows of types with an interleaved kernel are rearranged (see keel_op_info) */
+    KEEL_WEIGHTS_REPACK = 4      /* copied; types with an interleaved kernel (Q8_0 on AVX2) are rearranged, other
+                                    types copied as they are: keel_op_info.placement says which. Same bits. */
 } keel_weights;
 
 typedef enum keel_activation {
@@ -260,7 +262,8 @@ typedef struct keel_config {
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
-    uint32_t pin_threads;      /* nonzero: worker i is bound to the i-th core of the caller's affinity mask */
+    uint32_t pin_threads;      /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
+                                  the calling thread is left as it is */
     keel_hooks hooks;
 } keel_config;
 
@@ -268,7 +271,7 @@ typedef enum keel_region_kind {
     KEEL_REGION_PERSISTENT = 0,     /* engine and session tables, tokenizer, logits; host memory */
     KEEL_REGION_SCRATCH = 1,        /* activations of a step; host memory */
     KEEL_REGION_PINNED = 2,         /* page-locked staging; 0 bytes on a CPU */
-    KEEL_REGION_WEIGHTS = 3,        /* the backend's memory: host memory on a CPU; 0 bytes when weights are mapped */
+    KEEL_REGION_WEIGHTS = 3,        /* the backend's memory: host memory on a CPU; only vectors when weights are mapped */
     KEEL_REGION_KV = 4,             /* the backend's memory */
     KEEL_REGION_DEVICE_SCRATCH = 5, /* 0 bytes on a CPU */
     KEEL_REGION_COUNT = 6
@@ -297,7 +300,8 @@ typedef struct keel_memory_plan {
 } keel_memory_plan;
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
- * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks). */
+ * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks),
+ * KEEL_E_FILE_MISMATCH (the reader is not the file that was inspected). */
 keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
                       keel_memory_plan* out, keel_error* error);
 
@@ -423,8 +427,8 @@ keel_status keel_session_close(keel_session session);
 enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
 
 /* Appends tokens to be computed by the next keel_advance. No computation happens here.
- * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished). All or
- * nothing. */
+ * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished),
+ * KEEL_E_STATE (tokens fed with other flags are still pending). All or nothing. */
 keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
 
 typedef struct keel_advance_result {
@@ -441,7 +445,7 @@ typedef struct keel_advance_result {
  *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
  *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
  *               polls.
- *   results     count entries, each filled also when the call fails
+ *   results     count entries, each filled also when the call fails (with its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
  * (its result says which, the others went on), or an error about the call itself. */
 keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,
@@ -455,7 +459,7 @@ typedef struct keel_session_info {
     uint32_t struct_size;
     uint32_t token_count;     /* computed + pending */
     uint32_t computed_tokens;
-    uint32_t sampled_tokens;  /* since open or restore; what min_tokens counts */
+    uint32_t sampled_tokens;  /* of these, drawn by keel_session_sample; what min_tokens counts */
     const int32_t* tokens;    /* token_count ids, valid until the next call on this session */
     uint32_t kv_pages;        /* pages this session refers to */
     uint32_t context_tokens;
@@ -489,7 +493,8 @@ keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
  * the KV formats. KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
 keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes, uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
- * KEEL_E_FILE_FORMAT, KEEL_E_FILE_MISMATCH, KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL. */
+ * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH, KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL,
+ * KEEL_E_BUSY inside a step. */
 keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------

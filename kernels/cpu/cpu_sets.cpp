@@ -48,7 +48,13 @@ KEEL_DEFINE_SET(avx2)
 
 constinit const KernelSet kScalarSet = make_scalar();
 #if defined(__x86_64__)
-constinit const KernelSet kAvx2Set = make_avx2();
+constexpr KernelSet make_avx2_with_interleaved() {
+    KernelSet s = make_avx2();
+    s.repack[kQ8_0] = repack_q8_0_avx2;
+    s.matmul_repacked[kQ8_0] = matmul_repacked_q8_0_avx2;
+    return s;
+}
+constinit const KernelSet kAvx2Set = make_avx2_with_interleaved();
 #endif
 
 }  // namespace keel::kernels

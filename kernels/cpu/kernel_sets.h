@@ -67,6 +67,10 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
 KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)
 
+// Interleaved Q8_0, matmul_interleaved_avx2.cpp.
+void repack_q8_0_avx2(const void* src, void* dst, uint32_t rows, uint32_t k);
+void matmul_repacked_q8_0_avx2(const MatmulArgs& args);
+
 // Copies, shared by all sets.
 void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row);
 void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst);

@@ -11,6 +11,7 @@ namespace keel::kernels {
 namespace {
 
 constexpr uint32_t kTileK = 512;       // elements of a decoded row tile: a whole number of blocks of every type
+constexpr uint32_t kPrefetchK = 128;   // elements of each row between two prefetches of as much of the next rows
 constexpr uint32_t kColumnGroup = 48;  // columns that share a decoded tile; their lanes lie on the stack (12 KiB)
 
 template <WeightType T>
@@ -54,7 +55,13 @@ template <class Load, int R, int C>
 void direct_rows(const MatmulArgs& a, uint32_t row) {
     float lanes[C][R][16] = {};
     const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
-    tile_and_tail<Load, R, C, C == 1>(w, a.w_row_bytes, a, 0, 0, a.k, lanes);
+    const uint32_t chunk = C == 1 ? kPrefetchK : a.k;
+    for (uint32_t first = 0; first < a.k; first += chunk) {
+        const uint32_t n = a.k - first < chunk ? a.k - first : chunk;
+        if constexpr (C == 1)
+            prefetch_lines(w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes), uint64_t{R} * n * Load::kBytes);
+        tile_and_tail<Load, R, C, C == 1>(w + uint64_t{first} * Load::kBytes, a.w_row_bytes, a, 0, first, n, lanes);
+    }
     for (int c = 0; c < C; ++c) store_rows<R>(a, row, static_cast<uint32_t>(c), lanes[c]);
 }
 

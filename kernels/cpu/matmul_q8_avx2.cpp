@@ -428,10 +428,6 @@ struct Columns {
     }
 };
 
-KEEL_INLINE void prefetch_lines(const uint8_t* p, uint64_t bytes) {
-    for (uint64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
-}
-
 // Up to two columns, all blocks of eight rows; acc: N vectors.
 template <WeightType T, int N>
 KEEL_INLINE void few_columns(const MatmulArgs& a, Rows rows, __m256* result) {

@@ -83,6 +83,10 @@ KEEL_INLINE __m256 tanh_avx2(__m256 x) {
     return _mm256_blendv_ps(large, small, _mm256_cmp_ps(a, _mm256_set1_ps(kTanhSplit), _CMP_LT_OQ));
 }
 
+KEEL_INLINE void prefetch_lines(const uint8_t* p, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
+}
+
 // 8 weights as f32, by type.
 struct LoadF32 {
     static constexpr uint32_t kBytes = 4;

@@ -58,6 +58,7 @@ keel_status write_versioned(const void* src, size_t src_bytes, void* dst) {
     memcpy(&size, dst, sizeof size);
     if (size < sizeof size) return KEEL_E_ABI;
     memcpy(dst, src, size < src_bytes ? size : src_bytes);
+    if (size > src_bytes) memset(static_cast<uint8_t*>(dst) + src_bytes, 0, size - src_bytes);
     memcpy(dst, &size, sizeof size);
     return KEEL_OK;
 }

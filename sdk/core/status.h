@@ -35,7 +35,7 @@ class TextBuilder {
 // not know, or when struct_size is smaller than the struct_size field itself.
 keel_status read_versioned(const void* src, void* dst, size_t dst_bytes);
 // Writes `src` (this library's struct, struct_size bytes) to a caller's struct, cut to the caller's struct_size, which is
-// kept. KEEL_E_ABI when the caller's struct_size is smaller than the field itself.
+// kept; fields of a newer caller that this library does not know become zero. KEEL_E_ABI when the caller's struct_size is smaller than the field itself.
 keel_status write_versioned(const void* src, size_t src_bytes, void* dst);
 
 #define KEEL_TRY(expression)                                      \

@@ -68,14 +68,16 @@ void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena
 
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to) {
     PoolLock lock(pool);
-    const uint32_t page = from / kPageTokens;
-    const bool copy = from < to && page < list->count && pool->references[list->ids[page]] > 1;
     const uint32_t want = kv_pages_for(to);
     const uint32_t missing = want > list->count ? want - list->count : 0;
-    if (missing + (copy ? 1 : 0) > pool->free_count) return KEEL_E_KV_FULL;
-    if (copy) {
+    const uint32_t first = from / kPageTokens, last = from < to ? want - missing : first;
+    uint32_t shared = 0;
+    for (uint32_t page = first; page < last; ++page) shared += pool->references[list->ids[page]] > 1;
+    if (missing + shared > pool->free_count) return KEEL_E_KV_FULL;
+    for (uint32_t page = first; page < last; ++page) {
+        if (pool->references[list->ids[page]] == 1) continue;
         const uint32_t id = take(pool);
-        memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
+        if (page * kPageTokens < from) memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
         drop(pool, list->ids[page]);
         list->ids[page] = id;
         list->pages[page] = kv_page(*pool, id);
@@ -121,6 +123,11 @@ keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32
         append(*pool, to, id);
     }
     return KEEL_OK;
+}
+
+KvUsage kv_usage(KvPool* pool) {
+    PoolLock lock(pool);
+    return {pool->free_count, pool->high_water_pages};
 }
 
 }  // namespace keel

@@ -52,8 +52,9 @@ struct KvPageList {
     uint32_t reserved;      // truncation keeps at least this many
 };
 
-// Makes positions [from, to) writable: takes missing pages and copies the page that holds `from` if it is shared. All or
-// nothing: KEEL_E_KV_FULL leaves everything as it was.
+// Makes positions [from, to) writable: takes missing pages and replaces shared ones (reserved pages that truncation kept may
+// be shared with a fork) by own ones, with the rows before `from` copied. All or nothing: KEEL_E_KV_FULL leaves everything
+// as it was.
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to);
 // Gives back the pages that positions [0, tokens) do not need, down to list->reserved.
 void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
@@ -63,6 +64,11 @@ keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens);
 void kv_release(KvPool* pool, KvPageList* list);
 // Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one copied.
 keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
+
+struct KvUsage {
+    uint32_t free_pages, high_water_pages;
+};
+KvUsage kv_usage(KvPool* pool);  // any thread
 
 inline uint8_t* kv_page(const KvPool& pool, uint32_t id) { return pool.base + id * pool.page_bytes; }
 

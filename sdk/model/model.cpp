@@ -81,7 +81,7 @@ struct KeyReader {
         ByteCursor cursor(reader, value.offset, value.offset + value.bytes);
         for (uint64_t i = 0; i < value.count; ++i) {
             uint32_t v;
-            KEEL_TRY(cursor.u32(&v));
+            if (cursor.u32(&v) != KEEL_OK) return fail(error, KEEL_E_FILE_READ, value.offset + 4 * i, key, "the reader failed");
             if (i == 0) *out = v;
             if (v != *out) return fail(error, KEEL_E_UNSUPPORTED, value.offset + 4 * i, key, "differs between layers");
         }
@@ -193,8 +193,8 @@ keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limit
                    "expected one bool per layer");
         ByteCursor cursor(reader, pattern->offset, pattern->offset + pattern->bytes);
         for (uint32_t i = 0; i < s->layers && keys.status == KEEL_OK; ++i) {
-            uint8_t windowed;
-            keys.status = cursor.read(&windowed, 1);
+            uint8_t windowed = 0;
+            keys.check(cursor.read(&windowed, 1) == KEEL_OK, "attention.sliding_window_pattern", KEEL_E_FILE_READ, "the reader failed");
             keys.check((windowed != 0) == s->windowed(i), "attention.sliding_window_pattern", KEEL_E_UNSUPPORTED, "differs from the architecture's");
         }
     }
@@ -224,7 +224,7 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
         const GgufTensor& t = g.tensors[i];
         char name[256];
         if (t.name_bytes > sizeof name) return fail(error, KEEL_E_FILE_LIMIT, t.name_offset, "tensor name", "longer than 256 bytes");
-        KEEL_TRY(read_at(reader, t.name_offset, name, t.name_bytes));
+        if (read_at(reader, t.name_offset, name, t.name_bytes) != KEEL_OK) return fail(error, KEEL_E_FILE_READ, t.name_offset, "tensor name", "the reader failed");
         uint32_t layer;
         const TensorSlot slot = find_slot(row, name, t.name_bytes, &layer);
         if (slot == kSlotCount) return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes, "tensor is not part of this architecture");
@@ -284,21 +284,21 @@ keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, 
     return KEEL_OK;
 }
 
-keel_status template_family(const keel_reader& reader, const Gguf& g, ChatTemplate* out) {
+keel_status template_family(const keel_reader& reader, const Gguf& g, ChatTemplate* out, keel_error* error) {
     *out = {KEEL_CHAT_NONE, 0};
     const GgufValue* value = gguf_find(g, "tokenizer.chat_template");
-    return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out) : KEEL_OK;
+    return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out, error) : KEEL_OK;
 }
 
 uint64_t align8(uint64_t v) { return (v + 7) & ~uint64_t{7}; }
 
 }  // namespace
 
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out) {
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out, keel_error* error) {
     char text[32 * 1024];
     *out = {KEEL_CHAT_UNKNOWN, 0};
     if (bytes > sizeof text) return KEEL_OK;
-    KEEL_TRY(read_at(reader, offset, text, bytes));
+    if (read_at(reader, offset, text, bytes) != KEEL_OK) return fail(error, KEEL_E_FILE_READ, offset, "chat template", "the reader failed");
     *out = chat_detect(text, bytes);
     return KEEL_OK;
 }
@@ -371,12 +371,13 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.train_context_tokens = s.train_context;
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary, &out.bos_id, error));
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary, &out.eos_id, error));
-    KEEL_TRY(template_family(reader, g, &m.chat));
+    KEEL_TRY(template_family(reader, g, &m.chat, error));
     out.chat_family = m.chat.family;
     m.gguf = g;
     m.gguf.values = nullptr;
     m.gguf.tensors = nullptr;
     memcpy(base, &m, sizeof m);
+    if (info) KEEL_TRY(write_versioned(&out, sizeof out, info));
     if (model) *model = reinterpret_cast<const keel_model*>(base);
-    return info ? write_versioned(&out, sizeof out, info) : KEEL_OK;
+    return KEEL_OK;
 }

@@ -32,7 +32,7 @@ struct ModelSpec {
 };
 
 // Family of the template text at [offset, offset + bytes); one longer than 32 KiB is KEEL_CHAT_UNKNOWN.
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out);
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out, keel_error* error);
 
 uint64_t dim_value(const ModelSpec& spec, Dim dim);
 

@@ -199,8 +199,9 @@ class Builder {
     // `in` names the f32 form of the input; the form this weight wants follows it (32, 256). f32_in lets attention and
     // gate outputs, whose f32 form is the buffer itself and whose 8-bit forms lie elsewhere, say so.
     void matmul(Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const void* data, BufferId f32_in, BufferId q32_in,
-                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate) {
+                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate, uint8_t repacked) {
         Op op = make(OpKind::kMatmul, stage, slot, layer);
+        op.repacked = repacked;
         const uint32_t block = block_of(t);
         op.in = block == 0 ? f32_in : block == 32 ? q32_in : q256_in;
         op.out = out;
@@ -221,7 +222,10 @@ class Builder {
     void layer_matmul(Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
                       uint32_t out_offset, bool accumulate) {
         const GgufTensor* t = m_.tensor(slot, layer);
-        if (t) matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, weights_.matrix(*t), f32_in, q32_in, q256_in, out, out_offset, accumulate);
+        if (!t) return;
+        uint8_t repacked = 0;
+        const void* data = weights_.product_matrix(*t, c_.q8, &repacked);
+        matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, data, f32_in, q32_in, q256_in, out, out_offset, accumulate, repacked);
     }
 
     void build_layer(uint32_t layer) {
@@ -306,8 +310,9 @@ class Builder {
         op.token_bytes = uint64_t{s_.embedding} * 12;
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
-        matmul(kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? embedding_data : weights_.matrix(head), kBufHeadIn, kBufHeadIn32, kBufHeadIn256,
-               kBufHeadIn, 0, false);
+        uint8_t repacked = 0;  // a tied head stays plain: embedding reads single rows of it
+        const void* data = s_.tied ? embedding_data : weights_.product_matrix(head, c_.q8, &repacked);
+        matmul(kStageHead, kOutput, kSlotCount, -1, head, data, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false, repacked);
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
             cap.in = cap.out = kBufHeadIn;
@@ -407,15 +412,43 @@ const float* WeightPlacer::vector(const GgufTensor& t) {
     return dst;
 }
 
+const void* WeightPlacer::product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked) {
+    *repacked = mode == KEEL_WEIGHTS_REPACK && q8 && kernels->repack[t.type] && t.dims[1] % kernels::kRepackRows == 0;
+    if (!*repacked) return matrix(t);
+    total_bytes += t.bytes;
+    uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
+    if (dst) load_repacked(t, dst);
+    return dst;
+}
+
+// One read, one look at the progress hook.
+void WeightPlacer::read(uint64_t offset, void* dst, uint64_t bytes) {
+    if (status != KEEL_OK) return;
+    status = read_at(reader, offset, dst, bytes);
+    if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
+    copied_bytes += bytes;
+    if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes)) status = KEEL_E_CANCELLED;
+}
+
 void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kSliceBytes = 1 << 20;
-    for (uint64_t done = 0; done < t.bytes && status == KEEL_OK;) {
-        const uint64_t slice = t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes;
-        status = read_at(reader, t.offset + done, dst + done, slice);
-        if (status != KEEL_OK) fail(error, status, t.offset + done, "tensor data", "the reader failed");
-        done += slice;
-        copied_bytes += slice;
-        if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, reader.size_bytes)) status = KEEL_E_CANCELLED;
+    for (uint64_t done = 0; done < t.bytes && status == KEEL_OK; done += kSliceBytes)
+        read(t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
+}
+
+// A stretch of blocks of one group of rows at a time, through the stack.
+void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
+    constexpr uint64_t kStretchBlocks = 64;
+    const kernels::WeightTypeInfo& type = kWeightTypes[t.type];
+    const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes;
+    uint8_t rows[kernels::kRepackRows * kStretchBlocks * kernels::kMaxRepackBlockBytes];
+    for (uint64_t row = 0; row < t.dims[1]; row += kernels::kRepackRows) {
+        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += kStretchBlocks) {
+            const uint64_t count = blocks - first < kStretchBlocks ? blocks - first : kStretchBlocks, bytes = count * type.block_bytes;
+            for (uint64_t r = 0; r < kernels::kRepackRows; ++r) read(t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
+            kernels->repack[t.type](rows, dst, kernels::kRepackRows, static_cast<uint32_t>(count * type.block_elements));
+            dst += kernels::kRepackRows * bytes;
+        }
     }
 }
 

@@ -55,6 +55,7 @@ struct Op {
     uint8_t stage;
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
+    uint8_t repacked;          // matmul: w is interleaved (kernels.h, repack)
     uint8_t to_logits;         // columns are those with logits, output is the sessions' logits rows
     TensorSlot slot;           // names the op
     int32_t layer;             // -1 outside the layers
@@ -88,15 +89,20 @@ struct WeightPlacer {
     Arena& arena;
     keel_weights mode;
     keel_hooks hooks;
-    uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
+    const uint64_t load_bytes;   // place mode: total_bytes of the count run, for the progress hook
     const kernels::KernelSet* kernels;
     keel_error* error;
+    uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
 
     const void* matrix(const GgufTensor& t);  // null in count mode
+    // As matrix(), with rows interleaved where `mode` asks for it and the kernel set has a kernel; *repacked says so.
+    const void* product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked);
     const float* vector(const GgufTensor& t); // always copied, widened to f32
   private:
     void load(const GgufTensor& t, uint8_t* dst);
+    void load_repacked(const GgufTensor& t, uint8_t* dst);
+    void read(uint64_t offset, void* dst, uint64_t bytes);
 };
 
 struct ExecutionPlan {

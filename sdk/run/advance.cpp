@@ -16,9 +16,11 @@ uint32_t wanted_columns(const Engine& e, const Session& s) {
 // Puts `count` columns of `s` into the step and notes whose logits to keep.
 void add_session(Engine* e, Session* s, uint32_t count) {
     Step& step = e->step;
+    const uint32_t most_columns = kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
+    const uint32_t block_columns = most_columns < kBlockColumns ? most_columns : kBlockColumns;
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t position = s->computed + i;
-        if (i % kBlockColumns == 0) step.block[step.blocks++] = {s, step.columns, 0};
+        if (i % block_columns == 0) step.block[step.blocks++] = {s, step.columns, 0};
         ++step.block[step.blocks - 1].count;
         step.column[step.columns] = {s, position, s->tokens[position]};
         const bool newest = position + 1 == s->token_count;
@@ -104,7 +106,8 @@ bool all_named(const Step& step, Session* const* sessions, uint32_t count) {
 }
 
 keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
-    const uint64_t deadline_ns = budget_us ? platform::now_ns() + budget_us * 1000 : 0;
+    const uint64_t now_ns = platform::now_ns(), longest_us = (UINT64_MAX - now_ns) / 1000;
+    const uint64_t deadline_ns = budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
     bool done[kMaxSessions] = {}, progressed = false;
     if (e->step.active && !all_named(e->step, sessions, count)) {
         for (uint32_t i = 0; i < count; ++i) status[i] = KEEL_E_BUSY;
@@ -127,14 +130,16 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         const keel_status run = run_step(e, deadline_ns, &progressed);
         if (run == KEEL_OK) {
             KEEL_TRY(finish_step(e));
+            // Rows of a session that waits for a column are those of an earlier call: it is not done yet.
             for (uint32_t i = 0; i < count; ++i)
-                if (sessions[i]->all_logits && sessions[i]->logits_rows) done[i] = true;
+                for (uint32_t j = 0; j < e->step.sessions; ++j)
+                    if (e->step.session[j] == sessions[i] && sessions[i]->all_logits) done[i] = true;
         } else if (run == KEEL_AGAIN) {
             for (uint32_t i = 0; i < count; ++i)
                 if (!done[i] && pending(*sessions[i])) status[i] = KEEL_AGAIN;
             return KEEL_AGAIN;
         } else {
-            abandon_step(e);  // the next step is formed without the cancelled ones
+            abandon_step(e, nullptr);  // the next step is formed without the cancelled ones
         }
     }
     keel_status worst = KEEL_OK;
@@ -145,11 +150,11 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 
 }  // namespace
 
-void abandon_step(Engine* e) {
+void abandon_step(Engine* e, const Session* only) {
     for (uint32_t i = 0; i < e->step.sessions; ++i) {
         Session* s = e->step.session[i];
+        if (!only || s == only) kv_truncate(&e->pool, &s->kv, s->computed);
         s->in_step = false;
-        kv_truncate(&e->pool, &s->kv, s->computed);
     }
     e->step.active = false;
     e->step.sessions = 0;
@@ -159,18 +164,35 @@ void abandon_step(Engine* e) {
 
 using namespace keel;
 
-extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us, keel_advance_result* results) {
-    Engine* e;
-    KEEL_TRY(enter(engine, &e));
-    if (!handles || !results || count == 0 || count > e->config.max_sessions) return KEEL_E_ARGUMENT;
-    Session* sessions[kMaxSessions];
+namespace {
+
+keel_status resolve_sessions(keel_engine engine, const keel_session* handles, uint32_t count, Engine** e, Session** sessions) {
+    KEEL_TRY(enter(engine, e));
+    if (!handles || count == 0 || count > (*e)->config.max_sessions) return KEEL_E_ARGUMENT;
     for (uint32_t i = 0; i < count; ++i) {
-        if (registry_session(handles[i].id, &sessions[i]) != e) return KEEL_E_HANDLE;
+        if (registry_session(handles[i].id, &sessions[i]) != *e) return KEEL_E_HANDLE;
         for (uint32_t j = 0; j < i; ++j)
             if (sessions[j] == sessions[i]) return KEEL_E_ARGUMENT;
     }
+    return KEEL_OK;
+}
+
+// The results of a call that is refused before it may look at a session.
+keel_status refuse(keel_status status, uint32_t count, keel_advance_result* results) {
+    for (uint32_t i = 0; i < count; ++i) results[i] = {status, 0, 0, 0};
+    return status;
+}
+
+}  // namespace
+
+extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us, keel_advance_result* results) {
+    if (!results) return KEEL_E_ARGUMENT;
+    Engine* e;
+    Session* sessions[kMaxSessions];
+    const keel_status resolved = resolve_sessions(engine, handles, count, &e, sessions);
+    if (resolved != KEEL_OK) return refuse(resolved, count, results);
     TryLock lock(&e->advancing);
-    if (!lock.held()) return KEEL_E_BUSY;
+    if (!lock.held()) return refuse(KEEL_E_BUSY, count, results);
     keel_status status[kMaxSessions] = {};
     const keel_status overall = advance(e, sessions, count, budget_us, status);
     for (uint32_t i = 0; i < count; ++i)

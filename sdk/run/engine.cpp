@@ -26,6 +26,7 @@ void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, S
     Session local = {};
     Session* out = s ? s : &local;
     out->tokens = arena.place<int32_t>(c.context_tokens);
+    out->drawn = arena.place<uint8_t>((c.context_tokens + 7) / 8);
     out->logits = arena.place<float>(uint64_t{c.logits_rows} * spec.vocabulary);
     out->hidden = arena.place<float>(uint64_t{c.logits_rows} * spec.embedding);
     out->kv.ids = arena.place<uint32_t>(kv_pages_for(c.context_tokens));
@@ -78,8 +79,11 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->logits_rows = or_default(c.logits_rows, 1);
     out->tile_us = or_default(c.tile_us, 250);
     out->max_text_bytes = or_default(c.max_text_bytes, 16384);
-    const uint32_t cores = platform::usable_cores();
-    out->threads = or_default(c.threads, cores < platform::kMaxThreads ? cores : platform::kMaxThreads);
+    out->threads = c.threads;
+    if (out->threads == 0) {
+        const uint32_t cores = platform::usable_cores();
+        out->threads = cores < platform::kMaxThreads ? cores : platform::kMaxThreads;
+    }
     out->pin_threads = c.pin_threads != 0;
     KEEL_TRY(check_range("config.max_sessions", out->max_sessions, 1, kMaxSessions, error));
     KEEL_TRY(check_range("config.context_tokens", out->context_tokens, 1, 1u << 24, error));
@@ -108,7 +112,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
 }
 
 keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,
-                         Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
+                         uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = model.spec;
 
@@ -124,7 +128,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
 
     // Weights and ops. Weights lie in the order in which ops read them.
     Op* ops = persistent.place<Op>(op_count);
-    WeightPlacer weights{reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, 0, 0, 0, config.kernels, error};
+    WeightPlacer weights{reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, load_bytes, config.kernels, error};
     ExecutionPlan plan = {};
     build_plan(model, config, weights, ops, &plan);
     KEEL_TRY(weights.status);
@@ -150,7 +154,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     void* team_memory = nullptr;
     if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
-    if (result) *result = {plan.op_count, weights.mapped_bytes, geometry, plan};
+    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
         if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
@@ -186,18 +190,17 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     KEEL_TRY(resolve_config(config, *model, s->reader, &s->config, &s->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
-    WeightPlacer weights{s->reader, none, s->config.weights, s->hooks, 0, 0, 0, s->config.kernels, error};
+    WeightPlacer weights{s->reader, none, s->config.weights, s->hooks, 0, s->config.kernels, error};
     ExecutionPlan plan = {};
     build_plan(*model, s->config, weights, nullptr, &plan);
     Engine* engine = nullptr;
-    return place_engine(s->reader, *model, s->config, s->hooks, plan.op_count, s->arenas, &engine, &s->result, error);
+    return place_engine(s->reader, *model, s->config, s->hooks, plan.op_count, 0, s->arenas, &engine, &s->result, error);
 }
 
 void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t capacity) {
     TextBuilder note(dst, capacity);
     if (model.tensor(kRopeFactorsLong, 0))
         note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; " : "rope: short factors; ");
-    if (c.weights == KEEL_WEIGHTS_REPACK) note.text("weights: copied as they are (this kernel set reads plain rows); ");
     if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
 }
 
@@ -245,7 +248,7 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
     KEEL_TRY(resolve_config(config, *model, reader, &c, &hooks, nullptr));
     Arena none;
-    WeightPlacer weights{reader, none, c.weights, hooks, 0, 0, 0, c.kernels, nullptr};
+    WeightPlacer weights{reader, none, c.weights, hooks, 0, c.kernels, nullptr};
     ExecutionPlan plan = {};
     PlanQuery query = {};
     query.index = index;
@@ -268,7 +271,9 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.first_op = op.to_logits ? index : query.first_op;
     info.last_op = op.to_logits ? index : query.last_op;
     TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
-    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
+    // Under REPACK only what has an interleaved kernel is rearranged.
+    const keel_weights plain = c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
+    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : plain;
     info.predicted_us = predict_us(op, c, 1);
     return write_versioned(&info, sizeof info, out);
 }
@@ -291,7 +296,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         arenas[i] = Arena(region.data ? region.data : arenas, need);
     }
     Engine* e = nullptr;
-    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.result.op_count, arenas, &e, nullptr, error));
+    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.result.op_count, s.result.load_bytes, arenas, &e, nullptr, error));
     if (s.config.weights == KEEL_WEIGHTS_MAP_LOCKED) {
         if (!platform::lock_pages(s.reader.mapped, s.reader.size_bytes))
             return fail(error, KEEL_E_PLATFORM, 0, "config.weights", "the system refused to lock the mapped weights");
@@ -341,7 +346,7 @@ keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_rea
         if (e->sessions[i].id.load(std::memory_order_acquire)) return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
     if (kind != KEEL_ATTACH_CHAT_TEMPLATE) return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
     ChatTemplate chat;
-    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat));
+    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat, error));
     if (chat.family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
     e->chat = chat;
     return KEEL_OK;
@@ -359,15 +364,16 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
         stats.regions[i].used_bytes = stats.regions[i].high_water_bytes = e->arenas[i].used_bytes();
         stats.allocations_after_init += e->arenas[i].refused_after_seal();
     }
-    stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - e->pool.free_count} * e->pool.page_bytes;
-    stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{e->pool.high_water_pages} * e->pool.page_bytes;
+    const KvUsage kv = kv_usage(&e->pool);
+    stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
+    stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
     stats.steps = e->steps.load(std::memory_order_relaxed);
     stats.tokens = e->tokens.load(std::memory_order_relaxed);
     stats.prefill_tokens = e->prefill_tokens.load(std::memory_order_relaxed);
     stats.prefill_us = e->prefill_us.load(std::memory_order_relaxed);
     stats.decode_tokens = e->decode_tokens.load(std::memory_order_relaxed);
     stats.decode_us = e->decode_us.load(std::memory_order_relaxed);
-    stats.kv_pages_free = e->pool.free_count;
+    stats.kv_pages_free = kv.free_pages;
     stats.threads = e->config.threads;
     TextBuilder(stats.kernel_set, sizeof stats.kernel_set).text(e->config.kernels->name);
     stats.engine_status = e->poisoned.load(std::memory_order_acquire) ? KEEL_E_POISONED : KEEL_OK;

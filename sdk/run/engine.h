@@ -29,13 +29,14 @@ struct Session {
     std::atomic<uint32_t> cancel;  // set by keel_cancel, taken by keel_advance
     int32_t* tokens;               // [context]
     uint32_t token_count, computed;
-    uint32_t sampled;              // tokens drawn and then fed
+    uint8_t* drawn;                // [context] bits: the token at this position was drawn and then fed
+    uint32_t sampled;              // bits set in drawn, up to token_count
     int32_t last_sample;           // token of the last draw at position token_count, or -1
     uint32_t all_logits;           // KEEL_FEED_ALL_LOGITS of the pending tokens
     uint32_t logits_rows;          // valid rows below
     float* logits;                 // [logits_rows of config][vocabulary]
     float* hidden;                 // [logits_rows of config][embedding]
-    bool in_step;                  // takes part in the unfinished step
+    std::atomic<bool> in_step;     // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
     SamplerParams sampling;
     TextStream text;
@@ -141,11 +142,12 @@ struct TryLock {  // a flag that one thread holds; never waits
 struct PlaceResult {
     uint32_t op_count;
     uint64_t mapped_weight_bytes;
+    uint64_t load_bytes;           // what init will read from the file into memory: the total of the progress hook
     KvGeometry geometry;
     ExecutionPlan plan;
 };
 keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,
-                         Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error);
+                         uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error);
 
 // ---- executor.cpp ----
 // Runs tiles of the active step until it is complete (KEEL_OK), the deadline would be passed (KEEL_AGAIN; 0 = none) or a
@@ -154,8 +156,9 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
 keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed);
 
 // ---- advance.cpp ----
-// Forgets the active step; its tokens stay pending. The caller holds `advancing`.
-void abandon_step(Engine* engine);
+// Forgets the active step; its tokens stay pending, and pages taken for them are given back. The caller holds `advancing`.
+// `only`: the one session of the step that the calling thread may use; the others keep their pages. Null: all of them.
+void abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----
 // Forgets logits, and tokens from `tokens` on. The session is not in a step.

@@ -192,7 +192,8 @@ void run_matmul(const Engine& e, const Op& op, float* const* y, uint32_t first, 
     a.bias = op.bias;
     a.accumulate = op.accumulate != 0;
     const bool q8 = e.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
-    (q8 ? e.config.kernels->matmul_q8 : e.config.kernels->matmul_f32)[op.weight_type](a);
+    const kernels::KernelSet& k = *e.config.kernels;
+    (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
 }
 
 // Units [begin, end), relative to the dispatch's first one, on one worker.

@@ -38,12 +38,18 @@ void publish_slot(Session* s, uint64_t id) {
     s->claimed.store(0, std::memory_order_release);
 }
 
+bool was_drawn(const Session* s, uint32_t position) { return s->drawn[position / 8] >> position % 8 & 1; }
+void mark_drawn(Session* s, uint32_t position, bool drawn) {
+    const uint8_t bit = static_cast<uint8_t>(1u << position % 8);
+    s->drawn[position / 8] = static_cast<uint8_t>(drawn ? s->drawn[position / 8] | bit : s->drawn[position / 8] & ~bit);
+}
+
 // Leaves the unfinished step, if it is in one; KEEL_E_BUSY when that step is running in another thread.
 keel_status leave_step(Engine* e, Session* s) {
     if (!s->in_step) return KEEL_OK;
     TryLock lock(&e->advancing);
     if (!lock.held()) return KEEL_E_BUSY;
-    abandon_step(e);
+    if (s->in_step) abandon_step(e, s);  // a neighbour may have done so meanwhile
     return KEEL_OK;
 }
 
@@ -62,6 +68,7 @@ const SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_
 }  // namespace
 
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
+    for (uint32_t position = tokens; position < s->token_count; ++position) s->sampled -= was_drawn(s, position);
     if (s->computed > tokens) s->computed = tokens;
     s->token_count = tokens;
     s->last_sample = -1;
@@ -96,7 +103,8 @@ keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_
 keel_status keel_session_close(keel_session session) {
     Engine* e;
     Session* s;
-    KEEL_TRY(enter(session, &e, &s));
+    e = registry_session(session.id, &s);  // also when poisoned
+    if (!e) return KEEL_E_HANDLE;
     KEEL_TRY(leave_step(e, s));
     kv_release(&e->pool, &s->kv);
     s->id.store(0, std::memory_order_release);
@@ -113,13 +121,15 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     if (count == 0) return KEEL_OK;
+    if (s->token_count != s->computed && s->all_logits != (flags & KEEL_FEED_ALL_LOGITS)) return KEEL_E_STATE;
     const bool drawn = tokens[0] == s->last_sample;
-    if (drawn) ++s->sampled;
+    for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
+    s->sampled += drawn;
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
     s->token_count += count;
     s->last_sample = -1;
     // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
-    if (!drawn || count > 1) text_stream_follow(&s->text, e->tokenizer, tokens[count - 1]);
+    for (uint32_t i = drawn ? 1 : 0; i < count; ++i) text_stream_follow(&s->text, e->tokenizer, tokens[i]);
     s->logits_rows = 0;
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
     return KEEL_OK;
@@ -225,6 +235,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     const keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
     if (status == KEEL_OK) {
         memcpy(copy->tokens, s->tokens, s->token_count * sizeof(int32_t));
+        memcpy(copy->drawn, s->drawn, (s->token_count + 7) / 8);
         memcpy(copy->logits, s->logits, uint64_t{s->logits_rows} * e->spec.vocabulary * sizeof(float));
         memcpy(copy->hidden, s->hidden, uint64_t{s->logits_rows} * e->spec.embedding * sizeof(float));
         copy->token_count = s->token_count;

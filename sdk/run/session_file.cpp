@@ -1,7 +1,7 @@
 // Saved sessions: a versioned, checksummed block of exact size, tied to the model and the KV formats. Restoring treats it
 // as hostile: every field is checked before the session changes.
 //
-//     SavedHeader | SamplerParams | TextStream | tokens int32[token_count]
+//     SavedHeader | SamplerParams | TextStream | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | KV rows: for each page, layer: K rows of each head, V rows of each head (only the rows in use)
 //     | hash64 of everything before, u64
@@ -25,6 +25,8 @@ struct SavedHeader {
     uint32_t token_count, computed, sampled, has_logits, all_logits;
     int32_t last_sample;
 };
+
+uint64_t drawn_bytes(uint32_t tokens) { return (uint64_t{tokens} + 7) / 8; }
 
 uint64_t kv_row_bytes(const KvGeometry& g) { return uint64_t{g.layers} * g.kv_heads * (g.k_row_bytes + g.v_row_bytes); }
 
@@ -50,7 +52,7 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.has_logits = s.logits_rows != 0;
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
-    h.total_bytes = sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 +
+    h.total_bytes = sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 + drawn_bytes(h.token_count) +
                     (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + h.computed * kv_row_bytes(e.geometry) + 8;
     return h;
 }
@@ -125,6 +127,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
     const SavedHeader h = make_header(*e, *s);
+    *written_bytes = h.total_bytes;
     if (capacity_bytes < h.total_bytes) return KEEL_E_BUFFER_TOO_SMALL;
     uint8_t* out = static_cast<uint8_t*>(dst);
     const auto put = [&out](const void* data, uint64_t bytes) {
@@ -135,6 +138,12 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     put(&s->sampling, sizeof s->sampling);
     put(&s->text, sizeof s->text);
     put(s->tokens, uint64_t{s->token_count} * 4);
+    // Bits past the last token are written as zero, so that equal sessions are equal files.
+    for (uint64_t i = 0; i < drawn_bytes(s->token_count); ++i) {
+        const uint64_t bits = s->token_count - 8 * i;
+        const uint8_t byte = static_cast<uint8_t>(bits >= 8 ? s->drawn[i] : s->drawn[i] & ((1u << bits) - 1));
+        put(&byte, 1);
+    }
     if (h.has_logits) {
         put(s->logits + uint64_t{s->logits_rows - 1} * h.vocabulary, uint64_t{h.vocabulary} * 4);
         put(s->hidden + uint64_t{s->logits_rows - 1} * h.embedding, uint64_t{h.embedding} * 4);
@@ -142,7 +151,6 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     for_each_kv_run(e->geometry, s->kv, s->computed, put);
     const uint64_t checksum = hash64(dst, h.total_bytes - 8);
     put(&checksum, sizeof checksum);
-    *written_bytes = h.total_bytes;
     return KEEL_OK;
 }
 
@@ -174,6 +182,10 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         if (id < 0 || id >= static_cast<int32_t>(h.vocabulary))
             return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(tokens - in) + uint64_t{i} * 4, "tokens", "an id is outside the vocabulary");
     }
+    uint32_t sampled = 0;
+    const uint8_t* drawn = tokens + uint64_t{h.token_count} * 4;
+    for (uint32_t i = 0; i < h.token_count; ++i) sampled += drawn[i / 8] >> i % 8 & 1;
+    if (sampled != h.sampled) return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(drawn - in), "sampled", "differs from the drawn tokens");
     KEEL_TRY(kv_replace(&e->pool, &s->kv, h.computed));
 
     // Nothing can fail any more.
@@ -183,6 +195,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         from += n;
     };
     get(s->tokens, uint64_t{h.token_count} * 4);
+    get(s->drawn, drawn_bytes(h.token_count));
     if (h.has_logits) {
         get(s->logits, uint64_t{h.vocabulary} * 4);
         get(s->hidden, uint64_t{h.embedding} * 4);

@@ -38,6 +38,7 @@ keel_status keel_session_text(keel_session session, int32_t token, keel_text* ou
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     if (!out || token < -1 || token >= static_cast<int32_t>(e->spec.vocabulary)) return KEEL_E_ARGUMENT;
+    if (out->struct_size < sizeof out->struct_size) return KEEL_E_ABI;  // before the stream takes the token
     keel_text text = {};
     text.struct_size = sizeof text;
     KEEL_TRY(text_stream_push(&s->text, e->tokenizer, token, &text.data, &text.bytes, &text.stopped));

@@ -217,7 +217,7 @@ TEST(Engine, SlotsRunOut) {
 // ---- hooks ----
 
 TEST(Engine, ProgressReportsAndCancels) {
-    struct Seen { uint64_t last = 0; int calls = 0, stop_at = 1 << 30; } seen;
+    struct Seen { uint64_t last = 0, total = 0; int calls = 0, stop_at = 1 << 30; } seen;
     keel_config c = small_config();
     c.hooks.user_data = &seen;
     c.hooks.progress = [](void* user, uint64_t done, uint64_t total) {
@@ -225,11 +225,13 @@ TEST(Engine, ProgressReportsAndCancels) {
         EXPECT_GE(done, s->last);
         EXPECT_LE(done, total);
         s->last = done;
+        s->total = total;
         return ++s->calls >= s->stop_at ? 1 : 0;
     };
     keel_test::FileReader file(kTiny);
     EXPECT_EQ(load(*file.get(), c, nullptr), KEEL_OK);
     EXPECT_GT(seen.calls, 10);
+    EXPECT_EQ(seen.last, seen.total) << "the last report says all";
     seen = {};
     seen.stop_at = 5;
     EXPECT_EQ(load(*file.get(), c, nullptr), KEEL_E_CANCELLED);

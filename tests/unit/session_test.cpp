@@ -146,6 +146,18 @@ TEST(Session, SampledTokensCountOnlyWhatWasDrawn) {
     engine.sample();
     engine.feed({token == 9 ? 10 : 9, 3});  // the caller went another way
     EXPECT_EQ(get(s).sampled_tokens, 1u);
+    check(keel_session_truncate(s, 5), "truncate");
+    EXPECT_EQ(get(s).sampled_tokens, 1u);
+    check(keel_session_truncate(s, 4), "truncate");
+    EXPECT_EQ(get(s).sampled_tokens, 0u) << "a drawn token that was taken back";
+}
+
+TEST(Session, FlagsOfPendingTokensStay) {
+    keel_test::Engine engine(kTiny, config());
+    engine.feed({1, 2});
+    const int32_t more = 3;
+    EXPECT_EQ(keel_session_feed(engine.session(), &more, 1, KEEL_FEED_ALL_LOGITS), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_feed(engine.session(), &more, 1, 0), KEEL_OK);
 }
 
 TEST(Session, MinTokensHoldsBackTheEnd) {

@@ -1,0 +1,190 @@
+// Sessions where rules meet: reservations and forks, more sessions than columns, budgets without end, refused calls,
+// neighbours on other threads.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "tests/test_engine.h"
+#include "tests/test_paths.h"
+
+namespace {
+
+using keel_test::check;
+using keel_test::sized;
+
+const std::string kTiny = keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf");
+const std::string kBooks = keel_test::source_path("samples/models/books-7m-f16.gguf");
+
+keel_config config(uint32_t sessions, uint32_t context = 256) {
+    keel_config c = sized<keel_config>();
+    c.max_sessions = sessions;
+    c.context_tokens = context;
+    c.threads = 1;
+    return c;
+}
+std::vector<int32_t> some_ids(size_t n, uint32_t seed = 3) {
+    std::mt19937 random(seed);
+    std::vector<int32_t> ids(n);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random() % 250);
+    return ids;
+}
+keel_session open_session(keel_engine engine, uint64_t reserved_pages = 0) {
+    keel_session_desc desc = sized<keel_session_desc>();
+    desc.reserved_pages = reserved_pages;
+    keel_session s;
+    check(keel_session_open(engine, &desc, &s), "open");
+    return s;
+}
+void feed(keel_session s, const std::vector<int32_t>& ids, uint32_t flags = 0) {
+    check(keel_session_feed(s, ids.data(), static_cast<uint32_t>(ids.size()), flags), "feed");
+}
+keel_status advance_one(keel_engine e, keel_session s, uint64_t budget_us = 0, keel_advance_result* out = nullptr) {
+    keel_advance_result r = {};
+    const keel_status status = keel_advance(e, &s, 1, budget_us, &r);
+    if (out) *out = r;
+    return status;
+}
+std::vector<uint8_t> save(keel_session s) {
+    uint64_t bytes = 0, written = 0;
+    check(keel_session_save_bytes(s, &bytes), "save_bytes");
+    std::vector<uint8_t> blob(bytes);
+    check(keel_session_save(s, blob.data(), bytes, &written), "save");
+    return blob;
+}
+
+// Truncation keeps reserved pages, also those a fork shares by then: what is written next must not reach the fork.
+TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
+    keel_test::Engine engine(kTiny, config(3));
+    const keel_session a = open_session(engine.handle(), 3);
+    feed(a, some_ids(192));
+    ASSERT_EQ(advance_one(engine.handle(), a), KEEL_OK);
+    keel_session b;
+    ASSERT_EQ(keel_session_fork(a, &b), KEEL_OK);
+    const std::vector<uint8_t> b_before = save(b);
+    ASSERT_EQ(keel_session_truncate(a, 10), KEEL_OK);
+    feed(a, some_ids(180, 9));
+    ASSERT_EQ(advance_one(engine.handle(), a), KEEL_OK);
+    EXPECT_EQ(save(b), b_before) << "K and V rows of the fork";
+    // All pages come back.
+    keel_stats stats = sized<keel_stats>();
+    ASSERT_EQ(keel_session_close(a), KEEL_OK);
+    ASSERT_EQ(keel_session_close(b), KEEL_OK);
+    ASSERT_EQ(keel_engine_stats(engine.handle(), &stats), KEEL_OK);
+    EXPECT_EQ(stats.kv_pages_free, engine.plan().kv_pages);
+}
+
+// With fewer columns than sessions some wait for the next step; each call brings every one of them on by a step, though
+// rows of the step before are still there.
+TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
+    keel_config c = config(3);
+    c.chunk_tokens = 1;
+    keel_test::Engine engine(kTiny, c);
+    const keel_session sessions[] = {engine.session(), open_session(engine.handle()), open_session(engine.handle())};
+    for (keel_session s : sessions) feed(s, some_ids(5), KEEL_FEED_ALL_LOGITS);
+    for (uint32_t call = 1; call <= 5; ++call) {
+        keel_advance_result r[3];
+        ASSERT_EQ(keel_advance(engine.handle(), sessions, 3, 0, r), KEEL_OK);
+        for (int i = 0; i < 3; ++i) {
+            EXPECT_EQ(r[i].computed_tokens, call) << i;
+            EXPECT_EQ(r[i].logits_rows, 1u) << i;
+        }
+    }
+}
+
+TEST(SessionEdges, BudgetsBeyondTheClockAreNoDeadline) {
+    keel_test::Engine engine(kBooks, config(1));
+    for (uint64_t budget_us : {UINT64_MAX, UINT64_MAX / 1000 + 1, UINT64_MAX / 1000}) {
+        check(keel_session_truncate(engine.session(), 0), "truncate");
+        feed(engine.session(), some_ids(100));
+        EXPECT_EQ(advance_one(engine.handle(), engine.session(), budget_us), KEEL_OK) << budget_us;
+    }
+}
+
+TEST(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
+    keel_test::Engine engine(kTiny, config(2));
+    const keel_session a = engine.session(), closed = open_session(engine.handle());
+    ASSERT_EQ(keel_session_close(closed), KEEL_OK);
+    const auto refused = [&](keel_engine e, std::vector<keel_session> named, keel_status status) {
+        std::vector<keel_advance_result> r(named.size());
+        memset(r.data(), 0x5a, r.size() * sizeof r[0]);
+        EXPECT_EQ(keel_advance(e, named.data(), static_cast<uint32_t>(named.size()), 0, r.data()), status);
+        for (const keel_advance_result& result : r) EXPECT_EQ(result.status, status);
+    };
+    refused(engine.handle(), {a, closed}, KEEL_E_HANDLE);
+    refused(engine.handle(), {a, a}, KEEL_E_ARGUMENT);
+    refused(engine.handle(), {a, a, a}, KEEL_E_ARGUMENT);
+    refused({12345}, {a}, KEEL_E_HANDLE);
+}
+
+TEST(SessionEdges, SaveIntoTooLittleNamesTheNeed) {
+    keel_test::Engine engine(kTiny, config(1));
+    uint64_t need = 0, written = 0;
+    uint8_t byte;
+    ASSERT_EQ(keel_session_save_bytes(engine.session(), &need), KEEL_OK);
+    EXPECT_EQ(keel_session_save(engine.session(), &byte, 1, &written), KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_EQ(written, need);
+}
+
+// A call refused for its struct must not swallow the token.
+TEST(SessionEdges, RefusedTextKeepsTheStream) {
+    keel_test::Engine engine(kBooks, config(1));
+    const std::vector<int32_t> ids = engine.tokenize("stream", 0);
+    ASSERT_FALSE(ids.empty());
+    const char* const stop = "streams";
+    const size_t stop_bytes = 7;
+    ASSERT_EQ(keel_session_set_stops(engine.session(), &stop, &stop_bytes, 1), KEEL_OK);
+    keel_text bad = {}, good = sized<keel_text>();
+    EXPECT_EQ(keel_session_text(engine.session(), ids[0], &bad), KEEL_E_ABI);
+    ASSERT_EQ(keel_session_text(engine.session(), -1, &good), KEEL_OK);
+    EXPECT_EQ(good.bytes, 0u) << "nothing was pushed";
+}
+
+// Each session on its own thread: one leaves the step they share while the other is used. For the thread sanitizer, too.
+TEST(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
+    keel_test::Engine engine(kBooks, config(2, 512));
+    const keel_session a = engine.session(), b = open_session(engine.handle());
+    const std::vector<int32_t> ids = some_ids(200);
+    for (int round = 0; round < 20; ++round) {
+        feed(a, ids);
+        feed(b, ids);
+        const keel_session both[] = {a, b};
+        keel_advance_result r[2];
+        ASSERT_EQ(keel_advance(engine.handle(), both, 2, 1, r), KEEL_AGAIN);
+        std::thread leave([&] { EXPECT_EQ(keel_session_truncate(a, 0), KEEL_OK); });
+        keel_session_info info = sized<keel_session_info>();
+        while (keel_session_feed(b, ids.data(), 1, 0) == KEEL_E_BUSY) EXPECT_EQ(keel_session_get(b, &info), KEEL_OK);
+        leave.join();
+        ASSERT_EQ(keel_session_get(b, &info), KEEL_OK);
+        EXPECT_EQ(info.token_count, 201u);
+        EXPECT_EQ(info.computed_tokens, 0u);
+        ASSERT_EQ(keel_session_truncate(b, 0), KEEL_OK);
+    }
+    keel_stats stats = sized<keel_stats>();
+    ASSERT_EQ(keel_engine_stats(engine.handle(), &stats), KEEL_OK);
+    EXPECT_EQ(stats.kv_pages_free, engine.plan().kv_pages);
+}
+
+// For the thread sanitizer: pages come and go while another thread looks.
+TEST(SessionEdges, StatsFromAnotherThread) {
+    keel_test::Engine engine(kTiny, config(1));
+    std::atomic<bool> stop{false};
+    std::thread watcher([&] {
+        while (!stop) {
+            keel_stats stats = sized<keel_stats>();
+            EXPECT_EQ(keel_engine_stats(engine.handle(), &stats), KEEL_OK);
+            EXPECT_LE(stats.kv_pages_free, engine.plan().kv_pages);
+        }
+    });
+    for (int round = 0; round < 50; ++round) {
+        feed(engine.session(), some_ids(100));
+        EXPECT_EQ(advance_one(engine.handle(), engine.session()), KEEL_OK);
+        EXPECT_EQ(keel_session_truncate(engine.session(), 0), KEEL_OK);
+    }
+    stop = true;
+    watcher.join();
+}
+
+}  // namespace
