@@ -32,8 +32,8 @@ constexpr const char* kEndTexts[] = {"<|eot_id|>",
                                      "<|end_of_text|>",
                                      "<|eom_id|>",
                                      "<EOT>",
-                                     "<\xef\xbd\x9c"
-                                     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"};
+                                     ("<\xef\xbd\x9c"
+                                      "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>")};
 
 // ---- byte-level spelling: printable bytes stand for themselves, the others for U+0100 and up, in order ----
 
