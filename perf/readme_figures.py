@@ -63,7 +63,8 @@ def generated():
         lines += table(["model and text", "tokens", "NLL", "PPL (95 %)", "bits per byte", "protocol"], eval_rows(evals))
         lines += [""]
     for line in sorted({f"{d['date']}, {where(d)}" for d in documents}):
-        lines += [f"Measured {line}; commands and flags in `perf/results/`.", ""]
+        loads = [d["load_before"] for d in documents if f"{d['date']}, {where(d)}" == line]
+        lines += [f"Measured {line}, other load {min(loads):.1f} .. {max(loads):.1f}; commands and flags in `perf/results/`.", ""]
     return "\n".join(lines).strip() or "No figures yet: run `perf/end_to_end.py`."
 
 
