@@ -55,7 +55,7 @@ def figures(keel, repeats, synth_dir):
     flags = ["--repeats", str(repeats), "--json"]
     big = os.path.join(synth_dir, "synthetic-1b-q4_k_m.gguf")
     make_big = [str(keel), "synth", big, "--shape", "1b", "--mix", "Q4_K_M"]
-    yield ("bench_bundled", "bundled 7M, F16", None, bench + [BUNDLED, "--prefill", "512", "--decode", "128"] + flags)
+    yield ("bench_bundled", "bundled 7M, F16", None, bench + [BUNDLED, "--prefill", "512", "--decode", "128", "--steps", "10000"] + flags)
     yield ("bench_bundled_1thread", "bundled 7M, F16, 1 thread", None,
            bench + [BUNDLED, "--prefill", "512", "--decode", "128", "--threads", "1"] + flags)
     yield ("bench_1b", "synthetic 1B, Q4_K_M", make_big,
