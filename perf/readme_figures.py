@@ -34,9 +34,10 @@ def bench_rows(documents):
     for d in documents:
         r = d["result"]
         decode, step = r["decode"], r["step"]
-        stream = "working set" if "working set" in decode["stream_used"] else "memory"
+        cached = "stream_working_set" in r
+        fastest = r["stream_working_set" if cached else "stream"]["gb_per_s"]["highest"]
         yield [d["title"], f"{r['kernel_set']}, {r['threads']}", rate(r["prefill"]), rate(decode),
-               f"{decode['percent_of_stream']:.0f} % of {stream}",
+               f"{100 * decode['gb_per_s'] / fastest:.0f} % of {'working set' if cached else 'memory'}",
                f"{duration(step['p50_us'])} / {duration(step['p99_us'])} / {duration(step['max_us'])}",
                f"{duration(r['slice']['p50_us'])} / {duration(r['slice']['p99_us'])}" if "slice" in r else "",
                str(r["arena_allocations_after_init"])]
@@ -57,13 +58,14 @@ def generated():
     if benches:
         lines += table(["model", "kernels, threads", "prefill tok/s", "decode tok/s", "decode bandwidth",
                         "token p50 / p99 / max", "2 ms slices p50 / p99", "allocations after init"], bench_rows(benches))
-        lines += ["", "Medians (lowest .. highest) over repeats. Bandwidth is that of a read-only stream measured in the same "
-                  "run: over four times the last-level cache, or, where the model fits the cache, over an equal working set.", ""]
+        lines += ["", "Medians (lowest .. highest) over repeats. Bandwidth is relative to the fastest read-only stream of the "
+                  "same run: over four times the last-level cache, or, where the model fits the cache, over an equal working set.", ""]
     if evals:
         lines += table(["model and text", "tokens", "NLL", "PPL (95 %)", "bits per byte", "protocol"], eval_rows(evals))
         lines += [""]
     for line in sorted({f"{d['date']}, {where(d)}" for d in documents}):
-        lines += [f"Measured {line}; commands and flags in `perf/results/`.", ""]
+        loads = [d["load_before"] for d in documents if f"{d['date']}, {where(d)}" == line]
+        lines += [f"Measured {line}, other load {min(loads):.1f} .. {max(loads):.1f}; commands and flags in `perf/results/`.", ""]
     return "\n".join(lines).strip() or "No figures yet: run `perf/end_to_end.py`."
 
 
