@@ -37,10 +37,6 @@ TextBuilder& TextBuilder::number(uint64_t v) {
     while (v /= 10);
     return text(digits + sizeof digits - n, n);
 }
-TextBuilder& TextBuilder::signed_number(int64_t v) {
-    if (v < 0) text("-");
-    return number(v < 0 ? uint64_t{0} - static_cast<uint64_t>(v) : static_cast<uint64_t>(v));
-}
 
 keel_status read_versioned(const void* src, void* dst, size_t dst_bytes) {
     uint32_t size;

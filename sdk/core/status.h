@@ -22,7 +22,6 @@ class TextBuilder {
     TextBuilder& text(const char* s);
     TextBuilder& text(const char* s, size_t n);
     TextBuilder& number(uint64_t v);
-    TextBuilder& signed_number(int64_t v);
     size_t size() const { return size_; }
 
   private:

@@ -68,15 +68,6 @@ void pack_buffers(ExecutionPlan* plan) {
         placed[next] = true;
         if (b.offset + b.bytes > plan->scratch_bytes) plan->scratch_bytes = b.offset + b.bytes;
     }
-    // What the fullest moment needs; the rest of the region is the price of packing.
-    uint64_t fullest = 0;
-    for (uint32_t stage = 0; stage <= kStageSoftcap; ++stage) {
-        uint64_t alive_sum = 0;
-        for (const Buffer& b : plan->buffers)
-            if (b.bytes && b.first_stage <= stage && stage <= b.last_stage) alive_sum += b.bytes;
-        if (alive_sum > fullest) fullest = alive_sum;
-    }
-    plan->scratch_padding_bytes = plan->scratch_bytes - fullest;
 }
 
 struct Forms {

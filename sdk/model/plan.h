@@ -107,7 +107,7 @@ struct WeightPlacer {
 
 struct ExecutionPlan {
     Buffer buffers[kBufferCount];
-    uint64_t scratch_bytes, scratch_padding_bytes;
+    uint64_t scratch_bytes;
     uint32_t rope_sets;         // 1, or 2 with local rope
     uint32_t op_count;
     uint64_t decode_bytes;      // moved by one column at context 0

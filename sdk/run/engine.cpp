@@ -166,7 +166,6 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->tokenizer = tokenizer;
     e->sessions = sessions;
     e->team_memory = team_memory;
-    e->mapped_weight_bytes = weights.mapped_bytes;
     for (double& ratio : e->measured_over_predicted) ratio = 1;
     *engine = e;
     return KEEL_OK;

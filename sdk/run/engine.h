@@ -90,7 +90,6 @@ struct Engine {
     KvGeometry geometry;
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
-    uint64_t mapped_weight_bytes;
     const void* locked;                  // range to unlock at close
     uint64_t locked_bytes;
     double* frequencies;                 // [rope sets][rope_dims / 2]

@@ -53,7 +53,19 @@ keel_status leave_step(Engine* e, Session* s) {
     return KEEL_OK;
 }
 
-const SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mask) {
+// Row `row` of one of the session's tables of kept rows; `columns` is the model dimension that is its width.
+keel_status view_row(keel_session session, uint32_t row, float* Session::*table, uint32_t ModelSpec::*columns, const float** view, uint32_t* width) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!view) return KEEL_E_ARGUMENT;
+    if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
+    *view = s->*table + uint64_t{row} * (e->spec.*columns);
+    if (width) *width = e->spec.*columns;
+    return KEEL_OK;
+}
+
+SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mask) {
     SamplerInput input = {};
     input.logits = s.logits + uint64_t{s.logits_rows - 1} * e.spec.vocabulary;
     input.vocabulary = e.spec.vocabulary;
@@ -153,25 +165,11 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
 }
 
 keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary) {
-    Engine* e;
-    Session* s;
-    KEEL_TRY(enter(session, &e, &s));
-    if (!view) return KEEL_E_ARGUMENT;
-    if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
-    *view = s->logits + uint64_t{row} * e->spec.vocabulary;
-    if (vocabulary) *vocabulary = e->spec.vocabulary;
-    return KEEL_OK;
+    return view_row(session, row, &Session::logits, &ModelSpec::vocabulary, view, vocabulary);
 }
 
 keel_status keel_session_hidden(keel_session session, uint32_t row, const float** view, uint32_t* embedding) {
-    Engine* e;
-    Session* s;
-    KEEL_TRY(enter(session, &e, &s));
-    if (!view) return KEEL_E_ARGUMENT;
-    if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
-    *view = s->hidden + uint64_t{row} * e->spec.embedding;
-    if (embedding) *embedding = e->spec.embedding;
-    return KEEL_OK;
+    return view_row(session, row, &Session::hidden, &ModelSpec::embedding, view, embedding);
 }
 
 keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs) {
