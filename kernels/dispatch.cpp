@@ -14,17 +14,29 @@ constinit const KvFormatInfo kKvFormats[kKvFormatCount] = {
 namespace {
 
 #if defined(__x86_64__)
-// AVX2, FMA and F16C, and an operating system that saves the upper halves of the registers.
-bool have_avx2() {
-    constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;  // leaf 1, ecx
-    constexpr uint32_t kLeaf1 = kFma | kOsxsave | kAvx | kF16c, kAvx2Bit = 1u << 5;              // leaf 7, ebx
-    constexpr uint32_t kSseAndAvxState = 6;
-    uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kLeaf1) != kLeaf1) return false;
+struct Cpuid {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    Cpuid(uint32_t leaf, uint32_t subleaf) {
+        if (!__get_cpuid_count(leaf, subleaf, &a, &b, &c, &d)) a = b = c = d = 0;
+    }
+};
+constexpr uint32_t bit(int i) { return 1u << i; }
+
+// Whether the operating system saves the registers of `state` (bits of XCR0).
+bool saves_state(uint32_t state) {
+    if (!(Cpuid(1, 0).c & bit(27))) return false;  // OSXSAVE
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & kSseAndAvxState) != kSseAndAvxState) return false;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & kAvx2Bit);
+    return (low & state) == state;
+}
+bool have_avx2() {
+    constexpr uint32_t kLeaf1 = bit(12) | bit(28) | bit(29);  // FMA, AVX, F16C
+    return saves_state(0x6) && (Cpuid(1, 0).c & kLeaf1) == kLeaf1 && (Cpuid(7, 0).b & bit(5));
+}
+bool have_avx512() {
+    constexpr uint32_t kLeaf7b = bit(16) | bit(17) | bit(30) | bit(31), kLeaf7c = bit(11);  // F, DQ, BW, VL; VNNI
+    const Cpuid leaf7(7, 0);
+    return have_avx2() && saves_state(0xe6) && (leaf7.b & kLeaf7b) == kLeaf7b && (leaf7.c & kLeaf7c);
 }
 #endif
 
@@ -37,6 +49,8 @@ const KernelSet* find_kernel_set(uint32_t isa) {
 #if defined(__x86_64__)
         case kAvx2:
             return have_avx2() ? &kAvx2Set : nullptr;
+        case kAvx512:
+            return have_avx512() ? &kAvx512Set : nullptr;
 #endif
         default:
             return nullptr;
@@ -44,8 +58,10 @@ const KernelSet* find_kernel_set(uint32_t isa) {
 }
 
 const KernelSet* best_kernel_set() {
-    const KernelSet* avx2 = find_kernel_set(kAvx2);
-    return avx2 ? avx2 : &kScalarSet;
+    const KernelSet* best = &kScalarSet;  // the sets of one machine are numbered from slow to fast
+    for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
+        if (const KernelSet* set = find_kernel_set(isa)) best = set;
+    return best;
 }
 
 }  // namespace keel::kernels

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/repack.h"
 #include "kernels/weight_types.h"
 
 namespace keel::kernels {
@@ -42,10 +43,10 @@ struct MatmulArgs {
     float* const* y;           // columns pointers, each to row 0 of that column's output
     const float* bias;         // f32[rows] or null
     bool accumulate;
+    void* scratch;             // kMatmulScratchBytes of this thread, 64-byte aligned: decoded weight panels
 };
+constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
 using MatmulFn = void (*)(const MatmulArgs&);
-constexpr uint32_t kRepackRows = 8;
-constexpr uint32_t kMaxRepackBlockBytes = 34;  // of the types that have an interleaved kernel
 
 // ---- attention (NUMERICS section 5) ----
 enum KvFormat : uint32_t { kKvF16 = 0, kKvF32 = 1, kKvFormatCount = 2 };
@@ -87,17 +88,13 @@ static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
 }
 
 struct KernelSet {
-    const char* name;  // "scalar", "avx2"
+    const char* name;  // "scalar", "avx2", "avx512", "amx", "neon"
 
     // dst[k] = decoded weights (section 3)
     void (*dequantize_row[kWeightTypeLimit])(const void* src, float* dst, uint32_t k);
     MatmulFn matmul_f32[kWeightTypeLimit];  // x is f32
     MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
-    // Interleaved weights (KEEL_WEIGHTS_REPACK), null where a set has no kernel for them: groups of kRepackRows rows, of the
-    // same bytes in all, arranged so that one vector holds the same element of every row. repack copies `rows` rows, a
-    // multiple of kRepackRows; matmul_repacked is matmul_q8 on the result and gives the same bits, for row_begin and row_end
-    // that are multiples of kRepackRows.
-    void (*repack[kWeightTypeLimit])(const void* src, void* dst, uint32_t rows, uint32_t k);
+    // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeLimit];
     // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
@@ -119,7 +116,8 @@ struct KernelSet {
     void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
 };
 
-enum Isa : uint32_t { kScalar = 1, kAvx2 = 2 };
+// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8. neon: with dotprod and i8mm.
+enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
 // The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included.
 const KernelSet* find_kernel_set(uint32_t isa);
 // The best set this machine has.

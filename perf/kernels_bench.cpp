@@ -167,7 +167,8 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q
             memcpy(x.data + c * stride, source.data, kK * 4);
         out[c] = y.floats() + uint64_t{c} * rows;
     }
-    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false};
+    Plane scratch(kMatmulScratchBytes);
+    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data};
     uint32_t row = 0;
     for (auto _ : state) {
         args.row_begin = row;
@@ -279,7 +280,7 @@ void register_all() {
     add("stream/memory", [](benchmark::State& s) { stream(s, memory_bytes()); });
     add("stream/cached", [](benchmark::State& s) { stream(s, kCachedBytes); });
     std::vector<const KernelSet*> sets;
-    for (uint32_t isa : {kScalar, kAvx2})
+    for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
     for (const KernelSet* set : sets) {
         const std::string isa = std::string("/") + set->name;

@@ -230,8 +230,8 @@ typedef enum keel_weights {
     KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init */
     KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
     KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
-    KEEL_WEIGHTS_REPACK = 4      /* copied; types with an interleaved kernel (Q8_0 on AVX2) are rearranged, other
-                                    types copied as they are: keel_op_info.placement says which. Same bits. */
+    KEEL_WEIGHTS_REPACK = 4      /* copied; quantized matrices of a multiple of 16 rows are interleaved, others copied
+                                    as they are: keel_op_info.placement says which. Same bytes, same bits. */
 } keel_weights;
 
 typedef enum keel_activation {
@@ -243,7 +243,10 @@ typedef enum keel_activation {
 typedef enum keel_cpu {
     KEEL_CPU_AUTO = 0,   /* the best this machine has; the environment is not read */
     KEEL_CPU_SCALAR = 1, /* portable reference */
-    KEEL_CPU_AVX2 = 2    /* AVX2 + FMA + F16C; KEEL_E_UNSUPPORTED where the machine has none */
+    KEEL_CPU_AVX2 = 2,   /* AVX2 + FMA + F16C; this and the following: KEEL_E_UNSUPPORTED where the machine has none */
+    KEEL_CPU_AVX512 = 3, /* AVX-512 F, BW, DQ, VL and VNNI */
+    KEEL_CPU_AMX = 4,    /* AVX-512 and AMX int8 tiles */
+    KEEL_CPU_NEON = 5    /* aarch64 NEON with dotprod and i8mm */
 } keel_cpu;
 
 typedef struct keel_config {

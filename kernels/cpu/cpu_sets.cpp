@@ -15,6 +15,7 @@ namespace {
     constexpr void add_quantized_types_##isa(KernelSet& s) {                      \
         add_float_types_##isa<T...>(s);                                           \
         ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                             \
+        ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                 \
     }                                                                             \
     constexpr KernelSet make_##isa() {                                            \
         KernelSet s{};                                                            \
@@ -48,13 +49,13 @@ KEEL_DEFINE_SET(avx2)
 
 constinit const KernelSet kScalarSet = make_scalar();
 #if defined(__x86_64__)
-constexpr KernelSet make_avx2_with_interleaved() {
+constinit const KernelSet kAvx2Set = make_avx2();
+constexpr KernelSet make_avx512() {
     KernelSet s = make_avx2();
-    s.repack[kQ8_0] = repack_q8_0_avx2;
-    s.matmul_repacked[kQ8_0] = matmul_repacked_q8_0_avx2;
+    s.name = "avx512";
     return s;
 }
-constinit const KernelSet kAvx2Set = make_avx2_with_interleaved();
+constinit const KernelSet kAvx512Set = make_avx512();
 #endif
 
 }  // namespace keel::kernels

@@ -52,6 +52,8 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
     void matmul_f32_##isa(const MatmulArgs& args);                                        \
     template <WeightType T>                                                               \
     void matmul_q8_##isa(const MatmulArgs& args);                                         \
+    template <WeightType T>                                                               \
+    void matmul_repacked_##isa(const MatmulArgs& args);                                   \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);     \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y); \
     void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);           \
@@ -66,10 +68,7 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
     void attention_finish_##isa(float* o, float l, uint32_t head_dim);
 KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)
-
-// Interleaved Q8_0, matmul_interleaved_avx2.cpp.
-void repack_q8_0_avx2(const void* src, void* dst, uint32_t rows, uint32_t k);
-void matmul_repacked_q8_0_avx2(const MatmulArgs& args);
+KEEL_DECLARE_SET(avx512)
 
 // Copies, shared by all sets.
 void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row);
@@ -77,7 +76,7 @@ void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst);
 
 extern const KernelSet kScalarSet;
 #if defined(__x86_64__)
-extern const KernelSet kAvx2Set;
+extern const KernelSet kAvx2Set, kAvx512Set;
 #endif
 
 }  // namespace keel::kernels

@@ -617,7 +617,14 @@ void quantize_q8_avx2(const float* x, uint32_t k, uint32_t block, void* column) 
     }
 }
 
-#define KEEL_INSTANTIATE(T) template void matmul_q8_avx2<T>(const MatmulArgs&);
+template <WeightType T>
+void matmul_repacked_avx2(const MatmulArgs& a) {
+    matmul_repacked_scalar<T>(a);
+}
+
+#define KEEL_INSTANTIATE(T)                             \
+    template void matmul_q8_avx2<T>(const MatmulArgs&); \
+    template void matmul_repacked_avx2<T>(const MatmulArgs&);
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
 
 }  // namespace keel::kernels

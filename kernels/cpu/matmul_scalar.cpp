@@ -42,17 +42,22 @@ int32_t dot_i8(const int8_t* a, const int8_t* b, uint32_t n) {
 
 }  // namespace
 
-template <WeightType T>
-void matmul_q8_scalar(const MatmulArgs& a) {
+namespace {
+
+template <WeightType T, bool kRepacked>
+void matmul_q8_rows(const MatmulArgs& a) {
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kSums = kShape.elements / 16;  // entries of the sum plane in one block
     BlockCodes w;
     float acc[kMaxColumns];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
-        const uint8_t* src = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+        const uint32_t in_group = kRepacked ? row % kRepackRows : 0;
+        const uint8_t* src = static_cast<const uint8_t*>(a.w) + (row - in_group) * a.w_row_bytes;
         memset(acc, 0, a.columns * sizeof(acc[0]));
-        for (uint32_t b = 0; b < a.k / kShape.elements; ++b, src += kShape.bytes) {
-            unpack_block<T>(src, w);
+        for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
+            uint8_t block[kShape.bytes];
+            if constexpr (kRepacked) unpack_row(T, src, in_group, b, 1, block);
+            unpack_block<T>(kRepacked ? block : src + uint64_t{b} * kShape.bytes, w);
             for (uint32_t c = 0; c < a.columns; ++c) {
                 const Q8Column x =
                     q8_column(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes, a.k, kShape.elements);
@@ -76,6 +81,17 @@ void matmul_q8_scalar(const MatmulArgs& a) {
         }
         for (uint32_t c = 0; c < a.columns; ++c) store_dot(a, row, c, acc[c]);
     }
+}
+
+}  // namespace
+
+template <WeightType T>
+void matmul_q8_scalar(const MatmulArgs& a) {
+    matmul_q8_rows<T, false>(a);
+}
+template <WeightType T>
+void matmul_repacked_scalar(const MatmulArgs& a) {
+    matmul_q8_rows<T, true>(a);
 }
 
 // A product that is NaN although x and amax are finite is 0 * inf (amax below 127 / FLT_MAX): its code is 0.
@@ -107,7 +123,9 @@ void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* column
 }
 
 #define KEEL_INSTANTIATE_F32(T) template void matmul_f32_scalar<T>(const MatmulArgs&);
-#define KEEL_INSTANTIATE_Q8(T) template void matmul_q8_scalar<T>(const MatmulArgs&);
+#define KEEL_INSTANTIATE_Q8(T)                           \
+    template void matmul_q8_scalar<T>(const MatmulArgs&); \
+    template void matmul_repacked_scalar<T>(const MatmulArgs&);
 KEEL_WEIGHT_TYPES(KEEL_INSTANTIATE_F32)
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE_Q8)
 

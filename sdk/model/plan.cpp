@@ -345,7 +345,9 @@ class Builder {
         size_forms(kBufFfn, kBufFfn32, kBufFfn256, s_.feed_forward, ffn_out_, true);
         size_forms(kBufHeadIn, kBufHeadIn32, kBufHeadIn256, s_.embedding, head_in_, false);
         const uint32_t attention = kernels::attention_scratch_floats(s_.head_dim);
-        size(kBufThread, floats(attention > s_.embedding ? attention : s_.embedding), c_.threads);
+        uint64_t thread_floats = attention > s_.embedding ? attention : s_.embedding;
+        if (thread_floats < kernels::kMatmulScratchBytes / 4) thread_floats = kernels::kMatmulScratchBytes / 4;
+        size(kBufThread, floats(thread_floats), c_.threads);
     }
 
     const keel_model& m_;
@@ -404,7 +406,7 @@ const float* WeightPlacer::vector(const GgufTensor& t) {
 }
 
 const void* WeightPlacer::product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked) {
-    *repacked = mode == KEEL_WEIGHTS_REPACK && q8 && kernels->repack[t.type] && t.dims[1] % kernels::kRepackRows == 0;
+    *repacked = mode == KEEL_WEIGHTS_REPACK && q8 && kernels->matmul_repacked[t.type] && t.dims[1] % kernels::kRepackRows == 0;
     if (!*repacked) return matrix(t);
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
@@ -429,15 +431,15 @@ void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
 
 // A stretch of blocks of one group of rows at a time, through the stack.
 void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
-    constexpr uint64_t kStretchBlocks = 64;
+    constexpr uint64_t kStretchBytes = 2048;  // of one row
     const kernels::WeightTypeInfo& type = kWeightTypes[t.type];
-    const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes;
-    uint8_t rows[kernels::kRepackRows * kStretchBlocks * kernels::kMaxRepackBlockBytes];
+    const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes, stretch = kStretchBytes / type.block_bytes;
+    uint8_t rows[kernels::kRepackRows * kStretchBytes];
     for (uint64_t row = 0; row < t.dims[1]; row += kernels::kRepackRows) {
-        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += kStretchBlocks) {
-            const uint64_t count = blocks - first < kStretchBlocks ? blocks - first : kStretchBlocks, bytes = count * type.block_bytes;
+        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += stretch) {
+            const uint64_t count = blocks - first < stretch ? blocks - first : stretch, bytes = count * type.block_bytes;
             for (uint64_t r = 0; r < kernels::kRepackRows; ++r) read(t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
-            kernels->repack[t.type](rows, dst, kernels::kRepackRows, static_cast<uint32_t>(count * type.block_elements));
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows, static_cast<uint32_t>(count * type.block_elements));
             dst += kernels::kRepackRows * bytes;
         }
     }

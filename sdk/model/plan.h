@@ -36,7 +36,7 @@ enum BufferId : uint8_t {
     kBufFfn,            // f32 [columns][gate | up]
     kBufFfn32, kBufFfn256,
     kBufHeadIn, kBufHeadIn32, kBufHeadIn256,
-    kBufThread,         // f32 [threads][attention scratch, or one embedding row]
+    kBufThread,         // f32 [threads][attention scratch, one embedding row, or matmul scratch]
     kBufferCount
 };
 extern const char* const kBufferNames[kBufferCount];

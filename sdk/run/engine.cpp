@@ -98,14 +98,15 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.v_format", c.v_format, KEEL_KV_DEFAULT, KEEL_KV_F32, error));
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
-    KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_AVX2, error));
+    KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
     out->k_format = c.k_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
     out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
     out->weights = c.weights == KEEL_WEIGHTS_DEFAULT ? KEEL_WEIGHTS_COPY : c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->kernels = c.cpu == KEEL_CPU_AUTO ? kernels::best_kernel_set() : kernels::find_kernel_set(c.cpu);
     if (!out->kernels) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
-    out->cpu = out->kernels == kernels::find_kernel_set(kernels::kAvx2) ? KEEL_CPU_AVX2 : KEEL_CPU_SCALAR;
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
+        if (out->kernels == kernels::find_kernel_set(isa)) out->cpu = static_cast<keel_cpu>(isa);
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;

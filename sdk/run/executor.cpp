@@ -178,7 +178,7 @@ void run_gate(const Engine& e, const Op& op, uint32_t column) {
     quantize_forms(e, op, gate, op.rows, column, kBufFfn32);
 }
 
-void run_matmul(const Engine& e, const Op& op, float* const* y, uint32_t first, uint32_t last) {
+void run_matmul(const Engine& e, const Op& op, float* const* y, uint32_t first, uint32_t last, float* scratch) {
     kernels::MatmulArgs a = {};
     a.w = op.w;
     a.w_row_bytes = op.w_row_bytes;
@@ -191,6 +191,7 @@ void run_matmul(const Engine& e, const Op& op, float* const* y, uint32_t first, 
     a.y = y;
     a.bias = op.bias;
     a.accumulate = op.accumulate != 0;
+    a.scratch = scratch;
     const bool q8 = e.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
     const kernels::KernelSet& k = *e.config.kernels;
     (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
@@ -202,8 +203,8 @@ void run_units(void* context, uint32_t worker, uint32_t begin, uint32_t end) {
     Engine& e = *d.engine;
     const Op& op = *d.op;
     if (begin == end) return;
-    if (op.kind == OpKind::kMatmul) return run_matmul(e, op, d.y, d.first + begin, d.first + end);
     float* scratch = e.floats(kBufThread, worker);
+    if (op.kind == OpKind::kMatmul) return run_matmul(e, op, d.y, d.first + begin, d.first + end, scratch);
     for (uint32_t unit = d.first + begin; unit < d.first + end; ++unit) {
         switch (op.kind) {
             case OpKind::kEmbed: run_embed(e, op, unit); break;

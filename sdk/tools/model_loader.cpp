@@ -20,7 +20,7 @@ const Names<keel_weights> kWeights = {{"copy", KEEL_WEIGHTS_COPY},
                                       {"locked", KEEL_WEIGHTS_MAP_LOCKED},
                                       {"repack", KEEL_WEIGHTS_REPACK}};
 const Names<keel_activation> kActivations = {{"q8", KEEL_ACTIVATION_Q8}, {"f32", KEEL_ACTIVATION_F32}};
-const Names<keel_cpu> kCpus = {{"auto", KEEL_CPU_AUTO}, {"scalar", KEEL_CPU_SCALAR}, {"avx2", KEEL_CPU_AVX2}};
+const Names<keel_cpu> kCpus = {{"auto", KEEL_CPU_AUTO}, {"scalar", KEEL_CPU_SCALAR}, {"avx2", KEEL_CPU_AVX2}, {"avx512", KEEL_CPU_AVX512}, {"amx", KEEL_CPU_AMX}, {"neon", KEEL_CPU_NEON}};
 
 template <class T>
 const char* name_of(const Names<T>& names, T value, const char* fallback) {

@@ -240,10 +240,12 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
         path = found;
     }
     const Reference reference = run_reference(path, c, KEEL_CPU_SCALAR);
-    for (const keel_cpu cpu : {KEEL_CPU_SCALAR, KEEL_CPU_AVX2}) {
-        if (!keel::kernels::find_kernel_set(cpu)) continue;
+    for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
+        const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
+        if (!set) continue;
+        const keel_cpu cpu = static_cast<keel_cpu>(isa);
         for (int walk = 0; walk < c.walks; ++walk) {
-            SCOPED_TRACE(std::string(cpu == KEEL_CPU_AVX2 ? "avx2" : "scalar") + " walk " + std::to_string(walk));
+            SCOPED_TRACE(std::string(set->name) + " walk " + std::to_string(walk));
             Walk(path, c, cpu, reference, static_cast<uint32_t>(walk) * 2 + cpu).run();
             if (HasFailure()) return;
         }

@@ -53,9 +53,10 @@ struct Problem {
                 std::copy_n(y0.data() + uint64_t{first + c} * rows + row_begin, row_end - row_begin,
                             out[c] + row_begin);
         }
+        Buffer scratch(kMatmulScratchBytes);
         MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
                            count,     activations.data(), stride,    out.data(), bias ? b.data() : nullptr,
-                           accumulate};
+                           accumulate, scratch.data()};
         (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
         return y;
     }

@@ -28,7 +28,7 @@ inline std::vector<uint32_t> weight_types() {
 // Kernel sets other than the scalar one that this machine can run.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
-    for (uint32_t isa : {kAvx2})
+    for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
     return sets;
 }
