@@ -43,9 +43,14 @@ struct MatmulArgs {
     float* const* y;           // columns pointers, each to row 0 of that column's output
     const float* bias;         // f32[rows] or null
     bool accumulate;
-    void* scratch;             // kMatmulScratchBytes of this thread, 64-byte aligned: decoded weight panels
+    void* scratch;             // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
 };
+// At least room for one group of 16 rows, unpacked; several where k is small. Upper bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
+static inline uint64_t matmul_scratch_bytes(uint32_t k) {
+    const uint64_t group = (uint64_t{k} + 255) / 256 * 5760;
+    return group > kMatmulScratchBytes ? group : kMatmulScratchBytes;
+}
 using MatmulFn = void (*)(const MatmulArgs&);
 
 // ---- attention (NUMERICS section 5) ----

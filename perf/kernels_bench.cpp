@@ -167,7 +167,7 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q
             memcpy(x.data + c * stride, source.data, kK * 4);
         out[c] = y.floats() + uint64_t{c} * rows;
     }
-    Plane scratch(kMatmulScratchBytes);
+    Plane scratch(matmul_scratch_bytes(kK));
     MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data};
     uint32_t row = 0;
     for (auto _ : state) {
