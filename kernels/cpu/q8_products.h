@@ -31,6 +31,8 @@
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/quant_blocks.h"
 
+#undef KEEL_INLINE
+#undef KEEL_UNROLL
 #define KEEL_INLINE static inline __attribute__((always_inline))
 #define KEEL_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)
