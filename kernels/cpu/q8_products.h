@@ -10,8 +10,8 @@
 // are such vectors in memory; plain rows are transposed in registers as they are read. Codes stay unsigned where that
 // fits V: the offset of the format is taken out afterwards through the activation sums, exactly.
 //
-// Few columns: codes go from the bytes to the products in registers and every weight byte is read once. More columns:
-// groups of L rows are unpacked once into panels in the caller's scratch, and register tiles of L rows by
+// One column: codes go from the bytes to the products in registers. A few: a block of L rows is unpacked when its turn
+// comes, and used by all of them. In both, every weight byte is read once. More columns: groups of L rows are unpacked once into panels in the caller's scratch, and register tiles of L rows by
 // V::kTileColumns columns walk over the whole of k.
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
@@ -470,33 +470,27 @@ KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, u
     for (uint32_t r = 0; r < count; ++r) store_dot(a, row + r, column, lane[r]);
 }
 
-// ---- one or two columns: straight from the weights ----
+// ---- one column: straight from the weights ----
 
-template <class V, WeightType T, int N, class Source>
+template <class V, WeightType T, class Source>
 void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1;
     const ColumnPlanes x = ColumnPlanes::of(a, kShape.elements);
-    typename V::F acc[N];
-    KEEL_UNROLL
-    for (int c = 0; c < N; ++c) acc[c] = V::zero_floats();
+    typename V::F acc = V::zero_floats();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
         rows.at(b);
         rows.prefetch(b);
-        const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *d = x.d + uint64_t{b} * 4, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
+        const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
         BlockFactors<V, T> f;
-        I sum[N];
-        KEEL_UNROLL
-        for (int c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + c * x.stride);
+        I sum = start_block<V, T>(sums);
         unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_LAMBDA {
-            multiply_chunk<V, T, N>(code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), [&](int c) KEEL_LAMBDA { return q + c * x.stride + 32 * chunk; }, sum);
+            multiply_chunk<V, T, 1>(code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
         });
-        KEEL_UNROLL
-        for (int c = 0; c < N; ++c) acc[c] = finish_block<V, T>(f, sum[c], d + c * x.stride, sums + c * x.stride, acc[c]);
+        acc = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc);
     }
-    KEEL_UNROLL
-    for (int c = 0; c < N; ++c) store_rows<V>(a, row, V::kLanes, static_cast<uint32_t>(c), acc[c]);
+    store_rows<V>(a, row, V::kLanes, 0, acc);
 }
 
 // ---- unpacked blocks ----
@@ -611,9 +605,9 @@ void matmul_q8_rows(const MatmulArgs& a) {
             const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
             with_rows(row, count, [&](auto& rows) {
                 if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
-                    if (a.columns == 1) return direct_rows<V, T, 1>(a, rows, row);
-                    if (a.columns == 2) return direct_rows<V, T, 2>(a, rows, row);
+                    if (a.columns == 1) return direct_rows<V, T>(a, rows, row);
                 }
+                if (a.columns <= 2) return few_columns<V, T, 2>(a, rows, row, count);
                 if (a.columns <= 4) return few_columns<V, T, 4>(a, rows, row, count);
                 if constexpr (V::kFewColumns > 4) few_columns<V, T, V::kTileColumns>(a, rows, row, count);
             });
