@@ -62,6 +62,18 @@ constexpr KernelSet make_avx512() {
     return s;
 }
 constinit const KernelSet kAvx512Set = make_avx512();
+template <WeightType... T>
+constexpr void add_q8_products_amx(KernelSet& s) {
+    ((s.matmul_q8[T] = matmul_q8_amx<T>), ...);
+    ((s.matmul_repacked[T] = matmul_repacked_amx<T>), ...);
+}
+constexpr KernelSet make_amx() {
+    KernelSet s = make_avx512();
+    s.name = "amx";
+    add_q8_products_amx<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);
+    return s;
+}
+constinit const KernelSet kAmxSet = make_amx();
 #endif
 
 }  // namespace keel::kernels

@@ -580,7 +580,15 @@ void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, u
 
 // ---- the product ----
 
-template <class V, WeightType T, bool kRepacked>
+// What a set with a matrix unit replaces: multiply() takes columns 0 .. n - 1 of all and returns n.
+struct NoMatrixUnit {
+    template <WeightType T>
+    static uint32_t multiply(const MatmulArgs&, const void*, uint32_t, uint32_t) {
+        return 0;
+    }
+};
+
+template <class V, WeightType T, bool kRepacked, class MatrixUnit = NoMatrixUnit>
 void matmul_q8_rows(const MatmulArgs& a) {
     const uint8_t* w = static_cast<const uint8_t*>(a.w);
     const uint32_t blocks = a.k / block_shape(T).elements;
@@ -626,7 +634,7 @@ void matmul_q8_rows(const MatmulArgs& a) {
                     unpack_block<V, T>(source.block_rows(), panels + r / V::kLanes * blocks + b);
                 }
             });
-        uint32_t c = 0;
+        uint32_t c = MatrixUnit::template multiply<T>(a, panels, row, rows);
         for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns) panels_times_columns<V, T, V::kTileColumns>(a, panels, row, rows, c);
         for (; c < a.columns; c += 4) panels_times_columns<V, T, 4>(a, panels, row, rows, c);
     }
