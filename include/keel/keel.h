@@ -241,7 +241,10 @@ typedef enum keel_activation {
 } keel_activation;
 
 typedef enum keel_cpu {
-    KEEL_CPU_AUTO = 0,   /* the best this machine has; the environment is not read */
+    KEEL_CPU_AUTO = 0,   /* what the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best
+                            this machine has. Read by keel_plan, keel_plan_op and keel_engine_init, and by nothing else;
+                            a name that is unknown or that this machine or build lacks is KEEL_E_UNSUPPORTED. Unset and
+                            empty are the same. The only thing Keel reads from the environment. */
     KEEL_CPU_SCALAR = 1, /* portable reference */
     KEEL_CPU_AVX2 = 2,   /* AVX2 + FMA + F16C; this and the following: KEEL_E_UNSUPPORTED where the machine has none */
     KEEL_CPU_AVX512 = 3, /* AVX-512 F, BW, DQ, VL and VNNI */

@@ -1,6 +1,7 @@
 // Plan, init, close, stats: everything about an engine but running it.
 #include "sdk/run/engine.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <new>
@@ -19,6 +20,24 @@ uint32_t or_default(uint32_t v, uint32_t fallback) { return v ? v : fallback; }
 
 keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
     return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
+}
+
+// The kernel set that a configuration asks for; AUTO leaves the choice to the environment, then to the machine.
+keel_status choose_kernels(keel_cpu cpu, const kernels::KernelSet** set, keel_error* error) {
+    static constexpr const char* kNames[kernels::kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
+    if (cpu != KEEL_CPU_AUTO) {
+        *set = kernels::find_kernel_set(cpu);
+        return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
+    }
+    *set = kernels::best_kernel_set();
+    const char* wanted = getenv("KEEL_CPU");
+    if (!wanted || !*wanted) return KEEL_OK;
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa) {
+        if (strcmp(wanted, kNames[isa]) != 0) continue;
+        *set = kernels::find_kernel_set(isa);
+        return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "this machine or build lacks the kernel set that the environment names");
+    }
+    return fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
 }
 
 void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, Session* s) {
@@ -103,8 +122,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
     out->weights = c.weights == KEEL_WEIGHTS_DEFAULT ? KEEL_WEIGHTS_COPY : c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
-    out->kernels = c.cpu == KEEL_CPU_AUTO ? kernels::best_kernel_set() : kernels::find_kernel_set(c.cpu);
-    if (!out->kernels) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
+    KEEL_TRY(choose_kernels(c.cpu, &out->kernels, error));
     for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
         if (out->kernels == kernels::find_kernel_set(isa)) out->cpu = static_cast<keel_cpu>(isa);
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)

@@ -79,7 +79,7 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default copy)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
-    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default auto)");
+    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
     verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
 }
 
