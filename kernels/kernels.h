@@ -96,6 +96,7 @@ struct KernelSet {
     MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
     // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeLimit];
+    bool repack_pays[kWeightTypeLimit];     // matmul_repacked is measured to be the faster of the two
     // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
 

@@ -50,9 +50,14 @@ KEEL_DEFINE_SET(avx2)
 constinit const KernelSet kScalarSet = make_scalar();
 #if defined(__x86_64__)
 constinit const KernelSet kAvx2Set = make_avx2();
+template <WeightType... T>
+constexpr void repacking_pays(KernelSet& s) {
+    ((s.repack_pays[T] = true), ...);
+}
 constexpr KernelSet make_avx512() {
     KernelSet s = make_avx2();
     s.name = "avx512";
+    repacking_pays<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);
     return s;
 }
 constinit const KernelSet kAvx512Set = make_avx512();

@@ -120,7 +120,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
     out->k_format = c.k_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
     out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
-    out->weights = c.weights == KEEL_WEIGHTS_DEFAULT ? KEEL_WEIGHTS_COPY : c.weights;
+    out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     KEEL_TRY(choose_kernels(c.cpu, &out->kernels, error));
     for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
@@ -289,9 +289,9 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.first_op = op.to_logits ? index : query.first_op;
     info.last_op = op.to_logits ? index : query.last_op;
     TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
-    // Under REPACK only what has an interleaved kernel is rearranged.
-    const keel_weights plain = c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
-    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : plain;
+    const bool mapped = c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED;
+    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : mapped ? c.weights : KEEL_WEIGHTS_COPY;
+    info.plain_reason = op.plain_reason;
     info.predicted_us = predict_us(op, c, 1);
     return write_versioned(&info, sizeof info, out);
 }

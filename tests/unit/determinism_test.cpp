@@ -110,8 +110,8 @@ class Walk {
         c.context_tokens = c_.prompt_tokens + c_.drawn_tokens + 70;
         c.tile_us = 1 + pick(300);
         c.cpu = cpu;
-        const keel_weights modes[] = {KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK};
-        c.weights = modes[pick(3)];
+        const keel_weights modes[] = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK};
+        c.weights = modes[pick(4)];
         return c;
     }
     uint32_t pick(uint32_t n) { return static_cast<uint32_t>(random_() % n); }
