@@ -63,11 +63,4 @@ const KernelSet* find_kernel_set(uint32_t isa) {
     }
 }
 
-const KernelSet* best_kernel_set() {
-    const KernelSet* best = &kScalarSet;  // the sets of one machine are numbered from slow to fast
-    for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
-        if (const KernelSet* set = find_kernel_set(isa)) best = set;
-    return best;
-}
-
 }  // namespace keel::kernels

@@ -101,6 +101,7 @@ struct KernelSet {
     MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
     // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeLimit];
+    bool repack_pays[kWeightTypeLimit];     // matmul_repacked is measured to be the faster of the two
     // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
 
@@ -121,11 +122,10 @@ struct KernelSet {
     void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
 };
 
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8. neon: with dotprod and i8mm.
+// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8, for which a process must ask the
+// system first (platform::allow_tile_registers). neon: with dotprod and i8mm.
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
 // The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included.
 const KernelSet* find_kernel_set(uint32_t isa);
-// The best set this machine has.
-const KernelSet* best_kernel_set();
 
 }  // namespace keel::kernels

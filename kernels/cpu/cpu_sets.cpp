@@ -54,6 +54,7 @@ template <WeightType... T>
 constexpr void add_q8_products_avx512(KernelSet& s) {
     ((s.matmul_q8[T] = matmul_q8_avx512<T>), ...);
     ((s.matmul_repacked[T] = matmul_repacked_avx512<T>), ...);
+    ((s.repack_pays[T] = true), ...);
 }
 constexpr KernelSet make_avx512() {
     KernelSet s = make_avx2();

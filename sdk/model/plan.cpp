@@ -112,9 +112,8 @@ class Builder {
         if (factors) plan_->rope_factors = weights_.vector(*factors);
 
         const GgufTensor& embedding = *m_.tensor(kTokenEmbedding, 0);
-        const void* embedding_data = weights_.matrix(embedding);
         Op embed = make(OpKind::kEmbed, kStageEmbed, kTokenEmbedding, -1);
-        embed.w = embedding_data;
+        place(&embed, embedding, !s_.tied);
         embed.weight_type = embedding.type;
         embed.rows = s_.embedding;
         embed.k = s_.embedding;
@@ -131,7 +130,7 @@ class Builder {
         emit(rope);
 
         for (uint32_t layer = 0; layer < s_.layers; ++layer) build_layer(layer);
-        build_head(embedding, embedding_data);
+        build_head(embedding, embed);
         size_buffers();
         pack_buffers(plan_);
     }
@@ -187,12 +186,24 @@ class Builder {
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
     }
+    // Places the weights of an op.
+    void place(Op* op, const GgufTensor& t, bool lookup) {
+        op->repacked = weights_.interleaves(t, c_.q8, lookup, &op->plain_reason);
+        op->w = op->repacked ? weights_.interleaved_matrix(t) : weights_.matrix(t);
+    }
     // `in` names the f32 form of the input; the form this weight wants follows it (32, 256). f32_in lets attention and
     // gate outputs, whose f32 form is the buffer itself and whose 8-bit forms lie elsewhere, say so.
-    void matmul(Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const void* data, BufferId f32_in, BufferId q32_in,
-                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate, uint8_t repacked) {
+    // `placed`: the op that has the matrix already, or null.
+    void matmul(Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const Op* placed, BufferId f32_in, BufferId q32_in,
+                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate) {
         Op op = make(OpKind::kMatmul, stage, slot, layer);
-        op.repacked = repacked;
+        if (placed) {
+            op.w = placed->w;
+            op.repacked = placed->repacked;
+            op.plain_reason = placed->plain_reason;
+        } else {
+            place(&op, t, false);
+        }
         const uint32_t block = block_of(t);
         op.in = block == 0 ? f32_in : block == 32 ? q32_in : q256_in;
         op.out = out;
@@ -202,7 +213,6 @@ class Builder {
         op.k = static_cast<uint32_t>(t.dims[0]);
         op.rows = static_cast<uint32_t>(t.dims[1]);
         op.w_row_bytes = kernels::weight_row_bytes(t.type, op.k);
-        op.w = data;
         if (op.k > longest_row_) longest_row_ = op.k;
         if (bias < kSlotCount) op.bias = vector_of(bias, static_cast<uint32_t>(layer));
         op.to_logits = stage == kStageHead;
@@ -215,9 +225,7 @@ class Builder {
                       uint32_t out_offset, bool accumulate) {
         const GgufTensor* t = m_.tensor(slot, layer);
         if (!t) return;
-        uint8_t repacked = 0;
-        const void* data = weights_.product_matrix(*t, c_.q8, &repacked);
-        matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, data, f32_in, q32_in, q256_in, out, out_offset, accumulate, repacked);
+        matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, nullptr, f32_in, q32_in, q256_in, out, out_offset, accumulate);
     }
 
     void build_layer(uint32_t layer) {
@@ -286,7 +294,7 @@ class Builder {
         if (post) norm(OpKind::kPostNorm, kStageFfnPost, kFfnPostNorm, layer, kBufPost, kBufResidual, {});
     }
 
-    void build_head(const GgufTensor& embedding, const void* embedding_data) {
+    void build_head(const GgufTensor& embedding, const Op& embed) {
         const GgufTensor& head = s_.tied ? embedding : *m_.tensor(kOutput, 0);
         head_in_.need(block_of(head));
         Forms forms = head_in_;
@@ -302,9 +310,7 @@ class Builder {
         op.token_bytes = uint64_t{s_.embedding} * 12;
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
-        uint8_t repacked = 0;  // a tied head stays plain: embedding reads single rows of it
-        const void* data = s_.tied ? embedding_data : weights_.product_matrix(head, c_.q8, &repacked);
-        matmul(kStageHead, kOutput, kSlotCount, -1, head, data, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false, repacked);
+        matmul(kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? &embed : nullptr, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false);
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
             cap.in = cap.out = kBufHeadIn;
@@ -408,9 +414,17 @@ const float* WeightPlacer::vector(const GgufTensor& t) {
     return dst;
 }
 
-const void* WeightPlacer::product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked) {
-    *repacked = mode == KEEL_WEIGHTS_REPACK && q8 && kernels->matmul_repacked[t.type] && t.dims[1] % kernels::kRepackRows == 0;
-    if (!*repacked) return matrix(t);
+bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const {
+    *reason = KEEL_PLAIN_NONE;
+    if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
+    if (lookup) *reason = KEEL_PLAIN_LOOKUP;
+    else if (!q8 || !kernels->matmul_repacked[t.type]) *reason = KEEL_PLAIN_TYPE;
+    else if (t.dims[1] % kernels::kRepackRows != 0) *reason = KEEL_PLAIN_ROWS;
+    else if (mode == KEEL_WEIGHTS_DEFAULT && !kernels->repack_pays[t.type]) *reason = KEEL_PLAIN_SPEED;
+    return *reason == KEEL_PLAIN_NONE;
+}
+
+const void* WeightPlacer::interleaved_matrix(const GgufTensor& t) {
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
     if (dst) load_repacked(t, dst);
@@ -432,12 +446,24 @@ void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
         read(t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
-// A stretch of blocks of one group of rows at a time, through the stack.
+// Through the stack: whole groups of rows where they fit, else a stretch of blocks of one group at a time.
 void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kStretchBytes = 2048;  // of one row
     const kernels::WeightTypeInfo& type = kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes, stretch = kStretchBytes / type.block_bytes;
     uint8_t rows[kernels::kRepackRows * kStretchBytes];
+    const uint64_t group_bytes = kernels::kRepackRows * row_bytes, groups = t.dims[1] / kernels::kRepackRows;
+    if (group_bytes <= sizeof rows) {
+        const uint64_t step = sizeof rows / group_bytes;
+        for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
+            const uint64_t count = groups - group < step ? groups - group : step;
+            read(t.offset + group * group_bytes, rows, count * group_bytes);
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, static_cast<uint32_t>(count * kernels::kRepackRows),
+                                 static_cast<uint32_t>(t.dims[0]));
+            dst += count * group_bytes;
+        }
+        return;
+    }
     for (uint64_t row = 0; row < t.dims[1]; row += kernels::kRepackRows) {
         for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += stretch) {
             const uint64_t count = blocks - first < stretch ? blocks - first : stretch, bytes = count * type.block_bytes;

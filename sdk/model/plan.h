@@ -55,7 +55,8 @@ struct Op {
     uint8_t stage;
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
-    uint8_t repacked;          // matmul: w is interleaved (kernels.h, repack)
+    uint8_t repacked;          // matmul, embed: w is interleaved (kernels/repack.h)
+    keel_plain_reason plain_reason;
     uint8_t to_logits;         // columns are those with logits, output is the sessions' logits rows
     TensorSlot slot;           // names the op
     int32_t layer;             // -1 outside the layers
@@ -96,8 +97,10 @@ struct WeightPlacer {
     keel_status status = KEEL_OK;
 
     const void* matrix(const GgufTensor& t);  // null in count mode
-    // As matrix(), with rows interleaved where `mode` asks for it and the kernel set has a kernel; *repacked says so.
-    const void* product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked);
+    // Whether the matrix of a product (lookup false) or an embedding table is interleaved, and if not, why.
+    bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const;
+    // As matrix(), interleaved.
+    const void* interleaved_matrix(const GgufTensor& t);
     const float* vector(const GgufTensor& t); // always copied, widened to f32
   private:
     void load(const GgufTensor& t, uint8_t* dst);

@@ -29,10 +29,25 @@ void quantize_forms(const Engine& e, const Op& op, const float* x, uint32_t k, u
     if (op.want_q256) e.config.kernels->quantize_q8(x, k, 256, e.buffer(static_cast<BufferId>(q32 + 1), column));
 }
 
+// Row `row` of the table in f32. Blocks decode one by one, so an interleaved table is read in stretches that fit the stack.
+void decode_row(const Engine& e, const Op& op, uint32_t row, float* x) {
+    const auto decode = e.config.kernels->dequantize_row[op.weight_type];
+    const uint8_t* table = static_cast<const uint8_t*>(op.w);
+    if (!op.repacked) return decode(table + row * op.w_row_bytes, x, op.k);
+    const kernels::WeightTypeInfo& type = kernels::kWeightTypes[op.weight_type];
+    const uint8_t* group = table + uint64_t{row / kernels::kRepackRows} * kernels::kRepackRows * op.w_row_bytes;
+    uint8_t plain[1024];
+    const uint32_t blocks = op.k / type.block_elements, stretch = static_cast<uint32_t>(sizeof plain) / type.block_bytes;
+    for (uint32_t first = 0; first < blocks; first += stretch) {
+        const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
+        kernels::unpack_row(static_cast<kernels::WeightType>(op.weight_type), group, row % kernels::kRepackRows, first, count, plain);
+        decode(plain, x + first * type.block_elements, count * type.block_elements);
+    }
+}
+
 void run_embed(const Engine& e, const Op& op, uint32_t column) {
     float* x = e.floats(op.out, column);
-    const uint8_t* row = static_cast<const uint8_t*>(op.w) + static_cast<uint64_t>(e.step.column[column].token) * op.w_row_bytes;
-    e.config.kernels->dequantize_row[op.weight_type](row, x, op.k);
+    decode_row(e, op, static_cast<uint32_t>(e.step.column[column].token), x);
     if (e.spec.embedding_scale != 1.0f) e.config.kernels->scale(x, e.spec.embedding_scale, op.k);
 }
 

@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
+#include "kernels/kernels.h"
+#include "tests/unit/kernels_test_support.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -172,6 +175,68 @@ TEST(Engine, ConfigurationsOutOfRange) {
     keel_config c = small_config();
     c.weights = KEEL_WEIGHTS_MAP;
     EXPECT_EQ(load(unmapped.reader(), c, nullptr), KEEL_E_ARGUMENT);
+}
+
+// Sets an environment variable for the life of one object.
+class Variable {
+  public:
+    Variable(const char* name, const char* value) : name_(name) {
+        const char* before = getenv(name);
+        had_ = before != nullptr;
+        if (had_) before_ = before;
+        setenv(name, value, 1);
+    }
+    ~Variable() { had_ ? setenv(name_, before_.c_str(), 1) : unsetenv(name_); }
+    Variable(const Variable&) = delete;
+
+  private:
+    const char* name_;
+    bool had_;
+    std::string before_;
+};
+
+TEST(Engine, EnvironmentChoosesTheKernelSet) {
+    const auto kernel_set = [](keel_cpu cpu) {
+        keel_config c = small_config();
+        c.cpu = cpu;
+        keel_test::Engine engine(kTiny, c);
+        keel_stats stats = sized<keel_stats>();
+        check(keel_engine_stats(engine.handle(), &stats), "stats");
+        return std::string(stats.kernel_set);
+    };
+    const auto refused = [](keel_cpu cpu, const char* field) {
+        keel_test::FileReader file(kTiny);
+        keel_config c = small_config();
+        c.cpu = cpu;
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(load(*file.get(), c, &error), KEEL_E_UNSUPPORTED);
+        EXPECT_STREQ(error.field, field);
+    };
+    const char* const names[] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
+    std::string best;
+    for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa)
+        if (keel_test::usable_set(isa)) best = names[isa];
+    {
+        const Variable unset("KEEL_CPU", "");
+        EXPECT_EQ(kernel_set(KEEL_CPU_AUTO), best) << "empty is as unset";
+    }
+    for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
+        const Variable variable("KEEL_CPU", names[isa]);
+        SCOPED_TRACE(names[isa]);
+        EXPECT_EQ(kernel_set(KEEL_CPU_SCALAR), "scalar") << "the configuration wins";
+        if (keel_test::usable_set(isa)) {
+            EXPECT_EQ(kernel_set(KEEL_CPU_AUTO), names[isa]);
+        } else {
+            refused(KEEL_CPU_AUTO, "KEEL_CPU");
+            refused(static_cast<keel_cpu>(isa), "config.cpu");
+        }
+    }
+    for (const char* wrong : {"sse2", "AVX2", "avx2 ", "auto", "1"}) {
+        const Variable variable("KEEL_CPU", wrong);
+        SCOPED_TRACE(wrong);
+        refused(KEEL_CPU_AUTO, "KEEL_CPU");
+        EXPECT_EQ(kernel_set(KEEL_CPU_SCALAR), "scalar");
+    }
 }
 
 TEST(Engine, HandlesAreCheckedByGeneration) {
