@@ -1,0 +1,9 @@
+// Macros of vector code. Everything in a kernel header is inlined into the file of one instruction set.
+#pragma once
+
+#define KEEL_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define KEEL_UNROLL _Pragma("unroll")
+#else
+#define KEEL_UNROLL _Pragma("GCC unroll 16")
+#endif
