@@ -107,6 +107,9 @@ KEEL_INLINE void multiply_tile(const uint8_t* w, uint64_t w_row_bytes, const flo
     constexpr int kAll = kParts<V>, kFit = kAccumulators<V> / (R * C);
     constexpr int kTogether = kFit >= kAll ? kAll : kFit >= 2 && kAll % 2 == 0 ? 2 : 1;
     static_assert(kFit >= 1);
+    constexpr int kGroups = (R + 3) / 4;  // four rows share a pointer
+    uint64_t row[4] = {0, w_row_bytes, 2 * w_row_bytes, 3 * w_row_bytes};
+    if constexpr (R > 3) KEEL_OPAQUE(row[3]);
     KEEL_UNROLL
     for (int first = 0; first < kAll; first += kTogether) {
         F acc[kTogether][R][C];
@@ -114,19 +117,26 @@ KEEL_INLINE void multiply_tile(const uint8_t* w, uint64_t w_row_bytes, const flo
         for (int p = 0; p < kTogether; ++p) KEEL_UNROLL
         for (int r = 0; r < R; ++r) KEEL_UNROLL
         for (int c = 0; c < C; ++c) acc[p][r][c] = kContinue ? lanes[c * kStep + r][first + p] : V::zero();
-        for (uint32_t i = static_cast<uint32_t>(first * V::kLanes); i < k; i += 16) {
+        const uint8_t* rows[kGroups];
+        KEEL_UNROLL
+        for (int g = 0; g < kGroups; ++g) rows[g] = w + 4 * g * w_row_bytes + first * V::kLanes * Load::kBytes;
+        for (uint64_t i = static_cast<uint64_t>(first * V::kLanes); i < k; i += 16) {
             KEEL_UNROLL
             for (int p = 0; p < kTogether; ++p) {
-                const uint32_t at = i + static_cast<uint32_t>(p * V::kLanes);
                 F xs[C];
                 KEEL_UNROLL
-                for (int c = 0; c < C; ++c) xs[c] = V::load(x[c] + at);
+                for (int c = 0; c < C; ++c) xs[c] = V::load(x[c] + i + p * V::kLanes);
                 KEEL_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    const F ws = Load::load(w + r * w_row_bytes + uint64_t{at} * Load::kBytes);
+                    const F ws = Load::load(rows[r / 4] + row[r % 4] + p * V::kLanes * Load::kBytes);
                     KEEL_UNROLL
                     for (int c = 0; c < C; ++c) acc[p][r][c] = V::fma(ws, xs[c], acc[p][r][c]);
                 }
+            }
+            KEEL_UNROLL
+            for (int g = 0; g < kGroups; ++g) {
+                rows[g] += 16 * Load::kBytes;
+                KEEL_OPAQUE(rows[g]);
             }
         }
         KEEL_UNROLL

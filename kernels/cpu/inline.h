@@ -7,3 +7,7 @@
 #else
 #define KEEL_UNROLL _Pragma("GCC unroll 16")
 #endif
+
+// Makes a scalar opaque to the compiler at this point, so that it stays the one it is: compilers replace a few pointers
+// and a stride by one pointer per row, more than there are registers for. Costs no instruction.
+#define KEEL_OPAQUE(x) __asm__("" : "+r"(x))
