@@ -28,18 +28,9 @@
 
 #include <type_traits>
 
+#include "kernels/cpu/inline.h"
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/quant_blocks.h"
-
-#undef KEEL_INLINE
-#undef KEEL_UNROLL
-#define KEEL_INLINE static inline __attribute__((always_inline))
-#define KEEL_LAMBDA __attribute__((always_inline))
-#if defined(__clang__)
-#define KEEL_UNROLL _Pragma("unroll")
-#else
-#define KEEL_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 namespace keel::kernels {
 namespace {
