@@ -437,6 +437,7 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
             const uint32_t done_in_walk = step.unit % units, left_in_walk = units - done_in_walk;
             uint32_t count = fit >= left_in_walk ? left_in_walk : static_cast<uint32_t>(fit);
             if (count < e.config.threads) count = e.config.threads < left_in_walk ? e.config.threads : left_in_walk;
+            else if (count < left_in_walk) count -= count % e.config.threads;  // equal shares
             Dispatch d = {engine, &pass, done_in_walk, count, step.unit / units, 1, 1};
             uint32_t walks = 1;
             if (count == units && pass.walks > 1) {  // whole walks fit: let every unit take several
