@@ -18,8 +18,8 @@ namespace keel::kernels {
 // ---- 8-bit activations (NUMERICS section 2) ----
 // One column of k activations quantized in blocks of B: three planes behind one another, each rounded up to 64 bytes.
 //   int8  q[k] | f32 d[k/B] | int16 sum16[k/16]     sum16[i] = q[16i] + ... + q[16i+15]
-static inline uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
-static inline uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
+static constexpr uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
+static constexpr uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
     return round64(k) + round64(uint64_t{k / block} * 4) + round64(uint64_t{k / 16} * 2);
 }
 static inline int8_t* q8_codes(void* column) { return static_cast<int8_t*>(column); }

@@ -397,6 +397,10 @@ typedef struct keel_op_info {
     keel_weights placement;   /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
     keel_plain_reason plain_reason;
     double predicted_us;      /* one token column at context 0 */
+    uint32_t pass;            /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
+                                 for decode steps of a short context. In longer and in prefill steps attention is a pass
+                                 of its own. */
+    uint32_t reserved;
 } keel_op_info;
 
 /* Op `index` of the plan an engine for this model and configuration would run (the same as one that runs it). */

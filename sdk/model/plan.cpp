@@ -20,25 +20,26 @@ namespace {
 enum Stage : uint8_t {
     kStageEmbed, kStageRope,
     kStageAttnNorm, kStageQkv, kStageStore, kStageAttention, kStageFinish, kStageAttnOutput, kStageAttnPost,
-    kStageFfnNorm, kStageFfnUp, kStageGate, kStageFfnDown, kStageFfnPost,
+    kStageFfnNorm, kStageFfnUp, kStageGate, kStageQuantize, kStageFfnDown, kStageFfnPost,
     kStageOutputNorm, kStageHead, kStageSoftcap
 };
 
 struct Lifetime {
     Stage first, last;
 };
+// The ops of a pass run at the same time: what its first stage reads is alive to its last, what its last writes from its first.
 constexpr Lifetime kLifetimes[kBufferCount] = {
     {kStageEmbed, kStageOutputNorm},       // residual
     {kStageRope, kStageFfnPost},           // rope
     {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv},
-    {kStageQkv, kStageAttention},          // qkv
+    {kStageQkv, kStageFinish},             // qkv
     {kStageStore, kStageAttnOutput},       // attn_out
     {kStageStore, kStageFinish},           // attn_state
-    {kStageFinish, kStageAttnOutput}, {kStageFinish, kStageAttnOutput},
+    {kStageStore, kStageAttnOutput}, {kStageStore, kStageAttnOutput},
     {kStageAttnOutput, kStageFfnPost},     // post
-    {kStageFfnNorm, kStageFfnUp}, {kStageFfnNorm, kStageFfnUp}, {kStageFfnNorm, kStageFfnUp},
+    {kStageFfnNorm, kStageGate}, {kStageFfnNorm, kStageGate}, {kStageFfnNorm, kStageGate},
     {kStageFfnUp, kStageFfnDown},          // ffn
-    {kStageGate, kStageFfnDown}, {kStageGate, kStageFfnDown},
+    {kStageFfnUp, kStageFfnDown}, {kStageFfnUp, kStageFfnDown},
     {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead},
     {kStageEmbed, kStageSoftcap},          // thread
 };
@@ -89,9 +90,10 @@ class Builder {
   public:
     Builder(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan)
         : m_(model), s_(model.spec), c_(config), weights_(weights), ops_(ops), plan_(plan) {}
-    void find_op(uint32_t index, Op* out) {
+    void find_op(uint32_t index, Op* out, uint32_t* pass) {
         wanted_index_ = index;
         wanted_ = out;
+        wanted_pass_ = pass;
     }
     // Notes the first and last op of `stages` in `layer` (any layer when null).
     void find_range(Lifetime stages, const int32_t* layer, uint32_t* first, uint32_t* last) {
@@ -147,8 +149,12 @@ class Builder {
     void emit(const Op& op) {
         const uint32_t index = plan_->op_count++;
         plan_->decode_bytes += op.fixed_bytes + op.token_bytes;
+        if (op.join == Join::kNo) ++passes_;
         if (ops_) ops_[index] = op;
-        if (wanted_ && index == wanted_index_) *wanted_ = op;
+        if (wanted_ && index == wanted_index_) {
+            *wanted_ = op;
+            *wanted_pass_ = passes_ - 1;
+        }
         if (range_first_ && op.stage >= range_stages_.first && op.stage <= range_stages_.last && (!range_layer_ || *range_layer_ == op.layer)) {
             if (*range_first_ == UINT32_MAX) *range_first_ = index;
             *range_last_ = index;
@@ -169,6 +175,8 @@ class Builder {
         op->want_q32 = f.q32;
         op->want_q256 = f.q256;
     }
+    // Elements that a stretch of an activation must be a multiple of to be written in these forms.
+    static uint32_t widest_block(const Forms& f) { return f.q256 ? 256 : f.q32 ? 32 : 1; }
     const float* vector_of(TensorSlot slot, uint32_t layer) {
         const GgufTensor* t = m_.tensor(slot, layer);
         return t ? weights_.vector(*t) : nullptr;
@@ -194,9 +202,10 @@ class Builder {
     // `in` names the f32 form of the input; the form this weight wants follows it (32, 256). f32_in lets attention and
     // gate outputs, whose f32 form is the buffer itself and whose 8-bit forms lie elsewhere, say so.
     // `placed`: the op that has the matrix already, or null.
-    void matmul(Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const Op* placed, BufferId f32_in, BufferId q32_in,
+    void matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const Op* placed, BufferId f32_in, BufferId q32_in,
                 BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate) {
         Op op = make(OpKind::kMatmul, stage, slot, layer);
+        op.join = join;
         if (placed) {
             op.w = placed->w;
             op.repacked = placed->repacked;
@@ -221,11 +230,11 @@ class Builder {
         op.token_macs = uint64_t{op.rows} * op.k;
         emit(op);
     }
-    void layer_matmul(Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
+    void layer_matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
                       uint32_t out_offset, bool accumulate) {
         const GgufTensor* t = m_.tensor(slot, layer);
         if (!t) return;
-        matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, nullptr, f32_in, q32_in, q256_in, out, out_offset, accumulate);
+        matmul(join, stage, slot, bias, static_cast<int32_t>(layer), *t, nullptr, f32_in, q32_in, q256_in, out, out_offset, accumulate);
     }
 
     void build_layer(uint32_t layer) {
@@ -235,10 +244,10 @@ class Builder {
         const Forms qkv = forms_of({kAttnQkv, kAttnQ, kAttnK, kAttnV}, layer);
         attn_in_.need(qkv);
         norm(OpKind::kNorm, kStageAttnNorm, kAttnNorm, layer, kBufResidual, kBufAttnIn, qkv);
-        layer_matmul(kStageQkv, kAttnQkv, kSlotCount, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
-        layer_matmul(kStageQkv, kAttnQ, kAttnQBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
-        layer_matmul(kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
-        layer_matmul(kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
+        layer_matmul(Join::kNo, kStageQkv, kAttnQkv, kSlotCount, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
+        layer_matmul(Join::kNo, kStageQkv, kAttnQ, kAttnQBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
 
         const uint32_t kv_row_bytes = kernels::kKvFormats[c_.k_format].row_bytes(s_.head_dim) + kernels::kKvFormats[c_.v_format].row_bytes(s_.head_dim);
         Op store = make(OpKind::kStoreKv, kStageStore, kAttnQNorm, l);
@@ -252,6 +261,7 @@ class Builder {
         emit(store);
 
         Op attention = make(OpKind::kAttention, kStageAttention, kAttnOutput, l);
+        attention.join = Join::kFlat;
         attention.in = kBufQkv;
         attention.out = kBufAttnOut;
         attention.rows = s_.q_dim();
@@ -266,19 +276,22 @@ class Builder {
         finish.in = finish.out = kBufAttnOut;
         finish.rows = s_.q_dim();
         set_forms(&finish, attn_out);
+        // A unit can write its part of the 8-bit forms if its heads are whole blocks.
+        const uint32_t unit_floats = s_.heads / s_.kv_heads * s_.head_dim;
+        if (unit_floats % widest_block(attn_out) == 0) finish.join = Join::kFlat;
         finish.token_bytes = uint64_t{s_.q_dim()} * 8;
         finish.token_macs = uint64_t{s_.q_dim()} * 3;
         emit(finish);
 
-        layer_matmul(kStageAttnOutput, kAttnOutput, kSlotCount, layer, kBufAttnOut, kBufAttnOut32, kBufAttnOut256, post ? kBufPost : kBufResidual, 0, !post);
+        layer_matmul(Join::kNo, kStageAttnOutput, kAttnOutput, kSlotCount, layer, kBufAttnOut, kBufAttnOut32, kBufAttnOut256, post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageAttnPost, kAttnPostNorm, layer, kBufPost, kBufResidual, {});
 
         const Forms up = forms_of({kFfnGate, kFfnUp, kFfnGateUp}, layer);
         ffn_in_.need(up);
         norm(OpKind::kNorm, kStageFfnNorm, kFfnNorm, layer, kBufResidual, kBufFfnIn, up);
-        layer_matmul(kStageFfnUp, kFfnGateUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
-        layer_matmul(kStageFfnUp, kFfnGate, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
-        layer_matmul(kStageFfnUp, kFfnUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, s_.feed_forward, false);
+        layer_matmul(Join::kNo, kStageFfnUp, kFfnGateUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
+        layer_matmul(Join::kNo, kStageFfnUp, kFfnGate, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
+        layer_matmul(Join::kYes, kStageFfnUp, kFfnUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, s_.feed_forward, false);
 
         const Forms down = forms_of({kFfnDown}, layer);
         ffn_out_.need(down);
@@ -286,11 +299,28 @@ class Builder {
         gate.gate = m_.row().gate;
         gate.in = gate.out = kBufFfn;
         gate.rows = s_.feed_forward;
-        set_forms(&gate, down);
         gate.token_bytes = uint64_t{s_.feed_forward} * 12;
         gate.token_macs = uint64_t{s_.feed_forward} * 12;
+        // Its units compute the same rows of gate and up (inspect saw to a multiple of kRowsPerUnit). Quantizing joins too, in
+        // units of whole blocks, unless the larger units would leave threads idle for more than 1/32 of the pass.
+        gate.join = Join::kYes;
+        const uint32_t block = widest_block(down), units = s_.feed_forward / block;
+        const uint32_t rounds = (units + c_.threads - 1) / c_.threads;
+        const bool quantizes = uint64_t{rounds} * c_.threads * 32 <= uint64_t{units} * 33;
+        if (quantizes) set_forms(&gate, down);
+        else gate.want_f32 = 1;
+        gate.unit_rows = static_cast<uint16_t>(quantizes && block > kRowsPerUnit ? block : kRowsPerUnit);
         emit(gate);
-        layer_matmul(kStageFfnDown, kFfnDown, kSlotCount, layer, kBufFfn, kBufFfn32, kBufFfn256, post ? kBufPost : kBufResidual, 0, !post);
+        if (!quantizes) {
+            Op quantize = make(OpKind::kQuantize, kStageQuantize, kFfnGate, l);
+            quantize.in = quantize.out = kBufFfn;
+            quantize.rows = s_.feed_forward;
+            set_forms(&quantize, down);
+            quantize.token_bytes = uint64_t{s_.feed_forward} * 4 + kernels::q8_column_bytes(s_.feed_forward, block);
+            quantize.token_macs = uint64_t{s_.feed_forward} * 2;
+            emit(quantize);
+        }
+        layer_matmul(Join::kNo, kStageFfnDown, kFfnDown, kSlotCount, layer, kBufFfn, kBufFfn32, kBufFfn256, post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageFfnPost, kFfnPostNorm, layer, kBufPost, kBufResidual, {});
     }
 
@@ -310,7 +340,7 @@ class Builder {
         op.token_bytes = uint64_t{s_.embedding} * 12;
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
-        matmul(kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? &embed : nullptr, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false);
+        matmul(Join::kNo, kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? &embed : nullptr, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false);
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
             cap.in = cap.out = kBufHeadIn;
@@ -367,6 +397,7 @@ class Builder {
     uint32_t longest_row_ = 0;  // of a matrix
     uint32_t wanted_index_ = 0;
     Op* wanted_ = nullptr;
+    uint32_t *wanted_pass_ = nullptr, passes_ = 0;
     Lifetime range_stages_ = {};
     const int32_t* range_layer_ = nullptr;
     uint32_t *range_first_ = nullptr, *range_last_ = nullptr;
@@ -481,7 +512,7 @@ void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer&
 
 keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan) {
     Builder find(model, config, weights, nullptr, plan);
-    find.find_op(query->index, &query->op);
+    find.find_op(query->index, &query->op, &query->pass);
     find.build();
     if (query->index >= plan->op_count) return KEEL_E_ARGUMENT;
     const Buffer& b = plan->buffers[query->op.out];
@@ -508,6 +539,7 @@ const char* op_name(const Op& op) {
         case OpKind::kAttention: return "attention";
         case OpKind::kAttentionFinish: return "attention_finish";
         case OpKind::kGate: return "gate";
+        case OpKind::kQuantize: return "ffn_quantize";
         case OpKind::kSoftcap: return "softcap";
         case OpKind::kRopeTable: return "rope_table";
         default: return kSlots[op.slot].op;

@@ -2,14 +2,15 @@
 // lifetime. Built from a model description by one function that runs in count mode (weights not placed, ops not stored)
 // and in place mode.
 //
-// Ops of one token's way; those in brackets exist for some architectures only. A row op works per token column, a matmul
-// per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these units; the
-// executor may stop between any two groups of units.
+// Ops of one token's way; those in brackets exist for some architectures or shapes only. A row op works per token column,
+// a matmul per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these
+// units; the executor may stop between any two groups of units. Ops joined by `+` are one pass: threads meet once for all of
+// them. Those joined by `~` are one pass per (KV head, column) in steps that are flat (engine.h), and apart in others.
 //
 //     embed, rope_table
-//     per layer: attn_norm -> attn_q, attn_k, attn_v | attn_qkv -> store_kv -> attention -> attention_finish
-//                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate, ffn_up | ffn_gate_up -> gate -> ffn_down
-//                [-> ffn_post_norm]
+//     per layer: attn_norm -> attn_q + attn_k + attn_v | attn_qkv -> store_kv ~ attention ~ attention_finish
+//                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate + ffn_up + gate | ffn_gate_up + gate
+//                [-> ffn_quantize] -> ffn_down [-> ffn_post_norm]
 //     output_norm -> output [-> softcap]
 #pragma once
 #include "keel/keel.h"
@@ -19,7 +20,12 @@
 
 namespace keel {
 
-enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kOutputNorm, kSoftcap };
+enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kQuantize, kOutputNorm, kSoftcap };
+
+// Whether an op runs in the pass of the op before it.
+enum class Join : uint8_t { kNo, kYes, kFlat };  // kFlat: in flat steps only
+constexpr uint32_t kPassMatmuls = 3;              // most matrices of one pass
+constexpr uint32_t kRowsPerUnit = 16;             // output rows of a matmul unit, and what every cut is a multiple of
 
 // Scratch buffers. Activations that feed matmuls come in up to three forms: f32, and 8-bit with blocks of 32 or of 256;
 // only the forms some weight asks for have bytes.
@@ -49,10 +55,12 @@ struct Buffer {
 
 struct Op {
     OpKind kind;
+    Join join;
     Gate gate;
     BufferId in, out;          // out of a norm or gate: its f32 form; the other two forms follow in BufferId
     uint8_t rope_set;          // store_kv
     uint8_t stage;
+    uint16_t unit_rows;        // gate: rows of a unit of its pass, the same of gate and up
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
     uint8_t repacked;          // matmul, embed: w is interleaved (kernels/repack.h)
@@ -123,6 +131,7 @@ struct PlanQuery {
     uint32_t index;              // in: op number
     Op op;                       // out
     uint32_t first_op, last_op;  // out
+    uint32_t pass;               // out: number of its pass in flat steps
 };
 
 // Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for the

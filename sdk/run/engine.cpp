@@ -67,7 +67,7 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->logits_column = arena.place<uint32_t>(c.chunk_tokens);
     step->logits_to = arena.place<float*>(c.chunk_tokens);
     step->hidden_to = arena.place<float*>(c.chunk_tokens);
-    step->y = arena.place<float*>(c.chunk_tokens);
+    step->y = arena.place<float*>(uint64_t{kPassMatmuls} * c.chunk_tokens);
     step->session = arena.place<Session*>(c.max_sessions);
 }
 
@@ -300,6 +300,7 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : mapped ? c.weights : KEEL_WEIGHTS_COPY;
     info.plain_reason = op.plain_reason;
     info.predicted_us = predict_us(op, c, 1);
+    info.pass = query.pass;
     return write_versioned(&info, sizeof info, out);
 }
 

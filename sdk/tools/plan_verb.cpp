@@ -92,13 +92,14 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", "weights", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
+    Table table({"layer", "op", "type", "weights", "pass", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
                 4);
     for (const OpGroup& group : groups)
         for (size_t i = group.begin; i < group.end; ++i) {
             const keel_op_info& op = ops[i];
             table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
-                       placement_text(op), strf("%u", op.rows), strf("%u", op.columns),
+                       placement_text(op),
+                       i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows), strf("%u", op.columns),
                        human_bytes(op.fixed_bytes), human_bytes(op.token_bytes), human_us(op.predicted_us),
                        group.repeats > 1 ? strf("%u", group.repeats) : ""});
         }
@@ -120,6 +121,7 @@ Json op_json(const keel_op_info& op) {
             {"last_op", op.last_op},
             {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
             {"plain_reason", plain_reason_name(op.plain_reason)},
+            {"pass", op.pass},
             {"predicted_us", op.predicted_us}};
 }
 
@@ -328,7 +330,8 @@ void show_plan(const Options& o, const Console& console) {
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
     if (!o.no_ops) printf("\n%s", ops_text(ops, groups).c_str());
     if (!o.no_map) printf("\n%s", scratch_map(ops, groups).c_str());
-    printf("\n%u ops; one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
+    printf("\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
+           ops.empty() ? 0 : ops.back().pass + 1,
            human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(),
            predicted_us > 0 ? 1e6 / predicted_us : 0);
 }

@@ -395,6 +395,13 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
         EXPECT_EQ(moved, plan.decode_bytes);
         keel_op_info beyond = sized<keel_op_info>();
         EXPECT_EQ(keel_plan_op(reader.get(), model, &c, plan.op_count, &beyond), KEEL_E_ARGUMENT);
+        // The ops of a pass run at the same time: what is alive in one of them is alive in all.
+        const auto pass_begins = [&](uint32_t op) { while (op > 0 && ops[op - 1].pass == ops[op].pass) --op; return op; };
+        const auto pass_ends = [&](uint32_t op) { while (op + 1 < ops.size() && ops[op + 1].pass == ops[op].pass) ++op; return op; };
+        for (keel_op_info& op : ops) {
+            op.first_op = pass_begins(op.first_op);
+            op.last_op = pass_ends(op.last_op);
+        }
         for (const keel_op_info& a : ops) {
             for (const keel_op_info& b : ops) {
                 if (strcmp(a.output_buffer, b.output_buffer) == 0 || !a.output_bytes || !b.output_bytes) continue;
@@ -404,6 +411,33 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
             }
         }
     }
+}
+
+TEST(Plan, ALayerIsSevenPasses) {
+    keel_test::FileReader reader(kTiny);
+    keel_model_info info = sized<keel_model_info>();
+    ASSERT_EQ(keel_inspect(reader.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model;
+    ASSERT_EQ(keel_inspect(reader.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+    const keel_config c = small_config();
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    ASSERT_EQ(keel_plan(reader.get(), model, &c, &plan, nullptr), KEEL_OK);
+    std::vector<std::string> passes;
+    for (uint32_t i = 0; i < plan.op_count; ++i) {
+        keel_op_info op = sized<keel_op_info>();
+        ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &op), KEEL_OK);
+        ASSERT_LE(op.pass, passes.size());
+        if (op.pass == passes.size()) passes.emplace_back();
+        else ASSERT_EQ(op.pass + 1, passes.size());
+        passes.back() += (passes.back().empty() ? "" : " ") + std::string(op.name);
+    }
+    const std::vector<std::string> layer = {"attn_norm", "attn_q attn_k attn_v", "store_kv attention attention_finish", "attn_output",
+                                            "ffn_norm",  "ffn_gate ffn_up gate", "ffn_down"};
+    std::vector<std::string> expected = {"embed", "rope_table"};
+    for (uint32_t i = 0; i < info.layers; ++i) expected.insert(expected.end(), layer.begin(), layer.end());
+    expected.insert(expected.end(), {"output_norm", "output"});
+    EXPECT_EQ(passes, expected);
 }
 
 TEST(Plan, OtherFilesAreRefused) {

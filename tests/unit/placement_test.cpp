@@ -1,4 +1,5 @@
-// Where weights live: every placement gives the same bits from the same bytes, and the plan says what it did and why.
+// Where weights live and which ops run together: every placement and every number of threads gives the same bits, from the
+// planned bytes, and the plan says what it did and why.
 #include <gtest/gtest.h>
 #include <string.h>
 
@@ -37,28 +38,28 @@ class Placement : public testing::Test {
     std::string path_ = testing::TempDir() + "keel_placement_test.gguf";
     void TearDown() override { std::filesystem::remove(path_); }
 
-    static keel_config config(keel_weights weights, keel_cpu cpu) {
+    static keel_config config(keel_weights weights, keel_cpu cpu, uint32_t threads = 2) {
         keel_config c = sized<keel_config>();
         c.context_tokens = 64;
-        c.threads = 2;
+        c.threads = threads;
         c.logits_rows = 8;
         c.weights = weights;
         c.cpu = cpu;
         return c;
     }
-    // Logits of a few positions, computed together and then again one by one.
+    // Logits of a few positions: computed together, and the same bits one by one.
     std::vector<float> logits(const keel_config& c) {
         keel_test::Engine engine(path_, c);
         std::vector<int32_t> ids;
         for (int i = 0; i < 11; ++i) ids.push_back(i * 97 % static_cast<int>(engine.info().vocabulary));
-        std::vector<float> out = engine.logits_for(ids).values;
+        const keel_test::Logits out = engine.logits_for(ids);
         keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
-        for (int32_t id : ids) {
-            engine.feed({id});
+        for (size_t i = 0; i < ids.size(); ++i) {
+            engine.feed({ids[i]});
             engine.advance();
-            out.insert(out.end(), engine.row(0), engine.row(0) + engine.info().vocabulary);
+            EXPECT_EQ(0, memcmp(engine.row(0), out.row(i), out.vocabulary * sizeof(float))) << "position " << i;
         }
-        return out;
+        return out.values;
     }
 };
 
@@ -69,10 +70,14 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
     struct Shape {
         const char *architecture, *mix;
         bool tied;
-        uint32_t embedding, vocabulary;
+        uint32_t embedding, vocabulary, heads, head_dim, feed_forward;
     };
-    const Shape shapes[] = {{"llama", "Q4_K_M", true, 256, 1024}, {"llama", "Q6_K", false, 512, 1024}, {"qwen2", "Q8_0", true, 1280, 528},
-                            {"phi3", "Q5_1", true, 256, 1023},    {"gemma2", "IQ4_XS", true, 256, 512}, {"llama", "Q3_K_M", true, 256, 640}};
+    // Query heads of a KV head that are whole activation blocks, and not; feed-forward widths whose blocks share out evenly
+    // between two threads, and not.
+    const Shape shapes[] = {{"llama", "Q4_K_M", true, 256, 1024, 8, 64, 512}, {"llama", "Q6_K", false, 512, 1024, 4, 64, 768},
+                            {"qwen2", "Q8_0", true, 1280, 528, 4, 64, 512},   {"phi3", "Q5_1", true, 256, 1023, 8, 32, 1056},
+                            {"gemma2", "IQ4_XS", true, 256, 512, 4, 64, 512}, {"llama", "Q3_K_M", true, 256, 640, 2, 128, 1024},
+                            {"llama", "Q4_0", true, 256, 640, 4, 24, 544},     {"llama", "F16", true, 80, 600, 4, 24, 112}};
     for (const Shape& shape : shapes) {
         SCOPED_TRACE(std::string(shape.architecture) + " " + shape.mix);
         SynthSpec spec;
@@ -81,6 +86,9 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
         spec.tied = shape.tied;
         spec.embedding = shape.embedding;
         spec.vocabulary = shape.vocabulary;
+        spec.heads = shape.heads;
+        spec.head_dim = shape.head_dim;
+        spec.feed_forward = shape.feed_forward;
         keel::tools::synth_write(path_, spec);
         for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
             const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
@@ -88,6 +96,10 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
             SCOPED_TRACE(set->name);
             const keel_cpu cpu = static_cast<keel_cpu>(isa);
             const std::vector<float> plain = logits(config(KEEL_WEIGHTS_COPY, cpu));
+            for (uint32_t threads : {1u, 3u}) {
+                const std::vector<float> other = logits(config(KEEL_WEIGHTS_DEFAULT, cpu, threads));
+                EXPECT_EQ(0, memcmp(other.data(), plain.data(), plain.size() * sizeof(float))) << threads << " threads";
+            }
             const Planned copy = plan_of(path_, config(KEEL_WEIGHTS_COPY, cpu));
             for (keel_weights mode : kModes) {
                 SCOPED_TRACE(mode);
@@ -126,6 +138,19 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
                 EXPECT_GE(p.plan.mapped_weight_bytes, mapped ? matrices : 0);
             }
         }
+    }
+}
+
+// Blocks of 256 elements in 512: two units, which three threads would share badly.
+TEST_F(Placement, QuantizingJoinsTheGateWhereThreadsStayBusy) {
+    SynthSpec spec;
+    spec.mix = "Q4_K";
+    spec.feed_forward = 512;
+    keel::tools::synth_write(path_, spec);
+    for (uint32_t threads : {1u, 2u, 3u, 4u}) {
+        uint32_t quantizing = 0;
+        for (const keel_op_info& op : plan_of(path_, config(KEEL_WEIGHTS_COPY, KEEL_CPU_SCALAR, threads)).ops) quantizing += std::string(op.name) == "ffn_quantize";
+        EXPECT_EQ(quantizing, threads <= 2 ? 0 : spec.layers) << threads << " threads";
     }
 }
 
