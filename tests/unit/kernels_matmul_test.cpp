@@ -12,7 +12,7 @@ constexpr float kCanary = -12345.5f;
 // One product: weights, activations in both forms, and what it writes.
 struct Problem {
     uint32_t type, rows, k, columns, row_begin, row_end;
-    bool bias, accumulate;
+    bool bias, accumulate, from_memory;
     Buffer w;
     std::vector<float> x, b, y0;  // y0: what y holds before
     uint64_t w_row_bytes;
@@ -26,6 +26,7 @@ struct Problem {
           row_end(rows),
           bias(false),
           accumulate(false),
+          from_memory(false),
           w(rows * weight_row_bytes(type, k), random.below(17)),
           x(random.normals(uint64_t{columns} * k)),
           b(random.normals(rows)),
@@ -56,7 +57,7 @@ struct Problem {
         Buffer scratch(kMatmulScratchBytes);
         MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
                            count,     activations.data(), stride,    out.data(), bias ? b.data() : nullptr,
-                           accumulate, scratch.data()};
+                           accumulate, scratch.data(),     from_memory};
         (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
         return y;
     }
