@@ -11,7 +11,6 @@
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -30,14 +29,14 @@
 
 #include "kernels/kernels.h"
 #include "kernels/numeric.h"
+#include "platform/platform.h"
 
 namespace {
 
 using namespace keel::kernels;
 
 uint64_t last_level_cache_bytes() {
-    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return static_cast<uint64_t>(std::max({l3, l2, 32l << 20}));
+    return std::max(keel::platform::last_level_cache_bytes(), uint64_t{32} << 20);
 }
 uint64_t memory_bytes() {
     return 4 * last_level_cache_bytes();

@@ -182,6 +182,50 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
             }
 }
 
+// Float weights whose rows are whole vectors take a way of their own: more than one panel of elements, more than one group
+// of columns, rows that end within a block, and fetching ahead.
+TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(15);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t type : {kF32, kF16, kBF16})
+            for (uint32_t columns : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 13u, 24u, 161u, 193u, 400u})
+                for (int round = 0; round < (columns < 100 ? 12 : 3); ++round) {
+                    const uint32_t k = 16 * (round % 3 ? random.between(1, 20) : random.between(60, 140));
+                    Problem p(type, columns < 100 ? random.between(1, 70) : random.between(1, 35), k, columns, random);
+                    p.row_begin = random.below(2) ? 0 : random.below(p.rows);
+                    p.bias = random.below(2);
+                    p.accumulate = random.below(2);
+                    const std::vector<float> want = p.run(scalar, false);
+                    for (bool from_memory : {false, true}) {
+                        p.from_memory = from_memory;
+                        ASSERT_TRUE(same_floats(want.data(), p.run(set, false).data(), want.size()))
+                            << set->name << " " << kWeightTypes[type].name << " rows [" << p.row_begin << ", " << p.rows
+                            << ") k " << k << " columns " << columns << " from_memory " << from_memory;
+                    }
+                }
+}
+
+// Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn it
+// into +0.
+TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(16);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t k : {16u, 17u, 31u, 33u})
+            for (uint32_t columns : {1u, 3u, 9u}) {
+                Problem p(kF32, 5, k, columns, random);
+                for (uint32_t i = 0; i < p.rows * k; ++i) {
+                    const float w = -1e-30f;
+                    memcpy(p.w.data() + i * 4, &w, 4);
+                }
+                for (float& x : p.x) x = 1e-30f;
+                const std::vector<float> want = p.run(scalar, false);
+                EXPECT_TRUE(std::signbit(want[0]));
+                ASSERT_TRUE(same_floats(want.data(), p.run(set, false).data(), want.size())) << set->name << " k " << k;
+            }
+}
+
 // Codes at the ends of their ranges against activations at theirs: no intermediate saturates, no special value is lost.
 TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
     const KernelSet* scalar = find_kernel_set(kScalar);
