@@ -44,6 +44,7 @@ struct MatmulArgs {
     const float* bias;         // f32[rows] or null
     bool accumulate;
     void* scratch;             // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
+    bool from_memory;          // weights come from memory, not from a cache: kernels may fetch ahead. Never changes a result
 };
 // At least room for one group of 16 rows, unpacked; several where k is small. Upper bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;

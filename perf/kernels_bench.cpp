@@ -5,11 +5,12 @@
 //   memory   a buffer of at least four times the last-level cache;
 //   cached   a buffer as large as the working set of the case, read over and over.
 // matmul with one column walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one
-// matrix of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each.
+// matrix of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each;
+// those in f32 with many columns or query rows stand beside the fused multiply-adds a loop without memory does with the
+// same registers.
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,14 +29,14 @@
 
 #include "kernels/kernels.h"
 #include "kernels/numeric.h"
+#include "platform/platform.h"
 
 namespace {
 
 using namespace keel::kernels;
 
 uint64_t last_level_cache_bytes() {
-    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return static_cast<uint64_t>(std::max({l3, l2, 32l << 20}));
+    return std::max(keel::platform::last_level_cache_bytes(), uint64_t{32} << 20);
 }
 uint64_t memory_bytes() {
     return 4 * last_level_cache_bytes();
@@ -94,6 +95,56 @@ double stream_rate(uint64_t bytes) {
     }
     known.push_back({bytes, static_cast<double>(bytes) / best});
     return known.back().second;
+}
+
+// ---- fused multiply-adds without memory: enough independent chains to keep every unit busy ----
+#if defined(__x86_64__)
+#define KEEL_FMA(r, i) "vfmadd231ps %%" r "15, %%" r "14, %%" r #i "\n"
+#define KEEL_FMA_LOOP(r)                                                                                       \
+    __asm__ volatile("vzeroall\n1:\n" KEEL_FMA(r, 0) KEEL_FMA(r, 1) KEEL_FMA(r, 2) KEEL_FMA(r, 3) KEEL_FMA(r, 4) \
+                         KEEL_FMA(r, 5) KEEL_FMA(r, 6) KEEL_FMA(r, 7) KEEL_FMA(r, 8) KEEL_FMA(r, 9)            \
+                             KEEL_FMA(r, 10) KEEL_FMA(r, 11) "dec %0\njnz 1b\n"                                \
+                     : "+r"(n)                                                                                 \
+                     :                                                                                         \
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",   \
+                       "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
+double fma_loop_256(uint64_t n) {
+    const double operations = 12.0 * 8 * 2 * static_cast<double>(n);
+    KEEL_FMA_LOOP("ymm");
+    return operations;
+}
+double fma_loop_512(uint64_t n) {
+    const double operations = 12.0 * 16 * 2 * static_cast<double>(n);
+    KEEL_FMA_LOOP("zmm");
+    return operations;
+}
+double (*fma_loop(const KernelSet* set))(uint64_t) {
+    if (set == find_kernel_set(kScalar)) return nullptr;
+    return set == find_kernel_set(kAvx2) ? fma_loop_256 : fma_loop_512;
+}
+#else
+double (*fma_loop(const KernelSet*))(uint64_t) { return nullptr; }
+#endif
+
+// Operations per second of the best of several passes with the registers of `set`; 0 where there is no loop for it.
+double fma_peak(const KernelSet* set) {
+    static std::vector<std::pair<const KernelSet*, double>> known;
+    for (const auto& k : known)
+        if (k.first == set) return k.second;
+    double best = 0;
+    for (int pass = 0; pass < 7 && fma_loop(set); ++pass) {
+        const double begin = cpu_seconds();
+        const double operations = fma_loop(set)(5'000'000);
+        best = std::max(best, operations / (cpu_seconds() - begin));
+    }
+    known.push_back({set, best});
+    return best;
+}
+
+void report_peak(benchmark::State& state, const KernelSet* set, double operations) {
+    if (fma_peak(set) > 0)
+        state.counters["%peak"] = benchmark::Counter(
+            100 * operations * static_cast<double>(state.iterations()) / fma_peak(set), benchmark::Counter::kIsRate);
 }
 
 void report(benchmark::State& state, double bytes, double operations, uint64_t stream_bytes) {
@@ -173,7 +224,8 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
         out[c] = y.floats() + uint64_t{c} * rows;
     }
     Plane scratch(matmul_scratch_bytes(kK));
-    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data};
+    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data,
+                       !cached};
     uint32_t row = 0;
     for (auto _ : state) {
         args.row_begin = row;
@@ -184,24 +236,24 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
     }
     const double bytes = static_cast<double>(step) * static_cast<double>(row_bytes) +
                          static_cast<double>(stride) * columns + 4.0 * step * columns;
-    report(state, bytes, 2.0 * step * kK * columns, columns == 1 ? (cached ? kCachedBytes : memory_bytes()) : 0);
+    report(state, bytes, 2.0 * step * kK * columns, columns <= 8 ? (cached ? kCachedBytes : memory_bytes()) : 0);
+    if (!q8) report_peak(state, set, 2.0 * step * kK * columns);
 }
 
-// ---- attention: one KV head of 128, f16, `positions` cached, four query rows that share it (decode) or 128 rows
-// (prefill) ----
-void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uint32_t positions) {
-    constexpr uint32_t kDim = 128;
+// ---- attention: one KV head of `dim`, f16, `positions` cached, one or four query rows that share it (decode) or 128
+// rows (prefill) ----
+void attention(benchmark::State& state, const KernelSet* set, uint32_t dim, uint32_t rows, uint32_t positions) {
     constexpr uint32_t kPage = 256;
-    const uint32_t row_bytes = kKvFormats[kKvF16].row_bytes(kDim), pages = (positions + kPage - 1) / kPage;
+    const uint32_t row_bytes = kKvFormats[kKvF16].row_bytes(dim), pages = (positions + kPage - 1) / kPage;
     const uint64_t page_bytes = uint64_t{kPage} * row_bytes * 2;
-    Plane kv(page_bytes * pages), q(rows * kDim * 4), o(rows * kDim * 4), scratch(attention_scratch_floats(kDim) * 4);
+    Plane kv(page_bytes * pages), q(rows * dim * 4), o(rows * dim * 4), scratch(attention_scratch_floats(dim) * 4);
     std::mt19937 random(3);
-    std::vector<float> values(kDim);
+    std::vector<float> values(dim);
     for (uint64_t i = 0; i < kv.bytes / row_bytes; ++i) {
         for (float& v : values) v = std::normal_distribution<float>()(random);
-        set->kv_encode[kKvF16](values.data(), kDim, kv.data + i * row_bytes);
+        set->kv_encode[kKvF16](values.data(), dim, kv.data + i * row_bytes);
     }
-    for (uint32_t i = 0; i < rows * kDim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
+    for (uint32_t i = 0; i < rows * dim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
     std::vector<const uint8_t*> table(pages);
     for (uint32_t p = 0; p < pages; ++p) table[p] = kv.data + p * page_bytes;
     std::vector<const float*> qs(rows);
@@ -210,23 +262,24 @@ void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uin
     std::vector<uint32_t> begin(rows, 0), end(rows, positions);
     double seen = 0;
     for (uint32_t r = 0; r < rows; ++r) {
-        qs[r] = q.floats() + r * kDim;
-        os[r] = o.floats() + r * kDim;
+        qs[r] = q.floats() + r * dim;
+        os[r] = o.floats() + r * dim;
         if (rows > 16) end[r] = positions - rows + r + 1;
         seen += end[r];
     }
     AttentionArgs a = {table.data(), kPage,      0,         uint64_t{kPage} * row_bytes,
                        row_bytes,    row_bytes,  kKvF16,    kKvF16,
-                       kDim,         0,          rows,      qs.data(),
+                       dim,         0,          rows,      qs.data(),
                        begin.data(), end.data(), 0.088f,    0.0f,
                        m.data(),     l.data(),   os.data(), scratch.floats()};
     for (auto _ : state) {
         std::fill(m.begin(), m.end(), -INFINITY);
         for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
-        for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], kDim);
+        for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], dim);
         benchmark::ClobberMemory();
     }
-    report(state, 2.0 * positions * row_bytes, 4.0 * kDim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
+    report(state, 2.0 * positions * row_bytes, 4.0 * dim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
+    report_peak(state, set, 4.0 * dim * seen);
 }
 
 // ---- row operations over 4,096 elements in the first-level cache ----
@@ -296,17 +349,21 @@ void register_all() {
             for (Product product : {kF32Product, kQ8Product, kRepackedProduct}) {
                 if (product != kF32Product && !quantized) continue;
                 const std::string kind = kProductNames[product];
-                add(kind + name + "/columns:1/memory",
-                    [=](benchmark::State& s) { matmul(s, set, type, product, 1, false); });
-                for (uint32_t columns : {1u, 4u, 128u})
+                for (uint32_t columns : {1u, 4u})
+                    add(kind + name + "/columns:" + std::to_string(columns) + "/memory",
+                        [=](benchmark::State& s) { matmul(s, set, type, product, columns, false); });
+                for (uint32_t columns : {1u, 2u, 4u, 8u, 16u, 128u, 512u})
                     add(kind + name + "/columns:" + std::to_string(columns) + "/cached",
                         [=](benchmark::State& s) { matmul(s, set, type, product, columns, true); });
             }
             add("dequantize" + name, [=](benchmark::State& s) { dequantize(s, set, type); });
         }
-        add("attention" + isa + "/rows:1/positions:2048", [=](benchmark::State& s) { attention(s, set, 1, 2048); });
-        add("attention" + isa + "/rows:4/positions:2048", [=](benchmark::State& s) { attention(s, set, 4, 2048); });
-        add("attention" + isa + "/rows:128/positions:2048", [=](benchmark::State& s) { attention(s, set, 128, 2048); });
+        for (uint32_t dim : {64u, 128u})
+            for (uint32_t rows : {1u, 4u, 128u})
+                for (uint32_t positions : {512u, 2048u})
+                    add("attention" + isa + "/dim:" + std::to_string(dim) + "/rows:" + std::to_string(rows) +
+                            "/positions:" + std::to_string(positions),
+                        [=](benchmark::State& s) { attention(s, set, dim, rows, positions); });
         for (const RowOp& op : kRowOps)
             add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
     }

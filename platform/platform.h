@@ -23,6 +23,9 @@ void unlock_pages(const void* data, uint64_t bytes);
 bool allow_tile_registers();
 uint32_t usable_cores();  // cores in the caller's affinity mask, at least 1
 
+// ---- caches ----
+uint64_t last_level_cache_bytes();  // the largest cache of the first core; 0 when the system does not say
+
 // ---- a fixed team of threads ----
 // Workers spin for a bounded time, then sleep (futex), so an idle engine costs no core. run() gives task indices
 // 0..tasks-1 out statically: worker i of n = min(threads, tasks) runs the contiguous range [tasks*i/n, tasks*(i+1)/n);

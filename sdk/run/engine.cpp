@@ -189,6 +189,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->chat = model.chat;
     e->geometry = geometry;
     e->frequencies = frequencies;
+    e->weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     e->tokenizer = tokenizer;
     e->sessions = sessions;
     e->team_memory = team_memory;

@@ -248,6 +248,7 @@ void run_rows(const Engine& e, const Op& op, float* const* y, uint32_t first, ui
     a.bias = op.bias;
     a.accumulate = op.accumulate != 0;
     a.scratch = scratch;
+    a.from_memory = e.weights_exceed_cache;
     const bool q8 = e.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
     const kernels::KernelSet& k = *e.config.kernels;
     (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
