@@ -18,7 +18,9 @@ bool lock_pages(const void* data, uint64_t bytes);
 void unlock_pages(const void* data, uint64_t bytes);
 
 // ---- cores ----
-uint32_t usable_cores();  // cores in the caller's affinity mask, at least 1
+// Cores in the caller's affinity mask, or what the CPU quota of its control groups is worth where that is less; at least 1.
+// A quota counts rounded down: a team that uses more than its share is stopped for the rest of the period.
+uint32_t usable_cores();
 
 // ---- a fixed team of threads ----
 // Workers spin for a bounded time, then sleep (futex), so an idle engine costs no core. run() gives task indices

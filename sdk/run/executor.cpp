@@ -394,7 +394,7 @@ double unit_us(const Engine& e, const Pass& p) {
         const bool spans = p.walks > 1 || p.ops == 1;  // one walk of attention is over one span
         const uint32_t positions = spans && e.step.longest > kAttentionSpan ? kAttentionSpan : e.step.longest;
         const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
-        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns : predict_us(op, e.config, logits ? e.step.logits : e.step.columns);
+        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns : predict_us(op, logits ? e.step.logits : e.step.columns);
     }
     return us / p.units * e.measured_over_predicted[correction_of(p)];
 }
