@@ -43,9 +43,14 @@ struct MatmulArgs {
     float* const* y;           // columns pointers, each to row 0 of that column's output
     const float* bias;         // f32[rows] or null
     bool accumulate;
-    void* scratch;             // kMatmulScratchBytes of this thread, 64-byte aligned: decoded weight panels
+    void* scratch;             // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
 };
+// At least room for one group of 16 rows, unpacked; several where k is small. Upper bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
+static inline uint64_t matmul_scratch_bytes(uint32_t k) {
+    const uint64_t group = (uint64_t{k} + 255) / 256 * 5760;
+    return group > kMatmulScratchBytes ? group : kMatmulScratchBytes;
+}
 using MatmulFn = void (*)(const MatmulArgs&);
 
 // ---- attention (NUMERICS section 5) ----
@@ -84,7 +89,8 @@ struct AttentionArgs {
 };
 // Upper bound over all kernel sets; the caller provides this much per thread.
 static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
-    return 2 * kAttentionTile * head_dim + kMaxQueryRows * (kAttentionTile + head_dim + 16);
+    const uint32_t wide = (head_dim + 15) & ~15u;
+    return 2 * kAttentionTile * wide + kMaxQueryRows * (kAttentionTile + wide + 16);
 }
 
 struct KernelSet {
@@ -117,11 +123,10 @@ struct KernelSet {
     void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
 };
 
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8. neon: with dotprod and i8mm.
+// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8, for which a process must ask the
+// system first (platform::allow_tile_registers). neon: with dotprod and i8mm.
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
 // The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included.
 const KernelSet* find_kernel_set(uint32_t isa);
-// The best set this machine has.
-const KernelSet* best_kernel_set();
 
 }  // namespace keel::kernels

@@ -21,6 +21,9 @@ void unlock_pages(const void* data, uint64_t bytes);
 // Cores in the caller's affinity mask, or what the CPU quota of its control groups is worth where that is less; at least 1.
 // A quota counts rounded down: a team that uses more than its share is stopped for the rest of the period.
 uint32_t usable_cores();
+// Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False when it
+// refuses, or knows none. Threads that exist already may use them as well.
+bool allow_tile_registers();
 
 // ---- a fixed team of threads ----
 // Workers spin for a bounded time, then sleep (futex), so an idle engine costs no core. run() gives task indices

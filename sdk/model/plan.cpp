@@ -239,6 +239,7 @@ class Builder {
         op.k = static_cast<uint32_t>(t.dims[0]);
         op.rows = static_cast<uint32_t>(t.dims[1]);
         op.w_row_bytes = kernels::weight_row_bytes(t.type, op.k);
+        if (op.k > longest_row_) longest_row_ = op.k;
         if (bias < kSlotCount) op.bias = vector_of(bias, static_cast<uint32_t>(layer));
         op.to_logits = stage == kStageHead;
         op.fixed_bytes = op.w_row_bytes * op.rows;
@@ -399,7 +400,8 @@ class Builder {
         size_forms(kBufHeadIn, kBufHeadIn32, kBufHeadIn256, s_.embedding, head_in_, false);
         const uint32_t attention = kernels::attention_scratch_floats(s_.head_dim);
         uint64_t thread_floats = attention > s_.embedding ? attention : s_.embedding;
-        if (thread_floats < kernels::kMatmulScratchBytes / 4) thread_floats = kernels::kMatmulScratchBytes / 4;
+        const uint64_t matmul_floats = kernels::matmul_scratch_bytes(longest_row_) / 4;
+        if (thread_floats < matmul_floats) thread_floats = matmul_floats;
         size(kBufThread, floats(thread_floats), c_.threads);
     }
 
@@ -409,6 +411,7 @@ class Builder {
     WeightPlacer& weights_;
     Op* ops_;
     ExecutionPlan* plan_;
+    uint32_t longest_row_ = 0;  // of a matrix
     uint32_t wanted_index_ = 0;
     Op* wanted_ = nullptr;
     uint32_t *wanted_pass_ = nullptr, passes_ = 0;

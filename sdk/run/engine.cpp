@@ -22,19 +22,26 @@ keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t hi
     return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
 }
 
+// The set for `isa` where this build and machine have it and the system lets this process use its registers.
+const kernels::KernelSet* usable_kernel_set(uint32_t isa) {
+    const kernels::KernelSet* set = kernels::find_kernel_set(isa);
+    return set && (isa != kernels::kAmx || platform::allow_tile_registers()) ? set : nullptr;
+}
+
 // The kernel set that a configuration asks for; AUTO leaves the choice to the environment, then to the machine.
 keel_status choose_kernels(keel_cpu cpu, const kernels::KernelSet** set, keel_error* error) {
     static constexpr const char* kNames[kernels::kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
     if (cpu != KEEL_CPU_AUTO) {
-        *set = kernels::find_kernel_set(cpu);
+        *set = usable_kernel_set(cpu);
         return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
     }
-    *set = kernels::best_kernel_set();
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)  // from slow to fast
+        if (const kernels::KernelSet* usable = usable_kernel_set(isa)) *set = usable;
     const char* wanted = getenv("KEEL_CPU");
     if (!wanted || !*wanted) return KEEL_OK;
     for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa) {
         if (strcmp(wanted, kNames[isa]) != 0) continue;
-        *set = kernels::find_kernel_set(isa);
+        *set = usable_kernel_set(isa);
         return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "this machine or build lacks the kernel set that the environment names");
     }
     return fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
