@@ -33,10 +33,10 @@ def where(document):
 def bench_rows(documents):
     for d in documents:
         r = d["result"]
-        decode, step = r["decode"], r["step"]
+        prefill, decode, step = r["prefill"][0], r["decode"][0], r["step"]
         cached = "stream_working_set" in r
         fastest = r["stream_working_set" if cached else "stream"]["gb_per_s"]["highest"]
-        yield [d["title"], f"{r['kernel_set']}, {r['threads']}", rate(r["prefill"]), rate(decode),
+        yield [d["title"], f"{r['kernel_set']}, {r['threads']}", rate(prefill), rate(decode),
                f"{100 * decode['gb_per_s'] / fastest:.0f} % of {'working set' if cached else 'memory'}",
                f"{duration(step['p50_us'])} / {duration(step['p99_us'])} / {duration(step['max_us'])}",
                f"{duration(r['slice']['p50_us'])} / {duration(r['slice']['p99_us'])}" if "slice" in r else "",
