@@ -52,8 +52,9 @@ def eval_rows(documents):
 
 def generated():
     documents = [json.loads(path.read_text()) for path in sorted((ROOT / "perf/results").glob("*.json"))]
-    benches = [d for d in documents if d["figure"].startswith("bench_")]
-    evals = [d for d in documents if d["figure"].startswith("eval_")]
+    benches = [d for d in documents if d.get("figure", "").startswith("bench_")]
+    evals = [d for d in documents if d.get("figure", "").startswith("eval_")]
+    documents = benches + evals  # other results, such as kernels and peers, have tables of their own
     lines = []
     if benches:
         lines += table(["model", "kernels, threads", "prefill tok/s", "decode tok/s", "decode bandwidth",
