@@ -4,10 +4,11 @@
 // beside two read-only streams measured in the same run, each summing 64-bit words of memory the process wrote before:
 //   memory   a buffer of at least four times the last-level cache;
 //   cached   a buffer as large as the working set of the case, read over and over.
-// matmul with one column walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one
-// matrix of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each;
-// those in f32 with many columns or query rows stand beside the fused multiply-adds a loop without memory does with the
-// same registers.
+// matmul walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one matrix of 2 MiB
+// ("cached" cases); percent is against the stream of the same kind, for one column. Products count two operations each.
+//
+// peak/ cases are what the instructions of a set can do at most, with operands in registers: f32 fused multiply-adds, and
+// the 8-bit dot products its kernels are made of. perf/plots/roofline.py puts every product beside both ceilings.
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
@@ -97,60 +98,10 @@ double stream_rate(uint64_t bytes) {
     return known.back().second;
 }
 
-// ---- fused multiply-adds without memory: enough independent chains to keep every unit busy ----
-#if defined(__x86_64__)
-#define KEEL_FMA(r, i) "vfmadd231ps %%" r "15, %%" r "14, %%" r #i "\n"
-#define KEEL_FMA_LOOP(r)                                                                                       \
-    __asm__ volatile("vzeroall\n1:\n" KEEL_FMA(r, 0) KEEL_FMA(r, 1) KEEL_FMA(r, 2) KEEL_FMA(r, 3) KEEL_FMA(r, 4) \
-                         KEEL_FMA(r, 5) KEEL_FMA(r, 6) KEEL_FMA(r, 7) KEEL_FMA(r, 8) KEEL_FMA(r, 9)            \
-                             KEEL_FMA(r, 10) KEEL_FMA(r, 11) "dec %0\njnz 1b\n"                                \
-                     : "+r"(n)                                                                                 \
-                     :                                                                                         \
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",   \
-                       "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
-double fma_loop_256(uint64_t n) {
-    const double operations = 12.0 * 8 * 2 * static_cast<double>(n);
-    KEEL_FMA_LOOP("ymm");
-    return operations;
-}
-double fma_loop_512(uint64_t n) {
-    const double operations = 12.0 * 16 * 2 * static_cast<double>(n);
-    KEEL_FMA_LOOP("zmm");
-    return operations;
-}
-double (*fma_loop(const KernelSet* set))(uint64_t) {
-    if (set == find_kernel_set(kScalar)) return nullptr;
-    return set == find_kernel_set(kAvx2) ? fma_loop_256 : fma_loop_512;
-}
-#else
-double (*fma_loop(const KernelSet*))(uint64_t) { return nullptr; }
-#endif
-
-// Operations per second of the best of several passes with the registers of `set`; 0 where there is no loop for it.
-double fma_peak(const KernelSet* set) {
-    static std::vector<std::pair<const KernelSet*, double>> known;
-    for (const auto& k : known)
-        if (k.first == set) return k.second;
-    double best = 0;
-    for (int pass = 0; pass < 7 && fma_loop(set); ++pass) {
-        const double begin = cpu_seconds();
-        const double operations = fma_loop(set)(5'000'000);
-        best = std::max(best, operations / (cpu_seconds() - begin));
-    }
-    known.push_back({set, best});
-    return best;
-}
-
-void report_peak(benchmark::State& state, const KernelSet* set, double operations) {
-    if (fma_peak(set) > 0)
-        state.counters["%peak"] = benchmark::Counter(
-            100 * operations * static_cast<double>(state.iterations()) / fma_peak(set), benchmark::Counter::kIsRate);
-}
-
 void report(benchmark::State& state, double bytes, double operations, uint64_t stream_bytes) {
     using benchmark::Counter;
     const double n = static_cast<double>(state.iterations());
-    state.counters["B/s"] = Counter(bytes * n, Counter::kIsRate);
+    if (bytes > 0) state.counters["B/s"] = Counter(bytes * n, Counter::kIsRate);
     if (operations > 0) state.counters["op/s"] = Counter(operations * n, Counter::kIsRate);
     if (stream_bytes)
         state.counters["%stream"] = Counter(100 * bytes * n / stream_rate(stream_bytes), Counter::kIsRate);
@@ -161,6 +112,91 @@ void stream(benchmark::State& state, uint64_t bytes) {
     memset(plane.data, 1, bytes);
     for (auto _ : state) benchmark::DoNotOptimize(sum_words(plane.data, bytes));
     report(state, static_cast<double>(bytes), 0, bytes);
+}
+
+// ---- peaks: chains of one instruction each, enough of them in flight to hide its latency ----
+#if defined(__x86_64__)
+constexpr int kPeakSteps = 1024;
+// The compiler believes that the register changes here: equal chains stay apart, and nothing moves out of the loop.
+#define KEEL_OPAQUE(x) asm volatile("" : "+v"(x))
+
+__attribute__((target("avx2,fma"))) double fma_peak_avx2() {
+    __m256 sum[12] = {}, a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
+    for (__m256& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+        KEEL_OPAQUE(a);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm256_fmadd_ps(sum[j], a, b);
+    }
+    for (__m256& s : sum) KEEL_OPAQUE(s);
+    return 16.0 * 12 * kPeakSteps;
+}
+// Four products summed in 16 bits before they are widened, as codes of up to five bits allow; 8-bit codes need a widening
+// of every product, and so stay below.
+__attribute__((target("avx2"))) double int8_peak_avx2() {
+    __m256i sum[4] = {}, a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(1);
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (__m256i& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            __m256i pairs = _mm256_maddubs_epi16(a, b);
+#pragma GCC unroll 3
+            for (int k = 1; k < 4; ++k) {
+                KEEL_OPAQUE(b);
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(a, b));
+            }
+            KEEL_OPAQUE(b);
+            sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    for (__m256i& s : sum) KEEL_OPAQUE(s);
+    return 256.0 * 4 * kPeakSteps;
+}
+__attribute__((target("avx512f"))) double fma_peak_avx512() {
+    __m512 sum[12] = {}, a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.25f);
+    for (__m512& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+        KEEL_OPAQUE(a);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_fmadd_ps(sum[j], a, b);
+    }
+    for (__m512& s : sum) KEEL_OPAQUE(s);
+    return 32.0 * 12 * kPeakSteps;
+}
+__attribute__((target("avx512f,avx512vnni"))) double int8_peak_avx512() {
+    __m512i sum[12] = {}, a = _mm512_set1_epi32(0x03030303), b = _mm512_set1_epi32(0x01010101);
+    for (__m512i& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+        KEEL_OPAQUE(a);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], a, b);
+    }
+    for (__m512i& s : sum) KEEL_OPAQUE(s);
+    return 128.0 * 12 * kPeakSteps;
+}
+#undef KEEL_OPAQUE
+#endif
+
+struct Peak {
+    const char* name;
+    uint32_t isa;
+    double (*run)();  // returns the operations done
+};
+const Peak kPeaks[] = {
+#if defined(__x86_64__)
+    {"peak/fma/avx2", kAvx2, fma_peak_avx2},
+    {"peak/int8/avx2", kAvx2, int8_peak_avx2},
+    {"peak/fma/avx512", kAvx512, fma_peak_avx512},
+    {"peak/int8/avx512", kAvx512, int8_peak_avx512},
+#endif
+    {nullptr, 0, nullptr},
+};
+
+void peak(benchmark::State& state, double (*run)()) {
+    double operations = 0;
+    for (auto _ : state) operations = run();
+    report(state, 0, operations, 0);
 }
 
 // ---- matrix products ----
@@ -237,7 +273,6 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
     const double bytes = static_cast<double>(step) * static_cast<double>(row_bytes) +
                          static_cast<double>(stride) * columns + 4.0 * step * columns;
     report(state, bytes, 2.0 * step * kK * columns, columns <= 8 ? (cached ? kCachedBytes : memory_bytes()) : 0);
-    if (!q8) report_peak(state, set, 2.0 * step * kK * columns);
 }
 
 // ---- attention: one KV head of `dim`, f16, `positions` cached, one or four query rows that share it (decode) or 128
@@ -279,7 +314,6 @@ void attention(benchmark::State& state, const KernelSet* set, uint32_t dim, uint
         benchmark::ClobberMemory();
     }
     report(state, 2.0 * positions * row_bytes, 4.0 * dim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
-    report_peak(state, set, 4.0 * dim * seen);
 }
 
 // ---- row operations over 4,096 elements in the first-level cache ----
@@ -337,6 +371,8 @@ void add(const std::string& name, std::function<void(benchmark::State&)> body) {
 void register_all() {
     add("stream/memory", [](benchmark::State& s) { stream(s, memory_bytes()); });
     add("stream/cached", [](benchmark::State& s) { stream(s, kCachedBytes); });
+    for (const Peak& p : kPeaks)
+        if (p.run && find_kernel_set(p.isa)) add(p.name, [=](benchmark::State& s) { peak(s, p.run); });
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
@@ -349,10 +385,11 @@ void register_all() {
             for (Product product : {kF32Product, kQ8Product, kRepackedProduct}) {
                 if (product != kF32Product && !quantized) continue;
                 const std::string kind = kProductNames[product];
-                for (uint32_t columns : {1u, 4u})
-                    add(kind + name + "/columns:" + std::to_string(columns) + "/memory",
-                        [=](benchmark::State& s) { matmul(s, set, type, product, columns, false); });
-                for (uint32_t columns : {1u, 2u, 4u, 8u, 16u, 128u, 512u})
+                for (uint32_t columns : {1u, 4u, 8u})
+                    if (columns == 1 || product != kF32Product)
+                        add(kind + name + "/columns:" + std::to_string(columns) + "/memory",
+                            [=](benchmark::State& s) { matmul(s, set, type, product, columns, false); });
+                for (uint32_t columns : {1u, 4u, 128u})
                     add(kind + name + "/columns:" + std::to_string(columns) + "/cached",
                         [=](benchmark::State& s) { matmul(s, set, type, product, columns, true); });
             }
