@@ -84,7 +84,8 @@ struct AttentionArgs {
 };
 // Upper bound over all kernel sets; the caller provides this much per thread.
 static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
-    return 2 * kAttentionTile * head_dim + kMaxQueryRows * (kAttentionTile + head_dim + 16);
+    const uint32_t wide = (head_dim + 15) & ~15u;
+    return 2 * kAttentionTile * wide + kMaxQueryRows * (kAttentionTile + wide + 16);
 }
 
 struct KernelSet {

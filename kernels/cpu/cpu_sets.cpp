@@ -5,24 +5,17 @@ namespace keel::kernels {
 namespace {
 
 // A set of one instruction set: the names of its functions differ in the suffix only.
-#define KEEL_DEFINE_SET(isa)                                                      \
+// What computes in f32: everything but the products with 8-bit activations.
+#define KEEL_DEFINE_FLOAT_KERNELS(isa)                                            \
     template <WeightType... T>                                                    \
-    constexpr void add_float_types_##isa(KernelSet& s) {                          \
+    constexpr void add_float_products_##isa(KernelSet& s) {                       \
         ((s.dequantize_row[T] = dequantize_##isa<T>), ...);                       \
         ((s.matmul_f32[T] = matmul_f32_##isa<T>), ...);                           \
     }                                                                             \
-    template <WeightType... T>                                                    \
-    constexpr void add_quantized_types_##isa(KernelSet& s) {                      \
-        add_float_types_##isa<T...>(s);                                           \
-        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                             \
-        ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                 \
-    }                                                                             \
-    constexpr KernelSet make_##isa() {                                            \
-        KernelSet s{};                                                            \
-        s.name = #isa;                                                            \
-        add_float_types_##isa<kF32, kF16, kBF16>(s);                              \
-        add_quantized_types_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL>(s); \
-        add_quantized_types_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s); \
+    constexpr void add_float_kernels_##isa(KernelSet& s) {                        \
+        add_float_products_##isa<kF32, kF16, kBF16>(s);                           \
+        add_float_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL>(s);  \
+        add_float_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);  \
         s.quantize_q8 = quantize_q8_##isa;                                        \
         s.rms_norm = rms_norm_##isa;                                              \
         s.rope = rope_##isa;                                                      \
@@ -37,12 +30,39 @@ namespace {
         s.kv_decode[kKvF32] = kv_decode_f32_scalar;                               \
         s.attention_span = attention_span_##isa;                                  \
         s.attention_finish = attention_finish_##isa;                              \
+    }
+#define KEEL_DEFINE_Q8_KERNELS(isa)                                               \
+    template <WeightType... T>                                                    \
+    constexpr void add_q8_products_##isa(KernelSet& s) {                          \
+        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                             \
+        ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                 \
+    }                                                                             \
+    constexpr void add_q8_kernels_##isa(KernelSet& s) {                           \
+        add_q8_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL>(s);     \
+        add_q8_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);     \
+    }
+#define KEEL_DEFINE_SET(isa)                                                      \
+    KEEL_DEFINE_FLOAT_KERNELS(isa)                                                \
+    KEEL_DEFINE_Q8_KERNELS(isa)                                                   \
+    constexpr KernelSet make_##isa() {                                            \
+        KernelSet s{};                                                            \
+        s.name = #isa;                                                            \
+        add_float_kernels_##isa(s);                                               \
+        add_q8_kernels_##isa(s);                                                  \
         return s;                                                                 \
     }
 
 KEEL_DEFINE_SET(scalar)
 #if defined(__x86_64__)
 KEEL_DEFINE_SET(avx2)
+KEEL_DEFINE_FLOAT_KERNELS(avx512)
+// The products with 8-bit activations are those of AVX2.
+constexpr KernelSet make_avx512() {
+    KernelSet s = make_avx2();
+    s.name = "avx512";
+    add_float_kernels_avx512(s);
+    return s;
+}
 #endif
 
 }  // namespace
@@ -50,11 +70,6 @@ KEEL_DEFINE_SET(avx2)
 constinit const KernelSet kScalarSet = make_scalar();
 #if defined(__x86_64__)
 constinit const KernelSet kAvx2Set = make_avx2();
-constexpr KernelSet make_avx512() {
-    KernelSet s = make_avx2();
-    s.name = "avx512";
-    return s;
-}
 constinit const KernelSet kAvx512Set = make_avx512();
 #endif
 

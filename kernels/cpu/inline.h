@@ -1,0 +1,13 @@
+// Macros of vector code. Everything in a kernel header is inlined into the file of one instruction set.
+#pragma once
+
+#define KEEL_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define KEEL_UNROLL _Pragma("unroll")
+#else
+#define KEEL_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// Makes a scalar opaque to the compiler at this point, so that it stays the one it is: compilers replace a few pointers
+// and a stride by one pointer per row, more than there are registers for. Costs no instruction.
+#define KEEL_OPAQUE(x) __asm__("" : "+r"(x))
