@@ -38,6 +38,10 @@ bool have_avx512() {
     const Cpuid leaf7(7, 0);
     return have_avx2() && saves_state(0xe6) && (leaf7.b & kLeaf7b) == kLeaf7b && (leaf7.c & kLeaf7c);
 }
+bool have_amx() {
+    constexpr uint32_t kTileAndInt8 = bit(24) | bit(25), kTileState = 0x60000;
+    return have_avx512() && saves_state(kTileState) && (Cpuid(7, 0).d & kTileAndInt8) == kTileAndInt8;
+}
 #endif
 
 }  // namespace
@@ -51,17 +55,12 @@ const KernelSet* find_kernel_set(uint32_t isa) {
             return have_avx2() ? &kAvx2Set : nullptr;
         case kAvx512:
             return have_avx512() ? &kAvx512Set : nullptr;
+        case kAmx:
+            return have_amx() ? &kAmxSet : nullptr;
 #endif
         default:
             return nullptr;
     }
-}
-
-const KernelSet* best_kernel_set() {
-    const KernelSet* best = &kScalarSet;  // the sets of one machine are numbered from slow to fast
-    for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
-        if (const KernelSet* set = find_kernel_set(isa)) best = set;
-    return best;
 }
 
 }  // namespace keel::kernels

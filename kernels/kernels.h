@@ -18,8 +18,8 @@ namespace keel::kernels {
 // ---- 8-bit activations (NUMERICS section 2) ----
 // One column of k activations quantized in blocks of B: three planes behind one another, each rounded up to 64 bytes.
 //   int8  q[k] | f32 d[k/B] | int16 sum16[k/16]     sum16[i] = q[16i] + ... + q[16i+15]
-static inline uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
-static inline uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
+static constexpr uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
+static constexpr uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
     return round64(k) + round64(uint64_t{k / block} * 4) + round64(uint64_t{k / 16} * 2);
 }
 static inline int8_t* q8_codes(void* column) { return static_cast<int8_t*>(column); }
@@ -43,9 +43,14 @@ struct MatmulArgs {
     float* const* y;           // columns pointers, each to row 0 of that column's output
     const float* bias;         // f32[rows] or null
     bool accumulate;
-    void* scratch;             // kMatmulScratchBytes of this thread, 64-byte aligned: decoded weight panels
+    void* scratch;             // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
 };
+// At least room for one group of 16 rows, unpacked; several where k is small. Upper bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
+static inline uint64_t matmul_scratch_bytes(uint32_t k) {
+    const uint64_t group = (uint64_t{k} + 255) / 256 * 5760;
+    return group > kMatmulScratchBytes ? group : kMatmulScratchBytes;
+}
 using MatmulFn = void (*)(const MatmulArgs&);
 
 // ---- attention (NUMERICS section 5) ----
@@ -97,6 +102,7 @@ struct KernelSet {
     MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
     // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeLimit];
+    bool repack_pays[kWeightTypeLimit];     // matmul_repacked is measured to be the faster of the two
     // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
 
@@ -117,11 +123,10 @@ struct KernelSet {
     void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
 };
 
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8. neon: with dotprod and i8mm.
+// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8, for which a process must ask the
+// system first (platform::allow_tile_registers). neon: with dotprod and i8mm.
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
 // The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included.
 const KernelSet* find_kernel_set(uint32_t isa);
-// The best set this machine has.
-const KernelSet* best_kernel_set();
 
 }  // namespace keel::kernels

@@ -147,12 +147,17 @@ Plane& weights(uint32_t type, uint64_t bytes) {
     return *plane;
 }
 
-void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q8, uint32_t columns, bool cached) {
+enum Product { kF32Product, kQ8Product, kRepackedProduct };
+constexpr const char* kProductNames[] = {"matmul_f32", "matmul_q8", "matmul_repacked"};
+
+void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Product product, uint32_t columns, bool cached) {
+    const bool q8 = product != kF32Product;
+    const MatmulFn kernel = (product == kF32Product ? set->matmul_f32 : product == kQ8Product ? set->matmul_q8 : set->matmul_repacked)[type];
     const uint64_t row_bytes = weight_row_bytes(type, kK);
     // Rows of one call, as an executor would cut them: equal cuts of at most 512.
     const uint32_t most = static_cast<uint32_t>((cached ? kCachedBytes : memory_bytes()) / row_bytes),
                    calls = (most + 511) / 512;
-    const uint32_t step = most / calls & ~7u, rows = step * calls;
+    const uint32_t step = most / calls & ~15u, rows = step * calls;
     Plane& w = weights(type, rows * row_bytes);
     const uint32_t block = kWeightTypes[type].activation_block;
     const uint64_t stride = round64(q8 ? q8_column_bytes(kK, block) : uint64_t{kK} * 4);
@@ -167,13 +172,13 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, bool q
             memcpy(x.data + c * stride, source.data, kK * 4);
         out[c] = y.floats() + uint64_t{c} * rows;
     }
-    Plane scratch(kMatmulScratchBytes);
+    Plane scratch(matmul_scratch_bytes(kK));
     MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data};
     uint32_t row = 0;
     for (auto _ : state) {
         args.row_begin = row;
         args.row_end = row + step;
-        (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
+        kernel(args);
         benchmark::ClobberMemory();
         row = args.row_end == rows ? 0 : args.row_end;
     }
@@ -288,14 +293,14 @@ void register_all() {
             if (!weight_type_info(type)) continue;
             const std::string name = std::string("/") + kWeightTypes[type].name + isa;
             const bool quantized = kWeightTypes[type].activation_block != 0;
-            for (bool q8 : {true, false}) {
-                if (q8 && !quantized) continue;
-                const std::string kind = q8 ? "matmul_q8" : "matmul_f32";
+            for (Product product : {kF32Product, kQ8Product, kRepackedProduct}) {
+                if (product != kF32Product && !quantized) continue;
+                const std::string kind = kProductNames[product];
                 add(kind + name + "/columns:1/memory",
-                    [=](benchmark::State& s) { matmul(s, set, type, q8, 1, false); });
+                    [=](benchmark::State& s) { matmul(s, set, type, product, 1, false); });
                 for (uint32_t columns : {1u, 4u, 128u})
                     add(kind + name + "/columns:" + std::to_string(columns) + "/cached",
-                        [=](benchmark::State& s) { matmul(s, set, type, q8, columns, true); });
+                        [=](benchmark::State& s) { matmul(s, set, type, product, columns, true); });
             }
             add("dequantize" + name, [=](benchmark::State& s) { dequantize(s, set, type); });
         }

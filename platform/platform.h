@@ -18,6 +18,9 @@ bool lock_pages(const void* data, uint64_t bytes);
 void unlock_pages(const void* data, uint64_t bytes);
 
 // ---- cores ----
+// Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False when it
+// refuses, or knows none. Threads that exist already may use them as well.
+bool allow_tile_registers();
 uint32_t usable_cores();  // cores in the caller's affinity mask, at least 1
 
 // ---- a fixed team of threads ----

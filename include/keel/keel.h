@@ -226,13 +226,22 @@ typedef struct keel_hooks {
 typedef enum keel_kv_format { KEEL_KV_DEFAULT = 0, KEEL_KV_F16 = 1, KEEL_KV_F32 = 2 } keel_kv_format;
 
 typedef enum keel_weights {
-    KEEL_WEIGHTS_DEFAULT = 0,    /* COPY */
-    KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init */
+    KEEL_WEIGHTS_DEFAULT = 0,    /* copied, and interleaved (see REPACK) where the kernel set is faster for it */
+    KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init, as they are */
     KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
     KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
     KEEL_WEIGHTS_REPACK = 4      /* copied; quantized matrices of a multiple of 16 rows are interleaved, others copied
                                     as they are: keel_op_info.placement says which. Same bytes, same bits. */
 } keel_weights;
+
+/* Why copied weights were not interleaved. */
+typedef enum keel_plain_reason {
+    KEEL_PLAIN_NONE = 0,   /* they are interleaved, mapped, not asked to be, or there are none */
+    KEEL_PLAIN_TYPE = 1,   /* no interleaved kernel: an unquantized type, or KEEL_ACTIVATION_F32 */
+    KEEL_PLAIN_ROWS = 2,   /* rows are no multiple of 16 */
+    KEEL_PLAIN_LOOKUP = 3, /* an embedding table that is no output matrix: only single rows are read */
+    KEEL_PLAIN_SPEED = 4   /* KEEL_WEIGHTS_DEFAULT: the kernel set is not faster for it */
+} keel_plain_reason;
 
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
@@ -241,7 +250,10 @@ typedef enum keel_activation {
 } keel_activation;
 
 typedef enum keel_cpu {
-    KEEL_CPU_AUTO = 0,   /* the best this machine has; the environment is not read */
+    KEEL_CPU_AUTO = 0,   /* what the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best
+                            this machine has. Read by keel_plan, keel_plan_op and keel_engine_init, and by nothing else;
+                            a name that is unknown or that this machine or build lacks is KEEL_E_UNSUPPORTED. Unset and
+                            empty are the same. The only thing Keel reads from the environment. */
     KEEL_CPU_SCALAR = 1, /* portable reference */
     KEEL_CPU_AVX2 = 2,   /* AVX2 + FMA + F16C; this and the following: KEEL_E_UNSUPPORTED where the machine has none */
     KEEL_CPU_AVX512 = 3, /* AVX-512 F, BW, DQ, VL and VNNI */
@@ -382,9 +394,13 @@ typedef struct keel_op_info {
     uint64_t output_bytes;    /* for chunk_tokens columns */
     uint32_t first_op, last_op; /* ops between which the output buffer is alive */
     char output_buffer[32];   /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
-    keel_weights placement;   /* where this op's weights live */
-    uint32_t reserved;
+    keel_weights placement;   /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
+    keel_plain_reason plain_reason;
     double predicted_us;      /* one token column at context 0 */
+    uint32_t pass;            /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
+                                 for decode steps of a short context. In longer and in prefill steps attention is a pass
+                                 of its own. */
+    uint32_t reserved;
 } keel_op_info;
 
 /* Op `index` of the plan an engine for this model and configuration would run (the same as one that runs it). */

@@ -55,12 +55,18 @@ namespace {
 KEEL_DEFINE_SET(scalar)
 #if defined(__x86_64__)
 KEEL_DEFINE_SET(avx2)
-KEEL_DEFINE_FLOAT_KERNELS(avx512)
-// The products with 8-bit activations are those of AVX2.
-constexpr KernelSet make_avx512() {
-    KernelSet s = make_avx2();
-    s.name = "avx512";
-    add_float_kernels_avx512(s);
+KEEL_DEFINE_SET(avx512)
+KEEL_DEFINE_Q8_KERNELS(amx)
+
+// Interleaved rows are faster for every type.
+constexpr KernelSet interleaved(KernelSet s) {
+    for (uint32_t type = 0; type < kWeightTypeLimit; ++type) s.repack_pays[type] = s.matmul_repacked[type] != nullptr;
+    return s;
+}
+constexpr KernelSet make_amx() {
+    KernelSet s = make_avx512();
+    s.name = "amx";
+    add_q8_kernels_amx(s);
     return s;
 }
 #endif
@@ -70,7 +76,8 @@ constexpr KernelSet make_avx512() {
 constinit const KernelSet kScalarSet = make_scalar();
 #if defined(__x86_64__)
 constinit const KernelSet kAvx2Set = make_avx2();
-constinit const KernelSet kAvx512Set = make_avx512();
+constinit const KernelSet kAvx512Set = interleaved(make_avx512());
+constinit const KernelSet kAmxSet = interleaved(make_amx());
 #endif
 
 }  // namespace keel::kernels

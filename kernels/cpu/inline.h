@@ -2,6 +2,8 @@
 #pragma once
 
 #define KEEL_INLINE static inline __attribute__((always_inline))
+// Behind the parameters of a lambda or a member function.
+#define KEEL_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)
 #define KEEL_UNROLL _Pragma("unroll")
 #else

@@ -70,13 +70,19 @@ KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)
 KEEL_DECLARE_SET(avx512)
 
+// The products with 8-bit activations of the AMX set; everything else is AVX-512's.
+template <WeightType T>
+void matmul_q8_amx(const MatmulArgs& args);
+template <WeightType T>
+void matmul_repacked_amx(const MatmulArgs& args);
+
 // Copies, shared by all sets.
 void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row);
 void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst);
 
 extern const KernelSet kScalarSet;
 #if defined(__x86_64__)
-extern const KernelSet kAvx2Set, kAvx512Set;
+extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet;
 #endif
 
 }  // namespace keel::kernels

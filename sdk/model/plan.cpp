@@ -20,25 +20,26 @@ namespace {
 enum Stage : uint8_t {
     kStageEmbed, kStageRope,
     kStageAttnNorm, kStageQkv, kStageStore, kStageAttention, kStageFinish, kStageAttnOutput, kStageAttnPost,
-    kStageFfnNorm, kStageFfnUp, kStageGate, kStageFfnDown, kStageFfnPost,
+    kStageFfnNorm, kStageFfnUp, kStageGate, kStageQuantize, kStageFfnDown, kStageFfnPost,
     kStageOutputNorm, kStageHead, kStageSoftcap
 };
 
 struct Lifetime {
     Stage first, last;
 };
+// The ops of a pass run at the same time: what its first stage reads is alive to its last, what its last writes from its first.
 constexpr Lifetime kLifetimes[kBufferCount] = {
     {kStageEmbed, kStageOutputNorm},       // residual
     {kStageRope, kStageFfnPost},           // rope
     {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv},
-    {kStageQkv, kStageAttention},          // qkv
+    {kStageQkv, kStageFinish},             // qkv
     {kStageStore, kStageAttnOutput},       // attn_out
     {kStageStore, kStageFinish},           // attn_state
-    {kStageFinish, kStageAttnOutput}, {kStageFinish, kStageAttnOutput},
+    {kStageStore, kStageAttnOutput}, {kStageStore, kStageAttnOutput},
     {kStageAttnOutput, kStageFfnPost},     // post
-    {kStageFfnNorm, kStageFfnUp}, {kStageFfnNorm, kStageFfnUp}, {kStageFfnNorm, kStageFfnUp},
+    {kStageFfnNorm, kStageGate}, {kStageFfnNorm, kStageGate}, {kStageFfnNorm, kStageGate},
     {kStageFfnUp, kStageFfnDown},          // ffn
-    {kStageGate, kStageFfnDown}, {kStageGate, kStageFfnDown},
+    {kStageFfnUp, kStageFfnDown}, {kStageFfnUp, kStageFfnDown},
     {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead},
     {kStageEmbed, kStageSoftcap},          // thread
 };
@@ -89,9 +90,10 @@ class Builder {
   public:
     Builder(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan)
         : m_(model), s_(model.spec), c_(config), weights_(weights), ops_(ops), plan_(plan) {}
-    void find_op(uint32_t index, Op* out) {
+    void find_op(uint32_t index, Op* out, uint32_t* pass) {
         wanted_index_ = index;
         wanted_ = out;
+        wanted_pass_ = pass;
     }
     // Notes the first and last op of `stages` in `layer` (any layer when null).
     void find_range(Lifetime stages, const int32_t* layer, uint32_t* first, uint32_t* last) {
@@ -112,9 +114,8 @@ class Builder {
         if (factors) plan_->rope_factors = weights_.vector(*factors);
 
         const GgufTensor& embedding = *m_.tensor(kTokenEmbedding, 0);
-        const void* embedding_data = weights_.matrix(embedding);
         Op embed = make(OpKind::kEmbed, kStageEmbed, kTokenEmbedding, -1);
-        embed.w = embedding_data;
+        place(&embed, embedding, !s_.tied);
         embed.weight_type = embedding.type;
         embed.rows = s_.embedding;
         embed.k = s_.embedding;
@@ -131,7 +132,7 @@ class Builder {
         emit(rope);
 
         for (uint32_t layer = 0; layer < s_.layers; ++layer) build_layer(layer);
-        build_head(embedding, embedding_data);
+        build_head(embedding, embed);
         size_buffers();
         pack_buffers(plan_);
     }
@@ -148,8 +149,12 @@ class Builder {
     void emit(const Op& op) {
         const uint32_t index = plan_->op_count++;
         plan_->decode_bytes += op.fixed_bytes + op.token_bytes;
+        if (op.join == Join::kNo) ++passes_;
         if (ops_) ops_[index] = op;
-        if (wanted_ && index == wanted_index_) *wanted_ = op;
+        if (wanted_ && index == wanted_index_) {
+            *wanted_ = op;
+            *wanted_pass_ = passes_ - 1;
+        }
         if (range_first_ && op.stage >= range_stages_.first && op.stage <= range_stages_.last && (!range_layer_ || *range_layer_ == op.layer)) {
             if (*range_first_ == UINT32_MAX) *range_first_ = index;
             *range_last_ = index;
@@ -170,6 +175,8 @@ class Builder {
         op->want_q32 = f.q32;
         op->want_q256 = f.q256;
     }
+    // Elements that a stretch of an activation must be a multiple of to be written in these forms.
+    static uint32_t widest_block(const Forms& f) { return f.q256 ? 256 : f.q32 ? 32 : 1; }
     const float* vector_of(TensorSlot slot, uint32_t layer) {
         const GgufTensor* t = m_.tensor(slot, layer);
         return t ? weights_.vector(*t) : nullptr;
@@ -187,12 +194,25 @@ class Builder {
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
     }
+    // Places the weights of an op.
+    void place(Op* op, const GgufTensor& t, bool lookup) {
+        op->repacked = weights_.interleaves(t, c_.q8, lookup, &op->plain_reason);
+        op->w = op->repacked ? weights_.interleaved_matrix(t) : weights_.matrix(t);
+    }
     // `in` names the f32 form of the input; the form this weight wants follows it (32, 256). f32_in lets attention and
     // gate outputs, whose f32 form is the buffer itself and whose 8-bit forms lie elsewhere, say so.
-    void matmul(Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const void* data, BufferId f32_in, BufferId q32_in,
-                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate, uint8_t repacked) {
+    // `placed`: the op that has the matrix already, or null.
+    void matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const Op* placed, BufferId f32_in, BufferId q32_in,
+                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate) {
         Op op = make(OpKind::kMatmul, stage, slot, layer);
-        op.repacked = repacked;
+        op.join = join;
+        if (placed) {
+            op.w = placed->w;
+            op.repacked = placed->repacked;
+            op.plain_reason = placed->plain_reason;
+        } else {
+            place(&op, t, false);
+        }
         const uint32_t block = block_of(t);
         op.in = block == 0 ? f32_in : block == 32 ? q32_in : q256_in;
         op.out = out;
@@ -202,7 +222,7 @@ class Builder {
         op.k = static_cast<uint32_t>(t.dims[0]);
         op.rows = static_cast<uint32_t>(t.dims[1]);
         op.w_row_bytes = kernels::weight_row_bytes(t.type, op.k);
-        op.w = data;
+        if (op.k > longest_row_) longest_row_ = op.k;
         if (bias < kSlotCount) op.bias = vector_of(bias, static_cast<uint32_t>(layer));
         op.to_logits = stage == kStageHead;
         op.fixed_bytes = op.w_row_bytes * op.rows;
@@ -210,13 +230,11 @@ class Builder {
         op.token_macs = uint64_t{op.rows} * op.k;
         emit(op);
     }
-    void layer_matmul(Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
+    void layer_matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
                       uint32_t out_offset, bool accumulate) {
         const GgufTensor* t = m_.tensor(slot, layer);
         if (!t) return;
-        uint8_t repacked = 0;
-        const void* data = weights_.product_matrix(*t, c_.q8, &repacked);
-        matmul(stage, slot, bias, static_cast<int32_t>(layer), *t, data, f32_in, q32_in, q256_in, out, out_offset, accumulate, repacked);
+        matmul(join, stage, slot, bias, static_cast<int32_t>(layer), *t, nullptr, f32_in, q32_in, q256_in, out, out_offset, accumulate);
     }
 
     void build_layer(uint32_t layer) {
@@ -226,10 +244,10 @@ class Builder {
         const Forms qkv = forms_of({kAttnQkv, kAttnQ, kAttnK, kAttnV}, layer);
         attn_in_.need(qkv);
         norm(OpKind::kNorm, kStageAttnNorm, kAttnNorm, layer, kBufResidual, kBufAttnIn, qkv);
-        layer_matmul(kStageQkv, kAttnQkv, kSlotCount, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
-        layer_matmul(kStageQkv, kAttnQ, kAttnQBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
-        layer_matmul(kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
-        layer_matmul(kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
+        layer_matmul(Join::kNo, kStageQkv, kAttnQkv, kSlotCount, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
+        layer_matmul(Join::kNo, kStageQkv, kAttnQ, kAttnQBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
 
         const uint32_t kv_row_bytes = kernels::kKvFormats[c_.k_format].row_bytes(s_.head_dim) + kernels::kKvFormats[c_.v_format].row_bytes(s_.head_dim);
         Op store = make(OpKind::kStoreKv, kStageStore, kAttnQNorm, l);
@@ -243,6 +261,7 @@ class Builder {
         emit(store);
 
         Op attention = make(OpKind::kAttention, kStageAttention, kAttnOutput, l);
+        attention.join = Join::kFlat;
         attention.in = kBufQkv;
         attention.out = kBufAttnOut;
         attention.rows = s_.q_dim();
@@ -257,19 +276,22 @@ class Builder {
         finish.in = finish.out = kBufAttnOut;
         finish.rows = s_.q_dim();
         set_forms(&finish, attn_out);
+        // A unit can write its part of the 8-bit forms if its heads are whole blocks.
+        const uint32_t unit_floats = s_.heads / s_.kv_heads * s_.head_dim;
+        if (unit_floats % widest_block(attn_out) == 0) finish.join = Join::kFlat;
         finish.token_bytes = uint64_t{s_.q_dim()} * 8;
         finish.token_macs = uint64_t{s_.q_dim()} * 3;
         emit(finish);
 
-        layer_matmul(kStageAttnOutput, kAttnOutput, kSlotCount, layer, kBufAttnOut, kBufAttnOut32, kBufAttnOut256, post ? kBufPost : kBufResidual, 0, !post);
+        layer_matmul(Join::kNo, kStageAttnOutput, kAttnOutput, kSlotCount, layer, kBufAttnOut, kBufAttnOut32, kBufAttnOut256, post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageAttnPost, kAttnPostNorm, layer, kBufPost, kBufResidual, {});
 
         const Forms up = forms_of({kFfnGate, kFfnUp, kFfnGateUp}, layer);
         ffn_in_.need(up);
         norm(OpKind::kNorm, kStageFfnNorm, kFfnNorm, layer, kBufResidual, kBufFfnIn, up);
-        layer_matmul(kStageFfnUp, kFfnGateUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
-        layer_matmul(kStageFfnUp, kFfnGate, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
-        layer_matmul(kStageFfnUp, kFfnUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, s_.feed_forward, false);
+        layer_matmul(Join::kNo, kStageFfnUp, kFfnGateUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
+        layer_matmul(Join::kNo, kStageFfnUp, kFfnGate, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
+        layer_matmul(Join::kYes, kStageFfnUp, kFfnUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, s_.feed_forward, false);
 
         const Forms down = forms_of({kFfnDown}, layer);
         ffn_out_.need(down);
@@ -277,15 +299,32 @@ class Builder {
         gate.gate = m_.row().gate;
         gate.in = gate.out = kBufFfn;
         gate.rows = s_.feed_forward;
-        set_forms(&gate, down);
         gate.token_bytes = uint64_t{s_.feed_forward} * 12;
         gate.token_macs = uint64_t{s_.feed_forward} * 12;
+        // Its units compute the same rows of gate and up (inspect saw to a multiple of kRowsPerUnit). Quantizing joins too, in
+        // units of whole blocks, unless the larger units would leave threads idle for more than 1/32 of the pass.
+        gate.join = Join::kYes;
+        const uint32_t block = widest_block(down), units = s_.feed_forward / block;
+        const uint32_t rounds = (units + c_.threads - 1) / c_.threads;
+        const bool quantizes = uint64_t{rounds} * c_.threads * 32 <= uint64_t{units} * 33;
+        if (quantizes) set_forms(&gate, down);
+        else gate.want_f32 = 1;
+        gate.unit_rows = static_cast<uint16_t>(quantizes && block > kRowsPerUnit ? block : kRowsPerUnit);
         emit(gate);
-        layer_matmul(kStageFfnDown, kFfnDown, kSlotCount, layer, kBufFfn, kBufFfn32, kBufFfn256, post ? kBufPost : kBufResidual, 0, !post);
+        if (!quantizes) {
+            Op quantize = make(OpKind::kQuantize, kStageQuantize, kFfnGate, l);
+            quantize.in = quantize.out = kBufFfn;
+            quantize.rows = s_.feed_forward;
+            set_forms(&quantize, down);
+            quantize.token_bytes = uint64_t{s_.feed_forward} * 4 + kernels::q8_column_bytes(s_.feed_forward, block);
+            quantize.token_macs = uint64_t{s_.feed_forward} * 2;
+            emit(quantize);
+        }
+        layer_matmul(Join::kNo, kStageFfnDown, kFfnDown, kSlotCount, layer, kBufFfn, kBufFfn32, kBufFfn256, post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageFfnPost, kFfnPostNorm, layer, kBufPost, kBufResidual, {});
     }
 
-    void build_head(const GgufTensor& embedding, const void* embedding_data) {
+    void build_head(const GgufTensor& embedding, const Op& embed) {
         const GgufTensor& head = s_.tied ? embedding : *m_.tensor(kOutput, 0);
         head_in_.need(block_of(head));
         Forms forms = head_in_;
@@ -301,9 +340,7 @@ class Builder {
         op.token_bytes = uint64_t{s_.embedding} * 12;
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
-        uint8_t repacked = 0;  // a tied head stays plain: embedding reads single rows of it
-        const void* data = s_.tied ? embedding_data : weights_.product_matrix(head, c_.q8, &repacked);
-        matmul(kStageHead, kOutput, kSlotCount, -1, head, data, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false, repacked);
+        matmul(Join::kNo, kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? &embed : nullptr, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false);
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
             cap.in = cap.out = kBufHeadIn;
@@ -346,7 +383,8 @@ class Builder {
         size_forms(kBufHeadIn, kBufHeadIn32, kBufHeadIn256, s_.embedding, head_in_, false);
         const uint32_t attention = kernels::attention_scratch_floats(s_.head_dim);
         uint64_t thread_floats = attention > s_.embedding ? attention : s_.embedding;
-        if (thread_floats < kernels::kMatmulScratchBytes / 4) thread_floats = kernels::kMatmulScratchBytes / 4;
+        const uint64_t matmul_floats = kernels::matmul_scratch_bytes(longest_row_) / 4;
+        if (thread_floats < matmul_floats) thread_floats = matmul_floats;
         size(kBufThread, floats(thread_floats), c_.threads);
     }
 
@@ -356,8 +394,10 @@ class Builder {
     WeightPlacer& weights_;
     Op* ops_;
     ExecutionPlan* plan_;
+    uint32_t longest_row_ = 0;  // of a matrix
     uint32_t wanted_index_ = 0;
     Op* wanted_ = nullptr;
+    uint32_t *wanted_pass_ = nullptr, passes_ = 0;
     Lifetime range_stages_ = {};
     const int32_t* range_layer_ = nullptr;
     uint32_t *range_first_ = nullptr, *range_last_ = nullptr;
@@ -405,9 +445,17 @@ const float* WeightPlacer::vector(const GgufTensor& t) {
     return dst;
 }
 
-const void* WeightPlacer::product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked) {
-    *repacked = mode == KEEL_WEIGHTS_REPACK && q8 && kernels->matmul_repacked[t.type] && t.dims[1] % kernels::kRepackRows == 0;
-    if (!*repacked) return matrix(t);
+bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const {
+    *reason = KEEL_PLAIN_NONE;
+    if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
+    if (lookup) *reason = KEEL_PLAIN_LOOKUP;
+    else if (!q8 || !kernels->matmul_repacked[t.type]) *reason = KEEL_PLAIN_TYPE;
+    else if (t.dims[1] % kernels::kRepackRows != 0) *reason = KEEL_PLAIN_ROWS;
+    else if (mode == KEEL_WEIGHTS_DEFAULT && !kernels->repack_pays[t.type]) *reason = KEEL_PLAIN_SPEED;
+    return *reason == KEEL_PLAIN_NONE;
+}
+
+const void* WeightPlacer::interleaved_matrix(const GgufTensor& t) {
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
     if (dst) load_repacked(t, dst);
@@ -429,12 +477,24 @@ void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
         read(t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
-// A stretch of blocks of one group of rows at a time, through the stack.
+// Through the stack: whole groups of rows where they fit, else a stretch of blocks of one group at a time.
 void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kStretchBytes = 2048;  // of one row
     const kernels::WeightTypeInfo& type = kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes, stretch = kStretchBytes / type.block_bytes;
     uint8_t rows[kernels::kRepackRows * kStretchBytes];
+    const uint64_t group_bytes = kernels::kRepackRows * row_bytes, groups = t.dims[1] / kernels::kRepackRows;
+    if (group_bytes <= sizeof rows) {
+        const uint64_t step = sizeof rows / group_bytes;
+        for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
+            const uint64_t count = groups - group < step ? groups - group : step;
+            read(t.offset + group * group_bytes, rows, count * group_bytes);
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, static_cast<uint32_t>(count * kernels::kRepackRows),
+                                 static_cast<uint32_t>(t.dims[0]));
+            dst += count * group_bytes;
+        }
+        return;
+    }
     for (uint64_t row = 0; row < t.dims[1]; row += kernels::kRepackRows) {
         for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += stretch) {
             const uint64_t count = blocks - first < stretch ? blocks - first : stretch, bytes = count * type.block_bytes;
@@ -452,7 +512,7 @@ void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer&
 
 keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan) {
     Builder find(model, config, weights, nullptr, plan);
-    find.find_op(query->index, &query->op);
+    find.find_op(query->index, &query->op, &query->pass);
     find.build();
     if (query->index >= plan->op_count) return KEEL_E_ARGUMENT;
     const Buffer& b = plan->buffers[query->op.out];
@@ -479,6 +539,7 @@ const char* op_name(const Op& op) {
         case OpKind::kAttention: return "attention";
         case OpKind::kAttentionFinish: return "attention_finish";
         case OpKind::kGate: return "gate";
+        case OpKind::kQuantize: return "ffn_quantize";
         case OpKind::kSoftcap: return "softcap";
         case OpKind::kRopeTable: return "rope_table";
         default: return kSlots[op.slot].op;

@@ -2,14 +2,15 @@
 // lifetime. Built from a model description by one function that runs in count mode (weights not placed, ops not stored)
 // and in place mode.
 //
-// Ops of one token's way; those in brackets exist for some architectures only. A row op works per token column, a matmul
-// per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these units; the
-// executor may stop between any two groups of units.
+// Ops of one token's way; those in brackets exist for some architectures or shapes only. A row op works per token column,
+// a matmul per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these
+// units; the executor may stop between any two groups of units. Ops joined by `+` are one pass: threads meet once for all of
+// them. Those joined by `~` are one pass per (KV head, column) in steps that are flat (engine.h), and apart in others.
 //
 //     embed, rope_table
-//     per layer: attn_norm -> attn_q, attn_k, attn_v | attn_qkv -> store_kv -> attention -> attention_finish
-//                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate, ffn_up | ffn_gate_up -> gate -> ffn_down
-//                [-> ffn_post_norm]
+//     per layer: attn_norm -> attn_q + attn_k + attn_v | attn_qkv -> store_kv ~ attention ~ attention_finish
+//                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate + ffn_up + gate | ffn_gate_up + gate
+//                [-> ffn_quantize] -> ffn_down [-> ffn_post_norm]
 //     output_norm -> output [-> softcap]
 #pragma once
 #include "keel/keel.h"
@@ -19,7 +20,12 @@
 
 namespace keel {
 
-enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kOutputNorm, kSoftcap };
+enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kQuantize, kOutputNorm, kSoftcap };
+
+// Whether an op runs in the pass of the op before it.
+enum class Join : uint8_t { kNo, kYes, kFlat };  // kFlat: in flat steps only
+constexpr uint32_t kPassMatmuls = 3;              // most matrices of one pass
+constexpr uint32_t kRowsPerUnit = 16;             // output rows of a matmul unit, and what every cut is a multiple of
 
 // Scratch buffers. Activations that feed matmuls come in up to three forms: f32, and 8-bit with blocks of 32 or of 256;
 // only the forms some weight asks for have bytes.
@@ -49,13 +55,16 @@ struct Buffer {
 
 struct Op {
     OpKind kind;
+    Join join;
     Gate gate;
     BufferId in, out;          // out of a norm or gate: its f32 form; the other two forms follow in BufferId
     uint8_t rope_set;          // store_kv
     uint8_t stage;
+    uint16_t unit_rows;        // gate: rows of a unit of its pass, the same of gate and up
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
-    uint8_t repacked;          // matmul: w is interleaved (kernels.h, repack)
+    uint8_t repacked;          // matmul, embed: w is interleaved (kernels/repack.h)
+    keel_plain_reason plain_reason;
     uint8_t to_logits;         // columns are those with logits, output is the sessions' logits rows
     TensorSlot slot;           // names the op
     int32_t layer;             // -1 outside the layers
@@ -96,8 +105,10 @@ struct WeightPlacer {
     keel_status status = KEEL_OK;
 
     const void* matrix(const GgufTensor& t);  // null in count mode
-    // As matrix(), with rows interleaved where `mode` asks for it and the kernel set has a kernel; *repacked says so.
-    const void* product_matrix(const GgufTensor& t, bool q8, uint8_t* repacked);
+    // Whether the matrix of a product (lookup false) or an embedding table is interleaved, and if not, why.
+    bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const;
+    // As matrix(), interleaved.
+    const void* interleaved_matrix(const GgufTensor& t);
     const float* vector(const GgufTensor& t); // always copied, widened to f32
   private:
     void load(const GgufTensor& t, uint8_t* dst);
@@ -120,6 +131,7 @@ struct PlanQuery {
     uint32_t index;              // in: op number
     Op op;                       // out
     uint32_t first_op, last_op;  // out
+    uint32_t pass;               // out: number of its pass in flat steps
 };
 
 // Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for the

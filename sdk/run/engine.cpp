@@ -1,6 +1,7 @@
 // Plan, init, close, stats: everything about an engine but running it.
 #include "sdk/run/engine.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <new>
@@ -19,6 +20,31 @@ uint32_t or_default(uint32_t v, uint32_t fallback) { return v ? v : fallback; }
 
 keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
     return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
+}
+
+// The set for `isa` where this build and machine have it and the system lets this process use its registers.
+const kernels::KernelSet* usable_kernel_set(uint32_t isa) {
+    const kernels::KernelSet* set = kernels::find_kernel_set(isa);
+    return set && (isa != kernels::kAmx || platform::allow_tile_registers()) ? set : nullptr;
+}
+
+// The kernel set that a configuration asks for; AUTO leaves the choice to the environment, then to the machine.
+keel_status choose_kernels(keel_cpu cpu, const kernels::KernelSet** set, keel_error* error) {
+    static constexpr const char* kNames[kernels::kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
+    if (cpu != KEEL_CPU_AUTO) {
+        *set = usable_kernel_set(cpu);
+        return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
+    }
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)  // from slow to fast
+        if (const kernels::KernelSet* usable = usable_kernel_set(isa)) *set = usable;
+    const char* wanted = getenv("KEEL_CPU");
+    if (!wanted || !*wanted) return KEEL_OK;
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa) {
+        if (strcmp(wanted, kNames[isa]) != 0) continue;
+        *set = usable_kernel_set(isa);
+        return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "this machine or build lacks the kernel set that the environment names");
+    }
+    return fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
 }
 
 void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, Session* s) {
@@ -41,7 +67,7 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->logits_column = arena.place<uint32_t>(c.chunk_tokens);
     step->logits_to = arena.place<float*>(c.chunk_tokens);
     step->hidden_to = arena.place<float*>(c.chunk_tokens);
-    step->y = arena.place<float*>(c.chunk_tokens);
+    step->y = arena.place<float*>(uint64_t{kPassMatmuls} * c.chunk_tokens);
     step->session = arena.place<Session*>(c.max_sessions);
 }
 
@@ -101,10 +127,9 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
     out->k_format = c.k_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
     out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
-    out->weights = c.weights == KEEL_WEIGHTS_DEFAULT ? KEEL_WEIGHTS_COPY : c.weights;
+    out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
-    out->kernels = c.cpu == KEEL_CPU_AUTO ? kernels::best_kernel_set() : kernels::find_kernel_set(c.cpu);
-    if (!out->kernels) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
+    KEEL_TRY(choose_kernels(c.cpu, &out->kernels, error));
     for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
         if (out->kernels == kernels::find_kernel_set(isa)) out->cpu = static_cast<keel_cpu>(isa);
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
@@ -271,10 +296,11 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.first_op = op.to_logits ? index : query.first_op;
     info.last_op = op.to_logits ? index : query.last_op;
     TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
-    // Under REPACK only what has an interleaved kernel is rearranged.
-    const keel_weights plain = c.weights == KEEL_WEIGHTS_REPACK ? KEEL_WEIGHTS_COPY : c.weights;
-    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : plain;
+    const bool mapped = c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED;
+    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : mapped ? c.weights : KEEL_WEIGHTS_COPY;
+    info.plain_reason = op.plain_reason;
     info.predicted_us = predict_us(op, c, 1);
+    info.pass = query.pass;
     return write_versioned(&info, sizeof info, out);
 }
 

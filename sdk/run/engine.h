@@ -65,12 +65,13 @@ struct Step {
     uint32_t spans;              // attention spans that is
     uint64_t us;                 // time spent in it so far
     bool decode;                 // one column per session
+    bool flat;                   // attention is one pass, in units of (KV head, column) that walk all spans
     Column* column;              // [chunk]
     ColumnBlock* block;          // [chunk]
     uint32_t* logits_column;     // [chunk] column of each logits row
     float** logits_to;           // [chunk] where its logits go
     float** hidden_to;           // [chunk]
-    float** y;                   // [chunk] output column pointers of the current matmul
+    float** y;                   // [kPassMatmuls][chunk] output column pointers of the current pass
     Session** session;           // [max_sessions] sessions in the step
 };
 
@@ -153,6 +154,9 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
 // session of it is cancelled (KEEL_E_CANCELLED). Until *progressed is true it does not stop; it sets it with the first
 // group of tiles, so that a call always makes progress.
 keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed);
+
+// Whether the formed step is to be flat: a decode step of a context so short that a unit of attention fits a tile.
+bool flat_step(const Engine& engine);
 
 // ---- advance.cpp ----
 // Forgets the active step; its tokens stay pending, and pages taken for them are given back. The caller holds `advancing`.

@@ -1,5 +1,5 @@
-// The executor: walks the execution plan op by op, cutting each op into groups of units that are predicted to take no
-// longer than a tile, and looks at the clock and the cancel flags between groups. Results do not depend on the cut
+// The executor: walks the execution plan pass by pass, cutting each pass into groups of units that are predicted to take
+// no longer than a tile, and looks at the clock and the cancel flags between groups. Results do not depend on the cut
 // (sdk/NUMERICS.md): units are rows, columns or (head, block, span) triples that no reduction crosses.
 #include <string.h>
 
@@ -11,16 +11,29 @@ namespace {
 
 using kernels::kAttentionSpan;
 
-constexpr uint32_t kRowsPerUnit = 16;           // output rows of a matmul unit
-constexpr double kAttentionMacsPerUs = 4000;   // first guess; run_step corrects it
+constexpr double kAttentionMacsPerUs = 4000;  // first guess; run_step corrects it
+constexpr double kAloneUs = 1;                // a group predicted to take less is not worth waking the other threads
+constexpr uint32_t kGateRows = 256;           // rows of gate and up computed before their activation: they stay near
+constexpr uint32_t kQuantizeFloats = 256;     // stretch of quantize_part
+
+// Ops that run as one range of units (plan.h).
+struct Pass {
+    const Op* op;    // the first
+    uint32_t ops;
+    uint32_t units;  // of one walk; attention by spans walks its units once per span
+    uint32_t walks;
+
+    const Op& last() const { return op[ops - 1]; }
+    bool gated() const { return op->kind == OpKind::kMatmul && last().kind == OpKind::kGate; }
+};
 
 // What the workers of one dispatch share.
 struct Dispatch {
     Engine* engine;
-    const Op* op;
-    uint32_t first;         // first unit
+    const Pass* pass;
+    uint32_t first, count;            // units
     uint32_t span_first, span_count;  // attention: spans every unit walks
-    float* const* y;        // matmul
+    uint32_t ways;                    // shares the units are cut into
 };
 
 // Writes the 8-bit forms the op has to produce; q32 names the form with blocks of 32, the next one has blocks of 256.
@@ -29,10 +42,43 @@ void quantize_forms(const Engine& e, const Op& op, const float* x, uint32_t k, u
     if (op.want_q256) e.config.kernels->quantize_q8(x, k, 256, e.buffer(static_cast<BufferId>(q32 + 1), column));
 }
 
+// The same for elements [begin, end) of a column of k, whole blocks: each stretch is quantized on the stack, and its planes
+// are copied to where they belong in the column's.
+void quantize_part(const Engine& e, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k, uint32_t column, BufferId q32) {
+    for (uint32_t form = 0; form < 2; ++form) {
+        const uint32_t block = form == 0 ? 32 : 256;
+        if (!(form == 0 ? op.want_q32 : op.want_q256)) continue;
+        uint8_t* to = e.buffer(static_cast<BufferId>(q32 + form), column);
+        alignas(64) uint8_t part[kernels::q8_column_bytes(kQuantizeFloats, 32)];
+        for (uint32_t at = begin; at < end; at += kQuantizeFloats) {
+            const uint32_t n = end - at < kQuantizeFloats ? end - at : kQuantizeFloats;
+            e.config.kernels->quantize_q8(x + at, n, block, part);
+            memcpy(kernels::q8_codes(to) + at, kernels::q8_codes(part), n);
+            memcpy(kernels::q8_scales(to, k) + at / block, kernels::q8_scales(part, n), n / block * sizeof(float));
+            memcpy(kernels::q8_sums(to, k, block) + at / 16, kernels::q8_sums(part, n, block), n / 16 * sizeof(int16_t));
+        }
+    }
+}
+
+// Row `row` of the table in f32. Blocks decode one by one, so an interleaved table is read in stretches that fit the stack.
+void decode_row(const Engine& e, const Op& op, uint32_t row, float* x) {
+    const auto decode = e.config.kernels->dequantize_row[op.weight_type];
+    const uint8_t* table = static_cast<const uint8_t*>(op.w);
+    if (!op.repacked) return decode(table + row * op.w_row_bytes, x, op.k);
+    const kernels::WeightTypeInfo& type = kernels::kWeightTypes[op.weight_type];
+    const uint8_t* group = table + uint64_t{row / kernels::kRepackRows} * kernels::kRepackRows * op.w_row_bytes;
+    uint8_t plain[1024];
+    const uint32_t blocks = op.k / type.block_elements, stretch = static_cast<uint32_t>(sizeof plain) / type.block_bytes;
+    for (uint32_t first = 0; first < blocks; first += stretch) {
+        const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
+        kernels::unpack_row(static_cast<kernels::WeightType>(op.weight_type), group, row % kernels::kRepackRows, first, count, plain);
+        decode(plain, x + first * type.block_elements, count * type.block_elements);
+    }
+}
+
 void run_embed(const Engine& e, const Op& op, uint32_t column) {
     float* x = e.floats(op.out, column);
-    const uint8_t* row = static_cast<const uint8_t*>(op.w) + static_cast<uint64_t>(e.step.column[column].token) * op.w_row_bytes;
-    e.config.kernels->dequantize_row[op.weight_type](row, x, op.k);
+    decode_row(e, op, static_cast<uint32_t>(e.step.column[column].token), x);
     if (e.spec.embedding_scale != 1.0f) e.config.kernels->scale(x, e.spec.embedding_scale, op.k);
 }
 
@@ -74,32 +120,30 @@ void run_post_norm(const Engine& e, const Op& op, uint32_t column) {
     e.config.kernels->add(e.floats(op.out, column), y, op.k);
 }
 
-// Head norms, rotation, and the K and V rows of this position into the session's page.
-void run_store_kv(const Engine& e, const Op& op, uint32_t column) {
+// One KV head and its query heads of one column: head norms, rotation, and the K and V rows of this position into the
+// session's page.
+void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_head) {
     const kernels::KernelSet& kernel = *e.config.kernels;
     const ModelSpec& s = e.spec;
     const Column& at = e.step.column[column];
     float* q = e.floats(op.in, column);
-    float* k = q + s.q_dim();
-    float* v = k + s.kv_dim();
+    float* k = q + s.q_dim() + kv_head * s.head_dim;
+    const float* v = k + s.kv_dim();
     const float* cos_sin = e.floats(kBufRope, column) + op.rope_set * s.rope_dims;
     uint8_t* page = const_cast<uint8_t*>(at.session->kv.pages[at.position / kPageTokens]);
-    const uint32_t row = at.position % kPageTokens;
-    for (uint32_t h = 0; h < s.heads; ++h) {
+    const uint64_t row = at.position % kPageTokens;
+    const uint32_t group = s.heads / s.kv_heads, layer = static_cast<uint32_t>(op.layer);
+    float* state = e.floats(kBufAttnState, column);
+    for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
         float* head = q + h * s.head_dim;
         if (op.norm) kernel.rms_norm(head, op.norm, s.head_dim, s.norm_eps, head);
         kernel.rope(head, s.rope_dims / 2, cos_sin, e.rope_neox);
+        state[h] = -__builtin_inff();
     }
-    for (uint32_t h = 0; h < s.kv_heads; ++h) {
-        float* head = k + h * s.head_dim;
-        if (op.norm2) kernel.rms_norm(head, op.norm2, s.head_dim, s.norm_eps, head);
-        kernel.rope(head, s.rope_dims / 2, cos_sin, e.rope_neox);
-        const uint32_t layer = static_cast<uint32_t>(op.layer);
-        kernel.kv_encode[e.geometry.k_format](head, s.head_dim, page + e.geometry.k_offset(layer, h) + uint64_t{row} * e.geometry.k_row_bytes);
-        kernel.kv_encode[e.geometry.v_format](v + h * s.head_dim, s.head_dim, page + e.geometry.v_offset(layer, h) + uint64_t{row} * e.geometry.v_row_bytes);
-    }
-    float* state = e.floats(kBufAttnState, column);
-    for (uint32_t h = 0; h < s.heads; ++h) state[h] = -__builtin_inff();
+    if (op.norm2) kernel.rms_norm(k, op.norm2, s.head_dim, s.norm_eps, k);
+    kernel.rope(k, s.rope_dims / 2, cos_sin, e.rope_neox);
+    kernel.kv_encode[e.geometry.k_format](k, s.head_dim, page + e.geometry.k_offset(layer, kv_head) + row * e.geometry.k_row_bytes);
+    kernel.kv_encode[e.geometry.v_format](v, s.head_dim, page + e.geometry.v_offset(layer, kv_head) + row * e.geometry.v_row_bytes);
 }
 
 // One KV head, one block of columns, spans [span_first, span_first + span_count).
@@ -163,27 +207,39 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     }
 }
 
-void run_attention_finish(const Engine& e, const Op& op, uint32_t column) {
+// Divides by the sums of the weights; the query heads of one KV head.
+void run_finish_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_head) {
     const ModelSpec& s = e.spec;
+    const uint32_t group = s.heads / s.kv_heads;
     float* o = e.floats(op.in, column);
     const float* sums = e.floats(kBufAttnState, column) + s.heads;
-    for (uint32_t h = 0; h < s.heads; ++h) e.config.kernels->attention_finish(o + h * s.head_dim, sums[h], s.head_dim);
-    quantize_forms(e, op, o, s.q_dim(), column, kBufAttnOut32);
+    for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) e.config.kernels->attention_finish(o + h * s.head_dim, sums[h], s.head_dim);
 }
 
-void run_gate(const Engine& e, const Op& op, uint32_t column) {
-    float* gate = e.floats(op.in, column);
-    const auto function = op.gate == Gate::kSilu ? e.config.kernels->gate_silu : e.config.kernels->gate_gelu;
-    function(gate, gate + op.rows, op.rows, gate);
-    quantize_forms(e, op, gate, op.rows, column, kBufFfn32);
+void run_attention_finish(const Engine& e, const Op& op, uint32_t column) {
+    for (uint32_t h = 0; h < e.spec.kv_heads; ++h) run_finish_head(e, op, column, h);
+    quantize_forms(e, op, e.floats(op.in, column), op.rows, column, kBufAttnOut32);
 }
 
-void run_matmul(const Engine& e, const Op& op, float* const* y, uint32_t first, uint32_t last, float* scratch) {
+// store_kv, attention over all spans and attention_finish for one KV head of one column.
+void run_flat_attention(const Engine& e, const Pass& pass, uint32_t unit, float* scratch) {
+    const uint32_t kv_head = unit / e.step.columns, column = unit % e.step.columns;
+    run_store_head(e, pass.op[0], column, kv_head);
+    run_attention(e, pass.op[1], unit, 0, e.step.spans, scratch);
+    if (pass.ops < 3) return;
+    const Op& finish = pass.op[2];
+    run_finish_head(e, finish, column, kv_head);
+    const uint32_t floats = e.spec.heads / e.spec.kv_heads * e.spec.head_dim;
+    quantize_part(e, finish, e.floats(finish.in, column), kv_head * floats, (kv_head + 1) * floats, finish.rows, column, kBufAttnOut32);
+}
+
+// Rows [first, last) of one matrix, for all columns of the step.
+void run_rows(const Engine& e, const Op& op, float* const* y, uint32_t first, uint32_t last, float* scratch) {
     kernels::MatmulArgs a = {};
     a.w = op.w;
     a.w_row_bytes = op.w_row_bytes;
-    a.row_begin = first * kRowsPerUnit;
-    a.row_end = last * kRowsPerUnit < op.rows ? last * kRowsPerUnit : op.rows;
+    a.row_begin = first;
+    a.row_end = last;
     a.k = op.k;
     a.columns = op.to_logits ? e.step.logits : e.step.columns;
     a.x = e.buffer(op.in, 0);
@@ -197,72 +253,150 @@ void run_matmul(const Engine& e, const Op& op, float* const* y, uint32_t first, 
     (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
 }
 
-// Units [begin, end), relative to the dispatch's first one, on one worker.
-void run_units(void* context, uint32_t worker, uint32_t begin, uint32_t end) {
-    const Dispatch& d = *static_cast<const Dispatch*>(context);
+uint32_t matmul_units(const Op& op) { return (op.rows + kRowsPerUnit - 1) / kRowsPerUnit; }
+
+// Units [first, last) of matrices that follow one another.
+void run_matmuls(const Engine& e, const Pass& pass, uint32_t first, uint32_t last, float* scratch) {
+    uint32_t before = 0;  // units of the matrices before this one
+    for (uint32_t i = 0; i < pass.ops && before < last; ++i) {
+        const Op& op = pass.op[i];
+        const uint32_t units = matmul_units(op), begin = first > before ? first - before : 0, end = last - before < units ? last - before : units;
+        const uint32_t row_end = end * kRowsPerUnit < op.rows ? end * kRowsPerUnit : op.rows;
+        if (begin < end) run_rows(e, op, e.step.y + uint64_t{i} * e.config.chunk_tokens, begin * kRowsPerUnit, row_end, scratch);
+        before += units;
+    }
+}
+
+// Units [first, last) of gate and up, their activation and its 8-bit form. One matrix may hold both, up behind gate.
+void run_gated(const Engine& e, const Pass& pass, uint32_t first, uint32_t last, float* scratch) {
+    const Op& act = pass.last();
+    const Op &gate = pass.op[0], &up = pass.op[pass.ops - 2];
+    const bool together = pass.ops == 2;
+    const uint32_t up_row = together ? act.rows : 0;
+    float* const* up_y = e.step.y + (together ? 0 : e.config.chunk_tokens);
+    const auto activate = act.gate == Gate::kSilu ? e.config.kernels->gate_silu : e.config.kernels->gate_gelu;
+    const uint32_t end = last * act.unit_rows;
+    for (uint32_t row = first * act.unit_rows; row < end; row += kGateRows) {
+        const uint32_t row_end = end - row < kGateRows ? end : row + kGateRows;
+        run_rows(e, gate, e.step.y, row, row_end, scratch);
+        run_rows(e, up, up_y, up_row + row, up_row + row_end, scratch);
+        for (uint32_t column = 0; column < e.step.columns; ++column) {
+            float* x = e.floats(act.in, column);
+            activate(x + row, x + act.rows + row, row_end - row, x + row);
+            quantize_part(e, act, x, row, row_end, act.rows, column, kBufFfn32);
+        }
+    }
+}
+
+// The unit at which share `share` of a dispatch begins. Matrices of one pass differ in the bytes of their rows, so the cut is
+// by bytes.
+uint32_t share_begin(const Dispatch& d, uint32_t share) {
+    const Pass& pass = *d.pass;
+    if (pass.op->kind != OpKind::kMatmul || pass.ops == 1 || pass.gated()) return d.first + static_cast<uint32_t>(uint64_t{d.count} * share / d.ways);
+    uint64_t bytes_in[kPassMatmuls], units_in[kPassMatmuls], total = 0;
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < pass.ops; ++i) {
+        const uint32_t units = matmul_units(pass.op[i]), begin = d.first > before ? d.first - before : 0;
+        const uint32_t end = d.first + d.count < before + units ? (d.first + d.count > before ? d.first + d.count - before : 0) : units;
+        units_in[i] = begin < end ? end - begin : 0;
+        bytes_in[i] = units_in[i] * pass.op[i].w_row_bytes;
+        total += bytes_in[i];
+        before += units;
+    }
+    uint64_t wanted = total * share / d.ways;
+    uint32_t unit = d.first;
+    for (uint32_t i = 0; i < pass.ops; ++i) {
+        if (wanted < bytes_in[i]) return unit + static_cast<uint32_t>(wanted / pass.op[i].w_row_bytes);
+        wanted -= bytes_in[i];
+        unit += static_cast<uint32_t>(units_in[i]);
+    }
+    return unit;
+}
+
+void run_units(const Dispatch& d, uint32_t first, uint32_t last, float* scratch) {
     Engine& e = *d.engine;
-    const Op& op = *d.op;
-    if (begin == end) return;
-    float* scratch = e.floats(kBufThread, worker);
-    if (op.kind == OpKind::kMatmul) return run_matmul(e, op, d.y, d.first + begin, d.first + end, scratch);
-    for (uint32_t unit = d.first + begin; unit < d.first + end; ++unit) {
+    const Pass& pass = *d.pass;
+    const Op& op = *pass.op;
+    if (first == last) return;
+    if (op.kind == OpKind::kMatmul) return pass.gated() ? run_gated(e, pass, first, last, scratch) : run_matmuls(e, pass, first, last, scratch);
+    for (uint32_t unit = first; unit < last; ++unit) {
         switch (op.kind) {
             case OpKind::kEmbed: run_embed(e, op, unit); break;
             case OpKind::kRopeTable: run_rope_table(e, op, unit); break;
             case OpKind::kNorm: run_norm(e, op, unit, scratch); break;
             case OpKind::kOutputNorm: run_output_norm(e, op, unit); break;
             case OpKind::kPostNorm: run_post_norm(e, op, unit); break;
-            case OpKind::kStoreKv: run_store_kv(e, op, unit); break;
+            case OpKind::kStoreKv:
+                if (pass.ops > 1) run_flat_attention(e, pass, unit, scratch);
+                else for (uint32_t h = 0; h < e.spec.kv_heads; ++h) run_store_head(e, op, unit, h);
+                break;
             case OpKind::kAttention: run_attention(e, op, unit, d.span_first, d.span_count, scratch); break;
             case OpKind::kAttentionFinish: run_attention_finish(e, op, unit); break;
-            case OpKind::kGate: run_gate(e, op, unit); break;
+            case OpKind::kQuantize: quantize_forms(e, op, e.floats(op.in, unit), op.rows, unit, kBufFfn32); break;
             case OpKind::kSoftcap: e.config.kernels->softcap(e.step.logits_to[unit], e.spec.logit_softcap, op.rows); break;
-            case OpKind::kMatmul: break;
+            case OpKind::kMatmul:
+            case OpKind::kGate: break;
         }
     }
 }
 
-struct HookContext {
-    Dispatch* dispatch;
-    uint32_t units, ways;
-};
-void hook_task(void* context, uint32_t index) {
-    const HookContext& h = *static_cast<const HookContext*>(context);
-    run_units(h.dispatch, index, static_cast<uint32_t>(uint64_t{h.units} * index / h.ways), static_cast<uint32_t>(uint64_t{h.units} * (index + 1) / h.ways));
+// Share `index` of a dispatch, on worker `index`.
+void run_share(void* context, uint32_t index) {
+    const Dispatch& d = *static_cast<const Dispatch*>(context);
+    run_units(d, share_begin(d, index), share_begin(d, index + 1), d.engine->floats(kBufThread, index));
 }
 
-void dispatch(Engine* e, Dispatch* d, uint32_t units) {
-    if (units == 1 || e->config.threads == 1) return run_units(d, 0, 0, units);
-    if (e->hooks.parallel_for) {
-        HookContext h = {d, units, units < e->config.threads ? units : e->config.threads};
-        e->hooks.parallel_for(e->hooks.user_data, h.ways, hook_task, &h);
-    } else {
-        platform::thread_team_run(e->team, units, run_units, d);
+void dispatch(Dispatch* d) {
+    Engine* e = d->engine;
+    if (d->ways == 1) return run_units(*d, d->first, d->first + d->count, e->floats(kBufThread, 0));
+    if (e->hooks.parallel_for) e->hooks.parallel_for(e->hooks.user_data, d->ways, run_share, d);
+    else platform::thread_team_run(e->team, d->ways, [](void* context, uint32_t worker, uint32_t, uint32_t) { run_share(context, worker); }, d);
+}
+
+// The pass that begins with op `first`.
+Pass pass_at(const Engine& e, uint32_t first) {
+    const Op& op = e.plan.ops[first];
+    Pass p = {&op, 1, 0, 1};
+    while (first + p.ops < e.plan.op_count) {
+        const Join join = e.plan.ops[first + p.ops].join;
+        if (join == Join::kNo || (join == Join::kFlat && !e.step.flat)) break;
+        ++p.ops;
     }
-}
-
-// Units of one pass over the op. Attention makes one pass per span; its units are numbered span after span.
-uint32_t pass_units(const Engine& e, const Op& op) {
     switch (op.kind) {
-        case OpKind::kMatmul: return op.to_logits && e.step.logits == 0 ? 0 : (op.rows + kRowsPerUnit - 1) / kRowsPerUnit;
-        case OpKind::kAttention: return e.spec.kv_heads * e.step.blocks;
+        case OpKind::kMatmul:
+            if (p.gated()) p.units = p.last().rows / p.last().unit_rows;
+            else if (!op.to_logits || e.step.logits)
+                for (uint32_t i = 0; i < p.ops; ++i) p.units += matmul_units(p.op[i]);
+            break;
+        case OpKind::kStoreKv: p.units = p.ops > 1 ? e.spec.kv_heads * e.step.columns : e.step.columns; break;
+        case OpKind::kAttention:
+            p.units = e.spec.kv_heads * e.step.blocks;
+            p.walks = e.step.spans;
+            break;
         case OpKind::kOutputNorm:
-        case OpKind::kSoftcap: return e.step.logits;
-        default: return e.step.columns;
+        case OpKind::kSoftcap: p.units = e.step.logits; break;
+        default: p.units = e.step.columns;
     }
+    return p;
 }
+
+// Scores and sums of one column of all heads over `positions`, in uncorrected microseconds of one thread.
+double attention_us(const Engine& e, uint32_t positions) { return 2.0 * positions * e.spec.head_dim * e.spec.heads / kAttentionMacsPerUs; }
+
+// Which measured_over_predicted a pass is corrected by.
+uint32_t correction_of(const Pass& p) { return static_cast<uint32_t>(p.op->kind == OpKind::kStoreKv && p.ops > 1 ? OpKind::kAttention : p.op->kind); }
 
 // Predicted microseconds of one unit on one thread.
-double unit_us(const Engine& e, const Op& op, uint32_t units) {
-    const double correction = e.measured_over_predicted[static_cast<uint32_t>(op.kind)];
-    if (op.kind == OpKind::kAttention) {
-        // One span, one KV head, one block of columns: scores and sums over at most 512 positions.
-        const uint32_t positions = e.step.longest < kAttentionSpan ? e.step.longest : kAttentionSpan;
-        const double macs = 2.0 * positions * e.spec.head_dim * (e.spec.heads / e.spec.kv_heads) * (static_cast<double>(e.step.columns) / e.step.blocks);
-        return macs / kAttentionMacsPerUs * correction;
+double unit_us(const Engine& e, const Pass& p) {
+    double us = 0;
+    for (uint32_t i = 0; i < p.ops; ++i) {
+        const Op& op = p.op[i];
+        const bool spans = p.walks > 1 || p.ops == 1;  // one walk of attention is over one span
+        const uint32_t positions = spans && e.step.longest > kAttentionSpan ? kAttentionSpan : e.step.longest;
+        const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
+        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns : predict_us(op, e.config, logits ? e.step.logits : e.step.columns);
     }
-    const uint32_t columns = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap ? e.step.logits : e.step.columns;
-    return predict_us(op, e.config, columns) / units * correction;
+    return us / p.units * e.measured_over_predicted[correction_of(p)];
 }
 
 bool cancelled(const Engine& e) {
@@ -273,6 +407,8 @@ bool cancelled(const Engine& e) {
 
 }  // namespace
 
+bool flat_step(const Engine& e) { return e.step.decode && attention_us(e, e.step.longest) / e.spec.kv_heads <= e.config.tile_us; }
+
 keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
     Engine& e = *engine;
     Step& step = e.step;
@@ -281,42 +417,47 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
     uint64_t now_ns = begin_ns;
     keel_status status = KEEL_OK;
     while (step.op < e.plan.op_count) {
-        const Op& op = e.plan.ops[step.op];
-        const uint32_t units = pass_units(e, op), passes = op.kind == OpKind::kAttention ? step.spans : 1;
-        if (step.unit == 0 && op.kind == OpKind::kMatmul) {
-            for (uint32_t c = 0; c < (op.to_logits ? step.logits : step.columns); ++c)
-                step.y[c] = op.to_logits ? step.logits_to[c] : e.floats(op.out, c) + op.out_offset;
+        const Pass pass = pass_at(e, step.op);
+        const uint32_t units = pass.units;
+        if (step.unit == 0 && pass.op->kind == OpKind::kMatmul) {
+            for (uint32_t i = 0; i < pass.ops && pass.op[i].kind == OpKind::kMatmul; ++i) {
+                const Op& op = pass.op[i];
+                float** y = step.y + uint64_t{i} * e.config.chunk_tokens;
+                for (uint32_t c = 0; c < (op.to_logits ? step.logits : step.columns); ++c) y[c] = op.to_logits ? step.logits_to[c] : e.floats(op.out, c) + op.out_offset;
+            }
         }
-        while (step.unit < units * passes) {
-            const double us = unit_us(e, op, units) / e.config.threads;
+        while (step.unit < units * pass.walks) {
+            const double one_us = unit_us(e, pass), us = one_us / e.config.threads;
             double fit = tile_us / us;
             if (deadline_ns) {
                 // Also no more than what is left of the budget, but at least one unit per thread.
                 const double left_us = deadline_ns > now_ns ? static_cast<double>(deadline_ns - now_ns) * 1e-3 : 0;
                 if (left_us / us < fit) fit = left_us / us;
             }
-            const uint32_t done_in_pass = step.unit % units, left_in_pass = units - done_in_pass;
-            uint32_t count = fit >= left_in_pass ? left_in_pass : static_cast<uint32_t>(fit);
-            if (count < e.config.threads) count = e.config.threads < left_in_pass ? e.config.threads : left_in_pass;
-            Dispatch d = {engine, &op, done_in_pass, step.unit / units, 1, step.y};
-            uint32_t spans = 1;
-            if (count == units && passes > 1) {  // whole spans fit: let every unit walk several
-                const uint32_t left = passes - d.span_first;
-                spans = fit >= static_cast<double>(left) * units ? left : static_cast<uint32_t>(fit / units);
-                if (spans == 0) spans = 1;
-                d.span_count = spans;
+            const uint32_t done_in_walk = step.unit % units, left_in_walk = units - done_in_walk;
+            uint32_t count = fit >= left_in_walk ? left_in_walk : static_cast<uint32_t>(fit);
+            if (count < e.config.threads) count = e.config.threads < left_in_walk ? e.config.threads : left_in_walk;
+            else if (count < left_in_walk) count -= count % e.config.threads;  // equal shares
+            Dispatch d = {engine, &pass, done_in_walk, count, step.unit / units, 1, 1};
+            uint32_t walks = 1;
+            if (count == units && pass.walks > 1) {  // whole walks fit: let every unit take several
+                const uint32_t left = pass.walks - d.span_first;
+                walks = fit >= static_cast<double>(left) * units ? left : static_cast<uint32_t>(fit / units);
+                if (walks == 0) walks = 1;
+                d.span_count = walks;
             }
+            if (one_us * count * walks > kAloneUs) d.ways = count < e.config.threads ? count : e.config.threads;
             if (*progressed) {
-                if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * spans * 1e3) > deadline_ns) status = KEEL_AGAIN;
+                if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * walks * 1e3) > deadline_ns) status = KEEL_AGAIN;
                 if (cancelled(e)) status = KEEL_E_CANCELLED;
                 if (status != KEEL_OK) break;
             }
-            dispatch(engine, &d, count);
+            dispatch(&d);
             *progressed = true;
             const uint64_t after_ns = platform::now_ns();
             // Learn how this machine compares with the prediction; slow changes only, so that one interruption counts little.
-            const double predicted_us = us * count * spans, measured_us = static_cast<double>(after_ns - now_ns) * 1e-3;
-            double& ratio = e.measured_over_predicted[static_cast<uint32_t>(op.kind)];
+            const double predicted_us = us * count * walks, measured_us = static_cast<double>(after_ns - now_ns) * 1e-3;
+            double& ratio = e.measured_over_predicted[correction_of(pass)];
             if (predicted_us > 2 && measured_us > 1) {
                 double change = measured_us / predicted_us;
                 change = change > 2 ? 2 : change < 0.5 ? 0.5 : change;
@@ -324,10 +465,10 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
                 ratio = ratio > 100 ? 100 : ratio < 0.01 ? 0.01 : ratio;
             }
             now_ns = after_ns;
-            step.unit += count * spans;
+            step.unit += count * walks;
         }
         if (status != KEEL_OK) break;
-        ++step.op;
+        step.op += pass.ops;
         step.unit = 0;
     }
     step.us += (now_ns - begin_ns) / 1000;

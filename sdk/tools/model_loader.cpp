@@ -15,7 +15,8 @@ template <class T>
 using Names = std::map<std::string, T>;
 
 const Names<keel_kv_format> kKvFormats = {{"f16", KEEL_KV_F16}, {"f32", KEEL_KV_F32}};
-const Names<keel_weights> kWeights = {{"copy", KEEL_WEIGHTS_COPY},
+const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
+                                      {"copy", KEEL_WEIGHTS_COPY},
                                       {"map", KEEL_WEIGHTS_MAP},
                                       {"locked", KEEL_WEIGHTS_MAP_LOCKED},
                                       {"repack", KEEL_WEIGHTS_REPACK}};
@@ -47,7 +48,7 @@ const char* kv_format_name(keel_kv_format format) {
     return name_of(kKvFormats, format, "f16");
 }
 const char* weights_name(keel_weights weights) {
-    return name_of(kWeights, weights, "copy");
+    return name_of(kWeights, weights, "default");
 }
 const char* activation_name(keel_activation activation) {
     return name_of(kActivations, activation, "q8");
@@ -76,10 +77,10 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 128)")->group("Engine");
     add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default f16)");
     add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default f16)");
-    add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default copy)");
+    add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
-    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default auto)");
+    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
     verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
 }
 

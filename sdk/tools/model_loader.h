@@ -24,7 +24,7 @@ void add_engine_options(CLI::App& verb, EngineOptions& options);
 keel_config make_config(const EngineOptions& options);
 
 const char* kv_format_name(keel_kv_format format);  // "f16"
-const char* weights_name(keel_weights weights);     // "copy"
+const char* weights_name(keel_weights weights);     // "copy"; "default" of an op without weights
 const char* activation_name(keel_activation activation);
 const char* cpu_name(keel_cpu cpu);
 const char* region_name(int region);                    // "persistent"

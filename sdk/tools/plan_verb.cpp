@@ -32,10 +32,40 @@ struct OpGroup {
     uint32_t repeats;
 };
 
+// Where the weights of an op live, and for copied ones why they are not interleaved: "copy (rows)".
+const char* plain_reason_name(keel_plain_reason reason) {
+    switch (reason) {
+        case KEEL_PLAIN_TYPE:
+            return "type";
+        case KEEL_PLAIN_ROWS:
+            return "rows";
+        case KEEL_PLAIN_LOOKUP:
+            return "lookup";
+        case KEEL_PLAIN_SPEED:
+            return "speed";
+        case KEEL_PLAIN_NONE:
+            break;
+    }
+    return "";
+}
+std::string placement_text(const keel_op_info& op) {
+    if (!op.weight_type[0]) return "";
+    const std::string reason = plain_reason_name(op.plain_reason);
+    return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")");
+}
+
+// Bytes of the interleaved matrices.
+uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
+    uint64_t bytes = 0;
+    for (const keel_op_info& op : ops)
+        if (op.placement == KEEL_WEIGHTS_REPACK) bytes += op.fixed_bytes;
+    return bytes;
+}
+
 bool same_op(const keel_op_info& a, const keel_op_info& b) {
     return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
            a.columns == b.columns && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
-           a.placement == b.placement;
+           a.placement == b.placement && a.plain_reason == b.plain_reason;
 }
 
 std::vector<OpGroup> group_layers(const std::vector<keel_op_info>& ops, bool fold) {
@@ -62,13 +92,14 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", "weights", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
+    Table table({"layer", "op", "type", "weights", "pass", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
                 4);
     for (const OpGroup& group : groups)
         for (size_t i = group.begin; i < group.end; ++i) {
             const keel_op_info& op = ops[i];
             table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
-                       op.weight_type[0] ? weights_name(op.placement) : "", strf("%u", op.rows), strf("%u", op.columns),
+                       placement_text(op),
+                       i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows), strf("%u", op.columns),
                        human_bytes(op.fixed_bytes), human_bytes(op.token_bytes), human_us(op.predicted_us),
                        group.repeats > 1 ? strf("%u", group.repeats) : ""});
         }
@@ -89,6 +120,8 @@ Json op_json(const keel_op_info& op) {
             {"first_op", op.first_op},
             {"last_op", op.last_op},
             {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
+            {"plain_reason", plain_reason_name(op.plain_reason)},
+            {"pass", op.pass},
             {"predicted_us", op.predicted_us}};
 }
 
@@ -204,7 +237,7 @@ void solve(const Options& o, const Console& console) {
     const keel_config config = make_config(o.engine);
     std::vector<keel_kv_format> formats = {KEEL_KV_F32, KEEL_KV_F16};
     if (config.k_format && config.v_format) formats = {config.k_format};
-    std::vector<keel_weights> modes = {KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK};
+    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
     if (config.weights) modes = {config.weights};
 
     std::vector<Fit> fits;
@@ -265,6 +298,7 @@ void show_plan(const Options& o, const Console& console) {
         Json out = plan_json(plan);
         out["model"] = info_json(file.info);
         out["predicted_us_per_token"] = predicted_us;
+        out["interleaved_weight_bytes"] = interleaved_bytes(ops);
         out["ops"] = Json::array();
         for (const keel_op_info& op : ops) out["ops"].push_back(op_json(op));
         return print_json(out);
@@ -285,6 +319,9 @@ void show_plan(const Options& o, const Console& console) {
     fputs(regions.text().c_str(), stdout);
     if (plan.mapped_weight_bytes)
         printf("mapped weights, read in place: %s\n", human_bytes(plan.mapped_weight_bytes).c_str());
+    if (const uint64_t interleaved = interleaved_bytes(ops))
+        printf("weights: %s interleaved, %s as in the file\n", human_bytes(interleaved).c_str(),
+               human_bytes(plan.regions[KEEL_REGION_WEIGHTS].bytes - interleaved).c_str());
     printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
            kv_format_name(config.k_format), kv_format_name(config.v_format));
@@ -293,7 +330,8 @@ void show_plan(const Options& o, const Console& console) {
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
     if (!o.no_ops) printf("\n%s", ops_text(ops, groups).c_str());
     if (!o.no_map) printf("\n%s", scratch_map(ops, groups).c_str());
-    printf("\n%u ops; one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
+    printf("\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
+           ops.empty() ? 0 : ops.back().pass + 1,
            human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(),
            predicted_us > 0 ? 1e6 / predicted_us : 0);
 }

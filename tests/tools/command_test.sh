@@ -100,6 +100,13 @@ expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" -
 fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
 expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
 
+# The kernel set: an option, else the environment; what is missing is refused and named.
+expect "KEEL_CPU" exits 0 env KEEL_CPU=scalar "$keel" plan "$model" --no-ops --no-map
+expect "KEEL_CPU is used" holds 'scalar kernels'
+expect "an unknown KEEL_CPU is refused" exits 3 env KEEL_CPU=fast "$keel" plan "$model"
+expect "and it is named" holds 'KEEL_CPU' err
+expect "--cpu wins" exits 0 env KEEL_CPU=fast "$keel" plan "$model" --cpu scalar --no-ops --no-map
+
 # Synth, inspect, eval and bench on what it wrote.
 expect "synth" exits 0 "$keel" synth "$work/tiny.gguf" --shape tiny --mix Q8_0
 expect "inspect" exits 0 "$keel" inspect "$work/tiny.gguf" --tensors --metadata

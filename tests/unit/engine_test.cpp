@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
+#include "kernels/kernels.h"
+#include "tests/unit/kernels_test_support.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -174,6 +177,68 @@ TEST(Engine, ConfigurationsOutOfRange) {
     EXPECT_EQ(load(unmapped.reader(), c, nullptr), KEEL_E_ARGUMENT);
 }
 
+// Sets an environment variable for the life of one object.
+class Variable {
+  public:
+    Variable(const char* name, const char* value) : name_(name) {
+        const char* before = getenv(name);
+        had_ = before != nullptr;
+        if (had_) before_ = before;
+        setenv(name, value, 1);
+    }
+    ~Variable() { had_ ? setenv(name_, before_.c_str(), 1) : unsetenv(name_); }
+    Variable(const Variable&) = delete;
+
+  private:
+    const char* name_;
+    bool had_;
+    std::string before_;
+};
+
+TEST(Engine, EnvironmentChoosesTheKernelSet) {
+    const auto kernel_set = [](keel_cpu cpu) {
+        keel_config c = small_config();
+        c.cpu = cpu;
+        keel_test::Engine engine(kTiny, c);
+        keel_stats stats = sized<keel_stats>();
+        check(keel_engine_stats(engine.handle(), &stats), "stats");
+        return std::string(stats.kernel_set);
+    };
+    const auto refused = [](keel_cpu cpu, const char* field) {
+        keel_test::FileReader file(kTiny);
+        keel_config c = small_config();
+        c.cpu = cpu;
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(load(*file.get(), c, &error), KEEL_E_UNSUPPORTED);
+        EXPECT_STREQ(error.field, field);
+    };
+    const char* const names[] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
+    std::string best;
+    for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa)
+        if (keel_test::usable_set(isa)) best = names[isa];
+    {
+        const Variable unset("KEEL_CPU", "");
+        EXPECT_EQ(kernel_set(KEEL_CPU_AUTO), best) << "empty is as unset";
+    }
+    for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
+        const Variable variable("KEEL_CPU", names[isa]);
+        SCOPED_TRACE(names[isa]);
+        EXPECT_EQ(kernel_set(KEEL_CPU_SCALAR), "scalar") << "the configuration wins";
+        if (keel_test::usable_set(isa)) {
+            EXPECT_EQ(kernel_set(KEEL_CPU_AUTO), names[isa]);
+        } else {
+            refused(KEEL_CPU_AUTO, "KEEL_CPU");
+            refused(static_cast<keel_cpu>(isa), "config.cpu");
+        }
+    }
+    for (const char* wrong : {"sse2", "AVX2", "avx2 ", "auto", "1"}) {
+        const Variable variable("KEEL_CPU", wrong);
+        SCOPED_TRACE(wrong);
+        refused(KEEL_CPU_AUTO, "KEEL_CPU");
+        EXPECT_EQ(kernel_set(KEEL_CPU_SCALAR), "scalar");
+    }
+}
+
 TEST(Engine, HandlesAreCheckedByGeneration) {
     keel_engine engine_handle;
     keel_session session;
@@ -330,6 +395,13 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
         EXPECT_EQ(moved, plan.decode_bytes);
         keel_op_info beyond = sized<keel_op_info>();
         EXPECT_EQ(keel_plan_op(reader.get(), model, &c, plan.op_count, &beyond), KEEL_E_ARGUMENT);
+        // The ops of a pass run at the same time: what is alive in one of them is alive in all.
+        const auto pass_begins = [&](uint32_t op) { while (op > 0 && ops[op - 1].pass == ops[op].pass) --op; return op; };
+        const auto pass_ends = [&](uint32_t op) { while (op + 1 < ops.size() && ops[op + 1].pass == ops[op].pass) ++op; return op; };
+        for (keel_op_info& op : ops) {
+            op.first_op = pass_begins(op.first_op);
+            op.last_op = pass_ends(op.last_op);
+        }
         for (const keel_op_info& a : ops) {
             for (const keel_op_info& b : ops) {
                 if (strcmp(a.output_buffer, b.output_buffer) == 0 || !a.output_bytes || !b.output_bytes) continue;
@@ -339,6 +411,33 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
             }
         }
     }
+}
+
+TEST(Plan, ALayerIsSevenPasses) {
+    keel_test::FileReader reader(kTiny);
+    keel_model_info info = sized<keel_model_info>();
+    ASSERT_EQ(keel_inspect(reader.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model;
+    ASSERT_EQ(keel_inspect(reader.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+    const keel_config c = small_config();
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    ASSERT_EQ(keel_plan(reader.get(), model, &c, &plan, nullptr), KEEL_OK);
+    std::vector<std::string> passes;
+    for (uint32_t i = 0; i < plan.op_count; ++i) {
+        keel_op_info op = sized<keel_op_info>();
+        ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &op), KEEL_OK);
+        ASSERT_LE(op.pass, passes.size());
+        if (op.pass == passes.size()) passes.emplace_back();
+        else ASSERT_EQ(op.pass + 1, passes.size());
+        passes.back() += (passes.back().empty() ? "" : " ") + std::string(op.name);
+    }
+    const std::vector<std::string> layer = {"attn_norm", "attn_q attn_k attn_v", "store_kv attention attention_finish", "attn_output",
+                                            "ffn_norm",  "ffn_gate ffn_up gate", "ffn_down"};
+    std::vector<std::string> expected = {"embed", "rope_table"};
+    for (uint32_t i = 0; i < info.layers; ++i) expected.insert(expected.end(), layer.begin(), layer.end());
+    expected.insert(expected.end(), {"output_norm", "output"});
+    EXPECT_EQ(passes, expected);
 }
 
 TEST(Plan, OtherFilesAreRefused) {

@@ -82,10 +82,13 @@ TEST(KernelsDequantize, TableNamesEveryTypeOnce) {
     for (uint32_t type : weight_types()) {
         const WeightTypeInfo& info = kWeightTypes[type];
         EXPECT_EQ(info.activation_block, info.block_elements == 1 ? 0 : info.block_elements) << info.name;
-        for (const KernelSet* set : {find_kernel_set(kScalar), best_kernel_set()}) {
+        std::vector<const KernelSet*> sets = fast_sets();
+        sets.push_back(find_kernel_set(kScalar));
+        for (const KernelSet* set : sets) {
             EXPECT_NE(set->dequantize_row[type], nullptr);
             EXPECT_NE(set->matmul_f32[type], nullptr);
             EXPECT_EQ(set->matmul_q8[type] != nullptr, info.activation_block != 0) << info.name;
+            EXPECT_EQ(set->matmul_repacked[type] != nullptr, info.activation_block != 0) << info.name;
         }
     }
 }

@@ -53,7 +53,7 @@ struct Problem {
                 std::copy_n(y0.data() + uint64_t{first + c} * rows + row_begin, row_end - row_begin,
                             out[c] + row_begin);
         }
-        Buffer scratch(kMatmulScratchBytes);
+        Buffer scratch(matmul_scratch_bytes(k));
         MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
                            count,     activations.data(), stride,    out.data(), bias ? b.data() : nullptr,
                            accumulate, scratch.data()};

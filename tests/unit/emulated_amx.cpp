@@ -1,0 +1,39 @@
+// The AMX set's products with the tile instructions replaced by loops, so that any machine with AVX-512 tests all of it but
+// the instructions themselves. Compiled with the flags of AVX-512, hence nothing but this function lives here.
+#include "kernels/cpu/q8_amx.h"
+
+namespace keel_test {
+namespace {
+
+using namespace keel::kernels;
+
+struct EmulatedTiles {
+    static inline uint32_t sub = 0;
+    static void configure(uint32_t elements) { sub = elements; }
+    static void release() { sub = 0; }
+    static void product(const void* a, uint64_t stride, const void* b, int32_t (*c)[kTileSide]) {
+        const int8_t* columns = static_cast<const int8_t*>(a);
+        const uint8_t* codes = static_cast<const uint8_t*>(b);
+        for (uint32_t i = 0; i < kTileSide; ++i)
+            for (uint32_t r = 0; r < kTileSide; ++r) {
+                c[i][r] = 0;
+                for (uint32_t e = 0; e < sub; ++e) c[i][r] += columns[i * stride + e] * codes[64 * (e / 4) + 4 * r + e % 4];
+            }
+    }
+};
+
+template <WeightType T, bool kRepacked>
+void multiply(const MatmulArgs& a) {
+    matmul_q8_rows<Q8Avx512, T, kRepacked, AmxColumns<EmulatedTiles>>(a);
+}
+
+}  // namespace
+
+void emulate_amx_products(KernelSet* set) {
+#define KEEL_EMULATE(T)                     \
+    set->matmul_q8[T] = multiply<T, false>; \
+    set->matmul_repacked[T] = multiply<T, true>;
+    KEEL_QUANTIZED_TYPES(KEEL_EMULATE)
+}
+
+}  // namespace keel_test

@@ -1,0 +1,170 @@
+// Where weights live and which ops run together: every placement and every number of threads gives the same bits, from the
+// planned bytes, and the plan says what it did and why.
+#include <gtest/gtest.h>
+#include <string.h>
+
+#include <filesystem>
+
+#include "kernels/kernels.h"
+#include "sdk/tools/synth.h"
+#include "tests/test_engine.h"
+
+namespace {
+
+using keel::tools::SynthSpec;
+using keel_test::sized;
+
+struct Planned {
+    keel_memory_plan plan;
+    std::vector<keel_op_info> ops;
+};
+
+Planned plan_of(const std::string& path, const keel_config& config) {
+    const keel_test::FileReader file(path);
+    keel_model_info info = sized<keel_model_info>();
+    keel_test::check(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), "inspect");
+    std::vector<uint64_t> buffer(info.model_bytes / 8);
+    const keel_model* model;
+    keel_test::check(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), "inspect");
+    Planned p{sized<keel_memory_plan>(), {}};
+    keel_test::check(keel_plan(file.get(), model, &config, &p.plan, nullptr), "plan");
+    p.ops.assign(p.plan.op_count, sized<keel_op_info>());
+    for (uint32_t i = 0; i < p.plan.op_count; ++i) keel_test::check(keel_plan_op(file.get(), model, &config, i, &p.ops[i]), "plan_op");
+    return p;
+}
+
+class Placement : public testing::Test {
+  protected:
+    std::string path_ = testing::TempDir() + "keel_placement_test.gguf";
+    void TearDown() override { std::filesystem::remove(path_); }
+
+    static keel_config config(keel_weights weights, keel_cpu cpu, uint32_t threads = 2) {
+        keel_config c = sized<keel_config>();
+        c.context_tokens = 64;
+        c.threads = threads;
+        c.logits_rows = 8;
+        c.weights = weights;
+        c.cpu = cpu;
+        return c;
+    }
+    // Logits of a few positions: computed together, and the same bits one by one.
+    std::vector<float> logits(const keel_config& c) {
+        keel_test::Engine engine(path_, c);
+        std::vector<int32_t> ids;
+        for (int i = 0; i < 11; ++i) ids.push_back(i * 97 % static_cast<int>(engine.info().vocabulary));
+        const keel_test::Logits out = engine.logits_for(ids);
+        keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
+        for (size_t i = 0; i < ids.size(); ++i) {
+            engine.feed({ids[i]});
+            engine.advance();
+            EXPECT_EQ(0, memcmp(engine.row(0), out.row(i), out.vocabulary * sizeof(float))) << "position " << i;
+        }
+        return out.values;
+    }
+};
+
+constexpr keel_weights kModes[] = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_REPACK, KEEL_WEIGHTS_MAP};
+
+TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
+    // Tied and not; rows of one and of several stretches of an interleaved table; a vocabulary that is no multiple of 16.
+    struct Shape {
+        const char *architecture, *mix;
+        bool tied;
+        uint32_t embedding, vocabulary, heads, head_dim, feed_forward;
+    };
+    // Query heads of a KV head that are whole activation blocks, and not; feed-forward widths whose blocks share out evenly
+    // between two threads, and not.
+    const Shape shapes[] = {{"llama", "Q4_K_M", true, 256, 1024, 8, 64, 512}, {"llama", "Q6_K", false, 512, 1024, 4, 64, 768},
+                            {"qwen2", "Q8_0", true, 1280, 528, 4, 64, 512},   {"phi3", "Q5_1", true, 256, 1023, 8, 32, 1056},
+                            {"gemma2", "IQ4_XS", true, 256, 512, 4, 64, 512}, {"llama", "Q3_K_M", true, 256, 640, 2, 128, 1024},
+                            {"llama", "Q4_0", true, 256, 640, 4, 24, 544},     {"llama", "F16", true, 80, 600, 4, 24, 112}};
+    for (const Shape& shape : shapes) {
+        SCOPED_TRACE(std::string(shape.architecture) + " " + shape.mix);
+        SynthSpec spec;
+        spec.architecture = shape.architecture;
+        spec.mix = shape.mix;
+        spec.tied = shape.tied;
+        spec.embedding = shape.embedding;
+        spec.vocabulary = shape.vocabulary;
+        spec.heads = shape.heads;
+        spec.head_dim = shape.head_dim;
+        spec.feed_forward = shape.feed_forward;
+        keel::tools::synth_write(path_, spec);
+        for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
+            const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
+            if (!set) continue;
+            SCOPED_TRACE(set->name);
+            const keel_cpu cpu = static_cast<keel_cpu>(isa);
+            const std::vector<float> plain = logits(config(KEEL_WEIGHTS_COPY, cpu));
+            for (uint32_t threads : {1u, 3u}) {
+                const std::vector<float> other = logits(config(KEEL_WEIGHTS_DEFAULT, cpu, threads));
+                EXPECT_EQ(0, memcmp(other.data(), plain.data(), plain.size() * sizeof(float))) << threads << " threads";
+            }
+            const Planned copy = plan_of(path_, config(KEEL_WEIGHTS_COPY, cpu));
+            for (keel_weights mode : kModes) {
+                SCOPED_TRACE(mode);
+                const std::vector<float> other = logits(config(mode, cpu));
+                ASSERT_EQ(other.size(), plain.size());
+                EXPECT_EQ(0, memcmp(other.data(), plain.data(), plain.size() * sizeof(float)));
+                const Planned p = plan_of(path_, config(mode, cpu));
+                const bool mapped = mode == KEEL_WEIGHTS_MAP;
+                for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+                    EXPECT_TRUE(p.plan.regions[r].bytes == copy.plan.regions[r].bytes || (mapped && r == KEEL_REGION_WEIGHTS)) << r;
+                uint64_t matrices = 0;
+                for (const keel_op_info& op : p.ops) {
+                    const uint32_t index = op.index;
+                    EXPECT_EQ(op.fixed_bytes, copy.ops[index].fixed_bytes);
+                    if (!op.weight_type[0]) {
+                        EXPECT_EQ(op.placement, KEEL_WEIGHTS_DEFAULT);
+                        EXPECT_EQ(op.plain_reason, KEEL_PLAIN_NONE);
+                        continue;
+                    }
+                    const bool table = std::string(op.name) == "embed";
+                    if (!table) matrices += op.fixed_bytes;
+                    uint32_t type = 0;
+                    while (!keel::kernels::weight_type_info(type) || strcmp(keel::kernels::kWeightTypes[type].name, op.weight_type) != 0) ++type;
+                    const uint32_t rows = table ? shape.vocabulary : op.rows;
+                    const bool can = set->matmul_repacked[type] && rows % 16 == 0 && (!table || shape.tied);
+                    const bool interleaved = can && (mode == KEEL_WEIGHTS_REPACK || (mode == KEEL_WEIGHTS_DEFAULT && set->repack_pays[type]));
+                    EXPECT_EQ(op.placement, interleaved ? KEEL_WEIGHTS_REPACK : mapped ? KEEL_WEIGHTS_MAP : KEEL_WEIGHTS_COPY) << op.name;
+                    keel_plain_reason reason = KEEL_PLAIN_NONE;
+                    if (!interleaved && (mode == KEEL_WEIGHTS_REPACK || mode == KEEL_WEIGHTS_DEFAULT))
+                        reason = table && !shape.tied          ? KEEL_PLAIN_LOOKUP
+                                 : !set->matmul_repacked[type] ? KEEL_PLAIN_TYPE
+                                 : rows % 16 != 0              ? KEEL_PLAIN_ROWS
+                                                               : KEEL_PLAIN_SPEED;
+                    EXPECT_EQ(op.plain_reason, reason) << op.name;
+                }
+                EXPECT_GE(p.plan.mapped_weight_bytes, mapped ? matrices : 0);
+            }
+        }
+    }
+}
+
+// Blocks of 256 elements in 512: two units, which three threads would share badly.
+TEST_F(Placement, QuantizingJoinsTheGateWhereThreadsStayBusy) {
+    SynthSpec spec;
+    spec.mix = "Q4_K";
+    spec.feed_forward = 512;
+    keel::tools::synth_write(path_, spec);
+    for (uint32_t threads : {1u, 2u, 3u, 4u}) {
+        uint32_t quantizing = 0;
+        for (const keel_op_info& op : plan_of(path_, config(KEEL_WEIGHTS_COPY, KEEL_CPU_SCALAR, threads)).ops) quantizing += std::string(op.name) == "ffn_quantize";
+        EXPECT_EQ(quantizing, threads <= 2 ? 0 : spec.layers) << threads << " threads";
+    }
+}
+
+TEST_F(Placement, NothingIsInterleavedForF32Activations) {
+    SynthSpec spec;
+    spec.mix = "Q8_0";
+    keel::tools::synth_write(path_, spec);
+    keel_config c = config(KEEL_WEIGHTS_REPACK, KEEL_CPU_SCALAR);
+    c.activation = KEEL_ACTIVATION_F32;
+    for (const keel_op_info& op : plan_of(path_, c).ops) {
+        if (!op.weight_type[0]) continue;
+        EXPECT_EQ(op.placement, KEEL_WEIGHTS_COPY) << op.name;
+        EXPECT_EQ(op.plain_reason, KEEL_PLAIN_TYPE) << op.name;
+    }
+}
+
+}  // namespace
