@@ -21,6 +21,8 @@ void unlock_pages(const void* data, uint64_t bytes);
 // Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False when it
 // refuses, or knows none. Threads that exist already may use them as well.
 bool allow_tile_registers();
+// Whether this is a 64-bit ARM processor with NEON, its dot products (FEAT_DotProd) and its int8 matrix products (FEAT_I8MM).
+bool have_arm_integer_products();
 uint32_t usable_cores();  // cores in the caller's affinity mask, at least 1
 
 // ---- a fixed team of threads ----
