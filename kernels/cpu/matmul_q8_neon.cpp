@@ -1,15 +1,15 @@
 #include "kernels/cpu/q8_neon.h"
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(__ARM_FEATURE_DOTPROD) && defined(__ARM_FEATURE_MATMUL_INT8)
 
 namespace keel::kernels {
 
 template <WeightType T>
 void matmul_q8_neon(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Neon, T, false>(a);
+    matmul_q8_rows<Q8Neon, T, false, NeonMatrixUnit>(a);
 }
 template <WeightType T>
 void matmul_repacked_neon(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Neon, T, true>(a);
+    matmul_q8_rows<Q8Neon, T, true, NeonMatrixUnit>(a);
 }
 
 #define KEEL_INSTANTIATE(T)                               \
