@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#include "platform/platform.h"
 
 namespace keel::kernels {
 
@@ -57,6 +58,9 @@ const KernelSet* find_kernel_set(uint32_t isa) {
             return have_avx512() ? &kAvx512Set : nullptr;
         case kAmx:
             return have_amx() ? &kAmxSet : nullptr;
+#elif defined(__aarch64__)
+        case kNeon:
+            return platform::have_arm_integer_products() ? &kNeonSet : nullptr;
 #endif
         default:
             return nullptr;

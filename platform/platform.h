@@ -24,6 +24,8 @@ uint32_t usable_cores();
 // Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False when it
 // refuses, or knows none. Threads that exist already may use them as well.
 bool allow_tile_registers();
+// Whether this is a 64-bit ARM processor with NEON, its dot products (FEAT_DotProd) and its int8 matrix products (FEAT_I8MM).
+bool have_arm_integer_products();
 
 // ---- caches ----
 uint64_t last_level_cache_bytes();  // the largest cache of the first core; 0 when the system does not say

@@ -70,6 +70,8 @@ constexpr KernelSet make_amx() {
     add_q8_kernels_amx(s);
     return s;
 }
+#elif defined(__aarch64__)
+KEEL_DEFINE_SET(neon)
 #endif
 
 }  // namespace
@@ -79,6 +81,8 @@ constinit const KernelSet kScalarSet = make_scalar();
 constinit const KernelSet kAvx2Set = make_avx2();
 constinit const KernelSet kAvx512Set = interleaved(make_avx512());
 constinit const KernelSet kAmxSet = interleaved(make_amx());
+#elif defined(__aarch64__)
+constinit const KernelSet kNeonSet = make_neon();
 #endif
 
 }  // namespace keel::kernels

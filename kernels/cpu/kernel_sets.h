@@ -70,6 +70,7 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
 KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)
 KEEL_DECLARE_SET(avx512)
+KEEL_DECLARE_SET(neon)
 
 // The products with 8-bit activations of the AMX set; everything else is AVX-512's.
 template <WeightType T>
@@ -84,6 +85,8 @@ void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst);
 extern const KernelSet kScalarSet;
 #if defined(__x86_64__)
 extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet;
+#elif defined(__aarch64__)
+extern const KernelSet kNeonSet;
 #endif
 
 }  // namespace keel::kernels

@@ -21,7 +21,7 @@
 //   widen_scale(I bytes, b)  byte b of every lane, signed, in the form multiply_add takes; widen_pair(I, b0, b1): two
 //   bytes as 16-bit pair; f16_low(I), f16_high(I), load_f16(p): L scales
 //   broadcast_dword(a); dot4(acc, codes, x): acc + the four products of every lane (only with kHasDot4)
-//   dot2(acc, pairs, sums)   acc + the two 16-bit products of every lane
+//   dot2(acc, pairs, sums)   acc + the two 16-bit products of every lane; dot_sums, if there is one, for eight pairs
 //   multiply_add(acc, t, scale)
 #pragma once
 #include <string.h>
@@ -429,6 +429,18 @@ KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* 
     }
 }
 
+// The sixteen activation sums of a block of 256 times their factors.
+template <class V>
+KEEL_INLINE typename V::I dot_sums(typename V::I acc, const typename V::I* pairs, const uint8_t* sums) {
+    if constexpr (requires { V::dot_sums(acc, pairs, sums); }) {
+        return V::dot_sums(acc, pairs, sums);
+    } else {
+        KEEL_UNROLL
+        for (int i = 0; i < 8; ++i) acc = V::dot2(acc, pairs[i], sums + 4 * i);
+        return acc;
+    }
+}
+
 // The end of a block for one column: what the activation sums contribute, then the f32 part.
 template <class V, WeightType T>
 KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::I sum, const uint8_t* d_a, const uint8_t* sums, typename V::F acc) {
@@ -436,10 +448,7 @@ KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::
     using F = typename V::F;
     constexpr BlockShape kShape = block_shape(T);
     const F da = V::broadcast(d_a);
-    if constexpr (kShape.sub != 0 && f.kPaired && !kShape.minimum) {
-        KEEL_UNROLL
-        for (int i = 0; i < 8; ++i) sum = V::dot2(sum, f.pair()[i], sums + 4 * i);
-    }
+    if constexpr (kShape.sub != 0 && f.kPaired && !kShape.minimum) sum = dot_sums<V>(sum, f.pair(), sums);
     acc = V::fma(V::mul(f.d, da), V::to_float(sum), acc);
     if constexpr (kShape.minimum) {
         I m = V::zero();
@@ -447,8 +456,7 @@ KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::
             m = V::dot2(m, V::set1_16(1), sums);
             acc = V::fma(V::mul(f.m, da), V::to_float(m), acc);
         } else {
-            KEEL_UNROLL
-            for (int i = 0; i < 8; ++i) m = V::dot2(m, f.pair()[i], sums + 4 * i);
+            m = dot_sums<V>(m, f.pair(), sums);
             acc = V::fnma(V::mul(f.m, da), V::to_float(m), acc);
         }
     }

@@ -43,6 +43,19 @@ done
 "$work/consumer/handles" "$model" || fail "keel.hpp through CMake"
 echo "find_package(keel): ok"
 
+# The same project without a shared library.
+if echo 'int main(void) { return 0; }' | cc -static -x c - -lpthread -lm -o "$work/probe" 2>/dev/null; then
+    "$cmake" -S "$source/tests/install/consumer" -B "$work/static" -DCMAKE_TOOLCHAIN_FILE="$source/toolchains/static-glibc.cmake" \
+        -DCMAKE_PREFIX_PATH="$prefix" -DKEEL_SAMPLES="$source/samples" >"$work/log" 2>&1 &&
+        "$cmake" --build "$work/static" >>"$work/log" 2>&1 || { cat "$work/log"; fail "static-glibc.cmake"; }
+    linked=$(LC_ALL=C ldd "$work/static/hello" 2>&1; LC_ALL=C readelf -dW "$work/static/hello") || true
+    [[ $linked == *"not a dynamic executable"*"no dynamic section"* ]] || fail "the static hello is not static: $linked"
+    [ "$("$work/static/hello" "$model")" = "$expected" ] || fail "the static hello differs"
+    echo "static: ok, $(wc -c <"$work/static/hello") bytes"
+else
+    echo "no static libc (libc6-dev), static linking not tried"
+fi
+
 # The command.
 if [ -x "$prefix/bin/keel" ]; then
     "$prefix/bin/keel" inspect "$model" --json | grep -q '"architecture": "llama"' || fail "keel inspect"

@@ -1,0 +1,11 @@
+#include "kernels/cpu/float_neon.h"
+#if defined(__ARM_FEATURE_DOTPROD)
+#include "kernels/cpu/dequantize_impl.h"
+#include "kernels/cpu/kernel_sets.h"
+
+namespace keel::kernels {
+KEEL_DEFINE_DEQUANTIZE(neon, FloatNeon)
+#define KEEL_INSTANTIATE(T) template void dequantize_neon<T>(const void*, float*, uint32_t);
+KEEL_WEIGHT_TYPES(KEEL_INSTANTIATE)
+}  // namespace keel::kernels
+#endif

@@ -1,0 +1,32 @@
+// Which kernel sets are found: names and numbers belong together, and those that the environment expects are there.
+#include <stdlib.h>
+
+#include "tests/unit/kernels_test_support.h"
+
+namespace {
+
+using namespace keel_test;
+
+TEST(KernelsSets, NumbersAndNames) {
+    static const char* const kNames[kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
+    ASSERT_NE(find_kernel_set(kScalar), nullptr);
+    for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa) {
+        const KernelSet* set = find_kernel_set(isa);
+        if (set) {
+            EXPECT_STREQ(set->name, kNames[isa]);
+        }
+    }
+    EXPECT_EQ(find_kernel_set(0), nullptr);
+    EXPECT_EQ(find_kernel_set(kIsaLimit), nullptr);
+}
+
+// A set that detection misses would take its tests with it, and nobody would notice: an emulated machine says what it has.
+TEST(KernelsSets, ExpectedOneIsFound) {
+    const char* expected = getenv("KEEL_EXPECT_KERNELS");
+    if (!expected) GTEST_SKIP() << "skipped: KEEL_EXPECT_KERNELS names no kernel set";
+    bool found = false;
+    for (const KernelSet* set : fast_sets()) found = found || strcmp(set->name, expected) == 0;
+    EXPECT_TRUE(found) << expected;
+}
+
+}  // namespace
