@@ -7,13 +7,14 @@
 
 How it measures (README.md beside this file says how the peers are built):
 
-* Every engine is tuned first: one flag after the other (threads, repacking, flash attention, mmap, micro-batch) is tried
+* Every engine is tuned first: one flag after the other (threads, repacking, huge pages, flash attention, mmap, micro-batch) is tried
   and the best is kept, for each kind of test by itself. Files of the same weight types share the result, and
   --tuned RESULT.json takes it from an earlier run.
 * Then rounds: Keel, llama.cpp, ik_llama.cpp, Keel, llama.cpp, ... Each measures every test once per round. A ratio is taken
-  within a round; the table shows the median and the smallest and largest round. --minutes bounds the number of rounds.
+  within a round; the table shows the median and the smallest and largest round. --minutes bounds the number of rounds,
+  but --least-rounds are always made.
 * Prompts up to 512 tokens are run twice and the second run counts; longer ones are run once, after a short one.
-  Decode rates are of --decode tokens after `depth` tokens.
+  Decode rates are of --decode tokens after `depth` tokens. Tests beyond the context a model was trained for are left out.
 * The read-only stream is measured by Keel in every round, before and after its tests and with the same threads. A
   percentage is bytes one step must move (Keel's plan: every weight once, K and V) times the rate of each engine, over
   the fastest stream of the same round.
@@ -133,6 +134,8 @@ class LlamaBench:
             base["repack"], alternatives["repack"] = 1, [0]
         if self.has("-rtr"):
             base["rtr"], alternatives["rtr"] = 1, [0]
+        if self.has("-thp"):
+            base["thp"], alternatives["thp"] = 0, [1]
         base["fa"], alternatives["fa"] = 1, [0]
         base["mmap"], alternatives["mmap"] = 1, [0]
         alternatives["threads"] = fewer(threads)
@@ -150,6 +153,8 @@ class LlamaBench:
             flags += ["--repack", config["repack"]]
         if "rtr" in config:
             flags += ["-rtr", config["rtr"]]
+        if config.get("thp"):
+            flags += ["-thp", 1]
         return flags
 
     def commands(self, file, tests, config):
@@ -503,7 +508,7 @@ def main():
     parser.add_argument("--llama-commit", help="what to print as its version, where its own is wrong")
     parser.add_argument("--ik", help="build directory of ik_llama.cpp")
     parser.add_argument("--ik-commit")
-    parser.add_argument("--shapes", default="bundled,smollm2-135m,1b,3b", help="'bundled' or shapes of keel synth (default: %(default)s)")
+    parser.add_argument("--shapes", default="bundled,smollm2-135m,1b", help="'bundled' or shapes of keel synth (default: %(default)s)")
     parser.add_argument("--mixes", default="Q8_0,Q4_K_M")
     parser.add_argument("--work", help="where synthetic models are kept (default: a temporary directory)")
     parser.add_argument("--prefill", default="128,512,2048")

@@ -186,7 +186,7 @@ class Bench {
             for (uint32_t s = 0; s < sessions; ++s) feed(sessions_[s], std::span(ids_).subspan((i + s) % ids_.size(), 1));
             advance(sessions);
         }
-        return double{1} * o_.decode * sessions / us_since(start) * 1e6;
+        return 1.0 * o_.decode * sessions / us_since(start) * 1e6;
     }
 
     // The same step over and over: a position is computed, timed and forgotten.
