@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -194,6 +195,19 @@ TEST(PlatformCores, FollowTheCallersAffinity) {
         ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
         EXPECT_EQ(usable_cores(), 1u);
     }).join();
+}
+
+// Either the system does not say, or it is the largest of the sizes it lists.
+TEST(PlatformCaches, LastLevelCacheIsTheLargestListed) {
+    uint64_t largest = 0;
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/cpu/cpu0/cache", none)) {
+        std::ifstream in(entry.path() / "size");
+        uint64_t size = 0;
+        char unit = 0;
+        if (in >> size >> unit) largest = std::max(largest, unit == 'M' ? size << 20 : size << 10);
+    }
+    EXPECT_EQ(last_level_cache_bytes(), largest);
 }
 
 }  // namespace
