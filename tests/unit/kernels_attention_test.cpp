@@ -196,6 +196,28 @@ TEST(KernelsAttention, RowsAreIndependentOfTheirCall) {
         }
 }
 
+// Weights down to where exp gives 0, each made visible by a value of its own: position j alone fills element j.
+TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(27);
+    Problem p(64, 64, 64, kKvF32, kKvF32, 1, 0, random);
+    p.scale = 1.0f;
+    for (uint32_t d = 0; d < 64; ++d) p.q[d] = d == 0 ? 1.0f : 0.0f;
+    for (uint32_t j = 0; j < 64; ++j) {
+        std::vector<float> k(64), v(64);
+        if (j > 0) {
+            k[0] = -84.0f - 0.08f * static_cast<float>(j);
+            v[j] = 1e30f;
+        }
+        memcpy(p.storage[0].data() + p.k_offset + j * p.k_row_bytes, k.data(), 256);
+        memcpy(p.storage[0].data() + p.v_offset + j * p.v_row_bytes, v.data(), 256);
+    }
+    const std::vector<float> want = p.run(scalar, 0, 1, 1);
+    EXPECT_GT(want[40], 0.0f);
+    EXPECT_EQ(want[60], 0.0f);
+    for (const KernelSet* set : fast_sets()) ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 1, 1).data(), 64)) << set->name;
+}
+
 // A span of which every visible score is NaN must not pass for one nothing was seen of.
 TEST(KernelsAttention, NanSpanStaysNan) {
     Random random(26);

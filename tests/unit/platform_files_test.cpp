@@ -254,6 +254,18 @@ TEST_F(PlatformCpuQuota, NonsenseIsNoQuota) {
     EXPECT_EQ(cores("0::/\n"), kNoQuota);
     EXPECT_EQ(cores("0::/" + std::string(3000, 'x') + "\n"), kNoQuota) << "longer than any path";
     EXPECT_EQ(quota_cores((root_ / "nowhere").c_str(), root_.c_str()), kNoQuota);
+
+// Either the system does not say, or it is the largest of the sizes it lists.
+TEST(PlatformCaches, LastLevelCacheIsTheLargestListed) {
+    uint64_t largest = 0;
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/cpu/cpu0/cache", none)) {
+        std::ifstream in(entry.path() / "size");
+        uint64_t size = 0;
+        char unit = 0;
+        if (in >> size >> unit) largest = std::max(largest, unit == 'M' ? size << 20 : size << 10);
+    }
+    EXPECT_EQ(last_level_cache_bytes(), largest);
 }
 
 }  // namespace
