@@ -405,8 +405,8 @@ typedef struct keel_op_info {
     keel_plain_reason plain_reason;
     double predicted_us;      /* one token column at context 0 */
     uint32_t pass;            /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
-                                 for decode steps of a short context. In longer and in prefill steps attention is a pass
-                                 of its own. */
+                                 for one token of a short context. With longer contexts and in prefill steps attention
+                                 and quantizing are passes of their own. */
     uint32_t reserved;
 } keel_op_info;
 

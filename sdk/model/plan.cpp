@@ -37,7 +37,7 @@ constexpr Lifetime kLifetimes[kBufferCount] = {
     {kStageStore, kStageFinish},           // attn_state
     {kStageStore, kStageAttnOutput}, {kStageStore, kStageAttnOutput},
     {kStageAttnOutput, kStageFfnPost},     // post
-    {kStageFfnNorm, kStageGate}, {kStageFfnNorm, kStageGate}, {kStageFfnNorm, kStageGate},
+    {kStageFfnNorm, kStageQuantize}, {kStageFfnNorm, kStageQuantize}, {kStageFfnNorm, kStageQuantize},
     {kStageFfnUp, kStageFfnDown},          // ffn
     {kStageFfnUp, kStageFfnDown}, {kStageFfnUp, kStageFfnDown},
     {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead},
@@ -158,7 +158,9 @@ class Builder {
         predict(&op);
         const uint32_t index = plan_->op_count++;
         plan_->decode_bytes += op.fixed_bytes + op.token_bytes;
-        if (op.join == Join::kNo) ++passes_;
+        const bool joins = op.join != Join::kNo && (op.join != Join::kNarrow || is_narrow(op, pass_us_, c_.tile_us));
+        pass_us_ = (joins ? pass_us_ : 0) + predict_us(op, 1);
+        if (!joins) ++passes_;
         if (ops_) ops_[index] = op;
         if (wanted_ && index == wanted_index_) {
             *wanted_ = op;
@@ -318,18 +320,15 @@ class Builder {
         gate.rows = s_.feed_forward;
         gate.token_bytes = uint64_t{s_.feed_forward} * 12;
         gate.token_macs = uint64_t{s_.feed_forward} * 12;
-        // Its units compute the same rows of gate and up (inspect saw to a multiple of kRowsPerUnit). Quantizing joins too, in
-        // units of whole blocks, unless the larger units would leave threads idle for more than 1/32 of the pass.
-        gate.join = Join::kYes;
-        const uint32_t block = widest_block(down), units = s_.feed_forward / block;
-        const uint32_t rounds = (units + c_.threads - 1) / c_.threads;
-        const bool quantizes = uint64_t{rounds} * c_.threads * 32 <= uint64_t{units} * 33;
-        if (quantizes) set_forms(&gate, down);
-        else gate.want_f32 = 1;
-        gate.unit_rows = static_cast<uint16_t>(quantizes && block > kRowsPerUnit ? block : kRowsPerUnit);
+        gate.join = Join::kYes;  // its units compute the same rows of gate and up; inspect saw to a multiple of kRowsPerUnit
+        gate.want_f32 = 1;
         emit(gate);
-        if (!quantizes) {
+        if (down.q32 || down.q256) {
+            // Joins in units of whole blocks, unless the larger units would leave threads idle for more than 1/32 of the pass.
+            const uint32_t block = widest_block(down), units = s_.feed_forward / block, rounds = (units + c_.threads - 1) / c_.threads;
             Op quantize = make(OpKind::kQuantize, kStageQuantize, kFfnGate, l);
+            quantize.join = uint64_t{rounds} * c_.threads * 32 <= uint64_t{units} * 33 ? Join::kNarrow : Join::kNo;
+            quantize.unit_rows = static_cast<uint16_t>(block);
             quantize.in = quantize.out = kBufFfn;
             quantize.rows = s_.feed_forward;
             set_forms(&quantize, down);
@@ -415,6 +414,7 @@ class Builder {
     uint32_t wanted_index_ = 0;
     Op* wanted_ = nullptr;
     uint32_t *wanted_pass_ = nullptr, passes_ = 0;
+    double pass_us_ = 0;  // predicted for the ops of the current pass
     Lifetime range_stages_ = {};
     const int32_t* range_layer_ = nullptr;
     uint32_t *range_first_ = nullptr, *range_last_ = nullptr;

@@ -5,12 +5,12 @@
 // Ops of one token's way; those in brackets exist for some architectures or shapes only. A row op works per token column,
 // a matmul per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these
 // units; the executor may stop between any two groups of units. Ops joined by `+` are one pass: threads meet once for all of
-// them. Those joined by `~` are one pass per (KV head, column) in steps that are flat (engine.h), and apart in others.
+// them. Those joined by `~` are one pass in steps of few columns (Join), and apart in others.
 //
 //     embed, rope_table
 //     per layer: attn_norm -> attn_q + attn_k + attn_v | attn_qkv -> store_kv ~ attention ~ attention_finish
 //                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate + ffn_up + gate | ffn_gate_up + gate
-//                [-> ffn_quantize] -> ffn_down [-> ffn_post_norm]
+//                [~ ffn_quantize] -> ffn_down [-> ffn_post_norm]
 //     output_norm -> output [-> softcap]
 #pragma once
 #include "keel/keel.h"
@@ -23,7 +23,12 @@ namespace keel {
 enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kQuantize, kOutputNorm, kSoftcap };
 
 // Whether an op runs in the pass of the op before it.
-enum class Join : uint8_t { kNo, kYes, kFlat };  // kFlat: in flat steps only
+enum class Join : uint8_t {
+    kNo,
+    kYes,
+    kFlat,    // attention: in flat steps (engine.h), whose units are (KV head, column)
+    kNarrow,  // quantizing: where units of whole activation blocks of rows are predicted to fit a tile
+};
 constexpr uint32_t kPassMatmuls = 3;              // most matrices of one pass
 constexpr uint32_t kRowsPerUnit = 16;             // output rows of a matmul unit, and what every cut is a multiple of
 
@@ -60,7 +65,7 @@ struct Op {
     BufferId in, out;          // out of a norm or gate: its f32 form; the other two forms follow in BufferId
     uint8_t rope_set;          // store_kv
     uint8_t stage;
-    uint16_t unit_rows;        // gate: rows of a unit of its pass, the same of gate and up
+    uint16_t unit_rows;        // quantize: rows of a unit when it joins its pass, a whole activation block
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
     uint8_t repacked;          // matmul, embed: w is interleaved (kernels/repack.h)
@@ -133,7 +138,7 @@ struct PlanQuery {
     uint32_t index;              // in: op number
     Op op;                       // out
     uint32_t first_op, last_op;  // out
-    uint32_t pass;               // out: number of its pass in flat steps
+    uint32_t pass;               // out: number of its pass in a flat step of one column
 };
 
 // Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for the
@@ -147,6 +152,9 @@ inline double predict_us(const Op& op, uint32_t columns) {
     const double memory_us = op.fixed_us + op.token_us * columns, compute_us = op.compute_us * columns;
     return compute_us > memory_us ? compute_us : memory_us;
 }
+
+// Whether a kNarrow op joins a pass whose ops are predicted to take `pass_us`.
+inline bool is_narrow(const Op& op, double pass_us, uint32_t tile_us) { return pass_us * op.unit_rows <= static_cast<double>(op.rows) * tile_us; }
 
 const char* op_name(const Op& op);
 

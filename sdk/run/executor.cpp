@@ -22,8 +22,10 @@ struct Pass {
     uint32_t units;  // of one walk; attention by spans walks its units once per span
     uint32_t walks;
 
-    const Op& last() const { return op[ops - 1]; }
-    bool gated() const { return op->kind == OpKind::kMatmul && last().kind == OpKind::kGate; }
+    // Gate, up and what joined them: the activation, and quantizing (null where it is a pass of its own).
+    bool gated() const { return op->kind == OpKind::kMatmul && op[ops - 1].kind != OpKind::kMatmul; }
+    const Op* quantize() const { return op[ops - 1].kind == OpKind::kQuantize ? &op[ops - 1] : nullptr; }
+    uint32_t gated_unit_rows() const { return quantize() ? quantize()->unit_rows : kRowsPerUnit; }
 };
 
 // What the workers of one dispatch share.
@@ -256,21 +258,22 @@ void run_matmuls(const Engine& e, const Pass& pass, uint32_t first, uint32_t las
 
 // Units [first, last) of gate and up, their activation and its 8-bit form. One matrix may hold both, up behind gate.
 void run_gated(const Engine& e, const Pass& pass, uint32_t first, uint32_t last, float* scratch) {
-    const Op& act = pass.last();
-    const Op &gate = pass.op[0], &up = pass.op[pass.ops - 2];
-    const bool together = pass.ops == 2;
+    const Op* quantize = pass.quantize();
+    const uint32_t act_at = pass.ops - (quantize ? 2 : 1), unit_rows = pass.gated_unit_rows();
+    const Op &gate = pass.op[0], &up = pass.op[act_at - 1], &act = pass.op[act_at];
+    const bool together = act_at == 1;
     const uint32_t up_row = together ? act.rows : 0;
     float* const* up_y = e.step.y + (together ? 0 : e.config.chunk_tokens);
     const auto activate = act.gate == Gate::kSilu ? e.config.kernels->gate_silu : e.config.kernels->gate_gelu;
-    const uint32_t end = last * act.unit_rows;
-    for (uint32_t row = first * act.unit_rows; row < end; row += kGateRows) {
+    const uint32_t end = last * unit_rows;
+    for (uint32_t row = first * unit_rows; row < end; row += kGateRows) {
         const uint32_t row_end = end - row < kGateRows ? end : row + kGateRows;
         run_rows(e, gate, e.step.y, row, row_end, scratch);
         run_rows(e, up, up_y, up_row + row, up_row + row_end, scratch);
         for (uint32_t column = 0; column < e.step.columns; ++column) {
             float* x = e.floats(act.in, column);
             activate(x + row, x + act.rows + row, row_end - row, x + row);
-            quantize_part(e, act, x, row, row_end, act.rows, column, kBufFfn32);
+            if (quantize) quantize_part(e, *quantize, x, row, row_end, act.rows, column, kBufFfn32);
         }
     }
 }
@@ -344,14 +347,18 @@ void dispatch(Dispatch* d) {
 Pass pass_at(const Engine& e, uint32_t first) {
     const Op& op = e.plan.ops[first];
     Pass p = {&op, 1, 0, 1};
+    double us = predict_us(op, e.step.columns);  // uncorrected, so that a pass stays the same through its step
     while (first + p.ops < e.plan.op_count) {
-        const Join join = e.plan.ops[first + p.ops].join;
+        const Op& next = e.plan.ops[first + p.ops];
+        const Join join = next.join;
         if (join == Join::kNo || (join == Join::kFlat && !e.step.flat)) break;
+        if (join == Join::kNarrow && !is_narrow(next, us, e.config.tile_us)) break;
+        us += predict_us(next, e.step.columns);
         ++p.ops;
     }
     switch (op.kind) {
         case OpKind::kMatmul:
-            if (p.gated()) p.units = p.last().rows / p.last().unit_rows;
+            if (p.gated()) p.units = p.op[p.ops - 1].rows / p.gated_unit_rows();
             else if (!op.to_logits || e.step.logits)
                 for (uint32_t i = 0; i < p.ops; ++i) p.units += matmul_units(p.op[i]);
             break;

@@ -433,7 +433,7 @@ TEST(Plan, ALayerIsSevenPasses) {
         passes.back() += (passes.back().empty() ? "" : " ") + std::string(op.name);
     }
     const std::vector<std::string> layer = {"attn_norm", "attn_q attn_k attn_v", "store_kv attention attention_finish", "attn_output",
-                                            "ffn_norm",  "ffn_gate ffn_up gate", "ffn_down"};
+                                            "ffn_norm",  "ffn_gate ffn_up gate ffn_quantize", "ffn_down"};
     std::vector<std::string> expected = {"embed", "rope_table"};
     for (uint32_t i = 0; i < info.layers; ++i) expected.insert(expected.end(), layer.begin(), layer.end());
     expected.insert(expected.end(), {"output_norm", "output"});
