@@ -254,6 +254,7 @@ TEST_F(PlatformCpuQuota, NonsenseIsNoQuota) {
     EXPECT_EQ(cores("0::/\n"), kNoQuota);
     EXPECT_EQ(cores("0::/" + std::string(3000, 'x') + "\n"), kNoQuota) << "longer than any path";
     EXPECT_EQ(quota_cores((root_ / "nowhere").c_str(), root_.c_str()), kNoQuota);
+}
 
 // Either the system does not say, or it is the largest of the sizes it lists.
 TEST(PlatformCaches, LastLevelCacheIsTheLargestListed) {
