@@ -44,6 +44,7 @@ struct MatmulArgs {
     const float* bias;         // f32[rows] or null
     bool accumulate;
     void* scratch;             // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
+    bool from_memory;          // weights come from memory, not from a cache: kernels may fetch ahead. Never changes a result
 };
 // At least room for one group of 16 rows, unpacked; several where k is small. Upper bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
@@ -108,6 +109,8 @@ struct KernelSet {
 
     // y[n] = rmsnorm(x) * w; y may be x
     void (*rms_norm)(const float* x, const float* w, uint32_t n, float eps, float* y);
+    // cos and sin of position * frequency[i], each rounded to f32, times `factor` when it is not 1; interleaved per pair.
+    void (*rope_table)(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin);
     // Rotates one head in place. cos_sin: interleaved cos, sin per pair, pairs = rotated dims / 2.
     //   neox = false: pairs (2i, 2i+1);  neox = true: pairs (i, i + pairs). Elements past the rotated ones stay.
     void (*rope)(float* x, uint32_t pairs, const float* cos_sin, bool neox);

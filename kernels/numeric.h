@@ -147,6 +147,21 @@ static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
     *cos_out = quadrant == 1 || quadrant == 2 ? -b : b;
 }
 
+// The rotations of one position (NUMERICS section 4). Compiled once per kernel set: fma is a call where the instruction may be
+// missing.
+static inline void rope_table_f64(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin) {
+    for (uint32_t i = 0; i < pairs; ++i) {
+        double s, c;
+        sincos_f64(position * frequency[i], &s, &c);
+        cos_sin[2 * i] = static_cast<float>(c);
+        cos_sin[2 * i + 1] = static_cast<float>(s);
+        if (factor != 1.0f) {
+            cos_sin[2 * i] *= factor;
+            cos_sin[2 * i + 1] *= factor;
+        }
+    }
+}
+
 // ---- half precision ----
 // Exact widening; a signalling NaN becomes quiet, as the conversion instructions do.
 static inline float f16_to_f32(uint16_t h) {

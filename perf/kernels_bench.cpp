@@ -4,12 +4,14 @@
 // beside two read-only streams measured in the same run, each summing 64-bit words of memory the process wrote before:
 //   memory   a buffer of at least four times the last-level cache;
 //   cached   a buffer as large as the working set of the case, read over and over.
-// matmul with one column walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one
-// matrix of 2 MiB ("cached" cases); percent is against the stream of the same kind. Products count two operations each.
+// matmul walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one matrix of 2 MiB
+// ("cached" cases); percent is against the stream of the same kind, for one column. Products count two operations each.
+//
+// peak/ cases are what the instructions of a set can do at most, with operands in registers: f32 fused multiply-adds, and
+// the 8-bit dot products its kernels are made of. perf/plots/roofline.py puts every product beside both ceilings.
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,14 +30,14 @@
 
 #include "kernels/kernels.h"
 #include "kernels/numeric.h"
+#include "platform/platform.h"
 
 namespace {
 
 using namespace keel::kernels;
 
 uint64_t last_level_cache_bytes() {
-    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return static_cast<uint64_t>(std::max({l3, l2, 32l << 20}));
+    return std::max(keel::platform::last_level_cache_bytes(), uint64_t{32} << 20);
 }
 uint64_t memory_bytes() {
     return 4 * last_level_cache_bytes();
@@ -99,7 +101,7 @@ double stream_rate(uint64_t bytes) {
 void report(benchmark::State& state, double bytes, double operations, uint64_t stream_bytes) {
     using benchmark::Counter;
     const double n = static_cast<double>(state.iterations());
-    state.counters["B/s"] = Counter(bytes * n, Counter::kIsRate);
+    if (bytes > 0) state.counters["B/s"] = Counter(bytes * n, Counter::kIsRate);
     if (operations > 0) state.counters["op/s"] = Counter(operations * n, Counter::kIsRate);
     if (stream_bytes)
         state.counters["%stream"] = Counter(100 * bytes * n / stream_rate(stream_bytes), Counter::kIsRate);
@@ -110,6 +112,91 @@ void stream(benchmark::State& state, uint64_t bytes) {
     memset(plane.data, 1, bytes);
     for (auto _ : state) benchmark::DoNotOptimize(sum_words(plane.data, bytes));
     report(state, static_cast<double>(bytes), 0, bytes);
+}
+
+// ---- peaks: chains of one instruction each, enough of them in flight to hide its latency ----
+#if defined(__x86_64__)
+constexpr int kPeakSteps = 1024;
+// The compiler believes that the register changes here: equal chains stay apart, and nothing moves out of the loop.
+#define KEEL_OPAQUE(x) asm volatile("" : "+v"(x))
+
+__attribute__((target("avx2,fma"))) double fma_peak_avx2() {
+    __m256 sum[12] = {}, a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
+    for (__m256& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+        KEEL_OPAQUE(a);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm256_fmadd_ps(sum[j], a, b);
+    }
+    for (__m256& s : sum) KEEL_OPAQUE(s);
+    return 16.0 * 12 * kPeakSteps;
+}
+// Four products summed in 16 bits before they are widened, as codes of up to five bits allow; 8-bit codes need a widening
+// of every product, and so stay below.
+__attribute__((target("avx2"))) double int8_peak_avx2() {
+    __m256i sum[4] = {}, a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(1);
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (__m256i& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            __m256i pairs = _mm256_maddubs_epi16(a, b);
+#pragma GCC unroll 3
+            for (int k = 1; k < 4; ++k) {
+                KEEL_OPAQUE(b);
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(a, b));
+            }
+            KEEL_OPAQUE(b);
+            sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    for (__m256i& s : sum) KEEL_OPAQUE(s);
+    return 256.0 * 4 * kPeakSteps;
+}
+__attribute__((target("avx512f"))) double fma_peak_avx512() {
+    __m512 sum[12] = {}, a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.25f);
+    for (__m512& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+        KEEL_OPAQUE(a);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_fmadd_ps(sum[j], a, b);
+    }
+    for (__m512& s : sum) KEEL_OPAQUE(s);
+    return 32.0 * 12 * kPeakSteps;
+}
+__attribute__((target("avx512f,avx512vnni"))) double int8_peak_avx512() {
+    __m512i sum[12] = {}, a = _mm512_set1_epi32(0x03030303), b = _mm512_set1_epi32(0x01010101);
+    for (__m512i& s : sum) KEEL_OPAQUE(s);
+    for (int i = 0; i < kPeakSteps; ++i) {
+        KEEL_OPAQUE(a);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], a, b);
+    }
+    for (__m512i& s : sum) KEEL_OPAQUE(s);
+    return 128.0 * 12 * kPeakSteps;
+}
+#undef KEEL_OPAQUE
+#endif
+
+struct Peak {
+    const char* name;
+    uint32_t isa;
+    double (*run)();  // returns the operations done
+};
+const Peak kPeaks[] = {
+#if defined(__x86_64__)
+    {"peak/fma/avx2", kAvx2, fma_peak_avx2},
+    {"peak/int8/avx2", kAvx2, int8_peak_avx2},
+    {"peak/fma/avx512", kAvx512, fma_peak_avx512},
+    {"peak/int8/avx512", kAvx512, int8_peak_avx512},
+#endif
+    {nullptr, 0, nullptr},
+};
+
+void peak(benchmark::State& state, double (*run)()) {
+    double operations = 0;
+    for (auto _ : state) operations = run();
+    report(state, 0, operations, 0);
 }
 
 // ---- matrix products ----
@@ -173,7 +260,8 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
         out[c] = y.floats() + uint64_t{c} * rows;
     }
     Plane scratch(matmul_scratch_bytes(kK));
-    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data};
+    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data,
+                       !cached};
     uint32_t row = 0;
     for (auto _ : state) {
         args.row_begin = row;
@@ -184,24 +272,23 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
     }
     const double bytes = static_cast<double>(step) * static_cast<double>(row_bytes) +
                          static_cast<double>(stride) * columns + 4.0 * step * columns;
-    report(state, bytes, 2.0 * step * kK * columns, columns == 1 ? (cached ? kCachedBytes : memory_bytes()) : 0);
+    report(state, bytes, 2.0 * step * kK * columns, columns <= 8 ? (cached ? kCachedBytes : memory_bytes()) : 0);
 }
 
-// ---- attention: one KV head of 128, f16, `positions` cached, four query rows that share it (decode) or 128 rows
-// (prefill) ----
-void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uint32_t positions) {
-    constexpr uint32_t kDim = 128;
+// ---- attention: one KV head of `dim`, f16, `positions` cached, one or four query rows that share it (decode) or 128
+// rows (prefill) ----
+void attention(benchmark::State& state, const KernelSet* set, uint32_t dim, uint32_t rows, uint32_t positions) {
     constexpr uint32_t kPage = 256;
-    const uint32_t row_bytes = kKvFormats[kKvF16].row_bytes(kDim), pages = (positions + kPage - 1) / kPage;
+    const uint32_t row_bytes = kKvFormats[kKvF16].row_bytes(dim), pages = (positions + kPage - 1) / kPage;
     const uint64_t page_bytes = uint64_t{kPage} * row_bytes * 2;
-    Plane kv(page_bytes * pages), q(rows * kDim * 4), o(rows * kDim * 4), scratch(attention_scratch_floats(kDim) * 4);
+    Plane kv(page_bytes * pages), q(rows * dim * 4), o(rows * dim * 4), scratch(attention_scratch_floats(dim) * 4);
     std::mt19937 random(3);
-    std::vector<float> values(kDim);
+    std::vector<float> values(dim);
     for (uint64_t i = 0; i < kv.bytes / row_bytes; ++i) {
         for (float& v : values) v = std::normal_distribution<float>()(random);
-        set->kv_encode[kKvF16](values.data(), kDim, kv.data + i * row_bytes);
+        set->kv_encode[kKvF16](values.data(), dim, kv.data + i * row_bytes);
     }
-    for (uint32_t i = 0; i < rows * kDim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
+    for (uint32_t i = 0; i < rows * dim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
     std::vector<const uint8_t*> table(pages);
     for (uint32_t p = 0; p < pages; ++p) table[p] = kv.data + p * page_bytes;
     std::vector<const float*> qs(rows);
@@ -210,23 +297,23 @@ void attention(benchmark::State& state, const KernelSet* set, uint32_t rows, uin
     std::vector<uint32_t> begin(rows, 0), end(rows, positions);
     double seen = 0;
     for (uint32_t r = 0; r < rows; ++r) {
-        qs[r] = q.floats() + r * kDim;
-        os[r] = o.floats() + r * kDim;
+        qs[r] = q.floats() + r * dim;
+        os[r] = o.floats() + r * dim;
         if (rows > 16) end[r] = positions - rows + r + 1;
         seen += end[r];
     }
     AttentionArgs a = {table.data(), kPage,      0,         uint64_t{kPage} * row_bytes,
                        row_bytes,    row_bytes,  kKvF16,    kKvF16,
-                       kDim,         0,          rows,      qs.data(),
+                       dim,         0,          rows,      qs.data(),
                        begin.data(), end.data(), 0.088f,    0.0f,
                        m.data(),     l.data(),   os.data(), scratch.floats()};
     for (auto _ : state) {
         std::fill(m.begin(), m.end(), -INFINITY);
         for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
-        for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], kDim);
+        for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], dim);
         benchmark::ClobberMemory();
     }
-    report(state, 2.0 * positions * row_bytes, 4.0 * kDim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
+    report(state, 2.0 * positions * row_bytes, 4.0 * dim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
 }
 
 // ---- row operations over 4,096 elements in the first-level cache ----
@@ -284,6 +371,8 @@ void add(const std::string& name, std::function<void(benchmark::State&)> body) {
 void register_all() {
     add("stream/memory", [](benchmark::State& s) { stream(s, memory_bytes()); });
     add("stream/cached", [](benchmark::State& s) { stream(s, kCachedBytes); });
+    for (const Peak& p : kPeaks)
+        if (p.run && find_kernel_set(p.isa)) add(p.name, [=](benchmark::State& s) { peak(s, p.run); });
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
@@ -296,17 +385,22 @@ void register_all() {
             for (Product product : {kF32Product, kQ8Product, kRepackedProduct}) {
                 if (product != kF32Product && !quantized) continue;
                 const std::string kind = kProductNames[product];
-                add(kind + name + "/columns:1/memory",
-                    [=](benchmark::State& s) { matmul(s, set, type, product, 1, false); });
+                for (uint32_t columns : {1u, 4u, 8u})
+                    if (columns == 1 || product != kF32Product)
+                        add(kind + name + "/columns:" + std::to_string(columns) + "/memory",
+                            [=](benchmark::State& s) { matmul(s, set, type, product, columns, false); });
                 for (uint32_t columns : {1u, 4u, 128u})
                     add(kind + name + "/columns:" + std::to_string(columns) + "/cached",
                         [=](benchmark::State& s) { matmul(s, set, type, product, columns, true); });
             }
             add("dequantize" + name, [=](benchmark::State& s) { dequantize(s, set, type); });
         }
-        add("attention" + isa + "/rows:1/positions:2048", [=](benchmark::State& s) { attention(s, set, 1, 2048); });
-        add("attention" + isa + "/rows:4/positions:2048", [=](benchmark::State& s) { attention(s, set, 4, 2048); });
-        add("attention" + isa + "/rows:128/positions:2048", [=](benchmark::State& s) { attention(s, set, 128, 2048); });
+        for (uint32_t dim : {64u, 128u})
+            for (uint32_t rows : {1u, 4u, 128u})
+                for (uint32_t positions : {512u, 2048u})
+                    add("attention" + isa + "/dim:" + std::to_string(dim) + "/rows:" + std::to_string(rows) +
+                            "/positions:" + std::to_string(positions),
+                        [=](benchmark::State& s) { attention(s, set, dim, rows, positions); });
         for (const RowOp& op : kRowOps)
             add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
     }

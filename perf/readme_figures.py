@@ -33,10 +33,10 @@ def where(document):
 def bench_rows(documents):
     for d in documents:
         r = d["result"]
-        decode, step = r["decode"], r["step"]
+        prefill, decode, step = r["prefill"][0], r["decode"][0], r["step"]
         cached = "stream_working_set" in r
         fastest = r["stream_working_set" if cached else "stream"]["gb_per_s"]["highest"]
-        yield [d["title"], f"{r['kernel_set']}, {r['threads']}", rate(r["prefill"]), rate(decode),
+        yield [d["title"], f"{r['kernel_set']}, {r['threads']}", rate(prefill), rate(decode),
                f"{100 * decode['gb_per_s'] / fastest:.0f} % of {'working set' if cached else 'memory'}",
                f"{duration(step['p50_us'])} / {duration(step['p99_us'])} / {duration(step['max_us'])}",
                f"{duration(r['slice']['p50_us'])} / {duration(r['slice']['p99_us'])}" if "slice" in r else "",
@@ -52,8 +52,9 @@ def eval_rows(documents):
 
 def generated():
     documents = [json.loads(path.read_text()) for path in sorted((ROOT / "perf/results").glob("*.json"))]
-    benches = [d for d in documents if d["figure"].startswith("bench_")]
-    evals = [d for d in documents if d["figure"].startswith("eval_")]
+    benches = [d for d in documents if d.get("figure", "").startswith("bench_")]
+    evals = [d for d in documents if d.get("figure", "").startswith("eval_")]
+    documents = benches + evals  # other results, such as kernels and peers, have tables of their own
     lines = []
     if benches:
         lines += table(["model", "kernels, threads", "prefill tok/s", "decode tok/s", "decode bandwidth",

@@ -18,12 +18,17 @@ bool lock_pages(const void* data, uint64_t bytes);
 void unlock_pages(const void* data, uint64_t bytes);
 
 // ---- cores ----
+// Cores in the caller's affinity mask, or what the CPU quota of its control groups is worth where that is less; at least 1.
+// A quota counts rounded down: a team that uses more than its share is stopped for the rest of the period.
+uint32_t usable_cores();
 // Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False when it
 // refuses, or knows none. Threads that exist already may use them as well.
 bool allow_tile_registers();
 // Whether this is a 64-bit ARM processor with NEON, its dot products (FEAT_DotProd) and its int8 matrix products (FEAT_I8MM).
 bool have_arm_integer_products();
-uint32_t usable_cores();  // cores in the caller's affinity mask, at least 1
+
+// ---- caches ----
+uint64_t last_level_cache_bytes();  // the largest cache of the first core; 0 when the system does not say
 
 // ---- a fixed team of threads ----
 // Workers spin for a bounded time, then sleep (futex), so an idle engine costs no core. run() gives task indices

@@ -33,6 +33,12 @@
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                      |
  *   | closing                 | no other call may be running on what is closed; a handle used after it is KEEL_E_HANDLE |
  *
+ * Memory and NUMA
+ *   Keel moves no page. Memory lies on the node of the thread that touches it first: the caller's (keel_memory_default
+ *   touches every page), else that of keel_engine_init, which copies the weights in the calling thread. Worker threads
+ *   inherit its affinity mask. On a machine of several nodes bind a process, or the thread that allocates and initialises,
+ *   to one node per engine (numactl --cpunodebind --membind).
+ *
  * Determinism (sdk/NUMERICS.md)
  *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
  *   truncate-and-redo, fork, save and restore, and whatever other sessions share the batch.
@@ -269,7 +275,8 @@ typedef struct keel_config {
     uint32_t kv_pages;         /* KV pages shared by all sessions; default: enough for every session at full context */
     uint32_t chunk_tokens;     /* most token columns in one forward step, default 128, at most 512 */
     uint32_t logits_rows;      /* logits rows kept per session, default 1; more for scoring every position of a chunk */
-    uint32_t threads;          /* compute threads, the caller's included; default: one per core it may run on, at most 64 */
+    uint32_t threads;          /* compute threads, the caller's included, at most 64; default: one per core in the caller's
+                                  affinity mask, and no more than the CPU quota of its control groups, rounded down */
     uint32_t tile_us;          /* predicted time between two looks at the clock, default 250 */
     uint32_t max_text_bytes;   /* longest unsplittable run keel_tokenize handles, default 16,384 */
     keel_kv_format k_format;   /* default f16 */

@@ -144,16 +144,24 @@ KEEL_INLINE void add_values_tile(const TileRows& v, const float* const* p, uint3
     for (int i = 0; i < D; ++i) V::store(o[r] + d + i * V::kLanes, acc[r][i]);
 }
 
-// n is a multiple of 16.
+// Elements [d, n) by tiles of D registers, then of half as many, and so on; n - d is a multiple of 16.
+template <class V, class Load, int R, int D>
+KEEL_INLINE void add_values_from(const TileRows& v, uint32_t n, const float* const* p, uint32_t lo, uint32_t hi,
+                                 float* const* o, uint32_t d) {
+    for (; d + D * V::kLanes <= n; d += D * V::kLanes) add_values_tile<V, Load, R, D>(v, p, lo, hi, o, d);
+    if constexpr (D > kParts<V>)
+        if (d < n) add_values_from<V, Load, R, D / 2>(v, n, p, lo, hi, o, d);
+}
+// A power of two of registers for each of R rows, which fill the accumulators and make no tile wider than a row.
+template <class V, int R>
+constexpr int value_registers() {
+    const int most = kAccumulators<V> / R;
+    return most >= 8 ? 8 : most >= 4 ? 4 : 2;
+}
 template <class V, class Load, int R>
 void add_values(const TileRows& v, uint32_t n, const float* const* p, uint32_t lo, uint32_t hi, float* const* o) {
-    if (lo >= hi) return;
-    constexpr int kWide = V::kRegisters >= 32 ? (R == 4 ? 4 : 8) : (R == 4 ? 2 : 4);
-    static_assert(R * kWide <= kAccumulators<V>);
-    constexpr int kNarrow = kWide < kParts<V> ? kWide : kParts<V>;  // never more than 16 elements
-    uint32_t d = 0;
-    for (; d + kWide * V::kLanes <= n; d += kWide * V::kLanes) add_values_tile<V, Load, R, kWide>(v, p, lo, hi, o, d);
-    for (; d < n; d += kNarrow * V::kLanes) add_values_tile<V, Load, R, kNarrow>(v, p, lo, hi, o, d);
+    constexpr int kWide = value_registers<V, R>();
+    if (lo < hi) add_values_from<V, Load, R, (kWide > kParts<V> ? kWide : kParts<V>)>(v, n, p, lo, hi, o, 0);
 }
 
 // Up to kQueryBlock rows: together where all see a position, by themselves before and after.

@@ -18,6 +18,7 @@ namespace {
         add_float_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);  \
         s.quantize_q8 = quantize_q8_##isa;                                        \
         s.rms_norm = rms_norm_##isa;                                              \
+        s.rope_table = rope_table_##isa;                                          \
         s.rope = rope_##isa;                                                      \
         s.gate_silu = gate_silu_##isa;                                            \
         s.gate_gelu = gate_gelu_##isa;                                            \

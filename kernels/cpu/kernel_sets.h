@@ -56,6 +56,7 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
     void matmul_repacked_##isa(const MatmulArgs& args);                                   \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);     \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y); \
+    void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin); \
     void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);           \
     void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y);       \
     void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y);       \

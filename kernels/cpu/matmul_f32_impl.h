@@ -1,9 +1,10 @@
 // Matrix products with f32 activations (NUMERICS section 1) over a vector type of float_vector.h. Rows are taken in
-// blocks of 16, whose sums are reduced together and stored as vectors.
+// blocks of 16, whose sums are reduced together and stored as vectors. F32, F16 and BF16 are widened in registers at
+// every use; quantized types are decoded to f32 once for a group of columns.
 //
-// Few columns of F32, F16 and BF16: weights are widened in registers, and each is read once from memory.
-// More columns, and quantized types: a panel of the block's rows by kPanelK elements is decoded to f32 and used by up to
-// kGroupColumns columns, in register tiles; the lanes of all these products wait in scratch for the next panel.
+// Few columns: one register tile after the other over all of k, so that each weight is read once, in order.
+// More columns: a block's rows are taken in panels of some elements, small enough for the first-level cache, and multiplied
+// by a group of columns; the lanes of all these products wait in scratch for the next panel.
 #pragma once
 #include "kernels/cpu/dequantize_impl.h"
 #include "kernels/cpu/float_vector.h"
@@ -13,19 +14,34 @@ namespace keel::kernels {
 namespace {
 
 constexpr uint32_t kBlockRows = 16;
-constexpr uint32_t kPanelK = 512;        // a whole number of blocks of every type
-constexpr uint32_t kGroupColumns = 160;  // panel and lanes fill the scratch
-constexpr uint32_t kPrefetchK = 128;     // elements of each row between two prefetches of as much of the next rows
-static_assert(kBlockRows * (kPanelK * 4 + kGroupColumns * 64) <= kMatmulScratchBytes);
+constexpr uint32_t kPrefetchK = 128;  // elements of each row between two prefetches of as much of the next rows
+// Shorter rows end before the processor's own prefetcher follows them: fetching ahead gains 40 % from the third-level cache
+// and costs 20 % from the second. Longer ones only gain from memory.
+constexpr uint32_t kShortRowBytes = 1024;
+
+// Elements of a panel (a whole number of blocks of every type), and columns whose lanes fit the scratch beside it.
+// Decoded panels lie in front of the lanes.
+template <bool kDecoded>
+struct PanelShape {
+    static constexpr uint32_t kElements = kDecoded ? 512 : 1024;
+    static constexpr uint64_t kBytes = kDecoded ? kBlockRows * kElements * 4 : 0;
+    static constexpr uint32_t kColumns = static_cast<uint32_t>((kMatmulScratchBytes - kBytes) / (kBlockRows * 64));
+};
 
 template <class V, WeightType T>
 struct LoadOf;
 template <class V>
-struct LoadOf<V, kF32> : LoadF32<V> {};
+struct LoadOf<V, kF32> {
+    using Type = LoadF32<V>;
+};
 template <class V>
-struct LoadOf<V, kF16> : LoadF16<V> {};
+struct LoadOf<V, kF16> {
+    using Type = LoadF16<V>;
+};
 template <class V>
-struct LoadOf<V, kBF16> : LoadBF16<V> {};
+struct LoadOf<V, kBF16> {
+    using Type = LoadBF16<V>;
+};
 
 KEEL_INLINE const float* column_f32(const MatmulArgs& a, uint32_t c) {
     return reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes);
@@ -55,132 +71,174 @@ KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, 
     }
 }
 
-// ---- few columns, straight from the weights ----
-// Columns that fit the registers together with at least two rows.
+// Columns of a tile of four rows.
 template <class V>
-constexpr int kDirectColumns = V::kRegisters >= 32 ? 8 : 4;
-// Rows of a tile: as many as there are accumulators for, a power of two. One column takes whole sums, so that every
-// weight is touched once; more columns may make a pass over each register of the sum.
+constexpr uint32_t kTileColumns = kAccumulators<V> / 4;
+
+// ---- few columns: no more than one tile has, and the weights of a tile's rows are read once, from end to end ----
+// Rows of a tile: as many as there are accumulators for, a power of two. One column takes whole sums, more columns may
+// make a pass for each register of the sum.
 template <class V, int C>
-constexpr int direct_rows() {
+constexpr uint32_t direct_rows() {
     const int most = kAccumulators<V> / (C == 1 ? kParts<V> : C);
     return most >= 16 ? 16 : most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
 }
 
-// Rows [row, row + R) of the weights times C columns, R lanes of every column from lanes + r on.
+// Rows [row, row + R) of the weights times C columns; lanes of row r of column c at lanes[c * kBlockRows + r].
 template <class V, class Load, int R, int C>
-KEEL_INLINE void direct_tile(const MatmulArgs& a, const float* const* x, uint32_t row,
-                             typename V::F (*lanes)[kParts<V>]) {
+KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*lanes)[kParts<V>]) {
     const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
-    multiply_tile<V, Load, R, C, kBlockRows, false>(w, a.w_row_bytes, x, a.k, lanes);
-}
-
-// a.k is a multiple of 16.
-template <class V, class Load, int C>
-void direct(const MatmulArgs& a) {
-    constexpr int kRows = direct_rows<V, C>();
     const float* x[C];
     KEEL_UNROLL
     for (int c = 0; c < C; ++c) x[c] = column_f32(a, static_cast<uint32_t>(c));
-    uint32_t row = a.row_begin;
-    for (; row + kBlockRows <= a.row_end; row += kBlockRows) {
-        typename V::F lanes[C * kBlockRows][kParts<V>];
+    if (!a.from_memory && a.w_row_bytes >= kShortRowBytes)
+        return multiply_tile<V, Load, R, C, kBlockRows, false>(w, a.w_row_bytes, x, a.k, lanes);
+    KEEL_UNROLL
+    for (int c = 0; c < C; ++c) KEEL_UNROLL
+    for (int r = 0; r < R; ++r) KEEL_UNROLL
+    for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + r][p] = V::zero();
+    for (uint32_t first = 0; first < a.k; first += kPrefetchK) {
+        const uint32_t n = a.k - first < kPrefetchK ? a.k - first : kPrefetchK;
+        const uint8_t* ahead = w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes);
+        for (uint64_t i = 0; i < uint64_t{R} * n * Load::kBytes; i += 64) __builtin_prefetch(ahead + i);
+        multiply_tile<V, Load, R, C, kBlockRows, true>(w + uint64_t{first} * Load::kBytes, a.w_row_bytes, x, n, lanes);
         KEEL_UNROLL
-        for (int r = 0; r < static_cast<int>(kBlockRows); r += kRows)
-            direct_tile<V, Load, kRows, C>(a, x, row + static_cast<uint32_t>(r), lanes + r);
-        KEEL_UNROLL
-        for (int c = 0; c < C; ++c) store_block<V>(a, row, kBlockRows, static_cast<uint32_t>(c), lanes + c * kBlockRows);
+        for (int c = 0; c < C; ++c) x[c] += n;
     }
-    if (row == a.row_end) return;
-    typename V::F lanes[C * kBlockRows][kParts<V>] = {};
-    for (uint32_t r = row; r < a.row_end; ++r) direct_tile<V, Load, 1, C>(a, x, r, lanes + (r - row));
-    for (int c = 0; c < C; ++c) store_block<V>(a, row, a.row_end - row, static_cast<uint32_t>(c), lanes + c * kBlockRows);
 }
 
-// ---- any number of columns, by way of decoded panels ----
+// a.k is a multiple of 16.
+template <class V, class Load, int C, uint32_t kRows = direct_rows<V, C>()>
+void direct(const MatmulArgs& a) {
+    for (uint32_t row = a.row_begin; row < a.row_end; row += kBlockRows) {
+        const uint32_t rows = a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows;
+        typename V::F lanes[C * kBlockRows][kParts<V>];
+        uint32_t r = 0;
+        for (; r + kRows <= rows; r += kRows) direct_tile<V, Load, kRows, C>(a, row + r, lanes + r);
+        for (; r < rows; ++r) direct_tile<V, Load, 1, C>(a, row + r, lanes + r);
+        for (; r < kBlockRows; ++r)
+            for (int c = 0; c < C; ++c)
+                for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + static_cast<int>(r)][p] = V::zero();
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c) store_block<V>(a, row, rows, static_cast<uint32_t>(c), lanes + c * kBlockRows);
+    }
+}
+
+// ---- any number of columns, by panels ----
+// The lanes of one column and a block of rows.
 template <class V>
 using BlockLanes = typename V::F[kBlockRows][kParts<V>];
 
-// All rows of a panel times C columns over k elements, a multiple of 16.
-template <class V, int C>
-void multiply_panel(const float* panel, const float* const* x, uint32_t k, BlockLanes<V>* lanes) {
-    constexpr int kRows = C == 1 ? direct_rows<V, 1>() : 4;
-    for (uint32_t r = 0; r < kBlockRows; r += kRows)
-        multiply_tile<V, LoadF32<V>, kRows, C, kBlockRows, true>(reinterpret_cast<const uint8_t*>(panel + r * kPanelK),
-                                                                 kPanelK * 4, x, k, lanes[0] + r);
-}
-// The widest tile of four rows.
+// Where the columns of a tile begin.
 template <class V>
-constexpr uint32_t kTileColumns = kAccumulators<V> / 4;
+using TileColumns = const float* [kTileColumns<V>];
 
-template <class V>
-KEEL_INLINE void multiply_columns(const float* panel, const float* const* x, uint32_t columns, uint32_t k,
-                                  BlockLanes<V>* lanes) {
+// A panel's rows times C columns over k elements, a multiple of 16.
+template <class V, class Load, int C, bool kContinue>
+void multiply_panel(const uint8_t* w, uint64_t w_row_bytes, const float* const* x, uint32_t k, BlockLanes<V>* lanes) {
+    constexpr uint32_t kRows = C == 1 ? direct_rows<V, 1>() : 4;
+    for (uint32_t r = 0; r < kBlockRows; r += kRows)
+        multiply_tile<V, Load, kRows, C, kBlockRows, kContinue>(w + r * w_row_bytes, w_row_bytes, x, k, lanes[0] + r);
+}
+
+template <class V, class Load, bool kContinue>
+KEEL_INLINE void multiply_columns(const uint8_t* w, uint64_t w_row_bytes, const TileColumns<V>& x, uint32_t columns,
+                                  uint32_t k, BlockLanes<V>* lanes) {
+    constexpr uint32_t kMost = kTileColumns<V>;
     switch (columns) {
-        case 1: return multiply_panel<V, 1>(panel, x, k, lanes);
-        case 2: return multiply_panel<V, 2>(panel, x, k, lanes);
-        case 3: return multiply_panel<V, 3>(panel, x, k, lanes);
-        case 4: if constexpr (kTileColumns<V> >= 4) return multiply_panel<V, 4>(panel, x, k, lanes); break;
-        case 5: if constexpr (kTileColumns<V> >= 5) return multiply_panel<V, 5>(panel, x, k, lanes); break;
-        case 6: if constexpr (kTileColumns<V> >= 6) return multiply_panel<V, 6>(panel, x, k, lanes); break;
+        case 1: return multiply_panel<V, Load, 1, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 2: return multiply_panel<V, Load, 2, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 3: return multiply_panel<V, Load, 3, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 4: if constexpr (kMost >= 4) return multiply_panel<V, Load, 4, kContinue>(w, w_row_bytes, x, k, lanes); break;
+        case 5: if constexpr (kMost >= 5) return multiply_panel<V, Load, 5, kContinue>(w, w_row_bytes, x, k, lanes); break;
+        case 6: if constexpr (kMost >= 6) return multiply_panel<V, Load, 6, kContinue>(w, w_row_bytes, x, k, lanes); break;
     }
 }
 
-template <class V, WeightType T>
-void by_panels(const MatmulArgs& a) {
-    float* panel = static_cast<float*>(a.scratch);
-    BlockLanes<V>* lanes = reinterpret_cast<BlockLanes<V>*>(panel + kBlockRows * kPanelK);
-    for (uint32_t row = a.row_begin; row < a.row_end; row += kBlockRows) {
-        const uint32_t rows = a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows;
-        // The lanes of rows that are not there are computed from what the panel holds and dropped.
-        memset(panel + rows * kPanelK, 0, (kBlockRows - rows) * kPanelK * 4);
-        for (uint32_t group = 0; group < a.columns; group += kGroupColumns) {
-            const uint32_t count = a.columns - group < kGroupColumns ? a.columns - group : kGroupColumns;
-            memset(lanes, 0, count * sizeof(lanes[0]));
-            for (uint32_t first = 0; first < a.k; first += kPanelK) {
-                const uint32_t n = a.k - first < kPanelK ? a.k - first : kPanelK, whole = n & ~15u;
-                const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(T, first);
-                for (uint32_t r = 0; r < rows; ++r) {
-                    dequantize_lanes<V, T>(w + r * a.w_row_bytes, panel + r * kPanelK, n);
-                    if (n != whole) memset(panel + r * kPanelK + n, 0, (whole + 16 - n) * 4);
-                }
-                for (uint32_t c = 0; c < count; c += kTileColumns<V>) {
-                    const uint32_t tile = count - c < kTileColumns<V> ? count - c : kTileColumns<V>;
-                    const float* x[kTileColumns<V>];
-                    for (uint32_t i = 0; i < tile; ++i) x[i] = column_f32(a, group + c + i) + first;
-                    multiply_columns<V>(panel, x, tile, whole, lanes + c);
-                    if (n == whole) continue;
+// Rows [row, row + rows) of at most a block, columns [begin, begin + count) of at most a group. Without kDecoded the block
+// is whole and k a multiple of 16.
+template <class V, WeightType T, bool kDecoded>
+void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t begin, uint32_t count) {
+    using Shape = PanelShape<kDecoded>;
+    using Load = typename LoadOf<V, kDecoded ? kF32 : T>::Type;
+    constexpr uint32_t kMost = kTileColumns<V>;
+    float* decoded = static_cast<float*>(a.scratch);
+    BlockLanes<V>* lanes = reinterpret_cast<BlockLanes<V>*>(static_cast<uint8_t*>(a.scratch) + Shape::kBytes);
+    // The sums of rows that are not there are computed from zeros and dropped.
+    if (kDecoded) memset(decoded + rows * Shape::kElements, 0, (kBlockRows - rows) * Shape::kElements * 4);
+    for (uint32_t first = 0; first < a.k; first += Shape::kElements) {
+        const bool last = a.k - first <= Shape::kElements;
+        const uint32_t n = last ? a.k - first : Shape::kElements, whole = n & ~15u;
+        const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(T, first);
+        uint64_t w_row_bytes = a.w_row_bytes;
+        if constexpr (kDecoded) {
+            w_row_bytes = Shape::kElements * 4;
+            for (uint32_t r = 0; r < rows; ++r) {
+                float* to = decoded + r * Shape::kElements;
+                dequantize_lanes<V, T>(w + r * a.w_row_bytes, to, n);
+                if (n != whole) memset(to + n, 0, (whole + 16 - n) * 4);
+            }
+            w = static_cast<const uint8_t*>(a.scratch);
+        }
+        for (uint32_t c = 0; c < count; c += kMost) {
+            const uint32_t tile = count - c < kMost ? count - c : kMost;
+            TileColumns<V> x;
+            for (uint32_t i = 0; i < tile; ++i) x[i] = column_f32(a, begin + c + i) + first;
+            BlockLanes<V>* sums = lanes + (first == 0 && last ? 0 : c);
+            if (first == 0)
+                multiply_columns<V, Load, false>(w, w_row_bytes, x, tile, whole, sums);
+            else
+                multiply_columns<V, Load, true>(w, w_row_bytes, x, tile, whole, sums);
+            if constexpr (kDecoded) {
+                if (n != whole) {
                     // The elements behind the last 16: weights are padded with +0, activations with -0, for a product
                     // of -0 leaves every lane as it is.
-                    float rest[kTileColumns<V>][16];
+                    float rest[kMost][16];
                     for (uint32_t i = 0; i < tile; ++i) {
                         for (uint32_t j = 0; j < 16; ++j) rest[i][j] = whole + j < n ? x[i][whole + j] : -0.0f;
                         x[i] = rest[i];
                     }
-                    multiply_columns<V>(panel + whole, x, tile, 16, lanes + c);
+                    multiply_columns<V, Load, true>(w + whole * 4, w_row_bytes, x, tile, 16, sums);
                 }
             }
-            for (uint32_t c = 0; c < count; ++c) store_block<V>(a, row, rows, group + c, lanes[c]);
+            for (uint32_t i = 0; last && i < tile; ++i) store_block<V>(a, row, rows, begin + c + i, sums[i]);
         }
     }
 }
 
+// Groups of like size, in whole tiles.
+template <class V, WeightType T, bool kDecoded>
+void multiply_rows(const MatmulArgs& a, uint32_t row, uint32_t rows) {
+    constexpr uint32_t kMost = PanelShape<kDecoded>::kColumns / kTileColumns<V> * kTileColumns<V>;
+    const uint32_t groups = (a.columns + kMost - 1) / kMost, even = (a.columns + groups - 1) / groups;
+    const uint32_t step = (even + kTileColumns<V> - 1) / kTileColumns<V> * kTileColumns<V>;
+    for (uint32_t c = 0; c < a.columns; c += step)
+        multiply_group<V, T, kDecoded>(a, row, rows, c, a.columns - c < step ? a.columns - c : step);
+}
+
 template <class V, WeightType T>
 KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
+    uint32_t row = a.row_begin;
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
-        using Load = LoadOf<V, T>;
-        if (a.k % 16 == 0) switch (a.columns) {
-            case 1: return direct<V, Load, 1>(a);
-            case 2: return direct<V, Load, 2>(a);
-            case 3: return direct<V, Load, 3>(a);
-            case 4: return direct<V, Load, 4>(a);
-            case 5: if constexpr (kDirectColumns<V> >= 5) return direct<V, Load, 5>(a); break;
-            case 6: if constexpr (kDirectColumns<V> >= 6) return direct<V, Load, 6>(a); break;
-            case 7: if constexpr (kDirectColumns<V> >= 7) return direct<V, Load, 7>(a); break;
-            case 8: if constexpr (kDirectColumns<V> >= 8) return direct<V, Load, 8>(a); break;
+        using Load = typename LoadOf<V, T>::Type;
+        if (a.k % 16 == 0) {
+            switch (a.columns) {
+                case 1:
+                    // Sixteen rows this far apart would compete for the same lines of the first-level cache.
+                    if constexpr (direct_rows<V, 1>() > 8)
+                        if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a);
+                    return direct<V, Load, 1>(a);
+                case 2: return direct<V, Load, 2>(a);
+                case 3: return direct<V, Load, 3>(a);
+                case 4: if constexpr (kTileColumns<V> >= 4) return direct<V, Load, 4>(a); break;
+                case 5: if constexpr (kTileColumns<V> >= 5) return direct<V, Load, 5>(a); break;
+                case 6: if constexpr (kTileColumns<V> >= 6) return direct<V, Load, 6>(a); break;
+            }
+            for (; row + kBlockRows <= a.row_end; row += kBlockRows) multiply_rows<V, T, false>(a, row, kBlockRows);
         }
     }
-    by_panels<V, T>(a);
+    for (; row < a.row_end; row += kBlockRows)
+        multiply_rows<V, T, true>(a, row, a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows);
 }
 
 #define KEEL_DEFINE_MATMUL_F32(isa, V)            \

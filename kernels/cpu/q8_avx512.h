@@ -16,7 +16,7 @@ struct Q8Avx512 {
     static constexpr uint32_t kLanes = 16;
     static constexpr bool kHasDot4 = true, kSignedCodes = false;
     static constexpr uint32_t kFewColumns = 8, kMaxPanels = 4;
-    static constexpr int kTileColumns = 8;
+    static constexpr int kTileColumns = 8, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }
     // Row 4i + j goes to 128-bit lane i of vector j; the transposition inside the lanes then leaves rows in order.
@@ -90,7 +90,7 @@ struct Q8Avx512 {
         memcpy(&v, p, 4);
         return _mm512_set1_epi32(v);
     }
-    KEEL_INLINE I dot4(I acc, I codes, const uint8_t* a) { return _mm512_dpbusd_epi32(acc, codes, broadcast_dword(a)); }
+    KEEL_INLINE I dot4(I acc, I codes, I x) { return _mm512_dpbusd_epi32(acc, codes, x); }
     KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) { return _mm512_dpwssd_epi32(acc, pairs, broadcast_dword(sums)); }
     KEEL_INLINE I multiply_add(I acc, I t, I scale) { return _mm512_add_epi32(acc, _mm512_mullo_epi32(t, scale)); }
 

@@ -17,7 +17,7 @@ struct Q8Neon {
     static constexpr uint32_t kLanes = 4;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
     static constexpr uint32_t kFewColumns = 8, kMaxPanels = 4;
-    static constexpr int kTileColumns = 8;
+    static constexpr int kTileColumns = 8, kTilePanels = 1;
 
     KEEL_INLINE int8x16_t as8(I v) { return vreinterpretq_s8_s32(v); }
     KEEL_INLINE int16x8_t as16(I v) { return vreinterpretq_s16_s32(v); }

@@ -20,7 +20,7 @@
 //   with 32 in the name for dwords, look_up(table, I), add_fifth_bits(qh, I code[8])
 //   widen_scale(I bytes, b)  byte b of every lane, signed, in the form multiply_add takes; widen_pair(I, b0, b1): two
 //   bytes as 16-bit pair; f16_low(I), f16_high(I), load_f16(p): L scales
-//   dot4(acc, codes, a)      acc + the four products of every lane (only with kHasDot4)
+//   broadcast_dword(a); dot4(acc, codes, x): acc + the four products of every lane (only with kHasDot4)
 //   dot2(acc, pairs, sums)   acc + the two 16-bit products of every lane; dot_sums, if there is one, for eight pairs
 //   multiply_add(acc, t, scale)
 #pragma once
@@ -394,28 +394,37 @@ KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
         return V::zero();
 }
 
-// 32 elements of L rows and N columns; scale: of this chunk's one or two sub-blocks. q: column 0 at the chunk.
-template <class V, WeightType T, int N, class Address>
-KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, Address&& q, typename V::I* sum) {
+// 32 elements of R groups of L rows and N columns: sum[r * N + c]. code, scale: of group 0, those of the next ones `next`
+// bytes on; scale: of this chunk's one or two sub-blocks. q(c): column c at the chunk.
+template <class V, WeightType T, int N, int R = 1, class Address>
+KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, uint64_t next, Address&& q, typename V::I* sum) {
     using I = typename V::I;
     constexpr uint32_t kSub = block_shape(T).sub;
+    const auto group = [&](const I* of, int r) KEEL_LAMBDA { return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + r * next); };
     if constexpr (V::kHasDot4) {
         constexpr int kRun = kSub == 16 ? 4 : 8;
         KEEL_UNROLL
         for (int first = 0; first < 8; first += kRun) {
-            I t[N];
+            I t[R * N];
             KEEL_UNROLL
-            for (int c = 0; c < N; ++c) t[c] = kSub == 0 ? sum[c] : V::zero();
+            for (int i = 0; i < R * N; ++i) t[i] = kSub == 0 ? sum[i] : V::zero();
             KEEL_UNROLL
             for (int j = first; j < first + kRun; ++j) {
-                const I w = code[j];
+                I w[R];
                 KEEL_UNROLL
-                for (int c = 0; c < N; ++c) t[c] = V::dot4(t[c], w, q(c) + 4 * j);
+                for (int r = 0; r < R; ++r) w[r] = group(code, r)[j];
+                KEEL_UNROLL
+                for (int c = 0; c < N; ++c) {
+                    const I x = V::broadcast_dword(q(c) + 4 * j);
+                    KEEL_UNROLL
+                    for (int r = 0; r < R; ++r) t[r * N + c] = V::dot4(t[r * N + c], w[r], x);
+                }
             }
             KEEL_UNROLL
-            for (int c = 0; c < N; ++c) sum[c] = kSub == 0 ? t[c] : V::multiply_add(sum[c], t[c], scale[first / 4]);
+            for (int i = 0; i < R * N; ++i) sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], group(scale, i / N)[first / 4]);
         }
     } else {
+        static_assert(R == 1);
         V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N>(code, scale, q, sum);
     }
 }
@@ -485,7 +494,7 @@ void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
         BlockFactors<V, T> f;
         I sum = start_block<V, T>(sums);
         unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_LAMBDA {
-            multiply_chunk<V, T, 1>(code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
+            multiply_chunk<V, T, 1>(code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0, [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
         });
         acc = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc);
     }
@@ -508,34 +517,37 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
     });
 }
 
-// acc[c] goes on over `blocks` blocks from `first` on, for the N columns whose planes lie at[c] bytes from those of
-// column 0.
-template <class V, WeightType T, int N>
-__attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel, uint32_t first, uint32_t blocks, const ColumnPlanes& x,
+// result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `apart` blocks from each other and the
+// N columns whose planes lie at[c] bytes from those of column 0.
+template <class V, WeightType T, int N, int R = 1>
+__attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel, uint64_t apart, uint32_t first, uint32_t blocks, const ColumnPlanes& x,
                                                    const uint64_t* column_at, typename V::F* result) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
     const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4, *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
     uint64_t at[N];
-    typename V::F acc[N];
+    typename V::F acc[R * N];
     KEEL_UNROLL
-    for (int c = 0; c < N; ++c) {
-        at[c] = column_at[c];
-        acc[c] = result[c];
-    }
+    for (int c = 0; c < N; ++c) at[c] = column_at[c];
+    KEEL_UNROLL
+    for (int i = 0; i < R * N; ++i) acc[i] = result[i];
     for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += kShape.elements / 8) {
         const PanelBlock<V, T>& p = panel[b];
-        I sum[N];
+        I sum[R * N];
         KEEL_UNROLL
-        for (int c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + at[c]);
+        for (int c = 0; c < N; ++c) {
+            const I start = start_block<V, T>(sums + at[c]);
+            KEEL_UNROLL
+            for (int r = 0; r < R; ++r) sum[r * N + c] = start;
+        }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
-            multiply_chunk<V, T, N>(p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, [&](int c) KEEL_LAMBDA { return q + at[c]; }, sum);
+            multiply_chunk<V, T, N, R>(p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, apart * sizeof(p), [&](int c) KEEL_LAMBDA { return q + at[c]; }, sum);
         KEEL_UNROLL
-        for (int c = 0; c < N; ++c) acc[c] = finish_block<V, T>(p.factors, sum[c], d + at[c], sums + at[c], acc[c]);
+        for (int i = 0; i < R * N; ++i) acc[i] = finish_block<V, T>(panel[b + i / N * apart].factors, sum[i], d + at[i % N], sums + at[i % N], acc[i]);
     }
     KEEL_UNROLL
-    for (int c = 0; c < N; ++c) result[c] = acc[c];
+    for (int i = 0; i < R * N; ++i) result[i] = acc[i];
 }
 
 // Columns from `column` on, N of them at least counted; columns past the last repeat it.
@@ -557,24 +569,31 @@ void few_columns(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count
         rows.at(b);
         rows.prefetch(b);
         unpack_block<V, T>(rows.block_rows(), &panel);
-        panel_times_columns<V, T, N>(&panel, b, 1, x, at, acc);
+        panel_times_columns<V, T, N>(&panel, 0, b, 1, x, at, acc);
     }
     for (uint32_t c = 0; c < a.columns; ++c) store_rows<V>(a, row, count, c, acc[c]);
 }
 
-template <class V, WeightType T, int N>
+// N columns times panels of `rows` rows, kRowTiles of them at a time where there are as many.
+template <class V, WeightType T, int N, int R>
 void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows, uint32_t column) {
     const uint32_t blocks = a.k / block_shape(T).elements;
     const ColumnPlanes x = ColumnPlanes::of(a, block_shape(T).elements);
     uint64_t at[N];
     column_offsets<N>(a, column, at);
-    for (uint32_t r = 0; r < rows; r += V::kLanes) {
-        typename V::F acc[N];
-        for (int c = 0; c < N; ++c) acc[c] = V::zero_floats();
-        panel_times_columns<V, T, N>(panels + r / V::kLanes * blocks, 0, blocks, x, at, acc);
-        for (uint32_t c = 0; c < N && column + c < a.columns; ++c)
-            store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, column + c, acc[c]);
-    }
+    const auto tile = [&]<int G>(Index<G>, uint32_t r) {
+        typename V::F acc[G * N];
+        for (int i = 0; i < G * N; ++i) acc[i] = V::zero_floats();
+        panel_times_columns<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
+        for (uint32_t i = 0; i < G * N; ++i) {
+            const uint32_t first = r + i / N * V::kLanes, c = column + i % N;
+            if (c < a.columns) store_rows<V>(a, row + first, rows - first < V::kLanes ? rows - first : V::kLanes, c, acc[i]);
+        }
+    };
+    uint32_t r = 0;
+    if constexpr (R > 1)
+        for (; r + (R - 1) * V::kLanes < rows; r += R * V::kLanes) tile(Index<R>{}, r);
+    for (; r < rows; r += V::kLanes) tile(Index<1>{}, r);
 }
 
 // ---- the product ----
@@ -634,8 +653,8 @@ void matmul_q8_rows(const MatmulArgs& a) {
                 }
             });
         uint32_t c = MatrixUnit::template multiply<T>(a, panels, row, rows);
-        for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns) panels_times_columns<V, T, V::kTileColumns>(a, panels, row, rows, c);
-        for (; c < a.columns; c += 4) panels_times_columns<V, T, 4>(a, panels, row, rows, c);
+        for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns) panels_times_columns<V, T, V::kTileColumns, V::kTilePanels>(a, panels, row, rows, c);
+        for (; c < a.columns; c += 4) panels_times_columns<V, T, 4, 1>(a, panels, row, rows, c);
     }
 }
 

@@ -141,6 +141,9 @@ KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, v
 // The set's functions are these with its vector type.
 #define KEEL_DEFINE_ROWOPS(isa, V)                                                                                       \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y) { rms_norm_lanes<V>(x, w, n, eps, y); } \
+    void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin) { \
+        rope_table_f64(frequency, pairs, position, factor, cos_sin);                                                   \
+    }                                                                                                                  \
     void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox) { rope_lanes<V>(x, pairs, cos_sin, neox); } \
     void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y) { gate_silu_lanes<V>(gate, up, n, y); } \
     void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y) { gate_gelu_lanes<V>(gate, up, n, y); } \

@@ -11,6 +11,10 @@ void rms_norm_scalar(const float* x, const float* w, uint32_t n, float eps, floa
     for (uint32_t i = 0; i < n; ++i) y[i] = (x[i] * r) * w[i];
 }
 
+void rope_table_scalar(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin) {
+    rope_table_f64(frequency, pairs, position, factor, cos_sin);
+}
+
 void rope_scalar(float* x, uint32_t pairs, const float* cos_sin, bool neox) {
     const uint32_t step = neox ? 1 : 2, partner = neox ? pairs : 1;
     for (uint32_t i = 0; i < pairs; ++i) {

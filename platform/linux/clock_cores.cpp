@@ -1,7 +1,8 @@
-// The monotonic clock and the affinity mask.
+// The monotonic clock, and the cores that the affinity mask and control groups leave.
 #include <time.h>
 
 #include "platform/linux/affinity.h"
+#include "platform/linux/cpu_quota.h"
 #include "platform/platform.h"
 
 namespace keel::platform {
@@ -40,8 +41,9 @@ CoreMask nth_core(const CoreMask& mask, uint32_t n) {
 
 uint32_t usable_cores() {
     CoreMask mask;
-    const uint32_t count = affinity_of_caller(&mask) ? core_count(mask) : 0;
-    return count ? count : 1;
+    const uint32_t count = affinity_of_caller(&mask) ? core_count(mask) : 1;
+    const uint32_t quota = quota_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+    return count == 0 ? 1 : quota < count ? quota : count;
 }
 
 }  // namespace keel::platform

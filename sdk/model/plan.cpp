@@ -71,6 +71,14 @@ void pack_buffers(ExecutionPlan* plan) {
     }
 }
 
+// Rates of the prediction: bytes and multiply-adds per microsecond and thread. They need only be right within a factor of
+// two or so: the executor corrects them by what it measures, and results never depend on them.
+struct Rates {
+    double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
+};
+constexpr Rates kScalarRates = {8000, 700, 250, 120};
+constexpr Rates kVectorRates = {10000, 25000, 12000, 4000};
+
 struct Forms {
     bool f32 = false, q32 = false, q256 = false;
     void need(uint32_t activation_block) {
@@ -146,7 +154,8 @@ class Builder {
         op.layer = layer;
         return op;
     }
-    void emit(const Op& op) {
+    void emit(Op op) {
+        predict(&op);
         const uint32_t index = plan_->op_count++;
         plan_->decode_bytes += op.fixed_bytes + op.token_bytes;
         if (op.join == Join::kNo) ++passes_;
@@ -159,6 +168,14 @@ class Builder {
             if (*range_first_ == UINT32_MAX) *range_first_ = index;
             *range_last_ = index;
         }
+    }
+    void predict(Op* op) const {
+        const Rates& rates = c_.cpu == KEEL_CPU_SCALAR ? kScalarRates : kVectorRates;
+        const bool is_float = op->kind != OpKind::kMatmul || kWeightTypes[op->weight_type].activation_block == 0;
+        const double macs_per_us = is_float ? rates.f32_macs_per_us : c_.q8 ? rates.q8_macs_per_us : rates.decode_macs_per_us;
+        op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;
+        op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
+        op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
     }
     // Activation block of a product with this tensor: 0 = f32.
     uint32_t block_of(const GgufTensor& t) const { return c_.q8 ? kWeightTypes[t.type].activation_block : 0; }
@@ -404,14 +421,6 @@ class Builder {
     Forms attn_in_, attn_out_, ffn_in_, ffn_out_, head_in_;
 };
 
-// Rates of the prediction: bytes and multiply-adds per microsecond and thread. They need only be right within a factor of
-// two or so: the executor corrects them by what it measures, and results never depend on them.
-struct Rates {
-    double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
-};
-constexpr Rates kScalarRates = {8000, 700, 250, 120};
-constexpr Rates kVectorRates = {10000, 25000, 12000, 4000};
-
 }  // namespace
 
 const void* WeightPlacer::matrix(const GgufTensor& t) {
@@ -521,16 +530,6 @@ keel_status query_plan(const keel_model& model, const PlanConfig& config, Weight
     range.find_range(kLifetimes[query->op.out], per_layer ? &query->op.layer : nullptr, &query->first_op, &query->last_op);
     range.build();
     return KEEL_OK;
-}
-
-double predict_us(const Op& op, const PlanConfig& config, uint32_t columns) {
-    const Rates& rates = config.cpu == KEEL_CPU_SCALAR ? kScalarRates : kVectorRates;
-    const double bytes = static_cast<double>(op.fixed_bytes) + static_cast<double>(op.token_bytes) * columns;
-    const bool is_float = op.kind != OpKind::kMatmul || kWeightTypes[op.weight_type].activation_block == 0;
-    const double rate = is_float ? rates.f32_macs_per_us : config.q8 ? rates.q8_macs_per_us : rates.decode_macs_per_us;
-    const double compute_us = static_cast<double>(op.token_macs) * columns / rate;
-    const double memory_us = bytes / rates.bytes_per_us;
-    return compute_us > memory_us ? compute_us : memory_us;
 }
 
 const char* op_name(const Op& op) {

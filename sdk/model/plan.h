@@ -78,6 +78,8 @@ struct Op {
     const float* bias;
     uint64_t fixed_bytes, token_bytes;
     uint64_t token_macs;       // multiply-adds per token column
+    double fixed_us, token_us; // predicted time to move these bytes, one thread
+    double compute_us;         // and to do these multiply-adds
 };
 
 // The configuration with all defaults resolved and checked.
@@ -140,8 +142,11 @@ void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer&
 // Count mode only. KEEL_E_ARGUMENT when there is no such op.
 keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan);
 
-// Predicted time of one unit-free op over `columns` columns, one thread, in microseconds.
-double predict_us(const Op& op, const PlanConfig& config, uint32_t columns);
+// Predicted time of an op over `columns` columns, one thread, in microseconds.
+inline double predict_us(const Op& op, uint32_t columns) {
+    const double memory_us = op.fixed_us + op.token_us * columns, compute_us = op.compute_us * columns;
+    return compute_us > memory_us ? compute_us : memory_us;
+}
 
 const char* op_name(const Op& op);
 

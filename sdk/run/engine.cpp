@@ -189,6 +189,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->chat = model.chat;
     e->geometry = geometry;
     e->frequencies = frequencies;
+    e->weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     e->tokenizer = tokenizer;
     e->sessions = sessions;
     e->team_memory = team_memory;
@@ -299,7 +300,7 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     const bool mapped = c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED;
     info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : mapped ? c.weights : KEEL_WEIGHTS_COPY;
     info.plain_reason = op.plain_reason;
-    info.predicted_us = predict_us(op, c, 1);
+    info.predicted_us = predict_us(op, 1);
     info.pass = query.pass;
     return write_versioned(&info, sizeof info, out);
 }

@@ -94,6 +94,7 @@ struct Engine {
     const void* locked;                  // range to unlock at close
     uint64_t locked_bytes;
     double* frequencies;                 // [rope sets][rope_dims / 2]
+    bool weights_exceed_cache;           // all weights together are larger than the last-level cache
     Tokenizer* tokenizer;
     platform::ThreadTeam* team;          // null with a parallel_for hook or one thread
     void* team_memory;

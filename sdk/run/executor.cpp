@@ -3,7 +3,6 @@
 // (sdk/NUMERICS.md): units are rows, columns or (head, block, span) triples that no reduction crosses.
 #include <string.h>
 
-#include "kernels/numeric.h"
 #include "sdk/run/engine.h"
 
 namespace keel {
@@ -12,7 +11,7 @@ namespace {
 using kernels::kAttentionSpan;
 
 constexpr double kAttentionMacsPerUs = 4000;  // first guess; run_step corrects it
-constexpr double kAloneUs = 1;                // a group predicted to take less is not worth waking the other threads
+constexpr double kAloneUs = 1;                // what is predicted to take less is not worth waking the other threads
 constexpr uint32_t kGateRows = 256;           // rows of gate and up computed before their activation: they stay near
 constexpr uint32_t kQuantizeFloats = 256;     // stretch of quantize_part
 
@@ -82,21 +81,8 @@ void run_embed(const Engine& e, const Op& op, uint32_t column) {
     if (e.spec.embedding_scale != 1.0f) e.config.kernels->scale(x, e.spec.embedding_scale, op.k);
 }
 
-// cos and sin of position x frequency, in f64, rounded once (NUMERICS section 4).
 void run_rope_table(const Engine& e, const Op& op, uint32_t column) {
-    float* out = e.floats(op.out, column);
-    const uint32_t count = op.rows / 2;
-    const float factor = e.spec.rope_attention_factor;
-    for (uint32_t i = 0; i < count; ++i) {
-        double s, c;
-        kernels::sincos_f64(e.step.column[column].position * e.frequencies[i], &s, &c);
-        out[2 * i] = static_cast<float>(c);
-        out[2 * i + 1] = static_cast<float>(s);
-        if (factor != 1.0f) {
-            out[2 * i] *= factor;
-            out[2 * i + 1] *= factor;
-        }
-    }
+    e.config.kernels->rope_table(e.frequencies, op.rows / 2, e.step.column[column].position, e.spec.rope_attention_factor, e.floats(op.out, column));
 }
 
 void run_norm(const Engine& e, const Op& op, uint32_t column, float* local) {
@@ -248,6 +234,7 @@ void run_rows(const Engine& e, const Op& op, float* const* y, uint32_t first, ui
     a.bias = op.bias;
     a.accumulate = op.accumulate != 0;
     a.scratch = scratch;
+    a.from_memory = e.weights_exceed_cache;
     const bool q8 = e.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
     const kernels::KernelSet& k = *e.config.kernels;
     (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
@@ -394,7 +381,7 @@ double unit_us(const Engine& e, const Pass& p) {
         const bool spans = p.walks > 1 || p.ops == 1;  // one walk of attention is over one span
         const uint32_t positions = spans && e.step.longest > kAttentionSpan ? kAttentionSpan : e.step.longest;
         const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
-        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns : predict_us(op, e.config, logits ? e.step.logits : e.step.columns);
+        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns : predict_us(op, logits ? e.step.logits : e.step.columns);
     }
     return us / p.units * e.measured_over_predicted[correction_of(p)];
 }
@@ -446,7 +433,8 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
                 if (walks == 0) walks = 1;
                 d.span_count = walks;
             }
-            if (one_us * count * walks > kAloneUs) d.ways = count < e.config.threads ? count : e.config.threads;
+            const bool alone = one_us * count * walks <= kAloneUs;
+            if (!alone) d.ways = count < e.config.threads ? count : e.config.threads;
             if (*progressed) {
                 if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * walks * 1e3) > deadline_ns) status = KEEL_AGAIN;
                 if (cancelled(e)) status = KEEL_E_CANCELLED;
@@ -454,6 +442,8 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
             }
             dispatch(&d);
             *progressed = true;
+            step.unit += count * walks;
+            if (alone && count == units) continue;  // a whole little pass: the next look at the clock sees it
             const uint64_t after_ns = platform::now_ns();
             // Learn how this machine compares with the prediction; slow changes only, so that one interruption counts little.
             const double predicted_us = us * count * walks, measured_us = static_cast<double>(after_ns - now_ns) * 1e-3;
@@ -465,7 +455,6 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
                 ratio = ratio > 100 ? 100 : ratio < 0.01 ? 0.01 : ratio;
             }
             now_ns = after_ns;
-            step.unit += count * walks;
         }
         if (status != KEEL_OK) break;
         step.op += pass.ops;

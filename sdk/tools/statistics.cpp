@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <map>
 
 namespace keel::tools {
 
@@ -12,6 +13,15 @@ double percentile(std::vector<double> samples, double q) {
     const size_t index = rank < 1 ? 0 : std::min(samples.size(), static_cast<size_t>(rank)) - 1;
     std::nth_element(samples.begin(), samples.begin() + static_cast<ptrdiff_t>(index), samples.end());
     return samples[index];
+}
+
+std::vector<HistogramBin> histogram_of(const std::vector<double>& samples, uint32_t bins_per_octave) {
+    std::map<int64_t, uint64_t> counts;
+    for (const double x : samples)
+        if (x > 0 && isfinite(x)) ++counts[static_cast<int64_t>(floor(log2(x) * bins_per_octave))];
+    std::vector<HistogramBin> bins;
+    for (const auto& [index, count] : counts) bins.push_back({exp2(static_cast<double>(index) / bins_per_octave), count});
+    return bins;
 }
 
 Spread spread_of(std::vector<double> samples) {

@@ -10,6 +10,14 @@ namespace keel::tools {
 // The smallest sample that at least a fraction q (0..1) of all samples do not exceed (nearest rank); 0 without samples.
 double percentile(std::vector<double> samples, double q);
 
+// Samples in bins whose edges are powers of 2^(1/bins_per_octave); bins without samples are left out. Samples that are
+// not positive fall into no bin.
+struct HistogramBin {
+    double low;  // the bin holds [low, low * 2^(1/bins_per_octave))
+    uint64_t count;
+};
+std::vector<HistogramBin> histogram_of(const std::vector<double>& samples, uint32_t bins_per_octave);
+
 // The middle of repeated measurements and how far they lie apart.
 struct Spread {
     double median = 0, lowest = 0, highest = 0;  // the median is the mean of the middle two for an even count

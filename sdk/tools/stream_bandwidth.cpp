@@ -5,22 +5,16 @@
 #include <algorithm>
 #include <barrier>
 #include <chrono>
-#include <fstream>
 #include <memory>
-#include <string>
 #include <thread>
+
+#include "platform/platform.h"
 
 namespace keel::tools {
 
 uint64_t last_level_cache_bytes() {
-    uint64_t largest = 0;
-    for (int index = 0; index < 8; ++index) {
-        std::ifstream in("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
-        uint64_t value = 0;
-        char unit = 0;
-        if (in >> value) largest = std::max(largest, value * (in >> unit && unit == 'M' ? 1u << 20 : 1u << 10));
-    }
-    return largest ? largest : uint64_t{32} << 20;
+    const uint64_t bytes = platform::last_level_cache_bytes();
+    return bytes ? bytes : uint64_t{32} << 20;
 }
 
 namespace {

@@ -125,6 +125,12 @@ expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" -
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json
 expect "bench reports a stream" holds '"percent_of_stream"'
+expect "bench reports a histogram" holds '"low_us_and_count"'
+expect "bench of lists" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 8,16 --depth 32,0 --decode 4 --sessions 3 --steps 0 --budget-us 0 --repeats 2 --stream-mib 8 --json
+expect "two prompts" [ "$(sed -n '/"prefill": \[/,/\]/p' "$work/out" | grep -c '"tokens"')" -eq 2 ]
+expect "two depths, one session and three" [ "$(sed -n 's/ *"\(depth\|sessions\)": \([0-9]*\),/\2/p' "$work/out" | tr '\n' ' ')" = "32 1 32 3 0 1 0 3 " ]
+expect "no step was asked for" bash -c "! grep -q '\"step\"' '$work/out'"
+expect "bench beyond its context" exits 2 "$keel" bench "$work/tiny.gguf" --context 64 --depth 60 --decode 5
 
 [ $failures -eq 0 ] || { echo "$failures failed"; exit 1; }
 echo "all passed"

@@ -26,6 +26,20 @@ TEST(ToolStatistics, SpreadOfOddAndEvenCounts) {
     EXPECT_EQ(even.highest, 4);
 }
 
+TEST(ToolStatistics, HistogramCountsEverySampleBetweenTheEdgesOfItsBin) {
+    const std::vector<double> samples = {1, 1.5, 2, 3.9, 4.1, 1000, 0, NAN};
+    const std::vector<HistogramBin> octaves = histogram_of(samples, 1);
+    ASSERT_EQ(octaves.size(), 4u);
+    const double low[] = {1, 2, 4, 512};
+    const uint64_t count[] = {2, 2, 1, 1};
+    for (size_t i = 0; i < octaves.size(); ++i) {
+        EXPECT_EQ(octaves[i].low, low[i]);
+        EXPECT_EQ(octaves[i].count, count[i]);
+    }
+    EXPECT_EQ(histogram_of({100, 101, 103}, 64).size(), 3u);  // 1 % apart is told apart
+    EXPECT_TRUE(histogram_of({}, 8).empty());
+}
+
 TEST(ToolStatistics, LogSumExpNeitherOverflowsNorLosesSmallTerms) {
     const float large[] = {1000, 1000};
     EXPECT_NEAR(log_sum_exp(large), 1000 + log(2.0), 1e-9);

@@ -12,7 +12,7 @@ constexpr float kCanary = -12345.5f;
 // One product: weights, activations in both forms, and what it writes.
 struct Problem {
     uint32_t type, rows, k, columns, row_begin, row_end;
-    bool bias, accumulate;
+    bool bias, accumulate, from_memory;
     Buffer w;
     std::vector<float> x, b, y0;  // y0: what y holds before
     uint64_t w_row_bytes;
@@ -26,6 +26,7 @@ struct Problem {
           row_end(rows),
           bias(false),
           accumulate(false),
+          from_memory(false),
           w(rows * weight_row_bytes(type, k), random.below(17)),
           x(random.normals(uint64_t{columns} * k)),
           b(random.normals(rows)),
@@ -56,7 +57,7 @@ struct Problem {
         Buffer scratch(matmul_scratch_bytes(k));
         MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
                            count,     activations.data(), stride,    out.data(), bias ? b.data() : nullptr,
-                           accumulate, scratch.data()};
+                           accumulate, scratch.data(),     from_memory};
         (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
         return y;
     }
@@ -178,6 +179,50 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
                         << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " rows ["
                         << p.row_begin << ", " << p.row_end << ") k " << p.k << " columns " << columns;
                 }
+            }
+}
+
+// Float weights whose rows are whole vectors take a way of their own: more than one panel of elements, more than one group
+// of columns, rows that end within a block, and fetching ahead.
+TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(15);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t type : {kF32, kF16, kBF16})
+            for (uint32_t columns : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 13u, 24u, 161u, 193u, 400u})
+                for (int round = 0; round < (columns < 100 ? 12 : 3); ++round) {
+                    const uint32_t k = 16 * (round % 3 ? random.between(1, 20) : random.between(60, 140));
+                    Problem p(type, columns < 100 ? random.between(1, 70) : random.between(1, 35), k, columns, random);
+                    p.row_begin = random.below(2) ? 0 : random.below(p.rows);
+                    p.bias = random.below(2);
+                    p.accumulate = random.below(2);
+                    const std::vector<float> want = p.run(scalar, false);
+                    for (bool from_memory : {false, true}) {
+                        p.from_memory = from_memory;
+                        ASSERT_TRUE(same_floats(want.data(), p.run(set, false).data(), want.size()))
+                            << set->name << " " << kWeightTypes[type].name << " rows [" << p.row_begin << ", " << p.rows
+                            << ") k " << k << " columns " << columns << " from_memory " << from_memory;
+                    }
+                }
+}
+
+// Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn it
+// into +0.
+TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(16);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t k : {16u, 17u, 31u, 33u})
+            for (uint32_t columns : {1u, 3u, 9u}) {
+                Problem p(kF32, 5, k, columns, random);
+                for (uint32_t i = 0; i < p.rows * k; ++i) {
+                    const float w = -1e-30f;
+                    memcpy(p.w.data() + i * 4, &w, 4);
+                }
+                for (float& x : p.x) x = 1e-30f;
+                const std::vector<float> want = p.run(scalar, false);
+                EXPECT_TRUE(std::signbit(want[0]));
+                ASSERT_TRUE(same_floats(want.data(), p.run(set, false).data(), want.size())) << set->name << " k " << k;
             }
 }
 

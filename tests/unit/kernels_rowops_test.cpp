@@ -43,6 +43,15 @@ TEST(KernelsRowops, ScalarAgreesWithDoubleFormulas) {
             ASSERT_NEAR(y[i], 0.5 * x[i] * (1 + std::tanh(0.7978845608 * (x[i] + 0.044715 * std::pow(x[i], 3)))) * w[i],
                         2e-6);
     }
+    for (float factor : {1.0f, 1.19f}) {
+        const double frequency[] = {1, 0.1, 1e-4, 3.7};
+        float table[8];
+        set->rope_table(frequency, 4, 100'003, factor, table);
+        for (int i = 0; i < 4; ++i) {
+            ASSERT_NEAR(table[2 * i], factor * std::cos(100'003 * frequency[i]), 2e-7);
+            ASSERT_NEAR(table[2 * i + 1], factor * std::sin(100'003 * frequency[i]), 2e-7);
+        }
+    }
     for (bool neox : {false, true}) {
         const uint32_t pairs = 20, n = 48;  // 40 rotated, 8 left alone
         const std::vector<float> x = random.normals(n);
@@ -98,6 +107,10 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             in_place("norm in place", [&](const KernelSet* s, float* p) { s->rms_norm(p, w.data(), n, 1e-6f, p); });
             in_place("finish", [&](const KernelSet* s, float* p) { s->attention_finish(p, factor, n); });
             const uint32_t pairs = random.between(0, n / 2);
+            std::vector<double> frequency(pairs + 1);
+            for (double& f : frequency) f = random.uniform(0, round & 1 ? 1.0f : 128.0f);
+            const uint32_t position = random.between(0, 1u << 24);
+            in_place("rope_table", [&](const KernelSet* s, float* p) { s->rope_table(frequency.data(), pairs, position, round & 2 ? 1.0f : factor, p); });
             const std::vector<float> cos_sin = random.normals(2 * pairs + 2);
             in_place("rope", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), false); });
             in_place("rope neox", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), true); });

@@ -9,11 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
 
+#include "platform/linux/cpu_quota.h"
 #include "platform/platform.h"
 
 namespace {
@@ -183,7 +185,8 @@ TEST(PlatformCores, FollowTheCallersAffinity) {
     std::thread([] {
         cpu_set_t mine, one;
         ASSERT_EQ(sched_getaffinity(0, sizeof(mine), &mine), 0);
-        EXPECT_EQ(usable_cores(), static_cast<uint32_t>(CPU_COUNT(&mine)));
+        const uint32_t quota = quota_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+        EXPECT_EQ(usable_cores(), std::min(static_cast<uint32_t>(CPU_COUNT(&mine)), quota));
         CPU_ZERO(&one);
         for (int core = 0; core < CPU_SETSIZE; ++core) {
             if (CPU_ISSET(core, &mine)) {
@@ -194,6 +197,63 @@ TEST(PlatformCores, FollowTheCallersAffinity) {
         ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
         EXPECT_EQ(usable_cores(), 1u);
     }).join();
+}
+
+// A made-up /proc/self/cgroup and tree of control groups.
+class PlatformCpuQuota : public testing::Test {
+  protected:
+    std::filesystem::path root_ = std::filesystem::path(testing::TempDir()) / "keel_cpu_quota_test";
+    void SetUp() override { std::filesystem::remove_all(root_); }
+    void TearDown() override { std::filesystem::remove_all(root_); }
+    void write(const std::string& path, const std::string& text) const {
+        std::filesystem::create_directories((root_ / path).parent_path());
+        std::ofstream(root_ / path) << text;
+    }
+    uint32_t cores(const std::string& groups) const {
+        write("groups", groups);
+        return quota_cores((root_ / "groups").c_str(), (root_ / "sys").c_str());
+    }
+};
+
+TEST_F(PlatformCpuQuota, VersionTwoCountsEveryGroupAbove) {
+    const std::string groups = "0::/slice/service\n";
+    EXPECT_EQ(cores(groups), kNoQuota) << "no files";
+    write("sys/slice/service/cpu.max", "max 100000\n");
+    EXPECT_EQ(cores(groups), kNoQuota);
+    write("sys/slice/service/cpu.max", "400000 100000\n");
+    EXPECT_EQ(cores(groups), 4u);
+    write("sys/slice/cpu.max", "250000 100000\n");
+    EXPECT_EQ(cores(groups), 2u) << "the tighter one of the group above, rounded down";
+    write("sys/cpu.max", "30000 100000\n");
+    EXPECT_EQ(cores(groups), 1u) << "a part of a core is one";
+    EXPECT_EQ(cores("0::/elsewhere\n"), 1u) << "of a container only the root is visible";
+    EXPECT_EQ(cores("0::/"), 1u);
+}
+
+TEST_F(PlatformCpuQuota, VersionOneAndMixedMounts) {
+    const std::string groups = "9:memory:/m\n4:cpuset:/c\n2:cpu,cpuacct:/job\n0::/\n";
+    EXPECT_EQ(cores(groups), kNoQuota);
+    write("sys/cpu/job/cpu.cfs_quota_us", "-1\n");
+    write("sys/cpu/job/cpu.cfs_period_us", "50000\n");
+    EXPECT_EQ(cores(groups), kNoQuota);
+    write("sys/cpu/job/cpu.cfs_quota_us", "150000\n");
+    EXPECT_EQ(cores(groups), 3u);
+    write("sys/unified/cpu.max", "200000 100000\n");
+    EXPECT_EQ(cores(groups), 2u);
+    write("sys/cpu/c/cpu.cfs_quota_us", "1000\n");
+    write("sys/cpu/c/cpu.cfs_period_us", "100000\n");
+    EXPECT_EQ(cores(groups), 2u) << "the group of another controller";
+}
+
+TEST_F(PlatformCpuQuota, NonsenseIsNoQuota) {
+    write("sys/cpu.max", "many 100000\n");
+    for (const char* groups : {"", "\n", "0", "0:", "0::", "0::/a/b/c\nxyz\n::\n", "1:cpu\n"}) EXPECT_EQ(cores(groups), kNoQuota) << groups;
+    write("sys/cpu.max", "100000 0\n");
+    EXPECT_EQ(cores("0::/\n"), kNoQuota);
+    write("sys/cpu.max", "99999999999999999999999999 1\n");
+    EXPECT_EQ(cores("0::/\n"), kNoQuota);
+    EXPECT_EQ(cores("0::/" + std::string(3000, 'x') + "\n"), kNoQuota) << "longer than any path";
+    EXPECT_EQ(quota_cores((root_ / "nowhere").c_str(), root_.c_str()), kNoQuota);
 }
 
 }  // namespace
