@@ -141,7 +141,7 @@ struct InterleavedRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
     static constexpr bool kApart = repack_has_apart(kBytes);
     static constexpr uint32_t kFirst = kApart && repack_apart_offset(T, kBytes) == 0 ? 2 : 0, kGroupFirst = kApart ? 2 * kRepackRows : 0;
-    static constexpr uint32_t kAheadBytes = 4096;
+    static constexpr uint32_t kAheadBytes = 8192;
     static constexpr bool kWhole = true;
     const uint8_t *group, *block;
     uint32_t lane;
@@ -489,7 +489,7 @@ void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
     typename V::F acc = V::zero_floats();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
         rows.at(b);
-        rows.prefetch(b);
+        if (a.from_memory) rows.prefetch(b);
         const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
         BlockFactors<V, T> f;
         I sum = start_block<V, T>(sums);
@@ -567,7 +567,7 @@ void few_columns(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count
     PanelBlock<V, T> panel;
     for (uint32_t b = 0; b < a.k / block_shape(T).elements; ++b) {
         rows.at(b);
-        rows.prefetch(b);
+        if (a.from_memory) rows.prefetch(b);
         unpack_block<V, T>(rows.block_rows(), &panel);
         panel_times_columns<V, T, N>(&panel, 0, b, 1, x, at, acc);
     }

@@ -77,7 +77,8 @@ struct Rates {
     double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
 };
 constexpr Rates kScalarRates = {8000, 700, 250, 120};
-constexpr Rates kVectorRates = {10000, 25000, 12000, 4000};
+constexpr Rates kVectorRates = {10000, 60000, 30000, 10000};
+constexpr Rates kWideRates = {20000, 200000, 60000, 20000};  // AVX-512 and AMX
 
 struct Forms {
     bool f32 = false, q32 = false, q256 = false;
@@ -172,7 +173,7 @@ class Builder {
         }
     }
     void predict(Op* op) const {
-        const Rates& rates = c_.cpu == KEEL_CPU_SCALAR ? kScalarRates : kVectorRates;
+        const Rates& rates = c_.cpu == KEEL_CPU_SCALAR ? kScalarRates : c_.cpu == KEEL_CPU_AVX512 || c_.cpu == KEEL_CPU_AMX ? kWideRates : kVectorRates;
         const bool is_float = op->kind != OpKind::kMatmul || kWeightTypes[op->weight_type].activation_block == 0;
         const double macs_per_us = is_float ? rates.f32_macs_per_us : c_.q8 ? rates.q8_macs_per_us : rates.decode_macs_per_us;
         op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;

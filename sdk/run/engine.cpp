@@ -101,7 +101,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     *out = {};
     out->max_sessions = or_default(c.max_sessions, 1);
     out->context_tokens = or_default(c.context_tokens, default_context);
-    out->chunk_tokens = or_default(c.chunk_tokens, 128);
+    out->chunk_tokens = or_default(c.chunk_tokens, 256);
     out->logits_rows = or_default(c.logits_rows, 1);
     out->tile_us = or_default(c.tile_us, 250);
     out->max_text_bytes = or_default(c.max_text_bytes, 16384);

@@ -74,7 +74,7 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");
     verb.add_option("--context,-c", options.context, "longest sequence in tokens (default: the model's, at most 4096)")
         ->group("Engine");
-    verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 128)")->group("Engine");
+    verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 256)")->group("Engine");
     add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default f16)");
     add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default f16)");
     add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
