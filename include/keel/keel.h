@@ -273,7 +273,8 @@ typedef struct keel_config {
     uint32_t max_sessions;     /* session slots, default 1, at most 64 */
     uint32_t context_tokens;   /* longest sequence of one session, default min(train context, 4,096) */
     uint32_t kv_pages;         /* KV pages shared by all sessions; default: enough for every session at full context */
-    uint32_t chunk_tokens;     /* most token columns in one forward step, default 256, at most 512 */
+    uint32_t chunk_tokens;     /* most token columns in one forward step, default 256, at most 512; a longer
+                                  prompt is cut at absolute multiples of 64 tokens */
     uint32_t logits_rows;      /* logits rows kept per session, default 1; more for scoring every position of a chunk */
     uint32_t threads;          /* compute threads, the caller's included, at most 64; default: one per core in the caller's
                                   affinity mask, and no more than the CPU quota of its control groups, rounded down */

@@ -7,10 +7,13 @@ namespace {
 
 uint32_t pending(const Session& s) { return s.token_count - s.computed; }
 
-// Columns session `s` would like in one step.
-uint32_t wanted_columns(const Engine& e, const Session& s) {
-    const uint32_t most = s.all_logits && e.config.logits_rows < e.config.chunk_tokens ? e.config.logits_rows : e.config.chunk_tokens;
-    return pending(s) < most ? pending(s) : most;
+// Columns session `s` takes of `room` in one step. What does not fit is cut at an absolute multiple of a page, wherever the
+// prompt began, so that chunks end where pages do.
+uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room) {
+    if (s.all_logits && e.config.logits_rows < room) room = e.config.logits_rows;
+    if (pending(s) <= room) return pending(s);
+    const uint32_t end = (s.computed + room) / kPageTokens * kPageTokens;
+    return end > s.computed ? end - s.computed : room;
 }
 
 // Puts `count` columns of `s` into the step and notes whose logits to keep.
@@ -61,8 +64,7 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
     }
     for (uint32_t i = 0; i < count; ++i) {
         if (!share[i]) continue;
-        const uint32_t more = wanted_columns(*e, *sessions[i]) - 1;
-        share[i] += more < free_columns ? more : free_columns;
+        share[i] = taken_columns(*e, *sessions[i], 1 + free_columns);
         free_columns -= share[i] - 1;
     }
     for (uint32_t i = 0; i < count; ++i)

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "tests/test_engine.h"
@@ -91,6 +92,30 @@ TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
             EXPECT_EQ(r[i].computed_tokens, call) << i;
             EXPECT_EQ(r[i].logits_rows, 1u) << i;
         }
+    }
+}
+
+// Prompts are cut at absolute multiples of a page, wherever they began and whoever shares the step.
+TEST(SessionEdges, ChunksEndAtAbsolutePositions) {
+    keel_config c = config(3, 1024);
+    c.chunk_tokens = 200;
+    keel_test::Engine engine(kTiny, c);
+    keel_session sessions[2] = {open_session(engine.handle()), open_session(engine.handle())};
+    feed(sessions[0], some_ids(37));
+    check(advance_one(engine.handle(), sessions[0]), "first part");
+    feed(sessions[0], some_ids(700));
+    feed(sessions[1], some_ids(401));
+    std::set<uint32_t> edges[2];
+    for (bool going = true; going;) {
+        keel_advance_result results[2] = {};
+        going = keel_advance(engine.handle(), sessions, 2, 1, results) == KEEL_AGAIN;
+        for (int i = 0; i < 2; ++i) edges[i].insert(results[i].computed_tokens);
+    }
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t begin = i ? 0 : 37, end = i ? 401 : 737;
+        EXPECT_GE(edges[i].size(), 4u);
+        EXPECT_TRUE(edges[i].count(end));
+        for (uint32_t edge : edges[i]) EXPECT_TRUE(edge == begin || edge == end || edge % 64 == 0) << i << ": " << edge;
     }
 }
 
