@@ -7,13 +7,15 @@ namespace {
 
 uint32_t pending(const Session& s) { return s.token_count - s.computed; }
 
-// Columns session `s` takes of `room` in one step. What does not fit is cut at an absolute multiple of a page, wherever the
-// prompt began, so that chunks end where pages do.
-uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room) {
-    if (s.all_logits && e.config.logits_rows < room) room = e.config.logits_rows;
+// Columns session `s`, which has `least` of a step, takes of `room`. What does not fit is cut at an absolute multiple of a
+// page, wherever the prompt began, so that chunks end where pages do; chunks below a page are cut where they are full.
+uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room, uint32_t least) {
+    const uint32_t most = s.all_logits && e.config.logits_rows < e.config.chunk_tokens ? e.config.logits_rows : e.config.chunk_tokens;
+    const uint32_t grain = most < kPageTokens ? 1 : kPageTokens;
+    if (most < room) room = most;
     if (pending(s) <= room) return pending(s);
-    const uint32_t end = (s.computed + room) / kPageTokens * kPageTokens;
-    return end > s.computed ? end - s.computed : room;
+    const uint32_t end = (s.computed + room) / grain * grain;
+    return end > s.computed + least ? end - s.computed : least;
 }
 
 // Puts `count` columns of `s` into the step and notes whose logits to keep.
@@ -42,8 +44,9 @@ void add_session(Engine* e, Session* s, uint32_t count) {
     s->logits_rows = 0;
 }
 
-// A new step over the sessions whose entry in `done` is false. First every session gets one column, then the first ones
-// fill the chunk, so that a long prompt never keeps a decoding neighbour waiting. Sessions that cannot go on are marked
+// A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long prompt
+// never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first ones fill the
+// chunk. Sessions that cannot go on are marked
 // done with their status.
 void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
@@ -64,8 +67,15 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
     }
     for (uint32_t i = 0; i < count; ++i) {
         if (!share[i]) continue;
-        share[i] = taken_columns(*e, *sessions[i], 1 + free_columns);
+        const uint32_t page_left = kPageTokens - sessions[i]->computed % kPageTokens, room = 1 + free_columns;
+        share[i] = taken_columns(*e, *sessions[i], page_left < room ? page_left : room, 1);
         free_columns -= share[i] - 1;
+    }
+    for (uint32_t i = 0; i < count; ++i) {
+        if (!share[i]) continue;
+        const uint32_t more = taken_columns(*e, *sessions[i], share[i] + free_columns, share[i]);
+        free_columns -= more - share[i];
+        share[i] = more;
     }
     for (uint32_t i = 0; i < count; ++i)
         if (share[i]) add_session(e, sessions[i], share[i]);
