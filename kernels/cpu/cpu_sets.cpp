@@ -61,7 +61,8 @@ KEEL_DEFINE_Q8_KERNELS(amx)
 
 // Interleaved rows are faster for every type.
 constexpr KernelSet interleaved(KernelSet s) {
-    for (uint32_t type = 0; type < kWeightTypeLimit; ++type) s.repack_pays[type] = s.matmul_repacked[type] != nullptr;
+#define KEEL_REPACK_PAYS(T) s.repack_pays[T] = true;
+    KEEL_QUANTIZED_TYPES(KEEL_REPACK_PAYS)
     return s;
 }
 constexpr KernelSet make_amx() {
