@@ -200,13 +200,13 @@ KEEL_INLINE void look_up_iq4_codes(typename V::I* code) {
 template <class V, WeightType T>
 KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, T>& f) {
     KEEL_UNROLL
-    for (uint32_t j = 0; j < f.kScales; ++j) f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
+    for (uint32_t j = 0; j < BlockFactors<V, T>::kScales; ++j) f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
 }
 // Factors of the activation sums 2i and 2i + 1.
 template <class V, WeightType T>
 KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, T>& f) {
     constexpr int kOffset = code_traits<V>(T).offset;
-    if constexpr (f.kPaired) {
+    if constexpr (BlockFactors<V, T>::kPaired) {
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) {
             typename V::I p = block_shape(T).sub == 32 ? V::widen_pair(bytes[i / 4], i % 4, i % 4) : V::widen_pair(bytes[i / 2], 2 * (i % 2), 2 * (i % 2) + 1);
@@ -448,7 +448,7 @@ KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::
     using F = typename V::F;
     constexpr BlockShape kShape = block_shape(T);
     const F da = V::broadcast(d_a);
-    if constexpr (kShape.sub != 0 && f.kPaired && !kShape.minimum) sum = dot_sums<V>(sum, f.pair(), sums);
+    if constexpr (kShape.sub != 0 && BlockFactors<V, T>::kPaired && !kShape.minimum) sum = dot_sums<V>(sum, f.pair(), sums);
     acc = V::fma(V::mul(f.d, da), V::to_float(sum), acc);
     if constexpr (kShape.minimum) {
         I m = V::zero();
