@@ -1,5 +1,5 @@
 #include "kernels/cpu/q8_amx.h"
-#if defined(__AMX_INT8__)
+#if defined(__AMX_INT8__) || defined(__AMXINT8__)
 
 namespace keel::kernels {
 namespace {
