@@ -35,11 +35,11 @@ struct HardwareTiles {
 
 template <WeightType T>
 void matmul_q8_amx(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, false, AmxColumns<HardwareTiles>>(a);
+    multiply_tiled<HardwareTiles, T, false>(a);
 }
 template <WeightType T>
 void matmul_repacked_amx(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, true, AmxColumns<HardwareTiles>>(a);
+    multiply_tiled<HardwareTiles, T, true>(a);
 }
 
 #define KEEL_INSTANTIATE(T)                            \

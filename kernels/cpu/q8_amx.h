@@ -59,7 +59,6 @@ struct AmxColumns {
         constexpr uint32_t kLanes = Q8Avx512::kLanes;
         const uint32_t blocks = a.k / kShape.elements;
         uint32_t c = 0;
-        if (a.columns < kTileSide) return 0;
         Tiles::configure(kShape.sub ? kShape.sub : kShape.elements);
         for (; c + kTileSide <= a.columns; c += kTileSide)
             for (uint32_t r = 0; r < rows; r += kLanes)
@@ -68,6 +67,12 @@ struct AmxColumns {
         return c;
     }
 };
+
+template <class Tiles, WeightType T, bool kRepacked>
+void multiply_tiled(const MatmulArgs& a) {
+    if (a.columns >= kTileSide) return multiply_many<Q8Avx512, T, kRepacked, AmxColumns<Tiles>>(a);
+    (kRepacked ? matmul_repacked_avx512<T> : matmul_q8_avx512<T>)(a);
+}
 
 }  // namespace
 }  // namespace keel::kernels

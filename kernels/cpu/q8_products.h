@@ -16,7 +16,7 @@
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
 //   load(p), load_rows(p, stride, I out[4])  16 bytes of L rows, transposed in dwords; load_row_dwords(p, stride)
-//   zero, set1_8, set1_16, and_, or_, xor_, add8, sub8, negate16, shift_left<n>, shift_right<n> (16-bit), the same
+//   zero, set1_8, set1_16, and_, or_, xor_ (without kSignedCodes), sub8, negate16, shift_left<n>, shift_right<n> (16-bit), the same
 //   with 32 in the name for dwords, look_up(table, I), add_fifth_bits(qh, I code[8])
 //   widen_scale(I bytes, b)  byte b of every lane, signed, in the form multiply_add takes; widen_pair(I, b0, b1): two
 //   bytes as 16-bit pair; f16_low(I), f16_high(I), load_f16(p): L scales
@@ -606,47 +606,52 @@ struct NoMatrixUnit {
     }
 };
 
-template <class V, WeightType T, bool kRepacked, class MatrixUnit = NoMatrixUnit>
-void matmul_q8_rows(const MatmulArgs& a) {
+// fn(source) for `count` rows from `row` on: a source of whole groups of L rows or, where rows are missing, one that repeats
+// the last.
+template <class V, WeightType T, bool kRepacked, class Fn>
+KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn&& fn) {
     const uint8_t* w = static_cast<const uint8_t*>(a.w);
-    const uint32_t blocks = a.k / block_shape(T).elements;
-    // fn(source of whole groups of L rows) or, where rows are missing, fn(source that repeats the last)
-    const auto with_rows = [&](uint32_t row, uint32_t count, auto&& fn) {
-        if constexpr (kRepacked) {
-            const uint32_t lane = row % kRepackRows;
-            const uint8_t* group = w + (row - lane) * a.w_row_bytes;
-            InterleavedRows<V, T> rows = {group, group, lane};
-            fn(rows);
-        } else if (count == V::kLanes) {
-            const uint8_t* first = w + row * a.w_row_bytes;
-            PlainRows<V, T> rows = {first, first, a.w_row_bytes};
-            fn(rows);
-        } else {
-            PartialRows<V, T> rows(w + row * a.w_row_bytes, a.w_row_bytes, count);
-            fn(rows);
-        }
-    };
-    if (a.columns <= V::kFewColumns) {
-        for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes) {
-            const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
-            with_rows(row, count, [&](auto& rows) {
-                if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
-                    if (a.columns == 1) return direct_rows<V, T>(a, rows, row);
-                }
-                if (a.columns <= 2) return few_columns<V, T, 2>(a, rows, row, count);
-                if (a.columns <= 4) return few_columns<V, T, 4>(a, rows, row, count);
-                if constexpr (V::kFewColumns > 4) few_columns<V, T, V::kTileColumns>(a, rows, row, count);
-            });
-        }
-        return;
+    if constexpr (kRepacked) {
+        const uint32_t lane = row % kRepackRows;
+        const uint8_t* group = w + (row - lane) * a.w_row_bytes;
+        InterleavedRows<V, T> rows = {group, group, lane};
+        fn(rows);
+    } else if (count == V::kLanes) {
+        const uint8_t* first = w + row * a.w_row_bytes;
+        PlainRows<V, T> rows = {first, first, a.w_row_bytes};
+        fn(rows);
+    } else {
+        PartialRows<V, T> rows(w + row * a.w_row_bytes, a.w_row_bytes, count);
+        fn(rows);
     }
+}
+
+// At most V::kFewColumns columns.
+template <class V, WeightType T, bool kRepacked>
+void multiply_few(const MatmulArgs& a) {
+    for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes) {
+        const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
+        with_rows<V, T, kRepacked>(a, row, count, [&](auto& rows) {
+            if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
+                if (a.columns == 1) return direct_rows<V, T>(a, rows, row);
+            }
+            if (a.columns <= 2) return few_columns<V, T, 2>(a, rows, row, count);
+            if (a.columns <= 4) return few_columns<V, T, 4>(a, rows, row, count);
+            if constexpr (V::kFewColumns > 4) few_columns<V, T, V::kTileColumns>(a, rows, row, count);
+        });
+    }
+}
+
+template <class V, WeightType T, bool kRepacked, class MatrixUnit>
+void multiply_many(const MatmulArgs& a) {
+    const uint32_t blocks = a.k / block_shape(T).elements;
     PanelBlock<V, T>* panels = static_cast<PanelBlock<V, T>*>(a.scratch);
     const uint64_t fit = matmul_scratch_bytes(a.k) / (blocks * sizeof(PanelBlock<V, T>));
     const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
     for (uint32_t row = a.row_begin; row < a.row_end; row += step) {
         const uint32_t rows = a.row_end - row < step ? a.row_end - row : step;
         for (uint32_t r = 0; r < rows; r += V::kLanes)
-            with_rows(row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
+            with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
                 for (uint32_t b = 0; b < blocks; ++b) {
                     source.at(b);
                     unpack_block<V, T>(source.block_rows(), panels + r / V::kLanes * blocks + b);
@@ -656,6 +661,12 @@ void matmul_q8_rows(const MatmulArgs& a) {
         for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns) panels_times_columns<V, T, V::kTileColumns, V::kTilePanels>(a, panels, row, rows, c);
         for (; c < a.columns; c += 4) panels_times_columns<V, T, 4, 1>(a, panels, row, rows, c);
     }
+}
+
+template <class V, WeightType T, bool kRepacked, class MatrixUnit = NoMatrixUnit>
+void matmul_q8_rows(const MatmulArgs& a) {
+    if (a.columns <= V::kFewColumns) return multiply_few<V, T, kRepacked>(a);
+    multiply_many<V, T, kRepacked, MatrixUnit>(a);
 }
 
 }  // namespace

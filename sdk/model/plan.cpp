@@ -76,9 +76,15 @@ void pack_buffers(ExecutionPlan* plan) {
 struct Rates {
     double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
 };
-constexpr Rates kScalarRates = {8000, 700, 250, 120};
-constexpr Rates kVectorRates = {10000, 60000, 30000, 10000};
-constexpr Rates kWideRates = {20000, 200000, 60000, 20000};  // AVX-512 and AMX
+constexpr Rates kRates[] = {  // by keel_cpu
+    {},
+    {8000, 700, 250, 120},          // scalar
+    {10000, 60000, 30000, 10000},   // avx2
+    {20000, 200000, 60000, 20000},  // avx512
+    {20000, 200000, 60000, 20000},  // amx
+    {10000, 60000, 30000, 10000},   // neon
+};
+static_assert(sizeof kRates / sizeof kRates[0] == kernels::kIsaLimit);
 
 struct Forms {
     bool f32 = false, q32 = false, q256 = false;
@@ -173,7 +179,7 @@ class Builder {
         }
     }
     void predict(Op* op) const {
-        const Rates& rates = c_.cpu == KEEL_CPU_SCALAR ? kScalarRates : c_.cpu == KEEL_CPU_AVX512 || c_.cpu == KEEL_CPU_AMX ? kWideRates : kVectorRates;
+        const Rates& rates = kRates[c_.cpu];
         const bool is_float = op->kind != OpKind::kMatmul || kWeightTypes[op->weight_type].activation_block == 0;
         const double macs_per_us = is_float ? rates.f32_macs_per_us : c_.q8 ? rates.q8_macs_per_us : rates.decode_macs_per_us;
         op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;

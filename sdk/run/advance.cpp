@@ -46,8 +46,7 @@ void add_session(Engine* e, Session* s, uint32_t count) {
 
 // A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long prompt
 // never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first ones fill the
-// chunk. Sessions that cannot go on are marked
-// done with their status.
+// chunk. Sessions that cannot go on are marked done with their status.
 void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, free_columns = e->config.chunk_tokens;

@@ -28,23 +28,25 @@ const kernels::KernelSet* usable_kernel_set(uint32_t isa) {
     return set && (isa != kernels::kAmx || platform::allow_tile_registers()) ? set : nullptr;
 }
 
-// The kernel set that a configuration asks for; AUTO leaves the choice to the environment, then to the machine.
-keel_status choose_kernels(keel_cpu cpu, const kernels::KernelSet** set, keel_error* error) {
+// The kernel set that `*cpu` asks for, and its number in place of AUTO, which leaves the choice to the environment, then to
+// the machine.
+keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_error* error) {
     static constexpr const char* kNames[kernels::kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
-    if (cpu != KEEL_CPU_AUTO) {
-        *set = usable_kernel_set(cpu);
-        return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "config.cpu", "this machine or build lacks the kernel set");
+    const char* field = "config.cpu";
+    uint32_t isa = static_cast<uint32_t>(*cpu);
+    if (isa == KEEL_CPU_AUTO) {
+        const char* wanted = getenv("KEEL_CPU");
+        if (wanted && *wanted) {
+            field = "KEEL_CPU";
+            for (isa = kernels::kScalar; isa < kernels::kIsaLimit && strcmp(wanted, kNames[isa]) != 0;) ++isa;
+            if (isa == kernels::kIsaLimit) return fail(error, KEEL_E_UNSUPPORTED, 0, field, "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
+        } else {
+            for (isa = kernels::kIsaLimit - 1; isa > kernels::kScalar && !usable_kernel_set(isa);) --isa;  // numbered from slow to fast
+        }
     }
-    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)  // from slow to fast
-        if (const kernels::KernelSet* usable = usable_kernel_set(isa)) *set = usable;
-    const char* wanted = getenv("KEEL_CPU");
-    if (!wanted || !*wanted) return KEEL_OK;
-    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa) {
-        if (strcmp(wanted, kNames[isa]) != 0) continue;
-        *set = usable_kernel_set(isa);
-        return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "this machine or build lacks the kernel set that the environment names");
-    }
-    return fail(error, KEEL_E_UNSUPPORTED, 0, "KEEL_CPU", "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
+    *cpu = static_cast<keel_cpu>(isa);
+    *set = usable_kernel_set(isa);
+    return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
 }
 
 void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, Session* s) {
@@ -129,9 +131,8 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
-    KEEL_TRY(choose_kernels(c.cpu, &out->kernels, error));
-    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
-        if (out->kernels == kernels::find_kernel_set(isa)) out->cpu = static_cast<keel_cpu>(isa);
+    out->cpu = c.cpu;
+    KEEL_TRY(choose_kernels(&out->cpu, &out->kernels, error));
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;

@@ -22,17 +22,12 @@ struct EmulatedTiles {
     }
 };
 
-template <WeightType T, bool kRepacked>
-void multiply(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, kRepacked, AmxColumns<EmulatedTiles>>(a);
-}
-
 }  // namespace
 
 void emulate_amx_products(KernelSet* set) {
 #define KEEL_EMULATE(T)                     \
-    set->matmul_q8[T] = multiply<T, false>; \
-    set->matmul_repacked[T] = multiply<T, true>;
+    set->matmul_q8[T] = multiply_tiled<EmulatedTiles, T, false>; \
+    set->matmul_repacked[T] = multiply_tiled<EmulatedTiles, T, true>;
     KEEL_QUANTIZED_TYPES(KEEL_EMULATE)
 }
 
