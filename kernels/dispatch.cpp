@@ -1,4 +1,4 @@
-// Which kernel sets this build has and this machine can run; the KV format table.
+// Which kernel sets this build has and this machine can run.
 #include "kernels/cpu/kernel_sets.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -6,11 +6,6 @@
 #include "platform/platform.h"
 
 namespace keel::kernels {
-
-constinit const KvFormatInfo kKvFormats[kKvFormatCount] = {
-    {"f16", 16, [](uint32_t head_dim) -> uint32_t { return head_dim * 2; }},
-    {"f32", 32, [](uint32_t head_dim) -> uint32_t { return head_dim * 4; }},
-};
 
 namespace {
 

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/kv_formats.h"
 #include "kernels/repack.h"
 #include "kernels/weight_types.h"
 
@@ -55,27 +56,35 @@ static inline uint64_t matmul_scratch_bytes(uint32_t k) {
 using MatmulFn = void (*)(const MatmulArgs&);
 
 // ---- attention (NUMERICS section 5) ----
-enum KvFormat : uint32_t { kKvF16 = 0, kKvF32 = 1, kKvFormatCount = 2 };
-struct KvFormatInfo {
-    const char* name;
-    uint32_t element_bits;
-    uint32_t (*row_bytes)(uint32_t head_dim);  // fixed stride of one row
+// One head's K or V rows of a layer in a page: row j has its codes at codes + j * code_bytes and its scales likewise.
+struct KvPlane {
+    KvFormat format;
+    uint32_t code_bytes, scale_bytes;  // strides of rows
+    uint64_t codes, scales;            // byte offsets in a page
 };
-extern const KvFormatInfo kKvFormats[kKvFormatCount];
 
 constexpr uint32_t kAttentionTile = 64;   // positions
 constexpr uint32_t kAttentionSpan = 512;  // positions
-constexpr uint32_t kMaxHeadDim = 256;
 constexpr uint32_t kMaxQueryRows = 128;   // query rows of one call
 
-// One KV head of one session, one span, several query rows. Running state (m, l, o) per query row is merged in place as
+// What the keys lack of a mean that was removed from them before their rotation (RoPE): q . R(position) mean, as a sum over
+// pairs of A cos(angle) + B sin(angle). Angles are the pairs' frequencies times the position, as base of the tile plus rest.
+struct KeyMean {
+    uint32_t pairs;                    // 0: nothing was removed
+    const float* bases;                // [tile][2 * pairs]: cos, sin at position kAttentionTile * tile
+    const float* turns;                // [2 * pairs][kAttentionTile]: cos (even rows), sin (odd rows) at position j of a tile
+    const float* const* coefficients;  // rows pointers to f32[2 * pairs]: A, B
+};
+constexpr uint32_t kMaxMeanPairs = kMaxHeadDim / 2;
+
+// One KV head of one session, one span, several query rows. Queries of rotated K formats are rotated, and the output of
+// rotated V formats is. Running state (m, l, o) per query row is merged in place as
 // section 5 says: the caller sets m = -inf before the first span and calls attention_finish after the last.
 struct AttentionArgs {
     const uint8_t* const* pages;  // page p holds positions [p*page_tokens, (p+1)*page_tokens)
     uint32_t page_tokens;         // a multiple of kAttentionTile
-    uint64_t k_offset, v_offset;  // byte offset in a page of this layer's and head's K and V rows; row j at + j*row_bytes
-    uint32_t k_row_bytes, v_row_bytes;
-    KvFormat k_format, v_format;
+    KvPlane k, v;                 // this layer's and head's
+    KeyMean mean;
     uint32_t head_dim;            // multiple of 8, at most kMaxHeadDim
     uint32_t span;                // positions [span*512, span*512+512)
     uint32_t rows;                // 1..kMaxQueryRows
@@ -91,7 +100,8 @@ struct AttentionArgs {
 // Upper bound over all kernel sets; the caller provides this much per thread.
 static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
     const uint32_t wide = (head_dim + 15) & ~15u;
-    return 2 * kAttentionTile * wide + kMaxQueryRows * (kAttentionTile + wide + 16);
+    return 2 * kAttentionTile * (wide + kMaxKvScales) + kMaxQueryRows * (kAttentionTile + wide + 16) +
+           kMaxQueryRows * (wide / 4 + kMaxKvScales);  // queries as integers, and their scales
 }
 
 struct KernelSet {
@@ -120,8 +130,12 @@ struct KernelSet {
     void (*scale)(float* x, float factor, uint32_t n);                // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
 
-    void (*kv_encode[kKvFormatCount])(const float* src, uint32_t head_dim, void* row);
-    void (*kv_decode[kKvFormatCount])(const void* row, uint32_t head_dim, float* dst);
+    // One row f32[head_dim] -> its codes and scales (kernels/kv_formats.h), and back; scales of float formats may be null.
+    void (*kv_encode[kKvFormatCount])(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales);
+    void (*kv_decode[kKvFormatCount])(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row);
+    // The signed Hadamard rotation of rotated formats, in place, and its inverse.
+    void (*kv_rotate)(float* row, uint32_t head_dim);
+    void (*kv_unrotate)(float* row, uint32_t head_dim);
     void (*attention_span)(const AttentionArgs&);
     void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
 };

@@ -229,7 +229,27 @@ typedef struct keel_hooks {
                            uint8_t* mask, uint32_t vocabulary);
 } keel_hooks;
 
-typedef enum keel_kv_format { KEEL_KV_DEFAULT = 0, KEEL_KV_F16 = 1, KEEL_KV_F32 = 2 } keel_kv_format;
+/* How K and V rows are coded in the KV arena; kernels/kv_formats.h has the layouts. `bits` count the row's scale for a head
+ * of 64. ROTATED, E8 and TCQ rows are coded after a signed Hadamard rotation, which attention undoes once per query. */
+typedef enum keel_kv_format {
+    KEEL_KV_DEFAULT = 0,      /* the profile's, else f16 */
+    KEEL_KV_F16 = 1,
+    KEEL_KV_F32 = 2,
+    KEEL_KV_FP8_E4M3 = 3,     /* saturating, no scale */
+    KEEL_KV_Q8_0 = 4,         /* 8.5 bits an element; head size a multiple of 32, as for the next three */
+    KEEL_KV_Q4_0 = 5,         /* 4.5 bits */
+    KEEL_KV_Q8_0_ROTATED = 6,
+    KEEL_KV_Q4_0_ROTATED = 7,
+    KEEL_KV_E8_2 = 8,         /* lattice E8, one scale per row: 2.25 bits */
+    KEEL_KV_E8_3 = 9,
+    KEEL_KV_E8_4 = 10,
+    KEEL_KV_E8_5 = 11,
+    KEEL_KV_E8_6 = 12,
+    KEEL_KV_E8_8 = 13,
+    KEEL_KV_TCQ_2 = 14,       /* trellis-coded, one scale per row: 2.25 bits */
+    KEEL_KV_TCQ_3 = 15,
+    KEEL_KV_TCQ_4 = 16
+} keel_kv_format;
 
 typedef enum keel_weights {
     KEEL_WEIGHTS_DEFAULT = 0,    /* copied, and interleaved (see REPACK) where the kernel set is faster for it */
@@ -280,14 +300,17 @@ typedef struct keel_config {
                                   affinity mask, and no more than the CPU quota of its control groups, rounded down */
     uint32_t tile_us;          /* predicted time between two looks at the clock, default 250 */
     uint32_t max_text_bytes;   /* longest unsplittable run keel_tokenize handles, default 16,384 */
-    keel_kv_format k_format;   /* default f16 */
-    keel_kv_format v_format;   /* default f16 */
+    keel_kv_format k_format;   /* of all layers; default: the profile's, else f16. KEEL_E_UNSUPPORTED where the head size */
+    keel_kv_format v_format;   /* does not fit the format */
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
     uint32_t pin_threads;      /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
                                   the calling thread is left as it is */
     keel_hooks hooks;
+    const keel_reader* kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_op and
+                                  keel_engine_init only. Formats per layer, and what is removed from keys and values before
+                                  they are coded; k_format and v_format go before its formats */
 } keel_config;
 
 typedef enum keel_region_kind {
@@ -312,7 +335,7 @@ typedef struct keel_memory_plan {
     keel_region_plan regions[KEEL_REGION_COUNT];
     uint64_t mapped_weight_bytes; /* weights read in place from the reader */
     uint64_t kv_page_bytes;       /* one page, all layers, K and V */
-    uint64_t kv_bytes_per_token;
+    uint64_t kv_bytes_per_token;  /* a page over its tokens */
     uint32_t kv_pages;
     uint32_t context_tokens, chunk_tokens, max_sessions, threads; /* the configuration with its defaults resolved */
     uint32_t op_count;            /* ops of the execution plan */
@@ -320,6 +343,7 @@ typedef struct keel_memory_plan {
     uint32_t reserved;
     uint64_t decode_bytes;        /* bytes one decoded token moves at context 0 (weights once, activations) */
     char note[160];               /* choices worth knowing, e.g. "rope: long factors"; empty if none */
+    uint64_t kv_side_bytes;       /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
 } keel_memory_plan;
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.

@@ -6,20 +6,14 @@
 #pragma once
 #include "kernels/cpu/float_vector.h"
 #include "kernels/cpu/kernel_sets.h"
+#include "kernels/cpu/kv_integer_impl.h"
 #include "kernels/cpu/rowops_impl.h"
 
 namespace keel::kernels {
 namespace {
 
 template <class V>
-KEEL_INLINE void kv_encode_f16_lanes(const float* src, uint32_t head_dim, void* row) {
-    uint16_t* dst = static_cast<uint16_t*>(row);
-    uint32_t i = 0;
-    for (; i + V::kLanes <= head_dim; i += V::kLanes) V::store_f16(dst + i, V::load(src + i));
-    for (; i < head_dim; ++i) dst[i] = f32_to_f16(src[i]);
-}
-template <class V>
-KEEL_INLINE void kv_decode_f16_lanes(const void* row, uint32_t head_dim, float* dst) {
+KEEL_INLINE void decode_f16_lanes(const void* row, uint32_t head_dim, float* dst) {
     const uint16_t* src = static_cast<const uint16_t*>(row);
     uint32_t i = 0;
     for (; i + V::kLanes <= head_dim; i += V::kLanes) V::store(dst + i, V::load_f16(src + i));
@@ -29,11 +23,16 @@ KEEL_INLINE void kv_decode_f16_lanes(const void* row, uint32_t head_dim, float* 
 constexpr uint32_t kDirectRows = 8;  // query rows of one call up to which f16 rows are widened at every use
 constexpr uint32_t kQueryBlock = 4;
 
-// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes.
+// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Integers come with their scales.
+enum class TileForm { kF32, kF16, kInteger };
 struct TileRows {
     const uint8_t* data;
     uint64_t row_bytes;
-    bool half;  // f16; else f32
+    TileForm form;
+    const float* scales;    // [64][scale_count]
+    uint32_t scale_count;
+
+    const int8_t* integers() const { return reinterpret_cast<const int8_t*>(data); }
 };
 
 // A query row that sees something of the tile.
@@ -187,24 +186,32 @@ KEEL_INLINE void value_block(const TileRows& v, uint32_t n, const LiveRow* live,
     for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, all.hi, live[r].see.hi, o + r);
 }
 
-// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie, or widened in `tile`,
-// rows of `stride` floats with zeros behind n.
+// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie, unpacked to integers, or
+// decoded in `tile`, rows of `stride` floats with zeros behind n. Room of `tile`: (stride + kMaxKvScales) * kAttentionTile.
 template <class V>
-KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, KvFormat format, uint64_t offset, uint32_t row_bytes,
-                               uint32_t first, VisibleRange any, uint32_t stride, float* tile) {
+KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any, uint32_t stride, float* tile) {
     const uint32_t n = a.head_dim;
-    const uint8_t* rows = kv_row(a, offset, row_bytes, first);
-    if (n == stride && (format == kKvF32 || a.rows <= kDirectRows)) return {rows, row_bytes, format == kKvF16};
+    if (kKvFormats[plane.format].integer) {
+        float* scales = tile + kAttentionTile * stride;
+        unpack_tile(a, plane, first, any, reinterpret_cast<int8_t*>(tile), scales);
+        return {reinterpret_cast<const uint8_t*>(tile), n, TileForm::kInteger, scales, kv_scales(plane.format, n)};
+    }
+    const uint64_t row0 = first % a.page_tokens;
+    const uint8_t* page = a.pages[first / a.page_tokens];
+    const uint8_t* rows = page + plane.codes + row0 * plane.code_bytes;
+    const bool half = plane.format == kKvF16;
+    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows)))
+        return {rows, plane.code_bytes, half ? TileForm::kF16 : TileForm::kF32, nullptr, 0};
     for (uint32_t j = any.lo; j < any.hi; ++j) {
-        const uint8_t* row = rows + uint64_t{j} * row_bytes;
+        const uint8_t* row = rows + uint64_t{j} * plane.code_bytes;
         float* to = tile + j * stride;
-        if (format == kKvF16)
-            kv_decode_f16_lanes<V>(row, n, to);
+        if (half)
+            decode_f16_lanes<V>(row, n, to);
         else
-            memcpy(to, row, n * sizeof(float));
+            kv_decode_row(plane.format, row, page + plane.scales + (row0 + j) * plane.scale_bytes, n, to);
         for (uint32_t i = n; i < stride; ++i) to[i] = 0.0f;
     }
-    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), false};
+    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), TileForm::kF32, nullptr, 0};
 }
 
 // Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V
@@ -215,29 +222,36 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
     const uint32_t n = a.head_dim, wide = (n + 15) & ~15u, stride = wide + 16;
     const uint32_t span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
     float* k_tile = a.scratch;
-    float* v_tile = k_tile + kAttentionTile * wide;
-    float* scores = v_tile + kAttentionTile * wide;
+    float* v_tile = k_tile + kAttentionTile * (wide + kMaxKvScales);
+    float* scores = v_tile + kAttentionTile * (wide + kMaxKvScales);
     float* states = scores + a.rows * kAttentionTile;
+    float* query_scales = states + a.rows * stride;
+    int8_t* queries = reinterpret_cast<int8_t*>(query_scales + a.rows * kMaxKvScales);
     for (uint32_t r = 0; r < a.rows; ++r) {
         float* state = states + r * stride;
         memset(state, 0, stride * sizeof(float));
         state[wide] = -kInf32;
+        if (kKvFormats[a.k.format].integer) quantize_query(a.q[r], n, kv_scales(a.k.format, n), queries + r * n, query_scales + r * kMaxKvScales);
     }
     for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
         LiveRow live[kMaxQueryRows];
         uint32_t count = 0;
         VisibleRange any = {kAttentionTile, 0};  // what some query row sees of the tile
         for (uint32_t r = 0; r < a.rows; ++r) {
-            const VisibleRange see = visible_in(a.begin[r], a.end[r], first, first + kAttentionTile);
+            const VisibleRange see = visible_in_tile(a, r, first);
             if (see.lo >= see.hi) continue;
-            live[count] = {r, {see.lo - first, see.hi - first}};
+            live[count] = {r, see};
             any.lo = live[count].see.lo < any.lo ? live[count].see.lo : any.lo;
             any.hi = live[count].see.hi > any.hi ? live[count].see.hi : any.hi;
             ++count;
         }
         if (count == 0) continue;
-        const TileRows k = tile_rows<V>(a, a.k_format, a.k_offset, a.k_row_bytes, first, any, wide, k_tile);
-        for (uint32_t b = 0; b < count; b += kQueryBlock) {
+        const TileRows k = tile_rows<V>(a, a.k, first, any, wide, k_tile);
+        if (k.form == TileForm::kInteger)
+            for (uint32_t i = 0; i < count; ++i)
+                integer_scores(k.integers(), k.scales, queries + live[i].row * n, query_scales + live[i].row * kMaxKvScales, n, k.scale_count,
+                               live[i].see, scores + live[i].row * kAttentionTile);
+        for (uint32_t b = 0; k.form != TileForm::kInteger && b < count; b += kQueryBlock) {
             const uint32_t in_block = count - b < kQueryBlock ? count - b : kQueryBlock;
             const float* q[kQueryBlock];
             float* s[kQueryBlock];
@@ -255,18 +269,28 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
                 for (uint32_t d = n; d < wide; ++d) padded[i][d] = -0.0f;
                 q[i] = padded[i];
             }
-            if (k.half)
+            if (k.form == TileForm::kF16)
                 score_block<V, LoadF16<V>>(k, wide, q, in_block, block.lo, block.hi, s);
             else
                 score_block<V, LoadF32<V>>(k, wide, q, in_block, block.lo, block.hi, s);
         }
         for (uint32_t i = 0; i < count; ++i) {
+            if (a.mean.pairs) add_mean_scores(a, live[i].row, first, live[i].see, scores + live[i].row * kAttentionTile);
             float* state = states + live[i].row * stride;
             const float c = soften_scores<V>(a, live[i].see, scores + live[i].row * kAttentionTile, state + wide,
                                              state + wide + 1);
             scale_lanes<V>(state, c, wide);
         }
-        const TileRows v = tile_rows<V>(a, a.v_format, a.v_offset, a.v_row_bytes, first, any, wide, v_tile);
+        const TileRows v = tile_rows<V>(a, a.v, first, any, wide, v_tile);
+        if (v.form == TileForm::kInteger) {
+            for (uint32_t i = 0; i < count; ++i) {
+                int16_t w[kMaxKvScales][kAttentionTile];
+                float unit[kMaxKvScales];
+                quantize_weights(scores + live[i].row * kAttentionTile, v.scales, v.scale_count, live[i].see, w, unit);
+                add_integer_values(v.integers(), w, unit, n, v.scale_count, live[i].see, states + live[i].row * stride);
+            }
+            continue;
+        }
         for (uint32_t b = 0; b < count; b += kQueryBlock) {
             const uint32_t in_block = count - b < kQueryBlock ? count - b : kQueryBlock;
             const float* p[kQueryBlock];
@@ -275,7 +299,7 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
                 p[i] = scores + live[b + i].row * kAttentionTile;
                 o[i] = states + live[b + i].row * stride;
             }
-            if (v.half)
+            if (v.form == TileForm::kF16)
                 value_block<V, LoadF16<V>>(v, wide, live + b, in_block, p, o);
             else
                 value_block<V, LoadF32<V>>(v, wide, live + b, in_block, p, o);
@@ -306,7 +330,7 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
 
 #define KEEL_DEFINE_ATTENTION(isa, V)                                                                              \
     void kv_encode_f16_##isa(const float* src, uint32_t head_dim, void* row) { kv_encode_f16_lanes<V>(src, head_dim, row); } \
-    void kv_decode_f16_##isa(const void* row, uint32_t head_dim, float* dst) { kv_decode_f16_lanes<V>(row, head_dim, dst); } \
+    void kv_decode_f16_##isa(const void* row, uint32_t head_dim, float* dst) { decode_f16_lanes<V>(row, head_dim, dst); } \
     void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V>(a); }                              \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
 

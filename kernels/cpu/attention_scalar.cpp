@@ -1,26 +1,11 @@
-// KV row codecs and attention over one span (NUMERICS section 5), the reference for every other set.
+// Attention over one span (NUMERICS section 5), the reference for every other set.
 #include <string.h>
 
 #include "kernels/cpu/kernel_sets.h"
+#include "kernels/cpu/kv_integer_impl.h"
 #include "kernels/numeric.h"
 
 namespace keel::kernels {
-
-void kv_encode_f16_scalar(const float* src, uint32_t head_dim, void* row) {
-    uint16_t* dst = static_cast<uint16_t*>(row);
-    for (uint32_t i = 0; i < head_dim; ++i) dst[i] = f32_to_f16(src[i]);
-}
-void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row) {
-    memcpy(row, src, head_dim * sizeof(float));
-}
-void kv_decode_f16_scalar(const void* row, uint32_t head_dim, float* dst) {
-    const uint16_t* src = static_cast<const uint16_t*>(row);
-    for (uint32_t i = 0; i < head_dim; ++i) dst[i] = f16_to_f32(src[i]);
-}
-void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst) {
-    memcpy(dst, row, head_dim * sizeof(float));
-}
-
 namespace {
 
 float dot_f32(const float* w, const float* x, uint32_t n) {
@@ -35,66 +20,98 @@ struct RowState {
     float* o;
 };
 
-// One tile for one query row: k and v hold the decoded rows of positions first + lo .. first + hi - 1 at their place.
-void attend_tile(const AttentionArgs& a, uint32_t row, const float* k, const float* v, VisibleRange in_tile,
-                 RowState& s) {
+// K or V rows of a tile, decoded or as integers, each at the place of its position.
+struct TileRows {
+    const float* rows;
+    const int8_t* integers;  // null: rows are decoded
+    const float* scales;
+    uint32_t scale_count;    // of a row
+};
+
+TileRows read_tile(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange see, float* room) {
+    const uint32_t n = a.head_dim, scales = kv_scales(plane.format, n);
+    float* scale = room + kAttentionTile * n;
+    if (kKvFormats[plane.format].integer) {
+        unpack_tile(a, plane, first, see, reinterpret_cast<int8_t*>(room), scale);
+        return {nullptr, reinterpret_cast<const int8_t*>(room), scale, scales};
+    }
+    const uint8_t* page = a.pages[first / a.page_tokens];
+    for (uint32_t j = see.lo; j < see.hi; ++j) {
+        const uint64_t row = first % a.page_tokens + j;
+        kv_decode_row(plane.format, page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes, n, room + j * n);
+    }
+    return {room, nullptr, nullptr, 0};
+}
+
+// One tile for one query row; q8 and d: the query as integers, where K is.
+void attend_tile(const AttentionArgs& a, uint32_t row, uint32_t first, const TileRows& k, const TileRows& v, const int8_t* q8,
+                 const float* d, VisibleRange see, RowState& s) {
     const uint32_t n = a.head_dim;
     float p[kAttentionTile], lanes[16] = {};
+    if (k.integers)
+        integer_scores(k.integers, k.scales, q8, d, n, k.scale_count, see, p);
+    else
+        for (uint32_t j = see.lo; j < see.hi; ++j) p[j] = dot_f32(k.rows + uint64_t{j} * n, a.q[row], n);
+    if (a.mean.pairs) add_mean_scores(a, row, first, see, p);
     float m = s.m;
-    for (uint32_t j = in_tile.lo; j < in_tile.hi; ++j) {
-        p[j] = dot_f32(k + uint64_t{j} * n, a.q[row], n) * a.scale;
+    for (uint32_t j = see.lo; j < see.hi; ++j) {
+        p[j] = p[j] * a.scale;
         if (a.softcap != 0.0f) p[j] = softcap_f32(p[j], a.softcap);
         if (p[j] > m || p[j] != p[j]) m = p[j];  // a NaN stays
     }
     const float c = s.m == -kInf32 ? 0.0f : exp_f32(s.m - m);
-    for (uint32_t j = in_tile.lo; j < in_tile.hi; ++j) {
+    for (uint32_t j = see.lo; j < see.hi; ++j) {
         p[j] = exp_f32(p[j] - m);
         lanes[j % 16] = lanes[j % 16] + p[j];
     }
     s.l = fma_f32(s.l, c, tree16(lanes));
-    for (uint32_t d = 0; d < n; ++d) {
-        float o = s.o[d] * c;
-        for (uint32_t j = in_tile.lo; j < in_tile.hi; ++j) o = fma_f32(p[j], v[uint64_t{j} * n + d], o);
-        s.o[d] = o;
-    }
     s.m = m;
+    for (uint32_t i = 0; i < n; ++i) s.o[i] = s.o[i] * c;
+    if (v.integers) {
+        int16_t w[kMaxKvScales][kAttentionTile];
+        float unit[kMaxKvScales];
+        quantize_weights(p, v.scales, v.scale_count, see, w, unit);
+        add_integer_values(v.integers, w, unit, n, v.scale_count, see, s.o);
+        return;
+    }
+    for (uint32_t i = 0; i < n; ++i)
+        for (uint32_t j = see.lo; j < see.hi; ++j) s.o[i] = fma_f32(p[j], v.rows[uint64_t{j} * n + i], s.o[i]);
 }
 
 }  // namespace
 
 // Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V
-// tile, and per query row its output of the span with (m, l) behind it.
+// tile, per query row its output of the span with (m, l) behind it, and the queries as integers.
 void attention_span_scalar(const AttentionArgs& a) {
-    static constexpr void (*kDecode[kKvFormatCount])(const void*, uint32_t, float*) = {kv_decode_f16_scalar,
-                                                                                       kv_decode_f32_scalar};
-    const uint32_t n = a.head_dim, stride = n + 2;
+    const uint32_t n = a.head_dim, stride = n + 2, k_scales = kv_scales(a.k.format, n);
     const uint32_t span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
     float* k = a.scratch;
-    float* v = k + kAttentionTile * n;
-    float* states = v + kAttentionTile * n;
+    float* v = k + kAttentionTile * (n + kMaxKvScales);
+    float* states = v + kAttentionTile * (n + kMaxKvScales);
+    float* d = states + a.rows * stride;
+    int8_t* q8 = reinterpret_cast<int8_t*>(d + a.rows * kMaxKvScales);
     for (uint32_t r = 0; r < a.rows; ++r) {
         float* state = states + r * stride;
         memset(state, 0, stride * sizeof(float));
         state[n] = -kInf32;
+        if (kKvFormats[a.k.format].integer) quantize_query(a.q[r], n, k_scales, q8 + r * n, d + r * kMaxKvScales);
     }
     for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
-        VisibleRange any = {first + kAttentionTile, first};  // what some query row sees of the tile
+        VisibleRange any = {kAttentionTile, 0};  // what some query row sees of the tile
         for (uint32_t r = 0; r < a.rows; ++r) {
-            const VisibleRange see = visible_in(a.begin[r], a.end[r], first, first + kAttentionTile);
+            const VisibleRange see = visible_in_tile(a, r, first);
             if (see.lo >= see.hi) continue;
             any.lo = see.lo < any.lo ? see.lo : any.lo;
             any.hi = see.hi > any.hi ? see.hi : any.hi;
         }
-        for (uint32_t j = any.lo; j < any.hi; ++j) {
-            kDecode[a.k_format](kv_row(a, a.k_offset, a.k_row_bytes, j), n, k + (j - first) * n);
-            kDecode[a.v_format](kv_row(a, a.v_offset, a.v_row_bytes, j), n, v + (j - first) * n);
-        }
+        if (any.lo >= any.hi) continue;
+        const TileRows k_rows = read_tile(a, a.k, first, any, k), v_rows = read_tile(a, a.v, first, any, v);
         for (uint32_t r = 0; r < a.rows; ++r) {
-            const VisibleRange see = visible_in(a.begin[r], a.end[r], first, first + kAttentionTile);
+            const VisibleRange see = visible_in_tile(a, r, first);
             if (see.lo >= see.hi) continue;
             float* state = states + r * stride;
             RowState s = {state[n], state[n + 1], state};
-            attend_tile(a, r, k, v, {see.lo - first, see.hi - first}, s);
+            attend_tile(a, r, first, k_rows, v_rows, q8 + r * n, d + r * kMaxKvScales, see, s);
             state[n] = s.m;
             state[n + 1] = s.l;
         }

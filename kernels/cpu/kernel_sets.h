@@ -39,12 +39,14 @@ struct VisibleRange {
 static inline VisibleRange visible_in(uint32_t begin, uint32_t end, uint32_t first, uint32_t last) {
     return {begin > first ? begin : first, end < last ? end : last};
 }
-static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uint32_t row_bytes, uint32_t position) {
-    return a.pages[position / a.page_tokens] + offset + uint64_t{position % a.page_tokens} * row_bytes;
+// What query row `row` of the call sees of the tile that begins at `first`, counted from there.
+static inline VisibleRange visible_in_tile(const AttentionArgs& a, uint32_t row, uint32_t first) {
+    const VisibleRange see = visible_in(a.begin[row], a.end[row], first, first + kAttentionTile);
+    return {see.lo - first, see.hi > first ? see.hi - first : 0};
 }
 
-// The families, once per instruction set: by weight type in dequantize_*.cpp and matmul_*.cpp (instantiated there), the
-// others in rowops_*.cpp and attention_*.cpp.
+// The families, once per instruction set: by weight type in dequantize_*.cpp and matmul_*.cpp, by KV format in kv_codecs_*.cpp
+// (instantiated there), the others in rowops_*.cpp and attention_*.cpp.
 #define KEEL_DECLARE_SET(isa)                                                             \
     template <WeightType T>                                                               \
     void dequantize_##isa(const void* src, float* dst, uint32_t k);                       \
@@ -63,8 +65,12 @@ static inline const uint8_t* kv_row(const AttentionArgs& a, uint64_t offset, uin
     void add_##isa(float* x, const float* y, uint32_t n);                                 \
     void scale_##isa(float* x, float factor, uint32_t n);                                 \
     void softcap_##isa(float* x, float cap, uint32_t n);                                  \
-    void kv_encode_f16_##isa(const float* src, uint32_t head_dim, void* row);             \
-    void kv_decode_f16_##isa(const void* row, uint32_t head_dim, float* dst);             \
+    template <KvFormat F>                                                                 \
+    void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales); \
+    template <KvFormat F>                                                                 \
+    void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row); \
+    void kv_rotate_##isa(float* row, uint32_t head_dim);                                  \
+    void kv_unrotate_##isa(float* row, uint32_t head_dim);                                \
     void attention_span_##isa(const AttentionArgs& args);                                 \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim);
 KEEL_DECLARE_SET(scalar)
@@ -77,10 +83,6 @@ template <WeightType T>
 void matmul_q8_amx(const MatmulArgs& args);
 template <WeightType T>
 void matmul_repacked_amx(const MatmulArgs& args);
-
-// Copies, shared by all sets.
-void kv_encode_f32_scalar(const float* src, uint32_t head_dim, void* row);
-void kv_decode_f32_scalar(const void* row, uint32_t head_dim, float* dst);
 
 extern const KernelSet kScalarSet;
 #if defined(__x86_64__)

@@ -5,6 +5,8 @@
 namespace keel {
 namespace {
 
+uint64_t round16(uint64_t bytes) { return (bytes + 15) & ~uint64_t{15}; }
+
 struct PoolLock {
     explicit PoolLock(KvPool* pool) : pool_(pool) {
         while (pool_->lock.exchange(1, std::memory_order_acquire)) {
@@ -36,20 +38,25 @@ void drop_from(KvPool* pool, KvPageList* list, uint32_t keep) {
 
 }  // namespace
 
-KvGeometry kv_geometry(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, kernels::KvFormat k, kernels::KvFormat v) {
-    KvGeometry g = {};
-    g.layers = layers;
-    g.kv_heads = kv_heads;
-    g.head_dim = head_dim;
-    g.k_format = k;
-    g.v_format = v;
-    g.k_row_bytes = kernels::kKvFormats[k].row_bytes(head_dim);
-    g.v_row_bytes = kernels::kKvFormats[v].row_bytes(head_dim);
-    g.k_plane_bytes = kernels::round64(uint64_t{kPageTokens} * g.k_row_bytes);
-    g.v_plane_bytes = kernels::round64(uint64_t{kPageTokens} * g.v_row_bytes);
-    g.layer_bytes = kv_heads * (g.k_plane_bytes + g.v_plane_bytes);
-    g.page_bytes = layers * g.layer_bytes;
-    return g;
+KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& formats, uint64_t* page_bytes) {
+    KvLayer layer = {};
+    const auto plane = [&](kernels::KvFormat format, uint64_t* head_bytes) {
+        kernels::KvPlane p = {};
+        p.format = format;
+        p.code_bytes = kernels::kv_code_bytes(format, head_dim);
+        p.scale_bytes = kernels::kv_scale_bytes(format, head_dim);
+        p.codes = *page_bytes;
+        const uint64_t codes = round16(uint64_t{kPageTokens} * p.code_bytes);
+        p.scales = p.codes + codes;
+        *head_bytes = codes + round16(uint64_t{kPageTokens} * p.scale_bytes);
+        *page_bytes += kv_heads * *head_bytes;
+        return p;
+    };
+    layer.k = plane(formats.k, &layer.k_head_bytes);
+    layer.v = plane(formats.v, &layer.v_head_bytes);
+    layer.k_scale = formats.k_scale;
+    layer.v_scale = formats.v_scale;
+    return layer;
 }
 
 void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables, Arena& pages) {

@@ -1,9 +1,9 @@
 // The KV arena: fixed pages of kv page_tokens positions, shared by all sessions of an engine.
 //
-// One page holds every layer's K and V rows of its positions, as planes of fixed-stride rows:
+// One page holds every layer's K and V rows of its positions. Each head has two planes of fixed-stride rows, codes and
+// scales (kernels/kv_formats.h), each rounded up to 16 bytes; the formats may differ from layer to layer:
 //
-//     page | layer 0: K head 0 | K head 1 | ... | V head 0 | V head 1 | ... | layer 1: ...
-//            each plane: page_tokens rows of row_bytes, rounded up to 64 bytes
+//     page | layer 0: K head 0 codes | scales | K head 1 codes | scales | ... | V head 0 codes | scales | ... | layer 1: ...
 //
 // A session is a list of page ids. Pages are reference-counted: a fork shares the full ones, and a session that appends
 // into a shared page copies it first. Nothing here changes when a needed page is missing: KEEL_E_KV_FULL comes first.
@@ -19,17 +19,41 @@ namespace keel {
 constexpr uint32_t kPageTokens = 64;
 static_assert(kPageTokens % kernels::kAttentionTile == 0);
 
+// The formats of one layer and how its lattice and trellis rows are scaled.
+struct KvLayerFormats {
+    kernels::KvFormat k, v;
+    kernels::KvScaleMode k_scale, v_scale;
+};
+
+// One layer of a page: the planes of head 0, and how far those of the next head lie behind.
+struct KvLayer {
+    kernels::KvPlane k, v;
+    kernels::KvScaleMode k_scale, v_scale;
+    uint64_t k_head_bytes, v_head_bytes;
+
+    kernels::KvPlane k_head(uint32_t head) const { return moved(k, head * k_head_bytes); }
+    kernels::KvPlane v_head(uint32_t head) const { return moved(v, head * v_head_bytes); }
+
+  private:
+    static kernels::KvPlane moved(kernels::KvPlane p, uint64_t bytes) {
+        p.codes += bytes;
+        p.scales += bytes;
+        return p;
+    }
+};
+
 struct KvGeometry {
     uint32_t layers, kv_heads, head_dim;
-    kernels::KvFormat k_format, v_format;
-    uint32_t k_row_bytes, v_row_bytes;
-    uint64_t k_plane_bytes, v_plane_bytes, layer_bytes, page_bytes;
-
-    // Byte offset of a plane in a page.
-    uint64_t k_offset(uint32_t layer, uint32_t head) const { return layer * layer_bytes + head * k_plane_bytes; }
-    uint64_t v_offset(uint32_t layer, uint32_t head) const { return layer * layer_bytes + kv_heads * k_plane_bytes + head * v_plane_bytes; }
+    uint64_t page_bytes;
+    uint64_t row_bytes;     // of one position: all layers and heads, K and V
+    const KvLayer* layer;   // [layers]
 };
-KvGeometry kv_geometry(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, kernels::KvFormat k, kernels::KvFormat v);
+// Lays out one layer behind `*page_bytes`, which grows by it. The formats fit head_dim.
+KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& formats, uint64_t* page_bytes);
+// Whether a row of head_dim elements can have the format.
+inline bool kv_format_fits(kernels::KvFormat format, uint32_t head_dim) {
+    return head_dim <= kernels::kMaxHeadDim && head_dim % kernels::kKvFormats[format].multiple == 0;
+}
 
 inline uint32_t kv_pages_for(uint32_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 

@@ -10,7 +10,7 @@ namespace keel {
 using kernels::kWeightTypes;
 
 const char* const kBufferNames[kBufferCount] = {
-    "residual", "rope", "attn_in", "attn_in.q32", "attn_in.q256", "qkv", "attn_out", "attn_state", "attn_out.q32", "attn_out.q256", "post",
+    "residual", "rope", "attn_in", "attn_in.q32", "attn_in.q256", "qkv", "attn_out", "attn_state", "attn_mean", "attn_out.q32", "attn_out.q256", "post",
     "ffn_in", "ffn_in.q32", "ffn_in.q256", "ffn", "ffn.q32", "ffn.q256", "head_in", "head_in.q32", "head_in.q256", "thread",
 };
 
@@ -35,6 +35,7 @@ constexpr Lifetime kLifetimes[kBufferCount] = {
     {kStageQkv, kStageFinish},             // qkv
     {kStageStore, kStageAttnOutput},       // attn_out
     {kStageStore, kStageFinish},           // attn_state
+    {kStageStore, kStageAttention},        // attn_mean
     {kStageStore, kStageAttnOutput}, {kStageStore, kStageAttnOutput},
     {kStageAttnOutput, kStageFfnPost},     // post
     {kStageFfnNorm, kStageQuantize}, {kStageFfnNorm, kStageQuantize}, {kStageFfnNorm, kStageQuantize},
@@ -263,6 +264,8 @@ class Builder {
         matmul(join, stage, slot, bias, static_cast<int32_t>(layer), *t, nullptr, f32_in, q32_in, q256_in, out, out_offset, accumulate);
     }
 
+    uint32_t kv_row_bytes_of(kernels::KvFormat f) const { return kernels::kv_code_bytes(f, s_.head_dim) + kernels::kv_scale_bytes(f, s_.head_dim); }
+
     void build_layer(uint32_t layer) {
         const bool post = m_.row().required & slot_bit(kAttnPostNorm);
         const int32_t l = static_cast<int32_t>(layer);
@@ -275,7 +278,8 @@ class Builder {
         layer_matmul(Join::kYes, kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
         layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
 
-        const uint32_t kv_row_bytes = kernels::kKvFormats[c_.k_format].row_bytes(s_.head_dim) + kernels::kKvFormats[c_.v_format].row_bytes(s_.head_dim);
+        const KvLayerFormats& formats = c_.kv.formats(layer);
+        const uint32_t kv_row_bytes = kv_row_bytes_of(formats.k) + kv_row_bytes_of(formats.v);
         Op store = make(OpKind::kStoreKv, kStageStore, kAttnQNorm, l);
         store.in = store.out = kBufQkv;
         store.norm = vector_of(kAttnQNorm, layer);
@@ -292,6 +296,7 @@ class Builder {
         attention.out = kBufAttnOut;
         attention.rows = s_.q_dim();
         attention.k = s_.head_dim;
+        attention.rope_set = store.rope_set;
         attention.window = s_.windowed(layer) ? s_.window : 0;
         attention.token_bytes = uint64_t{s_.q_dim()} * 8;
         emit(attention);
@@ -398,6 +403,7 @@ class Builder {
         size(kBufQkv, floats(s_.qkv_dim()), n);
         size(kBufAttnOut, floats(s_.q_dim()), n);
         size(kBufAttnState, floats(uint64_t{2} * s_.heads), n);
+        size(kBufAttnMean, floats(uint64_t{2} * s_.heads * c_.kv_mean_pairs), n);
         size_forms(kBufAttnOut, kBufAttnOut32, kBufAttnOut256, s_.q_dim(), attn_out_, true);
         size(kBufPost, m_.row().required & slot_bit(kAttnPostNorm) ? floats(s_.embedding) : 0, n);
         size_forms(kBufFfnIn, kBufFfnIn32, kBufFfnIn256, s_.embedding, ffn_in_, false);

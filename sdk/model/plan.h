@@ -16,6 +16,7 @@
 #include "keel/keel.h"
 #include "kernels/kernels.h"
 #include "sdk/core/arena.h"
+#include "sdk/kv/kv_profile.h"
 #include "sdk/model/model.h"
 
 namespace keel {
@@ -41,6 +42,7 @@ enum BufferId : uint8_t {
     kBufQkv,            // f32 [columns][q | k | v]
     kBufAttnOut,        // f32 [columns][q_dim]
     kBufAttnState,      // f32 [columns][running maximum of each head | running sum of each head]
+    kBufAttnMean,       // f32 [columns][heads][2 * mean pairs]: scores of the removed K mean (kv_transform.h)
     kBufAttnOut32, kBufAttnOut256,
     kBufPost,           // f32 [columns][embedding], where a norm stands between product and residual
     kBufFfnIn, kBufFfnIn32, kBufFfnIn256,
@@ -63,7 +65,7 @@ struct Op {
     Join join;
     Gate gate;
     BufferId in, out;          // out of a norm or gate: its f32 form; the other two forms follow in BufferId
-    uint8_t rope_set;          // store_kv
+    uint8_t rope_set;          // store_kv, attention
     uint8_t stage;
     uint16_t unit_rows;        // quantize: rows of a unit when it joins its pass, a whole activation block
     uint8_t accumulate;        // matmul: adds to out
@@ -90,7 +92,8 @@ struct Op {
 // The configuration with all defaults resolved and checked.
 struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
-    kernels::KvFormat k_format, v_format;
+    KvChoice kv;
+    uint32_t kv_mean_pairs;     // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     bool q8;                    // 8-bit activations for types that have them
     keel_cpu cpu;

@@ -6,6 +6,7 @@
 
 #include <new>
 
+#include "sdk/core/hash.h"
 #include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
 
@@ -94,6 +95,41 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 
 }  // namespace
 
+static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 && static_cast<int>(KEEL_KV_TCQ_4) == kernels::kKvFormatCount, "keel_kv_format is KvFormat + 1");
+
+// Profile first, then what the configuration asks for all layers, then f16.
+keel_status choose_kv_formats(const keel_config& c, const keel_model& model, PlanConfig* out, keel_error* error) {
+    const ModelSpec& s = model.spec;
+    KvChoice& kv = out->kv;
+    if (c.kv_profile) {
+        keel_reader reader;
+        KEEL_TRY(read_versioned(c.kv_profile, &reader, sizeof reader));
+        KEEL_TRY(read_kv_profile(reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2}, &kv, error));
+    }
+    const struct {
+        const char* field;
+        uint32_t asked;
+        kernels::KvFormat KvLayerFormats::*format;
+    } sides[] = {{"config.k_format", c.k_format, &KvLayerFormats::k}, {"config.v_format", c.v_format, &KvLayerFormats::v}};
+    for (const auto& side : sides) {
+        KEEL_TRY(check_range(side.field, side.asked, KEEL_KV_DEFAULT, kernels::kKvFormatCount, error));
+        kv.all.*side.format = side.asked ? static_cast<kernels::KvFormat>(side.asked - 1) : kernels::kKvF16;
+        if (!kv_format_fits(kv.all.*side.format, s.head_dim)) return fail(error, KEEL_E_UNSUPPORTED, 0, side.field, "the model's head size does not fit the format");
+        for (uint32_t layer = 0; side.asked && kv.has_profile && layer < s.layers; ++layer) kv.layer[layer].*side.format = kv.all.*side.format;
+    }
+    out->kv_mean_pairs = kv_mean_pairs(kv, model);
+    return KEEL_OK;
+}
+
+// Names the way rows are coded: formats, scale modes and what a profile changes.
+uint64_t kv_identity_of(const KvChoice& kv, uint32_t layers) {
+    uint64_t hash = kHashSeed;
+    const auto add = [&hash](const void* data, size_t bytes) { hash = hash_update(hash, static_cast<const char*>(data), bytes); };
+    for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
+    if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
+    return hash_finish(hash);
+}
+
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader, PlanConfig* out, keel_hooks* hooks, keel_error* error) {
     keel_config c;
     KEEL_TRY(read_versioned(config, &c, sizeof c));
@@ -122,13 +158,10 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.max_text_bytes", out->max_text_bytes, 64, 1u << 24, error));
     out->kv_pages = or_default(c.kv_pages, out->max_sessions * kv_pages_for(out->context_tokens));
     KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
-    KEEL_TRY(check_range("config.k_format", c.k_format, KEEL_KV_DEFAULT, KEEL_KV_F32, error));
-    KEEL_TRY(check_range("config.v_format", c.v_format, KEEL_KV_DEFAULT, KEEL_KV_F32, error));
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
-    out->k_format = c.k_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
-    out->v_format = c.v_format == KEEL_KV_F32 ? kernels::kKvF32 : kernels::kKvF16;
+    KEEL_TRY(choose_kv_formats(c, model, out, error));
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->cpu = c.cpu;
@@ -164,7 +197,16 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     arenas[KEEL_REGION_SCRATCH].place_bytes(plan.scratch_bytes);
 
     // KV pages.
-    const KvGeometry geometry = kv_geometry(spec.layers, spec.kv_heads, spec.head_dim, config.k_format, config.v_format);
+    KvLayer* layers = persistent.place<KvLayer>(spec.layers);
+    KvGeometry geometry = {spec.layers, spec.kv_heads, spec.head_dim, 0, 0, layers};
+    for (uint32_t i = 0; i < spec.layers; ++i) {
+        const KvLayer layer = kv_layer(spec.kv_heads, spec.head_dim, config.kv.formats(i), &geometry.page_bytes);
+        geometry.row_bytes += uint64_t{spec.kv_heads} * (layer.k.code_bytes + layer.k.scale_bytes + layer.v.code_bytes + layer.v.scale_bytes);
+        if (layers) layers[i] = layer;
+    }
+    geometry.page_bytes = kernels::round64(geometry.page_bytes);
+    KvTransform transform = {};
+    KEEL_TRY(place_kv_transform(config, model, plan, frequencies, persistent, &transform, error));
     KvPool local_pool = {};
     kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent, arenas[KEEL_REGION_KV]);
 
@@ -181,7 +223,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     void* team_memory = nullptr;
     if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
-    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, plan};
+    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, transform.bytes, plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
         if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
@@ -189,6 +231,8 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->rope_neox = model.row().rope_neox;
     e->chat = model.chat;
     e->geometry = geometry;
+    e->transform = transform;
+    e->kv_identity = kv_identity_of(config.kv, spec.layers);
     e->frequencies = frequencies;
     e->weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     e->tokenizer = tokenizer;
@@ -255,6 +299,7 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.mapped_weight_bytes = s.result.mapped_weight_bytes;
     p.kv_page_bytes = s.result.geometry.page_bytes;
     p.kv_bytes_per_token = p.kv_page_bytes / kPageTokens;
+    p.kv_side_bytes = s.result.kv_side_bytes;
     p.kv_pages = c.kv_pages;
     p.context_tokens = c.context_tokens;
     p.chunk_tokens = c.chunk_tokens;

@@ -8,10 +8,12 @@
 #include <atomic>
 
 #include "keel/keel.h"
+#include "keel/keel_lab.h"
 #include "platform/platform.h"
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_arena.h"
 #include "sdk/model/plan.h"
+#include "sdk/run/kv_transform.h"
 #include "sdk/run/sampler.h"
 #include "sdk/text/tokenizer.h"
 
@@ -82,6 +84,8 @@ struct Engine {
     std::atomic<uint32_t> slots_lock;
     std::atomic<uint32_t> poisoned;
     keel_hooks hooks;
+    void (*tap)(void* user_data, const keel_lab_heads* heads);  // keel_lab_set_tap
+    void* tap_user_data;
     PlanConfig config;
     ModelSpec spec;
     uint64_t fingerprint;
@@ -89,6 +93,8 @@ struct Engine {
     bool rope_neox;
     ExecutionPlan plan;
     KvGeometry geometry;
+    KvTransform transform;
+    uint64_t kv_identity;                // hash of formats and profile: what saved rows were coded with
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
     const void* locked;                  // range to unlock at close
@@ -145,6 +151,7 @@ struct PlaceResult {
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;           // what init will read from the file into memory: the total of the progress hook
     KvGeometry geometry;
+    uint64_t kv_side_bytes;
     ExecutionPlan plan;
 };
 keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,

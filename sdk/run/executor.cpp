@@ -108,30 +108,52 @@ void run_post_norm(const Engine& e, const Op& op, uint32_t column) {
     e.config.kernels->add(e.floats(op.out, column), y, op.k);
 }
 
-// One KV head and its query heads of one column: head norms, rotation, and the K and V rows of this position into the
-// session's page.
+// One KV head and its query heads of one column: head norms, rotation, what the KV formats ask for (kv_transform.h), and the
+// K and V rows of this position into the session's page.
 void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_head) {
     const kernels::KernelSet& kernel = *e.config.kernels;
     const ModelSpec& s = e.spec;
     const Column& at = e.step.column[column];
     float* q = e.floats(op.in, column);
     float* k = q + s.q_dim() + kv_head * s.head_dim;
-    const float* v = k + s.kv_dim();
+    float* v = k + s.kv_dim();
     const float* cos_sin = e.floats(kBufRope, column) + op.rope_set * s.rope_dims;
-    uint8_t* page = const_cast<uint8_t*>(at.session->kv.pages[at.position / kPageTokens]);
-    const uint64_t row = at.position % kPageTokens;
-    const uint32_t group = s.heads / s.kv_heads, layer = static_cast<uint32_t>(op.layer);
+    const uint32_t group = s.heads / s.kv_heads, layer = static_cast<uint32_t>(op.layer), rope_pairs = s.rope_dims / 2;
+    const KvTransform& t = e.transform;
+    const KvLayer& formats = e.geometry.layer[layer];
+    const bool rotate_k = kernels::kKvFormats[formats.k.format].rotated, rotate_v = kernels::kKvFormats[formats.v.format].rotated;
     float* state = e.floats(kBufAttnState, column);
+    float* group_q = q + uint64_t{kv_head} * group * s.head_dim;
+    if (op.norm)
+        for (uint32_t g = 0; g < group; ++g) kernel.rms_norm(group_q + g * s.head_dim, op.norm, s.head_dim, s.norm_eps, group_q + g * s.head_dim);
+    if (op.norm2) kernel.rms_norm(k, op.norm2, s.head_dim, s.norm_eps, k);
+    keel_lab_heads heads = {sizeof heads, KEEL_LAB_BEFORE_ROPE, {at.session->id.load(std::memory_order_relaxed)}, layer, kv_head, at.position, group, s.head_dim, s.rope_dims, e.rope_neox, group_q, k, v, cos_sin};
+    if (e.tap) e.tap(e.tap_user_data, &heads);
+    for (uint32_t g = 0; g < group; ++g) kernel.rope(group_q + g * s.head_dim, rope_pairs, cos_sin, e.rope_neox);
+    heads.stage = KEEL_LAB_AFTER_ROPE;
+    if (t.key_mean) remove_key_mean_before_rope(t, layer, kv_head, rope_pairs, e.rope_neox, k);
+    kernel.rope(k, rope_pairs, cos_sin, e.rope_neox);
+    if (e.tap) e.tap(e.tap_user_data, &heads);
+
     for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
         float* head = q + h * s.head_dim;
-        if (op.norm) kernel.rms_norm(head, op.norm, s.head_dim, s.norm_eps, head);
-        kernel.rope(head, s.rope_dims / 2, cos_sin, e.rope_neox);
+        if (t.pairs) key_mean_coefficients(t, layer, kv_head, rope_pairs, e.rope_neox, s.rope_attention_factor, head, e.floats(kBufAttnMean, column) + uint64_t{h} * 2 * t.pairs);
+        if (t.gain) multiply_row(head, t.gain + t.at(layer, kv_head), s.head_dim);
+        if (rotate_k) kernel.kv_rotate(head, s.head_dim);
         state[h] = -__builtin_inff();
     }
-    if (op.norm2) kernel.rms_norm(k, op.norm2, s.head_dim, s.norm_eps, k);
-    kernel.rope(k, s.rope_dims / 2, cos_sin, e.rope_neox);
-    kernel.kv_encode[e.geometry.k_format](k, s.head_dim, page + e.geometry.k_offset(layer, kv_head) + row * e.geometry.k_row_bytes);
-    kernel.kv_encode[e.geometry.v_format](v, s.head_dim, page + e.geometry.v_offset(layer, kv_head) + row * e.geometry.v_row_bytes);
+    if (t.key_mean) remove_key_mean_after_rope(t, layer, kv_head, rope_pairs, e.rope_neox, k);
+    if (t.gain) multiply_row(k, t.inverse_gain + t.at(layer, kv_head), s.head_dim);
+    if (rotate_k) kernel.kv_rotate(k, s.head_dim);
+    if (t.value_mean) subtract_row(v, t.value_mean + t.at(layer, kv_head), s.head_dim);
+    if (rotate_v) kernel.kv_rotate(v, s.head_dim);
+    uint8_t* page = const_cast<uint8_t*>(at.session->kv.pages[at.position / kPageTokens]);
+    const auto encode = [&](const float* x, const kernels::KvPlane& plane, kernels::KvScaleMode mode) {
+        const uint64_t row = at.position % kPageTokens;
+        kernel.kv_encode[plane.format](x, s.head_dim, mode, page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes);
+    };
+    encode(k, formats.k_head(kv_head), formats.k_scale);
+    encode(v, formats.v_head(kv_head), formats.v_scale);
 }
 
 // One KV head, one block of columns, spans [span_first, span_first + span_count).
@@ -144,6 +166,7 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     float* o[kernels::kMaxQueryRows];
     uint32_t begin[kernels::kMaxQueryRows], end[kernels::kMaxQueryRows];
     float m[kernels::kMaxQueryRows], l[kernels::kMaxQueryRows];
+    const float* mean[kernels::kMaxQueryRows];
     uint32_t rows = 0, lowest = UINT32_MAX, highest = 0;
     for (uint32_t c = block.first; c < block.first + block.count; ++c) {
         const uint32_t position = e.step.column[c].position;
@@ -156,6 +179,7 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
             begin[rows] = op.window && position + 1 > op.window ? position + 1 - op.window : 0;
             if (begin[rows] < lowest) lowest = begin[rows];
             if (end[rows] > highest) highest = end[rows];
+            mean[rows] = e.floats(kBufAttnMean, c) + uint64_t{head} * 2 * e.transform.pairs;
             m[rows] = state[head];
             l[rows] = state[s.heads + head];
         }
@@ -163,12 +187,9 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     kernels::AttentionArgs a = {};
     a.pages = block.session->kv.pages;
     a.page_tokens = kPageTokens;
-    a.k_offset = e.geometry.k_offset(layer, kv_head);
-    a.v_offset = e.geometry.v_offset(layer, kv_head);
-    a.k_row_bytes = e.geometry.k_row_bytes;
-    a.v_row_bytes = e.geometry.v_row_bytes;
-    a.k_format = e.geometry.k_format;
-    a.v_format = e.geometry.v_format;
+    a.k = e.geometry.layer[layer].k_head(kv_head);
+    a.v = e.geometry.layer[layer].v_head(kv_head);
+    if (e.transform.pairs) a.mean = {e.transform.pairs, e.transform.set_bases(op.rope_set), e.transform.set_turns(op.rope_set), mean};
     a.head_dim = s.head_dim;
     a.rows = rows;
     a.q = q;
@@ -195,13 +216,20 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     }
 }
 
-// Divides by the sums of the weights; the query heads of one KV head.
+// Divides by the sums of the weights, rotates back, adds the mean of the values; the query heads of one KV head.
 void run_finish_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_head) {
     const ModelSpec& s = e.spec;
     const uint32_t group = s.heads / s.kv_heads;
     float* o = e.floats(op.in, column);
     const float* sums = e.floats(kBufAttnState, column) + s.heads;
-    for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) e.config.kernels->attention_finish(o + h * s.head_dim, sums[h], s.head_dim);
+    const uint32_t layer = static_cast<uint32_t>(op.layer);
+    const bool rotated = kernels::kKvFormats[e.geometry.layer[layer].v.format].rotated;
+    for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+        float* head = o + h * s.head_dim;
+        e.config.kernels->attention_finish(head, sums[h], s.head_dim);
+        if (rotated) e.config.kernels->kv_unrotate(head, s.head_dim);
+        if (e.transform.value_mean) add_row(head, e.transform.value_mean + e.transform.at(layer, kv_head), s.head_dim);
+    }
 }
 
 void run_attention_finish(const Engine& e, const Op& op, uint32_t column) {

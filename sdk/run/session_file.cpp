@@ -3,7 +3,7 @@
 //
 //     SavedHeader | SamplerParams | TextStream | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
-//     | KV rows: for each page, layer: K rows of each head, V rows of each head (only the rows in use)
+//     | KV rows: for each page, layer: codes and scales of each head's K, then of each head's V (only the rows in use)
 //     | hash64 of everything before, u64
 #include <string.h>
 
@@ -15,20 +15,18 @@ namespace keel {
 namespace {
 
 constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
-constexpr uint32_t kSavedVersion = 1;
+constexpr uint32_t kSavedVersion = 2;
 
 struct SavedHeader {
     uint64_t magic;
     uint32_t version, header_bytes, sampler_bytes, text_bytes;
-    uint64_t total_bytes, fingerprint;
-    uint32_t layers, kv_heads, head_dim, k_format, v_format, page_tokens, vocabulary, embedding;
+    uint64_t total_bytes, fingerprint, kv_identity;
+    uint32_t layers, kv_heads, head_dim, page_tokens, vocabulary, embedding;
     uint32_t token_count, computed, sampled, has_logits, all_logits;
     int32_t last_sample;
 };
 
 uint64_t drawn_bytes(uint32_t tokens) { return (uint64_t{tokens} + 7) / 8; }
-
-uint64_t kv_row_bytes(const KvGeometry& g) { return uint64_t{g.layers} * g.kv_heads * (g.k_row_bytes + g.v_row_bytes); }
 
 SavedHeader make_header(const Engine& e, const Session& s) {
     SavedHeader h = {};
@@ -41,8 +39,7 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.layers = e.geometry.layers;
     h.kv_heads = e.geometry.kv_heads;
     h.head_dim = e.geometry.head_dim;
-    h.k_format = e.geometry.k_format;
-    h.v_format = e.geometry.v_format;
+    h.kv_identity = e.kv_identity;
     h.page_tokens = kPageTokens;
     h.vocabulary = e.spec.vocabulary;
     h.embedding = e.spec.embedding;
@@ -53,7 +50,7 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
     h.total_bytes = sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 + drawn_bytes(h.token_count) +
-                    (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + h.computed * kv_row_bytes(e.geometry) + 8;
+                    (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + h.computed * e.geometry.row_bytes + 8;
     return h;
 }
 
@@ -63,9 +60,13 @@ void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t token
     for (uint32_t page = 0; page * kPageTokens < tokens; ++page) {
         const uint64_t rows = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
         uint8_t* base = const_cast<uint8_t*>(list.pages[page]);
+        const auto plane = [&](const kernels::KvPlane& p) {
+            copy(base + p.codes, rows * p.code_bytes);
+            copy(base + p.scales, rows * p.scale_bytes);
+        };
         for (uint32_t layer = 0; layer < g.layers; ++layer) {
-            for (uint32_t head = 0; head < g.kv_heads; ++head) copy(base + g.k_offset(layer, head), rows * g.k_row_bytes);
-            for (uint32_t head = 0; head < g.kv_heads; ++head) copy(base + g.v_offset(layer, head), rows * g.v_row_bytes);
+            for (uint32_t head = 0; head < g.kv_heads; ++head) plane(g.layer[layer].k_head(head));
+            for (uint32_t head = 0; head < g.kv_heads; ++head) plane(g.layer[layer].v_head(head));
         }
     }
 }
@@ -77,8 +78,8 @@ struct HeaderField {
 };
 // Fields that must be what this engine would write.
 constexpr HeaderField kMatching[] = {
-    KEEL_HEADER_FIELD(fingerprint), KEEL_HEADER_FIELD(layers), KEEL_HEADER_FIELD(kv_heads), KEEL_HEADER_FIELD(head_dim), KEEL_HEADER_FIELD(k_format),
-    KEEL_HEADER_FIELD(v_format), KEEL_HEADER_FIELD(page_tokens), KEEL_HEADER_FIELD(vocabulary), KEEL_HEADER_FIELD(embedding),
+    KEEL_HEADER_FIELD(fingerprint), KEEL_HEADER_FIELD(kv_identity), KEEL_HEADER_FIELD(layers), KEEL_HEADER_FIELD(kv_heads), KEEL_HEADER_FIELD(head_dim), 
+    KEEL_HEADER_FIELD(page_tokens), KEEL_HEADER_FIELD(vocabulary), KEEL_HEADER_FIELD(embedding),
 };
 
 keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, keel_error* error) {

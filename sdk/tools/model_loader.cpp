@@ -14,7 +14,11 @@ namespace {
 template <class T>
 using Names = std::map<std::string, T>;
 
-const Names<keel_kv_format> kKvFormats = {{"f16", KEEL_KV_F16}, {"f32", KEEL_KV_F32}};
+const Names<keel_kv_format> kKvFormats = {
+    {"f16", KEEL_KV_F16},   {"f32", KEEL_KV_F32},   {"fp8", KEEL_KV_FP8_E4M3},          {"q8_0", KEEL_KV_Q8_0},             {"q4_0", KEEL_KV_Q4_0},
+    {"e8-2", KEEL_KV_E8_2}, {"e8-3", KEEL_KV_E8_3}, {"q8_0-rot", KEEL_KV_Q8_0_ROTATED}, {"q4_0-rot", KEEL_KV_Q4_0_ROTATED}, {"e8-4", KEEL_KV_E8_4},
+    {"e8-5", KEEL_KV_E8_5}, {"e8-6", KEEL_KV_E8_6}, {"e8-8", KEEL_KV_E8_8},             {"tcq-2", KEEL_KV_TCQ_2},           {"tcq-3", KEEL_KV_TCQ_3},
+    {"tcq-4", KEEL_KV_TCQ_4}};
 const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
                                       {"copy", KEEL_WEIGHTS_COPY},
                                       {"map", KEEL_WEIGHTS_MAP},
@@ -44,6 +48,10 @@ void add_choice(CLI::App& verb, const std::string& name, T& value, const Names<T
 
 }  // namespace
 
+std::optional<keel_kv_format> find_kv_format(const std::string& name) {
+    const auto it = kKvFormats.find(name);
+    return it == kKvFormats.end() ? std::nullopt : std::optional(it->second);
+}
 const char* kv_format_name(keel_kv_format format) {
     return name_of(kKvFormats, format, "f16");
 }
@@ -75,8 +83,9 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--context,-c", options.context, "longest sequence in tokens (default: the model's, at most 4096)")
         ->group("Engine");
     verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 256)")->group("Engine");
-    add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default f16)");
-    add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default f16)");
+    add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default: the profile's, else f16)");
+    add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default: the profile's, else f16)");
+    verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
@@ -98,6 +107,14 @@ keel_config make_config(const EngineOptions& options) {
     config.activation = options.activation;
     config.cpu = options.cpu;
     config.pin_threads = options.pin;
+    if (!options.kv_profile.empty()) {
+        if (!options.kv_profile_file) {
+            Result<FileReader> reader = FileReader::open(options.kv_profile.c_str());
+            check(reader.status, "cannot open " + options.kv_profile);
+            options.kv_profile_file = std::make_shared<FileReader>(std::move(*reader));
+        }
+        config.kv_profile = options.kv_profile_file->get();
+    }
     return config;
 }
 

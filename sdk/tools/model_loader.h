@@ -2,6 +2,8 @@
 #pragma once
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,11 +21,15 @@ struct EngineOptions {
     keel_activation activation = KEEL_ACTIVATION_DEFAULT;
     keel_cpu cpu = KEEL_CPU_AUTO;
     bool pin = false;
+    std::string kv_profile;  // file name
+    mutable std::shared_ptr<FileReader> kv_profile_file;  // opened by make_config, which points into it
 };
 void add_engine_options(CLI::App& verb, EngineOptions& options);
+// The configuration; `options` has to outlive keel_plan and keel_engine_init with it.
 keel_config make_config(const EngineOptions& options);
 
-const char* kv_format_name(keel_kv_format format);  // "f16"
+const char* kv_format_name(keel_kv_format format);  // "tcq-3"; "f16" of the default
+std::optional<keel_kv_format> find_kv_format(const std::string& name);
 const char* weights_name(keel_weights weights);     // "copy"; "default" of an op without weights
 const char* activation_name(keel_activation activation);
 const char* cpu_name(keel_cpu cpu);

@@ -10,30 +10,35 @@ namespace {
 constexpr uint32_t kHeads = 2;  // heads per page, so that offsets matter; the second one is read
 
 struct Problem {
-    uint32_t head_dim, page_tokens, positions, k_format, v_format;
+    uint32_t head_dim, page_tokens, positions;
     std::vector<Buffer> storage;
     std::vector<const uint8_t*> pages;
     std::vector<float> q;
     std::vector<uint32_t> begin, end;
     float scale, softcap;
-    uint32_t k_row_bytes, v_row_bytes;
-    uint64_t k_offset, v_offset;
+    KvPlane k_plane, v_plane;
+    uint32_t mean_pairs = 0;
+    std::vector<float> bases, turns, coefficients;
 
     Problem(uint32_t head_dim, uint32_t page_tokens, uint32_t positions, uint32_t k_format, uint32_t v_format,
             uint32_t rows, float softcap, Random& random)
         : head_dim(head_dim),
           page_tokens(page_tokens),
           positions(positions),
-          k_format(k_format),
-          v_format(v_format),
           q(random.normals(uint64_t{rows} * head_dim)),
           scale(1.0f / std::sqrt(static_cast<float>(head_dim))),
-          softcap(softcap),
-          k_row_bytes(kKvFormats[k_format].row_bytes(head_dim)),
-          v_row_bytes(kKvFormats[v_format].row_bytes(head_dim)) {
-        k_offset = uint64_t{page_tokens} * k_row_bytes;
-        v_offset = uint64_t{page_tokens} * kHeads * k_row_bytes + uint64_t{page_tokens} * v_row_bytes;
-        const uint64_t page_bytes = uint64_t{page_tokens} * kHeads * (k_row_bytes + v_row_bytes);
+          softcap(softcap) {
+        uint64_t page_bytes = 0;
+        const auto plane = [&](uint32_t format) {
+            const KvFormat f = static_cast<KvFormat>(format);
+            KvPlane p = {f, kv_code_bytes(f, head_dim), kv_scale_bytes(f, head_dim), 0, 0};
+            p.codes = page_bytes + uint64_t{page_tokens} * (p.code_bytes + p.scale_bytes);  // of the second head
+            p.scales = p.codes + uint64_t{page_tokens} * p.code_bytes;
+            page_bytes += uint64_t{kHeads} * page_tokens * (p.code_bytes + p.scale_bytes);
+            return p;
+        };
+        k_plane = plane(k_format);
+        v_plane = plane(v_format);
         for (uint32_t p = 0; p * page_tokens < positions; ++p) storage.emplace_back(page_bytes);
         for (Buffer& page : storage) {
             memset(page.data(), 0xff, page_bytes);  // NaN in f16 and f32
@@ -41,17 +46,41 @@ struct Problem {
         }
         const KernelSet* scalar = find_kernel_set(kScalar);
         for (uint32_t j = 0; j < positions; ++j) {
-            uint8_t* page = storage[j / page_tokens].data();
             std::vector<float> k = random.normals(head_dim), v = random.normals(head_dim);
             for (float& x : k) x *= 2.0f;
-            scalar->kv_encode[k_format](k.data(), head_dim, page + k_offset + j % page_tokens * k_row_bytes);
-            scalar->kv_encode[v_format](v.data(), head_dim, page + v_offset + j % page_tokens * v_row_bytes);
+            scalar->kv_encode[k_format](k.data(), head_dim, KvScaleMode::kLeastSquares, codes(k_plane, j), scales(k_plane, j));
+            scalar->kv_encode[v_format](v.data(), head_dim, KvScaleMode::kLeastSquares, codes(v_plane, j), scales(v_plane, j));
         }
         for (uint32_t r = 0; r < rows; ++r) {
             begin.push_back(0);
             end.push_back(positions);
         }
     }
+    uint8_t* codes(const KvPlane& p, uint32_t j) { return storage[j / page_tokens].data() + p.codes + j % page_tokens * p.code_bytes; }
+    uint8_t* scales(const KvPlane& p, uint32_t j) { return storage[j / page_tokens].data() + p.scales + j % page_tokens * p.scale_bytes; }
+    std::vector<float> decoded(const KernelSet* set, const KvPlane& p, uint32_t j) {
+        std::vector<float> row(head_dim);
+        set->kv_decode[p.format](codes(p, j), scales(p, j), head_dim, row.data());
+        return row;
+    }
+
+    // Removes a mean: frequencies, tables and coefficients that have nothing to do with the keys.
+    std::vector<double> frequencies;
+    void add_mean(uint32_t pairs, Random& random) {
+        mean_pairs = pairs;
+        for (uint32_t i = 0; i < pairs; ++i) frequencies.push_back(random.uniform(1e-3f, 1.0f));
+        for (uint32_t tile = 0; tile * kAttentionTile < positions; ++tile)
+            for (double f : frequencies) {
+                bases.push_back(static_cast<float>(std::cos(f * tile * kAttentionTile)));
+                bases.push_back(static_cast<float>(std::sin(f * tile * kAttentionTile)));
+            }
+        for (double f : frequencies) {
+            for (uint32_t j = 0; j < kAttentionTile; ++j) turns.push_back(static_cast<float>(std::cos(f * j)));
+            for (uint32_t j = 0; j < kAttentionTile; ++j) turns.push_back(static_cast<float>(std::sin(f * j)));
+        }
+        coefficients = random.normals(uint64_t{rows()} * 2 * pairs);
+    }
+
     uint32_t rows() const { return static_cast<uint32_t>(begin.size()); }
 
     // Rows [first, first + count) in calls of at most `step` rows; the finished outputs.
@@ -62,31 +91,31 @@ struct Problem {
             const uint32_t n = std::min(step, count - r);
             std::vector<const float*> qs(n);
             std::vector<float*> os(n);
+            std::vector<const float*> means(n);
             for (uint32_t i = 0; i < n; ++i) {
+                means[i] = coefficients.data() + uint64_t{first + r + i} * 2 * mean_pairs;
                 qs[i] = q.data() + uint64_t{first + r + i} * head_dim;
                 os[i] = out.data() + uint64_t{r + i} * head_dim;
             }
             for (uint32_t span = 0; span * kAttentionSpan < positions; ++span) {
-                AttentionArgs a = {pages.data(),
-                                   page_tokens,
-                                   k_offset,
-                                   v_offset,
-                                   k_row_bytes,
-                                   v_row_bytes,
-                                   static_cast<KvFormat>(k_format),
-                                   static_cast<KvFormat>(v_format),
-                                   head_dim,
-                                   span,
-                                   n,
-                                   qs.data(),
-                                   begin.data() + first + r,
-                                   end.data() + first + r,
-                                   scale,
-                                   softcap,
-                                   m.data() + r,
-                                   l.data() + r,
-                                   os.data(),
-                                   scratch.floats()};
+                AttentionArgs a = {};
+                a.pages = pages.data();
+                a.page_tokens = page_tokens;
+                a.k = k_plane;
+                a.v = v_plane;
+                a.mean = {mean_pairs, bases.data(), turns.data(), means.data()};
+                a.head_dim = head_dim;
+                a.span = span;
+                a.rows = n;
+                a.q = qs.data();
+                a.begin = begin.data() + first + r;
+                a.end = end.data() + first + r;
+                a.scale = scale;
+                a.softcap = softcap;
+                a.m = m.data() + r;
+                a.l = l.data() + r;
+                a.o = os.data();
+                a.scratch = scratch.floats();
                 set->attention_span(a);
             }
             for (uint32_t i = 0; i < n; ++i) set->attention_finish(os[i], l[r + i], head_dim);
@@ -103,10 +132,19 @@ struct Problem {
     }
 };
 
+KvFormat random_format(Random& random, uint32_t head_dim) {
+    for (;;) {
+        const KvFormat format = static_cast<KvFormat>(random.below(kKvFormatCount));
+        if (head_dim % kKvFormats[format].multiple == 0) return format;
+    }
+}
+
 Problem random_problem(Random& random, uint32_t head_dim, uint32_t rows) {
     const uint32_t positions = std::max(rows + 1, random.between(1, 1300));
-    Problem p(head_dim, 64 * random.between(1, 5), positions, random.below(2), random.below(2), rows,
-              random.below(3) ? 0.0f : 5.0f, random);
+    const bool floats = random.below(3) == 0;
+    const uint32_t k = floats ? random.below(2) : random_format(random, head_dim), v = floats ? random.below(2) : random_format(random, head_dim);
+    Problem p(head_dim, 64 * random.between(1, 5), positions, k, v, rows, random.below(3) ? 0.0f : 5.0f, random);
+    if (random.below(3) == 0) p.add_mean(random.between(1, 20), random);
     if (random.below(2))
         p.causal(positions - 1, random.below(2) ? random.between(1, 700) : 0);
     else
@@ -117,37 +155,53 @@ Problem random_problem(Random& random, uint32_t head_dim, uint32_t rows) {
     return p;
 }
 
+// A query as attention on integer codes sees it: 8 bits, a scale for every scale of a K row.
+std::vector<double> quantized(const float* q, uint32_t head_dim, uint32_t blocks) {
+    std::vector<double> out(q, q + head_dim);
+    const uint32_t block = head_dim / blocks;
+    for (uint32_t b = 0; b < blocks; ++b) {
+        double largest = 0;
+        for (uint32_t i = b * block; i < (b + 1) * block; ++i) largest = std::max(largest, std::abs(out[i]));
+        for (uint32_t i = b * block; i < (b + 1) * block; ++i) out[i] = std::rint(out[i] * 127 / largest) * largest / 127;
+    }
+    return out;
+}
+
 TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
     const KernelSet* set = find_kernel_set(kScalar);
     Random random(20);
     for (uint32_t head_dim : {32u, 64u, 80u, 96u, 128u, 256u})
-        for (int round = 0; round < 3; ++round) {
+        for (int round = 0; round < 12; ++round) {
             Problem p = random_problem(random, head_dim, random.between(1, 6));
             const std::vector<float> out = p.run(set, 0, p.rows(), p.rows());
-            std::vector<float> k(head_dim), v(head_dim);
+            const bool integer_k = kKvFormats[p.k_plane.format].integer, integer_v = kKvFormats[p.v_plane.format].integer;
             for (uint32_t r = 0; r < p.rows(); ++r) {
-                std::vector<double> s, o(head_dim);
+                std::vector<double> s, o(head_dim), q(p.q.begin() + r * head_dim, p.q.begin() + (r + 1) * head_dim);
+                if (integer_k) q = quantized(p.q.data() + r * head_dim, head_dim, kv_scales(p.k_plane.format, head_dim));
                 for (uint32_t j = p.begin[r]; j < p.end[r]; ++j) {
-                    set->kv_decode[p.k_format](
-                        p.pages[j / p.page_tokens] + p.k_offset + j % p.page_tokens * p.k_row_bytes, head_dim,
-                        k.data());
+                    const std::vector<float> k = p.decoded(set, p.k_plane, j);
                     double dot = 0;
-                    for (uint32_t d = 0; d < head_dim; ++d) dot += static_cast<double>(k[d]) * p.q[r * head_dim + d];
+                    for (uint32_t d = 0; d < head_dim; ++d) dot += static_cast<double>(k[d]) * q[d];
+                    for (uint32_t i = 0; i < p.mean_pairs; ++i) {
+                        const float* c = p.coefficients.data() + (r * p.mean_pairs + i) * 2;
+                        dot += c[0] * std::cos(p.frequencies[i] * j) + c[1] * std::sin(p.frequencies[i] * j);
+                    }
                     dot *= p.scale;
                     s.push_back(p.softcap > 0 ? p.softcap * std::tanh(dot / p.softcap) : dot);
                 }
                 const double top = *std::max_element(s.begin(), s.end());
-                double sum = 0;
+                double sum = 0, magnitude = 0;
                 for (uint32_t j = p.begin[r]; j < p.end[r]; ++j) {
                     const double e = std::exp(s[j - p.begin[r]] - top);
-                    set->kv_decode[p.v_format](
-                        p.pages[j / p.page_tokens] + p.v_offset + j % p.page_tokens * p.v_row_bytes, head_dim,
-                        v.data());
-                    for (uint32_t d = 0; d < head_dim; ++d) o[d] += e * v[d];
+                    const std::vector<float> v = p.decoded(set, p.v_plane, j);
+                    for (uint32_t d = 0; d < head_dim; ++d) o[d] += e * v[d], magnitude = std::max(magnitude, std::abs(double{v[d]}));
                     sum += e;
                 }
+                // Weights of integer values have 15 bits of the largest in their tile: an error of half a step each, at most.
+                const double near = (5e-6 + (integer_v ? 64 * 0.5 / 32767 * magnitude : 0)) * (p.mean_pairs ? 4 : 1);
                 for (uint32_t d = 0; d < head_dim; ++d)
-                    ASSERT_NEAR(out[r * head_dim + d], o[d] / sum, 5e-6) << "head_dim " << head_dim << " row " << r;
+                    ASSERT_NEAR(out[r * head_dim + d], o[d] / sum, near) << "head_dim " << head_dim << " row " << r << " " << kKvFormats[p.k_plane.format].name << " "
+                                                                         << kKvFormats[p.v_plane.format].name << " mean pairs " << p.mean_pairs;
             }
         }
 }
@@ -161,8 +215,8 @@ TEST(KernelsAttention, SetsAgreeBitForBit) {
                 Problem p = random_problem(random, head_dim, rows);
                 ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(),
                                         uint64_t{rows} * head_dim))
-                    << set->name << " head_dim " << head_dim << " rows " << rows << " formats " << p.k_format
-                    << p.v_format << " softcap " << p.softcap;
+                    << set->name << " head_dim " << head_dim << " rows " << rows << " formats " << kKvFormats[p.k_plane.format].name
+                    << " " << kKvFormats[p.v_plane.format].name << " mean pairs " << p.mean_pairs << " softcap " << p.softcap;
             }
 }
 
@@ -171,7 +225,7 @@ TEST(KernelsAttention, SetsAgreeOnSpecialValues) {
     Random random(22);
     for (const KernelSet* set : fast_sets())
         for (int round = 0; round < 60; ++round) {
-            Problem p(64, 64, 200, round % 2, round / 2 % 2, 5, round % 3 ? 0.0f : 30.0f, random);
+            Problem p(64, 64, 200, random_format(random, 64), random_format(random, 64), 5, round % 3 ? 0.0f : 30.0f, random);
             p.causal(199, 0);
             const float special[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f};
             p.q[random.below(static_cast<uint32_t>(p.q.size()))] = special[random.below(6)];
@@ -209,8 +263,8 @@ TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
             k[0] = -84.0f - 0.08f * static_cast<float>(j);
             v[j] = 1e30f;
         }
-        memcpy(p.storage[0].data() + p.k_offset + j * p.k_row_bytes, k.data(), 256);
-        memcpy(p.storage[0].data() + p.v_offset + j * p.v_row_bytes, v.data(), 256);
+        memcpy(p.codes(p.k_plane, j), k.data(), 256);
+        memcpy(p.codes(p.v_plane, j), v.data(), 256);
     }
     const std::vector<float> want = p.run(scalar, 0, 1, 1);
     EXPECT_GT(want[40], 0.0f);
@@ -227,7 +281,7 @@ TEST(KernelsAttention, NanSpanStaysNan) {
         Problem p(64, 64, 600, kKvF16, kKvF16, 1, 0, random);
         p.begin[0] = 500;
         for (uint32_t j = 500; j < 512; ++j)
-            memset(p.storage[j / 64].data() + p.k_offset + j % 64 * p.k_row_bytes, 0xff, p.k_row_bytes);
+            memset(p.codes(p.k_plane, j), 0xff, p.k_plane.code_bytes);
         for (float x : p.run(set, 0, 1, 1)) ASSERT_TRUE(std::isnan(x)) << set->name;
     }
 }
@@ -246,25 +300,6 @@ TEST(KernelsAttention, OnlyVisiblePagesAreTouched) {
             if (page != 2) p.pages[page] = nullptr;
         EXPECT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size()));
     }
-}
-
-TEST(KernelsAttention, SetsCodeKvRowsAlike) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
-    Random random(25);
-    for (const KernelSet* set : fast_sets())
-        for (uint32_t n : {8u, 24u, 64u, 80u, 256u})
-            for (uint32_t format = 0; format < kKvFormatCount; ++format) {
-                Buffer source(n * 4), a(n * 4), b(n * 4), x(n * 4), y(n * 4);
-                for (uint32_t i = 0; i < n; ++i) source.floats()[i] = f32_from_bits(random.bits());
-                const uint32_t bytes = kKvFormats[format].row_bytes(n);
-                EXPECT_EQ(bytes, n * kKvFormats[format].element_bits / 8);
-                scalar->kv_encode[format](source.floats(), n, a.data());
-                set->kv_encode[format](source.floats(), n, b.data());
-                ASSERT_EQ(0, memcmp(a.data(), b.data(), bytes));
-                scalar->kv_decode[format](a.data(), n, x.floats());
-                set->kv_decode[format](a.data(), n, y.floats());
-                ASSERT_TRUE(same_floats(x.floats(), y.floats(), n));
-            }
 }
 
 }  // namespace

@@ -1,0 +1,46 @@
+/*
+ * keel_lab.h - experimental: a view into the forward pass for laboratories. Nothing here is stable. Include keel.h's rules.
+ */
+#ifndef KEEL_KEEL_LAB_H
+#define KEEL_KEEL_LAB_H
+
+#include "keel/keel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum keel_lab_stage {
+    KEEL_LAB_BEFORE_ROPE = 1, /* after biases and head norms */
+    KEEL_LAB_AFTER_ROPE = 2   /* before gains and rotations of the KV format; a K mean removed before RoPE is gone */
+} keel_lab_stage;
+
+/* One KV head of one position of one layer, and the query heads that read it. The tap may change q, k and v in place. */
+typedef struct keel_lab_heads {
+    uint32_t struct_size;
+    keel_lab_stage stage;
+    keel_session session;
+    uint32_t layer, kv_head, position;
+    uint32_t query_heads;    /* of this KV head */
+    uint32_t head_dim;
+    uint32_t rope_dims;      /* rotated elements of a head, the first ones */
+    uint32_t rope_neox;      /* pairs (i, i + rope_dims / 2); else (2i, 2i + 1) */
+    float* q;                /* [query_heads][head_dim] */
+    float* k;                /* [head_dim] */
+    float* v;                /* [head_dim] */
+    const float* cos_sin;    /* [rope_dims]: cos and sin of each pair at this position */
+} keel_lab_heads;
+
+/* Sets what sees every head before it is stored; NULL removes it. Called by compute threads, several at once unless the engine
+ * has one thread. Positions of a step come in ascending order within a head; with more than one position in the step all of
+ * them come before any is read. KEEL_E_STATE while a session is open. */
+keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads), void* user_data);
+
+/* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for rows of
+ * the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
+keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value, float** row);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* KEEL_KEEL_LAB_H */

@@ -1,0 +1,11 @@
+// KV row codecs, NEON.
+#if defined(__ARM_NEON)
+#include "kernels/cpu/kernel_sets.h"
+#include "kernels/cpu/kv_codecs_impl.h"
+
+namespace keel::kernels {
+KEEL_DEFINE_KV_CODECS(neon)
+#define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(neon, F)
+KEEL_KV_FORMATS(KEEL_INSTANTIATE)
+}  // namespace keel::kernels
+#endif

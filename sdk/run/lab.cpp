@@ -1,0 +1,34 @@
+// keel_lab.h: what laboratories see of the forward pass.
+#include "keel/keel_lab.h"
+
+#include "sdk/core/status.h"
+#include "sdk/run/engine.h"
+
+using namespace keel;
+
+extern "C" {
+
+keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads), void* user_data) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i)
+        if (e->sessions[i].id.load(std::memory_order_acquire)) return KEEL_E_STATE;
+    e->tap = tap;
+    e->tap_user_data = user_data;
+    return KEEL_OK;
+}
+
+keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value, float** row) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->kv.count * kPageTokens) return KEEL_E_ARGUMENT;
+    const KvLayer& formats = e->geometry.layer[layer];
+    const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
+    if (plane.format != kernels::kKvF32 || e->config.kv.has_profile) return KEEL_E_STATE;
+    uint8_t* page = const_cast<uint8_t*>(s->kv.pages[position / kPageTokens]);
+    *row = reinterpret_cast<float*>(page + plane.codes + uint64_t{position % kPageTokens} * plane.code_bytes);
+    return KEEL_OK;
+}
+
+}  // extern "C"
