@@ -1,5 +1,5 @@
 // The cache of exllamav3: groups of 32 values, rotated by a Hadamard matrix without signs, divided by their largest one and cut
-// into 2^b equal cells between -1 and 1, of which the middles are decoded. Its compander is left out: it is off by default.
+// into 2^b equal cells between -1 and 1, of which the middles are decoded. Its optional compander is left out.
 //
 // Group: f16 largest | 32 codes of b bits: b + 0.5 bits per value. What is left of a row is cut into smaller powers of two, largest
 // first. Every group begins a byte. Values above 65504 are stored as 65504.

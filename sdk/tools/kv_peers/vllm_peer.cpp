@@ -82,7 +82,7 @@ class VllmPeer final : public RowPeer {
   private:
     bool skipped(const KvPeerContext& context) const {
         const uint32_t n = skip_ ? std::min(kSkippedLayers, context.layers / 2) : 0;
-        return context.layer < n || context.layer + n >= context.layers + (n == 0);
+        return n && (context.layer < n || context.layer + n >= context.layers);
     }
 
     void encode_k(std::span<float> row, BitWriter& bits) const {
