@@ -245,7 +245,7 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
             any.hi = live[count].see.hi > any.hi ? live[count].see.hi : any.hi;
             ++count;
         }
-        if (count == 0) continue;
+        if (count == 0 || !a.pages[first / a.page_tokens]) continue;
         const TileRows k = tile_rows<V>(a, a.k, first, any, wide, k_tile);
         if (k.form == TileForm::kInteger)
             for (uint32_t i = 0; i < count; ++i)
