@@ -245,7 +245,7 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
             any.hi = live[count].see.hi > any.hi ? live[count].see.hi : any.hi;
             ++count;
         }
-        if (count == 0) continue;
+        if (count == 0 || !a.pages[first / a.page_tokens]) continue;
         const TileRows k = tile_rows<V>(a, a.k, first, any, wide, k_tile);
         if (k.form == TileForm::kInteger)
             for (uint32_t i = 0; i < count; ++i)
@@ -329,8 +329,6 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
 }
 
 #define KEEL_DEFINE_ATTENTION(isa, V)                                                                              \
-    void kv_encode_f16_##isa(const float* src, uint32_t head_dim, void* row) { kv_encode_f16_lanes<V>(src, head_dim, row); } \
-    void kv_decode_f16_##isa(const void* row, uint32_t head_dim, float* dst) { decode_f16_lanes<V>(row, head_dim, dst); } \
     void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V>(a); }                              \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
 
