@@ -1,6 +1,5 @@
 #include "sdk/tools/kv_peers/gaussian_codebook.h"
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
@@ -22,13 +21,15 @@ double upper_quantile(double p) {
 // The positive half c of the levels solves g_i = c_i P_i - M_i = 0 where P_i and M_i are the mass and the first moment of
 // [t_i, t_i+1), t_0 = 0, t_i = (c_i-1 + c_i) / 2, t_n = infinity. Newton's method: g's derivative is tridiagonal and
 // symmetric, with -(c_i+1 - c_i) phi(t_i+1) / 4 beside the diagonal. It starts from the levels of a compander that is
-// optimal for many of them, c = sqrt(3) Phi^-1 (Panter and Dite).
+// optimal for many of them, c = sqrt(3) Phi^-1 (Panter and Dite), after some rounds of Lloyd's c_i = M_i / P_i: they bring
+// the outermost levels near, without which it diverges from 5 bits on.
 std::vector<double> positive_levels(uint32_t bits) {
+    constexpr int kLloydRounds = 10, kNewtonRounds = 20;
     const size_t n = size_t{1} << (bits - 1);
     std::vector<double> c(n), g(n), diagonal(n), beside(n), step(n);
     for (size_t i = 0; i < n; ++i)
         c[i] = std::numbers::sqrt3 * upper_quantile(0.5 * (1 - (static_cast<double>(i) + 0.5) / static_cast<double>(n)));
-    for (int round = 0; round < 100; ++round) {
+    for (int round = 0; round < kLloydRounds + kNewtonRounds; ++round) {
         double t = 0;
         for (size_t i = 0; i < n; ++i) {
             const bool last = i + 1 == n;
@@ -37,25 +38,18 @@ std::vector<double> positive_levels(uint32_t bits) {
             g[i] = c[i] * mass - (density(t) - (last ? 0 : density(next)));
             beside[i] = last ? 0 : -0.25 * (c[i + 1] - c[i]) * density(next);
             diagonal[i] = mass + beside[i] + (i ? beside[i - 1] : 0);
+            step[i] = g[i] / mass;
             t = next;
         }
-        // Elimination downwards, substitution upwards.
-        for (size_t i = 1; i < n; ++i) {
-            const double factor = beside[i - 1] / diagonal[i - 1];
-            diagonal[i] -= factor * beside[i - 1];
-            g[i] -= factor * g[i - 1];
+        if (round >= kLloydRounds) {  // elimination downwards, substitution upwards
+            for (size_t i = 1; i < n; ++i) {
+                const double factor = beside[i - 1] / diagonal[i - 1];
+                diagonal[i] -= factor * beside[i - 1];
+                g[i] -= factor * g[i - 1];
+            }
+            for (size_t i = n; i-- > 0;) step[i] = (g[i] - (i + 1 < n ? beside[i] * step[i + 1] : 0)) / diagonal[i];
         }
-        double largest = 0, shrink = 1;
-        for (size_t i = n; i-- > 0;) {
-            step[i] = (g[i] - (i + 1 < n ? beside[i] * step[i + 1] : 0)) / diagonal[i];
-            largest = std::max(largest, std::fabs(step[i]));
-        }
-        for (size_t i = 0; i < n; ++i) {  // levels keep their order: no gap closes by more than half
-            const double gap = c[i] - (i ? c[i - 1] : 0), closes = step[i] - (i ? step[i - 1] : 0);
-            if (closes > 0.5 * gap) shrink = std::min(shrink, 0.5 * gap / closes);
-        }
-        for (size_t i = 0; i < n; ++i) c[i] -= shrink * step[i];
-        if (largest < 1e-13) break;
+        for (size_t i = 0; i < n; ++i) c[i] -= step[i];
     }
     return c;
 }
