@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "keel/keel.hpp"
 #include "sdk/core/hash.h"
@@ -29,18 +31,21 @@ std::vector<char> encode_kv_profile(const KvProfile& p) {
     header.kv_heads = p.shape.kv_heads;
     header.head_dim = p.shape.head_dim;
     header.mean_pairs = static_cast<uint32_t>(p.pairs.size());
-    header.parts = (p.key_means.empty() ? 0 : kKvKeyMeans) | (p.value_means.empty() ? 0 : kKvValueMeans) | (p.gains.empty() ? 0 : kKvGains);
+    for (const auto& [floats, part] : {std::pair(&p.key_means, kKvKeyMeans), std::pair(&p.value_means, kKvValueMeans), std::pair(&p.gains, kKvGains)})
+        if (!floats->empty()) header.parts |= part;
     header.total_bytes = kv_profile_offsets(header).total_bytes;
     std::vector<uint8_t> formats;
     for (const KvLayerFormats& f : p.formats)
         formats.insert(formats.end(), {static_cast<uint8_t>(f.k + 1), static_cast<uint8_t>(f.v + 1), static_cast<uint8_t>(f.k_scale), static_cast<uint8_t>(f.v_scale)});
-    std::vector<char> out(reinterpret_cast<const char*>(&header), reinterpret_cast<const char*>(&header + 1));
+    std::vector<char> out;
+    append(out, std::vector{header});
     append(out, formats);
     append(out, p.pairs);
     append(out, p.key_means);
     append(out, p.value_means);
     append(out, p.gains);
-    append(out, std::vector<uint64_t>{hash64(out.data(), out.size())});
+    const uint64_t checksum = hash64(out.data(), out.size());
+    append(out, std::vector{checksum});
     if (out.size() != header.total_bytes) throw ToolError(kExitRuntime, "a KV profile does not fit its shape");
     return out;
 }
