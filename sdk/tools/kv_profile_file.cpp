@@ -58,7 +58,7 @@ KvProfile read_kv_profile_file(const std::string& path) {
     KvProfileHeader header = {};
     memcpy(&header, bytes, std::min<size_t>(sizeof header, reader.size_bytes));
     // The shape it claims: what contradicts itself is found, and an engine compares it with its model again.
-    const KvModelShape shape = {header.fingerprint, header.layers, header.kv_heads, header.head_dim, header.mean_pairs};
+    const KvModelShape shape = {header.fingerprint, header.layers, header.kv_heads, header.head_dim, header.head_dim / 2};
     auto choice = std::make_unique<KvChoice>();
     keel_error error = make<keel_error>();
     check(read_kv_profile(reader, shape, choice.get(), &error), "cannot use " + path, &error);
