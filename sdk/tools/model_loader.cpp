@@ -86,6 +86,8 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default: the profile's, else f16)");
     add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default: the profile's, else f16)");
     verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
+    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")->group("Engine");
+    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
@@ -107,6 +109,8 @@ keel_config make_config(const EngineOptions& options) {
     config.activation = options.activation;
     config.cpu = options.cpu;
     config.pin_threads = options.pin;
+    config.kv_sink_tokens = options.sinks;
+    config.kv_recent_tokens = options.recent;
     if (!options.kv_profile.empty()) {
         if (!options.kv_profile_file) {
             Result<FileReader> reader = FileReader::open(options.kv_profile.c_str());
