@@ -248,7 +248,9 @@ typedef enum keel_kv_format {
     KEEL_KV_E8_8 = 13,
     KEEL_KV_TCQ_2 = 14,       /* trellis-coded, one scale per row: 2.25 bits */
     KEEL_KV_TCQ_3 = 15,
-    KEEL_KV_TCQ_4 = 16
+    KEEL_KV_TCQ_4 = 16,
+    KEEL_KV_TCQ_5 = 17,
+    KEEL_KV_TCQ_6 = 18
 } keel_kv_format;
 
 typedef enum keel_weights {

@@ -104,7 +104,7 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 
 }  // namespace
 
-static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 && static_cast<int>(KEEL_KV_TCQ_4) == kernels::kKvFormatCount, "keel_kv_format is KvFormat + 1");
+static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 && static_cast<int>(KEEL_KV_TCQ_6) == kernels::kKvFormatCount, "keel_kv_format is KvFormat + 1");
 
 // Profile first, then what the configuration asks for all layers, then f16.
 keel_status choose_kv_formats(const keel_config& c, const keel_model& model, PlanConfig* out, keel_error* error) {
