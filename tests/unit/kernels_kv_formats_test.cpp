@@ -52,7 +52,8 @@ double relative_error(KvFormat f, uint32_t n, uint32_t rows) {
 }
 
 TEST(KernelsKvFormats, GaussianErrorsAreTheSpecifiedOnes) {
-    // e8: search over 12 steps and least-squares scale, at 128 elements. tcq: at 64 elements.
+    // e8: search over 12 steps and least-squares scale, at 128 elements. tcq: at 64 elements, where annealed tables are better than
+    // those the figures are from, by 5 % at 3 and 4 bits. A figure is met with 2 % to spare, and not by a miracle.
     const struct {
         KvFormat format;
         uint32_t n, rows;
@@ -64,8 +65,12 @@ TEST(KernelsKvFormats, GaussianErrorsAreTheSpecifiedOnes) {
     };
     for (const auto& row : rows) {
         const double error = relative_error(row.format, row.n, row.rows);
-        EXPECT_NEAR(error / row.error, 1, 0.02) << kKvFormats[row.format].name << " at " << row.n << ": " << error;
+        EXPECT_LT(error / row.error, 1.02) << kKvFormats[row.format].name << " at " << row.n << ": " << error;
+        EXPECT_GT(error / row.error, 0.93) << kKvFormats[row.format].name << " at " << row.n << ": " << error;
     }
+    // No figure is published for a trellis of 5 or 6 bits; it has to be better than the lattice to be worth having.
+    EXPECT_LT(relative_error(kKvTcq5, 64, 1000), 0.8 * relative_error(kKvE8_5, 64, 1000));
+    EXPECT_LT(relative_error(kKvTcq6, 64, 1000), 0.95 * relative_error(kKvE8_6, 64, 1000));
     // 8 bits: a sixteenth of the error of 6 bits at most, of which the f16 scale is not yet a part worth mention.
     EXPECT_LT(relative_error(kKvE8_8, 128, 200), 0.00059 / 12);
     EXPECT_LT(relative_error(kKvQ8_0, 128, 200), 0.00006);
@@ -170,6 +175,8 @@ TEST(KernelsKvFormats, TrellisCodesADecodedRowAsItself) {
     check_trellis_codes<2>(random);
     check_trellis_codes<3>(random);
     check_trellis_codes<4>(random);
+    check_trellis_codes<5>(random);
+    check_trellis_codes<6>(random);
 }
 
 // The Viterbi search against every path of three elements.
@@ -202,6 +209,7 @@ TEST(KernelsKvFormats, TrellisSearchIsExact) {
     check_trellis_search<2>(random);
     check_trellis_search<3>(random);
     check_trellis_search<4>(random);
+    check_trellis_search<5>(random);
 }
 
 // The nearest point of the box against every point: blocks of 8 with 2 bits have 2^16.
@@ -277,7 +285,7 @@ TEST(KernelsKvFormats, LatticePacksAndCodesADecodedRowAsItself) {
 
 TEST(KernelsKvFormats, UnbiasedScalesKeepProducts) {
     Random random(8);
-    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvTcq2, kKvTcq3, kKvTcq4})
+    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6})
         for (int round = 0; round < 50; ++round) {
             const std::vector<float> x = random.normals(64), y = decode(scalar_set(), f, encode(scalar_set(), f, x, KvScaleMode::kUnbiased), 64);
             double xx = 0, xy = 0;
@@ -291,7 +299,7 @@ TEST(KernelsKvFormats, RowsThatAreNoOrdinaryNumbers) {
     std::vector<float> x(64);
     const auto coded = [&](KvFormat f) { return decode(scalar_set(), f, encode(scalar_set(), f, x), 64); };
     Random random(9);
-    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4}) {
+    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6}) {
         SCOPED_TRACE(kKvFormats[f].name);
         for (float bad : {NAN, INFINITY, -INFINITY}) {
             x = random.normals(64);
@@ -322,7 +330,7 @@ TEST(KernelsKvFormats, RowsThatAreNoOrdinaryNumbers) {
     for (int code = 0; code < 256; ++code) {  // every fp8 number is its own
         const float v = fp8_to_f32(static_cast<uint8_t>(code));
         EXPECT_EQ(std::isnan(v), (code & 0x7f) == 0x7f);
-        EXPECT_EQ(f32_to_fp8(v), code);
+        EXPECT_EQ(f32_to_fp8(v) & (std::isnan(v) ? 0x7f : 0xff), code & (std::isnan(v) ? 0x7f : 0xff));  // a NaN loses its sign
     }
     EXPECT_EQ(fp8_to_f32(f32_to_fp8(1e9f)), 448.0f);
     EXPECT_EQ(fp8_to_f32(f32_to_fp8(-INFINITY)), -448.0f);

@@ -89,7 +89,8 @@ uint64_t bytes_of(uint64_t fields, uint32_t bits) { return (fields * bits + 7) /
 uint32_t centre_bits(const KakeyaturboOptions& options) { return static_cast<uint32_t>(std::bit_width(options.centres - 1)); }
 
 // Step 4.
-StoredRow quantize(const KakeyaturboBlock& block, const KakeyaturboBlock::Row& row, const KakeyaturboOptions& options, std::span<const float> levels) {
+StoredRow quantize(const KakeyaturboBlock& block, const KakeyaturboBlock::Row& row, const KakeyaturboOptions& options,
+                   std::span<const float> levels) {
     StoredRow stored{row.centre, static_cast<uint32_t>(block.basis.directions.rows()), row.t, row.residual_norm, row.norm, {}, {}};
     for (uint32_t i = 0; i < row.scaled.size(); ++i) {
         stored.codes.push_back(nearest_level(levels, row.scaled[i]));
