@@ -108,6 +108,7 @@ Json quality_json(const KvQuality& q, bool per_document) {
                 {"ratio", q.bytes.ratio},
                 {"page_bytes", q.bytes.page_bytes},
                 {"pages", q.bytes.pages},
+                {"precise_bytes", q.bytes.precise_bytes},
                 {"side_bytes", q.bytes.side_bytes},
                 {"total_bytes", q.bytes.total_bytes},
                 {"delta_nll", delta.mean},
@@ -203,7 +204,7 @@ int eval_kv(const Options& o, const Console& console) {
     const std::vector<KvSpec> specs = grid_of(o);
     const KvSpec reference_spec = parse_kv_spec(o.reference + "@none", {});
     if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32) throw ToolError(kExitUsage, "--reference is f16 or f32");
-    const uint32_t context = o.engine.context ? o.engine.context : o.tokens ? o.tokens : std::min(open_model(o.engine.model).info.train_context_tokens, 2048u);
+    const uint32_t context = o.engine.context ? o.engine.context : std::min(open_model(o.engine.model).info.train_context_tokens, 2048u);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
     if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context) throw ToolError(kExitUsage, "--probe does not fit the context");
@@ -273,7 +274,7 @@ int eval_kv(const Options& o, const Console& console) {
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
                 {"text", o.text},
                 {"protocol", protocol},
-                {"bytes", strf("native formats: whole pages of one sequence of %u tokens and what lies beside them once per engine, as planned; published codecs: what "
+                {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in f16, and what lies beside them once per engine; published codecs: what "
                                "encode() returned, and their tables", context)},
                 {"reference", o.reference},
                 {"reference_nll", reference_nll},

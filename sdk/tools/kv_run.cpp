@@ -8,6 +8,8 @@ EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t c
     options.sessions = 1;
     options.k_format = spec.native ? spec.k_format : KEEL_KV_F32;
     options.v_format = spec.native ? spec.v_format : KEEL_KV_F32;
+    options.sinks = spec.sinks;
+    options.recent = spec.recent;
     options.kv_profile = spec.profile;
     options.kv_profile_file = nullptr;
     if (options.weights == KEEL_WEIGHTS_DEFAULT) options.weights = KEEL_WEIGHTS_MAP;  // engines share the file's pages
@@ -71,7 +73,8 @@ KvBytes planned_kv_bytes(const keel_memory_plan& plan) {
     bytes.page_bytes = plan.kv_page_bytes;
     bytes.pages = (plan.context_tokens + plan.kv_page_tokens - 1) / plan.kv_page_tokens;
     bytes.side_bytes = plan.kv_side_bytes;
-    bytes.total_bytes = static_cast<double>(bytes.page_bytes * bytes.pages + bytes.side_bytes);
+    bytes.precise_bytes = plan.kv_session_bytes;
+    bytes.total_bytes = static_cast<double>(bytes.page_bytes * bytes.pages + bytes.precise_bytes + bytes.side_bytes);
     bytes.per_token = bytes.total_bytes / plan.context_tokens;
     return bytes;
 }

@@ -50,6 +50,7 @@ class KvRun {
 // Bytes that storing K and V of one sequence of `context_tokens` takes.
 struct KvBytes {
     uint64_t page_bytes = 0, pages = 0;  // of the arena; 0 for published codecs
+    uint64_t precise_bytes = 0;          // f16 rows of sinks and recent positions, once per sequence
     uint64_t side_bytes = 0;             // once per engine: means, gains, tables
     double total_bytes = 0;              // of the sequence, side_bytes included
     double per_token = 0;

@@ -1,6 +1,7 @@
 #include "sdk/tools/kv_spec.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "sdk/tools/kv_profile_file.h"
 #include "sdk/tools/model_loader.h"
@@ -21,6 +22,21 @@ void add_family(std::string& families, const std::string& family) {
     else if (families != family && !families.ends_with("+" + family) && !families.starts_with(family + "+")) families += "+" + family;
 }
 
+// Takes "+sN" and "+rM" from the end of native formats.
+void take_precise(std::string_view* formats, KvSpec* spec) {
+    for (;;) {
+        const size_t plus = formats->rfind('+');
+        if (plus == std::string_view::npos || formats->size() < plus + 3) return;
+        const char what = (*formats)[plus + 1];
+        uint32_t count = 0;
+        const char* end = formats->data() + formats->size();
+        const auto [stop, error] = std::from_chars(formats->data() + plus + 2, end, count);
+        if ((what != 's' && what != 'r') || error != std::errc() || stop != end) return;
+        (what == 's' ? spec->sinks : spec->recent) = count;
+        formats->remove_suffix(formats->size() - plus);
+    }
+}
+
 bool plain_float(keel_kv_format format) { return format == KEEL_KV_F16 || format == KEEL_KV_F32; }
 
 }  // namespace
@@ -36,6 +52,7 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
         names_profile = true;
         if (text.substr(at + 1) != "none") spec.profile = text.substr(at + 1);
     }
+    take_precise(&formats, &spec);
     if (formats == "profile") {
         if (!names_profile) spec.profile = default_profile;
         if (spec.profile.empty()) throw bad("no KV profile is named");
@@ -63,6 +80,7 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
         for (int i = 0; i < 2; ++i)
             if (native[i] && *native[i] != KEEL_KV_F16) throw bad("a published codec goes with another one or with f16");
         if (!spec.profile.empty()) throw bad("published codecs take no KV profile");
+        if (spec.sinks || spec.recent) throw bad("published codecs keep no positions in f16");
         spec.k_peer = peers[0];
         spec.v_peer = peers[1];
         return spec;
@@ -88,8 +106,9 @@ std::vector<std::string> split_kv_specs(std::string_view text) {
 }
 
 std::string kv_spec_help() {
-    std::string help = "Formats: SIDE for both K and V, k=SIDE:v=SIDE, or profile; @FILE or @none names a profile for one of them.\n"
-                       "Native sides: f16 f32 fp8 q8_0 q4_0 q8_0-rot q4_0-rot e8-2 e8-3 e8-4 e8-5 e8-6 e8-8 tcq-2 tcq-3 tcq-4\n"
+    std::string help = "Formats: SIDE for both K and V, k=SIDE:v=SIDE, or profile; +sN+rM keeps the first N and the last M positions in f16 (native\n"
+                       "formats); @FILE or @none names a profile for one of them.\n"
+                       "Native sides: f16 f32 fp8 q8_0 q4_0 q8_0-rot q4_0-rot e8-2 e8-3 e8-4 e8-5 e8-6 e8-8 tcq-2 tcq-3 tcq-4 tcq-5 tcq-6\n"
                        "Published codecs:\n";
     for (std::string_view names = kv_peer_names(); !names.empty();) {
         const size_t end = std::min(names.find('\n'), names.size());
