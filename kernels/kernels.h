@@ -81,7 +81,7 @@ constexpr uint32_t kMaxMeanPairs = kMaxHeadDim / 2;
 // rotated V formats is. Running state (m, l, o) per query row is merged in place as
 // section 5 says: the caller sets m = -inf before the first span and calls attention_finish after the last.
 struct AttentionArgs {
-    const uint8_t* const* pages;  // page p holds positions [p*page_tokens, (p+1)*page_tokens)
+    const uint8_t* const* pages;  // page p holds positions [p*page_tokens, (p+1)*page_tokens); null: evicted, seen by nobody
     uint32_t page_tokens;         // a multiple of kAttentionTile
     KvPlane k, v;                 // this layer's and head's
     KeyMean mean;

@@ -532,8 +532,13 @@ keel_status keel_session_set_sampling(keel_session session, const keel_sampling*
  * KEEL_E_NO_LOGITS, KEEL_E_NUMERIC. */
 keel_status keel_session_sample(keel_session session, int32_t* token);
 
-/* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step. */
+/* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step.
+ * KEEL_E_STATE when that would end inside a page that was evicted: its first rows are gone. */
 keel_status keel_session_truncate(keel_session session, uint32_t tokens);
+/* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is computed later
+ * does not see them, everything else stays, positions included. *evicted_tokens (may be NULL): positions given up by this call.
+ * KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
+keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
  * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */
 keel_status keel_session_fork(keel_session session, keel_session* out);

@@ -137,6 +137,12 @@ class Session {
         return result;
     }
     keel_status truncate(uint32_t tokens) { return keel_session_truncate(handle_, tokens); }
+    // Positions given up.
+    Result<uint32_t> evict(uint32_t from, uint32_t to) {
+        Result<uint32_t> tokens;
+        tokens.status = keel_session_evict(handle_, from, to, &tokens.value);
+        return tokens;
+    }
     // Any thread, also while advance() runs.
     keel_status cancel() const { return keel_cancel(handle_); }
     Result<Session> fork() {

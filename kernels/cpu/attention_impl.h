@@ -360,7 +360,7 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
     for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
         AttentionTile t;
         find_live_rows(a, first, &t);
-        if (t.count == 0) continue;
+        if (t.count == 0 || !a.pages[first / a.page_tokens]) continue;
         if (integer_k)
             score_integers<K>(a, t, x);
         else
@@ -400,8 +400,13 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
     }
 }
 
+<<<<<<< HEAD
 #define KEEL_DEFINE_ATTENTION(isa, V, K)                                                   \
     void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V, K>(a); } \
+=======
+#define KEEL_DEFINE_ATTENTION(isa, V)                                                                              \
+    void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V>(a); }                              \
+>>>>>>> kv
     void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
 
 }  // namespace

@@ -104,7 +104,7 @@ void attention_span_scalar(const AttentionArgs& a) {
             any.lo = see.lo < any.lo ? see.lo : any.lo;
             any.hi = see.hi > any.hi ? see.hi : any.hi;
         }
-        if (any.lo >= any.hi) continue;
+        if (any.lo >= any.hi || !a.pages[first / a.page_tokens]) continue;
         const TileRows k_rows = read_tile(a, a.k, first, any, k), v_rows = read_tile(a, a.v, first, any, v);
         for (uint32_t r = 0; r < a.rows; ++r) {
             const VisibleRange see = visible_in_tile(a, r, first);

@@ -26,15 +26,17 @@ uint32_t take(KvPool* pool) {
     return id;
 }
 void drop(KvPool* pool, uint32_t id) {
-    if (--pool->references[id] == 0) pool->free_list[pool->free_count++] = id;
+    if (id != kNoPage && --pool->references[id] == 0) pool->free_list[pool->free_count++] = id;
 }
 void append(const KvPool& pool, KvPageList* list, uint32_t id) {
     list->ids[list->count] = id;
-    list->pages[list->count++] = kv_page(pool, id);
+    list->pages[list->count++] = id == kNoPage ? nullptr : kv_page(pool, id);
 }
 void drop_from(KvPool* pool, KvPageList* list, uint32_t keep) {
     while (list->count > keep) drop(pool, list->ids[--list->count]);
 }
+
+bool own(const KvPool& pool, uint32_t id) { return id != kNoPage && pool.references[id] == 1; }
 
 }  // namespace
 
@@ -79,12 +81,12 @@ keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint
     const uint32_t missing = want > list->count ? want - list->count : 0;
     const uint32_t first = from / kPageTokens, last = from < to ? want - missing : first;
     uint32_t shared = 0;
-    for (uint32_t page = first; page < last; ++page) shared += pool->references[list->ids[page]] > 1;
+    for (uint32_t page = first; page < last; ++page) shared += !own(*pool, list->ids[page]);
     if (missing + shared > pool->free_count) return KEEL_E_KV_FULL;
     for (uint32_t page = first; page < last; ++page) {
-        if (pool->references[list->ids[page]] == 1) continue;
+        if (own(*pool, list->ids[page])) continue;
         const uint32_t id = take(pool);
-        if (page * kPageTokens < from) memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
+        if (page * kPageTokens < from && list->pages[page]) memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
         drop(pool, list->ids[page]);
         list->ids[page] = id;
         list->pages[page] = kv_page(*pool, id);
@@ -99,15 +101,30 @@ void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens) {
     drop_from(pool, list, need > list->reserved ? need : list->reserved);
 }
 
-keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens) {
+keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const uint8_t* evicted) {
     PoolLock lock(pool);
-    uint32_t want = kv_pages_for(tokens), own = 0;
-    if (want < list->reserved) want = list->reserved;
-    for (uint32_t i = 0; i < list->count; ++i) own += pool->references[list->ids[i]] == 1;
-    if (want > pool->free_count + own) return KEEL_E_KV_FULL;
+    const uint32_t used = kv_pages_for(tokens), count = used < list->reserved ? list->reserved : used;
+    const auto gone = [&](uint32_t page) { return evicted && page < used && evicted[page / 8] >> page % 8 & 1; };
+    uint32_t want = 0, mine = 0;
+    for (uint32_t i = 0; i < count; ++i) want += !gone(i);
+    for (uint32_t i = 0; i < list->count; ++i) mine += own(*pool, list->ids[i]);
+    if (want > pool->free_count + mine) return KEEL_E_KV_FULL;
     drop_from(pool, list, 0);
-    while (list->count < want) append(*pool, list, take(pool));
+    while (list->count < count) append(*pool, list, gone(list->count) ? kNoPage : take(pool));
     return KEEL_OK;
+}
+
+uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last) {
+    PoolLock lock(pool);
+    uint32_t evicted = 0;
+    for (uint32_t page = first; page < last; ++page) {
+        if (list->ids[page] == kNoPage) continue;
+        drop(pool, list->ids[page]);
+        list->ids[page] = kNoPage;
+        list->pages[page] = nullptr;
+        ++evicted;
+    }
+    return evicted;
 }
 
 void kv_release(KvPool* pool, KvPageList* list) {
@@ -121,7 +138,7 @@ keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32
     const uint32_t full = tokens / kPageTokens, partial = tokens % kPageTokens ? 1 : 0;
     if (partial > pool->free_count) return KEEL_E_KV_FULL;
     for (uint32_t i = 0; i < full; ++i) {
-        ++pool->references[from.ids[i]];
+        if (from.ids[i] != kNoPage) ++pool->references[from.ids[i]];
         append(*pool, to, from.ids[i]);
     }
     if (partial) {

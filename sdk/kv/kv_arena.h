@@ -68,7 +68,10 @@ struct KvPool {
 // Places the pages in `pages` and the tables in `tables`.
 void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables, Arena& pages);
 
-// A session's pages, in position order. Arrays have room for the session's longest context.
+constexpr uint32_t kNoPage = UINT32_MAX;
+
+// A session's pages, in position order. Arrays have room for the session's longest context. A page that was evicted has the
+// id kNoPage and no address: attention passes over its positions.
 struct KvPageList {
     uint32_t* ids;
     const uint8_t** pages;  // addresses, as attention wants them
@@ -82,8 +85,11 @@ struct KvPageList {
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to);
 // Gives back the pages that positions [0, tokens) do not need, down to list->reserved.
 void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
-// Gives up the list's pages and takes fresh ones for `tokens` positions; KEEL_E_KV_FULL changes nothing.
-keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens);
+// Gives up the list's pages and takes fresh ones for `tokens` positions, but for those of which bit i of evicted (null: none)
+// is set; KEEL_E_KV_FULL changes nothing.
+keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const uint8_t* evicted);
+// Gives back pages [first, last), whose positions keep their place. Returns how many there were.
+uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last);
 // Gives back every page, reserved ones too.
 void kv_release(KvPool* pool, KvPageList* list);
 // Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one copied.

@@ -6,8 +6,7 @@
 //     pairs        u32 [mean_pairs]                  RoPE pairs whose K mean is removed before the rotation, ascending
 //     K means      f32 [layers][kv_heads][head_dim]  if kKvKeyMeans: elements of `pairs` before RoPE, the others after it
 //     V means      f32 [layers][kv_heads][head_dim]  if kKvValueMeans
-//     gains        f32 [layers][kv_heads][head_dim]  if kKvGains: keys are divided by, queries multiplied by it, after RoPE;
-//                                                    positive, and equal for both elements of a RoPE pair
+//     gains        f32 [layers][kv_heads][head_dim]  if kKvGains: keys are divided by, queries multiplied by it, after RoPE; positive
 //     checksum     u64, hash64 of everything before
 //
 // The file is hostile until read_kv_profile has seen it; later reads of its arrays check what they find again.

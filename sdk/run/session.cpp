@@ -215,8 +215,21 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     if (tokens > s->token_count) return KEEL_E_ARGUMENT;
+    if (tokens < s->computed && tokens % kPageTokens && !s->kv.pages[tokens / kPageTokens]) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
+    return KEEL_OK;
+}
+
+keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (from > to || to > s->computed) return KEEL_E_ARGUMENT;
+    if (s->in_step) return KEEL_E_BUSY;
+    const uint32_t first = kv_pages_for(from), last = to / kPageTokens;
+    const uint32_t pages = first < last ? kv_evict(&e->pool, &s->kv, first, last) : 0;
+    if (evicted_tokens) *evicted_tokens = pages * kPageTokens;
     return KEEL_OK;
 }
 

@@ -3,7 +3,8 @@
 //
 //     SavedHeader | SamplerParams | TextStream | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
-//     | KV rows: for each page, layer: codes and scales of each head's K, then of each head's V (only the rows in use)
+//     | evicted pages: bits u8[(pages + 7) / 8], if there are any
+//     | KV rows: for each page that was not, layer: codes and scales of each head's K, then of each head's V (only the rows in use)
 //     | hash64 of everything before, u64
 #include <string.h>
 
@@ -22,11 +23,21 @@ struct SavedHeader {
     uint32_t version, header_bytes, sampler_bytes, text_bytes;
     uint64_t total_bytes, fingerprint, kv_identity;
     uint32_t layers, kv_heads, head_dim, page_tokens, vocabulary, embedding;
-    uint32_t token_count, computed, sampled, has_logits, all_logits;
+    uint32_t token_count, computed, sampled, has_logits, all_logits, evicted_pages;
     int32_t last_sample;
+    uint32_t reserved;
 };
 
 uint64_t drawn_bytes(uint32_t tokens) { return (uint64_t{tokens} + 7) / 8; }
+
+uint64_t evicted_bytes(const SavedHeader& h) { return h.evicted_pages ? (uint64_t{kv_pages_for(h.computed)} + 7) / 8 : 0; }
+
+// Size of the whole block; evicted pages are full ones.
+uint64_t saved_bytes(const Engine& e, const SavedHeader& h) {
+    return sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 + drawn_bytes(h.token_count) +
+           (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + evicted_bytes(h) +
+           (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes + 8;
+}
 
 SavedHeader make_header(const Engine& e, const Session& s) {
     SavedHeader h = {};
@@ -49,8 +60,8 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.has_logits = s.logits_rows != 0;
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
-    h.total_bytes = sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 + drawn_bytes(h.token_count) +
-                    (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + h.computed * e.geometry.row_bytes + 8;
+    for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += !s.kv.pages[page];
+    h.total_bytes = saved_bytes(e, h);
     return h;
 }
 
@@ -60,6 +71,7 @@ void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t token
     for (uint32_t page = 0; page * kPageTokens < tokens; ++page) {
         const uint64_t rows = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
         uint8_t* base = const_cast<uint8_t*>(list.pages[page]);
+        if (!base) continue;
         const auto plane = [&](const kernels::KvPlane& p) {
             copy(base + p.codes, rows * p.code_bytes);
             copy(base + p.scales, rows * p.scale_bytes);
@@ -96,11 +108,8 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
     if (h.computed > h.token_count || h.has_logits > 1 || h.all_logits > 1 || h.sampled > h.token_count || h.last_sample < -1 ||
         h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed", "counts contradict each other");
-    Session saved = {};
-    saved.token_count = h.token_count;
-    saved.computed = h.computed;
-    saved.logits_rows = h.has_logits;
-    if (h.total_bytes != bytes || make_header(e, saved).total_bytes != bytes)
+    if (h.reserved || h.evicted_pages > h.computed / kPageTokens) return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages", "more than there are");
+    if (h.total_bytes != bytes || saved_bytes(e, h) != bytes)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes", "size contradicts the contents");
     return KEEL_OK;
 }
@@ -149,6 +158,11 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
         put(s->logits + uint64_t{s->logits_rows - 1} * h.vocabulary, uint64_t{h.vocabulary} * 4);
         put(s->hidden + uint64_t{s->logits_rows - 1} * h.embedding, uint64_t{h.embedding} * 4);
     }
+    for (uint64_t i = 0; i < evicted_bytes(h); ++i) {
+        uint8_t byte = 0;
+        for (uint64_t page = 8 * i; page < 8 * i + 8 && page < kv_pages_for(h.computed); ++page) byte = static_cast<uint8_t>(byte | (s->kv.pages[page] ? 0 : 1) << page % 8);
+        put(&byte, 1);
+    }
     for_each_kv_run(e->geometry, s->kv, s->computed, put);
     const uint64_t checksum = hash64(dst, h.total_bytes - 8);
     put(&checksum, sizeof checksum);
@@ -187,7 +201,15 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     const uint8_t* drawn = tokens + uint64_t{h.token_count} * 4;
     for (uint32_t i = 0; i < h.token_count; ++i) sampled += drawn[i / 8] >> i % 8 & 1;
     if (sampled != h.sampled) return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(drawn - in), "sampled", "differs from the drawn tokens");
-    KEEL_TRY(kv_replace(&e->pool, &s->kv, h.computed));
+    const uint8_t* evicted = h.evicted_pages ? drawn + drawn_bytes(h.token_count) + (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) : nullptr;
+    uint32_t evicted_pages = 0;
+    for (uint64_t page = 0; page < evicted_bytes(h) * 8; ++page) {
+        const bool gone = evicted[page / 8] >> page % 8 & 1;
+        evicted_pages += gone;
+        if (gone && page >= h.computed / kPageTokens) evicted_pages = UINT32_MAX / 2;  // no full page
+    }
+    if (evicted_pages != h.evicted_pages) return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>((evicted ? evicted : in) - in), "evicted", "differs from evicted_pages");
+    KEEL_TRY(kv_replace(&e->pool, &s->kv, h.computed, evicted));
 
     // Nothing can fail any more.
     const uint8_t* from = tokens;
@@ -201,6 +223,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         get(s->logits, uint64_t{h.vocabulary} * 4);
         get(s->hidden, uint64_t{h.embedding} * 4);
     }
+    from += evicted_bytes(h);
     for_each_kv_run(e->geometry, s->kv, h.computed, get);
     s->sampling = sampling;
     s->text = text;

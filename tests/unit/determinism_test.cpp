@@ -22,7 +22,7 @@ struct Case {
     const char* file;      // below the source tree, or below the shared data when `shared`
     bool shared;
     keel_activation activation;
-    keel_kv_format kv;
+    keel_kv_format k, v;
     uint32_t prompt_tokens, drawn_tokens;
     int walks;
 };
@@ -48,7 +48,8 @@ Reference run_reference(const std::string& path, const Case& c, keel_cpu cpu) {
     config.chunk_tokens = 1;
     config.threads = 1;
     config.activation = c.activation;
-    config.k_format = config.v_format = c.kv;
+    config.k_format = c.k;
+    config.v_format = c.v;
     config.context_tokens = c.prompt_tokens + c.drawn_tokens + 70;
     config.cpu = cpu;
     keel_test::Engine engine(path, config);
@@ -107,7 +108,8 @@ class Walk {
         c.max_sessions = 4;
         c.logits_rows = 1 + pick(3) * 4;
         c.activation = c_.activation;
-        c.k_format = c.v_format = c_.kv;
+        c.k_format = c_.k;
+        c.v_format = c_.v;
         c.context_tokens = c_.prompt_tokens + c_.drawn_tokens + 70;
         c.tile_us = 1 + pick(300);
         c.cpu = cpu;
@@ -255,14 +257,20 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
 
 constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32;
 INSTANTIATE_TEST_SUITE_P(Models, Determinism,
-                         testing::Values(Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, 90, 12, 2},
-                                         Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, 600, 20, 12},
-                                         Case{"smollm2_q8_0_exact", "tests/data/architectures/smollm2-q8_0.gguf", false, kF32, KEEL_KV_F32, 150, 20, 6},
-                                         Case{"gemma3_windows", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_F16, 140, 20, 8},
-                                         Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, 140, 20, 6},
-                                         Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, 140, 20, 6},
-                                         Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, 90, 12, 3},
-                                         Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, 70, 8, 2}),
+                         testing::Values(Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
+                                         Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 600, 20, 12},
+                                         Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 2},
+                                         Case{"books_e8_q4", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_E8_4, KEEL_KV_Q4_0, 90, 12, 2},
+                                         Case{"smollm2_tcq", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2, KEEL_KV_TCQ_4, 600, 20, 4},
+                                         Case{"smollm2_e8_fp8", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_E8_8, KEEL_KV_FP8_E4M3, 150, 20, 3},
+                                         Case{"qwen2_bias_removed", "tests/data/architectures/qwen2-mqa-tied.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_3, 150, 20, 6},
+                                         Case{"gemma3_windows_tcq", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_E8_5, 140, 20, 4},
+                                         Case{"smollm2_q8_0_exact", "tests/data/architectures/smollm2-q8_0.gguf", false, kF32, KEEL_KV_F32, KEEL_KV_F32, 150, 20, 6},
+                                         Case{"gemma3_windows", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 8},
+                                         Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140, 20, 6},
+                                         Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
+                                         Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
+                                         Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -478,7 +478,7 @@ TEST(SessionFile, OtherModelsAndFormatsAreRefused) {
     f32.k_format = KEEL_KV_F32;
     keel_test::Engine wide(kTiny, f32);
     EXPECT_EQ(keel_session_restore(wide.session(), blob.data(), blob.size(), &error), KEEL_E_FILE_MISMATCH);
-    EXPECT_STREQ(error.field, "k_format");
+    EXPECT_STREQ(error.field, "kv_identity");
     keel_test::Engine small(kTiny, config(1, 64));
     EXPECT_EQ(keel_session_restore(small.session(), blob.data(), blob.size(), &error), KEEL_E_CONTEXT_FULL);
     keel_config few = config(2, 256);

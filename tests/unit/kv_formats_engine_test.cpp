@@ -1,0 +1,366 @@
+// KV formats inside the engine: plans that count every byte, profiles (what they change, what they may not change, hostile ones),
+// biases as means, and eviction.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <random>
+
+#include "kernels/kernels.h"
+#include "sdk/kv/kv_arena.h"
+#include "tests/kv_profile_builder.h"
+#include "tests/test_engine.h"
+#include "tests/test_paths.h"
+
+namespace {
+
+using keel_test::KvProfileBuilder;
+using keel_test::sized;
+
+const std::string kBooks = keel_test::source_path("samples/models/books-7m-f16.gguf");
+const std::string kTiny = keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf");
+const std::string kBias = keel_test::source_path("tests/data/architectures/qwen2-mqa-tied.gguf");
+const std::string kGemma = keel_test::source_path("tests/data/architectures/gemma3.gguf");
+const std::string kPartialRope = keel_test::source_path("tests/data/architectures/phi4-partial-rotary.gguf");
+
+keel_config config(keel_kv_format k, keel_kv_format v, uint32_t context = 256) {
+    keel_config c = sized<keel_config>();
+    c.k_format = k;
+    c.v_format = v;
+    c.context_tokens = context;
+    c.logits_rows = 64;
+    c.threads = 2;
+    return c;
+}
+
+std::vector<int32_t> some_ids(uint32_t count, uint32_t vocabulary, uint32_t seed = 3) {
+    std::mt19937 random(seed);
+    std::vector<int32_t> ids(count);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random() % vocabulary);
+    return ids;
+}
+
+// A reader over bytes that are kept.
+struct Profile {
+    explicit Profile(std::vector<uint8_t> data) : bytes(std::move(data)) { keel_test::check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader"); }
+    std::vector<uint8_t> bytes;
+    keel_reader reader = sized<keel_reader>();
+};
+
+// The mean over positions of KL(a || b).
+double mean_kl(const keel_test::Logits& a, const keel_test::Logits& b) {
+    double sum = 0;
+    for (uint32_t r = 0; r < a.rows; ++r) {
+        const float *x = a.row(r), *y = b.row(r);
+        double zx = 0, zy = 0, kl = 0;
+        for (uint32_t i = 0; i < a.vocabulary; ++i) zx += std::exp(double{x[i]}), zy += std::exp(double{y[i]});
+        for (uint32_t i = 0; i < a.vocabulary; ++i) kl += std::exp(double{x[i]}) / zx * (x[i] - std::log(zx) - y[i] + std::log(zy));
+        sum += kl;
+    }
+    return sum / a.rows;
+}
+double largest_difference(const keel_test::Logits& a, const keel_test::Logits& b) {
+    double most = 0;
+    for (size_t i = 0; i < a.values.size(); ++i) most = std::max(most, std::abs(double{a.values[i]} - b.values[i]));
+    return most;
+}
+
+TEST(KvFormats, PlanCountsEveryByte) {
+    for (uint32_t f = 1; f <= keel::kernels::kKvFormatCount; ++f) {
+        const keel_kv_format format = static_cast<keel_kv_format>(f);
+        const keel_test::Engine engine(kBooks, config(format, format, 2048));
+        const keel_memory_plan& p = engine.plan();
+        const uint64_t rows = uint64_t{engine.info().layers} * engine.info().kv_heads * 2;
+        const keel::kernels::KvFormat k = static_cast<keel::kernels::KvFormat>(f - 1);
+        const uint32_t row = keel::kernels::kv_code_bytes(k, 64) + keel::kernels::kv_scale_bytes(k, 64);
+        EXPECT_EQ(p.kv_bytes_per_token, rows * row) << keel::kernels::kKvFormats[k].name;
+        EXPECT_EQ(p.kv_page_bytes, rows * row * p.kv_page_tokens);
+        EXPECT_EQ(p.regions[KEEL_REGION_KV].bytes, p.kv_page_bytes * 32);
+        EXPECT_EQ(p.kv_side_bytes, 0u);
+    }
+    EXPECT_EQ(keel_test::Engine(kBooks, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3)).plan().kv_bytes_per_token, 8u * 2 * 2 * 26);
+}
+
+TEST(KvFormats, FormatsThatDoNotFitTheHeadAreRefused) {
+    // 48 elements are no multiple of 32.
+    try {
+        keel_test::Engine engine(kPartialRope, config(KEEL_KV_Q8_0, KEEL_KV_F16));
+        EXPECT_EQ(engine.info().head_dim % 32, 0u);
+    } catch (const keel_test::Error& error) {
+        EXPECT_EQ(error.status, KEEL_E_UNSUPPORTED) << error.what();
+    }
+}
+
+// Better formats are nearer to f32, and none is far off.
+TEST(KvFormats, QualityFollowsBits) {
+    keel_test::Engine reference(kBooks, config(KEEL_KV_F32, KEEL_KV_F32));
+    const std::vector<int32_t> ids = reference.tokenize("It was a dark and stormy night, and the captain of the ship stood alone upon the deck. ", KEEL_TOKENIZE_BOS);
+    const keel_test::Logits want = reference.logits_for(ids);
+    const auto kl = [&](keel_kv_format f) { return mean_kl(want, keel_test::Engine(kBooks, config(f, f)).logits_for(ids)); };
+    const double q8 = kl(KEEL_KV_Q8_0), e8_8 = kl(KEEL_KV_E8_8), tcq2 = kl(KEEL_KV_TCQ_2), tcq3 = kl(KEEL_KV_TCQ_3), tcq4 = kl(KEEL_KV_TCQ_4);
+    EXPECT_LT(q8, 1e-4);
+    EXPECT_LT(e8_8, 1e-4);
+    EXPECT_LT(tcq4, tcq3);
+    EXPECT_LT(tcq3, tcq2);
+    EXPECT_LT(tcq2, 0.2);
+    EXPECT_LT(tcq4, 0.01);
+    EXPECT_LT(kl(KEEL_KV_E8_6), kl(KEEL_KV_E8_4));
+    EXPECT_LT(kl(KEEL_KV_E8_4), kl(KEEL_KV_E8_2));
+    EXPECT_LT(kl(KEEL_KV_FP8_E4M3), 0.02);
+    EXPECT_LT(kl(KEEL_KV_Q4_0_ROTATED), 0.05);
+}
+
+// Whatever means and gains a profile has, in f32 rows they change nothing but rounding: for interleaved and half-split pairs, partial
+// rotation, windows with their own frequencies, biases.
+TEST(KvProfile, MeansAndGainsAreExact) {
+    for (const std::string& path : {kBooks, kTiny, kBias, kGemma, kPartialRope}) {
+        SCOPED_TRACE(path);
+        keel_test::Engine plain(path, config(KEEL_KV_F32, KEEL_KV_F32));
+        const std::vector<int32_t> ids = some_ids(130, plain.info().vocabulary);
+        const keel_test::Logits want = plain.logits_for(ids);
+        KvProfileBuilder builder(plain.info(), KEEL_KV_F32, KEEL_KV_F32);
+        std::mt19937 random(9);
+        std::normal_distribution<float> normal;
+        for (size_t i = 0; i < builder.floats(); ++i) {
+            builder.key_means.push_back(normal(random));
+            builder.value_means.push_back(normal(random));
+            builder.gains.push_back(std::exp2(normal(random)));
+        }
+        for (uint32_t pair = 0; pair < 4; pair += 1 + pair) builder.pairs.push_back(pair);
+        Profile profile(builder.bytes());
+        keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+        c.kv_profile = &profile.reader;
+        keel_test::Engine changed(path, c);
+        EXPECT_GT(changed.plan().kv_side_bytes, builder.floats() * 16);
+        const keel_test::Logits got = changed.logits_for(ids);
+        double magnitude = 0;
+        for (float v : want.values) magnitude = std::max(magnitude, std::abs(double{v}));
+        EXPECT_LT(largest_difference(want, got), 2e-3 * magnitude);
+        EXPECT_GT(largest_difference(want, got), 0) << "nothing was done";
+    }
+}
+
+TEST(KvProfile, FormatsPerLayerAndTheConfigurationGoesBefore) {
+    keel_test::Engine plain(kBooks, config(KEEL_KV_F16, KEEL_KV_F16));
+    KvProfileBuilder builder(plain.info(), KEEL_KV_TCQ_3, KEEL_KV_TCQ_2);
+    builder.formats[0] = KEEL_KV_E8_8;
+    builder.formats[5] = KEEL_KV_F16;
+    Profile profile(builder.bytes());
+    keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+    c.kv_profile = &profile.reader;
+    EXPECT_EQ(keel_test::Engine(kBooks, c).plan().kv_bytes_per_token, 2u * ((66 + 18) + (26 + 128) + 6 * (26 + 18)));
+    c.v_format = KEEL_KV_TCQ_4;
+    EXPECT_EQ(keel_test::Engine(kBooks, c).plan().kv_bytes_per_token, 2u * ((66 + 34) + 7 * (26 + 34)));
+}
+
+TEST(KvProfile, HostileFilesAreRefused) {
+    keel_test::Engine plain(kTiny, config(KEEL_KV_F16, KEEL_KV_F16));
+    KvProfileBuilder builder(plain.info(), KEEL_KV_TCQ_3, KEEL_KV_TCQ_3);
+    builder.key_means.assign(builder.floats(), 0.5f);
+    builder.gains.assign(builder.floats(), 2.0f);
+    builder.pairs = {0, 2};
+    const std::vector<uint8_t> good = builder.bytes();
+    keel_error error = sized<keel_error>();
+    const auto status_of = [&](std::vector<uint8_t> bytes, bool seal) {
+        if (seal) KvProfileBuilder::seal(bytes, false);
+        Profile profile(bytes);
+        keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+        c.kv_profile = &profile.reader;
+        try {
+            keel_test::Engine engine(kTiny, c);
+        } catch (const keel_test::Error& e) {
+            return e.status;
+        }
+        return KEEL_OK;
+    };
+    EXPECT_EQ(status_of(good, false), KEEL_OK);
+    for (size_t cut = 0; cut < good.size(); cut += cut < 80 ? 1 : 61) EXPECT_NE(status_of(std::vector<uint8_t>(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut)), false), KEEL_OK) << cut;
+    for (size_t at = 0; at < good.size(); at += at < 120 ? 1 : 97) {  // any byte, without a new checksum
+        std::vector<uint8_t> bad = good;
+        bad[at] ^= 0x40;
+        EXPECT_NE(status_of(bad, false), KEEL_OK) << at;
+    }
+    const auto with = [&](size_t at, const void* value, size_t n) {
+        std::vector<uint8_t> bad = good;
+        memcpy(bad.data() + at, value, n);
+        return status_of(bad, true);
+    };
+    const keel::KvProfileOffsets o = keel::kv_profile_offsets(builder.header);
+    const uint32_t two[2] = {2, 2}, far[2] = {0, 5000}, huge = 0xffffffff;
+    const float nan = NAN, zero = 0, big = 1e30f;
+    const uint8_t none = 0, beyond = 99;
+    EXPECT_EQ(with(o.pairs, two, 8), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.pairs, far, 8), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.key_means + 4, &nan, 4), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.key_means + 4, &big, 4), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.gains, &zero, 4), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.gains, &nan, 4), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.formats, &none, 1), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.formats + 1, &beyond, 1), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(o.formats + 3, &beyond, 1), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(with(offsetof(keel::KvProfileHeader, version), &two, 4), KEEL_E_UNSUPPORTED);
+    EXPECT_EQ(with(offsetof(keel::KvProfileHeader, fingerprint), &two, 8), KEEL_E_FILE_MISMATCH);
+    for (size_t field : {offsetof(keel::KvProfileHeader, layers), offsetof(keel::KvProfileHeader, kv_heads), offsetof(keel::KvProfileHeader, head_dim),
+                         offsetof(keel::KvProfileHeader, mean_pairs), offsetof(keel::KvProfileHeader, parts), offsetof(keel::KvProfileHeader, reserved),
+                         offsetof(keel::KvProfileHeader, total_bytes), offsetof(keel::KvProfileHeader, header_bytes)})
+        EXPECT_NE(with(field, &huge, 4), KEEL_OK) << field;
+}
+
+// Seeds of tests/fuzz/kv_profile_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
+TEST(KvProfile, FuzzCorpusIsCurrent) {
+    keel_test::Engine plain(kTiny, config(KEEL_KV_F16, KEEL_KV_F16));
+    for (int parts = 0; parts < 2; ++parts) {
+        KvProfileBuilder builder(plain.info(), KEEL_KV_TCQ_3, KEEL_KV_E8_2);
+        if (parts) {
+            builder.key_means.assign(builder.floats(), 0.25f);
+            builder.value_means.assign(builder.floats(), -0.5f);
+            builder.gains.assign(builder.floats(), 2.0f);
+            builder.pairs = {0, 3};
+        }
+        const std::vector<uint8_t> bytes = builder.bytes();
+        const std::string path = keel_test::source_path(parts ? "tests/fuzz/corpus/kv_profile/all-parts" : "tests/fuzz/corpus/kv_profile/formats");
+        if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        const std::vector<char> seed = keel_test::read_file(path);
+        ASSERT_EQ(seed.size(), bytes.size()) << path;
+        EXPECT_EQ(0, memcmp(seed.data(), bytes.data(), bytes.size())) << path;
+    }
+}
+
+// Saved rows fit engines that code rows in the same way only.
+TEST(KvProfile, SessionsNameTheirProfile) {
+    keel_test::Engine plain(kTiny, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3));
+    plain.feed(some_ids(70, plain.info().vocabulary));
+    plain.advance();
+    uint64_t bytes = 0, written = 0;
+    keel_test::check(keel_session_save_bytes(plain.session(), &bytes), "save_bytes");
+    std::vector<uint8_t> blob(bytes);
+    keel_test::check(keel_session_save(plain.session(), blob.data(), bytes, &written), "save");
+    KvProfileBuilder builder(plain.info(), KEEL_KV_TCQ_3, KEEL_KV_TCQ_3);
+    builder.value_means.assign(builder.floats(), 0.5f);
+    Profile profile(builder.bytes());
+    keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+    c.kv_profile = &profile.reader;
+    keel_test::Engine other(kTiny, c);
+    EXPECT_EQ(keel_session_restore(other.session(), blob.data(), bytes, nullptr), KEEL_E_FILE_MISMATCH);
+    keel_test::Engine same(kTiny, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3));
+    EXPECT_EQ(keel_session_restore(same.session(), blob.data(), bytes, nullptr), KEEL_OK);
+}
+
+// A large K bias: with it removed before coding, 3 bits are as good as without any bias; left in, they are not.
+TEST(KvFormats, BiasIsRemovedBeforeCoding) {
+    keel_test::Engine reference(kBias, config(KEEL_KV_F32, KEEL_KV_F32));
+    const std::vector<int32_t> ids = some_ids(200, reference.info().vocabulary);
+    const keel_test::Logits want = reference.logits_for(ids);
+    keel_test::Engine removed(kBias, config(KEEL_KV_TCQ_3, KEEL_KV_F32));
+    EXPECT_GT(removed.plan().kv_side_bytes, 0u);
+    KvProfileBuilder empty(reference.info(), KEEL_KV_TCQ_3, KEEL_KV_F32);
+    Profile profile(empty.bytes());
+    keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+    c.kv_profile = &profile.reader;
+    keel_test::Engine kept(kBias, c);
+    EXPECT_EQ(kept.plan().kv_side_bytes, 0u);
+    const double with = mean_kl(want, removed.logits_for(ids)), without = mean_kl(want, kept.logits_for(ids));
+    EXPECT_LT(with, without) << "KL " << with << " against " << without;
+    RecordProperty("kl_removed", std::to_string(with));
+    RecordProperty("kl_kept", std::to_string(without));
+}
+
+// ---- eviction ----
+class KvEviction : public testing::Test {
+  protected:
+    KvEviction() : engine_(kTiny, make()) {}
+    static keel_config make() {
+        keel_config c = config(KEEL_KV_TCQ_4, KEEL_KV_TCQ_4, 512);
+        c.max_sessions = 3;
+        c.kv_pages = 20;
+        return c;
+    }
+    void compute(const std::vector<int32_t>& ids) {
+        engine_.feed(ids);
+        engine_.advance();
+    }
+    std::vector<float> newest() const { return std::vector<float>(engine_.row(0), engine_.row(0) + engine_.info().vocabulary); }
+    uint32_t evict(uint32_t from, uint32_t to) {
+        uint32_t tokens = 0;
+        keel_test::check(keel_session_evict(engine_.session(), from, to, &tokens), "evict");
+        return tokens;
+    }
+    uint32_t free_pages() const {
+        keel_stats stats = sized<keel_stats>();
+        keel_test::check(keel_engine_stats(engine_.handle(), &stats), "stats");
+        return stats.kv_pages_free;
+    }
+    keel_test::Engine engine_;
+};
+
+TEST_F(KvEviction, GivesBackWholePagesInside) {
+    compute(some_ids(330, engine_.info().vocabulary));
+    const uint32_t before = free_pages();
+    EXPECT_EQ(evict(60, 60), 0u);
+    EXPECT_EQ(evict(65, 127), 0u);
+    EXPECT_EQ(evict(60, 200), 128u);
+    EXPECT_EQ(free_pages(), before + 2);
+    EXPECT_EQ(evict(0, 330), 192u);  // pages 0, 3 and 4; the last one is not full
+    EXPECT_EQ(free_pages(), before + 5);
+    EXPECT_EQ(keel_session_evict(engine_.session(), 0, 331, nullptr), KEEL_E_ARGUMENT);
+    EXPECT_EQ(keel_session_evict(engine_.session(), 9, 8, nullptr), KEEL_E_ARGUMENT);
+}
+
+TEST_F(KvEviction, WhatIsGoneIsNotSeenAndNothingElseMoves) {
+    const std::vector<int32_t> ids = some_ids(300, engine_.info().vocabulary), more = some_ids(20, engine_.info().vocabulary, 8);
+    compute(ids);
+    compute(more);
+    const std::vector<float> whole = newest();
+    keel_test::check(keel_session_truncate(engine_.session(), 300), "truncate");
+    EXPECT_EQ(evict(64, 192), 128u);
+    compute(more);
+    const std::vector<float> without = newest();
+    EXPECT_NE(whole, without);
+    for (float v : without) EXPECT_TRUE(std::isfinite(v));
+    // Redone one by one, forked, and saved and restored: the same bits.
+    keel_test::check(keel_session_truncate(engine_.session(), 300), "truncate");
+    for (int32_t id : more) compute({id});
+    EXPECT_EQ(newest(), without);
+    keel_test::check(keel_session_truncate(engine_.session(), 300), "truncate");
+    keel_session fork, restored;
+    keel_test::check(keel_session_fork(engine_.session(), &fork), "fork");
+    uint64_t bytes = 0, written = 0;
+    keel_test::check(keel_session_save_bytes(engine_.session(), &bytes), "save_bytes");
+    std::vector<uint8_t> blob(bytes);
+    keel_test::check(keel_session_save(engine_.session(), blob.data(), bytes, &written), "save");
+    EXPECT_EQ(bytes, written);
+    keel_test::check(keel_session_open(engine_.handle(), nullptr, &restored), "open");
+    keel_test::check(keel_session_restore(restored, blob.data(), bytes, nullptr), "restore");
+    for (keel_session s : {fork, restored}) {
+        keel_test::check(keel_session_feed(s, more.data(), 20, 0), "feed");
+        keel_advance_result result = {};
+        keel_test::check(keel_advance(engine_.handle(), &s, 1, 0, &result), "advance");
+        const float* view;
+        keel_test::check(keel_session_logits(s, 0, &view, nullptr), "logits");
+        EXPECT_EQ(std::vector<float>(view, view + without.size()), without);
+    }
+    // Hostile counts and maps: a status each.
+    for (size_t at = 0; at < 160; ++at) {
+        std::vector<uint8_t> bad = blob;
+        bad[at] ^= 1;
+        const uint64_t sum = keel::hash64(bad.data(), bad.size() - 8);
+        memcpy(bad.data() + bad.size() - 8, &sum, 8);
+        keel_session_restore(restored, bad.data(), bytes, nullptr);  // any status, no crash
+    }
+}
+
+TEST_F(KvEviction, TruncatingIntoAPageThatIsGoneIsRefused) {
+    const std::vector<int32_t> ids = some_ids(300, engine_.info().vocabulary);
+    compute(ids);
+    const std::vector<float> want = newest();
+    EXPECT_EQ(evict(64, 192), 128u);
+    EXPECT_EQ(keel_session_truncate(engine_.session(), 100), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_truncate(engine_.session(), 191), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_truncate(engine_.session(), 193), KEEL_OK);
+    EXPECT_EQ(keel_session_truncate(engine_.session(), 128), KEEL_OK);
+    EXPECT_EQ(keel_session_truncate(engine_.session(), 64), KEEL_OK);
+    compute(std::vector<int32_t>(ids.begin() + 64, ids.end()));  // the pages come back with their rows
+    EXPECT_EQ(newest(), want);
+}
+
+}  // namespace
