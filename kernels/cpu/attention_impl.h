@@ -400,13 +400,8 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
     }
 }
 
-<<<<<<< HEAD
 #define KEEL_DEFINE_ATTENTION(isa, V, K)                                                   \
     void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V, K>(a); } \
-=======
-#define KEEL_DEFINE_ATTENTION(isa, V)                                                                              \
-    void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V>(a); }                              \
->>>>>>> kv
     void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
 
 }  // namespace
