@@ -73,44 +73,55 @@ KEEL_INLINE void score_block(const TileRows& k, uint32_t n, const float* const* 
         score_queries<V, Load, 4>(k, n, q, lo, hi, s);
 }
 
-// From scores to weights, in place; m and l of the row go on, and the factor of the older output is returned.
-template <class V>
-KEEL_INLINE float soften_scores(const AttentionArgs& a, VisibleRange see, float* s, float* m, float* l) {
+// From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64 of each,
+// +0 where the row does not see. m and l (at state) go on, and keep[r] is the factor of the older output.
+template <class V, int R>
+KEEL_INLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state, float* keep) {
     using F = typename V::F;
-    const int lo = static_cast<int>(see.lo), hi = static_cast<int>(see.hi);
+    constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
-    F top = none;
-    typename V::Mask numbers = V::is_number(none);
-    for (int j = lo & ~15; j < hi; j += V::kLanes) {
-        F v = V::mul(V::load(s + j), scale);
-        if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
-        v = V::select(V::lanes_between(lo - j, hi - j), v, none);
-        numbers = V::both(numbers, V::is_number(v));
-        top = V::max(v, top);
-        V::store(s + j, v);
-    }
-    const float before = *m;
-    float now = V::max_across(top);
-    if (!V::all(numbers)) now = __builtin_nanf("");
-    now = now > before || now != now ? now : before;
-    const float c = before == -kInf32 ? 0.0f : exp_f32(before - now);
-    F lanes[kParts<V>];
+    float before[16] = {}, now[16] = {}, c[16];
     KEEL_UNROLL
-    for (F& lane : lanes) lane = V::zero();
-    const F shift = V::set1(now);
-    for (int j = lo & ~15; j < hi; j += 16) {
+    for (int r = 0; r < R; ++r) {
+        const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        F top = none;
+        typename V::Mask numbers = V::is_number(none);
         KEEL_UNROLL
-        for (int p = 0; p < kParts<V>; ++p) {
-            const int at = j + p * V::kLanes;
-            // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
-            const F e = V::keep(V::lanes_between(lo - at, hi - at), exp_lanes<V>(V::sub(V::load(s + at), shift)));
-            V::store(s + at, e);
-            lanes[p] = V::add(lanes[p], e);
+        for (int i = 0; i < kSteps; ++i) {
+            const int j = i * V::kLanes;
+            F v = V::mul(V::load(s[r] + j), scale);
+            if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
+            v = V::select(V::lanes_between(lo - j, hi - j), v, none);
+            numbers = V::both(numbers, V::is_number(v));
+            top = V::max(v, top);
+            V::store(s[r] + j, v);
         }
+        before[r] = state[r][0];
+        const float most = V::all(numbers) ? V::max_across(top) : __builtin_nanf("");
+        now[r] = most > before[r] || most != most ? most : before[r];
     }
-    *l = fma_f32(*l, c, V::tree16_one(lanes));
-    *m = now;
-    return c;
+    for (int r = 0; r < R; r += V::kLanes) {
+        V::store(c + r, exp_lanes<V>(V::sub(V::load(before + r), V::load(now + r))));
+    }
+    KEEL_UNROLL
+    for (int r = 0; r < R; ++r) {
+        const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        const F shift = V::set1(now[r]);
+        F lanes[kParts<V>];
+        KEEL_UNROLL
+        for (F& lane : lanes) lane = V::zero();
+        KEEL_UNROLL
+        for (int i = 0; i < kSteps; ++i) {
+            const int j = i * V::kLanes;
+            // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
+            const F e = V::keep(V::lanes_between(lo - j, hi - j), exp_lanes<V>(V::sub(V::load(s[r] + j), shift)));
+            V::store(s[r] + j, e);
+            lanes[i % kParts<V>] = V::add(lanes[i % kParts<V>], e);
+        }
+        keep[r] = before[r] == -kInf32 ? 0.0f : c[r];
+        state[r][0] = now[r];
+        state[r][1] = fma_f32(state[r][1], keep[r], V::tree16_one(lanes));
+    }
 }
 
 // o[r] += p[r][j] v[j] for j in [lo, hi), over kLanes * D elements from d.
@@ -302,8 +313,28 @@ KEEL_INLINE void score_floats(const AttentionArgs& a, const AttentionTile& t, co
     }
 }
 
+template <class V>
+KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, float* keep) {
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        VisibleRange see[kQueryBlock];
+        float *s[kQueryBlock], *state[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            const LiveRow& at = t.live[b + i];
+            if (a.mean.pairs) add_mean_scores(a, at.row, t.first, at.see, x.row_scores(at));
+            see[i] = at.see;
+            s[i] = x.row_scores(at);
+            state[i] = x.state(at) + x.wide;
+        }
+        if (in_block == kQueryBlock)
+            soften_rows<V, kQueryBlock>(a, see, s, state, keep + b);
+        else
+            for (uint32_t i = 0; i < in_block; ++i) soften_rows<V, 1>(a, see + i, s + i, state + i, keep + b + i);
+    }
+}
+
 template <class V, class K>
-KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
     uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
     float* scales = x.tile_scales(x.v_tile);
@@ -312,18 +343,24 @@ KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, 
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         typename K::Weights w[kQueryBlock];
         float unit[kQueryBlock][kMaxKvScales];
+        const float* p[kQueryBlock];
+        VisibleRange see[kQueryBlock];
         float* o[kQueryBlock];
         for (uint32_t i = 0; i < in_block; ++i) {
-            const LiveRow& at = t.live[b + i];
-            quantize_weights_lanes<V, K>(x.row_scores(at), scales, scale_count, at.see, w[i], unit[i]);
-            o[i] = x.state(at);
+            p[i] = x.row_scores(t.live[b + i]);
+            see[i] = t.live[b + i].see;
+            o[i] = x.state(t.live[b + i]);
         }
-        K::add_values(tile, n, scale_count, w, unit, in_block, seen_by(t, b, in_block), o);
+        if (in_block == kQueryBlock)
+            quantize_weights_lanes<V, K, kQueryBlock>(p, see, scales, scale_count, w, unit);
+        else
+            for (uint32_t i = 0; i < in_block; ++i) quantize_weights_lanes<V, K, 1>(p + i, see + i, scales, scale_count, w + i, unit + i);
+        K::add_values(tile, n, scale_count, w, unit, keep + b, in_block, seen_by(t, b, in_block), o);
     }
 }
 
 template <class V>
-KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
     const TileRows v = tile_rows<V>(a, a.v, t.first, t.any, x.wide, x.v_tile);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
@@ -332,6 +369,7 @@ KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, co
         for (uint32_t i = 0; i < in_block; ++i) {
             p[i] = x.row_scores(t.live[b + i]);
             o[i] = x.state(t.live[b + i]);
+            scale_lanes<V>(o[i], keep[b + i], x.wide);
         }
         if (v.half)
             value_block<V, LoadF16<V>>(v, x.wide, t.live + b, in_block, p, o);
@@ -365,17 +403,12 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
             score_integers<K>(a, t, x);
         else
             score_floats<V>(a, t, x);
-        for (uint32_t i = 0; i < t.count; ++i) {
-            const LiveRow& at = t.live[i];
-            if (a.mean.pairs) add_mean_scores(a, at.row, first, at.see, x.row_scores(at));
-            float* state = x.state(at);
-            const float c = soften_scores<V>(a, at.see, x.row_scores(at), state + wide, state + wide + 1);
-            scale_lanes<V>(state, c, wide);
-        }
+        float keep[kMaxQueryRows];  // of the older output
+        soften_tile<V>(a, t, x, keep);
         if (integer_v)
-            value_integers<V, K>(a, t, x);
+            value_integers<V, K>(a, t, x, keep);
         else
-            value_floats<V>(a, t, x);
+            value_floats<V>(a, t, x, keep);
     }
     for (uint32_t r = 0; r < a.rows; ++r) {
         const VisibleRange see = visible_in(a.begin[r], a.end[r], span_first, span_last);

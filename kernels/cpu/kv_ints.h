@@ -7,10 +7,10 @@
 //   unpack_values(a, first, any, tile, scales)   of a.v, as it wants values; scales[scale of a row][position of the tile]
 //   scores(tile, scales, n, scale_count, queries, count, see, s)
 //                                 s[i][j] = dot(query i, key j) for i < count <= 4 and at least the j of `see`
-//   store_weights(v, w, scale, j) 16 weights v, 0..32767, of positions j.. rounded to nearest even
-//   add_values(tile, n, scale_count, w, unit, count, see, o)
-//                                 o[i][d] = fma(unit[i][scale], sum over j of w[i][scale][j] * v[j][d], o[i][d]); weights of
-//                                 positions that query i does not see are 0; o has room for n rounded up to 16
+//   store_weights(v, w, scale)    the tile's 64 weights v, 0..32767, rounded to nearest even
+//   add_values(tile, n, scale_count, w, unit, keep, count, see, o)
+//                                 o[i][d] = fma(unit[i][scale], sum over j of w[i][scale][j] * v[j][d], o[i][d] * keep[i]); weights
+//                                 of positions that query i does not see are 0; o has room for n rounded up to 16
 //
 // Sums of integers are exact, so K is free in their order. A tile has kAttentionTile * (n rounded up to 64) bytes. K reads rows
 // of visible positions only: where a group of rows is not visible as a whole, those that are get copied first.
@@ -67,39 +67,41 @@ KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t block
     }
 }
 
-// Weights p[j] times the scales of V rows, as integers of 15 bits over their largest; 0 for positions that are not seen.
-// Returns in unit[b] what one step is worth. Where a product is no finite number, all are 0 and unit[b] is NaN.
-template <class V, class K>
-KEEL_INLINE void quantize_weights_lanes(const float* p, const float* v_scale, uint32_t scales, VisibleRange see, typename K::Weights& w, float* unit) {
+// Weights p[r][j] of R rows times the scales of V rows, as integers of 15 bits over the largest of the row; 0 for positions
+// that row r does not see. Returns in unit[r][b] what one step is worth. Where a product is no finite number, all are 0 and
+// unit[r][b] is NaN.
+template <class V, class K, int R>
+KEEL_INLINE void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale, uint32_t scales,
+                                        typename K::Weights* w, float (*unit)[kMaxKvScales]) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
-    const int lo = static_cast<int>(see.lo), hi = static_cast<int>(see.hi);
-    const F inf = V::set1(kInf32), top = V::set1(kWeightSteps);
+    const F zero = V::zero(), inf = V::set1(kInf32), top = V::set1(kWeightSteps);
     for (uint32_t b = 0; b < scales; ++b) {
-        float t[kAttentionTile];
-        F largest = V::zero();
-        typename V::Mask below = V::is_number(V::zero());
+        F t[R][kSteps];
+        float inverse[R];
         KEEL_UNROLL
-        for (int i = 0; i < kSteps; ++i) {
-            const int j = i * V::kLanes;
-            const F v = V::keep(V::lanes_between(lo - j, hi - j), V::mul(V::load(p + j), V::load(v_scale + b * kAttentionTile + j)));
-            largest = V::max(v, largest);
-            below = V::both(below, V::less(v, inf));
-            V::store(t + j, v);
-        }
-        const float most = V::max_across(largest);
-        const bool numbers = V::all(below);
-        unit[b] = numbers ? most * (1.0f / kWeightSteps) : __builtin_nanf("");
-        const F inverse = V::set1(numbers && most > 0.0f ? kWeightSteps / most : 0.0f);
-        KEEL_UNROLL
-        for (uint32_t j = 0; j < kAttentionTile; j += 16) {
-            F v[kParts<V>];
+        for (int r = 0; r < R; ++r) {
+            F largest = zero;
+            typename V::Mask numbers = V::is_number(zero);
             KEEL_UNROLL
-            for (int i = 0; i < kParts<V>; ++i) {
-                const F scaled = V::mul(V::load(t + j + i * V::kLanes), inverse);
-                v[i] = V::keep(V::is_number(scaled), V::min(scaled, top));
+            for (int i = 0; i < kSteps; ++i) {
+                const int j = i * V::kLanes;
+                const typename V::Mask seen = V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j);
+                t[r][i] = V::keep(seen, V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j)));
+                largest = V::max(t[r][i], largest);
+                numbers = V::both(numbers, V::less(t[r][i], inf));
             }
-            K::store_weights(v, w, b, j);
+            const float most = V::max_across(largest);
+            const bool finite = V::all(numbers);
+            unit[r][b] = finite ? most * (1.0f / kWeightSteps) : __builtin_nanf("");
+            inverse[r] = finite && most > 0.0f ? kWeightSteps / most : 0.0f;
+        }
+        KEEL_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const F factor = V::set1(inverse[r]);
+            KEEL_UNROLL
+            for (int i = 0; i < kSteps; ++i) t[r][i] = V::min(V::max(V::mul(t[r][i], factor), zero), top);  // 0 times infinity is 0
+            K::store_weights(t[r], w[r], b);
         }
     }
 }

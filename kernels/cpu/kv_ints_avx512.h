@@ -45,6 +45,10 @@ KEEL_INLINE void interleave_bytes(__m512i x[4]) {
     x[3] = _mm512_unpackhi_epi16(c, d);
 }
 
+// sum += products of four, codes unsigned and x signed. In assembly, as GCC 12 copies accumulators around the intrinsic and
+// keeps some of them in memory.
+KEEL_INLINE void dot4(__m512i& sum, __m512i codes, __m512i x) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x)); }
+
 KEEL_INLINE __mmask64 first_bytes(uint32_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
 
 // 64 elements of a row of format F and of eight rows, from the codes on; `n` elements a row.
@@ -119,10 +123,13 @@ struct KvUnpackAvx512 {
             const __m512i codes4 = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
             q = _mm512_sub_epi8(_mm512_and_si512(codes4, _mm512_set1_epi8(15)), _mm512_set1_epi8(8));
         }
-        uint32_t d = 0;  // of both blocks
-        memcpy(&d, scale, left > kChunkBytes / 2 ? 4 : 2);
-        const __m128i signs = _mm_setr_epi8(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1), next = _mm_set1_epi8(3);
-        const __m512i spread = _mm512_inserti64x4(_mm512_broadcast_i32x4(signs), _mm256_broadcastsi128_si256(next), 1);
+        uint32_t d;  // of both blocks
+        if (left > kChunkBytes / 2)
+            memcpy(&d, scale, 4);
+        else
+            d = kv_load_u16(scale);
+        constexpr int64_t kFirst = 0x0101010101010101;
+        const __m512i spread = _mm512_setr_epi64(kFirst, kFirst, kFirst, kFirst, 3 * kFirst, 3 * kFirst, 3 * kFirst, 3 * kFirst);
         const __mmask64 negative = _mm512_movepi8_mask(_mm512_shuffle_epi8(_mm512_set1_epi32(static_cast<int>(d)), spread));
         return _mm512_mask_subs_epi8(q, negative, _mm512_setzero_si512(), q);  // -(-128) is 127
     }
@@ -178,9 +185,11 @@ struct KvUnpackAvx512 {
 
 template <class U>
 struct KvIntsAvx512 {
+    // w = 256 high + low. As packing leaves them: the four of positions 16i + 4l.. are bytes 16l + 4i...
     struct Weights {
-        alignas(64) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];  // w = 256 high + low
+        alignas(64) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];
     };
+    KEEL_INLINE uint32_t weights_at(uint32_t j) { return j % 16 * 4 + j / 16 * 4; }
 
     KEEL_INLINE int32_t key_offset(KvFormat format) {
         int32_t offset = 0;
@@ -261,7 +270,7 @@ struct KvIntsAvx512 {
                     memcpy(&eight, queries[c].q + at, 8);
                     const __m512i q = _mm512_set1_epi64(eight);
                     KEEL_UNROLL
-                    for (int b = 0; b < B; ++b) acc[c][b] = _mm512_dpbusd_epi32(acc[c][b], x[b], q);
+                    for (int b = 0; b < B; ++b) dot4(acc[c][b], x[b], q);
                 }
             }
             KEEL_UNROLL
@@ -296,18 +305,20 @@ struct KvIntsAvx512 {
             score_tiles<4, 4>(tile, scales, n, scale_count, queries, see, s);
     }
 
-    KEEL_INLINE void store_weights(const __m512 v[1], Weights& w, uint32_t scale, uint32_t j) {
-        const __m512i words = _mm512_cvtps_epi32(v[0]);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(w.low[scale] + j), _mm512_cvtepi32_epi8(words));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(w.high[scale] + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(words, 8)));
+    KEEL_INLINE void store_weights(const __m512 v[4], Weights& w, uint32_t scale) {
+        const __m512i low = _mm512_set1_epi16(255);
+        const __m512i a = _mm512_packus_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+        const __m512i b = _mm512_packus_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+        _mm512_store_si512(w.low[scale], _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
+        _mm512_store_si512(w.high[scale], _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
     }
 
-    // Four weights for every dword of chunk c: of the row's only scale, or of the two blocks of 32 elements.
+    // Four weights of positions j.. for every dword of chunk c: of the row's only scale, or of the two blocks of 32 elements.
     template <bool kBlocks>
     KEEL_INLINE __m512i four_weights(const uint8_t (*w)[kAttentionTile], uint32_t c, uint32_t last, uint32_t j) {
         const auto four = [&](uint32_t scale) KEEL_LAMBDA {
             int32_t v;
-            memcpy(&v, w[scale] + j, 4);
+            memcpy(&v, w[scale] + weights_at(j), 4);
             return v;
         };
         if constexpr (!kBlocks) return _mm512_set1_epi32(four(0));
@@ -316,7 +327,7 @@ struct KvIntsAvx512 {
     // 64 elements of C query rows: 8C accumulators.
     template <int C, bool kBlocks>
     KEEL_INLINE void add_values_chunk(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                                      VisibleRange see, float* const* o, uint32_t c) {
+                                      const float* keep, VisibleRange see, float* const* o, uint32_t c) {
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
         const uint8_t* v = tile + c * 256 + see.lo / 4 * quad_bytes;
         __m512i high[C][4], low[C][4];
@@ -332,8 +343,8 @@ struct KvIntsAvx512 {
                 const __m512i h = four_weights<kBlocks>(w[i].high, c, scale_count - 1, j), l = four_weights<kBlocks>(w[i].low, c, scale_count - 1, j);
                 KEEL_UNROLL
                 for (int t = 0; t < 4; ++t) {
-                    high[i][t] = _mm512_dpbusd_epi32(high[i][t], h, x[t]);
-                    low[i][t] = _mm512_dpbusd_epi32(low[i][t], l, x[t]);
+                    dot4(high[i][t], h, x[t]);
+                    dot4(low[i][t], l, x[t]);
                 }
             }
         }
@@ -354,21 +365,22 @@ struct KvIntsAvx512 {
                 const uint32_t d = 64 * c + 16 * l;
                 if (d >= n) break;
                 const __m512 step = _mm512_set1_ps(unit[i][kBlocks ? d / kKvBlock : 0]);
-                _mm512_storeu_ps(o[i] + d, _mm512_fmadd_ps(step, _mm512_cvtepi32_ps(in_order[l]), _mm512_loadu_ps(o[i] + d)));
+                const __m512 older = _mm512_mul_ps(_mm512_loadu_ps(o[i] + d), _mm512_set1_ps(keep[i]));
+                _mm512_storeu_ps(o[i] + d, _mm512_fmadd_ps(step, _mm512_cvtepi32_ps(in_order[l]), older));
             }
         }
     }
     template <int C, bool kBlocks>
     static void add_values_of(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                              VisibleRange see, float* const* o) {
-        for (uint32_t c = 0; 64 * c < n; ++c) add_values_chunk<C, kBlocks>(tile, n, scale_count, w, unit, see, o, c);
+                              const float* keep, VisibleRange see, float* const* o) {
+        for (uint32_t c = 0; 64 * c < n; ++c) add_values_chunk<C, kBlocks>(tile, n, scale_count, w, unit, keep, see, o, c);
     }
     KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                                uint32_t count, VisibleRange see, float* const* o) {
+                                const float* keep, uint32_t count, VisibleRange see, float* const* o) {
         const auto add = [&]<bool kBlocks>() KEEL_LAMBDA {
             uint32_t i = 0;
-            for (; i + 2 <= count; i += 2) add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, see, o + i);
-            if (i < count) add_values_of<1, kBlocks>(tile, n, scale_count, w + i, unit + i, see, o + i);
+            for (; i + 2 <= count; i += 2) add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
+            if (i < count) add_values_of<1, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
         };
         if (scale_count == 1)
             add.template operator()<false>();

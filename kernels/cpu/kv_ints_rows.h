@@ -49,14 +49,14 @@ struct KvIntsRows {
             }
     }
 
-    KEEL_INLINE void store_weights(const typename V::F* v, Weights& w, uint32_t scale, uint32_t j) {
-        float lanes[16];
+    KEEL_INLINE void store_weights(const typename V::F* v, Weights& w, uint32_t scale) {
+        float lanes[kAttentionTile];
         KEEL_UNROLL
-        for (int p = 0; p < kParts<V>; ++p) V::store(lanes + p * V::kLanes, v[p]);
-        for (int i = 0; i < 16; ++i) w.w[scale][j + static_cast<uint32_t>(i)] = static_cast<int16_t>(static_cast<int32_t>(rint_f32(lanes[i])));
+        for (uint32_t i = 0; i < kAttentionTile / V::kLanes; ++i) V::store(lanes + i * V::kLanes, v[i]);
+        for (uint32_t i = 0; i < kAttentionTile; ++i) w.w[scale][i] = static_cast<int16_t>(static_cast<int32_t>(rint_f32(lanes[i])));
     }
     KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                                uint32_t count, VisibleRange see, float* const* o) {
+                                const float* keep, uint32_t count, VisibleRange see, float* const* o) {
         const uint32_t block = n / scale_count;
         for (uint32_t i = 0; i < count; ++i) {
             int32_t sum[kMaxHeadDim] = {};
@@ -66,7 +66,7 @@ struct KvIntsRows {
                     const int8_t* row = reinterpret_cast<const int8_t*>(tile) + uint64_t{j} * n + b * block;
                     for (uint32_t d = 0; d < block; ++d) sum[b * block + d] += weight * row[d];
                 }
-            for (uint32_t d = 0; d < n; ++d) o[i][d] = fma_f32(unit[i][d / block], static_cast<float>(sum[d]), o[i][d]);
+            for (uint32_t d = 0; d < n; ++d) o[i][d] = fma_f32(unit[i][d / block], static_cast<float>(sum[d]), o[i][d] * keep[i]);
         }
     }
 };
