@@ -31,7 +31,10 @@ struct KvProfileBuilder {
     size_t floats() const { return size_t{header.layers} * header.kv_heads * header.head_dim; }
 
     std::vector<uint8_t> bytes() {
-        header.parts = (key_means.empty() ? 0 : keel::kKvKeyMeans) | (value_means.empty() ? 0 : keel::kKvValueMeans) | (gains.empty() ? 0 : keel::kKvGains);
+        header.parts = 0;
+        if (!key_means.empty()) header.parts |= keel::kKvKeyMeans;
+        if (!value_means.empty()) header.parts |= keel::kKvValueMeans;
+        if (!gains.empty()) header.parts |= keel::kKvGains;
         header.mean_pairs = static_cast<uint32_t>(pairs.size());
         header.total_bytes = keel::kv_profile_offsets(header).total_bytes;
         std::vector<uint8_t> out;

@@ -7,7 +7,8 @@
 // the trellis: code all rows with the exact search, then move every state's value to the mean of what was coded with it. It
 // only finds a local optimum, so it starts from many tables whose neighbours are far apart: the 2^b values that may follow a
 // state are the Gaussian's quantiles of every (256 / 2^b)-th rank, shifted by a rank that is a random permutation of the states.
-// The best start by relative error is trained on more rows and rounded to int8.
+// The best starts by relative error are annealed: noise that fades is added to their values before every round. The best of
+// these is trained on more rows and rounded to int8.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,9 +74,14 @@ double code_rows(const std::vector<float>& rows, const float* value, double* sum
 }
 
 template <int kBits>
-double train(const std::vector<float>& rows, float* value, int rounds) {
+double train(const std::vector<float>& rows, float* value, int rounds, double noise, uint32_t seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<double> normal;
     double error = 0;
     for (int round = 0; round < rounds; ++round) {
+        const double now = noise * pow(1.0 - static_cast<double>(round) / rounds, 2);
+        if (noise > 0 && round + 10 < rounds)
+            for (int s = 0; s < 256; ++s) value[s] += static_cast<float>(now * normal(random));
         double sum[256] = {}, count[256] = {};
         error = code_rows<kBits>(rows, value, sum, count);
         for (int s = 0; s < 256; ++s)
@@ -87,27 +93,35 @@ double train(const std::vector<float>& rows, float* value, int rounds) {
 template <int kBits>
 float make_table(int starts, int8_t* table) {
     constexpr int kGroups = 256 >> kBits, kWays = 1 << kBits;
-    const std::vector<float> few = gaussian_rows(2048, 1), many = gaussian_rows(32768, 2), test = gaussian_rows(32768, 3);
-    float best[256];
-    double best_error = 1;
+    const std::vector<float> few = gaussian_rows(2048, 1), more = gaussian_rows(8192, 4), many = gaussian_rows(32768, 2), test = gaussian_rows(32768, 3);
+    struct Start {
+        double error;
+        float value[256];
+    };
+    std::vector<Start> candidates;
     for (int start = 0; start < starts; ++start) {
         std::mt19937 random(static_cast<uint32_t>(start));
         std::vector<int> shift(kGroups);
         std::iota(shift.begin(), shift.end(), 0);
         std::shuffle(shift.begin(), shift.end(), random);
-        float value[256];
+        Start s;
         for (int g = 0; g < kGroups; ++g)
-            for (int w = 0; w < kWays; ++w) value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / 256));
-        const double error = train<kBits>(few, value, 12);
-        if (error < best_error) {
-            best_error = error;
-            std::copy(value, value + 256, best);
-            fprintf(stderr, "tcq_%d start %d: %.5f\n", kBits, start, error);
-        }
+            for (int w = 0; w < kWays; ++w) s.value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / 256));
+        s.error = train<kBits>(few, s.value, 12, 0, 0);
+        candidates.push_back(s);
     }
-    train<kBits>(many, best, 40);
+    const auto less = [](const Start& a, const Start& b) { return a.error < b.error; };
+    std::sort(candidates.begin(), candidates.end(), less);
+    candidates.resize(std::min<size_t>(candidates.size(), 6));
+    for (size_t i = 0; i < candidates.size(); ++i) {
+        const double before = candidates[i].error;
+        candidates[i].error = train<kBits>(more, candidates[i].value, 80, 0.25 / kWays * 2, static_cast<uint32_t>(i));
+        fprintf(stderr, "tcq_%d candidate %zu: %.5f, annealed %.5f\n", kBits, i, before, candidates[i].error);
+    }
+    float* best = std::min_element(candidates.begin(), candidates.end(), less)->value;
+    train<kBits>(many, best, 40, 0, 0);
     float largest = 0;
-    for (float v : best) largest = std::max(largest, fabsf(v));
+    for (int s = 0; s < 256; ++s) largest = std::max(largest, fabsf(best[s]));
     const float unit = 127.0f / largest;
     float rounded[256];
     for (int s = 0; s < 256; ++s) {

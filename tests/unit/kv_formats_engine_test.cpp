@@ -160,7 +160,6 @@ TEST(KvProfile, HostileFilesAreRefused) {
     builder.gains.assign(builder.floats(), 2.0f);
     builder.pairs = {0, 2};
     const std::vector<uint8_t> good = builder.bytes();
-    keel_error error = sized<keel_error>();
     const auto status_of = [&](std::vector<uint8_t> bytes, bool seal) {
         if (seal) KvProfileBuilder::seal(bytes, false);
         Profile profile(bytes);
