@@ -32,12 +32,12 @@ namespace keel::kernels {
 enum KvFormat : uint32_t {
     kKvF16, kKvF32, kKvFp8, kKvQ8_0, kKvQ4_0, kKvQ8_0Rot, kKvQ4_0Rot,
     kKvE8_2, kKvE8_3, kKvE8_4, kKvE8_5, kKvE8_6, kKvE8_8,
-    kKvTcq2, kKvTcq3, kKvTcq4,
+    kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6,
     kKvFormatCount
 };
 #define KEEL_KV_FORMATS(X) \
     X(kKvF16) X(kKvF32) X(kKvFp8) X(kKvQ8_0) X(kKvQ4_0) X(kKvQ8_0Rot) X(kKvQ4_0Rot) \
-    X(kKvE8_2) X(kKvE8_3) X(kKvE8_4) X(kKvE8_5) X(kKvE8_6) X(kKvE8_8) X(kKvTcq2) X(kKvTcq3) X(kKvTcq4)
+    X(kKvE8_2) X(kKvE8_3) X(kKvE8_4) X(kKvE8_5) X(kKvE8_6) X(kKvE8_8) X(kKvTcq2) X(kKvTcq3) X(kKvTcq4) X(kKvTcq5) X(kKvTcq6)
 
 enum class KvFamily : uint8_t { kFloat, kBlock32, kLattice, kTrellis };
 
@@ -66,6 +66,8 @@ constexpr KvFormatInfo kKvFormats[kKvFormatCount] = {
     {"tcq_2", KvFamily::kTrellis, 2, 8, true, true},
     {"tcq_3", KvFamily::kTrellis, 3, 8, true, true},
     {"tcq_4", KvFamily::kTrellis, 4, 8, true, true},
+    {"tcq_5", KvFamily::kTrellis, 5, 8, true, true},
+    {"tcq_6", KvFamily::kTrellis, 6, 8, true, true},
 };
 
 constexpr uint32_t kMaxHeadDim = 256;

@@ -248,7 +248,9 @@ typedef enum keel_kv_format {
     KEEL_KV_E8_8 = 13,
     KEEL_KV_TCQ_2 = 14,       /* trellis-coded, one scale per row: 2.25 bits */
     KEEL_KV_TCQ_3 = 15,
-    KEEL_KV_TCQ_4 = 16
+    KEEL_KV_TCQ_4 = 16,
+    KEEL_KV_TCQ_5 = 17,
+    KEEL_KV_TCQ_6 = 18
 } keel_kv_format;
 
 typedef enum keel_weights {
@@ -308,6 +310,10 @@ typedef struct keel_config {
     uint32_t pin_threads;      /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
                                   the calling thread is left as it is */
     keel_hooks hooks;
+    uint32_t kv_sink_tokens;   /* the first so many positions are also kept and read in f16; default 0, at most 64 */
+    uint32_t kv_recent_tokens; /* so are the last so many before each query; default 0, at most 65,536 */
+    uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 64 */
+    uint32_t reserved;
     const keel_reader* kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_op and
                                   keel_engine_init only. Formats per layer, and what is removed from keys and values before
                                   they are coded; k_format and v_format go before its formats */
@@ -343,6 +349,7 @@ typedef struct keel_memory_plan {
     uint32_t reserved;
     uint64_t decode_bytes;        /* bytes one decoded token moves at context 0 (weights once, activations) */
     char note[160];               /* choices worth knowing, e.g. "rope: long factors"; empty if none */
+    uint64_t kv_session_bytes;    /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
     uint64_t kv_side_bytes;       /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
 } keel_memory_plan;
 
@@ -533,10 +540,11 @@ keel_status keel_session_set_sampling(keel_session session, const keel_sampling*
 keel_status keel_session_sample(keel_session session, int32_t* token);
 
 /* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step.
- * KEEL_E_STATE when that would end inside a page that was evicted: its first rows are gone. */
+ * KEEL_E_STATE when that would end inside a page that was evicted, whose first rows are gone, or further back than
+ * config.kv_rollback_tokens allow, where the f16 rows of recent positions are gone; 0 tokens are always allowed. */
 keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is computed later
- * does not see them, everything else stays, positions included. *evicted_tokens (may be NULL): positions given up by this call.
+ * does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be NULL): positions given up by this call.
  * KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
 keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:

@@ -5,7 +5,7 @@ namespace keel::kernels {
 namespace {
 
 #define KEEL_KV_FORMAT_LIST \
-    kKvF16, kKvF32, kKvFp8, kKvQ8_0, kKvQ4_0, kKvQ8_0Rot, kKvQ4_0Rot, kKvE8_2, kKvE8_3, kKvE8_4, kKvE8_5, kKvE8_6, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4
+    kKvF16, kKvF32, kKvFp8, kKvQ8_0, kKvQ4_0, kKvQ8_0Rot, kKvQ4_0Rot, kKvE8_2, kKvE8_3, kKvE8_4, kKvE8_5, kKvE8_6, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6
 
 // A set of one instruction set: the names of its functions differ in the suffix only.
 // What computes in f32: everything but the products with 8-bit activations.

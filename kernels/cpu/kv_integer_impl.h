@@ -28,6 +28,8 @@ inline void unpack_tile(const AttentionArgs& a, const KvPlane& plane, uint32_t f
         case kKvTcq2: return unpack.template operator()<kKvTcq2>();
         case kKvTcq3: return unpack.template operator()<kKvTcq3>();
         case kKvTcq4: return unpack.template operator()<kKvTcq4>();
+        case kKvTcq5: return unpack.template operator()<kKvTcq5>();
+        case kKvTcq6: return unpack.template operator()<kKvTcq6>();
         default: return;
     }
 }

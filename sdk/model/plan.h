@@ -93,6 +93,7 @@ struct Op {
 struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
     KvChoice kv;
+    uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
     uint32_t kv_mean_pairs;     // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     bool q8;                    // 8-bit activations for types that have them

@@ -37,6 +37,7 @@ void add_session(Engine* e, Session* s, uint32_t count) {
         }
         ++step.columns;
     }
+    kv_precise_advance(e->precise, &s->precise, s->computed + count);  // its rows are written even if the step is abandoned
     if (s->computed + count > step.longest) step.longest = s->computed + count;
     step.decode = step.decode && count == 1;
     step.session[step.sessions++] = s;

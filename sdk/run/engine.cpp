@@ -14,6 +14,7 @@ namespace keel {
 namespace {
 
 constexpr uint32_t kDefaultContext = 4096;
+constexpr uint32_t kMaxRecent = 65536;
 
 const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned", "weights", "kv", "device_scratch"};
 
@@ -50,7 +51,7 @@ keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_e
     return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
 }
 
-void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, Session* s) {
+void place_session(const keel_model& model, const PlanConfig& c, const KvPreciseShape& precise, Arena& arena, Arena& kv, Session* s) {
     const ModelSpec& spec = model.spec;
     Session local = {};
     Session* out = s ? s : &local;
@@ -60,6 +61,14 @@ void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, S
     out->hidden = arena.place<float>(uint64_t{c.logits_rows} * spec.embedding);
     out->kv.ids = arena.place<uint32_t>(kv_pages_for(c.context_tokens));
     out->kv.pages = arena.place<const uint8_t*>(kv_pages_for(c.context_tokens));
+    if (precise.session_bytes) {
+        uint8_t* rows = static_cast<uint8_t*>(kv.place_bytes(precise.session_bytes));
+        out->precise.recent = arena.place<const uint8_t*>(precise.recent_pages ? kv_pages_for(c.context_tokens) : 0);
+        out->precise.sinks = rows;
+        const uint8_t* ring = rows + (precise.session_bytes - precise.recent_pages * precise.recent_page_bytes);
+        for (uint32_t page = 0; rows && out->precise.recent && precise.recent_pages && page < kv_pages_for(c.context_tokens); ++page)
+            out->precise.recent[page] = ring + page % precise.recent_pages * precise.recent_page_bytes;
+    }
     out->work = arena.place_bytes(sampler_work_bytes(spec.vocabulary));
     out->mask = arena.place<uint8_t>((spec.vocabulary + 7) / 8);
 }
@@ -95,7 +104,7 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 
 }  // namespace
 
-static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 && static_cast<int>(KEEL_KV_TCQ_4) == kernels::kKvFormatCount, "keel_kv_format is KvFormat + 1");
+static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 && static_cast<int>(KEEL_KV_TCQ_6) == kernels::kKvFormatCount, "keel_kv_format is KvFormat + 1");
 
 // Profile first, then what the configuration asks for all layers, then f16.
 keel_status choose_kv_formats(const keel_config& c, const keel_model& model, PlanConfig* out, keel_error* error) {
@@ -122,11 +131,14 @@ keel_status choose_kv_formats(const keel_config& c, const keel_model& model, Pla
 }
 
 // Names the way rows are coded: formats, scale modes and what a profile changes.
-uint64_t kv_identity_of(const KvChoice& kv, uint32_t layers) {
+uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
+    const KvChoice& kv = config.kv;
     uint64_t hash = kHashSeed;
     const auto add = [&hash](const void* data, size_t bytes) { hash = hash_update(hash, static_cast<const char*>(data), bytes); };
     for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
     if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
+    const uint32_t precise[] = {config.kv_sink_tokens, config.kv_recent_tokens};
+    if (precise[0] || precise[1]) add(precise, sizeof precise);
     return hash_finish(hash);
 }
 
@@ -162,6 +174,12 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
     KEEL_TRY(choose_kv_formats(c, model, out, error));
+    out->kv_sink_tokens = c.kv_sink_tokens;
+    out->kv_recent_tokens = c.kv_recent_tokens;
+    out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);
+    KEEL_TRY(check_range("config.kv_sink_tokens", out->kv_sink_tokens, 0, kMaxSinks, error));
+    KEEL_TRY(check_range("config.kv_recent_tokens", out->kv_recent_tokens, 0, kMaxRecent, error));
+    KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRecent, error));
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->cpu = c.cpu;
@@ -208,6 +226,8 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     KvTransform transform = {};
     KEEL_TRY(place_kv_transform(config, model, plan, frequencies, persistent, &transform, error));
     KvPool local_pool = {};
+    const KvPreciseShape precise = kv_precise_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens, config.kv_recent_tokens,
+                                                    config.kv_rollback_tokens, config.chunk_tokens);
     kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent, arenas[KEEL_REGION_KV]);
 
     // Text, step, sessions, threads.
@@ -218,12 +238,12 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     Session* sessions = persistent.place<Session>(config.max_sessions);
     for (uint32_t i = 0; i < config.max_sessions; ++i) {
         if (sessions) new (&sessions[i]) Session{};
-        place_session(model, config, persistent, sessions ? &sessions[i] : nullptr);
+        place_session(model, config, precise, persistent, arenas[KEEL_REGION_KV], sessions ? &sessions[i] : nullptr);
     }
     void* team_memory = nullptr;
     if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
-    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, transform.bytes, plan};
+    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, precise.session_bytes, transform.bytes, plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
         if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
@@ -231,8 +251,9 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->rope_neox = model.row().rope_neox;
     e->chat = model.chat;
     e->geometry = geometry;
+    e->precise = precise;
     e->transform = transform;
-    e->kv_identity = kv_identity_of(config.kv, spec.layers);
+    e->kv_identity = kv_identity_of(config, spec.layers);
     e->frequencies = frequencies;
     e->weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     e->tokenizer = tokenizer;
@@ -299,6 +320,7 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.mapped_weight_bytes = s.result.mapped_weight_bytes;
     p.kv_page_bytes = s.result.geometry.page_bytes;
     p.kv_bytes_per_token = p.kv_page_bytes / kPageTokens;
+    p.kv_session_bytes = s.result.kv_session_bytes;
     p.kv_side_bytes = s.result.kv_side_bytes;
     p.kv_pages = c.kv_pages;
     p.context_tokens = c.context_tokens;

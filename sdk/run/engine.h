@@ -12,6 +12,7 @@
 #include "platform/platform.h"
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_arena.h"
+#include "sdk/kv/kv_precise.h"
 #include "sdk/model/plan.h"
 #include "sdk/run/kv_transform.h"
 #include "sdk/run/sampler.h"
@@ -40,6 +41,7 @@ struct Session {
     float* hidden;                 // [logits_rows of config][embedding]
     std::atomic<bool> in_step;     // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
+    KvPrecise precise;
     SamplerParams sampling;
     TextStream text;
     void* work;                    // sampler work memory
@@ -93,6 +95,7 @@ struct Engine {
     bool rope_neox;
     ExecutionPlan plan;
     KvGeometry geometry;
+    KvPreciseShape precise;
     KvTransform transform;
     uint64_t kv_identity;                // hash of formats and profile: what saved rows were coded with
     KvPool pool;
@@ -151,7 +154,7 @@ struct PlaceResult {
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;           // what init will read from the file into memory: the total of the progress hook
     KvGeometry geometry;
-    uint64_t kv_side_bytes;
+    uint64_t kv_session_bytes, kv_side_bytes;
     ExecutionPlan plan;
 };
 keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,

@@ -154,6 +154,14 @@ void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_
     };
     encode(k, formats.k_head(kv_head), formats.k_scale);
     encode(v, formats.v_head(kv_head), formats.v_scale);
+    const KvPreciseShape& precise = e.precise;
+    const auto keep = [&](uint8_t* rows, uint64_t row, const kernels::KvPlane& k_plane, const kernels::KvPlane& v_plane) {
+        kernel.kv_encode[kernels::kKvF16](k, s.head_dim, formats.k_scale, rows + k_plane.codes + row * k_plane.code_bytes, nullptr);
+        kernel.kv_encode[kernels::kKvF16](v, s.head_dim, formats.v_scale, rows + v_plane.codes + row * v_plane.code_bytes, nullptr);
+    };
+    if (at.position < precise.sink_tokens) keep(at.session->precise.sinks, at.position, precise.sink_k(layer, kv_head), precise.sink_v(layer, kv_head));
+    if (precise.recent_tokens)
+        keep(const_cast<uint8_t*>(at.session->precise.recent[at.position / kPageTokens]), at.position % kPageTokens, precise.recent_k(layer, kv_head), precise.recent_v(layer, kv_head));
 }
 
 // One KV head, one block of columns, spans [span_first, span_first + span_count).
@@ -201,10 +209,42 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     a.l = l;
     a.o = o;
     a.scratch = scratch;
+    // Which positions every query reads in which form (kv_precise.h): sinks in f16, codes, recent ones in f16, as three calls a span.
+    const KvPreciseShape& precise = e.precise;
+    uint32_t sinks_end[kernels::kMaxQueryRows], coded_begin[kernels::kMaxQueryRows], coded_end[kernels::kMaxQueryRows];
+    for (uint32_t r = 0; r < rows; ++r) {
+        sinks_end[r] = end[r] < precise.sink_tokens ? end[r] : precise.sink_tokens;
+        coded_begin[r] = begin[r] > precise.sink_tokens ? begin[r] : precise.sink_tokens;
+        coded_end[r] = end[r] > precise.recent_tokens ? end[r] - precise.recent_tokens : 0;
+        if (coded_begin[r] > end[r]) coded_begin[r] = end[r];
+        if (coded_end[r] < coded_begin[r]) coded_end[r] = coded_begin[r];
+    }
+    const uint8_t* sink_page = block.session->precise.sinks;
     for (uint32_t span = span_first; span < span_first + span_count; ++span) {
         if (span * kAttentionSpan >= highest || (span + 1) * kAttentionSpan <= lowest) continue;
         a.span = span;
+        if (span == 0 && precise.sink_tokens) {
+            kernels::AttentionArgs first = a;
+            first.pages = &sink_page;
+            first.k = precise.sink_k(layer, kv_head);
+            first.v = precise.sink_v(layer, kv_head);
+            first.end = sinks_end;
+            e.config.kernels->attention_span(first);
+        }
+        a.begin = coded_begin;
+        a.end = coded_end;
         e.config.kernels->attention_span(a);
+        if (precise.recent_tokens) {
+            kernels::AttentionArgs last = a;
+            last.pages = block.session->precise.recent;
+            last.k = precise.recent_k(layer, kv_head);
+            last.v = precise.recent_v(layer, kv_head);
+            last.begin = coded_end;
+            last.end = end;
+            e.config.kernels->attention_span(last);
+        }
+        a.begin = begin;
+        a.end = end;
     }
     rows = 0;
     for (uint32_t c = block.first; c < block.first + block.count; ++c) {

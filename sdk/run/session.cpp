@@ -12,7 +12,7 @@ void reset_session(Session* s) {
     s->last_sample = -1;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
-    s->kv.count = s->kv.reserved = 0;
+    s->kv.count = s->kv.reserved = s->precise.oldest_page = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
 }
@@ -86,6 +86,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->last_sample = -1;
     s->logits_rows = 0;
     kv_truncate(&e->pool, &s->kv, s->computed);
+    if (tokens == 0) s->precise.oldest_page = 0;
 }
 
 }  // namespace keel
@@ -216,6 +217,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     KEEL_TRY(enter(session, &e, &s));
     if (tokens > s->token_count) return KEEL_E_ARGUMENT;
     if (tokens < s->computed && tokens % kPageTokens && !s->kv.pages[tokens / kPageTokens]) return KEEL_E_STATE;
+    if (tokens < s->computed && !kv_precise_reaches(e->precise, s->precise, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
     return KEEL_OK;
@@ -227,7 +229,7 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
     KEEL_TRY(enter(session, &e, &s));
     if (from > to || to > s->computed) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
-    const uint32_t first = kv_pages_for(from), last = to / kPageTokens;
+    const uint32_t first = kv_pages_for(from), last = to / kPageTokens;  // sinks are read from rows of their own
     const uint32_t pages = first < last ? kv_evict(&e->pool, &s->kv, first, last) : 0;
     if (evicted_tokens) *evicted_tokens = pages * kPageTokens;
     return KEEL_OK;
@@ -245,6 +247,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     reset_session(copy);
     const keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
     if (status == KEEL_OK) {
+        if (e->precise.session_bytes) memcpy(copy->precise.sinks, s->precise.sinks, e->precise.session_bytes);
+        copy->precise.oldest_page = s->precise.oldest_page;
         memcpy(copy->tokens, s->tokens, s->token_count * sizeof(int32_t));
         memcpy(copy->drawn, s->drawn, (s->token_count + 7) / 8);
         memcpy(copy->logits, s->logits, uint64_t{s->logits_rows} * e->spec.vocabulary * sizeof(float));

@@ -5,6 +5,7 @@
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
 //     | KV rows: for each page that was not, layer: codes and scales of each head's K, then of each head's V (only the rows in use)
+//     | f16 rows of sinks, then of recent positions from page oldest_page on (kv_precise.h): per layer K heads, V heads
 //     | hash64 of everything before, u64
 #include <string.h>
 
@@ -25,18 +26,22 @@ struct SavedHeader {
     uint32_t layers, kv_heads, head_dim, page_tokens, vocabulary, embedding;
     uint32_t token_count, computed, sampled, has_logits, all_logits, evicted_pages;
     int32_t last_sample;
-    uint32_t reserved;
+    uint32_t oldest_page;
 };
 
 uint64_t drawn_bytes(uint32_t tokens) { return (uint64_t{tokens} + 7) / 8; }
 
 uint64_t evicted_bytes(const SavedHeader& h) { return h.evicted_pages ? (uint64_t{kv_pages_for(h.computed)} + 7) / 8 : 0; }
 
+uint64_t sink_rows(const Engine& e, const SavedHeader& h) { return h.computed < e.precise.sink_tokens ? h.computed : e.precise.sink_tokens; }
+uint64_t recent_rows(const Engine& e, const SavedHeader& h) { return e.precise.recent_tokens ? h.computed - uint64_t{h.oldest_page} * kPageTokens : 0; }
+
 // Size of the whole block; evicted pages are full ones.
 uint64_t saved_bytes(const Engine& e, const SavedHeader& h) {
     return sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 + drawn_bytes(h.token_count) +
            (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + evicted_bytes(h) +
-           (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes + 8;
+           (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes +
+           (sink_rows(e, h) + recent_rows(e, h)) * e.precise.row_bytes + 8;
 }
 
 SavedHeader make_header(const Engine& e, const Session& s) {
@@ -60,6 +65,7 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.has_logits = s.logits_rows != 0;
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
+    h.oldest_page = s.precise.oldest_page;
     for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += !s.kv.pages[page];
     h.total_bytes = saved_bytes(e, h);
     return h;
@@ -79,6 +85,27 @@ void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t token
         for (uint32_t layer = 0; layer < g.layers; ++layer) {
             for (uint32_t head = 0; head < g.kv_heads; ++head) plane(g.layer[layer].k_head(head));
             for (uint32_t head = 0; head < g.kv_heads; ++head) plane(g.layer[layer].v_head(head));
+        }
+    }
+}
+
+// Walks the saved f16 rows in file order: copy(address, bytes), the address null for pages the ring has no room for.
+template <class Copy>
+void for_each_precise_run(const Engine& e, const KvPrecise& p, const SavedHeader& h, Copy copy) {
+    const KvPreciseShape& shape = e.precise;
+    const uint64_t sinks = sink_rows(e, h);
+    for (uint32_t layer = 0; sinks && layer < e.spec.layers; ++layer) {
+        for (uint32_t head = 0; head < e.spec.kv_heads; ++head) copy(p.sinks + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes);
+        for (uint32_t head = 0; head < e.spec.kv_heads; ++head) copy(p.sinks + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes);
+    }
+    const uint32_t pages = recent_rows(e, h) ? kv_pages_for(h.computed) : 0;
+    for (uint32_t page = h.oldest_page; page < pages; ++page) {
+        const uint64_t rows = h.computed - page * kPageTokens < kPageTokens ? h.computed - page * kPageTokens : kPageTokens;
+        uint8_t* base = page + shape.recent_pages < pages ? nullptr : const_cast<uint8_t*>(p.recent[page]);
+        const auto plane = [&](const kernels::KvPlane& at) { copy(base ? base + at.codes : nullptr, rows * at.code_bytes); };
+        for (uint32_t layer = 0; layer < e.spec.layers; ++layer) {
+            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) plane(shape.recent_k(layer, head));
+            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) plane(shape.recent_v(layer, head));
         }
     }
 }
@@ -108,7 +135,10 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
     if (h.computed > h.token_count || h.has_logits > 1 || h.all_logits > 1 || h.sampled > h.token_count || h.last_sample < -1 ||
         h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed", "counts contradict each other");
-    if (h.reserved || h.evicted_pages > h.computed / kPageTokens) return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages", "more than there are");
+    const KvPrecise saved = {nullptr, nullptr, h.oldest_page};
+    if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.precise.recent_tokens) || !kv_precise_reaches(e.precise, saved, h.computed))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_page), "oldest_page", "rows the next query reads are missing");
+    if (h.evicted_pages > h.computed / kPageTokens) return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages", "more than there are");
     if (h.total_bytes != bytes || saved_bytes(e, h) != bytes)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes", "size contradicts the contents");
     return KEEL_OK;
@@ -164,6 +194,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
         put(&byte, 1);
     }
     for_each_kv_run(e->geometry, s->kv, s->computed, put);
+    for_each_precise_run(*e, s->precise, h, put);
     const uint64_t checksum = hash64(dst, h.total_bytes - 8);
     put(&checksum, sizeof checksum);
     return KEEL_OK;
@@ -225,6 +256,12 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     }
     from += evicted_bytes(h);
     for_each_kv_run(e->geometry, s->kv, h.computed, get);
+    for_each_precise_run(*e, s->precise, h, [&](void* dst, uint64_t n) {
+        if (dst) memcpy(dst, from, n);
+        from += n;
+    });
+    s->precise.oldest_page = h.oldest_page;
+    kv_precise_advance(e->precise, &s->precise, h.computed);
     s->sampling = sampling;
     s->text = text;
     s->token_count = h.token_count;

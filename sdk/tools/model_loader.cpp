@@ -18,7 +18,7 @@ const Names<keel_kv_format> kKvFormats = {
     {"f16", KEEL_KV_F16},   {"f32", KEEL_KV_F32},   {"fp8", KEEL_KV_FP8_E4M3},          {"q8_0", KEEL_KV_Q8_0},             {"q4_0", KEEL_KV_Q4_0},
     {"e8-2", KEEL_KV_E8_2}, {"e8-3", KEEL_KV_E8_3}, {"q8_0-rot", KEEL_KV_Q8_0_ROTATED}, {"q4_0-rot", KEEL_KV_Q4_0_ROTATED}, {"e8-4", KEEL_KV_E8_4},
     {"e8-5", KEEL_KV_E8_5}, {"e8-6", KEEL_KV_E8_6}, {"e8-8", KEEL_KV_E8_8},             {"tcq-2", KEEL_KV_TCQ_2},           {"tcq-3", KEEL_KV_TCQ_3},
-    {"tcq-4", KEEL_KV_TCQ_4}};
+    {"tcq-4", KEEL_KV_TCQ_4}, {"tcq-5", KEEL_KV_TCQ_5}, {"tcq-6", KEEL_KV_TCQ_6}};
 const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
                                       {"copy", KEEL_WEIGHTS_COPY},
                                       {"map", KEEL_WEIGHTS_MAP},
@@ -86,6 +86,8 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default: the profile's, else f16)");
     add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default: the profile's, else f16)");
     verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
+    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")->group("Engine");
+    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
@@ -107,6 +109,8 @@ keel_config make_config(const EngineOptions& options) {
     config.activation = options.activation;
     config.cpu = options.cpu;
     config.pin_threads = options.pin;
+    config.kv_sink_tokens = options.sinks;
+    config.kv_recent_tokens = options.recent;
     if (!options.kv_profile.empty()) {
         if (!options.kv_profile_file) {
             Result<FileReader> reader = FileReader::open(options.kv_profile.c_str());

@@ -21,6 +21,7 @@ struct EngineOptions {
     keel_activation activation = KEEL_ACTIVATION_DEFAULT;
     keel_cpu cpu = KEEL_CPU_AUTO;
     bool pin = false;
+    uint32_t sinks = 0, recent = 0;  // positions kept in f16
     std::string kv_profile;  // file name
     mutable std::shared_ptr<FileReader> kv_profile_file;  // opened by make_config, which points into it
 };

@@ -136,15 +136,16 @@ float make_table(int starts, int8_t* table) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const int starts = argc > 1 ? atoi(argv[1]) : 200;
-    int8_t tables[3][256];
-    const float unit[3] = {make_table<2>(starts, tables[0]), make_table<3>(starts, tables[1]), make_table<4>(starts, tables[2])};
+    const int starts = argc > 1 ? atoi(argv[1]) : 24;
+    int8_t tables[5][256];
+    const float unit[5] = {make_table<2>(starts, tables[0]), make_table<3>(starts, tables[1]), make_table<4>(starts, tables[2]), make_table<5>(starts, tables[3]),
+                           make_table<6>(starts, tables[4])};
     printf("// Tables of the tcq formats (kernels/kv_formats.h): what each 8-bit state stands for. Made by tests/generators/train_kv_trellis.cpp.\n"
            "#pragma once\n#include <stdint.h>\n\nnamespace keel::kernels {\n\n"
            "// Units of a table's integers in one root mean square of a row.\n"
-           "constexpr float kTrellisUnit[3] = {%.6ff, %.6ff, %.6ff};\n\n"
-           "// By bits of a code minus 2, then state.\nconstexpr int8_t kTrellisTables[3][256] = {\n",
-           static_cast<double>(unit[0]), static_cast<double>(unit[1]), static_cast<double>(unit[2]));
+           "constexpr float kTrellisUnit[5] = {%.6ff, %.6ff, %.6ff, %.6ff, %.6ff};\n\n"
+           "// By bits of a code minus 2, then state.\nconstexpr int8_t kTrellisTables[5][256] = {\n",
+           static_cast<double>(unit[0]), static_cast<double>(unit[1]), static_cast<double>(unit[2]), static_cast<double>(unit[3]), static_cast<double>(unit[4]));
     for (const auto& table : tables) {
         printf("    {");
         for (int s = 0; s < 256; ++s) printf("%s%d%s", s % 24 == 0 ? "\n        " : " ", table[s], s == 255 ? "" : ",");

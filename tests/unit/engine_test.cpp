@@ -169,7 +169,7 @@ TEST(Engine, ConfigurationsOutOfRange) {
     EXPECT_EQ(status_with([](keel_config& c) { c.chunk_tokens = 513; }), KEEL_E_ARGUMENT);
     EXPECT_EQ(status_with([](keel_config& c) { c.threads = 65; }), KEEL_E_ARGUMENT);
     EXPECT_EQ(status_with([](keel_config& c) { c.context_tokens = 1u << 30; }), KEEL_E_ARGUMENT);
-    EXPECT_EQ(status_with([](keel_config& c) { c.k_format = static_cast<keel_kv_format>(17); }), KEEL_E_ARGUMENT);
+    EXPECT_EQ(status_with([](keel_config& c) { c.k_format = static_cast<keel_kv_format>(19); }), KEEL_E_ARGUMENT);
     EXPECT_EQ(status_with([](keel_config& c) { c.cpu = static_cast<keel_cpu>(77); }), KEEL_E_ARGUMENT);
     FailingReader unmapped{keel_test::read_file(kTiny)};
     keel_config c = small_config();

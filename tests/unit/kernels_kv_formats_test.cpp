@@ -68,6 +68,9 @@ TEST(KernelsKvFormats, GaussianErrorsAreTheSpecifiedOnes) {
         EXPECT_LT(error / row.error, 1.02) << kKvFormats[row.format].name << " at " << row.n << ": " << error;
         EXPECT_GT(error / row.error, 0.93) << kKvFormats[row.format].name << " at " << row.n << ": " << error;
     }
+    // No figure is published for a trellis of 5 or 6 bits; it has to be better than the lattice to be worth having.
+    EXPECT_LT(relative_error(kKvTcq5, 64, 1000), 0.8 * relative_error(kKvE8_5, 64, 1000));
+    EXPECT_LT(relative_error(kKvTcq6, 64, 1000), 0.95 * relative_error(kKvE8_6, 64, 1000));
     // 8 bits: a sixteenth of the error of 6 bits at most, of which the f16 scale is not yet a part worth mention.
     EXPECT_LT(relative_error(kKvE8_8, 128, 200), 0.00059 / 12);
     EXPECT_LT(relative_error(kKvQ8_0, 128, 200), 0.00006);
@@ -172,6 +175,8 @@ TEST(KernelsKvFormats, TrellisCodesADecodedRowAsItself) {
     check_trellis_codes<2>(random);
     check_trellis_codes<3>(random);
     check_trellis_codes<4>(random);
+    check_trellis_codes<5>(random);
+    check_trellis_codes<6>(random);
 }
 
 // The Viterbi search against every path of three elements.
@@ -204,6 +209,7 @@ TEST(KernelsKvFormats, TrellisSearchIsExact) {
     check_trellis_search<2>(random);
     check_trellis_search<3>(random);
     check_trellis_search<4>(random);
+    check_trellis_search<5>(random);
 }
 
 // The nearest point of the box against every point: blocks of 8 with 2 bits have 2^16.
@@ -279,7 +285,7 @@ TEST(KernelsKvFormats, LatticePacksAndCodesADecodedRowAsItself) {
 
 TEST(KernelsKvFormats, UnbiasedScalesKeepProducts) {
     Random random(8);
-    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvTcq2, kKvTcq3, kKvTcq4})
+    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6})
         for (int round = 0; round < 50; ++round) {
             const std::vector<float> x = random.normals(64), y = decode(scalar_set(), f, encode(scalar_set(), f, x, KvScaleMode::kUnbiased), 64);
             double xx = 0, xy = 0;
@@ -293,7 +299,7 @@ TEST(KernelsKvFormats, RowsThatAreNoOrdinaryNumbers) {
     std::vector<float> x(64);
     const auto coded = [&](KvFormat f) { return decode(scalar_set(), f, encode(scalar_set(), f, x), 64); };
     Random random(9);
-    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4}) {
+    for (KvFormat f : {kKvE8_2, kKvE8_4, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6}) {
         SCOPED_TRACE(kKvFormats[f].name);
         for (float bad : {NAN, INFINITY, -INFINITY}) {
             x = random.normals(64);

@@ -264,6 +264,87 @@ TEST(KvFormats, BiasIsRemovedBeforeCoding) {
     RecordProperty("kl_kept", std::to_string(without));
 }
 
+// ---- sinks and recent rows ----
+keel_config precise_config(uint32_t sinks, uint32_t recent, uint32_t rollback = 0) {
+    keel_config c = config(KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 512);
+    c.kv_sink_tokens = sinks;
+    c.kv_recent_tokens = recent;
+    c.kv_rollback_tokens = rollback;
+    c.chunk_tokens = 64;
+    c.logits_rows = 1;
+    c.max_sessions = 2;
+    return c;
+}
+
+TEST(KvPrecise, PlanCountsItsRows) {
+    const keel_test::Engine none(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(4, 0)), both(kBooks, precise_config(4, 100, 28));
+    const uint64_t row = 8 * 2 * 2 * 64 * 2;
+    EXPECT_EQ(none.plan().kv_session_bytes, 0u);
+    EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
+    EXPECT_EQ(both.plan().kv_session_bytes, (4 + ((100 + 28 + 64) / 64 + 2) * 64) * row);
+    EXPECT_EQ(both.plan().regions[KEEL_REGION_KV].bytes, none.plan().regions[KEEL_REGION_KV].bytes + 2 * both.plan().kv_session_bytes);
+}
+
+// With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded elsewhere.
+TEST(KvPrecise, RowsInF16AreReadAsSuch) {
+    keel_config plain = precise_config(0, 0);
+    plain.k_format = plain.v_format = KEEL_KV_F16;
+    keel_config f32 = plain;
+    f32.k_format = f32.v_format = KEEL_KV_F32;
+    keel_test::Engine exact(kBooks, f32), half(kBooks, plain), coded(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(64, 0)), all(kBooks, precise_config(8, 200));
+    const std::vector<int32_t> ids = some_ids(200, exact.info().vocabulary);
+    const keel_test::Logits want = exact.logits_for(ids);
+    const double f16 = mean_kl(want, half.logits_for(ids)), tcq = mean_kl(want, coded.logits_for(ids)), some = mean_kl(want, sinks.logits_for(ids)), none = mean_kl(want, all.logits_for(ids));
+    EXPECT_LT(none, 10 * f16 + 1e-9) << "every key is recent";
+    EXPECT_LT(some, tcq);
+    EXPECT_GT(some, none);
+    // The rule, seen in one place: what lies further back than the recent ones is coded.
+    keel_test::Engine recent(kBooks, precise_config(0, 100));
+    const std::vector<int32_t> few(ids.begin(), ids.begin() + 100);
+    EXPECT_LT(mean_kl(exact.logits_for(few), recent.logits_for(few)), 10 * f16 + 1e-9);
+    EXPECT_GT(mean_kl(want, recent.logits_for(ids)), 10 * f16);
+}
+
+TEST(KvPrecise, TruncatingBeyondTheRollbackIsRefused) {
+    keel_test::Engine engine(kTiny, precise_config(4, 40, 30));
+    const std::vector<int32_t> ids = some_ids(450, engine.info().vocabulary);
+    engine.feed(ids);
+    engine.advance();
+    const std::vector<float> want(engine.row(0), engine.row(0) + engine.info().vocabulary);
+    for (uint32_t back : {1u, 13u, 30u}) {
+        ASSERT_EQ(keel_session_truncate(engine.session(), 450 - back), KEEL_OK) << back;
+        engine.feed(std::vector<int32_t>(ids.end() - back, ids.end()));
+        engine.advance();
+        EXPECT_EQ(std::vector<float>(engine.row(0), engine.row(0) + engine.info().vocabulary), want) << back;
+    }
+    EXPECT_EQ(keel_session_truncate(engine.session(), 100), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_truncate(engine.session(), 1), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_truncate(engine.session(), 0), KEEL_OK);
+    engine.feed(ids);
+    engine.advance();
+    EXPECT_EQ(std::vector<float>(engine.row(0), engine.row(0) + engine.info().vocabulary), want);
+}
+
+TEST(KvPrecise, SavedAndRestoredAcrossRingSizes) {
+    keel_test::Engine wide(kTiny, precise_config(4, 40, 300)), narrow(kTiny, precise_config(4, 40, 1)), other(kTiny, precise_config(4, 41));
+    const std::vector<int32_t> ids = some_ids(400, wide.info().vocabulary), more = some_ids(9, wide.info().vocabulary, 6);
+    wide.feed(ids);
+    wide.advance();
+    uint64_t bytes = 0, written = 0;
+    keel_test::check(keel_session_save_bytes(wide.session(), &bytes), "save_bytes");
+    std::vector<uint8_t> blob(bytes);
+    keel_test::check(keel_session_save(wide.session(), blob.data(), bytes, &written), "save");
+    wide.feed(more);
+    wide.advance();
+    const std::vector<float> want(wide.row(0), wide.row(0) + wide.info().vocabulary);
+    keel_test::check(keel_session_restore(narrow.session(), blob.data(), bytes, nullptr), "restore");
+    narrow.feed(more);
+    narrow.advance();
+    EXPECT_EQ(std::vector<float>(narrow.row(0), narrow.row(0) + narrow.info().vocabulary), want);
+    EXPECT_EQ(keel_session_truncate(narrow.session(), 200), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_restore(other.session(), blob.data(), bytes, nullptr), KEEL_E_FILE_MISMATCH);
+}
+
 // ---- eviction ----
 class KvEviction : public testing::Test {
   protected:
