@@ -117,7 +117,7 @@ struct FloatAvx2 {
     template <int w>
     KEEL_INLINE F repeat(F v, int part) {
         const __m256i i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        return _mm256_permutevar8x32_ps(v, _mm256_srli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(8 * part)), w == 4 ? 2 : w == 8 ? 3 : 4));
+        return _mm256_permutevar8x32_ps(v, _mm256_srli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(8 * part)), 2));
     }
     KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
         __m256i pair[4];  // pair[i], lane l: elements 2i and 2i + 1 of row l

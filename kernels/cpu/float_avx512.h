@@ -122,7 +122,7 @@ struct FloatAvx512 {
     template <int w>
     KEEL_INLINE F repeat(F v, int part) {
         const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(16 * part)), w == 4 ? 2 : w == 8 ? 3 : 4), v);
+        return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(16 * part)), w == 4 ? 2 : 3), v);
     }
     KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
         __m512i pair[4];  // pair[i], lane l: elements 2i and 2i + 1 of row l

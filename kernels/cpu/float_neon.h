@@ -104,11 +104,6 @@ struct FloatNeon {
         const uint32x4_t upper = s == 1 ? uint32x4_t{0, ~0u, 0, ~0u} : uint32x4_t{0, 0, ~0u, ~0u};
         return vbslq_f32(upper, vsubq_f32(swapped, v), vaddq_f32(v, swapped));
     }
-    template <int w>
-    KEEL_INLINE F repeat(F v, int part) {
-        const int lane = 4 * part / w;
-        return lane == 0 ? vdupq_laneq_f32(v, 0) : lane == 1 ? vdupq_laneq_f32(v, 1) : lane == 2 ? vdupq_laneq_f32(v, 2) : vdupq_laneq_f32(v, 3);
-    }
     KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
         const auto words = [](F x) KEEL_LAMBDA { return vmovn_s32(vcvtnq_s32_f32(x)); };
         vst4_s16(p, int16x4x4_t{{words(v[0]), words(v[1]), words(v[2]), words(v[3])}});

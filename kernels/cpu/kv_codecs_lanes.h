@@ -2,7 +2,7 @@
 // blocks (e8) or states (tcq). Beside what float_vector.h lists, V has here:
 //
 //   butterfly<s>(v)      lane l: v[l] + v[l + s] where bit s of l is clear, else v[l - s] - v[l];  s < kLanes
-//   repeat<w>(v, part)   lane l: v[(part * kLanes + l) / w],  w in 4, 8, 16
+//   repeat<w>(v, part)   lane l: v[(part * kLanes + l) / w],  w in 4, 8, below kLanes
 //   store_words8(v, p)   kLanes rows of 8 int16: v[i], lane l, an integer, to p[8 l + i]
 //   load_words(p)        kLanes int16
 #pragma once
@@ -215,18 +215,61 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
 }
 
 // ---- trellis ----
-// The least of cost[w * kGroups] for w in [first, first + count), and the lowest such w; lanes are neighbouring groups.
-template <class V, int kGroups, int first, int count>
+// The least of cost[w * stride] for w in [first, first + count), and the lowest such w, in every lane.
+template <class V, int stride, int first, int count>
 KEEL_INLINE void least_of(const float* cost, typename V::F* least, typename V::F* way) {
     if constexpr (count == 1) {
-        *least = V::load(cost + first * kGroups);
+        *least = V::load(cost + first * stride);
         *way = V::set1(static_cast<float>(first));
     } else {
         typename V::F other, other_way;
-        least_of<V, kGroups, first, count / 2>(cost, least, way);
-        least_of<V, kGroups, first + count / 2, count / 2>(cost, &other, &other_way);
+        least_of<V, stride, first, count / 2>(cost, least, way);
+        least_of<V, stride, first + count / 2, count / 2>(cost, &other, &other_way);
         *way = V::select(V::less(other, *least), other_way, *way);
         *least = V::min(other, *least);
+    }
+}
+// One step of the search: for every group of states that share their predecessors, the least cost and whose it is. 16 groups
+// and more have lanes of their own.
+template <class V, int kBits>
+KEEL_INLINE void best_predecessors(const float* cost, float* least, int8_t* from) {
+    using F = typename V::F;
+    constexpr int kGroups = 256 >> kBits, kWays = 1 << kBits;
+    if constexpr (kGroups >= 16) {
+        KEEL_UNROLL
+        for (int g = 0; g < kGroups; g += 16) {
+            F way[kParts<V>];
+            KEEL_UNROLL
+            for (int p = 0; p < kParts<V>; ++p) {
+                F lowest;
+                least_of<V, kGroups, 0, kWays>(cost + g + p * V::kLanes, &lowest, way + p);
+                V::store(least + g + p * V::kLanes, lowest);
+            }
+            V::store_codes16(way, from + g);
+        }
+    } else {  // 16 lanes hold several ways of every group
+        constexpr int kWaysTogether = 16 / kGroups;
+        float lowest[16], row[16];
+        KEEL_UNROLL
+        for (int p = 0; p < kParts<V>; ++p) {
+            F v, way;
+            least_of<V, 16, 0, 16>(cost + p * V::kLanes, &v, &way);
+            V::store(lowest + p * V::kLanes, v);
+            V::store(row + p * V::kLanes, way);
+        }
+        for (int g = 0; g < kGroups; ++g) {
+            float best = lowest[g];
+            int way = static_cast<int>(row[g]) * kWaysTogether;
+            for (int t = 1; t < kWaysTogether; ++t) {
+                const float other = lowest[t * kGroups + g];
+                const int other_way = static_cast<int>(row[t * kGroups + g]) * kWaysTogether + t;
+                const bool better = other < best || (other == best && other_way < way);
+                best = better ? other : best;
+                way = better ? other_way : way;
+            }
+            least[g] = best;
+            from[g] = static_cast<int8_t>(way);
+        }
     }
 }
 // As search_trellis.
@@ -234,29 +277,25 @@ template <class V, int kBits>
 KEEL_INLINE void search_trellis_lanes(const float* x, uint32_t n, const float* value, uint8_t* state) {
     using F = typename V::F;
     constexpr int kGroups = 256 >> kBits, kWays = 1 << kBits, kLanes = V::kLanes;
-    alignas(64) float cost[256];
+    alignas(64) float cost[256], least_of_group[kGroups];
     alignas(64) int8_t from[kMaxHeadDim][kGroups];
     for (int s = 0; s < 256; s += kLanes) {
         const F d = V::sub(V::set1(x[n - 1]), V::load(value + s));
         V::store(cost + s, V::mul(d, d));
     }
     for (uint32_t i = n - 1; i-- > 0;) {
+        best_predecessors<V, kBits>(cost, least_of_group, from[i]);
         const F target = V::set1(x[i]);
-        F least[kGroups / kLanes];
         KEEL_UNROLL
-        for (int g = 0; g < kGroups; g += 16) {
-            F way[kParts<V>];
-            KEEL_UNROLL
-            for (int p = 0; p < kParts<V>; ++p) least_of<V, kGroups, 0, kWays>(cost + g + p * kLanes, least + g / kLanes + p, way + p);
-            V::store_codes16(way, from[i] + g);
+        for (int s = 0; s < 256; s += kLanes) {
+            F least;
+            if constexpr (kWays < kLanes)
+                least = V::template repeat<kWays>(V::load(least_of_group + s / (kWays * kLanes) * kLanes), s / kLanes % kWays);
+            else
+                least = V::set1(least_of_group[s / kWays]);
+            const F d = V::sub(target, V::load(value + s));
+            V::store(cost + s, V::fma(d, d, least));
         }
-        KEEL_UNROLL
-        for (int g = 0; g < kGroups / kLanes; ++g) KEEL_UNROLL
-            for (int part = 0; part < kWays; ++part) {
-                const int s = (g * kWays + part) * kLanes;
-                const F d = V::sub(target, V::load(value + s));
-                V::store(cost + s, V::fma(d, d, V::template repeat<kWays>(least[g], part)));
-            }
     }
     F least = V::load(cost), at = V::zero();
     for (int s = kLanes; s < 256; s += kLanes) {

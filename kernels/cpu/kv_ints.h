@@ -182,6 +182,8 @@ KEEL_INLINE void for_integer_format(KvFormat format, Body&& body) {
         case kKvTcq2: return body.template operator()<kKvTcq2>();
         case kKvTcq3: return body.template operator()<kKvTcq3>();
         case kKvTcq4: return body.template operator()<kKvTcq4>();
+        case kKvTcq5: return body.template operator()<kKvTcq5>();
+        case kKvTcq6: return body.template operator()<kKvTcq6>();
         default: return;
     }
 }
