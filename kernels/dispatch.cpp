@@ -34,6 +34,10 @@ bool have_avx512() {
     const Cpuid leaf7(7, 0);
     return have_avx2() && saves_state(0xe6) && (leaf7.b & kLeaf7b) == kLeaf7b && (leaf7.c & kLeaf7c);
 }
+// Byte permutations across a register. With AVX-512 they come in the same set: the table is another one, the bits are not.
+bool have_vbmi() {
+    return Cpuid(7, 0).c & bit(1);
+}
 bool have_amx() {
     constexpr uint32_t kTileAndInt8 = bit(24) | bit(25), kTileState = 0x60000;
     return have_avx512() && saves_state(kTileState) && (Cpuid(7, 0).d & kTileAndInt8) == kTileAndInt8;
@@ -50,9 +54,9 @@ const KernelSet* find_kernel_set(uint32_t isa) {
         case kAvx2:
             return have_avx2() ? &kAvx2Set : nullptr;
         case kAvx512:
-            return have_avx512() ? &kAvx512Set : nullptr;
+            return !have_avx512() ? nullptr : have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
         case kAmx:
-            return have_amx() ? &kAmxSet : nullptr;
+            return !have_amx() ? nullptr : have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
 #elif defined(__aarch64__)
         case kNeon:
             return platform::have_arm_integer_products() ? &kNeonSet : nullptr;

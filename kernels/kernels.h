@@ -101,7 +101,7 @@ struct AttentionArgs {
 static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
     const uint32_t wide = (head_dim + 15) & ~15u;
     return 2 * kAttentionTile * (wide + kMaxKvScales) + kMaxQueryRows * (kAttentionTile + wide + 16) +
-           kMaxQueryRows * (wide / 4 + kMaxKvScales);  // queries as integers, and their scales
+           kMaxQueryRows * (wide / 4 + 2 * kMaxKvScales) + 16;  // queries as integers, their scales and sums, and what a register reads behind
 }
 
 struct KernelSet {

@@ -275,19 +275,20 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
     report(state, bytes, 2.0 * step * kK * columns, columns <= 8 ? (cached ? kCachedBytes : memory_bytes()) : 0);
 }
 
-// ---- attention: one KV head of `dim`, f16, `positions` cached, one or four query rows that share it (decode) or 128
-// rows (prefill) ----
-void attention(benchmark::State& state, const KernelSet* set, uint32_t dim, uint32_t rows, uint32_t positions) {
+// ---- attention over `heads` KV heads of `dim` with `positions` cached, each with one or four query rows that share it
+// (decoding) or 128 (prefill). Pages hold all heads, as an arena's do; bytes are codes and scales ----
+void attention(benchmark::State& state, const KernelSet* set, KvFormat format, uint32_t dim, uint32_t rows, uint32_t positions, uint32_t heads) {
     constexpr uint32_t kPage = 256;
-    const uint32_t row_bytes = kKvFormats[kKvF16].row_bytes(dim), pages = (positions + kPage - 1) / kPage;
-    const uint64_t page_bytes = uint64_t{kPage} * row_bytes * 2;
+    const uint32_t code_bytes = kv_code_bytes(format, dim), scale_bytes = kv_scale_bytes(format, dim), pages = (positions + kPage - 1) / kPage;
+    const uint64_t plane_bytes = uint64_t{kPage} * (code_bytes + scale_bytes), page_bytes = 2 * plane_bytes * heads;
     Plane kv(page_bytes * pages), q(rows * dim * 4), o(rows * dim * 4), scratch(attention_scratch_floats(dim) * 4);
     std::mt19937 random(3);
     std::vector<float> values(dim);
-    for (uint64_t i = 0; i < kv.bytes / row_bytes; ++i) {
+    for (uint32_t j = 0; j < kPage; ++j) {  // one plane's rows; the others are copies
         for (float& v : values) v = std::normal_distribution<float>()(random);
-        set->kv_encode[kKvF16](values.data(), dim, kv.data + i * row_bytes);
+        set->kv_encode[format](values.data(), dim, KvScaleMode::kLeastSquares, kv.data + j * code_bytes, kv.data + kPage * code_bytes + j * scale_bytes);
     }
+    for (uint64_t i = 1; i < uint64_t{2} * heads * pages; ++i) memcpy(kv.data + i * plane_bytes, kv.data, plane_bytes);
     for (uint32_t i = 0; i < rows * dim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
     std::vector<const uint8_t*> table(pages);
     for (uint32_t p = 0; p < pages; ++p) table[p] = kv.data + p * page_bytes;
@@ -302,18 +303,63 @@ void attention(benchmark::State& state, const KernelSet* set, uint32_t dim, uint
         if (rows > 16) end[r] = positions - rows + r + 1;
         seen += end[r];
     }
-    AttentionArgs a = {table.data(), kPage,      0,         uint64_t{kPage} * row_bytes,
-                       row_bytes,    row_bytes,  kKvF16,    kKvF16,
-                       dim,         0,          rows,      qs.data(),
-                       begin.data(), end.data(), 0.088f,    0.0f,
-                       m.data(),     l.data(),   os.data(), scratch.floats()};
+    AttentionArgs a = {};
+    a.pages = table.data();
+    a.page_tokens = kPage;
+    a.head_dim = dim;
+    a.rows = rows;
+    a.q = qs.data();
+    a.begin = begin.data();
+    a.end = end.data();
+    a.scale = 0.088f;
+    a.m = m.data();
+    a.l = l.data();
+    a.o = os.data();
+    a.scratch = scratch.floats();
     for (auto _ : state) {
-        std::fill(m.begin(), m.end(), -INFINITY);
-        for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
-        for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], dim);
+        for (uint32_t h = 0; h < heads; ++h) {
+            const uint64_t at = 2 * plane_bytes * h;
+            a.k = {format, code_bytes, scale_bytes, at, at + uint64_t{kPage} * code_bytes};
+            a.v = {format, code_bytes, scale_bytes, at + plane_bytes, at + plane_bytes + uint64_t{kPage} * code_bytes};
+            std::fill(m.begin(), m.end(), -INFINITY);
+            for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
+            for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], dim);
+        }
         benchmark::ClobberMemory();
     }
-    report(state, 2.0 * positions * row_bytes, 4.0 * dim * seen, rows > 16 ? 0 : uint64_t{2} * positions * row_bytes);
+    const uint64_t bytes = uint64_t{2} * positions * (code_bytes + scale_bytes) * heads;
+    report(state, static_cast<double>(bytes), 4.0 * dim * seen * heads, rows > 16 ? 0 : bytes);
+}
+
+// As many of the 256 heads of an 8B model (32 layers, 8 KV heads of 128) as exceed the caches by 4.
+uint32_t heads_from_memory(KvFormat format, uint32_t positions) {
+    const uint64_t head = uint64_t{2} * positions * (kv_code_bytes(format, 128) + kv_scale_bytes(format, 128));
+    return static_cast<uint32_t>(std::min<uint64_t>((memory_bytes() + head - 1) / head, 256));
+}
+
+// ---- coding of KV rows: one row an iteration ----
+void kv_encode(benchmark::State& state, const KernelSet* set, KvFormat format, uint32_t dim) {
+    constexpr uint32_t kRows = 64;
+    Plane x(kRows * dim * 4), codes(dim * 4), scales(64);
+    std::mt19937 random(5);
+    for (uint32_t i = 0; i < kRows * dim; ++i) x.floats()[i] = std::normal_distribution<float>()(random);
+    uint32_t row = 0;
+    for (auto _ : state) {
+        set->kv_encode[format](x.floats() + row * dim, dim, KvScaleMode::kLeastSquares, codes.data, scales.data);
+        benchmark::ClobberMemory();
+        row = (row + 1) % kRows;
+    }
+    report(state, 4.0 * dim + kv_code_bytes(format, dim) + kv_scale_bytes(format, dim), 0, 0);
+}
+void kv_rotate(benchmark::State& state, const KernelSet* set, uint32_t dim) {
+    Plane x(dim * 4);
+    for (uint32_t i = 0; i < dim; ++i) x.floats()[i] = static_cast<float>(i);
+    for (auto _ : state) {
+        set->kv_rotate(x.floats(), dim);
+        set->kv_unrotate(x.floats(), dim);
+        benchmark::ClobberMemory();
+    }
+    report(state, 16.0 * dim, 0, 0);
 }
 
 // ---- row operations over 4,096 elements in the first-level cache ----
@@ -334,10 +380,6 @@ const RowOp kRowOps[] = {
     {"rope_neox", 12, [](const KernelSet* s, float* a, float* b, float*) { s->rope(a, kRow / 2, b, true); }},
     {"quantize_q8_32", 5.25, [](const KernelSet* s, float* a, float*, float* c) { s->quantize_q8(a, kRow, 32, c); }},
     {"quantize_q8_256", 5.14, [](const KernelSet* s, float* a, float*, float* c) { s->quantize_q8(a, kRow, 256, c); }},
-    {"kv_encode_f16", 6,
-     [](const KernelSet* s, float* a, float*, float* c) {
-         for (uint32_t i = 0; i < kRow; i += 128) s->kv_encode[kKvF16](a + i, 128, reinterpret_cast<uint16_t*>(c) + i);
-     }},
 };
 
 void row_op(benchmark::State& state, const KernelSet* set, const RowOp& op) {
@@ -395,12 +437,23 @@ void register_all() {
             }
             add("dequantize" + name, [=](benchmark::State& s) { dequantize(s, set, type); });
         }
+        for (KvFormat format : {kKvF16, kKvQ8_0, kKvE8_4, kKvTcq2, kKvTcq3, kKvTcq4}) {
+            const std::string name = isa + (format == kKvF16 ? "" : std::string("/") + kKvFormats[format].name);
+            for (uint32_t dim : {64u, 128u}) {
+                for (uint32_t rows : {1u, 4u, 128u})
+                    for (uint32_t positions : {512u, 2048u})
+                        add("attention" + name + "/dim:" + std::to_string(dim) + "/rows:" + std::to_string(rows) +
+                                "/positions:" + std::to_string(positions),
+                            [=](benchmark::State& s) { attention(s, set, format, dim, rows, positions, 1); });
+                add("kv_encode" + name + "/dim:" + std::to_string(dim), [=](benchmark::State& s) { kv_encode(s, set, format, dim); });
+            }
+            for (uint32_t positions : {4096u, 8192u, 32768u})
+                add("attention" + name + "/8b/positions:" + std::to_string(positions) + "/memory", [=](benchmark::State& s) {
+                    attention(s, set, format, 128, 4, positions, heads_from_memory(format, positions));
+                });
+        }
         for (uint32_t dim : {64u, 128u})
-            for (uint32_t rows : {1u, 4u, 128u})
-                for (uint32_t positions : {512u, 2048u})
-                    add("attention" + isa + "/dim:" + std::to_string(dim) + "/rows:" + std::to_string(rows) +
-                            "/positions:" + std::to_string(positions),
-                        [=](benchmark::State& s) { attention(s, set, dim, rows, positions); });
+            add("kv_rotate_both_ways" + isa + "/dim:" + std::to_string(dim), [=](benchmark::State& s) { kv_rotate(s, set, dim); });
         for (const RowOp& op : kRowOps)
             add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
     }

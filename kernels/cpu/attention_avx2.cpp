@@ -1,8 +1,10 @@
 #include "kernels/cpu/float_avx2.h"
 #if defined(__AVX2__)
 #include "kernels/cpu/attention_impl.h"
+#include "kernels/cpu/kv_rows_avx2.h"
 
 namespace keel::kernels {
-KEEL_DEFINE_ATTENTION(avx2, FloatAvx2)
+using KvInts = KvIntsRows<FloatAvx2, KvRowsAvx2>;
+KEEL_DEFINE_ATTENTION(avx2, FloatAvx2, KvInts)
 }  // namespace keel::kernels
 #endif

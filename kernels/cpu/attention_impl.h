@@ -1,4 +1,5 @@
-// KV row codecs and attention over one span (NUMERICS section 5) over a vector type of float_vector.h.
+// KV row codecs and attention over one span (NUMERICS section 5) over a vector type V of float_vector.h and the integer part
+// K of kv_ints.h.
 //
 // A tile goes through three passes over the query rows that see something of it: scores, softmax weights, output. The
 // first and the last work on register tiles of several query rows, so that a K or V row is read once for all of them.
@@ -6,7 +7,7 @@
 #pragma once
 #include "kernels/cpu/float_vector.h"
 #include "kernels/cpu/kernel_sets.h"
-#include "kernels/cpu/kv_integer_impl.h"
+#include "kernels/cpu/kv_ints.h"
 #include "kernels/cpu/rowops_impl.h"
 
 namespace keel::kernels {
@@ -23,16 +24,11 @@ KEEL_INLINE void decode_f16_lanes(const void* row, uint32_t head_dim, float* dst
 constexpr uint32_t kDirectRows = 8;  // query rows of one call up to which f16 rows are widened at every use
 constexpr uint32_t kQueryBlock = 4;
 
-// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Integers come with their scales.
-enum class TileForm { kF32, kF16, kInteger };
+// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Not of integers, which K lays out.
 struct TileRows {
     const uint8_t* data;
     uint64_t row_bytes;
-    TileForm form;
-    const float* scales;    // [64][scale_count]
-    uint32_t scale_count;
-
-    const int8_t* integers() const { return reinterpret_cast<const int8_t*>(data); }
+    bool half;
 };
 
 // A query row that sees something of the tile.
@@ -77,44 +73,55 @@ KEEL_INLINE void score_block(const TileRows& k, uint32_t n, const float* const* 
         score_queries<V, Load, 4>(k, n, q, lo, hi, s);
 }
 
-// From scores to weights, in place; m and l of the row go on, and the factor of the older output is returned.
-template <class V>
-KEEL_INLINE float soften_scores(const AttentionArgs& a, VisibleRange see, float* s, float* m, float* l) {
+// From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64 of each,
+// +0 where the row does not see. m and l (at state) go on, and keep[r] is the factor of the older output.
+template <class V, int R>
+KEEL_INLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state, float* keep) {
     using F = typename V::F;
-    const int lo = static_cast<int>(see.lo), hi = static_cast<int>(see.hi);
+    constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
-    F top = none;
-    typename V::Mask numbers = V::is_number(none);
-    for (int j = lo & ~15; j < hi; j += V::kLanes) {
-        F v = V::mul(V::load(s + j), scale);
-        if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
-        v = V::select(V::lanes_between(lo - j, hi - j), v, none);
-        numbers = V::both(numbers, V::is_number(v));
-        top = V::max(v, top);
-        V::store(s + j, v);
-    }
-    const float before = *m;
-    float now = V::max_across(top);
-    if (!V::all(numbers)) now = __builtin_nanf("");
-    now = now > before || now != now ? now : before;
-    const float c = before == -kInf32 ? 0.0f : exp_f32(before - now);
-    F lanes[kParts<V>];
+    float before[16] = {}, now[16] = {}, c[16];
     KEEL_UNROLL
-    for (F& lane : lanes) lane = V::zero();
-    const F shift = V::set1(now);
-    for (int j = lo & ~15; j < hi; j += 16) {
+    for (int r = 0; r < R; ++r) {
+        const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        F top = none;
+        typename V::Mask numbers = V::is_number(none);
         KEEL_UNROLL
-        for (int p = 0; p < kParts<V>; ++p) {
-            const int at = j + p * V::kLanes;
-            // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
-            const F e = V::keep(V::lanes_between(lo - at, hi - at), exp_lanes<V>(V::sub(V::load(s + at), shift)));
-            V::store(s + at, e);
-            lanes[p] = V::add(lanes[p], e);
+        for (int i = 0; i < kSteps; ++i) {
+            const int j = i * V::kLanes;
+            F v = V::mul(V::load(s[r] + j), scale);
+            if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
+            v = V::select(V::lanes_between(lo - j, hi - j), v, none);
+            numbers = V::both(numbers, V::is_number(v));
+            top = V::max(v, top);
+            V::store(s[r] + j, v);
         }
+        before[r] = state[r][0];
+        const float most = V::all(numbers) ? V::max_across(top) : __builtin_nanf("");
+        now[r] = most > before[r] || most != most ? most : before[r];
     }
-    *l = fma_f32(*l, c, V::tree16_one(lanes));
-    *m = now;
-    return c;
+    for (int r = 0; r < R; r += V::kLanes) {
+        V::store(c + r, exp_lanes<V>(V::sub(V::load(before + r), V::load(now + r))));
+    }
+    KEEL_UNROLL
+    for (int r = 0; r < R; ++r) {
+        const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        const F shift = V::set1(now[r]);
+        F lanes[kParts<V>];
+        KEEL_UNROLL
+        for (F& lane : lanes) lane = V::zero();
+        KEEL_UNROLL
+        for (int i = 0; i < kSteps; ++i) {
+            const int j = i * V::kLanes;
+            // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
+            const F e = V::keep(V::lanes_between(lo - j, hi - j), exp_lanes<V>(V::sub(V::load(s[r] + j), shift)));
+            V::store(s[r] + j, e);
+            lanes[i % kParts<V>] = V::add(lanes[i % kParts<V>], e);
+        }
+        keep[r] = before[r] == -kInf32 ? 0.0f : c[r];
+        state[r][0] = now[r];
+        state[r][1] = fma_f32(state[r][1], keep[r], V::tree16_one(lanes));
+    }
 }
 
 // o[r] += p[r][j] v[j] for j in [lo, hi), over kLanes * D elements from d.
@@ -186,22 +193,16 @@ KEEL_INLINE void value_block(const TileRows& v, uint32_t n, const LiveRow* live,
     for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, all.hi, live[r].see.hi, o + r);
 }
 
-// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie, unpacked to integers, or
-// decoded in `tile`, rows of `stride` floats with zeros behind n. Room of `tile`: (stride + kMaxKvScales) * kAttentionTile.
+// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie or decoded in `tile`, rows of
+// `stride` floats with zeros behind n. Room of `tile`: stride * kAttentionTile.
 template <class V>
 KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any, uint32_t stride, float* tile) {
     const uint32_t n = a.head_dim;
-    if (kKvFormats[plane.format].integer) {
-        float* scales = tile + kAttentionTile * stride;
-        unpack_tile(a, plane, first, any, reinterpret_cast<int8_t*>(tile), scales);
-        return {reinterpret_cast<const uint8_t*>(tile), n, TileForm::kInteger, scales, kv_scales(plane.format, n)};
-    }
     const uint64_t row0 = first % a.page_tokens;
     const uint8_t* page = a.pages[first / a.page_tokens];
     const uint8_t* rows = page + plane.codes + row0 * plane.code_bytes;
     const bool half = plane.format == kKvF16;
-    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows)))
-        return {rows, plane.code_bytes, half ? TileForm::kF16 : TileForm::kF32, nullptr, 0};
+    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows))) return {rows, plane.code_bytes, half};
     for (uint32_t j = any.lo; j < any.hi; ++j) {
         const uint8_t* row = rows + uint64_t{j} * plane.code_bytes;
         float* to = tile + j * stride;
@@ -211,99 +212,203 @@ KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uin
             kv_decode_row(plane.format, row, page + plane.scales + (row0 + j) * plane.scale_bytes, n, to);
         for (uint32_t i = n; i < stride; ++i) to[i] = 0.0f;
     }
-    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), TileForm::kF32, nullptr, 0};
+    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), false};
 }
 
-// Bytes read: the visible K and V rows of the span once, whatever the number of query rows. Scratch: a K tile, a V
-// tile, and per query row its scores of the tile and its output of the span with (m, l) behind it.
+// What one tile's passes work on. Rows that see something of it are live[0..count); together they see `any`.
+struct AttentionTile {
+    uint32_t first;    // position
+    VisibleRange any;
+    LiveRow live[kMaxQueryRows];
+    uint32_t count;
+};
+KEEL_INLINE void find_live_rows(const AttentionArgs& a, uint32_t first, AttentionTile* t) {
+    t->first = first;
+    t->any = {kAttentionTile, 0};
+    t->count = 0;
+    for (uint32_t r = 0; r < a.rows; ++r) {
+        const VisibleRange see = visible_in_tile(a, r, first);
+        if (see.lo >= see.hi) continue;
+        t->live[t->count++] = {r, see};
+        t->any.lo = see.lo < t->any.lo ? see.lo : t->any.lo;
+        t->any.hi = see.hi > t->any.hi ? see.hi : t->any.hi;
+    }
+}
+// What `count` rows from live row b on see together.
+KEEL_INLINE VisibleRange seen_by(const AttentionTile& t, uint32_t b, uint32_t count) {
+    VisibleRange see = t.live[b].see;
+    for (uint32_t i = 1; i < count; ++i) {
+        see.lo = t.live[b + i].see.lo < see.lo ? t.live[b + i].see.lo : see.lo;
+        see.hi = t.live[b + i].see.hi > see.hi ? t.live[b + i].see.hi : see.hi;
+    }
+    return see;
+}
+
+// Scratch of a call: a K tile, a V tile (scales behind each), and per query row its scores of the tile, its output of the span
+// with (m, l) behind it, and the query as integers.
+struct AttentionScratch {
+    uint32_t wide, stride;  // head_dim rounded up to 16, and with room for (m, l)
+    float *k_tile, *v_tile, *scores, *states, *query_scales;
+    int32_t* query_offsets;
+    int8_t* queries;
+
+    explicit AttentionScratch(const AttentionArgs& a) : wide((a.head_dim + 15) & ~15u), stride(wide + 16) {
+        const uint32_t tile = kAttentionTile * (wide + kMaxKvScales);
+        k_tile = a.scratch;
+        v_tile = k_tile + tile;
+        scores = v_tile + tile;
+        states = scores + a.rows * kAttentionTile;
+        query_scales = states + a.rows * stride;
+        query_offsets = reinterpret_cast<int32_t*>(query_scales + a.rows * kMaxKvScales);
+        queries = reinterpret_cast<int8_t*>(query_offsets + a.rows * kMaxKvScales);
+    }
+    float* row_scores(const LiveRow& r) const { return scores + r.row * kAttentionTile; }
+    float* state(const LiveRow& r) const { return states + r.row * stride; }
+    float* tile_scales(float* tile) const { return tile + kAttentionTile * wide; }
+};
+
+template <class K>
+KEEL_INLINE void score_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+    const uint32_t n = a.head_dim, scale_count = kv_scales(a.k.format, n);
+    uint8_t* tile = reinterpret_cast<uint8_t*>(x.k_tile);
+    float* scales = x.tile_scales(x.k_tile);
+    K::unpack_keys(a, t.first, t.any, tile, scales);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        IntQuery q[kQueryBlock];
+        float* s[kQueryBlock];
+        for (uint32_t i = 0; i < kQueryBlock; ++i) {
+            const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
+            q[i] = {x.queries + at.row * x.wide, x.query_scales + at.row * kMaxKvScales, x.query_offsets + at.row * kMaxKvScales};
+            s[i] = x.row_scores(at);
+        }
+        K::scores(tile, scales, n, scale_count, q, in_block, seen_by(t, b, in_block), s);
+    }
+}
+
 template <class V>
+KEEL_INLINE void score_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+    const uint32_t n = a.head_dim;
+    const TileRows k = tile_rows<V>(a, a.k, t.first, t.any, x.wide, x.k_tile);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        const float* q[kQueryBlock];
+        float* s[kQueryBlock];
+        float padded[kQueryBlock][kMaxHeadDim];
+        for (uint32_t i = 0; i < kQueryBlock; ++i) {
+            const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
+            q[i] = a.q[at.row];
+            s[i] = x.row_scores(at);
+            if (x.wide == n) continue;
+            // Behind the query -0 against the zeros behind the key: a product of -0 leaves every lane as it is.
+            memcpy(padded[i], q[i], n * sizeof(float));
+            for (uint32_t d = n; d < x.wide; ++d) padded[i][d] = -0.0f;
+            q[i] = padded[i];
+        }
+        const VisibleRange see = seen_by(t, b, in_block);
+        if (k.half)
+            score_block<V, LoadF16<V>>(k, x.wide, q, in_block, see.lo, see.hi, s);
+        else
+            score_block<V, LoadF32<V>>(k, x.wide, q, in_block, see.lo, see.hi, s);
+    }
+}
+
+template <class V>
+KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, float* keep) {
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        VisibleRange see[kQueryBlock];
+        float *s[kQueryBlock], *state[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            const LiveRow& at = t.live[b + i];
+            if (a.mean.pairs) add_mean_scores(a, at.row, t.first, at.see, x.row_scores(at));
+            see[i] = at.see;
+            s[i] = x.row_scores(at);
+            state[i] = x.state(at) + x.wide;
+        }
+        if (in_block == kQueryBlock)
+            soften_rows<V, kQueryBlock>(a, see, s, state, keep + b);
+        else
+            for (uint32_t i = 0; i < in_block; ++i) soften_rows<V, 1>(a, see + i, s + i, state + i, keep + b + i);
+    }
+}
+
+template <class V, class K>
+KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
+    const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
+    uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
+    float* scales = x.tile_scales(x.v_tile);
+    K::unpack_values(a, t.first, t.any, tile, scales);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        typename K::Weights w[kQueryBlock];
+        float unit[kQueryBlock][kMaxKvScales];
+        const float* p[kQueryBlock];
+        VisibleRange see[kQueryBlock];
+        float* o[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            p[i] = x.row_scores(t.live[b + i]);
+            see[i] = t.live[b + i].see;
+            o[i] = x.state(t.live[b + i]);
+        }
+        if (in_block == kQueryBlock)
+            quantize_weights_lanes<V, K, kQueryBlock>(p, see, scales, scale_count, w, unit);
+        else
+            for (uint32_t i = 0; i < in_block; ++i) quantize_weights_lanes<V, K, 1>(p + i, see + i, scales, scale_count, w + i, unit + i);
+        K::add_values(tile, n, scale_count, w, unit, keep + b, in_block, seen_by(t, b, in_block), o);
+    }
+}
+
+template <class V>
+KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
+    const TileRows v = tile_rows<V>(a, a.v, t.first, t.any, x.wide, x.v_tile);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        const float* p[kQueryBlock];
+        float* o[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            p[i] = x.row_scores(t.live[b + i]);
+            o[i] = x.state(t.live[b + i]);
+            scale_lanes<V>(o[i], keep[b + i], x.wide);
+        }
+        if (v.half)
+            value_block<V, LoadF16<V>>(v, x.wide, t.live + b, in_block, p, o);
+        else
+            value_block<V, LoadF32<V>>(v, x.wide, t.live + b, in_block, p, o);
+    }
+}
+
+// Bytes read: the visible K and V rows of the span once, whatever the number of query rows.
+template <class V, class K>
 KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
     using F = typename V::F;
-    const uint32_t n = a.head_dim, wide = (n + 15) & ~15u, stride = wide + 16;
-    const uint32_t span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
-    float* k_tile = a.scratch;
-    float* v_tile = k_tile + kAttentionTile * (wide + kMaxKvScales);
-    float* scores = v_tile + kAttentionTile * (wide + kMaxKvScales);
-    float* states = scores + a.rows * kAttentionTile;
-    float* query_scales = states + a.rows * stride;
-    int8_t* queries = reinterpret_cast<int8_t*>(query_scales + a.rows * kMaxKvScales);
+    const uint32_t n = a.head_dim, span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
+    const AttentionScratch x(a);
+    const uint32_t wide = x.wide, stride = x.stride;
+    float* const states = x.states;
+    const bool integer_k = kKvFormats[a.k.format].integer, integer_v = kKvFormats[a.v.format].integer;
     for (uint32_t r = 0; r < a.rows; ++r) {
         float* state = states + r * stride;
         memset(state, 0, stride * sizeof(float));
         state[wide] = -kInf32;
-        if (kKvFormats[a.k.format].integer) quantize_query(a.q[r], n, kv_scales(a.k.format, n), queries + r * n, query_scales + r * kMaxKvScales);
+        if (integer_k)
+            quantize_query_lanes<V>(a.q[r], n, kv_scales(a.k.format, n), K::key_offset(a.k.format), x.queries + r * wide,
+                                    x.query_scales + r * kMaxKvScales, x.query_offsets + r * kMaxKvScales);
     }
     for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
-        LiveRow live[kMaxQueryRows];
-        uint32_t count = 0;
-        VisibleRange any = {kAttentionTile, 0};  // what some query row sees of the tile
-        for (uint32_t r = 0; r < a.rows; ++r) {
-            const VisibleRange see = visible_in_tile(a, r, first);
-            if (see.lo >= see.hi) continue;
-            live[count] = {r, see};
-            any.lo = live[count].see.lo < any.lo ? live[count].see.lo : any.lo;
-            any.hi = live[count].see.hi > any.hi ? live[count].see.hi : any.hi;
-            ++count;
-        }
-        if (count == 0 || !a.pages[first / a.page_tokens]) continue;
-        const TileRows k = tile_rows<V>(a, a.k, first, any, wide, k_tile);
-        if (k.form == TileForm::kInteger)
-            for (uint32_t i = 0; i < count; ++i)
-                integer_scores(k.integers(), k.scales, queries + live[i].row * n, query_scales + live[i].row * kMaxKvScales, n, k.scale_count,
-                               live[i].see, scores + live[i].row * kAttentionTile);
-        for (uint32_t b = 0; k.form != TileForm::kInteger && b < count; b += kQueryBlock) {
-            const uint32_t in_block = count - b < kQueryBlock ? count - b : kQueryBlock;
-            const float* q[kQueryBlock];
-            float* s[kQueryBlock];
-            float padded[kQueryBlock][kMaxHeadDim];
-            VisibleRange block = {kAttentionTile, 0};
-            for (uint32_t i = 0; i < kQueryBlock; ++i) {
-                const LiveRow& at = live[b + (i < in_block ? i : in_block - 1)];
-                q[i] = a.q[at.row];
-                s[i] = scores + at.row * kAttentionTile;
-                block.lo = at.see.lo < block.lo ? at.see.lo : block.lo;
-                block.hi = at.see.hi > block.hi ? at.see.hi : block.hi;
-                if (wide == n) continue;
-                // Behind the query -0 against the zeros behind the key: a product of -0 leaves every lane as it is.
-                memcpy(padded[i], q[i], n * sizeof(float));
-                for (uint32_t d = n; d < wide; ++d) padded[i][d] = -0.0f;
-                q[i] = padded[i];
-            }
-            if (k.form == TileForm::kF16)
-                score_block<V, LoadF16<V>>(k, wide, q, in_block, block.lo, block.hi, s);
-            else
-                score_block<V, LoadF32<V>>(k, wide, q, in_block, block.lo, block.hi, s);
-        }
-        for (uint32_t i = 0; i < count; ++i) {
-            if (a.mean.pairs) add_mean_scores(a, live[i].row, first, live[i].see, scores + live[i].row * kAttentionTile);
-            float* state = states + live[i].row * stride;
-            const float c = soften_scores<V>(a, live[i].see, scores + live[i].row * kAttentionTile, state + wide,
-                                             state + wide + 1);
-            scale_lanes<V>(state, c, wide);
-        }
-        const TileRows v = tile_rows<V>(a, a.v, first, any, wide, v_tile);
-        if (v.form == TileForm::kInteger) {
-            for (uint32_t i = 0; i < count; ++i) {
-                int16_t w[kMaxKvScales][kAttentionTile];
-                float unit[kMaxKvScales];
-                quantize_weights(scores + live[i].row * kAttentionTile, v.scales, v.scale_count, live[i].see, w, unit);
-                add_integer_values(v.integers(), w, unit, n, v.scale_count, live[i].see, states + live[i].row * stride);
-            }
-            continue;
-        }
-        for (uint32_t b = 0; b < count; b += kQueryBlock) {
-            const uint32_t in_block = count - b < kQueryBlock ? count - b : kQueryBlock;
-            const float* p[kQueryBlock];
-            float* o[kQueryBlock];
-            for (uint32_t i = 0; i < in_block; ++i) {
-                p[i] = scores + live[b + i].row * kAttentionTile;
-                o[i] = states + live[b + i].row * stride;
-            }
-            if (v.form == TileForm::kF16)
-                value_block<V, LoadF16<V>>(v, wide, live + b, in_block, p, o);
-            else
-                value_block<V, LoadF32<V>>(v, wide, live + b, in_block, p, o);
-        }
+        AttentionTile t;
+        find_live_rows(a, first, &t);
+        if (t.count == 0 || !a.pages[first / a.page_tokens]) continue;
+        if (integer_k)
+            score_integers<K>(a, t, x);
+        else
+            score_floats<V>(a, t, x);
+        float keep[kMaxQueryRows];  // of the older output
+        soften_tile<V>(a, t, x, keep);
+        if (integer_v)
+            value_integers<V, K>(a, t, x, keep);
+        else
+            value_floats<V>(a, t, x, keep);
     }
     for (uint32_t r = 0; r < a.rows; ++r) {
         const VisibleRange see = visible_in(a.begin[r], a.end[r], span_first, span_last);
@@ -328,8 +433,8 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
     }
 }
 
-#define KEEL_DEFINE_ATTENTION(isa, V)                                                                              \
-    void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V>(a); }                              \
+#define KEEL_DEFINE_ATTENTION(isa, V, K)                                                   \
+    void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V, K>(a); } \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
 
 }  // namespace

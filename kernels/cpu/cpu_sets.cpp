@@ -78,6 +78,10 @@ constexpr KernelSet make_amx() {
     add_q8_kernels_amx(s);
     return s;
 }
+constexpr KernelSet with_vbmi(KernelSet s) {
+    s.attention_span = attention_span_avx512vbmi;
+    return s;
+}
 #elif defined(__aarch64__)
 KEEL_DEFINE_SET(neon)
 #endif
@@ -89,6 +93,8 @@ constinit const KernelSet kScalarSet = make_scalar();
 constinit const KernelSet kAvx2Set = make_avx2();
 constinit const KernelSet kAvx512Set = interleaved(make_avx512());
 constinit const KernelSet kAmxSet = interleaved(make_amx());
+constinit const KernelSet kAvx512VbmiSet = with_vbmi(interleaved(make_avx512()));
+constinit const KernelSet kAmxVbmiSet = with_vbmi(interleaved(make_amx()));
 #elif defined(__aarch64__)
 constinit const KernelSet kNeonSet = make_neon();
 #endif

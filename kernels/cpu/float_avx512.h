@@ -111,6 +111,38 @@ struct FloatAvx512 {
         const __m128i eights = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(-128)), _mm_setzero_si128());
         return _mm_cvtsi128_si32(eights) + _mm_extract_epi16(eights, 4) - 16 * 128;
     }
+
+    // ---- for kv_codecs_lanes.h ----
+    template <int s>
+    KEEL_INLINE F butterfly(F v) {
+        const F swapped = s == 1 ? _mm512_permute_ps(v, 0xb1) : s == 2 ? _mm512_permute_ps(v, 0x4e) : s == 4 ? _mm512_shuffle_f32x4(v, v, 0xb1) : _mm512_shuffle_f32x4(v, v, 0x4e);
+        constexpr Mask kUpper = s == 1 ? 0xaaaa : s == 2 ? 0xcccc : s == 4 ? 0xf0f0 : 0xff00;
+        return _mm512_mask_sub_ps(_mm512_add_ps(v, swapped), kUpper, swapped, v);
+    }
+    template <int w>
+    KEEL_INLINE F repeat(F v, int part) {
+        const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(16 * part)), w == 4 ? 2 : 3), v);
+    }
+    KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
+        __m512i pair[4];  // pair[i], lane l: elements 2i and 2i + 1 of row l
+        KEEL_UNROLL
+        for (int i = 0; i < 4; ++i)
+            pair[i] = _mm512_mask_mov_epi16(_mm512_cvtps_epi32(v[2 * i]), 0xaaaaaaaa, _mm512_slli_epi32(_mm512_cvtps_epi32(v[2 * i + 1]), 16));
+        const __m512i a = _mm512_unpacklo_epi32(pair[0], pair[1]), b = _mm512_unpacklo_epi32(pair[2], pair[3]);
+        const __m512i c = _mm512_unpackhi_epi32(pair[0], pair[1]), d = _mm512_unpackhi_epi32(pair[2], pair[3]);
+        const __m512i row[4] = {_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d)};
+        KEEL_UNROLL
+        for (int i = 0; i < 4; ++i) {  // row[i], 128-bit lane l: row 4l + i
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * i), _mm512_castsi512_si128(row[i]));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * (4 + i)), _mm512_extracti32x4_epi32(row[i], 1));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * (8 + i)), _mm512_extracti32x4_epi32(row[i], 2));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * (12 + i)), _mm512_extracti32x4_epi32(row[i], 3));
+        }
+    }
+    KEEL_INLINE F load_words(const int16_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+    }
 };
 
 }  // namespace

@@ -96,6 +96,26 @@ struct FloatNeon {
         vst1q_s8(q, codes);
         return vaddlvq_s8(codes);
     }
+
+    // ---- for kv_codecs_lanes.h ----
+    template <int s>
+    KEEL_INLINE F butterfly(F v) {
+        const F swapped = s == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2);
+        const uint32x4_t upper = s == 1 ? uint32x4_t{0, ~0u, 0, ~0u} : uint32x4_t{0, 0, ~0u, ~0u};
+        return vbslq_f32(upper, vsubq_f32(swapped, v), vaddq_f32(v, swapped));
+    }
+    KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
+        const auto words = [](F x) KEEL_LAMBDA { return vmovn_s32(vcvtnq_s32_f32(x)); };
+        vst4_s16(p, int16x4x4_t{{words(v[0]), words(v[1]), words(v[2]), words(v[3])}});
+        int16_t upper[16];
+        vst4_s16(upper, int16x4x4_t{{words(v[4]), words(v[5]), words(v[6]), words(v[7])}});
+        const int16x8_t low01 = vld1q_s16(p), low23 = vld1q_s16(p + 8), high01 = vld1q_s16(upper), high23 = vld1q_s16(upper + 8);
+        vst1q_s16(p, vcombine_s16(vget_low_s16(low01), vget_low_s16(high01)));
+        vst1q_s16(p + 8, vcombine_s16(vget_high_s16(low01), vget_high_s16(high01)));
+        vst1q_s16(p + 16, vcombine_s16(vget_low_s16(low23), vget_low_s16(high23)));
+        vst1q_s16(p + 24, vcombine_s16(vget_high_s16(low23), vget_high_s16(high23)));
+    }
+    KEEL_INLINE F load_words(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p))); }
 };
 
 }  // namespace

@@ -84,9 +84,13 @@ void matmul_q8_amx(const MatmulArgs& args);
 template <WeightType T>
 void matmul_repacked_amx(const MatmulArgs& args);
 
+// What the AVX-512 and AMX sets have of their own on machines with VBMI.
+void attention_span_avx512vbmi(const AttentionArgs& args);
+
 extern const KernelSet kScalarSet;
 #if defined(__x86_64__)
 extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet;
+extern const KernelSet kAvx512VbmiSet, kAmxVbmiSet;  // the same sets, by name too, with VBMI
 #elif defined(__aarch64__)
 extern const KernelSet kNeonSet;
 #endif

@@ -1,10 +1,11 @@
 // KV row codecs, AVX2.
 #if defined(__AVX2__)
+#include "kernels/cpu/float_avx2.h"
 #include "kernels/cpu/kernel_sets.h"
-#include "kernels/cpu/kv_codecs_impl.h"
+#include "kernels/cpu/kv_codecs_lanes.h"
 
 namespace keel::kernels {
-KEEL_DEFINE_KV_CODECS(avx2)
+KEEL_DEFINE_KV_CODECS_LANES(avx2, FloatAvx2)
 #define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(avx2, F)
 KEEL_KV_FORMATS(KEEL_INSTANTIATE)
 }  // namespace keel::kernels

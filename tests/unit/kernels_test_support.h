@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/kernel_sets.h"
 #include "kernels/kernels.h"
 #include "kernels/numeric.h"
 #include "platform/platform.h"
@@ -35,8 +36,8 @@ inline const KernelSet* usable_set(uint32_t isa) {
     return isa == kAmx && !keel::platform::allow_tile_registers() ? nullptr : find_kernel_set(isa);
 }
 
-// Kernel sets other than the scalar one that this machine can run, and where it has AVX-512 the AMX one with its tile
-// instructions emulated.
+// Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile instructions
+// emulated, and where it has VBMI the AVX-512 one for machines without.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
@@ -50,6 +51,14 @@ inline std::vector<const KernelSet*> fast_sets() {
             return set;
         }();
         sets.push_back(&emulated);
+        if (find_kernel_set(kAvx512) != &kAvx512Set) {
+            static KernelSet plain = [] {
+                KernelSet set = kAvx512Set;
+                set.name = "avx512, no vbmi";
+                return set;
+            }();
+            sets.push_back(&plain);
+        }
     }
 #endif
     return sets;
