@@ -29,6 +29,13 @@ struct TileRows {
     const uint8_t* data;
     uint64_t row_bytes;
     bool half;
+    const uint8_t* ahead;  // the next tile's rows, where these are read from the arena: asked for as these are read; or null
+
+    // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows.
+    void fetch(uint64_t at, uint64_t bytes) const {
+        if (ahead)
+            for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + at + i);
+    }
 };
 
 // A query row that sees something of the tile.
@@ -47,6 +54,7 @@ void score_queries(const TileRows& k, uint32_t n, const float* const* q, uint32_
     constexpr int kSums = kScoreSums<V>, kPositions = kSums / C;
     for (uint32_t j = lo / kPositions * kPositions; j < hi; j += kPositions) {
         typename V::F lanes[kSums][kParts<V>];
+        k.fetch(j * k.row_bytes, kPositions * k.row_bytes);
         multiply_tile<V, Load, kPositions, C, kPositions, false>(k.data + j * k.row_bytes, k.row_bytes, q, n, lanes);
         if constexpr (C == 1) {
             KEEL_UNROLL
@@ -135,6 +143,7 @@ KEEL_INLINE void add_values_tile(const TileRows& v, const float* const* p, uint3
     for (int i = 0; i < D; ++i) acc[r][i] = V::load(o[r] + d + i * V::kLanes);
     const uint8_t* row = v.data + lo * v.row_bytes + uint64_t{d} * Load::kBytes;
     for (uint32_t j = lo; j < hi; ++j, row += v.row_bytes) {
+        v.fetch(static_cast<uint64_t>(row - v.data), D * V::kLanes * Load::kBytes);
         F w[R];
         KEEL_UNROLL
         for (int r = 0; r < R; ++r) w[r] = V::set1(p[r][j]);
@@ -202,7 +211,8 @@ KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uin
     const uint8_t* page = a.pages[first / a.page_tokens];
     const uint8_t* rows = page + plane.codes + row0 * plane.code_bytes;
     const bool half = plane.format == kKvF16;
-    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows))) return {rows, plane.code_bytes, half};
+    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows)))
+        return {rows, plane.code_bytes, half, next_tile(a, plane, first).codes};
     for (uint32_t j = any.lo; j < any.hi; ++j) {
         const uint8_t* row = rows + uint64_t{j} * plane.code_bytes;
         float* to = tile + j * stride;
@@ -212,7 +222,7 @@ KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uin
             kv_decode_row(plane.format, row, page + plane.scales + (row0 + j) * plane.scale_bytes, n, to);
         for (uint32_t i = n; i < stride; ++i) to[i] = 0.0f;
     }
-    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), false};
+    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), false, nullptr};
 }
 
 // What one tile's passes work on. Rows that see something of it are live[0..count); together they see `any`.
