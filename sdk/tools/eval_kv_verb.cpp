@@ -1,7 +1,7 @@
 // keel eval kv: what formats of the KV arena, and published codecs in its place, do to a model's predictions on a text.
 //
 // Every document alone: ids = [BOS] + tokenize(text), cut to --tokens + 1; every position is scored with its whole left context, in steps
-// of 128 tokens (512 where blocks of positions are coded) over rows that have been coded before anything reads them, so that errors
+// of --chunk tokens (128; 512 where blocks of positions are coded) over rows that have been coded before anything reads them, so that errors
 // accumulate from layer to layer and from position to position, as in use. The reference computes the same tokens; differences
 // are paired. --decode computes the last tokens again one by one and compares every bit of the logits.
 #include <math.h>
@@ -132,7 +132,7 @@ std::string percent_text(const PairedDelta& delta) {
 }
 
 std::string quality_table(const std::vector<KvQuality>& qualities) {
-    Table table({"format", "bytes/token", "ratio", "dPPL % (95 %)", "dNLL", "KL mean", "KL p99", "top-1 %", "K mse", "V mse"});
+    Table table({"format", "bytes/token", "ratio", "dPPL % (95 %)", "dNLL", "KL mean", "KL p99", "top-1 %", "K mse, worst layer", "V mse, worst layer"});
     const auto worst = [](const std::vector<double>& v) { return v.empty() ? 0.0 : *std::max_element(v.begin(), v.end()); };
     for (const KvQuality& q : qualities) {
         const PairedDelta delta = q.score.delta();
@@ -268,7 +268,7 @@ int eval_kv(const Options& o, const Console& console) {
 
     const std::string protocol = strf("each document alone, cut to %u tokens after %s; in-forward: steps of %u tokens (%u where blocks are coded) over coded rows, "
                                       "errors accumulate, every position scored",
-                                      tokens, o.no_bos ? "its first" : "BOS", kLabChunk, kLabBlockChunk);
+                                      tokens, o.no_bos ? "its first" : "BOS", reference.plan().chunk_tokens, kLabBlockChunk);
     const bool by_document = documents.size() > 1, extrapolated = context > info.train_context_tokens;
     Json out = {{"model", info.name},
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},

@@ -20,7 +20,7 @@ EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t c
 
 KvRun::KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile, uint32_t chunk) {
     options = with_formats(std::move(options), spec, context_tokens);
-    options.chunk = chunk ? chunk : kLabChunk;
+    if (chunk || options.chunk == 0) options.chunk = chunk ? chunk : kLabChunk;
     model_ = load_model(options, Console{}, [&](keel_config& config) {
         config.logits_rows = config.chunk_tokens;
         if (profile) config.kv_profile = profile;

@@ -20,7 +20,7 @@ using LogitsVisitor = std::function<void(size_t position, std::span<const float>
 class KvRun {
   public:
     // `options` names model, threads and the like; its KV options are those of `spec`. profile: a profile in memory instead
-    // of a file, or null; it has to live as long as this. chunk: columns of a step, 0: kLabChunk.
+    // of a file, or null; it has to live as long as this. chunk: columns of a step, before options.chunk; 0 and 0: kLabChunk.
     KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile = nullptr, uint32_t chunk = 0);
 
     const keel_model_info& info() const { return model_.file.info; }
