@@ -55,8 +55,15 @@ def markdown(report):
     return "\n".join(lines + ["", "Bold: on the frontier."])
 
 
+def label_of(entry):
+    """The format, or the stem of the profile that chose it."""
+    name, _, profile = entry["name"].partition("@")
+    return profile.rsplit("/", 1)[-1].removesuffix(".kvp") if name == "profile" and profile else name
+
+
 def plot(report, paths):
     import matplotlib
+    import numpy
     matplotlib.use("Agg")
     import matplotlib.pyplot as pyplot
     from matplotlib.ticker import FuncFormatter, LogLocator
@@ -65,6 +72,10 @@ def plot(report, paths):
     formats = [e for e in report["formats"] if e["name"] != report["reference"]]
     families = list(dict.fromkeys(e["family"] for e in formats))
     on = frontier(formats)
+
+    def ratio_of(size):
+        return report["f16_bytes_per_token"] / numpy.maximum(size, 1e-9)
+
     least = 0.02  # the axis is linear below: differences that small are not told apart
     for panel, value, interval, label in ((axes[0], "delta_ppl_percent", "delta_ppl_percent_95", "change of perplexity, %"),
                                           (axes[1], "kl_mean", None, "mean KL divergence, nats")):
@@ -81,13 +92,14 @@ def plot(report, paths):
         edge = sorted((e for e in formats if e["name"] in on), key=lambda e: e["bytes_per_token"])
         panel.plot([e["bytes_per_token"] for e in edge], [e[value] for e in edge], color="#222222", linewidth=1.0, zorder=2)
         for k, e in enumerate(edge):
-            panel.annotate(e["name"].split("@")[0], (e["bytes_per_token"], e[value]), xytext=(5, 6 if k % 2 else -10), textcoords="offset points", fontsize=7, color="#222222")
+            panel.annotate(label_of(e), (e["bytes_per_token"], e[value]), xytext=(5, 7 if k % 2 else -11), textcoords="offset points", fontsize=7, color="#222222")
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=14))
         panel.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}"))
         if interval:
             panel.set_yscale("symlog", linthresh=least)
+            panel.set_ylim(bottom=-2 * least)
             panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
             for threshold in (0.5, 1, 2):
                 panel.axhline(threshold, color="#c03030", linewidth=0.5, linestyle="--")
@@ -98,7 +110,7 @@ def plot(report, paths):
         panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
         panel.set_axisbelow(True)
         low, high = panel.get_xlim()
-        second = panel.secondary_xaxis("top", functions=(lambda b: report["f16_bytes_per_token"] / b, lambda r: report["f16_bytes_per_token"] / r))
+        second = panel.secondary_xaxis("top", functions=(ratio_of, ratio_of))  # its own inverse
         second.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8), numticks=16))
         second.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}x"))
         second.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
@@ -123,6 +135,7 @@ def self_test():
     text = markdown(both)
     assert "| **tcq-2** | 576 | 7.11 | +1.60 | +1.20 .. +2.00 | 0.01600 | 0.1600 | 95.0 |" in text and "| e8-3 |" in text, text
     assert "(beyond the 2,048 of training)" in text
+    assert label_of({"name": "profile@a/b5.2.kvp"}) == "b5.2" and label_of({"name": "tcq-3@p.kvp"}) == "tcq-3"
     other = report(entry("x", 1, 1, 1))
     other["text"] = "u"
     try:
