@@ -7,7 +7,7 @@
     perf/plots/kv_pareto.py --self-test
 
 Several reports of the same text, context and reference may be given: their formats are put together. Bars are 95 % intervals. A
-format is on the frontier when none of fewer bytes has a smaller upper end of its interval.
+format is on the frontier when none of fewer bytes has a smaller upper end of its interval (in the KL panel: a smaller KL).
 """
 import argparse
 import json
@@ -31,12 +31,12 @@ def read(documents):
     return report
 
 
-def frontier(formats):
+def frontier(formats, badness=lambda entry: entry["delta_ppl_percent_95"][1]):
     """Names of the formats that no smaller one beats."""
     best, names = float("inf"), set()
-    for entry in sorted(formats, key=lambda entry: (entry["bytes_per_token"], entry["delta_ppl_percent_95"][1])):
-        if entry["delta_ppl_percent_95"][1] < best:
-            best = entry["delta_ppl_percent_95"][1]
+    for entry in sorted(formats, key=lambda entry: (entry["bytes_per_token"], badness(entry))):
+        if badness(entry) < best:
+            best = badness(entry)
             names.add(entry["name"])
     return names
 
@@ -71,7 +71,6 @@ def plot(report, paths):
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
     formats = [e for e in report["formats"] if e["name"] != report["reference"]]
     families = list(dict.fromkeys(e["family"] for e in formats))
-    on = frontier(formats)
 
     def ratio_of(size):
         return report["f16_bytes_per_token"] / numpy.maximum(size, 1e-9)
@@ -89,6 +88,7 @@ def plot(report, paths):
             panel.plot(x, y, color=colour, linewidth=0.6, linestyle=":", alpha=0.6)
             native = members[0]["native"]
             panel.scatter(x, y, s=26, marker="o" if native else "D", facecolor=colour if native else "white", edgecolor=colour, linewidth=1.1, zorder=3, label=family)
+        on = frontier(formats) if interval else frontier(formats, lambda e: e["kl_mean"])
         edge = sorted((e for e in formats if e["name"] in on), key=lambda e: e["bytes_per_token"])
         panel.plot([e["bytes_per_token"] for e in edge], [e[value] for e in edge], color="#222222", linewidth=1.0, zorder=2)
         for k, e in enumerate(edge):
