@@ -28,6 +28,8 @@ template <int b>
 constexpr FieldLanes kFieldLanes = field_lanes(b);
 
 struct KvFieldsAvx512 {
+    static constexpr bool kGroupsRows = false;
+
     struct Table {
         __m512i quarter[4];  // two entries a word
     };
@@ -66,12 +68,6 @@ struct KvFieldsAvx512 {
             half[h] = _mm512_srlv_epi16(words, _mm512_load_si512(kAt.shifts[h]));
         }
         return narrow(half);
-    }
-    template <int b>
-    KEEL_INLINE void windows_across_rows(__m512i x[8]) {
-        KEEL_UNROLL
-        for (int r = 0; r < 8; ++r) x[r] = windows<b>(x[r]);
-        transpose_qwords(x);
     }
 };
 

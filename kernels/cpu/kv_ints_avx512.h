@@ -51,6 +51,18 @@ KEEL_INLINE void dot4(__m512i& sum, __m512i codes, __m512i x) { __asm__("vpdpbus
 
 KEEL_INLINE __mmask64 first_bytes(uint32_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
 
+// Byte 2r of a 128-bit lane in all 64: the lower byte of row r's scale field.
+struct FieldBytes {
+    alignas(64) uint8_t at[8][64];
+};
+constexpr FieldBytes field_bytes_of_rows() {
+    FieldBytes f = {};
+    for (int r = 0; r < 8; ++r)
+        for (int i = 0; i < 64; ++i) f.at[r][i] = static_cast<uint8_t>(2 * r);
+    return f;
+}
+constexpr FieldBytes kRowFields = field_bytes_of_rows();
+
 // 64 elements of a row of format F and of eight rows, from the codes on; `n` elements a row.
 template <class U, KvFormat F>
 struct KvUnpackAvx512 {
@@ -68,25 +80,29 @@ struct KvUnpackAvx512 {
         KvUnpackAvx512 u;
         u.n = n;
         u.row_bytes = n * kBits / 8;
-        if constexpr (kTrellis) u.table = U::load_table(kTrellisTables[kBits - 2], keys ? 0x80 : 0);
+        if constexpr (kTrellis) u.table = U::load_table(kTrellisTables[kBits - 2], keys && U::kGroupsRows ? 0x80 : 0);
         return u;
     }
 
-    // The bytes of chunk c of eight rows; behind the last code of a trellis row its scale field, whose lower bits are the
-    // start bits (the other ones enter no window).
-    KEEL_INLINE void load_chunk(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i x[8]) {
-        const uint32_t left = u.row_bytes - c * kChunkBytes;
-        const __mmask64 mask = first_bytes(kTrellis && left > kChunkBytes ? kChunkBytes + 1 : left > kChunkBytes ? kChunkBytes : left);
-        const uint8_t* codes = rows.codes + c * kChunkBytes;
+    // Bytes of eight rows from byte `at` on: of a chunk of `bytes` bytes and, of a trellis, the byte behind it.
+    KEEL_INLINE void load_bytes(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t at, uint32_t bytes, __m512i x[8]) {
+        const uint32_t left = u.row_bytes - at;
+        const __mmask64 mask = first_bytes(left > bytes ? bytes + kTrellis : left);
         KEEL_UNROLL
-        for (int r = 0; r < 8; ++r) x[r] = _mm512_maskz_loadu_epi8(mask, codes + static_cast<uint64_t>(r) * rows.code_bytes);
-        if constexpr (kTrellis) {
-            if (left > kChunkBytes) return;
-            const __mmask64 behind = __mmask64{1} << left;
-            const __m512i fields = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
-            KEEL_UNROLL
-            for (int r = 0; r < 8; ++r) x[r] = _mm512_mask_shuffle_epi8(x[r], behind, fields, _mm512_set1_epi8(static_cast<char>(2 * r)));
-        }
+        for (int r = 0; r < 8; ++r) x[r] = _mm512_maskz_loadu_epi8(mask, rows.codes + at + static_cast<uint64_t>(r) * rows.code_bytes);
+    }
+    // Behind the last code of a trellis row, at byte `at` of x, goes its scale field, whose lower bits are the start bits; the
+    // other ones enter no window.
+    KEEL_INLINE void add_start_bits(const KvRows8& rows, uint32_t at, __m512i x[8]) {
+        const __mmask64 behind = __mmask64{1} << at;
+        const __m512i fields = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
+        KEEL_UNROLL
+        for (int r = 0; r < 8; ++r) x[r] = _mm512_mask_shuffle_epi8(x[r], behind, fields, _mm512_load_si512(kRowFields.at[r]));
+    }
+    // The same where row r is qword r.
+    KEEL_INLINE __m512i with_start_bits(const KvRows8& rows, uint32_t at, __m512i x) {
+        const __m512i fields = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
+        return _mm512_or_si512(x, _mm512_sll_epi64(fields, _mm_cvtsi32_si128(static_cast<int>(8 * at))));
     }
 
     // Bits of u[i], the lowest of u[7] the coset, to 4 u + 2 c with the parity's bit in place: the integer + kOffset. Eight
@@ -134,18 +150,41 @@ struct KvUnpackAvx512 {
         return _mm512_mask_subs_epi8(q, negative, _mm512_setzero_si512(), q);  // -(-128) is 127
     }
 
-    // out[g]: elements 64c + 8g.. of the eight rows, a row a qword, plus kOffset.
-    KEEL_INLINE void keys(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i out[8]) {
-        if constexpr (kFamily == KvFamily::kBlock32) {
-            KEEL_UNROLL
-            for (uint32_t r = 0; r < 8; ++r) out[r] = _mm512_xor_si512(block_integers(u, rows, r, c), _mm512_set1_epi8(-128));
-            transpose_qwords(out);
-        } else {
-            load_chunk(u, rows, c, out);
-            U::template windows_across_rows<kBits>(out);
-            KEEL_UNROLL
-            for (int g = 0; g < 8; ++g) out[g] = integers(u, out[g]);
+    // Calls put(g, x) for every 8 elements 8g.. of the eight rows, plus kOffset: a row a qword of x.
+    template <class Put>
+    KEEL_INLINE void keys(const KvUnpackAvx512& u, const KvRows8& rows, Put&& put) {
+        if constexpr (kFamily != KvFamily::kBlock32 && U::kGroupsRows) {
+            // Few bits: 16 elements fit a qword with their windows.
+            constexpr bool kPairs = 16 * kBits + 8 <= 64;
+            if (kPairs && u.n % 128 == 0) {
+                for (uint32_t c = 0; 128 * c < u.n; ++c) key_chunk<(kPairs ? 2 : 1)>(u, rows, c, put);
+                return;
+            }
+            for (uint32_t c = 0; 64 * c < u.n; ++c) key_chunk<1>(u, rows, c, put);
+            return;
         }
+        for (uint32_t c = 0; 64 * c < u.n; ++c) {
+            __m512i x[8];
+            values(u, rows, c, x);
+            transpose_qwords(x);
+            KEEL_UNROLL
+            for (uint32_t g = 0; g < 8; ++g) put(8 * c + g, _mm512_add_epi8(x[g], _mm512_set1_epi8(static_cast<char>(kOffset))));
+        }
+    }
+    // A chunk of 64 elements, or of 128 where a qword has two groups.
+    template <int kGroups, class Put>
+    KEEL_INLINE void key_chunk(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, Put&& put) {
+        constexpr uint32_t kBytes = kGroups * kChunkBytes;
+        const uint32_t left = u.row_bytes - c * kBytes;
+        __m512i x[8];
+        load_bytes(u, rows, c * kBytes, kBytes, x);
+        if (kTrellis && left < kBytes) add_start_bits(rows, left, x);
+        U::template group_rows<kGroups * kBits>(x);
+        if (kTrellis && left == kBytes) x[7] = with_start_bits(rows, kGroups * kBits, x[7]);
+        KEEL_UNROLL
+        for (uint32_t q = 0; q < 8; ++q) KEEL_UNROLL
+        for (uint32_t i = 0; i < kGroups; ++i)
+            put(kGroups * (8 * c + q) + i, integers(u, i == 0 ? U::template windows_of_qwords<kBits, 0>(x[q]) : U::template windows_of_qwords<kBits, 8 * kBits>(x[q])));
     }
     // out[r]: elements 64c.. of row r.
     KEEL_INLINE void values(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i out[8]) {
@@ -153,7 +192,9 @@ struct KvUnpackAvx512 {
             KEEL_UNROLL
             for (uint32_t r = 0; r < 8; ++r) out[r] = block_integers(u, rows, r, c);
         } else {
-            load_chunk(u, rows, c, out);
+            const uint32_t left = u.row_bytes - c * kChunkBytes;
+            load_bytes(u, rows, c * kChunkBytes, kChunkBytes, out);
+            if (kTrellis && left <= kChunkBytes) add_start_bits(rows, left, out);
             KEEL_UNROLL
             for (int r = 0; r < 8; ++r) {
                 out[r] = integers(u, U::template windows<kBits>(out[r]));
@@ -203,13 +244,7 @@ struct KvIntsAvx512 {
         const uint32_t n = a.head_dim;
         const Unpack u = Unpack::make(n, true);
         for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
-            for (uint32_t c = 0; 64 * c < n; ++c) {
-                __m512i x[8];
-                Unpack::keys(u, rows, c, x);
-                uint8_t* to = tile + c * 8 * 512 + i * 64;
-                KEEL_UNROLL
-                for (int g = 0; g < 8; ++g) _mm512_storeu_si512(to + 512 * g, x[g]);
-            }
+            Unpack::keys(u, rows, [&](uint32_t g, __m512i x) KEEL_LAMBDA { _mm512_storeu_si512(tile + 512 * g + 64 * i, x); });
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
