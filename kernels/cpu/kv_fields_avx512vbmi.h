@@ -46,16 +46,20 @@ struct KvFieldsVbmi {
 
     static constexpr bool kGroupsRows = true;  // has group_rows and windows_of_qwords
 
-    // Eight bits at bits first, first + b, ... first + 7b of every qword.
+    // Eight bits at bits first, first + b, ... first + 7b of every qword, round about.
     template <int b, int first>
     KEEL_INLINE __m512i windows_of_qwords(__m512i x) {
-        constexpr uint64_t kAt = 0x0706050403020100 * b + 0x0101010101010101 * first;
+        constexpr uint64_t kAt = [] {
+            uint64_t at = 0;
+            for (int i = 0; i < 8; ++i) at |= static_cast<uint64_t>((first + i * b) & 63) << 8 * i;
+            return at;
+        }();
         return _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(kAt)), x);
     }
-    // Eight bits at bit i * b of a row's bytes for i in 0..63.
-    template <int b>
+    // Eight bits at bit i * b + first of a row's bytes for i in 0..63.
+    template <int b, int first>
     KEEL_INLINE __m512i windows(__m512i row) {
-        return windows_of_qwords<b, 0>(_mm512_permutexvar_epi8(_mm512_load_si512(kFieldBytes<b>.at), row));
+        return windows_of_qwords<b, first>(_mm512_permutexvar_epi8(_mm512_load_si512(kFieldBytes<b>.at), row));
     }
     // Of eight rows x[r]: x[g], qword r: eight bytes from byte g * step of row r on.
     template <int step>

@@ -35,6 +35,12 @@ KEEL_INLINE void transpose_qwords(__m512i x[8]) {
     }
 }
 
+// Bit 2 of byte 7 of every qword as bit 1 of all its bytes; other bits are anything.
+KEEL_INLINE __m512i spread_coset(__m512i x) {
+    const __m512i last = _mm512_broadcast_i32x4(_mm_setr_epi8(7, 7, 7, 7, 7, 7, 7, 7, 15, 15, 15, 15, 15, 15, 15, 15));
+    return _mm512_srli_epi16(_mm512_shuffle_epi8(x, last), 1);
+}
+
 // Bytes of four registers interleaved: x[t], lane l, dword e = byte 4t + e of lane l of all four.
 KEEL_INLINE void interleave_bytes(__m512i x[4]) {
     const __m512i a = _mm512_unpacklo_epi8(x[0], x[1]), b = _mm512_unpacklo_epi8(x[2], x[3]);
@@ -105,19 +111,19 @@ struct KvUnpackAvx512 {
         return _mm512_or_si512(x, _mm512_sll_epi64(fields, _mm_cvtsi32_si128(static_cast<int>(8 * at))));
     }
 
-    // Bits of u[i], the lowest of u[7] the coset, to 4 u + 2 c with the parity's bit in place: the integer + kOffset. Eight
-    // elements a qword.
+    // u[i] in bits 2.., the lowest of u[7] the coset: to 4 u + 2 c with the parity's bit in place, the integer + kOffset. Eight
+    // elements a qword; other bits of `windows` may be anything.
     KEEL_INLINE __m512i lattice_integers(__m512i windows) {
         constexpr int kMask = ((1 << kBits) - 1) << 2;
-        const __m512i four = _mm512_set1_epi8(4), last = _mm512_set1_epi64(int64_t{4} << 56);
-        const __m512i y = _mm512_and_si512(_mm512_slli_epi16(windows, 2), _mm512_set1_epi8(static_cast<char>(kMask)));
+        const __m512i last = _mm512_set1_epi64(int64_t{4} << 56);
         // Four times how many are odd, the coset among them: its lowest bit is the coset plus the parity.
-        const __m512i odd = _mm512_sad_epu8(_mm512_and_si512(y, four), _mm512_setzero_si512());
-        const __m512i u = _mm512_ternarylogic_epi64(y, _mm512_slli_epi64(odd, 56), last, 0x78);  // y ^ (odd & last)
-        const __m512i spread = _mm512_broadcast_i32x4(_mm_setr_epi8(7, 7, 7, 7, 7, 7, 7, 7, 15, 15, 15, 15, 15, 15, 15, 15));
-        const __m512i coset = _mm512_srli_epi16(_mm512_shuffle_epi8(y, spread), 1);
-        return _mm512_ternarylogic_epi64(u, coset, _mm512_set1_epi8(2), 0xf8);  // u | (coset & 2)
+        const __m512i odd = _mm512_sad_epu8(_mm512_and_si512(windows, _mm512_set1_epi8(4)), _mm512_setzero_si512());
+        const __m512i u = _mm512_ternarylogic_epi64(_mm512_and_si512(windows, _mm512_set1_epi8(static_cast<char>(kMask))), _mm512_slli_epi64(odd, 56), last,
+                                                    0x78);  // windows & mask ^ (odd & last)
+        return _mm512_ternarylogic_epi64(u, spread_coset(windows), _mm512_set1_epi8(2), 0xf8);  // u | (coset & 2)
     }
+    // Where the windows of a format begin, of their code's lowest bit.
+    static constexpr int kFirst = kTrellis ? 0 : -2;
     KEEL_INLINE __m512i integers(const KvUnpackAvx512& u, __m512i windows) {
         if constexpr (kTrellis)
             return U::look_up(u.table, windows);
@@ -155,7 +161,7 @@ struct KvUnpackAvx512 {
     KEEL_INLINE void keys(const KvUnpackAvx512& u, const KvRows8& rows, Put&& put) {
         if constexpr (kFamily != KvFamily::kBlock32 && U::kGroupsRows) {
             // Few bits: 16 elements fit a qword with their windows.
-            constexpr bool kPairs = 16 * kBits + 8 <= 64;
+            constexpr bool kPairs = 16 * kBits + (kTrellis ? 8 - kBits : 0) <= 64;
             if (kPairs && u.n % 128 == 0) {
                 for (uint32_t c = 0; 128 * c < u.n; ++c) key_chunk<(kPairs ? 2 : 1)>(u, rows, c, put);
                 return;
@@ -184,7 +190,7 @@ struct KvUnpackAvx512 {
         KEEL_UNROLL
         for (uint32_t q = 0; q < 8; ++q) KEEL_UNROLL
         for (uint32_t i = 0; i < kGroups; ++i)
-            put(kGroups * (8 * c + q) + i, integers(u, i == 0 ? U::template windows_of_qwords<kBits, 0>(x[q]) : U::template windows_of_qwords<kBits, 8 * kBits>(x[q])));
+            put(kGroups * (8 * c + q) + i, integers(u, i == 0 ? U::template windows_of_qwords<kBits, kFirst>(x[q]) : U::template windows_of_qwords<kBits, 8 * kBits + kFirst>(x[q])));
     }
     // out[r]: elements 64c.. of row r.
     KEEL_INLINE void values(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i out[8]) {
@@ -197,7 +203,7 @@ struct KvUnpackAvx512 {
             if (kTrellis && left <= kChunkBytes) add_start_bits(rows, left, out);
             KEEL_UNROLL
             for (int r = 0; r < 8; ++r) {
-                out[r] = integers(u, U::template windows<kBits>(out[r]));
+                out[r] = integers(u, U::template windows<kBits, kFirst>(out[r]));
                 if constexpr (!kTrellis) out[r] = _mm512_sub_epi8(out[r], _mm512_set1_epi8(static_cast<char>(kOffset)));
             }
         }
