@@ -28,6 +28,8 @@ template <int b>
 constexpr FieldLanes kFieldLanes = field_lanes(b);
 
 struct KvFieldsAvx512 {
+    static constexpr bool kGroupsRows = false;
+
     struct Table {
         __m512i quarter[4];  // two entries a word
     };
@@ -55,8 +57,10 @@ struct KvFieldsAvx512 {
         }
         return narrow(half);
     }
-    template <int b>
+    // Eight bits at bit i * b of a row's bytes for i in 0..63, two further up where `first` is -2.
+    template <int b, int first>
     KEEL_INLINE __m512i windows(__m512i row) {
+        static_assert(first == 0 || first == -2);
         constexpr const FieldLanes& kAt = kFieldLanes<b>;
         __m512i half[2];
         KEEL_UNROLL
@@ -65,13 +69,7 @@ struct KvFieldsAvx512 {
             const __m512i words = _mm512_shuffle_epi8(lanes, _mm512_load_si512(kAt.bytes[h]));
             half[h] = _mm512_srlv_epi16(words, _mm512_load_si512(kAt.shifts[h]));
         }
-        return narrow(half);
-    }
-    template <int b>
-    KEEL_INLINE void windows_across_rows(__m512i x[8]) {
-        KEEL_UNROLL
-        for (int r = 0; r < 8; ++r) x[r] = windows<b>(x[r]);
-        transpose_qwords(x);
+        return first == 0 ? narrow(half) : _mm512_slli_epi16(narrow(half), 2);
     }
 };
 

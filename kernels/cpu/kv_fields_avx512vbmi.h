@@ -44,21 +44,27 @@ struct KvFieldsVbmi {
         return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
     }
 
-    // Eight bits at bits 0, b, ... 7b of every qword.
-    template <int b>
+    static constexpr bool kGroupsRows = true;  // has group_rows and windows_of_qwords
+
+    // Eight bits at bits first, first + b, ... first + 7b of every qword, round about.
+    template <int b, int first>
     KEEL_INLINE __m512i windows_of_qwords(__m512i x) {
-        constexpr uint64_t kAt = 0x0706050403020100 * b;
+        constexpr uint64_t kAt = [] {
+            uint64_t at = 0;
+            for (int i = 0; i < 8; ++i) at |= static_cast<uint64_t>((first + i * b) & 63) << 8 * i;
+            return at;
+        }();
         return _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(kAt)), x);
     }
-    // Eight bits at bit i * b of a row's bytes for i in 0..63.
-    template <int b>
+    // Eight bits at bit i * b + first of a row's bytes for i in 0..63.
+    template <int b, int first>
     KEEL_INLINE __m512i windows(__m512i row) {
-        return windows_of_qwords<b>(_mm512_permutexvar_epi8(_mm512_load_si512(kFieldBytes<b>.at), row));
+        return windows_of_qwords<b, first>(_mm512_permutexvar_epi8(_mm512_load_si512(kFieldBytes<b>.at), row));
     }
-    // The same of eight rows: x[g], qword r: windows 8g.. of row r.
-    template <int b>
-    KEEL_INLINE void windows_across_rows(__m512i x[8]) {
-        const __m512i lower = _mm512_load_si512(kPairedFieldBytes<b, 0>.at), upper = _mm512_load_si512(kPairedFieldBytes<b, 4>.at);
+    // Of eight rows x[r]: x[g], qword r: eight bytes from byte g * step of row r on.
+    template <int step>
+    KEEL_INLINE void group_rows(__m512i x[8]) {
+        const __m512i lower = _mm512_load_si512(kPairedFieldBytes<step, 0>.at), upper = _mm512_load_si512(kPairedFieldBytes<step, 4>.at);
         __m512i y[8];  // y[2i], y[2i + 1]: groups 0..3 and 4..7 of rows 2i and 2i + 1
         KEEL_UNROLL
         for (int i = 0; i < 4; ++i) {
@@ -70,8 +76,8 @@ struct KvFieldsVbmi {
         for (int two = 0; two < 2; ++two) {  // two groups of four: rows 0..3 and 4..7
             const __m512i a = two ? _mm512_shuffle_i64x2(y[half], y[2 + half], 0xee) : _mm512_shuffle_i64x2(y[half], y[2 + half], 0x44);
             const __m512i c = two ? _mm512_shuffle_i64x2(y[4 + half], y[6 + half], 0xee) : _mm512_shuffle_i64x2(y[4 + half], y[6 + half], 0x44);
-            x[4 * half + 2 * two] = windows_of_qwords<b>(_mm512_shuffle_i64x2(a, c, 0x88));
-            x[4 * half + 2 * two + 1] = windows_of_qwords<b>(_mm512_shuffle_i64x2(a, c, 0xdd));
+            x[4 * half + 2 * two] = _mm512_shuffle_i64x2(a, c, 0x88);
+            x[4 * half + 2 * two + 1] = _mm512_shuffle_i64x2(a, c, 0xdd);
         }
     }
 };

@@ -35,6 +35,12 @@ KEEL_INLINE void transpose_qwords(__m512i x[8]) {
     }
 }
 
+// Bit 2 of byte 7 of every qword as bit 1 of all its bytes; other bits are anything.
+KEEL_INLINE __m512i spread_coset(__m512i x) {
+    const __m512i last = _mm512_broadcast_i32x4(_mm_setr_epi8(7, 7, 7, 7, 7, 7, 7, 7, 15, 15, 15, 15, 15, 15, 15, 15));
+    return _mm512_srli_epi16(_mm512_shuffle_epi8(x, last), 1);
+}
+
 // Bytes of four registers interleaved: x[t], lane l, dword e = byte 4t + e of lane l of all four.
 KEEL_INLINE void interleave_bytes(__m512i x[4]) {
     const __m512i a = _mm512_unpacklo_epi8(x[0], x[1]), b = _mm512_unpacklo_epi8(x[2], x[3]);
@@ -50,6 +56,18 @@ KEEL_INLINE void interleave_bytes(__m512i x[4]) {
 KEEL_INLINE void dot4(__m512i& sum, __m512i codes, __m512i x) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x)); }
 
 KEEL_INLINE __mmask64 first_bytes(uint32_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
+
+// Byte 2r of a 128-bit lane in all 64: the lower byte of row r's scale field.
+struct FieldBytes {
+    alignas(64) uint8_t at[8][64];
+};
+constexpr FieldBytes field_bytes_of_rows() {
+    FieldBytes f = {};
+    for (int r = 0; r < 8; ++r)
+        for (int i = 0; i < 64; ++i) f.at[r][i] = static_cast<uint8_t>(2 * r);
+    return f;
+}
+constexpr FieldBytes kRowFields = field_bytes_of_rows();
 
 // 64 elements of a row of format F and of eight rows, from the codes on; `n` elements a row.
 template <class U, KvFormat F>
@@ -68,40 +86,44 @@ struct KvUnpackAvx512 {
         KvUnpackAvx512 u;
         u.n = n;
         u.row_bytes = n * kBits / 8;
-        if constexpr (kTrellis) u.table = U::load_table(kTrellisTables[kBits - 2], keys ? 0x80 : 0);
+        if constexpr (kTrellis) u.table = U::load_table(kTrellisTables[kBits - 2], keys && U::kGroupsRows ? 0x80 : 0);
         return u;
     }
 
-    // The bytes of chunk c of eight rows; behind the last code of a trellis row its scale field, whose lower bits are the
-    // start bits (the other ones enter no window).
-    KEEL_INLINE void load_chunk(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i x[8]) {
-        const uint32_t left = u.row_bytes - c * kChunkBytes;
-        const __mmask64 mask = first_bytes(kTrellis && left > kChunkBytes ? kChunkBytes + 1 : left > kChunkBytes ? kChunkBytes : left);
-        const uint8_t* codes = rows.codes + c * kChunkBytes;
+    // Bytes of eight rows from byte `at` on: of a chunk of `bytes` bytes and, of a trellis, the byte behind it.
+    KEEL_INLINE void load_bytes(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t at, uint32_t bytes, __m512i x[8]) {
+        const uint32_t left = u.row_bytes - at;
+        const __mmask64 mask = first_bytes(left > bytes ? bytes + kTrellis : left);
         KEEL_UNROLL
-        for (int r = 0; r < 8; ++r) x[r] = _mm512_maskz_loadu_epi8(mask, codes + static_cast<uint64_t>(r) * rows.code_bytes);
-        if constexpr (kTrellis) {
-            if (left > kChunkBytes) return;
-            const __mmask64 behind = __mmask64{1} << left;
-            const __m512i fields = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
-            KEEL_UNROLL
-            for (int r = 0; r < 8; ++r) x[r] = _mm512_mask_shuffle_epi8(x[r], behind, fields, _mm512_set1_epi8(static_cast<char>(2 * r)));
-        }
+        for (int r = 0; r < 8; ++r) x[r] = _mm512_maskz_loadu_epi8(mask, rows.codes + at + static_cast<uint64_t>(r) * rows.code_bytes);
+    }
+    // Behind the last code of a trellis row, at byte `at` of x, goes its scale field, whose lower bits are the start bits; the
+    // other ones enter no window.
+    KEEL_INLINE void add_start_bits(const KvRows8& rows, uint32_t at, __m512i x[8]) {
+        const __mmask64 behind = __mmask64{1} << at;
+        const __m512i fields = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
+        KEEL_UNROLL
+        for (int r = 0; r < 8; ++r) x[r] = _mm512_mask_shuffle_epi8(x[r], behind, fields, _mm512_load_si512(kRowFields.at[r]));
+    }
+    // The same where row r is qword r.
+    KEEL_INLINE __m512i with_start_bits(const KvRows8& rows, uint32_t at, __m512i x) {
+        const __m512i fields = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
+        return _mm512_or_si512(x, _mm512_sll_epi64(fields, _mm_cvtsi32_si128(static_cast<int>(8 * at))));
     }
 
-    // Bits of u[i], the lowest of u[7] the coset, to 4 u + 2 c with the parity's bit in place: the integer + kOffset. Eight
-    // elements a qword.
+    // u[i] in bits 2.., the lowest of u[7] the coset: to 4 u + 2 c with the parity's bit in place, the integer + kOffset. Eight
+    // elements a qword; other bits of `windows` may be anything.
     KEEL_INLINE __m512i lattice_integers(__m512i windows) {
         constexpr int kMask = ((1 << kBits) - 1) << 2;
-        const __m512i four = _mm512_set1_epi8(4), last = _mm512_set1_epi64(int64_t{4} << 56);
-        const __m512i y = _mm512_and_si512(_mm512_slli_epi16(windows, 2), _mm512_set1_epi8(static_cast<char>(kMask)));
+        const __m512i last = _mm512_set1_epi64(int64_t{4} << 56);
         // Four times how many are odd, the coset among them: its lowest bit is the coset plus the parity.
-        const __m512i odd = _mm512_sad_epu8(_mm512_and_si512(y, four), _mm512_setzero_si512());
-        const __m512i u = _mm512_ternarylogic_epi64(y, _mm512_slli_epi64(odd, 56), last, 0x78);  // y ^ (odd & last)
-        const __m512i spread = _mm512_broadcast_i32x4(_mm_setr_epi8(7, 7, 7, 7, 7, 7, 7, 7, 15, 15, 15, 15, 15, 15, 15, 15));
-        const __m512i coset = _mm512_srli_epi16(_mm512_shuffle_epi8(y, spread), 1);
-        return _mm512_ternarylogic_epi64(u, coset, _mm512_set1_epi8(2), 0xf8);  // u | (coset & 2)
+        const __m512i odd = _mm512_sad_epu8(_mm512_and_si512(windows, _mm512_set1_epi8(4)), _mm512_setzero_si512());
+        const __m512i u = _mm512_ternarylogic_epi64(_mm512_and_si512(windows, _mm512_set1_epi8(static_cast<char>(kMask))), _mm512_slli_epi64(odd, 56), last,
+                                                    0x78);  // windows & mask ^ (odd & last)
+        return _mm512_ternarylogic_epi64(u, spread_coset(windows), _mm512_set1_epi8(2), 0xf8);  // u | (coset & 2)
     }
+    // Where the windows of a format begin, of their code's lowest bit.
+    static constexpr int kFirst = kTrellis ? 0 : -2;
     KEEL_INLINE __m512i integers(const KvUnpackAvx512& u, __m512i windows) {
         if constexpr (kTrellis)
             return U::look_up(u.table, windows);
@@ -134,18 +156,41 @@ struct KvUnpackAvx512 {
         return _mm512_mask_subs_epi8(q, negative, _mm512_setzero_si512(), q);  // -(-128) is 127
     }
 
-    // out[g]: elements 64c + 8g.. of the eight rows, a row a qword, plus kOffset.
-    KEEL_INLINE void keys(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i out[8]) {
-        if constexpr (kFamily == KvFamily::kBlock32) {
-            KEEL_UNROLL
-            for (uint32_t r = 0; r < 8; ++r) out[r] = _mm512_xor_si512(block_integers(u, rows, r, c), _mm512_set1_epi8(-128));
-            transpose_qwords(out);
-        } else {
-            load_chunk(u, rows, c, out);
-            U::template windows_across_rows<kBits>(out);
-            KEEL_UNROLL
-            for (int g = 0; g < 8; ++g) out[g] = integers(u, out[g]);
+    // Calls put(g, x) for every 8 elements 8g.. of the eight rows, plus kOffset: a row a qword of x.
+    template <class Put>
+    KEEL_INLINE void keys(const KvUnpackAvx512& u, const KvRows8& rows, Put&& put) {
+        if constexpr (kFamily != KvFamily::kBlock32 && U::kGroupsRows) {
+            // Few bits: 16 elements fit a qword with their windows.
+            constexpr bool kPairs = 16 * kBits + (kTrellis ? 8 - kBits : 0) <= 64;
+            if (kPairs && u.n % 128 == 0) {
+                for (uint32_t c = 0; 128 * c < u.n; ++c) key_chunk<(kPairs ? 2 : 1)>(u, rows, c, put);
+                return;
+            }
+            for (uint32_t c = 0; 64 * c < u.n; ++c) key_chunk<1>(u, rows, c, put);
+            return;
         }
+        for (uint32_t c = 0; 64 * c < u.n; ++c) {
+            __m512i x[8];
+            values(u, rows, c, x);
+            transpose_qwords(x);
+            KEEL_UNROLL
+            for (uint32_t g = 0; g < 8; ++g) put(8 * c + g, _mm512_add_epi8(x[g], _mm512_set1_epi8(static_cast<char>(kOffset))));
+        }
+    }
+    // A chunk of 64 elements, or of 128 where a qword has two groups.
+    template <int kGroups, class Put>
+    KEEL_INLINE void key_chunk(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, Put&& put) {
+        constexpr uint32_t kBytes = kGroups * kChunkBytes;
+        const uint32_t left = u.row_bytes - c * kBytes;
+        __m512i x[8];
+        load_bytes(u, rows, c * kBytes, kBytes, x);
+        if (kTrellis && left < kBytes) add_start_bits(rows, left, x);
+        U::template group_rows<kGroups * kBits>(x);
+        if (kTrellis && left == kBytes) x[7] = with_start_bits(rows, kGroups * kBits, x[7]);
+        KEEL_UNROLL
+        for (uint32_t q = 0; q < 8; ++q) KEEL_UNROLL
+        for (uint32_t i = 0; i < kGroups; ++i)
+            put(kGroups * (8 * c + q) + i, integers(u, i == 0 ? U::template windows_of_qwords<kBits, kFirst>(x[q]) : U::template windows_of_qwords<kBits, 8 * kBits + kFirst>(x[q])));
     }
     // out[r]: elements 64c.. of row r.
     KEEL_INLINE void values(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i out[8]) {
@@ -153,10 +198,12 @@ struct KvUnpackAvx512 {
             KEEL_UNROLL
             for (uint32_t r = 0; r < 8; ++r) out[r] = block_integers(u, rows, r, c);
         } else {
-            load_chunk(u, rows, c, out);
+            const uint32_t left = u.row_bytes - c * kChunkBytes;
+            load_bytes(u, rows, c * kChunkBytes, kChunkBytes, out);
+            if (kTrellis && left <= kChunkBytes) add_start_bits(rows, left, out);
             KEEL_UNROLL
             for (int r = 0; r < 8; ++r) {
-                out[r] = integers(u, U::template windows<kBits>(out[r]));
+                out[r] = integers(u, U::template windows<kBits, kFirst>(out[r]));
                 if constexpr (!kTrellis) out[r] = _mm512_sub_epi8(out[r], _mm512_set1_epi8(static_cast<char>(kOffset)));
             }
         }
@@ -203,13 +250,7 @@ struct KvIntsAvx512 {
         const uint32_t n = a.head_dim;
         const Unpack u = Unpack::make(n, true);
         for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
-            for (uint32_t c = 0; 64 * c < n; ++c) {
-                __m512i x[8];
-                Unpack::keys(u, rows, c, x);
-                uint8_t* to = tile + c * 8 * 512 + i * 64;
-                KEEL_UNROLL
-                for (int g = 0; g < 8; ++g) _mm512_storeu_si512(to + 512 * g, x[g]);
-            }
+            Unpack::keys(u, rows, [&](uint32_t g, __m512i x) KEEL_LAMBDA { _mm512_storeu_si512(tile + 512 * g + 64 * i, x); });
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }

@@ -1,5 +1,8 @@
 // Attention: the scalar set against a softmax in double over the stored rows, other sets against the scalar one bit for
 // bit, and independence of a query row from the rows and calls around it. Rows nobody sees hold NaN.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "tests/unit/kernels_test_support.h"
@@ -44,12 +47,14 @@ struct Problem {
             memset(page.data(), 0xff, page_bytes);  // NaN in f16 and f32
             pages.push_back(page.data());
         }
-        const KernelSet* scalar = find_kernel_set(kScalar);
+        // Sets code rows alike (kernels_kv_formats_test.cpp), and the scalar one takes long.
+        const std::vector<const KernelSet*> fast = fast_sets();
+        const KernelSet* coder = fast.empty() ? find_kernel_set(kScalar) : fast[0];
         for (uint32_t j = 0; j < positions; ++j) {
             std::vector<float> k = random.normals(head_dim), v = random.normals(head_dim);
             for (float& x : k) x *= 2.0f;
-            scalar->kv_encode[k_format](k.data(), head_dim, KvScaleMode::kLeastSquares, codes(k_plane, j), scales(k_plane, j));
-            scalar->kv_encode[v_format](v.data(), head_dim, KvScaleMode::kLeastSquares, codes(v_plane, j), scales(v_plane, j));
+            coder->kv_encode[k_format](k.data(), head_dim, KvScaleMode::kLeastSquares, codes(k_plane, j), scales(k_plane, j));
+            coder->kv_encode[v_format](v.data(), head_dim, KvScaleMode::kLeastSquares, codes(v_plane, j), scales(v_plane, j));
         }
         for (uint32_t r = 0; r < rows; ++r) {
             begin.push_back(0);
@@ -218,6 +223,99 @@ TEST(KernelsAttention, SetsAgreeBitForBit) {
                     << set->name << " head_dim " << head_dim << " rows " << rows << " formats " << kKvFormats[p.k_plane.format].name
                     << " " << kKvFormats[p.v_plane.format].name << " mean pairs " << p.mean_pairs << " softcap " << p.softcap;
             }
+}
+
+// Every integer format as K and as V, over row lengths that are no multiple of a register, any codes, and ranges that begin and end
+// anywhere in a tile.
+TEST(KernelsAttention, SetsAgreeOnEveryIntegerFormat) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(28);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t f = 0; f < kKvFormatCount; ++f)
+            for (uint32_t head_dim : {8u, 32u, 40u, 64u, 88u, 96u, 128u, 160u, 200u, 256u}) {
+                const KvFormat format = static_cast<KvFormat>(f);
+                if (!kKvFormats[format].integer || head_dim % kKvFormats[format].multiple) continue;
+                const KvFormat other = random_format(random, head_dim);
+                const bool first = random.below(2);
+                const uint32_t rows = random.between(1, 6), positions = random.between(1, 200);
+                Problem p(head_dim, 64 * random.between(1, 5), positions, first ? format : other, first ? other : format, rows, 0, random);
+                for (uint32_t r = 0; r < rows; ++r) {
+                    p.begin[r] = random.below(positions);
+                    p.end[r] = random.between(p.begin[r] + 1, positions);
+                }
+                for (const KvPlane& plane : {p.k_plane, p.v_plane}) {
+                    if (!kKvFormats[plane.format].integer) continue;
+                    const KvFamily family = kKvFormats[plane.format].family;
+                    for (uint32_t j = 0; j < positions; ++j) {
+                        for (uint32_t i = 0; i < plane.code_bytes; ++i)
+                            p.codes(plane, j)[i] = random.below(8) ? static_cast<uint8_t>(random.bits()) : 0x80;  // -128 is no q8_0 of ours
+                        for (uint32_t i = 0; family != KvFamily::kTrellis && i < plane.scale_bytes; i += 2)
+                            p.scales(plane, j)[i + 1] ^= static_cast<uint8_t>(random.below(2) << 7);
+                        if (family == KvFamily::kTrellis) p.scales(plane, j)[0] ^= static_cast<uint8_t>(random.below(4));  // start bits
+                    }
+                }
+                ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(), uint64_t{rows} * head_dim))
+                    << set->name << " head_dim " << head_dim << " formats " << kKvFormats[p.k_plane.format].name << " "
+                    << kKvFormats[p.v_plane.format].name;
+            }
+}
+
+TEST(KernelsAttention, RowsNobodySeesDoNotMatter) {
+    Random random(29);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(find_kernel_set(kScalar));
+    for (const KernelSet* set : sets)
+        for (uint32_t f = 0; f < kKvFormatCount; ++f) {
+            const KvFormat format = static_cast<KvFormat>(f);
+            if (!kKvFormats[format].integer) continue;
+            Problem p(64, 64, 64, format, format, 3, 0, random);
+            p.begin = {13, 20, 14};
+            p.end = {45, 51, 22};
+            const std::vector<float> want = p.run(set, 0, 3, 3);
+            for (uint32_t j = 0; j < 64; ++j) {
+                if (j >= 13 && j < 51) continue;
+                for (const KvPlane& plane : {p.k_plane, p.v_plane}) {
+                    memset(p.codes(plane, j), static_cast<int>(random.bits() & 255), plane.code_bytes);
+                    memset(p.scales(plane, j), 0x7e, plane.scale_bytes);  // NaN, or large
+                }
+            }
+            EXPECT_TRUE(same_floats(want.data(), p.run(set, 0, 3, 3).data(), want.size())) << set->name << " " << kKvFormats[format].name;
+        }
+}
+
+// The last plane of a page, codes or scales, ends where the memory does.
+TEST(KernelsAttention, NothingBehindAPageIsRead) {
+    const uint64_t unit = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), room = 64 * unit;
+    uint8_t* memory = static_cast<uint8_t*>(mmap(nullptr, room + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory, MAP_FAILED);
+    ASSERT_EQ(mprotect(memory + room, unit, PROT_NONE), 0);
+    Random random(30);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t f = 0; f < kKvFormatCount; ++f)
+            for (uint32_t head_dim : {8u, 40u, 64u, 96u, 128u})
+                for (bool scales_last : {false, true})
+                    for (bool keys_last : {false, true}) {
+                        const KvFormat format = static_cast<KvFormat>(f);
+                        if (head_dim % kKvFormats[format].multiple) continue;
+                        Problem p(head_dim, 64, 64, format, format, 2, 0, random);
+                        const std::vector<float> want = p.run(set, 0, 2, 2);
+                        uint8_t* end = memory + room;
+                        uint64_t page_bytes = 0;
+                        for (KvPlane* plane : {&p.k_plane, &p.v_plane}) page_bytes += 64 * uint64_t{plane->code_bytes + plane->scale_bytes};
+                        uint8_t* page = end - page_bytes;
+                        uint64_t at = 0;
+                        for (KvPlane* plane : keys_last ? std::vector{&p.v_plane, &p.k_plane} : std::vector{&p.k_plane, &p.v_plane}) {
+                            const KvPlane from = *plane;
+                            plane->codes = scales_last ? at : at + 64 * plane->scale_bytes;
+                            plane->scales = scales_last ? at + 64 * plane->code_bytes : at;
+                            at += 64 * uint64_t{plane->code_bytes + plane->scale_bytes};
+                            memcpy(page + plane->codes, p.codes(from, 0), 64 * plane->code_bytes);
+                            memcpy(page + plane->scales, p.scales(from, 0), 64 * plane->scale_bytes);
+                        }
+                        p.pages[0] = page;
+                        ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
+                    }
+    munmap(memory, room + unit);
 }
 
 TEST(KernelsAttention, SetsAgreeOnSpecialValues) {
