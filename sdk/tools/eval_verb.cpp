@@ -8,10 +8,9 @@
 #include <math.h>
 #include <stdio.h>
 
-#include <fstream>
-
 #include "sdk/tools/model_loader.h"
 #include "sdk/tools/statistics.h"
+#include "sdk/tools/text_documents.h"
 #include "sdk/tools/verbs.h"
 
 namespace keel::tools {
@@ -26,26 +25,6 @@ struct Options {
     uint64_t max_tokens = 0;
     bool no_bos = false, per_document = false;
 };
-
-// A .jsonl file is one document per line, its field "text"; anything else is one document.
-std::vector<std::string> read_documents(const std::string& path, uint32_t most) {
-    const bool lines = path.size() > 6 && path.ends_with(".jsonl");
-    if (!lines) return {read_text(path)};
-    std::ifstream in(path);
-    if (!in) throw ToolError(kExitFile, "cannot read " + path);
-    std::vector<std::string> documents;
-    size_t number = 0;
-    for (std::string line; std::getline(in, line) && (most == 0 || documents.size() < most);) {
-        ++number;
-        if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-        const Json row = Json::parse(line, nullptr, false);
-        if (!row.is_object() || !row.contains("text") || !row["text"].is_string())
-            throw ToolError(kExitFile,
-                            strf("%s, line %zu: not a JSON object with a string field \"text\"", path.c_str(), number));
-        documents.push_back(row["text"]);
-    }
-    return documents;
-}
 
 // What one document contributed. Blocks cut it into runs of scored tokens.
 struct DocumentScore {
@@ -231,6 +210,7 @@ void add_eval_verb(CLI::App& app, Console& console) {
     verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
     verb->add_flag("--per-document", o->per_document, "a line for every document");
     verb->callback([o, &console] { eval_ppl(*o, console); });
+    add_eval_kv_verb(*eval, console);
 }
 
 }  // namespace keel::tools

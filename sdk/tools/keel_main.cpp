@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
     add_inspect_verb(app, console);
     add_bench_verb(app, console);
     add_eval_verb(app, console);
+    add_calibrate_verb(app, console);
+    add_capture_verb(app, console);
     add_tokenize_verb(app, console);
     add_synth_verb(app, console);
 

@@ -72,4 +72,36 @@ Interval bootstrap_mean_nll(std::span<const ScoredUnit> units, uint32_t resample
     return {percentile(means, 0.025), percentile(means, 0.975)};
 }
 
+PairedDelta bootstrap_paired_delta(std::span<const PairedUnit> units, uint32_t resamples) {
+    std::vector<ScoredUnit> differences;
+    double sum = 0, tokens = 0;
+    for (const PairedUnit& unit : units) {
+        differences.push_back({unit.nll - unit.reference_nll, unit.tokens});
+        sum += differences.back().nll_sum;
+        tokens += static_cast<double>(unit.tokens);
+    }
+    return {tokens > 0 ? sum / tokens : 0, bootstrap_mean_nll(differences, resamples)};
+}
+
+double ppl_percent(double delta_nll) {
+    return 100 * expm1(delta_nll);
+}
+
+double kl_divergence(std::span<const float> reference, std::span<const float> probabilities, double reference_log_sum,
+                     std::span<const float> other, double other_log_sum) {
+    const double offset = other_log_sum - reference_log_sum;
+    double sum = 0;
+    for (size_t i = 0; i < reference.size(); ++i)
+        if (probabilities[i] > 0)
+            sum += probabilities[i] * (static_cast<double>(reference[i]) - static_cast<double>(other[i]) + offset);
+    return sum < 0 ? 0 : sum;  // rounding only; NaN stays
+}
+
+size_t top_index(std::span<const float> logits) {
+    size_t top = 0;
+    for (size_t i = 1; i < logits.size(); ++i)
+        if (logits[i] > logits[top]) top = i;
+    return top;
+}
+
 }  // namespace keel::tools

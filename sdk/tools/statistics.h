@@ -40,4 +40,24 @@ struct Interval {
 // than two units.
 Interval bootstrap_mean_nll(std::span<const ScoredUnit> units, uint32_t resamples = 4000);
 
+// The same tokens scored twice, such as one document of a reference and of what is compared with it. Sums in nats.
+struct PairedUnit {
+    double reference_nll = 0, nll = 0;
+    uint64_t tokens = 0;
+};
+struct PairedDelta {
+    double mean = 0;    // sum of (nll - reference_nll) over the sum of tokens
+    Interval interval;  // 95 %, as bootstrap_mean_nll of the differences: each draw takes both sums of a unit
+};
+PairedDelta bootstrap_paired_delta(std::span<const PairedUnit> units, uint32_t resamples = 4000);
+// A difference in nats per token as a change of perplexity in percent: 100 (exp(delta) - 1).
+double ppl_percent(double delta_nll);
+
+// Kullback-Leibler divergence of softmax(other) from softmax(reference) in nats: sum p (ln p - ln q), never below 0.
+// probabilities: softmax(reference); *_log_sum: log_sum_exp of the logits. Sums in f64.
+double kl_divergence(std::span<const float> reference, std::span<const float> probabilities, double reference_log_sum,
+                     std::span<const float> other, double other_log_sum);
+// Index of the largest logit, the lowest of equals.
+size_t top_index(std::span<const float> logits);
+
 }  // namespace keel::tools

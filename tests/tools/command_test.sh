@@ -22,7 +22,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench "eval ppl" tokenize synth; do
+for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -123,6 +123,33 @@ nll=$(sed -n 's/^  "nll": \([0-9.]*\).*/\1/p' "$work/out")
 expect "NLL ${nll:-0} is the reference's" awk "BEGIN { d = ${nll:-0} - 4.022594; exit !(d < 2e-4 && d > -2e-4) }"
 expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 8 --stride 4 --json
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
+
+# The KV laboratory: formats against f16, a profile that a session loads, rows for other tools.
+expect "eval kv" exits 0 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 96 --formats f16,tcq-3,absmax:4 --decode 4 --largest 0,50 --output "$work/kv.json" --json
+expect "f16 against f16 is nothing" bash -c "grep -A 20 '\"name\": \"f16\"' '$work/kv.json' | grep -q '\"delta_nll\": 0.0,'"
+expect "the report is also printed" cmp -s "$work/out" "$work/kv.json"
+expect "decoding gives the same bits" holds '"tokens_with_other_bits": 0'
+expect "only f16 loses nothing" bash -c "grep -A 5 '\"delta_ppl_percent\": 0.0,' '$work/kv.json' | grep -q '\"name\": \"f16\"'"
+expect "an unknown format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-9
+expect "no format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl"
+expect "a probe beyond the context is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 100
+expect "beyond the training context" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 2112
+expect "and that is said" holds 'extrapolation'
+expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 48 --formats tcq-2,tcq-4 --bits 3.3 --k-scale ls --gains off --output "$work/p.kvp"
+expect "calibrate kv shows it" exits 0 "$keel" calibrate kv --show "$work/p.kvp" --json
+expect "both formats are used" bash -c "grep -q tcq-2 '$work/out' && grep -q tcq-4 '$work/out'"
+bits=$(sed -n 's/.*"bits_per_element": \([0-9.]*\).*/\1/p' "$work/out")
+expect "the budget is kept" awk "BEGIN { exit !(${bits:-9} <= 3.3 && ${bits:-9} > 3) }"
+expect "a session loads it" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 4 --kv-profile "$work/p.kvp" --json
+expect "eval kv with it" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --kv-profile "$work/p.kvp" --formats profile,tcq-2
+head -c 200 "$work/p.kvp" >"$work/cut.kvp"
+expect "a cut profile is refused" exits 3 "$keel" run "$model" --max-tokens 1 --kv-profile "$work/cut.kvp"
+expect "and cannot be shown" exits 3 "$keel" calibrate kv --show "$work/cut.kvp"
+expect "two budgets are a usage error" exits 2 "$keel" calibrate kv "$model" "$work/two.jsonl" --bits 3 --kl 0.1 --output "$work/q.kvp"
+expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
+expect "all layers are captured" holds '"tensors": 35'
+expect "the header names them" grep -q -a '"layers.7.q_after_rope":{"dtype":"F32","shape":\[32,4,64\]' "$work/rows.safetensors"
+expect "capture into nowhere" exits 3 "$keel" capture kv "$model" "$work/two.jsonl" --output "$work/no/such/place"
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json
 expect "bench reports a stream" holds '"percent_of_stream"'
 expect "bench reports a histogram" holds '"low_us_and_count"'

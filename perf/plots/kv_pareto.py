@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Quality of KV formats against their bytes: a table and a picture from reports of `keel eval kv`.
+
+    keel eval kv model.gguf validation.jsonl --formats f16,tcq-3,tcq-4,... --output kv.json
+    perf/plots/kv_pareto.py kv.json                                   the table, as Markdown on stdout
+    perf/plots/kv_pareto.py kv.json --plot kv_pareto.svg kv_pareto.png    and the picture (needs matplotlib)
+    perf/plots/kv_pareto.py --self-test
+
+Several reports of the same text, context and reference may be given: their formats are put together. Bars are 95 % intervals. A
+format is on the frontier when none of fewer bytes has a smaller upper end of its interval.
+"""
+import argparse
+import json
+import sys
+
+SAME = ["model", "text", "reference", "context_tokens", "documents", "tokens", "f16_bytes_per_token"]
+COLOURS = ["#1060b0", "#d07a00", "#1a8a4a", "#7a3fa0", "#c03030", "#5a5a5a", "#0098a6", "#8a6d1a", "#d060a0", "#405060"]
+
+
+def read(documents):
+    """The first report with the formats of all; a name that comes again replaces the earlier one."""
+    report = dict(documents[0])
+    formats = {}
+    for document in documents:
+        for key in SAME:
+            if document[key] != report[key]:
+                raise SystemExit(f"the reports differ in {key}: {document[key]} and {report[key]}")
+        for entry in document["formats"]:
+            formats[entry["name"]] = entry
+    report["formats"] = sorted(formats.values(), key=lambda entry: -entry["bytes_per_token"])
+    return report
+
+
+def frontier(formats):
+    """Names of the formats that no smaller one beats."""
+    best, names = float("inf"), set()
+    for entry in sorted(formats, key=lambda entry: (entry["bytes_per_token"], entry["delta_ppl_percent_95"][1])):
+        if entry["delta_ppl_percent_95"][1] < best:
+            best = entry["delta_ppl_percent_95"][1]
+            names.add(entry["name"])
+    return names
+
+
+def markdown(report):
+    lines = [f"{report['model']}, {report['documents']} documents, {report['tokens']:,} scored tokens, context {report['context_tokens']:,}"
+             f"{' (beyond the ' + format(report['train_context_tokens'], ',') + ' of training)' if report['extrapolated'] else ''}; "
+             f"reference {report['reference']}, PPL {report['reference_ppl']:.3f}; f16: {report['f16_bytes_per_token']:,.0f} bytes a token.",
+             "", "| format | bytes a token | ratio | delta PPL % | 95 % | KL mean | KL p99 | top-1 % |", "|---|" + "---:|" * 7]
+    on = frontier(report["formats"])
+    for e in report["formats"]:
+        low, high = e["delta_ppl_percent_95"]
+        mark = "**" if e["name"] in on else ""
+        lines.append(f"| {mark}{e['name']}{mark} | {e['bytes_per_token']:.0f} | {e['ratio']:.2f} | {e['delta_ppl_percent']:+.2f} | {low:+.2f} .. {high:+.2f} | "
+                     f"{e['kl_mean']:.5f} | {e['kl_p99']:.4f} | {e['same_top_percent']:.1f} |")
+    return "\n".join(lines + ["", "Bold: on the frontier."])
+
+
+def plot(report, paths):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator
+    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "keel"})
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    formats = [e for e in report["formats"] if e["name"] != report["reference"]]
+    families = list(dict.fromkeys(e["family"] for e in formats))
+    on = frontier(formats)
+    least = 0.02  # the axis is linear below: differences that small are not told apart
+    for panel, value, interval, label in ((axes[0], "delta_ppl_percent", "delta_ppl_percent_95", "change of perplexity, %"),
+                                          (axes[1], "kl_mean", None, "mean KL divergence, nats")):
+        for index, family in enumerate(families):
+            colour = COLOURS[index % len(COLOURS)]
+            members = [e for e in formats if e["family"] == family]
+            x, y = [e["bytes_per_token"] for e in members], [e[value] for e in members]
+            if interval:
+                for e in members:
+                    panel.plot([e["bytes_per_token"]] * 2, e[interval], color=colour, linewidth=0.9, alpha=0.7)
+            panel.plot(x, y, color=colour, linewidth=0.6, linestyle=":", alpha=0.6)
+            native = members[0]["native"]
+            panel.scatter(x, y, s=26, marker="o" if native else "D", facecolor=colour if native else "white", edgecolor=colour, linewidth=1.1, zorder=3, label=family)
+        edge = sorted((e for e in formats if e["name"] in on), key=lambda e: e["bytes_per_token"])
+        panel.plot([e["bytes_per_token"] for e in edge], [e[value] for e in edge], color="#222222", linewidth=1.0, zorder=2)
+        for k, e in enumerate(edge):
+            panel.annotate(e["name"].split("@")[0], (e["bytes_per_token"], e[value]), xytext=(5, 6 if k % 2 else -10), textcoords="offset points", fontsize=7, color="#222222")
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=14))
+        panel.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}"))
+        if interval:
+            panel.set_yscale("symlog", linthresh=least)
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+            for threshold in (0.5, 1, 2):
+                panel.axhline(threshold, color="#c03030", linewidth=0.5, linestyle="--")
+        else:
+            panel.set_yscale("log")
+        panel.set_xlabel("bytes a token" + (", as planned for the context; published codecs: what they encoded" if interval else ""))
+        panel.set_title(label, fontsize=11, loc="left")
+        panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
+        panel.set_axisbelow(True)
+        low, high = panel.get_xlim()
+        second = panel.secondary_xaxis("top", functions=(lambda b: report["f16_bytes_per_token"] / b, lambda r: report["f16_bytes_per_token"] / r))
+        second.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8), numticks=16))
+        second.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}x"))
+        second.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+        panel.set_xlim(low, high)
+    axes[1].legend(fontsize=7, frameon=False, ncols=2, loc="best")
+    for path in paths:
+        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+def self_test():
+    def entry(name, size, ppl, half):
+        return {"name": name, "family": name.split("-")[0], "native": True, "bytes_per_token": size, "ratio": 4096 / size, "delta_ppl_percent": ppl,
+                "delta_ppl_percent_95": [ppl - half, ppl + half], "kl_mean": ppl / 100, "kl_p99": ppl / 10, "same_top_percent": 95.0}
+
+    def report(*formats):
+        return {"model": "m", "text": "t", "reference": "f16", "context_tokens": 4096, "train_context_tokens": 2048, "extrapolated": True, "documents": 2,
+                "tokens": 8192, "f16_bytes_per_token": 4096.0, "reference_ppl": 40.0, "formats": list(formats)}
+
+    both = read([report(entry("tcq-3", 832, 0.3, 0.1), entry("tcq-2", 576, 1.7, 0.4)), report(entry("e8-3", 840, 0.5, 0.1), entry("tcq-2", 576, 1.6, 0.4))])
+    assert [e["name"] for e in both["formats"]] == ["e8-3", "tcq-3", "tcq-2"] and both["formats"][2]["delta_ppl_percent"] == 1.6
+    assert frontier(both["formats"]) == {"tcq-3", "tcq-2"}
+    text = markdown(both)
+    assert "| **tcq-2** | 576 | 7.11 | +1.60 | +1.20 .. +2.00 | 0.01600 | 0.1600 | 95.0 |" in text and "| e8-3 |" in text, text
+    assert "(beyond the 2,048 of training)" in text
+    other = report(entry("x", 1, 1, 1))
+    other["text"] = "u"
+    try:
+        read([both, other])
+    except SystemExit as error:
+        assert "differ in text" in str(error)
+    else:
+        raise AssertionError("reports of different texts were put together")
+    print("ok")
+
+
+def main():
+    if "--self-test" in sys.argv:
+        return self_test()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", help="JSON of keel eval kv")
+    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
+    arguments = parser.parse_args()
+    reports = []
+    for path in arguments.results:
+        with open(path) as file:
+            document = json.load(file)
+        reports.append(document.get("result", document))  # as keel eval kv prints it, or inside a file of perf/results
+    report = read(reports)
+    print(markdown(report))
+    if arguments.plot:
+        plot(report, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
