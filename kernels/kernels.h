@@ -140,8 +140,8 @@ struct KernelSet {
     void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
 };
 
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI. amx: avx512 with AMX-INT8, for which a process must ask the
-// system first (platform::allow_tile_registers). neon: with dotprod and i8mm.
+// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI; a machine that has VBMI too gets a table that uses it. amx: avx512
+// with AMX-INT8, for which a process must ask the system first (platform::allow_tile_registers). neon: with dotprod and i8mm.
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
 // The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included, or
 // what the system says of an ARM processor.

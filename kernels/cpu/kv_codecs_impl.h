@@ -1,5 +1,5 @@
 // KV row codecs in portable code (formats: kernels/kv_formats.h; arithmetic: NUMERICS section 7). In an unnamed namespace:
-// every instruction set compiles its own copy, written so that loops over states, candidates and elements become vector code.
+// every instruction set compiles its own copy. The scalar set's; vector sets encode by kv_codecs_lanes.h where that pays.
 //
 // Every f32 sum here has the order of a dot product (16 lanes and tree16), so that all copies give the same bytes.
 #pragma once

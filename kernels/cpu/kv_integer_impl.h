@@ -1,5 +1,6 @@
-// Attention on integer KV codes (NUMERICS section 5) in portable code: sums of integers are exact, so their order is free and
-// an instruction set may replace any of these functions. In an unnamed namespace: every set compiles its own copy.
+// Attention on integer KV codes (NUMERICS section 5) in portable code, the scalar set's: sums of integers are exact, so their
+// order is free, and vector sets have another one (kv_ints.h). They share add_mean_scores and kWeightSteps. In an unnamed
+// namespace: every set compiles its own copy.
 #pragma once
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/kv_codecs_impl.h"

@@ -92,6 +92,7 @@ struct Problem {
     std::vector<float> run(const KernelSet* set, uint32_t first, uint32_t count, uint32_t step) {
         std::vector<float> out(uint64_t{count} * head_dim, NAN), m(count, -INFINITY), l(count, NAN);
         Buffer scratch(attention_scratch_floats(head_dim) * 4);
+        memset(scratch.data(), 0xff, attention_scratch_floats(head_dim) * 4);  // NaN
         for (uint32_t r = 0; r < count; r += step) {
             const uint32_t n = std::min(step, count - r);
             std::vector<const float*> qs(n);
@@ -316,6 +317,39 @@ TEST(KernelsAttention, NothingBehindAPageIsRead) {
                         ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
                     }
     munmap(memory, room + unit);
+}
+
+// Rows in front of the first visible one may be out of reach, though it is not the first of anything.
+TEST(KernelsAttention, RowsNobodySeesAreNotRead) {
+    const uint64_t unit = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), room = 64 * unit;
+    uint8_t* memory = static_cast<uint8_t*>(mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory, MAP_FAILED);
+    ASSERT_EQ(mprotect(memory + unit, unit, PROT_NONE), 0);
+    Random random(31);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(find_kernel_set(kScalar));
+    for (const KernelSet* set : sets)
+        for (uint32_t f = 0; f < kKvFormatCount; ++f)
+            for (bool keys : {false, true}) {
+                const KvFormat format = static_cast<KvFormat>(f);
+                if (!kKvFormats[format].integer) continue;
+                Problem p(128, 64, 64, format, format, 2, 0, random);
+                p.begin = {21, 30};
+                p.end = {40, 60};
+                const std::vector<float> want = p.run(set, 0, 2, 2);
+                // One plane's codes cross the end of the unreachable memory between rows 20 and 21.
+                KvPlane& crossing = keys ? p.k_plane : p.v_plane;
+                for (KvPlane* plane : {&p.k_plane, &p.v_plane}) {
+                    const KvPlane from = *plane;
+                    plane->codes = plane == &crossing ? 2 * unit - 21 * plane->code_bytes : 16 * unit;
+                    plane->scales = plane == &crossing ? 32 * unit : 48 * unit;
+                    memcpy(memory + plane->codes + 21 * plane->code_bytes, p.codes(from, 21), 43 * plane->code_bytes);
+                    memcpy(memory + plane->scales, p.scales(from, 0), 64 * plane->scale_bytes);
+                }
+                p.pages[0] = memory;
+                ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
+            }
+    munmap(memory, room);
 }
 
 TEST(KernelsAttention, SetsAgreeOnSpecialValues) {
