@@ -233,7 +233,7 @@ TEST(KernelsKvFormats, LatticeSearchIsExact) {
             }
         }
         uint8_t u[8];
-        int coset;
+        int coset = 0;
         const float cost = nearest_e8<2>(y, u, &coset);
         ASSERT_NEAR(cost, best, 1e-4);
         double real = 0;

@@ -300,6 +300,27 @@ TEST(KvFormats, CutStreamsGiveTheSameBytes) {
     }
 }
 
+// The profiles that come with the bundled model: the ratios in their names, and quality in that order.
+TEST(KvProfile, BundledOnesAreWhatTheirNamesSay) {
+    keel_test::Engine reference(kBooks, config(KEEL_KV_F16, KEEL_KV_F16, 2048));
+    const std::vector<int32_t> ids = reference.tokenize("The old man looked at the sea for a long time before he answered. ", KEEL_TOKENIZE_BOS);
+    const keel_test::Logits want = reference.logits_for(ids);
+    double before = 0;
+    for (const char* ratio : {"5.2", "6.2", "7.0"}) {
+        keel_test::FileReader file(keel_test::source_path(std::string("samples/models/books-7m-") + ratio + "x.kvp"));
+        keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT, 2048);
+        c.kv_profile = file.get();
+        keel_test::Engine engine(kBooks, c);
+        const keel_memory_plan& p = engine.plan();
+        const double bytes = static_cast<double>(p.kv_page_bytes * p.kv_pages + p.kv_side_bytes), f16 = static_cast<double>(reference.plan().regions[KEEL_REGION_KV].bytes);
+        EXPECT_NEAR(f16 / bytes, std::stod(ratio), 0.05);
+        const double kl = mean_kl(want, engine.logits_for(ids));
+        EXPECT_GT(kl, before);
+        EXPECT_LT(kl, 0.05);
+        before = kl;
+    }
+}
+
 // ---- sinks and recent rows ----
 keel_config precise_config(uint32_t sinks, uint32_t recent, uint32_t rollback = 0) {
     keel_config c = config(KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 512);
