@@ -4,16 +4,16 @@
 namespace keel::kernels {
 namespace {
 
-#define KEEL_KV_FORMAT_LIST \
-    kKvF16, kKvF32, kKvFp8, kKvQ8_0, kKvQ4_0, kKvQ8_0Rot, kKvQ4_0Rot, kKvE8_2, kKvE8_3, kKvE8_4, kKvE8_5, kKvE8_6, kKvE8_8, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6
-
 // A set of one instruction set: the names of its functions differ in the suffix only.
 // What computes in f32: everything but the products with 8-bit activations.
 #define KEEL_DEFINE_FLOAT_KERNELS(isa)                                            \
-    template <KvFormat... F>                                                      \
+    template <uint32_t F = 0>                                                     \
     constexpr void add_kv_codecs_##isa(KernelSet& s) {                            \
-        ((s.kv_encode[F] = kv_encode_##isa<F>), ...);                             \
-        ((s.kv_decode[F] = kv_decode_##isa<F>), ...);                             \
+        if constexpr (F < kKvFormatCount) {                                       \
+            s.kv_encode[F] = kv_encode_##isa<static_cast<KvFormat>(F)>;           \
+            s.kv_decode[F] = kv_decode_##isa<static_cast<KvFormat>(F)>;           \
+            add_kv_codecs_##isa<F + 1>(s);                                        \
+        }                                                                         \
     }                                                                             \
     template <WeightType... T>                                                    \
     constexpr void add_float_products_##isa(KernelSet& s) {                       \
@@ -33,7 +33,7 @@ namespace {
         s.add = add_##isa;                                                        \
         s.scale = scale_##isa;                                                    \
         s.softcap = softcap_##isa;                                                \
-        add_kv_codecs_##isa<KEEL_KV_FORMAT_LIST>(s);                              \
+        add_kv_codecs_##isa(s);                                                   \
         s.kv_rotate = kv_rotate_##isa;                                            \
         s.kv_unrotate = kv_unrotate_##isa;                                        \
         s.attention_span = attention_span_##isa;                                  \

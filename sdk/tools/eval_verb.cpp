@@ -163,8 +163,8 @@ int eval_ppl(const Options& o, const Console& console) {
                     {"ppl_95", {exp(interval.low), exp(interval.high)}},
                     {"bits_per_byte", bits_per_byte},
                     {"interval", by_document ? "bootstrap over documents" : "bootstrap over blocks of 64 tokens"},
-                    {"k_format", kv_format_name(m.config.k_format)},
-                    {"v_format", kv_format_name(m.config.v_format)},
+                    {"k_format", kv_format_name(m.config, m.config.k_format)},
+                    {"v_format", kv_format_name(m.config, m.config.v_format)},
                     {"activation", activation_name(m.config.activation)},
                     {"kernel_set", cpu_name(m.plan.cpu)}};
         if (o.per_document)

@@ -55,6 +55,9 @@ std::optional<keel_kv_format> find_kv_format(const std::string& name) {
 const char* kv_format_name(keel_kv_format format) {
     return name_of(kKvFormats, format, "f16");
 }
+const char* kv_format_name(const keel_config& config, keel_kv_format format) {
+    return format == KEEL_KV_DEFAULT && config.kv_profile ? "profile" : kv_format_name(format);
+}
 const char* weights_name(keel_weights weights) {
     return name_of(kWeights, weights, "default");
 }

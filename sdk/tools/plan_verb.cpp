@@ -324,7 +324,7 @@ void show_plan(const Options& o, const Console& console) {
                human_bytes(plan.regions[KEEL_REGION_WEIGHTS].bytes - interleaved).c_str());
     printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
-           kv_format_name(config.k_format), kv_format_name(config.v_format));
+           kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
     if (plan.note[0]) printf("note: %s\n", plan.note);
 
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
