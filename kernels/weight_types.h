@@ -1,5 +1,6 @@
 // Weight types: one row per GGUF tensor type Keel computes with. Everything else about a type (layout, kernels, activation
-// block) hangs off this table, so that a new type is a new row. Values of the enum are GGUF's own type numbers.
+// block) hangs off this table, so that a new type is a new row. Values of the enum are GGUF's own type numbers; types from
+// kGgufTypeLimit on are in no GGUF.
 //
 // Layouts (little endian; d, m, dmin are f16; layouts follow the GGUF specification):
 //   Q4_0    d | qs[16]            w[i] = d*(lo(qs[i])-8), w[i+16] = d*(hi(qs[i])-8)
@@ -13,6 +14,7 @@
 //   Q5_K    d dmin | sc[12] | qh[32] | qs[128]
 //   Q6_K    ql[128] | qh[64] | sc[16] int8 | d  sub-blocks of 16; w = d*sc*(q-32)
 //   IQ4_NL  d | qs[16]            w = d*table[q]
+//   Q8_F32  d f32 | qs[32] int8   w = d*q; what W_proj caches of version 1 hold (sdk/format/wproj.h)
 //   IQ4_XS  d | scales_h u16 | scales_l[4] | qs[128]  sub-blocks of 32; scale minus 32; w = d*sc*table[q]
 #pragma once
 #include <stdint.h>
@@ -22,7 +24,8 @@ namespace keel::kernels {
 enum WeightType : uint32_t {
     kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
     kQ2_K = 10, kQ3_K = 11, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30,
-    kWeightTypeLimit = 31,
+    kGgufTypeLimit = 31,
+    kQ8_F32 = 31, kWeightTypeLimit = 32,
 };
 
 struct WeightTypeInfo {

@@ -22,7 +22,7 @@ namespace {
     }                                                                             \
     constexpr void add_float_kernels_##isa(KernelSet& s) {                        \
         add_float_products_##isa<kF32, kF16, kBF16>(s);                           \
-        add_float_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL>(s);  \
+        add_float_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
         add_float_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);  \
         s.quantize_q8 = quantize_q8_##isa;                                        \
         s.rms_norm = rms_norm_##isa;                                              \
@@ -46,7 +46,7 @@ namespace {
         ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                 \
     }                                                                             \
     constexpr void add_q8_kernels_##isa(KernelSet& s) {                           \
-        add_q8_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kIQ4_NL>(s);     \
+        add_q8_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
         add_q8_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);     \
     }
 #define KEEL_DEFINE_SET(isa)                                                      \

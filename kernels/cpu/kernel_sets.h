@@ -6,7 +6,7 @@
 
 // Every type with integer codes, and every type.
 #define KEEL_QUANTIZED_TYPES(X) \
-    X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kQ8_0) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)
+    X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kQ8_0) X(kQ8_F32) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)
 #define KEEL_FLOAT_TYPES(X) X(kF32) X(kF16) X(kBF16)
 #define KEEL_WEIGHT_TYPES(X) KEEL_FLOAT_TYPES(X) KEEL_QUANTIZED_TYPES(X)
 

@@ -232,9 +232,14 @@ template <class V, WeightType T, class Source, class Sink>
 KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& sink) {
     using I = typename V::I;
     I head[4], code[8];
-    if constexpr (T == kQ8_0) {
-        f.d = rows.apart();
-        rows.template dwords<8>(2, code);
+    if constexpr (T == kQ8_0 || T == kQ8_F32) {
+        if constexpr (T == kQ8_0) {
+            f.d = rows.apart();
+        } else {
+            rows.template dwords<1>(0, head);
+            f.d = __builtin_bit_cast(typename V::F, head[0]);
+        }
+        rows.template dwords<8>(T == kQ8_0 ? 2 : 4, code);
         bias_codes<V>(code);
         sink(0, code);
     } else if constexpr (T == kQ4_0 || T == kIQ4_NL) {

@@ -39,6 +39,8 @@ constexpr BlockShape block_shape(WeightType type) {
             return {32, 24, 0, true};
         case kQ8_0:
             return {32, 34, 0, false};
+        case kQ8_F32:
+            return {32, 36, 0, false};
         case kIQ4_NL:
             return {32, 18, 0, false};
         case kQ2_K:
@@ -167,6 +169,11 @@ template <>
 inline void unpack_block<kQ8_0>(const uint8_t* b, BlockCodes& c) {
     c.d = load_f16(b);
     memcpy(c.q, b + 2, 32);
+}
+template <>
+inline void unpack_block<kQ8_F32>(const uint8_t* b, BlockCodes& c) {
+    memcpy(&c.d, b, 4);
+    memcpy(c.q, b + 4, 32);
 }
 template <>
 inline void unpack_block<kIQ4_NL>(const uint8_t* b, BlockCodes& c) {

@@ -91,7 +91,7 @@ void GgufWriter::strings(const std::string& k, const std::vector<std::string>& v
 }
 
 void GgufWriter::tensor(const std::string& name, const std::vector<uint64_t>& dims, uint32_t type) {
-    const kernels::WeightTypeInfo* info = kernels::weight_type_info(type);
+    const kernels::WeightTypeInfo* info = type < kernels::kGgufTypeLimit ? kernels::weight_type_info(type) : nullptr;
     if (!info || dims.empty() || dims[0] % info->block_elements)
         throw std::invalid_argument("tensor " + name + ": its rows are not whole blocks of its type");
     uint64_t bytes = kernels::weight_row_bytes(type, dims[0]);

@@ -76,7 +76,7 @@ TEST(KernelsDequantize, SetsAgreeOnRandomBlocks) {
 }
 
 TEST(KernelsDequantize, TableNamesEveryTypeOnce) {
-    EXPECT_EQ(weight_types().size(), 15u);
+    EXPECT_EQ(weight_types().size(), 16u);
     EXPECT_EQ(weight_type_info(4), nullptr);
     EXPECT_EQ(weight_type_info(kWeightTypeLimit), nullptr);
     for (uint32_t type : weight_types()) {

@@ -146,6 +146,11 @@ inline void fill_weights(uint32_t type, uint8_t* w, uint64_t bytes, Random& rand
         } else {
             for (uint32_t i = 0; i < info.block_bytes; ++i)
                 w[i] = fill < 0 ? static_cast<uint8_t>(random.bits()) : static_cast<uint8_t>(fill);
+            if (type == kQ8_F32) {
+                const float d = scale();
+                memcpy(w, &d, 4);
+                continue;
+            }
             const ScaleFields f = scale_fields(type);
             store_f16(w + f.d, scale());
             if (f.m >= 0) store_f16(w + f.m, scale());
