@@ -317,6 +317,13 @@ typedef struct keel_config {
     const keel_reader* kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_op and
                                   keel_engine_init only. Formats per layer, and what is removed from keys and values before
                                   they are coded; k_format and v_format go before its formats */
+    const keel_reader* wproj;  /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank pass,
+                                  which sessions choose with keel_session_set_pass. A cache that does not fit, or is damaged, is
+                                  not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_op and
+                                  keel_engine_init; with KEEL_WEIGHTS_MAP its `mapped` is needed and must outlive the engine */
+    uint64_t wproj_key;        /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
+    float wproj_max_error;     /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound */
+    uint32_t wproj_any_key;    /* nonzero: another key or fingerprint is accepted where the shapes match */
 } keel_config;
 
 typedef enum keel_region_kind {
@@ -344,13 +351,20 @@ typedef struct keel_memory_plan {
     uint64_t kv_bytes_per_token;  /* a page over its tokens */
     uint32_t kv_pages;
     uint32_t context_tokens, chunk_tokens, max_sessions, threads; /* the configuration with its defaults resolved */
-    uint32_t op_count;            /* ops of the execution plan */
+    uint32_t op_count;            /* ops of the execution plan; those of the low-rank pass are numbered on behind them */
     keel_cpu cpu;                 /* the kernel set init will use */
     uint32_t reserved;
     uint64_t decode_bytes;        /* bytes one decoded token moves at context 0 (weights once, activations) */
     char note[160];               /* choices worth knowing, e.g. "rope: long factors"; empty if none */
     uint64_t kv_session_bytes;    /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
     uint64_t kv_side_bytes;       /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
+    keel_status wproj_status;     /* KEEL_OK: the W_proj cache is used, or none was given; else why it is not (wproj_error) */
+    uint32_t low_rank_op_count;   /* ops of the low-rank pass; 0: there is none */
+    uint32_t low_rank_records;    /* products that have a low-rank form */
+    uint32_t reserved2;
+    uint64_t low_rank_decode_bytes; /* as decode_bytes, in the low-rank pass */
+    uint64_t low_rank_bytes;      /* of bases, records and their biases: part of the weights region, or of mapped_weight_bytes */
+    keel_error wproj_error;       /* filled when wproj_status is not KEEL_OK */
 } keel_memory_plan;
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
@@ -419,6 +433,15 @@ typedef struct keel_stats {
 
 keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 
+/* Whether a product of the low-rank pass uses its record of the W_proj cache, and if not, why it is the dense one. */
+typedef enum keel_low_rank_reason {
+    KEEL_LOW_RANK_NONE = 0,      /* an op of the dense pass, or one that no record could replace */
+    KEEL_LOW_RANK_USED = 1,
+    KEEL_LOW_RANK_NO_RECORD = 2, /* the cache has none for it */
+    KEEL_LOW_RANK_ENERGY = 3,    /* rank below 8, or less than 2 % of the weights' energy */
+    KEEL_LOW_RANK_ERROR = 4      /* its error is above config.wproj_max_error */
+} keel_low_rank_reason;
+
 /* One op of the execution plan, for `keel plan`, profilers and tests. */
 typedef struct keel_op_info {
     uint32_t struct_size;
@@ -439,7 +462,9 @@ typedef struct keel_op_info {
     uint32_t pass;            /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
                                  for one token of a short context. With longer contexts and in prefill steps attention
                                  and quantizing are passes of their own. */
-    uint32_t reserved;
+    uint32_t low_rank;        /* 1: an op of the low-rank pass (index >= keel_memory_plan.op_count) */
+    keel_low_rank_reason low_rank_reason;
+    float low_rank_error;     /* where a record exists: its relative squared output error on held-out text; negative: not known */
 } keel_op_info;
 
 /* Op `index` of the plan an engine for this model and configuration would run (the same as one that runs it). */
@@ -513,6 +538,17 @@ keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint3
  * of the unfinished step stay pending; advancing again continues. Any thread. */
 keel_status keel_cancel(keel_session session);
 
+/* Which products a session's tokens are computed with. Both passes read and write the same KV rows, so a session may draft in
+ * the low-rank pass, truncate to what is known, and compute the drafted tokens again in the dense one: the result is that of the
+ * dense pass alone. */
+typedef enum keel_pass {
+    KEEL_PASS_DENSE = 0,   /* of a new session */
+    KEEL_PASS_LOW_RANK = 1 /* with the records of config.wproj */
+} keel_pass;
+/* For tokens computed from now on, pending ones included. A fork has the pass of its origin; save and restore leave it.
+ * KEEL_E_STATE: the engine has no low-rank pass. KEEL_E_BUSY inside a step. */
+keel_status keel_session_set_pass(keel_session session, keel_pass pass);
+
 typedef struct keel_session_info {
     uint32_t struct_size;
     uint32_t token_count;     /* computed + pending */
@@ -521,6 +557,8 @@ typedef struct keel_session_info {
     const int32_t* tokens;    /* token_count ids, valid until the next call on this session */
     uint32_t kv_pages;        /* pages this session refers to */
     uint32_t context_tokens;
+    keel_pass pass;
+    uint32_t reserved;
 } keel_session_info;
 keel_status keel_session_get(keel_session session, keel_session_info* out);
 

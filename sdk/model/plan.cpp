@@ -11,7 +11,9 @@ using kernels::kWeightTypes;
 
 const char* const kBufferNames[kBufferCount] = {
     "residual", "rope", "attn_in", "attn_in.q32", "attn_in.q256", "qkv", "attn_out", "attn_state", "attn_mean", "attn_out.q32", "attn_out.q256", "post",
-    "ffn_in", "ffn_in.q32", "ffn_in.q256", "ffn", "ffn.q32", "ffn.q256", "head_in", "head_in.q32", "head_in.q256", "thread",
+    "ffn_in", "ffn_in.q32", "ffn_in.q256", "ffn", "ffn.q32", "ffn.q256", "head_in", "head_in.q32", "head_in.q256",
+    "attn_sub", "attn_sub.q32", "attn_sub.q256", "output_sub", "output_sub.q32", "output_sub.q256",
+    "ffn_sub", "ffn_sub.q32", "ffn_sub.q256", "down_sub", "down_sub.q32", "down_sub.q256", "thread",
 };
 
 namespace {
@@ -19,8 +21,8 @@ namespace {
 // Points in time at which buffers begin and end. A layer runs kStageAttnNorm..kStageFfnPost; all layers share buffers.
 enum Stage : uint8_t {
     kStageEmbed, kStageRope,
-    kStageAttnNorm, kStageQkv, kStageStore, kStageAttention, kStageFinish, kStageAttnOutput, kStageAttnPost,
-    kStageFfnNorm, kStageFfnUp, kStageGate, kStageQuantize, kStageFfnDown, kStageFfnPost,
+    kStageAttnNorm, kStageAttnSub, kStageQkv, kStageStore, kStageAttention, kStageFinish, kStageOutputSub, kStageAttnOutput, kStageAttnPost,
+    kStageFfnNorm, kStageFfnSub, kStageFfnUp, kStageGate, kStageQuantize, kStageDownSub, kStageFfnDown, kStageFfnPost,
     kStageOutputNorm, kStageHead, kStageSoftcap
 };
 
@@ -42,6 +44,10 @@ constexpr Lifetime kLifetimes[kBufferCount] = {
     {kStageFfnUp, kStageFfnDown},          // ffn
     {kStageFfnUp, kStageFfnDown}, {kStageFfnUp, kStageFfnDown},
     {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead},
+    {kStageAttnSub, kStageQkv}, {kStageAttnSub, kStageQkv}, {kStageAttnSub, kStageQkv},
+    {kStageOutputSub, kStageAttnOutput}, {kStageOutputSub, kStageAttnOutput}, {kStageOutputSub, kStageAttnOutput},
+    {kStageFfnSub, kStageQuantize}, {kStageFfnSub, kStageQuantize}, {kStageFfnSub, kStageQuantize},
+    {kStageDownSub, kStageFfnDown}, {kStageDownSub, kStageFfnDown}, {kStageDownSub, kStageFfnDown},
     {kStageEmbed, kStageSoftcap},          // thread
 };
 
@@ -101,18 +107,31 @@ struct Forms {
     }
 };
 
-// Emits ops one by one into an array, or nowhere, keeping the one that was asked for.
+// The three forms an activation can be read in.
+struct Input {
+    BufferId f32, q32, q256;
+    BufferId of(uint32_t activation_block) const { return activation_block == 0 ? f32 : activation_block == 32 ? q32 : q256; }
+};
+constexpr BufferId sub_buffer(WprojGroup group) { return static_cast<BufferId>(kBufSub + 3 * group); }
+constexpr Input forms_from(BufferId f32) { return {f32, static_cast<BufferId>(f32 + 1), static_cast<BufferId>(f32 + 2)}; }
+constexpr Input kAttnInput = forms_from(kBufAttnIn), kFfnInput = forms_from(kBufFfnIn), kHiddenInput = forms_from(kBufFfn), kHeadInput = forms_from(kBufHeadIn);
+constexpr Input kOutputInput = {kBufAttnOut, kBufAttnOut32, kBufAttnOut256};
+
+// Emits ops one by one into the arrays of the plan's passes, or nowhere, keeping the one that was asked for. Layer by layer, first
+// what the dense pass has, then what the low-rank pass has; the second finds the first one's weights in placed_.
 class Builder {
   public:
-    Builder(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan)
-        : m_(model), s_(model.spec), c_(config), weights_(weights), ops_(ops), plan_(plan) {}
-    void find_op(uint32_t index, Op* out, uint32_t* pass) {
+    Builder(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, ExecutionPlan* plan)
+        : m_(model), s_(model.spec), c_(config), weights_(weights), plan_(plan) {}
+    void find_op(uint32_t low_rank, uint32_t index, Op* out, uint32_t* pass) {
+        wanted_list_ = low_rank;
         wanted_index_ = index;
         wanted_ = out;
         wanted_pass_ = pass;
     }
-    // Notes the first and last op of `stages` in `layer` (any layer when null).
-    void find_range(Lifetime stages, const int32_t* layer, uint32_t* first, uint32_t* last) {
+    // Notes the first and last op of `stages` in `layer` (any layer when null) of a list.
+    void find_range(uint32_t low_rank, Lifetime stages, const int32_t* layer, uint32_t* first, uint32_t* last) {
+        wanted_list_ = low_rank;
         range_stages_ = stages;
         range_layer_ = layer;
         range_first_ = first;
@@ -121,8 +140,9 @@ class Builder {
     }
 
     void build() {
-        plan_->op_count = 0;
-        plan_->decode_bytes = 0;
+        for (OpList& list : plan_->pass) list.count = 0, list.decode_bytes = 0;
+        plan_->low_rank_records = 0;
+        plan_->low_rank_bytes = 0;
         plan_->rope_sets = m_.row().local_rope && s_.window ? 2 : 1;
         plan_->rope_factors = nullptr;
         const GgufTensor* factors = m_.tensor(kRopeFreqs, 0);
@@ -138,22 +158,48 @@ class Builder {
         embed.w_row_bytes = kernels::weight_row_bytes(embedding.type, s_.embedding);
         embed.out = kBufResidual;
         embed.token_bytes = embed.w_row_bytes + uint64_t{s_.embedding} * 4;
-        emit(embed);
+        each_list([&] { emit(embed); });
 
         Op rope = make(OpKind::kRopeTable, kStageRope, kRopeFreqs, -1);
         rope.out = kBufRope;
         rope.rows = plan_->rope_sets * s_.rope_dims;
         rope.token_bytes = uint64_t{rope.rows} * 4;
         rope.token_macs = uint64_t{rope.rows} * 30;
-        emit(rope);
+        each_list([&] { emit(rope); });
 
-        for (uint32_t layer = 0; layer < s_.layers; ++layer) build_layer(layer);
-        build_head(embedding, embed);
+        for (uint32_t layer = 0; layer < s_.layers; ++layer) {
+            for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) placed_[slot] = {};
+            if (c_.low_rank.usable) read_records();
+            each_list([&] { build_layer(layer); });
+        }
+        each_list([&] { build_head(embedding, embed); });
         size_buffers();
         pack_buffers(plan_);
     }
 
   private:
+    // Weights of a slot of the current layer, or of the whole model: both lists refer to them.
+    struct Placed {
+        bool done, repacked;
+        keel_plain_reason plain_reason;
+        const void* matrix;
+        const float* vector;
+    };
+
+    template <class Fn>
+    void each_list(Fn&& fn) {
+        for (list_ = 0; list_ < (c_.low_rank.usable ? 2u : 1u); ++list_) fn();
+    }
+    // The current layer's records.
+    void read_records() {
+        const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
+        if (weights_.status == KEEL_OK && status != KEEL_OK) weights_.status = fail(weights_.error, status, 0, "W_proj cache", "the reader failed");
+        if (weights_.status != KEEL_OK) low_ = {};
+        for (const void*& basis : basis_) basis = nullptr;
+    }
+    // Whether the op for this tensor is to be one over a record.
+    bool low_rank(TensorSlot slot) const { return list_ == 1 && wproj_slot_of(slot) < kWprojSlots && low_.uses(wproj_slot_of(slot)); }
+
     Op make(OpKind kind, Stage stage, TensorSlot slot, int32_t layer) {
         Op op = {};
         op.kind = kind;
@@ -164,15 +210,18 @@ class Builder {
     }
     void emit(Op op) {
         predict(&op);
-        const uint32_t index = plan_->op_count++;
-        plan_->decode_bytes += op.fixed_bytes + op.token_bytes;
-        const bool joins = op.join != Join::kNo && (op.join != Join::kNarrow || is_narrow(op, pass_us_, c_.tile_us));
-        pass_us_ = (joins ? pass_us_ : 0) + predict_us(op, 1);
-        if (!joins) ++passes_;
-        if (ops_) ops_[index] = op;
+        OpList& list = plan_->pass[list_];
+        const uint32_t index = list.count++;
+        list.decode_bytes += op.fixed_bytes + op.token_bytes;
+        double& pass_us = pass_us_[list_];
+        const bool joins = op.join != Join::kNo && (op.join != Join::kNarrow || is_narrow(op, pass_us, c_.tile_us));
+        pass_us = (joins ? pass_us : 0) + predict_us(op, 1);
+        if (!joins) ++passes_[list_];
+        if (list.ops) list.ops[index] = op;
+        if (list_ != wanted_list_) return;
         if (wanted_ && index == wanted_index_) {
             *wanted_ = op;
-            *wanted_pass_ = passes_ - 1;
+            *wanted_pass_ = passes_[list_] - 1;
         }
         if (range_first_ && op.stage >= range_stages_.first && op.stage <= range_stages_.last && (!range_layer_ || *range_layer_ == op.layer)) {
             if (*range_first_ == UINT32_MAX) *range_first_ = index;
@@ -187,14 +236,14 @@ class Builder {
         op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
         op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
     }
-    // Activation block of a product with this tensor: 0 = f32.
-    uint32_t block_of(const GgufTensor& t) const { return c_.q8 ? kWeightTypes[t.type].activation_block : 0; }
+    // Activation block of a product with weights of this type: 0 = f32.
+    uint32_t block_of(uint32_t type) const { return c_.q8 ? kWeightTypes[type].activation_block : 0; }
     // Forms that the products with these weights (those that exist in the layer) read.
     template <size_t N>
     Forms forms_of(const TensorSlot (&slots)[N], uint32_t layer) const {
         Forms f;
         for (TensorSlot slot : slots)
-            if (const GgufTensor* t = m_.tensor(slot, layer)) f.need(block_of(*t));
+            if (const GgufTensor* t = m_.tensor(slot, layer)) f.need(block_of(low_rank(slot) ? low_.parts.basis[wproj_group(wproj_slot_of(slot))].type : t->type));
         return f;
     }
     void set_forms(Op* op, const Forms& f) {
@@ -205,8 +254,11 @@ class Builder {
     // Elements that a stretch of an activation must be a multiple of to be written in these forms.
     static uint32_t widest_block(const Forms& f) { return f.q256 ? 256 : f.q32 ? 32 : 1; }
     const float* vector_of(TensorSlot slot, uint32_t layer) {
+        Placed& p = placed_[slot];
         const GgufTensor* t = m_.tensor(slot, layer);
-        return t ? weights_.vector(*t) : nullptr;
+        if (t && !p.done) p.vector = weights_.vector(*t);
+        p.done = true;
+        return p.vector;
     }
 
     void norm(OpKind kind, Stage stage, TensorSlot slot, uint32_t layer, BufferId in, BufferId out, const Forms& forms) {
@@ -221,47 +273,116 @@ class Builder {
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
     }
-    // Places the weights of an op.
+    // Places the weights of an op, once.
     void place(Op* op, const GgufTensor& t, bool lookup) {
-        op->repacked = weights_.interleaves(t, c_.q8, lookup, &op->plain_reason);
-        op->w = op->repacked ? weights_.interleaved_matrix(t) : weights_.matrix(t);
+        Placed& p = placed_[op->slot];
+        if (!p.done) place_matrix(t, lookup, &p);
+        set_matrix(op, p);
     }
-    // `in` names the f32 form of the input; the form this weight wants follows it (32, 256). f32_in lets attention and
-    // gate outputs, whose f32 form is the buffer itself and whose 8-bit forms lie elsewhere, say so.
-    // `placed`: the op that has the matrix already, or null.
-    void matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, int32_t layer, const GgufTensor& t, const Op* placed, BufferId f32_in, BufferId q32_in,
-                BufferId q256_in, BufferId out, uint32_t out_offset, bool accumulate) {
-        Op op = make(OpKind::kMatmul, stage, slot, layer);
-        op.join = join;
-        if (placed) {
-            op.w = placed->w;
-            op.repacked = placed->repacked;
-            op.plain_reason = placed->plain_reason;
-        } else {
-            place(&op, t, false);
+    void place_matrix(const GgufTensor& t, bool lookup, Placed* p) {
+        p->done = true;
+        p->repacked = weights_.interleaves(t, c_.q8, lookup, &p->plain_reason);
+        p->matrix = p->repacked ? weights_.interleaved_matrix(t) : weights_.matrix(t);
+    }
+    static void set_matrix(Op* op, const Placed& p) {
+        op->w = p.matrix;
+        op->repacked = p.repacked;
+        op->plain_reason = p.plain_reason;
+    }
+    // A matrix of the W_proj cache. `shared`: it is placed already, at *shared (null in count mode).
+    Placed place_factor(uint32_t type, uint32_t columns, uint32_t rows, uint64_t offset, uint64_t bytes, const void* const* shared) {
+        GgufTensor t = {};
+        t.type = type;
+        t.dims[0] = columns;
+        t.dims[1] = rows;
+        t.offset = offset;
+        t.bytes = bytes;
+        Placed p = {};
+        if (shared) {
+            p.repacked = weights_.interleaves(t, c_.q8, false, &p.plain_reason);
+            p.matrix = *shared;
+            return p;
         }
-        const uint32_t block = block_of(t);
-        op.in = block == 0 ? f32_in : block == 32 ? q32_in : q256_in;
+        const keel_reader* model = weights_.reader;
+        weights_.reader = &c_.low_rank.file.reader;
+        place_matrix(t, false, &p);
+        weights_.reader = model;
+        plan_->low_rank_bytes += bytes;
+        return p;
+    }
+
+    // What follows from the shape of an op's matrix: in which form it reads its input, sizes, bytes and work.
+    void set_shape(Op* op, uint32_t type, uint32_t k, uint32_t rows, const Input& in) {
+        const uint32_t block = block_of(type);
+        op->in = in.of(block);
+        op->weight_type = type;
+        op->k = k;
+        op->rows = rows;
+        op->w_row_bytes = kernels::weight_row_bytes(type, k);
+        if (k > longest_row_) longest_row_ = k;
+        op->fixed_bytes = op->w_row_bytes * rows;
+        op->token_bytes = (block == 0 ? uint64_t{k} * 4 : kernels::q8_column_bytes(k, block)) + uint64_t{rows} * 4;
+        op->token_macs = uint64_t{rows} * k;
+    }
+    // The product with a layer's tensor, if there is one, or with its record.
+    void layer_matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, const Input& in, BufferId out, uint32_t out_offset, bool accumulate) {
+        const GgufTensor* t = m_.tensor(slot, layer);
+        if (!t) return;
+        Op op = make(OpKind::kMatmul, stage, slot, static_cast<int32_t>(layer));
+        op.join = join;
         op.out = out;
         op.out_offset = out_offset;
         op.accumulate = accumulate;
-        op.weight_type = t.type;
-        op.k = static_cast<uint32_t>(t.dims[0]);
-        op.rows = static_cast<uint32_t>(t.dims[1]);
-        op.w_row_bytes = kernels::weight_row_bytes(t.type, op.k);
-        if (op.k > longest_row_) longest_row_ = op.k;
-        if (bias < kSlotCount) op.bias = vector_of(bias, static_cast<uint32_t>(layer));
-        op.to_logits = stage == kStageHead;
-        op.fixed_bytes = op.w_row_bytes * op.rows;
-        op.token_bytes = (block == 0 ? uint64_t{op.k} * 4 : kernels::q8_column_bytes(op.k, block)) + uint64_t{op.rows} * 4;
-        op.token_macs = uint64_t{op.rows} * op.k;
+        if (bias < kSlotCount) op.bias = vector_of(bias, layer);
+        const WprojSlot record_slot = list_ == 1 ? wproj_slot_of(slot) : kWprojSlots;
+        if (record_slot < kWprojSlots) {
+            op.low_rank_reason = low_.reason[record_slot];
+            op.low_rank_error = low_.parts.record[record_slot].error;
+        }
+        if (low_rank(slot)) {
+            const WprojRecord& r = low_.parts.record[record_slot];
+            set_matrix(&op, place_factor(r.type, r.rank, r.rows, r.offset, r.bytes, nullptr));
+            set_shape(&op, r.type, r.rank, r.rows, forms_from(sub_buffer(wproj_group(record_slot))));
+            if (r.bias) {
+                op.bias = weights_.record_bias(c_.low_rank.file.reader, r.bias, r.rows, op.bias);
+                plan_->low_rank_bytes += uint64_t{r.rows} * 4;
+            }
+            ++plan_->low_rank_records;
+        } else {
+            place(&op, *t, false);
+            set_shape(&op, t->type, static_cast<uint32_t>(t->dims[0]), static_cast<uint32_t>(t->dims[1]), in);
+        }
         emit(op);
     }
-    void layer_matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, BufferId f32_in, BufferId q32_in, BufferId q256_in, BufferId out,
-                      uint32_t out_offset, bool accumulate) {
-        const GgufTensor* t = m_.tensor(slot, layer);
-        if (!t) return;
-        matmul(join, stage, slot, bias, static_cast<int32_t>(layer), *t, nullptr, f32_in, q32_in, q256_in, out, out_offset, accumulate);
+    // x_sub = Pt x of a group, where its records need it.
+    void project(Stage stage, WprojGroup group, TensorSlot first, uint32_t layer, const Input& in) {
+        if (list_ == 0 || !low_.uses(group)) return;
+        const WprojBasis& basis = low_.parts.basis[group];
+        Forms forms;
+        for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
+            if (wproj_group(static_cast<WprojSlot>(slot)) == group && low_.uses(static_cast<WprojSlot>(slot))) forms.need(block_of(low_.parts.record[slot].type));
+        sub_[group].need(forms);
+        sub_[group].f32 = true;
+        if (basis.rank > sub_rank_[group]) sub_rank_[group] = basis.rank;
+        const void* const* shared = nullptr;  // the groups of a version 1 file have one basis
+        for (uint32_t other = 0; other < group; ++other)
+            if (low_.uses(static_cast<WprojGroup>(other)) && low_.parts.basis[other].offset == basis.offset) shared = &basis_[other];
+        Op op = make(OpKind::kMatmul, stage, first, static_cast<int32_t>(layer));
+        op.projects = 1;
+        op.out = sub_buffer(group);
+        set_matrix(&op, place_factor(basis.type, basis.columns, basis.rank, basis.offset, basis.bytes, shared));
+        set_shape(&op, basis.type, basis.columns, basis.rank, in);
+        basis_[group] = op.w;
+        emit(op);
+        if (!forms.q32 && !forms.q256) return;
+        Op quantize = make(OpKind::kQuantize, stage, first, static_cast<int32_t>(layer));
+        quantize.projects = 1;
+        quantize.in = quantize.out = sub_buffer(group);
+        quantize.rows = basis.rank;
+        set_forms(&quantize, forms);
+        quantize.token_bytes = uint64_t{basis.rank} * 4 + kernels::q8_column_bytes(basis.rank, widest_block(forms));
+        quantize.token_macs = uint64_t{basis.rank} * 2;
+        emit(quantize);
     }
 
     uint32_t kv_row_bytes_of(kernels::KvFormat f) const { return kernels::kv_code_bytes(f, s_.head_dim) + kernels::kv_scale_bytes(f, s_.head_dim); }
@@ -273,10 +394,11 @@ class Builder {
         const Forms qkv = forms_of({kAttnQkv, kAttnQ, kAttnK, kAttnV}, layer);
         attn_in_.need(qkv);
         norm(OpKind::kNorm, kStageAttnNorm, kAttnNorm, layer, kBufResidual, kBufAttnIn, qkv);
-        layer_matmul(Join::kNo, kStageQkv, kAttnQkv, kSlotCount, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
-        layer_matmul(Join::kNo, kStageQkv, kAttnQ, kAttnQBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, 0, false);
-        layer_matmul(Join::kYes, kStageQkv, kAttnK, kAttnKBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim(), false);
-        layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kBufAttnIn, kBufAttnIn32, kBufAttnIn256, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
+        project(kStageAttnSub, kWprojAttnIn, kAttnQ, layer, kAttnInput);
+        layer_matmul(Join::kNo, kStageQkv, kAttnQkv, kSlotCount, layer, kAttnInput, kBufQkv, 0, false);
+        layer_matmul(Join::kNo, kStageQkv, kAttnQ, kAttnQBias, layer, kAttnInput, kBufQkv, 0, false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnK, kAttnKBias, layer, kAttnInput, kBufQkv, s_.q_dim(), false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kAttnInput, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
 
         const KvLayerFormats& formats = c_.kv.formats(layer);
         const uint32_t kv_row_bytes = kv_row_bytes_of(formats.k) + kv_row_bytes_of(formats.v);
@@ -314,15 +436,17 @@ class Builder {
         finish.token_macs = uint64_t{s_.q_dim()} * 3;
         emit(finish);
 
-        layer_matmul(Join::kNo, kStageAttnOutput, kAttnOutput, kSlotCount, layer, kBufAttnOut, kBufAttnOut32, kBufAttnOut256, post ? kBufPost : kBufResidual, 0, !post);
+        project(kStageOutputSub, kWprojAttnOut, kAttnOutput, layer, kOutputInput);
+        layer_matmul(Join::kNo, kStageAttnOutput, kAttnOutput, kSlotCount, layer, kOutputInput, post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageAttnPost, kAttnPostNorm, layer, kBufPost, kBufResidual, {});
 
         const Forms up = forms_of({kFfnGate, kFfnUp, kFfnGateUp}, layer);
         ffn_in_.need(up);
         norm(OpKind::kNorm, kStageFfnNorm, kFfnNorm, layer, kBufResidual, kBufFfnIn, up);
-        layer_matmul(Join::kNo, kStageFfnUp, kFfnGateUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
-        layer_matmul(Join::kNo, kStageFfnUp, kFfnGate, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, 0, false);
-        layer_matmul(Join::kYes, kStageFfnUp, kFfnUp, kSlotCount, layer, kBufFfnIn, kBufFfnIn32, kBufFfnIn256, kBufFfn, s_.feed_forward, false);
+        project(kStageFfnSub, kWprojFfnIn, kFfnGate, layer, kFfnInput);
+        layer_matmul(Join::kNo, kStageFfnUp, kFfnGateUp, kSlotCount, layer, kFfnInput, kBufFfn, 0, false);
+        layer_matmul(Join::kNo, kStageFfnUp, kFfnGate, kSlotCount, layer, kFfnInput, kBufFfn, 0, false);
+        layer_matmul(Join::kYes, kStageFfnUp, kFfnUp, kSlotCount, layer, kFfnInput, kBufFfn, s_.feed_forward, false);
 
         const Forms down = forms_of({kFfnDown}, layer);
         ffn_out_.need(down);
@@ -348,13 +472,14 @@ class Builder {
             quantize.token_macs = uint64_t{s_.feed_forward} * 2;
             emit(quantize);
         }
-        layer_matmul(Join::kNo, kStageFfnDown, kFfnDown, kSlotCount, layer, kBufFfn, kBufFfn32, kBufFfn256, post ? kBufPost : kBufResidual, 0, !post);
+        project(kStageDownSub, kWprojFfnHidden, kFfnDown, layer, kHiddenInput);
+        layer_matmul(Join::kNo, kStageFfnDown, kFfnDown, kSlotCount, layer, kHiddenInput, post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageFfnPost, kFfnPostNorm, layer, kBufPost, kBufResidual, {});
     }
 
     void build_head(const GgufTensor& embedding, const Op& embed) {
         const GgufTensor& head = s_.tied ? embedding : *m_.tensor(kOutput, 0);
-        head_in_.need(block_of(head));
+        head_in_.need(block_of(head.type));
         Forms forms = head_in_;
         forms.f32 = true;  // the hidden-state view shows it
         head_in_.f32 = true;
@@ -368,7 +493,18 @@ class Builder {
         op.token_bytes = uint64_t{s_.embedding} * 12;
         op.token_macs = uint64_t{s_.embedding} * 4;
         emit(op);
-        matmul(Join::kNo, kStageHead, kOutput, kSlotCount, -1, head, s_.tied ? &embed : nullptr, kBufHeadIn, kBufHeadIn32, kBufHeadIn256, kBufHeadIn, 0, false);
+        Op product = make(OpKind::kMatmul, kStageHead, kOutput, -1);
+        if (s_.tied) {
+            product.w = embed.w;
+            product.repacked = embed.repacked;
+            product.plain_reason = embed.plain_reason;
+        } else {
+            place(&product, head, false);
+        }
+        product.out = kBufHeadIn;
+        product.to_logits = 1;
+        set_shape(&product, head.type, static_cast<uint32_t>(head.dims[0]), static_cast<uint32_t>(head.dims[1]), kHeadInput);
+        emit(product);
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
             cap.in = cap.out = kBufHeadIn;
@@ -410,6 +546,10 @@ class Builder {
         size(kBufFfn, floats(uint64_t{2} * s_.feed_forward), n);
         size_forms(kBufFfn, kBufFfn32, kBufFfn256, s_.feed_forward, ffn_out_, true);
         size_forms(kBufHeadIn, kBufHeadIn32, kBufHeadIn256, s_.embedding, head_in_, false);
+        for (uint32_t group = 0; group < kWprojGroups; ++group) {
+            const Input sub = forms_from(sub_buffer(static_cast<WprojGroup>(group)));
+            size_forms(sub.f32, sub.q32, sub.q256, sub_rank_[group], sub_[group], false);
+        }
         const uint32_t attention = kernels::attention_scratch_floats(s_.head_dim);
         uint64_t thread_floats = attention > s_.embedding ? attention : s_.embedding;
         const uint64_t matmul_floats = kernels::matmul_scratch_bytes(longest_row_) / 4;
@@ -421,13 +561,19 @@ class Builder {
     const ModelSpec& s_;
     const PlanConfig& c_;
     WeightPlacer& weights_;
-    Op* ops_;
     ExecutionPlan* plan_;
+    uint32_t list_ = 0;         // keel_pass of the list that is written
+    Placed placed_[kSlotCount] = {};
+    LowRankLayer low_ = {};     // of the current layer
+    WprojCursor cursor_ = {};
+    const void* basis_[kWprojGroups] = {};
+    Forms sub_[kWprojGroups];
+    uint32_t sub_rank_[kWprojGroups] = {};
     uint32_t longest_row_ = 0;  // of a matrix
-    uint32_t wanted_index_ = 0;
+    uint32_t wanted_list_ = 0, wanted_index_ = 0;
     Op* wanted_ = nullptr;
-    uint32_t *wanted_pass_ = nullptr, passes_ = 0;
-    double pass_us_ = 0;  // predicted for the ops of the current pass
+    uint32_t *wanted_pass_ = nullptr, passes_[2] = {};
+    double pass_us_[2] = {};  // predicted for the ops of the current range of work, by list
     Lifetime range_stages_ = {};
     const int32_t* range_layer_ = nullptr;
     uint32_t *range_first_ = nullptr, *range_last_ = nullptr;
@@ -439,7 +585,7 @@ class Builder {
 const void* WeightPlacer::matrix(const GgufTensor& t) {
     if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
         mapped_bytes += t.bytes;
-        return arena.counting() ? nullptr : static_cast<const uint8_t*>(reader.mapped) + t.offset;
+        return arena.counting() ? nullptr : static_cast<const uint8_t*>(reader->mapped) + t.offset;
     }
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
@@ -467,6 +613,18 @@ const float* WeightPlacer::vector(const GgufTensor& t) {
     return dst;
 }
 
+const float* WeightPlacer::record_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias) {
+    total_bytes += uint64_t{n} * 4;
+    float* dst = arena.place<float>(n);
+    if (!dst) return nullptr;
+    const keel_reader* model = reader;
+    reader = &from;
+    read(offset, dst, uint64_t{n} * 4);
+    reader = model;
+    for (uint32_t i = 0; model_bias && i < n; ++i) dst[i] = model_bias[i] + dst[i];
+    return dst;
+}
+
 bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const {
     *reason = KEEL_PLAIN_NONE;
     if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
@@ -487,7 +645,7 @@ const void* WeightPlacer::interleaved_matrix(const GgufTensor& t) {
 // One read, one look at the progress hook.
 void WeightPlacer::read(uint64_t offset, void* dst, uint64_t bytes) {
     if (status != KEEL_OK) return;
-    status = read_at(reader, offset, dst, bytes);
+    status = read_at(*reader, offset, dst, bytes);
     if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
     copied_bytes += bytes;
     if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes)) status = KEEL_E_CANCELLED;
@@ -527,25 +685,36 @@ void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
     }
 }
 
-void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan) {
-    Builder(model, config, weights, ops, plan).build();
-    plan->ops = ops;
+void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count, ExecutionPlan* plan) {
+    plan->pass[KEEL_PASS_DENSE].ops = ops;
+    plan->pass[KEEL_PASS_LOW_RANK].ops = ops ? ops + dense_count : nullptr;
+    Builder(model, config, weights, plan).build();
 }
 
 keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan) {
-    Builder find(model, config, weights, nullptr, plan);
-    find.find_op(query->index, &query->op, &query->pass);
+    Builder(model, config, weights, plan).build();
+    const uint32_t dense_count = plan->pass[KEEL_PASS_DENSE].count;
+    if (query->index >= dense_count + plan->pass[KEEL_PASS_LOW_RANK].count) return KEEL_E_ARGUMENT;
+    query->low_rank = query->index >= dense_count;
+    const uint32_t before = query->low_rank ? dense_count : 0;
+    Builder find(model, config, weights, plan);
+    find.find_op(query->low_rank, query->index - before, &query->op, &query->pass);
     find.build();
-    if (query->index >= plan->op_count) return KEEL_E_ARGUMENT;
     const Buffer& b = plan->buffers[query->op.out];
     const bool per_layer = b.first_stage >= kStageAttnNorm && b.last_stage <= kStageFfnPost;
-    Builder range(model, config, weights, nullptr, plan);
-    range.find_range(kLifetimes[query->op.out], per_layer ? &query->op.layer : nullptr, &query->first_op, &query->last_op);
+    Builder range(model, config, weights, plan);
+    range.find_range(query->low_rank, kLifetimes[query->op.out], per_layer ? &query->op.layer : nullptr, &query->first_op, &query->last_op);
     range.build();
+    query->first_op += before;
+    query->last_op += before;
     return KEEL_OK;
 }
 
 const char* op_name(const Op& op) {
+    if (op.projects) {
+        const uint32_t group = wproj_group(wproj_slot_of(op.slot));
+        return op.kind == OpKind::kMatmul ? kBufferNames[kBufSub + 3 * group] : "sub_quantize";
+    }
     switch (op.kind) {
         case OpKind::kStoreKv: return "store_kv";
         case OpKind::kAttention: return "attention";

@@ -12,11 +12,19 @@
 //                -> attn_output [-> attn_post_norm] -> ffn_norm -> ffn_gate + ffn_up + gate | ffn_gate_up + gate
 //                [~ ffn_quantize] -> ffn_down [-> ffn_post_norm]
 //     output_norm -> output [-> softcap]
+//
+// With a W_proj cache there is a second list of ops, the low-rank pass, over the same weights and buffers. In front of the products
+// of a group that has a basis it has
+//
+//     sub [-> sub_quantize]
+//
+// x_sub = Pt x, which the group's records multiply; other products stay as they are.
 #pragma once
 #include "keel/keel.h"
 #include "kernels/kernels.h"
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_profile.h"
+#include "sdk/lowrank/low_rank.h"
 #include "sdk/model/model.h"
 
 namespace keel {
@@ -49,7 +57,9 @@ enum BufferId : uint8_t {
     kBufFfn,            // f32 [columns][gate | up]
     kBufFfn32, kBufFfn256,
     kBufHeadIn, kBufHeadIn32, kBufHeadIn256,
-    kBufThread,         // f32 [threads][attention scratch, one embedding row, or matmul scratch]
+    kBufSub,            // f32 [columns][rank], low-rank pass: x_sub of the four groups (WprojGroup), three forms each
+    kBufSubEnd = kBufSub + 3 * kWprojGroups,
+    kBufThread = kBufSubEnd,         // f32 [threads][attention scratch, one embedding row, or matmul scratch]
     kBufferCount
 };
 extern const char* const kBufferNames[kBufferCount];
@@ -71,6 +81,9 @@ struct Op {
     uint8_t accumulate;        // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
     uint8_t repacked;          // matmul, embed: w is interleaved (kernels/repack.h)
+    uint8_t projects;          // matmul: w is a basis Pt; quantize: of what it gives
+    keel_low_rank_reason low_rank_reason;
+    float low_rank_error;
     keel_plain_reason plain_reason;
     uint8_t to_logits;         // columns are those with logits, output is the sessions' logits rows
     TensorSlot slot;           // names the op
@@ -96,6 +109,7 @@ struct PlanConfig {
     uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
     uint32_t kv_mean_pairs;     // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
+    LowRankChoice low_rank;
     bool q8;                    // 8-bit activations for types that have them
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
@@ -105,7 +119,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
 
 // Where weights go: into an arena, or nowhere when they are read in place.
 struct WeightPlacer {
-    const keel_reader& reader;
+    const keel_reader* reader;   // of the model, or for a while of a W_proj cache
     Arena& arena;
     keel_weights mode;
     keel_hooks hooks;
@@ -121,33 +135,41 @@ struct WeightPlacer {
     // As matrix(), interleaved.
     const void* interleaved_matrix(const GgufTensor& t);
     const float* vector(const GgufTensor& t); // always copied, widened to f32
+    // The bias of a record: f32[n] at `offset` of `from`, plus `model_bias` (null in count mode and where the model has none).
+    const float* record_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias);
   private:
     void load(const GgufTensor& t, uint8_t* dst);
     void load_repacked(const GgufTensor& t, uint8_t* dst);
     void read(uint64_t offset, void* dst, uint64_t bytes);
 };
 
+struct OpList {
+    Op* ops;                    // null in count mode
+    uint32_t count;
+    uint64_t decode_bytes;      // moved by one column at context 0
+};
 struct ExecutionPlan {
     Buffer buffers[kBufferCount];
     uint64_t scratch_bytes;
     uint32_t rope_sets;         // 1, or 2 with local rope
-    uint32_t op_count;
-    uint64_t decode_bytes;      // moved by one column at context 0
-    Op* ops;                    // null in count mode
+    OpList pass[2];             // by keel_pass; the second one is empty without a W_proj cache
+    uint32_t low_rank_records;
+    uint64_t low_rank_bytes;    // of bases, records and their biases
     const float* rope_factors;  // divisors of the frequencies, or null
 };
 
 // What a caller wants to know of a plan that is only counted: one op, and the ops between which its output is alive.
 struct PlanQuery {
-    uint32_t index;              // in: op number
+    uint32_t index;              // in: op number, those of the low-rank pass behind the others
     Op op;                       // out
     uint32_t first_op, last_op;  // out
-    uint32_t pass;               // out: number of its pass in a flat step of one column
+    uint32_t pass;               // out: number of its range of work in a flat step of one column
+    uint32_t low_rank;           // out: 1 for an op of the low-rank pass
 };
 
-// Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for the
-// op_count that a count run found.
-void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, ExecutionPlan* plan);
+// Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for those that a
+// count run found: `dense_count` of them, then those of the low-rank pass.
+void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count, ExecutionPlan* plan);
 // Count mode only. KEEL_E_ARGUMENT when there is no such op.
 keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan);
 

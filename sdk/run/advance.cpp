@@ -45,9 +45,17 @@ void add_session(Engine* e, Session* s, uint32_t count) {
     s->logits_rows = 0;
 }
 
+// All sessions of a step run the same ops: the pass that did not have the last step comes first, so that neither waits for the
+// other's long prompt.
+keel_pass next_pass(keel_pass last, Session* const* sessions, uint32_t count, const bool* done) {
+    for (uint32_t i = 0; i < count; ++i)
+        if (!done[i] && sessions[i]->pass != last) return sessions[i]->pass;
+    return last;
+}
+
 // A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long prompt
 // never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first ones fill the
-// chunk. Sessions that cannot go on are marked done with their status.
+// chunk. Sessions of the other pass wait. Sessions that cannot go on are marked done with their status.
 void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, free_columns = e->config.chunk_tokens;
@@ -60,10 +68,12 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
         if (s->cancel.exchange(0, std::memory_order_acq_rel)) status[i] = KEEL_E_CANCELLED;
         else if (pending(*s)) status[i] = kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count);
         done[i] = status[i] != KEEL_OK || pending(*s) == 0;
-        if (!done[i] && free_columns) {
-            share[i] = 1;
-            --free_columns;
-        }
+    }
+    step.pass = next_pass(step.pass, sessions, count, done);
+    for (uint32_t i = 0; i < count; ++i) {
+        if (done[i] || sessions[i]->pass != step.pass || !free_columns) continue;
+        share[i] = 1;
+        --free_columns;
     }
     for (uint32_t i = 0; i < count; ++i) {
         if (!share[i]) continue;

@@ -142,6 +142,20 @@ uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
     return hash_finish(hash);
 }
 
+// A cache that is damaged or another model's is not used; what the caller asks wrongly is an error.
+keel_status choose_low_rank(const keel_config& c, const keel_model& model, const keel_reader& weights, LowRankChoice* out, keel_error* error) {
+    if (!c.wproj) return KEEL_OK;
+    if (!(c.wproj_max_error >= 0 && c.wproj_max_error <= 1e6f)) return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj_max_error", "not a bound");
+    keel_reader reader;
+    KEEL_TRY(read_versioned(c.wproj, &reader, sizeof reader));
+    if ((c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED) && weights.mapped && !reader.mapped)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj", "mapping needs a reader with `mapped` set");
+    out->given = true;
+    out->max_error = c.wproj_max_error;
+    out->usable = wproj_open(reader, wproj_shape_of(model), c.wproj_key, c.wproj_any_key != 0, &out->file, &out->error) == KEEL_OK;
+    return KEEL_OK;
+}
+
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader, PlanConfig* out, keel_hooks* hooks, keel_error* error) {
     keel_config c;
     KEEL_TRY(read_versioned(config, &c, sizeof c));
@@ -174,6 +188,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
     KEEL_TRY(choose_kv_formats(c, model, out, error));
+    KEEL_TRY(choose_low_rank(c, model, reader, &out->low_rank, error));
     out->kv_sink_tokens = c.kv_sink_tokens;
     out->kv_recent_tokens = c.kv_recent_tokens;
     out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);
@@ -189,7 +204,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     return KEEL_OK;
 }
 
-keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,
+keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, const uint32_t op_counts[2],
                          uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = model.spec;
@@ -205,10 +220,10 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     }
 
     // Weights and ops. Weights lie in the order in which ops read them.
-    Op* ops = persistent.place<Op>(op_count);
-    WeightPlacer weights{reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, load_bytes, config.kernels, error};
+    Op* ops = persistent.place<Op>(uint64_t{op_counts[0]} + op_counts[1]);
+    WeightPlacer weights{&reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, load_bytes, config.kernels, error};
     ExecutionPlan plan = {};
-    build_plan(model, config, weights, ops, &plan);
+    build_plan(model, config, weights, ops, op_counts[0], &plan);
     KEEL_TRY(weights.status);
     double* frequencies = persistent.place<double>(uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
     if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
@@ -243,7 +258,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     void* team_memory = nullptr;
     if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
-    if (result) *result = {plan.op_count, weights.mapped_bytes, weights.total_bytes, geometry, precise.session_bytes, transform.bytes, plan};
+    if (result) *result = {weights.mapped_bytes, weights.total_bytes, geometry, precise.session_bytes, transform.bytes, plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
         if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
@@ -271,6 +286,7 @@ struct Sizing {
     keel_reader reader;
     PlanConfig config;
     keel_hooks hooks;
+    uint32_t op_counts[2];
     Arena arenas[KEEL_REGION_COUNT];
     PlaceResult result;
 };
@@ -282,11 +298,18 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     KEEL_TRY(resolve_config(config, *model, s->reader, &s->config, &s->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
-    WeightPlacer weights{s->reader, none, s->config.weights, s->hooks, 0, s->config.kernels, error};
+    WeightPlacer weights{&s->reader, none, s->config.weights, s->hooks, 0, s->config.kernels, error};
     ExecutionPlan plan = {};
-    build_plan(*model, s->config, weights, nullptr, &plan);
+    build_plan(*model, s->config, weights, nullptr, 0, &plan);
+    KEEL_TRY(weights.status);
+    for (int i = 0; i < 2; ++i) s->op_counts[i] = plan.pass[i].count;
     Engine* engine = nullptr;
-    return place_engine(s->reader, *model, s->config, s->hooks, plan.op_count, 0, s->arenas, &engine, &s->result, error);
+    return place_engine(s->reader, *model, s->config, s->hooks, s->op_counts, 0, s->arenas, &engine, &s->result, error);
+}
+
+void unlock_weights(const Engine& e) {
+    for (const PageRange& range : e.locked)
+        if (range.data) platform::unlock_pages(range.data, range.bytes);
 }
 
 void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t capacity) {
@@ -327,9 +350,17 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.chunk_tokens = c.chunk_tokens;
     p.max_sessions = c.max_sessions;
     p.threads = c.threads;
-    p.op_count = s.result.op_count;
+    p.op_count = s.op_counts[KEEL_PASS_DENSE];
     p.cpu = c.cpu;
-    p.decode_bytes = s.result.plan.decode_bytes;
+    p.decode_bytes = s.result.plan.pass[KEEL_PASS_DENSE].decode_bytes;
+    p.low_rank_op_count = s.op_counts[KEEL_PASS_LOW_RANK];
+    p.low_rank_decode_bytes = s.result.plan.pass[KEEL_PASS_LOW_RANK].decode_bytes;
+    p.low_rank_records = s.result.plan.low_rank_records;
+    p.low_rank_bytes = s.result.plan.low_rank_bytes;
+    if (c.low_rank.given && !c.low_rank.usable) {
+        p.wproj_status = c.low_rank.error.status;
+        p.wproj_error = c.low_rank.error;
+    }
     write_note(*model, c, p.note, sizeof p.note);
     return write_versioned(&p, sizeof p, out);
 }
@@ -342,7 +373,7 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
     KEEL_TRY(resolve_config(config, *model, reader, &c, &hooks, nullptr));
     Arena none;
-    WeightPlacer weights{reader, none, c.weights, hooks, 0, c.kernels, nullptr};
+    WeightPlacer weights{&reader, none, c.weights, hooks, 0, c.kernels, nullptr};
     ExecutionPlan plan = {};
     PlanQuery query = {};
     query.index = index;
@@ -370,6 +401,9 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.plain_reason = op.plain_reason;
     info.predicted_us = predict_us(op, 1);
     info.pass = query.pass;
+    info.low_rank = query.low_rank;
+    info.low_rank_reason = op.low_rank_reason;
+    info.low_rank_error = op.low_rank_error;
     return write_versioned(&info, sizeof info, out);
 }
 
@@ -391,17 +425,21 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         arenas[i] = Arena(region.data ? region.data : arenas, need);
     }
     Engine* e = nullptr;
-    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.result.op_count, s.result.load_bytes, arenas, &e, nullptr, error));
+    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.op_counts, s.result.load_bytes, arenas, &e, nullptr, error));
     if (s.config.weights == KEEL_WEIGHTS_MAP_LOCKED) {
-        if (!platform::lock_pages(s.reader.mapped, s.reader.size_bytes))
-            return fail(error, KEEL_E_PLATFORM, 0, "config.weights", "the system refused to lock the mapped weights");
-        e->locked = s.reader.mapped;
-        e->locked_bytes = s.reader.size_bytes;
+        const keel_reader* readers[2] = {&s.reader, s.config.low_rank.usable ? &s.config.low_rank.file.reader : nullptr};
+        for (int i = 0; i < 2 && readers[i]; ++i) {
+            if (!platform::lock_pages(readers[i]->mapped, readers[i]->size_bytes)) {
+                unlock_weights(*e);
+                return fail(error, KEEL_E_PLATFORM, 0, "config.weights", "the system refused to lock the mapped weights");
+            }
+            e->locked[i] = {readers[i]->mapped, readers[i]->size_bytes};
+        }
     }
     if (e->team_memory) {
         e->team = platform::thread_team_start(e->team_memory, s.config.threads, s.config.pin_threads);
         if (!e->team) {
-            if (e->locked) platform::unlock_pages(e->locked, e->locked_bytes);
+            unlock_weights(*e);
             return fail(error, KEEL_E_PLATFORM, 0, "config.threads", "the system refused to start threads");
         }
     }
@@ -412,10 +450,13 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     const keel_status status = registry_add(e, &e->id);
     if (status != KEEL_OK) {
         if (e->team) platform::thread_team_stop(e->team);
-        if (e->locked) platform::unlock_pages(e->locked, e->locked_bytes);
+        unlock_weights(*e);
         return fail(error, status, 0, "engine", "all engine slots are in use");
     }
     out->id = e->id;
+    const LowRankChoice& low_rank = e->config.low_rank;
+    if (e->hooks.log && low_rank.given && !low_rank.usable)
+        e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status, "the W_proj cache is not used: there is no low-rank pass");
     if (e->hooks.log) e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
     return KEEL_OK;
 }
@@ -427,7 +468,7 @@ keel_status keel_engine_close(keel_engine engine) {
     registry_remove(engine.id);
     for (uint32_t i = 0; i < e->config.max_sessions; ++i) e->sessions[i].id.store(0, std::memory_order_release);
     if (e->team) platform::thread_team_stop(e->team);
-    if (e->locked) platform::unlock_pages(e->locked, e->locked_bytes);
+    unlock_weights(*e);
     return KEEL_OK;
 }
 

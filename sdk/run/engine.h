@@ -36,6 +36,7 @@ struct Session {
     uint32_t sampled;              // bits set in drawn, up to token_count
     int32_t last_sample;           // token of the last draw at position token_count, or -1
     uint32_t all_logits;           // KEEL_FEED_ALL_LOGITS of the pending tokens
+    keel_pass pass;
     uint32_t logits_rows;          // valid rows below
     float* logits;                 // [logits_rows of config][vocabulary]
     float* hidden;                 // [logits_rows of config][embedding]
@@ -63,6 +64,7 @@ struct ColumnBlock {
 // The forward pass under way. It survives KEEL_AGAIN: op and unit say where to continue.
 struct Step {
     bool active;
+    keel_pass pass;              // of all its sessions; stays when the step is over
     uint32_t columns, blocks, logits, sessions;
     uint32_t op, unit;
     uint32_t longest;            // positions the longest session sees
@@ -77,6 +79,11 @@ struct Step {
     float** hidden_to;           // [chunk]
     float** y;                   // [kPassMatmuls][chunk] output column pointers of the current pass
     Session** session;           // [max_sessions] sessions in the step
+};
+
+struct PageRange {
+    const void* data;
+    uint64_t bytes;
 };
 
 struct Engine {
@@ -100,8 +107,7 @@ struct Engine {
     uint64_t kv_identity;                // hash of formats and profile: what saved rows were coded with
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
-    const void* locked;                  // range to unlock at close
-    uint64_t locked_bytes;
+    PageRange locked[2];                 // to unlock at close: the model, the W_proj cache
     double* frequencies;                 // [rope sets][rope_dims / 2]
     bool weights_exceed_cache;           // all weights together are larger than the last-level cache
     Tokenizer* tokenizer;
@@ -150,14 +156,13 @@ struct TryLock {  // a flag that one thread holds; never waits
 // Places everything of an engine into `arenas` (count mode: base null). The one function behind keel_plan and
 // keel_engine_init. In count mode `engine` is the caller's; in place mode it is placed and returned through it.
 struct PlaceResult {
-    uint32_t op_count;
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;           // what init will read from the file into memory: the total of the progress hook
     KvGeometry geometry;
     uint64_t kv_session_bytes, kv_side_bytes;
     ExecutionPlan plan;
 };
-keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, uint32_t op_count,
+keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, const uint32_t op_counts[2],
                          uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error);
 
 // ---- executor.cpp ----

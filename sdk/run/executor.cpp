@@ -390,7 +390,7 @@ void run_units(const Dispatch& d, uint32_t first, uint32_t last, float* scratch)
                 break;
             case OpKind::kAttention: run_attention(e, op, unit, d.span_first, d.span_count, scratch); break;
             case OpKind::kAttentionFinish: run_attention_finish(e, op, unit); break;
-            case OpKind::kQuantize: quantize_forms(e, op, e.floats(op.in, unit), op.rows, unit, kBufFfn32); break;
+            case OpKind::kQuantize: quantize_forms(e, op, e.floats(op.in, unit), op.rows, unit, static_cast<BufferId>(op.out + 1)); break;
             case OpKind::kSoftcap: e.config.kernels->softcap(e.step.logits_to[unit], e.spec.logit_softcap, op.rows); break;
             case OpKind::kMatmul:
             case OpKind::kGate: break;
@@ -413,11 +413,12 @@ void dispatch(Dispatch* d) {
 
 // The pass that begins with op `first`.
 Pass pass_at(const Engine& e, uint32_t first) {
-    const Op& op = e.plan.ops[first];
+    const OpList& list = e.plan.pass[e.step.pass];
+    const Op& op = list.ops[first];
     Pass p = {&op, 1, 0, 1};
     double us = predict_us(op, e.step.columns);  // uncorrected, so that a pass stays the same through its step
-    while (first + p.ops < e.plan.op_count) {
-        const Op& next = e.plan.ops[first + p.ops];
+    while (first + p.ops < list.count) {
+        const Op& next = list.ops[first + p.ops];
         const Join join = next.join;
         if (join == Join::kNo || (join == Join::kFlat && !e.step.flat)) break;
         if (join == Join::kNarrow && !is_narrow(next, us, e.config.tile_us)) break;
@@ -478,7 +479,7 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
     const uint64_t begin_ns = platform::now_ns();
     uint64_t now_ns = begin_ns;
     keel_status status = KEEL_OK;
-    while (step.op < e.plan.op_count) {
+    while (step.op < e.plan.pass[step.pass].count) {
         const Pass pass = pass_at(e, step.op);
         const uint32_t units = pass.units;
         if (step.unit == 0 && pass.op->kind == OpKind::kMatmul) {

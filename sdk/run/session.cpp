@@ -10,6 +10,7 @@ namespace {
 void reset_session(Session* s) {
     s->token_count = s->computed = s->sampled = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
+    s->pass = KEEL_PASS_DENSE;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = s->precise.oldest_page = 0;
@@ -162,7 +163,19 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.tokens = s->tokens;
     info.kv_pages = s->kv.count;
     info.context_tokens = e->config.context_tokens;
+    info.pass = s->pass;
     return write_versioned(&info, sizeof info, out);
+}
+
+keel_status keel_session_set_pass(keel_session session, keel_pass pass) {
+    Engine* e;
+    Session* s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (pass != KEEL_PASS_DENSE && pass != KEEL_PASS_LOW_RANK) return KEEL_E_ARGUMENT;
+    if (e->plan.pass[pass].count == 0) return KEEL_E_STATE;
+    if (s->in_step) return KEEL_E_BUSY;
+    s->pass = pass;
+    return KEEL_OK;
 }
 
 keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary) {
@@ -258,6 +271,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->sampled = s->sampled;
         copy->last_sample = s->last_sample;
         copy->all_logits = s->all_logits;
+        copy->pass = s->pass;
         copy->logits_rows = s->logits_rows;
         copy->sampling = s->sampling;
         copy->text = s->text;

@@ -1,0 +1,46 @@
+// What the execution plan uses of a W_proj cache (sdk/format/wproj.h): which products of a layer have a low-rank form, and why
+// others have none. The low-rank pass runs over the same weights, buffers and KV rows as the dense one:
+//
+//     dense       y = W x + bias
+//     low rank    x_sub = Pt x, once per group;  y = W_proj x_sub + (bias of the model + bias of the record)
+#pragma once
+#include "keel/keel.h"
+#include "sdk/format/wproj.h"
+#include "sdk/model/model.h"
+
+namespace keel {
+
+// What is not worth a record whatever a file says: the published guards.
+constexpr uint32_t kLowRankLeastRank = 8;
+constexpr float kLowRankLeastEnergy = 0.02f;
+
+// Of a configuration. `given` and not `usable`: the cache is not used, for what `error` says.
+struct LowRankChoice {
+    bool given, usable;
+    WprojFile file;
+    float max_error;       // records with a larger error are not used; 0: no bound
+    keel_error error;
+};
+
+// Of a layer. reason: KEEL_LOW_RANK_USED where the record is used.
+struct LowRankLayer {
+    WprojLayer parts;
+    keel_low_rank_reason reason[kWprojSlots];
+
+    bool uses(WprojSlot slot) const { return reason[slot] == KEEL_LOW_RANK_USED; }
+    bool uses(WprojGroup group) const {
+        for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
+            if (wproj_group(static_cast<WprojSlot>(slot)) == group && uses(static_cast<WprojSlot>(slot))) return true;
+        return false;
+    }
+};
+
+// The slot of a layer's tensor, or kWprojSlots for one that no record replaces.
+WprojSlot wproj_slot_of(TensorSlot slot);
+// The shapes a cache for this model has to have. Fused tensors have no slot.
+WprojShape wproj_shape_of(const keel_model& model);
+
+// The next layer in ascending order; `cursor` as in wproj_layer. KEEL_E_FILE_READ.
+keel_status low_rank_layer(const LowRankChoice& choice, WprojCursor* cursor, LowRankLayer* out);
+
+}  // namespace keel
