@@ -38,8 +38,9 @@ constinit const WeightTypeInfo kWeightTypes[kWeightTypeLimit] = {
     /*28*/ kNone,
     /*29*/ kNone,
     /*30*/ {"BF16", 1, 2, 0},
+    /*31*/ {"Q8_F32", 32, 36, 32},
 };
 static_assert(kQ4_1 == 3 && kQ5_0 == 6 && kQ8_0 == 8 && kQ2_K == 10 && kQ6_K == 14 && kIQ4_NL == 20 && kIQ4_XS == 23 &&
-              kBF16 == 30 && kWeightTypeLimit == 31);
+              kBF16 == 30 && kQ8_F32 == 31 && kWeightTypeLimit == 32);
 
 }  // namespace keel::kernels

@@ -7,6 +7,7 @@
 //   Q5_0    d | qh u32 | qs[16]   fifth bit of w[i]: bit i of qh; w = d*(q-16)
 //   Q5_1    d m | qh u32 | qs[16] w = d*q + m
 //   Q8_0    d | qs[32] int8       w = d*q
+//   Q8_F32  d f32 | qs[32] int8   w = d*q
 //   Q2_K    sc[16] | qs[64] | d dmin        sub-blocks of 16; sc low nibble scale, high nibble min
 //   Q3_K    hmask[32] | qs[64] | sc[12] | d sub-blocks of 16; 6-bit scales minus 32
 //   Q4_K    d dmin | sc[12] | qs[128]       sub-blocks of 32; 6-bit scales and mins
@@ -22,7 +23,9 @@ namespace keel::kernels {
 enum WeightType : uint32_t {
     kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
     kQ2_K = 10, kQ3_K = 11, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30,
-    kWeightTypeLimit = 31,
+    // Keel's own, in no GGUF file: Q8_0 with an f32 scale, of WPROJV01 files.
+    kQ8_F32 = 31,
+    kWeightTypeLimit = 32, kFileTypeLimit = 31,  // types below the latter may be a GGUF tensor's
 };
 
 struct WeightTypeInfo {
