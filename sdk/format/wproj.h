@@ -10,8 +10,9 @@
 //
 // W_proj is Q8 blocks of 36 bytes (f32 scale, 32 int8) along a row where has_q8, else f32[rows][rank]. All slots of a layer share
 // its one basis, whatever they multiply. Slots 0 and 7 of that format have bases the file does not hold: they are skipped.
+// Flags are 0 or 1, and the file ends with its last record.
 //
-// Version 2, magic "WPROJV02": a basis per group, any weight type, checksums, what was measured (WprojHeader2 below).
+// Version 2, magic "WPROJV02": a basis per group, any weight type, checksums, what was measured (WprojHeader2 below). It has no slot 0.
 //
 // Files are hostile until wproj_open has walked them; wproj_layer then cannot fail but by its reader. Payloads are not looked at.
 #pragma once
@@ -31,6 +32,8 @@ enum WprojGroup : uint32_t { kWprojAttnIn /* Q, K, V */, kWprojAttnOut /* O */, 
 constexpr WprojGroup wproj_group(WprojSlot slot) {
     return slot >= kWprojQ && slot <= kWprojV ? kWprojAttnIn : slot == kWprojO ? kWprojAttnOut : slot == kWprojUp || slot == kWprojGate ? kWprojFfnIn : kWprojFfnHidden;
 }
+const char* wproj_slot_name(uint32_t slot);    // "q"
+const char* wproj_group_name(uint32_t group);  // "attn_in"
 
 // Pt of a group: a matrix [rank][columns] in rows of `type`. rank 0: the group has none.
 struct WprojBasis {
@@ -58,9 +61,13 @@ struct WprojLayer {
     WprojRecord record[kWprojSlots];
 };
 
-// Version 2: header, then layers x WprojLayer, then hash64 of both, then the sections at multiples of 64 bytes, zeros between.
-// In a packed file (codec kWprojZstd) section i of the order below is a zstd frame and the table's offsets are those of the unpacked file, which
-// libkeel_pack writes; the core refuses it with KEEL_E_UNSUPPORTED.
+// Version 2: header, then layers x WprojLayer, then u64 hash64 of both, then the sections, each at the first multiple of 64 bytes after the one
+// before, zeros between. Order: layer by layer, of each group matrix, mu, mean, then of each slot matrix, bias; what does not exist takes no
+// place. The file ends with its last section. Fields of a basis or record of rank 0 are all 0.
+//
+// In a packed file (codec kWprojZstd) header, table and hash are the same, offsets being those of the unpacked file, and then come
+// u64 frame_bytes[sections] | u64 hash64 of those | one zstd frame per section, back to back. libkeel_pack unpacks it; the core refuses it with
+// KEEL_E_UNSUPPORTED.
 enum WprojCodec : uint32_t { kWprojPlain, kWprojZstd };
 struct WprojQuality {         // measured by `keel wproj build` on held-out text; zeros: not measured
     uint64_t text_hash, tokens;
@@ -80,21 +87,32 @@ struct WprojHeader2 {
 };
 static_assert(sizeof(WprojBasis) == 56 && sizeof(WprojRecord) == 56 && sizeof(WprojQuality) == 40 && sizeof(WprojHeader2) == 160);
 
-// What a file has to fit. `columns` by group, rows by slot: of the model; a slot or group the model lacks has 0.
+// What a file has to fit. `columns` by group, rows by slot: of the model; a slot or group the model lacks has 0. A number of
+// kWprojAnySize fits whatever the file has: for looking at a file without its model.
+constexpr uint32_t kWprojAnySize = UINT32_MAX;
 struct WprojShape {
     uint64_t fingerprint;
     uint32_t layers;
     uint32_t columns[kWprojGroups], rows[kWprojSlots];
 };
+constexpr WprojShape wproj_any_shape() {
+    WprojShape shape = {};
+    shape.layers = kWprojAnySize;
+    for (uint32_t& n : shape.columns) n = kWprojAnySize;
+    for (uint32_t& n : shape.rows) n = kWprojAnySize;
+    return shape;
+}
 
 struct WprojFile {
     keel_reader reader;
     uint32_t version, layers;
     uint64_t key, fingerprint;       // fingerprint: 0 in version 1
     uint32_t columns;                // version 1: of every basis
-    uint64_t first_basis, first_record;
+    uint64_t first_basis, first_record;  // version 2: of the table and of the first section
+    uint64_t calibration_hash;       // 0 in version 1
     WprojQuality quality;            // zeros in version 1
     char solver[32];                 // empty in version 1
+    WprojShape shape;                // that it was opened for
 };
 
 // Validates header, bases, record headers (and, in version 2, their checksum) against the file's size and the model's shape; payloads are not read.
@@ -103,9 +121,11 @@ struct WprojFile {
 // KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (version, codec), KEEL_E_FILE_MISMATCH (key, fingerprint, shape).
 keel_status wproj_open(const keel_reader& reader, const WprojShape& shape, uint64_t expected_key, bool any_key, WprojFile* out, keel_error* error);
 
-// Layers in ascending order. Zero the cursor to begin.
+// Layers in ascending order; KEEL_E_ARGUMENT after the last. Zero the cursor to begin. What is read is checked again, so that a file
+// that changes meanwhile gives a status, and no offset outside it. Version 1: a group has the layer's basis where a record of the group is used,
+// and O is used only where its input has as many elements as the basis has columns.
 struct WprojCursor {
-    uint64_t basis, record;          // version 1: where the next layer's are
+    uint64_t basis, record;          // where the next layer's are; version 2: of its table entry and its first section
     uint32_t layer;
 };
 keel_status wproj_layer(const WprojFile& file, WprojCursor* cursor, WprojLayer* out);
