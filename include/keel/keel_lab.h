@@ -36,6 +36,30 @@ typedef struct keel_lab_heads {
  * them come before any is read. KEEL_E_STATE while a session is open. */
 keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads), void* user_data);
 
+/* What the products of a layer multiply. */
+typedef enum keel_lab_site {
+    KEEL_LAB_ATTN_IN = 0,   /* by Q, K and V: the normalised residual */
+    KEEL_LAB_ATTN_OUT = 1,  /* by O: the heads of attention, side by side */
+    KEEL_LAB_FFN_IN = 2,    /* by gate and up: the normalised residual */
+    KEEL_LAB_FFN_HIDDEN = 3 /* by down: the activated gate times up */
+} keel_lab_site;
+
+/* Elements [first, first + count) of one such vector, to read, before they are quantized. */
+typedef struct keel_lab_row {
+    uint32_t struct_size;
+    keel_lab_site site;
+    keel_session session;
+    uint32_t layer, position;
+    uint32_t first, count;
+    uint32_t total;          /* elements of the whole vector */
+    uint32_t reserved;
+    const float* x;          /* [count] */
+} keel_lab_row;
+
+/* Sets what sees these vectors, each of them once, in parts that come in no order; NULL removes it. Called by compute threads, several at
+ * once unless the engine has one thread. KEEL_E_STATE while a session is open. */
+keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row), void* user_data);
+
 /* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for rows of
  * the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
 keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value, float** row);

@@ -95,6 +95,8 @@ struct Engine {
     keel_hooks hooks;
     void (*tap)(void* user_data, const keel_lab_heads* heads);  // keel_lab_set_tap
     void* tap_user_data;
+    void (*row_tap)(void* user_data, const keel_lab_row* row);  // keel_lab_set_row_tap
+    void* row_tap_user_data;
     PlanConfig config;
     ModelSpec spec;
     uint64_t fingerprint;

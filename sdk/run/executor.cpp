@@ -87,9 +87,18 @@ void run_rope_table(const Engine& e, const Op& op, uint32_t column) {
     e.config.kernels->rope_table(e.frequencies, op.rows / 2, e.step.column[column].position, e.spec.rope_attention_factor, e.floats(op.out, column));
 }
 
+// Shows elements [first, first + count) of what products multiply.
+void show_row(const Engine& e, keel_lab_site site, const Op& op, uint32_t column, const float* x, uint32_t first, uint32_t count, uint32_t total) {
+    if (!e.row_tap) return;
+    const Column& at = e.step.column[column];
+    const keel_lab_row row = {sizeof row, site, {at.session->id.load(std::memory_order_relaxed)}, static_cast<uint32_t>(op.layer), at.position, first, count, total, 0, x + first};
+    e.row_tap(e.row_tap_user_data, &row);
+}
+
 void run_norm(const Engine& e, const Op& op, uint32_t column, float* local) {
     float* y = op.want_f32 ? e.floats(op.out, column) : local;
     e.config.kernels->rms_norm(e.floats(op.in, column), op.norm, op.k, e.spec.norm_eps, y);
+    show_row(e, op.slot == kAttnNorm ? KEEL_LAB_ATTN_IN : KEEL_LAB_FFN_IN, op, column, y, 0, op.k, op.k);
     quantize_forms(e, op, y, op.k, column, static_cast<BufferId>(op.out + 1));
 }
 
@@ -274,6 +283,7 @@ void run_finish_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv
 
 void run_attention_finish(const Engine& e, const Op& op, uint32_t column) {
     for (uint32_t h = 0; h < e.spec.kv_heads; ++h) run_finish_head(e, op, column, h);
+    show_row(e, KEEL_LAB_ATTN_OUT, op, column, e.floats(op.in, column), 0, op.rows, op.rows);
     quantize_forms(e, op, e.floats(op.in, column), op.rows, column, kBufAttnOut32);
 }
 
@@ -286,6 +296,7 @@ void run_flat_attention(const Engine& e, const Pass& pass, uint32_t unit, float*
     const Op& finish = pass.op[2];
     run_finish_head(e, finish, column, kv_head);
     const uint32_t floats = e.spec.heads / e.spec.kv_heads * e.spec.head_dim;
+    show_row(e, KEEL_LAB_ATTN_OUT, finish, column, e.floats(finish.in, column), kv_head * floats, floats, finish.rows);
     quantize_part(e, finish, e.floats(finish.in, column), kv_head * floats, (kv_head + 1) * floats, finish.rows, column, kBufAttnOut32);
 }
 
@@ -341,6 +352,7 @@ void run_gated(const Engine& e, const Pass& pass, uint32_t first, uint32_t last,
         for (uint32_t column = 0; column < e.step.columns; ++column) {
             float* x = e.floats(act.in, column);
             activate(x + row, x + act.rows + row, row_end - row, x + row);
+            show_row(e, KEEL_LAB_FFN_HIDDEN, act, column, x, row, row_end - row, act.rows);
             if (quantize) quantize_part(e, *quantize, x, row, row_end, act.rows, column, kBufFfn32);
         }
     }

@@ -6,13 +6,30 @@
 
 using namespace keel;
 
+namespace {
+
+keel_status enter_closed(keel_engine engine, Engine** e) {
+    KEEL_TRY(enter(engine, e));
+    for (uint32_t i = 0; i < (*e)->config.max_sessions; ++i)
+        if ((*e)->sessions[i].id.load(std::memory_order_acquire)) return KEEL_E_STATE;
+    return KEEL_OK;
+}
+
+}  // namespace
+
 extern "C" {
+
+keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row), void* user_data) {
+    Engine* e;
+    KEEL_TRY(enter_closed(engine, &e));
+    e->row_tap = tap;
+    e->row_tap_user_data = user_data;
+    return KEEL_OK;
+}
 
 keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads), void* user_data) {
     Engine* e;
-    KEEL_TRY(enter(engine, &e));
-    for (uint32_t i = 0; i < e->config.max_sessions; ++i)
-        if (e->sessions[i].id.load(std::memory_order_acquire)) return KEEL_E_STATE;
+    KEEL_TRY(enter_closed(engine, &e));
     e->tap = tap;
     e->tap_user_data = user_data;
     return KEEL_OK;
