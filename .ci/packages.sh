@@ -32,6 +32,7 @@ keel_install_toolchain() {
     keel_need libcli11-dev keel_has_header CLI/CLI.hpp
     keel_need nlohmann-json3-dev keel_has_header nlohmann/json.hpp
     keel_need libmimalloc-dev keel_has_header mimalloc.h
+    keel_need libzstd-dev keel_has_header zstd.h
     keel_need libeigen3-dev keel_has_header eigen3/signature_of_eigen3_matrix_library
     keel_need libgtest-dev keel_has_header gtest/gtest.h
     keel_need libbenchmark-dev keel_has_header benchmark/benchmark.h

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/format/bytes.h"
 #include "sdk/format/wproj_field.h"
@@ -135,42 +136,19 @@ keel_status wproj_layer(const WprojFile& f, WprojCursor* cursor, WprojLayer* out
     return KEEL_OK;
 }
 
+uint64_t wproj_checksum(const void* matrix, uint64_t bytes, const void* bias, uint32_t bias_rows) {
+    const uint64_t hash = hash_update(kHashSeed, static_cast<const char*>(matrix), bytes);
+    return hash_finish(hash_update(hash, static_cast<const char*>(bias), uint64_t{bias_rows} * 4));
+}
+
 const char* wproj_slot_name(uint32_t slot) {
-    switch (slot) {
-        case kWprojFfnDownSvd:
-            return "down_svd";
-        case kWprojQ:
-            return "q";
-        case kWprojK:
-            return "k";
-        case kWprojV:
-            return "v";
-        case kWprojO:
-            return "o";
-        case kWprojUp:
-            return "up";
-        case kWprojGate:
-            return "gate";
-        case kWprojDown:
-            return "down";
-        default:
-            return "?";
-    }
+    static constexpr const char* kNames[kWprojSlots] = {"down_svd", "q", "k", "v", "o", "up", "gate", "down"};
+    return slot < kWprojSlots ? kNames[slot] : "?";
 }
 
 const char* wproj_group_name(uint32_t group) {
-    switch (group) {
-        case kWprojAttnIn:
-            return "attn_in";
-        case kWprojAttnOut:
-            return "attn_out";
-        case kWprojFfnIn:
-            return "ffn_in";
-        case kWprojFfnHidden:
-            return "ffn_hidden";
-        default:
-            return "?";
-    }
+    static constexpr const char* kNames[kWprojGroups] = {"attn_in", "attn_out", "ffn_in", "ffn_hidden"};
+    return group < kWprojGroups ? kNames[group] : "?";
 }
 
 }  // namespace keel

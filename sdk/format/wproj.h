@@ -32,6 +32,8 @@ enum WprojGroup : uint32_t { kWprojAttnIn /* Q, K, V */, kWprojAttnOut /* O */, 
 constexpr WprojGroup wproj_group(WprojSlot slot) {
     return slot >= kWprojQ && slot <= kWprojV ? kWprojAttnIn : slot == kWprojO ? kWprojAttnOut : slot == kWprojUp || slot == kWprojGate ? kWprojFfnIn : kWprojFfnHidden;
 }
+// hash64 of a matrix and the f32[bias_rows] after it: WprojRecord::checksum. With 0 rows bias may be null; without a bias it is hash64 of the matrix.
+uint64_t wproj_checksum(const void* matrix, uint64_t bytes, const void* bias, uint32_t bias_rows);
 const char* wproj_slot_name(uint32_t slot);    // "q"
 const char* wproj_group_name(uint32_t group);  // "attn_in"
 
