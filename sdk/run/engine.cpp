@@ -152,6 +152,7 @@ keel_status choose_low_rank(const keel_config& c, const keel_model& model, const
         return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj", "mapping needs a reader with `mapped` set");
     out->given = true;
     out->max_error = c.wproj_max_error;
+    out->error.struct_size = sizeof out->error;
     out->usable = wproj_open(reader, wproj_shape_of(model), c.wproj_key, c.wproj_any_key != 0, &out->file, &out->error) == KEEL_OK;
     return KEEL_OK;
 }
