@@ -100,6 +100,15 @@ expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" -
 fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
 expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
 
+# What lies beside the pages: 4 sinks and the ring of 64 recent positions, 64 that may be taken back, a step of 64 and two pages of slack,
+# in f16 of 8 layers, 2 KV heads of 64, K and V.
+expect "plan without profile" exits 0 "$keel" plan "$model" --json
+expect "nothing lies beside the pages" bash -c "grep -q '\"kv_session_bytes\": 0,' '$work/out' && grep -q '\"kv_side_bytes\": 0,' '$work/out'"
+expect "plan with precise rows" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --kv-recent 64 --chunk 64 --json
+expect "the rows are those" holds "\"kv_session_bytes\": $(((4 + ((64 + 64 + 64) / 64 + 2) * 64) * 8 * 2 * 64 * 2 * 2)),"
+expect "in words" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --no-ops --no-map
+expect "the rows of sinks" holds '^rows of sinks and recent positions in f16: 16.0 KiB a session'
+
 # The kernel set: an option, else the environment; what is missing is refused and named.
 expect "KEEL_CPU" exits 0 env KEEL_CPU=scalar "$keel" plan "$model" --no-ops --no-map
 expect "KEEL_CPU is used" holds 'scalar kernels'
@@ -140,6 +149,20 @@ expect "calibrate kv shows it" exits 0 "$keel" calibrate kv --show "$work/p.kvp"
 expect "both formats are used" bash -c "grep -q tcq-2 '$work/out' && grep -q tcq-4 '$work/out'"
 bits=$(sed -n 's/.*"bits_per_element": \([0-9.]*\).*/\1/p' "$work/out")
 expect "the budget is kept" awk "BEGIN { exit !(${bits:-9} <= 3.3 && ${bits:-9} > 3) }"
+expect "reports say who chose the formats" exits 0 "$keel" plan "$model" --no-ops --no-map --kv-profile "$work/p.kvp"
+expect "the profile did" holds '(K profile, V profile)'
+expect "and its means are counted" holds 'means, gains and tables of the KV formats: [1-9]'
+expect "no row is kept in f16" bash -c "! grep -q 'recent positions' '$work/out'"
+expect "a named format goes before the profile's" exits 0 "$keel" plan "$model" --no-ops --no-map --kv-profile "$work/p.kvp" --kv-k e8-4 --json
+expect "K is the named one" holds '"k_format": "e8-4"'
+expect "V the profile's" holds '"v_format": "profile"'
+expect "the search keeps the profile's formats" exits 0 "$keel" plan "$model" --memory 64M --kv-profile "$work/p.kvp"
+expect "and the line to run names it" holds "^keel run .* --context 2048 --weights default --kv-profile $work/p.kvp"
+expect "not others" bash -c "! grep -q -e ' f16 ' -e 'kv-k' '$work/out'"
+expect "eval with a profile" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --kv-profile "$work/p.kvp" --json
+expect "says so" holds '"k_format": "profile"'
+expect "bench with a profile" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --kv-profile "$work/p.kvp" --json
+expect "says so too" holds '"v_format": "profile"'
 expect "a session loads it" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 4 --kv-profile "$work/p.kvp" --json
 expect "eval kv with it" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --kv-profile "$work/p.kvp" --formats profile,tcq-2
 head -c 200 "$work/p.kvp" >"$work/cut.kvp"
