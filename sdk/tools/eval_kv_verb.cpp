@@ -11,10 +11,10 @@
 #include <algorithm>
 
 #include "sdk/tools/atomic_file.h"
-#include "sdk/tools/kv_peer_calibration.h"
-#include "sdk/tools/kv_peer_tap.h"
-#include "sdk/tools/kv_probe.h"
-#include "sdk/tools/text_documents.h"
+#include "sdk/tools/kv/kv_peer_calibration.h"
+#include "sdk/tools/kv/kv_peer_tap.h"
+#include "sdk/tools/kv/kv_probe.h"
+#include "sdk/tools/kv/kv_text.h"
 #include "sdk/tools/verbs.h"
 
 namespace keel::tools {
@@ -22,9 +22,10 @@ namespace {
 
 struct Options {
     EngineOptions engine;
-    std::string text, output, reference = "f16", codec_text;
+    KvText text;
+    std::string output, reference = "f16", codec_text;
     std::vector<std::string> formats, single_formats;
-    uint32_t documents = 0, tokens = 0, decode = 0, mse_documents = 1, passage = 64, codec_documents = 8;
+    uint32_t decode = 0, mse_documents = 1, passage = 64, codec_documents = 8;
     std::vector<double> largest;
     std::vector<uint32_t> probe;
     bool no_bos = false, per_document = false;
@@ -204,23 +205,16 @@ int eval_kv(const Options& o, const Console& console) {
     const std::vector<KvSpec> specs = grid_of(o);
     const KvSpec reference_spec = parse_kv_spec(o.reference + "@none", {});
     if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32) throw ToolError(kExitUsage, "--reference is f16 or f32");
-    const uint32_t context = o.engine.context ? o.engine.context : std::min(open_model(o.engine.model).info.train_context_tokens, 2048u);
+    const uint32_t context = lab_context(o.engine);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
     if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context) throw ToolError(kExitUsage, "--probe does not fit the context");
-    const uint32_t tokens = std::min(o.tokens ? o.tokens : context, context);
-    const std::vector<std::string> texts = read_documents(o.text, o.documents);
+    const uint32_t tokens = tokens_within(o.text, context);
 
     KvRun reference(o.engine, reference_spec, context);
     const keel_model_info& info = reference.info();
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
-    std::vector<std::vector<int32_t>> documents;
-    for (const std::string& text : texts) {
-        std::vector<int32_t> ids = tokenize(reference.model().engine, text, o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
-        if (ids.size() > size_t{tokens} + 1) ids.resize(size_t{tokens} + 1);
-        if (ids.size() >= 2) documents.push_back(std::move(ids));
-    }
-    if (documents.empty()) throw ToolError(kExitRuntime, o.text + " has no token to score");
+    const std::vector<std::vector<int32_t>> documents = tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos);
     KvPeerTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
@@ -272,7 +266,7 @@ int eval_kv(const Options& o, const Console& console) {
     const bool by_document = documents.size() > 1, extrapolated = context > info.train_context_tokens;
     Json out = {{"model", info.name},
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
-                {"text", o.text},
+                {"text", o.text.file},
                 {"protocol", protocol},
                 {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in f16, and what lies beside them once per engine; published codecs: what "
                                "encode() returned, and their tables", context)},
@@ -329,12 +323,11 @@ void add_eval_kv_verb(CLI::App& eval, Console& console) {
                               "  keel eval kv model.gguf validation.jsonl --formats tcq-3 --documents 4 --decode 64 --probe 128,512 --output kv.json");
     add_engine_options(*verb, o->engine);
     verb->footer(verb->get_footer() + "\n" + kv_spec_help());
-    verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
+    add_text_options(*verb, o->text, "to score");
+    verb->get_option("text")->required();
     verb->add_option("--formats,-f", o->formats, "formats, separated by commas or blanks");
     verb->add_option("--format", o->single_formats, "one more format, as it stands")->allow_extra_args(false);
     verb->add_option("--reference", o->reference, "f16 or f32 (default f16)");
-    verb->add_option("--documents", o->documents, "only the first N documents");
-    verb->add_option("--tokens", o->tokens, "scored tokens per document (default: the context)");
     verb->add_option("--decode", o->decode, "compute the last N tokens of the first document again one by one; other bits are an error");
     verb->add_option("--mse-documents", o->mse_documents, "documents whose stored rows are compared with exact ones (default 1)");
     verb->add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL")->delimiter(',');

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_quality.h"
+#include "sdk/tools/kv/kv_quality.h"
 
 #include <math.h>
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "sdk/tools/kv_run.h"
+#include "sdk/tools/kv/kv_run.h"
 #include "sdk/tools/statistics.h"
 
 namespace keel::tools {
