@@ -139,6 +139,12 @@ expect "f16 against f16 is nothing" bash -c "grep -A 20 '\"name\": \"f16\"' '$wo
 expect "the report is also printed" cmp -s "$work/out" "$work/kv.json"
 expect "decoding gives the same bits" holds '"tokens_with_other_bits": 0'
 expect "only f16 loses nothing" bash -c "grep -A 5 '\"delta_ppl_percent\": 0.0,' '$work/kv.json' | grep -q '\"name\": \"f16\"'"
+expect "eval kv against a format" exits 0 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --documents 2 --tokens 64 --formats tcq-2,tcq-4 --against tcq-2 --json
+against=($(grep -A 1 '"against": {' "$work/out" | sed -n 's/.*"delta_ppl_percent": \([-0-9.e]*\),/\1/p'))
+differences=($(sed -n 's/^      "delta_nll": \([-0-9.e]*\),/\1/p' "$work/out"))
+expect "a format is no other than itself" [ "${against[0]:-1}" = 0.0 ]
+expect "differences from the reference subtract" awk "BEGIN { d = ${against[1]:-9} - 100 * (exp(${differences[1]:-0} - ${differences[0]:-0}) - 1); exit !(d < 1e-9 && d > -1e-9) }"
+expect "against a format that is not there" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --against tcq-3
 expect "an unknown format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-9
 expect "no format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl"
 expect "a probe beyond the context is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 100
