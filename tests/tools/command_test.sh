@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# command_test.sh KEEL MODELS_DIR: the keel command from outside: exit codes, output shapes, determinism, honest counts.
+# command_test.sh KEEL MODELS_DIR [SHARED_DIR]: the keel command from outside: exit codes, output shapes, determinism, honest counts.
 set -uo pipefail
 keel=$1 model=$2/books-7m-f16.gguf
+source=$(cd "$(dirname "$0")/../.." && pwd)
+shared=${KEEL_SHARED:-${3:-$source/../shared}}  # further models; what needs them is left out where there are none
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -175,6 +177,22 @@ head -c 200 "$work/p.kvp" >"$work/cut.kvp"
 expect "a cut profile is refused" exits 3 "$keel" run "$model" --max-tokens 1 --kv-profile "$work/cut.kvp"
 expect "and cannot be shown" exits 3 "$keel" calibrate kv --show "$work/cut.kvp"
 expect "two budgets are a usage error" exits 2 "$keel" calibrate kv "$model" "$work/two.jsonl" --bits 3 --kl 0.1 --output "$work/q.kvp"
+# A large K bias: native formats remove it before RoPE, unless a profile says otherwise. Random weights: KL is what tells.
+bias_is_worth() {  # bias_is_worth GAIN MODEL: KL grows by this factor when the bias is left in
+    "$keel" calibrate kv "$2" "$model_text" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --uniform tcq-3 --no-key-means --no-value-means --gains off \
+        --k-scale ls --output "$work/bias.kvp" >/dev/null || return 1
+    "$keel" eval kv "$2" "$model_text" --documents 2 --tokens 256 --reference f32 --formats "k=tcq-3:v=f32,k=tcq-3:v=f32@$work/bias.kvp" --json >"$work/out" || return 1
+    local kl=($(sed -n 's/^      "kl_mean": \([0-9.e-]*\),/\1/p' "$work/out"))
+    echo "KL ${kl[0]} with the bias removed, ${kl[1]} with it left in: ${2##*/}"
+    awk "BEGIN { exit !(${kl[0]:-9} > 0 && ${kl[0]:-9} * $1 < ${kl[1]:-0}) }"
+}
+model_text=$2/books-val-sample.jsonl
+expect "the bias is removed" bias_is_worth 1.5 "$source/tests/data/architectures/qwen2-mqa-tied.gguf"
+if [ -f "$shared/conformance/models/qwen2-bias-tied-f16.gguf" ]; then
+    expect "the bias is removed, two KV heads" bias_is_worth 1.3 "$shared/conformance/models/qwen2-bias-tied-f16.gguf"
+else
+    echo "skipped: $shared/conformance/models/qwen2-bias-tied-f16.gguf is not there"
+fi
 expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
 expect "all layers are captured" holds '"tensors": 35'
 expect "the header names them" grep -q -a '"layers.7.q_after_rope":{"dtype":"F32","shape":\[32,4,64\]' "$work/rows.safetensors"
