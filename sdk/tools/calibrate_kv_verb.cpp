@@ -11,9 +11,10 @@
 #include <array>
 
 #include "sdk/tools/atomic_file.h"
-#include "sdk/tools/kv_allocation.h"
-#include "sdk/tools/kv_calibration.h"
-#include "sdk/tools/kv_meter.h"
+#include "sdk/tools/kv/kv_allocation.h"
+#include "sdk/tools/kv/kv_calibration.h"
+#include "sdk/tools/kv/kv_meter.h"
+#include "sdk/tools/kv/kv_text.h"
 #include "sdk/tools/verbs.h"
 
 namespace keel::tools {
@@ -24,9 +25,10 @@ using kernels::KvScaleMode;
 
 struct Options {
     EngineOptions engine;
-    std::string text, output, show, budget, formats = "tcq-2,tcq-3,tcq-4,e8-6", uniform, k_scale = "auto", gains = "auto";
+    KvText text = {.documents = 16};
+    std::string output, show, budget, formats = "tcq-2,tcq-3,tcq-4,e8-6", uniform, k_scale = "auto", gains = "auto";
     double bits = 0, kl = 0;
-    uint32_t documents = 16, tokens = 0, pairs = 16, slice_documents = 4, slice_tokens = 512, measurements = 256;
+    uint32_t pairs = 16, slice_documents = 4, slice_tokens = 512, measurements = 256;
     bool no_key_means = false, no_value_means = false;
 };
 
@@ -196,18 +198,17 @@ KvChoices within_kl(const Costs& costs, double budget, const KvProfile& base, Kv
 
 void calibrate_kv(const Options& o, const Console& console) {
     if (!o.show.empty()) return show_profile(o.show, console);
-    if (o.engine.model.empty() || o.text.empty() || o.output.empty()) throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
+    if (o.engine.model.empty() || o.text.file.empty() || o.output.empty()) throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
     if (!o.budget.empty() + (o.bits > 0) + (o.kl > 0) + !o.uniform.empty() != 1) throw ToolError(kExitUsage, "give one of --budget, --bits, --kl and --uniform");
     const ModelFile file = open_model(o.engine.model);
-    const uint32_t context = o.engine.context ? o.engine.context : std::min(file.info.train_context_tokens, 2048u);
-    const uint32_t tokens = o.tokens ? std::min(o.tokens, context) : context;
+    const uint32_t context = lab_context(o.engine);
     std::vector<KvFormat> formats;
     for (const std::string& name : split_kv_specs(o.uniform.empty() ? o.formats : o.uniform)) formats.push_back(format_named(name));
     if (formats.empty()) throw ToolError(kExitUsage, "--formats names no format");
 
     // 1
     KvStatistics statistics;
-    capture_rows(o.engine, o.text, o.documents, tokens, [&](const KvDocumentRows& rows) { statistics.add(rows); });
+    capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context), [&](const KvDocumentRows& rows) { statistics.add(rows); });
     const keel_model_info& info = file.info;
     KvProfile profile;
     profile.shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, statistics.rope_dims() / 2};
@@ -220,7 +221,7 @@ void calibrate_kv(const Options& o, const Console& console) {
 
     // 2
     ProgressBar bar(console, "calibrating");
-    KvMeter meter(o.engine, o.text, o.slice_documents, o.slice_tokens);
+    KvMeter meter(o.engine, o.text.file, o.slice_documents, o.slice_tokens);
     Json trials = Json::array();
     const auto better = [&](const char* what, const KvProfile& with, const KvProfile& without) {
         const double a = meter.measure(with).kl, b = meter.measure(without).kl;
@@ -257,7 +258,7 @@ void calibrate_kv(const Options& o, const Console& console) {
     if (console.json) {
         Json out = profile_json(profile);
         out["output"] = o.output;
-        out["text"] = o.text;
+        out["text"] = o.text.file;
         out["statistics_positions"] = statistics.positions();
         out["slice_tokens"] = meter.tokens();
         out["measurements"] = meter.measurements();
@@ -305,7 +306,8 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
                               "  keel calibrate kv --show model.kvp");
     add_engine_options(*verb, o->engine);
     verb->get_option("model")->required(false);
-    verb->add_option("text", o->text, "calibration text (.jsonl: a field \"text\" per line); never the validation text");
+    add_text_options(*verb, o->text, "for the statistics");
+    verb->footer(verb->get_footer() + "\nThe text is never the one that formats are validated on.");
     verb->add_option("--output,-o", o->output, "the profile to write");
     verb->add_option("--show", o->show, "print what a profile file holds");
     verb->add_option("--budget", o->budget, "bytes of one sequence at --context, side data included: a ratio to f16 (4.7x) or a size (2MiB)");
@@ -314,8 +316,6 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
     verb->add_option("--uniform", o->uniform, "this format everywhere");
     verb->add_option("--formats", o->formats, "candidates (default tcq-2,tcq-3,tcq-4,e8-6)");
     verb->add_option("--pairs", o->pairs, "RoPE pairs whose K mean is removed before the rotation (default 16)");
-    verb->add_option("--documents", o->documents, "documents for the statistics (default 16)");
-    verb->add_option("--tokens", o->tokens, "tokens of each (default: the context)");
     verb->add_option("--slice-documents", o->slice_documents, "documents on which formats are measured (default 4)");
     verb->add_option("--slice-tokens", o->slice_tokens, "tokens of each (default 512)");
     verb->add_option("--measurements", o->measurements, "most measurements of costs; layers are measured together beyond it (default 256)");

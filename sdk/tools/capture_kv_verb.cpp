@@ -1,7 +1,8 @@
 // keel capture kv: keys, values and queries of a text as a safetensors file, for other tools.
 #include <stdio.h>
 
-#include "sdk/tools/kv_row_capture.h"
+#include "sdk/tools/kv/kv_row_capture.h"
+#include "sdk/tools/kv/kv_text.h"
 #include "sdk/tools/safetensors_writer.h"
 #include "sdk/tools/verbs.h"
 
@@ -10,20 +11,20 @@ namespace {
 
 struct Options {
     EngineOptions engine;
-    std::string text, output;
-    uint32_t documents = 1, tokens = 0;
+    KvText text = {.documents = 1};
+    std::string output;
 };
 
 // Tensors of one layer, in this order.
 constexpr const char* kNames[] = {"k_before_rope", "k_after_rope", "v", "q_after_rope"};
 
 void capture_kv(const Options& o, const Console& console) {
-    const uint32_t tokens = o.tokens ? o.tokens : o.engine.context ? o.engine.context : std::min(open_model(o.engine.model).info.train_context_tokens, 2048u);
+    const uint32_t tokens = o.text.tokens ? o.text.tokens : lab_context(o.engine);
     KvSpec f32;
     f32.k_format = f32.v_format = KEEL_KV_F32;
     KvRun run(o.engine, f32, tokens);
     const KvShape shape = run.shape();
-    const std::vector<std::vector<int32_t>> documents = tokenize_documents(run.model().engine, o.text, o.documents, tokens);
+    const std::vector<std::vector<int32_t>> documents = tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens);
     uint64_t total = 0;
     for (const auto& ids : documents) total += ids.size();
 
@@ -37,7 +38,7 @@ void capture_kv(const Options& o, const Console& console) {
     SafetensorsWriter writer(o.output, entries,
                              {{"model", info.name},
                               {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
-                              {"text", o.text},
+                              {"text", o.text.file},
                               {"arena", "f32"}});
     uint64_t first = 0;
     for (size_t d = 0; d < documents.size(); ++d) {
@@ -79,10 +80,9 @@ void add_capture_verb(CLI::App& app, Console& console) {
     verb->footer(verb->get_footer() +
                  "\nTensors, f32: layers.N.k_before_rope, k_after_rope and v [tokens, KV heads, head size], q_after_rope [tokens, heads, head size];\n"
                  "i32: tokens, documents and positions [tokens].");
-    verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
+    add_text_options(*verb, o->text, "to compute");
+    verb->get_option("text")->required();
     verb->add_option("--output,-o", o->output, "the file to write")->required();
-    verb->add_option("--documents", o->documents, "only the first N documents (default 1; 0: all)");
-    verb->add_option("--tokens", o->tokens, "of each document (default: the context)");
     verb->callback([o, &console] { capture_kv(*o, console); });
 }
 

@@ -11,10 +11,10 @@
 #include <algorithm>
 
 #include "sdk/tools/atomic_file.h"
-#include "sdk/tools/kv_peer_calibration.h"
-#include "sdk/tools/kv_peer_tap.h"
-#include "sdk/tools/kv_probe.h"
-#include "sdk/tools/text_documents.h"
+#include "sdk/tools/kv/kv_peer_calibration.h"
+#include "sdk/tools/kv/kv_peer_tap.h"
+#include "sdk/tools/kv/kv_probe.h"
+#include "sdk/tools/kv/kv_text.h"
 #include "sdk/tools/verbs.h"
 
 namespace keel::tools {
@@ -22,9 +22,10 @@ namespace {
 
 struct Options {
     EngineOptions engine;
-    std::string text, output, reference = "f16", codec_text;
+    KvText text;
+    std::string output, reference = "f16", against, codec_text;
     std::vector<std::string> formats, single_formats;
-    uint32_t documents = 0, tokens = 0, decode = 0, mse_documents = 1, passage = 64, codec_documents = 8;
+    uint32_t decode = 0, mse_documents = 1, passage = 64, codec_documents = 8;
     std::vector<double> largest;
     std::vector<uint32_t> probe;
     bool no_bos = false, per_document = false;
@@ -131,6 +132,20 @@ std::string percent_text(const PairedDelta& delta) {
     return strf("%+.3f (%+.3f .. %+.3f)", ppl_percent(delta.mean), ppl_percent(delta.interval.low), ppl_percent(delta.interval.high));
 }
 
+// The format of --against; null without one.
+const KvQuality* baseline_of(const std::vector<KvQuality>& qualities, const std::string& name) {
+    const auto it = std::find_if(qualities.begin(), qualities.end(), [&](const KvQuality& q) { return q.spec.name == name; });
+    return it == qualities.end() ? nullptr : &*it;
+}
+
+std::string against_table(const std::vector<KvQuality>& qualities, const KvQuality& baseline) {
+    Table table({"format", "bytes of " + baseline.spec.name, "dPPL % from it (95 %)", "KL over its KL"});
+    for (const KvQuality& q : qualities)
+        table.add({q.spec.name, strf("%.3f", q.bytes.total_bytes / baseline.bytes.total_bytes), percent_text(q.score.delta_from(baseline.score)),
+                   strf("%.3f", q.score.kl_mean() / baseline.score.kl_mean())});
+    return table.text();
+}
+
 std::string quality_table(const std::vector<KvQuality>& qualities) {
     Table table({"format", "bytes/token", "ratio", "dPPL % (95 %)", "dNLL", "KL mean", "KL p99", "top-1 %", "K mse, worst layer", "V mse, worst layer"});
     const auto worst = [](const std::vector<double>& v) { return v.empty() ? 0.0 : *std::max_element(v.begin(), v.end()); };
@@ -202,25 +217,20 @@ std::string probe_table(const Options& o, const std::vector<KvQuality>& qualitie
 
 int eval_kv(const Options& o, const Console& console) {
     const std::vector<KvSpec> specs = grid_of(o);
+    if (!o.against.empty() && std::none_of(specs.begin(), specs.end(), [&](const KvSpec& spec) { return spec.name == o.against; }))
+        throw ToolError(kExitUsage, "--against is one of the formats");
     const KvSpec reference_spec = parse_kv_spec(o.reference + "@none", {});
     if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32) throw ToolError(kExitUsage, "--reference is f16 or f32");
-    const uint32_t context = o.engine.context ? o.engine.context : std::min(open_model(o.engine.model).info.train_context_tokens, 2048u);
+    const uint32_t context = lab_context(o.engine);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
     if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context) throw ToolError(kExitUsage, "--probe does not fit the context");
-    const uint32_t tokens = std::min(o.tokens ? o.tokens : context, context);
-    const std::vector<std::string> texts = read_documents(o.text, o.documents);
+    const uint32_t tokens = tokens_within(o.text, context);
 
     KvRun reference(o.engine, reference_spec, context);
     const keel_model_info& info = reference.info();
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
-    std::vector<std::vector<int32_t>> documents;
-    for (const std::string& text : texts) {
-        std::vector<int32_t> ids = tokenize(reference.model().engine, text, o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
-        if (ids.size() > size_t{tokens} + 1) ids.resize(size_t{tokens} + 1);
-        if (ids.size() >= 2) documents.push_back(std::move(ids));
-    }
-    if (documents.empty()) throw ToolError(kExitRuntime, o.text + " has no token to score");
+    const std::vector<std::vector<int32_t>> documents = tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos);
     KvPeerTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
@@ -272,7 +282,7 @@ int eval_kv(const Options& o, const Console& console) {
     const bool by_document = documents.size() > 1, extrapolated = context > info.train_context_tokens;
     Json out = {{"model", info.name},
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
-                {"text", o.text},
+                {"text", o.text.file},
                 {"protocol", protocol},
                 {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in f16, and what lies beside them once per engine; published codecs: what "
                                "encode() returned, and their tables", context)},
@@ -289,6 +299,14 @@ int eval_kv(const Options& o, const Console& console) {
                 {"kernel_set", cpu_name(reference.plan().cpu)},
                 {"formats", Json::array()}};
     for (const KvQuality& q : qualities) out["formats"].push_back(quality_json(q, o.per_document));
+    const KvQuality* baseline = baseline_of(qualities, o.against);
+    if (baseline) {
+        out["against"] = baseline->spec.name;
+        for (size_t i = 0; i < qualities.size(); ++i) {
+            const PairedDelta delta = qualities[i].score.delta_from(baseline->score);
+            out["formats"][i]["against"] = {{"delta_ppl_percent", ppl_percent(delta.mean)}, {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)}};
+        }
+    }
     if (!o.largest.empty()) out["largest"] = largest_json(qualities, o.largest);
     if (!o.probe.empty()) out["probe"] = probe_json(o, qualities, probes);
     if (!o.output.empty()) {
@@ -304,6 +322,7 @@ int eval_kv(const Options& o, const Console& console) {
         if (extrapolated)
             printf("note       context %u is beyond the %u tokens the model was trained with: what is measured there is extrapolation\n", context, info.train_context_tokens);
         printf("\n%s", quality_table(qualities).c_str());
+        if (baseline) printf("\n%s", against_table(qualities, *baseline).c_str());
         if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest).c_str());
         if (!o.probe.empty()) printf("\n%s", probe_table(o, qualities, probes).c_str());
     }
@@ -326,15 +345,16 @@ void add_eval_kv_verb(CLI::App& eval, Console& console) {
     CLI::App* verb = add_verb(eval, console, "kv", "quality of KV formats against f16 on a text",
                               "  keel eval kv model.gguf validation.jsonl --formats f16,tcq-4,tcq-3,k=tcq-4:v=tcq-3 --largest 0.5,1,2\n"
                               "  keel eval kv model.gguf validation.jsonl --kv-profile model.kvp --formats profile,tcq-3,tcq-3@none,kakeya-d4:10\n"
-                              "  keel eval kv model.gguf validation.jsonl --formats tcq-3 --documents 4 --decode 64 --probe 128,512 --output kv.json");
+                              "  keel eval kv model.gguf validation.jsonl --formats tcq-3 --documents 4 --decode 64 --probe 128,512 --output kv.json\n"
+                              "  keel eval kv model.gguf validation.jsonl --formats tcq8-2,tcq10-2,tcq12-2 --against tcq8-2");
     add_engine_options(*verb, o->engine);
     verb->footer(verb->get_footer() + "\n" + kv_spec_help());
-    verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
+    add_text_options(*verb, o->text, "to score");
+    verb->get_option("text")->required();
     verb->add_option("--formats,-f", o->formats, "formats, separated by commas or blanks");
     verb->add_option("--format", o->single_formats, "one more format, as it stands")->allow_extra_args(false);
     verb->add_option("--reference", o->reference, "f16 or f32 (default f16)");
-    verb->add_option("--documents", o->documents, "only the first N documents");
-    verb->add_option("--tokens", o->tokens, "scored tokens per document (default: the context)");
+    verb->add_option("--against", o->against, "also compare all formats with this one of them, paired");
     verb->add_option("--decode", o->decode, "compute the last N tokens of the first document again one by one; other bits are an error");
     verb->add_option("--mse-documents", o->mse_documents, "documents whose stored rows are compared with exact ones (default 1)");
     verb->add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL")->delimiter(',');

@@ -248,6 +248,8 @@ Json plan_json(const keel_memory_plan& plan) {
             {"kv_page_bytes", plan.kv_page_bytes},
             {"kv_bytes_per_token", plan.kv_bytes_per_token},
             {"kv_pages", plan.kv_pages},
+            {"kv_session_bytes", plan.kv_session_bytes},
+            {"kv_side_bytes", plan.kv_side_bytes},
             {"context_tokens", plan.context_tokens},
             {"chunk_tokens", plan.chunk_tokens},
             {"max_sessions", plan.max_sessions},

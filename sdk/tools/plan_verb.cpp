@@ -237,6 +237,7 @@ void solve(const Options& o, const Console& console) {
     const keel_config config = make_config(o.engine);
     std::vector<keel_kv_format> formats = {KEEL_KV_F32, KEEL_KV_F16};
     if (config.k_format && config.v_format) formats = {config.k_format};
+    else if (config.kv_profile) formats = {KEEL_KV_DEFAULT};  // its own
     std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
     if (config.weights) modes = {config.weights};
 
@@ -248,8 +249,15 @@ void solve(const Options& o, const Console& console) {
     for (const Fit& fit : fits)
         if (fit.context > (best ? best->context : 0)) best = &fit;
 
-    const auto k_name = [&](const Fit& f) { return kv_format_name(config.k_format ? config.k_format : f.kv); };
-    const auto v_name = [&](const Fit& f) { return kv_format_name(config.v_format ? config.v_format : f.kv); };
+    const auto k_name = [&](const Fit& f) { return kv_format_name(config, config.k_format ? config.k_format : f.kv); };
+    const auto v_name = [&](const Fit& f) { return kv_format_name(config, config.v_format ? config.v_format : f.kv); };
+    const auto kv_options = [&](const Fit& f) {
+        const auto option = [&](const char* side, keel_kv_format given) {
+            const keel_kv_format format = given ? given : f.kv;
+            return format || !config.kv_profile ? strf(" --kv-%s %s", side, kv_format_name(format)) : std::string();
+        };
+        return option("k", config.k_format) + option("v", config.v_format);
+    };
     if (console.json) {
         Json rows = Json::array();
         for (const Fit& fit : fits) {
@@ -278,8 +286,8 @@ void solve(const Options& o, const Console& console) {
                                             : ""});
         fputs(table.text().c_str(), stdout);
         if (best)
-            printf("\nkeel run %s --context %u --kv-k %s --kv-v %s --weights %s\n", o.engine.model.c_str(),
-                   best->context, k_name(*best), v_name(*best), weights_name(best->weights));
+            printf("\nkeel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), best->context, kv_options(*best).c_str(),
+                   weights_name(best->weights), config.kv_profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
     }
     if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
 }
@@ -296,6 +304,8 @@ void show_plan(const Options& o, const Console& console) {
 
     if (console.json) {
         Json out = plan_json(plan);
+        out["k_format"] = kv_format_name(config, config.k_format);
+        out["v_format"] = kv_format_name(config, config.v_format);
         out["model"] = info_json(file.info);
         out["predicted_us_per_token"] = predicted_us;
         out["interleaved_weight_bytes"] = interleaved_bytes(ops);
@@ -325,6 +335,8 @@ void show_plan(const Options& o, const Console& console) {
     printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
            kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
+    if (plan.kv_session_bytes) printf("rows of sinks and recent positions in f16: %s a session, part of the KV region\n", human_bytes(plan.kv_session_bytes).c_str());
+    if (plan.kv_side_bytes) printf("means, gains and tables of the KV formats: %s, part of the persistent region\n", human_bytes(plan.kv_side_bytes).c_str());
     if (plan.note[0]) printf("note: %s\n", plan.note);
 
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# command_test.sh KEEL MODELS_DIR: the keel command from outside: exit codes, output shapes, determinism, honest counts.
+# command_test.sh KEEL MODELS_DIR [SHARED_DIR]: the keel command from outside: exit codes, output shapes, determinism, honest counts.
 set -uo pipefail
 keel=$1 model=$2/books-7m-f16.gguf
+source=$(cd "$(dirname "$0")/../.." && pwd)
+shared=${KEEL_SHARED:-${3:-$source/../shared}}  # further models; what needs them is left out where there are none
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -100,6 +102,15 @@ expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" -
 fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
 expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
 
+# What lies beside the pages: 4 sinks and the ring of 64 recent positions, 64 that may be taken back, a step of 64 and two pages of slack,
+# in f16 of 8 layers, 2 KV heads of 64, K and V.
+expect "plan without profile" exits 0 "$keel" plan "$model" --json
+expect "nothing lies beside the pages" bash -c "grep -q '\"kv_session_bytes\": 0,' '$work/out' && grep -q '\"kv_side_bytes\": 0,' '$work/out'"
+expect "plan with precise rows" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --kv-recent 64 --chunk 64 --json
+expect "the rows are those" holds "\"kv_session_bytes\": $(((4 + ((64 + 64 + 64) / 64 + 2) * 64) * 8 * 2 * 64 * 2 * 2)),"
+expect "in words" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --no-ops --no-map
+expect "the rows of sinks" holds '^rows of sinks and recent positions in f16: 16.0 KiB a session'
+
 # The kernel set: an option, else the environment; what is missing is refused and named.
 expect "KEEL_CPU" exits 0 env KEEL_CPU=scalar "$keel" plan "$model" --no-ops --no-map
 expect "KEEL_CPU is used" holds 'scalar kernels'
@@ -130,6 +141,12 @@ expect "f16 against f16 is nothing" bash -c "grep -A 20 '\"name\": \"f16\"' '$wo
 expect "the report is also printed" cmp -s "$work/out" "$work/kv.json"
 expect "decoding gives the same bits" holds '"tokens_with_other_bits": 0'
 expect "only f16 loses nothing" bash -c "grep -A 5 '\"delta_ppl_percent\": 0.0,' '$work/kv.json' | grep -q '\"name\": \"f16\"'"
+expect "eval kv against a format" exits 0 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --documents 2 --tokens 64 --formats tcq-2,tcq-4 --against tcq-2 --json
+against=($(grep -A 1 '"against": {' "$work/out" | sed -n 's/.*"delta_ppl_percent": \([-0-9.e]*\),/\1/p'))
+differences=($(sed -n 's/^      "delta_nll": \([-0-9.e]*\),/\1/p' "$work/out"))
+expect "a format is no other than itself" [ "${against[0]:-1}" = 0.0 ]
+expect "differences from the reference subtract" awk "BEGIN { d = ${against[1]:-9} - 100 * (exp(${differences[1]:-0} - ${differences[0]:-0}) - 1); exit !(d < 1e-9 && d > -1e-9) }"
+expect "against a format that is not there" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --against tcq-3
 expect "an unknown format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-9
 expect "no format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl"
 expect "a probe beyond the context is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 100
@@ -140,12 +157,42 @@ expect "calibrate kv shows it" exits 0 "$keel" calibrate kv --show "$work/p.kvp"
 expect "both formats are used" bash -c "grep -q tcq-2 '$work/out' && grep -q tcq-4 '$work/out'"
 bits=$(sed -n 's/.*"bits_per_element": \([0-9.]*\).*/\1/p' "$work/out")
 expect "the budget is kept" awk "BEGIN { exit !(${bits:-9} <= 3.3 && ${bits:-9} > 3) }"
+expect "reports say who chose the formats" exits 0 "$keel" plan "$model" --no-ops --no-map --kv-profile "$work/p.kvp"
+expect "the profile did" holds '(K profile, V profile)'
+expect "and its means are counted" holds 'means, gains and tables of the KV formats: [1-9]'
+expect "no row is kept in f16" bash -c "! grep -q 'recent positions' '$work/out'"
+expect "a named format goes before the profile's" exits 0 "$keel" plan "$model" --no-ops --no-map --kv-profile "$work/p.kvp" --kv-k e8-4 --json
+expect "K is the named one" holds '"k_format": "e8-4"'
+expect "V the profile's" holds '"v_format": "profile"'
+expect "the search keeps the profile's formats" exits 0 "$keel" plan "$model" --memory 64M --kv-profile "$work/p.kvp"
+expect "and the line to run names it" holds "^keel run .* --context 2048 --weights default --kv-profile $work/p.kvp"
+expect "not others" bash -c "! grep -q -e ' f16 ' -e 'kv-k' '$work/out'"
+expect "eval with a profile" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --kv-profile "$work/p.kvp" --json
+expect "says so" holds '"k_format": "profile"'
+expect "bench with a profile" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --kv-profile "$work/p.kvp" --json
+expect "says so too" holds '"v_format": "profile"'
 expect "a session loads it" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 4 --kv-profile "$work/p.kvp" --json
 expect "eval kv with it" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --kv-profile "$work/p.kvp" --formats profile,tcq-2
 head -c 200 "$work/p.kvp" >"$work/cut.kvp"
 expect "a cut profile is refused" exits 3 "$keel" run "$model" --max-tokens 1 --kv-profile "$work/cut.kvp"
 expect "and cannot be shown" exits 3 "$keel" calibrate kv --show "$work/cut.kvp"
 expect "two budgets are a usage error" exits 2 "$keel" calibrate kv "$model" "$work/two.jsonl" --bits 3 --kl 0.1 --output "$work/q.kvp"
+# A large K bias: native formats remove it before RoPE, unless a profile says otherwise. Random weights: KL is what tells.
+bias_is_worth() {  # bias_is_worth GAIN MODEL: KL grows by this factor when the bias is left in
+    "$keel" calibrate kv "$2" "$model_text" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --uniform tcq-3 --no-key-means --no-value-means --gains off \
+        --k-scale ls --output "$work/bias.kvp" >/dev/null || return 1
+    "$keel" eval kv "$2" "$model_text" --documents 2 --tokens 256 --reference f32 --formats "k=tcq-3:v=f32,k=tcq-3:v=f32@$work/bias.kvp" --json >"$work/out" || return 1
+    local kl=($(sed -n 's/^      "kl_mean": \([0-9.e-]*\),/\1/p' "$work/out"))
+    echo "KL ${kl[0]} with the bias removed, ${kl[1]} with it left in: ${2##*/}"
+    awk "BEGIN { exit !(${kl[0]:-9} > 0 && ${kl[0]:-9} * $1 < ${kl[1]:-0}) }"
+}
+model_text=$2/books-val-sample.jsonl
+expect "the bias is removed" bias_is_worth 1.5 "$source/tests/data/architectures/qwen2-mqa-tied.gguf"
+if [ -f "$shared/conformance/models/qwen2-bias-tied-f16.gguf" ]; then
+    expect "the bias is removed, two KV heads" bias_is_worth 1.3 "$shared/conformance/models/qwen2-bias-tied-f16.gguf"
+else
+    echo "skipped: $shared/conformance/models/qwen2-bias-tied-f16.gguf is not there"
+fi
 expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
 expect "all layers are captured" holds '"tensors": 35'
 expect "the header names them" grep -q -a '"layers.7.q_after_rope":{"dtype":"F32","shape":\[32,4,64\]' "$work/rows.safetensors"

@@ -146,12 +146,14 @@ TEST(KernelsKvFormats, RotationIsOrthogonalAndSpreads) {
     }
 }
 
+// What the states of tcq_b stand for.
+std::vector<float> trellis_values(int bits) { return {std::begin(kTrellisTables[bits - 2]), std::end(kTrellisTables[bits - 2])}; }
+
 // Every row that is coded at all has its codes back when its decoded numbers are coded at the same scale.
 template <int kBits>
 void check_trellis_codes(Random& random) {
     constexpr uint32_t n = 64;
-    float value[256];
-    for (int s = 0; s < 256; ++s) value[s] = kTrellisTables[kBits - 2][s];
+    const std::vector<float> value = trellis_values(kBits);
     for (int round = 0; round < 50; ++round) {
         uint8_t codes[n * kBits / 8], again[n * kBits / 8];
         for (uint8_t& c : codes) c = static_cast<uint8_t>(random.bits());
@@ -161,7 +163,7 @@ void check_trellis_codes(Random& random) {
         float x[n];
         for (uint32_t i = 0; i < n; ++i) x[i] = q[i];
         uint8_t state[n];
-        search_trellis<kBits>(x, n, value, state);
+        search_trellis<kBits>(x, n, value.data(), state);
         const uint32_t start_again = pack_trellis<kBits>(state, n, again);
         int8_t q_again[n];
         unpack_trellis<kBits>(again, start_again, n, kTrellisTables[kBits - 2], q_again);
@@ -182,8 +184,7 @@ TEST(KernelsKvFormats, TrellisCodesADecodedRowAsItself) {
 // The Viterbi search against every path of three elements.
 template <int kBits>
 void check_trellis_search(Random& random) {
-    float value[256];
-    for (int s = 0; s < 256; ++s) value[s] = kTrellisTables[kBits - 2][s];
+    const std::vector<float> value = trellis_values(kBits);
     for (int round = 0; round < 10; ++round) {
         float x[3];
         for (float& v : x) v = random.normal() * 40;
@@ -196,7 +197,7 @@ void check_trellis_search(Random& random) {
                     best = std::min(best, a * a + b * b + c * c);
                 }
         uint8_t state[3];
-        search_trellis<kBits>(x, 3, value, state);
+        search_trellis<kBits>(x, 3, value.data(), state);
         ASSERT_EQ(state[1] >> kBits, state[2] & ((256 >> kBits) - 1));
         ASSERT_EQ(state[0] >> kBits, state[1] & ((256 >> kBits) - 1));
         double cost = 0;

@@ -2,16 +2,14 @@
 // as f16 and the Gaussian's Lloyd-Max codes. The norm is divided by that of the levels, as their turbo4 does: the decoded block
 // has the norm of the original.
 //
-// Block: f16 norm | n codes of b bits: b + 0.5 bits per value in blocks of 32, b + 0.125 in blocks of 128. What is left of a row
-// is cut into smaller powers of two, largest first (D = 80 in 32s: 32 + 32 + 16; D = 64 in 128s: 64), each with its norm.
-// Every block begins a byte. Norms above 65504 are stored as 65504.
-#include <bit>
+// Block (row_block_peer.h): f16 norm | n codes of b bits: b + 0.5 bits per value in blocks of 32, b + 0.125 in blocks of 128. Norms
+// above 65504 are stored as 65504.
 #include <cmath>
 
 #include "sdk/tools/kv_peers/gaussian_codebook.h"
 #include "sdk/tools/kv_peers/peer_makers.h"
 #include "sdk/tools/kv_peers/peer_spec.h"
-#include "sdk/tools/kv_peers/row_peer.h"
+#include "sdk/tools/kv_peers/row_block_peer.h"
 #include "sdk/tools/kv_peers/row_rotation.h"
 
 namespace keel::tools {
@@ -19,51 +17,33 @@ namespace {
 
 constexpr uint64_t kSignSeed = 0x6b65656c7462;
 
-class TurboBlockPeer final : public RowPeer {
+class TurboBlockPeer final : public RowBlockPeer {
   public:
-    TurboBlockPeer(uint32_t bits, uint32_t block) : bits_(bits), block_(block), book_(gaussian_codebook(bits)) {}
-    std::string name() const override { return "turbo" + std::to_string(bits_) + ":" + std::to_string(block_); }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
-        const size_t dim = checked_dim(*this, context);
-        uint64_t bytes = 0;
-        for (size_t at = 0; at < dim; at += width(dim - at)) bytes += 2 + (width(dim - at) * bits_ + 7) / 8;
-        return bytes;
-    }
+    TurboBlockPeer(uint32_t bits, uint32_t block) : RowBlockPeer(bits, block), book_(gaussian_codebook(bits)) {}
+    std::string name() const override { return "turbo" + std::to_string(bits()) + ":" + std::to_string(block()); }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext&, BitWriter& bits) const override {
-        for (std::span<float> rest = row; !rest.empty(); rest = rest.subspan(width(rest.size()))) {
-            const std::span<float> y = rest.first(width(rest.size()));
-            const double norm = row_norm(y), root = std::sqrt(static_cast<double>(y.size()));
-            signed_hadamard(y, kSignSeed);
-            const float up = norm > 0 ? static_cast<float>(root / norm) : 0;
-            std::vector<uint32_t> codes;
-            double squares = 0;
-            for (const float x : y) {
-                codes.push_back(nearest_level(book_, x * up));
-                squares += static_cast<double>(book_[codes.back()]) * book_[codes.back()];
-            }
-            bits.put_f16(static_cast<float>(norm * root / std::sqrt(squares)));
-            for (const uint32_t code : codes) bits.put(code, bits_);
-            bits.align();
+    void encode_block(std::span<float> y, BitWriter& out) const override {
+        const double norm = row_norm(y), root = std::sqrt(static_cast<double>(y.size()));
+        signed_hadamard(y, kSignSeed);
+        const float up = norm > 0 ? static_cast<float>(root / norm) : 0;
+        std::vector<uint32_t> codes;
+        double squares = 0;
+        for (const float x : y) {
+            codes.push_back(nearest_level(book_, x * up));
+            squares += static_cast<double>(book_[codes.back()]) * book_[codes.back()];
         }
+        out.put_f16(static_cast<float>(norm * root / std::sqrt(squares)));
+        for (const uint32_t code : codes) out.put(code, bits());
     }
-    void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
-        for (std::span<float> rest = row; !rest.empty(); rest = rest.subspan(width(rest.size()))) {
-            const std::span<float> y = rest.first(width(rest.size()));
-            const float factor = static_cast<float>(bits.take_f16() / std::sqrt(static_cast<double>(y.size())));
-            for (float& x : y) x = book_[bits.take_code(bits_)];
-            bits.align();
-            signed_hadamard_inverse(y, kSignSeed);
-            for (float& x : y) x *= factor;
-        }
+    void decode_block(BitReader& in, std::span<float> y) const override {
+        const float factor = static_cast<float>(in.take_f16() / std::sqrt(static_cast<double>(y.size())));
+        for (float& x : y) x = book_[in.take_code(bits())];
+        signed_hadamard_inverse(y, kSignSeed);
+        for (float& x : y) x *= factor;
     }
 
   private:
-    // The next block of a row of which `left` values are left.
-    size_t width(size_t left) const { return std::min<size_t>(block_, std::bit_floor(left)); }
-
-    uint32_t bits_, block_;
     std::span<const float> book_;
 };
 

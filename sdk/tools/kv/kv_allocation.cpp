@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_allocation.h"
+#include "sdk/tools/kv/kv_allocation.h"
 
 #include <algorithm>
 

@@ -4,8 +4,8 @@
 #include <memory>
 #include <span>
 
-#include "sdk/tools/kv_spec.h"
-#include "sdk/tools/kv_tap.h"
+#include "sdk/tools/kv/kv_spec.h"
+#include "sdk/tools/kv/kv_tap.h"
 #include "sdk/tools/model_loader.h"
 
 namespace keel::tools {

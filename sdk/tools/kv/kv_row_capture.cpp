@@ -1,8 +1,8 @@
-#include "sdk/tools/kv_row_capture.h"
+#include "sdk/tools/kv/kv_row_capture.h"
 
 #include <algorithm>
 
-#include "sdk/tools/text_documents.h"
+#include "sdk/tools/kv/kv_text.h"
 
 namespace keel::tools {
 
@@ -25,17 +25,6 @@ void KvRowCapture::heads(const keel_lab_heads& h) {
         rows_.rope_dims = h.rope_dims;
         rows_.neox = h.rope_neox;
     }
-}
-
-std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents, uint32_t tokens, bool bos) {
-    std::vector<std::vector<int32_t>> all;
-    for (const std::string& text : read_documents(file, documents)) {
-        std::vector<int32_t> ids = tokenize(engine, text, bos ? KEEL_TOKENIZE_BOS : 0);
-        if (ids.size() > tokens) ids.resize(tokens);
-        if (ids.size() >= 2) all.push_back(std::move(ids));
-    }
-    if (all.empty()) throw ToolError(kExitRuntime, file + " has too few tokens");
-    return all;
 }
 
 void capture_rows(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens,

@@ -1,7 +1,7 @@
 // Measures profiles that exist in memory only: predictions on a slice of text against an arena of f32.
 #pragma once
-#include "sdk/tools/kv_profile_file.h"
-#include "sdk/tools/kv_quality.h"
+#include "sdk/tools/kv/kv_profile_file.h"
+#include "sdk/tools/kv/kv_quality.h"
 
 namespace keel::tools {
 

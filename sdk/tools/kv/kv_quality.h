@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "sdk/tools/kv_run.h"
+#include "sdk/tools/kv/kv_run.h"
 #include "sdk/tools/statistics.h"
 
 namespace keel::tools {
@@ -47,13 +47,15 @@ class KvScore {
     size_t documents() const { return documents_.size(); }
     bool by_document() const { return documents_.size() > 1; }
     double reference_nll() const;
-    PairedDelta delta() const;  // nats per token
+    PairedDelta delta() const;  // from the reference; nats per token
+    PairedDelta delta_from(const KvScore& other) const;  // from another score of the same documents
     double kl_mean() const;
     double kl_percentile(double q) const { return percentile(kl_, q); }
     double same_top_percent() const;
     const std::vector<PairedUnit>& document_units() const { return documents_; }
 
   private:
+    const std::vector<PairedUnit>& units() const { return by_document() ? documents_ : blocks_; }
     std::vector<PairedUnit> documents_, blocks_;
     PairedUnit open_;
     std::vector<double> kl_;

@@ -1,6 +1,6 @@
-#include "sdk/tools/kv_meter.h"
+#include "sdk/tools/kv/kv_meter.h"
 
-#include "sdk/tools/kv_row_capture.h"
+#include "sdk/tools/kv/kv_text.h"
 
 namespace keel::tools {
 

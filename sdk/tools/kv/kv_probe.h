@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "sdk/tools/kv_quality.h"
+#include "sdk/tools/kv/kv_quality.h"
 
 namespace keel::tools {
 

@@ -2,8 +2,8 @@
 #pragma once
 #include <vector>
 
-#include "sdk/tools/kv_profile_file.h"
-#include "sdk/tools/kv_row_capture.h"
+#include "sdk/tools/kv/kv_profile_file.h"
+#include "sdk/tools/kv/kv_row_capture.h"
 
 namespace keel::tools {
 

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_stored_row.h"
+#include "sdk/tools/kv/kv_stored_row.h"
 
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"

@@ -1,9 +1,9 @@
-#include "sdk/tools/kv_row_errors.h"
+#include "sdk/tools/kv/kv_row_errors.h"
 
 #include <algorithm>
 
 #include "sdk/tools/console.h"
-#include "sdk/tools/kv_stored_row.h"
+#include "sdk/tools/kv/kv_stored_row.h"
 
 namespace keel::tools {
 

@@ -10,7 +10,7 @@
 #include <memory>
 
 #include "sdk/tools/kv_peers/kv_peer.h"
-#include "sdk/tools/kv_row_errors.h"
+#include "sdk/tools/kv/kv_row_errors.h"
 
 namespace keel::tools {
 

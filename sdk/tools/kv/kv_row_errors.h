@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "sdk/tools/kv_tap.h"
+#include "sdk/tools/kv/kv_tap.h"
 
 namespace keel::tools {
 

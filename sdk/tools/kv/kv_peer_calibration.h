@@ -1,7 +1,7 @@
 // Offline tables of published codecs from text that is not scored: query covariances before RoPE, and what a codec fits itself.
 #pragma once
-#include "sdk/tools/kv_peer_tap.h"
-#include "sdk/tools/kv_run.h"
+#include "sdk/tools/kv/kv_peer_tap.h"
+#include "sdk/tools/kv/kv_run.h"
 
 namespace keel::tools {
 

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_probe.h"
+#include "sdk/tools/kv/kv_probe.h"
 
 namespace keel::tools {
 

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_run.h"
+#include "sdk/tools/kv/kv_run.h"
 
 namespace keel::tools {
 namespace {

@@ -1,20 +1,20 @@
-#include "sdk/tools/kv_spec.h"
+#include "sdk/tools/kv/kv_spec.h"
 
 #include <algorithm>
 #include <charconv>
 
-#include "sdk/tools/kv_profile_file.h"
+#include "sdk/tools/kv/kv_profile_file.h"
 #include "sdk/tools/model_loader.h"
 
 namespace keel::tools {
 namespace {
 
-// "tcq" of "tcq-3", "kakeya-d4" of "kakeya-d4:10", "turbo" of "turbo3:32": forms of one codec in different sizes.
+// "tcq" of "tcq-3", "tcq10" of "tcq10-3", "kakeya-d4" of "kakeya-d4:10", "turbo" of "turbo3:32": forms of one codec in different sizes.
 std::string family_of(std::string_view side) {
     if (find_kv_format(std::string(side))) return std::string(side.ends_with("-rot") ? side : side.substr(0, side.find('-')));
     for (const std::string_view prefix : {"turbo", "vllm"})
         if (side.starts_with(prefix)) return std::string(prefix);
-    return std::string(side.substr(0, side.find(':')));
+    return std::string(side.substr(0, side.find(side.starts_with("tcq") ? '-' : ':')));
 }
 
 void add_family(std::string& families, const std::string& family) {

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_quality.h"
+#include "sdk/tools/kv/kv_quality.h"
 
 #include <math.h>
 
@@ -56,7 +56,12 @@ double KvScore::reference_nll() const {
     return kl_.empty() ? 0 : sum / static_cast<double>(kl_.size());
 }
 PairedDelta KvScore::delta() const {
-    return bootstrap_paired_delta(by_document() ? documents_ : blocks_);
+    return bootstrap_paired_delta(units());
+}
+PairedDelta KvScore::delta_from(const KvScore& other) const {
+    std::vector<PairedUnit> pairs = units();
+    for (size_t i = 0; i < pairs.size(); ++i) pairs[i].reference_nll = other.units()[i].nll;
+    return bootstrap_paired_delta(pairs);
 }
 double KvScore::kl_mean() const {
     double sum = 0;

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_calibration.h"
+#include "sdk/tools/kv/kv_calibration.h"
 
 #include <math.h>
 

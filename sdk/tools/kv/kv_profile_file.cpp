@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_profile_file.h"
+#include "sdk/tools/kv/kv_profile_file.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
-#include "sdk/tools/kv_peer_calibration.h"
+#include "sdk/tools/kv/kv_peer_calibration.h"
 
 #include "sdk/tools/kv_peers/calibrated_peer.h"
-#include "sdk/tools/kv_row_capture.h"
+#include "sdk/tools/kv/kv_row_capture.h"
 
 namespace keel::tools {
 namespace {

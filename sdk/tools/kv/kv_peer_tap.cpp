@@ -1,4 +1,4 @@
-#include "sdk/tools/kv_peer_tap.h"
+#include "sdk/tools/kv/kv_peer_tap.h"
 
 #include <string.h>
 

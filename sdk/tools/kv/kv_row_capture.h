@@ -3,7 +3,7 @@
 #include <functional>
 #include <vector>
 
-#include "sdk/tools/kv_run.h"
+#include "sdk/tools/kv/kv_run.h"
 
 namespace keel::tools {
 
@@ -33,9 +33,6 @@ class KvRowCapture final : public KvTap {
   private:
     KvDocumentRows rows_;
 };
-
-// Token ids of the first `documents` documents of a file, each [BOS] + text cut to `tokens`; those without a second token are left out.
-std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents, uint32_t tokens, bool bos = true);
 
 // Computes the documents in an arena of f32 and shows the rows of each.
 void capture_rows(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens,
