@@ -28,6 +28,7 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels/cpu/kernel_sets.h"
 #include "kernels/kernels.h"
 #include "kernels/numeric.h"
 #include "platform/platform.h"
@@ -276,8 +277,9 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
 }
 
 // ---- attention over `heads` KV heads of `dim` with `positions` cached, each with one or four query rows that share it
-// (decoding) or 128 (prefill). Pages hold all heads, as an arena's do; bytes are codes and scales ----
-void attention(benchmark::State& state, const KernelSet* set, KvFormat format, uint32_t dim, uint32_t rows, uint32_t positions, uint32_t heads) {
+// (decoding) or 128 (prefill), less a K mean of `pairs` RoPE pairs where that is not 0. Pages hold all heads, as an arena's do;
+// bytes are codes and scales ----
+void attention(benchmark::State& state, const KernelSet* set, KvFormat format, uint32_t dim, uint32_t rows, uint32_t positions, uint32_t heads, uint32_t pairs) {
     constexpr uint32_t kPage = 256;
     const uint32_t code_bytes = kv_code_bytes(format, dim), scale_bytes = kv_scale_bytes(format, dim), pages = (positions + kPage - 1) / kPage;
     const uint64_t plane_bytes = uint64_t{kPage} * (code_bytes + scale_bytes), page_bytes = 2 * plane_bytes * heads;
@@ -316,6 +318,21 @@ void attention(benchmark::State& state, const KernelSet* set, KvFormat format, u
     a.l = l.data();
     a.o = os.data();
     a.scratch = scratch.floats();
+    const uint32_t tiles = (positions + kAttentionTile - 1) / kAttentionTile;
+    std::vector<float> bases(uint64_t{tiles} * 2 * pairs), turns(2 * pairs * kAttentionTile), coefficients(2 * pairs, 0.01f);
+    for (uint32_t i = 0; i < pairs; ++i) {
+        const float frequency = std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(pairs));
+        for (uint32_t t = 0; t < tiles; ++t) {
+            bases[(t * pairs + i) * 2] = std::cos(frequency * static_cast<float>(t * kAttentionTile));
+            bases[(t * pairs + i) * 2 + 1] = std::sin(frequency * static_cast<float>(t * kAttentionTile));
+        }
+        for (uint32_t j = 0; j < kAttentionTile; ++j) {
+            turns[2 * i * kAttentionTile + j] = std::cos(frequency * static_cast<float>(j));
+            turns[(2 * i + 1) * kAttentionTile + j] = std::sin(frequency * static_cast<float>(j));
+        }
+    }
+    const std::vector<const float*> rows_coefficients(rows, coefficients.data());
+    a.mean = {pairs, bases.data(), turns.data(), rows_coefficients.data()};
     for (auto _ : state) {
         for (uint32_t h = 0; h < heads; ++h) {
             const uint64_t at = 2 * plane_bytes * h;
@@ -418,6 +435,11 @@ void register_all() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
+#if defined(__x86_64__)
+    static KernelSet plain = kAvx512Set;  // what an AVX-512 machine without VBMI has, beside what this one has
+    plain.name = "avx512plain";
+    if (const KernelSet* set = find_kernel_set(kAvx512); set && set != &kAvx512Set) sets.push_back(&plain);
+#endif
     for (const KernelSet* set : sets) {
         const std::string isa = std::string("/") + set->name;
         for (uint32_t type = 0; type < kWeightTypeLimit; ++type) {
@@ -444,13 +466,17 @@ void register_all() {
                     for (uint32_t positions : {512u, 2048u})
                         add("attention" + name + "/dim:" + std::to_string(dim) + "/rows:" + std::to_string(rows) +
                                 "/positions:" + std::to_string(positions),
-                            [=](benchmark::State& s) { attention(s, set, format, dim, rows, positions, 1); });
+                            [=](benchmark::State& s) { attention(s, set, format, dim, rows, positions, 1, 0); });
                 add("kv_encode" + name + "/dim:" + std::to_string(dim), [=](benchmark::State& s) { kv_encode(s, set, format, dim); });
             }
             for (uint32_t positions : {4096u, 8192u, 32768u})
                 add("attention" + name + "/8b/positions:" + std::to_string(positions) + "/memory", [=](benchmark::State& s) {
-                    attention(s, set, format, 128, 4, positions, heads_from_memory(format, positions));
+                    attention(s, set, format, 128, 4, positions, heads_from_memory(format, positions), 0);
                 });
+            if (format == kKvTcq3)
+                for (uint32_t pairs : {0u, 16u, 32u})
+                    add("attention" + name + "/mean:" + std::to_string(pairs) + "/dim:64/rows:4/positions:2048",
+                        [=](benchmark::State& s) { attention(s, set, format, 64, 4, 2048, 1, pairs); });
         }
         for (uint32_t dim : {64u, 128u})
             add("kv_rotate_both_ways" + isa + "/dim:" + std::to_string(dim), [=](benchmark::State& s) { kv_rotate(s, set, dim); });

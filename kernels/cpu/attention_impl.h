@@ -8,6 +8,7 @@
 #include "kernels/cpu/float_vector.h"
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/kv_ints.h"
+#include "kernels/cpu/mean_scores_lanes.h"
 #include "kernels/cpu/rowops_impl.h"
 
 namespace keel::kernels {
@@ -328,14 +329,16 @@ KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, con
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         VisibleRange see[kQueryBlock];
+        uint32_t rows[kQueryBlock];
         float *s[kQueryBlock], *state[kQueryBlock];
         for (uint32_t i = 0; i < in_block; ++i) {
             const LiveRow& at = t.live[b + i];
-            if (a.mean.pairs) add_mean_scores(a, at.row, t.first, at.see, x.row_scores(at));
             see[i] = at.see;
+            rows[i] = at.row;
             s[i] = x.row_scores(at);
             state[i] = x.state(at) + x.wide;
         }
+        if (a.mean.pairs) add_mean_scores_lanes<V>(a, rows, in_block, t.first, s);
         if (in_block == kQueryBlock)
             soften_rows<V, kQueryBlock>(a, see, s, state, keep + b);
         else

@@ -43,6 +43,20 @@ TileRows read_tile(const AttentionArgs& a, const KvPlane& plane, uint32_t first,
     return {room, nullptr, nullptr, 0};
 }
 
+// s[j] += the removed mean's share of the score, j in [lo, hi); row: of the call.
+inline void add_mean_scores(const AttentionArgs& a, uint32_t row, uint32_t first, VisibleRange rows, float* s) {
+    const float* base = a.mean.bases + uint64_t{first / kAttentionTile} * 2 * a.mean.pairs;
+    const float* coefficients = a.mean.coefficients[row];
+    float sum[kAttentionTile] = {};
+    for (uint32_t i = 0; i < a.mean.pairs; ++i) {
+        const float ca = coefficients[2 * i], cb = coefficients[2 * i + 1], c = base[2 * i], t = base[2 * i + 1];
+        const float even = fma_f32(ca, c, cb * t), odd = fma_f32(cb, c, -(ca * t));
+        const float *cosines = a.mean.turns + uint64_t{2} * i * kAttentionTile, *sines = cosines + kAttentionTile;
+        for (uint32_t j = 0; j < kAttentionTile; ++j) sum[j] = fma_f32(odd, sines[j], fma_f32(even, cosines[j], sum[j]));
+    }
+    for (uint32_t j = rows.lo; j < rows.hi; ++j) s[j] = s[j] + sum[j];
+}
+
 // One tile for one query row; q8 and d: the query as integers, where K is.
 void attend_tile(const AttentionArgs& a, uint32_t row, uint32_t first, const TileRows& k, const TileRows& v, const int8_t* q8,
                  const float* d, VisibleRange see, RowState& s) {

@@ -1,6 +1,6 @@
 // Attention on integer KV codes (NUMERICS section 5) in portable code, the scalar set's: sums of integers are exact, so their
-// order is free, and vector sets have another one (kv_ints.h). They share add_mean_scores and kWeightSteps. In an unnamed
-// namespace: every set compiles its own copy.
+// order is free, and vector sets have another one (kv_ints.h). They share kWeightSteps. In an unnamed namespace: every set
+// compiles its own copy.
 #pragma once
 #include "kernels/cpu/kernel_sets.h"
 #include "kernels/cpu/kv_codecs_impl.h"
@@ -69,20 +69,6 @@ inline void integer_scores(const int8_t* k, const float* k_scale, const int8_t* 
         }
         s[j] = dot;
     }
-}
-
-// s[j] += the removed mean's share of the score, j in [lo, hi); row: of the call.
-inline void add_mean_scores(const AttentionArgs& a, uint32_t row, uint32_t first, VisibleRange rows, float* s) {
-    const float* base = a.mean.bases + uint64_t{first / kAttentionTile} * 2 * a.mean.pairs;
-    const float* coefficients = a.mean.coefficients[row];
-    float sum[kAttentionTile] = {};
-    for (uint32_t i = 0; i < a.mean.pairs; ++i) {
-        const float ca = coefficients[2 * i], cb = coefficients[2 * i + 1], c = base[2 * i], t = base[2 * i + 1];
-        const float even = fma_f32(ca, c, cb * t), odd = fma_f32(cb, c, -(ca * t));
-        const float *cosines = a.mean.turns + uint64_t{2} * i * kAttentionTile, *sines = cosines + kAttentionTile;
-        for (uint32_t j = 0; j < kAttentionTile; ++j) sum[j] = fma_f32(odd, sines[j], fma_f32(even, cosines[j], sum[j]));
-    }
-    for (uint32_t j = rows.lo; j < rows.hi; ++j) s[j] = s[j] + sum[j];
 }
 
 constexpr float kWeightSteps = 32767.0f;

@@ -1,5 +1,7 @@
 // Integer K and V rows for instruction sets of short registers: the K of kv_ints.h over a vector type V and its integer part P:
 //
+//   unpack32<F>(p, q)             32 integers of a lattice or trellis row from the 4b bytes at p; reads up to 2b + 16 bytes
+//   unpack_block<b>(codes, d, q)  a block of q8_0 or q4_0, its signs turned where d has its sign set
 //   kGroup                        positions whose values stand together
 //   interleave(rows, stride, to)  16 elements of kGroup rows, element by element
 //   Weights, store_weights        as in kv_ints.h
@@ -16,39 +18,22 @@
 namespace keel::kernels {
 namespace {
 
-// One row's integers. 8 elements are taken from 8 bytes.
-template <KvFormat F>
-KEEL_INLINE void unpack_row(const uint8_t* codes, const uint8_t* scales, uint32_t n, int8_t* q, float* scale) {
-    constexpr int kBits = kKvFormats[F].bits;
-    if constexpr (kKvFormats[F].family == KvFamily::kBlock32) {
-        unpack_block32<kBits>(codes, scales, n, q, scale);
-    } else {
-        const uint16_t field = kv_load_u16(scales);
-        const uint32_t bytes = n * kBits / 8;
-        uint8_t row[kMaxHeadDim + 8];
-        memcpy(row, codes, bytes);
-        row[bytes] = static_cast<uint8_t>(field);  // the start bits of a trellis; what stands behind them enters nothing
-        for (uint32_t i = 1; i < 8; ++i) row[bytes + i] = 0;
-        for (uint32_t g = 0; g < n / 8; ++g, q += 8) {
-            uint64_t word;
-            memcpy(&word, row + g * kBits, 8);
-            if constexpr (kKvFormats[F].family == KvFamily::kTrellis) {
-                KEEL_UNROLL
-                for (int i = 0; i < 8; ++i) q[i] = kTrellisTables[kBits - 2][word >> i * kBits & 255];
-            } else {
-                constexpr uint64_t kMask = (1u << kBits) - 1;
-                uint64_t odd = word;
-                KEEL_UNROLL
-                for (int i = 1; i < 7; ++i) odd ^= word >> i * kBits;
-                const uint64_t last = word >> 7 * kBits & kMask;
-                const int offset = 1 - (2 << kBits) + 2 * static_cast<int>(last & 1);
-                KEEL_UNROLL
-                for (int i = 0; i < 7; ++i) q[i] = static_cast<int8_t>(4 * static_cast<int>(word >> i * kBits & kMask) + offset);
-                q[7] = static_cast<int8_t>(4 * static_cast<int>((last & ~uint64_t{1}) | (odd & 1)) + offset);
-            }
-        }
-        *scale = kKvFormats[F].family == KvFamily::kTrellis ? trellis_scale<kBits>(field) : f16_to_f32(field & 0x7fff);
-    }
+// The integers of one row, up to n rounded up to 32 (those behind n may be anything); `field`: its scale field, of a trellis.
+// Groups of 32 are read where they lie, as long as the bytes that P reads are the row's; the last ones from a copy.
+template <class P, KvFormat F>
+KEEL_INLINE void unpack_row(const uint8_t* codes, uint16_t field, uint32_t n, int8_t* q) {
+    constexpr uint32_t kBits = kKvFormats[F].bits, kChunk = 4 * kBits, kRead = 2 * kBits + 16, kTail = 32;
+    static_assert(kRead <= kTail);
+    const uint32_t bytes = n * kBits / 8;
+    uint32_t at = 0;
+    for (; at + kRead <= bytes; at += kChunk, q += 32) P::template unpack32<F>(codes + at, q);
+    uint8_t tail[kTail + kRead] = {};  // the row's last bytes, then the start bits; what stands behind them enters nothing
+    if (bytes >= kTail)
+        memcpy(tail, codes + (bytes - kTail), kTail);
+    else
+        memcpy(tail + (kTail - bytes), codes, bytes);
+    tail[kTail] = static_cast<uint8_t>(field);
+    for (; at < bytes; at += kChunk, q += 32) P::template unpack32<F>(tail + kTail - (bytes - at), q);
 }
 
 template <class V, class P>
@@ -61,12 +46,21 @@ struct KvIntsRows {
     // Row r at to + r * stride, its scales at scales[b * 64 + r].
     template <KvFormat F>
     KEEL_INLINE void unpack_rows8(const KvRows8& rows, uint32_t n, int8_t* to, uint64_t stride, float* scales) {
-        constexpr bool kBlocks = kKvFormats[F].family == KvFamily::kBlock32;
-        const uint32_t count = kBlocks ? n / kKvBlock : 1;
-        for (uint32_t r = 0; r < 8; ++r) {
-            float scale[kMaxKvScales] = {};
-            unpack_row<F>(rows.codes + r * rows.code_bytes, rows.scales + 2 * count * r, n, to + r * stride, scale);
-            for (uint32_t b = 0; b < count; ++b) scales[b * kAttentionTile + r] = scale[b];
+        constexpr KvFamily kFamily = kKvFormats[F].family;
+        constexpr uint32_t kBits = kKvFormats[F].bits;
+        constexpr uint32_t kMagnitude = kFamily == KvFamily::kTrellis ? 0x7fff << (7 - kBits) & 0x7fff : 0x7fff;  // of an f16, without start bits
+        const uint32_t count = kFamily == KvFamily::kBlock32 ? n / kKvBlock : 1;
+        for (uint32_t b = 0; b < count; ++b) {
+            uint16_t halves[8];
+            for (uint32_t r = 0; r < 8; ++r) {
+                const uint16_t field = kv_load_u16(rows.scales + 2 * (count * r + b));
+                halves[r] = static_cast<uint16_t>((kFamily == KvFamily::kTrellis ? field >> 1 : field) & kMagnitude);
+                if constexpr (kFamily == KvFamily::kBlock32)
+                    P::template unpack_block<kBits>(rows.codes + r * rows.code_bytes + b * kKvBlock * kBits / 8, field, to + r * stride + b * kKvBlock);
+                else
+                    unpack_row<P, F>(rows.codes + r * rows.code_bytes, field, n, to + r * stride);
+            }
+            for (uint32_t r = 0; r < 8; r += V::kLanes) V::store(scales + b * kAttentionTile + r, V::load_f16(halves + r));
         }
     }
     template <KvFormat F>

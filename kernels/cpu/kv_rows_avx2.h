@@ -1,13 +1,13 @@
-// Products of integer K and V rows in AVX2: the P of kv_ints_rows.h.
+// Products of integer K and V rows in AVX2: with kv_unpack_avx2.h the P of kv_ints_rows.h.
 #pragma once
 #if defined(__AVX2__) && defined(__FMA__)
 #include "kernels/cpu/float_avx2.h"
-#include "kernels/cpu/kv_ints_rows.h"
+#include "kernels/cpu/kv_unpack_avx2.h"
 
 namespace keel::kernels {
 namespace {
 
-struct KvRowsAvx2 {
+struct KvRowsAvx2 : KvUnpackAvx2 {
     using I = __m256i;
     static constexpr uint32_t kGroup = 2;
     struct Weights {
