@@ -3,7 +3,7 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "sdk/tools/kv_allocation.h"
+#include "sdk/tools/kv/kv_allocation.h"
 
 namespace keel::tools {
 namespace {
