@@ -85,9 +85,7 @@ class Bench {
     Bench(LoadedModel& model, const Options& options, const Console& console)
         : m_(model), o_(options), bar_(console, "measuring") {
         for (uint32_t i = 0; i < std::max(o_.engine.sessions, 1u); ++i) {
-            Result<Session> session = m_.engine.open();
-            check(session.status, "cannot open a session");
-            sessions_.push_back(std::move(*session));
+            sessions_.push_back(open_session(m_));
             handles_.push_back(sessions_.back().handle());
         }
         results_.resize(sessions_.size());
@@ -134,7 +132,8 @@ class Bench {
     }
     double bytes_per_step(uint32_t depth, uint32_t sessions) const {
         const double mean_position = depth + (o_.decode - 1) / 2.0;
-        return static_cast<double>(m_.plan.decode_bytes) +
+        const uint64_t weights = m_.pass == KEEL_PASS_LOW_RANK ? m_.plan.low_rank_decode_bytes : m_.plan.decode_bytes;
+        return static_cast<double>(weights) +
                sessions * mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
     }
 

@@ -71,9 +71,8 @@ void chat(const Options& o, const Console& console) {
     const PreparedSampling sampling(o.sampling);
     LoadedModel m = load_model(o.engine, console);
     const std::string template_name = settle_template(o, m);
-    Result<Session> session = m.engine.open();
-    check(session.status, "cannot open a session");
-    sampling.apply(*session);
+    Session session = open_session(m);
+    sampling.apply(session);
 
     const bool interactive = stdin_is_terminal() && !console.json;
     if (interactive)
@@ -100,7 +99,7 @@ void chat(const Options& o, const Console& console) {
             throw ToolError(kExitMemory,
                             strf("the conversation has %zu tokens and the context %u; raise --context or /reset",
                                  ids.size(), m.plan.context_tokens));
-        const std::span<const int32_t> rest = rewind_to_common_prefix(*session, ids);
+        const std::span<const int32_t> rest = rewind_to_common_prefix(session, ids);
 
         struct Reply {
             std::string text;
@@ -112,7 +111,7 @@ void chat(const Options& o, const Console& console) {
                                    if (r.stream) fwrite(text.data(), 1, text.size(), stdout);
                                },
                                &reply};
-        const Generation g = generate(m.engine, *session, rest, o.sampling.max_tokens, sink);
+        const Generation g = generate(m.engine, session, rest, o.sampling.max_tokens, sink);
         messages.push_back({"assistant", reply.text});
         if (console.json) {
             const Json turn = {{"user", line},

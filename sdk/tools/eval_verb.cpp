@@ -45,9 +45,7 @@ class Scorer {
   public:
     Scorer(LoadedModel& model, const Options& options)
         : model_(model), window_(options.window ? options.window : model.plan.context_tokens), options_(options) {
-        Result<Session> session = model_.engine.open();
-        check(session.status, "cannot open a session");
-        session_ = std::move(*session);
+        session_ = open_session(model_);
     }
     uint32_t window() const { return window_; }
 

@@ -4,8 +4,11 @@
 #include <filesystem>
 #include <map>
 #include <new>
+#include <utility>
 
+#include "sdk/lowrank/low_rank.h"
 #include "sdk/tools/allocation_counter.h"
+#include "sdk/tools/wproj/wproj_discovery.h"
 
 namespace keel::tools {
 namespace {
@@ -80,6 +83,36 @@ const char* chat_family_name(keel_chat_family family) {
     return static_cast<size_t>(family) < std::size(kFamilies) ? kFamilies[family] : "?";
 }
 
+namespace {
+
+bool parse_key(const std::string& text, uint64_t* key) {
+    char* end = nullptr;
+    *key = strtoull(text.c_str(), &end, 16);
+    return !text.empty() && text.size() <= 16 && text.find_first_of("+-xX ") == std::string::npos && *end == 0;
+}
+
+std::shared_ptr<FileReader> open_part(const std::string& path) {
+    Result<FileReader> reader = FileReader::open(path.c_str());
+    check(reader.status, "cannot open " + path);
+    return std::make_shared<FileReader>(std::move(*reader));
+}
+
+std::string find_wproj(const EngineOptions& options) {
+    const ModelFile file = open_model(options.model);
+    const WprojShape shape = wproj_shape_of(*file.model);
+    WprojSearch search;
+    search.model_path = options.model;
+    search.key = options.wproj_key;
+    search.shape = &shape;
+    search.force = options.wproj_any_key;
+    const WprojFound found = find_wproj_cache(search);
+    if (found.path) return *found.path;
+    throw ToolError(kExitFile, strf("no W_proj cache of %s in the working directory, beside it, or in %s (%zu files looked at): see keel wproj build", options.model.c_str(),
+                                    wproj_user_cache_directory().c_str(), found.seen.size()));
+}
+
+}  // namespace
+
 void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("model", options.model, "GGUF file")->required();
     verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");
@@ -91,6 +124,14 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
     verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")->group("Engine");
     verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")->group("Engine");
+    verb.add_option("--wproj", options.wproj, "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")->group("Engine");
+    verb.add_option("--wproj-key", [&options](const CLI::results_t& text) { return parse_key(text[0], &options.wproj_key); }, "the key it has to have, 16 hex digits")
+        ->group("Engine");
+    verb.add_flag("--wproj-force", options.wproj_any_key, "accept a cache of another key or model where the shapes match")->group("Engine");
+    verb.add_option("--wproj-error", options.wproj_error, "projections whose record has a larger relative squared error stay dense")
+        ->check(CLI::NonNegativeNumber)
+        ->group("Engine");
+    verb.add_flag("--low-rank", options.low_rank, "run in the low-rank pass of the W_proj cache")->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
@@ -115,13 +156,17 @@ keel_config make_config(const EngineOptions& options) {
     config.kv_sink_tokens = options.sinks;
     config.kv_recent_tokens = options.recent;
     if (!options.kv_profile.empty()) {
-        if (!options.kv_profile_file) {
-            Result<FileReader> reader = FileReader::open(options.kv_profile.c_str());
-            check(reader.status, "cannot open " + options.kv_profile);
-            options.kv_profile_file = std::make_shared<FileReader>(std::move(*reader));
-        }
+        if (!options.kv_profile_file) options.kv_profile_file = open_part(options.kv_profile);
         config.kv_profile = options.kv_profile_file->get();
     }
+    if (!options.wproj.empty()) {
+        if (!options.wproj_file) options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
+        config.wproj = options.wproj_file->get();
+    }
+    if (options.wproj_reader) config.wproj = options.wproj_reader;
+    config.wproj_key = options.wproj_key;
+    config.wproj_any_key = options.wproj_any_key;
+    config.wproj_max_error = static_cast<float>(options.wproj_error);
     return config;
 }
 
@@ -215,6 +260,10 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.config = make_config(options);
     if (adjust) adjust(loaded.config);
     loaded.plan = plan_memory(loaded.file, loaded.config);
+    if (options.low_rank && !loaded.config.wproj) throw ToolError(kExitUsage, "--low-rank needs a W_proj cache: --wproj");
+    if (options.low_rank && loaded.plan.low_rank_op_count == 0)
+        throw ToolError(loaded.plan.wproj_status, "cannot use the W_proj cache", &loaded.plan.wproj_error);
+    loaded.pass = options.low_rank ? KEEL_PASS_LOW_RANK : KEEL_PASS_DENSE;
     loaded.memory = RegionMemory(loaded.plan);
     if (before_init) before_init(loaded.plan);
 
@@ -233,6 +282,13 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.config.hooks = make<keel_hooks>();  // the bar ends here
     loaded.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return loaded;
+}
+
+Session open_session(LoadedModel& model) {
+    Result<Session> session = model.engine.open();
+    check(session.status, "cannot open a session");
+    if (model.pass != KEEL_PASS_DENSE) check(session->set_pass(model.pass), "cannot choose the low-rank pass");
+    return std::move(*session);
 }
 
 Json plan_json(const keel_memory_plan& plan) {

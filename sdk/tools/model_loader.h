@@ -23,7 +23,13 @@ struct EngineOptions {
     bool pin = false;
     uint32_t sinks = 0, recent = 0;  // positions kept in f16
     std::string kv_profile;  // file name
-    mutable std::shared_ptr<FileReader> kv_profile_file;  // opened by make_config, which points into it
+    std::string wproj;       // W_proj cache: file name, or "auto" to look for one
+    uint64_t wproj_key = 0;  // it has to have; 0: any of the model
+    bool wproj_any_key = false;
+    double wproj_error = 0;  // records of a larger error stay dense; 0: no bound
+    bool low_rank = false;   // sessions run in the low-rank pass
+    const keel_reader* wproj_reader = nullptr;            // a cache in memory, instead of a file
+    mutable std::shared_ptr<FileReader> kv_profile_file, wproj_file;  // opened by make_config, which points into them
 };
 void add_engine_options(CLI::App& verb, EngineOptions& options);
 // The configuration; `options` has to outlive keel_plan and keel_engine_init with it.
@@ -74,6 +80,7 @@ struct LoadedModel {
     keel_memory_plan plan{};
     RegionMemory memory;
     Engine engine;  // last: closed before its memory goes
+    keel_pass pass = KEEL_PASS_DENSE;  // of sessions
     double load_seconds = 0;
     uint64_t heap_at_init = 0;  // heap_allocations() the moment keel_engine_init returned
 };
@@ -82,6 +89,9 @@ struct LoadedModel {
 LoadedModel load_model(const EngineOptions& options, const Console& console,
                        const std::function<void(keel_config&)>& adjust = {},
                        const std::function<void(const keel_memory_plan&)>& before_init = {});
+
+// A session in the model's pass. Throws ToolError.
+Session open_session(LoadedModel& model);
 
 // Reusable pieces of reports.
 Json plan_json(const keel_memory_plan& plan);

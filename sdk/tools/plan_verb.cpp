@@ -53,6 +53,22 @@ std::string placement_text(const keel_op_info& op) {
     const std::string reason = plain_reason_name(op.plain_reason);
     return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")");
 }
+// Of a product of the low-rank pass.
+std::string low_rank_text(const keel_op_info& op) {
+    switch (op.low_rank_reason) {
+        case KEEL_LOW_RANK_USED:
+            return op.low_rank_error < 0 ? "record" : strf("record, error %.2g", op.low_rank_error);
+        case KEEL_LOW_RANK_NO_RECORD:
+            return "dense: no record";
+        case KEEL_LOW_RANK_ENERGY:
+            return "dense: too little energy";
+        case KEEL_LOW_RANK_ERROR:
+            return strf("dense: error %.2g", op.low_rank_error);
+        case KEEL_LOW_RANK_NONE:
+            break;
+    }
+    return "";
+}
 
 // Bytes of the interleaved matrices.
 uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
@@ -65,7 +81,7 @@ uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
 bool same_op(const keel_op_info& a, const keel_op_info& b) {
     return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
            a.columns == b.columns && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
-           a.placement == b.placement && a.plain_reason == b.plain_reason;
+           a.placement == b.placement && a.plain_reason == b.plain_reason && a.low_rank_reason == b.low_rank_reason && a.low_rank_error == b.low_rank_error;
 }
 
 std::vector<OpGroup> group_layers(const std::vector<keel_op_info>& ops, bool fold) {
@@ -92,13 +108,13 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", "weights", "pass", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
+    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "pass", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
                 4);
     for (const OpGroup& group : groups)
         for (size_t i = group.begin; i < group.end; ++i) {
             const keel_op_info& op = ops[i];
             table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
-                       placement_text(op),
+                       op.low_rank ? low_rank_text(op) : placement_text(op),
                        i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows), strf("%u", op.columns),
                        human_bytes(op.fixed_bytes), human_bytes(op.token_bytes), human_us(op.predicted_us),
                        group.repeats > 1 ? strf("%u", group.repeats) : ""});
@@ -122,6 +138,7 @@ Json op_json(const keel_op_info& op) {
             {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
             {"plain_reason", plain_reason_name(op.plain_reason)},
             {"pass", op.pass},
+            {"low_rank", low_rank_text(op)},
             {"predicted_us", op.predicted_us}};
 }
 
@@ -298,7 +315,8 @@ void show_plan(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.engine.model);
     const keel_config config = make_config(o.engine);
     const keel_memory_plan plan = plan_memory(file, config);
-    const std::vector<keel_op_info> ops = plan_ops(file, config, plan.op_count);
+    const std::vector<keel_op_info> all_ops = plan_ops(file, config, plan.op_count + plan.low_rank_op_count);
+    const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count), low_rank(all_ops.begin() + plan.op_count, all_ops.end());
     double predicted_us = 0;
     for (const keel_op_info& op : ops) predicted_us += op.predicted_us;
 
@@ -310,7 +328,13 @@ void show_plan(const Options& o, const Console& console) {
         out["predicted_us_per_token"] = predicted_us;
         out["interleaved_weight_bytes"] = interleaved_bytes(ops);
         out["ops"] = Json::array();
-        for (const keel_op_info& op : ops) out["ops"].push_back(op_json(op));
+        for (const keel_op_info& op : all_ops) out["ops"].push_back(op_json(op));
+        if (config.wproj)
+            out["low_rank"] = {{"status", keel_status_name(plan.wproj_status)},     {"field", plan.wproj_error.field},
+                               {"offset", plan.wproj_error.offset},                 {"reason", plan.wproj_error.reason},
+                               {"records", plan.low_rank_records},                  {"bytes", plan.low_rank_bytes},
+                               {"decode_bytes", plan.low_rank_decode_bytes},        {"first_op", plan.op_count},
+                               {"ops", plan.low_rank_op_count}};
         return print_json(out);
     }
 
@@ -337,6 +361,11 @@ void show_plan(const Options& o, const Console& console) {
            kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
     if (plan.kv_session_bytes) printf("rows of sinks and recent positions in f16: %s a session, part of the KV region\n", human_bytes(plan.kv_session_bytes).c_str());
     if (plan.kv_side_bytes) printf("means, gains and tables of the KV formats: %s, part of the persistent region\n", human_bytes(plan.kv_side_bytes).c_str());
+    if (plan.wproj_status != KEEL_OK)
+        printf("W_proj cache: not used, %s, %s at byte %llu: %s\n", keel_status_name(plan.wproj_status), plan.wproj_error.field,
+               static_cast<unsigned long long>(plan.wproj_error.offset), plan.wproj_error.reason);
+    if (plan.low_rank_op_count)
+        printf("W_proj cache: %u records, %s of bases, records and biases\n", plan.low_rank_records, human_bytes(plan.low_rank_bytes).c_str());
     if (plan.note[0]) printf("note: %s\n", plan.note);
 
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
@@ -346,6 +375,13 @@ void show_plan(const Options& o, const Console& console) {
            ops.empty() ? 0 : ops.back().pass + 1,
            human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(),
            predicted_us > 0 ? 1e6 / predicted_us : 0);
+    if (low_rank.empty()) return;
+    if (!o.no_ops) printf("\nlow-rank pass\n%s", ops_text(low_rank, group_layers(low_rank, !o.all_ops)).c_str());
+    double low_rank_us = 0;
+    for (const keel_op_info& op : low_rank) low_rank_us += op.predicted_us;
+    printf("\n%u ops in the low-rank pass; one token moves %s (%.1f %% of the dense pass) and is predicted to take %s\n", plan.low_rank_op_count,
+           human_bytes(plan.low_rank_decode_bytes).c_str(), 100.0 * static_cast<double>(plan.low_rank_decode_bytes) / static_cast<double>(plan.decode_bytes),
+           human_us(low_rank_us).c_str());
 }
 
 }  // namespace

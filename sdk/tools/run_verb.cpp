@@ -28,9 +28,8 @@ int run(const Options& o, const Console& console) {
         constexpr size_t kLongestPiece = 2048;
         if (console.json) generated.reserve((o.sampling.max_tokens + 1) * kLongestPiece);
     });
-    Result<Session> session = m.engine.open();
-    check(session.status, "cannot open a session");
-    sampling.apply(*session);
+    Session session = open_session(m);
+    sampling.apply(session);
 
     const uint32_t flags = (o.special ? KEEL_TOKENIZE_SPECIAL : 0) | (o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
     const Result<std::span<const int32_t>> tokens = m.engine.tokenize(prompt, ids, flags);
@@ -45,7 +44,7 @@ int run(const Options& o, const Console& console) {
     const TextSink to_string = {
         [](void* context, std::string_view text) { static_cast<std::string*>(context)->append(text); }, &generated};
     const Generation g =
-        generate(m.engine, *session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
+        generate(m.engine, session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
     Result<keel_stats> stats = m.engine.stats();
     const AllocationCount allocations = allocations_since(m.heap_at_init, *stats);
     check(stats.status, "cannot read the engine's statistics");

@@ -55,9 +55,7 @@ void KvRun::feed(std::span<const int32_t> ids, size_t first_position, const Logi
 
 void KvRun::forward(std::span<const int32_t> ids, const LogitsVisitor& visit) {
     close();
-    Result<Session> session = model_.engine.open();
-    check(session.status, "cannot open a session");
-    session_ = std::move(*session);
+    session_ = open_session(model_);
     if (tap_) tap_->begin(session_.handle(), static_cast<uint32_t>(ids.size()), model_.plan.chunk_tokens);
     feed(ids, 0, visit);
     if (tap_) tap_->end();
