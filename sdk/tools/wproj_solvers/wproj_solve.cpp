@@ -133,7 +133,7 @@ class LayerSolver {
         for (const uint32_t slots : configurations(group)) {
             const uint32_t n = columns(slots);
             uint32_t most = 0;
-            for (uint32_t rank = granularity; rank <= n && low_rank_bytes(slots, rank) < dense_bytes(slots); rank += granularity) most = rank;
+            for (uint32_t rank = granularity; rank < n && low_rank_bytes(slots, rank) < dense_bytes(slots); rank += granularity) most = rank;
             if (!most) continue;
             const NestedFactors factors = solve(slots, most);
             const Index count = std::popcount(slots);
