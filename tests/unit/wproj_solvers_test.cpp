@@ -415,9 +415,27 @@ TEST(WprojWhitened, ForcedDirectionsAreExact) {
         const std::vector<FloatRows> own = {p.weights[static_cast<size_t>(i)]};
         EXPECT_NEAR(loss_of(own, {1 / with.energy[i]}, p.covariance, f.pt.cast<double>(), {f.w_proj[static_cast<size_t>(i)].cast<double>()}), with.error(i, 6), 1e-5);
     }
-    EXPECT_LE(with.error.col(6).sum(), without.error.col(4).sum());
+    WhitenedOptions plain = rank_options(6);
+    options.normalise = plain.normalise = false;  // the same objective for both
+    const NestedFactors a = whitened(p.slots(), p.covariance, options), b = whitened(p.slots(), p.covariance, plain);
+    EXPECT_LE(a.error.col(6).dot(a.energy), b.error.col(4).dot(b.energy) * (1 + 1e-9));
+    EXPECT_GE(a.error.col(6).dot(a.energy), b.error.col(6).dot(b.energy) * (1 - 1e-9));
     options.max_rank = 1;
     EXPECT_THROW(whitened(p.slots(), p.covariance, options), std::invalid_argument);
+}
+
+// S = S_0 + c d d^T with d forced: energies and errors are nearly those of S_0 however large c is.
+TEST(WprojWhitened, ForcedDirectionsDoNotHideTheRest) {
+    const Problem p = problem(23);
+    Source source(24);
+    WhitenedOptions options = rank_options(8);
+    options.ridge = 0;
+    options.forced = source.normals(1, 20).cast<float>();
+    const VectorXd d = options.forced.row(0).transpose().cast<double>();
+    const NestedFactors large = whitened(p.slots(), p.covariance + 1e7 * d * d.transpose(), options), none = whitened(p.slots(), p.covariance, options);
+    EXPECT_LT((large.energy - none.energy).cwiseAbs().maxCoeff(), 1e-4 * none.energy.maxCoeff());
+    EXPECT_LT((large.error - none.error).cwiseAbs().maxCoeff(), 1e-4);
+    EXPECT_LT(none.energy[0], (p.weights[0].cast<double>() * p.covariance).cwiseProduct(p.weights[0].cast<double>()).sum());
 }
 
 TEST(WprojWhitened, DegenerateCovariancesHaveDefinedAnswers) {

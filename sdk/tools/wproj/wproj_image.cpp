@@ -111,10 +111,6 @@ WprojImage read_v2(const WprojFile& file) {
 
 }  // namespace
 
-float wproj_compression(uint32_t rows, uint32_t rank, uint32_t columns) {
-    return static_cast<float>(double{1} * rank * (double{1} * rows + columns) / (double{1} * rows * columns));
-}
-
 WprojImage read_wproj_image(const keel_reader& reader) {
     keel_error error = make<keel_error>();
     if (wproj_is_packed(reader)) {

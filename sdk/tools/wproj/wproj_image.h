@@ -44,7 +44,9 @@ struct WprojImage {
 };
 
 // rank (rows + columns) / (rows columns): what both versions store as the compression of a record.
-float wproj_compression(uint32_t rows, uint32_t rank, uint32_t columns);
+inline float wproj_compression(uint32_t rows, uint32_t rank, uint32_t columns) {
+    return static_cast<float>(double{1} * rank * (double{1} * rows + columns) / (double{1} * rows * columns));
+}
 
 // Reads and validates a whole file, whatever model it was made for; version 2: checksums and the zeros between sections too, and packed files
 // where this build has zstd. A version-1 layer's one basis appears in each group that has records; in attn_in where no group has.

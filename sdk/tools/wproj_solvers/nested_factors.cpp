@@ -74,7 +74,7 @@ void project(const std::vector<SolverSlot>& slots, const MatrixXd& to_factor, co
         double left = energies[s];
         out->error(s, 0) = 1;
         for (Index k = 0; k < rank; ++k) {
-            left -= held[k];
+            if (k >= out->forced) left -= held[k];
             out->error(s, k + 1) = std::max(left, 0.0) / energies[s];
         }
     }

@@ -33,7 +33,7 @@ struct NestedFactors {
     // Relative squared output error left at each rank, [slot][max_rank + 1], never rising, 1 at rank 0: 1 - |W_proj_k|^2 / |W|^2 in the metric
     // of the solver. 0 where the slot has no output energy.
     Eigen::MatrixXd error;
-    Eigen::VectorXd energy;         // [slot]: the denominator, tr(W S W^T) or |W|_F^2
+    Eigen::VectorXd energy;         // [slot]: the denominator, tr(W S W^T) without what forced directions hold, or |W|_F^2
     Eigen::VectorXd second_moment;  // [max_rank]: of an element of Pt x, or Pt (x - m) where the solution is centred
     Eigen::Index forced = 0;        // directions of massive activations among them
     EigenMethod method = EigenMethod::kDense;
@@ -56,7 +56,7 @@ Eigen::Index checked_columns(const std::vector<SolverSlot>& slots);
 // sum (W T)^T (W T) for a slot, T lower triangular [columns][columns] or null for the identity: [columns][columns], both triangles.
 Eigen::MatrixXd projected_gram(const WeightView& weight, const Eigen::MatrixXd* lower);
 // Fills w_proj = W to_factor diag(scale), error and energy of `out`. to_factor [columns][max_rank]; |W_i to_factor_j|^2 is what direction j holds of
-// energies[i].
+// energies[i], but for the first out->forced.
 void project(const std::vector<SolverSlot>& slots, const Eigen::MatrixXd& to_factor, const Eigen::VectorXd& scale, const Eigen::VectorXd& energies, NestedFactors* out);
 }  // namespace solver_detail
 

@@ -43,12 +43,12 @@ MatrixXd whitened_directions(const MatrixXd& lower, const FloatRows& rows) {
     return directions.leftCols(count);
 }
 
-// M <- (1 - Q Q^T) M (1 - Q Q^T)
-void deflate(MatrixXd& m, const MatrixXd& q) {
+// G <- (1 - Q Q^T) G (1 - Q Q^T)
+void deflate(MatrixXd& g, const MatrixXd& q) {
     if (!q.cols()) return;
-    m -= q * (q.transpose() * m).eval();
-    m -= ((m * q).eval() * q.transpose()).eval();
-    m = ((m + m.transpose()) / 2).eval();
+    g -= q * (q.transpose() * g).eval();
+    g -= (g * q).eval() * q.transpose();
+    g = ((g + g.transpose()) / 2).eval();
 }
 
 }  // namespace
@@ -59,20 +59,19 @@ NestedFactors whitened(const std::vector<SolverSlot>& slots, const MatrixXd& cov
     if (!covariance.allFinite() || !options.forced.allFinite()) throw std::invalid_argument("moments that are not finite");
     if (options.max_rank < 1 || options.max_rank > n || !(options.ridge >= 0)) throw std::invalid_argument("rank outside [1, columns], or a negative ridge");
 
-    const MatrixXd lower = whitening_factor(covariance, options.ridge);
+    const MatrixXd lower = whitening_factor(covariance, options.ridge), forced = whitened_directions(lower, options.forced);
+    if (forced.cols() > options.max_rank) throw std::invalid_argument("more forced directions than ranks");
     MatrixXd m = MatrixXd::Zero(n, n);
     VectorXd energies(static_cast<Index>(slots.size()));
     for (size_t i = 0; i < slots.size(); ++i) {
-        const MatrixXd own = solver_detail::projected_gram(slots[i].weight, &lower);
-        const double energy = energies[static_cast<Index>(i)] = own.trace();
+        MatrixXd own = solver_detail::projected_gram(slots[i].weight, &lower);
+        deflate(own, forced);
+        const double energy = energies[static_cast<Index>(i)] = std::max(own.trace(), 0.0);
         const double alpha = !options.normalise ? slots[i].sensitivity : energy > 0 ? slots[i].sensitivity / energy : 0;
         m += alpha * own;
     }
     const double trace = m.trace();
 
-    const MatrixXd forced = whitened_directions(lower, options.forced);
-    if (forced.cols() > options.max_rank) throw std::invalid_argument("more forced directions than ranks");
-    deflate(m, forced);
     const Eigenpairs pairs = top_eigenpairs(m, options.max_rank - forced.cols(), options.method);
 
     NestedFactors out;

@@ -16,7 +16,8 @@ struct WhitenedOptions {
     bool normalise = true;       // false: alpha_i = sensitivity_i
     double ridge = 1e-5;         // of tr(S) / n
     // Directions d [any][columns], in the coordinates of x - m, with W_i d = W_proj_i (Pt d) exactly (but for rounding): they come first, as
-    // L^-1 d made orthonormal, and V goes on with the eigenvectors of M deflated by them. Dependent and zero ones are left out.
+    // L^-1 d made orthonormal, and V goes on with the eigenvectors of M deflated by them. What they hold is no part of energies, so a few
+    // huge tokens do not make the errors of all others look small. Dependent and zero ones are left out.
     FloatRows forced;
     EigenMethod method = EigenMethod::kAutomatic;
 };
