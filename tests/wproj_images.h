@@ -142,6 +142,35 @@ inline WprojImage small_image_v2() {
     return image;
 }
 
+// Files of a few KiB, for tests that go through every byte and for the fuzzer: an f32 and a Q8 layer; an absent layer and one with two groups.
+inline WprojImage tiny_image_v1() {
+    WprojRandom random(3);
+    WprojImage image;
+    image.version = 1;
+    image.columns = 32;
+    for (const uint32_t rank : {3u, 32u}) {
+        WprojImageLayer layer;
+        layer.basis[keel::kWprojAttnIn] = some_basis(random, rank, 32, keel::kernels::kF32, true, rank == 3);
+        for (const uint32_t slot : {keel::kWprojQ, keel::kWprojV}) layer.record[slot] = some_record(random, 4, rank, 32, rank == 3 ? keel::kernels::kF32 : keel::kernels::kQ8_F32, slot == keel::kWprojV);
+        layer.record[keel::kWprojDown] = some_record(random, 2, 5, 32, keel::kernels::kF32, false);
+        image.layers.push_back(layer);
+    }
+    return image;
+}
+inline WprojImage tiny_image_v2() {
+    WprojRandom random(4);
+    WprojImage image;
+    image.fingerprint = small_shape(0).fingerprint;
+    image.solver = "weight-pca";
+    image.layers.resize(2);
+    WprojImageLayer& layer = image.layers[1];
+    layer.basis[keel::kWprojAttnIn] = some_basis(random, 32, 32, keel::kernels::kQ8_0, true, true);
+    layer.basis[keel::kWprojFfnHidden] = some_basis(random, 3, 64, keel::kernels::kF16, false, false);
+    layer.record[keel::kWprojK] = some_record(random, 6, 32, 32, keel::kernels::kQ4_0, true);
+    layer.record[keel::kWprojDown] = some_record(random, 8, 3, 64, keel::kernels::kF32, false);
+    return image;
+}
+
 // A version-1 file by the layout alone.
 inline std::vector<uint8_t> version1_by_hand(const WprojImage& image, uint64_t key) {
     std::vector<uint8_t> out;

@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
     add_capture_verb(app, console);
     add_tokenize_verb(app, console);
     add_synth_verb(app, console);
+    add_wproj_verb(app, console);
 
     try {
         app.parse(argc, argv);

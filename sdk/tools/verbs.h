@@ -18,6 +18,7 @@ void add_calibrate_verb(CLI::App& app, Console& console);
 void add_capture_verb(CLI::App& app, Console& console);
 void add_tokenize_verb(CLI::App& app, Console& console);
 void add_synth_verb(CLI::App& app, Console& console);
+void add_wproj_verb(CLI::App& app, Console& console);
 
 // A subcommand with --json and examples in its help.
 inline CLI::App* add_verb(CLI::App& app, Console& console, const char* name, const char* what, const char* examples) {

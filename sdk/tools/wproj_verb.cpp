@@ -1,0 +1,16 @@
+// keel wproj: everything about W_proj caches, low-rank factors of projection weights.
+#include "sdk/tools/wproj/wproj_verbs.h"
+
+namespace keel::tools {
+
+void add_wproj_verb(CLI::App& app, Console& console) {
+    CLI::App* wproj = app.add_subcommand("wproj", "W_proj caches: low-rank factors of projection weights");
+    wproj->require_subcommand(1);
+    add_wproj_inspect_verb(*wproj, console);
+    add_wproj_verify_verb(*wproj, console);
+    add_wproj_pack_verb(*wproj, console);
+    add_wproj_find_verb(*wproj, console);
+    add_wproj_manifest_verb(*wproj, console);
+}
+
+}  // namespace keel::tools
