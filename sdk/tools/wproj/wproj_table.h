@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "keel/keel.hpp"
-#include "sdk/format/wproj.h"
+#include "sdk/lowrank/low_rank.h"
 #include "sdk/tools/model_loader.h"
 
 namespace keel::tools {

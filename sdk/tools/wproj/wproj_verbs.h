@@ -4,6 +4,8 @@
 
 namespace keel::tools {
 
+void add_wproj_build_verb(CLI::App& wproj, Console& console);
+void add_wproj_compare_verb(CLI::App& wproj, Console& console);
 void add_wproj_inspect_verb(CLI::App& wproj, Console& console);
 void add_wproj_verify_verb(CLI::App& wproj, Console& console);
 void add_wproj_pack_verb(CLI::App& wproj, Console& console);    // pack and unpack
