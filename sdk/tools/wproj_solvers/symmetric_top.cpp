@@ -70,13 +70,14 @@ Eigenpairs randomized_pairs(const MatrixXd& matrix, Index k) {
     for (;;) {
         const MatrixXd product = matrix * basis;
         ++pairs.passes;
-        const MatrixXd small = basis.transpose() * product;
-        const Eigen::SelfAdjointEigenSolver<MatrixXd> ritz(MatrixXd((small + small.transpose()) / 2));
+        const MatrixXd projected = basis.transpose() * product, small = (projected + projected.transpose()) / 2;
+        Eigen::SelfAdjointEigenSolver<MatrixXd> ritz(small, Eigen::EigenvaluesOnly);
         const double sum = ritz.eigenvalues().tail(k).sum();
         // The first product belongs to the random start; Ritz values of later ones rise towards the eigenvalues.
         pairs.converged = pairs.passes > kMinPasses && sum - held <= kConverged * std::abs(sum);
         held = sum;
         if (pairs.converged || pairs.passes > kMaxPasses) {
+            ritz.compute(small);
             const MatrixXd turn = ritz.eigenvectors().rightCols(k).rowwise().reverse();
             pairs.values = ritz.eigenvalues().tail(k).reverse();
             pairs.vectors = basis * turn;
@@ -95,7 +96,7 @@ Eigenpairs top_eigenpairs(const MatrixXd& matrix, Index k, EigenMethod method) {
     if (matrix.cols() != n || k > n || k < 0) throw std::invalid_argument("top_eigenpairs: shape");
     if (!matrix.allFinite()) throw std::invalid_argument("top_eigenpairs: an entry is not finite");
     if (k == 0) return {VectorXd(0), MatrixXd(n, 0), EigenMethod::kDense};
-    const bool dense = method == EigenMethod::kDense || (method == EigenMethod::kAutomatic && (n <= kDenseColumns || 2 * (k + kOversampling) >= n));
+    const bool dense = method == EigenMethod::kDense || (method == EigenMethod::kAutomatic && (n <= kDenseColumns || 4 * (k + kOversampling) >= n));
     Eigenpairs pairs = dense ? dense_pairs(matrix, k) : randomized_pairs(matrix, k);
     fix_signs(pairs.vectors);
     return pairs;
