@@ -5,6 +5,7 @@
 
 #include "keel/keel.hpp"
 #include "sdk/format/wproj.h"
+#include "sdk/model/model.h"
 #include "sdk/tools/model_loader.h"
 
 namespace keel::tools {
