@@ -36,6 +36,15 @@ for compiler in gcc clang; do
 done
 [ -n "$expected" ] || fail "no C compiler"
 
+# keel_pack, where it was built.
+if [ -f "$prefix/include/keel/keel_pack.h" ]; then
+    printf '%s\n' '#include <keel/keel_pack.h>' 'int main(void) { return keel_pack_inspect(0, 0, 0) == KEEL_E_ARGUMENT ? 0 : 1; }' >"$work/pack.c"
+    # shellcheck disable=SC2086
+    cc -std=c11 -Wall -Wextra -Wpedantic -Werror "$work/pack.c" -I"$prefix/include" "$(find "$prefix" -name libkeel_pack.a)" $flags -lzstd -o "$work/pack"
+    "$work/pack" || fail "keel_pack"
+    echo "keel_pack: ok"
+fi
+
 # A CMake project.
 "$cmake" -S "$source/tests/install/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" -DKEEL_SAMPLES="$source/samples" >"$work/log" 2>&1 &&
     "$cmake" --build "$work/consumer" >>"$work/log" 2>&1 || { cat "$work/log"; fail "find_package(keel)"; }

@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth; do
+for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth "wproj inspect" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -205,6 +205,34 @@ expect "two prompts" [ "$(sed -n '/"prefill": \[/,/\]/p' "$work/out" | grep -c '
 expect "two depths, one session and three" [ "$(sed -n 's/ *"\(depth\|sessions\)": \([0-9]*\),/\2/p' "$work/out" | tr '\n' ' ')" = "32 1 32 3 0 1 0 3 " ]
 expect "no step was asked for" bash -c "! grep -q '\"step\"' '$work/out'"
 expect "bench beyond its context" exits 2 "$keel" bench "$work/tiny.gguf" --context 64 --depth 60 --decode 5
+
+# W_proj caches: what files hold, packing there and back, manifests, discovery.
+cp "$2/../../tests/fuzz/corpus/wproj/version-1" "$work/ott_wproj_cache_89ABCDEF.bin"
+cp "$2/../../tests/fuzz/corpus/wproj/version-2" "$work/two.wproj"
+expect "wproj inspect" exits 0 "$keel" wproj inspect "$work/two.wproj"
+expect "ranks and types are shown" holds 'attn_in Pt *Q8_0 *32 x 32'
+expect "wproj inspect, version 1" exits 0 "$keel" wproj inspect "$work/ott_wproj_cache_89ABCDEF.bin" --json
+expect "its key" holds '"key": "0123456789abcdef"'
+expect "for another model" exits 3 "$keel" wproj inspect "$work/two.wproj" --model "$model"
+expect "verified against another model" exits 3 "$keel" wproj verify "$work/two.wproj" --model "$model"
+head -c 3000 "$work/two.wproj" >"$work/cut.wproj"
+expect "a cut cache is refused" exits 3 "$keel" wproj inspect "$work/cut.wproj"
+if "$keel" wproj pack "$work/two.wproj" "$work/two.packed" >"$work/out" 2>"$work/err"; then
+    expect "a packed cache is shown" exits 0 "$keel" wproj inspect "$work/two.packed"
+    expect "and says so" holds 'WPROJV02, packed'
+    expect "wproj unpack" exits 0 "$keel" wproj unpack "$work/two.packed" "$work/again.wproj"
+    expect "packing loses nothing" cmp -s "$work/two.wproj" "$work/again.wproj"
+else
+    expect "without zstd it says so" holds 'no zstd' err
+fi
+expect "manifest write" exits 0 "$keel" wproj manifest write "$work" --output "$work/inventory.json"
+expect "manifest list" exits 0 "$keel" wproj manifest list "$work/inventory.json"
+expect "the cache is listed" holds '^ott_wproj_cache_89ABCDEF.bin'
+expect "manifest check" exits 0 "$keel" wproj manifest check "$work/inventory.json" "$work"
+printf 'x' >>"$work/ott_wproj_cache_89ABCDEF.bin"
+expect "another size is noticed" exits 3 "$keel" wproj manifest check "$work/inventory.json" "$work" --no-hash
+expect "nothing fits the model" exits 3 "$keel" wproj find "$model" --file "$work" --force --json
+expect "and it says what it saw" holds '"verdict": '
 
 [ $failures -eq 0 ] || { echo "$failures failed"; exit 1; }
 echo "all passed"

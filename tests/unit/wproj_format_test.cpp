@@ -276,6 +276,7 @@ TEST(WprojKeys, AreWhatAFileIsFoundBy) {
     EXPECT_EQ(open(one, shape, kKey ^ 1ull << 63), KEEL_E_FILE_MISMATCH);
     // Without a key version 2 goes by the model, and version 1 by nothing.
     EXPECT_EQ(open(one, shape, 0), KEEL_E_FILE_MISMATCH);
+    EXPECT_EQ(open(version1_by_hand(small_image_v1(), 0), shape, 0), KEEL_E_FILE_MISMATCH);
     EXPECT_EQ(open(two, shape, 0), KEEL_OK);
     WprojShape other = shape;
     other.fingerprint ^= 1;
@@ -370,6 +371,29 @@ TEST(WprojDamage, HostileFieldsOfVersion1) {
     EXPECT_EQ(open(with(file, q + 32, 2.0f), shape, kKey, false, &error), KEEL_E_FILE_FORMAT);
     EXPECT_STREQ(error.field, "layer 0 q energy");
     EXPECT_EQ(error.offset, q + 32);
+}
+
+// Consistent in themselves, but not with the rest of the file.
+TEST(WprojDamage, RecordsAndBasesThatDoNotBelongTogether) {
+    WprojRandom random(31);
+    keel_error error = {};
+    error.struct_size = sizeof error;
+    WprojImage image = tiny_image_v1();
+    image.layers[0].record[kWprojV] = some_record(random, 4, 5, 32, kernels::kF32, false);  // the basis has rank 3
+    EXPECT_EQ(open(version1_by_hand(image, kKey), wproj_any_shape(), kKey, false, &error), KEEL_E_FILE_FORMAT);
+    EXPECT_STREQ(error.field, "layer 0 v rank");
+    image = tiny_image_v1();
+    image.layers[0].basis[kWprojAttnIn] = {};
+    EXPECT_EQ(open(version1_by_hand(image, kKey), wproj_any_shape(), kKey, false, &error), KEEL_E_FILE_FORMAT);
+    EXPECT_STREQ(error.field, "layer 0 q rank");
+    // The end of the file inside a basis and inside a record.
+    Bytes cut = version1_by_hand(tiny_image_v1(), kKey);
+    EXPECT_EQ(open(Bytes(cut.begin(), cut.end() - 1), wproj_any_shape(), kKey, false, &error), KEEL_E_FILE_FORMAT);
+    EXPECT_STREQ(error.field, "layer 1 down rows");
+    cut.resize(32 + 16 + 100);
+    EXPECT_EQ(open(cut, wproj_any_shape(), kKey, false, &error), KEEL_E_FILE_FORMAT);
+    EXPECT_STREQ(error.field, "layer 0 basis rank");
+    EXPECT_EQ(error.offset, 32u);
 }
 
 TEST(WprojDamage, HostileFieldsOfVersion2) {

@@ -1,6 +1,7 @@
 // keel wproj pack and unpack: the sections of a version-2 cache as zstd frames, and back to the byte.
 #include <stdio.h>
 
+#include "keel/keel.hpp"
 #include "sdk/tools/atomic_file.h"
 #include "sdk/tools/wproj/wproj_image.h"
 #include "sdk/tools/wproj/wproj_verbs.h"

@@ -4,7 +4,8 @@
 #include <vector>
 
 #include "keel/keel.hpp"
-#include "sdk/lowrank/low_rank.h"
+#include "sdk/format/wproj.h"
+#include "sdk/model/model.h"
 #include "sdk/tools/model_loader.h"
 
 namespace keel::tools {
