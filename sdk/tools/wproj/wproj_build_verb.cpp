@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "sdk/tools/wproj/wproj_discovery.h"
+#include "sdk/lowrank/low_rank.h"
 #include "sdk/tools/wproj/wproj_table.h"
 #include "sdk/tools/wproj_build/wproj_recipe.h"
 #endif
