@@ -41,32 +41,6 @@ class CancelOnInterrupt {
 
 }  // namespace
 
-void add_sampling_options(CLI::App& verb, SamplingOptions& o) {
-    const auto add = [&](const char* name, auto& value, const char* what) {
-        verb.add_option(name, value, what)->capture_default_str()->group("Sampling");
-    };
-    add("--temp", o.temperature, "temperature; 0 always takes the most probable token");
-    add("--top-k", o.top_k, "keep the K most probable tokens; 0 is off");
-    add("--top-p", o.top_p, "keep the smallest set with this probability; 0 is off");
-    add("--min-p", o.min_p, "drop tokens below this part of the best one's probability; 0 is off");
-    add("--typical", o.typical, "keep the locally typical set with this probability; 0 is off");
-    add("--repeat-penalty", o.repeat_penalty, "repetition penalty over the penalty window; 1 is off");
-    add("--frequency-penalty", o.frequency_penalty, "subtracted from a logit per occurrence");
-    add("--presence-penalty", o.presence_penalty, "subtracted once from a logit that occurred");
-    add("--penalty-window", o.penalty_window, "tokens the penalties look back at; 0 is 64");
-    add("--seed", o.seed, "same seed, same text");
-    add("--max-tokens,-n", o.max_tokens, "most tokens to generate");
-    add("--min-tokens", o.min_tokens, "no end of sequence before this many");
-    verb.add_option("--stop", o.stops, "text that ends the generation; may be repeated")
-        ->take_all()
-        ->allow_extra_args(false)
-        ->group("Sampling");
-    verb.add_option("--logit-bias", o.biases, "ID=VALUE, added to a logit (-inf forbids); may be repeated")
-        ->take_all()
-        ->allow_extra_args(false)
-        ->group("Sampling");
-}
-
 PreparedSampling::PreparedSampling(const SamplingOptions& o) : options_(o) {
     for (const std::string& bias : o.biases) {
         char *id_end = nullptr, *value_end = nullptr;

@@ -1,12 +1,15 @@
 // Sampling options and the generation loop that `run` and `chat` share. The loop makes no heap allocation.
 #pragma once
-#include <CLI/CLI.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "keel/keel.hpp"
 #include "sdk/tools/console.h"
+
+namespace CLI {
+class App;
+}
 
 namespace keel::tools {
 
@@ -17,7 +20,7 @@ struct SamplingOptions {
     uint64_t seed = 1;
     std::vector<std::string> stops, biases;  // biases: "ID=VALUE"
 };
-void add_sampling_options(CLI::App& verb, SamplingOptions& options);
+void add_sampling_options(CLI::App& verb, SamplingOptions& options);  // verb_options.cpp
 
 // The options checked and converted, ready to be given to sessions without allocating.
 class PreparedSampling {

@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <filesystem>
-#include <map>
 #include <new>
 #include <utility>
 
@@ -12,84 +11,6 @@
 
 namespace keel::tools {
 namespace {
-
-// Names of enum values on the command line and in reports; one table serves both directions.
-template <class T>
-using Names = std::map<std::string, T>;
-
-const Names<keel_kv_format> kKvFormats = {
-    {"f16", KEEL_KV_F16},   {"f32", KEEL_KV_F32},   {"fp8", KEEL_KV_FP8_E4M3},          {"q8_0", KEEL_KV_Q8_0},             {"q4_0", KEEL_KV_Q4_0},
-    {"e8-2", KEEL_KV_E8_2}, {"e8-3", KEEL_KV_E8_3}, {"q8_0-rot", KEEL_KV_Q8_0_ROTATED}, {"q4_0-rot", KEEL_KV_Q4_0_ROTATED}, {"e8-4", KEEL_KV_E8_4},
-    {"e8-5", KEEL_KV_E8_5}, {"e8-6", KEEL_KV_E8_6}, {"e8-8", KEEL_KV_E8_8},             {"tcq-2", KEEL_KV_TCQ_2},           {"tcq-3", KEEL_KV_TCQ_3},
-    {"tcq-4", KEEL_KV_TCQ_4}, {"tcq-5", KEEL_KV_TCQ_5}, {"tcq-6", KEEL_KV_TCQ_6}};
-const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
-                                      {"copy", KEEL_WEIGHTS_COPY},
-                                      {"map", KEEL_WEIGHTS_MAP},
-                                      {"locked", KEEL_WEIGHTS_MAP_LOCKED},
-                                      {"repack", KEEL_WEIGHTS_REPACK}};
-const Names<keel_activation> kActivations = {{"q8", KEEL_ACTIVATION_Q8}, {"f32", KEEL_ACTIVATION_F32}};
-const Names<keel_cpu> kCpus = {{"auto", KEEL_CPU_AUTO}, {"scalar", KEEL_CPU_SCALAR}, {"avx2", KEEL_CPU_AVX2}, {"avx512", KEEL_CPU_AVX512}, {"amx", KEEL_CPU_AMX}, {"neon", KEEL_CPU_NEON}};
-
-template <class T>
-const char* name_of(const Names<T>& names, T value, const char* fallback) {
-    for (const auto& [name, v] : names)
-        if (v == value) return name.c_str();
-    return fallback;
-}
-
-template <class T>
-void add_choice(CLI::App& verb, const std::string& name, T& value, const Names<T>& names, const std::string& what) {
-    std::string choices;
-    for (const auto& [choice, v] : names) choices += (choices.empty() ? "" : "|") + choice;
-    const auto choose = [&value, &names, name, choices](const std::string& text) {
-        const auto it = names.find(text);
-        if (it == names.end()) throw CLI::ValidationError(name, "'" + text + "' is none of " + choices);
-        value = it->second;
-    };
-    verb.add_option_function<std::string>(name, choose, what)->type_name(choices)->group("Engine");
-}
-
-}  // namespace
-
-std::optional<keel_kv_format> find_kv_format(const std::string& name) {
-    const auto it = kKvFormats.find(name);
-    return it == kKvFormats.end() ? std::nullopt : std::optional(it->second);
-}
-const char* kv_format_name(keel_kv_format format) {
-    return name_of(kKvFormats, format, "f16");
-}
-const char* kv_format_name(const keel_config& config, keel_kv_format format) {
-    return format == KEEL_KV_DEFAULT && config.kv_profile ? "profile" : kv_format_name(format);
-}
-const char* weights_name(keel_weights weights) {
-    return name_of(kWeights, weights, "default");
-}
-const char* activation_name(keel_activation activation) {
-    return name_of(kActivations, activation, "q8");
-}
-const char* cpu_name(keel_cpu cpu) {
-    return name_of(kCpus, cpu, "auto");
-}
-
-const char* region_name(int region) {
-    static const char* const kRegions[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
-                                                            "weights",    "kv",      "device scratch"};
-    return region >= 0 && region < KEEL_REGION_COUNT ? kRegions[region] : "?";
-}
-
-const char* chat_family_name(keel_chat_family family) {
-    static const char* const kFamilies[] = {"none",    "unknown", "chatml", "llama3",
-                                            "mistral", "gemma",   "phi3",   "zephyr"};
-    return static_cast<size_t>(family) < std::size(kFamilies) ? kFamilies[family] : "?";
-}
-
-namespace {
-
-bool parse_key(const std::string& text, uint64_t* key) {
-    char* end = nullptr;
-    *key = strtoull(text.c_str(), &end, 16);
-    return !text.empty() && text.size() <= 16 && text.find_first_of("+-xX ") == std::string::npos && *end == 0;
-}
 
 std::shared_ptr<FileReader> open_part(const std::string& path) {
     Result<FileReader> reader = FileReader::open(path.c_str());
@@ -113,31 +34,6 @@ std::string find_wproj(const EngineOptions& options) {
 
 }  // namespace
 
-void add_engine_options(CLI::App& verb, EngineOptions& options) {
-    verb.add_option("model", options.model, "GGUF file")->required();
-    verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");
-    verb.add_option("--context,-c", options.context, "longest sequence in tokens (default: the model's, at most 4096)")
-        ->group("Engine");
-    verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 256)")->group("Engine");
-    add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default: the profile's, else f16)");
-    add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default: the profile's, else f16)");
-    verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
-    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")->group("Engine");
-    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")->group("Engine");
-    verb.add_option("--wproj", options.wproj, "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")->group("Engine");
-    verb.add_option("--wproj-key", [&options](const CLI::results_t& text) { return parse_key(text[0], &options.wproj_key); }, "the key it has to have, 16 hex digits")
-        ->group("Engine");
-    verb.add_flag("--wproj-force", options.wproj_any_key, "accept a cache of another key or model where the shapes match")->group("Engine");
-    verb.add_option("--wproj-error", options.wproj_error, "projections whose record has a larger relative squared error stay dense")
-        ->check(CLI::NonNegativeNumber)
-        ->group("Engine");
-    verb.add_flag("--low-rank", options.low_rank, "run in the low-rank pass of the W_proj cache")->group("Engine");
-    add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
-    add_choice(verb, "--activation", options.activation, kActivations,
-               "activations against quantized weights (default q8)");
-    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
-    verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
-}
 
 keel_config make_config(const EngineOptions& options) {
     keel_config config = make<keel_config>();

@@ -1,14 +1,17 @@
 // From a file name to a running engine: reader, inspect, plan, memory, init, with the options every verb shares.
 #pragma once
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "keel/keel.hpp"
 #include "sdk/tools/console.h"
+#include "sdk/tools/engine_names.h"
+
+namespace CLI {
+class App;
+}
 
 namespace keel::tools {
 
@@ -31,19 +34,9 @@ struct EngineOptions {
     const keel_reader* wproj_reader = nullptr;            // a cache in memory, instead of a file
     mutable std::shared_ptr<FileReader> kv_profile_file, wproj_file;  // opened by make_config, which points into them
 };
-void add_engine_options(CLI::App& verb, EngineOptions& options);
+void add_engine_options(CLI::App& verb, EngineOptions& options);  // verb_options.cpp
 // The configuration; `options` has to outlive keel_plan and keel_engine_init with it.
 keel_config make_config(const EngineOptions& options);
-
-const char* kv_format_name(keel_kv_format format);  // "tcq-3"; "f16" of the default
-// The format a configuration asks for: "profile" where it leaves that to one.
-const char* kv_format_name(const keel_config& config, keel_kv_format format);
-std::optional<keel_kv_format> find_kv_format(const std::string& name);
-const char* weights_name(keel_weights weights);     // "copy"; "default" of an op without weights
-const char* activation_name(keel_activation activation);
-const char* cpu_name(keel_cpu cpu);
-const char* region_name(int region);                    // "persistent"
-const char* chat_family_name(keel_chat_family family);  // "chatml"
 
 // A file that passed keel_inspect, and its keel_model.
 struct ModelFile {

@@ -1,30 +1,50 @@
-// Trains the tables of the tcq formats and prints kernels/kv_trellis_tables.h:
+// Trains the tables of bit-shift trellises. Those of the tcq formats, with states of 8 bits:
 //
 //     g++ -std=c++20 -O3 -march=native -ffp-contract=off -I. tests/generators/train_kv_trellis.cpp -o train_kv_trellis
 //     ./train_kv_trellis > kernels/kv_trellis_tables.h
 //
+// and those of the laboratory's longer ones, with states of 10 and 12 bits (some 20 minutes):
+//
+//     ./train_kv_trellis long > sdk/tools/kv_peers/long_trellis_tables.h
+//
 // Rows are 64 independent Gaussian numbers, scaled to unit root mean square, as rotated rows of a head are. Lloyd's algorithm over
 // the trellis: code all rows with the exact search, then move every state's value to the mean of what was coded with it. It
 // only finds a local optimum, so it starts from many tables whose neighbours are far apart: the 2^b values that may follow a
-// state are the Gaussian's quantiles of every (256 / 2^b)-th rank, shifted by a rank that is a random permutation of the states.
+// state are the Gaussian's quantiles of every (states / 2^b)-th rank, shifted by a rank that is a random permutation of the states.
 // The best starts by relative error are annealed: noise that fades is added to their values before every round. The best of
-// these is trained on more rows and rounded to int8.
+// these is trained on more rows and rounded to int8. The last argument may be the number of starts (24).
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "kernels/cpu/kv_codecs_impl.h"
+#include "sdk/tools/kv_peers/trellis_search.h"
 
 namespace {
 
-using namespace keel::kernels;
+using namespace keel;
 
 constexpr uint32_t kRow = 64;
+
+// A trellis of 2^kStateBits states and kBits new bits an element, with its search: the kernels' own for 8 bits.
+template <int kStateBitsOf, int kBitsOf>
+struct Trellis {
+    static constexpr int kStateBits = kStateBitsOf, kBits = kBitsOf, kStates = 1 << kStateBits;
+    using State = std::conditional_t<kStateBits == 8, uint8_t, uint16_t>;
+    using Values = std::array<float, kStates>;
+    using Table = std::array<int8_t, kStates>;
+    static void search(const float* x, const float* value, State* state) {
+        if constexpr (kStateBits == 8) kernels::search_trellis<kBits>(x, kRow, value, state);
+        else tools::search_trellis<kStateBits, kBits>(x, kRow, value, state);
+    }
+};
 
 std::vector<float> gaussian_rows(uint32_t rows, uint32_t seed) {
     std::mt19937_64 random(seed);
@@ -52,14 +72,14 @@ double quantile(double p) {  // of the unit Gaussian, by bisection
 }
 
 // Codes all rows; the mean of the relative squared errors left by the best scale. With `sum` and `count`, also each state's share.
-template <int kBits>
-double code_rows(const std::vector<float>& rows, const float* value, double* sum, double* count) {
+template <class T>
+double code_rows(const std::vector<float>& rows, const typename T::Values& value, double* sum, double* count) {
     double error = 0;
     const size_t n = rows.size() / kRow;
     for (size_t r = 0; r < n; ++r) {
         const float* x = rows.data() + r * kRow;
-        uint8_t state[kRow];
-        search_trellis<kBits>(x, kRow, value, state);
+        typename T::State state[kRow];
+        T::search(x, value.data(), state);
         double xx = 0, xc = 0, cc = 0;
         for (uint32_t i = 0; i < kRow; ++i) {
             const double c = value[state[i]];
@@ -73,30 +93,31 @@ double code_rows(const std::vector<float>& rows, const float* value, double* sum
     return error / static_cast<double>(n);
 }
 
-template <int kBits>
-double train(const std::vector<float>& rows, float* value, int rounds, double noise, uint32_t seed) {
+template <class T>
+double train(const std::vector<float>& rows, typename T::Values& value, int rounds, double noise, uint32_t seed) {
     std::mt19937 random(seed);
     std::normal_distribution<double> normal;
     double error = 0;
     for (int round = 0; round < rounds; ++round) {
         const double now = noise * pow(1.0 - static_cast<double>(round) / rounds, 2);
         if (noise > 0 && round + 10 < rounds)
-            for (int s = 0; s < 256; ++s) value[s] += static_cast<float>(now * normal(random));
-        double sum[256] = {}, count[256] = {};
-        error = code_rows<kBits>(rows, value, sum, count);
-        for (int s = 0; s < 256; ++s)
+            for (float& v : value) v += static_cast<float>(now * normal(random));
+        double sum[T::kStates] = {}, count[T::kStates] = {};
+        error = code_rows<T>(rows, value, sum, count);
+        for (int s = 0; s < T::kStates; ++s)
             if (count[s] > 0) value[s] = static_cast<float>(sum[s] / count[s]);
     }
     return error;
 }
 
-template <int kBits>
-float make_table(int starts, int8_t* table) {
-    constexpr int kGroups = 256 >> kBits, kWays = 1 << kBits;
+// The table, and its integers in one root mean square of a row.
+template <class T>
+float make_table(int starts, typename T::Table* table) {
+    constexpr int kGroups = T::kStates >> T::kBits, kWays = 1 << T::kBits;
     const std::vector<float> few = gaussian_rows(2048, 1), more = gaussian_rows(8192, 4), many = gaussian_rows(32768, 2), test = gaussian_rows(32768, 3);
     struct Start {
         double error;
-        float value[256];
+        typename T::Values value;
     };
     std::vector<Start> candidates;
     for (int start = 0; start < starts; ++start) {
@@ -106,8 +127,8 @@ float make_table(int starts, int8_t* table) {
         std::shuffle(shift.begin(), shift.end(), random);
         Start s;
         for (int g = 0; g < kGroups; ++g)
-            for (int w = 0; w < kWays; ++w) s.value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / 256));
-        s.error = train<kBits>(few, s.value, 12, 0, 0);
+            for (int w = 0; w < kWays; ++w) s.value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / T::kStates));
+        s.error = train<T>(few, s.value, 12, 0, 0);
         candidates.push_back(s);
     }
     const auto less = [](const Start& a, const Start& b) { return a.error < b.error; };
@@ -115,31 +136,28 @@ float make_table(int starts, int8_t* table) {
     candidates.resize(std::min<size_t>(candidates.size(), 6));
     for (size_t i = 0; i < candidates.size(); ++i) {
         const double before = candidates[i].error;
-        candidates[i].error = train<kBits>(more, candidates[i].value, 80, 0.25 / kWays * 2, static_cast<uint32_t>(i));
-        fprintf(stderr, "tcq_%d candidate %zu: %.5f, annealed %.5f\n", kBits, i, before, candidates[i].error);
+        candidates[i].error = train<T>(more, candidates[i].value, 80, 0.25 / kWays * 2, static_cast<uint32_t>(i));
+        fprintf(stderr, "%d states, %d bits, candidate %zu: %.5f, annealed %.5f\n", T::kStates, T::kBits, i, before, candidates[i].error);
     }
-    float* best = std::min_element(candidates.begin(), candidates.end(), less)->value;
-    train<kBits>(many, best, 40, 0, 0);
+    typename T::Values& best = std::min_element(candidates.begin(), candidates.end(), less)->value;
+    train<T>(many, best, 40, 0, 0);
     float largest = 0;
-    for (int s = 0; s < 256; ++s) largest = std::max(largest, fabsf(best[s]));
+    for (const float v : best) largest = std::max(largest, fabsf(v));
     const float unit = 127.0f / largest;
-    float rounded[256];
-    for (int s = 0; s < 256; ++s) {
-        table[s] = static_cast<int8_t>(lrintf(best[s] * unit));
-        rounded[s] = static_cast<float>(table[s]) / unit;
+    typename T::Values rounded;
+    for (int s = 0; s < T::kStates; ++s) {
+        (*table)[s] = static_cast<int8_t>(lrintf(best[s] * unit));
+        rounded[s] = static_cast<float>((*table)[s]) / unit;
     }
-    fprintf(stderr, "tcq_%d: %.5f on other rows, %.5f before rounding, unit %.4f\n", kBits, code_rows<kBits>(test, rounded, nullptr, nullptr),
-            code_rows<kBits>(test, best, nullptr, nullptr), static_cast<double>(unit));
+    fprintf(stderr, "%d states, %d bits: %.5f on other rows, %.5f before rounding, unit %.4f\n", T::kStates, T::kBits, code_rows<T>(test, rounded, nullptr, nullptr),
+            code_rows<T>(test, best, nullptr, nullptr), static_cast<double>(unit));
     return unit;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-    const int starts = argc > 1 ? atoi(argv[1]) : 24;
-    int8_t tables[5][256];
-    const float unit[5] = {make_table<2>(starts, tables[0]), make_table<3>(starts, tables[1]), make_table<4>(starts, tables[2]), make_table<5>(starts, tables[3]),
-                           make_table<6>(starts, tables[4])};
+void print_kernel_tables(int starts) {
+    std::array<int8_t, 256> tables[5];
+    const float unit[5] = {make_table<Trellis<8, 2>>(starts, &tables[0]), make_table<Trellis<8, 3>>(starts, &tables[1]), make_table<Trellis<8, 4>>(starts, &tables[2]),
+                           make_table<Trellis<8, 5>>(starts, &tables[3]), make_table<Trellis<8, 6>>(starts, &tables[4])};
     printf("// Tables of the tcq formats (kernels/kv_formats.h): what each 8-bit state stands for. Made by tests/generators/train_kv_trellis.cpp.\n"
            "#pragma once\n#include <stdint.h>\n\nnamespace keel::kernels {\n\n"
            "// Units of a table's integers in one root mean square of a row.\n"
@@ -152,4 +170,35 @@ int main(int argc, char** argv) {
         printf("\n    },\n");
     }
     printf("};\n\n}  // namespace keel::kernels\n");
+}
+
+template <int kStateBits, int kBits>
+void print_long_table(int starts) {
+    static typename Trellis<kStateBits, kBits>::Table table;
+    const float unit = make_table<Trellis<kStateBits, kBits>>(starts, &table);
+    printf("    {%d, %d, %.6ff,", kStateBits, kBits, static_cast<double>(unit));
+    for (size_t s = 0; s < table.size(); ++s) printf("%s%02x%s", s % 64 == 0 ? "\n     \"" : "", static_cast<uint8_t>(table[s]), s % 64 == 63 ? "\"" : "");
+    printf("},\n");
+    fflush(stdout);
+}
+void print_long_tables(int starts) {
+    printf("// Tables of trellises with more than 256 states (long_trellis_peer.cpp). Made by tests/generators/train_kv_trellis.cpp.\n"
+           "#pragma once\n#include <string_view>\n\nnamespace keel::tools {\n\n"
+           "struct LongTrellisTable {\n    int state_bits, bits;\n    float unit;              // of the integers, in one root mean square of a row\n"
+           "    std::string_view table;  // what each state stands for: int8, two hexadecimal digits\n};\n"
+           "constexpr LongTrellisTable kLongTrellisTables[] = {\n");
+    print_long_table<10, 2>(starts);
+    print_long_table<10, 3>(starts);
+    print_long_table<10, 4>(starts);
+    print_long_table<12, 2>(starts);
+    print_long_table<12, 3>(starts);
+    printf("};\n\n}  // namespace keel::tools\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const bool longer = argc > 1 && strcmp(argv[1], "long") == 0;
+    const int starts = argc > 1 + longer ? atoi(argv[1 + longer]) : 24;
+    longer ? print_long_tables(starts) : print_kernel_tables(starts);
 }

@@ -86,6 +86,7 @@ const std::vector<std::string>& every_spec() {
             for (const char* skip : {"", ":skip2"}) s.push_back(std::string("vllm-") + preset + skip);
         for (const char* turbo : {"turbo2:", "turbo3:", "turbo4:"})
             for (const char* block : {"32", "128"}) s.push_back(std::string(turbo) + block);
+        s.insert(s.end(), {"tcq8-4", "tcq10-2", "tcq12-3"});
         return s;
     }();
     return specs;
@@ -109,7 +110,7 @@ TEST(KvPeersRows, NamesMakeCodecsThatBearThem) {
                              "tq-mse:3:nc:nc", "tq-prod:1", "tq-prod:9", "tq-prod:3:nc", "vllm-k8v8", "vllm-k4v4:skip3", "vllm-k4v4:", "turbo5:32",
                              "turbo1:32", "turbo3", "turbo3:64", "turbo:32", "kivi:1", "kivi:9", "kivi", "exl3:1", "exl3:9", "f16", " absmax:4"})
         EXPECT_EQ(make_kv_peer(spec), nullptr) << spec;
-    for (const char* form : {"kakeya-d4:Q", "kakeya-e8:Q", "absmax:B", "tq-mse:B", "tq-prod:B", "vllm-k8v4", "turbo3", "kivi:B", "exl3:B"})
+    for (const char* form : {"kakeya-d4:Q", "kakeya-e8:Q", "absmax:B", "tq-mse:B", "tq-prod:B", "vllm-k8v4", "turbo3", "kivi:B", "exl3:B", "tcqL-B"})
         EXPECT_NE(kv_peer_names().find(form), std::string_view::npos) << form;
 }
 

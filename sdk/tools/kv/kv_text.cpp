@@ -4,13 +4,6 @@
 
 namespace keel::tools {
 
-void add_text_options(CLI::App& verb, KvText& text, const std::string& what) {
-    verb.add_option("text", text.file, "a text file, or .jsonl with a field \"text\" per line");
-    const std::string first = text.documents ? strf("the first %u", text.documents) : "all";
-    verb.add_option("--documents", text.documents, "documents " + what + " (default: " + first + "; 0: all)");
-    verb.add_option("--tokens", text.tokens, "tokens of each (default: the context)");
-}
-
 uint32_t lab_context(const EngineOptions& options) {
     return options.context ? options.context : std::min(open_model(options.model).info.train_context_tokens, 2048u);
 }

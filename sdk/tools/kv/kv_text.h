@@ -12,7 +12,7 @@ struct KvText {
     uint32_t documents = 0, tokens = 0;  // the first so many documents (0: all), so many tokens of each (0: the context)
 };
 // text, --documents and --tokens; `what` documents are there for: "for the statistics". The defaults are the values `text` has.
-void add_text_options(CLI::App& verb, KvText& text, const std::string& what);
+void add_text_options(CLI::App& verb, KvText& text, const std::string& what);  // verb_options.cpp
 
 // --context, or what the model was trained with, at most 2,048.
 uint32_t lab_context(const EngineOptions& options);

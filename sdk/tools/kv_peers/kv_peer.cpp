@@ -7,7 +7,7 @@ namespace keel::tools {
 std::unique_ptr<KvPeer> make_kv_peer(std::string_view spec) {
     constexpr std::unique_ptr<KvPeer> (*kMakers[])(std::string_view) = {
         make_lattice_peer, make_absmax_peer, make_turboquant_peer, make_vllm_peer, make_turbo_block_peer, make_kivi_peer, make_exl3_peer,
-        make_besicovitch_peer, make_riemann_peer,
+        make_long_trellis_peer, make_besicovitch_peer, make_riemann_peer,
 #ifdef KEEL_HAVE_EIGEN
         make_kakeyaturbo_peer,
 #endif
@@ -28,6 +28,7 @@ std::string_view kv_peer_names() {
            "                           TurboQuant blocks of llama.cpp's forks, 32 or 128 values each\n"
            "kivi:B                     KIVI, B = 2..8: K per channel over 32 positions, V per 32 channels\n"
            "exl3:B                     the cache of exllamav3, B = 2..8: 32-wide Hadamard, absmax per 32\n"
+           "tcqL-B                     the trellis of tcq-B with states of L = 8, 10 or 12 bits, B = 2..4 (12: 2, 3): same bytes, longer search\n"
            "besicovitch:D:M[:published|fitted][:mean[=ROWS]]\n"
            "                           pairs as D = 1..8 bits of direction and M = 1..8 bits (or f16) of length; published levels leave half\n"
            "                           unused; mean: less the mean of a block, of 1024 rows where not given\n"

@@ -11,6 +11,7 @@ std::unique_ptr<KvPeer> make_vllm_peer(std::string_view spec);        // vllm-k8
 std::unique_ptr<KvPeer> make_turbo_block_peer(std::string_view spec);  // turbo2 turbo3 turbo4 :32|128
 std::unique_ptr<KvPeer> make_kivi_peer(std::string_view spec);        // kivi:b
 std::unique_ptr<KvPeer> make_exl3_peer(std::string_view spec);        // exl3:b
+std::unique_ptr<KvPeer> make_long_trellis_peer(std::string_view spec);  // tcqL-b
 std::unique_ptr<KvPeer> make_besicovitch_peer(std::string_view spec); // besicovitch:d:m[:published|fitted][:mean[=rows]]
 std::unique_ptr<KvPeer> make_riemann_peer(std::string_view spec);     // riemann:d:m[:scale][:levels][:plain][:block=rows]
 std::unique_ptr<KvPeer> make_kakeyaturbo_peer(std::string_view spec); // kakeyaturbo:...; needs Eigen

@@ -49,8 +49,8 @@ std::string output_path(const Options& o, uint64_t key) {
     return std::filesystem::is_directory(o.output, ignored) ? (std::filesystem::path(o.output) / name).string() : o.output;
 }
 
-Json report_json(const WprojSlotReport& r) {
-    return {{"layer", r.layer}, {"slot", wproj_slot_name(r.slot)}, {"rank", r.rank}, {"predicted_error", r.predicted}, {"held_out_error", r.measured < 0 ? Json() : Json(r.measured)},
+Json report_json(const WprojSlotReport& r, double sensitivity) {
+    return {{"sensitivity", sensitivity}, {"layer", r.layer}, {"slot", wproj_slot_name(r.slot)}, {"rank", r.rank}, {"predicted_error", r.predicted}, {"held_out_error", r.measured < 0 ? Json() : Json(r.measured)},
             {"accepted", r.accepted}, {"massive_directions", r.forced}};
 }
 
@@ -85,7 +85,8 @@ void build(Options o, const Console& console) {
             return;
         }
     }
-    if (o.recipe.sensitivities && builder.meter() && o.recipe.solver == "whitened") builder.measure_sensitivities();
+    double power = 0;
+    if (o.recipe.sensitivities && builder.meter() && o.recipe.solver == "whitened") power = builder.choose_sensitivities(options);
     WprojSolution solution;
     WprojImage image = builder.build(options, &solution);
     image.key = key;
@@ -116,13 +117,14 @@ void build(Options o, const Console& console) {
                     {"solver", image.solver},
                     {"records", accepted},
                     {"refused", solution.reports.size() - accepted},
+                    {"sensitivity_power", power},
                     {"dense_bytes", solution.dense_bytes},
                     {"bytes", solution.bytes},
                     {"calibration_hash", strf("%016llx", static_cast<unsigned long long>(image.calibration_hash))},
                     {"slots", Json::array()}};
         if (image.quality.tokens)
             out["quality"] = {{"tokens", image.quality.tokens}, {"nll_dense", image.quality.nll_dense}, {"nll_low_rank", image.quality.nll_low_rank}, {"kl", image.quality.kl}};
-        for (const WprojSlotReport& r : solution.reports) out["slots"].push_back(report_json(r));
+        for (const WprojSlotReport& r : solution.reports) out["slots"].push_back(report_json(r, builder.sensitivity(r.layer, r.slot)));
         return print_json(out);
     }
     printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(), static_cast<unsigned long long>(key));

@@ -28,6 +28,7 @@ struct Options {
 struct Entry {
     std::string name, family;  // family: what a plot joins by a line
     double share = 0;          // rank over columns, or bytes of the projections over the dense ones; 0: a file
+    double power = 0;          // of the sensitivities (WprojBuilder)
     WprojReading reading;
 };
 
@@ -73,7 +74,7 @@ void compare_caches(Options o, const Console& console) {
     for (const std::string& path : o.caches) {
         Result<FileReader> file = FileReader::open(path.c_str());
         check(file.status, "cannot open " + path);
-        entries.push_back({path, path, 0, meter->measure_file(*file->get(), o.rounds)});
+        entries.push_back({path, path, 0, 0, meter->measure_file(*file->get(), o.rounds)});
     }
     if (!o.calibration.empty()) {
         WprojCalibrationText calibration;
@@ -82,11 +83,12 @@ void compare_caches(Options o, const Console& console) {
         calibration.held_out = o.held_out;
         const uint32_t slots = wproj_slots_of(o.recipe.groups);
         WprojBuilder plain(o.engine, calibration, slots, step), weighed(o.engine, calibration, slots, step);
-        weighed.measure_sensitivities();
         const uint64_t dense_bytes = dense_bytes_of(plain.model(), slots);
         const auto add = [&](const std::string& name, const std::string& family, double share, const WprojRecipe& recipe, bool sensitivities) {
             const WprojSolveOptions options = solve_options(recipe, plain.model().info.embedding, dense_bytes);
-            entries.push_back({name, family, share, meter->measure((sensitivities ? weighed : plain).build(options), o.rounds)});
+            WprojBuilder& builder = sensitivities ? weighed : plain;
+            const double power = sensitivities ? builder.choose_sensitivities(options) : 0;
+            entries.push_back({name, family, share, power, meter->measure(builder.build(options), o.rounds)});
         };
         for (double share : numbers_of(o.ranks))
             for (const Variant& v : kEqual) {
@@ -120,6 +122,7 @@ void compare_caches(Options o, const Console& console) {
             Json entry = {{"name", e.name},
                           {"family", e.family},
                           {"share", e.share},
+                          {"sensitivity_power", e.power},
                           {"records", e.reading.records},
                           {"record_bytes", e.reading.record_bytes},
                           {"decode_bytes", e.reading.decode_bytes},

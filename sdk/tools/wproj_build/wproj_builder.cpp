@@ -1,5 +1,7 @@
 #include "sdk/tools/wproj_build/wproj_builder.h"
 
+#include <math.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -123,33 +125,46 @@ WprojImage WprojBuilder::build(const WprojSolveOptions& options, WprojSolution* 
     return image;
 }
 
-void WprojBuilder::measure_sensitivities() {
+double WprojBuilder::choose_sensitivities(WprojSolveOptions options) {
     if (!meter_) throw ToolError(kExitUsage, "sensitivities need a text with held-out documents");
-    WprojSolveOptions one;
-    one.bound = std::numeric_limits<double>::infinity();
-    one.record_type = kernels::kF16;
-    one.granularity = 8;
-    std::vector<std::array<double, kWprojSlots>> found(layers_);
-    for (uint32_t layer = 0; layer < layers_; ++layer) {
-        const WprojLayerInput in = input(layer);
-        for (uint32_t slot = 0; slot < kWprojSlots; ++slot) {
-            found[layer][slot] = 1;
-            if (!in.weight[slot].data) continue;
-            step(step_, "measuring sensitivities", uint64_t{layer} * kWprojSlots + slot, uint64_t{layers_} * kWprojSlots);
-            one.configurations = {1u << slot};
-            one.rank = std::max(8u, std::min(in.weight[slot].rows, in.weight[slot].columns) / 4 / 8 * 8);
-            WprojSolution solved = solve_wproj(1, [&](uint32_t) { return in; }, one);
-            if (solved.reports.empty()) continue;
-            WprojImage image;
-            image.fingerprint = model_->info.fingerprint;
-            image.solver = solved.solver;
-            image.layers.resize(layers_);
-            image.layers[layer] = std::move(solved.layers[0]);
-            const double error = solved.reports[0].measured > 0 ? solved.reports[0].measured : solved.reports[0].predicted;
-            if (error > 0) found[layer][slot] = meter_->measure(image).score.kl_mean() / error;
-        }
+    options.bound = std::numeric_limits<double>::infinity();
+    for (auto& layer : sensitivity_) layer.fill(1);
+    WprojSolution solution;
+    const WprojImage plain = build(options, &solution);
+    auto measured = sensitivity_;
+    std::vector<double> all;
+    for (size_t i = 0; i < solution.reports.size(); ++i) {
+        step(step_, "measuring sensitivities", i, solution.reports.size());
+        const WprojSlotReport& r = solution.reports[i];
+        // In the solver's own metric, about the mean: the measured error is relative to all of the output, its mean included.
+        if (!(r.predicted > 0)) continue;
+        WprojImage one;
+        one.fingerprint = plain.fingerprint;
+        one.solver = plain.solver;
+        one.layers.resize(layers_);
+        const uint32_t group = wproj_group(static_cast<WprojSlot>(r.slot));
+        one.layers[r.layer].basis[group] = plain.layers[r.layer].basis[group];
+        one.layers[r.layer].record[r.slot] = plain.layers[r.layer].record[r.slot];
+        measured[r.layer][r.slot] = std::max(meter_->measure(one).score.kl_mean() / r.predicted, 1e-9);
+        all.push_back(measured[r.layer][r.slot]);
     }
-    sensitivity_ = found;
+    if (all.empty()) return 0;
+    const double typical = percentile(all, 0.5);  // of slots that were not measured
+    std::vector<std::array<bool, kWprojSlots>> known(layers_);
+    for (const WprojSlotReport& r : solution.reports) known[r.layer][r.slot] = r.predicted > 0;
+    double best = meter_->measure(plain).score.kl_mean(), chosen = 0;
+    auto kept = sensitivity_;
+    for (double power : {0.25, 0.5, 1.0}) {
+        for (uint32_t layer = 0; layer < layers_; ++layer)
+            for (uint32_t slot = 0; slot < kWprojSlots; ++slot) sensitivity_[layer][slot] = pow(known[layer][slot] ? measured[layer][slot] : typical, power);
+        const double kl = meter_->measure(build(options)).score.kl_mean();
+        if (kl >= best) continue;
+        best = kl;
+        chosen = power;
+        kept = sensitivity_;
+    }
+    sensitivity_ = kept;
+    return chosen;
 }
 
 }  // namespace keel::tools

@@ -26,9 +26,10 @@ class WprojBuilder {
     WprojBuilder(const EngineOptions& options, const WprojCalibrationText& text, uint32_t slots, WprojStep step);
     ~WprojBuilder();
 
-    // Of every slot: KL of the predictions over the relative squared output error that causes it, each measured with this slot of this layer alone
-    // at a quarter of its rank. Without this call all are 1.
-    void measure_sensitivities();
+    // What an error of each slot costs: the KL of the predictions with this slot of this layer alone low-rank, as a solution without sensitivities
+    // has it, over its relative squared output error. KL is not linear in errors, so the measured ones are tried to powers from 0 (all 1) to 1, and
+    // the power whose solution has the least KL on the held-out text is kept. Without this call all are 1. Returns the power.
+    double choose_sensitivities(WprojSolveOptions options);
     double sensitivity(uint32_t layer, uint32_t slot) const { return sensitivity_[layer][slot]; }
 
     // key, quality: left to the caller.
