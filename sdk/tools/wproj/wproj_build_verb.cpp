@@ -68,6 +68,7 @@ void build(Options o, const Console& console) {
     if (o.recipe.format == 1 && o.recipe.solver == "whitened" && (o.recipe.groups != "qkv" && o.recipe.groups != "ffn"))
         throw ToolError(kExitUsage, "format 1 has one basis a layer: --groups qkv, or ffn, for the whitened solver");
     const uint32_t slots = wproj_slots_of(o.recipe.groups);
+    o.text.attention_metric = o.recipe.attention_metric;
     WprojBuilder builder(o.engine, o.text, slots, step);
     const WprojSolveOptions options = solve_options(o.recipe, builder.model().info.embedding, dense_bytes_of(builder.model(), slots));
     const uint64_t key = recipe_key(o.recipe, options, builder.model().info.fingerprint, builder.calibration_hash());

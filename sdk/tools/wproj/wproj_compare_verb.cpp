@@ -82,7 +82,9 @@ void compare_caches(Options o, const Console& console) {
         calibration.text.documents = o.calibration_documents;
         calibration.held_out = o.held_out;
         const uint32_t slots = wproj_slots_of(o.recipe.groups);
-        WprojBuilder plain(o.engine, calibration, slots, step), weighed(o.engine, calibration, slots, step);
+        WprojBuilder weighed(o.engine, calibration, slots, step);
+        calibration.attention_metric = false;
+        WprojBuilder plain(o.engine, calibration, slots, step);
         const uint64_t dense_bytes = dense_bytes_of(plain.model(), slots);
         const auto add = [&](const std::string& name, const std::string& family, double share, const WprojRecipe& recipe, bool sensitivities) {
             const WprojSolveOptions options = solve_options(recipe, plain.model().info.embedding, dense_bytes);

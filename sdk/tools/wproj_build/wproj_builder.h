@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "sdk/tools/kv/kv_calibration.h"
 #include "sdk/tools/kv/kv_text.h"
 #include "sdk/tools/wproj_build/wproj_meter.h"
 #include "sdk/tools/wproj_solvers/wproj_solve.h"
@@ -15,6 +16,9 @@ struct WprojCalibrationText {
     KvText text;                 // file, documents and tokens of each; no file: weights only
     uint32_t held_out = 4;       // last documents of these, for errors and quality
     uint32_t measured_tokens = 512;  // of a held-out document, where predictions are measured
+    // Errors of Q, K and V are counted where they matter: those of a query weighed by the keys' energy, those of a key by its queries', pair by pair of
+    // RoPE, those of a value as O passes them on.
+    bool attention_metric = true;
 };
 
 // Done of all, of the work under way; true cancels, and what runs throws ToolError (kExitCancelled).
@@ -42,13 +46,15 @@ class WprojBuilder {
   private:
     void watch(const EngineOptions& options, const WprojCalibrationText& text);
     WprojLayerInput input(uint32_t layer);
+    void count_as_attention(uint32_t layer, WprojLayerInput* in);
 
     WprojStep step_;
     std::unique_ptr<ModelFile> model_;
     uint32_t slots_, layers_;
     std::vector<std::array<double, kWprojSlots>> sensitivity_;
     std::vector<std::array<std::unique_ptr<MomentSummary>, kWprojGroups>> moments_;  // by layer
-    std::array<std::vector<float>, kWprojSlots> weights_;                             // of the current layer
+    std::array<std::vector<float>, kWprojSlots> weights_, counted_;                   // of the current layer
+    std::unique_ptr<KvStatistics> attention_;                                         // null: errors of outputs count as they are
     uint64_t calibration_hash_ = 0, measured_hash_ = 0;
     std::unique_ptr<WprojMeter> meter_;
 };

@@ -65,6 +65,7 @@ void add_recipe_options(CLI::App& verb, WprojRecipe& r) {
            ->check(CLI::NonNegativeNumber)
            ->capture_default_str());
     in(verb.add_flag("--sensitivities,!--no-sensitivities", r.sensitivities, "weigh projections by what their error costs (default: yes)"));
+    in(verb.add_flag("--attention-metric,!--no-attention-metric", r.attention_metric, "count errors of Q, K and V by what attention makes of them (default: yes)"));
     in(verb.add_flag("--centred,!--uncentred", r.centred, "remove the mean of the activations, which a bias gives back (default: yes)"));
     in(verb.add_flag("--massive,!--no-massive", r.massive, "keep directions of massive activations exactly (default: yes)"));
     in(verb.add_flag("--published", r.published, "weight-pca as published: format 1, one basis of Q, K and V per layer, f32 bases, blocks of 36 bytes"));
@@ -106,8 +107,8 @@ WprojSolveOptions solve_options(const WprojRecipe& r, uint32_t columns, uint64_t
 
 uint64_t recipe_key(const WprojRecipe& r, const WprojSolveOptions& o, uint64_t fingerprint, uint64_t calibration_hash) {
     // What else decides the contents stands in the solver's name.
-    const std::string solver = strf("%s groups=%s bound=%.9g sensitivities=%d centred=%d massive=%d shared=%d", r.solver.c_str(), r.groups.c_str(), o.bound,
-                                    r.sensitivities && calibration_hash != 0, o.centred, o.keep_massive, o.shared_basis);
+    const std::string solver = strf("%s groups=%s bound=%.9g sensitivities=%d attention=%d centred=%d massive=%d shared=%d", r.solver.c_str(), r.groups.c_str(), o.bound,
+                                    r.sensitivities && calibration_hash != 0, r.attention_metric && calibration_hash != 0, o.centred, o.keep_massive, o.shared_basis);
     WprojKeyDesc desc = {};
     desc.format = r.published ? 1 : r.format;
     desc.fingerprint = fingerprint;

@@ -15,7 +15,7 @@ struct WprojRecipe {
     std::string groups = "qkv,qk,q,o,ffn,down";  // sets of projections that share a basis, and may be chosen between
     std::string basis_type = "Q8_0", record_type = "Q8_0";
     double bound = 0.02;
-    bool sensitivities = true, centred = true, massive = true, published = false;
+    bool sensitivities = true, attention_metric = true, centred = true, massive = true, published = false;
     uint32_t format = 2;
 };
 void add_recipe_options(CLI::App& verb, WprojRecipe& recipe);

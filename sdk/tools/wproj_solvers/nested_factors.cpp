@@ -35,6 +35,7 @@ Index checked_columns(const std::vector<SolverSlot>& slots) {
     if (slots.empty()) throw std::invalid_argument("no weights");
     for (const SolverSlot& slot : slots) {
         if (slot.weight.cols() != slots[0].weight.cols() || !slot.weight.size()) throw std::invalid_argument("weights of different columns, or empty");
+        if (slot.counted && (slot.counted->cols() != slot.weight.cols() || !slot.counted->allFinite())) throw std::invalid_argument("counted rows of other columns, or not finite");
         if (!slot.weight.allFinite()) throw std::invalid_argument("a weight that is not finite");
         if (!(std::isfinite(slot.sensitivity) && slot.sensitivity >= 0)) throw std::invalid_argument("a sensitivity that is negative or not finite");
     }
@@ -65,9 +66,11 @@ void project(const std::vector<SolverSlot>& slots, const MatrixXd& to_factor, co
         for (Index r = 0; r < weight.rows(); r += kBlockRows) {
             const Index count = std::min(kBlockRows, weight.rows() - r);
             const MatrixXd block = weight.middleRows(r, count).cast<double>() * to_factor;
-            held += block.colwise().squaredNorm().transpose();
+            if (!slots[i].counted) held += block.colwise().squaredNorm().transpose();
             factor.middleRows(r, count) = (block * scale.asDiagonal()).cast<float>();
         }
+        for (Index r = 0; slots[i].counted && r < slots[i].counted->rows(); r += kBlockRows)
+            held += (slots[i].counted->middleRows(r, std::min(kBlockRows, slots[i].counted->rows() - r)).cast<double>() * to_factor).colwise().squaredNorm().transpose();
         out->w_proj.push_back(std::move(factor));
         const Index s = static_cast<Index>(i);
         if (!(energies[s] > 0)) continue;

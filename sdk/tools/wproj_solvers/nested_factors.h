@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <Eigen/Core>
+#include <optional>
 #include <vector>
 
 #include "sdk/tools/wproj_solvers/activation_moments.h"
@@ -18,6 +19,9 @@ using WeightView = Eigen::Map<const FloatRows>;  // [rows][columns], the caller'
 struct SolverSlot {
     WeightView weight;
     double sensitivity = 1;  // what a relative output error of this slot costs, against the others
+    // G W [any][columns]: errors of the output are counted as |G (y - y')|^2 instead of |y - y'|^2. The whitened solver only.
+    std::optional<WeightView> counted = {};
+    const WeightView& counted_rows() const { return counted ? *counted : weight; }
 };
 
 struct LowRankFactors {

@@ -64,7 +64,7 @@ NestedFactors whitened(const std::vector<SolverSlot>& slots, const MatrixXd& cov
     MatrixXd m = MatrixXd::Zero(n, n);
     VectorXd energies(static_cast<Index>(slots.size()));
     for (size_t i = 0; i < slots.size(); ++i) {
-        MatrixXd own = solver_detail::projected_gram(slots[i].weight, &lower);
+        MatrixXd own = solver_detail::projected_gram(slots[i].counted_rows(), &lower);
         deflate(own, forced);
         const double energy = energies[static_cast<Index>(i)] = std::max(own.trace(), 0.0);
         const double alpha = !options.normalise ? slots[i].sensitivity : energy > 0 ? slots[i].sensitivity / energy : 0;

@@ -3,7 +3,7 @@
 // with m and S mean and centred covariance of x. With S = L L^T it is the truncated SVD of the stacked sqrt(alpha_i) W_i L, whose right singular
 // vectors V are the eigenvectors of M = L^T (sum_i alpha_i W_i^T W_i) L:
 //     Pt = V_k^T L^-1,   W_proj_i = W_i L V_k,
-// then rows of Pt are scaled to norm 1 and columns of W_proj against them. With S = 1 and alpha = 1 this is weight PCA. Needs Eigen.
+// (with counted rows G_i W_i in the place of W_i everywhere but in W_proj_i), then rows of Pt are scaled to norm 1 and columns of W_proj against them. With S = 1 and alpha = 1 this is weight PCA. Needs Eigen.
 //
 // A ridge of 1e-5 of the mean diagonal keeps S regular, so Pt is defined where calibration saw nothing. An S of zeros is taken as 1.
 #pragma once

@@ -95,7 +95,11 @@ class LayerSolver {
 
     NestedFactors solve(uint32_t slots, uint32_t max_rank) const {
         std::vector<SolverSlot> weights;
-        each_slot(slots, [&](uint32_t s) { weights.push_back({view_of(input_.weight[s]), input_.weight[s].sensitivity}); });
+        each_slot(slots, [&](uint32_t s) {
+            const WprojWeight& w = input_.weight[s];
+            weights.push_back({view_of(w), w.sensitivity});
+            if (w.counted) weights.back().counted.emplace(w.counted, static_cast<Index>(w.counted_rows), static_cast<Index>(w.columns));
+        });
         if (options_.solver == WprojSolver::kWeightPca) return weight_pca(weights, max_rank, options_.method);
         const MomentSummary& m = moments(group_of(slots), columns(slots));
         WhitenedOptions whitening;
@@ -144,7 +148,7 @@ class LayerSolver {
                 Index i = 0;
                 each_slot(slots, [&](uint32_t s) {
                     const double error = share[i] * factors.error(i, rank);
-                    loss += input_.weight[s].sensitivity * error;
+                    loss += input_.weight[s].sensitivity * factors.error(i, rank);
                     worst = std::max(worst, error);
                     ++i;
                 });
@@ -256,6 +260,7 @@ class LayerSolver {
             report.slot = s;
             report.rank = rank;
             report.predicted = predicted(nested, plan.slots, i, rank);
+            report.solver_error = nested.error(i, rank);
             report.forced = static_cast<uint32_t>(nested.forced);
             report.method = nested.method;
             report.passes = nested.passes;
@@ -345,7 +350,7 @@ WprojSolution solve_wproj(uint32_t layers, const WprojLayerSource& source, const
             solver.build(l, plans[l], &layer, &solution.reports);
         }
         std::sort(solution.reports.begin() + static_cast<std::ptrdiff_t>(first), solution.reports.end(), [](const WprojSlotReport& a, const WprojSlotReport& b) { return a.slot < b.slot; });
-        for (size_t i = first; i < solution.reports.size(); ++i) solution.predicted_loss += input.weight[solution.reports[i].slot].sensitivity * solution.reports[i].predicted;
+        for (size_t i = first; i < solution.reports.size(); ++i) solution.predicted_loss += input.weight[solution.reports[i].slot].sensitivity * solution.reports[i].solver_error;
         for (const WprojGroup group : kGroups) {
             const uint32_t slots = solver.configured(group);
             if (!slots) continue;

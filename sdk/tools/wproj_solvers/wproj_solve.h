@@ -21,6 +21,8 @@ struct WprojWeight {
     uint32_t rows = 0, columns = 0;  // of one group, all the same columns
     uint64_t dense_bytes = 0;        // as the model stores it
     double sensitivity = 1;          // what a relative squared output error of this slot costs, against other slots and layers
+    const float* counted = nullptr;  // [counted_rows][columns], SolverSlot::counted; null: the rows themselves
+    uint32_t counted_rows = 0;
 };
 struct WprojLayerInput {
     std::array<WprojWeight, kWprojSlots> weight;
@@ -59,7 +61,8 @@ struct WprojSolveOptions {
 // What became of a configuration that was chosen.
 struct WprojSlotReport {
     uint32_t layer = 0, slot = 0, rank = 0;
-    double predicted = 0;            // relative squared output error by the solver's metric, before quantization
+    double predicted = 0;            // relative squared output error by the solver's metric, before quantization, of all of the output
+    double solver_error = 0;         // the same of what varies, which is what sensitivities weigh
     double measured = -1;            // on held-out rows, of the stored bytes; negative: no rows
     bool accepted = false;
     uint32_t forced = 0;             // massive directions in the basis
