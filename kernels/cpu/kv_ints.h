@@ -127,15 +127,19 @@ KEEL_INLINE NextTile next_tile(const AttentionArgs& a, const KvPlane& plane, uin
     const uint64_t row = next % a.page_tokens;
     return {page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes};
 }
-// Asks for part i of kParts8 equal ones of the next tile, so that it comes while this tile is worked on.
-constexpr uint32_t kParts8 = kAttentionTile / 8;
-KEEL_INLINE void fetch_ahead(const KvPlane& plane, const NextTile& next, uint32_t i) {
-    if (!next.codes) return;
-    const uint64_t part = uint64_t{8} * plane.code_bytes;
-    for (uint64_t at = i * part & ~uint64_t{63}; at < (i + 1) * part; at += 64) __builtin_prefetch(next.codes + at);
-    if (i == 0)
-        for (uint32_t at = 0; at < kAttentionTile * plane.scale_bytes; at += 64) __builtin_prefetch(next.scales + at);
-}
+// Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on.
+struct FetchAhead {
+    const uint8_t *at, *end;   // what is still to be asked for of the groups until now
+    uint64_t part;             // bytes of a group; 0 where there is no next tile
+
+    explicit FetchAhead(const KvPlane& plane, const NextTile& next) : at(next.codes), end(next.codes), part(next.codes ? uint64_t{8} * plane.code_bytes : 0) {
+        if (next.scales)
+            for (uint32_t i = 0; i < kAttentionTile * plane.scale_bytes; i += 64) __builtin_prefetch(next.scales + i);
+    }
+    KEEL_INLINE void group(FetchAhead& f) {
+        for (f.end += f.part; f.at < f.end; f.at += 64) __builtin_prefetch(f.at);
+    }
+};
 
 // Calls body(rows, i) for every group of eight rows 8i.. of the tile that begins at `first` with a visible row. Groups that are
 // not visible as a whole are copies, with zeros for the rows that nobody sees.
@@ -145,10 +149,10 @@ KEEL_INLINE void for_rows8(const AttentionArgs& a, const KvPlane& plane, uint32_
     const uint64_t row0 = first % a.page_tokens;
     const uint8_t* page = a.pages[first / a.page_tokens];
     const uint8_t *codes = page + plane.codes + row0 * plane.code_bytes, *scales = page + plane.scales + row0 * plane.scale_bytes;
-    const NextTile next = next_tile(a, plane, first);
+    FetchAhead ahead(plane, next_tile(a, plane, first));
     for (uint32_t i = any.lo / 8; 8 * i < any.hi; ++i) {
         const uint32_t j = 8 * i;
-        fetch_ahead(plane, next, i);
+        FetchAhead::group(ahead);
         if (j >= any.lo && j + 8 <= any.hi && scale_bytes == plane.scale_bytes) {
             body(KvRows8{codes + j * uint64_t{plane.code_bytes}, plane.code_bytes, scales + j * scale_bytes}, i);
             continue;
