@@ -68,10 +68,10 @@ KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t block
 }
 
 // Weights p[r][j] of R rows times the scales of V rows, as integers of 15 bits over the largest of the row; 0 for positions
-// that row r does not see. Returns in unit[r][b] what one step is worth. Where a product is no finite number, all are 0 and
+// that row r does not see; kAll: every row sees all of them. Returns in unit[r][b] what one step is worth. Where a product is no finite number, all are 0 and
 // unit[r][b] is NaN.
-template <class V, class K, int R>
-KEEL_INLINE void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale, uint32_t scales,
+template <class V, class K, int R, bool kAll>
+KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale, uint32_t scales,
                                         typename K::Weights* w, float (*unit)[kMaxKvScales]) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
@@ -86,8 +86,8 @@ KEEL_INLINE void quantize_weights_lanes(const float* const* p, const VisibleRang
             KEEL_UNROLL
             for (int i = 0; i < kSteps; ++i) {
                 const int j = i * V::kLanes;
-                const typename V::Mask seen = V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j);
-                t[r][i] = V::keep(seen, V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j)));
+                t[r][i] = V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j));
+                if constexpr (!kAll) t[r][i] = V::keep(V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j), t[r][i]);
                 largest = V::max(t[r][i], largest);
                 numbers = V::both(numbers, V::less(t[r][i], inf));
             }
