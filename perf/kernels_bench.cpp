@@ -7,8 +7,9 @@
 // matmul walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one matrix of 2 MiB
 // ("cached" cases); percent is against the stream of the same kind, for one column. Products count two operations each.
 //
-// peak/ cases are what the instructions of a set can do at most, with operands in registers: f32 fused multiply-adds, and
-// the 8-bit dot products its kernels are made of. perf/plots/roofline.py puts every product beside both ceilings.
+// peak/ cases are what the instructions of a set can do at most, with operands in registers: f32 fused multiply-adds, the 8-bit
+// dot products its kernels are made of, and positions of trellis rows that attention looks up and multiplies (op/s: positions/s).
+// perf/plots/roofline.py puts every product beside the ceilings of the first two.
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
@@ -176,6 +177,38 @@ __attribute__((target("avx512f,avx512vnni"))) double int8_peak_avx512() {
     for (__m512i& s : sum) KEEL_OPAQUE(s);
     return 128.0 * 12 * kPeakSteps;
 }
+// What attention over trellis rows cannot do without, of a position of an 8B shape (head size 128, 4 queries of a KV head): 64
+// elements at a time are windowed and looked up in four quarters of a table, keys multiplied with four queries and values with
+// four weights of two bytes. No loads, no transposition, no softmax: the operands lie in registers. Returns positions.
+__attribute__((target("avx512f,avx512bw,avx512vnni,avx512vbmi"))) double trellis_position_avx512vbmi() {
+    __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0, s8 = s0, s9 = s0, s10 = s0, s11 = s0;
+    __m512i x = _mm512_set1_epi32(0x01010101), a = x, b = x, c = x, d = x;
+    const __m512i at = _mm512_set1_epi32(0x03030303);
+    for (__m512i* quarter : {&a, &b, &c, &d}) KEEL_OPAQUE(*quarter);
+#define KEEL_LOOK_UP()                                                                                                      \
+    KEEL_OPAQUE(x);                                                                                                         \
+    index = _mm512_maskz_multishift_epi64_epi8(~__mmask64{0}, at, x);                                                       \
+    codes = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(a, index, b), _mm512_permutex2var_epi8(c, index, d))
+#define KEEL_DOT(s) asm volatile("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(at))
+#define KEEL_DOT4(p, q, r, s) KEEL_DOT(p); KEEL_DOT(q); KEEL_DOT(r); KEEL_DOT(s)
+    for (int i = 0; i < kPeakSteps; ++i) {
+        __m512i index, codes;
+        KEEL_LOOK_UP();  // keys
+        KEEL_DOT4(s0, s1, s2, s3);
+        KEEL_LOOK_UP();
+        KEEL_DOT4(s4, s5, s6, s7);
+        KEEL_LOOK_UP();  // values
+        KEEL_DOT4(s8, s9, s10, s11);
+        KEEL_DOT4(s0, s1, s2, s3);
+        KEEL_LOOK_UP();
+        KEEL_DOT4(s4, s5, s6, s7);
+        KEEL_DOT4(s8, s9, s10, s11);
+    }
+#undef KEEL_DOT4
+#undef KEEL_DOT
+#undef KEEL_LOOK_UP
+    return kPeakSteps;
+}
 #undef KEEL_OPAQUE
 #endif
 
@@ -183,6 +216,7 @@ struct Peak {
     const char* name;
     uint32_t isa;
     double (*run)();  // returns the operations done
+    bool vbmi = false;
 };
 const Peak kPeaks[] = {
 #if defined(__x86_64__)
@@ -190,9 +224,18 @@ const Peak kPeaks[] = {
     {"peak/int8/avx2", kAvx2, int8_peak_avx2},
     {"peak/fma/avx512", kAvx512, fma_peak_avx512},
     {"peak/int8/avx512", kAvx512, int8_peak_avx512},
+    {"peak/kv_trellis_position/avx512vbmi", kAvx512, trellis_position_avx512vbmi, true},
 #endif
     {nullptr, 0, nullptr},
 };
+
+bool can_run(const Peak& p) {
+    const KernelSet* set = p.run ? find_kernel_set(p.isa) : nullptr;
+#if defined(__x86_64__)
+    if (p.vbmi && set == &kAvx512Set) return false;
+#endif
+    return set != nullptr;
+}
 
 void peak(benchmark::State& state, double (*run)()) {
     double operations = 0;
@@ -431,7 +474,7 @@ void register_all() {
     add("stream/memory", [](benchmark::State& s) { stream(s, memory_bytes()); });
     add("stream/cached", [](benchmark::State& s) { stream(s, kCachedBytes); });
     for (const Peak& p : kPeaks)
-        if (p.run && find_kernel_set(p.isa)) add(p.name, [=](benchmark::State& s) { peak(s, p.run); });
+        if (can_run(p)) add(p.name, [=](benchmark::State& s) { peak(s, p.run); });
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);

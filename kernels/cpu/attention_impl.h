@@ -82,17 +82,25 @@ KEEL_INLINE void score_block(const TileRows& k, uint32_t n, const float* const* 
         score_queries<V, Load, 4>(k, n, q, lo, hi, s);
 }
 
+// Whether `count` rows see the whole tile.
+KEEL_INLINE bool see_all(const VisibleRange* see, uint32_t count) {
+    bool all = true;
+    for (uint32_t i = 0; i < count; ++i) all &= see[i].lo == 0 && see[i].hi == kAttentionTile;
+    return all;
+}
+
 // From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64 of each,
-// +0 where the row does not see. m and l (at state) go on, and keep[r] is the factor of the older output.
-template <class V, int R>
-KEEL_INLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state, float* keep) {
+// +0 where the row does not see; kAll: every row sees all of them. m and l (at state) go on, and keep[r] is the factor of the
+// older output.
+template <class V, int R, bool kAll>
+KEEL_APART void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state, float* keep) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
     float before[16] = {}, now[16] = {}, c[16];
     KEEL_UNROLL
     for (int r = 0; r < R; ++r) {
-        const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        [[maybe_unused]] const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
         F top = none;
         typename V::Mask numbers = V::is_number(none);
         KEEL_UNROLL
@@ -100,7 +108,7 @@ KEEL_INLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, fl
             const int j = i * V::kLanes;
             F v = V::mul(V::load(s[r] + j), scale);
             if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
-            v = V::select(V::lanes_between(lo - j, hi - j), v, none);
+            if constexpr (!kAll) v = V::select(V::lanes_between(lo - j, hi - j), v, none);
             numbers = V::both(numbers, V::is_number(v));
             top = V::max(v, top);
             V::store(s[r] + j, v);
@@ -114,7 +122,7 @@ KEEL_INLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, fl
     }
     KEEL_UNROLL
     for (int r = 0; r < R; ++r) {
-        const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        [[maybe_unused]] const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
         const F shift = V::set1(now[r]);
         F lanes[kParts<V>];
         KEEL_UNROLL
@@ -123,7 +131,8 @@ KEEL_INLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, fl
         for (int i = 0; i < kSteps; ++i) {
             const int j = i * V::kLanes;
             // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
-            const F e = V::keep(V::lanes_between(lo - j, hi - j), exp_lanes<V>(V::sub(V::load(s[r] + j), shift)));
+            F e = exp_lanes<V>(V::sub(V::load(s[r] + j), shift));
+            if constexpr (!kAll) e = V::keep(V::lanes_between(lo - j, hi - j), e);
             V::store(s[r] + j, e);
             lanes[i % kParts<V>] = V::add(lanes[i % kParts<V>], e);
         }
@@ -339,10 +348,12 @@ KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, con
             state[i] = x.state(at) + x.wide;
         }
         if (a.mean.pairs) add_mean_scores_lanes<V>(a, rows, in_block, t.first, s);
-        if (in_block == kQueryBlock)
-            soften_rows<V, kQueryBlock>(a, see, s, state, keep + b);
+        if (in_block == kQueryBlock && see_all(see, kQueryBlock))
+            soften_rows<V, kQueryBlock, true>(a, see, s, state, keep + b);
+        else if (in_block == kQueryBlock)
+            soften_rows<V, kQueryBlock, false>(a, see, s, state, keep + b);
         else
-            for (uint32_t i = 0; i < in_block; ++i) soften_rows<V, 1>(a, see + i, s + i, state + i, keep + b + i);
+            for (uint32_t i = 0; i < in_block; ++i) soften_rows<V, 1, false>(a, see + i, s + i, state + i, keep + b + i);
     }
 }
 
@@ -364,10 +375,12 @@ KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, 
             see[i] = t.live[b + i].see;
             o[i] = x.state(t.live[b + i]);
         }
-        if (in_block == kQueryBlock)
-            quantize_weights_lanes<V, K, kQueryBlock>(p, see, scales, scale_count, w, unit);
+        if (in_block == kQueryBlock && see_all(see, kQueryBlock))
+            quantize_weights_lanes<V, K, kQueryBlock, true>(p, see, scales, scale_count, w, unit);
+        else if (in_block == kQueryBlock)
+            quantize_weights_lanes<V, K, kQueryBlock, false>(p, see, scales, scale_count, w, unit);
         else
-            for (uint32_t i = 0; i < in_block; ++i) quantize_weights_lanes<V, K, 1>(p + i, see + i, scales, scale_count, w + i, unit + i);
+            for (uint32_t i = 0; i < in_block; ++i) quantize_weights_lanes<V, K, 1, false>(p + i, see + i, scales, scale_count, w + i, unit + i);
         K::add_values(tile, n, scale_count, w, unit, keep + b, in_block, seen_by(t, b, in_block), o);
     }
 }

@@ -2,6 +2,8 @@
 #pragma once
 
 #define KEEL_INLINE static inline __attribute__((always_inline))
+// A function that stays one: inlined into a long one, its loops and those of others would spill each other's registers.
+#define KEEL_APART static __attribute__((noinline))
 // Behind the parameters of a lambda or a member function.
 #define KEEL_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)

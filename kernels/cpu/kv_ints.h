@@ -68,10 +68,10 @@ KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t block
 }
 
 // Weights p[r][j] of R rows times the scales of V rows, as integers of 15 bits over the largest of the row; 0 for positions
-// that row r does not see. Returns in unit[r][b] what one step is worth. Where a product is no finite number, all are 0 and
+// that row r does not see; kAll: every row sees all of them. Returns in unit[r][b] what one step is worth. Where a product is no finite number, all are 0 and
 // unit[r][b] is NaN.
-template <class V, class K, int R>
-KEEL_INLINE void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale, uint32_t scales,
+template <class V, class K, int R, bool kAll>
+KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale, uint32_t scales,
                                         typename K::Weights* w, float (*unit)[kMaxKvScales]) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
@@ -86,8 +86,8 @@ KEEL_INLINE void quantize_weights_lanes(const float* const* p, const VisibleRang
             KEEL_UNROLL
             for (int i = 0; i < kSteps; ++i) {
                 const int j = i * V::kLanes;
-                const typename V::Mask seen = V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j);
-                t[r][i] = V::keep(seen, V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j)));
+                t[r][i] = V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j));
+                if constexpr (!kAll) t[r][i] = V::keep(V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j), t[r][i]);
                 largest = V::max(t[r][i], largest);
                 numbers = V::both(numbers, V::less(t[r][i], inf));
             }
@@ -127,15 +127,19 @@ KEEL_INLINE NextTile next_tile(const AttentionArgs& a, const KvPlane& plane, uin
     const uint64_t row = next % a.page_tokens;
     return {page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes};
 }
-// Asks for part i of kParts8 equal ones of the next tile, so that it comes while this tile is worked on.
-constexpr uint32_t kParts8 = kAttentionTile / 8;
-KEEL_INLINE void fetch_ahead(const KvPlane& plane, const NextTile& next, uint32_t i) {
-    if (!next.codes) return;
-    const uint64_t part = uint64_t{8} * plane.code_bytes;
-    for (uint64_t at = i * part & ~uint64_t{63}; at < (i + 1) * part; at += 64) __builtin_prefetch(next.codes + at);
-    if (i == 0)
-        for (uint32_t at = 0; at < kAttentionTile * plane.scale_bytes; at += 64) __builtin_prefetch(next.scales + at);
-}
+// Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on.
+struct FetchAhead {
+    const uint8_t *at, *end;   // what is still to be asked for of the groups until now
+    uint64_t part;             // bytes of a group; 0 where there is no next tile
+
+    explicit FetchAhead(const KvPlane& plane, const NextTile& next) : at(next.codes), end(next.codes), part(next.codes ? uint64_t{8} * plane.code_bytes : 0) {
+        if (next.scales)
+            for (uint32_t i = 0; i < kAttentionTile * plane.scale_bytes; i += 64) __builtin_prefetch(next.scales + i);
+    }
+    KEEL_INLINE void group(FetchAhead& f) {
+        for (f.end += f.part; f.at < f.end; f.at += 64) __builtin_prefetch(f.at);
+    }
+};
 
 // Calls body(rows, i) for every group of eight rows 8i.. of the tile that begins at `first` with a visible row. Groups that are
 // not visible as a whole are copies, with zeros for the rows that nobody sees.
@@ -145,10 +149,10 @@ KEEL_INLINE void for_rows8(const AttentionArgs& a, const KvPlane& plane, uint32_
     const uint64_t row0 = first % a.page_tokens;
     const uint8_t* page = a.pages[first / a.page_tokens];
     const uint8_t *codes = page + plane.codes + row0 * plane.code_bytes, *scales = page + plane.scales + row0 * plane.scale_bytes;
-    const NextTile next = next_tile(a, plane, first);
+    FetchAhead ahead(plane, next_tile(a, plane, first));
     for (uint32_t i = any.lo / 8; 8 * i < any.hi; ++i) {
         const uint32_t j = 8 * i;
-        fetch_ahead(plane, next, i);
+        FetchAhead::group(ahead);
         if (j >= any.lo && j + 8 <= any.hi && scale_bytes == plane.scale_bytes) {
             body(KvRows8{codes + j * uint64_t{plane.code_bytes}, plane.code_bytes, scales + j * scale_bytes}, i);
             continue;

@@ -244,20 +244,21 @@ struct KvIntsAvx512 {
         return offset;
     }
 
-    template <KvFormat F>
+    // kSize: head_dim, where it is one of the usual ones, so that masks, loops and steps are constants; else 0.
+    template <KvFormat F, uint32_t kSize>
     static void unpack_keys_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
         using Unpack = KvUnpackAvx512<U, F>;
-        const uint32_t n = a.head_dim;
+        const uint32_t n = kSize ? kSize : a.head_dim;
         const Unpack u = Unpack::make(n, true);
         for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
             Unpack::keys(u, rows, [&](uint32_t g, __m512i x) KEEL_LAMBDA { _mm512_storeu_si512(tile + 512 * g + 64 * i, x); });
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
-    template <KvFormat F>
+    template <KvFormat F, uint32_t kSize>
     static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
         using Unpack = KvUnpackAvx512<U, F>;
-        const uint32_t n = a.head_dim;
+        const uint32_t n = kSize ? kSize : a.head_dim;
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
         const Unpack u = Unpack::make(n, false);
         for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
@@ -277,10 +278,20 @@ struct KvIntsAvx512 {
         });
     }
     KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
-        for_integer_format(a.k.format, [&]<KvFormat F>() { unpack_keys_of<F>(a, first, any, tile, scales); });
+        for_integer_format(a.k.format, [&]<KvFormat F>() {
+            if (a.head_dim == 128)
+                unpack_keys_of<F, 128>(a, first, any, tile, scales);
+            else
+                unpack_keys_of<F, 0>(a, first, any, tile, scales);
+        });
     }
     KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
-        for_integer_format(a.v.format, [&]<KvFormat F>() { unpack_values_of<F>(a, first, any, tile, scales); });
+        for_integer_format(a.v.format, [&]<KvFormat F>() {
+            if (a.head_dim == 128)
+                unpack_values_of<F, 128>(a, first, any, tile, scales);
+            else
+                unpack_values_of<F, 0>(a, first, any, tile, scales);
+        });
     }
 
     // C queries against 8B positions from j on, j a multiple of 16: C * B accumulators.

@@ -10,6 +10,7 @@ namespace {
 struct KvRowsAvx2 : KvUnpackAvx2 {
     using I = __m256i;
     static constexpr uint32_t kGroup = 2;
+    static constexpr int kValueRows = 4;
     struct Weights {
         alignas(32) int16_t w[kMaxKvScales][kAttentionTile];
     };
@@ -26,28 +27,51 @@ struct KvRowsAvx2 : KvUnpackAvx2 {
             _mm256_store_si256(reinterpret_cast<__m256i*>(w.w[scale] + 16 * i), _mm256_permute4x64_epi64(words, 0xd8));
         }
     }
-    // |k| is at most 128 and |q| 127, so that two products fit 16 bits.
-    KEEL_INLINE __m256 dots(const int8_t* keys, uint64_t stride, const int8_t* q, uint32_t n) {
-        __m256i sum[8];
+    // Four keys times C <= 2 queries: dword r of sum[c] is that of key r in two parts, 128-bit lanes. |k| is at most 128 and |q|
+    // 127, so that two products fit 16 bits.
+    template <int C>
+    KEEL_INLINE void dots4(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256i* sum) {
+        __m256i part[C][4];
         KEEL_UNROLL
-        for (__m256i& s : sum) s = _mm256_setzero_si256();
+        for (int c = 0; c < C; ++c) KEEL_UNROLL
+        for (__m256i& s : part[c]) s = _mm256_setzero_si256();
         const __m256i ones = _mm256_set1_epi16(1);
         for (uint32_t i = 0; i < n; i += 32) {
-            const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i));
+            __m256i x[C];
             KEEL_UNROLL
-            for (int r = 0; r < 8; ++r) {
+            for (int c = 0; c < C; ++c) x[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q[c] + i));
+            KEEL_UNROLL
+            for (int r = 0; r < 4; ++r) {
                 const __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + static_cast<uint64_t>(r) * stride + i));
-                const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(k), _mm256_sign_epi8(x, k));
-                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(pairs, ones));
+                const __m256i magnitude = _mm256_abs_epi8(k);
+                KEEL_UNROLL
+                for (int c = 0; c < C; ++c) {
+                    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x[c], k));
+                    part[c][r] = _mm256_add_epi32(part[c][r], _mm256_madd_epi16(pairs, ones));
+                }
             }
         }
-        const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3]));
-        const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[4], sum[5]), _mm256_hadd_epi32(sum[6], sum[7]));
-        return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)));
+        const auto add_across = [](__m256i a, __m256i b) KEEL_LAMBDA {  // of dwords 2i and 2i + 1 half each: a, b, a, b
+            return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        };
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c) {
+            const __m256i a = add_across(part[c][0], part[c][1]), b = add_across(part[c][2], part[c][3]);
+            sum[c] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+        }
+    }
+    template <int C>
+    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256* dot) {
+        __m256i low[C], high[C];
+        dots4<C>(keys, stride, q, n, low);
+        dots4<C>(keys + 4 * stride, stride, q, n, high);
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c)
+            dot[c] = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(low[c], high[c], 0x20), _mm256_permute2x128_si256(low[c], high[c], 0x31)));
     }
     KEEL_INLINE I zero() { return _mm256_setzero_si256(); }
     template <int C>
-    KEEL_INLINE void add(I (*sum)[2], const int8_t* x, const Weights* w, uint32_t scale, uint32_t j) {
+    KEEL_INLINE void add(I (*sum)[2], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
         __m256i pairs[2];
         KEEL_UNROLL
         for (int k = 0; k < 2; ++k) pairs[k] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 16 * k)));

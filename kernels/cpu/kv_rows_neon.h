@@ -1,17 +1,18 @@
-// Products of integer K and V rows in NEON with dotprod and i8mm: the P of kv_ints_rows.h.
+// Products of integer K and V rows in NEON with dotprod and i8mm: with kv_unpack_neon.h the P of kv_ints_rows.h.
 #pragma once
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include "kernels/cpu/float_neon.h"
-#include "kernels/cpu/kv_ints_rows.h"
+#include "kernels/cpu/kv_unpack_neon.h"
 
 namespace keel::kernels {
 namespace {
 
-struct KvRowsNeon {
+struct KvRowsNeon : KvUnpackNeon {
     struct I {
         int32x4_t high, low;
     };
     static constexpr uint32_t kGroup = 4;
+    static constexpr int kValueRows = 2;
     struct Weights {
         alignas(16) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];  // w = 256 high + low
     };
@@ -27,20 +28,29 @@ struct KvRowsNeon {
             vst1_u8(w.high[scale] + 8 * i, vshrn_n_u16(words, 8));
         }
     }
-    KEEL_INLINE float32x4_t dots(const int8_t* keys, uint64_t stride, const int8_t* q, uint32_t n) {
-        int32x4_t sum[4];
+    template <int C>
+    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, float32x4_t* dot) {
+        int32x4_t sum[C][4];
         KEEL_UNROLL
-        for (int32x4_t& s : sum) s = vdupq_n_s32(0);
+        for (int c = 0; c < C; ++c) KEEL_UNROLL
+        for (int32x4_t& s : sum[c]) s = vdupq_n_s32(0);
         for (uint32_t i = 0; i < n; i += 16) {
-            const int8x16_t x = vld1q_s8(q + i);
+            int8x16_t k[4];
             KEEL_UNROLL
-            for (int r = 0; r < 4; ++r) sum[r] = vdotq_s32(sum[r], vld1q_s8(keys + static_cast<uint64_t>(r) * stride + i), x);
+            for (int r = 0; r < 4; ++r) k[r] = vld1q_s8(keys + static_cast<uint64_t>(r) * stride + i);
+            KEEL_UNROLL
+            for (int c = 0; c < C; ++c) {
+                const int8x16_t x = vld1q_s8(q[c] + i);
+                KEEL_UNROLL
+                for (int r = 0; r < 4; ++r) sum[c][r] = vdotq_s32(sum[c][r], k[r], x);
+            }
         }
-        return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3])));
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c) dot[c] = vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[c][0], sum[c][1]), vpaddq_s32(sum[c][2], sum[c][3])));
     }
     KEEL_INLINE I zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
     template <int C>
-    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, const Weights* w, uint32_t scale, uint32_t j) {
+    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
         int8x16_t values[4];
         KEEL_UNROLL
         for (int k = 0; k < 4; ++k) values[k] = vld1q_s8(x + 16 * k);

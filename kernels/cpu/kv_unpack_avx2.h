@@ -7,21 +7,20 @@
 namespace keel::kernels {
 namespace {
 
-// Eight windows of b bits each from the bytes of a 128-bit lane, one a word: where its two bytes are, in lanes that begin with
-// the first group and with the second one, and 2^(8 - s) for the bit s of the first byte at which the window begins.
+// Sixteen windows at bits 0, b, 2b .. of a 128-bit lane's bytes, the even ones and the odd ones a word each: where its two bytes
+// are, and 2^(8 - s) for the bit s of the first byte at which the window begins.
 struct WindowLanes {
     alignas(32) uint8_t bytes[2][32];
-    alignas(32) uint16_t shifts[16];
+    alignas(32) uint16_t shifts[2][16];
 };
 constexpr WindowLanes window_lanes(int b) {
     WindowLanes w = {};
-    for (int lane = 0; lane < 2; ++lane)
-        for (int i = 0; i < 8; ++i) {
-            for (int second = 0; second < 2; ++second) {
-                w.bytes[second][16 * lane + 2 * i] = static_cast<uint8_t>(second * b + i * b / 8);
-                w.bytes[second][16 * lane + 2 * i + 1] = static_cast<uint8_t>(second * b + i * b / 8 + 1);
-            }
-            w.shifts[8 * lane + i] = static_cast<uint16_t>(1 << (8 - i * b % 8));
+    for (int odd = 0; odd < 2; ++odd)
+        for (int i = 0; i < 16; ++i) {
+            const int at = (2 * (i % 8) + odd) * b;
+            w.bytes[odd][2 * i] = static_cast<uint8_t>(at / 8);
+            w.bytes[odd][2 * i + 1] = static_cast<uint8_t>(at / 8 + 1);
+            w.shifts[odd][i] = static_cast<uint16_t>(1 << (8 - at % 8));
         }
     return w;
 }
@@ -44,33 +43,34 @@ constexpr NibbleTables kNibbleTables = nibble_tables(kTrellisTables[b - 2]);
 struct KvUnpackAvx2 {
     // Eight bits at bit i * b of 4b bytes for i in 0..31. Reads 16 bytes from p and from p + 2b on.
     template <int b>
-    KEEL_INLINE __m256i windows(const uint8_t* p) {
+    KEEL_INLINE __m256i windows_of(const uint8_t* p) {
         const __m128i *low = reinterpret_cast<const __m128i*>(p), *high = reinterpret_cast<const __m128i*>(p + 2 * b);
         const __m256i x = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
-        const __m256i shifts = _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindowLanes<b>.shifts));
-        __m256i half[2];
+        __m256i half[2];  // each window in the upper byte of its word
         KEEL_UNROLL
-        for (int h = 0; h < 2; ++h) {
-            const __m256i words = _mm256_shuffle_epi8(x, _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindowLanes<b>.bytes[h])));
-            half[h] = _mm256_srli_epi16(_mm256_mullo_epi16(words, shifts), 8);
+        for (int odd = 0; odd < 2; ++odd) {
+            const __m256i words = _mm256_shuffle_epi8(x, _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindowLanes<b>.bytes[odd])));
+            half[odd] = _mm256_mullo_epi16(words, _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindowLanes<b>.shifts[odd])));
         }
-        return _mm256_packus_epi16(half[0], half[1]);
+        return _mm256_or_si256(_mm256_srli_epi16(half[0], 8), _mm256_and_si256(half[1], _mm256_set1_epi16(-256)));
     }
 
     // table[index]: all entries with the lower half of the index, of which its upper bits choose. A byte shuffle gives 0 where
-    // bit 7 of its index is set: bit 4 chooses in this way, the others by blending.
+    // bit 7 of its index is set: bits 4 and 5 choose in this way, 6 and 7 by blending.
     template <int b>
     KEEL_INLINE __m256i look_up(__m256i index) {
-        const auto table = [](int h) KEEL_LAMBDA { return _mm256_load_si256(reinterpret_cast<const __m256i*>(kNibbleTables<b>.of[h])); };
-        const __m256i top = _mm256_set1_epi8(-128), bit4 = _mm256_and_si256(_mm256_slli_epi16(index, 3), top);
-        const __m256i even = _mm256_or_si256(_mm256_and_si256(index, _mm256_set1_epi8(15)), bit4), odd = _mm256_xor_si256(even, top);
-        const __m256i bit5 = _mm256_slli_epi16(index, 2), bit6 = _mm256_slli_epi16(index, 1);
-        const auto of_bit5 = [&](int h) KEEL_LAMBDA {
-            const __m256i low = _mm256_or_si256(_mm256_shuffle_epi8(table(h), even), _mm256_shuffle_epi8(table(h + 1), odd));
-            const __m256i high = _mm256_or_si256(_mm256_shuffle_epi8(table(h + 2), even), _mm256_shuffle_epi8(table(h + 3), odd));
-            return _mm256_blendv_epi8(low, high, bit5);
+        const __m256i low6 = _mm256_and_si256(index, _mm256_set1_epi8(63));
+        __m256i at[4];  // below 16 where bits 4 and 5 are k
+        KEEL_UNROLL
+        for (int k = 0; k < 4; ++k) at[k] = _mm256_add_epi8(_mm256_xor_si256(low6, _mm256_set1_epi8(static_cast<char>(16 * k))), _mm256_set1_epi8(0x70));
+        const auto entry = [&](int h) KEEL_LAMBDA {
+            return _mm256_shuffle_epi8(_mm256_load_si256(reinterpret_cast<const __m256i*>(kNibbleTables<b>.of[h])), at[h % 4]);
         };
-        const __m256i low = _mm256_blendv_epi8(of_bit5(0), of_bit5(4), bit6), high = _mm256_blendv_epi8(of_bit5(8), of_bit5(12), bit6);
+        const auto of_quarter = [&](int h) KEEL_LAMBDA {
+            return _mm256_or_si256(_mm256_or_si256(entry(h), entry(h + 1)), _mm256_or_si256(entry(h + 2), entry(h + 3)));
+        };
+        const __m256i bit6 = _mm256_add_epi8(index, index);
+        const __m256i low = _mm256_blendv_epi8(of_quarter(0), of_quarter(4), bit6), high = _mm256_blendv_epi8(of_quarter(8), of_quarter(12), bit6);
         return _mm256_blendv_epi8(low, high, index);
     }
 
@@ -89,15 +89,17 @@ struct KvUnpackAvx2 {
     }
 
     template <KvFormat F>
-    KEEL_INLINE void unpack32(const uint8_t* p, int8_t* q) {
+    KEEL_INLINE void windows(const uint8_t* p, int8_t* q) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), windows_of<kKvFormats[F].bits>(p));
+    }
+    template <KvFormat F>
+    KEEL_INLINE void integers(int8_t* q) {
         constexpr int b = kKvFormats[F].bits;
-        const __m256i w = windows<b>(p);
-        __m256i x;
+        __m256i* at = reinterpret_cast<__m256i*>(q);
         if constexpr (kKvFormats[F].family == KvFamily::kTrellis)
-            x = look_up<b>(w);
+            _mm256_storeu_si256(at, look_up<b>(_mm256_loadu_si256(at)));
         else
-            x = lattice_integers<b>(w);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), x);
+            _mm256_storeu_si256(at, lattice_integers<b>(_mm256_loadu_si256(at)));
     }
     template <int b>
     KEEL_INLINE void unpack_block(const uint8_t* codes, uint16_t d, int8_t* q) {
