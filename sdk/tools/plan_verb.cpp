@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 
 #include "sdk/tools/model_loader.h"
@@ -314,7 +315,9 @@ void solve(const Options& o, const Console& console) {
 void show_plan(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.engine.model);
     const keel_config config = make_config(o.engine);
+    const auto start = std::chrono::steady_clock::now();
     const keel_memory_plan plan = plan_memory(file, config);
+    const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
     const std::vector<keel_op_info> all_ops = plan_ops(file, config, plan.op_count + plan.low_rank_op_count);
     const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count), low_rank(all_ops.begin() + plan.op_count, all_ops.end());
     double predicted_us = 0;
@@ -325,6 +328,7 @@ void show_plan(const Options& o, const Console& console) {
         out["k_format"] = kv_format_name(config, config.k_format);
         out["v_format"] = kv_format_name(config, config.v_format);
         out["model"] = info_json(file.info);
+        out["plan_us"] = plan_us;  // of the call that made this plan
         out["predicted_us_per_token"] = predicted_us;
         out["interleaved_weight_bytes"] = interleaved_bytes(ops);
         out["ops"] = Json::array();

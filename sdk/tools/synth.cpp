@@ -9,51 +9,12 @@
 
 #include "kernels/weight_types.h"
 #include "sdk/tools/gguf_writer.h"
+#include "sdk/tools/synth_random.h"
 
 namespace keel::tools {
 namespace {
 
 using namespace kernels;
-
-// ---- random numbers ----
-
-uint64_t splitmix(uint64_t* state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15ull;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return z ^ z >> 31;
-}
-
-// xoshiro256+ (Blackman and Vigna), seeded by splitmix64.
-class Random {
-  public:
-    explicit Random(uint64_t seed) {
-        for (uint64_t& word : s_) word = splitmix(&seed);
-    }
-    uint64_t next() {
-        const uint64_t result = s_[0] + s_[3], t = s_[1] << 17;
-        s_[2] ^= s_[0];
-        s_[3] ^= s_[1];
-        s_[1] ^= s_[2];
-        s_[0] ^= s_[3];
-        s_[2] ^= t;
-        s_[3] = s_[3] << 45 | s_[3] >> 19;
-        return result;
-    }
-    double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
-    void fill(uint8_t* dst, uint64_t bytes) {
-        uint64_t at = 0;
-        for (; at + 8 <= bytes; at += 8) {
-            const uint64_t word = next();
-            memcpy(dst + at, &word, 8);
-        }
-        const uint64_t word = next();
-        memcpy(dst + at, &word, bytes - at);
-    }
-
-  private:
-    std::array<uint64_t, 4> s_;
-};
 
 // f32 to f16, round to nearest even; magnitudes here never overflow.
 uint16_t to_f16(float value) {
@@ -70,20 +31,6 @@ uint16_t to_bf16(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
     return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// 4,096 values of mean 0 and variance 1, normally distributed: plain tensors draw from them.
-constexpr size_t kNormals = 4096;
-std::vector<float> normal_values() {
-    Random random(1);
-    std::vector<double> v(kNormals);
-    double mean = 0, square = 0;
-    for (double& x : v) x = sqrt(-2 * log(1 - random.uniform())) * cos(6.283185307179586 * random.uniform());
-    for (double x : v) mean += x / kNormals;
-    for (double x : v) square += (x - mean) * (x - mean) / kNormals;
-    std::vector<float> out;
-    for (double x : v) out.push_back(static_cast<float>((x - mean) / sqrt(square)));
-    return out;
 }
 
 // ---- blocks ----
@@ -181,9 +128,9 @@ class TensorFiller {
         else if (recipe_)
             blocks(dst, bytes);
         else if (plan_.type == kF32)
-            draw(wide_, dst, bytes);
+            draw(random_, wide_, dst, bytes / sizeof(float));
         else
-            draw(narrow_, dst, bytes);
+            draw(random_, narrow_, dst, bytes / sizeof(uint16_t));
     }
 
   private:
@@ -196,15 +143,6 @@ class TensorFiller {
             memcpy(block + recipe_->d_offset, &scales_[pick], 2);
             if (recipe_->min_offset >= 0) memcpy(block + recipe_->min_offset, &minima_[pick], 2);
             mirror_minima(recipe_->mirror, block);
-        }
-    }
-
-    template <class T>
-    void draw(const std::vector<T>& values, uint8_t* dst, uint64_t bytes) {
-        uint64_t word = 0;
-        for (uint64_t i = 0; i < bytes / sizeof(T); ++i) {
-            word = i % 5 ? word >> 12 : random_.next();
-            memcpy(dst + i * sizeof(T), &values[word % kNormals], sizeof(T));
         }
     }
 

@@ -7,6 +7,7 @@ void add_wproj_verb(CLI::App& app, Console& console) {
     CLI::App* wproj = app.add_subcommand("wproj", "W_proj caches: low-rank factors of projection weights");
     wproj->require_subcommand(1);
     add_wproj_build_verb(*wproj, console);
+    add_wproj_synth_verb(*wproj, console);
     add_wproj_compare_verb(*wproj, console);
     add_wproj_inspect_verb(*wproj, console);
     add_wproj_verify_verb(*wproj, console);

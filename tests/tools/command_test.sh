@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth "wproj inspect" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -233,6 +233,33 @@ printf 'x' >>"$work/ott_wproj_cache_89ABCDEF.bin"
 expect "another size is noticed" exits 3 "$keel" wproj manifest check "$work/inventory.json" "$work" --no-hash
 expect "nothing fits the model" exits 3 "$keel" wproj find "$model" --file "$work" --force --json
 expect "and it says what it saw" holds '"verdict": '
+
+# Made-up caches of the tiny shape (2 layers, 256 columns, 256 + 128 + 128 rows): bytes as the format says, sound, and of use.
+if "$keel" wproj synth "$work/tiny.gguf" --rank 64 --published -o "$work/tiny.bin" >"$work/out" 2>"$work/err"; then
+    layer=$((16 + 8 * 4 + 64 * 256 * 4 + 64 * 4 + 256 * 4 + 3 * 40 + (256 + 128 + 128) * 2 * 36))
+    expect "as many bytes as published" [ "$(stat -c %s "$work/tiny.bin")" -eq $((32 + 2 * layer)) ]
+    expect "the published form" exits 0 "$keel" wproj inspect "$work/tiny.bin" --model "$work/tiny.gguf"
+    expect "it is version 1" holds 'WPROJV01'
+    # Q8_0 weights, 34 bytes for 32, of 512 rows of 256, over 4 bytes of 256 columns and 36/32 of 512 rows: 87.04
+    expect "break-even rank" holds 'attn_in Pt *F32 *64 x 256 *64 *87 '
+    expect "Pt and mu" exits 0 "$keel" wproj verify "$work/tiny.bin" --model "$work/tiny.gguf"
+    expect "nothing is broken" holds ' 0 broken'
+    expect "rows of Pt and mu are as they should be" bash -c "! grep -E ' Pt .* (rows are not|mu is not)' '$work/out'"
+    synth() { "$keel" wproj synth "$work/tiny.gguf" --rank 64 --groups qkv,o,ffn,down --type Q4_0 "$@" -o "$work/tiny.wproj" >"$work/out" 2>"$work/err" && tail -c 10000 "$work/tiny.wproj" | cksum; }  # the header has the key
+    one=$(synth --seed 3)
+    expect "a cache of version 2" [ -n "$one" ]
+    expect "same seed, same cache" [ "$(synth --seed 3)" = "$one" ]
+    expect "another seed, another cache" [ "$(synth --seed 4)" != "$one" ]
+    expect "made for the model" exits 0 "$keel" wproj verify "$work/tiny.wproj" --model "$work/tiny.gguf"
+    expect "all of it" holds '22 parts, 0 broken.*made for this model'
+    expect "the low-rank pass" exits 0 "$keel" run "$work/tiny.gguf" --wproj "$work/tiny.wproj" --low-rank --prompt abc --max-tokens 4 --json
+    expect "it generates" holds '"generated_tokens": 4'
+    expect "half a block" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 40 -o "$work/no.wproj"
+    expect "more rank than columns" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 288 -o "$work/no.wproj"
+    expect "no basis for down in version 1" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 32 --published --groups down -o "$work/no.wproj"
+else
+    expect "without Eigen it says so" holds 'without Eigen' err
+fi
 
 [ $failures -eq 0 ] || { echo "$failures failed"; exit 1; }
 echo "all passed"

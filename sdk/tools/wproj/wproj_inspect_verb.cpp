@@ -28,7 +28,7 @@ Json record_json(uint32_t slot, const WprojRecord& r) {
 
 Json table_json(const WprojTable& t, const std::vector<Row>& rows) {
     Json out = {{"file", t.path}, {"version", t.file.version}, {"packed", t.packed}, {"file_bytes", t.file_bytes}, {"plain_bytes", t.plain_bytes}, {"key", hex64(t.file.key)},
-                {"layers", t.file.layers}};
+                {"layers", t.file.layers}, {"open_us", t.open_us}};
     if (t.file.version == 1) out["columns"] = t.file.columns;
     if (t.file.version == 2) {
         const WprojQuality& q = t.file.quality;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include <chrono>
+
 #include "sdk/format/bytes.h"
 #include "sdk/format/wproj_v2.h"
 #include "sdk/lowrank/low_rank.h"
@@ -44,6 +46,11 @@ void read_packed(WprojTable* t, const WprojShape& shape) {
 }  // namespace
 
 WprojTable open_wproj_table(const std::string& path, const WprojShape* shape) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto timed = [&start](WprojTable t) {
+        t.open_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+        return t;
+    };
     WprojTable t;
     t.path = path;
     Result<FileReader> file = FileReader::open(path.c_str());
@@ -54,14 +61,14 @@ WprojTable open_wproj_table(const std::string& path, const WprojShape* shape) {
     const WprojShape any = wproj_any_shape();
     if (t.packed) {
         read_packed(&t, shape ? *shape : any);
-        return t;
+        return timed(std::move(t));
     }
     keel_error error = make<keel_error>();
     check(wproj_open(*t.reader.get(), shape ? *shape : any, 0, true, &t.file, &error), "cannot use " + path, &error);
     t.layers.resize(t.file.layers);
     WprojCursor cursor = {};
     for (WprojLayer& layer : t.layers) check(wproj_layer(t.file, &cursor, &layer), "cannot use " + path);
-    return t;
+    return timed(std::move(t));
 }
 
 const GgufTensor* wproj_tensor(const keel_model& model, uint32_t layer, uint32_t slot) {

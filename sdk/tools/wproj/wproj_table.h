@@ -17,6 +17,7 @@ struct WprojTable {
     WprojFile file{};                 // of a packed one only what its header says
     std::vector<WprojLayer> layers;
     uint64_t file_bytes = 0, plain_bytes = 0;
+    double open_us = 0;               // what mapping the file and validating header and table took
 };
 // Whatever model it was made for, or only the one of `shape`. Throws ToolError.
 WprojTable open_wproj_table(const std::string& path, const WprojShape* shape = nullptr);

@@ -5,6 +5,7 @@
 namespace keel::tools {
 
 void add_wproj_build_verb(CLI::App& wproj, Console& console);
+void add_wproj_synth_verb(CLI::App& wproj, Console& console);
 void add_wproj_compare_verb(CLI::App& wproj, Console& console);
 void add_wproj_inspect_verb(CLI::App& wproj, Console& console);
 void add_wproj_verify_verb(CLI::App& wproj, Console& console);
