@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Quality of W_proj caches against the bytes a token moves: a table and a picture from reports of `keel wproj compare`.
+
+    keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks 0.25,0.375 --json > wproj.json
+    perf/plots/wproj_quality.py wproj.json                                    the table, as Markdown on stdout
+    perf/plots/wproj_quality.py wproj.json --plot wproj_quality.svg wproj_quality.png    and the picture (needs matplotlib)
+    perf/plots/wproj_quality.py --self-test
+
+Several reports of the same model and text may be given: their entries are put together. A line joins the entries of one family, which differ in
+their ranks alone. Bars are 95 % intervals; the square is the dense pass. Points of equal bytes are drawn a
+little apart.
+"""
+import argparse
+import json
+import sys
+
+SAME = ["model", "text", "documents", "tokens", "dense_nll", "dense_decode_bytes"]
+COLOURS = ["#c03030", "#d07a00", "#1060b0", "#1a8a4a", "#7a3fa0", "#5a5a5a", "#0098a6", "#8a6d1a", "#d060a0", "#405060"]
+MARKERS = "svoD^<>P"
+
+
+def read(documents):
+    """The first report with the entries of all; a name that comes again with the same groups replaces the earlier one."""
+    report = dict(documents[0])
+    groups = list(dict.fromkeys(document["groups"] for document in documents))
+    entries = {}
+    for document in documents:
+        for key in SAME:
+            if document[key] != report[key]:
+                raise SystemExit(f"the reports differ in {key}: {document[key]} and {report[key]}")
+        for entry in document["entries"]:
+            entry = dict(entry)
+            if len(groups) > 1:
+                for key in ("name", "family"):
+                    entry[key] = f"{document['groups']}: {entry[key]}"
+            entries[entry["name"]] = entry
+    report["groups"] = " and ".join(groups)
+    report["entries"] = list(entries.values())
+    return report
+
+
+def rate_ratio(entry):
+    """Median of the dense pass's time over this one's, round by round; None where decoding was not timed."""
+    ratios = sorted(a / b for a, b in zip(entry.get("tokens_per_s", []), entry.get("dense_tokens_per_s", [])))
+    return (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2 if ratios else None
+
+
+def markdown(report):
+    lines = [f"{report['model']}, {report['documents']} documents, {report['tokens']:,} scored tokens; projections {report['groups']}; "
+             f"dense: PPL {report['dense_ppl']:.3f}, {report['dense_decode_bytes']:,} bytes a token.",
+             "", "| cache | records | bytes a token | of dense | delta PPL % | 95 % | KL | top-1 % | decoding, of dense |", "|---|" + "---:|" * 8]
+    for e in report["entries"]:
+        low, high = e["delta_ppl_percent_95"]
+        ratio = rate_ratio(e)
+        lines.append(f"| {e['name']} | {e['records']} | {e['decode_bytes']:,} | {100 * e['decode_bytes'] / report['dense_decode_bytes']:.1f} % | {e['delta_ppl_percent']:+.2f} | "
+                     f"{low:+.2f} .. {high:+.2f} | {e['kl']:.5f} | {e['top1_percent']:.1f} | {f'{ratio:.2f}' if ratio else ''} |")
+    return "\n".join(lines)
+
+
+def families_of(report):
+    """Entries by family in the order of the report, each by bytes."""
+    families = {}
+    for entry in report["entries"]:
+        families.setdefault(entry["family"], []).append(entry)
+    return {family: sorted(members, key=lambda e: e["decode_bytes"]) for family, members in families.items()}
+
+
+def plot(report, paths):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "keel"})
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    dense = report["dense_decode_bytes"]
+    families = families_of(report)
+    for panel, value, interval, label in ((axes[0], "delta_ppl_percent", "delta_ppl_percent_95", "change of perplexity, %"), (axes[1], "kl", None, "mean KL divergence, nats")):
+        shown = [e[value] for e in report["entries"] if e[value] > 0]
+        width = dense - min(e["decode_bytes"] for e in report["entries"])
+        for index, (family, members) in enumerate(families.items()):
+            aside = 0.008 * width * (index - (len(families) - 1) / 2)  # so that families of equal bytes do not hide each other
+            colour, x, y = COLOURS[index % len(COLOURS)], [(e["decode_bytes"] + aside) / 1e6 for e in members], [e[value] for e in members]
+            if interval:
+                for size, e in zip(x, members):
+                    panel.plot([size] * 2, e[interval], color=colour, linewidth=1.1, alpha=0.6)
+            panel.plot(x, y, color=colour, linewidth=1.1, marker=MARKERS[index % len(MARKERS)], markersize=5, markerfacecolor="white", zorder=3, label=family)
+            if len(members) > 1 and index == 0:  # shares are those of the same bytes in the other families
+                for size, e in zip(x, members):
+                    if e["share"]:
+                        panel.annotate(f"k/n {e['share']:g}" if "k/n" in e["name"] else f"{e['share']:g} of the bytes", (size, e[value]), xytext=(7, 3), textcoords="offset points", fontsize=7, color="#222222")
+        panel.axvline(dense / 1e6, color="#222222", linewidth=0.8, linestyle="--")
+        if interval:
+            panel.axhline(0, color="#222222", linewidth=0.8)
+            panel.plot([dense / 1e6], [0], marker="s", color="#222222", markersize=6, linestyle="none", zorder=4, label="dense")
+            least = max(min(shown), 0.1) if shown else 0.1
+            if shown and max(shown) > 5 * least:  # linear up to the least, a logarithm beyond
+                panel.set_yscale("symlog", linthresh=least, linscale=0.4)
+                panel.set_yticks([sign * step * 10.0**power for power in range(-1, 4) for step in (1, 2, 5) for sign in (-1, 1) if step * 10.0**power >= 0.5 * least] + [0])
+                panel.set_ylim(min([-0.3 * least] + [e[interval][0] * 1.05 for e in report["entries"]]), 1.1 * max(e[interval][1] for e in report["entries"]))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        elif shown:
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=14))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+            panel.yaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+        panel.annotate("dense", (dense / 1e6, 1), xycoords=("data", "axes fraction"), xytext=(-4, -2), textcoords="offset points", fontsize=7, color="#222222", ha="right", va="top")
+        panel.xaxis.set_major_locator(MaxNLocator(8))
+        panel.set_xlabel("MB a token moves in decoding, as planned")
+        panel.set_title(label, fontsize=11, loc="left")
+        panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
+        panel.set_axisbelow(True)
+        second = panel.secondary_xaxis("top", functions=(lambda size: 1e8 * size / dense, lambda percent: percent * dense / 1e8))
+        second.xaxis.set_major_locator(MaxNLocator(8))
+        second.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g} %"))
+    axes[0].legend(fontsize=7, frameon=False, loc="best")
+    for path in paths:
+        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+def self_test():
+    def entry(family, share, size, ppl):
+        return {"name": f"{family}, k/n = {share}", "family": family, "share": share, "sensitivity_power": 0, "records": 24, "record_bytes": size // 2, "decode_bytes": size,
+                "delta_ppl_percent": ppl, "delta_ppl_percent_95": [ppl - 1, ppl + 1], "ppl": 40 + ppl, "kl": ppl / 100, "top1_percent": 90.0}
+
+    def report(groups, *entries):
+        return {"model": "m", "text": "t", "tokens": 1024, "documents": 4, "dense_nll": 3.7, "dense_ppl": 40.4, "dense_decode_bytes": 10000, "groups": groups, "entries": list(entries)}
+
+    first, second = entry("a", 0.5, 9000, 2.0), entry("a", 0.25, 8000, 5.0)
+    timed = dict(entry("b", 0.5, 9000, 1.0), tokens_per_s=[110, 130, 100, 100], dense_tokens_per_s=[100, 100, 100, 50])
+    one = read([report("qkv", first), report("qkv", second, timed)])
+    assert [e["decode_bytes"] for e in families_of(one)["a"]] == [8000, 9000] and list(families_of(one)) == ["a", "b"]
+    assert abs(rate_ratio(timed) - 1.2) < 1e-12 and rate_ratio(first) is None
+    text = markdown(one)
+    assert "| b, k/n = 0.5 | 24 | 9,000 | 90.0 % | +1.00 | +0.00 .. +2.00 | 0.01000 | 90.0 | 1.20 |" in text, text
+    both = read([report("qkv", first), report("ffn", first)])
+    assert list(families_of(both)) == ["qkv: a", "ffn: a"] and both["groups"] == "qkv and ffn"
+    other = report("qkv", first)
+    other["dense_nll"] = 3.8
+    try:
+        read([report("qkv", first), other])
+    except SystemExit as error:
+        assert "differ in dense_nll" in str(error)
+    else:
+        raise AssertionError("reports of different references were put together")
+    print("ok")
+
+
+def main():
+    if "--self-test" in sys.argv:
+        return self_test()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", help="JSON of keel wproj compare")
+    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
+    arguments = parser.parse_args()
+    reports = []
+    for path in arguments.results:
+        with open(path) as file:
+            document = json.load(file)
+        reports.append(document.get("result", document))  # as keel wproj compare prints it, or inside a file of perf/results
+    report = read(reports)
+    print(markdown(report))
+    if arguments.plot:
+        plot(report, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
