@@ -9,6 +9,7 @@
 #include "keel/keel.h"
 #include "tests/fault/alloc_guard.h"
 #include "tests/fault/guarded_child.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -59,7 +60,7 @@ keel_status plan_engine() {
     return keel_plan(&reader, model, &config, &plan, nullptr);
 }
 
-void inspect_and_plan(uint32_t threads) {
+void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr) {
     reader = versioned<keel_reader>();
     info = versioned<keel_model_info>();
     CHILD_STATUS(KEEL_OK, keel_reader_open_file(kModelPath, &reader));
@@ -71,6 +72,7 @@ void inspect_and_plan(uint32_t threads) {
     config.context_tokens = kContext;
     config.logits_rows = kRows;
     config.threads = threads;
+    config.wproj = wproj;
     config.max_text_bytes = 1024;
     config.hooks.struct_size = sizeof(config.hooks);
     config.hooks.allowed_tokens = allowed_tokens;
@@ -531,6 +533,60 @@ void use_everything() {
     CHILD_STATUS(KEEL_OK, keel_session_close(session));
 }
 
+// Prefill and decode in the low-rank pass, from one pass to the other and back, among forks, and what set_pass refuses.
+void use_low_rank() {
+    keel_session session, copy;
+    keel_advance_result results[2];
+    CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
+    CHILD_STATUS(KEEL_E_ARGUMENT, keel_session_set_pass(session, static_cast<keel_pass>(2)));
+    CHILD_STATUS(KEEL_OK, keel_session_set_pass(session, KEEL_PASS_LOW_RANK));
+    prefill_in_slices(session);
+    check_views(session);
+    uint32_t refused = 0;
+    for (uint32_t i = 0; i < 96; ++i) {
+        // Runs of 1 to 4 tokens, by turns; some in slices, within which the pass stays.
+        CHILD_STATUS(KEEL_OK, keel_session_set_pass(session, i / (1 + i / 24) % 2 ? KEEL_PASS_DENSE : KEEL_PASS_LOW_RANK));
+        if (i % 8) {
+            greedy_step(session);
+            continue;
+        }
+        CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt + 1, 100, 0));
+        for (keel_status status = KEEL_AGAIN; status != KEEL_OK;) {
+            status = advance(session, 1, results);
+            CHILD_CHECK(status == KEEL_OK || status == KEEL_AGAIN);
+            refused += keel_session_set_pass(session, KEEL_PASS_DENSE) == KEEL_E_BUSY;
+        }
+        CHILD_STATUS(KEEL_OK, keel_session_truncate(session, tokens_of(session) - 60));
+        CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt + 7, 1, 0));
+        CHILD_STATUS(KEEL_OK, advance(session, 0, results));
+    }
+    CHILD_CHECK(refused > 0);
+    CHILD_STATUS(KEEL_OK, keel_session_set_pass(session, KEEL_PASS_LOW_RANK));
+    check_save_restore(session);
+    check_fork_truncate(session);
+    CHILD_STATUS(KEEL_OK, keel_session_fork(session, &copy));
+    CHILD_STATUS(KEEL_OK, keel_session_set_pass(copy, KEEL_PASS_DENSE));
+    for (int i = 0; i < 8; ++i) {  // one call, two passes, both in time slices
+        const keel_session both[] = {session, copy};
+        for (keel_session s : both) {
+            const uint32_t count = s.id == copy.id ? 1 : 40;
+            CHILD_STATUS(KEEL_OK, keel_session_feed(s, prompt + 1, count, 0));
+        }
+        keel_status status = KEEL_AGAIN;
+        while (status == KEEL_AGAIN) status = keel_advance(engine, both, 2, 20, results);
+        CHILD_STATUS(KEEL_OK, status);
+    }
+    check_views(session);
+    check_views(copy);
+    CHILD_STATUS(KEEL_OK, keel_session_close(copy));
+    CHILD_STATUS(KEEL_E_HANDLE, keel_session_set_pass(copy, KEEL_PASS_DENSE));
+    keel_stats stats = versioned<keel_stats>();
+    CHILD_STATUS(KEEL_OK, keel_engine_stats(engine, &stats));
+    CHILD_CHECK(stats.allocations_after_init == 0 && faults == 0);
+    CHILD_STATUS(KEEL_OK, stats.engine_status);
+    CHILD_STATUS(KEEL_OK, keel_session_close(session));
+}
+
 void expect_pass(const keel_test::ChildResult& result) {
     if (result.skipped) GTEST_SKIP() << result.text;
     EXPECT_TRUE(result.ok) << result.text;
@@ -543,6 +599,23 @@ TEST(ZeroAlloc, NothingAfterInit) {
         keel_test::child_forbid_allocation();
         keel_test::child_forbid_system_calls();
         use_everything();
+    }));
+}
+
+TEST(ZeroAlloc, NothingInTheLowRankPass) {
+    expect_pass(keel_test::run_in_child([] {
+        static const keel_test::InspectedFile file(kModelPath);  // static: the child ends without freeing them
+        keel_test::WprojOptions factors;
+        factors.slots = 0xf6;  // K stays dense
+        factors.bias = true;
+        static const keel_test::WprojBytes cache(keel::tools::encode_wproj_v2(keel_test::random_wproj(file, factors), 1));
+        inspect_and_plan(2, &cache.reader);
+        CHILD_STATUS(KEEL_OK, plan.wproj_status);
+        CHILD_CHECK(plan.low_rank_records == 8 * 6);
+        CHILD_STATUS(KEEL_OK, keel_engine_init(&reader, model, &config, &memory, &engine, nullptr));
+        keel_test::child_forbid_allocation();
+        keel_test::child_forbid_system_calls();
+        use_low_rank();
     }));
 }
 

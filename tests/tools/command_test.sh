@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "capture kv" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -259,6 +259,85 @@ if "$keel" wproj synth "$work/tiny.gguf" --rank 64 --published -o "$work/tiny.bi
     expect "no basis for down in version 1" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 32 --published --groups down -o "$work/no.wproj"
 else
     expect "without Eigen it says so" holds 'without Eigen' err
+fi
+
+# W_proj caches from a text to tokens, in a directory where nothing else lies.
+mkdir "$work/caches" "$work/nowhere"
+in_caches() { (cd "$work/caches" && XDG_CACHE_HOME=$work/nowhere "$@"); }
+if "$keel" wproj build "$model" --rank nothing 2>&1 | grep -q 'without Eigen'; then
+    expect "build without Eigen is a usage error" exits 2 "$keel" wproj build "$model" --rank 64
+else
+    small=(--documents 3 --tokens 96 --held-out 1 --groups qkv --rank 128 --no-sensitivities --bound 0.5)
+    expect "no cache yet" exits 3 in_caches "$keel" run "$model" --wproj auto --low-rank --max-tokens 1
+    expect "and it says what to do" holds 'keel wproj build' err
+    expect "--low-rank alone is a usage error" exits 2 "$keel" run "$model" --low-rank --max-tokens 1
+    expect "whitened needs a text" exits 2 "$keel" wproj build "$model" --rank 64
+    expect "a rank or a budget is needed" exits 2 "$keel" wproj build "$model" "$model_text" --documents 3 --tokens 32 --held-out 1
+    expect "an unknown group is a usage error" exits 2 "$keel" wproj build "$model" "$model_text" --rank 64 --groups qv
+    expect "a text that is not there" exits 3 "$keel" wproj build "$model" "$work/none.jsonl" --rank 64
+    expect "wproj build" exits 0 in_caches "$keel" wproj build "$model" "$model_text" "${small[@]}" --json
+    expect "every record is kept" holds '"records": 24'
+    expect "and its quality known" holds '"nll_low_rank"'
+    key=$(sed -n 's/^  "key": "\([0-9a-f]*\)".*/\1/p' "$work/out")
+    cache=$(echo "$work"/caches/*.bin)
+    expect "one file, nothing half written" [ "$(ls -A "$work/caches")" = "$(basename "$cache")" ]
+    expect "the same again is there already" exits 0 in_caches "$keel" wproj build "$model" "$model_text" "${small[@]}"
+    expect "and that is said" holds "has this key already: $key"
+    expect "built again elsewhere" exits 0 "$keel" wproj build "$model" "$model_text" "${small[@]}" --rebuild --threads 1 --output "$work/again.bin"
+    expect "it has the same bytes" cmp -s "$cache" "$work/again.bin"
+    expect "inspect what was built" exits 0 "$keel" wproj inspect "$cache" --model "$model"
+    expect "its ranks" holds '128 x 256'
+    expect "verify what was built" exits 0 "$keel" wproj verify "$cache" --model "$model" --json
+    expect "nothing is broken" holds '"broken": 0'
+    expect "find it" exits 0 in_caches "$keel" wproj find "$model"
+    expect "by its key" exits 0 in_caches "$keel" wproj find "$model" --key "$key"
+    expect "not by another" exits 3 in_caches "$keel" wproj find "$model" --key 1
+    expect "plan with it" exits 0 "$keel" plan "$model" --wproj "$cache" --json
+    expect "the plan uses it" holds '"records": 24'
+    expect "plan in words" exits 0 "$keel" plan "$model" --wproj "$cache"
+    expect "the pass and its products" holds 'record, error'
+    expect "a smaller error is asked for" exits 0 "$keel" plan "$model" --wproj "$cache" --wproj-error 0.000001 --json
+    expect "then none is used" holds '"records": 0'
+    dense=$(run --temp 0)
+    expect "run in the low-rank pass" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto --low-rank
+    expect "another text than the dense pass gives" [ "$(cat "$work/out")" != "$dense" ]
+    expect "and nothing allocated" holds 'after init: 0' err
+    low=$(cat "$work/out")
+    expect "however it is computed" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto --low-rank --threads 1 --chunk 2 --weights map
+    expect "the same text" [ "$(cat "$work/out")" = "$low" ]
+    expect "the dense pass beside it" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto
+    expect "is as it was" [ "$(cat "$work/out")" = "$dense" ]
+    expect "eval in the low-rank pass" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --wproj "$cache" --low-rank --json
+    expect "another figure" bash -c "! grep -q '\"ppl\": $ppl' '$work/out' && grep -q '\"ppl\": ' '$work/out'"
+    expect "bench in the low-rank pass" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --wproj "$cache" --low-rank --json
+    expect "compare" exits 0 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 48 --cache "$cache" --rounds 1 --json
+    expect "quality and speed" bash -c "grep -q '\"kl\": 0.0' '$work/out' && grep -q '\"tokens_per_s\"' '$work/out'"
+    expect "nothing to compare" exits 2 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 32
+
+    # Damaged, cut, of another model: said by the plan, refused where the low-rank pass is asked for, no hindrance elsewhere.
+    cp "$cache" "$work/damaged.bin"
+    printf '\xff' | dd of="$work/damaged.bin" bs=1 seek=200 conv=notrunc 2>/dev/null
+    head -c 5000 "$cache" >"$work/half.bin"
+    for bad in damaged half; do
+        expect "plan with a $bad cache" exits 0 "$keel" plan "$model" --wproj "$work/$bad.bin" --no-ops --no-map
+        expect "says why it is not used: $bad" holds 'W_proj cache: not used, KEEL_E_FILE_.* at byte [0-9]*: .'
+        expect "low-rank with a $bad cache" exits 3 "$keel" run "$model" --max-tokens 1 --wproj "$work/$bad.bin" --low-rank
+        expect "the dense pass without it: $bad" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj "$work/$bad.bin"
+        expect "gives its text: $bad" [ "$(cat "$work/out")" = "$dense" ]
+        expect "inspect of a $bad cache" exits 3 "$keel" wproj inspect "$work/$bad.bin"
+    done
+    expect "another model's" exits 3 "$keel" run "$work/tiny.gguf" --max-tokens 1 --wproj "$cache" --low-rank
+    expect "a cache that is not there" exits 3 "$keel" run "$model" --max-tokens 1 --wproj "$work/none.bin"
+
+    # Ctrl-C: its own exit code, and no file.
+    mkdir "$work/stopped"
+    (cd "$work/stopped" && exec "$keel" wproj build "$model" "$model_text" --documents 4 --held-out 2 --groups qkv,o,ffn,down --budget 0.5 >"$work/out" 2>"$work/err") &
+    building=$!
+    for _ in $(seq 100); do grep -q -i '^SigCgt:.*[2367abef]$' "/proc/$building/status" 2>/dev/null && break; sleep 0.02; done
+    kill -INT $building
+    wait $building
+    expect "a stopped build says so" [ $? -eq 5 ]
+    expect "and leaves nothing" [ -z "$(ls -A "$work/stopped")" ]
 fi
 
 [ $failures -eq 0 ] || { echo "$failures failed"; exit 1; }

@@ -67,7 +67,8 @@ void WprojBuilder::watch(const EngineOptions& engine, const WprojCalibrationText
         if (text.attention_metric) run.set_tap(&capture);
         if (text.attention_metric) attention_ = std::make_unique<KvStatistics>();
         ActivationTap tap(run, columns);
-        uint64_t hash = kHashSeed;
+        const uint64_t first_held_out = calibrating;
+        uint64_t hash = hash_update(kHashSeed, reinterpret_cast<const char*>(&first_held_out), sizeof first_held_out);
         for (size_t d = 0; d < documents.size(); ++d) {
             step(step_, "reading the text", d, documents.size());
             tap.forward(documents[d]);

@@ -39,7 +39,7 @@ class WprojBuilder {
     // key, quality: left to the caller.
     WprojImage build(const WprojSolveOptions& options, WprojSolution* solution = nullptr);
     const ModelFile& model() const { return *model_; }
-    uint64_t calibration_hash() const { return calibration_hash_; }  // of token ids; 0: weights only
+    uint64_t calibration_hash() const { return calibration_hash_; }  // of token ids, and which documents are held out; 0: weights only
     uint64_t measured_hash() const { return measured_hash_; }        // of the ids predictions are measured on
     WprojMeter* meter() { return meter_.get(); }                     // null without a text
 

@@ -106,9 +106,10 @@ WprojSolveOptions solve_options(const WprojRecipe& r, uint32_t columns, uint64_t
 }
 
 uint64_t recipe_key(const WprojRecipe& r, const WprojSolveOptions& o, uint64_t fingerprint, uint64_t calibration_hash) {
+    const bool whitened = o.solver == WprojSolver::kWhitened;  // weight PCA knows neither sensitivities nor attention
     // What else decides the contents stands in the solver's name.
     const std::string solver = strf("%s groups=%s bound=%.9g sensitivities=%d attention=%d centred=%d massive=%d shared=%d", r.solver.c_str(), r.groups.c_str(), o.bound,
-                                    r.sensitivities && calibration_hash != 0, r.attention_metric && calibration_hash != 0, o.centred, o.keep_massive, o.shared_basis);
+                                    r.sensitivities && whitened, r.attention_metric && whitened, o.centred, o.keep_massive, o.shared_basis);
     WprojKeyDesc desc = {};
     desc.format = r.published ? 1 : r.format;
     desc.fingerprint = fingerprint;
