@@ -1,5 +1,6 @@
 // The low-rank pass: what it computes, that it is planned to the byte, and that sessions may change passes without a trace.
 #include <gtest/gtest.h>
+#include <math.h>
 
 #include <filesystem>
 
@@ -269,6 +270,100 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
         }
     }
     for (int i = 0; i < 2; ++i) EXPECT_EQ(0, memcmp(alone[i].data(), together[i].data(), 512 * sizeof(float))) << i;
+}
+
+// A session of one token is done long before its neighbour's prompt, whichever pass it is in and whichever is named first.
+TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
+    synthesize("llama", "Q8_0", 256, 512);
+    const InspectedFile file(path_);
+    const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, {}), 1));
+    keel_config c = config(&cache.reader);
+    c.max_sessions = 2;
+    c.chunk_tokens = 8;
+    keel_test::Engine engine(path_, c);
+    keel_session other{};
+    keel_test::check(keel_session_open(engine.handle(), nullptr, &other), "open");
+    const keel_session sessions[2] = {engine.session(), other};
+    const auto tokens = ids(160);
+    uint32_t refused = 0;
+    for (uint32_t with_prompt : {0u, 1u})
+        for (keel_pass pass : {KEEL_PASS_DENSE, KEEL_PASS_LOW_RANK}) {
+            for (uint32_t i = 0; i < 2; ++i) {
+                keel_test::check(keel_session_truncate(sessions[i], 0), "truncate");
+                keel_test::check(keel_session_set_pass(sessions[i], i == with_prompt ? pass : pass == KEEL_PASS_DENSE ? KEEL_PASS_LOW_RANK : KEEL_PASS_DENSE), "set_pass");
+                keel_test::check(keel_session_feed(sessions[i], tokens.data(), i == with_prompt ? 160 : 1, 0), "feed");
+            }
+            keel_advance_result results[2];
+            do {
+                keel_advance(engine.handle(), sessions, 2, 1, results);
+                for (keel_session s : sessions) {
+                    keel_session_info info = sized<keel_session_info>();
+                    keel_test::check(keel_session_get(s, &info), "get");
+                    const keel_status set = keel_session_set_pass(s, info.pass);
+                    EXPECT_TRUE(set == KEEL_OK || set == KEEL_E_BUSY);
+                    refused += set == KEEL_E_BUSY;
+                }
+            } while (results[1 - with_prompt].pending_tokens);
+            EXPECT_LE(results[with_prompt].computed_tokens, 2 * c.chunk_tokens) << with_prompt << pass;
+            while (keel_advance(engine.handle(), sessions, 2, 0, results) == KEEL_AGAIN) {
+            }
+            EXPECT_EQ(results[with_prompt].computed_tokens, 160u);
+        }
+    EXPECT_GT(refused, 0u);
+}
+
+TEST_F(LowRank, ANewSessionIsDenseWhateverItsSlotWas) {
+    synthesize("llama", "Q8_0", 256, 512);
+    const InspectedFile file(path_);
+    const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, {}), 1));
+    keel_test::Engine engine(path_, config(&cache.reader));
+    keel_test::check(keel_session_set_pass(engine.session(), KEEL_PASS_LOW_RANK), "set_pass");
+    keel_test::check(keel_session_close(engine.session()), "close");
+    keel_session next{};
+    keel_test::check(keel_session_open(engine.handle(), nullptr, &next), "open");
+    keel_session_info info = sized<keel_session_info>();
+    keel_test::check(keel_session_get(next, &info), "get");
+    EXPECT_EQ(info.pass, KEEL_PASS_DENSE);
+}
+
+// Just below and just at what makes a record not worth it.
+TEST_F(LowRank, GuardsAndBoundsToTheLastBit) {
+    synthesize("llama", "Q8_0", 128, 256);
+    const InspectedFile file(path_);
+    WprojOptions o;
+    o.basis_type = o.record_type = kernels::kF32;
+    const auto reason_of = [&](uint32_t rank, float energy, float error, float bound) {
+        o.rank = rank;
+        o.slots = 1u << kWprojO;
+        tools::WprojImage image = keel_test::random_wproj(file, o);
+        for (tools::WprojImageLayer& layer : image.layers) {
+            layer.record[kWprojO].energy = energy;
+            layer.record[kWprojO].error = error;
+        }
+        const WprojBytes cache(tools::encode_wproj_v2(image, 1));
+        keel_config c = config(&cache.reader);
+        c.wproj_max_error = bound;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
+        EXPECT_EQ(plan.wproj_status, KEEL_OK);
+        for (uint32_t i = plan.op_count; i < plan.op_count + plan.low_rank_op_count; ++i) {
+            keel_op_info op = sized<keel_op_info>();
+            keel_test::check(keel_plan_op(&file.reader, file.model, &c, i, &op), "plan_op");
+            if (std::string(op.name) != "attn_output" || op.low_rank_reason == KEEL_LOW_RANK_NONE) continue;
+            EXPECT_EQ(op.low_rank_error, error);
+            EXPECT_EQ(plan.low_rank_records, op.low_rank_reason == KEEL_LOW_RANK_USED ? image.layers.size() : 0);
+            return op.low_rank_reason;
+        }
+        ADD_FAILURE() << "no product of O";
+        return KEEL_LOW_RANK_NONE;
+    };
+    EXPECT_EQ(reason_of(8, 0.02f, 0.5f, 0), KEEL_LOW_RANK_USED);
+    EXPECT_EQ(reason_of(7, 0.5f, 0.01f, 0), KEEL_LOW_RANK_ENERGY);
+    EXPECT_EQ(reason_of(8, nextafterf(0.02f, 0), 0.01f, 0), KEEL_LOW_RANK_ENERGY);
+    EXPECT_EQ(reason_of(32, 0.5f, 0.01f, 0.01f), KEEL_LOW_RANK_USED);
+    EXPECT_EQ(reason_of(32, 0.5f, nextafterf(0.01f, 1), 0.01f), KEEL_LOW_RANK_ERROR);
+    EXPECT_EQ(reason_of(32, 0.5f, -1, 0.01f), KEEL_LOW_RANK_USED);  // an error not known
+    EXPECT_EQ(reason_of(7, 0.5f, 0.9f, 0.01f), KEEL_LOW_RANK_ENERGY);  // the first reason is named
 }
 
 TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
