@@ -330,6 +330,24 @@ TEST(WprojBuilder, ABudgetIsKeptAndMoreOfItIsNeverWorse) {
     }
 }
 
+// What attention makes of errors is for the whitened solver; weight PCA allocates by weights alone.
+TEST(WprojBuilder, WeightPcaTakesNoNoticeOfAttention) {
+    std::vector<uint8_t> bytes[2][2];  // [attention][solver]
+    for (int attention : {0, 1}) {
+        WprojCalibrationText t = text(2, 48, 8);
+        t.attention_metric = attention != 0;
+        WprojBuilder builder(books(), t, kQkvBits, {});
+        WprojSolveOptions o = uniform(0);
+        o.rule = WprojRankRule::kBytes;
+        o.budget_bytes = dense_bytes_of(builder.model(), kQkvBits) / 2;
+        bytes[attention][0] = encode_wproj_v2(builder.build(o), 1);
+        o.solver = WprojSolver::kWeightPca;
+        bytes[attention][1] = encode_wproj_v2(builder.build(o), 1);
+    }
+    EXPECT_NE(bytes[0][0], bytes[1][0]);
+    EXPECT_EQ(bytes[0][1], bytes[1][1]);
+}
+
 TEST(WprojBuilder, WhateverStepIsCancelledNothingIsLeft) {
     // Each kind of work in turn is told to stop at its first and at its second step.
     for (const std::string stopped : {"reading the text", "solving", "measuring sensitivities"})
@@ -412,6 +430,7 @@ TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
     with("no bound", [](WprojRecipe& r) { r.bound = 0; });
     with("solver", [](WprojRecipe& r) { r.solver = "weight-pca"; });
     with("sensitivities", [](WprojRecipe& r) { r.sensitivities = false; });
+    with("attention", [](WprojRecipe& r) { r.attention_metric = false; });
     with("centred", [](WprojRecipe& r) { r.centred = false; });
     with("massive", [](WprojRecipe& r) { r.massive = false; });
     with("format", [](WprojRecipe& r) { r.format = 1; });

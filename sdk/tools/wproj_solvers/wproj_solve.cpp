@@ -98,7 +98,7 @@ class LayerSolver {
         each_slot(slots, [&](uint32_t s) {
             const WprojWeight& w = input_.weight[s];
             weights.push_back({view_of(w), w.sensitivity});
-            if (w.counted) weights.back().counted.emplace(w.counted, static_cast<Index>(w.counted_rows), static_cast<Index>(w.columns));
+            if (w.counted && options_.solver == WprojSolver::kWhitened) weights.back().counted.emplace(w.counted, static_cast<Index>(w.counted_rows), static_cast<Index>(w.columns));
         });
         if (options_.solver == WprojSolver::kWeightPca) return weight_pca(weights, max_rank, options_.method);
         const MomentSummary& m = moments(group_of(slots), columns(slots));
