@@ -11,7 +11,7 @@
  *                          │
  *     keel_session_open ──> keel_session_feed ──> keel_advance ──> keel_session_sample ──> feed ...
  *                          │
- *     keel_session_save / restore / fork / truncate / close, keel_engine_close
+ *     keel_session_save / restore / fork / truncate / set_pass / close, keel_engine_close
  *
  * After keel_engine_init Keel does not allocate, throw, abort, print or block on anything but its own threads.
  *
@@ -40,7 +40,7 @@
  *   to one node per engine (numactl --cpunodebind --membind).
  *
  * Determinism (sdk/NUMERICS.md)
- *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
+ *   Same model, same tokens in the same pass, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
  *   truncate-and-redo, fork, save and restore, and whatever other sessions share the batch.
  */
 #ifndef KEEL_KEEL_H
@@ -320,9 +320,11 @@ typedef struct keel_config {
     const keel_reader* wproj;  /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank pass,
                                   which sessions choose with keel_session_set_pass. A cache that does not fit, or is damaged, is
                                   not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_op and
-                                  keel_engine_init; with KEEL_WEIGHTS_MAP its `mapped` is needed and must outlive the engine */
+                                  keel_engine_init; where the model's weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and
+                                  must outlive the engine */
     uint64_t wproj_key;        /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
-    float wproj_max_error;     /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound */
+    float wproj_max_error;     /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound. A record of an error
+                                  not known is used */
     uint32_t wproj_any_key;    /* nonzero: another key or fingerprint is accepted where the shapes match */
 } keel_config;
 
@@ -545,8 +547,9 @@ typedef enum keel_pass {
     KEEL_PASS_DENSE = 0,   /* of a new session */
     KEEL_PASS_LOW_RANK = 1 /* with the records of config.wproj */
 } keel_pass;
-/* For tokens computed from now on, pending ones included. A fork has the pass of its origin; save and restore leave it.
- * KEEL_E_STATE: the engine has no low-rank pass. KEEL_E_BUSY inside a step. */
+/* For tokens computed from now on, pending ones included. keel_advance takes sessions of both passes in one call: a step has one
+ * pass, and the steps of the passes take turns. A fork has the pass of its origin; save and restore leave it.
+ * KEEL_E_STATE: the engine has no low-rank pass. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such pass. */
 keel_status keel_session_set_pass(keel_session session, keel_pass pass);
 
 typedef struct keel_session_info {
