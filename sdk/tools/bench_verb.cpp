@@ -25,7 +25,7 @@ double us_since(Clock::time_point start) {
 struct Options {
     EngineOptions engine;
     std::vector<uint32_t> prefill = {512}, depth;  // an empty depth: the longest prompt
-    uint32_t decode = 128, steps = 500, position = 256, repeats = 5;
+    uint32_t decode = 128, steps = 500, position = 256, repeats = 5, turns = 0;
     uint64_t budget_us = 2000, stream_mib = 0;
     uint32_t longest_prefill() const { return prefill.empty() ? 0 : *std::max_element(prefill.begin(), prefill.end()); }
 };
@@ -73,6 +73,7 @@ struct Results {
     std::vector<PrefillResult> prefill;
     std::vector<DecodeResult> decode;
     Latency step, slice;          // microseconds
+    std::vector<double> turns[2]; // microseconds of single steps by turns, dense and low-rank
     Interruptions step_interruptions;
     double slice_overrun_us = 0;  // largest slice minus the budget
     StreamBandwidth stream{},
@@ -115,6 +116,7 @@ class Bench {
             for (DecodeResult& decode : r.decode) decode.rates.push_back(decode_rate(decode.depth, decode.sessions));
         }
         if (o_.steps) r.step = latency_of(steps(r.step_interruptions));
+        if (o_.turns) by_turns(r.turns);
         if (o_.budget_us && o_.longest_prefill()) {
             const std::vector<double> slices = slices_of_a_prompt();
             r.slice = latency_of(slices);
@@ -205,6 +207,21 @@ class Bench {
         return us;
     }
 
+    // A step at the same position in one pass and then in the other: what disturbs the machine for longer than a step disturbs both.
+    void by_turns(std::vector<double> (&us)[2]) {
+        reach(o_.position, 1);
+        for (uint32_t i = 0; i < o_.turns + 2; ++i)
+            for (const keel_pass pass : {KEEL_PASS_DENSE, KEEL_PASS_LOW_RANK}) {
+                check(sessions_[0].set_pass(pass), "cannot choose the pass");
+                feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
+                const auto start = Clock::now();
+                advance();
+                const double taken = us_since(start);
+                if (i >= 2) us[pass == KEEL_PASS_LOW_RANK].push_back(taken);  // two rounds touch the weights of both
+                check(sessions_[0].truncate(o_.position), "cannot truncate");
+            }
+    }
+
     // The longest prompt in slices of the budget, as often as there are repeats.
     std::vector<double> slices_of_a_prompt() {
         std::vector<double> us;
@@ -234,6 +251,22 @@ class Bench {
 Json spread_json(const Spread& s) {
     return {{"median", s.median}, {"lowest", s.lowest}, {"highest", s.highest}};
 }
+// Bytes a token and microseconds of both passes; ratios are low-rank over dense, that of times of each pair of steps.
+struct Turns {
+    double bytes[2];
+    Spread us[2], ratio;
+    double byte_ratio() const { return bytes[1] / bytes[0]; }
+};
+Turns turns_of(const Results& r, const keel_memory_plan& plan, uint32_t position) {
+    const double kv = position * static_cast<double>(plan.kv_bytes_per_token);
+    std::vector<double> ratios;
+    for (size_t i = 0; i < r.turns[0].size(); ++i) ratios.push_back(r.turns[1][i] / r.turns[0][i]);
+    return {{static_cast<double>(plan.decode_bytes) + kv, static_cast<double>(plan.low_rank_decode_bytes) + kv}, {spread_of(r.turns[0]), spread_of(r.turns[1])}, spread_of(ratios)};
+}
+Json turns_json(const Turns& t) {
+    const auto pass = [&t](int i) { return Json{{"bytes", t.bytes[i]}, {"us", spread_json(t.us[i])}}; };
+    return {{"dense", pass(0)}, {"low_rank", pass(1)}, {"byte_ratio", t.byte_ratio()}, {"time_ratio", spread_json(t.ratio)}};
+}
 Json latency_json(const Latency& l) {
     Json bins = Json::array();
     for (const HistogramBin& bin : l.histogram) bins.push_back({bin.low, bin.count});
@@ -249,11 +282,11 @@ void complete(Options& o) {
     const uint32_t longest = o.longest_prefill();
     const uint32_t deepest = o.depth.empty() ? longest : *std::max_element(o.depth.begin(), o.depth.end());
     if (o.engine.context == 0)
-        o.engine.context = std::max({longest, deepest + o.decode, o.steps ? o.position + 1 : 0, 1u});
+        o.engine.context = std::max({longest, deepest + o.decode, o.steps || o.turns ? o.position + 1 : 0, 1u});
 }
 void check_context(Options& o, uint32_t context) {
     if (o.depth.empty() && o.decode <= context) o.depth = {std::min(o.longest_prefill(), context - o.decode)};
-    bool fits = o.longest_prefill() <= context && o.decode <= context && (o.steps == 0 || o.position < context);
+    bool fits = o.longest_prefill() <= context && o.decode <= context && ((o.steps == 0 && o.turns == 0) || o.position < context);
     for (const uint32_t depth : o.depth) fits = fits && uint64_t{depth} + o.decode <= context;
     if (!fits)
         throw ToolError(kExitUsage, strf("--prefill, --depth with --decode, or --position does not fit the context of %u tokens",
@@ -264,6 +297,7 @@ void bench(Options o, const Console& console) {
     complete(o);
     LoadedModel m = load_model(o.engine, console);
     check_context(o, m.plan.context_tokens);
+    if (o.turns && m.plan.low_rank_op_count == 0) throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
 
     const Results r = Bench(m, o, console).run();
     const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);
@@ -318,6 +352,7 @@ void bench(Options o, const Console& console) {
                                                 {"minor_faults", r.step_interruptions.minor_faults},
                                                 {"major_faults", r.step_interruptions.major_faults}};
         }
+        if (o.turns) out["turns"] = turns_json(turns_of(r, m.plan, o.position));
         if (r.slice.samples) {
             out["slice"] = latency_json(r.slice);
             out["slice"]["budget_us"] = o.budget_us;
@@ -350,6 +385,11 @@ void bench(Options o, const Console& console) {
         printf("%s: a step moves %s, %.1f GB/s, %.0f %% of the fastest stream %s\n", decode_name(d).c_str(),
                human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s, bandwidth(d).percent,
                in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
+    if (o.turns) {
+        const Turns t = turns_of(r, m.plan, o.position);
+        printf("by turns: dense %s a step, low-rank %s; %.3f of the time (fastest steps: %.3f) for %.3f of the bytes\n", human_us(t.us[0].median).c_str(), human_us(t.us[1].median).c_str(),
+               t.ratio.median, t.us[1].lowest / t.us[0].lowest, t.byte_ratio());
+    }
     if (o.steps == 0 && r.slice.samples == 0) return;
     Table latency({"latency", "p50", "p90", "p99", "p99.9", "max", "samples"});
     const auto row = [&](const std::string& name, const Latency& l) {
@@ -390,6 +430,7 @@ void add_bench_verb(CLI::App& app, Console& console) {
     add("--sessions", o->engine.sessions, "more than 1: decode also with so many sessions together");
     add("--steps", o->steps, "single steps timed for the latency table; 0 measures none");
     add("--position", o->position, "position at which they are timed");
+    add("--turns", o->turns, "single steps at that position timed in the dense and the low-rank pass by turns; 0 measures none");
     add("--budget-us", o->budget_us, "time slice for the longest prompt; 0 skips the slices");
     add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
     verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");

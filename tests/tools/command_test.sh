@@ -254,6 +254,9 @@ if "$keel" wproj synth "$work/tiny.gguf" --rank 64 --published -o "$work/tiny.bi
     expect "all of it" holds '22 parts, 0 broken.*made for this model'
     expect "the low-rank pass" exits 0 "$keel" run "$work/tiny.gguf" --wproj "$work/tiny.wproj" --low-rank --prompt abc --max-tokens 4 --json
     expect "it generates" holds '"generated_tokens": 4'
+    expect "both passes by turns" exits 0 "$keel" bench "$work/tiny.gguf" --wproj "$work/tiny.wproj" --prefill 0 --decode 0 --steps 0 --budget-us 0 --position 8 --turns 6 --repeats 1 --stream-mib 8
+    expect "their bytes are compared" holds 'by turns: .* of the time .* of the bytes'
+    expect "turns need a cache" exits 2 "$keel" bench "$work/tiny.gguf" --turns 6 --stream-mib 8
     expect "half a block" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 40 -o "$work/no.wproj"
     expect "more rank than columns" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 288 -o "$work/no.wproj"
     expect "no basis for down in version 1" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 32 --published --groups down -o "$work/no.wproj"
