@@ -98,7 +98,7 @@ struct TensorPlan {
 class TensorFiller {
   public:
     TensorFiller(const TensorPlan& plan, const std::vector<float>& normals, uint64_t seed)
-        : plan_(plan), random_(seed), normals_(normals) {
+        : plan_(plan), random_(seed) {
         const WeightTypeInfo& info = kWeightTypes[plan.type];
         block_bytes_ = info.block_bytes;
         for (const BlockRecipe& r : kRecipes)
@@ -148,7 +148,6 @@ class TensorFiller {
 
     const TensorPlan& plan_;
     Random random_;
-    const std::vector<float>& normals_;
     const BlockRecipe* recipe_ = nullptr;
     uint64_t block_bytes_;
     std::array<uint16_t, kScales> scales_, minima_;
