@@ -321,7 +321,8 @@ typedef struct keel_config {
                                   which sessions choose with keel_session_set_pass. A cache that does not fit, or is damaged, is
                                   not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_op and
                                   keel_engine_init; where the model's weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and
-                                  must outlive the engine */
+                                  must outlive the engine. Factors that contradict their checksums (version 2) are KEEL_E_FILE_FORMAT of
+                                  keel_engine_init, which does not look at them under KEEL_WEIGHTS_MAP */
     uint64_t wproj_key;        /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
     float wproj_max_error;     /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound. A record of an error
                                   not known is used */

@@ -136,6 +136,41 @@ keel_status wproj_layer(const WprojFile& f, WprojCursor* cursor, WprojLayer* out
     return KEEL_OK;
 }
 
+namespace {
+
+keel_status update_from(const keel_reader& reader, uint64_t offset, uint64_t bytes, uint64_t* hash) {
+    char slice[4096];
+    for (uint64_t at = 0; at < bytes; at += sizeof slice) {
+        const uint64_t n = bytes - at < sizeof slice ? bytes - at : sizeof slice;
+        KEEL_TRY(read_at(reader, offset + at, slice, n));
+        *hash = hash_update(*hash, slice, n);
+    }
+    return KEEL_OK;
+}
+
+}  // namespace
+
+keel_status wproj_check_payload(const WprojFile& file, const WprojLayer& layer, uint32_t index, keel_error* error) {
+    if (file.version != 2) return KEEL_OK;
+    const auto check = [&](const char* part, uint64_t offset, uint64_t bytes, uint64_t bias, uint32_t bias_rows, uint64_t checksum) {
+        uint64_t hash = kHashSeed;
+        keel_status status = update_from(file.reader, offset, bytes, &hash);
+        if (status == KEEL_OK && bias) status = update_from(file.reader, bias, uint64_t{bias_rows} * 4, &hash);
+        char name[sizeof(keel_error::field)];
+        if (status != KEEL_OK) return fail(error, status, offset, name_field(name, index, part, "matrix"), "the reader failed");
+        return hash_finish(hash) == checksum ? KEEL_OK : fail(error, KEEL_E_FILE_FORMAT, offset, name_field(name, index, part, "matrix"), "the contents were changed");
+    };
+    for (uint32_t group = 0; group < kWprojGroups; ++group) {
+        const WprojBasis& b = layer.basis[group];
+        if (b.rank) KEEL_TRY(check(wproj_group_name(group), b.offset, b.bytes, 0, 0, b.checksum));
+    }
+    for (uint32_t slot = 0; slot < kWprojSlots; ++slot) {
+        const WprojRecord& r = layer.record[slot];
+        if (r.rank) KEEL_TRY(check(wproj_slot_name(slot), r.offset, r.bytes, r.bias, r.rows, r.checksum));
+    }
+    return KEEL_OK;
+}
+
 uint64_t wproj_checksum(const void* matrix, uint64_t bytes, const void* bias, uint32_t bias_rows) {
     const uint64_t hash = hash_update(kHashSeed, static_cast<const char*>(matrix), bytes);
     return hash_finish(hash_update(hash, static_cast<const char*>(bias), uint64_t{bias_rows} * 4));

@@ -132,4 +132,8 @@ struct WprojCursor {
 };
 keel_status wproj_layer(const WprojFile& file, WprojCursor* cursor, WprojLayer* out);
 
+// Reads the matrices and biases of a layer of a version 2 file and compares them with their checksums; a version 1 file has none.
+// KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT.
+keel_status wproj_check_payload(const WprojFile& file, const WprojLayer& layer, uint32_t index, keel_error* error);
+
 }  // namespace keel

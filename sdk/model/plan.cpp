@@ -169,7 +169,7 @@ class Builder {
 
         for (uint32_t layer = 0; layer < s_.layers; ++layer) {
             for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) placed_[slot] = {};
-            if (c_.low_rank.usable) read_records();
+            if (c_.low_rank.usable) read_records(layer);
             each_list([&] { build_layer(layer); });
         }
         each_list([&] { build_head(embedding, embed); });
@@ -190,10 +190,12 @@ class Builder {
     void each_list(Fn&& fn) {
         for (list_ = 0; list_ < (c_.low_rank.usable ? 2u : 1u); ++list_) fn();
     }
-    // The current layer's records.
-    void read_records() {
+    // The current layer's records; in place mode their contents are checked, unless they are to be left where they are until needed.
+    void read_records(uint32_t layer) {
         const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
         if (weights_.status == KEEL_OK && status != KEEL_OK) weights_.status = fail(weights_.error, status, 0, "W_proj cache", "the reader failed");
+        if (weights_.status == KEEL_OK && !weights_.arena.counting() && weights_.mode != KEEL_WEIGHTS_MAP)
+            weights_.status = wproj_check_payload(c_.low_rank.file, low_.parts, layer, weights_.error);
         if (weights_.status != KEEL_OK) low_ = {};
         for (const void*& basis : basis_) basis = nullptr;
     }

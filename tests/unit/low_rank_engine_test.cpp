@@ -465,6 +465,36 @@ TEST_F(LowRank, VersionOneIsReadInPlaceOrCopiedOnce) {
     }
 }
 
+// What a plan does not read is checked when it is loaded.
+TEST_F(LowRank, ChangedFactorsAreRefusedWhenTheyAreLoaded) {
+    synthesize("llama", "Q8_0", 256, 512);
+    const InspectedFile file(path_);
+    WprojOptions o;
+    o.bias = true;
+    const std::vector<uint8_t> good = tools::encode_wproj_v2(keel_test::random_wproj(file, o), 9);
+    for (const uint64_t from_end : {uint64_t{1}, uint64_t{good.size()} / 2}) {  // a bias; a matrix
+        std::vector<uint8_t> changed = good;
+        changed[changed.size() - from_end] ^= 1;
+        for (keel_weights weights : {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_REPACK, KEEL_WEIGHTS_MAP}) {
+            for (bool damaged : {false, true}) {
+                const WprojBytes cache(damaged ? changed : good);
+                keel_config c = config(&cache.reader);
+                c.weights = weights;
+                keel_memory_plan plan = sized<keel_memory_plan>();
+                keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
+                EXPECT_EQ(plan.wproj_status, KEEL_OK);
+                const keel_test::Memory memory(plan);
+                keel_engine engine{};
+                keel_error error = sized<keel_error>();
+                const keel_status status = keel_engine_init(&file.reader, file.model, &c, memory.get(), &engine, &error);
+                EXPECT_EQ(status, damaged && weights != KEEL_WEIGHTS_MAP ? KEEL_E_FILE_FORMAT : KEEL_OK);
+                if (status == KEEL_OK) keel_engine_close(engine);
+                else EXPECT_STREQ(error.reason, "the contents were changed");
+            }
+        }
+    }
+}
+
 TEST_F(LowRank, ADamagedOrForeignCacheLeavesTheDensePass) {
     synthesize("llama", "Q8_0", 256, 512);
     const InspectedFile file(path_);
