@@ -71,13 +71,6 @@ struct WprojOptions {
     uint32_t seed = 1;
 };
 
-// The slot's tensor.
-inline const keel::GgufTensor* tensor_of(const keel_model& model, keel::WprojSlot slot, uint32_t layer) {
-    for (uint32_t t = keel::kGlobalSlots; t < keel::kSlotCount; ++t)
-        if (keel::wproj_slot_of(static_cast<keel::TensorSlot>(t)) == slot) return model.tensor(static_cast<keel::TensorSlot>(t), layer);
-    return nullptr;
-}
-
 // Random factors of every slot in `slots`, of variance 1 / inner dimension; a basis per group.
 inline keel::tools::WprojImage random_wproj(const InspectedFile& file, const WprojOptions& o) {
     using namespace keel;

@@ -26,12 +26,18 @@ WprojSlot wproj_slot_of(TensorSlot slot) {
     return kWprojSlots;
 }
 
+const GgufTensor* wproj_tensor(const keel_model& model, uint32_t layer, uint32_t slot) {
+    for (const auto& pair : kPairs)
+        if (pair.record == slot) return model.tensor(pair.tensor, layer);
+    return nullptr;
+}
+
 WprojShape wproj_shape_of(const keel_model& model) {
     WprojShape shape = {};
     shape.fingerprint = model.gguf.fingerprint;
     shape.layers = model.spec.layers;
     for (const auto& pair : kPairs) {
-        const GgufTensor* t = model.tensor(pair.tensor, 0);
+        const GgufTensor* t = wproj_tensor(model, 0, pair.record);
         if (!t) continue;
         shape.columns[wproj_group(pair.record)] = static_cast<uint32_t>(t->dims[0]);
         shape.rows[pair.record] = static_cast<uint32_t>(t->dims[1]);

@@ -37,6 +37,8 @@ struct LowRankLayer {
 
 // The slot of a layer's tensor, or kWprojSlots for one that no record replaces.
 WprojSlot wproj_slot_of(TensorSlot slot);
+// The tensor of a model that a slot of a layer replaces; null: none of its own.
+const GgufTensor* wproj_tensor(const keel_model& model, uint32_t layer, uint32_t slot);
 // The shapes a cache for this model has to have. Fused tensors have no slot.
 WprojShape wproj_shape_of(const keel_model& model);
 

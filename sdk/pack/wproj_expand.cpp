@@ -15,7 +15,6 @@
 namespace keel {
 namespace {
 
-using wproj::name_field;
 using wproj::take;
 
 // A packed file whose header, table and frame index are in order.
@@ -98,20 +97,11 @@ class Expansion {
             if (status == KEEL_OK) status = expand_section(offset, bytes);
         });
         KEEL_TRY(status);
-        for (uint32_t g = 0; g < kWprojGroups; ++g) {
-            const WprojBasis& b = entry.basis[g];
-            if (b.rank && wproj_checksum(plain_ + b.offset, b.bytes, nullptr, 0) != b.checksum) return changed(layer, wproj_group_name(g), b.offset);
-        }
-        for (uint32_t s = 0; s < kWprojSlots; ++s) {
-            const WprojRecord& r = entry.record[s];
-            const void* bias = r.bias ? plain_ + r.bias : nullptr;
-            if (r.rank && wproj_checksum(plain_ + r.offset, r.bytes, bias, r.bias ? r.rows : 0) != r.checksum) return changed(layer, wproj_slot_name(s), r.offset);
-        }
-        return KEEL_OK;
-    }
-    keel_status changed(uint32_t layer, const char* part, uint64_t offset) {
-        char name[sizeof(keel_error::field)];
-        return fail(error_, KEEL_E_FILE_FORMAT, offset, name_field(name, layer, part, "checksum"), "the contents were changed");
+        WprojFile plain = {};
+        plain.version = 2;
+        plain.reader.size_bytes = packed_.header.plain_bytes;
+        plain.reader.mapped = plain_;
+        return wproj_check_payload(plain, entry, layer, error_);
     }
     // The next frame into plain[offset, offset + bytes), which wproj_check_layer2 has seen to lie inside.
     keel_status expand_section(uint64_t offset, uint64_t bytes) {

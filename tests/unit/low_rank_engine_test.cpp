@@ -91,7 +91,7 @@ TEST_F(LowRank, UnitBasisGivesTheBitsOfTheDensePass) {
                 std::vector<float> unit(uint64_t{n} * n);
                 for (uint32_t i = 0; i < n; ++i) unit[uint64_t{i} * n + i] = 1;
                 image.layers[layer].basis[group] = {n, n, kernels::kF32, keel_test::encode_rows(kernels::kF32, unit), {}, {}};
-                const GgufTensor* t = keel_test::tensor_of(*file.model, static_cast<WprojSlot>(slot), layer);
+                const GgufTensor* t = wproj_tensor(*file.model, layer, slot);
                 const uint8_t* data = reinterpret_cast<const uint8_t*>(file.bytes.data()) + t->offset;
                 tools::WprojImageRecord& r = image.layers[layer].record[slot];
                 r.rows = static_cast<uint32_t>(t->dims[1]);
@@ -131,7 +131,7 @@ TEST_F(LowRank, ComputesTheProductOfTheFactors) {
                 for (uint32_t row = 0; row < r.rows; ++row)
                     for (uint32_t i = 0; i < r.rank; ++i)
                         for (uint32_t c = 0; c < basis.columns; ++c) dense[uint64_t{row} * basis.columns + c] += w[uint64_t{row} * r.rank + i] * pt[uint64_t{i} * basis.columns + c];
-                memcpy(product.data() + keel_test::tensor_of(*file.model, static_cast<WprojSlot>(slot), layer)->offset, dense.data(), dense.size() * 4);
+                memcpy(product.data() + wproj_tensor(*file.model, layer, slot)->offset, dense.data(), dense.size() * 4);
                 constexpr TensorSlot kBiases[] = {kAttnQBias, kAttnKBias, kAttnVBias};
                 if (slot > kWprojV) continue;
                 r.bias.resize(r.rows);

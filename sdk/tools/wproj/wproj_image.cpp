@@ -86,6 +86,8 @@ WprojImage read_v2(const WprojFile& file) {
     for (uint32_t l = 0; l < file.layers; ++l) {
         WprojLayer entry;
         need(wproj_layer(file, &cursor, &entry));
+        keel_error error = make<keel_error>();
+        need(wproj_check_payload(file, entry, l, &error), &error);
         wproj_for_sections(entry, [&](uint64_t offset, uint64_t bytes) {
             const std::vector<uint8_t> gap = load<uint8_t>(file.reader, end, offset - end);
             if (std::any_of(gap.begin(), gap.end(), [](uint8_t x) { return x != 0; })) damaged(end, l, "padding", "is not zero");
@@ -96,14 +98,11 @@ WprojImage read_v2(const WprojFile& file) {
             const WprojBasis& b = entry.basis[g];
             if (!b.rank) continue;
             layer.basis[g] = {b.rank, b.columns, b.type, load<uint8_t>(file.reader, b.offset, b.bytes), floats(file.reader, b.mu, b.rank), floats(file.reader, b.mean, b.columns)};
-            if (hash64(layer.basis[g].matrix.data(), b.bytes) != b.checksum) damaged(b.offset, l, wproj_group_name(g), "the matrix was changed");
         }
         for (uint32_t s = 0; s < kWprojSlots; ++s) {
             const WprojRecord& r = entry.record[s];
             if (!r.rank) continue;
             layer.record[s] = {r.rows, r.rank, r.type, load<uint8_t>(file.reader, r.offset, r.bytes), floats(file.reader, r.bias, r.rows), r.compression, r.energy, r.error, 0};
-            if (wproj_checksum(layer.record[s].matrix.data(), r.bytes, layer.record[s].bias.data(), layer.record[s].bias.size()) != r.checksum)
-                damaged(r.offset, l, wproj_slot_name(s), "matrix or bias were changed");
         }
     }
     return image;

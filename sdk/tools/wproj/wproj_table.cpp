@@ -71,12 +71,6 @@ WprojTable open_wproj_table(const std::string& path, const WprojShape* shape) {
     return timed(std::move(t));
 }
 
-const GgufTensor* wproj_tensor(const keel_model& model, uint32_t layer, uint32_t slot) {
-    for (uint32_t t = kGlobalSlots; t < kSlotCount; ++t)
-        if (wproj_slot_of(static_cast<TensorSlot>(t)) == slot) return model.tensor(static_cast<TensorSlot>(t), layer);
-    return nullptr;
-}
-
 double wproj_break_even_rank(const keel_model& model, const WprojLayer& parts, uint32_t layer, uint32_t group) {
     const WprojBasis& b = parts.basis[group];
     if (!b.rank) return 0;

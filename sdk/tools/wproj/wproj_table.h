@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "keel/keel.hpp"
-#include "sdk/format/wproj.h"
-#include "sdk/model/model.h"
+#include "sdk/lowrank/low_rank.h"
 #include "sdk/tools/model_loader.h"
 
 namespace keel::tools {
@@ -21,9 +20,6 @@ struct WprojTable {
 };
 // Whatever model it was made for, or only the one of `shape`. Throws ToolError.
 WprojTable open_wproj_table(const std::string& path, const WprojShape* shape = nullptr);
-
-// The tensor of a model that a slot of a layer replaces; null: none of its own.
-const GgufTensor* wproj_tensor(const keel_model& model, uint32_t layer, uint32_t slot);
 
 // The rank of a group at which the low-rank form moves as many bytes as the dense one: M n b_w / (n b_P + M b_q), summed over the group's slots
 // that have records; above it the cache is larger than what it replaces. 0: a slot has no tensor of its own in the model.

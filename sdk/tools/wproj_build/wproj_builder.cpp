@@ -8,7 +8,6 @@
 
 #include "sdk/core/hash.h"
 #include "sdk/lowrank/low_rank.h"
-#include "sdk/tools/wproj/wproj_table.h"
 #include "sdk/tools/wproj_build/activation_tap.h"
 #include "sdk/tools/wproj_solvers/weighted_quantize.h"
 

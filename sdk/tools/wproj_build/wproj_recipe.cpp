@@ -6,7 +6,8 @@
 #include <sstream>
 
 #include "sdk/core/hash.h"
-#include "sdk/tools/wproj/wproj_table.h"
+#include "sdk/lowrank/low_rank.h"
+#include "sdk/tools/wproj_solvers/weighted_quantize.h"
 
 namespace keel::tools {
 namespace {
@@ -34,12 +35,6 @@ std::vector<uint32_t> configurations_of(const std::string& groups) {
     return out;
 }
 
-uint32_t type_of(const std::string& name) {
-    for (uint32_t type = 0; type < kernels::kWeightTypeLimit; ++type)
-        if (kernels::weight_type_info(type) && name == kernels::kWeightTypes[type].name) return type;
-    throw ToolError(kExitUsage, "'" + name + "' is no weight type");
-}
-
 double number_of(const std::string& text, const char* option) {
     char* end = nullptr;
     const double x = strtod(text.c_str(), &end);
@@ -48,6 +43,12 @@ double number_of(const std::string& text, const char* option) {
 }
 
 }  // namespace
+
+uint32_t factor_type(const std::string& name) {
+    for (uint32_t type = 0; type < kernels::kWeightTypeLimit; ++type)
+        if (can_quantize(type) && name == kernels::kWeightTypes[type].name) return type;
+    throw ToolError(kExitUsage, "'" + name + "' is no weight type that factors can have");
+}
 
 void add_recipe_options(CLI::App& verb, WprojRecipe& r) {
     const auto in = [&](CLI::Option* option) { option->group("Recipe"); };
@@ -82,8 +83,8 @@ WprojSolveOptions solve_options(const WprojRecipe& r, uint32_t columns, uint64_t
     WprojSolveOptions o;
     o.solver = r.solver == "weight-pca" ? WprojSolver::kWeightPca : WprojSolver::kWhitened;
     o.configurations = configurations_of(r.groups);
-    o.basis_type = type_of(r.published ? "F32" : r.basis_type);
-    o.record_type = type_of(r.published ? "Q8_F32" : r.record_type);
+    o.basis_type = factor_type(r.published ? "F32" : r.basis_type);
+    o.record_type = factor_type(r.published ? "Q8_F32" : r.record_type);
     o.bound = r.published || r.bound == 0 ? std::numeric_limits<double>::infinity() : r.bound;
     o.centred = r.centred;
     o.keep_massive = r.massive;

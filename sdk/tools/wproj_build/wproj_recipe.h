@@ -22,6 +22,8 @@ void add_recipe_options(CLI::App& verb, WprojRecipe& recipe);
 
 // Bits of all slots of the groups named; throws ToolError (kExitUsage) for another name.
 uint32_t wproj_slots_of(const std::string& groups);
+// A weight type that factors can have, by name; throws ToolError (kExitUsage) for another.
+uint32_t factor_type(const std::string& name);
 // What the solver is asked for. columns: of Q, K and V's input; dense_bytes: of all slots as the model has them, for shares.
 WprojSolveOptions solve_options(const WprojRecipe& recipe, uint32_t columns, uint64_t dense_bytes);
 // Of a cache by this recipe for this model and text.

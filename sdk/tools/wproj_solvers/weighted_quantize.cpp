@@ -68,7 +68,7 @@ float as_float(double x) {
     constexpr double kMax = std::numeric_limits<float>::max();
     return static_cast<float>(std::clamp(x, -kMax, kMax));
 }
-// How a scale is kept: as it is for now, or as f16 at once.
+// How a fitted scale is rounded: stored_f16, as blocks of 32 elements keep it; as_float where integer scales are made of it (assemble).
 using Stored = float (*)(double);
 float stored_f16(double x) { return through_f16(as_float(x)); }
 

@@ -2,19 +2,14 @@
 #include <signal.h>
 #include <stdio.h>
 
-#include "sdk/tools/wproj/wproj_verbs.h"
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
 #include <filesystem>
 
-#include "sdk/tools/wproj/wproj_discovery.h"
 #include "sdk/lowrank/low_rank.h"
-#include "sdk/tools/wproj/wproj_table.h"
+#include "sdk/tools/wproj/wproj_discovery.h"
+#include "sdk/tools/wproj/wproj_verbs.h"
 #include "sdk/tools/wproj_build/wproj_recipe.h"
-#endif
 
 namespace keel::tools {
-
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
 namespace {
 
 struct Options {
@@ -136,14 +131,12 @@ void build(Options o, const Console& console) {
 }
 
 }  // namespace
-#endif
 
 void add_wproj_build_verb(CLI::App& wproj, Console& console) {
     CLI::App* verb = add_verb(wproj, console, "build", "calibrate and solve a W_proj cache",
                               "  keel wproj build model.gguf calibration.jsonl --rank 0.375\n"
                               "  keel wproj build model.gguf calibration.jsonl --budget 0.6 --type Q4_0 --zstd --output caches/\n"
                               "  keel wproj build model.gguf --published --rank 96");
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
     auto o = std::make_shared<Options>();
     o->text.text.documents = 24;
     add_engine_options(*verb, o->engine);
@@ -154,9 +147,6 @@ void add_wproj_build_verb(CLI::App& wproj, Console& console) {
     verb->add_flag("--zstd", o->zstd, "pack every section; libkeel_pack or `keel wproj unpack` expands it");
     verb->add_flag("--rebuild", o->rebuild, "also where a cache of this key lies");
     verb->callback([o, &console] { build(*o, console); });
-#else
-    verb->callback([] { throw ToolError(kExitUsage, "this keel was built without Eigen, which the solvers need"); });
-#endif
 }
 
 }  // namespace keel::tools

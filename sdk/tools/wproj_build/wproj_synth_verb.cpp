@@ -1,24 +1,16 @@
 // keel wproj synth: a W_proj cache of any rank with made-up factors, for measuring shapes without their real weights.
+#include <math.h>
 #include <stdio.h>
 
-#include "sdk/tools/wproj/wproj_verbs.h"
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
-#include <math.h>
-
-#include <algorithm>
 #include <filesystem>
 
-#include "sdk/core/hash.h"
 #include "sdk/lowrank/low_rank.h"
 #include "sdk/tools/synth_random.h"
-#include "sdk/tools/wproj/wproj_table.h"
+#include "sdk/tools/wproj/wproj_verbs.h"
 #include "sdk/tools/wproj_build/wproj_recipe.h"
 #include "sdk/tools/wproj_solvers/weighted_quantize.h"
-#endif
 
 namespace keel::tools {
-
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
 namespace {
 
 struct Options {
@@ -65,12 +57,9 @@ class Factors {
 };
 
 uint32_t type_named(const std::string& name, uint32_t columns) {
-    for (uint32_t type = 0; type < kernels::kWeightTypeLimit; ++type) {
-        if (!can_quantize(type) || name != kernels::kWeightTypes[type].name) continue;
-        if (columns % kernels::kWeightTypes[type].block_elements) throw ToolError(kExitUsage, strf("rows of %u are no whole number of blocks of %s", columns, name.c_str()));
-        return type;
-    }
-    throw ToolError(kExitUsage, "'" + name + "' is no weight type that factors can have");
+    const uint32_t type = factor_type(name);
+    if (columns % kernels::kWeightTypes[type].block_elements) throw ToolError(kExitUsage, strf("rows of %u are no whole number of blocks of %s", columns, name.c_str()));
+    return type;
 }
 
 uint64_t key_of(const Options& o, uint64_t fingerprint, uint32_t slots, uint32_t basis_type, uint32_t record_type) {
@@ -155,13 +144,11 @@ void synth(const Options& o, const Console& console) {
 }
 
 }  // namespace
-#endif
 
 void add_wproj_synth_verb(CLI::App& wproj, Console& console) {
     CLI::App* verb = add_verb(wproj, console, "synth", "write a cache with made-up factors, for tests and benchmarks",
                               "  keel wproj synth 8b.gguf --rank 1536 --published -o 8b-1536.bin\n"
                               "  keel wproj synth 8b.gguf --rank 2048 --groups qkv,o --type Q4_0 --basis-type Q8_0 -o 8b.wproj");
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
     auto o = std::make_shared<Options>();
     verb->add_option("model", o->model, "GGUF file whose shapes it has; its weights are not looked at")->required();
     verb->add_option("--rank", o->rank, "of every layer and group")->required();
@@ -172,9 +159,6 @@ void add_wproj_synth_verb(CLI::App& wproj, Console& console) {
     verb->add_option("--seed", o->seed, "same options and seed, same file")->capture_default_str();
     verb->add_option("--output,-o", o->output, "file to write")->required();
     verb->callback([o, &console] { synth(*o, console); });
-#else
-    verb->callback([] { throw ToolError(kExitUsage, "this keel was built without Eigen, which rounding factors needs"); });
-#endif
 }
 
 }  // namespace keel::tools

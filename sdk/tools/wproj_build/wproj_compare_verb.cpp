@@ -1,18 +1,12 @@
 // keel wproj compare: quality, bytes and speed of W_proj caches beside the dense model, given ones or built for the comparison.
 #include <stdio.h>
 
-#include "sdk/tools/wproj/wproj_verbs.h"
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
-#include <algorithm>
-#include <limits>
 #include <sstream>
 
+#include "sdk/tools/wproj/wproj_verbs.h"
 #include "sdk/tools/wproj_build/wproj_recipe.h"
-#endif
 
 namespace keel::tools {
-
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
 namespace {
 
 struct Options {
@@ -160,14 +154,12 @@ void compare_caches(Options o, const Console& console) {
 }
 
 }  // namespace
-#endif
 
 void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
     CLI::App* verb = add_verb(wproj, console, "compare", "quality, bytes and speed of W_proj caches beside the dense pass",
                               "  keel wproj compare model.gguf validation.jsonl --cache a.bin --cache b.bin\n"
                               "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks 0.25,0.375,0.5 --groups qkv\n"
                               "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --budgets 0.4,0.6,0.8 --type Q5_0 --json");
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
     auto o = std::make_shared<Options>();
     o->recipe.groups = "qkv";
     add_engine_options(*verb, o->engine);
@@ -185,9 +177,6 @@ void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
     verb->add_option("--basis-type", o->recipe.basis_type, "of Pt in --budgets")->capture_default_str();
     verb->add_option("--bound", o->recipe.bound, "largest relative squared error of a record in --budgets; 0: none")->capture_default_str();
     verb->callback([o, &console] { compare_caches(*o, console); });
-#else
-    verb->callback([] { throw ToolError(kExitUsage, "this keel was built without Eigen, which the comparison needs"); });
-#endif
 }
 
 }  // namespace keel::tools
