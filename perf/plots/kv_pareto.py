@@ -9,9 +9,7 @@
 Several reports of the same text, context and reference may be given: their formats are put together. Bars are 95 % intervals. A
 format is on the frontier when none of fewer bytes has a smaller upper end of its interval (in the KL panel: a smaller KL).
 """
-import argparse
-import json
-import sys
+from quality_panels import command, dress, same_in, save, ticks, two_panels
 
 SAME = ["model", "text", "reference", "context_tokens", "documents", "tokens", "f16_bytes_per_token"]
 COLOURS = ["#1060b0", "#d07a00", "#1a8a4a", "#7a3fa0", "#c03030", "#5a5a5a", "#0098a6", "#8a6d1a", "#d060a0", "#405060"]
@@ -19,12 +17,9 @@ COLOURS = ["#1060b0", "#d07a00", "#1a8a4a", "#7a3fa0", "#c03030", "#5a5a5a", "#0
 
 def read(documents):
     """The first report with the formats of all; a name that comes again replaces the earlier one."""
-    report = dict(documents[0])
+    report = same_in(documents, SAME)
     formats = {}
     for document in documents:
-        for key in SAME:
-            if document[key] != report[key]:
-                raise SystemExit(f"the reports differ in {key}: {document[key]} and {report[key]}")
         for entry in document["formats"]:
             formats[entry["name"]] = entry
     report["formats"] = sorted(formats.values(), key=lambda entry: -entry["bytes_per_token"])
@@ -62,13 +57,9 @@ def label_of(entry):
 
 
 def plot(report, paths):
-    import matplotlib
     import numpy
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as pyplot
-    from matplotlib.ticker import FuncFormatter, LogLocator
-    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "keel"})
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    from matplotlib.ticker import LogLocator
+    figure, axes = two_panels()
     formats = [e for e in report["formats"] if e["name"] != report["reference"]]
     families = list(dict.fromkeys(e["family"] for e in formats))
 
@@ -95,29 +86,25 @@ def plot(report, paths):
             panel.annotate(label_of(e), (e["bytes_per_token"], e[value]), xytext=(5, 7 if k % 2 else -11), textcoords="offset points", fontsize=7, color="#222222")
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=14))
-        panel.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}"))
+        panel.xaxis.set_minor_formatter(ticks(""))
+        panel.xaxis.set_major_formatter(ticks("{:,.0f}"))
         if interval:
             panel.set_yscale("symlog", linthresh=least)
             panel.set_ylim(bottom=-2 * least)
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+            panel.yaxis.set_major_formatter(ticks("{:g}"))
             for threshold in (0.5, 1, 2):
                 panel.axhline(threshold, color="#c03030", linewidth=0.5, linestyle="--")
         else:
             panel.set_yscale("log")
-        panel.set_xlabel("bytes a token" + (", as planned for the context; published codecs: what they encoded" if interval else ""))
-        panel.set_title(label, fontsize=11, loc="left")
-        panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
-        panel.set_axisbelow(True)
+        dress(panel, label, "bytes a token" + (", as planned for the context; published codecs: what they encoded" if interval else ""))
         low, high = panel.get_xlim()
         second = panel.secondary_xaxis("top", functions=(ratio_of, ratio_of))  # its own inverse
         second.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8), numticks=16))
-        second.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}x"))
-        second.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+        second.xaxis.set_major_formatter(ticks("{:g}x"))
+        second.xaxis.set_minor_formatter(ticks(""))
         panel.set_xlim(low, high)
     axes[1].legend(fontsize=7, frameon=False, ncols=2, loc="best")
-    for path in paths:
-        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+    save(figure, paths)
 
 
 def self_test():
@@ -147,23 +134,5 @@ def self_test():
     print("ok")
 
 
-def main():
-    if "--self-test" in sys.argv:
-        return self_test()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", help="JSON of keel eval kv")
-    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
-    arguments = parser.parse_args()
-    reports = []
-    for path in arguments.results:
-        with open(path) as file:
-            document = json.load(file)
-        reports.append(document.get("result", document))  # as keel eval kv prints it, or inside a file of perf/results
-    report = read(reports)
-    print(markdown(report))
-    if arguments.plot:
-        plot(report, arguments.plot)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "keel eval kv", read, markdown, plot, self_test)

@@ -10,9 +10,7 @@ Several reports of the same model and text may be given: their entries are put t
 their ranks alone. Bars are 95 % intervals; the square is the dense pass. Points of equal bytes are drawn a
 little apart.
 """
-import argparse
-import json
-import sys
+from quality_panels import command, dress, same_in, save, ticks, two_panels
 
 SAME = ["model", "text", "documents", "tokens", "dense_nll", "dense_decode_bytes"]
 COLOURS = ["#c03030", "#d07a00", "#1060b0", "#1a8a4a", "#7a3fa0", "#5a5a5a", "#0098a6", "#8a6d1a", "#d060a0", "#405060"]
@@ -21,13 +19,10 @@ MARKERS = "svoD^<>P"
 
 def read(documents):
     """The first report with the entries of all; a name that comes again with the same groups replaces the earlier one."""
-    report = dict(documents[0])
+    report = same_in(documents, SAME)
     groups = list(dict.fromkeys(document["groups"] for document in documents))
     entries = {}
     for document in documents:
-        for key in SAME:
-            if document[key] != report[key]:
-                raise SystemExit(f"the reports differ in {key}: {document[key]} and {report[key]}")
         for entry in document["entries"]:
             entry = dict(entry)
             if len(groups) > 1:
@@ -66,12 +61,8 @@ def families_of(report):
 
 
 def plot(report, paths):
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as pyplot
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
-    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "keel"})
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    from matplotlib.ticker import LogLocator, MaxNLocator
+    figure, axes = two_panels()
     dense = report["dense_decode_bytes"]
     families = families_of(report)
     for panel, value, interval, label in ((axes[0], "delta_ppl_percent", "delta_ppl_percent_95", "change of perplexity, %"), (axes[1], "kl", None, "mean KL divergence, nats")):
@@ -97,24 +88,20 @@ def plot(report, paths):
                 panel.set_yscale("symlog", linthresh=least, linscale=0.4)
                 panel.set_yticks([sign * step * 10.0**power for power in range(-1, 4) for step in (1, 2, 5) for sign in (-1, 1) if step * 10.0**power >= 0.5 * least] + [0])
                 panel.set_ylim(min([-0.3 * least] + [e[interval][0] * 1.05 for e in report["entries"]]), 1.1 * max(e[interval][1] for e in report["entries"]))
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+            panel.yaxis.set_major_formatter(ticks("{:g}"))
         elif shown:
             panel.set_yscale("log")
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=14))
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-            panel.yaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+            panel.yaxis.set_major_formatter(ticks("{:g}"))
+            panel.yaxis.set_minor_formatter(ticks(""))
         panel.annotate("dense", (dense / 1e6, 1), xycoords=("data", "axes fraction"), xytext=(-4, -2), textcoords="offset points", fontsize=7, color="#222222", ha="right", va="top")
         panel.xaxis.set_major_locator(MaxNLocator(8))
-        panel.set_xlabel("MB a token moves in decoding, as planned")
-        panel.set_title(label, fontsize=11, loc="left")
-        panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
-        panel.set_axisbelow(True)
+        dress(panel, label, "MB a token moves in decoding, as planned")
         second = panel.secondary_xaxis("top", functions=(lambda size: 1e8 * size / dense, lambda percent: percent * dense / 1e8))
         second.xaxis.set_major_locator(MaxNLocator(8))
-        second.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g} %"))
+        second.xaxis.set_major_formatter(ticks("{:g} %"))
     axes[0].legend(fontsize=7, frameon=False, loc="best")
-    for path in paths:
-        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+    save(figure, paths)
 
 
 def self_test():
@@ -145,23 +132,5 @@ def self_test():
     print("ok")
 
 
-def main():
-    if "--self-test" in sys.argv:
-        return self_test()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", help="JSON of keel wproj compare")
-    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
-    arguments = parser.parse_args()
-    reports = []
-    for path in arguments.results:
-        with open(path) as file:
-            document = json.load(file)
-        reports.append(document.get("result", document))  # as keel wproj compare prints it, or inside a file of perf/results
-    report = read(reports)
-    print(markdown(report))
-    if arguments.plot:
-        plot(report, arguments.plot)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "keel wproj compare", read, markdown, plot, self_test)
