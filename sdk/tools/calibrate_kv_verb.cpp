@@ -11,7 +11,7 @@
 #include <array>
 
 #include "sdk/tools/atomic_file.h"
-#include "sdk/tools/kv/kv_allocation.h"
+#include "sdk/tools/allocation/byte_allocation.h"
 #include "sdk/tools/kv/kv_calibration.h"
 #include "sdk/tools/kv/kv_meter.h"
 #include "sdk/tools/kv/kv_text.h"
@@ -129,7 +129,7 @@ void set_all(KvProfile* profile, KvFormat format) {
 struct Costs {
     std::vector<KvFormat> formats;
     std::vector<Part> parts;
-    std::vector<KvUnit> units;  // of every part
+    std::vector<AllocationUnit> units;  // of every part
     uint32_t together = 1;
 };
 
@@ -141,7 +141,7 @@ Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats,
     for (const bool value : {false, true})
         for (uint32_t first = 0; first < layers; first += costs.together) {
             const uint32_t last = std::min(first + costs.together, layers);
-            KvUnit unit;
+            AllocationUnit unit;
             for (size_t c = 0; c < formats.size(); ++c) {
                 KvProfile profile = base;
                 set_all(&profile, kernels::kKvF32);
@@ -158,7 +158,7 @@ Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats,
     return costs;
 }
 
-void set_choices(const Costs& costs, const KvChoices& choices, KvProfile* profile) {
+void set_choices(const Costs& costs, const AllocationChoices& choices, KvProfile* profile) {
     for (size_t i = 0; i < costs.parts.size(); ++i) format_of(*profile, costs.parts[i]) = costs.formats[choices[i]];
 }
 
@@ -180,8 +180,8 @@ uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t contex
 }
 
 // Furthest point of the path whose measured KL is within the budget; the KL grows along it.
-KvChoices within_kl(const Costs& costs, double budget, const KvProfile& base, KvMeter& meter) {
-    const std::vector<KvChoices> path = allocation_path(costs.units);
+AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& base, KvMeter& meter) {
+    const std::vector<AllocationChoices> path = allocation_path(costs.units);
     const auto fits = [&](size_t i) {
         KvProfile profile = base;
         set_choices(costs, path[i], &profile);
@@ -243,7 +243,7 @@ void calibrate_kv(const Options& o, const Console& console) {
         set_all(&profile, formats[0]);
     } else {
         costs = measure_costs(profile, formats, o.measurements, meter, bar);
-        const KvChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter) : allocate(costs.units, page_budget(o, profile, context));
+        const AllocationChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter) : allocate(costs.units, page_budget(o, profile, context));
         if (choices.empty()) throw ToolError(kExitRuntime, "the smallest formats exceed the budget");
         set_choices(costs, choices, &profile);
         predicted_kl = cost_of(costs.units, choices);

@@ -9,7 +9,7 @@
 #include "keel/keel.hpp"
 #include "sdk/core/hash.h"
 #include "sdk/tools/atomic_file.h"
-#include "sdk/tools/kv/kv_allocation.h"
+#include "sdk/tools/allocation/byte_allocation.h"
 #include "sdk/tools/kv/kv_calibration.h"
 #include "sdk/tools/kv/kv_meter.h"
 #include "sdk/tools/kv/kv_peer_tap.h"
@@ -107,14 +107,14 @@ TEST(KvSpec, ListsKeepTheOptionsOfOneName) {
 // ---- allocation ----
 
 // The least cost of all combinations within the budget.
-double brute_force(const std::vector<KvUnit>& units, uint64_t budget) {
+double brute_force(const std::vector<AllocationUnit>& units, uint64_t budget) {
     double best = INFINITY;
     size_t combinations = 1;
-    for (const KvUnit& unit : units) combinations *= unit.bytes.size();
+    for (const AllocationUnit& unit : units) combinations *= unit.bytes.size();
     for (size_t n = 0; n < combinations; ++n) {
-        KvChoices choices;
+        AllocationChoices choices;
         size_t rest = n;
-        for (const KvUnit& unit : units) {
+        for (const AllocationUnit& unit : units) {
             choices.push_back(rest % unit.bytes.size());
             rest /= unit.bytes.size();
         }
@@ -125,11 +125,11 @@ double brute_force(const std::vector<KvUnit>& units, uint64_t budget) {
 
 TEST(KvAllocation, EveryPointOfThePathIsOptimal) {
     // Costs that fall by about 4 per bit, as measured ones do, with a choice that is never worth it (the third of unit 1).
-    const std::vector<KvUnit> units = {{{16, 24, 32}, {20, 5, 1.3}}, {{16, 24, 32}, {3, 0.8, 0.8}}, {{16, 24, 32, 48}, {44, 13, 3, 0.5}}, {{16, 24, 32}, {2, 1.9, 0.2}}};
-    const std::vector<KvChoices> path = allocation_path(units);
+    const std::vector<AllocationUnit> units = {{{16, 24, 32}, {20, 5, 1.3}}, {{16, 24, 32}, {3, 0.8, 0.8}}, {{16, 24, 32, 48}, {44, 13, 3, 0.5}}, {{16, 24, 32}, {2, 1.9, 0.2}}};
+    const std::vector<AllocationChoices> path = allocation_path(units);
     ASSERT_GT(path.size(), 6u);
-    EXPECT_EQ(path.front(), (KvChoices{2, 1, 3, 2}));  // the cheapest choices, and the smallest of equals
-    EXPECT_EQ(path.back(), (KvChoices{0, 0, 0, 0}));
+    EXPECT_EQ(path.front(), (AllocationChoices{2, 1, 3, 2}));  // the cheapest choices, and the smallest of equals
+    EXPECT_EQ(path.back(), (AllocationChoices{0, 0, 0, 0}));
     for (size_t i = 0; i < path.size(); ++i) {
         EXPECT_DOUBLE_EQ(cost_of(units, path[i]), brute_force(units, bytes_of(units, path[i]))) << i;
         if (i) {
@@ -139,10 +139,10 @@ TEST(KvAllocation, EveryPointOfThePathIsOptimal) {
 }
 
 TEST(KvAllocation, BudgetsAreKeptAndUsed) {
-    const std::vector<KvUnit> units = {{{16, 24, 32}, {20, 5, 1.3}}, {{16, 24, 32}, {3, 0.8, 0.8}}, {{16, 24, 32, 48}, {44, 13, 3, 0.5}}, {{16, 24, 32}, {2, 1.9, 0.2}}};
+    const std::vector<AllocationUnit> units = {{{16, 24, 32}, {20, 5, 1.3}}, {{16, 24, 32}, {3, 0.8, 0.8}}, {{16, 24, 32, 48}, {44, 13, 3, 0.5}}, {{16, 24, 32}, {2, 1.9, 0.2}}};
     EXPECT_TRUE(allocate(units, 63).empty());
     for (uint64_t budget = 64; budget <= 140; ++budget) {
-        const KvChoices choices = allocate(units, budget);
+        const AllocationChoices choices = allocate(units, budget);
         ASSERT_EQ(choices.size(), units.size()) << budget;
         EXPECT_LE(bytes_of(units, choices), budget);
         EXPECT_LE(cost_of(units, choices), 1.6 * brute_force(units, budget)) << budget;  // between points of the path it is no optimum

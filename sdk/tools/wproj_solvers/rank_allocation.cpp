@@ -3,7 +3,7 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "sdk/tools/kv/kv_allocation.h"
+#include "sdk/tools/allocation/byte_allocation.h"
 
 namespace keel::tools {
 namespace {
@@ -11,10 +11,10 @@ namespace {
 // `accept(bytes, loss)`: within the budget. `better(bytes, loss, best)`: strictly preferred.
 template <class Accept, class Better>
 RankAllocation best_of(const std::vector<RankFamily>& families, const Accept& accept, const Better& better) {
-    std::vector<KvUnit> units;
+    std::vector<AllocationUnit> units;
     for (const RankFamily& family : families) {
         if (family.candidates.empty()) throw std::invalid_argument("a family without candidates");
-        KvUnit unit;
+        AllocationUnit unit;
         for (const RankCandidate& c : family.candidates) {
             if (!(std::isfinite(c.loss) && c.loss >= 0)) throw std::invalid_argument("a loss that is negative or not finite");
             unit.bytes.push_back(c.bytes);
@@ -22,7 +22,7 @@ RankAllocation best_of(const std::vector<RankFamily>& families, const Accept& ac
         }
         units.push_back(std::move(unit));
     }
-    const std::vector<KvChoices> path = allocation_path(units);
+    const std::vector<AllocationChoices> path = allocation_path(units);
     bool found = false;
     RankAllocation best;
     size_t best_point = 0, best_unit = 0, best_candidate = 0;

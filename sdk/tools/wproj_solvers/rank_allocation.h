@@ -24,7 +24,7 @@ struct RankAllocation {
     double loss = 0;
 };
 
-// Chosen from: the points of allocation_path (sdk/tools/kv/kv_allocation.h), each of which has the least loss of all allocations with no more bytes, and
+// Chosen from: the points of allocation_path (sdk/tools/allocation/byte_allocation.h), each of which has the least loss of all allocations with no more bytes, and
 // those points with any one family changed. So a larger budget never means a larger loss, and equal input gives equal output: of
 // equal losses the fewer bytes, then the earlier on the path. std::invalid_argument for a family without candidates or a loss that is no finite number >= 0.
 RankAllocation allocate_bytes(const std::vector<RankFamily>& families, uint64_t budget_bytes);

@@ -1,4 +1,4 @@
-#include "sdk/tools/kv/kv_allocation.h"
+#include "sdk/tools/allocation/byte_allocation.h"
 
 #include <algorithm>
 
@@ -6,7 +6,7 @@ namespace keel::tools {
 namespace {
 
 // Choices of a unit on its lower convex hull, from the least cost down to the least bytes.
-std::vector<size_t> hull_of(const KvUnit& unit) {
+std::vector<size_t> hull_of(const AllocationUnit& unit) {
     std::vector<size_t> order(unit.bytes.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return unit.bytes[a] != unit.bytes[b] ? unit.bytes[a] > unit.bytes[b] : unit.cost[a] < unit.cost[b]; });
@@ -24,26 +24,26 @@ std::vector<size_t> hull_of(const KvUnit& unit) {
 
 }  // namespace
 
-uint64_t bytes_of(const std::vector<KvUnit>& units, const KvChoices& choices) {
+uint64_t bytes_of(const std::vector<AllocationUnit>& units, const AllocationChoices& choices) {
     uint64_t sum = 0;
     for (size_t u = 0; u < units.size(); ++u) sum += units[u].bytes[choices[u]];
     return sum;
 }
-double cost_of(const std::vector<KvUnit>& units, const KvChoices& choices) {
+double cost_of(const std::vector<AllocationUnit>& units, const AllocationChoices& choices) {
     double sum = 0;
     for (size_t u = 0; u < units.size(); ++u) sum += units[u].cost[choices[u]];
     return sum;
 }
 
-std::vector<KvChoices> allocation_path(const std::vector<KvUnit>& units) {
+std::vector<AllocationChoices> allocation_path(const std::vector<AllocationUnit>& units) {
     std::vector<std::vector<size_t>> hulls;
     std::vector<size_t> at(units.size(), 0);
-    KvChoices choices;
-    for (const KvUnit& unit : units) {
+    AllocationChoices choices;
+    for (const AllocationUnit& unit : units) {
         hulls.push_back(hull_of(unit));
         choices.push_back(hulls.back()[0]);
     }
-    std::vector<KvChoices> path = {choices};
+    std::vector<AllocationChoices> path = {choices};
     for (;;) {
         size_t best = units.size();
         double best_slope = 0;
@@ -62,9 +62,9 @@ std::vector<KvChoices> allocation_path(const std::vector<KvUnit>& units) {
     }
 }
 
-KvChoices allocate(const std::vector<KvUnit>& units, uint64_t budget_bytes) {
-    KvChoices choices;
-    for (const KvChoices& point : allocation_path(units))
+AllocationChoices allocate(const std::vector<AllocationUnit>& units, uint64_t budget_bytes) {
+    AllocationChoices choices;
+    for (const AllocationChoices& point : allocation_path(units))
         if (bytes_of(units, point) <= budget_bytes) {
             choices = point;
             break;
