@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -13,78 +12,26 @@
 #include <vector>
 
 #include "keel/keel.h"
+#include "tests/fenced_memory.h"
 #include "tests/test_paths.h"
 
 namespace {
 
-constexpr size_t kPage = 4096;
-constexpr uint8_t kCanary = 0xC5;
+using keel_test::Fence;
+using keel_test::FencedMemory;
+
 constexpr uint32_t kVocabulary = 4096;  // of the bundled model
 const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
                                                      "weights",    "kv",      "device_scratch"};
 
-enum class Flush { kEnd, kFront };
-
-// `bytes` at the given alignment, with an inaccessible page directly behind the end or directly before the front, and
-// canaries in what is left on the other side.
-//     kEnd:   | canaries ... | data, bytes |pad < align| PROT_NONE |
-//     kFront: | PROT_NONE | data, bytes | canaries ... |
-class GuardedRegion {
-  public:
-    GuardedRegion(uint64_t bytes, uint64_t align, Flush flush) : bytes_(bytes) {
-        const uint64_t room = (bytes + align + 2 * kPage - 1) / kPage * kPage;
-        total_ = room + kPage + align;
-        base_ =
-            static_cast<uint8_t*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        EXPECT_NE(base_, MAP_FAILED);
-        const uintptr_t start = reinterpret_cast<uintptr_t>(base_);
-        uintptr_t data;
-        if (flush == Flush::kEnd) {
-            const uintptr_t fence = start + room;
-            data = (fence - bytes) / align * align;
-            EXPECT_EQ(mprotect(reinterpret_cast<void*>(fence), kPage, PROT_NONE), 0);
-            low_ = data - kPage > start ? data - kPage : start;
-            high_ = fence;
-        } else {
-            data = (start + kPage + align - 1) / align * align;
-            EXPECT_EQ(mprotect(reinterpret_cast<void*>(data - kPage), kPage, PROT_NONE), 0);
-            low_ = data;
-            high_ = data + bytes + kPage < start + total_ ? data + bytes + kPage : start + total_;
-        }
-        data_ = reinterpret_cast<uint8_t*>(data);
-        for_canaries([](uint8_t& byte) { byte = kCanary; });
-    }
-    ~GuardedRegion() { munmap(base_, total_); }
-    GuardedRegion(const GuardedRegion&) = delete;
-
-    keel_region region() const { return {data_, bytes_}; }
-    bool intact() const {
-        bool same = true;
-        for_canaries([&](uint8_t& byte) { same = same && byte == kCanary; });
-        return same;
-    }
-
-  private:
-    template <class F>
-    void for_canaries(F f) const {
-        for (uintptr_t p = low_; p < reinterpret_cast<uintptr_t>(data_); ++p) f(*reinterpret_cast<uint8_t*>(p));
-        for (uintptr_t p = reinterpret_cast<uintptr_t>(data_) + bytes_; p < high_; ++p)
-            f(*reinterpret_cast<uint8_t*>(p));
-    }
-
-    uint64_t bytes_, total_;
-    uint8_t *base_, *data_;
-    uintptr_t low_, high_;
-};
-
 struct PlacedMemory {
-    PlacedMemory(const keel_memory_plan& plan, Flush flush) {
+    PlacedMemory(const keel_memory_plan& plan, Fence fence) {
         memory.struct_size = sizeof(memory);
         for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {
             if (plan.regions[kind].bytes == 0) continue;
             guarded[kind] =
-                std::make_unique<GuardedRegion>(plan.regions[kind].bytes, plan.regions[kind].align_bytes, flush);
-            memory.regions[kind] = guarded[kind]->region();
+                std::make_unique<FencedMemory>(plan.regions[kind].bytes, plan.regions[kind].align_bytes, fence);
+            memory.regions[kind] = {guarded[kind]->data(), guarded[kind]->bytes()};
         }
     }
     void expect_intact() const {
@@ -93,7 +40,7 @@ struct PlacedMemory {
             EXPECT_TRUE(intact) << "written outside of region " << kRegionNames[kind];
         }
     }
-    std::unique_ptr<GuardedRegion> guarded[KEEL_REGION_COUNT];
+    std::unique_ptr<FencedMemory> guarded[KEEL_REGION_COUNT];
     keel_memory memory = {};
 };
 
@@ -188,7 +135,7 @@ TEST_F(MemoryMatrix, OneByteLessOrMisalignedIsRefused) {
             config_of(i % 3, i / 3 % 3, i / 9 % 3, i / 27 % 3, bits & 1, bits & 2, bits & 4, bits & 8);
         SCOPED_TRACE(name_of(config));
         const keel_memory_plan plan = plan_of(config);
-        const PlacedMemory placed(plan, Flush::kEnd);
+        const PlacedMemory placed(plan, Fence::kBehind);
         for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {
             const uint64_t align = plan.regions[kind].align_bytes;
             if (plan.regions[kind].bytes == 0) continue;
@@ -280,7 +227,7 @@ TEST_P(MemoryMatrixRun, ExactBytesCarryEverySessionToItsEnd) {
     SCOPED_TRACE(name_of(config));
     const size_t threads_before = threads_of_process();
     const keel_memory_plan plan = plan_of(config);
-    const PlacedMemory placed(plan, row & 1 ? Flush::kFront : Flush::kEnd);
+    const PlacedMemory placed(plan, row & 1 ? Fence::kInFront : Fence::kBehind);
     keel_engine engine;
     keel_error error;
     ASSERT_EQ(init(config, placed.memory, &engine, &error), KEEL_OK) << error.field << ": " << error.reason;
@@ -321,29 +268,29 @@ TEST_P(MemoryMatrixRun, ExactBytesCarryEverySessionToItsEnd) {
 INSTANTIATE_TEST_SUITE_P(Rows, MemoryMatrixRun, testing::Range(0, 9));
 
 // The kit can fail.
-TEST(GuardedRegionKit, CanariesAndFencesNotice) {
-    for (Flush flush : {Flush::kEnd, Flush::kFront}) {
+TEST(FencedMemoryKit, CanariesAndFencesNotice) {
+    for (Fence fence : {Fence::kBehind, Fence::kInFront}) {
         for (uint64_t bytes : {uint64_t{1}, uint64_t{100}, uint64_t{4096}, uint64_t{70'000}}) {
             for (uint64_t align : {uint64_t{64}, uint64_t{4096}}) {
-                const GuardedRegion guarded(bytes, align, flush);
-                uint8_t* data = static_cast<uint8_t*>(guarded.region().data);
+                const FencedMemory guarded(bytes, align, fence);
+                uint8_t* data = guarded.data();
                 EXPECT_EQ(reinterpret_cast<uintptr_t>(data) % align, 0u);
                 memset(data, 7, bytes);
                 EXPECT_TRUE(guarded.intact());
-                const bool slack = flush == Flush::kFront || bytes % align;  // room behind the end
+                const bool slack = fence == Fence::kInFront || bytes % align;  // room behind the end
                 if (slack) {
                     data[bytes] ^= 1;
                     EXPECT_FALSE(guarded.intact());
                     data[bytes] ^= 1;
                 }
-                if (flush == Flush::kEnd) {
+                if (fence == Fence::kBehind) {
                     data[-1] ^= 1;
                     EXPECT_FALSE(guarded.intact());
                     data[-1] ^= 1;
                 }
                 const uint64_t beyond = (bytes + align - 1) / align * align;
-                volatile uint8_t* fence = flush == Flush::kEnd ? data + beyond : data - 1;
-                EXPECT_DEATH(*fence = 1, "");
+                volatile uint8_t* closed = fence == Fence::kBehind ? data + beyond : data - 1;
+                EXPECT_DEATH(*closed = 1, "");
             }
         }
     }

@@ -2,14 +2,13 @@
 #include "sdk/format/gguf.h"
 
 #include <math.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 
+#include "tests/fenced_memory.h"
 #include "tests/gguf_cases.h"
 #include "tests/gguf_exercise.h"
 #include "tests/test_paths.h"
@@ -23,23 +22,15 @@ using keel_test::GgufTables;
 // Files whose last byte lies against a page that must not be touched.
 class GuardedFile {
   public:
-    explicit GuardedFile(size_t capacity) : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
-        bytes_ = (capacity + page_ - 1) / page_ * page_ + page_;
-        base_ =
-            static_cast<uint8_t*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        EXPECT_NE(base_, MAP_FAILED);
-        EXPECT_EQ(mprotect(base_ + bytes_ - page_, page_, PROT_NONE), 0);
-    }
-    ~GuardedFile() { munmap(base_, bytes_); }
+    explicit GuardedFile(size_t capacity) : memory_(capacity, 1, keel_test::Fence::kBehind) {}
     keel_reader reader(const uint8_t* data, size_t size) {
-        uint8_t* begin = base_ + bytes_ - page_ - size;
+        uint8_t* begin = memory_.end() - size;
         if (size) memcpy(begin, data, size);
         return keel_test::memory_reader(begin, size);
     }
 
   private:
-    size_t page_, bytes_;
-    uint8_t* base_;
+    keel_test::FencedMemory memory_;
 };
 
 keel_error fresh_error() {

@@ -90,7 +90,9 @@ struct Problem {
 
     // Rows [first, first + count) in calls of at most `step` rows; the finished outputs.
     std::vector<float> run(const KernelSet* set, uint32_t first, uint32_t count, uint32_t step) {
-        std::vector<float> out(uint64_t{count} * head_dim, NAN), m(count, -INFINITY), l(count, NAN);
+        Buffer queries = fenced(q.data() + uint64_t{first} * head_dim, uint64_t{count} * head_dim), out = fenced(std::vector<float>(uint64_t{count} * head_dim, NAN));
+        Buffer m = fenced(std::vector<float>(count, -INFINITY)), l = fenced(std::vector<float>(count, NAN));
+        Buffer mean_bases = fenced(bases), mean_turns = fenced(turns), mean_coefficients = fenced(coefficients);
         Buffer scratch(attention_scratch_floats(head_dim) * 4);
         memset(scratch.data(), 0xff, attention_scratch_floats(head_dim) * 4);  // NaN
         for (uint32_t r = 0; r < count; r += step) {
@@ -99,9 +101,9 @@ struct Problem {
             std::vector<float*> os(n);
             std::vector<const float*> means(n);
             for (uint32_t i = 0; i < n; ++i) {
-                means[i] = coefficients.data() + uint64_t{first + r + i} * 2 * mean_pairs;
-                qs[i] = q.data() + uint64_t{first + r + i} * head_dim;
-                os[i] = out.data() + uint64_t{r + i} * head_dim;
+                means[i] = mean_coefficients.floats() + uint64_t{first + r + i} * 2 * mean_pairs;
+                qs[i] = queries.floats() + uint64_t{r + i} * head_dim;
+                os[i] = out.floats() + uint64_t{r + i} * head_dim;
             }
             for (uint32_t span = 0; span * kAttentionSpan < positions; ++span) {
                 AttentionArgs a = {};
@@ -109,7 +111,7 @@ struct Problem {
                 a.page_tokens = page_tokens;
                 a.k = k_plane;
                 a.v = v_plane;
-                a.mean = {mean_pairs, bases.data(), turns.data(), means.data()};
+                a.mean = {mean_pairs, mean_bases.floats(), mean_turns.floats(), means.data()};
                 a.head_dim = head_dim;
                 a.span = span;
                 a.rows = n;
@@ -118,15 +120,15 @@ struct Problem {
                 a.end = end.data() + first + r;
                 a.scale = scale;
                 a.softcap = softcap;
-                a.m = m.data() + r;
-                a.l = l.data() + r;
+                a.m = m.floats() + r;
+                a.l = l.floats() + r;
                 a.o = os.data();
                 a.scratch = scratch.floats();
                 set->attention_span(a);
             }
-            for (uint32_t i = 0; i < n; ++i) set->attention_finish(os[i], l[r + i], head_dim);
+            for (uint32_t i = 0; i < n; ++i) set->attention_finish(os[i], l.floats()[r + i], head_dim);
         }
-        return out;
+        return std::vector<float>(out.floats(), out.floats() + uint64_t{count} * head_dim);
     }
 
     // Causal prefill: row r is position last - rows + 1 + r, with a window when window > 0.
@@ -286,10 +288,7 @@ TEST(KernelsAttention, RowsNobodySeesDoNotMatter) {
 
 // The last plane of a page, codes or scales, ends where the memory does.
 TEST(KernelsAttention, NothingBehindAPageIsRead) {
-    const uint64_t unit = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), room = 64 * unit;
-    uint8_t* memory = static_cast<uint8_t*>(mmap(nullptr, room + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    ASSERT_NE(memory, MAP_FAILED);
-    ASSERT_EQ(mprotect(memory + room, unit, PROT_NONE), 0);
+    const FencedMemory memory(262144, 1, Fence::kBehind);
     Random random(30);
     for (const KernelSet* set : fast_sets())
         for (uint32_t f = 0; f < kKvFormatCount; ++f)
@@ -300,10 +299,9 @@ TEST(KernelsAttention, NothingBehindAPageIsRead) {
                         if (head_dim % kKvFormats[format].multiple) continue;
                         Problem p(head_dim, 64, 64, format, format, 2, 0, random);
                         const std::vector<float> want = p.run(set, 0, 2, 2);
-                        uint8_t* end = memory + room;
                         uint64_t page_bytes = 0;
                         for (KvPlane* plane : {&p.k_plane, &p.v_plane}) page_bytes += 64 * uint64_t{plane->code_bytes + plane->scale_bytes};
-                        uint8_t* page = end - page_bytes;
+                        uint8_t* page = memory.end() - page_bytes;
                         uint64_t at = 0;
                         for (KvPlane* plane : keys_last ? std::vector{&p.v_plane, &p.k_plane} : std::vector{&p.k_plane, &p.v_plane}) {
                             const KvPlane from = *plane;
@@ -316,7 +314,6 @@ TEST(KernelsAttention, NothingBehindAPageIsRead) {
                         p.pages[0] = page;
                         ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
                     }
-    munmap(memory, room + unit);
 }
 
 // Rows in front of the first visible one may be out of reach, though it is not the first of anything.

@@ -38,9 +38,9 @@ void check_blocks(const std::string& dir) {
         for (const KernelSet* set : sets) {
             SCOPED_TRACE(set->name);
             for (size_t offset : {0, 1, 6}) {  // weights may lie anywhere in a file
-                Buffer source(blocks.size(), offset), decoded(n * 4);
-                memcpy(source.data(), blocks.data(), blocks.size());
-                set->dequantize_row[type](source.data(), decoded.floats(), n);
+                Buffer source(offset + blocks.size(), 1), decoded(n * 4, 4);
+                memcpy(source.data() + offset, blocks.data(), blocks.size());
+                set->dequantize_row[type](source.data() + offset, decoded.floats(), n);
                 EXPECT_EQ(0, memcmp(decoded.data(), values.data(), values.size()));
             }
         }
@@ -67,7 +67,7 @@ TEST(KernelsDequantize, SetsAgreeOnRandomBlocks) {
                 SCOPED_TRACE(std::string(set->name) + " " + kWeightTypes[type].name + " fill " + std::to_string(fill));
                 const uint32_t k = random.between(1, 5) * std::max<uint32_t>(kWeightTypes[type].block_elements, 4) +
                                    (kWeightTypes[type].block_elements == 1 ? random.below(4) : 0);
-                Buffer w(weight_row_bytes(type, k), random.below(8)), a(k * 4), b(k * 4);
+                Buffer w(weight_row_bytes(type, k), 1), a(k * 4, 4), b(k * 4, 4);
                 fill_weights(type, w.data(), weight_row_bytes(type, k), random, fill);
                 scalar->dequantize_row[type](w.data(), a.floats(), k);
                 set->dequantize_row[type](w.data(), b.floats(), k);

@@ -27,7 +27,7 @@ struct Problem {
           bias(false),
           accumulate(false),
           from_memory(false),
-          w(rows * weight_row_bytes(type, k), random.below(17)),
+          w(rows * weight_row_bytes(type, k), 1),
           x(random.normals(uint64_t{columns} * k)),
           b(random.normals(rows)),
           y0(random.normals(uint64_t{columns} * rows)),
@@ -40,7 +40,7 @@ struct Problem {
         const uint32_t block = kWeightTypes[type].activation_block;
         const uint64_t stride = round64(q8 ? q8_column_bytes(k, block) : uint64_t{k} * 4);
         Buffer activations(stride * count);
-        std::vector<float> y(uint64_t{count} * rows, kCanary);
+        Buffer y = fenced(std::vector<float>(uint64_t{count} * rows, kCanary)), bias_values = fenced(b);
         std::vector<float*> out(count);
         for (uint32_t c = 0; c < count; ++c) {
             const float* source = x.data() + uint64_t{first + c} * k;
@@ -49,17 +49,17 @@ struct Problem {
                 set->quantize_q8(source, k, block, column);
             else
                 memcpy(column, source, uint64_t{k} * 4);
-            out[c] = y.data() + uint64_t{c} * rows;
+            out[c] = y.floats() + uint64_t{c} * rows;
             if (accumulate)
                 std::copy_n(y0.data() + uint64_t{first + c} * rows + row_begin, row_end - row_begin,
                             out[c] + row_begin);
         }
         Buffer scratch(matmul_scratch_bytes(k));
         MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
-                           count,     activations.data(), stride,    out.data(), bias ? b.data() : nullptr,
+                           count,     activations.data(), stride,    out.data(), bias ? bias_values.floats() : nullptr,
                            accumulate, scratch.data(),     from_memory};
         (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
-        return y;
+        return std::vector<float>(y.floats(), y.floats() + uint64_t{count} * rows);
     }
     std::vector<float> run(const KernelSet* set, bool q8) { return run(set, q8, 0, columns); }
 };

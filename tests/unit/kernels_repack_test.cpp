@@ -23,7 +23,7 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                 const uint32_t rows = kRepackRows * random.between(1, 5), k = info.block_elements * random.between(1, info.block_elements == 32 ? 20 : 4);
                 const uint32_t columns = random.between(1, 19);
                 const uint64_t row_bytes = weight_row_bytes(type, k);
-                Buffer plain(rows * row_bytes, random.below(64)), packed(rows * row_bytes, random.below(64));
+                Buffer plain(rows * row_bytes, 1), packed(rows * row_bytes, 1);
                 fill_weights(type, plain.data(), rows * row_bytes, random, round % 3 ? -1 : random.below(2) ? 0x80 : 0x7f);
                 repack_rows(static_cast<WeightType>(type), plain.data(), packed.data(), rows, k);
                 const uint32_t row = random.below(rows), first = random.below(k / info.block_elements);
@@ -39,9 +39,11 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                     if (round % 7 == 0) v[random.below(k)] = NAN;
                     set->quantize_q8(v.data(), k, info.activation_block, x.data() + c * column_bytes);
                 }
-                std::vector<float> a(uint64_t{rows} * columns, 0.5f), b = a, bias = random.normals(rows);
+                const uint64_t outputs = uint64_t{rows} * columns;
+                Buffer a = fenced(std::vector<float>(outputs, 0.5f)), b = fenced(std::vector<float>(outputs, 0.5f));
+                const std::vector<float> bias = random.normals(rows);
                 std::vector<float*> ya(columns), yb(columns);
-                for (uint32_t c = 0; c < columns; ++c) ya[c] = &a[uint64_t{c} * rows], yb[c] = &b[uint64_t{c} * rows];
+                for (uint32_t c = 0; c < columns; ++c) ya[c] = a.floats() + uint64_t{c} * rows, yb[c] = b.floats() + uint64_t{c} * rows;
                 MatmulArgs args = {};
                 args.w = plain.data();
                 args.w_row_bytes = row_bytes;
@@ -59,7 +61,7 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                 args.w = packed.data();
                 args.y = yb.data();
                 set->matmul_repacked[type](args);
-                ASSERT_TRUE(same_floats(a.data(), b.data(), a.size())) << set->name << " " << info.name;
+                ASSERT_TRUE(same_floats(a.floats(), b.floats(), outputs)) << set->name << " " << info.name;
                 ++compared;
             }
         }

@@ -15,6 +15,7 @@
 #include "kernels/kernels.h"
 #include "kernels/numeric.h"
 #include "platform/platform.h"
+#include "tests/fenced_memory.h"
 
 namespace keel_test {
 
@@ -82,20 +83,27 @@ class Random {
     std::mt19937_64 engine_;
 };
 
-// 64-byte aligned bytes, `offset` bytes past such a boundary, filled with 0xa5.
+// Bytes at an alignment, 0xa5 each, whose end or (every second one, by chance) beginning lies against a page nobody may touch.
 class Buffer {
   public:
-    explicit Buffer(size_t bytes, size_t offset = 0) : storage_(bytes + offset + 64, 0xa5), offset_(offset) {}
-    uint8_t* data() {
-        const uintptr_t p = reinterpret_cast<uintptr_t>(storage_.data());
-        return storage_.data() + ((64 - p % 64) % 64) + offset_;
-    }
+    explicit Buffer(size_t bytes, size_t align = 64) : memory_(bytes, align, next_fence()) { memset(memory_.data(), 0xa5, bytes); }
+    uint8_t* data() { return memory_.data(); }
     float* floats() { return reinterpret_cast<float*>(data()); }
 
   private:
-    std::vector<uint8_t> storage_;
-    size_t offset_;
+    static Fence next_fence() {
+        static Random random(1);
+        return random.below(2) ? Fence::kBehind : Fence::kInFront;
+    }
+    FencedMemory memory_;
 };
+
+inline Buffer fenced(const float* values, size_t count) {
+    Buffer copy(count * 4, 4);
+    if (count) memcpy(copy.data(), values, count * 4);
+    return copy;
+}
+inline Buffer fenced(const std::vector<float>& values) { return fenced(values.data(), values.size()); }
 
 // Byte offsets of the f16 fields of a block; -1: none.
 struct ScaleFields {

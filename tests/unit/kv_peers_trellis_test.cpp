@@ -17,13 +17,8 @@ namespace {
 using keel::tools::KvPeer;
 using keel::tools::KvPeerContext;
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr uint32_t kGaussianRows = 40;  // the search of 4,096 states takes milliseconds there
-constexpr double kGaussianTolerance = 0.04;
-#else
 constexpr uint32_t kGaussianRows = 400;
 constexpr double kGaussianTolerance = 0.02;
-#endif
 
 KvPeerContext context_of(uint32_t head_dim) {
     KvPeerContext context;
