@@ -252,7 +252,9 @@ TEST_F(PlatformCpuQuota, NonsenseIsNoQuota) {
     EXPECT_EQ(cores("0::/\n"), kNoQuota);
     write("sys/cpu.max", "99999999999999999999999999 1\n");
     EXPECT_EQ(cores("0::/\n"), kNoQuota);
-    EXPECT_EQ(cores("0::/" + std::string(3000, 'x') + "\n"), kNoQuota) << "longer than any path";
+    std::string longer = "0::/";
+    longer.append(3000, 'x').append("\n");
+    EXPECT_EQ(cores(longer), kNoQuota) << "longer than any path";
     EXPECT_EQ(quota_cores((root_ / "nowhere").c_str(), root_.c_str()), kNoQuota);
 }
 
