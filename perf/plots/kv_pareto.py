@@ -78,7 +78,7 @@ def plot(report, paths):
                     panel.plot([e["bytes_per_token"]] * 2, e[interval], color=colour, linewidth=0.9, alpha=0.7)
             panel.plot(x, y, color=colour, linewidth=0.6, linestyle=":", alpha=0.6)
             native = members[0]["native"]
-            panel.scatter(x, y, s=26, marker=("o" if native else "Dsv^<>P"[index // len(COLOURS) * 3 % 7]), facecolor=colour if native else "white", edgecolor=colour, linewidth=1.1, zorder=3, label=family)
+            panel.scatter(x, y, s=26, marker=("oPX" if native else "D^s")[index // len(COLOURS) % 3], facecolor=colour if native else "white", edgecolor=colour, linewidth=1.1, zorder=3, label=family)
         on = frontier(formats) if interval else frontier(formats, lambda e: e["kl_mean"])
         edge = sorted((e for e in formats if e["name"] in on), key=lambda e: e["bytes_per_token"])
         panel.plot([e["bytes_per_token"] for e in edge], [e[value] for e in edge], color="#222222", linewidth=1.0, zorder=2)
