@@ -1,6 +1,7 @@
 """What the pictures of quality against bytes share (kv_pareto.py, wproj_quality.py): two panels of one look, reports put together, a command line."""
 import argparse
 import json
+import math
 import sys
 
 
@@ -8,8 +9,9 @@ def same_in(documents, keys):
     """The first report, after all were seen to agree in what makes them comparable."""
     for document in documents:
         for key in keys:
-            if document[key] != documents[0][key]:
-                raise SystemExit(f"the reports differ in {key}: {document[key]} and {documents[0][key]}")
+            a, b = document[key], documents[0][key]
+            if not (math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) else a == b):
+                raise SystemExit(f"the reports differ in {key}: {a} and {b}")
     return dict(documents[0])
 
 

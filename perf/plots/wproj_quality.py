@@ -20,12 +20,12 @@ MARKERS = "svoD^<>P"
 def read(documents):
     """The first report with the entries of all; a name that comes again with the same groups replaces the earlier one."""
     report = same_in(documents, SAME)
-    groups = list(dict.fromkeys(document["groups"] for document in documents))
+    groups = list(dict.fromkeys(document["groups"] for document in documents if document["groups"]))  # null: of no cache
     entries = {}
     for document in documents:
         for entry in document["entries"]:
             entry = dict(entry)
-            if len(groups) > 1:
+            if len(groups) > 1 and document["groups"]:
                 for key in ("name", "family"):
                     entry[key] = f"{document['groups']}: {entry[key]}"
             entries[entry["name"]] = entry
@@ -40,6 +40,10 @@ def rate_ratio(entry):
     return (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2 if ratios else None
 
 
+def known(value, form):
+    return "" if value is None else format(value, form)
+
+
 def markdown(report):
     lines = [f"{report['model']}, {report['documents']} documents, {report['tokens']:,} scored tokens; projections {report['groups']}; "
              f"dense: PPL {report['dense_ppl']:.3f}, {report['dense_decode_bytes']:,} bytes a token.",
@@ -48,7 +52,7 @@ def markdown(report):
         low, high = e["delta_ppl_percent_95"]
         ratio = rate_ratio(e)
         lines.append(f"| {e['name']} | {e['records']} | {e['decode_bytes']:,} | {100 * e['decode_bytes'] / report['dense_decode_bytes']:.1f} % | {e['delta_ppl_percent']:+.2f} | "
-                     f"{low:+.2f} .. {high:+.2f} | {e['kl']:.5f} | {e['top1_percent']:.1f} | {f'{ratio:.2f}' if ratio else ''} |")
+                     f"{low:+.2f} .. {high:+.2f} | {known(e['kl'], '.5f')} | {known(e['top1_percent'], '.1f')} | {known(ratio, '.2f')} |")
     return "\n".join(lines)
 
 
@@ -66,9 +70,10 @@ def plot(report, paths):
     dense = report["dense_decode_bytes"]
     families = families_of(report)
     for panel, value, interval, label in ((axes[0], "delta_ppl_percent", "delta_ppl_percent_95", "change of perplexity, %"), (axes[1], "kl", None, "mean KL divergence, nats")):
-        shown = [e[value] for e in report["entries"] if e[value] > 0]
+        shown = [e[value] for e in report["entries"] if e[value] is not None and e[value] > 0]
         width = dense - min(e["decode_bytes"] for e in report["entries"])
         for index, (family, members) in enumerate(families.items()):
+            members = [e for e in members if e[value] is not None]
             aside = 0.008 * width * (index - (len(families) - 1) / 2)  # so that families of equal bytes do not hide each other
             colour, x, y = COLOURS[index % len(COLOURS)], [(e["decode_bytes"] + aside) / 1e6 for e in members], [e[value] for e in members]
             if interval:
@@ -121,6 +126,8 @@ def self_test():
     assert "| b, k/n = 0.5 | 24 | 9,000 | 90.0 % | +1.00 | +0.00 .. +2.00 | 0.01000 | 90.0 | 1.20 |" in text, text
     both = read([report("qkv", first), report("ffn", first)])
     assert list(families_of(both)) == ["qkv: a", "ffn: a"] and both["groups"] == "qkv and ffn"
+    alone = read([report("qkv", first), report(None, dict(entry("q", 0.5, 7000, 1.0), kl=None, top1_percent=None))])
+    assert alone["groups"] == "qkv" and list(families_of(alone)) == ["a", "q"] and "| +0.00 .. +2.00 |  |  |  |" in markdown(alone), markdown(alone)
     other = report("qkv", first)
     other["dense_nll"] = 3.8
     try:
