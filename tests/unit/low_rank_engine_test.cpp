@@ -41,6 +41,27 @@ class LowRank : public testing::Test {
         c.wproj = wproj;
         return c;
     }
+    // Two new sessions over a model with a cache of random factors.
+    struct TwoSessions {
+        uint32_t chunk_tokens;
+        WprojBytes cache;
+        keel_test::Engine engine;
+        keel_session sessions[2];
+
+        TwoSessions(const LowRank& test, uint32_t chunk)
+            : chunk_tokens(chunk),
+              cache(tools::encode_wproj_v2(keel_test::random_wproj(InspectedFile(test.path_), {}), 1)),
+              engine(test.path_, test.config_of_two(&cache.reader, chunk)),
+              sessions{engine.session(), {}} {
+            keel_test::check(keel_session_open(engine.handle(), nullptr, &sessions[1]), "open");
+        }
+    };
+    keel_config config_of_two(const keel_reader* wproj, uint32_t chunk_tokens) const {
+        keel_config c = config(wproj);
+        c.max_sessions = 2;
+        c.chunk_tokens = chunk_tokens;
+        return c;
+    }
 };
 
 std::vector<int32_t> ids(uint32_t count, uint32_t seed = 7) {
@@ -239,17 +260,11 @@ TEST_F(LowRank, DraftsLeaveNoTraceOnceVerified) {
 // Two sessions of different passes named in one call: each as alone, whichever has the long prompt.
 TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
     synthesize("llama", "Q8_0", 256, 512);
-    const InspectedFile file(path_);
-    const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, {}), 1));
-    keel_config c = config(&cache.reader);
-    c.max_sessions = 2;
-    c.chunk_tokens = 16;
-    keel_test::Engine engine(path_, c);
-    keel_session other{};
-    keel_test::check(keel_session_open(engine.handle(), nullptr, &other), "open");
-    keel_test::check(keel_session_set_pass(other, KEEL_PASS_LOW_RANK), "set_pass");
+    TwoSessions two(*this, 16);
+    keel_test::Engine& engine = two.engine;
+    const keel_session(&sessions)[2] = two.sessions;
+    keel_test::check(keel_session_set_pass(sessions[1], KEEL_PASS_LOW_RANK), "set_pass");
     const std::vector<int32_t> tokens[2] = {ids(100, 1), ids(33, 2)};
-    const keel_session sessions[2] = {engine.session(), other};
     std::vector<float> alone[2], together[2];
     for (bool both : {false, true}) {
         for (int i = 0; i < 2; ++i) {
@@ -275,15 +290,9 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
 // A session of one token is done long before its neighbour's prompt, whichever pass it is in and whichever is named first.
 TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
     synthesize("llama", "Q8_0", 256, 512);
-    const InspectedFile file(path_);
-    const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, {}), 1));
-    keel_config c = config(&cache.reader);
-    c.max_sessions = 2;
-    c.chunk_tokens = 8;
-    keel_test::Engine engine(path_, c);
-    keel_session other{};
-    keel_test::check(keel_session_open(engine.handle(), nullptr, &other), "open");
-    const keel_session sessions[2] = {engine.session(), other};
+    TwoSessions two(*this, 8);
+    keel_test::Engine& engine = two.engine;
+    const keel_session(&sessions)[2] = two.sessions;
     const auto tokens = ids(160);
     uint32_t refused = 0;
     for (uint32_t with_prompt : {0u, 1u})
@@ -304,7 +313,7 @@ TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
                     refused += set == KEEL_E_BUSY;
                 }
             } while (results[1 - with_prompt].pending_tokens);
-            EXPECT_LE(results[with_prompt].computed_tokens, 2 * c.chunk_tokens) << with_prompt << pass;
+            EXPECT_LE(results[with_prompt].computed_tokens, 2 * two.chunk_tokens) << with_prompt << pass;
             while (keel_advance(engine.handle(), sessions, 2, 0, results) == KEEL_AGAIN) {
             }
             EXPECT_EQ(results[with_prompt].computed_tokens, 160u);
