@@ -209,11 +209,68 @@ TEST(WprojSolve, AcceptsSlotBySlot) {
     EXPECT_EQ(solution.layers[0].record[kWprojK].rank, 32u);
     EXPECT_EQ(solution.layers[0].record[kWprojV].rank, 0u);
     EXPECT_EQ(solution.layers[0].basis[kWprojAttnIn].rank, 32u);
+    // Q and K are what they would be had V never been asked for; every slot is reported once.
+    WprojSolveOptions without = options;
+    without.configurations = {1u << kWprojQ | 1u << kWprojK};
+    const WprojSolution alone = solve_wproj(1, source, without);
+    EXPECT_EQ(solution.layers[0].basis[kWprojAttnIn].matrix, alone.layers[0].basis[kWprojAttnIn].matrix);
+    for (const uint32_t s : {kWprojQ, kWprojK}) EXPECT_EQ(solution.layers[0].record[s].matrix, alone.layers[0].record[s].matrix);
+    ASSERT_EQ(solution.reports.size(), 3u);
+    for (const WprojSlotReport& report : solution.reports) EXPECT_EQ(report.accepted, report.slot != kWprojV) << report.slot;
+    EXPECT_EQ(solution.reports[0].measured, alone.reports[0].measured);
     // Nothing held out, nothing accepted; a bound of infinity asks for no measurement.
     uneven.moments[0][kWprojAttnIn].held_out.resize(0, kColumns);
     EXPECT_EQ(solve_wproj(1, source, options).layers[0].record[kWprojQ].rank, 0u);
     options.bound = std::numeric_limits<double>::infinity();
     EXPECT_EQ(solve_wproj(1, source, options).layers[0].record[kWprojV].rank, 32u);
+}
+
+// At rank 80 the basis pays for Q, K and V together, not for Q and K. V passes by prediction and fails on what was held out.
+TEST(WprojSolve, UnderABudgetWhatIsLeftHasToSaveBytes) {
+    Model split(4);
+    MomentSummary& moments = split.moments[0][kWprojAttnIn];
+    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> spectrum(moments.covariance);
+    const Eigen::MatrixXd small = spectrum.eigenvectors().leftCols(60), to_small = small * small.transpose();
+    for (const uint32_t s : {kWprojQ, kWprojK, kWprojV}) {
+        const Eigen::MatrixXd weight = split.weights[0][s].cast<double>(), inside = weight * to_small;
+        split.weights[0][s] = (s == kWprojV ? inside : Eigen::MatrixXd(weight - inside)).cast<float>();
+    }
+    moments.mean.setZero();
+    moments.massive.resize(0, kColumns);
+    WprojSolveOptions options;
+    options.rule = WprojRankRule::kBytes;
+    options.configurations = {1u << kWprojQ | 1u << kWprojK | 1u << kWprojV};
+    options.record_type = kernels::kF16;
+    options.granularity = 16;
+    options.budget_bytes = 80 * (2 * 128 + 2 * 256) + 4 * 256;
+    options.bound = std::numeric_limits<double>::infinity();
+    const WprojSolution all = solve_wproj(1, split.source(), options);
+    ASSERT_EQ(all.layers[0].record[kWprojV].rank, 80u);
+    const double bound = 0.2;
+    for (const WprojSlotReport& report : all.reports) ASSERT_LT(report.predicted, bound) << report.slot;
+    // A direction that V alone sees and the basis does not have, strong in what is held out.
+    const FloatRows pt = decoded(all.layers[0].basis[kWprojAttnIn].type, all.layers[0].basis[kWprojAttnIn].matrix, 80, kColumns);
+    const Eigen::MatrixXd kept = pt.cast<double>() * small;
+    const Eigen::MatrixXd seen = kept.transpose() * kept;
+    const Eigen::VectorXd unseen = small * Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(seen).eigenvectors().col(0);
+    Source source(5);
+    for (Index r = 0; r < moments.held_out.rows(); ++r) moments.held_out.row(r) += (20 * source.normal() * unseen).cast<float>().transpose();
+    options.bound = bound;
+    const WprojSolution none = solve_wproj(1, split.source(), options);
+    ASSERT_EQ(none.reports.size(), 3u);
+    for (const WprojSlotReport& report : none.reports) {
+        EXPECT_FALSE(report.accepted) << report.slot;
+        EXPECT_EQ(report.measured <= bound, report.slot != kWprojV) << report.measured;
+        EXPECT_EQ(none.layers[0].record[report.slot].rank, 0u);
+    }
+    EXPECT_EQ(none.layers[0].basis[kWprojAttnIn].rank, 0u);
+    EXPECT_EQ(none.bytes, none.dense_bytes);
+    // Whoever asks for the rank gets it.
+    options.rule = WprojRankRule::kUniform;
+    options.rank = 80;
+    const WprojSolution asked = solve_wproj(1, split.source(), options);
+    EXPECT_EQ(asked.layers[0].record[kWprojQ].rank, 80u);
+    EXPECT_EQ(asked.layers[0].record[kWprojV].rank, 0u);
 }
 
 TEST(WprojSolve, BudgetsAreKeptAndSpentWhereTheyHelp) {

@@ -124,7 +124,7 @@ void build(Options o, const Console& console) {
         return print_json(out);
     }
     printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(), static_cast<unsigned long long>(key));
-    printf("%zu records, %zu refused (error on held-out text above %g or not measured); largest error kept %.3g\n", accepted, solution.reports.size() - accepted, options.bound, worst);
+    printf("%zu records, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that was); largest error kept %.3g\n", accepted, solution.reports.size() - accepted, options.bound, worst);
     printf("these projections: %s dense, %s now (%.1f %%)\n", human_bytes(solution.dense_bytes).c_str(), human_bytes(solution.bytes).c_str(),
            100.0 * static_cast<double>(solution.bytes) / static_cast<double>(std::max<uint64_t>(solution.dense_bytes, 1)));
     if (!quality.empty()) printf("quality: %s\n", quality.c_str());

@@ -13,7 +13,7 @@ namespace keel::tools {
 namespace {
 
 // Changes whenever the bytes of a cache by the same recipe do.
-constexpr uint32_t kSolverVersion = 1;
+constexpr uint32_t kSolverVersion = 2;
 
 constexpr struct {
     const char* name;

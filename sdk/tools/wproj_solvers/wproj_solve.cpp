@@ -160,8 +160,25 @@ class LayerSolver {
 
     void build(uint32_t layer, const std::vector<Plan>& plans, WprojImageLayer* out, std::vector<WprojSlotReport>* reports) const {
         for (const Plan& plan : plans) {
-            const NestedFactors nested = solve(plan.slots, plan.rank);
-            store(layer, plan, nested, out, reports);
+            for (uint32_t slots = plan.slots; slots;) {
+                WprojImageLayer part;
+                std::vector<WprojSlotReport> tried;
+                const uint32_t kept = store(layer, {slots, plan.rank, plan.group}, solve(slots, plan.rank), &part, &tried);
+                if (kept == slots) {
+                    out->basis[plan.group] = std::move(part.basis[plan.group]);
+                    each_slot(kept, [&](uint32_t s) { out->record[s] = std::move(part.record[s]); });
+                    reports->insert(reports->end(), tried.begin(), tried.end());
+                    break;
+                }
+                // A refused slot has pulled the basis its way: the others are solved again without it, where they still save bytes.
+                const bool pays = options_.rule == WprojRankRule::kUniform || (kept && low_rank_bytes(kept, plan.rank) < dense_bytes(kept));
+                for (WprojSlotReport& report : tried) {
+                    if (pays && kept >> report.slot & 1) continue;
+                    report.accepted = false;
+                    reports->push_back(report);
+                }
+                slots = pays ? kept : 0;
+            }
         }
     }
     // One basis of Q, K and V for every slot of as many columns.
@@ -218,7 +235,8 @@ class LayerSolver {
         return std::vector<float>(second.data(), second.data() + second.size());
     }
 
-    void store(uint32_t layer, const Plan& plan, const NestedFactors& nested, WprojImageLayer* out, std::vector<WprojSlotReport>* reports) const {
+    // Rounds the factors, measures them and keeps what is accepted: the slots returned.
+    uint32_t store(uint32_t layer, const Plan& plan, const NestedFactors& nested, WprojImageLayer* out, std::vector<WprojSlotReport>* reports) const {
         const uint32_t n = columns(plan.slots), rank = plan.rank;
         WprojImageBasis basis;
         basis.rank = rank;
@@ -237,7 +255,7 @@ class LayerSolver {
             basis.mean.assign(n, 0.0f);
         }
         const std::vector<float> importance = projected_importance(plan.group, pt, nested);
-        bool used = false;
+        uint32_t kept = 0;
         Index i = 0;
         each_slot(plan.slots, [&](uint32_t s) {
             const WeightView weight = view_of(input_.weight[s]);
@@ -274,12 +292,13 @@ class LayerSolver {
             }
             if (report.accepted) {
                 out->record[s] = std::move(record);
-                used = true;
+                kept |= 1u << s;
             }
             reports->push_back(report);
             ++i;
         });
-        if (used) out->basis[plan.group] = std::move(basis);
+        if (kept) out->basis[plan.group] = std::move(basis);
+        return kept;
     }
 
     static FloatRows decoded(uint32_t type, const std::vector<uint8_t>& bytes, uint32_t rows, uint32_t columns) {

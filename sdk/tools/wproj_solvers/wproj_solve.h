@@ -49,7 +49,8 @@ struct WprojSolveOptions {
                                             1u << kWprojUp | 1u << kWprojGate, 1u << kWprojDown};
     uint32_t granularity = 32;       // of ranks; raised to a block of record_type
     uint32_t basis_type = kernels::kF16, record_type = kernels::kQ8_0;  // columns that are no whole number of basis blocks: F16
-    // Largest relative squared output error on held-out rows; a record above it, or one that cannot be measured, stays dense. Infinite: all are kept.
+    // Largest relative squared output error on held-out rows; a record above it, or one that cannot be measured, stays dense, and the others of its
+    // configuration are solved again without it (under a budget they stay dense, too, when they would save no bytes). Infinite: all are kept.
     double bound = 0.02;
     bool centred = true;             // whitened: S about the mean, and biases; false: E[x x^T] and none
     bool keep_massive = true;        // whitened: directions of massive activations are exact
@@ -64,7 +65,7 @@ struct WprojSlotReport {
     double predicted = 0;            // relative squared output error by the solver's metric, before quantization, of all of the output
     double solver_error = 0;         // the same of what varies, which is what sensitivities weigh
     double measured = -1;            // on held-out rows, of the stored bytes; negative: no rows
-    bool accepted = false;
+    bool accepted = false;           // a record was stored
     uint32_t forced = 0;             // massive directions in the basis
     EigenMethod method = EigenMethod::kDense;
     uint32_t passes = 0;
