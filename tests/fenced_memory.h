@@ -37,7 +37,9 @@ class FencedMemory {
         for_canaries([](uint8_t& byte) { byte = kCanary; });
     }
     ~FencedMemory() {
-        if (base_) munmap(base_, total_);
+        if (!base_) return;
+        EXPECT_TRUE(intact()) << "written beside the data";
+        munmap(base_, total_);
     }
     FencedMemory(FencedMemory&& other) : bytes_(other.bytes_), total_(other.total_), base_(other.base_), data_(other.data_), low_(other.low_), high_(other.high_) {
         other.base_ = nullptr;
