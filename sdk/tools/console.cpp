@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -185,6 +186,7 @@ bool stdin_is_terminal() {
 std::string read_text(const std::string& path) {
     if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
     std::ifstream in(path, std::ios::binary);
+    if (std::filesystem::is_directory(path)) throw ToolError(kExitFile, "cannot read " + path);
     std::string text{std::istreambuf_iterator<char>(in), {}};
     if (!in) throw ToolError(kExitFile, "cannot read " + path);
     return text;

@@ -41,6 +41,8 @@ head -c 5000 "$model" >"$work/cut.gguf"
 expect "cut file" exits 3 "$keel" inspect "$work/cut.gguf" --json
 expect "the error is JSON too" holds '"status": "KEEL_E_FILE_'
 expect "the error names the offset" holds '"offset"'
+expect "a directory as text" exits 3 "$keel" eval ppl "$model" "$work"
+expect "a directory as prompt" exits 3 "$keel" run "$model" -f "$work"
 expect "no template, no chat" exits 3 "$keel" chat "$model"
 expect "and it says so" holds 'no chat template' err
 
