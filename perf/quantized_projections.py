@@ -84,6 +84,7 @@ def main():
     parser.add_argument("text")
     parser.add_argument("--tokens", type=int, default=1024, help="scored in every document")
     parser.add_argument("--types", default="Q8_0,Q5_0,Q4_0")
+    parser.add_argument("--keep", help="folder to leave the quantized models in, TYPE.gguf")
     o = parser.parse_args()
     import gguf
 
@@ -98,7 +99,7 @@ def main():
               "dense_decode_bytes": decode_bytes(o.model), "groups": None, "entries": []}
     for name in o.types.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, name + ".gguf")
+            path = os.path.join(o.keep or folder, name + ".gguf")
             before, after = write_quantized(o.model, path, gguf.GGMLQuantizationType[name])
             other = evaluate(path)
             change, interval = paired(dense["per_document"], other["per_document"])

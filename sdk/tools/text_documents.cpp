@@ -1,7 +1,6 @@
 #include "sdk/tools/text_documents.h"
 
-#include <filesystem>
-#include <fstream>
+#include <sstream>
 
 #include "sdk/tools/console.h"
 
@@ -10,8 +9,7 @@ namespace keel::tools {
 std::vector<std::string> read_documents(const std::string& path, uint32_t most) {
     const bool lines = path.size() > 6 && path.ends_with(".jsonl");
     if (!lines) return {read_text(path)};
-    std::ifstream in(path);
-    if (!in || std::filesystem::is_directory(path)) throw ToolError(kExitFile, "cannot read " + path);
+    std::istringstream in(read_text(path));
     std::vector<std::string> documents;
     size_t number = 0;
     for (std::string line; std::getline(in, line) && (most == 0 || documents.size() < most);) {

@@ -1,9 +1,9 @@
 // The memory plan is exact: over a matrix of configurations, one byte less in any region fails cleanly, and exactly the
 // planned bytes, between canaries and an inaccessible page, carry every session to its full context.
+#include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 #include <stdint.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <map>
@@ -294,6 +294,8 @@ TEST(FencedMemoryKit, CanariesAndFencesNotice) {
             }
         }
     }
+    EXPECT_NONFATAL_FAILURE(FencedMemory(100, 64, Fence::kInFront).end()[0] ^= 1, "written beside the data");
+    EXPECT_NONFATAL_FAILURE(FencedMemory(100, 64, Fence::kBehind).data()[-1] ^= 1, "written beside the data");
 }
 
 }  // namespace

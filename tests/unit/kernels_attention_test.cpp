@@ -1,8 +1,5 @@
 // Attention: the scalar set against a softmax in double over the stored rows, other sets against the scalar one bit for
 // bit, and independence of a query row from the rows and calls around it. Rows nobody sees hold NaN.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "tests/unit/kernels_test_support.h"
@@ -318,10 +315,9 @@ TEST(KernelsAttention, NothingBehindAPageIsRead) {
 
 // Rows in front of the first visible one may be out of reach, though it is not the first of anything.
 TEST(KernelsAttention, RowsNobodySeesAreNotRead) {
-    const uint64_t unit = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), room = 64 * unit;
-    uint8_t* memory = static_cast<uint8_t*>(mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    ASSERT_NE(memory, MAP_FAILED);
-    ASSERT_EQ(mprotect(memory + unit, unit, PROT_NONE), 0);
+    constexpr uint64_t kUnit = 4096;
+    const FencedMemory fenced_memory(64 * kUnit, kUnit, Fence::kInFront);
+    uint8_t* page = fenced_memory.data() - kUnit;  // it begins with what nobody may touch
     Random random(31);
     std::vector<const KernelSet*> sets = fast_sets();
     sets.push_back(find_kernel_set(kScalar));
@@ -338,15 +334,14 @@ TEST(KernelsAttention, RowsNobodySeesAreNotRead) {
                 KvPlane& crossing = keys ? p.k_plane : p.v_plane;
                 for (KvPlane* plane : {&p.k_plane, &p.v_plane}) {
                     const KvPlane from = *plane;
-                    plane->codes = plane == &crossing ? 2 * unit - 21 * plane->code_bytes : 16 * unit;
-                    plane->scales = plane == &crossing ? 32 * unit : 48 * unit;
-                    memcpy(memory + plane->codes + 21 * plane->code_bytes, p.codes(from, 21), 43 * plane->code_bytes);
-                    memcpy(memory + plane->scales, p.scales(from, 0), 64 * plane->scale_bytes);
+                    plane->codes = plane == &crossing ? kUnit - 21 * plane->code_bytes : 16 * kUnit;
+                    plane->scales = plane == &crossing ? 32 * kUnit : 48 * kUnit;
+                    memcpy(page + plane->codes + 21 * plane->code_bytes, p.codes(from, 21), 43 * plane->code_bytes);
+                    memcpy(page + plane->scales, p.scales(from, 0), 64 * plane->scale_bytes);
                 }
-                p.pages[0] = memory;
+                p.pages[0] = page;
                 ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
             }
-    munmap(memory, room);
 }
 
 TEST(KernelsAttention, SetsAgreeOnSpecialValues) {

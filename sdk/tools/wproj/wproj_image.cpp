@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "keel/keel.hpp"
-#include "sdk/core/hash.h"
 #include "sdk/format/bytes.h"
 #include "sdk/format/wproj_v1.h"
 #include "sdk/format/wproj_v2.h"
