@@ -29,9 +29,9 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels/cpu/kernel_sets.h"
-#include "kernels/kernels.h"
-#include "kernels/numeric.h"
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/kernel_set.h"
+#include "kernels/formats/numeric.h"
 #include "platform/platform.h"
 
 namespace {

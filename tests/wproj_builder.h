@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/numeric.h"
-#include "sdk/lowrank/low_rank.h"
-#include "sdk/tools/wproj/wproj_image.h"
+#include "kernels/formats/numeric.h"
+#include "sdk/plan/low_rank.h"
+#include "sdk/tools/files/wproj_image.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 

@@ -12,7 +12,7 @@
 #include "sdk/format/bytes.h"
 #include "sdk/format/wproj.h"
 #include "sdk/format/wproj_v2.h"
-#include "sdk/tools/wproj/wproj_image.h"
+#include "sdk/tools/files/wproj_image.h"
 
 namespace keel_test {
 

@@ -229,7 +229,7 @@ typedef struct keel_hooks {
                            uint8_t* mask, uint32_t vocabulary);
 } keel_hooks;
 
-/* How K and V rows are coded in the KV arena; kernels/kv_formats.h has the layouts. `bits` count the row's scale for a head
+/* How K and V rows are coded in the KV arena; kernels/formats/kv_formats.h has the layouts. `bits` count the row's scale for a head
  * of 64. ROTATED, E8 and TCQ rows are coded after a signed Hadamard rotation, which attention undoes once per query. */
 typedef enum keel_kv_format {
     KEEL_KV_DEFAULT = 0,      /* the profile's, else f16 */

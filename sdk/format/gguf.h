@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #include "keel/keel.h"
-#include "kernels/weight_types.h"
+#include "kernels/formats/weight_types.h"
 #include "sdk/format/bytes.h"
 
 namespace keel {

@@ -17,7 +17,7 @@
 // Files are hostile until wproj_open has walked them; wproj_layer then cannot fail but by its reader. Payloads are not looked at.
 #pragma once
 #include "keel/keel.h"
-#include "kernels/weight_types.h"
+#include "kernels/formats/weight_types.h"
 
 namespace keel {
 

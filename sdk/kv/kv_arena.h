@@ -1,7 +1,7 @@
 // The KV arena: fixed pages of kv page_tokens positions, shared by all sessions of an engine.
 //
 // One page holds every layer's K and V rows of its positions. Each head has two planes of fixed-stride rows, codes and
-// scales (kernels/kv_formats.h), each rounded up to 16 bytes; the formats may differ from layer to layer:
+// scales (kernels/formats/kv_formats.h), each rounded up to 16 bytes; the formats may differ from layer to layer:
 //
 //     page | layer 0: K head 0 codes | scales | K head 1 codes | scales | ... | V head 0 codes | scales | ... | layer 1: ...
 //
@@ -10,7 +10,7 @@
 #pragma once
 #include <atomic>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/kernel_set.h"
 #include "keel/keel.h"
 #include "sdk/core/arena.h"
 

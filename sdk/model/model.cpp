@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/kernel_set.h"
 #include "sdk/core/status.h"
 #include "sdk/text/chat.h"
 

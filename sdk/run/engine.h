@@ -12,9 +12,9 @@
 #include "platform/platform.h"
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_arena.h"
-#include "sdk/kv/kv_precise.h"
-#include "sdk/model/plan.h"
-#include "sdk/run/kv_transform.h"
+#include "sdk/kv/kv_f16_window.h"
+#include "sdk/plan/plan.h"
+#include "sdk/plan/kv_transform.h"
 #include "sdk/run/sampler.h"
 #include "sdk/text/tokenizer.h"
 

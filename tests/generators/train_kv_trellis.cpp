@@ -1,11 +1,11 @@
 // Trains the tables of bit-shift trellises. Those of the tcq formats, with states of 8 bits:
 //
 //     g++ -std=c++20 -O3 -march=native -ffp-contract=off -I. tests/generators/train_kv_trellis.cpp -o train_kv_trellis
-//     ./train_kv_trellis > kernels/kv_trellis_tables.h
+//     ./train_kv_trellis > kernels/formats/kv_trellis_tables.h
 //
 // and those of the laboratory's longer ones, with states of 10 and 12 bits (some 20 minutes):
 //
-//     ./train_kv_trellis long > sdk/tools/kv_peers/long_trellis_tables.h
+//     ./train_kv_trellis long > sdk/tools/lab/codecs/long_trellis_tables.h
 //
 // Rows are 64 independent Gaussian numbers, scaled to unit root mean square, as rotated rows of a head are. Lloyd's algorithm over
 // the trellis: code all rows with the exact search, then move every state's value to the mean of what was coded with it. It
@@ -24,8 +24,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cpu/kv_codecs_impl.h"
-#include "sdk/tools/kv_peers/trellis_search.h"
+#include "kernels/cpu/kv_codec/kv_codecs_impl.h"
+#include "sdk/tools/lab/codecs/trellis_search.h"
 
 namespace {
 
@@ -158,7 +158,7 @@ void print_kernel_tables(int starts) {
     std::array<int8_t, 256> tables[5];
     const float unit[5] = {make_table<Trellis<8, 2>>(starts, &tables[0]), make_table<Trellis<8, 3>>(starts, &tables[1]), make_table<Trellis<8, 4>>(starts, &tables[2]),
                            make_table<Trellis<8, 5>>(starts, &tables[3]), make_table<Trellis<8, 6>>(starts, &tables[4])};
-    printf("// Tables of the tcq formats (kernels/kv_formats.h): what each 8-bit state stands for. Made by tests/generators/train_kv_trellis.cpp.\n"
+    printf("// Tables of the tcq formats (kernels/formats/kv_formats.h): what each 8-bit state stands for. Made by tests/generators/train_kv_trellis.cpp.\n"
            "#pragma once\n#include <stdint.h>\n\nnamespace keel::kernels {\n\n"
            "// Units of a table's integers in one root mean square of a row.\n"
            "constexpr float kTrellisUnit[5] = {%.6ff, %.6ff, %.6ff, %.6ff, %.6ff};\n\n"

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "keel/keel.h"
-#include "sdk/tools/allocation_counter.h"
+#include "sdk/tools/common/allocation_counter.h"
 #include "tests/test_paths.h"
 
 namespace {

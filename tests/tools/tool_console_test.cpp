@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "sdk/tools/console.h"
+#include "sdk/tools/common/console.h"
 
 using namespace keel::tools;
 

@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 #include <math.h>
 
-#include "sdk/tools/statistics.h"
-#include "sdk/tools/stream_bandwidth.h"
+#include "sdk/tools/common/statistics.h"
+#include "sdk/tools/common/stream_bandwidth.h"
 
 using namespace keel::tools;
 

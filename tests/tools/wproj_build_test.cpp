@@ -6,11 +6,11 @@
 
 #include <filesystem>
 
-#include "sdk/lowrank/low_rank.h"
-#include "sdk/tools/wproj/wproj_table.h"
-#include "sdk/tools/wproj_build/activation_tap.h"
-#include "sdk/tools/wproj_build/wproj_recipe.h"
-#include "sdk/tools/wproj_solvers/weighted_quantize.h"
+#include "sdk/plan/low_rank.h"
+#include "sdk/tools/files/wproj_table.h"
+#include "sdk/tools/lab/lowrank/activation_tap.h"
+#include "sdk/tools/lab/lowrank/wproj_recipe.h"
+#include "sdk/tools/lab/lowrank/weighted_quantize.h"
 #include "tests/test_paths.h"
 
 using namespace keel;

@@ -1,5 +1,5 @@
 // keel wproj verify and inspect on caches of the bundled model: whole ones, and ones that are wrong in one way each.
-#include "sdk/tools/wproj/wproj_verify.h"
+#include "sdk/tools/files/wproj_verify.h"
 
 #include <gtest/gtest.h>
 #include <string.h>
@@ -8,9 +8,9 @@
 #include <filesystem>
 #include <functional>
 
-#include "kernels/kernels.h"
-#include "sdk/lowrank/low_rank.h"
-#include "sdk/tools/wproj/wproj_image.h"
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/plan/low_rank.h"
+#include "sdk/tools/files/wproj_image.h"
 #include "tests/test_paths.h"
 
 namespace {

@@ -7,7 +7,7 @@
 #include <map>
 #include <random>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/kernel_set.h"
 #include "sdk/core/hash.h"
 #include "tests/unit/kernels_test_support.h"
 #include "tests/test_engine.h"

@@ -1,6 +1,6 @@
 // The AMX set's products with the tile instructions replaced by loops, so that any machine with AVX-512 tests all of it but
 // the instructions themselves. Compiled with the flags of AVX-512, hence nothing but this function lives here.
-#include "kernels/cpu/q8_amx.h"
+#include "kernels/cpu/matmul/q8_amx.h"
 
 namespace keel_test {
 namespace {

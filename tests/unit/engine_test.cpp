@@ -6,7 +6,7 @@
 #include <cstring>
 #include <thread>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/kernel_set.h"
 #include "tests/unit/kernels_test_support.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"

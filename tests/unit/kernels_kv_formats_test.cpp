@@ -2,7 +2,7 @@
 // packing, rows that are no ordinary numbers, and agreement of the kernel sets.
 #include <algorithm>
 
-#include "kernels/cpu/kv_codecs_impl.h"
+#include "kernels/cpu/kv_codec/kv_codecs_impl.h"
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel_test {

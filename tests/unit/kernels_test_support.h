@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/kernel_sets.h"
-#include "kernels/kernels.h"
-#include "kernels/numeric.h"
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/kernel_set.h"
+#include "kernels/formats/numeric.h"
 #include "platform/platform.h"
 #include "tests/fenced_memory.h"
 

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <random>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/kernel_set.h"
 #include "sdk/kv/kv_arena.h"
 #include "tests/kv_profile_builder.h"
 #include "tests/test_engine.h"

@@ -15,24 +15,24 @@
 #include <stdexcept>
 #include <tuple>
 
-#include "sdk/tools/kv_peers/besicovitch_codebook.h"
-#include "sdk/tools/kv_peers/calibrated_peer.h"
-#include "sdk/tools/kv_peers/codebook_fit.h"
-#include "sdk/tools/kv_peers/gaussian_codebook.h"
-#include "sdk/tools/kv_peers/kv_peer.h"
-#include "sdk/tools/kv_peers/layer_set.h"
-#include "sdk/tools/kv_peers/plane_directions.h"
-#include "sdk/tools/kv_peers/query_whitening.h"
-#include "sdk/tools/kv_peers/row_rotation.h"
+#include "sdk/tools/lab/codecs/besicovitch_codebook.h"
+#include "sdk/tools/lab/codecs/calibrated_peer.h"
+#include "sdk/tools/lab/codecs/codebook_fit.h"
+#include "sdk/tools/lab/codecs/gaussian_codebook.h"
+#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/layer_set.h"
+#include "sdk/tools/lab/codecs/plane_directions.h"
+#include "sdk/tools/lab/codecs/query_whitening.h"
+#include "sdk/tools/lab/codecs/row_rotation.h"
 #include "tests/test_paths.h"
 #ifdef KEEL_HAVE_EIGEN
 #include <Eigen/Eigenvalues>
 
-#include "sdk/tools/kv_peers/block_pca.h"
-#include "sdk/tools/kv_peers/kakeyaturbo_block.h"
-#include "sdk/tools/kv_peers/kakeyaturbo_peer.h"
-#include "sdk/tools/kv_peers/kakeyaturbo_recipes.h"
-#include "sdk/tools/kv_peers/spherical_kmeans.h"
+#include "sdk/tools/lab/codecs/block_pca.h"
+#include "sdk/tools/lab/codecs/kakeyaturbo_block.h"
+#include "sdk/tools/lab/codecs/kakeyaturbo_peer.h"
+#include "sdk/tools/lab/codecs/kakeyaturbo_recipes.h"
+#include "sdk/tools/lab/codecs/spherical_kmeans.h"
 #endif
 
 namespace keel::tools {

@@ -12,10 +12,10 @@
 #include <set>
 #include <stdexcept>
 
-#include "sdk/tools/kv_peers/gaussian_codebook.h"
-#include "sdk/tools/kv_peers/kv_peer.h"
-#include "sdk/tools/kv_peers/lattice_code.h"
-#include "sdk/tools/kv_peers/row_rotation.h"
+#include "sdk/tools/lab/codecs/gaussian_codebook.h"
+#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/lattice_code.h"
+#include "sdk/tools/lab/codecs/row_rotation.h"
 
 namespace keel::tools {
 namespace {

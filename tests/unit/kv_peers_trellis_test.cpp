@@ -1,4 +1,4 @@
-// The trellises of more states (sdk/tools/kv_peers/long_trellis_peer.cpp): with 8-bit states the tcq formats themselves, the search
+// The trellises of more states (sdk/tools/lab/codecs/long_trellis_peer.cpp): with 8-bit states the tcq formats themselves, the search
 // against every path, the layout read by another reader, and errors of Gaussian rows.
 #include <gtest/gtest.h>
 #include <math.h>
@@ -6,9 +6,9 @@
 #include <limits>
 #include <stdexcept>
 
-#include "sdk/tools/kv_peers/kv_peer.h"
-#include "sdk/tools/kv_peers/long_trellis_tables.h"
-#include "sdk/tools/kv_peers/trellis_search.h"
+#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/long_trellis_tables.h"
+#include "sdk/tools/lab/codecs/trellis_search.h"
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel_test {

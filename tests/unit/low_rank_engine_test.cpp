@@ -4,8 +4,8 @@
 
 #include <filesystem>
 
-#include "kernels/kernels.h"
-#include "sdk/tools/synth.h"
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/tools/files/synth.h"
 #include "tests/wproj_builder.h"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "sdk/tools/synth.h"
+#include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 

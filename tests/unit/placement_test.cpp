@@ -5,8 +5,8 @@
 
 #include <filesystem>
 
-#include "kernels/kernels.h"
-#include "sdk/tools/synth.h"
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
 
 namespace {

@@ -1,13 +1,13 @@
 // sdk/tools: synthetic models and the writer under them, read back by the library's own scan.
-#include "sdk/tools/synth.h"
+#include "sdk/tools/files/synth.h"
 
 #include <math.h>
 
 #include <map>
 #include <set>
 
-#include "kernels/kernels.h"
-#include "sdk/tools/gguf_writer.h"
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/tools/files/gguf_writer.h"
 #include "tests/gguf_exercise.h"
 #include "tests/test_paths.h"
 

@@ -1,4 +1,4 @@
-// Weighted quantization (sdk/tools/wproj_solvers/weighted_quantize.h): what the core's decoder makes of the bytes, against plain rounding, exhaustive
+// Weighted quantization (sdk/tools/lab/lowrank/weighted_quantize.h): what the core's decoder makes of the bytes, against plain rounding, exhaustive
 // search over scales, and the published Q8 block.
 #ifdef KEEL_HAVE_WPROJ_SOLVERS
 #include <gtest/gtest.h>
@@ -10,8 +10,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "kernels/numeric.h"
-#include "sdk/tools/wproj_solvers/weighted_quantize.h"
+#include "kernels/formats/numeric.h"
+#include "sdk/tools/lab/lowrank/weighted_quantize.h"
 
 namespace keel::tools {
 namespace {

@@ -6,13 +6,13 @@
 #include <filesystem>
 #include <fstream>
 
-#include "sdk/lowrank/wproj_key.h"
-#include "sdk/tools/atomic_file.h"
-#include "sdk/tools/console.h"
-#include "sdk/tools/wproj/sha256.h"
-#include "sdk/tools/wproj/wproj_discovery.h"
-#include "sdk/tools/wproj/wproj_manifest.h"
-#include "sdk/tools/wproj/wproj_zstd.h"
+#include "sdk/format/wproj_key.h"
+#include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/common/console.h"
+#include "sdk/tools/files/sha256.h"
+#include "sdk/tools/common/wproj_discovery.h"
+#include "sdk/tools/files/wproj_manifest.h"
+#include "sdk/tools/files/wproj_zstd.h"
 #include "tests/test_paths.h"
 #include "tests/wproj_images.h"
 #ifdef KEEL_HAVE_PACK

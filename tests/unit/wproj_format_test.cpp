@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "sdk/format/wproj_v1.h"
-#include "sdk/tools/console.h"
+#include "sdk/tools/common/console.h"
 #include "tests/test_paths.h"
 #include "tests/wproj_images.h"
 

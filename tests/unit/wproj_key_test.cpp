@@ -1,5 +1,5 @@
 // Keys of W_proj caches and the file names made of them.
-#include "sdk/lowrank/wproj_key.h"
+#include "sdk/format/wproj_key.h"
 
 #include <gtest/gtest.h>
 

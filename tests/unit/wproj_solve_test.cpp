@@ -1,4 +1,4 @@
-// From weights and moments to the layers of a W_proj cache (sdk/tools/wproj_solvers/wproj_solve.h): what is stored against what a reader computes of it,
+// From weights and moments to the layers of a W_proj cache (sdk/tools/lab/lowrank/wproj_solve.h): what is stored against what a reader computes of it,
 // the published form against its size formula, acceptance, budgets, and a rebuild to the byte.
 #ifdef KEEL_HAVE_WPROJ_SOLVERS
 #include <gtest/gtest.h>
@@ -10,8 +10,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "sdk/tools/wproj_solvers/weighted_quantize.h"
-#include "sdk/tools/wproj_solvers/wproj_solve.h"
+#include "sdk/tools/lab/lowrank/weighted_quantize.h"
+#include "sdk/tools/lab/lowrank/wproj_solve.h"
 
 namespace keel::tools {
 namespace {

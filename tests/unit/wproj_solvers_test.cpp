@@ -13,12 +13,12 @@
 #include <random>
 #include <stdexcept>
 
-#include "sdk/tools/wproj_solvers/activation_moments.h"
-#include "sdk/tools/wproj_solvers/lowrank_error.h"
-#include "sdk/tools/wproj_solvers/rank_allocation.h"
-#include "sdk/tools/wproj_solvers/symmetric_top.h"
-#include "sdk/tools/wproj_solvers/weight_pca.h"
-#include "sdk/tools/wproj_solvers/whitened.h"
+#include "sdk/tools/lab/lowrank/activation_moments.h"
+#include "sdk/tools/lab/lowrank/lowrank_error.h"
+#include "sdk/tools/lab/lowrank/rank_allocation.h"
+#include "sdk/tools/lab/lowrank/symmetric_top.h"
+#include "sdk/tools/lab/lowrank/weight_pca.h"
+#include "sdk/tools/lab/lowrank/whitened.h"
 
 namespace keel::tools {
 namespace {

@@ -1,0 +1,467 @@
+// KV row codecs and attention over one span (NUMERICS section 5) over a vector type V of float_vector.h and the integer part
+// K of kv_ints.h.
+//
+// A tile goes through three passes over the query rows that see something of it: scores, softmax weights, output. The
+// first and the last work on register tiles of several query rows, so that a K or V row is read once for all of them.
+// Few query rows (decoding) read the stored rows as they are; for many (prefill) a tile's f16 rows are widened once.
+#pragma once
+#include "kernels/cpu/vector/float_vector.h"
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/attention/kv_ints.h"
+#include "kernels/cpu/attention/mean_scores_lanes.h"
+#include "kernels/cpu/rowops/rowops_impl.h"
+
+namespace keel::kernels {
+namespace {
+
+template <class V>
+KEEL_INLINE void decode_f16_lanes(const void* row, uint32_t head_dim, float* dst) {
+    const uint16_t* src = static_cast<const uint16_t*>(row);
+    uint32_t i = 0;
+    for (; i + V::kLanes <= head_dim; i += V::kLanes) V::store(dst + i, V::load_f16(src + i));
+    for (; i < head_dim; ++i) dst[i] = f16_to_f32(src[i]);
+}
+
+constexpr uint32_t kDirectRows = 8;  // query rows of one call up to which f16 rows are widened at every use
+constexpr uint32_t kQueryBlock = 4;
+
+// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Not of integers, which K lays out.
+struct TileRows {
+    const uint8_t* data;
+    uint64_t row_bytes;
+    bool half;
+    const uint8_t* ahead;  // the next tile's rows, where these are read from the arena: asked for as these are read; or null
+
+    // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows.
+    void fetch(uint64_t at, uint64_t bytes) const {
+        if (ahead)
+            for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + at + i);
+    }
+};
+
+// A query row that sees something of the tile.
+struct LiveRow {
+    uint32_t row;  // of the call
+    VisibleRange see;
+};
+
+// Sums that one tile of scores leaves: whole registers of them, within the accumulators.
+template <class V>
+constexpr int kScoreSums = V::kRegisters >= 32 ? 16 : 8;
+
+// Dot products of C queries with the keys of positions [lo, hi), in steps of kScoreSums / C positions; hi is rounded up.
+template <class V, class Load, int C>
+void score_queries(const TileRows& k, uint32_t n, const float* const* q, uint32_t lo, uint32_t hi, float* const* s) {
+    constexpr int kSums = kScoreSums<V>, kPositions = kSums / C;
+    for (uint32_t j = lo / kPositions * kPositions; j < hi; j += kPositions) {
+        typename V::F lanes[kSums][kParts<V>];
+        k.fetch(j * k.row_bytes, kPositions * k.row_bytes);
+        multiply_tile<V, Load, kPositions, C, kPositions, false>(k.data + j * k.row_bytes, k.row_bytes, q, n, lanes);
+        if constexpr (C == 1) {
+            KEEL_UNROLL
+            for (int i = 0; i < kSums; i += V::kLanes) V::store(s[0] + j + i, V::tree16(lanes + i));
+        } else {
+            float sums[kSums];
+            KEEL_UNROLL
+            for (int i = 0; i < kSums; i += V::kLanes) V::store(sums + i, V::tree16(lanes + i));
+            KEEL_UNROLL
+            for (int c = 0; c < C; ++c) memcpy(s[c] + j, sums + c * kPositions, sizeof(float) * kPositions);
+        }
+    }
+}
+
+// Up to kQueryBlock queries; a missing fourth one repeats the third, whose scores are computed twice.
+template <class V, class Load>
+KEEL_INLINE void score_block(const TileRows& k, uint32_t n, const float* const* q, uint32_t count, uint32_t lo,
+                             uint32_t hi, float* const* s) {
+    if (count == 1)
+        score_queries<V, Load, 1>(k, n, q, lo, hi, s);
+    else if (count == 2)
+        score_queries<V, Load, 2>(k, n, q, lo, hi, s);
+    else
+        score_queries<V, Load, 4>(k, n, q, lo, hi, s);
+}
+
+// Whether `count` rows see the whole tile.
+KEEL_INLINE bool see_all(const VisibleRange* see, uint32_t count) {
+    bool all = true;
+    for (uint32_t i = 0; i < count; ++i) all &= see[i].lo == 0 && see[i].hi == kAttentionTile;
+    return all;
+}
+
+// From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64 of each,
+// +0 where the row does not see; kAll: every row sees all of them. m and l (at state) go on, and keep[r] is the factor of the
+// older output.
+template <class V, int R, bool kAll>
+KEEL_APART void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state, float* keep) {
+    using F = typename V::F;
+    constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
+    const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
+    float before[16] = {}, now[16] = {}, c[16];
+    KEEL_UNROLL
+    for (int r = 0; r < R; ++r) {
+        [[maybe_unused]] const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        F top = none;
+        typename V::Mask numbers = V::is_number(none);
+        KEEL_UNROLL
+        for (int i = 0; i < kSteps; ++i) {
+            const int j = i * V::kLanes;
+            F v = V::mul(V::load(s[r] + j), scale);
+            if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
+            if constexpr (!kAll) v = V::select(V::lanes_between(lo - j, hi - j), v, none);
+            numbers = V::both(numbers, V::is_number(v));
+            top = V::max(v, top);
+            V::store(s[r] + j, v);
+        }
+        before[r] = state[r][0];
+        const float most = V::all(numbers) ? V::max_across(top) : __builtin_nanf("");
+        now[r] = most > before[r] || most != most ? most : before[r];
+    }
+    for (int r = 0; r < R; r += V::kLanes) {
+        V::store(c + r, exp_lanes<V>(V::sub(V::load(before + r), V::load(now + r))));
+    }
+    KEEL_UNROLL
+    for (int r = 0; r < R; ++r) {
+        [[maybe_unused]] const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        const F shift = V::set1(now[r]);
+        F lanes[kParts<V>];
+        KEEL_UNROLL
+        for (F& lane : lanes) lane = V::zero();
+        KEEL_UNROLL
+        for (int i = 0; i < kSteps; ++i) {
+            const int j = i * V::kLanes;
+            // An unseen position adds +0 to its lane, which changes nothing: weights are not negative.
+            F e = exp_lanes<V>(V::sub(V::load(s[r] + j), shift));
+            if constexpr (!kAll) e = V::keep(V::lanes_between(lo - j, hi - j), e);
+            V::store(s[r] + j, e);
+            lanes[i % kParts<V>] = V::add(lanes[i % kParts<V>], e);
+        }
+        keep[r] = before[r] == -kInf32 ? 0.0f : c[r];
+        state[r][0] = now[r];
+        state[r][1] = fma_f32(state[r][1], keep[r], V::tree16_one(lanes));
+    }
+}
+
+// o[r] += p[r][j] v[j] for j in [lo, hi), over kLanes * D elements from d.
+template <class V, class Load, int R, int D>
+KEEL_INLINE void add_values_tile(const TileRows& v, const float* const* p, uint32_t lo, uint32_t hi, float* const* o,
+                                 uint32_t d) {
+    using F = typename V::F;
+    F acc[R][D];
+    KEEL_UNROLL
+    for (int r = 0; r < R; ++r) KEEL_UNROLL
+    for (int i = 0; i < D; ++i) acc[r][i] = V::load(o[r] + d + i * V::kLanes);
+    const uint8_t* row = v.data + lo * v.row_bytes + uint64_t{d} * Load::kBytes;
+    for (uint32_t j = lo; j < hi; ++j, row += v.row_bytes) {
+        v.fetch(static_cast<uint64_t>(row - v.data), D * V::kLanes * Load::kBytes);
+        F w[R];
+        KEEL_UNROLL
+        for (int r = 0; r < R; ++r) w[r] = V::set1(p[r][j]);
+        KEEL_UNROLL
+        for (int i = 0; i < D; ++i) {
+            const F x = Load::load(row + i * V::kLanes * Load::kBytes);
+            KEEL_UNROLL
+            for (int r = 0; r < R; ++r) acc[r][i] = V::fma(w[r], x, acc[r][i]);
+        }
+    }
+    KEEL_UNROLL
+    for (int r = 0; r < R; ++r) KEEL_UNROLL
+    for (int i = 0; i < D; ++i) V::store(o[r] + d + i * V::kLanes, acc[r][i]);
+}
+
+// Elements [d, n) by tiles of D registers, then of half as many, and so on; n - d is a multiple of 16.
+template <class V, class Load, int R, int D>
+KEEL_INLINE void add_values_from(const TileRows& v, uint32_t n, const float* const* p, uint32_t lo, uint32_t hi,
+                                 float* const* o, uint32_t d) {
+    for (; d + D * V::kLanes <= n; d += D * V::kLanes) add_values_tile<V, Load, R, D>(v, p, lo, hi, o, d);
+    if constexpr (D > kParts<V>)
+        if (d < n) add_values_from<V, Load, R, D / 2>(v, n, p, lo, hi, o, d);
+}
+// A power of two of registers for each of R rows, which fill the accumulators and make no tile wider than a row.
+template <class V, int R>
+constexpr int value_registers() {
+    const int most = kAccumulators<V> / R;
+    return most >= 8 ? 8 : most >= 4 ? 4 : 2;
+}
+template <class V, class Load, int R>
+void add_values(const TileRows& v, uint32_t n, const float* const* p, uint32_t lo, uint32_t hi, float* const* o) {
+    constexpr int kWide = value_registers<V, R>();
+    if (lo < hi) add_values_from<V, Load, R, (kWide > kParts<V> ? kWide : kParts<V>)>(v, n, p, lo, hi, o, 0);
+}
+
+// Up to kQueryBlock rows: together where all see a position, by themselves before and after.
+template <class V, class Load>
+KEEL_INLINE void value_block(const TileRows& v, uint32_t n, const LiveRow* live, uint32_t count, const float* const* p,
+                             float* const* o) {
+    VisibleRange all = {0, kAttentionTile};
+    for (uint32_t r = 0; r < count; ++r) {
+        all.lo = live[r].see.lo > all.lo ? live[r].see.lo : all.lo;
+        all.hi = live[r].see.hi < all.hi ? live[r].see.hi : all.hi;
+    }
+    if (count == 1 || all.lo >= all.hi) {
+        for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, live[r].see.lo, live[r].see.hi, o + r);
+        return;
+    }
+    for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, live[r].see.lo, all.lo, o + r);
+    if (count == kQueryBlock) {
+        add_values<V, Load, 4>(v, n, p, all.lo, all.hi, o);
+    } else {
+        add_values<V, Load, 2>(v, n, p, all.lo, all.hi, o);
+        if (count == 3) add_values<V, Load, 1>(v, n, p + 2, all.lo, all.hi, o + 2);
+    }
+    for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, all.hi, live[r].see.hi, o + r);
+}
+
+// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie or decoded in `tile`, rows of
+// `stride` floats with zeros behind n. Room of `tile`: stride * kAttentionTile.
+template <class V>
+KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any, uint32_t stride, float* tile) {
+    const uint32_t n = a.head_dim;
+    const uint64_t row0 = first % a.page_tokens;
+    const uint8_t* page = a.pages[first / a.page_tokens];
+    const uint8_t* rows = page + plane.codes + row0 * plane.code_bytes;
+    const bool half = plane.format == kKvF16;
+    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows)))
+        return {rows, plane.code_bytes, half, next_tile(a, plane, first).codes};
+    for (uint32_t j = any.lo; j < any.hi; ++j) {
+        const uint8_t* row = rows + uint64_t{j} * plane.code_bytes;
+        float* to = tile + j * stride;
+        if (half)
+            decode_f16_lanes<V>(row, n, to);
+        else
+            kv_decode_row(plane.format, row, page + plane.scales + (row0 + j) * plane.scale_bytes, n, to);
+        for (uint32_t i = n; i < stride; ++i) to[i] = 0.0f;
+    }
+    return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), false, nullptr};
+}
+
+// What one tile's passes work on. Rows that see something of it are live[0..count); together they see `any`.
+struct AttentionTile {
+    uint32_t first;    // position
+    VisibleRange any;
+    LiveRow live[kMaxQueryRows];
+    uint32_t count;
+};
+KEEL_INLINE void find_live_rows(const AttentionArgs& a, uint32_t first, AttentionTile* t) {
+    t->first = first;
+    t->any = {kAttentionTile, 0};
+    t->count = 0;
+    for (uint32_t r = 0; r < a.rows; ++r) {
+        const VisibleRange see = visible_in_tile(a, r, first);
+        if (see.lo >= see.hi) continue;
+        t->live[t->count++] = {r, see};
+        t->any.lo = see.lo < t->any.lo ? see.lo : t->any.lo;
+        t->any.hi = see.hi > t->any.hi ? see.hi : t->any.hi;
+    }
+}
+// What `count` rows from live row b on see together.
+KEEL_INLINE VisibleRange seen_by(const AttentionTile& t, uint32_t b, uint32_t count) {
+    VisibleRange see = t.live[b].see;
+    for (uint32_t i = 1; i < count; ++i) {
+        see.lo = t.live[b + i].see.lo < see.lo ? t.live[b + i].see.lo : see.lo;
+        see.hi = t.live[b + i].see.hi > see.hi ? t.live[b + i].see.hi : see.hi;
+    }
+    return see;
+}
+
+// Scratch of a call: a K tile, a V tile (scales behind each), and per query row its scores of the tile, its output of the span
+// with (m, l) behind it, and the query as integers.
+struct AttentionScratch {
+    uint32_t wide, stride;  // head_dim rounded up to 16, and with room for (m, l)
+    float *k_tile, *v_tile, *scores, *states, *query_scales;
+    int32_t* query_offsets;
+    int8_t* queries;
+
+    explicit AttentionScratch(const AttentionArgs& a) : wide((a.head_dim + 15) & ~15u), stride(wide + 16) {
+        const uint32_t tile = kAttentionTile * (wide + kMaxKvScales);
+        k_tile = a.scratch;
+        v_tile = k_tile + tile;
+        scores = v_tile + tile;
+        states = scores + a.rows * kAttentionTile;
+        query_scales = states + a.rows * stride;
+        query_offsets = reinterpret_cast<int32_t*>(query_scales + a.rows * kMaxKvScales);
+        queries = reinterpret_cast<int8_t*>(query_offsets + a.rows * kMaxKvScales);
+    }
+    float* row_scores(const LiveRow& r) const { return scores + r.row * kAttentionTile; }
+    float* state(const LiveRow& r) const { return states + r.row * stride; }
+    float* tile_scales(float* tile) const { return tile + kAttentionTile * wide; }
+};
+
+template <class K>
+KEEL_INLINE void score_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+    const uint32_t n = a.head_dim, scale_count = kv_scales(a.k.format, n);
+    uint8_t* tile = reinterpret_cast<uint8_t*>(x.k_tile);
+    float* scales = x.tile_scales(x.k_tile);
+    K::unpack_keys(a, t.first, t.any, tile, scales);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        IntQuery q[kQueryBlock];
+        float* s[kQueryBlock];
+        for (uint32_t i = 0; i < kQueryBlock; ++i) {
+            const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
+            q[i] = {x.queries + at.row * x.wide, x.query_scales + at.row * kMaxKvScales, x.query_offsets + at.row * kMaxKvScales};
+            s[i] = x.row_scores(at);
+        }
+        K::scores(tile, scales, n, scale_count, q, in_block, seen_by(t, b, in_block), s);
+    }
+}
+
+template <class V>
+KEEL_INLINE void score_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+    const uint32_t n = a.head_dim;
+    const TileRows k = tile_rows<V>(a, a.k, t.first, t.any, x.wide, x.k_tile);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        const float* q[kQueryBlock];
+        float* s[kQueryBlock];
+        float padded[kQueryBlock][kMaxHeadDim];
+        for (uint32_t i = 0; i < kQueryBlock; ++i) {
+            const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
+            q[i] = a.q[at.row];
+            s[i] = x.row_scores(at);
+            if (x.wide == n) continue;
+            // Behind the query -0 against the zeros behind the key: a product of -0 leaves every lane as it is.
+            memcpy(padded[i], q[i], n * sizeof(float));
+            for (uint32_t d = n; d < x.wide; ++d) padded[i][d] = -0.0f;
+            q[i] = padded[i];
+        }
+        const VisibleRange see = seen_by(t, b, in_block);
+        if (k.half)
+            score_block<V, LoadF16<V>>(k, x.wide, q, in_block, see.lo, see.hi, s);
+        else
+            score_block<V, LoadF32<V>>(k, x.wide, q, in_block, see.lo, see.hi, s);
+    }
+}
+
+template <class V>
+KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, float* keep) {
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        VisibleRange see[kQueryBlock];
+        uint32_t rows[kQueryBlock];
+        float *s[kQueryBlock], *state[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            const LiveRow& at = t.live[b + i];
+            see[i] = at.see;
+            rows[i] = at.row;
+            s[i] = x.row_scores(at);
+            state[i] = x.state(at) + x.wide;
+        }
+        if (a.mean.pairs) add_mean_scores_lanes<V>(a, rows, in_block, t.first, s);
+        if (in_block == kQueryBlock && see_all(see, kQueryBlock))
+            soften_rows<V, kQueryBlock, true>(a, see, s, state, keep + b);
+        else if (in_block == kQueryBlock)
+            soften_rows<V, kQueryBlock, false>(a, see, s, state, keep + b);
+        else
+            for (uint32_t i = 0; i < in_block; ++i) soften_rows<V, 1, false>(a, see + i, s + i, state + i, keep + b + i);
+    }
+}
+
+template <class V, class K>
+KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
+    const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
+    uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
+    float* scales = x.tile_scales(x.v_tile);
+    K::unpack_values(a, t.first, t.any, tile, scales);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        typename K::Weights w[kQueryBlock];
+        float unit[kQueryBlock][kMaxKvScales];
+        const float* p[kQueryBlock];
+        VisibleRange see[kQueryBlock];
+        float* o[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            p[i] = x.row_scores(t.live[b + i]);
+            see[i] = t.live[b + i].see;
+            o[i] = x.state(t.live[b + i]);
+        }
+        if (in_block == kQueryBlock && see_all(see, kQueryBlock))
+            quantize_weights_lanes<V, K, kQueryBlock, true>(p, see, scales, scale_count, w, unit);
+        else if (in_block == kQueryBlock)
+            quantize_weights_lanes<V, K, kQueryBlock, false>(p, see, scales, scale_count, w, unit);
+        else
+            for (uint32_t i = 0; i < in_block; ++i) quantize_weights_lanes<V, K, 1, false>(p + i, see + i, scales, scale_count, w + i, unit + i);
+        K::add_values(tile, n, scale_count, w, unit, keep + b, in_block, seen_by(t, b, in_block), o);
+    }
+}
+
+template <class V>
+KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
+    const TileRows v = tile_rows<V>(a, a.v, t.first, t.any, x.wide, x.v_tile);
+    for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
+        const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
+        const float* p[kQueryBlock];
+        float* o[kQueryBlock];
+        for (uint32_t i = 0; i < in_block; ++i) {
+            p[i] = x.row_scores(t.live[b + i]);
+            o[i] = x.state(t.live[b + i]);
+            scale_lanes<V>(o[i], keep[b + i], x.wide);
+        }
+        if (v.half)
+            value_block<V, LoadF16<V>>(v, x.wide, t.live + b, in_block, p, o);
+        else
+            value_block<V, LoadF32<V>>(v, x.wide, t.live + b, in_block, p, o);
+    }
+}
+
+// Bytes read: the visible K and V rows of the span once, whatever the number of query rows.
+template <class V, class K>
+KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
+    using F = typename V::F;
+    const uint32_t n = a.head_dim, span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
+    const AttentionScratch x(a);
+    const uint32_t wide = x.wide, stride = x.stride;
+    float* const states = x.states;
+    const bool integer_k = kKvFormats[a.k.format].integer, integer_v = kKvFormats[a.v.format].integer;
+    for (uint32_t r = 0; r < a.rows; ++r) {
+        float* state = states + r * stride;
+        memset(state, 0, stride * sizeof(float));
+        state[wide] = -kInf32;
+        if (integer_k)
+            quantize_query_lanes<V>(a.q[r], n, kv_scales(a.k.format, n), K::key_offset(a.k.format), x.queries + r * wide,
+                                    x.query_scales + r * kMaxKvScales, x.query_offsets + r * kMaxKvScales);
+    }
+    for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
+        AttentionTile t;
+        find_live_rows(a, first, &t);
+        if (t.count == 0 || !a.pages[first / a.page_tokens]) continue;
+        if (integer_k)
+            score_integers<K>(a, t, x);
+        else
+            score_floats<V>(a, t, x);
+        float keep[kMaxQueryRows];  // of the older output
+        soften_tile<V>(a, t, x, keep);
+        if (integer_v)
+            value_integers<V, K>(a, t, x, keep);
+        else
+            value_floats<V>(a, t, x, keep);
+    }
+    for (uint32_t r = 0; r < a.rows; ++r) {
+        const VisibleRange see = visible_in(a.begin[r], a.end[r], span_first, span_last);
+        if (see.lo >= see.hi) continue;
+        const float* state = states + r * stride;
+        const float m = state[wide], l = state[wide + 1];
+        if (a.m[r] == -kInf32) {
+            memcpy(a.o[r], state, n * sizeof(float));
+            a.m[r] = m;
+            a.l[r] = l;
+            continue;
+        }
+        const float merged = m > a.m[r] || m != m ? m : a.m[r];
+        const float ca = exp_f32(a.m[r] - merged), cb = exp_f32(m - merged);
+        a.l[r] = fma_f32(a.l[r], ca, l * cb);
+        const F older = V::set1(ca), newer = V::set1(cb);
+        float* o = a.o[r];
+        for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) {
+            store(o, V::fma(load(o), older, V::mul(load(state), newer)));
+        });
+        a.m[r] = merged;
+    }
+}
+
+#define KEEL_DEFINE_ATTENTION(isa, V, K)                                                   \
+    void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V, K>(a); } \
+    void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
+
+}  // namespace
+}  // namespace keel::kernels

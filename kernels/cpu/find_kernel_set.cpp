@@ -1,0 +1,69 @@
+// Which kernel sets this build has and this machine can run.
+#include "kernels/cpu/families.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#include "platform/platform.h"
+
+namespace keel::kernels {
+
+namespace {
+
+#if defined(__x86_64__)
+struct Cpuid {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    Cpuid(uint32_t leaf, uint32_t subleaf) {
+        if (!__get_cpuid_count(leaf, subleaf, &a, &b, &c, &d)) a = b = c = d = 0;
+    }
+};
+constexpr uint32_t bit(int i) { return 1u << i; }
+
+// Whether the operating system saves the registers of `state` (bits of XCR0).
+bool saves_state(uint32_t state) {
+    if (!(Cpuid(1, 0).c & bit(27))) return false;  // OSXSAVE
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & state) == state;
+}
+bool have_avx2() {
+    constexpr uint32_t kLeaf1 = bit(12) | bit(28) | bit(29);  // FMA, AVX, F16C
+    return saves_state(0x6) && (Cpuid(1, 0).c & kLeaf1) == kLeaf1 && (Cpuid(7, 0).b & bit(5));
+}
+bool have_avx512() {
+    constexpr uint32_t kLeaf7b = bit(16) | bit(17) | bit(30) | bit(31), kLeaf7c = bit(11);  // F, DQ, BW, VL; VNNI
+    const Cpuid leaf7(7, 0);
+    return have_avx2() && saves_state(0xe6) && (leaf7.b & kLeaf7b) == kLeaf7b && (leaf7.c & kLeaf7c);
+}
+// Byte permutations across a register. With AVX-512 they come in the same set: the table is another one, the bits are not.
+bool have_vbmi() {
+    return Cpuid(7, 0).c & bit(1);
+}
+bool have_amx() {
+    constexpr uint32_t kTileAndInt8 = bit(24) | bit(25), kTileState = 0x60000;
+    return have_avx512() && saves_state(kTileState) && (Cpuid(7, 0).d & kTileAndInt8) == kTileAndInt8;
+}
+#endif
+
+}  // namespace
+
+const KernelSet* find_kernel_set(uint32_t isa) {
+    switch (isa) {
+        case kScalar:
+            return &kScalarSet;
+#if defined(__x86_64__)
+        case kAvx2:
+            return have_avx2() ? &kAvx2Set : nullptr;
+        case kAvx512:
+            return !have_avx512() ? nullptr : have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
+        case kAmx:
+            return !have_amx() ? nullptr : have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
+#elif defined(__aarch64__)
+        case kNeon:
+            return platform::have_arm_integer_products() ? &kNeonSet : nullptr;
+#endif
+        default:
+            return nullptr;
+    }
+}
+
+}  // namespace keel::kernels

@@ -1,0 +1,12 @@
+// KV row codecs, NEON.
+#if defined(__ARM_NEON)
+#include "kernels/cpu/vector/float_neon.h"
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/kv_codec/kv_codecs_lanes.h"
+
+namespace keel::kernels {
+KEEL_DEFINE_KV_CODECS_LANES(neon, FloatNeon)
+#define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(neon, F)
+KEEL_KV_FORMATS(KEEL_INSTANTIATE)
+}  // namespace keel::kernels
+#endif

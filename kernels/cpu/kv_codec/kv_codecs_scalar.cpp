@@ -1,0 +1,9 @@
+// KV row codecs, the reference for every other set.
+#include "kernels/cpu/kv_codec/kv_codecs_impl.h"
+#include "kernels/cpu/families.h"
+
+namespace keel::kernels {
+KEEL_DEFINE_KV_CODECS(scalar)
+#define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(scalar, F)
+KEEL_KV_FORMATS(KEEL_INSTANTIATE)
+}  // namespace keel::kernels

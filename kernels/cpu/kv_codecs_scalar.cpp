@@ -1,9 +1,0 @@
-// KV row codecs, the reference for every other set.
-#include "kernels/cpu/kv_codecs_impl.h"
-#include "kernels/cpu/kernel_sets.h"
-
-namespace keel::kernels {
-KEEL_DEFINE_KV_CODECS(scalar)
-#define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(scalar, F)
-KEEL_KV_FORMATS(KEEL_INSTANTIATE)
-}  // namespace keel::kernels

@@ -1,0 +1,254 @@
+// Matrix products with f32 activations (NUMERICS section 1) over a vector type of float_vector.h. Rows are taken in
+// blocks of 16, whose sums are reduced together and stored as vectors. F32, F16 and BF16 are widened in registers at
+// every use; quantized types are decoded to f32 once for a group of columns.
+//
+// Few columns: one register tile after the other over all of k, so that each weight is read once, in order.
+// More columns: a block's rows are taken in panels of some elements, small enough for the first-level cache, and multiplied
+// by a group of columns; the lanes of all these products wait in scratch for the next panel.
+#pragma once
+#include "kernels/cpu/matmul/dequantize_impl.h"
+#include "kernels/cpu/vector/float_vector.h"
+#include "kernels/cpu/families.h"
+
+namespace keel::kernels {
+namespace {
+
+constexpr uint32_t kBlockRows = 16;
+
+// The rows that follow a tile are fetched ahead while it is multiplied, so many elements of each at a time.
+constexpr uint32_t kFetchMemory = 128, kFetchCache = 32;
+// From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores press
+// the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
+constexpr uint32_t kShortRowBytes = 1024;
+
+// Elements of a panel (a whole number of blocks of every type), and columns whose lanes fit the scratch beside it.
+// Decoded panels lie in front of the lanes.
+template <bool kDecoded>
+struct PanelShape {
+    static constexpr uint32_t kElements = kDecoded ? 512 : 1024;
+    static constexpr uint64_t kBytes = kDecoded ? kBlockRows * kElements * 4 : 0;
+    static constexpr uint32_t kColumns = static_cast<uint32_t>((kMatmulScratchBytes - kBytes) / (kBlockRows * 64));
+};
+
+template <class V, WeightType T>
+struct LoadOf;
+template <class V>
+struct LoadOf<V, kF32> {
+    using Type = LoadF32<V>;
+};
+template <class V>
+struct LoadOf<V, kF16> {
+    using Type = LoadF16<V>;
+};
+template <class V>
+struct LoadOf<V, kBF16> {
+    using Type = LoadBF16<V>;
+};
+
+KEEL_INLINE const float* column_f32(const MatmulArgs& a, uint32_t c) {
+    return reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes);
+}
+
+// The first `count` of 16 rows of one column: reduced, then as store_dot does it.
+template <class V>
+KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t column,
+                             const typename V::F (*lanes)[kParts<V>]) {
+    using F = typename V::F;
+    float* y = a.y[column] + row;
+    const auto finish = [&](F dot, uint32_t i, auto load, auto store) __attribute__((always_inline)) {
+        if (a.bias) dot = V::add(dot, load(a.bias + row + i));
+        store(y + i, a.accumulate ? V::add(load(y + i), dot) : dot);
+    };
+    KEEL_UNROLL
+    for (int t = 0; t < kParts<V>; ++t) {
+        const uint32_t i = static_cast<uint32_t>(t * V::kLanes);
+        if (i >= count) break;
+        const F dot = V::tree16(lanes + t * V::kLanes);
+        if (count - i >= V::kLanes)
+            finish(dot, i, [](const float* p) __attribute__((always_inline)) { return V::load(p); },
+                   [](float* p, F v) __attribute__((always_inline)) { V::store(p, v); });
+        else
+            finish(dot, i, [&](const float* p) __attribute__((always_inline)) { return V::load_first(p, count - i); },
+                   [&](float* p, F v) __attribute__((always_inline)) { V::store_first(p, count - i, v); });
+    }
+}
+
+// Columns of a tile of four rows.
+template <class V>
+constexpr uint32_t kTileColumns = kAccumulators<V> / 4;
+
+// ---- few columns: no more than one tile has, and the weights of a tile's rows are read once, from end to end ----
+// Rows of a tile: as many as there are accumulators for, a power of two. One column takes whole sums, more columns may
+// make a pass for each register of the sum.
+template <class V, int C>
+constexpr uint32_t direct_rows() {
+    const int most = kAccumulators<V> / (C == 1 ? kParts<V> : C);
+    return most >= 16 ? 16 : most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+}
+
+// Rows [row, row + R) of the weights times C columns; lanes of row r of column c at lanes[c * kBlockRows + r].
+template <class V, class Load, int R, int C>
+KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*lanes)[kParts<V>]) {
+    const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+    const float* x[C];
+    KEEL_UNROLL
+    for (int c = 0; c < C; ++c) x[c] = column_f32(a, static_cast<uint32_t>(c));
+    if (!a.from_memory && a.w_row_bytes >= kShortRowBytes)
+        return multiply_tile<V, Load, R, C, kBlockRows, false>(w, a.w_row_bytes, x, a.k, lanes);
+    KEEL_UNROLL
+    for (int c = 0; c < C; ++c) KEEL_UNROLL
+    for (int r = 0; r < R; ++r) KEEL_UNROLL
+    for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + r][p] = V::zero();
+    const uint32_t step = a.from_memory ? kFetchMemory : kFetchCache;
+    for (uint32_t first = 0; first < a.k; first += step) {
+        const uint32_t n = a.k - first < step ? a.k - first : step;
+        const uint8_t* ahead = w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes);
+        for (uint64_t i = 0; i < uint64_t{R} * n * Load::kBytes; i += 64) __builtin_prefetch(ahead + i);
+        multiply_tile<V, Load, R, C, kBlockRows, true>(w + uint64_t{first} * Load::kBytes, a.w_row_bytes, x, n, lanes);
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c) x[c] += n;
+    }
+}
+
+// a.k is a multiple of 16.
+template <class V, class Load, int C, uint32_t kRows = direct_rows<V, C>()>
+void direct(const MatmulArgs& a) {
+    for (uint32_t row = a.row_begin; row < a.row_end; row += kBlockRows) {
+        const uint32_t rows = a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows;
+        typename V::F lanes[C * kBlockRows][kParts<V>];
+        uint32_t r = 0;
+        for (; r + kRows <= rows; r += kRows) direct_tile<V, Load, kRows, C>(a, row + r, lanes + r);
+        for (; r < rows; ++r) direct_tile<V, Load, 1, C>(a, row + r, lanes + r);
+        for (; r < kBlockRows; ++r)
+            for (int c = 0; c < C; ++c)
+                for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + static_cast<int>(r)][p] = V::zero();
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c) store_block<V>(a, row, rows, static_cast<uint32_t>(c), lanes + c * kBlockRows);
+    }
+}
+
+// ---- any number of columns, by panels ----
+// The lanes of one column and a block of rows.
+template <class V>
+using BlockLanes = typename V::F[kBlockRows][kParts<V>];
+
+// Where the columns of a tile begin.
+template <class V>
+using TileColumns = const float* [kTileColumns<V>];
+
+// A panel's rows times C columns over k elements, a multiple of 16.
+template <class V, class Load, int C, bool kContinue>
+void multiply_panel(const uint8_t* w, uint64_t w_row_bytes, const float* const* x, uint32_t k, BlockLanes<V>* lanes) {
+    constexpr uint32_t kRows = C == 1 ? direct_rows<V, 1>() : 4;
+    for (uint32_t r = 0; r < kBlockRows; r += kRows)
+        multiply_tile<V, Load, kRows, C, kBlockRows, kContinue>(w + r * w_row_bytes, w_row_bytes, x, k, lanes[0] + r);
+}
+
+template <class V, class Load, bool kContinue>
+KEEL_INLINE void multiply_columns(const uint8_t* w, uint64_t w_row_bytes, const TileColumns<V>& x, uint32_t columns,
+                                  uint32_t k, BlockLanes<V>* lanes) {
+    constexpr uint32_t kMost = kTileColumns<V>;
+    switch (columns) {
+        case 1: return multiply_panel<V, Load, 1, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 2: return multiply_panel<V, Load, 2, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 3: return multiply_panel<V, Load, 3, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 4: if constexpr (kMost >= 4) return multiply_panel<V, Load, 4, kContinue>(w, w_row_bytes, x, k, lanes); break;
+        case 5: if constexpr (kMost >= 5) return multiply_panel<V, Load, 5, kContinue>(w, w_row_bytes, x, k, lanes); break;
+        case 6: if constexpr (kMost >= 6) return multiply_panel<V, Load, 6, kContinue>(w, w_row_bytes, x, k, lanes); break;
+    }
+}
+
+// Rows [row, row + rows) of at most a block, columns [begin, begin + count) of at most a group. Without kDecoded the block
+// is whole and k a multiple of 16.
+template <class V, WeightType T, bool kDecoded>
+void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t begin, uint32_t count) {
+    using Shape = PanelShape<kDecoded>;
+    using Load = typename LoadOf<V, kDecoded ? kF32 : T>::Type;
+    constexpr uint32_t kMost = kTileColumns<V>;
+    float* decoded = static_cast<float*>(a.scratch);
+    BlockLanes<V>* lanes = reinterpret_cast<BlockLanes<V>*>(static_cast<uint8_t*>(a.scratch) + Shape::kBytes);
+    // The sums of rows that are not there are computed from zeros and dropped.
+    if (kDecoded) memset(decoded + rows * Shape::kElements, 0, (kBlockRows - rows) * Shape::kElements * 4);
+    for (uint32_t first = 0; first < a.k; first += Shape::kElements) {
+        const bool last = a.k - first <= Shape::kElements;
+        const uint32_t n = last ? a.k - first : Shape::kElements, whole = n & ~15u;
+        const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(T, first);
+        uint64_t w_row_bytes = a.w_row_bytes;
+        if constexpr (kDecoded) {
+            w_row_bytes = Shape::kElements * 4;
+            for (uint32_t r = 0; r < rows; ++r) {
+                float* to = decoded + r * Shape::kElements;
+                dequantize_lanes<V, T>(w + r * a.w_row_bytes, to, n);
+                if (n != whole) memset(to + n, 0, (whole + 16 - n) * 4);
+            }
+            w = static_cast<const uint8_t*>(a.scratch);
+        }
+        for (uint32_t c = 0; c < count; c += kMost) {
+            const uint32_t tile = count - c < kMost ? count - c : kMost;
+            TileColumns<V> x;
+            for (uint32_t i = 0; i < tile; ++i) x[i] = column_f32(a, begin + c + i) + first;
+            BlockLanes<V>* sums = lanes + (first == 0 && last ? 0 : c);
+            if (first == 0)
+                multiply_columns<V, Load, false>(w, w_row_bytes, x, tile, whole, sums);
+            else
+                multiply_columns<V, Load, true>(w, w_row_bytes, x, tile, whole, sums);
+            if constexpr (kDecoded) {
+                if (n != whole) {
+                    // The elements behind the last 16: weights are padded with +0, activations with -0, for a product
+                    // of -0 leaves every lane as it is.
+                    float rest[kMost][16];
+                    for (uint32_t i = 0; i < tile; ++i) {
+                        for (uint32_t j = 0; j < 16; ++j) rest[i][j] = whole + j < n ? x[i][whole + j] : -0.0f;
+                        x[i] = rest[i];
+                    }
+                    multiply_columns<V, Load, true>(w + whole * 4, w_row_bytes, x, tile, 16, sums);
+                }
+            }
+            for (uint32_t i = 0; last && i < tile; ++i) store_block<V>(a, row, rows, begin + c + i, sums[i]);
+        }
+    }
+}
+
+// Groups of like size, in whole tiles.
+template <class V, WeightType T, bool kDecoded>
+void multiply_rows(const MatmulArgs& a, uint32_t row, uint32_t rows) {
+    constexpr uint32_t kMost = PanelShape<kDecoded>::kColumns / kTileColumns<V> * kTileColumns<V>;
+    const uint32_t groups = (a.columns + kMost - 1) / kMost, even = (a.columns + groups - 1) / groups;
+    const uint32_t step = (even + kTileColumns<V> - 1) / kTileColumns<V> * kTileColumns<V>;
+    for (uint32_t c = 0; c < a.columns; c += step)
+        multiply_group<V, T, kDecoded>(a, row, rows, c, a.columns - c < step ? a.columns - c : step);
+}
+
+template <class V, WeightType T>
+KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
+    uint32_t row = a.row_begin;
+    if constexpr (T == kF32 || T == kF16 || T == kBF16) {
+        using Load = typename LoadOf<V, T>::Type;
+        if (a.k % 16 == 0) {
+            switch (a.columns) {
+                case 1:
+                    // Sixteen rows this far apart would compete for the same lines of the first-level cache.
+                    if constexpr (direct_rows<V, 1>() > 8)
+                        if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a);
+                    return direct<V, Load, 1>(a);
+                case 2: return direct<V, Load, 2>(a);
+                case 3: return direct<V, Load, 3>(a);
+                case 4: if constexpr (kTileColumns<V> >= 4) return direct<V, Load, 4>(a); break;
+                case 5: if constexpr (kTileColumns<V> >= 5) return direct<V, Load, 5>(a); break;
+                case 6: if constexpr (kTileColumns<V> >= 6) return direct<V, Load, 6>(a); break;
+            }
+            for (; row + kBlockRows <= a.row_end; row += kBlockRows) multiply_rows<V, T, false>(a, row, kBlockRows);
+        }
+    }
+    for (; row < a.row_end; row += kBlockRows)
+        multiply_rows<V, T, true>(a, row, a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows);
+}
+
+#define KEEL_DEFINE_MATMUL_F32(isa, V)            \
+    template <WeightType T>                       \
+    void matmul_f32_##isa(const MatmulArgs& a) {  \
+        matmul_f32_lanes<V, T>(a);                \
+    }
+
+}  // namespace
+}  // namespace keel::kernels

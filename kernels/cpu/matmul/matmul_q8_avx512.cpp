@@ -1,0 +1,21 @@
+#include "kernels/cpu/matmul/q8_avx512.h"
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+
+namespace keel::kernels {
+
+template <WeightType T>
+void matmul_q8_avx512(const MatmulArgs& a) {
+    matmul_q8_rows<Q8Avx512, T, false>(a);
+}
+template <WeightType T>
+void matmul_repacked_avx512(const MatmulArgs& a) {
+    matmul_q8_rows<Q8Avx512, T, true>(a);
+}
+
+#define KEEL_INSTANTIATE(T)                               \
+    template void matmul_q8_avx512<T>(const MatmulArgs&); \
+    template void matmul_repacked_avx512<T>(const MatmulArgs&);
+KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
+
+}  // namespace keel::kernels
+#endif

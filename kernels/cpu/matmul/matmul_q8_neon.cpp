@@ -1,0 +1,21 @@
+#include "kernels/cpu/matmul/q8_neon.h"
+#if defined(__ARM_FEATURE_DOTPROD) && defined(__ARM_FEATURE_MATMUL_INT8)
+
+namespace keel::kernels {
+
+template <WeightType T>
+void matmul_q8_neon(const MatmulArgs& a) {
+    matmul_q8_rows<Q8Neon, T, false, NeonMatrixUnit>(a);
+}
+template <WeightType T>
+void matmul_repacked_neon(const MatmulArgs& a) {
+    matmul_q8_rows<Q8Neon, T, true, NeonMatrixUnit>(a);
+}
+
+#define KEEL_INSTANTIATE(T)                               \
+    template void matmul_q8_neon<T>(const MatmulArgs&); \
+    template void matmul_repacked_neon<T>(const MatmulArgs&);
+KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
+
+}  // namespace keel::kernels
+#endif

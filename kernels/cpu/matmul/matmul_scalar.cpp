@@ -1,0 +1,132 @@
+// Matrix products and activation quantization, the reference for every other set (NUMERICS sections 1 and 2). Each
+// weight block is unpacked once and used for all columns.
+#include <string.h>
+
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/matmul/quant_blocks.h"
+
+namespace keel::kernels {
+
+template <WeightType T>
+void matmul_f32_scalar(const MatmulArgs& a) {
+    constexpr uint32_t kTile = 256;  // a whole number of blocks of any type, and of 16
+    constexpr BlockShape kShape = block_shape(T);
+    float w[kTile];
+    float lanes[kMaxColumns][16];
+    for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
+        const uint8_t* src = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+        memset(lanes, 0, a.columns * sizeof(lanes[0]));
+        for (uint32_t k = 0; k < a.k; k += kTile) {
+            const uint32_t n = a.k - k < kTile ? a.k - k : kTile;
+            decode_weights<T>(src, w, n);
+            src += weight_row_bytes(T, n);
+            for (uint32_t c = 0; c < a.columns; ++c) {
+                const float* x =
+                    reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes) + k;
+                for (uint32_t i = 0; i < n; ++i) lanes[c][i % 16] = fma_f32(w[i], x[i], lanes[c][i % 16]);
+            }
+        }
+        for (uint32_t c = 0; c < a.columns; ++c) store_dot(a, row, c, tree16(lanes[c]));
+    }
+    static_assert(kTile % kShape.elements == 0);
+}
+
+namespace {
+
+int32_t dot_i8(const int8_t* a, const int8_t* b, uint32_t n) {
+    int32_t sum = 0;
+    KEEL_KEEP_LOOP
+    for (uint32_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+}  // namespace
+
+namespace {
+
+template <WeightType T, bool kRepacked>
+void matmul_q8_rows(const MatmulArgs& a) {
+    constexpr BlockShape kShape = block_shape(T);
+    constexpr uint32_t kSums = kShape.elements / 16;  // entries of the sum plane in one block
+    BlockCodes w;
+    float acc[kMaxColumns];
+    for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
+        const uint32_t in_group = kRepacked ? row % kRepackRows : 0;
+        const uint8_t* src = static_cast<const uint8_t*>(a.w) + (row - in_group) * a.w_row_bytes;
+        memset(acc, 0, a.columns * sizeof(acc[0]));
+        for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
+            uint8_t block[kShape.bytes];
+            if constexpr (kRepacked) unpack_row(T, src, in_group, b, 1, block);
+            unpack_block<T>(kRepacked ? block : src + uint64_t{b} * kShape.bytes, w);
+            for (uint32_t c = 0; c < a.columns; ++c) {
+                const Q8Column x =
+                    q8_column(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes, a.k, kShape.elements);
+                const int8_t* q = x.q + uint64_t{b} * kShape.elements;
+                const int16_t* sums = x.sums + uint64_t{b} * kSums;
+                if constexpr (kShape.sub == 0) {
+                    acc[c] = fma_f32(w.d * x.d[b], static_cast<float>(dot_i8(w.q, q, 32)), acc[c]);
+                    if constexpr (kShape.minimum)
+                        acc[c] = fma_f32(w.m * x.d[b], static_cast<float>(sums[0] + sums[1]), acc[c]);
+                } else {
+                    int32_t i = 0, m = 0;
+                    for (uint32_t j = 0; j < kShape.elements / kShape.sub; ++j)
+                        i += w.scale[j] * dot_i8(w.q + j * kShape.sub, q + j * kShape.sub, kShape.sub);
+                    acc[c] = fma_f32(w.d * x.d[b], static_cast<float>(i), acc[c]);
+                    if constexpr (kShape.minimum) {
+                        for (uint32_t s = 0; s < kSums; ++s) m += w.minimum[s * 16 / kShape.sub] * sums[s];
+                        acc[c] = fma_f32(-(w.m * x.d[b]), static_cast<float>(m), acc[c]);
+                    }
+                }
+            }
+        }
+        for (uint32_t c = 0; c < a.columns; ++c) store_dot(a, row, c, acc[c]);
+    }
+}
+
+}  // namespace
+
+template <WeightType T>
+void matmul_q8_scalar(const MatmulArgs& a) {
+    matmul_q8_rows<T, false>(a);
+}
+template <WeightType T>
+void matmul_repacked_scalar(const MatmulArgs& a) {
+    matmul_q8_rows<T, true>(a);
+}
+
+// A product that is NaN although x and amax are finite is 0 * inf (amax below 127 / FLT_MAX): its code is 0.
+void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* column) {
+    int8_t* q = q8_codes(column);
+    float* d = q8_scales(column, k);
+    int16_t* sums = q8_sums(column, k, block);
+    for (uint32_t b = 0; b < k / block; ++b, x += block, q += block) {
+        float amax = 0.0f;
+        bool finite = true;
+        for (uint32_t i = 0; i < block; ++i) {
+            const float m = __builtin_fabsf(x[i]);
+            finite = finite && m < kInf32;
+            amax = m > amax ? m : amax;
+        }
+        d[b] = finite ? amax * (1.0f / 127.0f) : __builtin_nanf("");
+        const float inverse = finite && amax > 0.0f ? 127.0f / amax : 0.0f;
+        for (uint32_t i = 0; i < block; ++i) {
+            float v = x[i] * inverse;
+            v = v > 127.0f ? 127.0f : v < -127.0f ? -127.0f : v;
+            q[i] = finite && v == v ? static_cast<int8_t>(rint_f32(v)) : int8_t{0};
+        }
+        for (uint32_t i = 0; i < block / 16; ++i) {
+            int32_t sum = 0;
+            for (uint32_t l = 0; l < 16; ++l) sum += q[16 * i + l];
+            *sums++ = static_cast<int16_t>(sum);
+        }
+    }
+}
+
+#define KEEL_INSTANTIATE_F32(T) template void matmul_f32_scalar<T>(const MatmulArgs&);
+#define KEEL_INSTANTIATE_Q8(T)                           \
+    template void matmul_q8_scalar<T>(const MatmulArgs&); \
+    template void matmul_repacked_scalar<T>(const MatmulArgs&);
+KEEL_WEIGHT_TYPES(KEEL_INSTANTIATE_F32)
+KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE_Q8)
+
+}  // namespace keel::kernels

@@ -1,0 +1,136 @@
+// The integer vectors of AVX2 for q8_products.h: eight rows. Products of four go through 16 bits: maddubs leaves sums of
+// two, several of which are added there before the scale of their sub-block multiplies and widens them in madd.
+#pragma once
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/cpu/matmul/q8_products.h"
+
+namespace keel::kernels {
+namespace {
+
+struct Q8Avx2 {
+    using I = __m256i;
+    using F = __m256;
+    static constexpr uint32_t kLanes = 8;
+    static constexpr bool kHasDot4 = false, kSignedCodes = true;
+    static constexpr uint32_t kFewColumns = 4, kMaxPanels = 4;
+    static constexpr int kTileColumns = 4, kTilePanels = 1;
+
+    KEEL_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+    KEEL_INLINE void load_rows(const uint8_t* p, uint64_t stride, I out[4]) {
+        I y[4];
+        KEEL_UNROLL
+        for (uint64_t i = 0; i < 4; ++i) {
+            const __m128i lo = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride));
+            const __m128i hi = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (i + 4) * stride));
+            y[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(lo), hi, 1);
+        }
+        const I a = _mm256_unpacklo_epi32(y[0], y[1]), b = _mm256_unpacklo_epi32(y[2], y[3]);
+        const I c = _mm256_unpackhi_epi32(y[0], y[1]), d = _mm256_unpackhi_epi32(y[2], y[3]);
+        out[0] = _mm256_unpacklo_epi64(a, b);
+        out[1] = _mm256_unpackhi_epi64(a, b);
+        out[2] = _mm256_unpacklo_epi64(c, d);
+        out[3] = _mm256_unpackhi_epi64(c, d);
+    }
+    KEEL_INLINE I load_row_dwords(const uint8_t* p, uint64_t stride) {
+        int32_t v[8];
+        KEEL_UNROLL
+        for (uint64_t i = 0; i < 8; ++i) memcpy(v + i, p + i * stride, 4);
+        return _mm256_setr_epi32(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
+    }
+    KEEL_INLINE I zero() { return _mm256_setzero_si256(); }
+    KEEL_INLINE I set1_8(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+    KEEL_INLINE I set1_16(int v) { return _mm256_set1_epi16(static_cast<short>(v)); }
+    KEEL_INLINE I set1_32(int v) { return _mm256_set1_epi32(v); }
+    KEEL_INLINE I and_(I a, I b) { return _mm256_and_si256(a, b); }
+    KEEL_INLINE I or_(I a, I b) { return _mm256_or_si256(a, b); }
+    KEEL_INLINE I sub8(I a, I b) { return _mm256_sub_epi8(a, b); }
+    KEEL_INLINE I negate16(I a) { return _mm256_sub_epi16(_mm256_setzero_si256(), a); }
+    template <int n>
+    KEEL_INLINE I shift_left(I v) { return _mm256_slli_epi16(v, n); }
+    template <int n>
+    KEEL_INLINE I shift_right(I v) { return _mm256_srli_epi16(v, n); }
+    template <int n>
+    KEEL_INLINE I shift_left32(I v) { return _mm256_slli_epi32(v, n); }
+    template <int n>
+    KEEL_INLINE I shift_right32(I v) { return _mm256_srli_epi32(v, n); }
+    KEEL_INLINE I look_up(const uint8_t table[16], I v) {
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), v);
+    }
+    // Bit i of qh is bit 4 of element i.
+    KEEL_INLINE void add_fifth_bits(I qh, I code[8]) {
+        KEEL_UNROLL
+        for (int j = 0; j < 8; ++j) {
+            const int first = j / 2 * 0x01010101;
+            const I index = _mm256_broadcastsi128_si256(_mm_setr_epi32(first, first + 0x04040404, first + 0x08080808, first + 0x0c0c0c0c));
+            const I bits = _mm256_set1_epi32(static_cast<int>(j % 2 ? 0x80402010u : 0x08040201u)), byte = _mm256_shuffle_epi8(qh, index);
+            const I set = _mm256_cmpeq_epi8(_mm256_and_si256(byte, bits), bits);
+            code[j] = _mm256_or_si256(code[j], _mm256_and_si256(set, _mm256_set1_epi8(16)));
+        }
+    }
+    KEEL_INLINE I widen_pair(I bytes, int first, int second) {
+        // Every byte goes to the upper half of its 16 bits (0x80 fills the lower one); the shift extends its sign.
+        const int row0 = 0x00800080 | first << 8 | second << 24, row = 0x04000400;
+        const I index = _mm256_broadcastsi128_si256(_mm_setr_epi32(row0, row0 + row, row0 + 2 * row, row0 + 3 * row));
+        return _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, index), 8);
+    }
+    KEEL_INLINE I widen_scale(I bytes, int b) { return widen_pair(bytes, b, b); }  // for madd
+    KEEL_INLINE F f16_low(I v) {
+        const I packed = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), _mm256_setzero_si256());
+        return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0xd8)));
+    }
+    KEEL_INLINE F f16_high(I v) { return f16_low(_mm256_srli_epi32(v, 16)); }
+    KEEL_INLINE F load_f16(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+
+    KEEL_INLINE I broadcast_dword(const uint8_t* p) {
+        int32_t v;
+        memcpy(&v, p, 4);
+        return _mm256_set1_epi32(v);
+    }
+    KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums))); }
+    // 32 elements; sub: elements that share a scale, 0 for none.
+    template <bool is_signed, int run, uint32_t sub, int N, class Address>
+    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, Address&& q, I* sum) {
+        KEEL_UNROLL
+        for (int first = 0; first < 8; first += run) {
+            I t[N];
+            KEEL_UNROLL
+            for (int j = first; j < first + run; ++j) {
+                const I w = code[j];
+                KEEL_UNROLL
+                for (int c = 0; c < N; ++c) {
+                    const I x = broadcast_dword(q(c) + 4 * j);
+                    const I product = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+                    t[c] = j == first ? product : _mm256_add_epi16(t[c], product);
+                    // Integer sums may be reordered, and are, into trees that need more registers than there are; this
+                    // keeps the chain as written (and costs no instruction).
+                    __asm__("" : "+x"(t[c]));
+                }
+            }
+            const I factor = sub == 0 ? set1_16(1) : scale[sub == 16 ? first / 4 : 0];
+            KEEL_UNROLL
+            for (int c = 0; c < N; ++c) sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(t[c], factor));
+        }
+    }
+
+    KEEL_INLINE F zero_floats() { return _mm256_setzero_ps(); }
+    KEEL_INLINE F broadcast(const uint8_t* p) {
+        float v;
+        memcpy(&v, p, 4);
+        return _mm256_set1_ps(v);
+    }
+    KEEL_INLINE F to_float(I v) { return _mm256_cvtepi32_ps(v); }
+    KEEL_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+    KEEL_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
+    KEEL_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    KEEL_INLINE F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
+    KEEL_INLINE F load_floats(const float* p) { return _mm256_loadu_ps(p); }
+    KEEL_INLINE void store_floats(float* p, F v) { _mm256_storeu_ps(p, v); }
+};
+
+}  // namespace
+}  // namespace keel::kernels
+#endif

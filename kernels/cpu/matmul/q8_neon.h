@@ -1,0 +1,246 @@
+// The integer vectors of NEON for q8_products.h: four rows, products of four by SDOT, which takes sixteen activations
+// from one register. A pair of 16-bit factors lies apart: the first ones of the four rows, then the second ones. Panels
+// times many columns go through SMMLA.
+#pragma once
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) && defined(__ARM_FEATURE_MATMUL_INT8)
+#include <arm_neon.h>
+#include <stdint.h>
+
+#include "kernels/cpu/matmul/q8_products.h"
+
+namespace keel::kernels {
+namespace {
+
+struct Q8Neon {
+    using I = int32x4_t;
+    using F = float32x4_t;
+    static constexpr uint32_t kLanes = 4;
+    static constexpr bool kHasDot4 = false, kSignedCodes = true;
+    static constexpr uint32_t kFewColumns = 8, kMaxPanels = 4;
+    static constexpr int kTileColumns = 8, kTilePanels = 1;
+
+    KEEL_INLINE int8x16_t as8(I v) { return vreinterpretq_s8_s32(v); }
+    KEEL_INLINE int16x8_t as16(I v) { return vreinterpretq_s16_s32(v); }
+    KEEL_INLINE uint32x4_t as_unsigned(I v) { return vreinterpretq_u32_s32(v); }
+    KEEL_INLINE I of8(int8x16_t v) { return vreinterpretq_s32_s8(v); }
+    KEEL_INLINE I of16(int16x8_t v) { return vreinterpretq_s32_s16(v); }
+
+    KEEL_INLINE I load(const void* p) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
+    KEEL_INLINE void load_rows(const uint8_t* p, uint64_t stride, I out[4]) {
+        const I y0 = load(p), y1 = load(p + stride), y2 = load(p + 2 * stride), y3 = load(p + 3 * stride);
+        const int64x2_t a = vreinterpretq_s64_s32(vtrn1q_s32(y0, y1)), b = vreinterpretq_s64_s32(vtrn2q_s32(y0, y1));
+        const int64x2_t c = vreinterpretq_s64_s32(vtrn1q_s32(y2, y3)), d = vreinterpretq_s64_s32(vtrn2q_s32(y2, y3));
+        out[0] = vreinterpretq_s32_s64(vzip1q_s64(a, c));
+        out[1] = vreinterpretq_s32_s64(vzip1q_s64(b, d));
+        out[2] = vreinterpretq_s32_s64(vzip2q_s64(a, c));
+        out[3] = vreinterpretq_s32_s64(vzip2q_s64(b, d));
+    }
+    KEEL_INLINE I load_row_dwords(const uint8_t* p, uint64_t stride) {
+        int32_t v[4];
+        KEEL_UNROLL
+        for (uint64_t i = 0; i < 4; ++i) memcpy(v + i, p + i * stride, 4);
+        return I{v[0], v[1], v[2], v[3]};
+    }
+    KEEL_INLINE I zero() { return vdupq_n_s32(0); }
+    KEEL_INLINE I set1_8(int v) { return of8(vdupq_n_s8(static_cast<int8_t>(v))); }
+    KEEL_INLINE I set1_16(int v) { return of16(vdupq_n_s16(static_cast<int16_t>(v))); }
+    KEEL_INLINE I set1_32(int v) { return vdupq_n_s32(v); }
+    KEEL_INLINE I and_(I a, I b) { return vandq_s32(a, b); }
+    KEEL_INLINE I or_(I a, I b) { return vorrq_s32(a, b); }
+    KEEL_INLINE I sub8(I a, I b) { return of8(vsubq_s8(as8(a), as8(b))); }
+    KEEL_INLINE I negate16(I a) { return of16(vnegq_s16(as16(a))); }
+    template <int n>
+    KEEL_INLINE I shift_left(I v) { return of16(vshlq_n_s16(as16(v), n)); }
+    template <int n>
+    KEEL_INLINE I shift_right(I v) { return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(v), n)); }
+    template <int n>
+    KEEL_INLINE I shift_left32(I v) { return vshlq_n_s32(v, n); }
+    template <int n>
+    KEEL_INLINE I shift_right32(I v) {
+        if constexpr (n == 0)
+            return v;
+        else
+            return vreinterpretq_s32_u32(vshrq_n_u32(as_unsigned(v), n));
+    }
+    KEEL_INLINE I look_up(const uint8_t table[16], I v) { return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(v))); }
+    // Four dwords as bytes.
+    KEEL_INLINE uint8x16_t dwords(uint32_t a, uint32_t b, uint32_t c, uint32_t d) { return vreinterpretq_u8_u32(uint32x4_t{a, b, c, d}); }
+    // Bit i of qh is bit 4 of element i.
+    KEEL_INLINE void add_fifth_bits(I qh, I code[8]) {
+        KEEL_UNROLL
+        for (uint32_t j = 0; j < 8; ++j) {
+            const uint32_t first = j / 2 * 0x01010101u;
+            const uint8x16_t byte = vqtbl1q_u8(vreinterpretq_u8_s32(qh), dwords(first, first + 0x04040404u, first + 0x08080808u, first + 0x0c0c0c0cu));
+            const uint8x16_t set = vtstq_u8(byte, vreinterpretq_u8_u32(vdupq_n_u32(j % 2 ? 0x80402010u : 0x08040201u)));
+            code[j] = or_(code[j], vreinterpretq_s32_u8(vandq_u8(set, vdupq_n_u8(16))));
+        }
+    }
+    KEEL_INLINE I widen_scale(I bytes, int b) { return vshrq_n_s32(vshlq_s32(bytes, vdupq_n_s32(24 - 8 * b)), 24); }
+    KEEL_INLINE I widen_pair(I bytes, int first, int second) {
+        // Every byte goes to the upper half of its 16 bits (an index beyond 15 fills the lower one); the shift extends its sign.
+        const uint32_t f = 0x04ff00ffu + static_cast<uint32_t>(first) * 0x01000100u, s = 0x04ff00ffu + static_cast<uint32_t>(second) * 0x01000100u;
+        const uint8x16_t spread = vqtbl1q_u8(vreinterpretq_u8_s32(bytes), dwords(f, f + 0x08000800u, s, s + 0x08000800u));
+        return of16(vshrq_n_s16(vreinterpretq_s16_u8(spread), 8));
+    }
+    KEEL_INLINE F f16_low(I v) { return vcvt_f32_f16(vreinterpret_f16_s16(vmovn_s32(v))); }
+    KEEL_INLINE F f16_high(I v) { return vcvt_f32_f16(vreinterpret_f16_s16(vshrn_n_s32(v, 16))); }
+    KEEL_INLINE F load_f16(const uint8_t* p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
+
+    KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {
+        uint32_t both;
+        memcpy(&both, sums, 4);
+        const int16x4_t s = vcreate_s16(both);
+        return vmlal_high_lane_s16(vmlal_lane_s16(acc, vget_low_s16(as16(pairs)), s, 0), as16(pairs), s, 1);
+    }
+    template <int i>
+    KEEL_INLINE I dot_pair(I acc, I pairs, int16x8_t sums) {
+        return vmlal_high_laneq_s16(vmlal_laneq_s16(acc, vget_low_s16(as16(pairs)), sums, 2 * i), as16(pairs), sums, 2 * i + 1);
+    }
+    KEEL_INLINE I dot_sums(I acc, const I* pairs, const uint8_t* sums) {
+        KEEL_UNROLL
+        for (int half = 0; half < 2; ++half, pairs += 4) {
+            const int16x8_t s = vreinterpretq_s16_u8(vld1q_u8(sums + 16 * half));
+            acc = dot_pair<3>(dot_pair<2>(dot_pair<1>(dot_pair<0>(acc, pairs[0], s), pairs[1], s), pairs[2], s), pairs[3], s);
+        }
+        return acc;
+    }
+    // t + the products of codes 4j .. 4j + 3 of four rows, for 16 elements.
+    KEEL_INLINE I dot16(I t, const I* code, int8x16_t x) {
+        t = vdotq_laneq_s32(t, as8(code[0]), x, 0);
+        t = vdotq_laneq_s32(t, as8(code[1]), x, 1);
+        t = vdotq_laneq_s32(t, as8(code[2]), x, 2);
+        return vdotq_laneq_s32(t, as8(code[3]), x, 3);
+    }
+    // 32 elements; sub: elements that share a scale, 0 for none. All codes are at most 127.
+    template <bool is_signed, int run, uint32_t sub, int N, class Address>
+    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, Address&& q, I* sum) {
+        I t[N];
+        KEEL_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            KEEL_UNROLL
+            for (int c = 0; c < N; ++c) {
+                const int8x16_t x = vld1q_s8(reinterpret_cast<const int8_t*>(q(c)) + 16 * half);
+                if (sub == 0) {
+                    sum[c] = dot16(sum[c], code + 4 * half, x);
+                } else {
+                    t[c] = dot16(sub == 16 || half == 0 ? zero() : t[c], code + 4 * half, x);
+                    if (sub == 16 || half == 1) sum[c] = vmlaq_s32(sum[c], t[c], scale[sub == 16 ? half : 0]);
+                }
+            }
+        }
+    }
+
+    KEEL_INLINE F zero_floats() { return vdupq_n_f32(0.0f); }
+    KEEL_INLINE F broadcast(const uint8_t* p) {
+        float v;
+        memcpy(&v, p, 4);
+        return vdupq_n_f32(v);
+    }
+    KEEL_INLINE F to_float(I v) { return vcvtq_f32_s32(v); }
+    KEEL_INLINE F mul(F a, F b) { return vmulq_f32(a, b); }
+    KEEL_INLINE F add(F a, F b) { return vaddq_f32(a, b); }
+    KEEL_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+    KEEL_INLINE F fnma(F a, F b, F c) { return vfmsq_f32(c, a, b); }
+    KEEL_INLINE F load_floats(const float* p) { return vld1q_f32(p); }
+    KEEL_INLINE void store_floats(float* p, F v) { vst1q_f32(p, v); }
+};
+
+// Panels times columns, eight at a time. SMMLA multiplies eight elements of two rows with eight of two columns:
+//
+//     weights:      | row 0: q[8i..8i+7] | row 2: q[8i..8i+7] |     and rows 1 and 3
+//     activations:  | column c           | column c + 1       |
+//     sums:         | row 0 c | row 0 c + 1 | row 2 c | row 2 c + 1 |
+//
+// Panels come to this order in place, once for all columns; activations 256 elements at a time, once for all panels.
+struct NeonMatrixUnit {
+    using V = Q8Neon;
+    static constexpr int kColumns = V::kTileColumns, kPairs = kColumns / 2;
+    static constexpr uint32_t kElements = 256;  // a whole number of blocks of every type
+
+    template <WeightType T>
+    static uint32_t multiply(const MatmulArgs& a, PanelBlock<V, T>* panels, uint32_t row, uint32_t rows) {
+        const uint32_t blocks = a.k / block_shape(T).elements, groups = (rows + V::kLanes - 1) / V::kLanes;
+        for (uint32_t i = 0; i < groups * blocks; ++i)
+            for (uint32_t j = 0; j < block_shape(T).elements / 4; j += 2) {
+                const V::I even = panels[i].code[j], odd = panels[i].code[j + 1];
+                panels[i].code[j] = vtrn1q_s32(even, odd);
+                panels[i].code[j + 1] = vtrn2q_s32(even, odd);
+            }
+        for (uint32_t c = 0; c < a.columns; c += kColumns) multiply_columns<T>(a, panels, row, rows, c);
+        return a.columns;
+    }
+
+    template <WeightType T>
+    static void multiply_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows, uint32_t column) {
+        constexpr uint32_t kBlock = block_shape(T).elements;
+        const uint32_t blocks = a.k / kBlock;
+        const ColumnPlanes x = ColumnPlanes::of(a, kBlock);
+        uint64_t at[kColumns];
+        column_offsets<kColumns>(a, column, at);
+        V::F acc[V::kMaxPanels][kColumns];
+        for (auto& panel : acc)
+            for (V::F& f : panel) f = V::zero_floats();
+        for (uint32_t first = 0; first < blocks; first += kElements / kBlock) {
+            const uint32_t count = blocks - first < kElements / kBlock ? blocks - first : kElements / kBlock;
+            int8x16_t pairs[kElements / 8][kPairs];
+            for (uint32_t i = 0; i < count * kBlock; i += 16) {
+                KEEL_UNROLL
+                for (int p = 0; p < kPairs; ++p) {
+                    const uint8_t* q = x.q + uint64_t{first} * kBlock + i;
+                    const int64x2_t even = vreinterpretq_s64_u8(vld1q_u8(q + at[2 * p])), odd = vreinterpretq_s64_u8(vld1q_u8(q + at[2 * p + 1]));
+                    pairs[i / 8][p] = vreinterpretq_s8_s64(vzip1q_s64(even, odd));
+                    pairs[i / 8 + 1][p] = vreinterpretq_s8_s64(vzip2q_s64(even, odd));
+                }
+            }
+            for (uint32_t r = 0; r < rows; r += V::kLanes)
+                multiply_blocks<T>(panels + r / V::kLanes * blocks + first, count, pairs, x.d + uint64_t{first} * 4,
+                                   x.sums + uint64_t{first} * (kBlock / 8), at, acc[r / V::kLanes]);
+        }
+        for (uint32_t r = 0; r < rows; r += V::kLanes)
+            for (uint32_t c = 0; c < static_cast<uint32_t>(kColumns) && column + c < a.columns; ++c)
+                store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, column + c, acc[r / V::kLanes][c]);
+    }
+
+    // acc[c] goes on over `count` blocks of one panel.
+    template <WeightType T>
+    __attribute__((noinline)) static void multiply_blocks(const PanelBlock<V, T>* panel, uint32_t count, const int8x16_t (*x)[kPairs], const uint8_t* d,
+                                                          const uint8_t* sums, const uint64_t* at, V::F* acc) {
+        constexpr BlockShape kShape = block_shape(T);
+        constexpr uint32_t kSub = kShape.sub ? kShape.sub : kShape.elements;
+        for (uint32_t b = 0; b < count; ++b, ++panel, d += 4, sums += kShape.elements / 8) {
+            V::I sum[2][kPairs];
+            KEEL_UNROLL
+            for (int p = 0; p < kPairs; ++p) sum[0][p] = sum[1][p] = V::zero();
+            for (uint32_t s = 0; s < kShape.elements / kSub; ++s, x += kSub / 8) {
+                V::I t[2][kPairs];
+                KEEL_UNROLL
+                for (int p = 0; p < kPairs; ++p) t[0][p] = t[1][p] = V::zero();
+                KEEL_UNROLL
+                for (uint32_t i = 0; i < kSub / 8; ++i) {
+                    const int8x16_t even = V::as8(panel->code[s * (kSub / 4) + 2 * i]), odd = V::as8(panel->code[s * (kSub / 4) + 2 * i + 1]);
+                    KEEL_UNROLL
+                    for (int p = 0; p < kPairs; ++p) {
+                        t[0][p] = vmmlaq_s32(t[0][p], even, x[i][p]);
+                        t[1][p] = vmmlaq_s32(t[1][p], odd, x[i][p]);
+                    }
+                }
+                const V::I scale = kShape.sub ? panel->factors.scale()[s] : V::set1_32(1), even = vtrn1q_s32(scale, scale), odd = vtrn2q_s32(scale, scale);
+                KEEL_UNROLL
+                for (int p = 0; p < kPairs; ++p) {
+                    sum[0][p] = kShape.sub ? vmlaq_s32(sum[0][p], t[0][p], even) : t[0][p];
+                    sum[1][p] = kShape.sub ? vmlaq_s32(sum[1][p], t[1][p], odd) : t[1][p];
+                }
+            }
+            KEEL_UNROLL
+            for (int c = 0; c < kColumns; ++c) {
+                const V::I of_rows = c % 2 ? vtrn2q_s32(sum[0][c / 2], sum[1][c / 2]) : vtrn1q_s32(sum[0][c / 2], sum[1][c / 2]);
+                const V::I all = vaddq_s32(start_block<V, T>(sums + at[c]), of_rows);
+                acc[c] = finish_block<V, T>(panel->factors, all, d + at[c], sums + at[c], acc[c]);
+            }
+        }
+    }
+};
+
+}  // namespace
+}  // namespace keel::kernels
+#endif

@@ -1,0 +1,678 @@
+// Matrix products with 8-bit activations (NUMERICS section 2) for any vector instruction set: templates over a struct V
+// of integer vectors (q8_avx2.h, q8_avx512.h, q8_neon.h).
+//
+// A vector holds one dword of each of V::kLanes rows, lane = row:
+//
+//     codes:        | row 0: q[4j..4j+3] | row 1: q[4j..4j+3] | ... | row L-1: q[4j..4j+3] |
+//     activations:  | a[4j..4j+3]        | a[4j..4j+3]        | ... one dword, broadcast from memory
+//
+// so the integer sums of L rows come out in L lanes, without horizontal additions. Interleaved weights (kernels/formats/repack.h)
+// are such vectors in memory; plain rows are transposed in registers as they are read. Codes stay unsigned where that
+// fits V: the offset of the format is taken out afterwards through the activation sums, exactly.
+//
+// One column: codes go from the bytes to the products in registers. A few: a block of L rows is unpacked when its turn
+// comes, and used by all of them. In both, every weight byte is read once. More columns: groups of L rows are unpacked once into panels in the caller's scratch, and register tiles of L rows by
+// V::kTileColumns columns walk over the whole of k.
+//
+// What V provides (I: integer vector, F: f32 vector, L lanes each):
+//   load(p), load_rows(p, stride, I out[4])  16 bytes of L rows, transposed in dwords; load_row_dwords(p, stride)
+//   zero, set1_8, set1_16, and_, or_, xor_ (without kSignedCodes), sub8, negate16, shift_left<n>, shift_right<n> (16-bit), the same
+//   with 32 in the name for dwords, look_up(table, I), add_fifth_bits(qh, I code[8])
+//   widen_scale(I bytes, b)  byte b of every lane, signed, in the form multiply_add takes; widen_pair(I, b0, b1): two
+//   bytes as 16-bit pair; f16_low(I), f16_high(I), load_f16(p): L scales
+//   broadcast_dword(a); dot4(acc, codes, x): acc + the four products of every lane (only with kHasDot4)
+//   dot2(acc, pairs, sums)   acc + the two 16-bit products of every lane; dot_sums, if there is one, for eight pairs
+//   multiply_add(acc, t, scale)
+#pragma once
+#include <string.h>
+
+#include <type_traits>
+
+#include "kernels/cpu/vector/inline.h"
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/matmul/quant_blocks.h"
+
+namespace keel::kernels {
+namespace {
+
+// ---- what distinguishes the types ----
+
+// The value of a code is its bits minus `offset`. Products of four elements of `run` codes in a row, each pair of them
+// added, fit 16 bits (for sets that multiply into 16 bits): 2 * 127 * largest code * run < 2^15.
+struct CodeTraits {
+    bool is_signed;
+    int offset, run;
+};
+template <class V>
+constexpr CodeTraits code_traits(WeightType type) {
+    switch (type) {
+        case kQ4_0: return {false, 8, 8};
+        case kQ4_1: return {false, 0, 8};
+        case kQ5_0: return {false, 16, 4};
+        case kQ5_1: return {false, 0, 4};
+        case kQ2_K: return {false, 0, 4};  // a sub-block has only four
+        case kQ3_K: return {false, 4, 4};
+        case kQ4_K: return {false, 0, 8};
+        case kQ5_K: return {false, 0, 4};
+        case kQ6_K: return {false, 32, 2};
+        // Signed bytes: as they are, or plus 128 where products want unsigned ones.
+        default: return V::kSignedCodes ? CodeTraits{true, 0, 1} : CodeTraits{false, 128, 1};
+    }
+}
+
+// The integer factors of a block: per sub-block its scale, and what the sixteen activation sums, taken in pairs, are
+// multiplied with: the minima, or minus offset times the scales.
+template <class V, WeightType T>
+struct BlockFactors {
+    static constexpr BlockShape kShape = block_shape(T);
+    static constexpr bool kPaired = kShape.sub != 0 && (kShape.minimum || code_traits<V>(T).offset != 0);
+    static constexpr uint32_t kScales = kShape.sub ? kShape.elements / kShape.sub : 0, kPairs = kPaired ? 8 : 0;
+    typename V::I integers[kScales + kPairs + (kScales == 0)];
+    typename V::F d, m;
+    KEEL_LAMBDA typename V::I* scale() { return integers; }
+    KEEL_LAMBDA const typename V::I* scale() const { return integers; }
+    KEEL_LAMBDA typename V::I* pair() { return integers + kScales; }
+    KEEL_LAMBDA const typename V::I* pair() const { return integers + kScales; }
+};
+
+// ---- where rows come from: at(b) goes to block b ----
+
+// L rows in the file's layout.
+template <class V, WeightType T>
+struct PlainRows {
+    static constexpr uint32_t kBytes = block_shape(T).bytes;
+    static constexpr bool kWhole = true;
+    const uint8_t *start, *block;
+    uint64_t stride;
+    const PlainRows& block_rows() const { return *this; }
+    KEEL_LAMBDA void at(uint32_t b) { block = start + uint64_t{b} * kBytes; }
+    KEEL_LAMBDA void prefetch(uint32_t b) const {  // as many bytes of the next L rows as a block of these has
+        const uint8_t* p = start + V::kLanes * stride + uint64_t{b} * (V::kLanes * kBytes);
+        for (uint32_t i = 0; i < V::kLanes * kBytes; i += 64) __builtin_prefetch(p + i);
+    }
+    template <int n>
+    KEEL_LAMBDA void dwords(uint32_t offset, typename V::I* out) const {
+        static_assert(n == 1 || n % 4 == 0);
+        if constexpr (n == 1) {
+            out[0] = V::load_row_dwords(block + offset, stride);
+        } else {
+            KEEL_UNROLL
+            for (int i = 0; i < n; i += 4) V::load_rows(block + offset + 4 * i, stride, out + i);
+        }
+    }
+    // Three dwords of which only the 16 bytes from offset - 2 on lie in the block.
+    KEEL_LAMBDA void three_dwords(uint32_t offset, typename V::I* out) const {
+        typename V::I t[4];
+        V::load_rows(block + offset - 2, stride, t);
+        KEEL_UNROLL
+        for (int i = 0; i < 3; ++i) out[i] = V::or_(V::template shift_right32<16>(t[i]), V::template shift_left32<16>(t[i + 1]));
+    }
+    // The f16 that stands apart in interleaved blocks.
+    KEEL_LAMBDA typename V::F apart() const {
+        typename V::I t[4];
+        V::load_rows(block + (repack_apart_offset(T, kBytes) ? kBytes - 16 : 0), stride, t);
+        return repack_apart_offset(T, kBytes) ? V::f16_high(t[3]) : V::f16_low(t[0]);
+    }
+};
+
+// Fewer than L rows: the missing ones repeat the last.
+template <class V, WeightType T>
+struct PartialRows : PlainRows<V, T> {
+    using Base = PlainRows<V, T>;
+    static constexpr bool kWhole = false;
+    const uint8_t* rows;
+    uint64_t row_bytes;
+    uint32_t count;
+    uint8_t copy[V::kLanes * Base::kBytes];
+    PartialRows(const uint8_t* first, uint64_t bytes, uint32_t n) : rows(first), row_bytes(bytes), count(n) {
+        Base::start = Base::block = copy;
+        Base::stride = Base::kBytes;
+    }
+    void at(uint32_t b) {
+        for (uint32_t r = 0; r < V::kLanes; ++r)
+            memcpy(copy + r * Base::kBytes, rows + (r < count ? r : count - 1) * row_bytes + uint64_t{b} * Base::kBytes, Base::kBytes);
+    }
+    void prefetch(uint32_t) const {}
+};
+
+// L rows of a group, from `lane` on.
+template <class V, WeightType T>
+struct InterleavedRows {
+    static constexpr uint32_t kBytes = block_shape(T).bytes;
+    static constexpr bool kApart = repack_has_apart(kBytes);
+    static constexpr uint32_t kFirst = kApart && repack_apart_offset(T, kBytes) == 0 ? 2 : 0, kGroupFirst = kApart ? 2 * kRepackRows : 0;
+    static constexpr uint32_t kAheadBytes = 8192;
+    static constexpr bool kWhole = true;
+    const uint8_t *group, *block;
+    uint32_t lane;
+    const InterleavedRows& block_rows() const { return *this; }
+    KEEL_LAMBDA void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
+    KEEL_LAMBDA void prefetch(uint32_t) const {
+        for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(block + kAheadBytes + i);
+    }
+    template <int n>
+    KEEL_LAMBDA void dwords(uint32_t offset, typename V::I* out) const {
+        KEEL_UNROLL
+        for (int i = 0; i < n; ++i)
+            out[i] = V::load(block + kGroupFirst + ((offset - kFirst) / 4 + static_cast<uint32_t>(i)) * (4 * kRepackRows) + 4 * lane);
+    }
+    KEEL_LAMBDA void three_dwords(uint32_t offset, typename V::I* out) const { dwords<3>(offset, out); }
+    KEEL_LAMBDA typename V::F apart() const { return V::load_f16(block + 2 * lane); }
+};
+
+// ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors ----
+
+// (v >> shift) & mask in every byte; bits that cross bytes must be masked away.
+template <class V, int shift>
+KEEL_INLINE typename V::I bits_of(typename V::I v, int mask) {
+    if constexpr (shift > 0)
+        v = V::template shift_right<shift>(v);
+    else if constexpr (shift < 0)
+        v = V::template shift_left<-shift>(v);
+    return V::and_(v, V::set1_8(mask));
+}
+// Nibbles of 16 bytes: 32 elements, low ones first.
+template <class V, class Source>
+KEEL_INLINE void load_nibbles(const Source& rows, uint32_t offset, typename V::I* code) {
+    typename V::I t[4];
+    rows.template dwords<4>(offset, t);
+    KEEL_UNROLL
+    for (int j = 0; j < 4; ++j) {
+        code[j] = bits_of<V, 0>(t[j], 15);
+        code[4 + j] = bits_of<V, 4>(t[j], 15);
+    }
+}
+// Signed bytes in the form code_traits says.
+template <class V>
+KEEL_INLINE void bias_codes(typename V::I* code) {
+    if constexpr (!V::kSignedCodes) {
+        KEEL_UNROLL
+        for (int j = 0; j < 8; ++j) code[j] = V::xor_(code[j], V::set1_8(0x80));
+    }
+}
+template <class V>
+KEEL_INLINE void look_up_iq4_codes(typename V::I* code) {
+    alignas(16) uint8_t table[16];
+    for (int i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(kIq4Values[i] + (V::kSignedCodes ? 0 : 128));
+    KEEL_UNROLL
+    for (int j = 0; j < 8; ++j) code[j] = V::look_up(table, code[j]);
+}
+template <class V, WeightType T>
+KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, T>& f) {
+    KEEL_UNROLL
+    for (uint32_t j = 0; j < BlockFactors<V, T>::kScales; ++j) f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
+}
+// Factors of the activation sums 2i and 2i + 1.
+template <class V, WeightType T>
+KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, T>& f) {
+    constexpr int kOffset = code_traits<V>(T).offset;
+    if constexpr (BlockFactors<V, T>::kPaired) {
+        KEEL_UNROLL
+        for (int i = 0; i < 8; ++i) {
+            typename V::I p = block_shape(T).sub == 32 ? V::widen_pair(bytes[i / 4], i % 4, i % 4) : V::widen_pair(bytes[i / 2], 2 * (i % 2), 2 * (i % 2) + 1);
+            if constexpr (kOffset != 0) p = V::negate16(V::template shift_left<__builtin_ctz(static_cast<unsigned>(kOffset))>(p));
+            f.pair()[i] = p;
+        }
+    }
+}
+// fn(integral constant) for 0 .. n - 1: shifts are immediates.
+template <int i>
+struct Index {
+    static constexpr int value = i;
+};
+template <int n, int i = 0, class Fn>
+KEEL_INLINE void each_index(Fn&& fn) {
+    if constexpr (i < n) {
+        fn(Index<i>{});
+        each_index<n, i + 1>(fn);
+    }
+}
+
+template <class V, WeightType T, class Source, class Sink>
+KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& sink) {
+    using I = typename V::I;
+    I head[4], code[8];
+    if constexpr (T == kQ8_0 || T == kQ8_F32) {
+        if constexpr (T == kQ8_0) {
+            f.d = rows.apart();
+        } else {
+            rows.template dwords<1>(0, head);
+            f.d = __builtin_bit_cast(typename V::F, head[0]);
+        }
+        rows.template dwords<8>(T == kQ8_0 ? 2 : 4, code);
+        bias_codes<V>(code);
+        sink(0, code);
+    } else if constexpr (T == kQ4_0 || T == kIQ4_NL) {
+        f.d = rows.apart();
+        load_nibbles<V>(rows, 2, code);
+        if constexpr (T == kIQ4_NL) look_up_iq4_codes<V>(code);
+        sink(0, code);
+    } else if constexpr (T == kQ5_0) {
+        f.d = rows.apart();
+        load_nibbles<V>(rows, 6, code);
+        rows.template dwords<1>(2, head);
+        V::add_fifth_bits(head[0], code);
+        sink(0, code);
+    } else if constexpr (T == kQ4_1 || T == kQ5_1) {
+        rows.template dwords<1>(0, head);
+        f.d = V::f16_low(head[0]);
+        f.m = V::f16_high(head[0]);
+        load_nibbles<V>(rows, T == kQ4_1 ? 4 : 8, code);
+        if constexpr (T == kQ5_1) {
+            rows.template dwords<1>(4, head);
+            V::add_fifth_bits(head[0], code);
+        }
+        sink(0, code);
+    } else if constexpr (T == kQ4_K || T == kQ5_K) {
+        rows.template dwords<4>(0, head);
+        f.d = V::f16_low(head[0]);
+        f.m = V::f16_high(head[0]);
+        const I scale[2] = {bits_of<V, 0>(head[1], 63), V::or_(bits_of<V, 0>(head[3], 15), V::template shift_right<2>(V::and_(head[1], V::set1_8(0xc0))))};
+        const I minimum[2] = {bits_of<V, 0>(head[2], 63), V::or_(bits_of<V, 4>(head[3], 15), V::template shift_right<2>(V::and_(head[2], V::set1_8(0xc0))))};
+        set_scales(scale, f);
+        set_pairs(minimum, f);
+        I qh[8];
+        if constexpr (T == kQ5_K) rows.template dwords<8>(16, qh);
+        each_index<4>([&](auto g) KEEL_LAMBDA {
+            I t[8];
+            rows.template dwords<8>((T == kQ5_K ? 48u : 16u) + 32u * static_cast<uint32_t>(g.value), t);
+            each_index<2>([&](auto half) KEEL_LAMBDA {
+                constexpr int kBit = 2 * g.value + half.value;
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) {
+                    code[j] = bits_of<V, 4 * half.value>(t[j], 15);
+                    if constexpr (T == kQ5_K) code[j] = V::or_(code[j], bits_of<V, kBit - 4>(qh[j], 16));
+                }
+                sink(kBit, code);
+            });
+        });
+    } else if constexpr (T == kQ2_K) {
+        rows.template dwords<1>(80, head);
+        f.d = V::f16_low(head[0]);
+        f.m = V::f16_high(head[0]);
+        rows.template dwords<4>(0, head);
+        I scale[4], minimum[4];
+        KEEL_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            scale[i] = bits_of<V, 0>(head[i], 15);
+            minimum[i] = bits_of<V, 4>(head[i], 15);
+        }
+        set_scales(scale, f);
+        set_pairs(minimum, f);
+        each_index<2>([&](auto half) KEEL_LAMBDA {
+            I t[8];
+            rows.template dwords<8>(16 + 32 * static_cast<uint32_t>(half.value), t);
+            each_index<4>([&](auto g) KEEL_LAMBDA {
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) code[j] = bits_of<V, 2 * g.value>(t[j], 3);
+                sink(4 * half.value + g.value, code);
+            });
+        });
+    } else if constexpr (T == kQ3_K) {
+        f.d = rows.apart();
+        I u[3], scale[4];
+        rows.three_dwords(96, u);
+        each_index<4>([&](auto i) KEEL_LAMBDA {
+            const I low = bits_of<V, 4 * (i.value / 2)>(u[i.value % 2], 15), high = bits_of<V, 2 * i.value - 4>(u[2], 48);
+            scale[i.value] = V::sub8(V::or_(low, high), V::set1_8(32));
+        });
+        set_scales(scale, f);
+        set_pairs(scale, f);
+        I hmask[8];
+        rows.template dwords<8>(0, hmask);
+        each_index<2>([&](auto half) KEEL_LAMBDA {
+            I t[8];
+            rows.template dwords<8>(32 + 32 * static_cast<uint32_t>(half.value), t);
+            each_index<4>([&](auto g) KEEL_LAMBDA {
+                constexpr int kBit = 4 * half.value + g.value;
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3), bits_of<V, kBit - 2>(hmask[j], 4));
+                sink(kBit, code);
+            });
+        });
+    } else if constexpr (T == kQ6_K) {
+        f.d = rows.apart();
+        rows.template dwords<4>(192, head);
+        set_scales(head, f);
+        set_pairs(head, f);
+        each_index<2>([&](auto half) KEEL_LAMBDA {
+            I qh[8];
+            rows.template dwords<8>(128 + 32 * static_cast<uint32_t>(half.value), qh);
+            // ql[0..31]: elements 0..31 and 64..95 of the half; ql[32..63]: 32..63 and 96..127.
+            each_index<2>([&](auto side) KEEL_LAMBDA {
+                I t[8];
+                rows.template dwords<8>(64 * static_cast<uint32_t>(half.value) + 32 * static_cast<uint32_t>(side.value), t);
+                each_index<2>([&](auto nibble) KEEL_LAMBDA {
+                    constexpr int kG = 2 * nibble.value + side.value;
+                    KEEL_UNROLL
+                    for (int j = 0; j < 8; ++j) code[j] = V::or_(bits_of<V, 4 * nibble.value>(t[j], 15), bits_of<V, 2 * kG - 4>(qh[j], 48));
+                    sink(4 * half.value + kG, code);
+                });
+            });
+        });
+    } else {
+        static_assert(T == kIQ4_XS);
+        rows.template dwords<1>(0, head);
+        rows.template dwords<1>(4, head + 1);
+        f.d = V::f16_low(head[0]);
+        I scale[2];
+        each_index<2>([&](auto half) KEEL_LAMBDA {
+            I all = V::zero();
+            each_index<4>([&](auto i) KEEL_LAMBDA {
+                constexpr int kJ = 4 * half.value + i.value;
+                const I low = V::and_(V::template shift_right32<4 * kJ>(head[1]), V::set1_32(15));
+                const I high = V::and_(V::template shift_right32<16 + 2 * kJ>(head[0]), V::set1_32(3));
+                all = V::or_(all, V::template shift_left32<8 * i.value>(V::or_(low, V::template shift_left32<4>(high))));
+            });
+            scale[half.value] = V::sub8(all, V::set1_8(32));
+        });
+        set_scales(scale, f);
+        set_pairs(scale, f);
+        KEEL_UNROLL
+        for (int j = 0; j < 8; ++j) {
+            load_nibbles<V>(rows, 8 + 16 * static_cast<uint32_t>(j), code);
+            look_up_iq4_codes<V>(code);
+            sink(j, code);
+        }
+    }
+}
+
+// ---- products ----
+
+// The three planes of all columns; column c lies c * stride bytes on.
+struct ColumnPlanes {
+    const uint8_t *q, *d, *sums;
+    uint64_t stride;
+    KEEL_INLINE ColumnPlanes of(const MatmulArgs& a, uint32_t block) {
+        const Q8Column x = q8_column(a.x, a.k, block);
+        return {reinterpret_cast<const uint8_t*>(x.q), reinterpret_cast<const uint8_t*>(x.d), reinterpret_cast<const uint8_t*>(x.sums), a.x_column_bytes};
+    }
+};
+
+// What the block's sums start from: minus offset times the sum of the activations, for types without integer scales.
+template <class V, WeightType T>
+KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
+    constexpr CodeTraits kCodes = code_traits<V>(T);
+    if constexpr (block_shape(T).sub == 0 && kCodes.offset != 0)
+        return V::dot2(V::zero(), V::set1_16(-kCodes.offset), sums);
+    else
+        return V::zero();
+}
+
+// 32 elements of R groups of L rows and N columns: sum[r * N + c]. code, scale: of group 0, those of the next ones `next`
+// bytes on; scale: of this chunk's one or two sub-blocks. q(c): column c at the chunk.
+template <class V, WeightType T, int N, int R = 1, class Address>
+KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, uint64_t next, Address&& q, typename V::I* sum) {
+    using I = typename V::I;
+    constexpr uint32_t kSub = block_shape(T).sub;
+    const auto group = [&](const I* of, int r) KEEL_LAMBDA { return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + r * next); };
+    if constexpr (V::kHasDot4) {
+        constexpr int kRun = kSub == 16 ? 4 : 8;
+        KEEL_UNROLL
+        for (int first = 0; first < 8; first += kRun) {
+            I t[R * N];
+            KEEL_UNROLL
+            for (int i = 0; i < R * N; ++i) t[i] = kSub == 0 ? sum[i] : V::zero();
+            KEEL_UNROLL
+            for (int j = first; j < first + kRun; ++j) {
+                I w[R];
+                KEEL_UNROLL
+                for (int r = 0; r < R; ++r) w[r] = group(code, r)[j];
+                KEEL_UNROLL
+                for (int c = 0; c < N; ++c) {
+                    const I x = V::broadcast_dword(q(c) + 4 * j);
+                    KEEL_UNROLL
+                    for (int r = 0; r < R; ++r) t[r * N + c] = V::dot4(t[r * N + c], w[r], x);
+                }
+            }
+            KEEL_UNROLL
+            for (int i = 0; i < R * N; ++i) sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], group(scale, i / N)[first / 4]);
+        }
+    } else {
+        static_assert(R == 1);
+        V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N>(code, scale, q, sum);
+    }
+}
+
+// The sixteen activation sums of a block of 256 times their factors.
+template <class V>
+KEEL_INLINE typename V::I dot_sums(typename V::I acc, const typename V::I* pairs, const uint8_t* sums) {
+    if constexpr (requires { V::dot_sums(acc, pairs, sums); }) {
+        return V::dot_sums(acc, pairs, sums);
+    } else {
+        KEEL_UNROLL
+        for (int i = 0; i < 8; ++i) acc = V::dot2(acc, pairs[i], sums + 4 * i);
+        return acc;
+    }
+}
+
+// The end of a block for one column: what the activation sums contribute, then the f32 part.
+template <class V, WeightType T>
+KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::I sum, const uint8_t* d_a, const uint8_t* sums, typename V::F acc) {
+    using I = typename V::I;
+    using F = typename V::F;
+    constexpr BlockShape kShape = block_shape(T);
+    const F da = V::broadcast(d_a);
+    if constexpr (kShape.sub != 0 && BlockFactors<V, T>::kPaired && !kShape.minimum) sum = dot_sums<V>(sum, f.pair(), sums);
+    acc = V::fma(V::mul(f.d, da), V::to_float(sum), acc);
+    if constexpr (kShape.minimum) {
+        I m = V::zero();
+        if constexpr (kShape.sub == 0) {
+            m = V::dot2(m, V::set1_16(1), sums);
+            acc = V::fma(V::mul(f.m, da), V::to_float(m), acc);
+        } else {
+            m = dot_sums<V>(m, f.pair(), sums);
+            acc = V::fnma(V::mul(f.m, da), V::to_float(m), acc);
+        }
+    }
+    return acc;
+}
+
+// Bias, residual and store of rows row .. row + count - 1 of one column.
+template <class V>
+KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t column, typename V::F dots) {
+    if (count == V::kLanes) {
+        if (a.bias) dots = V::add(dots, V::load_floats(a.bias + row));
+        float* y = a.y[column] + row;
+        if (a.accumulate) dots = V::add(V::load_floats(y), dots);
+        V::store_floats(y, dots);
+        return;
+    }
+    float lane[V::kLanes];
+    V::store_floats(lane, dots);
+    for (uint32_t r = 0; r < count; ++r) store_dot(a, row + r, column, lane[r]);
+}
+
+// ---- one column: straight from the weights ----
+
+template <class V, WeightType T, class Source>
+void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
+    using I = typename V::I;
+    constexpr BlockShape kShape = block_shape(T);
+    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1;
+    const ColumnPlanes x = ColumnPlanes::of(a, kShape.elements);
+    typename V::F acc = V::zero_floats();
+    for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
+        rows.at(b);
+        if (a.from_memory) rows.prefetch(b);
+        const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
+        BlockFactors<V, T> f;
+        I sum = start_block<V, T>(sums);
+        unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_LAMBDA {
+            multiply_chunk<V, T, 1>(code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0, [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
+        });
+        acc = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc);
+    }
+    store_rows<V>(a, row, V::kLanes, 0, acc);
+}
+
+// ---- unpacked blocks ----
+
+template <class V, WeightType T>
+struct PanelBlock {
+    typename V::I code[block_shape(T).elements / 4];
+    BlockFactors<V, T> factors;
+};
+
+template <class V, WeightType T, class Source>
+__attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>* p) {
+    unpack_rows<V, T>(rows, p->factors, [&](int chunk, const typename V::I* code) KEEL_LAMBDA {
+        KEEL_UNROLL
+        for (int j = 0; j < 8; ++j) p->code[8 * chunk + j] = code[j];
+    });
+}
+
+// result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `apart` blocks from each other and the
+// N columns whose planes lie at[c] bytes from those of column 0.
+template <class V, WeightType T, int N, int R = 1>
+__attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel, uint64_t apart, uint32_t first, uint32_t blocks, const ColumnPlanes& x,
+                                                   const uint64_t* column_at, typename V::F* result) {
+    using I = typename V::I;
+    constexpr BlockShape kShape = block_shape(T);
+    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
+    const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4, *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
+    uint64_t at[N];
+    typename V::F acc[R * N];
+    KEEL_UNROLL
+    for (int c = 0; c < N; ++c) at[c] = column_at[c];
+    KEEL_UNROLL
+    for (int i = 0; i < R * N; ++i) acc[i] = result[i];
+    for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += kShape.elements / 8) {
+        const PanelBlock<V, T>& p = panel[b];
+        I sum[R * N];
+        KEEL_UNROLL
+        for (int c = 0; c < N; ++c) {
+            const I start = start_block<V, T>(sums + at[c]);
+            KEEL_UNROLL
+            for (int r = 0; r < R; ++r) sum[r * N + c] = start;
+        }
+        for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
+            multiply_chunk<V, T, N, R>(p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, apart * sizeof(p), [&](int c) KEEL_LAMBDA { return q + at[c]; }, sum);
+        KEEL_UNROLL
+        for (int i = 0; i < R * N; ++i) acc[i] = finish_block<V, T>(panel[b + i / N * apart].factors, sum[i], d + at[i % N], sums + at[i % N], acc[i]);
+    }
+    KEEL_UNROLL
+    for (int i = 0; i < R * N; ++i) result[i] = acc[i];
+}
+
+// Columns from `column` on, N of them at least counted; columns past the last repeat it.
+template <int N>
+KEEL_INLINE void column_offsets(const MatmulArgs& a, uint32_t column, uint64_t* at) {
+    for (uint32_t c = 0; c < N; ++c) at[c] = (column + c < a.columns ? column + c : a.columns - 1) * a.x_column_bytes;
+}
+
+// Up to N columns, every block unpacked when its turn comes: the weights are read once.
+template <class V, WeightType T, int N, class Source>
+void few_columns(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count) {
+    const ColumnPlanes x = ColumnPlanes::of(a, block_shape(T).elements);
+    uint64_t at[N];
+    column_offsets<N>(a, 0, at);
+    typename V::F acc[N];
+    for (int c = 0; c < N; ++c) acc[c] = V::zero_floats();
+    PanelBlock<V, T> panel;
+    for (uint32_t b = 0; b < a.k / block_shape(T).elements; ++b) {
+        rows.at(b);
+        if (a.from_memory) rows.prefetch(b);
+        unpack_block<V, T>(rows.block_rows(), &panel);
+        panel_times_columns<V, T, N>(&panel, 0, b, 1, x, at, acc);
+    }
+    for (uint32_t c = 0; c < a.columns; ++c) store_rows<V>(a, row, count, c, acc[c]);
+}
+
+// N columns times panels of `rows` rows, kRowTiles of them at a time where there are as many.
+template <class V, WeightType T, int N, int R>
+void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows, uint32_t column) {
+    const uint32_t blocks = a.k / block_shape(T).elements;
+    const ColumnPlanes x = ColumnPlanes::of(a, block_shape(T).elements);
+    uint64_t at[N];
+    column_offsets<N>(a, column, at);
+    const auto tile = [&]<int G>(Index<G>, uint32_t r) {
+        typename V::F acc[G * N];
+        for (int i = 0; i < G * N; ++i) acc[i] = V::zero_floats();
+        panel_times_columns<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
+        for (uint32_t i = 0; i < G * N; ++i) {
+            const uint32_t first = r + i / N * V::kLanes, c = column + i % N;
+            if (c < a.columns) store_rows<V>(a, row + first, rows - first < V::kLanes ? rows - first : V::kLanes, c, acc[i]);
+        }
+    };
+    uint32_t r = 0;
+    if constexpr (R > 1)
+        for (; r + (R - 1) * V::kLanes < rows; r += R * V::kLanes) tile(Index<R>{}, r);
+    for (; r < rows; r += V::kLanes) tile(Index<1>{}, r);
+}
+
+// ---- the product ----
+
+// What a set with a matrix unit replaces: multiply() takes columns 0 .. n - 1 of all and returns n.
+struct NoMatrixUnit {
+    template <WeightType T>
+    static uint32_t multiply(const MatmulArgs&, const void*, uint32_t, uint32_t) {
+        return 0;
+    }
+};
+
+// fn(source) for `count` rows from `row` on: a source of whole groups of L rows or, where rows are missing, one that repeats
+// the last.
+template <class V, WeightType T, bool kRepacked, class Fn>
+KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn&& fn) {
+    const uint8_t* w = static_cast<const uint8_t*>(a.w);
+    if constexpr (kRepacked) {
+        const uint32_t lane = row % kRepackRows;
+        const uint8_t* group = w + (row - lane) * a.w_row_bytes;
+        InterleavedRows<V, T> rows = {group, group, lane};
+        fn(rows);
+    } else if (count == V::kLanes) {
+        const uint8_t* first = w + row * a.w_row_bytes;
+        PlainRows<V, T> rows = {first, first, a.w_row_bytes};
+        fn(rows);
+    } else {
+        PartialRows<V, T> rows(w + row * a.w_row_bytes, a.w_row_bytes, count);
+        fn(rows);
+    }
+}
+
+// At most V::kFewColumns columns.
+template <class V, WeightType T, bool kRepacked>
+void multiply_few(const MatmulArgs& a) {
+    for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes) {
+        const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
+        with_rows<V, T, kRepacked>(a, row, count, [&](auto& rows) {
+            if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
+                if (a.columns == 1) return direct_rows<V, T>(a, rows, row);
+            }
+            if (a.columns <= 2) return few_columns<V, T, 2>(a, rows, row, count);
+            if (a.columns <= 4) return few_columns<V, T, 4>(a, rows, row, count);
+            if constexpr (V::kFewColumns > 4) few_columns<V, T, V::kTileColumns>(a, rows, row, count);
+        });
+    }
+}
+
+template <class V, WeightType T, bool kRepacked, class MatrixUnit>
+void multiply_many(const MatmulArgs& a) {
+    const uint32_t blocks = a.k / block_shape(T).elements;
+    PanelBlock<V, T>* panels = static_cast<PanelBlock<V, T>*>(a.scratch);
+    const uint64_t fit = matmul_scratch_bytes(a.k) / (blocks * sizeof(PanelBlock<V, T>));
+    const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
+    for (uint32_t row = a.row_begin; row < a.row_end; row += step) {
+        const uint32_t rows = a.row_end - row < step ? a.row_end - row : step;
+        for (uint32_t r = 0; r < rows; r += V::kLanes)
+            with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
+                for (uint32_t b = 0; b < blocks; ++b) {
+                    source.at(b);
+                    unpack_block<V, T>(source.block_rows(), panels + r / V::kLanes * blocks + b);
+                }
+            });
+        uint32_t c = MatrixUnit::template multiply<T>(a, panels, row, rows);
+        for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns) panels_times_columns<V, T, V::kTileColumns, V::kTilePanels>(a, panels, row, rows, c);
+        for (; c < a.columns; c += 4) panels_times_columns<V, T, 4, 1>(a, panels, row, rows, c);
+    }
+}
+
+template <class V, WeightType T, bool kRepacked, class MatrixUnit = NoMatrixUnit>
+void matmul_q8_rows(const MatmulArgs& a) {
+    if (a.columns <= V::kFewColumns) return multiply_few<V, T, kRepacked>(a);
+    multiply_many<V, T, kRepacked, MatrixUnit>(a);
+}
+
+}  // namespace
+}  // namespace keel::kernels

@@ -1,0 +1,8 @@
+#include "kernels/cpu/vector/float_neon.h"
+#if defined(__ARM_FEATURE_DOTPROD)
+#include "kernels/cpu/rowops/rowops_impl.h"
+
+namespace keel::kernels {
+KEEL_DEFINE_ROWOPS(neon, FloatNeon)
+}  // namespace keel::kernels
+#endif

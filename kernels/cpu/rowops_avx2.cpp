@@ -1,8 +1,0 @@
-#include "kernels/cpu/float_avx2.h"
-#if defined(__AVX2__)
-#include "kernels/cpu/rowops_impl.h"
-
-namespace keel::kernels {
-KEEL_DEFINE_ROWOPS(avx2, FloatAvx2)
-}  // namespace keel::kernels
-#endif

@@ -1,8 +1,0 @@
-#include "kernels/cpu/float_avx512.h"
-#if defined(__AVX512F__)
-#include "kernels/cpu/rowops_impl.h"
-
-namespace keel::kernels {
-KEEL_DEFINE_ROWOPS(avx512, FloatAvx512)
-}  // namespace keel::kernels
-#endif

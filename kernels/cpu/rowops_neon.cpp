@@ -1,8 +1,0 @@
-#include "kernels/cpu/float_neon.h"
-#if defined(__ARM_FEATURE_DOTPROD)
-#include "kernels/cpu/rowops_impl.h"
-
-namespace keel::kernels {
-KEEL_DEFINE_ROWOPS(neon, FloatNeon)
-}  // namespace keel::kernels
-#endif

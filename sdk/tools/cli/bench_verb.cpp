@@ -1,0 +1,440 @@
+// keel bench: prefill and decode rates, the latency of single steps and of time slices, against the memory bandwidth
+// measured in the same run.
+#include <stdio.h>
+#if __has_include(<sys/resource.h>)
+#include <sys/resource.h>
+#define KEEL_HAS_RUSAGE 1
+#endif
+
+#include <algorithm>
+#include <chrono>
+
+#include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/common/statistics.h"
+#include "sdk/tools/common/stream_bandwidth.h"
+#include "sdk/tools/cli/verbs.h"
+
+namespace keel::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double us_since(Clock::time_point start) {
+    return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
+struct Options {
+    EngineOptions engine;
+    std::vector<uint32_t> prefill = {512}, depth;  // an empty depth: the longest prompt
+    uint32_t decode = 128, steps = 500, position = 256, repeats = 5, turns = 0;
+    uint64_t budget_us = 2000, stream_mib = 0;
+    uint32_t longest_prefill() const { return prefill.empty() ? 0 : *std::max_element(prefill.begin(), prefill.end()); }
+};
+
+// What the operating system did to this process, all threads counted.
+struct Interruptions {
+    int64_t voluntary_switches = 0, involuntary_switches = 0, minor_faults = 0, major_faults = 0;
+    bool known = false;
+};
+Interruptions interruptions() {
+#if defined(KEEL_HAS_RUSAGE)
+    rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        return {usage.ru_nvcsw, usage.ru_nivcsw, usage.ru_minflt, usage.ru_majflt, true};
+#endif
+    return {};
+}
+Interruptions operator-(const Interruptions& a, const Interruptions& b) {
+    return {a.voluntary_switches - b.voluntary_switches, a.involuntary_switches - b.involuntary_switches,
+            a.minor_faults - b.minor_faults, a.major_faults - b.major_faults, a.known && b.known};
+}
+
+struct Latency {
+    double p50 = 0, p90 = 0, p99 = 0, p999 = 0, largest = 0;
+    std::vector<HistogramBin> histogram;
+    size_t samples = 0;
+};
+constexpr uint32_t kBinsPerOctave = 64;
+Latency latency_of(const std::vector<double>& us) {
+    return {percentile(us, 0.5), percentile(us, 0.9), percentile(us, 0.99),          percentile(us, 0.999),
+            percentile(us, 1),   histogram_of(us, kBinsPerOctave), us.size()};
+}
+
+struct PrefillResult {
+    uint32_t tokens;
+    std::vector<double> rates;  // tokens per second
+};
+struct DecodeResult {
+    uint32_t depth, sessions;
+    double bytes_per_step;      // weights once, and K and V of every session, mean over the decoded positions
+    std::vector<double> rates;  // tokens per second of all sessions together
+};
+
+struct Results {
+    std::vector<PrefillResult> prefill;
+    std::vector<DecodeResult> decode;
+    Latency step, slice;          // microseconds
+    std::vector<double> turns[2]; // microseconds of single steps by turns, dense and low-rank
+    Interruptions step_interruptions;
+    double slice_overrun_us = 0;  // largest slice minus the budget
+    StreamBandwidth stream{},
+        stream_near{};  // beyond the caches; working set of the model (only when that fits the cache)
+    uint64_t cache_bytes = 0;
+};
+
+class Bench {
+  public:
+    Bench(LoadedModel& model, const Options& options, const Console& console)
+        : m_(model), o_(options), bar_(console, "measuring") {
+        for (uint32_t i = 0; i < std::max(o_.engine.sessions, 1u); ++i) {
+            sessions_.push_back(open_session(m_));
+            handles_.push_back(sessions_.back().handle());
+        }
+        results_.resize(sessions_.size());
+        // Any ids will do: the work does not depend on them. A fixed generator keeps runs alike.
+        ids_.resize(m_.plan.context_tokens);
+        uint64_t state = 1;
+        for (int32_t& id : ids_) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            id = static_cast<int32_t>((state >> 33) % m_.file.info.vocabulary);
+        }
+    }
+
+    Results run() {
+        Results r;
+        r.cache_bytes = last_level_cache_bytes();
+        for (const uint32_t tokens : o_.prefill) r.prefill.push_back({tokens, {}});
+        if (o_.decode)
+            for (const uint32_t depth : o_.depth)
+                for (const uint32_t count : session_counts())
+                    r.decode.push_back({depth, count, bytes_per_step(depth, count), {}});
+        measure_streams(r);
+        // Enough to touch weights and buffers once; a whole prompt of thousands of tokens would take as long as measuring it.
+        reach(std::min(std::max(o_.longest_prefill(), 16u), std::min(512u, m_.plan.context_tokens)), 1);
+        for (uint32_t repeat = 0; repeat < o_.repeats; ++repeat) {
+            bar_.update(repeat * 60, o_.repeats * 100, "rates");
+            for (PrefillResult& prefill : r.prefill) prefill.rates.push_back(prefill_rate(prefill.tokens));
+            for (DecodeResult& decode : r.decode) decode.rates.push_back(decode_rate(decode.depth, decode.sessions));
+        }
+        if (o_.steps) r.step = latency_of(steps(r.step_interruptions));
+        if (o_.turns) by_turns(r.turns);
+        if (o_.budget_us && o_.longest_prefill()) {
+            const std::vector<double> slices = slices_of_a_prompt();
+            r.slice = latency_of(slices);
+            r.slice_overrun_us = std::max(0.0, r.slice.largest - static_cast<double>(o_.budget_us));
+        }
+        measure_streams(r);
+        return r;
+    }
+
+  private:
+    // One session alone, and all of them together.
+    std::vector<uint32_t> session_counts() const {
+        const auto all = static_cast<uint32_t>(sessions_.size());
+        return all > 1 ? std::vector<uint32_t>{1, all} : std::vector<uint32_t>{1};
+    }
+    double bytes_per_step(uint32_t depth, uint32_t sessions) const {
+        const double mean_position = depth + (o_.decode - 1) / 2.0;
+        const uint64_t weights = m_.pass == KEEL_PASS_LOW_RANK ? m_.plan.low_rank_decode_bytes : m_.plan.decode_bytes;
+        return static_cast<double>(weights) +
+               sessions * mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
+    }
+
+    // Before and after the rest, so that a neighbour's burst of work cannot hide what the memory can do.
+    void measure_streams(Results& r) {
+        bar_.update(95, 100, "memory stream");
+        const auto add = [&](StreamBandwidth& total, uint64_t bytes) {
+            const StreamBandwidth stream = measure_stream(bytes, m_.plan.threads, std::max(o_.repeats, 5u));
+            total.bytes = stream.bytes;
+            total.gb_per_s.insert(total.gb_per_s.end(), stream.gb_per_s.begin(), stream.gb_per_s.end());
+        };
+        add(r.stream, o_.stream_mib ? o_.stream_mib << 20 : std::max<uint64_t>(4 * r.cache_bytes, 64 << 20));
+        double most = 0;
+        for (const DecodeResult& decode : r.decode)
+            if (decode.sessions == 1) most = std::max(most, decode.bytes_per_step);
+        if (most > 0 && most < static_cast<double>(r.cache_bytes)) add(r.stream_near, static_cast<uint64_t>(most));
+    }
+
+    void feed(Session& session, std::span<const int32_t> tokens) { check(session.feed(tokens), "cannot feed tokens"); }
+    void advance(uint32_t sessions = 1) {
+        check(m_.engine.advance(std::span(handles_).first(sessions), std::span(results_).first(sessions)), "cannot advance");
+    }
+
+    // The first `sessions` sessions hold exactly `depth` computed tokens; what they have is used.
+    void reach(uint32_t depth, uint32_t sessions) {
+        bool missing = false;
+        for (uint32_t i = 0; i < sessions; ++i) {
+            const uint32_t have = sessions_[i].info()->token_count;
+            if (have > depth) check(sessions_[i].truncate(depth), "cannot truncate");
+            if (have >= depth) continue;
+            feed(sessions_[i], std::span(ids_).subspan(have, depth - have));
+            missing = true;
+        }
+        if (missing) advance(sessions);
+    }
+
+    double prefill_rate(uint32_t tokens) {
+        reach(0, 1);
+        feed(sessions_[0], std::span(ids_).first(tokens));
+        const auto start = Clock::now();
+        advance();
+        return tokens / us_since(start) * 1e6;
+    }
+
+    double decode_rate(uint32_t depth, uint32_t sessions) {
+        reach(depth, sessions);
+        const auto start = Clock::now();
+        for (uint32_t i = 0; i < o_.decode; ++i) {
+            for (uint32_t s = 0; s < sessions; ++s) feed(sessions_[s], std::span(ids_).subspan((i + s) % ids_.size(), 1));
+            advance(sessions);
+        }
+        return 1.0 * o_.decode * sessions / us_since(start) * 1e6;
+    }
+
+    // The same step over and over: a position is computed, timed and forgotten.
+    std::vector<double> steps(Interruptions& during) {
+        reach(o_.position, 1);
+        std::vector<double> us(o_.steps);  // written now, so that storing a time faults no page in
+        const Interruptions before = interruptions();
+        for (uint32_t i = 0; i < o_.steps; ++i) {
+            bar_.update(60 * o_.steps + i * 20, o_.steps * 100, "steps");
+            feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
+            const auto start = Clock::now();
+            advance();
+            us[i] = us_since(start);
+            check(sessions_[0].truncate(o_.position), "cannot truncate");
+        }
+        during = interruptions() - before;
+        return us;
+    }
+
+    // A step at the same position in one pass and then in the other: what disturbs the machine for longer than a step disturbs both.
+    void by_turns(std::vector<double> (&us)[2]) {
+        reach(o_.position, 1);
+        for (uint32_t i = 0; i < o_.turns + 2; ++i)
+            for (const keel_pass pass : {KEEL_PASS_DENSE, KEEL_PASS_LOW_RANK}) {
+                check(sessions_[0].set_pass(pass), "cannot choose the pass");
+                feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
+                const auto start = Clock::now();
+                advance();
+                const double taken = us_since(start);
+                if (i >= 2) us[pass == KEEL_PASS_LOW_RANK].push_back(taken);  // two rounds touch the weights of both
+                check(sessions_[0].truncate(o_.position), "cannot truncate");
+            }
+    }
+
+    // The longest prompt in slices of the budget, as often as there are repeats.
+    std::vector<double> slices_of_a_prompt() {
+        std::vector<double> us;
+        for (uint32_t r = 0; r < o_.repeats; ++r) {
+            bar_.update(80 * o_.repeats + r * 15, o_.repeats * 100, "time slices");
+            reach(0, 1);
+            feed(sessions_[0], std::span(ids_).first(o_.longest_prefill()));
+            for (keel_status status = KEEL_AGAIN; status == KEEL_AGAIN;) {
+                const auto start = Clock::now();
+                status = m_.engine.advance(sessions_[0], o_.budget_us).status;
+                us.push_back(us_since(start));
+                check(status, "cannot advance");
+            }
+        }
+        return us;
+    }
+
+    LoadedModel& m_;
+    const Options& o_;
+    ProgressBar bar_;
+    std::vector<Session> sessions_;
+    std::vector<keel_session> handles_;  // of the same sessions
+    std::vector<keel_advance_result> results_;
+    std::vector<int32_t> ids_;
+};
+
+Json spread_json(const Spread& s) {
+    return {{"median", s.median}, {"lowest", s.lowest}, {"highest", s.highest}};
+}
+// Bytes a token and microseconds of both passes; ratios are low-rank over dense, that of times of each pair of steps.
+struct Turns {
+    double bytes[2];
+    Spread us[2], ratio;
+    double byte_ratio() const { return bytes[1] / bytes[0]; }
+};
+Turns turns_of(const Results& r, const keel_memory_plan& plan, uint32_t position) {
+    const double kv = position * static_cast<double>(plan.kv_bytes_per_token);
+    std::vector<double> ratios;
+    for (size_t i = 0; i < r.turns[0].size(); ++i) ratios.push_back(r.turns[1][i] / r.turns[0][i]);
+    return {{static_cast<double>(plan.decode_bytes) + kv, static_cast<double>(plan.low_rank_decode_bytes) + kv}, {spread_of(r.turns[0]), spread_of(r.turns[1])}, spread_of(ratios)};
+}
+Json turns_json(const Turns& t) {
+    const auto pass = [&t](int i) { return Json{{"bytes", t.bytes[i]}, {"us", spread_json(t.us[i])}}; };
+    return {{"dense", pass(0)}, {"low_rank", pass(1)}, {"byte_ratio", t.byte_ratio()}, {"time_ratio", spread_json(t.ratio)}};
+}
+Json latency_json(const Latency& l) {
+    Json bins = Json::array();
+    for (const HistogramBin& bin : l.histogram) bins.push_back({bin.low, bin.count});
+    return {{"p50_us", l.p50},      {"p90_us", l.p90},         {"p99_us", l.p99},
+            {"p99_9_us", l.p999},   {"max_us", l.largest},     {"samples", l.samples},
+            {"histogram", {{"bins_per_octave", kBinsPerOctave}, {"low_us_and_count", bins}}}};
+}
+
+// Checks the options against each other and fills in those that follow from others.
+void complete(Options& o) {
+    if (o.repeats == 0) throw ToolError(kExitUsage, "--repeats must be at least 1");
+    std::erase(o.prefill, 0u);  // --prefill 0: none
+    const uint32_t longest = o.longest_prefill();
+    const uint32_t deepest = o.depth.empty() ? longest : *std::max_element(o.depth.begin(), o.depth.end());
+    if (o.engine.context == 0)
+        o.engine.context = std::max({longest, deepest + o.decode, o.steps || o.turns ? o.position + 1 : 0, 1u});
+}
+void check_context(Options& o, uint32_t context) {
+    if (o.depth.empty() && o.decode <= context) o.depth = {std::min(o.longest_prefill(), context - o.decode)};
+    bool fits = o.longest_prefill() <= context && o.decode <= context && ((o.steps == 0 && o.turns == 0) || o.position < context);
+    for (const uint32_t depth : o.depth) fits = fits && uint64_t{depth} + o.decode <= context;
+    if (!fits)
+        throw ToolError(kExitUsage, strf("--prefill, --depth with --decode, or --position does not fit the context of %u tokens",
+                                         context));
+}
+
+void bench(Options o, const Console& console) {
+    complete(o);
+    LoadedModel m = load_model(o.engine, console);
+    check_context(o, m.plan.context_tokens);
+    if (o.turns && m.plan.low_rank_op_count == 0) throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
+
+    const Results r = Bench(m, o, console).run();
+    const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);
+    const bool in_cache = near.median > 0;
+    Result<keel_stats> stats = m.engine.stats();
+    check(stats.status, "cannot read the engine's statistics");
+    struct Bandwidth {
+        double gb_per_s, percent;
+    };
+    const auto bandwidth = [&](const DecodeResult& d) -> Bandwidth {
+        const double used = d.bytes_per_step * spread_of(d.rates).median / d.sessions / 1e9;
+        return {used, used / (in_cache ? near.highest : stream.highest) * 100};
+    };
+
+    if (console.json) {
+        Json prefill = Json::array(), decode = Json::array();
+        for (const PrefillResult& p : r.prefill) {
+            Json entry = spread_json(spread_of(p.rates));
+            entry["tokens"] = p.tokens;
+            prefill.push_back(entry);
+        }
+        for (const DecodeResult& d : r.decode) {
+            Json entry = spread_json(spread_of(d.rates));
+            entry["depth"] = d.depth;
+            entry["tokens"] = o.decode;
+            entry["sessions"] = d.sessions;
+            entry["bytes_per_step"] = d.bytes_per_step;
+            entry["gb_per_s"] = bandwidth(d).gb_per_s;
+            entry["percent_of_stream"] = bandwidth(d).percent;
+            entry["stream_used"] = in_cache ? "working set of the model (cache-resident)" : "beyond the caches";
+            decode.push_back(entry);
+        }
+        Json out = {{"model", info_json(m.file.info)},
+                    {"version", strf("%u.%u.%u", keel_version() >> 16, keel_version() >> 8 & 0xff, keel_version() & 0xff)},
+                    {"kernel_set", stats->kernel_set},
+                    {"threads", stats->threads},
+                    {"weights", weights_name(m.config.weights)},
+                    {"activation", activation_name(m.config.activation)},
+                    {"k_format", kv_format_name(m.config, m.config.k_format)},
+                    {"v_format", kv_format_name(m.config, m.config.v_format)},
+                    {"repeats", o.repeats},
+                    {"load_seconds", m.load_seconds},
+                    {"prefill", prefill},
+                    {"decode", decode},
+                    {"stream", {{"bytes", r.stream.bytes}, {"gb_per_s", spread_json(stream)}}}};
+        if (o.steps) {
+            out["step"] = latency_json(r.step);
+            out["step"]["position"] = o.position;
+            if (r.step_interruptions.known)
+                out["step"]["interruptions"] = {{"voluntary_switches", r.step_interruptions.voluntary_switches},
+                                                {"involuntary_switches", r.step_interruptions.involuntary_switches},
+                                                {"minor_faults", r.step_interruptions.minor_faults},
+                                                {"major_faults", r.step_interruptions.major_faults}};
+        }
+        if (o.turns) out["turns"] = turns_json(turns_of(r, m.plan, o.position));
+        if (r.slice.samples) {
+            out["slice"] = latency_json(r.slice);
+            out["slice"]["budget_us"] = o.budget_us;
+            out["slice"]["largest_overrun_us"] = r.slice_overrun_us;
+        }
+        if (in_cache) out["stream_working_set"] = {{"bytes", r.stream_near.bytes}, {"gb_per_s", spread_json(near)}};
+        out["last_level_cache_bytes"] = r.cache_bytes;
+        out["planned_bytes"] = total_bytes(m.plan);
+        out["arena_allocations_after_init"] = stats->allocations_after_init;
+        return print_json(out);
+    }
+
+    printf("%s, %s, %s kernels, %u threads\n\n", m.file.info.name, m.file.info.weight_types, stats->kernel_set,
+           stats->threads);
+    Table rates({"", "median", "lowest", "highest"});
+    const auto add = [&](const std::string& name, const Spread& s, const char* unit) {
+        rates.add({name, strf("%.1f %s", s.median, unit), strf("%.1f", s.lowest), strf("%.1f", s.highest)});
+    };
+    const auto decode_name = [&](const DecodeResult& d) {
+        const std::string name = strf("decode %u tokens at %u", o.decode, d.depth);
+        return d.sessions == 1 ? name : name + strf(", %u sessions", d.sessions);
+    };
+    for (const PrefillResult& p : r.prefill) add(strf("prefill %u tokens", p.tokens), spread_of(p.rates), "tok/s");
+    for (const DecodeResult& d : r.decode) add(decode_name(d), spread_of(d.rates), "tok/s");
+    add("memory stream, " + human_bytes(r.stream.bytes), stream, "GB/s");
+    if (in_cache) add("memory stream, " + human_bytes(r.stream_near.bytes), near, "GB/s");
+    fputs(rates.text().c_str(), stdout);
+    if (!r.decode.empty()) printf("\n");
+    for (const DecodeResult& d : r.decode)
+        printf("%s: a step moves %s, %.1f GB/s, %.0f %% of the fastest stream %s\n", decode_name(d).c_str(),
+               human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s, bandwidth(d).percent,
+               in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
+    if (o.turns) {
+        const Turns t = turns_of(r, m.plan, o.position);
+        printf("by turns: dense %s a step, low-rank %s; %.3f of the time (fastest steps: %.3f) for %.3f of the bytes\n", human_us(t.us[0].median).c_str(), human_us(t.us[1].median).c_str(),
+               t.ratio.median, t.us[1].lowest / t.us[0].lowest, t.byte_ratio());
+    }
+    if (o.steps == 0 && r.slice.samples == 0) return;
+    Table latency({"latency", "p50", "p90", "p99", "p99.9", "max", "samples"});
+    const auto row = [&](const std::string& name, const Latency& l) {
+        latency.add({name, human_us(l.p50), human_us(l.p90), human_us(l.p99), human_us(l.p999), human_us(l.largest),
+                     strf("%zu", l.samples)});
+    };
+    if (o.steps) row(strf("one token at position %u", o.position), r.step);
+    if (r.slice.samples) row(strf("prefill slices of %s", human_us(static_cast<double>(o.budget_us)).c_str()), r.slice);
+    printf("\n%s", latency.text().c_str());
+    if (o.steps && r.step_interruptions.known)
+        printf("during the steps: %lld voluntary and %lld involuntary context switches, %lld minor and %lld major page faults\n",
+               static_cast<long long>(r.step_interruptions.voluntary_switches),
+               static_cast<long long>(r.step_interruptions.involuntary_switches),
+               static_cast<long long>(r.step_interruptions.minor_faults),
+               static_cast<long long>(r.step_interruptions.major_faults));
+    if (r.slice.samples) printf("largest overrun of the budget: %s\n", human_us(r.slice_overrun_us).c_str());
+}
+
+}  // namespace
+
+void add_bench_verb(CLI::App& app, Console& console) {
+    auto o = std::make_shared<Options>();
+    CLI::App* verb = add_verb(app, console, "bench", "rates and latencies, against this machine's memory bandwidth",
+                              "  keel bench model.gguf\n"
+                              "  keel bench model.gguf --prefill 128,512,2048 --depth 2048,512,0 --decode 32 --threads 4 --json\n"
+                              "  keel bench model.gguf --prefill 0 --depth 0 --sessions 4 --steps 0\n"
+                              "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000");
+    add_engine_options(*verb, o->engine);
+    const auto add = [&](const char* name, auto& value, const char* what) {
+        return verb->add_option(name, value, what)->capture_default_str();
+    };
+    add("--prefill", o->prefill, "prompts of so many tokens, separated by commas; 0 measures none")->delimiter(',');
+    add("--decode", o->decode, "tokens decoded one by one; 0 measures none");
+    verb->add_option("--depth", o->depth,
+                     "tokens in the session before the decoded ones, separated by commas (default: the longest prompt); from deep "
+                     "to shallow, what one has computed serves the next")
+        ->delimiter(',');
+    add("--sessions", o->engine.sessions, "more than 1: decode also with so many sessions together");
+    add("--steps", o->steps, "single steps timed for the latency table; 0 measures none");
+    add("--position", o->position, "position at which they are timed");
+    add("--turns", o->turns, "single steps at that position timed in the dense and the low-rank pass by turns; 0 measures none");
+    add("--budget-us", o->budget_us, "time slice for the longest prompt; 0 skips the slices");
+    add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
+    verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");
+    verb->callback([o, &console] { bench(*o, console); });
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,154 @@
+// keel chat: a conversation in the model's own template. Each turn feeds only what the session does not hold yet.
+#include <stdio.h>
+
+#include <iostream>
+
+#include "sdk/tools/common/generation.h"
+#include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/cli/verbs.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    EngineOptions engine;
+    SamplingOptions sampling;
+    std::string system, template_file;
+    bool stats = false;
+};
+
+struct Message {
+    const char* role;
+    std::string text;
+};
+
+std::string format(const Engine& engine, const std::vector<Message>& messages) {
+    std::vector<keel_chat_message> views;
+    for (const Message& m : messages) views.push_back({m.role, m.text.data(), m.text.size()});
+    size_t bytes = 0;
+    const auto count = static_cast<uint32_t>(views.size());
+    const keel_status status = keel_chat_format(engine.handle(), views.data(), count, 1, nullptr, 0, &bytes);
+    if (status == KEEL_E_ARGUMENT)
+        throw ToolError(kExitUsage, "this model's chat template has no place for a system message");
+    if (status != KEEL_E_BUFFER_TOO_SMALL) check(status, "cannot write the chat template");
+    std::string text(bytes, '\0');
+    check(engine.chat_format(views, text).status, "cannot write the chat template");
+    return text;
+}
+
+// Feeds the part of `ids` behind what the session already has in common with it.
+std::span<const int32_t> rewind_to_common_prefix(Session& session, std::span<const int32_t> ids) {
+    const Result<std::span<const int32_t>> held = session.tokens();
+    check(held.status, "cannot read the session");
+    size_t common = 0;
+    while (common < held->size() && common + 1 < ids.size() && (*held)[common] == ids[common]) ++common;
+    check(session.truncate(static_cast<uint32_t>(common)), "cannot rewind the session");
+    return ids.subspan(common);
+}
+
+// Makes sure that the engine has a template: the file's own, or the one in --template. Returns its name.
+std::string settle_template(const Options& o, LoadedModel& m) {
+    if (!o.template_file.empty()) {
+        const std::string text = read_text(o.template_file);
+        keel_reader reader = make<keel_reader>();
+        keel_error error = make<keel_error>();
+        check(keel_reader_from_memory(text.data(), text.size(), &reader), "cannot use " + o.template_file);
+        check(m.engine.attach(KEEL_ATTACH_CHAT_TEMPLATE, &reader, &error), "cannot use " + o.template_file, &error);
+        return o.template_file;
+    }
+    const keel_chat_family family = m.file.info.chat_family;
+    if (family == KEEL_CHAT_NONE)
+        throw ToolError(kExitFile,
+                        o.engine.model + " carries no chat template; give one with --template, or use `keel run`");
+    if (family == KEEL_CHAT_UNKNOWN)
+        throw ToolError(kExitFile, o.engine.model +
+                                       " carries a chat template of no family Keel knows (chatml, llama3, " +
+                                       "mistral, gemma, phi3, zephyr); Keel does not guess");
+    return chat_family_name(family);
+}
+
+void chat(const Options& o, const Console& console) {
+    const PreparedSampling sampling(o.sampling);
+    LoadedModel m = load_model(o.engine, console);
+    const std::string template_name = settle_template(o, m);
+    Session session = open_session(m);
+    sampling.apply(session);
+
+    const bool interactive = stdin_is_terminal() && !console.json;
+    if (interactive)
+        fprintf(stderr, "%s, %s template. /reset begins again, /quit or Ctrl-D ends, Ctrl-C stops an answer.\n",
+                m.file.info.name[0] ? m.file.info.name : o.engine.model.c_str(), template_name.c_str());
+    std::vector<Message> messages;
+    const auto reset = [&] {
+        messages.clear();
+        if (!o.system.empty()) messages.push_back({"system", o.system});
+    };
+    reset();
+    for (std::string line;;) {
+        if (interactive) fputs("> ", stderr);
+        if (!std::getline(std::cin, line) || line == "/quit") break;
+        if (line.empty()) continue;
+        if (line == "/reset") {
+            reset();
+            continue;
+        }
+        messages.push_back({"user", line});
+        const std::vector<int32_t> ids =
+            tokenize(m.engine, format(m.engine, messages), KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
+        if (ids.size() >= m.plan.context_tokens)
+            throw ToolError(kExitMemory,
+                            strf("the conversation has %zu tokens and the context %u; raise --context or /reset",
+                                 ids.size(), m.plan.context_tokens));
+        const std::span<const int32_t> rest = rewind_to_common_prefix(session, ids);
+
+        struct Reply {
+            std::string text;
+            bool stream;
+        } reply{{}, !console.json};
+        const TextSink sink = {[](void* context, std::string_view text) {
+                                   Reply& r = *static_cast<Reply*>(context);
+                                   r.text += text;
+                                   if (r.stream) fwrite(text.data(), 1, text.size(), stdout);
+                               },
+                               &reply};
+        const Generation g = generate(m.engine, session, rest, o.sampling.max_tokens, sink);
+        messages.push_back({"assistant", reply.text});
+        if (console.json) {
+            const Json turn = {{"user", line},
+                               {"assistant", reply.text},
+                               {"stop", stop_reason_text(g.reason)},
+                               {"prompt_tokens", g.prompt_tokens},
+                               {"generated_tokens", g.generated_tokens},
+                               {"prefill_tokens_per_second", g.prefill_rate()},
+                               {"decode_tokens_per_second", g.decode_rate()}};
+            printf("%s\n", turn.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+            continue;
+        }
+        fputs(g.reason == StopReason::kCancelled ? " [stopped]\n" : "\n", stdout);
+        if (o.stats)
+            fprintf(stderr, "[prefill %u tokens %.1f tok/s, decode %u tokens %.1f tok/s, %s]\n", g.prefill_tokens,
+                    g.prefill_rate(), g.generated_tokens, g.decode_rate(), stop_reason_text(g.reason));
+    }
+}
+
+}  // namespace
+
+void add_chat_verb(CLI::App& app, Console& console) {
+    auto o = std::make_shared<Options>();
+    o->sampling.max_tokens = 1024;
+    CLI::App* verb = add_verb(app, console, "chat", "talk to a model in its own chat template",
+                              "  keel chat model.gguf --system \"Answer in one sentence.\"\n"
+                              "  printf 'Hi\\nAnd now in French\\n' | keel chat model.gguf --json\n"
+                              "With --json, one JSON line per turn.");
+    add_engine_options(*verb, o->engine);
+    add_sampling_options(*verb, o->sampling);
+    verb->add_option("--system", o->system, "system message");
+    verb->add_option("--template", o->template_file, "a file with a chat template, in place of the model's own");
+    verb->add_flag("--stats", o->stats, "figures after every answer");
+    verb->callback([o, &console] {
+        setvbuf(stdout, nullptr, _IONBF, 0);
+        chat(*o, console);
+    });
+}
+
+}  // namespace keel::tools

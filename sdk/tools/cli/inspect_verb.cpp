@@ -1,0 +1,171 @@
+// keel inspect: what a GGUF file holds, without reading a weight.
+#include <stdio.h>
+#include <string.h>
+
+#include <algorithm>
+
+#include "sdk/format/gguf.h"
+#include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/cli/verbs.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    std::string model;
+    bool tensors = false, metadata = false;
+};
+
+// The tables behind keel_inspect, for listing.
+struct Tables {
+    std::vector<GgufValue> values;
+    std::vector<GgufTensor> tensors;
+    Gguf view{};
+};
+
+Tables scan(const ModelFile& file) {
+    Tables t;
+    keel_limits limits{};
+    keel_error error = make<keel_error>();
+    check(resolve_limits(nullptr, &limits), "cannot set limits");
+    check(gguf_scan(*file.reader.get(), limits, nullptr, nullptr, &t.view, &error), "cannot use " + file.path, &error);
+    t.values.resize(t.view.value_count);
+    t.tensors.resize(t.view.tensor_count);
+    check(gguf_scan(*file.reader.get(), limits, t.values.data(), t.tensors.data(), &t.view, &error),
+          "cannot use " + file.path, &error);
+    return t;
+}
+
+std::string bytes_at(const ModelFile& file, uint64_t offset, uint64_t bytes) {
+    return {static_cast<const char*>(file.reader.get()->mapped) + offset, static_cast<size_t>(bytes)};
+}
+
+template <class T>
+T number_at(const ModelFile& file, uint64_t offset) {
+    T value;
+    memcpy(&value, static_cast<const char*>(file.reader.get()->mapped) + offset, sizeof value);
+    return value;
+}
+
+Json scalar(const ModelFile& file, uint32_t type, uint64_t offset) {
+    switch (type) {
+        case kGgufU8:
+            return number_at<uint8_t>(file, offset);
+        case kGgufI8:
+            return number_at<int8_t>(file, offset);
+        case kGgufU16:
+            return number_at<uint16_t>(file, offset);
+        case kGgufI16:
+            return number_at<int16_t>(file, offset);
+        case kGgufU32:
+            return number_at<uint32_t>(file, offset);
+        case kGgufI32:
+            return number_at<int32_t>(file, offset);
+        case kGgufF32:
+            return number_at<float>(file, offset);
+        case kGgufBool:
+            return number_at<uint8_t>(file, offset) != 0;
+        case kGgufU64:
+            return number_at<uint64_t>(file, offset);
+        case kGgufI64:
+            return number_at<int64_t>(file, offset);
+        case kGgufF64:
+            return number_at<double>(file, offset);
+        default:
+            return nullptr;
+    }
+}
+
+Json value_json(const ModelFile& file, const GgufValue& value) {
+    if (value.type == kGgufString) return bytes_at(file, value.offset, value.count);
+    if (value.type != kGgufArray) return scalar(file, value.type, value.offset);
+    return strf("array of %llu elements, %s", static_cast<unsigned long long>(value.count),
+                human_bytes(value.bytes).c_str());
+}
+
+// The metadata in file order. A key stands where the value before it ended (the first one after the 24 bytes of the
+// header): its length in 8 bytes, then its text.
+Json metadata_json(const ModelFile& file, std::vector<GgufValue> values) {
+    std::sort(values.begin(), values.end(), [](const GgufValue& a, const GgufValue& b) { return a.offset < b.offset; });
+    Json out = Json::object();
+    uint64_t position = 24;
+    for (const GgufValue& value : values) {
+        out[bytes_at(file, position + 8, number_at<uint64_t>(file, position))] = value_json(file, value);
+        position = value.offset + value.bytes;
+    }
+    return out;
+}
+
+Json tensor_json(const ModelFile& file, const GgufTensor& t) {
+    return {{"name", bytes_at(file, t.name_offset, t.name_bytes)},
+            {"type", kernels::weight_type_info(t.type)->name},
+            {"dims", std::vector<uint64_t>(t.dims, t.dims + t.dim_count)},
+            {"offset", t.offset},
+            {"bytes", t.bytes}};
+}
+
+void inspect(const Options& o, const Console& console) {
+    const ModelFile file = open_model(o.model);
+    const keel_model_info& info = file.info;
+    Json metadata = Json::object(), tensors = Json::array();
+    if (o.metadata || o.tensors) {
+        const Tables tables = scan(file);
+        metadata = metadata_json(file, tables.values);
+        for (const GgufTensor& tensor : tables.tensors) tensors.push_back(tensor_json(file, tensor));
+    }
+    if (console.json) {
+        Json out = info_json(info);
+        if (o.metadata) out["metadata"] = metadata;
+        if (o.tensors) out["tensor_table"] = tensors;
+        return print_json(out);
+    }
+    Table table({"file", o.model}, 2);
+    table.add({"format", strf("GGUF v%u, %s, %u tensors", info.gguf_version, human_bytes(info.file_bytes).c_str(),
+                              info.tensors)});
+    table.add({"architecture", info.architecture});
+    table.add({"name", info.name});
+    table.add({"parameters", human_count(info.parameters)});
+    table.add({"weights", human_bytes(info.weight_bytes) + ", " + info.weight_types});
+    table.add({"shape", strf("%u layers, embedding %u, feed-forward %u, %u heads of %u (%u for K and V)", info.layers,
+                             info.embedding, info.feed_forward, info.heads, info.head_dim, info.kv_heads)});
+    table.add({"context", strf("%u tokens in training", info.train_context_tokens)});
+    table.add({"vocabulary", strf("%u tokens, %s%s%s, BOS %d, EOS %d", info.vocabulary, info.tokenizer,
+                                  info.pre_tokenizer[0] ? " / " : "", info.pre_tokenizer, info.bos_id, info.eos_id)});
+    table.add({"chat", chat_family_name(info.chat_family)});
+    table.add({"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))});
+    fputs(table.text().c_str(), stdout);
+    if (o.metadata) {
+        Table values({"\nkey", "value"}, 2);
+        for (const auto& [key, value] : metadata.items()) {
+            std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+            if (text.size() > 90) text = text.substr(0, 87) + "...";
+            values.add({key, text});
+        }
+        fputs(values.text().c_str(), stdout);
+    }
+    if (o.tensors) {
+        Table rows({"\ntensor", "type", "shape", "offset", "bytes"}, 3);
+        for (const Json& t : tensors) {
+            std::string shape;
+            for (const auto& d : t["dims"]) shape += (shape.empty() ? "" : " x ") + d.dump();
+            rows.add({t["name"], t["type"], shape, t["offset"].dump(), t["bytes"].dump()});
+        }
+        fputs(rows.text().c_str(), stdout);
+    }
+}
+
+}  // namespace
+
+void add_inspect_verb(CLI::App& app, Console& console) {
+    auto o = std::make_shared<Options>();
+    CLI::App* verb = add_verb(app, console, "inspect", "describe a GGUF file without reading its weights",
+                              "  keel inspect model.gguf\n"
+                              "  keel inspect model.gguf --tensors --metadata\n"
+                              "  keel inspect model.gguf --json | jq .train_context_tokens");
+    verb->add_option("model", o->model, "GGUF file")->required();
+    verb->add_flag("--tensors", o->tensors, "list the tensors");
+    verb->add_flag("--metadata", o->metadata, "list the metadata");
+    verb->callback([o, &console] { inspect(*o, console); });
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,56 @@
+// The keel command: parses the line, runs one verb, turns errors into messages and exit codes.
+#include <stdio.h>
+
+#include <new>
+
+#include "sdk/tools/cli/verbs.h"
+
+int main(int argc, char** argv) {
+    using namespace keel::tools;
+    Console console;
+    console.progress = stderr_is_terminal();
+
+    CLI::App app{"Keel runs GGUF language models inside memory you plan first."};
+    app.name("keel");
+    app.require_subcommand(1);
+    app.set_version_flag("--version",
+                         strf("keel %d.%d.%d", KEEL_VERSION_MAJOR, KEEL_VERSION_MINOR, KEEL_VERSION_PATCH));
+    app.footer(
+        "Exit codes:\n"
+        "  0  done\n"
+        "  1  something failed while running\n"
+        "  2  the command line is wrong\n"
+        "  3  a file cannot be read, is malformed or is not supported\n"
+        "  4  memory, context or another limit is too small\n"
+        "  5  stopped by Ctrl-C\n"
+        "`keel VERB --help` shows a verb's options with examples.");
+    add_run_verb(app, console);
+    add_chat_verb(app, console);
+    add_plan_verb(app, console);
+    add_inspect_verb(app, console);
+    add_bench_verb(app, console);
+    add_eval_verb(app, console);
+    add_calibrate_verb(app, console);
+    add_capture_verb(app, console);
+    add_tokenize_verb(app, console);
+    add_synth_verb(app, console);
+    add_wproj_verb(app, console);
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::RuntimeError& error) {
+        return error.get_exit_code();
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    } catch (const ToolError& error) {
+        print_error(console, error);
+        return error.exit_code;
+    } catch (const std::bad_alloc&) {
+        print_error(console, ToolError(kExitMemory, "out of memory"));
+        return kExitMemory;
+    } catch (const std::exception& error) {
+        print_error(console, ToolError(kExitRuntime, error.what()));
+        return kExitRuntime;
+    }
+    return fflush(stdout) == 0 && !ferror(stdout) ? kExitOk : kExitRuntime;
+}

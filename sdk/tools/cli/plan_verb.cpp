@@ -1,0 +1,412 @@
+// keel plan: what an engine will need and do, before it exists. With --memory it searches for the longest context that
+// fits.
+#include <stdio.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/cli/verbs.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    EngineOptions engine;
+    std::string memory;
+    bool all_ops = false, no_ops = false, no_map = false, mapped_free = false;
+};
+
+std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config, uint32_t count) {
+    std::vector<keel_op_info> ops(count, make<keel_op_info>());
+    for (uint32_t i = 0; i < count; ++i)
+        check(keel_plan_op(file.reader.get(), file.model, &config, i, &ops[i]), "cannot describe an op");
+    return ops;
+}
+
+// ---- ops: layers that do the same are shown once ----
+
+// Ops that stand for `repeats` runs of themselves: those of a layer and of the equal layers right behind it.
+struct OpGroup {
+    size_t begin, end;  // into the plan
+    uint32_t repeats;
+};
+
+// Where the weights of an op live, and for copied ones why they are not interleaved: "copy (rows)".
+const char* plain_reason_name(keel_plain_reason reason) {
+    switch (reason) {
+        case KEEL_PLAIN_TYPE:
+            return "type";
+        case KEEL_PLAIN_ROWS:
+            return "rows";
+        case KEEL_PLAIN_LOOKUP:
+            return "lookup";
+        case KEEL_PLAIN_SPEED:
+            return "speed";
+        case KEEL_PLAIN_NONE:
+            break;
+    }
+    return "";
+}
+std::string placement_text(const keel_op_info& op) {
+    if (!op.weight_type[0]) return "";
+    const std::string reason = plain_reason_name(op.plain_reason);
+    return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")");
+}
+// Of a product of the low-rank pass.
+std::string low_rank_text(const keel_op_info& op) {
+    switch (op.low_rank_reason) {
+        case KEEL_LOW_RANK_USED:
+            return op.low_rank_error < 0 ? "record" : strf("record, error %.2g", op.low_rank_error);
+        case KEEL_LOW_RANK_NO_RECORD:
+            return "dense: no record";
+        case KEEL_LOW_RANK_ENERGY:
+            return "dense: too little energy";
+        case KEEL_LOW_RANK_ERROR:
+            return strf("dense: error %.2g", op.low_rank_error);
+        case KEEL_LOW_RANK_NONE:
+            break;
+    }
+    return "";
+}
+
+// Bytes of the interleaved matrices.
+uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
+    uint64_t bytes = 0;
+    for (const keel_op_info& op : ops)
+        if (op.placement == KEEL_WEIGHTS_REPACK) bytes += op.fixed_bytes;
+    return bytes;
+}
+
+bool same_op(const keel_op_info& a, const keel_op_info& b) {
+    return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
+           a.columns == b.columns && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
+           a.placement == b.placement && a.plain_reason == b.plain_reason && a.low_rank_reason == b.low_rank_reason && a.low_rank_error == b.low_rank_error;
+}
+
+std::vector<OpGroup> group_layers(const std::vector<keel_op_info>& ops, bool fold) {
+    std::vector<OpGroup> groups;
+    for (size_t begin = 0; begin < ops.size();) {
+        size_t end = begin + 1;
+        while (end < ops.size() && ops[end].layer == ops[begin].layer) ++end;
+        const bool repeats_last =
+            fold && !groups.empty() && ops[begin].layer > 0 && groups.back().end - groups.back().begin == end - begin &&
+            std::equal(ops.begin() + static_cast<ptrdiff_t>(begin), ops.begin() + static_cast<ptrdiff_t>(end),
+                       ops.begin() + static_cast<ptrdiff_t>(groups.back().begin), same_op);
+        if (repeats_last)
+            ++groups.back().repeats;
+        else
+            groups.push_back({begin, end, 1});
+        begin = end;
+    }
+    return groups;
+}
+
+std::string layer_text(const keel_op_info& op, uint32_t repeats) {
+    if (op.layer < 0) return "";
+    return repeats == 1 ? strf("%d", op.layer) : strf("%d..%d", op.layer, op.layer + static_cast<int>(repeats) - 1);
+}
+
+std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
+    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "pass", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
+                4);
+    for (const OpGroup& group : groups)
+        for (size_t i = group.begin; i < group.end; ++i) {
+            const keel_op_info& op = ops[i];
+            table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
+                       op.low_rank ? low_rank_text(op) : placement_text(op),
+                       i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows), strf("%u", op.columns),
+                       human_bytes(op.fixed_bytes), human_bytes(op.token_bytes), human_us(op.predicted_us),
+                       group.repeats > 1 ? strf("%u", group.repeats) : ""});
+        }
+    return table.text();
+}
+
+Json op_json(const keel_op_info& op) {
+    return {{"index", op.index},
+            {"name", op.name},
+            {"layer", op.layer},
+            {"weight_type", op.weight_type},
+            {"rows", op.rows},
+            {"columns", op.columns},
+            {"fixed_bytes", op.fixed_bytes},
+            {"token_bytes", op.token_bytes},
+            {"output_offset", op.output_offset},
+            {"output_bytes", op.output_bytes},
+            {"first_op", op.first_op},
+            {"last_op", op.last_op},
+            {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
+            {"plain_reason", plain_reason_name(op.plain_reason)},
+            {"pass", op.pass},
+            {"low_rank", low_rank_text(op)},
+            {"predicted_us", op.predicted_us}};
+}
+
+// ---- map of the scratch arena: ops across, offsets down, one row per stretch of bytes between two buffer edges ----
+
+// What several ops may write one after another (a residual stream, parts of one projection).
+struct Buffer {
+    uint64_t offset, bytes;
+    uint32_t first_op, last_op;
+    std::vector<std::string> writers;
+};
+
+std::vector<Buffer> scratch_buffers(const std::vector<keel_op_info>& ops, const std::vector<size_t>& shown) {
+    std::vector<Buffer> buffers;
+    for (const size_t index : shown) {
+        const keel_op_info& op = ops[index];
+        if (op.output_bytes == 0) continue;
+        auto it = std::find_if(buffers.begin(), buffers.end(), [&](const Buffer& b) {
+            return b.offset == op.output_offset && b.bytes == op.output_bytes && b.first_op == op.first_op &&
+                   b.last_op == op.last_op;
+        });
+        if (it == buffers.end())
+            it = buffers.insert(it, {op.output_offset, op.output_bytes, op.first_op, op.last_op, {}});
+        it->writers.push_back(op.name);
+    }
+    return buffers;
+}
+
+std::string scratch_map(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
+    std::vector<size_t> shown;
+    for (const OpGroup& group : groups)
+        for (size_t i = group.begin; i < group.end; ++i) shown.push_back(i);
+    const std::vector<Buffer> buffers = scratch_buffers(ops, shown);
+    std::vector<uint64_t> edges;
+    for (const Buffer& b : buffers) edges.insert(edges.end(), {b.offset, b.offset + b.bytes});
+    std::sort(edges.begin(), edges.end());
+    edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+
+    static const std::string kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    Table map({"offset", "size", "ops"}, 0);
+    for (size_t e = 0; e + 1 < edges.size(); ++e) {
+        std::string row(shown.size(), '.');
+        for (size_t b = 0; b < buffers.size(); ++b) {
+            const Buffer& buffer = buffers[b];
+            if (edges[e] < buffer.offset || edges[e] >= buffer.offset + buffer.bytes) continue;
+            for (size_t c = 0; c < shown.size(); ++c)
+                if (shown[c] >= buffer.first_op && shown[c] <= buffer.last_op)
+                    row[c] = row[c] == '.' ? kLetters[b % kLetters.size()] : '!';
+        }
+        map.add({strf("%llu", static_cast<unsigned long long>(edges[e])), human_bytes(edges[e + 1] - edges[e]),
+                 "|" + row + "|"});
+    }
+    std::string out =
+        "Scratch arena: one column per op of the list above, one row per stretch of bytes; a letter is a live buffer, "
+        "'.' is\n"
+        "free, '!' would be an overlap.\n" +
+        map.text();
+    for (size_t b = 0; b < buffers.size(); ++b) {
+        std::string writers;
+        for (const std::string& w : buffers[b].writers)
+            if (writers.find(w) == std::string::npos) writers += (writers.empty() ? "" : ", ") + w;
+        out +=
+            strf("  %c  %10s  ", kLetters[b % kLetters.size()], human_bytes(buffers[b].bytes).c_str()) + writers + "\n";
+    }
+    return out;
+}
+
+// ---- --memory: the longest context that fits ----
+
+struct Fit {
+    keel_kv_format kv;
+    keel_weights weights;
+    uint32_t context = 0;  // 0: not even the shortest fits
+    uint64_t bytes = 0;    // at that context
+    bool model_limit = false;
+    std::string why_not;
+};
+
+uint64_t needed_bytes(const keel_memory_plan& plan, bool mapped_free) {
+    return total_bytes(plan) + (mapped_free ? 0 : plan.mapped_weight_bytes);
+}
+
+Fit largest_context(const ModelFile& file, keel_config config, keel_kv_format kv, keel_weights weights, uint64_t memory,
+                    bool mapped_free) {
+    Fit fit{kv, weights};
+    config.weights = weights;
+    config.k_format = config.k_format ? config.k_format : kv;
+    config.v_format = config.v_format ? config.v_format : kv;
+    const auto needed = [&](uint32_t context) {
+        config.context_tokens = context;
+        return needed_bytes(plan_memory(file, config), mapped_free);
+    };
+    const uint32_t limit = config.context_tokens ? config.context_tokens : std::max(file.info.train_context_tokens, 1u);
+    try {
+        // needed() grows with the context; the longest that fits lies in [low, high).
+        uint32_t low = 0, high = limit + 1;
+        while (high - low > 1) {
+            const uint32_t middle = low + (high - low) / 2;
+            (needed(middle) <= memory ? low : high) = middle;
+        }
+        fit.context = low;
+        fit.bytes = needed(std::max(low, 1u));
+        fit.model_limit = low == limit;
+    } catch (const ToolError& error) {
+        fit.why_not = error.what();
+    }
+    return fit;
+}
+
+void solve(const Options& o, const Console& console) {
+    const uint64_t memory = parse_bytes(o.memory);
+    const ModelFile file = open_model(o.engine.model);
+    const keel_config config = make_config(o.engine);
+    std::vector<keel_kv_format> formats = {KEEL_KV_F32, KEEL_KV_F16};
+    if (config.k_format && config.v_format) formats = {config.k_format};
+    else if (config.kv_profile) formats = {KEEL_KV_DEFAULT};  // its own
+    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
+    if (config.weights) modes = {config.weights};
+
+    std::vector<Fit> fits;
+    for (const keel_weights mode : modes)
+        for (const keel_kv_format kv : formats)
+            fits.push_back(largest_context(file, config, kv, mode, memory, o.mapped_free));
+    const Fit* best = nullptr;
+    for (const Fit& fit : fits)
+        if (fit.context > (best ? best->context : 0)) best = &fit;
+
+    const auto k_name = [&](const Fit& f) { return kv_format_name(config, config.k_format ? config.k_format : f.kv); };
+    const auto v_name = [&](const Fit& f) { return kv_format_name(config, config.v_format ? config.v_format : f.kv); };
+    const auto kv_options = [&](const Fit& f) {
+        const auto option = [&](const char* side, keel_kv_format given) {
+            const keel_kv_format format = given ? given : f.kv;
+            return format || !config.kv_profile ? strf(" --kv-%s %s", side, kv_format_name(format)) : std::string();
+        };
+        return option("k", config.k_format) + option("v", config.v_format);
+    };
+    if (console.json) {
+        Json rows = Json::array();
+        for (const Fit& fit : fits) {
+            Json row = {
+                {"weights", weights_name(fit.weights)}, {"k_format", k_name(fit)}, {"v_format", v_name(fit)},
+                {"context_tokens", fit.context},        {"bytes", fit.bytes},      {"model_limit", fit.model_limit}};
+            if (!fit.why_not.empty()) row["error"] = fit.why_not;
+            rows.push_back(row);
+        }
+        print_json({{"memory_bytes", memory},
+                    {"sessions", o.engine.sessions},
+                    {"mapped_weights_counted", !o.mapped_free},
+                    {"fits", rows},
+                    {"best", best ? rows[static_cast<size_t>(best - fits.data())] : Json()}});
+    } else {
+        printf("%s: longest context of %u session%s in %s, mapped weights %s\n\n", o.engine.model.c_str(),
+               o.engine.sessions, o.engine.sessions == 1 ? "" : "s", human_bytes(memory).c_str(),
+               o.mapped_free ? "not counted" : "counted");
+        Table table({"weights", "K", "V", "context", "needs", ""}, 3);
+        for (const Fit& fit : fits)
+            table.add({weights_name(fit.weights), k_name(fit), v_name(fit), strf("%u", fit.context),
+                       human_bytes(fit.bytes),
+                       !fit.why_not.empty() ? fit.why_not
+                       : fit.context == 0   ? "does not fit"
+                       : fit.model_limit    ? "all the model was trained for"
+                                            : ""});
+        fputs(table.text().c_str(), stdout);
+        if (best)
+            printf("\nkeel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), best->context, kv_options(*best).c_str(),
+                   weights_name(best->weights), config.kv_profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
+    }
+    if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
+}
+
+// ---- the plan itself ----
+
+void show_plan(const Options& o, const Console& console) {
+    const ModelFile file = open_model(o.engine.model);
+    const keel_config config = make_config(o.engine);
+    const auto start = std::chrono::steady_clock::now();
+    const keel_memory_plan plan = plan_memory(file, config);
+    const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    const std::vector<keel_op_info> all_ops = plan_ops(file, config, plan.op_count + plan.low_rank_op_count);
+    const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count), low_rank(all_ops.begin() + plan.op_count, all_ops.end());
+    double predicted_us = 0;
+    for (const keel_op_info& op : ops) predicted_us += op.predicted_us;
+
+    if (console.json) {
+        Json out = plan_json(plan);
+        out["k_format"] = kv_format_name(config, config.k_format);
+        out["v_format"] = kv_format_name(config, config.v_format);
+        out["model"] = info_json(file.info);
+        out["plan_us"] = plan_us;  // of the call that made this plan
+        out["predicted_us_per_token"] = predicted_us;
+        out["interleaved_weight_bytes"] = interleaved_bytes(ops);
+        out["ops"] = Json::array();
+        for (const keel_op_info& op : all_ops) out["ops"].push_back(op_json(op));
+        if (config.wproj)
+            out["low_rank"] = {{"status", keel_status_name(plan.wproj_status)},     {"field", plan.wproj_error.field},
+                               {"offset", plan.wproj_error.offset},                 {"reason", plan.wproj_error.reason},
+                               {"records", plan.low_rank_records},                  {"bytes", plan.low_rank_bytes},
+                               {"decode_bytes", plan.low_rank_decode_bytes},        {"first_op", plan.op_count},
+                               {"ops", plan.low_rank_op_count}};
+        return print_json(out);
+    }
+
+    printf("%s: %u session%s of %u tokens, steps of up to %u tokens, %u threads, %s kernels\n\n",
+           o.engine.model.c_str(), plan.max_sessions, plan.max_sessions == 1 ? "" : "s", plan.context_tokens,
+           plan.chunk_tokens, plan.threads, cpu_name(plan.cpu));
+    Table regions({"region", "bytes", "", "align", "padding"});
+    for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
+        const keel_region_plan& region = plan.regions[r];
+        regions.add({region_name(r), strf("%llu", static_cast<unsigned long long>(region.bytes)),
+                     human_bytes(region.bytes), strf("%llu", static_cast<unsigned long long>(region.align_bytes)),
+                     strf("%llu", static_cast<unsigned long long>(region.padding_bytes))});
+    }
+    regions.add({"total", strf("%llu", static_cast<unsigned long long>(total_bytes(plan))),
+                 human_bytes(total_bytes(plan)), "", ""});
+    fputs(regions.text().c_str(), stdout);
+    if (plan.mapped_weight_bytes)
+        printf("mapped weights, read in place: %s\n", human_bytes(plan.mapped_weight_bytes).c_str());
+    if (const uint64_t interleaved = interleaved_bytes(ops))
+        printf("weights: %s interleaved, %s as in the file\n", human_bytes(interleaved).c_str(),
+               human_bytes(plan.regions[KEEL_REGION_WEIGHTS].bytes - interleaved).c_str());
+    printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
+           human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
+           kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
+    if (plan.kv_session_bytes) printf("rows of sinks and recent positions in f16: %s a session, part of the KV region\n", human_bytes(plan.kv_session_bytes).c_str());
+    if (plan.kv_side_bytes) printf("means, gains and tables of the KV formats: %s, part of the persistent region\n", human_bytes(plan.kv_side_bytes).c_str());
+    if (plan.wproj_status != KEEL_OK)
+        printf("W_proj cache: not used, %s, %s at byte %llu: %s\n", keel_status_name(plan.wproj_status), plan.wproj_error.field,
+               static_cast<unsigned long long>(plan.wproj_error.offset), plan.wproj_error.reason);
+    if (plan.low_rank_op_count)
+        printf("W_proj cache: %u records, %s of bases, records and biases\n", plan.low_rank_records, human_bytes(plan.low_rank_bytes).c_str());
+    if (plan.note[0]) printf("note: %s\n", plan.note);
+
+    const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
+    if (!o.no_ops) printf("\n%s", ops_text(ops, groups).c_str());
+    if (!o.no_map) printf("\n%s", scratch_map(ops, groups).c_str());
+    printf("\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
+           ops.empty() ? 0 : ops.back().pass + 1,
+           human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(),
+           predicted_us > 0 ? 1e6 / predicted_us : 0);
+    if (low_rank.empty()) return;
+    if (!o.no_ops) printf("\nlow-rank pass\n%s", ops_text(low_rank, group_layers(low_rank, !o.all_ops)).c_str());
+    double low_rank_us = 0;
+    for (const keel_op_info& op : low_rank) low_rank_us += op.predicted_us;
+    printf("\n%u ops in the low-rank pass; one token moves %s (%.1f %% of the dense pass) and is predicted to take %s\n", plan.low_rank_op_count,
+           human_bytes(plan.low_rank_decode_bytes).c_str(), 100.0 * static_cast<double>(plan.low_rank_decode_bytes) / static_cast<double>(plan.decode_bytes),
+           human_us(low_rank_us).c_str());
+}
+
+}  // namespace
+
+void add_plan_verb(CLI::App& app, Console& console) {
+    auto o = std::make_shared<Options>();
+    CLI::App* verb =
+        add_verb(app, console, "plan", "memory and ops of an engine, or the longest context that fits",
+                 "  keel plan model.gguf\n"
+                 "  keel plan model.gguf --context 8192 --sessions 4 --weights map --no-ops\n"
+                 "  keel plan model.gguf --memory 2G --sessions 4\n"
+                 "With --memory, --context is the longest context looked for (default: the model's), and formats\n"
+                 "and weight modes that are not given are all tried.");
+    add_engine_options(*verb, o->engine);
+    verb->add_option("--sessions", o->engine.sessions, "sessions at full context")->capture_default_str();
+    verb->add_option("--memory,-m", o->memory, "find the longest context in this much memory, such as 2G");
+    verb->add_flag("--mapped-free", o->mapped_free, "with --memory: do not count weights that are mapped");
+    verb->add_flag("--all-ops", o->all_ops, "show equal layers one by one");
+    verb->add_flag("--no-ops", o->no_ops, "leave out the ops");
+    verb->add_flag("--no-map", o->no_map, "leave out the map of the scratch arena");
+    verb->callback([o, &console] { o->memory.empty() ? show_plan(*o, console) : solve(*o, console); });
+}
+
+}  // namespace keel::tools

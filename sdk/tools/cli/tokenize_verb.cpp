@@ -1,0 +1,69 @@
+// keel tokenize: text to ids and back, as the model's own tokenizer sees it.
+#include <stdio.h>
+
+#include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/cli/verbs.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    EngineOptions engine;
+    std::string text, file;
+    std::vector<int32_t> decode;
+    bool special = false, bos = false, count = false;
+};
+
+void tokenize_text(const Options& o, const Console& console) {
+    if (o.text.empty() && o.file.empty() && o.decode.empty())
+        throw ToolError(kExitUsage, "nothing to do: give TEXT, --file or --decode");
+    const std::string text = o.file.empty() ? o.text : read_text(o.file);
+    // The smallest engine: only its tokenizer is used, so the weights stay where they are.
+    EngineOptions small = o.engine;
+    small.weights = KEEL_WEIGHTS_MAP;
+    small.context = small.chunk = small.threads = 1;
+    const LoadedModel m = load_model(small, console);
+
+    if (!o.decode.empty()) {
+        const std::string decoded = detokenize(m.engine, o.decode, o.special ? KEEL_DETOKENIZE_SPECIAL : 0);
+        if (console.json) return print_json({{"ids", o.decode}, {"text", decoded}});
+        fwrite(decoded.data(), 1, decoded.size(), stdout);
+        fputs("\n", stdout);
+        return;
+    }
+    const std::vector<int32_t> ids =
+        tokenize(m.engine, text, (o.special ? KEEL_TOKENIZE_SPECIAL : 0) | (o.bos ? KEEL_TOKENIZE_BOS : 0));
+    if (console.json) {
+        std::vector<std::string> pieces;
+        for (const int32_t id : ids) pieces.push_back(detokenize(m.engine, {&id, 1}, KEEL_DETOKENIZE_SPECIAL));
+        return print_json({{"ids", ids}, {"pieces", pieces}, {"tokens", ids.size()}, {"bytes", text.size()}});
+    }
+    if (o.count) {
+        printf("%zu\n", ids.size());
+        return;
+    }
+    for (const int32_t id : ids) {
+        const std::string piece = detokenize(m.engine, {&id, 1}, KEEL_DETOKENIZE_SPECIAL);
+        printf("%8d  %s\n", id, Json(piece).dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+    }
+}
+
+}  // namespace
+
+void add_tokenize_verb(CLI::App& app, Console& console) {
+    auto o = std::make_shared<Options>();
+    CLI::App* verb = add_verb(app, console, "tokenize", "show how the model's tokenizer cuts a text",
+                              "  keel tokenize model.gguf \"Hello, world!\"\n"
+                              "  keel tokenize model.gguf --file book.txt --count\n"
+                              "  keel tokenize model.gguf --decode 438,290,4028");
+    verb->add_option("model", o->engine.model, "GGUF file")->required();
+    verb->add_option("text", o->text, "text to cut");
+    verb->add_option("--file,-f", o->file, "read the text from a file; - is stdin");
+    verb->add_option("--decode", o->decode, "ids to turn into text")->delimiter(',');
+    verb->add_flag("--special", o->special, "recognise special tokens in the text; write them when decoding");
+    verb->add_flag("--bos", o->bos, "begin as the model wants a sequence to begin");
+    verb->add_flag("--count", o->count, "print the number of tokens only");
+    verb->callback([o, &console] { tokenize_text(*o, console); });
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,90 @@
+// The options that verbs share. In one file, since CLI11 is slow to compile: the other parts of the tools see no more of it than a name.
+#include <CLI/CLI.hpp>
+
+#include "sdk/tools/common/generation.h"
+#include "sdk/tools/lab/kv/kv_text.h"
+#include "sdk/tools/common/model_loader.h"
+
+namespace keel::tools {
+namespace {
+
+template <class T>
+void add_choice(CLI::App& verb, const std::string& name, T& value, const Names<T>& names, const std::string& what) {
+    std::string choices;
+    for (const auto& [choice, v] : names) choices += (choices.empty() ? "" : "|") + choice;
+    const auto choose = [&value, &names, name, choices](const std::string& text) {
+        const auto it = names.find(text);
+        if (it == names.end()) throw CLI::ValidationError(name, "'" + text + "' is none of " + choices);
+        value = it->second;
+    };
+    verb.add_option_function<std::string>(name, choose, what)->type_name(choices)->group("Engine");
+}
+
+bool parse_key(const std::string& text, uint64_t* key) {
+    char* end = nullptr;
+    *key = strtoull(text.c_str(), &end, 16);
+    return !text.empty() && text.size() <= 16 && text.find_first_of("+-xX ") == std::string::npos && *end == 0;
+}
+
+}  // namespace
+
+void add_engine_options(CLI::App& verb, EngineOptions& options) {
+    verb.add_option("model", options.model, "GGUF file")->required();
+    verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");
+    verb.add_option("--context,-c", options.context, "longest sequence in tokens (default: the model's, at most 4096)")
+        ->group("Engine");
+    verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 256)")->group("Engine");
+    add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default: the profile's, else f16)");
+    add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default: the profile's, else f16)");
+    verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
+    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")->group("Engine");
+    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")->group("Engine");
+    verb.add_option("--wproj", options.wproj, "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")->group("Engine");
+    verb.add_option("--wproj-key", [&options](const CLI::results_t& text) { return parse_key(text[0], &options.wproj_key); }, "the key it has to have, 16 hex digits")
+        ->group("Engine");
+    verb.add_flag("--wproj-force", options.wproj_any_key, "accept a cache of another key or model where the shapes match")->group("Engine");
+    verb.add_option("--wproj-error", options.wproj_error, "projections whose record has a larger relative squared error stay dense")
+        ->check(CLI::NonNegativeNumber)
+        ->group("Engine");
+    verb.add_flag("--low-rank", options.low_rank, "run in the low-rank pass of the W_proj cache")->group("Engine");
+    add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
+    add_choice(verb, "--activation", options.activation, kActivations,
+               "activations against quantized weights (default q8)");
+    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
+    verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
+}
+
+void add_sampling_options(CLI::App& verb, SamplingOptions& o) {
+    const auto add = [&](const char* name, auto& value, const char* what) {
+        verb.add_option(name, value, what)->capture_default_str()->group("Sampling");
+    };
+    add("--temp", o.temperature, "temperature; 0 always takes the most probable token");
+    add("--top-k", o.top_k, "keep the K most probable tokens; 0 is off");
+    add("--top-p", o.top_p, "keep the smallest set with this probability; 0 is off");
+    add("--min-p", o.min_p, "drop tokens below this part of the best one's probability; 0 is off");
+    add("--typical", o.typical, "keep the locally typical set with this probability; 0 is off");
+    add("--repeat-penalty", o.repeat_penalty, "repetition penalty over the penalty window; 1 is off");
+    add("--frequency-penalty", o.frequency_penalty, "subtracted from a logit per occurrence");
+    add("--presence-penalty", o.presence_penalty, "subtracted once from a logit that occurred");
+    add("--penalty-window", o.penalty_window, "tokens the penalties look back at; 0 is 64");
+    add("--seed", o.seed, "same seed, same text");
+    add("--max-tokens,-n", o.max_tokens, "most tokens to generate");
+    add("--min-tokens", o.min_tokens, "no end of sequence before this many");
+    verb.add_option("--stop", o.stops, "text that ends the generation; may be repeated")
+        ->take_all()
+        ->allow_extra_args(false)
+        ->group("Sampling");
+    verb.add_option("--logit-bias", o.biases, "ID=VALUE, added to a logit (-inf forbids); may be repeated")
+        ->take_all()
+        ->allow_extra_args(false)
+        ->group("Sampling");
+}
+
+void add_text_options(CLI::App& verb, KvText& text, const std::string& what) {
+    verb.add_option("text", text.file, "a text file, or .jsonl with a field \"text\" per line");
+    const std::string first = text.documents ? strf("the first %u", text.documents) : "all";
+    verb.add_option("--documents", text.documents, "documents " + what + " (default: " + first + "; 0: all)");
+    verb.add_option("--tokens", text.tokens, "tokens of each (default: the context)");
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,195 @@
+#include "sdk/tools/common/console.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <sstream>
+
+#ifdef _WIN32
+#include <io.h>
+#define KEEL_IS_TERMINAL(file) _isatty(_fileno(file))
+#else
+#include <unistd.h>
+#define KEEL_IS_TERMINAL(file) isatty(fileno(file))
+#endif
+
+namespace keel::tools {
+
+ExitCode exit_code_of(keel_status status) {
+    switch (status) {
+        case KEEL_OK:
+        case KEEL_AGAIN:
+            return kExitOk;
+        case KEEL_E_FILE_READ:
+        case KEEL_E_FILE_FORMAT:
+        case KEEL_E_FILE_LIMIT:
+        case KEEL_E_UNSUPPORTED:
+        case KEEL_E_FILE_MISMATCH:
+            return kExitFile;
+        case KEEL_E_SLOTS_FULL:
+        case KEEL_E_MEMORY_TOO_SMALL:
+        case KEEL_E_MEMORY_ALIGN:
+        case KEEL_E_BUFFER_TOO_SMALL:
+        case KEEL_E_CONTEXT_FULL:
+        case KEEL_E_KV_FULL:
+        case KEEL_E_TEXT_LIMIT:
+            return kExitMemory;
+        case KEEL_E_CANCELLED:
+            return kExitCancelled;
+        default:
+            return kExitRuntime;
+    }
+}
+
+namespace {
+
+std::string error_line(keel_status status, const std::string& doing, const keel_error* detail) {
+    std::string line = doing + ": " + keel_status_text(status) + " (" + keel_status_name(status) + ")";
+    if (!detail || detail->status == KEEL_OK) return line;
+    if (detail->field[0]) line += std::string("\n  field:  ") + detail->field;
+    if (detail->offset) line += strf("\n  offset: %llu", static_cast<unsigned long long>(detail->offset));
+    if (detail->reason[0]) line += std::string("\n  reason: ") + detail->reason;
+    return line;
+}
+
+}  // namespace
+
+ToolError::ToolError(keel_status status, const std::string& doing, const keel_error* detail)
+    : std::runtime_error(error_line(status, doing, detail)), exit_code(exit_code_of(status)) {
+    this->detail = {{"status", keel_status_name(status)}};
+    if (!detail || detail->status == KEEL_OK) return;
+    this->detail["field"] = detail->field;
+    this->detail["offset"] = detail->offset;
+    this->detail["reason"] = detail->reason;
+}
+
+void check(keel_status status, std::string_view doing, const keel_error* detail) {
+    if (status != KEEL_OK && status != KEEL_AGAIN) throw ToolError(status, std::string(doing), detail);
+}
+
+void print_json(const Json& document) {
+    // Text from models and files may hold bytes that are not UTF-8; they become U+FFFD instead of an exception.
+    const std::string text = document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    fwrite(text.data(), 1, text.size(), stdout);
+}
+
+void print_error(const Console& console, const ToolError& error) {
+    fprintf(stderr, "error: %s\n", error.what());
+    if (!console.json) return;
+    Json document = {{"error", error.what()}, {"exit_code", error.exit_code}};
+    if (!error.detail.is_null()) document["detail"] = error.detail;
+    print_json(document);
+}
+
+std::string strf(const char* format, ...) {
+    va_list arguments, copy;
+    va_start(arguments, format);
+    va_copy(copy, arguments);
+    std::string text(static_cast<size_t>(std::max(0, vsnprintf(nullptr, 0, format, copy))), '\0');
+    va_end(copy);
+    vsnprintf(text.data(), text.size() + 1, format, arguments);
+    va_end(arguments);
+    return text;
+}
+
+std::string human_bytes(uint64_t bytes) {
+    static const char* const kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = static_cast<double>(bytes);
+    size_t unit = 0;
+    for (; value >= 1024 && unit + 1 < std::size(kUnits); ++unit) value /= 1024;
+    return unit == 0 ? strf("%llu B", static_cast<unsigned long long>(bytes)) : strf("%.1f %s", value, kUnits[unit]);
+}
+
+std::string human_count(uint64_t count) {
+    static const char* const kUnits[] = {"", " k", " M", " G", " T"};
+    double value = static_cast<double>(count);
+    size_t unit = 0;
+    for (; value >= 1000 && unit + 1 < std::size(kUnits); ++unit) value /= 1000;
+    return unit == 0 ? strf("%llu", static_cast<unsigned long long>(count)) : strf("%.2f%s", value, kUnits[unit]);
+}
+
+std::string human_us(double us) {
+    if (us < 1000) return strf("%.1f us", us);
+    if (us < 1e6) return strf("%.2f ms", us / 1e3);
+    return strf("%.2f s", us / 1e6);
+}
+
+uint64_t parse_bytes(std::string_view text) {
+    const std::string copy(text);
+    char* end = nullptr;
+    const double value = strtod(copy.c_str(), &end);
+    const ToolError bad(kExitUsage, "'" + copy + "' is not a size; write 4096, 512M or 1.5GiB");
+    if (end == copy.c_str() || !(value >= 0)) throw bad;
+    std::string unit;
+    for (const char* c = end; *c; ++c)
+        if (*c != ' ') unit += static_cast<char>(*c | 0x20);
+    static const char* const kUnits[] = {"", "k", "m", "g", "t"};
+    for (size_t i = 0; i < std::size(kUnits); ++i) {
+        const std::string u = kUnits[i];
+        if (unit != u && unit != u + "b" && (u.empty() || unit != u + "ib")) continue;
+        const double bytes = value * pow(1024, static_cast<double>(i));
+        if (bytes >= 18446744073709551616.0) throw bad;
+        return static_cast<uint64_t>(bytes);
+    }
+    throw bad;
+}
+
+std::string Table::text() const {
+    std::vector<size_t> width;
+    for (const auto& row : rows_) {
+        width.resize(std::max(width.size(), row.size()));
+        for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+    }
+    std::string out;
+    for (const auto& row : rows_) {
+        std::string line;
+        for (size_t i = 0; i < row.size(); ++i) {
+            const std::string pad(width[i] - row[i].size(), ' ');
+            line += (i ? "  " : "") + (i < left_ ? row[i] + pad : pad + row[i]);
+        }
+        line.erase(line.find_last_not_of(' ') + 1);
+        out += line + "\n";
+    }
+    return out;
+}
+
+void ProgressBar::update(uint64_t done, uint64_t total, std::string_view note) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!enabled_ || (now < next_ && done < total)) return;
+    next_ = now + std::chrono::milliseconds(100);
+    drawn_ = true;
+    constexpr int kWidth = 30;
+    const double part = total ? static_cast<double>(done) / static_cast<double>(total) : 1;
+    const int filled = static_cast<int>(part * kWidth);
+    fprintf(stderr, "\r%s [%.*s%.*s] %3.0f %%  %.*s\033[K", label_.c_str(), filled, "##############################",
+            kWidth - filled, "..............................", part * 100, static_cast<int>(note.size()), note.data());
+}
+
+ProgressBar::~ProgressBar() {
+    if (drawn_) fprintf(stderr, "\r\033[K");
+}
+
+bool stderr_is_terminal() {
+    return KEEL_IS_TERMINAL(stderr);
+}
+bool stdin_is_terminal() {
+    return KEEL_IS_TERMINAL(stdin);
+}
+
+std::string read_text(const std::string& path) {
+    if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+    std::ifstream in(path, std::ios::binary);
+    if (std::filesystem::is_directory(path)) throw ToolError(kExitFile, "cannot read " + path);
+    std::string text{std::istreambuf_iterator<char>(in), {}};
+    if (!in) throw ToolError(kExitFile, "cannot read " + path);
+    return text;
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,284 @@
+#include "sdk/tools/common/model_loader.h"
+
+#include <chrono>
+#include <filesystem>
+#include <new>
+#include <utility>
+
+#include "sdk/plan/low_rank.h"
+#include "sdk/tools/common/allocation_counter.h"
+#include "sdk/tools/common/wproj_discovery.h"
+
+namespace keel::tools {
+namespace {
+
+std::shared_ptr<FileReader> open_part(const std::string& path) {
+    Result<FileReader> reader = FileReader::open(path.c_str());
+    check(reader.status, "cannot open " + path);
+    return std::make_shared<FileReader>(std::move(*reader));
+}
+
+std::string find_wproj(const EngineOptions& options) {
+    const ModelFile file = open_model(options.model);
+    const WprojShape shape = wproj_shape_of(*file.model);
+    WprojSearch search;
+    search.model_path = options.model;
+    search.key = options.wproj_key;
+    search.shape = &shape;
+    search.force = options.wproj_any_key;
+    const WprojFound found = find_wproj_cache(search);
+    if (found.path) return *found.path;
+    throw ToolError(kExitFile, strf("no W_proj cache of %s in the working directory, beside it, or in %s (%zu files looked at): see keel wproj build", options.model.c_str(),
+                                    wproj_user_cache_directory().c_str(), found.seen.size()));
+}
+
+}  // namespace
+
+
+keel_config make_config(const EngineOptions& options) {
+    keel_config config = make<keel_config>();
+    config.hooks = make<keel_hooks>();
+    config.api_version = KEEL_API_VERSION;
+    config.max_sessions = options.sessions;
+    config.context_tokens = options.context;
+    config.chunk_tokens = options.chunk;
+    config.threads = options.threads;
+    config.k_format = options.k_format;
+    config.v_format = options.v_format;
+    config.weights = options.weights;
+    config.activation = options.activation;
+    config.cpu = options.cpu;
+    config.pin_threads = options.pin;
+    config.kv_sink_tokens = options.sinks;
+    config.kv_recent_tokens = options.recent;
+    if (!options.kv_profile.empty()) {
+        if (!options.kv_profile_file) options.kv_profile_file = open_part(options.kv_profile);
+        config.kv_profile = options.kv_profile_file->get();
+    }
+    if (!options.wproj.empty()) {
+        if (!options.wproj_file) options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
+        config.wproj = options.wproj_file->get();
+    }
+    if (options.wproj_reader) config.wproj = options.wproj_reader;
+    config.wproj_key = options.wproj_key;
+    config.wproj_any_key = options.wproj_any_key;
+    config.wproj_max_error = static_cast<float>(options.wproj_error);
+    return config;
+}
+
+ModelFile open_model(const std::string& path) {
+    ModelFile file;
+    file.path = path;
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored)) throw ToolError(kExitFile, "cannot open " + path + ": no such file");
+    Result<FileReader> reader = FileReader::open(path.c_str());
+    check(reader.status, "cannot open " + path);
+    file.reader = std::move(*reader);
+
+    keel_error error = make<keel_error>();
+    file.info = make<keel_model_info>();
+    check(keel_inspect(file.reader.get(), nullptr, nullptr, 0, nullptr, &file.info, &error), "cannot use " + path,
+          &error);
+    file.buffer.resize((file.info.model_bytes + 7) / 8);
+    check(keel_inspect(file.reader.get(), nullptr, file.buffer.data(), file.buffer.size() * 8, &file.model, &file.info,
+                       &error),
+          "cannot use " + path, &error);
+    return file;
+}
+
+keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config) {
+    keel_memory_plan plan = make<keel_memory_plan>();
+    keel_error error = make<keel_error>();
+    check(keel_plan(file.reader.get(), file.model, &config, &plan, &error), "cannot plan " + file.path, &error);
+    return plan;
+}
+
+uint64_t total_bytes(const keel_memory_plan& plan) {
+    uint64_t sum = 0;
+    for (const keel_region_plan& region : plan.regions) sum += region.bytes;
+    return sum;
+}
+
+#ifdef KEEL_HAVE_MEMORY_DEFAULT
+RegionMemory::RegionMemory(const keel_memory_plan& plan) {
+    memory_ = make<keel_memory>();
+    const keel_status status = keel_memory_default(&plan, &memory_);
+    if (status != KEEL_OK)
+        throw ToolError(kExitMemory, "cannot allocate " + human_bytes(total_bytes(plan)) + " for the plan");
+}
+void RegionMemory::release() {
+    if (memory_.struct_size) keel_memory_release(&memory_);
+    memory_ = {};
+}
+#else
+RegionMemory::RegionMemory(const keel_memory_plan& plan) {
+    memory_ = make<keel_memory>();
+    for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
+        const keel_region_plan& region = plan.regions[r];
+        if (region.bytes == 0) continue;
+        align_bytes_[r] = std::max<uint64_t>(region.align_bytes, alignof(std::max_align_t));
+        memory_.regions[r].data = ::operator new(region.bytes, std::align_val_t(align_bytes_[r]), std::nothrow);
+        memory_.regions[r].bytes = region.bytes;
+        if (!memory_.regions[r].data) {
+            release();
+            throw ToolError(kExitMemory, std::string("cannot allocate ") + human_bytes(region.bytes) + " for region " +
+                                             region_name(r));
+        }
+    }
+}
+void RegionMemory::release() {
+    for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+        if (memory_.regions[r].data) ::operator delete(memory_.regions[r].data, std::align_val_t(align_bytes_[r]));
+    memory_ = {};
+}
+#endif
+
+RegionMemory::RegionMemory(RegionMemory&& other) noexcept {
+    *this = std::move(other);
+}
+RegionMemory& RegionMemory::operator=(RegionMemory&& other) noexcept {
+    if (this == &other) return *this;
+    release();
+    memory_ = std::exchange(other.memory_, keel_memory{});
+    std::copy(std::begin(other.align_bytes_), std::end(other.align_bytes_), align_bytes_);
+    return *this;
+}
+RegionMemory::~RegionMemory() {
+    release();
+}
+
+LoadedModel load_model(const EngineOptions& options, const Console& console,
+                       const std::function<void(keel_config&)>& adjust,
+                       const std::function<void(const keel_memory_plan&)>& before_init) {
+    LoadedModel loaded;
+    const auto start = std::chrono::steady_clock::now();
+    loaded.file = open_model(options.model);
+    loaded.config = make_config(options);
+    if (adjust) adjust(loaded.config);
+    loaded.plan = plan_memory(loaded.file, loaded.config);
+    if (options.low_rank && !loaded.config.wproj) throw ToolError(kExitUsage, "--low-rank needs a W_proj cache: --wproj");
+    if (options.low_rank && loaded.plan.low_rank_op_count == 0)
+        throw ToolError(loaded.plan.wproj_status, "cannot use the W_proj cache", &loaded.plan.wproj_error);
+    loaded.pass = options.low_rank ? KEEL_PASS_LOW_RANK : KEEL_PASS_DENSE;
+    loaded.memory = RegionMemory(loaded.plan);
+    if (before_init) before_init(loaded.plan);
+
+    ProgressBar bar(console, "loading");
+    loaded.config.hooks.user_data = &bar;
+    loaded.config.hooks.progress = [](void* user_data, uint64_t done, uint64_t total) {
+        static_cast<ProgressBar*>(user_data)->update(done, total, human_bytes(total));
+        return 0;
+    };
+    keel_error error = make<keel_error>();
+    Result<Engine> engine =
+        Engine::init(loaded.file.reader.get(), loaded.file.model, loaded.config, loaded.memory.get(), &error);
+    loaded.heap_at_init = heap_allocations();
+    if (!engine) throw ToolError(engine.status, "cannot load " + options.model, &error);
+    loaded.engine = std::move(*engine);
+    loaded.config.hooks = make<keel_hooks>();  // the bar ends here
+    loaded.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return loaded;
+}
+
+Session open_session(LoadedModel& model) {
+    Result<Session> session = model.engine.open();
+    check(session.status, "cannot open a session");
+    if (model.pass != KEEL_PASS_DENSE) check(session->set_pass(model.pass), "cannot choose the low-rank pass");
+    return std::move(*session);
+}
+
+Json plan_json(const keel_memory_plan& plan) {
+    Json regions = Json::object();
+    for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+        regions[region_name(r)] = {{"bytes", plan.regions[r].bytes},
+                                   {"align_bytes", plan.regions[r].align_bytes},
+                                   {"padding_bytes", plan.regions[r].padding_bytes}};
+    return {{"regions", regions},
+            {"total_bytes", total_bytes(plan)},
+            {"mapped_weight_bytes", plan.mapped_weight_bytes},
+            {"kv_page_tokens", plan.kv_page_tokens},
+            {"kv_page_bytes", plan.kv_page_bytes},
+            {"kv_bytes_per_token", plan.kv_bytes_per_token},
+            {"kv_pages", plan.kv_pages},
+            {"kv_session_bytes", plan.kv_session_bytes},
+            {"kv_side_bytes", plan.kv_side_bytes},
+            {"context_tokens", plan.context_tokens},
+            {"chunk_tokens", plan.chunk_tokens},
+            {"max_sessions", plan.max_sessions},
+            {"threads", plan.threads},
+            {"cpu", cpu_name(plan.cpu)},
+            {"decode_bytes", plan.decode_bytes},
+            {"note", plan.note}};
+}
+
+Json info_json(const keel_model_info& info) {
+    return {{"architecture", info.architecture},
+            {"name", info.name},
+            {"gguf_version", info.gguf_version},
+            {"file_bytes", info.file_bytes},
+            {"weight_bytes", info.weight_bytes},
+            {"weight_types", info.weight_types},
+            {"parameters", info.parameters},
+            {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+            {"tensors", info.tensors},
+            {"layers", info.layers},
+            {"embedding", info.embedding},
+            {"feed_forward", info.feed_forward},
+            {"heads", info.heads},
+            {"kv_heads", info.kv_heads},
+            {"head_dim", info.head_dim},
+            {"vocabulary", info.vocabulary},
+            {"train_context_tokens", info.train_context_tokens},
+            {"tokenizer", info.tokenizer},
+            {"pre_tokenizer", info.pre_tokenizer},
+            {"bos_id", info.bos_id},
+            {"eos_id", info.eos_id},
+            {"chat_family", chat_family_name(info.chat_family)},
+            {"model_bytes", info.model_bytes}};
+}
+
+Json regions_json(const keel_stats& stats) {
+    Json out = Json::object();
+    for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+        if (stats.regions[r].planned_bytes)
+            out[region_name(r)] = {{"planned_bytes", stats.regions[r].planned_bytes},
+                                   {"used_bytes", stats.regions[r].used_bytes},
+                                   {"high_water_bytes", stats.regions[r].high_water_bytes}};
+    return out;
+}
+
+std::string regions_text(const keel_stats& stats) {
+    Table table({"region", "planned bytes", "used", "high water"});
+    uint64_t planned = 0, used = 0, high = 0;
+    const auto number = [](uint64_t v) { return strf("%llu", static_cast<unsigned long long>(v)); };
+    for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
+        const keel_region_stats& region = stats.regions[r];
+        if (!region.planned_bytes) continue;
+        table.add(
+            {region_name(r), number(region.planned_bytes), number(region.used_bytes), number(region.high_water_bytes)});
+        planned += region.planned_bytes;
+        used += region.used_bytes;
+        high += region.high_water_bytes;
+    }
+    table.add({"total", number(planned), number(used), number(high)});
+    return table.text();
+}
+
+std::vector<int32_t> tokenize(const Engine& engine, std::string_view text, uint32_t flags) {
+    const Result<size_t> count = engine.token_count(text, flags);
+    check(count.status, "cannot tokenize the text");
+    std::vector<int32_t> ids(*count);
+    check(engine.tokenize(text, ids, flags).status, "cannot tokenize the text");
+    return ids;
+}
+
+std::string detokenize(const Engine& engine, std::span<const int32_t> ids, uint32_t flags) {
+    size_t bytes = 0;
+    keel_status status = keel_detokenize(engine.handle(), ids.data(), ids.size(), flags, nullptr, 0, &bytes);
+    if (status != KEEL_E_BUFFER_TOO_SMALL) check(status, "cannot detokenize");
+    std::string text(bytes, '\0');
+    check(engine.detokenize(ids, text, flags).status, "cannot detokenize");
+    return text;
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,100 @@
+// From a file name to a running engine: reader, inspect, plan, memory, init, with the options every verb shares.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "keel/keel.hpp"
+#include "sdk/tools/common/console.h"
+#include "sdk/tools/common/engine_names.h"
+
+namespace CLI {
+class App;
+}
+
+namespace keel::tools {
+
+// Options that end up in a keel_config; 0 means the library's default.
+struct EngineOptions {
+    std::string model;
+    uint32_t threads = 0, context = 0, chunk = 0, sessions = 1;
+    keel_kv_format k_format = KEEL_KV_DEFAULT, v_format = KEEL_KV_DEFAULT;
+    keel_weights weights = KEEL_WEIGHTS_DEFAULT;
+    keel_activation activation = KEEL_ACTIVATION_DEFAULT;
+    keel_cpu cpu = KEEL_CPU_AUTO;
+    bool pin = false;
+    uint32_t sinks = 0, recent = 0;  // positions kept in f16
+    std::string kv_profile;  // file name
+    std::string wproj;       // W_proj cache: file name, or "auto" to look for one
+    uint64_t wproj_key = 0;  // it has to have; 0: any of the model
+    bool wproj_any_key = false;
+    double wproj_error = 0;  // records of a larger error stay dense; 0: no bound
+    bool low_rank = false;   // sessions run in the low-rank pass
+    const keel_reader* wproj_reader = nullptr;            // a cache in memory, instead of a file
+    mutable std::shared_ptr<FileReader> kv_profile_file, wproj_file;  // opened by make_config, which points into them
+};
+void add_engine_options(CLI::App& verb, EngineOptions& options);  // verb_options.cpp
+// The configuration; `options` has to outlive keel_plan and keel_engine_init with it.
+keel_config make_config(const EngineOptions& options);
+
+// A file that passed keel_inspect, and its keel_model.
+struct ModelFile {
+    std::string path;
+    FileReader reader;
+    std::vector<uint64_t> buffer;  // where the keel_model lies
+    const keel_model* model = nullptr;
+    keel_model_info info{};
+};
+ModelFile open_model(const std::string& path);
+keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config);
+// Sum over the regions.
+uint64_t total_bytes(const keel_memory_plan& plan);
+
+// Memory for every region of a plan: keel_memory_default where this build has it, else aligned blocks of the C++ heap.
+class RegionMemory {
+  public:
+    RegionMemory() = default;
+    explicit RegionMemory(const keel_memory_plan& plan);
+    RegionMemory(RegionMemory&& other) noexcept;
+    RegionMemory& operator=(RegionMemory&& other) noexcept;
+    ~RegionMemory();
+    const keel_memory* get() const { return &memory_; }
+
+  private:
+    void release();
+    keel_memory memory_{};
+    uint64_t align_bytes_[KEEL_REGION_COUNT] = {};
+};
+
+struct LoadedModel {
+    ModelFile file;
+    keel_config config{};
+    keel_memory_plan plan{};
+    RegionMemory memory;
+    Engine engine;  // last: closed before its memory goes
+    keel_pass pass = KEEL_PASS_DENSE;  // of sessions
+    double load_seconds = 0;
+    uint64_t heap_at_init = 0;  // heap_allocations() the moment keel_engine_init returned
+};
+// `adjust` may change the configuration before it is planned (logits rows and the like); `before_init` is the place to
+// allocate what will be needed after init.
+LoadedModel load_model(const EngineOptions& options, const Console& console,
+                       const std::function<void(keel_config&)>& adjust = {},
+                       const std::function<void(const keel_memory_plan&)>& before_init = {});
+
+// A session in the model's pass. Throws ToolError.
+Session open_session(LoadedModel& model);
+
+// Reusable pieces of reports.
+Json plan_json(const keel_memory_plan& plan);
+Json info_json(const keel_model_info& info);
+// Planned, used and high-water bytes per region.
+Json regions_json(const keel_stats& stats);
+std::string regions_text(const keel_stats& stats);
+
+// Token ids of `text`; throws with the model's name when the text cannot be encoded.
+std::vector<int32_t> tokenize(const Engine& engine, std::string_view text, uint32_t flags);
+std::string detokenize(const Engine& engine, std::span<const int32_t> ids, uint32_t flags = 0);
+
+}  // namespace keel::tools

@@ -1,0 +1,89 @@
+#include "sdk/tools/lab/kv/kv_run.h"
+
+namespace keel::tools {
+namespace {
+
+EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t context_tokens) {
+    options.context = context_tokens;
+    options.sessions = 1;
+    options.k_format = spec.native ? spec.k_format : KEEL_KV_F32;
+    options.v_format = spec.native ? spec.v_format : KEEL_KV_F32;
+    options.sinks = spec.sinks;
+    options.recent = spec.recent;
+    options.kv_profile = spec.profile;
+    options.kv_profile_file = nullptr;
+    if (options.weights == KEEL_WEIGHTS_DEFAULT) options.weights = KEEL_WEIGHTS_MAP;  // engines share the file's pages
+    return options;
+}
+
+}  // namespace
+
+KvRun::KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile, uint32_t chunk) {
+    options = with_formats(std::move(options), spec, context_tokens);
+    if (chunk || options.chunk == 0) options.chunk = chunk ? chunk : kLabChunk;
+    model_ = load_model(options, Console{}, [&](keel_config& config) {
+        config.logits_rows = config.chunk_tokens;
+        if (profile) config.kv_profile = profile;
+    });
+}
+
+KvShape KvRun::shape() const {
+    const keel_model_info& i = info();
+    return {i.layers, i.kv_heads, i.heads, i.head_dim, plan().context_tokens};
+}
+
+void KvRun::set_tap(KvTap* tap) {
+    close();
+    tap_ = tap;
+    check(keel_lab_set_tap(model_.engine.handle(), tap ? KvTap::call : nullptr, tap), "cannot watch the forward pass");
+}
+
+void KvRun::feed(std::span<const int32_t> ids, size_t first_position, const LogitsVisitor& visit) {
+    check(session_.feed(ids, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
+    for (size_t done = 0; done < ids.size();) {
+        const keel_advance_result step = model_.engine.advance(session_);
+        if (tap_) tap_->rethrow();
+        check(step.status, "cannot compute the text");
+        if (step.logits_rows == 0) throw ToolError(kExitRuntime, "a step kept no logits");
+        for (uint32_t row = 0; row < step.logits_rows; ++row, ++done) {
+            const Result<std::span<const float>> logits = session_.logits(row);
+            check(logits.status, "cannot read logits");
+            visit(first_position + done, *logits);
+        }
+    }
+}
+
+void KvRun::forward(std::span<const int32_t> ids, const LogitsVisitor& visit) {
+    close();
+    session_ = open_session(model_);
+    if (tap_) tap_->begin(session_.handle(), static_cast<uint32_t>(ids.size()), model_.plan.chunk_tokens);
+    feed(ids, 0, visit);
+    if (tap_) tap_->end();
+}
+
+void KvRun::decode_again(std::span<const int32_t> ids, uint32_t prefix, const LogitsVisitor& visit) {
+    check(session_.truncate(prefix), "cannot take tokens back");
+    for (size_t position = prefix; position < ids.size(); ++position) feed(ids.subspan(position, 1), position, visit);
+}
+
+KvBytes planned_kv_bytes(const keel_memory_plan& plan) {
+    KvBytes bytes;
+    bytes.page_bytes = plan.kv_page_bytes;
+    bytes.pages = (plan.context_tokens + plan.kv_page_tokens - 1) / plan.kv_page_tokens;
+    bytes.side_bytes = plan.kv_side_bytes;
+    bytes.precise_bytes = plan.kv_session_bytes;
+    bytes.total_bytes = static_cast<double>(bytes.page_bytes * bytes.pages + bytes.precise_bytes + bytes.side_bytes);
+    bytes.per_token = bytes.total_bytes / plan.context_tokens;
+    return bytes;
+}
+
+KvBytes reference_kv_bytes(EngineOptions options, uint32_t context_tokens) {
+    KvSpec f16;
+    f16.k_format = f16.v_format = KEEL_KV_F16;
+    options = with_formats(std::move(options), f16, context_tokens);
+    KvBytes bytes = planned_kv_bytes(plan_memory(open_model(options.model), make_config(options)));
+    bytes.ratio = 1;
+    return bytes;
+}
+
+}  // namespace keel::tools
