@@ -7,9 +7,9 @@
 // matmul walks over a weight buffer of four times the last-level cache ("memory" cases) or keeps one matrix of 2 MiB
 // ("cached" cases); percent is against the stream of the same kind, for one column. Products count two operations each.
 //
-// peak/ cases are what the instructions of a set can do at most, with operands in registers: f32 fused multiply-adds, the 8-bit
-// dot products its kernels are made of, and positions of trellis rows that attention looks up and multiplies (op/s: positions/s).
-// perf/plots/roofline.py puts every product beside the ceilings of the first two.
+// peak/ cases are what the instructions of a set can do at most, with operands in registers: f32 fused multiply-adds,
+// the 8-bit dot products its kernels are made of, and positions of trellis rows that attention looks up and multiplies
+// (op/s: positions/s). perf/plots/roofline.py puts every product beside the ceilings of the first two.
 //
 //   keel_kernels_bench [--benchmark_filter=REGEX] [--benchmark_format=json]
 #include <benchmark/benchmark.h>
@@ -133,8 +133,8 @@ __attribute__((target("avx2,fma"))) double fma_peak_avx2() {
     for (__m256& s : sum) KEEL_OPAQUE(s);
     return 16.0 * 12 * kPeakSteps;
 }
-// Four products summed in 16 bits before they are widened, as codes of up to five bits allow; 8-bit codes need a widening
-// of every product, and so stay below.
+// Four products summed in 16 bits before they are widened, as codes of up to five bits allow; 8-bit codes need a
+// widening of every product, and so stay below.
 __attribute__((target("avx2"))) double int8_peak_avx2() {
     __m256i sum[4] = {}, a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(1);
     const __m256i ones = _mm256_set1_epi16(1);
@@ -177,20 +177,27 @@ __attribute__((target("avx512f,avx512vnni"))) double int8_peak_avx512() {
     for (__m512i& s : sum) KEEL_OPAQUE(s);
     return 128.0 * 12 * kPeakSteps;
 }
-// What attention over trellis rows cannot do without, of a position of an 8B shape (head size 128, 4 queries of a KV head): 64
-// elements at a time are windowed and looked up in four quarters of a table, keys multiplied with four queries and values with
-// four weights of two bytes. No loads, no transposition, no softmax: the operands lie in registers. Returns positions.
+// What attention over trellis rows cannot do without, of a position of an 8B shape (head size 128, 4 queries of a KV
+// head): 64 elements at a time are windowed and looked up in four quarters of a table, keys multiplied with four
+// queries and values with four weights of two bytes. No loads, no transposition, no softmax: the operands lie in
+// registers. Returns positions.
 __attribute__((target("avx512f,avx512bw,avx512vnni,avx512vbmi"))) double trellis_position_avx512vbmi() {
-    __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0, s8 = s0, s9 = s0, s10 = s0, s11 = s0;
+    __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0, s8 = s0,
+            s9 = s0, s10 = s0, s11 = s0;
     __m512i x = _mm512_set1_epi32(0x01010101), a = x, b = x, c = x, d = x;
     const __m512i at = _mm512_set1_epi32(0x03030303);
     for (__m512i* quarter : {&a, &b, &c, &d}) KEEL_OPAQUE(*quarter);
-#define KEEL_LOOK_UP()                                                                                                      \
-    KEEL_OPAQUE(x);                                                                                                         \
-    index = _mm512_maskz_multishift_epi64_epi8(~__mmask64{0}, at, x);                                                       \
-    codes = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(a, index, b), _mm512_permutex2var_epi8(c, index, d))
+#define KEEL_LOOK_UP()                                                                                \
+    KEEL_OPAQUE(x);                                                                                   \
+    index = _mm512_maskz_multishift_epi64_epi8(~__mmask64{0}, at, x);                                 \
+    codes = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(a, index, b), \
+                                   _mm512_permutex2var_epi8(c, index, d))
 #define KEEL_DOT(s) asm volatile("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(at))
-#define KEEL_DOT4(p, q, r, s) KEEL_DOT(p); KEEL_DOT(q); KEEL_DOT(r); KEEL_DOT(s)
+#define KEEL_DOT4(p, q, r, s) \
+    KEEL_DOT(p);              \
+    KEEL_DOT(q);              \
+    KEEL_DOT(r);              \
+    KEEL_DOT(s)
     for (int i = 0; i < kPeakSteps; ++i) {
         __m512i index, codes;
         KEEL_LOOK_UP();  // keys
@@ -281,9 +288,12 @@ Plane& weights(uint32_t type, uint64_t bytes) {
 enum Product { kF32Product, kQ8Product, kRepackedProduct };
 constexpr const char* kProductNames[] = {"matmul_f32", "matmul_q8", "matmul_repacked"};
 
-void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Product product, uint32_t columns, bool cached) {
+void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Product product, uint32_t columns,
+            bool cached) {
     const bool q8 = product != kF32Product;
-    const MatmulFn kernel = (product == kF32Product ? set->matmul_f32 : product == kQ8Product ? set->matmul_q8 : set->matmul_repacked)[type];
+    const MatmulFn kernel = (product == kF32Product  ? set->matmul_f32
+                             : product == kQ8Product ? set->matmul_q8
+                                                     : set->matmul_repacked)[type];
     const uint64_t row_bytes = weight_row_bytes(type, kK);
     // Rows of one call, as an executor would cut them: equal cuts of at most 512.
     const uint32_t most = static_cast<uint32_t>((cached ? kCachedBytes : memory_bytes()) / row_bytes),
@@ -304,8 +314,8 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
         out[c] = y.floats() + uint64_t{c} * rows;
     }
     Plane scratch(matmul_scratch_bytes(kK));
-    MatmulArgs args = {w.data, row_bytes, 0, 0, kK, columns, x.data, stride, out.data(), nullptr, false, scratch.data,
-                       !cached};
+    MatmulArgs args = {w.data, row_bytes,  0,       0,     kK,           columns, x.data,
+                       stride, out.data(), nullptr, false, scratch.data, !cached};
     uint32_t row = 0;
     for (auto _ : state) {
         args.row_begin = row;
@@ -320,18 +330,21 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
 }
 
 // ---- attention over `heads` KV heads of `dim` with `positions` cached, each with one or four query rows that share it
-// (decoding) or 128 (prefill), less a K mean of `pairs` RoPE pairs where that is not 0. Pages hold all heads, as an arena's do;
-// bytes are codes and scales ----
-void attention(benchmark::State& state, const KernelSet* set, KvFormat format, uint32_t dim, uint32_t rows, uint32_t positions, uint32_t heads, uint32_t pairs) {
+// (decoding) or 128 (prefill), less a K mean of `pairs` RoPE pairs where that is not 0. Pages hold all heads, as an
+// arena's do; bytes are codes and scales ----
+void attention(benchmark::State& state, const KernelSet* set, KvFormat format, uint32_t dim, uint32_t rows,
+               uint32_t positions, uint32_t heads, uint32_t pairs) {
     constexpr uint32_t kPage = 256;
-    const uint32_t code_bytes = kv_code_bytes(format, dim), scale_bytes = kv_scale_bytes(format, dim), pages = (positions + kPage - 1) / kPage;
+    const uint32_t code_bytes = kv_code_bytes(format, dim), scale_bytes = kv_scale_bytes(format, dim),
+                   pages = (positions + kPage - 1) / kPage;
     const uint64_t plane_bytes = uint64_t{kPage} * (code_bytes + scale_bytes), page_bytes = 2 * plane_bytes * heads;
     Plane kv(page_bytes * pages), q(rows * dim * 4), o(rows * dim * 4), scratch(attention_scratch_floats(dim) * 4);
     std::mt19937 random(3);
     std::vector<float> values(dim);
     for (uint32_t j = 0; j < kPage; ++j) {  // one plane's rows; the others are copies
         for (float& v : values) v = std::normal_distribution<float>()(random);
-        set->kv_encode[format](values.data(), dim, KvScaleMode::kLeastSquares, kv.data + j * code_bytes, kv.data + kPage * code_bytes + j * scale_bytes);
+        set->kv_encode[format](values.data(), dim, KvScaleMode::kLeastSquares, kv.data + j * code_bytes,
+                               kv.data + kPage * code_bytes + j * scale_bytes);
     }
     for (uint64_t i = 1; i < uint64_t{2} * heads * pages; ++i) memcpy(kv.data + i * plane_bytes, kv.data, plane_bytes);
     for (uint32_t i = 0; i < rows * dim; ++i) q.floats()[i] = std::normal_distribution<float>()(random);
@@ -362,7 +375,8 @@ void attention(benchmark::State& state, const KernelSet* set, KvFormat format, u
     a.o = os.data();
     a.scratch = scratch.floats();
     const uint32_t tiles = (positions + kAttentionTile - 1) / kAttentionTile;
-    std::vector<float> bases(uint64_t{tiles} * 2 * pairs), turns(2 * pairs * kAttentionTile), coefficients(2 * pairs, 0.01f);
+    std::vector<float> bases(uint64_t{tiles} * 2 * pairs), turns(2 * pairs * kAttentionTile),
+        coefficients(2 * pairs, 0.01f);
     for (uint32_t i = 0; i < pairs; ++i) {
         const float frequency = std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(pairs));
         for (uint32_t t = 0; t < tiles; ++t) {
@@ -510,19 +524,22 @@ void register_all() {
                         add("attention" + name + "/dim:" + std::to_string(dim) + "/rows:" + std::to_string(rows) +
                                 "/positions:" + std::to_string(positions),
                             [=](benchmark::State& s) { attention(s, set, format, dim, rows, positions, 1, 0); });
-                add("kv_encode" + name + "/dim:" + std::to_string(dim), [=](benchmark::State& s) { kv_encode(s, set, format, dim); });
+                add("kv_encode" + name + "/dim:" + std::to_string(dim),
+                    [=](benchmark::State& s) { kv_encode(s, set, format, dim); });
             }
             for (uint32_t positions : {4096u, 8192u, 32768u})
-                add("attention" + name + "/8b/positions:" + std::to_string(positions) + "/memory", [=](benchmark::State& s) {
-                    attention(s, set, format, 128, 4, positions, heads_from_memory(format, positions), 0);
-                });
+                add("attention" + name + "/8b/positions:" + std::to_string(positions) + "/memory",
+                    [=](benchmark::State& s) {
+                        attention(s, set, format, 128, 4, positions, heads_from_memory(format, positions), 0);
+                    });
             if (format == kKvTcq3)
                 for (uint32_t pairs : {0u, 16u, 32u})
                     add("attention" + name + "/mean:" + std::to_string(pairs) + "/dim:64/rows:4/positions:2048",
                         [=](benchmark::State& s) { attention(s, set, format, 64, 4, 2048, 1, pairs); });
         }
         for (uint32_t dim : {64u, 128u})
-            add("kv_rotate_both_ways" + isa + "/dim:" + std::to_string(dim), [=](benchmark::State& s) { kv_rotate(s, set, dim); });
+            add("kv_rotate_both_ways" + isa + "/dim:" + std::to_string(dim),
+                [=](benchmark::State& s) { kv_rotate(s, set, dim); });
         for (const RowOp& op : kRowOps)
             add(std::string(op.name) + isa, [=](benchmark::State& s) { row_op(s, set, op); });
     }

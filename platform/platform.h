@@ -9,8 +9,9 @@ namespace keel::platform {
 uint64_t now_ns();  // monotonic clock
 
 // ---- files ----
-// Maps a whole regular file read-only. 0 ok, 1 cannot open (missing, not readable, or no regular file), 2 cannot map. An
-// empty file maps as data = nullptr, bytes = 0. A file cut short by others while it is mapped faults (SIGBUS) when read.
+// Maps a whole regular file read-only. 0 ok, 1 cannot open (missing, not readable, or no regular file), 2 cannot map.
+// An empty file maps as data = nullptr, bytes = 0. A file cut short by others while it is mapped faults (SIGBUS) when
+// read.
 int map_file(const char* path, const void** data, uint64_t* bytes);
 void unmap_file(const void* data, uint64_t bytes);
 // Touches and locks pages of a mapping. False when the system refuses the lock.
@@ -18,13 +19,14 @@ bool lock_pages(const void* data, uint64_t bytes);
 void unlock_pages(const void* data, uint64_t bytes);
 
 // ---- cores ----
-// Cores in the caller's affinity mask, or what the CPU quota of its control groups is worth where that is less; at least 1.
-// A quota counts rounded down: a team that uses more than its share is stopped for the rest of the period.
+// Cores in the caller's affinity mask, or what the CPU quota of its control groups is worth where that is less; at
+// least 1. A quota counts rounded down: a team that uses more than its share is stopped for the rest of the period.
 uint32_t usable_cores();
-// Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False when it
-// refuses, or knows none. Threads that exist already may use them as well.
+// Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False
+// when it refuses, or knows none. Threads that exist already may use them as well.
 bool allow_tile_registers();
-// Whether this is a 64-bit ARM processor with NEON, its dot products (FEAT_DotProd) and its int8 matrix products (FEAT_I8MM).
+// Whether this is a 64-bit ARM processor with NEON, its dot products (FEAT_DotProd) and its int8 matrix products
+// (FEAT_I8MM).
 bool have_arm_integer_products();
 
 // ---- caches ----
@@ -42,8 +44,8 @@ constexpr size_t kThreadStackBytes = 256 * 1024;  // each worker's stack, from t
 // Memory of the team, stacks included; to be 4096-byte aligned. 0 when threads is not in 1..kMaxThreads.
 uint64_t thread_team_bytes(uint32_t threads);
 // Starts threads - 1 workers and returns when they wait for work: from then on a team makes no system call but futex.
-// Null when threads is out of range or the system refuses (and then none is left running). pin: bind worker i to the i-th
-// usable core, going round; the calling thread, worker 0, belongs to the application and is left as it is.
+// Null when threads is out of range or the system refuses (and then none is left running). pin: bind worker i to the
+// i-th usable core, going round; the calling thread, worker 0, belongs to the application and is left as it is.
 ThreadTeam* thread_team_start(void* memory, uint32_t threads, bool pin);
 void thread_team_stop(ThreadTeam* team);  // joins the workers; the memory is free afterwards
 // Runs task(context, worker, begin, end) on every worker with a non-empty range; returns when all are done.

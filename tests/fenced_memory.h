@@ -1,4 +1,5 @@
-// Memory that ends directly before a page nobody may touch, or begins directly behind one: who reads or writes a byte too many is killed.
+// Memory that ends directly before a page nobody may touch, or begins directly behind one: who reads or writes a byte
+// too many is killed.
 #pragma once
 #include <gtest/gtest.h>
 #include <stdint.h>
@@ -17,7 +18,8 @@ class FencedMemory {
     FencedMemory(uint64_t bytes, uint64_t align, Fence fence) : bytes_(bytes) {
         const uint64_t room = (bytes + align + 2 * kPage - 1) / kPage * kPage;
         total_ = room + kPage + align;
-        base_ = static_cast<uint8_t*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        base_ =
+            static_cast<uint8_t*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         EXPECT_NE(base_, MAP_FAILED);
         const uintptr_t start = reinterpret_cast<uintptr_t>(base_);
         uintptr_t data;
@@ -41,7 +43,13 @@ class FencedMemory {
         EXPECT_TRUE(intact()) << "written beside the data";
         munmap(base_, total_);
     }
-    FencedMemory(FencedMemory&& other) : bytes_(other.bytes_), total_(other.total_), base_(other.base_), data_(other.data_), low_(other.low_), high_(other.high_) {
+    FencedMemory(FencedMemory&& other)
+        : bytes_(other.bytes_),
+          total_(other.total_),
+          base_(other.base_),
+          data_(other.data_),
+          low_(other.low_),
+          high_(other.high_) {
         other.base_ = nullptr;
     }
     FencedMemory& operator=(FencedMemory&&) = delete;
@@ -63,7 +71,8 @@ class FencedMemory {
     template <class F>
     void for_canaries(F f) const {
         for (uintptr_t p = low_; p < reinterpret_cast<uintptr_t>(data_); ++p) f(*reinterpret_cast<uint8_t*>(p));
-        for (uintptr_t p = reinterpret_cast<uintptr_t>(data_) + bytes_; p < high_; ++p) f(*reinterpret_cast<uint8_t*>(p));
+        for (uintptr_t p = reinterpret_cast<uintptr_t>(data_) + bytes_; p < high_; ++p)
+            f(*reinterpret_cast<uint8_t*>(p));
     }
 
     uint64_t bytes_, total_;

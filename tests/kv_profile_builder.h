@@ -45,7 +45,8 @@ struct KvProfileBuilder {
         put(&header, sizeof header);
         put(formats.data(), formats.size());
         put(pairs.data(), pairs.size() * 4);
-        for (const std::vector<float>* array : {&key_means, &value_means, &gains}) put(array->data(), array->size() * 4);
+        for (const std::vector<float>* array : {&key_means, &value_means, &gains})
+            put(array->data(), array->size() * 4);
         seal(out, true);
         return out;
     }

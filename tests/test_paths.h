@@ -11,7 +11,9 @@
 
 namespace keel_test {
 
-inline std::string source_path(const std::string& relative) { return std::string(KEEL_SOURCE_DIR) + "/" + relative; }
+inline std::string source_path(const std::string& relative) {
+    return std::string(KEEL_SOURCE_DIR) + "/" + relative;
+}
 
 // The directory named by KEEL_SHARED (environment), else by the build option KEEL_SHARED_DIR, else ../shared beside the
 // checkout; empty when none exists.
@@ -32,7 +34,7 @@ inline std::vector<char> read_file(const std::string& path) {
 }  // namespace keel_test
 
 // Skips the test, saying so, when the file or directory under the shared data is missing; else names it in `variable`.
-#define KEEL_SHARED_OR_SKIP(variable, relative)                                                                  \
+#define KEEL_SHARED_OR_SKIP(variable, relative)                                                                     \
     const std::string variable = keel_test::shared_dir().empty() ? "" : keel_test::shared_dir() + "/" + (relative); \
-    if (variable.empty() || !std::filesystem::exists(variable))                                                   \
+    if (variable.empty() || !std::filesystem::exists(variable))                                                     \
     GTEST_SKIP() << "skipped: no shared conformance data (" << (relative) << ")"

@@ -35,11 +35,14 @@ class InspectedFile {
     std::vector<uint64_t> buffer_;
 };
 
-// f32 rows in a weight type, by plain rounding: F32, F16, and types of 32-element blocks with signed codes (Q8_0, Q8_F32, Q4_0).
+// f32 rows in a weight type, by plain rounding: F32, F16, and types of 32-element blocks with signed codes (Q8_0,
+// Q8_F32, Q4_0).
 inline std::vector<uint8_t> encode_rows(uint32_t type, const std::vector<float>& x) {
     using namespace keel::kernels;
     std::vector<uint8_t> out;
-    const auto put = [&out](const void* p, size_t bytes) { out.insert(out.end(), static_cast<const uint8_t*>(p), static_cast<const uint8_t*>(p) + bytes); };
+    const auto put = [&out](const void* p, size_t bytes) {
+        out.insert(out.end(), static_cast<const uint8_t*>(p), static_cast<const uint8_t*>(p) + bytes);
+    };
     if (type == kF32) put(x.data(), x.size() * 4);
     if (type == kF16)
         for (float v : x) {
@@ -52,12 +55,15 @@ inline std::vector<uint8_t> encode_rows(uint32_t type, const std::vector<float>&
         for (size_t i = 0; i < 32; ++i) most = std::max(most, fabsf(x[at + i]));
         const float d = most > 0 ? most / (type == kQ4_0 ? 7.0f : 127.0f) : 1.0f;
         const uint16_t half = f32_to_f16(d);
-        if (type == kQ8_F32) put(&d, 4);
-        else put(&half, 2);
+        if (type == kQ8_F32)
+            put(&d, 4);
+        else
+            put(&half, 2);
         int code[32];
         for (size_t i = 0; i < 32; ++i) code[i] = static_cast<int>(lrintf(x[at + i] / d));
         for (int i = 0; i < (type == kQ4_0 ? 16 : 32); ++i) {
-            const uint8_t byte = type == kQ4_0 ? static_cast<uint8_t>((code[i] + 8) | (code[i + 16] + 8) << 4) : static_cast<uint8_t>(code[i]);
+            const uint8_t byte = type == kQ4_0 ? static_cast<uint8_t>((code[i] + 8) | (code[i + 16] + 8) << 4)
+                                               : static_cast<uint8_t>(code[i]);
             put(&byte, 1);
         }
     }
@@ -66,7 +72,7 @@ inline std::vector<uint8_t> encode_rows(uint32_t type, const std::vector<float>&
 
 struct WprojOptions {
     uint32_t rank = 32, basis_type = keel::kernels::kF16, record_type = keel::kernels::kQ8_0;
-    uint32_t slots = 0xfe;        // bits of WprojSlot
+    uint32_t slots = 0xfe;  // bits of WprojSlot
     bool bias = false;
     uint32_t seed = 1;
 };
@@ -112,7 +118,9 @@ inline keel::tools::WprojImage random_wproj(const InspectedFile& file, const Wpr
 
 // Bytes of a cache and a reader over them.
 struct WprojBytes {
-    explicit WprojBytes(std::vector<uint8_t> data) : bytes(std::move(data)) { check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader"); }
+    explicit WprojBytes(std::vector<uint8_t> data) : bytes(std::move(data)) {
+        check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader");
+    }
     std::vector<uint8_t> bytes;
     keel_reader reader = sized<keel_reader>();
 };

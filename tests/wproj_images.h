@@ -1,5 +1,5 @@
-// W_proj caches for tests: small images with random contents, a version-1 file put together byte by byte as the format says, and a look at
-// whether everything a view names lies inside its file.
+// W_proj caches for tests: small images with random contents, a version-1 file put together byte by byte as the format
+// says, and a look at whether everything a view names lies inside its file.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -64,8 +64,10 @@ class WprojRandom {
         for (size_t at = 0; at < out.size(); at += block) {
             const float scale = 0.01f;
             const uint16_t half = type == keel::kernels::kF16 ? 0x3800 : 0x2000;  // 0.5 and 2^-7
-            if (type == keel::kernels::kQ8_F32) memcpy(out.data() + at, &scale, 4);
-            else memcpy(out.data() + at, &half, 2);
+            if (type == keel::kernels::kQ8_F32)
+                memcpy(out.data() + at, &scale, 4);
+            else
+                memcpy(out.data() + at, &half, 2);
         }
         return out;
     }
@@ -74,10 +76,17 @@ class WprojRandom {
     std::mt19937 engine_;
 };
 
-inline WprojImageBasis some_basis(WprojRandom& random, uint32_t rank, uint32_t columns, uint32_t type, bool mu, bool mean) {
-    return {rank, columns, type, random.matrix(type, rank, columns), random.floats(mu ? rank : 0), random.floats(mean ? columns : 0)};
+inline WprojImageBasis some_basis(WprojRandom& random, uint32_t rank, uint32_t columns, uint32_t type, bool mu,
+                                  bool mean) {
+    return {rank,
+            columns,
+            type,
+            random.matrix(type, rank, columns),
+            random.floats(mu ? rank : 0),
+            random.floats(mean ? columns : 0)};
 }
-inline WprojImageRecord some_record(WprojRandom& random, uint32_t rows, uint32_t rank, uint32_t columns, uint32_t type, bool bias) {
+inline WprojImageRecord some_record(WprojRandom& random, uint32_t rows, uint32_t rank, uint32_t columns, uint32_t type,
+                                    bool bias) {
     WprojImageRecord r = {rows, rank, type, random.matrix(type, rows, rank), random.floats(bias ? rows : 0)};
     r.compression = keel::tools::wproj_compression(rows, rank, columns);
     r.energy = random.unit();
@@ -85,12 +94,16 @@ inline WprojImageRecord some_record(WprojRandom& random, uint32_t rows, uint32_t
     return r;
 }
 
-// Rows of the slots of the small models here: Q 64, K and V 32, O 64, up and gate 96, down 64, of a residual stream of 64.
+// Rows of the slots of the small models here: Q 64, K and V 32, O 64, up and gate 96, down 64, of a residual stream of
+// 64.
 constexpr uint32_t kSmallColumns = 64;
 constexpr uint32_t kSmallRows[keel::kWprojSlots] = {64, 64, 32, 32, 64, 96, 96, 64};
-inline keel::WprojShape small_shape(uint32_t layers) { return {0x1234567890abcdefull, layers, {64, 64, 64, 96}, {0, 64, 32, 32, 64, 96, 96, 64}}; }
+inline keel::WprojShape small_shape(uint32_t layers) {
+    return {0x1234567890abcdefull, layers, {64, 64, 64, 96}, {0, 64, 32, 32, 64, 96, 96, 64}};
+}
 
-// Version 1: ranks vary and one is missing, Q8 where they are multiples of 32, every flag both ways, slots 0 and 7 with ranks of their own.
+// Version 1: ranks vary and one is missing, Q8 where they are multiples of 32, every flag both ways, slots 0 and 7 with
+// ranks of their own.
 inline WprojImage small_image_v1() {
     WprojRandom random(1);
     WprojImage image;
@@ -100,10 +113,12 @@ inline WprojImage small_image_v1() {
         WprojImageLayer layer;
         if (rank == 0) layer.empty_flags = 3;
         if (rank) {
-            const WprojImageBasis basis = some_basis(random, rank, kSmallColumns, keel::kernels::kF32, rank != 7, rank != 64);
+            const WprojImageBasis basis =
+                some_basis(random, rank, kSmallColumns, keel::kernels::kF32, rank != 7, rank != 64);
             for (uint32_t slot = keel::kWprojQ; slot <= keel::kWprojGate; ++slot) {
                 if (rank == 7 && slot != keel::kWprojV && slot != keel::kWprojUp) continue;
-                const uint32_t type = rank % 32 == 0 && slot != keel::kWprojK ? keel::kernels::kQ8_F32 : keel::kernels::kF32;
+                const uint32_t type =
+                    rank % 32 == 0 && slot != keel::kWprojK ? keel::kernels::kQ8_F32 : keel::kernels::kF32;
                 layer.record[slot] = some_record(random, kSmallRows[slot], rank, kSmallColumns, type, slot % 2);
                 layer.basis[wproj_group(static_cast<keel::WprojSlot>(slot))] = basis;
             }
@@ -130,10 +145,14 @@ inline WprojImage small_image_v2() {
     for (const uint32_t l : {0u, 2u}) {
         WprojImageLayer& layer = image.layers[l];
         for (uint32_t g = 0; g < keel::kWprojGroups; ++g)
-            if (l == 0 || g != keel::kWprojAttnOut) layer.basis[g] = some_basis(random, 32 + 32 * (l == 2), shape.columns[g], pt[(g + l) % 4], g % 2, l == 2);
+            if (l == 0 || g != keel::kWprojAttnOut)
+                layer.basis[g] =
+                    some_basis(random, 32 + 32 * (l == 2), shape.columns[g], pt[(g + l) % 4], g % 2, l == 2);
         for (uint32_t s = keel::kWprojQ; s < keel::kWprojSlots; ++s) {
             const WprojImageBasis& basis = layer.basis[wproj_group(static_cast<keel::WprojSlot>(s))];
-            if (basis.rank && !(l == 2 && s == keel::kWprojV)) layer.record[s] = some_record(random, shape.rows[s], basis.rank, basis.columns, w[(s + l) % 4], s % 3 == 0);
+            if (basis.rank && !(l == 2 && s == keel::kWprojV))
+                layer.record[s] =
+                    some_record(random, shape.rows[s], basis.rank, basis.columns, w[(s + l) % 4], s % 3 == 0);
             layer.record[s].weight = 0;
             if (layer.record[s].rank) layer.record[s].error = s % 2 ? -1 : 0.01f * static_cast<float>(s);
         }
@@ -142,7 +161,8 @@ inline WprojImage small_image_v2() {
     return image;
 }
 
-// Files of a few KiB, for tests that go through every byte and for the fuzzer: an f32 and a Q8 layer; an absent layer and one with two groups.
+// Files of a few KiB, for tests that go through every byte and for the fuzzer: an f32 and a Q8 layer; an absent layer
+// and one with two groups.
 inline WprojImage tiny_image_v1() {
     WprojRandom random(3);
     WprojImage image;
@@ -151,7 +171,9 @@ inline WprojImage tiny_image_v1() {
     for (const uint32_t rank : {3u, 32u}) {
         WprojImageLayer layer;
         layer.basis[keel::kWprojAttnIn] = some_basis(random, rank, 32, keel::kernels::kF32, true, rank == 3);
-        for (const uint32_t slot : {keel::kWprojQ, keel::kWprojV}) layer.record[slot] = some_record(random, 4, rank, 32, rank == 3 ? keel::kernels::kF32 : keel::kernels::kQ8_F32, slot == keel::kWprojV);
+        for (const uint32_t slot : {keel::kWprojQ, keel::kWprojV})
+            layer.record[slot] = some_record(
+                random, 4, rank, 32, rank == 3 ? keel::kernels::kF32 : keel::kernels::kQ8_F32, slot == keel::kWprojV);
         layer.record[keel::kWprojDown] = some_record(random, 2, 5, 32, keel::kernels::kF32, false);
         image.layers.push_back(layer);
     }
@@ -219,7 +241,8 @@ inline std::vector<uint8_t> version1_by_hand(const WprojImage& image, uint64_t k
     return out;
 }
 
-// Writes version 2's size and the checksum of header and table, so that checks behind those are reached. Does nothing to a file too short.
+// Writes version 2's size and the checksum of header and table, so that checks behind those are reached. Does nothing
+// to a file too short.
 inline void reseal_v2(std::vector<uint8_t>& file, bool size) {
     keel::WprojHeader2 h;
     if (file.size() < sizeof h) return;
@@ -236,17 +259,21 @@ inline void reseal_v2(std::vector<uint8_t>& file, bool size) {
 // Whether a file that was opened names nothing but bytes of its own, all layers of it.
 inline bool view_is_inside(const keel::WprojFile& file) {
     keel::WprojCursor cursor = {};
-    const auto inside = [&file](uint64_t offset, uint64_t bytes) { return offset <= file.reader.size_bytes && bytes <= file.reader.size_bytes - offset; };
+    const auto inside = [&file](uint64_t offset, uint64_t bytes) {
+        return offset <= file.reader.size_bytes && bytes <= file.reader.size_bytes - offset;
+    };
     for (uint32_t l = 0; l < file.layers; ++l) {
         keel::WprojLayer layer;
         if (wproj_layer(file, &cursor, &layer) != KEEL_OK) return false;
         bool ok = true;
-        keel::wproj_for_sections(layer, [&](uint64_t offset, uint64_t bytes) { ok = ok && bytes != 0 && inside(offset, bytes); });
+        keel::wproj_for_sections(
+            layer, [&](uint64_t offset, uint64_t bytes) { ok = ok && bytes != 0 && inside(offset, bytes); });
         for (uint32_t s = 0; s < keel::kWprojSlots; ++s) {
             const keel::WprojRecord& r = layer.record[s];
             const keel::WprojBasis& b = layer.basis[wproj_group(static_cast<keel::WprojSlot>(s))];
             if (!r.rank) continue;
-            ok = ok && b.rank == r.rank && r.bytes == r.rows * keel::kernels::weight_row_bytes(r.type, r.rank) && b.bytes == b.rank * keel::kernels::weight_row_bytes(b.type, b.columns);
+            ok = ok && b.rank == r.rank && r.bytes == r.rows * keel::kernels::weight_row_bytes(r.type, r.rank) &&
+                 b.bytes == b.rank * keel::kernels::weight_row_bytes(b.type, b.columns);
         }
         if (!ok) return false;
     }

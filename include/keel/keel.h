@@ -62,30 +62,30 @@ extern "C" {
  * Status codes. Grouped in tens by topic; codes below 100 never change their number or meaning.
  * X(symbol, number, what it means)
  */
-#define KEEL_STATUS_LIST(X)                                                                                            \
-    X(KEEL_OK, 0, "done")                                                                                              \
-    X(KEEL_AGAIN, 1, "budget spent; call again to continue where it stopped")                                          \
-    X(KEEL_E_ARGUMENT, 10, "an argument is null, out of range or contradicts another")                                 \
-    X(KEEL_E_ABI, 11, "struct_size or api_version does not fit this library")                                          \
-    X(KEEL_E_STATE, 12, "the object is not in a state that allows this call")                                          \
-    X(KEEL_E_HANDLE, 13, "the handle was never valid or its object is closed")                                         \
-    X(KEEL_E_BUSY, 14, "another call or an unfinished step holds the object")                                          \
-    X(KEEL_E_SLOTS_FULL, 15, "no engine or session slot is free")                                                      \
-    X(KEEL_E_MEMORY_TOO_SMALL, 20, "a region is smaller than the plan")                                                \
-    X(KEEL_E_MEMORY_ALIGN, 21, "a region is not aligned as the plan says")                                             \
-    X(KEEL_E_BUFFER_TOO_SMALL, 22, "an output buffer is too small; the needed size was returned")                      \
-    X(KEEL_E_FILE_READ, 30, "the reader failed or ended early")                                                        \
-    X(KEEL_E_FILE_FORMAT, 31, "the file contradicts its format")                                                       \
-    X(KEEL_E_FILE_LIMIT, 32, "the file exceeds a limit of keel_limits")                                                \
-    X(KEEL_E_UNSUPPORTED, 33, "well formed, but this library has no support for it")                                   \
-    X(KEEL_E_FILE_MISMATCH, 34, "well formed, but made for another model or configuration")                            \
-    X(KEEL_E_CONTEXT_FULL, 40, "the session's context has no room for more tokens")                                    \
-    X(KEEL_E_KV_FULL, 41, "no free KV page; nothing was changed")                                                      \
-    X(KEEL_E_CANCELLED, 42, "keel_cancel stopped the call")                                                            \
-    X(KEEL_E_NO_LOGITS, 43, "the session has no logits: feed and advance first")                                       \
-    X(KEEL_E_NUMERIC, 44, "logits are not finite, or no token is allowed")                                             \
-    X(KEEL_E_TEXT_LIMIT, 45, "a run of text without a safe split point exceeds the planned work buffer")               \
-    X(KEEL_E_PLATFORM, 50, "the operating system refused (threads, mapping, locking)")                                 \
+#define KEEL_STATUS_LIST(X)                                                                              \
+    X(KEEL_OK, 0, "done")                                                                                \
+    X(KEEL_AGAIN, 1, "budget spent; call again to continue where it stopped")                            \
+    X(KEEL_E_ARGUMENT, 10, "an argument is null, out of range or contradicts another")                   \
+    X(KEEL_E_ABI, 11, "struct_size or api_version does not fit this library")                            \
+    X(KEEL_E_STATE, 12, "the object is not in a state that allows this call")                            \
+    X(KEEL_E_HANDLE, 13, "the handle was never valid or its object is closed")                           \
+    X(KEEL_E_BUSY, 14, "another call or an unfinished step holds the object")                            \
+    X(KEEL_E_SLOTS_FULL, 15, "no engine or session slot is free")                                        \
+    X(KEEL_E_MEMORY_TOO_SMALL, 20, "a region is smaller than the plan")                                  \
+    X(KEEL_E_MEMORY_ALIGN, 21, "a region is not aligned as the plan says")                               \
+    X(KEEL_E_BUFFER_TOO_SMALL, 22, "an output buffer is too small; the needed size was returned")        \
+    X(KEEL_E_FILE_READ, 30, "the reader failed or ended early")                                          \
+    X(KEEL_E_FILE_FORMAT, 31, "the file contradicts its format")                                         \
+    X(KEEL_E_FILE_LIMIT, 32, "the file exceeds a limit of keel_limits")                                  \
+    X(KEEL_E_UNSUPPORTED, 33, "well formed, but this library has no support for it")                     \
+    X(KEEL_E_FILE_MISMATCH, 34, "well formed, but made for another model or configuration")              \
+    X(KEEL_E_CONTEXT_FULL, 40, "the session's context has no room for more tokens")                      \
+    X(KEEL_E_KV_FULL, 41, "no free KV page; nothing was changed")                                        \
+    X(KEEL_E_CANCELLED, 42, "keel_cancel stopped the call")                                              \
+    X(KEEL_E_NO_LOGITS, 43, "the session has no logits: feed and advance first")                         \
+    X(KEEL_E_NUMERIC, 44, "logits are not finite, or no token is allowed")                               \
+    X(KEEL_E_TEXT_LIMIT, 45, "a run of text without a safe split point exceeds the planned work buffer") \
+    X(KEEL_E_PLATFORM, 50, "the operating system refused (threads, mapping, locking)")                   \
     X(KEEL_E_POISONED, 51, "an internal invariant broke; only stats, info and close still work")
 
 typedef enum keel_status {
@@ -147,16 +147,16 @@ void keel_reader_close(keel_reader* reader);
 /* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
 typedef struct keel_limits {
     uint32_t struct_size;
-    uint32_t max_metadata_keys;        /* default 4,096 */
-    uint32_t max_tensors;              /* default 16,384 */
-    uint32_t max_string_bytes;         /* one string, default 1 MiB */
-    uint32_t max_array_elements;       /* default 4,194,304 */
-    uint32_t max_name_bytes;           /* key or tensor name, default 255 */
-    uint32_t max_layers;               /* default 512 */
-    uint32_t max_vocabulary;           /* default 1,048,576 */
-    uint32_t max_alignment_bytes;      /* default 65,536 */
-    uint32_t max_dimension;            /* one tensor dimension, default 2^30 */
-    uint64_t max_metadata_bytes;       /* header up to the tensor data, default 256 MiB */
+    uint32_t max_metadata_keys;   /* default 4,096 */
+    uint32_t max_tensors;         /* default 16,384 */
+    uint32_t max_string_bytes;    /* one string, default 1 MiB */
+    uint32_t max_array_elements;  /* default 4,194,304 */
+    uint32_t max_name_bytes;      /* key or tensor name, default 255 */
+    uint32_t max_layers;          /* default 512 */
+    uint32_t max_vocabulary;      /* default 1,048,576 */
+    uint32_t max_alignment_bytes; /* default 65,536 */
+    uint32_t max_dimension;       /* one tensor dimension, default 2^30 */
+    uint64_t max_metadata_bytes;  /* header up to the tensor data, default 256 MiB */
 } keel_limits;
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -178,21 +178,21 @@ typedef enum keel_chat_family {
 typedef struct keel_model_info {
     uint32_t struct_size;
     uint32_t gguf_version;
-    char architecture[32]; /* general.architecture, NUL-terminated */
-    char name[96];         /* general.name, cut, NUL-terminated; empty when absent */
-    char tokenizer[32];    /* tokenizer.ggml.model */
-    char pre_tokenizer[32];/* tokenizer.ggml.pre; empty when absent */
-    char weight_types[96]; /* the tensor types in the file by bytes, largest first, e.g. "Q4_K Q6_K F32" */
+    char architecture[32];  /* general.architecture, NUL-terminated */
+    char name[96];          /* general.name, cut, NUL-terminated; empty when absent */
+    char tokenizer[32];     /* tokenizer.ggml.model */
+    char pre_tokenizer[32]; /* tokenizer.ggml.pre; empty when absent */
+    char weight_types[96];  /* the tensor types in the file by bytes, largest first, e.g. "Q4_K Q6_K F32" */
     uint64_t file_bytes;
     uint64_t weight_bytes; /* sum over tensors */
     uint64_t parameters;   /* elements over tensors */
-    uint64_t fingerprint;  /* 64-bit hash of header, metadata and tensor table; names the model in caches and sessions */
+    uint64_t fingerprint; /* 64-bit hash of header, metadata and tensor table; names the model in caches and sessions */
     uint32_t tensors;
     uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary;
     uint32_t train_context_tokens;
-    int32_t bos_id, eos_id;  /* -1 when absent */
+    int32_t bos_id, eos_id; /* -1 when absent */
     keel_chat_family chat_family;
-    uint64_t model_bytes;  /* bytes keel_inspect needs for the keel_model of this file */
+    uint64_t model_bytes; /* bytes keel_inspect needs for the keel_model of this file */
 } keel_model_info;
 
 /* Validates the whole header of a GGUF v2/v3 file and describes it.
@@ -232,21 +232,21 @@ typedef struct keel_hooks {
 /* How K and V rows are coded in the KV arena; kernels/formats/kv_formats.h has the layouts. `bits` count the row's scale for a head
  * of 64. ROTATED, E8 and TCQ rows are coded after a signed Hadamard rotation, which attention undoes once per query. */
 typedef enum keel_kv_format {
-    KEEL_KV_DEFAULT = 0,      /* the profile's, else f16 */
+    KEEL_KV_DEFAULT = 0, /* the profile's, else f16 */
     KEEL_KV_F16 = 1,
     KEEL_KV_F32 = 2,
-    KEEL_KV_FP8_E4M3 = 3,     /* saturating, no scale */
-    KEEL_KV_Q8_0 = 4,         /* 8.5 bits an element; head size a multiple of 32, as for the next three */
-    KEEL_KV_Q4_0 = 5,         /* 4.5 bits */
+    KEEL_KV_FP8_E4M3 = 3, /* saturating, no scale */
+    KEEL_KV_Q8_0 = 4,     /* 8.5 bits an element; head size a multiple of 32, as for the next three */
+    KEEL_KV_Q4_0 = 5,     /* 4.5 bits */
     KEEL_KV_Q8_0_ROTATED = 6,
     KEEL_KV_Q4_0_ROTATED = 7,
-    KEEL_KV_E8_2 = 8,         /* lattice E8, one scale per row: 2.25 bits */
+    KEEL_KV_E8_2 = 8, /* lattice E8, one scale per row: 2.25 bits */
     KEEL_KV_E8_3 = 9,
     KEEL_KV_E8_4 = 10,
     KEEL_KV_E8_5 = 11,
     KEEL_KV_E8_6 = 12,
     KEEL_KV_E8_8 = 13,
-    KEEL_KV_TCQ_2 = 14,       /* trellis-coded, one scale per row: 2.25 bits */
+    KEEL_KV_TCQ_2 = 14, /* trellis-coded, one scale per row: 2.25 bits */
     KEEL_KV_TCQ_3 = 15,
     KEEL_KV_TCQ_4 = 16,
     KEEL_KV_TCQ_5 = 17,
@@ -274,11 +274,12 @@ typedef enum keel_plain_reason {
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
-    KEEL_ACTIVATION_F32 = 2      /* f32 activations against dequantized weights: slower, for reference and for quality */
+    KEEL_ACTIVATION_F32 = 2 /* f32 activations against dequantized weights: slower, for reference and for quality */
 } keel_activation;
 
 typedef enum keel_cpu {
-    KEEL_CPU_AUTO = 0,   /* what the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best
+    KEEL_CPU_AUTO =
+        0, /* what the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best
                             this machine has. Read by keel_plan, keel_plan_op and keel_engine_init, and by nothing else;
                             a name that is unknown or that this machine or build lacks is KEEL_E_UNSUPPORTED. Unset and
                             empty are the same. The only thing Keel reads from the environment. */
@@ -291,50 +292,55 @@ typedef enum keel_cpu {
 
 typedef struct keel_config {
     uint32_t struct_size;
-    uint32_t api_version;      /* KEEL_API_VERSION, or 0 for the same */
-    uint32_t max_sessions;     /* session slots, default 1, at most 64 */
-    uint32_t context_tokens;   /* longest sequence of one session, default min(train context, 4,096) */
-    uint32_t kv_pages;         /* KV pages shared by all sessions; default: enough for every session at full context */
-    uint32_t chunk_tokens;     /* most token columns in one forward step, default 256, at most 512; a longer
+    uint32_t api_version;    /* KEEL_API_VERSION, or 0 for the same */
+    uint32_t max_sessions;   /* session slots, default 1, at most 64 */
+    uint32_t context_tokens; /* longest sequence of one session, default min(train context, 4,096) */
+    uint32_t kv_pages;       /* KV pages shared by all sessions; default: enough for every session at full context */
+    uint32_t chunk_tokens;   /* most token columns in one forward step, default 256, at most 512; a longer
                                   prompt is cut at absolute multiples of 64 tokens */
-    uint32_t logits_rows;      /* logits rows kept per session, default 1; more for scoring every position of a chunk */
-    uint32_t threads;          /* compute threads, the caller's included, at most 64; default: one per core in the caller's
+    uint32_t logits_rows;    /* logits rows kept per session, default 1; more for scoring every position of a chunk */
+    uint32_t threads; /* compute threads, the caller's included, at most 64; default: one per core in the caller's
                                   affinity mask, and no more than the CPU quota of its control groups, rounded down */
-    uint32_t tile_us;          /* predicted time between two looks at the clock, default 250 */
-    uint32_t max_text_bytes;   /* longest unsplittable run keel_tokenize handles, default 16,384 */
-    keel_kv_format k_format;   /* of all layers; default: the profile's, else f16. KEEL_E_UNSUPPORTED where the head size */
-    keel_kv_format v_format;   /* does not fit the format */
+    uint32_t tile_us; /* predicted time between two looks at the clock, default 250 */
+    uint32_t max_text_bytes; /* longest unsplittable run keel_tokenize handles, default 16,384 */
+    keel_kv_format
+        k_format; /* of all layers; default: the profile's, else f16. KEEL_E_UNSUPPORTED where the head size */
+    keel_kv_format v_format; /* does not fit the format */
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
-    uint32_t pin_threads;      /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
+    uint32_t pin_threads; /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
                                   the calling thread is left as it is */
     keel_hooks hooks;
-    uint32_t kv_sink_tokens;   /* the first so many positions are also kept and read in f16; default 0, at most 64 */
-    uint32_t kv_recent_tokens; /* so are the last so many before each query; default 0, at most 65,536 */
+    uint32_t kv_sink_tokens;     /* the first so many positions are also kept and read in f16; default 0, at most 64 */
+    uint32_t kv_recent_tokens;   /* so are the last so many before each query; default 0, at most 65,536 */
     uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 64 */
     uint32_t reserved;
-    const keel_reader* kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_op and
+    const keel_reader*
+        kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_op and
                                   keel_engine_init only. Formats per layer, and what is removed from keys and values before
                                   they are coded; k_format and v_format go before its formats */
-    const keel_reader* wproj;  /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank pass,
+    const keel_reader*
+        wproj; /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank pass,
                                   which sessions choose with keel_session_set_pass. A cache that does not fit, or is damaged, is
                                   not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_op and
                                   keel_engine_init; where the model's weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and
                                   must outlive the engine. Factors that contradict their checksums (version 2) are KEEL_E_FILE_FORMAT of
                                   keel_engine_init, which does not look at them under KEEL_WEIGHTS_MAP */
-    uint64_t wproj_key;        /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
-    float wproj_max_error;     /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound. A record of an error
+    uint64_t
+        wproj_key; /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
+    float
+        wproj_max_error; /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound. A record of an error
                                   not known is used */
-    uint32_t wproj_any_key;    /* nonzero: another key or fingerprint is accepted where the shapes match */
+    uint32_t wproj_any_key; /* nonzero: another key or fingerprint is accepted where the shapes match */
 } keel_config;
 
 typedef enum keel_region_kind {
-    KEEL_REGION_PERSISTENT = 0,     /* engine and session tables, tokenizer, logits; host memory */
-    KEEL_REGION_SCRATCH = 1,        /* activations of a step; host memory */
-    KEEL_REGION_PINNED = 2,         /* page-locked staging; 0 bytes on a CPU */
-    KEEL_REGION_WEIGHTS = 3,        /* the backend's memory: host memory on a CPU; only vectors when weights are mapped */
-    KEEL_REGION_KV = 4,             /* the backend's memory */
+    KEEL_REGION_PERSISTENT = 0, /* engine and session tables, tokenizer, logits; host memory */
+    KEEL_REGION_SCRATCH = 1,    /* activations of a step; host memory */
+    KEEL_REGION_PINNED = 2,     /* page-locked staging; 0 bytes on a CPU */
+    KEEL_REGION_WEIGHTS = 3,    /* the backend's memory: host memory on a CPU; only vectors when weights are mapped */
+    KEEL_REGION_KV = 4,         /* the backend's memory */
     KEEL_REGION_DEVICE_SCRATCH = 5, /* 0 bytes on a CPU */
     KEEL_REGION_COUNT = 6
 } keel_region_kind;
@@ -347,27 +353,30 @@ typedef struct keel_region_plan {
 
 typedef struct keel_memory_plan {
     uint32_t struct_size;
-    uint32_t kv_page_tokens;      /* tokens in one KV page */
+    uint32_t kv_page_tokens; /* tokens in one KV page */
     keel_region_plan regions[KEEL_REGION_COUNT];
     uint64_t mapped_weight_bytes; /* weights read in place from the reader */
     uint64_t kv_page_bytes;       /* one page, all layers, K and V */
     uint64_t kv_bytes_per_token;  /* a page over its tokens */
     uint32_t kv_pages;
     uint32_t context_tokens, chunk_tokens, max_sessions, threads; /* the configuration with its defaults resolved */
-    uint32_t op_count;            /* ops of the execution plan; those of the low-rank pass are numbered on behind them */
-    keel_cpu cpu;                 /* the kernel set init will use */
+    uint32_t op_count; /* ops of the execution plan; those of the low-rank pass are numbered on behind them */
+    keel_cpu cpu;      /* the kernel set init will use */
     uint32_t reserved;
-    uint64_t decode_bytes;        /* bytes one decoded token moves at context 0 (weights once, activations) */
-    char note[160];               /* choices worth knowing, e.g. "rope: long factors"; empty if none */
-    uint64_t kv_session_bytes;    /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
-    uint64_t kv_side_bytes;       /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
-    keel_status wproj_status;     /* KEEL_OK: the W_proj cache is used, or none was given; else why it is not (wproj_error) */
-    uint32_t low_rank_op_count;   /* ops of the low-rank pass; 0: there is none */
-    uint32_t low_rank_records;    /* products that have a low-rank form */
+    uint64_t decode_bytes;     /* bytes one decoded token moves at context 0 (weights once, activations) */
+    char note[160];            /* choices worth knowing, e.g. "rope: long factors"; empty if none */
+    uint64_t kv_session_bytes; /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
+    uint64_t
+        kv_side_bytes; /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
+    keel_status
+        wproj_status; /* KEEL_OK: the W_proj cache is used, or none was given; else why it is not (wproj_error) */
+    uint32_t low_rank_op_count; /* ops of the low-rank pass; 0: there is none */
+    uint32_t low_rank_records;  /* products that have a low-rank form */
     uint32_t reserved2;
     uint64_t low_rank_decode_bytes; /* as decode_bytes, in the low-rank pass */
-    uint64_t low_rank_bytes;      /* of bases, records and their biases: part of the weights region, or of mapped_weight_bytes */
-    keel_error wproj_error;       /* filled when wproj_status is not KEEL_OK */
+    uint64_t
+        low_rank_bytes; /* of bases, records and their biases: part of the weights region, or of mapped_weight_bytes */
+    keel_error wproj_error; /* filled when wproj_status is not KEEL_OK */
 } keel_memory_plan;
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
@@ -426,11 +435,11 @@ typedef struct keel_stats {
     keel_region_stats regions[KEEL_REGION_COUNT];
     uint64_t allocations_after_init; /* placements asked of a sealed arena since init; 0 or the engine is poisoned */
     uint64_t steps, tokens;          /* forward steps completed, token columns computed */
-    uint64_t prefill_tokens, prefill_us;  /* steps with more than one column per session */
-    uint64_t decode_tokens, decode_us;    /* steps with one column per session */
+    uint64_t prefill_tokens, prefill_us; /* steps with more than one column per session */
+    uint64_t decode_tokens, decode_us;   /* steps with one column per session */
     uint32_t kv_pages_free, threads;
-    char kernel_set[16];             /* "scalar", "avx2", ... */
-    keel_status engine_status;       /* KEEL_OK or KEEL_E_POISONED */
+    char kernel_set[16];       /* "scalar", "avx2", ... */
+    keel_status engine_status; /* KEEL_OK or KEEL_E_POISONED */
     uint32_t reserved;
 } keel_stats;
 
@@ -438,7 +447,7 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 
 /* Whether a product of the low-rank pass uses its record of the W_proj cache, and if not, why it is the dense one. */
 typedef enum keel_low_rank_reason {
-    KEEL_LOW_RANK_NONE = 0,      /* an op of the dense pass, or one that no record could replace */
+    KEEL_LOW_RANK_NONE = 0, /* an op of the dense pass, or one that no record could replace */
     KEEL_LOW_RANK_USED = 1,
     KEEL_LOW_RANK_NO_RECORD = 2, /* the cache has none for it */
     KEEL_LOW_RANK_ENERGY = 3,    /* rank below 8, or less than 2 % of the weights' energy */
@@ -449,25 +458,26 @@ typedef enum keel_low_rank_reason {
 typedef struct keel_op_info {
     uint32_t struct_size;
     uint32_t index;
-    char name[32];            /* "attn_q", "ffn_down", "rms_norm", ... */
-    char weight_type[16];     /* "Q4_K"; empty for ops without weights */
-    int32_t layer;            /* -1 outside the layers */
-    uint32_t rows, columns;   /* output rows per token, and inner dimension */
-    uint64_t fixed_bytes;     /* bytes moved whatever the number of tokens (weights) */
-    uint64_t token_bytes;     /* and per token column */
-    uint64_t output_offset;   /* scratch arena offset of the output buffer */
-    uint64_t output_bytes;    /* for chunk_tokens columns */
+    char name[32];              /* "attn_q", "ffn_down", "rms_norm", ... */
+    char weight_type[16];       /* "Q4_K"; empty for ops without weights */
+    int32_t layer;              /* -1 outside the layers */
+    uint32_t rows, columns;     /* output rows per token, and inner dimension */
+    uint64_t fixed_bytes;       /* bytes moved whatever the number of tokens (weights) */
+    uint64_t token_bytes;       /* and per token column */
+    uint64_t output_offset;     /* scratch arena offset of the output buffer */
+    uint64_t output_bytes;      /* for chunk_tokens columns */
     uint32_t first_op, last_op; /* ops between which the output buffer is alive */
-    char output_buffer[32];   /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
-    keel_weights placement;   /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
+    char output_buffer[32];     /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
+    keel_weights placement; /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
     keel_plain_reason plain_reason;
-    double predicted_us;      /* one token column at context 0 */
-    uint32_t pass;            /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
+    double predicted_us; /* one token column at context 0 */
+    uint32_t pass;       /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
                                  for one token of a short context. With longer contexts and in prefill steps attention
                                  and quantizing are passes of their own. */
-    uint32_t low_rank;        /* 1: an op of the low-rank pass (index >= keel_memory_plan.op_count) */
+    uint32_t low_rank;   /* 1: an op of the low-rank pass (index >= keel_memory_plan.op_count) */
     keel_low_rank_reason low_rank_reason;
-    float low_rank_error;     /* where a record exists: its relative squared output error on held-out text; negative: not known */
+    float
+        low_rank_error; /* where a record exists: its relative squared output error on held-out text; negative: not known */
 } keel_op_info;
 
 /* Op `index` of the plan an engine for this model and configuration would run (the same as one that runs it). */
@@ -495,13 +505,14 @@ typedef struct keel_sampling {
     const float* bias_values; /* -INFINITY forbids */
     uint32_t bias_count;
     uint32_t excluded_count;
-    const int32_t* excluded_ids; /* ids never sampled, at most 256, copied; with temperature 0 this is greedy excluding a set */
+    const int32_t*
+        excluded_ids; /* ids never sampled, at most 256, copied; with temperature 0 this is greedy excluding a set */
 } keel_sampling;
 
 typedef struct keel_session_desc {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t reserved_pages;  /* KV pages set aside for this session at open; default 0: pages are taken as it grows */
+    uint64_t reserved_pages; /* KV pages set aside for this session at open; default 0: pages are taken as it grows */
 } keel_session_desc;
 
 /* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
@@ -518,7 +529,7 @@ enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advanc
 keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
 
 typedef struct keel_advance_result {
-    keel_status status;       /* KEEL_OK: nothing pending (or, with ALL_LOGITS, one step done); KEEL_AGAIN; or an error */
+    keel_status status; /* KEEL_OK: nothing pending (or, with ALL_LOGITS, one step done); KEEL_AGAIN; or an error */
     uint32_t computed_tokens; /* positions whose K and V are in the arena now */
     uint32_t pending_tokens;  /* fed, not yet computed */
     uint32_t logits_rows;     /* rows keel_session_logits can show */
@@ -555,11 +566,11 @@ keel_status keel_session_set_pass(keel_session session, keel_pass pass);
 
 typedef struct keel_session_info {
     uint32_t struct_size;
-    uint32_t token_count;     /* computed + pending */
+    uint32_t token_count; /* computed + pending */
     uint32_t computed_tokens;
-    uint32_t sampled_tokens;  /* of these, drawn by keel_session_sample; what min_tokens counts */
-    const int32_t* tokens;    /* token_count ids, valid until the next call on this session */
-    uint32_t kv_pages;        /* pages this session refers to */
+    uint32_t sampled_tokens; /* of these, drawn by keel_session_sample; what min_tokens counts */
+    const int32_t* tokens;   /* token_count ids, valid until the next call on this session */
+    uint32_t kv_pages;       /* pages this session refers to */
     uint32_t context_tokens;
     keel_pass pass;
     uint32_t reserved;
@@ -626,8 +637,8 @@ keel_status keel_session_set_stops(keel_session session, const char* const* text
 
 typedef struct keel_text {
     uint32_t struct_size;
-    uint32_t stopped;     /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
-    const char* data;     /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
+    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
+    const char* data; /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
     size_t bytes;
 } keel_text;
 /* Streams text: give every generated token once, in order. Bytes of an unfinished character or of a possible stop string

@@ -21,20 +21,21 @@ typedef struct keel_lab_heads {
     keel_lab_stage stage;
     keel_session session;
     uint32_t layer, kv_head, position;
-    uint32_t query_heads;    /* of this KV head */
+    uint32_t query_heads; /* of this KV head */
     uint32_t head_dim;
-    uint32_t rope_dims;      /* rotated elements of a head, the first ones */
-    uint32_t rope_neox;      /* pairs (i, i + rope_dims / 2); else (2i, 2i + 1) */
-    float* q;                /* [query_heads][head_dim] */
-    float* k;                /* [head_dim] */
-    float* v;                /* [head_dim] */
-    const float* cos_sin;    /* [rope_dims]: cos and sin of each pair at this position */
+    uint32_t rope_dims;   /* rotated elements of a head, the first ones */
+    uint32_t rope_neox;   /* pairs (i, i + rope_dims / 2); else (2i, 2i + 1) */
+    float* q;             /* [query_heads][head_dim] */
+    float* k;             /* [head_dim] */
+    float* v;             /* [head_dim] */
+    const float* cos_sin; /* [rope_dims]: cos and sin of each pair at this position */
 } keel_lab_heads;
 
 /* Sets what sees every head before it is stored; NULL removes it. Called by compute threads, several at once unless the engine
  * has one thread. Positions of a step come in ascending order within a head; with more than one position in the step all of
  * them come before any is read. KEEL_E_STATE while a session is open. */
-keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads), void* user_data);
+keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads),
+                             void* user_data);
 
 /* What the products of a layer multiply. */
 typedef enum keel_lab_site {
@@ -51,18 +52,20 @@ typedef struct keel_lab_row {
     keel_session session;
     uint32_t layer, position;
     uint32_t first, count;
-    uint32_t total;          /* elements of the whole vector */
+    uint32_t total; /* elements of the whole vector */
     uint32_t reserved;
-    const float* x;          /* [count] */
+    const float* x; /* [count] */
 } keel_lab_row;
 
 /* Sets what sees these vectors, each of them once, in parts that come in no order; NULL removes it. Called by compute threads, several at
  * once unless the engine has one thread. KEEL_E_STATE while a session is open. */
-keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row), void* user_data);
+keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row),
+                                 void* user_data);
 
 /* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for rows of
  * the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
-keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value, float** row);
+keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
+                            float** row);
 
 #ifdef __cplusplus
 }

@@ -27,7 +27,8 @@ typedef struct keel_pack_info {
     uint64_t sections;     /* matrices and vectors, one zstd frame each */
     uint64_t packed_bytes; /* of the file */
     uint64_t plain_bytes;  /* of the file it expands to */
-    uint64_t work_bytes;   /* what keel_pack_expand needs besides; a reader that is not mapped needs room for the largest frame */
+    uint64_t
+        work_bytes; /* what keel_pack_expand needs besides; a reader that is not mapped needs room for the largest frame */
 } keel_pack_info;
 
 /* Checks everything but the frames. KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (a plain cache, a version this library does not
@@ -39,8 +40,8 @@ keel_status keel_pack_inspect(const keel_reader* packed, keel_pack_info* info, k
  *   work, work_bytes    8-byte aligned (KEEL_E_MEMORY_ALIGN), info.work_bytes or more
  * KEEL_E_MEMORY_TOO_SMALL when either is too small; else as keel_pack_inspect, and KEEL_E_FILE_FORMAT for a frame that does not expand to its
  * section or a checksum that differs. */
-keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work, uint64_t work_bytes,
-                             keel_error* error);
+keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work,
+                             uint64_t work_bytes, keel_error* error);
 
 #ifdef __cplusplus
 }

@@ -6,7 +6,8 @@
 
 // Every type with integer codes, and every type.
 #define KEEL_QUANTIZED_TYPES(X) \
-    X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kQ8_0) X(kQ8_F32) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)
+    X(kQ4_0)                    \
+    X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kQ8_0) X(kQ8_F32) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)
 #define KEEL_FLOAT_TYPES(X) X(kF32) X(kF16) X(kBF16)
 #define KEEL_WEIGHT_TYPES(X) KEEL_FLOAT_TYPES(X) KEEL_QUANTIZED_TYPES(X)
 
@@ -45,33 +46,33 @@ static inline VisibleRange visible_in_tile(const AttentionArgs& a, uint32_t row,
     return {see.lo - first, see.hi > first ? see.hi - first : 0};
 }
 
-// The families, once per instruction set: by weight type in dequantize_*.cpp and matmul_*.cpp, by KV format in kv_codecs_*.cpp
-// (instantiated there), the others in rowops_*.cpp and attention_*.cpp.
-#define KEEL_DECLARE_SET(isa)                                                             \
-    template <WeightType T>                                                               \
-    void dequantize_##isa(const void* src, float* dst, uint32_t k);                       \
-    template <WeightType T>                                                               \
-    void matmul_f32_##isa(const MatmulArgs& args);                                        \
-    template <WeightType T>                                                               \
-    void matmul_q8_##isa(const MatmulArgs& args);                                         \
-    template <WeightType T>                                                               \
-    void matmul_repacked_##isa(const MatmulArgs& args);                                   \
-    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);     \
-    void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y); \
+// The families, once per instruction set: by weight type in dequantize_*.cpp and matmul_*.cpp, by KV format in
+// kv_codecs_*.cpp (instantiated there), the others in rowops_*.cpp and attention_*.cpp.
+#define KEEL_DECLARE_SET(isa)                                                                                        \
+    template <WeightType T>                                                                                          \
+    void dequantize_##isa(const void* src, float* dst, uint32_t k);                                                  \
+    template <WeightType T>                                                                                          \
+    void matmul_f32_##isa(const MatmulArgs& args);                                                                   \
+    template <WeightType T>                                                                                          \
+    void matmul_q8_##isa(const MatmulArgs& args);                                                                    \
+    template <WeightType T>                                                                                          \
+    void matmul_repacked_##isa(const MatmulArgs& args);                                                              \
+    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);                                \
+    void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y);                            \
     void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin); \
-    void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);           \
-    void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y);       \
-    void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y);       \
-    void add_##isa(float* x, const float* y, uint32_t n);                                 \
-    void scale_##isa(float* x, float factor, uint32_t n);                                 \
-    void softcap_##isa(float* x, float cap, uint32_t n);                                  \
-    template <KvFormat F>                                                                 \
-    void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales); \
-    template <KvFormat F>                                                                 \
-    void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row); \
-    void kv_rotate_##isa(float* row, uint32_t head_dim);                                  \
-    void kv_unrotate_##isa(float* row, uint32_t head_dim);                                \
-    void attention_span_##isa(const AttentionArgs& args);                                 \
+    void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);                                      \
+    void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y);                                  \
+    void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y);                                  \
+    void add_##isa(float* x, const float* y, uint32_t n);                                                            \
+    void scale_##isa(float* x, float factor, uint32_t n);                                                            \
+    void softcap_##isa(float* x, float cap, uint32_t n);                                                             \
+    template <KvFormat F>                                                                                            \
+    void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales);    \
+    template <KvFormat F>                                                                                            \
+    void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row);                \
+    void kv_rotate_##isa(float* row, uint32_t head_dim);                                                             \
+    void kv_unrotate_##isa(float* row, uint32_t head_dim);                                                           \
+    void attention_span_##isa(const AttentionArgs& args);                                                            \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim);
 KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)

@@ -16,7 +16,9 @@ struct Cpuid {
         if (!__get_cpuid_count(leaf, subleaf, &a, &b, &c, &d)) a = b = c = d = 0;
     }
 };
-constexpr uint32_t bit(int i) { return 1u << i; }
+constexpr uint32_t bit(int i) {
+    return 1u << i;
+}
 
 // Whether the operating system saves the registers of `state` (bits of XCR0).
 bool saves_state(uint32_t state) {
@@ -34,7 +36,8 @@ bool have_avx512() {
     const Cpuid leaf7(7, 0);
     return have_avx2() && saves_state(0xe6) && (leaf7.b & kLeaf7b) == kLeaf7b && (leaf7.c & kLeaf7c);
 }
-// Byte permutations across a register. With AVX-512 they come in the same set: the table is another one, the bits are not.
+// Byte permutations across a register. With AVX-512 they come in the same set: the table is another one, the bits are
+// not.
 bool have_vbmi() {
     return Cpuid(7, 0).c & bit(1);
 }

@@ -1,8 +1,8 @@
 // The kernel interface: what the executor calls. Kernels know no sdk type; they take pointers, shapes and strides, keep
 // no state, and compute what sdk/NUMERICS.md says, so that every kernel set gives the same bits.
 //
-// One KernelSet per instruction set; `find_kernel_set` is the only dispatch. A null entry in a set falls to nobody: each
-// set is complete, sharing the scalar function explicitly where it has no better one.
+// One KernelSet per instruction set; `find_kernel_set` is the only dispatch. A null entry in a set falls to nobody:
+// each set is complete, sharing the scalar function explicitly where it has no better one.
 //
 // Preconditions common to all: pointers to f32, int8 and int16 planes that Keel allocates are 64-byte aligned at row 0;
 // weights may have any alignment (they can be mapped from a file); no buffer overlaps another unless said so.
@@ -19,33 +19,39 @@ namespace keel::kernels {
 // ---- 8-bit activations (NUMERICS section 2) ----
 // One column of k activations quantized in blocks of B: three planes behind one another, each rounded up to 64 bytes.
 //   int8  q[k] | f32 d[k/B] | int16 sum16[k/16]     sum16[i] = q[16i] + ... + q[16i+15]
-static constexpr uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
+static constexpr uint64_t round64(uint64_t bytes) {
+    return (bytes + 63) & ~uint64_t{63};
+}
 static constexpr uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
     return round64(k) + round64(uint64_t{k / block} * 4) + round64(uint64_t{k / 16} * 2);
 }
-static inline int8_t* q8_codes(void* column) { return static_cast<int8_t*>(column); }
-static inline float* q8_scales(void* column, uint32_t k) { return reinterpret_cast<float*>(static_cast<uint8_t*>(column) + round64(k)); }
+static inline int8_t* q8_codes(void* column) {
+    return static_cast<int8_t*>(column);
+}
+static inline float* q8_scales(void* column, uint32_t k) {
+    return reinterpret_cast<float*>(static_cast<uint8_t*>(column) + round64(k));
+}
 static inline int16_t* q8_sums(void* column, uint32_t k, uint32_t block) {
     return reinterpret_cast<int16_t*>(static_cast<uint8_t*>(column) + round64(k) + round64(uint64_t{k / block} * 4));
 }
 
 // ---- matrix products ----
-// y[c][r] = (accumulate ? y[c][r] : 0) + (dot(w row r, x column c) + bias[r]),  row_begin <= r < row_end, 0 <= c < columns
-// Without bias nothing is added; without accumulate nothing is added to the dot product.
+// y[c][r] = (accumulate ? y[c][r] : 0) + (dot(w row r, x column c) + bias[r]),  row_begin <= r < row_end, 0 <= c <
+// columns Without bias nothing is added; without accumulate nothing is added to the dot product.
 // Bytes moved: (row_end-row_begin) * w_row_bytes once, columns * k activations, columns * rows * 4 out.
 struct MatmulArgs {
-    const void* w;             // row 0
+    const void* w;  // row 0
     uint64_t w_row_bytes;
     uint32_t row_begin, row_end;
-    uint32_t k;                // inner dimension, a whole number of blocks of the type
-    uint32_t columns;          // 1..512
-    const void* x;             // f32[k] per column, or a q8 column (above) with the type's activation block
+    uint32_t k;        // inner dimension, a whole number of blocks of the type
+    uint32_t columns;  // 1..512
+    const void* x;     // f32[k] per column, or a q8 column (above) with the type's activation block
     uint64_t x_column_bytes;
-    float* const* y;           // columns pointers, each to row 0 of that column's output
-    const float* bias;         // f32[rows] or null
+    float* const* y;    // columns pointers, each to row 0 of that column's output
+    const float* bias;  // f32[rows] or null
     bool accumulate;
-    void* scratch;             // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
-    bool from_memory;          // weights come from memory, not from a cache: kernels may fetch ahead. Never changes a result
+    void* scratch;     // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
+    bool from_memory;  // weights come from memory, not from a cache: kernels may fetch ahead. Never changes a result
 };
 // Room for two groups of 16 rows, unpacked, and for more where k is small. Upper bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
@@ -67,12 +73,13 @@ constexpr uint32_t kAttentionTile = 64;   // positions
 constexpr uint32_t kAttentionSpan = 512;  // positions
 constexpr uint32_t kMaxQueryRows = 128;   // query rows of one call
 
-// What the keys lack of a mean that was removed from them before their rotation (RoPE): q . R(position) mean, as a sum over
-// pairs of A cos(angle) + B sin(angle). Angles are the pairs' frequencies times the position, as base of the tile plus rest.
+// What the keys lack of a mean that was removed from them before their rotation (RoPE): q . R(position) mean, as a sum
+// over pairs of A cos(angle) + B sin(angle). Angles are the pairs' frequencies times the position, as base of the tile
+// plus rest.
 struct KeyMean {
-    uint32_t pairs;                    // 0: nothing was removed
-    const float* bases;                // [tile][2 * pairs]: cos, sin at position kAttentionTile * tile
-    const float* turns;                // [2 * pairs][kAttentionTile]: cos (even rows), sin (odd rows) at position j of a tile
+    uint32_t pairs;      // 0: nothing was removed
+    const float* bases;  // [tile][2 * pairs]: cos, sin at position kAttentionTile * tile
+    const float* turns;  // [2 * pairs][kAttentionTile]: cos (even rows), sin (odd rows) at position j of a tile
     const float* const* coefficients;  // rows pointers to f32[2 * pairs]: A, B
 };
 constexpr uint32_t kMaxMeanPairs = kMaxHeadDim / 2;
@@ -81,27 +88,29 @@ constexpr uint32_t kMaxMeanPairs = kMaxHeadDim / 2;
 // rotated V formats is. Running state (m, l, o) per query row is merged in place as
 // section 5 says: the caller sets m = -inf before the first span and calls attention_finish after the last.
 struct AttentionArgs {
-    const uint8_t* const* pages;  // page p holds positions [p*page_tokens, (p+1)*page_tokens); null: evicted, seen by nobody
-    uint32_t page_tokens;         // a multiple of kAttentionTile
-    KvPlane k, v;                 // this layer's and head's
+    const uint8_t* const*
+        pages;             // page p holds positions [p*page_tokens, (p+1)*page_tokens); null: evicted, seen by nobody
+    uint32_t page_tokens;  // a multiple of kAttentionTile
+    KvPlane k, v;          // this layer's and head's
     KeyMean mean;
-    uint32_t head_dim;            // multiple of 8, at most kMaxHeadDim
-    uint32_t span;                // positions [span*512, span*512+512)
-    uint32_t rows;                // 1..kMaxQueryRows
-    const float* const* q;        // rows pointers to f32[head_dim]
-    const uint32_t* begin;        // rows: first visible position
-    const uint32_t* end;          // rows: one past the last visible position
-    float scale, softcap;         // softcap 0: none
-    float* m;                     // rows, running maximum, in and out
-    float* l;                     // rows, running sum, in and out
-    float* const* o;              // rows pointers to f32[head_dim], running output, in and out (uninitialised while m = -inf)
-    float* scratch;               // attention_scratch_floats() floats of this thread
+    uint32_t head_dim;      // multiple of 8, at most kMaxHeadDim
+    uint32_t span;          // positions [span*512, span*512+512)
+    uint32_t rows;          // 1..kMaxQueryRows
+    const float* const* q;  // rows pointers to f32[head_dim]
+    const uint32_t* begin;  // rows: first visible position
+    const uint32_t* end;    // rows: one past the last visible position
+    float scale, softcap;   // softcap 0: none
+    float* m;               // rows, running maximum, in and out
+    float* l;               // rows, running sum, in and out
+    float* const* o;        // rows pointers to f32[head_dim], running output, in and out (uninitialised while m = -inf)
+    float* scratch;         // attention_scratch_floats() floats of this thread
 };
 // Upper bound over all kernel sets; the caller provides this much per thread.
 static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
     const uint32_t wide = (head_dim + 15) & ~15u;
     return 2 * kAttentionTile * (wide + kMaxKvScales) + kMaxQueryRows * (kAttentionTile + wide + 16) +
-           kMaxQueryRows * (wide / 4 + 2 * kMaxKvScales) + 16;  // queries as integers, their scales and sums, and what a register reads behind
+           kMaxQueryRows * (wide / 4 + 2 * kMaxKvScales) +
+           16;  // queries as integers, their scales and sums, and what a register reads behind
 }
 
 struct KernelSet {
@@ -111,40 +120,45 @@ struct KernelSet {
     void (*dequantize_row[kWeightTypeLimit])(const void* src, float* dst, uint32_t k);
     MatmulFn matmul_f32[kWeightTypeLimit];  // x is f32
     MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
-    // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of kRepackRows.
+    // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of
+    // kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeLimit];
-    bool repack_pays[kWeightTypeLimit];     // matmul_repacked is measured to be the faster of the two
+    bool repack_pays[kWeightTypeLimit];  // matmul_repacked is measured to be the faster of the two
     // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
 
     // y[n] = rmsnorm(x) * w; y may be x
     void (*rms_norm)(const float* x, const float* w, uint32_t n, float eps, float* y);
-    // cos and sin of position * frequency[i], each rounded to f32, times `factor` when it is not 1; interleaved per pair.
+    // cos and sin of position * frequency[i], each rounded to f32, times `factor` when it is not 1; interleaved per
+    // pair.
     void (*rope_table)(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin);
     // Rotates one head in place. cos_sin: interleaved cos, sin per pair, pairs = rotated dims / 2.
     //   neox = false: pairs (2i, 2i+1);  neox = true: pairs (i, i + pairs). Elements past the rotated ones stay.
     void (*rope)(float* x, uint32_t pairs, const float* cos_sin, bool neox);
     void (*gate_silu)(const float* gate, const float* up, uint32_t n, float* y);  // y may be gate or up
     void (*gate_gelu)(const float* gate, const float* up, uint32_t n, float* y);
-    void (*add)(float* x, const float* y, uint32_t n);                // x += y
-    void (*scale)(float* x, float factor, uint32_t n);                // x *= factor
+    void (*add)(float* x, const float* y, uint32_t n);  // x += y
+    void (*scale)(float* x, float factor, uint32_t n);  // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
 
-    // One row f32[head_dim] -> its codes and scales (kernels/formats/kv_formats.h), and back; scales of float formats may be null.
-    void (*kv_encode[kKvFormatCount])(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales);
+    // One row f32[head_dim] -> its codes and scales (kernels/formats/kv_formats.h), and back; scales of float formats
+    // may be null.
+    void (*kv_encode[kKvFormatCount])(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes,
+                                      uint8_t* scales);
     void (*kv_decode[kKvFormatCount])(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row);
     // The signed Hadamard rotation of rotated formats, in place, and its inverse.
     void (*kv_rotate)(float* row, uint32_t head_dim);
     void (*kv_unrotate)(float* row, uint32_t head_dim);
     void (*attention_span)(const AttentionArgs&);
-    void (*attention_finish)(float* o, float l, uint32_t head_dim);   // o *= 1 / l
+    void (*attention_finish)(float* o, float l, uint32_t head_dim);  // o *= 1 / l
 };
 
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI; a machine that has VBMI too gets a table that uses it. amx: avx512
-// with AMX-INT8, for which a process must ask the system first (platform::allow_tile_registers). neon: with dotprod and i8mm.
+// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI; a machine that has VBMI too gets a table that uses it. amx:
+// avx512 with AMX-INT8, for which a process must ask the system first (platform::allow_tile_registers). neon: with
+// dotprod and i8mm.
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
-// The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included, or
-// what the system says of an ARM processor.
+// The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included,
+// or what the system says of an ARM processor.
 const KernelSet* find_kernel_set(uint32_t isa);
 
 }  // namespace keel::kernels

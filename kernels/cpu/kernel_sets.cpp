@@ -6,58 +6,58 @@ namespace {
 
 // A set of one instruction set: the names of its functions differ in the suffix only.
 // What computes in f32: everything but the products with 8-bit activations.
-#define KEEL_DEFINE_FLOAT_KERNELS(isa)                                            \
-    template <uint32_t F = 0>                                                     \
-    constexpr void add_kv_codecs_##isa(KernelSet& s) {                            \
-        if constexpr (F < kKvFormatCount) {                                       \
-            s.kv_encode[F] = kv_encode_##isa<static_cast<KvFormat>(F)>;           \
-            s.kv_decode[F] = kv_decode_##isa<static_cast<KvFormat>(F)>;           \
-            add_kv_codecs_##isa<F + 1>(s);                                        \
-        }                                                                         \
-    }                                                                             \
-    template <WeightType... T>                                                    \
-    constexpr void add_float_products_##isa(KernelSet& s) {                       \
-        ((s.dequantize_row[T] = dequantize_##isa<T>), ...);                       \
-        ((s.matmul_f32[T] = matmul_f32_##isa<T>), ...);                           \
-    }                                                                             \
-    constexpr void add_float_kernels_##isa(KernelSet& s) {                        \
-        add_float_products_##isa<kF32, kF16, kBF16>(s);                           \
+#define KEEL_DEFINE_FLOAT_KERNELS(isa)                                                    \
+    template <uint32_t F = 0>                                                             \
+    constexpr void add_kv_codecs_##isa(KernelSet& s) {                                    \
+        if constexpr (F < kKvFormatCount) {                                               \
+            s.kv_encode[F] = kv_encode_##isa<static_cast<KvFormat>(F)>;                   \
+            s.kv_decode[F] = kv_decode_##isa<static_cast<KvFormat>(F)>;                   \
+            add_kv_codecs_##isa<F + 1>(s);                                                \
+        }                                                                                 \
+    }                                                                                     \
+    template <WeightType... T>                                                            \
+    constexpr void add_float_products_##isa(KernelSet& s) {                               \
+        ((s.dequantize_row[T] = dequantize_##isa<T>), ...);                               \
+        ((s.matmul_f32[T] = matmul_f32_##isa<T>), ...);                                   \
+    }                                                                                     \
+    constexpr void add_float_kernels_##isa(KernelSet& s) {                                \
+        add_float_products_##isa<kF32, kF16, kBF16>(s);                                   \
         add_float_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
-        add_float_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);  \
-        s.quantize_q8 = quantize_q8_##isa;                                        \
-        s.rms_norm = rms_norm_##isa;                                              \
-        s.rope_table = rope_table_##isa;                                          \
-        s.rope = rope_##isa;                                                      \
-        s.gate_silu = gate_silu_##isa;                                            \
-        s.gate_gelu = gate_gelu_##isa;                                            \
-        s.add = add_##isa;                                                        \
-        s.scale = scale_##isa;                                                    \
-        s.softcap = softcap_##isa;                                                \
-        add_kv_codecs_##isa(s);                                                   \
-        s.kv_rotate = kv_rotate_##isa;                                            \
-        s.kv_unrotate = kv_unrotate_##isa;                                        \
-        s.attention_span = attention_span_##isa;                                  \
-        s.attention_finish = attention_finish_##isa;                              \
+        add_float_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);          \
+        s.quantize_q8 = quantize_q8_##isa;                                                \
+        s.rms_norm = rms_norm_##isa;                                                      \
+        s.rope_table = rope_table_##isa;                                                  \
+        s.rope = rope_##isa;                                                              \
+        s.gate_silu = gate_silu_##isa;                                                    \
+        s.gate_gelu = gate_gelu_##isa;                                                    \
+        s.add = add_##isa;                                                                \
+        s.scale = scale_##isa;                                                            \
+        s.softcap = softcap_##isa;                                                        \
+        add_kv_codecs_##isa(s);                                                           \
+        s.kv_rotate = kv_rotate_##isa;                                                    \
+        s.kv_unrotate = kv_unrotate_##isa;                                                \
+        s.attention_span = attention_span_##isa;                                          \
+        s.attention_finish = attention_finish_##isa;                                      \
     }
-#define KEEL_DEFINE_Q8_KERNELS(isa)                                               \
-    template <WeightType... T>                                                    \
-    constexpr void add_q8_products_##isa(KernelSet& s) {                          \
-        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                             \
-        ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                 \
-    }                                                                             \
-    constexpr void add_q8_kernels_##isa(KernelSet& s) {                           \
+#define KEEL_DEFINE_Q8_KERNELS(isa)                                                    \
+    template <WeightType... T>                                                         \
+    constexpr void add_q8_products_##isa(KernelSet& s) {                               \
+        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                                  \
+        ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                      \
+    }                                                                                  \
+    constexpr void add_q8_kernels_##isa(KernelSet& s) {                                \
         add_q8_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
-        add_q8_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);     \
+        add_q8_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);          \
     }
-#define KEEL_DEFINE_SET(isa)                                                      \
-    KEEL_DEFINE_FLOAT_KERNELS(isa)                                                \
-    KEEL_DEFINE_Q8_KERNELS(isa)                                                   \
-    constexpr KernelSet make_##isa() {                                            \
-        KernelSet s{};                                                            \
-        s.name = #isa;                                                            \
-        add_float_kernels_##isa(s);                                               \
-        add_q8_kernels_##isa(s);                                                  \
-        return s;                                                                 \
+#define KEEL_DEFINE_SET(isa)           \
+    KEEL_DEFINE_FLOAT_KERNELS(isa)     \
+    KEEL_DEFINE_Q8_KERNELS(isa)        \
+    constexpr KernelSet make_##isa() { \
+        KernelSet s{};                 \
+        s.name = #isa;                 \
+        add_float_kernels_##isa(s);    \
+        add_q8_kernels_##isa(s);       \
+        return s;                      \
     }
 
 KEEL_DEFINE_SET(scalar)

@@ -147,9 +147,10 @@ static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
     *cos_out = quadrant == 1 || quadrant == 2 ? -b : b;
 }
 
-// The rotations of one position (NUMERICS section 4). Compiled once per kernel set: fma is a call where the instruction may be
-// missing.
-static inline void rope_table_f64(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin) {
+// The rotations of one position (NUMERICS section 4). Compiled once per kernel set: fma is a call where the instruction
+// may be missing.
+static inline void rope_table_f64(const double* frequency, uint32_t pairs, uint32_t position, float factor,
+                                  float* cos_sin) {
     for (uint32_t i = 0; i < pairs; ++i) {
         double s, c;
         sincos_f64(position * frequency[i], &s, &c);

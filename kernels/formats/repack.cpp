@@ -28,7 +28,8 @@ void repack_rows(WeightType type, const void* src, void* dst, uint32_t rows, uin
             for (uint32_t r = 0; r < kRepackRows; ++r) {
                 const uint8_t* block = from + (uint64_t{group + r} * blocks + b) * at.bytes;
                 if (at.apart != UINT32_MAX) memcpy(to + 2 * r, block + at.apart, 2);
-                for (uint32_t i = 0; i < at.dwords; ++i) memcpy(to + at.group_first + 4 * (kRepackRows * i + r), block + at.first + 4 * i, 4);
+                for (uint32_t i = 0; i < at.dwords; ++i)
+                    memcpy(to + at.group_first + 4 * (kRepackRows * i + r), block + at.first + 4 * i, 4);
             }
 }
 
@@ -38,7 +39,8 @@ void unpack_row(WeightType type, const void* group, uint32_t row_in_group, uint3
     uint8_t* to = static_cast<uint8_t*>(dst);
     for (uint32_t b = 0; b < blocks; ++b, from += kRepackRows * at.bytes, to += at.bytes) {
         if (at.apart != UINT32_MAX) memcpy(to + at.apart, from + 2 * row_in_group, 2);
-        for (uint32_t i = 0; i < at.dwords; ++i) memcpy(to + at.first + 4 * i, from + at.group_first + 4 * (kRepackRows * i + row_in_group), 4);
+        for (uint32_t i = 0; i < at.dwords; ++i)
+            memcpy(to + at.first + 4 * i, from + at.group_first + 4 * (kRepackRows * i + row_in_group), 4);
     }
 }
 

@@ -1,6 +1,6 @@
-// Interleaved weights (KEEL_WEIGHTS_REPACK): the rows of a matrix in groups of kRepackRows, their blocks side by side, so
-// that one vector holds the same four bytes of every row and the products need no reduction across lanes. One layout for
-// every type and every instruction set. A group is, block after block (a block of one row is block_bytes):
+// Interleaved weights (KEEL_WEIGHTS_REPACK): the rows of a matrix in groups of kRepackRows, their blocks side by side,
+// so that one vector holds the same four bytes of every row and the products need no reduction across lanes. One layout
+// for every type and every instruction set. A group is, block after block (a block of one row is block_bytes):
 //
 //     [ d of row 0..15, f16     only for types with block_bytes % 4 == 2, whose d is the odd two bytes ]
 //     [ bytes 0..3 of row 0, of row 1, ..., of row 15 | bytes 4..7 of row 0, ... | ... ]     d left out
@@ -16,7 +16,9 @@ namespace keel::kernels {
 constexpr uint32_t kRepackRows = 16;
 
 // Byte offset in a block of the f16 that stands apart, where there is one: at the front, or at the end (Q3_K, Q6_K).
-constexpr bool repack_has_apart(uint32_t block_bytes) { return block_bytes % 4 == 2; }
+constexpr bool repack_has_apart(uint32_t block_bytes) {
+    return block_bytes % 4 == 2;
+}
 constexpr uint32_t repack_apart_offset(WeightType type, uint32_t block_bytes) {
     return type == kQ3_K || type == kQ6_K ? block_bytes - 2 : 0;
 }

@@ -1,6 +1,6 @@
-// Weight types: one row per GGUF tensor type Keel computes with. Everything else about a type (layout, kernels, activation
-// block) hangs off this table, so that a new type is a new row. Values of the enum are GGUF's own type numbers; types from
-// kGgufTypeLimit on are in no GGUF.
+// Weight types: one row per GGUF tensor type Keel computes with. Everything else about a type (layout, kernels,
+// activation block) hangs off this table, so that a new type is a new row. Values of the enum are GGUF's own type
+// numbers; types from kGgufTypeLimit on are in no GGUF.
 //
 // Layouts (little endian; d, m, dmin are f16; layouts follow the GGUF specification):
 //   Q4_0    d | qs[16]            w[i] = d*(lo(qs[i])-8), w[i+16] = d*(hi(qs[i])-8)
@@ -22,17 +22,31 @@
 namespace keel::kernels {
 
 enum WeightType : uint32_t {
-    kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
-    kQ2_K = 10, kQ3_K = 11, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30,
+    kF32 = 0,
+    kF16 = 1,
+    kQ4_0 = 2,
+    kQ4_1 = 3,
+    kQ5_0 = 6,
+    kQ5_1 = 7,
+    kQ8_0 = 8,
+    kQ2_K = 10,
+    kQ3_K = 11,
+    kQ4_K = 12,
+    kQ5_K = 13,
+    kQ6_K = 14,
+    kIQ4_NL = 20,
+    kIQ4_XS = 23,
+    kBF16 = 30,
     kGgufTypeLimit = 31,
-    kQ8_F32 = 31, kWeightTypeLimit = 32,
+    kQ8_F32 = 31,
+    kWeightTypeLimit = 32,
 };
 
 struct WeightTypeInfo {
-    const char* name;               // "Q4_K"; null: not a type Keel computes with
-    uint16_t block_elements;        // elements in one block; a row is a whole number of blocks
+    const char* name;         // "Q4_K"; null: not a type Keel computes with
+    uint16_t block_elements;  // elements in one block; a row is a whole number of blocks
     uint16_t block_bytes;
-    uint16_t activation_block;      // B of NUMERICS section 2; 0: f32 activations only
+    uint16_t activation_block;  // B of NUMERICS section 2; 0: f32 activations only
 };
 
 // Indexed by WeightType; entries without a name are types Keel does not compute with.

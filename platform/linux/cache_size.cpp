@@ -18,7 +18,8 @@ uint64_t last_level_cache_bytes() {
         close(file);
         uint64_t bytes = 0;
         ssize_t i = 0;
-        for (; i < length && i < 12 && text[i] >= '0' && text[i] <= '9'; ++i) bytes = bytes * 10 + static_cast<uint64_t>(text[i] - '0');
+        for (; i < length && i < 12 && text[i] >= '0' && text[i] <= '9'; ++i)
+            bytes = bytes * 10 + static_cast<uint64_t>(text[i] - '0');
         if (i < length && text[i] == 'K') bytes <<= 10;
         if (i < length && text[i] == 'M') bytes <<= 20;
         if (bytes > largest) largest = bytes;

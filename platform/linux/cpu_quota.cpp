@@ -13,7 +13,8 @@ void read_text(const char* path, char (&text)[N]) {
     size_t length = 0;
     const int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file >= 0) {
-        for (ssize_t got = 1; got > 0 && length + 1 < N; length += got > 0 ? static_cast<size_t>(got) : 0) got = read(file, text + length, N - 1 - length);
+        for (ssize_t got = 1; got > 0 && length + 1 < N; length += got > 0 ? static_cast<size_t>(got) : 0)
+            got = read(file, text + length, N - 1 - length);
         close(file);
     }
     text[length] = 0;
@@ -101,7 +102,8 @@ uint32_t quota_cores(const char* groups, const char* mount) {
         const char* newline = static_cast<const char*>(memchr(line, '\n', rest));
         const char* end = newline ? newline : line + rest;
         const char* names = static_cast<const char*>(memchr(line, ':', static_cast<size_t>(end - line)));
-        const char* group = names ? static_cast<const char*>(memchr(names + 1, ':', static_cast<size_t>(end - names - 1))) : nullptr;
+        const char* group =
+            names ? static_cast<const char*>(memchr(names + 1, ':', static_cast<size_t>(end - names - 1))) : nullptr;
         if (group) {
             const size_t name_bytes = static_cast<size_t>(group - ++names);
             size_t bytes = static_cast<size_t>(end - ++group);

@@ -1,8 +1,9 @@
 // Arena: one contiguous caller-owned region in which objects are placed once, at init, by offset.
 //
-// The same build function runs twice. In count mode there is no memory: place() returns null and adds up the sizes; that sum
-// is the plan. In place mode the very same calls hand out addresses. Because there is one function, plan and use cannot
-// disagree. After seal() a further place() is refused and counted: the engine reports it as an allocation after init.
+// The same build function runs twice. In count mode there is no memory: place() returns null and adds up the sizes;
+// that sum is the plan. In place mode the very same calls hand out addresses. Because there is one function, plan and
+// use cannot disagree. After seal() a further place() is refused and counted: the engine reports it as an allocation
+// after init.
 //
 //     base                                                     base + capacity
 //     | object 0 |pad| object 1 |pad| ...           | unused  |
@@ -17,8 +18,8 @@ class Arena {
   public:
     static constexpr uint64_t kAlign = 64;  // default alignment of every object: one cache line, one AVX-512 register
 
-    Arena() = default;                                  // count mode
-    Arena(void* base, uint64_t capacity_bytes);         // place mode
+    Arena() = default;                           // count mode
+    Arena(void* base, uint64_t capacity_bytes);  // place mode
 
     bool counting() const { return base_ == nullptr; }
     // Null in count mode, on overflow (ok() turns false), or after seal(). Memory is not cleared. `align` is a power of

@@ -19,7 +19,11 @@ constexpr uint64_t hash_finish(uint64_t x) {
     x *= 0x94d049bb133111ebull;
     return x ^ (x >> 31);
 }
-constexpr uint64_t hash64(const char* data, size_t bytes) { return hash_finish(hash_update(kHashSeed, data, bytes)); }
-inline uint64_t hash64(const void* data, size_t bytes) { return hash64(static_cast<const char*>(data), bytes); }
+constexpr uint64_t hash64(const char* data, size_t bytes) {
+    return hash_finish(hash_update(kHashSeed, data, bytes));
+}
+inline uint64_t hash64(const void* data, size_t bytes) {
+    return hash64(static_cast<const char*>(data), bytes);
+}
 
 }  // namespace keel

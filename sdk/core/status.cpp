@@ -29,7 +29,9 @@ TextBuilder& TextBuilder::text(const char* s, size_t n) {
     if (capacity_) dst_[size_] = 0;
     return *this;
 }
-TextBuilder& TextBuilder::text(const char* s) { return text(s, strlen(s)); }
+TextBuilder& TextBuilder::text(const char* s) {
+    return text(s, strlen(s));
+}
 TextBuilder& TextBuilder::number(uint64_t v) {
     char digits[20];
     size_t n = 0;
@@ -66,7 +68,8 @@ extern "C" {
 const char* keel_status_name(keel_status status) {
     switch (status) {
 #define KEEL_STATUS_CASE(symbol, number, text) \
-    case symbol: return #symbol;
+    case symbol:                               \
+        return #symbol;
         KEEL_STATUS_LIST(KEEL_STATUS_CASE)
 #undef KEEL_STATUS_CASE
     }
@@ -76,13 +79,16 @@ const char* keel_status_name(keel_status status) {
 const char* keel_status_text(keel_status status) {
     switch (status) {
 #define KEEL_STATUS_CASE(symbol, number, text) \
-    case symbol: return text;
+    case symbol:                               \
+        return text;
         KEEL_STATUS_LIST(KEEL_STATUS_CASE)
 #undef KEEL_STATUS_CASE
     }
     return "a number this library does not know";
 }
 
-uint32_t keel_version(void) { return KEEL_VERSION_MAJOR << 16 | KEEL_VERSION_MINOR << 8 | KEEL_VERSION_PATCH; }
+uint32_t keel_version(void) {
+    return KEEL_VERSION_MAJOR << 16 | KEEL_VERSION_MINOR << 8 | KEEL_VERSION_PATCH;
+}
 
 }  // extern "C"

@@ -7,12 +7,13 @@ namespace keel {
 // Copies `bytes` at `offset`; KEEL_E_FILE_READ when the range is outside the file or the reader fails.
 keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes);
 
-// Sequential reading through a small window on the stack, so that a reader callback sees few calls. Covers [offset, end),
-// offset <= end. Asking beyond `end` is KEEL_E_FILE_FORMAT (what is read is longer than its container); a reader that
-// fails is KEEL_E_FILE_READ.
+// Sequential reading through a small window on the stack, so that a reader callback sees few calls. Covers [offset,
+// end), offset <= end. Asking beyond `end` is KEEL_E_FILE_FORMAT (what is read is longer than its container); a reader
+// that fails is KEEL_E_FILE_READ.
 class ByteCursor {
   public:
-    ByteCursor(const keel_reader& reader, uint64_t offset, uint64_t end) : reader_(&reader), position_(offset), end_(end) {}
+    ByteCursor(const keel_reader& reader, uint64_t offset, uint64_t end)
+        : reader_(&reader), position_(offset), end_(end) {}
     uint64_t position() const { return position_; }
     uint64_t remaining() const { return end_ - position_; }
     keel_status read(void* dst, uint64_t bytes);

@@ -325,7 +325,8 @@ keel_status HeaderScan::tensor(GgufTensor* t) {
     }
     const uint64_t type_offset = cursor_.position();
     KEEL_TRY(u32(&t->type));
-    const kernels::WeightTypeInfo* info = t->type < kernels::kGgufTypeLimit ? kernels::weight_type_info(t->type) : nullptr;
+    const kernels::WeightTypeInfo* info =
+        t->type < kernels::kGgufTypeLimit ? kernels::weight_type_info(t->type) : nullptr;
     if (!info) {
         char reason[sizeof(keel_error::reason)];
         TextBuilder text(reason, sizeof reason);

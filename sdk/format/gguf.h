@@ -1,6 +1,6 @@
 // GGUF v2/v3: bytes in, a validated view out. One streaming pass over the header checks everything (magic, version,
-// counts, lengths, types, alignment, offsets, sizes, duplicates) against the file and keel_limits before anything uses it.
-// The view points to nothing: it holds offsets, which stay valid for the reader it was made from.
+// counts, lengths, types, alignment, offsets, sizes, duplicates) against the file and keel_limits before anything uses
+// it. The view points to nothing: it holds offsets, which stay valid for the reader it was made from.
 #pragma once
 #include <stdint.h>
 
@@ -11,51 +11,64 @@
 namespace keel {
 
 enum GgufValueType : uint32_t {
-    kGgufU8 = 0, kGgufI8, kGgufU16, kGgufI16, kGgufU32, kGgufI32, kGgufF32, kGgufBool, kGgufString, kGgufArray, kGgufU64, kGgufI64, kGgufF64,
+    kGgufU8 = 0,
+    kGgufI8,
+    kGgufU16,
+    kGgufI16,
+    kGgufU32,
+    kGgufI32,
+    kGgufF32,
+    kGgufBool,
+    kGgufString,
+    kGgufArray,
+    kGgufU64,
+    kGgufI64,
+    kGgufF64,
     kGgufValueTypeCount
 };
 
 // Where a metadata value lies in the file.
 struct GgufValue {
-    uint64_t key_hash;         // hash64 of the key bytes
-    uint64_t offset;           // of the value's bytes: scalar, string bytes, or first array element
-    uint64_t count;            // string: bytes; array: elements; scalar: 1
-    uint64_t bytes;            // extent of the value from offset
-    uint32_t type;             // GgufValueType; for arrays kGgufArray
-    uint32_t element_type;     // arrays: type of the elements, never kGgufArray
-    uint32_t key_bytes;        // length of the key, see gguf_key_offset
+    uint64_t key_hash;      // hash64 of the key bytes
+    uint64_t offset;        // of the value's bytes: scalar, string bytes, or first array element
+    uint64_t count;         // string: bytes; array: elements; scalar: 1
+    uint64_t bytes;         // extent of the value from offset
+    uint32_t type;          // GgufValueType; for arrays kGgufArray
+    uint32_t element_type;  // arrays: type of the elements, never kGgufArray
+    uint32_t key_bytes;     // length of the key, see gguf_key_offset
     uint32_t reserved;
 };
 
 struct GgufTensor {
     uint64_t name_hash;
-    uint64_t name_offset;      // of the name's bytes
+    uint64_t name_offset;  // of the name's bytes
     uint32_t name_bytes;
-    uint32_t type;             // kernels::WeightType, always one Keel computes with
-    uint32_t dim_count;        // 1..4
+    uint32_t type;       // kernels::WeightType, always one Keel computes with
+    uint32_t dim_count;  // 1..4
     uint32_t reserved;
-    uint64_t dims[4];          // dims[0] is the row length (fastest); unused ones are 1
-    uint64_t offset;           // absolute, in the file
-    uint64_t bytes;            // from dims and type; offset + bytes <= file size
+    uint64_t dims[4];  // dims[0] is the row length (fastest); unused ones are 1
+    uint64_t offset;   // absolute, in the file
+    uint64_t bytes;    // from dims and type; offset + bytes <= file size
 };
 
 // The view: fixed header, then values, then tensors, in one caller buffer.
 struct Gguf {
     uint32_t version, alignment;
     uint64_t file_bytes, data_offset;
-    uint64_t fingerprint;      // hash of bytes [0, data_offset)
+    uint64_t fingerprint;  // hash of bytes [0, data_offset)
     uint32_t value_count, tensor_count;
-    GgufValue* values;         // sorted by key_hash
-    GgufTensor* tensors;       // in file order
+    GgufValue* values;    // sorted by key_hash
+    GgufTensor* tensors;  // in file order
 };
 
 // Pass 1 (`values` and `tensors` null): walks the header, fills everything in *out but the two tables, whose sizes it
-// counts. Pass 2 (a table may be null only where its count is 0): takes *out as pass 1 left it, with room for the counts
-// in it, fills and sorts the tables and refuses duplicates; a file that changed in between is KEEL_E_FILE_READ.
+// counts. Pass 2 (a table may be null only where its count is 0): takes *out as pass 1 left it, with room for the
+// counts in it, fills and sorts the tables and refuses duplicates; a file that changed in between is KEEL_E_FILE_READ.
 // `limits` come from resolve_limits. *out is untouched on error. Errors name the key, the tensor or the limit, and the
-// offset: KEEL_E_FILE_READ when the reader fails, KEEL_E_FILE_FORMAT also for a file that ends early, KEEL_E_FILE_LIMIT,
-// KEEL_E_UNSUPPORTED for other versions, byte order, nested arrays, tensor types without kernels.
-keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors, Gguf* out, keel_error* error);
+// offset: KEEL_E_FILE_READ when the reader fails, KEEL_E_FILE_FORMAT also for a file that ends early,
+// KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED for other versions, byte order, nested arrays, tensor types without kernels.
+keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
+                      Gguf* out, keel_error* error);
 
 // Limits with defaults filled in from a possibly null, possibly shorter struct. KEEL_E_ABI.
 keel_status resolve_limits(const keel_limits* limits, keel_limits* out);
@@ -72,15 +85,18 @@ uint32_t gguf_scalar_bytes(uint32_t value_type);
 const GgufValue* gguf_find(const Gguf& g, const char* key);
 
 // Typed reads. When the key is absent they return KEEL_OK and leave *out alone, so *out may hold a fallback; `present`
-// (may be null) tells. A present key of a wrong type is KEEL_E_FILE_FORMAT naming it. Any unsigned or signed integer type
-// is accepted where the value fits; floats must be finite.
+// (may be null) tells. A present key of a wrong type is KEEL_E_FILE_FORMAT naming it. Any unsigned or signed integer
+// type is accepted where the value fits; floats must be finite.
 keel_status gguf_u32(const keel_reader&, const Gguf&, const char* key, uint32_t* out, bool* present, keel_error*);
-keel_status gguf_f32(const keel_reader&, const Gguf&, const char* key, float* out, bool* present, keel_error*);   // f32 or f64
+keel_status gguf_f32(const keel_reader&, const Gguf&, const char* key, float* out, bool* present,
+                     keel_error*);  // f32 or f64
 keel_status gguf_bool(const keel_reader&, const Gguf&, const char* key, bool* out, bool* present, keel_error*);
 // Copies the string, cut to capacity - 1, NUL-terminated; *bytes is its full length.
-keel_status gguf_string(const keel_reader&, const Gguf&, const char* key, char* dst, uint32_t capacity, uint64_t* bytes, bool* present, keel_error*);
+keel_status gguf_string(const keel_reader&, const Gguf&, const char* key, char* dst, uint32_t capacity, uint64_t* bytes,
+                        bool* present, keel_error*);
 
-// Iterates an array of strings: next() gives length and leaves the cursor at the bytes, which the caller reads or skips.
+// Iterates an array of strings: next() gives length and leaves the cursor at the bytes, which the caller reads or
+// skips.
 class GgufStringCursor {
   public:
     GgufStringCursor(const keel_reader& reader, const GgufValue& array)

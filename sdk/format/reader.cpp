@@ -1,6 +1,6 @@
 // The readers Keel brings: a memory block and a mapped file.
-#include "sdk/core/status.h"
 #include "platform/platform.h"
+#include "sdk/core/status.h"
 
 using namespace keel;
 

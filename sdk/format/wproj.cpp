@@ -16,17 +16,20 @@ namespace {
 using wproj::name_field;
 using wproj::take;
 
-bool fits(uint32_t size, uint32_t wanted) { return wanted == kWprojAnySize || size == wanted; }
+bool fits(uint32_t size, uint32_t wanted) {
+    return wanted == kWprojAnySize || size == wanted;
+}
 
-// Whether a record of this slot is used. Version 1 has one basis per layer, of the residual stream's width; O multiplies another vector,
-// to which it fits by accident of shape, and down has a basis the file lacks.
+// Whether a record of this slot is used. Version 1 has one basis per layer, of the residual stream's width; O
+// multiplies another vector, to which it fits by accident of shape, and down has a basis the file lacks.
 bool used1(const WprojFile& f, uint32_t slot) {
     if (slot == kWprojO) return fits(f.columns, f.shape.columns[kWprojAttnOut]);
     return slot != kWprojFfnDownSvd && slot != kWprojDown;
 }
 
 // The layer at *basis and *record, which it moves on.
-keel_status read_layer1(const WprojFile& f, uint32_t layer, uint64_t* basis, uint64_t* record, WprojLayer* out, keel_error* error) {
+keel_status read_layer1(const WprojFile& f, uint32_t layer, uint64_t* basis, uint64_t* record, WprojLayer* out,
+                        keel_error* error) {
     WprojBasis1 b;
     KEEL_TRY(wproj_read_basis1(f.reader, *basis, f.columns, layer, &b, error));
     memset(out, 0, sizeof *out);
@@ -38,16 +41,21 @@ keel_status read_layer1(const WprojFile& f, uint32_t layer, uint64_t* basis, uin
         if (!r.present || !used1(f, slot)) continue;
         if (!fits(r.rows, f.shape.rows[slot])) {
             char name[sizeof(keel_error::field)];
-            return fail(error, KEEL_E_FILE_MISMATCH, at + 4, name_field(name, layer, wproj_slot_name(slot), "rows"), "another shape than the model's");
+            return fail(error, KEEL_E_FILE_MISMATCH, at + 4, name_field(name, layer, wproj_slot_name(slot), "rows"),
+                        "another shape than the model's");
         }
-        out->record[slot] = {r.rows, r.rank, r.has_q8 ? kernels::kQ8_F32 : kernels::kF32, r.compression, r.energy, -1, r.matrix, r.bytes, r.bias, 0};
-        out->basis[wproj_group(static_cast<WprojSlot>(slot))] = {b.rank, f.columns, kernels::kF32, 0, b.matrix, uint64_t{b.rank} * f.columns * 4, b.mu, b.mean, 0};
+        out->record[slot] = {
+            r.rows, r.rank, r.has_q8 ? kernels::kQ8_F32 : kernels::kF32, r.compression, r.energy, -1, r.matrix, r.bytes,
+            r.bias, 0};
+        out->basis[wproj_group(static_cast<WprojSlot>(slot))] = {
+            b.rank, f.columns, kernels::kF32, 0, b.matrix, uint64_t{b.rank} * f.columns * 4, b.mu, b.mean, 0};
     }
     *basis = b.end;
     return KEEL_OK;
 }
 
-keel_status read_layer2(const WprojFile& f, uint32_t layer, uint64_t* entry, uint64_t* next, uint64_t* end, WprojLayer* out, keel_error* error) {
+keel_status read_layer2(const WprojFile& f, uint32_t layer, uint64_t* entry, uint64_t* next, uint64_t* end,
+                        WprojLayer* out, keel_error* error) {
     KEEL_TRY(take(f.reader, *entry, out, sizeof *out, "table", error));
     *entry += sizeof *out;
     return wproj_check_layer2(*out, layer, f.shape, f.reader.size_bytes, next, end, error);
@@ -57,10 +65,14 @@ keel_status open1(const WprojShape& shape, uint64_t expected_key, bool any_key, 
     WprojHeader1 h;
     KEEL_TRY(wproj_read_header1(f->reader, &h, error));
     if (!any_key && (expected_key == 0 || h.key != expected_key))
-        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader1, key), "key", "made for another model or configuration");
-    if (!fits(h.layers, shape.layers)) return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader1, layers), "layers", "another shape than the model's");
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader1, key), "key",
+                    "made for another model or configuration");
+    if (!fits(h.layers, shape.layers))
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader1, layers), "layers",
+                    "another shape than the model's");
     if (!fits(h.columns, shape.columns[kWprojAttnIn]) || !fits(h.columns, shape.columns[kWprojFfnIn]))
-        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader1, columns), "columns", "another shape than the model's");
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader1, columns), "columns",
+                    "another shape than the model's");
     f->version = 1;
     f->layers = h.layers;
     f->key = h.key;
@@ -68,24 +80,31 @@ keel_status open1(const WprojShape& shape, uint64_t expected_key, bool any_key, 
     f->first_basis = sizeof h;
     WprojBasis1 b;
     b.end = sizeof h;
-    for (uint32_t layer = 0; layer < h.layers; ++layer) KEEL_TRY(wproj_read_basis1(f->reader, b.end, h.columns, layer, &b, error));
+    for (uint32_t layer = 0; layer < h.layers; ++layer)
+        KEEL_TRY(wproj_read_basis1(f->reader, b.end, h.columns, layer, &b, error));
     f->first_record = b.end;
     uint64_t basis = f->first_basis, record = f->first_record;
     WprojLayer scratch;
-    for (uint32_t layer = 0; layer < h.layers; ++layer) KEEL_TRY(read_layer1(*f, layer, &basis, &record, &scratch, error));
-    if (record != f->reader.size_bytes) return fail(error, KEEL_E_FILE_FORMAT, record, "records", "something follows the last one");
+    for (uint32_t layer = 0; layer < h.layers; ++layer)
+        KEEL_TRY(read_layer1(*f, layer, &basis, &record, &scratch, error));
+    if (record != f->reader.size_bytes)
+        return fail(error, KEEL_E_FILE_FORMAT, record, "records", "something follows the last one");
     return KEEL_OK;
 }
 
 keel_status open2(const WprojShape& shape, uint64_t expected_key, bool any_key, WprojFile* f, keel_error* error) {
     WprojHeader2 h;
     KEEL_TRY(wproj_read_header2(f->reader, &h, error));
-    if (h.codec != kWprojPlain) return fail(error, KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, codec), "codec", "packed: to be unpacked first");
+    if (h.codec != kWprojPlain)
+        return fail(error, KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, codec), "codec", "packed: to be unpacked first");
     if (!any_key && expected_key != 0 && h.key != expected_key)
         return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader2, key), "key", "made for another configuration");
     if (!any_key && h.fingerprint != shape.fingerprint)
-        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader2, fingerprint), "fingerprint", "made for another model");
-    if (!fits(h.layers, shape.layers)) return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader2, layers), "layers", "another shape than the model's");
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader2, fingerprint), "fingerprint",
+                    "made for another model");
+    if (!fits(h.layers, shape.layers))
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(WprojHeader2, layers), "layers",
+                    "another shape than the model's");
     f->version = 2;
     f->layers = h.layers;
     f->key = h.key;
@@ -97,14 +116,16 @@ keel_status open2(const WprojShape& shape, uint64_t expected_key, bool any_key, 
     f->first_record = wproj_align(wproj_table_end(h.layers) + 8);
     uint64_t entry = f->first_basis, next = f->first_record, end = wproj_table_end(h.layers) + 8;
     WprojLayer scratch;
-    for (uint32_t layer = 0; layer < h.layers; ++layer) KEEL_TRY(read_layer2(*f, layer, &entry, &next, &end, &scratch, error));
+    for (uint32_t layer = 0; layer < h.layers; ++layer)
+        KEEL_TRY(read_layer2(*f, layer, &entry, &next, &end, &scratch, error));
     if (end != h.plain_bytes) return fail(error, KEEL_E_FILE_FORMAT, end, "sections", "something follows the last one");
     return KEEL_OK;
 }
 
 }  // namespace
 
-keel_status wproj_open(const keel_reader& reader, const WprojShape& shape, uint64_t expected_key, bool any_key, WprojFile* out, keel_error* error) {
+keel_status wproj_open(const keel_reader& reader, const WprojShape& shape, uint64_t expected_key, bool any_key,
+                       WprojFile* out, keel_error* error) {
     WprojFile f = {};
     f.reader = reader;
     f.shape = shape;
@@ -152,13 +173,18 @@ keel_status update_from(const keel_reader& reader, uint64_t offset, uint64_t byt
 
 keel_status wproj_check_payload(const WprojFile& file, const WprojLayer& layer, uint32_t index, keel_error* error) {
     if (file.version != 2) return KEEL_OK;
-    const auto check = [&](const char* part, uint64_t offset, uint64_t bytes, uint64_t bias, uint32_t bias_rows, uint64_t checksum) {
+    const auto check = [&](const char* part, uint64_t offset, uint64_t bytes, uint64_t bias, uint32_t bias_rows,
+                           uint64_t checksum) {
         uint64_t hash = kHashSeed;
         keel_status status = update_from(file.reader, offset, bytes, &hash);
         if (status == KEEL_OK && bias) status = update_from(file.reader, bias, uint64_t{bias_rows} * 4, &hash);
         char name[sizeof(keel_error::field)];
-        if (status != KEEL_OK) return fail(error, status, offset, name_field(name, index, part, "matrix"), "the reader failed");
-        return hash_finish(hash) == checksum ? KEEL_OK : fail(error, KEEL_E_FILE_FORMAT, offset, name_field(name, index, part, "matrix"), "the contents were changed");
+        if (status != KEEL_OK)
+            return fail(error, status, offset, name_field(name, index, part, "matrix"), "the reader failed");
+        return hash_finish(hash) == checksum
+                   ? KEEL_OK
+                   : fail(error, KEEL_E_FILE_FORMAT, offset, name_field(name, index, part, "matrix"),
+                          "the contents were changed");
     };
     for (uint32_t group = 0; group < kWprojGroups; ++group) {
         const WprojBasis& b = layer.basis[group];

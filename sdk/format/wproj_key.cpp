@@ -22,8 +22,16 @@ uint64_t add(uint64_t state, uint64_t value) {
 
 uint64_t wproj_key(const WprojKeyDesc& d) {
     uint64_t state = kHashSeed;
-    const uint64_t fields[] = {uint64_t{d.format}, d.fingerprint, uint64_t{d.rank_policy}, d.rank_value, uint64_t{d.slots}, d.calibration_hash,
-                               hash64(d.solver, strlen(d.solver)), uint64_t{d.solver_version}, uint64_t{d.basis_type}, uint64_t{d.record_type}};
+    const uint64_t fields[] = {uint64_t{d.format},
+                               d.fingerprint,
+                               uint64_t{d.rank_policy},
+                               d.rank_value,
+                               uint64_t{d.slots},
+                               d.calibration_hash,
+                               hash64(d.solver, strlen(d.solver)),
+                               uint64_t{d.solver_version},
+                               uint64_t{d.basis_type},
+                               uint64_t{d.record_type}};
     for (const uint64_t field : fields) state = add(state, field);
     const uint64_t key = hash_finish(state);
     return key ? key : 1;
@@ -42,7 +50,9 @@ void wproj_file_name(uint64_t key, char (&out)[kWprojFileNameBytes]) {
 }
 
 bool wproj_file_tag(const char* name, uint32_t* tag) {
-    if (strlen(name) != kWprojFileNameBytes - 1 || memcmp(name, kPrefix, kPrefixBytes) != 0 || strcmp(name + kPrefixBytes + 8, kSuffix) != 0) return false;
+    if (strlen(name) != kWprojFileNameBytes - 1 || memcmp(name, kPrefix, kPrefixBytes) != 0 ||
+        strcmp(name + kPrefixBytes + 8, kSuffix) != 0)
+        return false;
     uint32_t value = 0;
     for (uint32_t i = 0; i < 8; ++i) {
         const char c = name[kPrefixBytes + i];

@@ -1,5 +1,5 @@
-// The key of a W_proj cache: 64 bits over everything that decides its contents. The same description gives the same key on any machine, and
-// a cache whose header has it can be used without looking further.
+// The key of a W_proj cache: 64 bits over everything that decides its contents. The same description gives the same key
+// on any machine, and a cache whose header has it can be used without looking further.
 #pragma once
 #include "sdk/format/wproj.h"
 
@@ -7,22 +7,22 @@ namespace keel {
 
 // How the ranks of the layers were chosen, and what rank_value says of it.
 enum WprojRankPolicy : uint32_t {
-    kWprojRankUniform,   // the rank
-    kWprojRankBytes,     // byte budget of all factors
-    kWprojRankEnergy,    // share of energy to keep, in millionths
-    kWprojRankError,     // largest relative squared output error, in millionths
-    kWprojRankList,      // wproj_rank_list_hash
+    kWprojRankUniform,  // the rank
+    kWprojRankBytes,    // byte budget of all factors
+    kWprojRankEnergy,   // share of energy to keep, in millionths
+    kWprojRankError,    // largest relative squared output error, in millionths
+    kWprojRankList,     // wproj_rank_list_hash
 };
 
 struct WprojKeyDesc {
-    uint32_t format;             // 1 or 2
-    uint64_t fingerprint;        // of the GGUF (keel_model_info)
+    uint32_t format;       // 1 or 2
+    uint64_t fingerprint;  // of the GGUF (keel_model_info)
     WprojRankPolicy rank_policy;
     uint64_t rank_value;
-    uint32_t slots;              // bit i: slot i (WprojSlot) may have a record
-    uint64_t calibration_hash;   // of the calibration text; 0: weights only
-    const char* solver;          // its name, NUL-terminated
-    uint32_t solver_version;     // changes whenever its results do
+    uint32_t slots;                    // bit i: slot i (WprojSlot) may have a record
+    uint64_t calibration_hash;         // of the calibration text; 0: weights only
+    const char* solver;                // its name, NUL-terminated
+    uint32_t solver_version;           // changes whenever its results do
     uint32_t basis_type, record_type;  // kernels::WeightType
 };
 

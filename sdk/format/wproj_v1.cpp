@@ -13,8 +13,12 @@ using wproj::finite;
 using wproj::name_field;
 using wproj::take;
 
-bool is_flag(uint32_t x) { return x <= 1; }
-bool is_size(uint32_t x) { return x >= 1 && x <= kWprojMaxDimension; }
+bool is_flag(uint32_t x) {
+    return x <= 1;
+}
+bool is_size(uint32_t x) {
+    return x >= 1 && x <= kWprojMaxDimension;
+}
 
 }  // namespace
 
@@ -22,15 +26,21 @@ keel_status wproj_read_header1(const keel_reader& reader, WprojHeader1* out, kee
     WprojHeader1 h;
     KEEL_TRY(take(reader, 0, &h, sizeof h, "header", error));
     if (h.magic != kWprojMagic1) return fail(error, KEEL_E_FILE_FORMAT, 0, "magic", "not a W_proj cache of version 1");
-    if (h.layers < 1 || h.layers > kWprojMaxLayers) return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, layers), "layers", "none, negative, or more than a cache can have");
-    if (h.slots != kWprojSlots) return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, slots), "slots", "a layer has 8 slots");
-    if (!is_size(h.columns)) return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, columns), "columns", "none, negative, or more than a cache can have");
+    if (h.layers < 1 || h.layers > kWprojMaxLayers)
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, layers), "layers",
+                    "none, negative, or more than a cache can have");
+    if (h.slots != kWprojSlots)
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, slots), "slots", "a layer has 8 slots");
+    if (!is_size(h.columns))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, columns), "columns",
+                    "none, negative, or more than a cache can have");
     if (h.zero) return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader1, zero), "padding", "is not zero");
     *out = h;
     return KEEL_OK;
 }
 
-keel_status wproj_read_basis1(const keel_reader& reader, uint64_t at, uint32_t columns, uint32_t layer, WprojBasis1* out, keel_error* error) {
+keel_status wproj_read_basis1(const keel_reader& reader, uint64_t at, uint32_t columns, uint32_t layer,
+                              WprojBasis1* out, keel_error* error) {
     const auto bad = [&](uint64_t offset, const char* field, const char* reason) {
         char name[sizeof(keel_error::field)];
         return fail(error, KEEL_E_FILE_FORMAT, at + offset, name_field(name, layer, "basis", field), reason);
@@ -62,10 +72,12 @@ keel_status wproj_read_basis1(const keel_reader& reader, uint64_t at, uint32_t c
     return KEEL_OK;
 }
 
-keel_status wproj_read_record1(const keel_reader& reader, uint64_t at, uint32_t basis_rank, uint32_t layer, uint32_t slot, WprojRecord1* out, keel_error* error) {
+keel_status wproj_read_record1(const keel_reader& reader, uint64_t at, uint32_t basis_rank, uint32_t layer,
+                               uint32_t slot, WprojRecord1* out, keel_error* error) {
     const auto bad = [&](uint64_t offset, const char* field, const char* reason) {
         char name[sizeof(keel_error::field)];
-        return fail(error, KEEL_E_FILE_FORMAT, at + offset, name_field(name, layer, wproj_slot_name(slot), field), reason);
+        return fail(error, KEEL_E_FILE_FORMAT, at + offset, name_field(name, layer, wproj_slot_name(slot), field),
+                    reason);
     };
     WprojRecord1 r = {};
     KEEL_TRY(take(reader, at, &r.present, 4, "records", error));
@@ -91,11 +103,13 @@ keel_status wproj_read_record1(const keel_reader& reader, uint64_t at, uint32_t 
     memcpy(&zero, h + 36, 4);
     if (!is_size(r.rows)) return bad(4, "rows", "none, negative, or more than a cache can have");
     if (!is_size(r.rank)) return bad(8, "rank", "none, negative, or more than a cache can have");
-    if (slot != kWprojFfnDownSvd && slot != kWprojDown && r.rank != basis_rank) return bad(8, "rank", "differs from the basis of the layer");
+    if (slot != kWprojFfnDownSvd && slot != kWprojDown && r.rank != basis_rank)
+        return bad(8, "rank", "differs from the basis of the layer");
     if (!is_flag(r.has_bias)) return bad(12, "has_bias", "is no flag");
     if (!is_flag(r.has_q8)) return bad(16, "has_q8", "is no flag");
     const uint32_t type = r.has_q8 ? kernels::kQ8_F32 : kernels::kF32;
-    if (r.rank % kernels::kWeightTypes[type].block_elements) return bad(16, "has_q8", "the rank is not a whole number of blocks");
+    if (r.rank % kernels::kWeightTypes[type].block_elements)
+        return bad(16, "has_q8", "the rank is not a whole number of blocks");
     r.bytes = r.rows * kernels::weight_row_bytes(type, r.rank);
     if (q8_bytes != (r.has_q8 ? r.bytes : 0)) return bad(20, "q8_bytes", "contradicts rows and rank");
     if (!finite(r.compression) || r.compression < 0) return bad(28, "compression", "not finite, or negative");

@@ -31,27 +31,41 @@ bool is_name(const char* text, size_t capacity) {
     return n < capacity && is_zero(text + n, capacity - n);
 }
 
-bool is_size(uint32_t x) { return x >= 1 && x <= kWprojMaxDimension; }
+bool is_size(uint32_t x) {
+    return x >= 1 && x <= kWprojMaxDimension;
+}
 // Of a shape, or any.
-bool fits(uint32_t size, uint32_t wanted) { return wanted == kWprojAnySize || size == wanted; }
+bool fits(uint32_t size, uint32_t wanted) {
+    return wanted == kWprojAnySize || size == wanted;
+}
 
 }  // namespace
 
 keel_status wproj_read_header2(const keel_reader& reader, WprojHeader2* out, keel_error* error) {
     WprojHeader2 h;
     KEEL_TRY(take(reader, 0, &h, sizeof h, "header", error));
-    const auto bad = [&](keel_status status, size_t offset, const char* field, const char* reason) { return fail(error, status, offset, field, reason); };
+    const auto bad = [&](keel_status status, size_t offset, const char* field, const char* reason) {
+        return fail(error, status, offset, field, reason);
+    };
     if (h.magic != kWprojMagic2) return bad(KEEL_E_FILE_FORMAT, 0, "magic", "not a W_proj cache of version 2");
-    if (h.version != 2) return bad(KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, version), "version", "another version of the format");
-    if (h.header_bytes != sizeof h) return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, header_bytes), "header_bytes", "differs from this version's");
-    if (h.layers < 1 || h.layers > kWprojMaxLayers) return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, layers), "layers", "none, or more than a cache can have");
-    if (h.codec > kWprojZstd) return bad(KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, codec), "codec", "no codec of this version");
+    if (h.version != 2)
+        return bad(KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, version), "version", "another version of the format");
+    if (h.header_bytes != sizeof h)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, header_bytes), "header_bytes",
+                   "differs from this version's");
+    if (h.layers < 1 || h.layers > kWprojMaxLayers)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, layers), "layers", "none, or more than a cache can have");
+    if (h.codec > kWprojZstd)
+        return bad(KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, codec), "codec", "no codec of this version");
     if (h.plain_bytes < wproj_table_end(h.layers) + 8 || (h.codec == kWprojPlain && h.plain_bytes != reader.size_bytes))
-        return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, plain_bytes), "plain_bytes", "size contradicts the contents");
+        return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, plain_bytes), "plain_bytes",
+                   "size contradicts the contents");
     if (!finite(h.quality.nll_dense) || !finite(h.quality.nll_low_rank) || !finite(h.quality.kl))
         return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, quality), "quality", "not finite");
-    if (!is_name(h.solver, sizeof h.solver)) return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, solver), "solver", "is no NUL-terminated name");
-    if (!is_zero(h.reserved, sizeof h.reserved)) return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, reserved), "reserved", "is not zero");
+    if (!is_name(h.solver, sizeof h.solver))
+        return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, solver), "solver", "is no NUL-terminated name");
+    if (!is_zero(h.reserved, sizeof h.reserved))
+        return bad(KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, reserved), "reserved", "is not zero");
 
     uint64_t hash = kHashSeed, stored;
     char slice[2048];
@@ -67,19 +81,24 @@ keel_status wproj_read_header2(const keel_reader& reader, WprojHeader2* out, kee
     return KEEL_OK;
 }
 
-keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const WprojShape& shape, uint64_t plain_bytes, uint64_t* next, uint64_t* end, keel_error* error) {
+keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const WprojShape& shape, uint64_t plain_bytes,
+                               uint64_t* next, uint64_t* end, keel_error* error) {
     const uint64_t base = wproj_table_end(layer);
     const char* part = "";
     const auto fault = [&](keel_status status, const void* where, const char* field, const char* reason) {
         char name[sizeof(keel_error::field)];
-        const uint64_t offset = static_cast<uint64_t>(static_cast<const uint8_t*>(where) - reinterpret_cast<const uint8_t*>(&entry));
+        const uint64_t offset =
+            static_cast<uint64_t>(static_cast<const uint8_t*>(where) - reinterpret_cast<const uint8_t*>(&entry));
         return fail(error, status, base + offset, name_field(name, layer, part, field), reason);
     };
-    const auto bad = [&](const void* where, const char* field, const char* reason) { return fault(KEEL_E_FILE_FORMAT, where, field, reason); };
+    const auto bad = [&](const void* where, const char* field, const char* reason) {
+        return fault(KEEL_E_FILE_FORMAT, where, field, reason);
+    };
     // The section whose offset is `offset` lies where the one before makes it lie, inside the file.
     const auto section = [&](const uint64_t& offset, uint64_t bytes, const char* field) -> keel_status {
         if (offset != *next) return bad(&offset, field, "not where the section before it ends");
-        if (offset > plain_bytes || bytes > plain_bytes - offset) return bad(&offset, field, "reaches beyond the end of the file");
+        if (offset > plain_bytes || bytes > plain_bytes - offset)
+            return bad(&offset, field, "reaches beyond the end of the file");
         *end = offset + bytes;
         *next = wproj_align(*end);
         return KEEL_OK;
@@ -99,7 +118,8 @@ keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const Wp
             continue;
         }
         if (!is_size(b.columns)) return bad(&b.columns, "columns", "none, or more than a cache can have");
-        if (!fits(b.columns, shape.columns[g])) return fault(KEEL_E_FILE_MISMATCH, &b.columns, "columns", "another shape than the model's");
+        if (!fits(b.columns, shape.columns[g]))
+            return fault(KEEL_E_FILE_MISMATCH, &b.columns, "columns", "another shape than the model's");
         if (b.rank > b.columns) return bad(&b.rank, "rank", "beyond the columns");
         if (b.reserved) return bad(&b.reserved, "reserved", "is not zero");
         KEEL_TRY(matrix(b.type, b.rank, b.columns, b.bytes));
@@ -116,10 +136,13 @@ keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const Wp
         }
         if (s == kWprojFfnDownSvd) return bad(&r.rank, "rank", "this version has no such slot");
         if (!is_size(r.rows)) return bad(&r.rows, "rows", "none, or more than a cache can have");
-        if (!fits(r.rows, shape.rows[s])) return fault(KEEL_E_FILE_MISMATCH, &r.rows, "rows", "another shape than the model's");
-        if (r.rank != entry.basis[wproj_group(static_cast<WprojSlot>(s))].rank) return bad(&r.rank, "rank", "differs from the basis of its group");
+        if (!fits(r.rows, shape.rows[s]))
+            return fault(KEEL_E_FILE_MISMATCH, &r.rows, "rows", "another shape than the model's");
+        if (r.rank != entry.basis[wproj_group(static_cast<WprojSlot>(s))].rank)
+            return bad(&r.rank, "rank", "differs from the basis of its group");
         KEEL_TRY(matrix(r.type, r.rows, r.rank, r.bytes));
-        if (!finite(r.compression) || r.compression < 0) return bad(&r.compression, "compression", "not finite, or negative");
+        if (!finite(r.compression) || r.compression < 0)
+            return bad(&r.compression, "compression", "not finite, or negative");
         if (!(r.energy >= 0 && r.energy <= 1)) return bad(&r.energy, "energy", "outside [0, 1]");
         if (!finite(r.error)) return bad(&r.error, "error", "not finite");
         KEEL_TRY(section(r.offset, r.bytes, "offset"));

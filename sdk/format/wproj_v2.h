@@ -1,23 +1,29 @@
-// Pieces of a WPROJV02 file (layout in wproj.h), plain or packed: header, table, places of sections. Shared by the core, libkeel_pack and
-// the tools.
+// Pieces of a WPROJV02 file (layout in wproj.h), plain or packed: header, table, places of sections. Shared by the
+// core, libkeel_pack and the tools.
 #pragma once
 #include "sdk/format/wproj.h"
 
 namespace keel {
 
 constexpr uint64_t kWprojSectionAlign = 64;
-constexpr uint64_t wproj_align(uint64_t at) { return (at + kWprojSectionAlign - 1) / kWprojSectionAlign * kWprojSectionAlign; }
-constexpr uint64_t wproj_table_end(uint32_t layers) { return sizeof(WprojHeader2) + uint64_t{layers} * sizeof(WprojLayer); }  // where the hash is
+constexpr uint64_t wproj_align(uint64_t at) {
+    return (at + kWprojSectionAlign - 1) / kWprojSectionAlign * kWprojSectionAlign;
+}
+constexpr uint64_t wproj_table_end(uint32_t layers) {
+    return sizeof(WprojHeader2) + uint64_t{layers} * sizeof(WprojLayer);
+}  // where the hash is
 
-// Header and the table's checksum, without a look at the table's contents. KEEL_E_UNSUPPORTED for another version or an unknown codec.
+// Header and the table's checksum, without a look at the table's contents. KEEL_E_UNSUPPORTED for another version or an
+// unknown codec.
 keel_status wproj_read_header2(const keel_reader& reader, WprojHeader2* out, keel_error* error);
 
-// A layer of the table against the shape and the layout. *next: where its first section has to lie, and then where the one after its last
-// has to; *end: the end of the last section so far, at most plain_bytes.
-keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const WprojShape& shape, uint64_t plain_bytes, uint64_t* next, uint64_t* end, keel_error* error);
+// A layer of the table against the shape and the layout. *next: where its first section has to lie, and then where the
+// one after its last has to; *end: the end of the last section so far, at most plain_bytes.
+keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const WprojShape& shape, uint64_t plain_bytes,
+                               uint64_t* next, uint64_t* end, keel_error* error);
 
-// Calls visit(offset, bytes) for each section of a layer, in file order. Takes what it finds: of an entry being laid out the offsets may be
-// references to write to.
+// Calls visit(offset, bytes) for each section of a layer, in file order. Takes what it finds: of an entry being laid
+// out the offsets may be references to write to.
 template <class Entry, class Visit>
 void wproj_for_sections(Entry& entry, Visit visit) {
     for (auto& b : entry.basis) {

@@ -5,7 +5,9 @@
 namespace keel {
 namespace {
 
-uint64_t round16(uint64_t bytes) { return (bytes + 15) & ~uint64_t{15}; }
+uint64_t round16(uint64_t bytes) {
+    return (bytes + 15) & ~uint64_t{15};
+}
 
 struct PoolLock {
     explicit PoolLock(KvPool* pool) : pool_(pool) {
@@ -36,7 +38,9 @@ void drop_from(KvPool* pool, KvPageList* list, uint32_t keep) {
     while (list->count > keep) drop(pool, list->ids[--list->count]);
 }
 
-bool own(const KvPool& pool, uint32_t id) { return id != kNoPage && pool.references[id] == 1; }
+bool own(const KvPool& pool, uint32_t id) {
+    return id != kNoPage && pool.references[id] == 1;
+}
 
 }  // namespace
 
@@ -67,7 +71,9 @@ void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena
     pool->high_water_pages = 0;
     pool->free_list = tables.place<uint32_t>(page_count);
     pool->references = tables.place<uint32_t>(page_count);
-    pool->base = static_cast<uint8_t*>(page_count > UINT64_MAX / page_bytes ? pages.place_bytes(UINT64_MAX) : pages.place_bytes(page_count * page_bytes));
+    pool->base =
+        static_cast<uint8_t*>(page_count > UINT64_MAX / page_bytes ? pages.place_bytes(UINT64_MAX)
+                                                                   : pages.place_bytes(page_count * page_bytes));
     if (!pool->free_list || !pool->references) return;
     for (uint32_t i = 0; i < page_count; ++i) {
         pool->free_list[i] = page_count - 1 - i;
@@ -86,7 +92,8 @@ keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint
     for (uint32_t page = first; page < last; ++page) {
         if (own(*pool, list->ids[page])) continue;
         const uint32_t id = take(pool);
-        if (page * kPageTokens < from && list->pages[page]) memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
+        if (page * kPageTokens < from && list->pages[page])
+            memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
         drop(pool, list->ids[page]);
         list->ids[page] = id;
         list->pages[page] = kv_page(*pool, id);

@@ -10,8 +10,8 @@
 #pragma once
 #include <atomic>
 
-#include "kernels/cpu/kernel_set.h"
 #include "keel/keel.h"
+#include "kernels/cpu/kernel_set.h"
 #include "sdk/core/arena.h"
 
 namespace keel {
@@ -45,8 +45,8 @@ struct KvLayer {
 struct KvGeometry {
     uint32_t layers, kv_heads, head_dim;
     uint64_t page_bytes;
-    uint64_t row_bytes;     // of one position: all layers and heads, K and V
-    const KvLayer* layer;   // [layers]
+    uint64_t row_bytes;    // of one position: all layers and heads, K and V
+    const KvLayer* layer;  // [layers]
 };
 // Lays out one layer behind `*page_bytes`, which grows by it. The formats fit head_dim.
 KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& formats, uint64_t* page_bytes);
@@ -55,14 +55,16 @@ inline bool kv_format_fits(kernels::KvFormat format, uint32_t head_dim) {
     return head_dim <= kernels::kMaxHeadDim && head_dim % kernels::kKvFormats[format].multiple == 0;
 }
 
-inline uint32_t kv_pages_for(uint32_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+inline uint32_t kv_pages_for(uint32_t tokens) {
+    return (tokens + kPageTokens - 1) / kPageTokens;
+}
 
 struct KvPool {
-    uint8_t* base;          // page_count pages
+    uint8_t* base;  // page_count pages
     uint64_t page_bytes;
     uint32_t page_count, free_count, high_water_pages;
-    uint32_t* free_list;    // free_count ids, taken from the end
-    uint32_t* references;   // per page; 0 = free
+    uint32_t* free_list;         // free_count ids, taken from the end
+    uint32_t* references;        // per page; 0 = free
     std::atomic<uint32_t> lock;  // short spin lock: sessions on different threads share the pool
 };
 // Places the pages in `pages` and the tables in `tables`.
@@ -70,23 +72,23 @@ void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena
 
 constexpr uint32_t kNoPage = UINT32_MAX;
 
-// A session's pages, in position order. Arrays have room for the session's longest context. A page that was evicted has the
-// id kNoPage and no address: attention passes over its positions.
+// A session's pages, in position order. Arrays have room for the session's longest context. A page that was evicted has
+// the id kNoPage and no address: attention passes over its positions.
 struct KvPageList {
     uint32_t* ids;
     const uint8_t** pages;  // addresses, as attention wants them
     uint32_t count;
-    uint32_t reserved;      // truncation keeps at least this many
+    uint32_t reserved;  // truncation keeps at least this many
 };
 
-// Makes positions [from, to) writable: takes missing pages and replaces shared ones (reserved pages that truncation kept may
-// be shared with a fork) by own ones, with the rows before `from` copied. All or nothing: KEEL_E_KV_FULL leaves everything
-// as it was.
+// Makes positions [from, to) writable: takes missing pages and replaces shared ones (reserved pages that truncation
+// kept may be shared with a fork) by own ones, with the rows before `from` copied. All or nothing: KEEL_E_KV_FULL
+// leaves everything as it was.
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to);
 // Gives back the pages that positions [0, tokens) do not need, down to list->reserved.
 void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
-// Gives up the list's pages and takes fresh ones for `tokens` positions, but for those of which bit i of evicted (null: none)
-// is set; KEEL_E_KV_FULL changes nothing.
+// Gives up the list's pages and takes fresh ones for `tokens` positions, but for those of which bit i of evicted (null:
+// none) is set; KEEL_E_KV_FULL changes nothing.
 keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const uint8_t* evicted);
 // Gives back pages [first, last), whose positions keep their place. Returns how many there were.
 uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last);
@@ -100,6 +102,8 @@ struct KvUsage {
 };
 KvUsage kv_usage(KvPool* pool);  // any thread
 
-inline uint8_t* kv_page(const KvPool& pool, uint32_t id) { return pool.base + id * pool.page_bytes; }
+inline uint8_t* kv_page(const KvPool& pool, uint32_t id) {
+    return pool.base + id * pool.page_bytes;
+}
 
 }  // namespace keel

@@ -2,8 +2,8 @@
 
 namespace keel {
 
-KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens, uint32_t recent_tokens,
-                                uint32_t rollback_tokens, uint32_t step_tokens) {
+KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
+                                uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens) {
     KvPreciseShape s = {};
     s.sink_tokens = sink_tokens;
     s.recent_tokens = recent_tokens;
@@ -28,7 +28,8 @@ KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t hea
 
 void kv_precise_advance(const KvPreciseShape& shape, KvPrecise* p, uint32_t end) {
     const uint32_t pages = kv_pages_for(end);
-    if (shape.recent_pages && pages > shape.recent_pages && pages - shape.recent_pages > p->oldest_page) p->oldest_page = pages - shape.recent_pages;
+    if (shape.recent_pages && pages > shape.recent_pages && pages - shape.recent_pages > p->oldest_page)
+        p->oldest_page = pages - shape.recent_pages;
 }
 
 bool kv_precise_reaches(const KvPreciseShape& shape, const KvPrecise& p, uint32_t tokens) {

@@ -1,6 +1,7 @@
-// Sinks and recent rows: beside its codes, a session can keep the rows of its first and of its last positions in f16, and read
-// those instead. Which form a query reads is a rule on positions alone: key j is read in f16 by the query at position t when
-// j < sink_tokens or j > t - recent_tokens. So a row never changes what it is to a query, whatever the chunks, forks or drafts.
+// Sinks and recent rows: beside its codes, a session can keep the rows of its first and of its last positions in f16,
+// and read those instead. Which form a query reads is a rule on positions alone: key j is read in f16 by the query at
+// position t when j < sink_tokens or j > t - recent_tokens. So a row never changes what it is to a query, whatever the
+// chunks, forks or drafts.
 //
 // Every row is coded as well. The f16 rows lie in the session's own memory:
 //
@@ -17,15 +18,23 @@ constexpr uint32_t kMaxSinks = kPageTokens;
 
 struct KvPreciseShape {
     uint32_t sink_tokens, recent_tokens, recent_pages;
-    KvLayer sinks, recent;                       // of layer 0
+    KvLayer sinks, recent;  // of layer 0
     uint64_t sink_layer_bytes, recent_layer_bytes, recent_page_bytes;
-    uint64_t session_bytes;                      // sinks, then the ring
-    uint64_t row_bytes;                          // of one position: all layers and heads, K and V
+    uint64_t session_bytes;  // sinks, then the ring
+    uint64_t row_bytes;      // of one position: all layers and heads, K and V
 
-    kernels::KvPlane sink_k(uint32_t layer, uint32_t head) const { return behind(sinks.k_head(head), layer * sink_layer_bytes); }
-    kernels::KvPlane sink_v(uint32_t layer, uint32_t head) const { return behind(sinks.v_head(head), layer * sink_layer_bytes); }
-    kernels::KvPlane recent_k(uint32_t layer, uint32_t head) const { return behind(recent.k_head(head), layer * recent_layer_bytes); }
-    kernels::KvPlane recent_v(uint32_t layer, uint32_t head) const { return behind(recent.v_head(head), layer * recent_layer_bytes); }
+    kernels::KvPlane sink_k(uint32_t layer, uint32_t head) const {
+        return behind(sinks.k_head(head), layer * sink_layer_bytes);
+    }
+    kernels::KvPlane sink_v(uint32_t layer, uint32_t head) const {
+        return behind(sinks.v_head(head), layer * sink_layer_bytes);
+    }
+    kernels::KvPlane recent_k(uint32_t layer, uint32_t head) const {
+        return behind(recent.k_head(head), layer * recent_layer_bytes);
+    }
+    kernels::KvPlane recent_v(uint32_t layer, uint32_t head) const {
+        return behind(recent.v_head(head), layer * recent_layer_bytes);
+    }
 
   private:
     static kernels::KvPlane behind(kernels::KvPlane p, uint64_t bytes) {
@@ -34,13 +43,13 @@ struct KvPreciseShape {
     }
 };
 // step_tokens: most positions of one session in a step.
-KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens, uint32_t recent_tokens,
-                                uint32_t rollback_tokens, uint32_t step_tokens);
+KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
+                                uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens);
 
 struct KvPrecise {
     uint8_t* sinks;
-    const uint8_t** recent;   // [pages of the context], addresses within the ring
-    uint32_t oldest_page;     // the ring's rows are those of this page and later ones
+    const uint8_t** recent;  // [pages of the context], addresses within the ring
+    uint32_t oldest_page;    // the ring's rows are those of this page and later ones
 };
 
 // Positions up to `end` have been stored: pages that lost their slot are gone.

@@ -14,45 +14,66 @@ constexpr uint32_t kKnownParts = kKvKeyMeans | kKvValueMeans | kKvGains;
 
 // Walks floats [0, count) at `offset` in slices through the stack; valid(index, value) says whether one is acceptable.
 template <class Valid>
-keel_status check_floats(const keel_reader& reader, uint64_t offset, uint64_t count, const char* field, keel_error* error, Valid valid) {
+keel_status check_floats(const keel_reader& reader, uint64_t offset, uint64_t count, const char* field,
+                         keel_error* error, Valid valid) {
     float slice[512];
     for (uint64_t at = 0; at < count; at += 512) {
         const uint64_t n = count - at < 512 ? count - at : 512;
         KEEL_TRY(read_at(reader, offset + at * 4, slice, n * 4));
         for (uint64_t i = 0; i < n; ++i)
-            if (!valid(at + i, slice[i])) return fail(error, KEEL_E_FILE_FORMAT, offset + (at + i) * 4, field, "a number is out of range");
+            if (!valid(at + i, slice[i]))
+                return fail(error, KEEL_E_FILE_FORMAT, offset + (at + i) * 4, field, "a number is out of range");
     }
     return KEEL_OK;
 }
 
-bool usable(float x) { return __builtin_fabsf(x) <= 1e6f; }
+bool usable(float x) {
+    return __builtin_fabsf(x) <= 1e6f;
+}
 
-keel_status check_header(const KvProfileHeader& h, const keel_reader& reader, const KvModelShape& model, keel_error* error) {
-    const auto bad = [&](keel_status status, size_t offset, const char* field, const char* reason) { return fail(error, status, offset, field, reason); };
+keel_status check_header(const KvProfileHeader& h, const keel_reader& reader, const KvModelShape& model,
+                         keel_error* error) {
+    const auto bad = [&](keel_status status, size_t offset, const char* field, const char* reason) {
+        return fail(error, status, offset, field, reason);
+    };
     if (h.magic != kKvProfileMagic) return bad(KEEL_E_FILE_FORMAT, 0, "magic", "not a KV profile");
-    if (h.version != kKvProfileVersion) return bad(KEEL_E_UNSUPPORTED, offsetof(KvProfileHeader, version), "version", "another version of the format");
-    if (h.header_bytes != sizeof h) return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, header_bytes), "header_bytes", "differs from this version's");
-    if (h.fingerprint != model.fingerprint) return bad(KEEL_E_FILE_MISMATCH, offsetof(KvProfileHeader, fingerprint), "fingerprint", "made for another model");
+    if (h.version != kKvProfileVersion)
+        return bad(KEEL_E_UNSUPPORTED, offsetof(KvProfileHeader, version), "version", "another version of the format");
+    if (h.header_bytes != sizeof h)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, header_bytes), "header_bytes",
+                   "differs from this version's");
+    if (h.fingerprint != model.fingerprint)
+        return bad(KEEL_E_FILE_MISMATCH, offsetof(KvProfileHeader, fingerprint), "fingerprint",
+                   "made for another model");
     if (h.layers != model.layers || h.kv_heads != model.kv_heads || h.head_dim != model.head_dim)
         return bad(KEEL_E_FILE_MISMATCH, offsetof(KvProfileHeader, layers), "layers", "another shape than the model's");
-    if (h.layers > kMaxProfileLayers) return bad(KEEL_E_UNSUPPORTED, offsetof(KvProfileHeader, layers), "layers", "more layers than a profile can describe");
-    if (h.parts & ~kKnownParts || h.reserved) return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, parts), "parts", "unknown parts");
+    if (h.layers > kMaxProfileLayers)
+        return bad(KEEL_E_UNSUPPORTED, offsetof(KvProfileHeader, layers), "layers",
+                   "more layers than a profile can describe");
+    if (h.parts & ~kKnownParts || h.reserved)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, parts), "parts", "unknown parts");
     if (h.mean_pairs > model.rope_pairs || (h.mean_pairs && !(h.parts & kKvKeyMeans)))
-        return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, mean_pairs), "mean_pairs", "more pairs than the model rotates, or pairs without means");
+        return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, mean_pairs), "mean_pairs",
+                   "more pairs than the model rotates, or pairs without means");
     if (h.total_bytes != reader.size_bytes || kv_profile_offsets(h).total_bytes != h.total_bytes)
-        return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, total_bytes), "total_bytes", "size contradicts the contents");
+        return bad(KEEL_E_FILE_FORMAT, offsetof(KvProfileHeader, total_bytes), "total_bytes",
+                   "size contradicts the contents");
     return KEEL_OK;
 }
 
-keel_status read_formats(const keel_reader& reader, const KvProfileHeader& h, uint64_t offset, KvChoice* out, keel_error* error) {
+keel_status read_formats(const keel_reader& reader, const KvProfileHeader& h, uint64_t offset, KvChoice* out,
+                         keel_error* error) {
     for (uint32_t layer = 0; layer < h.layers; ++layer) {
         uint8_t code[4];
         KEEL_TRY(read_at(reader, offset + layer * 4, code, 4));
         for (int i = 0; i < 2; ++i) {
-            if (code[i] == 0 || code[i] > kernels::kKvFormatCount || !kv_format_fits(static_cast<kernels::KvFormat>(code[i] - 1), h.head_dim))
-                return fail(error, KEEL_E_FILE_FORMAT, offset + layer * 4 + static_cast<uint64_t>(i), "formats", "no KV format, or none for this head size");
+            if (code[i] == 0 || code[i] > kernels::kKvFormatCount ||
+                !kv_format_fits(static_cast<kernels::KvFormat>(code[i] - 1), h.head_dim))
+                return fail(error, KEEL_E_FILE_FORMAT, offset + layer * 4 + static_cast<uint64_t>(i), "formats",
+                            "no KV format, or none for this head size");
             if (code[2 + i] > static_cast<uint8_t>(kernels::KvScaleMode::kUnbiased))
-                return fail(error, KEEL_E_FILE_FORMAT, offset + layer * 4 + 2 + static_cast<uint64_t>(i), "formats", "no scale mode");
+                return fail(error, KEEL_E_FILE_FORMAT, offset + layer * 4 + 2 + static_cast<uint64_t>(i), "formats",
+                            "no scale mode");
         }
         out->layer[layer] = {static_cast<kernels::KvFormat>(code[0] - 1), static_cast<kernels::KvFormat>(code[1] - 1),
                              static_cast<kernels::KvScaleMode>(code[2]), static_cast<kernels::KvScaleMode>(code[3])};
@@ -93,13 +114,21 @@ keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model
     for (uint32_t i = 0; i < h.mean_pairs; ++i) {
         uint32_t pair;
         KEEL_TRY(read_at(reader, o.pairs + uint64_t{i} * 4, &pair, 4));
-        if (pair >= model.rope_pairs || (i && pair <= previous)) return fail(error, KEEL_E_FILE_FORMAT, o.pairs + uint64_t{i} * 4, "pairs", "not ascending, or no pair of the model");
+        if (pair >= model.rope_pairs || (i && pair <= previous))
+            return fail(error, KEEL_E_FILE_FORMAT, o.pairs + uint64_t{i} * 4, "pairs",
+                        "not ascending, or no pair of the model");
         previous = pair;
     }
     const uint64_t floats = uint64_t{h.layers} * h.kv_heads * h.head_dim;
-    if (o.key_means) KEEL_TRY(check_floats(reader, o.key_means, floats, "K means", error, [](uint64_t, float x) { return usable(x); }));
-    if (o.value_means) KEEL_TRY(check_floats(reader, o.value_means, floats, "V means", error, [](uint64_t, float x) { return usable(x); }));
-    if (o.gains) KEEL_TRY(check_floats(reader, o.gains, floats, "gains", error, [](uint64_t, float x) { return x >= 1e-6f && x <= 1e6f; }));
+    if (o.key_means)
+        KEEL_TRY(
+            check_floats(reader, o.key_means, floats, "K means", error, [](uint64_t, float x) { return usable(x); }));
+    if (o.value_means)
+        KEEL_TRY(
+            check_floats(reader, o.value_means, floats, "V means", error, [](uint64_t, float x) { return usable(x); }));
+    if (o.gains)
+        KEEL_TRY(check_floats(reader, o.gains, floats, "gains", error,
+                              [](uint64_t, float x) { return x >= 1e-6f && x <= 1e6f; }));
     uint64_t hash = kHashSeed;
     char slice[2048];
     for (uint64_t at = 0; at < o.checksum; at += sizeof slice) {
@@ -108,7 +137,8 @@ keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model
         hash = hash_update(hash, slice, n);
     }
     KEEL_TRY(read_at(reader, o.checksum, &out->checksum, 8));
-    if (hash_finish(hash) != out->checksum) return fail(error, KEEL_E_FILE_FORMAT, o.checksum, "checksum", "the contents were changed");
+    if (hash_finish(hash) != out->checksum)
+        return fail(error, KEEL_E_FILE_FORMAT, o.checksum, "checksum", "the contents were changed");
     out->has_profile = true;
     out->reader = reader;
     out->header = h;

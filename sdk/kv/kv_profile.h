@@ -1,5 +1,6 @@
-// A KV profile: what was learned of a model's keys and values on some text, as a small file. It names a format for K and V
-// of every layer, and may hold means and gains that attention accounts for exactly (kv_transform.h). Little endian:
+// A KV profile: what was learned of a model's keys and values on some text, as a small file. It names a format for K
+// and V of every layer, and may hold means and gains that attention accounts for exactly (kv_transform.h). Little
+// endian:
 //
 //     KvProfileHeader
 //     formats      u8 [layers][4]                    K format, V format (keel_kv_format), K scale mode, V scale mode
@@ -27,7 +28,7 @@ struct KvProfileHeader {
     uint32_t version, header_bytes;
     uint64_t fingerprint;  // of the model (keel_model_info)
     uint32_t layers, kv_heads, head_dim, mean_pairs;
-    uint32_t parts;        // kKvKeyMeans and so on
+    uint32_t parts;  // kKvKeyMeans and so on
     uint32_t reserved;
     uint64_t total_bytes;
 };
@@ -47,10 +48,10 @@ struct KvModelShape {
 // What a configuration knows of the formats: the profile's, or one pair for all layers.
 struct KvChoice {
     bool has_profile;
-    keel_reader reader;           // of the profile
+    keel_reader reader;  // of the profile
     KvProfileHeader header;
     uint64_t checksum;
-    KvLayerFormats all;           // without a profile
+    KvLayerFormats all;  // without a profile
     KvLayerFormats layer[kMaxProfileLayers];
 
     const KvLayerFormats& formats(uint32_t index) const { return has_profile ? layer[index] : all; }

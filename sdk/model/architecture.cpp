@@ -41,17 +41,22 @@ constexpr uint32_t kQkvBias = slot_bit(kAttnQBias) | slot_bit(kAttnKBias) | slot
 constexpr uint32_t kQkNorm = slot_bit(kAttnQNorm) | slot_bit(kAttnKNorm);
 constexpr uint32_t kPostNorms = slot_bit(kAttnPostNorm) | slot_bit(kFfnPostNorm);
 constexpr uint32_t kPlain = kEnds | kNorms | kSplitAttention | kSplitFfn;
-constexpr uint32_t kPhi3 = kEnds | kNorms | slot_bit(kAttnQkv) | slot_bit(kAttnOutput) | slot_bit(kFfnGateUp) | slot_bit(kFfnDown);
+constexpr uint32_t kPhi3 =
+    kEnds | kNorms | slot_bit(kAttnQkv) | slot_bit(kAttnOutput) | slot_bit(kFfnGateUp) | slot_bit(kFfnDown);
 constexpr uint32_t kHead = slot_bit(kOutput);
 
 // name, required, optional, neox, gate, sliding, embedding scale, local rope, query scale layers
 constexpr ArchitectureRow kArchitectures[] = {
-    {"llama", kPlain, kHead | kQkvBias | slot_bit(kRopeFreqs), false, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne, false, 0},
+    {"llama", kPlain, kHead | kQkvBias | slot_bit(kRopeFreqs), false, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne,
+     false, 0},
     {"qwen2", kPlain | kQkvBias, kHead, true, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne, false, 0},
     {"qwen3", kPlain | kQkNorm, kHead, true, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne, false, 0},
-    {"gemma2", kPlain | kPostNorms, kHead, true, Gate::kGelu, Sliding::kEvenLayers, EmbeddingScale::kSqrtEmbedding, false, 46},
-    {"gemma3", kPlain | kPostNorms | kQkNorm, kHead, true, Gate::kGelu, Sliding::kFiveOfSix, EmbeddingScale::kSqrtEmbedding, true, 62},
-    {"phi3", kPhi3, kHead | slot_bit(kRopeFactorsLong) | slot_bit(kRopeFactorsShort), true, Gate::kSilu, Sliding::kAll, EmbeddingScale::kOne, false, 0},
+    {"gemma2", kPlain | kPostNorms, kHead, true, Gate::kGelu, Sliding::kEvenLayers, EmbeddingScale::kSqrtEmbedding,
+     false, 46},
+    {"gemma3", kPlain | kPostNorms | kQkNorm, kHead, true, Gate::kGelu, Sliding::kFiveOfSix,
+     EmbeddingScale::kSqrtEmbedding, true, 62},
+    {"phi3", kPhi3, kHead | slot_bit(kRopeFactorsLong) | slot_bit(kRopeFactorsShort), true, Gate::kSilu, Sliding::kAll,
+     EmbeddingScale::kOne, false, 0},
 };
 
 }  // namespace
@@ -68,9 +73,11 @@ TensorSlot find_slot(const ArchitectureRow& row, const char* name, size_t bytes,
     if (bytes > 4 && memcmp(name, "blk.", 4) == 0) {
         size_t i = 4;
         uint64_t n = 0;
-        while (i < bytes && name[i] >= '0' && name[i] <= '9' && i < 14) n = n * 10 + static_cast<uint64_t>(name[i++] - '0');
+        while (i < bytes && name[i] >= '0' && name[i] <= '9' && i < 14)
+            n = n * 10 + static_cast<uint64_t>(name[i++] - '0');
         // One spelling per layer: no empty number, no leading zero.
-        if (i == 4 || i >= bytes || name[i] != '.' || n > UINT32_MAX - 1 || (name[4] == '0' && i > 5)) return kSlotCount;
+        if (i == 4 || i >= bytes || name[i] != '.' || n > UINT32_MAX - 1 || (name[4] == '0' && i > 5))
+            return kSlotCount;
         *layer = static_cast<uint32_t>(n);
         name += i + 1;
         bytes -= i + 1;

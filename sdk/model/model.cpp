@@ -21,7 +21,8 @@ const keel::GgufTensor* keel_model::tensors() const {
 }
 const keel::GgufTensor* keel_model::tensor(keel::TensorSlot slot, uint32_t layer) const {
     const uint32_t* table = reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(this) + layer_offset);
-    const uint32_t index = slot < kGlobalSlots ? global[slot] : table[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
+    const uint32_t index =
+        slot < kGlobalSlots ? global[slot] : table[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
     return index == kNoTensor ? nullptr : tensors() + index;
 }
 
@@ -29,16 +30,26 @@ namespace keel {
 
 uint64_t dim_value(const ModelSpec& spec, Dim dim) {
     switch (dim) {
-        case kDimNone: return 1;
-        case kDimEmbedding: return spec.embedding;
-        case kDimFeedForward: return spec.feed_forward;
-        case kDimFeedForward2: return uint64_t{2} * spec.feed_forward;
-        case kDimQ: return spec.q_dim();
-        case kDimKv: return spec.kv_dim();
-        case kDimQkv: return spec.qkv_dim();
-        case kDimHead: return spec.head_dim;
-        case kDimVocabulary: return spec.vocabulary;
-        case kDimRopePairs: return spec.rope_dims / 2;
+        case kDimNone:
+            return 1;
+        case kDimEmbedding:
+            return spec.embedding;
+        case kDimFeedForward:
+            return spec.feed_forward;
+        case kDimFeedForward2:
+            return uint64_t{2} * spec.feed_forward;
+        case kDimQ:
+            return spec.q_dim();
+        case kDimKv:
+            return spec.kv_dim();
+        case kDimQkv:
+            return spec.qkv_dim();
+        case kDimHead:
+            return spec.head_dim;
+        case kDimVocabulary:
+            return spec.vocabulary;
+        case kDimRopePairs:
+            return spec.rope_dims / 2;
     }
     return 0;
 }
@@ -77,11 +88,13 @@ struct KeyReader {
     }
     keel_status uniform_array(const GgufValue& value, uint32_t* out) {
         if ((value.element_type != kGgufU32 && value.element_type != kGgufI32) || value.count == 0)
-            return fail(error, KEEL_E_FILE_FORMAT, value.offset, key, "expected an integer or an array of 32-bit integers");
+            return fail(error, KEEL_E_FILE_FORMAT, value.offset, key,
+                        "expected an integer or an array of 32-bit integers");
         ByteCursor cursor(reader, value.offset, value.offset + value.bytes);
         for (uint64_t i = 0; i < value.count; ++i) {
             uint32_t v;
-            if (cursor.u32(&v) != KEEL_OK) return fail(error, KEEL_E_FILE_READ, value.offset + 4 * i, key, "the reader failed");
+            if (cursor.u32(&v) != KEEL_OK)
+                return fail(error, KEEL_E_FILE_READ, value.offset + 4 * i, key, "the reader failed");
             if (i == 0) *out = v;
             if (v != *out) return fail(error, KEEL_E_UNSUPPORTED, value.offset + 4 * i, key, "differs between layers");
         }
@@ -99,13 +112,16 @@ struct KeyReader {
     }
 };
 
-bool finite_positive(float v) { return v > 0 && v <= 3.4e38f; }
+bool finite_positive(float v) {
+    return v > 0 && v <= 3.4e38f;
+}
 
 // Vocabulary size: the tokenizer's own list, so that it cannot disagree with the embedding's rows unnoticed.
 keel_status vocabulary_size(const Gguf& g, uint32_t* out, keel_error* error) {
     const GgufValue* tokens = gguf_find(g, "tokenizer.ggml.tokens");
     if (!tokens || tokens->type != kGgufArray || tokens->element_type != kGgufString)
-        return fail(error, KEEL_E_FILE_FORMAT, tokens ? tokens->offset : 0, "tokenizer.ggml.tokens", "missing, or not an array of strings");
+        return fail(error, KEEL_E_FILE_FORMAT, tokens ? tokens->offset : 0, "tokenizer.ggml.tokens",
+                    "missing, or not an array of strings");
     *out = static_cast<uint32_t>(tokens->count);
     return KEEL_OK;
 }
@@ -116,7 +132,8 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
     uint64_t bytes = 0;
     s->rope_linear_factor = 1;
     s->rope_attention_factor = 1;
-    KEEL_TRY(gguf_string(keys.reader, keys.g, keys.name("rope.scaling.type"), type, sizeof type, &bytes, &present, keys.error));
+    KEEL_TRY(gguf_string(keys.reader, keys.g, keys.name("rope.scaling.type"), type, sizeof type, &bytes, &present,
+                         keys.error));
     const float old_style = keys.f32("rope.scale_linear", 0);  // key of early files
     float factor = keys.f32("rope.scaling.factor", old_style > 0 ? old_style : 1);
     keys.check(finite_positive(factor), "rope.scaling.factor", KEEL_E_FILE_FORMAT, "must be positive");
@@ -125,18 +142,20 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
     } else if (present && strcmp(type, "longrope") == 0) {
         // Its factors are tensors; handled where they are bound.
     } else if (present && strcmp(type, "none") != 0) {
-        return fail(keys.error, KEEL_E_UNSUPPORTED, 0, keys.name("rope.scaling.type"), "rope scaling other than none, linear or longrope");
+        return fail(keys.error, KEEL_E_UNSUPPORTED, 0, keys.name("rope.scaling.type"),
+                    "rope scaling other than none, linear or longrope");
     } else if (!present && old_style > 0) {
         s->rope_linear_factor = old_style;
     }
     s->rope_original_context = keys.u32("rope.scaling.original_context_length", 0);
     s->rope_attention_factor = keys.f32("rope.scaling.attn_factor", 1);
-    keys.check(finite_positive(s->rope_attention_factor), "rope.scaling.attn_factor", KEEL_E_FILE_FORMAT, "must be positive");
+    keys.check(finite_positive(s->rope_attention_factor), "rope.scaling.attn_factor", KEEL_E_FILE_FORMAT,
+               "must be positive");
     return keys.status;
 }
 
-keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limits& limits, const ArchitectureRow& row, ModelSpec* s,
-                      keel_error* error) {
+keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limits& limits, const ArchitectureRow& row,
+                      ModelSpec* s, keel_error* error) {
     KeyReader keys{reader, g, row.name, error, KEEL_OK, {}};
     s->layers = keys.u32("block_count", 0, true);
     s->embedding = keys.u32("embedding_length", 0, true);
@@ -147,26 +166,28 @@ keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limit
     KEEL_TRY(keys.status);
     keys.check(s->layers >= 1, "block_count", KEEL_E_FILE_FORMAT, "must be at least 1");
     keys.check(s->layers <= limits.max_layers, "block_count", KEEL_E_FILE_LIMIT, "exceeds max_layers");
-    keys.check(s->embedding >= 16 && s->embedding <= 65536 && s->embedding % 16 == 0, "embedding_length", KEEL_E_UNSUPPORTED,
-               "must be a multiple of 16 from 16 to 65,536");
-    keys.check(s->feed_forward >= 16 && s->feed_forward <= 1u << 20 && s->feed_forward % 16 == 0, "feed_forward_length", KEEL_E_UNSUPPORTED,
-               "must be a multiple of 16 from 16 to 1,048,576");
+    keys.check(s->embedding >= 16 && s->embedding <= 65536 && s->embedding % 16 == 0, "embedding_length",
+               KEEL_E_UNSUPPORTED, "must be a multiple of 16 from 16 to 65,536");
+    keys.check(s->feed_forward >= 16 && s->feed_forward <= 1u << 20 && s->feed_forward % 16 == 0, "feed_forward_length",
+               KEEL_E_UNSUPPORTED, "must be a multiple of 16 from 16 to 1,048,576");
     keys.check(s->heads >= 1 && s->heads <= 1024, "attention.head_count", KEEL_E_FILE_FORMAT, "must be 1 to 1,024");
-    keys.check(s->kv_heads >= 1 && s->kv_heads <= s->heads && s->heads % (s->kv_heads ? s->kv_heads : 1) == 0, "attention.head_count_kv",
-               KEEL_E_FILE_FORMAT, "must divide head_count");
+    keys.check(s->kv_heads >= 1 && s->kv_heads <= s->heads && s->heads % (s->kv_heads ? s->kv_heads : 1) == 0,
+               "attention.head_count_kv", KEEL_E_FILE_FORMAT, "must divide head_count");
     keys.check(s->train_context >= 1, "context_length", KEEL_E_FILE_FORMAT, "must be at least 1");
     KEEL_TRY(keys.status);
-    keys.check(s->heads / s->kv_heads <= kernels::kMaxQueryRows, "attention.head_count", KEEL_E_UNSUPPORTED, "too many query heads per KV head");
+    keys.check(s->heads / s->kv_heads <= kernels::kMaxQueryRows, "attention.head_count", KEEL_E_UNSUPPORTED,
+               "too many query heads per KV head");
 
     s->head_dim = keys.u32("attention.key_length", s->embedding / s->heads);
     const uint32_t value_dim = keys.u32("attention.value_length", s->head_dim);
-    keys.check(s->head_dim >= 8 && s->head_dim <= kernels::kMaxHeadDim && s->head_dim % 8 == 0, "attention.key_length", KEEL_E_UNSUPPORTED,
-               "head dimension must be a multiple of 8 from 8 to 256");
+    keys.check(s->head_dim >= 8 && s->head_dim <= kernels::kMaxHeadDim && s->head_dim % 8 == 0, "attention.key_length",
+               KEEL_E_UNSUPPORTED, "head dimension must be a multiple of 8 from 8 to 256");
     keys.check(value_dim == s->head_dim, "attention.value_length", KEEL_E_UNSUPPORTED, "differs from key_length");
-    keys.check(s->q_dim() <= 1u << 17, "attention.head_count", KEEL_E_UNSUPPORTED, "heads x head dimension exceeds 131,072");
+    keys.check(s->q_dim() <= 1u << 17, "attention.head_count", KEEL_E_UNSUPPORTED,
+               "heads x head dimension exceeds 131,072");
     s->rope_dims = keys.u32("rope.dimension_count", s->head_dim);
-    keys.check(s->rope_dims >= 2 && s->rope_dims <= s->head_dim && s->rope_dims % 2 == 0, "rope.dimension_count", KEEL_E_FILE_FORMAT,
-               "must be even, from 2 to the head dimension");
+    keys.check(s->rope_dims >= 2 && s->rope_dims <= s->head_dim && s->rope_dims % 2 == 0, "rope.dimension_count",
+               KEEL_E_FILE_FORMAT, "must be even, from 2 to the head dimension");
     const float rope_base = keys.f32("rope.freq_base", 10000);
     keys.check(rope_base >= 1 && rope_base <= 1e12f, "rope.freq_base", KEEL_E_FILE_FORMAT, "must be from 1 to 1e12");
     s->rope_base = rope_base;
@@ -174,35 +195,42 @@ keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limit
     keys.check(local >= 1 && local <= 1e12f, "rope.freq_base_swa", KEEL_E_FILE_FORMAT, "must be from 1 to 1e12");
     s->rope_base_local = local;
     s->norm_eps = keys.f32("attention.layer_norm_rms_epsilon", 1e-5f);
-    keys.check(s->norm_eps > 0 && s->norm_eps < 1, "attention.layer_norm_rms_epsilon", KEEL_E_FILE_FORMAT, "must be between 0 and 1");
+    keys.check(s->norm_eps > 0 && s->norm_eps < 1, "attention.layer_norm_rms_epsilon", KEEL_E_FILE_FORMAT,
+               "must be between 0 and 1");
     KEEL_TRY(keys.status);
     KEEL_TRY(read_rope_scaling(keys, s));
     s->attention_softcap = keys.f32("attn_logit_softcapping", 0);
     s->logit_softcap = keys.f32("final_logit_softcapping", 0);
-    keys.check(s->attention_softcap >= 0 && s->attention_softcap <= 1e6f, "attn_logit_softcapping", KEEL_E_FILE_FORMAT, "must be 0 to 1e6");
-    keys.check(s->logit_softcap >= 0 && s->logit_softcap <= 1e6f, "final_logit_softcapping", KEEL_E_FILE_FORMAT, "must be 0 to 1e6");
+    keys.check(s->attention_softcap >= 0 && s->attention_softcap <= 1e6f, "attn_logit_softcapping", KEEL_E_FILE_FORMAT,
+               "must be 0 to 1e6");
+    keys.check(s->logit_softcap >= 0 && s->logit_softcap <= 1e6f, "final_logit_softcapping", KEEL_E_FILE_FORMAT,
+               "must be 0 to 1e6");
 
     s->window = row.sliding == Sliding::kNone ? 0 : keys.u32("attention.sliding_window", 0);
     const uint32_t default_pattern = row.sliding == Sliding::kAll ? 1 : row.sliding == Sliding::kEvenLayers ? 2 : 6;
     const GgufValue* pattern = gguf_find(g, keys.name("attention.sliding_window_pattern"));
-    s->window_pattern = s->window && pattern && pattern->type != kGgufArray ? keys.u32("attention.sliding_window_pattern", default_pattern)
-                                                                            : default_pattern;
+    s->window_pattern = s->window && pattern && pattern->type != kGgufArray
+                            ? keys.u32("attention.sliding_window_pattern", default_pattern)
+                            : default_pattern;
     // A pattern per layer (array of bool) is only accepted where it says what the row says.
     if (s->window && pattern && pattern->type == kGgufArray && keys.status == KEEL_OK) {
-        keys.check(pattern->element_type == kGgufBool && pattern->count == s->layers, "attention.sliding_window_pattern", KEEL_E_UNSUPPORTED,
-                   "expected one bool per layer");
+        keys.check(pattern->element_type == kGgufBool && pattern->count == s->layers,
+                   "attention.sliding_window_pattern", KEEL_E_UNSUPPORTED, "expected one bool per layer");
         ByteCursor cursor(reader, pattern->offset, pattern->offset + pattern->bytes);
         for (uint32_t i = 0; i < s->layers && keys.status == KEEL_OK; ++i) {
             uint8_t windowed = 0;
-            keys.check(cursor.read(&windowed, 1) == KEEL_OK, "attention.sliding_window_pattern", KEEL_E_FILE_READ, "the reader failed");
-            keys.check((windowed != 0) == s->windowed(i), "attention.sliding_window_pattern", KEEL_E_UNSUPPORTED, "differs from the architecture's");
+            keys.check(cursor.read(&windowed, 1) == KEEL_OK, "attention.sliding_window_pattern", KEEL_E_FILE_READ,
+                       "the reader failed");
+            keys.check((windowed != 0) == s->windowed(i), "attention.sliding_window_pattern", KEEL_E_UNSUPPORTED,
+                       "differs from the architecture's");
         }
     }
     KEEL_TRY(keys.status);
 
     KEEL_TRY(vocabulary_size(g, &s->vocabulary, error));
     if (s->vocabulary < 1 || s->vocabulary > limits.max_vocabulary)
-        return fail(error, KEEL_E_FILE_LIMIT, 0, "tokenizer.ggml.tokens", "vocabulary is empty or exceeds max_vocabulary");
+        return fail(error, KEEL_E_FILE_LIMIT, 0, "tokenizer.ggml.tokens",
+                    "vocabulary is empty or exceeds max_vocabulary");
     const uint32_t declared = keys.u32("vocab_size", s->vocabulary);
     keys.check(declared == s->vocabulary, "vocab_size", KEEL_E_FILE_FORMAT, "differs from the number of tokens");
     KEEL_TRY(keys.status);
@@ -211,38 +239,51 @@ keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limit
     const bool wide_scale = row.query_scale_layers && s->layers == row.query_scale_layers;
     const double scale_dim = wide_scale ? static_cast<double>(s->embedding) / s->heads : s->head_dim;
     s->attention_scale = static_cast<float>(1.0 / __builtin_sqrt(scale_dim));
-    s->embedding_scale = row.embedding_scale == EmbeddingScale::kSqrtEmbedding ? __builtin_sqrtf(static_cast<float>(s->embedding)) : 1.0f;
+    s->embedding_scale = row.embedding_scale == EmbeddingScale::kSqrtEmbedding
+                             ? __builtin_sqrtf(static_cast<float>(s->embedding))
+                             : 1.0f;
     return KEEL_OK;
 }
 
 // Binds every tensor of the file to a slot, checks its shape, refuses unknown and missing ones.
-keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const ArchitectureRow& row, ModelSpec* spec, uint32_t* global,
-                         uint32_t* layers, keel_error* error) {
+keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const ArchitectureRow& row, ModelSpec* spec,
+                         uint32_t* global, uint32_t* layers, keel_error* error) {
     for (uint32_t i = 0; i < kGlobalSlots; ++i) global[i] = kNoTensor;
     for (uint64_t i = 0; i < uint64_t{spec->layers} * kLayerSlots; ++i) layers[i] = kNoTensor;
     for (uint32_t i = 0; i < g.tensor_count; ++i) {
         const GgufTensor& t = g.tensors[i];
         char name[256];
-        if (t.name_bytes > sizeof name) return fail(error, KEEL_E_FILE_LIMIT, t.name_offset, "tensor name", "longer than 256 bytes");
-        if (read_at(reader, t.name_offset, name, t.name_bytes) != KEEL_OK) return fail(error, KEEL_E_FILE_READ, t.name_offset, "tensor name", "the reader failed");
+        if (t.name_bytes > sizeof name)
+            return fail(error, KEEL_E_FILE_LIMIT, t.name_offset, "tensor name", "longer than 256 bytes");
+        if (read_at(reader, t.name_offset, name, t.name_bytes) != KEEL_OK)
+            return fail(error, KEEL_E_FILE_READ, t.name_offset, "tensor name", "the reader failed");
         uint32_t layer;
         const TensorSlot slot = find_slot(row, name, t.name_bytes, &layer);
-        if (slot == kSlotCount) return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes, "tensor is not part of this architecture");
+        if (slot == kSlotCount)
+            return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes,
+                        "tensor is not part of this architecture");
         if (layer != UINT32_MAX && layer >= spec->layers)
-            return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "layer index is not below block_count");
+            return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes,
+                        "layer index is not below block_count");
         const SlotInfo& info = kSlots[slot];
-        const bool shape_ok = t.dims[0] == dim_value(*spec, info.columns) && t.dims[1] == dim_value(*spec, info.rows) && t.dims[2] == 1 && t.dims[3] == 1;
-        if (!shape_ok) return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "shape contradicts the metadata");
+        const bool shape_ok = t.dims[0] == dim_value(*spec, info.columns) && t.dims[1] == dim_value(*spec, info.rows) &&
+                              t.dims[2] == 1 && t.dims[3] == 1;
+        if (!shape_ok)
+            return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "shape contradicts the metadata");
         if (info.rows == kDimNone && t.type != kernels::kF32 && t.type != kernels::kF16 && t.type != kernels::kBF16)
-            return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes, "a vector must be F32, F16 or BF16");
-        uint32_t* entry = slot < kGlobalSlots ? &global[slot] : &layers[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
-        if (*entry != kNoTensor) return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "tensor appears twice");
+            return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes,
+                        "a vector must be F32, F16 or BF16");
+        uint32_t* entry =
+            slot < kGlobalSlots ? &global[slot] : &layers[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
+        if (*entry != kNoTensor)
+            return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "tensor appears twice");
         *entry = i;
     }
     for (uint32_t slot = 0; slot < kSlotCount; ++slot) {
         if (!(row.required >> slot & 1)) continue;
         for (uint32_t layer = 0; layer < (slot < kGlobalSlots ? 1 : spec->layers); ++layer) {
-            const uint32_t index = slot < kGlobalSlots ? global[slot] : layers[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
+            const uint32_t index =
+                slot < kGlobalSlots ? global[slot] : layers[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
             if (index != kNoTensor) continue;
             char name[64];
             TextBuilder text(name, sizeof name);
@@ -253,9 +294,11 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
     }
     spec->tied = global[kOutput] == kNoTensor;
     if ((global[kRopeFactorsLong] == kNoTensor) != (global[kRopeFactorsShort] == kNoTensor))
-        return fail(error, KEEL_E_FILE_FORMAT, 0, "rope_factors_long.weight", "long and short factors must come together");
+        return fail(error, KEEL_E_FILE_FORMAT, 0, "rope_factors_long.weight",
+                    "long and short factors must come together");
     if (global[kRopeFactorsLong] != kNoTensor && spec->rope_original_context == 0)
-        return fail(error, KEEL_E_FILE_FORMAT, 0, "rope.scaling.original_context_length", "required by long-rope factors");
+        return fail(error, KEEL_E_FILE_FORMAT, 0, "rope.scaling.original_context_length",
+                    "required by long-rope factors");
     return KEEL_OK;
 }
 
@@ -276,7 +319,8 @@ void describe_types(const Gguf& g, char* dst, size_t capacity) {
 }
 
 // A token id key; -1 when absent or not an id of this vocabulary.
-keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, uint32_t vocabulary, int32_t* out, keel_error* error) {
+keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, uint32_t vocabulary, int32_t* out,
+                     keel_error* error) {
     uint32_t id = 0;
     bool present = false;
     KEEL_TRY(gguf_u32(reader, g, key, &id, &present, error));
@@ -287,26 +331,32 @@ keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, 
 keel_status template_family(const keel_reader& reader, const Gguf& g, ChatTemplate* out, keel_error* error) {
     *out = {KEEL_CHAT_NONE, 0};
     const GgufValue* value = gguf_find(g, "tokenizer.chat_template");
-    return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out, error) : KEEL_OK;
+    return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out, error)
+                                               : KEEL_OK;
 }
 
-uint64_t align8(uint64_t v) { return (v + 7) & ~uint64_t{7}; }
+uint64_t align8(uint64_t v) {
+    return (v + 7) & ~uint64_t{7};
+}
 
 }  // namespace
 
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out, keel_error* error) {
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out,
+                               keel_error* error) {
     char text[32 * 1024];
     *out = {KEEL_CHAT_UNKNOWN, 0};
     if (bytes > sizeof text) return KEEL_OK;
-    if (read_at(reader, offset, text, bytes) != KEEL_OK) return fail(error, KEEL_E_FILE_READ, offset, "chat template", "the reader failed");
+    if (read_at(reader, offset, text, bytes) != KEEL_OK)
+        return fail(error, KEEL_E_FILE_READ, offset, "chat template", "the reader failed");
     *out = chat_detect(text, bytes);
     return KEEL_OK;
 }
 
 }  // namespace keel
 
-extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_limits* limits_in, void* buffer, size_t buffer_bytes,
-                                    const keel_model** model, keel_model_info* info, keel_error* error) {
+extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_limits* limits_in, void* buffer,
+                                    size_t buffer_bytes, const keel_model** model, keel_model_info* info,
+                                    keel_error* error) {
     if (!reader_in || (buffer_bytes && !buffer)) return KEEL_E_ARGUMENT;
     if (reinterpret_cast<uintptr_t>(buffer) % 8 != 0) return KEEL_E_MEMORY_ALIGN;
     keel_reader reader;
@@ -341,19 +391,26 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
                        reinterpret_cast<GgufTensor*>(base + m.tensors_offset), &g, error));
     uint64_t bytes = 0;
     bool present = false;
-    KEEL_TRY(gguf_string(reader, g, "general.architecture", m.architecture, sizeof m.architecture, &bytes, &present, error));
+    KEEL_TRY(
+        gguf_string(reader, g, "general.architecture", m.architecture, sizeof m.architecture, &bytes, &present, error));
     const ArchitectureRow* row = present && bytes < sizeof m.architecture ? find_architecture(m.architecture) : nullptr;
     if (!present) return fail(error, KEEL_E_FILE_FORMAT, 0, "general.architecture", "required metadata key is missing");
-    if (!row) return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, "general.architecture")->offset, m.architecture, "architecture has no description in this library");
+    if (!row)
+        return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, "general.architecture")->offset, m.architecture,
+                    "architecture has no description in this library");
     KEEL_TRY(read_spec(reader, g, limits, *row, &m.spec, error));
-    if (m.spec.layers > g.tensor_count) return fail(error, KEEL_E_FILE_FORMAT, 0, "block_count", "more layers than tensors");
-    KEEL_TRY(bind_tensors(reader, g, *row, &m.spec, m.global, reinterpret_cast<uint32_t*>(base + m.layer_offset), error));
+    if (m.spec.layers > g.tensor_count)
+        return fail(error, KEEL_E_FILE_FORMAT, 0, "block_count", "more layers than tensors");
+    KEEL_TRY(
+        bind_tensors(reader, g, *row, &m.spec, m.global, reinterpret_cast<uint32_t*>(base + m.layer_offset), error));
 
     const ModelSpec& s = m.spec;
     memcpy(out.architecture, m.architecture, sizeof out.architecture);
     KEEL_TRY(gguf_string(reader, g, "general.name", out.name, sizeof out.name, &bytes, &present, error));
-    KEEL_TRY(gguf_string(reader, g, "tokenizer.ggml.model", out.tokenizer, sizeof out.tokenizer, &bytes, &present, error));
-    KEEL_TRY(gguf_string(reader, g, "tokenizer.ggml.pre", out.pre_tokenizer, sizeof out.pre_tokenizer, &bytes, &present, error));
+    KEEL_TRY(
+        gguf_string(reader, g, "tokenizer.ggml.model", out.tokenizer, sizeof out.tokenizer, &bytes, &present, error));
+    KEEL_TRY(gguf_string(reader, g, "tokenizer.ggml.pre", out.pre_tokenizer, sizeof out.pre_tokenizer, &bytes, &present,
+                         error));
     describe_types(g, out.weight_types, sizeof out.weight_types);
     for (uint32_t i = 0; i < g.tensor_count; ++i) {
         const GgufTensor& t = g.tensors[i];

@@ -13,15 +13,15 @@ constexpr uint32_t kNoTensor = UINT32_MAX;
 // Resolved hyperparameters. Everything the execution plan needs besides the tensors.
 struct ModelSpec {
     uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary, train_context;
-    uint32_t rope_dims;         // rotated dimensions of a head, even, <= head_dim
-    uint32_t window;            // visible positions of windowed layers; 0 = no window anywhere
-    uint32_t window_pattern;    // layer i is windowed iff pattern != 0 and (i + 1) % pattern != 0; 1 = every layer
+    uint32_t rope_dims;              // rotated dimensions of a head, even, <= head_dim
+    uint32_t window;                 // visible positions of windowed layers; 0 = no window anywhere
+    uint32_t window_pattern;         // layer i is windowed iff pattern != 0 and (i + 1) % pattern != 0; 1 = every layer
     uint32_t rope_original_context;  // long-rope: trained length; 0 = no such scaling
     float norm_eps;
     float attention_scale, attention_softcap, logit_softcap, embedding_scale;
     float rope_attention_factor;
     double rope_base, rope_base_local, rope_linear_factor;
-    bool tied;                  // the head is the embedding matrix
+    bool tied;  // the head is the embedding matrix
 
     uint32_t q_dim() const { return heads * head_dim; }
     uint32_t kv_dim() const { return kv_heads * head_dim; }
@@ -32,7 +32,8 @@ struct ModelSpec {
 };
 
 // Family of the template text at [offset, offset + bytes); one longer than 32 KiB is KEEL_CHAT_UNKNOWN.
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out, keel_error* error);
+keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out,
+                               keel_error* error);
 
 uint64_t dim_value(const ModelSpec& spec, Dim dim);
 
@@ -40,12 +41,12 @@ uint64_t dim_value(const ModelSpec& spec, Dim dim);
 
 struct keel_model {
     uint64_t magic;
-    uint64_t bytes;                        // of the whole block
-    keel::Gguf gguf;                       // its table pointers are null here; see view()
+    uint64_t bytes;   // of the whole block
+    keel::Gguf gguf;  // its table pointers are null here; see view()
     char architecture[32];
     keel::ChatTemplate chat;
     keel::ModelSpec spec;
-    uint32_t global[keel::kGlobalSlots];   // tensor index or kNoTensor
+    uint32_t global[keel::kGlobalSlots];                   // tensor index or kNoTensor
     uint64_t tensors_offset, values_offset, layer_offset;  // from the start of the block
 
     static constexpr uint64_t kMagic = 0x314c45444d4c454bull;  // "KELMDEL1"

@@ -1,9 +1,9 @@
-// keel_pack.h: expands the zstd sections of a packed W_proj cache. No heap: zstd's context lies in the caller's work memory.
+// keel_pack.h: expands the zstd sections of a packed W_proj cache. No heap: zstd's context lies in the caller's work
+// memory.
 #define ZSTD_STATIC_LINKING_ONLY
-#include <zstd.h>
-
 #include <stddef.h>
 #include <string.h>
+#include <zstd.h>
 
 #include "keel/keel_pack.h"
 #include "sdk/core/hash.h"
@@ -23,13 +23,16 @@ struct Packed {
     uint64_t sections, first_frame, largest_frame;
 };
 
-uint64_t context_bytes() { return (ZSTD_estimateDCtxSize() + 63) / 64 * 64; }
+uint64_t context_bytes() {
+    return (ZSTD_estimateDCtxSize() + 63) / 64 * 64;
+}
 
 keel_status read_packed(const keel_reader& reader, Packed* out, keel_error* error) {
     Packed p = {};
     WprojHeader2& h = p.header;
     KEEL_TRY(wproj_read_header2(reader, &h, error));
-    if (h.codec != kWprojZstd) return fail(error, KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, codec), "codec", "not packed");
+    if (h.codec != kWprojZstd)
+        return fail(error, KEEL_E_UNSUPPORTED, offsetof(WprojHeader2, codec), "codec", "not packed");
     uint64_t next = wproj_align(wproj_table_end(h.layers) + 8), end = wproj_table_end(h.layers) + 8;
     for (uint32_t layer = 0; layer < h.layers; ++layer) {
         WprojLayer entry;
@@ -37,7 +40,9 @@ keel_status read_packed(const keel_reader& reader, Packed* out, keel_error* erro
         KEEL_TRY(wproj_check_layer2(entry, layer, wproj_any_shape(), h.plain_bytes, &next, &end, error));
         wproj_for_sections(entry, [&p](uint64_t, uint64_t) { ++p.sections; });
     }
-    if (end != h.plain_bytes) return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, plain_bytes), "plain_bytes", "size contradicts the contents");
+    if (end != h.plain_bytes)
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(WprojHeader2, plain_bytes), "plain_bytes",
+                    "size contradicts the contents");
 
     const uint64_t index = wproj_table_end(h.layers) + 8;
     uint64_t hash = kHashSeed, stored, at = p.first_frame = index + p.sections * 8 + 8;
@@ -45,23 +50,31 @@ keel_status read_packed(const keel_reader& reader, Packed* out, keel_error* erro
         uint64_t bytes;
         KEEL_TRY(take(reader, index + i * 8, &bytes, 8, "frames", error));
         hash = hash_update(hash, reinterpret_cast<const char*>(&bytes), 8);
-        if (at > reader.size_bytes || bytes > reader.size_bytes - at) return fail(error, KEEL_E_FILE_FORMAT, index + i * 8, "frames", "one reaches beyond the end of the file");
+        if (at > reader.size_bytes || bytes > reader.size_bytes - at)
+            return fail(error, KEEL_E_FILE_FORMAT, index + i * 8, "frames", "one reaches beyond the end of the file");
         at += bytes;
         if (bytes > p.largest_frame) p.largest_frame = bytes;
     }
     KEEL_TRY(take(reader, index + p.sections * 8, &stored, 8, "frames", error));
-    if (hash_finish(hash) != stored) return fail(error, KEEL_E_FILE_FORMAT, index + p.sections * 8, "frames", "their sizes were changed");
+    if (hash_finish(hash) != stored)
+        return fail(error, KEEL_E_FILE_FORMAT, index + p.sections * 8, "frames", "their sizes were changed");
     if (at != reader.size_bytes) return fail(error, KEEL_E_FILE_FORMAT, at, "frames", "something follows the last one");
     *out = p;
     return KEEL_OK;
 }
 
-uint64_t work_bytes(const keel_reader& reader, const Packed& p) { return context_bytes() + (reader.mapped ? 0 : p.largest_frame); }
+uint64_t work_bytes(const keel_reader& reader, const Packed& p) {
+    return context_bytes() + (reader.mapped ? 0 : p.largest_frame);
+}
 
 class Expansion {
   public:
     Expansion(const keel_reader& reader, const Packed& packed, void* plain, void* work, keel_error* error)
-        : reader_(reader), packed_(packed), plain_(static_cast<uint8_t*>(plain)), buffer_(static_cast<uint8_t*>(work) + context_bytes()), error_(error) {
+        : reader_(reader),
+          packed_(packed),
+          plain_(static_cast<uint8_t*>(plain)),
+          buffer_(static_cast<uint8_t*>(work) + context_bytes()),
+          error_(error) {
         context_ = ZSTD_initStaticDCtx(work, context_bytes());
     }
 
@@ -84,7 +97,8 @@ class Expansion {
             memcpy(plain_ + at, &entry, sizeof entry);
             KEEL_TRY(expand_layer(entry, layer));
         }
-        if (gap_ != h.plain_bytes) return fail(error_, KEEL_E_FILE_READ, 0, "table", "the file changed while it was read");
+        if (gap_ != h.plain_bytes)
+            return fail(error_, KEEL_E_FILE_READ, 0, "table", "the file changed while it was read");
         const uint64_t hash = hash64(plain_, wproj_table_end(h.layers));
         memcpy(plain_ + wproj_table_end(h.layers), &hash, 8);
         return KEEL_OK;
@@ -108,7 +122,8 @@ class Expansion {
         uint64_t packed_bytes;
         KEEL_TRY(take(reader_, index_, &packed_bytes, 8, "frames", error_));
         index_ += 8;
-        if (index_ + 8 > packed_.first_frame || packed_bytes > packed_.largest_frame || frame_ > reader_.size_bytes || packed_bytes > reader_.size_bytes - frame_)
+        if (index_ + 8 > packed_.first_frame || packed_bytes > packed_.largest_frame || frame_ > reader_.size_bytes ||
+            packed_bytes > reader_.size_bytes - frame_)
             return fail(error_, KEEL_E_FILE_READ, index_, "frames", "the file changed while it was read");
         const uint8_t* frame = buffer_;
         if (reader_.mapped)
@@ -117,7 +132,8 @@ class Expansion {
             KEEL_TRY(take(reader_, frame_, buffer_, packed_bytes, "frames", error_));
         memset(plain_ + gap_, 0, offset - gap_);
         // Exactly one frame, and its content exactly the section.
-        if (ZSTD_findFrameCompressedSize(frame, packed_bytes) != packed_bytes || ZSTD_decompressDCtx(context_, plain_ + offset, bytes, frame, packed_bytes) != bytes)
+        if (ZSTD_findFrameCompressedSize(frame, packed_bytes) != packed_bytes ||
+            ZSTD_decompressDCtx(context_, plain_ + offset, bytes, frame, packed_bytes) != bytes)
             return fail(error_, KEEL_E_FILE_FORMAT, frame_, "frames", "does not expand to its section");
         frame_ += packed_bytes;
         gap_ = offset + bytes;
@@ -145,19 +161,23 @@ keel_status keel_pack_inspect(const keel_reader* packed, keel_pack_info* info, k
     KEEL_TRY(read_versioned(packed, &reader, sizeof reader));
     Packed p;
     KEEL_TRY(read_packed(reader, &p, error));
-    const keel_pack_info out = {sizeof out, p.header.layers, p.sections, reader.size_bytes, p.header.plain_bytes, work_bytes(reader, p)};
+    const keel_pack_info out = {sizeof out,        p.header.layers,      p.sections,
+                                reader.size_bytes, p.header.plain_bytes, work_bytes(reader, p)};
     return write_versioned(&out, sizeof out, info);
 }
 
-keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work, uint64_t work_bytes_given, keel_error* error) {
+keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work,
+                             uint64_t work_bytes_given, keel_error* error) {
     if (!packed || !plain || !work) return KEEL_E_ARGUMENT;
     if (reinterpret_cast<uintptr_t>(work) % 8) return KEEL_E_MEMORY_ALIGN;
     keel_reader reader = {};
     KEEL_TRY(read_versioned(packed, &reader, sizeof reader));
     Packed p;
     KEEL_TRY(read_packed(reader, &p, error));
-    if (plain_bytes < p.header.plain_bytes) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, "plain_bytes", "smaller than keel_pack_inspect said");
-    if (work_bytes_given < work_bytes(reader, p)) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, "work_bytes", "smaller than keel_pack_inspect said");
+    if (plain_bytes < p.header.plain_bytes)
+        return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, "plain_bytes", "smaller than keel_pack_inspect said");
+    if (work_bytes_given < work_bytes(reader, p))
+        return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, "work_bytes", "smaller than keel_pack_inspect said");
     return Expansion(reader, p, plain, work, error).run();
 }
 

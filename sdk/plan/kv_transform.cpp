@@ -19,7 +19,8 @@ PairElements pair_elements(uint32_t i, uint32_t rope_pairs, bool neox) {
 
 // Without a profile a K bias is the mean of what is coded, unless a norm comes between.
 bool uses_bias(const KvChoice& choice, const keel_model& model) {
-    return !choice.has_profile && kernels::kKvFormats[choice.all.k].rotated && model.tensor(kAttnKBias, 0) && !model.tensor(kAttnKNorm, 0);
+    return !choice.has_profile && kernels::kKvFormats[choice.all.k].rotated && model.tensor(kAttnKBias, 0) &&
+           !model.tensor(kAttnKNorm, 0);
 }
 
 // The pairs in which the biases of all layers have most energy, ascending.
@@ -45,14 +46,17 @@ void choose_bias_pairs(const KvTransform& t, const ModelSpec& s, bool neox) {
         if (taken[i]) t.pair[n++] = i;
 }
 
-keel_status fill_from_bias(const KvTransform& t, const keel_model& model, const ExecutionPlan& plan, keel_error* error) {
+keel_status fill_from_bias(const KvTransform& t, const keel_model& model, const ExecutionPlan& plan,
+                           keel_error* error) {
     const uint32_t floats = t.kv_heads * t.head_dim;
     for (uint32_t i = 0; i < plan.pass[KEEL_PASS_DENSE].count; ++i) {
         const Op& op = plan.pass[KEEL_PASS_DENSE].ops[i];
-        if (op.kind == OpKind::kMatmul && op.slot == kAttnK && op.bias) memcpy(t.key_mean + t.at(static_cast<uint32_t>(op.layer), 0), op.bias, floats * sizeof(float));
+        if (op.kind == OpKind::kMatmul && op.slot == kAttnK && op.bias)
+            memcpy(t.key_mean + t.at(static_cast<uint32_t>(op.layer), 0), op.bias, floats * sizeof(float));
     }
     for (uint64_t i = 0; i < uint64_t{model.spec.layers} * floats; ++i)
-        if (!(__builtin_fabsf(t.key_mean[i]) < __builtin_inff())) return fail(error, KEEL_E_FILE_FORMAT, 0, "attn_k.bias", "not a finite number");
+        if (!(__builtin_fabsf(t.key_mean[i]) < __builtin_inff()))
+            return fail(error, KEEL_E_FILE_FORMAT, 0, "attn_k.bias", "not a finite number");
     choose_bias_pairs(t, model.spec, model.row().rope_neox);
     // A bias is no mean of what RoPE has turned: outside the listed pairs it stays where it is.
     const uint32_t rope_pairs = model.spec.rope_dims / 2;
@@ -67,14 +71,16 @@ keel_status fill_from_bias(const KvTransform& t, const keel_model& model, const 
     return KEEL_OK;
 }
 
-void fill_tables(const PlanConfig& config, const ExecutionPlan& plan, const double* frequencies, uint32_t rope_pairs, const KvTransform& t) {
+void fill_tables(const PlanConfig& config, const ExecutionPlan& plan, const double* frequencies, uint32_t rope_pairs,
+                 const KvTransform& t) {
     double listed[kernels::kMaxMeanPairs];
     float turn[2 * kernels::kMaxMeanPairs];
     for (uint32_t set = 0; set < plan.rope_sets; ++set) {
         for (uint32_t i = 0; i < t.pairs; ++i) listed[i] = frequencies[set * rope_pairs + t.pair[i]];
         float* bases = t.bases + uint64_t{set} * t.tiles * 2 * t.pairs;
         for (uint32_t tile = 0; tile < t.tiles; ++tile)
-            config.kernels->rope_table(listed, t.pairs, tile * kernels::kAttentionTile, 1.0f, bases + uint64_t{tile} * 2 * t.pairs);
+            config.kernels->rope_table(listed, t.pairs, tile * kernels::kAttentionTile, 1.0f,
+                                       bases + uint64_t{tile} * 2 * t.pairs);
         float* turns = t.turns + uint64_t{set} * 2 * t.pairs * kernels::kAttentionTile;
         for (uint32_t j = 0; j < kernels::kAttentionTile; ++j) {
             config.kernels->rope_table(listed, t.pairs, j, 1.0f, turn);
@@ -91,8 +97,8 @@ uint32_t kv_mean_pairs(const KvChoice& choice, const keel_model& model) {
     return uses_bias(choice, model) ? (rope_pairs < kBiasMeanPairs ? rope_pairs : kBiasMeanPairs) : 0;
 }
 
-keel_status place_kv_transform(const PlanConfig& config, const keel_model& model, const ExecutionPlan& plan, const double* frequencies, Arena& arena,
-                               KvTransform* out, keel_error* error) {
+keel_status place_kv_transform(const PlanConfig& config, const keel_model& model, const ExecutionPlan& plan,
+                               const double* frequencies, Arena& arena, KvTransform* out, keel_error* error) {
     const ModelSpec& s = model.spec;
     const KvChoice& choice = config.kv;
     const KvProfileOffsets o = choice.has_profile ? kv_profile_offsets(choice.header) : KvProfileOffsets{};
@@ -127,14 +133,16 @@ keel_status place_kv_transform(const PlanConfig& config, const keel_model& model
     if (choice.has_profile && t.pairs) {
         KEEL_TRY(read_at(choice.reader, o.pairs, t.pair, t.pairs * 4));
         for (uint32_t i = 0; i < t.pairs; ++i)
-            if (t.pair[i] >= s.rope_dims / 2) return fail(error, KEEL_E_FILE_READ, o.pairs, "pairs", "the profile changed while it was read");
+            if (t.pair[i] >= s.rope_dims / 2)
+                return fail(error, KEEL_E_FILE_READ, o.pairs, "pairs", "the profile changed while it was read");
     }
     if (bias) KEEL_TRY(fill_from_bias(t, model, plan, error));
     if (t.pairs) fill_tables(config, plan, frequencies, s.rope_dims / 2, t);
     return KEEL_OK;
 }
 
-void remove_key_mean_before_rope(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox, float* k) {
+void remove_key_mean_before_rope(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox,
+                                 float* k) {
     const float* mean = t.key_mean + t.at(layer, kv_head);
     for (uint32_t i = 0; i < t.pairs; ++i) {
         const PairElements at = pair_elements(t.pair[i], rope_pairs, neox);
@@ -143,7 +151,8 @@ void remove_key_mean_before_rope(const KvTransform& t, uint32_t layer, uint32_t 
     }
 }
 
-void remove_key_mean_after_rope(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox, float* k) {
+void remove_key_mean_after_rope(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox,
+                                float* k) {
     const float* mean = t.key_mean + t.at(layer, kv_head);
     uint32_t next = 0;  // in the list
     for (uint32_t i = 0; i < rope_pairs; ++i) {
@@ -158,8 +167,8 @@ void remove_key_mean_after_rope(const KvTransform& t, uint32_t layer, uint32_t k
     for (uint32_t i = 2 * rope_pairs; i < t.head_dim; ++i) k[i] = k[i] - mean[i];
 }
 
-void key_mean_coefficients(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox, float factor, const float* q,
-                           float* coefficients) {
+void key_mean_coefficients(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox,
+                           float factor, const float* q, float* coefficients) {
     const float* mean = t.key_mean + t.at(layer, kv_head);
     for (uint32_t i = 0; i < t.pairs; ++i) {
         const PairElements at = pair_elements(t.pair[i], rope_pairs, neox);

@@ -8,7 +8,8 @@ namespace {
 constexpr struct {
     TensorSlot tensor;
     WprojSlot record;
-} kPairs[] = {{kAttnQ, kWprojQ}, {kAttnK, kWprojK}, {kAttnV, kWprojV}, {kAttnOutput, kWprojO}, {kFfnUp, kWprojUp}, {kFfnGate, kWprojGate}, {kFfnDown, kWprojDown}};
+} kPairs[] = {{kAttnQ, kWprojQ},  {kAttnK, kWprojK},      {kAttnV, kWprojV},     {kAttnOutput, kWprojO},
+              {kFfnUp, kWprojUp}, {kFfnGate, kWprojGate}, {kFfnDown, kWprojDown}};
 
 keel_low_rank_reason judge(const LowRankChoice& choice, const WprojLayer& layer, WprojSlot slot) {
     const WprojRecord& r = layer.record[slot];
@@ -47,7 +48,8 @@ WprojShape wproj_shape_of(const keel_model& model) {
 
 keel_status low_rank_layer(const LowRankChoice& choice, WprojCursor* cursor, LowRankLayer* out) {
     KEEL_TRY(wproj_layer(choice.file, cursor, &out->parts));
-    for (uint32_t slot = 0; slot < kWprojSlots; ++slot) out->reason[slot] = judge(choice, out->parts, static_cast<WprojSlot>(slot));
+    for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
+        out->reason[slot] = judge(choice, out->parts, static_cast<WprojSlot>(slot));
     return KEEL_OK;
 }
 

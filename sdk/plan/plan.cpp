@@ -10,56 +10,82 @@ namespace keel {
 using kernels::kWeightTypes;
 
 const char* const kBufferNames[kBufferCount] = {
-    "residual", "rope", "attn_in", "attn_in.q32", "attn_in.q256", "qkv", "attn_out", "attn_state", "attn_mean", "attn_out.q32", "attn_out.q256", "post",
-    "ffn_in", "ffn_in.q32", "ffn_in.q256", "ffn", "ffn.q32", "ffn.q256", "head_in", "head_in.q32", "head_in.q256",
-    "attn_sub", "attn_sub.q32", "attn_sub.q256", "output_sub", "output_sub.q32", "output_sub.q256",
-    "ffn_sub", "ffn_sub.q32", "ffn_sub.q256", "down_sub", "down_sub.q32", "down_sub.q256", "thread",
+    "residual",   "rope",           "attn_in",         "attn_in.q32",  "attn_in.q256",  "qkv",
+    "attn_out",   "attn_state",     "attn_mean",       "attn_out.q32", "attn_out.q256", "post",
+    "ffn_in",     "ffn_in.q32",     "ffn_in.q256",     "ffn",          "ffn.q32",       "ffn.q256",
+    "head_in",    "head_in.q32",    "head_in.q256",    "attn_sub",     "attn_sub.q32",  "attn_sub.q256",
+    "output_sub", "output_sub.q32", "output_sub.q256", "ffn_sub",      "ffn_sub.q32",   "ffn_sub.q256",
+    "down_sub",   "down_sub.q32",   "down_sub.q256",   "thread",
 };
 
 namespace {
 
 // Points in time at which buffers begin and end. A layer runs kStageAttnNorm..kStageFfnPost; all layers share buffers.
 enum Stage : uint8_t {
-    kStageEmbed, kStageRope,
-    kStageAttnNorm, kStageAttnSub, kStageQkv, kStageStore, kStageAttention, kStageFinish, kStageOutputSub, kStageAttnOutput, kStageAttnPost,
-    kStageFfnNorm, kStageFfnSub, kStageFfnUp, kStageGate, kStageQuantize, kStageDownSub, kStageFfnDown, kStageFfnPost,
-    kStageOutputNorm, kStageHead, kStageSoftcap
+    kStageEmbed,
+    kStageRope,
+    kStageAttnNorm,
+    kStageAttnSub,
+    kStageQkv,
+    kStageStore,
+    kStageAttention,
+    kStageFinish,
+    kStageOutputSub,
+    kStageAttnOutput,
+    kStageAttnPost,
+    kStageFfnNorm,
+    kStageFfnSub,
+    kStageFfnUp,
+    kStageGate,
+    kStageQuantize,
+    kStageDownSub,
+    kStageFfnDown,
+    kStageFfnPost,
+    kStageOutputNorm,
+    kStageHead,
+    kStageSoftcap
 };
 
 struct Lifetime {
     Stage first, last;
 };
-// The ops of a pass run at the same time: what its first stage reads is alive to its last, what its last writes from its first.
+// The ops of a pass run at the same time: what its first stage reads is alive to its last, what its last writes from
+// its first.
 constexpr Lifetime kLifetimes[kBufferCount] = {
-    {kStageEmbed, kStageOutputNorm},       // residual
-    {kStageRope, kStageFfnPost},           // rope
-    {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv}, {kStageAttnNorm, kStageQkv},
-    {kStageQkv, kStageFinish},             // qkv
-    {kStageStore, kStageAttnOutput},       // attn_out
-    {kStageStore, kStageFinish},           // attn_state
-    {kStageStore, kStageAttention},        // attn_mean
-    {kStageStore, kStageAttnOutput}, {kStageStore, kStageAttnOutput},
-    {kStageAttnOutput, kStageFfnPost},     // post
-    {kStageFfnNorm, kStageQuantize}, {kStageFfnNorm, kStageQuantize}, {kStageFfnNorm, kStageQuantize},
-    {kStageFfnUp, kStageFfnDown},          // ffn
-    {kStageFfnUp, kStageFfnDown}, {kStageFfnUp, kStageFfnDown},
-    {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead}, {kStageOutputNorm, kStageHead},
-    {kStageAttnSub, kStageQkv}, {kStageAttnSub, kStageQkv}, {kStageAttnSub, kStageQkv},
-    {kStageOutputSub, kStageAttnOutput}, {kStageOutputSub, kStageAttnOutput}, {kStageOutputSub, kStageAttnOutput},
-    {kStageFfnSub, kStageQuantize}, {kStageFfnSub, kStageQuantize}, {kStageFfnSub, kStageQuantize},
-    {kStageDownSub, kStageFfnDown}, {kStageDownSub, kStageFfnDown}, {kStageDownSub, kStageFfnDown},
-    {kStageEmbed, kStageSoftcap},          // thread
+    {kStageEmbed, kStageOutputNorm},  // residual
+    {kStageRope, kStageFfnPost},      // rope
+    {kStageAttnNorm, kStageQkv},         {kStageAttnNorm, kStageQkv},
+    {kStageAttnNorm, kStageQkv},         {kStageQkv, kStageFinish},  // qkv
+    {kStageStore, kStageAttnOutput},                                 // attn_out
+    {kStageStore, kStageFinish},                                     // attn_state
+    {kStageStore, kStageAttention},                                  // attn_mean
+    {kStageStore, kStageAttnOutput},     {kStageStore, kStageAttnOutput},
+    {kStageAttnOutput, kStageFfnPost},  // post
+    {kStageFfnNorm, kStageQuantize},     {kStageFfnNorm, kStageQuantize},
+    {kStageFfnNorm, kStageQuantize},     {kStageFfnUp, kStageFfnDown},  // ffn
+    {kStageFfnUp, kStageFfnDown},        {kStageFfnUp, kStageFfnDown},
+    {kStageOutputNorm, kStageHead},      {kStageOutputNorm, kStageHead},
+    {kStageOutputNorm, kStageHead},      {kStageAttnSub, kStageQkv},
+    {kStageAttnSub, kStageQkv},          {kStageAttnSub, kStageQkv},
+    {kStageOutputSub, kStageAttnOutput}, {kStageOutputSub, kStageAttnOutput},
+    {kStageOutputSub, kStageAttnOutput}, {kStageFfnSub, kStageQuantize},
+    {kStageFfnSub, kStageQuantize},      {kStageFfnSub, kStageQuantize},
+    {kStageDownSub, kStageFfnDown},      {kStageDownSub, kStageFfnDown},
+    {kStageDownSub, kStageFfnDown},      {kStageEmbed, kStageSoftcap},  // thread
 };
 
-// Greedy packing: largest buffer first, each at the lowest offset where it meets no placed buffer that is alive at the same
-// time. (Optimal packing is NP-complete; with two dozen buffers greedy is within a few percent of the lower bound.)
+// Greedy packing: largest buffer first, each at the lowest offset where it meets no placed buffer that is alive at the
+// same time. (Optimal packing is NP-complete; with two dozen buffers greedy is within a few percent of the lower
+// bound.)
 void pack_buffers(ExecutionPlan* plan) {
     bool placed[kBufferCount] = {};
     plan->scratch_bytes = 0;
     for (;;) {
         uint32_t next = kBufferCount;
         for (uint32_t i = 0; i < kBufferCount; ++i)
-            if (!placed[i] && plan->buffers[i].bytes && (next == kBufferCount || plan->buffers[i].bytes > plan->buffers[next].bytes)) next = i;
+            if (!placed[i] && plan->buffers[i].bytes &&
+                (next == kBufferCount || plan->buffers[i].bytes > plan->buffers[next].bytes))
+                next = i;
         if (next == kBufferCount) break;
         Buffer& b = plan->buffers[next];
         b.offset = 0;
@@ -68,7 +94,9 @@ void pack_buffers(ExecutionPlan* plan) {
             for (uint32_t i = 0; i < kBufferCount; ++i) {
                 const Buffer& other = plan->buffers[i];
                 const bool together = other.first_stage <= b.last_stage && b.first_stage <= other.last_stage;
-                if (!placed[i] || !together || b.offset >= other.offset + other.bytes || other.offset >= b.offset + b.bytes) continue;
+                if (!placed[i] || !together || b.offset >= other.offset + other.bytes ||
+                    other.offset >= b.offset + b.bytes)
+                    continue;
                 b.offset = other.offset + other.bytes;
                 moved = true;
             }
@@ -78,12 +106,13 @@ void pack_buffers(ExecutionPlan* plan) {
     }
 }
 
-// Rates of the prediction: bytes and multiply-adds per microsecond and thread. They need only be right within a factor of
-// two or so: the executor corrects them by what it measures, and results never depend on them.
+// Rates of the prediction: bytes and multiply-adds per microsecond and thread. They need only be right within a factor
+// of two or so: the executor corrects them by what it measures, and results never depend on them.
 struct Rates {
     double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
 };
-constexpr Rates kRates[] = {  // by keel_cpu
+constexpr Rates kRates[] = {
+    // by keel_cpu
     {},
     {8000, 700, 250, 120},          // scalar
     {10000, 60000, 30000, 10000},   // avx2
@@ -110,15 +139,23 @@ struct Forms {
 // The three forms an activation can be read in.
 struct Input {
     BufferId f32, q32, q256;
-    BufferId of(uint32_t activation_block) const { return activation_block == 0 ? f32 : activation_block == 32 ? q32 : q256; }
+    BufferId of(uint32_t activation_block) const {
+        return activation_block == 0 ? f32 : activation_block == 32 ? q32 : q256;
+    }
 };
-constexpr BufferId sub_buffer(WprojGroup group) { return static_cast<BufferId>(kBufSub + 3 * group); }
-constexpr Input forms_from(BufferId f32) { return {f32, static_cast<BufferId>(f32 + 1), static_cast<BufferId>(f32 + 2)}; }
-constexpr Input kAttnInput = forms_from(kBufAttnIn), kFfnInput = forms_from(kBufFfnIn), kHiddenInput = forms_from(kBufFfn), kHeadInput = forms_from(kBufHeadIn);
+constexpr BufferId sub_buffer(WprojGroup group) {
+    return static_cast<BufferId>(kBufSub + 3 * group);
+}
+constexpr Input forms_from(BufferId f32) {
+    return {f32, static_cast<BufferId>(f32 + 1), static_cast<BufferId>(f32 + 2)};
+}
+constexpr Input kAttnInput = forms_from(kBufAttnIn), kFfnInput = forms_from(kBufFfnIn),
+                kHiddenInput = forms_from(kBufFfn), kHeadInput = forms_from(kBufHeadIn);
 constexpr Input kOutputInput = {kBufAttnOut, kBufAttnOut32, kBufAttnOut256};
 
-// Emits ops one by one into the arrays of the plan's passes, or nowhere, keeping the one that was asked for. Layer by layer, first
-// what the dense pass has, then what the low-rank pass has; the second finds the first one's weights in placed_.
+// Emits ops one by one into the arrays of the plan's passes, or nowhere, keeping the one that was asked for. Layer by
+// layer, first what the dense pass has, then what the low-rank pass has; the second finds the first one's weights in
+// placed_.
 class Builder {
   public:
     Builder(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, ExecutionPlan* plan)
@@ -146,7 +183,8 @@ class Builder {
         plan_->rope_sets = m_.row().local_rope && s_.window ? 2 : 1;
         plan_->rope_factors = nullptr;
         const GgufTensor* factors = m_.tensor(kRopeFreqs, 0);
-        if (m_.tensor(kRopeFactorsLong, 0)) factors = m_.tensor(c_.context_tokens > s_.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort, 0);
+        if (m_.tensor(kRopeFactorsLong, 0))
+            factors = m_.tensor(c_.context_tokens > s_.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort, 0);
         if (factors) plan_->rope_factors = weights_.vector(*factors);
 
         const GgufTensor& embedding = *m_.tensor(kTokenEmbedding, 0);
@@ -190,17 +228,21 @@ class Builder {
     void each_list(Fn&& fn) {
         for (list_ = 0; list_ < (c_.low_rank.usable ? 2u : 1u); ++list_) fn();
     }
-    // The current layer's records; in place mode their contents are checked, unless they are to be left where they are until needed.
+    // The current layer's records; in place mode their contents are checked, unless they are to be left where they are
+    // until needed.
     void read_records(uint32_t layer) {
         const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
-        if (weights_.status == KEEL_OK && status != KEEL_OK) weights_.status = fail(weights_.error, status, 0, "W_proj cache", "the reader failed");
+        if (weights_.status == KEEL_OK && status != KEEL_OK)
+            weights_.status = fail(weights_.error, status, 0, "W_proj cache", "the reader failed");
         if (weights_.status == KEEL_OK && !weights_.arena.counting() && weights_.mode != KEEL_WEIGHTS_MAP)
             weights_.status = wproj_check_payload(c_.low_rank.file, low_.parts, layer, weights_.error);
         if (weights_.status != KEEL_OK) low_ = {};
         for (const void*& basis : basis_) basis = nullptr;
     }
     // Whether the op for this tensor is to be one over a record.
-    bool low_rank(TensorSlot slot) const { return list_ == 1 && wproj_slot_of(slot) < kWprojSlots && low_.uses(wproj_slot_of(slot)); }
+    bool low_rank(TensorSlot slot) const {
+        return list_ == 1 && wproj_slot_of(slot) < kWprojSlots && low_.uses(wproj_slot_of(slot));
+    }
 
     Op make(OpKind kind, Stage stage, TensorSlot slot, int32_t layer) {
         Op op = {};
@@ -225,7 +267,8 @@ class Builder {
             *wanted_ = op;
             *wanted_pass_ = passes_[list_] - 1;
         }
-        if (range_first_ && op.stage >= range_stages_.first && op.stage <= range_stages_.last && (!range_layer_ || *range_layer_ == op.layer)) {
+        if (range_first_ && op.stage >= range_stages_.first && op.stage <= range_stages_.last &&
+            (!range_layer_ || *range_layer_ == op.layer)) {
             if (*range_first_ == UINT32_MAX) *range_first_ = index;
             *range_last_ = index;
         }
@@ -233,7 +276,9 @@ class Builder {
     void predict(Op* op) const {
         const Rates& rates = kRates[c_.cpu];
         const bool is_float = op->kind != OpKind::kMatmul || kWeightTypes[op->weight_type].activation_block == 0;
-        const double macs_per_us = is_float ? rates.f32_macs_per_us : c_.q8 ? rates.q8_macs_per_us : rates.decode_macs_per_us;
+        const double macs_per_us = is_float ? rates.f32_macs_per_us
+                                   : c_.q8  ? rates.q8_macs_per_us
+                                            : rates.decode_macs_per_us;
         op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;
         op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
         op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
@@ -245,7 +290,8 @@ class Builder {
     Forms forms_of(const TensorSlot (&slots)[N], uint32_t layer) const {
         Forms f;
         for (TensorSlot slot : slots)
-            if (const GgufTensor* t = m_.tensor(slot, layer)) f.need(block_of(low_rank(slot) ? low_.parts.basis[wproj_group(wproj_slot_of(slot))].type : t->type));
+            if (const GgufTensor* t = m_.tensor(slot, layer))
+                f.need(block_of(low_rank(slot) ? low_.parts.basis[wproj_group(wproj_slot_of(slot))].type : t->type));
         return f;
     }
     void set_forms(Op* op, const Forms& f) {
@@ -263,7 +309,8 @@ class Builder {
         return p.vector;
     }
 
-    void norm(OpKind kind, Stage stage, TensorSlot slot, uint32_t layer, BufferId in, BufferId out, const Forms& forms) {
+    void norm(OpKind kind, Stage stage, TensorSlot slot, uint32_t layer, BufferId in, BufferId out,
+              const Forms& forms) {
         Op op = make(kind, stage, slot, static_cast<int32_t>(layer));
         op.norm = vector_of(slot, layer);
         op.in = in;
@@ -292,7 +339,8 @@ class Builder {
         op->plain_reason = p.plain_reason;
     }
     // A matrix of the W_proj cache. `shared`: it is placed already, at *shared (null in count mode).
-    Placed place_factor(uint32_t type, uint32_t columns, uint32_t rows, uint64_t offset, uint64_t bytes, const void* const* shared) {
+    Placed place_factor(uint32_t type, uint32_t columns, uint32_t rows, uint64_t offset, uint64_t bytes,
+                        const void* const* shared) {
         GgufTensor t = {};
         t.type = type;
         t.dims[0] = columns;
@@ -327,7 +375,8 @@ class Builder {
         op->token_macs = uint64_t{rows} * k;
     }
     // The product with a layer's tensor, if there is one, or with its record.
-    void layer_matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, const Input& in, BufferId out, uint32_t out_offset, bool accumulate) {
+    void layer_matmul(Join join, Stage stage, TensorSlot slot, TensorSlot bias, uint32_t layer, const Input& in,
+                      BufferId out, uint32_t out_offset, bool accumulate) {
         const GgufTensor* t = m_.tensor(slot, layer);
         if (!t) return;
         Op op = make(OpKind::kMatmul, stage, slot, static_cast<int32_t>(layer));
@@ -362,13 +411,15 @@ class Builder {
         const WprojBasis& basis = low_.parts.basis[group];
         Forms forms;
         for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
-            if (wproj_group(static_cast<WprojSlot>(slot)) == group && low_.uses(static_cast<WprojSlot>(slot))) forms.need(block_of(low_.parts.record[slot].type));
+            if (wproj_group(static_cast<WprojSlot>(slot)) == group && low_.uses(static_cast<WprojSlot>(slot)))
+                forms.need(block_of(low_.parts.record[slot].type));
         sub_[group].need(forms);
         sub_[group].f32 = true;
         if (basis.rank > sub_rank_[group]) sub_rank_[group] = basis.rank;
         const void* const* shared = nullptr;  // the groups of a version 1 file have one basis
         for (uint32_t other = 0; other < group; ++other)
-            if (low_.uses(static_cast<WprojGroup>(other)) && low_.parts.basis[other].offset == basis.offset) shared = &basis_[other];
+            if (low_.uses(static_cast<WprojGroup>(other)) && low_.parts.basis[other].offset == basis.offset)
+                shared = &basis_[other];
         Op op = make(OpKind::kMatmul, stage, first, static_cast<int32_t>(layer));
         op.projects = 1;
         op.out = sub_buffer(group);
@@ -387,7 +438,9 @@ class Builder {
         emit(quantize);
     }
 
-    uint32_t kv_row_bytes_of(kernels::KvFormat f) const { return kernels::kv_code_bytes(f, s_.head_dim) + kernels::kv_scale_bytes(f, s_.head_dim); }
+    uint32_t kv_row_bytes_of(kernels::KvFormat f) const {
+        return kernels::kv_code_bytes(f, s_.head_dim) + kernels::kv_scale_bytes(f, s_.head_dim);
+    }
 
     void build_layer(uint32_t layer) {
         const bool post = m_.row().required & slot_bit(kAttnPostNorm);
@@ -400,7 +453,8 @@ class Builder {
         layer_matmul(Join::kNo, kStageQkv, kAttnQkv, kSlotCount, layer, kAttnInput, kBufQkv, 0, false);
         layer_matmul(Join::kNo, kStageQkv, kAttnQ, kAttnQBias, layer, kAttnInput, kBufQkv, 0, false);
         layer_matmul(Join::kYes, kStageQkv, kAttnK, kAttnKBias, layer, kAttnInput, kBufQkv, s_.q_dim(), false);
-        layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kAttnInput, kBufQkv, s_.q_dim() + s_.kv_dim(), false);
+        layer_matmul(Join::kYes, kStageQkv, kAttnV, kAttnVBias, layer, kAttnInput, kBufQkv, s_.q_dim() + s_.kv_dim(),
+                     false);
 
         const KvLayerFormats& formats = c_.kv.formats(layer);
         const uint32_t kv_row_bytes = kv_row_bytes_of(formats.k) + kv_row_bytes_of(formats.v);
@@ -439,7 +493,8 @@ class Builder {
         emit(finish);
 
         project(kStageOutputSub, kWprojAttnOut, kAttnOutput, layer, kOutputInput);
-        layer_matmul(Join::kNo, kStageAttnOutput, kAttnOutput, kSlotCount, layer, kOutputInput, post ? kBufPost : kBufResidual, 0, !post);
+        layer_matmul(Join::kNo, kStageAttnOutput, kAttnOutput, kSlotCount, layer, kOutputInput,
+                     post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageAttnPost, kAttnPostNorm, layer, kBufPost, kBufResidual, {});
 
         const Forms up = forms_of({kFfnGate, kFfnUp, kFfnGateUp}, layer);
@@ -458,12 +513,15 @@ class Builder {
         gate.rows = s_.feed_forward;
         gate.token_bytes = uint64_t{s_.feed_forward} * 12;
         gate.token_macs = uint64_t{s_.feed_forward} * 12;
-        gate.join = Join::kYes;  // its units compute the same rows of gate and up; inspect saw to a multiple of kRowsPerUnit
+        gate.join =
+            Join::kYes;  // its units compute the same rows of gate and up; inspect saw to a multiple of kRowsPerUnit
         gate.want_f32 = 1;
         emit(gate);
         if (down.q32 || down.q256) {
-            // Joins in units of whole blocks, unless the larger units would leave threads idle for more than 1/32 of the pass.
-            const uint32_t block = widest_block(down), units = s_.feed_forward / block, rounds = (units + c_.threads - 1) / c_.threads;
+            // Joins in units of whole blocks, unless the larger units would leave threads idle for more than 1/32 of
+            // the pass.
+            const uint32_t block = widest_block(down), units = s_.feed_forward / block,
+                           rounds = (units + c_.threads - 1) / c_.threads;
             Op quantize = make(OpKind::kQuantize, kStageQuantize, kFfnGate, l);
             quantize.join = uint64_t{rounds} * c_.threads * 32 <= uint64_t{units} * 33 ? Join::kNarrow : Join::kNo;
             quantize.unit_rows = static_cast<uint16_t>(block);
@@ -475,7 +533,8 @@ class Builder {
             emit(quantize);
         }
         project(kStageDownSub, kWprojFfnHidden, kFfnDown, layer, kHiddenInput);
-        layer_matmul(Join::kNo, kStageFfnDown, kFfnDown, kSlotCount, layer, kHiddenInput, post ? kBufPost : kBufResidual, 0, !post);
+        layer_matmul(Join::kNo, kStageFfnDown, kFfnDown, kSlotCount, layer, kHiddenInput,
+                     post ? kBufPost : kBufResidual, 0, !post);
         if (post) norm(OpKind::kPostNorm, kStageFfnPost, kFfnPostNorm, layer, kBufPost, kBufResidual, {});
     }
 
@@ -505,7 +564,8 @@ class Builder {
         }
         product.out = kBufHeadIn;
         product.to_logits = 1;
-        set_shape(&product, head.type, static_cast<uint32_t>(head.dims[0]), static_cast<uint32_t>(head.dims[1]), kHeadInput);
+        set_shape(&product, head.type, static_cast<uint32_t>(head.dims[0]), static_cast<uint32_t>(head.dims[1]),
+                  kHeadInput);
         emit(product);
         if (s_.logit_softcap > 0) {
             Op cap = make(OpKind::kSoftcap, kStageSoftcap, kOutput, -1);
@@ -564,9 +624,9 @@ class Builder {
     const PlanConfig& c_;
     WeightPlacer& weights_;
     ExecutionPlan* plan_;
-    uint32_t list_ = 0;         // keel_pass of the list that is written
+    uint32_t list_ = 0;  // keel_pass of the list that is written
     Placed placed_[kSlotCount] = {};
-    LowRankLayer low_ = {};     // of the current layer
+    LowRankLayer low_ = {};  // of the current layer
     WprojCursor cursor_ = {};
     const void* basis_[kWprojGroups] = {};
     Forms sub_[kWprojGroups];
@@ -630,10 +690,14 @@ const float* WeightPlacer::record_bias(const keel_reader& from, uint64_t offset,
 bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const {
     *reason = KEEL_PLAIN_NONE;
     if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
-    if (lookup) *reason = KEEL_PLAIN_LOOKUP;
-    else if (!q8 || !kernels->matmul_repacked[t.type]) *reason = KEEL_PLAIN_TYPE;
-    else if (t.dims[1] % kernels::kRepackRows != 0) *reason = KEEL_PLAIN_ROWS;
-    else if (mode == KEEL_WEIGHTS_DEFAULT && !kernels->repack_pays[t.type]) *reason = KEEL_PLAIN_SPEED;
+    if (lookup)
+        *reason = KEEL_PLAIN_LOOKUP;
+    else if (!q8 || !kernels->matmul_repacked[t.type])
+        *reason = KEEL_PLAIN_TYPE;
+    else if (t.dims[1] % kernels::kRepackRows != 0)
+        *reason = KEEL_PLAIN_ROWS;
+    else if (mode == KEEL_WEIGHTS_DEFAULT && !kernels->repack_pays[t.type])
+        *reason = KEEL_PLAIN_SPEED;
     return *reason == KEEL_PLAIN_NONE;
 }
 
@@ -650,7 +714,8 @@ void WeightPlacer::read(uint64_t offset, void* dst, uint64_t bytes) {
     status = read_at(*reader, offset, dst, bytes);
     if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
     copied_bytes += bytes;
-    if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes)) status = KEEL_E_CANCELLED;
+    if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes))
+        status = KEEL_E_CANCELLED;
 }
 
 void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
@@ -663,7 +728,8 @@ void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
 void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kStretchBytes = 2048;  // of one row
     const kernels::WeightTypeInfo& type = kWeightTypes[t.type];
-    const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes, stretch = kStretchBytes / type.block_bytes;
+    const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
+                   stretch = kStretchBytes / type.block_bytes;
     uint8_t rows[kernels::kRepackRows * kStretchBytes];
     const uint64_t group_bytes = kernels::kRepackRows * row_bytes, groups = t.dims[1] / kernels::kRepackRows;
     if (group_bytes <= sizeof rows) {
@@ -671,29 +737,34 @@ void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
         for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
             const uint64_t count = groups - group < step ? groups - group : step;
             read(t.offset + group * group_bytes, rows, count * group_bytes);
-            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, static_cast<uint32_t>(count * kernels::kRepackRows),
-                                 static_cast<uint32_t>(t.dims[0]));
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst,
+                                 static_cast<uint32_t>(count * kernels::kRepackRows), static_cast<uint32_t>(t.dims[0]));
             dst += count * group_bytes;
         }
         return;
     }
     for (uint64_t row = 0; row < t.dims[1]; row += kernels::kRepackRows) {
         for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += stretch) {
-            const uint64_t count = blocks - first < stretch ? blocks - first : stretch, bytes = count * type.block_bytes;
-            for (uint64_t r = 0; r < kernels::kRepackRows; ++r) read(t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
-            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows, static_cast<uint32_t>(count * type.block_elements));
+            const uint64_t count = blocks - first < stretch ? blocks - first : stretch,
+                           bytes = count * type.block_bytes;
+            for (uint64_t r = 0; r < kernels::kRepackRows; ++r)
+                read(t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows,
+                                 static_cast<uint32_t>(count * type.block_elements));
             dst += kernels::kRepackRows * bytes;
         }
     }
 }
 
-void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count, ExecutionPlan* plan) {
+void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count,
+                ExecutionPlan* plan) {
     plan->pass[KEEL_PASS_DENSE].ops = ops;
     plan->pass[KEEL_PASS_LOW_RANK].ops = ops ? ops + dense_count : nullptr;
     Builder(model, config, weights, plan).build();
 }
 
-keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan) {
+keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query,
+                       ExecutionPlan* plan) {
     Builder(model, config, weights, plan).build();
     const uint32_t dense_count = plan->pass[KEEL_PASS_DENSE].count;
     if (query->index >= dense_count + plan->pass[KEEL_PASS_LOW_RANK].count) return KEEL_E_ARGUMENT;
@@ -705,7 +776,8 @@ keel_status query_plan(const keel_model& model, const PlanConfig& config, Weight
     const Buffer& b = plan->buffers[query->op.out];
     const bool per_layer = b.first_stage >= kStageAttnNorm && b.last_stage <= kStageFfnPost;
     Builder range(model, config, weights, plan);
-    range.find_range(query->low_rank, kLifetimes[query->op.out], per_layer ? &query->op.layer : nullptr, &query->first_op, &query->last_op);
+    range.find_range(query->low_rank, kLifetimes[query->op.out], per_layer ? &query->op.layer : nullptr,
+                     &query->first_op, &query->last_op);
     range.build();
     query->first_op += before;
     query->last_op += before;
@@ -718,14 +790,22 @@ const char* op_name(const Op& op) {
         return op.kind == OpKind::kMatmul ? kBufferNames[kBufSub + 3 * group] : "sub_quantize";
     }
     switch (op.kind) {
-        case OpKind::kStoreKv: return "store_kv";
-        case OpKind::kAttention: return "attention";
-        case OpKind::kAttentionFinish: return "attention_finish";
-        case OpKind::kGate: return "gate";
-        case OpKind::kQuantize: return "ffn_quantize";
-        case OpKind::kSoftcap: return "softcap";
-        case OpKind::kRopeTable: return "rope_table";
-        default: return kSlots[op.slot].op;
+        case OpKind::kStoreKv:
+            return "store_kv";
+        case OpKind::kAttention:
+            return "attention";
+        case OpKind::kAttentionFinish:
+            return "attention_finish";
+        case OpKind::kGate:
+            return "gate";
+        case OpKind::kQuantize:
+            return "ffn_quantize";
+        case OpKind::kSoftcap:
+            return "softcap";
+        case OpKind::kRopeTable:
+            return "rope_table";
+        default:
+            return kSlots[op.slot].op;
     }
 }
 

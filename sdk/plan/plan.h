@@ -2,10 +2,10 @@
 // lifetime. Built from a model description by one function that runs in count mode (weights not placed, ops not stored)
 // and in place mode.
 //
-// Ops of one token's way; those in brackets exist for some architectures or shapes only. A row op works per token column,
-// a matmul per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into these
-// units; the executor may stop between any two groups of units. Ops joined by `+` are one pass: threads meet once for all of
-// them. Those joined by `~` are one pass in steps of few columns (Join), and apart in others.
+// Ops of one token's way; those in brackets exist for some architectures or shapes only. A row op works per token
+// column, a matmul per 16 output rows, attention per (KV head, block of columns, span of positions). An op is cut into
+// these units; the executor may stop between any two groups of units. Ops joined by `+` are one pass: threads meet once
+// for all of them. Those joined by `~` are one pass in steps of few columns (Join), and apart in others.
 //
 //     embed, rope_table
 //     per layer: attn_norm -> attn_q + attn_k + attn_v | attn_qkv -> store_kv ~ attention ~ attention_finish
@@ -13,8 +13,8 @@
 //                [~ ffn_quantize] -> ffn_down [-> ffn_post_norm]
 //     output_norm -> output [-> softcap]
 //
-// With a W_proj cache there is a second list of ops, the low-rank pass, over the same weights and buffers. In front of the products
-// of a group that has a basis it has
+// With a W_proj cache there is a second list of ops, the low-rank pass, over the same weights and buffers. In front of
+// the products of a group that has a basis it has
 //
 //     sub [-> sub_quantize]
 //
@@ -24,12 +24,25 @@
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_profile.h"
-#include "sdk/plan/low_rank.h"
 #include "sdk/model/model.h"
+#include "sdk/plan/low_rank.h"
 
 namespace keel {
 
-enum class OpKind : uint8_t { kEmbed, kRopeTable, kNorm, kMatmul, kStoreKv, kAttention, kAttentionFinish, kPostNorm, kGate, kQuantize, kOutputNorm, kSoftcap };
+enum class OpKind : uint8_t {
+    kEmbed,
+    kRopeTable,
+    kNorm,
+    kMatmul,
+    kStoreKv,
+    kAttention,
+    kAttentionFinish,
+    kPostNorm,
+    kGate,
+    kQuantize,
+    kOutputNorm,
+    kSoftcap
+};
 
 // Whether an op runs in the pass of the op before it.
 enum class Join : uint8_t {
@@ -38,35 +51,43 @@ enum class Join : uint8_t {
     kFlat,    // attention: in flat steps (engine.h), whose units are (KV head, column)
     kNarrow,  // quantizing: where units of whole activation blocks of rows are predicted to fit a tile
 };
-constexpr uint32_t kPassMatmuls = 3;              // most matrices of one pass
-constexpr uint32_t kRowsPerUnit = 16;             // output rows of a matmul unit, and what every cut is a multiple of
+constexpr uint32_t kPassMatmuls = 3;   // most matrices of one pass
+constexpr uint32_t kRowsPerUnit = 16;  // output rows of a matmul unit, and what every cut is a multiple of
 
 // Scratch buffers. Activations that feed matmuls come in up to three forms: f32, and 8-bit with blocks of 32 or of 256;
 // only the forms some weight asks for have bytes.
 enum BufferId : uint8_t {
-    kBufResidual,       // f32 [columns][embedding]
-    kBufRope,           // f32 [columns][rope sets][rope_dims] cos, sin interleaved
-    kBufAttnIn, kBufAttnIn32, kBufAttnIn256,
-    kBufQkv,            // f32 [columns][q | k | v]
-    kBufAttnOut,        // f32 [columns][q_dim]
-    kBufAttnState,      // f32 [columns][running maximum of each head | running sum of each head]
-    kBufAttnMean,       // f32 [columns][heads][2 * mean pairs]: scores of the removed K mean (kv_transform.h)
-    kBufAttnOut32, kBufAttnOut256,
-    kBufPost,           // f32 [columns][embedding], where a norm stands between product and residual
-    kBufFfnIn, kBufFfnIn32, kBufFfnIn256,
-    kBufFfn,            // f32 [columns][gate | up]
-    kBufFfn32, kBufFfn256,
-    kBufHeadIn, kBufHeadIn32, kBufHeadIn256,
-    kBufSub,            // f32 [columns][rank], low-rank pass: x_sub of the four groups (WprojGroup), three forms each
+    kBufResidual,  // f32 [columns][embedding]
+    kBufRope,      // f32 [columns][rope sets][rope_dims] cos, sin interleaved
+    kBufAttnIn,
+    kBufAttnIn32,
+    kBufAttnIn256,
+    kBufQkv,        // f32 [columns][q | k | v]
+    kBufAttnOut,    // f32 [columns][q_dim]
+    kBufAttnState,  // f32 [columns][running maximum of each head | running sum of each head]
+    kBufAttnMean,   // f32 [columns][heads][2 * mean pairs]: scores of the removed K mean (kv_transform.h)
+    kBufAttnOut32,
+    kBufAttnOut256,
+    kBufPost,  // f32 [columns][embedding], where a norm stands between product and residual
+    kBufFfnIn,
+    kBufFfnIn32,
+    kBufFfnIn256,
+    kBufFfn,  // f32 [columns][gate | up]
+    kBufFfn32,
+    kBufFfn256,
+    kBufHeadIn,
+    kBufHeadIn32,
+    kBufHeadIn256,
+    kBufSub,  // f32 [columns][rank], low-rank pass: x_sub of the four groups (WprojGroup), three forms each
     kBufSubEnd = kBufSub + 3 * kWprojGroups,
-    kBufThread = kBufSubEnd,         // f32 [threads][attention scratch, one embedding row, or matmul scratch]
+    kBufThread = kBufSubEnd,  // f32 [threads][attention scratch, one embedding row, or matmul scratch]
     kBufferCount
 };
 extern const char* const kBufferNames[kBufferCount];
 
 struct Buffer {
-    uint64_t offset, bytes;         // in the scratch region, for chunk_tokens columns
-    uint64_t column_bytes;          // stride between columns
+    uint64_t offset, bytes;           // in the scratch region, for chunk_tokens columns
+    uint64_t column_bytes;            // stride between columns
     uint8_t first_stage, last_stage;  // alive from .. to, in stages of one layer (see plan.cpp)
 };
 
@@ -74,32 +95,32 @@ struct Op {
     OpKind kind;
     Join join;
     Gate gate;
-    BufferId in, out;          // out of a norm or gate: its f32 form; the other two forms follow in BufferId
-    uint8_t rope_set;          // store_kv, attention
+    BufferId in, out;  // out of a norm or gate: its f32 form; the other two forms follow in BufferId
+    uint8_t rope_set;  // store_kv, attention
     uint8_t stage;
-    uint16_t unit_rows;        // quantize: rows of a unit when it joins its pass, a whole activation block
-    uint8_t accumulate;        // matmul: adds to out
+    uint16_t unit_rows;                     // quantize: rows of a unit when it joins its pass, a whole activation block
+    uint8_t accumulate;                     // matmul: adds to out
     uint8_t want_f32, want_q32, want_q256;  // forms this op has to produce
-    uint8_t repacked;          // matmul, embed: w is interleaved (kernels/formats/repack.h)
-    uint8_t projects;          // matmul: w is a basis Pt; quantize: of what it gives
+    uint8_t repacked;                       // matmul, embed: w is interleaved (kernels/formats/repack.h)
+    uint8_t projects;                       // matmul: w is a basis Pt; quantize: of what it gives
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
     keel_plain_reason plain_reason;
-    uint8_t to_logits;         // columns are those with logits, output is the sessions' logits rows
-    TensorSlot slot;           // names the op
-    int32_t layer;             // -1 outside the layers
-    uint32_t window;           // attention: visible positions, 0 = all
+    uint8_t to_logits;  // columns are those with logits, output is the sessions' logits rows
+    TensorSlot slot;    // names the op
+    int32_t layer;      // -1 outside the layers
+    uint32_t window;    // attention: visible positions, 0 = all
     uint32_t weight_type, rows, k;
-    uint32_t out_offset;       // floats, within an output column
+    uint32_t out_offset;  // floats, within an output column
     uint64_t w_row_bytes;
-    const void* w;             // matmul: matrix; embed: table; null in count mode
-    const float* norm;         // norms; store_kv: q norm
-    const float* norm2;        // store_kv: k norm
+    const void* w;       // matmul: matrix; embed: table; null in count mode
+    const float* norm;   // norms; store_kv: q norm
+    const float* norm2;  // store_kv: k norm
     const float* bias;
     uint64_t fixed_bytes, token_bytes;
-    uint64_t token_macs;       // multiply-adds per token column
-    double fixed_us, token_us; // predicted time to move these bytes, one thread
-    double compute_us;         // and to do these multiply-adds
+    uint64_t token_macs;        // multiply-adds per token column
+    double fixed_us, token_us;  // predicted time to move these bytes, one thread
+    double compute_us;          // and to do these multiply-adds
 };
 
 // The configuration with all defaults resolved and checked.
@@ -107,23 +128,24 @@ struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
     KvChoice kv;
     uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
-    uint32_t kv_mean_pairs;     // RoPE pairs of which a K mean is removed before the rotation
+    uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     LowRankChoice low_rank;
-    bool q8;                    // 8-bit activations for types that have them
+    bool q8;  // 8-bit activations for types that have them
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
     bool pin_threads;
 };
-keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader, PlanConfig* out, keel_hooks* hooks, keel_error* error);
+keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
+                           PlanConfig* out, keel_hooks* hooks, keel_error* error);
 
 // Where weights go: into an arena, or nowhere when they are read in place.
 struct WeightPlacer {
-    const keel_reader* reader;   // of the model, or for a while of a W_proj cache
+    const keel_reader* reader;  // of the model, or for a while of a W_proj cache
     Arena& arena;
     keel_weights mode;
     keel_hooks hooks;
-    const uint64_t load_bytes;   // place mode: total_bytes of the count run, for the progress hook
+    const uint64_t load_bytes;  // place mode: total_bytes of the count run, for the progress hook
     const kernels::KernelSet* kernels;
     keel_error* error;
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
@@ -134,9 +156,11 @@ struct WeightPlacer {
     bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const;
     // As matrix(), interleaved.
     const void* interleaved_matrix(const GgufTensor& t);
-    const float* vector(const GgufTensor& t); // always copied, widened to f32
-    // The bias of a record: f32[n] at `offset` of `from`, plus `model_bias` (null in count mode and where the model has none).
+    const float* vector(const GgufTensor& t);  // always copied, widened to f32
+    // The bias of a record: f32[n] at `offset` of `from`, plus `model_bias` (null in count mode and where the model has
+    // none).
     const float* record_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias);
+
   private:
     void load(const GgufTensor& t, uint8_t* dst);
     void load_repacked(const GgufTensor& t, uint8_t* dst);
@@ -144,15 +168,15 @@ struct WeightPlacer {
 };
 
 struct OpList {
-    Op* ops;                    // null in count mode
+    Op* ops;  // null in count mode
     uint32_t count;
-    uint64_t decode_bytes;      // moved by one column at context 0
+    uint64_t decode_bytes;  // moved by one column at context 0
 };
 struct ExecutionPlan {
     Buffer buffers[kBufferCount];
     uint64_t scratch_bytes;
-    uint32_t rope_sets;         // 1, or 2 with local rope
-    OpList pass[2];             // by keel_pass; the second one is empty without a W_proj cache
+    uint32_t rope_sets;  // 1, or 2 with local rope
+    OpList pass[2];      // by keel_pass; the second one is empty without a W_proj cache
     uint32_t low_rank_records;
     uint64_t low_rank_bytes;    // of bases, records and their biases
     const float* rope_factors;  // divisors of the frequencies, or null
@@ -167,11 +191,13 @@ struct PlanQuery {
     uint32_t low_rank;           // out: 1 for an op of the low-rank pass
 };
 
-// Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for those that a
-// count run found: `dense_count` of them, then those of the low-rank pass.
-void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count, ExecutionPlan* plan);
+// Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for
+// those that a count run found: `dense_count` of them, then those of the low-rank pass.
+void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count,
+                ExecutionPlan* plan);
 // Count mode only. KEEL_E_ARGUMENT when there is no such op.
-keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query, ExecutionPlan* plan);
+keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query,
+                       ExecutionPlan* plan);
 
 // Predicted time of an op over `columns` columns, one thread, in microseconds.
 inline double predict_us(const Op& op, uint32_t columns) {
@@ -180,7 +206,9 @@ inline double predict_us(const Op& op, uint32_t columns) {
 }
 
 // Whether a kNarrow op joins a pass whose ops are predicted to take `pass_us`.
-inline bool is_narrow(const Op& op, double pass_us, uint32_t tile_us) { return pass_us * op.unit_rows <= static_cast<double>(op.rows) * tile_us; }
+inline bool is_narrow(const Op& op, double pass_us, uint32_t tile_us) {
+    return pass_us * op.unit_rows <= static_cast<double>(op.rows) * tile_us;
+}
 
 const char* op_name(const Op& op);
 

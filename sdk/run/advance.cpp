@@ -5,12 +5,16 @@
 namespace keel {
 namespace {
 
-uint32_t pending(const Session& s) { return s.token_count - s.computed; }
+uint32_t pending(const Session& s) {
+    return s.token_count - s.computed;
+}
 
-// Columns session `s`, which has `least` of a step, takes of `room`. What does not fit is cut at an absolute multiple of a
-// page, wherever the prompt began, so that chunks end where pages do; chunks below a page are cut where they are full.
+// Columns session `s`, which has `least` of a step, takes of `room`. What does not fit is cut at an absolute multiple
+// of a page, wherever the prompt began, so that chunks end where pages do; chunks below a page are cut where they are
+// full.
 uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room, uint32_t least) {
-    const uint32_t most = s.all_logits && e.config.logits_rows < e.config.chunk_tokens ? e.config.logits_rows : e.config.chunk_tokens;
+    const uint32_t most =
+        s.all_logits && e.config.logits_rows < e.config.chunk_tokens ? e.config.logits_rows : e.config.chunk_tokens;
     const uint32_t grain = most < kPageTokens ? 1 : kPageTokens;
     if (most < room) room = most;
     if (pending(s) <= room) return pending(s);
@@ -21,7 +25,8 @@ uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room, uint32_
 // Puts `count` columns of `s` into the step and notes whose logits to keep.
 void add_session(Engine* e, Session* s, uint32_t count) {
     Step& step = e->step;
-    const uint32_t most_columns = kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
+    const uint32_t most_columns =
+        kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
     const uint32_t block_columns = most_columns < kBlockColumns ? most_columns : kBlockColumns;
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t position = s->computed + i;
@@ -37,7 +42,8 @@ void add_session(Engine* e, Session* s, uint32_t count) {
         }
         ++step.columns;
     }
-    kv_precise_advance(e->precise, &s->precise, s->computed + count);  // its rows are written even if the step is abandoned
+    kv_precise_advance(e->precise, &s->precise,
+                       s->computed + count);  // its rows are written even if the step is abandoned
     if (s->computed + count > step.longest) step.longest = s->computed + count;
     step.decode = step.decode && count == 1;
     step.session[step.sessions++] = s;
@@ -45,17 +51,17 @@ void add_session(Engine* e, Session* s, uint32_t count) {
     s->logits_rows = 0;
 }
 
-// All sessions of a step run the same ops: the pass that did not have the last step comes first, so that neither waits for the
-// other's long prompt.
+// All sessions of a step run the same ops: the pass that did not have the last step comes first, so that neither waits
+// for the other's long prompt.
 keel_pass next_pass(keel_pass last, Session* const* sessions, uint32_t count, const bool* done) {
     for (uint32_t i = 0; i < count; ++i)
         if (!done[i] && sessions[i]->pass != last) return sessions[i]->pass;
     return last;
 }
 
-// A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long prompt
-// never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first ones fill the
-// chunk. Sessions of the other pass wait. Sessions that cannot go on are marked done with their status.
+// A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long
+// prompt never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first
+// ones fill the chunk. Sessions of the other pass wait. Sessions that cannot go on are marked done with their status.
 void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, free_columns = e->config.chunk_tokens;
@@ -65,8 +71,10 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
     for (uint32_t i = 0; i < count; ++i) {
         if (done[i]) continue;
         Session* s = sessions[i];
-        if (s->cancel.exchange(0, std::memory_order_acq_rel)) status[i] = KEEL_E_CANCELLED;
-        else if (pending(*s)) status[i] = kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count);
+        if (s->cancel.exchange(0, std::memory_order_acq_rel))
+            status[i] = KEEL_E_CANCELLED;
+        else if (pending(*s))
+            status[i] = kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count);
         done[i] = status[i] != KEEL_OK || pending(*s) == 0;
     }
     step.pass = next_pass(step.pass, sessions, count, done);
@@ -189,7 +197,8 @@ using namespace keel;
 
 namespace {
 
-keel_status resolve_sessions(keel_engine engine, const keel_session* handles, uint32_t count, Engine** e, Session** sessions) {
+keel_status resolve_sessions(keel_engine engine, const keel_session* handles, uint32_t count, Engine** e,
+                             Session** sessions) {
     KEEL_TRY(enter(engine, e));
     if (!handles || count == 0 || count > (*e)->config.max_sessions) return KEEL_E_ARGUMENT;
     for (uint32_t i = 0; i < count; ++i) {
@@ -208,7 +217,8 @@ keel_status refuse(keel_status status, uint32_t count, keel_advance_result* resu
 
 }  // namespace
 
-extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us, keel_advance_result* results) {
+extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us,
+                                    keel_advance_result* results) {
     if (!results) return KEEL_E_ARGUMENT;
     Engine* e;
     Session* sessions[kMaxSessions];

@@ -16,9 +16,12 @@ namespace {
 constexpr uint32_t kDefaultContext = 4096;
 constexpr uint32_t kMaxRecent = 65536;
 
-const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned", "weights", "kv", "device_scratch"};
+const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
+                                                     "weights",    "kv",      "device_scratch"};
 
-uint32_t or_default(uint32_t v, uint32_t fallback) { return v ? v : fallback; }
+uint32_t or_default(uint32_t v, uint32_t fallback) {
+    return v ? v : fallback;
+}
 
 keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
     return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
@@ -30,8 +33,8 @@ const kernels::KernelSet* usable_kernel_set(uint32_t isa) {
     return set && (isa != kernels::kAmx || platform::allow_tile_registers()) ? set : nullptr;
 }
 
-// The kernel set that `*cpu` asks for, and its number in place of AUTO, which leaves the choice to the environment, then to
-// the machine.
+// The kernel set that `*cpu` asks for, and its number in place of AUTO, which leaves the choice to the environment,
+// then to the machine.
 keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_error* error) {
     static constexpr const char* kNames[kernels::kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
     const char* field = "config.cpu";
@@ -41,9 +44,12 @@ keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_e
         if (wanted && *wanted) {
             field = "KEEL_CPU";
             for (isa = kernels::kScalar; isa < kernels::kIsaLimit && strcmp(wanted, kNames[isa]) != 0;) ++isa;
-            if (isa == kernels::kIsaLimit) return fail(error, KEEL_E_UNSUPPORTED, 0, field, "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
+            if (isa == kernels::kIsaLimit)
+                return fail(error, KEEL_E_UNSUPPORTED, 0, field,
+                            "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
         } else {
-            for (isa = kernels::kIsaLimit - 1; isa > kernels::kScalar && !usable_kernel_set(isa);) --isa;  // numbered from slow to fast
+            for (isa = kernels::kIsaLimit - 1; isa > kernels::kScalar && !usable_kernel_set(isa);)
+                --isa;  // numbered from slow to fast
         }
     }
     *cpu = static_cast<keel_cpu>(isa);
@@ -51,7 +57,8 @@ keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_e
     return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
 }
 
-void place_session(const keel_model& model, const PlanConfig& c, const KvPreciseShape& precise, Arena& arena, Arena& kv, Session* s) {
+void place_session(const keel_model& model, const PlanConfig& c, const KvPreciseShape& precise, Arena& arena, Arena& kv,
+                   Session* s) {
     const ModelSpec& spec = model.spec;
     Session local = {};
     Session* out = s ? s : &local;
@@ -66,7 +73,8 @@ void place_session(const keel_model& model, const PlanConfig& c, const KvPrecise
         out->precise.recent = arena.place<const uint8_t*>(precise.recent_pages ? kv_pages_for(c.context_tokens) : 0);
         out->precise.sinks = rows;
         const uint8_t* ring = rows + (precise.session_bytes - precise.recent_pages * precise.recent_page_bytes);
-        for (uint32_t page = 0; rows && out->precise.recent && precise.recent_pages && page < kv_pages_for(c.context_tokens); ++page)
+        for (uint32_t page = 0;
+             rows && out->precise.recent && precise.recent_pages && page < kv_pages_for(c.context_tokens); ++page)
             out->precise.recent[page] = ring + page % precise.recent_pages * precise.recent_page_bytes;
     }
     out->work = arena.place_bytes(sampler_work_bytes(spec.vocabulary));
@@ -83,8 +91,9 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->session = arena.place<Session*>(c.max_sessions);
 }
 
-// Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors. Frequencies are at
-// most 1 unless a file's factors say otherwise; up to 128 every angle of the longest context is within sincos_f64's range.
+// Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors. Frequencies are
+// at most 1 unless a file's factors say otherwise; up to 128 every angle of the longest context is within sincos_f64's
+// range.
 keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, double* out, keel_error* error) {
     const uint32_t pairs = s.rope_dims / 2;
     for (uint32_t set = 0; set < plan.rope_sets; ++set) {
@@ -95,7 +104,9 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
                 f /= s.rope_linear_factor;
                 if (plan.rope_factors) f /= plan.rope_factors[i];
             }
-            if (!(f > 0 && f <= 128)) return fail(error, KEEL_E_FILE_FORMAT, 0, "rope factors", "a rotation frequency is not between 0 and 128");
+            if (!(f > 0 && f <= 128))
+                return fail(error, KEEL_E_FILE_FORMAT, 0, "rope factors",
+                            "a rotation frequency is not between 0 and 128");
             out[set * pairs + i] = f;
         }
     }
@@ -104,7 +115,9 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 
 }  // namespace
 
-static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 && static_cast<int>(KEEL_KV_TCQ_6) == kernels::kKvFormatCount, "keel_kv_format is KvFormat + 1");
+static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 &&
+                  static_cast<int>(KEEL_KV_TCQ_6) == kernels::kKvFormatCount,
+              "keel_kv_format is KvFormat + 1");
 
 // Profile first, then what the configuration asks for all layers, then f16.
 keel_status choose_kv_formats(const keel_config& c, const keel_model& model, PlanConfig* out, keel_error* error) {
@@ -113,18 +126,22 @@ keel_status choose_kv_formats(const keel_config& c, const keel_model& model, Pla
     if (c.kv_profile) {
         keel_reader reader;
         KEEL_TRY(read_versioned(c.kv_profile, &reader, sizeof reader));
-        KEEL_TRY(read_kv_profile(reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2}, &kv, error));
+        KEEL_TRY(read_kv_profile(reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2},
+                                 &kv, error));
     }
     const struct {
         const char* field;
         uint32_t asked;
         kernels::KvFormat KvLayerFormats::*format;
-    } sides[] = {{"config.k_format", c.k_format, &KvLayerFormats::k}, {"config.v_format", c.v_format, &KvLayerFormats::v}};
+    } sides[] = {{"config.k_format", c.k_format, &KvLayerFormats::k},
+                 {"config.v_format", c.v_format, &KvLayerFormats::v}};
     for (const auto& side : sides) {
         KEEL_TRY(check_range(side.field, side.asked, KEEL_KV_DEFAULT, kernels::kKvFormatCount, error));
         kv.all.*side.format = side.asked ? static_cast<kernels::KvFormat>(side.asked - 1) : kernels::kKvF16;
-        if (!kv_format_fits(kv.all.*side.format, s.head_dim)) return fail(error, KEEL_E_UNSUPPORTED, 0, side.field, "the model's head size does not fit the format");
-        for (uint32_t layer = 0; side.asked && kv.has_profile && layer < s.layers; ++layer) kv.layer[layer].*side.format = kv.all.*side.format;
+        if (!kv_format_fits(kv.all.*side.format, s.head_dim))
+            return fail(error, KEEL_E_UNSUPPORTED, 0, side.field, "the model's head size does not fit the format");
+        for (uint32_t layer = 0; side.asked && kv.has_profile && layer < s.layers; ++layer)
+            kv.layer[layer].*side.format = kv.all.*side.format;
     }
     out->kv_mean_pairs = kv_mean_pairs(kv, model);
     return KEEL_OK;
@@ -134,7 +151,9 @@ keel_status choose_kv_formats(const keel_config& c, const keel_model& model, Pla
 uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
     const KvChoice& kv = config.kv;
     uint64_t hash = kHashSeed;
-    const auto add = [&hash](const void* data, size_t bytes) { hash = hash_update(hash, static_cast<const char*>(data), bytes); };
+    const auto add = [&hash](const void* data, size_t bytes) {
+        hash = hash_update(hash, static_cast<const char*>(data), bytes);
+    };
     for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
     if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
     const uint32_t precise[] = {config.kv_sink_tokens, config.kv_recent_tokens};
@@ -143,9 +162,11 @@ uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
 }
 
 // A cache that is damaged or another model's is not used; what the caller asks wrongly is an error.
-keel_status choose_low_rank(const keel_config& c, const keel_model& model, const keel_reader& weights, LowRankChoice* out, keel_error* error) {
+keel_status choose_low_rank(const keel_config& c, const keel_model& model, const keel_reader& weights,
+                            LowRankChoice* out, keel_error* error) {
     if (!c.wproj) return KEEL_OK;
-    if (!(c.wproj_max_error >= 0 && c.wproj_max_error <= 1e6f)) return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj_max_error", "not a bound");
+    if (!(c.wproj_max_error >= 0 && c.wproj_max_error <= 1e6f))
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj_max_error", "not a bound");
     keel_reader reader;
     KEEL_TRY(read_versioned(c.wproj, &reader, sizeof reader));
     if ((c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED) && weights.mapped && !reader.mapped)
@@ -153,16 +174,20 @@ keel_status choose_low_rank(const keel_config& c, const keel_model& model, const
     out->given = true;
     out->max_error = c.wproj_max_error;
     out->error.struct_size = sizeof out->error;
-    out->usable = wproj_open(reader, wproj_shape_of(model), c.wproj_key, c.wproj_any_key != 0, &out->file, &out->error) == KEEL_OK;
+    out->usable = wproj_open(reader, wproj_shape_of(model), c.wproj_key, c.wproj_any_key != 0, &out->file,
+                             &out->error) == KEEL_OK;
     return KEEL_OK;
 }
 
-keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader, PlanConfig* out, keel_hooks* hooks, keel_error* error) {
+keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
+                           PlanConfig* out, keel_hooks* hooks, keel_error* error) {
     keel_config c;
     KEEL_TRY(read_versioned(config, &c, sizeof c));
-    if (c.api_version != 0 && c.api_version != KEEL_API_VERSION) return fail(error, KEEL_E_ABI, 0, "config.api_version", "another version of the API");
+    if (c.api_version != 0 && c.api_version != KEEL_API_VERSION)
+        return fail(error, KEEL_E_ABI, 0, "config.api_version", "another version of the API");
     *hooks = c.hooks;  // nested by value: its size is fixed by this library's keel_config
-    const uint32_t default_context = model.spec.train_context < kDefaultContext ? model.spec.train_context : kDefaultContext;
+    const uint32_t default_context =
+        model.spec.train_context < kDefaultContext ? model.spec.train_context : kDefaultContext;
     *out = {};
     out->max_sessions = or_default(c.max_sessions, 1);
     out->context_tokens = or_default(c.context_tokens, default_context);
@@ -205,8 +230,9 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     return KEEL_OK;
 }
 
-keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, const uint32_t op_counts[2],
-                         uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error) {
+keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config,
+                         const keel_hooks& hooks, const uint32_t op_counts[2], uint64_t load_bytes, Arena* arenas,
+                         Engine** engine, PlaceResult* result, keel_error* error) {
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = model.spec;
 
@@ -222,7 +248,8 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
 
     // Weights and ops. Weights lie in the order in which ops read them.
     Op* ops = persistent.place<Op>(uint64_t{op_counts[0]} + op_counts[1]);
-    WeightPlacer weights{&reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, load_bytes, config.kernels, error};
+    WeightPlacer weights{&reader, arenas[KEEL_REGION_WEIGHTS], config.weights, hooks, load_bytes, config.kernels,
+                         error};
     ExecutionPlan plan = {};
     build_plan(model, config, weights, ops, op_counts[0], &plan);
     KEEL_TRY(weights.status);
@@ -235,15 +262,17 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     KvGeometry geometry = {spec.layers, spec.kv_heads, spec.head_dim, 0, 0, layers};
     for (uint32_t i = 0; i < spec.layers; ++i) {
         const KvLayer layer = kv_layer(spec.kv_heads, spec.head_dim, config.kv.formats(i), &geometry.page_bytes);
-        geometry.row_bytes += uint64_t{spec.kv_heads} * (layer.k.code_bytes + layer.k.scale_bytes + layer.v.code_bytes + layer.v.scale_bytes);
+        geometry.row_bytes += uint64_t{spec.kv_heads} *
+                              (layer.k.code_bytes + layer.k.scale_bytes + layer.v.code_bytes + layer.v.scale_bytes);
         if (layers) layers[i] = layer;
     }
     geometry.page_bytes = kernels::round64(geometry.page_bytes);
     KvTransform transform = {};
     KEEL_TRY(place_kv_transform(config, model, plan, frequencies, persistent, &transform, error));
     KvPool local_pool = {};
-    const KvPreciseShape precise = kv_precise_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens, config.kv_recent_tokens,
-                                                    config.kv_rollback_tokens, config.chunk_tokens);
+    const KvPreciseShape precise =
+        kv_precise_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens, config.kv_recent_tokens,
+                         config.kv_rollback_tokens, config.chunk_tokens);
     kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent, arenas[KEEL_REGION_KV]);
 
     // Text, step, sessions, threads.
@@ -257,12 +286,15 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
         place_session(model, config, precise, persistent, arenas[KEEL_REGION_KV], sessions ? &sessions[i] : nullptr);
     }
     void* team_memory = nullptr;
-    if (config.threads > 1 && !hooks.parallel_for) team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
+    if (config.threads > 1 && !hooks.parallel_for)
+        team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
-    if (result) *result = {weights.mapped_bytes, weights.total_bytes, geometry, precise.session_bytes, transform.bytes, plan};
+    if (result)
+        *result = {weights.mapped_bytes, weights.total_bytes, geometry, precise.session_bytes, transform.bytes, plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
-        if (!arenas[i].ok()) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
+        if (!arenas[i].ok())
+            return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
     e->plan = plan;
     e->rope_neox = model.row().rope_neox;
     e->chat = model.chat;
@@ -291,11 +323,13 @@ struct Sizing {
     Arena arenas[KEEL_REGION_COUNT];
     PlaceResult result;
 };
-keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, Sizing* s, keel_error* error) {
+keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, Sizing* s,
+                        keel_error* error) {
     if (!reader || !model || !config) return KEEL_E_ARGUMENT;
     if (model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
     KEEL_TRY(read_versioned(reader, &s->reader, sizeof s->reader));
-    if (s->reader.size_bytes != model->gguf.file_bytes) return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
+    if (s->reader.size_bytes != model->gguf.file_bytes)
+        return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
     KEEL_TRY(resolve_config(config, *model, s->reader, &s->config, &s->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
@@ -316,7 +350,8 @@ void unlock_weights(const Engine& e) {
 void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t capacity) {
     TextBuilder note(dst, capacity);
     if (model.tensor(kRopeFactorsLong, 0))
-        note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; " : "rope: short factors; ");
+        note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; "
+                                                                      : "rope: short factors; ");
     if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
 }
 
@@ -327,7 +362,8 @@ using namespace keel;
 
 extern "C" {
 
-keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config, keel_memory_plan* out, keel_error* error) {
+keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                      keel_memory_plan* out, keel_error* error) {
     if (!out) return KEEL_E_ARGUMENT;
     Sizing s = {};
     KEEL_TRY(size_engine(reader, model, config, &s, error));
@@ -366,7 +402,8 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     return write_versioned(&p, sizeof p, out);
 }
 
-keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, const keel_config* config, uint32_t index, keel_op_info* out) {
+keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, const keel_config* config,
+                         uint32_t index, keel_op_info* out) {
     if (!reader_in || !model || !config || !out || model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
     keel_reader reader;
     PlanConfig c;
@@ -386,7 +423,8 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.struct_size = sizeof info;
     info.index = index;
     TextBuilder(info.name, sizeof info.name).text(op_name(op));
-    if (op.w_row_bytes) TextBuilder(info.weight_type, sizeof info.weight_type).text(kernels::kWeightTypes[op.weight_type].name);
+    if (op.w_row_bytes)
+        TextBuilder(info.weight_type, sizeof info.weight_type).text(kernels::kWeightTypes[op.weight_type].name);
     info.layer = op.layer;
     info.rows = op.rows;
     info.columns = op.k;
@@ -398,7 +436,10 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     info.last_op = op.to_logits ? index : query.last_op;
     TextBuilder(info.output_buffer, sizeof info.output_buffer).text(op.to_logits ? "logits" : kBufferNames[op.out]);
     const bool mapped = c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED;
-    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT : op.repacked ? KEEL_WEIGHTS_REPACK : mapped ? c.weights : KEEL_WEIGHTS_COPY;
+    info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT
+                     : op.repacked       ? KEEL_WEIGHTS_REPACK
+                     : mapped            ? c.weights
+                                         : KEEL_WEIGHTS_COPY;
     info.plain_reason = op.plain_reason;
     info.predicted_us = predict_us(op, 1);
     info.pass = query.pass;
@@ -408,8 +449,8 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
     return write_versioned(&info, sizeof info, out);
 }
 
-keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config, const keel_memory* memory_in,
-                             keel_engine* out, keel_error* error) {
+keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                             const keel_memory* memory_in, keel_engine* out, keel_error* error) {
     if (!memory_in || !out) return KEEL_E_ARGUMENT;
     Sizing s = {};
     KEEL_TRY(size_engine(reader, model, config, &s, error));
@@ -419,20 +460,24 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         const keel_region& region = memory.regions[i];
         const uint64_t need = s.arenas[i].used_bytes();
-        if (region.bytes < need || (need && !region.data)) return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
+        if (region.bytes < need || (need && !region.data))
+            return fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
         if (reinterpret_cast<uintptr_t>(region.data) % s.arenas[i].region_align() != 0)
             return fail(error, KEEL_E_MEMORY_ALIGN, 0, kRegionNames[i], "region is not aligned as the plan says");
         // A region of 0 bytes still has to be in place mode: an address that is never read.
         arenas[i] = Arena(region.data ? region.data : arenas, need);
     }
     Engine* e = nullptr;
-    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.op_counts, s.result.load_bytes, arenas, &e, nullptr, error));
+    KEEL_TRY(place_engine(s.reader, *model, s.config, s.hooks, s.op_counts, s.result.load_bytes, arenas, &e, nullptr,
+                          error));
     if (s.config.weights == KEEL_WEIGHTS_MAP_LOCKED) {
-        const keel_reader* readers[2] = {&s.reader, s.config.low_rank.usable ? &s.config.low_rank.file.reader : nullptr};
+        const keel_reader* readers[2] = {&s.reader,
+                                         s.config.low_rank.usable ? &s.config.low_rank.file.reader : nullptr};
         for (int i = 0; i < 2 && readers[i]; ++i) {
             if (!platform::lock_pages(readers[i]->mapped, readers[i]->size_bytes)) {
                 unlock_weights(*e);
-                return fail(error, KEEL_E_PLATFORM, 0, "config.weights", "the system refused to lock the mapped weights");
+                return fail(error, KEEL_E_PLATFORM, 0, "config.weights",
+                            "the system refused to lock the mapped weights");
             }
             e->locked[i] = {readers[i]->mapped, readers[i]->size_bytes};
         }
@@ -457,7 +502,8 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     out->id = e->id;
     const LowRankChoice& low_rank = e->config.low_rank;
     if (e->hooks.log && low_rank.given && !low_rank.usable)
-        e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status, "the W_proj cache is not used: there is no low-rank pass");
+        e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status,
+                     "the W_proj cache is not used: there is no low-rank pass");
     if (e->hooks.log) e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
     return KEEL_OK;
 }
@@ -480,11 +526,14 @@ keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_rea
     keel_reader reader;
     KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
     for (uint32_t i = 0; i < e->config.max_sessions; ++i)
-        if (e->sessions[i].id.load(std::memory_order_acquire)) return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
-    if (kind != KEEL_ATTACH_CHAT_TEMPLATE) return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
+        if (e->sessions[i].id.load(std::memory_order_acquire))
+            return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
+    if (kind != KEEL_ATTACH_CHAT_TEMPLATE)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
     ChatTemplate chat;
     KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat, error));
-    if (chat.family == KEEL_CHAT_UNKNOWN) return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
+    if (chat.family == KEEL_CHAT_UNKNOWN)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
     e->chat = chat;
     return KEEL_OK;
 }
@@ -495,7 +544,8 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
     if (!out) return KEEL_E_ARGUMENT;
     keel_stats stats = {};
     stats.struct_size = sizeof stats;
-    for (uint32_t i = 0; i < e->config.max_sessions; ++i) stats.open_sessions += e->sessions[i].id.load(std::memory_order_acquire) != 0;
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i)
+        stats.open_sessions += e->sessions[i].id.load(std::memory_order_acquire) != 0;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         stats.regions[i].planned_bytes = e->arenas[i].used_bytes();
         stats.regions[i].used_bytes = stats.regions[i].high_water_bytes = e->arenas[i].used_bytes();

@@ -13,8 +13,8 @@
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_arena.h"
 #include "sdk/kv/kv_f16_window.h"
-#include "sdk/plan/plan.h"
 #include "sdk/plan/kv_transform.h"
+#include "sdk/plan/plan.h"
 #include "sdk/run/sampler.h"
 #include "sdk/text/tokenizer.h"
 
@@ -27,26 +27,26 @@ constexpr uint32_t kBlockColumns = 8;  // most columns of a session that attenti
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
 
 struct Session {
-    std::atomic<uint64_t> id;      // the handle; 0 = free slot
-    std::atomic<uint32_t> claimed; // being opened: no one else may take the slot
-    std::atomic<uint32_t> cancel;  // set by keel_cancel, taken by keel_advance
-    int32_t* tokens;               // [context]
+    std::atomic<uint64_t> id;       // the handle; 0 = free slot
+    std::atomic<uint32_t> claimed;  // being opened: no one else may take the slot
+    std::atomic<uint32_t> cancel;   // set by keel_cancel, taken by keel_advance
+    int32_t* tokens;                // [context]
     uint32_t token_count, computed;
-    uint8_t* drawn;                // [context] bits: the token at this position was drawn and then fed
-    uint32_t sampled;              // bits set in drawn, up to token_count
-    int32_t last_sample;           // token of the last draw at position token_count, or -1
-    uint32_t all_logits;           // KEEL_FEED_ALL_LOGITS of the pending tokens
+    uint8_t* drawn;       // [context] bits: the token at this position was drawn and then fed
+    uint32_t sampled;     // bits set in drawn, up to token_count
+    int32_t last_sample;  // token of the last draw at position token_count, or -1
+    uint32_t all_logits;  // KEEL_FEED_ALL_LOGITS of the pending tokens
     keel_pass pass;
-    uint32_t logits_rows;          // valid rows below
-    float* logits;                 // [logits_rows of config][vocabulary]
-    float* hidden;                 // [logits_rows of config][embedding]
-    std::atomic<bool> in_step;     // takes part in the unfinished step; a neighbour's thread may clear it by leaving
+    uint32_t logits_rows;       // valid rows below
+    float* logits;              // [logits_rows of config][vocabulary]
+    float* hidden;              // [logits_rows of config][embedding]
+    std::atomic<bool> in_step;  // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
     KvPrecise precise;
     SamplerParams sampling;
     TextStream text;
-    void* work;                    // sampler work memory
-    uint8_t* mask;                 // allowed-token bits
+    void* work;     // sampler work memory
+    uint8_t* mask;  // allowed-token bits
 };
 
 // One column of a step: a token of a session at a position.
@@ -64,21 +64,21 @@ struct ColumnBlock {
 // The forward pass under way. It survives KEEL_AGAIN: op and unit say where to continue.
 struct Step {
     bool active;
-    keel_pass pass;              // of all its sessions; stays when the step is over
+    keel_pass pass;  // of all its sessions; stays when the step is over
     uint32_t columns, blocks, logits, sessions;
     uint32_t op, unit;
-    uint32_t longest;            // positions the longest session sees
-    uint32_t spans;              // attention spans that is
-    uint64_t us;                 // time spent in it so far
-    bool decode;                 // one column per session
-    bool flat;                   // attention is one pass, in units of (KV head, column) that walk all spans
-    Column* column;              // [chunk]
-    ColumnBlock* block;          // [chunk]
-    uint32_t* logits_column;     // [chunk] column of each logits row
-    float** logits_to;           // [chunk] where its logits go
-    float** hidden_to;           // [chunk]
-    float** y;                   // [kPassMatmuls][chunk] output column pointers of the current pass
-    Session** session;           // [max_sessions] sessions in the step
+    uint32_t longest;         // positions the longest session sees
+    uint32_t spans;           // attention spans that is
+    uint64_t us;              // time spent in it so far
+    bool decode;              // one column per session
+    bool flat;                // attention is one pass, in units of (KV head, column) that walk all spans
+    Column* column;           // [chunk]
+    ColumnBlock* block;       // [chunk]
+    uint32_t* logits_column;  // [chunk] column of each logits row
+    float** logits_to;        // [chunk] where its logits go
+    float** hidden_to;        // [chunk]
+    float** y;                // [kPassMatmuls][chunk] output column pointers of the current pass
+    Session** session;        // [max_sessions] sessions in the step
 };
 
 struct PageRange {
@@ -88,7 +88,7 @@ struct PageRange {
 
 struct Engine {
     uint64_t id;
-    std::atomic<uint32_t> advancing;     // keel_advance is running (or something that must exclude it)
+    std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     std::atomic<uint32_t> tokenizing;
     std::atomic<uint32_t> slots_lock;
     std::atomic<uint32_t> poisoned;
@@ -106,16 +106,16 @@ struct Engine {
     KvGeometry geometry;
     KvPreciseShape precise;
     KvTransform transform;
-    uint64_t kv_identity;                // hash of formats and profile: what saved rows were coded with
+    uint64_t kv_identity;  // hash of formats and profile: what saved rows were coded with
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
-    PageRange locked[2];                 // to unlock at close: the model, the W_proj cache
-    double* frequencies;                 // [rope sets][rope_dims / 2]
-    bool weights_exceed_cache;           // all weights together are larger than the last-level cache
+    PageRange locked[2];        // to unlock at close: the model, the W_proj cache
+    double* frequencies;        // [rope sets][rope_dims / 2]
+    bool weights_exceed_cache;  // all weights together are larger than the last-level cache
     Tokenizer* tokenizer;
-    platform::ThreadTeam* team;          // null with a parallel_for hook or one thread
+    platform::ThreadTeam* team;  // null with a parallel_for hook or one thread
     void* team_memory;
-    Session* sessions;                   // [max_sessions]
+    Session* sessions;  // [max_sessions]
     Step step;
     double measured_over_predicted[kOpKinds];
     // Counters of keel_stats.
@@ -128,13 +128,13 @@ struct Engine {
 };
 
 // ---- registry (registry.cpp): handles to objects; the only mutable global ----
-// Engine ids: (slot + 1) << 56 | serial. Session ids: (slot + 1) << 56 | (session slot + 1) << 48 | serial. Serials of 48
-// bits never repeat, so a stale handle never resolves.
+// Engine ids: (slot + 1) << 56 | serial. Session ids: (slot + 1) << 56 | (session slot + 1) << 48 | serial. Serials of
+// 48 bits never repeat, so a stale handle never resolves.
 uint64_t registry_serial();
-keel_status registry_add(Engine* engine, uint64_t* id);       // KEEL_E_SLOTS_FULL
+keel_status registry_add(Engine* engine, uint64_t* id);  // KEEL_E_SLOTS_FULL
 void registry_remove(uint64_t id);
-Engine* registry_engine(uint64_t id);                          // null when stale
-Engine* registry_session(uint64_t id, Session** session);      // null when stale
+Engine* registry_engine(uint64_t id);                      // null when stale
+Engine* registry_session(uint64_t id, Session** session);  // null when stale
 
 // Resolve a handle or return KEEL_E_HANDLE / KEEL_E_POISONED.
 keel_status enter(keel_engine handle, Engine** engine);
@@ -144,8 +144,11 @@ keel_status enter(keel_session handle, Engine** engine, Session** session);
 keel_status poison(Engine* engine, const char* where);
 
 struct TryLock {  // a flag that one thread holds; never waits
-    explicit TryLock(std::atomic<uint32_t>* flag) : flag_(flag), held_(flag->exchange(1, std::memory_order_acquire) == 0) {}
-    ~TryLock() { if (held_) flag_->store(0, std::memory_order_release); }
+    explicit TryLock(std::atomic<uint32_t>* flag)
+        : flag_(flag), held_(flag->exchange(1, std::memory_order_acquire) == 0) {}
+    ~TryLock() {
+        if (held_) flag_->store(0, std::memory_order_release);
+    }
     TryLock(const TryLock&) = delete;
     bool held() const { return held_; }
 
@@ -159,26 +162,28 @@ struct TryLock {  // a flag that one thread holds; never waits
 // keel_engine_init. In count mode `engine` is the caller's; in place mode it is placed and returned through it.
 struct PlaceResult {
     uint64_t mapped_weight_bytes;
-    uint64_t load_bytes;           // what init will read from the file into memory: the total of the progress hook
+    uint64_t load_bytes;  // what init will read from the file into memory: the total of the progress hook
     KvGeometry geometry;
     uint64_t kv_session_bytes, kv_side_bytes;
     ExecutionPlan plan;
 };
-keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config, const keel_hooks& hooks, const uint32_t op_counts[2],
-                         uint64_t load_bytes, Arena* arenas, Engine** engine, PlaceResult* result, keel_error* error);
+keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config,
+                         const keel_hooks& hooks, const uint32_t op_counts[2], uint64_t load_bytes, Arena* arenas,
+                         Engine** engine, PlaceResult* result, keel_error* error);
 
 // ---- executor.cpp ----
-// Runs tiles of the active step until it is complete (KEEL_OK), the deadline would be passed (KEEL_AGAIN; 0 = none) or a
-// session of it is cancelled (KEEL_E_CANCELLED). Until *progressed is true it does not stop; it sets it with the first
-// group of tiles, so that a call always makes progress.
+// Runs tiles of the active step until it is complete (KEEL_OK), the deadline would be passed (KEEL_AGAIN; 0 = none) or
+// a session of it is cancelled (KEEL_E_CANCELLED). Until *progressed is true it does not stop; it sets it with the
+// first group of tiles, so that a call always makes progress.
 keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed);
 
 // Whether the formed step is to be flat: a decode step of a context so short that a unit of attention fits a tile.
 bool flat_step(const Engine& engine);
 
 // ---- advance.cpp ----
-// Forgets the active step; its tokens stay pending, and pages taken for them are given back. The caller holds `advancing`.
-// `only`: the one session of the step that the calling thread may use; the others keep their pages. Null: all of them.
+// Forgets the active step; its tokens stay pending, and pages taken for them are given back. The caller holds
+// `advancing`. `only`: the one session of the step that the calling thread may use; the others keep their pages. Null:
+// all of them.
 void abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----

@@ -1,6 +1,5 @@
 // keel_lab.h: what laboratories see of the forward pass.
 #include "keel/keel_lab.h"
-
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
 
@@ -19,7 +18,8 @@ keel_status enter_closed(keel_engine engine, Engine** e) {
 
 extern "C" {
 
-keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row), void* user_data) {
+keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row),
+                                 void* user_data) {
     Engine* e;
     KEEL_TRY(enter_closed(engine, &e));
     e->row_tap = tap;
@@ -27,7 +27,8 @@ keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data
     return KEEL_OK;
 }
 
-keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads), void* user_data) {
+keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads),
+                             void* user_data) {
     Engine* e;
     KEEL_TRY(enter_closed(engine, &e));
     e->tap = tap;
@@ -35,11 +36,13 @@ keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, co
     return KEEL_OK;
 }
 
-keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value, float** row) {
+keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
+                            float** row) {
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->kv.count * kPageTokens) return KEEL_E_ARGUMENT;
+    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->kv.count * kPageTokens)
+        return KEEL_E_ARGUMENT;
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
     if (plane.format != kernels::kKvF32 || e->config.kv.has_profile) return KEEL_E_STATE;

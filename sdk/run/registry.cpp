@@ -14,11 +14,15 @@ constinit Registry registry = {};
 
 constexpr uint64_t kSerialMask = (uint64_t{1} << 48) - 1;
 
-uint32_t engine_slot(uint64_t id) { return static_cast<uint32_t>(id >> 56) - 1; }
+uint32_t engine_slot(uint64_t id) {
+    return static_cast<uint32_t>(id >> 56) - 1;
+}
 
 }  // namespace
 
-uint64_t registry_serial() { return (registry.serial.fetch_add(1, std::memory_order_relaxed) + 1) & kSerialMask; }
+uint64_t registry_serial() {
+    return (registry.serial.fetch_add(1, std::memory_order_relaxed) + 1) & kSerialMask;
+}
 
 keel_status registry_add(Engine* engine, uint64_t* id) {
     for (uint32_t slot = 0; slot < kMaxEngines; ++slot) {
@@ -47,7 +51,9 @@ Engine* registry_session(uint64_t id, Session** session) {
     const uint32_t slot = engine_slot(id), index = static_cast<uint32_t>(id >> 48 & 0xff) - 1;
     if (slot >= kMaxEngines || registry.id[slot].load(std::memory_order_acquire) == 0) return nullptr;
     Engine* engine = registry.engine[slot].load(std::memory_order_acquire);
-    if (!engine || index >= engine->config.max_sessions || engine->sessions[index].id.load(std::memory_order_acquire) != id) return nullptr;
+    if (!engine || index >= engine->config.max_sessions ||
+        engine->sessions[index].id.load(std::memory_order_acquire) != id)
+        return nullptr;
     *session = &engine->sessions[index];
     return engine;
 }
@@ -65,7 +71,8 @@ keel_status enter(keel_session handle, Engine** engine, Session** session) {
 }
 
 keel_status poison(Engine* engine, const char* where) {
-    if (engine->poisoned.exchange(1, std::memory_order_acq_rel) == 0 && engine->hooks.fault) engine->hooks.fault(engine->hooks.user_data, where);
+    if (engine->poisoned.exchange(1, std::memory_order_acq_rel) == 0 && engine->hooks.fault)
+        engine->hooks.fault(engine->hooks.user_data, where);
     return KEEL_E_POISONED;
 }
 

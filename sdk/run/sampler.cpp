@@ -6,8 +6,8 @@
 
 #include <bit>
 
-#include "sdk/core/status.h"
 #include "sdk/core/math_f64.h"
+#include "sdk/core/status.h"
 
 namespace keel {
 namespace {

@@ -39,7 +39,9 @@ void publish_slot(Session* s, uint64_t id) {
     s->claimed.store(0, std::memory_order_release);
 }
 
-bool was_drawn(const Session* s, uint32_t position) { return s->drawn[position / 8] >> position % 8 & 1; }
+bool was_drawn(const Session* s, uint32_t position) {
+    return s->drawn[position / 8] >> position % 8 & 1;
+}
 void mark_drawn(Session* s, uint32_t position, bool drawn) {
     const uint8_t bit = static_cast<uint8_t>(1u << position % 8);
     s->drawn[position / 8] = static_cast<uint8_t>(drawn ? s->drawn[position / 8] | bit : s->drawn[position / 8] & ~bit);
@@ -55,7 +57,8 @@ keel_status leave_step(Engine* e, Session* s) {
 }
 
 // Row `row` of one of the session's tables of kept rows; `columns` is the model dimension that is its width.
-keel_status view_row(keel_session session, uint32_t row, float* Session::*table, uint32_t ModelSpec::*columns, const float** view, uint32_t* width) {
+keel_status view_row(keel_session session, uint32_t row, float* Session::*table, uint32_t ModelSpec::*columns,
+                     const float** view, uint32_t* width) {
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
@@ -107,7 +110,8 @@ keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_
     Session* s = claim_slot(e, &id);
     if (!s) return KEEL_E_SLOTS_FULL;
     reset_session(s);
-    const keel_status status = kv_make_writable(&e->pool, &s->kv, 0, static_cast<uint32_t>(desc.reserved_pages) * kPageTokens);
+    const keel_status status =
+        kv_make_writable(&e->pool, &s->kv, 0, static_cast<uint32_t>(desc.reserved_pages) * kPageTokens);
     s->kv.reserved = s->kv.count;
     publish_slot(s, status == KEEL_OK ? id : 0);
     if (status == KEEL_OK) out->id = id;
@@ -192,7 +196,8 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
     KEEL_TRY(enter(session, &e, &s));
     if (!ids || !logprobs || n == 0 || n > kMaxLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
-    return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work, ids, logprobs);
+    return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work,
+                        ids, logprobs);
 }
 
 keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling) {

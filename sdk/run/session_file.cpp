@@ -1,5 +1,5 @@
-// Saved sessions: a versioned, checksummed block of exact size, tied to the model and the KV formats. Restoring treats it
-// as hostile: every field is checked before the session changes.
+// Saved sessions: a versioned, checksummed block of exact size, tied to the model and the KV formats. Restoring treats
+// it as hostile: every field is checked before the session changes.
 //
 //     SavedHeader | SamplerParams | TextStream | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
@@ -29,18 +29,26 @@ struct SavedHeader {
     uint32_t oldest_page;
 };
 
-uint64_t drawn_bytes(uint32_t tokens) { return (uint64_t{tokens} + 7) / 8; }
+uint64_t drawn_bytes(uint32_t tokens) {
+    return (uint64_t{tokens} + 7) / 8;
+}
 
-uint64_t evicted_bytes(const SavedHeader& h) { return h.evicted_pages ? (uint64_t{kv_pages_for(h.computed)} + 7) / 8 : 0; }
+uint64_t evicted_bytes(const SavedHeader& h) {
+    return h.evicted_pages ? (uint64_t{kv_pages_for(h.computed)} + 7) / 8 : 0;
+}
 
-uint64_t sink_rows(const Engine& e, const SavedHeader& h) { return h.computed < e.precise.sink_tokens ? h.computed : e.precise.sink_tokens; }
-uint64_t recent_rows(const Engine& e, const SavedHeader& h) { return e.precise.recent_tokens ? h.computed - uint64_t{h.oldest_page} * kPageTokens : 0; }
+uint64_t sink_rows(const Engine& e, const SavedHeader& h) {
+    return h.computed < e.precise.sink_tokens ? h.computed : e.precise.sink_tokens;
+}
+uint64_t recent_rows(const Engine& e, const SavedHeader& h) {
+    return e.precise.recent_tokens ? h.computed - uint64_t{h.oldest_page} * kPageTokens : 0;
+}
 
 // Size of the whole block; evicted pages are full ones.
 uint64_t saved_bytes(const Engine& e, const SavedHeader& h) {
-    return sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 + drawn_bytes(h.token_count) +
-           (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) + evicted_bytes(h) +
-           (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes +
+    return sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 +
+           drawn_bytes(h.token_count) + (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) +
+           evicted_bytes(h) + (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes +
            (sink_rows(e, h) + recent_rows(e, h)) * e.precise.row_bytes + 8;
 }
 
@@ -95,14 +103,19 @@ void for_each_precise_run(const Engine& e, const KvPrecise& p, const SavedHeader
     const KvPreciseShape& shape = e.precise;
     const uint64_t sinks = sink_rows(e, h);
     for (uint32_t layer = 0; sinks && layer < e.spec.layers; ++layer) {
-        for (uint32_t head = 0; head < e.spec.kv_heads; ++head) copy(p.sinks + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes);
-        for (uint32_t head = 0; head < e.spec.kv_heads; ++head) copy(p.sinks + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes);
+        for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
+            copy(p.sinks + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes);
+        for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
+            copy(p.sinks + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes);
     }
     const uint32_t pages = recent_rows(e, h) ? kv_pages_for(h.computed) : 0;
     for (uint32_t page = h.oldest_page; page < pages; ++page) {
-        const uint64_t rows = h.computed - page * kPageTokens < kPageTokens ? h.computed - page * kPageTokens : kPageTokens;
+        const uint64_t rows =
+            h.computed - page * kPageTokens < kPageTokens ? h.computed - page * kPageTokens : kPageTokens;
         uint8_t* base = page + shape.recent_pages < pages ? nullptr : const_cast<uint8_t*>(p.recent[page]);
-        const auto plane = [&](const kernels::KvPlane& at) { copy(base ? base + at.codes : nullptr, rows * at.code_bytes); };
+        const auto plane = [&](const kernels::KvPlane& at) {
+            copy(base ? base + at.codes : nullptr, rows * at.code_bytes);
+        };
         for (uint32_t layer = 0; layer < e.spec.layers; ++layer) {
             for (uint32_t head = 0; head < e.spec.kv_heads; ++head) plane(shape.recent_k(layer, head));
             for (uint32_t head = 0; head < e.spec.kv_heads; ++head) plane(shape.recent_v(layer, head));
@@ -110,37 +123,52 @@ void for_each_precise_run(const Engine& e, const KvPrecise& p, const SavedHeader
     }
 }
 
-#define KEEL_HEADER_FIELD(field) {#field, offsetof(SavedHeader, field), sizeof(SavedHeader::field)}
+#define KEEL_HEADER_FIELD(field) \
+    { #field, offsetof(SavedHeader, field), sizeof(SavedHeader::field) }
 struct HeaderField {
     const char* name;
     size_t offset, bytes;
 };
 // Fields that must be what this engine would write.
 constexpr HeaderField kMatching[] = {
-    KEEL_HEADER_FIELD(fingerprint), KEEL_HEADER_FIELD(kv_identity), KEEL_HEADER_FIELD(layers), KEEL_HEADER_FIELD(kv_heads), KEEL_HEADER_FIELD(head_dim), 
-    KEEL_HEADER_FIELD(page_tokens), KEEL_HEADER_FIELD(vocabulary), KEEL_HEADER_FIELD(embedding),
+    KEEL_HEADER_FIELD(fingerprint), KEEL_HEADER_FIELD(kv_identity), KEEL_HEADER_FIELD(layers),
+    KEEL_HEADER_FIELD(kv_heads),    KEEL_HEADER_FIELD(head_dim),    KEEL_HEADER_FIELD(page_tokens),
+    KEEL_HEADER_FIELD(vocabulary),  KEEL_HEADER_FIELD(embedding),
 };
 
 keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, keel_error* error) {
     if (h.magic != kSavedMagic) return fail(error, KEEL_E_FILE_FORMAT, 0, "magic", "not a saved session");
-    if (h.version != kSavedVersion) return fail(error, KEEL_E_UNSUPPORTED, offsetof(SavedHeader, version), "version", "another version of the format");
-    if (h.header_bytes != sizeof(SavedHeader) || h.sampler_bytes != sizeof(SamplerParams) || h.text_bytes != sizeof(TextStream))
-        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, header_bytes), "header_bytes", "section sizes differ from this version's");
+    if (h.version != kSavedVersion)
+        return fail(error, KEEL_E_UNSUPPORTED, offsetof(SavedHeader, version), "version",
+                    "another version of the format");
+    if (h.header_bytes != sizeof(SavedHeader) || h.sampler_bytes != sizeof(SamplerParams) ||
+        h.text_bytes != sizeof(TextStream))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, header_bytes), "header_bytes",
+                    "section sizes differ from this version's");
     const Session empty = {};
     const SavedHeader mine = make_header(e, empty);
     for (const HeaderField& field : kMatching)
-        if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset, reinterpret_cast<const uint8_t*>(&mine) + field.offset, field.bytes) != 0)
+        if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset,
+                   reinterpret_cast<const uint8_t*>(&mine) + field.offset, field.bytes) != 0)
             return fail(error, KEEL_E_FILE_MISMATCH, field.offset, field.name, "saved with another model or KV format");
-    if (h.token_count > e.config.context_tokens) return fail(error, KEEL_E_CONTEXT_FULL, offsetof(SavedHeader, token_count), "token_count", "longer than this engine's context");
-    if (h.computed > h.token_count || h.has_logits > 1 || h.all_logits > 1 || h.sampled > h.token_count || h.last_sample < -1 ||
-        h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
-        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed", "counts contradict each other");
+    if (h.token_count > e.config.context_tokens)
+        return fail(error, KEEL_E_CONTEXT_FULL, offsetof(SavedHeader, token_count), "token_count",
+                    "longer than this engine's context");
+    if (h.computed > h.token_count || h.has_logits > 1 || h.all_logits > 1 || h.sampled > h.token_count ||
+        h.last_sample < -1 || h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed",
+                    "counts contradict each other");
     const KvPrecise saved = {nullptr, nullptr, h.oldest_page};
-    if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.precise.recent_tokens) || !kv_precise_reaches(e.precise, saved, h.computed))
-        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_page), "oldest_page", "rows the next query reads are missing");
-    if (h.evicted_pages > h.computed / kPageTokens) return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages", "more than there are");
+    if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.precise.recent_tokens) ||
+        !kv_precise_reaches(e.precise, saved, h.computed))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_page), "oldest_page",
+                    "rows the next query reads are missing");
+    if (h.evicted_pages > h.computed / kPageTokens)
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages",
+                    "more than there are");
     if (h.total_bytes != bytes || saved_bytes(e, h) != bytes)
-        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes", "size contradicts the contents");
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes",
+                    "size contradicts the contents");
     return KEEL_OK;
 }
 
@@ -190,7 +218,8 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     }
     for (uint64_t i = 0; i < evicted_bytes(h); ++i) {
         uint8_t byte = 0;
-        for (uint64_t page = 8 * i; page < 8 * i + 8 && page < kv_pages_for(h.computed); ++page) byte = static_cast<uint8_t>(byte | (s->kv.pages[page] ? 0 : 1) << page % 8);
+        for (uint64_t page = 8 * i; page < 8 * i + 8 && page < kv_pages_for(h.computed); ++page)
+            byte = static_cast<uint8_t>(byte | (s->kv.pages[page] ? 0 : 1) << page % 8);
         put(&byte, 1);
     }
     for_each_kv_run(e->geometry, s->kv, s->computed, put);
@@ -213,33 +242,43 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     KEEL_TRY(check_header(*e, h, bytes, error));
     uint64_t checksum;
     memcpy(&checksum, in + bytes - 8, sizeof checksum);
-    if (checksum != hash64(src, bytes - 8)) return fail(error, KEEL_E_FILE_FORMAT, bytes - 8, "checksum", "the contents were changed");
+    if (checksum != hash64(src, bytes - 8))
+        return fail(error, KEEL_E_FILE_FORMAT, bytes - 8, "checksum", "the contents were changed");
 
     SamplerParams sampling;
     TextStream text;
     const uint8_t* tokens = in + sizeof h + sizeof sampling + sizeof text;
     memcpy(&sampling, in + sizeof h, sizeof sampling);
     memcpy(&text, in + sizeof h + sizeof sampling, sizeof text);
-    if (sampler_check(sampling, h.vocabulary) != KEEL_OK) return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
-    if (!text_stream_valid(text)) return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
+    if (sampler_check(sampling, h.vocabulary) != KEEL_OK)
+        return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
+    if (!text_stream_valid(text))
+        return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
     for (uint32_t i = 0; i < h.token_count; ++i) {
         int32_t id;
         memcpy(&id, tokens + uint64_t{i} * 4, 4);
         if (id < 0 || id >= static_cast<int32_t>(h.vocabulary))
-            return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(tokens - in) + uint64_t{i} * 4, "tokens", "an id is outside the vocabulary");
+            return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(tokens - in) + uint64_t{i} * 4, "tokens",
+                        "an id is outside the vocabulary");
     }
     uint32_t sampled = 0;
     const uint8_t* drawn = tokens + uint64_t{h.token_count} * 4;
     for (uint32_t i = 0; i < h.token_count; ++i) sampled += drawn[i / 8] >> i % 8 & 1;
-    if (sampled != h.sampled) return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(drawn - in), "sampled", "differs from the drawn tokens");
-    const uint8_t* evicted = h.evicted_pages ? drawn + drawn_bytes(h.token_count) + (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) : nullptr;
+    if (sampled != h.sampled)
+        return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>(drawn - in), "sampled",
+                    "differs from the drawn tokens");
+    const uint8_t* evicted = h.evicted_pages ? drawn + drawn_bytes(h.token_count) +
+                                                   (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0)
+                                             : nullptr;
     uint32_t evicted_pages = 0;
     for (uint64_t page = 0; page < evicted_bytes(h) * 8; ++page) {
         const bool gone = evicted[page / 8] >> page % 8 & 1;
         evicted_pages += gone;
         if (gone && page >= h.computed / kPageTokens) evicted_pages = UINT32_MAX / 2;  // no full page
     }
-    if (evicted_pages != h.evicted_pages) return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>((evicted ? evicted : in) - in), "evicted", "differs from evicted_pages");
+    if (evicted_pages != h.evicted_pages)
+        return fail(error, KEEL_E_FILE_FORMAT, static_cast<uint64_t>((evicted ? evicted : in) - in), "evicted",
+                    "differs from evicted_pages");
     KEEL_TRY(kv_replace(&e->pool, &s->kv, h.computed, evicted));
 
     // Nothing can fail any more.

@@ -7,25 +7,31 @@ using namespace keel;
 
 extern "C" {
 
-keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids, size_t capacity, size_t* count) {
+keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                          size_t capacity, size_t* count) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if ((!text && bytes) || (!ids && capacity) || !count || (flags & ~uint32_t{KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS})) return KEEL_E_ARGUMENT;
+    if ((!text && bytes) || (!ids && capacity) || !count ||
+        (flags & ~uint32_t{KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS}))
+        return KEEL_E_ARGUMENT;
     TryLock lock(&e->tokenizing);
     if (!lock.held()) return KEEL_E_BUSY;
     return tokenizer_encode(e->tokenizer, text, bytes, flags, ids, capacity, count);
 }
 
-keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst, size_t capacity_bytes, size_t* bytes) {
+keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,
+                            size_t capacity_bytes, size_t* bytes) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if ((!ids && count) || (!dst && capacity_bytes) || !bytes || (flags & ~uint32_t{KEEL_DETOKENIZE_SPECIAL})) return KEEL_E_ARGUMENT;
+    if ((!ids && count) || (!dst && capacity_bytes) || !bytes || (flags & ~uint32_t{KEEL_DETOKENIZE_SPECIAL}))
+        return KEEL_E_ARGUMENT;
     for (size_t i = 0; i < count; ++i)
         if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
     return tokenizer_decode(e->tokenizer, ids, count, flags, dst, capacity_bytes, bytes);
 }
 
-keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes, uint32_t count) {
+keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes,
+                                   uint32_t count) {
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
@@ -45,8 +51,8 @@ keel_status keel_session_text(keel_session session, int32_t token, keel_text* ou
     return write_versioned(&text, sizeof text, out);
 }
 
-keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant, char* dst,
-                             size_t capacity_bytes, size_t* bytes) {
+keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant,
+                             char* dst, size_t capacity_bytes, size_t* bytes) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
     if ((!messages && count) || (!dst && capacity_bytes) || !bytes) return KEEL_E_ARGUMENT;

@@ -1,8 +1,8 @@
 // Tokenizer: text <-> ids from a GGUF's own vocabulary. Two families, one interface:
 //   SentencePiece BPE with byte fallback ("llama" in tokenizer.ggml.model), merges by score;
 //   byte-level BPE ("gpt2"), merges by rank, after a pre-tokenizer named by tokenizer.ggml.pre.
-// Built once into the persistent arena (count mode, then place mode, same function); immutable after, except for the work
-// buffer, which one call at a time uses.
+// Built once into the persistent arena (count mode, then place mode, same function); immutable after, except for the
+// work buffer, which one call at a time uses.
 //
 // Ids are those GGUF runtimes give for the same file, which for most models are those of the published tokenizer too:
 //   - A text is first cut at special tokens, the leftmost and there the longest: user-defined ones always, control and
@@ -27,22 +27,26 @@ struct Tokenizer;  // lives in the arena
 
 constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStream is sized for it
 
-// Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split point
-// that encode must handle; sizes the work buffer.
-// Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent), KEEL_E_FILE_LIMIT
-// (a token longer than kMaxPieceBytes, too many, or texts made to collide), KEEL_E_FILE_READ, KEEL_E_ARGUMENT
-// (max_text_bytes not within 1 and 2^24), KEEL_E_MEMORY_TOO_SMALL.
-keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena, Tokenizer** out, keel_error* error);
+// Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split
+// point that encode must handle; sizes the work buffer.
+// Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent),
+// KEEL_E_FILE_LIMIT (a token longer than kMaxPieceBytes, too many, or texts made to collide), KEEL_E_FILE_READ,
+// KEEL_E_ARGUMENT (max_text_bytes not within 1 and 2^24), KEEL_E_MEMORY_TOO_SMALL.
+keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena,
+                            Tokenizer** out, keel_error* error);
 
 // As keel_tokenize (flags included). Not reentrant: the caller serialises.
-keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids, size_t capacity, size_t* count);
+keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                             size_t capacity, size_t* count);
 
 // As keel_detokenize.
-keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t count, uint32_t flags, char* dst, size_t capacity, size_t* bytes);
+keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t count, uint32_t flags, char* dst,
+                             size_t capacity, size_t* bytes);
 
-// Bytes of one token as they appear inside a text (a leading SentencePiece space is a space; byte tokens are their byte;
-// control tokens are empty unless KEEL_DETOKENIZE_SPECIAL; nothing for an id outside the vocabulary). Points into the arena
-// or a static text. `first`: the token begins a text (SentencePiece drops the space that the tokenizer added).
+// Bytes of one token as they appear inside a text (a leading SentencePiece space is a space; byte tokens are their
+// byte; control tokens are empty unless KEEL_DETOKENIZE_SPECIAL; nothing for an id outside the vocabulary). Points into
+// the arena or a static text. `first`: the token begins a text (SentencePiece drops the space that the tokenizer
+// added).
 void tokenizer_piece(const Tokenizer* t, int32_t id, uint32_t flags, bool first, const char** data, size_t* bytes);
 
 // True when the token after `previous_id` begins a text in the sense above: `previous_first` is the same question for
@@ -59,15 +63,15 @@ int32_t tokenizer_eos(const Tokenizer* t);  // likewise
 constexpr uint32_t kMaxStops = 16;
 constexpr uint32_t kMaxStopBytes = 128;
 
-struct TextStream {  // POD, saved with a session; all zero is a stream at the beginning of a text
-    uint32_t started;              // the next token follows text: a leading SentencePiece space is a space
-    uint32_t stopped;              // keel_text.stopped of the last token
+struct TextStream {    // POD, saved with a session; all zero is a stream at the beginning of a text
+    uint32_t started;  // the next token follows text: a leading SentencePiece space is a space
+    uint32_t stopped;  // keel_text.stopped of the last token
     uint32_t stop_count;
     uint32_t stop_bytes[kMaxStops];
     char stops[kMaxStops][kMaxStopBytes];
-    uint32_t held_bytes;           // bytes in `buffer`
-    uint32_t shown_bytes;          // how many of them, at the front, the last call handed out; the next drops them
-    char buffer[2048];             // what is held back, and one token more, fit even if every byte becomes U+FFFD
+    uint32_t held_bytes;   // bytes in `buffer`
+    uint32_t shown_bytes;  // how many of them, at the front, the last call handed out; the next drops them
+    char buffer[2048];     // what is held back, and one token more, fit even if every byte becomes U+FFFD
 };
 // False for a stream that contradicts itself, as one from a file may.
 bool text_stream_valid(const TextStream& s);
@@ -76,9 +80,11 @@ keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const
 // Tells the stream that the next token comes after `token`, which is not streamed (the last one of a prompt).
 void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token);
 // As keel_session_text. What is shown is valid UTF-8: bytes that are no character (a maximal part of one, as Unicode
-// counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has the exact bytes. After a
-// stop the rest of the token is dropped and the stream goes on with the next token, `stopped` again 0. An end token is
-// never shown. KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that contradicts itself.
-keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, const char** data, size_t* bytes, uint32_t* stopped);
+// counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has the exact bytes. After
+// a stop the rest of the token is dropped and the stream goes on with the next token, `stopped` again 0. An end token
+// is never shown. KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that contradicts
+// itself.
+keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, const char** data, size_t* bytes,
+                             uint32_t* stopped);
 
 }  // namespace keel

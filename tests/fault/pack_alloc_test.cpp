@@ -1,4 +1,5 @@
-// keel_pack expands in static memory: no allocation and no system call, zstd included, for a good file and for a damaged one.
+// keel_pack expands in static memory: no allocation and no system call, zstd included, for a good file and for a
+// damaged one.
 #include <gtest/gtest.h>
 #include <stdio.h>
 #include <string.h>

@@ -545,7 +545,8 @@ void use_low_rank() {
     uint32_t refused = 0;
     for (uint32_t i = 0; i < 96; ++i) {
         // Runs of 1 to 4 tokens, by turns; some in slices, within which the pass stays.
-        CHILD_STATUS(KEEL_OK, keel_session_set_pass(session, i / (1 + i / 24) % 2 ? KEEL_PASS_DENSE : KEEL_PASS_LOW_RANK));
+        CHILD_STATUS(KEEL_OK,
+                     keel_session_set_pass(session, i / (1 + i / 24) % 2 ? KEEL_PASS_DENSE : KEEL_PASS_LOW_RANK));
         if (i % 8) {
             greedy_step(session);
             continue;
@@ -608,7 +609,8 @@ TEST(ZeroAlloc, NothingInTheLowRankPass) {
         keel_test::WprojOptions factors;
         factors.slots = 0xf6;  // K stays dense
         factors.bias = true;
-        static const keel_test::WprojBytes cache(keel::tools::encode_wproj_v2(keel_test::random_wproj(file, factors), 1));
+        static const keel_test::WprojBytes cache(
+            keel::tools::encode_wproj_v2(keel_test::random_wproj(file, factors), 1));
         inspect_and_plan(2, &cache.reader);
         CHILD_STATUS(KEEL_OK, plan.wproj_status);
         CHILD_CHECK(plan.low_rank_records == 8 * 6);

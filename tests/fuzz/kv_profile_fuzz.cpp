@@ -1,5 +1,5 @@
-// A KV profile of hostile bytes: as they come, and once more with the model's fingerprint, the right size and a right checksum so
-// that the checks behind those are reached. Whatever is accepted must plan, initialise and compute.
+// A KV profile of hostile bytes: as they come, and once more with the model's fingerprint, the right size and a right
+// checksum so that the checks behind those are reached. Whatever is accepted must plan, initialise and compute.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

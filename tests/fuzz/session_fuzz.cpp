@@ -1,5 +1,6 @@
-// keel_session_restore on hostile bytes: as they come, and once more with a right checksum so that the checks behind it are
-// reached. Whatever is accepted must be usable: sampled from, shown as text, advanced, truncated, forked, saved again.
+// keel_session_restore on hostile bytes: as they come, and once more with a right checksum so that the checks behind it
+// are reached. Whatever is accepted must be usable: sampled from, shown as text, advanced, truncated, forked, saved
+// again.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

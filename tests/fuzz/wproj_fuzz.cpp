@@ -1,5 +1,6 @@
-// A W_proj cache of hostile bytes: as they come, and once more with version 2's size and checksum made right so that the checks behind those are
-// reached. Whatever is accepted must name nothing but bytes of its own; what claims to be packed is also expanded.
+// A W_proj cache of hostile bytes: as they come, and once more with version 2's size and checksum made right so that
+// the checks behind those are reached. Whatever is accepted must name nothing but bytes of its own; what claims to be
+// packed is also expanded.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,8 @@ void use(const uint8_t* data, size_t size) {
     if (keel_pack_inspect(&reader, &info, nullptr) != KEEL_OK || info.plain_bytes > 1u << 22) return;
     std::unique_ptr<uint8_t[]> plain(new uint8_t[info.plain_bytes]);
     std::vector<uint64_t> work((info.work_bytes + 7) / 8);
-    if (keel_pack_expand(&reader, plain.get(), info.plain_bytes, work.data(), info.work_bytes, nullptr) != KEEL_OK) return;
+    if (keel_pack_expand(&reader, plain.get(), info.plain_bytes, work.data(), info.work_bytes, nullptr) != KEEL_OK)
+        return;
     keel_reader expanded = {};
     expanded.struct_size = sizeof expanded;
     if (keel_reader_from_memory(plain.get(), info.plain_bytes, &expanded) != KEEL_OK) abort();

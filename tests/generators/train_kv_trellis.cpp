@@ -7,12 +7,13 @@
 //
 //     ./train_kv_trellis long > sdk/tools/lab/codecs/long_trellis_tables.h
 //
-// Rows are 64 independent Gaussian numbers, scaled to unit root mean square, as rotated rows of a head are. Lloyd's algorithm over
-// the trellis: code all rows with the exact search, then move every state's value to the mean of what was coded with it. It
-// only finds a local optimum, so it starts from many tables whose neighbours are far apart: the 2^b values that may follow a
-// state are the Gaussian's quantiles of every (states / 2^b)-th rank, shifted by a rank that is a random permutation of the states.
-// The best starts by relative error are annealed: noise that fades is added to their values before every round. The best of
-// these is trained on more rows and rounded to int8. The last argument may be the number of starts (24).
+// Rows are 64 independent Gaussian numbers, scaled to unit root mean square, as rotated rows of a head are. Lloyd's
+// algorithm over the trellis: code all rows with the exact search, then move every state's value to the mean of what
+// was coded with it. It only finds a local optimum, so it starts from many tables whose neighbours are far apart: the
+// 2^b values that may follow a state are the Gaussian's quantiles of every (states / 2^b)-th rank, shifted by a rank
+// that is a random permutation of the states. The best starts by relative error are annealed: noise that fades is added
+// to their values before every round. The best of these is trained on more rows and rounded to int8. The last argument
+// may be the number of starts (24).
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +42,10 @@ struct Trellis {
     using Values = std::array<float, kStates>;
     using Table = std::array<int8_t, kStates>;
     static void search(const float* x, const float* value, State* state) {
-        if constexpr (kStateBits == 8) kernels::search_trellis<kBits>(x, kRow, value, state);
-        else tools::search_trellis<kStateBits, kBits>(x, kRow, value, state);
+        if constexpr (kStateBits == 8)
+            kernels::search_trellis<kBits>(x, kRow, value, state);
+        else
+            tools::search_trellis<kStateBits, kBits>(x, kRow, value, state);
     }
 };
 
@@ -71,7 +74,8 @@ double quantile(double p) {  // of the unit Gaussian, by bisection
     return (low + high) / 2;
 }
 
-// Codes all rows; the mean of the relative squared errors left by the best scale. With `sum` and `count`, also each state's share.
+// Codes all rows; the mean of the relative squared errors left by the best scale. With `sum` and `count`, also each
+// state's share.
 template <class T>
 double code_rows(const std::vector<float>& rows, const typename T::Values& value, double* sum, double* count) {
     double error = 0;
@@ -114,7 +118,8 @@ double train(const std::vector<float>& rows, typename T::Values& value, int roun
 template <class T>
 float make_table(int starts, typename T::Table* table) {
     constexpr int kGroups = T::kStates >> T::kBits, kWays = 1 << T::kBits;
-    const std::vector<float> few = gaussian_rows(2048, 1), more = gaussian_rows(8192, 4), many = gaussian_rows(32768, 2), test = gaussian_rows(32768, 3);
+    const std::vector<float> few = gaussian_rows(2048, 1), more = gaussian_rows(8192, 4),
+                             many = gaussian_rows(32768, 2), test = gaussian_rows(32768, 3);
     struct Start {
         double error;
         typename T::Values value;
@@ -127,7 +132,8 @@ float make_table(int starts, typename T::Table* table) {
         std::shuffle(shift.begin(), shift.end(), random);
         Start s;
         for (int g = 0; g < kGroups; ++g)
-            for (int w = 0; w < kWays; ++w) s.value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / T::kStates));
+            for (int w = 0; w < kWays; ++w)
+                s.value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / T::kStates));
         s.error = train<T>(few, s.value, 12, 0, 0);
         candidates.push_back(s);
     }
@@ -137,7 +143,8 @@ float make_table(int starts, typename T::Table* table) {
     for (size_t i = 0; i < candidates.size(); ++i) {
         const double before = candidates[i].error;
         candidates[i].error = train<T>(more, candidates[i].value, 80, 0.25 / kWays * 2, static_cast<uint32_t>(i));
-        fprintf(stderr, "%d states, %d bits, candidate %zu: %.5f, annealed %.5f\n", T::kStates, T::kBits, i, before, candidates[i].error);
+        fprintf(stderr, "%d states, %d bits, candidate %zu: %.5f, annealed %.5f\n", T::kStates, T::kBits, i, before,
+                candidates[i].error);
     }
     typename T::Values& best = std::min_element(candidates.begin(), candidates.end(), less)->value;
     train<T>(many, best, 40, 0, 0);
@@ -149,21 +156,26 @@ float make_table(int starts, typename T::Table* table) {
         (*table)[s] = static_cast<int8_t>(lrintf(best[s] * unit));
         rounded[s] = static_cast<float>((*table)[s]) / unit;
     }
-    fprintf(stderr, "%d states, %d bits: %.5f on other rows, %.5f before rounding, unit %.4f\n", T::kStates, T::kBits, code_rows<T>(test, rounded, nullptr, nullptr),
-            code_rows<T>(test, best, nullptr, nullptr), static_cast<double>(unit));
+    fprintf(stderr, "%d states, %d bits: %.5f on other rows, %.5f before rounding, unit %.4f\n", T::kStates, T::kBits,
+            code_rows<T>(test, rounded, nullptr, nullptr), code_rows<T>(test, best, nullptr, nullptr),
+            static_cast<double>(unit));
     return unit;
 }
 
 void print_kernel_tables(int starts) {
     std::array<int8_t, 256> tables[5];
-    const float unit[5] = {make_table<Trellis<8, 2>>(starts, &tables[0]), make_table<Trellis<8, 3>>(starts, &tables[1]), make_table<Trellis<8, 4>>(starts, &tables[2]),
-                           make_table<Trellis<8, 5>>(starts, &tables[3]), make_table<Trellis<8, 6>>(starts, &tables[4])};
-    printf("// Tables of the tcq formats (kernels/formats/kv_formats.h): what each 8-bit state stands for. Made by tests/generators/train_kv_trellis.cpp.\n"
-           "#pragma once\n#include <stdint.h>\n\nnamespace keel::kernels {\n\n"
-           "// Units of a table's integers in one root mean square of a row.\n"
-           "constexpr float kTrellisUnit[5] = {%.6ff, %.6ff, %.6ff, %.6ff, %.6ff};\n\n"
-           "// By bits of a code minus 2, then state.\nconstexpr int8_t kTrellisTables[5][256] = {\n",
-           static_cast<double>(unit[0]), static_cast<double>(unit[1]), static_cast<double>(unit[2]), static_cast<double>(unit[3]), static_cast<double>(unit[4]));
+    const float unit[5] = {make_table<Trellis<8, 2>>(starts, &tables[0]), make_table<Trellis<8, 3>>(starts, &tables[1]),
+                           make_table<Trellis<8, 4>>(starts, &tables[2]), make_table<Trellis<8, 5>>(starts, &tables[3]),
+                           make_table<Trellis<8, 6>>(starts, &tables[4])};
+    printf(
+        "// Tables of the tcq formats (kernels/formats/kv_formats.h): what each 8-bit state stands for. Made by "
+        "tests/generators/train_kv_trellis.cpp.\n"
+        "#pragma once\n#include <stdint.h>\n\nnamespace keel::kernels {\n\n"
+        "// Units of a table's integers in one root mean square of a row.\n"
+        "constexpr float kTrellisUnit[5] = {%.6ff, %.6ff, %.6ff, %.6ff, %.6ff};\n\n"
+        "// By bits of a code minus 2, then state.\nconstexpr int8_t kTrellisTables[5][256] = {\n",
+        static_cast<double>(unit[0]), static_cast<double>(unit[1]), static_cast<double>(unit[2]),
+        static_cast<double>(unit[3]), static_cast<double>(unit[4]));
     for (const auto& table : tables) {
         printf("    {");
         for (int s = 0; s < 256; ++s) printf("%s%d%s", s % 24 == 0 ? "\n        " : " ", table[s], s == 255 ? "" : ",");
@@ -177,16 +189,20 @@ void print_long_table(int starts) {
     static typename Trellis<kStateBits, kBits>::Table table;
     const float unit = make_table<Trellis<kStateBits, kBits>>(starts, &table);
     printf("    {%d, %d, %.6ff,", kStateBits, kBits, static_cast<double>(unit));
-    for (size_t s = 0; s < table.size(); ++s) printf("%s%02x%s", s % 64 == 0 ? "\n     \"" : "", static_cast<uint8_t>(table[s]), s % 64 == 63 ? "\"" : "");
+    for (size_t s = 0; s < table.size(); ++s)
+        printf("%s%02x%s", s % 64 == 0 ? "\n     \"" : "", static_cast<uint8_t>(table[s]), s % 64 == 63 ? "\"" : "");
     printf("},\n");
     fflush(stdout);
 }
 void print_long_tables(int starts) {
-    printf("// Tables of trellises with more than 256 states (long_trellis_peer.cpp). Made by tests/generators/train_kv_trellis.cpp.\n"
-           "#pragma once\n#include <string_view>\n\nnamespace keel::tools {\n\n"
-           "struct LongTrellisTable {\n    int state_bits, bits;\n    float unit;              // of the integers, in one root mean square of a row\n"
-           "    std::string_view table;  // what each state stands for: int8, two hexadecimal digits\n};\n"
-           "constexpr LongTrellisTable kLongTrellisTables[] = {\n");
+    printf(
+        "// Tables of trellises with more than 256 states (long_trellis_peer.cpp). Made by "
+        "tests/generators/train_kv_trellis.cpp.\n"
+        "#pragma once\n#include <string_view>\n\nnamespace keel::tools {\n\n"
+        "struct LongTrellisTable {\n    int state_bits, bits;\n    float unit;              // of the integers, in one "
+        "root mean square of a row\n"
+        "    std::string_view table;  // what each state stands for: int8, two hexadecimal digits\n};\n"
+        "constexpr LongTrellisTable kLongTrellisTables[] = {\n");
     print_long_table<10, 2>(starts);
     print_long_table<10, 3>(starts);
     print_long_table<10, 4>(starts);

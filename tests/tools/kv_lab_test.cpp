@@ -1,4 +1,5 @@
-// The laboratory's parts: statistics of pairs, names of formats, allocation, profiles, files, and forward passes on the bundled model.
+// The laboratory's parts: statistics of pairs, names of formats, allocation, profiles, files, and forward passes on the
+// bundled model.
 #include <gtest/gtest.h>
 #include <math.h>
 #include <string.h>
@@ -10,13 +11,13 @@
 #include "sdk/core/hash.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
+#include "sdk/tools/files/safetensors_writer.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
 #include "sdk/tools/lab/kv/kv_meter.h"
 #include "sdk/tools/lab/kv/kv_peer_tap.h"
 #include "sdk/tools/lab/kv/kv_probe.h"
 #include "sdk/tools/lab/kv/kv_stored_row.h"
 #include "sdk/tools/lab/kv/kv_text.h"
-#include "sdk/tools/files/safetensors_writer.h"
 #include "tests/test_paths.h"
 
 using namespace keel;
@@ -27,7 +28,9 @@ namespace {
 const std::string kBooks = keel_test::source_path("samples/models/books-7m-f16.gguf");
 const std::string kText = keel_test::source_path("samples/models/books-val-sample.jsonl");
 
-std::string scratch(const std::string& name) { return (std::filesystem::temp_directory_path() / ("keel_kv_lab_" + name)).string(); }
+std::string scratch(const std::string& name) {
+    return (std::filesystem::temp_directory_path() / ("keel_kv_lab_" + name)).string();
+}
 EngineOptions books() {
     EngineOptions options;
     options.model = kBooks;
@@ -61,7 +64,8 @@ TEST(KvStatistics, DivergenceOfKnownDistributions) {
     // P = (1/2, 1/4, 1/4), Q = (1/4, 1/4, 1/2): KL = 1/2 ln 2 - 1/4 ln 2.
     const float p_logits[] = {logf(0.5f) + 3, logf(0.25f) + 3, logf(0.25f) + 3}, p[] = {0.5f, 0.25f, 0.25f};
     const float q_logits[] = {logf(0.25f) - 7, logf(0.25f) - 7, logf(0.5f) - 7};
-    EXPECT_NEAR(kl_divergence(p_logits, p, log_sum_exp(p_logits), q_logits, log_sum_exp(q_logits)), 0.25 * log(2.0), 1e-6);
+    EXPECT_NEAR(kl_divergence(p_logits, p, log_sum_exp(p_logits), q_logits, log_sum_exp(q_logits)), 0.25 * log(2.0),
+                1e-6);
     EXPECT_EQ(kl_divergence(p_logits, p, log_sum_exp(p_logits), p_logits, log_sum_exp(p_logits)), 0);
     // What the reference forbids does not count, whatever the other says.
     const float forbids[] = {0, -INFINITY}, one[] = {1, 0}, allows[] = {0, 0};
@@ -95,13 +99,16 @@ TEST(KvSpec, NamesOfSides) {
     EXPECT_EQ(peer.k_peer->name(), "kakeya-d4:10");
     EXPECT_FALSE(peer.v_peer);
     EXPECT_EQ(parse_kv_spec("kakeya-d4:10", "").family, "kakeya-d4");
-    for (const char* bad : {"", "tcq-9", "k=tcq-3", "k=tcq-3:v=", "profile", "k=kakeya-d4:10:v=tcq-3", "kakeya-d4:10@p.kvp", "tcq-3+x4", "kakeya-d4:10+s4"})
+    for (const char* bad : {"", "tcq-9", "k=tcq-3", "k=tcq-3:v=", "profile", "k=kakeya-d4:10:v=tcq-3",
+                            "kakeya-d4:10@p.kvp", "tcq-3+x4", "kakeya-d4:10+s4"})
         EXPECT_THROW(parse_kv_spec(bad, ""), ToolError) << bad;
 }
 
 TEST(KvSpec, ListsKeepTheOptionsOfOneName) {
-    const std::vector<std::string> specs = split_kv_specs("f16, k=tcq-4:v=tcq-3,kakeyaturbo:pca=exact,k=16,bits=3/besicovitch:3:4,tq-mse:3:nc");
-    EXPECT_EQ(specs, (std::vector<std::string>{"f16", "k=tcq-4:v=tcq-3", "kakeyaturbo:pca=exact,k=16,bits=3/besicovitch:3:4", "tq-mse:3:nc"}));
+    const std::vector<std::string> specs =
+        split_kv_specs("f16, k=tcq-4:v=tcq-3,kakeyaturbo:pca=exact,k=16,bits=3/besicovitch:3:4,tq-mse:3:nc");
+    EXPECT_EQ(specs, (std::vector<std::string>{"f16", "k=tcq-4:v=tcq-3",
+                                               "kakeyaturbo:pca=exact,k=16,bits=3/besicovitch:3:4", "tq-mse:3:nc"}));
 }
 
 // ---- allocation ----
@@ -124,8 +131,12 @@ double brute_force(const std::vector<AllocationUnit>& units, uint64_t budget) {
 }
 
 TEST(KvAllocation, EveryPointOfThePathIsOptimal) {
-    // Costs that fall by about 4 per bit, as measured ones do, with a choice that is never worth it (the third of unit 1).
-    const std::vector<AllocationUnit> units = {{{16, 24, 32}, {20, 5, 1.3}}, {{16, 24, 32}, {3, 0.8, 0.8}}, {{16, 24, 32, 48}, {44, 13, 3, 0.5}}, {{16, 24, 32}, {2, 1.9, 0.2}}};
+    // Costs that fall by about 4 per bit, as measured ones do, with a choice that is never worth it (the third of unit
+    // 1).
+    const std::vector<AllocationUnit> units = {{{16, 24, 32}, {20, 5, 1.3}},
+                                               {{16, 24, 32}, {3, 0.8, 0.8}},
+                                               {{16, 24, 32, 48}, {44, 13, 3, 0.5}},
+                                               {{16, 24, 32}, {2, 1.9, 0.2}}};
     const std::vector<AllocationChoices> path = allocation_path(units);
     ASSERT_GT(path.size(), 6u);
     EXPECT_EQ(path.front(), (AllocationChoices{2, 1, 3, 2}));  // the cheapest choices, and the smallest of equals
@@ -139,13 +150,17 @@ TEST(KvAllocation, EveryPointOfThePathIsOptimal) {
 }
 
 TEST(KvAllocation, BudgetsAreKeptAndUsed) {
-    const std::vector<AllocationUnit> units = {{{16, 24, 32}, {20, 5, 1.3}}, {{16, 24, 32}, {3, 0.8, 0.8}}, {{16, 24, 32, 48}, {44, 13, 3, 0.5}}, {{16, 24, 32}, {2, 1.9, 0.2}}};
+    const std::vector<AllocationUnit> units = {{{16, 24, 32}, {20, 5, 1.3}},
+                                               {{16, 24, 32}, {3, 0.8, 0.8}},
+                                               {{16, 24, 32, 48}, {44, 13, 3, 0.5}},
+                                               {{16, 24, 32}, {2, 1.9, 0.2}}};
     EXPECT_TRUE(allocate(units, 63).empty());
     for (uint64_t budget = 64; budget <= 140; ++budget) {
         const AllocationChoices choices = allocate(units, budget);
         ASSERT_EQ(choices.size(), units.size()) << budget;
         EXPECT_LE(bytes_of(units, choices), budget);
-        EXPECT_LE(cost_of(units, choices), 1.6 * brute_force(units, budget)) << budget;  // between points of the path it is no optimum
+        EXPECT_LE(cost_of(units, choices), 1.6 * brute_force(units, budget))
+            << budget;  // between points of the path it is no optimum
     }
     EXPECT_EQ(cost_of(units, allocate(units, 64)), 69);
     EXPECT_DOUBLE_EQ(cost_of(units, allocate(units, 140)), brute_force(units, 140));
@@ -157,7 +172,8 @@ KvProfile made_up_profile() {
     KvProfile p;
     p.shape = {0x1234567890abcdef, 3, 2, 32, 16};
     for (uint32_t layer = 0; layer < 3; ++layer)
-        p.formats.push_back({static_cast<kernels::KvFormat>(kernels::kKvTcq2 + layer % 3), kernels::kKvE8_3, kernels::KvScaleMode::kUnbiased, kernels::KvScaleMode::kLeastSquares});
+        p.formats.push_back({static_cast<kernels::KvFormat>(kernels::kKvTcq2 + layer % 3), kernels::kKvE8_3,
+                             kernels::KvScaleMode::kUnbiased, kernels::KvScaleMode::kLeastSquares});
     p.pairs = {1, 4, 15};
     for (std::vector<float>* floats : {&p.key_means, &p.value_means, &p.gains})
         for (int i = 0; i < 3 * 2 * 32; ++i) floats->push_back(0.25f + static_cast<float>(i % 37) / 8);
@@ -191,7 +207,8 @@ TEST(KvProfileFile, WhatIsWrittenIsRead) {
     EXPECT_EQ(again.value_means, p.value_means);
     EXPECT_EQ(again.gains, p.gains);
     EXPECT_EQ(encode_kv_profile(again), bytes);
-    EXPECT_EQ(formats_of_profile(path), (std::vector<kernels::KvFormat>{kernels::kKvTcq2, kernels::kKvE8_3, kernels::kKvTcq3, kernels::kKvTcq4}));
+    EXPECT_EQ(formats_of_profile(path),
+              (std::vector<kernels::KvFormat>{kernels::kKvTcq2, kernels::kKvE8_3, kernels::kKvTcq3, kernels::kKvTcq4}));
     std::filesystem::remove(path);
 }
 
@@ -205,7 +222,10 @@ TEST(KvProfileFile, EveryChangedByteIsRefused) {
         changed[at] = static_cast<char>(changed[at] ^ 0x10);
         EXPECT_NE(read(changed, p.shape, choice.get(), &error), KEEL_OK) << at;
     }
-    for (size_t n = 0; n < bytes.size(); n += 7) EXPECT_NE(read({bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(n)}, p.shape, choice.get(), &error), KEEL_OK) << n;
+    for (size_t n = 0; n < bytes.size(); n += 7)
+        EXPECT_NE(read({bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(n)}, p.shape, choice.get(), &error),
+                  KEEL_OK)
+            << n;
 }
 
 TEST(KvProfileFile, HostileFieldsWithARightChecksum) {
@@ -225,7 +245,8 @@ TEST(KvProfileFile, HostileFieldsWithARightChecksum) {
     refused(offsetof(KvProfileHeader, version), uint32_t{2}, KEEL_E_UNSUPPORTED, "version");
     refused(offsetof(KvProfileHeader, header_bytes), uint32_t{0}, KEEL_E_FILE_FORMAT, "header_bytes");
     refused(offsetof(KvProfileHeader, fingerprint), uint64_t{1}, KEEL_E_FILE_MISMATCH, "fingerprint");
-    for (const size_t at : {offsetof(KvProfileHeader, layers), offsetof(KvProfileHeader, kv_heads), offsetof(KvProfileHeader, head_dim)})
+    for (const size_t at :
+         {offsetof(KvProfileHeader, layers), offsetof(KvProfileHeader, kv_heads), offsetof(KvProfileHeader, head_dim)})
         refused(at, UINT32_MAX, KEEL_E_FILE_MISMATCH, "layers");
     refused(offsetof(KvProfileHeader, mean_pairs), uint32_t{17}, KEEL_E_FILE_FORMAT, "mean_pairs");
     refused(offsetof(KvProfileHeader, parts), uint32_t{8}, KEEL_E_FILE_FORMAT, "parts");
@@ -293,14 +314,17 @@ TEST(Safetensors, HeaderAndOffsets) {
 
 // ---- forward passes ----
 
-std::vector<int32_t> some_tokens(KvRun& run, uint32_t count) { return tokenize_documents(run.model().engine, kText, 1, count)[0]; }
+std::vector<int32_t> some_tokens(KvRun& run, uint32_t count) {
+    return tokenize_documents(run.model().engine, kText, 1, count)[0];
+}
 
 TEST(KvRun, DecodingThroughTheCacheGivesTheSameBits) {
     for (const char* name : {"f16@none", "tcq-3@none", "k=e8-4:v=tcq-2@none", "absmax:4"}) {
         const KvSpec spec = parse_kv_spec(name, {});
         KvRun run(books(), spec, 128);
         std::unique_ptr<KvPeerTap> tap;
-        if (!spec.native) run.set_tap((tap = std::make_unique<KvPeerTap>(run.shape(), spec.k_peer, spec.v_peer, nullptr)).get());
+        if (!spec.native)
+            run.set_tap((tap = std::make_unique<KvPeerTap>(run.shape(), spec.k_peer, spec.v_peer, nullptr)).get());
         const std::vector<int32_t> ids = some_tokens(run, 100);
         std::vector<std::vector<float>> all;
         run.forward(ids, [&](size_t position, std::span<const float> logits) {
@@ -318,11 +342,13 @@ TEST(KvRun, DecodingThroughTheCacheGivesTheSameBits) {
 }
 
 TEST(KvQuality, TheReferenceAgainstItselfIsExactlyZero) {
-    KvRun reference(books(), parse_kv_spec("f16", {}), 128), same(books(), parse_kv_spec("f16", {}), 128), coded(books(), parse_kv_spec("tcq-2", {}), 128);
+    KvRun reference(books(), parse_kv_spec("f16", {}), 128), same(books(), parse_kv_spec("f16", {}), 128),
+        coded(books(), parse_kv_spec("tcq-2", {}), 128);
     const KvReference exact(reference, some_tokens(reference, 129));
     KvScore zero, lossy;
     same.forward(exact.input(), [&](size_t p, std::span<const float> logits) { zero.add(compare(exact, p, logits)); });
-    coded.forward(exact.input(), [&](size_t p, std::span<const float> logits) { lossy.add(compare(exact, p, logits)); });
+    coded.forward(exact.input(),
+                  [&](size_t p, std::span<const float> logits) { lossy.add(compare(exact, p, logits)); });
     zero.end_document();
     EXPECT_EQ(zero.tokens(), 128u);
     EXPECT_EQ(zero.delta().mean, 0);
@@ -344,7 +370,8 @@ TEST(KvStoredErrors, AreThoseOfTheCodes) {
     KvRun plain(books(), parse_kv_spec("tcq-4", {}), 128);
     KvProfile profile;
     profile.shape = {plain.info().fingerprint, 8, 2, 64, 32};
-    profile.formats.assign(8, {kernels::kKvTcq4, kernels::kKvTcq4, kernels::KvScaleMode::kLeastSquares, kernels::KvScaleMode::kLeastSquares});
+    profile.formats.assign(8, {kernels::kKvTcq4, kernels::kKvTcq4, kernels::KvScaleMode::kLeastSquares,
+                               kernels::KvScaleMode::kLeastSquares});
     profile.pairs = choose_mean_pairs(statistics, 16);
     set_key_means(statistics, &profile);
     set_value_means(statistics, &profile);
@@ -379,7 +406,9 @@ TEST(KvRowCapture, RotatedKeysAreTheKeysAfterRope) {
     // The engine's own table of angles, beside the capture.
     struct Angles final : KvTap {
         explicit Angles(const KvShape& shape) : capture(shape), table(64 * 64) {}
-        void begin(keel_session session, uint32_t tokens, uint32_t chunk) override { capture.begin(session, tokens, chunk); }
+        void begin(keel_session session, uint32_t tokens, uint32_t chunk) override {
+            capture.begin(session, tokens, chunk);
+        }
         void heads(const keel_lab_heads& h) override {
             capture.heads(h);
             if (h.layer == 0 && h.kv_head == 0) std::copy_n(h.cos_sin, h.rope_dims, &table[h.position * 64]);
@@ -398,15 +427,19 @@ TEST(KvRowCapture, RotatedKeysAreTheKeysAfterRope) {
     for (uint32_t layer = 0; layer < 8; ++layer)
         for (uint32_t t = 0; t < rows.tokens; ++t) {
             for (uint32_t head = 0; head < 2; ++head) {
-                std::vector<float> k(&rows.k_before[rows.kv_row(layer, t, head)], &rows.k_before[rows.kv_row(layer, t, head)] + 64);
+                std::vector<float> k(&rows.k_before[rows.kv_row(layer, t, head)],
+                                     &rows.k_before[rows.kv_row(layer, t, head)] + 64);
                 turned += squared_distance(k.data(), &rows.k_after[rows.kv_row(layer, t, head)], 64);
                 apply_rope(k.data(), rows.rope_dims, rows.neox, &angles.table[t * 64]);
-                ASSERT_EQ(memcmp(k.data(), &rows.k_after[rows.kv_row(layer, t, head)], 64 * sizeof(float)), 0) << layer << " " << t << " " << head;
+                ASSERT_EQ(memcmp(k.data(), &rows.k_after[rows.kv_row(layer, t, head)], 64 * sizeof(float)), 0)
+                    << layer << " " << t << " " << head;
             }
             for (uint32_t head = 0; head < 4; ++head) {
-                std::vector<float> q(&rows.q_before[rows.q_row(layer, t, head)], &rows.q_before[rows.q_row(layer, t, head)] + 64);
+                std::vector<float> q(&rows.q_before[rows.q_row(layer, t, head)],
+                                     &rows.q_before[rows.q_row(layer, t, head)] + 64);
                 apply_rope(q.data(), rows.rope_dims, rows.neox, &angles.table[t * 64]);
-                ASSERT_EQ(memcmp(q.data(), &rows.q_after[rows.q_row(layer, t, head)], 64 * sizeof(float)), 0) << layer << " " << t << " " << head;
+                ASSERT_EQ(memcmp(q.data(), &rows.q_after[rows.q_row(layer, t, head)], 64 * sizeof(float)), 0)
+                    << layer << " " << t << " " << head;
             }
         }
     EXPECT_GT(turned, 1);  // RoPE did something
@@ -421,12 +454,15 @@ class ExactBlocks final : public KvPeer {
     uint32_t block_rows(bool) const override { return rows_; }
     bool pools_heads() const override { return pooled_; }
     bool before_rope() const override { return before_; }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const override {
+    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                std::vector<uint8_t>& out) const override {
         EXPECT_EQ(rows_ > 1000 ? 0u : count % rows_, 0u);
         const uint8_t* bytes = reinterpret_cast<const uint8_t*>(rows);
         out.insert(out.end(), bytes, bytes + uint64_t{count} * context.head_dim * 4);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t, const KvPeerContext&, float* rows) const override { memcpy(rows, bytes.data(), bytes.size()); }
+    void decode(std::span<const uint8_t> bytes, uint32_t, const KvPeerContext&, float* rows) const override {
+        memcpy(rows, bytes.data(), bytes.size());
+    }
     uint64_t side_bytes(const KvPeerContext&) const override { return 10; }
 
   private:
@@ -438,7 +474,8 @@ TEST(KvPeerTap, BlocksThatLoseNothingChangeNothing) {
     KvRun reference(books(), parse_kv_spec("f32", {}), 128, nullptr, 64);
     const std::vector<int32_t> ids = some_tokens(reference, 128);
     std::vector<float> exact;
-    reference.forward(ids, [&](size_t, std::span<const float> logits) { exact.insert(exact.end(), logits.begin(), logits.end()); });
+    reference.forward(
+        ids, [&](size_t, std::span<const float> logits) { exact.insert(exact.end(), logits.begin(), logits.end()); });
     const struct {
         uint32_t rows;
         bool pooled, before;
@@ -455,7 +492,8 @@ TEST(KvPeerTap, BlocksThatLoseNothingChangeNothing) {
         EXPECT_TRUE(tap.one_thread());
         run.set_tap(&tap);
         std::vector<float> logits;
-        run.forward(ids, [&](size_t, std::span<const float> row) { logits.insert(logits.end(), row.begin(), row.end()); });
+        run.forward(ids,
+                    [&](size_t, std::span<const float> row) { logits.insert(logits.end(), row.begin(), row.end()); });
         EXPECT_EQ(logits, exact) << c.rows << c.pooled << c.before;
         EXPECT_EQ(tap.bytes_per_token(), 8 * 2 * 2 * 64 * 4);
         EXPECT_EQ(tap.side_bytes(), 2 * c.codecs * 10);
@@ -484,8 +522,10 @@ TEST(KvPeerTap, IncompleteBlocksAreF16) {
             memcpy(&bits, row + i, 4);
             exact_f16 += (bits & 0x1fff) == 0;
         }
-        if (position < 96) EXPECT_LT(exact_f16, 8u) << position;
-        else EXPECT_EQ(exact_f16, 64u) << position;
+        if (position < 96)
+            EXPECT_LT(exact_f16, 8u) << position;
+        else
+            EXPECT_EQ(exact_f16, 64u) << position;
     }
 }
 
@@ -527,7 +567,8 @@ TEST(KvMeter, RicherFormatsDivergeLess) {
     KvProfile profile;
     profile.shape = {open_model(kBooks).info.fingerprint, 8, 2, 64, 32};
     const auto kl = [&](kernels::KvFormat format) {
-        profile.formats.assign(8, {format, format, kernels::KvScaleMode::kLeastSquares, kernels::KvScaleMode::kLeastSquares});
+        profile.formats.assign(
+            8, {format, format, kernels::KvScaleMode::kLeastSquares, kernels::KvScaleMode::kLeastSquares});
         return meter.measure(profile).kl;
     };
     EXPECT_EQ(kl(kernels::kKvF32), 0);

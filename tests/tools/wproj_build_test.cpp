@@ -1,4 +1,5 @@
-// From the bundled model and a few of its tokens to W_proj caches: what the tap sees, and what the builder promises of the caches it makes.
+// From the bundled model and a few of its tokens to W_proj caches: what the tap sees, and what the builder promises of
+// the caches it makes.
 #include <gtest/gtest.h>
 #ifdef KEEL_HAVE_WPROJ_SOLVERS
 #include <math.h>
@@ -9,8 +10,8 @@
 #include "sdk/plan/low_rank.h"
 #include "sdk/tools/files/wproj_table.h"
 #include "sdk/tools/lab/lowrank/activation_tap.h"
-#include "sdk/tools/lab/lowrank/wproj_recipe.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
+#include "sdk/tools/lab/lowrank/wproj_recipe.h"
 #include "tests/test_paths.h"
 
 using namespace keel;
@@ -41,15 +42,18 @@ KvSpec rows_in(keel_kv_format format) {
 // Every element that was shown, and how often.
 struct ShownRows {
     struct Site {
-        std::vector<float> x;        // [positions][columns]
+        std::vector<float> x;  // [positions][columns]
         std::vector<uint8_t> times;
     };
     ShownRows(KvRun& run, uint32_t positions, const WprojShape& shape) : layers(run.info().layers) {
         for (auto& layer : layers)
-            for (uint32_t site = 0; site < kWprojGroups; ++site) layer[site] = {std::vector<float>(positions * shape.columns[site]), std::vector<uint8_t>(positions * shape.columns[site])};
+            for (uint32_t site = 0; site < kWprojGroups; ++site)
+                layer[site] = {std::vector<float>(positions * shape.columns[site]),
+                               std::vector<uint8_t>(positions * shape.columns[site])};
         run.close();
         check(keel_lab_set_row_tap(
-                  run.model().engine.handle(), [](void* self, const keel_lab_row* row) { static_cast<ShownRows*>(self)->add(*row); }, this),
+                  run.model().engine.handle(),
+                  [](void* self, const keel_lab_row* row) { static_cast<ShownRows*>(self)->add(*row); }, this),
               "cannot watch");
     }
     void add(const keel_lab_row& row) {
@@ -84,11 +88,13 @@ std::vector<double> rms_normed(const ModelFile& file, TensorSlot norm, const std
     double squares = 0;
     for (double v : x) squares += v * v;
     std::vector<double> y(x.size());
-    for (size_t i = 0; i < x.size(); ++i) y[i] = x[i] / sqrt(squares / static_cast<double>(x.size()) + file.model->spec.norm_eps) * w[i];
+    for (size_t i = 0; i < x.size(); ++i)
+        y[i] = x[i] / sqrt(squares / static_cast<double>(x.size()) + file.model->spec.norm_eps) * w[i];
     return y;
 }
 
-void expect_near(const std::vector<float>& rows, uint32_t position, const std::vector<double>& expected, const char* what) {
+void expect_near(const std::vector<float>& rows, uint32_t position, const std::vector<double>& expected,
+                 const char* what) {
     double difference = 0, all = 0;
     for (size_t i = 0; i < expected.size(); ++i) {
         difference += pow(rows[position * expected.size() + i] - expected[i], 2);
@@ -115,7 +121,9 @@ TEST(WprojRowTap, ShowsWhatTheFirstLayerMultiplies) {
             const std::vector<double> v = product(file, kWprojV, attn_in);
             std::vector<double> heads;
             const uint32_t group = file.info.heads / file.info.kv_heads;
-            for (uint32_t head = 0; head < file.info.heads; ++head) heads.insert(heads.end(), &v[head / group * file.info.head_dim], &v[head / group * file.info.head_dim] + file.info.head_dim);
+            for (uint32_t head = 0; head < file.info.heads; ++head)
+                heads.insert(heads.end(), &v[head / group * file.info.head_dim],
+                             &v[head / group * file.info.head_dim] + file.info.head_dim);
             expect_near(sites[kWprojAttnOut].x, 0, heads, "attn_out");
         }
         const float* out = &sites[kWprojAttnOut].x[position * shape.columns[kWprojAttnOut]];
@@ -139,7 +147,8 @@ TEST(WprojRowTap, EveryVectorOnceHoweverItIsComputed) {
         bool one_by_one;
     } const cases[] = {{2, 128, false}, {1, 7, false}, {2, 1, false}, {2, 128, true}, {1, 128, true}};
     for (const auto& c : cases) {
-        SCOPED_TRACE(std::to_string(c.threads) + " threads, chunks of " + std::to_string(c.chunk) + (c.one_by_one ? ", decoding" : ""));
+        SCOPED_TRACE(std::to_string(c.threads) + " threads, chunks of " + std::to_string(c.chunk) +
+                     (c.one_by_one ? ", decoding" : ""));
         KvRun run(books(c.threads, c.chunk), rows_in(KEEL_KV_F16), 64);
         const std::vector<int32_t> ids = tokenize_documents(run.model().engine, kText, 1, kTokens)[0];
         ASSERT_EQ(ids.size(), kTokens);
@@ -156,8 +165,13 @@ TEST(WprojRowTap, EveryVectorOnceHoweverItIsComputed) {
         for (uint32_t layer = 0; layer < file.info.layers; ++layer)
             for (uint32_t group = 0; group < kWprojGroups; ++group) {
                 const ShownRows::Site& site = shown->layers[layer][group];
-                ASSERT_EQ(std::count(site.times.begin(), site.times.end(), 1), static_cast<ptrdiff_t>(site.times.size())) << "layer " << layer << " group " << group;
-                if (first) { EXPECT_EQ(memcmp(site.x.data(), first->layers[layer][group].x.data(), site.x.size() * 4), 0) << "layer " << layer << " group " << group; }
+                ASSERT_EQ(std::count(site.times.begin(), site.times.end(), 1),
+                          static_cast<ptrdiff_t>(site.times.size()))
+                    << "layer " << layer << " group " << group;
+                if (first) {
+                    EXPECT_EQ(memcmp(site.x.data(), first->layers[layer][group].x.data(), site.x.size() * 4), 0)
+                        << "layer " << layer << " group " << group;
+                }
             }
         if (!first) first = std::move(shown);
     }
@@ -259,7 +273,9 @@ TEST(WprojBuilder, ABoundRefusesRecordsAndThePlanSaysSo) {
     std::sort(errors.begin(), errors.end());
     o.bound = 0.5 * (errors[9] + errors[10]);
     builder.build(o, &some);
-    EXPECT_EQ(std::count_if(some.reports.begin(), some.reports.end(), [](const WprojSlotReport& r) { return r.accepted; }), 10);
+    EXPECT_EQ(
+        std::count_if(some.reports.begin(), some.reports.end(), [](const WprojSlotReport& r) { return r.accepted; }),
+        10);
     for (const WprojSlotReport& r : some.reports) EXPECT_EQ(r.accepted, r.measured <= o.bound);
     o.bound = 1e-9;
     const WprojImage image = builder.build(o, &none);
@@ -284,7 +300,8 @@ TEST(WprojBuilder, ABoundRefusesRecordsAndThePlanSaysSo) {
     uint32_t products = 0;
     for (uint32_t i = 0; i < plan.low_rank_op_count; ++i) {
         keel_op_info op = make<keel_op_info>();
-        check(keel_plan_op(builder.model().reader.get(), builder.model().model, &config, plan.op_count + i, &op), "plan_op");
+        check(keel_plan_op(builder.model().reader.get(), builder.model().model, &config, plan.op_count + i, &op),
+              "plan_op");
         if (op.low_rank_reason == KEEL_LOW_RANK_NONE) continue;
         EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_RECORD) << op.name;
         ++products;
@@ -318,8 +335,10 @@ TEST(WprojBuilder, ABudgetIsKeptAndMoreOfItIsNeverWorse) {
             for (const WprojImageBasis& basis : image.layers[layer].basis) bytes += basis.matrix.size();
             for (uint32_t slot = 0; slot < kWprojSlots; ++slot) {
                 const WprojImageRecord& record = image.layers[layer].record[slot];
-                if (record.rank) bytes += record.matrix.size() + record.bias.size() * 4;
-                else if (slots >> slot & 1) bytes += wproj_tensor(*builder.model().model, layer, slot)->bytes;
+                if (record.rank)
+                    bytes += record.matrix.size() + record.bias.size() * 4;
+                else if (slots >> slot & 1)
+                    bytes += wproj_tensor(*builder.model().model, layer, slot)->bytes;
             }
         }
         EXPECT_EQ(solution.bytes, bytes) << share;
@@ -355,11 +374,12 @@ TEST(WprojBuilder, WhateverStepIsCancelledNothingIsLeft) {
             SCOPED_TRACE(stopped + " " + std::to_string(at));
             std::string reached;
             try {
-                WprojBuilder builder(books(), text(4, 40, 16), kQkvBits, [&](const std::string& what, uint64_t done, uint64_t total) {
-                    EXPECT_LT(done, total);
-                    reached = what;
-                    return what == stopped && done == at;
-                });
+                WprojBuilder builder(books(), text(4, 40, 16), kQkvBits,
+                                     [&](const std::string& what, uint64_t done, uint64_t total) {
+                                         EXPECT_LT(done, total);
+                                         reached = what;
+                                         return what == stopped && done == at;
+                                     });
                 builder.choose_sensitivities(uniform(32));
                 FAIL() << "not cancelled";
             } catch (const ToolError& error) {
@@ -374,8 +394,10 @@ TEST(WprojBuilder, WhateverStepIsCancelledNothingIsLeft) {
         std::filesystem::remove(path);
         uint64_t calls = 0;
         const auto stop = [&](uint64_t done, uint64_t total) { return ++calls && done > total / 2; };
-        if (version == 1) EXPECT_THROW(write_wproj_v1(path, image, 1, stop), ToolError);
-        else EXPECT_THROW(write_wproj_v2(path, image, 1, {}, stop), ToolError);
+        if (version == 1)
+            EXPECT_THROW(write_wproj_v1(path, image, 1, stop), ToolError);
+        else
+            EXPECT_THROW(write_wproj_v2(path, image, 1, {}, stop), ToolError);
         EXPECT_GT(calls, 0u);
         EXPECT_FALSE(std::filesystem::exists(path));
         EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
@@ -411,7 +433,8 @@ TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
     const uint64_t key = key_of(plain);
     EXPECT_EQ(key_of(plain), key);
     EXPECT_EQ(key_of({.rank = "0.375"}), key);  // 96 of 256
-    std::vector<std::pair<std::string, uint64_t>> others = {{"another text", key_of(plain, 12)}, {"another model", key_of(plain, 11, 23)}};
+    std::vector<std::pair<std::string, uint64_t>> others = {{"another text", key_of(plain, 12)},
+                                                            {"another model", key_of(plain, 11, 23)}};
     const auto with = [&](const std::string& what, auto change) {
         WprojRecipe recipe = plain;
         change(recipe);
@@ -423,7 +446,8 @@ TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
     with("loss", [](WprojRecipe& r) { r.rank = "", r.loss = 0.01; });
     with("another loss", [](WprojRecipe& r) { r.rank = "", r.loss = 0.02; });
     with("groups", [](WprojRecipe& r) { r.groups = "qkv"; });
-    with("order of groups", [](WprojRecipe& r) { r.groups = "qk,qkv,q,o,ffn,down"; });  // of a uniform rank the first that fits is taken
+    with("order of groups",
+         [](WprojRecipe& r) { r.groups = "qk,qkv,q,o,ffn,down"; });  // of a uniform rank the first that fits is taken
     with("type", [](WprojRecipe& r) { r.record_type = "Q4_0"; });
     with("basis type", [](WprojRecipe& r) { r.basis_type = "F16"; });
     with("bound", [](WprojRecipe& r) { r.bound = 0.03; });
@@ -436,7 +460,8 @@ TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
     with("format", [](WprojRecipe& r) { r.format = 1; });
     others.emplace_back("plain", key);
     for (size_t i = 0; i < others.size(); ++i)
-        for (size_t j = 0; j < i; ++j) EXPECT_NE(others[i].second, others[j].second) << others[i].first << ", " << others[j].first;
+        for (size_t j = 0; j < i; ++j)
+            EXPECT_NE(others[i].second, others[j].second) << others[i].first << ", " << others[j].first;
 
     // As published: of the weights alone, whatever text it is measured on.
     const WprojRecipe published{.solver = "weight-pca", .rank = "96", .groups = "qkv", .published = true};
@@ -449,7 +474,8 @@ TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
 }
 
 TEST(WprojRecipe, TextOfTheBuilderDecidesTheKey) {
-    WprojBuilder one(books(), text(2, 24), kQkvBits, {}), again(books(1), text(2, 24), kQkvBits, {}), longer(books(), text(2, 25), kQkvBits, {}), more(books(), text(3, 24), kQkvBits, {});
+    WprojBuilder one(books(), text(2, 24), kQkvBits, {}), again(books(1), text(2, 24), kQkvBits, {}),
+        longer(books(), text(2, 25), kQkvBits, {}), more(books(), text(3, 24), kQkvBits, {});
     EXPECT_NE(one.calibration_hash(), 0u);
     EXPECT_EQ(one.calibration_hash(), again.calibration_hash());
     EXPECT_NE(one.calibration_hash(), longer.calibration_hash());

@@ -30,7 +30,8 @@ class WprojVerify : public testing::Test {
         image_.layers.resize(shape_.layers);
         WprojImageLayer& layer = image_.layers[0];
         for (const uint32_t slot : {kWprojQ, kWprojV, kWprojDown}) {
-            const uint32_t group = wproj_group(static_cast<WprojSlot>(slot)), columns = shape_.columns[group], rows = shape_.rows[slot];
+            const uint32_t group = wproj_group(static_cast<WprojSlot>(slot)), columns = shape_.columns[group],
+                           rows = shape_.rows[slot];
             std::vector<float> pt(size_t{kRank} * columns), w, mean(columns, 0.5f);
             for (uint32_t i = 0; i < kRank; ++i) pt[size_t{i} * columns + i] = 1;
             layer.basis[group] = {kRank, columns, kernels::kF32, bytes_of(pt), std::vector<float>(kRank, 0.5f), mean};
@@ -40,7 +41,9 @@ class WprojVerify : public testing::Test {
             std::vector<float> row(columns);
             double kept = 0, all = 0;
             for (uint32_t r = 0; r < rows; ++r) {
-                kernels::find_kernel_set(kernels::kScalar)->dequantize_row[tensor->type](data + r * kernels::weight_row_bytes(tensor->type, columns), row.data(), columns);
+                kernels::find_kernel_set(kernels::kScalar)
+                    ->dequantize_row[tensor->type](data + r * kernels::weight_row_bytes(tensor->type, columns),
+                                                   row.data(), columns);
                 for (uint32_t c = 0; c < columns; ++c) {
                     const double square = static_cast<double>(row[c]) * row[c];
                     all += square;
@@ -72,7 +75,9 @@ class WprojVerify : public testing::Test {
             if (c.part == name) return c;
         throw std::runtime_error("no part " + name);
     }
-    static void set(std::vector<uint8_t>& matrix, size_t index, float value) { memcpy(matrix.data() + index * 4, &value, 4); }
+    static void set(std::vector<uint8_t>& matrix, size_t index, float value) {
+        memcpy(matrix.data() + index * 4, &value, 4);
+    }
 
     std::string path_ = testing::TempDir() + "keel_wproj_verify.bin";
     ModelFile model_;
@@ -95,18 +100,27 @@ TEST_F(WprojVerify, WholeOnes) {
 }
 
 TEST_F(WprojVerify, WhatIsWrongIsNamed) {
-    EXPECT_NEAR(part(checks([](WprojImageLayer& l) { set(l.basis[kWprojAttnIn].matrix, 0, 1.5f); }), "attn_in Pt").unit_error, 0.5, 1e-6);
-    EXPECT_FALSE(part(checks([](WprojImageLayer& l) { set(l.basis[kWprojAttnIn].matrix, 7, NAN); }), "attn_in Pt").finite);
-    EXPECT_FALSE(part(checks([](WprojImageLayer& l) { l.basis[kWprojFfnHidden].mean[3] = INFINITY; }), "ffn_hidden Pt").finite);
-    EXPECT_NEAR(part(checks([](WprojImageLayer& l) { l.basis[kWprojAttnIn].mu[3] = 2; }), "attn_in Pt").mu_error, 1.0, 1e-6);
+    EXPECT_NEAR(
+        part(checks([](WprojImageLayer& l) { set(l.basis[kWprojAttnIn].matrix, 0, 1.5f); }), "attn_in Pt").unit_error,
+        0.5, 1e-6);
+    EXPECT_FALSE(
+        part(checks([](WprojImageLayer& l) { set(l.basis[kWprojAttnIn].matrix, 7, NAN); }), "attn_in Pt").finite);
+    EXPECT_FALSE(
+        part(checks([](WprojImageLayer& l) { l.basis[kWprojFfnHidden].mean[3] = INFINITY; }), "ffn_hidden Pt").finite);
+    EXPECT_NEAR(part(checks([](WprojImageLayer& l) { l.basis[kWprojAttnIn].mu[3] = 2; }), "attn_in Pt").mu_error, 1.0,
+                1e-6);
     EXPECT_FALSE(part(checks([](WprojImageLayer& l) { set(l.record[kWprojV].matrix, 5, INFINITY); }), "v").finite);
-    EXPECT_FALSE(part(checks([](WprojImageLayer& l) { l.record[kWprojQ].bias.assign(l.record[kWprojQ].rows, NAN); }), "q").finite);
+    EXPECT_FALSE(
+        part(checks([](WprojImageLayer& l) { l.record[kWprojQ].bias.assign(l.record[kWprojQ].rows, NAN); }), "q")
+            .finite);
     const WprojPartCheck other = part(checks([](WprojImageLayer& l) { l.record[kWprojDown].energy = 0.9f; }), "down");
     EXPECT_GT(std::fabs(other.energy - other.stored_energy), 0.1);
     // A byte of a matrix in the file itself.
     write_wproj_v2(path_, image_, 1);
     uint64_t offset = open_wproj_table(path_).layers[0].record[kWprojV].offset;
-    std::fstream(path_, std::ios::in | std::ios::out | std::ios::binary).seekp(static_cast<std::streamoff>(offset)).put('\x11');
+    std::fstream(path_, std::ios::in | std::ios::out | std::ios::binary)
+        .seekp(static_cast<std::streamoff>(offset))
+        .put('\x11');
     EXPECT_FALSE(part(verify_wproj(open_wproj_table(path_, &shape_), &model_), "v").checksum);
 }
 
@@ -115,7 +129,8 @@ TEST_F(WprojVerify, BreakEvenRank) {
     write_wproj_v2(path_, image_, 1);
     const WprojTable table = open_wproj_table(path_, &shape_);
     const double n = shape_.columns[kWprojAttnIn], rows = shape_.rows[kWprojQ] + shape_.rows[kWprojV];
-    EXPECT_NEAR(wproj_break_even_rank(*model_.model, table.layers[0], 0, kWprojAttnIn), rows * n * 2 / (n * 4 + rows * 4), 1e-9);
+    EXPECT_NEAR(wproj_break_even_rank(*model_.model, table.layers[0], 0, kWprojAttnIn),
+                rows * n * 2 / (n * 4 + rows * 4), 1e-9);
     EXPECT_EQ(wproj_break_even_rank(*model_.model, table.layers[0], 0, kWprojAttnOut), 0);
 }
 

@@ -1,7 +1,8 @@
 // The first promise of sdk/NUMERICS.md: one sequence of tokens and logits, bit for bit, whatever happens on the way.
-// A reference run (one column at a time, one thread, no budget) fixes the logits of every position and the tokens drawn.
-// Then random walks of {chunk size, time budget, threads, truncate and redo, fork, save and restore, batch neighbours} have to
-// meet the same bits wherever they look. Every kernel set is held to the same reference, so they also equal each other.
+// A reference run (one column at a time, one thread, no budget) fixes the logits of every position and the tokens
+// drawn. Then random walks of {chunk size, time budget, threads, truncate and redo, fork, save and restore, batch
+// neighbours} have to meet the same bits wherever they look. Every kernel set is held to the same reference, so they
+// also equal each other.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -9,9 +10,9 @@
 
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/hash.h"
-#include "tests/unit/kernels_test_support.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/unit/kernels_test_support.h"
 
 namespace {
 
@@ -19,7 +20,7 @@ using keel_test::sized;
 
 struct Case {
     const char* name;
-    const char* file;      // below the source tree, or below the shared data when `shared`
+    const char* file;  // below the source tree, or below the shared data when `shared`
     bool shared;
     keel_activation activation;
     keel_kv_format k, v;
@@ -37,11 +38,13 @@ keel_sampling sampling() {
     return s;
 }
 
-uint64_t hash_floats(const float* v, size_t n) { return keel::hash64(v, n * sizeof(float)); }
+uint64_t hash_floats(const float* v, size_t n) {
+    return keel::hash64(v, n * sizeof(float));
+}
 
 struct Reference {
-    std::vector<int32_t> tokens;          // prompt, then drawn
-    std::vector<uint64_t> logits, hidden; // per position
+    std::vector<int32_t> tokens;           // prompt, then drawn
+    std::vector<uint64_t> logits, hidden;  // per position
 };
 
 Reference run_reference(const std::string& path, const Case& c, keel_cpu cpu) {
@@ -60,7 +63,8 @@ Reference run_reference(const std::string& path, const Case& c, keel_cpu cpu) {
     keel_test::check(keel_session_set_sampling(engine.session(), &s), "set_sampling");
     Reference r;
     std::mt19937 random(5);
-    for (uint32_t i = 0; i < c.prompt_tokens; ++i) r.tokens.push_back(static_cast<int32_t>(random() % engine.info().vocabulary));
+    for (uint32_t i = 0; i < c.prompt_tokens; ++i)
+        r.tokens.push_back(static_cast<int32_t>(random() % engine.info().vocabulary));
     for (uint32_t i = 0; i < c.prompt_tokens + c.drawn_tokens; ++i) {
         if (i >= c.prompt_tokens) r.tokens.push_back(engine.sample());
         engine.feed({r.tokens[i]});
@@ -77,7 +81,8 @@ Reference run_reference(const std::string& path, const Case& c, keel_cpu cpu) {
 // One engine in a random configuration; a tracked session follows the reference while neighbours do as they like.
 class Walk {
   public:
-    Walk(const std::string& path, const Case& c, keel_cpu cpu, const Reference& r, uint32_t seed) : r_(r), c_(c), random_(seed), engine_(path, config(cpu)) {
+    Walk(const std::string& path, const Case& c, keel_cpu cpu, const Reference& r, uint32_t seed)
+        : r_(r), c_(c), random_(seed), engine_(path, config(cpu)) {
         session_ = engine_.session();
         const keel_sampling s = sampling();
         keel_test::check(keel_session_set_sampling(session_, &s), "set_sampling");
@@ -88,12 +93,27 @@ class Walk {
         // Wander, then insist on reaching the end.
         for (int i = 0; i < 60 || position() < r_.tokens.size(); ++i) {
             switch (i < 60 ? pick(9) : 0) {
-                case 0: case 1: case 2: case 3: feed(); break;
-                case 4: truncate(); break;
-                case 5: fork(); break;
-                case 6: save_restore(); break;
-                case 7: neighbour(); break;
-                case 8: keel_cancel(session_); break;
+                case 0:
+                case 1:
+                case 2:
+                case 3:
+                    feed();
+                    break;
+                case 4:
+                    truncate();
+                    break;
+                case 5:
+                    fork();
+                    break;
+                case 6:
+                    save_restore();
+                    break;
+                case 7:
+                    neighbour();
+                    break;
+                case 8:
+                    keel_cancel(session_);
+                    break;
             }
             advance();
             looked += look();
@@ -138,7 +158,8 @@ class Walk {
         all_ = pick(3) == 0;
         keel_status status = keel_session_feed(session_, r_.tokens.data() + at, n, all_ ? KEEL_FEED_ALL_LOGITS : 0);
         // Tokens that a cancel left pending keep their flags.
-        if (status == KEEL_E_STATE) status = keel_session_feed(session_, r_.tokens.data() + at, n, all_ ? 0 : KEEL_FEED_ALL_LOGITS);
+        if (status == KEEL_E_STATE)
+            status = keel_session_feed(session_, r_.tokens.data() + at, n, all_ ? 0 : KEEL_FEED_ALL_LOGITS);
         keel_test::check(status, "feed");
     }
     void truncate() {
@@ -181,7 +202,8 @@ class Walk {
     void neighbour() {
         if (in_step_) return;
         keel_session s;
-        if (neighbours_.empty() && keel_session_open(engine_.handle(), nullptr, &s) == KEEL_OK) neighbours_.push_back(s);
+        if (neighbours_.empty() && keel_session_open(engine_.handle(), nullptr, &s) == KEEL_OK)
+            neighbours_.push_back(s);
         if (neighbours_.empty()) return;
         std::vector<int32_t> ids(1 + pick(40));
         for (int32_t& id : ids) id = static_cast<int32_t>(random_() % engine_.info().vocabulary);
@@ -191,7 +213,8 @@ class Walk {
             const keel_status status = keel_session_truncate(neighbours_[0], pick(i.token_count + 1));
             if (status != KEEL_E_STATE || !c_.recent) keel_test::check(status, "truncate");
         }
-        keel_session_feed(neighbours_[0], ids.data(), static_cast<uint32_t>(ids.size()), 0);  // may be full: then it is silent
+        keel_session_feed(neighbours_[0], ids.data(), static_cast<uint32_t>(ids.size()),
+                          0);  // may be full: then it is silent
     }
     void drop_neighbours() {
         for (keel_session s : neighbours_) keel_test::check(keel_session_close(s), "close neighbour");
@@ -205,7 +228,8 @@ class Walk {
         if (pick(2)) std::swap(batch.front(), batch.back());
         std::vector<keel_advance_result> results(batch.size());
         const uint64_t budgets[] = {0, 1, 30, 200, 1000};
-        const keel_status status = keel_advance(engine_.handle(), batch.data(), static_cast<uint32_t>(batch.size()), budgets[pick(5)], results.data());
+        const keel_status status = keel_advance(engine_.handle(), batch.data(), static_cast<uint32_t>(batch.size()),
+                                                budgets[pick(5)], results.data());
         in_step_ = status == KEEL_AGAIN;
         if (status == KEEL_E_KV_FULL) return drop_neighbours();
         if (status != KEEL_E_CANCELLED && status != KEEL_AGAIN) keel_test::check(status, "advance");
@@ -267,23 +291,35 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
 }
 
 constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32;
-INSTANTIATE_TEST_SUITE_P(Models, Determinism,
-                         testing::Values(Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
-                                         Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 600, 20, 12},
-                                         Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 1},
-                                         Case{"books_e8_q4", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_E8_4, KEEL_KV_Q4_0, 90, 12, 1},
-                                         Case{"smollm2_tcq", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2, KEEL_KV_TCQ_4, 600, 20, 2},
-                                         Case{"smollm2_e8_fp8", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_E8_8, KEEL_KV_FP8_E4M3, 150, 20, 2},
-                                         Case{"qwen2_bias_removed", "tests/data/architectures/qwen2-mqa-tied.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_3, 150, 20, 3},
-                                         Case{"gemma3_windows_tcq", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_E8_5, 140, 20, 2},
-                                         Case{"smollm2_sinks_recent", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 600, 20, 3, 4, 40},
-                                         Case{"gemma3_sinks_recent", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_4, 140, 20, 2, 64, 1},
-                                         Case{"smollm2_q8_0_exact", "tests/data/architectures/smollm2-q8_0.gguf", false, kF32, KEEL_KV_F32, KEEL_KV_F32, 150, 20, 6},
-                                         Case{"gemma3_windows", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 8},
-                                         Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140, 20, 6},
-                                         Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
-                                         Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
-                                         Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Models, Determinism,
+    testing::Values(
+        Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
+        Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 600,
+             20, 12},
+        Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 1},
+        Case{"books_e8_q4", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_E8_4, KEEL_KV_Q4_0, 90, 12, 1},
+        Case{"smollm2_tcq", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2, KEEL_KV_TCQ_4, 600,
+             20, 2},
+        Case{"smollm2_e8_fp8", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_E8_8, KEEL_KV_FP8_E4M3,
+             150, 20, 2},
+        Case{"qwen2_bias_removed", "tests/data/architectures/qwen2-mqa-tied.gguf", false, kQ8, KEEL_KV_TCQ_3,
+             KEEL_KV_E8_3, 150, 20, 3},
+        Case{"gemma3_windows_tcq", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_E8_5, 140,
+             20, 2},
+        Case{"smollm2_sinks_recent", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2,
+             KEEL_KV_TCQ_2, 600, 20, 3, 4, 40},
+        Case{"gemma3_sinks_recent", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_4,
+             140, 20, 2, 64, 1},
+        Case{"smollm2_q8_0_exact", "tests/data/architectures/smollm2-q8_0.gguf", false, kF32, KEEL_KV_F32, KEEL_KV_F32,
+             150, 20, 6},
+        Case{"gemma3_windows", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20,
+             8},
+        Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140, 20,
+             6},
+        Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
+        Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
+        Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The AMX set's products with the tile instructions replaced by loops, so that any machine with AVX-512 tests all of it but
-// the instructions themselves. Compiled with the flags of AVX-512, hence nothing but this function lives here.
+// The AMX set's products with the tile instructions replaced by loops, so that any machine with AVX-512 tests all of it
+// but the instructions themselves. Compiled with the flags of AVX-512, hence nothing but this function lives here.
 #include "kernels/cpu/matmul/q8_amx.h"
 
 namespace keel_test {
@@ -17,7 +17,8 @@ struct EmulatedTiles {
         for (uint32_t i = 0; i < kTileSide; ++i)
             for (uint32_t r = 0; r < kTileSide; ++r) {
                 c[i][r] = 0;
-                for (uint32_t e = 0; e < sub; ++e) c[i][r] += columns[i * stride + e] * codes[64 * (e / 4) + 4 * r + e % 4];
+                for (uint32_t e = 0; e < sub; ++e)
+                    c[i][r] += columns[i * stride + e] * codes[64 * (e / 4) + 4 * r + e % 4];
             }
     }
 };
@@ -25,7 +26,7 @@ struct EmulatedTiles {
 }  // namespace
 
 void emulate_amx_products(KernelSet* set) {
-#define KEEL_EMULATE(T)                     \
+#define KEEL_EMULATE(T)                                          \
     set->matmul_q8[T] = multiply_tiled<EmulatedTiles, T, false>; \
     set->matmul_repacked[T] = multiply_tiled<EmulatedTiles, T, true>;
     KEEL_QUANTIZED_TYPES(KEEL_EMULATE)

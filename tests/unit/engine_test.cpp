@@ -7,9 +7,9 @@
 #include <thread>
 
 #include "kernels/cpu/kernel_set.h"
-#include "tests/unit/kernels_test_support.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/unit/kernels_test_support.h"
 
 namespace {
 
@@ -45,7 +45,8 @@ keel_status load(const keel_reader& reader, const keel_config& config, keel_erro
     if (const keel_status s = keel_inspect(&reader, nullptr, nullptr, 0, nullptr, &info, error)) return s;
     std::vector<uint64_t> buffer(info.model_bytes / 8);
     const keel_model* model = nullptr;
-    if (const keel_status s = keel_inspect(&reader, nullptr, buffer.data(), info.model_bytes, &model, &info, error)) return s;
+    if (const keel_status s = keel_inspect(&reader, nullptr, buffer.data(), info.model_bytes, &model, &info, error))
+        return s;
     keel_memory_plan plan = sized<keel_memory_plan>();
     if (const keel_status s = keel_plan(&reader, model, &config, &plan, error)) return s;
     keel_test::Memory memory(plan);
@@ -111,9 +112,12 @@ TEST(Engine, BuffersOneByteShort) {
     ASSERT_EQ(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
     std::vector<uint64_t> buffer(info.model_bytes / 8);
     const keel_model* model = nullptr;
-    EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes - 1, &model, &info, nullptr), KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes - 1, &model, &info, nullptr),
+              KEEL_E_BUFFER_TOO_SMALL);
     EXPECT_EQ(model, nullptr);
-    EXPECT_EQ(keel_inspect(file.get(), nullptr, reinterpret_cast<char*>(buffer.data()) + 1, info.model_bytes, &model, &info, nullptr), KEEL_E_MEMORY_ALIGN);
+    EXPECT_EQ(keel_inspect(file.get(), nullptr, reinterpret_cast<char*>(buffer.data()) + 1, info.model_bytes, &model,
+                           &info, nullptr),
+              KEEL_E_MEMORY_ALIGN);
     EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
     EXPECT_STREQ(info.architecture, "llama");
 }
@@ -127,7 +131,10 @@ TEST(Engine, StructsOfOtherVersions) {
     ASSERT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
 
     // An older caller knows fewer fields: the rest are defaults, and nothing is written past its struct.
-    struct { keel_config config; uint64_t tail[2]; } longer = {};
+    struct {
+        keel_config config;
+        uint64_t tail[2];
+    } longer = {};
     longer.config.struct_size = offsetof(keel_config, kv_pages);
     longer.config.context_tokens = 64;
     longer.config.kv_pages = 77;  // beyond struct_size: not read
@@ -252,7 +259,8 @@ TEST(Engine, HandlesAreCheckedByGeneration) {
         ASSERT_EQ(keel_session_open(engine_handle, nullptr, &reopened), KEEL_OK);
         EXPECT_NE(reopened.id, session.id);
         int32_t token = 1;
-        EXPECT_EQ(keel_session_feed(session, &token, 1, 0), KEEL_E_HANDLE) << "the slot is in use again, the old handle is not";
+        EXPECT_EQ(keel_session_feed(session, &token, 1, 0), KEEL_E_HANDLE)
+            << "the slot is in use again, the old handle is not";
         EXPECT_EQ(keel_session_feed(reopened, &token, 1, 0), KEEL_OK);
         session = reopened;
     }
@@ -260,7 +268,8 @@ TEST(Engine, HandlesAreCheckedByGeneration) {
     EXPECT_EQ(keel_engine_stats(engine_handle, &stats), KEEL_E_HANDLE);
     EXPECT_EQ(keel_engine_close(engine_handle), KEEL_E_HANDLE);
     EXPECT_EQ(keel_cancel(session), KEEL_E_HANDLE);
-    for (uint64_t id : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, engine_handle.id ^ 1, uint64_t{1} << 56, uint64_t{255} << 56}) {
+    for (uint64_t id :
+         {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, engine_handle.id ^ 1, uint64_t{1} << 56, uint64_t{255} << 56}) {
         EXPECT_EQ(keel_engine_stats(keel_engine{id}, &stats), KEEL_E_HANDLE) << id;
         EXPECT_EQ(keel_session_truncate(keel_session{id}, 0), KEEL_E_HANDLE) << id;
     }
@@ -282,7 +291,10 @@ TEST(Engine, SlotsRunOut) {
 // ---- hooks ----
 
 TEST(Engine, ProgressReportsAndCancels) {
-    struct Seen { uint64_t last = 0, total = 0; int calls = 0, stop_at = 1 << 30; } seen;
+    struct Seen {
+        uint64_t last = 0, total = 0;
+        int calls = 0, stop_at = 1 << 30;
+    } seen;
     keel_config c = small_config();
     c.hooks.user_data = &seen;
     c.hooks.progress = [](void* user, uint64_t done, uint64_t total) {
@@ -319,7 +331,11 @@ TEST(Engine, ParallelForHookGivesTheSameBits) {
     c.threads = 3;
     c.hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
         std::vector<std::thread> threads;
-        for (uint32_t i = tasks; i-- > 0;) threads.emplace_back([=] { task(context, i); ++tasks_run; });
+        for (uint32_t i = tasks; i-- > 0;)
+            threads.emplace_back([=] {
+                task(context, i);
+                ++tasks_run;
+            });
         for (std::thread& t : threads) t.join();
     };
     const std::vector<float> hooked = logits(c);
@@ -330,7 +346,8 @@ TEST(Engine, ParallelForHookGivesTheSameBits) {
 TEST(Engine, AllowedTokensHookNarrowsTheChoice) {
     static int32_t only = -1;
     keel_config c = small_config();
-    c.hooks.allowed_tokens = [](void*, keel_session, const int32_t* tokens, uint32_t count, uint8_t* mask, uint32_t vocabulary) {
+    c.hooks.allowed_tokens = [](void*, keel_session, const int32_t* tokens, uint32_t count, uint8_t* mask,
+                                uint32_t vocabulary) {
         EXPECT_EQ(count, 3u);
         EXPECT_EQ(tokens[2], 7);
         memset(mask, 0, (vocabulary + 7) / 8);
@@ -350,8 +367,10 @@ TEST(Engine, AllowedTokensHookNarrowsTheChoice) {
 
 TEST(Engine, AttachReplacesTheChatTemplate) {
     keel_test::Engine engine(kTiny, small_config());
-    const std::string chatml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-                               "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    const std::string chatml =
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+        "'\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     const std::string strange = "{{ messages | tojson }}";
     keel_reader reader = sized<keel_reader>(), unknown = sized<keel_reader>();
     ASSERT_EQ(keel_reader_from_memory(chatml.data(), chatml.size(), &reader), KEEL_OK);
@@ -378,7 +397,8 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
         ASSERT_EQ(keel_inspect(reader.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
         std::vector<uint64_t> buffer(info.model_bytes / 8);
         const keel_model* model;
-        ASSERT_EQ(keel_inspect(reader.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), KEEL_OK);
+        ASSERT_EQ(keel_inspect(reader.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr),
+                  KEEL_OK);
         const keel_config c = small_config();
         keel_memory_plan plan = sized<keel_memory_plan>();
         ASSERT_EQ(keel_plan(reader.get(), model, &c, &plan, nullptr), KEEL_OK);
@@ -396,8 +416,14 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
         keel_op_info beyond = sized<keel_op_info>();
         EXPECT_EQ(keel_plan_op(reader.get(), model, &c, plan.op_count, &beyond), KEEL_E_ARGUMENT);
         // The ops of a pass run at the same time: what is alive in one of them is alive in all.
-        const auto pass_begins = [&](uint32_t op) { while (op > 0 && ops[op - 1].pass == ops[op].pass) --op; return op; };
-        const auto pass_ends = [&](uint32_t op) { while (op + 1 < ops.size() && ops[op + 1].pass == ops[op].pass) ++op; return op; };
+        const auto pass_begins = [&](uint32_t op) {
+            while (op > 0 && ops[op - 1].pass == ops[op].pass) --op;
+            return op;
+        };
+        const auto pass_ends = [&](uint32_t op) {
+            while (op + 1 < ops.size() && ops[op + 1].pass == ops[op].pass) ++op;
+            return op;
+        };
         for (keel_op_info& op : ops) {
             op.first_op = pass_begins(op.first_op);
             op.last_op = pass_ends(op.last_op);
@@ -406,8 +432,10 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
             for (const keel_op_info& b : ops) {
                 if (strcmp(a.output_buffer, b.output_buffer) == 0 || !a.output_bytes || !b.output_bytes) continue;
                 if (a.last_op < b.first_op || b.last_op < a.first_op) continue;
-                EXPECT_TRUE(a.output_offset + a.output_bytes <= b.output_offset || b.output_offset + b.output_bytes <= a.output_offset)
-                    << file << ": " << a.output_buffer << " and " << b.output_buffer << " at ops " << a.index << ", " << b.index;
+                EXPECT_TRUE(a.output_offset + a.output_bytes <= b.output_offset ||
+                            b.output_offset + b.output_bytes <= a.output_offset)
+                    << file << ": " << a.output_buffer << " and " << b.output_buffer << " at ops " << a.index << ", "
+                    << b.index;
             }
         }
     }
@@ -428,12 +456,19 @@ TEST(Plan, ALayerIsSevenPasses) {
         keel_op_info op = sized<keel_op_info>();
         ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &op), KEEL_OK);
         ASSERT_LE(op.pass, passes.size());
-        if (op.pass == passes.size()) passes.emplace_back();
-        else ASSERT_EQ(op.pass + 1, passes.size());
+        if (op.pass == passes.size())
+            passes.emplace_back();
+        else
+            ASSERT_EQ(op.pass + 1, passes.size());
         passes.back() += (passes.back().empty() ? "" : " ") + std::string(op.name);
     }
-    const std::vector<std::string> layer = {"attn_norm", "attn_q attn_k attn_v", "store_kv attention attention_finish", "attn_output",
-                                            "ffn_norm",  "ffn_gate ffn_up gate ffn_quantize", "ffn_down"};
+    const std::vector<std::string> layer = {"attn_norm",
+                                            "attn_q attn_k attn_v",
+                                            "store_kv attention attention_finish",
+                                            "attn_output",
+                                            "ffn_norm",
+                                            "ffn_gate ffn_up gate ffn_quantize",
+                                            "ffn_down"};
     std::vector<std::string> expected = {"embed", "rope_table"};
     for (uint32_t i = 0; i < info.layers; ++i) expected.insert(expected.end(), layer.begin(), layer.end());
     expected.insert(expected.end(), {"output_norm", "output"});
@@ -451,7 +486,8 @@ TEST(Plan, OtherFilesAreRefused) {
     keel_memory_plan plan = sized<keel_memory_plan>();
     EXPECT_EQ(keel_plan(other.get(), model, &c, &plan, nullptr), KEEL_E_FILE_MISMATCH);
     std::vector<uint64_t> garbage(64);
-    EXPECT_EQ(keel_plan(file.get(), reinterpret_cast<const keel_model*>(garbage.data()), &c, &plan, nullptr), KEEL_E_ARGUMENT);
+    EXPECT_EQ(keel_plan(file.get(), reinterpret_cast<const keel_model*>(garbage.data()), &c, &plan, nullptr),
+              KEEL_E_ARGUMENT);
 }
 
 }  // namespace

@@ -50,16 +50,22 @@ struct Problem {
         for (uint32_t j = 0; j < positions; ++j) {
             std::vector<float> k = random.normals(head_dim), v = random.normals(head_dim);
             for (float& x : k) x *= 2.0f;
-            coder->kv_encode[k_format](k.data(), head_dim, KvScaleMode::kLeastSquares, codes(k_plane, j), scales(k_plane, j));
-            coder->kv_encode[v_format](v.data(), head_dim, KvScaleMode::kLeastSquares, codes(v_plane, j), scales(v_plane, j));
+            coder->kv_encode[k_format](k.data(), head_dim, KvScaleMode::kLeastSquares, codes(k_plane, j),
+                                       scales(k_plane, j));
+            coder->kv_encode[v_format](v.data(), head_dim, KvScaleMode::kLeastSquares, codes(v_plane, j),
+                                       scales(v_plane, j));
         }
         for (uint32_t r = 0; r < rows; ++r) {
             begin.push_back(0);
             end.push_back(positions);
         }
     }
-    uint8_t* codes(const KvPlane& p, uint32_t j) { return storage[j / page_tokens].data() + p.codes + j % page_tokens * p.code_bytes; }
-    uint8_t* scales(const KvPlane& p, uint32_t j) { return storage[j / page_tokens].data() + p.scales + j % page_tokens * p.scale_bytes; }
+    uint8_t* codes(const KvPlane& p, uint32_t j) {
+        return storage[j / page_tokens].data() + p.codes + j % page_tokens * p.code_bytes;
+    }
+    uint8_t* scales(const KvPlane& p, uint32_t j) {
+        return storage[j / page_tokens].data() + p.scales + j % page_tokens * p.scale_bytes;
+    }
     std::vector<float> decoded(const KernelSet* set, const KvPlane& p, uint32_t j) {
         std::vector<float> row(head_dim);
         set->kv_decode[p.format](codes(p, j), scales(p, j), head_dim, row.data());
@@ -87,7 +93,8 @@ struct Problem {
 
     // Rows [first, first + count) in calls of at most `step` rows; the finished outputs.
     std::vector<float> run(const KernelSet* set, uint32_t first, uint32_t count, uint32_t step) {
-        Buffer queries = fenced(q.data() + uint64_t{first} * head_dim, uint64_t{count} * head_dim), out = fenced(std::vector<float>(uint64_t{count} * head_dim, NAN));
+        Buffer queries = fenced(q.data() + uint64_t{first} * head_dim, uint64_t{count} * head_dim),
+               out = fenced(std::vector<float>(uint64_t{count} * head_dim, NAN));
         Buffer m = fenced(std::vector<float>(count, -INFINITY)), l = fenced(std::vector<float>(count, NAN));
         Buffer mean_bases = fenced(bases), mean_turns = fenced(turns), mean_coefficients = fenced(coefficients);
         Buffer scratch(attention_scratch_floats(head_dim) * 4);
@@ -147,7 +154,8 @@ KvFormat random_format(Random& random, uint32_t head_dim) {
 Problem random_problem(Random& random, uint32_t head_dim, uint32_t rows) {
     const uint32_t positions = std::max(rows + 1, random.between(1, 1300));
     const bool floats = random.below(3) == 0;
-    const uint32_t k = floats ? random.below(2) : random_format(random, head_dim), v = floats ? random.below(2) : random_format(random, head_dim);
+    const uint32_t k = floats ? random.below(2) : random_format(random, head_dim),
+                   v = floats ? random.below(2) : random_format(random, head_dim);
     Problem p(head_dim, 64 * random.between(1, 5), positions, k, v, rows, random.below(3) ? 0.0f : 5.0f, random);
     if (random.below(3) == 0) p.add_mean(random.between(1, 20), random);
     if (random.below(2))
@@ -167,7 +175,8 @@ std::vector<double> quantized(const float* q, uint32_t head_dim, uint32_t blocks
     for (uint32_t b = 0; b < blocks; ++b) {
         double largest = 0;
         for (uint32_t i = b * block; i < (b + 1) * block; ++i) largest = std::max(largest, std::abs(out[i]));
-        for (uint32_t i = b * block; i < (b + 1) * block; ++i) out[i] = std::rint(out[i] * 127 / largest) * largest / 127;
+        for (uint32_t i = b * block; i < (b + 1) * block; ++i)
+            out[i] = std::rint(out[i] * 127 / largest) * largest / 127;
     }
     return out;
 }
@@ -179,10 +188,12 @@ TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
         for (int round = 0; round < 12; ++round) {
             Problem p = random_problem(random, head_dim, random.between(1, 6));
             const std::vector<float> out = p.run(set, 0, p.rows(), p.rows());
-            const bool integer_k = kKvFormats[p.k_plane.format].integer, integer_v = kKvFormats[p.v_plane.format].integer;
+            const bool integer_k = kKvFormats[p.k_plane.format].integer,
+                       integer_v = kKvFormats[p.v_plane.format].integer;
             for (uint32_t r = 0; r < p.rows(); ++r) {
                 std::vector<double> s, o(head_dim), q(p.q.begin() + r * head_dim, p.q.begin() + (r + 1) * head_dim);
-                if (integer_k) q = quantized(p.q.data() + r * head_dim, head_dim, kv_scales(p.k_plane.format, head_dim));
+                if (integer_k)
+                    q = quantized(p.q.data() + r * head_dim, head_dim, kv_scales(p.k_plane.format, head_dim));
                 for (uint32_t j = p.begin[r]; j < p.end[r]; ++j) {
                     const std::vector<float> k = p.decoded(set, p.k_plane, j);
                     double dot = 0;
@@ -199,14 +210,17 @@ TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
                 for (uint32_t j = p.begin[r]; j < p.end[r]; ++j) {
                     const double e = std::exp(s[j - p.begin[r]] - top);
                     const std::vector<float> v = p.decoded(set, p.v_plane, j);
-                    for (uint32_t d = 0; d < head_dim; ++d) o[d] += e * v[d], magnitude = std::max(magnitude, std::abs(double{v[d]}));
+                    for (uint32_t d = 0; d < head_dim; ++d)
+                        o[d] += e * v[d], magnitude = std::max(magnitude, std::abs(double{v[d]}));
                     sum += e;
                 }
-                // Weights of integer values have 15 bits of the largest in their tile: an error of half a step each, at most.
+                // Weights of integer values have 15 bits of the largest in their tile: an error of half a step each, at
+                // most.
                 const double near = (5e-6 + (integer_v ? 64 * 0.5 / 32767 * magnitude : 0)) * (p.mean_pairs ? 4 : 1);
                 for (uint32_t d = 0; d < head_dim; ++d)
-                    ASSERT_NEAR(out[r * head_dim + d], o[d] / sum, near) << "head_dim " << head_dim << " row " << r << " " << kKvFormats[p.k_plane.format].name << " "
-                                                                         << kKvFormats[p.v_plane.format].name << " mean pairs " << p.mean_pairs;
+                    ASSERT_NEAR(out[r * head_dim + d], o[d] / sum, near)
+                        << "head_dim " << head_dim << " row " << r << " " << kKvFormats[p.k_plane.format].name << " "
+                        << kKvFormats[p.v_plane.format].name << " mean pairs " << p.mean_pairs;
             }
         }
 }
@@ -220,13 +234,14 @@ TEST(KernelsAttention, SetsAgreeBitForBit) {
                 Problem p = random_problem(random, head_dim, rows);
                 ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(),
                                         uint64_t{rows} * head_dim))
-                    << set->name << " head_dim " << head_dim << " rows " << rows << " formats " << kKvFormats[p.k_plane.format].name
-                    << " " << kKvFormats[p.v_plane.format].name << " mean pairs " << p.mean_pairs << " softcap " << p.softcap;
+                    << set->name << " head_dim " << head_dim << " rows " << rows << " formats "
+                    << kKvFormats[p.k_plane.format].name << " " << kKvFormats[p.v_plane.format].name << " mean pairs "
+                    << p.mean_pairs << " softcap " << p.softcap;
             }
 }
 
-// Every integer format as K and as V, over row lengths that are no multiple of a register, any codes, and ranges that begin and end
-// anywhere in a tile.
+// Every integer format as K and as V, over row lengths that are no multiple of a register, any codes, and ranges that
+// begin and end anywhere in a tile.
 TEST(KernelsAttention, SetsAgreeOnEveryIntegerFormat) {
     const KernelSet* scalar = find_kernel_set(kScalar);
     Random random(28);
@@ -238,7 +253,8 @@ TEST(KernelsAttention, SetsAgreeOnEveryIntegerFormat) {
                 const KvFormat other = random_format(random, head_dim);
                 const bool first = random.below(2);
                 const uint32_t rows = random.between(1, 6), positions = random.between(1, 200);
-                Problem p(head_dim, 64 * random.between(1, 5), positions, first ? format : other, first ? other : format, rows, 0, random);
+                Problem p(head_dim, 64 * random.between(1, 5), positions, first ? format : other,
+                          first ? other : format, rows, 0, random);
                 for (uint32_t r = 0; r < rows; ++r) {
                     p.begin[r] = random.below(positions);
                     p.end[r] = random.between(p.begin[r] + 1, positions);
@@ -248,13 +264,16 @@ TEST(KernelsAttention, SetsAgreeOnEveryIntegerFormat) {
                     const KvFamily family = kKvFormats[plane.format].family;
                     for (uint32_t j = 0; j < positions; ++j) {
                         for (uint32_t i = 0; i < plane.code_bytes; ++i)
-                            p.codes(plane, j)[i] = random.below(8) ? static_cast<uint8_t>(random.bits()) : 0x80;  // -128 is no q8_0 of ours
+                            p.codes(plane, j)[i] = random.below(8) ? static_cast<uint8_t>(random.bits())
+                                                                   : 0x80;  // -128 is no q8_0 of ours
                         for (uint32_t i = 0; family != KvFamily::kTrellis && i < plane.scale_bytes; i += 2)
                             p.scales(plane, j)[i + 1] ^= static_cast<uint8_t>(random.below(2) << 7);
-                        if (family == KvFamily::kTrellis) p.scales(plane, j)[0] ^= static_cast<uint8_t>(random.below(4));  // start bits
+                        if (family == KvFamily::kTrellis)
+                            p.scales(plane, j)[0] ^= static_cast<uint8_t>(random.below(4));  // start bits
                     }
                 }
-                ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(), uint64_t{rows} * head_dim))
+                ASSERT_TRUE(same_floats(p.run(scalar, 0, rows, rows).data(), p.run(set, 0, rows, rows).data(),
+                                        uint64_t{rows} * head_dim))
                     << set->name << " head_dim " << head_dim << " formats " << kKvFormats[p.k_plane.format].name << " "
                     << kKvFormats[p.v_plane.format].name;
             }
@@ -279,7 +298,8 @@ TEST(KernelsAttention, RowsNobodySeesDoNotMatter) {
                     memset(p.scales(plane, j), 0x7e, plane.scale_bytes);  // NaN, or large
                 }
             }
-            EXPECT_TRUE(same_floats(want.data(), p.run(set, 0, 3, 3).data(), want.size())) << set->name << " " << kKvFormats[format].name;
+            EXPECT_TRUE(same_floats(want.data(), p.run(set, 0, 3, 3).data(), want.size()))
+                << set->name << " " << kKvFormats[format].name;
         }
 }
 
@@ -297,10 +317,12 @@ TEST(KernelsAttention, NothingBehindAPageIsRead) {
                         Problem p(head_dim, 64, 64, format, format, 2, 0, random);
                         const std::vector<float> want = p.run(set, 0, 2, 2);
                         uint64_t page_bytes = 0;
-                        for (KvPlane* plane : {&p.k_plane, &p.v_plane}) page_bytes += 64 * uint64_t{plane->code_bytes + plane->scale_bytes};
+                        for (KvPlane* plane : {&p.k_plane, &p.v_plane})
+                            page_bytes += 64 * uint64_t{plane->code_bytes + plane->scale_bytes};
                         uint8_t* page = memory.end() - page_bytes;
                         uint64_t at = 0;
-                        for (KvPlane* plane : keys_last ? std::vector{&p.v_plane, &p.k_plane} : std::vector{&p.k_plane, &p.v_plane}) {
+                        for (KvPlane* plane :
+                             keys_last ? std::vector{&p.v_plane, &p.k_plane} : std::vector{&p.k_plane, &p.v_plane}) {
                             const KvPlane from = *plane;
                             plane->codes = scales_last ? at : at + 64 * plane->scale_bytes;
                             plane->scales = scales_last ? at + 64 * plane->code_bytes : at;
@@ -309,7 +331,8 @@ TEST(KernelsAttention, NothingBehindAPageIsRead) {
                             memcpy(page + plane->scales, p.scales(from, 0), 64 * plane->scale_bytes);
                         }
                         p.pages[0] = page;
-                        ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
+                        ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size()))
+                            << set->name << " " << kKvFormats[format].name;
                     }
 }
 
@@ -340,7 +363,8 @@ TEST(KernelsAttention, RowsNobodySeesAreNotRead) {
                     memcpy(page + plane->scales, p.scales(from, 0), 64 * plane->scale_bytes);
                 }
                 p.pages[0] = page;
-                ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size())) << set->name << " " << kKvFormats[format].name;
+                ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 2, 2).data(), want.size()))
+                    << set->name << " " << kKvFormats[format].name;
             }
 }
 
@@ -349,7 +373,8 @@ TEST(KernelsAttention, SetsAgreeOnSpecialValues) {
     Random random(22);
     for (const KernelSet* set : fast_sets())
         for (int round = 0; round < 60; ++round) {
-            Problem p(64, 64, 200, random_format(random, 64), random_format(random, 64), 5, round % 3 ? 0.0f : 30.0f, random);
+            Problem p(64, 64, 200, random_format(random, 64), random_format(random, 64), 5, round % 3 ? 0.0f : 30.0f,
+                      random);
             p.causal(199, 0);
             const float special[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f};
             p.q[random.below(static_cast<uint32_t>(p.q.size()))] = special[random.below(6)];
@@ -393,7 +418,8 @@ TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
     const std::vector<float> want = p.run(scalar, 0, 1, 1);
     EXPECT_GT(want[40], 0.0f);
     EXPECT_EQ(want[60], 0.0f);
-    for (const KernelSet* set : fast_sets()) ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 1, 1).data(), 64)) << set->name;
+    for (const KernelSet* set : fast_sets())
+        ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 1, 1).data(), 64)) << set->name;
 }
 
 // A span of which every visible score is NaN must not pass for one nothing was seen of.
@@ -404,8 +430,7 @@ TEST(KernelsAttention, NanSpanStaysNan) {
     for (const KernelSet* set : sets) {
         Problem p(64, 64, 600, kKvF16, kKvF16, 1, 0, random);
         p.begin[0] = 500;
-        for (uint32_t j = 500; j < 512; ++j)
-            memset(p.codes(p.k_plane, j), 0xff, p.k_plane.code_bytes);
+        for (uint32_t j = 500; j < 512; ++j) memset(p.codes(p.k_plane, j), 0xff, p.k_plane.code_bytes);
         for (float x : p.run(set, 0, 1, 1)) ASSERT_TRUE(std::isnan(x)) << set->name;
     }
 }

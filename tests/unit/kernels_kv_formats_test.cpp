@@ -1,5 +1,5 @@
-// KV row codecs: squared errors against the published figures of the same codebooks, exact searches against exhaustive ones,
-// packing, rows that are no ordinary numbers, and agreement of the kernel sets.
+// KV row codecs: squared errors against the published figures of the same codebooks, exact searches against exhaustive
+// ones, packing, rows that are no ordinary numbers, and agreement of the kernel sets.
 #include <algorithm>
 
 #include "kernels/cpu/kv_codec/kv_codecs_impl.h"
@@ -10,7 +10,9 @@ namespace {
 
 constexpr KvScaleMode kLs = KvScaleMode::kLeastSquares;
 
-const KernelSet* scalar_set() { return find_kernel_set(kScalar); }
+const KernelSet* scalar_set() {
+    return find_kernel_set(kScalar);
+}
 
 // A coded row.
 struct Coded {
@@ -28,7 +30,9 @@ std::vector<float> decode(const KernelSet* set, KvFormat f, const Coded& c, uint
     set->kv_decode[f](c.codes.data(), c.scales.data(), n, x.data());
     return x;
 }
-bool fits(KvFormat f, uint32_t n) { return n % kKvFormats[f].multiple == 0; }
+bool fits(KvFormat f, uint32_t n) {
+    return n % kKvFormats[f].multiple == 0;
+}
 std::vector<KvFormat> all_formats() {
     std::vector<KvFormat> formats;
     for (uint32_t f = 0; f < kKvFormatCount; ++f) formats.push_back(static_cast<KvFormat>(f));
@@ -52,16 +56,18 @@ double relative_error(KvFormat f, uint32_t n, uint32_t rows) {
 }
 
 TEST(KernelsKvFormats, GaussianErrorsAreTheSpecifiedOnes) {
-    // e8: search over 12 steps and least-squares scale, at 128 elements. tcq: at 64 elements, where annealed tables are better than
-    // those the figures are from, by 5 % at 3 and 4 bits. A figure is met with 2 % to spare, and not by a miracle.
+    // e8: search over 12 steps and least-squares scale, at 128 elements. tcq: at 64 elements, where annealed tables are
+    // better than those the figures are from, by 5 % at 3 and 4 bits. A figure is met with 2 % to spare, and not by a
+    // miracle.
     const struct {
         KvFormat format;
         uint32_t n, rows;
         double error;
     } rows[] = {
-        {kKvE8_2, 128, 1500, 0.0995}, {kKvE8_3, 128, 1500, 0.0299}, {kKvE8_4, 128, 1500, 0.0086}, {kKvE8_5, 128, 1500, 0.00229}, {kKvE8_6, 128, 1500, 0.00059},
-        {kKvE8_2, 64, 3000, 0.0968}, {kKvE8_3, 64, 3000, 0.0281}, {kKvE8_4, 64, 3000, 0.0078},
-        {kKvTcq2, 64, 3000, 0.0719}, {kKvTcq3, 64, 3000, 0.0202}, {kKvTcq4, 64, 3000, 0.0059},
+        {kKvE8_2, 128, 1500, 0.0995},  {kKvE8_3, 128, 1500, 0.0299},  {kKvE8_4, 128, 1500, 0.0086},
+        {kKvE8_5, 128, 1500, 0.00229}, {kKvE8_6, 128, 1500, 0.00059}, {kKvE8_2, 64, 3000, 0.0968},
+        {kKvE8_3, 64, 3000, 0.0281},   {kKvE8_4, 64, 3000, 0.0078},   {kKvTcq2, 64, 3000, 0.0719},
+        {kKvTcq3, 64, 3000, 0.0202},   {kKvTcq4, 64, 3000, 0.0059},
     };
     for (const auto& row : rows) {
         const double error = relative_error(row.format, row.n, row.rows);
@@ -108,14 +114,17 @@ TEST(KernelsKvFormats, SetsCodeRowsAlike) {
                         for (float& v : x) v = std::rint(v * 2);  // ties
                     const KvScaleMode mode = random.below(2) ? kLs : KvScaleMode::kUnbiased;
                     const Coded want = encode(scalar_set(), f, x, mode);
-                    ASSERT_EQ(want, encode(set, f, x, mode)) << set->name << " " << kKvFormats[f].name << " " << n << " round " << round;
+                    ASSERT_EQ(want, encode(set, f, x, mode))
+                        << set->name << " " << kKvFormats[f].name << " " << n << " round " << round;
                     const std::vector<float> a = decode(scalar_set(), f, want, n), b = decode(set, f, want, n);
-                    ASSERT_TRUE(same_floats(a.data(), b.data(), n)) << set->name << " " << kKvFormats[f].name << " " << n;
+                    ASSERT_TRUE(same_floats(a.data(), b.data(), n))
+                        << set->name << " " << kKvFormats[f].name << " " << n;
                     Coded any = want;  // any bytes are a row
                     for (uint8_t& c : any.codes) c = static_cast<uint8_t>(random.bits());
                     for (uint8_t& c : any.scales) c = static_cast<uint8_t>(random.bits());
                     const std::vector<float> c = decode(scalar_set(), f, any, n), d = decode(set, f, any, n);
-                    ASSERT_TRUE(same_floats(c.data(), d.data(), n)) << set->name << " " << kKvFormats[f].name << " " << n;
+                    ASSERT_TRUE(same_floats(c.data(), d.data(), n))
+                        << set->name << " " << kKvFormats[f].name << " " << n;
                     std::vector<float> y = x, z = x;
                     scalar_set()->kv_rotate(y.data(), n);
                     set->kv_rotate(z.data(), n);
@@ -142,12 +151,15 @@ TEST(KernelsKvFormats, RotationIsOrthogonalAndSpreads) {
         one[n - 1] = 1.0f;
         scalar_set()->kv_rotate(one.data(), n);
         const uint32_t block = kv_rotation_block(n);
-        for (uint32_t i = 0; i < n; ++i) EXPECT_NEAR(std::abs(one[i]), i < n - block ? 0.0 : 1 / std::sqrt(static_cast<double>(block)), 1e-6) << n;
+        for (uint32_t i = 0; i < n; ++i)
+            EXPECT_NEAR(std::abs(one[i]), i < n - block ? 0.0 : 1 / std::sqrt(static_cast<double>(block)), 1e-6) << n;
     }
 }
 
 // What the states of tcq_b stand for.
-std::vector<float> trellis_values(int bits) { return {std::begin(kTrellisTables[bits - 2]), std::end(kTrellisTables[bits - 2])}; }
+std::vector<float> trellis_values(int bits) {
+    return {std::begin(kTrellisTables[bits - 2]), std::end(kTrellisTables[bits - 2])};
+}
 
 // Every row that is coded at all has its codes back when its decoded numbers are coded at the same scale.
 template <int kBits>
@@ -168,7 +180,8 @@ void check_trellis_codes(Random& random) {
         int8_t q_again[n];
         unpack_trellis<kBits>(again, start_again, n, kTrellisTables[kBits - 2], q_again);
         ASSERT_EQ(0, memcmp(q, q_again, n)) << kBits;
-        // Different codes with equal values would need equal entries of the table all along; a few elements at most differ.
+        // Different codes with equal values would need equal entries of the table all along; a few elements at most
+        // differ.
         for (uint32_t i = 0; i < n; ++i) ASSERT_EQ(value[state[i]], x[i]);
     }
 }
@@ -288,7 +301,9 @@ TEST(KernelsKvFormats, UnbiasedScalesKeepProducts) {
     Random random(8);
     for (KvFormat f : {kKvE8_2, kKvE8_4, kKvTcq2, kKvTcq3, kKvTcq4, kKvTcq5, kKvTcq6})
         for (int round = 0; round < 50; ++round) {
-            const std::vector<float> x = random.normals(64), y = decode(scalar_set(), f, encode(scalar_set(), f, x, KvScaleMode::kUnbiased), 64);
+            const std::vector<float> x = random.normals(64),
+                                     y = decode(scalar_set(), f, encode(scalar_set(), f, x, KvScaleMode::kUnbiased),
+                                                64);
             double xx = 0, xy = 0;
             for (int i = 0; i < 64; ++i) xx += double{x[i]} * x[i], xy += double{x[i]} * y[i];
             // As exact as the stored scale: f16, or for tcq_b 1 + b mantissa bits fewer than its 8 + b leave.
@@ -331,7 +346,8 @@ TEST(KernelsKvFormats, RowsThatAreNoOrdinaryNumbers) {
     for (int code = 0; code < 256; ++code) {  // every fp8 number is its own
         const float v = fp8_to_f32(static_cast<uint8_t>(code));
         EXPECT_EQ(std::isnan(v), (code & 0x7f) == 0x7f);
-        EXPECT_EQ(f32_to_fp8(v) & (std::isnan(v) ? 0x7f : 0xff), code & (std::isnan(v) ? 0x7f : 0xff));  // a NaN loses its sign
+        EXPECT_EQ(f32_to_fp8(v) & (std::isnan(v) ? 0x7f : 0xff),
+                  code & (std::isnan(v) ? 0x7f : 0xff));  // a NaN loses its sign
     }
     EXPECT_EQ(fp8_to_f32(f32_to_fp8(1e9f)), 448.0f);
     EXPECT_EQ(fp8_to_f32(f32_to_fp8(-INFINITY)), -448.0f);

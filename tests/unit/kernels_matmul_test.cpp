@@ -55,9 +55,10 @@ struct Problem {
                             out[c] + row_begin);
         }
         Buffer scratch(matmul_scratch_bytes(k));
-        MatmulArgs args = {w.data(),  w_row_bytes,        row_begin, row_end,    k,
-                           count,     activations.data(), stride,    out.data(), bias ? bias_values.floats() : nullptr,
-                           accumulate, scratch.data(),     from_memory};
+        MatmulArgs args = {
+            w.data(),   w_row_bytes,        row_begin,  row_end,    k,
+            count,      activations.data(), stride,     out.data(), bias ? bias_values.floats() : nullptr,
+            accumulate, scratch.data(),     from_memory};
         (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
         return std::vector<float>(y.floats(), y.floats() + uint64_t{count} * rows);
     }
@@ -182,8 +183,8 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
             }
 }
 
-// Float weights whose rows are whole vectors take a way of their own: more than one panel of elements, more than one group
-// of columns, rows that end within a block, and fetching ahead.
+// Float weights whose rows are whole vectors take a way of their own: more than one panel of elements, more than one
+// group of columns, rows that end within a block, and fetching ahead.
 TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
     const KernelSet* scalar = find_kernel_set(kScalar);
     Random random(15);
@@ -206,8 +207,8 @@ TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
                 }
 }
 
-// Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn it
-// into +0.
+// Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn
+// it into +0.
 TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
     const KernelSet* scalar = find_kernel_set(kScalar);
     Random random(16);

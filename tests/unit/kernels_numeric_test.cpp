@@ -1,5 +1,5 @@
-// kernels/formats/numeric.h against libm in double (f32 functions) and long double (f64 functions), and the number formats
-// against their definitions.
+// kernels/formats/numeric.h against libm in double (f32 functions) and long double (f64 functions), and the number
+// formats against their definitions.
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel_test {

@@ -20,17 +20,24 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                 continue;
             }
             for (int round = 0; round < 24; ++round) {
-                const uint32_t rows = kRepackRows * random.between(1, 5), k = info.block_elements * random.between(1, info.block_elements == 32 ? 20 : 4);
+                const uint32_t rows = kRepackRows * random.between(1, 5),
+                               k = info.block_elements * random.between(1, info.block_elements == 32 ? 20 : 4);
                 const uint32_t columns = random.between(1, 19);
                 const uint64_t row_bytes = weight_row_bytes(type, k);
                 Buffer plain(rows * row_bytes, 1), packed(rows * row_bytes, 1);
-                fill_weights(type, plain.data(), rows * row_bytes, random, round % 3 ? -1 : random.below(2) ? 0x80 : 0x7f);
+                fill_weights(type, plain.data(), rows * row_bytes, random,
+                             round % 3         ? -1
+                             : random.below(2) ? 0x80
+                                               : 0x7f);
                 repack_rows(static_cast<WeightType>(type), plain.data(), packed.data(), rows, k);
                 const uint32_t row = random.below(rows), first = random.below(k / info.block_elements);
                 Buffer back(row_bytes);
-                unpack_row(static_cast<WeightType>(type), packed.data() + row / kRepackRows * kRepackRows * row_bytes, row % kRepackRows, first,
-                           k / info.block_elements - first, back.data());
-                ASSERT_EQ(memcmp(back.data(), plain.data() + row * row_bytes + first * info.block_bytes, row_bytes - first * info.block_bytes), 0) << info.name;
+                unpack_row(static_cast<WeightType>(type), packed.data() + row / kRepackRows * kRepackRows * row_bytes,
+                           row % kRepackRows, first, k / info.block_elements - first, back.data());
+                ASSERT_EQ(memcmp(back.data(), plain.data() + row * row_bytes + first * info.block_bytes,
+                                 row_bytes - first * info.block_bytes),
+                          0)
+                    << info.name;
                 const uint64_t column_bytes = q8_column_bytes(k, info.activation_block);
                 Buffer x(columns * column_bytes);
                 for (uint32_t c = 0; c < columns; ++c) {
@@ -43,7 +50,8 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                 Buffer a = fenced(std::vector<float>(outputs, 0.5f)), b = fenced(std::vector<float>(outputs, 0.5f));
                 const std::vector<float> bias = random.normals(rows);
                 std::vector<float*> ya(columns), yb(columns);
-                for (uint32_t c = 0; c < columns; ++c) ya[c] = a.floats() + uint64_t{c} * rows, yb[c] = b.floats() + uint64_t{c} * rows;
+                for (uint32_t c = 0; c < columns; ++c)
+                    ya[c] = a.floats() + uint64_t{c} * rows, yb[c] = b.floats() + uint64_t{c} * rows;
                 MatmulArgs args = {};
                 args.w = plain.data();
                 args.w_row_bytes = row_bytes;

@@ -110,7 +110,9 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             std::vector<double> frequency(pairs + 1);
             for (double& f : frequency) f = random.uniform(0, round & 1 ? 1.0f : 128.0f);
             const uint32_t position = random.between(0, 1u << 24);
-            in_place("rope_table", [&](const KernelSet* s, float* p) { s->rope_table(frequency.data(), pairs, position, round & 2 ? 1.0f : factor, p); });
+            in_place("rope_table", [&](const KernelSet* s, float* p) {
+                s->rope_table(frequency.data(), pairs, position, round & 2 ? 1.0f : factor, p);
+            });
             const std::vector<float> cos_sin = random.normals(2 * pairs + 2);
             in_place("rope", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), false); });
             in_place("rope neox", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), true); });

@@ -20,7 +20,8 @@ TEST(KernelsSets, NumbersAndNames) {
     EXPECT_EQ(find_kernel_set(kIsaLimit), nullptr);
 }
 
-// A set that detection misses would take its tests with it, and nobody would notice: an emulated machine says what it has.
+// A set that detection misses would take its tests with it, and nobody would notice: an emulated machine says what it
+// has.
 TEST(KernelsSets, ExpectedOneIsFound) {
     const char* expected = getenv("KEEL_EXPECT_KERNELS");
     if (!expected) GTEST_SKIP() << "skipped: KEEL_EXPECT_KERNELS names no kernel set";

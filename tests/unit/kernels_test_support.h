@@ -37,8 +37,8 @@ inline const KernelSet* usable_set(uint32_t isa) {
     return isa == kAmx && !keel::platform::allow_tile_registers() ? nullptr : find_kernel_set(isa);
 }
 
-// Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile instructions
-// emulated, and where it has VBMI the AVX-512 one for machines without.
+// Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile
+// instructions emulated, and where it has VBMI the AVX-512 one for machines without.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
@@ -83,10 +83,13 @@ class Random {
     std::mt19937_64 engine_;
 };
 
-// Bytes at an alignment, 0xa5 each, whose end or (every second one, by chance) beginning lies against a page nobody may touch.
+// Bytes at an alignment, 0xa5 each, whose end or (every second one, by chance) beginning lies against a page nobody may
+// touch.
 class Buffer {
   public:
-    explicit Buffer(size_t bytes, size_t align = 64) : memory_(bytes, align, next_fence()) { memset(memory_.data(), 0xa5, bytes); }
+    explicit Buffer(size_t bytes, size_t align = 64) : memory_(bytes, align, next_fence()) {
+        memset(memory_.data(), 0xa5, bytes);
+    }
     uint8_t* data() { return memory_.data(); }
     float* floats() { return reinterpret_cast<float*>(data()); }
 
@@ -103,7 +106,9 @@ inline Buffer fenced(const float* values, size_t count) {
     if (count) memcpy(copy.data(), values, count * 4);
     return copy;
 }
-inline Buffer fenced(const std::vector<float>& values) { return fenced(values.data(), values.size()); }
+inline Buffer fenced(const std::vector<float>& values) {
+    return fenced(values.data(), values.size());
+}
 
 // Byte offsets of the f16 fields of a block; -1: none.
 struct ScaleFields {

@@ -1,5 +1,5 @@
-// KV formats inside the engine: plans that count every byte, profiles (what they change, what they may not change, hostile ones),
-// biases as means, and eviction.
+// KV formats inside the engine: plans that count every byte, profiles (what they change, what they may not change,
+// hostile ones), biases as means, and eviction.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -42,7 +42,9 @@ std::vector<int32_t> some_ids(uint32_t count, uint32_t vocabulary, uint32_t seed
 
 // A reader over bytes that are kept.
 struct Profile {
-    explicit Profile(std::vector<uint8_t> data) : bytes(std::move(data)) { keel_test::check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader"); }
+    explicit Profile(std::vector<uint8_t> data) : bytes(std::move(data)) {
+        keel_test::check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader");
+    }
     std::vector<uint8_t> bytes;
     keel_reader reader = sized<keel_reader>();
 };
@@ -54,7 +56,8 @@ double mean_kl(const keel_test::Logits& a, const keel_test::Logits& b) {
         const float *x = a.row(r), *y = b.row(r);
         double zx = 0, zy = 0, kl = 0;
         for (uint32_t i = 0; i < a.vocabulary; ++i) zx += std::exp(double{x[i]}), zy += std::exp(double{y[i]});
-        for (uint32_t i = 0; i < a.vocabulary; ++i) kl += std::exp(double{x[i]}) / zx * (x[i] - std::log(zx) - y[i] + std::log(zy));
+        for (uint32_t i = 0; i < a.vocabulary; ++i)
+            kl += std::exp(double{x[i]}) / zx * (x[i] - std::log(zx) - y[i] + std::log(zy));
         sum += kl;
     }
     return sum / a.rows;
@@ -78,7 +81,8 @@ TEST(KvFormats, PlanCountsEveryByte) {
         EXPECT_EQ(p.regions[KEEL_REGION_KV].bytes, p.kv_page_bytes * 32);
         EXPECT_EQ(p.kv_side_bytes, 0u);
     }
-    EXPECT_EQ(keel_test::Engine(kBooks, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3)).plan().kv_bytes_per_token, 8u * 2 * 2 * 26);
+    EXPECT_EQ(keel_test::Engine(kBooks, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3)).plan().kv_bytes_per_token,
+              8u * 2 * 2 * 26);
 }
 
 TEST(KvFormats, FormatsThatDoNotFitTheHeadAreRefused) {
@@ -87,10 +91,12 @@ TEST(KvFormats, FormatsThatDoNotFitTheHeadAreRefused) {
     for (const bool value : {false, true}) {
         keel_status status = KEEL_OK;
         try {
-            keel_test::Engine engine(path, config(value ? KEEL_KV_F16 : KEEL_KV_Q8_0, value ? KEEL_KV_Q4_0_ROTATED : KEEL_KV_F16));
+            keel_test::Engine engine(
+                path, config(value ? KEEL_KV_F16 : KEEL_KV_Q8_0, value ? KEEL_KV_Q4_0_ROTATED : KEEL_KV_F16));
         } catch (const keel_test::Error& error) {
             status = error.status;
-            EXPECT_NE(std::string(error.what()).find(value ? "config.v_format" : "config.k_format"), std::string::npos) << error.what();
+            EXPECT_NE(std::string(error.what()).find(value ? "config.v_format" : "config.k_format"), std::string::npos)
+                << error.what();
         }
         EXPECT_EQ(status, KEEL_E_UNSUPPORTED);
     }
@@ -101,10 +107,14 @@ TEST(KvFormats, FormatsThatDoNotFitTheHeadAreRefused) {
 // Better formats are nearer to f32, and none is far off.
 TEST(KvFormats, QualityFollowsBits) {
     keel_test::Engine reference(kBooks, config(KEEL_KV_F32, KEEL_KV_F32));
-    const std::vector<int32_t> ids = reference.tokenize("It was a dark and stormy night, and the captain of the ship stood alone upon the deck. ", KEEL_TOKENIZE_BOS);
+    const std::vector<int32_t> ids = reference.tokenize(
+        "It was a dark and stormy night, and the captain of the ship stood alone upon the deck. ", KEEL_TOKENIZE_BOS);
     const keel_test::Logits want = reference.logits_for(ids);
-    const auto kl = [&](keel_kv_format f) { return mean_kl(want, keel_test::Engine(kBooks, config(f, f)).logits_for(ids)); };
-    const double q8 = kl(KEEL_KV_Q8_0), e8_8 = kl(KEEL_KV_E8_8), tcq2 = kl(KEEL_KV_TCQ_2), tcq3 = kl(KEEL_KV_TCQ_3), tcq4 = kl(KEEL_KV_TCQ_4);
+    const auto kl = [&](keel_kv_format f) {
+        return mean_kl(want, keel_test::Engine(kBooks, config(f, f)).logits_for(ids));
+    };
+    const double q8 = kl(KEEL_KV_Q8_0), e8_8 = kl(KEEL_KV_E8_8), tcq2 = kl(KEEL_KV_TCQ_2), tcq3 = kl(KEEL_KV_TCQ_3),
+                 tcq4 = kl(KEEL_KV_TCQ_4);
     EXPECT_LT(q8, 1e-4);
     EXPECT_LT(e8_8, 1e-4);
     EXPECT_LT(tcq4, tcq3);
@@ -117,8 +127,8 @@ TEST(KvFormats, QualityFollowsBits) {
     EXPECT_LT(kl(KEEL_KV_Q4_0_ROTATED), 0.05);
 }
 
-// Whatever means and gains a profile has, in f32 rows they change nothing but rounding: for interleaved and half-split pairs, partial
-// rotation, windows with their own frequencies, biases.
+// Whatever means and gains a profile has, in f32 rows they change nothing but rounding: for interleaved and half-split
+// pairs, partial rotation, windows with their own frequencies, biases.
 TEST(KvProfile, MeansAndGainsAreExact) {
     for (const std::string& path : {kBooks, kTiny, kBias, kGemma, kPartialRope}) {
         SCOPED_TRACE(path);
@@ -180,7 +190,10 @@ TEST(KvProfile, HostileFilesAreRefused) {
         return KEEL_OK;
     };
     EXPECT_EQ(status_of(good, false), KEEL_OK);
-    for (size_t cut = 0; cut < good.size(); cut += cut < 80 ? 1 : 61) EXPECT_NE(status_of(std::vector<uint8_t>(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut)), false), KEEL_OK) << cut;
+    for (size_t cut = 0; cut < good.size(); cut += cut < 80 ? 1 : 61)
+        EXPECT_NE(status_of(std::vector<uint8_t>(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut)), false),
+                  KEEL_OK)
+            << cut;
     for (size_t at = 0; at < good.size(); at += at < 120 ? 1 : 97) {  // any byte, without a new checksum
         std::vector<uint8_t> bad = good;
         bad[at] ^= 0x40;
@@ -206,8 +219,9 @@ TEST(KvProfile, HostileFilesAreRefused) {
     EXPECT_EQ(with(o.formats + 3, &beyond, 1), KEEL_E_FILE_FORMAT);
     EXPECT_EQ(with(offsetof(keel::KvProfileHeader, version), &two, 4), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(with(offsetof(keel::KvProfileHeader, fingerprint), &two, 8), KEEL_E_FILE_MISMATCH);
-    for (size_t field : {offsetof(keel::KvProfileHeader, layers), offsetof(keel::KvProfileHeader, kv_heads), offsetof(keel::KvProfileHeader, head_dim),
-                         offsetof(keel::KvProfileHeader, mean_pairs), offsetof(keel::KvProfileHeader, parts), offsetof(keel::KvProfileHeader, reserved),
+    for (size_t field : {offsetof(keel::KvProfileHeader, layers), offsetof(keel::KvProfileHeader, kv_heads),
+                         offsetof(keel::KvProfileHeader, head_dim), offsetof(keel::KvProfileHeader, mean_pairs),
+                         offsetof(keel::KvProfileHeader, parts), offsetof(keel::KvProfileHeader, reserved),
                          offsetof(keel::KvProfileHeader, total_bytes), offsetof(keel::KvProfileHeader, header_bytes)})
         EXPECT_NE(with(field, &huge, 4), KEEL_OK) << field;
 }
@@ -224,8 +238,11 @@ TEST(KvProfile, FuzzCorpusIsCurrent) {
             builder.pairs = {0, 3};
         }
         const std::vector<uint8_t> bytes = builder.bytes();
-        const std::string path = keel_test::source_path(parts ? "tests/fuzz/corpus/kv_profile/all-parts" : "tests/fuzz/corpus/kv_profile/formats");
-        if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        const std::string path = keel_test::source_path(parts ? "tests/fuzz/corpus/kv_profile/all-parts"
+                                                              : "tests/fuzz/corpus/kv_profile/formats");
+        if (getenv("KEEL_WRITE_CORPUS"))
+            std::ofstream(path, std::ios::binary)
+                .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
         const std::vector<char> seed = keel_test::read_file(path);
         ASSERT_EQ(seed.size(), bytes.size()) << path;
         EXPECT_EQ(0, memcmp(seed.data(), bytes.data(), bytes.size())) << path;
@@ -271,7 +288,9 @@ void check_bias(const std::string& path, double gain) {
         printf("format %d: KL %.3g with the bias removed, %.3g with it left in\n", format, with, without);
     }
 }
-TEST(KvFormats, BiasIsRemovedBeforeCoding) { check_bias(kBias, 1.5); }
+TEST(KvFormats, BiasIsRemovedBeforeCoding) {
+    check_bias(kBias, 1.5);
+}
 TEST(KvFormats, BiasIsRemovedBeforeCodingConformance) {
     KEEL_SHARED_OR_SKIP(path, "conformance/models/qwen2-bias-tied-f16.gguf");
     check_bias(path, 1.3);
@@ -288,7 +307,8 @@ TEST(KvFormats, CutStreamsGiveTheSameBytes) {
         keel_test::Engine engine(kTiny, c);
         const std::vector<int32_t> ids = some_ids(200, engine.info().vocabulary);
         for (size_t at = 0, n = 1; at < ids.size(); at += n, n = (n * 5 + chunk) % 71 + 1) {
-            engine.feed(std::vector<int32_t>(ids.begin() + static_cast<ptrdiff_t>(at), ids.begin() + static_cast<ptrdiff_t>(std::min(at + n, ids.size()))));
+            engine.feed(std::vector<int32_t>(ids.begin() + static_cast<ptrdiff_t>(at),
+                                             ids.begin() + static_cast<ptrdiff_t>(std::min(at + n, ids.size()))));
             engine.advance();
         }
         uint64_t bytes = 0, written = 0;
@@ -303,7 +323,8 @@ TEST(KvFormats, CutStreamsGiveTheSameBytes) {
 // The profiles that come with the bundled model: the ratios in their names, and quality in that order.
 TEST(KvProfile, BundledOnesAreWhatTheirNamesSay) {
     keel_test::Engine reference(kBooks, config(KEEL_KV_F16, KEEL_KV_F16, 2048));
-    const std::vector<int32_t> ids = reference.tokenize("The old man looked at the sea for a long time before he answered. ", KEEL_TOKENIZE_BOS);
+    const std::vector<int32_t> ids =
+        reference.tokenize("The old man looked at the sea for a long time before he answered. ", KEEL_TOKENIZE_BOS);
     const keel_test::Logits want = reference.logits_for(ids);
     double before = 0;
     for (const char* ratio : {"5.2", "6.2", "7.0"}) {
@@ -312,7 +333,8 @@ TEST(KvProfile, BundledOnesAreWhatTheirNamesSay) {
         c.kv_profile = file.get();
         keel_test::Engine engine(kBooks, c);
         const keel_memory_plan& p = engine.plan();
-        const double bytes = static_cast<double>(p.kv_page_bytes * p.kv_pages + p.kv_side_bytes), f16 = static_cast<double>(reference.plan().regions[KEEL_REGION_KV].bytes);
+        const double bytes = static_cast<double>(p.kv_page_bytes * p.kv_pages + p.kv_side_bytes),
+                     f16 = static_cast<double>(reference.plan().regions[KEEL_REGION_KV].bytes);
         EXPECT_NEAR(f16 / bytes, std::stod(ratio), 0.05);
         const double kl = mean_kl(want, engine.logits_for(ids));
         EXPECT_GT(kl, before);
@@ -334,24 +356,29 @@ keel_config precise_config(uint32_t sinks, uint32_t recent, uint32_t rollback = 
 }
 
 TEST(KvPrecise, PlanCountsItsRows) {
-    const keel_test::Engine none(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(4, 0)), both(kBooks, precise_config(4, 100, 28));
+    const keel_test::Engine none(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(4, 0)),
+        both(kBooks, precise_config(4, 100, 28));
     const uint64_t row = 8 * 2 * 2 * 64 * 2;
     EXPECT_EQ(none.plan().kv_session_bytes, 0u);
     EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
     EXPECT_EQ(both.plan().kv_session_bytes, (4 + ((100 + 28 + 64) / 64 + 2) * 64) * row);
-    EXPECT_EQ(both.plan().regions[KEEL_REGION_KV].bytes, none.plan().regions[KEEL_REGION_KV].bytes + 2 * both.plan().kv_session_bytes);
+    EXPECT_EQ(both.plan().regions[KEEL_REGION_KV].bytes,
+              none.plan().regions[KEEL_REGION_KV].bytes + 2 * both.plan().kv_session_bytes);
 }
 
-// With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded elsewhere.
+// With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded
+// elsewhere.
 TEST(KvPrecise, RowsInF16AreReadAsSuch) {
     keel_config plain = precise_config(0, 0);
     plain.k_format = plain.v_format = KEEL_KV_F16;
     keel_config f32 = plain;
     f32.k_format = f32.v_format = KEEL_KV_F32;
-    keel_test::Engine exact(kBooks, f32), half(kBooks, plain), coded(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(64, 0)), all(kBooks, precise_config(8, 200));
+    keel_test::Engine exact(kBooks, f32), half(kBooks, plain), coded(kBooks, precise_config(0, 0)),
+        sinks(kBooks, precise_config(64, 0)), all(kBooks, precise_config(8, 200));
     const std::vector<int32_t> ids = some_ids(200, exact.info().vocabulary);
     const keel_test::Logits want = exact.logits_for(ids);
-    const double f16 = mean_kl(want, half.logits_for(ids)), tcq = mean_kl(want, coded.logits_for(ids)), some = mean_kl(want, sinks.logits_for(ids)), none = mean_kl(want, all.logits_for(ids));
+    const double f16 = mean_kl(want, half.logits_for(ids)), tcq = mean_kl(want, coded.logits_for(ids)),
+                 some = mean_kl(want, sinks.logits_for(ids)), none = mean_kl(want, all.logits_for(ids));
     EXPECT_LT(none, 10 * f16 + 1e-9) << "every key is recent";
     EXPECT_LT(some, tcq);
     EXPECT_GT(some, none);
@@ -383,8 +410,10 @@ TEST(KvPrecise, TruncatingBeyondTheRollbackIsRefused) {
 }
 
 TEST(KvPrecise, SavedAndRestoredAcrossRingSizes) {
-    keel_test::Engine wide(kTiny, precise_config(4, 40, 300)), narrow(kTiny, precise_config(4, 40, 1)), other(kTiny, precise_config(4, 41));
-    const std::vector<int32_t> ids = some_ids(400, wide.info().vocabulary), more = some_ids(9, wide.info().vocabulary, 6);
+    keel_test::Engine wide(kTiny, precise_config(4, 40, 300)), narrow(kTiny, precise_config(4, 40, 1)),
+        other(kTiny, precise_config(4, 41));
+    const std::vector<int32_t> ids = some_ids(400, wide.info().vocabulary),
+                               more = some_ids(9, wide.info().vocabulary, 6);
     wide.feed(ids);
     wide.advance();
     uint64_t bytes = 0, written = 0;
@@ -416,7 +445,9 @@ class KvEviction : public testing::Test {
         engine_.feed(ids);
         engine_.advance();
     }
-    std::vector<float> newest() const { return std::vector<float>(engine_.row(0), engine_.row(0) + engine_.info().vocabulary); }
+    std::vector<float> newest() const {
+        return std::vector<float>(engine_.row(0), engine_.row(0) + engine_.info().vocabulary);
+    }
     uint32_t evict(uint32_t from, uint32_t to) {
         uint32_t tokens = 0;
         keel_test::check(keel_session_evict(engine_.session(), from, to, &tokens), "evict");
@@ -444,7 +475,8 @@ TEST_F(KvEviction, GivesBackWholePagesInside) {
 }
 
 TEST_F(KvEviction, WhatIsGoneIsNotSeenAndNothingElseMoves) {
-    const std::vector<int32_t> ids = some_ids(300, engine_.info().vocabulary), more = some_ids(20, engine_.info().vocabulary, 8);
+    const std::vector<int32_t> ids = some_ids(300, engine_.info().vocabulary),
+                               more = some_ids(20, engine_.info().vocabulary, 8);
     compute(ids);
     compute(more);
     const std::vector<float> whole = newest();

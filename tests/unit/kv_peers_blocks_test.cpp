@@ -1,5 +1,6 @@
-// The block codecs of sdk/tools/kv_peers: Besicovitch, Riemann and, with Eigen, KakeyaTurbo. Sizes against their formulas, errors on
-// Gaussian rows against published figures and numerical integration, properties that broken decoders lack.
+// The block codecs of sdk/tools/kv_peers: Besicovitch, Riemann and, with Eigen, KakeyaTurbo. Sizes against their
+// formulas, errors on Gaussian rows against published figures and numerical integration, properties that broken
+// decoders lack.
 #include <gtest/gtest.h>
 #include <math.h>
 
@@ -65,7 +66,9 @@ KvPeerContext context_of(uint32_t head_dim, bool value = false, const KvPeerCali
     context.head_dim = head_dim, context.value = value, context.calibration = calibration;
     return context;
 }
-uint32_t count_of(const Rows& rows, const KvPeerContext& context) { return static_cast<uint32_t>(rows.size() / context.head_dim); }
+uint32_t count_of(const Rows& rows, const KvPeerContext& context) {
+    return static_cast<uint32_t>(rows.size() / context.head_dim);
+}
 
 std::vector<uint8_t> encoded(const KvPeer& peer, const Rows& rows, const KvPeerContext& context) {
     std::vector<uint8_t> bytes;
@@ -120,7 +123,8 @@ std::vector<double> rotated_covariance(uint32_t dim, const Eigenvalue& eigenvalu
     for (uint32_t a = 0; a < dim; ++a)
         for (uint32_t b = 0; b < dim; ++b)
             for (uint32_t j = 0; j < dim; ++j)
-                s[size_t{a} * dim + b] += (std::popcount(a & j) + std::popcount(b & j)) % 2 ? -eigenvalue(j) / dim : eigenvalue(j) / dim;
+                s[size_t{a} * dim + b] +=
+                    (std::popcount(a & j) + std::popcount(b & j)) % 2 ? -eigenvalue(j) / dim : eigenvalue(j) / dim;
     return s;
 }
 // tr(E S E^T) with S of head row mod heads, ridge of the whitening included.
@@ -170,7 +174,8 @@ TEST(KvPeersBlocks, BesicovitchLevelsAreThoseOfProjectedPairs) {
     double square = 0;
     for (const float alpha : codes.alpha) square += double{alpha} * alpha;
     Rows scaled;
-    for (const float alpha : codes.alpha) scaled.push_back(static_cast<float>(alpha / sqrt(square / static_cast<double>(codes.alpha.size()))));
+    for (const float alpha : codes.alpha)
+        scaled.push_back(static_cast<float>(alpha / sqrt(square / static_cast<double>(codes.alpha.size()))));
     const Rows fitted = fit_codebook(scaled, gaussian_codebook(3), 2000), book = besicovitch_codebook(1, 3);
     ASSERT_EQ(book.size(), 8u);
     for (size_t i = 0; i < 8; ++i) {
@@ -183,10 +188,12 @@ TEST(KvPeersBlocks, LayerSetsCountFromBothEndsAndInParts) {
     const auto six = LayerSet::parse("0+1+Ldiv4+Ldiv2+-2+-1");
     ASSERT_TRUE(six);
     for (uint32_t layer = 0; layer < 28; ++layer)
-        EXPECT_EQ(six->contains(layer, 28), layer == 0 || layer == 1 || layer == 7 || layer == 14 || layer >= 26) << layer;
+        EXPECT_EQ(six->contains(layer, 28), layer == 0 || layer == 1 || layer == 7 || layer == 14 || layer >= 26)
+            << layer;
     EXPECT_FALSE(LayerSet::parse("")->contains(0, 28));
     EXPECT_FALSE(LayerSet::parse("-3")->contains(0, 2));
-    for (const char* text : {"+", "0+", "+0", "-0", "Ldiv0", "L", "Ldiv", "x", "0,1", "--1"}) EXPECT_FALSE(LayerSet::parse(text)) << text;
+    for (const char* text : {"+", "0+", "+0", "-0", "Ldiv0", "L", "Ldiv", "x", "0,1", "--1"})
+        EXPECT_FALSE(LayerSet::parse(text)) << text;
 }
 
 // ---- Besicovitch ----
@@ -195,12 +202,14 @@ TEST(KvPeersBlocks, BesicovitchErrorsAreThoseOfTheSpecification) {
     const Rows rows = Source(2).normals(1024 * 128);
     const KvPeerContext context = context_of(128);
     const std::pair<const char*, double> expected[] = {
-        {"3:4:published", 0.0394}, {"4:4:published", 0.0302}, {"6:4:published", 0.0273}, {"2:2:fitted", 0.118}, {"2:3:fitted", 0.0707},
-        {"3:3:fitted", 0.0341},    {"3:4:fitted", 0.0187},    {"4:4:fitted", 0.0093},    {"6:4:fitted", 0.0063},
+        {"3:4:published", 0.0394}, {"4:4:published", 0.0302}, {"6:4:published", 0.0273},
+        {"2:2:fitted", 0.118},     {"2:3:fitted", 0.0707},    {"3:3:fitted", 0.0341},
+        {"3:4:fitted", 0.0187},    {"4:4:fitted", 0.0093},    {"6:4:fitted", 0.0063},
     };
     for (const auto& [form, error] : expected)
         expect_near_relative(relative_error(std::string("besicovitch:") + form, rows, context), error, 0.02, form);
-    EXPECT_EQ(relative_error("besicovitch:3:4", rows, context), relative_error("besicovitch:3:4:published", rows, context));
+    EXPECT_EQ(relative_error("besicovitch:3:4", rows, context),
+              relative_error("besicovitch:3:4:published", rows, context));
     // With f16 lengths only the direction errs: 1/2 (1 - sin(a) / a) of the energy, a = pi / 2^d.
     const double a = std::numbers::pi / 4;
     expect_near_relative(relative_error("besicovitch:2:f16", rows, context), 0.5 * (1 - sin(a) / a), 0.02, "f16");
@@ -210,7 +219,8 @@ TEST(KvPeersBlocks, BesicovitchSizesAreTheFormula) {
     for (const uint32_t dim : {64u, 80u, 128u})
         for (const uint32_t d : {2u, 3u, 6u})
             for (const uint32_t m : {0u, 2u, 3u, 4u}) {
-                const uint64_t groups = dim / 2, row = (groups * d + 7) / 8 + (m ? (groups * m + 7) / 8 + 2 : 2 * groups);
+                const uint64_t groups = dim / 2,
+                               row = (groups * d + 7) / 8 + (m ? (groups * m + 7) / 8 + 2 : 2 * groups);
                 const std::string spec = "besicovitch:" + std::to_string(d) + ":" + (m ? std::to_string(m) : "f16");
                 const KvPeerContext context = context_of(dim, true);
                 for (const uint32_t count : {0u, 1u, 35u}) {
@@ -236,7 +246,8 @@ TEST(KvPeersBlocks, BesicovitchPublishedNeverUsesHalfOfItsLevels) {
         std::vector<uint64_t> used(16);
         for (size_t row = 0; row < 256; ++row)
             for (size_t i = 24; i < 56; ++i) ++used[bytes[row * 58 + i] & 15], ++used[bytes[row * 58 + i] >> 4];
-        for (size_t level = 0; level < 16; ++level) EXPECT_EQ(used[level] > 0, fitted || (level >= 4 && level < 12)) << level;
+        for (size_t level = 0; level < 16; ++level)
+            EXPECT_EQ(used[level] > 0, fitted || (level >= 4 && level < 12)) << level;
     }
 }
 
@@ -260,7 +271,8 @@ double polar_error(uint32_t direction_bits, std::span<const float> levels, doubl
     double error = 0;
     for (int i = 0; i < kRadii; ++i)
         for (int j = 0; j < kAngles; ++j) {
-            const double r = (i + 0.5) * 8 / kRadii, angle = (j + 0.5) / kAngles * std::numbers::pi / (2 << direction_bits);
+            const double r = (i + 0.5) * 8 / kRadii,
+                         angle = (j + 0.5) / kAngles * std::numbers::pi / (2 << direction_bits);
             const double alpha = r * cos(angle);
             double best = INFINITY;
             for (const float level : levels) best = std::min(best, pow(alpha - level * scale, 2));
@@ -299,10 +311,12 @@ TEST(KvPeersBlocks, RiemannErrorIsThatOfItsTableAndOfflineScales) {
         double mean = 0;
         for (const float scale : calibration.group_scales) mean += scale / 32;
         expect_near_relative(mean, c.scale, 0.02, c.spec);
-        expect_near_relative(relative_error(*peer, rows, context_of(64, false, &calibration)), polar_error(c.d, c.levels, c.scale), 0.04, c.spec);
+        expect_near_relative(relative_error(*peer, rows, context_of(64, false, &calibration)),
+                             polar_error(c.d, c.levels, c.scale), 0.04, c.spec);
     }
     // The quantile table clips what the scales expect.
-    EXPECT_GT(polar_error(6, std::span(quantile4).subspan(8), pct99 / 2.7), 1.3 * polar_error(6, calibrated4, pct99 / 2.7));
+    EXPECT_GT(polar_error(6, std::span(quantile4).subspan(8), pct99 / 2.7),
+              1.3 * polar_error(6, calibrated4, pct99 / 2.7));
 }
 
 TEST(KvPeersBlocks, RiemannSizesAndTablesAreCharged) {
@@ -372,7 +386,8 @@ std::vector<double> safetensor(const std::vector<char>& file, const std::string&
     uint64_t header_bytes = 0;
     if (file.size() < 8) return {};
     memcpy(&header_bytes, file.data(), 8);
-    const auto header = nlohmann::json::parse(file.begin() + 8, file.begin() + 8 + static_cast<ptrdiff_t>(header_bytes));
+    const auto header =
+        nlohmann::json::parse(file.begin() + 8, file.begin() + 8 + static_cast<ptrdiff_t>(header_bytes));
     if (!header.contains(name)) return {};
     const uint64_t begin = header[name]["data_offsets"][0], end = header[name]["data_offsets"][1];
     std::vector<float> values((end - begin) / 4);
@@ -415,7 +430,8 @@ TEST(KvPeersBlocks, WhiteningHasThePublishedFactors) {
     const std::vector<char> file = keel_test::read_file(path);
     const uint32_t dim = 64;
     for (const char* layer : {"layer_0", "layer_12", "layer_23"}) {
-        const std::vector<double> sigma = safetensor(file, std::string(layer) + "_sigma"), chol = safetensor(file, std::string(layer) + "_chol");
+        const std::vector<double> sigma = safetensor(file, std::string(layer) + "_sigma"),
+                                  chol = safetensor(file, std::string(layer) + "_chol");
         ASSERT_EQ(sigma.size(), 2u * dim * dim);
         ASSERT_EQ(chol.size(), sigma.size());
         const QueryWhitening whitening(sigma, dim);
@@ -427,7 +443,8 @@ TEST(KvPeersBlocks, WhiteningHasThePublishedFactors) {
                 std::vector<double> row(dim);
                 row[i] = 1;
                 whitening.whiten(head, row);
-                for (uint32_t j = 0; j < dim; ++j) EXPECT_NEAR(row[j] * unit, chol[head * dim * dim + i * dim + j], 2e-4 * unit) << layer;
+                for (uint32_t j = 0; j < dim; ++j)
+                    EXPECT_NEAR(row[j] * unit, chol[head * dim * dim + i * dim + j], 2e-4 * unit) << layer;
             }
         }
     }
@@ -496,7 +513,9 @@ TEST(KvPeersBlocks, CentresFindDirectionsWhateverTheirSigns) {
     Source source(15);
     RowMatrix rows(200, 8);
     for (int r = 0; r < 200; ++r)
-        for (int j = 0; j < 8; ++j) rows(r, j) = 0.01 * source.normal() + (j == r % 4 ? (r / 4 % 2 ? 5.0 : -2.0) : 0);  // as many of either sign
+        for (int j = 0; j < 8; ++j)
+            rows(r, j) =
+                0.01 * source.normal() + (j == r % 4 ? (r / 4 % 2 ? 5.0 : -2.0) : 0);  // as many of either sign
     const RowMatrix centres = spherical_centres(rows, 4);
     const auto nearest = nearest_centres(rows, centres);
     for (int r = 0; r < 200; ++r) {
@@ -548,7 +567,8 @@ TEST(KvPeersBlocks, KakeyaturboPublishedBytesAreTheFormula) {
     const KvPeerContext context = context_of(dim);
     const Rows all = clustered_rows(16, 2048, dim);
     for (const auto& c : cases) {
-        const auto published = kakeyaturbo(std::string(c.options) + ",bytes=published"), minimum = kakeyaturbo(c.options);
+        const auto published = kakeyaturbo(std::string(c.options) + ",bytes=published"),
+                   minimum = kakeyaturbo(c.options);
         ASSERT_TRUE(published && minimum);
         const uint64_t skeleton = 2 * dim + 2 * c.rank * dim, width = c.rank;
         std::vector<uint64_t> sizes;
@@ -557,17 +577,21 @@ TEST(KvPeersBlocks, KakeyaturboPublishedBytesAreTheFormula) {
             const Rows rows(all.begin(), all.begin() + size_t{blocks} * c.block * dim);
             const uint64_t bases = c.share ? 1 : blocks, coded = blocks * c.block;
             const uint64_t outliers = c.outlier > 0 ? outliers_of(*published, rows, context, c.outlier) : 0;
-            const uint64_t codes = coded * (width * c.bits / 8) + 4 * outliers + blocks * 2 * centres * c.rank + bases * skeleton;
+            const uint64_t codes =
+                coded * (width * c.bits / 8) + 4 * outliers + blocks * 2 * centres * c.rank + bases * skeleton;
             const auto bytes = encoded(*published, rows, context);
             EXPECT_EQ(bytes.size(), coded * 10 + codes) << c.options;
             sizes.push_back(bytes.size());
             const auto fewest = encoded(*minimum, rows, context);
-            EXPECT_EQ(fewest.size(), bases * 2 + coded * 4 + coded * 4 / 8 + (c.outlier > 0 ? coded * 7 / 8 : 0) + codes) << c.options;
+            EXPECT_EQ(fewest.size(),
+                      bases * 2 + coded * 4 + coded * 4 / 8 + (c.outlier > 0 ? coded * 7 / 8 : 0) + codes)
+                << c.options;
             EXPECT_EQ(decoded(*published, bytes, rows, context), decoded(*minimum, fewest, rows, context)) << c.options;
         }
         const double blocks = 4096.0 / c.block;
-        const double whole = c.share ? static_cast<double>(sizes[0]) + (blocks - 1) * static_cast<double>(sizes[1] - sizes[0])
-                                     : static_cast<double>(sizes[0]) * blocks;
+        const double whole =
+            c.share ? static_cast<double>(sizes[0]) + (blocks - 1) * static_cast<double>(sizes[1] - sizes[0])
+                    : static_cast<double>(sizes[0]) * blocks;
         expect_near_relative(whole / 4096, c.bytes, 0.01, c.options);
     }
 }
@@ -577,7 +601,8 @@ TEST(KvPeersBlocks, KakeyaturboRowsThatFillNoBlockAreF16) {
     const KvPeerContext context = context_of(20);  // 20 directions, coded as 32 coordinates
     const Rows rows = Source(17).normals(70 * 20);
     const auto bytes = encoded(*peer, rows, context);
-    EXPECT_EQ(bytes.size(), 2 * (2 + 2 * 20 + 2 * 20 * 20 + 2 * 4 * 20 + 32 * 2 / 8 + 32 * 4 + 32 * 32 * 3 / 8) + 6 * 20 * 2u);
+    EXPECT_EQ(bytes.size(),
+              2 * (2 + 2 * 20 + 2 * 20 * 20 + 2 * 4 * 20 + 32 * 2 / 8 + 32 * 4 + 32 * 32 * 3 / 8) + 6 * 20 * 2u);
     const Rows back = decoded(*peer, bytes, rows, context);
     for (size_t i = 64 * 20; i < rows.size(); ++i) EXPECT_NEAR(back[i], rows[i], fabs(rows[i]) * 0x1p-11 + 1e-7);
     EXPECT_TRUE(encoded(*peer, {}, context).empty());
@@ -593,7 +618,8 @@ TEST(KvPeersBlocks, KakeyaturboScaleGivesUnitVariance) {
     for (auto row = z.begin(); row != z.end(); row += 64) EXPECT_NEAR(energy(Rows(row, row + 64)), 64, 0.01);
     // Close to normal: 4.55 % beyond 2, 13.4 % beyond 1.5.
     const auto beyond = [&](float t) {
-        return static_cast<double>(std::count_if(z.begin(), z.end(), [&](float x) { return fabsf(x) > t; })) / static_cast<double>(z.size());
+        return static_cast<double>(std::count_if(z.begin(), z.end(), [&](float x) { return fabsf(x) > t; })) /
+               static_cast<double>(z.size());
     };
     EXPECT_NEAR(beyond(2), 0.0455, 0.005);
     EXPECT_NEAR(beyond(1.5f), 0.134, 0.01);
@@ -610,7 +636,8 @@ TEST(KvPeersBlocks, KakeyaturboResidualIsWhatTheCentreDoesNotExplain) {
         const double whole = coefficients.row(r).squaredNorm();
         EXPECT_NEAR(double{row.residual_norm} * row.residual_norm, whole - double{row.t} * row.t, 2e-3 * whole);
         EXPECT_NEAR(row.norm, wide.row(r).norm(), 1e-5 * row.norm);
-        for (int c = 0; c < block.centres.rows(); ++c) EXPECT_LE(fabs(coefficients.row(r).dot(block.centres.row(c))), fabs(row.t) * (1 + 1e-6));
+        for (int c = 0; c < block.centres.rows(); ++c)
+            EXPECT_LE(fabs(coefficients.row(r).dot(block.centres.row(c))), fabs(row.t) * (1 + 1e-6));
     }
 }
 
@@ -639,7 +666,8 @@ TEST(KvPeersBlocks, KakeyaturboKeepsNormsUnderBothMetrics) {
     Rows rows = Source(20).normals(size_t{count} * dim);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] *= exp2f(static_cast<float>(i / dim % 9) - 4);
     const std::string rest = ",vr=1,bits=4,bs=256,k=16";
-    const auto mse = kakeyaturbo("metric=mse,bytes=published" + rest), ip = kakeyaturbo("metric=ip,bytes=published" + rest);
+    const auto mse = kakeyaturbo("metric=mse,bytes=published" + rest),
+               ip = kakeyaturbo("metric=ip,bytes=published" + rest);
     const auto mse_bytes = encoded(*mse, rows, context), ip_bytes = encoded(*ip, rows, context);
     EXPECT_NE(mse_bytes, ip_bytes);
     EXPECT_EQ(mse_bytes.size(), ip_bytes.size());
@@ -660,7 +688,8 @@ TEST(KvPeersBlocks, KakeyaturboOutliersReduceTheError) {
     const Rows rows = Source(21).normals(512 * 64);
     for (const char* bits : {"1", "2", "3"}) {
         const std::string spec = std::string("kakeyaturbo:vr=1,bs=512,bits=") + bits;
-        const double none = relative_error(spec, rows, context), at2 = relative_error(spec + ",outlier=2.0", rows, context);
+        const double none = relative_error(spec, rows, context),
+                     at2 = relative_error(spec + ",outlier=2.0", rows, context);
         EXPECT_LT(at2, 0.9 * none) << bits;
         EXPECT_LT(relative_error(spec + ",outlier=1.5", rows, context), at2) << bits;
     }
@@ -672,7 +701,8 @@ TEST(KvPeersBlocks, KakeyaturboSharedBasisIsTheFirstBlocks) {
     Rows rows = rotated_rows(22, 128, dim, [](uint32_t j) { return j < 4 ? 1 : 0.001; });
     const Rows elsewhere = Source(23).normals(128 * dim);  // in directions that the first block lacks
     rows.insert(rows.end(), elsewhere.begin(), elsewhere.end());
-    const auto shared = make_kv_peer("kakeyaturbo:share=1,bs=128,bits=4,vr=0.99"), own = make_kv_peer("kakeyaturbo:share=0,bs=128,bits=4,vr=0.99");
+    const auto shared = make_kv_peer("kakeyaturbo:share=1,bs=128,bits=4,vr=0.99"),
+               own = make_kv_peer("kakeyaturbo:share=0,bs=128,bits=4,vr=0.99");
     EXPECT_EQ(shared->block_rows(true), 1u << 20);
     EXPECT_EQ(own->block_rows(true), 128u);
     const Rows lost = difference(round_trip(*shared, rows, context), rows);
@@ -692,12 +722,14 @@ void expect_whitening_pays(const std::vector<double>& covariance, uint32_t dim, 
     context.layer = 3, context.layers = 24;
     const std::string rest = ",vr=1,bits=4,bs=512,rank=" + std::to_string(rank);
     const auto whitened = kakeyaturbo("qp=1,skip=0" + rest), plain = kakeyaturbo("qp=0" + rest);
-    const Rows e_whitened = difference(round_trip(*whitened, rows, context), rows), e_plain = difference(round_trip(*plain, rows, context), rows);
+    const Rows e_whitened = difference(round_trip(*whitened, rows, context), rows),
+               e_plain = difference(round_trip(*plain, rows, context), rows);
     const double scores = weighted_energy(e_whitened, covariance, dim);
     EXPECT_LT(scores * gain, weighted_energy(e_plain, covariance, dim));
     EXPECT_GT(energy(e_whitened), energy(e_plain));  // each is best by its own measure
 
-    // No subspace of that rank loses less than the small eigenvalues of (K - mean) L; 4 bits add less than a hundredth of the rest.
+    // No subspace of that rank loses less than the small eigenvalues of (K - mean) L; 4 bits add less than a hundredth
+    // of the rest.
     RowMatrix wide(count, dim);
     std::copy(rows.begin(), rows.end(), wide.data());
     const QueryWhitening whitening(covariance, dim);
@@ -706,7 +738,8 @@ void expect_whitening_pays(const std::vector<double>& covariance, uint32_t dim, 
     const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(Eigen::MatrixXd(centred.transpose() * centred));
     double trace = 0;
     for (uint32_t i = 0; i < dim; ++i) trace += covariance[size_t{i} * dim + i];
-    const double unit = trace / dim * (1 + QueryWhitening::kRidge), least = unit * solver.eigenvalues().head(dim - rank).sum();
+    const double unit = trace / dim * (1 + QueryWhitening::kRidge),
+                 least = unit * solver.eigenvalues().head(dim - rank).sum();
     EXPECT_GT(scores, least * 0.999);
     EXPECT_LT(scores, least + 0.01 * unit * solver.eigenvalues().sum());
 
@@ -761,7 +794,8 @@ TEST(KvPeersBlocks, KakeyaturboFitsItsOwnLevels) {
     const uint32_t dim = 8, count = 2048;
     const Rows other = Source(26).normals(size_t{count} * dim), rows = Source(27).normals(size_t{count} * dim);
     KvPeerCalibration calibration;
-    const auto own = make_kv_peer("kakeyaturbo:codebook=own,vr=1,bits=3,bs=512,k=4"), gaussian = make_kv_peer("kakeyaturbo:vr=1,bits=3,bs=512,k=4");
+    const auto own = make_kv_peer("kakeyaturbo:codebook=own,vr=1,bits=3,bs=512,k=4"),
+               gaussian = make_kv_peer("kakeyaturbo:vr=1,bits=3,bs=512,k=4");
     const KvPeerContext context = context_of(dim, false, &calibration);
     EXPECT_EQ(encoded(*own, rows, context), encoded(*gaussian, rows, context));  // not fitted yet
     EXPECT_EQ(own->side_bytes(context), 0u);
@@ -783,8 +817,9 @@ TEST(KvPeersBlocks, KakeyaturboFitsItsOwnLevels) {
 // ---- recipes ----
 
 TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
-    // 28 layers of D = 128 against bf16, of bytes as published; shared bases are spread over 4096 rows. v1.2 and v1.3 depend on data.
-    const std::pair<const char*, double> expected[] = {{"v1.4-pareto", 2.91}, {"p6", 3.16},  {"b3", 4.20}, {"r3", 3.67},
+    // 28 layers of D = 128 against bf16, of bytes as published; shared bases are spread over 4096 rows. v1.2 and v1.3
+    // depend on data.
+    const std::pair<const char*, double> expected[] = {{"v1.4-pareto", 2.91}, {"p6", 3.16}, {"b3", 4.20}, {"r3", 3.67},
                                                        {"v1.3-ppl", 2.55},    {"f1", 3.35}, {"f2", 3.49}};
     const uint32_t dim = 128, layers = 28, boundary[] = {0, 1, 7, 14, 26, 27};
     const Rows rows = clustered_rows(29, 2048, dim);
@@ -802,14 +837,16 @@ TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
         double bytes = 0;
         for (const uint32_t layer : {3u, 0u, 7u})  // neither; of both sets; of the six
             for (const bool value : {false, true}) {
-                const bool six = recipe->layers.find("div") != std::string_view::npos, outside = layer == 0 || (layer == 7 && six);
+                const bool six = recipe->layers.find("div") != std::string_view::npos,
+                           outside = layer == 0 || (layer == 7 && six);
                 const std::string_view part = outside ? recipe->boundary : value ? recipe->v : recipe->k;
                 KvPeerContext context = context_of(dim, value, &calibration);
                 context.layer = layer, context.layers = layers;
                 auto [entry, fresh] = known.try_emplace({part, value});
                 if (fresh) {
                     const auto size = [&](uint32_t n) {
-                        return static_cast<double>(encoded(*peer, Rows(rows.begin(), rows.begin() + size_t{n} * dim), context).size());
+                        return static_cast<double>(
+                            encoded(*peer, Rows(rows.begin(), rows.begin() + size_t{n} * dim), context).size());
                     };
                     const uint32_t block = part.find("bs=512") != std::string_view::npos ? 512 : 1024;
                     entry->second = part.find("share=1") != std::string_view::npos
@@ -833,7 +870,8 @@ TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
 }
 
 TEST(KvPeersBlocks, RecipesSayWhatTheyNeed) {
-    const auto v12 = make_kv_peer("kakeyaturbo:v1.2"), f1 = make_kv_peer("kakeyaturbo:f1"), pareto = make_kv_peer("kakeyaturbo:v1.4-pareto:per-head");
+    const auto v12 = make_kv_peer("kakeyaturbo:v1.2"), f1 = make_kv_peer("kakeyaturbo:f1"),
+               pareto = make_kv_peer("kakeyaturbo:v1.4-pareto:per-head");
     ASSERT_TRUE(v12 && f1 && pareto);
     EXPECT_TRUE(v12->pools_heads());
     EXPECT_FALSE(v12->before_rope());
@@ -851,25 +889,56 @@ TEST(KvPeersBlocks, RecipesSayWhatTheyNeed) {
 // ---- names ----
 
 TEST(KvPeersBlocks, NamesMakeCodecsThatBearThem) {
-    std::vector<std::string> good = {"besicovitch:3:4", "besicovitch:8:8:fitted:mean", "besicovitch:1:1:published:mean=7", "besicovitch:2:f16:mean",
-                                     "riemann:6:4", "riemann:1:8:plain", "riemann:5:3:pct99.9:own:block=256"};
-    std::vector<std::string> bad = {"besicovitch", "besicovitch:3", "besicovitch:0:4", "besicovitch:9:4", "besicovitch:3:0", "besicovitch:3:9",
-                                    "besicovitch:3:4:", "besicovitch:3:4:mean:fitted", "besicovitch:3:4:mean=0", "besicovitch:3:4:meanx", "riemann:6",
-                                    "riemann:6:4:", "riemann:6:4:pct98", "riemann:6:5:calibrated", "riemann:6:4:block=0", "kakeyaturbo",
+    std::vector<std::string> good = {
+        "besicovitch:3:4", "besicovitch:8:8:fitted:mean", "besicovitch:1:1:published:mean=7", "besicovitch:2:f16:mean",
+        "riemann:6:4",     "riemann:1:8:plain",           "riemann:5:3:pct99.9:own:block=256"};
+    std::vector<std::string> bad = {"besicovitch",
+                                    "besicovitch:3",
+                                    "besicovitch:0:4",
+                                    "besicovitch:9:4",
+                                    "besicovitch:3:0",
+                                    "besicovitch:3:9",
+                                    "besicovitch:3:4:",
+                                    "besicovitch:3:4:mean:fitted",
+                                    "besicovitch:3:4:mean=0",
+                                    "besicovitch:3:4:meanx",
+                                    "riemann:6",
+                                    "riemann:6:4:",
+                                    "riemann:6:4:pct98",
+                                    "riemann:6:5:calibrated",
+                                    "riemann:6:4:block=0",
+                                    "kakeyaturbo",
                                     "kakeyaturbo:",
-                                    "kakeyaturbo:v1.5", "kakeyaturbo:v1.2:", "kakeyaturbo:v1.2:per-head:published-bytes", "kakeyaturbo:bits=5",
-                                    "kakeyaturbo:bits=3,", "kakeyaturbo:bits=3//", "kakeyaturbo:bits=3/bits=2/0", "kakeyaturbo:bits=3/bits=2/@f16",
-                                    "kakeyaturbo:bits=3/bits=2/0@", "kakeyaturbo:bits", "kakeyaturbo:x=1", "kakeyaturbo:vr=0", "kakeyaturbo:vr=1.1",
-                                    "kakeyaturbo:vr=1e-1", "kakeyaturbo:outlier=-1", "kakeyaturbo:k=0", "kakeyaturbo:bs=0",
-                                    "kakeyaturbo:bits=4,codebook=ds", "kakeyaturbo:=3", "kakeyaturbo:share=2"};
+                                    "kakeyaturbo:v1.5",
+                                    "kakeyaturbo:v1.2:",
+                                    "kakeyaturbo:v1.2:per-head:published-bytes",
+                                    "kakeyaturbo:bits=5",
+                                    "kakeyaturbo:bits=3,",
+                                    "kakeyaturbo:bits=3//",
+                                    "kakeyaturbo:bits=3/bits=2/0",
+                                    "kakeyaturbo:bits=3/bits=2/@f16",
+                                    "kakeyaturbo:bits=3/bits=2/0@",
+                                    "kakeyaturbo:bits",
+                                    "kakeyaturbo:x=1",
+                                    "kakeyaturbo:vr=0",
+                                    "kakeyaturbo:vr=1.1",
+                                    "kakeyaturbo:vr=1e-1",
+                                    "kakeyaturbo:outlier=-1",
+                                    "kakeyaturbo:k=0",
+                                    "kakeyaturbo:bs=0",
+                                    "kakeyaturbo:bits=4,codebook=ds",
+                                    "kakeyaturbo:=3",
+                                    "kakeyaturbo:share=2"};
 #ifdef KEEL_HAVE_EIGEN
     for (const KakeyaturboRecipe& recipe : kakeyaturbo_recipes())
         for (const char* suffix : {"", ":published-bytes", ":per-head", ":published-bytes:per-head"})
             good.push_back("kakeyaturbo:" + std::string(recipe.name) + suffix);
-    good.insert(good.end(), {"kakeyaturbo:pca=exact,vr=0.95,k=16,bits=3,outlier=2.0,bs=512", "kakeyaturbo:bits=3/bits=2,share=1",
-                             "kakeyaturbo:bits=3/besicovitch:3:4:fitted", "kakeyaturbo:riemann:6:4/bits=2/0+-1@f16",
-                             "kakeyaturbo:bits=3,codebook=ds,outlier=0/bits=2/0+Ldiv2@pca=rsvd,rank=32"});
-    for (const KakeyaturboRecipe& recipe : kakeyaturbo_recipes()) EXPECT_NE(kv_peer_names().find(recipe.name), std::string_view::npos) << recipe.name;
+    good.insert(good.end(),
+                {"kakeyaturbo:pca=exact,vr=0.95,k=16,bits=3,outlier=2.0,bs=512", "kakeyaturbo:bits=3/bits=2,share=1",
+                 "kakeyaturbo:bits=3/besicovitch:3:4:fitted", "kakeyaturbo:riemann:6:4/bits=2/0+-1@f16",
+                 "kakeyaturbo:bits=3,codebook=ds,outlier=0/bits=2/0+Ldiv2@pca=rsvd,rank=32"});
+    for (const KakeyaturboRecipe& recipe : kakeyaturbo_recipes())
+        EXPECT_NE(kv_peer_names().find(recipe.name), std::string_view::npos) << recipe.name;
 #endif
     for (const std::string& spec : good) {
         const auto peer = make_kv_peer(spec);
@@ -877,17 +946,20 @@ TEST(KvPeersBlocks, NamesMakeCodecsThatBearThem) {
         EXPECT_EQ(peer->name(), spec);
     }
     for (const std::string& spec : bad) EXPECT_EQ(make_kv_peer(spec), nullptr) << spec;
-    for (const char* form : {"besicovitch:D:M", "riemann:D:M", "kakeyaturbo:"}) EXPECT_NE(kv_peer_names().find(form), std::string_view::npos) << form;
+    for (const char* form : {"besicovitch:D:M", "riemann:D:M", "kakeyaturbo:"})
+        EXPECT_NE(kv_peer_names().find(form), std::string_view::npos) << form;
 }
 
 // ---- rows and bytes that no one expects ----
 
 std::vector<std::string> hardy_specs() {
-    std::vector<std::string> specs = {"besicovitch:3:4:published", "besicovitch:3:4:fitted", "besicovitch:2:f16:mean=16",
-                                      "besicovitch:8:8:fitted:mean=16", "riemann:6:4:block=16", "riemann:5:3:plain:quantile:block=16"};
+    std::vector<std::string> specs = {"besicovitch:3:4:published", "besicovitch:3:4:fitted",
+                                      "besicovitch:2:f16:mean=16", "besicovitch:8:8:fitted:mean=16",
+                                      "riemann:6:4:block=16",      "riemann:5:3:plain:quantile:block=16"};
 #ifdef KEEL_HAVE_EIGEN
-    for (const char* options : {"vr=1,bits=4,bs=32", "vr=0.95,bits=2,outlier=1.5,bs=32,share=1", "pca=rsvd,bits=1,bs=16,k=40",
-                                "qp=1,bits=3,bs=32,outlier=2,bytes=published", "metric=ip,bytes=published,bits=3,bs=16,share=1,vr=1"})
+    for (const char* options :
+         {"vr=1,bits=4,bs=32", "vr=0.95,bits=2,outlier=1.5,bs=32,share=1", "pca=rsvd,bits=1,bs=16,k=40",
+          "qp=1,bits=3,bs=32,outlier=2,bytes=published", "metric=ip,bytes=published,bits=3,bs=16,share=1,vr=1"})
         specs.push_back(std::string("kakeyaturbo:") + options);
 #endif
     return specs;
@@ -948,7 +1020,9 @@ TEST(KvPeersBlocks, DamagedBytesAreRefusedOrDecoded) {
         std::vector<uint8_t> longer = bytes;
         longer.push_back(0);
         EXPECT_THROW(peer->decode(longer, count, context, out.data()), std::invalid_argument) << spec;
-        EXPECT_THROW(peer->decode(std::span(bytes).first(bytes.size() - 1), count, context, out.data()), std::invalid_argument) << spec;
+        EXPECT_THROW(peer->decode(std::span(bytes).first(bytes.size() - 1), count, context, out.data()),
+                     std::invalid_argument)
+            << spec;
         EXPECT_THROW(peer->decode({}, count, context, out.data()), std::invalid_argument) << spec;
         if (spec.ends_with("outlier=2,bytes=published")) {  // an outlier of another place, before 8 rows in f16
             std::vector<uint8_t> damaged = bytes;
@@ -970,9 +1044,12 @@ TEST(KvPeersBlocks, DamagedBytesAreRefusedOrDecoded) {
     for (const std::string& spec : hardy_specs()) {
         std::vector<uint8_t> none;
         if (!spec.starts_with("kakeyaturbo")) {
-            EXPECT_THROW(encoded(*make_kv_peer(spec), Rows(15), context_of(15, false, &calibration)), std::invalid_argument);
+            EXPECT_THROW(encoded(*make_kv_peer(spec), Rows(15), context_of(15, false, &calibration)),
+                         std::invalid_argument);
         }
-        EXPECT_THROW(make_kv_peer(spec)->encode(rows.data(), 1, context_of(0, false, &calibration), none), std::invalid_argument) << spec;
+        EXPECT_THROW(make_kv_peer(spec)->encode(rows.data(), 1, context_of(0, false, &calibration), none),
+                     std::invalid_argument)
+            << spec;
     }
 }
 

@@ -1,5 +1,5 @@
-// The row codecs of sdk/tools/kv_peers: sizes against their formulas, errors on Gaussian rows against published figures and
-// theory, lattices against exhaustive search.
+// The row codecs of sdk/tools/kv_peers: sizes against their formulas, errors on Gaussian rows against published figures
+// and theory, lattices against exhaustive search.
 #include <gtest/gtest.h>
 #include <math.h>
 
@@ -53,7 +53,8 @@ std::vector<uint8_t> encoded(const KvPeer& peer, const std::vector<float>& rows,
 }
 std::vector<float> round_trip(const KvPeer& peer, const std::vector<float>& rows, const KvPeerContext& context) {
     std::vector<float> decoded(rows.size(), kNan);
-    peer.decode(encoded(peer, rows, context), static_cast<uint32_t>(rows.size() / context.head_dim), context, decoded.data());
+    peer.decode(encoded(peer, rows, context), static_cast<uint32_t>(rows.size() / context.head_dim), context,
+                decoded.data());
     return decoded;
 }
 
@@ -79,7 +80,8 @@ const std::vector<std::string>& every_spec() {
         for (const char* radius : {"1", "38", "152", "32767"})
             for (const char* lattice : {"kakeya-d4:", "kakeya-e8:"}) s.push_back(std::string(lattice) + radius);
         for (const char* bits : {"2", "3", "4", "5", "6", "7", "8"})
-            for (const char* family : {"absmax:", "tq-prod:", "kivi:", "exl3:"}) s.push_back(std::string(family) + bits);
+            for (const char* family : {"absmax:", "tq-prod:", "kivi:", "exl3:"})
+                s.push_back(std::string(family) + bits);
         for (const char* bits : {"1", "2", "3", "4", "5", "6", "7", "8"})
             for (const char* scale : {"", ":ls", ":nc", ":eden"}) s.push_back(std::string("tq-mse:") + bits + scale);
         for (const char* preset : {"k8v4", "k4v4", "k3v4", "k3v3"})
@@ -105,18 +107,54 @@ TEST(KvPeersRows, NamesMakeCodecsThatBearThem) {
         EXPECT_FALSE(peer->pools_heads());
         EXPECT_EQ(peer->side_bytes(context_of(128)), 0u);
     }
-    for (const char* spec : {"", ":", "kakeya-d4", "kakeya-d4:", "kakeya-d4:0", "kakeya-d4:32768", "kakeya-d4:038", "kakeya-d4:+3", "kakeya-d4:4:4",
-                             "kakeya-e9:4", "absmax", "absmax:1", "absmax:9", "absmax:4x", "tq-mse:0", "tq-mse:9", "tq-mse:3:", "tq-mse:3:xx",
-                             "tq-mse:3:nc:nc", "tq-prod:1", "tq-prod:9", "tq-prod:3:nc", "vllm-k8v8", "vllm-k4v4:skip3", "vllm-k4v4:", "turbo5:32",
-                             "turbo1:32", "turbo3", "turbo3:64", "turbo:32", "kivi:1", "kivi:9", "kivi", "exl3:1", "exl3:9", "f16", " absmax:4"})
+    for (const char* spec : {"",
+                             ":",
+                             "kakeya-d4",
+                             "kakeya-d4:",
+                             "kakeya-d4:0",
+                             "kakeya-d4:32768",
+                             "kakeya-d4:038",
+                             "kakeya-d4:+3",
+                             "kakeya-d4:4:4",
+                             "kakeya-e9:4",
+                             "absmax",
+                             "absmax:1",
+                             "absmax:9",
+                             "absmax:4x",
+                             "tq-mse:0",
+                             "tq-mse:9",
+                             "tq-mse:3:",
+                             "tq-mse:3:xx",
+                             "tq-mse:3:nc:nc",
+                             "tq-prod:1",
+                             "tq-prod:9",
+                             "tq-prod:3:nc",
+                             "vllm-k8v8",
+                             "vllm-k4v4:skip3",
+                             "vllm-k4v4:",
+                             "turbo5:32",
+                             "turbo1:32",
+                             "turbo3",
+                             "turbo3:64",
+                             "turbo:32",
+                             "kivi:1",
+                             "kivi:9",
+                             "kivi",
+                             "exl3:1",
+                             "exl3:9",
+                             "f16",
+                             " absmax:4"})
         EXPECT_EQ(make_kv_peer(spec), nullptr) << spec;
-    for (const char* form : {"kakeya-d4:Q", "kakeya-e8:Q", "absmax:B", "tq-mse:B", "tq-prod:B", "vllm-k8v4", "turbo3", "kivi:B", "exl3:B", "tcqL-B"})
+    for (const char* form : {"kakeya-d4:Q", "kakeya-e8:Q", "absmax:B", "tq-mse:B", "tq-prod:B", "vllm-k8v4", "turbo3",
+                             "kivi:B", "exl3:B", "tcqL-B"})
         EXPECT_NE(kv_peer_names().find(form), std::string_view::npos) << form;
 }
 
 // ---- sizes ----
 
-uint64_t ceil_bytes(uint64_t bits) { return (bits + 7) / 8; }
+uint64_t ceil_bytes(uint64_t bits) {
+    return (bits + 7) / 8;
+}
 // Blocks of n values at `bits` bits with an f16 each; the rest of a row in smaller powers of two.
 uint64_t blocks_bytes(uint64_t dim, uint64_t n, uint64_t bits) {
     uint64_t bytes = 0;
@@ -135,31 +173,37 @@ TEST(KvPeersRows, SizesAreTheFormulas) {
         };
         const auto rows_are = [&](const std::string& spec, uint64_t bytes) {
             for (const bool value : {false, true})
-                for (const uint32_t count : {0u, 1u, 3u}) EXPECT_EQ(bytes_of(spec, value, count), count * bytes) << spec << " " << dim;
+                for (const uint32_t count : {0u, 1u, 3u})
+                    EXPECT_EQ(bytes_of(spec, value, count), count * bytes) << spec << " " << dim;
         };
         for (const uint32_t q : {1, 4, 10, 38, 152}) {
             const double lg = log2(2 * q + 1);
-            rows_are("kakeya-d4:" + std::to_string(q), ceil_bytes(dim / 4 * static_cast<uint64_t>(ceil(4 * lg - 1)) + 32));
+            rows_are("kakeya-d4:" + std::to_string(q),
+                     ceil_bytes(dim / 4 * static_cast<uint64_t>(ceil(4 * lg - 1)) + 32));
             rows_are("kakeya-e8:" + std::to_string(q), ceil_bytes(dim / 8 * static_cast<uint64_t>(ceil(8 * lg)) + 32));
         }
         for (uint32_t b = 1; b <= 8; ++b) {
             const std::string bits = std::to_string(b);
-            for (const char* scale : {"", ":ls", ":nc", ":eden"}) rows_are("tq-mse:" + bits + scale, ceil_bytes(b * dim + 16));
+            for (const char* scale : {"", ":ls", ":nc", ":eden"})
+                rows_are("tq-mse:" + bits + scale, ceil_bytes(b * dim + 16));
             if (b < 2) continue;
             rows_are("absmax:" + bits, ceil_bytes(b * dim + 32));
             rows_are("tq-prod:" + bits, ceil_bytes(b * dim + 32));
             rows_are("exl3:" + bits, blocks_bytes(dim, 32, b));
-            // KIVI: two f16 per group of 32 (channels of one position, V; positions of one channel, K), f16 rows that fill no group.
+            // KIVI: two f16 per group of 32 (channels of one position, V; positions of one channel, K), f16 rows that
+            // fill no group.
             const uint64_t groups = (dim + 31) / 32;
             for (const uint32_t count : {0u, 1u, 31u, 32u, 33u, 70u}) {
                 EXPECT_EQ(bytes_of("kivi:" + bits, true, count), count * (groups * 4 + ceil_bytes(b * dim)));
-                EXPECT_EQ(bytes_of("kivi:" + bits, false, count), count / 32 * dim * (4 + 4 * b) + count % 32 * dim * 2);
+                EXPECT_EQ(bytes_of("kivi:" + bits, false, count),
+                          count / 32 * dim * (4 + 4 * b) + count % 32 * dim * 2);
             }
         }
         for (uint32_t b = 2; b <= 4; ++b)
             for (const uint32_t block : {32, 128})
                 rows_are("turbo" + std::to_string(b) + ":" + std::to_string(block), blocks_bytes(dim, block, b));
-        for (const auto& [name, k, v] : {std::tuple{"vllm-k8v4", 8u, 4u}, {"vllm-k4v4", 4u, 4u}, {"vllm-k3v4", 3u, 4u}, {"vllm-k3v3", 3u, 3u}}) {
+        for (const auto& [name, k, v] :
+             {std::tuple{"vllm-k8v4", 8u, 4u}, {"vllm-k4v4", 4u, 4u}, {"vllm-k3v4", 3u, 4u}, {"vllm-k3v3", 3u, 3u}}) {
             const uint64_t slot = bytes_of(name, false, 1) + bytes_of(name, true, 1);
             const uint64_t exact = ceil_bytes(dim * k) + (k == 8 ? 0 : 2) + ceil_bytes(dim * v) + 4;
             EXPECT_EQ(slot, exact + exact % 2) << name << " " << dim;
@@ -264,17 +308,22 @@ TEST(KvPeersRows, KakeyaBitsAreTheTable) {
             const uint32_t dim = 64u << d;
             for (int e8 = 0; e8 < 2; ++e8) {
                 const auto peer = make_kv_peer((e8 ? "kakeya-e8:" : "kakeya-d4:") + std::to_string(size.q));
-                EXPECT_EQ(encoded(*peer, Normals(size.q).rows(dim), context_of(dim)).size() * 8, size.bits[d][e8]) << peer->name() << " " << dim;
+                EXPECT_EQ(encoded(*peer, Normals(size.q).rows(dim), context_of(dim)).size() * 8, size.bits[d][e8])
+                    << peer->name() << " " << dim;
             }
         }
     }
     // The largest Q for n bits, and one more.
-    constexpr uint32_t d4[][2] = {{12, 4},  {13, 5},  {14, 6},  {15, 7},  {16, 9},  {17, 10}, {18, 12}, {19, 15},  {20, 18},  {21, 22},  {22, 26},
-                                  {23, 31}, {24, 37}, {25, 44}, {26, 53}, {27, 63}, {28, 75}, {29, 90}, {30, 107}, {31, 127}, {32, 151}, {33, 180}};
-    constexpr uint32_t e8[][2] = {{26, 4},  {28, 5},  {30, 6},  {32, 7},  {34, 9},  {36, 10}, {40, 15},  {44, 22},
-                                  {45, 24}, {48, 31}, {50, 37}, {51, 40}, {52, 44}, {56, 63}, {58, 75}, {64, 127}, {66, 151}};
-    for (const auto& [bits, q] : d4) EXPECT_TRUE(LatticeCode(4, q).index_bits() == bits && LatticeCode(4, q + 1).index_bits() > bits) << q;
-    for (const auto& [bits, q] : e8) EXPECT_TRUE(LatticeCode(8, q).index_bits() == bits && LatticeCode(8, q + 1).index_bits() > bits) << q;
+    constexpr uint32_t d4[][2] = {{12, 4},  {13, 5},  {14, 6},   {15, 7},   {16, 9},   {17, 10}, {18, 12}, {19, 15},
+                                  {20, 18}, {21, 22}, {22, 26},  {23, 31},  {24, 37},  {25, 44}, {26, 53}, {27, 63},
+                                  {28, 75}, {29, 90}, {30, 107}, {31, 127}, {32, 151}, {33, 180}};
+    constexpr uint32_t e8[][2] = {{26, 4},  {28, 5},  {30, 6},  {32, 7},   {34, 9},  {36, 10},
+                                  {40, 15}, {44, 22}, {45, 24}, {48, 31},  {50, 37}, {51, 40},
+                                  {52, 44}, {56, 63}, {58, 75}, {64, 127}, {66, 151}};
+    for (const auto& [bits, q] : d4)
+        EXPECT_TRUE(LatticeCode(4, q).index_bits() == bits && LatticeCode(4, q + 1).index_bits() > bits) << q;
+    for (const auto& [bits, q] : e8)
+        EXPECT_TRUE(LatticeCode(8, q).index_bits() == bits && LatticeCode(8, q + 1).index_bits() > bits) << q;
 }
 
 // Of D4 or E8, and within the box.
@@ -324,7 +373,8 @@ TEST(KvPeersRows, LatticeNumbersHaveNoGapsInSmallBoxes) {
 
 TEST(KvPeersRows, LatticeNumbersFitAndComeBack) {
     Normals random(3);
-    std::vector<uint32_t> radii = {90, 127, 151, LatticeCode::kMaxRadius};  // 90: first-digits-then-half-the-last needs a 30th bit in D4
+    std::vector<uint32_t> radii = {
+        90, 127, 151, LatticeCode::kMaxRadius};  // 90: first-digits-then-half-the-last needs a 30th bit in D4
     for (const KakeyaSize& size : kKakeyaSizes) radii.push_back(size.q);
     for (const uint32_t dim : {4u, 8u})
         for (const uint32_t radius : radii) {
@@ -339,7 +389,8 @@ TEST(KvPeersRows, LatticeNumbersFitAndComeBack) {
                 ASSERT_TRUE(std::equal(point.begin(), point.begin() + dim, back.begin())) << dim << " " << radius;
             };
             for (int32_t half = 0; half <= (dim == 8 ? 1 : 0); ++half)
-                for (uint32_t corner = 0; corner < 1u << dim; ++corner) {  // corners; those of the wrong parity one step inward
+                for (uint32_t corner = 0; corner < 1u << dim;
+                     ++corner) {  // corners; those of the wrong parity one step inward
                     std::array<int32_t, 8> x = {};
                     for (uint32_t i = 0; i < dim; ++i) x[i] = corner >> i & 1 ? 2 * q - half : -2 * q + half;
                     if (!is_point(dim, q, x.data())) x[dim - 1] += x[dim - 1] > 0 ? -2 : 2;
@@ -350,7 +401,8 @@ TEST(KvPeersRows, LatticeNumbersFitAndComeBack) {
                 const int32_t half = dim == 8 && n % 2;
                 std::array<int32_t, 8> x = {};
                 do
-                    for (uint32_t i = 0; i < dim; ++i) x[i] = 2 * static_cast<int32_t>(random.word() % (2 * radius + 1 - half)) - 2 * q + half;
+                    for (uint32_t i = 0; i < dim; ++i)
+                        x[i] = 2 * static_cast<int32_t>(random.word() % (2 * radius + 1 - half)) - 2 * q + half;
                 while (!is_point(dim, q, x.data()));
                 check(x);
             }
@@ -408,14 +460,16 @@ TEST(KvPeersRows, HadamardIsTheMatrix) {
         hadamard(y);
         for (uint32_t i = 0; i < dim; ++i) {
             double sum = 0;
-            for (uint32_t j = 0; j < width; ++j) sum += (std::popcount(i % width & j) % 2 ? -1 : 1) * x[i / width * width + j];
+            for (uint32_t j = 0; j < width; ++j)
+                sum += (std::popcount(i % width & j) % 2 ? -1 : 1) * x[i / width * width + j];
             ASSERT_NEAR(y[i], sum / sqrt(width), 1e-5);
         }
         signed_hadamard(z, 7);
         signed_hadamard_inverse(z, 7);
         for (uint32_t i = 0; i < dim; ++i) ASSERT_NEAR(z[i], x[i], 1e-5);
     }
-    // Signs: of a unit vector each, so that the first transformed coordinate is +-1/sqrt(width); both signs, and of the seed.
+    // Signs: of a unit vector each, so that the first transformed coordinate is +-1/sqrt(width); both signs, and of the
+    // seed.
     int negative = 0, different = 0;
     for (uint32_t i = 0; i < 128; ++i) {
         std::vector<float> a(128), b(128);
@@ -466,7 +520,8 @@ TEST(KvPeersRows, LevelsAreLloydMax) {
             const double high = i + 1 < book.size() ? 0.5 * (double{book[i]} + book[i + 1]) : 12;
             ASSERT_LT(low, high);
             const double mass = integral(low, high, density);
-            EXPECT_NEAR(integral(low, high, [&](double x) { return x * density(x); }) / mass, book[i], 1e-5) << bits << " " << i;
+            EXPECT_NEAR(integral(low, high, [&](double x) { return x * density(x); }) / mass, book[i], 1e-5)
+                << bits << " " << i;
             error[bits] += integral(low, high, [&](double x) { return pow(x - book[i], 2) * density(x); });
             EXPECT_EQ(nearest_level(book, book[i]), i);
         }
@@ -475,8 +530,9 @@ TEST(KvPeersRows, LevelsAreLloydMax) {
             for (const float level : book) EXPECT_LE(std::fabs(x - book[nearest]), std::fabs(x - level));
         }
     }
-    // Levels in print. Errors: Max (1960) printed 0.009497 and 0.002499 for 16 and 32 levels, which are 0.2 % too small; these are
-    // what 30,000 rounds of Lloyd's iteration converge to. Many levels come near Panter and Dite's limit from below.
+    // Levels in print. Errors: Max (1960) printed 0.009497 and 0.002499 for 16 and 32 levels, which are 0.2 % too
+    // small; these are what 30,000 rounds of Lloyd's iteration converge to. Many levels come near Panter and Dite's
+    // limit from below.
     constexpr float b1[] = {0.798156f}, b2[] = {0.4528f, 1.5100f}, b3[] = {0.244943f, 0.756268f, 1.343757f, 2.151945f},
                     b4[] = {0.1281f, 0.3885f, 0.6566f, 0.9422f, 1.2563f, 1.6177f, 2.0690f, 2.7322f};
     const std::span<const float> printed[4] = {b1, b2, b3, b4};
@@ -535,7 +591,8 @@ TEST(KvPeersRows, GaussianErrorsAreTheFigures) {
     EXPECT_LT(relative_error("tq-mse:6:ls", rows, context), 0.00065);
 }
 
-// The figures above for E8 are of blocks whose coordinates were clamped to +-Q after the search: what has no number is nearer.
+// The figures above for E8 are of blocks whose coordinates were clamped to +-Q after the search: what has no number is
+// nearer.
 TEST(KvPeersRows, NumbersCostE8LessThanOnePercent) {
     constexpr uint32_t kDim = 128, kRows = 2000;
     for (const int32_t q : {4, 10}) {
@@ -556,7 +613,8 @@ TEST(KvPeersRows, NumbersCostE8LessThanOnePercent) {
                 for (size_t i = 0; i < 8; ++i) {
                     off |= std::abs(near[i]) > 2 * q;
                     near[i] = std::clamp(near[i], -2 * q, 2 * q);
-                    boxed += pow(largest * (y[i] - 0.5 * in[i]), 2), clamped += pow(largest * (y[i] - 0.5 * near[i]), 2);
+                    boxed += pow(largest * (y[i] - 0.5 * in[i]), 2),
+                        clamped += pow(largest * (y[i] - 0.5 * near[i]), 2);
                 }
             }
             clamped_rows += off;
@@ -573,14 +631,19 @@ TEST(KvPeersRows, ScalesOfTurboQuantDoWhatTheyPromise) {
     const std::vector<float> rows = Normals(99).rows(kDim * kRows, 3);
     for (const char* bits : {"1", "2", "3", "5"}) {
         const std::string spec = std::string("tq-mse:") + bits;
-        const auto plain = round_trip(*make_kv_peer(spec), rows, context), ls = round_trip(*make_kv_peer(spec + ":ls"), rows, context);
-        const auto nc = round_trip(*make_kv_peer(spec + ":nc"), rows, context), eden = round_trip(*make_kv_peer(spec + ":eden"), rows, context);
+        const auto plain = round_trip(*make_kv_peer(spec), rows, context),
+                   ls = round_trip(*make_kv_peer(spec + ":ls"), rows, context);
+        const auto nc = round_trip(*make_kv_peer(spec + ":nc"), rows, context),
+                   eden = round_trip(*make_kv_peer(spec + ":eden"), rows, context);
         for (uint32_t r = 0; r < kRows; ++r) {
-            const auto row = [&](const std::vector<float>& x) { return std::vector<float>(x.begin() + r * kDim, x.begin() + (r + 1) * kDim); };
+            const auto row = [&](const std::vector<float>& x) {
+                return std::vector<float>(x.begin() + r * kDim, x.begin() + (r + 1) * kDim);
+            };
             const std::vector<float> x = row(rows);
             // One direction, four lengths: f16 rounds each by at most 2^-11.
             const double least = squared_distance(row(ls), x), xx = dot(x, x);
-            for (const auto* other : {&plain, &nc, &eden}) ASSERT_GE(squared_distance(row(*other), x), least - 2e-6 * xx);
+            for (const auto* other : {&plain, &nc, &eden})
+                ASSERT_GE(squared_distance(row(*other), x), least - 2e-6 * xx);
             ASSERT_NEAR(dot(row(ls), row(ls)) / dot(row(ls), x), 1, 1e-3);
             ASSERT_NEAR(dot(row(nc), row(nc)) / xx, 1, 2e-3);
             ASSERT_NEAR(dot(row(eden), x) / xx, 1, 1e-3);
@@ -590,11 +653,12 @@ TEST(KvPeersRows, ScalesOfTurboQuantDoWhatTheyPromise) {
         EXPECT_NEAR(squared_distance(nc, rows) / dot(rows, rows), 2 - 2 * sqrt(1 - e), 0.01 * e);
         EXPECT_NEAR(squared_distance(eden, rows) / dot(rows, rows), 1 / (1 - e) - 1, 0.01 * e);
     }
-    // The published scale has the distortion that the levels have on a coordinate of a random direction, whose density is
-    // (1 - x^2/D)^((D-3)/2): 2 % below that of the Gaussian with 128 of them, which is .363 .117 .0345 .0095.
+    // The published scale has the distortion that the levels have on a coordinate of a random direction, whose density
+    // is (1 - x^2/D)^((D-3)/2): 2 % below that of the Gaussian with 128 of them, which is .363 .117 .0345 .0095.
     constexpr double published[] = {0.3634, 0.1175, 0.03454, 0.009497};
     for (uint32_t b = 1; b <= 4; ++b) {
-        const double measured = relative_error("tq-mse:" + std::to_string(b), rows, context), expected = direction_error(b, kDim);
+        const double measured = relative_error("tq-mse:" + std::to_string(b), rows, context),
+                     expected = direction_error(b, kDim);
         EXPECT_NEAR(measured, expected, 0.02 * expected) << b;
         EXPECT_NEAR(expected, published[b - 1], 0.03 * published[b - 1]) << b;
     }
@@ -608,10 +672,13 @@ TEST(KvPeersRows, TurboQuantProdEstimatesInnerProducts) {
     for (int b = 2; b <= 4; ++b) {
         const auto decoded = round_trip(*make_kv_peer("tq-prod:" + std::to_string(b)), rows, context);
         const double first_stage = relative_error("tq-mse:" + std::to_string(b - 1), rows, context);
-        // Unbiased, where tq-mse shrinks by its error; the price is pi/2 - 1/D times the error of the first stage, which is what
+        // Unbiased, where tq-mse shrinks by its error; the price is pi/2 - 1/D times the error of the first stage,
+        // which is what
         // an average over S of |S^T sign(S r)|^2 comes to; here is one S.|S^T sign(S r)|^2 comes to.
         EXPECT_NEAR(dot(decoded, rows) / xx, 1, 0.006) << b;
-        EXPECT_NEAR(squared_distance(decoded, rows) / xx, first_stage * (std::numbers::pi / 2 - 1.0 / kDim), 0.04 * first_stage) << b;
+        EXPECT_NEAR(squared_distance(decoded, rows) / xx, first_stage * (std::numbers::pi / 2 - 1.0 / kDim),
+                    0.04 * first_stage)
+            << b;
         // A query's inner product is the two-part estimator: the decoded first stage, and S q with the signs of S r.
         const auto first = round_trip(*make_kv_peer("tq-mse:" + std::to_string(b - 1)), rows, context);
         const std::vector<float>& s = gaussian_matrix(kDim);
@@ -640,21 +707,23 @@ TEST(KvPeersRows, RelatedCodecsAgree) {
     const std::vector<float> rows = Normals(8).rows(128 * 1000);
     for (const char* bits : {"3", "4"}) {
         const double nc = relative_error(std::string("tq-mse:") + bits + ":nc", rows, context);
-        // vLLM's K is tq-mse:nc but for signs; blocks of 128 are a row here; smaller blocks have smaller largest coordinates.
+        // vLLM's K is tq-mse:nc but for signs; blocks of 128 are a row here; smaller blocks have smaller largest
+        // coordinates.
         EXPECT_NEAR(relative_error(std::string("vllm-k") + bits + "v4", rows, context), nc, 0.02 * nc);
         EXPECT_NEAR(relative_error(std::string("turbo") + bits + ":128", rows, context), nc, 0.02 * nc);
         const double small = relative_error(std::string("turbo") + bits + ":32", rows, context);
         EXPECT_TRUE(small < nc && small > 0.85 * nc) << small / nc;
     }
-    // absmax has 2^b - 1 levels at integers, D4 and E8 at Q = 2^(b-1) - 1 the same box: cells of volume 2 and 1, second moments
-    // 0.0766 and 0.0717 to 0.0833 of the cube. An odd sum costs D4 sqrt(2), E8 gains 0.65 dB.
+    // absmax has 2^b - 1 levels at integers, D4 and E8 at Q = 2^(b-1) - 1 the same box: cells of volume 2 and 1, second
+    // moments 0.0766 and 0.0717 to 0.0833 of the cube. An odd sum costs D4 sqrt(2), E8 gains 0.65 dB.
     const double cube = relative_error("absmax:8", rows, context);
     EXPECT_NEAR(relative_error("kakeya-d4:127", rows, context) / cube, 0.0766 * sqrt(2) / (1.0 / 12), 0.02);
     EXPECT_NEAR(relative_error("kakeya-e8:127", rows, context) / cube, 0.0717 / (1.0 / 12), 0.02);
 }
 
 TEST(KvPeersRows, RowsOfOtherWidths) {
-    // The largest of D coordinates grows with D, and with it the error of what is scaled by it; Lloyd-Max levels do not depend on it.
+    // The largest of D coordinates grows with D, and with it the error of what is scaled by it; Lloyd-Max levels do not
+    // depend on it.
     for (const char* spec : {"kakeya-d4:10", "kakeya-e8:10", "absmax:4"}) {
         double last = 0;
         for (const uint32_t dim : {64u, 80u, 96u, 128u, 256u}) {
@@ -665,27 +734,31 @@ TEST(KvPeersRows, RowsOfOtherWidths) {
     }
     for (const uint32_t dim : {64u, 80u, 96u, 192u, 256u}) {
         const double expected = direction_error(3, dim);
-        EXPECT_NEAR(relative_error("tq-mse:3", Normals(dim).rows(dim * (128000 / dim)), context_of(dim)), expected, 0.02 * expected) << dim;
+        EXPECT_NEAR(relative_error("tq-mse:3", Normals(dim).rows(dim * (128000 / dim)), context_of(dim)), expected,
+                    0.02 * expected)
+            << dim;
     }
     // Codes that end within a byte, and the shortest blocks.
-    for (const char* spec : {"absmax:5", "tq-mse:5", "tq-prod:7", "vllm-k8v4",
-                             "vllm-k4v4", "vllm-k3v3", "turbo3:32", "turbo4:128", "kivi:5", "exl3:5"})
+    for (const char* spec : {"absmax:5", "tq-mse:5", "tq-prod:7", "vllm-k8v4", "vllm-k4v4", "vllm-k3v3", "turbo3:32",
+                             "turbo4:128", "kivi:5", "exl3:5"})
         for (const uint32_t dim : {7u, 20u, 22u})
             for (const bool value : {false, true})
-                EXPECT_LT(relative_error(spec, Normals(dim).rows(dim * 320), context_of(dim, value)), 0.05) << spec << " " << dim;
+                EXPECT_LT(relative_error(spec, Normals(dim).rows(dim * 320), context_of(dim, value)), 0.05)
+                    << spec << " " << dim;
 }
 
 TEST(KvPeersRows, LatticesMakeUpForTheRoundingOfTheirScale) {
-    // With many units to the largest coordinate, f16 rounding of that one (up to 2^-12, 2e-8 as a relative squared error) would be
-    // most of the error, were the points not chosen with the rounded one. The norm is a number of f16 here: points are chosen with
-    // the exact one, as published.
+    // With many units to the largest coordinate, f16 rounding of that one (up to 2^-12, 2e-8 as a relative squared
+    // error) would be most of the error, were the points not chosen with the rounded one. The norm is a number of f16
+    // here: points are chosen with the exact one, as published.
     std::vector<float> rows = Normals(61).rows(128 * 100);
     for (size_t at = 0; at < rows.size(); at += 128) {
         double sum = 0;
         for (size_t i = at; i < at + 128; ++i) sum += static_cast<double>(rows[i]) * rows[i];
         for (size_t i = at; i < at + 128; ++i) rows[i] = static_cast<float>(rows[i] / sqrt(sum));
     }
-    for (const char* spec : {"kakeya-d4:32767", "kakeya-e8:32767"}) EXPECT_LT(relative_error(spec, rows, context_of(128)), 1e-8) << spec;
+    for (const char* spec : {"kakeya-d4:32767", "kakeya-e8:32767"})
+        EXPECT_LT(relative_error(spec, rows, context_of(128)), 1e-8) << spec;
 }
 
 // ---- formats of numbers, groups and layers ----
@@ -704,8 +777,10 @@ TEST(KvPeersRows, ConstantRowBytes) {
     row[0] = 3;
     // In front 3 and 1/8 as f16, low byte first.
     EXPECT_EQ(encoded(*make_kv_peer("absmax:4"), row, context_of(64)), bytes_of({0x00, 0x42, 0x00, 0x30}, {0xee}, 32));
-    // D4, Q = 1: (1,1,1,1) is 2222 in radix 3, 80, of which half is 40: sixteen times 101000 from the lowest bit on, 24 bits for four.
-    EXPECT_EQ(encoded(*make_kv_peer("kakeya-d4:1"), row, context_of(64)), bytes_of({0x00, 0x42, 0x00, 0x30}, {0x28, 0x8a, 0xa2}, 4));
+    // D4, Q = 1: (1,1,1,1) is 2222 in radix 3, 80, of which half is 40: sixteen times 101000 from the lowest bit on, 24
+    // bits for four.
+    EXPECT_EQ(encoded(*make_kv_peer("kakeya-d4:1"), row, context_of(64)),
+              bytes_of({0x00, 0x42, 0x00, 0x30}, {0x28, 0x8a, 0xa2}, 4));
     // Nothing: the smallest scalars, and the origin, which is 1111 in radix 3, 40, of which half is 20.
     EXPECT_EQ(encoded(*make_kv_peer("kakeya-d4:1"), std::vector<float>(64), context_of(64)),
               bytes_of({0x02, 0x00, 0x02, 0x00}, {0x14, 0x45, 0x51}, 4));
@@ -720,7 +795,8 @@ TEST(KvPeersRows, Fp8KeysAreTheNearestNumbers) {
     for (int exponent = 0; exponent < 16; ++exponent)
         for (int fraction = 0; fraction < 8; ++fraction)
             if (exponent != 15 || fraction != 7)
-                numbers.push_back(exponent ? ldexpf(8 + static_cast<float>(fraction), exponent - 10) : ldexpf(static_cast<float>(fraction), -9));
+                numbers.push_back(exponent ? ldexpf(8 + static_cast<float>(fraction), exponent - 10)
+                                           : ldexpf(static_cast<float>(fraction), -9));
     ASSERT_EQ(numbers.back(), 448);
     std::vector<float> rows;
     for (size_t i = 0; i < numbers.size(); ++i) {
@@ -728,7 +804,8 @@ TEST(KvPeersRows, Fp8KeysAreTheNearestNumbers) {
         if (i + 1 < numbers.size()) rows.push_back(0.5f * (numbers[i] + numbers[i + 1]));  // ties
     }
     Normals random(4);
-    for (int i = 0; i < 1000; ++i) rows.push_back(ldexpf(std::fabs(random.next()), static_cast<int>(random.word() % 20) - 11));
+    for (int i = 0; i < 1000; ++i)
+        rows.push_back(ldexpf(std::fabs(random.next()), static_cast<int>(random.word() % 20) - 11));
     rows.push_back(1e9f);
     while (rows.size() % 8) rows.push_back(1);
     const KvPeerContext context = context_of(8);
@@ -760,7 +837,8 @@ TEST(KvPeersRows, VllmValuesAndSkippedLayers) {
             const float step = (*high - *low) / levels;
             std::set<float> distinct;
             for (size_t i = r * 128; i < r * 128 + 128; ++i) {
-                ASSERT_LE(std::fabs(decoded[i] - rows[i]), 0.5f * step + 0.006f);  // f16 of the smallest and of 15 steps
+                ASSERT_LE(std::fabs(decoded[i] - rows[i]),
+                          0.5f * step + 0.006f);  // f16 of the smallest and of 15 steps
                 distinct.insert(decoded[i]);
             }
             ASSERT_LE(distinct.size(), static_cast<size_t>(levels) + 1);
@@ -778,14 +856,16 @@ TEST(KvPeersRows, VllmValuesAndSkippedLayers) {
                 EXPECT_EQ(bytes, skipped ? 256u : value ? 52u : 50u) << layer << " of " << layers;
                 if (!skipped) continue;
                 const auto decoded = round_trip(*skipping, rows, context);
-                for (size_t i = 0; i < rows.size(); ++i) ASSERT_EQ(decoded[i], kernels::f16_to_f32(kernels::f32_to_f16(rows[i])));
+                for (size_t i = 0; i < rows.size(); ++i)
+                    ASSERT_EQ(decoded[i], kernels::f16_to_f32(kernels::f32_to_f16(rows[i])));
             }
 }
 
 TEST(KvPeersRows, KiviGroups) {
     constexpr uint32_t kDim = 80, kRows = 70;  // K: two groups of positions and six f16 rows; V: 32 + 32 + 16 channels
     std::vector<float> rows = Normals(31).rows(kDim * kRows);
-    for (uint32_t r = 0; r < kRows; ++r) rows[r * kDim + 5] += 50;  // an outlier channel: a cheap one for K, a dear one for V
+    for (uint32_t r = 0; r < kRows; ++r)
+        rows[r * kDim + 5] += 50;  // an outlier channel: a cheap one for K, a dear one for V
     for (const bool value : {false, true})
         for (const int b : {2, 4, 8}) {
             const auto decoded = round_trip(*make_kv_peer("kivi:" + std::to_string(b)), rows, context_of(kDim, value));
@@ -806,8 +886,11 @@ TEST(KvPeersRows, KiviGroups) {
                     }
                     const float step = (high - low) / static_cast<float>((1 << b) - 1);
                     // Half a step, f16 of the smallest value, and what f16 of the step adds up to at the top code.
-                    ASSERT_LE(std::fabs(decoded[i] - rows[i]), 0.5f * step + 0.001f * (high - low) + 0.001f * std::fabs(low)) << r << " " << c;
-                    if (c != 5 && c < 32) beside = std::max(beside, static_cast<double>(std::fabs(decoded[i] - rows[i])));
+                    ASSERT_LE(std::fabs(decoded[i] - rows[i]),
+                              0.5f * step + 0.001f * (high - low) + 0.001f * std::fabs(low))
+                        << r << " " << c;
+                    if (c != 5 && c < 32)
+                        beside = std::max(beside, static_cast<double>(std::fabs(decoded[i] - rows[i])));
                 }
             // The outlier's neighbours feel it in V only.
             EXPECT_TRUE(b > 2 || value == (beside > 1.5)) << beside;
@@ -829,9 +912,10 @@ TEST(KvPeersRows, DecodedRowsDecodeToThemselves) {
             const auto [once, again] = twice(spec, value);
             EXPECT_EQ(squared_distance(once, again), 0) << spec << value;
         }
-    // Where the norm, or the largest coordinate, survives decoding, so do the codes, and f16 scalars move by their last bit.
-    for (const std::string spec : {"tq-mse:2:nc", "tq-mse:3:nc", "tq-mse:4:nc", "vllm-k3v4", "vllm-k4v4", "turbo3:128", "turbo3:32", "absmax:3",
-                                   "absmax:4", "absmax:6", "absmax:8"}) {
+    // Where the norm, or the largest coordinate, survives decoding, so do the codes, and f16 scalars move by their last
+    // bit.
+    for (const std::string spec : {"tq-mse:2:nc", "tq-mse:3:nc", "tq-mse:4:nc", "vllm-k3v4", "vllm-k4v4", "turbo3:128",
+                                   "turbo3:32", "absmax:3", "absmax:4", "absmax:6", "absmax:8"}) {
         const auto [once, again] = twice(spec, false);
         EXPECT_LE(squared_distance(once, again), 1e-6 * dot(once, once)) << spec;
     }
@@ -849,11 +933,26 @@ TEST(KvPeersRows, HostileRowsAreDefined) {
         return row;
     };
     const std::vector<std::vector<float>> hostile = {
-        std::vector<float>(kDim, 0.0f),   std::vector<float>(kDim, -0.0f), std::vector<float>(kDim, kNan),    std::vector<float>(kDim, kInf),
-        std::vector<float>(kDim, -kInf),  std::vector<float>(kDim, 3.4e38f), std::vector<float>(kDim, 1e-40f), std::vector<float>(kDim, 1e-45f),
-        std::vector<float>(kDim, 1e-7f),  with(kNan, 0),                   with(kInf, kNan),                  with(kInf, -kInf),
-        with(3.4e38f, -3.4e38f),          with(1e30f, 0),                  with(70000, -70000),               random.rows(kDim, 1e6f),
-        random.rows(kDim, 1e37f),         random.rows(kDim, 1e-6f),        random.rows(kDim, 1e-42f),         with(0, 0),
+        std::vector<float>(kDim, 0.0f),
+        std::vector<float>(kDim, -0.0f),
+        std::vector<float>(kDim, kNan),
+        std::vector<float>(kDim, kInf),
+        std::vector<float>(kDim, -kInf),
+        std::vector<float>(kDim, 3.4e38f),
+        std::vector<float>(kDim, 1e-40f),
+        std::vector<float>(kDim, 1e-45f),
+        std::vector<float>(kDim, 1e-7f),
+        with(kNan, 0),
+        with(kInf, kNan),
+        with(kInf, -kInf),
+        with(3.4e38f, -3.4e38f),
+        with(1e30f, 0),
+        with(70000, -70000),
+        random.rows(kDim, 1e6f),
+        random.rows(kDim, 1e37f),
+        random.rows(kDim, 1e-6f),
+        random.rows(kDim, 1e-42f),
+        with(0, 0),
     };
     for (const std::string& spec : every_spec())
         for (const bool value : {false, true})
@@ -861,7 +960,8 @@ TEST(KvPeersRows, HostileRowsAreDefined) {
                 const auto peer = make_kv_peer(spec);
                 const KvPeerContext context = context_of(kDim, value);
                 std::vector<float> rows, cleaned;
-                for (int r = 0; r < (spec.starts_with("kivi") ? 33 : 1); ++r) rows.insert(rows.end(), row.begin(), row.end());
+                for (int r = 0; r < (spec.starts_with("kivi") ? 33 : 1); ++r)
+                    rows.insert(rows.end(), row.begin(), row.end());
                 for (const float x : rows) cleaned.push_back(std::isnan(x) ? 0 : x);
                 const auto bytes = encoded(*peer, rows, context);
                 EXPECT_EQ(bytes, encoded(*peer, cleaned, context)) << spec;  // NaN counts as 0
@@ -871,8 +971,8 @@ TEST(KvPeersRows, HostileRowsAreDefined) {
                 for (const float x : decoded) ASSERT_TRUE(!zero || x == 0) << spec;
             }
     // What is longer than f16's largest number keeps its direction and gets about that length.
-    for (const char* spec : {"kakeya-d4:38", "kakeya-e8:38", "absmax:6", "tq-mse:4", "tq-mse:4:ls",
-                             "tq-mse:4:nc", "tq-mse:4:eden", "vllm-k4v4", "turbo4:128"})
+    for (const char* spec : {"kakeya-d4:38", "kakeya-e8:38", "absmax:6", "tq-mse:4", "tq-mse:4:ls", "tq-mse:4:nc",
+                             "tq-mse:4:eden", "vllm-k4v4", "turbo4:128"})
         for (const float scale : {1e5f, 1e20f}) {
             const std::vector<float> row = random.rows(128, scale);
             const auto decoded = round_trip(*make_kv_peer(spec), row, context_of(128));

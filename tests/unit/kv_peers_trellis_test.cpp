@@ -1,5 +1,5 @@
-// The trellises of more states (sdk/tools/lab/codecs/long_trellis_peer.cpp): with 8-bit states the tcq formats themselves, the search
-// against every path, the layout read by another reader, and errors of Gaussian rows.
+// The trellises of more states (sdk/tools/lab/codecs/long_trellis_peer.cpp): with 8-bit states the tcq formats
+// themselves, the search against every path, the layout read by another reader, and errors of Gaussian rows.
 #include <gtest/gtest.h>
 #include <math.h>
 
@@ -40,11 +40,14 @@ double squared_error(const std::vector<float>& a, const std::vector<float>& b) {
     for (size_t i = 0; i < a.size(); ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
     return sum;
 }
-std::string spec_of(int state_bits, int bits) { return "tcq" + std::to_string(state_bits) + "-" + std::to_string(bits); }
+std::string spec_of(int state_bits, int bits) {
+    return "tcq" + std::to_string(state_bits) + "-" + std::to_string(bits);
+}
 std::vector<float> table_of(const keel::tools::LongTrellisTable& t) {
     std::vector<float> value;
     for (size_t s = 0; s < t.table.size() / 2; ++s)
-        value.push_back(static_cast<float>(static_cast<int8_t>(std::stoi(std::string(t.table.substr(2 * s, 2)), nullptr, 16))));
+        value.push_back(
+            static_cast<float>(static_cast<int8_t>(std::stoi(std::string(t.table.substr(2 * s, 2)), nullptr, 16))));
     return value;
 }
 
@@ -55,11 +58,14 @@ TEST(KvPeersTrellis, BytesAreThoseOfTheFormats) {
             const auto peer = keel::tools::make_kv_peer(spec_of(state_bits, bits));
             ASSERT_NE(peer, nullptr);
             for (const uint32_t n : {64u, 80u, 128u, 256u})
-                EXPECT_EQ(encoded(*peer, std::vector<float>(n, 1.0f)).size(), n * static_cast<uint32_t>(bits) / 8 + 2) << peer->name() << " " << n;
+                EXPECT_EQ(encoded(*peer, std::vector<float>(n, 1.0f)).size(), n * static_cast<uint32_t>(bits) / 8 + 2)
+                    << peer->name() << " " << n;
             EXPECT_THROW(encoded(*peer, std::vector<float>(60)), std::invalid_argument);
             EXPECT_THROW(encoded(*peer, std::vector<float>(264)), std::invalid_argument);
         }
-    for (const char* spec : {"tcq-3", "tcq9-3", "tcq10-5", "tcq10-1", "tcq10-", "tcq10", "tcq10-3:", "tcq010-3", "tcq14-3", "tcq12-4"}) EXPECT_EQ(keel::tools::make_kv_peer(spec), nullptr) << spec;
+    for (const char* spec :
+         {"tcq-3", "tcq9-3", "tcq10-5", "tcq10-1", "tcq10-", "tcq10", "tcq10-3:", "tcq010-3", "tcq14-3", "tcq12-4"})
+        EXPECT_EQ(keel::tools::make_kv_peer(spec), nullptr) << spec;
 }
 
 TEST(KvPeersTrellis, EightBitStatesAreTheFormats) {
@@ -74,7 +80,8 @@ TEST(KvPeersTrellis, EightBitStatesAreTheFormats) {
                 std::vector<float> x = row;
                 set->kv_rotate(x.data(), n);
                 std::vector<uint8_t> bytes(kv_code_bytes(f, n) + 2);
-                set->kv_encode[f](x.data(), n, KvScaleMode::kLeastSquares, bytes.data(), bytes.data() + kv_code_bytes(f, n));
+                set->kv_encode[f](x.data(), n, KvScaleMode::kLeastSquares, bytes.data(),
+                                  bytes.data() + kv_code_bytes(f, n));
                 const std::vector<float> own = decoded(*peer, bytes, n);
                 set->kv_decode[f](bytes.data(), bytes.data() + kv_code_bytes(f, n), n, x.data());
                 set->kv_unrotate(x.data(), n);
@@ -83,7 +90,8 @@ TEST(KvPeersTrellis, EightBitStatesAreTheFormats) {
                 const std::vector<uint8_t> own_bytes = encoded(*peer, row);
                 same += own_bytes == bytes;
                 const double error = squared_error(row, own);
-                ASSERT_NEAR(squared_error(row, decoded(*peer, own_bytes, n)), error, 1e-4 * error) << peer->name() << " " << n;
+                ASSERT_NEAR(squared_error(row, decoded(*peer, own_bytes, n)), error, 1e-4 * error)
+                    << peer->name() << " " << n;
             }
             EXPECT_GE(same, 19) << peer->name() << " " << n;
         }
@@ -102,7 +110,8 @@ void check_search(Random& random, const std::vector<float>& value) {
             for (int w1 = 0; w1 < 1 << kBits; ++w1)
                 for (int w0 = 0; w0 < 1 << kBits; ++w0) {
                     const int s1 = (s2 << kBits | w1) % kStates, s0 = (s1 << kBits | w0) % kStates;
-                    const double a = x[2] - value[static_cast<size_t>(s2)], b = x[1] - value[static_cast<size_t>(s1)], c = x[0] - value[static_cast<size_t>(s0)];
+                    const double a = x[2] - value[static_cast<size_t>(s2)], b = x[1] - value[static_cast<size_t>(s1)],
+                                 c = x[0] - value[static_cast<size_t>(s0)];
                     best = std::min(best, a * a + b * b + c * c);
                 }
         uint16_t state[3];
@@ -157,8 +166,8 @@ TEST(KvPeersTrellis, StatesAreWindowsOfTheCodes) {
     }
 }
 
-// Relative squared errors of Gaussian rows. 10-bit states were asked for 0.0707, 0.0195 and 0.0053 at 128 elements; annealed tables do
-// better, and no trellis does better than 4^-b.
+// Relative squared errors of Gaussian rows. 10-bit states were asked for 0.0707, 0.0195 and 0.0053 at 128 elements;
+// annealed tables do better, and no trellis does better than 4^-b.
 TEST(KvPeersTrellis, MoreStatesLeaveLess) {
     for (const int bits : {2, 3, 4}) {
         double error[3] = {};

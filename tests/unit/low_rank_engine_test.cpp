@@ -1,4 +1,5 @@
-// The low-rank pass: what it computes, that it is planned to the byte, and that sessions may change passes without a trace.
+// The low-rank pass: what it computes, that it is planned to the byte, and that sessions may change passes without a
+// trace.
 #include <gtest/gtest.h>
 #include <math.h>
 
@@ -21,7 +22,8 @@ class LowRank : public testing::Test {
     std::string path_ = testing::TempDir() + "keel_low_rank_test.gguf";
     void TearDown() override { std::filesystem::remove(path_); }
 
-    void synthesize(const std::string& architecture, const std::string& mix, uint32_t embedding = 128, uint32_t feed_forward = 256) {
+    void synthesize(const std::string& architecture, const std::string& mix, uint32_t embedding = 128,
+                    uint32_t feed_forward = 256) {
         tools::SynthSpec spec;
         spec.architecture = architecture;
         spec.mix = mix;
@@ -77,7 +79,8 @@ keel_test::Logits logits_in(keel_test::Engine& engine, keel_pass pass, const std
 }
 
 bool same(const keel_test::Logits& a, const keel_test::Logits& b) {
-    return a.values.size() == b.values.size() && memcmp(a.values.data(), b.values.data(), a.values.size() * sizeof(float)) == 0;
+    return a.values.size() == b.values.size() &&
+           memcmp(a.values.data(), b.values.data(), a.values.size() * sizeof(float)) == 0;
 }
 
 // |a - b|^2 / |b|^2
@@ -92,7 +95,8 @@ double distance(const keel_test::Logits& a, const keel_test::Logits& b) {
 
 std::vector<float> decoded(uint32_t type, const std::vector<uint8_t>& bytes, uint64_t count) {
     std::vector<float> x(count);
-    kernels::find_kernel_set(kernels::kScalar)->dequantize_row[type](bytes.data(), x.data(), static_cast<uint32_t>(count));
+    kernels::find_kernel_set(kernels::kScalar)
+        ->dequantize_row[type](bytes.data(), x.data(), static_cast<uint32_t>(count));
     return x;
 }
 
@@ -111,7 +115,8 @@ TEST_F(LowRank, UnitBasisGivesTheBitsOfTheDensePass) {
                 const uint32_t group = wproj_group(static_cast<WprojSlot>(slot)), n = shape.columns[group];
                 std::vector<float> unit(uint64_t{n} * n);
                 for (uint32_t i = 0; i < n; ++i) unit[uint64_t{i} * n + i] = 1;
-                image.layers[layer].basis[group] = {n, n, kernels::kF32, keel_test::encode_rows(kernels::kF32, unit), {}, {}};
+                image.layers[layer].basis[group] = {n,  n, kernels::kF32, keel_test::encode_rows(kernels::kF32, unit),
+                                                    {}, {}};
                 const GgufTensor* t = wproj_tensor(*file.model, layer, slot);
                 const uint8_t* data = reinterpret_cast<const uint8_t*>(file.bytes.data()) + t->offset;
                 tools::WprojImageRecord& r = image.layers[layer].record[slot];
@@ -124,7 +129,8 @@ TEST_F(LowRank, UnitBasisGivesTheBitsOfTheDensePass) {
         keel_test::Engine engine(path_, config(&cache.reader));
         EXPECT_EQ(engine.plan().low_rank_records, shape.layers * 7);
         const auto tokens = ids(40);
-        const keel_test::Logits dense = logits_in(engine, KEEL_PASS_DENSE, tokens), low = logits_in(engine, KEEL_PASS_LOW_RANK, tokens);
+        const keel_test::Logits dense = logits_in(engine, KEEL_PASS_DENSE, tokens),
+                                low = logits_in(engine, KEEL_PASS_LOW_RANK, tokens);
         EXPECT_TRUE(same(dense, low));
     }
 }
@@ -146,12 +152,16 @@ TEST_F(LowRank, ComputesTheProductOfTheFactors) {
             for (uint32_t slot = 1; slot < kWprojSlots; ++slot) {
                 tools::WprojImageRecord& r = image.layers[layer].record[slot];
                 if (r.rank == 0) continue;
-                const tools::WprojImageBasis& basis = image.layers[layer].basis[wproj_group(static_cast<WprojSlot>(slot))];
-                const std::vector<float> pt = decoded(basis.type, basis.matrix, uint64_t{basis.rank} * basis.columns), w = decoded(r.type, r.matrix, uint64_t{r.rows} * r.rank);
+                const tools::WprojImageBasis& basis =
+                    image.layers[layer].basis[wproj_group(static_cast<WprojSlot>(slot))];
+                const std::vector<float> pt = decoded(basis.type, basis.matrix, uint64_t{basis.rank} * basis.columns),
+                                         w = decoded(r.type, r.matrix, uint64_t{r.rows} * r.rank);
                 std::vector<float> dense(uint64_t{r.rows} * basis.columns);
                 for (uint32_t row = 0; row < r.rows; ++row)
                     for (uint32_t i = 0; i < r.rank; ++i)
-                        for (uint32_t c = 0; c < basis.columns; ++c) dense[uint64_t{row} * basis.columns + c] += w[uint64_t{row} * r.rank + i] * pt[uint64_t{i} * basis.columns + c];
+                        for (uint32_t c = 0; c < basis.columns; ++c)
+                            dense[uint64_t{row} * basis.columns + c] +=
+                                w[uint64_t{row} * r.rank + i] * pt[uint64_t{i} * basis.columns + c];
                 memcpy(product.data() + wproj_tensor(*file.model, layer, slot)->offset, dense.data(), dense.size() * 4);
                 constexpr TensorSlot kBiases[] = {kAttnQBias, kAttnKBias, kAttnVBias};
                 if (slot > kWprojV) continue;
@@ -170,7 +180,8 @@ TEST_F(LowRank, ComputesTheProductOfTheFactors) {
         keel_config c = config(&cache.reader);
         c.activation = KEEL_ACTIVATION_F32;
         keel_test::Engine engine(path_, c);
-        const keel_test::Logits low = logits_in(engine, KEEL_PASS_LOW_RANK, tokens), dense = logits_in(engine, KEEL_PASS_DENSE, tokens);
+        const keel_test::Logits low = logits_in(engine, KEEL_PASS_LOW_RANK, tokens),
+                                dense = logits_in(engine, KEEL_PASS_DENSE, tokens);
         std::ofstream(path_, std::ios::binary).write(product.data(), static_cast<std::streamsize>(product.size()));
         c.wproj = nullptr;
         keel_test::Engine reference(path_, c);
@@ -191,7 +202,10 @@ TEST_F(LowRank, SameBitsHoweverItIsCutAndOnEveryKernelSet) {
         synthesize("llama", mix, 256, 512);
         const InspectedFile file(path_);
         const auto tokens = ids(90);
-        for (const auto& [basis_type, record_type] : {std::pair{kernels::kF16, kernels::kQ4_0}, {kernels::kQ8_0, kernels::kQ8_0}, {kernels::kF32, kernels::kQ8_F32}, {kernels::kF32, kernels::kF32}}) {
+        for (const auto& [basis_type, record_type] : {std::pair{kernels::kF16, kernels::kQ4_0},
+                                                      {kernels::kQ8_0, kernels::kQ8_0},
+                                                      {kernels::kF32, kernels::kQ8_F32},
+                                                      {kernels::kF32, kernels::kF32}}) {
             SCOPED_TRACE(record_type);
             WprojOptions o;
             o.rank = record_type == kernels::kF32 ? 24 : 64;
@@ -203,7 +217,9 @@ TEST_F(LowRank, SameBitsHoweverItIsCutAndOnEveryKernelSet) {
             keel_test::Logits first;
             for (uint32_t isa = KEEL_CPU_SCALAR; isa <= KEEL_CPU_NEON; ++isa) {
                 if (!kernels::find_kernel_set(isa) || isa == KEEL_CPU_AMX) continue;
-                for (const auto& [chunk, threads, weights] : {std::tuple{256u, 2u, KEEL_WEIGHTS_DEFAULT}, {7u, 1u, KEEL_WEIGHTS_MAP}, {1u, 2u, KEEL_WEIGHTS_REPACK}}) {
+                for (const auto& [chunk, threads, weights] : {std::tuple{256u, 2u, KEEL_WEIGHTS_DEFAULT},
+                                                              {7u, 1u, KEEL_WEIGHTS_MAP},
+                                                              {1u, 2u, KEEL_WEIGHTS_REPACK}}) {
                     if (isa == KEEL_CPU_SCALAR && chunk == 1) continue;  // slow
                     keel_config c = config(&cache.reader);
                     c.cpu = static_cast<keel_cpu>(isa);
@@ -269,14 +285,16 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
     for (bool both : {false, true}) {
         for (int i = 0; i < 2; ++i) {
             keel_test::check(keel_session_truncate(sessions[i], 0), "truncate");
-            keel_test::check(keel_session_feed(sessions[i], tokens[i].data(), static_cast<uint32_t>(tokens[i].size()), 0), "feed");
+            keel_test::check(
+                keel_session_feed(sessions[i], tokens[i].data(), static_cast<uint32_t>(tokens[i].size()), 0), "feed");
         }
         keel_advance_result results[2];
         if (both) {
             while (keel_advance(engine.handle(), sessions, 2, 50, results) == KEEL_AGAIN) {
             }
         } else {
-            for (int i = 0; i < 2; ++i) keel_test::check(keel_advance(engine.handle(), &sessions[i], 1, 0, &results[i]), "advance");
+            for (int i = 0; i < 2; ++i)
+                keel_test::check(keel_advance(engine.handle(), &sessions[i], 1, 0, &results[i]), "advance");
         }
         for (int i = 0; i < 2; ++i) {
             const float* view = nullptr;
@@ -287,7 +305,8 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
     for (int i = 0; i < 2; ++i) EXPECT_EQ(0, memcmp(alone[i].data(), together[i].data(), 512 * sizeof(float))) << i;
 }
 
-// A session of one token is done long before its neighbour's prompt, whichever pass it is in and whichever is named first.
+// A session of one token is done long before its neighbour's prompt, whichever pass it is in and whichever is named
+// first.
 TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
     synthesize("llama", "Q8_0", 256, 512);
     TwoSessions two(*this, 8);
@@ -299,7 +318,10 @@ TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
         for (keel_pass pass : {KEEL_PASS_DENSE, KEEL_PASS_LOW_RANK}) {
             for (uint32_t i = 0; i < 2; ++i) {
                 keel_test::check(keel_session_truncate(sessions[i], 0), "truncate");
-                keel_test::check(keel_session_set_pass(sessions[i], i == with_prompt ? pass : pass == KEEL_PASS_DENSE ? KEEL_PASS_LOW_RANK : KEEL_PASS_DENSE), "set_pass");
+                keel_test::check(keel_session_set_pass(sessions[i], i == with_prompt          ? pass
+                                                                    : pass == KEEL_PASS_DENSE ? KEEL_PASS_LOW_RANK
+                                                                                              : KEEL_PASS_DENSE),
+                                 "set_pass");
                 keel_test::check(keel_session_feed(sessions[i], tokens.data(), i == with_prompt ? 160 : 1, 0), "feed");
             }
             keel_advance_result results[2];
@@ -371,7 +393,7 @@ TEST_F(LowRank, GuardsAndBoundsToTheLastBit) {
     EXPECT_EQ(reason_of(8, nextafterf(0.02f, 0), 0.01f, 0), KEEL_LOW_RANK_ENERGY);
     EXPECT_EQ(reason_of(32, 0.5f, 0.01f, 0.01f), KEEL_LOW_RANK_USED);
     EXPECT_EQ(reason_of(32, 0.5f, nextafterf(0.01f, 1), 0.01f), KEEL_LOW_RANK_ERROR);
-    EXPECT_EQ(reason_of(32, 0.5f, -1, 0.01f), KEEL_LOW_RANK_USED);  // an error not known
+    EXPECT_EQ(reason_of(32, 0.5f, -1, 0.01f), KEEL_LOW_RANK_USED);     // an error not known
     EXPECT_EQ(reason_of(7, 0.5f, 0.9f, 0.01f), KEEL_LOW_RANK_ENERGY);  // the first reason is named
 }
 
@@ -400,7 +422,8 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
         EXPECT_EQ(plan.low_rank_records, 2u * 5 - 1);
         uint64_t bytes = 0, biases = 0;
         for (uint32_t layer = 0; layer < 2; ++layer) {
-            for (const auto group : {kWprojAttnIn, kWprojAttnOut, kWprojFfnIn}) bytes += image.layers[layer].basis[group].matrix.size();
+            for (const auto group : {kWprojAttnIn, kWprojAttnOut, kWprojFfnIn})
+                bytes += image.layers[layer].basis[group].matrix.size();
             for (uint32_t slot = 1; slot < kWprojSlots; ++slot)
                 if (slot != kWprojGate && !(layer == 0 && slot == kWprojQ)) {
                     bytes += image.layers[layer].record[slot].matrix.size();
@@ -408,7 +431,9 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
                 }
         }
         EXPECT_EQ(plan.low_rank_bytes, bytes + biases);
-        if (weights == KEEL_WEIGHTS_MAP) { EXPECT_EQ(plan.mapped_weight_bytes, plain.mapped_weight_bytes + bytes); }
+        if (weights == KEEL_WEIGHTS_MAP) {
+            EXPECT_EQ(plan.mapped_weight_bytes, plain.mapped_weight_bytes + bytes);
+        }
         uint64_t moved = 0;
         uint32_t reasons[5] = {};
         for (uint32_t i = plan.op_count; i < plan.op_count + plan.low_rank_op_count; ++i) {
@@ -419,9 +444,15 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
             EXPECT_LE(op.last_op, i + plan.low_rank_op_count);
             moved += op.fixed_bytes + op.token_bytes;
             ++reasons[op.low_rank_reason];
-            if (op.low_rank_reason == KEEL_LOW_RANK_USED) { EXPECT_EQ(op.columns, o.rank); }
-            if (std::string(op.name) == "ffn_gate") { EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_ERROR); }
-            if (std::string(op.name) == "ffn_down") { EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_RECORD); }
+            if (op.low_rank_reason == KEEL_LOW_RANK_USED) {
+                EXPECT_EQ(op.columns, o.rank);
+            }
+            if (std::string(op.name) == "ffn_gate") {
+                EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_ERROR);
+            }
+            if (std::string(op.name) == "ffn_down") {
+                EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_RECORD);
+            }
         }
         EXPECT_EQ(moved, plan.low_rank_decode_bytes);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_USED], 9u);
@@ -429,7 +460,8 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
         EXPECT_EQ(reasons[KEEL_LOW_RANK_ERROR], 2u);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_NO_RECORD], 2u);
         keel_op_info beyond = sized<keel_op_info>();
-        EXPECT_EQ(keel_plan_op(&file.reader, file.model, &c, plan.op_count + plan.low_rank_op_count, &beyond), KEEL_E_ARGUMENT);
+        EXPECT_EQ(keel_plan_op(&file.reader, file.model, &c, plan.op_count + plan.low_rank_op_count, &beyond),
+                  KEEL_E_ARGUMENT);
         for (int region = 0; region < KEEL_REGION_COUNT; ++region) {
             if (plan.regions[region].bytes == 0) continue;
             const keel_test::Memory memory(plan);
@@ -455,7 +487,8 @@ TEST_F(LowRank, VersionOneIsReadInPlaceOrCopiedOnce) {
     o.basis_type = kernels::kF32;
     o.record_type = kernels::kQ8_F32;
     tools::WprojImage image = keel_test::random_wproj(file, o);
-    for (tools::WprojImageLayer& layer : image.layers) layer.basis[kWprojAttnOut] = layer.basis[kWprojFfnIn] = layer.basis[kWprojAttnIn];
+    for (tools::WprojImageLayer& layer : image.layers)
+        layer.basis[kWprojAttnOut] = layer.basis[kWprojFfnIn] = layer.basis[kWprojAttnIn];
     const WprojBytes cache(tools::encode_wproj_v1(image, 77));
     keel_test::Logits first;
     for (keel_weights weights : {KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK}) {
@@ -495,10 +528,13 @@ TEST_F(LowRank, ChangedFactorsAreRefusedWhenTheyAreLoaded) {
                 const keel_test::Memory memory(plan);
                 keel_engine engine{};
                 keel_error error = sized<keel_error>();
-                const keel_status status = keel_engine_init(&file.reader, file.model, &c, memory.get(), &engine, &error);
+                const keel_status status =
+                    keel_engine_init(&file.reader, file.model, &c, memory.get(), &engine, &error);
                 EXPECT_EQ(status, damaged && weights != KEEL_WEIGHTS_MAP ? KEEL_E_FILE_FORMAT : KEEL_OK);
-                if (status == KEEL_OK) keel_engine_close(engine);
-                else EXPECT_STREQ(error.reason, "the contents were changed");
+                if (status == KEEL_OK)
+                    keel_engine_close(engine);
+                else
+                    EXPECT_STREQ(error.reason, "the contents were changed");
             }
         }
     }
@@ -522,7 +558,8 @@ TEST_F(LowRank, ADamagedOrForeignCacheLeavesTheDensePass) {
         const keel_memory_plan& plan = engine.plan();
         EXPECT_EQ(plan.wproj_status == KEEL_OK, plan.low_rank_op_count != 0);
         EXPECT_EQ(plan.wproj_error.status, plan.wproj_status);
-        EXPECT_EQ(keel_session_set_pass(engine.session(), KEEL_PASS_LOW_RANK), plan.wproj_status == KEEL_OK ? KEEL_OK : KEEL_E_STATE);
+        EXPECT_EQ(keel_session_set_pass(engine.session(), KEEL_PASS_LOW_RANK),
+                  plan.wproj_status == KEEL_OK ? KEEL_OK : KEEL_E_STATE);
         EXPECT_TRUE(same(logits_in(engine, KEEL_PASS_DENSE, ids(20)), expected));
         return plan.wproj_status;
     };

@@ -60,7 +60,8 @@ TEST(ModelEdges, InspectLeavesItsOutputsAloneOnError) {
         std::vector<uint64_t> buffer(info.model_bytes / 8);
         const keel_model* model = nullptr;
         info.struct_size = 0;
-        EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, nullptr), KEEL_E_ABI);
+        EXPECT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), buffer.size() * 8, &model, &info, nullptr),
+                  KEEL_E_ABI);
         EXPECT_EQ(model, nullptr);
     }
     std::remove(path.c_str());
@@ -81,7 +82,8 @@ struct FailingReader {
 
 TEST(ModelEdges, EveryFailureOfTheReaderIsDetailed) {
     for (const char* file : {"smollm2-q8_0", "gemma3", "phi3-longrope"}) {
-        FailingReader source{keel_test::read_file(keel_test::source_path(std::string("tests/data/architectures/") + file + ".gguf"))};
+        FailingReader source{
+            keel_test::read_file(keel_test::source_path(std::string("tests/data/architectures/") + file + ".gguf"))};
         keel_reader reader = sized<keel_reader>();
         reader.size_bytes = source.bytes.size();
         reader.read_at = FailingReader::read_at;
@@ -92,7 +94,8 @@ TEST(ModelEdges, EveryFailureOfTheReaderIsDetailed) {
             source.fail_at = fail_at;
             keel_error error = sized<keel_error>();
             const keel_model* model = nullptr;
-            keel_status status = keel_inspect(&reader, nullptr, buffer.data(), buffer.size() * 8, &model, nullptr, &error);
+            keel_status status =
+                keel_inspect(&reader, nullptr, buffer.data(), buffer.size() * 8, &model, nullptr, &error);
             keel_config config = sized<keel_config>();
             config.threads = 1;
             keel_memory_plan plan = sized<keel_memory_plan>();

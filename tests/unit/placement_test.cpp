@@ -1,5 +1,5 @@
-// Where weights live and which ops run together: every placement and every number of threads gives the same bits, from the
-// planned bytes, and the plan says what it did and why.
+// Where weights live and which ops run together: every placement and every number of threads gives the same bits, from
+// the planned bytes, and the plan says what it did and why.
 #include <gtest/gtest.h>
 #include <string.h>
 
@@ -25,11 +25,13 @@ Planned plan_of(const std::string& path, const keel_config& config) {
     keel_test::check(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), "inspect");
     std::vector<uint64_t> buffer(info.model_bytes / 8);
     const keel_model* model;
-    keel_test::check(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr), "inspect");
+    keel_test::check(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr),
+                     "inspect");
     Planned p{sized<keel_memory_plan>(), {}};
     keel_test::check(keel_plan(file.get(), model, &config, &p.plan, nullptr), "plan");
     p.ops.assign(p.plan.op_count, sized<keel_op_info>());
-    for (uint32_t i = 0; i < p.plan.op_count; ++i) keel_test::check(keel_plan_op(file.get(), model, &config, i, &p.ops[i]), "plan_op");
+    for (uint32_t i = 0; i < p.plan.op_count; ++i)
+        keel_test::check(keel_plan_op(file.get(), model, &config, i, &p.ops[i]), "plan_op");
     return p;
 }
 
@@ -66,18 +68,20 @@ class Placement : public testing::Test {
 constexpr keel_weights kModes[] = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_REPACK, KEEL_WEIGHTS_MAP};
 
 TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
-    // Tied and not; rows of one and of several stretches of an interleaved table; a vocabulary that is no multiple of 16.
+    // Tied and not; rows of one and of several stretches of an interleaved table; a vocabulary that is no multiple of
+    // 16.
     struct Shape {
         const char *architecture, *mix;
         bool tied;
         uint32_t embedding, vocabulary, heads, head_dim, feed_forward;
     };
-    // Query heads of a KV head that are whole activation blocks, and not; feed-forward widths whose blocks share out evenly
-    // between two threads, and not.
-    const Shape shapes[] = {{"llama", "Q4_K_M", true, 256, 1024, 8, 64, 512}, {"llama", "Q6_K", false, 512, 1024, 4, 64, 768},
-                            {"qwen2", "Q8_0", true, 1280, 528, 4, 64, 512},   {"phi3", "Q5_1", true, 256, 1023, 8, 32, 1056},
-                            {"gemma2", "IQ4_XS", true, 256, 512, 4, 64, 512}, {"llama", "Q3_K_M", true, 256, 640, 2, 128, 1024},
-                            {"llama", "Q4_0", true, 256, 640, 4, 24, 544},     {"llama", "F16", true, 80, 600, 4, 24, 112}};
+    // Query heads of a KV head that are whole activation blocks, and not; feed-forward widths whose blocks share out
+    // evenly between two threads, and not.
+    const Shape shapes[] = {
+        {"llama", "Q4_K_M", true, 256, 1024, 8, 64, 512}, {"llama", "Q6_K", false, 512, 1024, 4, 64, 768},
+        {"qwen2", "Q8_0", true, 1280, 528, 4, 64, 512},   {"phi3", "Q5_1", true, 256, 1023, 8, 32, 1056},
+        {"gemma2", "IQ4_XS", true, 256, 512, 4, 64, 512}, {"llama", "Q3_K_M", true, 256, 640, 2, 128, 1024},
+        {"llama", "Q4_0", true, 256, 640, 4, 24, 544},    {"llama", "F16", true, 80, 600, 4, 24, 112}};
     for (const Shape& shape : shapes) {
         SCOPED_TRACE(std::string(shape.architecture) + " " + shape.mix);
         SynthSpec spec;
@@ -109,7 +113,9 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
                 const Planned p = plan_of(path_, config(mode, cpu));
                 const bool mapped = mode == KEEL_WEIGHTS_MAP;
                 for (int r = 0; r < KEEL_REGION_COUNT; ++r)
-                    EXPECT_TRUE(p.plan.regions[r].bytes == copy.plan.regions[r].bytes || (mapped && r == KEEL_REGION_WEIGHTS)) << r;
+                    EXPECT_TRUE(p.plan.regions[r].bytes == copy.plan.regions[r].bytes ||
+                                (mapped && r == KEEL_REGION_WEIGHTS))
+                        << r;
                 uint64_t matrices = 0;
                 for (const keel_op_info& op : p.ops) {
                     const uint32_t index = op.index;
@@ -122,11 +128,17 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
                     const bool table = std::string(op.name) == "embed";
                     if (!table) matrices += op.fixed_bytes;
                     uint32_t type = 0;
-                    while (!keel::kernels::weight_type_info(type) || strcmp(keel::kernels::kWeightTypes[type].name, op.weight_type) != 0) ++type;
+                    while (!keel::kernels::weight_type_info(type) ||
+                           strcmp(keel::kernels::kWeightTypes[type].name, op.weight_type) != 0)
+                        ++type;
                     const uint32_t rows = table ? shape.vocabulary : op.rows;
                     const bool can = set->matmul_repacked[type] && rows % 16 == 0 && (!table || shape.tied);
-                    const bool interleaved = can && (mode == KEEL_WEIGHTS_REPACK || (mode == KEEL_WEIGHTS_DEFAULT && set->repack_pays[type]));
-                    EXPECT_EQ(op.placement, interleaved ? KEEL_WEIGHTS_REPACK : mapped ? KEEL_WEIGHTS_MAP : KEEL_WEIGHTS_COPY) << op.name;
+                    const bool interleaved = can && (mode == KEEL_WEIGHTS_REPACK ||
+                                                     (mode == KEEL_WEIGHTS_DEFAULT && set->repack_pays[type]));
+                    EXPECT_EQ(op.placement, interleaved ? KEEL_WEIGHTS_REPACK
+                                            : mapped    ? KEEL_WEIGHTS_MAP
+                                                        : KEEL_WEIGHTS_COPY)
+                        << op.name;
                     keel_plain_reason reason = KEEL_PLAIN_NONE;
                     if (!interleaved && (mode == KEEL_WEIGHTS_REPACK || mode == KEEL_WEIGHTS_DEFAULT))
                         reason = table && !shape.tied          ? KEEL_PLAIN_LOOKUP

@@ -247,7 +247,8 @@ TEST_F(PlatformCpuQuota, VersionOneAndMixedMounts) {
 
 TEST_F(PlatformCpuQuota, NonsenseIsNoQuota) {
     write("sys/cpu.max", "many 100000\n");
-    for (const char* groups : {"", "\n", "0", "0:", "0::", "0::/a/b/c\nxyz\n::\n", "1:cpu\n"}) EXPECT_EQ(cores(groups), kNoQuota) << groups;
+    for (const char* groups : {"", "\n", "0", "0:", "0::", "0::/a/b/c\nxyz\n::\n", "1:cpu\n"})
+        EXPECT_EQ(cores(groups), kNoQuota) << groups;
     write("sys/cpu.max", "100000 0\n");
     EXPECT_EQ(cores("0::/\n"), kNoQuota);
     write("sys/cpu.max", "99999999999999999999999999 1\n");

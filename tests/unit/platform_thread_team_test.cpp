@@ -186,7 +186,8 @@ TEST(PlatformThreadTeam, PinsWorkersToTheirCores) {
     for (int core = 0; core < CPU_SETSIZE; ++core) {
         if (CPU_ISSET(core, &mine)) cores.push_back(core);
     }
-    EXPECT_EQ(usable_cores(), std::min<uint32_t>(static_cast<uint32_t>(cores.size()), quota_cores("/proc/self/cgroup", "/sys/fs/cgroup")));
+    EXPECT_EQ(usable_cores(), std::min<uint32_t>(static_cast<uint32_t>(cores.size()),
+                                                 quota_cores("/proc/self/cgroup", "/sys/fs/cgroup")));
 
     constexpr uint32_t kThreads = 5;
     Team team(kThreads, true);

@@ -167,7 +167,8 @@ TEST(SessionEdges, RefusedTextKeepsTheStream) {
     EXPECT_EQ(good.bytes, 0u) << "nothing was pushed";
 }
 
-// Each session on its own thread: one leaves the step they share while the other is used. For the thread sanitizer, too.
+// Each session on its own thread: one leaves the step they share while the other is used. For the thread sanitizer,
+// too.
 TEST(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
     keel_test::Engine engine(kBooks, config(2, 512));
     const keel_session a = engine.session(), b = open_session(engine.handle());

@@ -56,7 +56,8 @@ keel_status advance_one(keel_engine e, keel_session s, uint64_t budget_us = 0, k
 // Everything observable of a session as one number.
 uint64_t fingerprint(keel_session s) {
     const keel_session_info i = get(s);
-    uint64_t h = keel::hash64(i.tokens, i.token_count * sizeof(int32_t)) ^ i.computed_tokens * 31 ^ i.sampled_tokens * 37;
+    uint64_t h =
+        keel::hash64(i.tokens, i.token_count * sizeof(int32_t)) ^ i.computed_tokens * 31 ^ i.sampled_tokens * 37;
     const float* view;
     uint32_t n;
     if (keel_session_logits(s, 0, &view, &n) == KEEL_OK) h ^= keel::hash64(view, n * sizeof(float)) * 3;
@@ -259,7 +260,8 @@ TEST(Session, ForkSharesFullPagesAndCopiesOnWrite) {
     const uint32_t free_before = stats(engine.handle()).kv_pages_free;
     keel_session b;
     ASSERT_EQ(keel_session_fork(a, &b), KEEL_OK);
-    EXPECT_EQ(free_before - stats(engine.handle()).kv_pages_free, 1u) << "two full pages shared, the partial one copied";
+    EXPECT_EQ(free_before - stats(engine.handle()).kv_pages_free, 1u)
+        << "two full pages shared, the partial one copied";
     EXPECT_EQ(fingerprint(a), fingerprint(b));
     const uint64_t a_before = fingerprint(a);
     const std::vector<uint8_t> a_saved = save(a);
@@ -271,7 +273,8 @@ TEST(Session, ForkSharesFullPagesAndCopiesOnWrite) {
     EXPECT_EQ(save(a), a_saved) << "K and V rows of the original";
     ASSERT_EQ(keel_session_close(a), KEEL_OK);
     ASSERT_EQ(keel_session_close(b), KEEL_OK);
-    EXPECT_EQ(stats(engine.handle()).kv_pages_free, stats(engine.handle()).regions[KEEL_REGION_KV].planned_bytes / engine.plan().kv_page_bytes);
+    EXPECT_EQ(stats(engine.handle()).kv_pages_free,
+              stats(engine.handle()).regions[KEEL_REGION_KV].planned_bytes / engine.plan().kv_page_bytes);
 }
 
 TEST(Session, UnfinishedStepHoldsItsSessions) {
@@ -459,7 +462,9 @@ TEST(SessionFile, FuzzCorpusIsCurrent) {
         if (n) engine.advance();
         const std::vector<uint8_t> blob = save(engine.session());
         const std::string path = dir + std::to_string(n) + "-tokens";
-        if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(blob.data()), static_cast<std::streamsize>(blob.size()));
+        if (getenv("KEEL_WRITE_CORPUS"))
+            std::ofstream(path, std::ios::binary)
+                .write(reinterpret_cast<const char*>(blob.data()), static_cast<std::streamsize>(blob.size()));
         const std::vector<char> seed = keel_test::read_file(path);
         EXPECT_EQ(keel_session_restore(engine.session(), seed.data(), seed.size(), nullptr), KEEL_OK) << path;
     }

@@ -1,6 +1,8 @@
-// Weighted quantization (sdk/tools/lab/lowrank/weighted_quantize.h): what the core's decoder makes of the bytes, against plain rounding, exhaustive
-// search over scales, and the published Q8 block.
+// Weighted quantization (sdk/tools/lab/lowrank/weighted_quantize.h): what the core's decoder makes of the bytes,
+// against plain rounding, exhaustive search over scales, and the published Q8 block.
 #ifdef KEEL_HAVE_WPROJ_SOLVERS
+#include "sdk/tools/lab/lowrank/weighted_quantize.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,20 +13,22 @@
 #include <stdexcept>
 
 #include "kernels/formats/numeric.h"
-#include "sdk/tools/lab/lowrank/weighted_quantize.h"
 
 namespace keel::tools {
 namespace {
 
 using Numbers = std::vector<float>;
 
-constexpr uint32_t kBlockTypes[] = {kernels::kQ8_0, kernels::kQ4_0, kernels::kQ4_1, kernels::kQ5_0, kernels::kQ5_1, kernels::kIQ4_NL, kernels::kQ4_K, kernels::kQ6_K};
+constexpr uint32_t kBlockTypes[] = {kernels::kQ8_0, kernels::kQ4_0,   kernels::kQ4_1, kernels::kQ5_0,
+                                    kernels::kQ5_1, kernels::kIQ4_NL, kernels::kQ4_K, kernels::kQ6_K};
 
 class Source {
   public:
     explicit Source(uint64_t seed) : engine_(seed) {}
     double uniform() { return static_cast<double>((engine_() >> 11) + 1) * 0x1p-53; }
-    float normal() { return static_cast<float>(std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform())); }
+    float normal() {
+        return static_cast<float>(std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform()));
+    }
 
   private:
     std::mt19937_64 engine_;
@@ -38,7 +42,9 @@ double weighted_error(const Numbers& a, const Numbers& b, const Numbers& importa
     }
     return sum;
 }
-Numbers through(uint32_t type, const Numbers& x, uint64_t columns, const Numbers& importance = {}) { return decode_rows(type, quantize_rows(type, x, columns, importance), columns); }
+Numbers through(uint32_t type, const Numbers& x, uint64_t columns, const Numbers& importance = {}) {
+    return decode_rows(type, quantize_rows(type, x, columns, importance), columns);
+}
 
 // Rows of several characters, 512 columns each.
 Numbers test_rows(uint64_t seed) {
@@ -47,7 +53,12 @@ Numbers test_rows(uint64_t seed) {
     for (int row = 0; row < 6; ++row) {
         for (int j = 0; j < 512; ++j) {
             const float v = source.normal();
-            x.push_back(row == 0 ? v : row == 1 ? v * v * v * 0.01f : row == 2 ? v + 5 : row == 3 ? std::fabs(v) * 1e-4f : row == 4 ? (j % 37 ? v * 1e-3f : 3 * v) : -7 - std::fabs(v));
+            x.push_back(row == 0   ? v
+                        : row == 1 ? v * v * v * 0.01f
+                        : row == 2 ? v + 5
+                        : row == 3 ? std::fabs(v) * 1e-4f
+                        : row == 4 ? (j % 37 ? v * 1e-3f : 3 * v)
+                                   : -7 - std::fabs(v));
         }
     }
     return x;
@@ -63,11 +74,17 @@ TEST(WeightedQuantize, IsNeverWorseThanRoundingAndUsuallyBetter) {
     const Numbers x = test_rows(1), importance = test_importance(2);
     for (const uint32_t type : kBlockTypes) {
         SCOPED_TRACE(kernels::kWeightTypes[type].name);
-        const Numbers plain = decode_rows(type, nearest_rows(type, x, 512), 512), even = through(type, x, 512), weighted = through(type, x, 512, importance);
+        const Numbers plain = decode_rows(type, nearest_rows(type, x, 512), 512), even = through(type, x, 512),
+                      weighted = through(type, x, 512, importance);
         for (size_t row = 0; row < 6; ++row) {  // row by row, and so within any block that decides it
-            const auto part = [&](const Numbers& all) { return Numbers(all.begin() + static_cast<std::ptrdiff_t>(row * 512), all.begin() + static_cast<std::ptrdiff_t>(row * 512 + 512)); };
+            const auto part = [&](const Numbers& all) {
+                return Numbers(all.begin() + static_cast<std::ptrdiff_t>(row * 512),
+                               all.begin() + static_cast<std::ptrdiff_t>(row * 512 + 512));
+            };
             EXPECT_LE(weighted_error(part(even), part(x), {}), weighted_error(part(plain), part(x), {})) << row;
-            EXPECT_LE(weighted_error(part(weighted), part(x), importance), weighted_error(part(plain), part(x), importance)) << row;
+            EXPECT_LE(weighted_error(part(weighted), part(x), importance),
+                      weighted_error(part(plain), part(x), importance))
+                << row;
         }
         EXPECT_LT(weighted_error(weighted, x, importance), 0.95 * weighted_error(plain, x, importance));
         EXPECT_LT(weighted_error(weighted, x, importance), weighted_error(even, x, importance));
@@ -80,7 +97,9 @@ TEST(WeightedQuantize, ErrorsAreThoseOfTheTypesBits) {
     Source source(3);
     Numbers x(64 * 256);
     for (float& v : x) v = source.normal();
-    const auto mse = [&](uint32_t type) { return weighted_error(through(type, x, 256), x, {}) / static_cast<double>(x.size()); };
+    const auto mse = [&](uint32_t type) {
+        return weighted_error(through(type, x, 256), x, {}) / static_cast<double>(x.size());
+    };
     // An N-level uniform quantizer over the range R of 32 normal numbers, about 4.1, has R^2 / (12 N^2).
     EXPECT_LT(mse(kernels::kQ4_0), 4.1 * 4.1 / 12 / 256 * 1.25);
     EXPECT_LT(mse(kernels::kQ4_1), 4.1 * 4.1 / 12 / 256 * 1.05);
@@ -161,7 +180,9 @@ TEST(WeightedQuantize, PublishedBlocks) {
 
 TEST(WeightedQuantize, ExtremeRowsStayFinite) {
     const float kDenormal = 1e-42f, kHuge = 3e38f;
-    for (const uint32_t type : {kernels::kF32, kernels::kF16, kernels::kQ8_0, kernels::kQ8_F32, kernels::kQ4_0, kernels::kQ4_1, kernels::kQ5_0, kernels::kQ5_1, kernels::kIQ4_NL, kernels::kQ4_K, kernels::kQ6_K}) {
+    for (const uint32_t type :
+         {kernels::kF32, kernels::kF16, kernels::kQ8_0, kernels::kQ8_F32, kernels::kQ4_0, kernels::kQ4_1,
+          kernels::kQ5_0, kernels::kQ5_1, kernels::kIQ4_NL, kernels::kQ4_K, kernels::kQ6_K}) {
         SCOPED_TRACE(kernels::kWeightTypes[type].name);
         EXPECT_TRUE(can_quantize(type));
         for (const float v : through(type, Numbers(256, 0.0f), 256)) EXPECT_EQ(v, 0);

@@ -9,8 +9,8 @@
 #include "sdk/format/wproj_key.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/console.h"
-#include "sdk/tools/files/sha256.h"
 #include "sdk/tools/common/wproj_discovery.h"
+#include "sdk/tools/files/sha256.h"
 #include "sdk/tools/files/wproj_manifest.h"
 #include "sdk/tools/files/wproj_zstd.h"
 #include "tests/test_paths.h"
@@ -47,16 +47,20 @@ class WprojFiles : public testing::Test {
     }
     void TearDown() override {
         fs::current_path(old_);
-        if (old_cache_) setenv("XDG_CACHE_HOME", old_cache_->c_str(), 1);
-        else unsetenv("XDG_CACHE_HOME");
+        if (old_cache_)
+            setenv("XDG_CACHE_HOME", old_cache_->c_str(), 1);
+        else
+            unsetenv("XDG_CACHE_HOME");
         std::error_code ignored;
         fs::permissions(root_ / "elsewhere", fs::perms::owner_all, ignored);
         fs::remove_all(root_, ignored);
     }
     fs::path put(const fs::path& directory, uint64_t key, int version = 1) const {
         const fs::path path = root_ / directory / name_of(key);
-        if (version == 1) write_wproj_v1(path.string(), small_image_v1(), key);
-        else write_wproj_v2(path.string(), small_image_v2(), key);
+        if (version == 1)
+            write_wproj_v1(path.string(), small_image_v1(), key);
+        else
+            write_wproj_v2(path.string(), small_image_v2(), key);
         return path;
     }
     WprojFound find(uint64_t key, bool force = false, const std::string& explicit_path = {}) const {
@@ -68,7 +72,9 @@ class WprojFiles : public testing::Test {
         search.model_path = (root_ / "models/m.gguf").string();
         return find_wproj_cache(search);
     }
-    bool is(const std::optional<std::string>& found, const fs::path& wanted) const { return found && fs::equivalent(*found, wanted); }
+    bool is(const std::optional<std::string>& found, const fs::path& wanted) const {
+        return found && fs::equivalent(*found, wanted);
+    }
 
     fs::path root_, old_;
     std::optional<std::string> old_cache_;
@@ -130,12 +136,12 @@ TEST_F(WprojFiles, DamagedOnesArePassedOver) {
 
 TEST_F(WprojFiles, HostileDirectories) {
     const fs::path work = root_ / "work";
-    fs::create_symlink(name_of(1), work / name_of(1));                   // to itself
-    fs::create_symlink(name_of(3), work / name_of(2));                   // a ring of two
+    fs::create_symlink(name_of(1), work / name_of(1));  // to itself
+    fs::create_symlink(name_of(3), work / name_of(2));  // a ring of two
     fs::create_symlink(name_of(2), work / name_of(3));
     fs::create_symlink("/nowhere/at/all", work / name_of(4));
     fs::create_directory(work / name_of(5));
-    ASSERT_EQ(mkfifo((work / name_of(6)).c_str(), 0600), 0);             // opening it would wait
+    ASSERT_EQ(mkfifo((work / name_of(6)).c_str(), 0600), 0);  // opening it would wait
     std::ofstream(work / name_of(8)).put('W');
     std::ofstream(work / "ott_wproj_cache_\xff\xfe.bin").put('x');
     fs::create_directory_symlink(".", work / "loop");
@@ -158,7 +164,8 @@ TEST_F(WprojFiles, HostileDirectories) {
 }
 
 TEST(WprojUserCache, FollowsTheEnvironment) {
-    const std::string home = getenv("HOME") ? getenv("HOME") : "", cache = getenv("XDG_CACHE_HOME") ? getenv("XDG_CACHE_HOME") : "";
+    const std::string home = getenv("HOME") ? getenv("HOME") : "",
+                      cache = getenv("XDG_CACHE_HOME") ? getenv("XDG_CACHE_HOME") : "";
     setenv("HOME", "/home/someone", 1);
     setenv("XDG_CACHE_HOME", "/var/x", 1);
     EXPECT_EQ(wproj_user_cache_directory(), "/var/x/keel");
@@ -183,9 +190,11 @@ std::string sha256(const std::string& text, size_t slice = 1000) {
 TEST(WprojSha256, KnownAnswers) {
     EXPECT_EQ(sha256(""), "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855");
     EXPECT_EQ(sha256("abc"), "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD");
-    EXPECT_EQ(sha256("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"), "248D6A61D20638B8E5C026930C3E6039A33CE45964FF2167F6ECEDD419DB06C1");
+    EXPECT_EQ(sha256("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
+              "248D6A61D20638B8E5C026930C3E6039A33CE45964FF2167F6ECEDD419DB06C1");
     EXPECT_EQ(sha256(std::string(1000000, 'a')), "CDC76E5C9914FB9281A1C7E284D73E67F1809A48A497200E046D39CCC7112CD0");
-    for (const size_t bytes : {55, 56, 63, 64, 65, 119, 120, 128}) EXPECT_EQ(sha256(std::string(bytes, 'x'), 1), sha256(std::string(bytes, 'x'), 64)) << bytes;
+    for (const size_t bytes : {55, 56, 63, 64, 65, 119, 120, 128})
+        EXPECT_EQ(sha256(std::string(bytes, 'x'), 1), sha256(std::string(bytes, 'x'), 64)) << bytes;
 }
 
 // ---- manifests ----
@@ -234,10 +243,14 @@ TEST(WprojManifest, RefusesWhatIsNone) {
         return text;
     };
     EXPECT_NO_THROW(parse_wproj_manifest(with("61BEB1", "61beb1")));
-    for (const std::string& text : {std::string(), std::string("{}"), std::string("[1]"), std::string("[{}]"), std::string(kManifest).substr(0, 200), std::string(100000, '['),
-                                    with("0A2337F6", "../../F6"), with("ott_wproj_cache_0A2337F6.bin", "/etc/passwd"), with("ott_wproj_cache_0A2337F6.bin", "ott_wproj_cache_A402C8CC.bin"),
-                                    with("191403296", "-1"), with("191403296", "\"191403296\""), with("191403296", "1e3"), with("61BEB1", "61BEBX"), with("61BEB1", "1BEB1"),
-                                    with("182.54", "182"), with("182.54", "null"), with("mtime", "time"), with("ott_wproj_cache_0A2337F6.bin", "ott_wproj_cache_0A2337F6.bin\\u0000x")})
+    for (const std::string& text :
+         {std::string(), std::string("{}"), std::string("[1]"), std::string("[{}]"),
+          std::string(kManifest).substr(0, 200), std::string(100000, '['), with("0A2337F6", "../../F6"),
+          with("ott_wproj_cache_0A2337F6.bin", "/etc/passwd"),
+          with("ott_wproj_cache_0A2337F6.bin", "ott_wproj_cache_A402C8CC.bin"), with("191403296", "-1"),
+          with("191403296", "\"191403296\""), with("191403296", "1e3"), with("61BEB1", "61BEBX"),
+          with("61BEB1", "1BEB1"), with("182.54", "182"), with("182.54", "null"), with("mtime", "time"),
+          with("ott_wproj_cache_0A2337F6.bin", "ott_wproj_cache_0A2337F6.bin\\u0000x")})
         EXPECT_THROW(parse_wproj_manifest(text), ToolError) << text.substr(0, 100);
 }
 
@@ -317,11 +330,17 @@ TEST(WprojPack, SizesAreExact) {
         EXPECT_EQ(info.packed_bytes, packed.size());
         Bytes plain(info.plain_bytes);
         std::vector<uint64_t> work(info.work_bytes / 8 + 1);
-        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size() - 1, work.data(), info.work_bytes, nullptr), KEEL_E_MEMORY_TOO_SMALL);
-        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size(), work.data(), info.work_bytes - 1, nullptr), KEEL_E_MEMORY_TOO_SMALL);
-        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size(), reinterpret_cast<uint8_t*>(work.data()) + 1, info.work_bytes, nullptr), KEEL_E_MEMORY_ALIGN);
-        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size(), work.data(), info.work_bytes, nullptr), KEEL_OK);
-        EXPECT_EQ(keel_pack_expand(nullptr, plain.data(), plain.size(), work.data(), info.work_bytes, nullptr), KEEL_E_ARGUMENT);
+        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size() - 1, work.data(), info.work_bytes, nullptr),
+                  KEEL_E_MEMORY_TOO_SMALL);
+        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size(), work.data(), info.work_bytes - 1, nullptr),
+                  KEEL_E_MEMORY_TOO_SMALL);
+        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size(), reinterpret_cast<uint8_t*>(work.data()) + 1,
+                                   info.work_bytes, nullptr),
+                  KEEL_E_MEMORY_ALIGN);
+        EXPECT_EQ(keel_pack_expand(&reader, plain.data(), plain.size(), work.data(), info.work_bytes, nullptr),
+                  KEEL_OK);
+        EXPECT_EQ(keel_pack_expand(nullptr, plain.data(), plain.size(), work.data(), info.work_bytes, nullptr),
+                  KEEL_E_ARGUMENT);
     }
 }
 
@@ -334,7 +353,8 @@ TEST(WprojPack, EveryTruncationAndFlipIsRefused) {
     Bytes longer = packed;
     longer.push_back(0);
     EXPECT_EQ(expand(memory_reader(longer)).status, KEEL_E_FILE_FORMAT);
-    // zstd's frame checksum covers mu and mean too. Bits of a frame header that zstd ignores may flip: then the contents are the same.
+    // zstd's frame checksum covers mu and mean too. Bits of a frame header that zstd ignores may flip: then the
+    // contents are the same.
     for (size_t at = 0; at < packed.size(); ++at) {
         Bytes changed = packed;
         changed[at] ^= static_cast<uint8_t>(1u << at % 8);
@@ -349,7 +369,9 @@ TEST(WprojPack, HostileTables) {
     int passed = 0;
     for (int round = 0; round < 3000; ++round) {
         Bytes file = packed;
-        for (uint32_t flips = 1 + random.below(3); flips; --flips) file[16 + random.below(static_cast<uint32_t>(wproj_table_end(2)) - 16)] ^= static_cast<uint8_t>(1u << random.below(8));
+        for (uint32_t flips = 1 + random.below(3); flips; --flips)
+            file[16 + random.below(static_cast<uint32_t>(wproj_table_end(2)) - 16)] ^=
+                static_cast<uint8_t>(1u << random.below(8));
         reseal_v2(file, false);
         const Expanded got = expand(round % 2 ? memory_reader(file) : callback_reader(file));
         if (got.status != KEEL_OK) continue;
@@ -364,7 +386,9 @@ TEST(WprojPack, HostileTables) {
 TEST(WprojPack, FuzzSeedIsCurrent) {
     const std::string path = source_path("tests/fuzz/corpus/wproj/packed");
     const Bytes packed = encode_wproj_v2(tiny_image_v2(), 5, kPacked);
-    if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(packed.data()), static_cast<std::streamsize>(packed.size()));
+    if (getenv("KEEL_WRITE_CORPUS"))
+        std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(packed.data()), static_cast<std::streamsize>(packed.size()));
     // Another zstd may write other frames: what counts is that the seed expands.
     const std::vector<char> seed = read_file(path);
     const Bytes bytes(seed.begin(), seed.end());

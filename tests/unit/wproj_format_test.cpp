@@ -1,4 +1,5 @@
-// W_proj caches, both versions: sizes of the published files, byte-identical rewriting, views, and files that are short, changed or hostile.
+// W_proj caches, both versions: sizes of the published files, byte-identical rewriting, views, and files that are
+// short, changed or hostile.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -19,12 +20,15 @@ using namespace keel_test;
 constexpr uint64_t kKey = 0x0123456789abcdefull;
 using Bytes = std::vector<uint8_t>;
 
-keel_status open(const Bytes& file, const WprojShape& shape, uint64_t key = kKey, bool any = false, keel_error* error = nullptr) {
+keel_status open(const Bytes& file, const WprojShape& shape, uint64_t key = kKey, bool any = false,
+                 keel_error* error = nullptr) {
     WprojFile view;
     return wproj_open(memory_reader(file), shape, key, any, &view, error);
 }
 // As whatever it says it is.
-keel_status open_any(const Bytes& file) { return open(file, wproj_any_shape(), 0, true); }
+keel_status open_any(const Bytes& file) {
+    return open(file, wproj_any_shape(), 0, true);
+}
 
 template <class T>
 Bytes with(Bytes file, uint64_t offset, T value) {
@@ -52,11 +56,11 @@ struct Published {
 constexpr std::array<uint32_t, kWprojSlots> kLlamaQkv = {0, 4096, 1024, 1024}, kLlamaQkvo = {0, 4096, 1024, 1024, 4096};
 constexpr std::array<uint32_t, kWprojSlots> kSmolQkv = {0, 576, 192, 192}, kSmolQkvo = {0, 576, 192, 192, 576};
 constexpr Published kPublished[] = {
-    {"199911F6", 95966496, 4096, 32, 128, kLlamaQkv},     {"0A2337F6", 191403296, 4096, 32, 256, kLlamaQkv},
-    {"FFBC2BB6", 764024096, 4096, 32, 1024, kLlamaQkv},   {"2405A3B6", 1145771296, 4096, 32, 1536, kLlamaQkv},
-    {"7CC1AFB6", 1145771296, 4096, 32, 1536, kLlamaQkv},  {"D4DB0E08", 1372264992, 4096, 32, 1536, kLlamaQkvo},
-    {"626D1BB6", 1527518496, 4096, 32, 2048, kLlamaQkv},  {"EB866869", 26094032, 576, 30, 256, kSmolQkv},
-    {"A402C8CC", 52113872, 576, 30, 512, kSmolQkv},       {"3C2C89D7", 62068352, 576, 30, 512, kSmolQkvo},
+    {"199911F6", 95966496, 4096, 32, 128, kLlamaQkv},    {"0A2337F6", 191403296, 4096, 32, 256, kLlamaQkv},
+    {"FFBC2BB6", 764024096, 4096, 32, 1024, kLlamaQkv},  {"2405A3B6", 1145771296, 4096, 32, 1536, kLlamaQkv},
+    {"7CC1AFB6", 1145771296, 4096, 32, 1536, kLlamaQkv}, {"D4DB0E08", 1372264992, 4096, 32, 1536, kLlamaQkvo},
+    {"626D1BB6", 1527518496, 4096, 32, 2048, kLlamaQkv}, {"EB866869", 26094032, 576, 30, 256, kSmolQkv},
+    {"A402C8CC", 52113872, 576, 30, 512, kSmolQkv},      {"3C2C89D7", 62068352, 576, 30, 512, kSmolQkvo},
 };
 
 TEST(WprojSizes, OfTheTenPublishedFiles) {
@@ -74,7 +78,12 @@ TEST(WprojSizes, OfAWrittenFileOfAPublishedConfiguration) {
     const Published& p = kPublished[7];
     WprojImage image;
     WprojImageLayer layer;
-    layer.basis[kWprojAttnIn] = {p.rank, p.columns, kernels::kF32, Bytes(size_t{p.rank} * p.columns * 4), std::vector<float>(p.rank), std::vector<float>(p.columns)};
+    layer.basis[kWprojAttnIn] = {p.rank,
+                                 p.columns,
+                                 kernels::kF32,
+                                 Bytes(size_t{p.rank} * p.columns * 4),
+                                 std::vector<float>(p.rank),
+                                 std::vector<float>(p.columns)};
     for (const uint32_t s : {kWprojQ, kWprojK, kWprojV}) {
         layer.record[s] = {p.rows[s], p.rank, kernels::kQ8_F32, Bytes(size_t{p.rows[s]} * (p.rank / 32) * 36), {}};
         layer.record[s].compression = wproj_compression(p.rows[s], p.rank, p.columns);
@@ -103,9 +112,12 @@ TEST(WprojSizes, CountedEqualsWritten) {
             sizes.ranks.push_back(rank);
             WprojImageLayer layer;
             if (rank) {
-                layer.basis[kWprojAttnIn] = some_basis(random, rank, sizes.columns, kernels::kF32, sizes.mu, sizes.mean);
+                layer.basis[kWprojAttnIn] =
+                    some_basis(random, rank, sizes.columns, kernels::kF32, sizes.mu, sizes.mean);
                 for (uint32_t s = 0; s < kWprojSlots; ++s)
-                    if (sizes.rows[s]) layer.record[s] = some_record(random, sizes.rows[s], rank, sizes.columns, rank % 32 ? kernels::kF32 : kernels::kQ8_F32, sizes.bias);
+                    if (sizes.rows[s])
+                        layer.record[s] = some_record(random, sizes.rows[s], rank, sizes.columns,
+                                                      rank % 32 ? kernels::kF32 : kernels::kQ8_F32, sizes.bias);
             } else {
                 layer.empty_flags = sizes.mu | sizes.mean << 1;
             }
@@ -178,7 +190,8 @@ void expect_view(const Bytes& file, const WprojImage& image, const WprojShape& s
     WprojFile view;
     keel_error error = {};
     error.struct_size = sizeof error;
-    ASSERT_EQ(wproj_open(callback_reader(file), shape, kKey, false, &view, &error), KEEL_OK) << error.field << ": " << error.reason;
+    ASSERT_EQ(wproj_open(callback_reader(file), shape, kKey, false, &view, &error), KEEL_OK)
+        << error.field << ": " << error.reason;
     EXPECT_EQ(view.layers, image.layers.size());
     EXPECT_EQ(view.key, kKey);
     EXPECT_TRUE(view_is_inside(view));
@@ -195,9 +208,15 @@ void expect_view(const Bytes& file, const WprojImage& image, const WprojShape& s
             EXPECT_EQ(bytes_at(file, b.offset, b.bytes), want.basis[g].matrix);
             EXPECT_EQ(b.mu != 0, !want.basis[g].mu.empty());
             EXPECT_EQ(b.mean != 0, !want.basis[g].mean.empty());
-            if (b.mu) { EXPECT_EQ(bytes_at(file, b.mu, b.rank * 4), bytes_of(want.basis[g].mu)); }
-            if (b.mean) { EXPECT_EQ(bytes_at(file, b.mean, b.columns * 4), bytes_of(want.basis[g].mean)); }
-            if (!version1) { EXPECT_EQ((b.offset | b.mu | b.mean) % 64, 0u); }
+            if (b.mu) {
+                EXPECT_EQ(bytes_at(file, b.mu, b.rank * 4), bytes_of(want.basis[g].mu));
+            }
+            if (b.mean) {
+                EXPECT_EQ(bytes_at(file, b.mean, b.columns * 4), bytes_of(want.basis[g].mean));
+            }
+            if (!version1) {
+                EXPECT_EQ((b.offset | b.mu | b.mean) % 64, 0u);
+            }
         }
         for (uint32_t s = 0; s < kWprojSlots; ++s) {
             const WprojRecord& r = layer.record[s];
@@ -211,18 +230,27 @@ void expect_view(const Bytes& file, const WprojImage& image, const WprojShape& s
             EXPECT_EQ(r.error, version1 ? -1 : want.record[s].error);
             EXPECT_EQ(bytes_at(file, r.offset, r.bytes), want.record[s].matrix);
             EXPECT_EQ(r.bias != 0, !want.record[s].bias.empty());
-            if (r.bias) { EXPECT_EQ(bytes_at(file, r.bias, r.rows * 4), bytes_of(want.record[s].bias)); }
-            if (!version1) { EXPECT_EQ((r.offset | r.bias) % 64, 0u); }
+            if (r.bias) {
+                EXPECT_EQ(bytes_at(file, r.bias, r.rows * 4), bytes_of(want.record[s].bias));
+            }
+            if (!version1) {
+                EXPECT_EQ((r.offset | r.bias) % 64, 0u);
+            }
         }
     }
     WprojLayer beyond;
     EXPECT_EQ(wproj_layer(view, &cursor, &beyond), KEEL_E_ARGUMENT);
 }
 
-TEST(WprojView, OfVersion1) { expect_view(version1_by_hand(small_image_v1(), kKey), small_image_v1(), small_shape(4), true); }
-TEST(WprojView, OfVersion2) { expect_view(encode_wproj_v2(small_image_v2(), kKey), small_image_v2(), small_shape(4), false); }
+TEST(WprojView, OfVersion1) {
+    expect_view(version1_by_hand(small_image_v1(), kKey), small_image_v1(), small_shape(4), true);
+}
+TEST(WprojView, OfVersion2) {
+    expect_view(encode_wproj_v2(small_image_v2(), kKey), small_image_v2(), small_shape(4), false);
+}
 
-// The published cache's O multiplies the residual stream's basis: of use only to models whose attention output is as long.
+// The published cache's O multiplies the residual stream's basis: of use only to models whose attention output is as
+// long.
 TEST(WprojView, Version1OutputProjectionNeedsItsWidth) {
     const Bytes file = version1_by_hand(small_image_v1(), kKey);
     WprojShape shape = small_shape(4);
@@ -249,14 +277,17 @@ TEST(WprojView, OfAFileThatChanges) {
             WprojFile view;
             ASSERT_EQ(wproj_open(callback_reader(file), small_shape(4), kKey, false, &view, nullptr), KEEL_OK);
             const uint32_t span = static_cast<uint32_t>(first ? file.size() : wproj_table_end(4));
-            file[first && round % 2 ? view.first_record + round % 60 : random.below(span)] ^= static_cast<uint8_t>(1u << random.below(8));
+            file[first && round % 2 ? view.first_record + round % 60 : random.below(span)] ^=
+                static_cast<uint8_t>(1u << random.below(8));
             WprojCursor cursor = {};
             WprojLayer layer;
             keel_status status = KEEL_OK;
             while (status == KEEL_OK && cursor.layer < view.layers) {
                 status = wproj_layer(view, &cursor, &layer);
                 if (status != KEEL_OK) break;
-                wproj_for_sections(layer, [&](uint64_t offset, uint64_t bytes) { ASSERT_TRUE(offset <= file.size() && bytes <= file.size() - offset); });
+                wproj_for_sections(layer, [&](uint64_t offset, uint64_t bytes) {
+                    ASSERT_TRUE(offset <= file.size() && bytes <= file.size() - offset);
+                });
             }
             refused += status != KEEL_OK;
         }
@@ -293,12 +324,17 @@ TEST(WprojKeys, ForceDoesNotChangeShapes) {
     for (int version = 0; version < 2; ++version)
         for (int change = 0; change < 13; ++change) {
             WprojShape shape = small_shape(4);
-            if (change < 8) shape.rows[change] += 32;
-            else if (change < 12) shape.columns[change - 8] += 32;
-            else shape.layers = 5;
-            // Version 1: slots 0 and 7 and the vector of down are not looked at; O is not used when its width differs. Version 2 has no slot 0.
+            if (change < 8)
+                shape.rows[change] += 32;
+            else if (change < 12)
+                shape.columns[change - 8] += 32;
+            else
+                shape.layers = 5;
+            // Version 1: slots 0 and 7 and the vector of down are not looked at; O is not used when its width differs.
+            // Version 2 has no slot 0.
             const bool unseen = version == 0 ? change == 0 || change == 7 || change == 9 || change == 11 : change == 0;
-            EXPECT_EQ(open(files[version], shape, kKey, true), unseen ? KEEL_OK : KEEL_E_FILE_MISMATCH) << version << " " << change;
+            EXPECT_EQ(open(files[version], shape, kKey, true), unseen ? KEEL_OK : KEEL_E_FILE_MISMATCH)
+                << version << " " << change;
         }
 }
 
@@ -339,7 +375,9 @@ TEST(WprojDamage, HostileFieldsOfVersion1) {
     EXPECT_EQ(set(0, uint64_t{1}), KEEL_E_FILE_FORMAT);
     for (const uint32_t offset : {16u, 20u, 24u, 28u})
         for (const uint32_t value : {0u, 1u, 7u, 9u, 0x80000000u, minus})
-            if (!(offset == 28 && value == 0)) { EXPECT_NE(set(offset, value), KEEL_OK) << offset << " " << value; }
+            if (!(offset == 28 && value == 0)) {
+                EXPECT_NE(set(offset, value), KEEL_OK) << offset << " " << value;
+            }
     EXPECT_EQ(set(16, 5u), KEEL_E_FILE_MISMATCH);
     EXPECT_EQ(set(24, 63u), KEEL_E_FILE_MISMATCH);
     EXPECT_EQ(set(16, kWprojMaxLayers + 1), KEEL_E_FILE_FORMAT);
@@ -347,17 +385,21 @@ TEST(WprojDamage, HostileFieldsOfVersion1) {
     EXPECT_EQ(set(20, 7u), KEEL_E_FILE_FORMAT);
     // The first basis, at 32: rank, has_mu, has_mean, padding.
     for (const uint32_t offset : {32u, 36u, 40u, 44u})
-        for (const uint32_t value : {2u, 31u, 33u, 64u, 65u, 0x80000000u, minus}) EXPECT_EQ(set(offset, value), KEEL_E_FILE_FORMAT) << offset << " " << value;
+        for (const uint32_t value : {2u, 31u, 33u, 64u, 65u, 0x80000000u, minus})
+            EXPECT_EQ(set(offset, value), KEEL_E_FILE_FORMAT) << offset << " " << value;
     // The first record of layer 0 (slot 0, f32 64 x 5 with bias) and the second (q, Q8 64 x 32 with bias).
     WprojFile view;
     ASSERT_EQ(wproj_open(memory_reader(file), shape, kKey, false, &view, nullptr), KEEL_OK);
     const uint64_t svd = view.first_record, q = svd + 44 + 64 * 5 * 4 + 64 * 4;
     for (const uint64_t at : {svd, q}) {
         for (const uint64_t offset : {0, 4, 8, 12, 16, 40})
-            for (const uint32_t value : {2u, 63u, 1u << 20, 0x80000000u, minus}) EXPECT_NE(set(at + offset, value), KEEL_OK) << offset << " " << value;
-        for (const uint64_t value : {uint64_t{1}, uint64_t{64 * 36 + 1}, uint64_t{1} << 63, ~uint64_t{0}}) EXPECT_EQ(set(at + 20, value), KEEL_E_FILE_FORMAT);
+            for (const uint32_t value : {2u, 63u, 1u << 20, 0x80000000u, minus})
+                EXPECT_NE(set(at + offset, value), KEEL_OK) << offset << " " << value;
+        for (const uint64_t value : {uint64_t{1}, uint64_t{64 * 36 + 1}, uint64_t{1} << 63, ~uint64_t{0}})
+            EXPECT_EQ(set(at + 20, value), KEEL_E_FILE_FORMAT);
         for (const uint64_t offset : {28, 32, 36})
-            for (const float value : {NAN, INFINITY, -INFINITY}) EXPECT_EQ(set(at + offset, value), KEEL_E_FILE_FORMAT) << offset;
+            for (const float value : {NAN, INFINITY, -INFINITY})
+                EXPECT_EQ(set(at + offset, value), KEEL_E_FILE_FORMAT) << offset;
         EXPECT_EQ(set(at + 32, 1.01f), KEEL_E_FILE_FORMAT);
         EXPECT_EQ(set(at + 32, -0.01f), KEEL_E_FILE_FORMAT);
         EXPECT_EQ(set(at + 28, -1.0f), KEEL_E_FILE_FORMAT);
@@ -409,12 +451,16 @@ TEST(WprojDamage, HostileFieldsOfVersion2) {
     EXPECT_EQ(header(offsetof(WprojHeader2, codec), uint32_t{kWprojZstd}), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(header(offsetof(WprojHeader2, codec), 2u), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(header(offsetof(WprojHeader2, header_bytes), 168u), KEEL_E_FILE_FORMAT);
-    for (const uint32_t layers : {0u, 3u, 5u, kWprojMaxLayers, kWprojMaxLayers + 1, 0xffffffffu}) EXPECT_NE(header(offsetof(WprojHeader2, layers), layers), KEEL_OK) << layers;
-    for (const uint64_t bytes : {uint64_t{0}, file.size() - 1, file.size() + 1, ~uint64_t{0}}) EXPECT_EQ(header(offsetof(WprojHeader2, plain_bytes), bytes), KEEL_E_FILE_FORMAT);
+    for (const uint32_t layers : {0u, 3u, 5u, kWprojMaxLayers, kWprojMaxLayers + 1, 0xffffffffu})
+        EXPECT_NE(header(offsetof(WprojHeader2, layers), layers), KEEL_OK) << layers;
+    for (const uint64_t bytes : {uint64_t{0}, file.size() - 1, file.size() + 1, ~uint64_t{0}})
+        EXPECT_EQ(header(offsetof(WprojHeader2, plain_bytes), bytes), KEEL_E_FILE_FORMAT);
     EXPECT_EQ(header(offsetof(WprojHeader2, fingerprint), uint64_t{1}), KEEL_E_FILE_MISMATCH);
     EXPECT_EQ(header(offsetof(WprojHeader2, key), uint64_t{1}), KEEL_E_FILE_MISMATCH);
-    for (const size_t field : {offsetof(WprojQuality, nll_dense), offsetof(WprojQuality, nll_low_rank), offsetof(WprojQuality, kl)})
-        for (const double value : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) EXPECT_EQ(header(offsetof(WprojHeader2, quality) + field, value), KEEL_E_FILE_FORMAT);
+    for (const size_t field :
+         {offsetof(WprojQuality, nll_dense), offsetof(WprojQuality, nll_low_rank), offsetof(WprojQuality, kl)})
+        for (const double value : {static_cast<double>(NAN), static_cast<double>(INFINITY)})
+            EXPECT_EQ(header(offsetof(WprojHeader2, quality) + field, value), KEEL_E_FILE_FORMAT);
     EXPECT_EQ(header(offsetof(WprojHeader2, solver) + 3, '\n'), KEEL_E_FILE_FORMAT);
     EXPECT_EQ(header(offsetof(WprojHeader2, solver) + 31, 'x'), KEEL_E_FILE_FORMAT);
     std::array<char, 32> endless;
@@ -424,35 +470,47 @@ TEST(WprojDamage, HostileFieldsOfVersion2) {
     EXPECT_EQ(open(with(file, wproj_table_end(4), uint64_t{1}), shape), KEEL_E_FILE_FORMAT);
 
     // Layer 2, group ffn_in (mean, no mu missing: g % 2 says) and slot up.
-    const uint64_t layer = wproj_table_end(2), basis = layer + offsetof(WprojLayer, basis) + kWprojAttnIn * sizeof(WprojBasis);
+    const uint64_t layer = wproj_table_end(2),
+                   basis = layer + offsetof(WprojLayer, basis) + kWprojAttnIn * sizeof(WprojBasis);
     const uint64_t record = layer + offsetof(WprojLayer, record) + kWprojUp * sizeof(WprojRecord);
-    for (const uint32_t value : {0u, 32u, 63u, 65u, 96u, 0xffffffffu}) EXPECT_EQ(set(basis + offsetof(WprojBasis, rank), value), KEEL_E_FILE_FORMAT) << value;
-    for (const uint32_t value : {0u, kWprojMaxDimension + 1, 0xffffffffu}) EXPECT_EQ(set(basis + offsetof(WprojBasis, columns), value), KEEL_E_FILE_FORMAT) << value;
+    for (const uint32_t value : {0u, 32u, 63u, 65u, 96u, 0xffffffffu})
+        EXPECT_EQ(set(basis + offsetof(WprojBasis, rank), value), KEEL_E_FILE_FORMAT) << value;
+    for (const uint32_t value : {0u, kWprojMaxDimension + 1, 0xffffffffu})
+        EXPECT_EQ(set(basis + offsetof(WprojBasis, columns), value), KEEL_E_FILE_FORMAT) << value;
     EXPECT_EQ(set(basis + offsetof(WprojBasis, columns), 96u), KEEL_E_FILE_MISMATCH);
     for (const uint32_t type : {4u, 32u, 0xffffffffu}) {
         EXPECT_EQ(set(basis + offsetof(WprojBasis, type), type), KEEL_E_UNSUPPORTED);
         EXPECT_EQ(set(record + offsetof(WprojRecord, type), type), KEEL_E_UNSUPPORTED);
     }
-    EXPECT_EQ(set(record + offsetof(WprojRecord, type), uint32_t{kernels::kQ4_K}), KEEL_E_FILE_FORMAT);  // no whole blocks
+    EXPECT_EQ(set(record + offsetof(WprojRecord, type), uint32_t{kernels::kQ4_K}),
+              KEEL_E_FILE_FORMAT);  // no whole blocks
     EXPECT_EQ(set(basis + offsetof(WprojBasis, reserved), 1u), KEEL_E_FILE_FORMAT);
-    for (const size_t field : {offsetof(WprojBasis, offset), offsetof(WprojBasis, bytes), offsetof(WprojBasis, mu), offsetof(WprojBasis, mean)})
-        for (const uint64_t value : {uint64_t{1}, uint64_t{64}, ~uint64_t{0}, ~uint64_t{0} - 63, uint64_t{1} << 63, uint64_t{file.size() + 63} / 64 * 64})
+    for (const size_t field : {offsetof(WprojBasis, offset), offsetof(WprojBasis, bytes), offsetof(WprojBasis, mu),
+                               offsetof(WprojBasis, mean)})
+        for (const uint64_t value : {uint64_t{1}, uint64_t{64}, ~uint64_t{0}, ~uint64_t{0} - 63, uint64_t{1} << 63,
+                                     uint64_t{file.size() + 63} / 64 * 64})
             EXPECT_EQ(set(basis + field, value), KEEL_E_FILE_FORMAT) << field << " " << value;
-    for (const size_t field : {offsetof(WprojRecord, offset), offsetof(WprojRecord, bytes), offsetof(WprojRecord, bias)})
-        for (const uint64_t value : {uint64_t{1}, uint64_t{64}, ~uint64_t{0}, ~uint64_t{0} - 63, uint64_t{1} << 63, uint64_t{file.size() + 63} / 64 * 64})
+    for (const size_t field :
+         {offsetof(WprojRecord, offset), offsetof(WprojRecord, bytes), offsetof(WprojRecord, bias)})
+        for (const uint64_t value : {uint64_t{1}, uint64_t{64}, ~uint64_t{0}, ~uint64_t{0} - 63, uint64_t{1} << 63,
+                                     uint64_t{file.size() + 63} / 64 * 64})
             EXPECT_EQ(set(record + field, value), KEEL_E_FILE_FORMAT) << field << " " << value;
-    for (const uint32_t value : {0u, 32u, 96u, 0xffffffffu}) EXPECT_EQ(set(record + offsetof(WprojRecord, rank), value), KEEL_E_FILE_FORMAT) << value;
-    for (const uint32_t value : {0u, kWprojMaxDimension + 1, 0xffffffffu}) EXPECT_EQ(set(record + offsetof(WprojRecord, rows), value), KEEL_E_FILE_FORMAT) << value;
+    for (const uint32_t value : {0u, 32u, 96u, 0xffffffffu})
+        EXPECT_EQ(set(record + offsetof(WprojRecord, rank), value), KEEL_E_FILE_FORMAT) << value;
+    for (const uint32_t value : {0u, kWprojMaxDimension + 1, 0xffffffffu})
+        EXPECT_EQ(set(record + offsetof(WprojRecord, rows), value), KEEL_E_FILE_FORMAT) << value;
     EXPECT_EQ(set(record + offsetof(WprojRecord, rows), 95u), KEEL_E_FILE_MISMATCH);
     for (const float value : {NAN, INFINITY, -INFINITY})
-        for (const size_t field : {offsetof(WprojRecord, compression), offsetof(WprojRecord, energy), offsetof(WprojRecord, error)})
+        for (const size_t field :
+             {offsetof(WprojRecord, compression), offsetof(WprojRecord, energy), offsetof(WprojRecord, error)})
             EXPECT_EQ(set(record + field, value), KEEL_E_FILE_FORMAT) << field;
     EXPECT_EQ(set(record + offsetof(WprojRecord, energy), 1.5f), KEEL_E_FILE_FORMAT);
     EXPECT_EQ(set(record + offsetof(WprojRecord, energy), -0.5f), KEEL_E_FILE_FORMAT);
     EXPECT_EQ(set(record + offsetof(WprojRecord, compression), -0.5f), KEEL_E_FILE_FORMAT);
     // Slot 0 is not in this version; an absent basis has no fields.
     const uint64_t empty = wproj_table_end(1);
-    EXPECT_EQ(set(empty + offsetof(WprojLayer, basis) + offsetof(WprojBasis, checksum), uint64_t{5}), KEEL_E_FILE_FORMAT);
+    EXPECT_EQ(set(empty + offsetof(WprojLayer, basis) + offsetof(WprojBasis, checksum), uint64_t{5}),
+              KEEL_E_FILE_FORMAT);
     EXPECT_EQ(set(empty + offsetof(WprojLayer, record) + offsetof(WprojRecord, error), -1.0f), KEEL_E_FILE_FORMAT);
     Bytes moved = file;
     memcpy(moved.data() + layer + offsetof(WprojLayer, record), moved.data() + record, sizeof(WprojRecord));
@@ -460,8 +518,8 @@ TEST(WprojDamage, HostileFieldsOfVersion2) {
     EXPECT_EQ(open(moved, shape), KEEL_E_FILE_FORMAT);
 }
 
-// Random flips: refused, or a view that lies inside the file. Version 2: header and table never pass; of the rest nothing that a checksum covers
-// passes read_wproj_image, nor does padding.
+// Random flips: refused, or a view that lies inside the file. Version 2: header and table never pass; of the rest
+// nothing that a checksum covers passes read_wproj_image, nor does padding.
 TEST(WprojDamage, RandomFlips) {
     WprojRandom random(11);
     const Bytes one = version1_by_hand(small_image_v1(), kKey), two = encode_wproj_v2(small_image_v2(), kKey);
@@ -471,7 +529,8 @@ TEST(WprojDamage, RandomFlips) {
         const uint32_t flips = 1 + random.below(3);
         bool table = false;
         for (uint32_t i = 0; i < flips; ++i) {
-            const uint32_t at = random.below(static_cast<uint32_t>(round % 4 < 2 ? file.size() : wproj_table_end(4) + 8));
+            const uint32_t at =
+                random.below(static_cast<uint32_t>(round % 4 < 2 ? file.size() : wproj_table_end(4) + 8));
             file[at] ^= static_cast<uint8_t>(1 + random.below(255));
             table = table || at < wproj_table_end(4) + 8;
         }
@@ -528,7 +587,7 @@ keel_status status_of(Write write) {
     } catch (const ToolError& error) {
         return error.detail.contains("status") && error.detail["status"] == "KEEL_E_UNSUPPORTED" ? KEEL_E_UNSUPPORTED
                : error.detail.contains("status") && error.detail["status"] == "KEEL_E_CANCELLED" ? KEEL_E_CANCELLED
-                                                                                               : KEEL_E_FILE_FORMAT;
+                                                                                                 : KEEL_E_FILE_FORMAT;
     }
 }
 
@@ -544,21 +603,25 @@ TEST(WprojWriters, RefuseWhatAVersionCannotHold) {
         return status_of([&] { encode_wproj_v2(image, kKey); });
     };
     EXPECT_EQ(one([](WprojImage&) {}), KEEL_OK);
-    EXPECT_EQ(one([](WprojImage& i) { i.layers[0].basis[kWprojFfnIn].matrix[5] ^= 1; }), KEEL_E_UNSUPPORTED);  // another basis
+    EXPECT_EQ(one([](WprojImage& i) { i.layers[0].basis[kWprojFfnIn].matrix[5] ^= 1; }),
+              KEEL_E_UNSUPPORTED);  // another basis
     EXPECT_EQ(one([](WprojImage& i) { i.layers[0].basis[kWprojFfnIn].mu.clear(); }), KEEL_E_UNSUPPORTED);
-    EXPECT_EQ(one([](WprojImage& i) { i.layers[0].basis[kWprojFfnHidden] = i.layers[0].basis[kWprojAttnIn]; }), KEEL_E_UNSUPPORTED);
-    EXPECT_EQ(one([](WprojImage& i) { i.layers[0].record[kWprojQ].matrix.clear(); }), KEEL_E_UNSUPPORTED);     // missing
+    EXPECT_EQ(one([](WprojImage& i) { i.layers[0].basis[kWprojFfnHidden] = i.layers[0].basis[kWprojAttnIn]; }),
+              KEEL_E_UNSUPPORTED);
+    EXPECT_EQ(one([](WprojImage& i) { i.layers[0].record[kWprojQ].matrix.clear(); }), KEEL_E_UNSUPPORTED);  // missing
     EXPECT_EQ(one([](WprojImage& i) { i.layers[0].record[kWprojFfnDownSvd].matrix.pop_back(); }), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(one([](WprojImage& i) { i.layers[0].record[kWprojQ].bias.pop_back(); }), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(one([](WprojImage& i) { i.layers[0].record[kWprojQ].energy = 2; }), KEEL_E_UNSUPPORTED);
-    EXPECT_EQ(one([](WprojImage& i) { i.layers[1].record[kWprojV].type = kernels::kQ8_F32; }), KEEL_E_UNSUPPORTED);  // rank 7
+    EXPECT_EQ(one([](WprojImage& i) { i.layers[1].record[kWprojV].type = kernels::kQ8_F32; }),
+              KEEL_E_UNSUPPORTED);  // rank 7
     EXPECT_EQ(one([](WprojImage& i) {
                   WprojImageRecord& r = i.layers[0].record[kWprojQ];
                   r.type = kernels::kQ8_0;
                   r.matrix.resize(size_t{r.rows} * 34);
               }),
               KEEL_E_UNSUPPORTED);
-    EXPECT_EQ(one([](WprojImage& i) { i.layers[2].record[kWprojQ] = i.layers[0].record[kWprojQ]; }), KEEL_E_UNSUPPORTED);  // no basis
+    EXPECT_EQ(one([](WprojImage& i) { i.layers[2].record[kWprojQ] = i.layers[0].record[kWprojQ]; }),
+              KEEL_E_UNSUPPORTED);  // no basis
     EXPECT_EQ(one([](WprojImage& i) { i.layers.clear(); }), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(status_of([] { encode_wproj_v1(small_image_v2(), kKey); }), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(two([](WprojImage&) {}), KEEL_OK);
@@ -573,7 +636,11 @@ TEST(WprojWriters, CancelledOrFailedLeaveNoFile) {
     std::filesystem::remove(path);
     for (const bool first : {true, false}) {
         const auto stop = [](uint64_t, uint64_t) { return true; };
-        EXPECT_EQ(status_of([&] { first ? write_wproj_v1(path, small_image_v1(), kKey, stop) : write_wproj_v2(path, small_image_v2(), kKey, {}, stop); }), KEEL_E_CANCELLED);
+        EXPECT_EQ(status_of([&] {
+                      first ? write_wproj_v1(path, small_image_v1(), kKey, stop)
+                            : write_wproj_v2(path, small_image_v2(), kKey, {}, stop);
+                  }),
+                  KEEL_E_CANCELLED);
         EXPECT_FALSE(std::filesystem::exists(path));
         EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
     }
@@ -588,10 +655,13 @@ TEST(WprojWriters, CancelledOrFailedLeaveNoFile) {
 
 // Seeds of tests/fuzz/wproj_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
 TEST(WprojDamage, FuzzCorpusIsCurrent) {
-    const std::pair<const char*, Bytes> seeds[] = {{"version-1", version1_by_hand(tiny_image_v1(), kKey)}, {"version-2", encode_wproj_v2(tiny_image_v2(), kKey)}};
+    const std::pair<const char*, Bytes> seeds[] = {{"version-1", version1_by_hand(tiny_image_v1(), kKey)},
+                                                   {"version-2", encode_wproj_v2(tiny_image_v2(), kKey)}};
     for (const auto& [name, bytes] : seeds) {
         const std::string path = source_path(std::string("tests/fuzz/corpus/wproj/") + name);
-        if (getenv("KEEL_WRITE_CORPUS")) std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        if (getenv("KEEL_WRITE_CORPUS"))
+            std::ofstream(path, std::ios::binary)
+                .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
         const std::vector<char> seed = read_file(path);
         EXPECT_EQ(Bytes(seed.begin(), seed.end()), bytes) << path;
     }

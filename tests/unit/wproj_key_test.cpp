@@ -12,7 +12,10 @@ namespace {
 
 using namespace keel;
 
-WprojKeyDesc description() { return {1, 0x1122334455667788ull, kWprojRankUniform, 256, 0x0e, 0, "weight-pca", 1, kernels::kF32, kernels::kQ8_F32}; }
+WprojKeyDesc description() {
+    return {1, 0x1122334455667788ull, kWprojRankUniform, 256, 0x0e, 0, "weight-pca",
+            1, kernels::kF32,         kernels::kQ8_F32};
+}
 
 // The canonical form written out: ten numbers of 8 bytes, least significant first.
 TEST(WprojKey, IsTheHashOfItsCanonicalForm) {
@@ -20,7 +23,8 @@ TEST(WprojKey, IsTheHashOfItsCanonicalForm) {
     const auto number = [&form](uint64_t x) {
         for (int i = 0; i < 8; ++i) form.push_back(static_cast<char>(x >> 8 * i));
     };
-    for (const uint64_t x : {uint64_t{1}, uint64_t{0x1122334455667788ull}, uint64_t{0}, uint64_t{256}, uint64_t{0x0e}, uint64_t{0}, hash64("weight-pca", 10), uint64_t{1}, uint64_t{0}, uint64_t{31}})
+    for (const uint64_t x : {uint64_t{1}, uint64_t{0x1122334455667788ull}, uint64_t{0}, uint64_t{256}, uint64_t{0x0e},
+                             uint64_t{0}, hash64("weight-pca", 10), uint64_t{1}, uint64_t{0}, uint64_t{31}})
         number(x);
     EXPECT_EQ(wproj_key(description()), hash64(form.data(), form.size()));
 }
@@ -66,8 +70,10 @@ TEST(WprojKey, FileNames) {
     EXPECT_EQ(tag, 0x0a2337f6u);
     EXPECT_TRUE(wproj_file_tag("ott_wproj_cache_ffbc2bb6.bin", &tag));
     EXPECT_EQ(tag, 0xffbc2bb6u);
-    for (const char* other : {"", "ott_wproj_cache_.bin", "ott_wproj_cache_0A2337F.bin", "ott_wproj_cache_0A2337F66.bin", "ott_wproj_cache_0A2337G6.bin", "ott_wproj_cache_0A2337F6.BIN",
-                              "ott_wproj_cache_0A2337F6.bin.partial", "../ott_wproj_cache_0A2337F6.bin", "ott_wproj_cache_-A2337F6.bin"})
+    for (const char* other :
+         {"", "ott_wproj_cache_.bin", "ott_wproj_cache_0A2337F.bin", "ott_wproj_cache_0A2337F66.bin",
+          "ott_wproj_cache_0A2337G6.bin", "ott_wproj_cache_0A2337F6.BIN", "ott_wproj_cache_0A2337F6.bin.partial",
+          "../ott_wproj_cache_0A2337F6.bin", "ott_wproj_cache_-A2337F6.bin"})
         EXPECT_FALSE(wproj_file_tag(other, &tag)) << other;
 }
 

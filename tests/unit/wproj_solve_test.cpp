@@ -1,6 +1,9 @@
-// From weights and moments to the layers of a W_proj cache (sdk/tools/lab/lowrank/wproj_solve.h): what is stored against what a reader computes of it,
-// the published form against its size formula, acceptance, budgets, and a rebuild to the byte.
+// From weights and moments to the layers of a W_proj cache (sdk/tools/lab/lowrank/wproj_solve.h): what is stored
+// against what a reader computes of it, the published form against its size formula, acceptance, budgets, and a rebuild
+// to the byte.
 #ifdef KEEL_HAVE_WPROJ_SOLVERS
+#include "sdk/tools/lab/lowrank/wproj_solve.h"
+
 #include <gtest/gtest.h>
 
 #include <Eigen/Eigenvalues>
@@ -11,7 +14,6 @@
 #include <stdexcept>
 
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
-#include "sdk/tools/lab/lowrank/wproj_solve.h"
 
 namespace keel::tools {
 namespace {
@@ -22,7 +24,9 @@ class Source {
   public:
     explicit Source(uint64_t seed) : engine_(seed) {}
     double uniform() { return static_cast<double>((engine_() >> 11) + 1) * 0x1p-53; }
-    float normal() { return static_cast<float>(std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform())); }
+    float normal() {
+        return static_cast<float>(std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform()));
+    }
     FloatRows normals(Index rows, Index columns) {
         FloatRows m(rows, columns);
         for (Index i = 0; i < m.size(); ++i) m.data()[i] = normal();
@@ -35,20 +39,25 @@ class Source {
 
 constexpr uint32_t kColumns = 128, kHidden = 192;
 constexpr uint32_t kRows[kWprojSlots] = {0, 128, 64, 64, 128, 192, 192, 128};
-uint32_t columns_of(uint32_t slot) { return slot == kWprojDown ? kHidden : kColumns; }
+uint32_t columns_of(uint32_t slot) {
+    return slot == kWprojDown ? kHidden : kColumns;
+}
 
 // Two layers. Activations lie mostly in 24 directions about a mean, so that small ranks do; the second layer's in 80.
 struct Model {
     explicit Model(uint64_t seed) {
         Source source(seed);
         for (uint32_t l = 0; l < 2; ++l) {
-            for (uint32_t s = kWprojQ; s < kWprojSlots; ++s) weights[l][s] = source.normals(kRows[s], columns_of(s)) / 11;
+            for (uint32_t s = kWprojQ; s < kWprojSlots; ++s)
+                weights[l][s] = source.normals(kRows[s], columns_of(s)) / 11;
             for (uint32_t g = 0; g < kWprojGroups; ++g) {
                 const Index n = g == kWprojFfnHidden ? kHidden : kColumns, directions = l ? 80 : 24;
                 const FloatRows mix = source.normals(directions, n) / 5, mean = source.normals(1, n);
                 ActivationMoments stream(static_cast<uint32_t>(n), 64);
                 const auto draw = [&](Index rows) {
-                    const FloatRows x = (source.normals(rows, directions) * mix + 0.02f * source.normals(rows, n)).rowwise() + mean.row(0);
+                    const FloatRows x =
+                        (source.normals(rows, directions) * mix + 0.02f * source.normals(rows, n)).rowwise() +
+                        mean.row(0);
                     return x;
                 };
                 FloatRows x = draw(500);
@@ -117,12 +126,17 @@ TEST(WprojSolve, StoresWhatItMeasured) {
             bytes += uint64_t{kRows[report.slot]} * columns_of(report.slot) * 2;
             continue;
         }
-        const FloatRows pt = decoded(basis.type, basis.matrix, basis.rank, basis.columns), w_proj = decoded(record.type, record.matrix, record.rows, record.rank);
-        const FloatRows &w = model().weights[report.layer][report.slot], &x = model().moments[report.layer][group].held_out;
+        const FloatRows pt = decoded(basis.type, basis.matrix, basis.rank, basis.columns),
+                        w_proj = decoded(record.type, record.matrix, record.rows, record.rank);
+        const FloatRows &w = model().weights[report.layer][report.slot],
+                        &x = model().moments[report.layer][group].held_out;
         double error = 0, energy = 0;
         for (Index t = 0; t < x.rows(); ++t) {
-            const Eigen::VectorXd token = x.row(t).cast<double>(), x_sub = pt.cast<double>() * token, dense = w.cast<double>() * token;
-            const Eigen::VectorXd low = w_proj.cast<double>() * x_sub + Eigen::Map<const Eigen::VectorXf>(record.bias.data(), record.rows).cast<double>();
+            const Eigen::VectorXd token = x.row(t).cast<double>(), x_sub = pt.cast<double>() * token,
+                                  dense = w.cast<double>() * token;
+            const Eigen::VectorXd low =
+                w_proj.cast<double>() * x_sub +
+                Eigen::Map<const Eigen::VectorXf>(record.bias.data(), record.rows).cast<double>();
             error += (dense - low).squaredNorm();
             energy += dense.squaredNorm();
         }
@@ -130,7 +144,8 @@ TEST(WprojSolve, StoresWhatItMeasured) {
         EXPECT_EQ(record.rank, 64u);
         EXPECT_EQ(basis.rank, 64u);
         EXPECT_EQ(basis.columns, columns_of(report.slot));
-        EXPECT_FLOAT_EQ(record.compression, 64.0f * (kRows[report.slot] + columns_of(report.slot)) / (kRows[report.slot] * columns_of(report.slot)));
+        EXPECT_FLOAT_EQ(record.compression, 64.0f * (kRows[report.slot] + columns_of(report.slot)) /
+                                                (kRows[report.slot] * columns_of(report.slot)));
         const Eigen::VectorXd mu = pt.cast<double>() * model().moments[report.layer][group].mean;
         for (Index i = 0; i < 64; ++i) EXPECT_NEAR(basis.mu[static_cast<size_t>(i)], mu[i], 1e-5 * mu.norm());
         bytes += record.matrix.size() + 4 * record.bias.size();
@@ -150,7 +165,8 @@ TEST(WprojSolve, SameInputSameFile) {
     const WprojSolution a = solve_wproj(2, model().source(), options), b = solve_wproj(2, Model(1).source(), options);
     EXPECT_EQ(a.layers.size(), 2u);
     EXPECT_EQ(encode_wproj_v2(image_of(a), 7), encode_wproj_v2(image_of(b), 7));
-    EXPECT_NE(encode_wproj_v2(image_of(a), 7), encode_wproj_v2(image_of(solve_wproj(2, Model(2).source(), options)), 7));
+    EXPECT_NE(encode_wproj_v2(image_of(a), 7),
+              encode_wproj_v2(image_of(solve_wproj(2, Model(2).source(), options)), 7));
 }
 
 TEST(WprojSolve, PublishedForm) {
@@ -170,7 +186,8 @@ TEST(WprojSolve, PublishedForm) {
     EXPECT_LT((pt * pt.transpose() - FloatRows::Identity(32, 32)).cwiseAbs().maxCoeff(), 1e-5);
     EXPECT_EQ(layer.basis[kWprojAttnIn].mean, std::vector<float>(kColumns, 0.0f));
     for (const uint32_t s : {kWprojQ, kWprojV, kWprojO}) {
-        const FloatRows w_proj = decoded(kernels::kQ8_F32, layer.record[s].matrix, kRows[s], 32), exact = model().weights[1][s] * pt.transpose();
+        const FloatRows w_proj = decoded(kernels::kQ8_F32, layer.record[s].matrix, kRows[s], 32),
+                        exact = model().weights[1][s] * pt.transpose();
         EXPECT_LT((w_proj - exact).norm(), 0.01 * exact.norm());
         EXPECT_NEAR(layer.record[s].energy, w_proj.squaredNorm() / model().weights[1][s].squaredNorm(), 1e-4);
         EXPECT_TRUE(layer.record[s].bias.empty());
@@ -183,7 +200,8 @@ TEST(WprojSolve, PublishedForm) {
     for (const uint32_t s : {kWprojQ, kWprojK, kWprojV, kWprojO}) sizes.rows[s] = kRows[s];
     EXPECT_EQ(encode_wproj_v1(image, 1).size(), wproj_v1_bytes(sizes));
     // 32 + L (16 + 4 k n + 4 k + 4 n) + 32 L + L sum (40 + m k / 32 * 36)
-    EXPECT_EQ(wproj_v1_bytes(sizes), 32u + 2 * (16 + 4 * 32 * 128 + 4 * 32 + 4 * 128) + 64 + 2 * (4 * 40 + (128 + 64 + 64 + 128) * 36));
+    EXPECT_EQ(wproj_v1_bytes(sizes),
+              32u + 2 * (16 + 4 * 32 * 128 + 4 * 32 + 4 * 128) + 64 + 2 * (4 * 40 + (128 + 64 + 64 + 128) * 36));
 }
 
 TEST(WprojSolve, AcceptsSlotBySlot) {
@@ -195,7 +213,8 @@ TEST(WprojSolve, AcceptsSlotBySlot) {
     uneven.weights[0][kWprojV] = (uneven.weights[0][kWprojV].cast<double>() * small * small.transpose()).cast<float>();
     uneven.moments[0][kWprojAttnIn].mean.setZero();
     uneven.moments[0][kWprojAttnIn].massive.resize(0, kColumns);
-    uneven.moments[0][kWprojAttnIn].held_out.rowwise() -= uneven.moments[0][kWprojAttnIn].held_out.colwise().mean().eval();
+    uneven.moments[0][kWprojAttnIn].held_out.rowwise() -=
+        uneven.moments[0][kWprojAttnIn].held_out.colwise().mean().eval();
     WprojSolveOptions options;
     options.rank = 32;
     options.configurations = {1u << kWprojQ | 1u << kWprojK | 1u << kWprojV};
@@ -214,9 +233,11 @@ TEST(WprojSolve, AcceptsSlotBySlot) {
     without.configurations = {1u << kWprojQ | 1u << kWprojK};
     const WprojSolution alone = solve_wproj(1, source, without);
     EXPECT_EQ(solution.layers[0].basis[kWprojAttnIn].matrix, alone.layers[0].basis[kWprojAttnIn].matrix);
-    for (const uint32_t s : {kWprojQ, kWprojK}) EXPECT_EQ(solution.layers[0].record[s].matrix, alone.layers[0].record[s].matrix);
+    for (const uint32_t s : {kWprojQ, kWprojK})
+        EXPECT_EQ(solution.layers[0].record[s].matrix, alone.layers[0].record[s].matrix);
     ASSERT_EQ(solution.reports.size(), 3u);
-    for (const WprojSlotReport& report : solution.reports) EXPECT_EQ(report.accepted, report.slot != kWprojV) << report.slot;
+    for (const WprojSlotReport& report : solution.reports)
+        EXPECT_EQ(report.accepted, report.slot != kWprojV) << report.slot;
     EXPECT_EQ(solution.reports[0].measured, alone.reports[0].measured);
     // Nothing held out, nothing accepted; a bound of infinity asks for no measurement.
     uneven.moments[0][kWprojAttnIn].held_out.resize(0, kColumns);
@@ -225,7 +246,8 @@ TEST(WprojSolve, AcceptsSlotBySlot) {
     EXPECT_EQ(solve_wproj(1, source, options).layers[0].record[kWprojV].rank, 32u);
 }
 
-// At rank 80 the basis pays for Q, K and V together, not for Q and K. V passes by prediction and fails on what was held out.
+// At rank 80 the basis pays for Q, K and V together, not for Q and K. V passes by prediction and fails on what was held
+// out.
 TEST(WprojSolve, UnderABudgetWhatIsLeftHasToSaveBytes) {
     Model split(4);
     MomentSummary& moments = split.moments[0][kWprojAttnIn];
@@ -249,12 +271,14 @@ TEST(WprojSolve, UnderABudgetWhatIsLeftHasToSaveBytes) {
     const double bound = 0.2;
     for (const WprojSlotReport& report : all.reports) ASSERT_LT(report.predicted, bound) << report.slot;
     // A direction that V alone sees and the basis does not have, strong in what is held out.
-    const FloatRows pt = decoded(all.layers[0].basis[kWprojAttnIn].type, all.layers[0].basis[kWprojAttnIn].matrix, 80, kColumns);
+    const FloatRows pt =
+        decoded(all.layers[0].basis[kWprojAttnIn].type, all.layers[0].basis[kWprojAttnIn].matrix, 80, kColumns);
     const Eigen::MatrixXd kept = pt.cast<double>() * small;
     const Eigen::MatrixXd seen = kept.transpose() * kept;
     const Eigen::VectorXd unseen = small * Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(seen).eigenvectors().col(0);
     Source source(5);
-    for (Index r = 0; r < moments.held_out.rows(); ++r) moments.held_out.row(r) += (20 * source.normal() * unseen).cast<float>().transpose();
+    for (Index r = 0; r < moments.held_out.rows(); ++r)
+        moments.held_out.row(r) += (20 * source.normal() * unseen).cast<float>().transpose();
     options.bound = bound;
     const WprojSolution none = solve_wproj(1, split.source(), options);
     ASSERT_EQ(none.reports.size(), 3u);
@@ -294,7 +318,8 @@ TEST(WprojSolve, BudgetsAreKeptAndSpentWhereTheyHelp) {
                     ranks[l] += solution.layers[l].record[s].rank;
                     dense_slots[l] += solution.layers[l].record[s].rank == 0;
                 }
-            EXPECT_TRUE(dense_slots[1] > dense_slots[0] || (dense_slots[1] == dense_slots[0] && ranks[1] > ranks[0])) << ranks[0] << ' ' << ranks[1];
+            EXPECT_TRUE(dense_slots[1] > dense_slots[0] || (dense_slots[1] == dense_slots[0] && ranks[1] > ranks[0]))
+                << ranks[0] << ' ' << ranks[1];
         }
     }
     EXPECT_EQ(last, 0);  // all dense
@@ -311,7 +336,8 @@ TEST(WprojSolve, BudgetsAreKeptAndSpentWhereTheyHelp) {
     // What would not be accepted is not chosen either.
     options.budget_loss = 0.3;
     options.bound = 0.02;
-    for (const WprojSlotReport& report : solve_wproj(2, model().source(), options).reports) EXPECT_LE(report.predicted, 0.02);
+    for (const WprojSlotReport& report : solve_wproj(2, model().source(), options).reports)
+        EXPECT_LE(report.predicted, 0.02);
 }
 
 TEST(WprojSolve, MassiveActivationsSurvive) {
@@ -327,9 +353,11 @@ TEST(WprojSolve, MassiveActivationsSurvive) {
     for (const bool keep : {false, true}) {
         options.keep_massive = keep;
         const WprojImageLayer layer = solve_wproj(2, model().source(), options).layers[1];
-        const FloatRows pt = decoded(kernels::kF32, layer.basis[kWprojAttnOut].matrix, 32, kColumns), w_proj = decoded(kernels::kF32, layer.record[kWprojO].matrix, 128, 32);
+        const FloatRows pt = decoded(kernels::kF32, layer.basis[kWprojAttnOut].matrix, 32, kColumns),
+                        w_proj = decoded(kernels::kF32, layer.record[kWprojO].matrix, 128, 32);
         const Eigen::VectorXf x = moments.massive.row(0), dense = model().weights[1][kWprojO] * x;
-        const Eigen::VectorXf low = w_proj * (pt * x) + Eigen::Map<const Eigen::VectorXf>(layer.record[kWprojO].bias.data(), 128);
+        const Eigen::VectorXf low =
+            w_proj * (pt * x) + Eigen::Map<const Eigen::VectorXf>(layer.record[kWprojO].bias.data(), 128);
         errors[keep] = (dense - low).squaredNorm() / dense.squaredNorm();
     }
     EXPECT_LT(errors[1], 1e-8);
@@ -354,7 +382,10 @@ TEST(WprojSolve, RefusesWhatCannotBe) {
     refused([](WprojSolveOptions& o) { o.configurations = {1}; });
     refused([](WprojSolveOptions& o) { o.bound = std::numeric_limits<double>::quiet_NaN(); });
     refused([](WprojSolveOptions& o) { o.shared_basis = true; });
-    refused([](WprojSolveOptions& o) { o.rule = WprojRankRule::kBytes; o.budget_bytes = 1000; });
+    refused([](WprojSolveOptions& o) {
+        o.rule = WprojRankRule::kBytes;
+        o.budget_bytes = 1000;
+    });
     refused([](WprojSolveOptions&) {}, false);
 }
 

@@ -1,5 +1,6 @@
-// Solvers of W_proj caches (sdk/tools/wproj_solvers): moments, eigenpairs, weight PCA, the whitened optimum, rank allocation and held-out errors, against
-// closed forms, two-pass references, dense decompositions and exhaustive search.
+// Solvers of W_proj caches (sdk/tools/wproj_solvers): moments, eigenpairs, weight PCA, the whitened optimum, rank
+// allocation and held-out errors, against closed forms, two-pass references, dense decompositions and exhaustive
+// search.
 #ifdef KEEL_HAVE_WPROJ_SOLVERS
 #include <gtest/gtest.h>
 
@@ -38,7 +39,8 @@ class Source {
         return m;
     }
     MatrixXd orthonormal(Index rows, Index columns) {
-        return Eigen::HouseholderQR<MatrixXd>(normals(rows, columns)).householderQ() * MatrixXd::Identity(rows, columns);
+        return Eigen::HouseholderQR<MatrixXd>(normals(rows, columns)).householderQ() *
+               MatrixXd::Identity(rows, columns);
     }
     // Q diag(values) Q^T
     MatrixXd symmetric(const VectorXd& values) {
@@ -52,14 +54,20 @@ class Source {
     std::mt19937_64 engine_;
 };
 
-WeightView view(const FloatRows& m) { return {m.data(), m.rows(), m.cols()}; }
-std::span<const float> numbers(const FloatRows& m) { return {m.data(), static_cast<size_t>(m.size())}; }
+WeightView view(const FloatRows& m) {
+    return {m.data(), m.rows(), m.cols()};
+}
+std::span<const float> numbers(const FloatRows& m) {
+    return {m.data(), static_cast<size_t>(m.size())};
+}
 template <class M>
 bool same_bytes(const M& a, const M& b) {
-    return a.rows() == b.rows() && a.cols() == b.cols() && !std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * sizeof(a.data()[0]));
+    return a.rows() == b.rows() && a.cols() == b.cols() &&
+           !std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * sizeof(a.data()[0]));
 }
 // sum_i alpha_i tr((W_i - C_i A) S (W_i - C_i A)^T)
-double loss_of(const std::vector<FloatRows>& weights, const std::vector<double>& alpha, const MatrixXd& s, const MatrixXd& a, const std::vector<MatrixXd>& c) {
+double loss_of(const std::vector<FloatRows>& weights, const std::vector<double>& alpha, const MatrixXd& s,
+               const MatrixXd& a, const std::vector<MatrixXd>& c) {
     double sum = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
         const MatrixXd e = weights[i].cast<double>() - c[i] * a;
@@ -75,7 +83,8 @@ TEST(WprojMoments, AgreeWithTwoPassesUnderAHugeMean) {
     constexpr Index kColumns = 24, kRows = 700;  // two whole blocks and a partial one
     const MatrixXd mix = source.normals(kColumns, kColumns);
     FloatRows rows = (source.normals(kRows, kColumns) * mix * 0.1).cast<float>();
-    for (Index j = 0; j < kColumns; ++j) rows.col(j).array() += static_cast<float>(j % 2 ? 50000 : -3) * (j == 5 ? 0.0f : 1.0f);
+    for (Index j = 0; j < kColumns; ++j)
+        rows.col(j).array() += static_cast<float>(j % 2 ? 50000 : -3) * (j == 5 ? 0.0f : 1.0f);
     rows.topRows(300).col(7).array() += 4096;  // the first block is not like the others
     ActivationMoments moments(kColumns, 0);
     moments.add(numbers(rows));
@@ -86,7 +95,8 @@ TEST(WprojMoments, AgreeWithTwoPassesUnderAHugeMean) {
     EXPECT_EQ(summary.rows, static_cast<uint64_t>(kRows));
     EXPECT_LT((summary.mean.transpose() - mean).cwiseAbs().maxCoeff(), 1e-9);
     EXPECT_LT((summary.covariance - covariance).norm(), 1e-11 * covariance.norm());
-    for (Index j = 0; j < kColumns; ++j) EXPECT_NEAR(summary.covariance(j, j), covariance(j, j), 1e-9 * covariance(j, j)) << j;
+    for (Index j = 0; j < kColumns; ++j)
+        EXPECT_NEAR(summary.covariance(j, j), covariance(j, j), 1e-9 * covariance(j, j)) << j;
     EXPECT_TRUE(summary.covariance == summary.covariance.transpose());
     EXPECT_NEAR(summary.mean_norm, exact.rowwise().norm().mean(), 1e-6);
 }
@@ -114,15 +124,16 @@ TEST(WprojMoments, FindMassiveActivationsByDirection) {
     Source source(3);
     FloatRows rows = source.normals(1000, 32).cast<float>();
     const FloatRows ordinary = rows;
-    for (const Index r : {Index{0}, Index{400}, Index{777}}) rows(r, 3) += 300;   // one direction
-    for (const Index r : {Index{10}, Index{20}}) rows(r, 9) -= 280;               // another
+    for (const Index r : {Index{0}, Index{400}, Index{777}}) rows(r, 3) += 300;  // one direction
+    for (const Index r : {Index{10}, Index{20}}) rows(r, 9) -= 280;              // another
     ActivationMoments moments(32, 0), none(32, 0);
     moments.add(numbers(rows));
     none.add(numbers(FloatRows::Ones(300, 32)));
     const MomentSummary summary = moments.summary();
     EXPECT_EQ(summary.massive_tokens, 5u);
     ASSERT_EQ(summary.massive.rows(), 2);
-    const Eigen::RowVectorXf first = (rows.row(0) + rows.row(400) + rows.row(777)) / 3, second = (rows.row(10) + rows.row(20)) / 2;
+    const Eigen::RowVectorXf first = (rows.row(0) + rows.row(400) + rows.row(777)) / 3,
+                             second = (rows.row(10) + rows.row(20)) / 2;
     EXPECT_LT((summary.massive.row(0) - first).norm(), 1e-3);
     EXPECT_LT((summary.massive.row(1) - second).norm(), 1e-3);
     EXPECT_EQ(none.summary().massive.rows(), 0);
@@ -130,7 +141,8 @@ TEST(WprojMoments, FindMassiveActivationsByDirection) {
 
 TEST(WprojMoments, RefuseWhatIsNoRow) {
     ActivationMoments moments(4, 2);
-    const std::vector<float> partial(6, 1.0f), bad = {1, 2, std::numeric_limits<float>::quiet_NaN(), 4}, endless = {1, std::numeric_limits<float>::infinity(), 3, 4};
+    const std::vector<float> partial(6, 1.0f), bad = {1, 2, std::numeric_limits<float>::quiet_NaN(), 4},
+                                               endless = {1, std::numeric_limits<float>::infinity(), 3, 4};
     EXPECT_THROW(moments.add(partial), std::invalid_argument);
     EXPECT_THROW(moments.add(bad), std::invalid_argument);
     EXPECT_THROW(moments.hold_out(endless), std::invalid_argument);
@@ -172,7 +184,8 @@ TEST(WprojEigenpairs, AgreeWithTheSpectrumTheyWereMadeOf) {
         VectorXd sorted = s.values;
         std::sort(sorted.data(), sorted.data() + sorted.size(), std::greater<>());
         const MatrixXd q = source.orthonormal(s.n, s.n);
-        // Largest values in the first columns of q: spectra() are descending but for clusters, whose order is within the span.
+        // Largest values in the first columns of q: spectra() are descending but for clusters, whose order is within
+        // the span.
         MatrixXd matrix = q * s.values.asDiagonal() * q.transpose();
         matrix = ((matrix + matrix.transpose()) / 2).eval();
         for (const EigenMethod method : {EigenMethod::kDense, EigenMethod::kRandomized}) {
@@ -184,12 +197,16 @@ TEST(WprojEigenpairs, AgreeWithTheSpectrumTheyWereMadeOf) {
             const bool exact = method == EigenMethod::kDense;
             // A power law without a gap: the smallest of the values asked for come out low by what 8 passes leave.
             const double tolerance = exact ? 1e-13 : std::string(s.name) == "power law" ? 1e-6 : 1e-11;
-            EXPECT_LT((pairs.values - sorted.head(s.k)).cwiseAbs().maxCoeff(), tolerance * largest * static_cast<double>(s.n) / 64);
-            EXPECT_LT((pairs.vectors.transpose() * pairs.vectors - MatrixXd::Identity(s.k, s.k)).cwiseAbs().maxCoeff(), 1e-12);
-            EXPECT_LT((matrix * pairs.vectors - pairs.vectors * pairs.values.asDiagonal()).colwise().norm().maxCoeff(), largest * 1e-12 + 1.001 * pairs.residual * largest);
+            EXPECT_LT((pairs.values - sorted.head(s.k)).cwiseAbs().maxCoeff(),
+                      tolerance * largest * static_cast<double>(s.n) / 64);
+            EXPECT_LT((pairs.vectors.transpose() * pairs.vectors - MatrixXd::Identity(s.k, s.k)).cwiseAbs().maxCoeff(),
+                      1e-12);
+            EXPECT_LT((matrix * pairs.vectors - pairs.vectors * pairs.values.asDiagonal()).colwise().norm().maxCoeff(),
+                      largest * 1e-12 + 1.001 * pairs.residual * largest);
             EXPECT_LT(pairs.residual, exact ? 1e-12 : 1e-4);
             if (s.angle < 2) {
-                const MatrixXd outside = pairs.vectors - q.leftCols(s.k) * (q.leftCols(s.k).transpose() * pairs.vectors);
+                const MatrixXd outside =
+                    pairs.vectors - q.leftCols(s.k) * (q.leftCols(s.k).transpose() * pairs.vectors);
                 EXPECT_LT(outside.norm(), s.angle);
             }
             for (Index c = 0; c < s.k; ++c) {
@@ -218,7 +235,8 @@ TEST(WprojEigenpairs, SayHowTheyWereFound) {
     const Eigenpairs slow = top_eigenpairs(source.symmetric(values), 20);
     EXPECT_FALSE(slow.converged);
     EXPECT_EQ(slow.passes, 8u);
-    EXPECT_GT(slow.values.sum(), 0.95 * values.head(20).sum());  // a random subspace has the mean eigenvalue, 0.89 of it
+    EXPECT_GT(slow.values.sum(),
+              0.95 * values.head(20).sum());  // a random subspace has the mean eigenvalue, 0.89 of it
     EXPECT_EQ(top_eigenpairs(matrix.topLeftCorner(100, 100), 20).method, EigenMethod::kDense);
     EXPECT_EQ(top_eigenpairs(matrix.topLeftCorner(100, 100), 0).values.size(), 0);
     EXPECT_THROW(top_eigenpairs(matrix.topRows(3), 1), std::invalid_argument);
@@ -239,12 +257,16 @@ TEST(WprojWeightPca, IsTheTruncatedSvdOfOneMatrix) {
     const double whole = left;
     for (Index k = 0; k <= 24; ++k) {
         const LowRankFactors part = factors.leading(k);
-        const double squared = (w.cast<double>() - part.w_proj[0].cast<double>() * part.pt.cast<double>()).squaredNorm();
+        const double squared =
+            (w.cast<double>() - part.w_proj[0].cast<double>() * part.pt.cast<double>()).squaredNorm();
         EXPECT_NEAR(squared, left, 1e-6 * whole) << k;  // Eckart and Young; factors are f32
         EXPECT_NEAR(factors.error(0, k), left / whole, 1e-12) << k;
         if (k < 24) left -= svd.singularValues()[k] * svd.singularValues()[k];
     }
-    EXPECT_LT((factors.pt.cast<double>() * factors.pt.cast<double>().transpose() - MatrixXd::Identity(24, 24)).cwiseAbs().maxCoeff(), 1e-6);
+    EXPECT_LT((factors.pt.cast<double>() * factors.pt.cast<double>().transpose() - MatrixXd::Identity(24, 24))
+                  .cwiseAbs()
+                  .maxCoeff(),
+              1e-6);
     EXPECT_THROW(factors.leading(25), std::invalid_argument);
     EXPECT_THROW(weight_pca({{view(w)}}, 25), std::invalid_argument);
     EXPECT_THROW(weight_pca({}, 1), std::invalid_argument);
@@ -254,7 +276,8 @@ TEST(WprojWeightPca, IsTheTruncatedSvdOfOneMatrix) {
 TEST(WprojWeightPca, StarvesASmallMatrixThatWhitenedKeeps) {
     Source source(7);
     const MatrixXd q = source.orthonormal(32, 32);
-    const FloatRows wq = (source.normals(48, 16) * q.leftCols(16).transpose()).cast<float>(), wv = (0.01 * source.normals(24, 8) * q.rightCols(8).transpose()).cast<float>();
+    const FloatRows wq = (source.normals(48, 16) * q.leftCols(16).transpose()).cast<float>(),
+                    wv = (0.01 * source.normals(24, 8) * q.rightCols(8).transpose()).cast<float>();
     const std::vector<SolverSlot> slots = {{view(wq)}, {view(wv)}};
     const NestedFactors published = weight_pca(slots, 24);
     EXPECT_GT(published.error(1, 16), 0.999);
@@ -274,14 +297,16 @@ struct Problem {
     VectorXd mean;
     std::vector<SolverSlot> slots(std::vector<double> sensitivities = {}) const {
         std::vector<SolverSlot> all;
-        for (size_t i = 0; i < weights.size(); ++i) all.push_back({view(weights[i]), i < sensitivities.size() ? sensitivities[i] : 1.0});
+        for (size_t i = 0; i < weights.size(); ++i)
+            all.push_back({view(weights[i]), i < sensitivities.size() ? sensitivities[i] : 1.0});
         return all;
     }
 };
 Problem problem(uint64_t seed, Index n = 20) {
     Source source(seed);
     Problem p;
-    for (const Index rows : {Index{24}, Index{10}, Index{10}}) p.weights.push_back(source.normals(rows, n).cast<float>());
+    for (const Index rows : {Index{24}, Index{10}, Index{10}})
+        p.weights.push_back(source.normals(rows, n).cast<float>());
     VectorXd values(n);
     for (Index i = 0; i < n; ++i) values[i] = std::pow(0.7, static_cast<double>(i)) * 10;
     p.covariance = source.symmetric(values);
@@ -297,13 +322,16 @@ WhitenedOptions rank_options(Index rank) {
 
 TEST(WprojWhitened, IsTheTruncatedSvdInTheMetricOfTheActivations) {
     const Problem p = problem(8);
-    const MatrixXd root = Eigen::SelfAdjointEigenSolver<MatrixXd>(p.covariance).operatorSqrt(), w = p.weights[0].cast<double>();
+    const MatrixXd root = Eigen::SelfAdjointEigenSolver<MatrixXd>(p.covariance).operatorSqrt(),
+                   w = p.weights[0].cast<double>();
     const VectorXd singular = Eigen::JacobiSVD<MatrixXd>(w * root).singularValues();
     const NestedFactors factors = whitened({{view(p.weights[0])}}, p.covariance, rank_options(20));
     for (Index k = 0; k <= 20; ++k) {
         const double best = singular.tail(20 - k).squaredNorm();
         const LowRankFactors part = factors.leading(k);
-        EXPECT_NEAR(loss_of({p.weights[0]}, {1}, p.covariance, part.pt.cast<double>(), {part.w_proj[0].cast<double>()}), best, 2e-7 * singular.squaredNorm()) << k;
+        EXPECT_NEAR(loss_of({p.weights[0]}, {1}, p.covariance, part.pt.cast<double>(), {part.w_proj[0].cast<double>()}),
+                    best, 2e-7 * singular.squaredNorm())
+            << k;
         EXPECT_NEAR(factors.error(0, k), best / singular.squaredNorm(), 1e-8) << k;
     }
     EXPECT_NEAR(factors.energy[0], singular.squaredNorm(), 1e-7 * singular.squaredNorm());
@@ -314,7 +342,9 @@ TEST(WprojWhitened, NoOtherFactorsAreBetter) {
     const std::vector<double> sensitivities = {1, 1, 3};
     const NestedFactors nested = whitened(p.slots(sensitivities), p.covariance, rank_options(8));
     std::vector<double> alpha;
-    for (size_t i = 0; i < 3; ++i) alpha.push_back(sensitivities[i] / (p.weights[i].cast<double>() * p.covariance).cwiseProduct(p.weights[i].cast<double>()).sum());
+    for (size_t i = 0; i < 3; ++i)
+        alpha.push_back(sensitivities[i] /
+                        (p.weights[i].cast<double>() * p.covariance).cwiseProduct(p.weights[i].cast<double>()).sum());
     const LowRankFactors factors = nested.leading(6);
     const MatrixXd a = factors.pt.cast<double>();
     std::vector<MatrixXd> c;
@@ -330,7 +360,8 @@ TEST(WprojWhitened, NoOtherFactorsAreBetter) {
     for (size_t i = 0; i < 3; ++i) {
         const MatrixXd e = p.weights[i].cast<double>() - c[i] * a;
         gradient_c = std::max(gradient_c, alpha[i] * (e * p.covariance * a.transpose()).cwiseAbs().maxCoeff());
-        scale = std::max(scale, alpha[i] * (p.weights[i].cast<double>() * p.covariance * a.transpose()).cwiseAbs().maxCoeff());
+        scale = std::max(scale,
+                         alpha[i] * (p.weights[i].cast<double>() * p.covariance * a.transpose()).cwiseAbs().maxCoeff());
         gradient_a += alpha[i] * c[i].transpose() * e * p.covariance;
         size_a += alpha[i] * c[i].transpose() * p.weights[i].cast<double>() * p.covariance;
     }
@@ -368,7 +399,8 @@ TEST(WprojWhitened, RowsOfPtHaveNormOneAndKnownMoments) {
     const MatrixXd moments = f.pt.cast<double>() * p.covariance * f.pt.cast<double>().transpose();
     for (Index i = 0; i < 10; ++i) {
         EXPECT_NEAR(moments(i, i), f.second_moment[i], 1e-4 * f.second_moment[i]);
-        for (Index j = 0; j < i; ++j) EXPECT_LT(std::abs(moments(i, j)), 1e-4 * std::sqrt(moments(i, i) * moments(j, j)));
+        for (Index j = 0; j < i; ++j)
+            EXPECT_LT(std::abs(moments(i, j)), 1e-4 * std::sqrt(moments(i, i) * moments(j, j)));
     }
     for (Index s = 0; s < 3; ++s)
         for (Index k = 0; k < 10; ++k) EXPECT_LE(f.error(s, k + 1), f.error(s, k));
@@ -380,7 +412,8 @@ TEST(WprojWhitened, BiasMakesAConstantInputExact) {
     const LowRankFactors f = whitened(p.slots(), p.covariance, rank_options(4)).leading(4);
     for (size_t i = 0; i < 3; ++i) {
         const Eigen::VectorXf bias = factor_bias(view(p.weights[i]), f.pt, f.w_proj[i], p.mean);
-        const VectorXd dense = p.weights[i].cast<double>() * p.mean, low = f.w_proj[i].cast<double>() * (f.pt.cast<double>() * p.mean) + bias.cast<double>();
+        const VectorXd dense = p.weights[i].cast<double>() * p.mean,
+                       low = f.w_proj[i].cast<double>() * (f.pt.cast<double>() * p.mean) + bias.cast<double>();
         EXPECT_LT((dense - low).norm(), 1e-6 * dense.norm()) << i;
         EXPECT_GT((dense - (low - bias.cast<double>())).norm(), 1e-2 * dense.norm()) << i;
     }
@@ -396,24 +429,31 @@ TEST(WprojWhitened, ForcedDirectionsAreExact) {
     options.forced.row(1).setZero();
     options.forced.row(2) = -2.5f * options.forced.row(0);
     options.forced.row(3) = source.normals(1, 20).cast<float>() * 1000;
-    const NestedFactors with = whitened(p.slots(), p.covariance, options), without = whitened(p.slots(), p.covariance, rank_options(6));
+    const NestedFactors with = whitened(p.slots(), p.covariance, options),
+                        without = whitened(p.slots(), p.covariance, rank_options(6));
     EXPECT_EQ(with.forced, 2);
     for (const Index rank : {Index{2}, Index{6}}) {
         const LowRankFactors f = with.leading(rank);
         for (size_t i = 0; i < 3; ++i) {
             const MatrixXd dense = p.weights[i].cast<double>() * options.forced.transpose().cast<double>();
-            const MatrixXd low = f.w_proj[i].cast<double>() * (f.pt.cast<double>() * options.forced.transpose().cast<double>());
-            for (const Index d : {Index{0}, Index{3}}) EXPECT_LT((dense - low).col(d).norm(), 1e-4 * dense.col(d).norm()) << rank << ' ' << i << ' ' << d;
+            const MatrixXd low =
+                f.w_proj[i].cast<double>() * (f.pt.cast<double>() * options.forced.transpose().cast<double>());
+            for (const Index d : {Index{0}, Index{3}})
+                EXPECT_LT((dense - low).col(d).norm(), 1e-4 * dense.col(d).norm()) << rank << ' ' << i << ' ' << d;
             const LowRankFactors g = without.leading(rank);
-            const MatrixXd plain = g.w_proj[i].cast<double>() * (g.pt.cast<double>() * options.forced.transpose().cast<double>());
+            const MatrixXd plain =
+                g.w_proj[i].cast<double>() * (g.pt.cast<double>() * options.forced.transpose().cast<double>());
             EXPECT_GT((dense - plain).col(3).norm(), 1e-2 * dense.col(3).norm());
         }
     }
-    // The rest of the rank is the best there is beside them: errors predicted are errors measured, and not far above the unforced ones.
+    // The rest of the rank is the best there is beside them: errors predicted are errors measured, and not far above
+    // the unforced ones.
     const LowRankFactors f = with.leading(6);
     for (Index i = 0; i < 3; ++i) {
         const std::vector<FloatRows> own = {p.weights[static_cast<size_t>(i)]};
-        EXPECT_NEAR(loss_of(own, {1 / with.energy[i]}, p.covariance, f.pt.cast<double>(), {f.w_proj[static_cast<size_t>(i)].cast<double>()}), with.error(i, 6), 1e-5);
+        EXPECT_NEAR(loss_of(own, {1 / with.energy[i]}, p.covariance, f.pt.cast<double>(),
+                            {f.w_proj[static_cast<size_t>(i)].cast<double>()}),
+                    with.error(i, 6), 1e-5);
     }
     WhitenedOptions plain = rank_options(6);
     options.normalise = plain.normalise = false;  // the same objective for both
@@ -432,10 +472,12 @@ TEST(WprojWhitened, ForcedDirectionsDoNotHideTheRest) {
     options.ridge = 0;
     options.forced = source.normals(1, 20).cast<float>();
     const VectorXd d = options.forced.row(0).transpose().cast<double>();
-    const NestedFactors large = whitened(p.slots(), p.covariance + 1e7 * d * d.transpose(), options), none = whitened(p.slots(), p.covariance, options);
+    const NestedFactors large = whitened(p.slots(), p.covariance + 1e7 * d * d.transpose(), options),
+                        none = whitened(p.slots(), p.covariance, options);
     EXPECT_LT((large.energy - none.energy).cwiseAbs().maxCoeff(), 1e-4 * none.energy.maxCoeff());
     EXPECT_LT((large.error - none.error).cwiseAbs().maxCoeff(), 1e-4);
-    EXPECT_LT(none.energy[0], (p.weights[0].cast<double>() * p.covariance).cwiseProduct(p.weights[0].cast<double>()).sum());
+    EXPECT_LT(none.energy[0],
+              (p.weights[0].cast<double>() * p.covariance).cwiseProduct(p.weights[0].cast<double>()).sum());
 }
 
 TEST(WprojWhitened, DegenerateCovariancesHaveDefinedAnswers) {
@@ -444,7 +486,8 @@ TEST(WprojWhitened, DegenerateCovariancesHaveDefinedAnswers) {
     WhitenedOptions options;
     options.max_rank = 20;
     // Nothing known of x: the identity.
-    const NestedFactors zero = whitened(p.slots(), MatrixXd::Zero(20, 20), options), one = whitened(p.slots(), MatrixXd::Identity(20, 20), options);
+    const NestedFactors zero = whitened(p.slots(), MatrixXd::Zero(20, 20), options),
+                        one = whitened(p.slots(), MatrixXd::Identity(20, 20), options);
     EXPECT_LT((zero.error - one.error).cwiseAbs().maxCoeff(), 1e-9);
     // Five directions: five ranks hold all but the ridge.
     const MatrixXd some = source.normals(20, 5);
@@ -452,7 +495,9 @@ TEST(WprojWhitened, DegenerateCovariancesHaveDefinedAnswers) {
     EXPECT_TRUE(deficient.pt.allFinite() && deficient.w_proj[0].allFinite());
     EXPECT_LT(deficient.error.col(5).maxCoeff(), 1e-4);
     EXPECT_GT(deficient.error.col(4).maxCoeff(), 1e-3);
-    EXPECT_LT(loss_of({p.weights[1]}, {1 / deficient.energy[1]}, some * some.transpose(), deficient.leading(5).pt.cast<double>(), {deficient.leading(5).w_proj[1].cast<double>()}), 1e-4);
+    EXPECT_LT(loss_of({p.weights[1]}, {1 / deficient.energy[1]}, some * some.transpose(),
+                      deficient.leading(5).pt.cast<double>(), {deficient.leading(5).w_proj[1].cast<double>()}),
+              1e-4);
     // Weights of lower rank than asked for: the rest is zeros.
     const FloatRows thin = source.normals(3, 20).cast<float>(), none = FloatRows::Zero(4, 20);
     const NestedFactors three = whitened({{view(thin)}, {view(none)}}, p.covariance, options);
@@ -484,14 +529,16 @@ TEST(WprojWhitened, RandomizedAndDenseSolutionsAreAlikeInError) {
     options.method = EigenMethod::kRandomized;
     const NestedFactors randomized = whitened({{view(w)}}, covariance, options);
     EXPECT_EQ(randomized.method, EigenMethod::kRandomized);
-    for (const Index k : {Index{8}, Index{16}, Index{24}}) EXPECT_LT(randomized.error(0, k), dense.error(0, k) * (1 + 1e-4)) << k;
+    for (const Index k : {Index{8}, Index{16}, Index{24}})
+        EXPECT_LT(randomized.error(0, k), dense.error(0, k) * (1 + 1e-4)) << k;
 }
 
 // ---- lowrank_error ----
 
 TEST(WprojOutputError, IsTheErrorOfWhatARuntimeComputes) {
     Source source(19);
-    const FloatRows w = source.normals(300, 12).cast<float>(), pt = source.normals(4, 12).cast<float>(), w_proj = source.normals(300, 4).cast<float>(), x = source.normals(30, 12).cast<float>();
+    const FloatRows w = source.normals(300, 12).cast<float>(), pt = source.normals(4, 12).cast<float>(),
+                    w_proj = source.normals(300, 4).cast<float>(), x = source.normals(30, 12).cast<float>();
     const Eigen::VectorXf bias = source.normals(300, 1).cast<float>();
     const OutputError sums = output_error(view(w), pt, w_proj, bias, x);
     double error = 0, energy = 0;
@@ -528,17 +575,22 @@ TEST(WprojOutputError, WhitenedBeatsWeightPcaOnHeldOutRows) {
     const Problem p = problem(21);
     const MatrixXd root = Eigen::SelfAdjointEigenSolver<MatrixXd>(p.covariance).operatorSqrt();
     ActivationMoments moments(20, 200);
-    const auto draw = [&] { return FloatRows(((source.normals(400, 20) * root).rowwise() + p.mean.transpose()).cast<float>()); };
+    const auto draw = [&] {
+        return FloatRows(((source.normals(400, 20) * root).rowwise() + p.mean.transpose()).cast<float>());
+    };
     moments.add(numbers(draw()));
     moments.hold_out(numbers(draw()));
     const MomentSummary summary = moments.summary();
     WhitenedOptions options;
     options.max_rank = 6;
-    const LowRankFactors white = whitened(p.slots(), summary.covariance, options).leading(6), published = weight_pca(p.slots(), 6).leading(6);
+    const LowRankFactors white = whitened(p.slots(), summary.covariance, options).leading(6),
+                         published = weight_pca(p.slots(), 6).leading(6);
     for (size_t i = 0; i < 3; ++i) {
         const WeightView w = view(p.weights[i]);
-        const OutputError best = output_error(w, white.pt, white.w_proj[i], factor_bias(w, white.pt, white.w_proj[i], summary.mean), summary.held_out);
-        const OutputError unbiased = output_error(w, white.pt, white.w_proj[i], {}, summary.held_out), plain = output_error(w, published.pt, published.w_proj[i], {}, summary.held_out);
+        const OutputError best = output_error(
+            w, white.pt, white.w_proj[i], factor_bias(w, white.pt, white.w_proj[i], summary.mean), summary.held_out);
+        const OutputError unbiased = output_error(w, white.pt, white.w_proj[i], {}, summary.held_out),
+                          plain = output_error(w, published.pt, published.w_proj[i], {}, summary.held_out);
         EXPECT_EQ(best.rows, 200u);
         EXPECT_LT(best.relative(), 0.5 * plain.relative()) << i;
         EXPECT_LT(best.relative(), unbiased.relative()) << i;
@@ -549,7 +601,9 @@ TEST(WprojOutputError, WhitenedBeatsWeightPcaOnHeldOutRows) {
 
 RankFamily random_family(Source& source, size_t candidates) {
     RankFamily family;
-    for (size_t c = 0; c < candidates; ++c) family.candidates.push_back({static_cast<uint32_t>(c), 32 * static_cast<uint32_t>(c), 100 + source.integer() % 900, std::floor(source.uniform() * 1000) / 64});
+    for (size_t c = 0; c < candidates; ++c)
+        family.candidates.push_back({static_cast<uint32_t>(c), 32 * static_cast<uint32_t>(c),
+                                     100 + source.integer() % 900, std::floor(source.uniform() * 1000) / 64});
     family.candidates.push_back({0, 0, 1000, 0});
     return family;
 }
@@ -609,7 +663,8 @@ TEST(WprojRankAllocation, AgreesWithExhaustiveSearch) {
             double least = std::numeric_limits<double>::infinity();
             std::pair<uint64_t, double> at;
             for (const auto& point : every)
-                if (const double value = point.second + price * static_cast<double>(point.first); value < least) least = value, at = point;
+                if (const double value = point.second + price * static_cast<double>(point.first); value < least)
+                    least = value, at = point;
             EXPECT_NEAR(allocate_bytes(families, at.first).loss, at.second, 1e-9) << price;
             EXPECT_EQ(allocate_loss(families, at.second + 1e-9).bytes, at.first) << price;
         }
@@ -628,7 +683,8 @@ TEST(WprojRankAllocation, TiesAndEdges) {
     EXPECT_EQ(allocate_loss(families, 0.5).bytes, 200u);
     EXPECT_TRUE(allocate_loss(families, -1).choice.empty());
     EXPECT_THROW(allocate_bytes({RankFamily{}}, 1), std::invalid_argument);
-    EXPECT_THROW(allocate_bytes({RankFamily{{{0, 0, 1, std::numeric_limits<double>::quiet_NaN()}}}}, 1), std::invalid_argument);
+    EXPECT_THROW(allocate_bytes({RankFamily{{{0, 0, 1, std::numeric_limits<double>::quiet_NaN()}}}}, 1),
+                 std::invalid_argument);
     // A larger choice that is not on the hull still fills what is left.
     const RankFamily bent = {{{0, 0, 100, 0}, {1, 32, 60, 7}, {1, 64, 20, 9}}};
     EXPECT_EQ(allocate_bytes({bent}, 70).choice[0], 1u);

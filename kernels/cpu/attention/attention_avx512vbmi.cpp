@@ -5,6 +5,8 @@
 #include "kernels/cpu/attention/kv_fields_avx512vbmi.h"
 
 namespace keel::kernels {
-void attention_span_avx512vbmi(const AttentionArgs& a) { attention_span_lanes<FloatAvx512, KvIntsAvx512<KvFieldsVbmi>>(a); }
+void attention_span_avx512vbmi(const AttentionArgs& a) {
+    attention_span_lanes<FloatAvx512, KvIntsAvx512<KvFieldsVbmi>>(a);
+}
 }  // namespace keel::kernels
 #endif

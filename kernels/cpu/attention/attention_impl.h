@@ -1,15 +1,15 @@
-// KV row codecs and attention over one span (NUMERICS section 5) over a vector type V of float_vector.h and the integer part
-// K of kv_ints.h.
+// KV row codecs and attention over one span (NUMERICS section 5) over a vector type V of float_vector.h and the integer
+// part K of kv_ints.h.
 //
 // A tile goes through three passes over the query rows that see something of it: scores, softmax weights, output. The
 // first and the last work on register tiles of several query rows, so that a K or V row is read once for all of them.
 // Few query rows (decoding) read the stored rows as they are; for many (prefill) a tile's f16 rows are widened once.
 #pragma once
-#include "kernels/cpu/vector/float_vector.h"
-#include "kernels/cpu/families.h"
 #include "kernels/cpu/attention/kv_ints.h"
 #include "kernels/cpu/attention/mean_scores_lanes.h"
+#include "kernels/cpu/families.h"
 #include "kernels/cpu/rowops/rowops_impl.h"
+#include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
 namespace {
@@ -25,12 +25,14 @@ KEEL_INLINE void decode_f16_lanes(const void* row, uint32_t head_dim, float* dst
 constexpr uint32_t kDirectRows = 8;  // query rows of one call up to which f16 rows are widened at every use
 constexpr uint32_t kQueryBlock = 4;
 
-// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Not of integers, which K lays out.
+// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Not of integers, which K lays
+// out.
 struct TileRows {
     const uint8_t* data;
     uint64_t row_bytes;
     bool half;
-    const uint8_t* ahead;  // the next tile's rows, where these are read from the arena: asked for as these are read; or null
+    const uint8_t*
+        ahead;  // the next tile's rows, where these are read from the arena: asked for as these are read; or null
 
     // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows.
     void fetch(uint64_t at, uint64_t bytes) const {
@@ -49,7 +51,8 @@ struct LiveRow {
 template <class V>
 constexpr int kScoreSums = V::kRegisters >= 32 ? 16 : 8;
 
-// Dot products of C queries with the keys of positions [lo, hi), in steps of kScoreSums / C positions; hi is rounded up.
+// Dot products of C queries with the keys of positions [lo, hi), in steps of kScoreSums / C positions; hi is rounded
+// up.
 template <class V, class Load, int C>
 void score_queries(const TileRows& k, uint32_t n, const float* const* q, uint32_t lo, uint32_t hi, float* const* s) {
     constexpr int kSums = kScoreSums<V>, kPositions = kSums / C;
@@ -89,11 +92,12 @@ KEEL_INLINE bool see_all(const VisibleRange* see, uint32_t count) {
     return all;
 }
 
-// From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64 of each,
-// +0 where the row does not see; kAll: every row sees all of them. m and l (at state) go on, and keep[r] is the factor of the
-// older output.
+// From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64
+// of each, +0 where the row does not see; kAll: every row sees all of them. m and l (at state) go on, and keep[r] is
+// the factor of the older output.
 template <class V, int R, bool kAll>
-KEEL_APART void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state, float* keep) {
+KEEL_APART void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state,
+                            float* keep) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
@@ -212,10 +216,11 @@ KEEL_INLINE void value_block(const TileRows& v, uint32_t n, const LiveRow* live,
     for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, all.hi, live[r].see.hi, o + r);
 }
 
-// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie or decoded in `tile`, rows of
-// `stride` floats with zeros behind n. Room of `tile`: stride * kAttentionTile.
+// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie or decoded in `tile`,
+// rows of `stride` floats with zeros behind n. Room of `tile`: stride * kAttentionTile.
 template <class V>
-KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any, uint32_t stride, float* tile) {
+KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any,
+                               uint32_t stride, float* tile) {
     const uint32_t n = a.head_dim;
     const uint64_t row0 = first % a.page_tokens;
     const uint8_t* page = a.pages[first / a.page_tokens];
@@ -237,7 +242,7 @@ KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uin
 
 // What one tile's passes work on. Rows that see something of it are live[0..count); together they see `any`.
 struct AttentionTile {
-    uint32_t first;    // position
+    uint32_t first;  // position
     VisibleRange any;
     LiveRow live[kMaxQueryRows];
     uint32_t count;
@@ -264,8 +269,8 @@ KEEL_INLINE VisibleRange seen_by(const AttentionTile& t, uint32_t b, uint32_t co
     return see;
 }
 
-// Scratch of a call: a K tile, a V tile (scales behind each), and per query row its scores of the tile, its output of the span
-// with (m, l) behind it, and the query as integers.
+// Scratch of a call: a K tile, a V tile (scales behind each), and per query row its scores of the tile, its output of
+// the span with (m, l) behind it, and the query as integers.
 struct AttentionScratch {
     uint32_t wide, stride;  // head_dim rounded up to 16, and with room for (m, l)
     float *k_tile, *v_tile, *scores, *states, *query_scales;
@@ -299,7 +304,8 @@ KEEL_INLINE void score_integers(const AttentionArgs& a, const AttentionTile& t, 
         float* s[kQueryBlock];
         for (uint32_t i = 0; i < kQueryBlock; ++i) {
             const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
-            q[i] = {x.queries + at.row * x.wide, x.query_scales + at.row * kMaxKvScales, x.query_offsets + at.row * kMaxKvScales};
+            q[i] = {x.queries + at.row * x.wide, x.query_scales + at.row * kMaxKvScales,
+                    x.query_offsets + at.row * kMaxKvScales};
             s[i] = x.row_scores(at);
         }
         K::scores(tile, scales, n, scale_count, q, in_block, seen_by(t, b, in_block), s);
@@ -353,12 +359,14 @@ KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, con
         else if (in_block == kQueryBlock)
             soften_rows<V, kQueryBlock, false>(a, see, s, state, keep + b);
         else
-            for (uint32_t i = 0; i < in_block; ++i) soften_rows<V, 1, false>(a, see + i, s + i, state + i, keep + b + i);
+            for (uint32_t i = 0; i < in_block; ++i)
+                soften_rows<V, 1, false>(a, see + i, s + i, state + i, keep + b + i);
     }
 }
 
 template <class V, class K>
-KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
+KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x,
+                                const float* keep) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
     uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
     float* scales = x.tile_scales(x.v_tile);
@@ -380,13 +388,15 @@ KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, 
         else if (in_block == kQueryBlock)
             quantize_weights_lanes<V, K, kQueryBlock, false>(p, see, scales, scale_count, w, unit);
         else
-            for (uint32_t i = 0; i < in_block; ++i) quantize_weights_lanes<V, K, 1, false>(p + i, see + i, scales, scale_count, w + i, unit + i);
+            for (uint32_t i = 0; i < in_block; ++i)
+                quantize_weights_lanes<V, K, 1, false>(p + i, see + i, scales, scale_count, w + i, unit + i);
         K::add_values(tile, n, scale_count, w, unit, keep + b, in_block, seen_by(t, b, in_block), o);
     }
 }
 
 template <class V>
-KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, const float* keep) {
+KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x,
+                              const float* keep) {
     const TileRows v = tile_rows<V>(a, a.v, t.first, t.any, x.wide, x.v_tile);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
@@ -418,8 +428,9 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
         memset(state, 0, stride * sizeof(float));
         state[wide] = -kInf32;
         if (integer_k)
-            quantize_query_lanes<V>(a.q[r], n, kv_scales(a.k.format, n), K::key_offset(a.k.format), x.queries + r * wide,
-                                    x.query_scales + r * kMaxKvScales, x.query_offsets + r * kMaxKvScales);
+            quantize_query_lanes<V>(a.q[r], n, kv_scales(a.k.format, n), K::key_offset(a.k.format),
+                                    x.queries + r * wide, x.query_scales + r * kMaxKvScales,
+                                    x.query_offsets + r * kMaxKvScales);
     }
     for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
         AttentionTile t;
@@ -452,16 +463,20 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
         a.l[r] = fma_f32(a.l[r], ca, l * cb);
         const F older = V::set1(ca), newer = V::set1(cb);
         float* o = a.o[r];
-        for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) {
-            store(o, V::fma(load(o), older, V::mul(load(state), newer)));
-        });
+        for_lanes<V>(
+            n, [&](auto load, auto store)
+                   __attribute__((always_inline)) { store(o, V::fma(load(o), older, V::mul(load(state), newer))); });
         a.m[r] = merged;
     }
 }
 
-#define KEEL_DEFINE_ATTENTION(isa, V, K)                                                   \
-    void attention_span_##isa(const AttentionArgs& a) { attention_span_lanes<V, K>(a); } \
-    void attention_finish_##isa(float* o, float l, uint32_t head_dim) { scale_lanes<V>(o, 1.0f / l, head_dim); }
+#define KEEL_DEFINE_ATTENTION(isa, V, K)                                \
+    void attention_span_##isa(const AttentionArgs& a) {                 \
+        attention_span_lanes<V, K>(a);                                  \
+    }                                                                   \
+    void attention_finish_##isa(float* o, float l, uint32_t head_dim) { \
+        scale_lanes<V>(o, 1.0f / l, head_dim);                          \
+    }
 
 }  // namespace
 }  // namespace keel::kernels

@@ -1,8 +1,8 @@
 // Attention over one span (NUMERICS section 5), the reference for every other set.
 #include <string.h>
 
-#include "kernels/cpu/families.h"
 #include "kernels/cpu/attention/kv_integer_impl.h"
+#include "kernels/cpu/families.h"
 #include "kernels/formats/numeric.h"
 
 namespace keel::kernels {
@@ -25,7 +25,7 @@ struct TileRows {
     const float* rows;
     const int8_t* integers;  // null: rows are decoded
     const float* scales;
-    uint32_t scale_count;    // of a row
+    uint32_t scale_count;  // of a row
 };
 
 TileRows read_tile(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange see, float* room) {
@@ -38,7 +38,8 @@ TileRows read_tile(const AttentionArgs& a, const KvPlane& plane, uint32_t first,
     const uint8_t* page = a.pages[first / a.page_tokens];
     for (uint32_t j = see.lo; j < see.hi; ++j) {
         const uint64_t row = first % a.page_tokens + j;
-        kv_decode_row(plane.format, page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes, n, room + j * n);
+        kv_decode_row(plane.format, page + plane.codes + row * plane.code_bytes,
+                      page + plane.scales + row * plane.scale_bytes, n, room + j * n);
     }
     return {room, nullptr, nullptr, 0};
 }
@@ -52,14 +53,15 @@ inline void add_mean_scores(const AttentionArgs& a, uint32_t row, uint32_t first
         const float ca = coefficients[2 * i], cb = coefficients[2 * i + 1], c = base[2 * i], t = base[2 * i + 1];
         const float even = fma_f32(ca, c, cb * t), odd = fma_f32(cb, c, -(ca * t));
         const float *cosines = a.mean.turns + uint64_t{2} * i * kAttentionTile, *sines = cosines + kAttentionTile;
-        for (uint32_t j = 0; j < kAttentionTile; ++j) sum[j] = fma_f32(odd, sines[j], fma_f32(even, cosines[j], sum[j]));
+        for (uint32_t j = 0; j < kAttentionTile; ++j)
+            sum[j] = fma_f32(odd, sines[j], fma_f32(even, cosines[j], sum[j]));
     }
     for (uint32_t j = rows.lo; j < rows.hi; ++j) s[j] = s[j] + sum[j];
 }
 
 // One tile for one query row; q8 and d: the query as integers, where K is.
-void attend_tile(const AttentionArgs& a, uint32_t row, uint32_t first, const TileRows& k, const TileRows& v, const int8_t* q8,
-                 const float* d, VisibleRange see, RowState& s) {
+void attend_tile(const AttentionArgs& a, uint32_t row, uint32_t first, const TileRows& k, const TileRows& v,
+                 const int8_t* q8, const float* d, VisibleRange see, RowState& s) {
     const uint32_t n = a.head_dim;
     float p[kAttentionTile], lanes[16] = {};
     if (k.integers)

@@ -36,7 +36,9 @@ struct KvFieldsAvx512 {
     KEEL_INLINE Table load_table(const int8_t* table, int flip) {
         Table t;
         KEEL_UNROLL
-        for (int i = 0; i < 4; ++i) t.quarter[i] = _mm512_xor_si512(_mm512_loadu_si512(table + 64 * i), _mm512_set1_epi8(static_cast<char>(flip)));
+        for (int i = 0; i < 4; ++i)
+            t.quarter[i] =
+                _mm512_xor_si512(_mm512_loadu_si512(table + 64 * i), _mm512_set1_epi8(static_cast<char>(flip)));
         return t;
     }
     // Bytes of the words' lower halves in the order of the windows: half 0, half 1.
@@ -49,9 +51,11 @@ struct KvFieldsAvx512 {
         __m512i half[2];
         KEEL_UNROLL
         for (int h = 0; h < 2; ++h) {
-            const __m512i i = _mm512_cvtepu8_epi16(h ? _mm512_extracti64x4_epi64(index, 1) : _mm512_castsi512_si256(index));
+            const __m512i i =
+                _mm512_cvtepu8_epi16(h ? _mm512_extracti64x4_epi64(index, 1) : _mm512_castsi512_si256(index));
             const __m512i word = _mm512_srli_epi16(i, 1);
-            const __m512i low = _mm512_permutex2var_epi16(t.quarter[0], word, t.quarter[1]), high = _mm512_permutex2var_epi16(t.quarter[2], word, t.quarter[3]);
+            const __m512i low = _mm512_permutex2var_epi16(t.quarter[0], word, t.quarter[1]),
+                          high = _mm512_permutex2var_epi16(t.quarter[2], word, t.quarter[3]);
             const __m512i both = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(i, _mm512_set1_epi16(128)), low, high);
             half[h] = _mm512_mask_srli_epi16(both, _mm512_test_epi16_mask(i, _mm512_set1_epi16(1)), both, 8);
         }

@@ -1,4 +1,5 @@
-// Bit fields of KV rows with the byte permutations of VBMI: the U of kv_ints_avx512.h. Only *_avx512vbmi.cpp files include this.
+// Bit fields of KV rows with the byte permutations of VBMI: the U of kv_ints_avx512.h. Only *_avx512vbmi.cpp files
+// include this.
 #pragma once
 #if defined(__AVX512VBMI__)
 #include "kernels/cpu/attention/kv_ints_avx512.h"
@@ -20,7 +21,8 @@ constexpr ByteIndices field_bytes(int step) {
 constexpr ByteIndices paired_field_bytes(int step, int first) {
     ByteIndices b = {};
     for (int q = 0; q < 8; ++q)
-        for (int i = 0; i < 8; ++i) b.at[8 * q + i] = static_cast<uint8_t>((((first + q / 2) * step + i) & 63) | q % 2 * 64);
+        for (int i = 0; i < 8; ++i)
+            b.at[8 * q + i] = static_cast<uint8_t>((((first + q / 2) * step + i) & 63) | q % 2 * 64);
     return b;
 }
 template <int kStep>
@@ -35,7 +37,9 @@ struct KvFieldsVbmi {
     KEEL_INLINE Table load_table(const int8_t* table, int flip) {
         Table t;
         KEEL_UNROLL
-        for (int i = 0; i < 4; ++i) t.quarter[i] = _mm512_xor_si512(_mm512_loadu_si512(table + 64 * i), _mm512_set1_epi8(static_cast<char>(flip)));
+        for (int i = 0; i < 4; ++i)
+            t.quarter[i] =
+                _mm512_xor_si512(_mm512_loadu_si512(table + 64 * i), _mm512_set1_epi8(static_cast<char>(flip)));
         return t;
     }
     KEEL_INLINE __m512i look_up(const Table& t, __m512i index) {
@@ -64,7 +68,8 @@ struct KvFieldsVbmi {
     // Of eight rows x[r]: x[g], qword r: eight bytes from byte g * step of row r on.
     template <int step>
     KEEL_INLINE void group_rows(__m512i x[8]) {
-        const __m512i lower = _mm512_load_si512(kPairedFieldBytes<step, 0>.at), upper = _mm512_load_si512(kPairedFieldBytes<step, 4>.at);
+        const __m512i lower = _mm512_load_si512(kPairedFieldBytes<step, 0>.at),
+                      upper = _mm512_load_si512(kPairedFieldBytes<step, 4>.at);
         __m512i y[8];  // y[2i], y[2i + 1]: groups 0..3 and 4..7 of rows 2i and 2i + 1
         KEEL_UNROLL
         for (int i = 0; i < 4; ++i) {
@@ -74,8 +79,10 @@ struct KvFieldsVbmi {
         KEEL_UNROLL
         for (int half = 0; half < 2; ++half) KEEL_UNROLL
         for (int two = 0; two < 2; ++two) {  // two groups of four: rows 0..3 and 4..7
-            const __m512i a = two ? _mm512_shuffle_i64x2(y[half], y[2 + half], 0xee) : _mm512_shuffle_i64x2(y[half], y[2 + half], 0x44);
-            const __m512i c = two ? _mm512_shuffle_i64x2(y[4 + half], y[6 + half], 0xee) : _mm512_shuffle_i64x2(y[4 + half], y[6 + half], 0x44);
+            const __m512i a = two ? _mm512_shuffle_i64x2(y[half], y[2 + half], 0xee)
+                                  : _mm512_shuffle_i64x2(y[half], y[2 + half], 0x44);
+            const __m512i c = two ? _mm512_shuffle_i64x2(y[4 + half], y[6 + half], 0xee)
+                                  : _mm512_shuffle_i64x2(y[4 + half], y[6 + half], 0x44);
             x[4 * half + 2 * two] = _mm512_shuffle_i64x2(a, c, 0x88);
             x[4 * half + 2 * two + 1] = _mm512_shuffle_i64x2(a, c, 0xdd);
         }

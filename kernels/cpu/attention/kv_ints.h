@@ -12,12 +12,13 @@
 //                                 o[i][d] = fma(unit[i][scale], sum over j of w[i][scale][j] * v[j][d], o[i][d] * keep[i]); weights
 //                                 of positions that query i does not see are 0; o has room for n rounded up to 16
 //
-// Sums of integers are exact, so K is free in their order. A tile has kAttentionTile * (n rounded up to 64) bytes. K reads rows
-// of visible positions only: where a group of rows is not visible as a whole, those that are get copied first.
+// Sums of integers are exact, so K is free in their order. A tile has kAttentionTile * (n rounded up to 64) bytes. K
+// reads rows of visible positions only: where a group of rows is not visible as a whole, those that are get copied
+// first.
 #pragma once
-#include "kernels/cpu/vector/float_vector.h"
-#include "kernels/cpu/families.h"
 #include "kernels/cpu/attention/kv_integer_impl.h"
+#include "kernels/cpu/families.h"
+#include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
 namespace {
@@ -29,9 +30,11 @@ struct IntQuery {
     const int32_t* offset;
 };
 
-// One block for every scale of the K format, as activations are quantized (NUMERICS section 2). q: room for n rounded up to 16.
+// One block for every scale of the K format, as activations are quantized (NUMERICS section 2). q: room for n rounded
+// up to 16.
 template <class V>
-KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t blocks, int32_t key_offset, int8_t* q, float* d, int32_t* offset) {
+KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t blocks, int32_t key_offset, int8_t* q,
+                                      float* d, int32_t* offset) {
     using F = typename V::F;
     const uint32_t block = n / blocks, steps = (block + 15) / 16;
     const F inf = V::set1(kInf32), top = V::set1(127.0f), bottom = V::set1(-127.0f);
@@ -67,12 +70,12 @@ KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t block
     }
 }
 
-// Weights p[r][j] of R rows times the scales of V rows, as integers of 15 bits over the largest of the row; 0 for positions
-// that row r does not see; kAll: every row sees all of them. Returns in unit[r][b] what one step is worth. Where a product is no finite number, all are 0 and
-// unit[r][b] is NaN.
+// Weights p[r][j] of R rows times the scales of V rows, as integers of 15 bits over the largest of the row; 0 for
+// positions that row r does not see; kAll: every row sees all of them. Returns in unit[r][b] what one step is worth.
+// Where a product is no finite number, all are 0 and unit[r][b] is NaN.
 template <class V, class K, int R, bool kAll>
-KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale, uint32_t scales,
-                                        typename K::Weights* w, float (*unit)[kMaxKvScales]) {
+KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale,
+                                       uint32_t scales, typename K::Weights* w, float (*unit)[kMaxKvScales]) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F zero = V::zero(), inf = V::set1(kInf32), top = V::set1(kWeightSteps);
@@ -87,7 +90,9 @@ KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange
             for (int i = 0; i < kSteps; ++i) {
                 const int j = i * V::kLanes;
                 t[r][i] = V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j));
-                if constexpr (!kAll) t[r][i] = V::keep(V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j), t[r][i]);
+                if constexpr (!kAll)
+                    t[r][i] = V::keep(
+                        V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j), t[r][i]);
                 largest = V::max(t[r][i], largest);
                 numbers = V::both(numbers, V::less(t[r][i], inf));
             }
@@ -100,7 +105,8 @@ KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange
         for (int r = 0; r < R; ++r) {
             const F factor = V::set1(inverse[r]);
             KEEL_UNROLL
-            for (int i = 0; i < kSteps; ++i) t[r][i] = V::min(V::max(V::mul(t[r][i], factor), zero), top);  // 0 times infinity is 0
+            for (int i = 0; i < kSteps; ++i)
+                t[r][i] = V::min(V::max(V::mul(t[r][i], factor), zero), top);  // 0 times infinity is 0
             K::store_weights(t[r], w[r], b);
         }
     }
@@ -109,12 +115,12 @@ KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange
 // Eight rows of a plane that may all be read.
 struct KvRows8 {
     const uint8_t* codes;
-    uint64_t code_bytes;     // from row to row
-    const uint8_t* scales;   // rows behind one another
+    uint64_t code_bytes;    // from row to row
+    const uint8_t* scales;  // rows behind one another
 };
 
-// The tile behind the one that begins at `first`, in this plane: what comes next from memory. Null where no query row of the
-// call sees it.
+// The tile behind the one that begins at `first`, in this plane: what comes next from memory. Null where no query row
+// of the call sees it.
 struct NextTile {
     const uint8_t *codes, *scales;
 };
@@ -129,10 +135,11 @@ KEEL_INLINE NextTile next_tile(const AttentionArgs& a, const KvPlane& plane, uin
 }
 // Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on.
 struct FetchAhead {
-    const uint8_t *at, *end;   // what is still to be asked for of the groups until now
-    uint64_t part;             // bytes of a group; 0 where there is no next tile
+    const uint8_t *at, *end;  // what is still to be asked for of the groups until now
+    uint64_t part;            // bytes of a group; 0 where there is no next tile
 
-    explicit FetchAhead(const KvPlane& plane, const NextTile& next) : at(next.codes), end(next.codes), part(next.codes ? uint64_t{8} * plane.code_bytes : 0) {
+    explicit FetchAhead(const KvPlane& plane, const NextTile& next)
+        : at(next.codes), end(next.codes), part(next.codes ? uint64_t{8} * plane.code_bytes : 0) {
         if (next.scales)
             for (uint32_t i = 0; i < kAttentionTile * plane.scale_bytes; i += 64) __builtin_prefetch(next.scales + i);
     }
@@ -141,14 +148,17 @@ struct FetchAhead {
     }
 };
 
-// Calls body(rows, i) for every group of eight rows 8i.. of the tile that begins at `first` with a visible row. Groups that are
-// not visible as a whole are copies, with zeros for the rows that nobody sees.
+// Calls body(rows, i) for every group of eight rows 8i.. of the tile that begins at `first` with a visible row. Groups
+// that are not visible as a whole are copies, with zeros for the rows that nobody sees.
 template <class Body>
-KEEL_INLINE void for_rows8(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any, Body&& body) {
-    const uint32_t code_bytes = kv_code_bytes(plane.format, a.head_dim), scale_bytes = kv_scale_bytes(plane.format, a.head_dim);
+KEEL_INLINE void for_rows8(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any,
+                           Body&& body) {
+    const uint32_t code_bytes = kv_code_bytes(plane.format, a.head_dim),
+                   scale_bytes = kv_scale_bytes(plane.format, a.head_dim);
     const uint64_t row0 = first % a.page_tokens;
     const uint8_t* page = a.pages[first / a.page_tokens];
-    const uint8_t *codes = page + plane.codes + row0 * plane.code_bytes, *scales = page + plane.scales + row0 * plane.scale_bytes;
+    const uint8_t *codes = page + plane.codes + row0 * plane.code_bytes,
+                  *scales = page + plane.scales + row0 * plane.scale_bytes;
     FetchAhead ahead(plane, next_tile(a, plane, first));
     for (uint32_t i = any.lo / 8; 8 * i < any.hi; ++i) {
         const uint32_t j = 8 * i;
@@ -176,19 +186,34 @@ KEEL_INLINE void for_rows8(const AttentionArgs& a, const KvPlane& plane, uint32_
 template <class Body>
 KEEL_INLINE void for_integer_format(KvFormat format, Body&& body) {
     switch (format) {
-        case kKvQ8_0: case kKvQ8_0Rot: return body.template operator()<kKvQ8_0>();
-        case kKvQ4_0: case kKvQ4_0Rot: return body.template operator()<kKvQ4_0>();
-        case kKvE8_2: return body.template operator()<kKvE8_2>();
-        case kKvE8_3: return body.template operator()<kKvE8_3>();
-        case kKvE8_4: return body.template operator()<kKvE8_4>();
-        case kKvE8_5: return body.template operator()<kKvE8_5>();
-        case kKvE8_6: return body.template operator()<kKvE8_6>();
-        case kKvTcq2: return body.template operator()<kKvTcq2>();
-        case kKvTcq3: return body.template operator()<kKvTcq3>();
-        case kKvTcq4: return body.template operator()<kKvTcq4>();
-        case kKvTcq5: return body.template operator()<kKvTcq5>();
-        case kKvTcq6: return body.template operator()<kKvTcq6>();
-        default: return;
+        case kKvQ8_0:
+        case kKvQ8_0Rot:
+            return body.template operator()<kKvQ8_0>();
+        case kKvQ4_0:
+        case kKvQ4_0Rot:
+            return body.template operator()<kKvQ4_0>();
+        case kKvE8_2:
+            return body.template operator()<kKvE8_2>();
+        case kKvE8_3:
+            return body.template operator()<kKvE8_3>();
+        case kKvE8_4:
+            return body.template operator()<kKvE8_4>();
+        case kKvE8_5:
+            return body.template operator()<kKvE8_5>();
+        case kKvE8_6:
+            return body.template operator()<kKvE8_6>();
+        case kKvTcq2:
+            return body.template operator()<kKvTcq2>();
+        case kKvTcq3:
+            return body.template operator()<kKvTcq3>();
+        case kKvTcq4:
+            return body.template operator()<kKvTcq4>();
+        case kKvTcq5:
+            return body.template operator()<kKvTcq5>();
+        case kKvTcq6:
+            return body.template operator()<kKvTcq6>();
+        default:
+            return;
     }
 }
 

@@ -8,8 +8,8 @@
 //           is dword e of 128-bit lane l of group t
 #pragma once
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#include "kernels/cpu/vector/float_avx512.h"
 #include "kernels/cpu/attention/kv_ints.h"
+#include "kernels/cpu/vector/float_avx512.h"
 
 namespace keel::kernels {
 namespace {
@@ -51,11 +51,15 @@ KEEL_INLINE void interleave_bytes(__m512i x[4]) {
     x[3] = _mm512_unpackhi_epi16(c, d);
 }
 
-// sum += products of four, codes unsigned and x signed. In assembly, as GCC 12 copies accumulators around the intrinsic and
-// keeps some of them in memory.
-KEEL_INLINE void dot4(__m512i& sum, __m512i codes, __m512i x) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x)); }
+// sum += products of four, codes unsigned and x signed. In assembly, as GCC 12 copies accumulators around the intrinsic
+// and keeps some of them in memory.
+KEEL_INLINE void dot4(__m512i& sum, __m512i codes, __m512i x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+}
 
-KEEL_INLINE __mmask64 first_bytes(uint32_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
+KEEL_INLINE __mmask64 first_bytes(uint32_t n) {
+    return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1;
+}
 
 // Byte 2r of a 128-bit lane in all 64: the lower byte of row r's scale field.
 struct FieldBytes {
@@ -91,19 +95,22 @@ struct KvUnpackAvx512 {
     }
 
     // Bytes of eight rows from byte `at` on: of a chunk of `bytes` bytes and, of a trellis, the byte behind it.
-    KEEL_INLINE void load_bytes(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t at, uint32_t bytes, __m512i x[8]) {
+    KEEL_INLINE void load_bytes(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t at, uint32_t bytes,
+                                __m512i x[8]) {
         const uint32_t left = u.row_bytes - at;
         const __mmask64 mask = first_bytes(left > bytes ? bytes + kTrellis : left);
         KEEL_UNROLL
-        for (int r = 0; r < 8; ++r) x[r] = _mm512_maskz_loadu_epi8(mask, rows.codes + at + static_cast<uint64_t>(r) * rows.code_bytes);
+        for (int r = 0; r < 8; ++r)
+            x[r] = _mm512_maskz_loadu_epi8(mask, rows.codes + at + static_cast<uint64_t>(r) * rows.code_bytes);
     }
-    // Behind the last code of a trellis row, at byte `at` of x, goes its scale field, whose lower bits are the start bits; the
-    // other ones enter no window.
+    // Behind the last code of a trellis row, at byte `at` of x, goes its scale field, whose lower bits are the start
+    // bits; the other ones enter no window.
     KEEL_INLINE void add_start_bits(const KvRows8& rows, uint32_t at, __m512i x[8]) {
         const __mmask64 behind = __mmask64{1} << at;
         const __m512i fields = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales)));
         KEEL_UNROLL
-        for (int r = 0; r < 8; ++r) x[r] = _mm512_mask_shuffle_epi8(x[r], behind, fields, _mm512_load_si512(kRowFields.at[r]));
+        for (int r = 0; r < 8; ++r)
+            x[r] = _mm512_mask_shuffle_epi8(x[r], behind, fields, _mm512_load_si512(kRowFields.at[r]));
     }
     // The same where row r is qword r.
     KEEL_INLINE __m512i with_start_bits(const KvRows8& rows, uint32_t at, __m512i x) {
@@ -111,15 +118,16 @@ struct KvUnpackAvx512 {
         return _mm512_or_si512(x, _mm512_sll_epi64(fields, _mm_cvtsi32_si128(static_cast<int>(8 * at))));
     }
 
-    // u[i] in bits 2.., the lowest of u[7] the coset: to 4 u + 2 c with the parity's bit in place, the integer + kOffset. Eight
-    // elements a qword; other bits of `windows` may be anything.
+    // u[i] in bits 2.., the lowest of u[7] the coset: to 4 u + 2 c with the parity's bit in place, the integer +
+    // kOffset. Eight elements a qword; other bits of `windows` may be anything.
     KEEL_INLINE __m512i lattice_integers(__m512i windows) {
         constexpr int kMask = ((1 << kBits) - 1) << 2;
         const __m512i last = _mm512_set1_epi64(int64_t{4} << 56);
         // Four times how many are odd, the coset among them: its lowest bit is the coset plus the parity.
         const __m512i odd = _mm512_sad_epu8(_mm512_and_si512(windows, _mm512_set1_epi8(4)), _mm512_setzero_si512());
-        const __m512i u = _mm512_ternarylogic_epi64(_mm512_and_si512(windows, _mm512_set1_epi8(static_cast<char>(kMask))), _mm512_slli_epi64(odd, 56), last,
-                                                    0x78);  // windows & mask ^ (odd & last)
+        const __m512i u = _mm512_ternarylogic_epi64(
+            _mm512_and_si512(windows, _mm512_set1_epi8(static_cast<char>(kMask))), _mm512_slli_epi64(odd, 56), last,
+            0x78);  // windows & mask ^ (odd & last)
         return _mm512_ternarylogic_epi64(u, spread_coset(windows), _mm512_set1_epi8(2), 0xf8);  // u | (coset & 2)
     }
     // Where the windows of a format begin, of their code's lowest bit.
@@ -134,7 +142,8 @@ struct KvUnpackAvx512 {
     // q8_0 and q4_0: 64 elements of a row. Blocks with a negative d have the signs of their integers turned.
     KEEL_INLINE __m512i block_integers(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t r, uint32_t c) {
         const uint32_t left = u.row_bytes - c * kChunkBytes, scale_count = u.n / kKvBlock;
-        const uint8_t *codes = rows.codes + r * rows.code_bytes + c * kChunkBytes, *scale = rows.scales + 2 * (uint64_t{r} * scale_count + 2 * c);
+        const uint8_t *codes = rows.codes + r * rows.code_bytes + c * kChunkBytes,
+                      *scale = rows.scales + 2 * (uint64_t{r} * scale_count + 2 * c);
         const __mmask64 mask = first_bytes(left > kChunkBytes ? kChunkBytes : left);
         __m512i q;
         if constexpr (kBits == 8) {
@@ -151,8 +160,10 @@ struct KvUnpackAvx512 {
         else
             d = kv_load_u16(scale);
         constexpr int64_t kFirst = 0x0101010101010101;
-        const __m512i spread = _mm512_setr_epi64(kFirst, kFirst, kFirst, kFirst, 3 * kFirst, 3 * kFirst, 3 * kFirst, 3 * kFirst);
-        const __mmask64 negative = _mm512_movepi8_mask(_mm512_shuffle_epi8(_mm512_set1_epi32(static_cast<int>(d)), spread));
+        const __m512i spread =
+            _mm512_setr_epi64(kFirst, kFirst, kFirst, kFirst, 3 * kFirst, 3 * kFirst, 3 * kFirst, 3 * kFirst);
+        const __mmask64 negative =
+            _mm512_movepi8_mask(_mm512_shuffle_epi8(_mm512_set1_epi32(static_cast<int>(d)), spread));
         return _mm512_mask_subs_epi8(q, negative, _mm512_setzero_si512(), q);  // -(-128) is 127
     }
 
@@ -174,7 +185,8 @@ struct KvUnpackAvx512 {
             values(u, rows, c, x);
             transpose_qwords(x);
             KEEL_UNROLL
-            for (uint32_t g = 0; g < 8; ++g) put(8 * c + g, _mm512_add_epi8(x[g], _mm512_set1_epi8(static_cast<char>(kOffset))));
+            for (uint32_t g = 0; g < 8; ++g)
+                put(8 * c + g, _mm512_add_epi8(x[g], _mm512_set1_epi8(static_cast<char>(kOffset))));
         }
     }
     // A chunk of 64 elements, or of 128 where a qword has two groups.
@@ -190,7 +202,9 @@ struct KvUnpackAvx512 {
         KEEL_UNROLL
         for (uint32_t q = 0; q < 8; ++q) KEEL_UNROLL
         for (uint32_t i = 0; i < kGroups; ++i)
-            put(kGroups * (8 * c + q) + i, integers(u, i == 0 ? U::template windows_of_qwords<kBits, kFirst>(x[q]) : U::template windows_of_qwords<kBits, 8 * kBits + kFirst>(x[q])));
+            put(kGroups * (8 * c + q) + i,
+                integers(u, i == 0 ? U::template windows_of_qwords<kBits, kFirst>(x[q])
+                                   : U::template windows_of_qwords<kBits, 8 * kBits + kFirst>(x[q])));
     }
     // out[r]: elements 64c.. of row r.
     KEEL_INLINE void values(const KvUnpackAvx512& u, const KvRows8& rows, uint32_t c, __m512i out[8]) {
@@ -215,7 +229,8 @@ struct KvUnpackAvx512 {
             const uint32_t count = n / kKvBlock, bytes = 16 * count;
             const __m512i low = _mm512_maskz_loadu_epi8(first_bytes(bytes), rows.scales);
             const __m512i high = _mm512_maskz_loadu_epi8(bytes > 64 ? first_bytes(bytes - 64) : 0, rows.scales + 64);
-            __m512i at = _mm512_mullo_epi16(_mm512_castsi128_si512(_mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7)), _mm512_set1_epi16(static_cast<short>(count)));
+            __m512i at = _mm512_mullo_epi16(_mm512_castsi128_si512(_mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7)),
+                                            _mm512_set1_epi16(static_cast<short>(count)));
             for (uint32_t b = 0; b < count; ++b, at = _mm512_add_epi16(at, _mm512_set1_epi16(1))) {
                 const __m128i halves = _mm512_castsi512_si128(_mm512_permutex2var_epi16(low, at, high));
                 widen(_mm_and_si128(halves, _mm_set1_epi16(0x7fff)), scales + b * kAttentionTile);
@@ -223,7 +238,9 @@ struct KvUnpackAvx512 {
         } else {
             const __m128i fields = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.scales));
             if constexpr (kTrellis)  // without the start bits, at the place of an f16 without sign
-                widen(_mm_and_si128(_mm_srli_epi16(fields, 1), _mm_set1_epi16(static_cast<short>(0x7fff << (7 - kBits) & 0x7fff))), scales);
+                widen(_mm_and_si128(_mm_srli_epi16(fields, 1),
+                                    _mm_set1_epi16(static_cast<short>(0x7fff << (7 - kBits) & 0x7fff))),
+                      scales);
             else
                 widen(_mm_and_si128(fields, _mm_set1_epi16(0x7fff)), scales);
         }
@@ -251,12 +268,14 @@ struct KvIntsAvx512 {
         const uint32_t n = kSize ? kSize : a.head_dim;
         const Unpack u = Unpack::make(n, true);
         for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
-            Unpack::keys(u, rows, [&](uint32_t g, __m512i x) KEEL_LAMBDA { _mm512_storeu_si512(tile + 512 * g + 64 * i, x); });
+            Unpack::keys(u, rows,
+                         [&](uint32_t g, __m512i x) KEEL_LAMBDA { _mm512_storeu_si512(tile + 512 * g + 64 * i, x); });
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
     template <KvFormat F, uint32_t kSize>
-    static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
+                                 float* scales) {
         using Unpack = KvUnpackAvx512<U, F>;
         const uint32_t n = kSize ? kSize : a.head_dim;
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
@@ -277,7 +296,8 @@ struct KvIntsAvx512 {
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
-    KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
+                                 float* scales) {
         for_integer_format(a.k.format, [&]<KvFormat F>() {
             if (a.head_dim == 128)
                 unpack_keys_of<F, 128>(a, first, any, tile, scales);
@@ -285,7 +305,8 @@ struct KvIntsAvx512 {
                 unpack_keys_of<F, 0>(a, first, any, tile, scales);
         });
     }
-    KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
+                                   float* scales) {
         for_integer_format(a.v.format, [&]<KvFormat F>() {
             if (a.head_dim == 128)
                 unpack_values_of<F, 128>(a, first, any, tile, scales);
@@ -296,8 +317,8 @@ struct KvIntsAvx512 {
 
     // C queries against 8B positions from j on, j a multiple of 16: C * B accumulators.
     template <int C, int B>
-    KEEL_INLINE void score_tile(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count, const IntQuery* queries, uint32_t j,
-                                float* const* s) {
+    KEEL_INLINE void score_tile(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
+                                const IntQuery* queries, uint32_t j, float* const* s) {
         const uint32_t groups = n / 8 / scale_count;  // of 8 elements that share a scale
         const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
@@ -332,8 +353,10 @@ struct KvIntsAvx512 {
                 for (int c = 0; c < C; ++c) {
                     const __m512i low = _mm512_permutex2var_epi32(acc[c][2 * b], even, acc[c][2 * b + 1]);
                     const __m512i high = _mm512_permutex2var_epi32(acc[c][2 * b], odd, acc[c][2 * b + 1]);
-                    const __m512i sum = _mm512_sub_epi32(_mm512_add_epi32(low, high), _mm512_set1_epi32(queries[c].offset[scale]));
-                    dot[c][b] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(queries[c].d[scale]), d_k), _mm512_cvtepi32_ps(sum), dot[c][b]);
+                    const __m512i sum =
+                        _mm512_sub_epi32(_mm512_add_epi32(low, high), _mm512_set1_epi32(queries[c].offset[scale]));
+                    dot[c][b] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(queries[c].d[scale]), d_k),
+                                                _mm512_cvtepi32_ps(sum), dot[c][b]);
                 }
             }
         }
@@ -342,13 +365,14 @@ struct KvIntsAvx512 {
         for (int b = 0; b < B / 2; ++b) _mm512_storeu_ps(s[c] + j + 16 * b, dot[c][b]);
     }
     template <int C, int B>
-    static void score_tiles(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count, const IntQuery* queries, VisibleRange see,
-                            float* const* s) {
-        for (uint32_t j = see.lo / (8 * B) * (8 * B); j < see.hi; j += 8 * B) score_tile<C, B>(tile, scales, n, scale_count, queries, j, s);
+    static void score_tiles(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
+                            const IntQuery* queries, VisibleRange see, float* const* s) {
+        for (uint32_t j = see.lo / (8 * B) * (8 * B); j < see.hi; j += 8 * B)
+            score_tile<C, B>(tile, scales, n, scale_count, queries, j, s);
     }
     // A missing fourth query repeats the third.
-    KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count, const IntQuery* queries, uint32_t count,
-                            VisibleRange see, float* const* s) {
+    KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
+                            const IntQuery* queries, uint32_t count, VisibleRange see, float* const* s) {
         if (count == 1)
             score_tiles<1, 8>(tile, scales, n, scale_count, queries, see, s);
         else if (count == 2)
@@ -365,7 +389,8 @@ struct KvIntsAvx512 {
         _mm512_store_si512(w.high[scale], _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
     }
 
-    // Four weights of positions j.. for every dword of chunk c: of the row's only scale, or of the two blocks of 32 elements.
+    // Four weights of positions j.. for every dword of chunk c: of the row's only scale, or of the two blocks of 32
+    // elements.
     template <bool kBlocks>
     KEEL_INLINE __m512i four_weights(const uint8_t (*w)[kAttentionTile], uint32_t c, uint32_t last, uint32_t j) {
         const auto four = [&](uint32_t scale) KEEL_LAMBDA {
@@ -374,12 +399,14 @@ struct KvIntsAvx512 {
             return v;
         };
         if constexpr (!kBlocks) return _mm512_set1_epi32(four(0));
-        return _mm512_mask_set1_epi32(_mm512_set1_epi32(four(2 * c)), 0xff00, four(2 * c + 1 < last ? 2 * c + 1 : last));
+        return _mm512_mask_set1_epi32(_mm512_set1_epi32(four(2 * c)), 0xff00,
+                                      four(2 * c + 1 < last ? 2 * c + 1 : last));
     }
     // 64 elements of C query rows: 8C accumulators.
     template <int C, bool kBlocks>
-    KEEL_INLINE void add_values_chunk(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                                      const float* keep, VisibleRange see, float* const* o, uint32_t c) {
+    KEEL_INLINE void add_values_chunk(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
+                                      const float (*unit)[kMaxKvScales], const float* keep, VisibleRange see,
+                                      float* const* o, uint32_t c) {
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
         const uint8_t* v = tile + c * 256 + see.lo / 4 * quad_bytes;
         __m512i high[C][4], low[C][4];
@@ -392,7 +419,8 @@ struct KvIntsAvx512 {
             for (int t = 0; t < 4; ++t) x[t] = _mm512_loadu_si512(v + 64 * t);
             KEEL_UNROLL
             for (int i = 0; i < C; ++i) {
-                const __m512i h = four_weights<kBlocks>(w[i].high, c, scale_count - 1, j), l = four_weights<kBlocks>(w[i].low, c, scale_count - 1, j);
+                const __m512i h = four_weights<kBlocks>(w[i].high, c, scale_count - 1, j),
+                              l = four_weights<kBlocks>(w[i].low, c, scale_count - 1, j);
                 KEEL_UNROLL
                 for (int t = 0; t < 4; ++t) {
                     dot4(high[i][t], h, x[t]);
@@ -407,8 +435,10 @@ struct KvIntsAvx512 {
             for (int t = 0; t < 4; ++t) sum[t] = _mm512_add_epi32(_mm512_slli_epi32(high[i][t], 8), low[i][t]);
             KEEL_UNROLL
             for (int half = 0; half < 2; ++half) {
-                const __m512i p = half ? _mm512_shuffle_i32x4(sum[0], sum[1], 0xee) : _mm512_shuffle_i32x4(sum[0], sum[1], 0x44);
-                const __m512i q = half ? _mm512_shuffle_i32x4(sum[2], sum[3], 0xee) : _mm512_shuffle_i32x4(sum[2], sum[3], 0x44);
+                const __m512i p =
+                    half ? _mm512_shuffle_i32x4(sum[0], sum[1], 0xee) : _mm512_shuffle_i32x4(sum[0], sum[1], 0x44);
+                const __m512i q =
+                    half ? _mm512_shuffle_i32x4(sum[2], sum[3], 0xee) : _mm512_shuffle_i32x4(sum[2], sum[3], 0x44);
                 in_order[2 * half] = _mm512_shuffle_i32x4(p, q, 0x88);
                 in_order[2 * half + 1] = _mm512_shuffle_i32x4(p, q, 0xdd);
             }
@@ -423,15 +453,18 @@ struct KvIntsAvx512 {
         }
     }
     template <int C, bool kBlocks>
-    static void add_values_of(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                              const float* keep, VisibleRange see, float* const* o) {
-        for (uint32_t c = 0; 64 * c < n; ++c) add_values_chunk<C, kBlocks>(tile, n, scale_count, w, unit, keep, see, o, c);
+    static void add_values_of(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
+                              const float (*unit)[kMaxKvScales], const float* keep, VisibleRange see, float* const* o) {
+        for (uint32_t c = 0; 64 * c < n; ++c)
+            add_values_chunk<C, kBlocks>(tile, n, scale_count, w, unit, keep, see, o, c);
     }
-    KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                                const float* keep, uint32_t count, VisibleRange see, float* const* o) {
+    KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
+                                const float (*unit)[kMaxKvScales], const float* keep, uint32_t count, VisibleRange see,
+                                float* const* o) {
         const auto add = [&]<bool kBlocks>() KEEL_LAMBDA {
             uint32_t i = 0;
-            for (; i + 2 <= count; i += 2) add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
+            for (; i + 2 <= count; i += 2)
+                add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
             if (i < count) add_values_of<1, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
         };
         if (scale_count == 1)

@@ -1,4 +1,5 @@
-// Integer K and V rows for instruction sets of short registers: the K of kv_ints.h over a vector type V and its integer part P:
+// Integer K and V rows for instruction sets of short registers: the K of kv_ints.h over a vector type V and its integer
+// part P:
 //
 //   windows<F>(p, q)              the 8 bits at bit i * b of the bytes at p, i in 0..31, of a lattice or trellis row; reads up to 2b + 16 bytes
 //   integers<F>(q)                32 of its integers in place of such windows
@@ -21,11 +22,12 @@
 namespace keel::kernels {
 namespace {
 
-// The end of a lattice or trellis row of format F where P may read on: its last bytes, then the start bits of a trellis, then
-// what enters no window.
+// The end of a lattice or trellis row of format F where P may read on: its last bytes, then the start bits of a
+// trellis, then what enters no window.
 template <KvFormat F>
 struct RowEnd {
-    static constexpr uint32_t kBits = kKvFormats[F].bits, kRead = 2 * kBits + 16, kLast = 32;  // kRead: what windows reads
+    static constexpr uint32_t kBits = kKvFormats[F].bits, kRead = 2 * kBits + 16,
+                              kLast = 32;  // kRead: what windows reads
     static_assert(kRead <= kLast);
     alignas(32) uint8_t bytes[kLast + kRead];
 
@@ -39,8 +41,8 @@ struct RowEnd {
     }
 };
 
-// The windows of one row's codes, up to n rounded up to 32 (those behind n may be anything). Groups of 32 are read where they
-// lie as long as P reads bytes of the row only, the last ones from `end`.
+// The windows of one row's codes, up to n rounded up to 32 (those behind n may be anything). Groups of 32 are read
+// where they lie as long as P reads bytes of the row only, the last ones from `end`.
 template <class P, KvFormat F>
 KEEL_INLINE void row_windows(const uint8_t* codes, const RowEnd<F>& end, uint32_t n, int8_t* q) {
     using End = RowEnd<F>;
@@ -62,25 +64,32 @@ struct KvIntsRows {
     KEEL_INLINE void unpack_rows8(const KvRows8& rows, uint32_t n, int8_t* to, uint64_t stride, float* scales) {
         constexpr KvFamily kFamily = kKvFormats[F].family;
         constexpr uint32_t kBits = kKvFormats[F].bits;
-        constexpr uint32_t kLost = kFamily == KvFamily::kTrellis ? 7 - kBits : 0;  // mantissa bits that a trellis does not store
+        constexpr uint32_t kLost =
+            kFamily == KvFamily::kTrellis ? 7 - kBits : 0;  // mantissa bits that a trellis does not store
         constexpr uint32_t kMagnitude = 0x7fff & ~((1u << kLost) - 1);
         const uint32_t count = kFamily == KvFamily::kBlock32 ? n / kKvBlock : 1;
         for (uint32_t b = 0; b < count; ++b) {
             uint16_t fields[8], halves[8];
             for (uint32_t r = 0; r < 8; ++r) {
                 fields[r] = kv_load_u16(rows.scales + 2 * (count * r + b));
-                halves[r] = static_cast<uint16_t>((kFamily == KvFamily::kTrellis ? fields[r] >> 1 : fields[r]) & kMagnitude);
+                halves[r] =
+                    static_cast<uint16_t>((kFamily == KvFamily::kTrellis ? fields[r] >> 1 : fields[r]) & kMagnitude);
             }
-            for (uint32_t r = 0; r < 8; r += V::kLanes) V::store(scales + b * kAttentionTile + r, V::load_f16(halves + r));
+            for (uint32_t r = 0; r < 8; r += V::kLanes)
+                V::store(scales + b * kAttentionTile + r, V::load_f16(halves + r));
             if constexpr (kFamily == KvFamily::kBlock32) {
                 const uint32_t at = b * kKvBlock;
                 for (uint32_t r = 0; r < 8; ++r)
-                    P::template unpack_block<kBits>(rows.codes + r * rows.code_bytes + at * kBits / 8, fields[r], to + r * stride + at);
+                    P::template unpack_block<kBits>(rows.codes + r * rows.code_bytes + at * kBits / 8, fields[r],
+                                                    to + r * stride + at);
             } else {
-                RowEnd<F> ends[8];  // of all rows before any is read: bytes just written can not be read at once in other pieces
-                for (uint32_t r = 0; r < 8; ++r) RowEnd<F>::copy(rows.codes + r * rows.code_bytes, n * kBits / 8, fields[r], &ends[r]);
+                RowEnd<F> ends
+                    [8];  // of all rows before any is read: bytes just written can not be read at once in other pieces
+                for (uint32_t r = 0; r < 8; ++r)
+                    RowEnd<F>::copy(rows.codes + r * rows.code_bytes, n * kBits / 8, fields[r], &ends[r]);
                 // Two short passes: more of their groups are under way at once than of a long one's.
-                for (uint32_t r = 0; r < 8; ++r) row_windows<P, F>(rows.codes + r * rows.code_bytes, ends[r], n, to + r * stride);
+                for (uint32_t r = 0; r < 8; ++r)
+                    row_windows<P, F>(rows.codes + r * rows.code_bytes, ends[r], n, to + r * stride);
                 for (uint32_t r = 0; r < 8; ++r)
                     for (uint32_t i = 0; i < n; i += 32) P::template integers<F>(to + r * stride + i);
             }
@@ -96,7 +105,8 @@ struct KvIntsRows {
         });
     }
     template <KvFormat F>
-    static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
+                                 float* scales) {
         const uint32_t n = a.head_dim, elements = value_elements(n);
         for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
             alignas(64) int8_t q[8][kMaxHeadDim];
@@ -106,16 +116,19 @@ struct KvIntsRows {
                 for (uint32_t d = 0; d < elements; d += 16) P::interleave(q[r] + d, kMaxHeadDim, to + P::kGroup * d);
         });
     }
-    KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
+                                 float* scales) {
         for_integer_format(a.k.format, [&]<KvFormat F>() { unpack_keys_of<F>(a, first, any, tile, scales); });
     }
-    KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
+                                   float* scales) {
         for_integer_format(a.v.format, [&]<KvFormat F>() { unpack_values_of<F>(a, first, any, tile, scales); });
     }
 
     // V::kLanes keys from j on times C query rows.
     template <int C>
-    KEEL_INLINE void score_keys(const int8_t* keys, uint32_t stride, const float* scales, uint32_t scale_count, const IntQuery* queries, float* const* s) {
+    KEEL_INLINE void score_keys(const int8_t* keys, uint32_t stride, const float* scales, uint32_t scale_count,
+                                const IntQuery* queries, float* const* s) {
         const uint32_t block = stride / scale_count;
         typename V::F dot[C];
         KEEL_UNROLL
@@ -133,8 +146,8 @@ struct KvIntsRows {
         KEEL_UNROLL
         for (int c = 0; c < C; ++c) V::store(s[c], dot[c]);
     }
-    KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count, const IntQuery* queries, uint32_t count,
-                            VisibleRange see, float* const* s) {
+    KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
+                            const IntQuery* queries, uint32_t count, VisibleRange see, float* const* s) {
         const uint32_t stride = key_stride(n);
         for (uint32_t j = see.lo & ~7u; j < see.hi; j += V::kLanes) {
             const int8_t* keys = reinterpret_cast<const int8_t*>(tile) + uint64_t{j} * stride;
@@ -150,12 +163,15 @@ struct KvIntsRows {
         }
     }
 
-    KEEL_INLINE void store_weights(const typename V::F* v, Weights& w, uint32_t scale) { P::store_weights(v, w, scale); }
+    KEEL_INLINE void store_weights(const typename V::F* v, Weights& w, uint32_t scale) {
+        P::store_weights(v, w, scale);
+    }
 
     // 16 elements from d on of C query rows.
     template <int C>
-    KEEL_INLINE void add_values_tile(const int8_t* v, uint32_t elements, uint32_t scale, const Weights* w, const float (*unit)[kMaxKvScales],
-                                     const float* keep, VisibleRange see, float* const* o, uint32_t d) {
+    KEEL_INLINE void add_values_tile(const int8_t* v, uint32_t elements, uint32_t scale, const Weights* w,
+                                     const float (*unit)[kMaxKvScales], const float* keep, VisibleRange see,
+                                     float* const* o, uint32_t d) {
         constexpr int kSums = 16 / V::kLanes;
         typename P::I sum[C][kSums];
         KEEL_UNROLL
@@ -174,15 +190,18 @@ struct KvIntsRows {
             V::store(to, V::fma(V::set1(unit[i][scale]), P::total(sum[i][k]), V::mul(V::load(to), V::set1(keep[i]))));
         }
     }
-    KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w, const float (*unit)[kMaxKvScales],
-                                const float* keep, uint32_t count, VisibleRange see, float* const* o) {
+    KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
+                                const float (*unit)[kMaxKvScales], const float* keep, uint32_t count, VisibleRange see,
+                                float* const* o) {
         const int8_t* v = reinterpret_cast<const int8_t*>(tile);
         const uint32_t elements = value_elements(n), block = elements / scale_count;
         for (uint32_t d = 0; d < elements; d += 16) {
             uint32_t i = 0;
             if constexpr (P::kValueRows == 4)
-                for (; i + 4 <= count; i += 4) add_values_tile<4>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
-            for (; i + 2 <= count; i += 2) add_values_tile<2>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
+                for (; i + 4 <= count; i += 4)
+                    add_values_tile<4>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
+            for (; i + 2 <= count; i += 2)
+                add_values_tile<2>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
             if (i < count) add_values_tile<1>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
         }
     }

@@ -1,8 +1,8 @@
 // Products of integer K and V rows in AVX2: with kv_unpack_avx2.h the P of kv_ints_rows.h.
 #pragma once
 #if defined(__AVX2__) && defined(__FMA__)
-#include "kernels/cpu/vector/float_avx2.h"
 #include "kernels/cpu/attention/kv_unpack_avx2.h"
+#include "kernels/cpu/vector/float_avx2.h"
 
 namespace keel::kernels {
 namespace {
@@ -16,7 +16,8 @@ struct KvRowsAvx2 : KvUnpackAvx2 {
     };
 
     KEEL_INLINE void interleave(const int8_t* rows, uint64_t stride, int8_t* to) {
-        const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows)), b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + stride));
+        const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows)),
+                      b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + stride));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_unpacklo_epi8(a, b));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16), _mm_unpackhi_epi8(a, b));
     }
@@ -27,8 +28,8 @@ struct KvRowsAvx2 : KvUnpackAvx2 {
             _mm256_store_si256(reinterpret_cast<__m256i*>(w.w[scale] + 16 * i), _mm256_permute4x64_epi64(words, 0xd8));
         }
     }
-    // Four keys times C <= 2 queries: dword r of sum[c] is that of key r in two parts, 128-bit lanes. |k| is at most 128 and |q|
-    // 127, so that two products fit 16 bits.
+    // Four keys times C <= 2 queries: dword r of sum[c] is that of key r in two parts, 128-bit lanes. |k| is at most
+    // 128 and |q| 127, so that two products fit 16 bits.
     template <int C>
     KEEL_INLINE void dots4(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256i* sum) {
         __m256i part[C][4];
@@ -42,7 +43,8 @@ struct KvRowsAvx2 : KvUnpackAvx2 {
             for (int c = 0; c < C; ++c) x[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q[c] + i));
             KEEL_UNROLL
             for (int r = 0; r < 4; ++r) {
-                const __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + static_cast<uint64_t>(r) * stride + i));
+                const __m256i k =
+                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + static_cast<uint64_t>(r) * stride + i));
                 const __m256i magnitude = _mm256_abs_epi8(k);
                 KEEL_UNROLL
                 for (int c = 0; c < C; ++c) {
@@ -67,20 +69,23 @@ struct KvRowsAvx2 : KvUnpackAvx2 {
         dots4<C>(keys + 4 * stride, stride, q, n, high);
         KEEL_UNROLL
         for (int c = 0; c < C; ++c)
-            dot[c] = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(low[c], high[c], 0x20), _mm256_permute2x128_si256(low[c], high[c], 0x31)));
+            dot[c] = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(low[c], high[c], 0x20),
+                                                         _mm256_permute2x128_si256(low[c], high[c], 0x31)));
     }
     KEEL_INLINE I zero() { return _mm256_setzero_si256(); }
     template <int C>
     KEEL_INLINE void add(I (*sum)[2], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
         __m256i pairs[2];
         KEEL_UNROLL
-        for (int k = 0; k < 2; ++k) pairs[k] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 16 * k)));
+        for (int k = 0; k < 2; ++k)
+            pairs[k] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 16 * k)));
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) {
             int32_t two;
             memcpy(&two, w[i].w[scale] + j, 4);
             KEEL_UNROLL
-            for (int k = 0; k < 2; ++k) sum[i][k] = _mm256_add_epi32(sum[i][k], _mm256_madd_epi16(pairs[k], _mm256_set1_epi32(two)));
+            for (int k = 0; k < 2; ++k)
+                sum[i][k] = _mm256_add_epi32(sum[i][k], _mm256_madd_epi16(pairs[k], _mm256_set1_epi32(two)));
         }
     }
     KEEL_INLINE __m256 total(I sum) { return _mm256_cvtepi32_ps(sum); }

@@ -1,8 +1,8 @@
 // Products of integer K and V rows in NEON with dotprod and i8mm: with kv_unpack_neon.h the P of kv_ints_rows.h.
 #pragma once
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
-#include "kernels/cpu/vector/float_neon.h"
 #include "kernels/cpu/attention/kv_unpack_neon.h"
+#include "kernels/cpu/vector/float_neon.h"
 
 namespace keel::kernels {
 namespace {
@@ -14,16 +14,19 @@ struct KvRowsNeon : KvUnpackNeon {
     static constexpr uint32_t kGroup = 4;
     static constexpr int kValueRows = 2;
     struct Weights {
-        alignas(16) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];  // w = 256 high + low
+        alignas(16) uint8_t high[kMaxKvScales][kAttentionTile],
+            low[kMaxKvScales][kAttentionTile];  // w = 256 high + low
     };
 
     KEEL_INLINE void interleave(const int8_t* rows, uint64_t stride, int8_t* to) {
-        vst4q_s8(to, int8x16x4_t{{vld1q_s8(rows), vld1q_s8(rows + stride), vld1q_s8(rows + 2 * stride), vld1q_s8(rows + 3 * stride)}});
+        vst4q_s8(to, int8x16x4_t{{vld1q_s8(rows), vld1q_s8(rows + stride), vld1q_s8(rows + 2 * stride),
+                                  vld1q_s8(rows + 3 * stride)}});
     }
     KEEL_INLINE void store_weights(const float32x4_t v[16], Weights& w, uint32_t scale) {
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) {
-            const uint16x8_t words = vcombine_u16(vmovn_u32(vcvtnq_u32_f32(v[2 * i])), vmovn_u32(vcvtnq_u32_f32(v[2 * i + 1])));
+            const uint16x8_t words =
+                vcombine_u16(vmovn_u32(vcvtnq_u32_f32(v[2 * i])), vmovn_u32(vcvtnq_u32_f32(v[2 * i + 1])));
             vst1_u8(w.low[scale] + 8 * i, vmovn_u16(words));
             vst1_u8(w.high[scale] + 8 * i, vshrn_n_u16(words, 8));
         }
@@ -46,7 +49,8 @@ struct KvRowsNeon : KvUnpackNeon {
             }
         }
         KEEL_UNROLL
-        for (int c = 0; c < C; ++c) dot[c] = vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[c][0], sum[c][1]), vpaddq_s32(sum[c][2], sum[c][3])));
+        for (int c = 0; c < C; ++c)
+            dot[c] = vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[c][0], sum[c][1]), vpaddq_s32(sum[c][2], sum[c][3])));
     }
     KEEL_INLINE I zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
     template <int C>

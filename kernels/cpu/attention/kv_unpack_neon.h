@@ -1,14 +1,14 @@
 // Integers of KV rows in NEON: the unpacking half of the P of kv_ints_rows.h.
 #pragma once
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
-#include "kernels/cpu/vector/float_neon.h"
 #include "kernels/cpu/attention/kv_ints_rows.h"
+#include "kernels/cpu/vector/float_neon.h"
 
 namespace keel::kernels {
 namespace {
 
-// Sixteen windows at bits 0, b, 2b .. of 16 bytes, the even ones and the odd ones a word each: where its two bytes are, and how
-// far the word is shifted to the left, which is not positive.
+// Sixteen windows at bits 0, b, 2b .. of 16 bytes, the even ones and the odd ones a word each: where its two bytes are,
+// and how far the word is shifted to the left, which is not positive.
 struct WindowWords {
     alignas(16) uint8_t bytes[2][16];
     alignas(16) int16_t shifts[2][8];
@@ -49,7 +49,8 @@ struct KvUnpackNeon {
         int8x16_t x = vqtbl4q_s8(vld1q_s8_x4(table), index);
         KEEL_UNROLL
         for (int quarter = 1; quarter < 4; ++quarter)
-            x = vqtbx4q_s8(x, vld1q_s8_x4(table + 64 * quarter), vsubq_u8(index, vdupq_n_u8(static_cast<uint8_t>(64 * quarter))));
+            x = vqtbx4q_s8(x, vld1q_s8_x4(table + 64 * quarter),
+                           vsubq_u8(index, vdupq_n_u8(static_cast<uint8_t>(64 * quarter))));
         return x;
     }
 
@@ -90,7 +91,8 @@ struct KvUnpackNeon {
             if constexpr (b == 8)
                 x = vreinterpretq_s8_u8(half ? vld1q_u8(codes + 16) : low);
             else
-                x = vsubq_s8(vreinterpretq_s8_u8(half ? vshrq_n_u8(low, 4) : vandq_u8(low, vdupq_n_u8(15))), vdupq_n_s8(8));
+                x = vsubq_s8(vreinterpretq_s8_u8(half ? vshrq_n_u8(low, 4) : vandq_u8(low, vdupq_n_u8(15))),
+                             vdupq_n_s8(8));
             vst1q_s8(q + 16 * half, vqsubq_s8(veorq_s8(x, negative), negative));  // -(-128) is 127
         }
     }

@@ -1,8 +1,8 @@
-// The removed K mean's share of the scores (NUMERICS section 5, "Mean") over a vector type V of float_vector.h: the turns of a
-// pair are read once for several query rows, and a tile's sums stay in registers over all pairs.
+// The removed K mean's share of the scores (NUMERICS section 5, "Mean") over a vector type V of float_vector.h: the
+// turns of a pair are read once for several query rows, and a tile's sums stay in registers over all pairs.
 #pragma once
-#include "kernels/cpu/vector/float_vector.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
 namespace {
@@ -76,7 +76,8 @@ KEEL_INLINE void add_mean_scores_rows(const AttentionArgs& a, const uint32_t* ro
 
 // The same for `count` rows. Positions that a row does not see are added to as well: nobody reads their scores.
 template <class V>
-KEEL_INLINE void add_mean_scores_lanes(const AttentionArgs& a, const uint32_t* rows, uint32_t count, uint32_t first, float* const* s) {
+KEEL_INLINE void add_mean_scores_lanes(const AttentionArgs& a, const uint32_t* rows, uint32_t count, uint32_t first,
+                                       float* const* s) {
     uint32_t i = 0;
     for (; i + 4 <= count; i += 4) add_mean_scores_rows<V, 4>(a, rows + i, first, s + i);
     for (; i + 2 <= count; i += 2) add_mean_scores_rows<V, 2>(a, rows + i, first, s + i);

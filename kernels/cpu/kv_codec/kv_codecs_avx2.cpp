@@ -1,8 +1,8 @@
 // KV row codecs, AVX2.
 #if defined(__AVX2__)
-#include "kernels/cpu/vector/float_avx2.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/kv_codec/kv_codecs_lanes.h"
+#include "kernels/cpu/vector/float_avx2.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_KV_CODECS_LANES(avx2, FloatAvx2)

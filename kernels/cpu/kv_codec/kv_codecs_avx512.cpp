@@ -1,8 +1,8 @@
 // KV row codecs, AVX-512.
 #if defined(__AVX512F__)
-#include "kernels/cpu/vector/float_avx512.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/kv_codec/kv_codecs_lanes.h"
+#include "kernels/cpu/vector/float_avx512.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_KV_CODECS_LANES(avx512, FloatAvx512)

@@ -1,19 +1,22 @@
-// KV row codecs in portable code (formats: kernels/formats/kv_formats.h; arithmetic: NUMERICS section 7). In an unnamed namespace:
-// every instruction set compiles its own copy. The scalar set's; vector sets encode by kv_codecs_lanes.h where that pays.
+// KV row codecs in portable code (formats: kernels/formats/kv_formats.h; arithmetic: NUMERICS section 7). In an unnamed
+// namespace: every instruction set compiles its own copy. The scalar set's; vector sets encode by kv_codecs_lanes.h
+// where that pays.
 //
 // Every f32 sum here has the order of a dot product (16 lanes and tree16), so that all copies give the same bytes.
 #pragma once
 #include <string.h>
 
-#include "kernels/cpu/vector/inline.h"
 #include "kernels/cpu/kernel_set.h"
+#include "kernels/cpu/vector/inline.h"
 #include "kernels/formats/kv_trellis_tables.h"
 #include "kernels/formats/numeric.h"
 
 namespace keel::kernels {
 namespace {
 
-inline uint16_t kv_load_u16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+inline uint16_t kv_load_u16(const uint8_t* p) {
+    return static_cast<uint16_t>(p[0] | p[1] << 8);
+}
 inline void kv_store_u16(uint8_t* p, uint16_t v) {
     p[0] = static_cast<uint8_t>(v);
     p[1] = static_cast<uint8_t>(v >> 8);
@@ -32,7 +35,9 @@ inline float kv_dot(const float* a, const float* b, uint32_t n) {
 // ---- rotation ----
 // Signs of the rotation: the first 256 fractional bits of pi, bit 63 of word 0 first; 1 is negative.
 constexpr uint64_t kRotationSigns[4] = {0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89};
-inline float rotation_sign(uint32_t i) { return kRotationSigns[i / 64] >> (63 - i % 64) & 1 ? -1.0f : 1.0f; }
+inline float rotation_sign(uint32_t i) {
+    return kRotationSigns[i / 64] >> (63 - i % 64) & 1 ? -1.0f : 1.0f;
+}
 
 // Butterflies of Sylvester's Hadamard matrix, smallest stride first, then the factor that makes it orthogonal.
 inline void hadamard(float* x, uint32_t head_dim) {
@@ -68,7 +73,7 @@ inline uint8_t f32_to_fp8(float x) {
         const float steps = f32_from_bits(a) * 512.0f;
         return static_cast<uint8_t>(sign | static_cast<uint32_t>(rint_f32(steps)));
     }
-    const uint32_t rounded = a + 0x7ffff + (a >> 20 & 1);           // to nearest even at bit 20
+    const uint32_t rounded = a + 0x7ffff + (a >> 20 & 1);  // to nearest even at bit 20
     return static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)));
 }
 inline float fp8_to_f32(uint8_t code) {
@@ -97,7 +102,8 @@ void encode_block32(const float* x, uint32_t head_dim, uint8_t* codes, uint8_t* 
         kv_store_u16(scales + 2 * b, f32_to_f16(d));
         int32_t q[kKvBlock];
         for (uint32_t i = 0; i < kKvBlock; ++i) {
-            const float v = (numbers ? x[i] : 0.0f) * inverse, limit = kBits == 8 ? 127.0f : 7.0f, low = kBits == 8 ? -127.0f : -8.0f;
+            const float v = (numbers ? x[i] : 0.0f) * inverse, limit = kBits == 8 ? 127.0f : 7.0f,
+                        low = kBits == 8 ? -127.0f : -8.0f;
             q[i] = static_cast<int32_t>(rint_f32(v > limit ? limit : v < low ? low : v));
         }
         if constexpr (kBits == 8)
@@ -114,15 +120,16 @@ void unpack_block32(const uint8_t* codes, const uint8_t* scales, uint32_t head_d
         const int sign = d & 0x8000 ? -1 : 1;
         scale[b] = f16_to_f32(d & 0x7fff);
         for (uint32_t i = 0; i < kKvBlock; ++i) {
-            const int v = sign * (kBits == 8 ? static_cast<int8_t>(codes[i]) : (codes[i % 16] >> (i < 16 ? 0 : 4) & 15) - 8);
+            const int v =
+                sign * (kBits == 8 ? static_cast<int8_t>(codes[i]) : (codes[i % 16] >> (i < 16 ? 0 : 4) & 15) - 8);
             q[i] = static_cast<int8_t>(v > 127 ? 127 : v);  // -(-128), which no encoder writes
         }
     }
 }
 
 // ---- what lattice and trellis rows share ----
-// A row over its largest magnitude, so that no square overflows, and its root mean square. Not coded: rows that are zero or
-// so small that no f16 scale shows them (kind 0), and rows with an element that is no finite number (kind 2).
+// A row over its largest magnitude, so that no square overflows, and its root mean square. Not coded: rows that are
+// zero or so small that no f16 scale shows them (kind 0), and rows with an element that is no finite number (kind 2).
 struct NormalRow {
     float x[kMaxHeadDim];
     float largest, square;  // square: the sum of x^2
@@ -159,8 +166,8 @@ constexpr float kE8Step[9] = {0, 0, 0.98f, 0.585f, 0.335f, 0.188f, 0.104f, 0, 0.
 constexpr int kE8Steps = 12;
 constexpr float kE8FirstStep = 0.70f, kE8NextStep = 0.06f;
 
-// The nearest point of one block among those of the box, both cosets: u and c, and the squared error over the squared step.
-// y: the block over the step. Exact: costs are separable but for the parity, which one move of one element mends.
+// The nearest point of one block among those of the box, both cosets: u and c, and the squared error over the squared
+// step. y: the block over the step. Exact: costs are separable but for the parity, which one move of one element mends.
 template <int kBits>
 inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     constexpr float kTop = static_cast<float>((1 << kBits) - 1);
@@ -183,7 +190,8 @@ inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
         if (parity) {
             for (int i = 0; i < 8; ++i) {
                 // (error -+ 1)^2 - error^2 for the moves that stay in the box, the upward one first.
-                const float up = at[i] < kTop ? 1.0f - 2.0f * error[i] : kInf32, down = at[i] > 0.0f ? 1.0f + 2.0f * error[i] : kInf32;
+                const float up = at[i] < kTop ? 1.0f - 2.0f * error[i] : kInf32,
+                            down = at[i] > 0.0f ? 1.0f + 2.0f * error[i] : kInf32;
                 const float less = up <= down ? up : down;
                 if (less < cheapest) cheapest = less, move = i, step = up <= down ? 1.0f : -1.0f;
             }
@@ -199,7 +207,9 @@ inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     return best;
 }
 template <int kBits>
-inline int e8_integer(int u, int coset) { return 4 * u - (2 << kBits) + 1 + 2 * coset; }
+inline int e8_integer(int u, int coset) {
+    return 4 * u - (2 << kBits) + 1 + 2 * coset;
+}
 
 // Codes a row at a given step. Returns the integers as floats in c.
 template <int kBits>
@@ -211,14 +221,17 @@ void code_e8(const float* x, uint32_t n, float step, uint8_t* u, uint8_t* cosets
         for (int i = 0; i < 8; ++i) y[i] = x[8 * b + static_cast<uint32_t>(i)] * inverse;
         nearest_e8<kBits>(y, u + 8 * b, &coset);
         cosets[b] = static_cast<uint8_t>(coset);
-        for (int i = 0; i < 8; ++i) c[8 * b + static_cast<uint32_t>(i)] = static_cast<float>(e8_integer<kBits>(u[8 * b + static_cast<uint32_t>(i)], coset));
+        for (int i = 0; i < 8; ++i)
+            c[8 * b + static_cast<uint32_t>(i)] =
+                static_cast<float>(e8_integer<kBits>(u[8 * b + static_cast<uint32_t>(i)], coset));
     }
 }
 template <int kBits>
 void pack_e8(const uint8_t* u, const uint8_t* cosets, uint32_t n, uint8_t* codes) {
     for (uint32_t b = 0; b < n / 8; ++b, codes += kBits) {
         uint64_t word = 0;
-        for (uint32_t i = 0; i < 8; ++i) word |= uint64_t{i == 7 ? (u[8 * b + 7] & 0xfeu) | cosets[b] : u[8 * b + i]} << i * kBits;
+        for (uint32_t i = 0; i < 8; ++i)
+            word |= uint64_t{i == 7 ? (u[8 * b + 7] & 0xfeu) | cosets[b] : u[8 * b + i]} << i * kBits;
         for (int i = 0; i < kBits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
     }
 }
@@ -261,11 +274,12 @@ void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, u
 }
 
 // ---- trellis ----
-// The states of row x, which is in units of the table: state[i] of element i; value[s] is what state s stands for. Exact
-// minimum of the sum of squared errors; among equals the lowest predecessor and the lowest last state.
+// The states of row x, which is in units of the table: state[i] of element i; value[s] is what state s stands for.
+// Exact minimum of the sum of squared errors; among equals the lowest predecessor and the lowest last state.
 template <int kBits>
 void search_trellis(const float* x, uint32_t n, const float* value, uint8_t* state) {
-    constexpr int kGroups = 256 >> kBits, kWays = 1 << kBits;  // states that share their predecessors, and how many those are
+    constexpr int kGroups = 256 >> kBits,
+                  kWays = 1 << kBits;  // states that share their predecessors, and how many those are
     float cost[256], least[kGroups];
     uint8_t from[kMaxHeadDim][kGroups];  // [element][state of the element below >> kBits]: the predecessor's upper bits
     for (int s = 0; s < 256; ++s) {
@@ -321,7 +335,8 @@ void unpack_trellis(const uint8_t* codes, uint32_t start, uint32_t n, const int8
 template <int kBits>
 uint16_t trellis_field(float s, uint32_t start) {
     constexpr uint32_t kStartBits = 8 - kBits, kDropped = kStartBits - 1;
-    const uint32_t half = f32_to_f16(s), kept = s != s ? 0x7e00u >> kDropped : (half + (1u << kDropped >> 1)) >> kDropped;
+    const uint32_t half = f32_to_f16(s),
+                   kept = s != s ? 0x7e00u >> kDropped : (half + (1u << kDropped >> 1)) >> kDropped;
     constexpr uint32_t kLargest = 0x7bffu >> kDropped;  // the largest finite one
     return static_cast<uint16_t>((s == s && kept > kLargest ? kLargest : kept) << kStartBits | start);
 }
@@ -413,26 +428,34 @@ void kv_decode_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n,
 // Decodes one row of a float format, or of one whose integers do not fit 8 bits: what attention reads as f32.
 inline void kv_decode_row(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t n, float* row) {
     switch (format) {
-        case kKvF16: return kv_decode_portable<kKvF16>(codes, scales, n, row);
-        case kKvF32: return kv_decode_portable<kKvF32>(codes, scales, n, row);
-        case kKvFp8: return kv_decode_portable<kKvFp8>(codes, scales, n, row);
-        default: return kv_decode_portable<kKvE8_8>(codes, scales, n, row);
+        case kKvF16:
+            return kv_decode_portable<kKvF16>(codes, scales, n, row);
+        case kKvF32:
+            return kv_decode_portable<kKvF32>(codes, scales, n, row);
+        case kKvFp8:
+            return kv_decode_portable<kKvFp8>(codes, scales, n, row);
+        default:
+            return kv_decode_portable<kKvE8_8>(codes, scales, n, row);
     }
 }
 
-#define KEEL_DEFINE_KV_CODECS(isa)                                                                                              \
-    template <KvFormat F>                                                                                                       \
-    void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {              \
-        kv_encode_portable<F>(row, head_dim, mode, codes, scales);                                                              \
-    }                                                                                                                           \
-    template <KvFormat F>                                                                                                       \
-    void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row) {                          \
-        kv_decode_portable<F>(codes, scales, head_dim, row);                                                                    \
-    }                                                                                                                           \
-    void kv_rotate_##isa(float* row, uint32_t head_dim) { rotate_row(row, head_dim); }                                          \
-    void kv_unrotate_##isa(float* row, uint32_t head_dim) { unrotate_row(row, head_dim); }
+#define KEEL_DEFINE_KV_CODECS(isa)                                                                                 \
+    template <KvFormat F>                                                                                          \
+    void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales) { \
+        kv_encode_portable<F>(row, head_dim, mode, codes, scales);                                                 \
+    }                                                                                                              \
+    template <KvFormat F>                                                                                          \
+    void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row) {             \
+        kv_decode_portable<F>(codes, scales, head_dim, row);                                                       \
+    }                                                                                                              \
+    void kv_rotate_##isa(float* row, uint32_t head_dim) {                                                          \
+        rotate_row(row, head_dim);                                                                                 \
+    }                                                                                                              \
+    void kv_unrotate_##isa(float* row, uint32_t head_dim) {                                                        \
+        unrotate_row(row, head_dim);                                                                               \
+    }
 // Instantiates the above for one format.
-#define KEEL_INSTANTIATE_KV(isa, F)                                                          \
+#define KEEL_INSTANTIATE_KV(isa, F)                                                            \
     template void kv_encode_##isa<F>(const float*, uint32_t, KvScaleMode, uint8_t*, uint8_t*); \
     template void kv_decode_##isa<F>(const uint8_t*, const uint8_t*, uint32_t, float*);
 

@@ -1,20 +1,22 @@
-// KV row codecs over a vector type V of float_vector.h: the bits of kv_codecs_impl.h with lanes = elements (rotation, sums),
-// blocks (e8) or states (tcq). Beside what float_vector.h lists, V has here:
+// KV row codecs over a vector type V of float_vector.h: the bits of kv_codecs_impl.h with lanes = elements (rotation,
+// sums), blocks (e8) or states (tcq). Beside what float_vector.h lists, V has here:
 //
 //   butterfly<s>(v)      lane l: v[l] + v[l + s] where bit s of l is clear, else v[l - s] - v[l];  s < kLanes
 //   repeat<w>(v, part)   lane l: v[(part * kLanes + l) / w],  w in 4, 8, below kLanes
 //   store_words8(v, p)   kLanes rows of 8 int16: v[i], lane l, an integer, to p[8 l + i]
 //   load_words(p)        kLanes int16
 #pragma once
-#include "kernels/cpu/vector/float_vector.h"
 #include "kernels/cpu/kv_codec/kv_codecs_impl.h"
+#include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
 namespace {
 
 // Rows are worked on with zeros behind them up to 16 elements more.
 constexpr uint32_t kPaddedDim = kMaxHeadDim + 16;
-KEEL_INLINE uint32_t padded16(uint32_t n) { return (n + 15) & ~15u; }
+KEEL_INLINE uint32_t padded16(uint32_t n) {
+    return (n + 15) & ~15u;
+}
 
 // The sum of a[i] * b[i] over padded rows, as a dot product of section 1.
 template <class V>
@@ -23,7 +25,8 @@ KEEL_INLINE float dot_lanes(const float* a, const float* b, uint32_t n) {
     KEEL_UNROLL
     for (typename V::F& s : sums) s = V::zero();
     for (uint32_t i = 0; i < n; i += 16) KEEL_UNROLL
-        for (int p = 0; p < kParts<V>; ++p) sums[p] = V::fma(V::load(a + i + p * V::kLanes), V::load(b + i + p * V::kLanes), sums[p]);
+    for (int p = 0; p < kParts<V>; ++p)
+        sums[p] = V::fma(V::load(a + i + p * V::kLanes), V::load(b + i + p * V::kLanes), sums[p]);
     return V::tree16_one(sums);
 }
 
@@ -52,7 +55,9 @@ KEEL_INLINE void rotate_lanes(float* row, uint32_t head_dim, bool back) {
     const uint32_t block = kv_rotation_block(head_dim), n = padded16(head_dim);
     alignas(64) float x[kPaddedDim];
     const auto signs = [&](float* to, const float* from) KEEL_LAMBDA {
-        for_lanes<V>(head_dim, [&](auto load, auto store) __attribute__((always_inline)) { store(to, V::mul(load(from), load(kSigns.at))); });
+        for_lanes<V>(
+            head_dim, [&](auto load, auto store)
+                          __attribute__((always_inline)) { store(to, V::mul(load(from), load(kSigns.at))); });
     };
     for (uint32_t i = head_dim; i < n; ++i) x[i] = 0.0f;
     if (back)
@@ -114,7 +119,8 @@ KEEL_INLINE float scale_of(const PaddedRow& row, float xc, float cc, KvScaleMode
 template <class V, int kBits>
 KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) {
     using F = typename V::F;
-    const F zero = V::zero(), one = V::set1(1.0f), two = V::set1(2.0f), half = V::set1(0.5f), inf = V::set1(kInf32), round = V::set1(kRound32);
+    const F zero = V::zero(), one = V::set1(1.0f), two = V::set1(2.0f), half = V::set1(0.5f), inf = V::set1(kInf32),
+            round = V::set1(kRound32);
     const F top = V::set1(static_cast<float>((1 << kBits) - 1));
     F best = inf;
     KEEL_UNROLL
@@ -128,7 +134,8 @@ KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) 
             const F error = V::sub(v, at[i]), twice = V::mul(two, error);
             cost = V::fma(error, error, cost);
             sum = V::add(sum, at[i]);
-            const F up = V::select(V::less(at[i], top), V::sub(one, twice), inf), down = V::select(V::less(zero, at[i]), V::add(one, twice), inf);
+            const F up = V::select(V::less(at[i], top), V::sub(one, twice), inf),
+                    down = V::select(V::less(zero, at[i]), V::add(one, twice), inf);
             const F change = V::min(up, down);
             const typename V::Mask cheaper = V::less(change, cheapest);
             cheapest = V::select(cheaper, change, cheapest);
@@ -137,7 +144,8 @@ KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) 
         }
         // Half of an odd sum is off its rounding by a half.
         const F halves = V::mul(sum, half);
-        const typename V::Mask odd = V::less(V::set1(0.25f), V::abs(V::sub(halves, V::sub(V::add(halves, round), round))));
+        const typename V::Mask odd =
+            V::less(V::set1(0.25f), V::abs(V::sub(halves, V::sub(V::add(halves, round), round))));
         cost = V::select(odd, V::add(cost, cheapest), cost);
         step = V::keep(odd, step);
         const typename V::Mask better = V::less(cost, best);
@@ -162,8 +170,8 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
         kv_store_u16(scales, x.kind == 2 ? 0x7e00 : 0);
         return;
     }
-    // Blocks of all steps in one sequence, step after step. turned[i][k]: element i of block k % blocks, so that a register may
-    // begin at any block; inverse[k]: of the step of block k of the sequence.
+    // Blocks of all steps in one sequence, step after step. turned[i][k]: element i of block k % blocks, so that a
+    // register may begin at any block; inverse[k]: of the step of block k of the sequence.
     constexpr uint32_t kMost = kE8Steps * kMaxHeadDim / 8 + 16;
     const uint32_t blocks = n / 8, all = kE8Steps * blocks, wide = padded16(n);
     alignas(64) float turned[8][kMaxHeadDim / 8 + 16], inverse[kMost];
@@ -173,7 +181,8 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
         for (uint32_t i = 0; i < 8; ++i) turned[i][k] = block[i];
     }
     for (uint32_t i = 0, k = 0; i < kE8Steps; ++i) {
-        const float step = x.rms * kE8Step[kBits] * fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep), inv = 1.0f / step;
+        const float step = x.rms * kE8Step[kBits] * fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep),
+                    inv = 1.0f / step;
         for (uint32_t b = 0; b < blocks; ++b) inverse[k++] = inv;
     }
     for (uint32_t k = all; k < all + 16; ++k) inverse[k] = 1.0f;
@@ -193,13 +202,14 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
         KEEL_UNROLL
         for (int p = 0; p < kParts<V>; ++p) xc[p] = cc[p] = V::zero();
         for (uint32_t d = 0; d < wide; d += 16) KEEL_UNROLL
-            for (int p = 0; p < kParts<V>; ++p) {
-                const int at = static_cast<int>(d) + p * V::kLanes;
-                const F value = V::keep(V::lanes_between(0, static_cast<int>(n) - at), V::load_words(c + at));
-                xc[p] = V::fma(V::load(x.x + at), value, xc[p]);
-                cc[p] = V::fma(value, value, cc[p]);
-            }
-        const float product = V::tree16_one(xc), square = V::tree16_one(cc), fit = product > 0.0f ? product * product / square : 0.0f;
+        for (int p = 0; p < kParts<V>; ++p) {
+            const int at = static_cast<int>(d) + p * V::kLanes;
+            const F value = V::keep(V::lanes_between(0, static_cast<int>(n) - at), V::load_words(c + at));
+            xc[p] = V::fma(V::load(x.x + at), value, xc[p]);
+            cc[p] = V::fma(value, value, cc[p]);
+        }
+        const float product = V::tree16_one(xc), square = V::tree16_one(cc),
+                    fit = product > 0.0f ? product * product / square : 0.0f;
         if (fit > best) best = fit, kept = c, kept_xc = product, kept_cc = square;
     }
     for (uint32_t b = 0; b < blocks; ++b, kept += 8, codes += kBits) {
@@ -229,8 +239,8 @@ KEEL_INLINE void least_of(const float* cost, typename V::F* least, typename V::F
         *least = V::min(other, *least);
     }
 }
-// One step of the search: for every group of states that share their predecessors, the least cost and whose it is. 16 groups
-// and more have lanes of their own.
+// One step of the search: for every group of states that share their predecessors, the least cost and whose it is. 16
+// groups and more have lanes of their own.
 template <class V, int kBits>
 KEEL_INLINE void best_predecessors(const float* cost, float* least, int8_t* from) {
     using F = typename V::F;
@@ -290,7 +300,8 @@ KEEL_INLINE void search_trellis_lanes(const float* x, uint32_t n, const float* v
         for (int s = 0; s < 256; s += kLanes) {
             F least;
             if constexpr (kWays < kLanes)
-                least = V::template repeat<kWays>(V::load(least_of_group + s / (kWays * kLanes) * kLanes), s / kLanes % kWays);
+                least = V::template repeat<kWays>(V::load(least_of_group + s / (kWays * kLanes) * kLanes),
+                                                  s / kLanes % kWays);
             else
                 least = V::set1(least_of_group[s / kWays]);
             const F d = V::sub(target, V::load(value + s));
@@ -369,8 +380,12 @@ KEEL_INLINE void kv_encode_lanes(const float* row, uint32_t n, KvScaleMode mode,
     void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row) {             \
         kv_decode_portable<F>(codes, scales, head_dim, row);                                                       \
     }                                                                                                              \
-    void kv_rotate_##isa(float* row, uint32_t head_dim) { rotate_lanes<V>(row, head_dim, false); }                 \
-    void kv_unrotate_##isa(float* row, uint32_t head_dim) { rotate_lanes<V>(row, head_dim, true); }
+    void kv_rotate_##isa(float* row, uint32_t head_dim) {                                                          \
+        rotate_lanes<V>(row, head_dim, false);                                                                     \
+    }                                                                                                              \
+    void kv_unrotate_##isa(float* row, uint32_t head_dim) {                                                        \
+        rotate_lanes<V>(row, head_dim, true);                                                                      \
+    }
 
 }  // namespace
 }  // namespace keel::kernels

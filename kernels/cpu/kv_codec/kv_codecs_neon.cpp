@@ -1,8 +1,8 @@
 // KV row codecs, NEON.
 #if defined(__ARM_NEON)
-#include "kernels/cpu/vector/float_neon.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/kv_codec/kv_codecs_lanes.h"
+#include "kernels/cpu/vector/float_neon.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_KV_CODECS_LANES(neon, FloatNeon)

@@ -1,6 +1,6 @@
 // KV row codecs, the reference for every other set.
-#include "kernels/cpu/kv_codec/kv_codecs_impl.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/kv_codec/kv_codecs_impl.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_KV_CODECS(scalar)

@@ -1,7 +1,7 @@
 #include "kernels/cpu/vector/float_avx2.h"
 #if defined(__AVX2__)
-#include "kernels/cpu/matmul/dequantize_impl.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/matmul/dequantize_impl.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_DEQUANTIZE(avx2, FloatAvx2)

@@ -1,8 +1,8 @@
 // Weights to f32 (NUMERICS section 3): the portable decoder, compiled for the instruction set so that its loops become
 // vector loops; half precision by its conversion instructions. k * bits/8 bytes in, k * 4 out.
 #pragma once
-#include "kernels/cpu/vector/float_vector.h"
 #include "kernels/cpu/matmul/quant_blocks.h"
+#include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
 namespace {
@@ -28,10 +28,10 @@ KEEL_INLINE void dequantize_lanes(const void* source, float* dst, uint32_t k) {
         decode_weights<T>(src, dst, k);
 }
 
-#define KEEL_DEFINE_DEQUANTIZE(isa, V)                                 \
-    template <WeightType T>                                            \
+#define KEEL_DEFINE_DEQUANTIZE(isa, V)                                  \
+    template <WeightType T>                                             \
     void dequantize_##isa(const void* source, float* dst, uint32_t k) { \
-        dequantize_lanes<V, T>(source, dst, k);                        \
+        dequantize_lanes<V, T>(source, dst, k);                         \
     }
 
 }  // namespace

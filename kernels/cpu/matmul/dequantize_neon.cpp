@@ -1,7 +1,7 @@
 #include "kernels/cpu/vector/float_neon.h"
 #if defined(__ARM_FEATURE_DOTPROD)
-#include "kernels/cpu/matmul/dequantize_impl.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/matmul/dequantize_impl.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_DEQUANTIZE(neon, FloatNeon)

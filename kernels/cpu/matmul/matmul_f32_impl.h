@@ -3,12 +3,12 @@
 // every use; quantized types are decoded to f32 once for a group of columns.
 //
 // Few columns: one register tile after the other over all of k, so that each weight is read once, in order.
-// More columns: a block's rows are taken in panels of some elements, small enough for the first-level cache, and multiplied
-// by a group of columns; the lanes of all these products wait in scratch for the next panel.
+// More columns: a block's rows are taken in panels of some elements, small enough for the first-level cache, and
+// multiplied by a group of columns; the lanes of all these products wait in scratch for the next panel.
 #pragma once
+#include "kernels/cpu/families.h"
 #include "kernels/cpu/matmul/dequantize_impl.h"
 #include "kernels/cpu/vector/float_vector.h"
-#include "kernels/cpu/families.h"
 
 namespace keel::kernels {
 namespace {
@@ -17,8 +17,8 @@ constexpr uint32_t kBlockRows = 16;
 
 // The rows that follow a tile are fetched ahead while it is multiplied, so many elements of each at a time.
 constexpr uint32_t kFetchMemory = 128, kFetchCache = 32;
-// From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores press
-// the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
+// From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores
+// press the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
 constexpr uint32_t kShortRowBytes = 1024;
 
 // Elements of a panel (a whole number of blocks of every type), and columns whose lanes fit the scratch beside it.
@@ -65,11 +65,13 @@ KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, 
         if (i >= count) break;
         const F dot = V::tree16(lanes + t * V::kLanes);
         if (count - i >= V::kLanes)
-            finish(dot, i, [](const float* p) __attribute__((always_inline)) { return V::load(p); },
-                   [](float* p, F v) __attribute__((always_inline)) { V::store(p, v); });
+            finish(
+                dot, i, [](const float* p) __attribute__((always_inline)) { return V::load(p); },
+                [](float* p, F v) __attribute__((always_inline)) { V::store(p, v); });
         else
-            finish(dot, i, [&](const float* p) __attribute__((always_inline)) { return V::load_first(p, count - i); },
-                   [&](float* p, F v) __attribute__((always_inline)) { V::store_first(p, count - i, v); });
+            finish(
+                dot, i, [&](const float* p) __attribute__((always_inline)) { return V::load_first(p, count - i); },
+                [&](float* p, F v) __attribute__((always_inline)) { V::store_first(p, count - i, v); });
     }
 }
 
@@ -121,7 +123,8 @@ void direct(const MatmulArgs& a) {
         for (; r < rows; ++r) direct_tile<V, Load, 1, C>(a, row + r, lanes + r);
         for (; r < kBlockRows; ++r)
             for (int c = 0; c < C; ++c)
-                for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + static_cast<int>(r)][p] = V::zero();
+                for (int p = 0; p < kParts<V>; ++p)
+                    lanes[c * static_cast<int>(kBlockRows) + static_cast<int>(r)][p] = V::zero();
         KEEL_UNROLL
         for (int c = 0; c < C; ++c) store_block<V>(a, row, rows, static_cast<uint32_t>(c), lanes + c * kBlockRows);
     }
@@ -134,7 +137,7 @@ using BlockLanes = typename V::F[kBlockRows][kParts<V>];
 
 // Where the columns of a tile begin.
 template <class V>
-using TileColumns = const float* [kTileColumns<V>];
+using TileColumns = const float * [kTileColumns<V>];
 
 // A panel's rows times C columns over k elements, a multiple of 16.
 template <class V, class Load, int C, bool kContinue>
@@ -149,17 +152,26 @@ KEEL_INLINE void multiply_columns(const uint8_t* w, uint64_t w_row_bytes, const 
                                   uint32_t k, BlockLanes<V>* lanes) {
     constexpr uint32_t kMost = kTileColumns<V>;
     switch (columns) {
-        case 1: return multiply_panel<V, Load, 1, kContinue>(w, w_row_bytes, x, k, lanes);
-        case 2: return multiply_panel<V, Load, 2, kContinue>(w, w_row_bytes, x, k, lanes);
-        case 3: return multiply_panel<V, Load, 3, kContinue>(w, w_row_bytes, x, k, lanes);
-        case 4: if constexpr (kMost >= 4) return multiply_panel<V, Load, 4, kContinue>(w, w_row_bytes, x, k, lanes); break;
-        case 5: if constexpr (kMost >= 5) return multiply_panel<V, Load, 5, kContinue>(w, w_row_bytes, x, k, lanes); break;
-        case 6: if constexpr (kMost >= 6) return multiply_panel<V, Load, 6, kContinue>(w, w_row_bytes, x, k, lanes); break;
+        case 1:
+            return multiply_panel<V, Load, 1, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 2:
+            return multiply_panel<V, Load, 2, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 3:
+            return multiply_panel<V, Load, 3, kContinue>(w, w_row_bytes, x, k, lanes);
+        case 4:
+            if constexpr (kMost >= 4) return multiply_panel<V, Load, 4, kContinue>(w, w_row_bytes, x, k, lanes);
+            break;
+        case 5:
+            if constexpr (kMost >= 5) return multiply_panel<V, Load, 5, kContinue>(w, w_row_bytes, x, k, lanes);
+            break;
+        case 6:
+            if constexpr (kMost >= 6) return multiply_panel<V, Load, 6, kContinue>(w, w_row_bytes, x, k, lanes);
+            break;
     }
 }
 
-// Rows [row, row + rows) of at most a block, columns [begin, begin + count) of at most a group. Without kDecoded the block
-// is whole and k a multiple of 16.
+// Rows [row, row + rows) of at most a block, columns [begin, begin + count) of at most a group. Without kDecoded the
+// block is whole and k a multiple of 16.
 template <class V, WeightType T, bool kDecoded>
 void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t begin, uint32_t count) {
     using Shape = PanelShape<kDecoded>;
@@ -231,11 +243,19 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
                     if constexpr (direct_rows<V, 1>() > 8)
                         if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a);
                     return direct<V, Load, 1>(a);
-                case 2: return direct<V, Load, 2>(a);
-                case 3: return direct<V, Load, 3>(a);
-                case 4: if constexpr (kTileColumns<V> >= 4) return direct<V, Load, 4>(a); break;
-                case 5: if constexpr (kTileColumns<V> >= 5) return direct<V, Load, 5>(a); break;
-                case 6: if constexpr (kTileColumns<V> >= 6) return direct<V, Load, 6>(a); break;
+                case 2:
+                    return direct<V, Load, 2>(a);
+                case 3:
+                    return direct<V, Load, 3>(a);
+                case 4:
+                    if constexpr (kTileColumns<V> >= 4) return direct<V, Load, 4>(a);
+                    break;
+                case 5:
+                    if constexpr (kTileColumns<V> >= 5) return direct<V, Load, 5>(a);
+                    break;
+                case 6:
+                    if constexpr (kTileColumns<V> >= 6) return direct<V, Load, 6>(a);
+                    break;
             }
             for (; row + kBlockRows <= a.row_end; row += kBlockRows) multiply_rows<V, T, false>(a, row, kBlockRows);
         }
@@ -244,10 +264,10 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
         multiply_rows<V, T, true>(a, row, a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows);
 }
 
-#define KEEL_DEFINE_MATMUL_F32(isa, V)            \
-    template <WeightType T>                       \
-    void matmul_f32_##isa(const MatmulArgs& a) {  \
-        matmul_f32_lanes<V, T>(a);                \
+#define KEEL_DEFINE_MATMUL_F32(isa, V)           \
+    template <WeightType T>                      \
+    void matmul_f32_##isa(const MatmulArgs& a) { \
+        matmul_f32_lanes<V, T>(a);               \
     }
 
 }  // namespace

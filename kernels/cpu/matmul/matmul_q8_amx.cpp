@@ -16,8 +16,8 @@ struct HardwareTiles {
         config.rows[2] = static_cast<uint8_t>(sub / 4);
         config.row_bytes[0] = config.row_bytes[2] = 64;
         config.row_bytes[1] = static_cast<uint16_t>(sub);
-        // GCC's header tells the compiler of the first eight bytes only, and of none that tile loads read: all of memory is
-        // as written from here on.
+        // GCC's header tells the compiler of the first eight bytes only, and of none that tile loads read: all of
+        // memory is as written from here on.
         __asm__ volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
     }

@@ -12,7 +12,7 @@ void matmul_repacked_neon(const MatmulArgs& a) {
     matmul_q8_rows<Q8Neon, T, true, NeonMatrixUnit>(a);
 }
 
-#define KEEL_INSTANTIATE(T)                               \
+#define KEEL_INSTANTIATE(T)                             \
     template void matmul_q8_neon<T>(const MatmulArgs&); \
     template void matmul_repacked_neon<T>(const MatmulArgs&);
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)

@@ -123,7 +123,7 @@ void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* column
 }
 
 #define KEEL_INSTANTIATE_F32(T) template void matmul_f32_scalar<T>(const MatmulArgs&);
-#define KEEL_INSTANTIATE_Q8(T)                           \
+#define KEEL_INSTANTIATE_Q8(T)                            \
     template void matmul_q8_scalar<T>(const MatmulArgs&); \
     template void matmul_repacked_scalar<T>(const MatmulArgs&);
 KEEL_WEIGHT_TYPES(KEEL_INSTANTIATE_F32)

@@ -1,6 +1,6 @@
 // Matrix products with 8-bit activations by AMX int8 tiles, for many columns: sixteen columns by the sixteen rows of a
-// panel (q8_products.h) at a time. Fewer columns, and what is left of them, go the way of AVX-512, with the same bits: a
-// tile leaves the exact integer sums of one sub-block, and scales and f32 accumulators are applied as everywhere.
+// panel (q8_products.h) at a time. Fewer columns, and what is left of them, go the way of AVX-512, with the same bits:
+// a tile leaves the exact integer sums of one sub-block, and scales and f32 accumulators are applied as everywhere.
 //
 //     A: 16 columns x S bytes of signed activations, as they lie in the q8 planes (stride: a column)
 //     B: S/4 x 64 bytes of unsigned codes, as they lie in a panel: four elements of sixteen rows
@@ -19,7 +19,8 @@ constexpr uint32_t kTileSide = 16;
 
 // Sixteen columns from `column` on.
 template <class Tiles, WeightType T>
-void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel, uint32_t row, uint32_t count, uint32_t column) {
+void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel, uint32_t row, uint32_t count,
+                      uint32_t column) {
     using V = Q8Avx512;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kSub = kShape.sub ? kShape.sub : kShape.elements, kSubs = kShape.elements / kSub;
@@ -44,7 +45,8 @@ void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel,
             }
         }
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kTileSide; ++i) acc[i] = finish_block<V, T>(p.factors, sum[i], d + i * x.stride, sums + i * x.stride, acc[i]);
+        for (uint32_t i = 0; i < kTileSide; ++i)
+            acc[i] = finish_block<V, T>(p.factors, sum[i], d + i * x.stride, sums + i * x.stride, acc[i]);
     }
     KEEL_UNROLL
     for (uint32_t i = 0; i < kTileSide; ++i) store_rows<V>(a, row, count, column + i, acc[i]);
@@ -62,7 +64,8 @@ struct AmxColumns {
         Tiles::configure(kShape.sub ? kShape.sub : kShape.elements);
         for (; c + kTileSide <= a.columns; c += kTileSide)
             for (uint32_t r = 0; r < rows; r += kLanes)
-                panel_times_tile<Tiles, T>(a, panels + r / kLanes * blocks, row + r, rows - r < kLanes ? rows - r : kLanes, c);
+                panel_times_tile<Tiles, T>(a, panels + r / kLanes * blocks, row + r,
+                                           rows - r < kLanes ? rows - r : kLanes, c);
         Tiles::release();
         return c;
     }

@@ -1,5 +1,5 @@
-// The integer vectors of AVX2 for q8_products.h: eight rows. Products of four go through 16 bits: maddubs leaves sums of
-// two, several of which are added there before the scale of their sub-block multiplies and widens them in madd.
+// The integer vectors of AVX2 for q8_products.h: eight rows. Products of four go through 16 bits: maddubs leaves sums
+// of two, several of which are added there before the scale of their sub-block multiplies and widens them in madd.
 #pragma once
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
@@ -50,23 +50,34 @@ struct Q8Avx2 {
     KEEL_INLINE I sub8(I a, I b) { return _mm256_sub_epi8(a, b); }
     KEEL_INLINE I negate16(I a) { return _mm256_sub_epi16(_mm256_setzero_si256(), a); }
     template <int n>
-    KEEL_INLINE I shift_left(I v) { return _mm256_slli_epi16(v, n); }
+    KEEL_INLINE I shift_left(I v) {
+        return _mm256_slli_epi16(v, n);
+    }
     template <int n>
-    KEEL_INLINE I shift_right(I v) { return _mm256_srli_epi16(v, n); }
+    KEEL_INLINE I shift_right(I v) {
+        return _mm256_srli_epi16(v, n);
+    }
     template <int n>
-    KEEL_INLINE I shift_left32(I v) { return _mm256_slli_epi32(v, n); }
+    KEEL_INLINE I shift_left32(I v) {
+        return _mm256_slli_epi32(v, n);
+    }
     template <int n>
-    KEEL_INLINE I shift_right32(I v) { return _mm256_srli_epi32(v, n); }
+    KEEL_INLINE I shift_right32(I v) {
+        return _mm256_srli_epi32(v, n);
+    }
     KEEL_INLINE I look_up(const uint8_t table[16], I v) {
-        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), v);
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table))),
+                                   v);
     }
     // Bit i of qh is bit 4 of element i.
     KEEL_INLINE void add_fifth_bits(I qh, I code[8]) {
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) {
             const int first = j / 2 * 0x01010101;
-            const I index = _mm256_broadcastsi128_si256(_mm_setr_epi32(first, first + 0x04040404, first + 0x08080808, first + 0x0c0c0c0c));
-            const I bits = _mm256_set1_epi32(static_cast<int>(j % 2 ? 0x80402010u : 0x08040201u)), byte = _mm256_shuffle_epi8(qh, index);
+            const I index = _mm256_broadcastsi128_si256(
+                _mm_setr_epi32(first, first + 0x04040404, first + 0x08080808, first + 0x0c0c0c0c));
+            const I bits = _mm256_set1_epi32(static_cast<int>(j % 2 ? 0x80402010u : 0x08040201u)),
+                    byte = _mm256_shuffle_epi8(qh, index);
             const I set = _mm256_cmpeq_epi8(_mm256_and_si256(byte, bits), bits);
             code[j] = _mm256_or_si256(code[j], _mm256_and_si256(set, _mm256_set1_epi8(16)));
         }
@@ -83,14 +94,18 @@ struct Q8Avx2 {
         return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0xd8)));
     }
     KEEL_INLINE F f16_high(I v) { return f16_low(_mm256_srli_epi32(v, 16)); }
-    KEEL_INLINE F load_f16(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    KEEL_INLINE F load_f16(const uint8_t* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
 
     KEEL_INLINE I broadcast_dword(const uint8_t* p) {
         int32_t v;
         memcpy(&v, p, 4);
         return _mm256_set1_epi32(v);
     }
-    KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums))); }
+    KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {
+        return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums)));
+    }
     // 32 elements; sub: elements that share a scale, 0 for none.
     template <bool is_signed, int run, uint32_t sub, int N, class Address>
     KEEL_INLINE void multiply_chunk(const I* code, const I* scale, Address&& q, I* sum) {
@@ -103,7 +118,8 @@ struct Q8Avx2 {
                 KEEL_UNROLL
                 for (int c = 0; c < N; ++c) {
                     const I x = broadcast_dword(q(c) + 4 * j);
-                    const I product = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+                    const I product = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                                                : _mm256_maddubs_epi16(w, x);
                     t[c] = j == first ? product : _mm256_add_epi16(t[c], product);
                     // Integer sums may be reordered, and are, into trees that need more registers than there are; this
                     // keeps the chain as written (and costs no instruction).

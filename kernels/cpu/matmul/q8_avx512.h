@@ -24,7 +24,9 @@ struct Q8Avx512 {
         I y[4];
         KEEL_UNROLL
         for (int j = 0; j < 4; ++j) {
-            const auto row = [&](int i) KEEL_LAMBDA { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (4 * i + j) * stride)); };
+            const auto row = [&](int i) KEEL_LAMBDA {
+                return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (4 * i + j) * stride));
+            };
             y[j] = _mm512_castsi128_si512(row(0));
             y[j] = _mm512_inserti32x4(y[j], row(1), 1);
             y[j] = _mm512_inserti32x4(y[j], row(2), 2);
@@ -41,7 +43,8 @@ struct Q8Avx512 {
         int32_t v[16];
         KEEL_UNROLL
         for (uint64_t i = 0; i < 16; ++i) memcpy(v + i, p + i * stride, 4);
-        return _mm512_setr_epi32(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]);
+        return _mm512_setr_epi32(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13],
+                                 v[14], v[15]);
     }
     KEEL_INLINE I zero() { return _mm512_setzero_si512(); }
     KEEL_INLINE I set1_8(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
@@ -53,13 +56,21 @@ struct Q8Avx512 {
     KEEL_INLINE I sub8(I a, I b) { return _mm512_sub_epi8(a, b); }
     KEEL_INLINE I negate16(I a) { return _mm512_sub_epi16(_mm512_setzero_si512(), a); }
     template <int n>
-    KEEL_INLINE I shift_left(I v) { return _mm512_slli_epi16(v, n); }
+    KEEL_INLINE I shift_left(I v) {
+        return _mm512_slli_epi16(v, n);
+    }
     template <int n>
-    KEEL_INLINE I shift_right(I v) { return _mm512_srli_epi16(v, n); }
+    KEEL_INLINE I shift_right(I v) {
+        return _mm512_srli_epi16(v, n);
+    }
     template <int n>
-    KEEL_INLINE I shift_left32(I v) { return _mm512_slli_epi32(v, n); }
+    KEEL_INLINE I shift_left32(I v) {
+        return _mm512_slli_epi32(v, n);
+    }
     template <int n>
-    KEEL_INLINE I shift_right32(I v) { return _mm512_srli_epi32(v, n); }
+    KEEL_INLINE I shift_right32(I v) {
+        return _mm512_srli_epi32(v, n);
+    }
     KEEL_INLINE I look_up(const uint8_t table[16], I v) {
         return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), v);
     }
@@ -68,13 +79,16 @@ struct Q8Avx512 {
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) {
             const int first = j / 2 * 0x01010101;
-            const I index = _mm512_broadcast_i32x4(_mm_setr_epi32(first, first + 0x04040404, first + 0x08080808, first + 0x0c0c0c0c));
+            const I index = _mm512_broadcast_i32x4(
+                _mm_setr_epi32(first, first + 0x04040404, first + 0x08080808, first + 0x0c0c0c0c));
             const I bits = _mm512_set1_epi32(static_cast<int>(j % 2 ? 0x80402010u : 0x08040201u));
             const __mmask64 set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(qh, index), bits);
             code[j] = _mm512_mask_add_epi8(code[j], set, code[j], _mm512_set1_epi8(16));
         }
     }
-    KEEL_INLINE I widen_scale(I bytes, int b) { return _mm512_srai_epi32(b < 3 ? _mm512_slli_epi32(bytes, 24 - 8 * b) : bytes, 24); }
+    KEEL_INLINE I widen_scale(I bytes, int b) {
+        return _mm512_srai_epi32(b < 3 ? _mm512_slli_epi32(bytes, 24 - 8 * b) : bytes, 24);
+    }
     KEEL_INLINE I widen_pair(I bytes, int first, int second) {
         // Every byte goes to the upper half of its 16 bits (0x80 fills the lower one); the shift extends its sign.
         const int row0 = 0x00800080 | first << 8 | second << 24, row = 0x04000400;
@@ -83,7 +97,9 @@ struct Q8Avx512 {
     }
     KEEL_INLINE F f16_low(I v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
     KEEL_INLINE F f16_high(I v) { return f16_low(_mm512_srli_epi32(v, 16)); }
-    KEEL_INLINE F load_f16(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+    KEEL_INLINE F load_f16(const uint8_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
 
     KEEL_INLINE I broadcast_dword(const uint8_t* p) {
         int32_t v;
@@ -91,7 +107,9 @@ struct Q8Avx512 {
         return _mm512_set1_epi32(v);
     }
     KEEL_INLINE I dot4(I acc, I codes, I x) { return _mm512_dpbusd_epi32(acc, codes, x); }
-    KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) { return _mm512_dpwssd_epi32(acc, pairs, broadcast_dword(sums)); }
+    KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {
+        return _mm512_dpwssd_epi32(acc, pairs, broadcast_dword(sums));
+    }
     KEEL_INLINE I multiply_add(I acc, I t, I scale) { return _mm512_add_epi32(acc, _mm512_mullo_epi32(t, scale)); }
 
     KEEL_INLINE F zero_floats() { return _mm512_setzero_ps(); }

@@ -50,11 +50,17 @@ struct Q8Neon {
     KEEL_INLINE I sub8(I a, I b) { return of8(vsubq_s8(as8(a), as8(b))); }
     KEEL_INLINE I negate16(I a) { return of16(vnegq_s16(as16(a))); }
     template <int n>
-    KEEL_INLINE I shift_left(I v) { return of16(vshlq_n_s16(as16(v), n)); }
+    KEEL_INLINE I shift_left(I v) {
+        return of16(vshlq_n_s16(as16(v), n));
+    }
     template <int n>
-    KEEL_INLINE I shift_right(I v) { return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(v), n)); }
+    KEEL_INLINE I shift_right(I v) {
+        return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(v), n));
+    }
     template <int n>
-    KEEL_INLINE I shift_left32(I v) { return vshlq_n_s32(v, n); }
+    KEEL_INLINE I shift_left32(I v) {
+        return vshlq_n_s32(v, n);
+    }
     template <int n>
     KEEL_INLINE I shift_right32(I v) {
         if constexpr (n == 0)
@@ -62,24 +68,32 @@ struct Q8Neon {
         else
             return vreinterpretq_s32_u32(vshrq_n_u32(as_unsigned(v), n));
     }
-    KEEL_INLINE I look_up(const uint8_t table[16], I v) { return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(v))); }
+    KEEL_INLINE I look_up(const uint8_t table[16], I v) {
+        return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(v)));
+    }
     // Four dwords as bytes.
-    KEEL_INLINE uint8x16_t dwords(uint32_t a, uint32_t b, uint32_t c, uint32_t d) { return vreinterpretq_u8_u32(uint32x4_t{a, b, c, d}); }
+    KEEL_INLINE uint8x16_t dwords(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+        return vreinterpretq_u8_u32(uint32x4_t{a, b, c, d});
+    }
     // Bit i of qh is bit 4 of element i.
     KEEL_INLINE void add_fifth_bits(I qh, I code[8]) {
         KEEL_UNROLL
         for (uint32_t j = 0; j < 8; ++j) {
             const uint32_t first = j / 2 * 0x01010101u;
-            const uint8x16_t byte = vqtbl1q_u8(vreinterpretq_u8_s32(qh), dwords(first, first + 0x04040404u, first + 0x08080808u, first + 0x0c0c0c0cu));
+            const uint8x16_t byte = vqtbl1q_u8(
+                vreinterpretq_u8_s32(qh), dwords(first, first + 0x04040404u, first + 0x08080808u, first + 0x0c0c0c0cu));
             const uint8x16_t set = vtstq_u8(byte, vreinterpretq_u8_u32(vdupq_n_u32(j % 2 ? 0x80402010u : 0x08040201u)));
             code[j] = or_(code[j], vreinterpretq_s32_u8(vandq_u8(set, vdupq_n_u8(16))));
         }
     }
     KEEL_INLINE I widen_scale(I bytes, int b) { return vshrq_n_s32(vshlq_s32(bytes, vdupq_n_s32(24 - 8 * b)), 24); }
     KEEL_INLINE I widen_pair(I bytes, int first, int second) {
-        // Every byte goes to the upper half of its 16 bits (an index beyond 15 fills the lower one); the shift extends its sign.
-        const uint32_t f = 0x04ff00ffu + static_cast<uint32_t>(first) * 0x01000100u, s = 0x04ff00ffu + static_cast<uint32_t>(second) * 0x01000100u;
-        const uint8x16_t spread = vqtbl1q_u8(vreinterpretq_u8_s32(bytes), dwords(f, f + 0x08000800u, s, s + 0x08000800u));
+        // Every byte goes to the upper half of its 16 bits (an index beyond 15 fills the lower one); the shift extends
+        // its sign.
+        const uint32_t f = 0x04ff00ffu + static_cast<uint32_t>(first) * 0x01000100u,
+                       s = 0x04ff00ffu + static_cast<uint32_t>(second) * 0x01000100u;
+        const uint8x16_t spread =
+            vqtbl1q_u8(vreinterpretq_u8_s32(bytes), dwords(f, f + 0x08000800u, s, s + 0x08000800u));
         return of16(vshrq_n_s16(vreinterpretq_s16_u8(spread), 8));
     }
     KEEL_INLINE F f16_low(I v) { return vcvt_f32_f16(vreinterpret_f16_s16(vmovn_s32(v))); }
@@ -94,13 +108,15 @@ struct Q8Neon {
     }
     template <int i>
     KEEL_INLINE I dot_pair(I acc, I pairs, int16x8_t sums) {
-        return vmlal_high_laneq_s16(vmlal_laneq_s16(acc, vget_low_s16(as16(pairs)), sums, 2 * i), as16(pairs), sums, 2 * i + 1);
+        return vmlal_high_laneq_s16(vmlal_laneq_s16(acc, vget_low_s16(as16(pairs)), sums, 2 * i), as16(pairs), sums,
+                                    2 * i + 1);
     }
     KEEL_INLINE I dot_sums(I acc, const I* pairs, const uint8_t* sums) {
         KEEL_UNROLL
         for (int half = 0; half < 2; ++half, pairs += 4) {
             const int16x8_t s = vreinterpretq_s16_u8(vld1q_u8(sums + 16 * half));
-            acc = dot_pair<3>(dot_pair<2>(dot_pair<1>(dot_pair<0>(acc, pairs[0], s), pairs[1], s), pairs[2], s), pairs[3], s);
+            acc = dot_pair<3>(dot_pair<2>(dot_pair<1>(dot_pair<0>(acc, pairs[0], s), pairs[1], s), pairs[2], s),
+                              pairs[3], s);
         }
         return acc;
     }
@@ -171,7 +187,8 @@ struct NeonMatrixUnit {
     }
 
     template <WeightType T>
-    static void multiply_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows, uint32_t column) {
+    static void multiply_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
+                                 uint32_t column) {
         constexpr uint32_t kBlock = block_shape(T).elements;
         const uint32_t blocks = a.k / kBlock;
         const ColumnPlanes x = ColumnPlanes::of(a, kBlock);
@@ -187,7 +204,8 @@ struct NeonMatrixUnit {
                 KEEL_UNROLL
                 for (int p = 0; p < kPairs; ++p) {
                     const uint8_t* q = x.q + uint64_t{first} * kBlock + i;
-                    const int64x2_t even = vreinterpretq_s64_u8(vld1q_u8(q + at[2 * p])), odd = vreinterpretq_s64_u8(vld1q_u8(q + at[2 * p + 1]));
+                    const int64x2_t even = vreinterpretq_s64_u8(vld1q_u8(q + at[2 * p])),
+                                    odd = vreinterpretq_s64_u8(vld1q_u8(q + at[2 * p + 1]));
                     pairs[i / 8][p] = vreinterpretq_s8_s64(vzip1q_s64(even, odd));
                     pairs[i / 8 + 1][p] = vreinterpretq_s8_s64(vzip2q_s64(even, odd));
                 }
@@ -198,12 +216,14 @@ struct NeonMatrixUnit {
         }
         for (uint32_t r = 0; r < rows; r += V::kLanes)
             for (uint32_t c = 0; c < static_cast<uint32_t>(kColumns) && column + c < a.columns; ++c)
-                store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, column + c, acc[r / V::kLanes][c]);
+                store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, column + c,
+                              acc[r / V::kLanes][c]);
     }
 
     // acc[c] goes on over `count` blocks of one panel.
     template <WeightType T>
-    __attribute__((noinline)) static void multiply_blocks(const PanelBlock<V, T>* panel, uint32_t count, const int8x16_t (*x)[kPairs], const uint8_t* d,
+    __attribute__((noinline)) static void multiply_blocks(const PanelBlock<V, T>* panel, uint32_t count,
+                                                          const int8x16_t (*x)[kPairs], const uint8_t* d,
                                                           const uint8_t* sums, const uint64_t* at, V::F* acc) {
         constexpr BlockShape kShape = block_shape(T);
         constexpr uint32_t kSub = kShape.sub ? kShape.sub : kShape.elements;
@@ -217,14 +237,16 @@ struct NeonMatrixUnit {
                 for (int p = 0; p < kPairs; ++p) t[0][p] = t[1][p] = V::zero();
                 KEEL_UNROLL
                 for (uint32_t i = 0; i < kSub / 8; ++i) {
-                    const int8x16_t even = V::as8(panel->code[s * (kSub / 4) + 2 * i]), odd = V::as8(panel->code[s * (kSub / 4) + 2 * i + 1]);
+                    const int8x16_t even = V::as8(panel->code[s * (kSub / 4) + 2 * i]),
+                                    odd = V::as8(panel->code[s * (kSub / 4) + 2 * i + 1]);
                     KEEL_UNROLL
                     for (int p = 0; p < kPairs; ++p) {
                         t[0][p] = vmmlaq_s32(t[0][p], even, x[i][p]);
                         t[1][p] = vmmlaq_s32(t[1][p], odd, x[i][p]);
                     }
                 }
-                const V::I scale = kShape.sub ? panel->factors.scale()[s] : V::set1_32(1), even = vtrn1q_s32(scale, scale), odd = vtrn2q_s32(scale, scale);
+                const V::I scale = kShape.sub ? panel->factors.scale()[s] : V::set1_32(1),
+                           even = vtrn1q_s32(scale, scale), odd = vtrn2q_s32(scale, scale);
                 KEEL_UNROLL
                 for (int p = 0; p < kPairs; ++p) {
                     sum[0][p] = kShape.sub ? vmlaq_s32(sum[0][p], t[0][p], even) : t[0][p];
@@ -233,7 +255,8 @@ struct NeonMatrixUnit {
             }
             KEEL_UNROLL
             for (int c = 0; c < kColumns; ++c) {
-                const V::I of_rows = c % 2 ? vtrn2q_s32(sum[0][c / 2], sum[1][c / 2]) : vtrn1q_s32(sum[0][c / 2], sum[1][c / 2]);
+                const V::I of_rows =
+                    c % 2 ? vtrn2q_s32(sum[0][c / 2], sum[1][c / 2]) : vtrn1q_s32(sum[0][c / 2], sum[1][c / 2]);
                 const V::I all = vaddq_s32(start_block<V, T>(sums + at[c]), of_rows);
                 acc[c] = finish_block<V, T>(panel->factors, all, d + at[c], sums + at[c], acc[c]);
             }

@@ -6,13 +6,15 @@
 //     codes:        | row 0: q[4j..4j+3] | row 1: q[4j..4j+3] | ... | row L-1: q[4j..4j+3] |
 //     activations:  | a[4j..4j+3]        | a[4j..4j+3]        | ... one dword, broadcast from memory
 //
-// so the integer sums of L rows come out in L lanes, without horizontal additions. Interleaved weights (kernels/formats/repack.h)
-// are such vectors in memory; plain rows are transposed in registers as they are read. Codes stay unsigned where that
-// fits V: the offset of the format is taken out afterwards through the activation sums, exactly.
+// so the integer sums of L rows come out in L lanes, without horizontal additions. Interleaved weights
+// (kernels/formats/repack.h) are such vectors in memory; plain rows are transposed in registers as they are read. Codes
+// stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
+// exactly.
 //
 // One column: codes go from the bytes to the products in registers. A few: a block of L rows is unpacked when its turn
-// comes, and used by all of them. In both, every weight byte is read once. More columns: groups of L rows are unpacked once into panels in the caller's scratch, and register tiles of L rows by
-// V::kTileColumns columns walk over the whole of k.
+// comes, and used by all of them. In both, every weight byte is read once. More columns: groups of L rows are unpacked
+// once into panels in the caller's scratch, and register tiles of L rows by V::kTileColumns columns walk over the whole
+// of k.
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
 //   load(p), load_rows(p, stride, I out[4])  16 bytes of L rows, transposed in dwords; load_row_dwords(p, stride)
@@ -28,9 +30,9 @@
 
 #include <type_traits>
 
-#include "kernels/cpu/vector/inline.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/matmul/quant_blocks.h"
+#include "kernels/cpu/vector/inline.h"
 
 namespace keel::kernels {
 namespace {
@@ -46,17 +48,27 @@ struct CodeTraits {
 template <class V>
 constexpr CodeTraits code_traits(WeightType type) {
     switch (type) {
-        case kQ4_0: return {false, 8, 8};
-        case kQ4_1: return {false, 0, 8};
-        case kQ5_0: return {false, 16, 4};
-        case kQ5_1: return {false, 0, 4};
-        case kQ2_K: return {false, 0, 4};  // a sub-block has only four
-        case kQ3_K: return {false, 4, 4};
-        case kQ4_K: return {false, 0, 8};
-        case kQ5_K: return {false, 0, 4};
-        case kQ6_K: return {false, 32, 2};
+        case kQ4_0:
+            return {false, 8, 8};
+        case kQ4_1:
+            return {false, 0, 8};
+        case kQ5_0:
+            return {false, 16, 4};
+        case kQ5_1:
+            return {false, 0, 4};
+        case kQ2_K:
+            return {false, 0, 4};  // a sub-block has only four
+        case kQ3_K:
+            return {false, 4, 4};
+        case kQ4_K:
+            return {false, 0, 8};
+        case kQ5_K:
+            return {false, 0, 4};
+        case kQ6_K:
+            return {false, 32, 2};
         // Signed bytes: as they are, or plus 128 where products want unsigned ones.
-        default: return V::kSignedCodes ? CodeTraits{true, 0, 1} : CodeTraits{false, 128, 1};
+        default:
+            return V::kSignedCodes ? CodeTraits{true, 0, 1} : CodeTraits{false, 128, 1};
     }
 }
 
@@ -105,7 +117,8 @@ struct PlainRows {
         typename V::I t[4];
         V::load_rows(block + offset - 2, stride, t);
         KEEL_UNROLL
-        for (int i = 0; i < 3; ++i) out[i] = V::or_(V::template shift_right32<16>(t[i]), V::template shift_left32<16>(t[i + 1]));
+        for (int i = 0; i < 3; ++i)
+            out[i] = V::or_(V::template shift_right32<16>(t[i]), V::template shift_left32<16>(t[i + 1]));
     }
     // The f16 that stands apart in interleaved blocks.
     KEEL_LAMBDA typename V::F apart() const {
@@ -130,7 +143,8 @@ struct PartialRows : PlainRows<V, T> {
     }
     void at(uint32_t b) {
         for (uint32_t r = 0; r < V::kLanes; ++r)
-            memcpy(copy + r * Base::kBytes, rows + (r < count ? r : count - 1) * row_bytes + uint64_t{b} * Base::kBytes, Base::kBytes);
+            memcpy(copy + r * Base::kBytes, rows + (r < count ? r : count - 1) * row_bytes + uint64_t{b} * Base::kBytes,
+                   Base::kBytes);
     }
     void prefetch(uint32_t) const {}
 };
@@ -140,7 +154,8 @@ template <class V, WeightType T>
 struct InterleavedRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
     static constexpr bool kApart = repack_has_apart(kBytes);
-    static constexpr uint32_t kFirst = kApart && repack_apart_offset(T, kBytes) == 0 ? 2 : 0, kGroupFirst = kApart ? 2 * kRepackRows : 0;
+    static constexpr uint32_t kFirst = kApart && repack_apart_offset(T, kBytes) == 0 ? 2 : 0,
+                              kGroupFirst = kApart ? 2 * kRepackRows : 0;
     static constexpr uint32_t kAheadBytes = 8192;
     static constexpr bool kWhole = true;
     const uint8_t *group, *block;
@@ -154,7 +169,8 @@ struct InterleavedRows {
     KEEL_LAMBDA void dwords(uint32_t offset, typename V::I* out) const {
         KEEL_UNROLL
         for (int i = 0; i < n; ++i)
-            out[i] = V::load(block + kGroupFirst + ((offset - kFirst) / 4 + static_cast<uint32_t>(i)) * (4 * kRepackRows) + 4 * lane);
+            out[i] = V::load(block + kGroupFirst +
+                             ((offset - kFirst) / 4 + static_cast<uint32_t>(i)) * (4 * kRepackRows) + 4 * lane);
     }
     KEEL_LAMBDA void three_dwords(uint32_t offset, typename V::I* out) const { dwords<3>(offset, out); }
     KEEL_LAMBDA typename V::F apart() const { return V::load_f16(block + 2 * lane); }
@@ -200,7 +216,8 @@ KEEL_INLINE void look_up_iq4_codes(typename V::I* code) {
 template <class V, WeightType T>
 KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, T>& f) {
     KEEL_UNROLL
-    for (uint32_t j = 0; j < BlockFactors<V, T>::kScales; ++j) f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
+    for (uint32_t j = 0; j < BlockFactors<V, T>::kScales; ++j)
+        f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
 }
 // Factors of the activation sums 2i and 2i + 1.
 template <class V, WeightType T>
@@ -209,8 +226,10 @@ KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, T>& f) {
     if constexpr (BlockFactors<V, T>::kPaired) {
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) {
-            typename V::I p = block_shape(T).sub == 32 ? V::widen_pair(bytes[i / 4], i % 4, i % 4) : V::widen_pair(bytes[i / 2], 2 * (i % 2), 2 * (i % 2) + 1);
-            if constexpr (kOffset != 0) p = V::negate16(V::template shift_left<__builtin_ctz(static_cast<unsigned>(kOffset))>(p));
+            typename V::I p = block_shape(T).sub == 32 ? V::widen_pair(bytes[i / 4], i % 4, i % 4)
+                                                       : V::widen_pair(bytes[i / 2], 2 * (i % 2), 2 * (i % 2) + 1);
+            if constexpr (kOffset != 0)
+                p = V::negate16(V::template shift_left<__builtin_ctz(static_cast<unsigned>(kOffset))>(p));
             f.pair()[i] = p;
         }
     }
@@ -267,8 +286,12 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         rows.template dwords<4>(0, head);
         f.d = V::f16_low(head[0]);
         f.m = V::f16_high(head[0]);
-        const I scale[2] = {bits_of<V, 0>(head[1], 63), V::or_(bits_of<V, 0>(head[3], 15), V::template shift_right<2>(V::and_(head[1], V::set1_8(0xc0))))};
-        const I minimum[2] = {bits_of<V, 0>(head[2], 63), V::or_(bits_of<V, 4>(head[3], 15), V::template shift_right<2>(V::and_(head[2], V::set1_8(0xc0))))};
+        const I scale[2] = {
+            bits_of<V, 0>(head[1], 63),
+            V::or_(bits_of<V, 0>(head[3], 15), V::template shift_right<2>(V::and_(head[1], V::set1_8(0xc0))))};
+        const I minimum[2] = {
+            bits_of<V, 0>(head[2], 63),
+            V::or_(bits_of<V, 4>(head[3], 15), V::template shift_right<2>(V::and_(head[2], V::set1_8(0xc0))))};
         set_scales(scale, f);
         set_pairs(minimum, f);
         I qh[8];
@@ -313,7 +336,8 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         I u[3], scale[4];
         rows.three_dwords(96, u);
         each_index<4>([&](auto i) KEEL_LAMBDA {
-            const I low = bits_of<V, 4 * (i.value / 2)>(u[i.value % 2], 15), high = bits_of<V, 2 * i.value - 4>(u[2], 48);
+            const I low = bits_of<V, 4 * (i.value / 2)>(u[i.value % 2], 15),
+                    high = bits_of<V, 2 * i.value - 4>(u[2], 48);
             scale[i.value] = V::sub8(V::or_(low, high), V::set1_8(32));
         });
         set_scales(scale, f);
@@ -326,7 +350,8 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             each_index<4>([&](auto g) KEEL_LAMBDA {
                 constexpr int kBit = 4 * half.value + g.value;
                 KEEL_UNROLL
-                for (int j = 0; j < 8; ++j) code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3), bits_of<V, kBit - 2>(hmask[j], 4));
+                for (int j = 0; j < 8; ++j)
+                    code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3), bits_of<V, kBit - 2>(hmask[j], 4));
                 sink(kBit, code);
             });
         });
@@ -341,11 +366,13 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             // ql[0..31]: elements 0..31 and 64..95 of the half; ql[32..63]: 32..63 and 96..127.
             each_index<2>([&](auto side) KEEL_LAMBDA {
                 I t[8];
-                rows.template dwords<8>(64 * static_cast<uint32_t>(half.value) + 32 * static_cast<uint32_t>(side.value), t);
+                rows.template dwords<8>(64 * static_cast<uint32_t>(half.value) + 32 * static_cast<uint32_t>(side.value),
+                                        t);
                 each_index<2>([&](auto nibble) KEEL_LAMBDA {
                     constexpr int kG = 2 * nibble.value + side.value;
                     KEEL_UNROLL
-                    for (int j = 0; j < 8; ++j) code[j] = V::or_(bits_of<V, 4 * nibble.value>(t[j], 15), bits_of<V, 2 * kG - 4>(qh[j], 48));
+                    for (int j = 0; j < 8; ++j)
+                        code[j] = V::or_(bits_of<V, 4 * nibble.value>(t[j], 15), bits_of<V, 2 * kG - 4>(qh[j], 48));
                     sink(4 * half.value + kG, code);
                 });
             });
@@ -362,7 +389,8 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
                 constexpr int kJ = 4 * half.value + i.value;
                 const I low = V::and_(V::template shift_right32<4 * kJ>(head[1]), V::set1_32(15));
                 const I high = V::and_(V::template shift_right32<16 + 2 * kJ>(head[0]), V::set1_32(3));
-                all = V::or_(all, V::template shift_left32<8 * i.value>(V::or_(low, V::template shift_left32<4>(high))));
+                all =
+                    V::or_(all, V::template shift_left32<8 * i.value>(V::or_(low, V::template shift_left32<4>(high))));
             });
             scale[half.value] = V::sub8(all, V::set1_8(32));
         });
@@ -385,7 +413,8 @@ struct ColumnPlanes {
     uint64_t stride;
     KEEL_INLINE ColumnPlanes of(const MatmulArgs& a, uint32_t block) {
         const Q8Column x = q8_column(a.x, a.k, block);
-        return {reinterpret_cast<const uint8_t*>(x.q), reinterpret_cast<const uint8_t*>(x.d), reinterpret_cast<const uint8_t*>(x.sums), a.x_column_bytes};
+        return {reinterpret_cast<const uint8_t*>(x.q), reinterpret_cast<const uint8_t*>(x.d),
+                reinterpret_cast<const uint8_t*>(x.sums), a.x_column_bytes};
     }
 };
 
@@ -399,13 +428,16 @@ KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
         return V::zero();
 }
 
-// 32 elements of R groups of L rows and N columns: sum[r * N + c]. code, scale: of group 0, those of the next ones `next`
-// bytes on; scale: of this chunk's one or two sub-blocks. q(c): column c at the chunk.
+// 32 elements of R groups of L rows and N columns: sum[r * N + c]. code, scale: of group 0, those of the next ones
+// `next` bytes on; scale: of this chunk's one or two sub-blocks. q(c): column c at the chunk.
 template <class V, WeightType T, int N, int R = 1, class Address>
-KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, uint64_t next, Address&& q, typename V::I* sum) {
+KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, uint64_t next, Address&& q,
+                                typename V::I* sum) {
     using I = typename V::I;
     constexpr uint32_t kSub = block_shape(T).sub;
-    const auto group = [&](const I* of, int r) KEEL_LAMBDA { return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + r * next); };
+    const auto group = [&](const I* of, int r) KEEL_LAMBDA {
+        return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + r * next);
+    };
     if constexpr (V::kHasDot4) {
         constexpr int kRun = kSub == 16 ? 4 : 8;
         KEEL_UNROLL
@@ -426,7 +458,8 @@ KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* 
                 }
             }
             KEEL_UNROLL
-            for (int i = 0; i < R * N; ++i) sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], group(scale, i / N)[first / 4]);
+            for (int i = 0; i < R * N; ++i)
+                sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], group(scale, i / N)[first / 4]);
         }
     } else {
         static_assert(R == 1);
@@ -448,12 +481,14 @@ KEEL_INLINE typename V::I dot_sums(typename V::I acc, const typename V::I* pairs
 
 // The end of a block for one column: what the activation sums contribute, then the f32 part.
 template <class V, WeightType T>
-KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::I sum, const uint8_t* d_a, const uint8_t* sums, typename V::F acc) {
+KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::I sum, const uint8_t* d_a,
+                                       const uint8_t* sums, typename V::F acc) {
     using I = typename V::I;
     using F = typename V::F;
     constexpr BlockShape kShape = block_shape(T);
     const F da = V::broadcast(d_a);
-    if constexpr (kShape.sub != 0 && BlockFactors<V, T>::kPaired && !kShape.minimum) sum = dot_sums<V>(sum, f.pair(), sums);
+    if constexpr (kShape.sub != 0 && BlockFactors<V, T>::kPaired && !kShape.minimum)
+        sum = dot_sums<V>(sum, f.pair(), sums);
     acc = V::fma(V::mul(f.d, da), V::to_float(sum), acc);
     if constexpr (kShape.minimum) {
         I m = V::zero();
@@ -499,7 +534,9 @@ void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
         BlockFactors<V, T> f;
         I sum = start_block<V, T>(sums);
         unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_LAMBDA {
-            multiply_chunk<V, T, 1>(code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0, [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
+            multiply_chunk<V, T, 1>(
+                code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0,
+                [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
         });
         acc = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc);
     }
@@ -522,15 +559,17 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
     });
 }
 
-// result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `apart` blocks from each other and the
-// N columns whose planes lie at[c] bytes from those of column 0.
+// result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `apart` blocks from each other
+// and the N columns whose planes lie at[c] bytes from those of column 0.
 template <class V, WeightType T, int N, int R = 1>
-__attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel, uint64_t apart, uint32_t first, uint32_t blocks, const ColumnPlanes& x,
-                                                   const uint64_t* column_at, typename V::F* result) {
+__attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel, uint64_t apart, uint32_t first,
+                                                   uint32_t blocks, const ColumnPlanes& x, const uint64_t* column_at,
+                                                   typename V::F* result) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
-    const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4, *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
+    const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4,
+                  *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
     uint64_t at[N];
     typename V::F acc[R * N];
     KEEL_UNROLL
@@ -547,9 +586,13 @@ __attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel
             for (int r = 0; r < R; ++r) sum[r * N + c] = start;
         }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
-            multiply_chunk<V, T, N, R>(p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, apart * sizeof(p), [&](int c) KEEL_LAMBDA { return q + at[c]; }, sum);
+            multiply_chunk<V, T, N, R>(
+                p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, apart * sizeof(p),
+                [&](int c) KEEL_LAMBDA { return q + at[c]; }, sum);
         KEEL_UNROLL
-        for (int i = 0; i < R * N; ++i) acc[i] = finish_block<V, T>(panel[b + i / N * apart].factors, sum[i], d + at[i % N], sums + at[i % N], acc[i]);
+        for (int i = 0; i < R * N; ++i)
+            acc[i] =
+                finish_block<V, T>(panel[b + i / N * apart].factors, sum[i], d + at[i % N], sums + at[i % N], acc[i]);
     }
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) result[i] = acc[i];
@@ -581,7 +624,8 @@ void few_columns(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count
 
 // N columns times panels of `rows` rows, kRowTiles of them at a time where there are as many.
 template <class V, WeightType T, int N, int R>
-void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows, uint32_t column) {
+void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
+                          uint32_t column) {
     const uint32_t blocks = a.k / block_shape(T).elements;
     const ColumnPlanes x = ColumnPlanes::of(a, block_shape(T).elements);
     uint64_t at[N];
@@ -592,7 +636,8 @@ void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, u
         panel_times_columns<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
         for (uint32_t i = 0; i < G * N; ++i) {
             const uint32_t first = r + i / N * V::kLanes, c = column + i % N;
-            if (c < a.columns) store_rows<V>(a, row + first, rows - first < V::kLanes ? rows - first : V::kLanes, c, acc[i]);
+            if (c < a.columns)
+                store_rows<V>(a, row + first, rows - first < V::kLanes ? rows - first : V::kLanes, c, acc[i]);
         }
     };
     uint32_t r = 0;
@@ -611,8 +656,8 @@ struct NoMatrixUnit {
     }
 };
 
-// fn(source) for `count` rows from `row` on: a source of whole groups of L rows or, where rows are missing, one that repeats
-// the last.
+// fn(source) for `count` rows from `row` on: a source of whole groups of L rows or, where rows are missing, one that
+// repeats the last.
 template <class V, WeightType T, bool kRepacked, class Fn>
 KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn&& fn) {
     const uint8_t* w = static_cast<const uint8_t*>(a.w);
@@ -663,7 +708,8 @@ void multiply_many(const MatmulArgs& a) {
                 }
             });
         uint32_t c = MatrixUnit::template multiply<T>(a, panels, row, rows);
-        for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns) panels_times_columns<V, T, V::kTileColumns, V::kTilePanels>(a, panels, row, rows, c);
+        for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns)
+            panels_times_columns<V, T, V::kTileColumns, V::kTilePanels>(a, panels, row, rows, c);
         for (; c < a.columns; c += 4) panels_times_columns<V, T, 4, 1>(a, panels, row, rows, c);
     }
 }

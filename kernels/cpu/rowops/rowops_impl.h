@@ -1,7 +1,7 @@
 // Row operations and the quantization of activations (NUMERICS sections 4 and 2) over a vector type of float_vector.h.
 #pragma once
-#include "kernels/cpu/vector/float_vector.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
 namespace {
@@ -31,7 +31,9 @@ KEEL_INLINE void rms_norm_lanes(const float* x, const float* w, uint32_t n, floa
         total = tree16(lanes);
     }
     const F r = V::set1(1.0f / __builtin_sqrtf(total / static_cast<float>(n) + eps));
-    for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) { store(y, V::mul(V::mul(load(x), r), load(w))); });
+    for_lanes<V>(
+        n, [&](auto load, auto store)
+               __attribute__((always_inline)) { store(y, V::mul(V::mul(load(x), r), load(w))); });
 }
 
 template <class V>
@@ -63,32 +65,36 @@ KEEL_INLINE void rope_lanes(float* x, uint32_t pairs, const float* cos_sin, bool
 template <class V>
 KEEL_INLINE void gate_silu_lanes(const float* gate, const float* up, uint32_t n, float* y) {
     using F = typename V::F;
-    for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) {
-        const F g = load(gate);
-        store(y, V::mul(V::div(g, V::add(V::set1(1.0f), exp_lanes<V>(V::negate(g)))), load(up)));
-    });
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) {
+            const F g = load(gate);
+            store(y, V::mul(V::div(g, V::add(V::set1(1.0f), exp_lanes<V>(V::negate(g)))), load(up)));
+        });
 }
 
 template <class V>
 KEEL_INLINE void gate_gelu_lanes(const float* gate, const float* up, uint32_t n, float* y) {
     using F = typename V::F;
-    for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) {
-        const F g = load(gate);
-        const F cube = V::mul(V::mul(V::set1(kGeluCubic), V::mul(g, g)), g);
-        const F t = tanh_lanes<V>(V::mul(V::set1(kGeluScale), V::add(g, cube)));
-        store(y, V::mul(V::mul(V::mul(V::set1(0.5f), g), V::add(V::set1(1.0f), t)), load(up)));
-    });
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) {
+            const F g = load(gate);
+            const F cube = V::mul(V::mul(V::set1(kGeluCubic), V::mul(g, g)), g);
+            const F t = tanh_lanes<V>(V::mul(V::set1(kGeluScale), V::add(g, cube)));
+            store(y, V::mul(V::mul(V::mul(V::set1(0.5f), g), V::add(V::set1(1.0f), t)), load(up)));
+        });
 }
 
 template <class V>
 KEEL_INLINE void add_lanes(float* x, const float* y, uint32_t n) {
-    for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, V::add(load(x), load(y))); });
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, V::add(load(x), load(y))); });
 }
 
 template <class V>
 KEEL_INLINE void scale_lanes(float* x, float factor, uint32_t n) {
     const typename V::F f = V::set1(factor);
-    for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, V::mul(load(x), f)); });
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, V::mul(load(x), f)); });
 }
 
 template <class V>
@@ -99,7 +105,8 @@ KEEL_INLINE typename V::F softcap_of(typename V::F x, typename V::F cap) {
 template <class V>
 KEEL_INLINE void softcap_lanes(float* x, float cap, uint32_t n) {
     const typename V::F c = V::set1(cap);
-    for_lanes<V>(n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, softcap_of<V>(load(x), c)); });
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, softcap_of<V>(load(x), c)); });
 }
 
 // Two passes over a block: the largest magnitude, then the codes. Codes and sums as matmul_scalar.cpp defines them.
@@ -139,18 +146,34 @@ KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, v
 }
 
 // The set's functions are these with its vector type.
-#define KEEL_DEFINE_ROWOPS(isa, V)                                                                                       \
-    void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y) { rms_norm_lanes<V>(x, w, n, eps, y); } \
+#define KEEL_DEFINE_ROWOPS(isa, V)                                                                                    \
+    void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y) {                            \
+        rms_norm_lanes<V>(x, w, n, eps, y);                                                                           \
+    }                                                                                                                 \
     void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin) { \
-        rope_table_f64(frequency, pairs, position, factor, cos_sin);                                                   \
-    }                                                                                                                  \
-    void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox) { rope_lanes<V>(x, pairs, cos_sin, neox); } \
-    void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y) { gate_silu_lanes<V>(gate, up, n, y); } \
-    void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y) { gate_gelu_lanes<V>(gate, up, n, y); } \
-    void add_##isa(float* x, const float* y, uint32_t n) { add_lanes<V>(x, y, n); }                                      \
-    void scale_##isa(float* x, float factor, uint32_t n) { scale_lanes<V>(x, factor, n); }                               \
-    void softcap_##isa(float* x, float cap, uint32_t n) { softcap_lanes<V>(x, cap, n); }                                 \
-    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column) { quantize_q8_lanes<V>(x, k, block, column); }
+        rope_table_f64(frequency, pairs, position, factor, cos_sin);                                                  \
+    }                                                                                                                 \
+    void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox) {                                      \
+        rope_lanes<V>(x, pairs, cos_sin, neox);                                                                       \
+    }                                                                                                                 \
+    void gate_silu_##isa(const float* gate, const float* up, uint32_t n, float* y) {                                  \
+        gate_silu_lanes<V>(gate, up, n, y);                                                                           \
+    }                                                                                                                 \
+    void gate_gelu_##isa(const float* gate, const float* up, uint32_t n, float* y) {                                  \
+        gate_gelu_lanes<V>(gate, up, n, y);                                                                           \
+    }                                                                                                                 \
+    void add_##isa(float* x, const float* y, uint32_t n) {                                                            \
+        add_lanes<V>(x, y, n);                                                                                        \
+    }                                                                                                                 \
+    void scale_##isa(float* x, float factor, uint32_t n) {                                                            \
+        scale_lanes<V>(x, factor, n);                                                                                 \
+    }                                                                                                                 \
+    void softcap_##isa(float* x, float cap, uint32_t n) {                                                             \
+        softcap_lanes<V>(x, cap, n);                                                                                  \
+    }                                                                                                                 \
+    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column) {                                \
+        quantize_q8_lanes<V>(x, k, block, column);                                                                    \
+    }
 
 }  // namespace
 }  // namespace keel::kernels

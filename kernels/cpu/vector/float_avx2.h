@@ -100,8 +100,8 @@ struct FloatAvx2 {
         return add(_mm256_shuffle_ps(c[0], c[1], 0x88), _mm256_shuffle_ps(c[0], c[1], 0xdd));
     }
     KEEL_INLINE int32_t store_codes16(const F v[2], int8_t* q) {
-        const __m256i words = _mm256_permute4x64_epi64(
-            _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1])), 0xd8);
+        const __m256i words =
+            _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1])), 0xd8);
         const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(q), codes);
         const __m128i eights = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(-128)), _mm_setzero_si128());
@@ -111,8 +111,13 @@ struct FloatAvx2 {
     // ---- for kv_codecs_lanes.h ----
     template <int s>
     KEEL_INLINE F butterfly(F v) {
-        const F swapped = s == 1 ? _mm256_permute_ps(v, 0xb1) : s == 2 ? _mm256_permute_ps(v, 0x4e) : _mm256_permute2f128_ps(v, v, 1);
-        return _mm256_blend_ps(_mm256_add_ps(v, swapped), _mm256_sub_ps(swapped, v), s == 1 ? 0xaa : s == 2 ? 0xcc : 0xf0);
+        const F swapped = s == 1   ? _mm256_permute_ps(v, 0xb1)
+                          : s == 2 ? _mm256_permute_ps(v, 0x4e)
+                                   : _mm256_permute2f128_ps(v, v, 1);
+        return _mm256_blend_ps(_mm256_add_ps(v, swapped), _mm256_sub_ps(swapped, v),
+                               s == 1   ? 0xaa
+                               : s == 2 ? 0xcc
+                                        : 0xf0);
     }
     template <int w>
     KEEL_INLINE F repeat(F v, int part) {
@@ -123,10 +128,12 @@ struct FloatAvx2 {
         __m256i pair[4];  // pair[i], lane l: elements 2i and 2i + 1 of row l
         KEEL_UNROLL
         for (int i = 0; i < 4; ++i)
-            pair[i] = _mm256_blend_epi16(_mm256_cvtps_epi32(v[2 * i]), _mm256_slli_epi32(_mm256_cvtps_epi32(v[2 * i + 1]), 16), 0xaa);
+            pair[i] = _mm256_blend_epi16(_mm256_cvtps_epi32(v[2 * i]),
+                                         _mm256_slli_epi32(_mm256_cvtps_epi32(v[2 * i + 1]), 16), 0xaa);
         const __m256i a = _mm256_unpacklo_epi32(pair[0], pair[1]), b = _mm256_unpacklo_epi32(pair[2], pair[3]);
         const __m256i c = _mm256_unpackhi_epi32(pair[0], pair[1]), d = _mm256_unpackhi_epi32(pair[2], pair[3]);
-        const __m256i row[4] = {_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d)};
+        const __m256i row[4] = {_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(c, d),
+                                _mm256_unpackhi_epi64(c, d)};
         KEEL_UNROLL
         for (int i = 0; i < 4; ++i) {  // row[i], 128-bit lane l: row 4l + i
             _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * i), _mm256_castsi256_si128(row[i]));

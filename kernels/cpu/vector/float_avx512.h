@@ -30,7 +30,9 @@ struct FloatAvx512 {
     KEEL_INLINE Mask first(uint32_t n) { return static_cast<Mask>((1u << n) - 1); }
     KEEL_INLINE F load_first(const float* p, uint32_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
     KEEL_INLINE void store_first(float* p, uint32_t n, F v) { _mm512_mask_storeu_ps(p, first(n), v); }
-    KEEL_INLINE F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+    KEEL_INLINE F load_f16(const void* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    }
     KEEL_INLINE F load_bf16(const void* p) {
         const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
         return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
@@ -68,7 +70,8 @@ struct FloatAvx512 {
     KEEL_INLINE Mask is_number(F v) { return _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q); }
     KEEL_INLINE Mask lanes_between(int lo, int hi) {
         const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        return _mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(_mm512_set1_epi32(lo), i), i, _mm512_set1_epi32(hi));
+        return _mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(_mm512_set1_epi32(lo), i), i,
+                                            _mm512_set1_epi32(hi));
     }
     KEEL_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
     KEEL_INLINE bool all(Mask m) { return m == 0xffff; }
@@ -115,23 +118,29 @@ struct FloatAvx512 {
     // ---- for kv_codecs_lanes.h ----
     template <int s>
     KEEL_INLINE F butterfly(F v) {
-        const F swapped = s == 1 ? _mm512_permute_ps(v, 0xb1) : s == 2 ? _mm512_permute_ps(v, 0x4e) : s == 4 ? _mm512_shuffle_f32x4(v, v, 0xb1) : _mm512_shuffle_f32x4(v, v, 0x4e);
+        const F swapped = s == 1   ? _mm512_permute_ps(v, 0xb1)
+                          : s == 2 ? _mm512_permute_ps(v, 0x4e)
+                          : s == 4 ? _mm512_shuffle_f32x4(v, v, 0xb1)
+                                   : _mm512_shuffle_f32x4(v, v, 0x4e);
         constexpr Mask kUpper = s == 1 ? 0xaaaa : s == 2 ? 0xcccc : s == 4 ? 0xf0f0 : 0xff00;
         return _mm512_mask_sub_ps(_mm512_add_ps(v, swapped), kUpper, swapped, v);
     }
     template <int w>
     KEEL_INLINE F repeat(F v, int part) {
         const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(16 * part)), w == 4 ? 2 : 3), v);
+        return _mm512_permutexvar_ps(
+            _mm512_srli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(16 * part)), w == 4 ? 2 : 3), v);
     }
     KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
         __m512i pair[4];  // pair[i], lane l: elements 2i and 2i + 1 of row l
         KEEL_UNROLL
         for (int i = 0; i < 4; ++i)
-            pair[i] = _mm512_mask_mov_epi16(_mm512_cvtps_epi32(v[2 * i]), 0xaaaaaaaa, _mm512_slli_epi32(_mm512_cvtps_epi32(v[2 * i + 1]), 16));
+            pair[i] = _mm512_mask_mov_epi16(_mm512_cvtps_epi32(v[2 * i]), 0xaaaaaaaa,
+                                            _mm512_slli_epi32(_mm512_cvtps_epi32(v[2 * i + 1]), 16));
         const __m512i a = _mm512_unpacklo_epi32(pair[0], pair[1]), b = _mm512_unpacklo_epi32(pair[2], pair[3]);
         const __m512i c = _mm512_unpackhi_epi32(pair[0], pair[1]), d = _mm512_unpackhi_epi32(pair[2], pair[3]);
-        const __m512i row[4] = {_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d)};
+        const __m512i row[4] = {_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d),
+                                _mm512_unpackhi_epi64(c, d)};
         KEEL_UNROLL
         for (int i = 0; i < 4; ++i) {  // row[i], 128-bit lane l: row 4l + i
             _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * i), _mm512_castsi512_si128(row[i]));

@@ -36,8 +36,12 @@ struct FloatNeon {
         if (n > 2) p[2] = vgetq_lane_f32(v, 2);
     }
     KEEL_INLINE F load_f16(const void* p) { return vcvt_f32_f16(vreinterpret_f16_u8(half_bytes(p))); }
-    KEEL_INLINE F load_bf16(const void* p) { return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(half_bytes(p)), 16)); }
-    KEEL_INLINE void store_f16(void* p, F v) { vst1_u8(static_cast<uint8_t*>(p), vreinterpret_u8_f16(vcvt_f16_f32(v))); }
+    KEEL_INLINE F load_bf16(const void* p) {
+        return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(half_bytes(p)), 16));
+    }
+    KEEL_INLINE void store_f16(void* p, F v) {
+        vst1_u8(static_cast<uint8_t*>(p), vreinterpret_u8_f16(vcvt_f16_f32(v)));
+    }
     KEEL_INLINE void load_pairs(const float* p, F* even, F* odd) {
         const float32x4x2_t v = vld2q_f32(p);
         *even = v.val[0];
@@ -58,7 +62,8 @@ struct FloatNeon {
     KEEL_INLINE F with_sign(F magnitude, F sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude); }
     KEEL_INLINE F mul_pow2(F p, F n) {
         const int32x4_t i = vcvtq_s32_f32(n), half = vshrq_n_s32(i, 1), bias = vdupq_n_s32(127);
-        const int32x4_t low = vshlq_n_s32(vaddq_s32(half, bias), 23), high = vshlq_n_s32(vaddq_s32(vsubq_s32(i, half), bias), 23);
+        const int32x4_t low = vshlq_n_s32(vaddq_s32(half, bias), 23),
+                        high = vshlq_n_s32(vaddq_s32(vsubq_s32(i, half), bias), 23);
         return mul(mul(p, vreinterpretq_f32_s32(low)), vreinterpretq_f32_s32(high));
     }
 
@@ -83,7 +88,8 @@ struct FloatNeon {
         F c[2];
         KEEL_UNROLL
         for (int i = 0; i < 2; ++i) {
-            const float64x2_t p = vreinterpretq_f64_f32(tree_b(lanes[2 * i])), q = vreinterpretq_f64_f32(tree_b(lanes[2 * i + 1]));
+            const float64x2_t p = vreinterpretq_f64_f32(tree_b(lanes[2 * i])),
+                              q = vreinterpretq_f64_f32(tree_b(lanes[2 * i + 1]));
             c[i] = add(vreinterpretq_f32_f64(vzip1q_f64(p, q)), vreinterpretq_f32_f64(vzip2q_f64(p, q)));
         }
         return vpaddq_f32(c[0], c[1]);
@@ -109,7 +115,8 @@ struct FloatNeon {
         vst4_s16(p, int16x4x4_t{{words(v[0]), words(v[1]), words(v[2]), words(v[3])}});
         int16_t upper[16];
         vst4_s16(upper, int16x4x4_t{{words(v[4]), words(v[5]), words(v[6]), words(v[7])}});
-        const int16x8_t low01 = vld1q_s16(p), low23 = vld1q_s16(p + 8), high01 = vld1q_s16(upper), high23 = vld1q_s16(upper + 8);
+        const int16x8_t low01 = vld1q_s16(p), low23 = vld1q_s16(p + 8), high01 = vld1q_s16(upper),
+                        high23 = vld1q_s16(upper + 8);
         vst1q_s16(p, vcombine_s16(vget_low_s16(low01), vget_low_s16(high01)));
         vst1q_s16(p + 8, vcombine_s16(vget_high_s16(low01), vget_high_s16(high01)));
         vst1q_s16(p + 16, vcombine_s16(vget_low_s16(low23), vget_low_s16(high23)));

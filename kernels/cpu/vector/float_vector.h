@@ -69,11 +69,13 @@ template <class V, class Body>
 KEEL_INLINE void for_lanes(uint32_t n, Body&& body) {
     uint32_t i = 0;
     for (; i + V::kLanes <= n; i += V::kLanes)
-        body([i](const float* p) __attribute__((always_inline)) { return V::load(p + i); },
-             [i](float* p, typename V::F v) __attribute__((always_inline)) { V::store(p + i, v); });
+        body(
+            [i](const float* p) __attribute__((always_inline)) { return V::load(p + i); },
+            [i](float* p, typename V::F v) __attribute__((always_inline)) { V::store(p + i, v); });
     if (i < n)
-        body([i, n](const float* p) __attribute__((always_inline)) { return V::load_first(p + i, n - i); },
-             [i, n](float* p, typename V::F v) __attribute__((always_inline)) { V::store_first(p + i, n - i, v); });
+        body(
+            [ i, n ](const float* p) __attribute__((always_inline)) { return V::load_first(p + i, n - i); },
+            [ i, n ](float* p, typename V::F v) __attribute__((always_inline)) { V::store_first(p + i, n - i, v); });
 }
 
 // ---- kLanes weights or cached values as f32, by type ----

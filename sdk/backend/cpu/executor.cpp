@@ -1,6 +1,6 @@
-// The executor: walks the execution plan pass by pass, cutting each pass into groups of units that are predicted to take
-// no longer than a tile, and looks at the clock and the cancel flags between groups. Results do not depend on the cut
-// (sdk/NUMERICS.md): units are rows, columns or (head, block, span) triples that no reduction crosses.
+// The executor: walks the execution plan pass by pass, cutting each pass into groups of units that are predicted to
+// take no longer than a tile, and looks at the clock and the cancel flags between groups. Results do not depend on the
+// cut (sdk/NUMERICS.md): units are rows, columns or (head, block, span) triples that no reduction crosses.
 #include <string.h>
 
 #include "sdk/run/engine.h"
@@ -17,7 +17,7 @@ constexpr uint32_t kQuantizeFloats = 256;     // stretch of quantize_part
 
 // Ops that run as one range of units (plan.h).
 struct Pass {
-    const Op* op;    // the first
+    const Op* op;  // the first
     uint32_t ops;
     uint32_t units;  // of one walk; attention by spans walks its units once per span
     uint32_t walks;
@@ -43,9 +43,10 @@ void quantize_forms(const Engine& e, const Op& op, const float* x, uint32_t k, u
     if (op.want_q256) e.config.kernels->quantize_q8(x, k, 256, e.buffer(static_cast<BufferId>(q32 + 1), column));
 }
 
-// The same for elements [begin, end) of a column of k, whole blocks: each stretch is quantized on the stack, and its planes
-// are copied to where they belong in the column's.
-void quantize_part(const Engine& e, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k, uint32_t column, BufferId q32) {
+// The same for elements [begin, end) of a column of k, whole blocks: each stretch is quantized on the stack, and its
+// planes are copied to where they belong in the column's.
+void quantize_part(const Engine& e, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
+                   uint32_t column, BufferId q32) {
     for (uint32_t form = 0; form < 2; ++form) {
         const uint32_t block = form == 0 ? 32 : 256;
         if (!(form == 0 ? op.want_q32 : op.want_q256)) continue;
@@ -56,12 +57,14 @@ void quantize_part(const Engine& e, const Op& op, const float* x, uint32_t begin
             e.config.kernels->quantize_q8(x + at, n, block, part);
             memcpy(kernels::q8_codes(to) + at, kernels::q8_codes(part), n);
             memcpy(kernels::q8_scales(to, k) + at / block, kernels::q8_scales(part, n), n / block * sizeof(float));
-            memcpy(kernels::q8_sums(to, k, block) + at / 16, kernels::q8_sums(part, n, block), n / 16 * sizeof(int16_t));
+            memcpy(kernels::q8_sums(to, k, block) + at / 16, kernels::q8_sums(part, n, block),
+                   n / 16 * sizeof(int16_t));
         }
     }
 }
 
-// Row `row` of the table in f32. Blocks decode one by one, so an interleaved table is read in stretches that fit the stack.
+// Row `row` of the table in f32. Blocks decode one by one, so an interleaved table is read in stretches that fit the
+// stack.
 void decode_row(const Engine& e, const Op& op, uint32_t row, float* x) {
     const auto decode = e.config.kernels->dequantize_row[op.weight_type];
     const uint8_t* table = static_cast<const uint8_t*>(op.w);
@@ -69,10 +72,12 @@ void decode_row(const Engine& e, const Op& op, uint32_t row, float* x) {
     const kernels::WeightTypeInfo& type = kernels::kWeightTypes[op.weight_type];
     const uint8_t* group = table + uint64_t{row / kernels::kRepackRows} * kernels::kRepackRows * op.w_row_bytes;
     uint8_t plain[1024];
-    const uint32_t blocks = op.k / type.block_elements, stretch = static_cast<uint32_t>(sizeof plain) / type.block_bytes;
+    const uint32_t blocks = op.k / type.block_elements,
+                   stretch = static_cast<uint32_t>(sizeof plain) / type.block_bytes;
     for (uint32_t first = 0; first < blocks; first += stretch) {
         const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
-        kernels::unpack_row(static_cast<kernels::WeightType>(op.weight_type), group, row % kernels::kRepackRows, first, count, plain);
+        kernels::unpack_row(static_cast<kernels::WeightType>(op.weight_type), group, row % kernels::kRepackRows, first,
+                            count, plain);
         decode(plain, x + first * type.block_elements, count * type.block_elements);
     }
 }
@@ -84,14 +89,25 @@ void run_embed(const Engine& e, const Op& op, uint32_t column) {
 }
 
 void run_rope_table(const Engine& e, const Op& op, uint32_t column) {
-    e.config.kernels->rope_table(e.frequencies, op.rows / 2, e.step.column[column].position, e.spec.rope_attention_factor, e.floats(op.out, column));
+    e.config.kernels->rope_table(e.frequencies, op.rows / 2, e.step.column[column].position,
+                                 e.spec.rope_attention_factor, e.floats(op.out, column));
 }
 
 // Shows elements [first, first + count) of what products multiply.
-void show_row(const Engine& e, keel_lab_site site, const Op& op, uint32_t column, const float* x, uint32_t first, uint32_t count, uint32_t total) {
+void show_row(const Engine& e, keel_lab_site site, const Op& op, uint32_t column, const float* x, uint32_t first,
+              uint32_t count, uint32_t total) {
     if (!e.row_tap) return;
     const Column& at = e.step.column[column];
-    const keel_lab_row row = {sizeof row, site, {at.session->id.load(std::memory_order_relaxed)}, static_cast<uint32_t>(op.layer), at.position, first, count, total, 0, x + first};
+    const keel_lab_row row = {sizeof row,
+                              site,
+                              {at.session->id.load(std::memory_order_relaxed)},
+                              static_cast<uint32_t>(op.layer),
+                              at.position,
+                              first,
+                              count,
+                              total,
+                              0,
+                              x + first};
     e.row_tap(e.row_tap_user_data, &row);
 }
 
@@ -117,8 +133,8 @@ void run_post_norm(const Engine& e, const Op& op, uint32_t column) {
     e.config.kernels->add(e.floats(op.out, column), y, op.k);
 }
 
-// One KV head and its query heads of one column: head norms, rotation, what the KV formats ask for (kv_transform.h), and the
-// K and V rows of this position into the session's page.
+// One KV head and its query heads of one column: head norms, rotation, what the KV formats ask for (kv_transform.h),
+// and the K and V rows of this position into the session's page.
 void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_head) {
     const kernels::KernelSet& kernel = *e.config.kernels;
     const ModelSpec& s = e.spec;
@@ -130,13 +146,28 @@ void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_
     const uint32_t group = s.heads / s.kv_heads, layer = static_cast<uint32_t>(op.layer), rope_pairs = s.rope_dims / 2;
     const KvTransform& t = e.transform;
     const KvLayer& formats = e.geometry.layer[layer];
-    const bool rotate_k = kernels::kKvFormats[formats.k.format].rotated, rotate_v = kernels::kKvFormats[formats.v.format].rotated;
+    const bool rotate_k = kernels::kKvFormats[formats.k.format].rotated,
+               rotate_v = kernels::kKvFormats[formats.v.format].rotated;
     float* state = e.floats(kBufAttnState, column);
     float* group_q = q + uint64_t{kv_head} * group * s.head_dim;
     if (op.norm)
-        for (uint32_t g = 0; g < group; ++g) kernel.rms_norm(group_q + g * s.head_dim, op.norm, s.head_dim, s.norm_eps, group_q + g * s.head_dim);
+        for (uint32_t g = 0; g < group; ++g)
+            kernel.rms_norm(group_q + g * s.head_dim, op.norm, s.head_dim, s.norm_eps, group_q + g * s.head_dim);
     if (op.norm2) kernel.rms_norm(k, op.norm2, s.head_dim, s.norm_eps, k);
-    keel_lab_heads heads = {sizeof heads, KEEL_LAB_BEFORE_ROPE, {at.session->id.load(std::memory_order_relaxed)}, layer, kv_head, at.position, group, s.head_dim, s.rope_dims, e.rope_neox, group_q, k, v, cos_sin};
+    keel_lab_heads heads = {sizeof heads,
+                            KEEL_LAB_BEFORE_ROPE,
+                            {at.session->id.load(std::memory_order_relaxed)},
+                            layer,
+                            kv_head,
+                            at.position,
+                            group,
+                            s.head_dim,
+                            s.rope_dims,
+                            e.rope_neox,
+                            group_q,
+                            k,
+                            v,
+                            cos_sin};
     if (e.tap) e.tap(e.tap_user_data, &heads);
     for (uint32_t g = 0; g < group; ++g) kernel.rope(group_q + g * s.head_dim, rope_pairs, cos_sin, e.rope_neox);
     heads.stage = KEEL_LAB_AFTER_ROPE;
@@ -146,7 +177,9 @@ void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_
 
     for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
         float* head = q + h * s.head_dim;
-        if (t.pairs) key_mean_coefficients(t, layer, kv_head, rope_pairs, e.rope_neox, s.rope_attention_factor, head, e.floats(kBufAttnMean, column) + uint64_t{h} * 2 * t.pairs);
+        if (t.pairs)
+            key_mean_coefficients(t, layer, kv_head, rope_pairs, e.rope_neox, s.rope_attention_factor, head,
+                                  e.floats(kBufAttnMean, column) + uint64_t{h} * 2 * t.pairs);
         if (t.gain) multiply_row(head, t.gain + t.at(layer, kv_head), s.head_dim);
         if (rotate_k) kernel.kv_rotate(head, s.head_dim);
         state[h] = -__builtin_inff();
@@ -159,22 +192,29 @@ void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_
     uint8_t* page = const_cast<uint8_t*>(at.session->kv.pages[at.position / kPageTokens]);
     const auto encode = [&](const float* x, const kernels::KvPlane& plane, kernels::KvScaleMode mode) {
         const uint64_t row = at.position % kPageTokens;
-        kernel.kv_encode[plane.format](x, s.head_dim, mode, page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes);
+        kernel.kv_encode[plane.format](x, s.head_dim, mode, page + plane.codes + row * plane.code_bytes,
+                                       page + plane.scales + row * plane.scale_bytes);
     };
     encode(k, formats.k_head(kv_head), formats.k_scale);
     encode(v, formats.v_head(kv_head), formats.v_scale);
     const KvPreciseShape& precise = e.precise;
-    const auto keep = [&](uint8_t* rows, uint64_t row, const kernels::KvPlane& k_plane, const kernels::KvPlane& v_plane) {
-        kernel.kv_encode[kernels::kKvF16](k, s.head_dim, formats.k_scale, rows + k_plane.codes + row * k_plane.code_bytes, nullptr);
-        kernel.kv_encode[kernels::kKvF16](v, s.head_dim, formats.v_scale, rows + v_plane.codes + row * v_plane.code_bytes, nullptr);
+    const auto keep = [&](uint8_t* rows, uint64_t row, const kernels::KvPlane& k_plane,
+                          const kernels::KvPlane& v_plane) {
+        kernel.kv_encode[kernels::kKvF16](k, s.head_dim, formats.k_scale,
+                                          rows + k_plane.codes + row * k_plane.code_bytes, nullptr);
+        kernel.kv_encode[kernels::kKvF16](v, s.head_dim, formats.v_scale,
+                                          rows + v_plane.codes + row * v_plane.code_bytes, nullptr);
     };
-    if (at.position < precise.sink_tokens) keep(at.session->precise.sinks, at.position, precise.sink_k(layer, kv_head), precise.sink_v(layer, kv_head));
+    if (at.position < precise.sink_tokens)
+        keep(at.session->precise.sinks, at.position, precise.sink_k(layer, kv_head), precise.sink_v(layer, kv_head));
     if (precise.recent_tokens)
-        keep(const_cast<uint8_t*>(at.session->precise.recent[at.position / kPageTokens]), at.position % kPageTokens, precise.recent_k(layer, kv_head), precise.recent_v(layer, kv_head));
+        keep(const_cast<uint8_t*>(at.session->precise.recent[at.position / kPageTokens]), at.position % kPageTokens,
+             precise.recent_k(layer, kv_head), precise.recent_v(layer, kv_head));
 }
 
 // One KV head, one block of columns, spans [span_first, span_first + span_count).
-void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_first, uint32_t span_count, float* scratch) {
+void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_first, uint32_t span_count,
+                   float* scratch) {
     const ModelSpec& s = e.spec;
     const uint32_t kv_head = unit / e.step.blocks;
     const ColumnBlock& block = e.step.block[unit % e.step.blocks];
@@ -206,7 +246,8 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     a.page_tokens = kPageTokens;
     a.k = e.geometry.layer[layer].k_head(kv_head);
     a.v = e.geometry.layer[layer].v_head(kv_head);
-    if (e.transform.pairs) a.mean = {e.transform.pairs, e.transform.set_bases(op.rope_set), e.transform.set_turns(op.rope_set), mean};
+    if (e.transform.pairs)
+        a.mean = {e.transform.pairs, e.transform.set_bases(op.rope_set), e.transform.set_turns(op.rope_set), mean};
     a.head_dim = s.head_dim;
     a.rows = rows;
     a.q = q;
@@ -218,7 +259,8 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     a.l = l;
     a.o = o;
     a.scratch = scratch;
-    // Which positions every query reads in which form (kv_precise.h): sinks in f16, codes, recent ones in f16, as three calls a span.
+    // Which positions every query reads in which form (kv_precise.h): sinks in f16, codes, recent ones in f16, as three
+    // calls a span.
     const KvPreciseShape& precise = e.precise;
     uint32_t sinks_end[kernels::kMaxQueryRows], coded_begin[kernels::kMaxQueryRows], coded_end[kernels::kMaxQueryRows];
     for (uint32_t r = 0; r < rows; ++r) {
@@ -297,7 +339,8 @@ void run_flat_attention(const Engine& e, const Pass& pass, uint32_t unit, float*
     run_finish_head(e, finish, column, kv_head);
     const uint32_t floats = e.spec.heads / e.spec.kv_heads * e.spec.head_dim;
     show_row(e, KEEL_LAB_ATTN_OUT, finish, column, e.floats(finish.in, column), kv_head * floats, floats, finish.rows);
-    quantize_part(e, finish, e.floats(finish.in, column), kv_head * floats, (kv_head + 1) * floats, finish.rows, column, kBufAttnOut32);
+    quantize_part(e, finish, e.floats(finish.in, column), kv_head * floats, (kv_head + 1) * floats, finish.rows, column,
+                  kBufAttnOut32);
 }
 
 // Rows [first, last) of one matrix, for all columns of the step.
@@ -321,16 +364,20 @@ void run_rows(const Engine& e, const Op& op, float* const* y, uint32_t first, ui
     (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
 }
 
-uint32_t matmul_units(const Op& op) { return (op.rows + kRowsPerUnit - 1) / kRowsPerUnit; }
+uint32_t matmul_units(const Op& op) {
+    return (op.rows + kRowsPerUnit - 1) / kRowsPerUnit;
+}
 
 // Units [first, last) of matrices that follow one another.
 void run_matmuls(const Engine& e, const Pass& pass, uint32_t first, uint32_t last, float* scratch) {
     uint32_t before = 0;  // units of the matrices before this one
     for (uint32_t i = 0; i < pass.ops && before < last; ++i) {
         const Op& op = pass.op[i];
-        const uint32_t units = matmul_units(op), begin = first > before ? first - before : 0, end = last - before < units ? last - before : units;
+        const uint32_t units = matmul_units(op), begin = first > before ? first - before : 0,
+                       end = last - before < units ? last - before : units;
         const uint32_t row_end = end * kRowsPerUnit < op.rows ? end * kRowsPerUnit : op.rows;
-        if (begin < end) run_rows(e, op, e.step.y + uint64_t{i} * e.config.chunk_tokens, begin * kRowsPerUnit, row_end, scratch);
+        if (begin < end)
+            run_rows(e, op, e.step.y + uint64_t{i} * e.config.chunk_tokens, begin * kRowsPerUnit, row_end, scratch);
         before += units;
     }
 }
@@ -358,16 +405,18 @@ void run_gated(const Engine& e, const Pass& pass, uint32_t first, uint32_t last,
     }
 }
 
-// The unit at which share `share` of a dispatch begins. Matrices of one pass differ in the bytes of their rows, so the cut is
-// by bytes.
+// The unit at which share `share` of a dispatch begins. Matrices of one pass differ in the bytes of their rows, so the
+// cut is by bytes.
 uint32_t share_begin(const Dispatch& d, uint32_t share) {
     const Pass& pass = *d.pass;
-    if (pass.op->kind != OpKind::kMatmul || pass.ops == 1 || pass.gated()) return d.first + static_cast<uint32_t>(uint64_t{d.count} * share / d.ways);
+    if (pass.op->kind != OpKind::kMatmul || pass.ops == 1 || pass.gated())
+        return d.first + static_cast<uint32_t>(uint64_t{d.count} * share / d.ways);
     uint64_t bytes_in[kPassMatmuls], units_in[kPassMatmuls], total = 0;
     uint32_t before = 0;
     for (uint32_t i = 0; i < pass.ops; ++i) {
         const uint32_t units = matmul_units(pass.op[i]), begin = d.first > before ? d.first - before : 0;
-        const uint32_t end = d.first + d.count < before + units ? (d.first + d.count > before ? d.first + d.count - before : 0) : units;
+        const uint32_t end =
+            d.first + d.count < before + units ? (d.first + d.count > before ? d.first + d.count - before : 0) : units;
         units_in[i] = begin < end ? end - begin : 0;
         bytes_in[i] = units_in[i] * pass.op[i].w_row_bytes;
         total += bytes_in[i];
@@ -388,24 +437,46 @@ void run_units(const Dispatch& d, uint32_t first, uint32_t last, float* scratch)
     const Pass& pass = *d.pass;
     const Op& op = *pass.op;
     if (first == last) return;
-    if (op.kind == OpKind::kMatmul) return pass.gated() ? run_gated(e, pass, first, last, scratch) : run_matmuls(e, pass, first, last, scratch);
+    if (op.kind == OpKind::kMatmul)
+        return pass.gated() ? run_gated(e, pass, first, last, scratch) : run_matmuls(e, pass, first, last, scratch);
     for (uint32_t unit = first; unit < last; ++unit) {
         switch (op.kind) {
-            case OpKind::kEmbed: run_embed(e, op, unit); break;
-            case OpKind::kRopeTable: run_rope_table(e, op, unit); break;
-            case OpKind::kNorm: run_norm(e, op, unit, scratch); break;
-            case OpKind::kOutputNorm: run_output_norm(e, op, unit); break;
-            case OpKind::kPostNorm: run_post_norm(e, op, unit); break;
-            case OpKind::kStoreKv:
-                if (pass.ops > 1) run_flat_attention(e, pass, unit, scratch);
-                else for (uint32_t h = 0; h < e.spec.kv_heads; ++h) run_store_head(e, op, unit, h);
+            case OpKind::kEmbed:
+                run_embed(e, op, unit);
                 break;
-            case OpKind::kAttention: run_attention(e, op, unit, d.span_first, d.span_count, scratch); break;
-            case OpKind::kAttentionFinish: run_attention_finish(e, op, unit); break;
-            case OpKind::kQuantize: quantize_forms(e, op, e.floats(op.in, unit), op.rows, unit, static_cast<BufferId>(op.out + 1)); break;
-            case OpKind::kSoftcap: e.config.kernels->softcap(e.step.logits_to[unit], e.spec.logit_softcap, op.rows); break;
+            case OpKind::kRopeTable:
+                run_rope_table(e, op, unit);
+                break;
+            case OpKind::kNorm:
+                run_norm(e, op, unit, scratch);
+                break;
+            case OpKind::kOutputNorm:
+                run_output_norm(e, op, unit);
+                break;
+            case OpKind::kPostNorm:
+                run_post_norm(e, op, unit);
+                break;
+            case OpKind::kStoreKv:
+                if (pass.ops > 1)
+                    run_flat_attention(e, pass, unit, scratch);
+                else
+                    for (uint32_t h = 0; h < e.spec.kv_heads; ++h) run_store_head(e, op, unit, h);
+                break;
+            case OpKind::kAttention:
+                run_attention(e, op, unit, d.span_first, d.span_count, scratch);
+                break;
+            case OpKind::kAttentionFinish:
+                run_attention_finish(e, op, unit);
+                break;
+            case OpKind::kQuantize:
+                quantize_forms(e, op, e.floats(op.in, unit), op.rows, unit, static_cast<BufferId>(op.out + 1));
+                break;
+            case OpKind::kSoftcap:
+                e.config.kernels->softcap(e.step.logits_to[unit], e.spec.logit_softcap, op.rows);
+                break;
             case OpKind::kMatmul:
-            case OpKind::kGate: break;
+            case OpKind::kGate:
+                break;
         }
     }
 }
@@ -419,8 +490,12 @@ void run_share(void* context, uint32_t index) {
 void dispatch(Dispatch* d) {
     Engine* e = d->engine;
     if (d->ways == 1) return run_units(*d, d->first, d->first + d->count, e->floats(kBufThread, 0));
-    if (e->hooks.parallel_for) e->hooks.parallel_for(e->hooks.user_data, d->ways, run_share, d);
-    else platform::thread_team_run(e->team, d->ways, [](void* context, uint32_t worker, uint32_t, uint32_t) { run_share(context, worker); }, d);
+    if (e->hooks.parallel_for)
+        e->hooks.parallel_for(e->hooks.user_data, d->ways, run_share, d);
+    else
+        platform::thread_team_run(
+            e->team, d->ways, [](void* context, uint32_t worker, uint32_t, uint32_t) { run_share(context, worker); },
+            d);
 }
 
 // The pass that begins with op `first`.
@@ -439,27 +514,37 @@ Pass pass_at(const Engine& e, uint32_t first) {
     }
     switch (op.kind) {
         case OpKind::kMatmul:
-            if (p.gated()) p.units = p.op[p.ops - 1].rows / p.gated_unit_rows();
+            if (p.gated())
+                p.units = p.op[p.ops - 1].rows / p.gated_unit_rows();
             else if (!op.to_logits || e.step.logits)
                 for (uint32_t i = 0; i < p.ops; ++i) p.units += matmul_units(p.op[i]);
             break;
-        case OpKind::kStoreKv: p.units = p.ops > 1 ? e.spec.kv_heads * e.step.columns : e.step.columns; break;
+        case OpKind::kStoreKv:
+            p.units = p.ops > 1 ? e.spec.kv_heads * e.step.columns : e.step.columns;
+            break;
         case OpKind::kAttention:
             p.units = e.spec.kv_heads * e.step.blocks;
             p.walks = e.step.spans;
             break;
         case OpKind::kOutputNorm:
-        case OpKind::kSoftcap: p.units = e.step.logits; break;
-        default: p.units = e.step.columns;
+        case OpKind::kSoftcap:
+            p.units = e.step.logits;
+            break;
+        default:
+            p.units = e.step.columns;
     }
     return p;
 }
 
 // Scores and sums of one column of all heads over `positions`, in uncorrected microseconds of one thread.
-double attention_us(const Engine& e, uint32_t positions) { return 2.0 * positions * e.spec.head_dim * e.spec.heads / kAttentionMacsPerUs; }
+double attention_us(const Engine& e, uint32_t positions) {
+    return 2.0 * positions * e.spec.head_dim * e.spec.heads / kAttentionMacsPerUs;
+}
 
 // Which measured_over_predicted a pass is corrected by.
-uint32_t correction_of(const Pass& p) { return static_cast<uint32_t>(p.op->kind == OpKind::kStoreKv && p.ops > 1 ? OpKind::kAttention : p.op->kind); }
+uint32_t correction_of(const Pass& p) {
+    return static_cast<uint32_t>(p.op->kind == OpKind::kStoreKv && p.ops > 1 ? OpKind::kAttention : p.op->kind);
+}
 
 // Predicted microseconds of one unit on one thread.
 double unit_us(const Engine& e, const Pass& p) {
@@ -469,7 +554,8 @@ double unit_us(const Engine& e, const Pass& p) {
         const bool spans = p.walks > 1 || p.ops == 1;  // one walk of attention is over one span
         const uint32_t positions = spans && e.step.longest > kAttentionSpan ? kAttentionSpan : e.step.longest;
         const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
-        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns : predict_us(op, logits ? e.step.logits : e.step.columns);
+        us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns
+                                            : predict_us(op, logits ? e.step.logits : e.step.columns);
     }
     return us / p.units * e.measured_over_predicted[correction_of(p)];
 }
@@ -482,7 +568,9 @@ bool cancelled(const Engine& e) {
 
 }  // namespace
 
-bool flat_step(const Engine& e) { return e.step.decode && attention_us(e, e.step.longest) / e.spec.kv_heads <= e.config.tile_us; }
+bool flat_step(const Engine& e) {
+    return e.step.decode && attention_us(e, e.step.longest) / e.spec.kv_heads <= e.config.tile_us;
+}
 
 keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
     Engine& e = *engine;
@@ -498,7 +586,8 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
             for (uint32_t i = 0; i < pass.ops && pass.op[i].kind == OpKind::kMatmul; ++i) {
                 const Op& op = pass.op[i];
                 float** y = step.y + uint64_t{i} * e.config.chunk_tokens;
-                for (uint32_t c = 0; c < (op.to_logits ? step.logits : step.columns); ++c) y[c] = op.to_logits ? step.logits_to[c] : e.floats(op.out, c) + op.out_offset;
+                for (uint32_t c = 0; c < (op.to_logits ? step.logits : step.columns); ++c)
+                    y[c] = op.to_logits ? step.logits_to[c] : e.floats(op.out, c) + op.out_offset;
             }
         }
         while (step.unit < units * pass.walks) {
@@ -511,8 +600,10 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
             }
             const uint32_t done_in_walk = step.unit % units, left_in_walk = units - done_in_walk;
             uint32_t count = fit >= left_in_walk ? left_in_walk : static_cast<uint32_t>(fit);
-            if (count < e.config.threads) count = e.config.threads < left_in_walk ? e.config.threads : left_in_walk;
-            else if (count < left_in_walk) count -= count % e.config.threads;  // equal shares
+            if (count < e.config.threads)
+                count = e.config.threads < left_in_walk ? e.config.threads : left_in_walk;
+            else if (count < left_in_walk)
+                count -= count % e.config.threads;  // equal shares
             Dispatch d = {engine, &pass, done_in_walk, count, step.unit / units, 1, 1};
             uint32_t walks = 1;
             if (count == units && pass.walks > 1) {  // whole walks fit: let every unit take several
@@ -524,7 +615,8 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
             const bool alone = one_us * count * walks <= kAloneUs;
             if (!alone) d.ways = count < e.config.threads ? count : e.config.threads;
             if (*progressed) {
-                if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * walks * 1e3) > deadline_ns) status = KEEL_AGAIN;
+                if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * walks * 1e3) > deadline_ns)
+                    status = KEEL_AGAIN;
                 if (cancelled(e)) status = KEEL_E_CANCELLED;
                 if (status != KEEL_OK) break;
             }
@@ -533,7 +625,8 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
             step.unit += count * walks;
             if (alone && count == units) continue;  // a whole little pass: the next look at the clock sees it
             const uint64_t after_ns = platform::now_ns();
-            // Learn how this machine compares with the prediction; slow changes only, so that one interruption counts little.
+            // Learn how this machine compares with the prediction; slow changes only, so that one interruption counts
+            // little.
             const double predicted_us = us * count * walks, measured_us = static_cast<double>(after_ns - now_ns) * 1e-3;
             double& ratio = e.measured_over_predicted[correction_of(pass)];
             if (predicted_us > 2 && measured_us > 1) {

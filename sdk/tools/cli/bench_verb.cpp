@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <chrono>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/stream_bandwidth.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {
@@ -55,8 +55,13 @@ struct Latency {
 };
 constexpr uint32_t kBinsPerOctave = 64;
 Latency latency_of(const std::vector<double>& us) {
-    return {percentile(us, 0.5), percentile(us, 0.9), percentile(us, 0.99),          percentile(us, 0.999),
-            percentile(us, 1),   histogram_of(us, kBinsPerOctave), us.size()};
+    return {percentile(us, 0.5),
+            percentile(us, 0.9),
+            percentile(us, 0.99),
+            percentile(us, 0.999),
+            percentile(us, 1),
+            histogram_of(us, kBinsPerOctave),
+            us.size()};
 }
 
 struct PrefillResult {
@@ -72,8 +77,8 @@ struct DecodeResult {
 struct Results {
     std::vector<PrefillResult> prefill;
     std::vector<DecodeResult> decode;
-    Latency step, slice;          // microseconds
-    std::vector<double> turns[2]; // microseconds of single steps by turns, dense and low-rank
+    Latency step, slice;           // microseconds
+    std::vector<double> turns[2];  // microseconds of single steps by turns, dense and low-rank
     Interruptions step_interruptions;
     double slice_overrun_us = 0;  // largest slice minus the budget
     StreamBandwidth stream{},
@@ -108,7 +113,8 @@ class Bench {
                 for (const uint32_t count : session_counts())
                     r.decode.push_back({depth, count, bytes_per_step(depth, count), {}});
         measure_streams(r);
-        // Enough to touch weights and buffers once; a whole prompt of thousands of tokens would take as long as measuring it.
+        // Enough to touch weights and buffers once; a whole prompt of thousands of tokens would take as long as
+        // measuring it.
         reach(std::min(std::max(o_.longest_prefill(), 16u), std::min(512u, m_.plan.context_tokens)), 1);
         for (uint32_t repeat = 0; repeat < o_.repeats; ++repeat) {
             bar_.update(repeat * 60, o_.repeats * 100, "rates");
@@ -156,7 +162,8 @@ class Bench {
 
     void feed(Session& session, std::span<const int32_t> tokens) { check(session.feed(tokens), "cannot feed tokens"); }
     void advance(uint32_t sessions = 1) {
-        check(m_.engine.advance(std::span(handles_).first(sessions), std::span(results_).first(sessions)), "cannot advance");
+        check(m_.engine.advance(std::span(handles_).first(sessions), std::span(results_).first(sessions)),
+              "cannot advance");
     }
 
     // The first `sessions` sessions hold exactly `depth` computed tokens; what they have is used.
@@ -184,7 +191,8 @@ class Bench {
         reach(depth, sessions);
         const auto start = Clock::now();
         for (uint32_t i = 0; i < o_.decode; ++i) {
-            for (uint32_t s = 0; s < sessions; ++s) feed(sessions_[s], std::span(ids_).subspan((i + s) % ids_.size(), 1));
+            for (uint32_t s = 0; s < sessions; ++s)
+                feed(sessions_[s], std::span(ids_).subspan((i + s) % ids_.size(), 1));
             advance(sessions);
         }
         return 1.0 * o_.decode * sessions / us_since(start) * 1e6;
@@ -207,7 +215,8 @@ class Bench {
         return us;
     }
 
-    // A step at the same position in one pass and then in the other: what disturbs the machine for longer than a step disturbs both.
+    // A step at the same position in one pass and then in the other: what disturbs the machine for longer than a step
+    // disturbs both.
     void by_turns(std::vector<double> (&us)[2]) {
         reach(o_.position, 1);
         for (uint32_t i = 0; i < o_.turns + 2; ++i)
@@ -261,17 +270,26 @@ Turns turns_of(const Results& r, const keel_memory_plan& plan, uint32_t position
     const double kv = position * static_cast<double>(plan.kv_bytes_per_token);
     std::vector<double> ratios;
     for (size_t i = 0; i < r.turns[0].size(); ++i) ratios.push_back(r.turns[1][i] / r.turns[0][i]);
-    return {{static_cast<double>(plan.decode_bytes) + kv, static_cast<double>(plan.low_rank_decode_bytes) + kv}, {spread_of(r.turns[0]), spread_of(r.turns[1])}, spread_of(ratios)};
+    return {{static_cast<double>(plan.decode_bytes) + kv, static_cast<double>(plan.low_rank_decode_bytes) + kv},
+            {spread_of(r.turns[0]), spread_of(r.turns[1])},
+            spread_of(ratios)};
 }
 Json turns_json(const Turns& t) {
     const auto pass = [&t](int i) { return Json{{"bytes", t.bytes[i]}, {"us", spread_json(t.us[i])}}; };
-    return {{"dense", pass(0)}, {"low_rank", pass(1)}, {"byte_ratio", t.byte_ratio()}, {"time_ratio", spread_json(t.ratio)}};
+    return {{"dense", pass(0)},
+            {"low_rank", pass(1)},
+            {"byte_ratio", t.byte_ratio()},
+            {"time_ratio", spread_json(t.ratio)}};
 }
 Json latency_json(const Latency& l) {
     Json bins = Json::array();
     for (const HistogramBin& bin : l.histogram) bins.push_back({bin.low, bin.count});
-    return {{"p50_us", l.p50},      {"p90_us", l.p90},         {"p99_us", l.p99},
-            {"p99_9_us", l.p999},   {"max_us", l.largest},     {"samples", l.samples},
+    return {{"p50_us", l.p50},
+            {"p90_us", l.p90},
+            {"p99_us", l.p99},
+            {"p99_9_us", l.p999},
+            {"max_us", l.largest},
+            {"samples", l.samples},
             {"histogram", {{"bins_per_octave", kBinsPerOctave}, {"low_us_and_count", bins}}}};
 }
 
@@ -286,18 +304,21 @@ void complete(Options& o) {
 }
 void check_context(Options& o, uint32_t context) {
     if (o.depth.empty() && o.decode <= context) o.depth = {std::min(o.longest_prefill(), context - o.decode)};
-    bool fits = o.longest_prefill() <= context && o.decode <= context && ((o.steps == 0 && o.turns == 0) || o.position < context);
+    bool fits = o.longest_prefill() <= context && o.decode <= context &&
+                ((o.steps == 0 && o.turns == 0) || o.position < context);
     for (const uint32_t depth : o.depth) fits = fits && uint64_t{depth} + o.decode <= context;
     if (!fits)
-        throw ToolError(kExitUsage, strf("--prefill, --depth with --decode, or --position does not fit the context of %u tokens",
-                                         context));
+        throw ToolError(
+            kExitUsage,
+            strf("--prefill, --depth with --decode, or --position does not fit the context of %u tokens", context));
 }
 
 void bench(Options o, const Console& console) {
     complete(o);
     LoadedModel m = load_model(o.engine, console);
     check_context(o, m.plan.context_tokens);
-    if (o.turns && m.plan.low_rank_op_count == 0) throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
+    if (o.turns && m.plan.low_rank_op_count == 0)
+        throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
 
     const Results r = Bench(m, o, console).run();
     const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);
@@ -330,19 +351,20 @@ void bench(Options o, const Console& console) {
             entry["stream_used"] = in_cache ? "working set of the model (cache-resident)" : "beyond the caches";
             decode.push_back(entry);
         }
-        Json out = {{"model", info_json(m.file.info)},
-                    {"version", strf("%u.%u.%u", keel_version() >> 16, keel_version() >> 8 & 0xff, keel_version() & 0xff)},
-                    {"kernel_set", stats->kernel_set},
-                    {"threads", stats->threads},
-                    {"weights", weights_name(m.config.weights)},
-                    {"activation", activation_name(m.config.activation)},
-                    {"k_format", kv_format_name(m.config, m.config.k_format)},
-                    {"v_format", kv_format_name(m.config, m.config.v_format)},
-                    {"repeats", o.repeats},
-                    {"load_seconds", m.load_seconds},
-                    {"prefill", prefill},
-                    {"decode", decode},
-                    {"stream", {{"bytes", r.stream.bytes}, {"gb_per_s", spread_json(stream)}}}};
+        Json out = {
+            {"model", info_json(m.file.info)},
+            {"version", strf("%u.%u.%u", keel_version() >> 16, keel_version() >> 8 & 0xff, keel_version() & 0xff)},
+            {"kernel_set", stats->kernel_set},
+            {"threads", stats->threads},
+            {"weights", weights_name(m.config.weights)},
+            {"activation", activation_name(m.config.activation)},
+            {"k_format", kv_format_name(m.config, m.config.k_format)},
+            {"v_format", kv_format_name(m.config, m.config.v_format)},
+            {"repeats", o.repeats},
+            {"load_seconds", m.load_seconds},
+            {"prefill", prefill},
+            {"decode", decode},
+            {"stream", {{"bytes", r.stream.bytes}, {"gb_per_s", spread_json(stream)}}}};
         if (o.steps) {
             out["step"] = latency_json(r.step);
             out["step"]["position"] = o.position;
@@ -383,12 +405,14 @@ void bench(Options o, const Console& console) {
     if (!r.decode.empty()) printf("\n");
     for (const DecodeResult& d : r.decode)
         printf("%s: a step moves %s, %.1f GB/s, %.0f %% of the fastest stream %s\n", decode_name(d).c_str(),
-               human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s, bandwidth(d).percent,
+               human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s,
+               bandwidth(d).percent,
                in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
     if (o.turns) {
         const Turns t = turns_of(r, m.plan, o.position);
-        printf("by turns: dense %s a step, low-rank %s; %.3f of the time (fastest steps: %.3f) for %.3f of the bytes\n", human_us(t.us[0].median).c_str(), human_us(t.us[1].median).c_str(),
-               t.ratio.median, t.us[1].lowest / t.us[0].lowest, t.byte_ratio());
+        printf("by turns: dense %s a step, low-rank %s; %.3f of the time (fastest steps: %.3f) for %.3f of the bytes\n",
+               human_us(t.us[0].median).c_str(), human_us(t.us[1].median).c_str(), t.ratio.median,
+               t.us[1].lowest / t.us[0].lowest, t.byte_ratio());
     }
     if (o.steps == 0 && r.slice.samples == 0) return;
     Table latency({"latency", "p50", "p90", "p99", "p99.9", "max", "samples"});
@@ -400,11 +424,13 @@ void bench(Options o, const Console& console) {
     if (r.slice.samples) row(strf("prefill slices of %s", human_us(static_cast<double>(o.budget_us)).c_str()), r.slice);
     printf("\n%s", latency.text().c_str());
     if (o.steps && r.step_interruptions.known)
-        printf("during the steps: %lld voluntary and %lld involuntary context switches, %lld minor and %lld major page faults\n",
-               static_cast<long long>(r.step_interruptions.voluntary_switches),
-               static_cast<long long>(r.step_interruptions.involuntary_switches),
-               static_cast<long long>(r.step_interruptions.minor_faults),
-               static_cast<long long>(r.step_interruptions.major_faults));
+        printf(
+            "during the steps: %lld voluntary and %lld involuntary context switches, %lld minor and %lld major page "
+            "faults\n",
+            static_cast<long long>(r.step_interruptions.voluntary_switches),
+            static_cast<long long>(r.step_interruptions.involuntary_switches),
+            static_cast<long long>(r.step_interruptions.minor_faults),
+            static_cast<long long>(r.step_interruptions.major_faults));
     if (r.slice.samples) printf("largest overrun of the budget: %s\n", human_us(r.slice_overrun_us).c_str());
 }
 
@@ -412,11 +438,12 @@ void bench(Options o, const Console& console) {
 
 void add_bench_verb(CLI::App& app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "bench", "rates and latencies, against this machine's memory bandwidth",
-                              "  keel bench model.gguf\n"
-                              "  keel bench model.gguf --prefill 128,512,2048 --depth 2048,512,0 --decode 32 --threads 4 --json\n"
-                              "  keel bench model.gguf --prefill 0 --depth 0 --sessions 4 --steps 0\n"
-                              "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000");
+    CLI::App* verb =
+        add_verb(app, console, "bench", "rates and latencies, against this machine's memory bandwidth",
+                 "  keel bench model.gguf\n"
+                 "  keel bench model.gguf --prefill 128,512,2048 --depth 2048,512,0 --decode 32 --threads 4 --json\n"
+                 "  keel bench model.gguf --prefill 0 --depth 0 --sessions 4 --steps 0\n"
+                 "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000");
     add_engine_options(*verb, o->engine);
     const auto add = [&](const char* name, auto& value, const char* what) {
         return verb->add_option(name, value, what)->capture_default_str();
@@ -424,13 +451,15 @@ void add_bench_verb(CLI::App& app, Console& console) {
     add("--prefill", o->prefill, "prompts of so many tokens, separated by commas; 0 measures none")->delimiter(',');
     add("--decode", o->decode, "tokens decoded one by one; 0 measures none");
     verb->add_option("--depth", o->depth,
-                     "tokens in the session before the decoded ones, separated by commas (default: the longest prompt); from deep "
+                     "tokens in the session before the decoded ones, separated by commas (default: the longest "
+                     "prompt); from deep "
                      "to shallow, what one has computed serves the next")
         ->delimiter(',');
     add("--sessions", o->engine.sessions, "more than 1: decode also with so many sessions together");
     add("--steps", o->steps, "single steps timed for the latency table; 0 measures none");
     add("--position", o->position, "position at which they are timed");
-    add("--turns", o->turns, "single steps at that position timed in the dense and the low-rank pass by turns; 0 measures none");
+    add("--turns", o->turns,
+        "single steps at that position timed in the dense and the low-rank pass by turns; 0 measures none");
     add("--budget-us", o->budget_us, "time slice for the longest prompt; 0 skips the slices");
     add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
     verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");

@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <array>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
 #include "sdk/tools/lab/kv/kv_meter.h"
 #include "sdk/tools/lab/kv/kv_text.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {
@@ -37,16 +37,22 @@ KvFormat format_named(const std::string& name) {
     if (!format) throw ToolError(kExitUsage, "'" + name + "' is no KV format");
     return static_cast<KvFormat>(*format - 1);
 }
-const char* name_of(KvFormat format) { return kv_format_name(static_cast<keel_kv_format>(format + 1)); }
-const char* name_of(KvScaleMode mode) { return mode == KvScaleMode::kUnbiased ? "unbiased" : "least squares"; }
+const char* name_of(KvFormat format) {
+    return kv_format_name(static_cast<keel_kv_format>(format + 1));
+}
+const char* name_of(KvScaleMode mode) {
+    return mode == KvScaleMode::kUnbiased ? "unbiased" : "least squares";
+}
 bool has_scale_mode(KvFormat format) {
-    return kernels::kKvFormats[format].family == kernels::KvFamily::kLattice || kernels::kKvFormats[format].family == kernels::KvFamily::kTrellis;
+    return kernels::kKvFormats[format].family == kernels::KvFamily::kLattice ||
+           kernels::kKvFormats[format].family == kernels::KvFamily::kTrellis;
 }
 
 // Bytes of one side of one layer in a page.
 uint64_t side_page_bytes(const KvModelShape& shape, KvFormat format) {
     uint64_t bytes = 0;
-    const KvLayer layer = kv_layer(shape.kv_heads, shape.head_dim, {format, format, KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares}, &bytes);
+    const KvLayer layer = kv_layer(shape.kv_heads, shape.head_dim,
+                                   {format, format, KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares}, &bytes);
     return layer.k_head_bytes * shape.kv_heads;
 }
 
@@ -70,9 +76,14 @@ Json profile_json(const KvProfile& p) {
     Json layers = Json::array();
     double bits = 0;
     for (const KvLayerFormats& f : p.formats) {
-        layers.push_back({{"k_format", name_of(f.k)}, {"v_format", name_of(f.v)}, {"k_scale", name_of(f.k_scale)}, {"v_scale", name_of(f.v_scale)}});
+        layers.push_back({{"k_format", name_of(f.k)},
+                          {"v_format", name_of(f.v)},
+                          {"k_scale", name_of(f.k_scale)},
+                          {"v_scale", name_of(f.v_scale)}});
         for (const KvFormat side : {f.k, f.v})
-            bits += 8.0 * (kernels::kv_code_bytes(side, p.shape.head_dim) + kernels::kv_scale_bytes(side, p.shape.head_dim)) / p.shape.head_dim / 2;
+            bits += 8.0 *
+                    (kernels::kv_code_bytes(side, p.shape.head_dim) + kernels::kv_scale_bytes(side, p.shape.head_dim)) /
+                    p.shape.head_dim / 2;
     }
     return {{"fingerprint", strf("%016llx", static_cast<unsigned long long>(p.shape.fingerprint))},
             {"layers", p.shape.layers},
@@ -91,16 +102,20 @@ std::string profile_text(const KvProfile& p, const std::vector<std::array<std::s
     const Json j = profile_json(p);
     std::string pairs;
     for (const uint32_t pair : p.pairs) pairs += (pairs.empty() ? "" : " ") + std::to_string(pair);
-    std::string text = strf("model %s: %u layers, %u KV heads of %u; %.3f bits an element; K means %s, V means %s, gains %s\n", j["fingerprint"].get<std::string>().c_str(),
-                            p.shape.layers, p.shape.kv_heads, p.shape.head_dim, j["bits_per_element"].get<double>(), p.key_means.empty() ? "no" : "yes",
-                            p.value_means.empty() ? "no" : "yes", p.gains.empty() ? "no" : "yes");
+    std::string text =
+        strf("model %s: %u layers, %u KV heads of %u; %.3f bits an element; K means %s, V means %s, gains %s\n",
+             j["fingerprint"].get<std::string>().c_str(), p.shape.layers, p.shape.kv_heads, p.shape.head_dim,
+             j["bits_per_element"].get<double>(), p.key_means.empty() ? "no" : "yes",
+             p.value_means.empty() ? "no" : "yes", p.gains.empty() ? "no" : "yes");
     if (!p.pairs.empty()) text += "RoPE pairs whose K mean is removed before the rotation: " + pairs + "\n";
     std::vector<std::string> head = {"layer", "K", "V", "K scale", "V scale"};
     if (!shares.empty()) head.insert(head.end(), {"K energy coded", "V energy coded"});
     Table table(head);
     for (uint32_t layer = 0; layer < p.shape.layers; ++layer) {
         const KvLayerFormats& f = p.formats[layer];
-        std::vector<std::string> row = {std::to_string(layer), name_of(f.k), name_of(f.v), has_scale_mode(f.k) ? name_of(f.k_scale) : "", has_scale_mode(f.v) ? name_of(f.v_scale) : ""};
+        std::vector<std::string> row = {std::to_string(layer), name_of(f.k), name_of(f.v),
+                                        has_scale_mode(f.k) ? name_of(f.k_scale) : "",
+                                        has_scale_mode(f.v) ? name_of(f.v_scale) : ""};
         if (!shares.empty()) row.insert(row.end(), {shares[layer][0], shares[layer][1]});
         table.add(row);
     }
@@ -109,8 +124,10 @@ std::string profile_text(const KvProfile& p, const std::vector<std::array<std::s
 
 void show_profile(const std::string& path, const Console& console) {
     const KvProfile profile = read_kv_profile_file(path);
-    if (console.json) print_json(profile_json(profile));
-    else fputs(profile_text(profile, {}).c_str(), stdout);
+    if (console.json)
+        print_json(profile_json(profile));
+    else
+        fputs(profile_text(profile, {}).c_str(), stdout);
 }
 
 // ---- formats ----
@@ -119,13 +136,16 @@ struct Part {
     uint32_t layer;
     bool value;
 };
-KvFormat& format_of(KvProfile& profile, const Part& part) { return part.value ? profile.formats[part.layer].v : profile.formats[part.layer].k; }
+KvFormat& format_of(KvProfile& profile, const Part& part) {
+    return part.value ? profile.formats[part.layer].v : profile.formats[part.layer].k;
+}
 
 void set_all(KvProfile* profile, KvFormat format) {
     for (KvLayerFormats& f : profile->formats) f.k = f.v = format;
 }
 
-// Candidates and their measured costs; neighbouring layers are measured together where there are more than `most` measurements.
+// Candidates and their measured costs; neighbouring layers are measured together where there are more than `most`
+// measurements.
 struct Costs {
     std::vector<KvFormat> formats;
     std::vector<Part> parts;
@@ -133,11 +153,13 @@ struct Costs {
     uint32_t together = 1;
 };
 
-Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats, uint32_t most, KvMeter& meter, ProgressBar& bar) {
+Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats, uint32_t most, KvMeter& meter,
+                    ProgressBar& bar) {
     Costs costs;
     costs.formats = formats;
     const uint32_t layers = base.shape.layers;
-    while (2 * ((layers + costs.together - 1) / costs.together) * formats.size() > most && costs.together < layers) ++costs.together;
+    while (2 * ((layers + costs.together - 1) / costs.together) * formats.size() > most && costs.together < layers)
+        ++costs.together;
     for (const bool value : {false, true})
         for (uint32_t first = 0; first < layers; first += costs.together) {
             const uint32_t last = std::min(first + costs.together, layers);
@@ -146,7 +168,8 @@ Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats,
                 KvProfile profile = base;
                 set_all(&profile, kernels::kKvF32);
                 for (uint32_t layer = first; layer < last; ++layer) format_of(profile, {layer, value}) = formats[c];
-                bar.update((value ? layers : 0) + first, 2 * layers, strf("%s of layer %u, %s", value ? "V" : "K", first, name_of(formats[c])));
+                bar.update((value ? layers : 0) + first, 2 * layers,
+                           strf("%s of layer %u, %s", value ? "V" : "K", first, name_of(formats[c])));
                 unit.bytes.push_back(side_page_bytes(base.shape, formats[c]));
                 unit.cost.push_back(meter.measure(profile).kl / (last - first));
             }
@@ -164,8 +187,11 @@ void set_choices(const Costs& costs, const AllocationChoices& choices, KvProfile
 
 // Bytes a page may have: of a ratio ("4.7x") or of bytes for the whole context, side data included.
 uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t context) {
-    if (o.bits > 0) return static_cast<uint64_t>(o.bits / 8 * profile.shape.head_dim * profile.shape.kv_heads * profile.shape.layers * 2 * kPageTokens);
-    const KvBytes f16 = reference_kv_bytes(o.engine, context), own = planned_kv_bytes(plan_with(o.engine, profile, context));
+    if (o.bits > 0)
+        return static_cast<uint64_t>(o.bits / 8 * profile.shape.head_dim * profile.shape.kv_heads *
+                                     profile.shape.layers * 2 * kPageTokens);
+    const KvBytes f16 = reference_kv_bytes(o.engine, context),
+                  own = planned_kv_bytes(plan_with(o.engine, profile, context));
     double total;
     if (o.budget.ends_with('x')) {
         char* end = nullptr;
@@ -175,8 +201,10 @@ uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t contex
     } else {
         total = static_cast<double>(parse_bytes(o.budget));
     }
-    if (total <= static_cast<double>(own.side_bytes)) throw ToolError(kExitUsage, "the budget is below what means and tables take");
-    return static_cast<uint64_t>((total - static_cast<double>(own.side_bytes)) / static_cast<double>(own.pages)) / 64 * 64;
+    if (total <= static_cast<double>(own.side_bytes))
+        throw ToolError(kExitUsage, "the budget is below what means and tables take");
+    return static_cast<uint64_t>((total - static_cast<double>(own.side_bytes)) / static_cast<double>(own.pages)) / 64 *
+           64;
 }
 
 // Furthest point of the path whose measured KL is within the budget; the KL grows along it.
@@ -198,21 +226,26 @@ AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& 
 
 void calibrate_kv(const Options& o, const Console& console) {
     if (!o.show.empty()) return show_profile(o.show, console);
-    if (o.engine.model.empty() || o.text.file.empty() || o.output.empty()) throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
-    if (!o.budget.empty() + (o.bits > 0) + (o.kl > 0) + !o.uniform.empty() != 1) throw ToolError(kExitUsage, "give one of --budget, --bits, --kl and --uniform");
+    if (o.engine.model.empty() || o.text.file.empty() || o.output.empty())
+        throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
+    if (!o.budget.empty() + (o.bits > 0) + (o.kl > 0) + !o.uniform.empty() != 1)
+        throw ToolError(kExitUsage, "give one of --budget, --bits, --kl and --uniform");
     const ModelFile file = open_model(o.engine.model);
     const uint32_t context = lab_context(o.engine);
     std::vector<KvFormat> formats;
-    for (const std::string& name : split_kv_specs(o.uniform.empty() ? o.formats : o.uniform)) formats.push_back(format_named(name));
+    for (const std::string& name : split_kv_specs(o.uniform.empty() ? o.formats : o.uniform))
+        formats.push_back(format_named(name));
     if (formats.empty()) throw ToolError(kExitUsage, "--formats names no format");
 
     // 1
     KvStatistics statistics;
-    capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context), [&](const KvDocumentRows& rows) { statistics.add(rows); });
+    capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
+                 [&](const KvDocumentRows& rows) { statistics.add(rows); });
     const keel_model_info& info = file.info;
     KvProfile profile;
     profile.shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, statistics.rope_dims() / 2};
-    profile.formats.assign(info.layers, {formats[0], formats[0], KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares});
+    profile.formats.assign(info.layers,
+                           {formats[0], formats[0], KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares});
     if (!o.no_key_means) {
         profile.pairs = choose_mean_pairs(statistics, o.pairs);
         set_key_means(statistics, &profile);
@@ -231,7 +264,9 @@ void calibrate_kv(const Options& o, const Console& console) {
     set_all(&profile, formats[formats.size() / 2]);
     KvProfile other = profile;
     for (KvLayerFormats& f : other.formats) f.k_scale = KvScaleMode::kUnbiased;
-    if (o.k_scale == "unbiased" || (o.k_scale == "auto" && has_scale_mode(formats[formats.size() / 2]) && better("unbiased K scale", other, profile))) profile = other;
+    if (o.k_scale == "unbiased" || (o.k_scale == "auto" && has_scale_mode(formats[formats.size() / 2]) &&
+                                    better("unbiased K scale", other, profile)))
+        profile = other;
     other = profile;
     set_gains(statistics, &other);
     if (o.gains == "on" || (o.gains == "auto" && better("gains", other, profile))) profile = other;
@@ -243,7 +278,8 @@ void calibrate_kv(const Options& o, const Console& console) {
         set_all(&profile, formats[0]);
     } else {
         costs = measure_costs(profile, formats, o.measurements, meter, bar);
-        const AllocationChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter) : allocate(costs.units, page_budget(o, profile, context));
+        const AllocationChoices choices =
+            o.kl > 0 ? within_kl(costs, o.kl, profile, meter) : allocate(costs.units, page_budget(o, profile, context));
         if (choices.empty()) throw ToolError(kExitRuntime, "the smallest formats exceed the budget");
         set_choices(costs, choices, &profile);
         predicted_kl = cost_of(costs.units, choices);
@@ -277,19 +313,28 @@ void calibrate_kv(const Options& o, const Console& console) {
         }
         for (size_t i = 0; i < costs.parts.size(); ++i)
             for (size_t c = 0; c < costs.formats.size(); ++c)
-                out["costs"].push_back({{"layer", costs.parts[i].layer}, {"side", costs.parts[i].value ? "v" : "k"}, {"format", name_of(costs.formats[c])}, {"kl", costs.units[i].cost[c]}});
+                out["costs"].push_back({{"layer", costs.parts[i].layer},
+                                        {"side", costs.parts[i].value ? "v" : "k"},
+                                        {"format", name_of(costs.formats[c])},
+                                        {"kl", costs.units[i].cost[c]}});
         return print_json(out);
     }
     std::vector<std::array<std::string, 2>> shares;
     for (uint32_t layer = 0; layer < info.layers; ++layer)
-        shares.push_back({strf("%.1f %%", 100 * coded_key_share(statistics, profile, layer)), strf("%.1f %%", 100 * coded_value_share(statistics, profile, layer))});
+        shares.push_back({strf("%.1f %%", 100 * coded_key_share(statistics, profile, layer)),
+                          strf("%.1f %%", 100 * coded_value_share(statistics, profile, layer))});
     fputs(profile_text(profile, shares).c_str(), stdout);
     for (const Json& trial : trials)
-        printf("%s: KL %.6f with, %.6f without\n", trial["choice"].get<std::string>().c_str(), trial["kl_with"].get<double>(), trial["kl_without"].get<double>());
-    if (costs.together > 1) printf("costs were measured for %u neighbouring layers together, to stay within %u measurements\n", costs.together, o.measurements);
-    printf("%.1f bytes a token at %u tokens (%s beside the pages), %.3fx of f16\n", own.per_token, context, human_bytes(own.side_bytes).c_str(), own.ratio);
-    printf("on the slice (%llu tokens): KL %.6f (sum of the parts %.6f), dPPL %+.3f %%; %u measurements\n", static_cast<unsigned long long>(meter.tokens()), reading.kl, predicted_kl,
-           ppl_percent(reading.delta.mean), meter.measurements());
+        printf("%s: KL %.6f with, %.6f without\n", trial["choice"].get<std::string>().c_str(),
+               trial["kl_with"].get<double>(), trial["kl_without"].get<double>());
+    if (costs.together > 1)
+        printf("costs were measured for %u neighbouring layers together, to stay within %u measurements\n",
+               costs.together, o.measurements);
+    printf("%.1f bytes a token at %u tokens (%s beside the pages), %.3fx of f16\n", own.per_token, context,
+           human_bytes(own.side_bytes).c_str(), own.ratio);
+    printf("on the slice (%llu tokens): KL %.6f (sum of the parts %.6f), dPPL %+.3f %%; %u measurements\n",
+           static_cast<unsigned long long>(meter.tokens()), reading.kl, predicted_kl, ppl_percent(reading.delta.mean),
+           meter.measurements());
     printf("written to %s, %s\n", o.output.c_str(), human_bytes(bytes.size()).c_str());
 }
 
@@ -299,18 +344,21 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
     CLI::App* calibrate = app.add_subcommand("calibrate", "what a model needs to be run more cheaply, from text");
     calibrate->require_subcommand(1);
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(*calibrate, console, "kv", "a KV profile: means, gains, and formats per layer under a budget",
-                              "  keel calibrate kv model.gguf calibration.jsonl --budget 4.7x --output model.kvp\n"
-                              "  keel calibrate kv model.gguf calibration.jsonl --kl 0.004 --formats tcq-2,tcq-3,tcq-4,e8-6 --output model.kvp\n"
-                              "  keel calibrate kv model.gguf calibration.jsonl --uniform tcq-3 --output model.kvp\n"
-                              "  keel calibrate kv --show model.kvp");
+    CLI::App* verb =
+        add_verb(*calibrate, console, "kv", "a KV profile: means, gains, and formats per layer under a budget",
+                 "  keel calibrate kv model.gguf calibration.jsonl --budget 4.7x --output model.kvp\n"
+                 "  keel calibrate kv model.gguf calibration.jsonl --kl 0.004 --formats tcq-2,tcq-3,tcq-4,e8-6 "
+                 "--output model.kvp\n"
+                 "  keel calibrate kv model.gguf calibration.jsonl --uniform tcq-3 --output model.kvp\n"
+                 "  keel calibrate kv --show model.kvp");
     add_engine_options(*verb, o->engine);
     verb->get_option("model")->required(false);
     add_text_options(*verb, o->text, "for the statistics");
     verb->footer(verb->get_footer() + "\nThe text is never the one that formats are validated on.");
     verb->add_option("--output,-o", o->output, "the profile to write");
     verb->add_option("--show", o->show, "print what a profile file holds");
-    verb->add_option("--budget", o->budget, "bytes of one sequence at --context, side data included: a ratio to f16 (4.7x) or a size (2MiB)");
+    verb->add_option("--budget", o->budget,
+                     "bytes of one sequence at --context, side data included: a ratio to f16 (4.7x) or a size (2MiB)");
     verb->add_option("--bits", o->bits, "bits per element, scales included");
     verb->add_option("--kl", o->kl, "mean KL on the slice, in nats");
     verb->add_option("--uniform", o->uniform, "this format everywhere");
@@ -318,9 +366,12 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
     verb->add_option("--pairs", o->pairs, "RoPE pairs whose K mean is removed before the rotation (default 16)");
     verb->add_option("--slice-documents", o->slice_documents, "documents on which formats are measured (default 4)");
     verb->add_option("--slice-tokens", o->slice_tokens, "tokens of each (default 512)");
-    verb->add_option("--measurements", o->measurements, "most measurements of costs; layers are measured together beyond it (default 256)");
-    verb->add_option("--k-scale", o->k_scale, "how K rows are scaled: ls, unbiased, auto (default)")->check(CLI::IsMember({"ls", "unbiased", "auto"}));
-    verb->add_option("--gains", o->gains, "per-pair gains: on, off, auto (default)")->check(CLI::IsMember({"on", "off", "auto"}));
+    verb->add_option("--measurements", o->measurements,
+                     "most measurements of costs; layers are measured together beyond it (default 256)");
+    verb->add_option("--k-scale", o->k_scale, "how K rows are scaled: ls, unbiased, auto (default)")
+        ->check(CLI::IsMember({"ls", "unbiased", "auto"}));
+    verb->add_option("--gains", o->gains, "per-pair gains: on, off, auto (default)")
+        ->check(CLI::IsMember({"on", "off", "auto"}));
     verb->add_flag("--no-key-means", o->no_key_means, "leave the mean in K");
     verb->add_flag("--no-value-means", o->no_value_means, "leave the mean in V");
     verb->callback([o, &console] { calibrate_kv(*o, console); });

@@ -1,10 +1,10 @@
 // keel capture kv: keys, values and queries of a text as a safetensors file, for other tools.
 #include <stdio.h>
 
+#include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/files/safetensors_writer.h"
 #include "sdk/tools/lab/kv/kv_row_capture.h"
 #include "sdk/tools/lab/kv/kv_text.h"
-#include "sdk/tools/files/safetensors_writer.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {
@@ -24,14 +24,18 @@ void capture_kv(const Options& o, const Console& console) {
     f32.k_format = f32.v_format = KEEL_KV_F32;
     KvRun run(o.engine, f32, tokens);
     const KvShape shape = run.shape();
-    const std::vector<std::vector<int32_t>> documents = tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens);
+    const std::vector<std::vector<int32_t>> documents =
+        tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens);
     uint64_t total = 0;
     for (const auto& ids : documents) total += ids.size();
 
-    std::vector<SafetensorsEntry> entries = {{"tokens", "I32", {total}}, {"documents", "I32", {total}}, {"positions", "I32", {total}}};
+    std::vector<SafetensorsEntry> entries = {
+        {"tokens", "I32", {total}}, {"documents", "I32", {total}}, {"positions", "I32", {total}}};
     for (uint32_t layer = 0; layer < shape.layers; ++layer)
         for (const char* name : kNames)
-            entries.push_back({strf("layers.%u.%s", layer, name), "F32", {total, name[0] == 'q' ? shape.heads : shape.kv_heads, shape.head_dim}});
+            entries.push_back({strf("layers.%u.%s", layer, name),
+                               "F32",
+                               {total, name[0] == 'q' ? shape.heads : shape.kv_heads, shape.head_dim}});
     const keel_model_info& info = run.info();
     KvRowCapture capture(shape);
     run.set_tap(&capture);
@@ -53,7 +57,8 @@ void capture_kv(const Options& o, const Console& console) {
         for (uint32_t layer = 0; layer < shape.layers; ++layer) {
             const std::vector<float>* parts[] = {&rows.k_before, &rows.k_after, &rows.v, &rows.q_after};
             for (size_t i = 0; i < std::size(parts); ++i) {
-                const uint64_t row = uint64_t{i == 3 ? shape.heads : shape.kv_heads} * shape.head_dim, count = row * ids.size();
+                const uint64_t row = uint64_t{i == 3 ? shape.heads : shape.kv_heads} * shape.head_dim,
+                               count = row * ids.size();
                 writer.write(3 + layer * std::size(parts) + i, first * row, parts[i]->data() + layer * count, count);
             }
         }
@@ -61,10 +66,15 @@ void capture_kv(const Options& o, const Console& console) {
     }
     writer.commit();
     if (console.json)
-        print_json({{"output", o.output}, {"documents", documents.size()}, {"tokens", total}, {"tensors", entries.size()}, {"rope_dims", capture.rows().rope_dims},
+        print_json({{"output", o.output},
+                    {"documents", documents.size()},
+                    {"tokens", total},
+                    {"tensors", entries.size()},
+                    {"rope_dims", capture.rows().rope_dims},
                     {"rope_pairs", capture.rows().neox ? "halves" : "neighbours"}});
     else
-        printf("%s: %zu tensors of %llu tokens from %zu documents\n", o.output.c_str(), entries.size(), static_cast<unsigned long long>(total), documents.size());
+        printf("%s: %zu tensors of %llu tokens from %zu documents\n", o.output.c_str(), entries.size(),
+               static_cast<unsigned long long>(total), documents.size());
 }
 
 }  // namespace
@@ -73,12 +83,14 @@ void add_capture_verb(CLI::App& app, Console& console) {
     CLI::App* capture = app.add_subcommand("capture", "what a model computes inside, as files");
     capture->require_subcommand(1);
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(*capture, console, "kv", "keys, values and queries as a safetensors file",
-                              "  keel capture kv model.gguf text.txt --output rows.safetensors\n"
-                              "  keel capture kv model.gguf calibration.jsonl --documents 4 --tokens 512 --output rows.safetensors");
+    CLI::App* verb =
+        add_verb(*capture, console, "kv", "keys, values and queries as a safetensors file",
+                 "  keel capture kv model.gguf text.txt --output rows.safetensors\n"
+                 "  keel capture kv model.gguf calibration.jsonl --documents 4 --tokens 512 --output rows.safetensors");
     add_engine_options(*verb, o->engine);
     verb->footer(verb->get_footer() +
-                 "\nTensors, f32: layers.N.k_before_rope, k_after_rope and v [tokens, KV heads, head size], q_after_rope [tokens, heads, head size];\n"
+                 "\nTensors, f32: layers.N.k_before_rope, k_after_rope and v [tokens, KV heads, head size], "
+                 "q_after_rope [tokens, heads, head size];\n"
                  "i32: tokens, documents and positions [tokens].");
     add_text_options(*verb, o->text, "to compute");
     verb->get_option("text")->required();

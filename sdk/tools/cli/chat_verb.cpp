@@ -3,9 +3,9 @@
 
 #include <iostream>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/generation.h"
 #include "sdk/tools/common/model_loader.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {

@@ -1,21 +1,22 @@
 // keel eval kv: what formats of the KV arena, and published codecs in its place, do to a model's predictions on a text.
 //
-// Every document alone: ids = [BOS] + tokenize(text), cut to --tokens + 1; every position is scored with its whole left context, in steps
-// of --chunk tokens (128; 512 where blocks of positions are coded) over rows that have been coded before anything reads them, so that errors
-// accumulate from layer to layer and from position to position, as in use. The reference computes the same tokens; differences
-// are paired. --decode computes the last tokens again one by one and compares every bit of the logits.
+// Every document alone: ids = [BOS] + tokenize(text), cut to --tokens + 1; every position is scored with its whole left
+// context, in steps of --chunk tokens (128; 512 where blocks of positions are coded) over rows that have been coded
+// before anything reads them, so that errors accumulate from layer to layer and from position to position, as in use.
+// The reference computes the same tokens; differences are paired. --decode computes the last tokens again one by one
+// and compares every bit of the logits.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <algorithm>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/lab/kv/kv_peer_calibration.h"
 #include "sdk/tools/lab/kv/kv_peer_tap.h"
 #include "sdk/tools/lab/kv/kv_probe.h"
 #include "sdk/tools/lab/kv/kv_text.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {
@@ -33,7 +34,8 @@ struct Options {
 
 // One format of the grid with its engine and what watches it.
 struct Candidate {
-    Candidate(const EngineOptions& options, const KvSpec& spec, uint32_t context_tokens, const KvPeerTables* tables) : quality{.spec = spec} {
+    Candidate(const EngineOptions& options, const KvSpec& spec, uint32_t context_tokens, const KvPeerTables* tables)
+        : quality{.spec = spec} {
         EngineOptions engine = options;
         KvShape shape;
         if (!spec.native) {
@@ -44,8 +46,10 @@ struct Candidate {
             if (peer->one_thread()) engine.threads = 1;
         }
         run = std::make_unique<KvRun>(engine, spec, context_tokens, nullptr, quality.blocks ? kLabBlockChunk : 0);
-        if (spec.native) stored = std::make_unique<KvStoredErrors>(run->shape());
-        else run->set_tap(peer.get());
+        if (spec.native)
+            stored = std::make_unique<KvStoredErrors>(run->shape());
+        else
+            run->set_tap(peer.get());
     }
 
     void score(const KvReference& reference, bool with_row_errors, uint32_t decode) {
@@ -58,17 +62,20 @@ struct Candidate {
         });
         quality.score.end_document();
         if (decode == 0 || quality.blocks) return;
-        run->decode_again(reference.input(), static_cast<uint32_t>(decode_from), [&](size_t position, std::span<const float> logits) {
-            ++quality.decoded_tokens;
-            quality.decoded_differences += memcmp(logits.data(), &kept[(position - decode_from) * logits.size()], logits.size_bytes()) != 0;
-        });
+        run->decode_again(
+            reference.input(), static_cast<uint32_t>(decode_from), [&](size_t position, std::span<const float> logits) {
+                ++quality.decoded_tokens;
+                quality.decoded_differences +=
+                    memcmp(logits.data(), &kept[(position - decode_from) * logits.size()], logits.size_bytes()) != 0;
+            });
     }
 
     void finish(const KvBytes& f16) {
         if (peer) {
             const uint32_t context = run->plan().context_tokens;
             quality.bytes.side_bytes = peer->side_bytes();
-            quality.bytes.total_bytes = peer->bytes_per_token() * context + static_cast<double>(quality.bytes.side_bytes);
+            quality.bytes.total_bytes =
+                peer->bytes_per_token() * context + static_cast<double>(quality.bytes.side_bytes);
             quality.bytes.per_token = quality.bytes.total_bytes / context;
         } else {
             quality.bytes = planned_kv_bytes(run->plan());
@@ -79,7 +86,7 @@ struct Candidate {
         quality.v_relative_mse = errors.relative_mse(true);
     }
 
-    std::unique_ptr<KvPeerTap> peer;         // before the engine that calls them
+    std::unique_ptr<KvPeerTap> peer;  // before the engine that calls them
     std::unique_ptr<KvStoredErrors> stored;
     std::unique_ptr<KvRun> run;
     KvQuality quality;
@@ -96,8 +103,12 @@ std::vector<KvSpec> grid_of(const Options& o) {
     return specs;
 }
 
-Json interval_json(const Interval& interval, double (*of)(double)) { return {of(interval.low), of(interval.high)}; }
-double same(double x) { return x; }
+Json interval_json(const Interval& interval, double (*of)(double)) {
+    return {of(interval.low), of(interval.high)};
+}
+double same(double x) {
+    return x;
+}
 
 Json quality_json(const KvQuality& q, bool per_document) {
     const PairedDelta delta = q.score.delta();
@@ -121,38 +132,47 @@ Json quality_json(const KvQuality& q, bool per_document) {
                 {"same_top_percent", q.score.same_top_percent()},
                 {"k_relative_mse", q.k_relative_mse},
                 {"v_relative_mse", q.v_relative_mse}};
-    if (q.decoded_tokens) out["decode_through_cache"] = {{"tokens", q.decoded_tokens}, {"tokens_with_other_bits", q.decoded_differences}};
+    if (q.decoded_tokens)
+        out["decode_through_cache"] = {{"tokens", q.decoded_tokens}, {"tokens_with_other_bits", q.decoded_differences}};
     if (per_document)
         for (const PairedUnit& unit : q.score.document_units())
-            out["per_document"].push_back({{"tokens", unit.tokens}, {"reference_nll_sum", unit.reference_nll}, {"nll_sum", unit.nll}});
+            out["per_document"].push_back(
+                {{"tokens", unit.tokens}, {"reference_nll_sum", unit.reference_nll}, {"nll_sum", unit.nll}});
     return out;
 }
 
 std::string percent_text(const PairedDelta& delta) {
-    return strf("%+.3f (%+.3f .. %+.3f)", ppl_percent(delta.mean), ppl_percent(delta.interval.low), ppl_percent(delta.interval.high));
+    return strf("%+.3f (%+.3f .. %+.3f)", ppl_percent(delta.mean), ppl_percent(delta.interval.low),
+                ppl_percent(delta.interval.high));
 }
 
 // The format of --against; null without one.
 const KvQuality* baseline_of(const std::vector<KvQuality>& qualities, const std::string& name) {
-    const auto it = std::find_if(qualities.begin(), qualities.end(), [&](const KvQuality& q) { return q.spec.name == name; });
+    const auto it =
+        std::find_if(qualities.begin(), qualities.end(), [&](const KvQuality& q) { return q.spec.name == name; });
     return it == qualities.end() ? nullptr : &*it;
 }
 
 std::string against_table(const std::vector<KvQuality>& qualities, const KvQuality& baseline) {
     Table table({"format", "bytes of " + baseline.spec.name, "dPPL % from it (95 %)", "KL over its KL"});
     for (const KvQuality& q : qualities)
-        table.add({q.spec.name, strf("%.3f", q.bytes.total_bytes / baseline.bytes.total_bytes), percent_text(q.score.delta_from(baseline.score)),
+        table.add({q.spec.name, strf("%.3f", q.bytes.total_bytes / baseline.bytes.total_bytes),
+                   percent_text(q.score.delta_from(baseline.score)),
                    strf("%.3f", q.score.kl_mean() / baseline.score.kl_mean())});
     return table.text();
 }
 
 std::string quality_table(const std::vector<KvQuality>& qualities) {
-    Table table({"format", "bytes/token", "ratio", "dPPL % (95 %)", "dNLL", "KL mean", "KL p99", "top-1 %", "K mse, worst layer", "V mse, worst layer"});
-    const auto worst = [](const std::vector<double>& v) { return v.empty() ? 0.0 : *std::max_element(v.begin(), v.end()); };
+    Table table({"format", "bytes/token", "ratio", "dPPL % (95 %)", "dNLL", "KL mean", "KL p99", "top-1 %",
+                 "K mse, worst layer", "V mse, worst layer"});
+    const auto worst = [](const std::vector<double>& v) {
+        return v.empty() ? 0.0 : *std::max_element(v.begin(), v.end());
+    };
     for (const KvQuality& q : qualities) {
         const PairedDelta delta = q.score.delta();
-        table.add({q.spec.name, strf("%.1f", q.bytes.per_token), strf("%.3f", q.bytes.ratio), percent_text(delta), strf("%+.5f", delta.mean),
-                   strf("%.5f", q.score.kl_mean()), strf("%.4f", q.score.kl_percentile(0.99)), strf("%.2f", q.score.same_top_percent()),
+        table.add({q.spec.name, strf("%.1f", q.bytes.per_token), strf("%.3f", q.bytes.ratio), percent_text(delta),
+                   strf("%+.5f", delta.mean), strf("%.5f", q.score.kl_mean()),
+                   strf("%.4f", q.score.kl_percentile(0.99)), strf("%.2f", q.score.same_top_percent()),
                    strf("%.5f", worst(q.k_relative_mse)), strf("%.5f", worst(q.v_relative_mse))});
     }
     return table.text();
@@ -160,11 +180,16 @@ std::string quality_table(const std::vector<KvQuality>& qualities) {
 
 Json largest_json(const std::vector<KvQuality>& qualities, const std::vector<double>& thresholds) {
     Json out = Json::array();
-    const auto entry = [](const KvQuality* q) { return q ? Json{{"name", q->spec.name}, {"ratio", q->bytes.ratio}} : Json(nullptr); };
+    const auto entry = [](const KvQuality* q) {
+        return q ? Json{{"name", q->spec.name}, {"ratio", q->bytes.ratio}} : Json(nullptr);
+    };
     for (const double percent : thresholds) {
         Json families = Json::object();
-        for (const std::string& family : families_of(qualities)) families[family] = entry(largest_ratio(qualities, percent, family));
-        out.push_back({{"delta_ppl_percent", percent}, {"overall", entry(largest_ratio(qualities, percent))}, {"families", families}});
+        for (const std::string& family : families_of(qualities))
+            families[family] = entry(largest_ratio(qualities, percent, family));
+        out.push_back({{"delta_ppl_percent", percent},
+                       {"overall", entry(largest_ratio(qualities, percent))},
+                       {"families", families}});
     }
     return out;
 }
@@ -173,7 +198,9 @@ std::string largest_table(const std::vector<KvQuality>& qualities, const std::ve
     std::vector<std::string> head = {"largest ratio at"};
     for (const double percent : thresholds) head.push_back(strf("<= %g %% dPPL", percent));
     Table table(head);
-    const auto entry = [](const KvQuality* q) { return q ? strf("%.2f (%s)", q->bytes.ratio, q->spec.name.c_str()) : std::string("none"); };
+    const auto entry = [](const KvQuality* q) {
+        return q ? strf("%.2f (%s)", q->bytes.ratio, q->spec.name.c_str()) : std::string("none");
+    };
     const auto add = [&](const std::string& label, const std::string& family) {
         std::vector<std::string> row = {label};
         for (const double percent : thresholds) row.push_back(entry(largest_ratio(qualities, percent, family)));
@@ -184,7 +211,8 @@ std::string largest_table(const std::vector<KvQuality>& qualities, const std::ve
     return table.text();
 }
 
-Json probe_json(const Options& o, const std::vector<KvQuality>& qualities, const std::vector<std::vector<KvProbeScore>>& scores) {
+Json probe_json(const Options& o, const std::vector<KvQuality>& qualities,
+                const std::vector<std::vector<KvProbeScore>>& scores) {
     Json out = {{"passage_tokens", o.passage}, {"formats", Json::array()}};
     for (size_t f = 0; f < qualities.size(); ++f) {
         Json distances = Json::array();
@@ -199,17 +227,20 @@ Json probe_json(const Options& o, const std::vector<KvQuality>& qualities, const
     return out;
 }
 
-std::string probe_table(const Options& o, const std::vector<KvQuality>& qualities, const std::vector<std::vector<KvProbeScore>>& scores) {
+std::string probe_table(const Options& o, const std::vector<KvQuality>& qualities,
+                        const std::vector<std::vector<KvProbeScore>>& scores) {
     std::vector<std::string> head = {"second copy, NLL"}, reference = {"reference"};
     for (size_t i = 0; i < o.probe.size(); ++i) {
         head.push_back(strf("after %u tokens", o.probe[i]));
-        if (!scores.empty()) reference.push_back(strf("%.4f (first copy %.4f)", scores[0][i].reference_nll, scores[0][i].first_nll));
+        if (!scores.empty())
+            reference.push_back(strf("%.4f (first copy %.4f)", scores[0][i].reference_nll, scores[0][i].first_nll));
     }
     Table table(head);
     table.add(reference);
     for (size_t f = 0; f < qualities.size(); ++f) {
         std::vector<std::string> row = {qualities[f].spec.name};
-        for (const KvProbeScore& s : scores[f]) row.push_back(strf("%+.4f (%+.4f .. %+.4f)", s.delta.mean, s.delta.interval.low, s.delta.interval.high));
+        for (const KvProbeScore& s : scores[f])
+            row.push_back(strf("%+.4f (%+.4f .. %+.4f)", s.delta.mean, s.delta.interval.low, s.delta.interval.high));
         table.add(row);
     }
     return table.text();
@@ -217,20 +248,24 @@ std::string probe_table(const Options& o, const std::vector<KvQuality>& qualitie
 
 int eval_kv(const Options& o, const Console& console) {
     const std::vector<KvSpec> specs = grid_of(o);
-    if (!o.against.empty() && std::none_of(specs.begin(), specs.end(), [&](const KvSpec& spec) { return spec.name == o.against; }))
+    if (!o.against.empty() &&
+        std::none_of(specs.begin(), specs.end(), [&](const KvSpec& spec) { return spec.name == o.against; }))
         throw ToolError(kExitUsage, "--against is one of the formats");
     const KvSpec reference_spec = parse_kv_spec(o.reference + "@none", {});
-    if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32) throw ToolError(kExitUsage, "--reference is f16 or f32");
+    if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32)
+        throw ToolError(kExitUsage, "--reference is f16 or f32");
     const uint32_t context = lab_context(o.engine);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
-    if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context) throw ToolError(kExitUsage, "--probe does not fit the context");
+    if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context)
+        throw ToolError(kExitUsage, "--probe does not fit the context");
     const uint32_t tokens = tokens_within(o.text, context);
 
     KvRun reference(o.engine, reference_spec, context);
     const keel_model_info& info = reference.info();
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
-    const std::vector<std::vector<int32_t>> documents = tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos);
+    const std::vector<std::vector<int32_t>> documents =
+        tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos);
     KvPeerTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
@@ -257,8 +292,9 @@ int eval_kv(const Options& o, const Console& console) {
             if (first == 0)
                 for (size_t p = 0; p < exact.positions(); ++p, ++reference_tokens) reference_nll += exact.nll(p);
             for (size_t i = 0; i < candidates.size(); ++i) {
-                bar.update((first + i) * documents.size() + d * candidates.size(), specs.size() * documents.size(),
-                           strf("document %zu of %zu, %s", d + 1, documents.size(), candidates[i]->quality.spec.name.c_str()));
+                bar.update(
+                    (first + i) * documents.size() + d * candidates.size(), specs.size() * documents.size(),
+                    strf("document %zu of %zu, %s", d + 1, documents.size(), candidates[i]->quality.spec.name.c_str()));
                 candidates[i]->score(exact, d < o.mse_documents, d == 0 ? o.decode : 0);
             }
         }
@@ -270,22 +306,27 @@ int eval_kv(const Options& o, const Console& console) {
         if (!o.probe.empty()) {
             for (const auto& candidate : candidates)
                 if (candidate->stored) candidate->run->set_tap(nullptr);
-            for (auto& scores : run_probe(reference, runs, make_probe_texts(documents, o.passage, o.probe), o.probe)) probes.push_back(std::move(scores));
+            for (auto& scores : run_probe(reference, runs, make_probe_texts(documents, o.passage, o.probe), o.probe))
+                probes.push_back(std::move(scores));
         }
         for (const auto& candidate : candidates) qualities.push_back(std::move(candidate->quality));
     }
     reference_nll /= static_cast<double>(reference_tokens);
 
-    const std::string protocol = strf("each document alone, cut to %u tokens after %s; in-forward: steps of %u tokens (%u where blocks are coded) over coded rows, "
-                                      "errors accumulate, every position scored",
-                                      tokens, o.no_bos ? "its first" : "BOS", reference.plan().chunk_tokens, kLabBlockChunk);
+    const std::string protocol = strf(
+        "each document alone, cut to %u tokens after %s; in-forward: steps of %u tokens (%u where blocks are coded) "
+        "over coded rows, "
+        "errors accumulate, every position scored",
+        tokens, o.no_bos ? "its first" : "BOS", reference.plan().chunk_tokens, kLabBlockChunk);
     const bool by_document = documents.size() > 1, extrapolated = context > info.train_context_tokens;
     Json out = {{"model", info.name},
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
                 {"text", o.text.file},
                 {"protocol", protocol},
-                {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in f16, and what lies beside them once per engine; published codecs: what "
-                               "encode() returned, and their tables", context)},
+                {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in "
+                               "f16, and what lies beside them once per engine; published codecs: what "
+                               "encode() returned, and their tables",
+                               context)},
                 {"reference", o.reference},
                 {"reference_nll", reference_nll},
                 {"reference_ppl", exp(reference_nll)},
@@ -295,7 +336,8 @@ int eval_kv(const Options& o, const Console& console) {
                 {"extrapolated", extrapolated},
                 {"documents", documents.size()},
                 {"tokens", reference_tokens},
-                {"interval", by_document ? "95 %, paired bootstrap over documents" : "95 %, paired bootstrap over blocks of 64 tokens"},
+                {"interval", by_document ? "95 %, paired bootstrap over documents"
+                                         : "95 %, paired bootstrap over blocks of 64 tokens"},
                 {"kernel_set", cpu_name(reference.plan().cpu)},
                 {"formats", Json::array()}};
     for (const KvQuality& q : qualities) out["formats"].push_back(quality_json(q, o.per_document));
@@ -304,7 +346,8 @@ int eval_kv(const Options& o, const Console& console) {
         out["against"] = baseline->spec.name;
         for (size_t i = 0; i < qualities.size(); ++i) {
             const PairedDelta delta = qualities[i].score.delta_from(baseline->score);
-            out["formats"][i]["against"] = {{"delta_ppl_percent", ppl_percent(delta.mean)}, {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)}};
+            out["formats"][i]["against"] = {{"delta_ppl_percent", ppl_percent(delta.mean)},
+                                            {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)}};
         }
     }
     if (!o.largest.empty()) out["largest"] = largest_json(qualities, o.largest);
@@ -317,10 +360,14 @@ int eval_kv(const Options& o, const Console& console) {
         print_json(out);
     } else {
         printf("protocol   %s\n", protocol.c_str());
-        printf("reference  %s, %zu documents, %llu tokens, NLL %.5f, PPL %.4f; %.1f bytes a token in f16\n", o.reference.c_str(), documents.size(),
-               static_cast<unsigned long long>(reference_tokens), reference_nll, exp(reference_nll), f16.per_token);
+        printf("reference  %s, %zu documents, %llu tokens, NLL %.5f, PPL %.4f; %.1f bytes a token in f16\n",
+               o.reference.c_str(), documents.size(), static_cast<unsigned long long>(reference_tokens), reference_nll,
+               exp(reference_nll), f16.per_token);
         if (extrapolated)
-            printf("note       context %u is beyond the %u tokens the model was trained with: what is measured there is extrapolation\n", context, info.train_context_tokens);
+            printf(
+                "note       context %u is beyond the %u tokens the model was trained with: what is measured there is "
+                "extrapolation\n",
+                context, info.train_context_tokens);
         printf("\n%s", quality_table(qualities).c_str());
         if (baseline) printf("\n%s", against_table(qualities, *baseline).c_str());
         if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest).c_str());
@@ -332,8 +379,8 @@ int eval_kv(const Options& o, const Console& console) {
         decoded += q.decoded_tokens;
     }
     if (decoded && !console.json)
-        printf("\ndecode through the cache: %llu tokens computed again one by one, %llu of them with other bits\n", static_cast<unsigned long long>(decoded),
-               static_cast<unsigned long long>(differences));
+        printf("\ndecode through the cache: %llu tokens computed again one by one, %llu of them with other bits\n",
+               static_cast<unsigned long long>(decoded), static_cast<unsigned long long>(differences));
     if (differences) throw ToolError(kExitRuntime, "decoding token by token gave other bits than the steps before");
     return kExitOk;
 }
@@ -342,11 +389,14 @@ int eval_kv(const Options& o, const Console& console) {
 
 void add_eval_kv_verb(CLI::App& eval, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(eval, console, "kv", "quality of KV formats against f16 on a text",
-                              "  keel eval kv model.gguf validation.jsonl --formats f16,tcq-4,tcq-3,k=tcq-4:v=tcq-3 --largest 0.5,1,2\n"
-                              "  keel eval kv model.gguf validation.jsonl --kv-profile model.kvp --formats profile,tcq-3,tcq-3@none,kakeya-d4:10\n"
-                              "  keel eval kv model.gguf validation.jsonl --formats tcq-3 --documents 4 --decode 64 --probe 128,512 --output kv.json\n"
-                              "  keel eval kv model.gguf validation.jsonl --formats tcq8-2,tcq10-2,tcq12-2 --against tcq8-2");
+    CLI::App* verb = add_verb(
+        eval, console, "kv", "quality of KV formats against f16 on a text",
+        "  keel eval kv model.gguf validation.jsonl --formats f16,tcq-4,tcq-3,k=tcq-4:v=tcq-3 --largest 0.5,1,2\n"
+        "  keel eval kv model.gguf validation.jsonl --kv-profile model.kvp --formats "
+        "profile,tcq-3,tcq-3@none,kakeya-d4:10\n"
+        "  keel eval kv model.gguf validation.jsonl --formats tcq-3 --documents 4 --decode 64 --probe 128,512 --output "
+        "kv.json\n"
+        "  keel eval kv model.gguf validation.jsonl --formats tcq8-2,tcq10-2,tcq12-2 --against tcq8-2");
     add_engine_options(*verb, o->engine);
     verb->footer(verb->get_footer() + "\n" + kv_spec_help());
     add_text_options(*verb, o->text, "to score");
@@ -355,12 +405,17 @@ void add_eval_kv_verb(CLI::App& eval, Console& console) {
     verb->add_option("--format", o->single_formats, "one more format, as it stands")->allow_extra_args(false);
     verb->add_option("--reference", o->reference, "f16 or f32 (default f16)");
     verb->add_option("--against", o->against, "also compare all formats with this one of them, paired");
-    verb->add_option("--decode", o->decode, "compute the last N tokens of the first document again one by one; other bits are an error");
-    verb->add_option("--mse-documents", o->mse_documents, "documents whose stored rows are compared with exact ones (default 1)");
-    verb->add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL")->delimiter(',');
-    verb->add_option("--probe", o->probe, "repeat-copy probe: tokens between a passage and its repetition")->delimiter(',');
+    verb->add_option("--decode", o->decode,
+                     "compute the last N tokens of the first document again one by one; other bits are an error");
+    verb->add_option("--mse-documents", o->mse_documents,
+                     "documents whose stored rows are compared with exact ones (default 1)");
+    verb->add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL")
+        ->delimiter(',');
+    verb->add_option("--probe", o->probe, "repeat-copy probe: tokens between a passage and its repetition")
+        ->delimiter(',');
     verb->add_option("--passage", o->passage, "tokens of the probe's passage (default 64)");
-    verb->add_option("--codec-text", o->codec_text, "text for the offline tables of published codecs, never the one that is scored");
+    verb->add_option("--codec-text", o->codec_text,
+                     "text for the offline tables of published codecs, never the one that is scored");
     verb->add_option("--codec-documents", o->codec_documents, "documents of it (default 8)");
     verb->add_option("--output,-o", o->output, "write the report here too, as JSON");
     verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");

@@ -8,10 +8,10 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/text_documents.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "sdk/format/gguf.h"
-#include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 namespace {

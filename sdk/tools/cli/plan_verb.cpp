@@ -6,8 +6,8 @@
 #include <chrono>
 #include <optional>
 
-#include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 namespace {
@@ -82,7 +82,8 @@ uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
 bool same_op(const keel_op_info& a, const keel_op_info& b) {
     return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
            a.columns == b.columns && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
-           a.placement == b.placement && a.plain_reason == b.plain_reason && a.low_rank_reason == b.low_rank_reason && a.low_rank_error == b.low_rank_error;
+           a.placement == b.placement && a.plain_reason == b.plain_reason && a.low_rank_reason == b.low_rank_reason &&
+           a.low_rank_error == b.low_rank_error;
 }
 
 std::vector<OpGroup> group_layers(const std::vector<keel_op_info>& ops, bool fold) {
@@ -109,16 +110,17 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "pass", "rows", "columns", "fixed bytes", "bytes/token", "predicted", "x"},
+    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "pass", "rows", "columns",
+                 "fixed bytes", "bytes/token", "predicted", "x"},
                 4);
     for (const OpGroup& group : groups)
         for (size_t i = group.begin; i < group.end; ++i) {
             const keel_op_info& op = ops[i];
             table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
                        op.low_rank ? low_rank_text(op) : placement_text(op),
-                       i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows), strf("%u", op.columns),
-                       human_bytes(op.fixed_bytes), human_bytes(op.token_bytes), human_us(op.predicted_us),
-                       group.repeats > 1 ? strf("%u", group.repeats) : ""});
+                       i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows),
+                       strf("%u", op.columns), human_bytes(op.fixed_bytes), human_bytes(op.token_bytes),
+                       human_us(op.predicted_us), group.repeats > 1 ? strf("%u", group.repeats) : ""});
         }
     return table.text();
 }
@@ -254,9 +256,12 @@ void solve(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.engine.model);
     const keel_config config = make_config(o.engine);
     std::vector<keel_kv_format> formats = {KEEL_KV_F32, KEEL_KV_F16};
-    if (config.k_format && config.v_format) formats = {config.k_format};
-    else if (config.kv_profile) formats = {KEEL_KV_DEFAULT};  // its own
-    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
+    if (config.k_format && config.v_format)
+        formats = {config.k_format};
+    else if (config.kv_profile)
+        formats = {KEEL_KV_DEFAULT};  // its own
+    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT,
+                                       KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
     if (config.weights) modes = {config.weights};
 
     std::vector<Fit> fits;
@@ -304,8 +309,9 @@ void solve(const Options& o, const Console& console) {
                                             : ""});
         fputs(table.text().c_str(), stdout);
         if (best)
-            printf("\nkeel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), best->context, kv_options(*best).c_str(),
-                   weights_name(best->weights), config.kv_profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
+            printf("\nkeel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), best->context,
+                   kv_options(*best).c_str(), weights_name(best->weights),
+                   config.kv_profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
     }
     if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
 }
@@ -319,7 +325,8 @@ void show_plan(const Options& o, const Console& console) {
     const keel_memory_plan plan = plan_memory(file, config);
     const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
     const std::vector<keel_op_info> all_ops = plan_ops(file, config, plan.op_count + plan.low_rank_op_count);
-    const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count), low_rank(all_ops.begin() + plan.op_count, all_ops.end());
+    const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count),
+        low_rank(all_ops.begin() + plan.op_count, all_ops.end());
     double predicted_us = 0;
     for (const keel_op_info& op : ops) predicted_us += op.predicted_us;
 
@@ -334,10 +341,14 @@ void show_plan(const Options& o, const Console& console) {
         out["ops"] = Json::array();
         for (const keel_op_info& op : all_ops) out["ops"].push_back(op_json(op));
         if (config.wproj)
-            out["low_rank"] = {{"status", keel_status_name(plan.wproj_status)},     {"field", plan.wproj_error.field},
-                               {"offset", plan.wproj_error.offset},                 {"reason", plan.wproj_error.reason},
-                               {"records", plan.low_rank_records},                  {"bytes", plan.low_rank_bytes},
-                               {"decode_bytes", plan.low_rank_decode_bytes},        {"first_op", plan.op_count},
+            out["low_rank"] = {{"status", keel_status_name(plan.wproj_status)},
+                               {"field", plan.wproj_error.field},
+                               {"offset", plan.wproj_error.offset},
+                               {"reason", plan.wproj_error.reason},
+                               {"records", plan.low_rank_records},
+                               {"bytes", plan.low_rank_bytes},
+                               {"decode_bytes", plan.low_rank_decode_bytes},
+                               {"first_op", plan.op_count},
                                {"ops", plan.low_rank_op_count}};
         return print_json(out);
     }
@@ -363,29 +374,38 @@ void show_plan(const Options& o, const Console& console) {
     printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
            kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
-    if (plan.kv_session_bytes) printf("rows of sinks and recent positions in f16: %s a session, part of the KV region\n", human_bytes(plan.kv_session_bytes).c_str());
-    if (plan.kv_side_bytes) printf("means, gains and tables of the KV formats: %s, part of the persistent region\n", human_bytes(plan.kv_side_bytes).c_str());
+    if (plan.kv_session_bytes)
+        printf("rows of sinks and recent positions in f16: %s a session, part of the KV region\n",
+               human_bytes(plan.kv_session_bytes).c_str());
+    if (plan.kv_side_bytes)
+        printf("means, gains and tables of the KV formats: %s, part of the persistent region\n",
+               human_bytes(plan.kv_side_bytes).c_str());
     if (plan.wproj_status != KEEL_OK)
-        printf("W_proj cache: not used, %s, %s at byte %llu: %s\n", keel_status_name(plan.wproj_status), plan.wproj_error.field,
-               static_cast<unsigned long long>(plan.wproj_error.offset), plan.wproj_error.reason);
+        printf("W_proj cache: not used, %s, %s at byte %llu: %s\n", keel_status_name(plan.wproj_status),
+               plan.wproj_error.field, static_cast<unsigned long long>(plan.wproj_error.offset),
+               plan.wproj_error.reason);
     if (plan.low_rank_op_count)
-        printf("W_proj cache: %u records, %s of bases, records and biases\n", plan.low_rank_records, human_bytes(plan.low_rank_bytes).c_str());
+        printf("W_proj cache: %u records, %s of bases, records and biases\n", plan.low_rank_records,
+               human_bytes(plan.low_rank_bytes).c_str());
     if (plan.note[0]) printf("note: %s\n", plan.note);
 
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
     if (!o.no_ops) printf("\n%s", ops_text(ops, groups).c_str());
     if (!o.no_map) printf("\n%s", scratch_map(ops, groups).c_str());
-    printf("\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f tok/s)\n", plan.op_count,
-           ops.empty() ? 0 : ops.back().pass + 1,
-           human_bytes(plan.decode_bytes).c_str(), human_us(predicted_us).c_str(),
-           predicted_us > 0 ? 1e6 / predicted_us : 0);
+    printf(
+        "\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f "
+        "tok/s)\n",
+        plan.op_count, ops.empty() ? 0 : ops.back().pass + 1, human_bytes(plan.decode_bytes).c_str(),
+        human_us(predicted_us).c_str(), predicted_us > 0 ? 1e6 / predicted_us : 0);
     if (low_rank.empty()) return;
     if (!o.no_ops) printf("\nlow-rank pass\n%s", ops_text(low_rank, group_layers(low_rank, !o.all_ops)).c_str());
     double low_rank_us = 0;
     for (const keel_op_info& op : low_rank) low_rank_us += op.predicted_us;
-    printf("\n%u ops in the low-rank pass; one token moves %s (%.1f %% of the dense pass) and is predicted to take %s\n", plan.low_rank_op_count,
-           human_bytes(plan.low_rank_decode_bytes).c_str(), 100.0 * static_cast<double>(plan.low_rank_decode_bytes) / static_cast<double>(plan.decode_bytes),
-           human_us(low_rank_us).c_str());
+    printf(
+        "\n%u ops in the low-rank pass; one token moves %s (%.1f %% of the dense pass) and is predicted to take %s\n",
+        plan.low_rank_op_count, human_bytes(plan.low_rank_decode_bytes).c_str(),
+        100.0 * static_cast<double>(plan.low_rank_decode_bytes) / static_cast<double>(plan.decode_bytes),
+        human_us(low_rank_us).c_str());
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 // keel run: one prompt, streamed.
 #include <stdio.h>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/generation.h"
 #include "sdk/tools/common/model_loader.h"
-#include "sdk/tools/cli/verbs.h"
 
 namespace keel::tools {
 namespace {

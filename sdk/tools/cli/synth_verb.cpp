@@ -1,8 +1,8 @@
 // keel synth: a model file of any shape with made-up weights, for measuring shapes without their real weights.
 #include <stdio.h>
 
-#include "sdk/tools/files/synth.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/files/synth.h"
 
 namespace keel::tools {
 namespace {

@@ -1,8 +1,8 @@
 // keel tokenize: text to ids and back, as the model's own tokenizer sees it.
 #include <stdio.h>
 
-#include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 namespace {

@@ -1,9 +1,10 @@
-// The options that verbs share. In one file, since CLI11 is slow to compile: the other parts of the tools see no more of it than a name.
+// The options that verbs share. In one file, since CLI11 is slow to compile: the other parts of the tools see no more
+// of it than a name.
 #include <CLI/CLI.hpp>
 
 #include "sdk/tools/common/generation.h"
-#include "sdk/tools/lab/kv/kv_text.h"
 #include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
 namespace {
@@ -34,23 +35,38 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--context,-c", options.context, "longest sequence in tokens (default: the model's, at most 4096)")
         ->group("Engine");
     verb.add_option("--chunk", options.chunk, "most tokens in one forward step (default 256)")->group("Engine");
-    add_choice(verb, "--kv-k", options.k_format, kKvFormats, "format of keys in the KV arena (default: the profile's, else f16)");
-    add_choice(verb, "--kv-v", options.v_format, kKvFormats, "format of values in the KV arena (default: the profile's, else f16)");
-    verb.add_option("--kv-profile", options.kv_profile, "file of `keel calibrate kv`: formats per layer, means and gains")->group("Engine");
-    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")->group("Engine");
-    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")->group("Engine");
-    verb.add_option("--wproj", options.wproj, "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")->group("Engine");
-    verb.add_option("--wproj-key", [&options](const CLI::results_t& text) { return parse_key(text[0], &options.wproj_key); }, "the key it has to have, 16 hex digits")
+    add_choice(verb, "--kv-k", options.k_format, kKvFormats,
+               "format of keys in the KV arena (default: the profile's, else f16)");
+    add_choice(verb, "--kv-v", options.v_format, kKvFormats,
+               "format of values in the KV arena (default: the profile's, else f16)");
+    verb.add_option("--kv-profile", options.kv_profile,
+                    "file of `keel calibrate kv`: formats per layer, means and gains")
         ->group("Engine");
-    verb.add_flag("--wproj-force", options.wproj_any_key, "accept a cache of another key or model where the shapes match")->group("Engine");
-    verb.add_option("--wproj-error", options.wproj_error, "projections whose record has a larger relative squared error stay dense")
+    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")
+        ->group("Engine");
+    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")
+        ->group("Engine");
+    verb.add_option("--wproj", options.wproj,
+                    "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")
+        ->group("Engine");
+    verb.add_option(
+            "--wproj-key", [&options](const CLI::results_t& text) { return parse_key(text[0], &options.wproj_key); },
+            "the key it has to have, 16 hex digits")
+        ->group("Engine");
+    verb.add_flag("--wproj-force", options.wproj_any_key,
+                  "accept a cache of another key or model where the shapes match")
+        ->group("Engine");
+    verb.add_option("--wproj-error", options.wproj_error,
+                    "projections whose record has a larger relative squared error stay dense")
         ->check(CLI::NonNegativeNumber)
         ->group("Engine");
     verb.add_flag("--low-rank", options.low_rank, "run in the low-rank pass of the W_proj cache")->group("Engine");
-    add_choice(verb, "--weights", options.weights, kWeights, "where weights live (default: copied, and interleaved where that is faster)");
+    add_choice(verb, "--weights", options.weights, kWeights,
+               "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,
                "activations against quantized weights (default q8)");
-    add_choice(verb, "--cpu", options.cpu, kCpus, "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
+    add_choice(verb, "--cpu", options.cpu, kCpus,
+               "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
     verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
 }
 

@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "sdk/plan/low_rank.h"
-#include "sdk/tools/common/wproj_discovery.h"
 #include "sdk/tools/cli/wproj_verbs.h"
+#include "sdk/tools/common/wproj_discovery.h"
 #include "sdk/tools/lab/lowrank/wproj_recipe.h"
 
 namespace keel::tools {
@@ -25,10 +25,11 @@ volatile sig_atomic_t g_interrupted = 0;
 // While one exists, Ctrl-C asks the work under way to stop; a second one ends the process.
 class StopOnInterrupt {
   public:
-    StopOnInterrupt() : previous_(signal(SIGINT, [](int) {
-        g_interrupted = 1;
-        signal(SIGINT, SIG_DFL);
-    })) {}
+    StopOnInterrupt()
+        : previous_(signal(SIGINT, [](int) {
+              g_interrupted = 1;
+              signal(SIGINT, SIG_DFL);
+          })) {}
     ~StopOnInterrupt() { signal(SIGINT, previous_); }
 
   private:
@@ -41,12 +42,15 @@ std::string output_path(const Options& o, uint64_t key) {
     wproj_file_name(key, name);
     std::error_code ignored;
     if (o.output.empty()) return name;
-    return std::filesystem::is_directory(o.output, ignored) ? (std::filesystem::path(o.output) / name).string() : o.output;
+    return std::filesystem::is_directory(o.output, ignored) ? (std::filesystem::path(o.output) / name).string()
+                                                            : o.output;
 }
 
 Json report_json(const WprojSlotReport& r, double sensitivity) {
-    return {{"sensitivity", sensitivity}, {"layer", r.layer}, {"slot", wproj_slot_name(r.slot)}, {"rank", r.rank}, {"predicted_error", r.predicted}, {"held_out_error", r.measured < 0 ? Json() : Json(r.measured)},
-            {"accepted", r.accepted}, {"massive_directions", r.forced}};
+    return {{"sensitivity", sensitivity},      {"layer", r.layer},
+            {"slot", wproj_slot_name(r.slot)}, {"rank", r.rank},
+            {"predicted_error", r.predicted},  {"held_out_error", r.measured < 0 ? Json() : Json(r.measured)},
+            {"accepted", r.accepted},          {"massive_directions", r.forced}};
 }
 
 void build(Options o, const Console& console) {
@@ -58,14 +62,16 @@ void build(Options o, const Console& console) {
     };
     if (o.recipe.published) o.recipe.solver = "weight-pca", o.recipe.format = 1;
     if (o.recipe.published && o.recipe.groups == WprojRecipe{}.groups) o.recipe.groups = "qkv";
-    if (o.recipe.solver == "whitened" && o.text.text.file.empty()) throw ToolError(kExitUsage, "the whitened solver needs a text");
+    if (o.recipe.solver == "whitened" && o.text.text.file.empty())
+        throw ToolError(kExitUsage, "the whitened solver needs a text");
     if (o.recipe.format == 1 && o.zstd) throw ToolError(kExitUsage, "--zstd needs --format 2");
     if (o.recipe.format == 1 && o.recipe.solver == "whitened" && (o.recipe.groups != "qkv" && o.recipe.groups != "ffn"))
         throw ToolError(kExitUsage, "format 1 has one basis a layer: --groups qkv, or ffn, for the whitened solver");
     const uint32_t slots = wproj_slots_of(o.recipe.groups);
     o.text.attention_metric = o.recipe.attention_metric;
     WprojBuilder builder(o.engine, o.text, slots, step);
-    const WprojSolveOptions options = solve_options(o.recipe, builder.model().info.embedding, dense_bytes_of(builder.model(), slots));
+    const WprojSolveOptions options =
+        solve_options(o.recipe, builder.model().info.embedding, dense_bytes_of(builder.model(), slots));
     const uint64_t key = recipe_key(o.recipe, options, builder.model().info.fingerprint, builder.calibration_hash());
 
     if (!o.rebuild) {
@@ -76,13 +82,17 @@ void build(Options o, const Console& console) {
         search.key = key;
         search.shape = &shape;
         if (const WprojFound found = find_wproj_cache(search); found.path) {
-            if (console.json) print_json({{"found", *found.path}, {"key", strf("%016llx", static_cast<unsigned long long>(key))}});
-            else printf("%s has this key already: %016llx (--rebuild makes it again)\n", found.path->c_str(), static_cast<unsigned long long>(key));
+            if (console.json)
+                print_json({{"found", *found.path}, {"key", strf("%016llx", static_cast<unsigned long long>(key))}});
+            else
+                printf("%s has this key already: %016llx (--rebuild makes it again)\n", found.path->c_str(),
+                       static_cast<unsigned long long>(key));
             return;
         }
     }
     double power = 0;
-    if (o.recipe.sensitivities && builder.meter() && o.recipe.solver == "whitened") power = builder.choose_sensitivities(options);
+    if (o.recipe.sensitivities && builder.meter() && o.recipe.solver == "whitened")
+        power = builder.choose_sensitivities(options);
     WprojSolution solution;
     WprojImage image = builder.build(options, &solution);
     image.key = key;
@@ -91,14 +101,18 @@ void build(Options o, const Console& console) {
         step("measuring", 0, 1);
         const WprojReading reading = meter->measure(image);
         const PairedDelta delta = reading.score.delta();
-        image.quality = {builder.measured_hash(), reading.score.tokens(), reading.score.reference_nll(), reading.score.reference_nll() + delta.mean, reading.score.kl_mean()};
-        quality = strf("%+.2f %% PPL (%+.2f .. %+.2f), KL %.5f on %llu held-out tokens", ppl_percent(delta.mean), ppl_percent(delta.interval.low), ppl_percent(delta.interval.high),
-                       reading.score.kl_mean(), static_cast<unsigned long long>(reading.score.tokens()));
+        image.quality = {builder.measured_hash(), reading.score.tokens(), reading.score.reference_nll(),
+                         reading.score.reference_nll() + delta.mean, reading.score.kl_mean()};
+        quality = strf("%+.2f %% PPL (%+.2f .. %+.2f), KL %.5f on %llu held-out tokens", ppl_percent(delta.mean),
+                       ppl_percent(delta.interval.low), ppl_percent(delta.interval.high), reading.score.kl_mean(),
+                       static_cast<unsigned long long>(reading.score.tokens()));
     }
     const std::string path = output_path(o, key);
     const auto progress = [&](uint64_t done, uint64_t total) { return step("writing", done, total); };
-    if (o.recipe.format == 1) write_wproj_v1(path, image, key, progress);
-    else write_wproj_v2(path, image, key, {o.zstd ? kWprojZstd : kWprojPlain, WprojPacking{}.level}, progress);
+    if (o.recipe.format == 1)
+        write_wproj_v1(path, image, key, progress);
+    else
+        write_wproj_v2(path, image, key, {o.zstd ? kWprojZstd : kWprojPlain, WprojPacking{}.level}, progress);
 
     size_t accepted = 0;
     double worst = 0;
@@ -119,29 +133,41 @@ void build(Options o, const Console& console) {
                     {"calibration_hash", strf("%016llx", static_cast<unsigned long long>(image.calibration_hash))},
                     {"slots", Json::array()}};
         if (image.quality.tokens)
-            out["quality"] = {{"tokens", image.quality.tokens}, {"nll_dense", image.quality.nll_dense}, {"nll_low_rank", image.quality.nll_low_rank}, {"kl", image.quality.kl}};
-        for (const WprojSlotReport& r : solution.reports) out["slots"].push_back(report_json(r, builder.sensitivity(r.layer, r.slot)));
+            out["quality"] = {{"tokens", image.quality.tokens},
+                              {"nll_dense", image.quality.nll_dense},
+                              {"nll_low_rank", image.quality.nll_low_rank},
+                              {"kl", image.quality.kl}};
+        for (const WprojSlotReport& r : solution.reports)
+            out["slots"].push_back(report_json(r, builder.sensitivity(r.layer, r.slot)));
         return print_json(out);
     }
-    printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(), static_cast<unsigned long long>(key));
-    printf("%zu records, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that was); largest error kept %.3g\n", accepted, solution.reports.size() - accepted, options.bound, worst);
-    printf("these projections: %s dense, %s now (%.1f %%)\n", human_bytes(solution.dense_bytes).c_str(), human_bytes(solution.bytes).c_str(),
-           100.0 * static_cast<double>(solution.bytes) / static_cast<double>(std::max<uint64_t>(solution.dense_bytes, 1)));
+    printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(),
+           static_cast<unsigned long long>(key));
+    printf(
+        "%zu records, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that "
+        "was); largest error kept %.3g\n",
+        accepted, solution.reports.size() - accepted, options.bound, worst);
+    printf(
+        "these projections: %s dense, %s now (%.1f %%)\n", human_bytes(solution.dense_bytes).c_str(),
+        human_bytes(solution.bytes).c_str(),
+        100.0 * static_cast<double>(solution.bytes) / static_cast<double>(std::max<uint64_t>(solution.dense_bytes, 1)));
     if (!quality.empty()) printf("quality: %s\n", quality.c_str());
 }
 
 }  // namespace
 
 void add_wproj_build_verb(CLI::App& wproj, Console& console) {
-    CLI::App* verb = add_verb(wproj, console, "build", "calibrate and solve a W_proj cache",
-                              "  keel wproj build model.gguf calibration.jsonl --rank 0.375\n"
-                              "  keel wproj build model.gguf calibration.jsonl --budget 0.6 --type Q4_0 --zstd --output caches/\n"
-                              "  keel wproj build model.gguf --published --rank 96");
+    CLI::App* verb =
+        add_verb(wproj, console, "build", "calibrate and solve a W_proj cache",
+                 "  keel wproj build model.gguf calibration.jsonl --rank 0.375\n"
+                 "  keel wproj build model.gguf calibration.jsonl --budget 0.6 --type Q4_0 --zstd --output caches/\n"
+                 "  keel wproj build model.gguf --published --rank 96");
     auto o = std::make_shared<Options>();
     o->text.text.documents = 24;
     add_engine_options(*verb, o->engine);
     add_text_options(*verb, o->text.text, "to calibrate with, held-out ones included");
-    verb->add_option("--held-out", o->text.held_out, "last documents kept for errors and quality")->capture_default_str();
+    verb->add_option("--held-out", o->text.held_out, "last documents kept for errors and quality")
+        ->capture_default_str();
     add_recipe_options(*verb, o->recipe);
     verb->add_option("--output,-o", o->output, "file, or directory (default: the working directory)");
     verb->add_flag("--zstd", o->zstd, "pack every section; libkeel_pack or `keel wproj unpack` expands it");

@@ -1,4 +1,5 @@
-// keel wproj compare: quality, bytes and speed of W_proj caches beside the dense model, given ones or built for the comparison.
+// keel wproj compare: quality, bytes and speed of W_proj caches beside the dense model, given ones or built for the
+// comparison.
 #include <stdio.h>
 
 #include <sstream>
@@ -32,7 +33,8 @@ std::vector<double> numbers_of(const std::string& list) {
     for (std::string item; std::getline(in, item, ',');) {
         char* end = nullptr;
         const double x = strtod(item.c_str(), &end);
-        if (item.empty() || *end || !(x > 0 && x <= 1)) throw ToolError(kExitUsage, "'" + item + "' is no share between 0 and 1");
+        if (item.empty() || *end || !(x > 0 && x <= 1))
+            throw ToolError(kExitUsage, "'" + item + "' is no share between 0 and 1");
         out.push_back(x);
     }
     return out;
@@ -45,7 +47,8 @@ struct Variant {
     const char *basis_type, *record_type;
     bool sensitivities;
 };
-// At equal rank and equal types these have equal bytes: as published, and the whitened solver without and with sensitivities.
+// At equal rank and equal types these have equal bytes: as published, and the whitened solver without and with
+// sensitivities.
 constexpr Variant kEqual[] = {{"weight PCA, f32 Pt, Q8", "weight-pca", "F32", "Q8_F32", false},
                               {"whitened, f32 Pt, Q8", "whitened", "F32", "Q8_F32", false},
                               {"whitened + sensitivities, f32 Pt, Q8", "whitened", "F32", "Q8_F32", true}};
@@ -63,7 +66,8 @@ void compare_caches(Options o, const Console& console) {
         KvSpec f16;
         f16.k_format = f16.v_format = KEEL_KV_F16;
         KvRun run(o.engine, f16, tokens);
-        meter = std::make_unique<WprojMeter>(o.engine, tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens + 1));
+        meter = std::make_unique<WprojMeter>(
+            o.engine, tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens + 1));
     }
     for (const std::string& path : o.caches) {
         Result<FileReader> file = FileReader::open(path.c_str());
@@ -80,7 +84,8 @@ void compare_caches(Options o, const Console& console) {
         calibration.attention_metric = false;
         WprojBuilder plain(o.engine, calibration, slots, step);
         const uint64_t dense_bytes = dense_bytes_of(plain.model(), slots);
-        const auto add = [&](const std::string& name, const std::string& family, double share, const WprojRecipe& recipe, bool sensitivities) {
+        const auto add = [&](const std::string& name, const std::string& family, double share,
+                             const WprojRecipe& recipe, bool sensitivities) {
             const WprojSolveOptions options = solve_options(recipe, plain.model().info.embedding, dense_bytes);
             WprojBuilder& builder = sensitivities ? weighed : plain;
             const double power = sensitivities ? builder.choose_sensitivities(options) : 0;
@@ -102,17 +107,26 @@ void compare_caches(Options o, const Console& console) {
             recipe.budget = strf("%.9g", share);
             recipe.rank.clear();
             if (share >= 1) recipe.budget = strf("%llu", static_cast<unsigned long long>(dense_bytes));
-            const std::string family = strf("allocated, %s Pt, %s", recipe.basis_type.c_str(), recipe.record_type.c_str());
+            const std::string family =
+                strf("allocated, %s Pt, %s", recipe.basis_type.c_str(), recipe.record_type.c_str());
             add(strf("%s, %g of the bytes", family.c_str(), share), family, share, recipe, true);
         }
     }
-    if (entries.empty()) throw ToolError(kExitUsage, "nothing to compare: name caches, or --calibration with --ranks or --budgets");
+    if (entries.empty())
+        throw ToolError(kExitUsage, "nothing to compare: name caches, or --calibration with --ranks or --budgets");
 
     const double nll = entries[0].reading.score.reference_nll();
     const uint64_t dense_bytes = entries[0].reading.dense_decode_bytes;
     if (console.json) {
-        Json out = {{"model", o.engine.model}, {"text", o.text.file}, {"tokens", meter->tokens()}, {"documents", meter->references().size()}, {"dense_nll", nll}, {"dense_ppl", exp(nll)},
-                    {"dense_decode_bytes", dense_bytes}, {"groups", o.recipe.groups}, {"entries", Json::array()}};
+        Json out = {{"model", o.engine.model},
+                    {"text", o.text.file},
+                    {"tokens", meter->tokens()},
+                    {"documents", meter->references().size()},
+                    {"dense_nll", nll},
+                    {"dense_ppl", exp(nll)},
+                    {"dense_decode_bytes", dense_bytes},
+                    {"groups", o.recipe.groups},
+                    {"entries", Json::array()}};
         for (const Entry& e : entries) {
             const PairedDelta delta = e.reading.score.delta();
             Json entry = {{"name", e.name},
@@ -135,20 +149,26 @@ void compare_caches(Options o, const Console& console) {
         }
         return print_json(out);
     }
-    printf("%s, %s: %llu tokens of %zu documents, dense PPL %.4f, %s a token; interval: bootstrap over %s\n\n", o.engine.model.c_str(), o.text.file.c_str(),
-           static_cast<unsigned long long>(meter->tokens()), meter->references().size(), exp(nll), human_bytes(dense_bytes).c_str(),
+    printf("%s, %s: %llu tokens of %zu documents, dense PPL %.4f, %s a token; interval: bootstrap over %s\n\n",
+           o.engine.model.c_str(), o.text.file.c_str(), static_cast<unsigned long long>(meter->tokens()),
+           meter->references().size(), exp(nll), human_bytes(dense_bytes).c_str(),
            entries[0].reading.score.by_document() ? "documents" : "blocks of 64 tokens");
-    Table table({"cache", "records", "their bytes", "bytes/token", "of dense", "PPL %", "95 % interval", "KL", "top-1 %", "tok/s", "of dense"});
+    Table table({"cache", "records", "their bytes", "bytes/token", "of dense", "PPL %", "95 % interval", "KL",
+                 "top-1 %", "tok/s", "of dense"});
     for (const Entry& e : entries) {
         const WprojReading& r = e.reading;
         const PairedDelta delta = r.score.delta();
         std::vector<double> ratio;
         for (size_t i = 0; i < r.rate.size(); ++i) ratio.push_back(r.rate[i] / r.dense_rate[i]);
         const Spread spread = spread_of(ratio);
-        table.add({e.name, strf("%llu", static_cast<unsigned long long>(r.records)), human_bytes(r.record_bytes), human_bytes(r.decode_bytes),
-                   strf("%.1f %%", 100.0 * static_cast<double>(r.decode_bytes) / static_cast<double>(dense_bytes)), strf("%+.3f", ppl_percent(delta.mean)),
-                   strf("%+.3f .. %+.3f", ppl_percent(delta.interval.low), ppl_percent(delta.interval.high)), strf("%.5f", r.score.kl_mean()), strf("%.1f", r.score.same_top_percent()),
-                   r.rate.empty() ? "" : strf("%.0f", spread_of(r.rate).median), ratio.empty() ? "" : strf("%.2f (%.2f .. %.2f)", spread.median, spread.lowest, spread.highest)});
+        table.add({e.name, strf("%llu", static_cast<unsigned long long>(r.records)), human_bytes(r.record_bytes),
+                   human_bytes(r.decode_bytes),
+                   strf("%.1f %%", 100.0 * static_cast<double>(r.decode_bytes) / static_cast<double>(dense_bytes)),
+                   strf("%+.3f", ppl_percent(delta.mean)),
+                   strf("%+.3f .. %+.3f", ppl_percent(delta.interval.low), ppl_percent(delta.interval.high)),
+                   strf("%.5f", r.score.kl_mean()), strf("%.1f", r.score.same_top_percent()),
+                   r.rate.empty() ? "" : strf("%.0f", spread_of(r.rate).median),
+                   ratio.empty() ? "" : strf("%.2f (%.2f .. %.2f)", spread.median, spread.lowest, spread.highest)});
     }
     fputs(table.text().c_str(), stdout);
 }
@@ -156,10 +176,13 @@ void compare_caches(Options o, const Console& console) {
 }  // namespace
 
 void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
-    CLI::App* verb = add_verb(wproj, console, "compare", "quality, bytes and speed of W_proj caches beside the dense pass",
-                              "  keel wproj compare model.gguf validation.jsonl --cache a.bin --cache b.bin\n"
-                              "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks 0.25,0.375,0.5 --groups qkv\n"
-                              "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --budgets 0.4,0.6,0.8 --type Q5_0 --json");
+    CLI::App* verb =
+        add_verb(wproj, console, "compare", "quality, bytes and speed of W_proj caches beside the dense pass",
+                 "  keel wproj compare model.gguf validation.jsonl --cache a.bin --cache b.bin\n"
+                 "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks "
+                 "0.25,0.375,0.5 --groups qkv\n"
+                 "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --budgets "
+                 "0.4,0.6,0.8 --type Q5_0 --json");
     auto o = std::make_shared<Options>();
     o->recipe.groups = "qkv";
     add_engine_options(*verb, o->engine);
@@ -167,15 +190,23 @@ void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
     verb->get_option("text")->required();
     verb->add_option("--cache", o->caches, "a W_proj cache; may be repeated");
     verb->add_option("--calibration", o->calibration, "text to build caches with, for this comparison only");
-    verb->add_option("--calibration-documents", o->calibration_documents, "of that text, held-out ones included")->capture_default_str();
-    verb->add_option("--held-out", o->held_out, "last ones of these, for errors and sensitivities")->capture_default_str();
-    verb->add_option("--ranks", o->ranks, "shares of the input's elements: at each, weight PCA as published, the whitened solver, and that with sensitivities, of equal bytes");
-    verb->add_option("--budgets", o->budgets, "shares of the dense projections' bytes: at each, the recipe with its types and allocated ranks");
+    verb->add_option("--calibration-documents", o->calibration_documents, "of that text, held-out ones included")
+        ->capture_default_str();
+    verb->add_option("--held-out", o->held_out, "last ones of these, for errors and sensitivities")
+        ->capture_default_str();
+    verb->add_option("--ranks", o->ranks,
+                     "shares of the input's elements: at each, weight PCA as published, the whitened solver, and that "
+                     "with sensitivities, of equal bytes");
+    verb->add_option("--budgets", o->budgets,
+                     "shares of the dense projections' bytes: at each, the recipe with its types and allocated ranks");
     verb->add_option("--rounds", o->rounds, "times decoding is timed; 0: not")->capture_default_str();
-    verb->add_option("--groups", o->recipe.groups, "projections: qkv, qk, q, o, ffn, down; --ranks takes the first that fits")->capture_default_str();
+    verb->add_option("--groups", o->recipe.groups,
+                     "projections: qkv, qk, q, o, ffn, down; --ranks takes the first that fits")
+        ->capture_default_str();
     verb->add_option("--type", o->recipe.record_type, "of W_proj in --budgets")->capture_default_str();
     verb->add_option("--basis-type", o->recipe.basis_type, "of Pt in --budgets")->capture_default_str();
-    verb->add_option("--bound", o->recipe.bound, "largest relative squared error of a record in --budgets; 0: none")->capture_default_str();
+    verb->add_option("--bound", o->recipe.bound, "largest relative squared error of a record in --budgets; 0: none")
+        ->capture_default_str();
     verb->callback([o, &console] { compare_caches(*o, console); });
 }
 

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 
 #include "sdk/plan/low_rank.h"
+#include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/wproj_discovery.h"
-#include "sdk/tools/cli/wproj_verbs.h"
 
 namespace keel::tools {
 namespace {
@@ -29,13 +29,15 @@ void find(const Options& o, const Console& console) {
         Json seen = Json::array();
         for (const WprojSeen& s : found.seen) {
             Json entry = {{"path", s.path}, {"verdict", s.verdict}};
-            if (s.version) entry["version"] = s.version, entry["key"] = strf("%016llx", static_cast<unsigned long long>(s.key));
+            if (s.version)
+                entry["version"] = s.version, entry["key"] = strf("%016llx", static_cast<unsigned long long>(s.key));
             seen.push_back(entry);
         }
         print_json({{"found", found.path ? Json(*found.path) : Json()}, {"foreign", found.foreign}, {"seen", seen}});
     } else {
         Table table({"looked at", "key", "verdict"}, 3);
-        for (const WprojSeen& s : found.seen) table.add({s.path, s.version ? strf("%016llx", static_cast<unsigned long long>(s.key)) : "", s.verdict});
+        for (const WprojSeen& s : found.seen)
+            table.add({s.path, s.version ? strf("%016llx", static_cast<unsigned long long>(s.key)) : "", s.verdict});
         fputs(table.text().c_str(), stdout);
         if (found.path) printf("%s\n", found.path->c_str());
     }
@@ -46,15 +48,19 @@ void find(const Options& o, const Console& console) {
 
 void add_wproj_find_verb(CLI::App& wproj, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(wproj, console, "find", "the cache of a model: named file, working directory, the model's directory, user cache directory",
-                              "  keel wproj find model.gguf\n"
-                              "  keel wproj find model.gguf --key 012345670A2337F6\n"
-                              "  keel wproj find model.gguf --file downloads/ --force");
+    CLI::App* verb =
+        add_verb(wproj, console, "find",
+                 "the cache of a model: named file, working directory, the model's directory, user cache directory",
+                 "  keel wproj find model.gguf\n"
+                 "  keel wproj find model.gguf --key 012345670A2337F6\n"
+                 "  keel wproj find model.gguf --file downloads/ --force");
     verb->add_option("model", o->model, "GGUF file")->required();
-    verb->add_option("--key", o->key, "64-bit key, hex; without it a version-2 cache of this model is found")->check([](const std::string& text) {
-        const bool hex = !text.empty() && text.size() <= 16 && text.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
-        return hex ? std::string() : "is no key of up to 16 hex digits";
-    });
+    verb->add_option("--key", o->key, "64-bit key, hex; without it a version-2 cache of this model is found")
+        ->check([](const std::string& text) {
+            const bool hex = !text.empty() && text.size() <= 16 &&
+                             text.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
+            return hex ? std::string() : "is no key of up to 16 hex digits";
+        });
     verb->add_option("--file", o->file, "look at this file or directory first");
     verb->add_flag("--force", o->force, "accept another key where the shapes match");
     verb->callback([o, &console] { find(*o, console); });

@@ -5,10 +5,10 @@
 #include <filesystem>
 
 #include "sdk/plan/low_rank.h"
-#include "sdk/tools/files/synth_random.h"
 #include "sdk/tools/cli/wproj_verbs.h"
-#include "sdk/tools/lab/lowrank/wproj_recipe.h"
+#include "sdk/tools/files/synth_random.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
+#include "sdk/tools/lab/lowrank/wproj_recipe.h"
 
 namespace keel::tools {
 namespace {
@@ -32,8 +32,10 @@ class Factors {
         for (float& x : out) x *= static_cast<float>(deviation);
         return out;
     }
-    // [rows][columns], rows of norm `norm`. mean, mu: null, or f32[columns] and f32[rows] = the matrix before rounding times mean.
-    std::vector<uint8_t> matrix(uint32_t type, uint32_t rows, uint32_t columns, double norm, const std::vector<float>* mean = nullptr, std::vector<float>* mu = nullptr) {
+    // [rows][columns], rows of norm `norm`. mean, mu: null, or f32[columns] and f32[rows] = the matrix before rounding
+    // times mean.
+    std::vector<uint8_t> matrix(uint32_t type, uint32_t rows, uint32_t columns, double norm,
+                                const std::vector<float>* mean = nullptr, std::vector<float>* mu = nullptr) {
         std::vector<uint8_t> out;
         out.reserve(rows * kernels::weight_row_bytes(type, columns));
         for (uint32_t row = 0; row < rows; ++row) {
@@ -58,7 +60,8 @@ class Factors {
 
 uint32_t type_named(const std::string& name, uint32_t columns) {
     const uint32_t type = factor_type(name);
-    if (columns % kernels::kWeightTypes[type].block_elements) throw ToolError(kExitUsage, strf("rows of %u are no whole number of blocks of %s", columns, name.c_str()));
+    if (columns % kernels::kWeightTypes[type].block_elements)
+        throw ToolError(kExitUsage, strf("rows of %u are no whole number of blocks of %s", columns, name.c_str()));
     return type;
 }
 
@@ -82,7 +85,8 @@ void synth(const Options& o, const Console& console) {
     const WprojShape shape = wproj_shape_of(*model.model);
     uint32_t slots = wproj_slots_of(o.groups);
     for (uint32_t s = 0; s < kWprojSlots; ++s)
-        if (slots >> s & 1 && !wproj_tensor(*model.model, 0, s)) throw ToolError(kExitFile, o.model + " has no tensor of its own for " + wproj_slot_name(s));
+        if (slots >> s & 1 && !wproj_tensor(*model.model, 0, s))
+            throw ToolError(kExitFile, o.model + " has no tensor of its own for " + wproj_slot_name(s));
     if (o.published && slots >> kWprojDown & 1) throw ToolError(kExitUsage, "--published has no basis for down");
     if (o.rank == 0) throw ToolError(kExitUsage, "--rank is 0");
     // Both formats' limits; the published one falls back to f32 where the rank is no whole number of blocks.
@@ -91,8 +95,12 @@ void synth(const Options& o, const Console& console) {
     for (uint32_t s = 0; s < kWprojSlots; ++s) {
         if (!(slots >> s & 1)) continue;
         const uint32_t columns = shape.columns[wproj_group(static_cast<WprojSlot>(s))];
-        if (o.rank > columns) throw ToolError(kExitUsage, strf("--rank %u is beyond the %u columns of %s", o.rank, columns, wproj_slot_name(s)));
-        if (o.published && columns != model.info.embedding) throw ToolError(kExitUsage, strf("--published has one basis a layer, which %s does not fit", wproj_slot_name(s)));
+        if (o.rank > columns)
+            throw ToolError(kExitUsage,
+                            strf("--rank %u is beyond the %u columns of %s", o.rank, columns, wproj_slot_name(s)));
+        if (o.published && columns != model.info.embedding)
+            throw ToolError(kExitUsage,
+                            strf("--published has one basis a layer, which %s does not fit", wproj_slot_name(s)));
         if (!o.published) basis_type = type_named(o.basis_type, columns);
     }
 
@@ -118,10 +126,12 @@ void synth(const Options& o, const Console& console) {
                 basis.columns = columns;
                 basis.type = basis_type;
                 if (o.published) basis.mean = factors.values(columns, 0.1);
-                basis.matrix = factors.matrix(basis_type, o.rank, columns, 1, o.published ? &basis.mean : nullptr, &basis.mu);
+                basis.matrix =
+                    factors.matrix(basis_type, o.rank, columns, 1, o.published ? &basis.mean : nullptr, &basis.mu);
             }
             first = &basis;
-            // Rows of norm 1 keep the variance of x_sub as rows of Pt keep that of x. A made-up model's weights do the same: so its energy is theirs.
+            // Rows of norm 1 keep the variance of x_sub as rows of Pt keep that of x. A made-up model's weights do the
+            // same: so its energy is theirs.
             WprojImageRecord& r = layer.record[s];
             r.rows = rows;
             r.rank = o.rank;
@@ -135,27 +145,41 @@ void synth(const Options& o, const Console& console) {
         bar.update(done, total, human_bytes(total));
         return false;
     };
-    if (o.published) write_wproj_v1(o.output, image, image.key, progress);
-    else write_wproj_v2(o.output, image, image.key, {}, progress);
+    if (o.published)
+        write_wproj_v1(o.output, image, image.key, progress);
+    else
+        write_wproj_v2(o.output, image, image.key, {}, progress);
     const uint64_t bytes = std::filesystem::file_size(o.output);
     const std::string key = strf("%016llx", static_cast<unsigned long long>(image.key));
-    if (console.json) return print_json({{"output", o.output}, {"file_bytes", bytes}, {"key", key}, {"version", image.version}, {"rank", o.rank}, {"seed", o.seed}});
+    if (console.json)
+        return print_json({{"output", o.output},
+                           {"file_bytes", bytes},
+                           {"key", key},
+                           {"version", image.version},
+                           {"rank", o.rank},
+                           {"seed", o.seed}});
     printf("%s: %s, key %s\n", o.output.c_str(), human_bytes(bytes).c_str(), key.c_str());
 }
 
 }  // namespace
 
 void add_wproj_synth_verb(CLI::App& wproj, Console& console) {
-    CLI::App* verb = add_verb(wproj, console, "synth", "write a cache with made-up factors, for tests and benchmarks",
-                              "  keel wproj synth 8b.gguf --rank 1536 --published -o 8b-1536.bin\n"
-                              "  keel wproj synth 8b.gguf --rank 2048 --groups qkv,o --type Q4_0 --basis-type Q8_0 -o 8b.wproj");
+    CLI::App* verb =
+        add_verb(wproj, console, "synth", "write a cache with made-up factors, for tests and benchmarks",
+                 "  keel wproj synth 8b.gguf --rank 1536 --published -o 8b-1536.bin\n"
+                 "  keel wproj synth 8b.gguf --rank 2048 --groups qkv,o --type Q4_0 --basis-type Q8_0 -o 8b.wproj");
     auto o = std::make_shared<Options>();
     verb->add_option("model", o->model, "GGUF file whose shapes it has; its weights are not looked at")->required();
     verb->add_option("--rank", o->rank, "of every layer and group")->required();
-    verb->add_option("--groups", o->groups, "projections to replace: qkv, qk, q, o, ffn, down, separated by commas")->capture_default_str();
+    verb->add_option("--groups", o->groups, "projections to replace: qkv, qk, q, o, ffn, down, separated by commas")
+        ->capture_default_str();
     CLI::Option* type = verb->add_option("--type", o->type, "weight type of W_proj")->capture_default_str();
-    CLI::Option* basis_type = verb->add_option("--basis-type", o->basis_type, "weight type of Pt")->capture_default_str();
-    verb->add_flag("--published", o->published, "as published: format 1, one f32 basis per layer with its means, blocks of 36 bytes")->excludes(type)->excludes(basis_type);
+    CLI::Option* basis_type =
+        verb->add_option("--basis-type", o->basis_type, "weight type of Pt")->capture_default_str();
+    verb->add_flag("--published", o->published,
+                   "as published: format 1, one f32 basis per layer with its means, blocks of 36 bytes")
+        ->excludes(type)
+        ->excludes(basis_type);
     verb->add_option("--seed", o->seed, "same options and seed, same file")->capture_default_str();
     verb->add_option("--output,-o", o->output, "file to write")->required();
     verb->callback([o, &console] { synth(*o, console); });

@@ -13,7 +13,8 @@ void add_wproj_verb(CLI::App& app, Console& console) {
 #else
     for (const char* name : {"build", "synth", "compare"}) {
         CLI::App* verb = wproj->add_subcommand(name, "not in this keel, which was built without Eigen");
-        verb->allow_extras()->callback([] { throw ToolError(kExitUsage, "this keel was built without Eigen, which making caches needs"); });
+        verb->allow_extras()->callback(
+            [] { throw ToolError(kExitUsage, "this keel was built without Eigen, which making caches needs"); });
     }
 #endif
     add_wproj_inspect_verb(*wproj, console);

@@ -13,7 +13,8 @@ struct Options {
     std::string file, model;
 };
 
-// What is worth a note: rows of Pt that are not of unit length, mu that is not Pt mean, energies that differ by more than rounding to 4 bits does.
+// What is worth a note: rows of Pt that are not of unit length, mu that is not Pt mean, energies that differ by more
+// than rounding to 4 bits does.
 constexpr double kUnitSlack = 0.02, kMuSlack = 0.01, kEnergySlack = 0.02;
 
 std::string verdict(const WprojPartCheck& c) {
@@ -46,17 +47,25 @@ void verify(const Options& o, const Console& console) {
         if (c.energy >= 0) part["energy"] = c.energy;
         part["verdict"] = what;
         parts.push_back(part);
-        table.add({strf("%u", c.layer), c.part, pt ? strf("%.1e", c.unit_error) : "", c.mu_error >= 0 ? strf("%.1e", c.mu_error) : "", c.energy >= 0 ? strf("%.4f", c.energy) : "",
+        table.add({strf("%u", c.layer), c.part, pt ? strf("%.1e", c.unit_error) : "",
+                   c.mu_error >= 0 ? strf("%.1e", c.mu_error) : "", c.energy >= 0 ? strf("%.4f", c.energy) : "",
                    pt ? "" : strf("%.4f", c.stored_energy), what});
     }
     const bool own = t.file.version == 2 && t.file.fingerprint == model.info.fingerprint;
     if (console.json) {
-        Json out = {{"file", o.file}, {"version", t.file.version}, {"made_for_this_model", t.file.version == 2 ? Json(own) : Json()}, {"parts", parts}, {"broken", broken}, {"notes", notes}};
+        Json out = {{"file", o.file},
+                    {"version", t.file.version},
+                    {"made_for_this_model", t.file.version == 2 ? Json(own) : Json()},
+                    {"parts", parts},
+                    {"broken", broken},
+                    {"notes", notes}};
         print_json(out);
     } else {
         fputs(table.text().c_str(), stdout);
         printf("%zu parts, %zu broken, %zu with notes; %s\n", checks.size(), broken, notes,
-               t.file.version == 1 ? "version 1 does not say which model it is for" : own ? "made for this model" : "made for another model of this shape");
+               t.file.version == 1 ? "version 1 does not say which model it is for"
+               : own               ? "made for this model"
+                                   : "made for another model of this shape");
     }
     if (broken) throw ToolError(kExitFile, o.file + strf(": %zu broken parts", broken));
 }
@@ -65,7 +74,8 @@ void verify(const Options& o, const Console& console) {
 
 void add_wproj_verify_verb(CLI::App& wproj, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(wproj, console, "verify", "shapes, checksums, finite numbers, unit rows and energies of a cache against its model",
+    CLI::App* verb = add_verb(wproj, console, "verify",
+                              "shapes, checksums, finite numbers, unit rows and energies of a cache against its model",
                               "  keel wproj verify model.wproj --model model.gguf");
     verb->add_option("file", o->file, "W_proj cache, not packed")->required();
     verb->add_option("--model", o->model, "GGUF file it is meant for")->required();

@@ -9,14 +9,19 @@ namespace {
 std::vector<size_t> hull_of(const AllocationUnit& unit) {
     std::vector<size_t> order(unit.bytes.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return unit.bytes[a] != unit.bytes[b] ? unit.bytes[a] > unit.bytes[b] : unit.cost[a] < unit.cost[b]; });
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+        return unit.bytes[a] != unit.bytes[b] ? unit.bytes[a] > unit.bytes[b] : unit.cost[a] < unit.cost[b];
+    });
     std::vector<size_t> hull;
-    const auto slope = [&](size_t from, size_t to) { return (unit.cost[to] - unit.cost[from]) / static_cast<double>(unit.bytes[from] - unit.bytes[to]); };
+    const auto slope = [&](size_t from, size_t to) {
+        return (unit.cost[to] - unit.cost[from]) / static_cast<double>(unit.bytes[from] - unit.bytes[to]);
+    };
     for (const size_t choice : order) {
         if (!hull.empty() && unit.bytes[choice] == unit.bytes[hull.back()]) continue;
         // Whoever costs no less with more bytes is out, and so is who lies above the line between his neighbours.
         while (!hull.empty() && unit.cost[hull.back()] >= unit.cost[choice]) hull.pop_back();
-        while (hull.size() >= 2 && slope(hull[hull.size() - 2], hull.back()) >= slope(hull.back(), choice)) hull.pop_back();
+        while (hull.size() >= 2 && slope(hull[hull.size() - 2], hull.back()) >= slope(hull.back(), choice))
+            hull.pop_back();
         hull.push_back(choice);
     }
     return hull;
@@ -50,7 +55,8 @@ std::vector<AllocationChoices> allocation_path(const std::vector<AllocationUnit>
         for (size_t u = 0; u < units.size(); ++u) {
             if (at[u] + 1 == hulls[u].size()) continue;
             const size_t from = hulls[u][at[u]], to = hulls[u][at[u] + 1];
-            const double slope = (units[u].cost[to] - units[u].cost[from]) / static_cast<double>(units[u].bytes[from] - units[u].bytes[to]);
+            const double slope = (units[u].cost[to] - units[u].cost[from]) /
+                                 static_cast<double>(units[u].bytes[from] - units[u].bytes[to]);
             if (best == units.size() || slope < best_slope) {
                 best = u;
                 best_slope = slope;

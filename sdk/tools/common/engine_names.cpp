@@ -14,18 +14,32 @@ const char* name_of(const Names<T>& names, T value, const char* fallback) {
 
 }  // namespace
 
-const Names<keel_kv_format> kKvFormats = {
-    {"f16", KEEL_KV_F16},   {"f32", KEEL_KV_F32},   {"fp8", KEEL_KV_FP8_E4M3},          {"q8_0", KEEL_KV_Q8_0},             {"q4_0", KEEL_KV_Q4_0},
-    {"e8-2", KEEL_KV_E8_2}, {"e8-3", KEEL_KV_E8_3}, {"q8_0-rot", KEEL_KV_Q8_0_ROTATED}, {"q4_0-rot", KEEL_KV_Q4_0_ROTATED}, {"e8-4", KEEL_KV_E8_4},
-    {"e8-5", KEEL_KV_E8_5}, {"e8-6", KEEL_KV_E8_6}, {"e8-8", KEEL_KV_E8_8},             {"tcq-2", KEEL_KV_TCQ_2},           {"tcq-3", KEEL_KV_TCQ_3},
-    {"tcq-4", KEEL_KV_TCQ_4}, {"tcq-5", KEEL_KV_TCQ_5}, {"tcq-6", KEEL_KV_TCQ_6}};
+const Names<keel_kv_format> kKvFormats = {{"f16", KEEL_KV_F16},
+                                          {"f32", KEEL_KV_F32},
+                                          {"fp8", KEEL_KV_FP8_E4M3},
+                                          {"q8_0", KEEL_KV_Q8_0},
+                                          {"q4_0", KEEL_KV_Q4_0},
+                                          {"e8-2", KEEL_KV_E8_2},
+                                          {"e8-3", KEEL_KV_E8_3},
+                                          {"q8_0-rot", KEEL_KV_Q8_0_ROTATED},
+                                          {"q4_0-rot", KEEL_KV_Q4_0_ROTATED},
+                                          {"e8-4", KEEL_KV_E8_4},
+                                          {"e8-5", KEEL_KV_E8_5},
+                                          {"e8-6", KEEL_KV_E8_6},
+                                          {"e8-8", KEEL_KV_E8_8},
+                                          {"tcq-2", KEEL_KV_TCQ_2},
+                                          {"tcq-3", KEEL_KV_TCQ_3},
+                                          {"tcq-4", KEEL_KV_TCQ_4},
+                                          {"tcq-5", KEEL_KV_TCQ_5},
+                                          {"tcq-6", KEEL_KV_TCQ_6}};
 const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
                                       {"copy", KEEL_WEIGHTS_COPY},
                                       {"map", KEEL_WEIGHTS_MAP},
                                       {"locked", KEEL_WEIGHTS_MAP_LOCKED},
                                       {"repack", KEEL_WEIGHTS_REPACK}};
 const Names<keel_activation> kActivations = {{"q8", KEEL_ACTIVATION_Q8}, {"f32", KEEL_ACTIVATION_F32}};
-const Names<keel_cpu> kCpus = {{"auto", KEEL_CPU_AUTO}, {"scalar", KEEL_CPU_SCALAR}, {"avx2", KEEL_CPU_AVX2}, {"avx512", KEEL_CPU_AVX512}, {"amx", KEEL_CPU_AMX}, {"neon", KEEL_CPU_NEON}};
+const Names<keel_cpu> kCpus = {{"auto", KEEL_CPU_AUTO},     {"scalar", KEEL_CPU_SCALAR}, {"avx2", KEEL_CPU_AVX2},
+                               {"avx512", KEEL_CPU_AVX512}, {"amx", KEEL_CPU_AMX},       {"neon", KEEL_CPU_NEON}};
 
 std::optional<keel_kv_format> find_kv_format(const std::string& name) {
     const auto it = kKvFormats.find(name);

@@ -19,7 +19,7 @@ const char* kv_format_name(keel_kv_format format);  // "tcq-3"; "f16" of the def
 // The format a configuration asks for: "profile" where it leaves that to one.
 const char* kv_format_name(const keel_config& config, keel_kv_format format);
 std::optional<keel_kv_format> find_kv_format(const std::string& name);
-const char* weights_name(keel_weights weights);     // "copy"; "default" of an op without weights
+const char* weights_name(keel_weights weights);  // "copy"; "default" of an op without weights
 const char* activation_name(keel_activation activation);
 const char* cpu_name(keel_cpu cpu);
 const char* region_name(int region);                    // "persistent"

@@ -28,12 +28,12 @@ std::string find_wproj(const EngineOptions& options) {
     search.force = options.wproj_any_key;
     const WprojFound found = find_wproj_cache(search);
     if (found.path) return *found.path;
-    throw ToolError(kExitFile, strf("no W_proj cache of %s in the working directory, beside it, or in %s (%zu files looked at): see keel wproj build", options.model.c_str(),
-                                    wproj_user_cache_directory().c_str(), found.seen.size()));
+    throw ToolError(kExitFile, strf("no W_proj cache of %s in the working directory, beside it, or in %s (%zu files "
+                                    "looked at): see keel wproj build",
+                                    options.model.c_str(), wproj_user_cache_directory().c_str(), found.seen.size()));
 }
 
 }  // namespace
-
 
 keel_config make_config(const EngineOptions& options) {
     keel_config config = make<keel_config>();
@@ -56,7 +56,8 @@ keel_config make_config(const EngineOptions& options) {
         config.kv_profile = options.kv_profile_file->get();
     }
     if (!options.wproj.empty()) {
-        if (!options.wproj_file) options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
+        if (!options.wproj_file)
+            options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
         config.wproj = options.wproj_file->get();
     }
     if (options.wproj_reader) config.wproj = options.wproj_reader;
@@ -156,7 +157,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.config = make_config(options);
     if (adjust) adjust(loaded.config);
     loaded.plan = plan_memory(loaded.file, loaded.config);
-    if (options.low_rank && !loaded.config.wproj) throw ToolError(kExitUsage, "--low-rank needs a W_proj cache: --wproj");
+    if (options.low_rank && !loaded.config.wproj)
+        throw ToolError(kExitUsage, "--low-rank needs a W_proj cache: --wproj");
     if (options.low_rank && loaded.plan.low_rank_op_count == 0)
         throw ToolError(loaded.plan.wproj_status, "cannot use the W_proj cache", &loaded.plan.wproj_error);
     loaded.pass = options.low_rank ? KEEL_PASS_LOW_RANK : KEEL_PASS_DENSE;

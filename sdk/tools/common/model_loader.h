@@ -25,13 +25,13 @@ struct EngineOptions {
     keel_cpu cpu = KEEL_CPU_AUTO;
     bool pin = false;
     uint32_t sinks = 0, recent = 0;  // positions kept in f16
-    std::string kv_profile;  // file name
-    std::string wproj;       // W_proj cache: file name, or "auto" to look for one
-    uint64_t wproj_key = 0;  // it has to have; 0: any of the model
+    std::string kv_profile;          // file name
+    std::string wproj;               // W_proj cache: file name, or "auto" to look for one
+    uint64_t wproj_key = 0;          // it has to have; 0: any of the model
     bool wproj_any_key = false;
-    double wproj_error = 0;  // records of a larger error stay dense; 0: no bound
-    bool low_rank = false;   // sessions run in the low-rank pass
-    const keel_reader* wproj_reader = nullptr;            // a cache in memory, instead of a file
+    double wproj_error = 0;                     // records of a larger error stay dense; 0: no bound
+    bool low_rank = false;                      // sessions run in the low-rank pass
+    const keel_reader* wproj_reader = nullptr;  // a cache in memory, instead of a file
     mutable std::shared_ptr<FileReader> kv_profile_file, wproj_file;  // opened by make_config, which points into them
 };
 void add_engine_options(CLI::App& verb, EngineOptions& options);  // verb_options.cpp
@@ -72,7 +72,7 @@ struct LoadedModel {
     keel_config config{};
     keel_memory_plan plan{};
     RegionMemory memory;
-    Engine engine;  // last: closed before its memory goes
+    Engine engine;                     // last: closed before its memory goes
     keel_pass pass = KEEL_PASS_DENSE;  // of sessions
     double load_seconds = 0;
     uint64_t heap_at_init = 0;  // heap_allocations() the moment keel_engine_init returned

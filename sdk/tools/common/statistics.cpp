@@ -20,7 +20,8 @@ std::vector<HistogramBin> histogram_of(const std::vector<double>& samples, uint3
     for (const double x : samples)
         if (x > 0 && isfinite(x)) ++counts[static_cast<int64_t>(floor(log2(x) * bins_per_octave))];
     std::vector<HistogramBin> bins;
-    for (const auto& [index, count] : counts) bins.push_back({exp2(static_cast<double>(index) / bins_per_octave), count});
+    for (const auto& [index, count] : counts)
+        bins.push_back({exp2(static_cast<double>(index) / bins_per_octave), count});
     return bins;
 }
 

@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "keel/keel.hpp"
-#include "sdk/format/wproj_v1.h"
 #include "sdk/format/wproj_key.h"
+#include "sdk/format/wproj_v1.h"
 #include "sdk/tools/common/console.h"
 
 namespace keel::tools {
@@ -39,8 +39,10 @@ class Search {
         if (path.empty() || result_.path) return;
         std::error_code error;
         if (!fs::is_directory(path, error)) {
-            if (what) result_.seen.push_back({path, 0, 0, std::string("no ") + what});
-            else look_at(path);
+            if (what)
+                result_.seen.push_back({path, 0, 0, std::string("no ") + what});
+            else
+                look_at(path);
             return;
         }
         // The same directory under two names is looked at once.
@@ -76,7 +78,9 @@ class Search {
             verdict = "no W_proj cache, or not readable";
             return;
         }
-        const bool matches = search_.key ? tag->key == search_.key : search_.shape && tag->version == 2 && tag->fingerprint == search_.shape->fingerprint;
+        const bool matches = search_.key
+                                 ? tag->key == search_.key
+                                 : search_.shape && tag->version == 2 && tag->fingerprint == search_.shape->fingerprint;
         if (!matches && !(search_.force && search_.shape && !foreign_)) {
             verdict = "another key";
             return;
@@ -99,7 +103,8 @@ class Search {
         WprojFile view;
         keel_error error = make<keel_error>();
         const keel_status status = wproj_open(*file.value.get(), *search_.shape, search_.key, any_key, &view, &error);
-        return status == KEEL_OK ? std::string() : std::string(keel_status_name(status)) + ": " + error.field + ": " + error.reason;
+        return status == KEEL_OK ? std::string()
+                                 : std::string(keel_status_name(status)) + ": " + error.field + ": " + error.reason;
     }
 
     const WprojSearch& search_;

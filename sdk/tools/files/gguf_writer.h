@@ -1,5 +1,5 @@
-// Writes GGUF v3 files in one pass: metadata and tensor descriptions first, then tensor data asked for in chunks, so that a
-// file of any size needs no more memory than one chunk. Heap and exceptions are fine here: this is a tool.
+// Writes GGUF v3 files in one pass: metadata and tensor descriptions first, then tensor data asked for in chunks, so
+// that a file of any size needs no more memory than one chunk. Heap and exceptions are fine here: this is a tool.
 #pragma once
 #include <stdint.h>
 

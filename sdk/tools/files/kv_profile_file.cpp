@@ -31,12 +31,14 @@ std::vector<char> encode_kv_profile(const KvProfile& p) {
     header.kv_heads = p.shape.kv_heads;
     header.head_dim = p.shape.head_dim;
     header.mean_pairs = static_cast<uint32_t>(p.pairs.size());
-    for (const auto& [floats, part] : {std::pair(&p.key_means, kKvKeyMeans), std::pair(&p.value_means, kKvValueMeans), std::pair(&p.gains, kKvGains)})
+    for (const auto& [floats, part] : {std::pair(&p.key_means, kKvKeyMeans), std::pair(&p.value_means, kKvValueMeans),
+                                       std::pair(&p.gains, kKvGains)})
         if (!floats->empty()) header.parts |= part;
     header.total_bytes = kv_profile_offsets(header).total_bytes;
     std::vector<uint8_t> formats;
     for (const KvLayerFormats& f : p.formats)
-        formats.insert(formats.end(), {static_cast<uint8_t>(f.k + 1), static_cast<uint8_t>(f.v + 1), static_cast<uint8_t>(f.k_scale), static_cast<uint8_t>(f.v_scale)});
+        formats.insert(formats.end(), {static_cast<uint8_t>(f.k + 1), static_cast<uint8_t>(f.v + 1),
+                                       static_cast<uint8_t>(f.k_scale), static_cast<uint8_t>(f.v_scale)});
     std::vector<char> out;
     append(out, std::vector{header});
     append(out, formats);
@@ -58,7 +60,8 @@ KvProfile read_kv_profile_file(const std::string& path) {
     KvProfileHeader header = {};
     memcpy(&header, bytes, std::min<size_t>(sizeof header, reader.size_bytes));
     // The shape it claims: what contradicts itself is found, and an engine compares it with its model again.
-    const KvModelShape shape = {header.fingerprint, header.layers, header.kv_heads, header.head_dim, header.head_dim / 2};
+    const KvModelShape shape = {header.fingerprint, header.layers, header.kv_heads, header.head_dim,
+                                header.head_dim / 2};
     auto choice = std::make_unique<KvChoice>();
     keel_error error = make<keel_error>();
     check(read_kv_profile(reader, shape, choice.get(), &error), "cannot use " + path, &error);

@@ -9,12 +9,14 @@ namespace keel::tools {
 
 struct KvProfile {
     KvModelShape shape{};
-    std::vector<KvLayerFormats> formats;    // [layers]
-    std::vector<uint32_t> pairs;            // ascending
+    std::vector<KvLayerFormats> formats;  // [layers]
+    std::vector<uint32_t> pairs;          // ascending
     // [layers][kv_heads][head_dim], or empty
     std::vector<float> key_means, value_means, gains;
 
-    size_t at(uint32_t layer, uint32_t kv_head) const { return (size_t{layer} * shape.kv_heads + kv_head) * shape.head_dim; }
+    size_t at(uint32_t layer, uint32_t kv_head) const {
+        return (size_t{layer} * shape.kv_heads + kv_head) * shape.head_dim;
+    }
 };
 
 // The bytes of the file. The profile fits its shape.

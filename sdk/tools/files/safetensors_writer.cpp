@@ -8,11 +8,14 @@ uint64_t SafetensorsEntry::bytes() const {
     return bytes;
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<SafetensorsEntry> entries, const Json& metadata) : file_(path) {
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<SafetensorsEntry> entries,
+                                     const Json& metadata)
+    : file_(path) {
     Json header = {{"__metadata__", metadata}};
     uint64_t at = 0;
     for (const SafetensorsEntry& entry : entries) {
-        header[entry.name] = {{"dtype", entry.dtype}, {"shape", entry.shape}, {"data_offsets", {at, at + entry.bytes()}}};
+        header[entry.name] = {
+            {"dtype", entry.dtype}, {"shape", entry.shape}, {"data_offsets", {at, at + entry.bytes()}}};
         offsets_.push_back(at);
         at += entry.bytes();
     }

@@ -1,5 +1,5 @@
-// safetensors files: u64 length of a JSON header, the header (name -> dtype, shape, offsets), then the tensors, row-major and
-// little endian, in the order they were announced in.
+// safetensors files: u64 length of a JSON header, the header (name -> dtype, shape, offsets), then the tensors,
+// row-major and little endian, in the order they were announced in.
 #pragma once
 #include <string>
 #include <vector>

@@ -1,6 +1,6 @@
-// Synthetic models: well-formed GGUF files with random weights and a complete made-up tokenizer, of any shape and type mix,
-// for tests and benchmarks of shapes whose real weights are not at hand. They load in any GGUF runtime and compute finite,
-// unremarkable activations (weights keep the variance of what they are multiplied with); they know no language.
+// Synthetic models: well-formed GGUF files with random weights and a complete made-up tokenizer, of any shape and type
+// mix, for tests and benchmarks of shapes whose real weights are not at hand. They load in any GGUF runtime and compute
+// finite, unremarkable activations (weights keep the variance of what they are multiplied with); they know no language.
 #pragma once
 #include <stdint.h>
 
@@ -21,24 +21,25 @@ struct SynthSpec {
     std::string architecture = "llama";  // llama, qwen2, qwen3, gemma2, gemma3, phi3
     std::string name = "synthetic";      // general.name
     uint32_t layers = 2, embedding = 256, heads = 4, kv_heads = 2, head_dim = 64, feed_forward = 512;
-    uint32_t vocabulary = 1024;          // at least 512
-    uint32_t context = 2048;             // tokens
-    bool tied = true;                    // no output.weight; gemma2 and gemma3 always are
+    uint32_t vocabulary = 1024;  // at least 512
+    uint32_t context = 2048;     // tokens
+    bool tied = true;            // no output.weight; gemma2 and gemma3 always are
     double rope_base = 10000;
-    // Context extension as the architecture does it; 0: none. llama: rope_freqs.weight by the rule of Llama 3.1 (8) and 3.2
-    // (32); phi3: rope_factors_long and _short, trained context = context / rope_factor; gemma3: linear scaling key.
+    // Context extension as the architecture does it; 0: none. llama: rope_freqs.weight by the rule of Llama 3.1 (8) and
+    // 3.2 (32); phi3: rope_factors_long and _short, trained context = context / rope_factor; gemma3: linear scaling
+    // key.
     double rope_factor = 0;
-    uint32_t sliding_window = 0;         // tokens; 0: half the context for gemma2, gemma3; no window for the others
+    uint32_t sliding_window = 0;  // tokens; 0: half the context for gemma2, gemma3; no window for the others
     SynthTokenizer tokenizer = SynthTokenizer::kDefault;
-    std::string pre_tokenizer;           // tokenizer.ggml.pre of a BPE tokenizer; empty: by architecture
-    // A tensor type ("F32", "F16", "BF16", "Q8_0", "Q4_0", ..., "IQ4_XS") for every matrix, or a mixture in the manner of
-    // quantized files: "Q3_K_M", "Q4_K_M", "Q5_K_M" (value, down and output matrices in larger types). Rows that are no
-    // whole number of 256-element blocks take a 32-element type instead, and F16 where that does not fit either. Norms and
-    // biases are F32.
+    std::string pre_tokenizer;  // tokenizer.ggml.pre of a BPE tokenizer; empty: by architecture
+    // A tensor type ("F32", "F16", "BF16", "Q8_0", "Q4_0", ..., "IQ4_XS") for every matrix, or a mixture in the manner
+    // of quantized files: "Q3_K_M", "Q4_K_M", "Q5_K_M" (value, down and output matrices in larger types). Rows that are
+    // no whole number of 256-element blocks take a 32-element type instead, and F16 where that does not fit either.
+    // Norms and biases are F32.
     std::string mix = "F16";
     // First match wins over the mix: {part of a tensor name, type name}, such as {"ffn_down", "Q8_0"}.
     std::vector<std::pair<std::string, std::string>> overrides;
-    uint64_t seed = 1;                   // same spec and seed, same file
+    uint64_t seed = 1;  // same spec and seed, same file
 };
 
 // Shapes by name: "tiny", "smollm2-135m", "738m", "1b" (Llama 3.2), "3b" (Llama 3.2), "8b" (Llama 3.1).

@@ -15,7 +15,9 @@
 namespace keel::tools {
 namespace {
 
-void need(keel_status status, const keel_error* error = nullptr) { check(status, "cannot use the W_proj cache", error); }
+void need(keel_status status, const keel_error* error = nullptr) {
+    check(status, "cannot use the W_proj cache", error);
+}
 
 template <class T>
 std::vector<T> load(const keel_reader& reader, uint64_t offset, uint64_t count) {
@@ -56,18 +58,30 @@ WprojImage read_v1(const WprojFile& file) {
             record_at = r.end;
             if (!r.present) continue;
             if (s != kWprojFfnDownSvd && s != kWprojDown) used[wproj_group(static_cast<WprojSlot>(s))] = true;
-            layer.record[s] = {r.rows, r.rank, r.has_q8 ? kernels::kQ8_F32 : kernels::kF32, load<uint8_t>(file.reader, r.matrix, r.bytes),
-                               floats(file.reader, r.bias, r.rows), r.compression, r.energy, -1, r.weight};
+            layer.record[s] = {r.rows,
+                               r.rank,
+                               r.has_q8 ? kernels::kQ8_F32 : kernels::kF32,
+                               load<uint8_t>(file.reader, r.matrix, r.bytes),
+                               floats(file.reader, r.bias, r.rows),
+                               r.compression,
+                               r.energy,
+                               -1,
+                               r.weight};
         }
         if (!b.rank) {
             layer.empty_flags = b.has_mu | b.has_mean << 1;
             continue;
         }
-        WprojImageBasis basis = {b.rank, file.columns, kernels::kF32, load<uint8_t>(file.reader, b.matrix, uint64_t{b.rank} * file.columns * 4),
-                                 floats(file.reader, b.mu, b.rank), floats(file.reader, b.mean, file.columns)};
+        WprojImageBasis basis = {b.rank,
+                                 file.columns,
+                                 kernels::kF32,
+                                 load<uint8_t>(file.reader, b.matrix, uint64_t{b.rank} * file.columns * 4),
+                                 floats(file.reader, b.mu, b.rank),
+                                 floats(file.reader, b.mean, file.columns)};
         for (const uint32_t g : {kWprojAttnOut, kWprojFfnIn})
             if (used[g]) layer.basis[g] = basis;
-        if (used[kWprojAttnIn] || !(used[kWprojAttnOut] || used[kWprojFfnIn])) layer.basis[kWprojAttnIn] = std::move(basis);
+        if (used[kWprojAttnIn] || !(used[kWprojAttnOut] || used[kWprojFfnIn]))
+            layer.basis[kWprojAttnIn] = std::move(basis);
     }
     return image;
 }
@@ -89,19 +103,33 @@ WprojImage read_v2(const WprojFile& file) {
         need(wproj_check_payload(file, entry, l, &error), &error);
         wproj_for_sections(entry, [&](uint64_t offset, uint64_t bytes) {
             const std::vector<uint8_t> gap = load<uint8_t>(file.reader, end, offset - end);
-            if (std::any_of(gap.begin(), gap.end(), [](uint8_t x) { return x != 0; })) damaged(end, l, "padding", "is not zero");
+            if (std::any_of(gap.begin(), gap.end(), [](uint8_t x) { return x != 0; }))
+                damaged(end, l, "padding", "is not zero");
             end = offset + bytes;
         });
         WprojImageLayer& layer = image.layers[l];
         for (uint32_t g = 0; g < kWprojGroups; ++g) {
             const WprojBasis& b = entry.basis[g];
             if (!b.rank) continue;
-            layer.basis[g] = {b.rank, b.columns, b.type, load<uint8_t>(file.reader, b.offset, b.bytes), floats(file.reader, b.mu, b.rank), floats(file.reader, b.mean, b.columns)};
+            layer.basis[g] = {b.rank,
+                              b.columns,
+                              b.type,
+                              load<uint8_t>(file.reader, b.offset, b.bytes),
+                              floats(file.reader, b.mu, b.rank),
+                              floats(file.reader, b.mean, b.columns)};
         }
         for (uint32_t s = 0; s < kWprojSlots; ++s) {
             const WprojRecord& r = entry.record[s];
             if (!r.rank) continue;
-            layer.record[s] = {r.rows, r.rank, r.type, load<uint8_t>(file.reader, r.offset, r.bytes), floats(file.reader, r.bias, r.rows), r.compression, r.energy, r.error, 0};
+            layer.record[s] = {r.rows,
+                               r.rank,
+                               r.type,
+                               load<uint8_t>(file.reader, r.offset, r.bytes),
+                               floats(file.reader, r.bias, r.rows),
+                               r.compression,
+                               r.energy,
+                               r.error,
+                               0};
         }
     }
     return image;

@@ -11,8 +11,8 @@
 
 #include "sdk/format/wproj_key.h"
 #include "sdk/tools/common/console.h"
-#include "sdk/tools/files/sha256.h"
 #include "sdk/tools/common/wproj_discovery.h"
+#include "sdk/tools/files/sha256.h"
 
 namespace keel::tools {
 namespace {
@@ -20,9 +20,13 @@ namespace {
 namespace fs = std::filesystem;
 constexpr uint64_t kMaxManifestBytes = 16u << 20;
 
-[[noreturn]] void malformed(size_t entry, const std::string& why) { throw ToolError(kExitFile, strf("no manifest of W_proj caches: entry %zu: ", entry) + why); }
+[[noreturn]] void malformed(size_t entry, const std::string& why) {
+    throw ToolError(kExitFile, strf("no manifest of W_proj caches: entry %zu: ", entry) + why);
+}
 
-double megabytes(uint64_t bytes) { return round(static_cast<double>(bytes) / (1u << 20) * 100) / 100; }
+double megabytes(uint64_t bytes) {
+    return round(static_cast<double>(bytes) / (1u << 20) * 100) / 100;
+}
 
 // Seconds and 7 decimals, as published; in UTC.
 std::string iso_time(fs::file_time_type time) {
@@ -47,7 +51,8 @@ std::vector<WprojManifestEntry> parse_wproj_manifest(const std::string& text) {
     for (const Json& item : document) {
         const size_t n = entries.size();
         const auto field = [&](const char* key, auto fits) -> const Json& {
-            if (!item.is_object() || !item.contains(key) || !(item[key].*fits)()) malformed(n, std::string(key) + " is missing or of another type");
+            if (!item.is_object() || !item.contains(key) || !(item[key].*fits)())
+                malformed(n, std::string(key) + " is missing or of another type");
             return item[key];
         };
         WprojManifestEntry e;
@@ -57,10 +62,13 @@ std::vector<WprojManifestEntry> parse_wproj_manifest(const std::string& text) {
         e.mb = field("mb", &Json::is_number).get<double>();
         e.mtime = field("mtime", &Json::is_string).get<std::string>();
         uint32_t tag;
-        if (e.name.find('\0') != std::string::npos || !wproj_file_tag(e.name.c_str(), &tag)) malformed(n, "name is not ott_wproj_cache_<8 hex>.bin");
+        if (e.name.find('\0') != std::string::npos || !wproj_file_tag(e.name.c_str(), &tag))
+            malformed(n, "name is not ott_wproj_cache_<8 hex>.bin");
         if (!names.insert(e.name).second) malformed(n, e.name + " is there twice");
-        if (e.sha256.size() != 64 || e.sha256.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) malformed(n, "sha256 is not 64 hex digits");
-        std::transform(e.sha256.begin(), e.sha256.end(), e.sha256.begin(), [](char c) { return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c; });
+        if (e.sha256.size() != 64 || e.sha256.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+            malformed(n, "sha256 is not 64 hex digits");
+        std::transform(e.sha256.begin(), e.sha256.end(), e.sha256.begin(),
+                       [](char c) { return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c; });
         if (!(fabs(e.mb - megabytes(e.bytes)) < 0.01)) malformed(n, "mb is not bytes / 2^20");
         entries.push_back(std::move(e));
     }
@@ -69,7 +77,8 @@ std::vector<WprojManifestEntry> parse_wproj_manifest(const std::string& text) {
 
 std::vector<WprojManifestEntry> read_wproj_manifest(const std::string& path) {
     std::error_code error;
-    if (fs::file_size(path, error) > kMaxManifestBytes && !error) throw ToolError(kExitFile, path + " is too large for a manifest");
+    if (fs::file_size(path, error) > kMaxManifestBytes && !error)
+        throw ToolError(kExitFile, path + " is too large for a manifest");
     return parse_wproj_manifest(read_text(path));
 }
 
@@ -114,12 +123,15 @@ std::string check_wproj_entry(const WprojManifestEntry& e, const std::string& di
     std::error_code error;
     const uint64_t bytes = fs::file_size(path, error);
     if (error) return "missing";
-    if (bytes != e.bytes) return strf("%llu bytes instead of %llu", static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(e.bytes));
+    if (bytes != e.bytes)
+        return strf("%llu bytes instead of %llu", static_cast<unsigned long long>(bytes),
+                    static_cast<unsigned long long>(e.bytes));
     const std::optional<WprojTag> header = read_wproj_tag(path);
     if (!header) return "no W_proj cache";
     uint32_t tag = 0;
     wproj_file_tag(e.name.c_str(), &tag);
-    if (static_cast<uint32_t>(header->key) != tag) return strf("its key is %016llx", static_cast<unsigned long long>(header->key));
+    if (static_cast<uint32_t>(header->key) != tag)
+        return strf("its key is %016llx", static_cast<unsigned long long>(header->key));
     if (hash && sha256_of_file(path) != e.sha256) return "another sha256";
     return {};
 }

@@ -78,15 +78,19 @@ WprojPartCheck check_record(const WprojTable& t, uint32_t layer, uint32_t slot, 
     const std::vector<uint8_t> matrix = load(reader, r.offset, r.bytes);
     std::vector<float> bias;
     if (r.bias) bias = load_floats(reader, r.bias, r.rows);
-    if (t.file.version == 2) c.checksum = wproj_checksum(matrix.data(), matrix.size(), bias.data(), static_cast<uint32_t>(bias.size())) == r.checksum;
+    if (t.file.version == 2)
+        c.checksum =
+            wproj_checksum(matrix.data(), matrix.size(), bias.data(), static_cast<uint32_t>(bias.size())) == r.checksum;
     c.finite = all_finite(bias);
     double kept = 0, all = 0;
-    for_rows(matrix.data(), r.type, r.rows, r.rank, [&](uint64_t, const std::vector<float>& row) { kept += square_norm(row); });
+    for_rows(matrix.data(), r.type, r.rows, r.rank,
+             [&](uint64_t, const std::vector<float>& row) { kept += square_norm(row); });
     c.finite = c.finite && std::isfinite(kept);
     const GgufTensor* tensor = model ? wproj_tensor(*model->model, layer, slot) : nullptr;
     if (!tensor) return c;
     const std::vector<uint8_t> dense = load(*model->reader.get(), tensor->offset, tensor->bytes);
-    for_rows(dense.data(), tensor->type, tensor->dims[1], static_cast<uint32_t>(tensor->dims[0]), [&](uint64_t, const std::vector<float>& row) { all += square_norm(row); });
+    for_rows(dense.data(), tensor->type, tensor->dims[1], static_cast<uint32_t>(tensor->dims[0]),
+             [&](uint64_t, const std::vector<float>& row) { all += square_norm(row); });
     if (all > 0) c.energy = std::min(1.0, kept / all);
     return c;
 }

@@ -14,7 +14,7 @@ struct WprojPartCheck {
     bool finite = true, checksum = true;  // checksum: true in version 1, which has none
     double unit_error = 0;                // of Pt: largest | |row| - 1 |
     double mu_error = -1;                 // of Pt: largest |mu - Pt mean| / (1 + |mu|); negative: no mu or no mean
-    double energy = -1;                   // of a record: |W_proj|^2 / |W|^2, cut to 1; negative: no model, or no tensor of its own in it
+    double energy = -1;  // of a record: |W_proj|^2 / |W|^2, cut to 1; negative: no model, or no tensor of its own in it
     double stored_energy = 0;
     bool broken() const { return !finite || !checksum; }
 };

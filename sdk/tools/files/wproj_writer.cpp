@@ -65,11 +65,13 @@ class Pieces {
 };
 
 [[noreturn]] void refuse(int version, size_t layer, const char* part, const char* why) {
-    throw ToolError(KEEL_E_UNSUPPORTED, strf("cannot write a W_proj cache of version %d: layer %zu %s: %s", version, layer, part, why));
+    throw ToolError(KEEL_E_UNSUPPORTED,
+                    strf("cannot write a W_proj cache of version %d: layer %zu %s: %s", version, layer, part, why));
 }
 
 void check_layers(int version, const WprojImage& image) {
-    if (image.layers.empty() || image.layers.size() > kWprojMaxLayers) refuse(version, image.layers.size(), "", "no layers, or more than a cache can have");
+    if (image.layers.empty() || image.layers.size() > kWprojMaxLayers)
+        refuse(version, image.layers.size(), "", "no layers, or more than a cache can have");
 }
 
 // Bytes of a matrix whose rows are of a known type and whole blocks; 0 otherwise.
@@ -79,22 +81,30 @@ uint64_t matrix_bytes(uint32_t type, uint32_t rows, uint32_t row) {
 }
 
 void check_payload(int version, size_t layer, const WprojImageBasis& b, const char* part) {
-    if (b.columns < 1 || b.columns > kWprojMaxDimension || b.rank > b.columns) refuse(version, layer, part, "columns or rank are out of range");
+    if (b.columns < 1 || b.columns > kWprojMaxDimension || b.rank > b.columns)
+        refuse(version, layer, part, "columns or rank are out of range");
     const uint64_t bytes = matrix_bytes(b.type, b.rank, b.columns);
-    if (bytes == 0 || b.matrix.size() != bytes) refuse(version, layer, part, "the matrix is missing, or not of its shape");
-    if ((!b.mu.empty() && b.mu.size() != b.rank) || (!b.mean.empty() && b.mean.size() != b.columns)) refuse(version, layer, part, "mu or mean are not of its shape");
+    if (bytes == 0 || b.matrix.size() != bytes)
+        refuse(version, layer, part, "the matrix is missing, or not of its shape");
+    if ((!b.mu.empty() && b.mu.size() != b.rank) || (!b.mean.empty() && b.mean.size() != b.columns))
+        refuse(version, layer, part, "mu or mean are not of its shape");
 }
 
 void check_payload(int version, size_t layer, const WprojImageRecord& r, const char* part) {
-    if (r.rows < 1 || r.rows > kWprojMaxDimension || r.rank > kWprojMaxDimension) refuse(version, layer, part, "rows or rank are out of range");
+    if (r.rows < 1 || r.rows > kWprojMaxDimension || r.rank > kWprojMaxDimension)
+        refuse(version, layer, part, "rows or rank are out of range");
     const uint64_t bytes = matrix_bytes(r.type, r.rows, r.rank);
-    if (bytes == 0 || r.matrix.size() != bytes) refuse(version, layer, part, "the matrix is missing, or not of its shape");
+    if (bytes == 0 || r.matrix.size() != bytes)
+        refuse(version, layer, part, "the matrix is missing, or not of its shape");
     if (!r.bias.empty() && r.bias.size() != r.rows) refuse(version, layer, part, "the bias is not of its shape");
-    if (!std::isfinite(r.compression) || r.compression < 0 || !(r.energy >= 0 && r.energy <= 1) || !std::isfinite(r.error) || !std::isfinite(r.weight))
+    if (!std::isfinite(r.compression) || r.compression < 0 || !(r.energy >= 0 && r.energy <= 1) ||
+        !std::isfinite(r.error) || !std::isfinite(r.weight))
         refuse(version, layer, part, "compression, energy, error or weight are out of range");
 }
 
-void put_floats(Pieces& out, const std::vector<float>& floats) { out.borrow(floats.data(), floats.size() * 4); }
+void put_floats(Pieces& out, const std::vector<float>& floats) {
+    out.borrow(floats.data(), floats.size() * 4);
+}
 
 // ---- version 1 ----
 
@@ -118,8 +128,10 @@ void put_record1(Pieces& out, const WprojImageRecord& r, size_t layer, uint32_t 
     out.value(uint32_t{r.rank != 0});
     if (!r.rank) return;
     check_payload(1, layer, r, part);
-    if (r.type != kernels::kF32 && r.type != kernels::kQ8_F32) refuse(1, layer, part, "the matrix is neither F32 nor Q8_F32");
-    if (slot != kWprojFfnDownSvd && slot != kWprojDown && r.rank != basis_rank) refuse(1, layer, part, "its rank is not the basis'");
+    if (r.type != kernels::kF32 && r.type != kernels::kQ8_F32)
+        refuse(1, layer, part, "the matrix is neither F32 nor Q8_F32");
+    if (slot != kWprojFfnDownSvd && slot != kWprojDown && r.rank != basis_rank)
+        refuse(1, layer, part, "its rank is not the basis'");
     const bool q8 = r.type == kernels::kQ8_F32;
     std::vector<uint8_t> h(kWprojRecord1Bytes);
     const uint32_t counts[4] = {r.rows, r.rank, !r.bias.empty(), q8};
@@ -149,7 +161,8 @@ Pieces layout1(const WprojImage& image, uint64_t key) {
     for (size_t l = 0; l < image.layers.size(); ++l) {
         const WprojImageBasis* b = bases[l];
         const uint32_t flags = image.layers[l].empty_flags;
-        const uint32_t counts[4] = {b ? b->rank : 0, b ? !b->mu.empty() : flags & 1, b ? !b->mean.empty() : flags >> 1 & 1, 0};
+        const uint32_t counts[4] = {b ? b->rank : 0, b ? !b->mu.empty() : flags & 1,
+                                    b ? !b->mean.empty() : flags >> 1 & 1, 0};
         out.value(counts);
         if (!b) continue;
         out.borrow(b->matrix.data(), b->matrix.size());
@@ -157,13 +170,15 @@ Pieces layout1(const WprojImage& image, uint64_t key) {
         put_floats(out, b->mean);
     }
     for (size_t l = 0; l < image.layers.size(); ++l)
-        for (uint32_t s = 0; s < kWprojSlots; ++s) put_record1(out, image.layers[l].record[s], l, s, bases[l] ? bases[l]->rank : 0);
+        for (uint32_t s = 0; s < kWprojSlots; ++s)
+            put_record1(out, image.layers[l].record[s], l, s, bases[l] ? bases[l]->rank : 0);
     return out;
 }
 
 // ---- version 2 ----
 
-// A table entry without its offsets; mu, mean and bias are 1 where there is one. The sections' bytes go to `sections` in file order.
+// A table entry without its offsets; mu, mean and bias are 1 where there is one. The sections' bytes go to `sections`
+// in file order.
 WprojLayer entry2(const WprojImageLayer& layer, size_t l, std::vector<std::span<const uint8_t>>* sections) {
     WprojLayer entry;
     memset(&entry, 0, sizeof entry);
@@ -177,7 +192,8 @@ WprojLayer entry2(const WprojImageLayer& layer, size_t l, std::vector<std::span<
         check_payload(2, l, b, wproj_group_name(g));
         section(b.matrix.data(), b.matrix.size());
         const uint64_t mu = section(b.mu.data(), b.mu.size() * 4), mean = section(b.mean.data(), b.mean.size() * 4);
-        entry.basis[g] = {b.rank, b.columns, b.type, 0, 0, b.matrix.size(), mu, mean, hash64(b.matrix.data(), b.matrix.size())};
+        entry.basis[g] = {
+            b.rank, b.columns, b.type, 0, 0, b.matrix.size(), mu, mean, hash64(b.matrix.data(), b.matrix.size())};
     }
     for (uint32_t s = 0; s < kWprojSlots; ++s) {
         const WprojImageRecord& r = layer.record[s];
@@ -185,8 +201,17 @@ WprojLayer entry2(const WprojImageLayer& layer, size_t l, std::vector<std::span<
         check_payload(2, l, r, wproj_slot_name(s));
         section(r.matrix.data(), r.matrix.size());
         const uint64_t bias = section(r.bias.data(), r.bias.size() * 4);
-        entry.record[s] = {r.rows, r.rank, r.type, r.compression, r.energy, r.error, 0, r.matrix.size(), bias,
-                           wproj_checksum(r.matrix.data(), r.matrix.size(), r.bias.data(), static_cast<uint32_t>(r.bias.size()))};
+        entry.record[s] = {
+            r.rows,
+            r.rank,
+            r.type,
+            r.compression,
+            r.energy,
+            r.error,
+            0,
+            r.matrix.size(),
+            bias,
+            wproj_checksum(r.matrix.data(), r.matrix.size(), r.bias.data(), static_cast<uint32_t>(r.bias.size()))};
     }
     return entry;
 }
@@ -220,7 +245,8 @@ Pieces layout2(const WprojImage& image, uint64_t key, const WprojPacking& packin
         });
         // The reader's own rules say whether this is a file.
         keel_error error = make<keel_error>();
-        check(wproj_check_layer2(entry, l, wproj_any_shape(), UINT64_MAX, &next, &end, &error), "cannot write a W_proj cache of version 2", &error);
+        check(wproj_check_layer2(entry, l, wproj_any_shape(), UINT64_MAX, &next, &end, &error),
+              "cannot write a W_proj cache of version 2", &error);
         table.push_back(entry);
     }
     h.plain_bytes = end;
@@ -243,7 +269,8 @@ Pieces layout2(const WprojImage& image, uint64_t key, const WprojPacking& packin
     std::vector<uint64_t> frame_bytes;
     uint64_t done = 0;
     for (const auto& section : sections) {
-        if (progress && progress(done += section.size(), end)) throw ToolError(KEEL_E_CANCELLED, "cannot pack the W_proj cache");
+        if (progress && progress(done += section.size(), end))
+            throw ToolError(KEEL_E_CANCELLED, "cannot pack the W_proj cache");
         frames.push_back(zstd_frame(section, packing.level));
         frame_bytes.push_back(frames.back().size());
     }
@@ -256,14 +283,22 @@ Pieces layout2(const WprojImage& image, uint64_t key, const WprojPacking& packin
 
 }  // namespace
 
-std::vector<uint8_t> encode_wproj_v1(const WprojImage& image, uint64_t key) { return layout1(image, key).to_memory(); }
-void write_wproj_v1(const std::string& path, const WprojImage& image, uint64_t key, const WprojProgress& progress) { layout1(image, key).to_file(path, progress); }
+std::vector<uint8_t> encode_wproj_v1(const WprojImage& image, uint64_t key) {
+    return layout1(image, key).to_memory();
+}
+void write_wproj_v1(const std::string& path, const WprojImage& image, uint64_t key, const WprojProgress& progress) {
+    layout1(image, key).to_file(path, progress);
+}
 
-std::vector<uint8_t> encode_wproj_v2(const WprojImage& image, uint64_t key, const WprojPacking& packing) { return layout2(image, key, packing, {}).to_memory(); }
-void write_wproj_v2(const std::string& path, const WprojImage& image, uint64_t key, const WprojPacking& packing, const WprojProgress& progress) {
+std::vector<uint8_t> encode_wproj_v2(const WprojImage& image, uint64_t key, const WprojPacking& packing) {
+    return layout2(image, key, packing, {}).to_memory();
+}
+void write_wproj_v2(const std::string& path, const WprojImage& image, uint64_t key, const WprojPacking& packing,
+                    const WprojProgress& progress) {
     // Packing is what takes the time where there is any.
     const bool packed = packing.codec != kWprojPlain;
-    layout2(image, key, packing, packed ? progress : WprojProgress()).to_file(path, packed ? WprojProgress() : progress);
+    layout2(image, key, packing, packed ? progress : WprojProgress())
+        .to_file(path, packed ? WprojProgress() : progress);
 }
 
 uint64_t wproj_v1_bytes(const WprojSizes& z) {

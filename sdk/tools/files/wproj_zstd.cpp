@@ -17,7 +17,8 @@ namespace keel::tools {
 
 bool wproj_is_packed(const keel_reader& reader) {
     WprojHeader2 h;
-    return read_at(reader, 0, &h, sizeof h) == KEEL_OK && h.magic == kWprojMagic2 && h.version == 2 && h.codec == kWprojZstd;
+    return read_at(reader, 0, &h, sizeof h) == KEEL_OK && h.magic == kWprojMagic2 && h.version == 2 &&
+           h.codec == kWprojZstd;
 }
 
 #ifdef KEEL_HAVE_PACK
@@ -40,14 +41,19 @@ std::vector<uint8_t> unpack_wproj(const keel_reader& packed) {
     check(keel_pack_inspect(&packed, &info, &error), "cannot unpack the W_proj cache", &error);
     std::vector<uint8_t> plain(info.plain_bytes);
     std::vector<uint64_t> work((info.work_bytes + 7) / 8);
-    check(keel_pack_expand(&packed, plain.data(), plain.size(), work.data(), work.size() * 8, &error), "cannot unpack the W_proj cache", &error);
+    check(keel_pack_expand(&packed, plain.data(), plain.size(), work.data(), work.size() * 8, &error),
+          "cannot unpack the W_proj cache", &error);
     return plain;
 }
 
 #else
 
-std::vector<uint8_t> zstd_frame(std::span<const uint8_t>, int) { throw ToolError(KEEL_E_UNSUPPORTED, "this build of keel has no zstd"); }
-std::vector<uint8_t> unpack_wproj(const keel_reader&) { throw ToolError(KEEL_E_UNSUPPORTED, "this build of keel has no zstd"); }
+std::vector<uint8_t> zstd_frame(std::span<const uint8_t>, int) {
+    throw ToolError(KEEL_E_UNSUPPORTED, "this build of keel has no zstd");
+}
+std::vector<uint8_t> unpack_wproj(const keel_reader&) {
+    throw ToolError(KEEL_E_UNSUPPORTED, "this build of keel has no zstd");
+}
 
 #endif
 

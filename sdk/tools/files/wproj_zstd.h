@@ -1,4 +1,5 @@
-// zstd sections of W_proj caches. In a build without zstd everything but wproj_is_packed throws ToolError (KEEL_E_UNSUPPORTED).
+// zstd sections of W_proj caches. In a build without zstd everything but wproj_is_packed throws ToolError
+// (KEEL_E_UNSUPPORTED).
 #pragma once
 #include <span>
 #include <vector>

@@ -1,5 +1,6 @@
-// A unit vector, Hadamard without signs, and rounding to 2^b - 1 levels between +-its largest coordinate. KakeyaLattice's
-// tables call this TurboQuant, which it is not: no Lloyd-Max levels, no correction of norms, no QJL (turboquant_peer.cpp).
+// A unit vector, Hadamard without signs, and rounding to 2^b - 1 levels between +-its largest coordinate.
+// KakeyaLattice's tables call this TurboQuant, which it is not: no Lloyd-Max levels, no correction of norms, no QJL
+// (turboquant_peer.cpp).
 //
 // Row: f16 norm | f16 largest coordinate | D codes of b bits: bD + 32 bits, rounded up to bytes. Before RoPE, as it was
 // measured there. A norm above 65504 is stored as 65504.
@@ -31,7 +32,8 @@ class AbsmaxPeer final : public RowPeer {
         const float unit = through_f16(largest) / top_;
         bits.put_f16(norm);
         bits.put_f16(largest);
-        for (const float x : row) bits.put(static_cast<uint32_t>(kernels::rint_f32(std::clamp(x / unit, -top_, top_)) + top_), bits_);
+        for (const float x : row)
+            bits.put(static_cast<uint32_t>(kernels::rint_f32(std::clamp(x / unit, -top_, top_)) + top_), bits_);
     }
     void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
         const float norm = bits.take_f16();

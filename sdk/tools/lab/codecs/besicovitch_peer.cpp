@@ -1,12 +1,14 @@
 // Besicovitch product code: every pair of coordinates is a direction of the half circle and a signed length along it.
 //
-// Row of D values, G = D / 2 pairs: G directions of d bits from the lowest bit, padded to a byte | G magnitudes of m bits, padded
-// likewise | f16 scale. With m = f16 the magnitudes are f16 numbers and there is no scale. d3m4 at D = 128: 24 + 32 + 2 = 58 bytes.
+// Row of D values, G = D / 2 pairs: G directions of d bits from the lowest bit, padded to a byte | G magnitudes of m
+// bits, padded
+// likewise | f16 scale. With m = f16 the magnitudes are f16 numbers and there is no scale. d3m4 at D = 128: 24 + 32 + 2
+// = 58 bytes.
 //   published  scale = max |alpha|, magnitude = nearest Lloyd-Max level of N(0,1) to alpha / scale. Since |alpha / scale| <= 1 and
 //              these levels reach 2.15 (m = 3) and 2.73 (m = 4), only half of them are ever used: one of m bits carries nothing.
 //   fitted     scale = rms(alpha), levels of besicovitch_codebook().
-// With a mean, rows come in blocks: 2 D bytes of f16 mean, then the rows less that mean; rows that fill no block are f16.
-// A row of zeros has scale 0 and decodes to zeros. There is no rotation: none was published.
+// With a mean, rows come in blocks: 2 D bytes of f16 mean, then the rows less that mean; rows that fill no block are
+// f16. A row of zeros has scale 0 and decodes to zeros. There is no rotation: none was published.
 #include <cmath>
 
 #include "sdk/tools/lab/codecs/besicovitch_codebook.h"
@@ -30,7 +32,8 @@ struct BesicovitchForm {
 
 class BesicovitchPeer final : public KvPeer {
   public:
-    BesicovitchPeer(std::string_view name, const BesicovitchForm& form) : name_(name), form_(form), directions_(form.direction_bits) {
+    BesicovitchPeer(std::string_view name, const BesicovitchForm& form)
+        : name_(name), form_(form), directions_(form.direction_bits) {
         if (form.bits == 0) return;
         if (form.fitted) {
             book_ = besicovitch_codebook(form.direction_bits, form.bits);
@@ -43,7 +46,8 @@ class BesicovitchPeer final : public KvPeer {
     uint32_t block_rows(bool) const override { return form_.mean_block ? form_.mean_block : 1; }
     bool before_rope() const override { return true; }
 
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const override {
+    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                std::vector<uint8_t>& out) const override {
         const uint32_t dim = checked_dim(*this, context, 2), block = block_rows(context.value);
         std::vector<float> finite = finite_rows(rows, count, dim);
         BitWriter bits(out);
@@ -59,7 +63,8 @@ class BesicovitchPeer final : public KvPeer {
             put_row(rest.first(dim), bits);
         }
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const override {
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+                float* rows) const override {
         const uint32_t dim = checked_dim(*this, context, 2), block = block_rows(context.value);
         ByteCursor cursor(*this, bytes);
         std::vector<float> mean(dim);
@@ -92,8 +97,9 @@ class BesicovitchPeer final : public KvPeer {
             for (const float alpha : codes.alpha) bits.put_f16(alpha);
             return;
         }
-        const float scale = through_f16(form_.fitted ? row_norm(codes.alpha) / std::sqrt(static_cast<float>(codes.alpha.size()))
-                                                     : row_absmax(codes.alpha));
+        const float scale =
+            through_f16(form_.fitted ? row_norm(codes.alpha) / std::sqrt(static_cast<float>(codes.alpha.size()))
+                                     : row_absmax(codes.alpha));
         for (const float alpha : codes.alpha) bits.put(nearest_level(book_, scale > 0 ? alpha / scale : 0), form_.bits);
         bits.align();
         bits.put_f16(scale);
@@ -101,7 +107,8 @@ class BesicovitchPeer final : public KvPeer {
     void take_row(BitReader bits, std::span<float> row) const {
         const size_t groups = row.size() / 2;
         PlaneCodes codes{std::vector<uint8_t>(groups), std::vector<float>(groups)};
-        for (uint8_t& direction : codes.direction) direction = static_cast<uint8_t>(bits.take_code(form_.direction_bits));
+        for (uint8_t& direction : codes.direction)
+            direction = static_cast<uint8_t>(bits.take_code(form_.direction_bits));
         bits.align();
         for (float& alpha : codes.alpha) alpha = form_.bits ? book_[bits.take_code(form_.bits)] : bits.take_f16();
         bits.align();
@@ -123,14 +130,18 @@ class BesicovitchPeer final : public KvPeer {
 std::unique_ptr<KvPeer> make_besicovitch_peer(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() < 3 || fields[0] != "besicovitch") return nullptr;
-    const auto direction_bits = spec_number(fields[1], 1, 8), bits = fields[2] == "f16" ? std::optional(0u) : spec_number(fields[2], 1, 8);
+    const auto direction_bits = spec_number(fields[1], 1, 8),
+               bits = fields[2] == "f16" ? std::optional(0u) : spec_number(fields[2], 1, 8);
     if (!direction_bits || !bits) return nullptr;
     BesicovitchForm form{*direction_bits, *bits};
     size_t next = 3;
-    if (next < fields.size() && (fields[next] == "published" || fields[next] == "fitted")) form.fitted = fields[next++] == "fitted";
+    if (next < fields.size() && (fields[next] == "published" || fields[next] == "fitted"))
+        form.fitted = fields[next++] == "fitted";
     if (next < fields.size() && fields[next].starts_with("mean")) {
         const std::string_view rows = fields[next++].substr(4);
-        const auto block = rows.empty() ? std::optional(kMeanBlock) : rows[0] == '=' ? spec_number(rows.substr(1), 1, kMaxMeanBlock) : std::nullopt;
+        const auto block = rows.empty()     ? std::optional(kMeanBlock)
+                           : rows[0] == '=' ? spec_number(rows.substr(1), 1, kMaxMeanBlock)
+                                            : std::nullopt;
         if (!block) return nullptr;
         form.mean_block = *block;
     }

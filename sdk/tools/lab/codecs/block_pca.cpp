@@ -21,7 +21,9 @@ constexpr uint64_t kSketchSeed = 0xCAFEBABE ^ 0x9E3779B97F4A7C15;
 constexpr Index kOversampling = 8;
 constexpr int kSubspaceIterations = 2;
 
-double stored(double x) { return through_f16(static_cast<float>(x)); }
+double stored(double x) {
+    return through_f16(static_cast<float>(x));
+}
 
 // Directions kept of ascending variances: the largest ones that hold the ratio, within [1, cap].
 Index kept_directions(const Eigen::VectorXd& ascending, double variance_ratio, Index cap) {
@@ -53,7 +55,8 @@ MatrixXd gaussian_sketch(Index rows, Index columns) {
 
 // Orthonormal columns that span those of m.
 MatrixXd orthonormal(const MatrixXd& m) {
-    return Eigen::HouseholderQR<MatrixXd>(m).householderQ() * MatrixXd::Identity(m.rows(), std::min(m.rows(), m.cols()));
+    return Eigen::HouseholderQR<MatrixXd>(m).householderQ() *
+           MatrixXd::Identity(m.rows(), std::min(m.rows(), m.cols()));
 }
 
 BlockBasis stored_basis(const Eigen::RowVectorXd& mean, const RowMatrix& directions) {
@@ -67,7 +70,8 @@ BlockBasis exact_pca(const RowMatrix& rows, double variance_ratio, uint32_t rank
     const MatrixXd centred = rows.rowwise() - mean;
     const MatrixXd covariance = centred.transpose() * centred / static_cast<double>(rows.rows());
     const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(covariance);
-    const Index dim = rows.cols(), kept = kept_directions(solver.eigenvalues(), variance_ratio, rank_cap ? std::min<Index>(rank_cap, dim) : dim);
+    const Index dim = rows.cols(), kept = kept_directions(solver.eigenvalues(), variance_ratio,
+                                                          rank_cap ? std::min<Index>(rank_cap, dim) : dim);
     return stored_basis(mean, solver.eigenvectors().rightCols(kept).rowwise().reverse().transpose());
 }
 
@@ -76,7 +80,8 @@ BlockBasis randomized_pca(const RowMatrix& rows, double variance_ratio, uint32_t
     const MatrixXd centred = rows.rowwise() - mean;
     const Index width = std::min({static_cast<Index>(rank) + kOversampling, rows.cols(), rows.rows()});
     MatrixXd range = centred.transpose() * gaussian_sketch(rows.rows(), width);
-    for (int i = 0; i < kSubspaceIterations; ++i) range = centred.transpose() * orthonormal(centred * orthonormal(range));
+    for (int i = 0; i < kSubspaceIterations; ++i)
+        range = centred.transpose() * orthonormal(centred * orthonormal(range));
     const MatrixXd q = orthonormal(range);
     // Right singular vectors of B = A Q are the eigenvectors of B^T B, squared singular values its eigenvalues.
     const MatrixXd b = centred * q;

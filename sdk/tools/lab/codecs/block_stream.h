@@ -1,4 +1,5 @@
-// What codecs of whole blocks of rows have in common: f16 rows for those that fill no block, block means, checked reading.
+// What codecs of whole blocks of rows have in common: f16 rows for those that fill no block, block means, checked
+// reading.
 #pragma once
 #include <span>
 #include <stdexcept>

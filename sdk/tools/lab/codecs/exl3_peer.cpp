@@ -1,7 +1,8 @@
-// The cache of exllamav3: groups of 32 values, rotated by a Hadamard matrix without signs, divided by their largest one and cut
-// into 2^b equal cells between -1 and 1, of which the middles are decoded. Its optional compander is left out.
+// The cache of exllamav3: groups of 32 values, rotated by a Hadamard matrix without signs, divided by their largest one
+// and cut into 2^b equal cells between -1 and 1, of which the middles are decoded. Its optional compander is left out.
 //
-// Group (row_block_peer.h): f16 largest | 32 codes of b bits: b + 0.5 bits per value. Values above 65504 are stored as 65504.
+// Group (row_block_peer.h): f16 largest | 32 codes of b bits: b + 0.5 bits per value. Values above 65504 are stored as
+// 65504.
 #include <cmath>
 
 #include "sdk/tools/lab/codecs/peer_makers.h"
@@ -26,7 +27,8 @@ class Exl3Peer final : public RowBlockPeer {
         const float largest = row_absmax(y) + kFloor;
         out.put_f16(largest);
         for (const float x : y)
-            out.put(static_cast<uint32_t>(std::clamp(std::floor(x / largest * half_ + half_), 0.0f, 2 * half_ - 1)), bits());
+            out.put(static_cast<uint32_t>(std::clamp(std::floor(x / largest * half_ + half_), 0.0f, 2 * half_ - 1)),
+                    bits());
     }
     void decode_block(BitReader& in, std::span<float> y) const override {
         const float step = in.take_f16() / half_;

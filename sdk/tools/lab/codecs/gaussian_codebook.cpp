@@ -8,8 +8,12 @@
 namespace keel::tools {
 namespace {
 
-double density(double x) { return std::exp(-0.5 * x * x) / std::sqrt(2 * std::numbers::pi); }
-double upper_tail(double x) { return 0.5 * std::erfc(x / std::numbers::sqrt2); }
+double density(double x) {
+    return std::exp(-0.5 * x * x) / std::sqrt(2 * std::numbers::pi);
+}
+double upper_tail(double x) {
+    return 0.5 * std::erfc(x / std::numbers::sqrt2);
+}
 
 // x with upper_tail(x) = p, 0 < p < 1/2.
 double upper_quantile(double p) {
@@ -18,17 +22,18 @@ double upper_quantile(double p) {
     return low;
 }
 
-// The positive half c of the levels solves g_i = c_i P_i - M_i = 0 where P_i and M_i are the mass and the first moment of
-// [t_i, t_i+1), t_0 = 0, t_i = (c_i-1 + c_i) / 2, t_n = infinity. Newton's method: g's derivative is tridiagonal and
+// The positive half c of the levels solves g_i = c_i P_i - M_i = 0 where P_i and M_i are the mass and the first moment
+// of [t_i, t_i+1), t_0 = 0, t_i = (c_i-1 + c_i) / 2, t_n = infinity. Newton's method: g's derivative is tridiagonal and
 // symmetric, with -(c_i+1 - c_i) phi(t_i+1) / 4 beside the diagonal. It starts from the levels of a compander that is
-// optimal for many of them, c = sqrt(3) Phi^-1 (Panter and Dite), after some rounds of Lloyd's c_i = M_i / P_i: they bring
-// the outermost levels near, without which it diverges from 5 bits on.
+// optimal for many of them, c = sqrt(3) Phi^-1 (Panter and Dite), after some rounds of Lloyd's c_i = M_i / P_i: they
+// bring the outermost levels near, without which it diverges from 5 bits on.
 std::vector<double> positive_levels(uint32_t bits) {
     constexpr int kLloydRounds = 10, kNewtonRounds = 20;
     const size_t n = size_t{1} << (bits - 1);
     std::vector<double> c(n), g(n), diagonal(n), beside(n), step(n);
     for (size_t i = 0; i < n; ++i)
-        c[i] = std::numbers::sqrt3 * upper_quantile(0.5 * (1 - (static_cast<double>(i) + 0.5) / static_cast<double>(n)));
+        c[i] =
+            std::numbers::sqrt3 * upper_quantile(0.5 * (1 - (static_cast<double>(i) + 0.5) / static_cast<double>(n)));
     for (int round = 0; round < kLloydRounds + kNewtonRounds; ++round) {
         double t = 0;
         for (size_t i = 0; i < n; ++i) {

@@ -11,9 +11,9 @@ namespace keel::tools {
 struct KakeyaturboBlock {
     struct Row {
         uint32_t centre;
-        float t;              // projection on the centre, not rounded
-        float residual_norm;  // likewise
-        float norm;           // of the row itself
+        float t;                    // projection on the centre, not rounded
+        float residual_norm;        // likewise
+        float norm;                 // of the row itself
         std::vector<float> scaled;  // [width]
     };
     BlockBasis basis;
@@ -28,7 +28,7 @@ uint32_t kakeyaturbo_width(uint32_t rank);
 KakeyaturboBlock analyse_kakeyaturbo(const RowMatrix& rows, const KakeyaturboOptions& options, const BlockBasis* basis);
 
 // The row that these stored numbers stand for; `scaled` [width] is overwritten.
-Eigen::RowVectorXd synthesize_kakeyaturbo(const BlockBasis& basis, const RowMatrix& centres, uint32_t centre, float t, float residual_norm,
-                                          std::vector<float>& scaled);
+Eigen::RowVectorXd synthesize_kakeyaturbo(const BlockBasis& basis, const RowMatrix& centres, uint32_t centre, float t,
+                                          float residual_norm, std::vector<float>& scaled);
 
 }  // namespace keel::tools

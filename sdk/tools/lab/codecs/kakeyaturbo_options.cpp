@@ -67,10 +67,12 @@ std::optional<KakeyaturboOptions> parse_kakeyaturbo_options(std::string_view tex
         const size_t comma = text.find(','), equals = text.find('=');
         more = comma != std::string_view::npos;
         const std::string_view item = text.substr(0, comma);
-        if (equals >= item.size() || !set_option(options, item.substr(0, equals), item.substr(equals + 1))) return std::nullopt;
+        if (equals >= item.size() || !set_option(options, item.substr(0, equals), item.substr(equals + 1)))
+            return std::nullopt;
         if (more) text.remove_prefix(comma + 1);
     }
-    const bool own_table = options.codebook == KakeyaturboOptions::Codebook::gaussian || options.codebook == KakeyaturboOptions::Codebook::own;
+    const bool own_table = options.codebook == KakeyaturboOptions::Codebook::gaussian ||
+                           options.codebook == KakeyaturboOptions::Codebook::own;
     if (!own_table && published_codebook(options.codebook, options.bits, false).empty() &&
         published_codebook(options.codebook, options.bits, true).empty())
         return std::nullopt;

@@ -32,7 +32,8 @@ struct StoredRow {
 };
 
 uint32_t checked_head_dim(const KvPeer& peer, const KvPeerContext& context) {
-    if (context.head_dim > kMaxDim) throw std::invalid_argument(peer.name() + ": no form for head_dim " + std::to_string(context.head_dim));
+    if (context.head_dim > kMaxDim)
+        throw std::invalid_argument(peer.name() + ": no form for head_dim " + std::to_string(context.head_dim));
     return checked_dim(peer, context);
 }
 
@@ -40,7 +41,8 @@ bool whitens(const KakeyaturboOptions& options, const KvPeerContext& context) {
     return options.whitened && !context.value && !options.plain_layers.contains(context.layer, context.layers);
 }
 
-std::optional<QueryWhitening> whitening_of(const KvPeer& peer, const KakeyaturboOptions& options, const KvPeerContext& context) {
+std::optional<QueryWhitening> whitening_of(const KvPeer& peer, const KakeyaturboOptions& options,
+                                           const KvPeerContext& context) {
     if (!whitens(options, context)) return std::nullopt;
     if (!context.calibration || context.calibration->query_covariance.empty())
         throw std::invalid_argument(peer.name() + ": no query covariance");
@@ -48,7 +50,8 @@ std::optional<QueryWhitening> whitening_of(const KvPeer& peer, const Kakeyaturbo
 }
 
 bool has_own_codebook(const KakeyaturboOptions& options, const KvPeerContext& context) {
-    return options.codebook == Codebook::own && context.calibration && context.calibration->codebook.size() == size_t{1} << options.bits;
+    return options.codebook == Codebook::own && context.calibration &&
+           context.calibration->codebook.size() == size_t{1} << options.bits;
 }
 
 std::span<const float> levels_of(const KakeyaturboOptions& options, const KvPeerContext& context) {
@@ -58,7 +61,8 @@ std::span<const float> levels_of(const KakeyaturboOptions& options, const KvPeer
 }
 
 // Rows [first, first + n) of a call, finite, whitened.
-RowMatrix block_of(const std::vector<float>& finite, uint64_t first, uint32_t n, uint32_t dim, const std::optional<QueryWhitening>& whitening) {
+RowMatrix block_of(const std::vector<float>& finite, uint64_t first, uint32_t n, uint32_t dim,
+                   const std::optional<QueryWhitening>& whitening) {
     RowMatrix rows(n, dim);
     for (uint32_t r = 0; r < n; ++r) {
         double* const row = rows.row(r).data();
@@ -85,16 +89,22 @@ BlockBasis take_basis(ByteCursor& cursor, uint32_t rank, uint32_t dim) {
     return {mean, directions};
 }
 
-uint64_t bytes_of(uint64_t fields, uint32_t bits) { return (fields * bits + 7) / 8; }
-uint32_t centre_bits(const KakeyaturboOptions& options) { return static_cast<uint32_t>(std::bit_width(options.centres - 1)); }
+uint64_t bytes_of(uint64_t fields, uint32_t bits) {
+    return (fields * bits + 7) / 8;
+}
+uint32_t centre_bits(const KakeyaturboOptions& options) {
+    return static_cast<uint32_t>(std::bit_width(options.centres - 1));
+}
 
 // Step 4.
 StoredRow quantize(const KakeyaturboBlock& block, const KakeyaturboBlock::Row& row, const KakeyaturboOptions& options,
                    std::span<const float> levels) {
-    StoredRow stored{row.centre, static_cast<uint32_t>(block.basis.directions.rows()), row.t, row.residual_norm, row.norm, {}, {}};
+    StoredRow stored{
+        row.centre, static_cast<uint32_t>(block.basis.directions.rows()), row.t, row.residual_norm, row.norm, {}, {}};
     for (uint32_t i = 0; i < row.scaled.size(); ++i) {
         stored.codes.push_back(nearest_level(levels, row.scaled[i]));
-        if (options.outlier > 0 && std::fabs(row.scaled[i]) > options.outlier) stored.outliers.emplace_back(i, row.scaled[i]);
+        if (options.outlier > 0 && std::fabs(row.scaled[i]) > options.outlier)
+            stored.outliers.emplace_back(i, row.scaled[i]);
     }
     return stored;
 }
@@ -124,7 +134,8 @@ void take_published_headers(ByteCursor& cursor, bool inner_product, std::vector<
     }
 }
 
-void put_minimum_fields(const std::vector<StoredRow>& rows, const KakeyaturboOptions& options, uint32_t width, BitWriter& bits) {
+void put_minimum_fields(const std::vector<StoredRow>& rows, const KakeyaturboOptions& options, uint32_t width,
+                        BitWriter& bits) {
     for (const StoredRow& row : rows) bits.put(row.centre, centre_bits(options));
     bits.align();
     for (const StoredRow& row : rows) bits.put_f16(row.t);
@@ -133,7 +144,8 @@ void put_minimum_fields(const std::vector<StoredRow>& rows, const KakeyaturboOpt
         for (const StoredRow& row : rows) bits.put(row.outliers.size(), static_cast<uint32_t>(std::bit_width(width)));
     bits.align();
 }
-void take_minimum_fields(ByteCursor& cursor, const KakeyaturboOptions& options, uint32_t width, std::vector<StoredRow>& rows) {
+void take_minimum_fields(ByteCursor& cursor, const KakeyaturboOptions& options, uint32_t width,
+                         std::vector<StoredRow>& rows) {
     const uint32_t count_bits = static_cast<uint32_t>(std::bit_width(width));
     BitReader centres = cursor.take(bytes_of(rows.size(), centre_bits(options)));
     for (StoredRow& row : rows) row.centre = centres.take_code(centre_bits(options));
@@ -176,7 +188,8 @@ void take_codes(ByteCursor& cursor, uint32_t code_bits, uint32_t width, std::vec
 
 }  // namespace
 
-void KakeyaturboPeer::encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const {
+void KakeyaturboPeer::encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                             std::vector<uint8_t>& out) const {
     const uint32_t dim = checked_head_dim(*this, context), block_rows = options_.block, blocks = count / block_rows;
     const std::optional<QueryWhitening> whitening = whitening_of(*this, options_, context);
     const std::span<const float> levels = levels_of(options_, context);
@@ -204,7 +217,8 @@ void KakeyaturboPeer::encode(const float* rows, uint32_t count, const KvPeerCont
     put_f16_rows(std::span(finite).subspan(uint64_t{blocks} * block_rows * dim), bits);
 }
 
-void KakeyaturboPeer::decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const {
+void KakeyaturboPeer::decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+                             float* rows) const {
     const uint32_t dim = checked_head_dim(*this, context), block_rows = options_.block, blocks = count / block_rows;
     const std::optional<QueryWhitening> whitening = whitening_of(*this, options_, context);
     const std::span<const float> levels = levels_of(options_, context);
@@ -251,12 +265,15 @@ uint64_t KakeyaturboPeer::side_bytes(const KvPeerContext& context) const {
     const uint64_t dim = checked_head_dim(*this, context);
     uint64_t bytes = 0;
     if (const auto whitening = whitening_of(*this, options_, context))
-        bytes += options_.published_bytes ? whitening->heads() * 2 * dim * dim * 4 : QueryWhitening::side_bytes(whitening->heads(), context.head_dim);
-    const bool table = has_own_codebook(options_, context) || !published_codebook(options_.codebook, options_.bits, context.value).empty();
+        bytes += options_.published_bytes ? whitening->heads() * 2 * dim * dim * 4
+                                          : QueryWhitening::side_bytes(whitening->heads(), context.head_dim);
+    const bool table = has_own_codebook(options_, context) ||
+                       !published_codebook(options_.codebook, options_.bits, context.value).empty();
     return bytes + (table ? uint64_t{4} << options_.bits : 0);
 }
 
-std::vector<float> KakeyaturboPeer::scaled_residuals(const float* rows, uint32_t count, const KvPeerContext& context) const {
+std::vector<float> KakeyaturboPeer::scaled_residuals(const float* rows, uint32_t count,
+                                                     const KvPeerContext& context) const {
     const uint32_t dim = checked_head_dim(*this, context);
     const std::optional<QueryWhitening> whitening = whitening_of(*this, options_, context);
     const std::vector<float> finite = finite_rows(rows, count, dim);
@@ -272,7 +289,8 @@ std::vector<float> KakeyaturboPeer::scaled_residuals(const float* rows, uint32_t
     return all;
 }
 
-void KakeyaturboPeer::calibrate(const float* rows, uint32_t count, const KvPeerContext& context, KvPeerCalibration* calibration) const {
+void KakeyaturboPeer::calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
+                                KvPeerCalibration* calibration) const {
     if (options_.codebook == Codebook::own)
         calibration->codebook = fit_codebook(scaled_residuals(rows, count, context), gaussian_codebook(options_.bits));
 }

@@ -18,11 +18,13 @@ namespace {
 class F16Rows final : public KvPeer {
   public:
     std::string name() const override { return "f16"; }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const override {
+    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                std::vector<uint8_t>& out) const override {
         BitWriter bits(out);
         put_f16_rows(finite_rows(rows, count, checked_dim(*this, context)), bits);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const override {
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+                float* rows) const override {
         const uint64_t values = uint64_t{count} * checked_dim(*this, context);
         ByteCursor cursor(*this, bytes);
         take_f16_rows(cursor.take(2 * values), {rows, values});
@@ -48,20 +50,26 @@ std::unique_ptr<KvPeer> make_part(std::string_view text, const Overrides& overri
 
 class RecipePeer final : public CalibratedPeer {
   public:
-    RecipePeer(std::string_view name, std::unique_ptr<KvPeer> k, std::unique_ptr<KvPeer> v, LayerSet layers, std::unique_ptr<KvPeer> boundary)
+    RecipePeer(std::string_view name, std::unique_ptr<KvPeer> k, std::unique_ptr<KvPeer> v, LayerSet layers,
+               std::unique_ptr<KvPeer> boundary)
         : name_(name), k_(std::move(k)), v_(std::move(v)), layers_(std::move(layers)), boundary_(std::move(boundary)) {}
     std::string name() const override { return name_; }
     uint32_t block_rows(bool value) const override { return (value ? v_ : k_)->block_rows(value); }
-    bool pools_heads() const override { return k_->pools_heads() || v_->pools_heads() || (boundary_ && boundary_->pools_heads()); }
+    bool pools_heads() const override {
+        return k_->pools_heads() || v_->pools_heads() || (boundary_ && boundary_->pools_heads());
+    }
     bool before_rope() const override { return k_->before_rope(); }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const override {
+    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                std::vector<uint8_t>& out) const override {
         part(context).encode(rows, count, context, out);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const override {
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+                float* rows) const override {
         part(context).decode(bytes, count, context, rows);
     }
     uint64_t side_bytes(const KvPeerContext& context) const override { return part(context).side_bytes(context); }
-    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context, KvPeerCalibration* calibration) const override {
+    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
+                   KvPeerCalibration* calibration) const override {
         calibrate_peer(part(context), rows, count, context, calibration);
     }
 

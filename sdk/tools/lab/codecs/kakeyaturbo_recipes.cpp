@@ -26,19 +26,23 @@ constexpr KakeyaturboRecipe kRecipes[] = {
      "pca=exact,vr=1,k=16,bits=4,bs=1024,rope=pre"},
     {"p6", "pca=exact,vr=1,k=16,bits=4,bs=1024,qp=1,rope=pre", "besicovitch:2:3:published:mean", "0+1+-2+-1",
      "pca=exact,vr=1,k=16,bits=4,bs=1024,rope=pre"},
-    {"b3", "pca=rsvd,vr=1,k=16,bits=3,outlier=2.0,bs=1024,qp=1,codebook=own,rope=pre", "besicovitch:3:4:published:mean", KEEL_SIX_LAYERS,
-     "pca=rsvd,vr=1,k=16,bits=4,bs=1024,rope=pre"},
-    {"r3", "pca=rsvd,vr=1,k=16,bits=3,outlier=1.5,bs=1024,qp=1,codebook=own,rope=pre", "besicovitch:3:4:published:mean", KEEL_SIX_LAYERS,
-     "pca=rsvd,vr=1,k=16,bits=4,bs=1024,rope=pre"},
+    {"b3", "pca=rsvd,vr=1,k=16,bits=3,outlier=2.0,bs=1024,qp=1,codebook=own,rope=pre", "besicovitch:3:4:published:mean",
+     KEEL_SIX_LAYERS, "pca=rsvd,vr=1,k=16,bits=4,bs=1024,rope=pre"},
+    {"r3", "pca=rsvd,vr=1,k=16,bits=3,outlier=1.5,bs=1024,qp=1,codebook=own,rope=pre", "besicovitch:3:4:published:mean",
+     KEEL_SIX_LAYERS, "pca=rsvd,vr=1,k=16,bits=4,bs=1024,rope=pre"},
     {"v1.3-ppl", "pca=rsvd,vr=1,k=16,bits=3,outlier=2.0,bs=512,qp=1,codebook=own,rope=pre",
      "pca=rsvd,vr=1,k=16,bits=2,bs=512,share=1,codebook=own", KEEL_SIX_LAYERS, "f16"},
-    {"f1", "riemann:6:4", "pca=exact,vr=1,k=16,bits=2,bs=1024,share=1", KEEL_SIX_LAYERS, "pca=exact,vr=1,k=16,bits=4,bs=1024,rope=pre"},
-    {"f2", "riemann:5:4", "pca=exact,vr=1,k=16,bits=2,bs=1024,share=1", KEEL_SIX_LAYERS, "pca=exact,vr=1,k=16,bits=4,bs=1024,rope=pre"},
+    {"f1", "riemann:6:4", "pca=exact,vr=1,k=16,bits=2,bs=1024,share=1", KEEL_SIX_LAYERS,
+     "pca=exact,vr=1,k=16,bits=4,bs=1024,rope=pre"},
+    {"f2", "riemann:5:4", "pca=exact,vr=1,k=16,bits=2,bs=1024,share=1", KEEL_SIX_LAYERS,
+     "pca=exact,vr=1,k=16,bits=4,bs=1024,rope=pre"},
 };
 #undef KEEL_SIX_LAYERS
 
 }  // namespace
 
-std::span<const KakeyaturboRecipe> kakeyaturbo_recipes() { return kRecipes; }
+std::span<const KakeyaturboRecipe> kakeyaturbo_recipes() {
+    return kRecipes;
+}
 
 }  // namespace keel::tools

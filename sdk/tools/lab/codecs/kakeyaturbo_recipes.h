@@ -7,8 +7,8 @@ namespace keel::tools {
 
 struct KakeyaturboRecipe {
     std::string_view name;
-    std::string_view k, v;    // codecs of K and V: kakeyaturbo options, "besicovitch:..." or "riemann:..."
-    std::string_view layers;  // boundary layers (layer_set.h), which both K and V code as
+    std::string_view k, v;      // codecs of K and V: kakeyaturbo options, "besicovitch:..." or "riemann:..."
+    std::string_view layers;    // boundary layers (layer_set.h), which both K and V code as
     std::string_view boundary;  // this: kakeyaturbo options or "f16"
 };
 

@@ -1,5 +1,5 @@
-// Published ways to code KV-cache rows, as measured against: offline, unfused, heap allowed. Every codec makes real bytes
-// from rows and rows from nothing but those bytes, so that sizes are counted and not claimed.
+// Published ways to code KV-cache rows, as measured against: offline, unfused, heap allowed. Every codec makes real
+// bytes from rows and rows from nothing but those bytes, so that sizes are counted and not claimed.
 #pragma once
 #include <stdint.h>
 
@@ -25,10 +25,10 @@ struct KvPeerContext {
     const KvPeerCalibration* calibration = nullptr;  // or null
 };
 
-// A published way to code KV rows. encode() appends exactly the bytes that would be stored; decode() needs nothing else.
-// Rows are [count][head_dim]; any count is legal: what a codec does with rows that do not fill a block is its own (most keep
-// f16 rows). std::invalid_argument when the codec has no form for this head_dim, or decode() gets another number of bytes
-// than encode() made for such a count.
+// A published way to code KV rows. encode() appends exactly the bytes that would be stored; decode() needs nothing
+// else. Rows are [count][head_dim]; any count is legal: what a codec does with rows that do not fill a block is its own
+// (most keep f16 rows). std::invalid_argument when the codec has no form for this head_dim, or decode() gets another
+// number of bytes than encode() made for such a count.
 class KvPeer {
   public:
     virtual ~KvPeer() = default;
@@ -37,8 +37,10 @@ class KvPeer {
     virtual uint32_t block_rows([[maybe_unused]] bool value) const { return 1; }
     virtual bool pools_heads() const { return false; }
     virtual bool before_rope() const { return false; }  // codes K before its rotation, as published
-    virtual void encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const = 0;
-    virtual void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const = 0;
+    virtual void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                        std::vector<uint8_t>& out) const = 0;
+    virtual void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+                        float* rows) const = 0;
     // Offline tables of one (layer, head, K|V), charged once per model.
     virtual uint64_t side_bytes(const KvPeerContext&) const { return 0; }
 };

@@ -14,15 +14,16 @@ uint32_t bit_width(u128 value) {
 }
 
 // The integers of [low, high] with an even sum that are nearest to y - shift; returns the squared distance.
-// The cost is a sum over coordinates and convex in each: from the nearest integers, an odd sum is mended best by the one
-// step of one coordinate that costs least and stays within.
+// The cost is a sum over coordinates and convex in each: from the nearest integers, an odd sum is mended best by the
+// one step of one coordinate that costs least and stays within.
 float closest_even(const float* y, uint32_t dim, float shift, int32_t low, int32_t high, int32_t* x) {
     int32_t sum = 0, best_step = 0;
     uint32_t best = 0;
     float least = 0;
     for (uint32_t i = 0; i < dim; ++i) {
         const float w = y[i] - shift;
-        x[i] = static_cast<int32_t>(kernels::rint_f32(std::clamp(w, static_cast<float>(low), static_cast<float>(high))));
+        x[i] =
+            static_cast<int32_t>(kernels::rint_f32(std::clamp(w, static_cast<float>(low), static_cast<float>(high))));
         sum += x[i];
         const float off = w - static_cast<float>(x[i]);
         for (const int32_t step : {off >= 0 ? 1 : -1, off >= 0 ? -1 : 1}) {
@@ -63,10 +64,12 @@ u128 LatticeCode::index(const int32_t* twice) const {
     u128 number = 0;
     const uint32_t radix = static_cast<uint32_t>(2 * radius_);
     if (!(twice[0] & 1)) {
-        for (uint32_t i = 0; i < dim_; ++i) number = number * (radix + 1) + static_cast<uint32_t>(twice[i] / 2 + radius_);
+        for (uint32_t i = 0; i < dim_; ++i)
+            number = number * (radix + 1) + static_cast<uint32_t>(twice[i] / 2 + radius_);
         return number >> 1;
     }
-    for (uint32_t i = 0; i + 1 < dim_; ++i) number = number * radix + static_cast<uint32_t>((twice[i] - 1) / 2 + radius_);
+    for (uint32_t i = 0; i + 1 < dim_; ++i)
+        number = number * radix + static_cast<uint32_t>((twice[i] - 1) / 2 + radius_);
     return integers_ + number * (radix / 2) + static_cast<uint32_t>((twice[dim_ - 1] - 1) / 2 + radius_) / 2;
 }
 

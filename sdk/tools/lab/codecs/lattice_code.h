@@ -1,8 +1,8 @@
 // Points of D4 and E8 inside a box, and their numbers: the codes of KakeyaLattice, in a form that can be stored.
 //
-// Publications clamp the closest lattice point to the box. In E8 that leaves points of no coset, which have no number: in 1 % of
-// Gaussian blocks, 17 % of rows of 128. Here the search itself stays in the box, and is exact there; the error of E8 is 0.7 %
-// larger for it (D4: the same).
+// Publications clamp the closest lattice point to the box. In E8 that leaves points of no coset, which have no number:
+// in 1 % of Gaussian blocks, 17 % of rows of 128. Here the search itself stays in the box, and is exact there; the
+// error of E8 is 0.7 % larger for it (D4: the same).
 #pragma once
 #include <stdint.h>
 
@@ -27,10 +27,11 @@ class LatticeCode {
     void closest(const float* y, int32_t* twice) const;
     // The point's number, below 2^index_bits(), and back.
     //
-    // Even sums: with digits x_i + radius in radix 2 radius + 1, which is odd, a number is even exactly when its digits' sum
-    // is, so half of it numbers the points without gaps. Half-integers follow: digits x_i + radius - 1/2 in radix 2 radius, the
-    // last one without its lowest bit, which the others' parity fixes. Unlike a first-digits-then-half-the-last number for
-    // both, this fits for every radius (D4, radius 90, 29 bits is one where that one does not).
+    // Even sums: with digits x_i + radius in radix 2 radius + 1, which is odd, a number is even exactly when its
+    // digits' sum is, so half of it numbers the points without gaps. Half-integers follow: digits x_i + radius - 1/2 in
+    // radix 2 radius, the last one without its lowest bit, which the others' parity fixes. Unlike a
+    // first-digits-then-half-the-last number for both, this fits for every radius (D4, radius 90, 29 bits is one where
+    // that one does not).
     u128 index(const int32_t* twice) const;
     void point(u128 index, int32_t* twice) const;
 

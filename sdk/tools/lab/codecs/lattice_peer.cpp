@@ -1,9 +1,9 @@
-// KakeyaLattice: a unit vector, Hadamard without signs, scaled so that its largest coordinate is Q, and the nearest D4 or E8
-// points. The published pipeline but for the search within the box (lattice_code.h) and for bytes that exist.
+// KakeyaLattice: a unit vector, Hadamard without signs, scaled so that its largest coordinate is Q, and the nearest D4
+// or E8 points. The published pipeline but for the search within the box (lattice_code.h) and for bytes that exist.
 //
 // Row: f16 norm | f16 largest coordinate | indices: (D/4) ceil(4 log2(2Q+1) - 1) + 32 bits with D4,
-// (D/8) ceil(8 log2(2Q+1)) + 32 with E8, rounded up to bytes per row. As published, decoding needs the product of the two
-// numbers only, and for many Q a larger one costs no bits: both are upstream's price.
+// (D/8) ceil(8 log2(2Q+1)) + 32 with E8, rounded up to bytes per row. As published, decoding needs the product of the
+// two numbers only, and for many Q a larger one costs no bits: both are upstream's price.
 // A norm above 65504 is stored as 65504 (upstream stores infinity): the row keeps its direction.
 #include "sdk/tools/lab/codecs/lattice_code.h"
 #include "sdk/tools/lab/codecs/peer_makers.h"

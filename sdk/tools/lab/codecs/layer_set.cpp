@@ -30,9 +30,10 @@ std::optional<LayerSet> LayerSet::parse(std::string_view text) {
 
 bool LayerSet::contains(uint32_t layer, uint32_t layers) const {
     for (const Place& place : places_) {
-        const uint32_t named = place.from == Place::From::first  ? place.number
-                               : place.from == Place::From::last ? layers - place.number  // wraps where there are fewer layers
-                                                                 : layers / place.number;
+        const uint32_t named = place.from == Place::From::first ? place.number
+                               : place.from == Place::From::last
+                                   ? layers - place.number  // wraps where there are fewer layers
+                                   : layers / place.number;
         if (layer == named) return true;
     }
     return false;

@@ -10,8 +10,8 @@ namespace keel::tools {
 
 class LayerSet {
   public:
-    // '+' between layers: "n" from the first (0), "-n" from the last (-1), "Ldivn" a part of the number of layers, rounded down.
-    // Nothing for any other text; the empty text is the empty set.
+    // '+' between layers: "n" from the first (0), "-n" from the last (-1), "Ldivn" a part of the number of layers,
+    // rounded down. Nothing for any other text; the empty text is the empty set.
     static std::optional<LayerSet> parse(std::string_view text);
     bool contains(uint32_t layer, uint32_t layers) const;
 

@@ -1,9 +1,10 @@
-// The tcq formats (kernels/formats/kv_formats.h) with more states: what a tier for cold pages could hold. tcq8-b is tcq-b itself, decoded to f32:
-// the one to compare with, since tcq-b's attention works on integers.
+// The tcq formats (kernels/formats/kv_formats.h) with more states: what a tier for cold pages could hold. tcq8-b is
+// tcq-b itself, decoded to f32: the one to compare with, since tcq-b's attention works on integers.
 //
-// Row: the codes and the u16 of tcq_b, in the same bytes, of the row rotated in the same way. States have L bits: the L-bit window
-// at bit i * b of the codes followed by the 8 - b start bits and L - 8 zeros, so that the start costs no byte more. What it costs
-// is choice: the last element has 256 states, and all of them again two elements before at the latest.
+// Row: the codes and the u16 of tcq_b, in the same bytes, of the row rotated in the same way. States have L bits: the
+// L-bit window at bit i * b of the codes followed by the 8 - b start bits and L - 8 zeros, so that the start costs no
+// byte more. What it costs is choice: the last element has 256 states, and all of them again two elements before at the
+// latest.
 #include <array>
 #include <stdexcept>
 
@@ -29,13 +30,15 @@ class LongTrellisPeer final : public RowPeer {
             if (t.state_bits != kStateBits || t.bits != kBits) continue;
             unit_ = t.unit;
             const auto digit = [&](size_t i) { return t.table[i] < 'a' ? t.table[i] - '0' : t.table[i] - 'a' + 10; };
-            for (size_t s = 0; s < value_.size(); ++s) value_[s] = static_cast<int8_t>(digit(2 * s) << 4 | digit(2 * s + 1));
+            for (size_t s = 0; s < value_.size(); ++s)
+                value_[s] = static_cast<int8_t>(digit(2 * s) << 4 | digit(2 * s + 1));
         }
     }
     std::string name() const override { return "tcq" + std::to_string(kStateBits) + "-" + std::to_string(kBits); }
     uint64_t row_bytes(const KvPeerContext& context) const override {
         const uint32_t dim = checked_dim(*this, context, 8);
-        if (dim > kernels::kMaxHeadDim) throw std::invalid_argument(name() + ": no form for head_dim " + std::to_string(dim));
+        if (dim > kernels::kMaxHeadDim)
+            throw std::invalid_argument(name() + ": no form for head_dim " + std::to_string(dim));
         return uint64_t{dim} * kBits / 8 + 2;
     }
 
@@ -79,14 +82,17 @@ class LongTrellisPeer final : public RowPeer {
 };
 
 template <int kStateBits, int kBits>
-std::unique_ptr<KvPeer> make_one() { return std::make_unique<LongTrellisPeer<kStateBits, kBits>>(); }
+std::unique_ptr<KvPeer> make_one() {
+    return std::make_unique<LongTrellisPeer<kStateBits, kBits>>();
+}
 
 // 12 bits of state do not pay at 4 bits: trained alike, they leave more than 10 do.
 constexpr struct {
     std::string_view name;
     std::unique_ptr<KvPeer> (*make)();
-} kPeers[] = {{"tcq8-2", make_one<8, 2>},   {"tcq8-3", make_one<8, 3>},   {"tcq8-4", make_one<8, 4>},   {"tcq10-2", make_one<10, 2>},
-              {"tcq10-3", make_one<10, 3>}, {"tcq10-4", make_one<10, 4>}, {"tcq12-2", make_one<12, 2>}, {"tcq12-3", make_one<12, 3>}};
+} kPeers[] = {{"tcq8-2", make_one<8, 2>},   {"tcq8-3", make_one<8, 3>},   {"tcq8-4", make_one<8, 4>},
+              {"tcq10-2", make_one<10, 2>}, {"tcq10-3", make_one<10, 3>}, {"tcq10-4", make_one<10, 4>},
+              {"tcq12-2", make_one<12, 2>}, {"tcq12-3", make_one<12, 3>}};
 
 }  // namespace
 

@@ -1,4 +1,5 @@
-// Pairs of coordinates as a direction of the half circle and a signed length along it: the codes of Besicovitch and Riemann.
+// Pairs of coordinates as a direction of the half circle and a signed length along it: the codes of Besicovitch and
+// Riemann.
 #pragma once
 #include <stdint.h>
 

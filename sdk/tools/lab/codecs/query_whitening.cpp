@@ -6,9 +6,12 @@
 namespace keel::tools {
 
 QueryWhitening::QueryWhitening(std::span<const double> covariance, uint32_t dim)
-    : dim_(dim), heads_(static_cast<uint32_t>(covariance.size() / (size_t{dim} * dim))), factors_(covariance.begin(), covariance.end()) {
+    : dim_(dim),
+      heads_(static_cast<uint32_t>(covariance.size() / (size_t{dim} * dim))),
+      factors_(covariance.begin(), covariance.end()) {
     const size_t n = dim;
-    if (heads_ == 0 || covariance.size() != heads_ * n * n) throw std::invalid_argument("query covariance of another head_dim");
+    if (heads_ == 0 || covariance.size() != heads_ * n * n)
+        throw std::invalid_argument("query covariance of another head_dim");
     for (uint32_t h = 0; h < heads_; ++h) {
         double* const a = factors_.data() + h * n * n;
         double trace = 0;
@@ -20,7 +23,8 @@ QueryWhitening::QueryWhitening(std::span<const double> covariance, uint32_t dim)
             for (size_t i = j; i < n; ++i) {
                 double sum = (a[i * n + j] + (i == j ? kRidge * mean : 0)) * unit;
                 for (size_t k = 0; k < j; ++k) sum -= a[i * n + k] * a[j * n + k];
-                if (i == j && !(sum > 0 && std::isfinite(sum))) throw std::invalid_argument("query covariance is not positive definite");
+                if (i == j && !(sum > 0 && std::isfinite(sum)))
+                    throw std::invalid_argument("query covariance is not positive definite");
                 a[i * n + j] = i == j ? std::sqrt(sum) : sum / a[j * n + j];
             }
         }

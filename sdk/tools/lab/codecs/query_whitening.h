@@ -1,6 +1,7 @@
-// Q-preconditioning: rows in coordinates where the mean squared error is the mean squared error of the scores. With the query
-// covariance S = L L^T of a head, an error E (rows) costs tr(E S E^T) = ||E L||_F^2, so K L is coded, and what is decoded is
-// multiplied by L^-1 from the right (L^-T, which some texts give, is wrong for rows).
+// Q-preconditioning: rows in coordinates where the mean squared error is the mean squared error of the scores. With the
+// query
+// covariance S = L L^T of a head, an error E (rows) costs tr(E S E^T) = ||E L||_F^2, so K L is coded, and what is
+// decoded is multiplied by L^-1 from the right (L^-T, which some texts give, is wrong for rows).
 #pragma once
 #include <stdint.h>
 
@@ -11,9 +12,9 @@ namespace keel::tools {
 
 class QueryWhitening {
   public:
-    // `covariance` [heads][dim][dim]. kRidge times the mean of a head's diagonal is added to its diagonal, and the sum is scaled
-    // to a mean diagonal of 1: rows keep their size (unscaled, rows of published models left the range of f16).
-    // std::invalid_argument when there is no whole number of heads, or a matrix is not positive definite.
+    // `covariance` [heads][dim][dim]. kRidge times the mean of a head's diagonal is added to its diagonal, and the sum
+    // is scaled to a mean diagonal of 1: rows keep their size (unscaled, rows of published models left the range of
+    // f16). std::invalid_argument when there is no whole number of heads, or a matrix is not positive definite.
     QueryWhitening(std::span<const double> covariance, uint32_t dim);
     static constexpr double kRidge = 1e-3;
 

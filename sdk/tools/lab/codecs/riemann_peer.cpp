@@ -1,21 +1,21 @@
-// Riemann K-Besi: rows whitened by the query covariance, less their block's mean, coded pair by pair as a direction and a signed
-// length in units of a fixed scale per (layer, kv head, pair). Nothing is stored per row but codes.
+// Riemann K-Besi: rows whitened by the query covariance, less their block's mean, coded pair by pair as a direction and
+// a signed length in units of a fixed scale per (layer, kv head, pair). Nothing is stored per row but codes.
 //
-// Block of B rows: f16 mean [D], then per row G = D / 2 directions of d bits from the lowest bit, padded to a byte, and G magnitudes
-// of m bits, padded likewise; rows that fill no block are f16, unwhitened. Bytes per row: (D/2) (d + m) / 8 + 2 D / B.
+// Block of B rows: f16 mean [D], then per row G = D / 2 directions of d bits from the lowest bit, padded to a byte, and
+// G magnitudes of m bits, padded likewise; rows that fill no block are f16, unwhitened. Bytes per row: (D/2) (d + m) /
+// 8 + 2 D / B.
 //   Scales  a statistic of |alpha| on other text (calibrate()): pct99 / 2.7 and the like. As published they came from the very rows
 //           that were coded, for all heads together, and were not charged; here they are offline, per head, and in side_bytes().
 //   Levels  calibrated: the published ones of 3 and 4 bits. quantile: what was published under the name of Lloyd-Max; it clips
 //           beyond 1.863 (m = 4), while pct99 / 2.7 expects 2.7. own: fitted by calibrate().
 //   V       is never whitened: there is no query covariance for it. "plain" whitens nothing.
-#include "sdk/tools/lab/codecs/calibrated_peer.h"
-
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <stdexcept>
 
 #include "sdk/tools/lab/codecs/block_stream.h"
+#include "sdk/tools/lab/codecs/calibrated_peer.h"
 #include "sdk/tools/lab/codecs/codebook_fit.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
 #include "sdk/tools/lab/codecs/peer_makers.h"
@@ -29,8 +29,9 @@ namespace {
 constexpr uint32_t kBlock = 1024, kMaxBlock = 1 << 20;
 
 // Positive halves of the published calibrated levels.
-constexpr float kCalibrated3[] = {0.422f, 0.992f, 1.595f, 2.276f};                                          // measured at d = 5
-constexpr float kCalibrated4[] = {0.2556f, 0.5596f, 0.8555f, 1.1603f, 1.4761f, 1.8087f, 2.1725f, 2.6055f};  // measured at d = 6
+constexpr float kCalibrated3[] = {0.422f, 0.992f, 1.595f, 2.276f};  // measured at d = 5
+constexpr float kCalibrated4[] = {0.2556f, 0.5596f, 0.8555f, 1.1603f,
+                                  1.4761f, 1.8087f, 2.1725f, 2.6055f};  // measured at d = 6
 
 std::vector<float> both_signs(std::span<const float> positive) {
     std::vector<float> book;
@@ -59,12 +60,14 @@ struct RiemannForm {
 
 class RiemannPeer final : public CalibratedPeer {
   public:
-    RiemannPeer(std::string_view name, RiemannForm form) : name_(name), form_(std::move(form)), directions_(form_.direction_bits) {}
+    RiemannPeer(std::string_view name, RiemannForm form)
+        : name_(name), form_(std::move(form)), directions_(form_.direction_bits) {}
     std::string name() const override { return name_; }
     uint32_t block_rows(bool) const override { return form_.block; }
     bool before_rope() const override { return true; }
 
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const override {
+    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+                std::vector<uint8_t>& out) const override {
         const uint32_t dim = checked_dim(*this, context, 2), groups = dim / 2;
         const std::span<const float> scales = group_scales(context), book = levels(context);
         std::vector<float> finite = finite_rows(rows, count, dim);
@@ -90,11 +93,13 @@ class RiemannPeer final : public CalibratedPeer {
             bits.align();
         }
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const override {
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+                float* rows) const override {
         const uint32_t dim = checked_dim(*this, context, 2), groups = dim / 2;
         const std::span<const float> scales = group_scales(context), book = levels(context);
         const std::optional<QueryWhitening> whitening = whitening_of(context);
-        const uint64_t row_bytes = (uint64_t{groups} * form_.direction_bits + 7) / 8 + (uint64_t{groups} * form_.bits + 7) / 8;
+        const uint64_t row_bytes =
+            (uint64_t{groups} * form_.direction_bits + 7) / 8 + (uint64_t{groups} * form_.bits + 7) / 8;
         ByteCursor cursor(*this, bytes);
         std::vector<float> mean(dim), row(dim);
         std::vector<double> wide(dim);
@@ -110,9 +115,11 @@ class RiemannPeer final : public CalibratedPeer {
                 take_f16_rows(cursor.take(2 * uint64_t{dim}), mean);
             }
             BitReader bits = cursor.take(row_bytes);
-            for (uint8_t& direction : codes.direction) direction = static_cast<uint8_t>(bits.take_code(form_.direction_bits));
+            for (uint8_t& direction : codes.direction)
+                direction = static_cast<uint8_t>(bits.take_code(form_.direction_bits));
             bits.align();
-            for (uint32_t g = 0; g < groups; ++g) codes.alpha[g] = book[bits.take_code(form_.bits)] * scale_of(scales, r, g, groups);
+            for (uint32_t g = 0; g < groups; ++g)
+                codes.alpha[g] = book[bits.take_code(form_.bits)] * scale_of(scales, r, g, groups);
             directions_.join(codes, row);
             for (uint32_t j = 0; j < dim; ++j) wide[j] = double{row[j]} + mean[j];
             if (whitening) whitening->unwhiten(r, wide);
@@ -123,11 +130,13 @@ class RiemannPeer final : public CalibratedPeer {
     // Scales in f32, the triangle of L, and levels that were fitted.
     uint64_t side_bytes(const KvPeerContext& context) const override {
         const uint64_t groups = checked_dim(*this, context, 2) / 2, heads = group_scales(context).size() / groups;
-        return heads * groups * 4 + (whitens(context) ? QueryWhitening::side_bytes(static_cast<uint32_t>(heads), context.head_dim) : 0) +
+        return heads * groups * 4 +
+               (whitens(context) ? QueryWhitening::side_bytes(static_cast<uint32_t>(heads), context.head_dim) : 0) +
                (form_.own_levels ? uint64_t{4} << form_.bits : 0);
     }
 
-    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context, KvPeerCalibration* calibration) const override {
+    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
+                   KvPeerCalibration* calibration) const override {
         const uint32_t dim = checked_dim(*this, context, 2), groups = dim / 2;
         const std::optional<QueryWhitening> whitening = whitening_of(context);
         const uint32_t heads = whitening ? whitening->heads() : 1;
@@ -140,7 +149,7 @@ class RiemannPeer final : public CalibratedPeer {
             put_mean(std::span(finite).subspan(at, std::min(n, finite.size() - at)), dim, bits);
 
         std::vector<std::vector<float>> alpha(size_t{heads} * groups);  // per group, of all rows of the head
-        std::vector<double> square(alpha.size());                      // of the coordinates
+        std::vector<double> square(alpha.size());                       // of the coordinates
         for (uint32_t r = 0; r < count; ++r) {
             const std::span<const float> row(finite.data() + size_t{r} * dim, dim);
             const PlaneCodes codes = directions_.split(row);
@@ -183,11 +192,13 @@ class RiemannPeer final : public CalibratedPeer {
     // [heads][groups], checked.
     std::span<const float> group_scales(const KvPeerContext& context) const {
         const size_t groups = context.head_dim / 2;
-        if (!context.calibration || context.calibration->group_scales.empty()) throw std::invalid_argument(name_ + ": no group scales");
+        if (!context.calibration || context.calibration->group_scales.empty())
+            throw std::invalid_argument(name_ + ": no group scales");
         const std::span<const float> scales = context.calibration->group_scales;
         if (scales.size() % groups) throw std::invalid_argument(name_ + ": group scales of another head_dim");
         for (const float scale : scales)
-            if (!(scale >= 0 && std::isfinite(scale))) throw std::invalid_argument(name_ + ": a group scale is negative or not finite");
+            if (!(scale >= 0 && std::isfinite(scale)))
+                throw std::invalid_argument(name_ + ": a group scale is negative or not finite");
         return scales;
     }
     static float scale_of(std::span<const float> scales, size_t row, size_t group, size_t groups) {
@@ -226,9 +237,12 @@ std::unique_ptr<KvPeer> make_riemann_peer(std::string_view spec) {
     RiemannForm form;
     form.direction_bits = *direction_bits;
     form.bits = *bits;
-    const auto calibrated = [&] { return *bits == 3 ? both_signs(kCalibrated3) : *bits == 4 ? both_signs(kCalibrated4) : std::vector<float>(); };
+    const auto calibrated = [&] {
+        return *bits == 3 ? both_signs(kCalibrated3) : *bits == 4 ? both_signs(kCalibrated4) : std::vector<float>();
+    };
     for (size_t i = 3; i < fields.size(); ++i) {
-        const auto rule = std::find_if(std::begin(kScaleRules), std::end(kScaleRules), [&](const ScaleRule& r) { return r.name == fields[i]; });
+        const auto rule = std::find_if(std::begin(kScaleRules), std::end(kScaleRules),
+                                       [&](const ScaleRule& r) { return r.name == fields[i]; });
         if (rule != std::end(kScaleRules)) {
             form.rule = *rule;
         } else if (fields[i] == "calibrated") {

@@ -15,9 +15,13 @@ __extension__ using u128 = unsigned __int128;
 constexpr float kMaxF16 = 65504.0f;
 
 // The nearest f16; what lies beyond the largest one becomes that one and not an infinity. NaN stays NaN.
-inline uint16_t f16_saturated(float x) { return kernels::f32_to_f16(x > kMaxF16 ? kMaxF16 : x < -kMaxF16 ? -kMaxF16 : x); }
+inline uint16_t f16_saturated(float x) {
+    return kernels::f32_to_f16(x > kMaxF16 ? kMaxF16 : x < -kMaxF16 ? -kMaxF16 : x);
+}
 // The value a stored f16 will have when it is read again.
-inline float through_f16(float x) { return kernels::f16_to_f32(f16_saturated(x)); }
+inline float through_f16(float x) {
+    return kernels::f16_to_f32(f16_saturated(x));
+}
 
 // Appends to `out`. The first put begins a byte.
 class BitWriter {

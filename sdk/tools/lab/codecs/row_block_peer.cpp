@@ -4,7 +4,9 @@
 
 namespace keel::tools {
 
-size_t RowBlockPeer::width(size_t left) const { return std::min<size_t>(block_, std::bit_floor(left)); }
+size_t RowBlockPeer::width(size_t left) const {
+    return std::min<size_t>(block_, std::bit_floor(left));
+}
 
 uint64_t RowBlockPeer::row_bytes(const KvPeerContext& context) const {
     const size_t dim = checked_dim(*this, context);

@@ -4,8 +4,9 @@
 
 namespace keel::tools {
 
-// Blocks of `block` (a power of two) values; what is left of a row is cut into smaller powers of two, largest first (D = 80 in 32s: 32 +
-// 32 + 16; D = 64 in 128s: 64). A block: one f16, then `bits` bits a value; every block begins a byte.
+// Blocks of `block` (a power of two) values; what is left of a row is cut into smaller powers of two, largest first (D
+// = 80 in 32s: 32 + 32 + 16; D = 64 in 128s: 64). A block: one f16, then `bits` bits a value; every block begins a
+// byte.
 class RowBlockPeer : public RowPeer {
   public:
     RowBlockPeer(uint32_t bits, uint32_t block) : bits_(bits), block_(block) {}

@@ -24,7 +24,8 @@ float row_absmax(std::span<const float> row) {
 
 void expect_bytes(const KvPeer& peer, std::span<const uint8_t> bytes, uint64_t expected) {
     if (bytes.size() != expected)
-        throw std::invalid_argument(peer.name() + ": " + std::to_string(bytes.size()) + " bytes instead of " + std::to_string(expected));
+        throw std::invalid_argument(peer.name() + ": " + std::to_string(bytes.size()) + " bytes instead of " +
+                                    std::to_string(expected));
 }
 
 uint32_t checked_dim(const KvPeer& peer, const KvPeerContext& context, uint32_t multiple) {

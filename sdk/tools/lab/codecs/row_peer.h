@@ -5,12 +5,12 @@
 
 namespace keel::tools {
 
-// Beyond this a coordinate counts as +-kMaxCoordinate, so that rotations in f32 stay finite; every stored scalar saturates
-// at f16's 65504 long before.
+// Beyond this a coordinate counts as +-kMaxCoordinate, so that rotations in f32 stay finite; every stored scalar
+// saturates at f16's 65504 long before.
 constexpr float kMaxCoordinate = 0x1p100f;
 
-// A row with NaN as 0 and everything else within +-kMaxCoordinate: all codecs of this room start from it. With scalars that
-// saturate (f16_saturated), any row decodes to finite numbers.
+// A row with NaN as 0 and everything else within +-kMaxCoordinate: all codecs of this room start from it. With scalars
+// that saturate (f16_saturated), any row decodes to finite numbers.
 void finite_row(const float* row, uint32_t dim, float* out);
 // sqrt of the sum of squares; the sum is kept in f64, in order.
 float row_norm(std::span<const float> row);

@@ -16,7 +16,9 @@ namespace {
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15, kMatrixSeed = 0x6b65656c51;
 
 // Number i of the splitmix64 sequence of a seed.
-uint64_t random_word(uint64_t seed, uint64_t i) { return hash_finish(seed + (i + 1) * kGolden); }
+uint64_t random_word(uint64_t seed, uint64_t i) {
+    return hash_finish(seed + (i + 1) * kGolden);
+}
 
 void flip_signs(std::span<float> x, uint64_t seed) {
     for (size_t i = 0; i < x.size(); ++i)
@@ -25,7 +27,9 @@ void flip_signs(std::span<float> x, uint64_t seed) {
 
 std::vector<float> make_gaussian_matrix(uint32_t dim) {
     std::vector<float> m(static_cast<size_t>(dim) * dim);
-    const auto uniform = [](uint64_t i) { return static_cast<double>((random_word(kMatrixSeed, i) >> 11) + 1) * 0x1p-53; };  // (0, 1]
+    const auto uniform = [](uint64_t i) {
+        return static_cast<double>((random_word(kMatrixSeed, i) >> 11) + 1) * 0x1p-53;
+    };                                       // (0, 1]
     for (size_t i = 0; i < m.size(); ++i) {  // Box and Muller; the second normal of a pair is not used
         double s, c;
         kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * i + 1), &s, &c);
@@ -36,7 +40,9 @@ std::vector<float> make_gaussian_matrix(uint32_t dim) {
 
 }  // namespace
 
-uint32_t hadamard_width(uint32_t dim) { return dim & (0 - dim); }
+uint32_t hadamard_width(uint32_t dim) {
+    return dim & (0 - dim);
+}
 
 void hadamard(std::span<float> x) {
     const size_t width = hadamard_width(static_cast<uint32_t>(x.size()));

@@ -11,7 +11,8 @@ namespace keel::tools {
 // Largest power of two that divides dim: the width of the Hadamard blocks of a row (128: 128; 96: 32; 80: 16).
 uint32_t hadamard_width(uint32_t dim);
 
-// Every block of hadamard_width(x.size()) times the orthonormal Sylvester-Hadamard matrix. Its own inverse up to rounding.
+// Every block of hadamard_width(x.size()) times the orthonormal Sylvester-Hadamard matrix. Its own inverse up to
+// rounding.
 void hadamard(std::span<float> x);
 
 // hadamard() after x_i -> +-x_i with signs from `seed`, and the inverse of that.

@@ -1,5 +1,5 @@
-// The search of a bit-shift trellis with 2^L states (kernels/formats/kv_formats.h describes the one with L = 8), for laboratory codecs and the
-// training of their tables.
+// The search of a bit-shift trellis with 2^L states (kernels/formats/kv_formats.h describes the one with L = 8), for
+// laboratory codecs and the training of their tables.
 #pragma once
 #include <stdint.h>
 
@@ -8,16 +8,20 @@
 
 namespace keel::tools {
 
-// The states of row x [n], which is in units of the table: state[i] of element i; value[s] is what state s stands for. They run from
-// the last element to the first: state i = (state i+1 << kBits | new[i]) mod 2^kStateBits. The last one is below 256, so that
-// 8 - kBits start bits tell it: the states before it are free again. Exact minimum of the sum of squared errors; among equals the
-// lowest predecessor and the lowest last state. Plain loops over states: the compiler makes vectors of them.
+// The states of row x [n], which is in units of the table: state[i] of element i; value[s] is what state s stands for.
+// They run from
+// the last element to the first: state i = (state i+1 << kBits | new[i]) mod 2^kStateBits. The last one is below 256,
+// so that 8 - kBits start bits tell it: the states before it are free again. Exact minimum of the sum of squared
+// errors; among equals the lowest predecessor and the lowest last state. Plain loops over states: the compiler makes
+// vectors of them.
 template <int kStateBits, int kBits>
 void search_trellis(const float* x, uint32_t n, const float* value, uint16_t* state) {
-    constexpr int kStates = 1 << kStateBits, kWays = 1 << kBits, kGroups = kStates / kWays;  // as in the kernels' search
+    constexpr int kStates = 1 << kStateBits, kWays = 1 << kBits,
+                  kGroups = kStates / kWays;  // as in the kernels' search
     float cost[kStates], least[kGroups];
     int32_t way[kGroups];
-    std::vector<uint8_t> from(static_cast<size_t>(n) * kGroups);  // [element][state of the element below >> kBits]: upper bits
+    std::vector<uint8_t> from(static_cast<size_t>(n) *
+                              kGroups);  // [element][state of the element below >> kBits]: upper bits
     for (int s = 0; s < kStates; ++s) {
         const float d = x[n - 1] - value[s];
         cost[s] = s < 256 ? d * d : std::numeric_limits<float>::infinity();
@@ -45,7 +49,8 @@ void search_trellis(const float* x, uint32_t n, const float* value, uint16_t* st
     for (int other = 1; other < kStates; ++other) s = cost[other] < cost[s] ? other : s;
     for (uint32_t i = 0; i < n; ++i) {
         state[i] = static_cast<uint16_t>(s);
-        if (i + 1 < n) s = from[static_cast<size_t>(i) * kGroups + static_cast<size_t>(s >> kBits)] * kGroups + (s >> kBits);
+        if (i + 1 < n)
+            s = from[static_cast<size_t>(i) * kGroups + static_cast<size_t>(s >> kBits)] * kGroups + (s >> kBits);
     }
 }
 

@@ -1,9 +1,9 @@
-// turbo2, turbo3, turbo4 of llama.cpp's forks: blocks of 32 or 128 values, each rotated by a Hadamard matrix with signs, its norm
-// as f16 and the Gaussian's Lloyd-Max codes. The norm is divided by that of the levels, as their turbo4 does: the decoded block
-// has the norm of the original.
+// turbo2, turbo3, turbo4 of llama.cpp's forks: blocks of 32 or 128 values, each rotated by a Hadamard matrix with
+// signs, its norm as f16 and the Gaussian's Lloyd-Max codes. The norm is divided by that of the levels, as their turbo4
+// does: the decoded block has the norm of the original.
 //
-// Block (row_block_peer.h): f16 norm | n codes of b bits: b + 0.5 bits per value in blocks of 32, b + 0.125 in blocks of 128. Norms
-// above 65504 are stored as 65504.
+// Block (row_block_peer.h): f16 norm | n codes of b bits: b + 0.5 bits per value in blocks of 32, b + 0.125 in blocks
+// of 128. Norms above 65504 are stored as 65504.
 #include <cmath>
 
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
@@ -51,7 +51,8 @@ class TurboBlockPeer final : public RowBlockPeer {
 
 std::unique_ptr<KvPeer> make_turbo_block_peer(std::string_view spec) {
     const auto fields = spec_fields(spec);
-    if (fields.size() != 2 || !fields[0].starts_with("turbo") || (fields[1] != "32" && fields[1] != "128")) return nullptr;
+    if (fields.size() != 2 || !fields[0].starts_with("turbo") || (fields[1] != "32" && fields[1] != "128"))
+        return nullptr;
     const auto bits = spec_number(fields[0].substr(5), 2, 4);
     if (!bits) return nullptr;
     return std::make_unique<TurboBlockPeer>(*bits, fields[1] == "32" ? 32 : 128);

@@ -1,10 +1,11 @@
-// TurboQuant (arXiv 2504.19874) after DRIVE, EDEN and HIGGS: random rotation, then the Gaussian's Lloyd-Max levels for every
-// coordinate alone. The rotation is a Hadamard matrix with fixed random signs.
+// TurboQuant (arXiv 2504.19874) after DRIVE, EDEN and HIGGS: random rotation, then the Gaussian's Lloyd-Max levels for
+// every coordinate alone. The rotation is a Hadamard matrix with fixed random signs.
 //
 // tq-mse:b   row: f16 scale | D codes of b bits: bD + 16 bits. With y the rotated row and c its levels, y is decoded as
 //            (scale / sqrt(D)) c. scale: ||x|| as published; ls: least squares; nc: such that the decoded row has the norm
 //            ||x||; eden: such that <x, decoded> = ||x||^2, which makes inner products unbiased.
-// tq-prod:b  row: f16 ||x|| | f16 ||r|| | D codes of b - 1 bits | D signs: bD + 32 bits. r is what tq-mse:b-1 leaves, the signs
+// tq-prod:b  row: f16 ||x|| | f16 ||r|| | D codes of b - 1 bits | D signs: bD + 32 bits. r is what tq-mse:b-1 leaves,
+// the signs
 //            are those of S r (QJL), S Gaussian. Decoded is the row whose inner product with a query is the estimator:
 //            x_mse + sqrt(pi/2)/D ||r|| S^T sign(S r).
 // Rows are rounded up to bytes; scales above 65504 are stored as 65504.
@@ -24,7 +25,9 @@ constexpr uint64_t kSignSeed = 0x6b65656c7471;
 
 enum class Scale { kNorm, kLeastSquares, kNormCorrecting, kUnbiased };
 
-float root_of(size_t dim) { return static_cast<float>(std::sqrt(static_cast<double>(dim))); }
+float root_of(size_t dim) {
+    return static_cast<float>(std::sqrt(static_cast<double>(dim)));
+}
 
 // Codes of a rotated row of this norm: the levels nearest to y sqrt(D) / norm. A zero row takes the levels beside 0.
 void levels_of(std::span<const float> y, float norm, std::span<const float> book, std::vector<uint32_t>& codes) {
@@ -43,7 +46,9 @@ class TurboQuantMsePeer final : public RowPeer {
   public:
     TurboQuantMsePeer(uint32_t bits, Scale scale, std::string_view suffix)
         : bits_(bits), scale_(scale), suffix_(suffix), book_(gaussian_codebook(bits)) {}
-    std::string name() const override { return "tq-mse:" + std::to_string(bits_) + (suffix_.empty() ? "" : ":" + suffix_); }
+    std::string name() const override {
+        return "tq-mse:" + std::to_string(bits_) + (suffix_.empty() ? "" : ":" + suffix_);
+    }
     uint64_t row_bytes(const KvPeerContext& context) const override {
         return (static_cast<uint64_t>(bits_) * checked_dim(*this, context) + 16 + 7) / 8;
     }
@@ -73,10 +78,14 @@ class TurboQuantMsePeer final : public RowPeer {
         }
         const double root = std::sqrt(static_cast<double>(y.size())), n = norm;
         switch (scale_) {
-            case Scale::kLeastSquares: return static_cast<float>(root * yc / cc);
-            case Scale::kNormCorrecting: return static_cast<float>(root * n / std::sqrt(cc));
-            case Scale::kUnbiased: return static_cast<float>(root * n * n / yc);  // yc > 0: no level has the other sign
-            default: return norm;
+            case Scale::kLeastSquares:
+                return static_cast<float>(root * yc / cc);
+            case Scale::kNormCorrecting:
+                return static_cast<float>(root * n / std::sqrt(cc));
+            case Scale::kUnbiased:
+                return static_cast<float>(root * n * n / yc);  // yc > 0: no level has the other sign
+            default:
+                return norm;
         }
     }
 

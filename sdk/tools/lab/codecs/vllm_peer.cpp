@@ -1,11 +1,12 @@
 // vLLM's TurboQuant presets. A slot of the cache is a K row beside a V row:
 //
-// K, b = 3, 4  D Lloyd-Max codes of the Hadamard-rotated unit row (no signs), ceil(D b / 8) bytes | f16 norm. Decoding gives the
+// K, b = 3, 4  D Lloyd-Max codes of the Hadamard-rotated unit row (no signs), ceil(D b / 8) bytes | f16 norm. Decoding
+// gives the
 //              levels the norm 1 again before it multiplies (norm correction).
 // K, b = 8     D FP8-E4M3 numbers, not rotated, not scaled.
-// V, b = 3, 4  D codes of equal steps from the smallest to the largest coordinate, ceil(D b / 8) bytes | f16 step | f16 smallest.
-// The slot is padded to an even number of bytes; where K + V is odd, the K row carries the byte. Norms, steps and smallest
-// coordinates that f16 does not hold are stored as +-65504, E4M3 saturates at 448.
+// V, b = 3, 4  D codes of equal steps from the smallest to the largest coordinate, ceil(D b / 8) bytes | f16 step | f16
+// smallest. The slot is padded to an even number of bytes; where K + V is odd, the K row carries the byte. Norms, steps
+// and smallest coordinates that f16 does not hold are stored as +-65504, E4M3 saturates at 448.
 //
 // skip2: the first two and last two layers (never more than half of all at either end) are f16.
 #include <cmath>
@@ -26,16 +27,19 @@ uint8_t f32_to_e4m3(float x) {
     const float a = std::fabs(x);
     uint32_t code = 0x7e;
     if (a < 0x1p-6f) {
-        code = static_cast<uint32_t>(kernels::rint_f32(a * 0x1p9f));  // units of 2^-9; 8 of them are the first normal number
+        code = static_cast<uint32_t>(
+            kernels::rint_f32(a * 0x1p9f));  // units of 2^-9; 8 of them are the first normal number
     } else if (a < 448) {
         const int exponent = std::ilogb(a);
-        code = static_cast<uint32_t>(exponent + 6) * 8 + static_cast<uint32_t>(kernels::rint_f32(std::ldexp(a, 3 - exponent)));
+        code = static_cast<uint32_t>(exponent + 6) * 8 +
+               static_cast<uint32_t>(kernels::rint_f32(std::ldexp(a, 3 - exponent)));
     }
     return static_cast<uint8_t>(code | (std::signbit(x) ? 0x80 : 0));
 }
 float e4m3_to_f32(uint32_t code) {
     const int exponent = static_cast<int>(code >> 3 & 15), fraction = static_cast<int>(code & 7);
-    const float a = exponent ? std::ldexp(static_cast<float>(8 + fraction), exponent - 10) : static_cast<float>(fraction) * 0x1p-9f;
+    const float a =
+        exponent ? std::ldexp(static_cast<float>(8 + fraction), exponent - 10) : static_cast<float>(fraction) * 0x1p-9f;
     return code & 0x80 ? -a : a;
 }
 
@@ -53,7 +57,8 @@ class VllmPeer final : public RowPeer {
     uint64_t row_bytes(const KvPeerContext& context) const override {
         const uint64_t dim = checked_dim(*this, context);
         if (skipped(context)) return 2 * dim;
-        const uint64_t k = (dim * preset_.k_bits + 7) / 8 + (preset_.k_bits == 8 ? 0 : 2), v = (dim * preset_.v_bits + 7) / 8 + 4;
+        const uint64_t k = (dim * preset_.k_bits + 7) / 8 + (preset_.k_bits == 8 ? 0 : 2),
+                       v = (dim * preset_.v_bits + 7) / 8 + 4;
         return context.value ? v : k + (k + v) % 2;
     }
 
@@ -86,7 +91,8 @@ class VllmPeer final : public RowPeer {
     }
 
     void encode_k(std::span<float> row, BitWriter& bits) const {
-        const float norm = row_norm(row), up = norm > 0 ? static_cast<float>(std::sqrt(static_cast<double>(row.size()))) / norm : 0;
+        const float norm = row_norm(row),
+                    up = norm > 0 ? static_cast<float>(std::sqrt(static_cast<double>(row.size()))) / norm : 0;
         hadamard(row);
         const auto book = gaussian_codebook(preset_.k_bits);
         for (const float x : row) bits.put(nearest_level(book, x * up), preset_.k_bits);
@@ -106,7 +112,8 @@ class VllmPeer final : public RowPeer {
         const auto [low, high] = std::minmax_element(row.begin(), row.end());
         const float smallest = *low, top = static_cast<float>((1u << preset_.v_bits) - 1);
         const float step = std::max((*high - smallest) / top, 1e-8f);
-        for (const float x : row) bits.put(static_cast<uint32_t>(std::clamp((x - smallest) / step + 0.5f, 0.0f, top)), preset_.v_bits);
+        for (const float x : row)
+            bits.put(static_cast<uint32_t>(std::clamp((x - smallest) / step + 0.5f, 0.0f, top)), preset_.v_bits);
         bits.align();
         bits.put_f16(step);
         bits.put_f16(smallest);

@@ -51,14 +51,16 @@ void KvStatistics::add(const KvDocumentRows& rows) {
 
 std::vector<uint32_t> choose_mean_pairs(const KvStatistics& s, uint32_t count) {
     const uint32_t heads = s.shape().layers * s.shape().kv_heads, dim = s.shape().head_dim, pairs = s.rope_dims() / 2;
-    std::vector<double> left(heads);                                             // energy of a head's coded keys so far
+    std::vector<double> left(heads);                                            // energy of a head's coded keys so far
     std::vector<std::vector<double>> saved(heads, std::vector<double>(pairs));  // by listing a pair
     for (uint32_t h = 0; h < heads; ++h) {
         const auto square = [](double x) { return x * x; };
-        for (uint32_t i = 0; i < dim; ++i) left[h] += s.key_energy(size_t{h} * dim + i) - square(s.key_mean_after(size_t{h} * dim + i));
+        for (uint32_t i = 0; i < dim; ++i)
+            left[h] += s.key_energy(size_t{h} * dim + i) - square(s.key_mean_after(size_t{h} * dim + i));
         for (uint32_t p = 0; p < pairs; ++p)
             for (const uint32_t i : {s.pair(p).first, s.pair(p).second})
-                saved[h][p] += square(s.key_mean_before(size_t{h} * dim + i)) - square(s.key_mean_after(size_t{h} * dim + i));
+                saved[h][p] +=
+                    square(s.key_mean_before(size_t{h} * dim + i)) - square(s.key_mean_after(size_t{h} * dim + i));
     }
     std::vector<uint32_t> chosen;
     while (chosen.size() < std::min(count, pairs)) {
@@ -86,12 +88,14 @@ void set_key_means(const KvStatistics& s, KvProfile* profile) {
     for (const uint32_t p : profile->pairs) listed[s.pair(p).first] = listed[s.pair(p).second] = true;
     profile->key_means.resize(size_t{s.shape().layers} * s.shape().kv_heads * s.shape().head_dim);
     for (size_t i = 0; i < profile->key_means.size(); ++i)
-        profile->key_means[i] = static_cast<float>(listed[i % s.shape().head_dim] ? s.key_mean_before(i) : s.key_mean_after(i));
+        profile->key_means[i] =
+            static_cast<float>(listed[i % s.shape().head_dim] ? s.key_mean_before(i) : s.key_mean_after(i));
 }
 
 void set_value_means(const KvStatistics& s, KvProfile* profile) {
     profile->value_means.resize(size_t{s.shape().layers} * s.shape().kv_heads * s.shape().head_dim);
-    for (size_t i = 0; i < profile->value_means.size(); ++i) profile->value_means[i] = static_cast<float>(s.value_mean(i));
+    for (size_t i = 0; i < profile->value_means.size(); ++i)
+        profile->value_means[i] = static_cast<float>(s.value_mean(i));
 }
 
 void set_gains(const KvStatistics& s, KvProfile* profile) {
@@ -100,7 +104,8 @@ void set_gains(const KvStatistics& s, KvProfile* profile) {
     for (size_t head = 0; head < profile->gains.size(); head += dim) {
         std::vector<double> logs(dim);  // of the gains
         const auto set = [&](uint32_t a, uint32_t b) {
-            const double k = coded_key_energy(s, *profile, head + a) + coded_key_energy(s, *profile, head + b), q = s.query_energy(head + a) + s.query_energy(head + b);
+            const double k = coded_key_energy(s, *profile, head + a) + coded_key_energy(s, *profile, head + b),
+                         q = s.query_energy(head + a) + s.query_energy(head + b);
             logs[a] = logs[b] = k > 0 && q > 0 ? 0.25 * log(k / q) : NAN;
         };
         for (uint32_t p = 0; p < rotated / 2; ++p) set(s.pair(p).first, s.pair(p).second);
@@ -110,7 +115,9 @@ void set_gains(const KvStatistics& s, KvProfile* profile) {
         for (const double x : logs)
             if (!isnan(x)) sum += x, ++known;
         for (uint32_t i = 0; i < dim; ++i)
-            if (!isnan(logs[i])) profile->gains[head + i] = static_cast<float>(std::clamp(exp(logs[i] - sum / known), 1 / kLargestGain, kLargestGain));
+            if (!isnan(logs[i]))
+                profile->gains[head + i] =
+                    static_cast<float>(std::clamp(exp(logs[i] - sum / known), 1 / kLargestGain, kLargestGain));
     }
 }
 

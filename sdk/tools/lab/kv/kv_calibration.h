@@ -1,4 +1,5 @@
-// What a KV profile holds beside formats, from keys, values and queries of some text (formulas: sdk/NUMERICS.md section 7).
+// What a KV profile holds beside formats, from keys, values and queries of some text (formulas: sdk/NUMERICS.md section
+// 7).
 #pragma once
 #include <vector>
 
@@ -17,14 +18,18 @@ class KvStatistics {
     uint64_t positions() const { return positions_; }
     // The elements of RoPE pair i.
     std::pair<uint32_t, uint32_t> pair(uint32_t i) const;
-    size_t at(uint32_t layer, uint32_t kv_head) const { return (size_t{layer} * shape_.kv_heads + kv_head) * shape_.head_dim; }
+    size_t at(uint32_t layer, uint32_t kv_head) const {
+        return (size_t{layer} * shape_.kv_heads + kv_head) * shape_.head_dim;
+    }
 
     double key_mean_before(size_t i) const { return mean(key_before_, i); }
     double key_mean_after(size_t i) const { return mean(key_after_, i); }
     double value_mean(size_t i) const { return mean(value_, i); }
-    double key_energy(size_t i) const { return mean(key_square_, i); }    // after RoPE
+    double key_energy(size_t i) const { return mean(key_square_, i); }  // after RoPE
     double value_energy(size_t i) const { return mean(value_square_, i); }
-    double query_energy(size_t i) const { return mean(query_square_, i) / shape_.group(); }  // after RoPE, of a query head
+    double query_energy(size_t i) const {
+        return mean(query_square_, i) / shape_.group();
+    }  // after RoPE, of a query head
 
   private:
     double mean(const std::vector<double>& sums, size_t i) const { return sums[i] / static_cast<double>(positions_); }
@@ -35,14 +40,14 @@ class KvStatistics {
     std::vector<double> key_before_, key_after_, value_, key_square_, value_square_, query_square_;
 };
 
-// The `count` pairs whose removal before RoPE, instead of after it, shortens the coded keys most: one after the other, each the largest
-// sum over heads of ln(energy left before / energy left after). Ascending.
+// The `count` pairs whose removal before RoPE, instead of after it, shortens the coded keys most: one after the other,
+// each the largest sum over heads of ln(energy left before / energy left after). Ascending.
 std::vector<uint32_t> choose_mean_pairs(const KvStatistics& statistics, uint32_t count);
 // K means: of `profile.pairs` before RoPE, of all other elements after it.
 void set_key_means(const KvStatistics& statistics, KvProfile* profile);
 void set_value_means(const KvStatistics& statistics, KvProfile* profile);
-// gain^2 of a pair ~ sqrt(E|k|^2 / E|q|^2) of what is coded of K, the geometric mean of a head's gains being 1: the least expected error of
-// scores when the error of a row is spread evenly over its elements. Within 1/8 .. 8.
+// gain^2 of a pair ~ sqrt(E|k|^2 / E|q|^2) of what is coded of K, the geometric mean of a head's gains being 1: the
+// least expected error of scores when the error of a row is spread evenly over its elements. Within 1/8 .. 8.
 void set_gains(const KvStatistics& statistics, KvProfile* profile);
 
 // Energy of what is coded over the energy of the rows themselves, of one layer: 1 where no mean is removed.

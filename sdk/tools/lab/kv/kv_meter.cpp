@@ -4,11 +4,13 @@
 
 namespace keel::tools {
 
-KvMeter::KvMeter(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens) : options_(options), context_(tokens) {
+KvMeter::KvMeter(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens)
+    : options_(options), context_(tokens) {
     KvSpec f32;
     f32.k_format = f32.v_format = KEEL_KV_F32;
     KvRun run(options, f32, tokens);
-    for (std::vector<int32_t>& ids : tokenize_documents(run.model().engine, file, documents, tokens + 1)) references_.emplace_back(run, std::move(ids));
+    for (std::vector<int32_t>& ids : tokenize_documents(run.model().engine, file, documents, tokens + 1))
+        references_.emplace_back(run, std::move(ids));
 }
 
 KvMeter::Reading KvMeter::measure(const KvProfile& profile) {
@@ -18,7 +20,9 @@ KvMeter::Reading KvMeter::measure(const KvProfile& profile) {
     KvRun run(options_, KvSpec{}, context_, &reader);
     KvScore score;
     for (const KvReference& reference : references_) {
-        run.forward(reference.input(), [&](size_t position, std::span<const float> logits) { score.add(compare(reference, position, logits)); });
+        run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {
+            score.add(compare(reference, position, logits));
+        });
         score.end_document();
     }
     ++measurements_;

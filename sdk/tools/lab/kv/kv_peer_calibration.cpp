@@ -16,7 +16,8 @@ void fit(const KvPeer& peer, const std::vector<float>& rows, const KvPeerContext
 
 }  // namespace
 
-KvPeerTables covariances_of(const EngineOptions& options, const std::string& text, uint32_t documents, uint32_t context_tokens) {
+KvPeerTables covariances_of(const EngineOptions& options, const std::string& text, uint32_t documents,
+                            uint32_t context_tokens) {
     KvPeerTables tables;
     uint64_t rows = 0;
     capture_rows(options, text, documents, context_tokens, [&](const KvDocumentRows& r) {
@@ -29,7 +30,8 @@ KvPeerTables covariances_of(const EngineOptions& options, const std::string& tex
                 for (uint32_t t = 0; t < r.tokens; ++t) {
                     const float* q = &r.q_before[r.q_row(layer, t, head)];
                     for (uint32_t i = 0; i < s.head_dim; ++i)
-                        for (uint32_t j = 0; j < s.head_dim; ++j) sum[size_t{i} * s.head_dim + j] += static_cast<double>(q[i]) * q[j];
+                        for (uint32_t j = 0; j < s.head_dim; ++j)
+                            sum[size_t{i} * s.head_dim + j] += static_cast<double>(q[i]) * q[j];
                 }
             }
         rows += uint64_t{r.tokens} * s.group();
@@ -39,7 +41,8 @@ KvPeerTables covariances_of(const EngineOptions& options, const std::string& tex
     return tables;
 }
 
-void fit_tables(const EngineOptions& options, const KvSpec& spec, const std::string& text, uint32_t documents, uint32_t context_tokens, KvPeerTables* tables) {
+void fit_tables(const EngineOptions& options, const KvSpec& spec, const std::string& text, uint32_t documents,
+                uint32_t context_tokens, KvPeerTables* tables) {
     for (const bool value : {false, true}) {
         const KvPeer* peer = value ? spec.v_peer.get() : spec.k_peer.get();
         if (!dynamic_cast<const CalibratedPeer*>(peer)) continue;
@@ -59,8 +62,10 @@ void fit_tables(const EngineOptions& options, const KvSpec& spec, const std::str
                     }
         });
         for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-            const std::span<KvPeerCalibration> own = std::span(*tables).subspan((size_t{value} * shape.layers + layer) * shape.kv_heads, shape.kv_heads);
-            KvPeerContext context{.layer = layer, .layers = shape.layers, .kv_head = 0, .head_dim = shape.head_dim, .value = value};
+            const std::span<KvPeerCalibration> own =
+                std::span(*tables).subspan((size_t{value} * shape.layers + layer) * shape.kv_heads, shape.kv_heads);
+            KvPeerContext context{
+                .layer = layer, .layers = shape.layers, .kv_head = 0, .head_dim = shape.head_dim, .value = value};
             if (!pooled) {
                 for (uint32_t head = 0; head < shape.kv_heads; ++head) {
                     context.kv_head = head;
@@ -75,8 +80,9 @@ void fit_tables(const EngineOptions& options, const KvSpec& spec, const std::str
             fit(*peer, rows[layer], context, &fitted);
             const size_t groups = fitted.group_scales.size() / shape.kv_heads;
             for (uint32_t head = 0; head < shape.kv_heads; ++head)
-                own[head].group_scales.assign(fitted.group_scales.begin() + static_cast<ptrdiff_t>(head * groups),
-                                              fitted.group_scales.begin() + static_cast<ptrdiff_t>((head + 1) * groups));
+                own[head].group_scales.assign(
+                    fitted.group_scales.begin() + static_cast<ptrdiff_t>(head * groups),
+                    fitted.group_scales.begin() + static_cast<ptrdiff_t>((head + 1) * groups));
             own[0].codebook = std::move(fitted.codebook);
         }
     }

@@ -24,8 +24,13 @@ void apply_rope(float* row, uint32_t rope_dims, bool neox, const float* cos_sin)
 // K or V of all layers and heads.
 class KvPeerTap::Side {
   public:
-    Side(const KvShape& shape, bool value, std::shared_ptr<const KvPeer> peer, const KvPeerTables* tables, KvRowErrors& errors)
-        : shape_(shape), value_(value), peer_(std::move(peer)), errors_(errors), stage_(!value && peer_ && peer_->before_rope() ? KEEL_LAB_BEFORE_ROPE : KEEL_LAB_AFTER_ROPE) {
+    Side(const KvShape& shape, bool value, std::shared_ptr<const KvPeer> peer, const KvPeerTables* tables,
+         KvRowErrors& errors)
+        : shape_(shape),
+          value_(value),
+          peer_(std::move(peer)),
+          errors_(errors),
+          stage_(!value && peer_ && peer_->before_rope() ? KEEL_LAB_BEFORE_ROPE : KEEL_LAB_AFTER_ROPE) {
         blocks_ = peer_ && (peer_->pools_heads() || peer_->block_rows(false) > 1 || peer_->block_rows(true) > 1);
         pooled_ = blocks_ && peer_->pools_heads();
         bytes_.resize(shape.rows());
@@ -38,7 +43,8 @@ class KvPeerTap::Side {
         }
         if (tables)
             for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-                const auto first = tables->begin() + static_cast<ptrdiff_t>((size_t{value} * shape.layers + layer) * shape.kv_heads);
+                const auto first =
+                    tables->begin() + static_cast<ptrdiff_t>((size_t{value} * shape.layers + layer) * shape.kv_heads);
                 tables_.insert(tables_.end(), first, first + shape.kv_heads);
                 if (pooled_) pooled_tables_.push_back(pooled_calibration(std::span(tables_).last(shape.kv_heads)));
             }
@@ -48,7 +54,8 @@ class KvPeerTap::Side {
     uint64_t side_bytes() const {
         uint64_t bytes = 0;
         for (uint32_t layer = 0; peer_ && layer < shape_.layers; ++layer)
-            for (uint32_t head = 0; head < (pooled_ ? 1 : shape_.kv_heads); ++head) bytes += peer_->side_bytes(context(layer, head));
+            for (uint32_t head = 0; head < (pooled_ ? 1 : shape_.kv_heads); ++head)
+                bytes += peer_->side_bytes(context(layer, head));
         return bytes;
     }
 
@@ -75,7 +82,8 @@ class KvPeerTap::Side {
             round_to_f16(row);
             bytes_[at] = 2 * uint64_t{shape_.head_dim};
         }
-        errors_.set(value_, h.layer, h.kv_head, h.position, squared_distance(row, exact.data(), shape_.head_dim), squared_norm(exact.data(), shape_.head_dim));
+        errors_.set(value_, h.layer, h.kv_head, h.position, squared_distance(row, exact.data(), shape_.head_dim),
+                    squared_norm(exact.data(), shape_.head_dim));
     }
 
     // Bytes of the whole document.
@@ -96,7 +104,8 @@ class KvPeerTap::Side {
         c.kv_head = pooled_ ? 0 : kv_head;
         c.head_dim = shape_.head_dim;
         c.value = value_;
-        if (!tables_.empty()) c.calibration = pooled_ ? &pooled_tables_[layer] : &tables_[size_t{layer} * shape_.kv_heads + kv_head];
+        if (!tables_.empty())
+            c.calibration = pooled_ ? &pooled_tables_[layer] : &tables_[size_t{layer} * shape_.kv_heads + kv_head];
         return c;
     }
     void round_to_f16(float* row) const {
@@ -106,9 +115,12 @@ class KvPeerTap::Side {
         rope_dims_ = h.rope_dims;
         neox_ = h.rope_neox;
         if (h.kv_head == 0) rotations_.resize(size_t{shape_.layers} * shape_.context_tokens * h.rope_dims);
-        std::copy_n(h.cos_sin, h.rope_dims, &rotations_[(size_t{h.layer} * shape_.context_tokens + h.position) * h.rope_dims]);
+        std::copy_n(h.cos_sin, h.rope_dims,
+                    &rotations_[(size_t{h.layer} * shape_.context_tokens + h.position) * h.rope_dims]);
     }
-    size_t row_at(uint32_t layer, uint32_t head, uint32_t position) const { return shape_.row(layer, head, position) * shape_.head_dim; }
+    size_t row_at(uint32_t layer, uint32_t head, uint32_t position) const {
+        return shape_.row(layer, head, position) * shape_.head_dim;
+    }
 
     // A row that becomes part of a block.
     void wait(const keel_lab_heads& h, float* row) {
@@ -116,7 +128,8 @@ class KvPeerTap::Side {
         std::copy_n(row, shape_.head_dim, &rows_[row_at(h.layer, h.kv_head, h.position)]);
         const std::vector<float> exact(row, row + shape_.head_dim);
         round_to_f16(row);
-        errors_.set(value_, h.layer, h.kv_head, h.position, squared_distance(row, exact.data(), shape_.head_dim), squared_norm(exact.data(), shape_.head_dim));
+        errors_.set(value_, h.layer, h.kv_head, h.position, squared_distance(row, exact.data(), shape_.head_dim),
+                    squared_norm(exact.data(), shape_.head_dim));
         const bool step_ends = (h.position + 1) % chunk_ == 0 || h.position + 1 == tokens_;
         if (!step_ends || (pooled_ && h.kv_head + 1 != shape_.kv_heads)) return;
         const uint32_t first = pooled_ ? 0 : h.kv_head, last = pooled_ ? shape_.kv_heads : h.kv_head + 1;
@@ -142,19 +155,24 @@ class KvPeerTap::Side {
             for (uint32_t p = begin; p < begin + step; ++p)
                 for (uint32_t head = first; head < last; ++head) {
                     const size_t at = (size_t{p - begin} * heads + head - first) * dim;
-                    errors_.set(value_, h.layer, head, p, squared_distance(&decoded[at], &block[at], dim), squared_norm(&block[at], dim));
-                    if (p == h.position && head == h.kv_head) std::copy_n(&decoded[at], dim, current);
-                    else rewrite(h, head, p, &decoded[at]);
+                    errors_.set(value_, h.layer, head, p, squared_distance(&decoded[at], &block[at], dim),
+                                squared_norm(&block[at], dim));
+                    if (p == h.position && head == h.kv_head)
+                        std::copy_n(&decoded[at], dim, current);
+                    else
+                        rewrite(h, head, p, &decoded[at]);
                 }
         }
-        for (uint32_t head = first; head < last; ++head) coded_[size_t{h.layer} * shape_.kv_heads + head] = std::max(from, to);
+        for (uint32_t head = first; head < last; ++head)
+            coded_[size_t{h.layer} * shape_.kv_heads + head] = std::max(from, to);
     }
 
     void rewrite(const keel_lab_heads& h, uint32_t head, uint32_t position, float* decoded) {
         float* stored;
         check(keel_lab_kv_row(session_, h.layer, head, position, value_, &stored), "cannot change the KV arena");
         if (stage_ == KEEL_LAB_BEFORE_ROPE)
-            apply_rope(decoded, rope_dims_, neox_, &rotations_[(size_t{h.layer} * shape_.context_tokens + position) * rope_dims_]);
+            apply_rope(decoded, rope_dims_, neox_,
+                       &rotations_[(size_t{h.layer} * shape_.context_tokens + position) * rope_dims_]);
         std::copy_n(decoded, shape_.head_dim, stored);
     }
 
@@ -168,23 +186,28 @@ class KvPeerTap::Side {
     std::vector<KvPeerCalibration> tables_, pooled_tables_;
     keel_session session_{};
     uint32_t tokens_ = 0, chunk_ = 1;
-    std::vector<uint64_t> bytes_;     // per row, or of a block at its first one
-    std::vector<uint32_t> coded_;     // [layers][kv_heads] positions in complete blocks
-    std::vector<float> rows_;         // [layers][kv_heads][context][head_dim] as they came
-    std::vector<float> rotations_;    // [layers][context][rope_dims]
+    std::vector<uint64_t> bytes_;   // per row, or of a block at its first one
+    std::vector<uint32_t> coded_;   // [layers][kv_heads] positions in complete blocks
+    std::vector<float> rows_;       // [layers][kv_heads][context][head_dim] as they came
+    std::vector<float> rotations_;  // [layers][context][rope_dims]
     uint32_t rope_dims_ = 0;
     bool neox_ = false;
 };
 
-KvPeerTap::KvPeerTap(const KvShape& shape, std::shared_ptr<const KvPeer> k, std::shared_ptr<const KvPeer> v, const KvPeerTables* tables)
+KvPeerTap::KvPeerTap(const KvShape& shape, std::shared_ptr<const KvPeer> k, std::shared_ptr<const KvPeer> v,
+                     const KvPeerTables* tables)
     : shape_(shape), errors_(shape) {
     sides_[0] = std::make_unique<Side>(shape, false, std::move(k), tables, errors_);
     sides_[1] = std::make_unique<Side>(shape, true, std::move(v), tables, errors_);
 }
 KvPeerTap::~KvPeerTap() = default;
 
-bool KvPeerTap::one_thread() const { return sides_[0]->blocks() || sides_[1]->blocks(); }
-uint64_t KvPeerTap::side_bytes() const { return sides_[0]->side_bytes() + sides_[1]->side_bytes(); }
+bool KvPeerTap::one_thread() const {
+    return sides_[0]->blocks() || sides_[1]->blocks();
+}
+uint64_t KvPeerTap::side_bytes() const {
+    return sides_[0]->side_bytes() + sides_[1]->side_bytes();
+}
 
 void KvPeerTap::begin(keel_session session, uint32_t tokens, uint32_t chunk) {
     document_tokens_ = tokens;

@@ -20,7 +20,8 @@ using KvPeerTables = std::vector<KvPeerCalibration>;
 class KvPeerTap final : public KvTap {
   public:
     // A null peer is f16. tables may be null; they have to live as long as this.
-    KvPeerTap(const KvShape& shape, std::shared_ptr<const KvPeer> k, std::shared_ptr<const KvPeer> v, const KvPeerTables* tables);
+    KvPeerTap(const KvShape& shape, std::shared_ptr<const KvPeer> k, std::shared_ptr<const KvPeer> v,
+              const KvPeerTables* tables);
     ~KvPeerTap() override;
     bool one_thread() const override;
     void begin(keel_session session, uint32_t tokens, uint32_t chunk) override;

@@ -2,7 +2,8 @@
 
 namespace keel::tools {
 
-std::vector<KvProbeText> make_probe_texts(const std::vector<std::vector<int32_t>>& documents, uint32_t passage, const std::vector<uint32_t>& distances) {
+std::vector<KvProbeText> make_probe_texts(const std::vector<std::vector<int32_t>>& documents, uint32_t passage,
+                                          const std::vector<uint32_t>& distances) {
     std::vector<KvProbeText> texts;
     for (size_t d = 0; d < documents.size(); ++d) {
         if (documents[d].size() < size_t{passage} + 1) continue;
@@ -26,7 +27,8 @@ std::vector<KvProbeText> make_probe_texts(const std::vector<std::vector<int32_t>
     return texts;
 }
 
-std::vector<std::vector<KvProbeScore>> run_probe(KvRun& reference, const std::vector<KvRun*>& runs, const std::vector<KvProbeText>& texts,
+std::vector<std::vector<KvProbeScore>> run_probe(KvRun& reference, const std::vector<KvRun*>& runs,
+                                                 const std::vector<KvProbeText>& texts,
                                                  const std::vector<uint32_t>& distances) {
     std::vector<std::vector<KvProbeScore>> scores(runs.size());
     for (const uint32_t distance : distances) {
@@ -53,7 +55,8 @@ std::vector<std::vector<KvProbeScore>> run_probe(KvRun& reference, const std::ve
             }
         }
         for (size_t r = 0; r < runs.size(); ++r)
-            scores[r].push_back({distance, tokens > 0 ? first_nll / tokens : 0, tokens > 0 ? reference_nll / tokens : 0, bootstrap_paired_delta(units[r])});
+            scores[r].push_back({distance, tokens > 0 ? first_nll / tokens : 0, tokens > 0 ? reference_nll / tokens : 0,
+                                 bootstrap_paired_delta(units[r])});
     }
     return scores;
 }

@@ -11,7 +11,8 @@ constexpr uint32_t kBlockTokens = 64;  // unit of the bootstrap when there is on
 
 }  // namespace
 
-KvReference::KvReference(KvRun& run, std::vector<int32_t> ids) : ids_(std::move(ids)), vocabulary_(run.info().vocabulary) {
+KvReference::KvReference(KvRun& run, std::vector<int32_t> ids)
+    : ids_(std::move(ids)), vocabulary_(run.info().vocabulary) {
     const size_t n = positions();
     logits_.resize(n * vocabulary_);
     probabilities_.resize(n * vocabulary_);
@@ -29,7 +30,8 @@ KvComparison compare(const KvReference& reference, size_t position, std::span<co
     KvComparison c;
     c.reference_nll = reference.nll(position);
     c.nll = log_sum - logits[static_cast<size_t>(reference.ids()[position + 1])];
-    c.kl = kl_divergence(reference.logits(position), reference.probabilities(position), reference.log_sum(position), logits, log_sum);
+    c.kl = kl_divergence(reference.logits(position), reference.probabilities(position), reference.log_sum(position),
+                         logits, log_sum);
     c.same_top = top_index(logits) == top_index(reference.logits(position));
     return c;
 }
@@ -85,7 +87,8 @@ const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double perc
 std::vector<std::string> families_of(std::span<const KvQuality> qualities) {
     std::vector<std::string> families;
     for (const KvQuality& q : qualities)
-        if (std::find(families.begin(), families.end(), q.spec.family) == families.end()) families.push_back(q.spec.family);
+        if (std::find(families.begin(), families.end(), q.spec.family) == families.end())
+            families.push_back(q.spec.family);
     return families;
 }
 

@@ -5,12 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "sdk/tools/lab/kv/kv_run.h"
 #include "sdk/tools/common/statistics.h"
+#include "sdk/tools/lab/kv/kv_run.h"
 
 namespace keel::tools {
 
-// A document of the reference: its logits of every position, and what comparisons need of them. Position p predicts ids[p + 1].
+// A document of the reference: its logits of every position, and what comparisons need of them. Position p predicts
+// ids[p + 1].
 class KvReference {
   public:
     KvReference(KvRun& run, std::vector<int32_t> ids);
@@ -18,9 +19,13 @@ class KvReference {
     std::span<const int32_t> input() const { return std::span(ids_).first(ids_.size() - 1); }
     const std::vector<int32_t>& ids() const { return ids_; }
     size_t positions() const { return ids_.size() - 1; }
-    double nll(size_t position) const { return log_sums_[position] - logits(position)[static_cast<size_t>(ids_[position + 1])]; }
+    double nll(size_t position) const {
+        return log_sums_[position] - logits(position)[static_cast<size_t>(ids_[position + 1])];
+    }
     std::span<const float> logits(size_t position) const { return {&logits_[position * vocabulary_], vocabulary_}; }
-    std::span<const float> probabilities(size_t position) const { return {&probabilities_[position * vocabulary_], vocabulary_}; }
+    std::span<const float> probabilities(size_t position) const {
+        return {&probabilities_[position * vocabulary_], vocabulary_};
+    }
     double log_sum(size_t position) const { return log_sums_[position]; }
 
   private:
@@ -47,7 +52,7 @@ class KvScore {
     size_t documents() const { return documents_.size(); }
     bool by_document() const { return documents_.size() > 1; }
     double reference_nll() const;
-    PairedDelta delta() const;  // from the reference; nats per token
+    PairedDelta delta() const;                           // from the reference; nats per token
     PairedDelta delta_from(const KvScore& other) const;  // from another score of the same documents
     double kl_mean() const;
     double kl_percentile(double q) const { return percentile(kl_, q); }
@@ -67,13 +72,13 @@ struct KvQuality {
     KvSpec spec;
     KvBytes bytes;
     KvScore score;
-    std::vector<double> k_relative_mse, v_relative_mse;  // per layer
+    std::vector<double> k_relative_mse, v_relative_mse;    // per layer
     uint64_t decoded_tokens = 0, decoded_differences = 0;  // computed again one by one; of these with other bits
-    bool blocks = false;                                  // a codec that codes blocks of positions
+    bool blocks = false;                                   // a codec that codes blocks of positions
 };
 
-// The format of the largest ratio among those whose upper end of the 95 % interval of the change of perplexity is at most
-// `percent`; null when none is.
+// The format of the largest ratio among those whose upper end of the 95 % interval of the change of perplexity is at
+// most `percent`; null when none is.
 const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, const std::string& family = {});
 // Families in order of first appearance.
 std::vector<std::string> families_of(std::span<const KvQuality> qualities);

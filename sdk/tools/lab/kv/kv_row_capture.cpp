@@ -9,7 +9,8 @@ namespace keel::tools {
 void KvRowCapture::begin(keel_session, uint32_t tokens, uint32_t) {
     rows_.tokens = tokens;
     const size_t positions = size_t{rows_.shape.layers} * tokens * rows_.shape.head_dim;
-    for (std::vector<float>* kv : {&rows_.k_before, &rows_.k_after, &rows_.v}) kv->resize(positions * rows_.shape.kv_heads);
+    for (std::vector<float>* kv : {&rows_.k_before, &rows_.k_after, &rows_.v})
+        kv->resize(positions * rows_.shape.kv_heads);
     for (std::vector<float>* q : {&rows_.q_before, &rows_.q_after}) q->resize(positions * rows_.shape.heads);
 }
 
@@ -18,7 +19,8 @@ void KvRowCapture::heads(const keel_lab_heads& h) {
     const uint32_t dim = rows_.shape.head_dim;
     const size_t row = rows_.kv_row(h.layer, h.position, h.kv_head);
     std::copy_n(h.k, dim, &(after ? rows_.k_after : rows_.k_before)[row]);
-    std::copy_n(h.q, size_t{h.query_heads} * dim, &(after ? rows_.q_after : rows_.q_before)[rows_.q_row(h.layer, h.position, h.kv_head * h.query_heads)]);
+    std::copy_n(h.q, size_t{h.query_heads} * dim,
+                &(after ? rows_.q_after : rows_.q_before)[rows_.q_row(h.layer, h.position, h.kv_head * h.query_heads)]);
     if (!after) return;
     std::copy_n(h.v, dim, &rows_.v[row]);
     if (h.layer == 0 && h.kv_head == 0 && h.position == 0) {

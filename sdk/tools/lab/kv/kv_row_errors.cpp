@@ -25,7 +25,8 @@ KvRowErrors::KvRowErrors(const KvShape& shape) : shape_(shape) {
     }
 }
 
-void KvRowErrors::set(bool value, uint32_t layer, uint32_t kv_head, uint32_t position, double squared_error, double energy) {
+void KvRowErrors::set(bool value, uint32_t layer, uint32_t kv_head, uint32_t position, double squared_error,
+                      double energy) {
     rows_[value][shape_.row(layer, kv_head, position)] = {squared_error, energy};
 }
 
@@ -46,7 +47,11 @@ std::vector<double> KvRowErrors::relative_mse(bool value) const {
 }
 
 KvStoredErrors::KvStoredErrors(const KvShape& shape)
-    : shape_(shape), errors_(shape), k_(shape.rows() * shape.head_dim), v_(shape.rows() * shape.head_dim), k_energy_(shape.rows()) {}
+    : shape_(shape),
+      errors_(shape),
+      k_(shape.rows() * shape.head_dim),
+      v_(shape.rows() * shape.head_dim),
+      k_energy_(shape.rows()) {}
 
 void KvStoredErrors::begin(keel_session session, uint32_t tokens, uint32_t) {
     session_ = session;
@@ -57,7 +62,9 @@ void KvStoredErrors::heads(const keel_lab_heads& h) {
     const size_t row = shape_.row(h.layer, h.kv_head, h.position);
     if (h.stage == KEEL_LAB_BEFORE_ROPE) {
         // A rotation lengthens by its attention factor alone.
-        const double factor = h.rope_dims ? static_cast<double>(h.cos_sin[0]) * h.cos_sin[0] + static_cast<double>(h.cos_sin[1]) * h.cos_sin[1] : 1;
+        const double factor = h.rope_dims ? static_cast<double>(h.cos_sin[0]) * h.cos_sin[0] +
+                                                static_cast<double>(h.cos_sin[1]) * h.cos_sin[1]
+                                          : 1;
         k_energy_[row] = squared_norm(h.k, shape_.head_dim) * factor;
         return;
     }

@@ -14,7 +14,8 @@ class KvRowErrors {
     void set(bool value, uint32_t layer, uint32_t kv_head, uint32_t position, double squared_error, double energy);
     // Adds rows [0, tokens) of every head to the sums below.
     void add_document(uint32_t tokens);
-    // Sum of squared errors over sum of energies, per layer; 0 where nothing was stored. Energies are of whole rows, means included.
+    // Sum of squared errors over sum of energies, per layer; 0 where nothing was stored. Energies are of whole rows,
+    // means included.
     std::vector<double> relative_mse(bool value) const;
 
   private:
@@ -22,7 +23,7 @@ class KvRowErrors {
         double squared_error = 0, energy = 0;
     };
     KvShape shape_;
-    std::vector<Sum> rows_[2];   // [K|V][layers][kv_heads][context]
+    std::vector<Sum> rows_[2];  // [K|V][layers][kv_heads][context]
     std::vector<Sum> layers_[2];
 };
 
@@ -40,7 +41,7 @@ class KvStoredErrors final : public KvTap {
     KvRowErrors errors_;
     keel_session session_{};
     uint32_t tokens_ = 0;
-    std::vector<float> k_, v_;     // [layers][kv_heads][context][head_dim], exact
+    std::vector<float> k_, v_;      // [layers][kv_heads][context][head_dim], exact
     std::vector<double> k_energy_;  // [layers][kv_heads][context], before a mean is taken from it
 };
 

@@ -18,7 +18,8 @@ EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t c
 
 }  // namespace
 
-KvRun::KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile, uint32_t chunk) {
+KvRun::KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile,
+             uint32_t chunk) {
     options = with_formats(std::move(options), spec, context_tokens);
     if (chunk || options.chunk == 0) options.chunk = chunk ? chunk : kLabChunk;
     model_ = load_model(options, Console{}, [&](keel_config& config) {

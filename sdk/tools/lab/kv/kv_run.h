@@ -4,24 +4,26 @@
 #include <memory>
 #include <span>
 
+#include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/lab/kv/kv_spec.h"
 #include "sdk/tools/lab/kv/kv_tap.h"
-#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 
 // Most engines that may be open at once; the library has room for a few more.
 constexpr size_t kMaxLabEngines = 12;
-constexpr uint32_t kLabChunk = 128;        // columns of a step; logits of all of them are kept
-constexpr uint32_t kLabBlockChunk = 512;   // of codecs that code blocks of positions
+constexpr uint32_t kLabChunk = 128;       // columns of a step; logits of all of them are kept
+constexpr uint32_t kLabBlockChunk = 512;  // of codecs that code blocks of positions
 
 using LogitsVisitor = std::function<void(size_t position, std::span<const float> logits)>;
 
 class KvRun {
   public:
-    // `options` names model, threads and the like; its KV options are those of `spec`. profile: a profile in memory instead
-    // of a file, or null; it has to live as long as this. chunk: columns of a step, before options.chunk; 0 and 0: kLabChunk.
-    KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile = nullptr, uint32_t chunk = 0);
+    // `options` names model, threads and the like; its KV options are those of `spec`. profile: a profile in memory
+    // instead of a file, or null; it has to live as long as this. chunk: columns of a step, before options.chunk; 0 and
+    // 0: kLabChunk.
+    KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile = nullptr,
+          uint32_t chunk = 0);
 
     const keel_model_info& info() const { return model_.file.info; }
     const keel_memory_plan& plan() const { return model_.plan; }
@@ -56,7 +58,7 @@ struct KvBytes {
     uint64_t side_bytes = 0;             // once per engine: means, gains, tables
     double total_bytes = 0;              // of the sequence, side_bytes included
     double per_token = 0;
-    double ratio = 0;                    // f16's total, counted in the same way, over this one
+    double ratio = 0;  // f16's total, counted in the same way, over this one
 };
 // As the plan counts them: whole pages, and what the plan says lies beside them.
 KvBytes planned_kv_bytes(const keel_memory_plan& plan);

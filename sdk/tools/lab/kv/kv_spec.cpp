@@ -3,23 +3,27 @@
 #include <algorithm>
 #include <charconv>
 
-#include "sdk/tools/files/kv_profile_file.h"
 #include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/files/kv_profile_file.h"
 
 namespace keel::tools {
 namespace {
 
-// "tcq" of "tcq-3", "tcq10" of "tcq10-3", "kakeya-d4" of "kakeya-d4:10", "turbo" of "turbo3:32": forms of one codec in different sizes.
+// "tcq" of "tcq-3", "tcq10" of "tcq10-3", "kakeya-d4" of "kakeya-d4:10", "turbo" of "turbo3:32": forms of one codec in
+// different sizes.
 std::string family_of(std::string_view side) {
-    if (find_kv_format(std::string(side))) return std::string(side.ends_with("-rot") ? side : side.substr(0, side.find('-')));
+    if (find_kv_format(std::string(side)))
+        return std::string(side.ends_with("-rot") ? side : side.substr(0, side.find('-')));
     for (const std::string_view prefix : {"turbo", "vllm"})
         if (side.starts_with(prefix)) return std::string(prefix);
     return std::string(side.substr(0, side.find(side.starts_with("tcq") ? '-' : ':')));
 }
 
 void add_family(std::string& families, const std::string& family) {
-    if (families.empty()) families = family;
-    else if (families != family && !families.ends_with("+" + family) && !families.starts_with(family + "+")) families += "+" + family;
+    if (families.empty())
+        families = family;
+    else if (families != family && !families.ends_with("+" + family) && !families.starts_with(family + "+"))
+        families += "+" + family;
 }
 
 // Takes "+sN" and "+rM" from the end of native formats.
@@ -37,17 +41,22 @@ void take_precise(std::string_view* formats, KvSpec* spec) {
     }
 }
 
-bool plain_float(keel_kv_format format) { return format == KEEL_KV_F16 || format == KEEL_KV_F32; }
+bool plain_float(keel_kv_format format) {
+    return format == KEEL_KV_F16 || format == KEEL_KV_F32;
+}
 
 }  // namespace
 
 KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) {
     KvSpec spec;
     spec.name = text;
-    const auto bad = [&](const std::string& why) { return ToolError(kExitUsage, "'" + std::string(text) + "': " + why); };
+    const auto bad = [&](const std::string& why) {
+        return ToolError(kExitUsage, "'" + std::string(text) + "': " + why);
+    };
     std::string_view formats = text;
     bool names_profile = false;
-    if (const size_t at = text.rfind('@'); at != std::string_view::npos && text.find("kakeyaturbo:") == std::string_view::npos) {
+    if (const size_t at = text.rfind('@');
+        at != std::string_view::npos && text.find("kakeyaturbo:") == std::string_view::npos) {
         formats = text.substr(0, at);
         names_profile = true;
         if (text.substr(at + 1) != "none") spec.profile = text.substr(at + 1);
@@ -72,13 +81,15 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
     for (int i = 0; i < 2; ++i) {
         native[i] = find_kv_format(std::string(sides[i]));
         if (!native[i]) peers[i] = make_kv_peer(sides[i]);
-        if (!native[i] && !peers[i]) throw bad("'" + std::string(sides[i]) + "' is neither a KV format nor a published codec");
+        if (!native[i] && !peers[i])
+            throw bad("'" + std::string(sides[i]) + "' is neither a KV format nor a published codec");
         add_family(spec.family, family_of(sides[i]));
     }
     spec.native = native[0] && native[1];
     if (!spec.native) {
         for (int i = 0; i < 2; ++i)
-            if (native[i] && *native[i] != KEEL_KV_F16) throw bad("a published codec goes with another one or with f16");
+            if (native[i] && *native[i] != KEEL_KV_F16)
+                throw bad("a published codec goes with another one or with f16");
         if (!spec.profile.empty()) throw bad("published codecs take no KV profile");
         if (spec.sinks || spec.recent) throw bad("published codecs keep no positions in f16");
         spec.k_peer = peers[0];
@@ -97,19 +108,25 @@ std::vector<std::string> split_kv_specs(std::string_view text) {
         const size_t end = std::min(text.find_first_of(", \t\n"), text.size());
         const std::string piece(text.substr(0, end));
         const size_t equals = piece.find('=');
-        const bool option = equals != std::string::npos && piece.find_first_of(":@") >= equals && piece.find(":v=") == std::string::npos;
-        if (!piece.empty() && option && !specs.empty()) specs.back() += "," + piece;
-        else if (!piece.empty()) specs.push_back(piece);
+        const bool option = equals != std::string::npos && piece.find_first_of(":@") >= equals &&
+                            piece.find(":v=") == std::string::npos;
+        if (!piece.empty() && option && !specs.empty())
+            specs.back() += "," + piece;
+        else if (!piece.empty())
+            specs.push_back(piece);
         text.remove_prefix(std::min(end + 1, text.size()));
     }
     return specs;
 }
 
 std::string kv_spec_help() {
-    std::string help = "Formats: SIDE for both K and V, k=SIDE:v=SIDE, or profile; +sN+rM keeps the first N and the last M positions in f16 (native\n"
-                       "formats); @FILE or @none names a profile for one of them.\n"
-                       "Native sides: f16 f32 fp8 q8_0 q4_0 q8_0-rot q4_0-rot e8-2 e8-3 e8-4 e8-5 e8-6 e8-8 tcq-2 tcq-3 tcq-4 tcq-5 tcq-6\n"
-                       "Published codecs:\n";
+    std::string help =
+        "Formats: SIDE for both K and V, k=SIDE:v=SIDE, or profile; +sN+rM keeps the first N and the last M positions "
+        "in f16 (native\n"
+        "formats); @FILE or @none names a profile for one of them.\n"
+        "Native sides: f16 f32 fp8 q8_0 q4_0 q8_0-rot q4_0-rot e8-2 e8-3 e8-4 e8-5 e8-6 e8-8 tcq-2 tcq-3 tcq-4 tcq-5 "
+        "tcq-6\n"
+        "Published codecs:\n";
     for (std::string_view names = kv_peer_names(); !names.empty();) {
         const size_t end = std::min(names.find('\n'), names.size());
         help += "  " + std::string(names.substr(0, end)) + "\n";

@@ -17,18 +17,20 @@
 namespace keel::tools {
 
 struct KvSpec {
-    std::string name;     // as it was given, the default profile left out
-    std::string family;   // what forms of different size have in common: "tcq", "kakeya-d4", "tcq+e8"
-    bool native = true;   // kept by the engine's own arena; else by codecs between the model and an arena of f32
+    std::string name;    // as it was given, the default profile left out
+    std::string family;  // what forms of different size have in common: "tcq", "kakeya-d4", "tcq+e8"
+    bool native = true;  // kept by the engine's own arena; else by codecs between the model and an arena of f32
     keel_kv_format k_format = KEEL_KV_DEFAULT, v_format = KEEL_KV_DEFAULT;  // native: DEFAULT is the profile's
     uint32_t sinks = 0, recent = 0;  // native: first positions, and last ones before a query, that are read in f16
-    std::string profile;  // file name; empty: none
+    std::string profile;             // file name; empty: none
     std::shared_ptr<const KvPeer> k_peer, v_peer;  // not native: null is f16
 };
 
-// default_profile: of native formats that name none and are no plain floats; empty: none. Throws ToolError (kExitUsage).
+// default_profile: of native formats that name none and are no plain floats; empty: none. Throws ToolError
+// (kExitUsage).
 KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile);
-// Cut at commas and blanks; a piece without a name of its own belongs to the piece before it (options of kakeyaturbo:...).
+// Cut at commas and blanks; a piece without a name of its own belongs to the piece before it (options of
+// kakeyaturbo:...).
 std::vector<std::string> split_kv_specs(std::string_view text);
 // For help texts: native formats and published codecs.
 std::string kv_spec_help();

@@ -5,17 +5,20 @@
 
 namespace keel::tools {
 
-keel_status kv_stored_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, bool value, float* row) {
+keel_status kv_stored_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, bool value,
+                          float* row) {
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     const uint32_t dim = e->spec.head_dim;
-    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->computed) return KEEL_E_ARGUMENT;
+    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->computed)
+        return KEEL_E_ARGUMENT;
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
     const uint8_t* page = s->kv.pages[position / kPageTokens];
     const uint64_t at = position % kPageTokens;
-    e->config.kernels->kv_decode[plane.format](page + plane.codes + at * plane.code_bytes, page + plane.scales + at * plane.scale_bytes, dim, row);
+    e->config.kernels->kv_decode[plane.format](page + plane.codes + at * plane.code_bytes,
+                                               page + plane.scales + at * plane.scale_bytes, dim, row);
     if (kernels::kKvFormats[plane.format].rotated) e->config.kernels->kv_unrotate(row, dim);
     const KvTransform& t = e->transform;
     if (value) {

@@ -14,7 +14,8 @@ class KvTap {
     // Needs one compute thread: its calls depend on one another.
     virtual bool one_thread() const { return false; }
     // A document of so many tokens begins, computed in steps that end at multiples of `chunk`.
-    virtual void begin([[maybe_unused]] keel_session session, [[maybe_unused]] uint32_t tokens, [[maybe_unused]] uint32_t chunk) {}
+    virtual void begin([[maybe_unused]] keel_session session, [[maybe_unused]] uint32_t tokens,
+                       [[maybe_unused]] uint32_t chunk) {}
     // Every KV head of every position, both stages; several threads unless one_thread(). May throw.
     virtual void heads(const keel_lab_heads& heads) = 0;
     // The document is computed; its session is still open.

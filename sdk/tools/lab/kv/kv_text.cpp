@@ -8,9 +8,12 @@ uint32_t lab_context(const EngineOptions& options) {
     return options.context ? options.context : std::min(open_model(options.model).info.train_context_tokens, 2048u);
 }
 
-uint32_t tokens_within(const KvText& text, uint32_t context) { return text.tokens ? std::min(text.tokens, context) : context; }
+uint32_t tokens_within(const KvText& text, uint32_t context) {
+    return text.tokens ? std::min(text.tokens, context) : context;
+}
 
-std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents, uint32_t tokens, bool bos) {
+std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents,
+                                                     uint32_t tokens, bool bos) {
     std::vector<std::vector<int32_t>> all;
     for (const std::string& text : read_documents(file, documents)) {
         std::vector<int32_t> ids = tokenize(engine, text, bos ? KEEL_TOKENIZE_BOS : 0);

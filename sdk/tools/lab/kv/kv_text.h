@@ -8,10 +8,12 @@
 namespace keel::tools {
 
 struct KvText {
-    std::string file;                    // read_documents()'s
-    uint32_t documents = 0, tokens = 0;  // the first so many documents (0: all), so many tokens of each (0: the context)
+    std::string file;  // read_documents()'s
+    uint32_t documents = 0,
+             tokens = 0;  // the first so many documents (0: all), so many tokens of each (0: the context)
 };
-// text, --documents and --tokens; `what` documents are there for: "for the statistics". The defaults are the values `text` has.
+// text, --documents and --tokens; `what` documents are there for: "for the statistics". The defaults are the values
+// `text` has.
 void add_text_options(CLI::App& verb, KvText& text, const std::string& what);  // verb_options.cpp
 
 // --context, or what the model was trained with, at most 2,048.
@@ -19,8 +21,9 @@ uint32_t lab_context(const EngineOptions& options);
 // --tokens within a context.
 uint32_t tokens_within(const KvText& text, uint32_t context);
 
-// Token ids of the first `documents` documents of a file (0: all), each [BOS] + text cut to `tokens`; those without a second token
-// are left out. ToolError when none is left.
-std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents, uint32_t tokens, bool bos = true);
+// Token ids of the first `documents` documents of a file (0: all), each [BOS] + text cut to `tokens`; those without a
+// second token are left out. ToolError when none is left.
+std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents,
+                                                     uint32_t tokens, bool bos = true);
 
 }  // namespace keel::tools

@@ -12,7 +12,7 @@ namespace {
 using Eigen::Index;
 
 constexpr Index kBlockRows = 256;
-constexpr size_t kCandidates = 64;     // massive tokens remembered; the largest
+constexpr size_t kCandidates = 64;  // massive tokens remembered; the largest
 constexpr Index kMassiveClusters = 3;
 constexpr double kMassiveDeviations = 3, kSameDirection = 0.8;
 constexpr uint64_t kReservoirSeed = 0x6a09e667f3bcc908;
@@ -25,7 +25,8 @@ double norm_of(const float* row, Index columns) {
 
 }  // namespace
 
-ActivationMoments::ActivationMoments(uint32_t columns, uint32_t held_out_capacity) : columns_(columns), capacity_(held_out_capacity) {
+ActivationMoments::ActivationMoments(uint32_t columns, uint32_t held_out_capacity)
+    : columns_(columns), capacity_(held_out_capacity) {
     if (!columns) throw std::invalid_argument("activations without columns");
     block_.resize(kBlockRows, columns_);
     mean_ = Eigen::VectorXd::Zero(columns_);
@@ -33,14 +34,17 @@ ActivationMoments::ActivationMoments(uint32_t columns, uint32_t held_out_capacit
 }
 
 void ActivationMoments::check(std::span<const float> rows) const {
-    if (rows.size() % static_cast<size_t>(columns_)) throw std::invalid_argument("activations are no whole number of rows");
-    if (!std::all_of(rows.begin(), rows.end(), [](float x) { return std::isfinite(x); })) throw std::invalid_argument("activations that are not finite");
+    if (rows.size() % static_cast<size_t>(columns_))
+        throw std::invalid_argument("activations are no whole number of rows");
+    if (!std::all_of(rows.begin(), rows.end(), [](float x) { return std::isfinite(x); }))
+        throw std::invalid_argument("activations that are not finite");
 }
 
 void ActivationMoments::consider_massive(const float* row, double norm, uint64_t index) {
     if (candidates_.size() == kCandidates && norm <= candidates_.back().norm) return;
     if (candidates_.size() == kCandidates) candidates_.pop_back();
-    const auto at = std::upper_bound(candidates_.begin(), candidates_.end(), norm, [](double n, const Candidate& c) { return n > c.norm; });
+    const auto at = std::upper_bound(candidates_.begin(), candidates_.end(), norm,
+                                     [](double n, const Candidate& c) { return n > c.norm; });
     candidates_.insert(at, {norm, index, std::vector<float>(row, row + columns_)});
 }
 
@@ -83,7 +87,8 @@ void ActivationMoments::hold_out(std::span<const float> rows) {
             held_out_.insert(held_out_.end(), row, row + columns);
         } else {
             const uint64_t place = hash_finish(kReservoirSeed + offered_ * 0x9e3779b97f4a7c15) % offered_;
-            if (place < capacity_) std::copy(row, row + columns, held_out_.begin() + static_cast<std::ptrdiff_t>(place * columns));
+            if (place < capacity_)
+                std::copy(row, row + columns, held_out_.begin() + static_cast<std::ptrdiff_t>(place * columns));
         }
     }
 }
@@ -91,7 +96,8 @@ void ActivationMoments::hold_out(std::span<const float> rows) {
 MomentSummary ActivationMoments::summary() const {
     MomentSummary result;
     result.rows = rows_;
-    result.held_out = Eigen::Map<const FloatRows>(held_out_.data(), static_cast<Index>(held_out_.size()) / columns_, columns_);
+    result.held_out =
+        Eigen::Map<const FloatRows>(held_out_.data(), static_cast<Index>(held_out_.size()) / columns_, columns_);
     result.massive.resize(0, columns_);
     if (rows_ > merged_) {
         ActivationMoments whole(*this);
@@ -114,7 +120,9 @@ MomentSummary ActivationMoments::summary() const {
     for (const Candidate& c : candidates_) {
         if (!(result.norm_deviation > 0 && c.norm >= threshold)) break;
         const Eigen::VectorXd state = Eigen::Map<const Eigen::VectorXf>(c.row.data(), columns_).cast<double>();
-        const auto own = std::find_if(leaders.begin(), leaders.end(), [&](const Eigen::VectorXd& l) { return l.dot(state) >= kSameDirection * c.norm; });
+        const auto own = std::find_if(leaders.begin(), leaders.end(), [&](const Eigen::VectorXd& l) {
+            return l.dot(state) >= kSameDirection * c.norm;
+        });
         const size_t cluster = static_cast<size_t>(own - leaders.begin());
         if (own == leaders.end()) {
             if (static_cast<Index>(leaders.size()) == kMassiveClusters) continue;
@@ -127,7 +135,9 @@ MomentSummary ActivationMoments::summary() const {
         ++result.massive_tokens;
     }
     result.massive.resize(static_cast<Index>(sums.size()), columns_);
-    for (size_t i = 0; i < sums.size(); ++i) result.massive.row(static_cast<Index>(i)) = (sums[i] / static_cast<double>(counts[i])).transpose().cast<float>();
+    for (size_t i = 0; i < sums.size(); ++i)
+        result.massive.row(static_cast<Index>(i)) =
+            (sums[i] / static_cast<double>(counts[i])).transpose().cast<float>();
     return result;
 }
 

@@ -4,10 +4,12 @@
 
 namespace keel::tools {
 
-ActivationTap::ActivationTap(KvRun& run, const std::array<uint32_t, kWprojGroups>& columns) : run_(run), columns_(columns), rows_(run.info().layers) {
+ActivationTap::ActivationTap(KvRun& run, const std::array<uint32_t, kWprojGroups>& columns)
+    : run_(run), columns_(columns), rows_(run.info().layers) {
     run_.close();
     check(keel_lab_set_row_tap(
-              run_.model().engine.handle(), [](void* self, const keel_lab_row* row) { static_cast<ActivationTap*>(self)->add(*row); }, this),
+              run_.model().engine.handle(),
+              [](void* self, const keel_lab_row* row) { static_cast<ActivationTap*>(self)->add(*row); }, this),
           "cannot watch the forward pass");
 }
 
@@ -25,7 +27,9 @@ void ActivationTap::forward(std::span<const int32_t> ids) {
 // Parts of different threads are different places of the same row.
 void ActivationTap::add(const keel_lab_row& row) {
     if (columns_[row.site] != row.total) return;
-    std::copy(row.x, row.x + row.count, rows_[row.layer][row.site].begin() + static_cast<ptrdiff_t>(uint64_t{row.position} * row.total + row.first));
+    std::copy(
+        row.x, row.x + row.count,
+        rows_[row.layer][row.site].begin() + static_cast<ptrdiff_t>(uint64_t{row.position} * row.total + row.first));
 }
 
 }  // namespace keel::tools

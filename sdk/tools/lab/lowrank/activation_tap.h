@@ -10,7 +10,9 @@
 
 namespace keel::tools {
 
-static_assert(KEEL_LAB_ATTN_IN == static_cast<int>(kWprojAttnIn) && KEEL_LAB_FFN_HIDDEN == static_cast<int>(kWprojFfnHidden), "a site is a group");
+static_assert(KEEL_LAB_ATTN_IN == static_cast<int>(kWprojAttnIn) &&
+                  KEEL_LAB_FFN_HIDDEN == static_cast<int>(kWprojFfnHidden),
+              "a site is a group");
 
 class ActivationTap {
   public:

@@ -19,10 +19,14 @@ double squared_norm(const Eigen::Ref<const FloatRows>& rows) {
 }
 }  // namespace
 
-double OutputError::relative() const { return error == 0 ? 0 : energy > 0 ? error / energy : std::numeric_limits<double>::infinity(); }
+double OutputError::relative() const {
+    return error == 0 ? 0 : energy > 0 ? error / energy : std::numeric_limits<double>::infinity();
+}
 
-OutputError output_error(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj, const Eigen::VectorXf& bias, const FloatRows& sample) {
-    if (pt.cols() != weight.cols() || sample.cols() != weight.cols() || w_proj.rows() != weight.rows() || w_proj.cols() != pt.rows() || (bias.size() && bias.size() != weight.rows()))
+OutputError output_error(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj,
+                         const Eigen::VectorXf& bias, const FloatRows& sample) {
+    if (pt.cols() != weight.cols() || sample.cols() != weight.cols() || w_proj.rows() != weight.rows() ||
+        w_proj.cols() != pt.rows() || (bias.size() && bias.size() != weight.rows()))
         throw std::invalid_argument("weight, factors and sample do not fit each other");
     OutputError sums;
     sums.rows = static_cast<uint64_t>(sample.rows());

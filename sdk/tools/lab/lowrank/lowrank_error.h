@@ -1,4 +1,5 @@
-// The output error of low-rank factors on activations that took no part in solving, and whether a record is good enough to be used. Needs Eigen.
+// The output error of low-rank factors on activations that took no part in solving, and whether a record is good enough
+// to be used. Needs Eigen.
 #pragma once
 #include "sdk/tools/lab/lowrank/nested_factors.h"
 
@@ -6,9 +7,9 @@ namespace keel::tools {
 
 // Sums over the rows x of a sample, in f64.
 struct OutputError {
-    double error = 0;    // |W x - W_proj (Pt x) - bias|^2
-    double energy = 0;   // |W x|^2
-    double variance = 0; // |W (x - x_mean)|^2, x_mean of the sample
+    double error = 0;     // |W x - W_proj (Pt x) - bias|^2
+    double energy = 0;    // |W x|^2
+    double variance = 0;  // |W (x - x_mean)|^2, x_mean of the sample
     uint64_t rows = 0;
     // error / energy: what a record's `error` holds. 0 where both are 0; infinite where only the energy is.
     double relative() const;
@@ -16,11 +17,13 @@ struct OutputError {
     bool accepted(double bound) const { return rows > 0 && relative() <= bound; }
 };
 
-// weight [rows][columns] as it is read (decoded), pt [rank][columns] and w_proj [rows][rank] decoded from their stored bytes, bias [rows] or empty,
-// sample [any][columns]. std::invalid_argument where shapes do not fit.
-OutputError output_error(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj, const Eigen::VectorXf& bias, const FloatRows& sample);
+// weight [rows][columns] as it is read (decoded), pt [rank][columns] and w_proj [rows][rank] decoded from their stored
+// bytes, bias [rows] or empty, sample [any][columns]. std::invalid_argument where shapes do not fit.
+OutputError output_error(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj,
+                         const Eigen::VectorXf& bias, const FloatRows& sample);
 
-// |W_proj|_F^2 / |W|_F^2 clamped to [0, 1]; 0 for a weight of zeros: a record's `energy`, bookkeeping of the published format.
+// |W_proj|_F^2 / |W|_F^2 clamped to [0, 1]; 0 for a weight of zeros: a record's `energy`, bookkeeping of the published
+// format.
 double projected_energy(const WeightView& weight, const FloatRows& w_proj);
 
 }  // namespace keel::tools

@@ -22,10 +22,12 @@ LowRankFactors NestedFactors::leading(Index rank) const {
     return factors;
 }
 
-Eigen::VectorXf factor_bias(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj, const VectorXd& mean) {
+Eigen::VectorXf factor_bias(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj,
+                            const VectorXd& mean) {
     const VectorXd projected = pt.cast<double>() * mean;
     VectorXd bias(weight.rows());
-    for (Index r = 0; r < weight.rows(); ++r) bias[r] = weight.row(r).cast<double>().dot(mean) - w_proj.row(r).cast<double>().dot(projected);
+    for (Index r = 0; r < weight.rows(); ++r)
+        bias[r] = weight.row(r).cast<double>().dot(mean) - w_proj.row(r).cast<double>().dot(projected);
     return bias.cast<float>();
 }
 
@@ -34,10 +36,13 @@ namespace solver_detail {
 Index checked_columns(const std::vector<SolverSlot>& slots) {
     if (slots.empty()) throw std::invalid_argument("no weights");
     for (const SolverSlot& slot : slots) {
-        if (slot.weight.cols() != slots[0].weight.cols() || !slot.weight.size()) throw std::invalid_argument("weights of different columns, or empty");
-        if (slot.counted && (slot.counted->cols() != slot.weight.cols() || !slot.counted->allFinite())) throw std::invalid_argument("counted rows of other columns, or not finite");
+        if (slot.weight.cols() != slots[0].weight.cols() || !slot.weight.size())
+            throw std::invalid_argument("weights of different columns, or empty");
+        if (slot.counted && (slot.counted->cols() != slot.weight.cols() || !slot.counted->allFinite()))
+            throw std::invalid_argument("counted rows of other columns, or not finite");
         if (!slot.weight.allFinite()) throw std::invalid_argument("a weight that is not finite");
-        if (!(std::isfinite(slot.sensitivity) && slot.sensitivity >= 0)) throw std::invalid_argument("a sensitivity that is negative or not finite");
+        if (!(std::isfinite(slot.sensitivity) && slot.sensitivity >= 0))
+            throw std::invalid_argument("a sensitivity that is negative or not finite");
     }
     return slots[0].weight.cols();
 }
@@ -54,7 +59,8 @@ MatrixXd projected_gram(const WeightView& weight, const MatrixXd* lower) {
     return gram;
 }
 
-void project(const std::vector<SolverSlot>& slots, const MatrixXd& to_factor, const VectorXd& scale, const VectorXd& energies, NestedFactors* out) {
+void project(const std::vector<SolverSlot>& slots, const MatrixXd& to_factor, const VectorXd& scale,
+             const VectorXd& energies, NestedFactors* out) {
     const Index rank = to_factor.cols();
     out->energy = energies;
     out->error = MatrixXd::Zero(static_cast<Index>(slots.size()), rank + 1);
@@ -70,7 +76,12 @@ void project(const std::vector<SolverSlot>& slots, const MatrixXd& to_factor, co
             factor.middleRows(r, count) = (block * scale.asDiagonal()).cast<float>();
         }
         for (Index r = 0; slots[i].counted && r < slots[i].counted->rows(); r += kBlockRows)
-            held += (slots[i].counted->middleRows(r, std::min(kBlockRows, slots[i].counted->rows() - r)).cast<double>() * to_factor).colwise().squaredNorm().transpose();
+            held +=
+                (slots[i].counted->middleRows(r, std::min(kBlockRows, slots[i].counted->rows() - r)).cast<double>() *
+                 to_factor)
+                    .colwise()
+                    .squaredNorm()
+                    .transpose();
         out->w_proj.push_back(std::move(factor));
         const Index s = static_cast<Index>(i);
         if (!(energies[s] > 0)) continue;

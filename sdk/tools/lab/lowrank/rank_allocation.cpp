@@ -16,7 +16,8 @@ RankAllocation best_of(const std::vector<RankFamily>& families, const Accept& ac
         if (family.candidates.empty()) throw std::invalid_argument("a family without candidates");
         AllocationUnit unit;
         for (const RankCandidate& c : family.candidates) {
-            if (!(std::isfinite(c.loss) && c.loss >= 0)) throw std::invalid_argument("a loss that is negative or not finite");
+            if (!(std::isfinite(c.loss) && c.loss >= 0))
+                throw std::invalid_argument("a loss that is negative or not finite");
             unit.bytes.push_back(c.bytes);
             unit.cost.push_back(c.loss);
         }
@@ -40,11 +41,14 @@ RankAllocation best_of(const std::vector<RankFamily>& families, const Accept& ac
         for (size_t u = 0; u < units.size(); ++u) {
             const size_t now = path[point][u];
             for (size_t c = 0; c < units[u].bytes.size(); ++c)
-                if (c != now) consider(bytes - units[u].bytes[now] + units[u].bytes[c], loss - units[u].cost[now] + units[u].cost[c], point, u, c);
+                if (c != now)
+                    consider(bytes - units[u].bytes[now] + units[u].bytes[c],
+                             loss - units[u].cost[now] + units[u].cost[c], point, u, c);
         }
     }
     if (!found) return {};
-    for (size_t u = 0; u < units.size(); ++u) best.choice.push_back(static_cast<uint32_t>(u == best_unit ? best_candidate : path[best_point][u]));
+    for (size_t u = 0; u < units.size(); ++u)
+        best.choice.push_back(static_cast<uint32_t>(u == best_unit ? best_candidate : path[best_point][u]));
     return best;
 }
 
@@ -53,13 +57,17 @@ RankAllocation best_of(const std::vector<RankFamily>& families, const Accept& ac
 RankAllocation allocate_bytes(const std::vector<RankFamily>& families, uint64_t budget_bytes) {
     return best_of(
         families, [&](uint64_t bytes, double) { return bytes <= budget_bytes; },
-        [](uint64_t bytes, double loss, const RankAllocation& best) { return loss != best.loss ? loss < best.loss : bytes < best.bytes; });
+        [](uint64_t bytes, double loss, const RankAllocation& best) {
+            return loss != best.loss ? loss < best.loss : bytes < best.bytes;
+        });
 }
 
 RankAllocation allocate_loss(const std::vector<RankFamily>& families, double budget_loss) {
     return best_of(
         families, [&](uint64_t, double loss) { return loss <= budget_loss; },
-        [](uint64_t bytes, double loss, const RankAllocation& best) { return bytes != best.bytes ? bytes < best.bytes : loss < best.loss; });
+        [](uint64_t bytes, double loss, const RankAllocation& best) {
+            return bytes != best.bytes ? bytes < best.bytes : loss < best.loss;
+        });
 }
 
 }  // namespace keel::tools

@@ -25,7 +25,9 @@ constexpr uint64_t kStartSeed = 0x510e527fade682d1;
 
 // N(0,1) numbers of a fixed sequence (Box and Muller).
 MatrixXd gaussian_start(Index rows, Index columns) {
-    const auto uniform = [](uint64_t i) { return static_cast<double>((hash_finish(kStartSeed + (i + 1) * 0x9e3779b97f4a7c15) >> 11) + 1) * 0x1p-53; };
+    const auto uniform = [](uint64_t i) {
+        return static_cast<double>((hash_finish(kStartSeed + (i + 1) * 0x9e3779b97f4a7c15) >> 11) + 1) * 0x1p-53;
+    };
     MatrixXd start(rows, columns);
     for (Index i = 0; i < start.size(); ++i) {
         double s, c;
@@ -35,7 +37,9 @@ MatrixXd gaussian_start(Index rows, Index columns) {
     return start;
 }
 
-MatrixXd orthonormal(const MatrixXd& m) { return Eigen::HouseholderQR<MatrixXd>(m).householderQ() * MatrixXd::Identity(m.rows(), m.cols()); }
+MatrixXd orthonormal(const MatrixXd& m) {
+    return Eigen::HouseholderQR<MatrixXd>(m).householderQ() * MatrixXd::Identity(m.rows(), m.cols());
+}
 
 void fix_signs(MatrixXd& vectors) {
     for (Index c = 0; c < vectors.cols(); ++c) {
@@ -48,7 +52,8 @@ void fix_signs(MatrixXd& vectors) {
 
 double largest_residual(const MatrixXd& product, const Eigenpairs& pairs) {
     if (!pairs.values.size() || !(pairs.values[0] > 0)) return 0;
-    return std::sqrt((product - pairs.vectors * pairs.values.asDiagonal()).colwise().squaredNorm().maxCoeff()) / pairs.values[0];
+    return std::sqrt((product - pairs.vectors * pairs.values.asDiagonal()).colwise().squaredNorm().maxCoeff()) /
+           pairs.values[0];
 }
 
 Eigenpairs dense_pairs(const MatrixXd& matrix, Index k) {
@@ -96,7 +101,8 @@ Eigenpairs top_eigenpairs(const MatrixXd& matrix, Index k, EigenMethod method) {
     if (matrix.cols() != n || k > n || k < 0) throw std::invalid_argument("top_eigenpairs: shape");
     if (!matrix.allFinite()) throw std::invalid_argument("top_eigenpairs: an entry is not finite");
     if (k == 0) return {VectorXd(0), MatrixXd(n, 0), EigenMethod::kDense};
-    const bool dense = method == EigenMethod::kDense || (method == EigenMethod::kAutomatic && (n <= kDenseColumns || 4 * (k + kOversampling) >= n));
+    const bool dense = method == EigenMethod::kDense ||
+                       (method == EigenMethod::kAutomatic && (n <= kDenseColumns || 4 * (k + kOversampling) >= n));
     Eigenpairs pairs = dense ? dense_pairs(matrix, k) : randomized_pairs(matrix, k);
     fix_signs(pairs.vectors);
     return pairs;

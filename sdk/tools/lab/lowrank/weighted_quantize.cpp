@@ -18,7 +18,7 @@ using kernels::WeightType;
 
 constexpr std::array<int, 16> kIq4Values = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 constexpr double kScaleSteps[] = {1, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1};  // about extreme / largest code
-constexpr double kRangeSteps[] = {0, 0.05, 0.1, 0.2};                        // cut off a range's ends
+constexpr double kRangeSteps[] = {0, 0.05, 0.1, 0.2};                         // cut off a range's ends
 constexpr int kRefinements = 3, kBlockRounds = 4;
 
 // What codes a run of elements may have: all integers of [low, high], or the IQ4 values in that range.
@@ -29,7 +29,8 @@ struct CodeSet {
         if (!(x > low)) return low;
         if (x >= high) return high;
         if (!table) return static_cast<int>(std::nearbyint(x));
-        const auto above = std::upper_bound(kIq4Values.begin(), kIq4Values.end(), x, [](double v, int code) { return v < code; });
+        const auto above =
+            std::upper_bound(kIq4Values.begin(), kIq4Values.end(), x, [](double v, int code) { return v < code; });
         return *above - x < x - *(above - 1) ? *above : *(above - 1);
     }
 };
@@ -68,9 +69,12 @@ float as_float(double x) {
     constexpr double kMax = std::numeric_limits<float>::max();
     return static_cast<float>(std::clamp(x, -kMax, kMax));
 }
-// How a fitted scale is rounded: stored_f16, as blocks of 32 elements keep it; as_float where integer scales are made of it (assemble).
+// How a fitted scale is rounded: stored_f16, as blocks of 32 elements keep it; as_float where integer scales are made
+// of it (assemble).
 using Stored = float (*)(double);
-float stored_f16(double x) { return through_f16(as_float(x)); }
+float stored_f16(double x) {
+    return through_f16(as_float(x));
+}
 
 void keep(const RunFit& candidate, RunFit& best) {
     if (candidate.error < best.error) best = candidate;
@@ -128,14 +132,16 @@ RunFit search_affine(const Run& run, const CodeSet& set, Stored stored, double o
     const double range = static_cast<double>(*high) - *low;
     for (const double cut_low : kRangeSteps) {
         for (const double cut_high : kRangeSteps) {
-            const double from = std::min(*low + cut_low * range, offset_limit), to = std::max(*high - cut_high * range, from);
+            const double from = std::min(*low + cut_low * range, offset_limit),
+                         to = std::max(*high - cut_high * range, from);
             RunFit fit = fit_codes(run, set, stored((to - from) / set.high), stored(from));
             keep(fit, best);
             for (int i = 0; i < kRefinements; ++i) {
                 double w = 0, wq = 0, wqq = 0, wx = 0, wqx = 0;
                 for (int j = 0; j < run.n; ++j) {
                     const double q = fit.codes[static_cast<size_t>(j)], weight = run.weight[j];
-                    w += weight, wq += weight * q, wqq += weight * q * q, wx += weight * run.x[j], wqx += weight * q * run.x[j];
+                    w += weight, wq += weight * q, wqq += weight * q * q, wx += weight * run.x[j],
+                        wqx += weight * q * run.x[j];
                 }
                 const double determinant = w * wqq - wq * wq;
                 if (!(determinant > 1e-12 * w * wqq)) break;
@@ -156,7 +162,9 @@ void put_u16(uint8_t* out, uint32_t v) {
     out[0] = static_cast<uint8_t>(v);
     out[1] = static_cast<uint8_t>(v >> 8);
 }
-void put_f16(uint8_t* out, float x) { put_u16(out, f16_saturated(x)); }
+void put_f16(uint8_t* out, float x) {
+    put_u16(out, f16_saturated(x));
+}
 
 // ---- 32-element types ----
 struct SmallType {
@@ -166,12 +174,18 @@ struct SmallType {
 };
 SmallType small_type(uint32_t type) {
     switch (type) {
-        case kernels::kQ4_0: return {{-8, 7}, false, 8};
-        case kernels::kQ5_0: return {{-16, 15}, false, 16};
-        case kernels::kQ8_0: return {{-127, 127}, false, 0};
-        case kernels::kIQ4_NL: return {{-127, 113, true}, false, 0};
-        case kernels::kQ4_1: return {{0, 15}, true, 0};
-        default: return {{0, 31}, true, 0};  // Q5_1
+        case kernels::kQ4_0:
+            return {{-8, 7}, false, 8};
+        case kernels::kQ5_0:
+            return {{-16, 15}, false, 16};
+        case kernels::kQ8_0:
+            return {{-127, 127}, false, 0};
+        case kernels::kIQ4_NL:
+            return {{-127, 113, true}, false, 0};
+        case kernels::kQ4_1:
+            return {{0, 15}, true, 0};
+        default:
+            return {{0, 31}, true, 0};  // Q5_1
     }
 }
 
@@ -188,8 +202,10 @@ void pack_small(uint32_t type, const RunFit& fit, const SmallType& kind, uint8_t
     }
     std::array<uint32_t, 32> codes;
     for (size_t i = 0; i < 32; ++i)
-        codes[i] = kind.set.table ? static_cast<uint32_t>(std::lower_bound(kIq4Values.begin(), kIq4Values.end(), fit.codes[i]) - kIq4Values.begin())
-                                  : static_cast<uint32_t>(fit.codes[i] + kind.code_offset);
+        codes[i] = kind.set.table
+                       ? static_cast<uint32_t>(std::lower_bound(kIq4Values.begin(), kIq4Values.end(), fit.codes[i]) -
+                                               kIq4Values.begin())
+                       : static_cast<uint32_t>(fit.codes[i] + kind.code_offset);
     if (type == kernels::kQ5_0 || type == kernels::kQ5_1) {
         uint32_t fifth = 0;
         for (uint32_t i = 0; i < 32; ++i) fifth |= (codes[i] >> 4) << i;
@@ -205,9 +221,13 @@ void code_small(uint32_t type, const float* x, const double* weight, bool search
     const Run run = {x, weight, 32};
     constexpr double kAny = std::numeric_limits<double>::infinity();
     if (kind.minimum) {
-        pack_small(type, search ? search_affine(run, kind.set, stored_f16, kAny) : plain_affine(run, kind.set, stored_f16, kAny), kind, out);
+        pack_small(
+            type,
+            search ? search_affine(run, kind.set, stored_f16, kAny) : plain_affine(run, kind.set, stored_f16, kAny),
+            kind, out);
     } else {
-        pack_small(type, search ? search_scaled(run, kind.set, stored_f16) : plain_scaled(run, kind.set, stored_f16), kind, out);
+        pack_small(type, search ? search_scaled(run, kind.set, stored_f16) : plain_scaled(run, kind.set, stored_f16),
+                   kind, out);
     }
 }
 
@@ -216,15 +236,16 @@ void code_q8_f32(const float* x, uint8_t* out) {
     float d = most / 127.0f;
     if (d == 0) d = 1;
     std::memcpy(out, &d, 4);
-    for (int i = 0; i < 32; ++i) out[4 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(std::nearbyint(x[i] / d), -128.0f, 127.0f)));
+    for (int i = 0; i < 32; ++i)
+        out[4 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(std::nearbyint(x[i] / d), -128.0f, 127.0f)));
 }
 
 // ---- 256-element types: w = d scale_j q - dmin minimum_j ----
 struct KType {
     CodeSet set;
-    int sub;                        // elements of a sub-block
-    int scale_low, scale_high;      // integer scales
-    bool minimum;                   // integer minima of 0..63
+    int sub;                    // elements of a sub-block
+    int scale_low, scale_high;  // integer scales
+    bool minimum;               // integer minima of 0..63
 };
 constexpr KType kQ4KType = {{0, 15}, 32, 0, 63, true}, kQ6KType = {{-32, 31}, 16, -128, 127, false};
 
@@ -239,19 +260,25 @@ struct KFit {
     }
 };
 
-int blocks_of(const KType& kind) { return 256 / kind.sub; }
+int blocks_of(const KType& kind) {
+    return 256 / kind.sub;
+}
 
 RunFit fit_sub_block(const KType& kind, const Run& run, float d, float dmin, int scale, int minimum) {
     const float s = d * static_cast<float>(scale), m = kind.minimum ? dmin * static_cast<float>(minimum) : 0.0f;
     return fit_codes(run, kind.set, s, -m);
 }
 
-Run sub_block(const KType& kind, const float* x, const double* weight, int j) { return {x + j * kind.sub, weight + j * kind.sub, kind.sub}; }
+Run sub_block(const KType& kind, const float* x, const double* weight, int j) {
+    return {x + j * kind.sub, weight + j * kind.sub, kind.sub};
+}
 
 void fit_all(const KType& kind, const float* x, const double* weight, KFit& fit) {
     for (size_t j = 0; j < 16; ++j)
-        fit.runs[j] = static_cast<int>(j) < blocks_of(kind) ? fit_sub_block(kind, sub_block(kind, x, weight, static_cast<int>(j)), fit.d, fit.dmin, fit.scale[j], fit.minimum[j])
-                                                            : RunFit{0, 0, 0, {}};
+        fit.runs[j] = static_cast<int>(j) < blocks_of(kind)
+                          ? fit_sub_block(kind, sub_block(kind, x, weight, static_cast<int>(j)), fit.d, fit.dmin,
+                                          fit.scale[j], fit.minimum[j])
+                          : RunFit{0, 0, 0, {}};
 }
 
 // Integer scales for sub-blocks fitted one by one.
@@ -266,8 +293,12 @@ KFit assemble(const KType& kind, const float* x, const double* weight, const std
     fit.dmin = stored_f16(most_minimum / 63);
     for (int j = 0; j < blocks_of(kind); ++j) {
         const size_t i = static_cast<size_t>(j);
-        if (fit.d != 0) fit.scale[i] = static_cast<int>(std::nearbyint(std::clamp<double>(runs[i].scale / static_cast<double>(fit.d), kind.scale_low, kind.scale_high)));
-        if (fit.dmin != 0) fit.minimum[i] = static_cast<int>(std::nearbyint(std::clamp<double>(-runs[i].offset / static_cast<double>(fit.dmin), 0, 63)));
+        if (fit.d != 0)
+            fit.scale[i] = static_cast<int>(std::nearbyint(
+                std::clamp<double>(runs[i].scale / static_cast<double>(fit.d), kind.scale_low, kind.scale_high)));
+        if (fit.dmin != 0)
+            fit.minimum[i] = static_cast<int>(
+                std::nearbyint(std::clamp<double>(-runs[i].offset / static_cast<double>(fit.dmin), 0, 63)));
     }
     fit_all(kind, x, weight, fit);
     return fit;
@@ -279,7 +310,8 @@ void step_integers(const KType& kind, const float* x, const double* weight, KFit
         const size_t i = static_cast<size_t>(j);
         const int scale = fit.scale[i], minimum = fit.minimum[i];
         for (int s = std::max(scale - 1, kind.scale_low); s <= std::min(scale + 1, kind.scale_high); ++s) {
-            for (int m = kind.minimum ? std::max(minimum - 1, 0) : 0; m <= (kind.minimum ? std::min(minimum + 1, 63) : 0); ++m) {
+            for (int m = kind.minimum ? std::max(minimum - 1, 0) : 0;
+                 m <= (kind.minimum ? std::min(minimum + 1, 63) : 0); ++m) {
                 const RunFit run = fit_sub_block(kind, sub_block(kind, x, weight, j), fit.d, fit.dmin, s, m);
                 if (!(run.error < fit.runs[i].error)) continue;
                 fit.runs[i] = run;
@@ -295,7 +327,8 @@ bool solve_block_scales(const KType& kind, const float* x, const double* weight,
     double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;  // x ~ d a - dmin b with a = scale q, b = minimum
     for (int i = 0; i < 256; ++i) {
         const size_t j = static_cast<size_t>(i / kind.sub);
-        const double a = static_cast<double>(fit.scale[j]) * fit.runs[j].codes[static_cast<size_t>(i % kind.sub)], b = fit.minimum[j], w = weight[i];
+        const double a = static_cast<double>(fit.scale[j]) * fit.runs[j].codes[static_cast<size_t>(i % kind.sub)],
+                     b = fit.minimum[j], w = weight[i];
         aa += w * a * a, ab += w * a * b, bb += w * b * b, ax += w * a * x[i], bx += w * b * x[i];
     }
     if (!(aa > 0)) return false;
@@ -323,8 +356,10 @@ KFit fit_k(const KType& kind, const float* x, const double* weight, bool search)
         std::array<RunFit, 16> runs{};
         for (int j = 0; j < blocks_of(kind); ++j) {
             const Run run = sub_block(kind, x, weight, j);
-            runs[static_cast<size_t>(j)] = kind.minimum ? (searching ? search_affine(run, kind.set, as_float, 0) : plain_affine(run, kind.set, as_float, 0))
-                                                        : (searching ? search_scaled(run, kind.set, as_float) : plain_scaled(run, kind.set, as_float));
+            runs[static_cast<size_t>(j)] =
+                kind.minimum
+                    ? (searching ? search_affine(run, kind.set, as_float, 0) : plain_affine(run, kind.set, as_float, 0))
+                    : (searching ? search_scaled(run, kind.set, as_float) : plain_scaled(run, kind.set, as_float));
         }
         return assemble(kind, x, weight, runs);
     };
@@ -354,7 +389,8 @@ void pack_q4_k(const KFit& fit, uint8_t* out) {
         packed[j + 8] = static_cast<uint8_t>((s4 & 15) | (m4 & 15) << 4);
     }
     for (size_t g = 0; g < 4; ++g)
-        for (size_t l = 0; l < 32; ++l) out[16 + 32 * g + l] = static_cast<uint8_t>(fit.runs[2 * g].codes[l] | fit.runs[2 * g + 1].codes[l] << 4);
+        for (size_t l = 0; l < 32; ++l)
+            out[16 + 32 * g + l] = static_cast<uint8_t>(fit.runs[2 * g].codes[l] | fit.runs[2 * g + 1].codes[l] << 4);
 }
 
 void pack_q6_k(const KFit& fit, uint8_t* out) {
@@ -396,23 +432,31 @@ void code_block(uint32_t type, const float* x, const double* weight, bool search
 void block_importance(std::span<const float> importance, double* weight) {
     double sum = 0;
     for (const float w : importance) sum += w;
-    for (size_t i = 0; i < importance.size(); ++i) weight[i] = sum > 0 ? importance[i] * static_cast<double>(importance.size()) / sum : 1;
+    for (size_t i = 0; i < importance.size(); ++i)
+        weight[i] = sum > 0 ? importance[i] * static_cast<double>(importance.size()) / sum : 1;
 }
 
-std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uint64_t columns, std::span<const float> importance, bool search) {
+std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uint64_t columns,
+                               std::span<const float> importance, bool search) {
     if (!can_quantize(type)) throw std::invalid_argument("a weight type that is not written: " + std::to_string(type));
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    if (!columns || columns % info.block_elements || values.size() % columns) throw std::invalid_argument("rows are no whole number of blocks");
-    if (!importance.empty() && importance.size() != columns) throw std::invalid_argument("importance of another number of columns");
-    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); })) throw std::invalid_argument("a value that is not finite");
-    if (!std::all_of(importance.begin(), importance.end(), [](float x) { return std::isfinite(x) && x >= 0; })) throw std::invalid_argument("an importance that is negative or not finite");
+    if (!columns || columns % info.block_elements || values.size() % columns)
+        throw std::invalid_argument("rows are no whole number of blocks");
+    if (!importance.empty() && importance.size() != columns)
+        throw std::invalid_argument("importance of another number of columns");
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+        throw std::invalid_argument("a value that is not finite");
+    if (!std::all_of(importance.begin(), importance.end(), [](float x) { return std::isfinite(x) && x >= 0; }))
+        throw std::invalid_argument("an importance that is negative or not finite");
 
     std::vector<double> weight(columns, 1.0);
     const size_t block = info.block_elements;
-    for (size_t c = 0; c < columns && !importance.empty(); c += block) block_importance(importance.subspan(c, block), weight.data() + c);
+    for (size_t c = 0; c < columns && !importance.empty(); c += block)
+        block_importance(importance.subspan(c, block), weight.data() + c);
     std::vector<uint8_t> out(values.size() / block * info.block_bytes);
     uint8_t* at = out.data();
-    for (size_t i = 0; i < values.size(); i += block, at += info.block_bytes) code_block(type, values.data() + i, weight.data() + i % columns, search, at);
+    for (size_t i = 0; i < values.size(); i += block, at += info.block_bytes)
+        code_block(type, values.data() + i, weight.data() + i % columns, search, at);
     return out;
 }
 
@@ -420,28 +464,42 @@ std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uin
 
 bool can_quantize(uint32_t type) {
     switch (type) {
-        case kernels::kF32: case kernels::kF16: case kernels::kQ8_0: case kernels::kQ8_F32: case kernels::kQ4_0: case kernels::kQ4_1:
-        case kernels::kQ5_0: case kernels::kQ5_1: case kernels::kIQ4_NL: case kernels::kQ4_K: case kernels::kQ6_K:
+        case kernels::kF32:
+        case kernels::kF16:
+        case kernels::kQ8_0:
+        case kernels::kQ8_F32:
+        case kernels::kQ4_0:
+        case kernels::kQ4_1:
+        case kernels::kQ5_0:
+        case kernels::kQ5_1:
+        case kernels::kIQ4_NL:
+        case kernels::kQ4_K:
+        case kernels::kQ6_K:
             return true;
         default:
             return false;
     }
 }
 
-std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns, std::span<const float> importance) {
+std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns,
+                                   std::span<const float> importance) {
     return code_rows(type, values, columns, importance, true);
 }
 
-std::vector<uint8_t> nearest_rows(uint32_t type, std::span<const float> values, uint64_t columns) { return code_rows(type, values, columns, {}, false); }
+std::vector<uint8_t> nearest_rows(uint32_t type, std::span<const float> values, uint64_t columns) {
+    return code_rows(type, values, columns, {}, false);
+}
 
 std::vector<float> decode_rows(uint32_t type, std::span<const uint8_t> bytes, uint64_t columns) {
     const kernels::WeightTypeInfo* info = kernels::weight_type_info(type);
-    if (!info || !columns || columns % info->block_elements) throw std::invalid_argument("a weight type or row length that cannot be read");
+    if (!info || !columns || columns % info->block_elements)
+        throw std::invalid_argument("a weight type or row length that cannot be read");
     const uint64_t row_bytes = kernels::weight_row_bytes(type, columns);
     if (bytes.size() % row_bytes) throw std::invalid_argument("no whole number of rows");
     const auto decode = kernels::find_kernel_set(kernels::kScalar)->dequantize_row[type];
     std::vector<float> values(bytes.size() / row_bytes * columns);
-    for (size_t r = 0; r < bytes.size() / row_bytes; ++r) decode(bytes.data() + r * row_bytes, values.data() + r * columns, static_cast<uint32_t>(columns));
+    for (size_t r = 0; r < bytes.size() / row_bytes; ++r)
+        decode(bytes.data() + r * row_bytes, values.data() + r * columns, static_cast<uint32_t>(columns));
     return values;
 }
 

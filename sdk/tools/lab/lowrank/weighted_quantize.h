@@ -1,5 +1,6 @@
-// Rows of f32 as rows of a weight type (kernels/formats/weight_types.h), so that the error that reaches the output is small: with an importance per column, the
-// second moment of what the column is multiplied by, each block minimises sum_j importance_j (decoded_j - row_j)^2 over scales.
+// Rows of f32 as rows of a weight type (kernels/formats/weight_types.h), so that the error that reaches the output is
+// small: with an importance per column, the second moment of what the column is multiplied by, each block minimises
+// sum_j importance_j (decoded_j - row_j)^2 over scales.
 #pragma once
 #include <stdint.h>
 
@@ -13,15 +14,19 @@ namespace keel::tools {
 // F32, F16, Q8_0, Q8_F32, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q4_K, Q6_K.
 bool can_quantize(uint32_t type);
 
-// values [rows][columns] -> rows of weight_row_bytes(type, columns). importance [columns], >= 0; empty: all alike; a block of zeros: alike within it.
+// values [rows][columns] -> rows of weight_row_bytes(type, columns). importance [columns], >= 0; empty: all alike; a
+// block of zeros: alike within it.
 //
-// 32-element types: scales around the extreme value over the largest code, both signs, each followed by least squares against its own codes; the best in
-// the weighted error of what the decoder computes. K types: sub-blocks so, then their integer scales, the block's scales by least squares, and
-// integer scales one step up and down. Never worse than nearest_rows in weighted error, which is one of the starts.
+// 32-element types: scales around the extreme value over the largest code, both signs, each followed by least squares
+// against its own codes; the best in the weighted error of what the decoder computes. K types: sub-blocks so, then
+// their integer scales, the block's scales by least squares, and integer scales one step up and down. Never worse than
+// nearest_rows in weighted error, which is one of the starts.
 // F32 and F16 are rounded, Q8_F32 is as published: d = max |x| / 127, or 1 for zeros; q = the nearest integer to x / d.
-// Values beyond what the type's scales reach become the nearest it has. std::invalid_argument: a value or importance that is NaN or infinite, a
-// negative importance, another type, columns that are no whole number of blocks, sizes that do not fit.
-std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns, std::span<const float> importance = {});
+// Values beyond what the type's scales reach become the nearest it has. std::invalid_argument: a value or importance
+// that is NaN or infinite, a negative importance, another type, columns that are no whole number of blocks, sizes that
+// do not fit.
+std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns,
+                                   std::span<const float> importance = {});
 
 // Plain rounding: d from the extreme value, codes the nearest. The same conditions.
 std::vector<uint8_t> nearest_rows(uint32_t type, std::span<const float> values, uint64_t columns);

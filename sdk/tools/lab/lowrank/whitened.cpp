@@ -12,8 +12,8 @@ using Eigen::Index;
 using Eigen::MatrixXd;
 using Eigen::VectorXd;
 
-constexpr double kDependent = 1e-6;    // of a direction left after the others are taken out
-constexpr double kNothingLeft = 1e-14; // of an eigenvalue against the trace
+constexpr double kDependent = 1e-6;     // of a direction left after the others are taken out
+constexpr double kNothingLeft = 1e-14;  // of an eigenvalue against the trace
 
 // L of S + ridge, [n][n]; the strictly upper triangle is zeros.
 MatrixXd whitening_factor(const MatrixXd& covariance, double ridge) {
@@ -23,7 +23,8 @@ MatrixXd whitening_factor(const MatrixXd& covariance, double ridge) {
     MatrixXd lower = covariance;
     lower.diagonal().array() += ridge * mean_diagonal;
     Eigen::LLT<Eigen::Ref<MatrixXd>> cholesky(lower);  // in place
-    if (cholesky.info() != Eigen::Success) throw std::invalid_argument("a covariance that is not positive semidefinite");
+    if (cholesky.info() != Eigen::Success)
+        throw std::invalid_argument("a covariance that is not positive semidefinite");
     lower.triangularView<Eigen::StrictlyUpper>().setZero();
     return lower;
 }
@@ -36,7 +37,8 @@ MatrixXd whitened_directions(const MatrixXd& lower, const FloatRows& rows) {
         VectorXd d = lower.triangularView<Eigen::Lower>().solve(rows.row(i).transpose().cast<double>());
         if (!(d.norm() > 0)) continue;
         d.normalize();
-        for (int pass = 0; pass < 2; ++pass) d -= directions.leftCols(count) * (directions.leftCols(count).transpose() * d);
+        for (int pass = 0; pass < 2; ++pass)
+            d -= directions.leftCols(count) * (directions.leftCols(count).transpose() * d);
         if (d.norm() <= kDependent) continue;
         directions.col(count++) = d.normalized();
     }
@@ -53,13 +55,18 @@ void deflate(MatrixXd& g, const MatrixXd& q) {
 
 }  // namespace
 
-NestedFactors whitened(const std::vector<SolverSlot>& slots, const MatrixXd& covariance, const WhitenedOptions& options) {
+NestedFactors whitened(const std::vector<SolverSlot>& slots, const MatrixXd& covariance,
+                       const WhitenedOptions& options) {
     const Index n = solver_detail::checked_columns(slots);
-    if (covariance.rows() != n || covariance.cols() != n || (options.forced.rows() && options.forced.cols() != n)) throw std::invalid_argument("weights and moments of different columns");
-    if (!covariance.allFinite() || !options.forced.allFinite()) throw std::invalid_argument("moments that are not finite");
-    if (options.max_rank < 1 || options.max_rank > n || !(options.ridge >= 0)) throw std::invalid_argument("rank outside [1, columns], or a negative ridge");
+    if (covariance.rows() != n || covariance.cols() != n || (options.forced.rows() && options.forced.cols() != n))
+        throw std::invalid_argument("weights and moments of different columns");
+    if (!covariance.allFinite() || !options.forced.allFinite())
+        throw std::invalid_argument("moments that are not finite");
+    if (options.max_rank < 1 || options.max_rank > n || !(options.ridge >= 0))
+        throw std::invalid_argument("rank outside [1, columns], or a negative ridge");
 
-    const MatrixXd lower = whitening_factor(covariance, options.ridge), forced = whitened_directions(lower, options.forced);
+    const MatrixXd lower = whitening_factor(covariance, options.ridge),
+                   forced = whitened_directions(lower, options.forced);
     if (forced.cols() > options.max_rank) throw std::invalid_argument("more forced directions than ranks");
     MatrixXd m = MatrixXd::Zero(n, n);
     VectorXd energies(static_cast<Index>(slots.size()));
@@ -83,8 +90,10 @@ NestedFactors whitened(const std::vector<SolverSlot>& slots, const MatrixXd& cov
 
     MatrixXd v = MatrixXd::Zero(n, options.max_rank);
     v.leftCols(forced.cols()) = forced;
-    for (Index k = 0; k < pairs.values.size() && pairs.values[k] > kNothingLeft * trace; ++k) v.col(forced.cols() + k) = pairs.vectors.col(k);
-    const MatrixXd rows = lower.transpose().triangularView<Eigen::Upper>().solve(v);  // columns are rows of Pt, unscaled
+    for (Index k = 0; k < pairs.values.size() && pairs.values[k] > kNothingLeft * trace; ++k)
+        v.col(forced.cols() + k) = pairs.vectors.col(k);
+    const MatrixXd rows =
+        lower.transpose().triangularView<Eigen::Upper>().solve(v);  // columns are rows of Pt, unscaled
     const VectorXd norms = rows.colwise().norm();
     VectorXd inverse = VectorXd::Zero(norms.size());
     for (Index k = 0; k < norms.size(); ++k)

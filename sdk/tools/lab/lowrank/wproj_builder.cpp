@@ -28,14 +28,20 @@ void step(const WprojStep& step, const std::string& what, uint64_t done, uint64_
 
 }  // namespace
 
-WprojBuilder::WprojBuilder(const EngineOptions& options, const WprojCalibrationText& text, uint32_t slots, WprojStep step)
-    : step_(std::move(step)), model_(std::make_unique<ModelFile>(open_model(options.model))), slots_(slots), layers_(model_->info.layers) {
+WprojBuilder::WprojBuilder(const EngineOptions& options, const WprojCalibrationText& text, uint32_t slots,
+                           WprojStep step)
+    : step_(std::move(step)),
+      model_(std::make_unique<ModelFile>(open_model(options.model))),
+      slots_(slots),
+      layers_(model_->info.layers) {
     sensitivity_.resize(layers_);
     for (auto& layer : sensitivity_) layer.fill(1);
     moments_.resize(layers_);
     bool any = false;
-    for (uint32_t slot = 0; slot < kWprojSlots; ++slot) any = any || ((slots >> slot & 1) && wproj_tensor(*model_->model, 0, slot));
-    if (!any) throw ToolError(kExitFile, options.model + " has none of the projections asked for as tensors of their own");
+    for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
+        any = any || ((slots >> slot & 1) && wproj_tensor(*model_->model, 0, slot));
+    if (!any)
+        throw ToolError(kExitFile, options.model + " has none of the projections asked for as tensors of their own");
     if (!text.text.file.empty()) watch(options, text);
 }
 
@@ -49,14 +55,19 @@ void WprojBuilder::watch(const EngineOptions& engine, const WprojCalibrationText
     f16.k_format = f16.v_format = KEEL_KV_F16;
     const uint32_t tokens = tokens_within(text.text, lab_context(options));
     KvRun run(options, f16, tokens);
-    std::vector<std::vector<int32_t>> documents = tokenize_documents(run.model().engine, text.text.file, text.text.documents, tokens);
-    if (documents.size() <= text.held_out) throw ToolError(kExitUsage, strf("%s has %zu documents, of which %u are to be held out", text.text.file.c_str(), documents.size(), text.held_out));
+    std::vector<std::vector<int32_t>> documents =
+        tokenize_documents(run.model().engine, text.text.file, text.text.documents, tokens);
+    if (documents.size() <= text.held_out)
+        throw ToolError(kExitUsage, strf("%s has %zu documents, of which %u are to be held out", text.text.file.c_str(),
+                                         documents.size(), text.held_out));
     const size_t calibrating = documents.size() - text.held_out;
 
     const WprojShape shape = wproj_shape_of(*model_->model);
     std::array<uint32_t, kWprojGroups> columns{};
     for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
-        if (slots_ >> slot & 1 && shape.rows[slot]) columns[wproj_group(static_cast<WprojSlot>(slot))] = shape.columns[wproj_group(static_cast<WprojSlot>(slot))];
+        if (slots_ >> slot & 1 && shape.rows[slot])
+            columns[wproj_group(static_cast<WprojSlot>(slot))] =
+                shape.columns[wproj_group(static_cast<WprojSlot>(slot))];
     std::vector<std::array<std::unique_ptr<ActivationMoments>, kWprojGroups>> moments(layers_);
     for (auto& layer : moments)
         for (uint32_t group = 0; group < kWprojGroups; ++group)
@@ -76,8 +87,10 @@ void WprojBuilder::watch(const EngineOptions& engine, const WprojCalibrationText
             for (uint32_t layer = 0; layer < layers_; ++layer)
                 for (uint32_t group = 0; group < kWprojGroups; ++group) {
                     if (!columns[group]) continue;
-                    if (d < calibrating) moments[layer][group]->add(tap.rows(layer, group));
-                    else moments[layer][group]->hold_out(tap.rows(layer, group));
+                    if (d < calibrating)
+                        moments[layer][group]->add(tap.rows(layer, group));
+                    else
+                        moments[layer][group]->hold_out(tap.rows(layer, group));
                 }
         }
         calibration_hash_ = hash_finish(hash);
@@ -85,7 +98,8 @@ void WprojBuilder::watch(const EngineOptions& engine, const WprojCalibrationText
     run.set_tap(nullptr);
     for (uint32_t layer = 0; layer < layers_; ++layer)
         for (uint32_t group = 0; group < kWprojGroups; ++group)
-            if (columns[group]) moments_[layer][group] = std::make_unique<MomentSummary>(moments[layer][group]->summary());
+            if (columns[group])
+                moments_[layer][group] = std::make_unique<MomentSummary>(moments[layer][group]->summary());
     std::vector<std::vector<int32_t>> measured;
     uint64_t hash = kHashSeed;
     for (size_t d = calibrating; d < documents.size(); ++d) {
@@ -105,7 +119,8 @@ WprojLayerInput WprojBuilder::input(uint32_t layer) {
         if (!t) continue;
         const uint8_t* data = static_cast<const uint8_t*>(model_->reader.get()->mapped) + t->offset;
         weights_[slot] = decode_rows(t->type, {data, t->bytes}, t->dims[0]);
-        in.weight[slot] = {weights_[slot].data(), static_cast<uint32_t>(t->dims[1]), static_cast<uint32_t>(t->dims[0]), t->bytes, sensitivity_[layer][slot]};
+        in.weight[slot] = {weights_[slot].data(), static_cast<uint32_t>(t->dims[1]), static_cast<uint32_t>(t->dims[0]),
+                           t->bytes, sensitivity_[layer][slot]};
     }
     for (uint32_t group = 0; group < kWprojGroups; ++group) in.moments[group] = moments_[layer][group].get();
     if (attention_) count_as_attention(layer, &in);
@@ -142,14 +157,18 @@ void WprojBuilder::count_as_attention(uint32_t layer, WprojLayerInput* in) {
         w.counted = counted_[slot].data();
         w.counted_rows = w.rows;
     };
-    scale_rows(kWprojQ, shape.heads, [&](size_t i) { return a.key_energy(i); }, group);
-    scale_rows(kWprojK, shape.kv_heads, [&](size_t i) { return a.query_energy(i); }, 1);
+    scale_rows(
+        kWprojQ, shape.heads, [&](size_t i) { return a.key_energy(i); }, group);
+    scale_rows(
+        kWprojK, shape.kv_heads, [&](size_t i) { return a.query_energy(i); }, 1);
 
     WprojWeight& v = in->weight[kWprojV];
     const GgufTensor* o = wproj_tensor(*model_->model, layer, kWprojO);
     if (!v.data || v.rows != shape.kv_heads * size || !o || o->dims[0] != uint64_t{shape.heads} * size) return;
-    const std::vector<float> output = decode_rows(o->type, {static_cast<const uint8_t*>(model_->reader.get()->mapped) + o->offset, o->bytes}, o->dims[0]);
-    const Eigen::Map<const FloatRows> w_o(output.data(), static_cast<Eigen::Index>(o->dims[1]), static_cast<Eigen::Index>(o->dims[0]));
+    const std::vector<float> output = decode_rows(
+        o->type, {static_cast<const uint8_t*>(model_->reader.get()->mapped) + o->offset, o->bytes}, o->dims[0]);
+    const Eigen::Map<const FloatRows> w_o(output.data(), static_cast<Eigen::Index>(o->dims[1]),
+                                          static_cast<Eigen::Index>(o->dims[0]));
     const Eigen::Map<const FloatRows> w_v(v.data, v.rows, v.columns);
     counted_[kWprojV].resize(uint64_t{v.rows} * v.columns);
     Eigen::Map<FloatRows> counted(counted_[kWprojV].data(), v.rows, v.columns);
@@ -163,7 +182,8 @@ void WprojBuilder::count_as_attention(uint32_t layer, WprojLayerInput* in) {
         gram.diagonal().array() += 1e-9 * gram.trace() / size;
         const Eigen::LLT<Eigen::MatrixXd> cholesky(gram);
         if (cholesky.info() != Eigen::Success) return;
-        counted.middleRows(h * size, size) = (cholesky.matrixU() * w_v.middleRows(h * size, size).cast<double>()).cast<float>();
+        counted.middleRows(h * size, size) =
+            (cholesky.matrixU() * w_v.middleRows(h * size, size).cast<double>()).cast<float>();
     }
     v.counted = counted_[kWprojV].data();
     v.counted_rows = v.rows;
@@ -200,7 +220,8 @@ double WprojBuilder::choose_sensitivities(WprojSolveOptions options) {
     for (size_t i = 0; i < solution.reports.size(); ++i) {
         step(step_, "measuring sensitivities", i, solution.reports.size());
         const WprojSlotReport& r = solution.reports[i];
-        // In the solver's own metric, about the mean: the measured error is relative to all of the output, its mean included.
+        // In the solver's own metric, about the mean: the measured error is relative to all of the output, its mean
+        // included.
         if (!(r.solver_error > 0)) continue;
         WprojImage one;
         one.fingerprint = plain.fingerprint;
@@ -220,7 +241,8 @@ double WprojBuilder::choose_sensitivities(WprojSolveOptions options) {
     auto kept = sensitivity_;
     for (double power : {0.25, 0.5, 1.0}) {
         for (uint32_t layer = 0; layer < layers_; ++layer)
-            for (uint32_t slot = 0; slot < kWprojSlots; ++slot) sensitivity_[layer][slot] = pow(known[layer][slot] ? measured[layer][slot] : typical, power);
+            for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
+                sensitivity_[layer][slot] = pow(known[layer][slot] ? measured[layer][slot] : typical, power);
         const double kl = meter_->measure(build(options)).score.kl_mean();
         if (kl >= best) continue;
         best = kl;

@@ -16,7 +16,8 @@ KvSpec f16_rows() {
 
 }  // namespace
 
-WprojMeter::WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents) : options_(std::move(options)) {
+WprojMeter::WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents)
+    : options_(std::move(options)) {
     options_.wproj.clear();
     options_.wproj_reader = nullptr;
     options_.low_rank = false;
@@ -52,14 +53,17 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     reading.records = run.plan().low_rank_records;
     reading.record_bytes = run.plan().low_rank_bytes;
     for (const KvReference& reference : references_) {
-        run.forward(reference.input(), [&](size_t position, std::span<const float> logits) { reading.score.add(compare(reference, position, logits)); });
+        run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {
+            reading.score.add(compare(reference, position, logits));
+        });
         reading.score.end_document();
     }
     if (rounds == 0) return reading;
     run.close();
     Session session = open_session(run.model());
     for (uint32_t round = 0; round <= rounds; ++round) {  // the first one warms up
-        const double dense = decode_rate(run.model(), session, KEEL_PASS_DENSE), low_rank = decode_rate(run.model(), session, KEEL_PASS_LOW_RANK);
+        const double dense = decode_rate(run.model(), session, KEEL_PASS_DENSE),
+                     low_rank = decode_rate(run.model(), session, KEEL_PASS_LOW_RANK);
         if (round == 0) continue;
         reading.dense_rate.push_back(dense);
         reading.rate.push_back(low_rank);

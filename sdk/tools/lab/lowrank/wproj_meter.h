@@ -1,17 +1,18 @@
-// What a W_proj cache that exists in memory only does to a model's predictions and its speed: the low-rank pass beside the dense one.
+// What a W_proj cache that exists in memory only does to a model's predictions and its speed: the low-rank pass beside
+// the dense one.
 #pragma once
 #include <vector>
 
-#include "sdk/tools/lab/kv/kv_quality.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/files/wproj_image.h"
+#include "sdk/tools/lab/kv/kv_quality.h"
 
 namespace keel::tools {
 
 struct WprojReading {
-    KvScore score;                                  // against the dense pass of the same engine
+    KvScore score;                                      // against the dense pass of the same engine
     uint64_t decode_bytes = 0, dense_decode_bytes = 0;  // a token moves, as planned
-    uint64_t records = 0, record_bytes = 0;         // bases, records and biases
+    uint64_t records = 0, record_bytes = 0;             // bases, records and biases
     // Tokens per second of decoding, by turns in the same engine; empty: not measured.
     std::vector<double> rate, dense_rate;
 };

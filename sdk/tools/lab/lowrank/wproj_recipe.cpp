@@ -18,8 +18,12 @@ constexpr uint32_t kSolverVersion = 2;
 constexpr struct {
     const char* name;
     uint32_t slots;
-} kGroups[] = {{"qkv", 1u << kWprojQ | 1u << kWprojK | 1u << kWprojV}, {"qk", 1u << kWprojQ | 1u << kWprojK}, {"q", 1u << kWprojQ}, {"o", 1u << kWprojO},
-               {"ffn", 1u << kWprojUp | 1u << kWprojGate}, {"down", 1u << kWprojDown}};
+} kGroups[] = {{"qkv", 1u << kWprojQ | 1u << kWprojK | 1u << kWprojV},
+               {"qk", 1u << kWprojQ | 1u << kWprojK},
+               {"q", 1u << kWprojQ},
+               {"o", 1u << kWprojO},
+               {"ffn", 1u << kWprojUp | 1u << kWprojGate},
+               {"down", 1u << kWprojDown}};
 
 std::vector<uint32_t> configurations_of(const std::string& groups) {
     std::vector<uint32_t> out;
@@ -38,7 +42,8 @@ std::vector<uint32_t> configurations_of(const std::string& groups) {
 double number_of(const std::string& text, const char* option) {
     char* end = nullptr;
     const double x = strtod(text.c_str(), &end);
-    if (text.empty() || *end || !isfinite(x) || x <= 0) throw ToolError(kExitUsage, strf("%s: '%s' is no positive number", option, text.c_str()));
+    if (text.empty() || *end || !isfinite(x) || x <= 0)
+        throw ToolError(kExitUsage, strf("%s: '%s' is no positive number", option, text.c_str()));
     return x;
 }
 
@@ -52,25 +57,45 @@ uint32_t factor_type(const std::string& name) {
 
 void add_recipe_options(CLI::App& verb, WprojRecipe& r) {
     const auto in = [&](CLI::Option* option) { option->group("Recipe"); };
-    in(verb.add_option("--solver", r.solver, "whitened (the best for the activations of a text) or weight-pca (of the weights alone)")
+    in(verb.add_option("--solver", r.solver,
+                       "whitened (the best for the activations of a text) or weight-pca (of the weights alone)")
            ->check(CLI::IsMember({"whitened", "weight-pca"}))
            ->capture_default_str());
-    in(verb.add_option("--rank,-k", r.rank, "the same rank everywhere: a number, or a share of the input's elements below 1, such as 0.375"));
-    in(verb.add_option("--budget", r.budget, "ranks for the least loss within so many bytes of all these projections (or a share of the dense ones below 1)"));
-    in(verb.add_option("--loss", r.loss, "ranks for the fewest bytes with so much mean relative squared error")->check(CLI::PositiveNumber));
-    in(verb.add_option("--groups", r.groups, "what may be low-rank together: qkv, qk (V dense), q, o, ffn (gate and up), down; --rank takes the first that fits")
+    in(verb.add_option(
+        "--rank,-k", r.rank,
+        "the same rank everywhere: a number, or a share of the input's elements below 1, such as 0.375"));
+    in(verb.add_option("--budget", r.budget,
+                       "ranks for the least loss within so many bytes of all these projections (or a share of the "
+                       "dense ones below 1)"));
+    in(verb.add_option("--loss", r.loss, "ranks for the fewest bytes with so much mean relative squared error")
+           ->check(CLI::PositiveNumber));
+    in(verb.add_option("--groups", r.groups,
+                       "what may be low-rank together: qkv, qk (V dense), q, o, ffn (gate and up), down; --rank takes "
+                       "the first that fits")
            ->capture_default_str());
-    in(verb.add_option("--type", r.record_type, "weight type of W_proj: Q4_0 .. Q8_0, IQ4_NL, Q4_K, Q6_K, F16, F32, Q8_F32")->capture_default_str());
+    in(verb.add_option("--type", r.record_type,
+                       "weight type of W_proj: Q4_0 .. Q8_0, IQ4_NL, Q4_K, Q6_K, F16, F32, Q8_F32")
+           ->capture_default_str());
     in(verb.add_option("--basis-type", r.basis_type, "weight type of Pt: F16, Q8_0, F32")->capture_default_str());
-    in(verb.add_option("--bound", r.bound, "largest relative squared output error of a record on held-out text; others stay dense. 0: no bound")
+    in(verb.add_option(
+               "--bound", r.bound,
+               "largest relative squared output error of a record on held-out text; others stay dense. 0: no bound")
            ->check(CLI::NonNegativeNumber)
            ->capture_default_str());
-    in(verb.add_flag("--sensitivities,!--no-sensitivities", r.sensitivities, "weigh projections by what their error costs (default: yes)"));
-    in(verb.add_flag("--attention-metric,!--no-attention-metric", r.attention_metric, "count errors of Q, K and V by what attention makes of them (default: yes)"));
-    in(verb.add_flag("--centred,!--uncentred", r.centred, "remove the mean of the activations, which a bias gives back (default: yes)"));
-    in(verb.add_flag("--massive,!--no-massive", r.massive, "keep directions of massive activations exactly (default: yes)"));
-    in(verb.add_flag("--published", r.published, "weight-pca as published: format 1, one basis of Q, K and V per layer, f32 bases, blocks of 36 bytes"));
-    in(verb.add_option("--format", r.format, "of the file: 1 (WPROJV01) or 2")->check(CLI::IsMember({1, 2}))->capture_default_str());
+    in(verb.add_flag("--sensitivities,!--no-sensitivities", r.sensitivities,
+                     "weigh projections by what their error costs (default: yes)"));
+    in(verb.add_flag("--attention-metric,!--no-attention-metric", r.attention_metric,
+                     "count errors of Q, K and V by what attention makes of them (default: yes)"));
+    in(verb.add_flag("--centred,!--uncentred", r.centred,
+                     "remove the mean of the activations, which a bias gives back (default: yes)"));
+    in(verb.add_flag("--massive,!--no-massive", r.massive,
+                     "keep directions of massive activations exactly (default: yes)"));
+    in(verb.add_flag(
+        "--published", r.published,
+        "weight-pca as published: format 1, one basis of Q, K and V per layer, f32 bases, blocks of 36 bytes"));
+    in(verb.add_option("--format", r.format, "of the file: 1 (WPROJV01) or 2")
+           ->check(CLI::IsMember({1, 2}))
+           ->capture_default_str());
 }
 
 uint32_t wproj_slots_of(const std::string& groups) {
@@ -89,7 +114,8 @@ WprojSolveOptions solve_options(const WprojRecipe& r, uint32_t columns, uint64_t
     o.centred = r.centred;
     o.keep_massive = r.massive;
     o.shared_basis = r.published || (r.format == 1 && o.solver == WprojSolver::kWeightPca);
-    if ((r.rank.empty() ? 0 : 1) + (r.budget.empty() ? 0 : 1) + (r.loss > 0) != 1) throw ToolError(kExitUsage, "one of --rank, --budget and --loss is needed");
+    if ((r.rank.empty() ? 0 : 1) + (r.budget.empty() ? 0 : 1) + (r.loss > 0) != 1)
+        throw ToolError(kExitUsage, "one of --rank, --budget and --loss is needed");
     if (!r.rank.empty()) {
         const double rank = number_of(r.rank, "--rank");
         o.rule = WprojRankRule::kUniform;
@@ -109,13 +135,19 @@ WprojSolveOptions solve_options(const WprojRecipe& r, uint32_t columns, uint64_t
 uint64_t recipe_key(const WprojRecipe& r, const WprojSolveOptions& o, uint64_t fingerprint, uint64_t calibration_hash) {
     const bool whitened = o.solver == WprojSolver::kWhitened;  // weight PCA knows neither sensitivities nor attention
     // What else decides the contents stands in the solver's name.
-    const std::string solver = strf("%s groups=%s bound=%.9g sensitivities=%d attention=%d centred=%d massive=%d shared=%d", r.solver.c_str(), r.groups.c_str(), o.bound,
-                                    r.sensitivities && whitened, r.attention_metric && whitened, o.centred, o.keep_massive, o.shared_basis);
+    const std::string solver =
+        strf("%s groups=%s bound=%.9g sensitivities=%d attention=%d centred=%d massive=%d shared=%d", r.solver.c_str(),
+             r.groups.c_str(), o.bound, r.sensitivities && whitened, r.attention_metric && whitened, o.centred,
+             o.keep_massive, o.shared_basis);
     WprojKeyDesc desc = {};
     desc.format = r.published ? 1 : r.format;
     desc.fingerprint = fingerprint;
-    desc.rank_policy = o.rule == WprojRankRule::kUniform ? kWprojRankUniform : o.rule == WprojRankRule::kBytes ? kWprojRankBytes : kWprojRankError;
-    desc.rank_value = o.rule == WprojRankRule::kUniform ? o.rank : o.rule == WprojRankRule::kBytes ? o.budget_bytes : static_cast<uint64_t>(llround(o.budget_loss * 1e6));
+    desc.rank_policy = o.rule == WprojRankRule::kUniform ? kWprojRankUniform
+                       : o.rule == WprojRankRule::kBytes ? kWprojRankBytes
+                                                         : kWprojRankError;
+    desc.rank_value = o.rule == WprojRankRule::kUniform ? o.rank
+                      : o.rule == WprojRankRule::kBytes ? o.budget_bytes
+                                                        : static_cast<uint64_t>(llround(o.budget_loss * 1e6));
     for (uint32_t set : o.configurations) desc.slots |= set;
     desc.calibration_hash = o.solver == WprojSolver::kWeightPca && o.bound > 1e300 ? 0 : calibration_hash;
     desc.solver = solver.c_str();
@@ -129,7 +161,8 @@ uint64_t dense_bytes_of(const ModelFile& model, uint32_t slots) {
     uint64_t bytes = 0;
     for (uint32_t layer = 0; layer < model.info.layers; ++layer)
         for (uint32_t slot = 0; slot < kWprojSlots; ++slot)
-            if (const GgufTensor* t = slots >> slot & 1 ? wproj_tensor(*model.model, layer, slot) : nullptr) bytes += t->bytes;
+            if (const GgufTensor* t = slots >> slot & 1 ? wproj_tensor(*model.model, layer, slot) : nullptr)
+                bytes += t->bytes;
     return bytes;
 }
 

@@ -27,13 +27,19 @@ void require(bool good, const char* what) {
     if (!good) throw std::invalid_argument(what);
 }
 
-WprojGroup group_of(uint32_t slots) { return wproj_group(static_cast<WprojSlot>(std::countr_zero(slots))); }
+WprojGroup group_of(uint32_t slots) {
+    return wproj_group(static_cast<WprojSlot>(std::countr_zero(slots)));
+}
 template <class F>
 void each_slot(uint32_t slots, const F& f) {
     for (; slots; slots &= slots - 1) f(static_cast<uint32_t>(std::countr_zero(slots)));
 }
-WeightView view_of(const WprojWeight& w) { return {w.data, static_cast<Index>(w.rows), static_cast<Index>(w.columns)}; }
-std::span<const float> numbers(const FloatRows& m) { return {m.data(), static_cast<size_t>(m.size())}; }
+WeightView view_of(const WprojWeight& w) {
+    return {w.data, static_cast<Index>(w.rows), static_cast<Index>(w.columns)};
+}
+std::span<const float> numbers(const FloatRows& m) {
+    return {m.data(), static_cast<size_t>(m.size())};
+}
 
 // A configuration of a layer, and what it is solved to.
 struct Plan {
@@ -56,7 +62,9 @@ class LayerSolver {
     std::vector<uint32_t> configurations(WprojGroup group) const {
         std::vector<uint32_t> found;
         for (const uint32_t slots : options_.configurations)
-            if (const uint32_t here = slots & present_; here && group_of(here) == group && std::find(found.begin(), found.end(), here) == found.end()) found.push_back(here);
+            if (const uint32_t here = slots & present_;
+                here && group_of(here) == group && std::find(found.begin(), found.end(), here) == found.end())
+                found.push_back(here);
         return found;
     }
     uint32_t configured(WprojGroup group) const {
@@ -66,7 +74,9 @@ class LayerSolver {
     }
     uint32_t columns(uint32_t slots) const {
         const uint32_t n = input_.weight[static_cast<size_t>(std::countr_zero(slots))].columns;
-        each_slot(slots, [&](uint32_t s) { require(input_.weight[s].columns == n, "weights of one group with different columns"); });
+        each_slot(slots, [&](uint32_t s) {
+            require(input_.weight[s].columns == n, "weights of one group with different columns");
+        });
         return n;
     }
     uint64_t dense_bytes(uint32_t slots) const {
@@ -80,7 +90,10 @@ class LayerSolver {
         return sum;
     }
     bool biased() const { return options_.solver == WprojSolver::kWhitened && options_.centred; }
-    uint32_t basis_type(uint32_t n) const { return n % kernels::kWeightTypes[options_.basis_type].block_elements ? uint32_t{kernels::kF16} : options_.basis_type; }
+    uint32_t basis_type(uint32_t n) const {
+        return n % kernels::kWeightTypes[options_.basis_type].block_elements ? uint32_t{kernels::kF16}
+                                                                             : options_.basis_type;
+    }
     uint64_t record_bytes(uint32_t s, uint32_t rank) const {
         const uint64_t rows = input_.weight[s].rows;
         return rows * kernels::weight_row_bytes(options_.record_type, rank) + (biased() ? rows * 4 : 0);
@@ -98,7 +111,9 @@ class LayerSolver {
         each_slot(slots, [&](uint32_t s) {
             const WprojWeight& w = input_.weight[s];
             weights.push_back({view_of(w), w.sensitivity});
-            if (w.counted && options_.solver == WprojSolver::kWhitened) weights.back().counted.emplace(w.counted, static_cast<Index>(w.counted_rows), static_cast<Index>(w.columns));
+            if (w.counted && options_.solver == WprojSolver::kWhitened)
+                weights.back().counted.emplace(w.counted, static_cast<Index>(w.counted_rows),
+                                               static_cast<Index>(w.columns));
         });
         if (options_.solver == WprojSolver::kWeightPca) return weight_pca(weights, max_rank, options_.method);
         const MomentSummary& m = moments(group_of(slots), columns(slots));
@@ -137,7 +152,9 @@ class LayerSolver {
         for (const uint32_t slots : configurations(group)) {
             const uint32_t n = columns(slots);
             uint32_t most = 0;
-            for (uint32_t rank = granularity; rank < n && low_rank_bytes(slots, rank) < dense_bytes(slots); rank += granularity) most = rank;
+            for (uint32_t rank = granularity; rank < n && low_rank_bytes(slots, rank) < dense_bytes(slots);
+                 rank += granularity)
+                most = rank;
             if (!most) continue;
             const NestedFactors factors = solve(slots, most);
             const Index count = std::popcount(slots);
@@ -152,26 +169,32 @@ class LayerSolver {
                     worst = std::max(worst, error);
                     ++i;
                 });
-                if (worst <= options_.bound) out.candidates.push_back({slots, rank, low_rank_bytes(slots, rank) + dense_bytes(all & ~slots), loss});
+                if (worst <= options_.bound)
+                    out.candidates.push_back(
+                        {slots, rank, low_rank_bytes(slots, rank) + dense_bytes(all & ~slots), loss});
             }
         }
         return out;
     }
 
-    void build(uint32_t layer, const std::vector<Plan>& plans, WprojImageLayer* out, std::vector<WprojSlotReport>* reports) const {
+    void build(uint32_t layer, const std::vector<Plan>& plans, WprojImageLayer* out,
+               std::vector<WprojSlotReport>* reports) const {
         for (const Plan& plan : plans) {
             for (uint32_t slots = plan.slots; slots;) {
                 WprojImageLayer part;
                 std::vector<WprojSlotReport> tried;
-                const uint32_t kept = store(layer, {slots, plan.rank, plan.group}, solve(slots, plan.rank), &part, &tried);
+                const uint32_t kept =
+                    store(layer, {slots, plan.rank, plan.group}, solve(slots, plan.rank), &part, &tried);
                 if (kept == slots) {
                     out->basis[plan.group] = std::move(part.basis[plan.group]);
                     each_slot(kept, [&](uint32_t s) { out->record[s] = std::move(part.record[s]); });
                     reports->insert(reports->end(), tried.begin(), tried.end());
                     break;
                 }
-                // A refused slot has pulled the basis its way: the others are solved again without it, where they still save bytes.
-                const bool pays = options_.rule == WprojRankRule::kUniform || (kept && low_rank_bytes(kept, plan.rank) < dense_bytes(kept));
+                // A refused slot has pulled the basis its way: the others are solved again without it, where they still
+                // save bytes.
+                const bool pays = options_.rule == WprojRankRule::kUniform ||
+                                  (kept && low_rank_bytes(kept, plan.rank) < dense_bytes(kept));
                 for (WprojSlotReport& report : tried) {
                     if (pays && kept >> report.slot & 1) continue;
                     report.accepted = false;
@@ -182,7 +205,8 @@ class LayerSolver {
         }
     }
     // One basis of Q, K and V for every slot of as many columns.
-    void build_shared(uint32_t layer, uint32_t rank, WprojImageLayer* out, std::vector<WprojSlotReport>* reports) const {
+    void build_shared(uint32_t layer, uint32_t rank, WprojImageLayer* out,
+                      std::vector<WprojSlotReport>* reports) const {
         const uint32_t base = present_ & kQkv;
         if (!base) return;
         const NestedFactors own = solve(base, rank);
@@ -198,7 +222,8 @@ class LayerSolver {
                 const Index i = static_cast<Index>(shared.w_proj.size());
                 shared.w_proj.emplace_back((w.cast<double>() * own.pt.transpose().cast<double>()).cast<float>());
                 const double whole = w.cast<double>().squaredNorm();
-                shared.error.row(i).setConstant(whole > 0 ? std::max(0.0, 1 - shared.w_proj.back().cast<double>().squaredNorm() / whole) : 0);
+                shared.error.row(i).setConstant(
+                    whole > 0 ? std::max(0.0, 1 - shared.w_proj.back().cast<double>().squaredNorm() / whole) : 0);
             });
             store(layer, {slots, rank, group}, shared, out, reports);
         }
@@ -236,7 +261,8 @@ class LayerSolver {
     }
 
     // Rounds the factors, measures them and keeps what is accepted: the slots returned.
-    uint32_t store(uint32_t layer, const Plan& plan, const NestedFactors& nested, WprojImageLayer* out, std::vector<WprojSlotReport>* reports) const {
+    uint32_t store(uint32_t layer, const Plan& plan, const NestedFactors& nested, WprojImageLayer* out,
+                   std::vector<WprojSlotReport>* reports) const {
         const uint32_t n = columns(plan.slots), rank = plan.rank;
         WprojImageBasis basis;
         basis.rank = rank;
@@ -263,7 +289,8 @@ class LayerSolver {
             record.rows = input_.weight[s].rows;
             record.rank = rank;
             record.type = options_.record_type;
-            record.matrix = quantize_rows(record.type, numbers(factors.w_proj[static_cast<size_t>(i)]), rank, importance);
+            record.matrix =
+                quantize_rows(record.type, numbers(factors.w_proj[static_cast<size_t>(i)]), rank, importance);
             const FloatRows w_proj = decoded(record.type, record.matrix, record.rows, rank);
             Eigen::VectorXf bias;
             if (biased()) {
@@ -315,11 +342,16 @@ void check_options(const WprojSolveOptions& o, uint32_t granularity) {
     require(can_quantize(o.basis_type) && can_quantize(o.record_type), "a weight type that is not written");
     require(o.bound >= 0, "a bound below 0");
     for (const uint32_t slots : o.configurations) {
-        require(slots && slots < 1u << kWprojSlots && !(slots & 1u << kWprojFfnDownSvd), "a configuration of slots that are not there");
-        each_slot(slots, [&](uint32_t s) { require(wproj_group(static_cast<WprojSlot>(s)) == group_of(slots), "a configuration over several groups"); });
+        require(slots && slots < 1u << kWprojSlots && !(slots & 1u << kWprojFfnDownSvd),
+                "a configuration of slots that are not there");
+        each_slot(slots, [&](uint32_t s) {
+            require(wproj_group(static_cast<WprojSlot>(s)) == group_of(slots), "a configuration over several groups");
+        });
     }
-    require(o.rule != WprojRankRule::kUniform || (o.rank && o.rank % granularity == 0), "a rank that is 0 or no whole number of blocks");
-    require(!o.shared_basis || (o.solver == WprojSolver::kWeightPca && o.rule == WprojRankRule::kUniform), "a shared basis is for weight PCA of uniform rank");
+    require(o.rule != WprojRankRule::kUniform || (o.rank && o.rank % granularity == 0),
+            "a rank that is 0 or no whole number of blocks");
+    require(!o.shared_basis || (o.solver == WprojSolver::kWeightPca && o.rule == WprojRankRule::kUniform),
+            "a shared basis is for weight PCA of uniform rank");
 }
 
 }  // namespace
@@ -327,7 +359,8 @@ void check_options(const WprojSolveOptions& o, uint32_t granularity) {
 WprojSolution solve_wproj(uint32_t layers, const WprojLayerSource& source, const WprojSolveOptions& options) {
     require(options.granularity > 0, "a granularity of 0");
     require(can_quantize(options.record_type), "a weight type that is not written");
-    const uint32_t granularity = std::lcm(options.granularity, uint32_t{kernels::kWeightTypes[options.record_type].block_elements});
+    const uint32_t granularity =
+        std::lcm(options.granularity, uint32_t{kernels::kWeightTypes[options.record_type].block_elements});
     check_options(options, granularity);
 
     WprojSolution solution;
@@ -347,7 +380,9 @@ WprojSolution solve_wproj(uint32_t layers, const WprojLayerSource& source, const
                 sensitivity += solver.sensitivity(solver.configured(group));
             }
         }
-        const RankAllocation chosen = options.rule == WprojRankRule::kBytes ? allocate_bytes(families, options.budget_bytes) : allocate_loss(families, options.budget_loss * sensitivity);
+        const RankAllocation chosen = options.rule == WprojRankRule::kBytes
+                                          ? allocate_bytes(families, options.budget_bytes)
+                                          : allocate_loss(families, options.budget_loss * sensitivity);
         require(chosen.choice.size() == families.size(), "a budget that cannot be met");
         for (size_t f = 0; f < families.size(); ++f) {
             const RankCandidate& c = families[f].candidates[chosen.choice[f]];
@@ -359,7 +394,8 @@ WprojSolution solve_wproj(uint32_t layers, const WprojLayerSource& source, const
         const LayerSolver solver(input, options);
         if (options.rule == WprojRankRule::kUniform)
             for (const WprojGroup group : kGroups)
-                if (const std::vector<uint32_t> configurations = solver.configurations(group); !configurations.empty()) plans[l].push_back({configurations[0], options.rank, group});
+                if (const std::vector<uint32_t> configurations = solver.configurations(group); !configurations.empty())
+                    plans[l].push_back({configurations[0], options.rank, group});
         solution.layers.emplace_back();
         const size_t first = solution.reports.size();
         WprojImageLayer& layer = solution.layers.back();
@@ -368,14 +404,20 @@ WprojSolution solve_wproj(uint32_t layers, const WprojLayerSource& source, const
         } else {
             solver.build(l, plans[l], &layer, &solution.reports);
         }
-        std::sort(solution.reports.begin() + static_cast<std::ptrdiff_t>(first), solution.reports.end(), [](const WprojSlotReport& a, const WprojSlotReport& b) { return a.slot < b.slot; });
-        for (size_t i = first; i < solution.reports.size(); ++i) solution.predicted_loss += input.weight[solution.reports[i].slot].sensitivity * solution.reports[i].solver_error;
+        std::sort(solution.reports.begin() + static_cast<std::ptrdiff_t>(first), solution.reports.end(),
+                  [](const WprojSlotReport& a, const WprojSlotReport& b) { return a.slot < b.slot; });
+        for (size_t i = first; i < solution.reports.size(); ++i)
+            solution.predicted_loss +=
+                input.weight[solution.reports[i].slot].sensitivity * solution.reports[i].solver_error;
         for (const WprojGroup group : kGroups) {
             const uint32_t slots = solver.configured(group);
             if (!slots) continue;
             solution.dense_bytes += solver.dense_bytes(slots);
             if (layer.basis[group].rank) solution.bytes += layer.basis[group].matrix.size();
-            each_slot(slots, [&](uint32_t s) { solution.bytes += layer.record[s].rank ? layer.record[s].matrix.size() + 4 * layer.record[s].bias.size() : input.weight[s].dense_bytes; });
+            each_slot(slots, [&](uint32_t s) {
+                solution.bytes += layer.record[s].rank ? layer.record[s].matrix.size() + 4 * layer.record[s].bias.size()
+                                                       : input.weight[s].dense_bytes;
+            });
         }
     }
     return solution;
