@@ -27,7 +27,7 @@ inline keel_limits default_limits() {
     return limits;
 }
 
-// Both passes; the tables are exactly as large as pass 1 says.
+// Both variants; the tables are exactly as large as pass 1 says.
 inline keel_status scan(const keel_reader& reader, const keel_limits& limits, GgufTables* out, keel_error* error) {
     KEEL_TRY(keel::gguf_scan(reader, limits, nullptr, nullptr, &out->view, error));
     promise(!out->view.values && !out->view.tensors);

@@ -11,7 +11,7 @@
  *                          │
  *     keel_session_open ──> keel_session_feed ──> keel_advance ──> keel_session_sample ──> feed ...
  *                          │
- *     keel_session_save / restore / fork / truncate / set_pass / close, keel_engine_close
+ *     keel_session_save / restore / fork / truncate / set_variant / close, keel_engine_close
  *
  * After keel_engine_init Keel does not allocate, throw, abort, print or block on anything but its own threads.
  *
@@ -40,7 +40,7 @@
  *   to one node per engine (numactl --cpunodebind --membind).
  *
  * Determinism (sdk/NUMERICS.md)
- *   Same model, same tokens in the same pass, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
+ *   Same model, same tokens in the same variant, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
  *   truncate-and-redo, fork, save and restore, and whatever other sessions share the batch.
  */
 #ifndef KEEL_KEEL_H
@@ -263,13 +263,13 @@ typedef enum keel_weights {
 } keel_weights;
 
 /* Why copied weights were not interleaved. */
-typedef enum keel_plain_reason {
-    KEEL_PLAIN_NONE = 0,   /* they are interleaved, mapped, not asked to be, or there are none */
-    KEEL_PLAIN_TYPE = 1,   /* no interleaved kernel: an unquantized type, or KEEL_ACTIVATION_F32 */
-    KEEL_PLAIN_ROWS = 2,   /* rows are no multiple of 16 */
-    KEEL_PLAIN_LOOKUP = 3, /* an embedding table that is no output matrix: only single rows are read */
-    KEEL_PLAIN_SPEED = 4   /* KEEL_WEIGHTS_DEFAULT: the kernel set is not faster for it */
-} keel_plain_reason;
+typedef enum keel_repack_skip {
+    KEEL_REPACK_SKIP_NONE = 0,   /* they are interleaved, mapped, not asked to be, or there are none */
+    KEEL_REPACK_SKIP_TYPE = 1,   /* no interleaved kernel: an unquantized type, or KEEL_ACTIVATION_F32 */
+    KEEL_REPACK_SKIP_ROWS = 2,   /* rows are no multiple of 16 */
+    KEEL_REPACK_SKIP_LOOKUP = 3, /* an embedding table that is no output matrix: only single rows are read */
+    KEEL_REPACK_SKIP_SPEED = 4   /* KEEL_WEIGHTS_DEFAULT: the kernel set is not faster for it */
+} keel_repack_skip;
 
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
@@ -321,8 +321,8 @@ typedef struct keel_config {
                                   keel_engine_init only. Formats per layer, and what is removed from keys and values before
                                   they are coded; k_format and v_format go before its formats */
     const keel_reader*
-        wproj; /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank pass,
-                                  which sessions choose with keel_session_set_pass. A cache that does not fit, or is damaged, is
+        wproj; /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank variant,
+                                  which sessions choose with keel_session_set_variant. A cache that does not fit, or is damaged, is
                                   not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_op and
                                   keel_engine_init; where the model's weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and
                                   must outlive the engine. Factors that contradict their checksums (version 2) are KEEL_E_FILE_FORMAT of
@@ -360,7 +360,7 @@ typedef struct keel_memory_plan {
     uint64_t kv_bytes_per_token;  /* a page over its tokens */
     uint32_t kv_pages;
     uint32_t context_tokens, chunk_tokens, max_sessions, threads; /* the configuration with its defaults resolved */
-    uint32_t op_count; /* ops of the execution plan; those of the low-rank pass are numbered on behind them */
+    uint32_t op_count; /* ops of the execution plan; those of the low-rank variant are numbered on behind them */
     keel_cpu cpu;      /* the kernel set init will use */
     uint32_t reserved;
     uint64_t decode_bytes;     /* bytes one decoded token moves at context 0 (weights once, activations) */
@@ -370,10 +370,10 @@ typedef struct keel_memory_plan {
         kv_side_bytes; /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
     keel_status
         wproj_status; /* KEEL_OK: the W_proj cache is used, or none was given; else why it is not (wproj_error) */
-    uint32_t low_rank_op_count; /* ops of the low-rank pass; 0: there is none */
+    uint32_t low_rank_op_count; /* ops of the low-rank variant; 0: there is none */
     uint32_t low_rank_records;  /* products that have a low-rank form */
     uint32_t reserved2;
-    uint64_t low_rank_decode_bytes; /* as decode_bytes, in the low-rank pass */
+    uint64_t low_rank_decode_bytes; /* as decode_bytes, in the low-rank variant */
     uint64_t
         low_rank_bytes; /* of bases, records and their biases: part of the weights region, or of mapped_weight_bytes */
     keel_error wproj_error; /* filled when wproj_status is not KEEL_OK */
@@ -445,9 +445,9 @@ typedef struct keel_stats {
 
 keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 
-/* Whether a product of the low-rank pass uses its record of the W_proj cache, and if not, why it is the dense one. */
+/* Whether a product of the low-rank variant uses its record of the W_proj cache, and if not, why it is the dense one. */
 typedef enum keel_low_rank_reason {
-    KEEL_LOW_RANK_NONE = 0, /* an op of the dense pass, or one that no record could replace */
+    KEEL_LOW_RANK_NONE = 0, /* an op of the dense variant, or one that no record could replace */
     KEEL_LOW_RANK_USED = 1,
     KEEL_LOW_RANK_NO_RECORD = 2, /* the cache has none for it */
     KEEL_LOW_RANK_ENERGY = 3,    /* rank below 8, or less than 2 % of the weights' energy */
@@ -469,12 +469,12 @@ typedef struct keel_op_info {
     uint32_t first_op, last_op; /* ops between which the output buffer is alive */
     char output_buffer[32];     /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
     keel_weights placement; /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
-    keel_plain_reason plain_reason;
+    keel_repack_skip repack_skip;
     double predicted_us; /* one token column at context 0 */
-    uint32_t pass;       /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
+    uint32_t dispatch;   /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
                                  for one token of a short context. With longer contexts and in prefill steps attention
                                  and quantizing are passes of their own. */
-    uint32_t low_rank;   /* 1: an op of the low-rank pass (index >= keel_memory_plan.op_count) */
+    uint32_t low_rank;   /* 1: an op of the low-rank variant (index >= keel_memory_plan.op_count) */
     keel_low_rank_reason low_rank_reason;
     float
         low_rank_error; /* where a record exists: its relative squared output error on held-out text; negative: not known */
@@ -552,17 +552,17 @@ keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint3
  * of the unfinished step stay pending; advancing again continues. Any thread. */
 keel_status keel_cancel(keel_session session);
 
-/* Which products a session's tokens are computed with. Both passes read and write the same KV rows, so a session may draft in
- * the low-rank pass, truncate to what is known, and compute the drafted tokens again in the dense one: the result is that of the
- * dense pass alone. */
-typedef enum keel_pass {
-    KEEL_PASS_DENSE = 0,   /* of a new session */
-    KEEL_PASS_LOW_RANK = 1 /* with the records of config.wproj */
-} keel_pass;
-/* For tokens computed from now on, pending ones included. keel_advance takes sessions of both passes in one call: a step has one
- * pass, and the steps of the passes take turns. A fork has the pass of its origin; save and restore leave it.
- * KEEL_E_STATE: the engine has no low-rank pass. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such pass. */
-keel_status keel_session_set_pass(keel_session session, keel_pass pass);
+/* Which products a session's tokens are computed with. Both variants read and write the same KV rows, so a session may draft in
+ * the low-rank variant, truncate to what is known, and compute the drafted tokens again in the dense one: the result is that of the
+ * dense variant alone. */
+typedef enum keel_variant {
+    KEEL_VARIANT_DENSE = 0,   /* of a new session */
+    KEEL_VARIANT_LOW_RANK = 1 /* with the records of config.wproj */
+} keel_variant;
+/* For tokens computed from now on, pending ones included. keel_advance takes sessions of both variants in one call: a step has one
+ * variant, and the steps of the variants take turns. A fork has the variant of its origin; save and restore leave it.
+ * KEEL_E_STATE: the engine has no low-rank variant. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such variant. */
+keel_status keel_session_set_variant(keel_session session, keel_variant variant);
 
 typedef struct keel_session_info {
     uint32_t struct_size;
@@ -572,7 +572,7 @@ typedef struct keel_session_info {
     const int32_t* tokens;   /* token_count ids, valid until the next call on this session */
     uint32_t kv_pages;       /* pages this session refers to */
     uint32_t context_tokens;
-    keel_pass pass;
+    keel_variant variant;
     uint32_t reserved;
 } keel_session_info;
 keel_status keel_session_get(keel_session session, keel_session_info* out);

@@ -136,7 +136,7 @@ class Session {
         result.status = keel_session_sample(handle_, &result.value);
         return result;
     }
-    keel_status set_pass(keel_pass pass) { return keel_session_set_pass(handle_, pass); }
+    keel_status set_variant(keel_variant variant) { return keel_session_set_variant(handle_, variant); }
     keel_status truncate(uint32_t tokens) { return keel_session_truncate(handle_, tokens); }
     // Positions given up.
     Result<uint32_t> evict(uint32_t from, uint32_t to) {

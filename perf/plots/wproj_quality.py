@@ -7,7 +7,7 @@
     perf/plots/wproj_quality.py --self-test
 
 Several reports of the same model and text may be given: their entries are put together. A line joins the entries of one family, which differ in
-their ranks alone. Bars are 95 % intervals; the square is the dense pass. Points of equal bytes are drawn a
+their ranks alone. Bars are 95 % intervals; the square is the dense variant. Points of equal bytes are drawn a
 little apart.
 """
 from quality_panels import command, dress, same_in, save, ticks, two_panels
@@ -35,7 +35,7 @@ def read(documents):
 
 
 def rate_ratio(entry):
-    """Median of the dense pass's time over this one's, round by round; None where decoding was not timed."""
+    """Median of the dense variant's time over this one's, round by round; None where decoding was not timed."""
     ratios = sorted(a / b for a, b in zip(entry.get("tokens_per_s", []), entry.get("dense_tokens_per_s", [])))
     return (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2 if ratios else None
 

@@ -2,9 +2,9 @@
 
 namespace keel {
 
-KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
-                                uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens) {
-    KvPreciseShape s = {};
+KvF16WindowShape kv_f16_window_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
+                                     uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens) {
+    KvF16WindowShape s = {};
     s.sink_tokens = sink_tokens;
     s.recent_tokens = recent_tokens;
     // Whole pages around the positions of a step, those it looks back at, and those it may be cut back to.
@@ -26,13 +26,13 @@ KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t hea
     return s;
 }
 
-void kv_precise_advance(const KvPreciseShape& shape, KvPrecise* p, uint32_t end) {
+void kv_f16_window_advance(const KvF16WindowShape& shape, KvF16Window* p, uint32_t end) {
     const uint32_t pages = kv_pages_for(end);
     if (shape.recent_pages && pages > shape.recent_pages && pages - shape.recent_pages > p->oldest_page)
         p->oldest_page = pages - shape.recent_pages;
 }
 
-bool kv_precise_reaches(const KvPreciseShape& shape, const KvPrecise& p, uint32_t tokens) {
+bool kv_f16_window_reaches(const KvF16WindowShape& shape, const KvF16Window& p, uint32_t tokens) {
     if (shape.recent_tokens == 0 || tokens == 0) return true;
     const uint32_t first = tokens + 1 > shape.recent_tokens ? tokens + 1 - shape.recent_tokens : 0;
     return first >= p.oldest_page * kPageTokens;

@@ -16,7 +16,7 @@ namespace keel {
 
 constexpr uint32_t kMaxSinks = kPageTokens;
 
-struct KvPreciseShape {
+struct KvF16WindowShape {
     uint32_t sink_tokens, recent_tokens, recent_pages;
     KvLayer sinks, recent;  // of layer 0
     uint64_t sink_layer_bytes, recent_layer_bytes, recent_page_bytes;
@@ -43,18 +43,18 @@ struct KvPreciseShape {
     }
 };
 // step_tokens: most positions of one session in a step.
-KvPreciseShape kv_precise_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
-                                uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens);
+KvF16WindowShape kv_f16_window_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
+                                     uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens);
 
-struct KvPrecise {
+struct KvF16Window {
     uint8_t* sinks;
     const uint8_t** recent;  // [pages of the context], addresses within the ring
     uint32_t oldest_page;    // the ring's rows are those of this page and later ones
 };
 
 // Positions up to `end` have been stored: pages that lost their slot are gone.
-void kv_precise_advance(const KvPreciseShape& shape, KvPrecise* p, uint32_t end);
+void kv_f16_window_advance(const KvF16WindowShape& shape, KvF16Window* p, uint32_t end);
 // Whether a session cut to `tokens` still has the rows its next query reads; that of an empty session reads none.
-bool kv_precise_reaches(const KvPreciseShape& shape, const KvPrecise& p, uint32_t tokens);
+bool kv_f16_window_reaches(const KvF16WindowShape& shape, const KvF16Window& p, uint32_t tokens);
 
 }  // namespace keel

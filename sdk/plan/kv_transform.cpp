@@ -49,8 +49,8 @@ void choose_bias_pairs(const KvTransform& t, const ModelSpec& s, bool neox) {
 keel_status fill_from_bias(const KvTransform& t, const keel_model& model, const ExecutionPlan& plan,
                            keel_error* error) {
     const uint32_t floats = t.kv_heads * t.head_dim;
-    for (uint32_t i = 0; i < plan.pass[KEEL_PASS_DENSE].count; ++i) {
-        const Op& op = plan.pass[KEEL_PASS_DENSE].ops[i];
+    for (uint32_t i = 0; i < plan.variant[KEEL_VARIANT_DENSE].count; ++i) {
+        const Op& op = plan.variant[KEEL_VARIANT_DENSE].ops[i];
         if (op.kind == OpKind::kMatmul && op.slot == kAttnK && op.bias)
             memcpy(t.key_mean + t.at(static_cast<uint32_t>(op.layer), 0), op.bias, floats * sizeof(float));
     }

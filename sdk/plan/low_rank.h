@@ -1,5 +1,5 @@
 // What the execution plan uses of a W_proj cache (sdk/format/wproj.h): which products of a layer have a low-rank form,
-// and why others have none. The low-rank pass runs over the same weights, buffers and KV rows as the dense one:
+// and why others have none. The low-rank variant runs over the same weights, buffers and KV rows as the dense one:
 //
 //     dense       y = W x + bias
 //     low rank    x_sub = Pt x, once per group;  y = W_proj x_sub + (bias of the model + bias of the record)

@@ -154,7 +154,7 @@ constexpr Input kAttnInput = forms_from(kBufAttnIn), kFfnInput = forms_from(kBuf
 constexpr Input kOutputInput = {kBufAttnOut, kBufAttnOut32, kBufAttnOut256};
 
 // Emits ops one by one into the arrays of the plan's passes, or nowhere, keeping the one that was asked for. Layer by
-// layer, first what the dense pass has, then what the low-rank pass has; the second finds the first one's weights in
+// layer, first what the dense variant has, then what the low-rank variant has; the second finds the first one's weights in
 // placed_.
 class Builder {
   public:
@@ -177,7 +177,7 @@ class Builder {
     }
 
     void build() {
-        for (OpList& list : plan_->pass) list.count = 0, list.decode_bytes = 0;
+        for (OpList& list : plan_->variant) list.count = 0, list.decode_bytes = 0;
         plan_->low_rank_records = 0;
         plan_->low_rank_bytes = 0;
         plan_->rope_sets = m_.row().local_rope && s_.window ? 2 : 1;
@@ -219,7 +219,7 @@ class Builder {
     // Weights of a slot of the current layer, or of the whole model: both lists refer to them.
     struct Placed {
         bool done, repacked;
-        keel_plain_reason plain_reason;
+        keel_repack_skip repack_skip;
         const void* matrix;
         const float* vector;
     };
@@ -254,7 +254,7 @@ class Builder {
     }
     void emit(Op op) {
         predict(&op);
-        OpList& list = plan_->pass[list_];
+        OpList& list = plan_->variant[list_];
         const uint32_t index = list.count++;
         list.decode_bytes += op.fixed_bytes + op.token_bytes;
         double& pass_us = pass_us_[list_];
@@ -330,13 +330,13 @@ class Builder {
     }
     void place_matrix(const GgufTensor& t, bool lookup, Placed* p) {
         p->done = true;
-        p->repacked = weights_.interleaves(t, c_.q8, lookup, &p->plain_reason);
+        p->repacked = weights_.interleaves(t, c_.q8, lookup, &p->repack_skip);
         p->matrix = p->repacked ? weights_.interleaved_matrix(t) : weights_.matrix(t);
     }
     static void set_matrix(Op* op, const Placed& p) {
         op->w = p.matrix;
         op->repacked = p.repacked;
-        op->plain_reason = p.plain_reason;
+        op->repack_skip = p.repack_skip;
     }
     // A matrix of the W_proj cache. `shared`: it is placed already, at *shared (null in count mode).
     Placed place_factor(uint32_t type, uint32_t columns, uint32_t rows, uint64_t offset, uint64_t bytes,
@@ -349,7 +349,7 @@ class Builder {
         t.bytes = bytes;
         Placed p = {};
         if (shared) {
-            p.repacked = weights_.interleaves(t, c_.q8, false, &p.plain_reason);
+            p.repacked = weights_.interleaves(t, c_.q8, false, &p.repack_skip);
             p.matrix = *shared;
             return p;
         }
@@ -558,7 +558,7 @@ class Builder {
         if (s_.tied) {
             product.w = embed.w;
             product.repacked = embed.repacked;
-            product.plain_reason = embed.plain_reason;
+            product.repack_skip = embed.repack_skip;
         } else {
             place(&product, head, false);
         }
@@ -624,7 +624,7 @@ class Builder {
     const PlanConfig& c_;
     WeightPlacer& weights_;
     ExecutionPlan* plan_;
-    uint32_t list_ = 0;  // keel_pass of the list that is written
+    uint32_t list_ = 0;  // keel_variant of the list that is written
     Placed placed_[kSlotCount] = {};
     LowRankLayer low_ = {};  // of the current layer
     WprojCursor cursor_ = {};
@@ -687,18 +687,18 @@ const float* WeightPlacer::record_bias(const keel_reader& from, uint64_t offset,
     return dst;
 }
 
-bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const {
-    *reason = KEEL_PLAIN_NONE;
+bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const {
+    *reason = KEEL_REPACK_SKIP_NONE;
     if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
     if (lookup)
-        *reason = KEEL_PLAIN_LOOKUP;
+        *reason = KEEL_REPACK_SKIP_LOOKUP;
     else if (!q8 || !kernels->matmul_repacked[t.type])
-        *reason = KEEL_PLAIN_TYPE;
+        *reason = KEEL_REPACK_SKIP_TYPE;
     else if (t.dims[1] % kernels::kRepackRows != 0)
-        *reason = KEEL_PLAIN_ROWS;
+        *reason = KEEL_REPACK_SKIP_ROWS;
     else if (mode == KEEL_WEIGHTS_DEFAULT && !kernels->repack_pays[t.type])
-        *reason = KEEL_PLAIN_SPEED;
-    return *reason == KEEL_PLAIN_NONE;
+        *reason = KEEL_REPACK_SKIP_SPEED;
+    return *reason == KEEL_REPACK_SKIP_NONE;
 }
 
 const void* WeightPlacer::interleaved_matrix(const GgufTensor& t) {
@@ -758,20 +758,20 @@ void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
 
 void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count,
                 ExecutionPlan* plan) {
-    plan->pass[KEEL_PASS_DENSE].ops = ops;
-    plan->pass[KEEL_PASS_LOW_RANK].ops = ops ? ops + dense_count : nullptr;
+    plan->variant[KEEL_VARIANT_DENSE].ops = ops;
+    plan->variant[KEEL_VARIANT_LOW_RANK].ops = ops ? ops + dense_count : nullptr;
     Builder(model, config, weights, plan).build();
 }
 
 keel_status query_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, PlanQuery* query,
                        ExecutionPlan* plan) {
     Builder(model, config, weights, plan).build();
-    const uint32_t dense_count = plan->pass[KEEL_PASS_DENSE].count;
-    if (query->index >= dense_count + plan->pass[KEEL_PASS_LOW_RANK].count) return KEEL_E_ARGUMENT;
+    const uint32_t dense_count = plan->variant[KEEL_VARIANT_DENSE].count;
+    if (query->index >= dense_count + plan->variant[KEEL_VARIANT_LOW_RANK].count) return KEEL_E_ARGUMENT;
     query->low_rank = query->index >= dense_count;
     const uint32_t before = query->low_rank ? dense_count : 0;
     Builder find(model, config, weights, plan);
-    find.find_op(query->low_rank, query->index - before, &query->op, &query->pass);
+    find.find_op(query->low_rank, query->index - before, &query->op, &query->dispatch);
     find.build();
     const Buffer& b = plan->buffers[query->op.out];
     const bool per_layer = b.first_stage >= kStageAttnNorm && b.last_stage <= kStageFfnPost;

@@ -13,7 +13,7 @@
 //                [~ ffn_quantize] -> ffn_down [-> ffn_post_norm]
 //     output_norm -> output [-> softcap]
 //
-// With a W_proj cache there is a second list of ops, the low-rank pass, over the same weights and buffers. In front of
+// With a W_proj cache there is a second list of ops, the low-rank variant, over the same weights and buffers. In front of
 // the products of a group that has a basis it has
 //
 //     sub [-> sub_quantize]
@@ -78,7 +78,7 @@ enum BufferId : uint8_t {
     kBufHeadIn,
     kBufHeadIn32,
     kBufHeadIn256,
-    kBufSub,  // f32 [columns][rank], low-rank pass: x_sub of the four groups (WprojGroup), three forms each
+    kBufSub,  // f32 [columns][rank], low-rank variant: x_sub of the four groups (WprojGroup), three forms each
     kBufSubEnd = kBufSub + 3 * kWprojGroups,
     kBufThread = kBufSubEnd,  // f32 [threads][attention scratch, one embedding row, or matmul scratch]
     kBufferCount
@@ -105,7 +105,7 @@ struct Op {
     uint8_t projects;                       // matmul: w is a basis Pt; quantize: of what it gives
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
-    keel_plain_reason plain_reason;
+    keel_repack_skip repack_skip;
     uint8_t to_logits;  // columns are those with logits, output is the sessions' logits rows
     TensorSlot slot;    // names the op
     int32_t layer;      // -1 outside the layers
@@ -153,7 +153,7 @@ struct WeightPlacer {
 
     const void* matrix(const GgufTensor& t);  // null in count mode
     // Whether the matrix of a product (lookup false) or an embedding table is interleaved, and if not, why.
-    bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_plain_reason* reason) const;
+    bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const;
     // As matrix(), interleaved.
     const void* interleaved_matrix(const GgufTensor& t);
     const float* vector(const GgufTensor& t);  // always copied, widened to f32
@@ -176,7 +176,7 @@ struct ExecutionPlan {
     Buffer buffers[kBufferCount];
     uint64_t scratch_bytes;
     uint32_t rope_sets;  // 1, or 2 with local rope
-    OpList pass[2];      // by keel_pass; the second one is empty without a W_proj cache
+    OpList variant[2];   // by keel_variant; the second one is empty without a W_proj cache
     uint32_t low_rank_records;
     uint64_t low_rank_bytes;    // of bases, records and their biases
     const float* rope_factors;  // divisors of the frequencies, or null
@@ -184,15 +184,15 @@ struct ExecutionPlan {
 
 // What a caller wants to know of a plan that is only counted: one op, and the ops between which its output is alive.
 struct PlanQuery {
-    uint32_t index;              // in: op number, those of the low-rank pass behind the others
+    uint32_t index;              // in: op number, those of the low-rank variant behind the others
     Op op;                       // out
     uint32_t first_op, last_op;  // out
-    uint32_t pass;               // out: number of its range of work in a flat step of one column
-    uint32_t low_rank;           // out: 1 for an op of the low-rank pass
+    uint32_t dispatch;           // out: number of its range of work in a flat step of one column
+    uint32_t low_rank;           // out: 1 for an op of the low-rank variant
 };
 
 // Emits the ops of `model`. In count mode (weights.arena.counting()) ops may be null. In place mode ops has room for
-// those that a count run found: `dense_count` of them, then those of the low-rank pass.
+// those that a count run found: `dense_count` of them, then those of the low-rank variant.
 void build_plan(const keel_model& model, const PlanConfig& config, WeightPlacer& weights, Op* ops, uint32_t dense_count,
                 ExecutionPlan* plan);
 // Count mode only. KEEL_E_ARGUMENT when there is no such op.

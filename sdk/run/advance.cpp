@@ -42,8 +42,8 @@ void add_session(Engine* e, Session* s, uint32_t count) {
         }
         ++step.columns;
     }
-    kv_precise_advance(e->precise, &s->precise,
-                       s->computed + count);  // its rows are written even if the step is abandoned
+    kv_f16_window_advance(e->f16_window, &s->f16_window,
+                          s->computed + count);  // its rows are written even if the step is abandoned
     if (s->computed + count > step.longest) step.longest = s->computed + count;
     step.decode = step.decode && count == 1;
     step.session[step.sessions++] = s;
@@ -51,17 +51,17 @@ void add_session(Engine* e, Session* s, uint32_t count) {
     s->logits_rows = 0;
 }
 
-// All sessions of a step run the same ops: the pass that did not have the last step comes first, so that neither waits
+// All sessions of a step run the same ops: the variant that did not have the last step comes first, so that neither waits
 // for the other's long prompt.
-keel_pass next_pass(keel_pass last, Session* const* sessions, uint32_t count, const bool* done) {
+keel_variant next_variant(keel_variant last, Session* const* sessions, uint32_t count, const bool* done) {
     for (uint32_t i = 0; i < count; ++i)
-        if (!done[i] && sessions[i]->pass != last) return sessions[i]->pass;
+        if (!done[i] && sessions[i]->variant != last) return sessions[i]->variant;
     return last;
 }
 
 // A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long
 // prompt never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first
-// ones fill the chunk. Sessions of the other pass wait. Sessions that cannot go on are marked done with their status.
+// ones fill the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
 void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, free_columns = e->config.chunk_tokens;
@@ -77,9 +77,9 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
             status[i] = kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count);
         done[i] = status[i] != KEEL_OK || pending(*s) == 0;
     }
-    step.pass = next_pass(step.pass, sessions, count, done);
+    step.variant = next_variant(step.variant, sessions, count, done);
     for (uint32_t i = 0; i < count; ++i) {
-        if (done[i] || sessions[i]->pass != step.pass || !free_columns) continue;
+        if (done[i] || sessions[i]->variant != step.variant || !free_columns) continue;
         share[i] = 1;
         --free_columns;
     }

@@ -57,8 +57,8 @@ keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_e
     return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
 }
 
-void place_session(const keel_model& model, const PlanConfig& c, const KvPreciseShape& precise, Arena& arena, Arena& kv,
-                   Session* s) {
+void place_session(const keel_model& model, const PlanConfig& c, const KvF16WindowShape& f16_window, Arena& arena,
+                   Arena& kv, Session* s) {
     const ModelSpec& spec = model.spec;
     Session local = {};
     Session* out = s ? s : &local;
@@ -68,14 +68,16 @@ void place_session(const keel_model& model, const PlanConfig& c, const KvPrecise
     out->hidden = arena.place<float>(uint64_t{c.logits_rows} * spec.embedding);
     out->kv.ids = arena.place<uint32_t>(kv_pages_for(c.context_tokens));
     out->kv.pages = arena.place<const uint8_t*>(kv_pages_for(c.context_tokens));
-    if (precise.session_bytes) {
-        uint8_t* rows = static_cast<uint8_t*>(kv.place_bytes(precise.session_bytes));
-        out->precise.recent = arena.place<const uint8_t*>(precise.recent_pages ? kv_pages_for(c.context_tokens) : 0);
-        out->precise.sinks = rows;
-        const uint8_t* ring = rows + (precise.session_bytes - precise.recent_pages * precise.recent_page_bytes);
+    if (f16_window.session_bytes) {
+        uint8_t* rows = static_cast<uint8_t*>(kv.place_bytes(f16_window.session_bytes));
+        out->f16_window.recent =
+            arena.place<const uint8_t*>(f16_window.recent_pages ? kv_pages_for(c.context_tokens) : 0);
+        out->f16_window.sinks = rows;
+        const uint8_t* ring =
+            rows + (f16_window.session_bytes - f16_window.recent_pages * f16_window.recent_page_bytes);
         for (uint32_t page = 0;
-             rows && out->precise.recent && precise.recent_pages && page < kv_pages_for(c.context_tokens); ++page)
-            out->precise.recent[page] = ring + page % precise.recent_pages * precise.recent_page_bytes;
+             rows && out->f16_window.recent && f16_window.recent_pages && page < kv_pages_for(c.context_tokens); ++page)
+            out->f16_window.recent[page] = ring + page % f16_window.recent_pages * f16_window.recent_page_bytes;
     }
     out->work = arena.place_bytes(sampler_work_bytes(spec.vocabulary));
     out->mask = arena.place<uint8_t>((spec.vocabulary + 7) / 8);
@@ -156,8 +158,8 @@ uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
     };
     for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
     if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
-    const uint32_t precise[] = {config.kv_sink_tokens, config.kv_recent_tokens};
-    if (precise[0] || precise[1]) add(precise, sizeof precise);
+    const uint32_t f16_window[] = {config.kv_sink_tokens, config.kv_recent_tokens};
+    if (f16_window[0] || f16_window[1]) add(f16_window, sizeof f16_window);
     return hash_finish(hash);
 }
 
@@ -270,9 +272,9 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     KvTransform transform = {};
     KEEL_TRY(place_kv_transform(config, model, plan, frequencies, persistent, &transform, error));
     KvPool local_pool = {};
-    const KvPreciseShape precise =
-        kv_precise_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens, config.kv_recent_tokens,
-                         config.kv_rollback_tokens, config.chunk_tokens);
+    const KvF16WindowShape f16_window =
+        kv_f16_window_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens, config.kv_recent_tokens,
+                            config.kv_rollback_tokens, config.chunk_tokens);
     kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent, arenas[KEEL_REGION_KV]);
 
     // Text, step, sessions, threads.
@@ -283,14 +285,15 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     Session* sessions = persistent.place<Session>(config.max_sessions);
     for (uint32_t i = 0; i < config.max_sessions; ++i) {
         if (sessions) new (&sessions[i]) Session{};
-        place_session(model, config, precise, persistent, arenas[KEEL_REGION_KV], sessions ? &sessions[i] : nullptr);
+        place_session(model, config, f16_window, persistent, arenas[KEEL_REGION_KV], sessions ? &sessions[i] : nullptr);
     }
     void* team_memory = nullptr;
     if (config.threads > 1 && !hooks.parallel_for)
         team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
 
     if (result)
-        *result = {weights.mapped_bytes, weights.total_bytes, geometry, precise.session_bytes, transform.bytes, plan};
+        *result = {weights.mapped_bytes,     weights.total_bytes, geometry,
+                   f16_window.session_bytes, transform.bytes,     plan};
     if (persistent.counting()) return KEEL_OK;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i)
         if (!arenas[i].ok())
@@ -299,7 +302,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->rope_neox = model.row().rope_neox;
     e->chat = model.chat;
     e->geometry = geometry;
-    e->precise = precise;
+    e->f16_window = f16_window;
     e->transform = transform;
     e->kv_identity = kv_identity_of(config, spec.layers);
     e->frequencies = frequencies;
@@ -337,7 +340,7 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     ExecutionPlan plan = {};
     build_plan(*model, s->config, weights, nullptr, 0, &plan);
     KEEL_TRY(weights.status);
-    for (int i = 0; i < 2; ++i) s->op_counts[i] = plan.pass[i].count;
+    for (int i = 0; i < 2; ++i) s->op_counts[i] = plan.variant[i].count;
     Engine* engine = nullptr;
     return place_engine(s->reader, *model, s->config, s->hooks, s->op_counts, 0, s->arenas, &engine, &s->result, error);
 }
@@ -387,11 +390,11 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.chunk_tokens = c.chunk_tokens;
     p.max_sessions = c.max_sessions;
     p.threads = c.threads;
-    p.op_count = s.op_counts[KEEL_PASS_DENSE];
+    p.op_count = s.op_counts[KEEL_VARIANT_DENSE];
     p.cpu = c.cpu;
-    p.decode_bytes = s.result.plan.pass[KEEL_PASS_DENSE].decode_bytes;
-    p.low_rank_op_count = s.op_counts[KEEL_PASS_LOW_RANK];
-    p.low_rank_decode_bytes = s.result.plan.pass[KEEL_PASS_LOW_RANK].decode_bytes;
+    p.decode_bytes = s.result.plan.variant[KEEL_VARIANT_DENSE].decode_bytes;
+    p.low_rank_op_count = s.op_counts[KEEL_VARIANT_LOW_RANK];
+    p.low_rank_decode_bytes = s.result.plan.variant[KEEL_VARIANT_LOW_RANK].decode_bytes;
     p.low_rank_records = s.result.plan.low_rank_records;
     p.low_rank_bytes = s.result.plan.low_rank_bytes;
     if (c.low_rank.given && !c.low_rank.usable) {
@@ -440,9 +443,9 @@ keel_status keel_plan_op(const keel_reader* reader_in, const keel_model* model, 
                      : op.repacked       ? KEEL_WEIGHTS_REPACK
                      : mapped            ? c.weights
                                          : KEEL_WEIGHTS_COPY;
-    info.plain_reason = op.plain_reason;
+    info.repack_skip = op.repack_skip;
     info.predicted_us = predict_us(op, 1);
-    info.pass = query.pass;
+    info.dispatch = query.dispatch;
     info.low_rank = query.low_rank;
     info.low_rank_reason = op.low_rank_reason;
     info.low_rank_error = op.low_rank_error;
@@ -503,7 +506,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     const LowRankChoice& low_rank = e->config.low_rank;
     if (e->hooks.log && low_rank.given && !low_rank.usable)
         e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status,
-                     "the W_proj cache is not used: there is no low-rank pass");
+                     "the W_proj cache is not used: there is no low-rank variant");
     if (e->hooks.log) e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
     return KEEL_OK;
 }

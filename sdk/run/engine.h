@@ -36,13 +36,13 @@ struct Session {
     uint32_t sampled;     // bits set in drawn, up to token_count
     int32_t last_sample;  // token of the last draw at position token_count, or -1
     uint32_t all_logits;  // KEEL_FEED_ALL_LOGITS of the pending tokens
-    keel_pass pass;
+    keel_variant variant;
     uint32_t logits_rows;       // valid rows below
     float* logits;              // [logits_rows of config][vocabulary]
     float* hidden;              // [logits_rows of config][embedding]
     std::atomic<bool> in_step;  // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
-    KvPrecise precise;
+    KvF16Window f16_window;
     SamplerParams sampling;
     TextStream text;
     void* work;     // sampler work memory
@@ -64,7 +64,7 @@ struct ColumnBlock {
 // The forward pass under way. It survives KEEL_AGAIN: op and unit say where to continue.
 struct Step {
     bool active;
-    keel_pass pass;  // of all its sessions; stays when the step is over
+    keel_variant variant;  // of all its sessions; stays when the step is over
     uint32_t columns, blocks, logits, sessions;
     uint32_t op, unit;
     uint32_t longest;         // positions the longest session sees
@@ -104,7 +104,7 @@ struct Engine {
     bool rope_neox;
     ExecutionPlan plan;
     KvGeometry geometry;
-    KvPreciseShape precise;
+    KvF16WindowShape f16_window;
     KvTransform transform;
     uint64_t kv_identity;  // hash of formats and profile: what saved rows were coded with
     KvPool pool;

@@ -10,10 +10,10 @@ namespace {
 void reset_session(Session* s) {
     s->token_count = s->computed = s->sampled = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
-    s->pass = KEEL_PASS_DENSE;
+    s->variant = KEEL_VARIANT_DENSE;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
-    s->kv.count = s->kv.reserved = s->precise.oldest_page = 0;
+    s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
 }
@@ -90,7 +90,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->last_sample = -1;
     s->logits_rows = 0;
     kv_truncate(&e->pool, &s->kv, s->computed);
-    if (tokens == 0) s->precise.oldest_page = 0;
+    if (tokens == 0) s->f16_window.oldest_page = 0;
 }
 
 }  // namespace keel
@@ -167,18 +167,18 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.tokens = s->tokens;
     info.kv_pages = s->kv.count;
     info.context_tokens = e->config.context_tokens;
-    info.pass = s->pass;
+    info.variant = s->variant;
     return write_versioned(&info, sizeof info, out);
 }
 
-keel_status keel_session_set_pass(keel_session session, keel_pass pass) {
+keel_status keel_session_set_variant(keel_session session, keel_variant variant) {
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (pass != KEEL_PASS_DENSE && pass != KEEL_PASS_LOW_RANK) return KEEL_E_ARGUMENT;
-    if (e->plan.pass[pass].count == 0) return KEEL_E_STATE;
+    if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK) return KEEL_E_ARGUMENT;
+    if (e->plan.variant[variant].count == 0) return KEEL_E_STATE;
     if (s->in_step) return KEEL_E_BUSY;
-    s->pass = pass;
+    s->variant = variant;
     return KEEL_OK;
 }
 
@@ -235,7 +235,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     KEEL_TRY(enter(session, &e, &s));
     if (tokens > s->token_count) return KEEL_E_ARGUMENT;
     if (tokens < s->computed && tokens % kPageTokens && !s->kv.pages[tokens / kPageTokens]) return KEEL_E_STATE;
-    if (tokens < s->computed && !kv_precise_reaches(e->precise, s->precise, tokens)) return KEEL_E_STATE;
+    if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
     return KEEL_OK;
@@ -265,8 +265,9 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     reset_session(copy);
     const keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
     if (status == KEEL_OK) {
-        if (e->precise.session_bytes) memcpy(copy->precise.sinks, s->precise.sinks, e->precise.session_bytes);
-        copy->precise.oldest_page = s->precise.oldest_page;
+        if (e->f16_window.session_bytes)
+            memcpy(copy->f16_window.sinks, s->f16_window.sinks, e->f16_window.session_bytes);
+        copy->f16_window.oldest_page = s->f16_window.oldest_page;
         memcpy(copy->tokens, s->tokens, s->token_count * sizeof(int32_t));
         memcpy(copy->drawn, s->drawn, (s->token_count + 7) / 8);
         memcpy(copy->logits, s->logits, uint64_t{s->logits_rows} * e->spec.vocabulary * sizeof(float));
@@ -276,7 +277,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->sampled = s->sampled;
         copy->last_sample = s->last_sample;
         copy->all_logits = s->all_logits;
-        copy->pass = s->pass;
+        copy->variant = s->variant;
         copy->logits_rows = s->logits_rows;
         copy->sampling = s->sampling;
         copy->text = s->text;

@@ -5,7 +5,7 @@
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
 //     | KV rows: for each page that was not, layer: codes and scales of each head's K, then of each head's V (only the rows in use)
-//     | f16 rows of sinks, then of recent positions from page oldest_page on (kv_precise.h): per layer K heads, V heads
+//     | f16 rows of sinks, then of recent positions from page oldest_page on (kv_f16_window.h): per layer K heads, V heads
 //     | hash64 of everything before, u64
 #include <string.h>
 
@@ -38,10 +38,10 @@ uint64_t evicted_bytes(const SavedHeader& h) {
 }
 
 uint64_t sink_rows(const Engine& e, const SavedHeader& h) {
-    return h.computed < e.precise.sink_tokens ? h.computed : e.precise.sink_tokens;
+    return h.computed < e.f16_window.sink_tokens ? h.computed : e.f16_window.sink_tokens;
 }
 uint64_t recent_rows(const Engine& e, const SavedHeader& h) {
-    return e.precise.recent_tokens ? h.computed - uint64_t{h.oldest_page} * kPageTokens : 0;
+    return e.f16_window.recent_tokens ? h.computed - uint64_t{h.oldest_page} * kPageTokens : 0;
 }
 
 // Size of the whole block; evicted pages are full ones.
@@ -49,7 +49,7 @@ uint64_t saved_bytes(const Engine& e, const SavedHeader& h) {
     return sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 +
            drawn_bytes(h.token_count) + (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) +
            evicted_bytes(h) + (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes +
-           (sink_rows(e, h) + recent_rows(e, h)) * e.precise.row_bytes + 8;
+           (sink_rows(e, h) + recent_rows(e, h)) * e.f16_window.row_bytes + 8;
 }
 
 SavedHeader make_header(const Engine& e, const Session& s) {
@@ -73,7 +73,7 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.has_logits = s.logits_rows != 0;
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
-    h.oldest_page = s.precise.oldest_page;
+    h.oldest_page = s.f16_window.oldest_page;
     for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += !s.kv.pages[page];
     h.total_bytes = saved_bytes(e, h);
     return h;
@@ -99,8 +99,8 @@ void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t token
 
 // Walks the saved f16 rows in file order: copy(address, bytes), the address null for pages the ring has no room for.
 template <class Copy>
-void for_each_precise_run(const Engine& e, const KvPrecise& p, const SavedHeader& h, Copy copy) {
-    const KvPreciseShape& shape = e.precise;
+void for_each_precise_run(const Engine& e, const KvF16Window& p, const SavedHeader& h, Copy copy) {
+    const KvF16WindowShape& shape = e.f16_window;
     const uint64_t sinks = sink_rows(e, h);
     for (uint32_t layer = 0; sinks && layer < e.spec.layers; ++layer) {
         for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
@@ -158,9 +158,9 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
         h.last_sample < -1 || h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed",
                     "counts contradict each other");
-    const KvPrecise saved = {nullptr, nullptr, h.oldest_page};
-    if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.precise.recent_tokens) ||
-        !kv_precise_reaches(e.precise, saved, h.computed))
+    const KvF16Window saved = {nullptr, nullptr, h.oldest_page};
+    if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.f16_window.recent_tokens) ||
+        !kv_f16_window_reaches(e.f16_window, saved, h.computed))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_page), "oldest_page",
                     "rows the next query reads are missing");
     if (h.evicted_pages > h.computed / kPageTokens)
@@ -223,7 +223,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
         put(&byte, 1);
     }
     for_each_kv_run(e->geometry, s->kv, s->computed, put);
-    for_each_precise_run(*e, s->precise, h, put);
+    for_each_precise_run(*e, s->f16_window, h, put);
     const uint64_t checksum = hash64(dst, h.total_bytes - 8);
     put(&checksum, sizeof checksum);
     return KEEL_OK;
@@ -295,12 +295,12 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     }
     from += evicted_bytes(h);
     for_each_kv_run(e->geometry, s->kv, h.computed, get);
-    for_each_precise_run(*e, s->precise, h, [&](void* dst, uint64_t n) {
+    for_each_precise_run(*e, s->f16_window, h, [&](void* dst, uint64_t n) {
         if (dst) memcpy(dst, from, n);
         from += n;
     });
-    s->precise.oldest_page = h.oldest_page;
-    kv_precise_advance(e->precise, &s->precise, h.computed);
+    s->f16_window.oldest_page = h.oldest_page;
+    kv_f16_window_advance(e->f16_window, &s->f16_window, h.computed);
     s->sampling = sampling;
     s->text = text;
     s->token_count = h.token_count;

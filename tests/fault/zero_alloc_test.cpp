@@ -533,20 +533,20 @@ void use_everything() {
     CHILD_STATUS(KEEL_OK, keel_session_close(session));
 }
 
-// Prefill and decode in the low-rank pass, from one pass to the other and back, among forks, and what set_pass refuses.
+// Prefill and decode in the low-rank variant, from one pass to the other and back, among forks, and what set_variant refuses.
 void use_low_rank() {
     keel_session session, copy;
     keel_advance_result results[2];
     CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
-    CHILD_STATUS(KEEL_E_ARGUMENT, keel_session_set_pass(session, static_cast<keel_pass>(2)));
-    CHILD_STATUS(KEEL_OK, keel_session_set_pass(session, KEEL_PASS_LOW_RANK));
+    CHILD_STATUS(KEEL_E_ARGUMENT, keel_session_set_variant(session, static_cast<keel_variant>(2)));
+    CHILD_STATUS(KEEL_OK, keel_session_set_variant(session, KEEL_VARIANT_LOW_RANK));
     prefill_in_slices(session);
     check_views(session);
     uint32_t refused = 0;
     for (uint32_t i = 0; i < 96; ++i) {
         // Runs of 1 to 4 tokens, by turns; some in slices, within which the pass stays.
-        CHILD_STATUS(KEEL_OK,
-                     keel_session_set_pass(session, i / (1 + i / 24) % 2 ? KEEL_PASS_DENSE : KEEL_PASS_LOW_RANK));
+        CHILD_STATUS(KEEL_OK, keel_session_set_variant(
+                                  session, i / (1 + i / 24) % 2 ? KEEL_VARIANT_DENSE : KEEL_VARIANT_LOW_RANK));
         if (i % 8) {
             greedy_step(session);
             continue;
@@ -555,18 +555,18 @@ void use_low_rank() {
         for (keel_status status = KEEL_AGAIN; status != KEEL_OK;) {
             status = advance(session, 1, results);
             CHILD_CHECK(status == KEEL_OK || status == KEEL_AGAIN);
-            refused += keel_session_set_pass(session, KEEL_PASS_DENSE) == KEEL_E_BUSY;
+            refused += keel_session_set_variant(session, KEEL_VARIANT_DENSE) == KEEL_E_BUSY;
         }
         CHILD_STATUS(KEEL_OK, keel_session_truncate(session, tokens_of(session) - 60));
         CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt + 7, 1, 0));
         CHILD_STATUS(KEEL_OK, advance(session, 0, results));
     }
     CHILD_CHECK(refused > 0);
-    CHILD_STATUS(KEEL_OK, keel_session_set_pass(session, KEEL_PASS_LOW_RANK));
+    CHILD_STATUS(KEEL_OK, keel_session_set_variant(session, KEEL_VARIANT_LOW_RANK));
     check_save_restore(session);
     check_fork_truncate(session);
     CHILD_STATUS(KEEL_OK, keel_session_fork(session, &copy));
-    CHILD_STATUS(KEEL_OK, keel_session_set_pass(copy, KEEL_PASS_DENSE));
+    CHILD_STATUS(KEEL_OK, keel_session_set_variant(copy, KEEL_VARIANT_DENSE));
     for (int i = 0; i < 8; ++i) {  // one call, two passes, both in time slices
         const keel_session both[] = {session, copy};
         for (keel_session s : both) {
@@ -580,7 +580,7 @@ void use_low_rank() {
     check_views(session);
     check_views(copy);
     CHILD_STATUS(KEEL_OK, keel_session_close(copy));
-    CHILD_STATUS(KEEL_E_HANDLE, keel_session_set_pass(copy, KEEL_PASS_DENSE));
+    CHILD_STATUS(KEEL_E_HANDLE, keel_session_set_variant(copy, KEEL_VARIANT_DENSE));
     keel_stats stats = versioned<keel_stats>();
     CHILD_STATUS(KEEL_OK, keel_engine_stats(engine, &stats));
     CHILD_CHECK(stats.allocations_after_init == 0 && faults == 0);

@@ -254,9 +254,9 @@ if "$keel" wproj synth "$work/tiny.gguf" --rank 64 --published -o "$work/tiny.bi
     expect "another seed, another cache" [ "$(synth --seed 4)" != "$one" ]
     expect "made for the model" exits 0 "$keel" wproj verify "$work/tiny.wproj" --model "$work/tiny.gguf"
     expect "all of it" holds '22 parts, 0 broken.*made for this model'
-    expect "the low-rank pass" exits 0 "$keel" run "$work/tiny.gguf" --wproj "$work/tiny.wproj" --low-rank --prompt abc --max-tokens 4 --json
+    expect "the low-rank variant" exits 0 "$keel" run "$work/tiny.gguf" --wproj "$work/tiny.wproj" --low-rank --prompt abc --max-tokens 4 --json
     expect "it generates" holds '"generated_tokens": 4'
-    expect "both passes by turns" exits 0 "$keel" bench "$work/tiny.gguf" --wproj "$work/tiny.wproj" --prefill 0 --decode 0 --steps 0 --budget-us 0 --position 8 --turns 6 --repeats 1 --stream-mib 8
+    expect "both variants by turns" exits 0 "$keel" bench "$work/tiny.gguf" --wproj "$work/tiny.wproj" --prefill 0 --decode 0 --steps 0 --budget-us 0 --position 8 --turns 6 --repeats 1 --stream-mib 8
     expect "their bytes are compared" holds 'by turns: .* of the time .* of the bytes'
     expect "turns need a cache" exits 2 "$keel" bench "$work/tiny.gguf" --turns 6 --stream-mib 8
     expect "half a block" exits 2 "$keel" wproj synth "$work/tiny.gguf" --rank 40 -o "$work/no.wproj"
@@ -304,22 +304,22 @@ else
     expect "a smaller error is asked for" exits 0 "$keel" plan "$model" --wproj "$cache" --wproj-error 0.000001 --json
     expect "then none is used" holds '"records": 0'
     dense=$(run --temp 0)
-    expect "run in the low-rank pass" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto --low-rank
-    expect "another text than the dense pass gives" [ "$(cat "$work/out")" != "$dense" ]
+    expect "run in the low-rank variant" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto --low-rank
+    expect "another text than the dense variant gives" [ "$(cat "$work/out")" != "$dense" ]
     expect "and nothing allocated" holds 'after init: 0' err
     low=$(cat "$work/out")
     expect "however it is computed" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto --low-rank --threads 1 --chunk 2 --weights map
     expect "the same text" [ "$(cat "$work/out")" = "$low" ]
-    expect "the dense pass beside it" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto
+    expect "the dense variant beside it" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto
     expect "is as it was" [ "$(cat "$work/out")" = "$dense" ]
-    expect "eval in the low-rank pass" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --wproj "$cache" --low-rank --json
+    expect "eval in the low-rank variant" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --wproj "$cache" --low-rank --json
     expect "another figure" bash -c "! grep -q '\"ppl\": $ppl' '$work/out' && grep -q '\"ppl\": ' '$work/out'"
-    expect "bench in the low-rank pass" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --wproj "$cache" --low-rank --json
+    expect "bench in the low-rank variant" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --wproj "$cache" --low-rank --json
     expect "compare" exits 0 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 48 --cache "$cache" --rounds 1 --json
     expect "quality and speed" bash -c "grep -q '\"kl\": 0.0' '$work/out' && grep -q '\"tokens_per_s\"' '$work/out'"
     expect "nothing to compare" exits 2 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 32
 
-    # Damaged, cut, of another model: said by the plan, refused where the low-rank pass is asked for, no hindrance elsewhere.
+    # Damaged, cut, of another model: said by the plan, refused where the low-rank variant is asked for, no hindrance elsewhere.
     cp "$cache" "$work/damaged.bin"
     printf '\xff' | dd of="$work/damaged.bin" bs=1 seek=200 conv=notrunc 2>/dev/null
     head -c 5000 "$cache" >"$work/half.bin"
@@ -327,7 +327,7 @@ else
         expect "plan with a $bad cache" exits 0 "$keel" plan "$model" --wproj "$work/$bad.bin" --no-ops --no-map
         expect "says why it is not used: $bad" holds 'W_proj cache: not used, KEEL_E_FILE_.* at byte [0-9]*: .'
         expect "low-rank with a $bad cache" exits 3 "$keel" run "$model" --max-tokens 1 --wproj "$work/$bad.bin" --low-rank
-        expect "the dense pass without it: $bad" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj "$work/$bad.bin"
+        expect "the dense variant without it: $bad" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj "$work/$bad.bin"
         expect "gives its text: $bad" [ "$(cat "$work/out")" = "$dense" ]
         expect "inspect of a $bad cache" exits 3 "$keel" wproj inspect "$work/$bad.bin"
     done

@@ -417,11 +417,11 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
         EXPECT_EQ(keel_plan_op(reader.get(), model, &c, plan.op_count, &beyond), KEEL_E_ARGUMENT);
         // The ops of a pass run at the same time: what is alive in one of them is alive in all.
         const auto pass_begins = [&](uint32_t op) {
-            while (op > 0 && ops[op - 1].pass == ops[op].pass) --op;
+            while (op > 0 && ops[op - 1].dispatch == ops[op].dispatch) --op;
             return op;
         };
         const auto pass_ends = [&](uint32_t op) {
-            while (op + 1 < ops.size() && ops[op + 1].pass == ops[op].pass) ++op;
+            while (op + 1 < ops.size() && ops[op + 1].dispatch == ops[op].dispatch) ++op;
             return op;
         };
         for (keel_op_info& op : ops) {
@@ -455,11 +455,11 @@ TEST(Plan, ALayerIsSevenPasses) {
     for (uint32_t i = 0; i < plan.op_count; ++i) {
         keel_op_info op = sized<keel_op_info>();
         ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &op), KEEL_OK);
-        ASSERT_LE(op.pass, passes.size());
-        if (op.pass == passes.size())
+        ASSERT_LE(op.dispatch, passes.size());
+        if (op.dispatch == passes.size())
             passes.emplace_back();
         else
-            ASSERT_EQ(op.pass + 1, passes.size());
+            ASSERT_EQ(op.dispatch + 1, passes.size());
         passes.back() += (passes.back().empty() ? "" : " ") + std::string(op.name);
     }
     const std::vector<std::string> layer = {"attn_norm",

@@ -355,7 +355,7 @@ keel_config precise_config(uint32_t sinks, uint32_t recent, uint32_t rollback = 
     return c;
 }
 
-TEST(KvPrecise, PlanCountsItsRows) {
+TEST(KvF16Window, PlanCountsItsRows) {
     const keel_test::Engine none(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(4, 0)),
         both(kBooks, precise_config(4, 100, 28));
     const uint64_t row = 8 * 2 * 2 * 64 * 2;
@@ -368,7 +368,7 @@ TEST(KvPrecise, PlanCountsItsRows) {
 
 // With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded
 // elsewhere.
-TEST(KvPrecise, RowsInF16AreReadAsSuch) {
+TEST(KvF16Window, RowsInF16AreReadAsSuch) {
     keel_config plain = precise_config(0, 0);
     plain.k_format = plain.v_format = KEEL_KV_F16;
     keel_config f32 = plain;
@@ -389,7 +389,7 @@ TEST(KvPrecise, RowsInF16AreReadAsSuch) {
     EXPECT_GT(mean_kl(want, recent.logits_for(ids)), 10 * f16);
 }
 
-TEST(KvPrecise, TruncatingBeyondTheRollbackIsRefused) {
+TEST(KvF16Window, TruncatingBeyondTheRollbackIsRefused) {
     keel_test::Engine engine(kTiny, precise_config(4, 40, 30));
     const std::vector<int32_t> ids = some_ids(450, engine.info().vocabulary);
     engine.feed(ids);
@@ -409,7 +409,7 @@ TEST(KvPrecise, TruncatingBeyondTheRollbackIsRefused) {
     EXPECT_EQ(std::vector<float>(engine.row(0), engine.row(0) + engine.info().vocabulary), want);
 }
 
-TEST(KvPrecise, SavedAndRestoredAcrossRingSizes) {
+TEST(KvF16Window, SavedAndRestoredAcrossRingSizes) {
     keel_test::Engine wide(kTiny, precise_config(4, 40, 300)), narrow(kTiny, precise_config(4, 40, 1)),
         other(kTiny, precise_config(4, 41));
     const std::vector<int32_t> ids = some_ids(400, wide.info().vocabulary),

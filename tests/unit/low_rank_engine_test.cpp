@@ -1,4 +1,4 @@
-// The low-rank pass: what it computes, that it is planned to the byte, and that sessions may change passes without a
+// The low-rank variant: what it computes, that it is planned to the byte, and that sessions may change passes without a
 // trace.
 #include <gtest/gtest.h>
 #include <math.h>
@@ -73,8 +73,8 @@ std::vector<int32_t> ids(uint32_t count, uint32_t seed = 7) {
     return out;
 }
 
-keel_test::Logits logits_in(keel_test::Engine& engine, keel_pass pass, const std::vector<int32_t>& tokens) {
-    keel_test::check(keel_session_set_pass(engine.session(), pass), "set_pass");
+keel_test::Logits logits_in(keel_test::Engine& engine, keel_variant pass, const std::vector<int32_t>& tokens) {
+    keel_test::check(keel_session_set_variant(engine.session(), pass), "set_variant");
     return engine.logits_for(tokens);
 }
 
@@ -129,13 +129,13 @@ TEST_F(LowRank, UnitBasisGivesTheBitsOfTheDensePass) {
         keel_test::Engine engine(path_, config(&cache.reader));
         EXPECT_EQ(engine.plan().low_rank_records, shape.layers * 7);
         const auto tokens = ids(40);
-        const keel_test::Logits dense = logits_in(engine, KEEL_PASS_DENSE, tokens),
-                                low = logits_in(engine, KEEL_PASS_LOW_RANK, tokens);
+        const keel_test::Logits dense = logits_in(engine, KEEL_VARIANT_DENSE, tokens),
+                                low = logits_in(engine, KEEL_VARIANT_LOW_RANK, tokens);
         EXPECT_TRUE(same(dense, low));
     }
 }
 
-// The same model with W replaced by W_proj Pt and its biases by theirs is what the low-rank pass has to compute.
+// The same model with W replaced by W_proj Pt and its biases by theirs is what the low-rank variant has to compute.
 TEST_F(LowRank, ComputesTheProductOfTheFactors) {
     for (const uint32_t slots : {0xfeu, 0x0eu, 0x06u, 0x02u, 0x10u, 0x60u, 0x40u, 0x80u}) {
         SCOPED_TRACE(slots);
@@ -180,8 +180,8 @@ TEST_F(LowRank, ComputesTheProductOfTheFactors) {
         keel_config c = config(&cache.reader);
         c.activation = KEEL_ACTIVATION_F32;
         keel_test::Engine engine(path_, c);
-        const keel_test::Logits low = logits_in(engine, KEEL_PASS_LOW_RANK, tokens),
-                                dense = logits_in(engine, KEEL_PASS_DENSE, tokens);
+        const keel_test::Logits low = logits_in(engine, KEEL_VARIANT_LOW_RANK, tokens),
+                                dense = logits_in(engine, KEEL_VARIANT_DENSE, tokens);
         std::ofstream(path_, std::ios::binary).write(product.data(), static_cast<std::streamsize>(product.size()));
         c.wproj = nullptr;
         keel_test::Engine reference(path_, c);
@@ -192,7 +192,7 @@ TEST_F(LowRank, ComputesTheProductOfTheFactors) {
         c.activation = KEEL_ACTIVATION_Q8;
         synthesize("qwen2", "F32");
         keel_test::Engine quantized(path_, c);
-        EXPECT_LT(distance(logits_in(quantized, KEEL_PASS_LOW_RANK, tokens), expected), 1e-2);
+        EXPECT_LT(distance(logits_in(quantized, KEEL_VARIANT_LOW_RANK, tokens), expected), 1e-2);
     }
 }
 
@@ -227,7 +227,7 @@ TEST_F(LowRank, SameBitsHoweverItIsCutAndOnEveryKernelSet) {
                     c.threads = threads;
                     c.weights = weights;
                     keel_test::Engine engine(path_, c);
-                    const keel_test::Logits now = logits_in(engine, KEEL_PASS_LOW_RANK, tokens);
+                    const keel_test::Logits now = logits_in(engine, KEEL_VARIANT_LOW_RANK, tokens);
                     if (first.rows == 0) first = now;
                     EXPECT_TRUE(same(first, now)) << "kernel set " << isa << " chunk " << chunk;
                 }
@@ -252,7 +252,7 @@ TEST_F(LowRank, DraftsLeaveNoTraceOnceVerified) {
     keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
     engine.feed(prompt);
     engine.advance();
-    keel_test::check(keel_session_set_pass(engine.session(), KEEL_PASS_LOW_RANK), "set_pass");
+    keel_test::check(keel_session_set_variant(engine.session(), KEEL_VARIANT_LOW_RANK), "set_variant");
     for (int32_t id : draft) {
         engine.feed({id});
         engine.advance();
@@ -260,14 +260,14 @@ TEST_F(LowRank, DraftsLeaveNoTraceOnceVerified) {
     EXPECT_NE(0, memcmp(engine.row(0), expected.data(), 512 * sizeof(float)));
     keel_session_info info = sized<keel_session_info>();
     keel_test::check(keel_session_get(engine.session(), &info), "get");
-    EXPECT_EQ(info.pass, KEEL_PASS_LOW_RANK);
+    EXPECT_EQ(info.variant, KEEL_VARIANT_LOW_RANK);
     keel_session copy{};
     keel_test::check(keel_session_fork(engine.session(), &copy), "fork");
     keel_test::check(keel_session_get(copy, &info), "get");
-    EXPECT_EQ(info.pass, KEEL_PASS_LOW_RANK);
+    EXPECT_EQ(info.variant, KEEL_VARIANT_LOW_RANK);
     keel_test::check(keel_session_close(copy), "close");
     keel_test::check(keel_session_truncate(engine.session(), static_cast<uint32_t>(prompt.size())), "truncate");
-    keel_test::check(keel_session_set_pass(engine.session(), KEEL_PASS_DENSE), "set_pass");
+    keel_test::check(keel_session_set_variant(engine.session(), KEEL_VARIANT_DENSE), "set_variant");
     engine.feed(draft);
     engine.advance();
     EXPECT_EQ(0, memcmp(engine.row(0), expected.data(), 512 * sizeof(float)));
@@ -279,7 +279,7 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
     TwoSessions two(*this, 16);
     keel_test::Engine& engine = two.engine;
     const keel_session(&sessions)[2] = two.sessions;
-    keel_test::check(keel_session_set_pass(sessions[1], KEEL_PASS_LOW_RANK), "set_pass");
+    keel_test::check(keel_session_set_variant(sessions[1], KEEL_VARIANT_LOW_RANK), "set_variant");
     const std::vector<int32_t> tokens[2] = {ids(100, 1), ids(33, 2)};
     std::vector<float> alone[2], together[2];
     for (bool both : {false, true}) {
@@ -315,13 +315,14 @@ TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
     const auto tokens = ids(160);
     uint32_t refused = 0;
     for (uint32_t with_prompt : {0u, 1u})
-        for (keel_pass pass : {KEEL_PASS_DENSE, KEEL_PASS_LOW_RANK}) {
+        for (keel_variant pass : {KEEL_VARIANT_DENSE, KEEL_VARIANT_LOW_RANK}) {
             for (uint32_t i = 0; i < 2; ++i) {
                 keel_test::check(keel_session_truncate(sessions[i], 0), "truncate");
-                keel_test::check(keel_session_set_pass(sessions[i], i == with_prompt          ? pass
-                                                                    : pass == KEEL_PASS_DENSE ? KEEL_PASS_LOW_RANK
-                                                                                              : KEEL_PASS_DENSE),
-                                 "set_pass");
+                keel_test::check(
+                    keel_session_set_variant(sessions[i], i == with_prompt             ? pass
+                                                          : pass == KEEL_VARIANT_DENSE ? KEEL_VARIANT_LOW_RANK
+                                                                                       : KEEL_VARIANT_DENSE),
+                    "set_variant");
                 keel_test::check(keel_session_feed(sessions[i], tokens.data(), i == with_prompt ? 160 : 1, 0), "feed");
             }
             keel_advance_result results[2];
@@ -330,7 +331,7 @@ TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
                 for (keel_session s : sessions) {
                     keel_session_info info = sized<keel_session_info>();
                     keel_test::check(keel_session_get(s, &info), "get");
-                    const keel_status set = keel_session_set_pass(s, info.pass);
+                    const keel_status set = keel_session_set_variant(s, info.variant);
                     EXPECT_TRUE(set == KEEL_OK || set == KEEL_E_BUSY);
                     refused += set == KEEL_E_BUSY;
                 }
@@ -348,13 +349,13 @@ TEST_F(LowRank, ANewSessionIsDenseWhateverItsSlotWas) {
     const InspectedFile file(path_);
     const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, {}), 1));
     keel_test::Engine engine(path_, config(&cache.reader));
-    keel_test::check(keel_session_set_pass(engine.session(), KEEL_PASS_LOW_RANK), "set_pass");
+    keel_test::check(keel_session_set_variant(engine.session(), KEEL_VARIANT_LOW_RANK), "set_variant");
     keel_test::check(keel_session_close(engine.session()), "close");
     keel_session next{};
     keel_test::check(keel_session_open(engine.handle(), nullptr, &next), "open");
     keel_session_info info = sized<keel_session_info>();
     keel_test::check(keel_session_get(next, &info), "get");
-    EXPECT_EQ(info.pass, KEEL_PASS_DENSE);
+    EXPECT_EQ(info.variant, KEEL_VARIANT_DENSE);
 }
 
 // Just below and just at what makes a record not worth it.
@@ -501,7 +502,7 @@ TEST_F(LowRank, VersionOneIsReadInPlaceOrCopiedOnce) {
         keel_test::Engine engine(path_, c);
         EXPECT_EQ(engine.plan().wproj_status, KEEL_OK);
         EXPECT_EQ(engine.plan().low_rank_bytes, 2u * (32 * 128 * 4 + (128 + 64 + 64 + 128 + 256 + 256) * 36));
-        const keel_test::Logits now = logits_in(engine, KEEL_PASS_LOW_RANK, ids(20));
+        const keel_test::Logits now = logits_in(engine, KEEL_VARIANT_LOW_RANK, ids(20));
         if (first.rows == 0) first = now;
         EXPECT_TRUE(same(first, now));
     }
@@ -546,8 +547,8 @@ TEST_F(LowRank, ADamagedOrForeignCacheLeavesTheDensePass) {
     const tools::WprojImage image = keel_test::random_wproj(file, {});
     const std::vector<uint8_t> good = tools::encode_wproj_v2(image, 9);
     keel_test::Engine plain(path_, config(nullptr));
-    EXPECT_EQ(keel_session_set_pass(plain.session(), KEEL_PASS_LOW_RANK), KEEL_E_STATE);
-    EXPECT_EQ(keel_session_set_pass(plain.session(), static_cast<keel_pass>(2)), KEEL_E_ARGUMENT);
+    EXPECT_EQ(keel_session_set_variant(plain.session(), KEEL_VARIANT_LOW_RANK), KEEL_E_STATE);
+    EXPECT_EQ(keel_session_set_variant(plain.session(), static_cast<keel_variant>(2)), KEEL_E_ARGUMENT);
     const keel_test::Logits expected = plain.logits_for(ids(20));
     const auto status_with = [&](std::vector<uint8_t> bytes, uint64_t key, uint32_t any_key) {
         const WprojBytes cache(std::move(bytes));
@@ -558,9 +559,9 @@ TEST_F(LowRank, ADamagedOrForeignCacheLeavesTheDensePass) {
         const keel_memory_plan& plan = engine.plan();
         EXPECT_EQ(plan.wproj_status == KEEL_OK, plan.low_rank_op_count != 0);
         EXPECT_EQ(plan.wproj_error.status, plan.wproj_status);
-        EXPECT_EQ(keel_session_set_pass(engine.session(), KEEL_PASS_LOW_RANK),
+        EXPECT_EQ(keel_session_set_variant(engine.session(), KEEL_VARIANT_LOW_RANK),
                   plan.wproj_status == KEEL_OK ? KEEL_OK : KEEL_E_STATE);
-        EXPECT_TRUE(same(logits_in(engine, KEEL_PASS_DENSE, ids(20)), expected));
+        EXPECT_TRUE(same(logits_in(engine, KEEL_VARIANT_DENSE, ids(20)), expected));
         return plan.wproj_status;
     };
     EXPECT_EQ(status_with(good, 0, 0), KEEL_OK);

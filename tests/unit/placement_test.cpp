@@ -122,7 +122,7 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
                     EXPECT_EQ(op.fixed_bytes, copy.ops[index].fixed_bytes);
                     if (!op.weight_type[0]) {
                         EXPECT_EQ(op.placement, KEEL_WEIGHTS_DEFAULT);
-                        EXPECT_EQ(op.plain_reason, KEEL_PLAIN_NONE);
+                        EXPECT_EQ(op.repack_skip, KEEL_REPACK_SKIP_NONE);
                         continue;
                     }
                     const bool table = std::string(op.name) == "embed";
@@ -139,13 +139,13 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
                                             : mapped    ? KEEL_WEIGHTS_MAP
                                                         : KEEL_WEIGHTS_COPY)
                         << op.name;
-                    keel_plain_reason reason = KEEL_PLAIN_NONE;
+                    keel_repack_skip reason = KEEL_REPACK_SKIP_NONE;
                     if (!interleaved && (mode == KEEL_WEIGHTS_REPACK || mode == KEEL_WEIGHTS_DEFAULT))
-                        reason = table && !shape.tied          ? KEEL_PLAIN_LOOKUP
-                                 : !set->matmul_repacked[type] ? KEEL_PLAIN_TYPE
-                                 : rows % 16 != 0              ? KEEL_PLAIN_ROWS
-                                                               : KEEL_PLAIN_SPEED;
-                    EXPECT_EQ(op.plain_reason, reason) << op.name;
+                        reason = table && !shape.tied          ? KEEL_REPACK_SKIP_LOOKUP
+                                 : !set->matmul_repacked[type] ? KEEL_REPACK_SKIP_TYPE
+                                 : rows % 16 != 0              ? KEEL_REPACK_SKIP_ROWS
+                                                               : KEEL_REPACK_SKIP_SPEED;
+                    EXPECT_EQ(op.repack_skip, reason) << op.name;
                 }
                 EXPECT_GE(p.plan.mapped_weight_bytes, mapped ? matrices : 0);
             }
@@ -165,7 +165,7 @@ TEST_F(Placement, QuantizingJoinsTheGateWhereThreadsStayBusy) {
         for (const keel_op_info& op : p.ops) {
             if (std::string(op.name) != "ffn_quantize") continue;
             ++quantizing;
-            joined += op.pass == p.ops[op.index - 1].pass;
+            joined += op.dispatch == p.ops[op.index - 1].dispatch;
         }
         EXPECT_EQ(quantizing, spec.layers);
         EXPECT_EQ(joined, threads <= 2 ? spec.layers : 0) << threads << " threads";
@@ -181,7 +181,7 @@ TEST_F(Placement, NothingIsInterleavedForF32Activations) {
     for (const keel_op_info& op : plan_of(path_, c).ops) {
         if (!op.weight_type[0]) continue;
         EXPECT_EQ(op.placement, KEEL_WEIGHTS_COPY) << op.name;
-        EXPECT_EQ(op.plain_reason, KEEL_PLAIN_TYPE) << op.name;
+        EXPECT_EQ(op.repack_skip, KEEL_REPACK_SKIP_TYPE) << op.name;
     }
 }
 

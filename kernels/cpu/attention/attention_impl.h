@@ -96,8 +96,8 @@ KEEL_INLINE bool see_all(const VisibleRange* see, uint32_t count) {
 // of each, +0 where the row does not see; kAll: every row sees all of them. m and l (at state) go on, and keep[r] is
 // the factor of the older output.
 template <class V, int R, bool kAll>
-KEEL_APART void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state,
-                            float* keep) {
+KEEL_NOINLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state,
+                               float* keep) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);

@@ -74,8 +74,8 @@ KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t block
 // positions that row r does not see; kAll: every row sees all of them. Returns in unit[r][b] what one step is worth.
 // Where a product is no finite number, all are 0 and unit[r][b] is NaN.
 template <class V, class K, int R, bool kAll>
-KEEL_APART void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale,
-                                       uint32_t scales, typename K::Weights* w, float (*unit)[kMaxKvScales]) {
+KEEL_NOINLINE void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale,
+                                          uint32_t scales, typename K::Weights* w, float (*unit)[kMaxKvScales]) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F zero = V::zero(), inf = V::set1(kInf32), top = V::set1(kWeightSteps);

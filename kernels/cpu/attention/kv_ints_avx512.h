@@ -224,7 +224,8 @@ struct KvUnpackAvx512 {
     }
     // scales[b * 64 + r] of the eight rows
     KEEL_INLINE void scales(uint32_t n, const KvRows8& rows, float* scales) {
-        const auto widen = [](__m128i halves, float* to) KEEL_LAMBDA { _mm256_storeu_ps(to, _mm256_cvtph_ps(halves)); };
+        const auto widen = [](__m128i halves, float* to)
+                               KEEL_ALWAYS_INLINE { _mm256_storeu_ps(to, _mm256_cvtph_ps(halves)); };
         if constexpr (kFamily == KvFamily::kBlock32) {
             const uint32_t count = n / kKvBlock, bytes = 16 * count;
             const __m512i low = _mm512_maskz_loadu_epi8(first_bytes(bytes), rows.scales);
@@ -267,9 +268,10 @@ struct KvIntsAvx512 {
         using Unpack = KvUnpackAvx512<U, F>;
         const uint32_t n = kSize ? kSize : a.head_dim;
         const Unpack u = Unpack::make(n, true);
-        for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
-            Unpack::keys(u, rows,
-                         [&](uint32_t g, __m512i x) KEEL_LAMBDA { _mm512_storeu_si512(tile + 512 * g + 64 * i, x); });
+        for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
+            Unpack::keys(u, rows, [&](uint32_t g, __m512i x) KEEL_ALWAYS_INLINE {
+                _mm512_storeu_si512(tile + 512 * g + 64 * i, x);
+            });
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
@@ -280,7 +282,7 @@ struct KvIntsAvx512 {
         const uint32_t n = kSize ? kSize : a.head_dim;
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
         const Unpack u = Unpack::make(n, false);
-        for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
+        for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             for (uint32_t c = 0; 64 * c < n; ++c) {
                 __m512i x[8];
                 Unpack::values(u, rows, c, x);
@@ -393,7 +395,7 @@ struct KvIntsAvx512 {
     // elements.
     template <bool kBlocks>
     KEEL_INLINE __m512i four_weights(const uint8_t (*w)[kAttentionTile], uint32_t c, uint32_t last, uint32_t j) {
-        const auto four = [&](uint32_t scale) KEEL_LAMBDA {
+        const auto four = [&](uint32_t scale) KEEL_ALWAYS_INLINE {
             int32_t v;
             memcpy(&v, w[scale] + weights_at(j), 4);
             return v;
@@ -461,7 +463,7 @@ struct KvIntsAvx512 {
     KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
                                 const float (*unit)[kMaxKvScales], const float* keep, uint32_t count, VisibleRange see,
                                 float* const* o) {
-        const auto add = [&]<bool kBlocks>() KEEL_LAMBDA {
+        const auto add = [&]<bool kBlocks>() KEEL_ALWAYS_INLINE {
             uint32_t i = 0;
             for (; i + 2 <= count; i += 2)
                 add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);

@@ -98,7 +98,7 @@ struct KvIntsRows {
     template <KvFormat F>
     static void unpack_keys_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
         const uint32_t n = a.head_dim, stride = key_stride(n);
-        for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
+        for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             int8_t* to = reinterpret_cast<int8_t*>(tile) + uint64_t{8} * i * stride;
             unpack_rows8<F>(rows, n, to, stride, scales + 8 * i);
             for (uint32_t r = 0; n < stride && r < 8; ++r) memset(to + r * stride + n, 0, stride - n);
@@ -108,7 +108,7 @@ struct KvIntsRows {
     static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
                                  float* scales) {
         const uint32_t n = a.head_dim, elements = value_elements(n);
-        for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_LAMBDA {
+        for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             alignas(64) int8_t q[8][kMaxHeadDim];
             unpack_rows8<F>(rows, n, q[0], kMaxHeadDim, scales + 8 * i);
             int8_t* to = reinterpret_cast<int8_t*>(tile) + uint64_t{8} * i * elements;

@@ -53,7 +53,8 @@ struct KvRowsAvx2 : KvUnpackAvx2 {
                 }
             }
         }
-        const auto add_across = [](__m256i a, __m256i b) KEEL_LAMBDA {  // of dwords 2i and 2i + 1 half each: a, b, a, b
+        const auto add_across = [](__m256i a,
+                                   __m256i b) KEEL_ALWAYS_INLINE {  // of dwords 2i and 2i + 1 half each: a, b, a, b
             return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
         };
         KEEL_UNROLL

@@ -60,7 +60,7 @@ struct KvRowsNeon : KvUnpackNeon {
         for (int k = 0; k < 4; ++k) values[k] = vld1q_s8(x + 16 * k);
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) {
-            const auto four = [j](const uint8_t* p) KEEL_LAMBDA {
+            const auto four = [j](const uint8_t* p) KEEL_ALWAYS_INLINE {
                 uint32_t v;
                 memcpy(&v, p + j, 4);
                 return vreinterpretq_u8_u32(vdupq_n_u32(v));

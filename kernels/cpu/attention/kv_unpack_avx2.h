@@ -68,11 +68,11 @@ struct KvUnpackAvx2 {
         for (int k = 0; k < 4; ++k)
             at[k] = _mm256_add_epi8(_mm256_xor_si256(low6, _mm256_set1_epi8(static_cast<char>(16 * k))),
                                     _mm256_set1_epi8(0x70));
-        const auto entry = [&](int h) KEEL_LAMBDA {
+        const auto entry = [&](int h) KEEL_ALWAYS_INLINE {
             return _mm256_shuffle_epi8(_mm256_load_si256(reinterpret_cast<const __m256i*>(kNibbleTables<b>.of[h])),
                                        at[h % 4]);
         };
-        const auto of_quarter = [&](int h) KEEL_LAMBDA {
+        const auto of_quarter = [&](int h) KEEL_ALWAYS_INLINE {
             return _mm256_or_si256(_mm256_or_si256(entry(h), entry(h + 1)),
                                    _mm256_or_si256(entry(h + 2), entry(h + 3)));
         };

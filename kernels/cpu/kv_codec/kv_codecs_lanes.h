@@ -54,7 +54,7 @@ template <class V>
 KEEL_INLINE void rotate_lanes(float* row, uint32_t head_dim, bool back) {
     const uint32_t block = kv_rotation_block(head_dim), n = padded16(head_dim);
     alignas(64) float x[kPaddedDim];
-    const auto signs = [&](float* to, const float* from) KEEL_LAMBDA {
+    const auto signs = [&](float* to, const float* from) KEEL_ALWAYS_INLINE {
         for_lanes<V>(
             head_dim, [&](auto load, auto store)
                           __attribute__((always_inline)) { store(to, V::mul(load(from), load(kSigns.at))); });

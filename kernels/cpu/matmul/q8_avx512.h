@@ -24,7 +24,7 @@ struct Q8Avx512 {
         I y[4];
         KEEL_UNROLL
         for (int j = 0; j < 4; ++j) {
-            const auto row = [&](int i) KEEL_LAMBDA {
+            const auto row = [&](int i) KEEL_ALWAYS_INLINE {
                 return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (4 * i + j) * stride));
             };
             y[j] = _mm512_castsi128_si512(row(0));

@@ -81,10 +81,10 @@ struct BlockFactors {
     static constexpr uint32_t kScales = kShape.sub ? kShape.elements / kShape.sub : 0, kPairs = kPaired ? 8 : 0;
     typename V::I integers[kScales + kPairs + (kScales == 0)];
     typename V::F d, m;
-    KEEL_LAMBDA typename V::I* scale() { return integers; }
-    KEEL_LAMBDA const typename V::I* scale() const { return integers; }
-    KEEL_LAMBDA typename V::I* pair() { return integers + kScales; }
-    KEEL_LAMBDA const typename V::I* pair() const { return integers + kScales; }
+    KEEL_ALWAYS_INLINE typename V::I* scale() { return integers; }
+    KEEL_ALWAYS_INLINE const typename V::I* scale() const { return integers; }
+    KEEL_ALWAYS_INLINE typename V::I* pair() { return integers + kScales; }
+    KEEL_ALWAYS_INLINE const typename V::I* pair() const { return integers + kScales; }
 };
 
 // ---- where rows come from: at(b) goes to block b ----
@@ -97,13 +97,13 @@ struct PlainRows {
     const uint8_t *start, *block;
     uint64_t stride;
     const PlainRows& block_rows() const { return *this; }
-    KEEL_LAMBDA void at(uint32_t b) { block = start + uint64_t{b} * kBytes; }
-    KEEL_LAMBDA void prefetch(uint32_t b) const {  // as many bytes of the next L rows as a block of these has
+    KEEL_ALWAYS_INLINE void at(uint32_t b) { block = start + uint64_t{b} * kBytes; }
+    KEEL_ALWAYS_INLINE void prefetch(uint32_t b) const {  // as many bytes of the next L rows as a block of these has
         const uint8_t* p = start + V::kLanes * stride + uint64_t{b} * (V::kLanes * kBytes);
         for (uint32_t i = 0; i < V::kLanes * kBytes; i += 64) __builtin_prefetch(p + i);
     }
     template <int n>
-    KEEL_LAMBDA void dwords(uint32_t offset, typename V::I* out) const {
+    KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
         static_assert(n == 1 || n % 4 == 0);
         if constexpr (n == 1) {
             out[0] = V::load_row_dwords(block + offset, stride);
@@ -113,7 +113,7 @@ struct PlainRows {
         }
     }
     // Three dwords of which only the 16 bytes from offset - 2 on lie in the block.
-    KEEL_LAMBDA void three_dwords(uint32_t offset, typename V::I* out) const {
+    KEEL_ALWAYS_INLINE void three_dwords(uint32_t offset, typename V::I* out) const {
         typename V::I t[4];
         V::load_rows(block + offset - 2, stride, t);
         KEEL_UNROLL
@@ -121,7 +121,7 @@ struct PlainRows {
             out[i] = V::or_(V::template shift_right32<16>(t[i]), V::template shift_left32<16>(t[i + 1]));
     }
     // The f16 that stands apart in interleaved blocks.
-    KEEL_LAMBDA typename V::F apart() const {
+    KEEL_ALWAYS_INLINE typename V::F apart() const {
         typename V::I t[4];
         V::load_rows(block + (repack_apart_offset(T, kBytes) ? kBytes - 16 : 0), stride, t);
         return repack_apart_offset(T, kBytes) ? V::f16_high(t[3]) : V::f16_low(t[0]);
@@ -161,19 +161,19 @@ struct InterleavedRows {
     const uint8_t *group, *block;
     uint32_t lane;
     const InterleavedRows& block_rows() const { return *this; }
-    KEEL_LAMBDA void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
-    KEEL_LAMBDA void prefetch(uint32_t) const {
+    KEEL_ALWAYS_INLINE void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
+    KEEL_ALWAYS_INLINE void prefetch(uint32_t) const {
         for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(block + kAheadBytes + i);
     }
     template <int n>
-    KEEL_LAMBDA void dwords(uint32_t offset, typename V::I* out) const {
+    KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
         KEEL_UNROLL
         for (int i = 0; i < n; ++i)
             out[i] = V::load(block + kGroupFirst +
                              ((offset - kFirst) / 4 + static_cast<uint32_t>(i)) * (4 * kRepackRows) + 4 * lane);
     }
-    KEEL_LAMBDA void three_dwords(uint32_t offset, typename V::I* out) const { dwords<3>(offset, out); }
-    KEEL_LAMBDA typename V::F apart() const { return V::load_f16(block + 2 * lane); }
+    KEEL_ALWAYS_INLINE void three_dwords(uint32_t offset, typename V::I* out) const { dwords<3>(offset, out); }
+    KEEL_ALWAYS_INLINE typename V::F apart() const { return V::load_f16(block + 2 * lane); }
 };
 
 // ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors ----
@@ -296,10 +296,10 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         set_pairs(minimum, f);
         I qh[8];
         if constexpr (T == kQ5_K) rows.template dwords<8>(16, qh);
-        each_index<4>([&](auto g) KEEL_LAMBDA {
+        each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
             I t[8];
             rows.template dwords<8>((T == kQ5_K ? 48u : 16u) + 32u * static_cast<uint32_t>(g.value), t);
-            each_index<2>([&](auto half) KEEL_LAMBDA {
+            each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
                 constexpr int kBit = 2 * g.value + half.value;
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j) {
@@ -322,10 +322,10 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         }
         set_scales(scale, f);
         set_pairs(minimum, f);
-        each_index<2>([&](auto half) KEEL_LAMBDA {
+        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
             I t[8];
             rows.template dwords<8>(16 + 32 * static_cast<uint32_t>(half.value), t);
-            each_index<4>([&](auto g) KEEL_LAMBDA {
+            each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j) code[j] = bits_of<V, 2 * g.value>(t[j], 3);
                 sink(4 * half.value + g.value, code);
@@ -335,7 +335,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         f.d = rows.apart();
         I u[3], scale[4];
         rows.three_dwords(96, u);
-        each_index<4>([&](auto i) KEEL_LAMBDA {
+        each_index<4>([&](auto i) KEEL_ALWAYS_INLINE {
             const I low = bits_of<V, 4 * (i.value / 2)>(u[i.value % 2], 15),
                     high = bits_of<V, 2 * i.value - 4>(u[2], 48);
             scale[i.value] = V::sub8(V::or_(low, high), V::set1_8(32));
@@ -344,10 +344,10 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         set_pairs(scale, f);
         I hmask[8];
         rows.template dwords<8>(0, hmask);
-        each_index<2>([&](auto half) KEEL_LAMBDA {
+        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
             I t[8];
             rows.template dwords<8>(32 + 32 * static_cast<uint32_t>(half.value), t);
-            each_index<4>([&](auto g) KEEL_LAMBDA {
+            each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
                 constexpr int kBit = 4 * half.value + g.value;
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j)
@@ -360,15 +360,15 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         rows.template dwords<4>(192, head);
         set_scales(head, f);
         set_pairs(head, f);
-        each_index<2>([&](auto half) KEEL_LAMBDA {
+        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
             I qh[8];
             rows.template dwords<8>(128 + 32 * static_cast<uint32_t>(half.value), qh);
             // ql[0..31]: elements 0..31 and 64..95 of the half; ql[32..63]: 32..63 and 96..127.
-            each_index<2>([&](auto side) KEEL_LAMBDA {
+            each_index<2>([&](auto side) KEEL_ALWAYS_INLINE {
                 I t[8];
                 rows.template dwords<8>(64 * static_cast<uint32_t>(half.value) + 32 * static_cast<uint32_t>(side.value),
                                         t);
-                each_index<2>([&](auto nibble) KEEL_LAMBDA {
+                each_index<2>([&](auto nibble) KEEL_ALWAYS_INLINE {
                     constexpr int kG = 2 * nibble.value + side.value;
                     KEEL_UNROLL
                     for (int j = 0; j < 8; ++j)
@@ -383,9 +383,9 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         rows.template dwords<1>(4, head + 1);
         f.d = V::f16_low(head[0]);
         I scale[2];
-        each_index<2>([&](auto half) KEEL_LAMBDA {
+        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
             I all = V::zero();
-            each_index<4>([&](auto i) KEEL_LAMBDA {
+            each_index<4>([&](auto i) KEEL_ALWAYS_INLINE {
                 constexpr int kJ = 4 * half.value + i.value;
                 const I low = V::and_(V::template shift_right32<4 * kJ>(head[1]), V::set1_32(15));
                 const I high = V::and_(V::template shift_right32<16 + 2 * kJ>(head[0]), V::set1_32(3));
@@ -435,7 +435,7 @@ KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* 
                                 typename V::I* sum) {
     using I = typename V::I;
     constexpr uint32_t kSub = block_shape(T).sub;
-    const auto group = [&](const I* of, int r) KEEL_LAMBDA {
+    const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
         return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + r * next);
     };
     if constexpr (V::kHasDot4) {
@@ -533,10 +533,10 @@ void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
         const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
         BlockFactors<V, T> f;
         I sum = start_block<V, T>(sums);
-        unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_LAMBDA {
+        unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_ALWAYS_INLINE {
             multiply_chunk<V, T, 1>(
                 code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0,
-                [&](int) KEEL_LAMBDA { return q + 32 * chunk; }, &sum);
+                [&](int) KEEL_ALWAYS_INLINE { return q + 32 * chunk; }, &sum);
         });
         acc = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc);
     }
@@ -553,7 +553,7 @@ struct PanelBlock {
 
 template <class V, WeightType T, class Source>
 __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>* p) {
-    unpack_rows<V, T>(rows, p->factors, [&](int chunk, const typename V::I* code) KEEL_LAMBDA {
+    unpack_rows<V, T>(rows, p->factors, [&](int chunk, const typename V::I* code) KEEL_ALWAYS_INLINE {
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) p->code[8 * chunk + j] = code[j];
     });
@@ -588,7 +588,7 @@ __attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
             multiply_chunk<V, T, N, R>(
                 p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, apart * sizeof(p),
-                [&](int c) KEEL_LAMBDA { return q + at[c]; }, sum);
+                [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
         KEEL_UNROLL
         for (int i = 0; i < R * N; ++i)
             acc[i] =

@@ -95,7 +95,7 @@ struct FloatNeon {
         return vpaddq_f32(c[0], c[1]);
     }
     KEEL_INLINE int32_t store_codes16(const F v[4], int8_t* q) {
-        const auto words = [](F lo, F hi) KEEL_LAMBDA {
+        const auto words = [](F lo, F hi) KEEL_ALWAYS_INLINE {
             return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(lo)), vmovn_s32(vcvtnq_s32_f32(hi)));
         };
         const int8x16_t codes = vcombine_s8(vmovn_s16(words(v[0], v[1])), vmovn_s16(words(v[2], v[3])));
@@ -111,7 +111,7 @@ struct FloatNeon {
         return vbslq_f32(upper, vsubq_f32(swapped, v), vaddq_f32(v, swapped));
     }
     KEEL_INLINE void store_words8(const F v[8], int16_t* p) {
-        const auto words = [](F x) KEEL_LAMBDA { return vmovn_s32(vcvtnq_s32_f32(x)); };
+        const auto words = [](F x) KEEL_ALWAYS_INLINE { return vmovn_s32(vcvtnq_s32_f32(x)); };
         vst4_s16(p, int16x4x4_t{{words(v[0]), words(v[1]), words(v[2]), words(v[3])}});
         int16_t upper[16];
         vst4_s16(upper, int16x4x4_t{{words(v[4]), words(v[5]), words(v[6]), words(v[7])}});

@@ -3,9 +3,9 @@
 
 #define KEEL_INLINE static inline __attribute__((always_inline))
 // A function that stays one: inlined into a long one, its loops and those of others would spill each other's registers.
-#define KEEL_APART static __attribute__((noinline))
+#define KEEL_NOINLINE static __attribute__((noinline))
 // Behind the parameters of a lambda or a member function.
-#define KEEL_LAMBDA __attribute__((always_inline))
+#define KEEL_ALWAYS_INLINE __attribute__((always_inline))
 #if defined(__clang__)
 #define KEEL_UNROLL _Pragma("unroll")
 #else

@@ -197,7 +197,7 @@ void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_
     };
     encode(k, formats.k_head(kv_head), formats.k_scale);
     encode(v, formats.v_head(kv_head), formats.v_scale);
-    const KvPreciseShape& precise = e.precise;
+    const KvF16WindowShape& f16_window = e.f16_window;
     const auto keep = [&](uint8_t* rows, uint64_t row, const kernels::KvPlane& k_plane,
                           const kernels::KvPlane& v_plane) {
         kernel.kv_encode[kernels::kKvF16](k, s.head_dim, formats.k_scale,
@@ -205,11 +205,12 @@ void run_store_head(const Engine& e, const Op& op, uint32_t column, uint32_t kv_
         kernel.kv_encode[kernels::kKvF16](v, s.head_dim, formats.v_scale,
                                           rows + v_plane.codes + row * v_plane.code_bytes, nullptr);
     };
-    if (at.position < precise.sink_tokens)
-        keep(at.session->precise.sinks, at.position, precise.sink_k(layer, kv_head), precise.sink_v(layer, kv_head));
-    if (precise.recent_tokens)
-        keep(const_cast<uint8_t*>(at.session->precise.recent[at.position / kPageTokens]), at.position % kPageTokens,
-             precise.recent_k(layer, kv_head), precise.recent_v(layer, kv_head));
+    if (at.position < f16_window.sink_tokens)
+        keep(at.session->f16_window.sinks, at.position, f16_window.sink_k(layer, kv_head),
+             f16_window.sink_v(layer, kv_head));
+    if (f16_window.recent_tokens)
+        keep(const_cast<uint8_t*>(at.session->f16_window.recent[at.position / kPageTokens]), at.position % kPageTokens,
+             f16_window.recent_k(layer, kv_head), f16_window.recent_v(layer, kv_head));
 }
 
 // One KV head, one block of columns, spans [span_first, span_first + span_count).
@@ -259,37 +260,37 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     a.l = l;
     a.o = o;
     a.scratch = scratch;
-    // Which positions every query reads in which form (kv_precise.h): sinks in f16, codes, recent ones in f16, as three
+    // Which positions every query reads in which form (kv_f16_window.h): sinks in f16, codes, recent ones in f16, as three
     // calls a span.
-    const KvPreciseShape& precise = e.precise;
+    const KvF16WindowShape& f16_window = e.f16_window;
     uint32_t sinks_end[kernels::kMaxQueryRows], coded_begin[kernels::kMaxQueryRows], coded_end[kernels::kMaxQueryRows];
     for (uint32_t r = 0; r < rows; ++r) {
-        sinks_end[r] = end[r] < precise.sink_tokens ? end[r] : precise.sink_tokens;
-        coded_begin[r] = begin[r] > precise.sink_tokens ? begin[r] : precise.sink_tokens;
-        coded_end[r] = end[r] > precise.recent_tokens ? end[r] - precise.recent_tokens : 0;
+        sinks_end[r] = end[r] < f16_window.sink_tokens ? end[r] : f16_window.sink_tokens;
+        coded_begin[r] = begin[r] > f16_window.sink_tokens ? begin[r] : f16_window.sink_tokens;
+        coded_end[r] = end[r] > f16_window.recent_tokens ? end[r] - f16_window.recent_tokens : 0;
         if (coded_begin[r] > end[r]) coded_begin[r] = end[r];
         if (coded_end[r] < coded_begin[r]) coded_end[r] = coded_begin[r];
     }
-    const uint8_t* sink_page = block.session->precise.sinks;
+    const uint8_t* sink_page = block.session->f16_window.sinks;
     for (uint32_t span = span_first; span < span_first + span_count; ++span) {
         if (span * kAttentionSpan >= highest || (span + 1) * kAttentionSpan <= lowest) continue;
         a.span = span;
-        if (span == 0 && precise.sink_tokens) {
+        if (span == 0 && f16_window.sink_tokens) {
             kernels::AttentionArgs first = a;
             first.pages = &sink_page;
-            first.k = precise.sink_k(layer, kv_head);
-            first.v = precise.sink_v(layer, kv_head);
+            first.k = f16_window.sink_k(layer, kv_head);
+            first.v = f16_window.sink_v(layer, kv_head);
             first.end = sinks_end;
             e.config.kernels->attention_span(first);
         }
         a.begin = coded_begin;
         a.end = coded_end;
         e.config.kernels->attention_span(a);
-        if (precise.recent_tokens) {
+        if (f16_window.recent_tokens) {
             kernels::AttentionArgs last = a;
-            last.pages = block.session->precise.recent;
-            last.k = precise.recent_k(layer, kv_head);
-            last.v = precise.recent_v(layer, kv_head);
+            last.pages = block.session->f16_window.recent;
+            last.k = f16_window.recent_k(layer, kv_head);
+            last.v = f16_window.recent_v(layer, kv_head);
             last.begin = coded_end;
             last.end = end;
             e.config.kernels->attention_span(last);
@@ -500,7 +501,7 @@ void dispatch(Dispatch* d) {
 
 // The pass that begins with op `first`.
 Pass pass_at(const Engine& e, uint32_t first) {
-    const OpList& list = e.plan.pass[e.step.pass];
+    const OpList& list = e.plan.variant[e.step.variant];
     const Op& op = list.ops[first];
     Pass p = {&op, 1, 0, 1};
     double us = predict_us(op, e.step.columns);  // uncorrected, so that a pass stays the same through its step
@@ -579,7 +580,7 @@ keel_status run_step(Engine* engine, uint64_t deadline_ns, bool* progressed) {
     const uint64_t begin_ns = platform::now_ns();
     uint64_t now_ns = begin_ns;
     keel_status status = KEEL_OK;
-    while (step.op < e.plan.pass[step.pass].count) {
+    while (step.op < e.plan.variant[step.variant].count) {
         const Pass pass = pass_at(e, step.op);
         const uint32_t units = pass.units;
         if (step.unit == 0 && pass.op->kind == OpKind::kMatmul) {

@@ -140,7 +140,8 @@ class Bench {
     }
     double bytes_per_step(uint32_t depth, uint32_t sessions) const {
         const double mean_position = depth + (o_.decode - 1) / 2.0;
-        const uint64_t weights = m_.pass == KEEL_PASS_LOW_RANK ? m_.plan.low_rank_decode_bytes : m_.plan.decode_bytes;
+        const uint64_t weights =
+            m_.variant == KEEL_VARIANT_LOW_RANK ? m_.plan.low_rank_decode_bytes : m_.plan.decode_bytes;
         return static_cast<double>(weights) +
                sessions * mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
     }
@@ -215,18 +216,19 @@ class Bench {
         return us;
     }
 
-    // A step at the same position in one pass and then in the other: what disturbs the machine for longer than a step
+    // A step at the same position in one variant and then in the other: what disturbs the machine for longer than a step
     // disturbs both.
     void by_turns(std::vector<double> (&us)[2]) {
         reach(o_.position, 1);
         for (uint32_t i = 0; i < o_.turns + 2; ++i)
-            for (const keel_pass pass : {KEEL_PASS_DENSE, KEEL_PASS_LOW_RANK}) {
-                check(sessions_[0].set_pass(pass), "cannot choose the pass");
+            for (const keel_variant variant : {KEEL_VARIANT_DENSE, KEEL_VARIANT_LOW_RANK}) {
+                check(sessions_[0].set_variant(variant), "cannot choose the variant");
                 feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
                 const auto start = Clock::now();
                 advance();
                 const double taken = us_since(start);
-                if (i >= 2) us[pass == KEEL_PASS_LOW_RANK].push_back(taken);  // two rounds touch the weights of both
+                if (i >= 2)
+                    us[variant == KEEL_VARIANT_LOW_RANK].push_back(taken);  // two rounds touch the weights of both
                 check(sessions_[0].truncate(o_.position), "cannot truncate");
             }
     }
@@ -260,7 +262,7 @@ class Bench {
 Json spread_json(const Spread& s) {
     return {{"median", s.median}, {"lowest", s.lowest}, {"highest", s.highest}};
 }
-// Bytes a token and microseconds of both passes; ratios are low-rank over dense, that of times of each pair of steps.
+// Bytes a token and microseconds of both variants; ratios are low-rank over dense, that of times of each pair of steps.
 struct Turns {
     double bytes[2];
     Spread us[2], ratio;
@@ -275,9 +277,9 @@ Turns turns_of(const Results& r, const keel_memory_plan& plan, uint32_t position
             spread_of(ratios)};
 }
 Json turns_json(const Turns& t) {
-    const auto pass = [&t](int i) { return Json{{"bytes", t.bytes[i]}, {"us", spread_json(t.us[i])}}; };
-    return {{"dense", pass(0)},
-            {"low_rank", pass(1)},
+    const auto variant = [&t](int i) { return Json{{"bytes", t.bytes[i]}, {"us", spread_json(t.us[i])}}; };
+    return {{"dense", variant(0)},
+            {"low_rank", variant(1)},
             {"byte_ratio", t.byte_ratio()},
             {"time_ratio", spread_json(t.ratio)}};
 }
@@ -459,7 +461,7 @@ void add_bench_verb(CLI::App& app, Console& console) {
     add("--steps", o->steps, "single steps timed for the latency table; 0 measures none");
     add("--position", o->position, "position at which they are timed");
     add("--turns", o->turns,
-        "single steps at that position timed in the dense and the low-rank pass by turns; 0 measures none");
+        "single steps at that position timed in the dense and the low-rank variant by turns; 0 measures none");
     add("--budget-us", o->budget_us, "time slice for the longest prompt; 0 skips the slices");
     add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
     verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");

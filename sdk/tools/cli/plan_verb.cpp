@@ -34,27 +34,27 @@ struct OpGroup {
 };
 
 // Where the weights of an op live, and for copied ones why they are not interleaved: "copy (rows)".
-const char* plain_reason_name(keel_plain_reason reason) {
+const char* plain_reason_name(keel_repack_skip reason) {
     switch (reason) {
-        case KEEL_PLAIN_TYPE:
+        case KEEL_REPACK_SKIP_TYPE:
             return "type";
-        case KEEL_PLAIN_ROWS:
+        case KEEL_REPACK_SKIP_ROWS:
             return "rows";
-        case KEEL_PLAIN_LOOKUP:
+        case KEEL_REPACK_SKIP_LOOKUP:
             return "lookup";
-        case KEEL_PLAIN_SPEED:
+        case KEEL_REPACK_SKIP_SPEED:
             return "speed";
-        case KEEL_PLAIN_NONE:
+        case KEEL_REPACK_SKIP_NONE:
             break;
     }
     return "";
 }
 std::string placement_text(const keel_op_info& op) {
     if (!op.weight_type[0]) return "";
-    const std::string reason = plain_reason_name(op.plain_reason);
+    const std::string reason = plain_reason_name(op.repack_skip);
     return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")");
 }
-// Of a product of the low-rank pass.
+// Of a product of the low-rank variant.
 std::string low_rank_text(const keel_op_info& op) {
     switch (op.low_rank_reason) {
         case KEEL_LOW_RANK_USED:
@@ -82,7 +82,7 @@ uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
 bool same_op(const keel_op_info& a, const keel_op_info& b) {
     return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
            a.columns == b.columns && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
-           a.placement == b.placement && a.plain_reason == b.plain_reason && a.low_rank_reason == b.low_rank_reason &&
+           a.placement == b.placement && a.repack_skip == b.repack_skip && a.low_rank_reason == b.low_rank_reason &&
            a.low_rank_error == b.low_rank_error;
 }
 
@@ -110,7 +110,7 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "pass", "rows", "columns",
+    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "dispatch", "rows", "columns",
                  "fixed bytes", "bytes/token", "predicted", "x"},
                 4);
     for (const OpGroup& group : groups)
@@ -118,9 +118,10 @@ std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpG
             const keel_op_info& op = ops[i];
             table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
                        op.low_rank ? low_rank_text(op) : placement_text(op),
-                       i > group.begin && op.pass == ops[i - 1].pass ? "+" : strf("%u", op.pass), strf("%u", op.rows),
-                       strf("%u", op.columns), human_bytes(op.fixed_bytes), human_bytes(op.token_bytes),
-                       human_us(op.predicted_us), group.repeats > 1 ? strf("%u", group.repeats) : ""});
+                       i > group.begin && op.dispatch == ops[i - 1].dispatch ? "+" : strf("%u", op.dispatch),
+                       strf("%u", op.rows), strf("%u", op.columns), human_bytes(op.fixed_bytes),
+                       human_bytes(op.token_bytes), human_us(op.predicted_us),
+                       group.repeats > 1 ? strf("%u", group.repeats) : ""});
         }
     return table.text();
 }
@@ -139,8 +140,8 @@ Json op_json(const keel_op_info& op) {
             {"first_op", op.first_op},
             {"last_op", op.last_op},
             {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
-            {"plain_reason", plain_reason_name(op.plain_reason)},
-            {"pass", op.pass},
+            {"repack_skip", plain_reason_name(op.repack_skip)},
+            {"dispatch", op.dispatch},
             {"low_rank", low_rank_text(op)},
             {"predicted_us", op.predicted_us}};
 }
@@ -395,14 +396,15 @@ void show_plan(const Options& o, const Console& console) {
     printf(
         "\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f "
         "tok/s)\n",
-        plan.op_count, ops.empty() ? 0 : ops.back().pass + 1, human_bytes(plan.decode_bytes).c_str(),
+        plan.op_count, ops.empty() ? 0 : ops.back().dispatch + 1, human_bytes(plan.decode_bytes).c_str(),
         human_us(predicted_us).c_str(), predicted_us > 0 ? 1e6 / predicted_us : 0);
     if (low_rank.empty()) return;
-    if (!o.no_ops) printf("\nlow-rank pass\n%s", ops_text(low_rank, group_layers(low_rank, !o.all_ops)).c_str());
+    if (!o.no_ops) printf("\nlow-rank variant\n%s", ops_text(low_rank, group_layers(low_rank, !o.all_ops)).c_str());
     double low_rank_us = 0;
     for (const keel_op_info& op : low_rank) low_rank_us += op.predicted_us;
     printf(
-        "\n%u ops in the low-rank pass; one token moves %s (%.1f %% of the dense pass) and is predicted to take %s\n",
+        "\n%u ops in the low-rank variant; one token moves %s (%.1f %% of the dense variant) and is predicted to take "
+        "%s\n",
         plan.low_rank_op_count, human_bytes(plan.low_rank_decode_bytes).c_str(),
         100.0 * static_cast<double>(plan.low_rank_decode_bytes) / static_cast<double>(plan.decode_bytes),
         human_us(low_rank_us).c_str());

@@ -60,7 +60,7 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
                     "projections whose record has a larger relative squared error stay dense")
         ->check(CLI::NonNegativeNumber)
         ->group("Engine");
-    verb.add_flag("--low-rank", options.low_rank, "run in the low-rank pass of the W_proj cache")->group("Engine");
+    verb.add_flag("--low-rank", options.low_rank, "run in the low-rank variant of the W_proj cache")->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights,
                "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,

@@ -177,7 +177,7 @@ void compare_caches(Options o, const Console& console) {
 
 void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
     CLI::App* verb =
-        add_verb(wproj, console, "compare", "quality, bytes and speed of W_proj caches beside the dense pass",
+        add_verb(wproj, console, "compare", "quality, bytes and speed of W_proj caches beside the dense variant",
                  "  keel wproj compare model.gguf validation.jsonl --cache a.bin --cache b.bin\n"
                  "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks "
                  "0.25,0.375,0.5 --groups qkv\n"

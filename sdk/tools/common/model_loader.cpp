@@ -161,7 +161,7 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
         throw ToolError(kExitUsage, "--low-rank needs a W_proj cache: --wproj");
     if (options.low_rank && loaded.plan.low_rank_op_count == 0)
         throw ToolError(loaded.plan.wproj_status, "cannot use the W_proj cache", &loaded.plan.wproj_error);
-    loaded.pass = options.low_rank ? KEEL_PASS_LOW_RANK : KEEL_PASS_DENSE;
+    loaded.variant = options.low_rank ? KEEL_VARIANT_LOW_RANK : KEEL_VARIANT_DENSE;
     loaded.memory = RegionMemory(loaded.plan);
     if (before_init) before_init(loaded.plan);
 
@@ -185,7 +185,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
 Session open_session(LoadedModel& model) {
     Result<Session> session = model.engine.open();
     check(session.status, "cannot open a session");
-    if (model.pass != KEEL_PASS_DENSE) check(session->set_pass(model.pass), "cannot choose the low-rank pass");
+    if (model.variant != KEEL_VARIANT_DENSE)
+        check(session->set_variant(model.variant), "cannot choose the low-rank variant");
     return std::move(*session);
 }
 

@@ -30,7 +30,7 @@ struct EngineOptions {
     uint64_t wproj_key = 0;          // it has to have; 0: any of the model
     bool wproj_any_key = false;
     double wproj_error = 0;                     // records of a larger error stay dense; 0: no bound
-    bool low_rank = false;                      // sessions run in the low-rank pass
+    bool low_rank = false;                      // sessions run in the low-rank variant
     const keel_reader* wproj_reader = nullptr;  // a cache in memory, instead of a file
     mutable std::shared_ptr<FileReader> kv_profile_file, wproj_file;  // opened by make_config, which points into them
 };
@@ -72,8 +72,8 @@ struct LoadedModel {
     keel_config config{};
     keel_memory_plan plan{};
     RegionMemory memory;
-    Engine engine;                     // last: closed before its memory goes
-    keel_pass pass = KEEL_PASS_DENSE;  // of sessions
+    Engine engine;                              // last: closed before its memory goes
+    keel_variant variant = KEEL_VARIANT_DENSE;  // of sessions
     double load_seconds = 0;
     uint64_t heap_at_init = 0;  // heap_allocations() the moment keel_engine_init returned
 };
@@ -83,7 +83,7 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
                        const std::function<void(keel_config&)>& adjust = {},
                        const std::function<void(const keel_memory_plan&)>& before_init = {});
 
-// A session in the model's pass. Throws ToolError.
+// A session in the model's variant. Throws ToolError.
 Session open_session(LoadedModel& model);
 
 // Reusable pieces of reports.

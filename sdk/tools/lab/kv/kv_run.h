@@ -33,7 +33,7 @@ class KvRun {
     // Who watches the next forward passes; null: nobody. It has to live as long. Ends the open session.
     void set_tap(KvTap* tap);
     // Which products the next forward passes use; the engine's configuration says it for the first ones.
-    void set_pass(keel_pass pass) { model_.pass = pass; }
+    void set_variant(keel_variant variant) { model_.variant = variant; }
     // Computes `ids` from an empty session and shows the logits of every position in order.
     void forward(std::span<const int32_t> ids, const LogitsVisitor& visit);
     // After forward(ids): takes positions [prefix, n) back and computes them again one by one.

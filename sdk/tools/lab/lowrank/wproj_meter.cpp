@@ -62,8 +62,8 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     run.close();
     Session session = open_session(run.model());
     for (uint32_t round = 0; round <= rounds; ++round) {  // the first one warms up
-        const double dense = decode_rate(run.model(), session, KEEL_PASS_DENSE),
-                     low_rank = decode_rate(run.model(), session, KEEL_PASS_LOW_RANK);
+        const double dense = decode_rate(run.model(), session, KEEL_VARIANT_DENSE),
+                     low_rank = decode_rate(run.model(), session, KEEL_VARIANT_LOW_RANK);
         if (round == 0) continue;
         reading.dense_rate.push_back(dense);
         reading.rate.push_back(low_rank);
@@ -71,10 +71,10 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     return reading;
 }
 
-double WprojMeter::decode_rate(LoadedModel& model, Session& session, keel_pass pass) {
+double WprojMeter::decode_rate(LoadedModel& model, Session& session, keel_variant variant) {
     const std::vector<int32_t> prompt(kTimedFrom, 1);
     check(session.truncate(0), "cannot empty the session");
-    check(session.set_pass(pass), "cannot choose the pass");
+    check(session.set_variant(variant), "cannot choose the variant");
     check(session.feed(prompt), "cannot feed tokens");
     check(model.engine.advance(session).status, "cannot advance");
     const auto start = std::chrono::steady_clock::now();

@@ -1,4 +1,4 @@
-// What a W_proj cache that exists in memory only does to a model's predictions and its speed: the low-rank pass beside
+// What a W_proj cache that exists in memory only does to a model's predictions and its speed: the low-rank variant beside
 // the dense one.
 #pragma once
 #include <vector>
@@ -10,7 +10,7 @@
 namespace keel::tools {
 
 struct WprojReading {
-    KvScore score;                                      // against the dense pass of the same engine
+    KvScore score;                                      // against the dense variant of the same engine
     uint64_t decode_bytes = 0, dense_decode_bytes = 0;  // a token moves, as planned
     uint64_t records = 0, record_bytes = 0;             // bases, records and biases
     // Tokens per second of decoding, by turns in the same engine; empty: not measured.
@@ -19,7 +19,7 @@ struct WprojReading {
 
 class WprojMeter {
   public:
-    // documents: token ids. options: of the engine; its caches and pass are not used.
+    // documents: token ids. options: of the engine; its caches and variant are not used.
     WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents);
 
     // rounds: decoding is timed so many times (64 tokens from position 128 on, dense and low-rank by turns); 0: not.
@@ -30,7 +30,7 @@ class WprojMeter {
     uint64_t tokens() const;
 
   private:
-    double decode_rate(LoadedModel& model, Session& session, keel_pass pass);
+    double decode_rate(LoadedModel& model, Session& session, keel_variant variant);
     EngineOptions options_;
     uint32_t context_ = 0;
     std::vector<KvReference> references_;
