@@ -1,7 +1,11 @@
 // The tables of the CPU kernel sets.
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/isa.h"
 
 namespace keel::kernels {
+
+static_assert(sizeof kIsaNames / sizeof *kIsaNames == kIsaLimit);
+
 namespace {
 
 // A set of one instruction set: the names of its functions differ in the suffix only.
@@ -49,21 +53,21 @@ namespace {
         add_q8_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
         add_q8_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);          \
     }
-#define KEEL_DEFINE_SET(isa)           \
+#define KEEL_DEFINE_SET(isa, number)   \
     KEEL_DEFINE_FLOAT_KERNELS(isa)     \
     KEEL_DEFINE_Q8_KERNELS(isa)        \
     constexpr KernelSet make_##isa() { \
         KernelSet s{};                 \
-        s.name = #isa;                 \
+        s.name = kIsaNames[number];    \
         add_float_kernels_##isa(s);    \
         add_q8_kernels_##isa(s);       \
         return s;                      \
     }
 
-KEEL_DEFINE_SET(scalar)
+KEEL_DEFINE_SET(scalar, kScalar)
 #if defined(__x86_64__)
-KEEL_DEFINE_SET(avx2)
-KEEL_DEFINE_SET(avx512)
+KEEL_DEFINE_SET(avx2, kAvx2)
+KEEL_DEFINE_SET(avx512, kAvx512)
 KEEL_DEFINE_Q8_KERNELS(amx)
 
 // Interleaved rows are faster for every type.
@@ -74,7 +78,7 @@ constexpr KernelSet interleaved(KernelSet s) {
 }
 constexpr KernelSet make_amx() {
     KernelSet s = make_avx512();
-    s.name = "amx";
+    s.name = kIsaNames[kAmx];
     add_q8_kernels_amx(s);
     return s;
 }
@@ -83,7 +87,7 @@ constexpr KernelSet with_vbmi(KernelSet s) {
     return s;
 }
 #elif defined(__aarch64__)
-KEEL_DEFINE_SET(neon)
+KEEL_DEFINE_SET(neon, kNeon)
 #endif
 
 }  // namespace

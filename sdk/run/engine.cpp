@@ -1,11 +1,11 @@
 // Plan, init, close, stats: everything about an engine but running it.
 #include "sdk/run/engine.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include <new>
 
+#include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
@@ -25,36 +25,6 @@ uint32_t or_default(uint32_t v, uint32_t fallback) {
 
 keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
     return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
-}
-
-// The set for `isa` where this build and machine have it and the system lets this process use its registers.
-const kernels::KernelSet* usable_kernel_set(uint32_t isa) {
-    const kernels::KernelSet* set = kernels::find_kernel_set(isa);
-    return set && (isa != kernels::kAmx || platform::allow_tile_registers()) ? set : nullptr;
-}
-
-// The kernel set that `*cpu` asks for, and its number in place of AUTO, which leaves the choice to the environment,
-// then to the machine.
-keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_error* error) {
-    static constexpr const char* kNames[kernels::kIsaLimit] = {nullptr, "scalar", "avx2", "avx512", "amx", "neon"};
-    const char* field = "config.cpu";
-    uint32_t isa = static_cast<uint32_t>(*cpu);
-    if (isa == KEEL_CPU_AUTO) {
-        const char* wanted = getenv("KEEL_CPU");
-        if (wanted && *wanted) {
-            field = "KEEL_CPU";
-            for (isa = kernels::kScalar; isa < kernels::kIsaLimit && strcmp(wanted, kNames[isa]) != 0;) ++isa;
-            if (isa == kernels::kIsaLimit)
-                return fail(error, KEEL_E_UNSUPPORTED, 0, field,
-                            "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
-        } else {
-            for (isa = kernels::kIsaLimit - 1; isa > kernels::kScalar && !usable_kernel_set(isa);)
-                --isa;  // numbered from slow to fast
-        }
-    }
-    *cpu = static_cast<keel_cpu>(isa);
-    *set = usable_kernel_set(isa);
-    return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
 }
 
 void place_session(const keel_model& model, const PlanConfig& c, const KvF16WindowShape& f16_window, Arena& arena,

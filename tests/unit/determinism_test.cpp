@@ -279,7 +279,7 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
     }
     const Reference reference = run_reference(path, c, KEEL_CPU_SCALAR);
     for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
-        const keel::kernels::KernelSet* set = keel_test::usable_set(isa);
+        const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
         if (!set) continue;
         const keel_cpu cpu = static_cast<keel_cpu>(isa);
         for (int walk = 0; walk < c.walks; ++walk) {

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernel_set.h"
 #include "kernels/formats/numeric.h"
-#include "platform/platform.h"
 #include "tests/fenced_memory.h"
 
 namespace keel_test {
@@ -32,17 +32,12 @@ inline std::vector<uint32_t> weight_types() {
 void emulate_amx_products(KernelSet* set);  // emulated_amx.cpp; for machines with AVX-512 only
 #endif
 
-// The set for `isa` if this machine can run it and the system lets us.
-inline const KernelSet* usable_set(uint32_t isa) {
-    return isa == kAmx && !keel::platform::allow_tile_registers() ? nullptr : find_kernel_set(isa);
-}
-
 // Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile
 // instructions emulated, and where it has VBMI the AVX-512 one for machines without.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
-        if (const KernelSet* set = usable_set(isa)) sets.push_back(set);
+        if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
 #if defined(__x86_64__)
     if (find_kernel_set(kAvx512)) {
         static KernelSet emulated = [] {

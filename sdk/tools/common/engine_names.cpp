@@ -2,6 +2,8 @@
 
 #include <iterator>
 
+#include "kernels/cpu/isa.h"
+
 namespace keel::tools {
 namespace {
 
@@ -38,8 +40,12 @@ const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
                                       {"locked", KEEL_WEIGHTS_MAP_LOCKED},
                                       {"repack", KEEL_WEIGHTS_REPACK}};
 const Names<keel_activation> kActivations = {{"q8", KEEL_ACTIVATION_Q8}, {"f32", KEEL_ACTIVATION_F32}};
-const Names<keel_cpu> kCpus = {{"auto", KEEL_CPU_AUTO},     {"scalar", KEEL_CPU_SCALAR}, {"avx2", KEEL_CPU_AVX2},
-                               {"avx512", KEEL_CPU_AVX512}, {"amx", KEEL_CPU_AMX},       {"neon", KEEL_CPU_NEON}};
+const Names<keel_cpu> kCpus = [] {
+    Names<keel_cpu> names = {{"auto", KEEL_CPU_AUTO}};
+    for (uint32_t isa = 1; isa < std::size(kernels::kIsaNames); ++isa)
+        names[kernels::kIsaNames[isa]] = static_cast<keel_cpu>(isa);
+    return names;
+}();
 
 std::optional<keel_kv_format> find_kv_format(const std::string& name) {
     const auto it = kKvFormats.find(name);

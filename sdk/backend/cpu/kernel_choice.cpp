@@ -1,12 +1,18 @@
-// Which kernel sets this build has and this machine can run.
-#include "kernels/cpu/families.h"
+#include "sdk/backend/cpu/kernel_choice.h"
+
+#include <stdlib.h>
+#include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+
+#include "kernels/cpu/families.h"
 #include "platform/platform.h"
+#include "sdk/core/status.h"
 
-namespace keel::kernels {
+namespace keel {
 
+namespace kernels {
 namespace {
 
 #if defined(__x86_64__)
@@ -59,7 +65,8 @@ const KernelSet* find_kernel_set(uint32_t isa) {
         case kAvx512:
             return !have_avx512() ? nullptr : have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
         case kAmx:
-            return !have_amx() ? nullptr : have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
+            if (!have_amx() || !platform::allow_tile_registers()) return nullptr;
+            return have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
 #elif defined(__aarch64__)
         case kNeon:
             return platform::have_arm_integer_products() ? &kNeonSet : nullptr;
@@ -69,4 +76,35 @@ const KernelSet* find_kernel_set(uint32_t isa) {
     }
 }
 
-}  // namespace keel::kernels
+}  // namespace kernels
+
+static_assert(static_cast<uint32_t>(KEEL_CPU_SCALAR) == kernels::kScalar &&
+                  static_cast<uint32_t>(KEEL_CPU_AVX2) == kernels::kAvx2 &&
+                  static_cast<uint32_t>(KEEL_CPU_AVX512) == kernels::kAvx512 &&
+                  static_cast<uint32_t>(KEEL_CPU_AMX) == kernels::kAmx &&
+                  static_cast<uint32_t>(KEEL_CPU_NEON) == kernels::kNeon,
+              "keel_cpu is Isa");
+
+keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_error* error) {
+    const char* field = "config.cpu";
+    uint32_t isa = static_cast<uint32_t>(*cpu);
+    if (isa == KEEL_CPU_AUTO) {
+        const char* wanted = getenv("KEEL_CPU");
+        if (wanted && *wanted) {
+            field = "KEEL_CPU";
+            for (isa = kernels::kScalar; isa < kernels::kIsaLimit && strcmp(wanted, kernels::kIsaNames[isa]) != 0;)
+                ++isa;
+            if (isa == kernels::kIsaLimit)
+                return fail(error, KEEL_E_UNSUPPORTED, 0, field,
+                            "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
+        } else {
+            isa = kernels::kIsaLimit - 1;  // numbered from slow to fast
+            while (isa > kernels::kScalar && !kernels::find_kernel_set(isa)) --isa;
+        }
+    }
+    *cpu = static_cast<keel_cpu>(isa);
+    *set = kernels::find_kernel_set(isa);
+    return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
+}
+
+}  // namespace keel
