@@ -22,10 +22,9 @@
 #pragma once
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
-#include "sdk/core/arena.h"
-#include "sdk/kv/kv_profile.h"
 #include "sdk/model/model.h"
-#include "sdk/plan/low_rank.h"
+#include "sdk/plan/config.h"
+#include "sdk/plan/weights.h"
 
 namespace keel {
 
@@ -121,50 +120,6 @@ struct Op {
     uint64_t token_macs;        // multiply-adds per token column
     double fixed_us, token_us;  // predicted time to move these bytes, one thread
     double compute_us;          // and to do these multiply-adds
-};
-
-// The configuration with all defaults resolved and checked.
-struct PlanConfig {
-    uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
-    KvChoice kv;
-    uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
-    uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
-    keel_weights weights;
-    LowRankChoice low_rank;
-    bool q8;  // 8-bit activations for types that have them
-    keel_cpu cpu;
-    const kernels::KernelSet* kernels;
-    bool pin_threads;
-};
-keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
-                           PlanConfig* out, keel_hooks* hooks, keel_error* error);
-
-// Where weights go: into an arena, or nowhere when they are read in place.
-struct WeightPlacer {
-    const keel_reader* reader;  // of the model, or for a while of a W_proj cache
-    Arena& arena;
-    keel_weights mode;
-    keel_hooks hooks;
-    const uint64_t load_bytes;  // place mode: total_bytes of the count run, for the progress hook
-    const kernels::KernelSet* kernels;
-    keel_error* error;
-    uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
-    keel_status status = KEEL_OK;
-
-    const void* matrix(const GgufTensor& t);  // null in count mode
-    // Whether the matrix of a product (lookup false) or an embedding table is interleaved, and if not, why.
-    bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const;
-    // As matrix(), interleaved.
-    const void* interleaved_matrix(const GgufTensor& t);
-    const float* vector(const GgufTensor& t);  // always copied, widened to f32
-    // The bias of a record: f32[n] at `offset` of `from`, plus `model_bias` (null in count mode and where the model has
-    // none).
-    const float* record_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias);
-
-  private:
-    void load(const GgufTensor& t, uint8_t* dst);
-    void load_repacked(const GgufTensor& t, uint8_t* dst);
-    void read(uint64_t offset, void* dst, uint64_t bytes);
 };
 
 struct OpList {

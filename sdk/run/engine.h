@@ -21,8 +21,6 @@
 namespace keel {
 
 constexpr uint32_t kMaxEngines = 16;
-constexpr uint32_t kMaxSessions = 64;
-constexpr uint32_t kMaxChunk = 512;
 constexpr uint32_t kBlockColumns = 8;  // most columns of a session that attention handles together
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
 
@@ -156,20 +154,6 @@ struct TryLock {  // a flag that one thread holds; never waits
     std::atomic<uint32_t>* flag_;
     bool held_;
 };
-
-// ---- engine.cpp ----
-// Places everything of an engine into `arenas` (count mode: base null). The one function behind keel_plan and
-// keel_engine_init. In count mode `engine` is the caller's; in place mode it is placed and returned through it.
-struct PlaceResult {
-    uint64_t mapped_weight_bytes;
-    uint64_t load_bytes;  // what init will read from the file into memory: the total of the progress hook
-    KvGeometry geometry;
-    uint64_t kv_session_bytes, kv_side_bytes;
-    ExecutionPlan plan;
-};
-keel_status place_engine(const keel_reader& reader, const keel_model& model, const PlanConfig& config,
-                         const keel_hooks& hooks, const uint32_t op_counts[2], uint64_t load_bytes, Arena* arenas,
-                         Engine** engine, PlaceResult* result, keel_error* error);
 
 // ---- executor.cpp ----
 // Runs tiles of the active step until it is complete (KEEL_OK), the deadline would be passed (KEEL_AGAIN; 0 = none) or

@@ -1,0 +1,140 @@
+#include "sdk/plan/config.h"
+
+#include "platform/platform.h"
+#include "sdk/backend/cpu/kernel_choice.h"
+#include "sdk/core/hash.h"
+#include "sdk/core/status.h"
+#include "sdk/kv/kv_f16_window.h"
+#include "sdk/plan/kv_transform.h"
+
+namespace keel {
+namespace {
+
+constexpr uint32_t kDefaultContext = 4096;
+constexpr uint32_t kMaxRecent = 65536;
+
+uint32_t or_default(uint32_t v, uint32_t fallback) {
+    return v ? v : fallback;
+}
+
+keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
+    return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
+}
+
+static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 &&
+                  static_cast<int>(KEEL_KV_TCQ_6) == kernels::kKvFormatCount,
+              "keel_kv_format is KvFormat + 1");
+
+// Profile first, then what the configuration asks for all layers, then f16.
+keel_status choose_kv_formats(const keel_config& c, const keel_model& model, PlanConfig* out, keel_error* error) {
+    const ModelSpec& s = model.spec;
+    KvChoice& kv = out->kv;
+    if (c.kv_profile) {
+        keel_reader reader;
+        KEEL_TRY(read_versioned(c.kv_profile, &reader, sizeof reader));
+        KEEL_TRY(read_kv_profile(reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2},
+                                 &kv, error));
+    }
+    const struct {
+        const char* field;
+        uint32_t asked;
+        kernels::KvFormat KvLayerFormats::*format;
+    } sides[] = {{"config.k_format", c.k_format, &KvLayerFormats::k},
+                 {"config.v_format", c.v_format, &KvLayerFormats::v}};
+    for (const auto& side : sides) {
+        KEEL_TRY(check_range(side.field, side.asked, KEEL_KV_DEFAULT, kernels::kKvFormatCount, error));
+        kv.all.*side.format = side.asked ? static_cast<kernels::KvFormat>(side.asked - 1) : kernels::kKvF16;
+        if (!kv_format_fits(kv.all.*side.format, s.head_dim))
+            return fail(error, KEEL_E_UNSUPPORTED, 0, side.field, "the model's head size does not fit the format");
+        for (uint32_t layer = 0; side.asked && kv.has_profile && layer < s.layers; ++layer)
+            kv.layer[layer].*side.format = kv.all.*side.format;
+    }
+    out->kv_mean_pairs = kv_mean_pairs(kv, model);
+    return KEEL_OK;
+}
+
+// A cache that is damaged or another model's is not used; what the caller asks wrongly is an error.
+keel_status choose_low_rank(const keel_config& c, const keel_model& model, const keel_reader& weights,
+                            LowRankChoice* out, keel_error* error) {
+    if (!c.wproj) return KEEL_OK;
+    if (!(c.wproj_max_error >= 0 && c.wproj_max_error <= 1e6f))
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj_max_error", "not a bound");
+    keel_reader reader;
+    KEEL_TRY(read_versioned(c.wproj, &reader, sizeof reader));
+    if ((c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED) && weights.mapped && !reader.mapped)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj", "mapping needs a reader with `mapped` set");
+    out->given = true;
+    out->max_error = c.wproj_max_error;
+    out->error.struct_size = sizeof out->error;
+    out->usable = wproj_open(reader, wproj_shape_of(model), c.wproj_key, c.wproj_any_key != 0, &out->file,
+                             &out->error) == KEEL_OK;
+    return KEEL_OK;
+}
+
+}  // namespace
+
+keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
+                           PlanConfig* out, keel_hooks* hooks, keel_error* error) {
+    keel_config c;
+    KEEL_TRY(read_versioned(config, &c, sizeof c));
+    if (c.api_version != 0 && c.api_version != KEEL_API_VERSION)
+        return fail(error, KEEL_E_ABI, 0, "config.api_version", "another version of the API");
+    *hooks = c.hooks;  // nested by value: its size is fixed by this library's keel_config
+    const uint32_t default_context =
+        model.spec.train_context < kDefaultContext ? model.spec.train_context : kDefaultContext;
+    *out = {};
+    out->max_sessions = or_default(c.max_sessions, 1);
+    out->context_tokens = or_default(c.context_tokens, default_context);
+    out->chunk_tokens = or_default(c.chunk_tokens, 256);
+    out->logits_rows = or_default(c.logits_rows, 1);
+    out->tile_us = or_default(c.tile_us, 250);
+    out->max_text_bytes = or_default(c.max_text_bytes, 16384);
+    out->threads = c.threads;
+    if (out->threads == 0) {
+        const uint32_t cores = platform::usable_cores();
+        out->threads = cores < platform::kMaxThreads ? cores : platform::kMaxThreads;
+    }
+    out->pin_threads = c.pin_threads != 0;
+    KEEL_TRY(check_range("config.max_sessions", out->max_sessions, 1, kMaxSessions, error));
+    KEEL_TRY(check_range("config.context_tokens", out->context_tokens, 1, 1u << 24, error));
+    KEEL_TRY(check_range("config.chunk_tokens", out->chunk_tokens, 1, kMaxChunk, error));
+    KEEL_TRY(check_range("config.logits_rows", out->logits_rows, 1, kMaxChunk, error));
+    KEEL_TRY(check_range("config.threads", out->threads, 1, platform::kMaxThreads, error));
+    KEEL_TRY(check_range("config.tile_us", out->tile_us, 1, 1000000, error));
+    KEEL_TRY(check_range("config.max_text_bytes", out->max_text_bytes, 64, 1u << 24, error));
+    out->kv_pages = or_default(c.kv_pages, out->max_sessions * kv_pages_for(out->context_tokens));
+    KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
+    KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
+    KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
+    KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
+    KEEL_TRY(choose_kv_formats(c, model, out, error));
+    KEEL_TRY(choose_low_rank(c, model, reader, &out->low_rank, error));
+    out->kv_sink_tokens = c.kv_sink_tokens;
+    out->kv_recent_tokens = c.kv_recent_tokens;
+    out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);
+    KEEL_TRY(check_range("config.kv_sink_tokens", out->kv_sink_tokens, 0, kMaxSinks, error));
+    KEEL_TRY(check_range("config.kv_recent_tokens", out->kv_recent_tokens, 0, kMaxRecent, error));
+    KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRecent, error));
+    out->weights = c.weights;
+    out->q8 = c.activation != KEEL_ACTIVATION_F32;
+    out->cpu = c.cpu;
+    KEEL_TRY(choose_kernels(&out->cpu, &out->kernels, error));
+    if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
+    return KEEL_OK;
+}
+
+uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
+    const KvChoice& kv = config.kv;
+    uint64_t hash = kHashSeed;
+    const auto add = [&hash](const void* data, size_t bytes) {
+        hash = hash_update(hash, static_cast<const char*>(data), bytes);
+    };
+    for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
+    if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
+    const uint32_t f16_window[] = {config.kv_sink_tokens, config.kv_recent_tokens};
+    if (f16_window[0] || f16_window[1]) add(f16_window, sizeof f16_window);
+    return hash_finish(hash);
+}
+
+}  // namespace keel

@@ -1,0 +1,34 @@
+// A keel_config with all defaults resolved and checked: what everything that plans or runs reads instead of it.
+#pragma once
+#include "keel/keel.h"
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/kv/kv_profile.h"
+#include "sdk/model/model.h"
+#include "sdk/plan/low_rank.h"
+
+namespace keel {
+
+constexpr uint32_t kMaxSessions = 64;
+constexpr uint32_t kMaxChunk = 512;
+
+struct PlanConfig {
+    uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
+    KvChoice kv;
+    uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
+    uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
+    keel_weights weights;
+    LowRankChoice low_rank;
+    bool q8;  // 8-bit activations for types that have them
+    keel_cpu cpu;
+    const kernels::KernelSet* kernels;
+    bool pin_threads;
+};
+
+// Also reads the optional parts a configuration names. Errors as keel_plan.
+keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
+                           PlanConfig* out, keel_hooks* hooks, keel_error* error);
+
+// Names the way KV rows are coded: formats, scale modes and what a profile changes.
+uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers);
+
+}  // namespace keel
