@@ -67,6 +67,11 @@ keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data
 keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
                             float** row);
 
+/* A stored row of any format decoded into row, f32[head_dim], in the coordinates of KEEL_LAB_AFTER_ROPE: rotated back, gains
+ * undone, the K mean that was removed after RoPE, or the V mean, added. KEEL_E_ARGUMENT for a row that is not computed. */
+keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
+                                   float* row);
+
 #ifdef __cplusplus
 }
 #endif

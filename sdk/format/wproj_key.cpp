@@ -37,12 +37,6 @@ uint64_t wproj_key(const WprojKeyDesc& d) {
     return key ? key : 1;
 }
 
-uint64_t wproj_rank_list_hash(const uint32_t* ranks, uint32_t layers) {
-    uint64_t state = add(kHashSeed, layers);
-    for (uint32_t i = 0; i < layers; ++i) state = add(state, ranks[i]);
-    return hash_finish(state);
-}
-
 void wproj_file_name(uint64_t key, char (&out)[kWprojFileNameBytes]) {
     memcpy(out, kPrefix, kPrefixBytes);
     for (uint32_t i = 0; i < 8; ++i) out[kPrefixBytes + i] = kDigits[key >> (28 - 4 * i) & 15];

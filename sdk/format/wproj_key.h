@@ -11,7 +11,6 @@ enum WprojRankPolicy : uint32_t {
     kWprojRankBytes,    // byte budget of all factors
     kWprojRankEnergy,   // share of energy to keep, in millionths
     kWprojRankError,    // largest relative squared output error, in millionths
-    kWprojRankList,     // wproj_rank_list_hash
 };
 
 struct WprojKeyDesc {
@@ -28,8 +27,6 @@ struct WprojKeyDesc {
 
 // Never 0, which wproj_open takes for "not known".
 uint64_t wproj_key(const WprojKeyDesc& desc);
-// Of a rank for each layer.
-uint64_t wproj_rank_list_hash(const uint32_t* ranks, uint32_t layers);
 
 // "ott_wproj_cache_0A2337F6.bin": the low 32 bits of the key.
 constexpr uint32_t kWprojFileNameBytes = 29;

@@ -106,7 +106,6 @@ struct KeyReader {
         if (status == KEEL_OK) status = gguf_f32(reader, g, name(suffix), &v, &present, error);
         return present ? v : fallback;
     }
-    bool present(const char* suffix) { return gguf_find(g, name(suffix)) != nullptr; }
     void check(bool ok, const char* suffix, keel_status code, const char* reason) {
         if (status == KEEL_OK && !ok) status = fail(error, code, 0, name(suffix), reason);
     }

@@ -56,7 +56,6 @@ bool tokenizer_begins_text(const Tokenizer* t, int32_t previous_id, bool previou
 uint32_t tokenizer_vocabulary(const Tokenizer* t);
 // End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
-int32_t tokenizer_bos(const Tokenizer* t);  // -1 when absent
 int32_t tokenizer_eos(const Tokenizer* t);  // likewise
 
 // ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----

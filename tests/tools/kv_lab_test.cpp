@@ -16,7 +16,6 @@
 #include "sdk/tools/lab/kv/kv_meter.h"
 #include "sdk/tools/lab/kv/kv_peer_tap.h"
 #include "sdk/tools/lab/kv/kv_probe.h"
-#include "sdk/tools/lab/kv/kv_stored_row.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 #include "tests/test_paths.h"
 

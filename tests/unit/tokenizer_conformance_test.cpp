@@ -191,7 +191,7 @@ TEST(TokenizerConformance, ReferenceModel) {
     ASSERT_EQ(KEEL_OK, fixture.status) << fixture.error.field << ": " << fixture.error.reason;
     EXPECT_EQ(fixture.planned_bytes, fixture.used_bytes);
     EXPECT_EQ(4096u, keel::tokenizer_vocabulary(fixture.t));
-    EXPECT_EQ(1, keel::tokenizer_bos(fixture.t));
+    EXPECT_EQ(std::vector<int32_t>{1}, fixture.encode("", KEEL_TOKENIZE_BOS));
     const int32_t* end_ids;
     ASSERT_EQ(1u, keel::tokenizer_end_ids(fixture.t, &end_ids));
     EXPECT_EQ(2, end_ids[0]);

@@ -10,6 +10,7 @@
 #include "sdk/tools/common/console.h"
 #include "tests/test_paths.h"
 #include "tests/wproj_images.h"
+#include "tests/wproj_sizes.h"
 
 namespace {
 

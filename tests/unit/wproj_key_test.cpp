@@ -52,13 +52,6 @@ TEST(WprojKey, EveryFieldCounts) {
     EXPECT_EQ(wproj_key(description()), wproj_key(description()));
 }
 
-TEST(WprojKey, RankListsDifferByOrderAndLength) {
-    const uint32_t a[] = {64, 32, 32}, b[] = {32, 64, 32}, zeros[] = {0, 0, 0};
-    EXPECT_NE(wproj_rank_list_hash(a, 3), wproj_rank_list_hash(b, 3));
-    EXPECT_NE(wproj_rank_list_hash(a, 3), wproj_rank_list_hash(a, 2));
-    EXPECT_NE(wproj_rank_list_hash(zeros, 3), wproj_rank_list_hash(zeros, 2));
-}
-
 TEST(WprojKey, FileNames) {
     char name[kWprojFileNameBytes];
     wproj_file_name(0x123456780a2337f6ull, name);

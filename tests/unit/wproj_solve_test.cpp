@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
+#include "tests/wproj_sizes.h"
 
 namespace keel::tools {
 namespace {
@@ -194,7 +195,7 @@ TEST(WprojSolve, PublishedForm) {
         EXPECT_LT(layer.record[s].error, 0);
     }
     WprojImage image = image_of(solution);
-    WprojSizes sizes;
+    keel_test::WprojSizes sizes;
     sizes.columns = kColumns;
     sizes.ranks = {32, 32};
     for (const uint32_t s : {kWprojQ, kWprojK, kWprojV, kWprojO}) sizes.rows[s] = kRows[s];

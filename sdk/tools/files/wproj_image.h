@@ -74,13 +74,4 @@ std::vector<uint8_t> encode_wproj_v2(const WprojImage& image, uint64_t key, cons
 void write_wproj_v2(const std::string& path, const WprojImage& image, uint64_t key, const WprojPacking& packing = {},
                     const WprojProgress& progress = {});
 
-// Bytes of a version-1 file, counted without writing one. Records are Q8 where the rank is a multiple of 32, else f32.
-struct WprojSizes {
-    uint32_t columns = 0;
-    std::vector<uint32_t> ranks;               // of each layer; 0: no basis and no records
-    std::array<uint32_t, kWprojSlots> rows{};  // of each slot; 0: no record
-    bool mu = true, mean = true, bias = false;
-};
-uint64_t wproj_v1_bytes(const WprojSizes& sizes);
-
 }  // namespace keel::tools

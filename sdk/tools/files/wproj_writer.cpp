@@ -301,17 +301,4 @@ void write_wproj_v2(const std::string& path, const WprojImage& image, uint64_t k
         .to_file(path, packed ? WprojProgress() : progress);
 }
 
-uint64_t wproj_v1_bytes(const WprojSizes& z) {
-    uint64_t bytes = kWprojHeader1Bytes;
-    for (const uint64_t rank : z.ranks) {
-        bytes += kWprojBasis1Bytes + kWprojSlots * 4;
-        if (!rank) continue;
-        bytes += rank * z.columns * 4 + (z.mu ? rank * 4 : 0) + (z.mean ? uint64_t{z.columns} * 4 : 0);
-        const uint64_t row_bytes = rank % 32 ? rank * 4 : rank / 32 * 36;
-        for (const uint64_t rows : z.rows)
-            if (rows) bytes += kWprojRecord1Bytes + rows * row_bytes + (z.bias ? rows * 4 : 0);
-    }
-    return bytes;
-}
-
 }  // namespace keel::tools

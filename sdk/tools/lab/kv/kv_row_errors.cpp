@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "sdk/tools/common/console.h"
-#include "sdk/tools/lab/kv/kv_stored_row.h"
 
 namespace keel::tools {
 
@@ -80,7 +79,8 @@ void KvStoredErrors::end() {
                 const size_t row = shape_.row(layer, head, p);
                 for (const bool value : {false, true}) {
                     const float* exact = (value ? v_ : k_).data() + row * shape_.head_dim;
-                    check(kv_stored_row(session_, layer, head, p, value, stored.data()), "cannot read the KV arena");
+                    check(keel_lab_decode_kv_row(session_, layer, head, p, value, stored.data()),
+                          "cannot read the KV arena");
                     errors_.set(value, layer, head, p, squared_distance(stored.data(), exact, shape_.head_dim),
                                 value ? squared_norm(exact, shape_.head_dim) : k_energy_[row]);
                 }

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# format_test.sh SOURCE_DIR: every C and C++ file is as .clang-format says, but for those of .clang-format-ignore.
+# Versions of clang-format differ in what they make of one style, so only the one the tree is formatted with counts.
+# Exit code 77, which is "skipped" for ctest, where that one is missing.
+set -euo pipefail
+cd "$1"
+version=14
+formatter=
+for candidate in clang-format-$version clang-format; do
+    if command -v $candidate >/dev/null && $candidate --version | grep -q "version $version\\."; then
+        formatter=$candidate
+        break
+    fi
+done
+if [ -z "$formatter" ]; then
+    echo "skipped: clang-format $version is missing (package clang-format-$version)"
+    exit 77
+fi
+
+ignored=$(grep -v '^#' .clang-format-ignore)
+for file in $ignored; do
+    [ -f "$file" ] || { echo "FAILED: .clang-format-ignore names $file, which does not exist"; exit 1; }
+done
+mapfile -t files < <(find include kernels perf platform samples sdk tests -name '*.[ch]' -o -name '*.cpp' -o -name '*.hpp' |
+    grep -v -x -F -e "$ignored" | sort)
+if printf '%s\0' "${files[@]}" | xargs -0 -n 40 -P "$(nproc)" "$formatter" --dry-run -Werror; then
+    echo "${#files[@]} files: ok"
+else
+    echo "FAILED: run $formatter -i on the files above"
+    exit 1
+fi
