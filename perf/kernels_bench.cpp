@@ -375,28 +375,28 @@ void attention(benchmark::State& state, const KernelSet* set, KvFormat format, u
     a.o = os.data();
     a.scratch = scratch.floats();
     const uint32_t tiles = (positions + kAttentionTile - 1) / kAttentionTile;
-    std::vector<float> bases(uint64_t{tiles} * 2 * pairs), turns(2 * pairs * kAttentionTile),
+    std::vector<float> tile_rotations(uint64_t{tiles} * 2 * pairs), offset_rotations(2 * pairs * kAttentionTile),
         coefficients(2 * pairs, 0.01f);
     for (uint32_t i = 0; i < pairs; ++i) {
         const float frequency = std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(pairs));
         for (uint32_t t = 0; t < tiles; ++t) {
-            bases[(t * pairs + i) * 2] = std::cos(frequency * static_cast<float>(t * kAttentionTile));
-            bases[(t * pairs + i) * 2 + 1] = std::sin(frequency * static_cast<float>(t * kAttentionTile));
+            tile_rotations[(t * pairs + i) * 2] = std::cos(frequency * static_cast<float>(t * kAttentionTile));
+            tile_rotations[(t * pairs + i) * 2 + 1] = std::sin(frequency * static_cast<float>(t * kAttentionTile));
         }
         for (uint32_t j = 0; j < kAttentionTile; ++j) {
-            turns[2 * i * kAttentionTile + j] = std::cos(frequency * static_cast<float>(j));
-            turns[(2 * i + 1) * kAttentionTile + j] = std::sin(frequency * static_cast<float>(j));
+            offset_rotations[2 * i * kAttentionTile + j] = std::cos(frequency * static_cast<float>(j));
+            offset_rotations[(2 * i + 1) * kAttentionTile + j] = std::sin(frequency * static_cast<float>(j));
         }
     }
     const std::vector<const float*> rows_coefficients(rows, coefficients.data());
-    a.mean = {pairs, bases.data(), turns.data(), rows_coefficients.data()};
+    a.mean = {pairs, tile_rotations.data(), offset_rotations.data(), rows_coefficients.data()};
     for (auto _ : state) {
         for (uint32_t h = 0; h < heads; ++h) {
             const uint64_t at = 2 * plane_bytes * h;
             a.k = {format, code_bytes, scale_bytes, at, at + uint64_t{kPage} * code_bytes};
             a.v = {format, code_bytes, scale_bytes, at + plane_bytes, at + plane_bytes + uint64_t{kPage} * code_bytes};
             std::fill(m.begin(), m.end(), -INFINITY);
-            for (a.span = 0; a.span * kAttentionSpan < positions; ++a.span) set->attention_span(a);
+            for (a.split = 0; a.split * kKvSplitTokens < positions; ++a.split) set->attention_split(a);
             for (uint32_t r = 0; r < rows; ++r) set->attention_finish(os[r], l[r], dim);
         }
         benchmark::ClobberMemory();

@@ -33,19 +33,6 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t column,
     *y = a.accumulate ? *y + dot : dot;
 }
 
-// Positions of one span a query row sees: [lo, hi), empty when lo >= hi.
-struct VisibleRange {
-    uint32_t lo, hi;
-};
-static inline VisibleRange visible_in(uint32_t begin, uint32_t end, uint32_t first, uint32_t last) {
-    return {begin > first ? begin : first, end < last ? end : last};
-}
-// What query row `row` of the call sees of the tile that begins at `first`, counted from there.
-static inline VisibleRange visible_in_tile(const AttentionArgs& a, uint32_t row, uint32_t first) {
-    const VisibleRange see = visible_in(a.begin[row], a.end[row], first, first + kAttentionTile);
-    return {see.lo - first, see.hi > first ? see.hi - first : 0};
-}
-
 // The families, once per instruction set: by weight type in dequantize_*.cpp and matmul_*.cpp, by KV format in
 // kv_codecs_*.cpp (instantiated there), the others in rowops_*.cpp and attention_*.cpp.
 #define KEEL_DECLARE_SET(isa)                                                                                        \
@@ -72,7 +59,7 @@ static inline VisibleRange visible_in_tile(const AttentionArgs& a, uint32_t row,
     void kv_decode_##isa(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row);                \
     void kv_rotate_##isa(float* row, uint32_t head_dim);                                                             \
     void kv_unrotate_##isa(float* row, uint32_t head_dim);                                                           \
-    void attention_span_##isa(const AttentionArgs& args);                                                            \
+    void attention_split_##isa(const AttentionArgs& args);                                                           \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim);
 KEEL_DECLARE_SET(scalar)
 KEEL_DECLARE_SET(avx2)
@@ -86,7 +73,7 @@ template <WeightType T>
 void matmul_repacked_amx(const MatmulArgs& args);
 
 // What the AVX-512 and AMX sets have of their own on machines with VBMI.
-void attention_span_avx512vbmi(const AttentionArgs& args);
+void attention_split_avx512vbmi(const AttentionArgs& args);
 
 extern const KernelSet kScalarSet;
 #if defined(__x86_64__)

@@ -1,8 +1,8 @@
 // The kernel interface: what the executor calls. Kernels know no sdk type; they take pointers, shapes and strides, keep
 // no state, and compute what sdk/NUMERICS.md says, so that every kernel set gives the same bits.
 //
-// One KernelSet per instruction set; `find_kernel_set` is the only dispatch. A null entry in a set falls to nobody:
-// each set is complete, sharing the scalar function explicitly where it has no better one.
+// One KernelSet per instruction set; `find_kernel_set` is the only dispatch. Every entry is set, except matmul_q8 and
+// matmul_repacked of float types; a set without a version of its own points at the scalar one.
 //
 // Preconditions common to all: pointers to f32, int8 and int16 planes that Keel allocates are 64-byte aligned at row 0;
 // weights may have any alignment (they can be mapped from a file); no buffer overlaps another unless said so.
@@ -70,47 +70,54 @@ struct KvPlane {
 };
 
 constexpr uint32_t kAttentionTile = 64;   // positions
-constexpr uint32_t kAttentionSpan = 512;  // positions
+constexpr uint32_t kKvSplitTokens = 512;  // positions that are reduced apart and merged in order
 constexpr uint32_t kMaxQueryRows = 128;   // query rows of one call
 
-// What the keys lack of a mean that was removed from them before their rotation (RoPE): q . R(position) mean, as a sum
-// over pairs of A cos(angle) + B sin(angle). Angles are the pairs' frequencies times the position, as base of the tile
-// plus rest.
+// A mean that was removed from the keys before RoPE comes back as a score of its own, q . R(position) mean: a sum over
+// RoPE pairs of A cos(angle) + B sin(angle), angle = the pair's frequency times the position. Position = first position
+// of the tile + offset, and there is a table for each of the two.
 struct KeyMean {
-    uint32_t pairs;      // 0: nothing was removed
-    const float* bases;  // [tile][2 * pairs]: cos, sin at position kAttentionTile * tile
-    const float* turns;  // [2 * pairs][kAttentionTile]: cos (even rows), sin (odd rows) at position j of a tile
+    uint32_t pairs;                    // 0: nothing was removed
+    const float* tile_rotations;       // [tile][2 * pairs]: cos, sin at position kAttentionTile * tile
+    const float* offset_rotations;     // [2 * pairs][kAttentionTile]: cos (even rows), sin (odd rows) at each offset
     const float* const* coefficients;  // rows pointers to f32[2 * pairs]: A, B
 };
 constexpr uint32_t kMaxMeanPairs = kMaxHeadDim / 2;
 
-// One KV head of one session, one span, several query rows. Queries of rotated K formats are rotated, and the output of
-// rotated V formats is. Running state (m, l, o) per query row is merged in place as
-// section 5 says: the caller sets m = -inf before the first span and calls attention_finish after the last.
+// One KV head of one session, one KV split, several query rows. If K's format is rotated the caller passes rotated
+// queries; if V's is, o comes back rotated. The running state (m, l, o) of each query row takes the split in place: the
+// caller sets m = -inf before the first split and calls attention_finish after the last.
+//
+// A row is stored in the slot that is its position, but for the tail of a session whose tokens form a tree: positions
+// from tail_first on are read from slots that each query row lists. Sums go by position all the same.
 struct AttentionArgs {
     const uint8_t* const*
-        pages;             // page p holds positions [p*page_tokens, (p+1)*page_tokens); null: evicted, seen by nobody
+        pages;             // page p holds slots [p*page_tokens, (p+1)*page_tokens); null: evicted, seen by nobody
     uint32_t page_tokens;  // a multiple of kAttentionTile
     KvPlane k, v;          // this layer's and head's
     KeyMean mean;
-    uint32_t head_dim;      // multiple of 8, at most kMaxHeadDim
-    uint32_t span;          // positions [span*512, span*512+512)
-    uint32_t rows;          // 1..kMaxQueryRows
-    const float* const* q;  // rows pointers to f32[head_dim]
-    const uint32_t* begin;  // rows: first visible position
-    const uint32_t* end;    // rows: one past the last visible position
-    float scale, softcap;   // softcap 0: none
-    float* m;               // rows, running maximum, in and out
-    float* l;               // rows, running sum, in and out
-    float* const* o;        // rows pointers to f32[head_dim], running output, in and out (uninitialised while m = -inf)
-    float* scratch;         // attention_scratch_floats() floats of this thread
+    uint32_t head_dim;                 // multiple of 8, at most kMaxHeadDim
+    uint32_t split;                    // positions [split*512, split*512+512)
+    uint32_t rows;                     // 1..kMaxQueryRows
+    const float* const* q;             // rows pointers to f32[head_dim]
+    const uint32_t* begin;             // rows: first visible position
+    const uint32_t* end;               // rows: one past the last visible position
+    uint32_t tail_first = UINT32_MAX;  // position; UINT32_MAX: there is no tail, and row_of is not read
+    const uint32_t* const* row_of;  // rows pointers, row_of[r][position - tail_first]: the slot. Rows with one list are
+                                    // read together where they follow one another and share the pointer
+    float scale, softcap;           // softcap 0: none
+    float* m;                       // rows, running maximum, in and out
+    float* l;                       // rows, running sum, in and out
+    float* const* o;  // rows pointers to f32[head_dim], running output, in and out (uninitialised while m = -inf)
+    float* scratch;   // attention_scratch_floats() floats of this thread
 };
 // Upper bound over all kernel sets; the caller provides this much per thread.
 static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
     const uint32_t wide = (head_dim + 15) & ~15u;
-    return 2 * kAttentionTile * (wide + kMaxKvScales) + kMaxQueryRows * (kAttentionTile + wide + 16) +
-           kMaxQueryRows * (wide / 4 + 2 * kMaxKvScales) +
-           16;  // queries as integers, their scales and sums, and what a register reads behind
+    const uint32_t tiles = 2 * kAttentionTile * (wide + kMaxKvScales);       // of K and V, scales behind
+    const uint32_t states = kMaxQueryRows * (kAttentionTile + wide + 16);    // scores, and the split's o, m, l
+    const uint32_t queries = kMaxQueryRows * (wide / 4 + 2 * kMaxKvScales);  // as integers, their scales and sums
+    return tiles + states + queries + 16;                                    // what a register reads behind
 }
 
 struct KernelSet {
@@ -149,7 +156,7 @@ struct KernelSet {
     // The signed Hadamard rotation of rotated formats, in place, and its inverse.
     void (*kv_rotate)(float* row, uint32_t head_dim);
     void (*kv_unrotate)(float* row, uint32_t head_dim);
-    void (*attention_span)(const AttentionArgs&);
+    void (*attention_split)(const AttentionArgs&);
     void (*attention_finish)(float* o, float l, uint32_t head_dim);  // o *= 1 / l
 };
 

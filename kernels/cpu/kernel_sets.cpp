@@ -40,7 +40,7 @@ namespace {
         add_kv_codecs_##isa(s);                                                           \
         s.kv_rotate = kv_rotate_##isa;                                                    \
         s.kv_unrotate = kv_unrotate_##isa;                                                \
-        s.attention_span = attention_span_##isa;                                          \
+        s.attention_split = attention_split_##isa;                                        \
         s.attention_finish = attention_finish_##isa;                                      \
     }
 #define KEEL_DEFINE_Q8_KERNELS(isa)                                                    \
@@ -83,7 +83,7 @@ constexpr KernelSet make_amx() {
     return s;
 }
 constexpr KernelSet with_vbmi(KernelSet s) {
-    s.attention_span = attention_span_avx512vbmi;
+    s.attention_split = attention_split_avx512vbmi;
     return s;
 }
 #elif defined(__aarch64__)

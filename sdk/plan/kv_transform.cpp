@@ -77,14 +77,14 @@ void fill_tables(const PlanConfig& config, const ExecutionPlan& plan, const doub
     float turn[2 * kernels::kMaxMeanPairs];
     for (uint32_t set = 0; set < plan.rope_sets; ++set) {
         for (uint32_t i = 0; i < t.pairs; ++i) listed[i] = frequencies[set * rope_pairs + t.pair[i]];
-        float* bases = t.bases + uint64_t{set} * t.tiles * 2 * t.pairs;
+        float* tile_rotations = t.tile_rotations + uint64_t{set} * t.tiles * 2 * t.pairs;
         for (uint32_t tile = 0; tile < t.tiles; ++tile)
             config.kernels->rope_table(listed, t.pairs, tile * kernels::kAttentionTile, 1.0f,
-                                       bases + uint64_t{tile} * 2 * t.pairs);
-        float* turns = t.turns + uint64_t{set} * 2 * t.pairs * kernels::kAttentionTile;
+                                       tile_rotations + uint64_t{tile} * 2 * t.pairs);
+        float* offset_rotations = t.offset_rotations + uint64_t{set} * 2 * t.pairs * kernels::kAttentionTile;
         for (uint32_t j = 0; j < kernels::kAttentionTile; ++j) {
             config.kernels->rope_table(listed, t.pairs, j, 1.0f, turn);
-            for (uint32_t i = 0; i < 2 * t.pairs; ++i) turns[i * kernels::kAttentionTile + j] = turn[i];
+            for (uint32_t i = 0; i < 2 * t.pairs; ++i) offset_rotations[i * kernels::kAttentionTile + j] = turn[i];
         }
     }
 }
@@ -117,8 +117,8 @@ keel_status place_kv_transform(const PlanConfig& config, const keel_model& model
     }
     if (t.pairs) {
         t.pair = arena.place<uint32_t>(t.pairs);
-        t.bases = arena.place<float>(uint64_t{plan.rope_sets} * t.tiles * 2 * t.pairs);
-        t.turns = arena.place<float>(uint64_t{plan.rope_sets} * 2 * t.pairs * kernels::kAttentionTile);
+        t.tile_rotations = arena.place<float>(uint64_t{plan.rope_sets} * t.tiles * 2 * t.pairs);
+        t.offset_rotations = arena.place<float>(uint64_t{plan.rope_sets} * 2 * t.pairs * kernels::kAttentionTile);
     }
     t.bytes = arena.used_bytes() - before;
     *out = t;

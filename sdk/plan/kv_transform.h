@@ -25,13 +25,15 @@ struct KvTransform {
     // [layers][kv_heads][head_dim], or null
     float *key_mean, *value_mean, *gain, *inverse_gain;
     // Per rope set, tables of kernels::KeyMean: [sets][tiles][2 * pairs] and [sets][2 * pairs][kAttentionTile]
-    float *bases, *turns;
+    float *tile_rotations, *offset_rotations;
     uint32_t tiles, kv_heads, head_dim;
     uint64_t bytes;  // of all of it, placed in the persistent region
 
     uint64_t at(uint32_t layer, uint32_t kv_head) const { return (uint64_t{layer} * kv_heads + kv_head) * head_dim; }
-    const float* set_bases(uint32_t set) const { return bases + uint64_t{set} * tiles * 2 * pairs; }
-    const float* set_turns(uint32_t set) const { return turns + uint64_t{set} * 2 * pairs * kernels::kAttentionTile; }
+    const float* set_tile_rotations(uint32_t set) const { return tile_rotations + uint64_t{set} * tiles * 2 * pairs; }
+    const float* set_offset_rotations(uint32_t set) const {
+        return offset_rotations + uint64_t{set} * 2 * pairs * kernels::kAttentionTile;
+    }
 };
 
 // RoPE pairs of which a K mean will be removed before the rotation. Known before anything is placed.

@@ -97,7 +97,7 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
     }
     for (uint32_t i = 0; i < count; ++i)
         if (share[i]) add_session(e, sessions[i], share[i]);
-    step.spans = (step.longest + kernels::kAttentionSpan - 1) / kernels::kAttentionSpan;
+    step.spans = (step.longest + kernels::kKvSplitTokens - 1) / kernels::kKvSplitTokens;
     step.flat = flat_step(*e);
     step.active = step.sessions != 0;
 }

@@ -18,7 +18,7 @@ struct Problem {
     float scale, softcap;
     KvPlane k_plane, v_plane;
     uint32_t mean_pairs = 0;
-    std::vector<float> bases, turns, coefficients;
+    std::vector<float> tile_rotations, offset_rotations, coefficients;
 
     Problem(uint32_t head_dim, uint32_t page_tokens, uint32_t positions, uint32_t k_format, uint32_t v_format,
             uint32_t rows, float softcap, Random& random)
@@ -79,24 +79,31 @@ struct Problem {
         for (uint32_t i = 0; i < pairs; ++i) frequencies.push_back(random.uniform(1e-3f, 1.0f));
         for (uint32_t tile = 0; tile * kAttentionTile < positions; ++tile)
             for (double f : frequencies) {
-                bases.push_back(static_cast<float>(std::cos(f * tile * kAttentionTile)));
-                bases.push_back(static_cast<float>(std::sin(f * tile * kAttentionTile)));
+                tile_rotations.push_back(static_cast<float>(std::cos(f * tile * kAttentionTile)));
+                tile_rotations.push_back(static_cast<float>(std::sin(f * tile * kAttentionTile)));
             }
         for (double f : frequencies) {
-            for (uint32_t j = 0; j < kAttentionTile; ++j) turns.push_back(static_cast<float>(std::cos(f * j)));
-            for (uint32_t j = 0; j < kAttentionTile; ++j) turns.push_back(static_cast<float>(std::sin(f * j)));
+            for (uint32_t j = 0; j < kAttentionTile; ++j)
+                offset_rotations.push_back(static_cast<float>(std::cos(f * j)));
+            for (uint32_t j = 0; j < kAttentionTile; ++j)
+                offset_rotations.push_back(static_cast<float>(std::sin(f * j)));
         }
         coefficients = random.normals(uint64_t{rows()} * 2 * pairs);
     }
 
     uint32_t rows() const { return static_cast<uint32_t>(begin.size()); }
 
+    // Where rows of a tail lie: query row r reads position j from slot lists[r / rows_per_list][j - tail_first].
+    uint32_t tail_first = UINT32_MAX, rows_per_list = 1;
+    std::vector<std::vector<uint32_t>> lists;
+
     // Rows [first, first + count) in calls of at most `step` rows; the finished outputs.
     std::vector<float> run(const KernelSet* set, uint32_t first, uint32_t count, uint32_t step) {
         Buffer queries = fenced(q.data() + uint64_t{first} * head_dim, uint64_t{count} * head_dim),
                out = fenced(std::vector<float>(uint64_t{count} * head_dim, NAN));
         Buffer m = fenced(std::vector<float>(count, -INFINITY)), l = fenced(std::vector<float>(count, NAN));
-        Buffer mean_bases = fenced(bases), mean_turns = fenced(turns), mean_coefficients = fenced(coefficients);
+        Buffer mean_tiles = fenced(tile_rotations), mean_offsets = fenced(offset_rotations),
+               mean_coefficients = fenced(coefficients);
         Buffer scratch(attention_scratch_floats(head_dim) * 4);
         memset(scratch.data(), 0xff, attention_scratch_floats(head_dim) * 4);  // NaN
         for (uint32_t r = 0; r < count; r += step) {
@@ -104,31 +111,35 @@ struct Problem {
             std::vector<const float*> qs(n);
             std::vector<float*> os(n);
             std::vector<const float*> means(n);
+            std::vector<const uint32_t*> row_of(n);
             for (uint32_t i = 0; i < n; ++i) {
                 means[i] = mean_coefficients.floats() + uint64_t{first + r + i} * 2 * mean_pairs;
                 qs[i] = queries.floats() + uint64_t{r + i} * head_dim;
                 os[i] = out.floats() + uint64_t{r + i} * head_dim;
+                if (!lists.empty()) row_of[i] = lists[(first + r + i) / rows_per_list].data();
             }
-            for (uint32_t span = 0; span * kAttentionSpan < positions; ++span) {
+            for (uint32_t split = 0; split * kKvSplitTokens < positions; ++split) {
                 AttentionArgs a = {};
                 a.pages = pages.data();
                 a.page_tokens = page_tokens;
                 a.k = k_plane;
                 a.v = v_plane;
-                a.mean = {mean_pairs, mean_bases.floats(), mean_turns.floats(), means.data()};
+                a.mean = {mean_pairs, mean_tiles.floats(), mean_offsets.floats(), means.data()};
                 a.head_dim = head_dim;
-                a.span = span;
+                a.split = split;
                 a.rows = n;
                 a.q = qs.data();
                 a.begin = begin.data() + first + r;
                 a.end = end.data() + first + r;
+                a.tail_first = tail_first;
+                a.row_of = row_of.data();
                 a.scale = scale;
                 a.softcap = softcap;
                 a.m = m.floats() + r;
                 a.l = l.floats() + r;
                 a.o = os.data();
                 a.scratch = scratch.floats();
-                set->attention_span(a);
+                set->attention_split(a);
             }
             for (uint32_t i = 0; i < n; ++i) set->attention_finish(os[i], l.floats()[r + i], head_dim);
         }
@@ -399,6 +410,82 @@ TEST(KernelsAttention, RowsAreIndependentOfTheirCall) {
         }
 }
 
+// Query rows of a tree's nodes, against rows that lie in the order of each node's path: a node reads what is in front of
+// the tree and its ancestors, wherever those are stored.
+TEST(KernelsAttention, TreesHaveTheBitsOfPlainOrder) {
+    const KernelSet* scalar = find_kernel_set(kScalar);
+    Random random(32);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(scalar);
+    for (uint32_t round = 0; round < 4 * kKvFormatCount; ++round) {
+        const KvFormat format = static_cast<KvFormat>(round % kKvFormatCount);
+        const uint32_t usual[] = {64, 128, 8 * random.between(1, 32)};
+        uint32_t head_dim = usual[round / kKvFormatCount % 3];
+        while (head_dim % kKvFormats[format].multiple) head_dim = 8 * random.between(1, 32);
+        const KvFormat other = random.below(2) ? format : random_format(random, head_dim);
+        const uint32_t nodes = random.between(1, random.below(3) ? 12 : 100), group = random.between(1, 3);
+        const uint32_t edge = random.below(2) ? 64 * random.between(1, 9) : 512 * random.between(1, 2);
+        const uint32_t base = random.below(4) ? edge - random.below(6) : random.below(700);
+        const uint32_t queries = std::min(nodes * group, kMaxQueryRows) / group * group;
+        Problem p(head_dim, 64 * random.between(1, 5), base + nodes, random.below(2) ? format : other,
+                  random.below(2) ? format : other, queries, random.below(3) ? 0.0f : 5.0f, random);
+        if (random.below(2)) p.add_mean(random.between(1, 20), random);
+        p.tail_first = base;
+        p.rows_per_list = group;
+        const uint32_t window = random.below(3) ? 0 : random.between(1, 600);
+        std::vector<uint32_t> slot(nodes);
+        for (uint32_t i = 0; i < nodes; ++i) slot[i] = base + i;
+        for (uint32_t i = nodes; i > 1; --i) std::swap(slot[i - 1], slot[random.below(i)]);
+        for (uint32_t i = 0; i * group < queries; ++i) {
+            std::vector<uint32_t> path;
+            if (const uint32_t parent = random.below(i + 1)) path = p.lists[random.below(3) ? parent - 1 : i - 1];
+            path.push_back(slot[i]);
+            for (uint32_t r = i * group; r < (i + 1) * group; ++r) {
+                p.end[r] = base + static_cast<uint32_t>(path.size());
+                p.begin[r] = window && p.end[r] > window ? p.end[r] - window : 0;
+            }
+            p.lists.push_back(path);
+        }
+        std::vector<std::vector<float>> got;
+        for (const KernelSet* set : sets) {
+            got.push_back(p.run(set, 0, queries, queries));
+            ASSERT_TRUE(same_floats(got.back().data(), p.run(set, 0, queries, random.between(1, queries)).data(),
+                                    got.back().size()));
+        }
+
+        struct Row {
+            std::vector<uint8_t> codes, scales;
+        };
+        std::vector<Row> stored[2];  // of K and V
+        const KvPlane planes[2] = {p.k_plane, p.v_plane};
+        for (uint32_t plane = 0; plane < 2; ++plane)
+            for (uint32_t j = base; j < base + nodes; ++j) {
+                const uint8_t *codes = p.codes(planes[plane], j), *scales = p.scales(planes[plane], j);
+                stored[plane].push_back(
+                    {{codes, codes + planes[plane].code_bytes}, {scales, scales + planes[plane].scale_bytes}});
+            }
+        p.tail_first = UINT32_MAX;
+        for (uint32_t i = 0; i * group < queries; ++i) {
+            for (uint32_t plane = 0; plane < 2; ++plane)
+                for (uint32_t j = 0; j < nodes; ++j) {
+                    uint8_t *codes = p.codes(planes[plane], base + j), *scales = p.scales(planes[plane], base + j);
+                    memset(codes, 0xff, planes[plane].code_bytes);
+                    memset(scales, 0xff, planes[plane].scale_bytes);
+                    if (j >= p.lists[i].size()) continue;
+                    const Row& from = stored[plane][p.lists[i][j] - base];
+                    std::copy(from.codes.begin(), from.codes.end(), codes);
+                    std::copy(from.scales.begin(), from.scales.end(), scales);
+                }
+            const std::vector<float> want = p.run(scalar, i * group, group, group);
+            for (uint32_t s = 0; s < sets.size(); ++s)
+                ASSERT_TRUE(same_floats(want.data(), got[s].data() + uint64_t{i} * group * head_dim, want.size()))
+                    << sets[s]->name << " node " << i << " of " << nodes << " behind " << base << " head_dim "
+                    << head_dim << " formats " << kKvFormats[p.k_plane.format].name << " "
+                    << kKvFormats[p.v_plane.format].name;
+        }
+    }
+}
+
 // Weights down to where exp gives 0, each made visible by a value of its own: position j alone fills element j.
 TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
     const KernelSet* scalar = find_kernel_set(kScalar);
@@ -422,8 +509,8 @@ TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
         ASSERT_TRUE(same_floats(want.data(), p.run(set, 0, 1, 1).data(), 64)) << set->name;
 }
 
-// A span of which every visible score is NaN must not pass for one nothing was seen of.
-TEST(KernelsAttention, NanSpanStaysNan) {
+// A KV split of which every visible score is NaN must not pass for one nothing was seen of.
+TEST(KernelsAttention, NanSplitStaysNan) {
     Random random(26);
     std::vector<const KernelSet*> sets = fast_sets();
     sets.push_back(find_kernel_set(kScalar));

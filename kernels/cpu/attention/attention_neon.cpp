@@ -1,10 +1,10 @@
 #include "kernels/cpu/vector/float_neon.h"
 #if defined(__ARM_FEATURE_DOTPROD)
-#include "kernels/cpu/attention/attention_impl.h"
-#include "kernels/cpu/attention/kv_rows_neon.h"
+#include "kernels/cpu/attention/attention_lanes.h"
+#include "kernels/cpu/attention/kv_integers_neon.h"
 
 namespace keel::kernels {
-using KvInts = KvIntsRows<FloatNeon, KvRowsNeon>;
-KEEL_DEFINE_ATTENTION(neon, FloatNeon, KvInts)
+using KvIntegers = KvIntegersRows<FloatNeon, KvIntegersNeon>;
+KEEL_DEFINE_ATTENTION(neon, FloatNeon, KvIntegers)
 }  // namespace keel::kernels
 #endif

@@ -1,7 +1,7 @@
-// Bit fields of KV rows for AVX-512 without VBMI: the U of kv_ints_avx512.h in 16-bit lanes.
+// Bit fields of KV rows for AVX-512 without VBMI: the U of kv_integers_avx512.h in 16-bit lanes.
 #pragma once
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#include "kernels/cpu/attention/kv_ints_avx512.h"
+#include "kernels/cpu/attention/kv_integers_avx512.h"
 
 namespace keel::kernels {
 namespace {

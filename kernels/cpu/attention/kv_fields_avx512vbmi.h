@@ -1,8 +1,8 @@
-// Bit fields of KV rows with the byte permutations of VBMI: the U of kv_ints_avx512.h. Only *_avx512vbmi.cpp files
+// Bit fields of KV rows with the byte permutations of VBMI: the U of kv_integers_avx512.h. Only *_avx512vbmi.cpp files
 // include this.
 #pragma once
 #if defined(__AVX512VBMI__)
-#include "kernels/cpu/attention/kv_ints_avx512.h"
+#include "kernels/cpu/attention/kv_integers_avx512.h"
 
 namespace keel::kernels {
 namespace {

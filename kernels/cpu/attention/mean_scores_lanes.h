@@ -1,7 +1,7 @@
 // The removed K mean's share of the scores (NUMERICS section 5, "Mean") over a vector type V of float_vector.h: the
-// turns of a pair are read once for several query rows, and a tile's sums stay in registers over all pairs.
+// offset rotations of a pair are read once for several query rows, and a tile's sums stay in registers over all pairs.
 #pragma once
-#include "kernels/cpu/families.h"
+#include "kernels/cpu/kernel_set.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -42,7 +42,7 @@ KEEL_INLINE void add_mean_scores_rows(const AttentionArgs& a, const uint32_t* ro
     using F = typename V::F;
     constexpr int kTogether = mean_registers<V, R>();
     const uint32_t pairs = a.mean.pairs;
-    const float* base = a.mean.bases + uint64_t{first / kAttentionTile} * 2 * pairs;
+    const float* base = a.mean.tile_rotations + uint64_t{first / kAttentionTile} * 2 * pairs;
     float even[R][kMaxMeanPairs], odd[R][kMaxMeanPairs];
     for (int r = 0; r < R; ++r) mean_factors<V>(base, a.mean.coefficients[rows[r]], pairs, even[r], odd[r]);
     for (uint32_t j = 0; j < kAttentionTile; j += kTogether * V::kLanes) {
@@ -50,13 +50,13 @@ KEEL_INLINE void add_mean_scores_rows(const AttentionArgs& a, const uint32_t* ro
         KEEL_UNROLL
         for (int r = 0; r < R; ++r) KEEL_UNROLL
         for (int k = 0; k < kTogether; ++k) sum[r][k] = V::zero();
-        const float* turns = a.mean.turns + j;
-        for (uint32_t i = 0; i < pairs; ++i, turns += 2 * kAttentionTile) {
+        const float* rotations = a.mean.offset_rotations + j;
+        for (uint32_t i = 0; i < pairs; ++i, rotations += 2 * kAttentionTile) {
             F cosines[kTogether], sines[kTogether];
             KEEL_UNROLL
             for (int k = 0; k < kTogether; ++k) {
-                cosines[k] = V::load(turns + k * V::kLanes);
-                sines[k] = V::load(turns + kAttentionTile + k * V::kLanes);
+                cosines[k] = V::load(rotations + k * V::kLanes);
+                sines[k] = V::load(rotations + kAttentionTile + k * V::kLanes);
             }
             KEEL_UNROLL
             for (int r = 0; r < R; ++r) {

@@ -1,6 +1,6 @@
 #include "kernels/cpu/vector/float_neon.h"
 #if defined(__ARM_FEATURE_DOTPROD)
-#include "kernels/cpu/rowops/rowops_impl.h"
+#include "kernels/cpu/rowops/rowops_lanes.h"
 
 namespace keel::kernels {
 KEEL_DEFINE_ROWOPS(neon, FloatNeon)

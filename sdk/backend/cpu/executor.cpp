@@ -8,7 +8,7 @@
 namespace keel {
 namespace {
 
-using kernels::kAttentionSpan;
+using kernels::kKvSplitTokens;
 
 constexpr double kAttentionMacsPerUs = 4000;  // first guess; run_step corrects it
 constexpr double kAloneUs = 1;                // what is predicted to take less is not worth waking the other threads
@@ -248,7 +248,8 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     a.k = e.geometry.layer[layer].k_head(kv_head);
     a.v = e.geometry.layer[layer].v_head(kv_head);
     if (e.transform.pairs)
-        a.mean = {e.transform.pairs, e.transform.set_bases(op.rope_set), e.transform.set_turns(op.rope_set), mean};
+        a.mean = {e.transform.pairs, e.transform.set_tile_rotations(op.rope_set),
+                  e.transform.set_offset_rotations(op.rope_set), mean};
     a.head_dim = s.head_dim;
     a.rows = rows;
     a.q = q;
@@ -273,19 +274,19 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
     }
     const uint8_t* sink_page = block.session->f16_window.sinks;
     for (uint32_t span = span_first; span < span_first + span_count; ++span) {
-        if (span * kAttentionSpan >= highest || (span + 1) * kAttentionSpan <= lowest) continue;
-        a.span = span;
+        if (span * kKvSplitTokens >= highest || (span + 1) * kKvSplitTokens <= lowest) continue;
+        a.split = span;
         if (span == 0 && f16_window.sink_tokens) {
             kernels::AttentionArgs first = a;
             first.pages = &sink_page;
             first.k = f16_window.sink_k(layer, kv_head);
             first.v = f16_window.sink_v(layer, kv_head);
             first.end = sinks_end;
-            e.config.kernels->attention_span(first);
+            e.config.kernels->attention_split(first);
         }
         a.begin = coded_begin;
         a.end = coded_end;
-        e.config.kernels->attention_span(a);
+        e.config.kernels->attention_split(a);
         if (f16_window.recent_tokens) {
             kernels::AttentionArgs last = a;
             last.pages = block.session->f16_window.recent;
@@ -293,7 +294,7 @@ void run_attention(const Engine& e, const Op& op, uint32_t unit, uint32_t span_f
             last.v = f16_window.recent_v(layer, kv_head);
             last.begin = coded_end;
             last.end = end;
-            e.config.kernels->attention_span(last);
+            e.config.kernels->attention_split(last);
         }
         a.begin = begin;
         a.end = end;
@@ -553,7 +554,7 @@ double unit_us(const Engine& e, const Pass& p) {
     for (uint32_t i = 0; i < p.ops; ++i) {
         const Op& op = p.op[i];
         const bool spans = p.walks > 1 || p.ops == 1;  // one walk of attention is over one span
-        const uint32_t positions = spans && e.step.longest > kAttentionSpan ? kAttentionSpan : e.step.longest;
+        const uint32_t positions = spans && e.step.longest > kKvSplitTokens ? kKvSplitTokens : e.step.longest;
         const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
         us += op.kind == OpKind::kAttention ? attention_us(e, positions) * e.step.columns
                                             : predict_us(op, logits ? e.step.logits : e.step.columns);

@@ -1,23 +1,25 @@
-// Integer K and V rows for instruction sets of short registers: the K of kv_ints.h over a vector type V and its integer
-// part P:
+// Integer K and V rows for instruction sets of short registers: the K of kv_integers_lanes.h over a vector type V and
+// its integer part P:
 //
-//   windows<F>(p, q)              the 8 bits at bit i * b of the bytes at p, i in 0..31, of a lattice or trellis row; reads up to 2b + 16 bytes
+//   windows<F>(p, q)              the 8 bits at bit i * b of the bytes at p, i in 0..31, of a lattice or trellis row;
+//                                 reads up to 2b + 16 bytes
 //   integers<F>(q)                32 of its integers in place of such windows
 //   unpack_block<b>(codes, d, q)  a block of q8_0 or q4_0, its signs turned where d has its sign set
 //   kGroup                        positions whose values stand together
 //   kValueRows                    query rows whose sums fit the registers, 2 or 4
 //   interleave(rows, stride, to)  16 elements of kGroup rows, element by element
-//   Weights, store_weights        as in kv_ints.h
-//   dots<C>(keys, stride, q, n, dot)  V::kLanes keys, `stride` bytes apart, times C <= 2 queries: the exact sums as floats; n a
-//                                 multiple of 32
+//   Weights, store_weights        as in kv_integers_lanes.h
+//   dots<C>(keys, stride, q, n, dot)  V::kLanes keys, `stride` bytes apart, times C <= 2 queries: the exact sums as
+//                                 floats; n a multiple of 32
 //   I, zero, add<C>(sum, x, w, scale, j), total(sum)
-//                                 sums of values times weights: kGroup positions from j on of 16 elements, for C query rows
+//                                 sums of values times weights: kGroup positions from j on of 16 elements, for C query
+//                                 rows
 //
 // A tile in the first-level cache, signed:
 //   keys    [position][n rounded up to 32], zeros behind n
 //   values  [position / kGroup][n rounded up to 16][kGroup]
 #pragma once
-#include "kernels/cpu/attention/kv_ints.h"
+#include "kernels/cpu/attention/kv_integers_lanes.h"
 
 namespace keel::kernels {
 namespace {
@@ -53,7 +55,7 @@ KEEL_INLINE void row_windows(const uint8_t* codes, const RowEnd<F>& end, uint32_
 }
 
 template <class V, class P>
-struct KvIntsRows {
+struct KvIntegersRows {
     using Weights = typename P::Weights;
     KEEL_INLINE int32_t key_offset(KvFormat) { return 0; }
     KEEL_INLINE uint32_t key_stride(uint32_t n) { return (n + 31) & ~31u; }
@@ -96,19 +98,18 @@ struct KvIntsRows {
         }
     }
     template <KvFormat F>
-    static void unpack_keys_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
-        const uint32_t n = a.head_dim, stride = key_stride(n);
-        for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
+    static void unpack_keys_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+        const uint32_t n = source.args.head_dim, stride = key_stride(n);
+        for_rows8(source, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             int8_t* to = reinterpret_cast<int8_t*>(tile) + uint64_t{8} * i * stride;
             unpack_rows8<F>(rows, n, to, stride, scales + 8 * i);
             for (uint32_t r = 0; n < stride && r < 8; ++r) memset(to + r * stride + n, 0, stride - n);
         });
     }
     template <KvFormat F>
-    static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
-                                 float* scales) {
-        const uint32_t n = a.head_dim, elements = value_elements(n);
-        for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
+    static void unpack_values_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+        const uint32_t n = source.args.head_dim, elements = value_elements(n);
+        for_rows8(source, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             alignas(64) int8_t q[8][kMaxHeadDim];
             unpack_rows8<F>(rows, n, q[0], kMaxHeadDim, scales + 8 * i);
             int8_t* to = reinterpret_cast<int8_t*>(tile) + uint64_t{8} * i * elements;
@@ -116,13 +117,11 @@ struct KvIntsRows {
                 for (uint32_t d = 0; d < elements; d += 16) P::interleave(q[r] + d, kMaxHeadDim, to + P::kGroup * d);
         });
     }
-    KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
-                                 float* scales) {
-        for_integer_format(a.k.format, [&]<KvFormat F>() { unpack_keys_of<F>(a, first, any, tile, scales); });
+    KEEL_INLINE void unpack_keys(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+        for_integer_format(source.plane.format, [&]<KvFormat F>() { unpack_keys_of<F>(source, any, tile, scales); });
     }
-    KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
-                                   float* scales) {
-        for_integer_format(a.v.format, [&]<KvFormat F>() { unpack_values_of<F>(a, first, any, tile, scales); });
+    KEEL_INLINE void unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+        for_integer_format(source.plane.format, [&]<KvFormat F>() { unpack_values_of<F>(source, any, tile, scales); });
     }
 
     // V::kLanes keys from j on times C query rows.
@@ -147,9 +146,9 @@ struct KvIntsRows {
         for (int c = 0; c < C; ++c) V::store(s[c], dot[c]);
     }
     KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
-                            const IntQuery* queries, uint32_t count, VisibleRange see, float* const* s) {
+                            const IntQuery* queries, uint32_t count, VisibleRange visible, float* const* s) {
         const uint32_t stride = key_stride(n);
-        for (uint32_t j = see.lo & ~7u; j < see.hi; j += V::kLanes) {
+        for (uint32_t j = visible.lo & ~7u; j < visible.hi; j += V::kLanes) {
             const int8_t* keys = reinterpret_cast<const int8_t*>(tile) + uint64_t{j} * stride;
             uint32_t i = 0;
             for (; i + 2 <= count; i += 2) {
@@ -170,16 +169,16 @@ struct KvIntsRows {
     // 16 elements from d on of C query rows.
     template <int C>
     KEEL_INLINE void add_values_tile(const int8_t* v, uint32_t elements, uint32_t scale, const Weights* w,
-                                     const float (*unit)[kMaxKvScales], const float* keep, VisibleRange see,
+                                     const float (*unit)[kMaxKvScales], const float* rescale, VisibleRange visible,
                                      float* const* o, uint32_t d) {
         constexpr int kSums = 16 / V::kLanes;
         typename P::I sum[C][kSums];
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) KEEL_UNROLL
         for (int k = 0; k < kSums; ++k) sum[i][k] = P::zero();
-        const uint64_t first = see.lo / P::kGroup, step = uint64_t{P::kGroup} * elements;
+        const uint64_t first = visible.lo / P::kGroup, step = uint64_t{P::kGroup} * elements;
         const int8_t* x = v + first * step + P::kGroup * d;
-        for (uint64_t j = first * P::kGroup; j < see.hi; j += P::kGroup, x += step) {
+        for (uint64_t j = first * P::kGroup; j < visible.hi; j += P::kGroup, x += step) {
             KEEL_OPAQUE(x);  // or GCC counts in vector registers
             P::template add<C>(sum, x, w, scale, j);
         }
@@ -187,22 +186,23 @@ struct KvIntsRows {
         for (int i = 0; i < C; ++i) KEEL_UNROLL
         for (int k = 0; k < kSums; ++k) {
             float* to = o[i] + d + k * V::kLanes;
-            V::store(to, V::fma(V::set1(unit[i][scale]), P::total(sum[i][k]), V::mul(V::load(to), V::set1(keep[i]))));
+            V::store(to,
+                     V::fma(V::set1(unit[i][scale]), P::total(sum[i][k]), V::mul(V::load(to), V::set1(rescale[i]))));
         }
     }
     KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
-                                const float (*unit)[kMaxKvScales], const float* keep, uint32_t count, VisibleRange see,
-                                float* const* o) {
+                                const float (*unit)[kMaxKvScales], const float* rescale, uint32_t count,
+                                VisibleRange visible, float* const* o) {
         const int8_t* v = reinterpret_cast<const int8_t*>(tile);
         const uint32_t elements = value_elements(n), block = elements / scale_count;
         for (uint32_t d = 0; d < elements; d += 16) {
             uint32_t i = 0;
             if constexpr (P::kValueRows == 4)
                 for (; i + 4 <= count; i += 4)
-                    add_values_tile<4>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
+                    add_values_tile<4>(v, elements, d / block, w + i, unit + i, rescale + i, visible, o + i, d);
             for (; i + 2 <= count; i += 2)
-                add_values_tile<2>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
-            if (i < count) add_values_tile<1>(v, elements, d / block, w + i, unit + i, keep + i, see, o + i, d);
+                add_values_tile<2>(v, elements, d / block, w + i, unit + i, rescale + i, visible, o + i, d);
+            if (i < count) add_values_tile<1>(v, elements, d / block, w + i, unit + i, rescale + i, visible, o + i, d);
         }
     }
 };

@@ -1,14 +1,13 @@
-// KV row codecs and attention over one span (NUMERICS section 5) over a vector type V of float_vector.h and the integer
-// part K of kv_ints.h.
+// Attention over one KV split (NUMERICS section 5) over a vector type V of float_vector.h and the integer part K of
+// kv_integers_lanes.h.
 //
-// A tile goes through three passes over the query rows that see something of it: scores, softmax weights, output. The
-// first and the last work on register tiles of several query rows, so that a K or V row is read once for all of them.
-// Few query rows (decoding) read the stored rows as they are; for many (prefill) a tile's f16 rows are widened once.
+// A tile goes through three steps over the query rows that are active in it: scores, online softmax, output. The first
+// and the last work on register tiles of several query rows, so that a K or V row is read once for all of them. Few
+// query rows (decoding) read stored f16 and f32 rows where they lie; for many (prefill) a tile's rows are widened once.
 #pragma once
-#include "kernels/cpu/attention/kv_ints.h"
+#include "kernels/cpu/attention/kv_integers_lanes.h"
 #include "kernels/cpu/attention/mean_scores_lanes.h"
-#include "kernels/cpu/families.h"
-#include "kernels/cpu/rowops/rowops_impl.h"
+#include "kernels/cpu/rowops/rowops_lanes.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -25,14 +24,12 @@ KEEL_INLINE void decode_f16_lanes(const void* row, uint32_t head_dim, float* dst
 constexpr uint32_t kDirectRows = 8;  // query rows of one call up to which f16 rows are widened at every use
 constexpr uint32_t kQueryBlock = 4;
 
-// Rows of a tile as a pass reads them: position j of the tile at `data` + j * row_bytes. Not of integers, which K lays
-// out.
+// Float rows of a tile as they are read: position j of the tile at `data` + j * row_bytes. Integers are laid out by K.
 struct TileRows {
     const uint8_t* data;
     uint64_t row_bytes;
     bool half;
-    const uint8_t*
-        ahead;  // the next tile's rows, where these are read from the arena: asked for as these are read; or null
+    const uint8_t* ahead;  // the next tile's rows, asked for as these are read; null where these are no stored ones
 
     // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows.
     void fetch(uint64_t at, uint64_t bytes) const {
@@ -42,9 +39,9 @@ struct TileRows {
 };
 
 // A query row that sees something of the tile.
-struct LiveRow {
+struct ActiveQuery {
     uint32_t row;  // of the call
-    VisibleRange see;
+    VisibleRange visible;
 };
 
 // Sums that one tile of scores leaves: whole registers of them, within the accumulators.
@@ -86,25 +83,25 @@ KEEL_INLINE void score_block(const TileRows& k, uint32_t n, const float* const* 
 }
 
 // Whether `count` rows see the whole tile.
-KEEL_INLINE bool see_all(const VisibleRange* see, uint32_t count) {
+KEEL_INLINE bool all_visible(const VisibleRange* visible, uint32_t count) {
     bool all = true;
-    for (uint32_t i = 0; i < count; ++i) all &= see[i].lo == 0 && see[i].hi == kAttentionTile;
+    for (uint32_t i = 0; i < count; ++i) all &= visible[i].lo == 0 && visible[i].hi == kAttentionTile;
     return all;
 }
 
-// From scores to weights, in place, of R rows side by side, so that no row waits for what reduces another one: all 64
-// of each, +0 where the row does not see; kAll: every row sees all of them. m and l (at state) go on, and keep[r] is
-// the factor of the older output.
+// Online softmax of one tile for R query rows. s[r]: scores in, exp(s - m) out, +0 where the row does not see; kAll: no
+// position is hidden from any row. Updates (m, l) at state[r]; rescale[r] = exp(m_old - m_new) is the factor of the
+// older output. The rows are interleaved to hide the latency of their reductions.
 template <class V, int R, bool kAll>
-KEEL_NOINLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, float* const* s, float* const* state,
-                               float* keep) {
+KEEL_NOINLINE void online_softmax(const AttentionArgs& a, const VisibleRange* visible, float* const* s,
+                                  float* const* state, float* rescale) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
     const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
     float before[16] = {}, now[16] = {}, c[16];
     KEEL_UNROLL
     for (int r = 0; r < R; ++r) {
-        [[maybe_unused]] const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        [[maybe_unused]] const int lo = static_cast<int>(visible[r].lo), hi = static_cast<int>(visible[r].hi);
         F top = none;
         typename V::Mask numbers = V::is_number(none);
         KEEL_UNROLL
@@ -126,7 +123,7 @@ KEEL_NOINLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, 
     }
     KEEL_UNROLL
     for (int r = 0; r < R; ++r) {
-        [[maybe_unused]] const int lo = static_cast<int>(see[r].lo), hi = static_cast<int>(see[r].hi);
+        [[maybe_unused]] const int lo = static_cast<int>(visible[r].lo), hi = static_cast<int>(visible[r].hi);
         const F shift = V::set1(now[r]);
         F lanes[kParts<V>];
         KEEL_UNROLL
@@ -140,9 +137,9 @@ KEEL_NOINLINE void soften_rows(const AttentionArgs& a, const VisibleRange* see, 
             V::store(s[r] + j, e);
             lanes[i % kParts<V>] = V::add(lanes[i % kParts<V>], e);
         }
-        keep[r] = before[r] == -kInf32 ? 0.0f : c[r];
+        rescale[r] = before[r] == -kInf32 ? 0.0f : c[r];
         state[r][0] = now[r];
-        state[r][1] = fma_f32(state[r][1], keep[r], V::tree16_one(lanes));
+        state[r][1] = fma_f32(state[r][1], rescale[r], V::tree16_one(lanes));
     }
 }
 
@@ -195,82 +192,85 @@ void add_values(const TileRows& v, uint32_t n, const float* const* p, uint32_t l
 
 // Up to kQueryBlock rows: together where all see a position, by themselves before and after.
 template <class V, class Load>
-KEEL_INLINE void value_block(const TileRows& v, uint32_t n, const LiveRow* live, uint32_t count, const float* const* p,
-                             float* const* o) {
+KEEL_INLINE void value_block(const TileRows& v, uint32_t n, const ActiveQuery* active, uint32_t count,
+                             const float* const* p, float* const* o) {
     VisibleRange all = {0, kAttentionTile};
     for (uint32_t r = 0; r < count; ++r) {
-        all.lo = live[r].see.lo > all.lo ? live[r].see.lo : all.lo;
-        all.hi = live[r].see.hi < all.hi ? live[r].see.hi : all.hi;
+        all.lo = active[r].visible.lo > all.lo ? active[r].visible.lo : all.lo;
+        all.hi = active[r].visible.hi < all.hi ? active[r].visible.hi : all.hi;
     }
     if (count == 1 || all.lo >= all.hi) {
-        for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, live[r].see.lo, live[r].see.hi, o + r);
+        for (uint32_t r = 0; r < count; ++r)
+            add_values<V, Load, 1>(v, n, p + r, active[r].visible.lo, active[r].visible.hi, o + r);
         return;
     }
-    for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, live[r].see.lo, all.lo, o + r);
+    for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, active[r].visible.lo, all.lo, o + r);
     if (count == kQueryBlock) {
         add_values<V, Load, 4>(v, n, p, all.lo, all.hi, o);
     } else {
         add_values<V, Load, 2>(v, n, p, all.lo, all.hi, o);
         if (count == 3) add_values<V, Load, 1>(v, n, p + 2, all.lo, all.hi, o + 2);
     }
-    for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, all.hi, live[r].see.hi, o + r);
+    for (uint32_t r = 0; r < count; ++r) add_values<V, Load, 1>(v, n, p + r, all.hi, active[r].visible.hi, o + r);
 }
 
-// The rows of positions [first + any.lo, first + any.hi) as the passes read them: where they lie or decoded in `tile`,
-// rows of `stride` floats with zeros behind n. Room of `tile`: stride * kAttentionTile.
+// The tile's rows `any`: where they lie or decoded in `tile`, rows of `stride` floats with zeros behind n. Room of
+// `tile`: stride * kAttentionTile.
 template <class V>
-KEEL_INLINE TileRows tile_rows(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any,
-                               uint32_t stride, float* tile) {
-    const uint32_t n = a.head_dim;
-    const uint64_t row0 = first % a.page_tokens;
-    const uint8_t* page = a.pages[first / a.page_tokens];
-    const uint8_t* rows = page + plane.codes + row0 * plane.code_bytes;
+KEEL_INLINE TileRows tile_rows(const TileSource& source, VisibleRange any, uint32_t stride, float* tile) {
+    const KvPlane& plane = source.plane;
+    const uint32_t n = source.args.head_dim;
     const bool half = plane.format == kKvF16;
-    if (n == stride && (plane.format == kKvF32 || (half && a.rows <= kDirectRows)))
-        return {rows, plane.code_bytes, half, next_tile(a, plane, first).codes};
+    const bool direct = plane.format == kKvF32 || (half && source.args.rows <= kDirectRows);
+    if (direct && n == stride && source.plain == kAttentionTile)
+        return {source.plain_codes, plane.code_bytes, half, next_tile(source).codes};
     for (uint32_t j = any.lo; j < any.hi; ++j) {
-        const uint8_t* row = rows + uint64_t{j} * plane.code_bytes;
         float* to = tile + j * stride;
         if (half)
-            decode_f16_lanes<V>(row, n, to);
+            decode_f16_lanes<V>(source.codes(j), n, to);
         else
-            kv_decode_row(plane.format, row, page + plane.scales + (row0 + j) * plane.scale_bytes, n, to);
+            kv_decode_row(plane.format, source.codes(j), source.scales(j), n, to);
         for (uint32_t i = n; i < stride; ++i) to[i] = 0.0f;
     }
     return {reinterpret_cast<const uint8_t*>(tile), stride * sizeof(float), false, nullptr};
 }
 
-// What one tile's passes work on. Rows that see something of it are live[0..count); together they see `any`.
+// One tile and the query rows that work on it together: active[0..count), which see `any` of it among them.
 struct AttentionTile {
     uint32_t first;  // position
     VisibleRange any;
-    LiveRow live[kMaxQueryRows];
+    ActiveQuery active[kMaxQueryRows];
     uint32_t count;
 };
-KEEL_INLINE void find_live_rows(const AttentionArgs& a, uint32_t first, AttentionTile* t) {
+// Of query rows [begin, end) of the call.
+KEEL_INLINE void find_active(const AttentionArgs& a, uint32_t first, uint32_t begin, uint32_t end, AttentionTile* t) {
     t->first = first;
     t->any = {kAttentionTile, 0};
     t->count = 0;
-    for (uint32_t r = 0; r < a.rows; ++r) {
-        const VisibleRange see = visible_in_tile(a, r, first);
-        if (see.lo >= see.hi) continue;
-        t->live[t->count++] = {r, see};
-        t->any.lo = see.lo < t->any.lo ? see.lo : t->any.lo;
-        t->any.hi = see.hi > t->any.hi ? see.hi : t->any.hi;
+    for (uint32_t r = begin; r < end; ++r) {
+        const VisibleRange visible = visible_in_tile(a, r, first);
+        if (visible.lo >= visible.hi) continue;
+        t->active[t->count++] = {r, visible};
+        t->any.lo = visible.lo < t->any.lo ? visible.lo : t->any.lo;
+        t->any.hi = visible.hi > t->any.hi ? visible.hi : t->any.hi;
     }
 }
-// What `count` rows from live row b on see together.
-KEEL_INLINE VisibleRange seen_by(const AttentionTile& t, uint32_t b, uint32_t count) {
-    VisibleRange see = t.live[b].see;
+// What `count` rows from active row b on see together.
+KEEL_INLINE VisibleRange visible_together(const AttentionTile& t, uint32_t b, uint32_t count) {
+    VisibleRange all = t.active[b].visible;
     for (uint32_t i = 1; i < count; ++i) {
-        see.lo = t.live[b + i].see.lo < see.lo ? t.live[b + i].see.lo : see.lo;
-        see.hi = t.live[b + i].see.hi > see.hi ? t.live[b + i].see.hi : see.hi;
+        const VisibleRange& one = t.active[b + i].visible;
+        all.lo = one.lo < all.lo ? one.lo : all.lo;
+        all.hi = one.hi > all.hi ? one.hi : all.hi;
     }
-    return see;
+    return all;
+}
+KEEL_INLINE TileSource source_of(const AttentionArgs& a, const KvPlane& plane, const AttentionTile& t) {
+    return TileSource(a, plane, t.first, t.active[0].row);
 }
 
 // Scratch of a call: a K tile, a V tile (scales behind each), and per query row its scores of the tile, its output of
-// the span with (m, l) behind it, and the query as integers.
+// the split with (m, l) behind it, and the query as integers.
 struct AttentionScratch {
     uint32_t wide, stride;  // head_dim rounded up to 16, and with room for (m, l)
     float *k_tile, *v_tile, *scores, *states, *query_scales;
@@ -287,8 +287,8 @@ struct AttentionScratch {
         query_offsets = reinterpret_cast<int32_t*>(query_scales + a.rows * kMaxKvScales);
         queries = reinterpret_cast<int8_t*>(query_offsets + a.rows * kMaxKvScales);
     }
-    float* row_scores(const LiveRow& r) const { return scores + r.row * kAttentionTile; }
-    float* state(const LiveRow& r) const { return states + r.row * stride; }
+    float* row_scores(const ActiveQuery& r) const { return scores + r.row * kAttentionTile; }
+    float* state(const ActiveQuery& r) const { return states + r.row * stride; }
     float* tile_scales(float* tile) const { return tile + kAttentionTile * wide; }
 };
 
@@ -297,32 +297,32 @@ KEEL_INLINE void score_integers(const AttentionArgs& a, const AttentionTile& t, 
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.k.format, n);
     uint8_t* tile = reinterpret_cast<uint8_t*>(x.k_tile);
     float* scales = x.tile_scales(x.k_tile);
-    K::unpack_keys(a, t.first, t.any, tile, scales);
+    K::unpack_keys(source_of(a, a.k, t), t.any, tile, scales);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         IntQuery q[kQueryBlock];
         float* s[kQueryBlock];
         for (uint32_t i = 0; i < kQueryBlock; ++i) {
-            const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
+            const ActiveQuery& at = t.active[b + (i < in_block ? i : in_block - 1)];
             q[i] = {x.queries + at.row * x.wide, x.query_scales + at.row * kMaxKvScales,
                     x.query_offsets + at.row * kMaxKvScales};
             s[i] = x.row_scores(at);
         }
-        K::scores(tile, scales, n, scale_count, q, in_block, seen_by(t, b, in_block), s);
+        K::scores(tile, scales, n, scale_count, q, in_block, visible_together(t, b, in_block), s);
     }
 }
 
 template <class V>
 KEEL_INLINE void score_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
     const uint32_t n = a.head_dim;
-    const TileRows k = tile_rows<V>(a, a.k, t.first, t.any, x.wide, x.k_tile);
+    const TileRows k = tile_rows<V>(source_of(a, a.k, t), t.any, x.wide, x.k_tile);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         const float* q[kQueryBlock];
         float* s[kQueryBlock];
         float padded[kQueryBlock][kMaxHeadDim];
         for (uint32_t i = 0; i < kQueryBlock; ++i) {
-            const LiveRow& at = t.live[b + (i < in_block ? i : in_block - 1)];
+            const ActiveQuery& at = t.active[b + (i < in_block ? i : in_block - 1)];
             q[i] = a.q[at.row];
             s[i] = x.row_scores(at);
             if (x.wide == n) continue;
@@ -331,94 +331,95 @@ KEEL_INLINE void score_floats(const AttentionArgs& a, const AttentionTile& t, co
             for (uint32_t d = n; d < x.wide; ++d) padded[i][d] = -0.0f;
             q[i] = padded[i];
         }
-        const VisibleRange see = seen_by(t, b, in_block);
+        const VisibleRange visible = visible_together(t, b, in_block);
         if (k.half)
-            score_block<V, LoadF16<V>>(k, x.wide, q, in_block, see.lo, see.hi, s);
+            score_block<V, LoadF16<V>>(k, x.wide, q, in_block, visible.lo, visible.hi, s);
         else
-            score_block<V, LoadF32<V>>(k, x.wide, q, in_block, see.lo, see.hi, s);
+            score_block<V, LoadF32<V>>(k, x.wide, q, in_block, visible.lo, visible.hi, s);
     }
 }
 
 template <class V>
-KEEL_INLINE void soften_tile(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x, float* keep) {
+KEEL_INLINE void softmax_tile(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x,
+                              float* rescale) {
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
-        VisibleRange see[kQueryBlock];
+        VisibleRange visible[kQueryBlock];
         uint32_t rows[kQueryBlock];
         float *s[kQueryBlock], *state[kQueryBlock];
         for (uint32_t i = 0; i < in_block; ++i) {
-            const LiveRow& at = t.live[b + i];
-            see[i] = at.see;
+            const ActiveQuery& at = t.active[b + i];
+            visible[i] = at.visible;
             rows[i] = at.row;
             s[i] = x.row_scores(at);
             state[i] = x.state(at) + x.wide;
         }
         if (a.mean.pairs) add_mean_scores_lanes<V>(a, rows, in_block, t.first, s);
-        if (in_block == kQueryBlock && see_all(see, kQueryBlock))
-            soften_rows<V, kQueryBlock, true>(a, see, s, state, keep + b);
+        if (in_block == kQueryBlock && all_visible(visible, kQueryBlock))
+            online_softmax<V, kQueryBlock, true>(a, visible, s, state, rescale + b);
         else if (in_block == kQueryBlock)
-            soften_rows<V, kQueryBlock, false>(a, see, s, state, keep + b);
+            online_softmax<V, kQueryBlock, false>(a, visible, s, state, rescale + b);
         else
             for (uint32_t i = 0; i < in_block; ++i)
-                soften_rows<V, 1, false>(a, see + i, s + i, state + i, keep + b + i);
+                online_softmax<V, 1, false>(a, visible + i, s + i, state + i, rescale + b + i);
     }
 }
 
 template <class V, class K>
 KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x,
-                                const float* keep) {
+                                const float* rescale) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
     uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
     float* scales = x.tile_scales(x.v_tile);
-    K::unpack_values(a, t.first, t.any, tile, scales);
+    K::unpack_values(source_of(a, a.v, t), t.any, tile, scales);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         typename K::Weights w[kQueryBlock];
         float unit[kQueryBlock][kMaxKvScales];
         const float* p[kQueryBlock];
-        VisibleRange see[kQueryBlock];
+        VisibleRange visible[kQueryBlock];
         float* o[kQueryBlock];
         for (uint32_t i = 0; i < in_block; ++i) {
-            p[i] = x.row_scores(t.live[b + i]);
-            see[i] = t.live[b + i].see;
-            o[i] = x.state(t.live[b + i]);
+            p[i] = x.row_scores(t.active[b + i]);
+            visible[i] = t.active[b + i].visible;
+            o[i] = x.state(t.active[b + i]);
         }
-        if (in_block == kQueryBlock && see_all(see, kQueryBlock))
-            quantize_weights_lanes<V, K, kQueryBlock, true>(p, see, scales, scale_count, w, unit);
+        if (in_block == kQueryBlock && all_visible(visible, kQueryBlock))
+            quantize_weights_lanes<V, K, kQueryBlock, true>(p, visible, scales, scale_count, w, unit);
         else if (in_block == kQueryBlock)
-            quantize_weights_lanes<V, K, kQueryBlock, false>(p, see, scales, scale_count, w, unit);
+            quantize_weights_lanes<V, K, kQueryBlock, false>(p, visible, scales, scale_count, w, unit);
         else
             for (uint32_t i = 0; i < in_block; ++i)
-                quantize_weights_lanes<V, K, 1, false>(p + i, see + i, scales, scale_count, w + i, unit + i);
-        K::add_values(tile, n, scale_count, w, unit, keep + b, in_block, seen_by(t, b, in_block), o);
+                quantize_weights_lanes<V, K, 1, false>(p + i, visible + i, scales, scale_count, w + i, unit + i);
+        K::add_values(tile, n, scale_count, w, unit, rescale + b, in_block, visible_together(t, b, in_block), o);
     }
 }
 
 template <class V>
 KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x,
-                              const float* keep) {
-    const TileRows v = tile_rows<V>(a, a.v, t.first, t.any, x.wide, x.v_tile);
+                              const float* rescale) {
+    const TileRows v = tile_rows<V>(source_of(a, a.v, t), t.any, x.wide, x.v_tile);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         const float* p[kQueryBlock];
         float* o[kQueryBlock];
         for (uint32_t i = 0; i < in_block; ++i) {
-            p[i] = x.row_scores(t.live[b + i]);
-            o[i] = x.state(t.live[b + i]);
-            scale_lanes<V>(o[i], keep[b + i], x.wide);
+            p[i] = x.row_scores(t.active[b + i]);
+            o[i] = x.state(t.active[b + i]);
+            scale_lanes<V>(o[i], rescale[b + i], x.wide);
         }
         if (v.half)
-            value_block<V, LoadF16<V>>(v, x.wide, t.live + b, in_block, p, o);
+            value_block<V, LoadF16<V>>(v, x.wide, t.active + b, in_block, p, o);
         else
-            value_block<V, LoadF32<V>>(v, x.wide, t.live + b, in_block, p, o);
+            value_block<V, LoadF32<V>>(v, x.wide, t.active + b, in_block, p, o);
     }
 }
 
-// Bytes read: the visible K and V rows of the span once, whatever the number of query rows.
+// Bytes read: the visible K and V rows of the split once, whatever the number of query rows; rows of a tail once per
+// list.
 template <class V, class K>
-KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
-    using F = typename V::F;
-    const uint32_t n = a.head_dim, span_first = a.span * kAttentionSpan, span_last = span_first + kAttentionSpan;
+KEEL_INLINE void attention_split_lanes(const AttentionArgs& a) {
+    const uint32_t n = a.head_dim;
     const AttentionScratch x(a);
     const uint32_t wide = x.wide, stride = x.stride;
     float* const states = x.states;
@@ -432,47 +433,42 @@ KEEL_INLINE void attention_span_lanes(const AttentionArgs& a) {
                                     x.queries + r * wide, x.query_scales + r * kMaxKvScales,
                                     x.query_offsets + r * kMaxKvScales);
     }
-    for (uint32_t first = span_first; first < span_last; first += kAttentionTile) {
-        AttentionTile t;
-        find_live_rows(a, first, &t);
-        if (t.count == 0 || !a.pages[first / a.page_tokens]) continue;
-        if (integer_k)
-            score_integers<K>(a, t, x);
-        else
-            score_floats<V>(a, t, x);
-        float keep[kMaxQueryRows];  // of the older output
-        soften_tile<V>(a, t, x, keep);
-        if (integer_v)
-            value_integers<V, K>(a, t, x, keep);
-        else
-            value_floats<V>(a, t, x, keep);
+    for (uint32_t tile = 0; tile < kKvSplitTokens / kAttentionTile; ++tile) {
+        const uint32_t first = a.split * kKvSplitTokens + tile * kAttentionTile;
+        for (uint32_t begin = 0, end; begin < a.rows; begin = end) {
+            end = same_slots_end(a, begin, first);
+            AttentionTile t;
+            find_active(a, first, begin, end, &t);
+            if (t.count == 0 || is_evicted(a, first)) continue;
+            if (integer_k)
+                score_integers<K>(a, t, x);
+            else
+                score_floats<V>(a, t, x);
+            float rescale[kMaxQueryRows];  // of the older output
+            softmax_tile<V>(a, t, x, rescale);
+            if (integer_v)
+                value_integers<V, K>(a, t, x, rescale);
+            else
+                value_floats<V>(a, t, x, rescale);
+        }
     }
     for (uint32_t r = 0; r < a.rows; ++r) {
-        const VisibleRange see = visible_in(a.begin[r], a.end[r], span_first, span_last);
-        if (see.lo >= see.hi) continue;
+        const VisibleRange visible = visible_in_split(a, r);
+        if (visible.lo >= visible.hi) continue;
         const float* state = states + r * stride;
-        const float m = state[wide], l = state[wide + 1];
-        if (a.m[r] == -kInf32) {
-            memcpy(a.o[r], state, n * sizeof(float));
-            a.m[r] = m;
-            a.l[r] = l;
-            continue;
-        }
-        const float merged = m > a.m[r] || m != m ? m : a.m[r];
-        const float ca = exp_f32(a.m[r] - merged), cb = exp_f32(m - merged);
-        a.l[r] = fma_f32(a.l[r], ca, l * cb);
-        const F older = V::set1(ca), newer = V::set1(cb);
-        float* o = a.o[r];
-        for_lanes<V>(
-            n, [&](auto load, auto store)
-                   __attribute__((always_inline)) { store(o, V::fma(load(o), older, V::mul(load(state), newer))); });
-        a.m[r] = merged;
+        merge_split(a, r, state[wide], state[wide + 1], state,
+                    [n](float* to, float by, const float* from, float from_by) KEEL_ALWAYS_INLINE {
+                        const typename V::F older = V::set1(by), newer = V::set1(from_by);
+                        for_lanes<V>(n, [&](auto load, auto store) KEEL_ALWAYS_INLINE {
+                            store(to, V::fma(load(to), older, V::mul(load(from), newer)));
+                        });
+                    });
     }
 }
 
 #define KEEL_DEFINE_ATTENTION(isa, V, K)                                \
-    void attention_span_##isa(const AttentionArgs& a) {                 \
-        attention_span_lanes<V, K>(a);                                  \
+    void attention_split_##isa(const AttentionArgs& a) {                \
+        attention_split_lanes<V, K>(a);                                 \
     }                                                                   \
     void attention_finish_##isa(float* o, float l, uint32_t head_dim) { \
         scale_lanes<V>(o, 1.0f / l, head_dim);                          \

@@ -1,23 +1,25 @@
 // Attention on integer KV codes (NUMERICS section 5) for the vector sets: what is the same over every vector type V of
 // float_vector.h, and the interface of the integer part K, which each instruction set has of its own:
 //
-//   Weights                       the weights of one query row in a tile: w[scale][position], 15 bits, in K's layout
+//   Weights                       one query row's weights of a tile: w[scale][position], 15 bits, in K's layout
 //   key_offset(format)            what K adds to the integers of keys to make them unsigned; 0 where they stay signed
-//   unpack_keys(a, first, any, tile, scales)     rows [first + any.lo, first + any.hi) of the plane a.k, as K wants keys, and
-//   unpack_values(a, first, any, tile, scales)   of a.v, as it wants values; scales[scale of a row][position of the tile]
-//   scores(tile, scales, n, scale_count, queries, count, see, s)
-//                                 s[i][j] = dot(query i, key j) for i < count <= 4 and at least the j of `see`
+//   unpack_keys(source, any, tile, scales)     the tile's rows `any` of the plane of K, laid out as K wants keys, and
+//   unpack_values(source, any, tile, scales)   of V, as it wants values; scales[scale of a row][position of the tile]
+//   scores(tile, scales, n, scale_count, queries, count, visible, s)
+//                                 s[i][j] = dot(query i, key j) for i < count <= 4 and at least the j of `visible`
 //   store_weights(v, w, scale)    the tile's 64 weights v, 0..32767, rounded to nearest even
-//   add_values(tile, n, scale_count, w, unit, keep, count, see, o)
-//                                 o[i][d] = fma(unit[i][scale], sum over j of w[i][scale][j] * v[j][d], o[i][d] * keep[i]); weights
-//                                 of positions that query i does not see are 0; o has room for n rounded up to 16
+//   add_values(tile, n, scale_count, w, unit, rescale, count, visible, o)
+//                                 o[i][d] = fma(unit[i][scale], sum over j of w[i][scale][j] * v[j][d],
+//                                 o[i][d] * rescale[i]); weights of positions that query i does not see are 0;
+//                                 o has room for n rounded up to 16
 //
 // Sums of integers are exact, so K is free in their order. A tile has kAttentionTile * (n rounded up to 64) bytes. K
 // reads rows of visible positions only: where a group of rows is not visible as a whole, those that are get copied
 // first.
 #pragma once
-#include "kernels/cpu/attention/kv_integer_impl.h"
+#include "kernels/cpu/attention/attention_tile.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/kv_codec/kv_codecs_impl.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -70,11 +72,11 @@ KEEL_INLINE void quantize_query_lanes(const float* x, uint32_t n, uint32_t block
     }
 }
 
-// Weights p[r][j] of R rows times the scales of V rows, as integers of 15 bits over the largest of the row; 0 for
-// positions that row r does not see; kAll: every row sees all of them. Returns in unit[r][b] what one step is worth.
-// Where a product is no finite number, all are 0 and unit[r][b] is NaN.
+// For R query rows and every scale b of a V row: t = p[r][j] * v_scale[b][j] quantized to 15 bits, w = round(t *
+// kWeightSteps / max), unit[r][b] = max / kWeightSteps. Positions that row r does not see get 0; kAll: every row sees
+// all of them. Where some t is not finite, all w are 0 and unit[r][b] is NaN.
 template <class V, class K, int R, bool kAll>
-KEEL_NOINLINE void quantize_weights_lanes(const float* const* p, const VisibleRange* see, const float* v_scale,
+KEEL_NOINLINE void quantize_weights_lanes(const float* const* p, const VisibleRange* visible, const float* v_scale,
                                           uint32_t scales, typename K::Weights* w, float (*unit)[kMaxKvScales]) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
@@ -92,7 +94,8 @@ KEEL_NOINLINE void quantize_weights_lanes(const float* const* p, const VisibleRa
                 t[r][i] = V::mul(V::load(p[r] + j), V::load(v_scale + b * kAttentionTile + j));
                 if constexpr (!kAll)
                     t[r][i] = V::keep(
-                        V::lanes_between(static_cast<int>(see[r].lo) - j, static_cast<int>(see[r].hi) - j), t[r][i]);
+                        V::lanes_between(static_cast<int>(visible[r].lo) - j, static_cast<int>(visible[r].hi) - j),
+                        t[r][i]);
                 largest = V::max(t[r][i], largest);
                 numbers = V::both(numbers, V::less(t[r][i], inf));
             }
@@ -119,16 +122,18 @@ struct KvRows8 {
     const uint8_t* scales;  // rows behind one another
 };
 
-// The tile behind the one that begins at `first`, in this plane: what comes next from memory. Null where no query row
-// of the call sees it.
+// Row 0 of the tile behind this one: what comes next from memory. Null where no query row of the call sees it, or where
+// its rows may lie anywhere.
 struct NextTile {
     const uint8_t *codes, *scales;
 };
-KEEL_INLINE NextTile next_tile(const AttentionArgs& a, const KvPlane& plane, uint32_t first) {
-    const uint32_t next = first + kAttentionTile;
+KEEL_INLINE NextTile next_tile(const TileSource& source) {
+    const AttentionArgs& a = source.args;
+    const KvPlane& plane = source.plane;
+    const uint32_t next = source.first + kAttentionTile;
     uint32_t end = 0;
     for (uint32_t r = 0; r < a.rows; ++r) end = a.end[r] > end ? a.end[r] : end;
-    const uint8_t* page = next < end ? a.pages[next / a.page_tokens] : nullptr;
+    const uint8_t* page = next < end && !reaches_tail(a, next) ? a.pages[next / a.page_tokens] : nullptr;
     if (!page) return {nullptr, nullptr};
     const uint64_t row = next % a.page_tokens;
     return {page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes};
@@ -148,72 +153,35 @@ struct FetchAhead {
     }
 };
 
-// Calls body(rows, i) for every group of eight rows 8i.. of the tile that begins at `first` with a visible row. Groups
-// that are not visible as a whole are copies, with zeros for the rows that nobody sees.
+// Calls body(rows, i) for every group of eight rows 8i.. of the tile with a visible row. Groups that are not visible as
+// a whole are copies, with zeros for the rows that nobody sees, as are those of a tail, whose rows lie anywhere.
 template <class Body>
-KEEL_INLINE void for_rows8(const AttentionArgs& a, const KvPlane& plane, uint32_t first, VisibleRange any,
-                           Body&& body) {
-    const uint32_t code_bytes = kv_code_bytes(plane.format, a.head_dim),
-                   scale_bytes = kv_scale_bytes(plane.format, a.head_dim);
-    const uint64_t row0 = first % a.page_tokens;
-    const uint8_t* page = a.pages[first / a.page_tokens];
-    const uint8_t *codes = page + plane.codes + row0 * plane.code_bytes,
-                  *scales = page + plane.scales + row0 * plane.scale_bytes;
-    FetchAhead ahead(plane, next_tile(a, plane, first));
+KEEL_INLINE void for_rows8(const TileSource& source, VisibleRange any, Body&& body) {
+    const KvPlane& plane = source.plane;
+    const uint32_t code_bytes = kv_code_bytes(plane.format, source.args.head_dim),
+                   scale_bytes = kv_scale_bytes(plane.format, source.args.head_dim);
+    FetchAhead ahead(plane, next_tile(source));
     for (uint32_t i = any.lo / 8; 8 * i < any.hi; ++i) {
         const uint32_t j = 8 * i;
         FetchAhead::group(ahead);
-        if (j >= any.lo && j + 8 <= any.hi && scale_bytes == plane.scale_bytes) {
-            body(KvRows8{codes + j * uint64_t{plane.code_bytes}, plane.code_bytes, scales + j * scale_bytes}, i);
+        if (j >= any.lo && j + 8 <= any.hi && j + 8 <= source.plain && scale_bytes == plane.scale_bytes) {
+            body(KvRows8{source.plain_codes + j * uint64_t{plane.code_bytes}, plane.code_bytes,
+                         source.plain_scales + j * scale_bytes},
+                 i);
             continue;
         }
         alignas(64) uint8_t copy[8 * kMaxHeadDim], copied_scales[8 * 2 * kMaxKvScales];
         for (uint32_t r = 0; r < 8; ++r) {
             const bool seen = j + r >= any.lo && j + r < any.hi;
             if (seen) {
-                memcpy(copy + r * code_bytes, codes + (j + r) * uint64_t{plane.code_bytes}, code_bytes);
-                memcpy(copied_scales + r * scale_bytes, scales + (j + r) * uint64_t{plane.scale_bytes}, scale_bytes);
+                memcpy(copy + r * code_bytes, source.codes(j + r), code_bytes);
+                memcpy(copied_scales + r * scale_bytes, source.scales(j + r), scale_bytes);
             } else {
                 memset(copy + r * code_bytes, 0, code_bytes);
                 memset(copied_scales + r * scale_bytes, 0, scale_bytes);
             }
         }
         body(KvRows8{copy, code_bytes, copied_scales}, i);
-    }
-}
-
-// Calls body.operator()<F>() for the format whose rows are those of `format`: rotated ones are coded like the others.
-template <class Body>
-KEEL_INLINE void for_integer_format(KvFormat format, Body&& body) {
-    switch (format) {
-        case kKvQ8_0:
-        case kKvQ8_0Rot:
-            return body.template operator()<kKvQ8_0>();
-        case kKvQ4_0:
-        case kKvQ4_0Rot:
-            return body.template operator()<kKvQ4_0>();
-        case kKvE8_2:
-            return body.template operator()<kKvE8_2>();
-        case kKvE8_3:
-            return body.template operator()<kKvE8_3>();
-        case kKvE8_4:
-            return body.template operator()<kKvE8_4>();
-        case kKvE8_5:
-            return body.template operator()<kKvE8_5>();
-        case kKvE8_6:
-            return body.template operator()<kKvE8_6>();
-        case kKvTcq2:
-            return body.template operator()<kKvTcq2>();
-        case kKvTcq3:
-            return body.template operator()<kKvTcq3>();
-        case kKvTcq4:
-            return body.template operator()<kKvTcq4>();
-        case kKvTcq5:
-            return body.template operator()<kKvTcq5>();
-        case kKvTcq6:
-            return body.template operator()<kKvTcq6>();
-        default:
-            return;
     }
 }
 

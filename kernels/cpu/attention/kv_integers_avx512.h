@@ -1,14 +1,14 @@
-// Integer K and V rows in AVX-512 with VNNI: the K of kv_ints.h, over a type U that takes bit fields apart (with byte
+// Integer K and V rows in AVX-512 with VNNI: the K of kv_integers_lanes.h, over a type U that takes bit fields apart (with byte
 // permutations of VBMI or without).
 //
 // A tile in the first-level cache, 64 bytes a group:
-//   keys    [element / 8][position / 8] of 8 positions x 8 elements, unsigned: a query's 8 elements in every qword give 8
-//           positions at once, in two halves, and no sum crosses a register before the last
-//   values  [position / 4][element / 64][4] of 16 x 4 positions, signed: element 64c + 16l + 4t + e of the four positions
-//           is dword e of 128-bit lane l of group t
+//   keys    [element / 8][position / 8] of 8 positions x 8 elements, unsigned: a query's 8 elements in every qword give
+//           8 positions at once, in two halves, and no sum crosses a register before the last
+//   values  [position / 4][element / 64][4] of 16 x 4 positions, signed: element 64c + 16l + 4t + e of the four
+//           positions is dword e of 128-bit lane l of group t
 #pragma once
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#include "kernels/cpu/attention/kv_ints.h"
+#include "kernels/cpu/attention/kv_integers_lanes.h"
 #include "kernels/cpu/vector/float_avx512.h"
 
 namespace keel::kernels {
@@ -249,7 +249,7 @@ struct KvUnpackAvx512 {
 };
 
 template <class U>
-struct KvIntsAvx512 {
+struct KvIntegersAvx512 {
     // w = 256 high + low. As packing leaves them: the four of positions 16i + 4l.. are bytes 16l + 4i...
     struct Weights {
         alignas(64) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];
@@ -264,11 +264,11 @@ struct KvIntsAvx512 {
 
     // kSize: head_dim, where it is one of the usual ones, so that masks, loops and steps are constants; else 0.
     template <KvFormat F, uint32_t kSize>
-    static void unpack_keys_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile, float* scales) {
+    static void unpack_keys_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
         using Unpack = KvUnpackAvx512<U, F>;
-        const uint32_t n = kSize ? kSize : a.head_dim;
+        const uint32_t n = kSize ? kSize : source.args.head_dim;
         const Unpack u = Unpack::make(n, true);
-        for_rows8(a, a.k, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
+        for_rows8(source, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             Unpack::keys(u, rows, [&](uint32_t g, __m512i x) KEEL_ALWAYS_INLINE {
                 _mm512_storeu_si512(tile + 512 * g + 64 * i, x);
             });
@@ -276,13 +276,12 @@ struct KvIntsAvx512 {
         });
     }
     template <KvFormat F, uint32_t kSize>
-    static void unpack_values_of(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
-                                 float* scales) {
+    static void unpack_values_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
         using Unpack = KvUnpackAvx512<U, F>;
-        const uint32_t n = kSize ? kSize : a.head_dim;
+        const uint32_t n = kSize ? kSize : source.args.head_dim;
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
         const Unpack u = Unpack::make(n, false);
-        for_rows8(a, a.v, first, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
+        for_rows8(source, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             for (uint32_t c = 0; 64 * c < n; ++c) {
                 __m512i x[8];
                 Unpack::values(u, rows, c, x);
@@ -298,22 +297,20 @@ struct KvIntsAvx512 {
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
-    KEEL_INLINE void unpack_keys(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
-                                 float* scales) {
-        for_integer_format(a.k.format, [&]<KvFormat F>() {
-            if (a.head_dim == 128)
-                unpack_keys_of<F, 128>(a, first, any, tile, scales);
+    KEEL_INLINE void unpack_keys(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+        for_integer_format(source.plane.format, [&]<KvFormat F>() {
+            if (source.args.head_dim == 128)
+                unpack_keys_of<F, 128>(source, any, tile, scales);
             else
-                unpack_keys_of<F, 0>(a, first, any, tile, scales);
+                unpack_keys_of<F, 0>(source, any, tile, scales);
         });
     }
-    KEEL_INLINE void unpack_values(const AttentionArgs& a, uint32_t first, VisibleRange any, uint8_t* tile,
-                                   float* scales) {
-        for_integer_format(a.v.format, [&]<KvFormat F>() {
-            if (a.head_dim == 128)
-                unpack_values_of<F, 128>(a, first, any, tile, scales);
+    KEEL_INLINE void unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+        for_integer_format(source.plane.format, [&]<KvFormat F>() {
+            if (source.args.head_dim == 128)
+                unpack_values_of<F, 128>(source, any, tile, scales);
             else
-                unpack_values_of<F, 0>(a, first, any, tile, scales);
+                unpack_values_of<F, 0>(source, any, tile, scales);
         });
     }
 
@@ -368,19 +365,19 @@ struct KvIntsAvx512 {
     }
     template <int C, int B>
     static void score_tiles(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
-                            const IntQuery* queries, VisibleRange see, float* const* s) {
-        for (uint32_t j = see.lo / (8 * B) * (8 * B); j < see.hi; j += 8 * B)
+                            const IntQuery* queries, VisibleRange visible, float* const* s) {
+        for (uint32_t j = visible.lo / (8 * B) * (8 * B); j < visible.hi; j += 8 * B)
             score_tile<C, B>(tile, scales, n, scale_count, queries, j, s);
     }
     // A missing fourth query repeats the third.
     KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
-                            const IntQuery* queries, uint32_t count, VisibleRange see, float* const* s) {
+                            const IntQuery* queries, uint32_t count, VisibleRange visible, float* const* s) {
         if (count == 1)
-            score_tiles<1, 8>(tile, scales, n, scale_count, queries, see, s);
+            score_tiles<1, 8>(tile, scales, n, scale_count, queries, visible, s);
         else if (count == 2)
-            score_tiles<2, 8>(tile, scales, n, scale_count, queries, see, s);
+            score_tiles<2, 8>(tile, scales, n, scale_count, queries, visible, s);
         else
-            score_tiles<4, 4>(tile, scales, n, scale_count, queries, see, s);
+            score_tiles<4, 4>(tile, scales, n, scale_count, queries, visible, s);
     }
 
     KEEL_INLINE void store_weights(const __m512 v[4], Weights& w, uint32_t scale) {
@@ -407,15 +404,15 @@ struct KvIntsAvx512 {
     // 64 elements of C query rows: 8C accumulators.
     template <int C, bool kBlocks>
     KEEL_INLINE void add_values_chunk(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
-                                      const float (*unit)[kMaxKvScales], const float* keep, VisibleRange see,
+                                      const float (*unit)[kMaxKvScales], const float* rescale, VisibleRange visible,
                                       float* const* o, uint32_t c) {
         const uint64_t quad_bytes = uint64_t{(n + 63) / 64} * 256;
-        const uint8_t* v = tile + c * 256 + see.lo / 4 * quad_bytes;
+        const uint8_t* v = tile + c * 256 + visible.lo / 4 * quad_bytes;
         __m512i high[C][4], low[C][4];
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) KEEL_UNROLL
         for (int t = 0; t < 4; ++t) high[i][t] = low[i][t] = _mm512_setzero_si512();
-        for (uint32_t j = see.lo & ~3u; j < see.hi; j += 4, v += quad_bytes) {
+        for (uint32_t j = visible.lo & ~3u; j < visible.hi; j += 4, v += quad_bytes) {
             __m512i x[4];
             KEEL_UNROLL
             for (int t = 0; t < 4; ++t) x[t] = _mm512_loadu_si512(v + 64 * t);
@@ -449,25 +446,27 @@ struct KvIntsAvx512 {
                 const uint32_t d = 64 * c + 16 * l;
                 if (d >= n) break;
                 const __m512 step = _mm512_set1_ps(unit[i][kBlocks ? d / kKvBlock : 0]);
-                const __m512 older = _mm512_mul_ps(_mm512_loadu_ps(o[i] + d), _mm512_set1_ps(keep[i]));
+                const __m512 older = _mm512_mul_ps(_mm512_loadu_ps(o[i] + d), _mm512_set1_ps(rescale[i]));
                 _mm512_storeu_ps(o[i] + d, _mm512_fmadd_ps(step, _mm512_cvtepi32_ps(in_order[l]), older));
             }
         }
     }
     template <int C, bool kBlocks>
     static void add_values_of(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
-                              const float (*unit)[kMaxKvScales], const float* keep, VisibleRange see, float* const* o) {
+                              const float (*unit)[kMaxKvScales], const float* rescale, VisibleRange visible,
+                              float* const* o) {
         for (uint32_t c = 0; 64 * c < n; ++c)
-            add_values_chunk<C, kBlocks>(tile, n, scale_count, w, unit, keep, see, o, c);
+            add_values_chunk<C, kBlocks>(tile, n, scale_count, w, unit, rescale, visible, o, c);
     }
     KEEL_INLINE void add_values(const uint8_t* tile, uint32_t n, uint32_t scale_count, const Weights* w,
-                                const float (*unit)[kMaxKvScales], const float* keep, uint32_t count, VisibleRange see,
-                                float* const* o) {
+                                const float (*unit)[kMaxKvScales], const float* rescale, uint32_t count,
+                                VisibleRange visible, float* const* o) {
         const auto add = [&]<bool kBlocks>() KEEL_ALWAYS_INLINE {
             uint32_t i = 0;
             for (; i + 2 <= count; i += 2)
-                add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
-            if (i < count) add_values_of<1, kBlocks>(tile, n, scale_count, w + i, unit + i, keep + i, see, o + i);
+                add_values_of<2, kBlocks>(tile, n, scale_count, w + i, unit + i, rescale + i, visible, o + i);
+            if (i < count)
+                add_values_of<1, kBlocks>(tile, n, scale_count, w + i, unit + i, rescale + i, visible, o + i);
         };
         if (scale_count == 1)
             add.template operator()<false>();
