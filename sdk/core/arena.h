@@ -25,6 +25,8 @@ class Arena {
     // Null in count mode, on overflow (ok() turns false), or after seal(). Memory is not cleared. `align` is a power of
     // two, at most 4096; the region itself is aligned to the largest asked for (region_align()).
     void* place_bytes(uint64_t bytes, uint64_t align = kAlign);
+    // The same for memory that the host may not address: its offset in the region.
+    uint64_t place_offset(uint64_t bytes, uint64_t align = kAlign);
     template <class T>
     T* place(uint64_t count) {
         if (count > UINT64_MAX / sizeof(T)) {
@@ -43,6 +45,8 @@ class Arena {
     uint8_t* base() const { return base_; }
 
   private:
+    bool reserve(uint64_t bytes, uint64_t align, uint64_t* offset);
+
     uint8_t* base_ = nullptr;
     uint64_t capacity_ = 0, used_ = 0, padding_ = 0, max_align_ = kAlign, refused_ = 0;
     bool ok_ = true, sealed_ = false;

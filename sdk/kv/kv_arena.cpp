@@ -1,7 +1,5 @@
 #include "sdk/kv/kv_arena.h"
 
-#include <string.h>
-
 namespace keel {
 namespace {
 
@@ -30,9 +28,8 @@ uint32_t take(KvPool* pool) {
 void drop(KvPool* pool, uint32_t id) {
     if (id != kNoPage && --pool->references[id] == 0) pool->free_list[pool->free_count++] = id;
 }
-void append(const KvPool& pool, KvPageList* list, uint32_t id) {
-    list->ids[list->count] = id;
-    list->pages[list->count++] = id == kNoPage ? nullptr : kv_page(pool, id);
+void append(KvPageList* list, uint32_t id) {
+    list->ids[list->count++] = id;
 }
 void drop_from(KvPool* pool, KvPageList* list, uint32_t keep) {
     while (list->count > keep) drop(pool, list->ids[--list->count]);
@@ -65,15 +62,12 @@ KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& for
     return layer;
 }
 
-void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables, Arena& pages) {
+void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables) {
     pool->page_count = pool->free_count = page_count;
     pool->page_bytes = page_bytes;
     pool->high_water_pages = 0;
     pool->free_list = tables.place<uint32_t>(page_count);
     pool->references = tables.place<uint32_t>(page_count);
-    pool->base =
-        static_cast<uint8_t*>(page_count > UINT64_MAX / page_bytes ? pages.place_bytes(UINT64_MAX)
-                                                                   : pages.place_bytes(page_count * page_bytes));
     if (!pool->free_list || !pool->references) return;
     for (uint32_t i = 0; i < page_count; ++i) {
         pool->free_list[i] = page_count - 1 - i;
@@ -92,13 +86,15 @@ keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint
     for (uint32_t page = first; page < last; ++page) {
         if (own(*pool, list->ids[page])) continue;
         const uint32_t id = take(pool);
-        if (page * kPageTokens < from && list->pages[page])
-            memcpy(kv_page(*pool, id), list->pages[page], pool->page_bytes);
+        // Only the first page can hold rows before `from`, so a copy that fails finds nothing replaced.
+        if (page * kPageTokens < from && list->ids[page] != kNoPage) {
+            const keel_status copied = pool->copier.copy(pool->copier.context, id, list->ids[page]);
+            if (copied != KEEL_OK) return drop(pool, id), copied;
+        }
         drop(pool, list->ids[page]);
         list->ids[page] = id;
-        list->pages[page] = kv_page(*pool, id);
     }
-    for (uint32_t i = 0; i < missing; ++i) append(*pool, list, take(pool));
+    for (uint32_t i = 0; i < missing; ++i) append(list, take(pool));
     return KEEL_OK;
 }
 
@@ -117,7 +113,7 @@ keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const ui
     for (uint32_t i = 0; i < list->count; ++i) mine += own(*pool, list->ids[i]);
     if (want > pool->free_count + mine) return KEEL_E_KV_FULL;
     drop_from(pool, list, 0);
-    while (list->count < count) append(*pool, list, gone(list->count) ? kNoPage : take(pool));
+    while (list->count < count) append(list, gone(list->count) ? kNoPage : take(pool));
     return KEEL_OK;
 }
 
@@ -128,7 +124,6 @@ uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last)
         if (list->ids[page] == kNoPage) continue;
         drop(pool, list->ids[page]);
         list->ids[page] = kNoPage;
-        list->pages[page] = nullptr;
         ++evicted;
     }
     return evicted;
@@ -144,15 +139,16 @@ keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32
     PoolLock lock(pool);
     const uint32_t full = tokens / kPageTokens, partial = tokens % kPageTokens ? 1 : 0;
     if (partial > pool->free_count) return KEEL_E_KV_FULL;
+    const uint32_t own_page = partial ? take(pool) : kNoPage;
+    if (partial) {
+        const keel_status copied = pool->copier.copy(pool->copier.context, own_page, from.ids[full]);
+        if (copied != KEEL_OK) return drop(pool, own_page), copied;
+    }
     for (uint32_t i = 0; i < full; ++i) {
         if (from.ids[i] != kNoPage) ++pool->references[from.ids[i]];
-        append(*pool, to, from.ids[i]);
+        append(to, from.ids[i]);
     }
-    if (partial) {
-        const uint32_t id = take(pool);
-        memcpy(kv_page(*pool, id), from.pages[full], pool->page_bytes);
-        append(*pool, to, id);
-    }
+    if (partial) append(to, own_page);
     return KEEL_OK;
 }
 

@@ -5,7 +5,7 @@
 //
 //     page | layer 0: K head 0 codes | scales | K head 1 codes | scales | ... | V head 0 codes | scales | ... | layer 1: ...
 //
-// A session is a list of page ids. Pages are reference-counted: a fork shares the full ones, and a session that appends
+// A session is a list of page ids, and so are pages to everything but the backend that stores them. Pages are reference-counted: a fork shares the full ones, and a session that appends
 // into a shared page copies it first. Nothing here changes when a needed page is missing: KEEL_E_KV_FULL comes first.
 #pragma once
 #include <atomic>
@@ -59,31 +59,36 @@ inline uint32_t kv_pages_for(uint32_t tokens) {
     return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
+// Copies page `from` over page `to`. Pages are memory of the backend, which alone knows where one lies.
+struct KvPageCopier {
+    keel_status (*copy)(void* context, uint32_t to, uint32_t from);
+    void* context;
+};
+
 struct KvPool {
-    uint8_t* base;  // page_count pages
+    KvPageCopier copier;
     uint64_t page_bytes;
     uint32_t page_count, free_count, high_water_pages;
     uint32_t* free_list;         // free_count ids, taken from the end
     uint32_t* references;        // per page; 0 = free
     std::atomic<uint32_t> lock;  // short spin lock: sessions on different threads share the pool
 };
-// Places the pages in `pages` and the tables in `tables`.
-void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables, Arena& pages);
+// Places the tables of a pool.
+void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables);
 
 constexpr uint32_t kNoPage = UINT32_MAX;
 
-// A session's pages, in position order. Arrays have room for the session's longest context. A page that was evicted has
-// the id kNoPage and no address: attention passes over its positions.
+// A session's pages, in position order. The array has room for the session's longest context. A page that was evicted
+// has the id kNoPage: attention passes over its positions.
 struct KvPageList {
     uint32_t* ids;
-    const uint8_t** pages;  // addresses, as attention wants them
     uint32_t count;
     uint32_t reserved;  // truncation keeps at least this many
 };
 
 // Makes positions [from, to) writable: takes missing pages and replaces shared ones (reserved pages that truncation
-// kept may be shared with a fork) by own ones, with the rows before `from` copied. All or nothing: KEEL_E_KV_FULL
-// leaves everything as it was.
+// kept may be shared with a fork) by own ones, with the rows before `from` copied. All or nothing: KEEL_E_KV_FULL and
+// what the copier returns leave everything as it was.
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to);
 // Gives back the pages that positions [0, tokens) do not need, down to list->reserved.
 void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
@@ -101,9 +106,5 @@ struct KvUsage {
     uint32_t free_pages, high_water_pages;
 };
 KvUsage kv_usage(KvPool* pool);  // any thread
-
-inline uint8_t* kv_page(const KvPool& pool, uint32_t id) {
-    return pool.base + id * pool.page_bytes;
-}
 
 }  // namespace keel

@@ -26,8 +26,7 @@ KvF16WindowShape kv_f16_window_shape(uint32_t layers, uint32_t kv_heads, uint32_
     return s;
 }
 
-void kv_f16_window_advance(const KvF16WindowShape& shape, KvF16Window* p, uint32_t end) {
-    const uint32_t pages = kv_pages_for(end);
+void kv_f16_window_advance(const KvF16WindowShape& shape, KvF16Window* p, uint32_t pages) {
     if (shape.recent_pages && pages > shape.recent_pages && pages - shape.recent_pages > p->oldest_page)
         p->oldest_page = pages - shape.recent_pages;
 }

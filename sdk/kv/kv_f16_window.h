@@ -3,7 +3,7 @@
 // position t when j < sink_tokens or j > t - recent_tokens. So a row never changes what it is to a query, whatever the
 // chunks, forks or drafts.
 //
-// Every row is coded as well. The f16 rows lie in the session's own memory:
+// Every row is coded as well. The f16 rows lie in memory of the session's own in the KV region:
 //
 //     sinks | layer 0: K head 0 rows [sink_tokens] | K head 1 | ... | V head 0 | ... | layer 1: ...
 //     ring of recent pages, page p of the sequence in slot p % recent_pages; each as a page of the arena with f16 rows only
@@ -23,6 +23,10 @@ struct KvF16WindowShape {
     uint64_t session_bytes;  // sinks, then the ring
     uint64_t row_bytes;      // of one position: all layers and heads, K and V
 
+    // Where the slot of a page of the sequence begins in the session's memory.
+    uint64_t recent_page_offset(uint32_t page) const {
+        return session_bytes - recent_pages * recent_page_bytes + page % recent_pages * recent_page_bytes;
+    }
     kernels::KvPlane sink_k(uint32_t layer, uint32_t head) const {
         return behind(sinks.k_head(head), layer * sink_layer_bytes);
     }
@@ -47,13 +51,11 @@ KvF16WindowShape kv_f16_window_shape(uint32_t layers, uint32_t kv_heads, uint32_
                                      uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens);
 
 struct KvF16Window {
-    uint8_t* sinks;
-    const uint8_t** recent;  // [pages of the context], addresses within the ring
-    uint32_t oldest_page;    // the ring's rows are those of this page and later ones
+    uint32_t oldest_page;  // the ring's rows are those of this page and later ones
 };
 
-// Positions up to `end` have been stored: pages that lost their slot are gone.
-void kv_f16_window_advance(const KvF16WindowShape& shape, KvF16Window* p, uint32_t end);
+// The session's first `pages` pages have been written: those that lost their slot are gone.
+void kv_f16_window_advance(const KvF16WindowShape& shape, KvF16Window* p, uint32_t pages);
 // Whether a session cut to `tokens` still has the rows its next query reads; that of an empty session reads none.
 bool kv_f16_window_reaches(const KvF16WindowShape& shape, const KvF16Window& p, uint32_t tokens);
 

@@ -5,6 +5,7 @@
 
 #include <new>
 
+#include "sdk/backend/cpu/cpu_backend.h"
 #include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
@@ -16,40 +17,29 @@ const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "p
 
 namespace {
 
-void place_session(const keel_model& model, const PlanConfig& c, const KvF16WindowShape& f16_window, Arena& arena,
-                   Arena& kv, Session* s) {
+void place_session(const keel_model& model, const PlanConfig& c, Arena& arena, Session* s) {
     const ModelSpec& spec = model.spec;
     Session local = {};
     Session* out = s ? s : &local;
     out->tokens = arena.place<int32_t>(c.context_tokens);
     out->drawn = arena.place<uint8_t>((c.context_tokens + 7) / 8);
-    out->logits = arena.place<float>(uint64_t{c.logits_rows} * spec.vocabulary);
-    out->hidden = arena.place<float>(uint64_t{c.logits_rows} * spec.embedding);
     out->kv.ids = arena.place<uint32_t>(kv_pages_for(c.context_tokens));
-    out->kv.pages = arena.place<const uint8_t*>(kv_pages_for(c.context_tokens));
-    if (f16_window.session_bytes) {
-        uint8_t* rows = static_cast<uint8_t*>(kv.place_bytes(f16_window.session_bytes));
-        out->f16_window.recent =
-            arena.place<const uint8_t*>(f16_window.recent_pages ? kv_pages_for(c.context_tokens) : 0);
-        out->f16_window.sinks = rows;
-        const uint8_t* ring =
-            rows + (f16_window.session_bytes - f16_window.recent_pages * f16_window.recent_page_bytes);
-        for (uint32_t page = 0;
-             rows && out->f16_window.recent && f16_window.recent_pages && page < kv_pages_for(c.context_tokens); ++page)
-            out->f16_window.recent[page] = ring + page % f16_window.recent_pages * f16_window.recent_page_bytes;
-    }
     out->work = arena.place_bytes(sampler_work_bytes(spec.vocabulary));
     out->mask = arena.place<uint8_t>((spec.vocabulary + 7) / 8);
 }
 
 void place_step(const PlanConfig& c, Arena& arena, Step* step) {
-    step->column = arena.place<Column>(c.chunk_tokens);
-    step->block = arena.place<ColumnBlock>(c.chunk_tokens);
-    step->logits_column = arena.place<uint32_t>(c.chunk_tokens);
-    step->logits_to = arena.place<float*>(c.chunk_tokens);
-    step->hidden_to = arena.place<float*>(c.chunk_tokens);
-    step->y = arena.place<float*>(uint64_t{kPassMatmuls} * c.chunk_tokens);
-    step->session = arena.place<Session*>(c.max_sessions);
+    step->token = arena.place<int32_t>(c.chunk_tokens);
+    step->query_block = arena.place<QueryBlock>(c.chunk_tokens);
+    step->position = arena.place<uint32_t>(c.chunk_tokens);
+    step->slot = arena.place<uint32_t>(c.chunk_tokens);
+    step->session = arena.place<uint32_t>(c.chunk_tokens);
+    step->logits_token = arena.place<uint32_t>(c.chunk_tokens);
+    step->logits_row = arena.place<uint32_t>(c.chunk_tokens);
+    step->session_index = arena.place<uint32_t>(c.max_sessions);
+    step->session_id = arena.place<uint64_t>(c.max_sessions);
+    step->page_first = arena.place<uint32_t>(c.max_sessions + 1);
+    step->page_id = arena.place<uint32_t>(uint64_t{c.max_sessions} * kv_pages_for(c.context_tokens));
 }
 
 // Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors. Frequencies are
@@ -119,7 +109,12 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     const KvF16WindowShape f16_window =
         kv_f16_window_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens, config.kv_recent_tokens,
                             config.kv_rollback_tokens, config.chunk_tokens);
-    kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent, arenas[KEEL_REGION_KV]);
+    kv_pool_place(e ? &e->pool : &local_pool, config.kv_pages, geometry.page_bytes, persistent);
+    Arena& kv = arenas[KEEL_REGION_KV];
+    const uint64_t most_pages = UINT64_MAX / geometry.page_bytes;
+    const uint64_t kv_pages_offset =
+        kv.place_offset(config.kv_pages > most_pages ? UINT64_MAX : config.kv_pages * geometry.page_bytes);
+    const uint64_t f16_windows_offset = kv.place_offset(config.max_sessions * f16_window.session_bytes);
 
     // Text, step, sessions, threads.
     Tokenizer* tokenizer = nullptr;
@@ -129,11 +124,12 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     Session* sessions = persistent.place<Session>(config.max_sessions);
     for (uint32_t i = 0; i < config.max_sessions; ++i) {
         if (sessions) new (&sessions[i]) Session{};
-        place_session(model, config, f16_window, persistent, arenas[KEEL_REGION_KV], sessions ? &sessions[i] : nullptr);
+        place_session(model, config, persistent, sessions ? &sessions[i] : nullptr);
     }
-    void* team_memory = nullptr;
-    if (config.threads > 1 && !hooks.parallel_for)
-        team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
+    const uint64_t logits_rows = uint64_t{config.max_sessions} * config.logits_rows;
+    float* logits = persistent.place<float>(logits_rows * spec.vocabulary);
+    float* hidden = persistent.place<float>(logits_rows * spec.embedding);
+    Device* device = kCpuBackend.place(config, hooks, persistent);
 
     if (result)
         *result = {weights.mapped_bytes,     weights.total_bytes, geometry,
@@ -153,8 +149,17 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     e->tokenizer = tokenizer;
     e->sessions = sessions;
-    e->team_memory = team_memory;
-    for (double& ratio : e->measured_over_predicted) ratio = 1;
+    for (uint32_t i = 0; i < config.max_sessions; ++i) {
+        sessions[i].logits = logits + uint64_t{i} * config.logits_rows * spec.vocabulary;
+        sessions[i].hidden = hidden + uint64_t{i} * config.logits_rows * spec.embedding;
+    }
+    e->logits = logits;
+    e->hidden = hidden;
+    e->kv_pages_offset = kv_pages_offset;
+    e->f16_windows_offset = f16_windows_offset;
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) e->region[i] = arenas[i].base();
+    e->backend = &kCpuBackend;
+    e->device = device;
     *engine = e;
     return KEEL_OK;
 }

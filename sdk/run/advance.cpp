@@ -1,4 +1,6 @@
 // keel_advance: forms steps from the pending tokens of several sessions, runs them, keeps the books.
+#include <string.h>
+
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
 
@@ -9,10 +11,9 @@ uint32_t pending(const Session& s) {
     return s.token_count - s.computed;
 }
 
-// Columns session `s`, which has `least` of a step, takes of `room`. What does not fit is cut at an absolute multiple
-// of a page, wherever the prompt began, so that chunks end where pages do; chunks below a page are cut where they are
-// full.
-uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room, uint32_t least) {
+// How many tokens of `s` fit into `room`. A cut prompt ends at a multiple of the page size (absolute position), so that
+// chunks and pages align; chunks below a page are cut where they are full. Never fewer than `least`.
+uint32_t taken_tokens(const Engine& e, const Session& s, uint32_t room, uint32_t least) {
     const uint32_t most =
         s.all_logits && e.config.logits_rows < e.config.chunk_tokens ? e.config.logits_rows : e.config.chunk_tokens;
     const uint32_t grain = most < kPageTokens ? 1 : kPageTokens;
@@ -22,31 +23,34 @@ uint32_t taken_columns(const Engine& e, const Session& s, uint32_t room, uint32_
     return end > s.computed + least ? end - s.computed : least;
 }
 
-// Puts `count` columns of `s` into the step and notes whose logits to keep.
+// Puts the next `count` tokens of `s` and its pages into the step, and notes whose logits to keep.
 void add_session(Engine* e, Session* s, uint32_t count) {
     Step& step = e->step;
-    const uint32_t most_columns =
+    const uint32_t most_tokens =
         kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
-    const uint32_t block_columns = most_columns < kBlockColumns ? most_columns : kBlockColumns;
+    const uint32_t block_tokens = most_tokens < kQueryBlockTokens ? most_tokens : kQueryBlockTokens;
+    const uint32_t index = e->index_of(s), end = s->computed + count;
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t position = s->computed + i;
-        if (i % block_columns == 0) step.block[step.blocks++] = {s, step.columns, 0};
-        ++step.block[step.blocks - 1].count;
-        step.column[step.columns] = {s, position, s->tokens[position]};
+        if (i % block_tokens == 0) step.query_block[step.query_blocks++] = {step.tokens, 0};
+        ++step.query_block[step.query_blocks - 1].tokens;
+        step.token[step.tokens] = s->tokens[position];
+        step.position[step.tokens] = step.slot[step.tokens] = position;
+        step.session[step.tokens] = step.sessions;
         const bool newest = position + 1 == s->token_count;
         if (s->all_logits || newest) {
-            const uint64_t row = s->all_logits ? i : 0;
-            step.logits_column[step.logits] = step.columns;
-            step.logits_to[step.logits] = s->logits + row * e->spec.vocabulary;
-            step.hidden_to[step.logits++] = s->hidden + row * e->spec.embedding;
+            step.logits_token[step.logits_rows] = step.tokens;
+            step.logits_row[step.logits_rows++] = index * e->config.logits_rows + (s->all_logits ? i : 0);
         }
-        ++step.columns;
+        ++step.tokens;
     }
-    kv_f16_window_advance(e->f16_window, &s->f16_window,
-                          s->computed + count);  // its rows are written even if the step is abandoned
-    if (s->computed + count > step.longest) step.longest = s->computed + count;
+    const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(end);
+    memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
+    step.session_index[step.sessions] = index;
+    step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);
+    step.page_first[++step.sessions] = first + pages;
+    if (end > step.longest) step.longest = end;
     step.decode = step.decode && count == 1;
-    step.session[step.sessions++] = s;
     s->in_step = true;
     s->logits_rows = 0;
 }
@@ -59,14 +63,14 @@ keel_variant next_variant(keel_variant last, Session* const* sessions, uint32_t 
     return last;
 }
 
-// A new step over the sessions whose entry in `done` is false. First every session gets one column, so that a long
-// prompt never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first
-// ones fill the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
+// A new step over the sessions whose entry in `done` is false. First every session gets one token, so that a long prompt
+// never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first ones fill
+// the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
 void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
-    uint32_t share[kMaxSessions] = {}, free_columns = e->config.chunk_tokens;
-    step.columns = step.blocks = step.logits = step.sessions = step.op = step.unit = step.longest = 0;
-    step.us = 0;
+    uint32_t share[kMaxSessions] = {}, room_left = e->config.chunk_tokens;
+    step.tokens = step.query_blocks = step.logits_rows = step.sessions = step.longest = 0;
+    step.page_first[0] = 0;
     step.decode = true;
     for (uint32_t i = 0; i < count; ++i) {
         if (done[i]) continue;
@@ -79,74 +83,117 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
     }
     step.variant = next_variant(step.variant, sessions, count, done);
     for (uint32_t i = 0; i < count; ++i) {
-        if (done[i] || sessions[i]->variant != step.variant || !free_columns) continue;
+        if (done[i] || sessions[i]->variant != step.variant || !room_left) continue;
         share[i] = 1;
-        --free_columns;
+        --room_left;
     }
     for (uint32_t i = 0; i < count; ++i) {
         if (!share[i]) continue;
-        const uint32_t page_left = kPageTokens - sessions[i]->computed % kPageTokens, room = 1 + free_columns;
-        share[i] = taken_columns(*e, *sessions[i], page_left < room ? page_left : room, 1);
-        free_columns -= share[i] - 1;
+        const uint32_t page_left = kPageTokens - sessions[i]->computed % kPageTokens, room = 1 + room_left;
+        share[i] = taken_tokens(*e, *sessions[i], page_left < room ? page_left : room, 1);
+        room_left -= share[i] - 1;
     }
     for (uint32_t i = 0; i < count; ++i) {
         if (!share[i]) continue;
-        const uint32_t more = taken_columns(*e, *sessions[i], share[i] + free_columns, share[i]);
-        free_columns -= more - share[i];
+        const uint32_t more = taken_tokens(*e, *sessions[i], share[i] + room_left, share[i]);
+        room_left -= more - share[i];
         share[i] = more;
     }
     for (uint32_t i = 0; i < count; ++i)
         if (share[i]) add_session(e, sessions[i], share[i]);
-    step.spans = (step.longest + kernels::kKvSplitTokens - 1) / kernels::kKvSplitTokens;
-    step.flat = flat_step(*e);
-    step.active = step.sessions != 0;
+    e->progress = {};
+    e->progress.active = step.sessions != 0;
+}
+
+// Hands the formed step to the backend. From now on rows are written, even if the step is abandoned.
+keel_status begin_step(Engine* e) {
+    for (uint32_t i = 0; i < e->step.sessions; ++i) {
+        const uint32_t pages = e->step.page_first[i + 1] - e->step.page_first[i];
+        kv_f16_window_advance(e->f16_window, &e->step_session(i)->f16_window, pages);
+    }
+    return e->backend->begin(e->device, &e->step) == KEEL_OK ? KEEL_OK : poison(e, "the backend refused a step");
+}
+
+bool cancelled(const void* engine) {
+    const Engine& e = *static_cast<const Engine*>(engine);
+    for (uint32_t i = 0; i < e.step.sessions; ++i)
+        if (e.step_session(i)->cancel.load(std::memory_order_acquire)) return true;
+    return false;
+}
+
+// Asks until the step is done (KEEL_OK); with a deadline once (KEEL_AGAIN: not yet). KEEL_E_CANCELLED as enqueue.
+keel_status wait_for_step(Engine* e, const StepLimits& limits) {
+    for (;;) {
+        bool done = false;
+        const keel_status status = e->backend->poll(e->device, &done);
+        if (status != KEEL_OK || done) return status;
+        if (cancelled(e)) return KEEL_E_CANCELLED;
+        if (limits.deadline_ns) return KEEL_AGAIN;
+    }
+}
+
+// Runs the step on. KEEL_OK: it is done. KEEL_AGAIN: the budget is spent, or the backend is not done yet.
+// KEEL_E_CANCELLED: a session of it is to be taken out.
+keel_status run_step(Engine* e, StepLimits* limits) {
+    StepProgress& progress = e->progress;
+    const uint64_t begin_ns = platform::now_ns();
+    keel_status status = KEEL_OK;
+    if (!progress.enqueued) status = e->backend->enqueue(e->device, &progress.cursor, limits);
+    progress.enqueued = status == KEEL_OK;
+    if (progress.enqueued) status = wait_for_step(e, *limits);
+    progress.us += (platform::now_ns() - begin_ns) / 1000;
+    if (status == KEEL_OK || status == KEEL_AGAIN || status == KEEL_E_CANCELLED) return status;
+    return poison(e, "the backend failed in a step");
 }
 
 // The step is complete: its tokens count as computed, its logits may be read.
 keel_status finish_step(Engine* e) {
     Step& step = e->step;
-    uint32_t column = 0;
+    uint32_t token = 0;
     for (uint32_t i = 0; i < step.sessions; ++i) {
-        Session* s = step.session[i];
-        uint32_t columns = 0;
-        while (column < step.columns && step.column[column].session == s) {
-            ++column;
-            ++columns;
-        }
-        if (columns == 0 || s->computed + columns > s->token_count) return poison(e, "step does not match its session");
-        s->computed += columns;
-        s->logits_rows = s->all_logits ? columns : s->computed == s->token_count ? 1 : 0;
+        Session* s = e->step_session(i);
+        const uint32_t first = token;
+        while (token < step.tokens && step.session[token] == i) ++token;
+        const uint32_t tokens = token - first;
+        if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
+        s->computed += tokens;
+        s->logits_rows = s->all_logits ? tokens : s->computed == s->token_count ? 1 : 0;
         s->in_step = false;
     }
     e->steps.fetch_add(1, std::memory_order_relaxed);
-    e->tokens.fetch_add(step.columns, std::memory_order_relaxed);
-    (step.decode ? e->decode_tokens : e->prefill_tokens).fetch_add(step.columns, std::memory_order_relaxed);
-    (step.decode ? e->decode_us : e->prefill_us).fetch_add(step.us, std::memory_order_relaxed);
-    step.active = false;
+    e->tokens.fetch_add(step.tokens, std::memory_order_relaxed);
+    (step.decode ? e->decode_tokens : e->prefill_tokens).fetch_add(step.tokens, std::memory_order_relaxed);
+    (step.decode ? e->decode_us : e->prefill_us).fetch_add(e->progress.us, std::memory_order_relaxed);
+    e->progress.active = false;
     return KEEL_OK;
 }
 
-// Sessions of the step that are not among those named.
-bool all_named(const Step& step, Session* const* sessions, uint32_t count) {
-    for (uint32_t i = 0; i < step.sessions; ++i) {
-        bool named = false;
-        for (uint32_t j = 0; j < count; ++j) named = named || sessions[j] == step.session[i];
-        if (!named) return false;
-    }
-    return true;
+// Whether `s` is one of the step's sessions, the step being active or just finished.
+bool in_step(const Engine& e, const Session* s) {
+    for (uint32_t i = 0; i < e.step.sessions; ++i)
+        if (e.step_session(i) == s) return true;
+    return false;
+}
+
+// Whether every session of the step is among those named.
+bool all_named(const Engine& e, Session* const* sessions, uint32_t count) {
+    uint32_t named = 0;
+    for (uint32_t i = 0; i < count; ++i) named += in_step(e, sessions[i]);
+    return named == e.step.sessions;
 }
 
 keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
     const uint64_t now_ns = platform::now_ns(), longest_us = (UINT64_MAX - now_ns) / 1000;
     const uint64_t deadline_ns = budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
-    bool done[kMaxSessions] = {}, progressed = false;
-    if (e->step.active && !all_named(e->step, sessions, count)) {
+    StepLimits limits = {deadline_ns, false, cancelled, e};
+    bool done[kMaxSessions] = {};
+    if (e->progress.active && !all_named(*e, sessions, count)) {
         for (uint32_t i = 0; i < count; ++i) status[i] = KEEL_E_BUSY;
         return KEEL_E_BUSY;
     }
     for (;;) {
-        if (!e->step.active) {
-            if (deadline_ns && progressed && platform::now_ns() >= deadline_ns) {
+        if (!e->progress.active) {
+            if (deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns) {
                 bool left = false;
                 for (uint32_t i = 0; i < count; ++i) {
                     if (done[i] || pending(*sessions[i]) == 0) continue;
@@ -156,19 +203,21 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
                 if (left) return KEEL_AGAIN;
             }
             form_step(e, sessions, count, done, status);
-            if (!e->step.active) break;
+            if (!e->progress.active) break;
+            KEEL_TRY(begin_step(e));
         }
-        const keel_status run = run_step(e, deadline_ns, &progressed);
+        const keel_status run = run_step(e, &limits);
         if (run == KEEL_OK) {
             KEEL_TRY(finish_step(e));
-            // Rows of a session that waits for a column are those of an earlier call: it is not done yet.
+            // Rows of a session that waits for room are those of an earlier call: it is not done yet.
             for (uint32_t i = 0; i < count; ++i)
-                for (uint32_t j = 0; j < e->step.sessions; ++j)
-                    if (e->step.session[j] == sessions[i] && sessions[i]->all_logits) done[i] = true;
+                if (sessions[i]->all_logits && in_step(*e, sessions[i])) done[i] = true;
         } else if (run == KEEL_AGAIN) {
             for (uint32_t i = 0; i < count; ++i)
                 if (!done[i] && pending(*sessions[i])) status[i] = KEEL_AGAIN;
             return KEEL_AGAIN;
+        } else if (run != KEEL_E_CANCELLED) {
+            return run;
         } else {
             abandon_step(e, nullptr);  // the next step is formed without the cancelled ones
         }
@@ -182,12 +231,13 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 }  // namespace
 
 void abandon_step(Engine* e, const Session* only) {
+    if (e->progress.active && e->backend->drain(e->device) != KEEL_OK) poison(e, "the backend did not drain");
     for (uint32_t i = 0; i < e->step.sessions; ++i) {
-        Session* s = e->step.session[i];
+        Session* s = e->step_session(i);
         if (!only || s == only) kv_truncate(&e->pool, &s->kv, s->computed);
         s->in_step = false;
     }
-    e->step.active = false;
+    e->progress.active = false;
     e->step.sessions = 0;
 }
 
@@ -228,6 +278,8 @@ extern "C" keel_status keel_advance(keel_engine engine, const keel_session* hand
     if (!lock.held()) return refuse(KEEL_E_BUSY, count, results);
     keel_status status[kMaxSessions] = {};
     const keel_status overall = advance(e, sessions, count, budget_us, status);
+    if (overall == KEEL_E_POISONED)
+        for (uint32_t i = 0; i < count; ++i) status[i] = overall;
     for (uint32_t i = 0; i < count; ++i)
         results[i] = {status[i], sessions[i]->computed, pending(*sessions[i]), sessions[i]->logits_rows};
     return overall;

@@ -5,6 +5,22 @@
 #include "sdk/plan/memory.h"
 
 namespace keel {
+
+keel_status upload_kv(Engine* e, uint64_t to, const void* from, uint64_t bytes) {
+    const keel_status status = e->backend->upload(e->device, KEEL_REGION_KV, to, from, bytes);
+    return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not store KV rows");
+}
+
+keel_status copy_kv(Engine* e, uint64_t to, uint64_t from, uint64_t bytes) {
+    const keel_status status = e->backend->copy(e->device, KEEL_REGION_KV, to, from, bytes);
+    return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not copy KV rows");
+}
+
+keel_status download_kv(Engine* e, void* to, uint64_t from, uint64_t bytes) {
+    const keel_status status = e->backend->download(e->device, to, KEEL_REGION_KV, from, bytes);
+    return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not read KV rows");
+}
+
 namespace {
 
 // Everything keel_plan, keel_plan_op and keel_engine_init need to know first.
@@ -33,6 +49,12 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     for (int i = 0; i < 2; ++i) s->op_counts[i] = plan.variant[i].count;
     Engine* engine = nullptr;
     return place_engine(s->reader, *model, s->config, s->hooks, s->op_counts, 0, s->arenas, &engine, &s->result, error);
+}
+
+// KvPageCopier of the pool.
+keel_status copy_page(void* context, uint32_t to, uint32_t from) {
+    Engine* e = static_cast<Engine*>(context);
+    return copy_kv(e, e->kv_page_offset(to), e->kv_page_offset(from), e->geometry.page_bytes);
 }
 
 void unlock_weights(const Engine& e) {
@@ -175,12 +197,11 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
             e->locked[i] = {readers[i]->mapped, readers[i]->size_bytes};
         }
     }
-    if (e->team_memory) {
-        e->team = platform::thread_team_start(e->team_memory, s.config.threads, s.config.pin_threads);
-        if (!e->team) {
-            unlock_weights(*e);
-            return fail(error, KEEL_E_PLATFORM, 0, "config.threads", "the system refused to start threads");
-        }
+    e->pool.copier = {copy_page, e};
+    const keel_status opened = e->backend->open(e->device, e, error);
+    if (opened != KEEL_OK) {
+        unlock_weights(*e);
+        return opened;
     }
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         arenas[i].seal();
@@ -188,7 +209,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     }
     const keel_status status = registry_add(e, &e->id);
     if (status != KEEL_OK) {
-        if (e->team) platform::thread_team_stop(e->team);
+        e->backend->close(e->device);
         unlock_weights(*e);
         return fail(error, status, 0, "engine", "all engine slots are in use");
     }
@@ -207,7 +228,8 @@ keel_status keel_engine_close(keel_engine engine) {
     if (e->advancing.exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
     registry_remove(engine.id);
     for (uint32_t i = 0; i < e->config.max_sessions; ++i) e->sessions[i].id.store(0, std::memory_order_release);
-    if (e->team) platform::thread_team_stop(e->team);
+    if (e->progress.active) e->backend->drain(e->device);  // what it says no longer matters
+    e->backend->close(e->device);
     unlock_weights(*e);
     return KEEL_OK;
 }

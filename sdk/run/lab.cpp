@@ -41,12 +41,13 @@ keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_he
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->kv.count * kPageTokens)
+    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->kv.count * kPageTokens ||
+        s->kv.ids[position / kPageTokens] == kNoPage)
         return KEEL_E_ARGUMENT;
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
     if (plane.format != kernels::kKvF32 || e->config.kv.has_profile) return KEEL_E_STATE;
-    uint8_t* page = const_cast<uint8_t*>(s->kv.pages[position / kPageTokens]);
+    uint8_t* page = e->region[KEEL_REGION_KV] + e->kv_page_offset(s->kv.ids[position / kPageTokens]);
     *row = reinterpret_cast<float*>(page + plane.codes + uint64_t{position % kPageTokens} * plane.code_bytes);
     return KEEL_OK;
 }
@@ -57,14 +58,16 @@ keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     const uint32_t dim = e->spec.head_dim;
-    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->computed)
+    if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->computed ||
+        s->kv.ids[position / kPageTokens] == kNoPage)
         return KEEL_E_ARGUMENT;
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
-    const uint8_t* page = s->kv.pages[position / kPageTokens];
-    const uint64_t at = position % kPageTokens;
-    e->config.kernels->kv_decode[plane.format](page + plane.codes + at * plane.code_bytes,
-                                               page + plane.scales + at * plane.scale_bytes, dim, row);
+    const uint64_t page = e->kv_page_offset(s->kv.ids[position / kPageTokens]), at = position % kPageTokens;
+    alignas(64) uint8_t codes[kernels::kMaxHeadDim * sizeof(float)], scales[kernels::kMaxKvScales * sizeof(float)];
+    KEEL_TRY(download_kv(e, codes, page + plane.codes + at * plane.code_bytes, plane.code_bytes));
+    KEEL_TRY(download_kv(e, scales, page + plane.scales + at * plane.scale_bytes, plane.scale_bytes));
+    e->config.kernels->kv_decode[plane.format](codes, scales, dim, row);
     if (kernels::kKvFormats[plane.format].rotated) e->config.kernels->kv_unrotate(row, dim);
     const KvTransform& t = e->transform;
     if (value) {

@@ -234,7 +234,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     if (tokens > s->token_count) return KEEL_E_ARGUMENT;
-    if (tokens < s->computed && tokens % kPageTokens && !s->kv.pages[tokens / kPageTokens]) return KEEL_E_STATE;
+    if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
@@ -263,10 +263,11 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     Session* copy = claim_slot(e, &id);
     if (!copy) return KEEL_E_SLOTS_FULL;
     reset_session(copy);
-    const keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
+    keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
+    if (status == KEEL_OK && e->f16_window.session_bytes)
+        status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
+                         e->f16_window.session_bytes);
     if (status == KEEL_OK) {
-        if (e->f16_window.session_bytes)
-            memcpy(copy->f16_window.sinks, s->f16_window.sinks, e->f16_window.session_bytes);
         copy->f16_window.oldest_page = s->f16_window.oldest_page;
         memcpy(copy->tokens, s->tokens, s->token_count * sizeof(int32_t));
         memcpy(copy->drawn, s->drawn, (s->token_count + 7) / 8);
@@ -282,6 +283,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->sampling = s->sampling;
         copy->text = s->text;
     }
+    if (status != KEEL_OK) kv_release(&e->pool, &copy->kv);
     publish_slot(copy, status == KEEL_OK ? id : 0);
     if (status == KEEL_OK) out->id = id;
     return status;

@@ -74,53 +74,61 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
     h.oldest_page = s.f16_window.oldest_page;
-    for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += !s.kv.pages[page];
+    for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += s.kv.ids[page] == kNoPage;
     h.total_bytes = saved_bytes(e, h);
     return h;
 }
 
-// Walks the saved KV rows in file order: copy(page address, bytes) for each run of rows.
+// Walks the saved KV rows in file order: copy(offset in the KV region, bytes) for each run of rows, until one fails.
 template <class Copy>
-void for_each_kv_run(const KvGeometry& g, const KvPageList& list, uint32_t tokens, Copy copy) {
+keel_status for_each_kv_run(const Engine& e, const KvPageList& list, uint32_t tokens, Copy copy) {
+    const KvGeometry& g = e.geometry;
     for (uint32_t page = 0; page * kPageTokens < tokens; ++page) {
         const uint64_t rows = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
-        uint8_t* base = const_cast<uint8_t*>(list.pages[page]);
-        if (!base) continue;
+        if (list.ids[page] == kNoPage) continue;
+        const uint64_t base = e.kv_page_offset(list.ids[page]);
         const auto plane = [&](const kernels::KvPlane& p) {
-            copy(base + p.codes, rows * p.code_bytes);
-            copy(base + p.scales, rows * p.scale_bytes);
+            KEEL_TRY(copy(base + p.codes, rows * p.code_bytes));
+            return copy(base + p.scales, rows * p.scale_bytes);
         };
         for (uint32_t layer = 0; layer < g.layers; ++layer) {
-            for (uint32_t head = 0; head < g.kv_heads; ++head) plane(g.layer[layer].k_head(head));
-            for (uint32_t head = 0; head < g.kv_heads; ++head) plane(g.layer[layer].v_head(head));
+            for (uint32_t head = 0; head < g.kv_heads; ++head) KEEL_TRY(plane(g.layer[layer].k_head(head)));
+            for (uint32_t head = 0; head < g.kv_heads; ++head) KEEL_TRY(plane(g.layer[layer].v_head(head)));
         }
     }
+    return KEEL_OK;
 }
 
-// Walks the saved f16 rows in file order: copy(address, bytes), the address null for pages the ring has no room for.
+constexpr uint64_t kNowhere = UINT64_MAX;
+
+// Walks the saved f16 rows in file order: copy(offset in the KV region, bytes) until one fails; kNowhere for pages the
+// ring has no room for.
 template <class Copy>
-void for_each_precise_run(const Engine& e, const KvF16Window& p, const SavedHeader& h, Copy copy) {
+keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeader& h, Copy copy) {
     const KvF16WindowShape& shape = e.f16_window;
+    const uint64_t window = e.f16_window_offset(e.index_of(s));
     const uint64_t sinks = sink_rows(e, h);
     for (uint32_t layer = 0; sinks && layer < e.spec.layers; ++layer) {
         for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
-            copy(p.sinks + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes);
+            KEEL_TRY(copy(window + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes));
         for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
-            copy(p.sinks + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes);
+            KEEL_TRY(copy(window + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes));
     }
     const uint32_t pages = recent_rows(e, h) ? kv_pages_for(h.computed) : 0;
     for (uint32_t page = h.oldest_page; page < pages; ++page) {
         const uint64_t rows =
             h.computed - page * kPageTokens < kPageTokens ? h.computed - page * kPageTokens : kPageTokens;
-        uint8_t* base = page + shape.recent_pages < pages ? nullptr : const_cast<uint8_t*>(p.recent[page]);
+        const bool lost = page + shape.recent_pages < pages;
+        const uint64_t base = window + shape.recent_page_offset(page);
         const auto plane = [&](const kernels::KvPlane& at) {
-            copy(base ? base + at.codes : nullptr, rows * at.code_bytes);
+            return copy(lost ? kNowhere : base + at.codes, rows * at.code_bytes);
         };
         for (uint32_t layer = 0; layer < e.spec.layers; ++layer) {
-            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) plane(shape.recent_k(layer, head));
-            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) plane(shape.recent_v(layer, head));
+            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) KEEL_TRY(plane(shape.recent_k(layer, head)));
+            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) KEEL_TRY(plane(shape.recent_v(layer, head)));
         }
     }
+    return KEEL_OK;
 }
 
 #define KEEL_HEADER_FIELD(field) \
@@ -158,7 +166,7 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
         h.last_sample < -1 || h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed",
                     "counts contradict each other");
-    const KvF16Window saved = {nullptr, nullptr, h.oldest_page};
+    const KvF16Window saved = {h.oldest_page};
     if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.f16_window.recent_tokens) ||
         !kv_f16_window_reaches(e.f16_window, saved, h.computed))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_page), "oldest_page",
@@ -219,11 +227,16 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     for (uint64_t i = 0; i < evicted_bytes(h); ++i) {
         uint8_t byte = 0;
         for (uint64_t page = 8 * i; page < 8 * i + 8 && page < kv_pages_for(h.computed); ++page)
-            byte = static_cast<uint8_t>(byte | (s->kv.pages[page] ? 0 : 1) << page % 8);
+            byte = static_cast<uint8_t>(byte | (s->kv.ids[page] == kNoPage ? 1 : 0) << page % 8);
         put(&byte, 1);
     }
-    for_each_kv_run(e->geometry, s->kv, s->computed, put);
-    for_each_precise_run(*e, s->f16_window, h, put);
+    const auto fetch = [&](uint64_t offset, uint64_t bytes) {
+        KEEL_TRY(download_kv(e, out, offset, bytes));
+        out += bytes;
+        return KEEL_OK;
+    };
+    KEEL_TRY(for_each_kv_run(*e, s->kv, s->computed, fetch));
+    KEEL_TRY(for_each_f16_run(*e, s, h, fetch));
     const uint64_t checksum = hash64(dst, h.total_bytes - 8);
     put(&checksum, sizeof checksum);
     return KEEL_OK;
@@ -281,7 +294,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
                     "differs from evicted_pages");
     KEEL_TRY(kv_replace(&e->pool, &s->kv, h.computed, evicted));
 
-    // Nothing can fail any more.
+    // Nothing but the backend can fail any more, which poisons the engine.
     const uint8_t* from = tokens;
     const auto get = [&from](void* dst, uint64_t n) {
         memcpy(dst, from, n);
@@ -294,13 +307,15 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         get(s->hidden, uint64_t{h.embedding} * 4);
     }
     from += evicted_bytes(h);
-    for_each_kv_run(e->geometry, s->kv, h.computed, get);
-    for_each_precise_run(*e, s->f16_window, h, [&](void* dst, uint64_t n) {
-        if (dst) memcpy(dst, from, n);
+    const auto store = [&](uint64_t offset, uint64_t n) {
+        if (offset != kNowhere) KEEL_TRY(upload_kv(e, offset, from, n));
         from += n;
-    });
+        return KEEL_OK;
+    };
+    KEEL_TRY(for_each_kv_run(*e, s->kv, h.computed, store));
+    KEEL_TRY(for_each_f16_run(*e, s, h, store));
     s->f16_window.oldest_page = h.oldest_page;
-    kv_f16_window_advance(e->f16_window, &s->f16_window, h.computed);
+    kv_f16_window_advance(e->f16_window, &s->f16_window, kv_pages_for(h.computed));
     s->sampling = sampling;
     s->text = text;
     s->token_count = h.token_count;

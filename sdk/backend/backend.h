@@ -1,0 +1,68 @@
+// The seam between the plan and the machine that computes it: one table of functions per backend. Plan and engine know
+// nothing else of a backend; a backend knows the plan (sdk/plan) and nothing of engines and sessions.
+//
+// A step's way:
+//
+//     begin(step) -> enqueue -> KEEL_AGAIN -> enqueue -> ... -> KEEL_OK -> poll -> not yet -> poll -> done
+//
+// A backend that computes in the calling thread does so in enqueue, and poll says "done" at once. One that computes
+// elsewhere records work in enqueue, and its results are there when poll says "done". Either way the host owns the
+// arrays of the step, and no page, row of logits or hidden row of it changes hands before "done" or drain().
+//
+// Threads: begin, enqueue, poll and drain are called by one thread at a time. upload, copy and download come from any
+// thread, for pages and f16 windows that the step in flight does not use; they take effect in the order of the calls,
+// before what is enqueued later. What fails with anything but the statuses named poisons the engine.
+#pragma once
+#include "keel/keel.h"
+
+namespace keel {
+
+class Arena;
+struct PlanConfig;
+struct Program;
+struct Step;
+
+// What a backend keeps of one engine. Each derives its own.
+struct Device {};
+
+// How far a step has been enqueued: the next op of its variant's list, and the next of its work items.
+struct Cursor {
+    uint32_t op, item;
+};
+
+// When enqueue stops before the end of the step.
+struct StepLimits {
+    uint64_t deadline_ns;  // on platform::now_ns(); 0: none. Work predicted to end later is not begun
+    bool progressed;       // something was enqueued under these limits; until then nothing stops it
+    bool (*cancelled)(const void* context);
+    const void* context;
+};
+
+struct Backend {
+    const char* name;
+
+    // ---- an engine's device ----
+    // Places a Device and what it needs on the host; null in count mode.
+    Device* (*place)(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent);
+    // Everything is placed and loaded. `program` outlives the device. KEEL_E_PLATFORM: nothing is left open.
+    keel_status (*open)(Device* device, const Program* program, keel_error* error);
+    void (*close)(Device* device);
+
+    // ---- memory of a region, by byte offset ----
+    keel_status (*upload)(Device* device, keel_region_kind region, uint64_t to, const void* from, uint64_t bytes);
+    keel_status (*copy)(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes);
+    keel_status (*download)(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes);
+
+    // ---- running a step ----
+    // The step that enqueue will be called for, from {0, 0} on. Nothing is in flight.
+    keel_status (*begin)(Device* device, const Step* step);
+    // Enqueues work from `cursor` on and moves it. KEEL_OK: the whole step is enqueued. KEEL_AGAIN: the deadline would
+    // be passed. KEEL_E_CANCELLED: limits->cancelled says so.
+    keel_status (*enqueue)(Device* device, Cursor* cursor, StepLimits* limits);
+    // *done: all that was enqueued has been computed. Never waits.
+    keel_status (*poll)(Device* device, bool* done);
+    // Returns when nothing is in flight; what has not begun may be dropped. The step is over.
+    keel_status (*drain)(Device* device);
+};
+
+}  // namespace keel

@@ -1,0 +1,109 @@
+// Ops on one token's row: embedding, rotation table, norms, quantizing, soft cap.
+#include <string.h>
+
+#include "sdk/backend/cpu/cpu_device.h"
+
+namespace keel {
+namespace {
+
+constexpr uint32_t kQuantizeFloats = 256;  // stretch of quantize_part
+
+// Row `row` of the table in f32. Blocks decode one by one, so a repacked table is read in stretches that fit the stack.
+void decode_row(const CpuDevice& d, const Op& op, uint32_t row, float* x) {
+    const auto decode = d.kernels().dequantize_row[op.weight_type];
+    const uint8_t* table = static_cast<const uint8_t*>(op.w);
+    if (!op.repacked) return decode(table + row * op.w_row_bytes, x, op.k);
+    const kernels::WeightTypeInfo& type = kernels::kWeightTypes[op.weight_type];
+    const uint8_t* group = table + uint64_t{row / kernels::kRepackRows} * kernels::kRepackRows * op.w_row_bytes;
+    uint8_t plain[1024];
+    const uint32_t blocks = op.k / type.block_elements,
+                   stretch = static_cast<uint32_t>(sizeof plain) / type.block_bytes;
+    for (uint32_t first = 0; first < blocks; first += stretch) {
+        const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
+        kernels::unpack_row(static_cast<kernels::WeightType>(op.weight_type), group, row % kernels::kRepackRows, first,
+                            count, plain);
+        decode(plain, x + first * type.block_elements, count * type.block_elements);
+    }
+}
+
+}  // namespace
+
+void quantize_forms(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token, BufferId q32) {
+    if (op.want_q32) d.kernels().quantize_q8(x, k, 32, d.buffer(q32, token));
+    if (op.want_q256) d.kernels().quantize_q8(x, k, 256, d.buffer(static_cast<BufferId>(q32 + 1), token));
+}
+
+// Each stretch is quantized on the stack, and its planes are copied to where they belong in the row's.
+void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
+                   uint32_t token, BufferId q32) {
+    for (uint32_t form = 0; form < 2; ++form) {
+        const uint32_t block = form == 0 ? 32 : 256;
+        if (!(form == 0 ? op.want_q32 : op.want_q256)) continue;
+        uint8_t* to = d.buffer(static_cast<BufferId>(q32 + form), token);
+        alignas(64) uint8_t part[kernels::q8_column_bytes(kQuantizeFloats, 32)];
+        for (uint32_t at = begin; at < end; at += kQuantizeFloats) {
+            const uint32_t n = end - at < kQuantizeFloats ? end - at : kQuantizeFloats;
+            d.kernels().quantize_q8(x + at, n, block, part);
+            memcpy(kernels::q8_codes(to) + at, kernels::q8_codes(part), n);
+            memcpy(kernels::q8_scales(to, k) + at / block, kernels::q8_scales(part, n), n / block * sizeof(float));
+            memcpy(kernels::q8_sums(to, k, block) + at / 16, kernels::q8_sums(part, n, block),
+                   n / 16 * sizeof(int16_t));
+        }
+    }
+}
+
+void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,
+              uint32_t count, uint32_t total) {
+    const Program& p = *d.program;
+    if (!p.row_tap) return;
+    const keel_lab_row row = {sizeof row,
+                              site,
+                              {d.step->session_id[d.step->session[token]]},
+                              static_cast<uint32_t>(op.layer),
+                              d.step->position[token],
+                              first,
+                              count,
+                              total,
+                              0,
+                              x + first};
+    p.row_tap(p.row_tap_user_data, &row);
+}
+
+void run_embed(const CpuDevice& d, const Op& op, uint32_t token) {
+    float* x = d.floats(op.out, token);
+    decode_row(d, op, static_cast<uint32_t>(d.step->token[token]), x);
+    if (d.program->spec.embedding_scale != 1.0f) d.kernels().scale(x, d.program->spec.embedding_scale, op.k);
+}
+
+void run_rope_table(const CpuDevice& d, const Op& op, uint32_t token) {
+    const Program& p = *d.program;
+    d.kernels().rope_table(p.frequencies, op.rows / 2, d.step->position[token], p.spec.rope_attention_factor,
+                           d.floats(op.out, token));
+}
+
+void run_norm(const CpuDevice& d, const Op& op, uint32_t token, float* local) {
+    float* y = op.want_f32 ? d.floats(op.out, token) : local;
+    d.kernels().rms_norm(d.floats(op.in, token), op.norm, op.k, d.program->spec.norm_eps, y);
+    show_row(d, op.slot == kAttnNorm ? KEEL_LAB_ATTN_IN : KEEL_LAB_FFN_IN, op, token, y, 0, op.k, op.k);
+    quantize_forms(d, op, y, op.k, token, static_cast<BufferId>(op.out + 1));
+}
+
+void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row) {
+    float* y = d.floats(op.out, row);
+    d.kernels().rms_norm(d.floats(op.in, d.step->logits_token[row]), op.norm, op.k, d.program->spec.norm_eps, y);
+    memcpy(d.program->hidden + uint64_t{d.step->logits_row[row]} * op.k, y, uint64_t{op.k} * sizeof(float));
+    quantize_forms(d, op, y, op.k, row, static_cast<BufferId>(op.out + 1));
+}
+
+void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token) {
+    float* y = d.floats(op.in, token);
+    d.kernels().rms_norm(y, op.norm, op.k, d.program->spec.norm_eps, y);
+    d.kernels().add(d.floats(op.out, token), y, op.k);
+}
+
+void run_softcap(const CpuDevice& d, const Op& op, uint32_t row) {
+    d.kernels().softcap(d.program->logits + uint64_t{d.step->logits_row[row]} * op.rows, d.program->spec.logit_softcap,
+                        op.rows);
+}
+
+}  // namespace keel

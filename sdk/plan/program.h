@@ -1,0 +1,44 @@
+// A program: a model made ready to run in one configuration. It is what an engine shows its backend, constant after
+// init but for the taps, which are set while no session is open.
+#pragma once
+#include "keel/keel.h"
+#include "keel/keel_lab.h"
+#include "sdk/kv/kv_arena.h"
+#include "sdk/kv/kv_f16_window.h"
+#include "sdk/plan/config.h"
+#include "sdk/plan/kv_transform.h"
+#include "sdk/plan/plan.h"
+
+namespace keel {
+
+struct Program {
+    keel_hooks hooks;
+    PlanConfig config;
+    ModelSpec spec;
+    bool rope_neox;
+    ExecutionPlan plan;
+    KvGeometry geometry;
+    KvF16WindowShape f16_window;
+    KvTransform transform;
+    double* frequencies;        // [rope sets][rope_dims / 2]
+    bool weights_exceed_cache;  // all weights together are larger than the last-level cache
+
+    // Where things lie. Only the backend knows what is at the bases of the regions WEIGHTS, KV and DEVICE_SCRATCH.
+    uint8_t* region[KEEL_REGION_COUNT];
+    uint64_t kv_pages_offset;     // in KV: page `id` at + id * geometry.page_bytes
+    uint64_t f16_windows_offset;  // in KV: that of session index i at + i * f16_window.session_bytes
+    float* logits;                // [max_sessions * logits_rows][vocabulary]
+    float* hidden;                // [max_sessions * logits_rows][embedding]
+
+    void (*tap)(void* user_data, const keel_lab_heads* heads);  // keel_lab_set_tap
+    void* tap_user_data;
+    void (*row_tap)(void* user_data, const keel_lab_row* row);  // keel_lab_set_row_tap
+    void* row_tap_user_data;
+
+    uint64_t kv_page_offset(uint32_t id) const { return kv_pages_offset + id * geometry.page_bytes; }
+    uint64_t f16_window_offset(uint32_t session_index) const {
+        return f16_windows_offset + session_index * f16_window.session_bytes;
+    }
+};
+
+}  // namespace keel

@@ -1,0 +1,40 @@
+// One forward step as data: flat arrays of numbers, no address among them, so that a backend can take them as they are
+// or upload them. sdk/run fills them; they do not change until the step is over.
+#pragma once
+#include "keel/keel.h"
+
+namespace keel {
+
+constexpr uint32_t kQueryBlockTokens = 8;  // most tokens of a query block
+
+// Consecutive tokens of one session that attention handles together.
+struct QueryBlock {
+    uint32_t first, tokens;
+};
+
+struct Step {
+    keel_variant variant;  // of all its sessions
+    uint32_t tokens, sessions, query_blocks, logits_rows;
+    uint32_t longest;  // positions that the longest session sees
+    bool decode;       // one token per session
+
+    // Per token, [chunk_tokens]. Tokens of one session follow one another.
+    int32_t* token;
+    uint32_t* position;  // of RoPE
+    uint32_t* slot;      // KV row of its session that the token is stored in
+    uint32_t* session;   // index into what is per session below
+
+    QueryBlock* query_block;  // [chunk_tokens]
+
+    // Per row of logits, [chunk_tokens].
+    uint32_t* logits_token;  // the token whose logits it has
+    uint32_t* logits_row;    // where it goes: row of Program::logits and Program::hidden
+
+    // Per session of the step, [max_sessions].
+    uint32_t* session_index;  // among the engine's sessions: which f16 window (kv_f16_window.h) is its own
+    uint64_t* session_id;     // its handle, for taps (keel_lab.h)
+    uint32_t* page_first;     // [max_sessions + 1]: its pages are page_id[page_first[i]] .. page_id[page_first[i + 1])
+    uint32_t* page_id;        // [max_sessions][pages of a context], packed; kNoPage: evicted, seen by nobody
+};
+
+}  // namespace keel
