@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "kernels/formats/numeric.h"
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/files/wproj_image.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"

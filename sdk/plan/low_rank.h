@@ -6,11 +6,11 @@
 #pragma once
 #include "keel/keel.h"
 #include "sdk/format/wproj.h"
-#include "sdk/model/model.h"
+#include "sdk/model/wproj_slots.h"
 
 namespace keel {
 
-// What is not worth a record whatever a file says: the published guards.
+// Factors below these thresholds are ignored even if the file has them: the limits of the published implementation.
 constexpr uint32_t kLowRankLeastRank = 8;
 constexpr float kLowRankLeastEnergy = 0.02f;
 
@@ -34,13 +34,6 @@ struct LowRankLayer {
         return false;
     }
 };
-
-// The slot of a layer's tensor, or kWprojSlots for one that no record replaces.
-WprojSlot wproj_slot_of(TensorSlot slot);
-// The tensor of a model that a slot of a layer replaces; null: none of its own.
-const GgufTensor* wproj_tensor(const keel_model& model, uint32_t layer, uint32_t slot);
-// The shapes a cache for this model has to have. Fused tensors have no slot.
-WprojShape wproj_shape_of(const keel_model& model);
 
 // The next layer in ascending order; `cursor` as in wproj_layer. KEEL_E_FILE_READ.
 keel_status low_rank_layer(const LowRankChoice& choice, WprojCursor* cursor, LowRankLayer* out);

@@ -196,7 +196,7 @@ void print_long_table(int starts) {
 }
 void print_long_tables(int starts) {
     printf(
-        "// Tables of trellises with more than 256 states (long_trellis_peer.cpp). Made by "
+        "// Tables of trellises with more than 256 states (long_trellis_codec.cpp). Made by "
         "tests/generators/train_kv_trellis.cpp.\n"
         "#pragma once\n#include <string_view>\n\nnamespace keel::tools {\n\n"
         "struct LongTrellisTable {\n    int state_bits, bits;\n    float unit;              // of the integers, in one "

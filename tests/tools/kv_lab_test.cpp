@@ -13,8 +13,8 @@
 #include "sdk/tools/common/byte_allocation.h"
 #include "sdk/tools/files/safetensors_writer.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
+#include "sdk/tools/lab/kv/kv_codec_tap.h"
 #include "sdk/tools/lab/kv/kv_meter.h"
-#include "sdk/tools/lab/kv/kv_peer_tap.h"
 #include "sdk/tools/lab/kv/kv_probe.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 #include "tests/test_paths.h"
@@ -92,11 +92,11 @@ TEST(KvSpec, NamesOfSides) {
     EXPECT_EQ(parse_kv_spec("f16", "p.kvp").profile, "");  // the reference has no means to remove
     EXPECT_EQ(parse_kv_spec("f16@q.kvp", "p.kvp").profile, "q.kvp");
     EXPECT_EQ(parse_kv_spec("q4_0-rot", "").family, "q4_0-rot");
-    const KvSpec peer = parse_kv_spec("k=kakeya-d4:10:v=f16", "p.kvp");
-    EXPECT_FALSE(peer.native);
-    ASSERT_TRUE(peer.k_peer);
-    EXPECT_EQ(peer.k_peer->name(), "kakeya-d4:10");
-    EXPECT_FALSE(peer.v_peer);
+    const KvSpec codec = parse_kv_spec("k=kakeya-d4:10:v=f16", "p.kvp");
+    EXPECT_FALSE(codec.native);
+    ASSERT_TRUE(codec.k_codec);
+    EXPECT_EQ(codec.k_codec->name(), "kakeya-d4:10");
+    EXPECT_FALSE(codec.v_codec);
     EXPECT_EQ(parse_kv_spec("kakeya-d4:10", "").family, "kakeya-d4");
     for (const char* bad : {"", "tcq-9", "k=tcq-3", "k=tcq-3:v=", "profile", "k=kakeya-d4:10:v=tcq-3",
                             "kakeya-d4:10@p.kvp", "tcq-3+x4", "kakeya-d4:10+s4"})
@@ -321,9 +321,9 @@ TEST(KvRun, DecodingThroughTheCacheGivesTheSameBits) {
     for (const char* name : {"f16@none", "tcq-3@none", "k=e8-4:v=tcq-2@none", "absmax:4"}) {
         const KvSpec spec = parse_kv_spec(name, {});
         KvRun run(books(), spec, 128);
-        std::unique_ptr<KvPeerTap> tap;
+        std::unique_ptr<KvCodecTap> tap;
         if (!spec.native)
-            run.set_tap((tap = std::make_unique<KvPeerTap>(run.shape(), spec.k_peer, spec.v_peer, nullptr)).get());
+            run.set_tap((tap = std::make_unique<KvCodecTap>(run.shape(), spec.k_codec, spec.v_codec, nullptr)).get());
         const std::vector<int32_t> ids = some_tokens(run, 100);
         std::vector<std::vector<float>> all;
         run.forward(ids, [&](size_t position, std::span<const float> logits) {
@@ -446,30 +446,30 @@ TEST(KvRowCapture, RotatedKeysAreTheKeysAfterRope) {
 }
 
 // A codec that changes nothing, in blocks of positions, pooled or not, before or after RoPE.
-class ExactBlocks final : public KvPeer {
+class ExactBlocks final : public KvCodec {
   public:
     ExactBlocks(uint32_t rows, bool pooled, bool before) : rows_(rows), pooled_(pooled), before_(before) {}
     std::string name() const override { return "exact"; }
     uint32_t block_rows(bool) const override { return rows_; }
     bool pools_heads() const override { return pooled_; }
     bool before_rope() const override { return before_; }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override {
         EXPECT_EQ(rows_ > 1000 ? 0u : count % rows_, 0u);
         const uint8_t* bytes = reinterpret_cast<const uint8_t*>(rows);
         out.insert(out.end(), bytes, bytes + uint64_t{count} * context.head_dim * 4);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t, const KvPeerContext&, float* rows) const override {
+    void decode(std::span<const uint8_t> bytes, uint32_t, const KvCodecContext&, float* rows) const override {
         memcpy(rows, bytes.data(), bytes.size());
     }
-    uint64_t side_bytes(const KvPeerContext&) const override { return 10; }
+    uint64_t side_bytes(const KvCodecContext&) const override { return 10; }
 
   private:
     uint32_t rows_;
     bool pooled_, before_;
 };
 
-TEST(KvPeerTap, BlocksThatLoseNothingChangeNothing) {
+TEST(KvCodecTap, BlocksThatLoseNothingChangeNothing) {
     KvRun reference(books(), parse_kv_spec("f32", {}), 128, nullptr, 64);
     const std::vector<int32_t> ids = some_tokens(reference, 128);
     std::vector<float> exact;
@@ -486,8 +486,8 @@ TEST(KvPeerTap, BlocksThatLoseNothingChangeNothing) {
         KvSpec spec;
         spec.native = false;
         KvRun run(one, spec, 128, nullptr, 64);
-        const auto peer = std::make_shared<ExactBlocks>(c.rows, c.pooled, c.before);
-        KvPeerTap tap(run.shape(), peer, peer, nullptr);
+        const auto codec = std::make_shared<ExactBlocks>(c.rows, c.pooled, c.before);
+        KvCodecTap tap(run.shape(), codec, codec, nullptr);
         EXPECT_TRUE(tap.one_thread());
         run.set_tap(&tap);
         std::vector<float> logits;
@@ -500,14 +500,14 @@ TEST(KvPeerTap, BlocksThatLoseNothingChangeNothing) {
     }
 }
 
-TEST(KvPeerTap, IncompleteBlocksAreF16) {
+TEST(KvCodecTap, IncompleteBlocksAreF16) {
     EngineOptions one = books();
     one.threads = 1;
     KvSpec spec;
     spec.native = false;
     KvRun run(one, spec, 128, nullptr, 64);
-    const auto peer = std::make_shared<ExactBlocks>(48, false, false);
-    KvPeerTap tap(run.shape(), peer, nullptr, nullptr);
+    const auto codec = std::make_shared<ExactBlocks>(48, false, false);
+    KvCodecTap tap(run.shape(), codec, nullptr, nullptr);
     run.set_tap(&tap);
     const std::vector<int32_t> ids = some_tokens(run, 100);  // 96 rows in blocks, 4 are left
     run.forward(ids, [](size_t, std::span<const float>) {});
@@ -529,12 +529,12 @@ TEST(KvPeerTap, IncompleteBlocksAreF16) {
 }
 
 // A codec that fails: the exception comes out of the forward pass and nothing is left hanging.
-TEST(KvPeerTap, ErrorsOfCodecsComeOut) {
+TEST(KvCodecTap, ErrorsOfCodecsComeOut) {
     KvSpec spec = parse_kv_spec("riemann:3:4", {});  // needs tables that are not there
     EngineOptions one = books();
     one.threads = 1;
     KvRun run(one, spec, 128, nullptr, 64);
-    KvPeerTap tap(run.shape(), spec.k_peer, spec.v_peer, nullptr);
+    KvCodecTap tap(run.shape(), spec.k_codec, spec.v_codec, nullptr);
     run.set_tap(&tap);
     const std::vector<int32_t> ids = some_tokens(run, 70);
     EXPECT_THROW(run.forward(ids, [](size_t, std::span<const float>) {}), std::invalid_argument);

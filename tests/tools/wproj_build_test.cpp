@@ -7,7 +7,7 @@
 
 #include <filesystem>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/files/wproj_table.h"
 #include "sdk/tools/lab/lowrank/activation_tap.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"

@@ -9,7 +9,7 @@
 #include <functional>
 
 #include "kernels/cpu/kernel_set.h"
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/files/wproj_image.h"
 #include "tests/test_paths.h"
 

@@ -13,8 +13,8 @@
 
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/atomic_file.h"
-#include "sdk/tools/lab/kv/kv_peer_calibration.h"
-#include "sdk/tools/lab/kv/kv_peer_tap.h"
+#include "sdk/tools/lab/kv/kv_codec_calibration.h"
+#include "sdk/tools/lab/kv/kv_codec_tap.h"
 #include "sdk/tools/lab/kv/kv_probe.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
@@ -34,22 +34,22 @@ struct Options {
 
 // One format of the grid with its engine and what watches it.
 struct Candidate {
-    Candidate(const EngineOptions& options, const KvSpec& spec, uint32_t context_tokens, const KvPeerTables* tables)
+    Candidate(const EngineOptions& options, const KvSpec& spec, uint32_t context_tokens, const KvCodecTables* tables)
         : quality{.spec = spec} {
         EngineOptions engine = options;
         KvShape shape;
         if (!spec.native) {
             const ModelFile file = open_model(options.model);
             shape = {file.info.layers, file.info.kv_heads, file.info.heads, file.info.head_dim, context_tokens};
-            peer = std::make_unique<KvPeerTap>(shape, spec.k_peer, spec.v_peer, tables);
-            quality.blocks = peer->codes_blocks();
-            if (peer->one_thread()) engine.threads = 1;
+            codec = std::make_unique<KvCodecTap>(shape, spec.k_codec, spec.v_codec, tables);
+            quality.blocks = codec->codes_blocks();
+            if (codec->one_thread()) engine.threads = 1;
         }
         run = std::make_unique<KvRun>(engine, spec, context_tokens, nullptr, quality.blocks ? kLabBlockChunk : 0);
         if (spec.native)
             stored = std::make_unique<KvStoredErrors>(run->shape());
         else
-            run->set_tap(peer.get());
+            run->set_tap(codec.get());
     }
 
     void score(const KvReference& reference, bool with_row_errors, uint32_t decode) {
@@ -71,22 +71,22 @@ struct Candidate {
     }
 
     void finish(const KvBytes& f16) {
-        if (peer) {
+        if (codec) {
             const uint32_t context = run->plan().context_tokens;
-            quality.bytes.side_bytes = peer->side_bytes();
+            quality.bytes.side_bytes = codec->side_bytes();
             quality.bytes.total_bytes =
-                peer->bytes_per_token() * context + static_cast<double>(quality.bytes.side_bytes);
+                codec->bytes_per_token() * context + static_cast<double>(quality.bytes.side_bytes);
             quality.bytes.per_token = quality.bytes.total_bytes / context;
         } else {
             quality.bytes = planned_kv_bytes(run->plan());
         }
         quality.bytes.ratio = f16.total_bytes / quality.bytes.total_bytes;
-        const KvRowErrors& errors = peer ? peer->errors() : stored->errors();
+        const KvRowErrors& errors = codec ? codec->errors() : stored->errors();
         quality.k_relative_mse = errors.relative_mse(false);
         quality.v_relative_mse = errors.relative_mse(true);
     }
 
-    std::unique_ptr<KvPeerTap> peer;  // before the engine that calls them
+    std::unique_ptr<KvCodecTap> codec;  // before the engine that calls them
     std::unique_ptr<KvStoredErrors> stored;
     std::unique_ptr<KvRun> run;
     KvQuality quality;
@@ -266,7 +266,7 @@ int eval_kv(const Options& o, const Console& console) {
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
     const std::vector<std::vector<int32_t>> documents =
         tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos);
-    KvPeerTables tables;
+    KvCodecTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
     std::vector<KvQuality> qualities;
@@ -276,10 +276,10 @@ int eval_kv(const Options& o, const Console& console) {
     ProgressBar bar(console, "scoring");
     for (size_t first = 0; first < specs.size(); first += kMaxLabEngines) {
         std::vector<std::unique_ptr<Candidate>> candidates;
-        std::vector<KvPeerTables> fitted;
+        std::vector<KvCodecTables> fitted;
         fitted.reserve(kMaxLabEngines);
         for (size_t i = first; i < std::min(first + kMaxLabEngines, specs.size()); ++i) {
-            const KvPeerTables* own = nullptr;
+            const KvCodecTables* own = nullptr;
             if (!specs[i].native && !tables.empty()) {
                 fitted.push_back(tables);
                 fit_tables(o.engine, specs[i], o.codec_text, o.codec_documents, context, &fitted.back());

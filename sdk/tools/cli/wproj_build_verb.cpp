@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/common/wproj_discovery.h"
 #include "sdk/tools/lab/lowrank/wproj_recipe.h"

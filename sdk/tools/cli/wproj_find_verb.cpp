@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/wproj_discovery.h"

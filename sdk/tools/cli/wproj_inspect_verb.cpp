@@ -1,7 +1,7 @@
 // keel wproj inspect: what a W_proj cache holds, without reading a payload.
 #include <stdio.h>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/files/wproj_table.h"
 

@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/files/synth_random.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"

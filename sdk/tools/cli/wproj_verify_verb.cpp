@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/files/wproj_verify.h"
 

@@ -5,7 +5,7 @@
 #include <new>
 #include <utility>
 
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/common/allocation_counter.h"
 #include "sdk/tools/common/wproj_discovery.h"
 

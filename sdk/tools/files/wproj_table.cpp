@@ -6,7 +6,7 @@
 
 #include "sdk/format/bytes.h"
 #include "sdk/format/wproj_v2.h"
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/files/wproj_zstd.h"
 #ifdef KEEL_HAVE_PACK
 #include "keel/keel_pack.h"

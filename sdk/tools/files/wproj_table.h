@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "keel/keel.hpp"
-#include "sdk/plan/low_rank.h"
+#include "sdk/format/wproj.h"
 #include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {

@@ -8,6 +8,7 @@
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/hash.h"
 #include "sdk/format/bytes.h"
+#include "sdk/model/wproj_slots.h"
 
 namespace keel::tools {
 namespace {

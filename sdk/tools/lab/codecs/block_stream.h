@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 
 namespace keel::tools {
 
@@ -21,23 +21,23 @@ void take_f16_rows(BitReader bits, std::span<float> rows);
 // Hands out what encode() wrote, part by part; std::invalid_argument, naming the codec, where it ends early or late.
 class ByteCursor {
   public:
-    ByteCursor(const KvPeer& peer, std::span<const uint8_t> bytes) : peer_(peer), rest_(bytes) {}
+    ByteCursor(const KvCodec& codec, std::span<const uint8_t> bytes) : codec_(codec), rest_(bytes) {}
     BitReader take(uint64_t bytes) {
-        if (bytes > rest_.size()) throw std::invalid_argument(peer_.name() + ": bytes are missing");
+        if (bytes > rest_.size()) throw std::invalid_argument(codec_.name() + ": bytes are missing");
         const BitReader part(rest_.first(bytes));
         rest_ = rest_.subspan(bytes);
         return part;
     }
     // For a stored number that encode() never writes.
     void expect(bool plausible) const {
-        if (!plausible) throw std::invalid_argument(peer_.name() + ": bytes of another codec");
+        if (!plausible) throw std::invalid_argument(codec_.name() + ": bytes of another codec");
     }
     void finish() const {
-        if (!rest_.empty()) throw std::invalid_argument(peer_.name() + ": bytes are left over");
+        if (!rest_.empty()) throw std::invalid_argument(codec_.name() + ": bytes are left over");
     }
 
   private:
-    const KvPeer& peer_;
+    const KvCodec& codec_;
     std::span<const uint8_t> rest_;
 };
 

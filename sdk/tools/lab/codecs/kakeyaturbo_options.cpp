@@ -3,8 +3,8 @@
 #include <charconv>
 #include <utility>
 
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/kakeyaturbo_tables.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
 
 namespace keel::tools {
 namespace {

@@ -24,7 +24,7 @@ struct KakeyaturboOptions {
     // metric=mse|ip: published, the second lost the residual's norm in decoding; here it decodes the same, and differs
     // only in which number stands in which field when bytes are laid out as published.
     bool inner_product = false;
-    // codebook=gaussian: Lloyd-Max of N(0,1). own: KvPeerCalibration::codebook, the Gaussian one where that has not
+    // codebook=gaussian: Lloyd-Max of N(0,1). own: KvCodecCalibration::codebook, the Gaussian one where that has not
     // 2^bits levels. ds, qwen3: published tables of DeepSeek-R1-Distill-Qwen-1.5B and Qwen3-4B; they were fitted to
     // another quantity than they code (coefficients before the centre's part was taken out). Gaussian for the side, K
     // or V, that has none.

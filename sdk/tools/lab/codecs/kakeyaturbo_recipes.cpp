@@ -12,7 +12,7 @@ namespace {
 //   - The six boundary layers were 0, 1, 7, 14, 26, 27 of 28: here 0, 1, a quarter, a half, and the last two of any model.
 //     Boundary layers of v1.4 on are not whitened (its skip list is its boundary; for six layers it reads "+7, 14").
 //   - K is taken before RoPE from the perplexity recipes on; for v1.2 and v1.3 it is not stated: after RoPE.
-//   - metric=ip for K of v1.2 and v1.3 as stated, with the decoder mended (kakeyaturbo_peer.h): their published qualities are not
+//   - metric=ip for K of v1.2 and v1.3 as stated, with the decoder mended (kakeyaturbo_codec.h): their published qualities are not
 //     to be expected, and "v1.3" is the tier-1 recipe.
 //   - codebook=own where a recipe had calibrated levels ("K cal"): fitted to what is coded. The published tables are codebook=ds.
 //   - Whether f1 and f2 used calibrated or quantile levels is not stated; calibrated, as the neighbouring cells. Their scales are

@@ -1,6 +1,6 @@
 #include "sdk/tools/lab/codecs/layer_set.h"
 
-#include "sdk/tools/lab/codecs/peer_spec.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 
 namespace keel::tools {
 

@@ -77,11 +77,11 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
         sides[1] = formats.substr(v + 3);
     }
     std::optional<keel_kv_format> native[2];
-    std::shared_ptr<const KvPeer> peers[2];
+    std::shared_ptr<const KvCodec> codecs[2];
     for (int i = 0; i < 2; ++i) {
         native[i] = find_kv_format(std::string(sides[i]));
-        if (!native[i]) peers[i] = make_kv_peer(sides[i]);
-        if (!native[i] && !peers[i])
+        if (!native[i]) codecs[i] = make_kv_codec(sides[i]);
+        if (!native[i] && !codecs[i])
             throw bad("'" + std::string(sides[i]) + "' is neither a KV format nor a published codec");
         add_family(spec.family, family_of(sides[i]));
     }
@@ -92,8 +92,8 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
                 throw bad("a published codec goes with another one or with f16");
         if (!spec.profile.empty()) throw bad("published codecs take no KV profile");
         if (spec.sinks || spec.recent) throw bad("published codecs keep no positions in f16");
-        spec.k_peer = peers[0];
-        spec.v_peer = peers[1];
+        spec.k_codec = codecs[0];
+        spec.v_codec = codecs[1];
         return spec;
     }
     spec.k_format = *native[0];
@@ -127,7 +127,7 @@ std::string kv_spec_help() {
         "Native sides: f16 f32 fp8 q8_0 q4_0 q8_0-rot q4_0-rot e8-2 e8-3 e8-4 e8-5 e8-6 e8-8 tcq-2 tcq-3 tcq-4 tcq-5 "
         "tcq-6\n"
         "Published codecs:\n";
-    for (std::string_view names = kv_peer_names(); !names.empty();) {
+    for (std::string_view names = kv_codec_names(); !names.empty();) {
         const size_t end = std::min(names.find('\n'), names.size());
         help += "  " + std::string(names.substr(0, end)) + "\n";
         names.remove_prefix(std::min(end + 1, names.size()));

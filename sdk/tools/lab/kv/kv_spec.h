@@ -1,6 +1,6 @@
 // How the laboratory names a way to store K and V:
 //
-//     SIDE                 both K and V, such as tcq-3 (a native format) or kakeya-d4:10 (a published codec, kv_peers/kv_peer.h)
+//     SIDE                 both K and V, such as tcq-3 (a native format) or kakeya-d4:10 (a published codec, sdk/tools/lab/codecs/kv_codec.h)
 //     k=SIDE:v=SIDE        one each; of published codecs both sides, or one of them f16
 //     profile              the formats of a KV profile, which may differ from layer to layer
 //     ...+sN+rM            native: the first N positions and the last M before each query are also kept in f16, and read so
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "keel/keel.h"
-#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/kv_codec.h"
 
 namespace keel::tools {
 
@@ -23,7 +23,7 @@ struct KvSpec {
     keel_kv_format k_format = KEEL_KV_DEFAULT, v_format = KEEL_KV_DEFAULT;  // native: DEFAULT is the profile's
     uint32_t sinks = 0, recent = 0;  // native: first positions, and last ones before a query, that are read in f16
     std::string profile;             // file name; empty: none
-    std::shared_ptr<const KvPeer> k_peer, v_peer;  // not native: null is f16
+    std::shared_ptr<const KvCodec> k_codec, v_codec;  // not native: null is f16
 };
 
 // default_profile: of native formats that name none and are no plain floats; empty: none. Throws ToolError

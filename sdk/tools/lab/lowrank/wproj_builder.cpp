@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "sdk/core/hash.h"
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/lab/lowrank/activation_tap.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
 

@@ -6,7 +6,7 @@
 #include <sstream>
 
 #include "sdk/core/hash.h"
-#include "sdk/plan/low_rank.h"
+#include "sdk/model/wproj_slots.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
 
 namespace keel::tools {

@@ -7,23 +7,23 @@
 #include <stdexcept>
 
 #include "sdk/tools/lab/codecs/block_stream.h"
-#include "sdk/tools/lab/codecs/kakeyaturbo_peer.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
+#include "sdk/tools/lab/codecs/kakeyaturbo_codec.h"
 #include "sdk/tools/lab/codecs/kakeyaturbo_recipes.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
 
 namespace keel::tools {
 namespace {
 
-class F16Rows final : public KvPeer {
+class F16Rows final : public KvCodec {
   public:
     std::string name() const override { return "f16"; }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override {
         BitWriter bits(out);
         put_f16_rows(finite_rows(rows, count, checked_dim(*this, context)), bits);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
                 float* rows) const override {
         const uint64_t values = uint64_t{count} * checked_dim(*this, context);
         ByteCursor cursor(*this, bytes);
@@ -37,21 +37,21 @@ struct Overrides {
 };
 
 // One part of a recipe; null for text that names none.
-std::unique_ptr<KvPeer> make_part(std::string_view text, const Overrides& overrides) {
-    if (text.starts_with("besicovitch:")) return make_besicovitch_peer(text);
-    if (text.starts_with("riemann:")) return make_riemann_peer(text);
+std::unique_ptr<KvCodec> make_part(std::string_view text, const Overrides& overrides) {
+    if (text.starts_with("besicovitch:")) return make_besicovitch_codec(text);
+    if (text.starts_with("riemann:")) return make_riemann_codec(text);
     if (text == "f16") return std::make_unique<F16Rows>();
     auto options = parse_kakeyaturbo_options(text);
     if (!options) return nullptr;
     if (overrides.published_bytes) options->published_bytes = true;
     if (overrides.per_head) options->pooled = false;
-    return std::make_unique<KakeyaturboPeer>(text, *options);
+    return std::make_unique<KakeyaturboCodec>(text, *options);
 }
 
-class RecipePeer final : public CalibratedPeer {
+class RecipeCodec final : public CalibratedCodec {
   public:
-    RecipePeer(std::string_view name, std::unique_ptr<KvPeer> k, std::unique_ptr<KvPeer> v, LayerSet layers,
-               std::unique_ptr<KvPeer> boundary)
+    RecipeCodec(std::string_view name, std::unique_ptr<KvCodec> k, std::unique_ptr<KvCodec> v, LayerSet layers,
+                std::unique_ptr<KvCodec> boundary)
         : name_(name), k_(std::move(k)), v_(std::move(v)), layers_(std::move(layers)), boundary_(std::move(boundary)) {}
     std::string name() const override { return name_; }
     uint32_t block_rows(bool value) const override { return (value ? v_ : k_)->block_rows(value); }
@@ -59,44 +59,44 @@ class RecipePeer final : public CalibratedPeer {
         return k_->pools_heads() || v_->pools_heads() || (boundary_ && boundary_->pools_heads());
     }
     bool before_rope() const override { return k_->before_rope(); }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override {
         part(context).encode(rows, count, context, out);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
                 float* rows) const override {
         part(context).decode(bytes, count, context, rows);
     }
-    uint64_t side_bytes(const KvPeerContext& context) const override { return part(context).side_bytes(context); }
-    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
-                   KvPeerCalibration* calibration) const override {
-        calibrate_peer(part(context), rows, count, context, calibration);
+    uint64_t side_bytes(const KvCodecContext& context) const override { return part(context).side_bytes(context); }
+    void calibrate(const float* rows, uint32_t count, const KvCodecContext& context,
+                   KvCodecCalibration* calibration) const override {
+        calibrate_codec(part(context), rows, count, context, calibration);
     }
 
   private:
-    const KvPeer& part(const KvPeerContext& context) const {
+    const KvCodec& part(const KvCodecContext& context) const {
         if (boundary_ && layers_.contains(context.layer, context.layers)) return *boundary_;
         return context.value ? *v_ : *k_;
     }
     std::string name_;
-    std::unique_ptr<KvPeer> k_, v_;
+    std::unique_ptr<KvCodec> k_, v_;
     LayerSet layers_;
-    std::unique_ptr<KvPeer> boundary_;  // or null
+    std::unique_ptr<KvCodec> boundary_;  // or null
 };
 
-std::unique_ptr<KvPeer> assemble(std::string_view name, const KakeyaturboRecipe& recipe, const Overrides& overrides) {
+std::unique_ptr<KvCodec> assemble(std::string_view name, const KakeyaturboRecipe& recipe, const Overrides& overrides) {
     auto k = make_part(recipe.k, overrides), v = make_part(recipe.v, overrides);
     const auto layers = LayerSet::parse(recipe.layers);
-    std::unique_ptr<KvPeer> boundary;
+    std::unique_ptr<KvCodec> boundary;
     if (!recipe.boundary.empty()) {
         boundary = make_part(recipe.boundary, overrides);
         if (!boundary || recipe.layers.empty()) return nullptr;
     }
     if (!k || !v || !layers) return nullptr;
-    return std::make_unique<RecipePeer>(name, std::move(k), std::move(v), *layers, std::move(boundary));
+    return std::make_unique<RecipeCodec>(name, std::move(k), std::move(v), *layers, std::move(boundary));
 }
 
-std::unique_ptr<KvPeer> make_named(std::string_view spec) {
+std::unique_ptr<KvCodec> make_named(std::string_view spec) {
     const auto fields = spec_fields(spec);
     Overrides overrides;
     size_t next = 2;
@@ -110,10 +110,10 @@ std::unique_ptr<KvPeer> make_named(std::string_view spec) {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_kakeyaturbo_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_kakeyaturbo_codec(std::string_view spec) {
     constexpr std::string_view kFamily = "kakeyaturbo:";
     if (!spec.starts_with(kFamily)) return nullptr;
-    if (std::unique_ptr<KvPeer> named = make_named(spec)) return named;
+    if (std::unique_ptr<KvCodec> named = make_named(spec)) return named;
 
     KakeyaturboRecipe recipe{};
     std::string_view rest = spec.substr(kFamily.size());

@@ -1,12 +1,12 @@
 // A unit vector, Hadamard without signs, and rounding to 2^b - 1 levels between +-its largest coordinate.
 // KakeyaLattice's tables call this TurboQuant, which it is not: no Lloyd-Max levels, no correction of norms, no QJL
-// (turboquant_peer.cpp).
+// (turboquant_codec.cpp).
 //
 // Row: f16 norm | f16 largest coordinate | D codes of b bits: bD + 32 bits, rounded up to bytes. Before RoPE, as it was
 // measured there. A norm above 65504 is stored as 65504.
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 #include "sdk/tools/lab/codecs/row_rotation.h"
 
 namespace keel::tools {
@@ -14,17 +14,17 @@ namespace {
 
 constexpr float kEpsilon = 0x1p-23f;
 
-class AbsmaxPeer final : public RowPeer {
+class AbsmaxCodec final : public RowCodec {
   public:
-    explicit AbsmaxPeer(uint32_t bits) : bits_(bits), top_(static_cast<float>((1u << (bits - 1)) - 1)) {}
+    explicit AbsmaxCodec(uint32_t bits) : bits_(bits), top_(static_cast<float>((1u << (bits - 1)) - 1)) {}
     std::string name() const override { return "absmax:" + std::to_string(bits_); }
     bool before_rope() const override { return true; }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
+    uint64_t row_bytes(const KvCodecContext& context) const override {
         return (static_cast<uint64_t>(bits_) * checked_dim(*this, context) + 32 + 7) / 8;
     }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext&, BitWriter& bits) const override {
+    void encode_row(std::span<float> row, const KvCodecContext&, BitWriter& bits) const override {
         const float norm = std::max(row_norm(row), kEpsilon);
         for (float& x : row) x /= norm;
         hadamard(row);
@@ -35,7 +35,7 @@ class AbsmaxPeer final : public RowPeer {
         for (const float x : row)
             bits.put(static_cast<uint32_t>(kernels::rint_f32(std::clamp(x / unit, -top_, top_)) + top_), bits_);
     }
-    void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
+    void decode_row(BitReader& bits, const KvCodecContext&, std::span<float> row) const override {
         const float norm = bits.take_f16();
         const float unit = bits.take_f16() / top_;
         for (float& x : row) x = (static_cast<float>(bits.take_code(bits_)) - top_) * unit;
@@ -50,12 +50,12 @@ class AbsmaxPeer final : public RowPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_absmax_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_absmax_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() != 2 || fields[0] != "absmax") return nullptr;
     const auto bits = spec_number(fields[1], 2, 8);
     if (!bits) return nullptr;
-    return std::make_unique<AbsmaxPeer>(*bits);
+    return std::make_unique<AbsmaxCodec>(*bits);
 }
 
 }  // namespace keel::tools

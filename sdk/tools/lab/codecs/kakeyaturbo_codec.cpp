@@ -1,4 +1,4 @@
-#include "sdk/tools/lab/codecs/kakeyaturbo_peer.h"
+#include "sdk/tools/lab/codecs/kakeyaturbo_codec.h"
 
 #include <algorithm>
 #include <bit>
@@ -31,30 +31,30 @@ struct StoredRow {
     std::vector<std::pair<uint32_t, float>> outliers;  // place, value
 };
 
-uint32_t checked_head_dim(const KvPeer& peer, const KvPeerContext& context) {
+uint32_t checked_head_dim(const KvCodec& codec, const KvCodecContext& context) {
     if (context.head_dim > kMaxDim)
-        throw std::invalid_argument(peer.name() + ": no form for head_dim " + std::to_string(context.head_dim));
-    return checked_dim(peer, context);
+        throw std::invalid_argument(codec.name() + ": no form for head_dim " + std::to_string(context.head_dim));
+    return checked_dim(codec, context);
 }
 
-bool whitens(const KakeyaturboOptions& options, const KvPeerContext& context) {
+bool whitens(const KakeyaturboOptions& options, const KvCodecContext& context) {
     return options.whitened && !context.value && !options.plain_layers.contains(context.layer, context.layers);
 }
 
-std::optional<QueryWhitening> whitening_of(const KvPeer& peer, const KakeyaturboOptions& options,
-                                           const KvPeerContext& context) {
+std::optional<QueryWhitening> whitening_of(const KvCodec& codec, const KakeyaturboOptions& options,
+                                           const KvCodecContext& context) {
     if (!whitens(options, context)) return std::nullopt;
     if (!context.calibration || context.calibration->query_covariance.empty())
-        throw std::invalid_argument(peer.name() + ": no query covariance");
+        throw std::invalid_argument(codec.name() + ": no query covariance");
     return QueryWhitening(context.calibration->query_covariance, context.head_dim);
 }
 
-bool has_own_codebook(const KakeyaturboOptions& options, const KvPeerContext& context) {
+bool has_own_codebook(const KakeyaturboOptions& options, const KvCodecContext& context) {
     return options.codebook == Codebook::own && context.calibration &&
            context.calibration->codebook.size() == size_t{1} << options.bits;
 }
 
-std::span<const float> levels_of(const KakeyaturboOptions& options, const KvPeerContext& context) {
+std::span<const float> levels_of(const KakeyaturboOptions& options, const KvCodecContext& context) {
     if (has_own_codebook(options, context)) return context.calibration->codebook;
     const auto published = published_codebook(options.codebook, options.bits, context.value);
     return published.empty() ? gaussian_codebook(options.bits) : published;
@@ -188,8 +188,8 @@ void take_codes(ByteCursor& cursor, uint32_t code_bits, uint32_t width, std::vec
 
 }  // namespace
 
-void KakeyaturboPeer::encode(const float* rows, uint32_t count, const KvPeerContext& context,
-                             std::vector<uint8_t>& out) const {
+void KakeyaturboCodec::encode(const float* rows, uint32_t count, const KvCodecContext& context,
+                              std::vector<uint8_t>& out) const {
     const uint32_t dim = checked_head_dim(*this, context), block_rows = options_.block, blocks = count / block_rows;
     const std::optional<QueryWhitening> whitening = whitening_of(*this, options_, context);
     const std::span<const float> levels = levels_of(options_, context);
@@ -217,8 +217,8 @@ void KakeyaturboPeer::encode(const float* rows, uint32_t count, const KvPeerCont
     put_f16_rows(std::span(finite).subspan(uint64_t{blocks} * block_rows * dim), bits);
 }
 
-void KakeyaturboPeer::decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
-                             float* rows) const {
+void KakeyaturboCodec::decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
+                              float* rows) const {
     const uint32_t dim = checked_head_dim(*this, context), block_rows = options_.block, blocks = count / block_rows;
     const std::optional<QueryWhitening> whitening = whitening_of(*this, options_, context);
     const std::span<const float> levels = levels_of(options_, context);
@@ -261,7 +261,7 @@ void KakeyaturboPeer::decode(std::span<const uint8_t> bytes, uint32_t count, con
     cursor.finish();
 }
 
-uint64_t KakeyaturboPeer::side_bytes(const KvPeerContext& context) const {
+uint64_t KakeyaturboCodec::side_bytes(const KvCodecContext& context) const {
     const uint64_t dim = checked_head_dim(*this, context);
     uint64_t bytes = 0;
     if (const auto whitening = whitening_of(*this, options_, context))
@@ -272,8 +272,8 @@ uint64_t KakeyaturboPeer::side_bytes(const KvPeerContext& context) const {
     return bytes + (table ? uint64_t{4} << options_.bits : 0);
 }
 
-std::vector<float> KakeyaturboPeer::scaled_residuals(const float* rows, uint32_t count,
-                                                     const KvPeerContext& context) const {
+std::vector<float> KakeyaturboCodec::scaled_residuals(const float* rows, uint32_t count,
+                                                      const KvCodecContext& context) const {
     const uint32_t dim = checked_head_dim(*this, context);
     const std::optional<QueryWhitening> whitening = whitening_of(*this, options_, context);
     const std::vector<float> finite = finite_rows(rows, count, dim);
@@ -289,8 +289,8 @@ std::vector<float> KakeyaturboPeer::scaled_residuals(const float* rows, uint32_t
     return all;
 }
 
-void KakeyaturboPeer::calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
-                                KvPeerCalibration* calibration) const {
+void KakeyaturboCodec::calibrate(const float* rows, uint32_t count, const KvCodecContext& context,
+                                 KvCodecCalibration* calibration) const {
     if (options_.codebook == Codebook::own)
         calibration->codebook = fit_codebook(scaled_residuals(rows, count, context), gaussian_codebook(options_.bits));
 }

@@ -1,4 +1,4 @@
-// The row codecs of sdk/tools/kv_peers: sizes against their formulas, errors on Gaussian rows against published figures
+// The row codecs of sdk/tools/lab/codecs: sizes against their formulas, errors on Gaussian rows against published figures
 // and theory, lattices against exhaustive search.
 #include <gtest/gtest.h>
 #include <math.h>
@@ -13,7 +13,7 @@
 #include <stdexcept>
 
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/kv_codec.h"
 #include "sdk/tools/lab/codecs/lattice_code.h"
 #include "sdk/tools/lab/codecs/row_rotation.h"
 
@@ -40,21 +40,21 @@ class Normals {
     std::mt19937_64 engine_;
 };
 
-KvPeerContext context_of(uint32_t head_dim, bool value = false) {
-    KvPeerContext context;
+KvCodecContext context_of(uint32_t head_dim, bool value = false) {
+    KvCodecContext context;
     context.head_dim = head_dim, context.value = value;
     return context;
 }
 
-std::vector<uint8_t> encoded(const KvPeer& peer, const std::vector<float>& rows, const KvPeerContext& context) {
+std::vector<uint8_t> encoded(const KvCodec& codec, const std::vector<float>& rows, const KvCodecContext& context) {
     std::vector<uint8_t> bytes;
-    peer.encode(rows.data(), static_cast<uint32_t>(rows.size() / context.head_dim), context, bytes);
+    codec.encode(rows.data(), static_cast<uint32_t>(rows.size() / context.head_dim), context, bytes);
     return bytes;
 }
-std::vector<float> round_trip(const KvPeer& peer, const std::vector<float>& rows, const KvPeerContext& context) {
+std::vector<float> round_trip(const KvCodec& codec, const std::vector<float>& rows, const KvCodecContext& context) {
     std::vector<float> decoded(rows.size(), kNan);
-    peer.decode(encoded(peer, rows, context), static_cast<uint32_t>(rows.size() / context.head_dim), context,
-                decoded.data());
+    codec.decode(encoded(codec, rows, context), static_cast<uint32_t>(rows.size() / context.head_dim), context,
+                 decoded.data());
     return decoded;
 }
 
@@ -69,9 +69,9 @@ double squared_distance(const std::vector<float>& a, const std::vector<float>& b
     return sum;
 }
 // Sum of squared errors over sum of squares.
-double relative_error(const std::string& spec, const std::vector<float>& rows, const KvPeerContext& context) {
-    const auto peer = make_kv_peer(spec);
-    return squared_distance(round_trip(*peer, rows, context), rows) / dot(rows, rows);
+double relative_error(const std::string& spec, const std::vector<float>& rows, const KvCodecContext& context) {
+    const auto codec = make_kv_codec(spec);
+    return squared_distance(round_trip(*codec, rows, context), rows) / dot(rows, rows);
 }
 
 const std::vector<std::string>& every_spec() {
@@ -96,16 +96,16 @@ const std::vector<std::string>& every_spec() {
 
 // ---- names ----
 
-TEST(KvPeersRows, NamesMakeCodecsThatBearThem) {
+TEST(KvCodecsRows, NamesMakeCodecsThatBearThem) {
     for (const std::string& spec : every_spec()) {
-        const auto peer = make_kv_peer(spec);
-        ASSERT_NE(peer, nullptr) << spec;
-        EXPECT_EQ(peer->name(), spec);
-        EXPECT_EQ(peer->before_rope(), spec.starts_with("kakeya") || spec.starts_with("absmax")) << spec;
-        EXPECT_EQ(peer->block_rows(false), spec.starts_with("kivi") ? 32u : 1u) << spec;
-        EXPECT_EQ(peer->block_rows(true), 1u) << spec;
-        EXPECT_FALSE(peer->pools_heads());
-        EXPECT_EQ(peer->side_bytes(context_of(128)), 0u);
+        const auto codec = make_kv_codec(spec);
+        ASSERT_NE(codec, nullptr) << spec;
+        EXPECT_EQ(codec->name(), spec);
+        EXPECT_EQ(codec->before_rope(), spec.starts_with("kakeya") || spec.starts_with("absmax")) << spec;
+        EXPECT_EQ(codec->block_rows(false), spec.starts_with("kivi") ? 32u : 1u) << spec;
+        EXPECT_EQ(codec->block_rows(true), 1u) << spec;
+        EXPECT_FALSE(codec->pools_heads());
+        EXPECT_EQ(codec->side_bytes(context_of(128)), 0u);
     }
     for (const char* spec : {"",
                              ":",
@@ -144,10 +144,10 @@ TEST(KvPeersRows, NamesMakeCodecsThatBearThem) {
                              "exl3:9",
                              "f16",
                              " absmax:4"})
-        EXPECT_EQ(make_kv_peer(spec), nullptr) << spec;
+        EXPECT_EQ(make_kv_codec(spec), nullptr) << spec;
     for (const char* form : {"kakeya-d4:Q", "kakeya-e8:Q", "absmax:B", "tq-mse:B", "tq-prod:B", "vllm-k8v4", "turbo3",
                              "kivi:B", "exl3:B", "tcqL-B"})
-        EXPECT_NE(kv_peer_names().find(form), std::string_view::npos) << form;
+        EXPECT_NE(kv_codec_names().find(form), std::string_view::npos) << form;
 }
 
 // ---- sizes ----
@@ -165,11 +165,11 @@ uint64_t blocks_bytes(uint64_t dim, uint64_t n, uint64_t bits) {
     return bytes;
 }
 
-TEST(KvPeersRows, SizesAreTheFormulas) {
+TEST(KvCodecsRows, SizesAreTheFormulas) {
     for (const uint32_t dim : {64u, 80u, 96u, 128u, 256u}) {
         const auto bytes_of = [&](const std::string& spec, bool value, uint32_t count) {
-            const KvPeerContext context = context_of(dim, value);
-            return encoded(*make_kv_peer(spec), Normals(dim).rows(size_t{count} * dim), context).size();
+            const KvCodecContext context = context_of(dim, value);
+            return encoded(*make_kv_codec(spec), Normals(dim).rows(size_t{count} * dim), context).size();
         };
         const auto rows_are = [&](const std::string& spec, uint64_t bytes) {
             for (const bool value : {false, true})
@@ -211,9 +211,9 @@ TEST(KvPeersRows, SizesAreTheFormulas) {
     }
 }
 
-TEST(KvPeersRows, SizesArePublishedOnes) {
+TEST(KvCodecsRows, SizesArePublishedOnes) {
     const auto bytes = [](const std::string& spec, uint32_t dim, bool value) {
-        return encoded(*make_kv_peer(spec), Normals(1).rows(dim), context_of(dim, value)).size();
+        return encoded(*make_kv_codec(spec), Normals(1).rows(dim), context_of(dim, value)).size();
     };
     // vLLM's slots at head_dim 128.
     EXPECT_EQ(bytes("vllm-k8v4", 128, false), 128u);
@@ -237,42 +237,42 @@ TEST(KvPeersRows, SizesArePublishedOnes) {
         EXPECT_EQ(static_cast<double>(bytes("exl3:" + std::to_string(b), 128, false)) * 8 / 128, b + 0.5);
 }
 
-TEST(KvPeersRows, EncodeAppendsAndDecodeChecksItsBytes) {
-    const KvPeerContext context = context_of(64);
+TEST(KvCodecsRows, EncodeAppendsAndDecodeChecksItsBytes) {
+    const KvCodecContext context = context_of(64);
     const std::vector<float> rows = Normals(5).rows(64 * 33);
     for (const std::string& spec : every_spec()) {
-        const auto peer = make_kv_peer(spec);
+        const auto codec = make_kv_codec(spec);
         std::vector<uint8_t> bytes = {1, 2, 3};
-        peer->encode(rows.data(), 33, context, bytes);
+        codec->encode(rows.data(), 33, context, bytes);
         EXPECT_TRUE(bytes[0] == 1 && bytes[1] == 2 && bytes[2] == 3) << spec;
         bytes.erase(bytes.begin(), bytes.begin() + 3);
-        EXPECT_EQ(bytes, encoded(*peer, rows, context)) << spec;
+        EXPECT_EQ(bytes, encoded(*codec, rows, context)) << spec;
         std::vector<float> decoded(rows.size());
         for (const bool longer : {false, true}) {
             std::vector<uint8_t> wrong = bytes;
             longer ? wrong.push_back(0) : wrong.pop_back();
-            EXPECT_THROW(peer->decode(wrong, 33, context, decoded.data()), std::invalid_argument) << spec;
+            EXPECT_THROW(codec->decode(wrong, 33, context, decoded.data()), std::invalid_argument) << spec;
         }
-        EXPECT_THROW(peer->decode(bytes, 32, context, decoded.data()), std::invalid_argument) << spec;
-        EXPECT_THROW(peer->encode(rows.data(), 1, context_of(0), bytes), std::invalid_argument) << spec;
+        EXPECT_THROW(codec->decode(bytes, 32, context, decoded.data()), std::invalid_argument) << spec;
+        EXPECT_THROW(codec->encode(rows.data(), 1, context_of(0), bytes), std::invalid_argument) << spec;
     }
     std::vector<uint8_t> bytes;
-    EXPECT_THROW(make_kv_peer("kakeya-d4:4")->encode(rows.data(), 1, context_of(6), bytes), std::invalid_argument);
-    EXPECT_THROW(make_kv_peer("kakeya-e8:4")->encode(rows.data(), 1, context_of(12), bytes), std::invalid_argument);
+    EXPECT_THROW(make_kv_codec("kakeya-d4:4")->encode(rows.data(), 1, context_of(6), bytes), std::invalid_argument);
+    EXPECT_THROW(make_kv_codec("kakeya-e8:4")->encode(rows.data(), 1, context_of(12), bytes), std::invalid_argument);
 }
 
-TEST(KvPeersRows, AnyBytesDecode) {
+TEST(KvCodecsRows, AnyBytesDecode) {
     Normals random(17);
     for (const std::string& spec : every_spec())
         for (const bool value : {false, true}) {
-            const auto peer = make_kv_peer(spec);
-            const KvPeerContext context = context_of(80, value);
-            std::vector<uint8_t> bytes = encoded(*peer, std::vector<float>(80 * 33), context);
+            const auto codec = make_kv_codec(spec);
+            const KvCodecContext context = context_of(80, value);
+            std::vector<uint8_t> bytes = encoded(*codec, std::vector<float>(80 * 33), context);
             std::vector<float> decoded(80 * 33);
             for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.word());
-            peer->decode(bytes, 33, context, decoded.data());
+            codec->decode(bytes, 33, context, decoded.data());
             std::fill(bytes.begin(), bytes.end(), uint8_t{255});
-            peer->decode(bytes, 33, context, decoded.data());
+            codec->decode(bytes, 33, context, decoded.data());
         }
 }
 
@@ -300,16 +300,16 @@ constexpr KakeyaSize kKakeyaSizes[] = {
     {152, 33, 67, {{560, 568}, {1088, 1104}, {2144, 2176}, {4256, 4320}}},
 };
 
-TEST(KvPeersRows, KakeyaBitsAreTheTable) {
+TEST(KvCodecsRows, KakeyaBitsAreTheTable) {
     for (const KakeyaSize& size : kKakeyaSizes) {
         EXPECT_EQ(LatticeCode(4, size.q).index_bits(), size.d4_bits) << size.q;
         EXPECT_EQ(LatticeCode(8, size.q).index_bits(), size.e8_bits) << size.q;
         for (int d = 0; d < 4; ++d) {
             const uint32_t dim = 64u << d;
             for (int e8 = 0; e8 < 2; ++e8) {
-                const auto peer = make_kv_peer((e8 ? "kakeya-e8:" : "kakeya-d4:") + std::to_string(size.q));
-                EXPECT_EQ(encoded(*peer, Normals(size.q).rows(dim), context_of(dim)).size() * 8, size.bits[d][e8])
-                    << peer->name() << " " << dim;
+                const auto codec = make_kv_codec((e8 ? "kakeya-e8:" : "kakeya-d4:") + std::to_string(size.q));
+                EXPECT_EQ(encoded(*codec, Normals(size.q).rows(dim), context_of(dim)).size() * 8, size.bits[d][e8])
+                    << codec->name() << " " << dim;
             }
         }
     }
@@ -353,7 +353,7 @@ std::vector<std::array<int32_t, 8>> all_points(uint32_t dim, int32_t q) {
     return points;
 }
 
-TEST(KvPeersRows, LatticeNumbersHaveNoGapsInSmallBoxes) {
+TEST(KvCodecsRows, LatticeNumbersHaveNoGapsInSmallBoxes) {
     for (const auto& [dim, q] : {std::pair{4u, 1}, {4u, 2}, {4u, 4}, {4u, 7}, {8u, 1}, {8u, 2}}) {
         const LatticeCode code(dim, static_cast<uint32_t>(q));
         const auto points = all_points(dim, q);
@@ -371,7 +371,7 @@ TEST(KvPeersRows, LatticeNumbersHaveNoGapsInSmallBoxes) {
     }
 }
 
-TEST(KvPeersRows, LatticeNumbersFitAndComeBack) {
+TEST(KvCodecsRows, LatticeNumbersFitAndComeBack) {
     Normals random(3);
     std::vector<uint32_t> radii = {
         90, 127, 151, LatticeCode::kMaxRadius};  // 90: first-digits-then-half-the-last needs a 30th bit in D4
@@ -409,7 +409,7 @@ TEST(KvPeersRows, LatticeNumbersFitAndComeBack) {
         }
 }
 
-TEST(KvPeersRows, LatticeSearchIsExactWithinTheBox) {
+TEST(KvCodecsRows, LatticeSearchIsExactWithinTheBox) {
     Normals random(11);
     for (const auto& [block, q, trials] : {std::tuple{4u, 1, 2000}, {4u, 2, 1500}, {4u, 4, 300}, {8u, 1, 400}}) {
         const uint32_t dim = block;
@@ -451,7 +451,7 @@ TEST(KvPeersRows, LatticeSearchIsExactWithinTheBox) {
 
 // ---- rotations and levels ----
 
-TEST(KvPeersRows, HadamardIsTheMatrix) {
+TEST(KvCodecsRows, HadamardIsTheMatrix) {
     for (const uint32_t dim : {1u, 2u, 64u, 80u, 96u, 128u, 192u, 256u}) {
         const uint32_t width = hadamard_width(dim);
         EXPECT_TRUE(std::has_single_bit(width) && dim % width == 0 && dim / width % 2 == 1);
@@ -482,7 +482,7 @@ TEST(KvPeersRows, HadamardIsTheMatrix) {
     EXPECT_TRUE(different > 40 && different < 88) << different;
 }
 
-TEST(KvPeersRows, GaussianMatrixIsGaussian) {
+TEST(KvCodecsRows, GaussianMatrixIsGaussian) {
     for (const uint32_t dim : {80u, 128u}) {
         const std::vector<float>& s = gaussian_matrix(dim);
         ASSERT_EQ(s.size(), size_t{dim} * dim);
@@ -508,7 +508,7 @@ double integral(double a, double b, const F& f) {
     return sum * h / 3;
 }
 
-TEST(KvPeersRows, LevelsAreLloydMax) {
+TEST(KvCodecsRows, LevelsAreLloydMax) {
     const auto density = [](double x) { return exp(-x * x / 2) / sqrt(2 * std::numbers::pi); };
     double error[9] = {};
     for (uint32_t bits = 1; bits <= 8; ++bits) {
@@ -568,8 +568,8 @@ double direction_error(uint32_t bits, uint32_t dim) {
     return error / mass;
 }
 
-TEST(KvPeersRows, GaussianErrorsAreTheFigures) {
-    const KvPeerContext context = context_of(128);
+TEST(KvCodecsRows, GaussianErrorsAreTheFigures) {
+    const KvCodecContext context = context_of(128);
     const std::vector<float> rows = Normals(2026).rows(128 * 2000);
     struct Figure {
         const char* spec;
@@ -593,7 +593,7 @@ TEST(KvPeersRows, GaussianErrorsAreTheFigures) {
 
 // The figures above for E8 are of blocks whose coordinates were clamped to +-Q after the search: what has no number is
 // nearer.
-TEST(KvPeersRows, NumbersCostE8LessThanOnePercent) {
+TEST(KvCodecsRows, NumbersCostE8LessThanOnePercent) {
     constexpr uint32_t kDim = 128, kRows = 2000;
     for (const int32_t q : {4, 10}) {
         const LatticeCode box(8, static_cast<uint32_t>(q)), wide(8, static_cast<uint32_t>(2 * q));
@@ -625,16 +625,16 @@ TEST(KvPeersRows, NumbersCostE8LessThanOnePercent) {
     }
 }
 
-TEST(KvPeersRows, ScalesOfTurboQuantDoWhatTheyPromise) {
+TEST(KvCodecsRows, ScalesOfTurboQuantDoWhatTheyPromise) {
     constexpr uint32_t kDim = 128, kRows = 1000;
-    const KvPeerContext context = context_of(kDim);
+    const KvCodecContext context = context_of(kDim);
     const std::vector<float> rows = Normals(99).rows(kDim * kRows, 3);
     for (const char* bits : {"1", "2", "3", "5"}) {
         const std::string spec = std::string("tq-mse:") + bits;
-        const auto plain = round_trip(*make_kv_peer(spec), rows, context),
-                   ls = round_trip(*make_kv_peer(spec + ":ls"), rows, context);
-        const auto nc = round_trip(*make_kv_peer(spec + ":nc"), rows, context),
-                   eden = round_trip(*make_kv_peer(spec + ":eden"), rows, context);
+        const auto plain = round_trip(*make_kv_codec(spec), rows, context),
+                   ls = round_trip(*make_kv_codec(spec + ":ls"), rows, context);
+        const auto nc = round_trip(*make_kv_codec(spec + ":nc"), rows, context),
+                   eden = round_trip(*make_kv_codec(spec + ":eden"), rows, context);
         for (uint32_t r = 0; r < kRows; ++r) {
             const auto row = [&](const std::vector<float>& x) {
                 return std::vector<float>(x.begin() + r * kDim, x.begin() + (r + 1) * kDim);
@@ -664,13 +664,13 @@ TEST(KvPeersRows, ScalesOfTurboQuantDoWhatTheyPromise) {
     }
 }
 
-TEST(KvPeersRows, TurboQuantProdEstimatesInnerProducts) {
+TEST(KvCodecsRows, TurboQuantProdEstimatesInnerProducts) {
     constexpr uint32_t kDim = 128;
-    const KvPeerContext context = context_of(kDim);
+    const KvCodecContext context = context_of(kDim);
     const std::vector<float> rows = Normals(123).rows(kDim * 1000), queries = Normals(124).rows(kDim * 1000);
     const double xx = dot(rows, rows);
     for (int b = 2; b <= 4; ++b) {
-        const auto decoded = round_trip(*make_kv_peer("tq-prod:" + std::to_string(b)), rows, context);
+        const auto decoded = round_trip(*make_kv_codec("tq-prod:" + std::to_string(b)), rows, context);
         const double first_stage = relative_error("tq-mse:" + std::to_string(b - 1), rows, context);
         // Unbiased, where tq-mse shrinks by its error; the price is pi/2 - 1/D times the error of the first stage,
         // which is what
@@ -680,7 +680,7 @@ TEST(KvPeersRows, TurboQuantProdEstimatesInnerProducts) {
                     0.04 * first_stage)
             << b;
         // A query's inner product is the two-part estimator: the decoded first stage, and S q with the signs of S r.
-        const auto first = round_trip(*make_kv_peer("tq-mse:" + std::to_string(b - 1)), rows, context);
+        const auto first = round_trip(*make_kv_codec("tq-mse:" + std::to_string(b - 1)), rows, context);
         const std::vector<float>& s = gaussian_matrix(kDim);
         for (uint32_t r = 0; r < 20; ++r) {
             const size_t at = size_t{r} * kDim;
@@ -702,8 +702,8 @@ TEST(KvPeersRows, TurboQuantProdEstimatesInnerProducts) {
     }
 }
 
-TEST(KvPeersRows, RelatedCodecsAgree) {
-    const KvPeerContext context = context_of(128);
+TEST(KvCodecsRows, RelatedCodecsAgree) {
+    const KvCodecContext context = context_of(128);
     const std::vector<float> rows = Normals(8).rows(128 * 1000);
     for (const char* bits : {"3", "4"}) {
         const double nc = relative_error(std::string("tq-mse:") + bits + ":nc", rows, context);
@@ -721,7 +721,7 @@ TEST(KvPeersRows, RelatedCodecsAgree) {
     EXPECT_NEAR(relative_error("kakeya-e8:127", rows, context) / cube, 0.0717 / (1.0 / 12), 0.02);
 }
 
-TEST(KvPeersRows, RowsOfOtherWidths) {
+TEST(KvCodecsRows, RowsOfOtherWidths) {
     // The largest of D coordinates grows with D, and with it the error of what is scaled by it; Lloyd-Max levels do not
     // depend on it.
     for (const char* spec : {"kakeya-d4:10", "kakeya-e8:10", "absmax:4"}) {
@@ -747,7 +747,7 @@ TEST(KvPeersRows, RowsOfOtherWidths) {
                     << spec << " " << dim;
 }
 
-TEST(KvPeersRows, LatticesMakeUpForTheRoundingOfTheirScale) {
+TEST(KvCodecsRows, LatticesMakeUpForTheRoundingOfTheirScale) {
     // With many units to the largest coordinate, f16 rounding of that one (up to 2^-12, 2e-8 as a relative squared
     // error) would be most of the error, were the points not chosen with the rounded one. The norm is a number of f16
     // here: points are chosen with the exact one, as published.
@@ -771,26 +771,26 @@ std::vector<uint8_t> bytes_of(std::initializer_list<uint8_t> head, std::initiali
     return bytes;
 }
 
-TEST(KvPeersRows, ConstantRowBytes) {
+TEST(KvCodecsRows, ConstantRowBytes) {
     // (3, 0, ..., 0): norm 3, and sixty-four equal coordinates 1/8 after the transform, all of which take the top code.
     std::vector<float> row(64);
     row[0] = 3;
     // In front 3 and 1/8 as f16, low byte first.
-    EXPECT_EQ(encoded(*make_kv_peer("absmax:4"), row, context_of(64)), bytes_of({0x00, 0x42, 0x00, 0x30}, {0xee}, 32));
+    EXPECT_EQ(encoded(*make_kv_codec("absmax:4"), row, context_of(64)), bytes_of({0x00, 0x42, 0x00, 0x30}, {0xee}, 32));
     // D4, Q = 1: (1,1,1,1) is 2222 in radix 3, 80, of which half is 40: sixteen times 101000 from the lowest bit on, 24
     // bits for four.
-    EXPECT_EQ(encoded(*make_kv_peer("kakeya-d4:1"), row, context_of(64)),
+    EXPECT_EQ(encoded(*make_kv_codec("kakeya-d4:1"), row, context_of(64)),
               bytes_of({0x00, 0x42, 0x00, 0x30}, {0x28, 0x8a, 0xa2}, 4));
     // Nothing: the smallest scalars, and the origin, which is 1111 in radix 3, 40, of which half is 20.
-    EXPECT_EQ(encoded(*make_kv_peer("kakeya-d4:1"), std::vector<float>(64), context_of(64)),
+    EXPECT_EQ(encoded(*make_kv_codec("kakeya-d4:1"), std::vector<float>(64), context_of(64)),
               bytes_of({0x02, 0x00, 0x02, 0x00}, {0x14, 0x45, 0x51}, 4));
     for (const char* spec : {"absmax:4", "kakeya-d4:1", "kakeya-e8:1"}) {
-        const auto decoded = round_trip(*make_kv_peer(spec), row, context_of(64));
+        const auto decoded = round_trip(*make_kv_codec(spec), row, context_of(64));
         for (size_t i = 0; i < 64; ++i) EXPECT_NEAR(decoded[i], row[i], 1e-6) << spec;
     }
 }
 
-TEST(KvPeersRows, Fp8KeysAreTheNearestNumbers) {
+TEST(KvCodecsRows, Fp8KeysAreTheNearestNumbers) {
     std::vector<float> numbers;  // all finite E4M3 numbers >= 0
     for (int exponent = 0; exponent < 16; ++exponent)
         for (int fraction = 0; fraction < 8; ++fraction)
@@ -808,12 +808,12 @@ TEST(KvPeersRows, Fp8KeysAreTheNearestNumbers) {
         rows.push_back(ldexpf(std::fabs(random.next()), static_cast<int>(random.word() % 20) - 11));
     rows.push_back(1e9f);
     while (rows.size() % 8) rows.push_back(1);
-    const KvPeerContext context = context_of(8);
-    const auto peer = make_kv_peer("vllm-k8v4");
+    const KvCodecContext context = context_of(8);
+    const auto codec = make_kv_codec("vllm-k8v4");
     for (const float sign : {1.0f, -1.0f}) {
         std::vector<float> signed_rows = rows;
         for (float& x : signed_rows) x *= sign;
-        const auto decoded = round_trip(*peer, signed_rows, context);
+        const auto decoded = round_trip(*codec, signed_rows, context);
         for (size_t i = 0; i < rows.size(); ++i) {
             const float x = std::min(rows[i], 448.0f);
             size_t best = 0;
@@ -826,10 +826,10 @@ TEST(KvPeersRows, Fp8KeysAreTheNearestNumbers) {
     }
 }
 
-TEST(KvPeersRows, VllmValuesAndSkippedLayers) {
+TEST(KvCodecsRows, VllmValuesAndSkippedLayers) {
     const std::vector<float> rows = Normals(21).rows(128 * 50, 2);
     for (const char* spec : {"vllm-k4v4", "vllm-k3v3"}) {
-        const auto decoded = round_trip(*make_kv_peer(spec), rows, context_of(128, true));
+        const auto decoded = round_trip(*make_kv_codec(spec), rows, context_of(128, true));
         const float levels = spec[8] == '4' ? 15 : 7;
         for (size_t r = 0; r < 50; ++r) {
             const float* row = &rows[r * 128];
@@ -844,11 +844,11 @@ TEST(KvPeersRows, VllmValuesAndSkippedLayers) {
             ASSERT_LE(distinct.size(), static_cast<size_t>(levels) + 1);
         }
     }
-    const auto skipping = make_kv_peer("vllm-k3v3:skip2");
+    const auto skipping = make_kv_codec("vllm-k3v3:skip2");
     for (const uint32_t layers : {1u, 2u, 3u, 4u, 5u, 28u})
         for (uint32_t layer = 0; layer < layers; ++layer)
             for (const bool value : {false, true}) {
-                KvPeerContext context = context_of(128, value);
+                KvCodecContext context = context_of(128, value);
                 context.layer = layer, context.layers = layers;
                 const uint32_t n = std::min(2u, layers / 2);
                 const bool skipped = layer < n || layer >= layers - n;
@@ -861,14 +861,14 @@ TEST(KvPeersRows, VllmValuesAndSkippedLayers) {
             }
 }
 
-TEST(KvPeersRows, KiviGroups) {
+TEST(KvCodecsRows, KiviGroups) {
     constexpr uint32_t kDim = 80, kRows = 70;  // K: two groups of positions and six f16 rows; V: 32 + 32 + 16 channels
     std::vector<float> rows = Normals(31).rows(kDim * kRows);
     for (uint32_t r = 0; r < kRows; ++r)
         rows[r * kDim + 5] += 50;  // an outlier channel: a cheap one for K, a dear one for V
     for (const bool value : {false, true})
         for (const int b : {2, 4, 8}) {
-            const auto decoded = round_trip(*make_kv_peer("kivi:" + std::to_string(b)), rows, context_of(kDim, value));
+            const auto decoded = round_trip(*make_kv_codec("kivi:" + std::to_string(b)), rows, context_of(kDim, value));
             double beside = 0;
             for (uint32_t r = 0; r < kRows; ++r)
                 for (uint32_t c = 0; c < kDim; ++c) {
@@ -897,12 +897,12 @@ TEST(KvPeersRows, KiviGroups) {
         }
 }
 
-TEST(KvPeersRows, DecodedRowsDecodeToThemselves) {
+TEST(KvCodecsRows, DecodedRowsDecodeToThemselves) {
     const std::vector<float> rows = Normals(41).rows(128 * 64, 5);
     const auto twice = [&](const std::string& spec, bool value) {
-        const auto peer = make_kv_peer(spec);
-        const auto once = round_trip(*peer, rows, context_of(128, value));
-        const auto again = round_trip(*peer, once, context_of(128, value));
+        const auto codec = make_kv_codec(spec);
+        const auto once = round_trip(*codec, rows, context_of(128, value));
+        const auto again = round_trip(*codec, once, context_of(128, value));
         return std::pair{once, again};
     };
     // Steps between the extremes are exact: both extremes are among the levels.
@@ -923,7 +923,7 @@ TEST(KvPeersRows, DecodedRowsDecodeToThemselves) {
 
 // ---- rows that are not numbers, or too large for them ----
 
-TEST(KvPeersRows, HostileRowsAreDefined) {
+TEST(KvCodecsRows, HostileRowsAreDefined) {
     constexpr uint32_t kDim = 80;
     Normals random(51);
     const std::vector<float> normal = random.rows(kDim);
@@ -957,15 +957,15 @@ TEST(KvPeersRows, HostileRowsAreDefined) {
     for (const std::string& spec : every_spec())
         for (const bool value : {false, true})
             for (const std::vector<float>& row : hostile) {
-                const auto peer = make_kv_peer(spec);
-                const KvPeerContext context = context_of(kDim, value);
+                const auto codec = make_kv_codec(spec);
+                const KvCodecContext context = context_of(kDim, value);
                 std::vector<float> rows, cleaned;
                 for (int r = 0; r < (spec.starts_with("kivi") ? 33 : 1); ++r)
                     rows.insert(rows.end(), row.begin(), row.end());
                 for (const float x : rows) cleaned.push_back(std::isnan(x) ? 0 : x);
-                const auto bytes = encoded(*peer, rows, context);
-                EXPECT_EQ(bytes, encoded(*peer, cleaned, context)) << spec;  // NaN counts as 0
-                const auto decoded = round_trip(*peer, rows, context);
+                const auto bytes = encoded(*codec, rows, context);
+                EXPECT_EQ(bytes, encoded(*codec, cleaned, context)) << spec;  // NaN counts as 0
+                const auto decoded = round_trip(*codec, rows, context);
                 for (const float x : decoded) ASSERT_TRUE(std::isfinite(x)) << spec << " " << row[7];
                 const bool zero = dot(cleaned, cleaned) == 0;
                 for (const float x : decoded) ASSERT_TRUE(!zero || x == 0) << spec;
@@ -975,13 +975,13 @@ TEST(KvPeersRows, HostileRowsAreDefined) {
                              "tq-mse:4:eden", "vllm-k4v4", "turbo4:128"})
         for (const float scale : {1e5f, 1e20f}) {
             const std::vector<float> row = random.rows(128, scale);
-            const auto decoded = round_trip(*make_kv_peer(spec), row, context_of(128));
+            const auto decoded = round_trip(*make_kv_codec(spec), row, context_of(128));
             const double length = sqrt(dot(decoded, decoded));
             EXPECT_GT(dot(decoded, row) / length / sqrt(dot(row, row)), 0.99) << spec;
             EXPECT_NEAR(length, 65504, 0.05 * 65504) << spec;
         }
     // The codecs of single values clamp them.
-    const auto v = round_trip(*make_kv_peer("kivi:8"), with(1e9f, -1e9f), context_of(kDim, true));
+    const auto v = round_trip(*make_kv_codec("kivi:8"), with(1e9f, -1e9f), context_of(kDim, true));
     EXPECT_EQ(v[8], -65504);
     EXPECT_GT(v[7], 65504);  // smallest + 255 steps, and the step saturates too
 }

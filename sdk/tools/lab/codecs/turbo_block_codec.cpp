@@ -2,14 +2,14 @@
 // signs, its norm as f16 and the Gaussian's Lloyd-Max codes. The norm is divided by that of the levels, as their turbo4
 // does: the decoded block has the norm of the original.
 //
-// Block (row_block_peer.h): f16 norm | n codes of b bits: b + 0.5 bits per value in blocks of 32, b + 0.125 in blocks
+// Block (row_block_codec.h): f16 norm | n codes of b bits: b + 0.5 bits per value in blocks of 32, b + 0.125 in blocks
 // of 128. Norms above 65504 are stored as 65504.
 #include <cmath>
 
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
-#include "sdk/tools/lab/codecs/row_block_peer.h"
+#include "sdk/tools/lab/codecs/row_block_codec.h"
 #include "sdk/tools/lab/codecs/row_rotation.h"
 
 namespace keel::tools {
@@ -17,9 +17,9 @@ namespace {
 
 constexpr uint64_t kSignSeed = 0x6b65656c7462;
 
-class TurboBlockPeer final : public RowBlockPeer {
+class TurboBlockCodec final : public RowBlockCodec {
   public:
-    TurboBlockPeer(uint32_t bits, uint32_t block) : RowBlockPeer(bits, block), book_(gaussian_codebook(bits)) {}
+    TurboBlockCodec(uint32_t bits, uint32_t block) : RowBlockCodec(bits, block), book_(gaussian_codebook(bits)) {}
     std::string name() const override { return "turbo" + std::to_string(bits()) + ":" + std::to_string(block()); }
 
   protected:
@@ -49,13 +49,13 @@ class TurboBlockPeer final : public RowBlockPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_turbo_block_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_turbo_block_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() != 2 || !fields[0].starts_with("turbo") || (fields[1] != "32" && fields[1] != "128"))
         return nullptr;
     const auto bits = spec_number(fields[0].substr(5), 2, 4);
     if (!bits) return nullptr;
-    return std::make_unique<TurboBlockPeer>(*bits, fields[1] == "32" ? 32 : 128);
+    return std::make_unique<TurboBlockCodec>(*bits, fields[1] == "32" ? 32 : 128);
 }
 
 }  // namespace keel::tools

@@ -1,24 +1,24 @@
-#include "sdk/tools/lab/kv/kv_peer_calibration.h"
+#include "sdk/tools/lab/kv/kv_codec_calibration.h"
 
-#include "sdk/tools/lab/codecs/calibrated_peer.h"
+#include "sdk/tools/lab/codecs/calibrated_codec.h"
 #include "sdk/tools/lab/kv/kv_row_capture.h"
 
 namespace keel::tools {
 namespace {
 
 // Fits one codec to rows [count][head_dim] and keeps everything but the covariance.
-void fit(const KvPeer& peer, const std::vector<float>& rows, const KvPeerContext& context, KvPeerCalibration* to) {
-    KvPeerCalibration fitted;
-    calibrate_peer(peer, rows.data(), static_cast<uint32_t>(rows.size() / context.head_dim), context, &fitted);
+void fit(const KvCodec& codec, const std::vector<float>& rows, const KvCodecContext& context, KvCodecCalibration* to) {
+    KvCodecCalibration fitted;
+    calibrate_codec(codec, rows.data(), static_cast<uint32_t>(rows.size() / context.head_dim), context, &fitted);
     to->group_scales = std::move(fitted.group_scales);
     to->codebook = std::move(fitted.codebook);
 }
 
 }  // namespace
 
-KvPeerTables covariances_of(const EngineOptions& options, const std::string& text, uint32_t documents,
-                            uint32_t context_tokens) {
-    KvPeerTables tables;
+KvCodecTables covariances_of(const EngineOptions& options, const std::string& text, uint32_t documents,
+                             uint32_t context_tokens) {
+    KvCodecTables tables;
     uint64_t rows = 0;
     capture_rows(options, text, documents, context_tokens, [&](const KvDocumentRows& r) {
         const KvShape& s = r.shape;
@@ -36,22 +36,22 @@ KvPeerTables covariances_of(const EngineOptions& options, const std::string& tex
             }
         rows += uint64_t{r.tokens} * s.group();
     });
-    for (KvPeerCalibration& table : tables)
+    for (KvCodecCalibration& table : tables)
         for (double& x : table.query_covariance) x /= static_cast<double>(rows);
     return tables;
 }
 
 void fit_tables(const EngineOptions& options, const KvSpec& spec, const std::string& text, uint32_t documents,
-                uint32_t context_tokens, KvPeerTables* tables) {
+                uint32_t context_tokens, KvCodecTables* tables) {
     for (const bool value : {false, true}) {
-        const KvPeer* peer = value ? spec.v_peer.get() : spec.k_peer.get();
-        if (!dynamic_cast<const CalibratedPeer*>(peer)) continue;
-        const bool pooled = peer->pools_heads();
+        const KvCodec* codec = value ? spec.v_codec.get() : spec.k_codec.get();
+        if (!dynamic_cast<const CalibratedCodec*>(codec)) continue;
+        const bool pooled = codec->pools_heads();
         std::vector<std::vector<float>> rows;  // [layers] of pooled heads, or [layers][kv_heads]
         KvShape shape;
         capture_rows(options, text, documents, context_tokens, [&](const KvDocumentRows& r) {
             shape = r.shape;
-            const std::vector<float>& all = value ? r.v : peer->before_rope() ? r.k_before : r.k_after;
+            const std::vector<float>& all = value ? r.v : codec->before_rope() ? r.k_before : r.k_after;
             rows.resize(pooled ? shape.layers : size_t{shape.layers} * shape.kv_heads);
             for (uint32_t layer = 0; layer < shape.layers; ++layer)
                 for (uint32_t t = 0; t < r.tokens; ++t)
@@ -62,22 +62,22 @@ void fit_tables(const EngineOptions& options, const KvSpec& spec, const std::str
                     }
         });
         for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-            const std::span<KvPeerCalibration> own =
+            const std::span<KvCodecCalibration> own =
                 std::span(*tables).subspan((size_t{value} * shape.layers + layer) * shape.kv_heads, shape.kv_heads);
-            KvPeerContext context{
+            KvCodecContext context{
                 .layer = layer, .layers = shape.layers, .kv_head = 0, .head_dim = shape.head_dim, .value = value};
             if (!pooled) {
                 for (uint32_t head = 0; head < shape.kv_heads; ++head) {
                     context.kv_head = head;
                     context.calibration = &own[head];
-                    fit(*peer, rows[size_t{layer} * shape.kv_heads + head], context, &own[head]);
+                    fit(*codec, rows[size_t{layer} * shape.kv_heads + head], context, &own[head]);
                 }
                 continue;
             }
-            const KvPeerCalibration together = pooled_calibration(own);
-            KvPeerCalibration fitted;
+            const KvCodecCalibration together = pooled_calibration(own);
+            KvCodecCalibration fitted;
             context.calibration = &together;
-            fit(*peer, rows[layer], context, &fitted);
+            fit(*codec, rows[layer], context, &fitted);
             const size_t groups = fitted.group_scales.size() / shape.kv_heads;
             for (uint32_t head = 0; head < shape.kv_heads; ++head)
                 own[head].group_scales.assign(

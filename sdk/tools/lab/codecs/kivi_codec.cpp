@@ -8,22 +8,22 @@
 // Codes are made with the stored f16 numbers. What f16 does not hold is stored as +-65504.
 #include <cmath>
 
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 
 namespace keel::tools {
 namespace {
 
 constexpr uint32_t kGroup = 32;
 
-class KiviPeer final : public KvPeer {
+class KiviCodec final : public KvCodec {
   public:
-    explicit KiviPeer(uint32_t bits) : bits_(bits), top_((1u << bits) - 1) {}
+    explicit KiviCodec(uint32_t bits) : bits_(bits), top_((1u << bits) - 1) {}
     std::string name() const override { return "kivi:" + std::to_string(bits_); }
     uint32_t block_rows(bool value) const override { return value ? 1 : kGroup; }
 
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override {
         const uint32_t dim = checked_dim(*this, context);
         std::vector<float> finite(static_cast<size_t>(count) * dim);
@@ -34,7 +34,7 @@ class KiviPeer final : public KvPeer {
                    [&](size_t at, uint32_t n, size_t stride) { put_group(&finite[at], n, stride, bits); });
         for (size_t i = coded_rows(count, context) * size_t{dim}; i < finite.size(); ++i) bits.put_f16(finite[i]);
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
                 float* rows) const override {
         const size_t dim = checked_dim(*this, context), coded = coded_rows(count, context) * dim;
         uint64_t expected = 2 * (count * dim - coded);
@@ -48,12 +48,12 @@ class KiviPeer final : public KvPeer {
 
   private:
     // Rows in groups; the others are f16.
-    static uint32_t coded_rows(uint32_t count, const KvPeerContext& context) {
+    static uint32_t coded_rows(uint32_t count, const KvCodecContext& context) {
         return context.value ? count : count - count % kGroup;
     }
     // visit(first value, number of values, distance between them) for every group, in stored order.
     template <class Visit>
-    static void each_group(uint32_t count, const KvPeerContext& context, const Visit& visit) {
+    static void each_group(uint32_t count, const KvCodecContext& context, const Visit& visit) {
         const size_t dim = context.head_dim, coded = coded_rows(count, context);
         if (context.value) {
             for (size_t row = 0; row < coded; ++row)
@@ -90,12 +90,12 @@ class KiviPeer final : public KvPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_kivi_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_kivi_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() != 2 || fields[0] != "kivi") return nullptr;
     const auto bits = spec_number(fields[1], 2, 8);
     if (!bits) return nullptr;
-    return std::make_unique<KiviPeer>(*bits);
+    return std::make_unique<KiviCodec>(*bits);
 }
 
 }  // namespace keel::tools

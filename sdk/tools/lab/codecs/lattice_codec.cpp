@@ -5,10 +5,10 @@
 // (D/8) ceil(8 log2(2Q+1)) + 32 with E8, rounded up to bytes per row. As published, decoding needs the product of the
 // two numbers only, and for many Q a larger one costs no bits: both are upstream's price.
 // A norm above 65504 is stored as 65504 (upstream stores infinity): the row keeps its direction.
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/lattice_code.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 #include "sdk/tools/lab/codecs/row_rotation.h"
 
 namespace keel::tools {
@@ -17,19 +17,19 @@ namespace {
 constexpr float kEpsilon = 0x1p-23f;  // upstream's floor of both numbers; as f16 it is 2 units
 constexpr uint32_t kScalarBits = 32;
 
-class LatticePeer final : public RowPeer {
+class LatticeCodec final : public RowCodec {
   public:
-    LatticePeer(std::string family, uint32_t dim, uint32_t radius)
+    LatticeCodec(std::string family, uint32_t dim, uint32_t radius)
         : family_(std::move(family)), radius_(radius), code_(dim, radius) {}
     std::string name() const override { return family_ + ":" + std::to_string(radius_); }
     bool before_rope() const override { return true; }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
+    uint64_t row_bytes(const KvCodecContext& context) const override {
         const uint64_t blocks = checked_dim(*this, context, code_.dim()) / code_.dim();
         return (blocks * code_.index_bits() + kScalarBits + 7) / 8;
     }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext&, BitWriter& bits) const override {
+    void encode_row(std::span<float> row, const KvCodecContext&, BitWriter& bits) const override {
         const float norm = std::max(row_norm(row), kEpsilon);
         for (float& x : row) x /= norm;
         hadamard(row);
@@ -44,7 +44,7 @@ class LatticePeer final : public RowPeer {
             bits.put(code_.index(twice), code_.index_bits());
         }
     }
-    void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
+    void decode_row(BitReader& bits, const KvCodecContext&, std::span<float> row) const override {
         const float norm = bits.take_f16();
         const float unit = bits.take_f16() / static_cast<float>(radius_);
         int32_t twice[kMaxLatticeBlock];
@@ -64,12 +64,12 @@ class LatticePeer final : public RowPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_lattice_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_lattice_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() != 2 || (fields[0] != "kakeya-d4" && fields[0] != "kakeya-e8")) return nullptr;
     const auto radius = spec_number(fields[1], 1, LatticeCode::kMaxRadius);
     if (!radius) return nullptr;
-    return std::make_unique<LatticePeer>(std::string(fields[0]), fields[0] == "kakeya-d4" ? 4 : 8, *radius);
+    return std::make_unique<LatticeCodec>(std::string(fields[0]), fields[0] == "kakeya-d4" ? 4 : 8, *radius);
 }
 
 }  // namespace keel::tools

@@ -23,30 +23,30 @@
 #pragma once
 #include <memory>
 
-#include "sdk/tools/lab/codecs/calibrated_peer.h"
+#include "sdk/tools/lab/codecs/calibrated_codec.h"
 #include "sdk/tools/lab/codecs/kakeyaturbo_options.h"
 
 namespace keel::tools {
 
-class KakeyaturboPeer final : public CalibratedPeer {
+class KakeyaturboCodec final : public CalibratedCodec {
   public:
-    KakeyaturboPeer(std::string_view name, const KakeyaturboOptions& options) : name_(name), options_(options) {}
+    KakeyaturboCodec(std::string_view name, const KakeyaturboOptions& options) : name_(name), options_(options) {}
     std::string name() const override { return name_; }
     // With a shared basis the rows of a whole stream belong together.
     uint32_t block_rows(bool) const override { return options_.share_basis ? 1 << 20 : options_.block; }
     bool pools_heads() const override { return options_.pooled; }
     bool before_rope() const override { return options_.before_rope; }
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override;
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
                 float* rows) const override;
     // Triangles of L in f32 (published bytes: L and L^-1), a codebook that is not the Gaussian's.
-    uint64_t side_bytes(const KvPeerContext& context) const override;
+    uint64_t side_bytes(const KvCodecContext& context) const override;
     // Fits calibration->codebook where the options ask for an own one.
-    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
-                   KvPeerCalibration* calibration) const override;
+    void calibrate(const float* rows, uint32_t count, const KvCodecContext& context,
+                   KvCodecCalibration* calibration) const override;
     // The numbers z of step 3, of all whole blocks.
-    std::vector<float> scaled_residuals(const float* rows, uint32_t count, const KvPeerContext& context) const;
+    std::vector<float> scaled_residuals(const float* rows, uint32_t count, const KvCodecContext& context) const;
 
   private:
     std::string name_;

@@ -1,16 +1,16 @@
 // Codecs that cut a row into short blocks and code each by itself.
 #pragma once
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 
 namespace keel::tools {
 
 // Blocks of `block` (a power of two) values; what is left of a row is cut into smaller powers of two, largest first (D
 // = 80 in 32s: 32 + 32 + 16; D = 64 in 128s: 64). A block: one f16, then `bits` bits a value; every block begins a
 // byte.
-class RowBlockPeer : public RowPeer {
+class RowBlockCodec : public RowCodec {
   public:
-    RowBlockPeer(uint32_t bits, uint32_t block) : bits_(bits), block_(block) {}
-    uint64_t row_bytes(const KvPeerContext& context) const final;
+    RowBlockCodec(uint32_t bits, uint32_t block) : bits_(bits), block_(block) {}
+    uint64_t row_bytes(const KvCodecContext& context) const final;
 
   protected:
     uint32_t bits() const { return bits_; }
@@ -20,8 +20,8 @@ class RowBlockPeer : public RowPeer {
     virtual void decode_block(BitReader& bits, std::span<float> y) const = 0;
 
   private:
-    void encode_row(std::span<float> row, const KvPeerContext& context, BitWriter& bits) const final;
-    void decode_row(BitReader& bits, const KvPeerContext& context, std::span<float> row) const final;
+    void encode_row(std::span<float> row, const KvCodecContext& context, BitWriter& bits) const final;
+    void decode_row(BitReader& bits, const KvCodecContext& context, std::span<float> row) const final;
     // The next block of a row of which `left` values are left.
     size_t width(size_t left) const;
 

@@ -1,4 +1,4 @@
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 
 #include <cmath>
 #include <stdexcept>
@@ -22,19 +22,20 @@ float row_absmax(std::span<const float> row) {
     return largest;
 }
 
-void expect_bytes(const KvPeer& peer, std::span<const uint8_t> bytes, uint64_t expected) {
+void expect_bytes(const KvCodec& codec, std::span<const uint8_t> bytes, uint64_t expected) {
     if (bytes.size() != expected)
-        throw std::invalid_argument(peer.name() + ": " + std::to_string(bytes.size()) + " bytes instead of " +
+        throw std::invalid_argument(codec.name() + ": " + std::to_string(bytes.size()) + " bytes instead of " +
                                     std::to_string(expected));
 }
 
-uint32_t checked_dim(const KvPeer& peer, const KvPeerContext& context, uint32_t multiple) {
+uint32_t checked_dim(const KvCodec& codec, const KvCodecContext& context, uint32_t multiple) {
     if (context.head_dim == 0 || context.head_dim % multiple)
-        throw std::invalid_argument(peer.name() + ": no form for head_dim " + std::to_string(context.head_dim));
+        throw std::invalid_argument(codec.name() + ": no form for head_dim " + std::to_string(context.head_dim));
     return context.head_dim;
 }
 
-void RowPeer::encode(const float* rows, uint32_t count, const KvPeerContext& context, std::vector<uint8_t>& out) const {
+void RowCodec::encode(const float* rows, uint32_t count, const KvCodecContext& context,
+                      std::vector<uint8_t>& out) const {
     const uint64_t stride = row_bytes(context);
     std::vector<float> row(context.head_dim);
     for (uint32_t r = 0; r < count; ++r) {
@@ -47,7 +48,8 @@ void RowPeer::encode(const float* rows, uint32_t count, const KvPeerContext& con
     }
 }
 
-void RowPeer::decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context, float* rows) const {
+void RowCodec::decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
+                      float* rows) const {
     const uint64_t stride = row_bytes(context);
     expect_bytes(*this, bytes, stride * count);
     for (uint32_t r = 0; r < count; ++r) {

@@ -9,18 +9,18 @@
 #include <stdexcept>
 
 #include "kernels/cpu/kv_codec/kv_codecs_impl.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
 #include "sdk/tools/lab/codecs/long_trellis_tables.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 #include "sdk/tools/lab/codecs/trellis_search.h"
 
 namespace keel::tools {
 namespace {
 
 template <int kStateBits, int kBits>
-class LongTrellisPeer final : public RowPeer {
+class LongTrellisCodec final : public RowCodec {
   public:
-    LongTrellisPeer() {
+    LongTrellisCodec() {
         if constexpr (kStateBits == 8) {
             unit_ = kernels::kTrellisUnit[kBits - 2];
             for (uint32_t s = 0; s < kStates; ++s) value_[s] = kernels::kTrellisTables[kBits - 2][s];
@@ -35,7 +35,7 @@ class LongTrellisPeer final : public RowPeer {
         }
     }
     std::string name() const override { return "tcq" + std::to_string(kStateBits) + "-" + std::to_string(kBits); }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
+    uint64_t row_bytes(const KvCodecContext& context) const override {
         const uint32_t dim = checked_dim(*this, context, 8);
         if (dim > kernels::kMaxHeadDim)
             throw std::invalid_argument(name() + ": no form for head_dim " + std::to_string(dim));
@@ -43,7 +43,7 @@ class LongTrellisPeer final : public RowPeer {
     }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext&, BitWriter& bits) const override {
+    void encode_row(std::span<float> row, const KvCodecContext&, BitWriter& bits) const override {
         const uint32_t n = static_cast<uint32_t>(row.size());
         kernels::rotate_row(row.data(), n);
         kernels::NormalRow x;
@@ -61,7 +61,7 @@ class LongTrellisPeer final : public RowPeer {
         const float s = kernels::fit_scale(x, c, n, kernels::KvScaleMode::kLeastSquares);
         bits.put(kernels::trellis_field<kBits>(s, state[n - 1] >> kBits), 16);
     }
-    void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
+    void decode_row(BitReader& bits, const KvCodecContext&, std::span<float> row) const override {
         const size_t n = row.size();
         uint32_t fresh[kernels::kMaxHeadDim];
         for (size_t i = 0; i < n; ++i) fresh[i] = bits.take_code(kBits);
@@ -82,22 +82,22 @@ class LongTrellisPeer final : public RowPeer {
 };
 
 template <int kStateBits, int kBits>
-std::unique_ptr<KvPeer> make_one() {
-    return std::make_unique<LongTrellisPeer<kStateBits, kBits>>();
+std::unique_ptr<KvCodec> make_one() {
+    return std::make_unique<LongTrellisCodec<kStateBits, kBits>>();
 }
 
 // 12 bits of state do not pay at 4 bits: trained alike, they leave more than 10 do.
 constexpr struct {
     std::string_view name;
-    std::unique_ptr<KvPeer> (*make)();
-} kPeers[] = {{"tcq8-2", make_one<8, 2>},   {"tcq8-3", make_one<8, 3>},   {"tcq8-4", make_one<8, 4>},
-              {"tcq10-2", make_one<10, 2>}, {"tcq10-3", make_one<10, 3>}, {"tcq10-4", make_one<10, 4>},
-              {"tcq12-2", make_one<12, 2>}, {"tcq12-3", make_one<12, 3>}};
+    std::unique_ptr<KvCodec> (*make)();
+} kCodecs[] = {{"tcq8-2", make_one<8, 2>},   {"tcq8-3", make_one<8, 3>},   {"tcq8-4", make_one<8, 4>},
+               {"tcq10-2", make_one<10, 2>}, {"tcq10-3", make_one<10, 3>}, {"tcq10-4", make_one<10, 4>},
+               {"tcq12-2", make_one<12, 2>}, {"tcq12-3", make_one<12, 3>}};
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_long_trellis_peer(std::string_view spec) {
-    for (const auto& [name, make] : kPeers)
+std::unique_ptr<KvCodec> make_long_trellis_codec(std::string_view spec) {
+    for (const auto& [name, make] : kCodecs)
         if (spec == name) return make();
     return nullptr;
 }

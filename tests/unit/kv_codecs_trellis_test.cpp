@@ -1,4 +1,4 @@
-// The trellises of more states (sdk/tools/lab/codecs/long_trellis_peer.cpp): with 8-bit states the tcq formats
+// The trellises of more states (sdk/tools/lab/codecs/long_trellis_codec.cpp): with 8-bit states the tcq formats
 // themselves, the search against every path, the layout read by another reader, and errors of Gaussian rows.
 #include <gtest/gtest.h>
 #include <math.h>
@@ -6,7 +6,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/kv_codec.h"
 #include "sdk/tools/lab/codecs/long_trellis_tables.h"
 #include "sdk/tools/lab/codecs/trellis_search.h"
 #include "tests/unit/kernels_test_support.h"
@@ -14,25 +14,25 @@
 namespace keel_test {
 namespace {
 
-using keel::tools::KvPeer;
-using keel::tools::KvPeerContext;
+using keel::tools::KvCodec;
+using keel::tools::KvCodecContext;
 
 constexpr uint32_t kGaussianRows = 400;
 constexpr double kGaussianTolerance = 0.02;
 
-KvPeerContext context_of(uint32_t head_dim) {
-    KvPeerContext context;
+KvCodecContext context_of(uint32_t head_dim) {
+    KvCodecContext context;
     context.head_dim = head_dim;
     return context;
 }
-std::vector<uint8_t> encoded(const KvPeer& peer, const std::vector<float>& row) {
+std::vector<uint8_t> encoded(const KvCodec& codec, const std::vector<float>& row) {
     std::vector<uint8_t> bytes;
-    peer.encode(row.data(), 1, context_of(static_cast<uint32_t>(row.size())), bytes);
+    codec.encode(row.data(), 1, context_of(static_cast<uint32_t>(row.size())), bytes);
     return bytes;
 }
-std::vector<float> decoded(const KvPeer& peer, const std::vector<uint8_t>& bytes, uint32_t n) {
+std::vector<float> decoded(const KvCodec& codec, const std::vector<uint8_t>& bytes, uint32_t n) {
     std::vector<float> row(n);
-    peer.decode(bytes, 1, context_of(n), row.data());
+    codec.decode(bytes, 1, context_of(n), row.data());
     return row;
 }
 double squared_error(const std::vector<float>& a, const std::vector<float>& b) {
@@ -51,28 +51,28 @@ std::vector<float> table_of(const keel::tools::LongTrellisTable& t) {
     return value;
 }
 
-TEST(KvPeersTrellis, BytesAreThoseOfTheFormats) {
+TEST(KvCodecsTrellis, BytesAreThoseOfTheFormats) {
     for (const int state_bits : {8, 10, 12})
         for (const int bits : {2, 3, 4}) {
             if (state_bits == 12 && bits == 4) continue;
-            const auto peer = keel::tools::make_kv_peer(spec_of(state_bits, bits));
-            ASSERT_NE(peer, nullptr);
+            const auto codec = keel::tools::make_kv_codec(spec_of(state_bits, bits));
+            ASSERT_NE(codec, nullptr);
             for (const uint32_t n : {64u, 80u, 128u, 256u})
-                EXPECT_EQ(encoded(*peer, std::vector<float>(n, 1.0f)).size(), n * static_cast<uint32_t>(bits) / 8 + 2)
-                    << peer->name() << " " << n;
-            EXPECT_THROW(encoded(*peer, std::vector<float>(60)), std::invalid_argument);
-            EXPECT_THROW(encoded(*peer, std::vector<float>(264)), std::invalid_argument);
+                EXPECT_EQ(encoded(*codec, std::vector<float>(n, 1.0f)).size(), n * static_cast<uint32_t>(bits) / 8 + 2)
+                    << codec->name() << " " << n;
+            EXPECT_THROW(encoded(*codec, std::vector<float>(60)), std::invalid_argument);
+            EXPECT_THROW(encoded(*codec, std::vector<float>(264)), std::invalid_argument);
         }
     for (const char* spec :
          {"tcq-3", "tcq9-3", "tcq10-5", "tcq10-1", "tcq10-", "tcq10", "tcq10-3:", "tcq010-3", "tcq14-3", "tcq12-4"})
-        EXPECT_EQ(keel::tools::make_kv_peer(spec), nullptr) << spec;
+        EXPECT_EQ(keel::tools::make_kv_codec(spec), nullptr) << spec;
 }
 
-TEST(KvPeersTrellis, EightBitStatesAreTheFormats) {
+TEST(KvCodecsTrellis, EightBitStatesAreTheFormats) {
     Random random(61);
     const KernelSet* set = find_kernel_set(kScalar);
     for (const KvFormat f : {kKvTcq2, kKvTcq3, kKvTcq4}) {
-        const auto peer = keel::tools::make_kv_peer(spec_of(8, kKvFormats[f].bits));
+        const auto codec = keel::tools::make_kv_codec(spec_of(8, kKvFormats[f].bits));
         for (const uint32_t n : {64u, 80u, 128u}) {
             int same = 0;
             for (int round = 0; round < 20; ++round) {
@@ -82,18 +82,18 @@ TEST(KvPeersTrellis, EightBitStatesAreTheFormats) {
                 std::vector<uint8_t> bytes(kv_code_bytes(f, n) + 2);
                 set->kv_encode[f](x.data(), n, KvScaleMode::kLeastSquares, bytes.data(),
                                   bytes.data() + kv_code_bytes(f, n));
-                const std::vector<float> own = decoded(*peer, bytes, n);
+                const std::vector<float> own = decoded(*codec, bytes, n);
                 set->kv_decode[f](bytes.data(), bytes.data() + kv_code_bytes(f, n), n, x.data());
                 set->kv_unrotate(x.data(), n);
-                ASSERT_TRUE(same_floats(x.data(), own.data(), n)) << peer->name() << " " << n;
+                ASSERT_TRUE(same_floats(x.data(), own.data(), n)) << codec->name() << " " << n;
                 // The searches differ by the rounding of their sums alone: another path has to be as good.
-                const std::vector<uint8_t> own_bytes = encoded(*peer, row);
+                const std::vector<uint8_t> own_bytes = encoded(*codec, row);
                 same += own_bytes == bytes;
                 const double error = squared_error(row, own);
-                ASSERT_NEAR(squared_error(row, decoded(*peer, own_bytes, n)), error, 1e-4 * error)
-                    << peer->name() << " " << n;
+                ASSERT_NEAR(squared_error(row, decoded(*codec, own_bytes, n)), error, 1e-4 * error)
+                    << codec->name() << " " << n;
             }
-            EXPECT_GE(same, 19) << peer->name() << " " << n;
+            EXPECT_GE(same, 19) << codec->name() << " " << n;
         }
     }
 }
@@ -127,7 +127,7 @@ void check_search(Random& random, const std::vector<float>& value) {
         ASSERT_NEAR(found, best, 1e-5 * (best + 1)) << kStateBits << " " << kBits;
     }
 }
-TEST(KvPeersTrellis, SearchIsExact) {
+TEST(KvCodecsTrellis, SearchIsExact) {
     Random random(62);
     for (const keel::tools::LongTrellisTable& t : keel::tools::kLongTrellisTables) {
         const std::vector<float> value = table_of(t);
@@ -139,10 +139,10 @@ TEST(KvPeersTrellis, SearchIsExact) {
 }
 
 // The row as a string of bits: the codes, the start bits, zeros. State i is the window at bit i * b.
-TEST(KvPeersTrellis, StatesAreWindowsOfTheCodes) {
+TEST(KvCodecsTrellis, StatesAreWindowsOfTheCodes) {
     Random random(63);
     for (const keel::tools::LongTrellisTable& t : keel::tools::kLongTrellisTables) {
-        const auto peer = keel::tools::make_kv_peer(spec_of(t.state_bits, t.bits));
+        const auto codec = keel::tools::make_kv_codec(spec_of(t.state_bits, t.bits));
         const std::vector<float> value = table_of(t);
         constexpr uint32_t n = 64;
         const uint32_t bits = static_cast<uint32_t>(t.bits), state_bits = static_cast<uint32_t>(t.state_bits);
@@ -162,27 +162,27 @@ TEST(KvPeersTrellis, StatesAreWindowsOfTheCodes) {
             row[i] = scale * value[state];
         }
         find_kernel_set(kScalar)->kv_unrotate(row.data(), n);
-        EXPECT_EQ(decoded(*peer, bytes, n), row) << peer->name();
+        EXPECT_EQ(decoded(*codec, bytes, n), row) << codec->name();
     }
 }
 
 // Relative squared errors of Gaussian rows. 10-bit states were asked for 0.0707, 0.0195 and 0.0053 at 128 elements;
 // annealed tables do better, and no trellis does better than 4^-b.
-TEST(KvPeersTrellis, MoreStatesLeaveLess) {
+TEST(KvCodecsTrellis, MoreStatesLeaveLess) {
     for (const int bits : {2, 3, 4}) {
         double error[3] = {};
         const int kinds = bits == 4 ? 2 : 3;
         for (int i = 0; i < kinds; ++i) {
-            const auto peer = keel::tools::make_kv_peer(spec_of(8 + 2 * i, bits));
+            const auto codec = keel::tools::make_kv_codec(spec_of(8 + 2 * i, bits));
             Random random(64);
             double left = 0, all = 0;
             for (uint32_t r = 0; r < kGaussianRows; ++r) {
                 const std::vector<float> row = random.normals(128);
-                left += squared_error(row, decoded(*peer, encoded(*peer, row), 128));
+                left += squared_error(row, decoded(*codec, encoded(*codec, row), 128));
                 all += squared_error(row, std::vector<float>(128));
             }
             error[i] = left / all;
-            EXPECT_GT(error[i], pow(0.25, bits)) << peer->name();
+            EXPECT_GT(error[i], pow(0.25, bits)) << codec->name();
         }
         EXPECT_LT(error[1], 0.99 * error[0]) << bits;
         if (kinds == 3) {

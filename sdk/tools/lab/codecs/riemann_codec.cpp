@@ -15,11 +15,11 @@
 #include <stdexcept>
 
 #include "sdk/tools/lab/codecs/block_stream.h"
-#include "sdk/tools/lab/codecs/calibrated_peer.h"
+#include "sdk/tools/lab/codecs/calibrated_codec.h"
 #include "sdk/tools/lab/codecs/codebook_fit.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
 #include "sdk/tools/lab/codecs/plane_directions.h"
 #include "sdk/tools/lab/codecs/query_whitening.h"
 
@@ -58,15 +58,15 @@ struct RiemannForm {
     uint32_t block = kBlock;
 };
 
-class RiemannPeer final : public CalibratedPeer {
+class RiemannCodec final : public CalibratedCodec {
   public:
-    RiemannPeer(std::string_view name, RiemannForm form)
+    RiemannCodec(std::string_view name, RiemannForm form)
         : name_(name), form_(std::move(form)), directions_(form_.direction_bits) {}
     std::string name() const override { return name_; }
     uint32_t block_rows(bool) const override { return form_.block; }
     bool before_rope() const override { return true; }
 
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override {
         const uint32_t dim = checked_dim(*this, context, 2), groups = dim / 2;
         const std::span<const float> scales = group_scales(context), book = levels(context);
@@ -93,7 +93,7 @@ class RiemannPeer final : public CalibratedPeer {
             bits.align();
         }
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
                 float* rows) const override {
         const uint32_t dim = checked_dim(*this, context, 2), groups = dim / 2;
         const std::span<const float> scales = group_scales(context), book = levels(context);
@@ -128,15 +128,15 @@ class RiemannPeer final : public CalibratedPeer {
         cursor.finish();
     }
     // Scales in f32, the triangle of L, and levels that were fitted.
-    uint64_t side_bytes(const KvPeerContext& context) const override {
+    uint64_t side_bytes(const KvCodecContext& context) const override {
         const uint64_t groups = checked_dim(*this, context, 2) / 2, heads = group_scales(context).size() / groups;
         return heads * groups * 4 +
                (whitens(context) ? QueryWhitening::side_bytes(static_cast<uint32_t>(heads), context.head_dim) : 0) +
                (form_.own_levels ? uint64_t{4} << form_.bits : 0);
     }
 
-    void calibrate(const float* rows, uint32_t count, const KvPeerContext& context,
-                   KvPeerCalibration* calibration) const override {
+    void calibrate(const float* rows, uint32_t count, const KvCodecContext& context,
+                   KvCodecCalibration* calibration) const override {
         const uint32_t dim = checked_dim(*this, context, 2), groups = dim / 2;
         const std::optional<QueryWhitening> whitening = whitening_of(context);
         const uint32_t heads = whitening ? whitening->heads() : 1;
@@ -171,14 +171,14 @@ class RiemannPeer final : public CalibratedPeer {
     }
 
   private:
-    bool whitens(const KvPeerContext& context) const { return form_.whitened && !context.value; }
-    std::optional<QueryWhitening> whitening_of(const KvPeerContext& context) const {
+    bool whitens(const KvCodecContext& context) const { return form_.whitened && !context.value; }
+    std::optional<QueryWhitening> whitening_of(const KvCodecContext& context) const {
         if (!whitens(context)) return std::nullopt;
         if (!context.calibration || context.calibration->query_covariance.empty())
             throw std::invalid_argument(name_ + ": no query covariance");
         return QueryWhitening(context.calibration->query_covariance, context.head_dim);
     }
-    void whiten(std::span<float> rows, const KvPeerContext& context) const {
+    void whiten(std::span<float> rows, const KvCodecContext& context) const {
         const std::optional<QueryWhitening> whitening = whitening_of(context);
         if (!whitening) return;
         const size_t dim = context.head_dim;
@@ -190,7 +190,7 @@ class RiemannPeer final : public CalibratedPeer {
         }
     }
     // [heads][groups], checked.
-    std::span<const float> group_scales(const KvPeerContext& context) const {
+    std::span<const float> group_scales(const KvCodecContext& context) const {
         const size_t groups = context.head_dim / 2;
         if (!context.calibration || context.calibration->group_scales.empty())
             throw std::invalid_argument(name_ + ": no group scales");
@@ -204,7 +204,7 @@ class RiemannPeer final : public CalibratedPeer {
     static float scale_of(std::span<const float> scales, size_t row, size_t group, size_t groups) {
         return scales[row % (scales.size() / groups) * groups + group];
     }
-    std::span<const float> levels(const KvPeerContext& context) const {
+    std::span<const float> levels(const KvCodecContext& context) const {
         if (!form_.own_levels) return form_.book;
         if (!context.calibration || context.calibration->codebook.size() != size_t{1} << form_.bits)
             throw std::invalid_argument(name_ + ": no codebook of 2^m levels");
@@ -229,7 +229,7 @@ class RiemannPeer final : public CalibratedPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_riemann_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_riemann_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() < 3 || fields[0] != "riemann") return nullptr;
     const auto direction_bits = spec_number(fields[1], 1, 8), bits = spec_number(fields[2], 1, 8);
@@ -264,7 +264,7 @@ std::unique_ptr<KvPeer> make_riemann_peer(std::string_view spec) {
     }
     if (form.book.empty()) form.book = calibrated();
     if (form.book.empty()) form.book = quantile_codebook(*bits);
-    return std::make_unique<RiemannPeer>(spec, std::move(form));
+    return std::make_unique<RiemannCodec>(spec, std::move(form));
 }
 
 }  // namespace keel::tools

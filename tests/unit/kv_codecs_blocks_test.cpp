@@ -1,4 +1,4 @@
-// The block codecs of sdk/tools/kv_peers: Besicovitch, Riemann and, with Eigen, KakeyaTurbo. Sizes against their
+// The block codecs of sdk/tools/lab/codecs: Besicovitch, Riemann and, with Eigen, KakeyaTurbo. Sizes against their
 // formulas, errors on Gaussian rows against published figures and numerical integration, properties that broken
 // decoders lack.
 #include <gtest/gtest.h>
@@ -17,10 +17,10 @@
 #include <tuple>
 
 #include "sdk/tools/lab/codecs/besicovitch_codebook.h"
-#include "sdk/tools/lab/codecs/calibrated_peer.h"
+#include "sdk/tools/lab/codecs/calibrated_codec.h"
 #include "sdk/tools/lab/codecs/codebook_fit.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/kv_codec.h"
 #include "sdk/tools/lab/codecs/layer_set.h"
 #include "sdk/tools/lab/codecs/plane_directions.h"
 #include "sdk/tools/lab/codecs/query_whitening.h"
@@ -31,7 +31,7 @@
 
 #include "sdk/tools/lab/codecs/block_pca.h"
 #include "sdk/tools/lab/codecs/kakeyaturbo_block.h"
-#include "sdk/tools/lab/codecs/kakeyaturbo_peer.h"
+#include "sdk/tools/lab/codecs/kakeyaturbo_codec.h"
 #include "sdk/tools/lab/codecs/kakeyaturbo_recipes.h"
 #include "sdk/tools/lab/codecs/spherical_kmeans.h"
 #endif
@@ -61,27 +61,27 @@ class Source {
     std::mt19937_64 engine_;
 };
 
-KvPeerContext context_of(uint32_t head_dim, bool value = false, const KvPeerCalibration* calibration = nullptr) {
-    KvPeerContext context;
+KvCodecContext context_of(uint32_t head_dim, bool value = false, const KvCodecCalibration* calibration = nullptr) {
+    KvCodecContext context;
     context.head_dim = head_dim, context.value = value, context.calibration = calibration;
     return context;
 }
-uint32_t count_of(const Rows& rows, const KvPeerContext& context) {
+uint32_t count_of(const Rows& rows, const KvCodecContext& context) {
     return static_cast<uint32_t>(rows.size() / context.head_dim);
 }
 
-std::vector<uint8_t> encoded(const KvPeer& peer, const Rows& rows, const KvPeerContext& context) {
+std::vector<uint8_t> encoded(const KvCodec& codec, const Rows& rows, const KvCodecContext& context) {
     std::vector<uint8_t> bytes;
-    peer.encode(rows.data(), count_of(rows, context), context, bytes);
+    codec.encode(rows.data(), count_of(rows, context), context, bytes);
     return bytes;
 }
-Rows decoded(const KvPeer& peer, const std::vector<uint8_t>& bytes, const Rows& like, const KvPeerContext& context) {
+Rows decoded(const KvCodec& codec, const std::vector<uint8_t>& bytes, const Rows& like, const KvCodecContext& context) {
     Rows rows(like.size(), kNan);
-    peer.decode(bytes, count_of(like, context), context, rows.data());
+    codec.decode(bytes, count_of(like, context), context, rows.data());
     return rows;
 }
-Rows round_trip(const KvPeer& peer, const Rows& rows, const KvPeerContext& context) {
-    return decoded(peer, encoded(peer, rows, context), rows, context);
+Rows round_trip(const KvCodec& codec, const Rows& rows, const KvCodecContext& context) {
+    return decoded(codec, encoded(codec, rows, context), rows, context);
 }
 double energy(const Rows& x) {
     double sum = 0;
@@ -93,13 +93,13 @@ Rows difference(const Rows& a, const Rows& b) {
     for (size_t i = 0; i < a.size(); ++i) d[i] = a[i] - b[i];
     return d;
 }
-double relative_error(const KvPeer& peer, const Rows& rows, const KvPeerContext& context) {
-    return energy(difference(round_trip(peer, rows, context), rows)) / energy(rows);
+double relative_error(const KvCodec& codec, const Rows& rows, const KvCodecContext& context) {
+    return energy(difference(round_trip(codec, rows, context), rows)) / energy(rows);
 }
-double relative_error(const std::string& spec, const Rows& rows, const KvPeerContext& context) {
-    const auto peer = make_kv_peer(spec);
-    EXPECT_NE(peer, nullptr) << spec;
-    return peer ? relative_error(*peer, rows, context) : NAN;
+double relative_error(const std::string& spec, const Rows& rows, const KvCodecContext& context) {
+    const auto codec = make_kv_codec(spec);
+    EXPECT_NE(codec, nullptr) << spec;
+    return codec ? relative_error(*codec, rows, context) : NAN;
 }
 void expect_near_relative(double value, double expected, double tolerance, const std::string& what) {
     EXPECT_NEAR(value, expected, tolerance * expected) << what;
@@ -149,7 +149,7 @@ double weighted_energy(const Rows& rows, std::span<const double> covariance, uin
 
 // ---- codebooks ----
 
-TEST(KvPeersBlocks, FittedLevelsAreTheMeansOfTheirSamples) {
+TEST(KvCodecsBlocks, FittedLevelsAreTheMeansOfTheirSamples) {
     const Rows samples = {kNan, -3, -1, 0, 0.5f, 4, 6};
     const Rows start = {-1, 1, 30};  // cells below 0, below 15.5, above: the last stays empty
     const Rows one = fit_codebook(samples, start, 1);
@@ -159,7 +159,7 @@ TEST(KvPeersBlocks, FittedLevelsAreTheMeansOfTheirSamples) {
     for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(fitted[i], gaussian_codebook(2)[i], 0.02);
 }
 
-TEST(KvPeersBlocks, QuantileLevelsEndWhereTheyWerePublished) {
+TEST(KvCodecsBlocks, QuantileLevelsEndWhereTheyWerePublished) {
     const Rows four = quantile_codebook(4);
     EXPECT_NEAR(four.back(), 1.863, 0.001);
     EXPECT_NEAR(four.front(), -1.863, 0.001);
@@ -167,7 +167,7 @@ TEST(KvPeersBlocks, QuantileLevelsEndWhereTheyWerePublished) {
     EXPECT_TRUE(std::is_sorted(four.begin(), four.end()));
 }
 
-TEST(KvPeersBlocks, BesicovitchLevelsAreThoseOfProjectedPairs) {
+TEST(KvCodecsBlocks, BesicovitchLevelsAreThoseOfProjectedPairs) {
     // With d = 1 the projection on one of two perpendicular directions is far from the radius.
     Source source(32);
     const PlaneCodes codes = PlaneDirections(1).split(source.normals(200000));
@@ -184,7 +184,7 @@ TEST(KvPeersBlocks, BesicovitchLevelsAreThoseOfProjectedPairs) {
     }
 }
 
-TEST(KvPeersBlocks, LayerSetsCountFromBothEndsAndInParts) {
+TEST(KvCodecsBlocks, LayerSetsCountFromBothEndsAndInParts) {
     const auto six = LayerSet::parse("0+1+Ldiv4+Ldiv2+-2+-1");
     ASSERT_TRUE(six);
     for (uint32_t layer = 0; layer < 28; ++layer)
@@ -198,9 +198,9 @@ TEST(KvPeersBlocks, LayerSetsCountFromBothEndsAndInParts) {
 
 // ---- Besicovitch ----
 
-TEST(KvPeersBlocks, BesicovitchErrorsAreThoseOfTheSpecification) {
+TEST(KvCodecsBlocks, BesicovitchErrorsAreThoseOfTheSpecification) {
     const Rows rows = Source(2).normals(1024 * 128);
-    const KvPeerContext context = context_of(128);
+    const KvCodecContext context = context_of(128);
     const std::pair<const char*, double> expected[] = {
         {"3:4:published", 0.0394}, {"4:4:published", 0.0302}, {"6:4:published", 0.0273},
         {"2:2:fitted", 0.118},     {"2:3:fitted", 0.0707},    {"3:3:fitted", 0.0341},
@@ -215,34 +215,35 @@ TEST(KvPeersBlocks, BesicovitchErrorsAreThoseOfTheSpecification) {
     expect_near_relative(relative_error("besicovitch:2:f16", rows, context), 0.5 * (1 - sin(a) / a), 0.02, "f16");
 }
 
-TEST(KvPeersBlocks, BesicovitchSizesAreTheFormula) {
+TEST(KvCodecsBlocks, BesicovitchSizesAreTheFormula) {
     for (const uint32_t dim : {64u, 80u, 128u})
         for (const uint32_t d : {2u, 3u, 6u})
             for (const uint32_t m : {0u, 2u, 3u, 4u}) {
                 const uint64_t groups = dim / 2,
                                row = (groups * d + 7) / 8 + (m ? (groups * m + 7) / 8 + 2 : 2 * groups);
                 const std::string spec = "besicovitch:" + std::to_string(d) + ":" + (m ? std::to_string(m) : "f16");
-                const KvPeerContext context = context_of(dim, true);
+                const KvCodecContext context = context_of(dim, true);
                 for (const uint32_t count : {0u, 1u, 35u}) {
                     const Rows rows = Source(3).normals(size_t{count} * dim);
-                    EXPECT_EQ(encoded(*make_kv_peer(spec), rows, context).size(), count * row);
+                    EXPECT_EQ(encoded(*make_kv_codec(spec), rows, context).size(), count * row);
                     const uint64_t blocks = count / 16;
-                    EXPECT_EQ(encoded(*make_kv_peer(spec + ":fitted:mean=16"), rows, context).size(),
+                    EXPECT_EQ(encoded(*make_kv_codec(spec + ":fitted:mean=16"), rows, context).size(),
                               blocks * (2 * dim + 16 * row) + count % 16 * 2 * dim);
                 }
             }
-    const KvPeerContext context = context_of(128, true);
-    EXPECT_EQ(encoded(*make_kv_peer("besicovitch:3:4"), Rows(128, 1.0f), context).size(), 58u);
-    EXPECT_EQ(encoded(*make_kv_peer("besicovitch:3:4:mean"), Rows(1024 * 128, 1.0f), context).size() / 1024.0, 58.25);
-    EXPECT_EQ(make_kv_peer("besicovitch:3:4:mean")->block_rows(true), 1024u);
-    EXPECT_EQ(make_kv_peer("besicovitch:3:4")->block_rows(true), 1u);
+    const KvCodecContext context = context_of(128, true);
+    EXPECT_EQ(encoded(*make_kv_codec("besicovitch:3:4"), Rows(128, 1.0f), context).size(), 58u);
+    EXPECT_EQ(encoded(*make_kv_codec("besicovitch:3:4:mean"), Rows(1024 * 128, 1.0f), context).size() / 1024.0, 58.25);
+    EXPECT_EQ(make_kv_codec("besicovitch:3:4:mean")->block_rows(true), 1024u);
+    EXPECT_EQ(make_kv_codec("besicovitch:3:4")->block_rows(true), 1u);
 }
 
-TEST(KvPeersBlocks, BesicovitchPublishedNeverUsesHalfOfItsLevels) {
+TEST(KvCodecsBlocks, BesicovitchPublishedNeverUsesHalfOfItsLevels) {
     const Rows rows = Source(4).normals(256 * 128);
-    const KvPeerContext context = context_of(128);
+    const KvCodecContext context = context_of(128);
     for (const bool fitted : {false, true}) {
-        const auto bytes = encoded(*make_kv_peer(fitted ? "besicovitch:3:4:fitted" : "besicovitch:3:4"), rows, context);
+        const auto bytes =
+            encoded(*make_kv_codec(fitted ? "besicovitch:3:4:fitted" : "besicovitch:3:4"), rows, context);
         std::vector<uint64_t> used(16);
         for (size_t row = 0; row < 256; ++row)
             for (size_t i = 24; i < 56; ++i) ++used[bytes[row * 58 + i] & 15], ++used[bytes[row * 58 + i] >> 4];
@@ -251,12 +252,12 @@ TEST(KvPeersBlocks, BesicovitchPublishedNeverUsesHalfOfItsLevels) {
     }
 }
 
-TEST(KvPeersBlocks, BesicovitchMeanTakesAnOffsetOut) {
+TEST(KvCodecsBlocks, BesicovitchMeanTakesAnOffsetOut) {
     const Rows rows = Source(5).normals(64 * 64);
     Rows shifted = rows;
     for (size_t i = 0; i < rows.size(); ++i) shifted[i] += static_cast<float>(i % 64) - 20;
-    const KvPeerContext context = context_of(64, true);
-    const auto mean = make_kv_peer("besicovitch:4:4:fitted:mean=32"), plain = make_kv_peer("besicovitch:4:4:fitted");
+    const KvCodecContext context = context_of(64, true);
+    const auto mean = make_kv_codec("besicovitch:4:4:fitted:mean=32"), plain = make_kv_codec("besicovitch:4:4:fitted");
     const double without = energy(difference(round_trip(*plain, shifted, context), shifted));
     const double with = energy(difference(round_trip(*mean, shifted, context), shifted));
     expect_near_relative(with, energy(difference(round_trip(*mean, rows, context), rows)), 0.02, "offset");
@@ -281,8 +282,8 @@ double polar_error(uint32_t direction_bits, std::span<const float> levels, doubl
     return error / 2;
 }
 
-TEST(KvPeersBlocks, RiemannErrorIsThatOfItsTableAndOfflineScales) {
-    const KvPeerContext uncalibrated = context_of(64);
+TEST(KvCodecsBlocks, RiemannErrorIsThatOfItsTableAndOfflineScales) {
+    const KvCodecContext uncalibrated = context_of(64);
     const Rows other = Source(6).normals(8192 * 64), rows = Source(7).normals(1024 * 64);
     const double pct99 = sqrt(-2 * log(0.01));  // of Rayleigh's distribution, which |alpha| nearly has
     const float calibrated4[] = {0.2556f, 0.5596f, 0.8555f, 1.1603f, 1.4761f, 1.8087f, 2.1725f, 2.6055f};
@@ -303,15 +304,15 @@ TEST(KvPeersBlocks, RiemannErrorIsThatOfItsTableAndOfflineScales) {
         {"riemann:6:4:plain:pct99.9", 6, calibrated4, sqrt(-2 * log(0.001)) / 2.7},
     };
     for (const auto& c : cases) {
-        const auto peer = make_kv_peer(c.spec);
-        ASSERT_NE(peer, nullptr) << c.spec;
-        KvPeerCalibration calibration;
-        calibrate_peer(*peer, other.data(), 8192, uncalibrated, &calibration);
+        const auto codec = make_kv_codec(c.spec);
+        ASSERT_NE(codec, nullptr) << c.spec;
+        KvCodecCalibration calibration;
+        calibrate_codec(*codec, other.data(), 8192, uncalibrated, &calibration);
         ASSERT_EQ(calibration.group_scales.size(), 32u);
         double mean = 0;
         for (const float scale : calibration.group_scales) mean += scale / 32;
         expect_near_relative(mean, c.scale, 0.02, c.spec);
-        expect_near_relative(relative_error(*peer, rows, context_of(64, false, &calibration)),
+        expect_near_relative(relative_error(*codec, rows, context_of(64, false, &calibration)),
                              polar_error(c.d, c.levels, c.scale), 0.04, c.spec);
     }
     // The quantile table clips what the scales expect.
@@ -319,24 +320,24 @@ TEST(KvPeersBlocks, RiemannErrorIsThatOfItsTableAndOfflineScales) {
               1.3 * polar_error(6, calibrated4, pct99 / 2.7));
 }
 
-TEST(KvPeersBlocks, RiemannSizesAndTablesAreCharged) {
-    KvPeerCalibration calibration;
+TEST(KvCodecsBlocks, RiemannSizesAndTablesAreCharged) {
+    KvCodecCalibration calibration;
     calibration.group_scales.assign(64, 1.0f);
     calibration.query_covariance = rotated_covariance(128, [](uint32_t j) { return 1.0 + j; });
-    const KvPeerContext context = context_of(128, false, &calibration);
+    const KvCodecContext context = context_of(128, false, &calibration);
     const Rows rows = Source(8).normals(70 * 128);
-    const auto peer = make_kv_peer("riemann:6:4:block=32");
-    EXPECT_EQ(encoded(*peer, rows, context).size(), 2 * (32 * (64 * 10 / 8) + 256) + 6 * 256u);
-    EXPECT_EQ(make_kv_peer("riemann:5:4")->block_rows(false), 1024u);
-    EXPECT_EQ(peer->side_bytes(context), 64 * 4 + 128 * 129 / 2 * 4u);
-    EXPECT_EQ(peer->side_bytes(context_of(128, true, &calibration)), 64 * 4u);  // V is not whitened
-    EXPECT_EQ(make_kv_peer("riemann:6:4:plain:own")->side_bytes(context), 64 * 4 + 16 * 4u);
+    const auto codec = make_kv_codec("riemann:6:4:block=32");
+    EXPECT_EQ(encoded(*codec, rows, context).size(), 2 * (32 * (64 * 10 / 8) + 256) + 6 * 256u);
+    EXPECT_EQ(make_kv_codec("riemann:5:4")->block_rows(false), 1024u);
+    EXPECT_EQ(codec->side_bytes(context), 64 * 4 + 128 * 129 / 2 * 4u);
+    EXPECT_EQ(codec->side_bytes(context_of(128, true, &calibration)), 64 * 4u);  // V is not whitened
+    EXPECT_EQ(make_kv_codec("riemann:6:4:plain:own")->side_bytes(context), 64 * 4 + 16 * 4u);
     // What fills no block comes back as f16.
-    const Rows back = round_trip(*peer, rows, context);
+    const Rows back = round_trip(*codec, rows, context);
     for (size_t i = 64 * 128; i < rows.size(); ++i) EXPECT_NEAR(back[i], rows[i], fabs(rows[i]) * 0x1p-11 + 1e-7);
 }
 
-TEST(KvPeersBlocks, RiemannFitsItsOwnLevelsAndScalesPerHead) {
+TEST(KvCodecsBlocks, RiemannFitsItsOwnLevelsAndScalesPerHead) {
     // Two pooled heads, one twice as large; four coordinates uniform on the sphere have shorter tails than a Gaussian.
     const uint32_t dim = 4, count = 4096;
     const auto sphere_rows = [&](uint64_t seed) {
@@ -349,34 +350,34 @@ TEST(KvPeersBlocks, RiemannFitsItsOwnLevelsAndScalesPerHead) {
         return rows;
     };
     const Rows other = sphere_rows(9), rows = sphere_rows(10);
-    KvPeerCalibration per_head[2], identity;
+    KvCodecCalibration per_head[2], identity;
     for (uint32_t i = 0; i < dim; ++i)
         for (uint32_t j = 0; j < dim; ++j) identity.query_covariance.push_back(i == j);
     per_head[0] = per_head[1] = identity;
-    KvPeerCalibration pooled = pooled_calibration(per_head);
+    KvCodecCalibration pooled = pooled_calibration(per_head);
     EXPECT_EQ(pooled.query_covariance.size(), 32u);
-    const KvPeerContext context = context_of(dim, false, &pooled);
-    const auto own = make_kv_peer("riemann:6:3:own"), published = make_kv_peer("riemann:6:3");
+    const KvCodecContext context = context_of(dim, false, &pooled);
+    const auto own = make_kv_codec("riemann:6:3:own"), published = make_kv_codec("riemann:6:3");
     EXPECT_THROW(encoded(*own, rows, context), std::invalid_argument);
-    calibrate_peer(*own, other.data(), count, context, &pooled);
+    calibrate_codec(*own, other.data(), count, context, &pooled);
     ASSERT_EQ(pooled.group_scales.size(), 4u);
     expect_near_relative(pooled.group_scales[2] / pooled.group_scales[0], 2, 0.05, "second head");
     ASSERT_EQ(pooled.codebook.size(), 8u);
     EXPECT_LT(1.2 * relative_error(*own, rows, context), relative_error(*published, rows, context));
 }
 
-TEST(KvPeersBlocks, RiemannRefusesWithoutItsTables) {
-    const auto peer = make_kv_peer("riemann:6:4");
+TEST(KvCodecsBlocks, RiemannRefusesWithoutItsTables) {
+    const auto codec = make_kv_codec("riemann:6:4");
     const Rows rows(64, 1.0f);
-    KvPeerCalibration calibration;
-    EXPECT_THROW(encoded(*peer, rows, context_of(64)), std::invalid_argument);
+    KvCodecCalibration calibration;
+    EXPECT_THROW(encoded(*codec, rows, context_of(64)), std::invalid_argument);
     calibration.group_scales.assign(32, 1.0f);
-    EXPECT_THROW(encoded(*peer, rows, context_of(64, false, &calibration)), std::invalid_argument);  // no covariance
-    EXPECT_EQ(encoded(*peer, rows, context_of(64, true, &calibration)).size(), 128u);
+    EXPECT_THROW(encoded(*codec, rows, context_of(64, false, &calibration)), std::invalid_argument);  // no covariance
+    EXPECT_EQ(encoded(*codec, rows, context_of(64, true, &calibration)).size(), 128u);
     calibration.group_scales.push_back(1);
-    EXPECT_THROW(encoded(*peer, rows, context_of(64, true, &calibration)), std::invalid_argument);
+    EXPECT_THROW(encoded(*codec, rows, context_of(64, true, &calibration)), std::invalid_argument);
     calibration.group_scales.assign(32, kNan);
-    EXPECT_THROW(encoded(*peer, rows, context_of(64, true, &calibration)), std::invalid_argument);
+    EXPECT_THROW(encoded(*codec, rows, context_of(64, true, &calibration)), std::invalid_argument);
 }
 
 // ---- Q-preconditioning ----
@@ -395,7 +396,7 @@ std::vector<double> safetensor(const std::vector<char>& file, const std::string&
     return {values.begin(), values.end()};
 }
 
-TEST(KvPeersBlocks, WhiteningTurnsErrorsIntoScores) {
+TEST(KvCodecsBlocks, WhiteningTurnsErrorsIntoScores) {
     const uint32_t dim = 32;
     std::vector<double> covariance = rotated_covariance(dim, [](uint32_t j) { return pow(10, -3.0 * j / 31); });
     const auto second = rotated_covariance(dim, [](uint32_t j) { return 2.0 + j % 3; });
@@ -425,7 +426,7 @@ TEST(KvPeersBlocks, WhiteningTurnsErrorsIntoScores) {
     EXPECT_THROW(QueryWhitening(covariance, dim), std::invalid_argument);
 }
 
-TEST(KvPeersBlocks, WhiteningHasThePublishedFactors) {
+TEST(KvCodecsBlocks, WhiteningHasThePublishedFactors) {
     KEEL_SHARED_OR_SKIP(path, "data/qwen2.5-0.5b-query-covariance.safetensors");
     const std::vector<char> file = keel_test::read_file(path);
     const uint32_t dim = 64;
@@ -454,20 +455,20 @@ TEST(KvPeersBlocks, WhiteningHasThePublishedFactors) {
 
 // ---- principal components and centres ----
 
-TEST(KvPeersBlocks, PcaFindsTheRankOfLowRankRows) {
+TEST(KvCodecsBlocks, PcaFindsTheRankOfLowRankRows) {
     const uint32_t dim = 64, count = 512;
     Rows rows = rotated_rows(12, count, dim, [](uint32_t j) { return j < 5 ? 3 : 0.02; });
     for (size_t i = 0; i < rows.size(); ++i) rows[i] += static_cast<float>(i % dim) * 0.1f;
     for (const char* pca : {"exact", "rsvd"}) {
-        const auto peer = make_kv_peer(std::string("kakeyaturbo:vr=0.95,k=16,bits=4,bs=512,pca=") + pca);
-        ASSERT_NE(peer, nullptr);
-        const auto bytes = encoded(*peer, rows, context_of(dim));
+        const auto codec = make_kv_codec(std::string("kakeyaturbo:vr=0.95,k=16,bits=4,bs=512,pca=") + pca);
+        ASSERT_NE(codec, nullptr);
+        const auto bytes = encoded(*codec, rows, context_of(dim));
         EXPECT_EQ(bytes[0] + bytes[1] * 256, 5) << pca;
-        EXPECT_LT(relative_error(*peer, rows, context_of(dim)), 0.01) << pca;
+        EXPECT_LT(relative_error(*codec, rows, context_of(dim)), 0.01) << pca;
     }
 }
 
-TEST(KvPeersBlocks, RandomizedPcaAgreesWithExact) {
+TEST(KvCodecsBlocks, RandomizedPcaAgreesWithExact) {
     const uint32_t dim = 64, count = 512;
     const Rows rows = rotated_rows(13, count, dim, [](uint32_t j) { return exp2(-0.125 * j); });
     RowMatrix wide(count, dim);
@@ -489,7 +490,7 @@ TEST(KvPeersBlocks, RandomizedPcaAgreesWithExact) {
     expect_near_relative(relative_error("kakeyaturbo:pca=rsvd" + rest, rows, context_of(dim)), e, 0.03, "rsvd");
 }
 
-TEST(KvPeersBlocks, VarianceRatioKeepsTheFewestDirectionsThatHoldIt) {
+TEST(KvCodecsBlocks, VarianceRatioKeepsTheFewestDirectionsThatHoldIt) {
     const uint32_t dim = 32;
     const Rows rows = rotated_rows(14, 512, dim, [](uint32_t j) { return exp2(-0.25 * j); });
     RowMatrix wide(512, dim);
@@ -509,7 +510,7 @@ TEST(KvPeersBlocks, VarianceRatioKeepsTheFewestDirectionsThatHoldIt) {
     EXPECT_EQ(exact_pca(RowMatrix::Zero(8, dim), 0.95, 0).directions.rows(), 1);
 }
 
-TEST(KvPeersBlocks, CentresFindDirectionsWhateverTheirSigns) {
+TEST(KvCodecsBlocks, CentresFindDirectionsWhateverTheirSigns) {
     Source source(15);
     RowMatrix rows(200, 8);
     for (int r = 0; r < 200; ++r)
@@ -527,10 +528,10 @@ TEST(KvPeersBlocks, CentresFindDirectionsWhateverTheirSigns) {
 
 // ---- KakeyaTurbo ----
 
-std::unique_ptr<KakeyaturboPeer> kakeyaturbo(const std::string& options) {
+std::unique_ptr<KakeyaturboCodec> kakeyaturbo(const std::string& options) {
     const auto parsed = parse_kakeyaturbo_options(options);
     EXPECT_TRUE(parsed) << options;
-    return parsed ? std::make_unique<KakeyaturboPeer>(options, *parsed) : nullptr;
+    return parsed ? std::make_unique<KakeyaturboCodec>(options, *parsed) : nullptr;
 }
 
 // Rows about few directions: their clusters are found in few rounds, and what is left is Gaussian.
@@ -543,13 +544,14 @@ Rows clustered_rows(uint64_t seed, uint32_t count, uint32_t dim) {
     return rows;
 }
 
-uint64_t outliers_of(const KakeyaturboPeer& peer, const Rows& rows, const KvPeerContext& context, double threshold) {
+uint64_t outliers_of(const KakeyaturboCodec& codec, const Rows& rows, const KvCodecContext& context, double threshold) {
     uint64_t n = 0;
-    for (const float z : peer.scaled_residuals(rows.data(), count_of(rows, context), context)) n += fabs(z) > threshold;
+    for (const float z : codec.scaled_residuals(rows.data(), count_of(rows, context), context))
+        n += fabs(z) > threshold;
     return n;
 }
 
-TEST(KvPeersBlocks, KakeyaturboPublishedBytesAreTheFormula) {
+TEST(KvCodecsBlocks, KakeyaturboPublishedBytesAreTheFormula) {
     // The formula's examples at D = 128; shared bases are spread over 4096 rows.
     const struct {
         const char* options;
@@ -564,7 +566,7 @@ TEST(KvPeersBlocks, KakeyaturboPublishedBytesAreTheFormula) {
         {"pca=exact,vr=1,bits=2,bs=1024,share=1", 128, 2, 1024, 0, true, 54.1},
     };
     const uint32_t dim = 128, centres = 16;
-    const KvPeerContext context = context_of(dim);
+    const KvCodecContext context = context_of(dim);
     const Rows all = clustered_rows(16, 2048, dim);
     for (const auto& c : cases) {
         const auto published = kakeyaturbo(std::string(c.options) + ",bytes=published"),
@@ -596,21 +598,21 @@ TEST(KvPeersBlocks, KakeyaturboPublishedBytesAreTheFormula) {
     }
 }
 
-TEST(KvPeersBlocks, KakeyaturboRowsThatFillNoBlockAreF16) {
-    const auto peer = kakeyaturbo("bits=3,bs=32,vr=1,k=4");
-    const KvPeerContext context = context_of(20);  // 20 directions, coded as 32 coordinates
+TEST(KvCodecsBlocks, KakeyaturboRowsThatFillNoBlockAreF16) {
+    const auto codec = kakeyaturbo("bits=3,bs=32,vr=1,k=4");
+    const KvCodecContext context = context_of(20);  // 20 directions, coded as 32 coordinates
     const Rows rows = Source(17).normals(70 * 20);
-    const auto bytes = encoded(*peer, rows, context);
+    const auto bytes = encoded(*codec, rows, context);
     EXPECT_EQ(bytes.size(),
               2 * (2 + 2 * 20 + 2 * 20 * 20 + 2 * 4 * 20 + 32 * 2 / 8 + 32 * 4 + 32 * 32 * 3 / 8) + 6 * 20 * 2u);
-    const Rows back = decoded(*peer, bytes, rows, context);
+    const Rows back = decoded(*codec, bytes, rows, context);
     for (size_t i = 64 * 20; i < rows.size(); ++i) EXPECT_NEAR(back[i], rows[i], fabs(rows[i]) * 0x1p-11 + 1e-7);
-    EXPECT_TRUE(encoded(*peer, {}, context).empty());
-    EXPECT_EQ(encoded(*peer, Rows(31 * 20), context).size(), 31 * 20 * 2u);
+    EXPECT_TRUE(encoded(*codec, {}, context).empty());
+    EXPECT_EQ(encoded(*codec, Rows(31 * 20), context).size(), 31 * 20 * 2u);
 }
 
-TEST(KvPeersBlocks, KakeyaturboScaleGivesUnitVariance) {
-    const KvPeerContext context = context_of(64);
+TEST(KvCodecsBlocks, KakeyaturboScaleGivesUnitVariance) {
+    const KvCodecContext context = context_of(64);
     Rows rows = Source(18).normals(512 * 64);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] *= exp2f(static_cast<float>(i / 64 % 13) - 6);
     const Rows z = kakeyaturbo("vr=1,bs=256,bits=3")->scaled_residuals(rows.data(), 512, context);
@@ -625,7 +627,7 @@ TEST(KvPeersBlocks, KakeyaturboScaleGivesUnitVariance) {
     EXPECT_NEAR(beyond(1.5f), 0.134, 0.01);
 }
 
-TEST(KvPeersBlocks, KakeyaturboResidualIsWhatTheCentreDoesNotExplain) {
+TEST(KvCodecsBlocks, KakeyaturboResidualIsWhatTheCentreDoesNotExplain) {
     const Rows rows = Source(33).normals(256 * 32);
     RowMatrix wide(256, 32);
     std::copy(rows.begin(), rows.end(), wide.data());
@@ -641,9 +643,9 @@ TEST(KvPeersBlocks, KakeyaturboResidualIsWhatTheCentreDoesNotExplain) {
     }
 }
 
-TEST(KvPeersBlocks, KakeyaturboErrorIsThatOfItsLevels) {
+TEST(KvCodecsBlocks, KakeyaturboErrorIsThatOfItsLevels) {
     // All directions kept: only the residual errs, by the Gaussian's D(b), and it holds at most all the energy.
-    const KvPeerContext context = context_of(64);
+    const KvCodecContext context = context_of(64);
     const Rows rows = Source(19).normals(512 * 64);
     const double distortion[] = {0.3634, 0.1175, 0.03454, 0.009497};
     double before = 1;
@@ -660,9 +662,9 @@ TEST(KvPeersBlocks, KakeyaturboErrorIsThatOfItsLevels) {
               relative_error("kakeyaturbo:vr=1,bs=512,k=1,bits=2", rows, context));
 }
 
-TEST(KvPeersBlocks, KakeyaturboKeepsNormsUnderBothMetrics) {
+TEST(KvCodecsBlocks, KakeyaturboKeepsNormsUnderBothMetrics) {
     const uint32_t dim = 64, count = 256;
-    const KvPeerContext context = context_of(dim);
+    const KvCodecContext context = context_of(dim);
     Rows rows = Source(20).normals(size_t{count} * dim);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] *= exp2f(static_cast<float>(i / dim % 9) - 4);
     const std::string rest = ",vr=1,bits=4,bs=256,k=16";
@@ -683,8 +685,8 @@ TEST(KvPeersBlocks, KakeyaturboKeepsNormsUnderBothMetrics) {
     }
 }
 
-TEST(KvPeersBlocks, KakeyaturboOutliersReduceTheError) {
-    const KvPeerContext context = context_of(64);
+TEST(KvCodecsBlocks, KakeyaturboOutliersReduceTheError) {
+    const KvCodecContext context = context_of(64);
     const Rows rows = Source(21).normals(512 * 64);
     for (const char* bits : {"1", "2", "3"}) {
         const std::string spec = std::string("kakeyaturbo:vr=1,bs=512,bits=") + bits;
@@ -695,14 +697,14 @@ TEST(KvPeersBlocks, KakeyaturboOutliersReduceTheError) {
     }
 }
 
-TEST(KvPeersBlocks, KakeyaturboSharedBasisIsTheFirstBlocks) {
+TEST(KvCodecsBlocks, KakeyaturboSharedBasisIsTheFirstBlocks) {
     const uint32_t dim = 32;
-    const KvPeerContext context = context_of(dim);
+    const KvCodecContext context = context_of(dim);
     Rows rows = rotated_rows(22, 128, dim, [](uint32_t j) { return j < 4 ? 1 : 0.001; });
     const Rows elsewhere = Source(23).normals(128 * dim);  // in directions that the first block lacks
     rows.insert(rows.end(), elsewhere.begin(), elsewhere.end());
-    const auto shared = make_kv_peer("kakeyaturbo:share=1,bs=128,bits=4,vr=0.99"),
-               own = make_kv_peer("kakeyaturbo:share=0,bs=128,bits=4,vr=0.99");
+    const auto shared = make_kv_codec("kakeyaturbo:share=1,bs=128,bits=4,vr=0.99"),
+               own = make_kv_codec("kakeyaturbo:share=0,bs=128,bits=4,vr=0.99");
     EXPECT_EQ(shared->block_rows(true), 1u << 20);
     EXPECT_EQ(own->block_rows(true), 128u);
     const Rows lost = difference(round_trip(*shared, rows, context), rows);
@@ -716,9 +718,9 @@ TEST(KvPeersBlocks, KakeyaturboSharedBasisIsTheFirstBlocks) {
 void expect_whitening_pays(const std::vector<double>& covariance, uint32_t dim, uint32_t rank, double gain) {
     const uint32_t count = 512;
     const Rows rows = Source(24).normals(size_t{count} * dim);
-    KvPeerCalibration calibration;
+    KvCodecCalibration calibration;
     calibration.query_covariance = covariance;
-    KvPeerContext context = context_of(dim, false, &calibration);
+    KvCodecContext context = context_of(dim, false, &calibration);
     context.layer = 3, context.layers = 24;
     const std::string rest = ",vr=1,bits=4,bs=512,rank=" + std::to_string(rank);
     const auto whitened = kakeyaturbo("qp=1,skip=0" + rest), plain = kakeyaturbo("qp=0" + rest);
@@ -755,11 +757,11 @@ void expect_whitening_pays(const std::vector<double>& covariance, uint32_t dim, 
     EXPECT_THROW(encoded(*whitened, rows, context), std::invalid_argument);
 }
 
-TEST(KvPeersBlocks, KakeyaturboWhiteningIsBestForScores) {
+TEST(KvCodecsBlocks, KakeyaturboWhiteningIsBestForScores) {
     expect_whitening_pays(rotated_covariance(32, [](uint32_t j) { return pow(10, -3.0 * j / 31); }), 32, 8, 2);
 }
 
-TEST(KvPeersBlocks, KakeyaturboWhiteningIsBestForScoresOfARealModel) {
+TEST(KvCodecsBlocks, KakeyaturboWhiteningIsBestForScoresOfARealModel) {
     KEEL_SHARED_OR_SKIP(path, "data/qwen2.5-0.5b-query-covariance.safetensors");
     const std::vector<char> file = keel_test::read_file(path);
     for (const char* layer : {"layer_1_sigma", "layer_12_sigma"}) {
@@ -769,45 +771,45 @@ TEST(KvPeersBlocks, KakeyaturboWhiteningIsBestForScoresOfARealModel) {
     }
 }
 
-TEST(KvPeersBlocks, KakeyaturboPooledRowsAreWhitenedByTheirOwnHead) {
+TEST(KvCodecsBlocks, KakeyaturboPooledRowsAreWhitenedByTheirOwnHead) {
     const uint32_t dim = 16, count = 512;
     const Rows rows = Source(25).normals(size_t{count} * dim);
-    KvPeerCalibration heads[2];
+    KvCodecCalibration heads[2];
     heads[0].query_covariance = rotated_covariance(dim, [](uint32_t j) { return j < 4 ? 100.0 : 1; });
     heads[1].query_covariance = rotated_covariance(dim, [](uint32_t j) { return j < 12 ? 1 : 100.0; });
-    const KvPeerCalibration right = pooled_calibration(heads);
+    const KvCodecCalibration right = pooled_calibration(heads);
     std::swap(heads[0], heads[1]);
-    const KvPeerCalibration wrong = pooled_calibration(heads);
-    const auto peer = kakeyaturbo("qp=1,vr=1,bits=4,bs=512,rank=8");
-    EXPECT_TRUE(peer->pools_heads());
+    const KvCodecCalibration wrong = pooled_calibration(heads);
+    const auto codec = kakeyaturbo("qp=1,vr=1,bits=4,bs=512,rank=8");
+    EXPECT_TRUE(codec->pools_heads());
     EXPECT_FALSE(kakeyaturbo("pool=0")->pools_heads());
-    const auto scores = [&](const KvPeerCalibration& calibration) {
-        const Rows lost = difference(round_trip(*peer, rows, context_of(dim, false, &calibration)), rows);
+    const auto scores = [&](const KvCodecCalibration& calibration) {
+        const Rows lost = difference(round_trip(*codec, rows, context_of(dim, false, &calibration)), rows);
         return weighted_energy(lost, right.query_covariance, dim);
     };
     EXPECT_LT(2 * scores(right), scores(wrong));
-    EXPECT_EQ(peer->side_bytes(context_of(dim, false, &right)), 2 * 16 * 17 / 2 * 4u);
+    EXPECT_EQ(codec->side_bytes(context_of(dim, false, &right)), 2 * 16 * 17 / 2 * 4u);
 }
 
-TEST(KvPeersBlocks, KakeyaturboFitsItsOwnLevels) {
+TEST(KvCodecsBlocks, KakeyaturboFitsItsOwnLevels) {
     // The z of 8 coordinates lie on a sphere: shorter tails than the Gaussian's.
     const uint32_t dim = 8, count = 2048;
     const Rows other = Source(26).normals(size_t{count} * dim), rows = Source(27).normals(size_t{count} * dim);
-    KvPeerCalibration calibration;
-    const auto own = make_kv_peer("kakeyaturbo:codebook=own,vr=1,bits=3,bs=512,k=4"),
-               gaussian = make_kv_peer("kakeyaturbo:vr=1,bits=3,bs=512,k=4");
-    const KvPeerContext context = context_of(dim, false, &calibration);
+    KvCodecCalibration calibration;
+    const auto own = make_kv_codec("kakeyaturbo:codebook=own,vr=1,bits=3,bs=512,k=4"),
+               gaussian = make_kv_codec("kakeyaturbo:vr=1,bits=3,bs=512,k=4");
+    const KvCodecContext context = context_of(dim, false, &calibration);
     EXPECT_EQ(encoded(*own, rows, context), encoded(*gaussian, rows, context));  // not fitted yet
     EXPECT_EQ(own->side_bytes(context), 0u);
-    calibrate_peer(*gaussian, other.data(), count, context_of(dim), &calibration);
+    calibrate_codec(*gaussian, other.data(), count, context_of(dim), &calibration);
     EXPECT_TRUE(calibration.codebook.empty());
-    calibrate_peer(*own, other.data(), count, context_of(dim), &calibration);
+    calibrate_codec(*own, other.data(), count, context_of(dim), &calibration);
     ASSERT_EQ(calibration.codebook.size(), 8u);
     EXPECT_EQ(own->side_bytes(context), 32u);
     EXPECT_LT(relative_error(*own, rows, context), 0.95 * relative_error(*gaussian, rows, context));
     // The published tables were fitted to something else: worse than the Gaussian's levels for K, and charged.
-    const auto published = make_kv_peer("kakeyaturbo:codebook=ds,vr=1,bits=3,bs=512,k=4");
-    const KvPeerContext wide = context_of(64);
+    const auto published = make_kv_codec("kakeyaturbo:codebook=ds,vr=1,bits=3,bs=512,k=4");
+    const KvCodecContext wide = context_of(64);
     const Rows more = Source(28).normals(512 * 64);
     EXPECT_GT(relative_error(*published, more, wide), 1.2 * relative_error(*gaussian, more, wide));
     EXPECT_EQ(published->side_bytes(wide), 32u);
@@ -816,14 +818,14 @@ TEST(KvPeersBlocks, KakeyaturboFitsItsOwnLevels) {
 
 // ---- recipes ----
 
-TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
+TEST(KvCodecsBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
     // 28 layers of D = 128 against bf16, of bytes as published; shared bases are spread over 4096 rows. v1.2 and v1.3
     // depend on data.
     const std::pair<const char*, double> expected[] = {{"v1.4-pareto", 2.91}, {"p6", 3.16}, {"b3", 4.20}, {"r3", 3.67},
                                                        {"v1.3-ppl", 2.55},    {"f1", 3.35}, {"f2", 3.49}};
     const uint32_t dim = 128, layers = 28, boundary[] = {0, 1, 7, 14, 26, 27};
     const Rows rows = clustered_rows(29, 2048, dim);
-    KvPeerCalibration calibration;
+    KvCodecCalibration calibration;
     calibration.query_covariance = rotated_covariance(dim, [](uint32_t) { return 1.0; });
     calibration.group_scales.assign(dim / 2, 1.0f);
     std::map<std::tuple<std::string_view, bool>, double> known;  // many recipes share a codec
@@ -832,21 +834,21 @@ TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
         for (const KakeyaturboRecipe& r : kakeyaturbo_recipes())
             if (r.name == name) recipe = &r;
         ASSERT_NE(recipe, nullptr) << name;
-        const auto peer = make_kv_peer(std::string("kakeyaturbo:") + name + ":published-bytes");
-        ASSERT_NE(peer, nullptr) << name;
+        const auto codec = make_kv_codec(std::string("kakeyaturbo:") + name + ":published-bytes");
+        ASSERT_NE(codec, nullptr) << name;
         double bytes = 0;
         for (const uint32_t layer : {3u, 0u, 7u})  // neither; of both sets; of the six
             for (const bool value : {false, true}) {
                 const bool six = recipe->layers.find("div") != std::string_view::npos,
                            outside = layer == 0 || (layer == 7 && six);
                 const std::string_view part = outside ? recipe->boundary : value ? recipe->v : recipe->k;
-                KvPeerContext context = context_of(dim, value, &calibration);
+                KvCodecContext context = context_of(dim, value, &calibration);
                 context.layer = layer, context.layers = layers;
                 auto [entry, fresh] = known.try_emplace({part, value});
                 if (fresh) {
                     const auto size = [&](uint32_t n) {
                         return static_cast<double>(
-                            encoded(*peer, Rows(rows.begin(), rows.begin() + size_t{n} * dim), context).size());
+                            encoded(*codec, Rows(rows.begin(), rows.begin() + size_t{n} * dim), context).size());
                     };
                     const uint32_t block = part.find("bs=512") != std::string_view::npos ? 512 : 1024;
                     entry->second = part.find("share=1") != std::string_view::npos
@@ -859,9 +861,9 @@ TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
         EXPECT_NEAR(layers * 2 * 256 / bytes, ratio, 0.006 * ratio) << name;
     }
     // Which layers are boundaries.
-    const auto f16 = make_kv_peer("kakeyaturbo:v1.3-ppl");
+    const auto f16 = make_kv_codec("kakeyaturbo:v1.3-ppl");
     for (uint32_t layer = 0; layer < layers; ++layer) {
-        KvPeerContext context = context_of(dim, true, &calibration);
+        KvCodecContext context = context_of(dim, true, &calibration);
         context.layer = layer, context.layers = layers;
         const bool edge = std::find(std::begin(boundary), std::end(boundary), layer) != std::end(boundary);
         const Rows block(512 * dim, 1.0f);
@@ -869,9 +871,9 @@ TEST(KvPeersBlocks, RecipesHaveTheRatiosThatWerePublishedForThem) {
     }
 }
 
-TEST(KvPeersBlocks, RecipesSayWhatTheyNeed) {
-    const auto v12 = make_kv_peer("kakeyaturbo:v1.2"), f1 = make_kv_peer("kakeyaturbo:f1"),
-               pareto = make_kv_peer("kakeyaturbo:v1.4-pareto:per-head");
+TEST(KvCodecsBlocks, RecipesSayWhatTheyNeed) {
+    const auto v12 = make_kv_codec("kakeyaturbo:v1.2"), f1 = make_kv_codec("kakeyaturbo:f1"),
+               pareto = make_kv_codec("kakeyaturbo:v1.4-pareto:per-head");
     ASSERT_TRUE(v12 && f1 && pareto);
     EXPECT_TRUE(v12->pools_heads());
     EXPECT_FALSE(v12->before_rope());
@@ -888,7 +890,7 @@ TEST(KvPeersBlocks, RecipesSayWhatTheyNeed) {
 
 // ---- names ----
 
-TEST(KvPeersBlocks, NamesMakeCodecsThatBearThem) {
+TEST(KvCodecsBlocks, NamesMakeCodecsThatBearThem) {
     std::vector<std::string> good = {
         "besicovitch:3:4", "besicovitch:8:8:fitted:mean", "besicovitch:1:1:published:mean=7", "besicovitch:2:f16:mean",
         "riemann:6:4",     "riemann:1:8:plain",           "riemann:5:3:pct99.9:own:block=256"};
@@ -938,16 +940,16 @@ TEST(KvPeersBlocks, NamesMakeCodecsThatBearThem) {
                  "kakeyaturbo:bits=3/besicovitch:3:4:fitted", "kakeyaturbo:riemann:6:4/bits=2/0+-1@f16",
                  "kakeyaturbo:bits=3,codebook=ds,outlier=0/bits=2/0+Ldiv2@pca=rsvd,rank=32"});
     for (const KakeyaturboRecipe& recipe : kakeyaturbo_recipes())
-        EXPECT_NE(kv_peer_names().find(recipe.name), std::string_view::npos) << recipe.name;
+        EXPECT_NE(kv_codec_names().find(recipe.name), std::string_view::npos) << recipe.name;
 #endif
     for (const std::string& spec : good) {
-        const auto peer = make_kv_peer(spec);
-        ASSERT_NE(peer, nullptr) << spec;
-        EXPECT_EQ(peer->name(), spec);
+        const auto codec = make_kv_codec(spec);
+        ASSERT_NE(codec, nullptr) << spec;
+        EXPECT_EQ(codec->name(), spec);
     }
-    for (const std::string& spec : bad) EXPECT_EQ(make_kv_peer(spec), nullptr) << spec;
+    for (const std::string& spec : bad) EXPECT_EQ(make_kv_codec(spec), nullptr) << spec;
     for (const char* form : {"besicovitch:D:M", "riemann:D:M", "kakeyaturbo:"})
-        EXPECT_NE(kv_peer_names().find(form), std::string_view::npos) << form;
+        EXPECT_NE(kv_codec_names().find(form), std::string_view::npos) << form;
 }
 
 // ---- rows and bytes that no one expects ----
@@ -965,9 +967,9 @@ std::vector<std::string> hardy_specs() {
     return specs;
 }
 
-TEST(KvPeersBlocks, AnyRowsHaveADefinedResult) {
+TEST(KvCodecsBlocks, AnyRowsHaveADefinedResult) {
     const uint32_t dim = 16, count = 72;
-    KvPeerCalibration calibration;
+    KvCodecCalibration calibration;
     calibration.query_covariance = rotated_covariance(dim, [](uint32_t j) { return 1.0 + j; });
     calibration.group_scales.assign(dim / 2, 1.0f);
     calibration.group_scales[3] = 0;
@@ -986,57 +988,58 @@ TEST(KvPeersBlocks, AnyRowsHaveADefinedResult) {
     for (float& x : tiny) x *= 1e-42f;
 
     for (const std::string& spec : hardy_specs()) {
-        const auto peer = make_kv_peer(spec);
-        ASSERT_NE(peer, nullptr) << spec;
-        const KvPeerContext context = context_of(dim, false, &calibration);
+        const auto codec = make_kv_codec(spec);
+        ASSERT_NE(codec, nullptr) << spec;
+        const KvCodecContext context = context_of(dim, false, &calibration);
         for (const auto& [name, rows] : inputs) {
-            const auto bytes = encoded(*peer, rows, context);
-            EXPECT_EQ(bytes, encoded(*peer, rows, context)) << spec << ", " << name;
-            for (const float x : decoded(*peer, bytes, rows, context)) ASSERT_TRUE(isfinite(x)) << spec << ", " << name;
+            const auto bytes = encoded(*codec, rows, context);
+            EXPECT_EQ(bytes, encoded(*codec, rows, context)) << spec << ", " << name;
+            for (const float x : decoded(*codec, bytes, rows, context))
+                ASSERT_TRUE(isfinite(x)) << spec << ", " << name;
         }
-        const Rows zero = round_trip(*peer, inputs["zero"], context);
+        const Rows zero = round_trip(*codec, inputs["zero"], context);
         if (!spec.starts_with("riemann")) {  // its fixed scales have no level at 0
             for (const float x : zero) EXPECT_EQ(x, 0) << spec;
         }
-        const Rows constant = round_trip(*peer, inputs["constant"], context);
+        const Rows constant = round_trip(*codec, inputs["constant"], context);
         if (spec.starts_with("kakeyaturbo")) {
             for (const float x : constant) EXPECT_NEAR(x, 0.3f, 1e-3f) << spec;
         }
     }
 }
 
-TEST(KvPeersBlocks, DamagedBytesAreRefusedOrDecoded) {
+TEST(KvCodecsBlocks, DamagedBytesAreRefusedOrDecoded) {
     const uint32_t dim = 16, count = 72;
-    KvPeerCalibration calibration;
+    KvCodecCalibration calibration;
     calibration.query_covariance = rotated_covariance(dim, [](uint32_t j) { return 1.0 + j; });
     calibration.group_scales.assign(dim / 2, 1.0f);
-    const KvPeerContext context = context_of(dim, false, &calibration);
+    const KvCodecContext context = context_of(dim, false, &calibration);
     Source source(31);
     const Rows rows = source.normals(size_t{count} * dim);
     for (const std::string& spec : hardy_specs()) {
-        const auto peer = make_kv_peer(spec);
-        const std::vector<uint8_t> bytes = encoded(*peer, rows, context);
+        const auto codec = make_kv_codec(spec);
+        const std::vector<uint8_t> bytes = encoded(*codec, rows, context);
         Rows out(rows.size());
         std::vector<uint8_t> longer = bytes;
         longer.push_back(0);
-        EXPECT_THROW(peer->decode(longer, count, context, out.data()), std::invalid_argument) << spec;
-        EXPECT_THROW(peer->decode(std::span(bytes).first(bytes.size() - 1), count, context, out.data()),
+        EXPECT_THROW(codec->decode(longer, count, context, out.data()), std::invalid_argument) << spec;
+        EXPECT_THROW(codec->decode(std::span(bytes).first(bytes.size() - 1), count, context, out.data()),
                      std::invalid_argument)
             << spec;
-        EXPECT_THROW(peer->decode({}, count, context, out.data()), std::invalid_argument) << spec;
+        EXPECT_THROW(codec->decode({}, count, context, out.data()), std::invalid_argument) << spec;
         if (spec.ends_with("outlier=2,bytes=published")) {  // an outlier of another place, before 8 rows in f16
             std::vector<uint8_t> damaged = bytes;
             const size_t last = bytes.size() - 8 * dim * 2 - 4;
             damaged[last] = dim;
             damaged[last + 1] = 0;
-            EXPECT_THROW(peer->decode(damaged, count, context, out.data()), std::invalid_argument);
+            EXPECT_THROW(codec->decode(damaged, count, context, out.data()), std::invalid_argument);
         }
         for (int round = 0; round < 100; ++round) {
             std::vector<uint8_t> damaged = bytes;
             const size_t first = round % 2 ? 0 : damaged.size() * static_cast<size_t>(round) / 100;
             for (size_t i = first; i < std::min(first + 40, damaged.size()); ++i) damaged[i] = source.byte();
             try {
-                peer->decode(damaged, count, context, out.data());
+                codec->decode(damaged, count, context, out.data());
             } catch (const std::invalid_argument&) {
             }
         }
@@ -1044,10 +1047,10 @@ TEST(KvPeersBlocks, DamagedBytesAreRefusedOrDecoded) {
     for (const std::string& spec : hardy_specs()) {
         std::vector<uint8_t> none;
         if (!spec.starts_with("kakeyaturbo")) {
-            EXPECT_THROW(encoded(*make_kv_peer(spec), Rows(15), context_of(15, false, &calibration)),
+            EXPECT_THROW(encoded(*make_kv_codec(spec), Rows(15), context_of(15, false, &calibration)),
                          std::invalid_argument);
         }
-        EXPECT_THROW(make_kv_peer(spec)->encode(rows.data(), 1, context_of(0, false, &calibration), none),
+        EXPECT_THROW(make_kv_codec(spec)->encode(rows.data(), 1, context_of(0, false, &calibration), none),
                      std::invalid_argument)
             << spec;
     }

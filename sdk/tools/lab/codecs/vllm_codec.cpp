@@ -11,10 +11,10 @@
 // skip2: the first two and last two layers (never more than half of all at either end) are f16.
 #include <cmath>
 
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 #include "sdk/tools/lab/codecs/row_rotation.h"
 
 namespace keel::tools {
@@ -50,11 +50,11 @@ struct Preset {
 constexpr Preset kPresets[] = {{"vllm-k8v4", 8, 4}, {"vllm-k4v4", 4, 4}, {"vllm-k3v4", 3, 4}, {"vllm-k3v3", 3, 3}};
 constexpr uint32_t kSkippedLayers = 2;
 
-class VllmPeer final : public RowPeer {
+class VllmCodec final : public RowCodec {
   public:
-    VllmPeer(const Preset& preset, bool skip) : preset_(preset), skip_(skip) {}
+    VllmCodec(const Preset& preset, bool skip) : preset_(preset), skip_(skip) {}
     std::string name() const override { return std::string(preset_.name) + (skip_ ? ":skip2" : ""); }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
+    uint64_t row_bytes(const KvCodecContext& context) const override {
         const uint64_t dim = checked_dim(*this, context);
         if (skipped(context)) return 2 * dim;
         const uint64_t k = (dim * preset_.k_bits + 7) / 8 + (preset_.k_bits == 8 ? 0 : 2),
@@ -63,7 +63,7 @@ class VllmPeer final : public RowPeer {
     }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext& context, BitWriter& bits) const override {
+    void encode_row(std::span<float> row, const KvCodecContext& context, BitWriter& bits) const override {
         if (skipped(context))
             for (const float x : row) bits.put_f16(x);
         else if (context.value)
@@ -73,7 +73,7 @@ class VllmPeer final : public RowPeer {
         else
             encode_k(row, bits);
     }
-    void decode_row(BitReader& bits, const KvPeerContext& context, std::span<float> row) const override {
+    void decode_row(BitReader& bits, const KvCodecContext& context, std::span<float> row) const override {
         if (skipped(context))
             for (float& x : row) x = bits.take_f16();
         else if (context.value)
@@ -85,7 +85,7 @@ class VllmPeer final : public RowPeer {
     }
 
   private:
-    bool skipped(const KvPeerContext& context) const {
+    bool skipped(const KvCodecContext& context) const {
         const uint32_t n = skip_ ? std::min(kSkippedLayers, context.layers / 2) : 0;
         return n && (context.layer < n || context.layer + n >= context.layers);
     }
@@ -131,11 +131,11 @@ class VllmPeer final : public RowPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_vllm_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_vllm_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() > 2 || (fields.size() == 2 && fields[1] != "skip2")) return nullptr;
     for (const Preset& preset : kPresets)
-        if (fields[0] == preset.name) return std::make_unique<VllmPeer>(preset, fields.size() == 2);
+        if (fields[0] == preset.name) return std::make_unique<VllmCodec>(preset, fields.size() == 2);
     return nullptr;
 }
 

@@ -13,9 +13,9 @@
 
 #include "sdk/tools/lab/codecs/besicovitch_codebook.h"
 #include "sdk/tools/lab/codecs/block_stream.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
 #include "sdk/tools/lab/codecs/plane_directions.h"
 
 namespace keel::tools {
@@ -30,9 +30,9 @@ struct BesicovitchForm {
     uint32_t mean_block = 0;  // rows that share a mean; 0: none is subtracted
 };
 
-class BesicovitchPeer final : public KvPeer {
+class BesicovitchCodec final : public KvCodec {
   public:
-    BesicovitchPeer(std::string_view name, const BesicovitchForm& form)
+    BesicovitchCodec(std::string_view name, const BesicovitchForm& form)
         : name_(name), form_(form), directions_(form.direction_bits) {
         if (form.bits == 0) return;
         if (form.fitted) {
@@ -46,7 +46,7 @@ class BesicovitchPeer final : public KvPeer {
     uint32_t block_rows(bool) const override { return form_.mean_block ? form_.mean_block : 1; }
     bool before_rope() const override { return true; }
 
-    void encode(const float* rows, uint32_t count, const KvPeerContext& context,
+    void encode(const float* rows, uint32_t count, const KvCodecContext& context,
                 std::vector<uint8_t>& out) const override {
         const uint32_t dim = checked_dim(*this, context, 2), block = block_rows(context.value);
         std::vector<float> finite = finite_rows(rows, count, dim);
@@ -63,7 +63,7 @@ class BesicovitchPeer final : public KvPeer {
             put_row(rest.first(dim), bits);
         }
     }
-    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvPeerContext& context,
+    void decode(std::span<const uint8_t> bytes, uint32_t count, const KvCodecContext& context,
                 float* rows) const override {
         const uint32_t dim = checked_dim(*this, context, 2), block = block_rows(context.value);
         ByteCursor cursor(*this, bytes);
@@ -127,7 +127,7 @@ class BesicovitchPeer final : public KvPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_besicovitch_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_besicovitch_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() < 3 || fields[0] != "besicovitch") return nullptr;
     const auto direction_bits = spec_number(fields[1], 1, 8),
@@ -146,7 +146,7 @@ std::unique_ptr<KvPeer> make_besicovitch_peer(std::string_view spec) {
         form.mean_block = *block;
     }
     if (next != fields.size()) return nullptr;
-    return std::make_unique<BesicovitchPeer>(spec, form);
+    return std::make_unique<BesicovitchCodec>(spec, form);
 }
 
 }  // namespace keel::tools

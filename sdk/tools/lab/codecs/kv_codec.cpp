@@ -1,23 +1,24 @@
-#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/kv_codec.h"
 
-#include "sdk/tools/lab/codecs/peer_makers.h"
+#include "sdk/tools/lab/codecs/codec_makers.h"
 
 namespace keel::tools {
 
-std::unique_ptr<KvPeer> make_kv_peer(std::string_view spec) {
-    constexpr std::unique_ptr<KvPeer> (*kMakers[])(std::string_view) = {
-        make_lattice_peer,     make_absmax_peer, make_turboquant_peer,   make_vllm_peer,        make_turbo_block_peer,
-        make_kivi_peer,        make_exl3_peer,   make_long_trellis_peer, make_besicovitch_peer, make_riemann_peer,
+std::unique_ptr<KvCodec> make_kv_codec(std::string_view spec) {
+    constexpr std::unique_ptr<KvCodec> (*kMakers[])(std::string_view) = {
+        make_lattice_codec,     make_absmax_codec,  make_turboquant_codec, make_vllm_codec,
+        make_turbo_block_codec, make_kivi_codec,    make_exl3_codec,       make_long_trellis_codec,
+        make_besicovitch_codec, make_riemann_codec,
 #ifdef KEEL_HAVE_EIGEN
-        make_kakeyaturbo_peer,
+        make_kakeyaturbo_codec,
 #endif
     };
     for (const auto make : kMakers)
-        if (std::unique_ptr<KvPeer> peer = make(spec)) return peer;
+        if (std::unique_ptr<KvCodec> codec = make(spec)) return codec;
     return nullptr;
 }
 
-std::string_view kv_peer_names() {
+std::string_view kv_codec_names() {
     return "kakeya-d4:Q, kakeya-e8:Q   KakeyaLattice, Q = 1..32767 lattice units per largest coordinate; K before "
            "RoPE\n"
            "absmax:B                   Hadamard and a grid of 2^B - 1 levels, B = 2..8 (what KakeyaLattice's tables "

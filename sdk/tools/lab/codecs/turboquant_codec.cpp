@@ -12,10 +12,10 @@
 #include <cmath>
 #include <numbers>
 
+#include "sdk/tools/lab/codecs/codec_makers.h"
+#include "sdk/tools/lab/codecs/codec_spec.h"
 #include "sdk/tools/lab/codecs/gaussian_codebook.h"
-#include "sdk/tools/lab/codecs/peer_makers.h"
-#include "sdk/tools/lab/codecs/peer_spec.h"
-#include "sdk/tools/lab/codecs/row_peer.h"
+#include "sdk/tools/lab/codecs/row_codec.h"
 #include "sdk/tools/lab/codecs/row_rotation.h"
 
 namespace keel::tools {
@@ -42,19 +42,19 @@ void unrotated(std::span<float> row, float scale) {
     for (float& x : row) x *= factor;
 }
 
-class TurboQuantMsePeer final : public RowPeer {
+class TurboQuantMseCodec final : public RowCodec {
   public:
-    TurboQuantMsePeer(uint32_t bits, Scale scale, std::string_view suffix)
+    TurboQuantMseCodec(uint32_t bits, Scale scale, std::string_view suffix)
         : bits_(bits), scale_(scale), suffix_(suffix), book_(gaussian_codebook(bits)) {}
     std::string name() const override {
         return "tq-mse:" + std::to_string(bits_) + (suffix_.empty() ? "" : ":" + suffix_);
     }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
+    uint64_t row_bytes(const KvCodecContext& context) const override {
         return (static_cast<uint64_t>(bits_) * checked_dim(*this, context) + 16 + 7) / 8;
     }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext&, BitWriter& bits) const override {
+    void encode_row(std::span<float> row, const KvCodecContext&, BitWriter& bits) const override {
         const float norm = row_norm(row);
         signed_hadamard(row, kSignSeed);
         std::vector<uint32_t> codes;
@@ -62,7 +62,7 @@ class TurboQuantMsePeer final : public RowPeer {
         bits.put_f16(scale_of(row, norm, codes));
         for (const uint32_t code : codes) bits.put(code, bits_);
     }
-    void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
+    void decode_row(BitReader& bits, const KvCodecContext&, std::span<float> row) const override {
         const float scale = bits.take_f16();
         for (float& x : row) x = book_[bits.take_code(bits_)];
         unrotated(row, scale);
@@ -95,16 +95,16 @@ class TurboQuantMsePeer final : public RowPeer {
     std::span<const float> book_;
 };
 
-class TurboQuantProdPeer final : public RowPeer {
+class TurboQuantProdCodec final : public RowCodec {
   public:
-    explicit TurboQuantProdPeer(uint32_t bits) : bits_(bits), book_(gaussian_codebook(bits - 1)) {}
+    explicit TurboQuantProdCodec(uint32_t bits) : bits_(bits), book_(gaussian_codebook(bits - 1)) {}
     std::string name() const override { return "tq-prod:" + std::to_string(bits_); }
-    uint64_t row_bytes(const KvPeerContext& context) const override {
+    uint64_t row_bytes(const KvCodecContext& context) const override {
         return (static_cast<uint64_t>(bits_) * checked_dim(*this, context) + 32 + 7) / 8;
     }
 
   protected:
-    void encode_row(std::span<float> row, const KvPeerContext&, BitWriter& bits) const override {
+    void encode_row(std::span<float> row, const KvCodecContext&, BitWriter& bits) const override {
         const size_t dim = row.size();
         const float norm = row_norm(row);
         std::vector<float> rest(row.begin(), row.end()), decoded(dim);
@@ -124,7 +124,7 @@ class TurboQuantProdPeer final : public RowPeer {
             bits.put(sum >= 0, 1);
         }
     }
-    void decode_row(BitReader& bits, const KvPeerContext&, std::span<float> row) const override {
+    void decode_row(BitReader& bits, const KvCodecContext&, std::span<float> row) const override {
         const size_t dim = row.size();
         const float norm = bits.take_f16(), rest_norm = bits.take_f16();
         for (float& x : row) x = book_[bits.take_code(bits_ - 1)];
@@ -146,22 +146,22 @@ class TurboQuantProdPeer final : public RowPeer {
 
 }  // namespace
 
-std::unique_ptr<KvPeer> make_turboquant_peer(std::string_view spec) {
+std::unique_ptr<KvCodec> make_turboquant_codec(std::string_view spec) {
     const auto fields = spec_fields(spec);
     if (fields.size() < 2) return nullptr;
     if (fields[0] == "tq-prod" && fields.size() == 2) {
         const auto bits = spec_number(fields[1], 2, kMaxCodebookBits);
-        return bits ? std::make_unique<TurboQuantProdPeer>(*bits) : nullptr;
+        return bits ? std::make_unique<TurboQuantProdCodec>(*bits) : nullptr;
     }
     const auto bits = spec_number(fields[1], 1, kMaxCodebookBits);
     if (fields[0] != "tq-mse" || fields.size() > 3 || !bits) return nullptr;
-    if (fields.size() == 2) return std::make_unique<TurboQuantMsePeer>(*bits, Scale::kNorm, "");
+    if (fields.size() == 2) return std::make_unique<TurboQuantMseCodec>(*bits, Scale::kNorm, "");
     constexpr struct {
         std::string_view suffix;
         Scale scale;
     } kScales[] = {{"ls", Scale::kLeastSquares}, {"nc", Scale::kNormCorrecting}, {"eden", Scale::kUnbiased}};
     for (const auto& [suffix, scale] : kScales)
-        if (fields[2] == suffix) return std::make_unique<TurboQuantMsePeer>(*bits, scale, suffix);
+        if (fields[2] == suffix) return std::make_unique<TurboQuantMseCodec>(*bits, scale, suffix);
     return nullptr;
 }
 

@@ -9,20 +9,20 @@
 #include <map>
 #include <memory>
 
-#include "sdk/tools/lab/codecs/kv_peer.h"
+#include "sdk/tools/lab/codecs/kv_codec.h"
 #include "sdk/tools/lab/kv/kv_row_errors.h"
 
 namespace keel::tools {
 
 // Offline tables of codecs: [layers][kv_heads] of K, then of V.
-using KvPeerTables = std::vector<KvPeerCalibration>;
+using KvCodecTables = std::vector<KvCodecCalibration>;
 
-class KvPeerTap final : public KvTap {
+class KvCodecTap final : public KvTap {
   public:
-    // A null peer is f16. tables may be null; they have to live as long as this.
-    KvPeerTap(const KvShape& shape, std::shared_ptr<const KvPeer> k, std::shared_ptr<const KvPeer> v,
-              const KvPeerTables* tables);
-    ~KvPeerTap() override;
+    // A null codec is f16. tables may be null; they have to live as long as this.
+    KvCodecTap(const KvShape& shape, std::shared_ptr<const KvCodec> k, std::shared_ptr<const KvCodec> v,
+               const KvCodecTables* tables);
+    ~KvCodecTap() override;
     bool one_thread() const override;
     void begin(keel_session session, uint32_t tokens, uint32_t chunk) override;
     void heads(const keel_lab_heads& heads) override;

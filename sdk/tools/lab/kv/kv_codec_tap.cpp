@@ -1,4 +1,4 @@
-#include "sdk/tools/lab/kv/kv_peer_tap.h"
+#include "sdk/tools/lab/kv/kv_codec_tap.h"
 
 #include <string.h>
 
@@ -6,7 +6,7 @@
 
 #include "kernels/formats/numeric.h"
 #include "sdk/tools/common/console.h"
-#include "sdk/tools/lab/codecs/calibrated_peer.h"
+#include "sdk/tools/lab/codecs/calibrated_codec.h"
 
 namespace keel::tools {
 
@@ -22,21 +22,21 @@ void apply_rope(float* row, uint32_t rope_dims, bool neox, const float* cos_sin)
 }
 
 // K or V of all layers and heads.
-class KvPeerTap::Side {
+class KvCodecTap::Side {
   public:
-    Side(const KvShape& shape, bool value, std::shared_ptr<const KvPeer> peer, const KvPeerTables* tables,
+    Side(const KvShape& shape, bool value, std::shared_ptr<const KvCodec> codec, const KvCodecTables* tables,
          KvRowErrors& errors)
         : shape_(shape),
           value_(value),
-          peer_(std::move(peer)),
+          codec_(std::move(codec)),
           errors_(errors),
-          stage_(!value && peer_ && peer_->before_rope() ? KEEL_LAB_BEFORE_ROPE : KEEL_LAB_AFTER_ROPE) {
-        blocks_ = peer_ && (peer_->pools_heads() || peer_->block_rows(false) > 1 || peer_->block_rows(true) > 1);
-        pooled_ = blocks_ && peer_->pools_heads();
+          stage_(!value && codec_ && codec_->before_rope() ? KEEL_LAB_BEFORE_ROPE : KEEL_LAB_AFTER_ROPE) {
+        blocks_ = codec_ && (codec_->pools_heads() || codec_->block_rows(false) > 1 || codec_->block_rows(true) > 1);
+        pooled_ = blocks_ && codec_->pools_heads();
         bytes_.resize(shape.rows());
         if (blocks_) {
             rows_.resize(shape.rows() * shape.head_dim);
-            const uint32_t rows = peer_->block_rows(value), together = pooled_ ? shape.kv_heads : 1;
+            const uint32_t rows = codec_->block_rows(value), together = pooled_ ? shape.kv_heads : 1;
             // One row, or a stream: the codec decides what belongs together.
             whole_ = rows == 1 || rows % together != 0 || rows / together > shape.context_tokens;
             block_positions_ = whole_ ? 0 : rows / together;
@@ -53,9 +53,9 @@ class KvPeerTap::Side {
     bool blocks() const { return blocks_; }
     uint64_t side_bytes() const {
         uint64_t bytes = 0;
-        for (uint32_t layer = 0; peer_ && layer < shape_.layers; ++layer)
+        for (uint32_t layer = 0; codec_ && layer < shape_.layers; ++layer)
             for (uint32_t head = 0; head < (pooled_ ? 1 : shape_.kv_heads); ++head)
-                bytes += peer_->side_bytes(context(layer, head));
+                bytes += codec_->side_bytes(context(layer, head));
         return bytes;
     }
 
@@ -73,10 +73,10 @@ class KvPeerTap::Side {
         if (blocks_) return wait(h, row);
         const size_t at = shape_.row(h.layer, h.kv_head, h.position);
         std::vector<float> exact(row, row + shape_.head_dim);
-        if (peer_) {
+        if (codec_) {
             std::vector<uint8_t> bytes;
-            peer_->encode(exact.data(), 1, context(h.layer, h.kv_head), bytes);
-            peer_->decode(bytes, 1, context(h.layer, h.kv_head), row);
+            codec_->encode(exact.data(), 1, context(h.layer, h.kv_head), bytes);
+            codec_->decode(bytes, 1, context(h.layer, h.kv_head), row);
             bytes_[at] = bytes.size();
         } else {
             round_to_f16(row);
@@ -97,8 +97,8 @@ class KvPeerTap::Side {
     }
 
   private:
-    KvPeerContext context(uint32_t layer, uint32_t kv_head) const {
-        KvPeerContext c;
+    KvCodecContext context(uint32_t layer, uint32_t kv_head) const {
+        KvCodecContext c;
         c.layer = layer;
         c.layers = shape_.layers;
         c.kv_head = pooled_ ? 0 : kv_head;
@@ -149,8 +149,8 @@ class KvPeerTap::Side {
                     block.insert(block.end(), &rows_[row_at(h.layer, head, p)], &rows_[row_at(h.layer, head, p)] + dim);
             decoded.resize(block.size());
             std::vector<uint8_t> bytes;
-            peer_->encode(block.data(), step * heads, context(h.layer, first), bytes);
-            peer_->decode(bytes, step * heads, context(h.layer, first), decoded.data());
+            codec_->encode(block.data(), step * heads, context(h.layer, first), bytes);
+            codec_->decode(bytes, step * heads, context(h.layer, first), decoded.data());
             bytes_[shape_.row(h.layer, first, begin)] = bytes.size();
             for (uint32_t p = begin; p < begin + step; ++p)
                 for (uint32_t head = first; head < last; ++head) {
@@ -178,12 +178,12 @@ class KvPeerTap::Side {
 
     KvShape shape_;
     bool value_;
-    std::shared_ptr<const KvPeer> peer_;
+    std::shared_ptr<const KvCodec> codec_;
     KvRowErrors& errors_;
     keel_lab_stage stage_;  // where K is coded; V after RoPE
     bool blocks_ = false, pooled_ = false, whole_ = false;
     uint32_t block_positions_ = 0;
-    std::vector<KvPeerCalibration> tables_, pooled_tables_;
+    std::vector<KvCodecCalibration> tables_, pooled_tables_;
     keel_session session_{};
     uint32_t tokens_ = 0, chunk_ = 1;
     std::vector<uint64_t> bytes_;   // per row, or of a block at its first one
@@ -194,29 +194,29 @@ class KvPeerTap::Side {
     bool neox_ = false;
 };
 
-KvPeerTap::KvPeerTap(const KvShape& shape, std::shared_ptr<const KvPeer> k, std::shared_ptr<const KvPeer> v,
-                     const KvPeerTables* tables)
+KvCodecTap::KvCodecTap(const KvShape& shape, std::shared_ptr<const KvCodec> k, std::shared_ptr<const KvCodec> v,
+                       const KvCodecTables* tables)
     : shape_(shape), errors_(shape) {
     sides_[0] = std::make_unique<Side>(shape, false, std::move(k), tables, errors_);
     sides_[1] = std::make_unique<Side>(shape, true, std::move(v), tables, errors_);
 }
-KvPeerTap::~KvPeerTap() = default;
+KvCodecTap::~KvCodecTap() = default;
 
-bool KvPeerTap::one_thread() const {
+bool KvCodecTap::one_thread() const {
     return sides_[0]->blocks() || sides_[1]->blocks();
 }
-uint64_t KvPeerTap::side_bytes() const {
+uint64_t KvCodecTap::side_bytes() const {
     return sides_[0]->side_bytes() + sides_[1]->side_bytes();
 }
 
-void KvPeerTap::begin(keel_session session, uint32_t tokens, uint32_t chunk) {
+void KvCodecTap::begin(keel_session session, uint32_t tokens, uint32_t chunk) {
     document_tokens_ = tokens;
     for (const auto& side : sides_) side->begin(session, tokens, chunk);
 }
-void KvPeerTap::heads(const keel_lab_heads& heads) {
+void KvCodecTap::heads(const keel_lab_heads& heads) {
     for (const auto& side : sides_) side->heads(heads);
 }
-void KvPeerTap::end() {
+void KvCodecTap::end() {
     for (const auto& side : sides_) bytes_ += side->end();
     tokens_ += document_tokens_;
     errors_.add_document(document_tokens_);
