@@ -290,6 +290,8 @@ typedef enum keel_cpu {
     KEEL_CPU_NEON = 5    /* aarch64 NEON with dotprod and i8mm */
 } keel_cpu;
 
+typedef struct keel_backend keel_backend; /* opaque; a library of its own gives it */
+
 typedef struct keel_config {
     uint32_t struct_size;
     uint32_t api_version;    /* KEEL_API_VERSION, or 0 for the same */
@@ -332,7 +334,8 @@ typedef struct keel_config {
     float
         wproj_max_error; /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound. A record of an error
                                   not known is used */
-    uint32_t wproj_any_key; /* nonzero: another key or fingerprint is accepted where the shapes match */
+    uint32_t wproj_any_key;      /* nonzero: another key or fingerprint is accepted where the shapes match */
+    const keel_backend* backend; /* what computes; NULL: the CPU */
 } keel_config;
 
 typedef enum keel_region_kind {

@@ -66,3 +66,6 @@ struct Backend {
 };
 
 }  // namespace keel
+
+// What keel_config.backend points to.
+struct keel_backend : keel::Backend {};

@@ -1,6 +1,7 @@
 #include "sdk/plan/config.h"
 
 #include "platform/platform.h"
+#include "sdk/backend/cpu/cpu_backend.h"
 #include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
@@ -118,6 +119,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->cpu = c.cpu;
+    out->backend = c.backend ? c.backend : &kCpuBackend;
     KEEL_TRY(choose_kernels(&out->cpu, &out->kernels, error));
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");

@@ -8,6 +8,8 @@
 
 namespace keel {
 
+struct Backend;
+
 constexpr uint32_t kMaxSessions = 64;
 constexpr uint32_t kMaxChunk = 512;
 
@@ -19,6 +21,7 @@ struct PlanConfig {
     keel_weights weights;
     LowRankChoice low_rank;
     bool q8;  // 8-bit activations for types that have them
+    const Backend* backend;
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
     bool pin_threads;

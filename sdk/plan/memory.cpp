@@ -5,7 +5,7 @@
 
 #include <new>
 
-#include "sdk/backend/cpu/cpu_backend.h"
+#include "sdk/backend/backend.h"
 #include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
@@ -129,7 +129,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     const uint64_t logits_rows = uint64_t{config.max_sessions} * config.logits_rows;
     float* logits = persistent.place<float>(logits_rows * spec.vocabulary);
     float* hidden = persistent.place<float>(logits_rows * spec.embedding);
-    Device* device = kCpuBackend.place(config, hooks, persistent);
+    Device* device = config.backend->place(config, hooks, persistent);
 
     if (result)
         *result = {weights.mapped_bytes,     weights.total_bytes, geometry,
@@ -158,7 +158,7 @@ keel_status place_engine(const keel_reader& reader, const keel_model& model, con
     e->kv_pages_offset = kv_pages_offset;
     e->f16_windows_offset = f16_windows_offset;
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) e->region[i] = arenas[i].base();
-    e->backend = &kCpuBackend;
+    e->backend = config.backend;
     e->device = device;
     *engine = e;
     return KEEL_OK;

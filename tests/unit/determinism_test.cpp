@@ -6,16 +6,18 @@
 #include <gtest/gtest.h>
 
 #include <map>
-#include <random>
 
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/hash.h"
+#include "tests/async_backend.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 #include "tests/unit/kernels_test_support.h"
 
 namespace {
 
+using keel_test::AsyncBackend;
+using keel_test::BackendKind;
 using keel_test::sized;
 
 struct Case {
@@ -81,8 +83,8 @@ Reference run_reference(const std::string& path, const Case& c, keel_cpu cpu) {
 // One engine in a random configuration; a tracked session follows the reference while neighbours do as they like.
 class Walk {
   public:
-    Walk(const std::string& path, const Case& c, keel_cpu cpu, const Reference& r, uint32_t seed)
-        : r_(r), c_(c), random_(seed), engine_(path, config(cpu)) {
+    Walk(const std::string& path, const Case& c, keel_cpu cpu, BackendKind backend, const Reference& r, uint32_t seed)
+        : r_(r), c_(c), random_(seed), engine_(path, config(cpu, backend)) {
         session_ = engine_.session();
         const keel_sampling s = sampling();
         keel_test::check(keel_session_set_sampling(session_, &s), "set_sampling");
@@ -123,7 +125,7 @@ class Walk {
     }
 
   private:
-    keel_config config(keel_cpu cpu) {
+    keel_config config(keel_cpu cpu, BackendKind backend) {
         keel_config c = sized<keel_config>();
         const uint32_t chunks[] = {1, 2, 3, 5, 8, 13, 17, 32, 64, 100, 128};
         c.chunk_tokens = chunks[pick(11)];
@@ -141,6 +143,15 @@ class Walk {
         c.cpu = cpu;
         const keel_weights modes[] = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK};
         c.weights = modes[pick(4)];
+        if (backend == BackendKind::kAsync) {
+            AsyncBackend::reset();
+            AsyncBackend& async = AsyncBackend::get();
+            async.lag_polls = pick(4);
+            async.ranges_per_poll = 1 + pick(3000);
+            async.ops_per_enqueue = 1 + pick(300);
+            async.drain_drops = pick(2);
+            c.backend = AsyncBackend::table();
+        }
         return c;
     }
     uint32_t pick(uint32_t n) { return static_cast<uint32_t>(random_() % n); }
@@ -268,23 +279,28 @@ class Walk {
     bool in_step_ = false, all_ = false;
 };
 
-class Determinism : public testing::TestWithParam<Case> {};
+class Determinism : public testing::TestWithParam<std::tuple<Case, BackendKind>> {};
 
 TEST_P(Determinism, EveryWayGivesTheSameBits) {
-    const Case& c = GetParam();
+    const Case& c = std::get<0>(GetParam());
+    const BackendKind backend = std::get<1>(GetParam());
     std::string path = keel_test::source_path(c.file);
     if (c.shared) {
         KEEL_SHARED_OR_SKIP(found, c.file);
         path = found;
     }
-    const Reference reference = run_reference(path, c, KEEL_CPU_SCALAR);
+    static std::map<std::string, Reference> references;  // by case, for all backends
+    if (!references.count(c.name)) references[c.name] = run_reference(path, c, KEEL_CPU_SCALAR);
+    const Reference& reference = references[c.name];
     for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
         const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
         if (!set) continue;
         const keel_cpu cpu = static_cast<keel_cpu>(isa);
-        for (int walk = 0; walk < c.walks; ++walk) {
+        const int walks = backend == BackendKind::kCpu ? c.walks : (c.walks + 2) / 3;
+        for (int walk = 0; walk < walks; ++walk) {
             SCOPED_TRACE(std::string(set->name) + " walk " + std::to_string(walk));
-            Walk(path, c, cpu, reference, static_cast<uint32_t>(walk) * 2 + cpu).run();
+            Walk(path, c, cpu, backend, reference, static_cast<uint32_t>(walk) * 2 + cpu).run();
+            EXPECT_EQ(AsyncBackend::get().refused, 0u) << "rules of sdk/backend/backend.h were broken";
             if (HasFailure()) return;
         }
     }
@@ -293,33 +309,38 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
 constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32;
 INSTANTIATE_TEST_SUITE_P(
     Models, Determinism,
-    testing::Values(
-        Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
-        Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 600,
-             20, 12},
-        Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 1},
-        Case{"books_e8_q4", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_E8_4, KEEL_KV_Q4_0, 90, 12, 1},
-        Case{"smollm2_tcq", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2, KEEL_KV_TCQ_4, 600,
-             20, 2},
-        Case{"smollm2_e8_fp8", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_E8_8, KEEL_KV_FP8_E4M3,
-             150, 20, 2},
-        Case{"qwen2_bias_removed", "tests/data/architectures/qwen2-mqa-tied.gguf", false, kQ8, KEEL_KV_TCQ_3,
-             KEEL_KV_E8_3, 150, 20, 3},
-        Case{"gemma3_windows_tcq", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_E8_5, 140,
-             20, 2},
-        Case{"smollm2_sinks_recent", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2,
-             KEEL_KV_TCQ_2, 600, 20, 3, 4, 40},
-        Case{"gemma3_sinks_recent", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_4,
-             140, 20, 2, 64, 1},
-        Case{"smollm2_q8_0_exact", "tests/data/architectures/smollm2-q8_0.gguf", false, kF32, KEEL_KV_F32, KEEL_KV_F32,
-             150, 20, 6},
-        Case{"gemma3_windows", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20,
-             8},
-        Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140, 20,
-             6},
-        Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
-        Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
-        Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
-    [](const auto& info) { return info.param.name; });
+    testing::Combine(
+        testing::Values(
+            Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
+            Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16,
+                 600, 20, 12},
+            Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 1},
+            Case{"books_e8_q4", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_E8_4, KEEL_KV_Q4_0, 90, 12, 1},
+            Case{"smollm2_tcq", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2, KEEL_KV_TCQ_4,
+                 600, 20, 2},
+            Case{"smollm2_e8_fp8", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_E8_8,
+                 KEEL_KV_FP8_E4M3, 150, 20, 2},
+            Case{"qwen2_bias_removed", "tests/data/architectures/qwen2-mqa-tied.gguf", false, kQ8, KEEL_KV_TCQ_3,
+                 KEEL_KV_E8_3, 150, 20, 3},
+            Case{"gemma3_windows_tcq", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_E8_5,
+                 140, 20, 2},
+            Case{"smollm2_sinks_recent", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_TCQ_2,
+                 KEEL_KV_TCQ_2, 600, 20, 3, 4, 40},
+            Case{"gemma3_sinks_recent", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_4,
+                 140, 20, 2, 64, 1},
+            Case{"smollm2_q8_0_exact", "tests/data/architectures/smollm2-q8_0.gguf", false, kF32, KEEL_KV_F32,
+                 KEEL_KV_F32, 150, 20, 6},
+            Case{"gemma3_windows", "tests/data/architectures/gemma3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140,
+                 20, 8},
+            Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140,
+                 20, 6},
+            Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
+            Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
+            Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
+        testing::Values(BackendKind::kCpu, BackendKind::kAsync)),
+    [](const auto& info) {
+        return std::string(std::get<0>(info.param).name) +
+               (std::get<1>(info.param) == BackendKind::kCpu ? "_cpu" : "_async");
+    });
 
 }  // namespace

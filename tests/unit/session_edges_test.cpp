@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "tests/async_backend.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -24,6 +25,7 @@ keel_config config(uint32_t sessions, uint32_t context = 256) {
     c.max_sessions = sessions;
     c.context_tokens = context;
     c.threads = 1;
+    c.backend = keel_test::OnBackend::backend();
     return c;
 }
 std::vector<int32_t> some_ids(size_t n, uint32_t seed = 3) {
@@ -56,8 +58,11 @@ std::vector<uint8_t> save(keel_session s) {
     return blob;
 }
 
+class SessionEdges : public keel_test::OnBackend {};
+KEEL_ON_EVERY_BACKEND(SessionEdges);
+
 // Truncation keeps reserved pages, also those a fork shares by then: what is written next must not reach the fork.
-TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
+TEST_P(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
     keel_test::Engine engine(kTiny, config(3));
     const keel_session a = open_session(engine.handle(), 3);
     feed(a, some_ids(192));
@@ -79,7 +84,7 @@ TEST(SessionEdges, ReservedPagesOfAForkAreCopiedBeforeWriting) {
 
 // With fewer columns than sessions some wait for the next step; each call brings every one of them on by a step, though
 // rows of the step before are still there.
-TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
+TEST_P(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
     keel_config c = config(3);
     c.chunk_tokens = 1;
     keel_test::Engine engine(kTiny, c);
@@ -96,7 +101,7 @@ TEST(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
 }
 
 // Prompts are cut at absolute multiples of a page, wherever they began and whoever shares the step.
-TEST(SessionEdges, ChunksEndAtAbsolutePositions) {
+TEST_P(SessionEdges, ChunksEndAtAbsolutePositions) {
     keel_config c = config(3, 1024);
     c.chunk_tokens = 200;
     keel_test::Engine engine(kTiny, c);
@@ -119,7 +124,7 @@ TEST(SessionEdges, ChunksEndAtAbsolutePositions) {
     }
 }
 
-TEST(SessionEdges, BudgetsBeyondTheClockAreNoDeadline) {
+TEST_P(SessionEdges, BudgetsBeyondTheClockAreNoDeadline) {
     keel_test::Engine engine(kBooks, config(1));
     for (uint64_t budget_us : {UINT64_MAX, UINT64_MAX / 1000 + 1, UINT64_MAX / 1000}) {
         check(keel_session_truncate(engine.session(), 0), "truncate");
@@ -128,7 +133,7 @@ TEST(SessionEdges, BudgetsBeyondTheClockAreNoDeadline) {
     }
 }
 
-TEST(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
+TEST_P(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
     keel_test::Engine engine(kTiny, config(2));
     const keel_session a = engine.session(), closed = open_session(engine.handle());
     ASSERT_EQ(keel_session_close(closed), KEEL_OK);
@@ -144,7 +149,7 @@ TEST(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
     refused({12345}, {a}, KEEL_E_HANDLE);
 }
 
-TEST(SessionEdges, SaveIntoTooLittleNamesTheNeed) {
+TEST_P(SessionEdges, SaveIntoTooLittleNamesTheNeed) {
     keel_test::Engine engine(kTiny, config(1));
     uint64_t need = 0, written = 0;
     uint8_t byte;
@@ -154,7 +159,7 @@ TEST(SessionEdges, SaveIntoTooLittleNamesTheNeed) {
 }
 
 // A call refused for its struct must not swallow the token.
-TEST(SessionEdges, RefusedTextKeepsTheStream) {
+TEST_P(SessionEdges, RefusedTextKeepsTheStream) {
     keel_test::Engine engine(kBooks, config(1));
     const std::vector<int32_t> ids = engine.tokenize("stream", 0);
     ASSERT_FALSE(ids.empty());
@@ -169,7 +174,7 @@ TEST(SessionEdges, RefusedTextKeepsTheStream) {
 
 // Each session on its own thread: one leaves the step they share while the other is used. For the thread sanitizer,
 // too.
-TEST(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
+TEST_P(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
     keel_test::Engine engine(kBooks, config(2, 512));
     const keel_session a = engine.session(), b = open_session(engine.handle());
     const std::vector<int32_t> ids = some_ids(200);
@@ -194,7 +199,7 @@ TEST(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
 }
 
 // For the thread sanitizer: pages come and go while another thread looks.
-TEST(SessionEdges, StatsFromAnotherThread) {
+TEST_P(SessionEdges, StatsFromAnotherThread) {
     keel_test::Engine engine(kTiny, config(1));
     std::atomic<bool> stop{false};
     std::thread watcher([&] {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "sdk/core/hash.h"
+#include "tests/async_backend.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -24,6 +25,7 @@ keel_config config(uint32_t sessions = 1, uint32_t context = 256) {
     c.max_sessions = sessions;
     c.context_tokens = context;
     c.threads = 1;
+    c.backend = keel_test::OnBackend::backend();
     return c;
 }
 std::vector<int32_t> some_ids(size_t n, uint32_t seed = 3) {
@@ -77,7 +79,14 @@ void seal(std::vector<uint8_t>* blob) {
     memcpy(blob->data() + blob->size() - 8, &sum, 8);
 }
 
-TEST(Session, FeedIsAllOrNothing) {
+class Session : public keel_test::OnBackend {};
+class SessionFile : public keel_test::OnBackend {};
+class SessionText : public keel_test::OnBackend {};
+KEEL_ON_EVERY_BACKEND(Session);
+KEEL_ON_EVERY_BACKEND(SessionFile);
+KEEL_ON_EVERY_BACKEND(SessionText);
+
+TEST_P(Session, FeedIsAllOrNothing) {
     keel_test::Engine engine(kTiny, config(1, 64));
     const keel_session s = engine.session();
     const std::vector<int32_t> ids = some_ids(60);
@@ -94,7 +103,7 @@ TEST(Session, FeedIsAllOrNothing) {
     EXPECT_EQ(get(s).computed_tokens, 64u);
 }
 
-TEST(Session, LogitsComeAndGo) {
+TEST_P(Session, LogitsComeAndGo) {
     keel_test::Engine engine(kTiny, config());
     const keel_session s = engine.session();
     const float* view;
@@ -120,7 +129,7 @@ TEST(Session, LogitsComeAndGo) {
     EXPECT_EQ(keel_session_truncate(s, 10), KEEL_E_ARGUMENT);
 }
 
-TEST(Session, TopLogprobsAreALogSoftmax) {
+TEST_P(Session, TopLogprobsAreALogSoftmax) {
     keel_test::Engine engine(kTiny, config());
     engine.feed(some_ids(10));
     engine.advance();
@@ -134,7 +143,7 @@ TEST(Session, TopLogprobsAreALogSoftmax) {
     for (int i = 0; i < 5; ++i) EXPECT_NEAR(logprobs[i], logits[ids[i]] - std::log(sum), 1e-5);
 }
 
-TEST(Session, SampledTokensCountOnlyWhatWasDrawn) {
+TEST_P(Session, SampledTokensCountOnlyWhatWasDrawn) {
     keel_test::Engine engine(kTiny, config());
     const keel_session s = engine.session();
     engine.feed(some_ids(4));
@@ -153,7 +162,7 @@ TEST(Session, SampledTokensCountOnlyWhatWasDrawn) {
     EXPECT_EQ(get(s).sampled_tokens, 0u) << "a drawn token that was taken back";
 }
 
-TEST(Session, FlagsOfPendingTokensStay) {
+TEST_P(Session, FlagsOfPendingTokensStay) {
     keel_test::Engine engine(kTiny, config());
     engine.feed({1, 2});
     const int32_t more = 3;
@@ -161,7 +170,7 @@ TEST(Session, FlagsOfPendingTokensStay) {
     EXPECT_EQ(keel_session_feed(engine.session(), &more, 1, 0), KEEL_OK);
 }
 
-TEST(Session, MinTokensHoldsBackTheEnd) {
+TEST_P(Session, MinTokensHoldsBackTheEnd) {
     keel_test::Engine engine(kBooks, config());
     const keel_session s = engine.session();
     // Make end-of-sequence the best token by a bias; the guard must win until n tokens were drawn.
@@ -182,7 +191,7 @@ TEST(Session, MinTokensHoldsBackTheEnd) {
     }
 }
 
-TEST(Session, AllLogitsShowEveryPosition) {
+TEST_P(Session, AllLogitsShowEveryPosition) {
     keel_config c = config();
     c.logits_rows = 8;
     keel_test::Engine engine(kTiny, c);
@@ -198,7 +207,7 @@ TEST(Session, AllLogitsShowEveryPosition) {
     }
 }
 
-TEST(Session, KvFullComesBeforeAnyChange) {
+TEST_P(Session, KvFullComesBeforeAnyChange) {
     keel_config c = config(2, 256);
     c.kv_pages = 3;
     keel_test::Engine engine(kTiny, c);
@@ -229,7 +238,7 @@ TEST(Session, KvFullComesBeforeAnyChange) {
     EXPECT_EQ(advance_one(engine.handle(), b), KEEL_OK);
 }
 
-TEST(Session, ReservedPages) {
+TEST_P(Session, ReservedPages) {
     keel_config c = config(3, 256);
     c.kv_pages = 4;
     keel_test::Engine engine(kTiny, c);
@@ -251,7 +260,7 @@ TEST(Session, ReservedPages) {
     EXPECT_EQ(stats(engine.handle()).kv_pages_free, 4u);
 }
 
-TEST(Session, ForkSharesFullPagesAndCopiesOnWrite) {
+TEST_P(Session, ForkSharesFullPagesAndCopiesOnWrite) {
     keel_test::Engine engine(kTiny, config(3, 256));
     const keel_session a = engine.session();
     const std::vector<int32_t> ids = some_ids(150), more = some_ids(40, 9);
@@ -277,7 +286,7 @@ TEST(Session, ForkSharesFullPagesAndCopiesOnWrite) {
               stats(engine.handle()).regions[KEEL_REGION_KV].planned_bytes / engine.plan().kv_page_bytes);
 }
 
-TEST(Session, UnfinishedStepHoldsItsSessions) {
+TEST_P(Session, UnfinishedStepHoldsItsSessions) {
     keel_test::Engine engine(kBooks, config(2, 512));
     const keel_session a = engine.session(), b = open_session(engine.handle());
     const std::vector<int32_t> ids = some_ids(300);
@@ -313,7 +322,7 @@ TEST(Session, UnfinishedStepHoldsItsSessions) {
     EXPECT_EQ(advance_one(engine.handle(), b), KEEL_OK);
 }
 
-TEST(Session, CancelFromAnotherThread) {
+TEST_P(Session, CancelFromAnotherThread) {
     keel_test::Engine engine(kBooks, config(2, 2048));
     const keel_session a = engine.session(), b = open_session(engine.handle());
     const std::vector<int32_t> ids = some_ids(2000);
@@ -339,7 +348,7 @@ TEST(Session, CancelFromAnotherThread) {
     EXPECT_EQ(fingerprint(a), cancelled);
 }
 
-TEST(Session, SecondAdvanceIsBusy) {
+TEST_P(Session, SecondAdvanceIsBusy) {
     static std::function<void()> worker_probe;
     keel_config c = config(2);
     c.threads = 2;
@@ -364,7 +373,7 @@ TEST(Session, SecondAdvanceIsBusy) {
     EXPECT_EQ(advance_one(engine.handle(), b), KEEL_OK);
 }
 
-TEST(Session, BudgetIsKept) {
+TEST_P(Session, BudgetIsKept) {
     // Time is not asserted here (see perf/); that a budget cuts and that the cut does not show, is.
     keel_test::Engine engine(kBooks, config(1, 512));
     const std::vector<int32_t> ids = some_ids(256);
@@ -379,7 +388,7 @@ TEST(Session, BudgetIsKept) {
     EXPECT_EQ(fingerprint(engine.session()), whole);
 }
 
-TEST(SessionFile, RoundTripIntoAnotherEngine) {
+TEST_P(SessionFile, RoundTripIntoAnotherEngine) {
     const std::vector<int32_t> ids = some_ids(100);
     std::vector<uint8_t> blob;
     int32_t next = -1;
@@ -406,7 +415,7 @@ TEST(SessionFile, RoundTripIntoAnotherEngine) {
     EXPECT_EQ(keel_session_save(engine.session(), blob.data(), blob.size(), &written), KEEL_OK);
 }
 
-TEST(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
+TEST_P(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
     keel_test::Engine engine(kTiny, config(2, 128));
     const keel_session s = engine.session();
     engine.feed(some_ids(90));
@@ -452,7 +461,7 @@ TEST(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
 }
 
 // Seeds of tests/fuzz/session_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
-TEST(SessionFile, FuzzCorpusIsCurrent) {
+TEST_P(SessionFile, FuzzCorpusIsCurrent) {
     keel_test::Engine engine(kTiny, config(2, 128));
     const std::string dir = keel_test::source_path("tests/fuzz/corpus/session/");
     const uint32_t lengths[] = {0, 3, 66};
@@ -470,7 +479,7 @@ TEST(SessionFile, FuzzCorpusIsCurrent) {
     }
 }
 
-TEST(SessionFile, OtherModelsAndFormatsAreRefused) {
+TEST_P(SessionFile, OtherModelsAndFormatsAreRefused) {
     keel_test::Engine engine(kTiny, config());
     engine.feed(some_ids(70));
     engine.advance();
@@ -492,7 +501,7 @@ TEST(SessionFile, OtherModelsAndFormatsAreRefused) {
     EXPECT_EQ(keel_session_restore(full.session(), blob.data(), blob.size(), &error), KEEL_E_KV_FULL);
 }
 
-TEST(SessionText, StreamsWhatWasGeneratedAndStops) {
+TEST_P(SessionText, StreamsWhatWasGeneratedAndStops) {
     keel_test::Engine engine(kBooks, config(1, 512));
     const keel_session s = engine.session();
     const std::vector<int32_t> prompt = engine.tokenize("It was a dark night", KEEL_TOKENIZE_BOS);
