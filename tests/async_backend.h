@@ -132,7 +132,7 @@ struct AsyncBackend {
     }
 
     static keel::Device* place(const keel::PlanConfig& config, const keel_hooks& hooks, keel::Arena& persistent) {
-        AsyncDevice* d = persistent.place<AsyncDevice>(1);
+        AsyncDevice* d = persistent.place<AsyncDevice>("async_device", 1);
         if (d) new (d) AsyncDevice{};
         keel::Device* cpu = keel::kCpuBackend.place(config, hooks, persistent);
         if (d) d->cpu = cpu;

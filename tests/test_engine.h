@@ -37,6 +37,24 @@ T sized() {
     return value;
 }
 
+// The ops of a plan, and the objects of its regions.
+inline std::vector<keel_op_info> plan_ops(const keel_reader* reader, const keel_model* model,
+                                          const keel_config& config) {
+    uint32_t count = 0;
+    check(keel_plan_ops(reader, model, &config, nullptr, 0, &count, nullptr), "keel_plan_ops");
+    std::vector<keel_op_info> ops(count, sized<keel_op_info>());
+    check(keel_plan_ops(reader, model, &config, ops.data(), count, &count, nullptr), "keel_plan_ops");
+    return ops;
+}
+inline std::vector<keel_buffer_info> plan_buffers(const keel_reader* reader, const keel_model* model,
+                                                  const keel_config& config) {
+    uint32_t count = 0;
+    check(keel_plan_buffers(reader, model, &config, nullptr, 0, &count, nullptr), "keel_plan_buffers");
+    std::vector<keel_buffer_info> buffers(count, sized<keel_buffer_info>());
+    check(keel_plan_buffers(reader, model, &config, buffers.data(), count, &count, nullptr), "keel_plan_buffers");
+    return buffers;
+}
+
 // The configuration whose results are compared with f32 references: nothing is rounded but the weights in the file.
 inline keel_config f32_config(keel_cpu cpu = KEEL_CPU_AUTO) {
     keel_config config = sized<keel_config>();

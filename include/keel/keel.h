@@ -280,7 +280,7 @@ typedef enum keel_activation {
 typedef enum keel_cpu {
     KEEL_CPU_AUTO =
         0, /* what the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best
-                            this machine has. Read by keel_plan, keel_plan_op and keel_engine_init, and by nothing else;
+                            this machine has. Read by keel_plan, keel_plan_ops, keel_plan_buffers and keel_engine_init, and by nothing else;
                             a name that is unknown or that this machine or build lacks is KEEL_E_UNSUPPORTED. Unset and
                             empty are the same. The only thing Keel reads from the environment. */
     KEEL_CPU_SCALAR = 1, /* portable reference */
@@ -319,13 +319,13 @@ typedef struct keel_config {
     uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 64 */
     uint32_t reserved;
     const keel_reader*
-        kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_op and
+        kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_ops, keel_plan_buffers and
                                   keel_engine_init only. Formats per layer, and what is removed from keys and values before
                                   they are coded; k_format and v_format go before its formats */
     const keel_reader*
         wproj; /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank variant,
                                   which sessions choose with keel_session_set_variant. A cache that does not fit, or is damaged, is
-                                  not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_op and
+                                  not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_ops, keel_plan_buffers and
                                   keel_engine_init; where the model's weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and
                                   must outlive the engine. Factors that contradict their checksums (version 2) are KEEL_E_FILE_FORMAT of
                                   keel_engine_init, which does not look at them under KEEL_WEIGHTS_MAP */
@@ -457,35 +457,61 @@ typedef enum keel_low_rank_reason {
     KEEL_LOW_RANK_ERROR = 4      /* its error is above config.wproj_max_error */
 } keel_low_rank_reason;
 
-/* One op of the execution plan, for `keel plan`, profilers and tests. */
+/* One op of the execution plan, for `keel plan`, profilers and tests. Names:
+ *
+ *     embed rope_table
+ *     attn_norm  attn_q attn_k attn_v | attn_qkv  [qk_norm] rope kv_append attention attention_finish
+ *     attn_output [attn_post_norm]  ffn_norm  ffn_gate ffn_up | ffn_gate_up  glu [ffn_quantize]  ffn_down [ffn_post_norm]
+ *     output_norm output [softcap]
+ *
+ * and in the low-rank variant, in front of the products whose records multiply x_sub = Pt x: attn_sub, output_sub,
+ * ffn_sub, down_sub, each [sub_quantize]. A product adds its result to the residual itself, or leaves that to the norm
+ * behind it. */
+#define KEEL_OP_BUFFERS 8
 typedef struct keel_op_info {
     uint32_t struct_size;
     uint32_t index;
-    char name[32];              /* "attn_q", "ffn_down", "rms_norm", ... */
-    char weight_type[16];       /* "Q4_K"; empty for ops without weights */
-    int32_t layer;              /* -1 outside the layers */
-    uint32_t rows, columns;     /* output rows per token, and inner dimension */
-    uint64_t fixed_bytes;       /* bytes moved whatever the number of tokens (weights) */
-    uint64_t token_bytes;       /* and per token column */
-    uint64_t output_offset;     /* scratch arena offset of the output buffer */
-    uint64_t output_bytes;      /* for chunk_tokens columns */
-    uint32_t first_op, last_op; /* ops between which the output buffer is alive */
-    char output_buffer[32];     /* its name: "residual", "qkv", ...; "logits" lies in the persistent region */
+    char name[32];
+    char weight_type[16]; /* "Q4_K"; empty for ops without weights */
+    int32_t layer;        /* -1 outside the layers */
+    uint32_t rows, inner; /* elements of a token's output, and inner dimension */
+    uint32_t dispatch;    /* ops of one dispatch run together, between two barriers; as numbered for one token of a
+                                 short context. With longer contexts and in prefill steps attention and quantizing are
+                                 dispatches of their own. */
+    uint64_t fixed_bytes; /* bytes moved whatever the number of tokens (weights) */
+    uint64_t token_bytes; /* and per token */
+    double predicted_us;  /* one token at context 0 */
+    uint32_t read_count, write_count;
+    uint32_t reads[KEEL_OP_BUFFERS], writes[KEEL_OP_BUFFERS]; /* scratch buffers: indices into keel_plan_buffers */
     keel_weights placement; /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
     keel_repack_skip repack_skip;
-    double predicted_us; /* one token column at context 0 */
-    uint32_t dispatch;   /* ops of one pass run as one range of work, between two meetings of the threads; as numbered
-                                 for one token of a short context. With longer contexts and in prefill steps attention
-                                 and quantizing are passes of their own. */
-    uint32_t low_rank;   /* 1: an op of the low-rank variant (index >= keel_memory_plan.op_count) */
+    uint32_t low_rank; /* 1: an op of the low-rank variant (index >= keel_memory_plan.op_count) */
     keel_low_rank_reason low_rank_reason;
-    float
-        low_rank_error; /* where a record exists: its relative squared output error on held-out text; negative: not known */
+    float low_rank_error; /* where a record exists: its relative squared output error on held-out text; negative: not
+                             known */
+    uint32_t reserved;
 } keel_op_info;
 
-/* Op `index` of the plan an engine for this model and configuration would run (the same as one that runs it). */
-keel_status keel_plan_op(const keel_reader* reader, const keel_model* model, const keel_config* config, uint32_t index,
-                         keel_op_info* out);
+/* One object of a region. Scratch buffers are used again and again: there is an entry for every value that a buffer
+ * holds, and entries of which some op is in both ranges do not overlap. */
+typedef struct keel_buffer_info {
+    uint32_t struct_size;
+    keel_region_kind region;
+    char name[32];              /* "qkv", "ffn_in.q8_32" (8 bits in blocks of 32), "logits", "attn_q.weight", ... */
+    int32_t instance;           /* tells objects of one name apart: a layer, a session slot; -1: there is one */
+    uint32_t first_op, last_op; /* scratch: the ops between which it is live; else 0 and UINT32_MAX */
+    uint32_t reserved;
+    uint64_t offset, bytes; /* in the region; scratch: for chunk_tokens tokens, or for every thread */
+} keel_buffer_info;
+
+/* The ops of the plan an engine for this model and configuration would run, those of the low-rank variant behind the
+ * others, and the objects of all its regions, scratch first. out[0].struct_size says how long an element is; *count
+ * becomes their number, for which `out` may be NULL. Errors: as keel_plan; KEEL_E_BUFFER_TOO_SMALL: only the first
+ * `capacity` are there. */
+keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                          keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
+keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                              keel_buffer_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Sessions: one sequence each.

@@ -1,10 +1,15 @@
 #include "sdk/core/arena.h"
 
+#ifdef KEEL_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace keel {
 
-Arena::Arena(void* base, uint64_t capacity_bytes) : base_(static_cast<uint8_t*>(base)), capacity_(capacity_bytes) {}
+Arena::Arena(void* base, uint64_t capacity_bytes)
+    : base_(static_cast<uint8_t*>(base)), capacity_(capacity_bytes), counting_(false) {}
 
-bool Arena::reserve(uint64_t bytes, uint64_t align, uint64_t* at) {
+bool Arena::reserve(const char* name, uint64_t bytes, uint64_t align, int32_t index, uint64_t* at) {
     if (sealed_) {
         ++refused_;
         ok_ = false;
@@ -12,24 +17,36 @@ bool Arena::reserve(uint64_t bytes, uint64_t align, uint64_t* at) {
     }
     if (align > max_align_) max_align_ = align;
     const uint64_t offset = (used_ + align - 1) & ~(align - 1);
-    if (!ok_ || offset < used_ || bytes > UINT64_MAX - offset || (base_ && offset + bytes > capacity_)) {
+    if (!ok_ || offset < used_ || bytes > UINT64_MAX - offset - kRedZoneBytes ||
+        (!counting_ && offset + bytes + kRedZoneBytes > capacity_)) {
         ok_ = false;
         return false;
     }
-    padding_ += offset - used_;
-    used_ = offset + bytes;
+    if (recorder_) recorder_->object(recorder_->context, name, index, offset, bytes);
+    padding_ += offset - used_ + kRedZoneBytes;
+    used_ = offset + bytes + kRedZoneBytes;
     *at = offset;
     return true;
 }
 
-void* Arena::place_bytes(uint64_t bytes, uint64_t align) {
+void* Arena::place_bytes(const char* name, uint64_t bytes, uint64_t align, int32_t index) {
     uint64_t offset;
-    return reserve(bytes, align, &offset) && base_ ? base_ + offset : nullptr;
+    if (!reserve(name, bytes, align, index, &offset) || counting_) return nullptr;
+#ifdef KEEL_ADDRESS_SANITIZER
+    __asan_poison_memory_region(base_ + offset + bytes, kRedZoneBytes);
+#endif
+    return base_ + offset;
 }
 
-uint64_t Arena::place_offset(uint64_t bytes, uint64_t align) {
+uint64_t Arena::place_offset(const char* name, uint64_t bytes, uint64_t align, int32_t index) {
     uint64_t offset;
-    return reserve(bytes, align, &offset) ? offset : 0;
+    return reserve(name, bytes, align, index, &offset) ? offset : 0;
+}
+
+void Arena::release() {
+#ifdef KEEL_ADDRESS_SANITIZER
+    if (base_) __asan_unpoison_memory_region(base_, used_);
+#endif
 }
 
 }  // namespace keel

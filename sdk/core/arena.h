@@ -8,48 +8,75 @@
 //     base                                                     base + capacity
 //     | object 0 |pad| object 1 |pad| ...           | unused  |
 //                                                   ^ used
+//
+// Every object has a name, by which a recorder can list what lies in a region. Under AddressSanitizer a poisoned red
+// zone follows every object; its bytes are counted and planned like any other.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define KEEL_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define KEEL_ADDRESS_SANITIZER 1
+#endif
+#endif
+
 namespace keel {
+
+#ifdef KEEL_ADDRESS_SANITIZER
+constexpr uint64_t kRedZoneBytes = 64;
+#else
+constexpr uint64_t kRedZoneBytes = 0;
+#endif
+
+// Told of every object placed. `index` tells objects of one name apart (a layer, a session); -1: there is one.
+struct ArenaRecorder {
+    void (*object)(void* context, const char* name, int32_t index, uint64_t offset, uint64_t bytes);
+    void* context;
+};
 
 class Arena {
   public:
     static constexpr uint64_t kAlign = 64;  // default alignment of every object: one cache line, one AVX-512 register
 
-    Arena() = default;                           // count mode
-    Arena(void* base, uint64_t capacity_bytes);  // place mode
+    explicit Arena(const ArenaRecorder* recorder = nullptr) : recorder_(recorder) {}  // count mode
+    // Place mode. The region may be memory that the host cannot address, if only place_offset is used.
+    Arena(void* base, uint64_t capacity_bytes);
 
-    bool counting() const { return base_ == nullptr; }
+    bool counting() const { return counting_; }
     // Null in count mode, on overflow (ok() turns false), or after seal(). Memory is not cleared. `align` is a power of
     // two, at most 4096; the region itself is aligned to the largest asked for (region_align()).
-    void* place_bytes(uint64_t bytes, uint64_t align = kAlign);
+    void* place_bytes(const char* name, uint64_t bytes, uint64_t align = kAlign, int32_t index = -1);
     // The same for memory that the host may not address: its offset in the region.
-    uint64_t place_offset(uint64_t bytes, uint64_t align = kAlign);
+    uint64_t place_offset(const char* name, uint64_t bytes, uint64_t align = kAlign, int32_t index = -1);
     template <class T>
-    T* place(uint64_t count) {
+    T* place(const char* name, uint64_t count, int32_t index = -1) {
         if (count > UINT64_MAX / sizeof(T)) {
             ok_ = false;
             return nullptr;
         }
-        return static_cast<T*>(place_bytes(count * sizeof(T), alignof(T) > kAlign ? alignof(T) : kAlign));
+        return static_cast<T*>(place_bytes(name, count * sizeof(T), alignof(T) > kAlign ? alignof(T) : kAlign, index));
     }
     void seal() { sealed_ = true; }
+    // The caller has its region back: no red zones.
+    void release();
 
     bool ok() const { return ok_; }
     uint64_t used_bytes() const { return used_; }
-    uint64_t padding_bytes() const { return padding_; }
+    uint64_t padding_bytes() const { return padding_; }  // alignment and red zones
     uint64_t region_align() const { return max_align_; }
     uint64_t refused_after_seal() const { return refused_; }
     uint8_t* base() const { return base_; }
 
   private:
-    bool reserve(uint64_t bytes, uint64_t align, uint64_t* offset);
+    bool reserve(const char* name, uint64_t bytes, uint64_t align, int32_t index, uint64_t* offset);
 
+    const ArenaRecorder* recorder_ = nullptr;
     uint8_t* base_ = nullptr;
     uint64_t capacity_ = 0, used_ = 0, padding_ = 0, max_align_ = kAlign, refused_ = 0;
-    bool ok_ = true, sealed_ = false;
+    bool counting_ = true, ok_ = true, sealed_ = false;
 };
 
 }  // namespace keel

@@ -62,13 +62,12 @@ KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& for
     return layer;
 }
 
-void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables) {
+void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, uint32_t* free_list, uint32_t* references) {
     pool->page_count = pool->free_count = page_count;
     pool->page_bytes = page_bytes;
     pool->high_water_pages = 0;
-    pool->free_list = tables.place<uint32_t>(page_count);
-    pool->references = tables.place<uint32_t>(page_count);
-    if (!pool->free_list || !pool->references) return;
+    pool->free_list = free_list;
+    pool->references = references;
     for (uint32_t i = 0; i < page_count; ++i) {
         pool->free_list[i] = page_count - 1 - i;
         pool->references[i] = 0;

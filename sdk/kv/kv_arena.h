@@ -12,7 +12,6 @@
 
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
-#include "sdk/core/arena.h"
 
 namespace keel {
 
@@ -73,8 +72,8 @@ struct KvPool {
     uint32_t* references;        // per page; 0 = free
     std::atomic<uint32_t> lock;  // short spin lock: sessions on different threads share the pool
 };
-// Places the tables of a pool.
-void kv_pool_place(KvPool* pool, uint32_t page_count, uint64_t page_bytes, Arena& tables);
+// All pages are free. free_list and references: [page_count].
+void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, uint32_t* free_list, uint32_t* references);
 
 constexpr uint32_t kNoPage = UINT32_MAX;
 

@@ -4,6 +4,7 @@
 
 #include "sdk/core/status.h"
 #include "sdk/format/bytes.h"
+#include "sdk/plan/weights.h"
 
 namespace keel {
 namespace {
@@ -46,13 +47,16 @@ void choose_bias_pairs(const KvTransform& t, const ModelSpec& s, bool neox) {
         if (taken[i]) t.pair[n++] = i;
 }
 
-keel_status fill_from_bias(const KvTransform& t, const keel_model& model, const ExecutionPlan& plan,
-                           keel_error* error) {
+keel_status fill_from_bias(const KvTransform& t, const keel_reader& reader, const keel_model& model,
+                           const kernels::KernelSet& kernels, keel_error* error) {
     const uint32_t floats = t.kv_heads * t.head_dim;
-    for (uint32_t i = 0; i < plan.variant[KEEL_VARIANT_DENSE].count; ++i) {
-        const Op& op = plan.variant[KEEL_VARIANT_DENSE].ops[i];
-        if (op.kind == OpKind::kMatmul && op.slot == kAttnK && op.bias)
-            memcpy(t.key_mean + t.at(static_cast<uint32_t>(op.layer), 0), op.bias, floats * sizeof(float));
+    for (uint32_t layer = 0; layer < model.spec.layers; ++layer) {
+        float* mean = t.key_mean + t.at(layer, 0);
+        const GgufTensor* bias = model.tensor(kAttnKBias, layer);
+        if (!bias)
+            memset(mean, 0, floats * sizeof(float));
+        else if (read_vector(reader, *bias, kernels, mean) != KEEL_OK)
+            return fail(error, KEEL_E_FILE_READ, bias->offset, "attn_k.bias", "the reader failed");
     }
     for (uint64_t i = 0; i < uint64_t{model.spec.layers} * floats; ++i)
         if (!(__builtin_fabsf(t.key_mean[i]) < __builtin_inff()))
@@ -97,8 +101,9 @@ uint32_t kv_mean_pairs(const KvChoice& choice, const keel_model& model) {
     return uses_bias(choice, model) ? (rope_pairs < kBiasMeanPairs ? rope_pairs : kBiasMeanPairs) : 0;
 }
 
-keel_status place_kv_transform(const PlanConfig& config, const keel_model& model, const ExecutionPlan& plan,
-                               const double* frequencies, Arena& arena, KvTransform* out, keel_error* error) {
+keel_status place_kv_transform(const keel_reader& reader, const PlanConfig& config, const keel_model& model,
+                               const ExecutionPlan& plan, const double* frequencies, Arena& arena, KvTransform* out,
+                               keel_error* error) {
     const ModelSpec& s = model.spec;
     const KvChoice& choice = config.kv;
     const KvProfileOffsets o = choice.has_profile ? kv_profile_offsets(choice.header) : KvProfileOffsets{};
@@ -109,16 +114,17 @@ keel_status place_kv_transform(const PlanConfig& config, const keel_model& model
     t.tiles = (config.context_tokens + kernels::kAttentionTile - 1) / kernels::kAttentionTile;
     t.kv_heads = s.kv_heads;
     t.head_dim = s.head_dim;
-    if (o.key_means || bias) t.key_mean = arena.place<float>(floats);
-    if (o.value_means) t.value_mean = arena.place<float>(floats);
+    if (o.key_means || bias) t.key_mean = arena.place<float>("kv_key_mean", floats);
+    if (o.value_means) t.value_mean = arena.place<float>("kv_value_mean", floats);
     if (o.gains) {
-        t.gain = arena.place<float>(floats);
-        t.inverse_gain = arena.place<float>(floats);
+        t.gain = arena.place<float>("kv_gain", floats);
+        t.inverse_gain = arena.place<float>("kv_inverse_gain", floats);
     }
     if (t.pairs) {
-        t.pair = arena.place<uint32_t>(t.pairs);
-        t.tile_rotations = arena.place<float>(uint64_t{plan.rope_sets} * t.tiles * 2 * t.pairs);
-        t.offset_rotations = arena.place<float>(uint64_t{plan.rope_sets} * 2 * t.pairs * kernels::kAttentionTile);
+        t.pair = arena.place<uint32_t>("kv_mean_pairs", t.pairs);
+        t.tile_rotations = arena.place<float>("kv_tile_rotations", uint64_t{plan.rope_sets} * t.tiles * 2 * t.pairs);
+        t.offset_rotations =
+            arena.place<float>("kv_offset_rotations", uint64_t{plan.rope_sets} * 2 * t.pairs * kernels::kAttentionTile);
     }
     t.bytes = arena.used_bytes() - before;
     *out = t;
@@ -136,7 +142,7 @@ keel_status place_kv_transform(const PlanConfig& config, const keel_model& model
             if (t.pair[i] >= s.rope_dims / 2)
                 return fail(error, KEEL_E_FILE_READ, o.pairs, "pairs", "the profile changed while it was read");
     }
-    if (bias) KEEL_TRY(fill_from_bias(t, model, plan, error));
+    if (bias) KEEL_TRY(fill_from_bias(t, reader, model, *config.kernels, error));
     if (t.pairs) fill_tables(config, plan, frequencies, s.rope_dims / 2, t);
     return KEEL_OK;
 }

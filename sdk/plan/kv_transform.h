@@ -12,7 +12,8 @@
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/arena.h"
 #include "sdk/kv/kv_profile.h"
-#include "sdk/plan/plan.h"
+#include "sdk/plan/config.h"
+#include "sdk/plan/ops.h"
 
 namespace keel {
 
@@ -39,9 +40,10 @@ struct KvTransform {
 // RoPE pairs of which a K mean will be removed before the rotation. Known before anything is placed.
 uint32_t kv_mean_pairs(const KvChoice& choice, const keel_model& model);
 
-// Places the arrays and, in place mode, fills them from the profile or from the biases in `ops`.
-keel_status place_kv_transform(const PlanConfig& config, const keel_model& model, const ExecutionPlan& plan,
-                               const double* frequencies, Arena& arena, KvTransform* out, keel_error* error);
+// Places the arrays and, in place mode, fills them from the profile or from the biases of `reader`.
+keel_status place_kv_transform(const keel_reader& reader, const PlanConfig& config, const keel_model& model,
+                               const ExecutionPlan& plan, const double* frequencies, Arena& arena, KvTransform* out,
+                               keel_error* error);
 
 // One head of one position, in place; `neox` as in KernelSet::rope.
 void remove_key_mean_before_rope(const KvTransform& t, uint32_t layer, uint32_t kv_head, uint32_t rope_pairs, bool neox,

@@ -7,7 +7,7 @@
 #include "sdk/kv/kv_f16_window.h"
 #include "sdk/plan/config.h"
 #include "sdk/plan/kv_transform.h"
-#include "sdk/plan/plan.h"
+#include "sdk/plan/ops.h"
 
 namespace keel {
 

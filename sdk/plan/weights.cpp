@@ -6,52 +6,66 @@
 
 namespace keel {
 
-using kernels::kWeightTypes;
-
-const void* WeightPlacer::matrix(const GgufTensor& t) {
+const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
         mapped_bytes += t.bytes;
-        return arena.counting() ? nullptr : static_cast<const uint8_t*>(reader->mapped) + t.offset;
+        return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
     }
     total_bytes += t.bytes;
-    uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
-    if (dst) load(t, dst);
+    uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
+    if (dst) load(from, t, dst);
     return dst;
 }
 
-const float* WeightPlacer::vector(const GgufTensor& t) {
+const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name,
+                                          int32_t layer) {
+    total_bytes += t.bytes;
+    uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
+    if (dst) load_repacked(from, t, dst);
+    return dst;
+}
+
+// Narrower sources are read into the upper end of the destination and widened from the front.
+const float* WeightPlacer::vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     const uint32_t n = static_cast<uint32_t>(t.dims[0]);
     total_bytes += t.bytes;
-    float* dst = arena.place<float>(n);
+    float* dst = arena.place<float>(name, n, layer);
     if (!dst) return nullptr;
-    // Narrower sources are read into the upper end of the destination and widened from the front.
-    uint8_t* src = reinterpret_cast<uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes;
-    load(t, src);
-    if (t.type != kernels::kF32) {
-        for (uint32_t i = 0; i < n; ++i) {
-            uint8_t element[4];
-            memcpy(element, src + i * (t.bytes / n), t.bytes / n);
-            float value;
-            kernels->dequantize_row[t.type](element, &value, 1);
-            dst[i] = value;
-        }
-    }
+    load(from, t, reinterpret_cast<uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes);
+    widen_vector(t, *kernels, dst);
     return dst;
 }
 
-const float* WeightPlacer::record_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias) {
+const float* WeightPlacer::factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias,
+                                       const char* name, int32_t layer) {
     total_bytes += uint64_t{n} * 4;
-    float* dst = arena.place<float>(n);
+    float* dst = arena.place<float>(name, n, layer);
     if (!dst) return nullptr;
-    const keel_reader* model = reader;
-    reader = &from;
-    read(offset, dst, uint64_t{n} * 4);
-    reader = model;
+    read(from, offset, dst, uint64_t{n} * 4);
     for (uint32_t i = 0; model_bias && i < n; ++i) dst[i] = model_bias[i] + dst[i];
     return dst;
 }
 
-bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const {
+void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst) {
+    if (t.type == kernels::kF32) return;
+    const uint32_t n = static_cast<uint32_t>(t.dims[0]);
+    const uint8_t* src = reinterpret_cast<const uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes;
+    for (uint32_t i = 0; i < n; ++i) {
+        uint8_t element[4];
+        memcpy(element, src + i * (t.bytes / n), t.bytes / n);
+        float value;
+        kernels.dequantize_row[t.type](element, &value, 1);
+        dst[i] = value;
+    }
+}
+
+keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kernels::KernelSet& kernels, float* dst) {
+    KEEL_TRY(read_at(from, t.offset, reinterpret_cast<uint8_t*>(dst) + t.dims[0] * 4 - t.bytes, t.bytes));
+    widen_vector(t, kernels, dst);
+    return KEEL_OK;
+}
+
+bool WeightPlacer::repacks(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const {
     *reason = KEEL_REPACK_SKIP_NONE;
     if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
     if (lookup)
@@ -65,33 +79,26 @@ bool WeightPlacer::interleaves(const GgufTensor& t, bool q8, bool lookup, keel_r
     return *reason == KEEL_REPACK_SKIP_NONE;
 }
 
-const void* WeightPlacer::interleaved_matrix(const GgufTensor& t) {
-    total_bytes += t.bytes;
-    uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(t.bytes));
-    if (dst) load_repacked(t, dst);
-    return dst;
-}
-
 // One read, one look at the progress hook.
-void WeightPlacer::read(uint64_t offset, void* dst, uint64_t bytes) {
+void WeightPlacer::read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes) {
     if (status != KEEL_OK) return;
-    status = read_at(*reader, offset, dst, bytes);
+    status = read_at(from, offset, dst, bytes);
     if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
     copied_bytes += bytes;
     if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes))
         status = KEEL_E_CANCELLED;
 }
 
-void WeightPlacer::load(const GgufTensor& t, uint8_t* dst) {
+void WeightPlacer::load(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kSliceBytes = 1 << 20;
     for (uint64_t done = 0; done < t.bytes && status == KEEL_OK; done += kSliceBytes)
-        read(t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
+        read(from, t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
 // Through the stack: whole groups of rows where they fit, else a stretch of blocks of one group at a time.
-void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
+void WeightPlacer::load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kStretchBytes = 2048;  // of one row
-    const kernels::WeightTypeInfo& type = kWeightTypes[t.type];
+    const kernels::WeightTypeInfo& type = kernels::kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
                    stretch = kStretchBytes / type.block_bytes;
     uint8_t rows[kernels::kRepackRows * kStretchBytes];
@@ -100,7 +107,7 @@ void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
         const uint64_t step = sizeof rows / group_bytes;
         for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
             const uint64_t count = groups - group < step ? groups - group : step;
-            read(t.offset + group * group_bytes, rows, count * group_bytes);
+            read(from, t.offset + group * group_bytes, rows, count * group_bytes);
             kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst,
                                  static_cast<uint32_t>(count * kernels::kRepackRows), static_cast<uint32_t>(t.dims[0]));
             dst += count * group_bytes;
@@ -112,12 +119,108 @@ void WeightPlacer::load_repacked(const GgufTensor& t, uint8_t* dst) {
             const uint64_t count = blocks - first < stretch ? blocks - first : stretch,
                            bytes = count * type.block_bytes;
             for (uint64_t r = 0; r < kernels::kRepackRows; ++r)
-                read(t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
+                read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
             kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows,
                                  static_cast<uint32_t>(count * type.block_elements));
             dst += kernels::kRepackRows * bytes;
         }
     }
+}
+
+void PlanWeights::open_layer(int32_t layer) {
+    layer_ = layer;
+    for (bool& done : basis_done_) done = false;
+    low_ = {};
+    if (layer < 0) return;
+    for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) placed_[slot] = {};
+    if (!c_.low_rank.usable) return;
+    const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
+    if (placer_.status == KEEL_OK && status != KEEL_OK)
+        placer_.status = fail(placer_.error, status, 0, "W_proj cache", "the reader failed");
+    if (placer_.status == KEEL_OK && !placer_.arena.counting() && placer_.mode != KEEL_WEIGHTS_MAP)
+        placer_.status = wproj_check_payload(c_.low_rank.file, low_.parts, static_cast<uint32_t>(layer), placer_.error);
+    if (placer_.status != KEEL_OK) low_ = {};
+}
+
+WprojGroup PlanWeights::group_of(keel_variant variant, TensorSlot slot) const {
+    const WprojSlot record = wproj_slot_of(slot);
+    return variant == KEEL_VARIANT_LOW_RANK && record < kWprojSlots && low_.uses(record) ? wproj_group(record)
+                                                                                         : kWprojGroups;
+}
+
+uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const {
+    const WprojGroup group = group_of(variant, slot);
+    return group < kWprojGroups ? low_.parts.basis[group].type : tensor(slot)->type;
+}
+
+Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
+    Matrix m = {nullptr, t.type, static_cast<uint32_t>(t.dims[0]), static_cast<uint32_t>(t.dims[1]), false, {}};
+    m.repacked = placer_.repacks(t, c_.q8, lookup, &m.repack_skip);
+    m.data = m.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_);
+    return m;
+}
+
+Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,
+                                 const char* name) {
+    GgufTensor t = {};
+    t.type = type;
+    t.dims[0] = k;
+    t.dims[1] = rows;
+    t.offset = offset;
+    t.bytes = bytes;
+    low_rank_bytes_ += bytes;
+    return place(c_.low_rank.file.reader, t, false, name);
+}
+
+Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot bias) {
+    Product p = {};
+    if (bias < kSlotCount) p.bias = vector(bias);
+    const WprojSlot record = variant == KEEL_VARIANT_LOW_RANK ? wproj_slot_of(slot) : kWprojSlots;
+    if (record < kWprojSlots) {
+        p.reason = low_.reason[record];
+        p.error = low_.parts.record[record].error;
+        p.low_rank = low_.uses(record);
+    }
+    if (!p.low_rank) {
+        Placed& placed = placed_[slot];
+        if (!placed.done) placed.matrix = place(reader_, *tensor(slot), false, kSlots[slot].op);
+        placed.done = true;
+        p.matrix = placed.matrix;
+        return p;
+    }
+    const WprojRecord& r = low_.parts.record[record];
+    p.matrix = place_factor(r.type, r.rank, r.rows, r.offset, r.bytes, "factor");
+    if (r.bias) {
+        p.bias = placer_.factor_bias(c_.low_rank.file.reader, r.bias, r.rows, p.bias, "factor_bias", layer_);
+        low_rank_bytes_ += uint64_t{r.rows} * 4;
+    }
+    ++low_rank_records_;
+    return p;
+}
+
+Matrix PlanWeights::table(TensorSlot slot, bool also_product) {
+    Placed& placed = placed_[slot];
+    if (!placed.done) placed.matrix = place(reader_, *tensor(slot), !also_product, kSlots[slot].op);
+    placed.done = true;
+    return placed.matrix;
+}
+
+// The groups of a version 1 file share one basis.
+Matrix PlanWeights::basis(WprojGroup group) {
+    const WprojBasis& b = low_.parts.basis[group];
+    for (uint32_t other = 0; other < kWprojGroups; ++other)
+        if (basis_done_[other] && low_.parts.basis[other].offset == b.offset) return basis_[other];
+    basis_[group] = place_factor(b.type, b.columns, b.rank, b.offset, b.bytes, "basis");
+    basis_done_[group] = true;
+    return basis_[group];
+}
+
+const float* PlanWeights::vector(TensorSlot slot) {
+    Placed& placed = placed_[slot];
+    const GgufTensor* t = tensor(slot);
+    if (t && !placed.done) placed.vector = placer_.vector(reader_, *t, kSlots[slot].name, layer_);
+    placed.done = true;
+    return placed.vector;
 }
 
 }  // namespace keel

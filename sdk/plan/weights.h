@@ -1,14 +1,18 @@
-// Where the weights of a plan go: into the weights region, repacked or as they are, or nowhere when they are mapped.
+// The weights of a plan: where they lie, and what each product of a variant multiplies with.
+//
+// WeightPlacer puts tensors of a file into the weights region, repacked or as they are, or leaves them where they are
+// mapped. PlanWeights knows the model and the variants: it places every tensor once, when the first op asks for it, so
+// that weights lie in the order in which ops read them.
 #pragma once
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/arena.h"
 #include "sdk/model/model.h"
+#include "sdk/plan/config.h"
 
 namespace keel {
 
 struct WeightPlacer {
-    const keel_reader* reader;  // of the model, or for a while of a W_proj cache
     Arena& arena;
     keel_weights mode;
     keel_hooks hooks;
@@ -18,20 +22,98 @@ struct WeightPlacer {
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
 
-    const void* matrix(const GgufTensor& t);  // null in count mode
-    // Whether the matrix of a product (lookup false) or an embedding table is interleaved, and if not, why.
-    bool interleaves(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const;
-    // As matrix(), interleaved.
-    const void* interleaved_matrix(const GgufTensor& t);
-    const float* vector(const GgufTensor& t);  // always copied, widened to f32
-    // The bias of a record: f32[n] at `offset` of `from`, plus `model_bias` (null in count mode and where the model has
-    // none).
-    const float* record_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias);
+    // Results are null in count mode. `from`: the reader of the file the tensor lies in. `name`, `layer`: the object's.
+    const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
+    // As matrix(), repacked.
+    const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
+    // Always copied, widened to f32.
+    const float* vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
+    // f32[n] at `offset` of `from`, plus `model_bias` where that is not null.
+    const float* factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias,
+                             const char* name, int32_t layer);
+    // Whether the matrix of a product (lookup false) or an embedding table is repacked, and if not, why.
+    bool repacks(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const;
 
   private:
-    void load(const GgufTensor& t, uint8_t* dst);
-    void load_repacked(const GgufTensor& t, uint8_t* dst);
-    void read(uint64_t offset, void* dst, uint64_t bytes);
+    void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
+    void load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
+    void read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes);
+};
+
+// A vector of a file, widened to f32[dims[0]].
+keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kernels::KernelSet& kernels, float* dst);
+// The same in place: the tensor's bytes stand at the end of dst.
+void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst);
+
+// A matrix as an op holds it.
+struct Matrix {
+    const void* data;  // null in count mode
+    uint32_t type, k, rows;
+    bool repacked;
+    keel_repack_skip repack_skip;
+};
+// What a product of a variant multiplies with.
+struct Product {
+    Matrix matrix;
+    const float* bias;  // null: none, or count mode
+    bool low_rank;      // the matrix is a factor that multiplies x_sub
+    keel_low_rank_reason reason;
+    float error;
+};
+
+class PlanWeights {
+  public:
+    PlanWeights(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& placer)
+        : reader_(reader), m_(model), c_(config), placer_(placer) {}
+
+    // Layers come in ascending order; -1: what stands outside them. Forgets the layer before, and reads what the W_proj
+    // cache has for this one; in place mode its contents are checked, unless they are to be left where they are until
+    // needed.
+    void open_layer(int32_t layer);
+    bool has(TensorSlot slot) const { return tensor(slot) != nullptr; }
+    // Weight type of what the variant's product reads x with: of the tensor, or of the factor that makes x_sub.
+    uint32_t reading_type(keel_variant variant, TensorSlot slot) const;
+    // The group whose x_sub the variant's product reads, or kWprojGroups.
+    WprojGroup group_of(keel_variant variant, TensorSlot slot) const;
+    // Output elements of a slot's product, the same in every variant.
+    uint32_t rows(TensorSlot slot) const { return static_cast<uint32_t>(tensor(slot)->dims[1]); }
+
+    Product product(keel_variant variant, TensorSlot slot, TensorSlot bias);
+    Matrix table(TensorSlot slot, bool also_product);  // an embedding
+    // Weight type of the factor of a slot that has one.
+    uint32_t factor_type(TensorSlot slot) const { return low_.parts.record[wproj_slot_of(slot)].type; }
+    // Pt of a group.
+    Matrix basis(WprojGroup group);
+    const float* vector(TensorSlot slot);  // null: the model has none
+
+    uint32_t low_rank_records() const { return low_rank_records_; }
+    uint64_t low_rank_bytes() const { return low_rank_bytes_; }
+
+  private:
+    // What was placed of a slot of the current layer, or of the whole model: all variants refer to it.
+    struct Placed {
+        bool done;
+        Matrix matrix;
+        const float* vector;
+    };
+    const GgufTensor* tensor(TensorSlot slot) const {
+        return m_.tensor(slot, layer_ < 0 ? 0 : static_cast<uint32_t>(layer_));
+    }
+    Matrix place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name);
+    Matrix place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes, const char* name);
+
+    const keel_reader& reader_;
+    const keel_model& m_;
+    const PlanConfig& c_;
+    WeightPlacer& placer_;
+    int32_t layer_ = -1;
+    Placed placed_[kSlotCount] = {};
+    LowRankLayer low_ = {};  // of the current layer
+    WprojCursor cursor_ = {};
+    Matrix basis_[kWprojGroups] = {};
+    bool basis_done_[kWprojGroups] = {};
+    uint32_t low_rank_records_ = 0;
+    uint64_t low_rank_bytes_ = 0;
 };
 
 }  // namespace keel

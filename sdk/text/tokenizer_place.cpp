@@ -269,20 +269,20 @@ keel_status Builder::place(Tokenizer** out) {
         while (join_bits < text_bytes && join_bits < kMaxJoinBits) join_bits *= 2;
     const uint32_t run_capacity = max_text_bytes_ + 1;  // and the space SentencePiece adds
 
-    t_ = arena_.place<Tokenizer>(1);
-    blob_ = arena_.place<char>(text_bytes);
-    offset_table_ = arena_.place<uint32_t>(uint64_t{n} + 1);
-    type_table_ = arena_.place<uint8_t>(n);
-    if (!settings_.byte_level) score_table_ = arena_.place<float>(n);
+    t_ = arena_.place<Tokenizer>("tokenizer", 1);
+    blob_ = arena_.place<char>("token_texts", text_bytes);
+    offset_table_ = arena_.place<uint32_t>("token_offsets", uint64_t{n} + 1);
+    type_table_ = arena_.place<uint8_t>("token_types", n);
+    if (!settings_.byte_level) score_table_ = arena_.place<float>("token_scores", n);
     const uint64_t piece_slots = table_slots(ordinary_count_), special_slots = table_slots(special_count_);
-    uint64_t* const pieces = arena_.place<uint64_t>(piece_slots);
-    uint64_t* const specials = arena_.place<uint64_t>(special_slots);
+    uint64_t* const pieces = arena_.place<uint64_t>("token_table", piece_slots);
+    uint64_t* const specials = arena_.place<uint64_t>("special_table", special_slots);
     const uint64_t merge_slots = merges_ ? table_slots(merges_->count) : 0;
-    if (merges_) merge_table_ = arena_.place<MergeSlot>(merge_slots);
-    join_table_ = arena_.place<uint64_t>(join_bits / 64);
-    char* const run_text = arena_.place<char>(run_capacity);
-    Symbol* const symbols = arena_.place<Symbol>(run_capacity);
-    uint64_t* const heap = arena_.place<uint64_t>(run_capacity);
+    if (merges_) merge_table_ = arena_.place<MergeSlot>("merge_table", merge_slots);
+    join_table_ = arena_.place<uint64_t>("byte_pairs", join_bits / 64);
+    char* const run_text = arena_.place<char>("run_text", run_capacity);
+    Symbol* const symbols = arena_.place<Symbol>("run_symbols", run_capacity);
+    uint64_t* const heap = arena_.place<uint64_t>("run_heap", run_capacity);
     *out = nullptr;
     if (!arena_.ok()) return fail(error_, KEEL_E_MEMORY_TOO_SMALL, 0, "tokenizer", "the arena has no room for it");
     if (arena_.counting()) return KEEL_OK;

@@ -638,10 +638,14 @@ TEST(ZeroAlloc, NoHeapFromOpenToClose) {
         keel_model_info again = versioned<keel_model_info>();
         CHILD_STATUS(KEEL_OK, keel_inspect(&reader, nullptr, nullptr, 0, nullptr, &again, nullptr));
         CHILD_STATUS(KEEL_OK, plan_engine());
-        for (uint32_t i = 0; i < plan.op_count; ++i) {
-            keel_op_info op = versioned<keel_op_info>();
-            CHILD_STATUS(KEEL_OK, keel_plan_op(&reader, model, &config, i, &op));
-        }
+        static keel_op_info ops[256];
+        static keel_buffer_info buffers[1024];
+        ops[0].struct_size = sizeof ops[0];
+        buffers[0].struct_size = sizeof buffers[0];
+        uint32_t count = 0;
+        CHILD_STATUS(KEEL_OK, keel_plan_ops(&reader, model, &config, ops, 256, &count, nullptr));
+        CHILD_CHECK(count == plan.op_count);
+        CHILD_STATUS(KEEL_OK, keel_plan_buffers(&reader, model, &config, buffers, 1024, &count, nullptr));
         keel_memory small = memory;
         small.regions[KEEL_REGION_KV].bytes -= 1;
         keel_error error = versioned<keel_error>();

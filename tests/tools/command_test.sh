@@ -91,7 +91,12 @@ expect "decoded" holds '^Hello$'
 
 # Plan: bytes are what init uses; the search fits and does not fit.
 expect "plan" exits 0 "$keel" plan "$model"
-expect "plan has no overlapping buffers" grep -q -v '|[^|]*![^|]*|' "$work/out"
+expect "plan has no overlapping buffers" bash -c "! grep -q '|[^|]*![^|]*|' '$work/out'"
+expect "RoPE and the KV rows are ops" bash -c "grep -q ' rope ' '$work/out' && grep -q ' kv_append ' '$work/out'"
+expect "the map shows working memory, attention's state and 8-bit rows or f32 ones" \
+    bash -c "grep -q '  thread$' '$work/out' && grep -q '  attn_state$' '$work/out' && grep -q '  ffn_in' '$work/out'"
+expect "objects of other regions" exits 0 "$keel" plan "$model" --no-ops --no-map --region persistent --region kv --region weights
+expect "each has a name" bash -c "grep -q ' logits ' '$work/out' && grep -q ' pages ' '$work/out' && grep -q ' attn_q.weight ' '$work/out'"
 expect "solve" exits 0 "$keel" plan "$model" --memory 64M --sessions 2 --json
 expect "solve finds the model's context" holds '"context_tokens": 2048'
 expect "nothing fits" exits 4 "$keel" plan "$model" --memory 1M

@@ -298,10 +298,7 @@ TEST(WprojBuilder, ABoundRefusesRecordsAndThePlanSaysSo) {
     EXPECT_EQ(plan.low_rank_bytes, 0u);
     EXPECT_EQ(plan.low_rank_decode_bytes, plan.decode_bytes);
     uint32_t products = 0;
-    for (uint32_t i = 0; i < plan.low_rank_op_count; ++i) {
-        keel_op_info op = make<keel_op_info>();
-        check(keel_plan_op(builder.model().reader.get(), builder.model().model, &config, plan.op_count + i, &op),
-              "plan_op");
+    for (const keel_op_info& op : keel_test::plan_ops(builder.model().reader.get(), builder.model().model, config)) {
         if (op.low_rank_reason == KEEL_LOW_RANK_NONE) continue;
         EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_RECORD) << op.name;
         ++products;

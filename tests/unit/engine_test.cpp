@@ -8,9 +8,11 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernel_set.h"
+#include "tests/plan_checks.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 #include "tests/unit/kernels_test_support.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -403,43 +405,67 @@ TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
         const keel_config c = small_config();
         keel_memory_plan plan = sized<keel_memory_plan>();
         ASSERT_EQ(keel_plan(reader.get(), model, &c, &plan, nullptr), KEEL_OK);
-        std::vector<keel_op_info> ops(plan.op_count, sized<keel_op_info>());
+        const std::vector<keel_op_info> ops = keel_test::plan_ops(reader.get(), model, c);
+        ASSERT_EQ(ops.size(), plan.op_count);
         uint64_t moved = 0;
-        for (uint32_t i = 0; i < plan.op_count; ++i) {
-            ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &ops[i]), KEEL_OK);
-            EXPECT_LE(ops[i].output_offset + ops[i].output_bytes, plan.regions[KEEL_REGION_SCRATCH].bytes);
-            EXPECT_LE(ops[i].first_op, i);
-            EXPECT_GE(ops[i].last_op, i);
-            EXPECT_GT(ops[i].predicted_us, 0);
-            moved += ops[i].fixed_bytes + ops[i].token_bytes;
+        for (const keel_op_info& op : ops) {
+            EXPECT_GT(op.predicted_us, 0);
+            moved += op.fixed_bytes + op.token_bytes;
         }
         EXPECT_EQ(moved, plan.decode_bytes);
-        keel_op_info beyond = sized<keel_op_info>();
-        EXPECT_EQ(keel_plan_op(reader.get(), model, &c, plan.op_count, &beyond), KEEL_E_ARGUMENT);
-        // The ops of a pass run at the same time: what is alive in one of them is alive in all.
-        const auto pass_begins = [&](uint32_t op) {
-            while (op > 0 && ops[op - 1].dispatch == ops[op].dispatch) --op;
-            return op;
-        };
-        const auto pass_ends = [&](uint32_t op) {
-            while (op + 1 < ops.size() && ops[op + 1].dispatch == ops[op].dispatch) ++op;
-            return op;
-        };
-        for (keel_op_info& op : ops) {
-            op.first_op = pass_begins(op.first_op);
-            op.last_op = pass_ends(op.last_op);
-        }
-        for (const keel_op_info& a : ops) {
-            for (const keel_op_info& b : ops) {
-                if (strcmp(a.output_buffer, b.output_buffer) == 0 || !a.output_bytes || !b.output_bytes) continue;
-                if (a.last_op < b.first_op || b.last_op < a.first_op) continue;
-                EXPECT_TRUE(a.output_offset + a.output_bytes <= b.output_offset ||
-                            b.output_offset + b.output_bytes <= a.output_offset)
-                    << file << ": " << a.output_buffer << " and " << b.output_buffer << " at ops " << a.index << ", "
-                    << b.index;
-            }
-        }
+        keel_test::expect_scratch_is_packed(plan, ops, keel_test::plan_buffers(reader.get(), model, c));
     }
+}
+
+// What the lists say of room: an element as long as the first one says, no element past the capacity, the number in any
+// case.
+TEST(Plan, ListsKeepToTheCallersArray) {
+    const keel_test::InspectedFile file(kTiny);
+    const keel_config c = small_config();
+    uint32_t count = 0, needed = 0;
+    ASSERT_EQ(keel_plan_ops(&file.reader, file.model, &c, nullptr, 0, &needed, nullptr), KEEL_OK);
+    const std::vector<keel_op_info> ops = keel_test::plan_ops(&file.reader, file.model, c);
+    struct Longer {
+        keel_op_info info;
+        uint64_t mine[2];
+    };
+    std::vector<Longer> longer(needed);
+    for (Longer& l : longer) l.mine[0] = l.mine[1] = 42;
+    longer[0].info.struct_size = sizeof(Longer);
+    EXPECT_EQ(keel_plan_ops(&file.reader, file.model, &c, &longer[0].info, needed - 1, &count, nullptr),
+              KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_EQ(count, needed);
+    for (uint32_t i = 0; i + 1 < needed; ++i) EXPECT_STREQ(longer[i].info.name, ops[i].name) << i;
+    EXPECT_EQ(longer[needed - 1].mine[0], 42u);
+    EXPECT_EQ(longer[needed - 1].info.struct_size, 0u);
+    keel_op_info small = sized<keel_op_info>();
+    small.struct_size = 16;
+    EXPECT_EQ(keel_plan_ops(&file.reader, file.model, &c, &small, 1, &count, nullptr), KEEL_E_ABI);
+    EXPECT_EQ(keel_plan_ops(&file.reader, file.model, &c, &small, 1, nullptr, nullptr), KEEL_E_ARGUMENT);
+    keel_buffer_info buffer = sized<keel_buffer_info>();
+    EXPECT_EQ(keel_plan_buffers(&file.reader, file.model, &c, &buffer, 1, &count, nullptr), KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_GT(count, 1u);
+    EXPECT_NE(buffer.bytes, 0u);
+}
+
+// Every byte of the regions that are not scratch belongs to an object with a name, or is alignment.
+TEST(Plan, ObjectsFillTheirRegions) {
+    const keel_test::InspectedFile file(kTiny);
+    keel_config c = small_config();
+    c.kv_sink_tokens = 4;
+    c.kv_recent_tokens = 8;
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    ASSERT_EQ(keel_plan(&file.reader, file.model, &c, &plan, nullptr), KEEL_OK);
+    uint64_t bytes[KEEL_REGION_COUNT] = {}, end[KEEL_REGION_COUNT] = {};
+    for (const keel_buffer_info& b : keel_test::plan_buffers(&file.reader, file.model, c)) {
+        EXPECT_NE(b.name[0], 0);
+        if (b.region == KEEL_REGION_SCRATCH) continue;
+        EXPECT_GE(b.offset, end[b.region]) << b.name;
+        end[b.region] = b.offset + b.bytes;
+        bytes[b.region] += b.bytes;
+    }
+    for (const int r : {KEEL_REGION_PERSISTENT, KEEL_REGION_WEIGHTS, KEEL_REGION_KV})
+        EXPECT_EQ(bytes[r] + plan.regions[r].padding_bytes, plan.regions[r].bytes) << r;
 }
 
 TEST(Plan, ALayerIsSevenPasses) {
@@ -453,9 +479,7 @@ TEST(Plan, ALayerIsSevenPasses) {
     keel_memory_plan plan = sized<keel_memory_plan>();
     ASSERT_EQ(keel_plan(reader.get(), model, &c, &plan, nullptr), KEEL_OK);
     std::vector<std::string> passes;
-    for (uint32_t i = 0; i < plan.op_count; ++i) {
-        keel_op_info op = sized<keel_op_info>();
-        ASSERT_EQ(keel_plan_op(reader.get(), model, &c, i, &op), KEEL_OK);
+    for (const keel_op_info& op : keel_test::plan_ops(reader.get(), model, c)) {
         ASSERT_LE(op.dispatch, passes.size());
         if (op.dispatch == passes.size())
             passes.emplace_back();
@@ -465,10 +489,10 @@ TEST(Plan, ALayerIsSevenPasses) {
     }
     const std::vector<std::string> layer = {"attn_norm",
                                             "attn_q attn_k attn_v",
-                                            "store_kv attention attention_finish",
+                                            "rope kv_append attention attention_finish",
                                             "attn_output",
                                             "ffn_norm",
-                                            "ffn_gate ffn_up gate ffn_quantize",
+                                            "ffn_gate ffn_up glu ffn_quantize",
                                             "ffn_down"};
     std::vector<std::string> expected = {"embed", "rope_table"};
     for (uint32_t i = 0; i < info.layers; ++i) expected.insert(expected.end(), layer.begin(), layer.end());

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/tools/files/synth.h"
+#include "tests/plan_checks.h"
 #include "tests/wproj_builder.h"
 
 namespace {
@@ -378,9 +379,8 @@ TEST_F(LowRank, GuardsAndBoundsToTheLastBit) {
         keel_memory_plan plan = sized<keel_memory_plan>();
         keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
         EXPECT_EQ(plan.wproj_status, KEEL_OK);
-        for (uint32_t i = plan.op_count; i < plan.op_count + plan.low_rank_op_count; ++i) {
-            keel_op_info op = sized<keel_op_info>();
-            keel_test::check(keel_plan_op(&file.reader, file.model, &c, i, &op), "plan_op");
+        for (const keel_op_info& op : keel_test::plan_ops(&file.reader, file.model, c)) {
+            if (op.index < plan.op_count) continue;
             if (std::string(op.name) != "attn_output" || op.low_rank_reason == KEEL_LOW_RANK_NONE) continue;
             EXPECT_EQ(op.low_rank_error, error);
             EXPECT_EQ(plan.low_rank_records, op.low_rank_reason == KEEL_LOW_RANK_USED ? image.layers.size() : 0);
@@ -437,16 +437,15 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
         }
         uint64_t moved = 0;
         uint32_t reasons[5] = {};
-        for (uint32_t i = plan.op_count; i < plan.op_count + plan.low_rank_op_count; ++i) {
-            keel_op_info op = sized<keel_op_info>();
-            keel_test::check(keel_plan_op(&file.reader, file.model, &c, i, &op), "plan_op");
+        const std::vector<keel_op_info> ops = keel_test::plan_ops(&file.reader, file.model, c);
+        ASSERT_EQ(ops.size(), plan.op_count + plan.low_rank_op_count);
+        for (uint32_t i = plan.op_count; i < ops.size(); ++i) {
+            const keel_op_info& op = ops[i];
             EXPECT_EQ(op.low_rank, 1u);
-            EXPECT_GE(op.first_op, plan.op_count);
-            EXPECT_LE(op.last_op, i + plan.low_rank_op_count);
             moved += op.fixed_bytes + op.token_bytes;
             ++reasons[op.low_rank_reason];
             if (op.low_rank_reason == KEEL_LOW_RANK_USED) {
-                EXPECT_EQ(op.columns, o.rank);
+                EXPECT_EQ(op.inner, o.rank);
             }
             if (std::string(op.name) == "ffn_gate") {
                 EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_ERROR);
@@ -460,9 +459,7 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
         EXPECT_EQ(reasons[KEEL_LOW_RANK_ENERGY], 1u);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_ERROR], 2u);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_NO_RECORD], 2u);
-        keel_op_info beyond = sized<keel_op_info>();
-        EXPECT_EQ(keel_plan_op(&file.reader, file.model, &c, plan.op_count + plan.low_rank_op_count, &beyond),
-                  KEEL_E_ARGUMENT);
+        keel_test::expect_scratch_is_packed(plan, ops, keel_test::plan_buffers(&file.reader, file.model, c));
         for (int region = 0; region < KEEL_REGION_COUNT; ++region) {
             if (plan.regions[region].bytes == 0) continue;
             const keel_test::Memory memory(plan);

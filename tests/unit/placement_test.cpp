@@ -29,9 +29,7 @@ Planned plan_of(const std::string& path, const keel_config& config) {
                      "inspect");
     Planned p{sized<keel_memory_plan>(), {}};
     keel_test::check(keel_plan(file.get(), model, &config, &p.plan, nullptr), "plan");
-    p.ops.assign(p.plan.op_count, sized<keel_op_info>());
-    for (uint32_t i = 0; i < p.plan.op_count; ++i)
-        keel_test::check(keel_plan_op(file.get(), model, &config, i, &p.ops[i]), "plan_op");
+    p.ops = keel_test::plan_ops(file.get(), model, config);
     return p;
 }
 

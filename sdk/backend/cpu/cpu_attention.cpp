@@ -21,7 +21,7 @@ void run_finish_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t 
     const ModelSpec& s = p.spec;
     const uint32_t group = s.heads / s.kv_heads;
     float* o = d.floats(op.in, token);
-    const float* sums = d.floats(kBufAttnState, token) + s.heads;
+    const float* sums = d.floats(op.state, token) + s.heads;
     const uint32_t layer = static_cast<uint32_t>(op.layer);
     const bool rotated = kernels::kKvFormats[p.geometry.layer[layer].v.format].rotated;
     for (uint32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
@@ -34,7 +34,17 @@ void run_finish_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t 
 
 }  // namespace
 
-void run_store_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t kv_head) {
+QkvPost::QkvPost(const Dispatch& dispatch) {
+    const uint32_t at = dispatch.op->kind == OpKind::kQkNorm ? 1 : 0;
+    norm = at ? dispatch.op : nullptr;
+    rope = &dispatch.op[at];
+    append = &dispatch.op[at + 1];
+    attention = dispatch.ops > at + 2 ? &dispatch.op[at + 2] : nullptr;
+    finish = dispatch.ops > at + 3 ? &dispatch.op[at + 3] : nullptr;
+}
+
+void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint32_t kv_head) {
+    const Op& op = *post.append;
     const Program& p = *d.program;
     const kernels::KernelSet& kernel = d.kernels();
     const ModelSpec& s = p.spec;
@@ -42,18 +52,19 @@ void run_store_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t k
     float* q = d.floats(op.in, token);
     float* k = q + s.q_dim() + kv_head * s.head_dim;
     float* v = k + s.kv_dim();
-    const float* cos_sin = d.floats(kBufRope, token) + op.rope_set * s.rope_dims;
+    const float* cos_sin = d.floats(post.rope->rope, token) + op.rope_set * s.rope_dims;
     const uint32_t group = s.heads / s.kv_heads, layer = static_cast<uint32_t>(op.layer), rope_pairs = s.rope_dims / 2;
     const KvTransform& t = p.transform;
     const KvLayer& formats = p.geometry.layer[layer];
     const bool rotate_k = kernels::kKvFormats[formats.k.format].rotated,
                rotate_v = kernels::kKvFormats[formats.v.format].rotated;
-    float* state = d.floats(kBufAttnState, token);
+    float* state = d.floats(op.state, token);
     float* group_q = q + uint64_t{kv_head} * group * s.head_dim;
-    if (op.norm)
+    if (post.norm && post.norm->norm)
         for (uint32_t g = 0; g < group; ++g)
-            kernel.rms_norm(group_q + g * s.head_dim, op.norm, s.head_dim, s.norm_eps, group_q + g * s.head_dim);
-    if (op.norm2) kernel.rms_norm(k, op.norm2, s.head_dim, s.norm_eps, k);
+            kernel.rms_norm(group_q + g * s.head_dim, post.norm->norm, s.head_dim, s.norm_eps,
+                            group_q + g * s.head_dim);
+    if (post.norm && post.norm->norm2) kernel.rms_norm(k, post.norm->norm2, s.head_dim, s.norm_eps, k);
     keel_lab_heads heads = {sizeof heads,
                             KEEL_LAB_BEFORE_ROPE,
                             {d.step->session_id[d.step->session[token]]},
@@ -79,7 +90,7 @@ void run_store_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t k
         float* head = q + h * s.head_dim;
         if (t.pairs)
             key_mean_coefficients(t, layer, kv_head, rope_pairs, p.rope_neox, s.rope_attention_factor, head,
-                                  d.floats(kBufAttnMean, token) + uint64_t{h} * 2 * t.pairs);
+                                  d.floats(op.mean, token) + uint64_t{h} * 2 * t.pairs);
         if (t.gain) multiply_row(head, t.gain + t.at(layer, kv_head), s.head_dim);
         if (rotate_k) kernel.kv_rotate(head, s.head_dim);
         state[h] = -__builtin_inff();
@@ -129,11 +140,11 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
     uint32_t rows = 0, lowest = UINT32_MAX, highest = 0;
     for (uint32_t token = block.first; token < block.first + block.tokens; ++token) {
         const uint32_t position = d.step->position[token];
-        const float* state = d.floats(kBufAttnState, token);
+        const float* state = d.floats(op.state, token);
         for (uint32_t g = 0; g < group; ++g, ++rows) {
             const uint32_t head = kv_head * group + g;
-            q[rows] = d.floats(kBufQkv, token) + head * s.head_dim;
-            o[rows] = d.floats(kBufAttnOut, token) + head * s.head_dim;
+            q[rows] = d.floats(op.in, token) + head * s.head_dim;
+            o[rows] = d.floats(op.out, token) + head * s.head_dim;
             end[rows] = position + 1;
             begin[rows] = op.window && position + 1 > op.window ? position + 1 - op.window : 0;
             if (begin[rows] < lowest) lowest = begin[rows];
@@ -143,7 +154,8 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
             coded_end[rows] = end[rows] > f16.recent_tokens ? end[rows] - f16.recent_tokens : 0;
             if (coded_begin[rows] > end[rows]) coded_begin[rows] = end[rows];
             if (coded_end[rows] < coded_begin[rows]) coded_end[rows] = coded_begin[rows];
-            mean[rows] = d.floats(kBufAttnMean, token) + uint64_t{head} * 2 * p.transform.pairs;
+            mean[rows] =
+                p.transform.pairs ? d.floats(op.mean, token) + uint64_t{head} * 2 * p.transform.pairs : nullptr;
             m[rows] = state[head];
             l[rows] = state[s.heads + head];
         }
@@ -196,7 +208,7 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
     }
     rows = 0;
     for (uint32_t token = block.first; token < block.first + block.tokens; ++token) {
-        float* state = d.floats(kBufAttnState, token);
+        float* state = d.floats(op.state, token);
         for (uint32_t g = 0; g < group; ++g, ++rows) {
             state[kv_head * group + g] = m[rows];
             state[s.heads + kv_head * group + g] = l[rows];
@@ -207,21 +219,20 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
 void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token) {
     for (uint32_t h = 0; h < d.program->spec.kv_heads; ++h) run_finish_head(d, op, token, h);
     show_row(d, KEEL_LAB_ATTN_OUT, op, token, d.floats(op.in, token), 0, op.rows, op.rows);
-    quantize_forms(d, op, d.floats(op.in, token), op.rows, token, kBufAttnOut32);
+    quantize_row(d, op, d.floats(op.in, token), op.rows, token);
 }
 
-void run_flat_attention(const CpuDevice& d, const Dispatch& dispatch, uint32_t item, float* scratch) {
+void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch) {
     const uint32_t kv_head = item / d.step->tokens, token = item % d.step->tokens;
-    run_store_head(d, dispatch.op[0], token, kv_head);
-    run_attention(d, dispatch.op[1], item, 0, d.kv_splits, scratch);
-    if (dispatch.ops < 3) return;
-    const Op& finish = dispatch.op[2];
+    run_qkv_post(d, post, token, kv_head);
+    run_attention(d, *post.attention, item, 0, d.kv_splits, scratch);
+    if (!post.finish) return;
+    const Op& finish = *post.finish;
     run_finish_head(d, finish, token, kv_head);
     const ModelSpec& s = d.program->spec;
     const uint32_t floats = s.heads / s.kv_heads * s.head_dim;
     show_row(d, KEEL_LAB_ATTN_OUT, finish, token, d.floats(finish.in, token), kv_head * floats, floats, finish.rows);
-    quantize_part(d, finish, d.floats(finish.in, token), kv_head * floats, (kv_head + 1) * floats, finish.rows, token,
-                  kBufAttnOut32);
+    quantize_part(d, finish, d.floats(finish.in, token), kv_head * floats, (kv_head + 1) * floats, finish.rows, token);
 }
 
 }  // namespace keel

@@ -15,16 +15,16 @@ CpuDevice* cpu(Device* device) {
 }
 
 Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent) {
-    CpuDevice* d = persistent.place<CpuDevice>(1);
+    CpuDevice* d = persistent.place<CpuDevice>("cpu_device", 1);
     CpuDevice local = {};
     if (d) new (d) CpuDevice{};
     CpuDevice* out = d ? d : &local;
     const uint64_t pages = uint64_t{config.max_sessions} * kv_pages_for(config.context_tokens);
-    out->page = persistent.place<const uint8_t*>(pages);
-    if (config.kv_recent_tokens) out->recent_page = persistent.place<const uint8_t*>(pages);
-    out->product_row = persistent.place<float*>(uint64_t{kPassMatmuls} * config.chunk_tokens);
+    out->page = persistent.place<const uint8_t*>("page_addresses", pages);
+    if (config.kv_recent_tokens) out->recent_page = persistent.place<const uint8_t*>("recent_addresses", pages);
+    out->product_row = persistent.place<float*>("product_rows", uint64_t{kMaxMatmuls} * config.chunk_tokens);
     if (config.threads > 1 && !hooks.parallel_for)
-        out->team_memory = persistent.place_bytes(platform::thread_team_bytes(config.threads), 4096);
+        out->team_memory = persistent.place_bytes("threads", platform::thread_team_bytes(config.threads), 4096);
     return d;
 }
 

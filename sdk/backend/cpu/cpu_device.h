@@ -3,12 +3,11 @@
 #pragma once
 #include "platform/platform.h"
 #include "sdk/backend/backend.h"
+#include "sdk/plan/dispatch.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 
 namespace keel {
-
-constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
 
 struct CpuDevice : Device {
     const Program* program;
@@ -26,11 +25,11 @@ struct CpuDevice : Device {
     uint32_t kv_splits;    // that the longest session has
     bool flat;             // attention is one dispatch, in work items of (KV head, token) that take all KV splits
     const uint8_t** page;  // address of each of step->page_id, null where it is kNoPage
-    float** product_row;   // [kPassMatmuls][chunk_tokens]: where the products of the current dispatch put a token's row
+    float** product_row;   // [kMaxMatmuls][chunk_tokens]: where the products of the current dispatch put a token's row
 
     uint8_t* buffer(BufferId id, uint32_t token) const {
         const Buffer& b = program->plan.buffers[id];
-        return program->region[KEEL_REGION_SCRATCH] + b.offset + token * b.column_bytes;
+        return program->region[KEEL_REGION_SCRATCH] + b.offset + token * b.row_bytes;
     }
     float* floats(BufferId id, uint32_t token) const { return reinterpret_cast<float*>(buffer(id, token)); }
     const kernels::KernelSet& kernels() const { return *program->config.kernels; }
@@ -56,7 +55,7 @@ struct Dispatch {
     // Gate, up and what joined them: the activation, and quantizing (null where it is a dispatch of its own).
     bool gated() const { return op->kind == OpKind::kMatmul && op[ops - 1].kind != OpKind::kMatmul; }
     const Op* quantize() const { return op[ops - 1].kind == OpKind::kQuantize ? &op[ops - 1] : nullptr; }
-    uint32_t gated_item_rows() const { return quantize() ? quantize()->unit_rows : kRowsPerUnit; }
+    uint32_t gated_item_rows() const { return quantize() ? quantize()->widest_block() : kRowsPerUnit; }
 };
 
 inline uint32_t product_items(const Op& op) {
@@ -73,26 +72,32 @@ void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row);
 // Normalises a product and adds it to the residual (architectures with post-norms).
 void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token);
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row);
-// Writes the 8-bit forms the op has to produce of x[k]; q32 names the form with blocks of 32, the next one has blocks of
-// 256.
-void quantize_forms(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token, BufferId q32);
+// Writes x[k] in the 8-bit layouts of the op's output.
+void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token);
 // The same for elements [begin, end) of a row of k, whole blocks.
 void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
-                   uint32_t token, BufferId q32);
+                   uint32_t token);
 // Shows elements [first, first + count) of what products multiply to the row tap.
 void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,
               uint32_t count, uint32_t total);
 
 // ---- cpu_attention.cpp: one KV head and its query heads ----
+// qk_norm, rope and kv_append are one dispatch, with or without attention behind them.
+struct QkvPost {
+    explicit QkvPost(const Dispatch& dispatch);
+    const Op* norm;  // null: no head norms
+    const Op *rope, *append;
+    const Op *attention, *finish;  // null: a dispatch of its own
+};
 // Head norms, rotation, what the KV formats ask for (kv_transform.h), and the K and V rows of the token into its slot.
-void run_store_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t kv_head);
+void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint32_t kv_head);
 // Work item `item`: (KV head, query block); KV splits [split_first, split_first + split_count).
 void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t split_first, uint32_t split_count,
                    float* scratch);
 // All KV heads of a token: divides by the sums of the weights, rotates back, adds the mean of the values.
 void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token);
-// Work item `item`: (KV head, token); store_kv, attention over all KV splits and attention_finish.
-void run_flat_attention(const CpuDevice& d, const Dispatch& dispatch, uint32_t item, float* scratch);
+// Work item `item`: (KV head, token); qkv_post, attention over all KV splits and attention_finish.
+void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch);
 
 // ---- cpu_products.cpp: work items [first, last) ----
 // Where the products of a dispatch put their rows; before its first work item.

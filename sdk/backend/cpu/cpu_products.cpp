@@ -21,10 +21,10 @@ void run_rows(const CpuDevice& d, const Op& op, float* const* y, uint32_t first,
     a.k = op.k;
     a.columns = op.to_logits ? d.step->logits_rows : d.step->tokens;
     a.x = d.buffer(op.in, 0);
-    a.x_column_bytes = p.plan.buffers[op.in].column_bytes;
+    a.x_column_bytes = p.plan.buffers[op.in].row_bytes;
     a.y = y;
     a.bias = op.bias;
-    a.accumulate = op.accumulate != 0;
+    a.accumulate = op.accumulate;
     a.scratch = scratch;
     a.from_memory = p.weights_exceed_cache;
     const bool q8 = p.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
@@ -76,7 +76,7 @@ void run_gated(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uin
             float* x = d.floats(act.in, token);
             activate(x + row, x + act.rows + row, row_end - row, x + row);
             show_row(d, KEEL_LAB_FFN_HIDDEN, act, token, x, row, row_end - row, act.rows);
-            if (quantize) quantize_part(d, *quantize, x, row, row_end, act.rows, token, kBufFfn32);
+            if (quantize) quantize_part(d, *quantize, x, row, row_end, act.rows, token);
         }
     }
 }

@@ -28,18 +28,18 @@ void decode_row(const CpuDevice& d, const Op& op, uint32_t row, float* x) {
 
 }  // namespace
 
-void quantize_forms(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token, BufferId q32) {
-    if (op.want_q32) d.kernels().quantize_q8(x, k, 32, d.buffer(q32, token));
-    if (op.want_q256) d.kernels().quantize_q8(x, k, 256, d.buffer(static_cast<BufferId>(q32 + 1), token));
+void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token) {
+    for (uint32_t i = 0; i < 2; ++i)
+        if (op.out_q8[i] != kNoBuffer) d.kernels().quantize_q8(x, k, i == 0 ? 32 : 256, d.buffer(op.out_q8[i], token));
 }
 
 // Each stretch is quantized on the stack, and its planes are copied to where they belong in the row's.
 void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
-                   uint32_t token, BufferId q32) {
-    for (uint32_t form = 0; form < 2; ++form) {
-        const uint32_t block = form == 0 ? 32 : 256;
-        if (!(form == 0 ? op.want_q32 : op.want_q256)) continue;
-        uint8_t* to = d.buffer(static_cast<BufferId>(q32 + form), token);
+                   uint32_t token) {
+    for (uint32_t i = 0; i < 2; ++i) {
+        const uint32_t block = i == 0 ? 32 : 256;
+        if (op.out_q8[i] == kNoBuffer) continue;
+        uint8_t* to = d.buffer(op.out_q8[i], token);
         alignas(64) uint8_t part[kernels::q8_column_bytes(kQuantizeFloats, 32)];
         for (uint32_t at = begin; at < end; at += kQuantizeFloats) {
             const uint32_t n = end - at < kQuantizeFloats ? end - at : kQuantizeFloats;
@@ -82,17 +82,17 @@ void run_rope_table(const CpuDevice& d, const Op& op, uint32_t token) {
 }
 
 void run_norm(const CpuDevice& d, const Op& op, uint32_t token, float* local) {
-    float* y = op.want_f32 ? d.floats(op.out, token) : local;
+    float* y = op.out != kNoBuffer ? d.floats(op.out, token) : local;
     d.kernels().rms_norm(d.floats(op.in, token), op.norm, op.k, d.program->spec.norm_eps, y);
     show_row(d, op.slot == kAttnNorm ? KEEL_LAB_ATTN_IN : KEEL_LAB_FFN_IN, op, token, y, 0, op.k, op.k);
-    quantize_forms(d, op, y, op.k, token, static_cast<BufferId>(op.out + 1));
+    quantize_row(d, op, y, op.k, token);
 }
 
 void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row) {
     float* y = d.floats(op.out, row);
     d.kernels().rms_norm(d.floats(op.in, d.step->logits_token[row]), op.norm, op.k, d.program->spec.norm_eps, y);
     memcpy(d.program->hidden + uint64_t{d.step->logits_row[row]} * op.k, y, uint64_t{op.k} * sizeof(float));
-    quantize_forms(d, op, y, op.k, row, static_cast<BufferId>(op.out + 1));
+    quantize_row(d, op, y, op.k, row);
 }
 
 void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token) {

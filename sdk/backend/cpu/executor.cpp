@@ -2,6 +2,12 @@
 // to take no longer than a tile, and looks at the clock and at cancelled sessions between ranges. Work items are rows,
 // tokens, or (KV head, query block, KV split).
 #include "sdk/backend/cpu/cpu_device.h"
+#include "sdk/core/arena.h"
+#include "sdk/plan/cost.h"
+
+#ifdef KEEL_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace keel {
 namespace {
@@ -10,6 +16,21 @@ using kernels::kKvSplitTokens;
 
 constexpr double kAttentionMacsPerUs = 4000;  // first guess; cpu_enqueue corrects it
 constexpr double kAloneUs = 1;                // what is predicted to take less is not worth waking the other threads
+
+// Under AddressSanitizer a dispatch can touch no scratch but what its ops declare.
+void expose_scratch([[maybe_unused]] const CpuDevice& d, [[maybe_unused]] const Dispatch& dispatch) {
+#ifdef KEEL_ADDRESS_SANITIZER
+    const ExecutionPlan& plan = d.program->plan;
+    uint8_t* scratch = d.program->region[KEEL_REGION_SCRATCH];
+    BufferSet declared = 0;
+    for (uint32_t i = 0; i < dispatch.ops; ++i) declared |= dispatch.op[i].reads | dispatch.op[i].writes;
+    __asan_poison_memory_region(scratch, plan.scratch_bytes);
+    for (uint32_t i = 0; i < plan.buffer_count; ++i)
+        if (declared & buffer_bit(static_cast<BufferId>(i)))
+            __asan_unpoison_memory_region(scratch + plan.buffers[i].offset,
+                                          plan.buffers[i].row_bytes * plan.buffers[i].rows);
+#endif
+}
 
 // What the threads share of a range of work items.
 struct Range {
@@ -26,7 +47,7 @@ uint32_t part_begin(const Range& range, uint32_t part) {
     const Dispatch& dispatch = *range.dispatch;
     if (dispatch.op->kind != OpKind::kMatmul || dispatch.ops == 1 || dispatch.gated())
         return range.first + static_cast<uint32_t>(uint64_t{range.count} * part / range.parts);
-    uint64_t bytes_in[kPassMatmuls], items_in[kPassMatmuls], total = 0;
+    uint64_t bytes_in[kMaxMatmuls], items_in[kMaxMatmuls], total = 0;
     uint32_t before = 0;
     for (uint32_t i = 0; i < dispatch.ops; ++i) {
         const uint32_t items = product_items(dispatch.op[i]), begin = range.first > before ? range.first - before : 0;
@@ -57,6 +78,16 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
     if (op.kind == OpKind::kMatmul)
         return dispatch.gated() ? run_gated(d, dispatch, first, last, scratch)
                                 : run_products(d, dispatch, first, last, scratch);
+    if (op.kind == OpKind::kQkNorm || op.kind == OpKind::kRope) {
+        const QkvPost post(dispatch);
+        for (uint32_t item = first; item < last; ++item) {
+            if (post.attention)
+                run_flat_attention(d, post, item, scratch);
+            else
+                for (uint32_t h = 0; h < d.program->spec.kv_heads; ++h) run_qkv_post(d, post, item, h);
+        }
+        return;
+    }
     for (uint32_t item = first; item < last; ++item) {
         switch (op.kind) {
             case OpKind::kEmbed:
@@ -74,12 +105,6 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
             case OpKind::kPostNorm:
                 run_post_norm(d, op, item);
                 break;
-            case OpKind::kStoreKv:
-                if (dispatch.ops > 1)
-                    run_flat_attention(d, dispatch, item, scratch);
-                else
-                    for (uint32_t h = 0; h < d.program->spec.kv_heads; ++h) run_store_head(d, op, item, h);
-                break;
             case OpKind::kAttention:
                 run_attention(d, op, item, range.split_first, range.split_count, scratch);
                 break;
@@ -87,13 +112,16 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
                 run_attention_finish(d, op, item);
                 break;
             case OpKind::kQuantize:
-                quantize_forms(d, op, d.floats(op.in, item), op.rows, item, static_cast<BufferId>(op.out + 1));
+                quantize_row(d, op, d.floats(op.in, item), op.rows, item);
                 break;
             case OpKind::kSoftcap:
                 run_softcap(d, op, item);
                 break;
             case OpKind::kMatmul:
-            case OpKind::kGate:
+            case OpKind::kGlu:
+            case OpKind::kQkNorm:
+            case OpKind::kRope:
+            case OpKind::kKvAppend:
                 break;
         }
     }
@@ -102,12 +130,13 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
 // Part `part` of a range, on worker `part`.
 void run_part(void* context, uint32_t part) {
     const Range& range = *static_cast<const Range*>(context);
-    run_items(range, part_begin(range, part), part_begin(range, part + 1), range.device->floats(kBufThread, part));
+    run_items(range, part_begin(range, part), part_begin(range, part + 1), range.device->floats(kThreadBuffer, part));
 }
 
 void run_range(Range* range) {
     const CpuDevice& d = *range->device;
-    if (range->parts == 1) return run_items(*range, range->first, range->first + range->count, d.floats(kBufThread, 0));
+    if (range->parts == 1)
+        return run_items(*range, range->first, range->first + range->count, d.floats(kThreadBuffer, 0));
     const keel_hooks& hooks = d.program->hooks;
     if (hooks.parallel_for)
         hooks.parallel_for(hooks.user_data, range->parts, run_part, range);
@@ -117,22 +146,15 @@ void run_range(Range* range) {
             range);
 }
 
-// The dispatch that begins with op `first`.
-Dispatch dispatch_at(const CpuDevice& d, uint32_t first) {
+// The dispatch that begins with op `first`, and its work items.
+Dispatch form_dispatch(const CpuDevice& d, uint32_t first) {
     const Step& step = *d.step;
     const OpList& list = d.program->plan.variant[step.variant];
-    const uint32_t tile_us = d.program->config.tile_us, kv_heads = d.program->spec.kv_heads;
+    const PlanConfig& config = d.program->config;
+    const uint32_t kv_heads = d.program->spec.kv_heads;
     const Op& op = list.ops[first];
-    Dispatch p = {&op, 1, 0, 1};
-    double us = predict_us(op, step.tokens);  // uncorrected, so that a dispatch stays the same through its step
-    while (first + p.ops < list.count) {
-        const Op& next = list.ops[first + p.ops];
-        const Join join = next.join;
-        if (join == Join::kNo || (join == Join::kFlat && !d.flat)) break;
-        if (join == Join::kNarrow && !is_narrow(next, us, tile_us)) break;
-        us += predict_us(next, step.tokens);
-        ++p.ops;
-    }
+    const StepShape shape = {step.tokens, d.flat, config.threads, config.tile_us};
+    Dispatch p = {&op, dispatch_at(&op, list.count - first, shape), 0, 1};
     switch (op.kind) {
         case OpKind::kMatmul:
             if (p.gated())
@@ -140,8 +162,9 @@ Dispatch dispatch_at(const CpuDevice& d, uint32_t first) {
             else if (!op.to_logits || step.logits_rows)
                 for (uint32_t i = 0; i < p.ops; ++i) p.items += product_items(p.op[i]);
             break;
-        case OpKind::kStoreKv:
-            p.items = p.ops > 1 ? kv_heads * step.tokens : step.tokens;
+        case OpKind::kQkNorm:
+        case OpKind::kRope:
+            p.items = QkvPost(p).attention ? kv_heads * step.tokens : step.tokens;
             break;
         case OpKind::kAttention:
             p.items = kv_heads * step.query_blocks;
@@ -164,7 +187,8 @@ double attention_us(const Program& p, uint32_t positions) {
 
 // Which measured_over_predicted a dispatch is corrected by.
 uint32_t correction_of(const Dispatch& p) {
-    return static_cast<uint32_t>(p.op->kind == OpKind::kStoreKv && p.ops > 1 ? OpKind::kAttention : p.op->kind);
+    const bool qkv_post = p.op->kind == OpKind::kQkNorm || p.op->kind == OpKind::kRope;
+    return static_cast<uint32_t>(qkv_post && QkvPost(p).attention ? OpKind::kAttention : p.op->kind);
 }
 
 // Predicted microseconds of one work item on one thread.
@@ -212,8 +236,9 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     const uint64_t deadline_ns = limits->deadline_ns;
     uint64_t now_ns = platform::now_ns();
     while (cursor->op < d.program->plan.variant[d.step->variant].count) {
-        const Dispatch dispatch = dispatch_at(d, cursor->op);
+        const Dispatch dispatch = form_dispatch(d, cursor->op);
         const uint32_t items = dispatch.items;
+        if (cursor->item == 0) expose_scratch(d, dispatch);
         if (cursor->item == 0 && dispatch.op->kind == OpKind::kMatmul) aim_products(d, dispatch);
         while (cursor->item < items * dispatch.splits) {
             const double one_us = item_us(d, dispatch), us = one_us / config.threads;

@@ -15,14 +15,27 @@ namespace {
 struct Options {
     EngineOptions engine;
     std::string memory;
+    std::vector<std::string> regions;
     bool all_ops = false, no_ops = false, no_map = false, mapped_free = false;
 };
 
-std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config, uint32_t count) {
+std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config) {
+    uint32_t count = 0;
+    check(keel_plan_ops(file.reader.get(), file.model, &config, nullptr, 0, &count, nullptr), "cannot list the ops");
     std::vector<keel_op_info> ops(count, make<keel_op_info>());
-    for (uint32_t i = 0; i < count; ++i)
-        check(keel_plan_op(file.reader.get(), file.model, &config, i, &ops[i]), "cannot describe an op");
+    check(keel_plan_ops(file.reader.get(), file.model, &config, ops.data(), count, &count, nullptr),
+          "cannot list the ops");
     return ops;
+}
+
+std::vector<keel_buffer_info> plan_buffers(const ModelFile& file, const keel_config& config) {
+    uint32_t count = 0;
+    check(keel_plan_buffers(file.reader.get(), file.model, &config, nullptr, 0, &count, nullptr),
+          "cannot list the buffers");
+    std::vector<keel_buffer_info> buffers(count, make<keel_buffer_info>());
+    check(keel_plan_buffers(file.reader.get(), file.model, &config, buffers.data(), count, &count, nullptr),
+          "cannot list the buffers");
+    return buffers;
 }
 
 // ---- ops: layers that do the same are shown once ----
@@ -33,8 +46,8 @@ struct OpGroup {
     uint32_t repeats;
 };
 
-// Where the weights of an op live, and for copied ones why they are not interleaved: "copy (rows)".
-const char* plain_reason_name(keel_repack_skip reason) {
+// Where the weights of an op live, and for copied ones why they are not repacked: "copy (rows)".
+const char* repack_skip_name(keel_repack_skip reason) {
     switch (reason) {
         case KEEL_REPACK_SKIP_TYPE:
             return "type";
@@ -51,7 +64,7 @@ const char* plain_reason_name(keel_repack_skip reason) {
 }
 std::string placement_text(const keel_op_info& op) {
     if (!op.weight_type[0]) return "";
-    const std::string reason = plain_reason_name(op.repack_skip);
+    const std::string reason = repack_skip_name(op.repack_skip);
     return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")");
 }
 // Of a product of the low-rank variant.
@@ -71,8 +84,8 @@ std::string low_rank_text(const keel_op_info& op) {
     return "";
 }
 
-// Bytes of the interleaved matrices.
-uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
+// Bytes of the repacked matrices.
+uint64_t repacked_bytes(const std::vector<keel_op_info>& ops) {
     uint64_t bytes = 0;
     for (const keel_op_info& op : ops)
         if (op.placement == KEEL_WEIGHTS_REPACK) bytes += op.fixed_bytes;
@@ -81,7 +94,7 @@ uint64_t interleaved_bytes(const std::vector<keel_op_info>& ops) {
 
 bool same_op(const keel_op_info& a, const keel_op_info& b) {
     return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
-           a.columns == b.columns && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
+           a.inner == b.inner && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
            a.placement == b.placement && a.repack_skip == b.repack_skip && a.low_rank_reason == b.low_rank_reason &&
            a.low_rank_error == b.low_rank_error;
 }
@@ -110,7 +123,7 @@ std::string layer_text(const keel_op_info& op, uint32_t repeats) {
 }
 
 std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "dispatch", "rows", "columns",
+    Table table({"layer", "op", "type", ops.front().low_rank ? "product" : "weights", "dispatch", "rows", "inner",
                  "fixed bytes", "bytes/token", "predicted", "x"},
                 4);
     for (const OpGroup& group : groups)
@@ -119,7 +132,7 @@ std::string ops_text(const std::vector<keel_op_info>& ops, const std::vector<OpG
             table.add({i == group.begin ? layer_text(op, group.repeats) : "", op.name, op.weight_type,
                        op.low_rank ? low_rank_text(op) : placement_text(op),
                        i > group.begin && op.dispatch == ops[i - 1].dispatch ? "+" : strf("%u", op.dispatch),
-                       strf("%u", op.rows), strf("%u", op.columns), human_bytes(op.fixed_bytes),
+                       strf("%u", op.rows), strf("%u", op.inner), human_bytes(op.fixed_bytes),
                        human_bytes(op.token_bytes), human_us(op.predicted_us),
                        group.repeats > 1 ? strf("%u", group.repeats) : ""});
         }
@@ -132,65 +145,64 @@ Json op_json(const keel_op_info& op) {
             {"layer", op.layer},
             {"weight_type", op.weight_type},
             {"rows", op.rows},
-            {"columns", op.columns},
+            {"inner", op.inner},
             {"fixed_bytes", op.fixed_bytes},
             {"token_bytes", op.token_bytes},
-            {"output_offset", op.output_offset},
-            {"output_bytes", op.output_bytes},
-            {"first_op", op.first_op},
-            {"last_op", op.last_op},
+            {"reads", std::vector<uint32_t>(op.reads, op.reads + op.read_count)},
+            {"writes", std::vector<uint32_t>(op.writes, op.writes + op.write_count)},
             {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
-            {"repack_skip", plain_reason_name(op.repack_skip)},
+            {"repack_skip", repack_skip_name(op.repack_skip)},
             {"dispatch", op.dispatch},
             {"low_rank", low_rank_text(op)},
             {"predicted_us", op.predicted_us}};
 }
 
-// ---- map of the scratch arena: ops across, offsets down, one row per stretch of bytes between two buffer edges ----
-
-// What several ops may write one after another (a residual stream, parts of one projection).
-struct Buffer {
-    uint64_t offset, bytes;
-    uint32_t first_op, last_op;
-    std::vector<std::string> writers;
-};
-
-std::vector<Buffer> scratch_buffers(const std::vector<keel_op_info>& ops, const std::vector<size_t>& shown) {
-    std::vector<Buffer> buffers;
-    for (const size_t index : shown) {
-        const keel_op_info& op = ops[index];
-        if (op.output_bytes == 0) continue;
-        auto it = std::find_if(buffers.begin(), buffers.end(), [&](const Buffer& b) {
-            return b.offset == op.output_offset && b.bytes == op.output_bytes && b.first_op == op.first_op &&
-                   b.last_op == op.last_op;
-        });
-        if (it == buffers.end())
-            it = buffers.insert(it, {op.output_offset, op.output_bytes, op.first_op, op.last_op, {}});
-        it->writers.push_back(op.name);
+Json buffer_json(const keel_buffer_info& b) {
+    Json out = {{"region", region_name(b.region)},
+                {"name", b.name},
+                {"instance", b.instance},
+                {"offset", b.offset},
+                {"bytes", b.bytes}};
+    if (b.region == KEEL_REGION_SCRATCH) {
+        out["first_op"] = b.first_op;
+        out["last_op"] = b.last_op;
     }
-    return buffers;
+    return out;
 }
 
-std::string scratch_map(const std::vector<keel_op_info>& ops, const std::vector<OpGroup>& groups) {
-    std::vector<size_t> shown;
+// ---- map of the scratch arena: ops across, offsets down, one row per stretch of bytes between two buffer edges ----
+
+std::string scratch_map(const std::vector<keel_buffer_info>& all, const std::vector<OpGroup>& groups) {
+    std::vector<size_t> shown;  // ops
     for (const OpGroup& group : groups)
         for (size_t i = group.begin; i < group.end; ++i) shown.push_back(i);
-    const std::vector<Buffer> buffers = scratch_buffers(ops, shown);
+    const auto live = [](const keel_buffer_info& b, size_t op) { return op >= b.first_op && op <= b.last_op; };
+    std::vector<const keel_buffer_info*> buffers;  // what is live in an op that is shown
+    std::vector<std::string> names;                // one letter each
     std::vector<uint64_t> edges;
-    for (const Buffer& b : buffers) edges.insert(edges.end(), {b.offset, b.offset + b.bytes});
+    for (const keel_buffer_info& b : all) {
+        if (b.region != KEEL_REGION_SCRATCH ||
+            std::none_of(shown.begin(), shown.end(), [&](size_t op) { return live(b, op); }))
+            continue;
+        buffers.push_back(&b);
+        edges.insert(edges.end(), {b.offset, b.offset + b.bytes});
+        if (std::find(names.begin(), names.end(), b.name) == names.end()) names.push_back(b.name);
+    }
     std::sort(edges.begin(), edges.end());
     edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
 
     static const std::string kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    const auto letter = [&](const std::string& name) {
+        const size_t at = static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
+        return kLetters[at % kLetters.size()];
+    };
     Table map({"offset", "size", "ops"}, 0);
     for (size_t e = 0; e + 1 < edges.size(); ++e) {
         std::string row(shown.size(), '.');
-        for (size_t b = 0; b < buffers.size(); ++b) {
-            const Buffer& buffer = buffers[b];
-            if (edges[e] < buffer.offset || edges[e] >= buffer.offset + buffer.bytes) continue;
+        for (const keel_buffer_info* b : buffers) {
+            if (edges[e] < b->offset || edges[e] >= b->offset + b->bytes) continue;
             for (size_t c = 0; c < shown.size(); ++c)
-                if (shown[c] >= buffer.first_op && shown[c] <= buffer.last_op)
-                    row[c] = row[c] == '.' ? kLetters[b % kLetters.size()] : '!';
+                if (live(*b, shown[c])) row[c] = row[c] == '.' ? letter(b->name) : '!';
         }
         map.add({strf("%llu", static_cast<unsigned long long>(edges[e])), human_bytes(edges[e + 1] - edges[e]),
                  "|" + row + "|"});
@@ -200,14 +212,42 @@ std::string scratch_map(const std::vector<keel_op_info>& ops, const std::vector<
         "'.' is\n"
         "free, '!' would be an overlap.\n" +
         map.text();
-    for (size_t b = 0; b < buffers.size(); ++b) {
-        std::string writers;
-        for (const std::string& w : buffers[b].writers)
-            if (writers.find(w) == std::string::npos) writers += (writers.empty() ? "" : ", ") + w;
-        out +=
-            strf("  %c  %10s  ", kLetters[b % kLetters.size()], human_bytes(buffers[b].bytes).c_str()) + writers + "\n";
+    for (const std::string& name : names) {
+        const auto b =
+            std::find_if(buffers.begin(), buffers.end(), [&](const auto* other) { return name == other->name; });
+        out += strf("  %c  %10s  ", letter(name), human_bytes((*b)->bytes).c_str()) + name + "\n";
     }
     return out;
+}
+
+// ---- objects of another region ----
+
+// Those of many layers or session slots are shown once.
+std::string region_text(const std::vector<keel_buffer_info>& all, keel_region_kind region) {
+    struct Row {
+        const keel_buffer_info* first;
+        uint32_t count;
+        uint64_t bytes;
+    };
+    std::vector<Row> rows;
+    for (const keel_buffer_info& b : all) {
+        if (b.region != region) continue;
+        const auto it = std::find_if(rows.begin(), rows.end(), [&](const Row& row) {
+            return b.instance >= 0 && std::string_view(row.first->name) == b.name;
+        });
+        if (it == rows.end()) {
+            rows.push_back({&b, 1, b.bytes});
+        } else {
+            ++it->count;
+            it->bytes += b.bytes;
+        }
+    }
+    Table table({"offset", "name", "bytes", "", "x"});
+    for (const Row& row : rows)
+        table.add({strf("%llu", static_cast<unsigned long long>(row.first->offset)), row.first->name,
+                   strf("%llu", static_cast<unsigned long long>(row.bytes)), human_bytes(row.bytes),
+                   row.count > 1 ? strf("%u", row.count) : ""});
+    return strf("Region %s: offset of the first, bytes of all\n", region_name(region)) + table.text();
 }
 
 // ---- --memory: the longest context that fits ----
@@ -325,7 +365,8 @@ void show_plan(const Options& o, const Console& console) {
     const auto start = std::chrono::steady_clock::now();
     const keel_memory_plan plan = plan_memory(file, config);
     const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-    const std::vector<keel_op_info> all_ops = plan_ops(file, config, plan.op_count + plan.low_rank_op_count);
+    const std::vector<keel_op_info> all_ops = plan_ops(file, config);
+    const std::vector<keel_buffer_info> buffers = plan_buffers(file, config);
     const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count),
         low_rank(all_ops.begin() + plan.op_count, all_ops.end());
     double predicted_us = 0;
@@ -338,9 +379,11 @@ void show_plan(const Options& o, const Console& console) {
         out["model"] = info_json(file.info);
         out["plan_us"] = plan_us;  // of the call that made this plan
         out["predicted_us_per_token"] = predicted_us;
-        out["interleaved_weight_bytes"] = interleaved_bytes(ops);
+        out["repacked_weight_bytes"] = repacked_bytes(ops);
         out["ops"] = Json::array();
         for (const keel_op_info& op : all_ops) out["ops"].push_back(op_json(op));
+        out["buffers"] = Json::array();
+        for (const keel_buffer_info& b : buffers) out["buffers"].push_back(buffer_json(b));
         if (config.wproj)
             out["low_rank"] = {{"status", keel_status_name(plan.wproj_status)},
                                {"field", plan.wproj_error.field},
@@ -369,9 +412,9 @@ void show_plan(const Options& o, const Console& console) {
     fputs(regions.text().c_str(), stdout);
     if (plan.mapped_weight_bytes)
         printf("mapped weights, read in place: %s\n", human_bytes(plan.mapped_weight_bytes).c_str());
-    if (const uint64_t interleaved = interleaved_bytes(ops))
-        printf("weights: %s interleaved, %s as in the file\n", human_bytes(interleaved).c_str(),
-               human_bytes(plan.regions[KEEL_REGION_WEIGHTS].bytes - interleaved).c_str());
+    if (const uint64_t repacked = repacked_bytes(ops))
+        printf("weights: %s repacked, %s as in the file\n", human_bytes(repacked).c_str(),
+               human_bytes(plan.regions[KEEL_REGION_WEIGHTS].bytes - repacked).c_str());
     printf("KV: %u pages of %u tokens, %s a page, %s a token (K %s, V %s)\n", plan.kv_pages, plan.kv_page_tokens,
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
            kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
@@ -392,12 +435,17 @@ void show_plan(const Options& o, const Console& console) {
 
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);
     if (!o.no_ops) printf("\n%s", ops_text(ops, groups).c_str());
-    if (!o.no_map) printf("\n%s", scratch_map(ops, groups).c_str());
+    if (!o.no_map) printf("\n%s", scratch_map(buffers, groups).c_str());
     printf(
-        "\n%u ops in %u passes (+: together with the op above); one token moves %s and is predicted to take %s (%.0f "
+        "\n%u ops in %u dispatches (+: together with the op above); one token moves %s and is predicted to take %s "
+        "(%.0f "
         "tok/s)\n",
         plan.op_count, ops.empty() ? 0 : ops.back().dispatch + 1, human_bytes(plan.decode_bytes).c_str(),
         human_us(predicted_us).c_str(), predicted_us > 0 ? 1e6 / predicted_us : 0);
+    for (const std::string& name : o.regions)
+        for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+            if (name == region_name(r) && r != KEEL_REGION_SCRATCH)
+                printf("\n%s", region_text(buffers, static_cast<keel_region_kind>(r)).c_str());
     if (low_rank.empty()) return;
     if (!o.no_ops) printf("\nlow-rank variant\n%s", ops_text(low_rank, group_layers(low_rank, !o.all_ops)).c_str());
     double low_rank_us = 0;
@@ -425,6 +473,8 @@ void add_plan_verb(CLI::App& app, Console& console) {
     verb->add_option("--sessions", o->engine.sessions, "sessions at full context")->capture_default_str();
     verb->add_option("--memory,-m", o->memory, "find the longest context in this much memory, such as 2G");
     verb->add_flag("--mapped-free", o->mapped_free, "with --memory: do not count weights that are mapped");
+    verb->add_option("--region", o->regions, "list the objects of a region too: persistent, weights, kv")
+        ->check(CLI::IsMember({"persistent", "weights", "kv"}));
     verb->add_flag("--all-ops", o->all_ops, "show equal layers one by one");
     verb->add_flag("--no-ops", o->no_ops, "leave out the ops");
     verb->add_flag("--no-map", o->no_map, "leave out the map of the scratch arena");

@@ -1,0 +1,87 @@
+#include "sdk/plan/forward.h"
+
+#include "sdk/core/status.h"
+
+namespace keel {
+namespace {
+
+// One token's way. A buffer is named where its value is made; what an architecture has no weights for is not there.
+class Forward : OpBuilder {
+  public:
+    using OpBuilder::OpBuilder;
+    using OpBuilder::overflowed;
+
+    void begin(uint32_t rope_sets) {
+        x_ = embed("residual");
+        cos_sin_ = rope_table("rope", rope_sets);
+        end_stretch();
+    }
+
+    void layer(uint32_t l) {
+        layer_ = static_cast<int32_t>(l);
+        const bool windowed = s_.windowed(l);
+        const uint32_t rope_set = m_.row().local_rope && windowed ? 1 : 0;
+
+        const Buf h = rms_norm("attn_in", x_, kAttnNorm);
+        const Buf qkv = matmul("qkv", {kAttnQkv, kAttnQ, kAttnK, kAttnV}, h);
+        qk_norm(qkv);
+        rope(qkv, cos_sin_, rope_set);
+        kv_append(qkv, rope_set);
+        const Buf a = attention("attn_out", qkv, rope_set, windowed ? s_.window : 0);
+        add(x_, post_norm(matmul("attn_product", {kAttnOutput}, a), kAttnPostNorm));
+
+        const Buf f = rms_norm("ffn_in", x_, kFfnNorm);
+        const Buf u = glu(matmul("ffn", {kFfnGateUp, kFfnGate, kFfnUp}, f));
+        add(x_, post_norm(matmul("ffn_product", {kFfnDown}, u), kFfnPostNorm));
+        end_stretch();
+    }
+
+    void head() {
+        layer_ = -1;
+        logits(output_norm("head_in", x_));
+        end_stretch();
+    }
+
+  private:
+    Buf x_ = {}, cos_sin_ = {};
+};
+
+}  // namespace
+
+void build_plan(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& placer,
+                Op* ops, uint32_t dense_count, const PlanObservers& observers, ExecutionPlan* plan) {
+    *plan = {};
+    plan->rope_sets = model.row().local_rope && model.spec.window ? 2 : 1;
+    plan->variant[KEEL_VARIANT_DENSE].ops = ops;
+    plan->variant[KEEL_VARIANT_LOW_RANK].ops = ops ? ops + dense_count : nullptr;
+    PlanWeights weights(reader, model, config, placer);
+    BufferTable buffers(plan);
+    if (model.tensor(kRopeFactorsLong, 0))
+        plan->rope_factors = weights.vector(
+            config.context_tokens > model.spec.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort);
+    else
+        plan->rope_factors = weights.vector(kRopeFreqs);
+
+    // The variants go side by side, layer by layer: they share weights, buffers and KV rows.
+    const auto forward = [&](keel_variant variant) {
+        return Forward(model, config, &weights, &buffers, variant, &plan->variant[variant],
+                       variant == KEEL_VARIANT_DENSE ? 0 : dense_count, observers.lifetimes, observers.ops);
+    };
+    Forward variants[] = {forward(KEEL_VARIANT_DENSE), forward(KEEL_VARIANT_LOW_RANK)};
+    const uint32_t count = config.low_rank.usable ? 2 : 1;
+    for (uint32_t v = 0; v < count; ++v) variants[v].begin(plan->rope_sets);
+    for (uint32_t layer = 0; layer < model.spec.layers; ++layer) {
+        weights.open_layer(static_cast<int32_t>(layer));
+        for (uint32_t v = 0; v < count; ++v) variants[v].layer(layer);
+    }
+    weights.open_layer(-1);
+    for (uint32_t v = 0; v < count; ++v) variants[v].head();
+    plan->low_rank_records = weights.low_rank_records();
+    plan->low_rank_bytes = weights.low_rank_bytes();
+    buffers.pack(config.chunk_tokens, config.threads);
+    if ((buffers.full() || variants[0].overflowed() || variants[1].overflowed()) && placer.status == KEEL_OK)
+        placer.status =
+            fail(placer.error, KEEL_E_UNSUPPORTED, 0, "plan", "a layer has more ops or buffers than expected");
+}
+
+}  // namespace keel

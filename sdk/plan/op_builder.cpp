@@ -1,0 +1,331 @@
+#include "sdk/plan/op_builder.h"
+
+#include "sdk/plan/cost.h"
+#include "sdk/plan/dispatch.h"
+
+namespace keel {
+namespace {
+
+constexpr const char* kSubNames[kWprojGroups] = {"attn_sub", "output_sub", "ffn_sub", "down_sub"};
+
+TensorSlot bias_of(TensorSlot slot) {
+    return slot == kAttnQ ? kAttnQBias : slot == kAttnK ? kAttnKBias : slot == kAttnV ? kAttnVBias : kSlotCount;
+}
+uint32_t block_of(Activation type) {
+    return type == Activation::kF32 ? 0 : type == Activation::kQ8Block32 ? 32 : 256;
+}
+bool writes_q8(OpKind kind) {
+    return kind == OpKind::kNorm || kind == OpKind::kOutputNorm || kind == OpKind::kAttentionFinish ||
+           kind == OpKind::kQuantize;
+}
+
+}  // namespace
+
+Activation OpBuilder::reading(uint32_t weight_type) const {
+    const uint32_t block = c_.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
+    return block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
+}
+
+Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
+    overflowed_ |= count_ == kMaxStretch;
+    if (overflowed_) count_ = 0;
+    Op& op = stretch_[count_++];
+    op = {};
+    op.kind = kind;
+    op.name = name;
+    op.slot = slot;
+    op.layer = layer_;
+    op.in = op.out = op.out_q8[0] = op.out_q8[1] = op.rope = op.state = op.mean = kNoBuffer;
+    return op;
+}
+
+BufferId OpBuilder::write(Op* op, const char* name, uint32_t width) {
+    const BufferId id = buffers_->find(name, Activation::kF32, width);
+    op->writes |= buffer_bit(id);
+    return id;
+}
+
+// Who made x writes what is read of it: a norm no f32 row if all its readers want 8 bits.
+BufferId OpBuilder::read(Op* op, const Buf& x, Activation type) {
+    const BufferId id = buffers_->find(x.name, type, x.width);
+    op->reads |= buffer_bit(id);
+    if (x.producer == kNoProducer) return id;
+    Op& producer = stretch_[x.producer];
+    if (type != Activation::kF32)
+        producer.out_q8[type == Activation::kQ8Block256] = id;
+    else if (producer.kind != OpKind::kQuantize)
+        producer.out = id;
+    else
+        return id;
+    producer.writes |= buffer_bit(id);
+    return id;
+}
+
+Buf OpBuilder::embed(const char* name) {
+    const Matrix table = weights_->table(kTokenEmbedding, s_.tied);
+    Op& op = push(OpKind::kEmbed, "embed", kTokenEmbedding);
+    op.w = table.data;
+    op.repacked = table.repacked;
+    op.repack_skip = table.repack_skip;
+    op.weight_type = table.type;
+    op.rows = op.k = s_.embedding;
+    op.w_row_bytes = kernels::weight_row_bytes(table.type, s_.embedding);
+    op.out = write(&op, name, s_.embedding);
+    op.token_bytes = op.w_row_bytes + uint64_t{s_.embedding} * 4;
+    return persist(result(name, s_.embedding));
+}
+
+Buf OpBuilder::rope_table(const char* name, uint32_t sets) {
+    Op& op = push(OpKind::kRopeTable, "rope_table", kRopeFreqs);
+    op.rows = sets * s_.rope_dims;
+    op.out = write(&op, name, op.rows);
+    op.token_bytes = uint64_t{op.rows} * 4;
+    op.token_macs = uint64_t{op.rows} * 30;
+    return persist(result(name, op.rows));
+}
+
+Buf OpBuilder::rms_norm(const char* name, const Buf& x, TensorSlot weight) {
+    const float* norm = weights_->vector(weight);
+    Op& op = push(OpKind::kNorm, kSlots[weight].op, weight);
+    op.norm = norm;
+    op.in = read(&op, x, Activation::kF32);
+    op.rows = op.k = s_.embedding;
+    op.fixed_bytes = uint64_t{s_.embedding} * 4;
+    op.token_bytes = uint64_t{s_.embedding} * 8;
+    op.token_macs = uint64_t{s_.embedding} * 4;
+    return result(name, s_.embedding);
+}
+
+// Its f32 rows are also the hidden-state view.
+Buf OpBuilder::output_norm(const char* name, const Buf& x) {
+    const Buf y = rms_norm(name, x, kOutputNorm);
+    Op& op = stretch_[last()];
+    op.kind = OpKind::kOutputNorm;
+    op.out = write(&op, name, s_.embedding);
+    op.token_bytes = uint64_t{s_.embedding} * 12;
+    return y;
+}
+
+// Shape, bytes and work of a product; how it reads x follows from its weights.
+void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
+    const Activation type = reading(matrix.type);
+    op->in = read(op, x, type);
+    op->w = matrix.data;
+    op->repacked = matrix.repacked;
+    op->repack_skip = matrix.repack_skip;
+    op->weight_type = matrix.type;
+    op->k = matrix.k;
+    op->rows = matrix.rows;
+    op->w_row_bytes = kernels::weight_row_bytes(matrix.type, matrix.k);
+    op->fixed_bytes = op->w_row_bytes * matrix.rows;
+    op->token_bytes =
+        (type == Activation::kF32 ? uint64_t{matrix.k} * 4 : kernels::q8_column_bytes(matrix.k, block_of(type))) +
+        uint64_t{matrix.rows} * 4;
+    op->token_macs = uint64_t{matrix.rows} * matrix.k;
+}
+
+Buf OpBuilder::quantized(const char* op_name, const Buf& x) {
+    Op& op = push(OpKind::kQuantize, op_name, kSlotCount);
+    op.in = read(&op, x, Activation::kF32);
+    op.rows = x.width;
+    return result(x.name, x.width);
+}
+
+// x_sub = Pt x of a group, and its 8-bit layouts where factors read those.
+Buf OpBuilder::project(WprojGroup group, TensorSlot first, const Buf& x) {
+    const Matrix basis = weights_->basis(group);
+    Op& op = push(OpKind::kMatmul, kSubNames[group], first);
+    multiply(&op, basis, x);
+    op.out = write(&op, kSubNames[group], basis.rows);
+    return result(kSubNames[group], basis.rows);
+}
+
+Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count, Buf x) {
+    TensorSlot slot[kMaxMatmuls];
+    uint32_t n = 0, width = 0;
+    bool q8 = false, factor_q8 = false;
+    WprojGroup group = kWprojGroups;
+    for (size_t i = 0; i < count; ++i) {
+        if (!weights_->has(slots[i])) continue;
+        overflowed_ |= n == kMaxMatmuls;
+        if (overflowed_) break;
+        q8 |= reading(weights_->reading_type(variant_, slots[i])) != Activation::kF32;
+        if (weights_->group_of(variant_, slots[i]) < kWprojGroups) {
+            group = weights_->group_of(variant_, slots[i]);
+            factor_q8 |= reading(weights_->factor_type(slots[i])) != Activation::kF32;
+        }
+        width += weights_->rows(slots[i]);
+        slot[n++] = slots[i];
+    }
+    if (q8 && (x.producer == kNoProducer || !writes_q8(stretch_[x.producer].kind))) x = quantized("ffn_quantize", x);
+    Buf sub = {};
+    if (group < kWprojGroups) sub = project(group, slot[0], x);
+    if (factor_q8) sub = quantized("sub_quantize", sub);
+    uint32_t offset = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+        const Product p = weights_->product(variant_, slot[i], bias_of(slot[i]));
+        Op& op = push(OpKind::kMatmul, kSlots[slot[i]].op, slot[i]);
+        multiply(&op, p.matrix, p.low_rank ? sub : x);
+        op.bias = p.bias;
+        op.low_rank_reason = p.reason;
+        op.low_rank_error = p.error;
+        op.out = write(&op, name, width);
+        if (offset) op.reads |= op.writes;  // the parts before it stay
+        op.out_offset = offset;
+        offset += op.rows;
+    }
+    return result(name, width);
+}
+
+void OpBuilder::qk_norm(const Buf& qkv) {
+    if (!weights_->has(kAttnQNorm) && !weights_->has(kAttnKNorm)) return;
+    const float *q = weights_->vector(kAttnQNorm), *k = weights_->vector(kAttnKNorm);
+    Op& op = push(OpKind::kQkNorm, "qk_norm", kAttnQNorm);
+    op.norm = q;
+    op.norm2 = k;
+    op.in = read(&op, qkv, Activation::kF32);
+    op.out = write(&op, qkv.name, qkv.width);
+    op.rows = s_.q_dim() + s_.kv_dim();
+    op.k = s_.head_dim;
+    op.fixed_bytes = uint64_t{s_.head_dim} * 8;
+    op.token_bytes = uint64_t{op.rows} * 8;
+    op.token_macs = uint64_t{op.rows} * 4;
+}
+
+void OpBuilder::rope(const Buf& qkv, const Buf& table, uint32_t set) {
+    Op& op = push(OpKind::kRope, "rope", kRopeFreqs);
+    op.in = read(&op, qkv, Activation::kF32);
+    op.rope = read(&op, table, Activation::kF32);
+    op.out = write(&op, qkv.name, qkv.width);
+    op.rope_set = static_cast<uint8_t>(set);
+    op.rows = s_.q_dim() + s_.kv_dim();
+    op.k = s_.rope_dims;
+    op.token_bytes = uint64_t{op.rows} * 8 + uint64_t{s_.rope_dims} * 4;
+    op.token_macs = uint64_t{op.rows} * 2;
+}
+
+void OpBuilder::kv_append(const Buf& qkv, uint32_t set) {
+    const KvLayerFormats& formats = c_.kv.formats(static_cast<uint32_t>(layer_));
+    const auto row_bytes = [&](kernels::KvFormat f) {
+        return kernels::kv_code_bytes(f, s_.head_dim) + kernels::kv_scale_bytes(f, s_.head_dim);
+    };
+    Op& op = push(OpKind::kKvAppend, "kv_append", kAttnK);
+    op.in = read(&op, qkv, Activation::kF32);
+    op.out = write(&op, qkv.name, qkv.width);
+    op.state = write(&op, "attn_state", 2 * s_.heads);
+    if (c_.kv_mean_pairs) op.mean = write(&op, "attn_mean", 2 * s_.heads * c_.kv_mean_pairs);
+    op.rope_set = static_cast<uint8_t>(set);
+    op.rows = 2 * s_.kv_dim();
+    op.k = s_.head_dim;
+    op.token_bytes = uint64_t{op.rows} * 4 + uint64_t{s_.kv_heads} * (row_bytes(formats.k) + row_bytes(formats.v));
+    op.token_macs = uint64_t{op.rows} * 4;
+}
+
+Buf OpBuilder::attention(const char* name, const Buf& qkv, uint32_t set, uint32_t window) {
+    Op& op = push(OpKind::kAttention, "attention", kAttnOutput);
+    op.in = read(&op, qkv, Activation::kF32);
+    op.state = write(&op, "attn_state", 2 * s_.heads);
+    op.reads |= buffer_bit(op.state);
+    if (c_.kv_mean_pairs) {
+        op.mean = buffers_->find("attn_mean", Activation::kF32, 2 * s_.heads * c_.kv_mean_pairs);
+        op.reads |= buffer_bit(op.mean);
+    }
+    op.out = write(&op, name, s_.q_dim());
+    op.rope_set = static_cast<uint8_t>(set);
+    op.window = window;
+    op.rows = s_.q_dim();
+    op.k = s_.head_dim;
+    op.token_bytes = uint64_t{s_.q_dim()} * 8;
+    const BufferId state = op.state;
+    const Buf o = result(name, s_.q_dim());
+
+    Op& end = push(OpKind::kAttentionFinish, "attention_finish", kAttnOutput);
+    end.in = read(&end, o, Activation::kF32);
+    end.out = write(&end, name, s_.q_dim());
+    end.state = state;
+    end.reads |= buffer_bit(state);
+    end.rows = s_.q_dim();
+    end.k = s_.heads / s_.kv_heads * s_.head_dim;
+    end.token_bytes = uint64_t{s_.q_dim()} * 8;
+    end.token_macs = uint64_t{s_.q_dim()} * 3;
+    return result(name, s_.q_dim());
+}
+
+// In place: the first half of a row.
+Buf OpBuilder::glu(const Buf& gate_up) {
+    Op& op = push(OpKind::kGlu, "glu", kFfnGate);
+    op.gate = m_.row().gate;
+    op.in = read(&op, gate_up, Activation::kF32);
+    op.out = write(&op, gate_up.name, gate_up.width);
+    op.rows = gate_up.width / 2;
+    op.token_bytes = uint64_t{op.rows} * 12;
+    op.token_macs = uint64_t{op.rows} * 12;
+    return result(gate_up.name, op.rows);
+}
+
+Buf OpBuilder::post_norm(const Buf& x, TensorSlot weight) {
+    if (!weights_->has(weight)) return x;
+    const float* norm = weights_->vector(weight);
+    Op& op = push(OpKind::kPostNorm, kSlots[weight].op, weight);
+    op.norm = norm;
+    op.in = read(&op, x, Activation::kF32);
+    op.out = write(&op, x.name, x.width);
+    op.rows = op.k = s_.embedding;
+    op.fixed_bytes = uint64_t{s_.embedding} * 4;
+    op.token_bytes = uint64_t{s_.embedding} * 8;
+    op.token_macs = uint64_t{s_.embedding} * 4;
+    return result(x.name, x.width);
+}
+
+void OpBuilder::add(const Buf& x, const Buf& y) {
+    Op& op = stretch_[y.producer];
+    if (op.kind == OpKind::kMatmul) op.writes = 0;  // a post norm still works in y
+    op.accumulate = true;
+    op.out = write(&op, x.name, x.width);
+    op.reads |= buffer_bit(op.out);
+}
+
+void OpBuilder::logits(const Buf& x) {
+    const Matrix matrix = s_.tied ? weights_->table(kTokenEmbedding, true)
+                                  : weights_->product(KEEL_VARIANT_DENSE, kOutput, kSlotCount).matrix;
+    Op& product = push(OpKind::kMatmul, "output", kOutput);
+    multiply(&product, matrix, x);
+    product.to_logits = true;
+    if (!(s_.logit_softcap > 0)) return;
+    Op& cap = push(OpKind::kSoftcap, "softcap", kOutput);
+    cap.to_logits = true;
+    cap.rows = s_.vocabulary;
+    cap.token_bytes = uint64_t{s_.vocabulary} * 8;
+    cap.token_macs = uint64_t{s_.vocabulary} * 20;
+}
+
+// What is known of an op once all its readers are.
+void OpBuilder::finish(Op* op) {
+    if (op->kind == OpKind::kQuantize) {
+        op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_column_bytes(op->rows, op->widest_block());
+        op->token_macs = uint64_t{op->rows} * 2;
+    }
+    if (const uint64_t bytes = thread_bytes(*op)) {
+        buffers_->need_thread_bytes(bytes);
+        op->writes |= buffer_bit(kThreadBuffer);
+    }
+    predict(c_.cpu, c_.q8, op);
+    list_->decode_bytes += op->fixed_bytes + op->token_bytes;
+}
+
+void OpBuilder::end_stretch() {
+    for (uint32_t i = 0; i < count_; ++i) finish(&stretch_[i]);
+    const StepShape shape = most_joined_shape(c_.threads, c_.tile_us);
+    for (uint32_t i = 0, ops; i < count_; i += ops, ++dispatches_) {
+        ops = dispatch_at(stretch_ + i, count_ - i, shape);
+        lifetimes_.dispatch(stretch_ + i, ops, first_op_ + list_->count);
+        for (uint32_t j = 0; j < ops; ++j) {
+            if (observer_) observer_->op(observer_->context, stretch_[i + j], first_op_ + list_->count, dispatches_);
+            if (list_->ops) list_->ops[list_->count] = stretch_[i + j];
+            ++list_->count;
+        }
+    }
+    count_ = 0;
+}
+
+}  // namespace keel

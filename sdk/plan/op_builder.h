@@ -1,0 +1,105 @@
+// Ops in the field's words: what forward.cpp is written in. Each of these functions appends one op (or the few that a
+// product needs around it) with its shape, bytes, weights and the buffers it reads and writes.
+#pragma once
+#include <stddef.h>
+
+#include "sdk/plan/buffers.h"
+#include "sdk/plan/config.h"
+#include "sdk/plan/weights.h"
+
+namespace keel {
+
+// Told of every op, in order.
+struct OpObserver {
+    void (*op)(void* context, const Op& op, uint32_t index, uint32_t dispatch);
+    void* context;
+};
+
+// An activation: f32[width] a token, and those 8-bit layouts of it that products read.
+struct Buf {
+    const char* name;
+    uint32_t width;
+    uint32_t producer;  // op of the current stretch that writes its layouts, or kNoProducer
+};
+constexpr uint32_t kNoProducer = UINT32_MAX;
+
+// Builds the ops of one variant. Ops are gathered by stretches (a layer, or what stands before or behind them); no value
+// but the ones that `persist` crosses from one stretch into the next.
+class OpBuilder {
+  public:
+    OpBuilder(const keel_model& model, const PlanConfig& config, PlanWeights* weights, BufferTable* buffers,
+              keel_variant variant, OpList* list, uint32_t first_op, const LifetimeObserver* lifetimes,
+              const OpObserver* ops)
+        : m_(model),
+          s_(model.spec),
+          c_(config),
+          weights_(weights),
+          buffers_(buffers),
+          variant_(variant),
+          list_(list),
+          first_op_(first_op),
+          lifetimes_(buffers, lifetimes),
+          observer_(ops) {}
+
+    bool overflowed() const { return overflowed_; }
+
+  protected:
+    Buf embed(const char* name);
+    Buf rope_table(const char* name, uint32_t sets);
+    // Norms, by weights that every layer or the model has.
+    Buf rms_norm(const char* name, const Buf& x, TensorSlot weight);
+    Buf output_norm(const char* name, const Buf& x);
+    // y = [W x + bias of each slot the model has, one behind another]. In the low-rank variant W x may be W_proj x_sub.
+    template <size_t N>
+    Buf matmul(const char* name, const TensorSlot (&slots)[N], Buf x) {
+        return products(name, slots, N, x);
+    }
+    // In place; nothing where the model has no such norms.
+    void qk_norm(const Buf& qkv);
+    void rope(const Buf& qkv, const Buf& table, uint32_t set);
+    void kv_append(const Buf& qkv, uint32_t set);
+    Buf attention(const char* name, const Buf& qkv, uint32_t set, uint32_t window);  // window 0: all positions
+    Buf glu(const Buf& gate_up);
+    // x itself where the model has no such norm.
+    Buf post_norm(const Buf& x, TensorSlot weight);
+    // x += y. The product or norm that made y adds to x itself, so that y needs no bytes.
+    void add(const Buf& x, const Buf& y);
+    void logits(const Buf& x);
+    // Values that later stretches read keep their name.
+    static Buf persist(const Buf& x) { return {x.name, x.width, kNoProducer}; }
+    void end_stretch();
+
+    const keel_model& m_;
+    const ModelSpec& s_;
+    int32_t layer_ = -1;
+
+  private:
+    static constexpr uint32_t kMaxStretch = 48;
+
+    Op& push(OpKind kind, const char* name, TensorSlot slot);
+    uint32_t last() const { return count_ - 1; }
+    BufferId read(Op* op, const Buf& x, Activation type);
+    BufferId write(Op* op, const char* name, uint32_t width);
+    Buf result(const char* name, uint32_t width) const { return {name, width, last()}; }
+    Buf products(const char* name, const TensorSlot* slots, size_t count, Buf x);
+    Buf project(WprojGroup group, TensorSlot first, const Buf& x);
+    Buf quantized(const char* op_name, const Buf& x);
+    void multiply(Op* op, const Matrix& matrix, const Buf& x);
+    void finish(Op* op);
+    Activation reading(uint32_t weight_type) const;
+
+    const PlanConfig& c_;
+    PlanWeights* weights_;
+    BufferTable* buffers_;
+    const keel_variant variant_;
+    OpList* list_;
+    const uint32_t first_op_;  // number of the variant's first op in the plan
+    Lifetimes lifetimes_;
+    const OpObserver* observer_;
+    uint32_t dispatches_ = 0;
+    Op stretch_[kMaxStretch];
+    uint32_t count_ = 0;
+    bool overflowed_ = false;
+};
+
+}  // namespace keel

@@ -1,0 +1,109 @@
+// The execution plan as data: ops in the order they run, and the scratch buffers they read and write.
+//
+// An op names every scratch buffer it touches (reads, writes): lifetimes, packing and what `keel plan` shows follow from
+// that and from nothing else. Weights, KV pages and logits lie in other regions and are not named here.
+#pragma once
+#include "keel/keel.h"
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/model/architecture.h"
+
+namespace keel {
+
+enum class OpKind : uint8_t {
+    kEmbed,
+    kRopeTable,  // cos and sin of every token's position
+    kNorm,
+    kMatmul,
+    kQkNorm,           // norms of single heads of q and k
+    kRope,             // rotates q and k
+    kKvAppend,         // codes this position's K and V rows into the pages, and makes q ready for their formats
+    kAttention,        // online softmax over the KV splits
+    kAttentionFinish,  // divides by the sums of the weights
+    kPostNorm,         // normalises a product and adds it to the residual
+    kGlu,              // act(gate) * up
+    kQuantize,         // writes 8-bit layouts of what stands in f32
+    kOutputNorm,       // kNorm of the tokens whose logits are wanted
+    kSoftcap
+};
+constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
+constexpr uint32_t kRowsPerUnit = 16;  // output rows of a product's work item, and what every cut is a multiple of
+
+// How a token's row of activations is stored: f32, or 8 bits in blocks of 32 or of 256 (NUMERICS section 2).
+enum class Activation : uint8_t { kF32, kQ8Block32, kQ8Block256 };
+constexpr uint32_t kActivations = 3;
+
+// A scratch buffer: one row per token of a step (or per thread), for the longest step.
+using BufferId = uint8_t;
+using BufferSet = uint64_t;  // bit i: buffer i
+constexpr uint32_t kMaxBuffers = 64;
+constexpr BufferId kNoBuffer = 255;
+constexpr BufferId kThreadBuffer = 0;  // working memory of each thread
+constexpr BufferSet buffer_bit(BufferId id) {
+    return BufferSet{1} << id;
+}
+struct Buffer {
+    const char* name;
+    Activation type;
+    uint32_t width;  // elements of a row
+    uint32_t rows;   // tokens of the longest step, or threads
+    uint64_t row_bytes;
+    uint64_t offset, bytes;  // in the scratch region; bytes: all rows, and a red zone where there are any (arena.h)
+    BufferSet overlaps;      // buffers that are live at some time while this one is
+};
+
+struct Op {
+    const char* name;
+    OpKind kind;
+    Gate gate;
+    BufferId in;         // what it reads, in the layout its weights ask for
+    BufferId out;        // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
+    BufferId out_q8[2];  // 8-bit layouts it writes: blocks of 32, of 256; kNoBuffer: nobody reads them
+    BufferId rope;       // rope, kv_append: cos and sin
+    BufferId state;      // kv_append, attention: running maximum and sum of every head
+    BufferId mean;       // kv_append, attention: scores of the removed K mean (kv_transform.h)
+    uint8_t rope_set;    // rope, kv_append, attention
+    bool accumulate;     // matmul: adds to out
+    bool repacked;       // matmul, embed: w is repacked (kernels/formats/repack.h)
+    bool to_logits;      // rows of the step are those with logits, output is the sessions' logits rows
+    keel_low_rank_reason low_rank_reason;
+    float low_rank_error;
+    keel_repack_skip repack_skip;
+    TensorSlot slot;  // of its weights
+    int32_t layer;    // -1 outside the layers
+    uint32_t window;  // attention: visible positions, 0 = all
+    uint32_t weight_type;
+    uint32_t rows;        // output elements of a token
+    uint32_t k;           // inner dimension; attention: of a head; attention_finish: of the query heads of a KV head
+    uint32_t out_offset;  // floats, within an output row
+    uint64_t w_row_bytes;
+    const void* w;       // matmul: matrix; embed: table; null in count mode
+    const float* norm;   // norms; qk_norm: of q
+    const float* norm2;  // qk_norm: of k
+    const float* bias;
+    BufferSet reads, writes;
+    uint64_t fixed_bytes, token_bytes;  // moved whatever the number of tokens, and per token
+    uint64_t token_macs;                // multiply-adds per token
+    double fixed_us, token_us;          // predicted time to move these bytes, one thread
+    double compute_us;                  // and to do these multiply-adds
+
+    // Elements that a stretch of the output must be a multiple of to be written in its 8-bit layouts.
+    uint32_t widest_block() const { return out_q8[1] != kNoBuffer ? 256 : out_q8[0] != kNoBuffer ? 32 : 1; }
+};
+
+struct OpList {
+    Op* ops;  // null in count mode
+    uint32_t count;
+    uint64_t decode_bytes;  // moved by one token at context 0
+};
+struct ExecutionPlan {
+    Buffer buffers[kMaxBuffers];
+    uint32_t buffer_count;
+    uint64_t scratch_bytes;
+    uint32_t rope_sets;  // 1, or 2 with local rope
+    OpList variant[2];   // by keel_variant; the second one is empty without a W_proj cache
+    uint32_t low_rank_records;
+    uint64_t low_rank_bytes;    // of factors and their biases
+    const float* rope_factors;  // divisors of the frequencies, or null
+};
+
+}  // namespace keel
