@@ -1,5 +1,5 @@
-// The seam between the plan and the machine that computes it: one table of functions per backend. Plan and engine know
-// nothing else of a backend; a backend knows the plan (sdk/plan) and nothing of engines and sessions.
+// The seam between plan and engine and the machine that computes: one table of functions per backend. Plan and engine
+// know nothing else of a backend; a backend knows the plan (sdk/plan) and nothing of engines and sessions.
 //
 // A step's way:
 //
@@ -18,9 +18,12 @@
 namespace keel {
 
 class Arena;
+enum class Activation : uint8_t;
+struct Op;
 struct PlanConfig;
 struct Program;
 struct Step;
+struct StepShape;
 
 // What a backend keeps of one engine. Each derives its own.
 struct Device {};
@@ -38,8 +41,27 @@ struct StepLimits {
     const void* context;
 };
 
+struct WeightLayout {
+    bool repacked;          // rows interleaved by 16 (kernels/formats/repack.h), else plain: as in the file
+    keel_repack_skip skip;  // why plain, where the configuration would have it repacked
+};
+
 struct Backend {
     const char* name;
+
+    // ---- planning: no device yet ----
+    // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set. KEEL_E_UNSUPPORTED.
+    keel_status (*configure)(PlanConfig* config, keel_error* error);
+    // Whether there is a product with weights of this type; *x: the layout in which it reads its activations.
+    bool (*product)(const PlanConfig& config, uint32_t weight_type, Activation* x);
+    // How a matrix of so many rows is to lie in memory. `lookup`: only single rows of it are read.
+    WeightLayout (*layout)(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+    // Fills the predicted times of an op from its bytes and multiply-adds.
+    void (*predict)(const PlanConfig& config, Op* op);
+    // Working memory of each thread that runs the op.
+    uint64_t (*thread_bytes)(const Op& op);
+    // How many of the `left` ops from `ops` on run as one dispatch in steps of this shape; at least 1.
+    uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
 
     // ---- an engine's device ----
     // Places a Device and what it needs on the host; null in count mode.
@@ -64,6 +86,9 @@ struct Backend {
     // Returns when nothing is in flight; what has not begun may be dropped. The step is over.
     keel_status (*drain)(Device* device);
 };
+
+// That of a configuration that names none: the CPU's.
+const Backend* default_backend();
 
 }  // namespace keel
 

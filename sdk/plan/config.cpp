@@ -1,8 +1,7 @@
 #include "sdk/plan/config.h"
 
 #include "platform/platform.h"
-#include "sdk/backend/cpu/cpu_backend.h"
-#include "sdk/backend/cpu/kernel_choice.h"
+#include "sdk/backend/backend.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/kv/kv_f16_window.h"
@@ -119,8 +118,8 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->cpu = c.cpu;
-    out->backend = c.backend ? c.backend : &kCpuBackend;
-    KEEL_TRY(choose_kernels(&out->cpu, &out->kernels, error));
+    out->backend = c.backend ? c.backend : default_backend();
+    KEEL_TRY(out->backend->configure(out, error));
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;

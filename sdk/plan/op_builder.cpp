@@ -1,6 +1,6 @@
 #include "sdk/plan/op_builder.h"
 
-#include "sdk/plan/cost.h"
+#include "sdk/backend/backend.h"
 #include "sdk/plan/dispatch.h"
 
 namespace keel {
@@ -22,8 +22,9 @@ bool writes_q8(OpKind kind) {
 }  // namespace
 
 Activation OpBuilder::reading(uint32_t weight_type) const {
-    const uint32_t block = c_.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
-    return block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
+    Activation x = Activation::kF32;
+    c_.backend->product(c_, weight_type, &x);  // PlanWeights saw to it that there is one
+    return x;
 }
 
 Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
@@ -305,11 +306,11 @@ void OpBuilder::finish(Op* op) {
         op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_column_bytes(op->rows, op->widest_block());
         op->token_macs = uint64_t{op->rows} * 2;
     }
-    if (const uint64_t bytes = thread_bytes(*op)) {
+    if (const uint64_t bytes = c_.backend->thread_bytes(*op)) {
         buffers_->need_thread_bytes(bytes);
         op->writes |= buffer_bit(kThreadBuffer);
     }
-    predict(c_.cpu, c_.q8, op);
+    c_.backend->predict(c_, op);
     list_->decode_bytes += op->fixed_bytes + op->token_bytes;
 }
 
@@ -317,7 +318,7 @@ void OpBuilder::end_stretch() {
     for (uint32_t i = 0; i < count_; ++i) finish(&stretch_[i]);
     const StepShape shape = most_joined_shape(c_.threads, c_.tile_us);
     for (uint32_t i = 0, ops; i < count_; i += ops, ++dispatches_) {
-        ops = dispatch_at(stretch_ + i, count_ - i, shape);
+        ops = c_.backend->fuse(stretch_ + i, count_ - i, shape);
         lifetimes_.dispatch(stretch_ + i, ops, first_op_ + list_->count);
         for (uint32_t j = 0; j < ops; ++j) {
             if (observer_) observer_->op(observer_->context, stretch_[i + j], first_op_ + list_->count, dispatches_);

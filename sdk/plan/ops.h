@@ -26,6 +26,7 @@ enum class OpKind : uint8_t {
     kSoftcap
 };
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
+constexpr uint32_t kMaxMatmuls = 3;    // products of one dispatch
 constexpr uint32_t kRowsPerUnit = 16;  // output rows of a product's work item, and what every cut is a multiple of
 
 // How a token's row of activations is stored: f32, or 8 bits in blocks of 32 or of 256 (NUMERICS section 2).
@@ -89,6 +90,12 @@ struct Op {
     // Elements that a stretch of the output must be a multiple of to be written in its 8-bit layouts.
     uint32_t widest_block() const { return out_q8[1] != kNoBuffer ? 256 : out_q8[0] != kNoBuffer ? 32 : 1; }
 };
+
+// Predicted time of an op over `tokens` tokens, one thread, in microseconds.
+inline double predict_us(const Op& op, uint32_t tokens) {
+    const double memory_us = op.fixed_us + op.token_us * tokens, compute_us = op.compute_us * tokens;
+    return compute_us > memory_us ? compute_us : memory_us;
+}
 
 struct OpList {
     Op* ops;  // null in count mode

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "sdk/backend/backend.h"
 #include "sdk/core/status.h"
 
 namespace keel {
@@ -63,20 +64,6 @@ keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kern
     KEEL_TRY(read_at(from, t.offset, reinterpret_cast<uint8_t*>(dst) + t.dims[0] * 4 - t.bytes, t.bytes));
     widen_vector(t, kernels, dst);
     return KEEL_OK;
-}
-
-bool WeightPlacer::repacks(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const {
-    *reason = KEEL_REPACK_SKIP_NONE;
-    if (mode != KEEL_WEIGHTS_REPACK && mode != KEEL_WEIGHTS_DEFAULT) return false;
-    if (lookup)
-        *reason = KEEL_REPACK_SKIP_LOOKUP;
-    else if (!q8 || !kernels->matmul_repacked[t.type])
-        *reason = KEEL_REPACK_SKIP_TYPE;
-    else if (t.dims[1] % kernels::kRepackRows != 0)
-        *reason = KEEL_REPACK_SKIP_ROWS;
-    else if (mode == KEEL_WEIGHTS_DEFAULT && !kernels->repack_pays[t.type])
-        *reason = KEEL_REPACK_SKIP_SPEED;
-    return *reason == KEEL_REPACK_SKIP_NONE;
 }
 
 // One read, one look at the progress hook.
@@ -154,10 +141,16 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
 }
 
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
-    Matrix m = {nullptr, t.type, static_cast<uint32_t>(t.dims[0]), static_cast<uint32_t>(t.dims[1]), false, {}};
-    m.repacked = placer_.repacks(t, c_.q8, lookup, &m.repack_skip);
-    m.data = m.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_);
-    return m;
+    Activation x;
+    if (!lookup && !c_.backend->product(c_, t.type, &x) && placer_.status == KEEL_OK)
+        placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, "the backend has no product for its type");
+    const WeightLayout layout = c_.backend->layout(c_, t.type, t.dims[1], lookup);
+    return {layout.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),
+            t.type,
+            static_cast<uint32_t>(t.dims[0]),
+            static_cast<uint32_t>(t.dims[1]),
+            layout.repacked,
+            layout.skip};
 }
 
 Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,

@@ -31,8 +31,6 @@ struct WeightPlacer {
     // f32[n] at `offset` of `from`, plus `model_bias` where that is not null.
     const float* factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias,
                              const char* name, int32_t layer);
-    // Whether the matrix of a product (lookup false) or an embedding table is repacked, and if not, why.
-    bool repacks(const GgufTensor& t, bool q8, bool lookup, keel_repack_skip* reason) const;
 
   private:
     void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "sdk/core/status.h"
-#include "sdk/plan/cost.h"
 #include "sdk/run/engine.h"
 #include "sdk/run/engine_size.h"
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <random>
 
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/hash.h"

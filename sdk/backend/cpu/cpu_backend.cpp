@@ -82,6 +82,12 @@ keel_status cpu_drain(Device*) {
 
 const Backend kCpuBackend = {
     .name = "cpu",
+    .configure = cpu_configure,
+    .product = cpu_product,
+    .layout = cpu_layout,
+    .predict = cpu_predict,
+    .thread_bytes = cpu_thread_bytes,
+    .fuse = cpu_fuse,
     .place = cpu_place,
     .open = cpu_open,
     .close = cpu_close,
@@ -93,5 +99,9 @@ const Backend kCpuBackend = {
     .poll = cpu_poll,
     .drain = cpu_drain,
 };
+
+const Backend* default_backend() {
+    return &kCpuBackend;
+}
 
 }  // namespace keel

@@ -3,7 +3,7 @@
 #pragma once
 #include "platform/platform.h"
 #include "sdk/backend/backend.h"
-#include "sdk/plan/dispatch.h"
+#include "sdk/backend/cpu/cpu_planning.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 

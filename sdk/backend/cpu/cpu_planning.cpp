@@ -1,0 +1,115 @@
+#include "sdk/backend/cpu/cpu_planning.h"
+
+#include "sdk/backend/cpu/kernel_choice.h"
+#include "sdk/plan/config.h"
+
+namespace keel {
+namespace {
+
+// Bytes and multiply-adds per microsecond and thread. They need only be right within a factor of two or so: the
+// executor corrects them by what it measures, and results never depend on them.
+struct Rates {
+    double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
+};
+constexpr Rates kRates[] = {
+    // by keel_cpu
+    {},
+    {8000, 700, 250, 120},          // scalar
+    {10000, 60000, 30000, 10000},   // avx2
+    {20000, 200000, 60000, 20000},  // avx512
+    {20000, 200000, 60000, 20000},  // amx
+    {10000, 60000, 30000, 10000},   // neon
+};
+static_assert(sizeof kRates / sizeof kRates[0] == kernels::kIsaLimit);
+
+// Quantizing joins in work items of whole blocks, unless these would leave threads idle for more than 1/32 of the
+// dispatch, or take longer than a tile.
+bool quantize_joins(const Op& quantize, double dispatch_us, const StepShape& shape) {
+    const uint32_t block = quantize.widest_block(), items = quantize.rows / block,
+                   rounds = (items + shape.threads - 1) / shape.threads;
+    return uint64_t{rounds} * shape.threads * 32 <= uint64_t{items} * 33 &&
+           dispatch_us * block <= static_cast<double>(quantize.rows) * shape.tile_us;
+}
+
+// Whether `next` joins `count` ops that are predicted to take `us`.
+bool joins(const Op* ops, uint32_t count, const Op& next, double us, const StepShape& shape) {
+    const Op& last = ops[count - 1];
+    if (next.layer != last.layer) return false;
+    switch (next.kind) {
+        case OpKind::kMatmul:  // another part of the same rows
+            return last.kind == OpKind::kMatmul && next.out == last.out && !next.accumulate && !next.to_logits &&
+                   count < kMaxMatmuls;
+        case OpKind::kGlu:  // its work items compute the same rows of gate and up
+            return last.kind == OpKind::kMatmul && last.out == next.in;
+        case OpKind::kQuantize:
+            return last.kind == OpKind::kGlu && quantize_joins(next, us, shape);
+        case OpKind::kRope:
+            return last.kind == OpKind::kQkNorm;
+        case OpKind::kKvAppend:
+            return last.kind == OpKind::kRope;
+        case OpKind::kAttention:
+            return last.kind == OpKind::kKvAppend && shape.flat;
+        case OpKind::kAttentionFinish:  // a work item's heads are whole blocks of the 8-bit layouts it writes
+            return count > 1 && last.kind == OpKind::kAttention && next.k % next.widest_block() == 0;
+        default:
+            return false;
+    }
+}
+
+}  // namespace
+
+keel_status cpu_configure(PlanConfig* config, keel_error* error) {
+    return choose_kernels(&config->cpu, &config->kernels, error);
+}
+
+bool cpu_product(const PlanConfig& config, uint32_t weight_type, Activation* x) {
+    const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
+    *x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
+    return (block ? config.kernels->matmul_q8 : config.kernels->matmul_f32)[weight_type] != nullptr;
+}
+
+WeightLayout cpu_layout(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup) {
+    const kernels::KernelSet& set = *config.kernels;
+    if (config.weights != KEEL_WEIGHTS_REPACK && config.weights != KEEL_WEIGHTS_DEFAULT)
+        return {false, KEEL_REPACK_SKIP_NONE};
+    if (lookup) return {false, KEEL_REPACK_SKIP_LOOKUP};
+    if (!config.q8 || !set.matmul_repacked[weight_type]) return {false, KEEL_REPACK_SKIP_TYPE};
+    if (rows % kernels::kRepackRows != 0) return {false, KEEL_REPACK_SKIP_ROWS};
+    if (config.weights == KEEL_WEIGHTS_DEFAULT && !set.repack_pays[weight_type]) return {false, KEEL_REPACK_SKIP_SPEED};
+    return {true, KEEL_REPACK_SKIP_NONE};
+}
+
+void cpu_predict(const PlanConfig& config, Op* op) {
+    const Rates& rates = kRates[config.cpu];
+    const bool is_float = op->kind != OpKind::kMatmul || kernels::kWeightTypes[op->weight_type].activation_block == 0;
+    const double macs_per_us = is_float    ? rates.f32_macs_per_us
+                               : config.q8 ? rates.q8_macs_per_us
+                                           : rates.decode_macs_per_us;
+    op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;
+    op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
+    op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
+}
+
+uint64_t cpu_thread_bytes(const Op& op) {
+    switch (op.kind) {
+        case OpKind::kMatmul:
+            return kernels::matmul_scratch_bytes(op.k);
+        case OpKind::kAttention:
+            return uint64_t{kernels::attention_scratch_floats(op.k)} * sizeof(float);
+        case OpKind::kNorm:  // the f32 row that only its 8-bit layouts are made of
+            return op.out == kNoBuffer ? uint64_t{op.k} * sizeof(float) : 0;
+        default:
+            return 0;
+    }
+}
+
+uint32_t cpu_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
+    uint32_t count = 1;
+    // Uncorrected by what was measured, so that a dispatch stays the same through its step.
+    for (double us = predict_us(ops[0], shape.tokens); count < left && joins(ops, count, ops[count], us, shape);
+         ++count)
+        us += predict_us(ops[count], shape.tokens);
+    return count;
+}
+
+}  // namespace keel

@@ -1,0 +1,19 @@
+// What the CPU backend tells a plan (backend.h): products and layouts of weights, predicted times, working memory, and
+// which ops run together:
+//
+//     products that write parts of one buffer, then their glu, then its quantizing
+//     qk_norm + rope + kv_append, then in flat steps attention, then attention_finish
+#pragma once
+#include "sdk/backend/backend.h"
+#include "sdk/plan/dispatch.h"
+
+namespace keel {
+
+keel_status cpu_configure(PlanConfig* config, keel_error* error);
+bool cpu_product(const PlanConfig& config, uint32_t weight_type, Activation* x);
+WeightLayout cpu_layout(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+void cpu_predict(const PlanConfig& config, Op* op);
+uint64_t cpu_thread_bytes(const Op& op);
+uint32_t cpu_fuse(const Op* ops, uint32_t left, const StepShape& shape);
+
+}  // namespace keel
