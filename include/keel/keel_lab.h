@@ -1,5 +1,6 @@
 /*
- * keel_lab.h - experimental: a view into the forward pass for laboratories. Nothing here is stable. Include keel.h's rules.
+ * keel_lab.h - experimental: a view into the forward pass for laboratories. Nothing here is stable. The rules of
+ * keel.h hold.
  */
 #ifndef KEEL_KEEL_LAB_H
 #define KEEL_KEEL_LAB_H
@@ -15,7 +16,7 @@ typedef enum keel_lab_stage {
     KEEL_LAB_AFTER_ROPE = 2   /* before gains and rotations of the KV format; a K mean removed before RoPE is gone */
 } keel_lab_stage;
 
-/* One KV head of one position of one layer, and the query heads that read it. The tap may change q, k and v in place. */
+/* One KV head of one position of one layer, and the query heads that read it. The tap may change q, k and v. */
 typedef struct keel_lab_heads {
     uint32_t struct_size;
     keel_lab_stage stage;
@@ -31,9 +32,9 @@ typedef struct keel_lab_heads {
     const float* cos_sin; /* [rope_dims]: cos and sin of each pair at this position */
 } keel_lab_heads;
 
-/* Sets what sees every head before it is stored; NULL removes it. Called by compute threads, several at once unless the engine
- * has one thread. Positions of a step come in ascending order within a head; with more than one position in the step all of
- * them come before any is read. KEEL_E_STATE while a session is open. */
+/* Sets what sees every head before it is stored; NULL removes it. Called by compute threads, several at once unless the
+ * engine has one thread. Positions of a step come in ascending order within a head; with more than one position in the
+ * step all of them come before any is read. KEEL_E_STATE while a session is open. */
 keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads),
                              void* user_data);
 
@@ -57,18 +58,19 @@ typedef struct keel_lab_row {
     const float* x; /* [count] */
 } keel_lab_row;
 
-/* Sets what sees these vectors, each of them once, in parts that come in no order; NULL removes it. Called by compute threads, several at
- * once unless the engine has one thread. KEEL_E_STATE while a session is open. */
+/* Sets what sees these vectors, each of them once, in parts that come in no order; NULL removes it. Called by compute
+ * threads, several at once unless the engine has one thread. KEEL_E_STATE while a session is open. */
 keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row),
                                  void* user_data);
 
-/* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for rows of
- * the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
+/* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for
+ * rows of the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
 keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
                             float** row);
 
-/* A stored row of any format decoded into row, f32[head_dim], in the coordinates of KEEL_LAB_AFTER_ROPE: rotated back, gains
- * undone, the K mean that was removed after RoPE, or the V mean, added. KEEL_E_ARGUMENT for a row that is not computed. */
+/* A stored row of any format decoded into row, f32[head_dim], in the coordinates of KEEL_LAB_AFTER_ROPE: rotated back,
+ * gains undone, the K mean that was removed after RoPE, or the V mean, added. KEEL_E_ARGUMENT for a row that is not
+ * computed. */
 keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
                                    float* row);
 

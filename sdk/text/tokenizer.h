@@ -14,8 +14,8 @@
 //   - Byte-level: a byte without a token is the unknown token, and lost when the file names none.
 //   - Phi-3 ("general.architecture" phi3, SentencePiece): white space after a control token is dropped.
 //   - Of two tokens with one text the lower id is encoded, of two equal merges the first counts; merges of what are no
-//     tokens are left out; empty tokens are never encoded. Without tokenizer.ggml.token_type, <0xHH> are byte tokens, and
-//     the bos, eos and unknown ids are special.
+//     tokens are left out; empty tokens are never encoded. Without tokenizer.ggml.token_type, <0xHH> are byte tokens,
+//     and the bos, eos and unknown ids are special.
 //   - BOS, when the file does not say: before SentencePiece, llama-bpe and tekken texts; never without a bos id.
 #pragma once
 #include "sdk/core/arena.h"

@@ -1,5 +1,5 @@
-// The row codecs of sdk/tools/lab/codecs: sizes against their formulas, errors on Gaussian rows against published figures
-// and theory, lattices against exhaustive search.
+// The row codecs of sdk/tools/lab/codecs: sizes against their formulas, errors on Gaussian rows against published
+// figures and theory, lattices against exhaustive search.
 #include <gtest/gtest.h>
 #include <math.h>
 

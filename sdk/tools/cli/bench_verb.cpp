@@ -216,8 +216,8 @@ class Bench {
         return us;
     }
 
-    // A step at the same position in one variant and then in the other: what disturbs the machine for longer than a step
-    // disturbs both.
+    // A step at the same position in one variant and then in the other: what disturbs the machine for longer than a
+    // step disturbs both.
     void by_turns(std::vector<double> (&us)[2]) {
         reach(o_.position, 1);
         for (uint32_t i = 0; i < o_.turns + 2; ++i)

@@ -2,8 +2,10 @@
 //
 //   1. statistics: means of K before and after RoPE and of V, energies of K, V and Q, over --documents documents
 //   2. what helps on a slice of the text: the K scale mode and the gains, unless they are given
-//   3. the cost of each candidate format for K and for V of each layer: mean KL with this one coded and all others in f32
-//   4. formats: least added cost per byte saved, down to the byte budget, or as far as the measured KL stays in the KL budget
+//   3. the cost of each candidate format for K and for V of each layer: mean KL with this one coded and all others in
+//      f32
+//   4. formats: least added cost per byte saved, down to the byte budget, or as far as the measured KL stays in the KL
+//      budget
 #include <math.h>
 #include <stdio.h>
 

@@ -57,7 +57,7 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
                   "accept a cache of another key or model where the shapes match")
         ->group("Engine");
     verb.add_option("--wproj-error", options.wproj_error,
-                    "projections whose record has a larger relative squared error stay dense")
+                    "projections whose factor has a larger relative squared error stay dense")
         ->check(CLI::NonNegativeNumber)
         ->group("Engine");
     verb.add_flag("--low-rank", options.low_rank, "run in the low-rank variant of the W_proj cache")->group("Engine");

@@ -144,7 +144,7 @@ void build(Options o, const Console& console) {
     printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(),
            static_cast<unsigned long long>(key));
     printf(
-        "%zu records, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that "
+        "%zu factors, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that "
         "was); largest error kept %.3g\n",
         accepted, solution.reports.size() - accepted, options.bound, worst);
     printf(

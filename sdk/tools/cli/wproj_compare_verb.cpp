@@ -153,7 +153,7 @@ void compare_caches(Options o, const Console& console) {
            o.engine.model.c_str(), o.text.file.c_str(), static_cast<unsigned long long>(meter->tokens()),
            meter->references().size(), exp(nll), human_bytes(dense_bytes).c_str(),
            entries[0].reading.score.by_document() ? "documents" : "blocks of 64 tokens");
-    Table table({"cache", "records", "their bytes", "bytes/token", "of dense", "PPL %", "95 % interval", "KL",
+    Table table({"cache", "factors", "their bytes", "bytes/token", "of dense", "PPL %", "95 % interval", "KL",
                  "top-1 %", "tok/s", "of dense"});
     for (const Entry& e : entries) {
         const WprojReading& r = e.reading;
@@ -205,7 +205,7 @@ void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
         ->capture_default_str();
     verb->add_option("--type", o->recipe.record_type, "of W_proj in --budgets")->capture_default_str();
     verb->add_option("--basis-type", o->recipe.basis_type, "of Pt in --budgets")->capture_default_str();
-    verb->add_option("--bound", o->recipe.bound, "largest relative squared error of a record in --budgets; 0: none")
+    verb->add_option("--bound", o->recipe.bound, "largest relative squared error of a factor in --budgets; 0: none")
         ->capture_default_str();
     verb->callback([o, &console] { compare_caches(*o, console); });
 }

@@ -4,8 +4,9 @@
 // bits, padded
 // likewise | f16 scale. With m = f16 the magnitudes are f16 numbers and there is no scale. d3m4 at D = 128: 24 + 32 + 2
 // = 58 bytes.
-//   published  scale = max |alpha|, magnitude = nearest Lloyd-Max level of N(0,1) to alpha / scale. Since |alpha / scale| <= 1 and
-//              these levels reach 2.15 (m = 3) and 2.73 (m = 4), only half of them are ever used: one of m bits carries nothing.
+//   published  scale = max |alpha|, magnitude = nearest Lloyd-Max level of N(0,1) to alpha / scale. Since |alpha /
+//              scale| <= 1 and these levels reach 2.15 (m = 3) and 2.73 (m = 4), only half of them are ever used: one
+//              of m bits carries nothing.
 //   fitted     scale = rms(alpha), levels of besicovitch_codebook().
 // With a mean, rows come in blocks: 2 D bytes of f16 mean, then the rows less that mean; rows that fill no block are
 // f16. A row of zeros has scale 0 and decodes to zeros. There is no rotation: none was published.

@@ -1,8 +1,9 @@
 // A whole recipe: one codec for K, one for V, and one for the boundary layers.
 //
 //   kakeyaturbo:NAME[:published-bytes][:per-head]          NAME from kakeyaturbo_recipes()
-//   kakeyaturbo:K[/V[/LAYERS@BOUNDARY]]                    K, V, BOUNDARY: options of kakeyaturbo_options.h; for K and V also
-//                                                          besicovitch:... or riemann:..., for BOUNDARY also f16. Without V, K's.
+//   kakeyaturbo:K[/V[/LAYERS@BOUNDARY]]                    K, V, BOUNDARY: options of kakeyaturbo_options.h; for K and
+//                                                          V also besicovitch:... or riemann:..., for BOUNDARY also
+//                                                          f16. Without V, K's.
 // published-bytes and per-head set bytes=published and pool=0 in every part that knows them.
 #include <stdexcept>
 

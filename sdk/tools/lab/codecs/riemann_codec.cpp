@@ -4,10 +4,11 @@
 // Block of B rows: f16 mean [D], then per row G = D / 2 directions of d bits from the lowest bit, padded to a byte, and
 // G magnitudes of m bits, padded likewise; rows that fill no block are f16, unwhitened. Bytes per row: (D/2) (d + m) /
 // 8 + 2 D / B.
-//   Scales  a statistic of |alpha| on other text (calibrate()): pct99 / 2.7 and the like. As published they came from the very rows
-//           that were coded, for all heads together, and were not charged; here they are offline, per head, and in side_bytes().
-//   Levels  calibrated: the published ones of 3 and 4 bits. quantile: what was published under the name of Lloyd-Max; it clips
-//           beyond 1.863 (m = 4), while pct99 / 2.7 expects 2.7. own: fitted by calibrate().
+//   Scales  a statistic of |alpha| on other text (calibrate()): pct99 / 2.7 and the like. As published they came from
+//           the very rows that were coded, for all heads together, and were not charged; here they are offline, per
+//           head, and in side_bytes().
+//   Levels  calibrated: the published ones of 3 and 4 bits. quantile: what was published under the name of Lloyd-Max;
+//           it clips beyond 1.863 (m = 4), while pct99 / 2.7 expects 2.7. own: fitted by calibrate().
 //   V       is never whitened: there is no query covariance for it. "plain" whitens nothing.
 #include <algorithm>
 #include <cmath>

@@ -2,8 +2,8 @@
 // every coordinate alone. The rotation is a Hadamard matrix with fixed random signs.
 //
 // tq-mse:b   row: f16 scale | D codes of b bits: bD + 16 bits. With y the rotated row and c its levels, y is decoded as
-//            (scale / sqrt(D)) c. scale: ||x|| as published; ls: least squares; nc: such that the decoded row has the norm
-//            ||x||; eden: such that <x, decoded> = ||x||^2, which makes inner products unbiased.
+//            (scale / sqrt(D)) c. scale: ||x|| as published; ls: least squares; nc: such that the decoded row has the
+//            norm ||x||; eden: such that <x, decoded> = ||x||^2, which makes inner products unbiased.
 // tq-prod:b  row: f16 ||x|| | f16 ||r|| | D codes of b - 1 bits | D signs: bD + 32 bits. r is what tq-mse:b-1 leaves,
 // the signs
 //            are those of S r (QJL), S Gaussian. Decoded is the row whose inner product with a query is the estimator:

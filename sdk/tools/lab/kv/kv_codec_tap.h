@@ -1,10 +1,10 @@
 // Published codecs in the forward pass: an arena of f32, and between it and the model a codec's encode() and decode().
 //
 //   row codecs    each row is coded on its way into the arena; any number of threads
-//   block codecs  rows wait, as f16, until their block is complete, and are then rewritten in the arena. Blocks are looked at
-//                 where a step ends: positions of one step see each other's complete blocks coded, earlier ones too, and rows of
-//                 an incomplete block as f16. Codecs whose blocks share something (kakeyaturbo with a shared basis) code the
-//                 whole document anew at every such point.
+//   block codecs  rows wait, as f16, until their block is complete, and are then rewritten in the arena. Blocks are
+//                 looked at where a step ends: positions of one step see each other's complete blocks coded, earlier
+//                 ones too, and rows of an incomplete block as f16. Codecs whose blocks share something (kakeyaturbo
+//                 with a shared basis) code the whole document anew at every such point.
 #pragma once
 #include <map>
 #include <memory>

@@ -1,9 +1,11 @@
 // How the laboratory names a way to store K and V:
 //
-//     SIDE                 both K and V, such as tcq-3 (a native format) or kakeya-d4:10 (a published codec, sdk/tools/lab/codecs/kv_codec.h)
+//     SIDE                 both K and V, such as tcq-3 (a native format) or kakeya-d4:10 (a published codec,
+//                          sdk/tools/lab/codecs/kv_codec.h)
 //     k=SIDE:v=SIDE        one each; of published codecs both sides, or one of them f16
 //     profile              the formats of a KV profile, which may differ from layer to layer
-//     ...+sN+rM            native: the first N positions and the last M before each query are also kept in f16, and read so
+//     ...+sN+rM            native: the first N positions and the last M before each query are also kept in f16, and
+//                          read so
 //     ...@FILE             with this profile's means and gains; @none: without any
 #pragma once
 #include <memory>

@@ -1,4 +1,4 @@
-// The output error of low-rank factors on activations that took no part in solving, and whether a record is good enough
+// The output error of low-rank factors on activations that took no part in solving, and whether a factor is good enough
 // to be used. Needs Eigen.
 #pragma once
 #include "sdk/tools/lab/lowrank/nested_factors.h"
@@ -11,7 +11,7 @@ struct OutputError {
     double energy = 0;    // |W x|^2
     double variance = 0;  // |W (x - x_mean)|^2, x_mean of the sample
     uint64_t rows = 0;
-    // error / energy: what a record's `error` holds. 0 where both are 0; infinite where only the energy is.
+    // error / energy: a factor's `error` in a cache. 0 where both are 0; infinite where only the energy is.
     double relative() const;
     // A sample of at least one row, and relative() <= bound; a bound is at least 0. No rows, no acceptance.
     bool accepted(double bound) const { return rows > 0 && relative() <= bound; }
@@ -22,8 +22,8 @@ struct OutputError {
 OutputError output_error(const WeightView& weight, const FloatRows& pt, const FloatRows& w_proj,
                          const Eigen::VectorXf& bias, const FloatRows& sample);
 
-// |W_proj|_F^2 / |W|_F^2 clamped to [0, 1]; 0 for a weight of zeros: a record's `energy`, bookkeeping of the published
-// format.
+// |W_proj|_F^2 / |W|_F^2 clamped to [0, 1]; 0 for a weight of zeros: a factor's `energy` in a cache, bookkeeping of the
+// published format.
 double projected_energy(const WeightView& weight, const FloatRows& w_proj);
 
 }  // namespace keel::tools

@@ -1,6 +1,7 @@
 // Low-rank factors of all ranks at once: solutions whose first k directions are the solution of rank k. Needs Eigen.
 //
-//     y_i = W_i x   is approximated by   W_proj_i (Pt x) + bias_i,    W_i [rows_i][columns], Pt [k][columns], W_proj_i [rows_i][k]
+//     y_i = W_i x   is approximated by   W_proj_i (Pt x) + bias_i
+//     W_i [rows_i][columns], Pt [k][columns], W_proj_i [rows_i][k]
 #pragma once
 #include <stdint.h>
 

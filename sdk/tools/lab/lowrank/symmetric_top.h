@@ -7,7 +7,8 @@
 namespace keel::tools {
 
 enum class EigenMethod {
-    kAutomatic,  // dense up to 512 columns or where about a quarter of the spectrum is asked for, when it is the faster one; else randomized
+    kAutomatic,  // dense up to 512 columns or where about a quarter of the spectrum is asked for, when it is the faster
+                 // one; else randomized
     kDense,      // Householder tridiagonalisation and implicit QR, all eigenvalues
     kRandomized,  // block subspace iteration on a Gaussian start of k + 32 columns
 };

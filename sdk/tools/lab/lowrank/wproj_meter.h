@@ -1,5 +1,5 @@
-// What a W_proj cache that exists in memory only does to a model's predictions and its speed: the low-rank variant beside
-// the dense one.
+// What a W_proj cache that exists in memory only does to a model's predictions and its speed: the low-rank variant
+// beside the dense one.
 #pragma once
 #include <vector>
 

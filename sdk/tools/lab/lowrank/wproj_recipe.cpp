@@ -79,7 +79,7 @@ void add_recipe_options(CLI::App& verb, WprojRecipe& r) {
     in(verb.add_option("--basis-type", r.basis_type, "weight type of Pt: F16, Q8_0, F32")->capture_default_str());
     in(verb.add_option(
                "--bound", r.bound,
-               "largest relative squared output error of a record on held-out text; others stay dense. 0: no bound")
+               "largest relative squared output error of a factor on held-out text; others stay dense. 0: no bound")
            ->check(CLI::NonNegativeNumber)
            ->capture_default_str());
     in(verb.add_flag("--sensitivities,!--no-sensitivities", r.sensitivities,

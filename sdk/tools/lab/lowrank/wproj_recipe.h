@@ -11,7 +11,8 @@ namespace keel::tools {
 struct WprojRecipe {
     std::string solver = "whitened";  // or weight-pca
     std::string rank,
-        budget;  // rank: columns, or a share of the input's below 1. budget: bytes, or a share of the dense ones below 1
+        budget;  // rank: columns, or a share of the input's below 1. budget: bytes, or a share of the dense ones below
+                 // 1
     double loss = 0;                             // a mean relative squared error, instead of a budget
     std::string groups = "qkv,qk,q,o,ffn,down";  // sets of projections that share a basis, and may be chosen between
     std::string basis_type = "Q8_0", record_type = "Q8_0";

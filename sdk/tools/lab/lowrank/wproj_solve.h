@@ -1,5 +1,5 @@
 // From weights and moments to the layers of a W_proj cache: which slots become low-rank, of what rank, their factors
-// quantized, and what every record was measured to cost. No files, no engine. Needs Eigen.
+// quantized, and what every factor was measured to cost. No files, no engine. Needs Eigen.
 #pragma once
 #include <stdint.h>
 
@@ -34,7 +34,8 @@ using WprojLayerSource = std::function<WprojLayerInput(uint32_t layer)>;
 enum class WprojSolver { kWeightPca, kWhitened };
 enum class WprojRankRule {
     kUniform,  // `rank` everywhere, the first of `configurations` that fits a group
-    kBytes,  // the least loss with at most `budget_bytes` of everything the slots considered read: factors, biases and what stays dense
+    kBytes,  // the least loss with at most `budget_bytes` of everything the slots considered read: factors, biases and
+             // what stays dense
     kLoss,   // the fewest such bytes with a loss of at most `budget_loss` times the sum of sensitivities
 };
 
@@ -55,7 +56,7 @@ struct WprojSolveOptions {
     uint32_t granularity = 32;  // of ranks; raised to a block of record_type
     uint32_t basis_type = kernels::kF16,
              record_type = kernels::kQ8_0;  // columns that are no whole number of basis blocks: F16
-    // Largest relative squared output error on held-out rows; a record above it, or one that cannot be measured, stays
+    // Largest relative squared output error on held-out rows; a factor above it, or one that cannot be measured, stays
     // dense, and the others of its configuration are solved again without it (under a budget they stay dense, too, when
     // they would save no bytes). Infinite: all are kept.
     double bound = 0.02;
@@ -74,7 +75,7 @@ struct WprojSlotReport {
         0;  // relative squared output error by the solver's metric, before quantization, of all of the output
     double solver_error = 0;  // the same of what varies, which is what sensitivities weigh
     double measured = -1;     // on held-out rows, of the stored bytes; negative: no rows
-    bool accepted = false;    // a record was stored
+    bool accepted = false;    // a factor was stored
     uint32_t forced = 0;      // massive directions in the basis
     EigenMethod method = EigenMethod::kDense;
     uint32_t passes = 0;
@@ -85,7 +86,7 @@ struct WprojSolution {
     std::vector<WprojSlotReport> reports;  // by layer and slot
     std::string solver;                    // "weight-pca", "whitened": of the file
     uint64_t dense_bytes = 0;              // of all configured slots as they were
-    uint64_t bytes = 0;         // of them now: factors and biases of accepted records, dense weights of the others
+    uint64_t bytes = 0;         // of them now: factors and biases of accepted ones, dense weights of the others
     double predicted_loss = 0;  // of what was chosen
 };
 
