@@ -93,6 +93,8 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->session_id = arena.place<uint64_t>("step_session_id", c.max_sessions);
     step->page_first = arena.place<uint32_t>("step_page_first", c.max_sessions + 1);
     step->page_id = arena.place<uint32_t>("step_page_id", uint64_t{c.max_sessions} * kv_pages_for(c.context_tokens));
+    step->tail_first = arena.place<uint32_t>("step_tail_first", c.max_sessions);
+    step->tail_parent = arena.place<uint32_t>("step_tail_parent", uint64_t{c.max_sessions} * kMaxTreeNodes);
 }
 
 void place_sessions(const LayoutRequest& r, Arena& arena, Layout* out) {

@@ -6,6 +6,8 @@
 namespace keel {
 
 constexpr uint32_t kQueryBlockTokens = 8;  // most tokens of a query block
+constexpr uint32_t kMaxTreeNodes = 128;    // most tokens of a tree (sdk/run/tree.h)
+constexpr uint32_t kNoNode = UINT32_MAX;
 
 // Consecutive tokens of one session that attention handles together.
 struct QueryBlock {
@@ -20,8 +22,8 @@ struct Step {
 
     // Per token, [chunk_tokens]. Tokens of one session follow one another.
     int32_t* token;
-    uint32_t* position;  // of RoPE
-    uint32_t* slot;      // KV row of its session that the token is stored in
+    uint32_t* position;  // of RoPE and of visibility
+    uint32_t* slot;      // KV row of its session that the token is stored in: its position, but in a tree
     uint32_t* session;   // index into what is per session below
 
     QueryBlock* query_block;  // [chunk_tokens]
@@ -35,6 +37,10 @@ struct Step {
     uint64_t* session_id;     // its handle, for taps (keel_lab.h)
     uint32_t* page_first;     // [max_sessions + 1]: its pages are page_id[page_first[i]] .. page_id[page_first[i + 1])
     uint32_t* page_id;        // [max_sessions][pages of a context], packed; kNoPage: evicted, seen by nobody
+    // A session whose tail is a tree: positions from tail_first on are read from slots of nodes. Node i is in slot
+    // tail_first + i, and sees its ancestors of the tail only.
+    uint32_t* tail_first;   // kNoNode: no tree
+    uint32_t* tail_parent;  // [max_sessions][kMaxTreeNodes]: the node in front of node i, kNoNode: of none in the tail
 };
 
 }  // namespace keel

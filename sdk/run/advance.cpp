@@ -29,27 +29,31 @@ void add_session(Engine* e, Session* s, uint32_t count) {
     const uint32_t most_tokens =
         kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
     const uint32_t block_tokens = most_tokens < kQueryBlockTokens ? most_tokens : kQueryBlockTokens;
-    const uint32_t index = e->index_of(s), end = s->computed + count;
+    const uint32_t index = e->index_of(s);
     for (uint32_t i = 0; i < count; ++i) {
-        const uint32_t position = s->computed + i;
+        const uint32_t slot = s->computed + i, position = s->position_of(slot);
         if (i % block_tokens == 0) step.query_block[step.query_blocks++] = {step.tokens, 0};
         ++step.query_block[step.query_blocks - 1].tokens;
-        step.token[step.tokens] = s->tokens[position];
-        step.position[step.tokens] = step.slot[step.tokens] = position;
+        step.token[step.tokens] = s->tokens[slot];
+        step.position[step.tokens] = position;
+        step.slot[step.tokens] = slot;
         step.session[step.tokens] = step.sessions;
-        const bool newest = position + 1 == s->token_count;
+        if (position >= step.longest) step.longest = position + 1;
+        const bool newest = slot + 1 == s->token_count;
         if (s->all_logits || newest) {
             step.logits_token[step.logits_rows] = step.tokens;
             step.logits_row[step.logits_rows++] = index * e->config.logits_rows + (s->all_logits ? i : 0);
         }
         ++step.tokens;
     }
-    const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(end);
+    step.tail_first[step.sessions] = s->tree.first;
+    if (s->has_tree())
+        memcpy(step.tail_parent + uint64_t{step.sessions} * kMaxTreeNodes, s->tree.parent, sizeof s->tree.parent);
+    const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
     step.session_index[step.sessions] = index;
     step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);
     step.page_first[++step.sessions] = first + pages;
-    if (end > step.longest) step.longest = end;
     step.decode = step.decode && count == 1;
     s->in_step = true;
     s->logits_rows = 0;

@@ -14,6 +14,7 @@
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
+#include "sdk/run/tree.h"
 #include "sdk/text/tokenizer.h"
 
 namespace keel {
@@ -37,10 +38,18 @@ struct Session {
     std::atomic<bool> in_step;  // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
     KvF16Window f16_window;
+    TokenTree tree;
     SamplerParams sampling;
     TextStream text;
     void* work;     // sampler work memory
     uint8_t* mask;  // allowed-token bits
+
+    bool has_tree() const { return tree.first != kNoNode; }
+    // Tokens that stay whatever becomes of a tree.
+    uint32_t settled() const { return has_tree() ? tree.first : token_count; }
+    uint32_t position_of(uint32_t slot) const {
+        return slot < tree.first ? slot : tree.first + tree.depth[slot - tree.first];
+    }
 };
 
 // The step under way. It survives KEEL_AGAIN; its sessions are in_step.
@@ -123,7 +132,9 @@ keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes)
 void abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----
-// Forgets logits, and tokens from `tokens` on. The session is not in a step.
+// Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
+void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
+// Forgets logits, a tree, and tokens from `tokens` on. The session is not in a step.
 void rewind_session(Engine* engine, Session* session, uint32_t tokens);
 
 }  // namespace keel

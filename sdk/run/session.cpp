@@ -11,6 +11,7 @@ void reset_session(Session* s) {
     s->token_count = s->computed = s->sampled = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
     s->variant = KEEL_VARIANT_DENSE;
+    s->tree.first = kNoNode;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
@@ -83,7 +84,21 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
 
 }  // namespace
 
+void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
+    const bool drawn = tokens[0] == s->last_sample;
+    for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
+    s->sampled += drawn;
+    memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
+    s->token_count += count;
+    s->last_sample = -1;
+    s->logits_rows = 0;
+    // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
+    for (uint32_t i = drawn ? 1 : 0; i < count; ++i) text_stream_follow(&s->text, e->tokenizer, tokens[i]);
+}
+
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
+    s->token_count = s->settled();
+    s->tree.first = kNoNode;
     for (uint32_t position = tokens; position < s->token_count; ++position) s->sampled -= was_drawn(s, position);
     if (s->computed > tokens) s->computed = tokens;
     s->token_count = tokens;
@@ -139,16 +154,9 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     if (count == 0) return KEEL_OK;
+    if (s->has_tree()) return KEEL_E_STATE;
     if (s->token_count != s->computed && s->all_logits != (flags & KEEL_FEED_ALL_LOGITS)) return KEEL_E_STATE;
-    const bool drawn = tokens[0] == s->last_sample;
-    for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
-    s->sampled += drawn;
-    memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
-    s->token_count += count;
-    s->last_sample = -1;
-    // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
-    for (uint32_t i = drawn ? 1 : 0; i < count; ++i) text_stream_follow(&s->text, e->tokenizer, tokens[i]);
-    s->logits_rows = 0;
+    append_tokens(e, s, tokens, count);
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
     return KEEL_OK;
 }
@@ -215,6 +223,7 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     if (!token) return KEEL_E_ARGUMENT;
+    if (s->has_tree()) return KEEL_E_STATE;
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
     const uint8_t* mask = nullptr;
     if (e->hooks.allowed_tokens) {
@@ -233,7 +242,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (tokens > s->token_count) return KEEL_E_ARGUMENT;
+    if (tokens > s->settled()) return KEEL_E_ARGUMENT;
     if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
@@ -245,7 +254,7 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
     Engine* e;
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
-    if (from > to || to > s->computed) return KEEL_E_ARGUMENT;
+    if (from > to || to > s->computed || to > s->settled()) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
     const uint32_t first = kv_pages_for(from), last = to / kPageTokens;  // sinks are read from rows of their own
     const uint32_t pages = first < last ? kv_evict(&e->pool, &s->kv, first, last) : 0;
@@ -263,23 +272,25 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     Session* copy = claim_slot(e, &id);
     if (!copy) return KEEL_E_SLOTS_FULL;
     reset_session(copy);
-    keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, s->computed);
+    const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
+                   logits_rows = s->has_tree() ? 0 : s->logits_rows;
+    keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, computed);
     if (status == KEEL_OK && e->f16_window.session_bytes)
         status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
                          e->f16_window.session_bytes);
     if (status == KEEL_OK) {
         copy->f16_window.oldest_page = s->f16_window.oldest_page;
-        memcpy(copy->tokens, s->tokens, s->token_count * sizeof(int32_t));
-        memcpy(copy->drawn, s->drawn, (s->token_count + 7) / 8);
-        memcpy(copy->logits, s->logits, uint64_t{s->logits_rows} * e->spec.vocabulary * sizeof(float));
-        memcpy(copy->hidden, s->hidden, uint64_t{s->logits_rows} * e->spec.embedding * sizeof(float));
-        copy->token_count = s->token_count;
-        copy->computed = s->computed;
+        memcpy(copy->tokens, s->tokens, tokens * sizeof(int32_t));
+        memcpy(copy->drawn, s->drawn, (tokens + 7) / 8);
+        memcpy(copy->logits, s->logits, uint64_t{logits_rows} * e->spec.vocabulary * sizeof(float));
+        memcpy(copy->hidden, s->hidden, uint64_t{logits_rows} * e->spec.embedding * sizeof(float));
+        copy->token_count = tokens;
+        copy->computed = computed;
         copy->sampled = s->sampled;
         copy->last_sample = s->last_sample;
-        copy->all_logits = s->all_logits;
+        copy->all_logits = s->has_tree() ? 0 : s->all_logits;
         copy->variant = s->variant;
-        copy->logits_rows = s->logits_rows;
+        copy->logits_rows = logits_rows;
         copy->sampling = s->sampling;
         copy->text = s->text;
     }

@@ -192,6 +192,7 @@ keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
     Session* s;
     KEEL_TRY(enter(session, &e, &s));
     if (!bytes) return KEEL_E_ARGUMENT;
+    if (s->has_tree()) return KEEL_E_STATE;
     *bytes = make_header(*e, *s).total_bytes;
     return KEEL_OK;
 }
@@ -202,6 +203,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     KEEL_TRY(enter(session, &e, &s));
     if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
+    if (s->has_tree()) return KEEL_E_STATE;
     const SavedHeader h = make_header(*e, *s);
     *written_bytes = h.total_bytes;
     if (capacity_bytes < h.total_bytes) return KEEL_E_BUFFER_TOO_SMALL;
@@ -318,6 +320,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     kv_f16_window_advance(e->f16_window, &s->f16_window, kv_pages_for(h.computed));
     s->sampling = sampling;
     s->text = text;
+    s->tree.first = kNoNode;
     s->token_count = h.token_count;
     s->computed = h.computed;
     s->sampled = h.sampled;

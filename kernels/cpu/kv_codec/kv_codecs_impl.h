@@ -128,14 +128,20 @@ void unpack_block32(const uint8_t* codes, const uint8_t* scales, uint32_t head_d
 }
 
 // ---- what lattice and trellis rows share ----
-// A row over its largest magnitude, so that no square overflows, and its root mean square. Not coded: rows that are
-// zero or so small that no f16 scale shows them (kind 0), and rows with an element that is no finite number (kind 2).
+// Rows that are zero or so small that no f16 scale shows them, and rows with an element that is no finite number, are
+// not coded.
+enum class RowKind { kZero, kCoded, kNotFinite };
+
+// A row over its largest magnitude, so that no square overflows, and its root mean square.
 struct NormalRow {
     float x[kMaxHeadDim];
     float largest, square;  // square: the sum of x^2
     float rms;
-    int kind;
+    RowKind kind;
 };
+inline RowKind row_kind(bool finite, float largest) {
+    return !finite ? RowKind::kNotFinite : largest < 0x1p-60f ? RowKind::kZero : RowKind::kCoded;
+}
 inline void normalise_row(const float* row, uint32_t n, NormalRow* out) {
     float largest = 0.0f;
     bool numbers = true;
@@ -144,8 +150,8 @@ inline void normalise_row(const float* row, uint32_t n, NormalRow* out) {
         numbers &= a < kInf32;
         largest = a > largest ? a : largest;
     }
-    out->kind = !numbers ? 2 : largest < 0x1p-60f ? 0 : 1;
-    if (out->kind != 1) return;
+    out->kind = row_kind(numbers, largest);
+    if (out->kind != RowKind::kCoded) return;
     const float inverse = 1.0f / largest;
     for (uint32_t i = 0; i < n; ++i) out->x[i] = row[i] * inverse;
     out->largest = largest;
@@ -166,8 +172,9 @@ constexpr float kE8Step[9] = {0, 0, 0.98f, 0.585f, 0.335f, 0.188f, 0.104f, 0, 0.
 constexpr int kE8Steps = 12;
 constexpr float kE8FirstStep = 0.70f, kE8NextStep = 0.06f;
 
-// The nearest point of one block among those of the box, both cosets: u and c, and the squared error over the squared
-// step. y: the block over the step. Exact: costs are separable but for the parity, which one move of one element mends.
+// The nearest lattice point in the box, of both cosets, to one block y (in units of the step): u and the coset. Returns
+// the squared error in squared steps. Exact: elements round independently; a wrong parity is mended by moving the one
+// element for which that is cheapest.
 template <int kBits>
 inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     constexpr float kTop = static_cast<float>((1 << kBits) - 1);
@@ -253,9 +260,9 @@ template <int kBits>
 void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     NormalRow x;
     normalise_row(row, n, &x);
-    if (x.kind != 1) {
+    if (x.kind != RowKind::kCoded) {
         memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, x.kind == 2 ? 0x7e00 : 0);
+        kv_store_u16(scales, x.kind == RowKind::kNotFinite ? 0x7e00 : 0);
         return;
     }
     uint8_t u[2][kMaxHeadDim], cosets[2][kMaxHeadDim / 8];
@@ -274,12 +281,13 @@ void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, u
 }
 
 // ---- trellis ----
-// The states of row x, which is in units of the table: state[i] of element i; value[s] is what state s stands for.
-// Exact minimum of the sum of squared errors; among equals the lowest predecessor and the lowest last state.
+// Viterbi search, from the last element down: state[i] of element i of row x, which is in units of the table; value[s]
+// is what state s stands for. Exact minimum of the sum of squared errors; among equals the lowest predecessor and the
+// lowest last state.
 template <int kBits>
 void search_trellis(const float* x, uint32_t n, const float* value, uint8_t* state) {
-    constexpr int kGroups = 256 >> kBits,
-                  kWays = 1 << kBits;  // states that share their predecessors, and how many those are
+    constexpr int kGroups = 256 >> kBits;  // of states that share their predecessors
+    constexpr int kWays = 1 << kBits;      // predecessors of a state
     float cost[256], least[kGroups];
     uint8_t from[kMaxHeadDim][kGroups];  // [element][state of the element below >> kBits]: the predecessor's upper bits
     for (int s = 0; s < 256; ++s) {
@@ -349,9 +357,9 @@ template <int kBits>
 void encode_trellis(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     NormalRow x;
     normalise_row(row, n, &x);
-    if (x.kind != 1) {
+    if (x.kind != RowKind::kCoded) {
         memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, trellis_field<kBits>(x.kind == 2 ? __builtin_nanf("") : 0.0f, 0));
+        kv_store_u16(scales, trellis_field<kBits>(x.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0));
         return;
     }
     const int8_t* table = kTrellisTables[kBits - 2];

@@ -49,7 +49,7 @@ KEEL_INLINE void butterflies_within(float* x, uint32_t n, uint32_t block) {
         butterflies_within<V, 2 * s>(x, n, block);
     }
 }
-// Signs first, or last.
+// back: the inverse, whose signs come last.
 template <class V>
 KEEL_INLINE void rotate_lanes(float* row, uint32_t head_dim, bool back) {
     const uint32_t block = kv_rotation_block(head_dim), n = padded16(head_dim);
@@ -84,7 +84,7 @@ KEEL_INLINE void rotate_lanes(float* row, uint32_t head_dim, bool back) {
 struct PaddedRow {
     alignas(64) float x[kPaddedDim];
     float largest, square, rms;  // as NormalRow has them
-    int kind;
+    RowKind kind;
 };
 template <class V>
 KEEL_INLINE void normalise_lanes(const float* row, uint32_t n, PaddedRow* out) {
@@ -100,8 +100,8 @@ KEEL_INLINE void normalise_lanes(const float* row, uint32_t n, PaddedRow* out) {
         top = V::max(a, top);
     }
     const float largest = V::max_across(top);
-    out->kind = !V::all(numbers) ? 2 : largest < 0x1p-60f ? 0 : 1;
-    if (out->kind != 1) return;
+    out->kind = row_kind(V::all(numbers), largest);
+    if (out->kind != RowKind::kCoded) return;
     const F inverse = V::set1(1.0f / largest);
     for (uint32_t i = 0; i < wide; i += V::kLanes) V::store(out->x + i, V::mul(V::load(out->x + i), inverse));
     out->largest = largest;
@@ -142,7 +142,7 @@ KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) 
             step = V::select(cheaper, V::select(V::less(down, up), V::negate(one), one), step);
             move = V::select(cheaper, V::set1(static_cast<float>(i)), move);
         }
-        // Half of an odd sum is off its rounding by a half.
+        // The parity of the sum: half of an odd number is no integer.
         const F halves = V::mul(sum, half);
         const typename V::Mask odd =
             V::less(V::set1(0.25f), V::abs(V::sub(halves, V::sub(V::add(halves, round), round))));
@@ -165,13 +165,13 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
     using F = typename V::F;
     PaddedRow x;
     normalise_lanes<V>(row, n, &x);
-    if (x.kind != 1) {
+    if (x.kind != RowKind::kCoded) {
         memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, x.kind == 2 ? 0x7e00 : 0);
+        kv_store_u16(scales, x.kind == RowKind::kNotFinite ? 0x7e00 : 0);
         return;
     }
-    // Blocks of all steps in one sequence, step after step. turned[i][k]: element i of block k % blocks, so that a
-    // register may begin at any block; inverse[k]: of the step of block k of the sequence.
+    // Blocks of all steps in one sequence, step after step. turned[i][k]: element i of block k % blocks, transposed so
+    // that a register may begin at any block; inverse[k]: of the step of block k of the sequence.
     constexpr uint32_t kMost = kE8Steps * kMaxHeadDim / 8 + 16;
     const uint32_t blocks = n / 8, all = kE8Steps * blocks, wide = padded16(n);
     alignas(64) float turned[8][kMaxHeadDim / 8 + 16], inverse[kMost];
@@ -213,7 +213,7 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
         if (fit > best) best = fit, kept = c, kept_xc = product, kept_cc = square;
     }
     for (uint32_t b = 0; b < blocks; ++b, kept += 8, codes += kBits) {
-        // 4 u + 2 c, of which the last one's u gives its lowest bit for c.
+        // 4 u + 2 c, c the coset, which is stored in the lowest bit of the last element's u.
         uint64_t word = 0;
         for (uint32_t i = 0; i < 8; ++i) {
             const uint32_t integer = static_cast<uint32_t>(kept[i] + (2 << kBits) - 1), u = integer >> 2;
@@ -239,8 +239,8 @@ KEEL_INLINE void least_of(const float* cost, typename V::F* least, typename V::F
         *least = V::min(other, *least);
     }
 }
-// One step of the search: for every group of states that share their predecessors, the least cost and whose it is. 16
-// groups and more have lanes of their own.
+// One step of the search: for every group of states that share their predecessors, the least cost among those and which
+// one has it. Lanes are groups where there are 16 of them or more.
 template <class V, int kBits>
 KEEL_INLINE void best_predecessors(const float* cost, float* least, int8_t* from) {
     using F = typename V::F;
@@ -332,9 +332,9 @@ template <class V, int kBits>
 KEEL_INLINE void encode_trellis_lanes(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     PaddedRow x;
     normalise_lanes<V>(row, n, &x);
-    if (x.kind != 1) {
+    if (x.kind != RowKind::kCoded) {
         memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, trellis_field<kBits>(x.kind == 2 ? __builtin_nanf("") : 0.0f, 0));
+        kv_store_u16(scales, trellis_field<kBits>(x.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0));
         return;
     }
     const int8_t* table = kTrellisTables[kBits - 2];

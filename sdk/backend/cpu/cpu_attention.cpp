@@ -32,6 +32,14 @@ void run_finish_head(const CpuDevice& d, const Op& op, uint32_t token, uint32_t 
     }
 }
 
+// The slots of the tail that a token of a tree reads, positions ascending: those of its ancestors and its own.
+void list_tail(const Step& step, uint32_t token, uint32_t* slots) {
+    const uint32_t session = step.session[token], first = step.tail_first[session];
+    const uint32_t* parent = step.tail_parent + uint64_t{session} * kMaxTreeNodes;
+    uint32_t at = step.position[token] - first;
+    for (uint32_t node = step.slot[token] - first; node != kNoNode; node = parent[node]) slots[at--] = first + node;
+}
+
 }  // namespace
 
 QkvPost::QkvPost(const Dispatch& dispatch) {
@@ -137,10 +145,15 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
     uint32_t sinks_end[kMaxQueryRows], coded_begin[kMaxQueryRows], coded_end[kMaxQueryRows];
     float m[kMaxQueryRows], l[kMaxQueryRows];
     const float* mean[kMaxQueryRows];
+    const uint32_t tail_first = d.step->tail_first[d.step->session[block.first]];
+    uint32_t tail_slots[kQueryBlockTokens][kMaxTreeNodes];
+    const uint32_t* row_of[kMaxQueryRows];
     uint32_t rows = 0, lowest = UINT32_MAX, highest = 0;
     for (uint32_t token = block.first; token < block.first + block.tokens; ++token) {
         const uint32_t position = d.step->position[token];
         const float* state = d.floats(op.state, token);
+        uint32_t* slots = tail_slots[token - block.first];
+        if (tail_first != kNoNode) list_tail(*d.step, token, slots);
         for (uint32_t g = 0; g < group; ++g, ++rows) {
             const uint32_t head = kv_head * group + g;
             q[rows] = d.floats(op.in, token) + head * s.head_dim;
@@ -154,6 +167,7 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
             coded_end[rows] = end[rows] > f16.recent_tokens ? end[rows] - f16.recent_tokens : 0;
             if (coded_begin[rows] > end[rows]) coded_begin[rows] = end[rows];
             if (coded_end[rows] < coded_begin[rows]) coded_end[rows] = coded_begin[rows];
+            row_of[rows] = slots;
             mean[rows] =
                 p.transform.pairs ? d.floats(op.mean, token) + uint64_t{head} * 2 * p.transform.pairs : nullptr;
             m[rows] = state[head];
@@ -168,6 +182,8 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
     a.head_dim = s.head_dim;
     a.rows = rows;
     a.q = q;
+    a.tail_first = tail_first;
+    a.row_of = row_of;
     a.scale = s.attention_scale;
     a.softcap = s.attention_softcap;
     a.m = m;

@@ -48,7 +48,7 @@ class LongTrellisCodec final : public RowCodec {
         kernels::rotate_row(row.data(), n);
         kernels::NormalRow x;
         kernels::normalise_row(row.data(), n, &x);
-        if (x.kind != 1) return;  // zeros
+        if (x.kind != kernels::RowKind::kCoded) return;  // zeros
         const float units = unit_ / x.rms;
         float c[kernels::kMaxHeadDim] = {};
         uint16_t state[kernels::kMaxHeadDim];
