@@ -52,7 +52,8 @@ struct AsyncBackend {
     struct StepCopy {
         keel::Step step;
         std::vector<int32_t> token;
-        std::vector<uint32_t> position, slot, session, logits_token, logits_row, session_index, page_first, page_id;
+        std::vector<uint32_t> position, slot, session, logits_token, logits_row, session_index, page_first, page_id,
+            tail_first, tail_parent;
         std::vector<uint64_t> session_id;
         std::vector<keel::QueryBlock> query_block;
 
@@ -68,6 +69,8 @@ struct AsyncBackend {
             own(session_id, step.session_id, step.sessions);
             own(page_first, step.page_first, step.sessions + 1);
             own(page_id, step.page_id, step.page_first[step.sessions]);
+            own(tail_first, step.tail_first, step.sessions);
+            own(tail_parent, step.tail_parent, step.sessions * keel::kMaxTreeNodes);
         }
         StepCopy(const StepCopy&) = delete;
 

@@ -7,6 +7,7 @@
 #include "kernels/formats/kv_formats.h"
 #include "sdk/kv/kv_arena.h"
 #include "sdk/run/tree.h"
+#include "tests/async_backend.h"
 #include "tests/kv_profile_builder.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
@@ -14,6 +15,7 @@
 namespace {
 
 using keel::kNoNode;
+using keel_test::AsyncBackend;
 using keel_test::check;
 using keel_test::sized;
 
@@ -224,17 +226,23 @@ TEST(TokenTrees, ProfilesWithMeansAndGains) {
     verify_trees(engine, 125, 30, 3, 0, 7);
 }
 
-// Slices of a budget, steps smaller than the tree, one row of logits a step.
+// Slices of a budget, steps smaller than the tree, one row of logits a step; on a backend that lags behind, too.
 TEST(TokenTrees, CutIntoStepsAndSlices) {
-    for (const uint32_t chunk : {40u, 64u})
-        for (const uint32_t rows : {1u, 5u, 64u}) {
-            keel_config c = config(KEEL_KV_TCQ_4, KEEL_KV_F16);
-            c.chunk_tokens = chunk;
-            c.logits_rows = rows;
-            keel_test::Engine engine(kGemma, c);
-            verify_trees(engine, 50, 33, 2, 1, chunk + rows);
-            if (testing::Test::HasFatalFailure()) return;
-        }
+    AsyncBackend::reset();
+    for (const bool lagging : {false, true})
+        for (const uint32_t chunk : {40u, 64u})
+            for (const uint32_t rows : {1u, 5u, 64u}) {
+                keel_config c = config(KEEL_KV_TCQ_4, KEEL_KV_F16);
+                c.chunk_tokens = chunk;
+                c.logits_rows = rows;
+                c.kv_recent_tokens = 20;
+                if (lagging) c.backend = AsyncBackend::table();
+                keel_test::Engine engine(kGemma, c);
+                verify_trees(engine, 50, 33, 2, 1, chunk + rows);
+                if (testing::Test::HasFatalFailure()) return;
+            }
+    EXPECT_GT(AsyncBackend::get().not_yet, 0u);
+    EXPECT_EQ(AsyncBackend::get().refused, 0u);
 }
 
 // A tree beside sessions that are fed a prompt: all of them in common steps.
