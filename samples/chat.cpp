@@ -20,8 +20,7 @@ bool failed(const char* what, keel_status status, const keel_error& error = {}) 
 // The conversation in the model's own template.
 keel_status format(const keel::Engine& engine, const std::vector<std::string>& turns, std::string& out) {
     std::vector<keel_chat_message> messages;
-    for (size_t i = 0; i < turns.size(); ++i)
-        messages.push_back({i % 2 ? "assistant" : "user", turns[i].data(), turns[i].size()});
+    for (size_t i = 0; i < turns.size(); ++i) messages.push_back(keel::message(i % 2 ? "assistant" : "user", turns[i]));
     const auto count = static_cast<uint32_t>(messages.size());
     size_t bytes = 0;
     const keel_status status = keel_chat_format(engine.handle(), messages.data(), count, 1, nullptr, 0, &bytes);

@@ -88,18 +88,17 @@ int main(int argc, char** argv) {
         return 1;
 
     int percent = 0;
-    keel_config config = {.struct_size = sizeof config, .context_tokens = 256, .threads = 1};
-    config.hooks =
-        (keel_hooks){.struct_size = sizeof config.hooks, .user_data = &percent, .log = on_log, .progress = on_progress};
+    keel_hooks hooks = {.struct_size = sizeof hooks, .user_data = &percent, .log = on_log, .progress = on_progress};
+    keel_config config = {.struct_size = sizeof config, .context_tokens = 256, .threads = 1, .hooks = &hooks};
     keel_memory_plan plan = {.struct_size = sizeof plan};
     if (failed("plan", keel_plan(&reader, model, &config, &plan, &error), &error)) return 1;
 
     size_t total = 0;
-    for (int r = 0; r < KEEL_REGION_COUNT; ++r) total += (size_t)(plan.regions[r].bytes + plan.regions[r].align_bytes);
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r) total += (size_t)(plan.regions[r].bytes + plan.regions[r].align_bytes);
     block all;
     if (!block_map(&all, total)) return 1;
     keel_memory memory = {.struct_size = sizeof memory};
-    for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r) {
         const keel_region_plan* p = &plan.regions[r];
         if (p->bytes == 0) continue;
         memory.regions[r] = (keel_region){block_take(&all, (size_t)p->bytes, (size_t)p->align_bytes), p->bytes};
@@ -121,7 +120,7 @@ int main(int argc, char** argv) {
     if (failed("feed", keel_session_feed(session, ids, (uint32_t)count, 0), &error)) return 1;
     printf("The sea was");
     for (int i = 0; i < 16; ++i) {
-        keel_advance_result result;
+        keel_advance_result result = {.struct_size = sizeof result};
         int32_t token;
         keel_text text = {.struct_size = sizeof text};
         if (failed("advance", keel_advance(engine, &session, 1, 0, &result), &error)) return 1;

@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
     memory.regions[KEEL_REGION_SCRATCH] = (keel_region){scratch, sizeof scratch};
     memory.regions[KEEL_REGION_WEIGHTS] = (keel_region){weights, sizeof weights}; /* the few that must be unpacked */
     memory.regions[KEEL_REGION_KV] = (keel_region){kv, sizeof kv};
-    for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r)
         if (plan.regions[r].bytes > memory.regions[r].bytes)
             fprintf(stderr, "region %d needs %llu bytes\n", r, (unsigned long long)plan.regions[r].bytes);
     keel_engine engine;
@@ -64,7 +64,7 @@ int main(int argc, char** argv) {
     setvbuf(stdout, NULL, _IONBF, 0); /* text appears at once, and stdio allocates no buffer */
     fputs(prompt, stdout);
     for (int i = 0; i < 64; ++i) {
-        keel_advance_result result;
+        keel_advance_result result = {.struct_size = sizeof result};
         int32_t token;
         keel_text text = {.struct_size = sizeof text};
         if (failed("advance", keel_advance(engine, &session, 1, 0, &result))) return 1;

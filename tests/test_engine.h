@@ -37,6 +37,22 @@ T sized() {
     return value;
 }
 
+inline keel_part part(keel_part_kind kind, const keel_reader* reader, const void* options = nullptr) {
+    keel_part p = sized<keel_part>();
+    p.kind = kind;
+    p.reader = reader;
+    p.options = options;
+    return p;
+}
+
+inline keel_chat_message message(const char* role, const char* text, size_t bytes) {
+    keel_chat_message m = sized<keel_chat_message>();
+    m.role = role;
+    m.text = text;
+    m.bytes = bytes;
+    return m;
+}
+
 // The ops of a plan, and the objects of its regions.
 inline std::vector<keel_op_info> plan_ops(const keel_reader* reader, const keel_model* model,
                                           const keel_config& config) {
@@ -82,14 +98,14 @@ class FileReader {
 class Memory {
   public:
     explicit Memory(const keel_memory_plan& plan) : memory_(sized<keel_memory>()), plan_(plan) {
-        for (int i = 0; i < KEEL_REGION_COUNT; i++) {
+        for (int i = 0; i < KEEL_REGION_SLOTS; i++) {
             const keel_region_plan& region = plan.regions[i];
             if (region.bytes == 0) continue;
             memory_.regions[i] = {::operator new(region.bytes, std::align_val_t(region.align_bytes)), region.bytes};
         }
     }
     ~Memory() {
-        for (int i = 0; i < KEEL_REGION_COUNT; i++)
+        for (int i = 0; i < KEEL_REGION_SLOTS; i++)
             if (memory_.regions[i].data)
                 ::operator delete(memory_.regions[i].data, std::align_val_t(plan_.regions[i].align_bytes));
     }
@@ -146,7 +162,7 @@ class Engine {
 
     // Computes everything pending.
     keel_advance_result advance() {
-        keel_advance_result result{};
+        keel_advance_result result = sized<keel_advance_result>();
         do {
             check(keel_advance(engine_, &session_, 1, 0, &result), "keel_advance");
             check(result.status, "keel_advance result");
@@ -174,7 +190,7 @@ class Engine {
             const uint32_t count = static_cast<uint32_t>(std::min<size_t>(rows_, ids.size() - position));
             check(keel_session_feed(session_, ids.data() + position, count, KEEL_FEED_ALL_LOGITS), "keel_session_feed");
             for (const uint32_t end = position + count; position < end;) {
-                keel_advance_result result{};
+                keel_advance_result result = sized<keel_advance_result>();
                 check(keel_advance(engine_, &session_, 1, 0, &result), "keel_advance");
                 check(result.status, "keel_advance result");
                 const uint32_t fresh = result.computed_tokens - position;  // the newest rows belong to this step

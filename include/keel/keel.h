@@ -1,46 +1,45 @@
 /*
- * keel.h - Keel, a static LLM inference SDK. This header is the manual. C11; wrap for C++ in keel.hpp.
+ * keel.h - Keel, a static LLM inference SDK. This header is the manual. C11; keel.hpp wraps it for C++20.
  *
- * Keel runs a GGUF language model inside memory the caller owns. The way is always the same:
+ * Keel runs a GGUF language model inside memory the caller owns. Three parts:
  *
- *     keel_reader ──> keel_inspect ──> keel_model (opaque, in the caller's buffer) + keel_model_info
- *                          │
- *     keel_config ──> keel_plan ──────> keel_memory_plan: exact bytes and alignment of every region
- *                          │
- *     caller's memory ──> keel_engine_init        everything that can fail for lack of memory fails here
- *                          │
- *     keel_session_open ──> keel_session_feed ──> keel_advance ──> keel_session_sample ──> feed ...
- *                          │
- *     keel_session_save / restore / fork / truncate / set_variant / close, keel_engine_close
+ *     Basic         from a file to text: the functions of samples/hello.c, in the order it calls them
+ *     Full          every struct, and the other functions: fork, truncate, save, stop strings, chat, the plan as data
+ *     Experimental  what is declared when KEEL_EXPERIMENTAL is defined before this header: KV formats, KV profiles,
+ *                   the low-rank variant. It may change in any release. Structs are laid out the same without it.
  *
  * After keel_engine_init Keel does not allocate, throw, abort, print or block on anything but its own threads.
  *
  * Rules that hold for every function
  *   - It returns a keel_status; results go through out-parameters, which are untouched on error unless said otherwise.
- *   - Structs go by pointer and begin with struct_size = sizeof(the struct), so that an older caller works with a newer
- *     library: missing tail fields read as zero, and zero always means "the default". A larger struct whose extra bytes
- *     are not all zero is KEEL_E_ABI.
+ *   - Structs go by pointer and begin with struct_size = sizeof(the struct), so that a caller built with an older or a
+ *     newer header works. Read: missing tail fields are zero, and zero always means "the default"; extra bytes of a
+ *     larger struct, or reserved fields, that are not zero are KEEL_E_ABI. Written: no more than struct_size bytes;
+ *     fields this library does not know become zero.
+ *   - In an array of such structs element 0's struct_size is the distance to the next element; others' are not read.
+ *   - Structs without struct_size never change: handles, keel_region, keel_region_plan, keel_region_stats. No other
+ *     struct lies inside a struct.
  *   - Handles are generation-checked: a closed or made-up handle is KEEL_E_HANDLE, never a crash.
  *   - Text is UTF-8 with an explicit length and need not end in NUL, unless said otherwise.
  *   - Nothing is written to stdout or stderr. Hooks are silent until the caller sets them.
  *
  * Threads
- *   | object                  | rule                                                                                    |
- *   | keel_model, readers     | const after keel_inspect; any thread                                                    |
- *   | keel_engine             | immutable after init and attach; tokenize, detokenize, info from any thread             |
- *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY             |
- *   | keel_session            | one thread at a time                                                                    |
- *   | keel_cancel             | any thread, any time, also while keel_advance runs                                      |
- *   | closing                 | no other call may be running on what is closed; a handle used after it is KEEL_E_HANDLE |
+ *   | object                  | rule                                                                                  |
+ *   | keel_model, readers     | const after keel_inspect; any thread                                                  |
+ *   | keel_engine             | immutable after init; tokenize, detokenize, info from any thread                      |
+ *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY           |
+ *   | keel_session            | one thread at a time                                                                  |
+ *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
+ *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |
  *
  * Memory and NUMA
  *   Keel moves no page. Memory lies on the node of the thread that touches it first: the caller's (keel_memory_default
  *   touches every page), else that of keel_engine_init, which copies the weights in the calling thread. Worker threads
- *   inherit its affinity mask. On a machine of several nodes bind a process, or the thread that allocates and initialises,
- *   to one node per engine (numactl --cpunodebind --membind).
+ *   inherit its affinity mask. On a machine of several nodes bind a process, or the thread that allocates and
+ *   initialises, to one node per engine (numactl --cpunodebind --membind).
  *
  * Determinism (sdk/NUMERICS.md)
- *   Same model, same tokens in the same variant, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
+ *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
  *   truncate-and-redo, fork, save and restore, and whatever other sessions share the batch.
  */
 #ifndef KEEL_KEEL_H
@@ -54,9 +53,9 @@ extern "C" {
 #endif
 
 #define KEEL_VERSION_MAJOR 0
-#define KEEL_VERSION_MINOR 1
+#define KEEL_VERSION_MINOR 2
 #define KEEL_VERSION_PATCH 0
-#define KEEL_API_VERSION 1u
+#define KEEL_API_VERSION 2u
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status codes. Grouped in tens by topic; codes below 100 never change their number or meaning.
@@ -94,6 +93,134 @@ typedef enum keel_status {
 #undef KEEL_STATUS_ENUM
 } keel_status;
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Basic: from a file to text.
+ *
+ *     file ──> keel_inspect ──> keel_model
+ *                                   │
+ *     keel_config ──> keel_plan ──> keel_memory_plan: exact bytes and alignment of every region
+ *                                   │
+ *     your memory ──> keel_engine_init        whatever can fail for lack of memory fails here
+ *                                   │
+ *     keel_session_open ──> feed ──> advance ──> sample ──> text, and feed again
+ */
+typedef struct keel_engine {
+    uint64_t id; /* 0 is no engine */
+} keel_engine;
+typedef struct keel_session {
+    uint64_t id; /* 0 is no session */
+} keel_session;
+typedef struct keel_model keel_model; /* opaque; lies in the buffer handed to keel_inspect; position-independent */
+
+/* The fields of these structs stand in part "Full". Zero is the default of every field but struct_size. */
+typedef struct keel_reader keel_reader;           /* where the bytes of a file come from */
+typedef struct keel_limits keel_limits;           /* against hostile files */
+typedef struct keel_model_info keel_model_info;   /* what a file holds */
+typedef struct keel_config keel_config;           /* context_tokens, weights, threads, ... */
+typedef struct keel_memory_plan keel_memory_plan; /* regions[kind].bytes and .align_bytes, and what they are made of */
+typedef struct keel_memory keel_memory;           /* regions[kind].data and .bytes */
+typedef struct keel_session_desc keel_session_desc; /* rarely needed */
+typedef struct keel_sampling keel_sampling;         /* temperature, top_p, seed, ... */
+typedef struct keel_error keel_error;               /* which field of a file or configuration is wrong, and why */
+
+/* Opens and maps a file read-only; `path` ends in NUL. Close with keel_reader_close after the last engine that uses it.
+ * KEEL_E_FILE_READ when it cannot be opened, KEEL_E_PLATFORM when it cannot be mapped. */
+keel_status keel_reader_open_file(const char* path, keel_reader* out);
+/* Unmaps what keel_reader_open_file mapped; does nothing to other readers. */
+void keel_reader_close(keel_reader* reader);
+
+/* Validates the whole header of a GGUF v2/v3 file and describes it; reads no weight.
+ *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
+ *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
+ *   limits, model, info, error  may be NULL; model receives the pointer into buffer
+ * Errors: KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED (names the architecture, tensor
+ * or type), KEEL_E_BUFFER_TOO_SMALL (*info as with NULL, 0). */
+keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer, size_t buffer_bytes,
+                         const keel_model** model, keel_model_info* info, keel_error* error);
+
+/* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
+ * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks),
+ * KEEL_E_FILE_MISMATCH (the reader is not the file that was inspected); those of the parts. */
+keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                      keel_memory_plan* out, keel_error* error);
+
+/* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
+ * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
+ * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
+ * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
+keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                             const keel_memory* memory, keel_engine* out, keel_error* error);
+/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing. */
+keel_status keel_engine_close(keel_engine engine);
+
+/* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
+keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc, keel_session* out);
+
+enum {
+    KEEL_TOKENIZE_SPECIAL = 1u, /* recognise special tokens written in the text ("<|im_start|>") */
+    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (BOS if the file says so) */
+};
+/* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
+ * KEEL_E_BUFFER_TOO_SMALL and *count is the need. KEEL_E_TEXT_LIMIT: see config.max_text_bytes. KEEL_E_BUSY when
+ * another thread tokenizes with this engine. Invalid UTF-8 is encoded byte by byte. */
+keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                          size_t capacity, size_t* count);
+
+enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
+
+/* Appends tokens to be computed by the next keel_advance. No computation happens here.
+ * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished),
+ * KEEL_E_STATE (tokens fed with other flags are still pending). All or nothing. */
+keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
+
+typedef struct keel_advance_result {
+    uint32_t struct_size;
+    keel_status status; /* KEEL_OK: nothing pending (or, with ALL_LOGITS, one step done); KEEL_AGAIN; or an error */
+    uint32_t computed_tokens; /* positions whose K and V are in the arena now */
+    uint32_t pending_tokens;  /* fed, not yet computed */
+    uint32_t logits_rows;     /* rows keel_session_logits can show */
+    uint32_t reserved;
+} keel_advance_result;
+
+/* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
+ * running it alone.
+ *   budget_us   0 = until every session is done; else return KEEL_AGAIN once the next group of work items is predicted
+ *               not to fit. A later call continues there, in prefill and decode alike. A step once begun belongs to its
+ *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
+ *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
+ *               polls.
+ *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
+ *               its status and zeros when it is refused whole)
+ * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
+ * (its result says which, the others went on), or an error about the call itself. */
+keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,
+                         keel_advance_result* results);
+
+/* Copies the parameters into the session. NULL restores greedy. KEEL_E_ARGUMENT on NaN or out-of-range values. */
+keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling);
+/* Draws the next token from the newest logits row; does not feed it. Drawing twice gives the same token.
+ * KEEL_E_NO_LOGITS, KEEL_E_NUMERIC. */
+keel_status keel_session_sample(keel_session session, int32_t* token);
+
+typedef struct keel_text {
+    uint32_t struct_size;
+    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
+    const char* data; /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
+    size_t bytes;
+} keel_text;
+/* Streams text: give every generated token once, in order. Bytes of an unfinished character or of a possible stop
+ * string are held back until decided. token -1 flushes what is held back. data is valid until the next call on the
+ * session. */
+keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
+
+/* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
+ * stay pending. keel_engine_close closes the sessions that are open. */
+keel_status keel_session_close(keel_session session);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Full: status, version, errors.
+ */
+
 /* The symbol of a status as text ("KEEL_E_KV_FULL"), static storage; "KEEL_E_UNKNOWN" for a number not in the list. */
 const char* keel_status_name(keel_status status);
 /* One line of meaning, static storage. */
@@ -103,28 +230,18 @@ uint32_t keel_version(void);
 
 /* Detail of an error in a file or a configuration: which field, at which byte, and why. Every function that reads a
  * file takes an optional pointer to one and fills it on error only. */
-typedef struct keel_error {
+struct keel_error {
     uint32_t struct_size;
     keel_status status;
     uint64_t offset;  /* byte offset in the file, or 0 where no file position applies */
     char field[96];   /* NUL-terminated: key, tensor or struct field, cut if longer */
     char reason[128]; /* NUL-terminated */
-} keel_error;
-
-/* ---------------------------------------------------------------------------------------------------------------------
- * Handles. 0 is invalid.
- */
-typedef struct keel_engine {
-    uint64_t id;
-} keel_engine;
-typedef struct keel_session {
-    uint64_t id;
-} keel_session;
+};
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Readers: where bytes come from. A file, a memory block, a pack, an encrypted asset: fill one struct.
  */
-typedef struct keel_reader {
+struct keel_reader {
     uint32_t struct_size;
     uint32_t reserved;
     uint64_t size_bytes; /* total size of the file */
@@ -134,18 +251,13 @@ typedef struct keel_reader {
     void* user_data;
     /* The whole file at one address, or NULL. Needed for KEEL_WEIGHTS_MAP; must then outlive the engine. */
     const void* mapped;
-} keel_reader;
+};
 
 /* A reader over memory the caller keeps alive. */
 keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
-/* Opens and maps a file read-only; `path` ends in NUL. Close with keel_reader_close after the last engine that uses it.
- * KEEL_E_FILE_READ when it cannot be opened, KEEL_E_PLATFORM when it cannot be mapped. */
-keel_status keel_reader_open_file(const char* path, keel_reader* out);
-/* Unmaps what keel_reader_open_file mapped; does nothing to other readers. */
-void keel_reader_close(keel_reader* reader);
 
 /* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
-typedef struct keel_limits {
+struct keel_limits {
     uint32_t struct_size;
     uint32_t max_metadata_keys;   /* default 4,096 */
     uint32_t max_tensors;         /* default 16,384 */
@@ -157,13 +269,11 @@ typedef struct keel_limits {
     uint32_t max_alignment_bytes; /* default 65,536 */
     uint32_t max_dimension;       /* one tensor dimension, default 2^30 */
     uint64_t max_metadata_bytes;  /* header up to the tensor data, default 256 MiB */
-} keel_limits;
+};
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Inspect: validate all metadata, read no weight.
+ * What keel_inspect says of a model.
  */
-typedef struct keel_model keel_model; /* opaque; lives in the buffer handed to keel_inspect; position-independent */
-
 typedef enum keel_chat_family {
     KEEL_CHAT_NONE = 0,    /* the file carries no template */
     KEEL_CHAT_UNKNOWN = 1, /* it carries one that is none of the below; Keel does not guess */
@@ -175,7 +285,7 @@ typedef enum keel_chat_family {
     KEEL_CHAT_ZEPHYR = 7
 } keel_chat_family;
 
-typedef struct keel_model_info {
+struct keel_model_info {
     uint32_t struct_size;
     uint32_t gguf_version;
     char architecture[32];  /* general.architecture, NUL-terminated */
@@ -186,30 +296,22 @@ typedef struct keel_model_info {
     uint64_t file_bytes;
     uint64_t weight_bytes; /* sum over tensors */
     uint64_t parameters;   /* elements over tensors */
-    uint64_t fingerprint; /* 64-bit hash of header, metadata and tensor table; names the model in caches and sessions */
+    uint64_t fingerprint;  /* 64-bit hash of header, metadata and tensor table: names the model in files made for it */
     uint32_t tensors;
     uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary;
     uint32_t train_context_tokens;
     int32_t bos_id, eos_id; /* -1 when absent */
     keel_chat_family chat_family;
     uint64_t model_bytes; /* bytes keel_inspect needs for the keel_model of this file */
-} keel_model_info;
-
-/* Validates the whole header of a GGUF v2/v3 file and describes it.
- *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
- *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
- *   limits, model, error  may be NULL; model receives the pointer into buffer
- * Errors: KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED (names the architecture, tensor
- * or type), KEEL_E_BUFFER_TOO_SMALL (*info as with NULL, 0). */
-keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer, size_t buffer_bytes,
-                         const keel_model** model, keel_model_info* info, keel_error* error);
+};
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Configuration and memory plan.
+ * Configuration.
  */
 typedef enum keel_log_level { KEEL_LOG_ERROR = 1, KEEL_LOG_WARN = 2, KEEL_LOG_INFO = 3 } keel_log_level;
 
-/* All optional. They belong to one engine and are called from the thread that called Keel, except parallel_for's tasks. */
+/* All optional. They belong to one engine and are called from the thread that called Keel, except parallel_for's
+ * tasks. */
 typedef struct keel_hooks {
     uint32_t struct_size;
     uint32_t reserved;
@@ -221,53 +323,57 @@ typedef struct keel_hooks {
     /* Called once when an engine becomes poisoned. */
     void (*fault)(void* user_data, const char* where);
     /* Runs task(context, i) for i in 0..tasks-1, each exactly once, on any threads, and returns when all are done. When
-     * set, Keel starts no threads of its own; config.threads then says how many ways to cut the work. */
+     * set, Keel starts no threads of its own; config.threads then says into how many tasks work is cut. */
     void (*parallel_for)(void* user_data, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context);
-    /* Narrows what may be sampled: clear bit i%8 of mask[i/8] to forbid token i. All bits are set on entry. `tokens` are
-     * the session's tokens so far. Called inside keel_session_sample. */
+    /* Narrows what may be sampled: clear bit i%8 of mask[i/8] to forbid token i. All bits are set on entry. `tokens`
+     * are the session's tokens so far. Called inside keel_session_sample. */
     void (*allowed_tokens)(void* user_data, keel_session session, const int32_t* tokens, uint32_t token_count,
                            uint8_t* mask, uint32_t vocabulary);
 } keel_hooks;
 
-/* How K and V rows are coded in the KV arena; kernels/formats/kv_formats.h has the layouts. `bits` count the row's scale for a head
- * of 64. ROTATED, E8 and TCQ rows are coded after a signed Hadamard rotation, which attention undoes once per query. */
+/* How K and V rows are coded in the KV arena; kernels/formats/kv_formats.h has the layouts. Bits are those of an
+ * element with its share of the row's scale, for heads of 64. TCQ rows are coded after a signed Hadamard rotation,
+ * which attention undoes once per query. */
 typedef enum keel_kv_format {
-    KEEL_KV_DEFAULT = 0, /* the profile's, else f16 */
+    KEEL_KV_DEFAULT = 0, /* the KV profile's, else f16 */
     KEEL_KV_F16 = 1,
+    KEEL_KV_Q8_0 = 4,   /* 8.5 bits; head size a multiple of 32 */
+    KEEL_KV_TCQ_2 = 14, /* trellis-coded, one scale per row: 2.25 bits */
+    KEEL_KV_TCQ_3 = 15,
+    KEEL_KV_TCQ_4 = 16,
+    KEEL_KV_TCQ_5 = 17,
+    KEEL_KV_TCQ_6 = 18,
+#ifdef KEEL_EXPERIMENTAL
     KEEL_KV_F32 = 2,
-    KEEL_KV_FP8_E4M3 = 3, /* saturating, no scale */
-    KEEL_KV_Q8_0 = 4,     /* 8.5 bits an element; head size a multiple of 32, as for the next three */
-    KEEL_KV_Q4_0 = 5,     /* 4.5 bits */
-    KEEL_KV_Q8_0_ROTATED = 6,
+    KEEL_KV_FP8_E4M3 = 3,     /* saturating, no scale */
+    KEEL_KV_Q4_0 = 5,         /* 4.5 bits; head size a multiple of 32, as for the next two */
+    KEEL_KV_Q8_0_ROTATED = 6, /* rotated as TCQ rows are; E8 rows too */
     KEEL_KV_Q4_0_ROTATED = 7,
     KEEL_KV_E8_2 = 8, /* lattice E8, one scale per row: 2.25 bits */
     KEEL_KV_E8_3 = 9,
     KEEL_KV_E8_4 = 10,
     KEEL_KV_E8_5 = 11,
     KEEL_KV_E8_6 = 12,
-    KEEL_KV_E8_8 = 13,
-    KEEL_KV_TCQ_2 = 14, /* trellis-coded, one scale per row: 2.25 bits */
-    KEEL_KV_TCQ_3 = 15,
-    KEEL_KV_TCQ_4 = 16,
-    KEEL_KV_TCQ_5 = 17,
-    KEEL_KV_TCQ_6 = 18
+    KEEL_KV_E8_8 = 13
+#endif
 } keel_kv_format;
 
 typedef enum keel_weights {
-    KEEL_WEIGHTS_DEFAULT = 0,    /* copied, and interleaved (see REPACK) where the kernel set is faster for it */
+    KEEL_WEIGHTS_DEFAULT = 0,    /* copied, and repacked where the kernel set is faster for it */
     KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init, as they are */
     KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
     KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
-    KEEL_WEIGHTS_REPACK = 4      /* copied; quantized matrices of a multiple of 16 rows are interleaved, others copied
-                                    as they are: keel_op_info.placement says which. Same bytes, same bits. */
+    /* Copied; rows of quantized matrices are interleaved by 16 where keel_repack_skip gives no reason against it;
+     * others are copied as they are. Same bytes, same bits. */
+    KEEL_WEIGHTS_REPACK = 4
 } keel_weights;
 
-/* Why copied weights were not interleaved. */
+/* Why copied weights were not repacked. */
 typedef enum keel_repack_skip {
-    KEEL_REPACK_SKIP_NONE = 0,   /* they are interleaved, mapped, not asked to be, or there are none */
-    KEEL_REPACK_SKIP_TYPE = 1,   /* no interleaved kernel: an unquantized type, or KEEL_ACTIVATION_F32 */
+    KEEL_REPACK_SKIP_NONE = 0,   /* they are repacked, mapped, not asked to be, or there are none */
+    KEEL_REPACK_SKIP_TYPE = 1,   /* no kernel for repacked rows: an unquantized type, or KEEL_ACTIVATION_F32 */
     KEEL_REPACK_SKIP_ROWS = 2,   /* rows are no multiple of 16 */
-    KEEL_REPACK_SKIP_LOOKUP = 3, /* an embedding table that is no output matrix: only single rows are read */
+    KEEL_REPACK_SKIP_LOOKUP = 3, /* embedding table not tied to the output head: rows are gathered, never multiplied */
     KEEL_REPACK_SKIP_SPEED = 4   /* KEEL_WEIGHTS_DEFAULT: the kernel set is not faster for it */
 } keel_repack_skip;
 
@@ -278,11 +384,11 @@ typedef enum keel_activation {
 } keel_activation;
 
 typedef enum keel_cpu {
-    KEEL_CPU_AUTO =
-        0, /* what the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best
-                            this machine has. Read by keel_plan, keel_plan_ops, keel_plan_buffers and keel_engine_init, and by nothing else;
-                            a name that is unknown or that this machine or build lacks is KEEL_E_UNSUPPORTED. Unset and
-                            empty are the same. The only thing Keel reads from the environment. */
+    /* What the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best this machine has.
+     * Read by keel_plan, keel_plan_ops, keel_plan_buffers and keel_engine_init, and by nothing else; a name that is unknown or that this
+     * machine or build lacks is KEEL_E_UNSUPPORTED. Unset and empty are the same. The only thing Keel reads from the
+     * environment. */
+    KEEL_CPU_AUTO = 0,
     KEEL_CPU_SCALAR = 1, /* portable reference */
     KEEL_CPU_AVX2 = 2,   /* AVX2 + FMA + F16C; this and the following: KEEL_E_UNSUPPORTED where the machine has none */
     KEEL_CPU_AVX512 = 3, /* AVX-512 F, BW, DQ, VL and VNNI */
@@ -290,54 +396,64 @@ typedef enum keel_cpu {
     KEEL_CPU_NEON = 5    /* aarch64 NEON with dotprod and i8mm */
 } keel_cpu;
 
+/* A part: an optional file of a configuration. Each kind at most once. Parts are read by the keel_plan calls and
+ * keel_engine_init, which name one they refuse config.parts[i] in error->field: KEEL_E_UNSUPPORTED for an unknown kind,
+ * KEEL_E_ARGUMENT for a null reader, a kind given twice, and options of a kind that has none. */
+typedef enum keel_part_kind {
+    /* Template text (Jinja, as in tokenizer.chat_template) in place of the model's own. KEEL_E_UNSUPPORTED when it is
+     * of none of the families. */
+    KEEL_PART_CHAT_TEMPLATE = 1,
+#ifdef KEEL_EXPERIMENTAL
+    KEEL_PART_KV_PROFILE = 2, /* see Experimental */
+    KEEL_PART_WPROJ = 3
+#endif
+} keel_part_kind;
+
+typedef struct keel_part {
+    uint32_t struct_size;
+    keel_part_kind kind;
+    const keel_reader* reader;
+    const void* options; /* a struct of the kind, with struct_size; NULL: its defaults */
+} keel_part;
+
 typedef struct keel_backend keel_backend; /* opaque; a library of its own gives it */
 
-typedef struct keel_config {
+/* What it points to is needed during the keel_plan calls and keel_engine_init only; the backend as long as the engine. */
+struct keel_config {
     uint32_t struct_size;
     uint32_t api_version;    /* KEEL_API_VERSION, or 0 for the same */
-    uint32_t max_sessions;   /* session slots, default 1, at most 64 */
     uint32_t context_tokens; /* longest sequence of one session, default min(train context, 4,096) */
+    uint32_t max_sessions;   /* session slots, default 1, at most 64 */
     uint32_t kv_pages;       /* KV pages shared by all sessions; default: enough for every session at full context */
-    uint32_t chunk_tokens;   /* most token columns in one forward step, default 256, at most 512; a longer
-                                  prompt is cut at absolute multiples of 64 tokens */
+    /* Most tokens in one forward step, default 256, at most 512; a longer prompt is cut at absolute multiples of 64. */
+    uint32_t chunk_tokens;
     uint32_t logits_rows;    /* logits rows kept per session, default 1; more for scoring every position of a chunk */
-    uint32_t threads; /* compute threads, the caller's included, at most 64; default: one per core in the caller's
-                                  affinity mask, and no more than the CPU quota of its control groups, rounded down */
-    uint32_t tile_us; /* predicted time between two looks at the clock, default 250 */
     uint32_t max_text_bytes; /* longest unsplittable run keel_tokenize handles, default 16,384 */
-    keel_kv_format
-        k_format; /* of all layers; default: the profile's, else f16. KEEL_E_UNSUPPORTED where the head size */
-    keel_kv_format v_format; /* does not fit the format */
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
-    uint32_t pin_threads; /* nonzero: worker threads are bound to cores of the caller's affinity mask, one each;
-                                  the calling thread is left as it is */
-    keel_hooks hooks;
+    /* Of all layers; default: the KV profile's, else f16. KEEL_E_UNSUPPORTED where the head size does not fit. */
+    keel_kv_format k_format;
+    keel_kv_format v_format;
+    /* Compute threads, the caller's included, at most 64; default: one per core in the caller's affinity mask, and no
+     * more than the CPU quota of its control groups, rounded down. */
+    uint32_t threads;
+    /* Nonzero: worker threads are bound to cores of the caller's affinity mask, one each; the calling thread is left as
+     * it is. */
+    uint32_t pin_threads;
+    uint32_t tile_us;            /* predicted time between two looks at the clock, default 250 */
     uint32_t kv_sink_tokens;     /* the first so many positions are also kept and read in f16; default 0, at most 64 */
     uint32_t kv_recent_tokens;   /* so are the last so many before each query; default 0, at most 65,536 */
     uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 64 */
-    uint32_t reserved;
-    const keel_reader*
-        kv_profile; /* a file of `keel calibrate kv` for this model, or NULL; used by keel_plan, keel_plan_ops, keel_plan_buffers and
-                                  keel_engine_init only. Formats per layer, and what is removed from keys and values before
-                                  they are coded; k_format and v_format go before its formats */
-    const keel_reader*
-        wproj; /* a W_proj cache of this model (`keel wproj build`), or NULL. Its records become the low-rank variant,
-                                  which sessions choose with keel_session_set_variant. A cache that does not fit, or is damaged, is
-                                  not used: keel_memory_plan.wproj_status says why. Used by keel_plan, keel_plan_ops, keel_plan_buffers and
-                                  keel_engine_init; where the model's weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and
-                                  must outlive the engine. Factors that contradict their checksums (version 2) are KEEL_E_FILE_FORMAT of
-                                  keel_engine_init, which does not look at them under KEEL_WEIGHTS_MAP */
-    uint64_t
-        wproj_key; /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
-    float
-        wproj_max_error; /* products whose record has a larger error (keel_op_info) stay dense; 0: no bound. A record of an error
-                                  not known is used */
-    uint32_t wproj_any_key;      /* nonzero: another key or fingerprint is accepted where the shapes match */
+    uint32_t part_count;
+    const keel_part* parts;      /* [part_count] */
+    const keel_hooks* hooks;     /* copied by keel_engine_init; NULL: none */
     const keel_backend* backend; /* what computes; NULL: the CPU */
-} keel_config;
+};
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Memory.
+ */
 typedef enum keel_region_kind {
     KEEL_REGION_PERSISTENT = 0, /* engine and session tables, tokenizer, logits; host memory */
     KEEL_REGION_SCRATCH = 1,    /* activations of a step; host memory */
@@ -345,88 +461,66 @@ typedef enum keel_region_kind {
     KEEL_REGION_WEIGHTS = 3,    /* the backend's memory: host memory on a CPU; only vectors when weights are mapped */
     KEEL_REGION_KV = 4,         /* the backend's memory */
     KEEL_REGION_DEVICE_SCRATCH = 5, /* 0 bytes on a CPU */
-    KEEL_REGION_COUNT = 6
+    KEEL_REGION_COUNT = 6           /* kinds this header knows; no array has this size */
 } keel_region_kind;
 
-typedef struct keel_region_plan {
+/* Arrays by keel_region_kind have this size. A caller that serves every slot with bytes in the plan also serves regions
+ * that it does not know. Slots without a kind are zero in plans and statistics and not looked at in keel_memory. */
+#define KEEL_REGION_SLOTS 16
+
+typedef struct keel_region_plan { /* never changes */
     uint64_t bytes;
     uint64_t align_bytes;
     uint64_t padding_bytes; /* part of bytes that is alignment between objects */
 } keel_region_plan;
 
-typedef struct keel_memory_plan {
+struct keel_memory_plan {
     uint32_t struct_size;
     uint32_t kv_page_tokens; /* tokens in one KV page */
-    keel_region_plan regions[KEEL_REGION_COUNT];
+    keel_region_plan regions[KEEL_REGION_SLOTS];
     uint64_t mapped_weight_bytes; /* weights read in place from the reader */
     uint64_t kv_page_bytes;       /* one page, all layers, K and V */
     uint64_t kv_bytes_per_token;  /* a page over its tokens */
+    uint64_t kv_session_bytes;    /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
+    uint64_t kv_side_bytes; /* means, gains and tables of the KV formats, per engine; part of the persistent region */
+    uint64_t decode_bytes;  /* bytes one decoded token moves at context 0 (weights once, activations) */
     uint32_t kv_pages;
     uint32_t context_tokens, chunk_tokens, max_sessions, threads; /* the configuration with its defaults resolved */
-    uint32_t op_count; /* ops of the execution plan; those of the low-rank variant are numbered on behind them */
-    keel_cpu cpu;      /* the kernel set init will use */
+    keel_cpu cpu;                                                 /* the kernel set init will use */
+    uint32_t op_count; /* ops of the dense variant; those of the low-rank variant are numbered on behind them */
+    /* The low-rank variant (Experimental); zero where there is none. */
+    uint32_t low_rank_op_count;
+    uint64_t low_rank_decode_bytes; /* as decode_bytes */
+    uint64_t low_rank_bytes;        /* of factors and their biases: part of the weights region, or mapped */
+    uint32_t low_rank_factors;      /* products computed with a low-rank factor */
+    /* A part that is not used, though the plan stands: today a W_proj cache that is damaged or another model's. */
+    keel_status part_status; /* KEEL_OK: every part is used; else why the first such part is not */
+    uint32_t part_index;     /* in config.parts */
     uint32_t reserved;
-    uint64_t decode_bytes;     /* bytes one decoded token moves at context 0 (weights once, activations) */
-    char note[160];            /* choices worth knowing, e.g. "rope: long factors"; empty if none */
-    uint64_t kv_session_bytes; /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
-    uint64_t
-        kv_side_bytes; /* means, gains and tables of the KV formats, once per engine; part of the persistent region */
-    keel_status
-        wproj_status; /* KEEL_OK: the W_proj cache is used, or none was given; else why it is not (wproj_error) */
-    uint32_t low_rank_op_count; /* ops of the low-rank variant; 0: there is none */
-    uint32_t low_rank_records;  /* products that have a low-rank form */
-    uint32_t reserved2;
-    uint64_t low_rank_decode_bytes; /* as decode_bytes, in the low-rank variant */
-    uint64_t
-        low_rank_bytes; /* of bases, records and their biases: part of the weights region, or of mapped_weight_bytes */
-    keel_error wproj_error; /* filled when wproj_status is not KEEL_OK */
-} keel_memory_plan;
+    uint64_t part_offset; /* this and the next two as in keel_error */
+    char part_field[96];
+    char part_reason[128];
+    char note[160]; /* choices worth knowing, e.g. "rope: long factors"; empty if none */
+};
 
-/* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
- * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks),
- * KEEL_E_FILE_MISMATCH (the reader is not the file that was inspected). */
-keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
-                      keel_memory_plan* out, keel_error* error);
-
-typedef struct keel_region {
+typedef struct keel_region { /* never changes */
     void* data;
     uint64_t bytes;
 } keel_region;
 
-typedef struct keel_memory {
+struct keel_memory {
     uint32_t struct_size;
     uint32_t reserved;
-    keel_region regions[KEEL_REGION_COUNT]; /* data may be NULL where the plan says 0 bytes */
+    keel_region regions[KEEL_REGION_SLOTS]; /* data may be NULL where the plan says 0 bytes */
     void* owner;                            /* used by keel_memory_default; otherwise NULL */
-} keel_memory;
+};
 
 /* Convenience, in an object file of its own (libkeel_memory.a): allocates every region of a plan with mimalloc, asking
  * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close. */
 keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out);
 void keel_memory_release(keel_memory* memory);
 
-/* ---------------------------------------------------------------------------------------------------------------------
- * Engine: weights, execution plan, kernels. Immutable after init; sessions share it.
- */
-
-/* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
- * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
- * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
- * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
-keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
-                             const keel_memory* memory, keel_engine* out, keel_error* error);
-/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing. */
-keel_status keel_engine_close(keel_engine engine);
-
-typedef enum keel_attachment {
-    KEEL_ATTACH_CHAT_TEMPLATE = 1 /* template text (Jinja, as in tokenizer.chat_template) in place of the file's own */
-} keel_attachment;
-
-/* Adds an optional part to an engine that has no open session. The reader is used during the call only.
- * Errors: KEEL_E_STATE (a session is open), KEEL_E_UNSUPPORTED (unknown kind, or a template no family matches). */
-keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_reader* reader, keel_error* error);
-
-typedef struct keel_region_stats {
+typedef struct keel_region_stats { /* never changes */
     uint64_t planned_bytes;
     uint64_t used_bytes;       /* placed now; for KV, pages in use */
     uint64_t high_water_bytes; /* largest used ever; equals planned for every region that init fills */
@@ -435,11 +529,11 @@ typedef struct keel_region_stats {
 typedef struct keel_stats {
     uint32_t struct_size;
     uint32_t open_sessions;
-    keel_region_stats regions[KEEL_REGION_COUNT];
+    keel_region_stats regions[KEEL_REGION_SLOTS];
     uint64_t allocations_after_init; /* placements asked of a sealed arena since init; 0 or the engine is poisoned */
-    uint64_t steps, tokens;          /* forward steps completed, token columns computed */
-    uint64_t prefill_tokens, prefill_us; /* steps with more than one column per session */
-    uint64_t decode_tokens, decode_us;   /* steps with one column per session */
+    uint64_t steps, tokens;          /* forward steps completed, tokens computed in them */
+    uint64_t prefill_tokens, prefill_us; /* steps with more than one token of a session */
+    uint64_t decode_tokens, decode_us;   /* steps with one token per session */
     uint32_t kv_pages_free, threads;
     char kernel_set[16];       /* "scalar", "avx2", ... */
     keel_status engine_status; /* KEEL_OK or KEEL_E_POISONED */
@@ -448,26 +542,22 @@ typedef struct keel_stats {
 
 keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 
-/* Whether a product of the low-rank variant uses its record of the W_proj cache, and if not, why it is the dense one. */
-typedef enum keel_low_rank_reason {
-    KEEL_LOW_RANK_NONE = 0, /* an op of the dense variant, or one that no record could replace */
-    KEEL_LOW_RANK_USED = 1,
-    KEEL_LOW_RANK_NO_RECORD = 2, /* the cache has none for it */
-    KEEL_LOW_RANK_ENERGY = 3,    /* rank below 8, or less than 2 % of the weights' energy */
-    KEEL_LOW_RANK_ERROR = 4      /* its error is above config.wproj_max_error */
-} keel_low_rank_reason;
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The execution plan as data, for `keel plan`, profilers and tests.
+ */
+#define KEEL_OP_BUFFERS 8
 
-/* One op of the execution plan, for `keel plan`, profilers and tests. Names:
+/* One op. Names:
  *
  *     embed rope_table
  *     attn_norm  attn_q attn_k attn_v | attn_qkv  [qk_norm] rope kv_append attention attention_finish
- *     attn_output [attn_post_norm]  ffn_norm  ffn_gate ffn_up | ffn_gate_up  glu [ffn_quantize]  ffn_down [ffn_post_norm]
+ *     attn_output [attn_post_norm]  ffn_norm  ffn_gate ffn_up | ffn_gate_up  glu [ffn_quantize]
+ *     ffn_down [ffn_post_norm]
  *     output_norm output [softcap]
  *
- * and in the low-rank variant, in front of the products whose records multiply x_sub = Pt x: attn_sub, output_sub,
+ * and in the low-rank variant, in front of the products whose factors multiply x_sub = Pt x: attn_sub, output_sub,
  * ffn_sub, down_sub, each [sub_quantize]. A product adds its result to the residual itself, or leaves that to the norm
  * behind it. */
-#define KEEL_OP_BUFFERS 8
 typedef struct keel_op_info {
     uint32_t struct_size;
     uint32_t index;
@@ -475,9 +565,9 @@ typedef struct keel_op_info {
     char weight_type[16]; /* "Q4_K"; empty for ops without weights */
     int32_t layer;        /* -1 outside the layers */
     uint32_t rows, inner; /* elements of a token's output, and inner dimension */
-    uint32_t dispatch;    /* ops of one dispatch run together, between two barriers; as numbered for one token of a
-                                 short context. With longer contexts and in prefill steps attention and quantizing are
-                                 dispatches of their own. */
+    /* Ops of one dispatch run together, between two barriers. Numbered for one token of a short context; with longer
+     * contexts and in prefill steps attention and quantizing are dispatches of their own. */
+    uint32_t dispatch;
     uint64_t fixed_bytes; /* bytes moved whatever the number of tokens (weights) */
     uint64_t token_bytes; /* and per token */
     double predicted_us;  /* one token at context 0 */
@@ -485,10 +575,10 @@ typedef struct keel_op_info {
     uint32_t reads[KEEL_OP_BUFFERS], writes[KEEL_OP_BUFFERS]; /* scratch buffers: indices into keel_plan_buffers */
     keel_weights placement; /* where this op's weights live: COPY, MAP, MAP_LOCKED or REPACK; DEFAULT without weights */
     keel_repack_skip repack_skip;
-    uint32_t low_rank; /* 1: an op of the low-rank variant (index >= keel_memory_plan.op_count) */
-    keel_low_rank_reason low_rank_reason;
-    float low_rank_error; /* where a record exists: its relative squared output error on held-out text; negative: not
-                             known */
+    uint32_t low_rank;        /* 1: an op of the low-rank variant (index >= keel_memory_plan.op_count) */
+    uint32_t low_rank_reason; /* a keel_low_rank_reason (Experimental) */
+    /* Where a factor exists: its relative squared output error on held-out text; negative: not known. */
+    float low_rank_error;
     uint32_t reserved;
 } keel_op_info;
 
@@ -516,7 +606,13 @@ keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model
 /* ---------------------------------------------------------------------------------------------------------------------
  * Sessions: one sequence each.
  */
-typedef struct keel_sampling {
+struct keel_session_desc {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t reserved_pages; /* KV pages set aside for this session at open; default 0: pages are taken as it grows */
+};
+
+struct keel_sampling {
     uint32_t struct_size;
     float temperature;        /* 0 = greedy: the largest adjusted logit, lowest id on a tie */
     uint32_t top_k;           /* 0 = off */
@@ -534,64 +630,13 @@ typedef struct keel_sampling {
     const float* bias_values; /* -INFINITY forbids */
     uint32_t bias_count;
     uint32_t excluded_count;
-    const int32_t*
-        excluded_ids; /* ids never sampled, at most 256, copied; with temperature 0 this is greedy excluding a set */
-} keel_sampling;
+    /* Ids never sampled, at most 256, copied. With temperature 0: the greedy token among the others. */
+    const int32_t* excluded_ids;
+};
 
-typedef struct keel_session_desc {
-    uint32_t struct_size;
-    uint32_t reserved;
-    uint64_t reserved_pages; /* KV pages set aside for this session at open; default 0: pages are taken as it grows */
-} keel_session_desc;
-
-/* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
-keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc, keel_session* out);
-/* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
- * stay pending. */
-keel_status keel_session_close(keel_session session);
-
-enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
-
-/* Appends tokens to be computed by the next keel_advance. No computation happens here.
- * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished),
- * KEEL_E_STATE (tokens fed with other flags are still pending). All or nothing. */
-keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
-
-typedef struct keel_advance_result {
-    keel_status status; /* KEEL_OK: nothing pending (or, with ALL_LOGITS, one step done); KEEL_AGAIN; or an error */
-    uint32_t computed_tokens; /* positions whose K and V are in the arena now */
-    uint32_t pending_tokens;  /* fed, not yet computed */
-    uint32_t logits_rows;     /* rows keel_session_logits can show */
-} keel_advance_result;
-
-/* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
- * running it alone.
- *   budget_us   0 = until every session is done; else return KEEL_AGAIN once the next tile is predicted not to fit. A
- *               later call continues at that tile, in prefill and decode alike. A step once begun belongs to its
- *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
- *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
- *               polls.
- *   results     count entries, each filled also when the call fails (with its status and zeros when it is refused whole)
- * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
- * (its result says which, the others went on), or an error about the call itself. */
-keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,
-                         keel_advance_result* results);
-
-/* Asks a running or the next keel_advance to stop at the next tile for this session with KEEL_E_CANCELLED. The tokens
- * of the unfinished step stay pending; advancing again continues. Any thread. */
+/* Asks a running or the next keel_advance to stop between two groups of work items for this session, with
+ * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread. */
 keel_status keel_cancel(keel_session session);
-
-/* Which products a session's tokens are computed with. Both variants read and write the same KV rows, so a session may draft in
- * the low-rank variant, truncate to what is known, and compute the drafted tokens again in the dense one: the result is that of the
- * dense variant alone. */
-typedef enum keel_variant {
-    KEEL_VARIANT_DENSE = 0,   /* of a new session */
-    KEEL_VARIANT_LOW_RANK = 1 /* with the records of config.wproj */
-} keel_variant;
-/* For tokens computed from now on, pending ones included. keel_advance takes sessions of both variants in one call: a step has one
- * variant, and the steps of the variants take turns. A fork has the variant of its origin; save and restore leave it.
- * KEEL_E_STATE: the engine has no low-rank variant. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such variant. */
-keel_status keel_session_set_variant(keel_session session, keel_variant variant);
 
 typedef struct keel_session_info {
     uint32_t struct_size;
@@ -601,7 +646,7 @@ typedef struct keel_session_info {
     const int32_t* tokens;   /* token_count ids, valid until the next call on this session */
     uint32_t kv_pages;       /* pages this session refers to */
     uint32_t context_tokens;
-    keel_variant variant;
+    uint32_t variant; /* a keel_variant (Experimental); 0: dense */
     uint32_t reserved;
 } keel_session_info;
 keel_status keel_session_get(keel_session session, keel_session_info* out);
@@ -615,19 +660,13 @@ keel_status keel_session_hidden(keel_session session, uint32_t row, const float*
  * probabilities of the unadjusted distribution. n at most 256 and at most the vocabulary. */
 keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs);
 
-/* Copies the parameters into the session. NULL restores greedy. KEEL_E_ARGUMENT on NaN or out-of-range values. */
-keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling);
-/* Draws the next token from the newest logits row; does not feed it. Drawing twice gives the same token.
- * KEEL_E_NO_LOGITS, KEEL_E_NUMERIC. */
-keel_status keel_session_sample(keel_session session, int32_t* token);
-
 /* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step.
  * KEEL_E_STATE when that would end inside a page that was evicted, whose first rows are gone, or further back than
  * config.kv_rollback_tokens allow, where the f16 rows of recent positions are gone; 0 tokens are always allowed. */
 keel_status keel_session_truncate(keel_session session, uint32_t tokens);
-/* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is computed later
- * does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be NULL): positions given up by this call.
- * KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
+/* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
+ * computed later does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be
+ * NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
 keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
  * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */
@@ -646,15 +685,6 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
 /* ---------------------------------------------------------------------------------------------------------------------
  * Text.
  */
-enum {
-    KEEL_TOKENIZE_SPECIAL = 1u, /* recognise special tokens written in the text ("<|im_start|>") */
-    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (BOS if the file says so) */
-};
-/* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
- * KEEL_E_BUFFER_TOO_SMALL and *count is the need. KEEL_E_TEXT_LIMIT: see config.max_text_bytes. KEEL_E_BUSY when another
- * thread tokenizes with this engine. Invalid UTF-8 is encoded byte by byte. */
-keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
-                          size_t capacity, size_t* count);
 enum { KEEL_DETOKENIZE_SPECIAL = 1u }; /* write control tokens as their text instead of nothing */
 /* Ids to text, exact bytes, not NUL-terminated. dst may be NULL with capacity 0: then only *bytes is filled (KEEL_OK).
  * With a capacity too small: KEEL_E_BUFFER_TOO_SMALL and *bytes is the need. */
@@ -664,26 +694,67 @@ keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count
 /* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. */
 keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes, uint32_t count);
 
-typedef struct keel_text {
-    uint32_t struct_size;
-    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
-    const char* data; /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
-    size_t bytes;
-} keel_text;
-/* Streams text: give every generated token once, in order. Bytes of an unfinished character or of a possible stop string
- * are held back until decided. token -1 flushes what is held back. data is valid until the next call on the session. */
-keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
-
 typedef struct keel_chat_message {
+    uint32_t struct_size;
+    uint32_t reserved;
     const char* role; /* "system", "user" or "assistant", NUL-terminated */
     const char* text;
     size_t bytes;
 } keel_chat_message;
-/* Writes messages in the model's own template (info.chat_family), ending with the opening of an assistant turn when
- * `open_assistant`. Tokenize the result with KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS. KEEL_E_UNSUPPORTED when the
- * family is NONE or UNKNOWN; KEEL_E_BUFFER_TOO_SMALL with *bytes the need; KEEL_E_ARGUMENT for a role the family lacks. */
+/* Writes messages in the model's own template (info.chat_family, or that of a part), ending with the opening of an
+ * assistant turn when `open_assistant`. Tokenize the result with KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS.
+ * KEEL_E_UNSUPPORTED when the family is NONE or UNKNOWN; KEEL_E_BUFFER_TOO_SMALL with *bytes the need; KEEL_E_ARGUMENT
+ * for a role the family lacks. */
 keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant,
                              char* dst, size_t capacity_bytes, size_t* bytes);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Experimental. Enumerators of keel_kv_format and keel_part_kind above belong to it too.
+ */
+#ifdef KEEL_EXPERIMENTAL
+
+/* KEEL_PART_KV_PROFILE: a file of `keel calibrate kv` for this model. Formats per layer, and what is removed from keys
+ * and values before they are coded; config.k_format and v_format go before its formats. It has no options. A profile
+ * that is damaged or another model's is refused: KEEL_E_FILE_FORMAT, KEEL_E_FILE_MISMATCH. */
+
+/* KEEL_PART_WPROJ: a W_proj cache of this model (`keel wproj build`). Its factors become the low-rank variant. A
+ * cache that does not fit or is damaged is not used: keel_memory_plan.part_status says why. Where the model's
+ * weights stay mapped its `mapped` is needed too (else KEEL_E_ARGUMENT) and must outlive the engine. Factors that
+ * contradict their checksums (version 2) are KEEL_E_FILE_FORMAT of keel_engine_init, which does not look at them
+ * under KEEL_WEIGHTS_MAP. */
+typedef struct keel_wproj_options {
+    uint32_t struct_size;
+    uint32_t any_key; /* nonzero: another key or fingerprint is accepted where the shapes match */
+    uint64_t key; /* the key it has to have; 0: version 2 is matched by the model's fingerprint, version 1 by none */
+    /* Products whose factor has a larger error (keel_op_info) stay dense; 0: no bound. A factor whose error is not
+     * known is used. */
+    float max_error;
+    uint32_t reserved;
+} keel_wproj_options;
+
+/* Which weights a session's tokens are computed with. Both variants read and write the same KV rows, so a session may
+ * draft in the low-rank variant, truncate to what is known, and compute the drafted tokens again in the dense one: the
+ * result is that of the dense variant alone. */
+typedef enum keel_variant {
+    KEEL_VARIANT_DENSE = 0,   /* of a new session */
+    KEEL_VARIANT_LOW_RANK = 1 /* with the factors of a W_proj cache */
+} keel_variant;
+/* For tokens computed from now on, pending ones included. One step computes one variant; if both are pending in a
+ * keel_advance, steps alternate. A fork has the variant of its origin; save and restore leave it.
+ * KEEL_E_STATE: the engine has no low-rank variant. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such variant. */
+keel_status keel_session_set_variant(keel_session session, keel_variant variant);
+
+/* keel_op_info.low_rank_reason: whether a product of the low-rank variant uses its factor of the W_proj cache, and if
+ * not, why it is the dense one. */
+typedef enum keel_low_rank_reason {
+    KEEL_LOW_RANK_NONE = 0, /* an op of the dense variant, or one that no factor could replace */
+    KEEL_LOW_RANK_USED = 1,
+    KEEL_LOW_RANK_NO_FACTOR = 2, /* the cache has none for it */
+    KEEL_LOW_RANK_ENERGY = 3,    /* rank below 8, or less than 2 % of the weights' energy */
+    KEEL_LOW_RANK_ERROR = 4      /* its error is above keel_wproj_options.max_error */
+} keel_low_rank_reason;
+
+#endif /* KEEL_EXPERIMENTAL */
 
 #ifdef __cplusplus
 }

@@ -43,6 +43,24 @@ constexpr T make() {
     return t;
 }
 
+// A message of a conversation; role and text have to outlive it.
+constexpr keel_chat_message message(const char* role, std::string_view text) {
+    keel_chat_message m = make<keel_chat_message>();
+    m.role = role;
+    m.text = text.data();
+    m.bytes = text.size();
+    return m;
+}
+
+// A part of a configuration.
+constexpr keel_part part(keel_part_kind kind, const keel_reader* reader, const void* options = nullptr) {
+    keel_part p = make<keel_part>();
+    p.kind = kind;
+    p.reader = reader;
+    p.options = options;
+    return p;
+}
+
 // A reader over a mapped file; closes it. Keep it longer than an engine whose weights are mapped.
 class FileReader {
   public:
@@ -136,7 +154,6 @@ class Session {
         result.status = keel_session_sample(handle_, &result.value);
         return result;
     }
-    keel_status set_variant(keel_variant variant) { return keel_session_set_variant(handle_, variant); }
     keel_status truncate(uint32_t tokens) { return keel_session_truncate(handle_, tokens); }
     // Positions given up.
     Result<uint32_t> evict(uint32_t from, uint32_t to) {
@@ -217,6 +234,12 @@ class Session {
         return keel_session_restore(handle_, src.data(), src.size(), error);
     }
 
+#ifdef KEEL_EXPERIMENTAL
+    keel_status set_variant(keel_variant variant) {
+        return keel_session_set_variant(handle_, variant);
+    }
+#endif
+
   private:
     keel_session handle_{};
 };
@@ -254,14 +277,11 @@ class Engine {
         const keel_status status = keel_session_open(handle_, desc, &session);
         return {status, Session(session)};
     }
-    keel_status attach(keel_attachment kind, const keel_reader* reader, keel_error* error = nullptr) {
-        return keel_attach(handle_, kind, reader, error);
-    }
 
     // One session. The result's status is the call's; budget_us 0 computes everything pending.
     keel_advance_result advance(const Session& session, uint64_t budget_us = 0) {
         const keel_session handle = session.handle();
-        keel_advance_result result{};
+        keel_advance_result result = make<keel_advance_result>();
         const keel_status status = keel_advance(handle_, &handle, 1, budget_us, &result);
         result.status = status;
         return result;
@@ -270,6 +290,7 @@ class Engine {
     keel_status advance(std::span<const keel_session> sessions, std::span<keel_advance_result> results,
                         uint64_t budget_us = 0) {
         if (results.size() < sessions.size()) return KEEL_E_ARGUMENT;
+        if (!results.empty()) results[0].struct_size = sizeof(keel_advance_result);
         return keel_advance(handle_, sessions.data(), static_cast<uint32_t>(sessions.size()), budget_us,
                             results.data());
     }

@@ -1,16 +1,17 @@
 /*
- * keel_pack.h - expands packed W_proj caches (`keel wproj pack`) into the caller's memory. libkeel_pack.a, beside libkeel.a and libzstd. C11.
+ * keel_pack.h - expands packed W_proj caches (`keel wproj pack`) into the caller's memory. libkeel_pack.a, beside
+ * libkeel.a and libzstd. C11. Experimental, as W_proj caches are.
  *
- * A packed cache has the sections of a plain one as zstd frames. Expanded, it is the plain file to the byte, and keel_reader_from_memory makes
- * of it what an engine takes:
+ * A packed cache has the sections of a plain one as zstd frames. Expanded, it is the plain file to the byte, and
+ * keel_reader_from_memory makes of it what an engine takes:
  *
  *     keel_pack_inspect ──> plain_bytes, work_bytes
  *                               │
  *     caller's memory ──> keel_pack_expand ──> keel_reader_from_memory
  *
- * Nothing is allocated: zstd works in the caller's work memory. keel.h's rules hold here too. A file may be hostile: nothing is written
- * outside the two buffers, and a failed expansion leaves them with undefined contents. plain_bytes is what the file claims, up to
- * 2^56: the caller decides what is too much.
+ * Nothing is allocated: zstd works in the caller's work memory. keel.h's rules hold here too. A file may be hostile:
+ * nothing is written outside the two buffers, and a failed expansion leaves them with undefined contents. plain_bytes
+ * is what the file claims, up to 2^56: the caller decides what is too much.
  */
 #ifndef KEEL_KEEL_PACK_H
 #define KEEL_KEEL_PACK_H
@@ -27,19 +28,18 @@ typedef struct keel_pack_info {
     uint64_t sections;     /* matrices and vectors, one zstd frame each */
     uint64_t packed_bytes; /* of the file */
     uint64_t plain_bytes;  /* of the file it expands to */
-    uint64_t
-        work_bytes; /* what keel_pack_expand needs besides; a reader that is not mapped needs room for the largest frame */
+    uint64_t work_bytes;   /* of keel_pack_expand; with room for the largest frame unless the reader is mapped */
 } keel_pack_info;
 
-/* Checks everything but the frames. KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (a plain cache, a version this library does not
- * know); `error` may be NULL. */
+/* Checks everything but the frames. KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (a plain cache, a version
+ * this library does not know); `error` may be NULL. */
 keel_status keel_pack_inspect(const keel_reader* packed, keel_pack_info* info, keel_error* error);
 
 /* Writes the plain file to plain[0, info.plain_bytes).
  *   plain, plain_bytes  any alignment
  *   work, work_bytes    8-byte aligned (KEEL_E_MEMORY_ALIGN), info.work_bytes or more
- * KEEL_E_MEMORY_TOO_SMALL when either is too small; else as keel_pack_inspect, and KEEL_E_FILE_FORMAT for a frame that does not expand to its
- * section or a checksum that differs. */
+ * KEEL_E_MEMORY_TOO_SMALL when either is too small; else as keel_pack_inspect, and KEEL_E_FILE_FORMAT for a frame that
+ * does not expand to its section or a checksum that differs. */
 keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work,
                              uint64_t work_bytes, keel_error* error);
 

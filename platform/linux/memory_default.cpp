@@ -32,7 +32,7 @@ void* allocate(uint64_t bytes, uint64_t align_bytes) {
 }
 
 void free_regions(keel_region* regions) {
-    for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {
+    for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {
         mi_free(regions[kind].data);
         regions[kind] = {};
     }
@@ -45,8 +45,8 @@ extern "C" keel_status keel_memory_default(const keel_memory_plan* plan, keel_me
     constexpr size_t kPlanBytes = offsetof(keel_memory_plan, regions) + sizeof(plan->regions);
     if (plan->struct_size < kPlanBytes || out->struct_size < sizeof(keel_memory)) return KEEL_E_ABI;
 
-    keel_region regions[KEEL_REGION_COUNT] = {};
-    for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {
+    keel_region regions[KEEL_REGION_SLOTS] = {};
+    for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {
         const keel_region_plan& wanted = plan->regions[kind];
         if (wanted.bytes == 0) continue;
         if (!is_power_of_two(wanted.align_bytes)) {
@@ -60,7 +60,7 @@ extern "C" keel_status keel_memory_default(const keel_memory_plan* plan, keel_me
         }
         regions[kind].bytes = wanted.bytes;
     }
-    for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) out->regions[kind] = regions[kind];
+    for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) out->regions[kind] = regions[kind];
     out->owner = const_cast<char*>(&owner_mark);
     return KEEL_OK;
 }

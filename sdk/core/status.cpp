@@ -16,7 +16,7 @@ keel_status fail(keel_error* error, keel_status status, uint64_t offset, const c
     for (size_t i = 0; i < field_bytes && i + 1 < sizeof e.field; ++i)
         e.field[i] = field[i] >= 0x20 && field[i] < 0x7f ? field[i] : '?';
     TextBuilder(e.reason, sizeof e.reason).text(reason);
-    write_versioned(&e, sizeof e, error);
+    write_versioned(e, error);
     return status;
 }
 
@@ -40,24 +40,20 @@ TextBuilder& TextBuilder::number(uint64_t v) {
     return text(digits + sizeof digits - n, n);
 }
 
-keel_status read_versioned(const void* src, void* dst, size_t dst_bytes) {
-    uint32_t size;
-    memcpy(&size, src, sizeof size);
-    if (size < sizeof size) return KEEL_E_ABI;
-    for (size_t i = dst_bytes; i < size; ++i)
+keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t dst_bytes) {
+    if (src_bytes < sizeof(uint32_t)) return KEEL_E_ABI;
+    for (size_t i = dst_bytes; i < src_bytes; ++i)
         if (static_cast<const uint8_t*>(src)[i]) return KEEL_E_ABI;
     memset(dst, 0, dst_bytes);
-    memcpy(dst, src, size < dst_bytes ? size : dst_bytes);
+    memcpy(dst, src, src_bytes < dst_bytes ? src_bytes : dst_bytes);
     return KEEL_OK;
 }
 
-keel_status write_versioned(const void* src, size_t src_bytes, void* dst) {
-    uint32_t size;
-    memcpy(&size, dst, sizeof size);
-    if (size < sizeof size) return KEEL_E_ABI;
-    memcpy(dst, src, size < src_bytes ? size : src_bytes);
-    if (size > src_bytes) memset(static_cast<uint8_t*>(dst) + src_bytes, 0, size - src_bytes);
-    memcpy(dst, &size, sizeof size);
+keel_status write_struct(const void* src, size_t src_bytes, void* dst, uint32_t dst_bytes) {
+    if (dst_bytes < sizeof(uint32_t)) return KEEL_E_ABI;
+    memcpy(dst, src, dst_bytes < src_bytes ? dst_bytes : src_bytes);
+    if (dst_bytes > src_bytes) memset(static_cast<uint8_t*>(dst) + src_bytes, 0, dst_bytes - src_bytes);
+    memcpy(dst, &dst_bytes, sizeof dst_bytes);  // every versioned struct begins with it
     return KEEL_OK;
 }
 

@@ -31,19 +31,36 @@ class TextBuilder {
     size_t capacity_, size_ = 0;
 };
 
-// Copies a public struct of which the caller may know an older (shorter) or newer (longer) version into `dst`, a
-// zero-initialised struct of this library's size. KEEL_E_ABI when a longer one carries non-zero bytes this library does
-// not know, or when struct_size is smaller than the struct_size field itself.
-keel_status read_versioned(const void* src, void* dst, size_t dst_bytes);
-// Writes `src` (this library's struct, struct_size bytes) to a caller's struct, cut to the caller's struct_size, which
-// is kept; fields of a newer caller that this library does not know become zero. KEEL_E_ABI when the caller's
-// struct_size is smaller than the field itself.
-keel_status write_versioned(const void* src, size_t src_bytes, void* dst);
-
 #define KEEL_TRY(expression)                                      \
     do {                                                          \
         const keel_status keel_try_status_ = (expression);        \
         if (keel_try_status_ != KEEL_OK) return keel_try_status_; \
     } while (0)
+
+// ---- versioned structs: what a caller built with an older or a newer keel.h hands over ----
+
+// The first `src_bytes` bytes of a caller's struct into `dst`, this library's struct of `dst_bytes`: missing tail fields
+// become zero. KEEL_E_ABI when bytes beyond dst_bytes are not zero, or when there is no room for struct_size.
+keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t dst_bytes);
+// This library's struct into a caller's, cut to the caller's struct_size, which is kept; fields this library does not
+// know become zero. KEEL_E_ABI when there is no room for struct_size.
+keel_status write_struct(const void* src, size_t src_bytes, void* dst, uint32_t dst_bytes);
+
+// Element i of an array of versioned structs, the first one's struct_size being the distance between them; or one struct.
+// KEEL_E_ABI also when a reserved field is not zero: it may mean something to a newer library.
+template <class T>
+keel_status read_versioned(const T* first, T* dst, uint32_t i = 0) {
+    const uint32_t stride_bytes = first->struct_size;
+    const uint8_t* src = reinterpret_cast<const uint8_t*>(first) + uint64_t{i} * stride_bytes;
+    KEEL_TRY(read_struct(src, stride_bytes, dst, sizeof *dst));
+    if constexpr (requires { dst->reserved; })
+        if (dst->reserved) return KEEL_E_ABI;
+    return KEEL_OK;
+}
+template <class T>
+keel_status write_versioned(const T& src, T* first, uint32_t i = 0) {
+    const uint32_t stride_bytes = first->struct_size;
+    return write_struct(&src, sizeof src, reinterpret_cast<uint8_t*>(first) + uint64_t{i} * stride_bytes, stride_bytes);
+}
 
 }  // namespace keel

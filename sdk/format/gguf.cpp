@@ -468,7 +468,7 @@ constexpr uint32_t kIntegerTypes =
 
 keel_status resolve_limits(const keel_limits* limits, keel_limits* out) {
     keel_limits given = {};
-    if (limits) KEEL_TRY(read_versioned(limits, &given, sizeof given));
+    if (limits) KEEL_TRY(read_versioned(limits, &given));
     const auto or_default = [](auto value, auto fallback) { return value ? value : fallback; };
     *out = {};
     out->struct_size = sizeof *out;

@@ -25,7 +25,7 @@ extern "C" {
 keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out) {
     if ((!data && bytes) || !out) return KEEL_E_ARGUMENT;
     const keel_reader r = make_reader(data, bytes, nullptr);
-    return write_versioned(&r, sizeof r, out);
+    return write_versioned(r, out);
 }
 
 keel_status keel_reader_open_file(const char* path, keel_reader* out) {
@@ -35,7 +35,7 @@ keel_status keel_reader_open_file(const char* path, keel_reader* out) {
     const int result = platform::map_file(path, &data, &bytes);
     if (result != 0) return result == 1 ? KEEL_E_FILE_READ : KEEL_E_PLATFORM;
     const keel_reader r = make_reader(data, bytes, const_cast<char*>(&kFileTag));
-    const keel_status status = write_versioned(&r, sizeof r, out);
+    const keel_status status = write_versioned(r, out);
     if (status != KEEL_OK) platform::unmap_file(data, bytes);
     return status;
 }

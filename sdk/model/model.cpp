@@ -360,7 +360,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     if (reinterpret_cast<uintptr_t>(buffer) % 8 != 0) return KEEL_E_MEMORY_ALIGN;
     keel_reader reader;
     keel_limits limits;
-    KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
+    KEEL_TRY(read_versioned(reader_in, &reader));
     KEEL_TRY(resolve_limits(limits_in, &limits));
     Gguf g;
     KEEL_TRY(gguf_scan(reader, limits, nullptr, nullptr, &g, error));
@@ -381,7 +381,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.model_bytes = m.bytes;
     out.bos_id = out.eos_id = -1;
     if (buffer_bytes < m.bytes) {
-        if (info) KEEL_TRY(write_versioned(&out, sizeof out, info));
+        if (info) KEEL_TRY(write_versioned(out, info));
         return buffer ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
     }
 
@@ -433,7 +433,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     m.gguf.values = nullptr;
     m.gguf.tensors = nullptr;
     memcpy(base, &m, sizeof m);
-    if (info) KEEL_TRY(write_versioned(&out, sizeof out, info));
+    if (info) KEEL_TRY(write_versioned(out, info));
     if (model) *model = reinterpret_cast<const keel_model*>(base);
     return KEEL_OK;
 }

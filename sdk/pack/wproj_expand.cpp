@@ -158,12 +158,12 @@ extern "C" {
 keel_status keel_pack_inspect(const keel_reader* packed, keel_pack_info* info, keel_error* error) {
     if (!packed || !info) return KEEL_E_ARGUMENT;
     keel_reader reader = {};
-    KEEL_TRY(read_versioned(packed, &reader, sizeof reader));
+    KEEL_TRY(read_versioned(packed, &reader));
     Packed p;
     KEEL_TRY(read_packed(reader, &p, error));
     const keel_pack_info out = {sizeof out,        p.header.layers,      p.sections,
                                 reader.size_bytes, p.header.plain_bytes, work_bytes(reader, p)};
-    return write_versioned(&out, sizeof out, info);
+    return write_versioned(out, info);
 }
 
 keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work,
@@ -171,7 +171,7 @@ keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t pl
     if (!packed || !plain || !work) return KEEL_E_ARGUMENT;
     if (reinterpret_cast<uintptr_t>(work) % 8) return KEEL_E_MEMORY_ALIGN;
     keel_reader reader = {};
-    KEEL_TRY(read_versioned(packed, &reader, sizeof reader));
+    KEEL_TRY(read_versioned(packed, &reader));
     Packed p;
     KEEL_TRY(read_packed(reader, &p, error));
     if (plain_bytes < p.header.plain_bytes)

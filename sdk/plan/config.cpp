@@ -6,6 +6,7 @@
 #include "sdk/core/status.h"
 #include "sdk/kv/kv_f16_window.h"
 #include "sdk/plan/kv_transform.h"
+#include "sdk/plan/parts.h"
 
 namespace keel {
 namespace {
@@ -26,15 +27,13 @@ static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 &&
               "keel_kv_format is KvFormat + 1");
 
 // Profile first, then what the configuration asks for all layers, then f16.
-keel_status choose_kv_formats(const keel_config& c, const keel_model& model, PlanConfig* out, keel_error* error) {
+keel_status choose_kv_formats(const keel_config& c, const Part& profile, const keel_model& model, PlanConfig* out,
+                              keel_error* error) {
     const ModelSpec& s = model.spec;
     KvChoice& kv = out->kv;
-    if (c.kv_profile) {
-        keel_reader reader;
-        KEEL_TRY(read_versioned(c.kv_profile, &reader, sizeof reader));
-        KEEL_TRY(read_kv_profile(reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2},
-                                 &kv, error));
-    }
+    if (profile.given)
+        KEEL_TRY(read_kv_profile(
+            profile.reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2}, &kv, error));
     const struct {
         const char* field;
         uint32_t asked;
@@ -54,20 +53,33 @@ keel_status choose_kv_formats(const keel_config& c, const keel_model& model, Pla
 }
 
 // A cache that is damaged or another model's is not used; what the caller asks wrongly is an error.
-keel_status choose_low_rank(const keel_config& c, const keel_model& model, const keel_reader& weights,
-                            LowRankChoice* out, keel_error* error) {
-    if (!c.wproj) return KEEL_OK;
-    if (!(c.wproj_max_error >= 0 && c.wproj_max_error <= 1e6f))
-        return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj_max_error", "not a bound");
-    keel_reader reader;
-    KEEL_TRY(read_versioned(c.wproj, &reader, sizeof reader));
-    if ((c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED) && weights.mapped && !reader.mapped)
-        return fail(error, KEEL_E_ARGUMENT, 0, "config.wproj", "mapping needs a reader with `mapped` set");
+keel_status choose_low_rank(const keel_config& c, const Part& cache, const keel_model& model,
+                            const keel_reader& weights, LowRankChoice* out, keel_error* error) {
+    if (!cache.given) return KEEL_OK;
+    keel_wproj_options options = {};
+    if (cache.options && read_versioned(static_cast<const keel_wproj_options*>(cache.options), &options) != KEEL_OK)
+        return fail_part(error, KEEL_E_ABI, cache.index, ".options", "struct_size does not fit this library");
+    if (!(options.max_error >= 0 && options.max_error <= 1e6f))
+        return fail_part(error, KEEL_E_ARGUMENT, cache.index, ".options.max_error", "not a bound");
+    const bool mapped = c.weights == KEEL_WEIGHTS_MAP || c.weights == KEEL_WEIGHTS_MAP_LOCKED;
+    if (mapped && weights.mapped && !cache.reader.mapped)
+        return fail_part(error, KEEL_E_ARGUMENT, cache.index, ".reader", "mapping needs a reader with `mapped` set");
     out->given = true;
-    out->max_error = c.wproj_max_error;
+    out->part_index = cache.index;
+    out->max_error = options.max_error;
     out->error.struct_size = sizeof out->error;
-    out->usable = wproj_open(reader, wproj_shape_of(model), c.wproj_key, c.wproj_any_key != 0, &out->file,
+    out->usable = wproj_open(cache.reader, wproj_shape_of(model), options.key, options.any_key != 0, &out->file,
                              &out->error) == KEEL_OK;
+    return KEEL_OK;
+}
+
+// The part's template before the model's own.
+keel_status choose_chat(const Part& part, const keel_model& model, ChatTemplate* out, keel_error* error) {
+    *out = model.chat;
+    if (!part.given) return KEEL_OK;
+    KEEL_TRY(read_chat_template(part.reader, 0, part.reader.size_bytes, out, error));
+    if (out->family <= KEEL_CHAT_UNKNOWN)
+        return fail_part(error, KEEL_E_UNSUPPORTED, part.index, "", "the template is of no known family");
     return KEEL_OK;
 }
 
@@ -76,10 +88,14 @@ keel_status choose_low_rank(const keel_config& c, const keel_model& model, const
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
                            PlanConfig* out, keel_hooks* hooks, keel_error* error) {
     keel_config c;
-    KEEL_TRY(read_versioned(config, &c, sizeof c));
+    KEEL_TRY(read_versioned(config, &c));
     if (c.api_version != 0 && c.api_version != KEEL_API_VERSION)
         return fail(error, KEEL_E_ABI, 0, "config.api_version", "another version of the API");
-    *hooks = c.hooks;  // nested by value: its size is fixed by this library's keel_config
+    *hooks = {};
+    if (c.hooks && read_versioned(c.hooks, hooks) != KEEL_OK)
+        return fail(error, KEEL_E_ABI, 0, "config.hooks", "struct_size does not fit this library");
+    Parts parts;
+    KEEL_TRY(read_parts(c, &parts, error));
     const uint32_t default_context =
         model.spec.train_context < kDefaultContext ? model.spec.train_context : kDefaultContext;
     *out = {};
@@ -107,8 +123,9 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
-    KEEL_TRY(choose_kv_formats(c, model, out, error));
-    KEEL_TRY(choose_low_rank(c, model, reader, &out->low_rank, error));
+    KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
+    KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
+    KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, &out->chat, error));
     out->kv_sink_tokens = c.kv_sink_tokens;
     out->kv_recent_tokens = c.kv_recent_tokens;
     out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);

@@ -20,14 +20,15 @@ struct PlanConfig {
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     LowRankChoice low_rank;
-    bool q8;  // 8-bit activations for types that have them
+    ChatTemplate chat;  // of a part, else the model's
+    bool q8;            // 8-bit activations for types that have them
     const Backend* backend;
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
     bool pin_threads;
 };
 
-// Also reads the optional parts a configuration names. Errors as keel_plan.
+// Also reads the parts and the hooks a configuration points to. Errors as keel_plan.
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
                            PlanConfig* out, keel_hooks* hooks, keel_error* error);
 

@@ -7,7 +7,7 @@ namespace {
 
 keel_low_rank_reason judge(const LowRankChoice& choice, const WprojLayer& layer, WprojSlot slot) {
     const WprojRecord& r = layer.record[slot];
-    if (r.rank == 0) return KEEL_LOW_RANK_NO_RECORD;
+    if (r.rank == 0) return KEEL_LOW_RANK_NO_FACTOR;
     if (r.rank < kLowRankLeastRank || r.energy < kLowRankLeastEnergy) return KEEL_LOW_RANK_ENERGY;
     if (choice.max_error > 0 && r.error > choice.max_error) return KEEL_LOW_RANK_ERROR;
     return KEEL_LOW_RANK_USED;

@@ -17,8 +17,9 @@ constexpr float kLowRankLeastEnergy = 0.02f;
 // Of a configuration. `given` and not `usable`: the cache is not used, for what `error` says.
 struct LowRankChoice {
     bool given, usable;
+    uint32_t part_index;  // of the cache, in config.parts
     WprojFile file;
-    float max_error;  // records with a larger error are not used; 0: no bound
+    float max_error;  // factors with a larger error are not used; 0: no bound
     keel_error error;
 };
 

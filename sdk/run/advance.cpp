@@ -265,7 +265,9 @@ keel_status resolve_sessions(keel_engine engine, const keel_session* handles, ui
 
 // The results of a call that is refused before it may look at a session.
 keel_status refuse(keel_status status, uint32_t count, keel_advance_result* results) {
-    for (uint32_t i = 0; i < count; ++i) results[i] = {status, 0, 0, 0};
+    keel_advance_result r = {};
+    r.status = status;
+    for (uint32_t i = 0; i < count; ++i) KEEL_TRY(write_versioned(r, results, i));
     return status;
 }
 
@@ -274,6 +276,7 @@ keel_status refuse(keel_status status, uint32_t count, keel_advance_result* resu
 extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us,
                                     keel_advance_result* results) {
     if (!results) return KEEL_E_ARGUMENT;
+    if (count && results->struct_size < sizeof results->struct_size) return KEEL_E_ABI;  // before anything is computed
     Engine* e;
     Session* sessions[kMaxSessions];
     const keel_status resolved = resolve_sessions(engine, handles, count, &e, sessions);
@@ -284,8 +287,11 @@ extern "C" keel_status keel_advance(keel_engine engine, const keel_session* hand
     const keel_status overall = advance(e, sessions, count, budget_us, status);
     if (overall == KEEL_E_POISONED)
         for (uint32_t i = 0; i < count; ++i) status[i] = overall;
-    for (uint32_t i = 0; i < count; ++i)
-        results[i] = {status[i], sessions[i]->computed, pending(*sessions[i]), sessions[i]->logits_rows};
+    for (uint32_t i = 0; i < count; ++i) {
+        const Session& s = *sessions[i];
+        const keel_advance_result r = {0, status[i], s.computed, pending(s), s.logits_rows, 0};
+        KEEL_TRY(write_versioned(r, results, i));
+    }
     return overall;
 }
 

@@ -44,7 +44,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->backend = config.backend;
     e->device = layout.device;
     e->fingerprint = model.gguf.fingerprint;
-    e->chat = model.chat;
+    e->chat = e->config.chat;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_free_list, layout.kv_references);
     e->pool.copier = {copy_page, e};
@@ -97,7 +97,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     EngineSize size;
     KEEL_TRY(size_engine(reader, model, config, &size, error));
     keel_memory memory;
-    KEEL_TRY(read_versioned(memory_in, &memory, sizeof memory));
+    KEEL_TRY(read_versioned(memory_in, &memory));
     Arena arenas[KEEL_REGION_COUNT];
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         const keel_region& region = memory.regions[i];
@@ -148,25 +148,6 @@ keel_status keel_engine_close(keel_engine engine) {
     return KEEL_OK;
 }
 
-keel_status keel_attach(keel_engine engine, keel_attachment kind, const keel_reader* reader_in, keel_error* error) {
-    Engine* e;
-    KEEL_TRY(enter(engine, &e));
-    if (!reader_in) return KEEL_E_ARGUMENT;
-    keel_reader reader;
-    KEEL_TRY(read_versioned(reader_in, &reader, sizeof reader));
-    for (uint32_t i = 0; i < e->config.max_sessions; ++i)
-        if (e->sessions[i].id.load(std::memory_order_acquire))
-            return fail(error, KEEL_E_STATE, 0, "session", "close all sessions before attaching");
-    if (kind != KEEL_ATTACH_CHAT_TEMPLATE)
-        return fail(error, KEEL_E_UNSUPPORTED, 0, "kind", "this library has no such optional part");
-    ChatTemplate chat;
-    KEEL_TRY(read_chat_template(reader, 0, reader.size_bytes, &chat, error));
-    if (chat.family == KEEL_CHAT_UNKNOWN)
-        return fail(error, KEEL_E_UNSUPPORTED, 0, "chat template", "matches none of the known families");
-    e->chat = chat;
-    return KEEL_OK;
-}
-
 keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
     Engine* e = registry_engine(engine.id);
     if (!e) return KEEL_E_HANDLE;
@@ -193,7 +174,7 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
     stats.threads = e->config.threads;
     TextBuilder(stats.kernel_set, sizeof stats.kernel_set).text(e->config.kernels->name);
     stats.engine_status = e->poisoned.load(std::memory_order_acquire) ? KEEL_E_POISONED : KEEL_OK;
-    return write_versioned(&stats, sizeof stats, out);
+    return write_versioned(stats, out);
 }
 
 }  // extern "C"

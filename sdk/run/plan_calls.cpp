@@ -24,7 +24,7 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
                         keel_error* error) {
     if (!reader || !model || !config) return KEEL_E_ARGUMENT;
     if (model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
-    KEEL_TRY(read_versioned(reader, &out->reader, sizeof out->reader));
+    KEEL_TRY(read_versioned(reader, &out->reader));
     if (out->reader.size_bytes != model->gguf.file_bytes)
         return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
     KEEL_TRY(resolve_config(config, *model, out->reader, &out->config, &out->hooks, error));
@@ -50,30 +50,33 @@ void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t 
     if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
 }
 
+// What Listing keeps in a keel_buffer_info until all is known: the fields of its first version.
+constexpr uint32_t kLeastBufferInfo = offsetof(keel_buffer_info, bytes) + sizeof(uint64_t);
+
 // A caller's array, whose elements are as long as the first one says.
 class CallerArray {
   public:
-    CallerArray(void* first, uint32_t capacity, size_t least_bytes) : first_(static_cast<uint8_t*>(first)) {
+    CallerArray(void* first, uint32_t capacity, uint32_t least_bytes) : first_(static_cast<uint8_t*>(first)) {
         if (!first) return;
         memcpy(&stride_, first, sizeof stride_);
-        capacity_ = stride_ < least_bytes || stride_ % alignof(uint64_t) ? 0 : capacity;
+        capacity_ = stride_ < least_bytes ? 0 : capacity;
         usable_ = capacity_ || !capacity;
     }
     bool usable() const { return usable_; }
     bool holds(uint32_t i) const { return i < capacity_; }
     template <class T>
-    T* at(uint32_t i) const {
-        return reinterpret_cast<T*>(first_ + uint64_t{i} * stride_);
+    void get(uint32_t i, T* value) const {
+        read_struct(at(i), stride_, value, sizeof *value);
     }
     template <class T>
     void put(uint32_t i, const T& value) const {
-        if (!holds(i)) return;
-        memcpy(at<T>(i), &stride_, sizeof stride_);
-        write_versioned(&value, sizeof value, at<T>(i));
+        if (holds(i)) write_struct(&value, sizeof value, at(i), stride_);
     }
     keel_status finish(uint32_t count) const { return first_ && count > capacity_ ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK; }
 
   private:
+    uint8_t* at(uint32_t i) const { return first_ + uint64_t{i} * stride_; }
+
     uint8_t* first_;
     uint32_t stride_ = 0, capacity_ = 0;
     bool usable_ = true;
@@ -103,7 +106,11 @@ struct Listing {
     }
     void used(BufferId id, uint32_t op) {
         const uint32_t i = value_of[low_rank(op)][id];
-        if (buffers.holds(i)) buffers.at<keel_buffer_info>(i)->last_op = op;
+        if (!buffers.holds(i)) return;
+        keel_buffer_info info;
+        buffers.get(i, &info);
+        info.last_op = op;
+        buffers.put(i, info);
     }
     void object(keel_region_kind region, const char* name, int32_t index, uint64_t offset, uint64_t bytes) {
         keel_buffer_info info = {};
@@ -152,11 +159,13 @@ struct Listing {
     }
     void finish() {
         for (uint32_t i = 0; i < scratch_count && buffers.holds(i); ++i) {
-            keel_buffer_info* info = buffers.at<keel_buffer_info>(i);
-            const Buffer& b = program.plan.buffers[info->offset];
-            TextBuilder(info->name, sizeof info->name).text(b.name).text(activation_suffix(b.type));
-            info->offset = b.offset;
-            info->bytes = b.bytes;
+            keel_buffer_info info;
+            buffers.get(i, &info);
+            const Buffer& b = program.plan.buffers[info.offset];
+            TextBuilder(info.name, sizeof info.name).text(b.name).text(activation_suffix(b.type));
+            info.offset = b.offset;
+            info.bytes = b.bytes;
+            buffers.put(i, info);
         }
     }
 };
@@ -238,27 +247,31 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.decode_bytes = program.plan.variant[KEEL_VARIANT_DENSE].decode_bytes;
     p.low_rank_op_count = s.op_counts[KEEL_VARIANT_LOW_RANK];
     p.low_rank_decode_bytes = program.plan.variant[KEEL_VARIANT_LOW_RANK].decode_bytes;
-    p.low_rank_records = program.plan.low_rank_records;
+    p.low_rank_factors = program.plan.low_rank_records;
     p.low_rank_bytes = program.plan.low_rank_bytes;
     if (c.low_rank.given && !c.low_rank.usable) {
-        p.wproj_status = c.low_rank.error.status;
-        p.wproj_error = c.low_rank.error;
+        const keel_error& why = c.low_rank.error;
+        p.part_status = why.status;
+        p.part_index = c.low_rank.part_index;
+        p.part_offset = why.offset;
+        TextBuilder(p.part_field, sizeof p.part_field).text(why.field);
+        TextBuilder(p.part_reason, sizeof p.part_reason).text(why.reason);
     }
     write_note(*model, c, p.note, sizeof p.note);
-    return write_versioned(&p, sizeof p, out);
+    return write_versioned(p, out);
 }
 
 keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
                           keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error) {
     if (!count) return KEEL_E_ARGUMENT;
-    return list_plan(reader, model, config, CallerArray(out, capacity, sizeof *out), CallerArray(nullptr, 0, 0), count,
-                     nullptr, error);
+    return list_plan(reader, model, config, CallerArray(out, capacity, sizeof(uint32_t)), CallerArray(nullptr, 0, 0),
+                     count, nullptr, error);
 }
 
 keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
                               keel_buffer_info* out, uint32_t capacity, uint32_t* count, keel_error* error) {
     if (!count) return KEEL_E_ARGUMENT;
-    return list_plan(reader, model, config, CallerArray(nullptr, 0, 0), CallerArray(out, capacity, sizeof *out),
+    return list_plan(reader, model, config, CallerArray(nullptr, 0, 0), CallerArray(out, capacity, kLeastBufferInfo),
                      nullptr, count, error);
 }
 

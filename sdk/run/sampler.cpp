@@ -308,8 +308,8 @@ keel_status sampler_check(const SamplerParams& p, uint32_t vocabulary) {
 
 keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out) {
     keel_sampling s = {};
-    if (source) KEEL_TRY(read_versioned(source, &s, sizeof s));
-    if (s.reserved || s.bias_count > kMaxBias || s.excluded_count > kMaxExcluded ||
+    if (source) KEEL_TRY(read_versioned(source, &s));
+    if (s.bias_count > kMaxBias || s.excluded_count > kMaxExcluded ||
         (s.bias_count && (!s.bias_ids || !s.bias_values)) || (s.excluded_count && !s.excluded_ids))
         return KEEL_E_ARGUMENT;
     SamplerParams p;

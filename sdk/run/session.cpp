@@ -119,7 +119,7 @@ keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_
     KEEL_TRY(enter(engine, &e));
     if (!out) return KEEL_E_ARGUMENT;
     keel_session_desc desc = {};
-    if (desc_in) KEEL_TRY(read_versioned(desc_in, &desc, sizeof desc));
+    if (desc_in) KEEL_TRY(read_versioned(desc_in, &desc));
     if (desc.reserved_pages > kv_pages_for(e->config.context_tokens)) return KEEL_E_ARGUMENT;
     uint64_t id;
     Session* s = claim_slot(e, &id);
@@ -176,7 +176,7 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.kv_pages = s->kv.count;
     info.context_tokens = e->config.context_tokens;
     info.variant = s->variant;
-    return write_versioned(&info, sizeof info, out);
+    return write_versioned(info, out);
 }
 
 keel_status keel_session_set_variant(keel_session session, keel_variant variant) {

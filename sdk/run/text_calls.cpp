@@ -48,7 +48,7 @@ keel_status keel_session_text(keel_session session, int32_t token, keel_text* ou
     keel_text text = {};
     text.struct_size = sizeof text;
     KEEL_TRY(text_stream_push(&s->text, e->tokenizer, token, &text.data, &text.bytes, &text.stopped));
-    return write_versioned(&text, sizeof text, out);
+    return write_versioned(text, out);
 }
 
 keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant,

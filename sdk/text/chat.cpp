@@ -200,27 +200,31 @@ keel_status chat_format(ChatTemplate chat, const char* eos, size_t eos_bytes, co
     if (!spelling) return KEEL_E_UNSUPPORTED;
     const Spelling& s = *spelling;
     Output out = {dst, capacity, eos, eos_bytes, 0};
-    const keel_chat_message* system = nullptr;  // waiting for the user message it stands in
+    keel_chat_message system = {};
+    bool system_waits = false;  // for the user message it stands in
     uint32_t turn = 0;
     for (uint32_t i = 0; i < count; ++i) {
+        keel_chat_message message;
         uint32_t role;
-        KEEL_TRY(role_of(messages[i], &role));
+        KEEL_TRY(read_versioned(messages, &message, i));
+        KEEL_TRY(role_of(message, &role));
         if (role == kSystem && s.system != kSystemTurn) {
             if (i != 0 || s.system == kSystemNowhere) return KEEL_E_ARGUMENT;
-            system = &messages[i];
+            system = message;
+            system_waits = true;
             continue;
         }
         if (s.alternating && (role == kUser) != (turn++ % 2 == 0)) return KEEL_E_ARGUMENT;
         out.text(s.before[role]);
-        if (system && role == kUser && (s.system == kSystemFirstUser || i + 1 == count)) {
-            out.message(*system, s.trim[kSystem]);
+        if (system_waits && role == kUser && (s.system == kSystemFirstUser || i + 1 == count)) {
+            out.message(system, s.trim[kSystem]);
             out.text("\n\n");
-            system = nullptr;
+            system_waits = false;
         }
-        out.message(messages[i], s.trim[role]);
+        out.message(message, s.trim[role]);
         out.text(s.after[role]);
     }
-    if (system) return KEEL_E_ARGUMENT;  // the template would lose it
+    if (system_waits) return KEEL_E_ARGUMENT;  // the template would lose it
     out.text(open_assistant ? s.open : s.closed);
     *bytes = out.bytes;
     return dst && out.bytes > capacity ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;

@@ -43,7 +43,7 @@ TEST(MemoryDefault, GivesEveryRegionAsPlanned) {
                                            {100'000, 64, 0}});
     keel_memory memory = empty_memory();
     ASSERT_EQ(keel_memory_default(&plan, &memory), KEEL_OK);
-    for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {
+    for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {
         const keel_region& region = memory.regions[kind];
         ASSERT_EQ(region.bytes, plan.regions[kind].bytes);
         if (region.bytes == 0) {
@@ -53,7 +53,7 @@ TEST(MemoryDefault, GivesEveryRegionAsPlanned) {
         EXPECT_EQ(reinterpret_cast<uintptr_t>(region.data) % plan.regions[kind].align_bytes, 0u) << kind;
         memset(region.data, kind + 1, region.bytes);
     }
-    for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {  // no two overlap
+    for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {  // no two overlap
         const uint8_t* data = static_cast<const uint8_t*>(memory.regions[kind].data);
         for (uint64_t i = 0; i < memory.regions[kind].bytes; i += 61) ASSERT_EQ(data[i], kind + 1);
     }

@@ -165,7 +165,7 @@ void run_to(keel_engine engine, const std::vector<keel_session>& sessions, uint3
             ids.push_back(t == 0 ? 1 : static_cast<int32_t>((t * 2654435761u + s * 97) % kVocabulary));
         ASSERT_EQ(keel_session_feed(sessions[s], ids.data(), static_cast<uint32_t>(ids.size()), 0), KEEL_OK);
     }
-    std::vector<keel_advance_result> results(sessions.size());
+    std::vector<keel_advance_result> results(sessions.size(), {sizeof(keel_advance_result)});
     ASSERT_EQ(keel_advance(engine, sessions.data(), static_cast<uint32_t>(sessions.size()), 0, results.data()),
               KEEL_OK);
     for (const keel_advance_result& result : results) {

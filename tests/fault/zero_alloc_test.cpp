@@ -55,6 +55,14 @@ keel_memory_plan plan;
 keel_memory memory;
 keel_engine engine;
 
+keel_reader chat_template;
+keel_part parts[2];
+keel_hooks hooks;
+
+constexpr char kChatTemplate[] =
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
 keel_status plan_engine() {
     plan = versioned<keel_memory_plan>();
     return keel_plan(&reader, model, &config, &plan, nullptr);
@@ -72,11 +80,20 @@ void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr) {
     config.context_tokens = kContext;
     config.logits_rows = kRows;
     config.threads = threads;
-    config.wproj = wproj;
     config.max_text_bytes = 1024;
-    config.hooks.struct_size = sizeof(config.hooks);
-    config.hooks.allowed_tokens = allowed_tokens;
-    config.hooks.fault = on_fault;
+    chat_template = versioned<keel_reader>();
+    CHILD_STATUS(KEEL_OK, keel_reader_from_memory(kChatTemplate, sizeof(kChatTemplate) - 1, &chat_template));
+    for (keel_part& part : parts) part = versioned<keel_part>();
+    parts[0].kind = KEEL_PART_CHAT_TEMPLATE;
+    parts[0].reader = &chat_template;
+    parts[1].kind = KEEL_PART_WPROJ;
+    parts[1].reader = wproj;
+    config.parts = parts;
+    config.part_count = wproj ? 2 : 1;
+    hooks = versioned<keel_hooks>();
+    hooks.allowed_tokens = allowed_tokens;
+    hooks.fault = on_fault;
+    config.hooks = &hooks;
     CHILD_STATUS(KEEL_OK, plan_engine());
     // One session may become full; all of them may not.
     config.kv_pages = kContext / plan.kv_page_tokens + 4;
@@ -128,21 +145,11 @@ void check_text() {
 }
 
 void check_chat() {
-    const char jinja[] =
-        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
-        "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-    const keel_chat_message messages[] = {{"system", "Be brief.", 9}, {"user", "Hello", 5}};
-    const keel_chat_message wizard = {"wizard", "Hello", 5};
+    constexpr uint32_t kStride = sizeof(keel_chat_message);
+    const keel_chat_message messages[] = {{kStride, 0, "system", "Be brief.", 9}, {kStride, 0, "user", "Hello", 5}};
+    const keel_chat_message wizard = {kStride, 0, "wizard", "Hello", 5};
     static char text[256];
     size_t bytes = 0;
-    CHILD_STATUS(KEEL_E_UNSUPPORTED, keel_chat_format(engine, messages, 2, 1, text, sizeof(text), &bytes));
-    keel_reader source = versioned<keel_reader>();
-    keel_error error = versioned<keel_error>();
-    CHILD_STATUS(KEEL_OK, keel_reader_from_memory("{{ nonsense }}", 14, &source));
-    CHILD_STATUS(KEEL_E_UNSUPPORTED, keel_attach(engine, KEEL_ATTACH_CHAT_TEMPLATE, &source, &error));
-    CHILD_STATUS(KEEL_OK, keel_reader_from_memory(jinja, sizeof(jinja) - 1, &source));
-    CHILD_STATUS(KEEL_E_UNSUPPORTED, keel_attach(engine, static_cast<keel_attachment>(77), &source, &error));
-    CHILD_STATUS(KEEL_OK, keel_attach(engine, KEEL_ATTACH_CHAT_TEMPLATE, &source, &error));
     CHILD_STATUS(KEEL_OK, keel_chat_format(engine, messages, 2, 1, text, sizeof(text), &bytes));
     const char expected[] =
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n";
@@ -151,10 +158,6 @@ void check_chat() {
     CHILD_STATUS(KEEL_E_BUFFER_TOO_SMALL, keel_chat_format(engine, messages, 2, 1, text, 10, &need));
     CHILD_CHECK(need == bytes);
     (void)keel_chat_format(engine, &wizard, 1, 0, text, sizeof(text), &bytes);
-    keel_session session;
-    CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
-    CHILD_STATUS(KEEL_E_STATE, keel_attach(engine, KEEL_ATTACH_CHAT_TEMPLATE, &source, &error));
-    CHILD_STATUS(KEEL_OK, keel_session_close(session));
 }
 
 keel_status advance(keel_session session, uint64_t budget_us, keel_advance_result* result) {
@@ -165,7 +168,7 @@ keel_status advance(keel_session session, uint64_t budget_us, keel_advance_resul
 void prefill_in_slices(keel_session session) {
     for (uint32_t i = 0; i < kContext; ++i) prompt[i] = i == 0 ? 1 : static_cast<int32_t>(3 + i * 2654435761u % 4000);
     CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt, kPromptTokens, 0));
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     uint32_t slices = 0, refused = 0;
     for (keel_status status = KEEL_AGAIN; status == KEEL_AGAIN; ++slices) {
         status = advance(session, 1, &result);
@@ -246,7 +249,7 @@ void decode(keel_session session) {
             CHILD_STATUS(KEEL_OK, keel_session_set_stops(session, stops, stop_bytes, 3));
         }
         CHILD_STATUS(KEEL_OK, keel_session_feed(session, &token, 1, 0));
-        keel_advance_result result;
+        keel_advance_result result = versioned<keel_advance_result>();
         if (i % 10 == 3) {
             keel_status status = KEEL_AGAIN;
             while (status == KEEL_AGAIN) status = advance(session, 100, &result);
@@ -265,7 +268,7 @@ void decode(keel_session session) {
 }
 
 void check_cancel(keel_session session) {
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt, 8, 0));
     CHILD_STATUS(KEEL_OK, keel_cancel(session));
     CHILD_STATUS(KEEL_E_CANCELLED, advance(session, 0, &result));
@@ -281,7 +284,7 @@ uint32_t tokens_of(keel_session session) {
 }
 
 int32_t greedy_step(keel_session session) {
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     int32_t token = -1;
     CHILD_STATUS(KEEL_OK, keel_session_sample(session, &token));
     CHILD_STATUS(KEEL_OK, keel_session_feed(session, &token, 1, 0));
@@ -334,7 +337,7 @@ void check_fork_truncate(keel_session session) {
 
     for (int i = 0; i < 5; ++i) {  // both in one batch: the same tokens
         const keel_session both[] = {session, copy};
-        keel_advance_result results[2];
+        keel_advance_result results[2] = {versioned<keel_advance_result>()};
         int32_t tokens[2];
         for (int s = 0; s < 2; ++s) {
             CHILD_STATUS(KEEL_OK, keel_session_sample(both[s], &tokens[s]));
@@ -354,7 +357,7 @@ void check_fork_truncate(keel_session session) {
 
 void check_all_logits(keel_session session) {
     CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt, 3 * kRows - 1, KEEL_FEED_ALL_LOGITS));
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     uint32_t rows = 0;
     do {
         CHILD_STATUS(KEEL_OK, advance(session, 0, &result));
@@ -386,7 +389,7 @@ void check_full(keel_session session) {
     CHILD_STATUS(KEEL_OK, keel_session_open(engine, &desc, &greedy));
     CHILD_STATUS(KEEL_OK, keel_session_feed(greedy, prompt, kContext, 0));
     const keel_session both[] = {greedy, session};
-    keel_advance_result results[2];
+    keel_advance_result results[2] = {versioned<keel_advance_result>()};
     CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt, 1, 0));
     CHILD_STATUS(KEEL_E_KV_FULL, keel_advance(engine, both, 2, 0, results));
     CHILD_CHECK(results[0].status == KEEL_E_KV_FULL && results[1].status == KEEL_OK && results[1].pending_tokens == 0);
@@ -397,7 +400,7 @@ void check_full(keel_session session) {
 
     // To the very end of the context.
     const uint32_t left = kContext - tokens_of(session);
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt, left, 0));
     CHILD_STATUS(KEEL_OK, advance(session, 0, &result));
     CHILD_STATUS(KEEL_E_CONTEXT_FULL, keel_session_feed(session, prompt, 1, 0));
@@ -439,7 +442,7 @@ void expect_no_session(keel_session s) {
     uint64_t bytes;
     keel_session_info state = versioned<keel_session_info>();
     keel_text text = versioned<keel_text>();
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     keel_session copy;
     CHILD_STATUS(KEEL_E_HANDLE, keel_session_close(s));
     CHILD_STATUS(KEEL_E_HANDLE, keel_session_feed(s, prompt, 1, 0));
@@ -463,12 +466,10 @@ void expect_no_session(keel_session s) {
 void expect_no_engine(keel_engine e) {
     keel_session session = {0};
     keel_stats stats = versioned<keel_stats>();
-    keel_reader source = versioned<keel_reader>();
-    keel_advance_result result;
+    keel_advance_result result = versioned<keel_advance_result>();
     size_t count;
     CHILD_STATUS(KEEL_E_HANDLE, keel_engine_close(e));
     CHILD_STATUS(KEEL_E_HANDLE, keel_engine_stats(e, &stats));
-    CHILD_STATUS(KEEL_E_HANDLE, keel_attach(e, KEEL_ATTACH_CHAT_TEMPLATE, &source, nullptr));
     CHILD_STATUS(KEEL_E_HANDLE, keel_session_open(e, nullptr, &session));
     CHILD_STATUS(KEEL_E_HANDLE, keel_advance(e, &session, 1, 0, &result));
     CHILD_STATUS(KEEL_E_HANDLE, keel_tokenize(e, "x", 1, 0, nullptr, 0, &count));
@@ -485,7 +486,7 @@ void check_handles_and_arguments(keel_session live) {
     }
     for (uint64_t id : {uint64_t{0}, ~uint64_t{0}, engine.id + 1, live.id}) expect_no_engine({id});
 
-    keel_advance_result results[2];
+    keel_advance_result results[2] = {versioned<keel_advance_result>()};
     const keel_session twice[] = {live, live};
     CHILD_STATUS(KEEL_E_ARGUMENT, keel_advance(engine, twice, 2, 0, results));
     CHILD_STATUS(KEEL_E_ARGUMENT, keel_advance(engine, nullptr, 1, 0, results));
@@ -536,7 +537,7 @@ void use_everything() {
 // Prefill and decode in the low-rank variant, from one pass to the other and back, among forks, and what set_variant refuses.
 void use_low_rank() {
     keel_session session, copy;
-    keel_advance_result results[2];
+    keel_advance_result results[2] = {versioned<keel_advance_result>()};
     CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
     CHILD_STATUS(KEEL_E_ARGUMENT, keel_session_set_variant(session, static_cast<keel_variant>(2)));
     CHILD_STATUS(KEEL_OK, keel_session_set_variant(session, KEEL_VARIANT_LOW_RANK));
@@ -612,8 +613,8 @@ TEST(ZeroAlloc, NothingInTheLowRankPass) {
         static const keel_test::WprojBytes cache(
             keel::tools::encode_wproj_v2(keel_test::random_wproj(file, factors), 1));
         inspect_and_plan(2, &cache.reader);
-        CHILD_STATUS(KEEL_OK, plan.wproj_status);
-        CHILD_CHECK(plan.low_rank_records == 8 * 6);
+        CHILD_STATUS(KEEL_OK, plan.part_status);
+        CHILD_CHECK(plan.low_rank_factors == 8 * 6);
         CHILD_STATUS(KEEL_OK, keel_engine_init(&reader, model, &config, &memory, &engine, nullptr));
         keel_test::child_forbid_allocation();
         keel_test::child_forbid_system_calls();
@@ -652,7 +653,7 @@ TEST(ZeroAlloc, NoHeapFromOpenToClose) {
         CHILD_STATUS(KEEL_E_MEMORY_TOO_SMALL, keel_engine_init(&reader, model, &config, &small, &engine, &error));
         CHILD_STATUS(KEEL_OK, keel_engine_init(&reader, model, &config, &memory, &engine, &error));
         keel_session session;
-        keel_advance_result result;
+        keel_advance_result result = versioned<keel_advance_result>();
         const int32_t ids[] = {1, 100, 200};
         CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
         CHILD_STATUS(KEEL_OK, keel_session_feed(session, ids, 3, 0));
@@ -671,7 +672,7 @@ TEST(ZeroAlloc, GuardReachesIntoTheEngine) {
         inspect_and_plan(2);
         CHILD_STATUS(KEEL_OK, keel_engine_init(&reader, model, &config, &memory, &engine, nullptr));
         keel_session session;
-        keel_advance_result advanced;
+        keel_advance_result advanced = versioned<keel_advance_result>();
         const int32_t ids[] = {1, 100, 200};
         CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
         CHILD_STATUS(KEEL_OK, keel_session_feed(session, ids, 3, 0));

@@ -27,7 +27,9 @@ void use(const uint8_t* data, size_t size) {
     keel_config config = keel_test::sized<keel_config>();
     config.context_tokens = 70;
     config.threads = 1;
-    config.kv_profile = &reader;
+    const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &reader);
+    config.parts = &part;
+    config.part_count = 1;
     try {
         keel_test::Engine engine(kPath, config);
         engine.feed({1, 2, 3, 4, 5});

@@ -31,7 +31,7 @@ void use(keel_session s) {
     if (keel_session_sample(s, &token) == KEEL_OK) keel_session_feed(s, &token, 1, 0);
     keel_session_text(s, token, &text);
     keel_session_text(s, -1, &text);
-    keel_advance_result result = {};
+    keel_advance_result result = keel_test::sized<keel_advance_result>();
     keel_advance(engine().handle(), &s, 1, 0, &result);
     if (keel_session_fork(s, &fork) == KEEL_OK) keel_session_close(fork);
     uint64_t bytes = 0, written = 0;

@@ -103,11 +103,15 @@ class Recording {
         }
         if (c.make_profile) profile_ = c.make_profile(file);
         if (c.make_wproj) wproj_ = c.make_wproj(file);
-        if (!profile_.empty()) config.kv_profile = reader_over(profile_, &profile_reader_);
-        if (!wproj_.empty()) config.wproj = reader_over(wproj_, &wproj_reader_);
+        std::vector<keel_part> parts;
+        if (!profile_.empty())
+            parts.push_back(keel_test::part(KEEL_PART_KV_PROFILE, reader_over(profile_, &profile_reader_)));
+        if (!wproj_.empty()) parts.push_back(keel_test::part(KEEL_PART_WPROJ, reader_over(wproj_, &wproj_reader_)));
+        config.parts = parts.data();
+        config.part_count = static_cast<uint32_t>(parts.size());
         engine_ = std::make_unique<Engine>(model_path, config);
-        if (c.make_wproj && engine_->plan().low_rank_records == 0)
-            throw keel_test::Error("the W_proj cache is not used", engine_->plan().wproj_status);
+        if (c.make_wproj && engine_->plan().low_rank_factors == 0)
+            throw keel_test::Error("the W_proj cache is not used", engine_->plan().part_status);
     }
     static constexpr uint32_t kTailTokens = 24, kLongestPiece = 95;
 
@@ -155,7 +159,7 @@ class Recording {
 
     // Computes all that is pending; with a budget in slices of time.
     void compute(const std::vector<keel_session>& sessions, uint64_t budget_us = 0) {
-        std::vector<keel_advance_result> results(sessions.size());
+        std::vector<keel_advance_result> results(sessions.size(), sized<keel_advance_result>());
         keel_status status = KEEL_AGAIN;
         while (status == KEEL_AGAIN)
             status = keel_advance(engine_->handle(), sessions.data(), static_cast<uint32_t>(sessions.size()), budget_us,
@@ -165,7 +169,7 @@ class Recording {
     // Computes pieces with the logits of every position, which are recorded.
     void compute_all_rows(keel_session s, uint32_t count) {
         while (count > 0) {
-            keel_advance_result result{};
+            keel_advance_result result = sized<keel_advance_result>();
             check(keel_advance(engine_->handle(), &s, 1, 0, &result), "advance");
             const uint32_t fresh = count - result.pending_tokens;
             if (fresh == 0 || fresh > result.logits_rows)

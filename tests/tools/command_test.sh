@@ -303,11 +303,11 @@ else
     expect "by its key" exits 0 in_caches "$keel" wproj find "$model" --key "$key"
     expect "not by another" exits 3 in_caches "$keel" wproj find "$model" --key 1
     expect "plan with it" exits 0 "$keel" plan "$model" --wproj "$cache" --json
-    expect "the plan uses it" holds '"records": 24'
+    expect "the plan uses it" holds '"factors": 24'
     expect "plan in words" exits 0 "$keel" plan "$model" --wproj "$cache"
-    expect "the pass and its products" holds 'record, error'
+    expect "the pass and its products" holds 'factor, error'
     expect "a smaller error is asked for" exits 0 "$keel" plan "$model" --wproj "$cache" --wproj-error 0.000001 --json
-    expect "then none is used" holds '"records": 0'
+    expect "then none is used" holds '"factors": 0'
     dense=$(run --temp 0)
     expect "run in the low-rank variant" exits 0 in_caches "$keel" run "$model" --prompt "The sea" --max-tokens 24 --temp 0 --wproj auto --low-rank
     expect "another text than the dense variant gives" [ "$(cat "$work/out")" != "$dense" ]

@@ -293,14 +293,14 @@ TEST(WprojBuilder, ABoundRefusesRecordsAndThePlanSaysSo) {
     options.wproj_reader = &reader;
     const keel_config config = make_config(options);
     const keel_memory_plan plan = plan_memory(builder.model(), config);
-    EXPECT_EQ(plan.wproj_status, KEEL_OK);
-    EXPECT_EQ(plan.low_rank_records, 0u);
+    EXPECT_EQ(plan.part_status, KEEL_OK);
+    EXPECT_EQ(plan.low_rank_factors, 0u);
     EXPECT_EQ(plan.low_rank_bytes, 0u);
     EXPECT_EQ(plan.low_rank_decode_bytes, plan.decode_bytes);
     uint32_t products = 0;
     for (const keel_op_info& op : keel_test::plan_ops(builder.model().reader.get(), builder.model().model, config)) {
         if (op.low_rank_reason == KEEL_LOW_RANK_NONE) continue;
-        EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_RECORD) << op.name;
+        EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_FACTOR) << op.name;
         ++products;
     }
     EXPECT_EQ(products, 8u * 7);

@@ -32,7 +32,7 @@ keel_session open_session(keel_engine engine) {
     return s;
 }
 keel_status advance_one(keel_engine e, keel_session s, uint64_t budget_us = 0) {
-    keel_advance_result r = {};
+    keel_advance_result r = keel_test::sized<keel_advance_result>();
     const keel_status status = keel_advance(e, &s, 1, budget_us, &r);
     EXPECT_EQ(r.status, status);
     return status;
@@ -172,7 +172,9 @@ TEST_F(Backend, FailuresPoisonTheEngineAndNothingElse) {
             static uint32_t faults;
             faults = 0;
             keel_config c = config(true, 3);
-            c.hooks.fault = [](void*, const char*) { ++faults; };
+            keel_hooks hooks = keel_test::sized<keel_hooks>();
+            hooks.fault = [](void*, const char*) { ++faults; };
+            c.hooks = &hooks;
             keel_test::Engine engine(kTiny, c);
             const keel_status status = scenario(engine.handle(), engine.session());
             if (status == KEEL_OK) break;  // that many calls there are not

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "tests/hex_text.h"
+#include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
 namespace {
@@ -13,6 +14,7 @@ namespace {
 using keel::chat_detect;
 using keel::chat_format;
 using keel::ChatTemplate;
+using keel_test::message;
 using keel_test::unhex;
 
 struct Conversation {
@@ -21,7 +23,7 @@ struct Conversation {
 
     keel_status format(ChatTemplate chat, const std::string& eos, std::string* out) const {
         std::vector<keel_chat_message> messages;
-        for (const auto& [role, text] : turns) messages.push_back({role.c_str(), text.data(), text.size()});
+        for (const auto& [role, text] : turns) messages.push_back(message(role.c_str(), text.data(), text.size()));
         const uint32_t count = static_cast<uint32_t>(messages.size());
         size_t bytes = 0;
         keel_status status =
@@ -101,7 +103,7 @@ TEST(Chat, Arguments) {
     // A system message that no user message follows would be lost.
     EXPECT_EQ(KEEL_E_ARGUMENT, (Conversation{{{"system", "x"}}}.format({KEEL_CHAT_MISTRAL, 3}, "", &out)));
     EXPECT_EQ(KEEL_E_ARGUMENT, (Conversation{{{"user", "x"}, {"system", "x"}}}.format({KEEL_CHAT_GEMMA, 1}, "", &out)));
-    const keel_chat_message null_role = {nullptr, "x", 1}, null_text = {"user", nullptr, 1};
+    const keel_chat_message null_role = message(nullptr, "x", 1), null_text = message("user", nullptr, 1);
     size_t bytes = 7;
     for (const keel_chat_message* m : {&null_role, &null_text})
         EXPECT_EQ(KEEL_E_ARGUMENT, chat_format({KEEL_CHAT_CHATML, 0}, "", 0, m, 1, true, nullptr, 0, &bytes));

@@ -238,7 +238,7 @@ class Walk {
         std::vector<keel_session> batch = {session_};
         batch.insert(batch.end(), neighbours_.begin(), neighbours_.end());
         if (pick(2)) std::swap(batch.front(), batch.back());
-        std::vector<keel_advance_result> results(batch.size());
+        std::vector<keel_advance_result> results(batch.size(), sized<keel_advance_result>());
         const uint64_t budgets[] = {0, 1, 30, 200, 1000};
         const keel_status status = keel_advance(engine_.handle(), batch.data(), static_cast<uint32_t>(batch.size()),
                                                 budgets[pick(5)], results.data());

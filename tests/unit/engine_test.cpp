@@ -299,8 +299,10 @@ TEST(Engine, ProgressReportsAndCancels) {
         int calls = 0, stop_at = 1 << 30;
     } seen;
     keel_config c = small_config();
-    c.hooks.user_data = &seen;
-    c.hooks.progress = [](void* user, uint64_t done, uint64_t total) {
+    keel_hooks hooks = sized<keel_hooks>();
+    c.hooks = &hooks;
+    hooks.user_data = &seen;
+    hooks.progress = [](void* user, uint64_t done, uint64_t total) {
         auto* s = static_cast<Seen*>(user);
         EXPECT_GE(done, s->last);
         EXPECT_LE(done, total);
@@ -332,7 +334,9 @@ TEST(Engine, ParallelForHookGivesTheSameBits) {
     tasks_run = 0;
     keel_config c = small_config();
     c.threads = 3;
-    c.hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
+    keel_hooks hooks = sized<keel_hooks>();
+    c.hooks = &hooks;
+    hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
         std::vector<std::thread> threads;
         for (uint32_t i = tasks; i-- > 0;)
             threads.emplace_back([=] {
@@ -349,8 +353,10 @@ TEST(Engine, ParallelForHookGivesTheSameBits) {
 TEST(Engine, AllowedTokensHookNarrowsTheChoice) {
     static int32_t only = -1;
     keel_config c = small_config();
-    c.hooks.allowed_tokens = [](void*, keel_session, const int32_t* tokens, uint32_t count, uint8_t* mask,
-                                uint32_t vocabulary) {
+    keel_hooks hooks = sized<keel_hooks>();
+    c.hooks = &hooks;
+    hooks.allowed_tokens = [](void*, keel_session, const int32_t* tokens, uint32_t count, uint8_t* mask,
+                              uint32_t vocabulary) {
         EXPECT_EQ(count, 3u);
         EXPECT_EQ(tokens[2], 7);
         memset(mask, 0, (vocabulary + 7) / 8);
@@ -368,27 +374,77 @@ TEST(Engine, AllowedTokensHookNarrowsTheChoice) {
     EXPECT_EQ(keel_session_sample(engine.session(), &token), KEEL_E_NUMERIC);
 }
 
-TEST(Engine, AttachReplacesTheChatTemplate) {
-    keel_test::Engine engine(kTiny, small_config());
-    const std::string chatml =
-        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
-        "'\n'}}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-    const std::string strange = "{{ messages | tojson }}";
-    keel_reader reader = sized<keel_reader>(), unknown = sized<keel_reader>();
-    ASSERT_EQ(keel_reader_from_memory(chatml.data(), chatml.size(), &reader), KEEL_OK);
-    ASSERT_EQ(keel_reader_from_memory(strange.data(), strange.size(), &unknown), KEEL_OK);
-    EXPECT_EQ(keel_attach(engine.handle(), KEEL_ATTACH_CHAT_TEMPLATE, &reader, nullptr), KEEL_E_STATE);
-    ASSERT_EQ(keel_session_close(engine.session()), KEEL_OK);
-    EXPECT_EQ(keel_attach(engine.handle(), KEEL_ATTACH_CHAT_TEMPLATE, &unknown, nullptr), KEEL_E_UNSUPPORTED);
-    EXPECT_EQ(keel_attach(engine.handle(), static_cast<keel_attachment>(99), &reader, nullptr), KEEL_E_UNSUPPORTED);
-    EXPECT_EQ(keel_attach(engine.handle(), KEEL_ATTACH_CHAT_TEMPLATE, &reader, nullptr), KEEL_OK);
-    const keel_chat_message message = {"user", "Hi", 2};
+// ---- parts ----
+
+constexpr char kChatml[] =
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "'\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+keel_reader reader_of(const std::string& text) {
+    keel_reader reader = sized<keel_reader>();
+    check(keel_reader_from_memory(text.data(), text.size(), &reader), "keel_reader_from_memory");
+    return reader;
+}
+
+TEST(Parts, ATemplateReplacesTheModelsOwn) {
+    const std::string chatml = kChatml;
+    const keel_reader reader = reader_of(chatml);
+    const keel_part part = keel_test::part(KEEL_PART_CHAT_TEMPLATE, &reader);
+    keel_config c = small_config();
+    c.parts = &part;
+    c.part_count = 1;
+    keel_test::Engine engine(kTiny, c);
+    const keel_chat_message message = keel_test::message("user", "Hi", 2);
     char text[200];
     size_t n = 0;
     ASSERT_EQ(keel_chat_format(engine.handle(), &message, 1, 1, text, sizeof text, &n), KEEL_OK);
     EXPECT_EQ(std::string(text, n), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
     EXPECT_EQ(keel_chat_format(engine.handle(), &message, 1, 1, text, n - 1, &n), KEEL_E_BUFFER_TOO_SMALL);
+    keel_test::Engine own(kTiny, small_config());
+    EXPECT_EQ(keel_chat_format(own.handle(), &message, 1, 1, text, sizeof text, &n), KEEL_E_UNSUPPORTED)
+        << "this model has none";
+}
+
+// What is wrong with a part is said by both functions that read it, with its place in the array.
+TEST(Parts, RefusalsNameThePart) {
+    const std::string chatml = kChatml, strange = "{{ messages | tojson }}";
+    const keel_reader good = reader_of(chatml), unknown = reader_of(strange);
+    keel_reader future = good;
+    future.reserved = 1;
+    const keel_wproj_options options = sized<keel_wproj_options>();
+    const auto part = [](uint32_t kind, const keel_reader* reader, const void* with = nullptr) {
+        return keel_test::part(static_cast<keel_part_kind>(kind), reader, with);
+    };
+    const auto refused = [&](const std::vector<keel_part>& parts, uint32_t count, const char* field) {
+        keel_config c = small_config();
+        c.parts = parts.empty() ? nullptr : parts.data();
+        c.part_count = count;
+        keel_test::FileReader file(kTiny);
+        keel_error error = sized<keel_error>();
+        const keel_status status = load(*file.get(), c, &error);
+        EXPECT_EQ(error.status, status);
+        EXPECT_STREQ(error.field, field);
+        return status;
+    };
+    const keel_part chat = part(KEEL_PART_CHAT_TEMPLATE, &good);
+    EXPECT_EQ(refused({chat}, 1, ""), KEEL_OK);
+    EXPECT_EQ(refused({}, 1, "config.parts"), KEEL_E_ARGUMENT);
+    EXPECT_EQ(refused({chat, chat}, 2, "config.parts[1]"), KEEL_E_ARGUMENT) << "twice";
+    for (const uint32_t kind : {0u, 4u, 77u})
+        EXPECT_EQ(refused({chat, part(kind, &good)}, 2, "config.parts[1].kind"), KEEL_E_UNSUPPORTED) << kind;
+    for (const uint32_t kind : {KEEL_PART_CHAT_TEMPLATE, KEEL_PART_KV_PROFILE, KEEL_PART_WPROJ})
+        EXPECT_EQ(refused({part(kind, nullptr)}, 1, "config.parts[0].reader"), KEEL_E_ARGUMENT) << kind;
+    for (const uint32_t kind : {KEEL_PART_CHAT_TEMPLATE, KEEL_PART_KV_PROFILE})
+        EXPECT_EQ(refused({part(kind, &good, &options)}, 1, "config.parts[0].options"), KEEL_E_ARGUMENT) << kind;
+    EXPECT_EQ(refused({part(KEEL_PART_CHAT_TEMPLATE, &unknown)}, 1, "config.parts[0]"), KEEL_E_UNSUPPORTED);
+    EXPECT_EQ(refused({part(KEEL_PART_CHAT_TEMPLATE, &future)}, 1, "config.parts[0].reader"), KEEL_E_ABI);
+    for (const float bound : {-1.0f, 2e6f, NAN}) {
+        keel_wproj_options wrong = options;
+        wrong.max_error = bound;
+        EXPECT_EQ(refused({part(KEEL_PART_WPROJ, &good, &wrong)}, 1, "config.parts[0].options.max_error"),
+                  KEEL_E_ARGUMENT);
+    }
 }
 
 // ---- plan ----

@@ -146,7 +146,9 @@ TEST(KvProfile, MeansAndGainsAreExact) {
         for (uint32_t pair = 0; pair < 4; pair += 1 + pair) builder.pairs.push_back(pair);
         Profile profile(builder.bytes());
         keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
-        c.kv_profile = &profile.reader;
+        const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &profile.reader);
+        c.parts = &part;
+        c.part_count = 1;
         keel_test::Engine changed(path, c);
         EXPECT_GT(changed.plan().kv_side_bytes, builder.floats() * 16);
         const keel_test::Logits got = changed.logits_for(ids);
@@ -164,7 +166,9 @@ TEST(KvProfile, FormatsPerLayerAndTheConfigurationGoesBefore) {
     builder.formats[5] = KEEL_KV_F16;
     Profile profile(builder.bytes());
     keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
-    c.kv_profile = &profile.reader;
+    const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &profile.reader);
+    c.parts = &part;
+    c.part_count = 1;
     EXPECT_EQ(keel_test::Engine(kBooks, c).plan().kv_bytes_per_token, 2u * ((66 + 18) + (26 + 128) + 6 * (26 + 18)));
     c.v_format = KEEL_KV_TCQ_4;
     EXPECT_EQ(keel_test::Engine(kBooks, c).plan().kv_bytes_per_token, 2u * ((66 + 34) + 7 * (26 + 34)));
@@ -181,7 +185,9 @@ TEST(KvProfile, HostileFilesAreRefused) {
         if (seal) KvProfileBuilder::seal(bytes, false);
         Profile profile(bytes);
         keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
-        c.kv_profile = &profile.reader;
+        const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &profile.reader);
+        c.parts = &part;
+        c.part_count = 1;
         try {
             keel_test::Engine engine(kTiny, c);
         } catch (const keel_test::Error& e) {
@@ -262,7 +268,9 @@ TEST(KvProfile, SessionsNameTheirProfile) {
     builder.value_means.assign(builder.floats(), 0.5f);
     Profile profile(builder.bytes());
     keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
-    c.kv_profile = &profile.reader;
+    const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &profile.reader);
+    c.parts = &part;
+    c.part_count = 1;
     keel_test::Engine other(kTiny, c);
     EXPECT_EQ(keel_session_restore(other.session(), blob.data(), bytes, nullptr), KEEL_E_FILE_MISMATCH);
     keel_test::Engine same(kTiny, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3));
@@ -280,7 +288,9 @@ void check_bias(const std::string& path, double gain) {
         KvProfileBuilder empty(reference.info(), format, KEEL_KV_F32);
         Profile profile(empty.bytes());
         keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
-        c.kv_profile = &profile.reader;
+        const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &profile.reader);
+        c.parts = &part;
+        c.part_count = 1;
         keel_test::Engine kept(path, c);
         EXPECT_EQ(kept.plan().kv_side_bytes, 0u);
         const double with = mean_kl(want, removed.logits_for(ids)), without = mean_kl(want, kept.logits_for(ids));
@@ -330,7 +340,9 @@ TEST(KvProfile, BundledOnesAreWhatTheirNamesSay) {
     for (const char* ratio : {"5.2", "6.2", "7.0"}) {
         keel_test::FileReader file(keel_test::source_path(std::string("samples/models/books-7m-") + ratio + "x.kvp"));
         keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT, 2048);
-        c.kv_profile = file.get();
+        const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, file.get());
+        c.parts = &part;
+        c.part_count = 1;
         keel_test::Engine engine(kBooks, c);
         const keel_memory_plan& p = engine.plan();
         const double bytes = static_cast<double>(p.kv_page_bytes * p.kv_pages + p.kv_side_bytes),
@@ -502,7 +514,7 @@ TEST_F(KvEviction, WhatIsGoneIsNotSeenAndNothingElseMoves) {
     keel_test::check(keel_session_restore(restored, blob.data(), bytes, nullptr), "restore");
     for (keel_session s : {fork, restored}) {
         keel_test::check(keel_session_feed(s, more.data(), 20, 0), "feed");
-        keel_advance_result result = {};
+        keel_advance_result result = sized<keel_advance_result>();
         keel_test::check(keel_advance(engine_.handle(), &s, 1, 0, &result), "advance");
         const float* view;
         keel_test::check(keel_session_logits(s, 0, &view, nullptr), "logits");

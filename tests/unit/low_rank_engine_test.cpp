@@ -21,6 +21,8 @@ using keel_test::WprojOptions;
 class LowRank : public testing::Test {
   protected:
     std::string path_ = testing::TempDir() + "keel_low_rank_test.gguf";
+    mutable keel_wproj_options options_{};  // of the last config(), which points to them
+    mutable keel_part part_{};
     void TearDown() override { std::filesystem::remove(path_); }
 
     void synthesize(const std::string& architecture, const std::string& mix, uint32_t embedding = 128,
@@ -41,7 +43,10 @@ class LowRank : public testing::Test {
         c.context_tokens = 192;
         c.logits_rows = 64;
         c.threads = 2;
-        c.wproj = wproj;
+        options_ = sized<keel_wproj_options>();
+        part_ = keel_test::part(KEEL_PART_WPROJ, wproj, &options_);
+        c.parts = &part_;
+        c.part_count = wproj != nullptr;
         return c;
     }
     // Two new sessions over a model with a cache of random factors.
@@ -128,7 +133,7 @@ TEST_F(LowRank, UnitBasisGivesTheBitsOfTheDensePass) {
             }
         const WprojBytes cache(tools::encode_wproj_v2(image, 1));
         keel_test::Engine engine(path_, config(&cache.reader));
-        EXPECT_EQ(engine.plan().low_rank_records, shape.layers * 7);
+        EXPECT_EQ(engine.plan().low_rank_factors, shape.layers * 7);
         const auto tokens = ids(40);
         const keel_test::Logits dense = logits_in(engine, KEEL_VARIANT_DENSE, tokens),
                                 low = logits_in(engine, KEEL_VARIANT_LOW_RANK, tokens);
@@ -184,12 +189,12 @@ TEST_F(LowRank, ComputesTheProductOfTheFactors) {
         const keel_test::Logits low = logits_in(engine, KEEL_VARIANT_LOW_RANK, tokens),
                                 dense = logits_in(engine, KEEL_VARIANT_DENSE, tokens);
         std::ofstream(path_, std::ios::binary).write(product.data(), static_cast<std::streamsize>(product.size()));
-        c.wproj = nullptr;
+        c.part_count = 0;
         keel_test::Engine reference(path_, c);
         const keel_test::Logits expected = reference.logits_for(tokens);
         EXPECT_LT(distance(low, expected), 1e-9);
         EXPECT_GT(distance(dense, expected), 1e-3);
-        c.wproj = &cache.reader;
+        c.part_count = 1;
         c.activation = KEEL_ACTIVATION_Q8;
         synthesize("qwen2", "F32");
         keel_test::Engine quantized(path_, c);
@@ -289,7 +294,7 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
             keel_test::check(
                 keel_session_feed(sessions[i], tokens[i].data(), static_cast<uint32_t>(tokens[i].size()), 0), "feed");
         }
-        keel_advance_result results[2];
+        keel_advance_result results[2] = {sized<keel_advance_result>()};
         if (both) {
             while (keel_advance(engine.handle(), sessions, 2, 50, results) == KEEL_AGAIN) {
             }
@@ -326,13 +331,13 @@ TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
                     "set_variant");
                 keel_test::check(keel_session_feed(sessions[i], tokens.data(), i == with_prompt ? 160 : 1, 0), "feed");
             }
-            keel_advance_result results[2];
+            keel_advance_result results[2] = {sized<keel_advance_result>()};
             do {
                 keel_advance(engine.handle(), sessions, 2, 1, results);
                 for (keel_session s : sessions) {
                     keel_session_info info = sized<keel_session_info>();
                     keel_test::check(keel_session_get(s, &info), "get");
-                    const keel_status set = keel_session_set_variant(s, info.variant);
+                    const keel_status set = keel_session_set_variant(s, static_cast<keel_variant>(info.variant));
                     EXPECT_TRUE(set == KEEL_OK || set == KEEL_E_BUSY);
                     refused += set == KEEL_E_BUSY;
                 }
@@ -375,19 +380,19 @@ TEST_F(LowRank, GuardsAndBoundsToTheLastBit) {
         }
         const WprojBytes cache(tools::encode_wproj_v2(image, 1));
         keel_config c = config(&cache.reader);
-        c.wproj_max_error = bound;
+        options_.max_error = bound;
         keel_memory_plan plan = sized<keel_memory_plan>();
         keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
-        EXPECT_EQ(plan.wproj_status, KEEL_OK);
+        EXPECT_EQ(plan.part_status, KEEL_OK);
         for (const keel_op_info& op : keel_test::plan_ops(&file.reader, file.model, c)) {
             if (op.index < plan.op_count) continue;
             if (std::string(op.name) != "attn_output" || op.low_rank_reason == KEEL_LOW_RANK_NONE) continue;
             EXPECT_EQ(op.low_rank_error, error);
-            EXPECT_EQ(plan.low_rank_records, op.low_rank_reason == KEEL_LOW_RANK_USED ? image.layers.size() : 0);
+            EXPECT_EQ(plan.low_rank_factors, op.low_rank_reason == KEEL_LOW_RANK_USED ? image.layers.size() : 0);
             return op.low_rank_reason;
         }
         ADD_FAILURE() << "no product of O";
-        return KEEL_LOW_RANK_NONE;
+        return uint32_t{KEEL_LOW_RANK_NONE};
     };
     EXPECT_EQ(reason_of(8, 0.02f, 0.5f, 0), KEEL_LOW_RANK_USED);
     EXPECT_EQ(reason_of(7, 0.5f, 0.01f, 0), KEEL_LOW_RANK_ENERGY);
@@ -408,19 +413,19 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
     image.layers[0].record[kWprojQ].energy = 0.01f;
     const WprojBytes cache(tools::encode_wproj_v2(image, 1));
     keel_config c = config(&cache.reader);
-    c.wproj_max_error = 0.055f;  // gate has 0.06
+    options_.max_error = 0.055f;  // gate has 0.06
     for (keel_weights weights : {KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK}) {
         c.weights = weights;
         keel_config dense = c;
-        dense.wproj = nullptr;
+        dense.part_count = 0;
         keel_memory_plan plan = sized<keel_memory_plan>(), plain = sized<keel_memory_plan>();
         keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
         keel_test::check(keel_plan(&file.reader, file.model, &dense, &plain, nullptr), "plan");
-        EXPECT_EQ(plan.wproj_status, KEEL_OK);
+        EXPECT_EQ(plan.part_status, KEEL_OK);
         EXPECT_EQ(plan.op_count, plain.op_count);
         EXPECT_EQ(plain.low_rank_op_count, 0u);
         EXPECT_EQ(plan.decode_bytes, plain.decode_bytes);
-        EXPECT_EQ(plan.low_rank_records, 2u * 5 - 1);
+        EXPECT_EQ(plan.low_rank_factors, 2u * 5 - 1);
         uint64_t bytes = 0, biases = 0;
         for (uint32_t layer = 0; layer < 2; ++layer) {
             for (const auto group : {kWprojAttnIn, kWprojAttnOut, kWprojFfnIn})
@@ -451,14 +456,14 @@ TEST_F(LowRank, PlanCountsEveryByteAndNamesEveryReason) {
                 EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_ERROR);
             }
             if (std::string(op.name) == "ffn_down") {
-                EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_RECORD);
+                EXPECT_EQ(op.low_rank_reason, KEEL_LOW_RANK_NO_FACTOR);
             }
         }
         EXPECT_EQ(moved, plan.low_rank_decode_bytes);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_USED], 9u);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_ENERGY], 1u);
         EXPECT_EQ(reasons[KEEL_LOW_RANK_ERROR], 2u);
-        EXPECT_EQ(reasons[KEEL_LOW_RANK_NO_RECORD], 2u);
+        EXPECT_EQ(reasons[KEEL_LOW_RANK_NO_FACTOR], 2u);
         keel_test::expect_scratch_is_packed(plan, ops, keel_test::plan_buffers(&file.reader, file.model, c));
         for (int region = 0; region < KEEL_REGION_COUNT; ++region) {
             if (plan.regions[region].bytes == 0) continue;
@@ -494,10 +499,10 @@ TEST_F(LowRank, VersionOneIsReadInPlaceOrCopiedOnce) {
         c.weights = weights;
         keel_memory_plan plan = sized<keel_memory_plan>();
         keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
-        EXPECT_EQ(plan.wproj_status, KEEL_E_FILE_MISMATCH);  // no key was named
-        c.wproj_key = 77;
+        EXPECT_EQ(plan.part_status, KEEL_E_FILE_MISMATCH);  // no key was named
+        options_.key = 77;
         keel_test::Engine engine(path_, c);
-        EXPECT_EQ(engine.plan().wproj_status, KEEL_OK);
+        EXPECT_EQ(engine.plan().part_status, KEEL_OK);
         EXPECT_EQ(engine.plan().low_rank_bytes, 2u * (32 * 128 * 4 + (128 + 64 + 64 + 128 + 256 + 256) * 36));
         const keel_test::Logits now = logits_in(engine, KEEL_VARIANT_LOW_RANK, ids(20));
         if (first.rows == 0) first = now;
@@ -522,7 +527,7 @@ TEST_F(LowRank, ChangedFactorsAreRefusedWhenTheyAreLoaded) {
                 c.weights = weights;
                 keel_memory_plan plan = sized<keel_memory_plan>();
                 keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
-                EXPECT_EQ(plan.wproj_status, KEEL_OK);
+                EXPECT_EQ(plan.part_status, KEEL_OK);
                 const keel_test::Memory memory(plan);
                 keel_engine engine{};
                 keel_error error = sized<keel_error>();
@@ -550,16 +555,16 @@ TEST_F(LowRank, ADamagedOrForeignCacheLeavesTheDensePass) {
     const auto status_with = [&](std::vector<uint8_t> bytes, uint64_t key, uint32_t any_key) {
         const WprojBytes cache(std::move(bytes));
         keel_config c = config(&cache.reader);
-        c.wproj_key = key;
-        c.wproj_any_key = any_key;
+        options_.key = key;
+        options_.any_key = any_key;
         keel_test::Engine engine(path_, c);
         const keel_memory_plan& plan = engine.plan();
-        EXPECT_EQ(plan.wproj_status == KEEL_OK, plan.low_rank_op_count != 0);
-        EXPECT_EQ(plan.wproj_error.status, plan.wproj_status);
+        EXPECT_EQ(plan.part_status == KEEL_OK, plan.low_rank_op_count != 0);
+        EXPECT_EQ(plan.part_reason[0] != 0, plan.part_status != KEEL_OK);
         EXPECT_EQ(keel_session_set_variant(engine.session(), KEEL_VARIANT_LOW_RANK),
-                  plan.wproj_status == KEEL_OK ? KEEL_OK : KEEL_E_STATE);
+                  plan.part_status == KEEL_OK ? KEEL_OK : KEEL_E_STATE);
         EXPECT_TRUE(same(logits_in(engine, KEEL_VARIANT_DENSE, ids(20)), expected));
-        return plan.wproj_status;
+        return plan.part_status;
     };
     EXPECT_EQ(status_with(good, 0, 0), KEEL_OK);
     EXPECT_EQ(status_with(good, 9, 0), KEEL_OK);

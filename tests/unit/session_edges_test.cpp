@@ -45,7 +45,7 @@ void feed(keel_session s, const std::vector<int32_t>& ids, uint32_t flags = 0) {
     check(keel_session_feed(s, ids.data(), static_cast<uint32_t>(ids.size()), flags), "feed");
 }
 keel_status advance_one(keel_engine e, keel_session s, uint64_t budget_us = 0, keel_advance_result* out = nullptr) {
-    keel_advance_result r = {};
+    keel_advance_result r = sized<keel_advance_result>();
     const keel_status status = keel_advance(e, &s, 1, budget_us, &r);
     if (out) *out = r;
     return status;
@@ -91,7 +91,7 @@ TEST_P(SessionEdges, AllLogitsSessionsThatWaitForAColumnAreServed) {
     const keel_session sessions[] = {engine.session(), open_session(engine.handle()), open_session(engine.handle())};
     for (keel_session s : sessions) feed(s, some_ids(5), KEEL_FEED_ALL_LOGITS);
     for (uint32_t call = 1; call <= 5; ++call) {
-        keel_advance_result r[3];
+        keel_advance_result r[3] = {sized<keel_advance_result>()};
         ASSERT_EQ(keel_advance(engine.handle(), sessions, 3, 0, r), KEEL_OK);
         for (int i = 0; i < 3; ++i) {
             EXPECT_EQ(r[i].computed_tokens, call) << i;
@@ -112,7 +112,7 @@ TEST_P(SessionEdges, ChunksEndAtAbsolutePositions) {
     feed(sessions[1], some_ids(401));
     std::set<uint32_t> edges[2];
     for (bool going = true; going;) {
-        keel_advance_result results[2] = {};
+        keel_advance_result results[2] = {sized<keel_advance_result>()};
         going = keel_advance(engine.handle(), sessions, 2, 1, results) == KEEL_AGAIN;
         for (int i = 0; i < 2; ++i) edges[i].insert(results[i].computed_tokens);
     }
@@ -138,7 +138,7 @@ TEST_P(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
     const keel_session a = engine.session(), closed = open_session(engine.handle());
     ASSERT_EQ(keel_session_close(closed), KEEL_OK);
     const auto refused = [&](keel_engine e, std::vector<keel_session> named, keel_status status) {
-        std::vector<keel_advance_result> r(named.size());
+        std::vector<keel_advance_result> r(named.size(), sized<keel_advance_result>());
         memset(r.data(), 0x5a, r.size() * sizeof r[0]);
         EXPECT_EQ(keel_advance(e, named.data(), static_cast<uint32_t>(named.size()), 0, r.data()), status);
         for (const keel_advance_result& result : r) EXPECT_EQ(result.status, status);
@@ -182,7 +182,7 @@ TEST_P(SessionEdges, LeavingASharedStepBesideANeighbourOnAnotherThread) {
         feed(a, ids);
         feed(b, ids);
         const keel_session both[] = {a, b};
-        keel_advance_result r[2];
+        keel_advance_result r[2] = {sized<keel_advance_result>()};
         ASSERT_EQ(keel_advance(engine.handle(), both, 2, 1, r), KEEL_AGAIN);
         std::thread leave([&] { EXPECT_EQ(keel_session_truncate(a, 0), KEEL_OK); });
         keel_session_info info = sized<keel_session_info>();

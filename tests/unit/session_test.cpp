@@ -50,7 +50,7 @@ keel_stats stats(keel_engine e) {
     return s;
 }
 keel_status advance_one(keel_engine e, keel_session s, uint64_t budget_us = 0, keel_advance_result* out = nullptr) {
-    keel_advance_result r = {};
+    keel_advance_result r = sized<keel_advance_result>();
     const keel_status status = keel_advance(e, &s, 1, budget_us, &r);
     if (out) *out = r;
     return status;
@@ -218,7 +218,7 @@ TEST_P(Session, KvFullComesBeforeAnyChange) {
     const uint64_t before = fingerprint(a);
     ASSERT_EQ(keel_session_feed(b, ids.data(), 65, 0), KEEL_OK);  // two pages, one is left
     const uint64_t b_before = fingerprint(b);
-    keel_advance_result r;
+    keel_advance_result r = sized<keel_advance_result>();
     EXPECT_EQ(advance_one(engine.handle(), b, 0, &r), KEEL_E_KV_FULL);
     EXPECT_EQ(r.status, KEEL_E_KV_FULL);
     EXPECT_EQ(r.pending_tokens, 65u);
@@ -228,7 +228,7 @@ TEST_P(Session, KvFullComesBeforeAnyChange) {
     // A neighbour that can go on does.
     ASSERT_EQ(keel_session_feed(a, ids.data(), 1, 0), KEEL_OK);
     keel_session both[] = {b, a};
-    keel_advance_result results[2];
+    keel_advance_result results[2] = {sized<keel_advance_result>()};
     EXPECT_EQ(keel_advance(engine.handle(), both, 2, 0, results), KEEL_E_KV_FULL);
     EXPECT_EQ(results[0].status, KEEL_E_KV_FULL);
     EXPECT_EQ(results[1].status, KEEL_OK);
@@ -303,7 +303,7 @@ TEST_P(Session, UnfinishedStepHoldsItsSessions) {
     EXPECT_EQ(keel_session_restore(a, blob.data(), blob.size(), nullptr), KEEL_E_BUSY);
     // Naming both goes on; b joins at the next step.
     keel_session both[] = {b, a};
-    keel_advance_result r[2];
+    keel_advance_result r[2] = {sized<keel_advance_result>()};
     int calls = 0;
     while (keel_advance(engine.handle(), both, 2, 200, r) == KEEL_AGAIN) ++calls;
     EXPECT_GT(calls, 3);
@@ -333,7 +333,7 @@ TEST_P(Session, CancelFromAnotherThread) {
         keel_cancel(a);
     });
     keel_session both[] = {a, b};
-    keel_advance_result r[2];
+    keel_advance_result r[2] = {sized<keel_advance_result>()};
     EXPECT_EQ(keel_advance(engine.handle(), both, 2, 0, r), KEEL_E_CANCELLED);
     canceller.join();
     EXPECT_EQ(r[0].status, KEEL_E_CANCELLED);
@@ -352,7 +352,9 @@ TEST_P(Session, SecondAdvanceIsBusy) {
     static std::function<void()> worker_probe;
     keel_config c = config(2);
     c.threads = 2;
-    c.hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
+    keel_hooks hooks = sized<keel_hooks>();
+    c.hooks = &hooks;
+    hooks.parallel_for = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
         if (worker_probe) std::exchange(worker_probe, nullptr)();
         for (uint32_t i = 0; i < tasks; ++i) task(context, i);
     };

@@ -52,7 +52,7 @@ struct Decoder {
     // how many rows the last step has.
     template <class Use>
     uint32_t advance(uint64_t budget_us, Use use) const {
-        keel_advance_result result = {};
+        keel_advance_result result = keel_test::sized<keel_advance_result>();
         do {
             const uint32_t before = result.computed_tokens;
             const keel_status status = keel_advance(engine.handle(), &session, 1, budget_us, &result);
@@ -221,7 +221,9 @@ TEST(TokenTrees, ProfilesWithMeansAndGains) {
     keel_reader reader = sized<keel_reader>();
     check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader");
     keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
-    c.kv_profile = &reader;
+    const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &reader);
+    c.parts = &part;
+    c.part_count = 1;
     keel_test::Engine engine(kBias, c);
     verify_trees(engine, 125, 30, 3, 0, 7);
 }

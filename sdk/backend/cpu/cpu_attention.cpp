@@ -83,6 +83,7 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
                             s.head_dim,
                             s.rope_dims,
                             p.rope_neox,
+                            0,
                             group_q,
                             k,
                             v,

@@ -66,10 +66,9 @@ keel_memory_plan plan_with(const EngineOptions& options, const KvProfile& profil
     plain.context = context;
     plain.sessions = 1;
     plain.k_format = plain.v_format = KEEL_KV_DEFAULT;
-    plain.kv_profile.clear();
-    keel_config config = make_config(plain);
-    config.kv_profile = &reader;
-    return plan_memory(open_model(options.model), config);
+    plain.kv_profile_reader = &reader;
+    ConfigParts parts;
+    return plan_memory(open_model(options.model), make_config(plain, parts));
 }
 
 // ---- reports ----

@@ -13,7 +13,7 @@ namespace {
 struct Options {
     EngineOptions engine;
     SamplingOptions sampling;
-    std::string system, template_file;
+    std::string system;
     bool stats = false;
 };
 
@@ -24,7 +24,7 @@ struct Message {
 
 std::string format(const Engine& engine, const std::vector<Message>& messages) {
     std::vector<keel_chat_message> views;
-    for (const Message& m : messages) views.push_back({m.role, m.text.data(), m.text.size()});
+    for (const Message& m : messages) views.push_back(message(m.role, m.text));
     size_t bytes = 0;
     const auto count = static_cast<uint32_t>(views.size());
     const keel_status status = keel_chat_format(engine.handle(), views.data(), count, 1, nullptr, 0, &bytes);
@@ -46,16 +46,9 @@ std::span<const int32_t> rewind_to_common_prefix(Session& session, std::span<con
     return ids.subspan(common);
 }
 
-// Makes sure that the engine has a template: the file's own, or the one in --template. Returns its name.
-std::string settle_template(const Options& o, LoadedModel& m) {
-    if (!o.template_file.empty()) {
-        const std::string text = read_text(o.template_file);
-        keel_reader reader = make<keel_reader>();
-        keel_error error = make<keel_error>();
-        check(keel_reader_from_memory(text.data(), text.size(), &reader), "cannot use " + o.template_file);
-        check(m.engine.attach(KEEL_ATTACH_CHAT_TEMPLATE, &reader, &error), "cannot use " + o.template_file, &error);
-        return o.template_file;
-    }
+// The name of the template: the file's own, or the one of --template.
+std::string template_name_of(const Options& o, const LoadedModel& m) {
+    if (!o.engine.chat_template.empty()) return o.engine.chat_template;
     const keel_chat_family family = m.file.info.chat_family;
     if (family == KEEL_CHAT_NONE)
         throw ToolError(kExitFile,
@@ -70,7 +63,7 @@ std::string settle_template(const Options& o, LoadedModel& m) {
 void chat(const Options& o, const Console& console) {
     const PreparedSampling sampling(o.sampling);
     LoadedModel m = load_model(o.engine, console);
-    const std::string template_name = settle_template(o, m);
+    const std::string template_name = template_name_of(o, m);
     Session session = open_session(m);
     sampling.apply(session);
 
@@ -143,7 +136,7 @@ void add_chat_verb(CLI::App& app, Console& console) {
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
     verb->add_option("--system", o->system, "system message");
-    verb->add_option("--template", o->template_file, "a file with a chat template, in place of the model's own");
+    verb->add_option("--template", o->engine.chat_template, "a file with a chat template, in place of the model's own");
     verb->add_flag("--stats", o->stats, "figures after every answer");
     verb->callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);

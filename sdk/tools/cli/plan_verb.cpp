@@ -69,11 +69,11 @@ std::string placement_text(const keel_op_info& op) {
 }
 // Of a product of the low-rank variant.
 std::string low_rank_text(const keel_op_info& op) {
-    switch (op.low_rank_reason) {
+    switch (static_cast<keel_low_rank_reason>(op.low_rank_reason)) {
         case KEEL_LOW_RANK_USED:
-            return op.low_rank_error < 0 ? "record" : strf("record, error %.2g", op.low_rank_error);
-        case KEEL_LOW_RANK_NO_RECORD:
-            return "dense: no record";
+            return op.low_rank_error < 0 ? "factor" : strf("factor, error %.2g", op.low_rank_error);
+        case KEEL_LOW_RANK_NO_FACTOR:
+            return "dense: no factor";
         case KEEL_LOW_RANK_ENERGY:
             return "dense: too little energy";
         case KEEL_LOW_RANK_ERROR:
@@ -295,11 +295,12 @@ Fit largest_context(const ModelFile& file, keel_config config, keel_kv_format kv
 void solve(const Options& o, const Console& console) {
     const uint64_t memory = parse_bytes(o.memory);
     const ModelFile file = open_model(o.engine.model);
-    const keel_config config = make_config(o.engine);
+    ConfigParts parts;
+    const keel_config config = make_config(o.engine, parts);
     std::vector<keel_kv_format> formats = {KEEL_KV_F32, KEEL_KV_F16};
     if (config.k_format && config.v_format)
         formats = {config.k_format};
-    else if (config.kv_profile)
+    else if (find_part(config, KEEL_PART_KV_PROFILE))
         formats = {KEEL_KV_DEFAULT};  // its own
     std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT,
                                        KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
@@ -318,7 +319,9 @@ void solve(const Options& o, const Console& console) {
     const auto kv_options = [&](const Fit& f) {
         const auto option = [&](const char* side, keel_kv_format given) {
             const keel_kv_format format = given ? given : f.kv;
-            return format || !config.kv_profile ? strf(" --kv-%s %s", side, kv_format_name(format)) : std::string();
+            return format || !find_part(config, KEEL_PART_KV_PROFILE)
+                       ? strf(" --kv-%s %s", side, kv_format_name(format))
+                       : std::string();
         };
         return option("k", config.k_format) + option("v", config.v_format);
     };
@@ -352,7 +355,7 @@ void solve(const Options& o, const Console& console) {
         if (best)
             printf("\nkeel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), best->context,
                    kv_options(*best).c_str(), weights_name(best->weights),
-                   config.kv_profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
+                   find_part(config, KEEL_PART_KV_PROFILE) ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
     }
     if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
 }
@@ -361,7 +364,8 @@ void solve(const Options& o, const Console& console) {
 
 void show_plan(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.engine.model);
-    const keel_config config = make_config(o.engine);
+    ConfigParts parts;
+    const keel_config config = make_config(o.engine, parts);
     const auto start = std::chrono::steady_clock::now();
     const keel_memory_plan plan = plan_memory(file, config);
     const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
@@ -384,12 +388,12 @@ void show_plan(const Options& o, const Console& console) {
         for (const keel_op_info& op : all_ops) out["ops"].push_back(op_json(op));
         out["buffers"] = Json::array();
         for (const keel_buffer_info& b : buffers) out["buffers"].push_back(buffer_json(b));
-        if (config.wproj)
-            out["low_rank"] = {{"status", keel_status_name(plan.wproj_status)},
-                               {"field", plan.wproj_error.field},
-                               {"offset", plan.wproj_error.offset},
-                               {"reason", plan.wproj_error.reason},
-                               {"records", plan.low_rank_records},
+        if (find_part(config, KEEL_PART_WPROJ))
+            out["low_rank"] = {{"status", keel_status_name(plan.part_status)},
+                               {"field", plan.part_field},
+                               {"offset", plan.part_offset},
+                               {"reason", plan.part_reason},
+                               {"factors", plan.low_rank_factors},
                                {"bytes", plan.low_rank_bytes},
                                {"decode_bytes", plan.low_rank_decode_bytes},
                                {"first_op", plan.op_count},
@@ -424,12 +428,11 @@ void show_plan(const Options& o, const Console& console) {
     if (plan.kv_side_bytes)
         printf("means, gains and tables of the KV formats: %s, part of the persistent region\n",
                human_bytes(plan.kv_side_bytes).c_str());
-    if (plan.wproj_status != KEEL_OK)
-        printf("W_proj cache: not used, %s, %s at byte %llu: %s\n", keel_status_name(plan.wproj_status),
-               plan.wproj_error.field, static_cast<unsigned long long>(plan.wproj_error.offset),
-               plan.wproj_error.reason);
+    if (plan.part_status != KEEL_OK)
+        printf("W_proj cache: not used, %s, %s at byte %llu: %s\n", keel_status_name(plan.part_status), plan.part_field,
+               static_cast<unsigned long long>(plan.part_offset), plan.part_reason);
     if (plan.low_rank_op_count)
-        printf("W_proj cache: %u records, %s of bases, records and biases\n", plan.low_rank_records,
+        printf("W_proj cache: %u factors, %s with their biases\n", plan.low_rank_factors,
                human_bytes(plan.low_rank_bytes).c_str());
     if (plan.note[0]) printf("note: %s\n", plan.note);
 

@@ -55,7 +55,12 @@ const char* kv_format_name(keel_kv_format format) {
     return name_of(kKvFormats, format, "f16");
 }
 const char* kv_format_name(const keel_config& config, keel_kv_format format) {
-    return format == KEEL_KV_DEFAULT && config.kv_profile ? "profile" : kv_format_name(format);
+    return format == KEEL_KV_DEFAULT && find_part(config, KEEL_PART_KV_PROFILE) ? "profile" : kv_format_name(format);
+}
+const keel_part* find_part(const keel_config& config, keel_part_kind kind) {
+    for (uint32_t i = 0; i < config.part_count; ++i)
+        if (config.parts[i].kind == kind) return &config.parts[i];
+    return nullptr;
 }
 const char* weights_name(keel_weights weights) {
     return name_of(kWeights, weights, "default");

@@ -18,6 +18,8 @@ extern const Names<keel_cpu> kCpus;
 const char* kv_format_name(keel_kv_format format);  // "tcq-3"; "f16" of the default
 // The format a configuration asks for: "profile" where it leaves that to one.
 const char* kv_format_name(const keel_config& config, keel_kv_format format);
+// The part of this kind, or null.
+const keel_part* find_part(const keel_config& config, keel_part_kind kind);
 std::optional<keel_kv_format> find_kv_format(const std::string& name);
 const char* weights_name(keel_weights weights);  // "copy"; "default" of an op without weights
 const char* activation_name(keel_activation activation);

@@ -35,9 +35,31 @@ std::string find_wproj(const EngineOptions& options) {
 
 }  // namespace
 
-keel_config make_config(const EngineOptions& options) {
+void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
+    const auto add = [&](keel_part_kind kind, const keel_reader* reader, const std::string& path,
+                         std::shared_ptr<FileReader> file, const void* kind_options = nullptr) {
+        if (!reader && path.empty()) return;
+        if (!reader) {
+            files_.push_back(file ? std::move(file) : open_part(path));
+            reader = files_.back()->get();
+        }
+        parts_.push_back(part(kind, reader, kind_options));
+    };
+    add(KEEL_PART_CHAT_TEMPLATE, nullptr, options.chat_template, nullptr);
+    add(KEEL_PART_KV_PROFILE, options.kv_profile_reader, options.kv_profile, nullptr);
+    if (!options.wproj.empty() && !options.wproj_file)
+        options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
+    wproj_ = make<keel_wproj_options>();
+    wproj_.key = options.wproj_key;
+    wproj_.any_key = options.wproj_any_key;
+    wproj_.max_error = static_cast<float>(options.wproj_error);
+    add(KEEL_PART_WPROJ, options.wproj_reader, options.wproj, options.wproj_file, &wproj_);
+    config.parts = parts_.data();
+    config.part_count = static_cast<uint32_t>(parts_.size());
+}
+
+keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     keel_config config = make<keel_config>();
-    config.hooks = make<keel_hooks>();
     config.api_version = KEEL_API_VERSION;
     config.max_sessions = options.sessions;
     config.context_tokens = options.context;
@@ -51,19 +73,7 @@ keel_config make_config(const EngineOptions& options) {
     config.pin_threads = options.pin;
     config.kv_sink_tokens = options.sinks;
     config.kv_recent_tokens = options.recent;
-    if (!options.kv_profile.empty()) {
-        if (!options.kv_profile_file) options.kv_profile_file = open_part(options.kv_profile);
-        config.kv_profile = options.kv_profile_file->get();
-    }
-    if (!options.wproj.empty()) {
-        if (!options.wproj_file)
-            options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
-        config.wproj = options.wproj_file->get();
-    }
-    if (options.wproj_reader) config.wproj = options.wproj_reader;
-    config.wproj_key = options.wproj_key;
-    config.wproj_any_key = options.wproj_any_key;
-    config.wproj_max_error = static_cast<float>(options.wproj_error);
+    parts.add_to(config, options);
     return config;
 }
 
@@ -94,6 +104,15 @@ keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config) {
     return plan;
 }
 
+keel_error part_error(const keel_memory_plan& plan) {
+    keel_error error = make<keel_error>();
+    error.status = plan.part_status;
+    error.offset = plan.part_offset;
+    std::copy(std::begin(plan.part_field), std::end(plan.part_field), error.field);
+    std::copy(std::begin(plan.part_reason), std::end(plan.part_reason), error.reason);
+    return error;
+}
+
 uint64_t total_bytes(const keel_memory_plan& plan) {
     uint64_t sum = 0;
     for (const keel_region_plan& region : plan.regions) sum += region.bytes;
@@ -114,7 +133,7 @@ void RegionMemory::release() {
 #else
 RegionMemory::RegionMemory(const keel_memory_plan& plan) {
     memory_ = make<keel_memory>();
-    for (int r = 0; r < KEEL_REGION_COUNT; ++r) {
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r) {
         const keel_region_plan& region = plan.regions[r];
         if (region.bytes == 0) continue;
         align_bytes_[r] = std::max<uint64_t>(region.align_bytes, alignof(std::max_align_t));
@@ -128,7 +147,7 @@ RegionMemory::RegionMemory(const keel_memory_plan& plan) {
     }
 }
 void RegionMemory::release() {
-    for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r)
         if (memory_.regions[r].data) ::operator delete(memory_.regions[r].data, std::align_val_t(align_bytes_[r]));
     memory_ = {};
 }
@@ -154,30 +173,35 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     LoadedModel loaded;
     const auto start = std::chrono::steady_clock::now();
     loaded.file = open_model(options.model);
-    loaded.config = make_config(options);
+    loaded.parts = std::make_unique<ConfigParts>();
+    loaded.config = make_config(options, *loaded.parts);
     if (adjust) adjust(loaded.config);
     loaded.plan = plan_memory(loaded.file, loaded.config);
-    if (options.low_rank && !loaded.config.wproj)
+    if (options.low_rank && !find_part(loaded.config, KEEL_PART_WPROJ))
         throw ToolError(kExitUsage, "--low-rank needs a W_proj cache: --wproj");
-    if (options.low_rank && loaded.plan.low_rank_op_count == 0)
-        throw ToolError(loaded.plan.wproj_status, "cannot use the W_proj cache", &loaded.plan.wproj_error);
+    if (options.low_rank && loaded.plan.low_rank_op_count == 0) {
+        const keel_error error = part_error(loaded.plan);
+        throw ToolError(loaded.plan.part_status, "cannot use the W_proj cache", &error);
+    }
     loaded.variant = options.low_rank ? KEEL_VARIANT_LOW_RANK : KEEL_VARIANT_DENSE;
     loaded.memory = RegionMemory(loaded.plan);
     if (before_init) before_init(loaded.plan);
 
     ProgressBar bar(console, "loading");
-    loaded.config.hooks.user_data = &bar;
-    loaded.config.hooks.progress = [](void* user_data, uint64_t done, uint64_t total) {
+    keel_hooks hooks = make<keel_hooks>();
+    hooks.user_data = &bar;
+    hooks.progress = [](void* user_data, uint64_t done, uint64_t total) {
         static_cast<ProgressBar*>(user_data)->update(done, total, human_bytes(total));
         return 0;
     };
+    loaded.config.hooks = &hooks;
     keel_error error = make<keel_error>();
     Result<Engine> engine =
         Engine::init(loaded.file.reader.get(), loaded.file.model, loaded.config, loaded.memory.get(), &error);
     loaded.heap_at_init = heap_allocations();
     if (!engine) throw ToolError(engine.status, "cannot load " + options.model, &error);
     loaded.engine = std::move(*engine);
-    loaded.config.hooks = make<keel_hooks>();  // the bar ends here
+    loaded.config.hooks = nullptr;  // the bar ends here
     loaded.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return loaded;
 }

@@ -29,14 +29,32 @@ struct EngineOptions {
     std::string wproj;               // W_proj cache: file name, or "auto" to look for one
     uint64_t wproj_key = 0;          // it has to have; 0: any of the model
     bool wproj_any_key = false;
-    double wproj_error = 0;                     // records of a larger error stay dense; 0: no bound
-    bool low_rank = false;                      // sessions run in the low-rank variant
-    const keel_reader* wproj_reader = nullptr;  // a cache in memory, instead of a file
-    mutable std::shared_ptr<FileReader> kv_profile_file, wproj_file;  // opened by make_config, which points into them
+    double wproj_error = 0;     // records of a larger error stay dense; 0: no bound
+    bool low_rank = false;      // sessions run in the low-rank variant
+    std::string chat_template;  // file name
+    // Files in memory, instead of those above.
+    const keel_reader* kv_profile_reader = nullptr;
+    const keel_reader* wproj_reader = nullptr;
+    mutable std::shared_ptr<FileReader> wproj_file;  // opened by the first make_config: it may have been searched for
 };
 void add_engine_options(CLI::App& verb, EngineOptions& options);  // verb_options.cpp
-// The configuration; `options` has to outlive keel_plan and keel_engine_init with it.
-keel_config make_config(const EngineOptions& options);
+
+// What a configuration points to; it has to outlive keel_plan and keel_engine_init with it, and an engine of mapped
+// weights.
+class ConfigParts {
+  public:
+    ConfigParts() = default;
+    ConfigParts(const ConfigParts&) = delete;
+    ConfigParts& operator=(const ConfigParts&) = delete;
+    // Opens the files that `options` name and points `config` to them.
+    void add_to(keel_config& config, const EngineOptions& options);
+
+  private:
+    std::vector<std::shared_ptr<FileReader>> files_;
+    std::vector<keel_part> parts_;
+    keel_wproj_options wproj_{};
+};
+keel_config make_config(const EngineOptions& options, ConfigParts& parts);
 
 // A file that passed keel_inspect, and its keel_model.
 struct ModelFile {
@@ -48,6 +66,8 @@ struct ModelFile {
 };
 ModelFile open_model(const std::string& path);
 keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config);
+// Why a part is not used, as keel_plan would have said it.
+keel_error part_error(const keel_memory_plan& plan);
 // Sum over the regions.
 uint64_t total_bytes(const keel_memory_plan& plan);
 
@@ -64,11 +84,12 @@ class RegionMemory {
   private:
     void release();
     keel_memory memory_{};
-    uint64_t align_bytes_[KEEL_REGION_COUNT] = {};
+    uint64_t align_bytes_[KEEL_REGION_SLOTS] = {};
 };
 
 struct LoadedModel {
     ModelFile file;
+    std::unique_ptr<ConfigParts> parts;
     keel_config config{};
     keel_memory_plan plan{};
     RegionMemory memory;

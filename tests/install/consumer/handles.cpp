@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
     const keel_memory* regions = memory->get();
 #else
     keel_memory own = keel::make<keel_memory>();
-    for (int r = 0; r < KEEL_REGION_COUNT; ++r)
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r)
         if (plan.regions[r].bytes)
             own.regions[r] = {std::aligned_alloc(4096, (plan.regions[r].bytes + 4095) / 4096 * 4096),
                               plan.regions[r].bytes};

@@ -11,7 +11,6 @@ EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t c
     options.sinks = spec.sinks;
     options.recent = spec.recent;
     options.kv_profile = spec.profile;
-    options.kv_profile_file = nullptr;
     if (options.weights == KEEL_WEIGHTS_DEFAULT) options.weights = KEEL_WEIGHTS_MAP;  // engines share the file's pages
     return options;
 }
@@ -22,10 +21,8 @@ KvRun::KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens,
              uint32_t chunk) {
     options = with_formats(std::move(options), spec, context_tokens);
     if (chunk || options.chunk == 0) options.chunk = chunk ? chunk : kLabChunk;
-    model_ = load_model(options, Console{}, [&](keel_config& config) {
-        config.logits_rows = config.chunk_tokens;
-        if (profile) config.kv_profile = profile;
-    });
+    options.kv_profile_reader = profile;
+    model_ = load_model(options, Console{}, [](keel_config& config) { config.logits_rows = config.chunk_tokens; });
 }
 
 KvShape KvRun::shape() const {
@@ -82,7 +79,8 @@ KvBytes reference_kv_bytes(EngineOptions options, uint32_t context_tokens) {
     KvSpec f16;
     f16.k_format = f16.v_format = KEEL_KV_F16;
     options = with_formats(std::move(options), f16, context_tokens);
-    KvBytes bytes = planned_kv_bytes(plan_memory(open_model(options.model), make_config(options)));
+    ConfigParts parts;
+    KvBytes bytes = planned_kv_bytes(plan_memory(open_model(options.model), make_config(options, parts)));
     bytes.ratio = 1;
     return bytes;
 }

@@ -50,7 +50,7 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     WprojReading reading;
     reading.decode_bytes = run.plan().low_rank_decode_bytes;
     reading.dense_decode_bytes = run.plan().decode_bytes;
-    reading.records = run.plan().low_rank_records;
+    reading.records = run.plan().low_rank_factors;
     reading.record_bytes = run.plan().low_rank_bytes;
     for (const KvReference& reference : references_) {
         run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {

@@ -1,0 +1,24 @@
+// The parts of a configuration, checked: optional files, at most one of each kind.
+#pragma once
+#include "keel/keel.h"
+
+namespace keel {
+
+constexpr uint32_t kPartKinds = KEEL_PART_WPROJ + 1;
+
+struct Part {
+    bool given;
+    uint32_t index;  // in config.parts
+    keel_reader reader;
+    const void* options;  // the caller's struct, or null
+};
+struct Parts {
+    Part of[kPartKinds];  // by keel_part_kind
+};
+// Errors as keel_part says. The files are not looked at yet.
+keel_status read_parts(const keel_config& config, Parts* out, keel_error* error);
+
+// fail() with the field "config.parts[index]" and what follows it: "", ".reader", ...
+keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const char* field, const char* reason);
+
+}  // namespace keel

@@ -1,0 +1,23 @@
+/* Sizes and offsets of every public struct as a C compiler sees them, without and with KEEL_EXPERIMENTAL. */
+#ifndef KEEL_TESTS_ABI_LAYOUT_H
+#define KEEL_TESTS_ABI_LAYOUT_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct keel_layout_row {
+    const char* type;
+    const char* field; /* NULL: the struct itself */
+    size_t offset, bytes;
+} keel_layout_row;
+
+extern const keel_layout_row keel_layout_basic[], keel_layout_experimental[];
+extern const size_t keel_layout_basic_count, keel_layout_experimental_count;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
