@@ -33,10 +33,12 @@
 #include "kernels/cpu/kernel_set.h"
 #include "kernels/formats/numeric.h"
 #include "platform/platform.h"
+#include "sdk/backend/cpu/kernel_choice.h"
 
 namespace {
 
 using namespace keel::kernels;
+using keel::find_kernel_set;
 
 uint64_t last_level_cache_bytes() {
     return std::max(keel::platform::last_level_cache_bytes(), uint64_t{32} << 20);
@@ -301,7 +303,7 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
     const uint32_t step = most / calls & ~15u, rows = step * calls;
     Plane& w = weights(type, rows * row_bytes);
     const uint32_t block = kWeightTypes[type].activation_block;
-    const uint64_t stride = round64(q8 ? q8_column_bytes(kK, block) : uint64_t{kK} * 4);
+    const uint64_t stride = round64(q8 ? q8_token_bytes(kK, block) : uint64_t{kK} * 4);
     Plane x(stride * columns), y(uint64_t{rows} * columns * 4), source(kK * 4);
     std::mt19937 random(2);
     std::vector<float*> out(columns);
@@ -499,8 +501,7 @@ void register_all() {
 #endif
     for (const KernelSet* set : sets) {
         const std::string isa = std::string("/") + set->name;
-        for (uint32_t type = 0; type < kWeightTypeLimit; ++type) {
-            if (!weight_type_info(type)) continue;
+        for (uint32_t type = 0; type < kWeightTypeCount; ++type) {
             const std::string name = std::string("/") + kWeightTypes[type].name + isa;
             const bool quantized = kWeightTypes[type].activation_block != 0;
             for (Product product : {kF32Product, kQ8Product, kRepackedProduct}) {

@@ -55,7 +55,9 @@ struct GgufBytes {
     }
     GgufBytes& alignment(uint32_t v) { return key("general.alignment", keel::kGgufU32).mark().u32(v); }
     // Name, dimensions and type; the offset follows.
-    GgufBytes& tensor(const std::string& name, const std::vector<uint64_t>& dims, uint32_t type) {
+    GgufBytes& tensor(const std::string& name, const std::vector<uint64_t>& dims,
+                      keel::kernels::WeightType weight_type) {
+        const uint32_t type = keel::kernels::kWeightTypes[weight_type].number;
         text(name).mark().u32(static_cast<uint32_t>(dims.size()));
         for (uint64_t d : dims) u64(d);
         return u32(type);
@@ -282,6 +284,19 @@ inline const std::vector<GgufCase>& gguf_cases() {
          [] { return with_data(one_tensor().text("t").u32(1).u64(32).mark().u32(4).u64(0)); }},
         {"type_iq2_xxs", KEEL_E_UNSUPPORTED, "t",
          [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(16).u64(0)); }},
+        {"type_q4_0_4_4", KEEL_E_UNSUPPORTED, "t",  // 31, which version-2 W_proj caches use for Q8_F32
+         [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(31).u64(0)); }},
+        {"type_tq1_0", KEEL_E_UNSUPPORTED, "t",
+         [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(34).u64(0)); }},
+        {"type_mxfp4", KEEL_E_UNSUPPORTED, "t",
+         [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(39).u64(0)); }},
+        {"type_nvfp4", KEEL_E_UNSUPPORTED, "t",
+         [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(40).u64(0)); }},
+        {"type_own", KEEL_E_UNSUPPORTED, "t",  // Keel's own types are in no GGUF
+         [] {
+             const uint32_t own = kernels::kWeightTypes[kernels::kQ8_F32].number;
+             return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(own).u64(0));
+         }},
         {"type_unknown", KEEL_E_UNSUPPORTED, "t",
          [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(1000).u64(0)); }},
         {"type_negative", KEEL_E_UNSUPPORTED, "t",

@@ -1,35 +1,17 @@
 // Internal: the functions the CPU kernel sets are made of. Each family of ops is one file per instruction set; a set's
-// table is put together in cpu_sets.cpp, which is compiled without instruction-set flags, as is everything that runs
+// table is put together in kernel_sets.cpp, which is compiled without instruction-set flags, as is everything that runs
 // before the machine is known.
 #pragma once
 #include "kernels/cpu/kernel_set.h"
 
-// Every type with integer codes, and every type.
-#define KEEL_QUANTIZED_TYPES(X) \
-    X(kQ4_0)                    \
-    X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kQ8_0) X(kQ8_F32) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)
-#define KEEL_FLOAT_TYPES(X) X(kF32) X(kF16) X(kBF16)
-#define KEEL_WEIGHT_TYPES(X) KEEL_FLOAT_TYPES(X) KEEL_QUANTIZED_TYPES(X)
-
 namespace keel::kernels {
 
-constexpr uint32_t kMaxColumns = 512;
-
-// The planes of one q8 column, for reading.
-struct Q8Column {
-    const int8_t* q;
-    const float* d;
-    const int16_t* sums;
-};
-static inline Q8Column q8_column(const void* column, uint32_t k, uint32_t block) {
-    void* p = const_cast<void*>(column);
-    return {q8_codes(p), q8_scales(p, k), q8_sums(p, k, block)};
-}
+constexpr uint32_t kMaxTokens = 512;
 
 // The end of every matrix product: bias, then residual.
-static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t column, float dot) {
+static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, float dot) {
     if (a.bias) dot = dot + a.bias[row];
-    float* y = a.y[column] + row;
+    float* y = a.y[token] + row;
     *y = a.accumulate ? *y + dot : dot;
 }
 
@@ -44,7 +26,7 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t column,
     void matmul_q8_##isa(const MatmulArgs& args);                                                                    \
     template <WeightType T>                                                                                          \
     void matmul_repacked_##isa(const MatmulArgs& args);                                                              \
-    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column);                                \
+    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token);                                 \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y);                            \
     void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin); \
     void rope_##isa(float* x, uint32_t pairs, const float* cos_sin, bool neox);                                      \
@@ -75,7 +57,6 @@ void matmul_repacked_amx(const MatmulArgs& args);
 // What the AVX-512 and AMX sets have of their own on machines with VBMI.
 void attention_split_avx512vbmi(const AttentionArgs& args);
 
-extern const KernelSet kScalarSet;
 #if defined(__x86_64__)
 extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet;
 extern const KernelSet kAvx512VbmiSet, kAmxVbmiSet;  // the same sets, by name too, with VBMI

@@ -1,8 +1,8 @@
 // The kernel interface: what the executor calls. Kernels know no sdk type; they take pointers, shapes and strides, keep
 // no state, and compute what sdk/NUMERICS.md says, so that every kernel set gives the same bits.
 //
-// One KernelSet per instruction set; `find_kernel_set` is the only dispatch. Every entry is set, except matmul_q8 and
-// matmul_repacked of float types; a set without a version of its own points at the scalar one.
+// One KernelSet per instruction set (isa.h). Every entry is set, except matmul_q8 and matmul_repacked of float types:
+// kernel_sets.cpp asserts it. Which set runs is chosen by who calls (sdk/backend/cpu/kernel_choice.h).
 //
 // Preconditions common to all: pointers to f32, int8 and int16 planes that Keel allocates are 64-byte aligned at row 0;
 // weights may have any alignment (they can be mapped from a file); no buffer overlaps another unless said so.
@@ -11,43 +11,25 @@
 #include <stdint.h>
 
 #include "kernels/formats/kv_formats.h"
+#include "kernels/formats/q8_activation.h"
 #include "kernels/formats/repack.h"
 #include "kernels/formats/weight_types.h"
 
 namespace keel::kernels {
 
-// ---- 8-bit activations (NUMERICS section 2) ----
-// One column of k activations quantized in blocks of B: three planes behind one another, each rounded up to 64 bytes.
-//   int8  q[k] | f32 d[k/B] | int16 sum16[k/16]     sum16[i] = q[16i] + ... + q[16i+15]
-static constexpr uint64_t round64(uint64_t bytes) {
-    return (bytes + 63) & ~uint64_t{63};
-}
-static constexpr uint64_t q8_column_bytes(uint32_t k, uint32_t block) {
-    return round64(k) + round64(uint64_t{k / block} * 4) + round64(uint64_t{k / 16} * 2);
-}
-static inline int8_t* q8_codes(void* column) {
-    return static_cast<int8_t*>(column);
-}
-static inline float* q8_scales(void* column, uint32_t k) {
-    return reinterpret_cast<float*>(static_cast<uint8_t*>(column) + round64(k));
-}
-static inline int16_t* q8_sums(void* column, uint32_t k, uint32_t block) {
-    return reinterpret_cast<int16_t*>(static_cast<uint8_t*>(column) + round64(k) + round64(uint64_t{k / block} * 4));
-}
-
 // ---- matrix products ----
-// y[c][r] = (accumulate ? y[c][r] : 0) + (dot(w row r, x column c) + bias[r]),  row_begin <= r < row_end, 0 <= c <
-// columns Without bias nothing is added; without accumulate nothing is added to the dot product.
-// Bytes moved: (row_end-row_begin) * w_row_bytes once, columns * k activations, columns * rows * 4 out.
+// y[t][r] = (accumulate ? y[t][r] : 0) + (dot(w row r, x of token t) + bias[r])
+//     row_begin <= r < row_end, 0 <= t < tokens. Without bias or accumulate nothing is added.
+// Bytes moved: (row_end - row_begin) * w_row_bytes once, the activations of all tokens, tokens * rows * 4 out.
 struct MatmulArgs {
     const void* w;  // row 0
     uint64_t w_row_bytes;
     uint32_t row_begin, row_end;
-    uint32_t k;        // inner dimension, a whole number of blocks of the type
-    uint32_t columns;  // 1..512
-    const void* x;     // f32[k] per column, or a q8 column (above) with the type's activation block
-    uint64_t x_column_bytes;
-    float* const* y;    // columns pointers, each to row 0 of that column's output
+    uint32_t k;       // inner dimension, a whole number of blocks of the type
+    uint32_t tokens;  // 1..512
+    const void* x;    // f32[k] per token, or a q8 activation (q8_activation.h) with the type's activation block
+    uint64_t x_token_bytes;
+    float* const* y;    // tokens pointers, each to row 0 of that token's output
     const float* bias;  // f32[rows] or null
     bool accumulate;
     void* scratch;     // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
@@ -121,18 +103,18 @@ static inline uint32_t attention_scratch_floats(uint32_t head_dim) {
 }
 
 struct KernelSet {
-    const char* name;  // "scalar", "avx2", "avx512", "amx", "neon"
+    const char* name;  // kIsaNames
 
     // dst[k] = decoded weights (section 3)
-    void (*dequantize_row[kWeightTypeLimit])(const void* src, float* dst, uint32_t k);
-    MatmulFn matmul_f32[kWeightTypeLimit];  // x is f32
-    MatmulFn matmul_q8[kWeightTypeLimit];   // x is q8; null for types without an activation block
-    // matmul_q8 on interleaved weights (repack.h), with the same bits; row_begin and row_end are multiples of
+    void (*dequantize_row[kWeightTypeCount])(const void* src, float* dst, uint32_t k);
+    MatmulFn matmul_f32[kWeightTypeCount];  // x is f32
+    MatmulFn matmul_q8[kWeightTypeCount];   // x is q8; null for types without an activation block
+    // matmul_q8 on repacked weights (repack.h), with the same bits; row_begin and row_end are multiples of
     // kRepackRows.
-    MatmulFn matmul_repacked[kWeightTypeLimit];
-    bool repack_pays[kWeightTypeLimit];  // matmul_repacked is measured to be the faster of the two
-    // x[k] -> one q8 column with blocks of `block` (32 or 256; k a multiple of it)
-    void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* column);
+    MatmulFn matmul_repacked[kWeightTypeCount];
+    bool repack_pays[kWeightTypeCount];  // matmul_repacked is measured to be the faster of the two
+    // x[k] -> one token's q8 activation with blocks of `block` (32 or 256; k a multiple of it)
+    void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* token);
 
     // y[n] = rmsnorm(x) * w; y may be x
     void (*rms_norm)(const float* x, const float* w, uint32_t n, float eps, float* y);
@@ -160,12 +142,7 @@ struct KernelSet {
     void (*attention_finish)(float* o, float l, uint32_t head_dim);  // o *= 1 / l
 };
 
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI; a machine that has VBMI too gets a table that uses it. amx:
-// avx512 with AMX-INT8, for which a process must ask the system first (platform::allow_tile_registers). neon: with
-// dotprod and i8mm.
-enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kAvx512 = 3, kAmx = 4, kNeon = 5, kIsaLimit = 6 };
-// The set for `isa`, or null when this build or this machine does not have it. Detection uses cpuid, xgetbv included,
-// or what the system says of an ARM processor.
-const KernelSet* find_kernel_set(uint32_t isa);
+// The portable set, the reference for every other.
+extern const KernelSet kScalarSet;
 
 }  // namespace keel::kernels

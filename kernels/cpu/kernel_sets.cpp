@@ -1,85 +1,61 @@
 // The tables of the CPU kernel sets.
+#include <utility>
+
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/isa.h"
 
+// An entry of KernelSet that a set below leaves out is an error that names it (GCC; complete() is for every compiler).
+#pragma GCC diagnostic error "-Wmissing-field-initializers"
+
 namespace keel::kernels {
-
-static_assert(sizeof kIsaNames / sizeof *kIsaNames == kIsaLimit);
-
 namespace {
 
-// A set of one instruction set: the names of its functions differ in the suffix only.
-// What computes in f32: everything but the products with 8-bit activations.
-#define KEEL_DEFINE_FLOAT_KERNELS(isa)                                                    \
-    template <uint32_t F = 0>                                                             \
-    constexpr void add_kv_codecs_##isa(KernelSet& s) {                                    \
-        if constexpr (F < kKvFormatCount) {                                               \
-            s.kv_encode[F] = kv_encode_##isa<static_cast<KvFormat>(F)>;                   \
-            s.kv_decode[F] = kv_decode_##isa<static_cast<KvFormat>(F)>;                   \
-            add_kv_codecs_##isa<F + 1>(s);                                                \
-        }                                                                                 \
-    }                                                                                     \
-    template <WeightType... T>                                                            \
-    constexpr void add_float_products_##isa(KernelSet& s) {                               \
-        ((s.dequantize_row[T] = dequantize_##isa<T>), ...);                               \
-        ((s.matmul_f32[T] = matmul_f32_##isa<T>), ...);                                   \
-    }                                                                                     \
-    constexpr void add_float_kernels_##isa(KernelSet& s) {                                \
-        add_float_products_##isa<kF32, kF16, kBF16>(s);                                   \
-        add_float_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
-        add_float_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);          \
-        s.quantize_q8 = quantize_q8_##isa;                                                \
-        s.rms_norm = rms_norm_##isa;                                                      \
-        s.rope_table = rope_table_##isa;                                                  \
-        s.rope = rope_##isa;                                                              \
-        s.gate_silu = gate_silu_##isa;                                                    \
-        s.gate_gelu = gate_gelu_##isa;                                                    \
-        s.add = add_##isa;                                                                \
-        s.scale = scale_##isa;                                                            \
-        s.softcap = softcap_##isa;                                                        \
-        add_kv_codecs_##isa(s);                                                           \
-        s.kv_rotate = kv_rotate_##isa;                                                    \
-        s.kv_unrotate = kv_unrotate_##isa;                                                \
-        s.attention_split = attention_split_##isa;                                        \
-        s.attention_finish = attention_finish_##isa;                                      \
-    }
-#define KEEL_DEFINE_Q8_KERNELS(isa)                                                    \
-    template <WeightType... T>                                                         \
-    constexpr void add_q8_products_##isa(KernelSet& s) {                               \
-        ((s.matmul_q8[T] = matmul_q8_##isa<T>), ...);                                  \
-        ((s.matmul_repacked[T] = matmul_repacked_##isa<T>), ...);                      \
-    }                                                                                  \
-    constexpr void add_q8_kernels_##isa(KernelSet& s) {                                \
-        add_q8_products_##isa<kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_F32, kIQ4_NL>(s); \
-        add_q8_products_##isa<kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS>(s);          \
-    }
-#define KEEL_DEFINE_SET(isa, number)   \
-    KEEL_DEFINE_FLOAT_KERNELS(isa)     \
-    KEEL_DEFINE_Q8_KERNELS(isa)        \
-    constexpr KernelSet make_##isa() { \
-        KernelSet s{};                 \
-        s.name = kIsaNames[number];    \
-        add_float_kernels_##isa(s);    \
-        add_q8_kernels_##isa(s);       \
-        return s;                      \
-    }
+using Types = std::make_integer_sequence<uint32_t, kWeightTypeCount>;
+using Formats = std::make_integer_sequence<uint32_t, kKvFormatCount>;
 
-KEEL_DEFINE_SET(scalar, kScalar)
-#if defined(__x86_64__)
-KEEL_DEFINE_SET(avx2, kAvx2)
-KEEL_DEFINE_SET(avx512, kAvx512)
-KEEL_DEFINE_Q8_KERNELS(amx)
-
-// Interleaved rows are faster for every type.
-constexpr KernelSet interleaved(KernelSet s) {
-#define KEEL_REPACK_PAYS(T) s.repack_pays[T] = true;
-    KEEL_QUANTIZED_TYPES(KEEL_REPACK_PAYS)
-    return s;
+constexpr bool is_quantized(uint32_t type) {
+    return kWeightTypes[type].activation_block != 0;
 }
-constexpr KernelSet make_amx() {
-    KernelSet s = make_avx512();
-    s.name = kIsaNames[kAmx];
-    add_q8_kernels_amx(s);
+
+// A kernel set from the functions with the suffix `isa`; q8: the suffix of the products with 8-bit activations, which
+// AMX has of its own. T: all weight types, F: all KV formats.
+#define KEEL_DEFINE_SET(set, number, isa, q8)                                                                      \
+    template <uint32_t... T, uint32_t... F>                                                                        \
+    constexpr KernelSet make_##set(std::integer_sequence<uint32_t, T...>, std::integer_sequence<uint32_t, F...>) { \
+        return {                                                                                                   \
+            .name = kIsaNames[number],                                                                             \
+            .dequantize_row = {dequantize_##isa<WeightType{T}>...},                                                \
+            .matmul_f32 = {matmul_f32_##isa<WeightType{T}>...},                                                    \
+            .matmul_q8 = {is_quantized(T) ? matmul_q8_##q8<WeightType{T}> : nullptr...},                           \
+            .matmul_repacked = {is_quantized(T) ? matmul_repacked_##q8<WeightType{T}> : nullptr...},               \
+            .repack_pays = {},                                                                                     \
+            .quantize_q8 = quantize_q8_##isa,                                                                      \
+            .rms_norm = rms_norm_##isa,                                                                            \
+            .rope_table = rope_table_##isa,                                                                        \
+            .rope = rope_##isa,                                                                                    \
+            .gate_silu = gate_silu_##isa,                                                                          \
+            .gate_gelu = gate_gelu_##isa,                                                                          \
+            .add = add_##isa,                                                                                      \
+            .scale = scale_##isa,                                                                                  \
+            .softcap = softcap_##isa,                                                                              \
+            .kv_encode = {kv_encode_##isa<KvFormat{F}>...},                                                        \
+            .kv_decode = {kv_decode_##isa<KvFormat{F}>...},                                                        \
+            .kv_rotate = kv_rotate_##isa,                                                                          \
+            .kv_unrotate = kv_unrotate_##isa,                                                                      \
+            .attention_split = attention_split_##isa,                                                              \
+            .attention_finish = attention_finish_##isa,                                                            \
+        };                                                                                                         \
+    }
+
+KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar)
+#if defined(__x86_64__)
+KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2)
+KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512)
+KEEL_DEFINE_SET(amx, kAmx, avx512, amx)
+
+// Repacked rows are faster for every type.
+constexpr KernelSet with_repacking(KernelSet s) {
+    for (uint32_t type = 0; type < kWeightTypeCount; ++type) s.repack_pays[type] = s.matmul_repacked[type] != nullptr;
     return s;
 }
 constexpr KernelSet with_vbmi(KernelSet s) {
@@ -87,20 +63,36 @@ constexpr KernelSet with_vbmi(KernelSet s) {
     return s;
 }
 #elif defined(__aarch64__)
-KEEL_DEFINE_SET(neon, kNeon)
+KEEL_DEFINE_SET(neon, kNeon, neon, neon)
 #endif
 
+// Every entry is set, but for the products of float types with 8-bit activations.
+constexpr bool complete(const KernelSet& s) {
+    for (uint32_t type = 0; type < kWeightTypeCount; ++type) {
+        const bool q8 = is_quantized(type);
+        if (!s.dequantize_row[type] || !s.matmul_f32[type]) return false;
+        if (q8 != (s.matmul_q8[type] != nullptr) || q8 != (s.matmul_repacked[type] != nullptr)) return false;
+    }
+    for (uint32_t format = 0; format < kKvFormatCount; ++format)
+        if (!s.kv_encode[format] || !s.kv_decode[format]) return false;
+    return s.name && s.quantize_q8 && s.rms_norm && s.rope_table && s.rope && s.gate_silu && s.gate_gelu && s.add &&
+           s.scale && s.softcap && s.kv_rotate && s.kv_unrotate && s.attention_split && s.attention_finish;
+}
 }  // namespace
 
-constinit const KernelSet kScalarSet = make_scalar();
+#define KEEL_PUBLISH(variable, ...)             \
+    constexpr KernelSet variable = __VA_ARGS__; \
+    static_assert(complete(variable), #variable " lacks a function");
+
+KEEL_PUBLISH(kScalarSet, make_scalar(Types(), Formats()))
 #if defined(__x86_64__)
-constinit const KernelSet kAvx2Set = make_avx2();
-constinit const KernelSet kAvx512Set = interleaved(make_avx512());
-constinit const KernelSet kAmxSet = interleaved(make_amx());
-constinit const KernelSet kAvx512VbmiSet = with_vbmi(interleaved(make_avx512()));
-constinit const KernelSet kAmxVbmiSet = with_vbmi(interleaved(make_amx()));
+KEEL_PUBLISH(kAvx2Set, make_avx2(Types(), Formats()))
+KEEL_PUBLISH(kAvx512Set, with_repacking(make_avx512(Types(), Formats())))
+KEEL_PUBLISH(kAmxSet, with_repacking(make_amx(Types(), Formats())))
+KEEL_PUBLISH(kAvx512VbmiSet, with_vbmi(kAvx512Set))
+KEEL_PUBLISH(kAmxVbmiSet, with_vbmi(kAmxSet))
 #elif defined(__aarch64__)
-constinit const KernelSet kNeonSet = make_neon();
+KEEL_PUBLISH(kNeonSet, make_neon(Types(), Formats()))
 #endif
 
 }  // namespace keel::kernels

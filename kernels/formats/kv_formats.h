@@ -1,5 +1,5 @@
-// KV formats: how one K or V row of a head is coded. One row of the table per format; everything else about a format
-// (plane sizes, codecs, what attention does with it) hangs off this table.
+// KV formats: how one K or V row of a head is coded. KEEL_KV_FORMATS is the one list of them; the enum, the table,
+// plane sizes, codec tables and the tools' names follow from it. What a new format needs besides: kernels/README.md.
 //
 // A row has two parts that lie in two planes of a page (sdk/kv/kv_arena.h): its codes, and its scales.
 //
@@ -21,63 +21,71 @@
 // does not fit 8-bit integers and is decoded to f32 where it is used.
 //
 // tcq_b: trellis-coded quantization with a bit-shift trellis of 8-bit states. The states run from the last element to
-// the
-// first: state i = (state i+1 << b | new[i]) & 255, which is the 8-bit window at bit i * b of the row's codes followed
-// by the 8 - b start bits. The scale field has s in its upper 8 + b bits (an f16 without sign and without its lowest 7
-// - b mantissa bits) and the start bits in the lower 8 - b. table_b holds 256 int8 values
+// the first: state i = (state i+1 << b | new[i]) & 255, which is the 8-bit window at bit i * b of the row's codes
+// followed by the 8 - b start bits. The scale field has s in its upper 8 + b bits (an f16 without sign and without its
+// lowest 7 - b mantissa bits) and the start bits in the lower 8 - b. table_b holds 256 int8 values
 // (kernels/formats/kv_trellis_tables.h).
 #pragma once
 #include <stdint.h>
 
 namespace keel::kernels {
 
-enum KvFormat : uint32_t {
-    kKvF16,
-    kKvF32,
-    kKvFp8,
-    kKvQ8_0,
-    kKvQ4_0,
-    kKvQ8_0Rot,
-    kKvQ4_0Rot,
-    kKvE8_2,
-    kKvE8_3,
-    kKvE8_4,
-    kKvE8_5,
-    kKvE8_6,
-    kKvE8_8,
-    kKvTcq2,
-    kKvTcq3,
-    kKvTcq4,
-    kKvTcq5,
-    kKvTcq6,
-    kKvFormatCount
-};
-#define KEEL_KV_FORMATS(X)                                                                                            \
-    X(kKvF16)                                                                                                         \
-    X(kKvF32) X(kKvFp8) X(kKvQ8_0) X(kKvQ4_0) X(kKvQ8_0Rot) X(kKvQ4_0Rot) X(kKvE8_2) X(kKvE8_3) X(kKvE8_4) X(kKvE8_5) \
-        X(kKvE8_6) X(kKvE8_8) X(kKvTcq2) X(kKvTcq3) X(kKvTcq4) X(kKvTcq5) X(kKvTcq6)
-
 enum class KvFamily : uint8_t { kFloat, kBlock32, kLattice, kTrellis };
+
+// One row per format, in the order of keel_kv_format:
+//   public    keel_kv_format is KEEL_KV_<public>, one more than the index here
+//   name      on the command line and in reports
+//   bits      of one element's code
+//   multiple  head_dim has to be a multiple of it
+//   integer   attention multiplies the integer codes (NUMERICS section 5)
+// clang-format off
+#define KEEL_KV_FORMATS(X)                                                          \
+    /*id      public        name        family   bits  multiple  rotated  integer */ \
+    X(F16,     F16,          "f16",      kFloat,   16,  8,        false,   false)    \
+    X(F32,     F32,          "f32",      kFloat,   32,  8,        false,   false)    \
+    X(Fp8,     FP8_E4M3,     "fp8",      kFloat,   8,   8,        false,   false)    \
+    X(Q8_0,    Q8_0,         "q8_0",     kBlock32, 8,   32,       false,   true)     \
+    X(Q4_0,    Q4_0,         "q4_0",     kBlock32, 4,   32,       false,   true)     \
+    X(Q8_0Rot, Q8_0_ROTATED, "q8_0-rot", kBlock32, 8,   32,       true,    true)     \
+    X(Q4_0Rot, Q4_0_ROTATED, "q4_0-rot", kBlock32, 4,   32,       true,    true)     \
+    X(E8_2,    E8_2,         "e8-2",     kLattice, 2,   8,        true,    true)     \
+    X(E8_3,    E8_3,         "e8-3",     kLattice, 3,   8,        true,    true)     \
+    X(E8_4,    E8_4,         "e8-4",     kLattice, 4,   8,        true,    true)     \
+    X(E8_5,    E8_5,         "e8-5",     kLattice, 5,   8,        true,    true)     \
+    X(E8_6,    E8_6,         "e8-6",     kLattice, 6,   8,        true,    true)     \
+    X(E8_8,    E8_8,         "e8-8",     kLattice, 8,   8,        true,    false)    \
+    X(Tcq2,    TCQ_2,        "tcq-2",    kTrellis, 2,   8,        true,    true)     \
+    X(Tcq3,    TCQ_3,        "tcq-3",    kTrellis, 3,   8,        true,    true)     \
+    X(Tcq4,    TCQ_4,        "tcq-4",    kTrellis, 4,   8,        true,    true)     \
+    X(Tcq5,    TCQ_5,        "tcq-5",    kTrellis, 5,   8,        true,    true)     \
+    X(Tcq6,    TCQ_6,        "tcq-6",    kTrellis, 6,   8,        true,    true)
+// clang-format on
+
+enum KvFormat : uint32_t {
+#define KEEL_INDEX(id, ...) kKv##id,
+    KEEL_KV_FORMATS(KEEL_INDEX)
+#undef KEEL_INDEX
+        kKvFormatCount
+};
 
 struct KvFormatInfo {
     const char* name;
     KvFamily family;
-    uint8_t bits;      // of one element's code
-    uint8_t multiple;  // head_dim has to be a multiple of it
-    bool rotated;
-    bool integer;  // attention multiplies the integer codes (NUMERICS section 5)
+    uint8_t bits, multiple;
+    bool rotated, integer;
 };
-constexpr KvFormatInfo kKvFormats[kKvFormatCount] = {
-    {"f16", KvFamily::kFloat, 16, 8, false, false},      {"f32", KvFamily::kFloat, 32, 8, false, false},
-    {"fp8_e4m3", KvFamily::kFloat, 8, 8, false, false},  {"q8_0", KvFamily::kBlock32, 8, 32, false, true},
-    {"q4_0", KvFamily::kBlock32, 4, 32, false, true},    {"q8_0_rot", KvFamily::kBlock32, 8, 32, true, true},
-    {"q4_0_rot", KvFamily::kBlock32, 4, 32, true, true}, {"e8_2", KvFamily::kLattice, 2, 8, true, true},
-    {"e8_3", KvFamily::kLattice, 3, 8, true, true},      {"e8_4", KvFamily::kLattice, 4, 8, true, true},
-    {"e8_5", KvFamily::kLattice, 5, 8, true, true},      {"e8_6", KvFamily::kLattice, 6, 8, true, true},
-    {"e8_8", KvFamily::kLattice, 8, 8, true, false},     {"tcq_2", KvFamily::kTrellis, 2, 8, true, true},
-    {"tcq_3", KvFamily::kTrellis, 3, 8, true, true},     {"tcq_4", KvFamily::kTrellis, 4, 8, true, true},
-    {"tcq_5", KvFamily::kTrellis, 5, 8, true, true},     {"tcq_6", KvFamily::kTrellis, 6, 8, true, true},
+inline constexpr KvFormatInfo kKvFormats[kKvFormatCount] = {
+#define KEEL_ROW(id, public_name, name, family, ...) {name, KvFamily::family, __VA_ARGS__},
+    KEEL_KV_FORMATS(KEEL_ROW)
+#undef KEEL_ROW
 };
+
+// The first format whose rows are coded like those of f: rotated formats have the codes of plain ones.
+constexpr KvFormat kv_coded_as(KvFormat f) {
+    uint32_t i = 0;
+    while (kKvFormats[i].family != kKvFormats[f].family || kKvFormats[i].bits != kKvFormats[f].bits) ++i;
+    return static_cast<KvFormat>(i);
+}
 
 constexpr uint32_t kMaxHeadDim = 256;
 constexpr uint32_t kKvBlock = 32;                          // elements of a q8_0 or q4_0 scale

@@ -1,5 +1,5 @@
-// Interleaved weights (KEEL_WEIGHTS_REPACK): the rows of a matrix in groups of kRepackRows, their blocks side by side,
-// so that one vector holds the same four bytes of every row and the products need no reduction across lanes. One layout
+// Repacked weights (KEEL_WEIGHTS_REPACK): the rows of a matrix in groups of kRepackRows, their blocks interleaved, so
+// that one vector holds the same four bytes of every row and the products need no reduction across lanes. One layout
 // for every type and every instruction set. A group is, block after block (a block of one row is block_bytes):
 //
 //     [ d of row 0..15, f16     only for types with block_bytes % 4 == 2, whose d is the odd two bytes ]
@@ -15,13 +15,25 @@ namespace keel::kernels {
 
 constexpr uint32_t kRepackRows = 16;
 
-// Byte offset in a block of the f16 that stands apart, where there is one: at the front, or at the end (Q3_K, Q6_K).
-constexpr bool repack_has_apart(uint32_t block_bytes) {
-    return block_bytes % 4 == 2;
+// Where the parts of a block are.
+struct RepackLayout {
+    bool split;             // d stands before the dwords of all rows
+    uint32_t dwords;        // offset of the first dword in a block of a plain row
+    uint32_t group_dwords;  // and in the block of a group
+};
+constexpr RepackLayout repack_layout(WeightType type) {
+    const WeightTypeInfo& info = kWeightTypes[type];
+    const bool split = info.block_bytes % 4 == 2;
+    return {split, split && info.d_at == 0 ? 2u : 0u, split ? 2 * kRepackRows : 0u};
 }
-constexpr uint32_t repack_apart_offset(WeightType type, uint32_t block_bytes) {
-    return type == kQ3_K || type == kQ6_K ? block_bytes - 2 : 0;
+constexpr bool repack_can_split_all() {
+    for (const WeightTypeInfo& t : kWeightTypes)
+        if (t.activation_block && (t.block_bytes % 2 || (t.block_bytes % 4 && t.d_at && t.d_at != t.block_bytes - 2)))
+            return false;
+    return true;
 }
+static_assert(repack_can_split_all(),
+              "a block is dwords, and a d of two bytes at one of its ends if it is no whole number");
 
 // Copies `rows` plain rows, a multiple of kRepackRows, of k elements each.
 void repack_rows(WeightType type, const void* src, void* dst, uint32_t rows, uint32_t k);

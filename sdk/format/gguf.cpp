@@ -324,18 +324,18 @@ keel_status HeaderScan::tensor(GgufTensor* t) {
             return malformed(dims_offset, "the product of the dimensions overflows");
     }
     const uint64_t type_offset = cursor_.position();
-    KEEL_TRY(u32(&t->type));
-    const kernels::WeightTypeInfo* info =
-        t->type < kernels::kGgufTypeLimit ? kernels::weight_type_info(t->type) : nullptr;
-    if (!info) {
+    uint32_t number;
+    KEEL_TRY(u32(&number));
+    t->type = number < kernels::kOwnTypeNumbers ? kernels::weight_type_of_number(number) : kernels::kWeightTypeCount;
+    if (t->type == kernels::kWeightTypeCount) {
         char reason[sizeof(keel_error::reason)];
         TextBuilder text(reason, sizeof reason);
-        text.text("no kernels for tensor type ").number(t->type);
-        if (t->type < sizeof kTensorTypeNames / sizeof *kTensorTypeNames)
-            text.text(" (").text(kTensorTypeNames[t->type]).text(")");
+        text.text("no kernels for tensor type ").number(number);
+        if (number < sizeof kTensorTypeNames / sizeof *kTensorTypeNames)
+            text.text(" (").text(kTensorTypeNames[number]).text(")");
         return refuse(KEEL_E_UNSUPPORTED, type_offset, reason);
     }
-    if (t->dims[0] % info->block_elements)
+    if (t->dims[0] % kernels::kWeightTypes[t->type].block_elements)
         return malformed(dims_offset, "a row is not a whole number of blocks of the tensor's type");
     uint64_t elements;
     if (__builtin_mul_overflow(rows, t->dims[0], &elements) || elements > INT64_MAX ||

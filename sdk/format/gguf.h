@@ -43,7 +43,7 @@ struct GgufTensor {
     uint64_t name_hash;
     uint64_t name_offset;  // of the name's bytes
     uint32_t name_bytes;
-    uint32_t type;       // kernels::WeightType, always one Keel computes with
+    uint32_t type;       // kernels::WeightType
     uint32_t dim_count;  // 1..4
     uint32_t reserved;
     uint64_t dims[4];  // dims[0] is the row length (fastest); unused ones are 1

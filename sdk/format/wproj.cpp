@@ -58,7 +58,9 @@ keel_status read_layer2(const WprojFile& f, uint32_t layer, uint64_t* entry, uin
                         WprojLayer* out, keel_error* error) {
     KEEL_TRY(take(f.reader, *entry, out, sizeof *out, "table", error));
     *entry += sizeof *out;
-    return wproj_check_layer2(*out, layer, f.shape, f.reader.size_bytes, next, end, error);
+    KEEL_TRY(wproj_check_layer2(*out, layer, f.shape, f.reader.size_bytes, next, end, error));
+    wproj_map_types(out, wproj_type_of_number);
+    return KEEL_OK;
 }
 
 keel_status open1(const WprojShape& shape, uint64_t expected_key, bool any_key, WprojFile* f, keel_error* error) {

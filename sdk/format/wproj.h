@@ -62,7 +62,7 @@ const char* wproj_group_name(uint32_t group);  // "attn_in"
 // Pt of a group: a matrix [rank][columns] in rows of `type`. rank 0: the group has none.
 struct WprojBasis {
     uint32_t rank, columns;
-    uint32_t type;  // kernels::WeightType
+    uint32_t type;  // kernels::WeightType; in a file its number (wproj_v2.h)
     uint32_t reserved;
     uint64_t offset;    // of the matrix in the file
     uint64_t bytes;     // of the matrix
@@ -72,7 +72,7 @@ struct WprojBasis {
 // W_proj of a slot: a matrix [rows][rank] in rows of `type`. rank 0: the slot has none.
 struct WprojRecord {
     uint32_t rows, rank;
-    uint32_t type;           // kernels::WeightType
+    uint32_t type;           // as above
     float compression;       // rank (rows + columns) / (rows columns)
     float energy;            // |W_proj|^2 / |W|^2, in [0, 1]
     float error;             // relative squared output error on held-out activations; negative: not known

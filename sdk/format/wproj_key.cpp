@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "sdk/core/hash.h"
+#include "sdk/format/wproj_v2.h"
 
 namespace keel {
 namespace {
@@ -30,8 +31,8 @@ uint64_t wproj_key(const WprojKeyDesc& d) {
                                d.calibration_hash,
                                hash64(d.solver, strlen(d.solver)),
                                uint64_t{d.solver_version},
-                               uint64_t{d.basis_type},
-                               uint64_t{d.record_type}};
+                               uint64_t{wproj_number_of_type(d.basis_type)},
+                               uint64_t{wproj_number_of_type(d.record_type)}};
     for (const uint64_t field : fields) state = add(state, field);
     const uint64_t key = hash_finish(state);
     return key ? key : 1;

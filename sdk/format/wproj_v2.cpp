@@ -104,10 +104,12 @@ keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const Wp
         return KEEL_OK;
     };
     const auto matrix = [&](const uint32_t& type, uint32_t rows, uint32_t row, const uint64_t& bytes) -> keel_status {
-        const kernels::WeightTypeInfo* info = kernels::weight_type_info(type);
-        if (!info) return fault(KEEL_E_UNSUPPORTED, &type, "type", "no kernels for this type");
-        if (row % info->block_elements) return bad(&type, "type", "a row is not a whole number of blocks");
-        if (bytes != rows * kernels::weight_row_bytes(type, row)) return bad(&bytes, "bytes", "contradict the shape");
+        const uint32_t known = wproj_type_of_number(type);
+        if (known == kernels::kWeightTypeCount)
+            return fault(KEEL_E_UNSUPPORTED, &type, "type", "no kernels for this type");
+        if (row % kernels::kWeightTypes[known].block_elements)
+            return bad(&type, "type", "a row is not a whole number of blocks");
+        if (bytes != rows * kernels::weight_row_bytes(known, row)) return bad(&bytes, "bytes", "contradict the shape");
         return KEEL_OK;
     };
     for (uint32_t g = 0; g < kWprojGroups; ++g) {

@@ -5,58 +5,87 @@
 namespace keel {
 
 const SlotInfo kSlots[kSlotCount] = {
-    {"token_embd.weight", "embed", kDimEmbedding, kDimVocabulary},
-    {"output_norm.weight", "output_norm", kDimEmbedding, kDimNone},
-    {"output.weight", "output", kDimEmbedding, kDimVocabulary},
-    {"rope_freqs.weight", "rope_freqs", kDimRopePairs, kDimNone},
-    {"rope_factors_long.weight", "rope_factors", kDimRopePairs, kDimNone},
-    {"rope_factors_short.weight", "rope_factors", kDimRopePairs, kDimNone},
-    {"attn_norm.weight", "attn_norm", kDimEmbedding, kDimNone},
-    {"attn_q.weight", "attn_q", kDimEmbedding, kDimQ},
-    {"attn_k.weight", "attn_k", kDimEmbedding, kDimKv},
-    {"attn_v.weight", "attn_v", kDimEmbedding, kDimKv},
-    {"attn_qkv.weight", "attn_qkv", kDimEmbedding, kDimQkv},
-    {"attn_q.bias", "attn_q", kDimQ, kDimNone},
-    {"attn_k.bias", "attn_k", kDimKv, kDimNone},
-    {"attn_v.bias", "attn_v", kDimKv, kDimNone},
-    {"attn_q_norm.weight", "attn_q_norm", kDimHead, kDimNone},
-    {"attn_k_norm.weight", "attn_k_norm", kDimHead, kDimNone},
-    {"attn_output.weight", "attn_output", kDimQ, kDimEmbedding},
-    {"post_attention_norm.weight", "attn_post_norm", kDimEmbedding, kDimNone},
-    {"ffn_norm.weight", "ffn_norm", kDimEmbedding, kDimNone},
-    {"ffn_gate.weight", "ffn_gate", kDimEmbedding, kDimFeedForward},
-    {"ffn_up.weight", "ffn_up", kDimEmbedding, kDimFeedForward},
-    {"ffn_up.weight", "ffn_gate_up", kDimEmbedding, kDimFeedForward2},
-    {"ffn_down.weight", "ffn_down", kDimFeedForward, kDimEmbedding},
-    {"post_ffw_norm.weight", "ffn_post_norm", kDimEmbedding, kDimNone},
+#define KEEL_SLOT(slot, ...) {__VA_ARGS__},
+    KEEL_GLOBAL_TENSORS(KEEL_SLOT) KEEL_LAYER_TENSORS(KEEL_SLOT)
+#undef KEEL_SLOT
 };
 
 namespace {
 
-constexpr uint32_t kEnds = slot_bit(kTokenEmbedding) | slot_bit(kOutputNorm);
-constexpr uint32_t kNorms = slot_bit(kAttnNorm) | slot_bit(kFfnNorm);
-constexpr uint32_t kSplitAttention = slot_bit(kAttnQ) | slot_bit(kAttnK) | slot_bit(kAttnV) | slot_bit(kAttnOutput);
-constexpr uint32_t kSplitFfn = slot_bit(kFfnGate) | slot_bit(kFfnUp) | slot_bit(kFfnDown);
-constexpr uint32_t kQkvBias = slot_bit(kAttnQBias) | slot_bit(kAttnKBias) | slot_bit(kAttnVBias);
-constexpr uint32_t kQkNorm = slot_bit(kAttnQNorm) | slot_bit(kAttnKNorm);
-constexpr uint32_t kPostNorms = slot_bit(kAttnPostNorm) | slot_bit(kFfnPostNorm);
-constexpr uint32_t kPlain = kEnds | kNorms | kSplitAttention | kSplitFfn;
-constexpr uint32_t kPhi3 =
+constexpr SlotSet kEnds = slot_bit(kTokenEmbedding) | slot_bit(kOutputNorm);
+constexpr SlotSet kNorms = slot_bit(kAttnNorm) | slot_bit(kFfnNorm);
+constexpr SlotSet kSplitAttention = slot_bit(kAttnQ) | slot_bit(kAttnK) | slot_bit(kAttnV) | slot_bit(kAttnOutput);
+constexpr SlotSet kSplitFfn = slot_bit(kFfnGate) | slot_bit(kFfnUp) | slot_bit(kFfnDown);
+constexpr SlotSet kQkvBias = slot_bit(kAttnQBias) | slot_bit(kAttnKBias) | slot_bit(kAttnVBias);
+constexpr SlotSet kQkNorm = slot_bit(kAttnQNorm) | slot_bit(kAttnKNorm);
+constexpr SlotSet kPostNorms = slot_bit(kAttnPostNorm) | slot_bit(kFfnPostNorm);
+constexpr SlotSet kPlain = kEnds | kNorms | kSplitAttention | kSplitFfn;
+constexpr SlotSet kPhi3 =
     kEnds | kNorms | slot_bit(kAttnQkv) | slot_bit(kAttnOutput) | slot_bit(kFfnGateUp) | slot_bit(kFfnDown);
-constexpr uint32_t kHead = slot_bit(kOutput);
+constexpr SlotSet kHead = slot_bit(kOutput);
 
-// name, required, optional, neox, gate, sliding, embedding scale, local rope, query scale layers
 constexpr ArchitectureRow kArchitectures[] = {
-    {"llama", kPlain, kHead | kQkvBias | slot_bit(kRopeFreqs), false, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne,
-     false, 0},
-    {"qwen2", kPlain | kQkvBias, kHead, true, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne, false, 0},
-    {"qwen3", kPlain | kQkNorm, kHead, true, Gate::kSilu, Sliding::kNone, EmbeddingScale::kOne, false, 0},
-    {"gemma2", kPlain | kPostNorms, kHead, true, Gate::kGelu, Sliding::kEvenLayers, EmbeddingScale::kSqrtEmbedding,
-     false, 46},
-    {"gemma3", kPlain | kPostNorms | kQkNorm, kHead, true, Gate::kGelu, Sliding::kFiveOfSix,
-     EmbeddingScale::kSqrtEmbedding, true, 62},
-    {"phi3", kPhi3, kHead | slot_bit(kRopeFactorsLong) | slot_bit(kRopeFactorsShort), true, Gate::kSilu, Sliding::kAll,
-     EmbeddingScale::kOne, false, 0},
+    {
+        .name = "llama",
+        .required = kPlain,
+        .optional = kHead | kQkvBias | slot_bit(kRopeFreqs),
+        .file = {.pre_tokenizer = "llama-bpe", .names_sizes = true},
+    },
+    {
+        .name = "qwen2",
+        .required = kPlain | kQkvBias,
+        .optional = kHead,
+        .rope_neox = true,
+        .file = {.norm_eps = 1e-6f, .bpe = true, .pre_tokenizer = "qwen2"},
+    },
+    {
+        .name = "qwen3",
+        .required = kPlain | kQkNorm,
+        .optional = kHead,
+        .rope_neox = true,
+        .file = {.norm_eps = 1e-6f, .bpe = true, .pre_tokenizer = "qwen2"},
+    },
+    {
+        .name = "gemma2",
+        .required = kPlain | kPostNorms,
+        .optional = kHead,
+        .rope_neox = true,
+        .gate = Gate::kGelu,
+        .sliding = Sliding::kEvenLayers,
+        .embedding_scale = EmbeddingScale::kSqrtEmbedding,
+        .query_scale_layers = 46,
+        .file = {.norm_eps = 1e-6f,
+                 .space_prefix = false,
+                 .control_tokens = {"<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"},
+                 .always_tied = true,
+                 .attention_softcap = 50,
+                 .logit_softcap = 30},
+    },
+    {
+        .name = "gemma3",
+        .required = kPlain | kPostNorms | kQkNorm,
+        .optional = kHead,
+        .rope_neox = true,
+        .gate = Gate::kGelu,
+        .sliding = Sliding::kFiveOfSix,
+        .embedding_scale = EmbeddingScale::kSqrtEmbedding,
+        .local_rope = true,
+        .query_scale_layers = 62,
+        .file = {.norm_eps = 1e-6f,
+                 .space_prefix = false,
+                 .control_tokens = {"<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"},
+                 .always_tied = true,
+                 .linear_rope_scaling = true},
+    },
+    {
+        .name = "phi3",
+        .required = kPhi3,
+        .optional = kHead | slot_bit(kRopeFactorsLong) | slot_bit(kRopeFactorsShort),
+        .rope_neox = true,
+        .sliding = Sliding::kAll,
+        .file = {.control_tokens = {"<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"},
+                 .names_sizes = true},
+    },
 };
 
 }  // namespace
@@ -84,7 +113,7 @@ TensorSlot find_slot(const ArchitectureRow& row, const char* name, size_t bytes,
         first = kGlobalSlots;
         last = kSlotCount;
     }
-    const uint32_t known = row.required | row.optional;
+    const SlotSet known = row.required | row.optional;
     for (uint32_t slot = first; slot < last; ++slot)
         if ((known >> slot & 1) && strlen(kSlots[slot].name) == bytes && memcmp(kSlots[slot].name, name, bytes) == 0)
             return static_cast<TensorSlot>(slot);

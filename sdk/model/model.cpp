@@ -266,10 +266,10 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
                         "layer index is not below block_count");
         const SlotInfo& info = kSlots[slot];
         const bool shape_ok = t.dims[0] == dim_value(*spec, info.columns) && t.dims[1] == dim_value(*spec, info.rows) &&
-                              t.dims[2] == 1 && t.dims[3] == 1;
+                              t.dims[2] == dim_value(*spec, info.matrices) && t.dims[3] == 1;
         if (!shape_ok)
             return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "shape contradicts the metadata");
-        if (info.rows == kDimNone && t.type != kernels::kF32 && t.type != kernels::kF16 && t.type != kernels::kBF16)
+        if (info.rows == kDimNone && kernels::kWeightTypes[t.type].activation_block)
             return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes,
                         "a vector must be F32, F16 or BF16");
         uint32_t* entry =
@@ -303,12 +303,12 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
 
 // "Q4_K Q6_K F32": types by bytes, largest first.
 void describe_types(const Gguf& g, char* dst, size_t capacity) {
-    uint64_t bytes[kernels::kWeightTypeLimit] = {};
+    uint64_t bytes[kernels::kWeightTypeCount] = {};
     for (uint32_t i = 0; i < g.tensor_count; ++i) bytes[g.tensors[i].type] += g.tensors[i].bytes;
     TextBuilder text(dst, capacity);
     for (;;) {
         uint32_t best = 0;
-        for (uint32_t t = 1; t < kernels::kWeightTypeLimit; ++t)
+        for (uint32_t t = 1; t < kernels::kWeightTypeCount; ++t)
             if (bytes[t] > bytes[best]) best = t;
         if (bytes[best] == 0) break;
         if (text.size()) text.text(" ");

@@ -12,9 +12,9 @@ uint64_t row_bytes_of(Activation type, uint32_t width) {
         case Activation::kF32:
             return kernels::round64(uint64_t{width} * sizeof(float));
         case Activation::kQ8Block32:
-            return kernels::q8_column_bytes(width, 32);
+            return kernels::q8_token_bytes(width, 32);
         case Activation::kQ8Block256:
-            return kernels::q8_column_bytes(width, 256);
+            return kernels::q8_token_bytes(width, 256);
     }
     return 0;
 }

@@ -22,9 +22,11 @@ keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t hi
     return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
 }
 
-static_assert(static_cast<int>(KEEL_KV_F16) == kernels::kKvF16 + 1 &&
-                  static_cast<int>(KEEL_KV_TCQ_6) == kernels::kKvFormatCount,
-              "keel_kv_format is KvFormat + 1");
+#define KEEL_SAME_NUMBER(id, public_name, ...)                                          \
+    static_assert(static_cast<uint32_t>(KEEL_KV_##public_name) == kernels::kKv##id + 1, \
+                  "keel_kv_format is KvFormat + 1");
+KEEL_KV_FORMATS(KEEL_SAME_NUMBER)
+#undef KEEL_SAME_NUMBER
 
 // Profile first, then what the configuration asks for all layers, then f16.
 keel_status choose_kv_formats(const keel_config& c, const Part& profile, const keel_model& model, PlanConfig* out,

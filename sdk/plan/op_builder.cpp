@@ -120,7 +120,7 @@ void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
     op->w_row_bytes = kernels::weight_row_bytes(matrix.type, matrix.k);
     op->fixed_bytes = op->w_row_bytes * matrix.rows;
     op->token_bytes =
-        (type == Activation::kF32 ? uint64_t{matrix.k} * 4 : kernels::q8_column_bytes(matrix.k, block_of(type))) +
+        (type == Activation::kF32 ? uint64_t{matrix.k} * 4 : kernels::q8_token_bytes(matrix.k, block_of(type))) +
         uint64_t{matrix.rows} * 4;
     op->token_macs = uint64_t{matrix.rows} * matrix.k;
 }
@@ -303,7 +303,7 @@ void OpBuilder::logits(const Buf& x) {
 // What is known of an op once all its readers are.
 void OpBuilder::finish(Op* op) {
     if (op->kind == OpKind::kQuantize) {
-        op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_column_bytes(op->rows, op->widest_block());
+        op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_token_bytes(op->rows, op->widest_block());
         op->token_macs = uint64_t{op->rows} * 2;
     }
     if (const uint64_t bytes = c_.backend->thread_bytes(*op)) {

@@ -41,9 +41,8 @@ class WprojVerify : public testing::Test {
             std::vector<float> row(columns);
             double kept = 0, all = 0;
             for (uint32_t r = 0; r < rows; ++r) {
-                kernels::find_kernel_set(kernels::kScalar)
-                    ->dequantize_row[tensor->type](data + r * kernels::weight_row_bytes(tensor->type, columns),
-                                                   row.data(), columns);
+                kernels::kScalarSet.dequantize_row[tensor->type](
+                    data + r * kernels::weight_row_bytes(tensor->type, columns), row.data(), columns);
                 for (uint32_t c = 0; c < columns; ++c) {
                     const double square = static_cast<double>(row[c]) * row[c];
                     all += square;

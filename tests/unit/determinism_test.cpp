@@ -294,7 +294,7 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
     if (!references.count(c.name)) references[c.name] = run_reference(path, c, KEEL_CPU_SCALAR);
     const Reference& reference = references[c.name];
     for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
-        const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
+        const keel::kernels::KernelSet* set = keel::find_kernel_set(isa);
         if (!set) continue;
         const keel_cpu cpu = static_cast<keel_cpu>(isa);
         const int walks = backend == BackendKind::kCpu ? c.walks : (c.walks + 2) / 3;

@@ -12,13 +12,13 @@ struct EmulatedTiles {
     static void configure(uint32_t elements) { sub = elements; }
     static void release() { sub = 0; }
     static void product(const void* a, uint64_t stride, const void* b, int32_t (*c)[kTileSide]) {
-        const int8_t* columns = static_cast<const int8_t*>(a);
+        const int8_t* tokens = static_cast<const int8_t*>(a);
         const uint8_t* codes = static_cast<const uint8_t*>(b);
         for (uint32_t i = 0; i < kTileSide; ++i)
             for (uint32_t r = 0; r < kTileSide; ++r) {
                 c[i][r] = 0;
                 for (uint32_t e = 0; e < sub; ++e)
-                    c[i][r] += columns[i * stride + e] * codes[64 * (e / 4) + 4 * r + e % 4];
+                    c[i][r] += tokens[i * stride + e] * codes[64 * (e / 4) + 4 * r + e % 4];
             }
     }
 };
@@ -26,9 +26,9 @@ struct EmulatedTiles {
 }  // namespace
 
 void emulate_amx_products(KernelSet* set) {
-#define KEEL_EMULATE(T)                                          \
-    set->matmul_q8[T] = multiply_tiled<EmulatedTiles, T, false>; \
-    set->matmul_repacked[T] = multiply_tiled<EmulatedTiles, T, true>;
+#define KEEL_EMULATE(type, ...)                                              \
+    set->matmul_q8[k##type] = multiply_tiled<EmulatedTiles, k##type, false>; \
+    set->matmul_repacked[k##type] = multiply_tiled<EmulatedTiles, k##type, true>;
     KEEL_QUANTIZED_TYPES(KEEL_EMULATE)
 }
 

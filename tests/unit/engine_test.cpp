@@ -225,7 +225,7 @@ TEST(Engine, EnvironmentChoosesTheKernelSet) {
     const auto& names = keel::kernels::kIsaNames;
     std::string best;
     for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa)
-        if (keel::kernels::find_kernel_set(isa)) best = names[isa];
+        if (keel::find_kernel_set(isa)) best = names[isa];
     {
         const Variable unset("KEEL_CPU", "");
         EXPECT_EQ(kernel_set(KEEL_CPU_AUTO), best) << "empty is as unset";
@@ -234,7 +234,7 @@ TEST(Engine, EnvironmentChoosesTheKernelSet) {
         const Variable variable("KEEL_CPU", names[isa]);
         SCOPED_TRACE(names[isa]);
         EXPECT_EQ(kernel_set(KEEL_CPU_SCALAR), "scalar") << "the configuration wins";
-        if (keel::kernels::find_kernel_set(isa)) {
+        if (keel::find_kernel_set(isa)) {
             EXPECT_EQ(kernel_set(KEEL_CPU_AUTO), names[isa]);
         } else {
             refused(KEEL_CPU_AUTO, "KEEL_CPU");

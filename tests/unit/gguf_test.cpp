@@ -113,7 +113,7 @@ TEST(Gguf, AgreesWithTheReferenceReader) {
             const auto& row = file["tensors"][i];
             EXPECT_EQ(keel_test::file_text(reader, tensor.name_offset, tensor.name_bytes), row[0]);
             std::vector<uint64_t> dims(tensor.dims, tensor.dims + tensor.dim_count);
-            EXPECT_EQ(nlohmann::json({dims, tensor.type, tensor.offset, tensor.bytes}),
+            EXPECT_EQ(nlohmann::json({dims, kernels::kWeightTypes[tensor.type].number, tensor.offset, tensor.bytes}),
                       nlohmann::json({row[1], row[2], row[3], row[4]}));
         }
     }

@@ -46,7 +46,7 @@ struct Problem {
         }
         // Sets code rows alike (kernels_kv_formats_test.cpp), and the scalar one takes long.
         const std::vector<const KernelSet*> fast = fast_sets();
-        const KernelSet* coder = fast.empty() ? find_kernel_set(kScalar) : fast[0];
+        const KernelSet* coder = fast.empty() ? &kScalarSet : fast[0];
         for (uint32_t j = 0; j < positions; ++j) {
             std::vector<float> k = random.normals(head_dim), v = random.normals(head_dim);
             for (float& x : k) x *= 2.0f;
@@ -193,7 +193,7 @@ std::vector<double> quantized(const float* q, uint32_t head_dim, uint32_t blocks
 }
 
 TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
-    const KernelSet* set = find_kernel_set(kScalar);
+    const KernelSet* set = &kScalarSet;
     Random random(20);
     for (uint32_t head_dim : {32u, 64u, 80u, 96u, 128u, 256u})
         for (int round = 0; round < 12; ++round) {
@@ -237,7 +237,7 @@ TEST(KernelsAttention, ScalarAgreesWithDoubleSoftmax) {
 }
 
 TEST(KernelsAttention, SetsAgreeBitForBit) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(21);
     for (const KernelSet* set : fast_sets())
         for (uint32_t head_dim : {8u, 24u, 32u, 40u, 64u, 80u, 96u, 128u, 192u, 256u})
@@ -254,7 +254,7 @@ TEST(KernelsAttention, SetsAgreeBitForBit) {
 // Every integer format as K and as V, over row lengths that are no multiple of a register, any codes, and ranges that
 // begin and end anywhere in a tile.
 TEST(KernelsAttention, SetsAgreeOnEveryIntegerFormat) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(28);
     for (const KernelSet* set : fast_sets())
         for (uint32_t f = 0; f < kKvFormatCount; ++f)
@@ -293,7 +293,7 @@ TEST(KernelsAttention, SetsAgreeOnEveryIntegerFormat) {
 TEST(KernelsAttention, RowsNobodySeesDoNotMatter) {
     Random random(29);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets)
         for (uint32_t f = 0; f < kKvFormatCount; ++f) {
             const KvFormat format = static_cast<KvFormat>(f);
@@ -354,7 +354,7 @@ TEST(KernelsAttention, RowsNobodySeesAreNotRead) {
     uint8_t* page = fenced_memory.data() - kUnit;  // it begins with what nobody may touch
     Random random(31);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets)
         for (uint32_t f = 0; f < kKvFormatCount; ++f)
             for (bool keys : {false, true}) {
@@ -380,7 +380,7 @@ TEST(KernelsAttention, RowsNobodySeesAreNotRead) {
 }
 
 TEST(KernelsAttention, SetsAgreeOnSpecialValues) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(22);
     for (const KernelSet* set : fast_sets())
         for (int round = 0; round < 60; ++round) {
@@ -398,7 +398,7 @@ TEST(KernelsAttention, SetsAgreeOnSpecialValues) {
 TEST(KernelsAttention, RowsAreIndependentOfTheirCall) {
     Random random(23);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets)
         for (int round = 0; round < 6; ++round) {
             Problem p = random_problem(random, 32 * random.between(1, 4), 23);
@@ -413,7 +413,7 @@ TEST(KernelsAttention, RowsAreIndependentOfTheirCall) {
 // Query rows of a tree's nodes, against rows that lie in the order of each node's path: a node reads what is in front of
 // the tree and its ancestors, wherever those are stored.
 TEST(KernelsAttention, TreesHaveTheBitsOfPlainOrder) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(32);
     std::vector<const KernelSet*> sets = fast_sets();
     sets.push_back(scalar);
@@ -488,7 +488,7 @@ TEST(KernelsAttention, TreesHaveTheBitsOfPlainOrder) {
 
 // Weights down to where exp gives 0, each made visible by a value of its own: position j alone fills element j.
 TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(27);
     Problem p(64, 64, 64, kKvF32, kKvF32, 1, 0, random);
     p.scale = 1.0f;
@@ -513,7 +513,7 @@ TEST(KernelsAttention, SetsAgreeOnTheSmallestWeights) {
 TEST(KernelsAttention, NanSplitStaysNan) {
     Random random(26);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets) {
         Problem p(64, 64, 600, kKvF16, kKvF16, 1, 0, random);
         p.begin[0] = 500;
@@ -526,7 +526,7 @@ TEST(KernelsAttention, NanSplitStaysNan) {
 TEST(KernelsAttention, OnlyVisiblePagesAreTouched) {
     Random random(24);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets) {
         Problem p(64, 64, 512, kKvF16, kKvF16, 2, 0, random);
         p.begin = {130, 140};

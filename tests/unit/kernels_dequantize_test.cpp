@@ -34,7 +34,7 @@ void check_blocks(const std::string& dir) {
         ASSERT_EQ(n, index_number(index, info.name, "elements"));
         ASSERT_EQ(blocks.size(), weight_row_bytes(type, n));
         std::vector<const KernelSet*> sets = fast_sets();
-        sets.push_back(find_kernel_set(kScalar));
+        sets.push_back(&kScalarSet);
         for (const KernelSet* set : sets) {
             SCOPED_TRACE(set->name);
             for (size_t offset : {0, 1, 6}) {  // weights may lie anywhere in a file
@@ -59,7 +59,7 @@ TEST(KernelsDequantize, SharedBlocksDecodeExactly) {
 }
 
 TEST(KernelsDequantize, SetsAgreeOnRandomBlocks) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(1);
     for (const KernelSet* set : fast_sets())
         for (uint32_t type : weight_types())
@@ -77,13 +77,20 @@ TEST(KernelsDequantize, SetsAgreeOnRandomBlocks) {
 
 TEST(KernelsDequantize, TableNamesEveryTypeOnce) {
     EXPECT_EQ(weight_types().size(), 16u);
-    EXPECT_EQ(weight_type_info(4), nullptr);
-    EXPECT_EQ(weight_type_info(kWeightTypeLimit), nullptr);
+    EXPECT_EQ(weight_type_info(kWeightTypeCount), nullptr);
+    // Numbers in files: GGUF's own, Keel's from 0x1000 on, nothing in the places between.
+    EXPECT_EQ(kWeightTypes[kF32].number, 0u);
+    EXPECT_EQ(kWeightTypes[kQ4_K].number, 12u);
+    EXPECT_EQ(kWeightTypes[kIQ4_XS].number, 23u);
+    EXPECT_EQ(kWeightTypes[kBF16].number, 30u);
+    EXPECT_EQ(kWeightTypes[kQ8_F32].number, 0x1000u);
+    for (uint32_t number : {4u, 5u, 9u, 16u, 29u, 31u, 34u, 39u, 40u, 0x1001u, UINT32_MAX})
+        EXPECT_EQ(weight_type_of_number(number), kWeightTypeCount) << number;
     for (uint32_t type : weight_types()) {
         const WeightTypeInfo& info = kWeightTypes[type];
         EXPECT_EQ(info.activation_block, info.block_elements == 1 ? 0 : info.block_elements) << info.name;
         std::vector<const KernelSet*> sets = fast_sets();
-        sets.push_back(find_kernel_set(kScalar));
+        sets.push_back(&kScalarSet);
         for (const KernelSet* set : sets) {
             EXPECT_NE(set->dequantize_row[type], nullptr);
             EXPECT_NE(set->matmul_f32[type], nullptr);

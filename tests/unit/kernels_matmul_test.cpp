@@ -38,7 +38,7 @@ struct Problem {
     // Runs columns [first, first + count) and returns y, column by column, canary where nothing was written.
     std::vector<float> run(const KernelSet* set, bool q8, uint32_t first, uint32_t count) {
         const uint32_t block = kWeightTypes[type].activation_block;
-        const uint64_t stride = round64(q8 ? q8_column_bytes(k, block) : uint64_t{k} * 4);
+        const uint64_t stride = round64(q8 ? q8_token_bytes(k, block) : uint64_t{k} * 4);
         Buffer activations(stride * count);
         Buffer y = fenced(std::vector<float>(uint64_t{count} * rows, kCanary)), bias_values = fenced(b);
         std::vector<float*> out(count);
@@ -71,7 +71,7 @@ uint32_t random_k(uint32_t type, Random& random) {
 }
 
 TEST(KernelsMatmul, ScalarAgreesWithDoubleOracle) {
-    const KernelSet* set = find_kernel_set(kScalar);
+    const KernelSet* set = &kScalarSet;
     Random random(10);
     for (uint32_t type : weight_types())
         for (int round = 0; round < 6; ++round)
@@ -113,7 +113,7 @@ TEST(KernelsMatmul, ScalarAgreesWithDoubleOracle) {
 TEST(KernelsMatmul, QuantizeQ8AgreesWithItsDefinition) {
     Random random(11);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets)
         for (uint32_t block : {32u, 256u})
             for (int round = 0; round < 200; ++round) {
@@ -129,7 +129,7 @@ TEST(KernelsMatmul, QuantizeQ8AgreesWithItsDefinition) {
                 }
                 if (kind == 5) x[random.below(k)] = kInf32;
                 if (kind == 6) x[random.below(k)] = NAN;
-                Buffer column(q8_column_bytes(k, block)), input(k * 4);
+                Buffer column(q8_token_bytes(k, block)), input(k * 4);
                 memcpy(input.data(), x.data(), k * 4);
                 set->quantize_q8(input.floats(), k, block, column.data());
                 for (uint32_t b = 0; b < k / block; ++b) {
@@ -159,7 +159,7 @@ TEST(KernelsMatmul, QuantizeQ8AgreesWithItsDefinition) {
 }
 
 TEST(KernelsMatmul, SetsAgreeBitForBit) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(12);
     for (const KernelSet* set : fast_sets())
         for (uint32_t type : weight_types())
@@ -186,7 +186,7 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
 // Float weights whose rows are whole vectors take a way of their own: more than one panel of elements, more than one
 // group of columns, rows that end within a block, and fetching ahead.
 TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(15);
     for (const KernelSet* set : fast_sets())
         for (uint32_t type : {kF32, kF16, kBF16})
@@ -210,7 +210,7 @@ TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
 // Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn
 // it into +0.
 TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(16);
     for (const KernelSet* set : fast_sets())
         for (uint32_t k : {16u, 17u, 31u, 33u})
@@ -229,7 +229,7 @@ TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
 
 // Codes at the ends of their ranges against activations at theirs: no intermediate saturates, no special value is lost.
 TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(13);
     for (const KernelSet* set : fast_sets())
         for (uint32_t type : weight_types())
@@ -249,12 +249,12 @@ TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
                             }
                             if (kind == 5) p.x[random.below(p.k)] = kInf32;
                             if (kind == 6) p.x[random.below(p.k)] = NAN;
-                            const ScaleFields f = scale_fields(type);
-                            if (kind == 7 && f.d >= 0) {
-                                store_f16(p.w.data() + f.d, kInf32);
-                                store_f16(p.w.data() + 3 * p.w_row_bytes + f.d, NAN);
-                                store_f16(p.w.data() + 5 * p.w_row_bytes + f.d, 0x1p-24f);
-                                if (f.m >= 0) store_f16(p.w.data() + 6 * p.w_row_bytes + f.m, -kInf32);
+                            const WeightTypeInfo& info = kWeightTypes[type];
+                            if (kind == 7 && info.activation_block && type != kQ8_F32) {
+                                store_f16(p.w.data() + info.d_at, kInf32);
+                                store_f16(p.w.data() + 3 * p.w_row_bytes + info.d_at, NAN);
+                                store_f16(p.w.data() + 5 * p.w_row_bytes + info.d_at, 0x1p-24f);
+                                if (info.has_minimum()) store_f16(p.w.data() + 6 * p.w_row_bytes + info.m_at, -kInf32);
                             }
                             ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(),
                                                     uint64_t{columns} * p.rows))
@@ -266,7 +266,7 @@ TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
 TEST(KernelsMatmul, ColumnsAndRowsAreIndependent) {
     Random random(14);
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets)
         for (uint32_t type : weight_types())
             for (bool q8 : {false, true}) {

@@ -11,9 +11,9 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
     std::vector<uint8_t> scratch_bytes(kMatmulScratchBytes + 64);
     void* scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch_bytes.data()) + 63) & ~uintptr_t{63});
     std::vector<const KernelSet*> sets = fast_sets();
-    sets.push_back(find_kernel_set(kScalar));
+    sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets) {
-        for (uint32_t type = 0; type < kWeightTypeLimit; ++type) {
+        for (uint32_t type = 0; type < kWeightTypeCount; ++type) {
             const WeightTypeInfo& info = kWeightTypes[type];
             if (!info.name || info.activation_block == 0) {
                 EXPECT_EQ(set->matmul_repacked[type], nullptr);
@@ -38,7 +38,7 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                                  row_bytes - first * info.block_bytes),
                           0)
                     << info.name;
-                const uint64_t column_bytes = q8_column_bytes(k, info.activation_block);
+                const uint64_t column_bytes = q8_token_bytes(k, info.activation_block);
                 Buffer x(columns * column_bytes);
                 for (uint32_t c = 0; c < columns; ++c) {
                     std::vector<float> v = random.normals(k);
@@ -58,14 +58,14 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
                 args.row_begin = round % 2 ? kRepackRows * random.below(rows / kRepackRows) : 0;
                 args.row_end = rows;
                 args.k = k;
-                args.columns = columns;
+                args.tokens = columns;
                 args.x = x.data();
-                args.x_column_bytes = column_bytes;
+                args.x_token_bytes = column_bytes;
                 args.y = ya.data();
                 args.bias = round % 4 ? nullptr : bias.data();
                 args.accumulate = round % 2;
                 args.scratch = scratch;
-                find_kernel_set(kScalar)->matmul_q8[type](args);
+                kScalarSet.matmul_q8[type](args);
                 args.w = packed.data();
                 args.y = yb.data();
                 set->matmul_repacked[type](args);

@@ -17,7 +17,7 @@ std::vector<float> mixed_values(uint32_t n, Random& random, bool special) {
 }
 
 TEST(KernelsRowops, ScalarAgreesWithDoubleFormulas) {
-    const KernelSet* set = find_kernel_set(kScalar);
+    const KernelSet* set = &kScalarSet;
     Random random(30);
     for (uint32_t n : {1u, 15u, 64u, 577u}) {
         const std::vector<float> x = random.normals(n), w = random.normals(n);
@@ -73,7 +73,7 @@ TEST(KernelsRowops, ScalarAgreesWithDoubleFormulas) {
 }
 
 TEST(KernelsRowops, SetsAgreeBitForBit) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     Random random(31);
     for (const KernelSet* set : fast_sets())
         for (int round = 0; round < 400; ++round) {
@@ -121,7 +121,7 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
 
 // Every 257th f32 bit pattern through the functions that contain exp and tanh.
 TEST(KernelsRowops, ElementaryFunctionsAgreeOverAllMagnitudes) {
-    const KernelSet* scalar = find_kernel_set(kScalar);
+    const KernelSet* scalar = &kScalarSet;
     for (const KernelSet* set : fast_sets()) {
         constexpr uint32_t kChunk = 4096;
         std::vector<float> x(kChunk), one(kChunk, 1.0f), a(kChunk), b(kChunk);

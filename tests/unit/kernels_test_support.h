@@ -15,16 +15,17 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernel_set.h"
 #include "kernels/formats/numeric.h"
+#include "sdk/backend/cpu/kernel_choice.h"
 #include "tests/fenced_memory.h"
 
 namespace keel_test {
 
 using namespace keel::kernels;
+using keel::find_kernel_set;
 
 inline std::vector<uint32_t> weight_types() {
     std::vector<uint32_t> types;
-    for (uint32_t t = 0; t < kWeightTypeLimit; ++t)
-        if (weight_type_info(t)) types.push_back(t);
+    for (uint32_t t = 0; t < kWeightTypeCount; ++t) types.push_back(t);
     return types;
 }
 
@@ -105,34 +106,6 @@ inline Buffer fenced(const std::vector<float>& values) {
     return fenced(values.data(), values.size());
 }
 
-// Byte offsets of the f16 fields of a block; -1: none.
-struct ScaleFields {
-    int d, m;
-};
-inline ScaleFields scale_fields(uint32_t type) {
-    switch (type) {
-        case kQ4_0:
-        case kQ5_0:
-        case kQ8_0:
-        case kIQ4_NL:
-        case kIQ4_XS:
-            return {0, -1};
-        case kQ4_1:
-        case kQ5_1:
-        case kQ4_K:
-        case kQ5_K:
-            return {0, 2};
-        case kQ2_K:
-            return {80, 82};
-        case kQ3_K:
-            return {108, -1};
-        case kQ6_K:
-            return {208, -1};
-        default:
-            return {-1, -1};
-    }
-}
-
 inline void store_f16(uint8_t* p, float x) {
     const uint16_t h = f32_to_f16(x);
     memcpy(p, &h, 2);
@@ -159,9 +132,8 @@ inline void fill_weights(uint32_t type, uint8_t* w, uint64_t bytes, Random& rand
                 memcpy(w, &d, 4);
                 continue;
             }
-            const ScaleFields f = scale_fields(type);
-            store_f16(w + f.d, scale());
-            if (f.m >= 0) store_f16(w + f.m, scale());
+            store_f16(w + info.d_at, scale());
+            if (info.has_minimum()) store_f16(w + info.m_at, scale());
         }
     }
 }

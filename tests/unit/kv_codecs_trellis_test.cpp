@@ -70,7 +70,7 @@ TEST(KvCodecsTrellis, BytesAreThoseOfTheFormats) {
 
 TEST(KvCodecsTrellis, EightBitStatesAreTheFormats) {
     Random random(61);
-    const KernelSet* set = find_kernel_set(kScalar);
+    const KernelSet* set = &kScalarSet;
     for (const KvFormat f : {kKvTcq2, kKvTcq3, kKvTcq4}) {
         const auto codec = keel::tools::make_kv_codec(spec_of(8, kKvFormats[f].bits));
         for (const uint32_t n : {64u, 80u, 128u}) {
@@ -161,7 +161,7 @@ TEST(KvCodecsTrellis, StatesAreWindowsOfTheCodes) {
             for (uint32_t k = 0; k < state_bits; ++k) state |= text[i * bits + k] << k;
             row[i] = scale * value[state];
         }
-        find_kernel_set(kScalar)->kv_unrotate(row.data(), n);
+        kScalarSet.kv_unrotate(row.data(), n);
         EXPECT_EQ(decoded(*codec, bytes, n), row) << codec->name();
     }
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "kernels/cpu/kernel_set.h"
+#include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/plan_checks.h"
 #include "tests/wproj_builder.h"
@@ -101,8 +102,7 @@ double distance(const keel_test::Logits& a, const keel_test::Logits& b) {
 
 std::vector<float> decoded(uint32_t type, const std::vector<uint8_t>& bytes, uint64_t count) {
     std::vector<float> x(count);
-    kernels::find_kernel_set(kernels::kScalar)
-        ->dequantize_row[type](bytes.data(), x.data(), static_cast<uint32_t>(count));
+    kernels::kScalarSet.dequantize_row[type](bytes.data(), x.data(), static_cast<uint32_t>(count));
     return x;
 }
 
@@ -222,7 +222,7 @@ TEST_F(LowRank, SameBitsHoweverItIsCutAndOnEveryKernelSet) {
             const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, o), 1));
             keel_test::Logits first;
             for (uint32_t isa = KEEL_CPU_SCALAR; isa <= KEEL_CPU_NEON; ++isa) {
-                if (!kernels::find_kernel_set(isa) || isa == KEEL_CPU_AMX) continue;
+                if (!find_kernel_set(isa) || isa == KEEL_CPU_AMX) continue;
                 for (const auto& [chunk, threads, weights] : {std::tuple{256u, 2u, KEEL_WEIGHTS_DEFAULT},
                                                               {7u, 1u, KEEL_WEIGHTS_MAP},
                                                               {1u, 2u, KEEL_WEIGHTS_REPACK}}) {

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "kernels/cpu/kernel_set.h"
+#include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
 
@@ -93,7 +94,7 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
         spec.feed_forward = shape.feed_forward;
         keel::tools::synth_write(path_, spec);
         for (uint32_t isa = keel::kernels::kScalar; isa < keel::kernels::kIsaLimit; ++isa) {
-            const keel::kernels::KernelSet* set = keel::kernels::find_kernel_set(isa);
+            const keel::kernels::KernelSet* set = keel::find_kernel_set(isa);
             if (!set) continue;
             SCOPED_TRACE(set->name);
             const keel_cpu cpu = static_cast<keel_cpu>(isa);
@@ -126,9 +127,7 @@ TEST_F(Placement, EveryModeGivesTheSameBitsFromThePlannedBytes) {
                     const bool table = std::string(op.name) == "embed";
                     if (!table) matrices += op.fixed_bytes;
                     uint32_t type = 0;
-                    while (!keel::kernels::weight_type_info(type) ||
-                           strcmp(keel::kernels::kWeightTypes[type].name, op.weight_type) != 0)
-                        ++type;
+                    while (strcmp(keel::kernels::kWeightTypes[type].name, op.weight_type) != 0) ++type;
                     const uint32_t rows = table ? shape.vocabulary : op.rows;
                     const bool can = set->matmul_repacked[type] && rows % 16 == 0 && (!table || shape.tied);
                     const bool interleaved = can && (mode == KEEL_WEIGHTS_REPACK ||

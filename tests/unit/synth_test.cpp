@@ -116,7 +116,7 @@ TEST_F(Synth, WeightsKeepTheVariance) {
         const GgufTensor* tensor = file.tensor("token_embd.weight");
         ASSERT_NE(tensor, nullptr);
         EXPECT_STREQ(kernels::weight_type_info(tensor->type)->name, type);
-        const auto decode = kernels::find_kernel_set(kernels::kScalar)->dequantize_row[tensor->type];
+        const auto decode = kernels::kScalarSet.dequantize_row[tensor->type];
         double sum = 0, square = 0;
         std::vector<float> row(tensor->dims[0]);
         const uint64_t row_bytes = kernels::weight_row_bytes(tensor->type, row.size());

@@ -439,6 +439,27 @@ TEST(WprojDamage, RecordsAndBasesThatDoNotBelongTogether) {
     EXPECT_EQ(error.offset, 32u);
 }
 
+// Types in a version-2 table are GGUF's numbers, and 31 for Q8_F32 as in the first such files, whatever Keel numbers it
+// by today.
+TEST(WprojView, Version2HoldsTheNumbersOfItsTypes) {
+    const WprojImage image = small_image_v2();
+    const Bytes file = encode_wproj_v2(image, kKey);
+    uint32_t own = 0;
+    for (size_t l = 0; l < image.layers.size(); ++l) {
+        WprojLayer stored;
+        memcpy(&stored, file.data() + wproj_table_end(static_cast<uint32_t>(l)), sizeof stored);
+        const auto expect_number = [&](uint32_t number, uint32_t type) {
+            own += type == kernels::kQ8_F32;
+            EXPECT_EQ(number, type == kernels::kQ8_F32 ? 31 : kernels::kWeightTypes[type].number);
+        };
+        for (uint32_t g = 0; g < kWprojGroups; ++g)
+            if (stored.basis[g].rank) expect_number(stored.basis[g].type, image.layers[l].basis[g].type);
+        for (uint32_t s = 0; s < kWprojSlots; ++s)
+            if (stored.record[s].rank) expect_number(stored.record[s].type, image.layers[l].record[s].type);
+    }
+    EXPECT_GT(own, 0u);
+}
+
 TEST(WprojDamage, HostileFieldsOfVersion2) {
     const Bytes file = encode_wproj_v2(small_image_v2(), kKey);
     const WprojShape shape = small_shape(4);
@@ -479,11 +500,11 @@ TEST(WprojDamage, HostileFieldsOfVersion2) {
     for (const uint32_t value : {0u, kWprojMaxDimension + 1, 0xffffffffu})
         EXPECT_EQ(set(basis + offsetof(WprojBasis, columns), value), KEEL_E_FILE_FORMAT) << value;
     EXPECT_EQ(set(basis + offsetof(WprojBasis, columns), 96u), KEEL_E_FILE_MISMATCH);
-    for (const uint32_t type : {4u, 32u, 0xffffffffu}) {
+    for (const uint32_t type : {4u, 32u, 34u, 39u, 40u, 0x1000u, 0xffffffffu}) {
         EXPECT_EQ(set(basis + offsetof(WprojBasis, type), type), KEEL_E_UNSUPPORTED);
         EXPECT_EQ(set(record + offsetof(WprojRecord, type), type), KEEL_E_UNSUPPORTED);
     }
-    EXPECT_EQ(set(record + offsetof(WprojRecord, type), uint32_t{kernels::kQ4_K}),
+    EXPECT_EQ(set(record + offsetof(WprojRecord, type), kernels::kWeightTypes[kernels::kQ4_K].number),
               KEEL_E_FILE_FORMAT);  // no whole blocks
     EXPECT_EQ(set(basis + offsetof(WprojBasis, reserved), 1u), KEEL_E_FILE_FORMAT);
     for (const size_t field : {offsetof(WprojBasis, offset), offsetof(WprojBasis, bytes), offsetof(WprojBasis, mu),

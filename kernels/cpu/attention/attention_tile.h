@@ -84,32 +84,12 @@ struct TileSource {
 template <class Body>
 inline __attribute__((always_inline)) void for_integer_format(KvFormat format, Body&& body) {
     switch (format) {
-        case kKvQ8_0:
-        case kKvQ8_0Rot:
-            return body.template operator()<kKvQ8_0>();
-        case kKvQ4_0:
-        case kKvQ4_0Rot:
-            return body.template operator()<kKvQ4_0>();
-        case kKvE8_2:
-            return body.template operator()<kKvE8_2>();
-        case kKvE8_3:
-            return body.template operator()<kKvE8_3>();
-        case kKvE8_4:
-            return body.template operator()<kKvE8_4>();
-        case kKvE8_5:
-            return body.template operator()<kKvE8_5>();
-        case kKvE8_6:
-            return body.template operator()<kKvE8_6>();
-        case kKvTcq2:
-            return body.template operator()<kKvTcq2>();
-        case kKvTcq3:
-            return body.template operator()<kKvTcq3>();
-        case kKvTcq4:
-            return body.template operator()<kKvTcq4>();
-        case kKvTcq5:
-            return body.template operator()<kKvTcq5>();
-        case kKvTcq6:
-            return body.template operator()<kKvTcq6>();
+#define KEEL_CASE(id, ...)                                                                                  \
+    case kKv##id:                                                                                           \
+        if constexpr (kKvFormats[kKv##id].integer) return body.template operator()<kv_coded_as(kKv##id)>(); \
+        break;
+        KEEL_KV_FORMATS(KEEL_CASE)
+#undef KEEL_CASE
         default:
             return;
     }

@@ -389,6 +389,7 @@ void kv_encode_portable(const float* row, uint32_t n, KvScaleMode mode, uint8_t*
     } else if constexpr (kKvFormats[F].family == KvFamily::kLattice) {
         encode_e8<kBits>(row, n, mode, codes, scales);
     } else {
+        static_assert(kKvFormats[F].family == KvFamily::kTrellis, "this KV format has no encoder");
         encode_trellis<kBits>(row, n, mode, codes, scales);
     }
 }
@@ -405,6 +406,7 @@ void kv_unpack_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n,
         for (uint32_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(wide[i]);
         *scale = f16_to_f32(kv_load_u16(scales) & 0x7fff);
     } else {
+        static_assert(kKvFormats[F].family == KvFamily::kTrellis, "this KV format has no decoder");
         const uint16_t field = kv_load_u16(scales);
         unpack_trellis<kBits>(codes, field & ((1u << (8 - kBits)) - 1), n, kTrellisTables[kBits - 2], q);
         *scale = trellis_scale<kBits>(field);
@@ -436,14 +438,14 @@ void kv_decode_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n,
 // Decodes one row of a float format, or of one whose integers do not fit 8 bits: what attention reads as f32.
 inline void kv_decode_row(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t n, float* row) {
     switch (format) {
-        case kKvF16:
-            return kv_decode_portable<kKvF16>(codes, scales, n, row);
-        case kKvF32:
-            return kv_decode_portable<kKvF32>(codes, scales, n, row);
-        case kKvFp8:
-            return kv_decode_portable<kKvFp8>(codes, scales, n, row);
+#define KEEL_CASE(id, ...)                                                                                     \
+    case kKv##id:                                                                                              \
+        if constexpr (!kKvFormats[kKv##id].integer) return kv_decode_portable<kKv##id>(codes, scales, n, row); \
+        break;
+        KEEL_KV_FORMATS(KEEL_CASE)
+#undef KEEL_CASE
         default:
-            return kv_decode_portable<kKvE8_8>(codes, scales, n, row);
+            break;
     }
 }
 

@@ -6,7 +6,7 @@
 
 namespace keel::kernels {
 KEEL_DEFINE_KV_CODECS_LANES(neon, FloatNeon)
-#define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(neon, F)
+#define KEEL_INSTANTIATE(format, ...) KEEL_INSTANTIATE_KV(neon, kKv##format)
 KEEL_KV_FORMATS(KEEL_INSTANTIATE)
 }  // namespace keel::kernels
 #endif

@@ -4,6 +4,6 @@
 
 namespace keel::kernels {
 KEEL_DEFINE_KV_CODECS(scalar)
-#define KEEL_INSTANTIATE(F) KEEL_INSTANTIATE_KV(scalar, F)
+#define KEEL_INSTANTIATE(format, ...) KEEL_INSTANTIATE_KV(scalar, kKv##format)
 KEEL_KV_FORMATS(KEEL_INSTANTIATE)
 }  // namespace keel::kernels

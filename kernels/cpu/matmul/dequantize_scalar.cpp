@@ -9,7 +9,7 @@ void dequantize_scalar(const void* src, float* dst, uint32_t k) {
     decode_weights<T>(static_cast<const uint8_t*>(src), dst, k);
 }
 
-#define KEEL_INSTANTIATE(T) template void dequantize_scalar<T>(const void*, float*, uint32_t);
+#define KEEL_INSTANTIATE(type, ...) template void dequantize_scalar<k##type>(const void*, float*, uint32_t);
 KEEL_WEIGHT_TYPES(KEEL_INSTANTIATE)
 
 }  // namespace keel::kernels

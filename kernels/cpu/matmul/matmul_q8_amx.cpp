@@ -42,9 +42,9 @@ void matmul_repacked_amx(const MatmulArgs& a) {
     multiply_tiled<HardwareTiles, T, true>(a);
 }
 
-#define KEEL_INSTANTIATE(T)                            \
-    template void matmul_q8_amx<T>(const MatmulArgs&); \
-    template void matmul_repacked_amx<T>(const MatmulArgs&);
+#define KEEL_INSTANTIATE(type, ...)                          \
+    template void matmul_q8_amx<k##type>(const MatmulArgs&); \
+    template void matmul_repacked_amx<k##type>(const MatmulArgs&);
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
 
 }  // namespace keel::kernels

@@ -12,9 +12,9 @@ void matmul_repacked_avx512(const MatmulArgs& a) {
     matmul_q8_rows<Q8Avx512, T, true>(a);
 }
 
-#define KEEL_INSTANTIATE(T)                               \
-    template void matmul_q8_avx512<T>(const MatmulArgs&); \
-    template void matmul_repacked_avx512<T>(const MatmulArgs&);
+#define KEEL_INSTANTIATE(type, ...)                             \
+    template void matmul_q8_avx512<k##type>(const MatmulArgs&); \
+    template void matmul_repacked_avx512<k##type>(const MatmulArgs&);
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
 
 }  // namespace keel::kernels

@@ -12,9 +12,9 @@ void matmul_repacked_neon(const MatmulArgs& a) {
     matmul_q8_rows<Q8Neon, T, true, NeonMatrixUnit>(a);
 }
 
-#define KEEL_INSTANTIATE(T)                             \
-    template void matmul_q8_neon<T>(const MatmulArgs&); \
-    template void matmul_repacked_neon<T>(const MatmulArgs&);
+#define KEEL_INSTANTIATE(type, ...)                           \
+    template void matmul_q8_neon<k##type>(const MatmulArgs&); \
+    template void matmul_repacked_neon<k##type>(const MatmulArgs&);
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
 
 }  // namespace keel::kernels

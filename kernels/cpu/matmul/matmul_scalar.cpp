@@ -1,5 +1,5 @@
 // Matrix products and activation quantization, the reference for every other set (NUMERICS sections 1 and 2). Each
-// weight block is unpacked once and used for all columns.
+// weight block is unpacked once and used for all tokens.
 #include <string.h>
 
 #include "kernels/cpu/families.h"
@@ -12,21 +12,21 @@ void matmul_f32_scalar(const MatmulArgs& a) {
     constexpr uint32_t kTile = 256;  // a whole number of blocks of any type, and of 16
     constexpr BlockShape kShape = block_shape(T);
     float w[kTile];
-    float lanes[kMaxColumns][16];
+    float lanes[kMaxTokens][16];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
         const uint8_t* src = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
-        memset(lanes, 0, a.columns * sizeof(lanes[0]));
+        memset(lanes, 0, a.tokens * sizeof(lanes[0]));
         for (uint32_t k = 0; k < a.k; k += kTile) {
             const uint32_t n = a.k - k < kTile ? a.k - k : kTile;
             decode_weights<T>(src, w, n);
             src += weight_row_bytes(T, n);
-            for (uint32_t c = 0; c < a.columns; ++c) {
+            for (uint32_t c = 0; c < a.tokens; ++c) {
                 const float* x =
-                    reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes) + k;
+                    reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes) + k;
                 for (uint32_t i = 0; i < n; ++i) lanes[c][i % 16] = fma_f32(w[i], x[i], lanes[c][i % 16]);
             }
         }
-        for (uint32_t c = 0; c < a.columns; ++c) store_dot(a, row, c, tree16(lanes[c]));
+        for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, tree16(lanes[c]));
     }
     static_assert(kTile % kShape.elements == 0);
 }
@@ -49,18 +49,18 @@ void matmul_q8_rows(const MatmulArgs& a) {
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kSums = kShape.elements / 16;  // entries of the sum plane in one block
     BlockCodes w;
-    float acc[kMaxColumns];
+    float acc[kMaxTokens];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
         const uint32_t in_group = kRepacked ? row % kRepackRows : 0;
         const uint8_t* src = static_cast<const uint8_t*>(a.w) + (row - in_group) * a.w_row_bytes;
-        memset(acc, 0, a.columns * sizeof(acc[0]));
+        memset(acc, 0, a.tokens * sizeof(acc[0]));
         for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
             uint8_t block[kShape.bytes];
             if constexpr (kRepacked) unpack_row(T, src, in_group, b, 1, block);
             unpack_block<T>(kRepacked ? block : src + uint64_t{b} * kShape.bytes, w);
-            for (uint32_t c = 0; c < a.columns; ++c) {
-                const Q8Column x =
-                    q8_column(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes, a.k, kShape.elements);
+            for (uint32_t c = 0; c < a.tokens; ++c) {
+                const Q8Token x =
+                    q8_token(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes, a.k, kShape.elements);
                 const int8_t* q = x.q + uint64_t{b} * kShape.elements;
                 const int16_t* sums = x.sums + uint64_t{b} * kSums;
                 if constexpr (kShape.sub == 0) {
@@ -79,7 +79,7 @@ void matmul_q8_rows(const MatmulArgs& a) {
                 }
             }
         }
-        for (uint32_t c = 0; c < a.columns; ++c) store_dot(a, row, c, acc[c]);
+        for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, acc[c]);
     }
 }
 
@@ -95,10 +95,10 @@ void matmul_repacked_scalar(const MatmulArgs& a) {
 }
 
 // A product that is NaN although x and amax are finite is 0 * inf (amax below 127 / FLT_MAX): its code is 0.
-void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* column) {
-    int8_t* q = q8_codes(column);
-    float* d = q8_scales(column, k);
-    int16_t* sums = q8_sums(column, k, block);
+void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* token) {
+    int8_t* q = q8_codes(token);
+    float* d = q8_scales(token, k);
+    int16_t* sums = q8_sums(token, k, block);
     for (uint32_t b = 0; b < k / block; ++b, x += block, q += block) {
         float amax = 0.0f;
         bool finite = true;
@@ -122,10 +122,10 @@ void quantize_q8_scalar(const float* x, uint32_t k, uint32_t block, void* column
     }
 }
 
-#define KEEL_INSTANTIATE_F32(T) template void matmul_f32_scalar<T>(const MatmulArgs&);
-#define KEEL_INSTANTIATE_Q8(T)                            \
-    template void matmul_q8_scalar<T>(const MatmulArgs&); \
-    template void matmul_repacked_scalar<T>(const MatmulArgs&);
+#define KEEL_INSTANTIATE_F32(type, ...) template void matmul_f32_scalar<k##type>(const MatmulArgs&);
+#define KEEL_INSTANTIATE_Q8(type, ...)                          \
+    template void matmul_q8_scalar<k##type>(const MatmulArgs&); \
+    template void matmul_repacked_scalar<k##type>(const MatmulArgs&);
 KEEL_WEIGHT_TYPES(KEEL_INSTANTIATE_F32)
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE_Q8)
 

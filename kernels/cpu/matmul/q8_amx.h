@@ -1,10 +1,10 @@
-// Matrix products with 8-bit activations by AMX int8 tiles, for many columns: sixteen columns by the sixteen rows of a
-// panel (q8_products.h) at a time. Fewer columns, and what is left of them, go the way of AVX-512, with the same bits:
+// Matrix products with 8-bit activations by AMX int8 tiles, for many tokens: sixteen tokens by the sixteen rows of a
+// panel (q8_products.h) at a time. Fewer tokens, and what is left of them, go the way of AVX-512, with the same bits:
 // a tile leaves the exact integer sums of one sub-block, and scales and f32 accumulators are applied as everywhere.
 //
-//     A: 16 columns x S bytes of signed activations, as they lie in the q8 planes (stride: a column)
+//     A: 16 tokens x S bytes of signed activations, as they lie in the q8 planes (stride: a token)
 //     B: S/4 x 64 bytes of unsigned codes, as they lie in a panel: four elements of sixteen rows
-//     C: 16 columns x 16 rows of sums                                      S: elements of a sub-block, 16 or 32
+//     C: 16 tokens x 16 rows of sums                                      S: elements of a sub-block, 16 or 32
 //
 // Tiles is the hardware, or an emulation of it in tests: configure(S), release(), and
 // product(a, stride, b, int32 c[16][16]) with c = A times B.
@@ -17,15 +17,15 @@ namespace {
 
 constexpr uint32_t kTileSide = 16;
 
-// Sixteen columns from `column` on.
+// Sixteen tokens from `token` on.
 template <class Tiles, WeightType T>
 void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel, uint32_t row, uint32_t count,
-                      uint32_t column) {
+                      uint32_t token) {
     using V = Q8Avx512;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kSub = kShape.sub ? kShape.sub : kShape.elements, kSubs = kShape.elements / kSub;
-    const ColumnPlanes x = ColumnPlanes::of(a, kShape.elements);
-    const uint64_t first = column * x.stride;
+    const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
+    const uint64_t first = token * x.stride;
     const uint8_t *q = x.q + first, *d = x.d + first, *sums = x.sums + first;
     alignas(64) int32_t c[2][kTileSide][kTileSide];
     V::F acc[kTileSide];
@@ -49,12 +49,12 @@ void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel,
             acc[i] = finish_block<V, T>(p.factors, sum[i], d + i * x.stride, sums + i * x.stride, acc[i]);
     }
     KEEL_UNROLL
-    for (uint32_t i = 0; i < kTileSide; ++i) store_rows<V>(a, row, count, column + i, acc[i]);
+    for (uint32_t i = 0; i < kTileSide; ++i) store_rows<V>(a, row, count, token + i, acc[i]);
 }
 
 // The panels of q8_products.h's matmul_q8_rows, times tiles.
 template <class Tiles>
-struct AmxColumns {
+struct AmxTokens {
     template <WeightType T>
     static uint32_t multiply(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panels, uint32_t row, uint32_t rows) {
         constexpr BlockShape kShape = block_shape(T);
@@ -62,7 +62,7 @@ struct AmxColumns {
         const uint32_t blocks = a.k / kShape.elements;
         uint32_t c = 0;
         Tiles::configure(kShape.sub ? kShape.sub : kShape.elements);
-        for (; c + kTileSide <= a.columns; c += kTileSide)
+        for (; c + kTileSide <= a.tokens; c += kTileSide)
             for (uint32_t r = 0; r < rows; r += kLanes)
                 panel_times_tile<Tiles, T>(a, panels + r / kLanes * blocks, row + r,
                                            rows - r < kLanes ? rows - r : kLanes, c);
@@ -73,7 +73,7 @@ struct AmxColumns {
 
 template <class Tiles, WeightType T, bool kRepacked>
 void multiply_tiled(const MatmulArgs& a) {
-    if (a.columns >= kTileSide) return multiply_many<Q8Avx512, T, kRepacked, AmxColumns<Tiles>>(a);
+    if (a.tokens >= kTileSide) return multiply_many<Q8Avx512, T, kRepacked, AmxTokens<Tiles>>(a);
     (kRepacked ? matmul_repacked_avx512<T> : matmul_q8_avx512<T>)(a);
 }
 

@@ -16,8 +16,8 @@ struct Q8Avx2 {
     using F = __m256;
     static constexpr uint32_t kLanes = 8;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kFewColumns = 4, kMaxPanels = 4;
-    static constexpr int kTileColumns = 4, kTilePanels = 1;
+    static constexpr uint32_t kFewTokens = 4, kMaxPanels = 4;
+    static constexpr int kTileTokens = 4, kTilePanels = 1;
 
     KEEL_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
     KEEL_INLINE void load_rows(const uint8_t* p, uint64_t stride, I out[4]) {

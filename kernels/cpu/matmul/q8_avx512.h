@@ -15,8 +15,8 @@ struct Q8Avx512 {
     using F = __m512;
     static constexpr uint32_t kLanes = 16;
     static constexpr bool kHasDot4 = true, kSignedCodes = false;
-    static constexpr uint32_t kFewColumns = 8, kMaxPanels = 4;
-    static constexpr int kTileColumns = 8, kTilePanels = 2;
+    static constexpr uint32_t kFewTokens = 8, kMaxPanels = 4;
+    static constexpr int kTileTokens = 8, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }
     // Row 4i + j goes to 128-bit lane i of vector j; the transposition inside the lanes then leaves rows in order.

@@ -1,6 +1,6 @@
 // The integer vectors of NEON for q8_products.h: four rows, products of four by SDOT, which takes sixteen activations
 // from one register. A pair of 16-bit factors lies apart: the first ones of the four rows, then the second ones. Panels
-// times many columns go through SMMLA.
+// times many tokens go through SMMLA.
 #pragma once
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) && defined(__ARM_FEATURE_MATMUL_INT8)
 #include <arm_neon.h>
@@ -16,8 +16,8 @@ struct Q8Neon {
     using F = float32x4_t;
     static constexpr uint32_t kLanes = 4;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kFewColumns = 8, kMaxPanels = 4;
-    static constexpr int kTileColumns = 8, kTilePanels = 1;
+    static constexpr uint32_t kFewTokens = 8, kMaxPanels = 4;
+    static constexpr int kTileTokens = 8, kTilePanels = 1;
 
     KEEL_INLINE int8x16_t as8(I v) { return vreinterpretq_s8_s32(v); }
     KEEL_INLINE int16x8_t as16(I v) { return vreinterpretq_s16_s32(v); }
@@ -161,16 +161,16 @@ struct Q8Neon {
     KEEL_INLINE void store_floats(float* p, F v) { vst1q_f32(p, v); }
 };
 
-// Panels times columns, eight at a time. SMMLA multiplies eight elements of two rows with eight of two columns:
+// Panels times tokens, eight at a time. SMMLA multiplies eight elements of two rows with eight of two tokens:
 //
 //     weights:      | row 0: q[8i..8i+7] | row 2: q[8i..8i+7] |     and rows 1 and 3
-//     activations:  | column c           | column c + 1       |
+//     activations:  | token c           | token c + 1       |
 //     sums:         | row 0 c | row 0 c + 1 | row 2 c | row 2 c + 1 |
 //
-// Panels come to this order in place, once for all columns; activations 256 elements at a time, once for all panels.
+// Panels come to this order in place, once for all tokens; activations 256 elements at a time, once for all panels.
 struct NeonMatrixUnit {
     using V = Q8Neon;
-    static constexpr int kColumns = V::kTileColumns, kPairs = kColumns / 2;
+    static constexpr int kTokens = V::kTileTokens, kPairs = kTokens / 2;
     static constexpr uint32_t kElements = 256;  // a whole number of blocks of every type
 
     template <WeightType T>
@@ -182,19 +182,19 @@ struct NeonMatrixUnit {
                 panels[i].code[j] = vtrn1q_s32(even, odd);
                 panels[i].code[j + 1] = vtrn2q_s32(even, odd);
             }
-        for (uint32_t c = 0; c < a.columns; c += kColumns) multiply_columns<T>(a, panels, row, rows, c);
-        return a.columns;
+        for (uint32_t c = 0; c < a.tokens; c += kTokens) multiply_tokens<T>(a, panels, row, rows, c);
+        return a.tokens;
     }
 
     template <WeightType T>
-    static void multiply_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
-                                 uint32_t column) {
+    static void multiply_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
+                                uint32_t token) {
         constexpr uint32_t kBlock = block_shape(T).elements;
         const uint32_t blocks = a.k / kBlock;
-        const ColumnPlanes x = ColumnPlanes::of(a, kBlock);
-        uint64_t at[kColumns];
-        column_offsets<kColumns>(a, column, at);
-        V::F acc[V::kMaxPanels][kColumns];
+        const TokenPlanes x = TokenPlanes::of(a, kBlock);
+        uint64_t at[kTokens];
+        token_offsets<kTokens>(a, token, at);
+        V::F acc[V::kMaxPanels][kTokens];
         for (auto& panel : acc)
             for (V::F& f : panel) f = V::zero_floats();
         for (uint32_t first = 0; first < blocks; first += kElements / kBlock) {
@@ -215,8 +215,8 @@ struct NeonMatrixUnit {
                                    x.sums + uint64_t{first} * (kBlock / 8), at, acc[r / V::kLanes]);
         }
         for (uint32_t r = 0; r < rows; r += V::kLanes)
-            for (uint32_t c = 0; c < static_cast<uint32_t>(kColumns) && column + c < a.columns; ++c)
-                store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, column + c,
+            for (uint32_t c = 0; c < static_cast<uint32_t>(kTokens) && token + c < a.tokens; ++c)
+                store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, token + c,
                               acc[r / V::kLanes][c]);
     }
 
@@ -254,7 +254,7 @@ struct NeonMatrixUnit {
                 }
             }
             KEEL_UNROLL
-            for (int c = 0; c < kColumns; ++c) {
+            for (int c = 0; c < kTokens; ++c) {
                 const V::I of_rows =
                     c % 2 ? vtrn2q_s32(sum[0][c / 2], sum[1][c / 2]) : vtrn1q_s32(sum[0][c / 2], sum[1][c / 2]);
                 const V::I all = vaddq_s32(start_block<V, T>(sums + at[c]), of_rows);

@@ -6,25 +6,35 @@
 //     codes:        | row 0: q[4j..4j+3] | row 1: q[4j..4j+3] | ... | row L-1: q[4j..4j+3] |
 //     activations:  | a[4j..4j+3]        | a[4j..4j+3]        | ... one dword, broadcast from memory
 //
-// so the integer sums of L rows come out in L lanes, without horizontal additions. Interleaved weights
+// so the integer sums of L rows come out in L lanes, without horizontal additions. Repacked weights
 // (kernels/formats/repack.h) are such vectors in memory; plain rows are transposed in registers as they are read. Codes
 // stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
 // exactly.
 //
-// One column: codes go from the bytes to the products in registers. A few: a block of L rows is unpacked when its turn
-// comes, and used by all of them. In both, every weight byte is read once. More columns: groups of L rows are unpacked
-// once into panels in the caller's scratch, and register tiles of L rows by V::kTileColumns columns walk over the whole
+// One token: codes go from the bytes to the products in registers. A few: a block of L rows is unpacked when its turn
+// comes, and used by all of them. In both, every weight byte is read once. More tokens: groups of L rows are unpacked
+// once into panels in the caller's scratch, and register tiles of L rows by V::kTileTokens tokens walk over the whole
 // of k.
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
-//   load(p), load_rows(p, stride, I out[4])  16 bytes of L rows, transposed in dwords; load_row_dwords(p, stride)
-//   zero, set1_8, set1_16, and_, or_, xor_ (without kSignedCodes), sub8, negate16, shift_left<n>, shift_right<n> (16-bit), the same
-//   with 32 in the name for dwords, look_up(table, I), add_fifth_bits(qh, I code[8])
-//   widen_scale(I bytes, b)  byte b of every lane, signed, in the form multiply_add takes; widen_pair(I, b0, b1): two
-//   bytes as 16-bit pair; f16_low(I), f16_high(I), load_f16(p): L scales
-//   broadcast_dword(a); dot4(acc, codes, x): acc + the four products of every lane (only with kHasDot4)
-//   dot2(acc, pairs, sums)   acc + the two 16-bit products of every lane; dot_sums, if there is one, for eight pairs
-//   multiply_add(acc, t, scale)
+//   load(p)                        one I
+//   load_rows(p, stride, I out[4]) 16 bytes of L rows, transposed in dwords
+//   load_row_dwords(p, stride)     the dword at p of L rows
+//   load_f16(p)                    L scales
+//   zero, set1_8, set1_16, set1_32
+//   and_, or_, xor_                xor_ only without kSignedCodes
+//   sub8, negate16
+//   shift_left<n>, shift_right<n>  of 16-bit lanes; shift_left32, shift_right32: of dwords
+//   look_up(table, I)              table[byte] for every byte
+//   add_fifth_bits(qh, I code[8])  bit i of qh is bit 4 of element i
+//   widen_scale(I bytes, b)        byte b of every lane, signed, in the form multiply_add takes
+//   widen_pair(I, b0, b1)          two bytes of every lane as 16-bit pair
+//   f16_low(I), f16_high(I)        the low or high half of every lane as F
+//   broadcast_dword(a)             the dword at a, in every lane
+//   dot4(acc, codes, x)            acc + the four products of every lane (only with kHasDot4)
+//   dot2(acc, pairs, sums)         acc + the two 16-bit products of every lane
+//   dot_sums(acc, pairs, sums)     dot2 for eight pairs, where V has a faster way
+//   multiply_add(acc, t, scale)    acc + t * scale
 #pragma once
 #include <string.h>
 
@@ -39,37 +49,11 @@ namespace {
 
 // ---- what distinguishes the types ----
 
-// The value of a code is its bits minus `offset`. Products of four elements of `run` codes in a row, each pair of them
-// added, fit 16 bits (for sets that multiply into 16 bits): 2 * 127 * largest code * run < 2^15.
-struct CodeTraits {
-    bool is_signed;
-    int offset, run;
-};
+// The type's codes as they come out of unpack_rows: signed bytes as they are, or plus 128 where V wants unsigned ones.
 template <class V>
 constexpr CodeTraits code_traits(WeightType type) {
-    switch (type) {
-        case kQ4_0:
-            return {false, 8, 8};
-        case kQ4_1:
-            return {false, 0, 8};
-        case kQ5_0:
-            return {false, 16, 4};
-        case kQ5_1:
-            return {false, 0, 4};
-        case kQ2_K:
-            return {false, 0, 4};  // a sub-block has only four
-        case kQ3_K:
-            return {false, 4, 4};
-        case kQ4_K:
-            return {false, 0, 8};
-        case kQ5_K:
-            return {false, 0, 4};
-        case kQ6_K:
-            return {false, 32, 2};
-        // Signed bytes: as they are, or plus 128 where products want unsigned ones.
-        default:
-            return V::kSignedCodes ? CodeTraits{true, 0, 1} : CodeTraits{false, 128, 1};
-    }
+    const CodeTraits& codes = kWeightTypes[type].codes;
+    return codes.is_signed && !V::kSignedCodes ? CodeTraits{false, 128, 1} : codes;
 }
 
 // The integer factors of a block: per sub-block its scale, and what the sixteen activation sums, taken in pairs, are
@@ -120,11 +104,12 @@ struct PlainRows {
         for (int i = 0; i < 3; ++i)
             out[i] = V::or_(V::template shift_right32<16>(t[i]), V::template shift_left32<16>(t[i + 1]));
     }
-    // The f16 that stands apart in interleaved blocks.
-    KEEL_ALWAYS_INLINE typename V::F apart() const {
+    // d of types whose repacked blocks keep it beside their dwords.
+    KEEL_ALWAYS_INLINE typename V::F block_scale() const {
+        constexpr bool kFirst = kWeightTypes[T].d_at == 0;
         typename V::I t[4];
-        V::load_rows(block + (repack_apart_offset(T, kBytes) ? kBytes - 16 : 0), stride, t);
-        return repack_apart_offset(T, kBytes) ? V::f16_high(t[3]) : V::f16_low(t[0]);
+        V::load_rows(block + (kFirst ? 0 : kBytes - 16), stride, t);
+        return kFirst ? V::f16_low(t[0]) : V::f16_high(t[3]);
     }
 };
 
@@ -151,16 +136,14 @@ struct PartialRows : PlainRows<V, T> {
 
 // L rows of a group, from `lane` on.
 template <class V, WeightType T>
-struct InterleavedRows {
+struct RepackedRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
-    static constexpr bool kApart = repack_has_apart(kBytes);
-    static constexpr uint32_t kFirst = kApart && repack_apart_offset(T, kBytes) == 0 ? 2 : 0,
-                              kGroupFirst = kApart ? 2 * kRepackRows : 0;
+    static constexpr RepackLayout kLayout = repack_layout(T);
     static constexpr uint32_t kAheadBytes = 8192;
     static constexpr bool kWhole = true;
     const uint8_t *group, *block;
     uint32_t lane;
-    const InterleavedRows& block_rows() const { return *this; }
+    const RepackedRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
     KEEL_ALWAYS_INLINE void prefetch(uint32_t) const {
         for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(block + kAheadBytes + i);
@@ -169,11 +152,11 @@ struct InterleavedRows {
     KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
         KEEL_UNROLL
         for (int i = 0; i < n; ++i)
-            out[i] = V::load(block + kGroupFirst +
-                             ((offset - kFirst) / 4 + static_cast<uint32_t>(i)) * (4 * kRepackRows) + 4 * lane);
+            out[i] = V::load(block + kLayout.group_dwords +
+                             ((offset - kLayout.dwords) / 4 + static_cast<uint32_t>(i)) * (4 * kRepackRows) + 4 * lane);
     }
     KEEL_ALWAYS_INLINE void three_dwords(uint32_t offset, typename V::I* out) const { dwords<3>(offset, out); }
-    KEEL_ALWAYS_INLINE typename V::F apart() const { return V::load_f16(block + 2 * lane); }
+    KEEL_ALWAYS_INLINE typename V::F block_scale() const { return V::load_f16(block + 2 * lane); }
 };
 
 // ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors ----
@@ -253,7 +236,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
     I head[4], code[8];
     if constexpr (T == kQ8_0 || T == kQ8_F32) {
         if constexpr (T == kQ8_0) {
-            f.d = rows.apart();
+            f.d = rows.block_scale();
         } else {
             rows.template dwords<1>(0, head);
             f.d = __builtin_bit_cast(typename V::F, head[0]);
@@ -262,12 +245,12 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         bias_codes<V>(code);
         sink(0, code);
     } else if constexpr (T == kQ4_0 || T == kIQ4_NL) {
-        f.d = rows.apart();
+        f.d = rows.block_scale();
         load_nibbles<V>(rows, 2, code);
         if constexpr (T == kIQ4_NL) look_up_iq4_codes<V>(code);
         sink(0, code);
     } else if constexpr (T == kQ5_0) {
-        f.d = rows.apart();
+        f.d = rows.block_scale();
         load_nibbles<V>(rows, 6, code);
         rows.template dwords<1>(2, head);
         V::add_fifth_bits(head[0], code);
@@ -332,7 +315,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             });
         });
     } else if constexpr (T == kQ3_K) {
-        f.d = rows.apart();
+        f.d = rows.block_scale();
         I u[3], scale[4];
         rows.three_dwords(96, u);
         each_index<4>([&](auto i) KEEL_ALWAYS_INLINE {
@@ -356,7 +339,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             });
         });
     } else if constexpr (T == kQ6_K) {
-        f.d = rows.apart();
+        f.d = rows.block_scale();
         rows.template dwords<4>(192, head);
         set_scales(head, f);
         set_pairs(head, f);
@@ -378,7 +361,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             });
         });
     } else {
-        static_assert(T == kIQ4_XS);
+        static_assert(T == kIQ4_XS, "this weight type has no unpack_rows");
         rows.template dwords<1>(0, head);
         rows.template dwords<1>(4, head + 1);
         f.d = V::f16_low(head[0]);
@@ -407,14 +390,14 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
 
 // ---- products ----
 
-// The three planes of all columns; column c lies c * stride bytes on.
-struct ColumnPlanes {
+// The three planes of all tokens; token c lies c * stride bytes on.
+struct TokenPlanes {
     const uint8_t *q, *d, *sums;
     uint64_t stride;
-    KEEL_INLINE ColumnPlanes of(const MatmulArgs& a, uint32_t block) {
-        const Q8Column x = q8_column(a.x, a.k, block);
+    KEEL_INLINE TokenPlanes of(const MatmulArgs& a, uint32_t block) {
+        const Q8Token x = q8_token(a.x, a.k, block);
         return {reinterpret_cast<const uint8_t*>(x.q), reinterpret_cast<const uint8_t*>(x.d),
-                reinterpret_cast<const uint8_t*>(x.sums), a.x_column_bytes};
+                reinterpret_cast<const uint8_t*>(x.sums), a.x_token_bytes};
     }
 };
 
@@ -428,8 +411,8 @@ KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
         return V::zero();
 }
 
-// 32 elements of R groups of L rows and N columns: sum[r * N + c]. code, scale: of group 0, those of the next ones
-// `next` bytes on; scale: of this chunk's one or two sub-blocks. q(c): column c at the chunk.
+// 32 elements of R groups of L rows and N tokens: sum[r * N + c]. code, scale: of group 0, those of the next ones
+// `next` bytes on; scale: of this chunk's one or two sub-blocks. q(c): token c at the chunk.
 template <class V, WeightType T, int N, int R = 1, class Address>
 KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, uint64_t next, Address&& q,
                                 typename V::I* sum) {
@@ -479,7 +462,7 @@ KEEL_INLINE typename V::I dot_sums(typename V::I acc, const typename V::I* pairs
     }
 }
 
-// The end of a block for one column: what the activation sums contribute, then the f32 part.
+// The end of a block for one token: what the activation sums contribute, then the f32 part.
 template <class V, WeightType T>
 KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::I sum, const uint8_t* d_a,
                                        const uint8_t* sums, typename V::F acc) {
@@ -503,29 +486,29 @@ KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::
     return acc;
 }
 
-// Bias, residual and store of rows row .. row + count - 1 of one column.
+// Bias, residual and store of rows row .. row + count - 1 of one token.
 template <class V>
-KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t column, typename V::F dots) {
+KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t token, typename V::F dots) {
     if (count == V::kLanes) {
         if (a.bias) dots = V::add(dots, V::load_floats(a.bias + row));
-        float* y = a.y[column] + row;
+        float* y = a.y[token] + row;
         if (a.accumulate) dots = V::add(V::load_floats(y), dots);
         V::store_floats(y, dots);
         return;
     }
     float lane[V::kLanes];
     V::store_floats(lane, dots);
-    for (uint32_t r = 0; r < count; ++r) store_dot(a, row + r, column, lane[r]);
+    for (uint32_t r = 0; r < count; ++r) store_dot(a, row + r, token, lane[r]);
 }
 
-// ---- one column: straight from the weights ----
+// ---- one token: straight from the weights ----
 
 template <class V, WeightType T, class Source>
 void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1;
-    const ColumnPlanes x = ColumnPlanes::of(a, kShape.elements);
+    const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
     typename V::F acc = V::zero_floats();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
         rows.at(b);
@@ -559,12 +542,12 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
     });
 }
 
-// result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `apart` blocks from each other
-// and the N columns whose planes lie at[c] bytes from those of column 0.
+// result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `distance` blocks from each
+// other and the N tokens whose planes lie at[c] bytes from those of token 0.
 template <class V, WeightType T, int N, int R = 1>
-__attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel, uint64_t apart, uint32_t first,
-                                                   uint32_t blocks, const ColumnPlanes& x, const uint64_t* column_at,
-                                                   typename V::F* result) {
+__attribute__((noinline)) void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t distance, uint32_t first,
+                                                  uint32_t blocks, const TokenPlanes& x, const uint64_t* token_at,
+                                                  typename V::F* result) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
@@ -573,7 +556,7 @@ __attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel
     uint64_t at[N];
     typename V::F acc[R * N];
     KEEL_UNROLL
-    for (int c = 0; c < N; ++c) at[c] = column_at[c];
+    for (int c = 0; c < N; ++c) at[c] = token_at[c];
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) acc[i] = result[i];
     for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += kShape.elements / 8) {
@@ -587,29 +570,29 @@ __attribute__((noinline)) void panel_times_columns(const PanelBlock<V, T>* panel
         }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
             multiply_chunk<V, T, N, R>(
-                p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, apart * sizeof(p),
+                p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, distance * sizeof(p),
                 [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
         KEEL_UNROLL
         for (int i = 0; i < R * N; ++i)
-            acc[i] =
-                finish_block<V, T>(panel[b + i / N * apart].factors, sum[i], d + at[i % N], sums + at[i % N], acc[i]);
+            acc[i] = finish_block<V, T>(panel[b + i / N * distance].factors, sum[i], d + at[i % N], sums + at[i % N],
+                                        acc[i]);
     }
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) result[i] = acc[i];
 }
 
-// Columns from `column` on, N of them at least counted; columns past the last repeat it.
+// Tokens from `token` on, N of them at least counted; tokens past the last repeat it.
 template <int N>
-KEEL_INLINE void column_offsets(const MatmulArgs& a, uint32_t column, uint64_t* at) {
-    for (uint32_t c = 0; c < N; ++c) at[c] = (column + c < a.columns ? column + c : a.columns - 1) * a.x_column_bytes;
+KEEL_INLINE void token_offsets(const MatmulArgs& a, uint32_t token, uint64_t* at) {
+    for (uint32_t c = 0; c < N; ++c) at[c] = (token + c < a.tokens ? token + c : a.tokens - 1) * a.x_token_bytes;
 }
 
-// Up to N columns, every block unpacked when its turn comes: the weights are read once.
+// Up to N tokens, every block unpacked when its turn comes: the weights are read once.
 template <class V, WeightType T, int N, class Source>
-void few_columns(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count) {
-    const ColumnPlanes x = ColumnPlanes::of(a, block_shape(T).elements);
+void few_tokens(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count) {
+    const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
     uint64_t at[N];
-    column_offsets<N>(a, 0, at);
+    token_offsets<N>(a, 0, at);
     typename V::F acc[N];
     for (int c = 0; c < N; ++c) acc[c] = V::zero_floats();
     PanelBlock<V, T> panel;
@@ -617,26 +600,26 @@ void few_columns(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count
         rows.at(b);
         if (a.from_memory) rows.prefetch(b);
         unpack_block<V, T>(rows.block_rows(), &panel);
-        panel_times_columns<V, T, N>(&panel, 0, b, 1, x, at, acc);
+        panel_times_tokens<V, T, N>(&panel, 0, b, 1, x, at, acc);
     }
-    for (uint32_t c = 0; c < a.columns; ++c) store_rows<V>(a, row, count, c, acc[c]);
+    for (uint32_t c = 0; c < a.tokens; ++c) store_rows<V>(a, row, count, c, acc[c]);
 }
 
-// N columns times panels of `rows` rows, kRowTiles of them at a time where there are as many.
+// N tokens times panels of `rows` rows, kRowTiles of them at a time where there are as many.
 template <class V, WeightType T, int N, int R>
-void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
-                          uint32_t column) {
+void panels_times_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
+                         uint32_t token) {
     const uint32_t blocks = a.k / block_shape(T).elements;
-    const ColumnPlanes x = ColumnPlanes::of(a, block_shape(T).elements);
+    const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
     uint64_t at[N];
-    column_offsets<N>(a, column, at);
+    token_offsets<N>(a, token, at);
     const auto tile = [&]<int G>(Index<G>, uint32_t r) {
         typename V::F acc[G * N];
         for (int i = 0; i < G * N; ++i) acc[i] = V::zero_floats();
-        panel_times_columns<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
+        panel_times_tokens<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
         for (uint32_t i = 0; i < G * N; ++i) {
-            const uint32_t first = r + i / N * V::kLanes, c = column + i % N;
-            if (c < a.columns)
+            const uint32_t first = r + i / N * V::kLanes, c = token + i % N;
+            if (c < a.tokens)
                 store_rows<V>(a, row + first, rows - first < V::kLanes ? rows - first : V::kLanes, c, acc[i]);
         }
     };
@@ -648,7 +631,7 @@ void panels_times_columns(const MatmulArgs& a, const PanelBlock<V, T>* panels, u
 
 // ---- the product ----
 
-// What a set with a matrix unit replaces: multiply() takes columns 0 .. n - 1 of all and returns n.
+// What a set with a matrix unit replaces: multiply() takes tokens 0 .. n - 1 of all and returns n.
 struct NoMatrixUnit {
     template <WeightType T>
     static uint32_t multiply(const MatmulArgs&, const void*, uint32_t, uint32_t) {
@@ -664,7 +647,7 @@ KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn
     if constexpr (kRepacked) {
         const uint32_t lane = row % kRepackRows;
         const uint8_t* group = w + (row - lane) * a.w_row_bytes;
-        InterleavedRows<V, T> rows = {group, group, lane};
+        RepackedRows<V, T> rows = {group, group, lane};
         fn(rows);
     } else if (count == V::kLanes) {
         const uint8_t* first = w + row * a.w_row_bytes;
@@ -676,18 +659,18 @@ KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn
     }
 }
 
-// At most V::kFewColumns columns.
+// At most V::kFewTokens tokens.
 template <class V, WeightType T, bool kRepacked>
 void multiply_few(const MatmulArgs& a) {
     for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes) {
         const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
         with_rows<V, T, kRepacked>(a, row, count, [&](auto& rows) {
             if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
-                if (a.columns == 1) return direct_rows<V, T>(a, rows, row);
+                if (a.tokens == 1) return direct_rows<V, T>(a, rows, row);
             }
-            if (a.columns <= 2) return few_columns<V, T, 2>(a, rows, row, count);
-            if (a.columns <= 4) return few_columns<V, T, 4>(a, rows, row, count);
-            if constexpr (V::kFewColumns > 4) few_columns<V, T, V::kTileColumns>(a, rows, row, count);
+            if (a.tokens <= 2) return few_tokens<V, T, 2>(a, rows, row, count);
+            if (a.tokens <= 4) return few_tokens<V, T, 4>(a, rows, row, count);
+            if constexpr (V::kFewTokens > 4) few_tokens<V, T, V::kTileTokens>(a, rows, row, count);
         });
     }
 }
@@ -708,15 +691,15 @@ void multiply_many(const MatmulArgs& a) {
                 }
             });
         uint32_t c = MatrixUnit::template multiply<T>(a, panels, row, rows);
-        for (; c + V::kTileColumns <= a.columns; c += V::kTileColumns)
-            panels_times_columns<V, T, V::kTileColumns, V::kTilePanels>(a, panels, row, rows, c);
-        for (; c < a.columns; c += 4) panels_times_columns<V, T, 4, 1>(a, panels, row, rows, c);
+        for (; c + V::kTileTokens <= a.tokens; c += V::kTileTokens)
+            panels_times_tokens<V, T, V::kTileTokens, V::kTilePanels>(a, panels, row, rows, c);
+        for (; c < a.tokens; c += 4) panels_times_tokens<V, T, 4, 1>(a, panels, row, rows, c);
     }
 }
 
 template <class V, WeightType T, bool kRepacked, class MatrixUnit = NoMatrixUnit>
 void matmul_q8_rows(const MatmulArgs& a) {
-    if (a.columns <= V::kFewColumns) return multiply_few<V, T, kRepacked>(a);
+    if (a.tokens <= V::kFewTokens) return multiply_few<V, T, kRepacked>(a);
     multiply_many<V, T, kRepacked, MatrixUnit>(a);
 }
 

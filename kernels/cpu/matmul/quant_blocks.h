@@ -20,44 +20,15 @@
 namespace keel::kernels {
 namespace {
 
-constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-// How a type's block is made up. `sub` elements share an integer scale; 0: the block has none (32-element types).
+// How a type's block is made up.
 struct BlockShape {
-    uint32_t elements, bytes, sub;
+    uint32_t elements, bytes;
+    uint32_t sub;  // elements that share an integer scale; 0: the block has none (32-element types)
     bool minimum;  // has m (32-element types) or dmin and integer minima (256-element types)
 };
 constexpr BlockShape block_shape(WeightType type) {
-    switch (type) {
-        case kQ4_0:
-            return {32, 18, 0, false};
-        case kQ4_1:
-            return {32, 20, 0, true};
-        case kQ5_0:
-            return {32, 22, 0, false};
-        case kQ5_1:
-            return {32, 24, 0, true};
-        case kQ8_0:
-            return {32, 34, 0, false};
-        case kQ8_F32:
-            return {32, 36, 0, false};
-        case kIQ4_NL:
-            return {32, 18, 0, false};
-        case kQ2_K:
-            return {256, 84, 16, true};
-        case kQ3_K:
-            return {256, 110, 16, false};
-        case kQ4_K:
-            return {256, 144, 32, true};
-        case kQ5_K:
-            return {256, 176, 32, true};
-        case kQ6_K:
-            return {256, 210, 16, false};
-        case kIQ4_XS:
-            return {256, 136, 32, false};
-        default:
-            return {1, 0, 0, false};
-    }
+    const WeightTypeInfo& info = kWeightTypes[type];
+    return {info.block_elements, info.block_bytes, info.sub_block, info.has_minimum()};
 }
 
 struct BlockCodes {
@@ -137,7 +108,9 @@ inline void unpack_scales_6bit(const uint8_t* s, BlockCodes& c) {
 }
 
 template <WeightType T>
-void unpack_block(const uint8_t* b, BlockCodes& c);
+inline void unpack_block(const uint8_t*, BlockCodes&) {
+    static_assert(T == kWeightTypeCount, "this weight type has no unpack_block");
+}
 
 template <>
 inline void unpack_block<kQ4_0>(const uint8_t* b, BlockCodes& c) {

@@ -111,11 +111,11 @@ KEEL_INLINE void softcap_lanes(float* x, float cap, uint32_t n) {
 
 // Two passes over a block: the largest magnitude, then the codes. Codes and sums as matmul_scalar.cpp defines them.
 template <class V>
-KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, void* column) {
+KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, void* token) {
     using F = typename V::F;
-    int8_t* q = q8_codes(column);
-    float* d = q8_scales(column, k);
-    int16_t* sums = q8_sums(column, k, block);
+    int8_t* q = q8_codes(token);
+    float* d = q8_scales(token, k);
+    int16_t* sums = q8_sums(token, k, block);
     const F inf = V::set1(kInf32), top = V::set1(127.0f), bottom = V::set1(-127.0f);
     for (uint32_t b = 0; b < k / block; ++b) {
         // Two maxima, so that a step need not wait for the one before; 32 elements hold both for every V.
@@ -171,8 +171,8 @@ KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, v
     void softcap_##isa(float* x, float cap, uint32_t n) {                                                             \
         softcap_lanes<V>(x, cap, n);                                                                                  \
     }                                                                                                                 \
-    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* column) {                                \
-        quantize_q8_lanes<V>(x, k, block, column);                                                                    \
+    void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token) {                                 \
+        quantize_q8_lanes<V>(x, k, block, token);                                                                     \
     }
 
 }  // namespace

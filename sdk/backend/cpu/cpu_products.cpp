@@ -19,9 +19,9 @@ void run_rows(const CpuDevice& d, const Op& op, float* const* y, uint32_t first,
     a.row_begin = first;
     a.row_end = last;
     a.k = op.k;
-    a.columns = op.to_logits ? d.step->logits_rows : d.step->tokens;
+    a.tokens = op.to_logits ? d.step->logits_rows : d.step->tokens;
     a.x = d.buffer(op.in, 0);
-    a.x_column_bytes = p.plan.buffers[op.in].row_bytes;
+    a.x_token_bytes = p.plan.buffers[op.in].row_bytes;
     a.y = y;
     a.bias = op.bias;
     a.accumulate = op.accumulate;

@@ -40,7 +40,7 @@ void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t be
         const uint32_t block = i == 0 ? 32 : 256;
         if (op.out_q8[i] == kNoBuffer) continue;
         uint8_t* to = d.buffer(op.out_q8[i], token);
-        alignas(64) uint8_t part[kernels::q8_column_bytes(kQuantizeFloats, 32)];
+        alignas(64) uint8_t part[kernels::q8_token_bytes(kQuantizeFloats, 32)];
         for (uint32_t at = begin; at < end; at += kQuantizeFloats) {
             const uint32_t n = end - at < kQuantizeFloats ? end - at : kQuantizeFloats;
             d.kernels().quantize_q8(x + at, n, block, part);

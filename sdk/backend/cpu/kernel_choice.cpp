@@ -11,9 +11,9 @@
 #include "sdk/core/status.h"
 
 namespace keel {
-
-namespace kernels {
 namespace {
+
+using namespace kernels;
 
 #if defined(__x86_64__)
 struct Cpuid {
@@ -76,13 +76,9 @@ const KernelSet* find_kernel_set(uint32_t isa) {
     }
 }
 
-}  // namespace kernels
-
-static_assert(static_cast<uint32_t>(KEEL_CPU_SCALAR) == kernels::kScalar &&
-                  static_cast<uint32_t>(KEEL_CPU_AVX2) == kernels::kAvx2 &&
-                  static_cast<uint32_t>(KEEL_CPU_AVX512) == kernels::kAvx512 &&
-                  static_cast<uint32_t>(KEEL_CPU_AMX) == kernels::kAmx &&
-                  static_cast<uint32_t>(KEEL_CPU_NEON) == kernels::kNeon,
+static_assert(static_cast<uint32_t>(KEEL_CPU_SCALAR) == kScalar && static_cast<uint32_t>(KEEL_CPU_AVX2) == kAvx2 &&
+                  static_cast<uint32_t>(KEEL_CPU_AVX512) == kAvx512 && static_cast<uint32_t>(KEEL_CPU_AMX) == kAmx &&
+                  static_cast<uint32_t>(KEEL_CPU_NEON) == kNeon,
               "keel_cpu is Isa");
 
 keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_error* error) {
@@ -92,18 +88,22 @@ keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_e
         const char* wanted = getenv("KEEL_CPU");
         if (wanted && *wanted) {
             field = "KEEL_CPU";
-            for (isa = kernels::kScalar; isa < kernels::kIsaLimit && strcmp(wanted, kernels::kIsaNames[isa]) != 0;)
-                ++isa;
-            if (isa == kernels::kIsaLimit)
-                return fail(error, KEEL_E_UNSUPPORTED, 0, field,
-                            "the environment names no kernel set: scalar, avx2, avx512, amx, neon");
+            for (isa = kScalar; isa < kIsaLimit && strcmp(wanted, kIsaNames[isa]) != 0;) ++isa;
+            if (isa == kIsaLimit) {
+                char reason[sizeof(keel_error::reason)];
+                TextBuilder text(reason, sizeof reason);
+                text.text("the environment names no kernel set:");
+                for (const char* name : kIsaNames)
+                    if (name) text.text(" ").text(name);
+                return fail(error, KEEL_E_UNSUPPORTED, 0, field, reason);
+            }
         } else {
-            isa = kernels::kIsaLimit - 1;  // numbered from slow to fast
-            while (isa > kernels::kScalar && !kernels::find_kernel_set(isa)) --isa;
+            isa = kIsaLimit - 1;  // numbered from slow to fast
+            while (isa > kScalar && !find_kernel_set(isa)) --isa;
         }
     }
     *cpu = static_cast<keel_cpu>(isa);
-    *set = kernels::find_kernel_set(isa);
+    *set = find_kernel_set(isa);
     return *set ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, field, "this machine or build lacks the kernel set");
 }
 

@@ -3,6 +3,7 @@
 #include <iterator>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/formats/kv_formats.h"
 
 namespace keel::tools {
 namespace {
@@ -16,24 +17,11 @@ const char* name_of(const Names<T>& names, T value, const char* fallback) {
 
 }  // namespace
 
-const Names<keel_kv_format> kKvFormats = {{"f16", KEEL_KV_F16},
-                                          {"f32", KEEL_KV_F32},
-                                          {"fp8", KEEL_KV_FP8_E4M3},
-                                          {"q8_0", KEEL_KV_Q8_0},
-                                          {"q4_0", KEEL_KV_Q4_0},
-                                          {"e8-2", KEEL_KV_E8_2},
-                                          {"e8-3", KEEL_KV_E8_3},
-                                          {"q8_0-rot", KEEL_KV_Q8_0_ROTATED},
-                                          {"q4_0-rot", KEEL_KV_Q4_0_ROTATED},
-                                          {"e8-4", KEEL_KV_E8_4},
-                                          {"e8-5", KEEL_KV_E8_5},
-                                          {"e8-6", KEEL_KV_E8_6},
-                                          {"e8-8", KEEL_KV_E8_8},
-                                          {"tcq-2", KEEL_KV_TCQ_2},
-                                          {"tcq-3", KEEL_KV_TCQ_3},
-                                          {"tcq-4", KEEL_KV_TCQ_4},
-                                          {"tcq-5", KEEL_KV_TCQ_5},
-                                          {"tcq-6", KEEL_KV_TCQ_6}};
+const Names<keel_kv_format> kKvFormats = {
+#define KEEL_NAME(id, public_name, name, ...) {name, KEEL_KV_##public_name},
+    KEEL_KV_FORMATS(KEEL_NAME)
+#undef KEEL_NAME
+};
 const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
                                       {"copy", KEEL_WEIGHTS_COPY},
                                       {"map", KEEL_WEIGHTS_MAP},

@@ -91,7 +91,8 @@ void GgufWriter::strings(const std::string& k, const std::vector<std::string>& v
 }
 
 void GgufWriter::tensor(const std::string& name, const std::vector<uint64_t>& dims, uint32_t type) {
-    const kernels::WeightTypeInfo* info = type < kernels::kGgufTypeLimit ? kernels::weight_type_info(type) : nullptr;
+    const kernels::WeightTypeInfo* info = kernels::weight_type_info(type);
+    if (info && info->number >= kernels::kOwnTypeNumbers) info = nullptr;
     if (!info || dims.empty() || dims[0] % info->block_elements)
         throw std::invalid_argument("tensor " + name + ": its rows are not whole blocks of its type");
     uint64_t bytes = kernels::weight_row_bytes(type, dims[0]);
@@ -110,7 +111,7 @@ std::vector<uint8_t> GgufWriter::header() const {
         put_text(out, t.name);
         put<uint32_t>(out, static_cast<uint32_t>(t.dims.size()));
         for (uint64_t dim : t.dims) put(out, dim);
-        put(out, t.type);
+        put(out, kernels::kWeightTypes[t.type].number);
         put(out, offset);
         offset += padded(t.bytes);
     }

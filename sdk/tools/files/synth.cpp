@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "kernels/formats/weight_types.h"
+#include "sdk/model/model.h"
 #include "sdk/tools/files/gguf_writer.h"
 #include "sdk/tools/files/synth_random.h"
 
@@ -42,37 +43,51 @@ uint16_t to_bf16(float value) {
 // Formats with a minimum keep the mean at zero by minimum = centre of q * scale, with sub-block minima equal to the
 // scales. Formats whose codes lie off centre by 1/2 get a d of random sign instead.
 
-struct BlockRecipe {
+enum Mirror : uint8_t { kNoMirror, kMirrorNibbles, kMirror6Bit };  // see mirror_minima
+
+struct TypeRecipe {
     WeightType type;
-    double deviation;
-    int d_offset;      // of the f16 d in the block
-    int min_offset;    // of the second f16, -1: none
-    double min_per_d;  // value of the second f16 per d
-    int mirror;        // layout of packed scales and minima to make equal, see mirror_minima
-    bool random_sign;
+    uint32_t file_type;    // general.file_type of a model of this type
+    double deviation = 0;  // 0: a float type
+    double minimum_per_d = 0;
+    Mirror mirror = kNoMirror;
+    bool random_sign = false;
 };
 
-enum { kNoMirror, kMirrorNibbles, kMirror6Bit };
-
-constexpr BlockRecipe kRecipes[] = {
-    {kQ4_0, 4.637, 0, -1, 0, kNoMirror, true},
-    {kQ4_1, 4.610, 0, 2, -7.5, kNoMirror, false},
-    {kQ5_0, 9.247, 0, -1, 0, kNoMirror, true},
-    {kQ5_1, 9.233, 0, 2, -15.5, kNoMirror, false},
-    {kQ8_0, 73.901, 0, -1, 0, kNoMirror, true},
-    {kQ2_K, 1.118 * 8.803, 80, 82, 1.5, kMirrorNibbles, false},
-    {kQ3_K, 2.345 * 18.480, 108, -1, 0, kNoMirror, true},
-    {kQ4_K, 4.610 * 36.517, 0, 2, 7.5, kMirror6Bit, false},
-    {kQ5_K, 9.233 * 36.517, 0, 2, 15.5, kMirror6Bit, false},
-    {kQ6_K, 18.480 * 73.901, 208, -1, 0, kNoMirror, true},
-    {kIQ4_NL, 66.75, 0, -1, 0, kNoMirror, true},
-    {kIQ4_XS, 66.75 * 18.480, 0, -1, 0, kNoMirror, true},
+// Every type that GGUF has.
+constexpr TypeRecipe kRecipes[] = {
+    {.type = kF32, .file_type = 0},
+    {.type = kF16, .file_type = 1},
+    {.type = kBF16, .file_type = 32},
+    {.type = kQ4_0, .file_type = 2, .deviation = 4.637, .random_sign = true},
+    {.type = kQ4_1, .file_type = 3, .deviation = 4.610, .minimum_per_d = -7.5},
+    {.type = kQ5_0, .file_type = 8, .deviation = 9.247, .random_sign = true},
+    {.type = kQ5_1, .file_type = 9, .deviation = 9.233, .minimum_per_d = -15.5},
+    {.type = kQ8_0, .file_type = 7, .deviation = 73.901, .random_sign = true},
+    {.type = kQ2_K, .file_type = 10, .deviation = 1.118 * 8.803, .minimum_per_d = 1.5, .mirror = kMirrorNibbles},
+    {.type = kQ3_K, .file_type = 11, .deviation = 2.345 * 18.480, .random_sign = true},
+    {.type = kQ4_K, .file_type = 14, .deviation = 4.610 * 36.517, .minimum_per_d = 7.5, .mirror = kMirror6Bit},
+    {.type = kQ5_K, .file_type = 16, .deviation = 9.233 * 36.517, .minimum_per_d = 15.5, .mirror = kMirror6Bit},
+    {.type = kQ6_K, .file_type = 18, .deviation = 18.480 * 73.901, .random_sign = true},
+    {.type = kIQ4_NL, .file_type = 25, .deviation = 66.75, .random_sign = true},
+    {.type = kIQ4_XS, .file_type = 30, .deviation = 66.75 * 18.480, .random_sign = true},
 };
+constexpr const TypeRecipe* find_recipe(uint32_t type) {
+    for (const TypeRecipe& r : kRecipes)
+        if (r.type == type) return &r;
+    return nullptr;
+}
+constexpr bool every_gguf_type_has_a_recipe() {
+    for (uint32_t type = 0; type < kWeightTypeCount; ++type)
+        if ((kWeightTypes[type].number < kOwnTypeNumbers) != (find_recipe(type) != nullptr)) return false;
+    return true;
+}
+static_assert(every_gguf_type_has_a_recipe());
 
 // Makes each sub-block's minimum equal its scale. Nibbles: Q2_K's 16 bytes hold scale | minimum << 4. 6-bit: 12 bytes
 // at offset 4 hold eight scales and eight minima; bytes 0-3 are scales, 4-7 minima, 8-11 the low nibbles of the upper
 // four.
-void mirror_minima(int mirror, uint8_t* block) {
+void mirror_minima(Mirror mirror, uint8_t* block) {
     const auto same_nibbles = [](uint8_t* p, int n) {
         for (int i = 0; i < n; ++i) p[i] = static_cast<uint8_t>((p[i] & 15) | p[i] << 4);
     };
@@ -99,18 +114,15 @@ class TensorFiller {
   public:
     TensorFiller(const TensorPlan& plan, const std::vector<float>& normals, uint64_t seed)
         : plan_(plan), random_(seed) {
-        const WeightTypeInfo& info = kWeightTypes[plan.type];
-        block_bytes_ = info.block_bytes;
-        for (const BlockRecipe& r : kRecipes)
-            if (r.type == plan.type) recipe_ = &r;
-        if (recipe_) {
+        if (find_recipe(plan.type)->deviation > 0) {
+            recipe_ = find_recipe(plan.type);
             // Scales vary by +-30 % from block to block; 1.0149 is the root mean square of that factor.
             for (size_t i = 0; i < kScales; ++i) {
                 const double factor = (0.7 + 0.6 * static_cast<double>(i) / (kScales - 1)) / 1.0149;
                 const double d = plan.deviation / recipe_->deviation * factor;
                 const double sign = recipe_->random_sign && i % 2 ? -1 : 1;
                 scales_[i] = to_f16(static_cast<float>(d * sign));
-                minima_[i] = to_f16(static_cast<float>(d * recipe_->min_per_d));
+                minima_[i] = to_f16(static_cast<float>(d * recipe_->minimum_per_d));
             }
             return;
         }
@@ -138,18 +150,18 @@ class TensorFiller {
 
     void blocks(uint8_t* dst, uint64_t bytes) {
         random_.fill(dst, bytes);
-        for (uint8_t* block = dst; block < dst + bytes; block += block_bytes_) {
-            const size_t pick = block[recipe_->d_offset] % kScales;
-            memcpy(block + recipe_->d_offset, &scales_[pick], 2);
-            if (recipe_->min_offset >= 0) memcpy(block + recipe_->min_offset, &minima_[pick], 2);
+        const WeightTypeInfo& info = kWeightTypes[recipe_->type];
+        for (uint8_t* block = dst; block < dst + bytes; block += info.block_bytes) {
+            const size_t pick = block[info.d_at] % kScales;
+            memcpy(block + info.d_at, &scales_[pick], 2);
+            if (info.has_minimum()) memcpy(block + info.m_at, &minima_[pick], 2);
             mirror_minima(recipe_->mirror, block);
         }
     }
 
     const TensorPlan& plan_;
     Random random_;
-    const BlockRecipe* recipe_ = nullptr;
-    uint64_t block_bytes_;
+    const TypeRecipe* recipe_ = nullptr;  // of a quantized type
     std::array<uint16_t, kScales> scales_, minima_;
     std::vector<uint16_t> narrow_;
     std::vector<float> wide_;
@@ -162,32 +174,18 @@ struct Mix {
     uint32_t file_type;  // general.file_type
     WeightType base, output, value, value_more, down, down_more, attention_out;
 };
-constexpr Mix pure(const char* name, uint32_t file_type, WeightType t) {
-    return {name, file_type, t, t, t, t, t, t, t};
-}
 constexpr Mix kMixes[] = {
-    pure("F32", 0, kF32),
-    pure("F16", 1, kF16),
-    pure("BF16", 32, kBF16),
-    pure("Q4_0", 2, kQ4_0),
-    pure("Q4_1", 3, kQ4_1),
-    pure("Q8_0", 7, kQ8_0),
-    pure("Q5_0", 8, kQ5_0),
-    pure("Q5_1", 9, kQ5_1),
-    pure("Q2_K", 10, kQ2_K),
-    pure("Q3_K", 11, kQ3_K),
-    pure("Q4_K", 14, kQ4_K),
-    pure("Q5_K", 16, kQ5_K),
-    pure("Q6_K", 18, kQ6_K),
-    pure("IQ4_NL", 25, kIQ4_NL),
-    pure("IQ4_XS", 30, kIQ4_XS),
     {"Q3_K_M", 12, kQ3_K, kQ6_K, kQ4_K, kQ5_K, kQ3_K, kQ4_K, kQ4_K},
     {"Q4_K_M", 15, kQ4_K, kQ6_K, kQ4_K, kQ6_K, kQ4_K, kQ6_K, kQ4_K},
     {"Q5_K_M", 17, kQ5_K, kQ6_K, kQ5_K, kQ6_K, kQ5_K, kQ6_K, kQ5_K},
 };
-const Mix& find_mix(const std::string& name) {
+// A mixture by its name, or one type for everything.
+Mix find_mix(const std::string& name) {
     for (const Mix& m : kMixes)
         if (name == m.name) return m;
+    for (const TypeRecipe& r : kRecipes)
+        if (const char* type = kWeightTypes[r.type].name; name == type)
+            return {type, r.file_type, r.type, r.type, r.type, r.type, r.type, r.type, r.type};
     throw std::invalid_argument("unknown tensor type or mixture: " + name);
 }
 
@@ -221,38 +219,26 @@ WeightType fitting_type(WeightType type, uint64_t row) {
 
 // ---- architectures ----
 
-struct Architecture {
-    const char* name;
-    bool bpe;         // default tokenizer
-    const char* pre;  // default tokenizer.ggml.pre of a BPE tokenizer
-    float rms_epsilon;
-    bool qkv_bias, qk_norm, post_norms, fused, always_tied, sliding;
-};
-constexpr Architecture kArchitectures[] = {
-    {"llama", false, "llama-bpe", 1e-5f, false, false, false, false, false, false},
-    {"qwen2", true, "qwen2", 1e-6f, true, false, false, false, false, false},
-    {"qwen3", true, "qwen2", 1e-6f, false, true, false, false, false, false},
-    {"gemma2", false, "gpt-2", 1e-6f, false, false, true, false, true, true},
-    {"gemma3", false, "gpt-2", 1e-6f, false, true, true, false, true, true},
-    {"phi3", false, "gpt-2", 1e-5f, false, false, false, true, false, false},
-};
-const Architecture& find_architecture(const std::string& name) {
-    for (const Architecture& a : kArchitectures)
-        if (name == a.name) return a;
+const ArchitectureRow& architecture_row(const std::string& name) {
+    if (const ArchitectureRow* row = find_architecture(name.c_str())) return *row;
     throw std::invalid_argument("unknown architecture: " + name);
+}
+bool has(SlotSet set, TensorSlot slot) {
+    return set & slot_bit(slot);
 }
 
 constexpr uint32_t kMinVocabulary = 512;
 
 void check(const SynthSpec& s) {
-    const auto require = [](bool ok, const char* what) {
+    const auto require = [](bool ok, const std::string& what) {
         if (!ok) throw std::invalid_argument(what);
     };
     require(s.layers && s.embedding && s.heads && s.kv_heads && s.feed_forward && s.context, "a size is 0");
     require(s.heads % s.kv_heads == 0, "heads is not a multiple of kv_heads");
     require(s.head_dim && s.head_dim % 2 == 0, "head_dim is not even");
     require(s.vocabulary >= kMinVocabulary, "vocabulary is below 512");
-    require(s.architecture != "phi3" || s.heads * s.head_dim == s.embedding, "phi3 needs heads * head_dim = embedding");
+    const bool fused = has(architecture_row(s.architecture).required, kAttnQkv);
+    require(!fused || s.heads * s.head_dim == s.embedding, s.architecture + " needs heads * head_dim = embedding");
 }
 
 // Frequency divisors by Llama 3.1's rule: long wavelengths are stretched by `factor`, short ones kept, a ramp between.
@@ -266,78 +252,99 @@ std::vector<float> llama3_factors(const SynthSpec& s) {
     }
     return out;
 }
-std::vector<float> phi3_factors(const SynthSpec& s, double largest) {
+std::vector<float> long_rope_factors(const SynthSpec& s, double largest) {
     std::vector<float> out;
     for (uint32_t i = 0; i < s.head_dim / 2; ++i) out.push_back(static_cast<float>(pow(largest, 2.0 * i / s.head_dim)));
     return out;
 }
 
-// All tensors in file order.
+// The sizes that slots' shapes are written in.
+ModelSpec sizes_of(const SynthSpec& s) {
+    ModelSpec sizes = {};
+    sizes.layers = s.layers;
+    sizes.embedding = s.embedding;
+    sizes.feed_forward = s.feed_forward;
+    sizes.heads = s.heads;
+    sizes.kv_heads = s.kv_heads;
+    sizes.head_dim = sizes.rope_dims = s.head_dim;
+    sizes.vocabulary = s.vocabulary;
+    return sizes;
+}
+
+WeightType matrix_type(const Mix& mix, TensorSlot slot, bool tied, bool more) {
+    switch (slot) {
+        case kTokenEmbedding:
+            return tied ? mix.output : mix.base;
+        case kOutput:
+            return mix.output;
+        case kAttnV:
+        case kAttnQkv:
+            return more ? mix.value_more : mix.value;
+        case kAttnOutput:
+            return mix.attention_out;
+        case kFfnDown:
+            return more ? mix.down_more : mix.down;
+        default:
+            return mix.base;
+    }
+}
+
+// All tensors in file order: of the slots that the architecture requires, and of the optional ones that the spec asks
+// for.
 std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
     check(s);
-    const Architecture& arch = find_architecture(s.architecture);
-    const Mix& mix = find_mix(s.mix);
-    const bool tied = s.tied || arch.always_tied;
+    const ArchitectureRow& row = architecture_row(s.architecture);
+    const Mix mix = find_mix(s.mix);
+    const ModelSpec sizes = sizes_of(s);
+    const bool tied = s.tied || row.file.always_tied;
+    SlotSet slots = row.required;
+    if (!tied) slots |= slot_bit(kOutput);
+    if (s.rope_factor > 0)
+        slots |= row.optional & (slot_bit(kRopeFreqs) | slot_bit(kRopeFactorsLong) | slot_bit(kRopeFactorsShort));
+
     std::vector<TensorPlan> out;
-
-    // A row of k weights of deviation 1/sqrt(k) keeps the variance of what it is multiplied with.
-    const auto matrix = [&](const std::string& name, uint64_t k, uint64_t rows, WeightType type) {
-        for (const auto& [part, type_name] : s.overrides)
-            if (name.find(part) != std::string::npos) {
-                type = find_mix(type_name).base;
+    const auto add = [&](TensorSlot slot, const std::string& name, bool more) {
+        const SlotInfo& info = kSlots[slot];
+        const uint64_t k = dim_value(sizes, info.columns), rows = dim_value(sizes, info.rows);
+        if (info.rows != kDimNone) {
+            WeightType type = matrix_type(mix, slot, tied, more);
+            for (const auto& [part, type_name] : s.overrides)
+                if (name.find(part) != std::string::npos) {
+                    type = find_mix(type_name).base;
+                    break;
+                }
+            // A row of k weights of deviation 1/sqrt(k) keeps the variance of what it is multiplied with.
+            const double deviation = 1 / sqrt(static_cast<double>(k));
+            out.push_back({TensorPlan::kMatrix, name, {k, rows}, fitting_type(type, k), deviation, {}});
+            return;
+        }
+        switch (slot) {
+            case kRopeFreqs:
+                out.push_back({TensorPlan::kValues, name, {k}, kF32, 0, llama3_factors(s)});
                 break;
-            }
-        out.push_back(
-            {TensorPlan::kMatrix, name, {k, rows}, fitting_type(type, k), 1 / sqrt(static_cast<double>(k)), {}});
-    };
-    const auto norm = [&](const std::string& name, uint64_t n) {
-        out.push_back({TensorPlan::kNorm, name, {n}, kF32, 0.1, {}});
-    };
-    const auto bias = [&](const std::string& name, uint64_t n) {
-        out.push_back({TensorPlan::kBias, name, {n}, kF32, 0.5, {}});
-    };
-    const auto values = [&](const std::string& name, std::vector<float> v) {
-        out.push_back({TensorPlan::kValues, name, {v.size()}, kF32, 0, std::move(v)});
-    };
-
-    const uint64_t d = s.embedding, q = uint64_t{s.heads} * s.head_dim, kv = uint64_t{s.kv_heads} * s.head_dim;
-    matrix("token_embd.weight", d, s.vocabulary, tied ? mix.output : mix.base);
-    norm("output_norm.weight", d);
-    if (!tied) matrix("output.weight", d, s.vocabulary, mix.output);
-    if (s.rope_factor > 0 && s.architecture == "llama") values("rope_freqs.weight", llama3_factors(s));
-    if (s.rope_factor > 0 && s.architecture == "phi3") {
-        values("rope_factors_long.weight", phi3_factors(s, s.rope_factor));
-        values("rope_factors_short.weight", phi3_factors(s, 1.1));
-    }
-    for (uint32_t layer = 0; layer < s.layers; ++layer) {
-        const bool more = keeps_more(layer, s.layers);
-        const WeightType value_type = more ? mix.value_more : mix.value, down_type = more ? mix.down_more : mix.down;
-        const std::string blk = "blk." + std::to_string(layer) + ".";
-        norm(blk + "attn_norm.weight", d);
-        if (arch.fused) {
-            matrix(blk + "attn_qkv.weight", d, q + 2 * kv, value_type);
-        } else {
-            matrix(blk + "attn_q.weight", d, q, mix.base);
-            matrix(blk + "attn_k.weight", d, kv, mix.base);
-            matrix(blk + "attn_v.weight", d, kv, value_type);
+            case kRopeFactorsLong:
+                out.push_back({TensorPlan::kValues, name, {k}, kF32, 0, long_rope_factors(s, s.rope_factor)});
+                break;
+            case kRopeFactorsShort:
+                out.push_back({TensorPlan::kValues, name, {k}, kF32, 0, long_rope_factors(s, 1.1)});
+                break;
+            case kAttnQBias:
+            case kAttnKBias:
+            case kAttnVBias:
+                out.push_back({TensorPlan::kBias, name, {k}, kF32, 0.5, {}});
+                break;
+            default:
+                out.push_back({TensorPlan::kNorm, name, {k}, kF32, 0.1, {}});
         }
-        if (arch.qkv_bias) {
-            bias(blk + "attn_q.bias", q);
-            bias(blk + "attn_k.bias", kv);
-            bias(blk + "attn_v.bias", kv);
-        }
-        if (arch.qk_norm) {
-            norm(blk + "attn_q_norm.weight", s.head_dim);
-            norm(blk + "attn_k_norm.weight", s.head_dim);
-        }
-        matrix(blk + "attn_output.weight", q, d, mix.attention_out);
-        if (arch.post_norms) norm(blk + "post_attention_norm.weight", d);
-        norm(blk + "ffn_norm.weight", d);
-        if (!arch.fused) matrix(blk + "ffn_gate.weight", d, s.feed_forward, mix.base);
-        matrix(blk + "ffn_up.weight", d, arch.fused ? 2 * uint64_t{s.feed_forward} : s.feed_forward, mix.base);
-        matrix(blk + "ffn_down.weight", s.feed_forward, d, down_type);
-        if (arch.post_norms) norm(blk + "post_ffw_norm.weight", d);
-    }
+    };
+    const auto add_slots = [&](uint32_t first, uint32_t last, const std::string& prefix, bool more) {
+        for (uint32_t i = first; i < last; ++i)
+            if (const TensorSlot slot = static_cast<TensorSlot>(i); has(slots, slot))
+                add(slot, prefix + kSlots[slot].name, more);
+    };
+    add_slots(0, kGlobalSlots, "", false);
+    for (uint32_t layer = 0; layer < s.layers; ++layer)
+        add_slots(kGlobalSlots, kSlotCount, "blk." + std::to_string(layer) + ".", keeps_more(layer, s.layers));
     return out;
 }
 
@@ -346,9 +353,11 @@ std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
 enum TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kByte = 6 };
 
 // Control tokens at the end of a vocabulary; the first two are beginning and end of a sequence.
-std::vector<std::string> control_tokens(const SynthSpec& s, const std::string& pre) {
-    if (s.architecture == "phi3") return {"<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"};
-    if (s.architecture.starts_with("gemma")) return {"<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"};
+std::vector<std::string> control_tokens(const UsualFile& file, const std::string& pre) {
+    std::vector<std::string> tokens;
+    for (const char* token : file.control_tokens)
+        if (token) tokens.push_back(token);
+    if (!tokens.empty()) return tokens;
     if (pre == "llama-bpe")
         return {"<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
     if (!pre.empty()) return {"<|endoftext|>", "<|im_end|>", "<|im_start|>"};
@@ -381,10 +390,10 @@ void letter_pieces(const std::string& space, size_t count, Add add) {
     }
 }
 
-void write_tokenizer(const SynthSpec& s, const Architecture& arch, GgufWriter* w) {
-    const bool bpe = s.tokenizer == SynthTokenizer::kBpe || (s.tokenizer == SynthTokenizer::kDefault && arch.bpe);
-    const std::string pre = !bpe ? "" : s.pre_tokenizer.empty() ? arch.pre : s.pre_tokenizer;
-    const std::vector<std::string> controls = control_tokens(s, pre);
+void write_tokenizer(const SynthSpec& s, const UsualFile& file, GgufWriter* w) {
+    const bool bpe = s.tokenizer == SynthTokenizer::kBpe || (s.tokenizer == SynthTokenizer::kDefault && file.bpe);
+    const std::string pre = !bpe ? "" : s.pre_tokenizer.empty() ? file.pre_tokenizer : s.pre_tokenizer;
+    const std::vector<std::string> controls = control_tokens(file, pre);
     const uint32_t first_control = s.vocabulary - static_cast<uint32_t>(controls.size());
 
     std::vector<std::string> tokens, merges;
@@ -430,14 +439,15 @@ void write_tokenizer(const SynthSpec& s, const Architecture& arch, GgufWriter* w
     w->number<uint32_t>("tokenizer.ggml.eos_token_id", first_control + 1);
     if (!bpe) w->number<uint32_t>("tokenizer.ggml.unknown_token_id", 0);
     w->boolean("tokenizer.ggml.add_bos_token", !bpe || pre == "llama-bpe");
-    if (!bpe) w->boolean("tokenizer.ggml.add_space_prefix", !s.architecture.starts_with("gemma"));
+    if (!bpe) w->boolean("tokenizer.ggml.add_space_prefix", file.space_prefix);
 }
 
 // ---- metadata ----
 
 void write_metadata(const SynthSpec& s, GgufWriter* w) {
-    const Architecture& arch = find_architecture(s.architecture);
-    const Mix& mix = find_mix(s.mix);
+    const ArchitectureRow& row = architecture_row(s.architecture);
+    const UsualFile& file = row.file;
+    const Mix mix = find_mix(s.mix);
     const std::string a = s.architecture + ".";
     const auto u32 = [&](const char* key, uint32_t value) { w->number<uint32_t>(a + key, value); };
     const auto f32 = [&](const char* key, double value) { w->number<float>(a + key, static_cast<float>(value)); };
@@ -455,29 +465,27 @@ void write_metadata(const SynthSpec& s, GgufWriter* w) {
     u32("attention.head_count_kv", s.kv_heads);
     u32("attention.key_length", s.head_dim);
     u32("attention.value_length", s.head_dim);
-    f32("attention.layer_norm_rms_epsilon", arch.rms_epsilon);
+    f32("attention.layer_norm_rms_epsilon", file.norm_eps);
     f32("rope.freq_base", s.rope_base);
-    if (s.architecture == "llama" || s.architecture == "phi3") {
+    if (file.names_sizes) {
         u32("rope.dimension_count", s.head_dim);
         u32("vocab_size", s.vocabulary);
     }
-    if (arch.sliding || s.sliding_window)
+    if (s.sliding_window || row.sliding == Sliding::kEvenLayers || row.sliding == Sliding::kFiveOfSix)
         u32("attention.sliding_window", s.sliding_window ? s.sliding_window : s.context / 2);
-    if (s.architecture == "gemma2") {
-        f32("attn_logit_softcapping", 50);
-        f32("final_logit_softcapping", 30);
-    }
-    if (s.architecture == "gemma3" && s.rope_factor > 0) {
+    if (file.attention_softcap > 0) f32("attn_logit_softcapping", file.attention_softcap);
+    if (file.logit_softcap > 0) f32("final_logit_softcapping", file.logit_softcap);
+    if (file.linear_rope_scaling && s.rope_factor > 0) {
         w->string(a + "rope.scaling.type", "linear");
         f32("rope.scaling.factor", s.rope_factor);
     }
-    if (s.architecture == "phi3") {
+    if (has(row.optional, kRopeFactorsLong)) {
         const double trained = s.rope_factor > 0 ? std::max(2.0, s.context / s.rope_factor) : s.context;
         u32("rope.scaling.original_context_length", static_cast<uint32_t>(trained));
         // Long-context attention factor of Phi-3: sqrt(1 + ln(extension) / ln(trained context)).
         if (s.rope_factor > 1) f32("rope.scaling.attn_factor", sqrt(1 + log(s.rope_factor) / log(trained)));
     }
-    write_tokenizer(s, arch, w);
+    write_tokenizer(s, file, w);
 }
 
 GgufWriter describe(const SynthSpec& spec, const std::vector<TensorPlan>& plans) {

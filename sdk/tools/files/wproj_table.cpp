@@ -32,6 +32,7 @@ void read_packed(WprojTable* t, const WprojShape& shape) {
     for (uint32_t l = 0; l < h.layers; ++l) {
         check(read_at(reader, wproj_table_end(l), &t->layers[l], sizeof(WprojLayer)), doing);
         check(wproj_check_layer2(t->layers[l], l, shape, h.plain_bytes, &next, &end, &error), doing, &error);
+        wproj_map_types(&t->layers[l], wproj_type_of_number);
     }
     t->plain_bytes = h.plain_bytes;
     t->file.version = 2;

@@ -27,7 +27,7 @@ std::vector<float> load_floats(const keel_reader& reader, uint64_t offset, uint3
 // Calls visit(row, floats) for every row of a matrix.
 template <class Visit>
 void for_rows(const uint8_t* matrix, uint32_t type, uint64_t rows, uint32_t row, Visit visit) {
-    const auto decode = kernels::find_kernel_set(kernels::kScalar)->dequantize_row[type];
+    const auto decode = kernels::kScalarSet.dequantize_row[type];
     const uint64_t row_bytes = kernels::weight_row_bytes(type, row);
     std::vector<float> floats(row);
     for (uint64_t i = 0; i < rows; ++i) {

@@ -238,6 +238,7 @@ Pieces layout2(const WprojImage& image, uint64_t key, const WprojPacking& packin
     uint64_t next = wproj_align(wproj_table_end(layers) + 8), end = wproj_table_end(layers) + 8;
     for (uint32_t l = 0; l < layers; ++l) {
         WprojLayer entry = entry2(image.layers[l], l, &sections);
+        wproj_map_types(&entry, wproj_number_of_type);
         uint64_t place = next;
         wproj_for_sections(entry, [&place](uint64_t& offset, uint64_t bytes) {
             offset = place;

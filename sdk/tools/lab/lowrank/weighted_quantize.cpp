@@ -16,7 +16,7 @@ namespace {
 
 using kernels::WeightType;
 
-constexpr std::array<int, 16> kIq4Values = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+using kernels::kIq4Values;
 constexpr double kScaleSteps[] = {1, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1};  // about extreme / largest code
 constexpr double kRangeSteps[] = {0, 0.05, 0.1, 0.2};                         // cut off a range's ends
 constexpr int kRefinements = 3, kBlockRounds = 4;
@@ -29,8 +29,8 @@ struct CodeSet {
         if (!(x > low)) return low;
         if (x >= high) return high;
         if (!table) return static_cast<int>(std::nearbyint(x));
-        const auto above =
-            std::upper_bound(kIq4Values.begin(), kIq4Values.end(), x, [](double v, int code) { return v < code; });
+        const auto above = std::upper_bound(std::begin(kIq4Values), std::end(kIq4Values), x,
+                                            [](double v, int code) { return v < code; });
         return *above - x < x - *(above - 1) ? *above : *(above - 1);
     }
 };
@@ -173,20 +173,12 @@ struct SmallType {
     int code_offset;  // of stored codes against the integers
 };
 SmallType small_type(uint32_t type) {
-    switch (type) {
-        case kernels::kQ4_0:
-            return {{-8, 7}, false, 8};
-        case kernels::kQ5_0:
-            return {{-16, 15}, false, 16};
-        case kernels::kQ8_0:
-            return {{-127, 127}, false, 0};
-        case kernels::kIQ4_NL:
-            return {{-127, 113, true}, false, 0};
-        case kernels::kQ4_1:
-            return {{0, 15}, true, 0};
-        default:
-            return {{0, 31}, true, 0};  // Q5_1
-    }
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    if (type == kernels::kQ8_0) return {{-127, 127}, false, 0};
+    if (type == kernels::kIQ4_NL) return {{kIq4Values[0], kIq4Values[15], true}, false, 0};
+    const int offset = info.codes.offset, f16s = info.has_minimum() ? 2 : 1;
+    const int bits = (info.block_bytes - 2 * f16s) * 8 / 32;
+    return {{-offset, (1 << bits) - 1 - offset}, info.has_minimum(), offset};
 }
 
 void pack_small(uint32_t type, const RunFit& fit, const SmallType& kind, uint8_t* out) {
@@ -202,10 +194,11 @@ void pack_small(uint32_t type, const RunFit& fit, const SmallType& kind, uint8_t
     }
     std::array<uint32_t, 32> codes;
     for (size_t i = 0; i < 32; ++i)
-        codes[i] = kind.set.table
-                       ? static_cast<uint32_t>(std::lower_bound(kIq4Values.begin(), kIq4Values.end(), fit.codes[i]) -
-                                               kIq4Values.begin())
-                       : static_cast<uint32_t>(fit.codes[i] + kind.code_offset);
+        codes[i] =
+            kind.set.table
+                ? static_cast<uint32_t>(std::lower_bound(std::begin(kIq4Values), std::end(kIq4Values), fit.codes[i]) -
+                                        std::begin(kIq4Values))
+                : static_cast<uint32_t>(fit.codes[i] + kind.code_offset);
     if (type == kernels::kQ5_0 || type == kernels::kQ5_1) {
         uint32_t fifth = 0;
         for (uint32_t i = 0; i < 32; ++i) fifth |= (codes[i] >> 4) << i;
@@ -216,7 +209,8 @@ void pack_small(uint32_t type, const RunFit& fit, const SmallType& kind, uint8_t
     for (size_t i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>((codes[i] & 15) | (codes[i + 16] & 15) << 4);
 }
 
-void code_small(uint32_t type, const float* x, const double* weight, bool search, uint8_t* out) {
+template <WeightType type>
+void code_small(const float* x, const double* weight, bool search, uint8_t* out) {
     const SmallType kind = small_type(type);
     const Run run = {x, weight, 32};
     constexpr double kAny = std::numeric_limits<double>::infinity();
@@ -229,15 +223,6 @@ void code_small(uint32_t type, const float* x, const double* weight, bool search
         pack_small(type, search ? search_scaled(run, kind.set, stored_f16) : plain_scaled(run, kind.set, stored_f16),
                    kind, out);
     }
-}
-
-void code_q8_f32(const float* x, uint8_t* out) {
-    const float most = std::fabs(extreme({x, nullptr, 32}));
-    float d = most / 127.0f;
-    if (d == 0) d = 1;
-    std::memcpy(out, &d, 4);
-    for (int i = 0; i < 32; ++i)
-        out[4 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(std::nearbyint(x[i] / d), -128.0f, 127.0f)));
 }
 
 // ---- 256-element types: w = d scale_j q - dmin minimum_j ----
@@ -406,25 +391,56 @@ void pack_q6_k(const KFit& fit, uint8_t* out) {
     put_f16(out + 208, fit.d);
 }
 
-void code_block(uint32_t type, const float* x, const double* weight, bool search, uint8_t* out) {
+// One block; `search`: for the best codes, else the nearest.
+using BlockCoder = void (*)(const float* x, const double* weight, bool search, uint8_t* out);
+void code_f32(const float* x, const double*, bool, uint8_t* out) {
+    std::memcpy(out, x, 4);
+}
+void code_f16(const float* x, const double*, bool, uint8_t* out) {
+    put_f16(out, *x);
+}
+void code_q8_f32(const float* x, const double*, bool, uint8_t* out) {
+    const float most = std::fabs(extreme({x, nullptr, 32}));
+    float d = most / 127.0f;
+    if (d == 0) d = 1;
+    std::memcpy(out, &d, 4);
+    for (int i = 0; i < 32; ++i)
+        out[4 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(std::nearbyint(x[i] / d), -128.0f, 127.0f)));
+}
+void code_q4_k(const float* x, const double* weight, bool search, uint8_t* out) {
+    pack_q4_k(fit_k(kQ4KType, x, weight, search), out);
+}
+void code_q6_k(const float* x, const double* weight, bool search, uint8_t* out) {
+    pack_q6_k(fit_k(kQ6KType, x, weight, search), out);
+}
+
+// Null for types that are only read.
+BlockCoder coder_of(uint32_t type) {
     switch (type) {
         case kernels::kF32:
-            std::memcpy(out, x, 4);
-            return;
+            return code_f32;
         case kernels::kF16:
-            put_f16(out, *x);
-            return;
+            return code_f16;
         case kernels::kQ8_F32:
-            code_q8_f32(x, out);
-            return;
+            return code_q8_f32;
+        case kernels::kQ4_0:
+            return code_small<kernels::kQ4_0>;
+        case kernels::kQ4_1:
+            return code_small<kernels::kQ4_1>;
+        case kernels::kQ5_0:
+            return code_small<kernels::kQ5_0>;
+        case kernels::kQ5_1:
+            return code_small<kernels::kQ5_1>;
+        case kernels::kQ8_0:
+            return code_small<kernels::kQ8_0>;
+        case kernels::kIQ4_NL:
+            return code_small<kernels::kIQ4_NL>;
         case kernels::kQ4_K:
-            pack_q4_k(fit_k(kQ4KType, x, weight, search), out);
-            return;
+            return code_q4_k;
         case kernels::kQ6_K:
-            pack_q6_k(fit_k(kQ6KType, x, weight, search), out);
-            return;
+            return code_q6_k;
         default:
-            code_small(type, x, weight, search, out);
+            return nullptr;
     }
 }
 
@@ -438,7 +454,8 @@ void block_importance(std::span<const float> importance, double* weight) {
 
 std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uint64_t columns,
                                std::span<const float> importance, bool search) {
-    if (!can_quantize(type)) throw std::invalid_argument("a weight type that is not written: " + std::to_string(type));
+    const BlockCoder code = coder_of(type);
+    if (!code) throw std::invalid_argument("a weight type that is not written: " + std::to_string(type));
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
     if (!columns || columns % info.block_elements || values.size() % columns)
         throw std::invalid_argument("rows are no whole number of blocks");
@@ -456,29 +473,14 @@ std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uin
     std::vector<uint8_t> out(values.size() / block * info.block_bytes);
     uint8_t* at = out.data();
     for (size_t i = 0; i < values.size(); i += block, at += info.block_bytes)
-        code_block(type, values.data() + i, weight.data() + i % columns, search, at);
+        code(values.data() + i, weight.data() + i % columns, search, at);
     return out;
 }
 
 }  // namespace
 
 bool can_quantize(uint32_t type) {
-    switch (type) {
-        case kernels::kF32:
-        case kernels::kF16:
-        case kernels::kQ8_0:
-        case kernels::kQ8_F32:
-        case kernels::kQ4_0:
-        case kernels::kQ4_1:
-        case kernels::kQ5_0:
-        case kernels::kQ5_1:
-        case kernels::kIQ4_NL:
-        case kernels::kQ4_K:
-        case kernels::kQ6_K:
-            return true;
-        default:
-            return false;
-    }
+    return coder_of(type) != nullptr;
 }
 
 std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns,
@@ -496,7 +498,7 @@ std::vector<float> decode_rows(uint32_t type, std::span<const uint8_t> bytes, ui
         throw std::invalid_argument("a weight type or row length that cannot be read");
     const uint64_t row_bytes = kernels::weight_row_bytes(type, columns);
     if (bytes.size() % row_bytes) throw std::invalid_argument("no whole number of rows");
-    const auto decode = kernels::find_kernel_set(kernels::kScalar)->dequantize_row[type];
+    const auto decode = kernels::kScalarSet.dequantize_row[type];
     std::vector<float> values(bytes.size() / row_bytes * columns);
     for (size_t r = 0; r < bytes.size() / row_bytes; ++r)
         decode(bytes.data() + r * row_bytes, values.data() + r * columns, static_cast<uint32_t>(columns));

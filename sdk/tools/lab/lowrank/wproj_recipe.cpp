@@ -50,7 +50,7 @@ double number_of(const std::string& text, const char* option) {
 }  // namespace
 
 uint32_t factor_type(const std::string& name) {
-    for (uint32_t type = 0; type < kernels::kWeightTypeLimit; ++type)
+    for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
         if (can_quantize(type) && name == kernels::kWeightTypes[type].name) return type;
     throw ToolError(kExitUsage, "'" + name + "' is no weight type that factors can have");
 }

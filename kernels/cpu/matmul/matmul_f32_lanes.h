@@ -1,13 +1,13 @@
 // Matrix products with f32 activations (NUMERICS section 1) over a vector type of float_vector.h. Rows are taken in
 // blocks of 16, whose sums are reduced together and stored as vectors. F32, F16 and BF16 are widened in registers at
-// every use; quantized types are decoded to f32 once for a group of columns.
+// every use; quantized types are decoded to f32 once for a group of tokens.
 //
-// Few columns: one register tile after the other over all of k, so that each weight is read once, in order.
-// More columns: a block's rows are taken in panels of some elements, small enough for the first-level cache, and
-// multiplied by a group of columns; the lanes of all these products wait in scratch for the next panel.
+// Few tokens: one register tile after the other over all of k, so that each weight is read once, in order.
+// More tokens: a block's rows are taken in panels of some elements, small enough for the first-level cache, and
+// multiplied by a group of tokens; the lanes of all these products wait in scratch for the next panel.
 #pragma once
 #include "kernels/cpu/families.h"
-#include "kernels/cpu/matmul/dequantize_impl.h"
+#include "kernels/cpu/matmul/dequantize_lanes.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -21,13 +21,13 @@ constexpr uint32_t kFetchMemory = 128, kFetchCache = 32;
 // press the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
 constexpr uint32_t kShortRowBytes = 1024;
 
-// Elements of a panel (a whole number of blocks of every type), and columns whose lanes fit the scratch beside it.
+// Elements of a panel (a whole number of blocks of every type), and tokens whose lanes fit the scratch beside it.
 // Decoded panels lie in front of the lanes.
 template <bool kDecoded>
 struct PanelShape {
     static constexpr uint32_t kElements = kDecoded ? 512 : 1024;
     static constexpr uint64_t kBytes = kDecoded ? kBlockRows * kElements * 4 : 0;
-    static constexpr uint32_t kColumns = static_cast<uint32_t>((kMatmulScratchBytes - kBytes) / (kBlockRows * 64));
+    static constexpr uint32_t kTokens = static_cast<uint32_t>((kMatmulScratchBytes - kBytes) / (kBlockRows * 64));
 };
 
 template <class V, WeightType T>
@@ -45,16 +45,16 @@ struct LoadOf<V, kBF16> {
     using Type = LoadBF16<V>;
 };
 
-KEEL_INLINE const float* column_f32(const MatmulArgs& a, uint32_t c) {
-    return reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_column_bytes);
+KEEL_INLINE const float* token_f32(const MatmulArgs& a, uint32_t c) {
+    return reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes);
 }
 
-// The first `count` of 16 rows of one column: reduced, then as store_dot does it.
+// The first `count` of 16 rows of one token: reduced, then as store_dot does it.
 template <class V>
-KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t column,
+KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t token,
                              const typename V::F (*lanes)[kParts<V>]) {
     using F = typename V::F;
-    float* y = a.y[column] + row;
+    float* y = a.y[token] + row;
     const auto finish = [&](F dot, uint32_t i, auto load, auto store) __attribute__((always_inline)) {
         if (a.bias) dot = V::add(dot, load(a.bias + row + i));
         store(y + i, a.accumulate ? V::add(load(y + i), dot) : dot);
@@ -75,12 +75,12 @@ KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, 
     }
 }
 
-// Columns of a tile of four rows.
+// Tokens of a tile of four rows.
 template <class V>
-constexpr uint32_t kTileColumns = kAccumulators<V> / 4;
+constexpr uint32_t kTileTokens = kAccumulators<V> / 4;
 
-// ---- few columns: no more than one tile has, and the weights of a tile's rows are read once, from end to end ----
-// Rows of a tile: as many as there are accumulators for, a power of two. One column takes whole sums, more columns may
+// ---- few tokens: no more than one tile has, and the weights of a tile's rows are read once, from end to end ----
+// Rows of a tile: as many as there are accumulators for, a power of two. One token takes whole sums, more tokens may
 // make a pass for each register of the sum.
 template <class V, int C>
 constexpr uint32_t direct_rows() {
@@ -88,13 +88,13 @@ constexpr uint32_t direct_rows() {
     return most >= 16 ? 16 : most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
 }
 
-// Rows [row, row + R) of the weights times C columns; lanes of row r of column c at lanes[c * kBlockRows + r].
+// Rows [row, row + R) of the weights times C tokens; lanes of row r of token c at lanes[c * kBlockRows + r].
 template <class V, class Load, int R, int C>
 KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*lanes)[kParts<V>]) {
     const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
     const float* x[C];
     KEEL_UNROLL
-    for (int c = 0; c < C; ++c) x[c] = column_f32(a, static_cast<uint32_t>(c));
+    for (int c = 0; c < C; ++c) x[c] = token_f32(a, static_cast<uint32_t>(c));
     if (!a.from_memory && a.w_row_bytes >= kShortRowBytes)
         return multiply_tile<V, Load, R, C, kBlockRows, false>(w, a.w_row_bytes, x, a.k, lanes);
     KEEL_UNROLL
@@ -130,16 +130,16 @@ void direct(const MatmulArgs& a) {
     }
 }
 
-// ---- any number of columns, by panels ----
-// The lanes of one column and a block of rows.
+// ---- any number of tokens, by panels ----
+// The lanes of one token and a block of rows.
 template <class V>
 using BlockLanes = typename V::F[kBlockRows][kParts<V>];
 
-// Where the columns of a tile begin.
+// Where the tokens of a tile begin.
 template <class V>
-using TileColumns = const float * [kTileColumns<V>];
+using TileTokens = const float * [kTileTokens<V>];
 
-// A panel's rows times C columns over k elements, a multiple of 16.
+// A panel's rows times C tokens over k elements, a multiple of 16.
 template <class V, class Load, int C, bool kContinue>
 void multiply_panel(const uint8_t* w, uint64_t w_row_bytes, const float* const* x, uint32_t k, BlockLanes<V>* lanes) {
     constexpr uint32_t kRows = C == 1 ? direct_rows<V, 1>() : 4;
@@ -148,10 +148,10 @@ void multiply_panel(const uint8_t* w, uint64_t w_row_bytes, const float* const* 
 }
 
 template <class V, class Load, bool kContinue>
-KEEL_INLINE void multiply_columns(const uint8_t* w, uint64_t w_row_bytes, const TileColumns<V>& x, uint32_t columns,
-                                  uint32_t k, BlockLanes<V>* lanes) {
-    constexpr uint32_t kMost = kTileColumns<V>;
-    switch (columns) {
+KEEL_INLINE void multiply_tokens(const uint8_t* w, uint64_t w_row_bytes, const TileTokens<V>& x, uint32_t tokens,
+                                 uint32_t k, BlockLanes<V>* lanes) {
+    constexpr uint32_t kMost = kTileTokens<V>;
+    switch (tokens) {
         case 1:
             return multiply_panel<V, Load, 1, kContinue>(w, w_row_bytes, x, k, lanes);
         case 2:
@@ -170,13 +170,13 @@ KEEL_INLINE void multiply_columns(const uint8_t* w, uint64_t w_row_bytes, const 
     }
 }
 
-// Rows [row, row + rows) of at most a block, columns [begin, begin + count) of at most a group. Without kDecoded the
+// Rows [row, row + rows) of at most a block, tokens [begin, begin + count) of at most a group. Without kDecoded the
 // block is whole and k a multiple of 16.
 template <class V, WeightType T, bool kDecoded>
 void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t begin, uint32_t count) {
     using Shape = PanelShape<kDecoded>;
     using Load = typename LoadOf<V, kDecoded ? kF32 : T>::Type;
-    constexpr uint32_t kMost = kTileColumns<V>;
+    constexpr uint32_t kMost = kTileTokens<V>;
     float* decoded = static_cast<float*>(a.scratch);
     BlockLanes<V>* lanes = reinterpret_cast<BlockLanes<V>*>(static_cast<uint8_t*>(a.scratch) + Shape::kBytes);
     // The sums of rows that are not there are computed from zeros and dropped.
@@ -197,13 +197,13 @@ void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t b
         }
         for (uint32_t c = 0; c < count; c += kMost) {
             const uint32_t tile = count - c < kMost ? count - c : kMost;
-            TileColumns<V> x;
-            for (uint32_t i = 0; i < tile; ++i) x[i] = column_f32(a, begin + c + i) + first;
+            TileTokens<V> x;
+            for (uint32_t i = 0; i < tile; ++i) x[i] = token_f32(a, begin + c + i) + first;
             BlockLanes<V>* sums = lanes + (first == 0 && last ? 0 : c);
             if (first == 0)
-                multiply_columns<V, Load, false>(w, w_row_bytes, x, tile, whole, sums);
+                multiply_tokens<V, Load, false>(w, w_row_bytes, x, tile, whole, sums);
             else
-                multiply_columns<V, Load, true>(w, w_row_bytes, x, tile, whole, sums);
+                multiply_tokens<V, Load, true>(w, w_row_bytes, x, tile, whole, sums);
             if constexpr (kDecoded) {
                 if (n != whole) {
                     // The elements behind the last 16: weights are padded with +0, activations with -0, for a product
@@ -213,7 +213,7 @@ void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t b
                         for (uint32_t j = 0; j < 16; ++j) rest[i][j] = whole + j < n ? x[i][whole + j] : -0.0f;
                         x[i] = rest[i];
                     }
-                    multiply_columns<V, Load, true>(w + whole * 4, w_row_bytes, x, tile, 16, sums);
+                    multiply_tokens<V, Load, true>(w + whole * 4, w_row_bytes, x, tile, 16, sums);
                 }
             }
             for (uint32_t i = 0; last && i < tile; ++i) store_block<V>(a, row, rows, begin + c + i, sums[i]);
@@ -224,11 +224,11 @@ void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t b
 // Groups of like size, in whole tiles.
 template <class V, WeightType T, bool kDecoded>
 void multiply_rows(const MatmulArgs& a, uint32_t row, uint32_t rows) {
-    constexpr uint32_t kMost = PanelShape<kDecoded>::kColumns / kTileColumns<V> * kTileColumns<V>;
-    const uint32_t groups = (a.columns + kMost - 1) / kMost, even = (a.columns + groups - 1) / groups;
-    const uint32_t step = (even + kTileColumns<V> - 1) / kTileColumns<V> * kTileColumns<V>;
-    for (uint32_t c = 0; c < a.columns; c += step)
-        multiply_group<V, T, kDecoded>(a, row, rows, c, a.columns - c < step ? a.columns - c : step);
+    constexpr uint32_t kMost = PanelShape<kDecoded>::kTokens / kTileTokens<V> * kTileTokens<V>;
+    const uint32_t groups = (a.tokens + kMost - 1) / kMost, even = (a.tokens + groups - 1) / groups;
+    const uint32_t step = (even + kTileTokens<V> - 1) / kTileTokens<V> * kTileTokens<V>;
+    for (uint32_t c = 0; c < a.tokens; c += step)
+        multiply_group<V, T, kDecoded>(a, row, rows, c, a.tokens - c < step ? a.tokens - c : step);
 }
 
 template <class V, WeightType T>
@@ -237,7 +237,7 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
         using Load = typename LoadOf<V, T>::Type;
         if (a.k % 16 == 0) {
-            switch (a.columns) {
+            switch (a.tokens) {
                 case 1:
                     // Sixteen rows this far apart would compete for the same lines of the first-level cache.
                     if constexpr (direct_rows<V, 1>() > 8)
@@ -248,13 +248,13 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
                 case 3:
                     return direct<V, Load, 3>(a);
                 case 4:
-                    if constexpr (kTileColumns<V> >= 4) return direct<V, Load, 4>(a);
+                    if constexpr (kTileTokens<V> >= 4) return direct<V, Load, 4>(a);
                     break;
                 case 5:
-                    if constexpr (kTileColumns<V> >= 5) return direct<V, Load, 5>(a);
+                    if constexpr (kTileTokens<V> >= 5) return direct<V, Load, 5>(a);
                     break;
                 case 6:
-                    if constexpr (kTileColumns<V> >= 6) return direct<V, Load, 6>(a);
+                    if constexpr (kTileTokens<V> >= 6) return direct<V, Load, 6>(a);
                     break;
             }
             for (; row + kBlockRows <= a.row_end; row += kBlockRows) multiply_rows<V, T, false>(a, row, kBlockRows);
