@@ -30,7 +30,7 @@ struct AsyncBackend {
     bool drain_drops = false;      // drain drops what has not begun, else it computes it
     // Calls that succeed before one fails.
     uint32_t begins_left = kNever, enqueues_left = kNever, polls_left = kNever, copies_left = kNever,
-             transfers_left = kNever;
+             transfers_left = kNever, drains_left = kNever;
 
     // What it saw.
     uint32_t not_yet = 0;            // polls that said so
@@ -210,6 +210,7 @@ struct AsyncBackend {
     static keel_status drain(keel::Device* device) {
         AsyncDevice* d = async(device);
         if (!d->step) return KEEL_OK;
+        if (fails(&get().drains_left)) return KEEL_E_PLATFORM;
         get().drained_in_flight += d->computed.op < d->recorded.op;
         const keel_status status = get().drain_drops ? KEEL_OK : compute(d, UINT32_MAX);
         forget(d);

@@ -41,7 +41,8 @@ class Arena {
   public:
     static constexpr uint64_t kAlign = 64;  // default alignment of every object: one cache line, one AVX-512 register
 
-    explicit Arena(const ArenaRecorder* recorder = nullptr) : recorder_(recorder) {}  // count mode
+    Arena() = default;  // count mode
+    explicit Arena(const ArenaRecorder* recorder) : recorder_(recorder) {}
     // Place mode. The region may be memory that the host cannot address, if only place_offset is used.
     Arena(void* base, uint64_t capacity_bytes);
 

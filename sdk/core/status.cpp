@@ -41,7 +41,7 @@ TextBuilder& TextBuilder::number(uint64_t v) {
 }
 
 keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t dst_bytes) {
-    if (src_bytes < sizeof(uint32_t)) return KEEL_E_ABI;
+    if (!plausible_struct_bytes(src_bytes)) return KEEL_E_ABI;
     for (size_t i = dst_bytes; i < src_bytes; ++i)
         if (static_cast<const uint8_t*>(src)[i]) return KEEL_E_ABI;
     memset(dst, 0, dst_bytes);
@@ -50,7 +50,7 @@ keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t d
 }
 
 keel_status write_struct(const void* src, size_t src_bytes, void* dst, uint32_t dst_bytes) {
-    if (dst_bytes < sizeof(uint32_t)) return KEEL_E_ABI;
+    if (!plausible_struct_bytes(dst_bytes)) return KEEL_E_ABI;
     memcpy(dst, src, dst_bytes < src_bytes ? dst_bytes : src_bytes);
     if (dst_bytes > src_bytes) memset(static_cast<uint8_t*>(dst) + src_bytes, 0, dst_bytes - src_bytes);
     memcpy(dst, &dst_bytes, sizeof dst_bytes);  // every versioned struct begins with it

@@ -1,12 +1,13 @@
-// The KV arena: fixed pages of kv page_tokens positions, shared by all sessions of an engine.
+// The KV arena: fixed pages of kPageTokens positions, shared by all sessions of an engine.
 //
 // One page holds every layer's K and V rows of its positions. Each head has two planes of fixed-stride rows, codes and
 // scales (kernels/formats/kv_formats.h), each rounded up to 16 bytes; the formats may differ from layer to layer:
 //
-//     page | layer 0: K head 0 codes | scales | K head 1 codes | scales | ... | V head 0 codes | scales | ... | layer 1: ...
+//     page | layer 0: K head 0 codes | scales | K head 1 codes | scales | ... | V head 0 codes | scales | ... | layer 1
 //
-// A session is a list of page ids, and so are pages to everything but the backend that stores them. Pages are reference-counted: a fork shares the full ones, and a session that appends
-// into a shared page copies it first. Nothing here changes when a needed page is missing: KEEL_E_KV_FULL comes first.
+// A session is a list of page ids; where a page lies only the backend knows. Pages are reference-counted: a fork shares
+// the full ones, and a session that appends into a shared page copies it first. Nothing here changes when a needed page
+// is missing: KEEL_E_KV_FULL comes first.
 #pragma once
 #include <atomic>
 

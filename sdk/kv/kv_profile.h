@@ -5,9 +5,10 @@
 //     KvProfileHeader
 //     formats      u8 [layers][4]                    K format, V format (keel_kv_format), K scale mode, V scale mode
 //     pairs        u32 [mean_pairs]                  RoPE pairs whose K mean is removed before the rotation, ascending
-//     K means      f32 [layers][kv_heads][head_dim]  if kKvKeyMeans: elements of `pairs` before RoPE, the others after it
+//     K means      f32 [layers][kv_heads][head_dim]  if kKvKeyMeans: elements of `pairs` before RoPE, others after it
 //     V means      f32 [layers][kv_heads][head_dim]  if kKvValueMeans
-//     gains        f32 [layers][kv_heads][head_dim]  if kKvGains: keys are divided by, queries multiplied by it, after RoPE; positive
+//     gains        f32 [layers][kv_heads][head_dim]  if kKvGains: after RoPE keys are divided by it, queries multiplied;
+//                                                    positive
 //     checksum     u64, hash64 of everything before
 //
 // The file is hostile until read_kv_profile has seen it; later reads of its arrays check what they find again.

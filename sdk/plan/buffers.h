@@ -1,8 +1,8 @@
 // Scratch buffers: which exist, when they are live, where they lie.
 //
-// Lifetimes are read off the ops. The ops of a dispatch run at the same time: a buffer that any of them reads is live to
-// the end of the dispatch, one that any of them writes is live from its begin. Two buffers that are live at some time
-// together (in any layer, of any variant) must not share bytes.
+// Lifetimes are read off the ops. The ops of a dispatch run at the same time: a buffer that any of them reads is live
+// to the end of the dispatch, one that any of them writes is live from its begin. Two buffers that are live at some
+// time together (in any layer, of any variant) must not share bytes.
 #pragma once
 #include "sdk/plan/ops.h"
 

@@ -1,5 +1,5 @@
-// Ops that run together. A dispatch is a range of ops whose work items all threads share between two barriers. Which ops
-// join is the backend's decision (Backend::fuse), the same for `keel plan`, for lifetimes and for running.
+// Ops that run together. A dispatch is a range of ops whose work items all threads share between two barriers. Which
+// ops join is the backend's decision (Backend::fuse), the same for `keel plan`, for lifetimes and for running.
 #pragma once
 #include "sdk/plan/ops.h"
 

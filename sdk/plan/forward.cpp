@@ -49,11 +49,14 @@ class Forward : OpBuilder {
 }  // namespace
 
 void build_plan(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& placer,
-                Op* ops, uint32_t dense_count, const PlanObservers& observers, ExecutionPlan* plan) {
+                Op* ops, const uint32_t op_counts[2], const PlanObservers& observers, ExecutionPlan* plan) {
     *plan = {};
     plan->rope_sets = model.row().local_rope && model.spec.window ? 2 : 1;
-    plan->variant[KEEL_VARIANT_DENSE].ops = ops;
-    plan->variant[KEEL_VARIANT_LOW_RANK].ops = ops ? ops + dense_count : nullptr;
+    const uint32_t dense_count = op_counts[KEEL_VARIANT_DENSE];
+    if (ops) {
+        plan->variant[KEEL_VARIANT_DENSE] = {ops, 0, dense_count, 0};
+        plan->variant[KEEL_VARIANT_LOW_RANK] = {ops + dense_count, 0, op_counts[KEEL_VARIANT_LOW_RANK], 0};
+    }
     PlanWeights weights(reader, model, config, placer);
     BufferTable buffers(plan);
     if (model.tensor(kRopeFactorsLong, 0))
@@ -82,6 +85,9 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
     if ((buffers.full() || variants[0].overflowed() || variants[1].overflowed()) && placer.status == KEEL_OK)
         placer.status =
             fail(placer.error, KEEL_E_UNSUPPORTED, 0, "plan", "a layer has more ops or buffers than expected");
+    for (const OpList& list : plan->variant)
+        if (ops && list.count != list.capacity && placer.status == KEEL_OK)
+            placer.status = fail(placer.error, KEEL_E_FILE_READ, 0, "plan", "a file changed while it was read");
 }
 
 }  // namespace keel

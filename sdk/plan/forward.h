@@ -11,9 +11,9 @@ struct PlanObservers {
 };
 
 // Builds the ops of every variant of `model` and packs their buffers. Counting (weights.arena.counting()): `ops` may be
-// null. Else it has room for all of them: those of the dense variant, `dense_count` as a count run found, then those of
-// the low-rank variant. Failures are in weights.status.
+// null. Else it has room for all of them: as many of each variant, one variant behind the other, as a count run found.
+// Failures are in weights.status.
 void build_plan(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& weights,
-                Op* ops, uint32_t dense_count, const PlanObservers& observers, ExecutionPlan* plan);
+                Op* ops, const uint32_t op_counts[2], const PlanObservers& observers, ExecutionPlan* plan);
 
 }  // namespace keel

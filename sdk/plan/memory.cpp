@@ -40,7 +40,7 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1]);
     WeightPlacer weights{arenas[KEEL_REGION_WEIGHTS], r.config.weights, r.hooks, r.load_bytes, r.config.kernels, error};
     ExecutionPlan& plan = out->program.plan;
-    build_plan(r.reader, r.model, r.config, weights, ops, r.op_counts[0], r.observers, &plan);
+    build_plan(r.reader, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
     out->mapped_weight_bytes = weights.mapped_bytes;
     out->load_bytes = weights.total_bytes;

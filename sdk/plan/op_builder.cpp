@@ -322,7 +322,8 @@ void OpBuilder::end_stretch() {
         lifetimes_.dispatch(stretch_ + i, ops, first_op_ + list_->count);
         for (uint32_t j = 0; j < ops; ++j) {
             if (observer_) observer_->op(observer_->context, stretch_[i + j], first_op_ + list_->count, dispatches_);
-            if (list_->ops) list_->ops[list_->count] = stretch_[i + j];
+            // A file that changed since the ops were counted may ask for more of them.
+            if (list_->count < list_->capacity) list_->ops[list_->count] = stretch_[i + j];
             ++list_->count;
         }
     }

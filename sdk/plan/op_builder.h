@@ -23,8 +23,8 @@ struct Buf {
 };
 constexpr uint32_t kNoProducer = UINT32_MAX;
 
-// Builds the ops of one variant. Ops are gathered by stretches (a layer, or what stands before or behind them); no value
-// but the ones that `persist` crosses from one stretch into the next.
+// Builds the ops of one variant. Ops are gathered by stretches (a layer, or what stands before or behind them); no
+// value but the ones that `persist` crosses from one stretch into the next.
 class OpBuilder {
   public:
     OpBuilder(const keel_model& model, const PlanConfig& config, PlanWeights* weights, BufferTable* buffers,

@@ -1,7 +1,7 @@
 // The execution plan as data: ops in the order they run, and the scratch buffers they read and write.
 //
-// An op names every scratch buffer it touches (reads, writes): lifetimes, packing and what `keel plan` shows follow from
-// that and from nothing else. Weights, KV pages and logits lie in other regions and are not named here.
+// An op names every scratch buffer it touches (reads, writes): lifetimes, packing and what `keel plan` shows follow
+// from that and from nothing else. Weights, KV pages and logits lie in other regions and are not named here.
 #pragma once
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
@@ -23,7 +23,7 @@ enum class OpKind : uint8_t {
     kGlu,              // act(gate) * up
     kQuantize,         // writes 8-bit layouts of what stands in f32
     kOutputNorm,       // kNorm of the tokens whose logits are wanted
-    kSoftcap
+    kSoftcap           // the last one: kOpKinds counts up to it
 };
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
 constexpr uint32_t kMaxMatmuls = 3;    // products of one dispatch
@@ -59,7 +59,7 @@ struct Op {
     BufferId in;         // what it reads, in the layout its weights ask for
     BufferId out;        // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
     BufferId out_q8[2];  // 8-bit layouts it writes: blocks of 32, of 256; kNoBuffer: nobody reads them
-    BufferId rope;       // rope, kv_append: cos and sin
+    BufferId rope;       // rope: cos and sin
     BufferId state;      // kv_append, attention: running maximum and sum of every head
     BufferId mean;       // kv_append, attention: scores of the removed K mean (kv_transform.h)
     uint8_t rope_set;    // rope, kv_append, attention
@@ -100,6 +100,7 @@ inline double predict_us(const Op& op, uint32_t tokens) {
 struct OpList {
     Op* ops;  // null in count mode
     uint32_t count;
+    uint32_t capacity;      // of ops
     uint64_t decode_bytes;  // moved by one token at context 0
 };
 struct ExecutionPlan {

@@ -23,7 +23,7 @@ struct Program {
     double* frequencies;        // [rope sets][rope_dims / 2]
     bool weights_exceed_cache;  // all weights together are larger than the last-level cache
 
-    // Where things lie. Only the backend knows what is at the bases of the regions WEIGHTS, KV and DEVICE_SCRATCH.
+    // Where things lie. Only the backend knows what is at the base of the region KV; the others are host memory.
     uint8_t* region[KEEL_REGION_COUNT];
     uint64_t kv_pages_offset;     // in KV: page `id` at + id * geometry.page_bytes
     uint64_t f16_windows_offset;  // in KV: that of session index i at + i * f16_window.session_bytes

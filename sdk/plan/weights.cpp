@@ -176,7 +176,7 @@ Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot b
     }
     if (!p.low_rank) {
         Placed& placed = placed_[slot];
-        if (!placed.done) placed.matrix = place(reader_, *tensor(slot), false, kSlots[slot].op);
+        if (!placed.done) placed.matrix = place(reader_, *tensor(slot), false, kSlots[slot].name);
         placed.done = true;
         p.matrix = placed.matrix;
         return p;
@@ -193,7 +193,7 @@ Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot b
 
 Matrix PlanWeights::table(TensorSlot slot, bool also_product) {
     Placed& placed = placed_[slot];
-    if (!placed.done) placed.matrix = place(reader_, *tensor(slot), !also_product, kSlots[slot].op);
+    if (!placed.done) placed.matrix = place(reader_, *tensor(slot), !also_product, kSlots[slot].name);
     placed.done = true;
     return placed.matrix;
 }

@@ -59,18 +59,19 @@ void add_session(Engine* e, Session* s, uint32_t count) {
     s->logits_rows = 0;
 }
 
-// All sessions of a step run the same ops: the variant that did not have the last step comes first, so that neither waits
-// for the other's long prompt.
+// All sessions of a step run the same ops: the variant that did not have the last step comes first, so that neither
+// waits for the other's long prompt.
 keel_variant next_variant(keel_variant last, Session* const* sessions, uint32_t count, const bool* done) {
     for (uint32_t i = 0; i < count; ++i)
         if (!done[i] && sessions[i]->variant != last) return sessions[i]->variant;
     return last;
 }
 
-// A new step over the sessions whose entry in `done` is false. First every session gets one token, so that a long prompt
-// never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first ones fill
-// the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
-void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
+// A new step over the sessions whose entry in `done` is false. First every session gets one token, so that a long
+// prompt never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first
+// ones fill the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
+// KEEL_E_POISONED: a page could not be copied.
+keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, room_left = e->config.chunk_tokens;
     step.tokens = step.query_blocks = step.logits_rows = step.sessions = step.longest = 0;
@@ -83,6 +84,7 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
             status[i] = KEEL_E_CANCELLED;
         else if (pending(*s))
             status[i] = kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count);
+        if (status[i] == KEEL_E_POISONED) return poison(e, "the backend did not copy a page");
         done[i] = status[i] != KEEL_OK || pending(*s) == 0;
     }
     step.variant = next_variant(step.variant, sessions, count, done);
@@ -107,6 +109,7 @@ void form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, 
         if (share[i]) add_session(e, sessions[i], share[i]);
     e->progress = {};
     e->progress.active = step.sessions != 0;
+    return KEEL_OK;
 }
 
 // Hands the formed step to the backend. From now on rows are written, even if the step is abandoned.
@@ -130,7 +133,8 @@ keel_status wait_for_step(Engine* e, const StepLimits& limits) {
     for (;;) {
         bool done = false;
         const keel_status status = e->backend->poll(e->device, &done);
-        if (status != KEEL_OK || done) return status;
+        if (status != KEEL_OK) return KEEL_E_POISONED;
+        if (done) return KEEL_OK;
         if (cancelled(e)) return KEEL_E_CANCELLED;
         if (limits.deadline_ns) return KEEL_AGAIN;
     }
@@ -206,7 +210,7 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
                 }
                 if (left) return KEEL_AGAIN;
             }
-            form_step(e, sessions, count, done, status);
+            KEEL_TRY(form_step(e, sessions, count, done, status));
             if (!e->progress.active) break;
             KEEL_TRY(begin_step(e));
         }
@@ -223,7 +227,7 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         } else if (run != KEEL_E_CANCELLED) {
             return run;
         } else {
-            abandon_step(e, nullptr);  // the next step is formed without the cancelled ones
+            KEEL_TRY(abandon_step(e, nullptr));  // the next step is formed without the cancelled ones
         }
     }
     keel_status worst = KEEL_OK;
@@ -234,15 +238,16 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 
 }  // namespace
 
-void abandon_step(Engine* e, const Session* only) {
-    if (e->progress.active && e->backend->drain(e->device) != KEEL_OK) poison(e, "the backend did not drain");
+keel_status abandon_step(Engine* e, const Session* only) {
+    const bool drained = !e->progress.active || e->backend->drain(e->device) == KEEL_OK;
     for (uint32_t i = 0; i < e->step.sessions; ++i) {
         Session* s = e->step_session(i);
-        if (!only || s == only) kv_truncate(&e->pool, &s->kv, s->computed);
+        if (drained && (!only || s == only)) kv_truncate(&e->pool, &s->kv, s->computed);
         s->in_step = false;
     }
     e->progress.active = false;
     e->step.sessions = 0;
+    return drained ? KEEL_OK : poison(e, "the backend did not drain");
 }
 
 }  // namespace keel
@@ -276,7 +281,7 @@ keel_status refuse(keel_status status, uint32_t count, keel_advance_result* resu
 extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us,
                                     keel_advance_result* results) {
     if (!results) return KEEL_E_ARGUMENT;
-    if (count && results->struct_size < sizeof results->struct_size) return KEEL_E_ABI;  // before anything is computed
+    if (count && !plausible_struct_bytes(results->struct_size)) return KEEL_E_ABI;  // before anything is computed
     Engine* e;
     Session* sessions[kMaxSessions];
     const keel_status resolved = resolve_sessions(engine, handles, count, &e, sessions);

@@ -25,10 +25,13 @@ keel_status download_kv(Engine* e, void* to, uint64_t from, uint64_t bytes) {
 
 namespace {
 
-// KvPageCopier of the pool.
+// KvPageCopier of the pool, called under its lock: who asked the pool poisons the engine once the lock is free, as the
+// fault hook may ask for statistics.
 keel_status copy_page(void* context, uint32_t to, uint32_t from) {
     Engine* e = static_cast<Engine*>(context);
-    return copy_kv(e, e->kv_page_offset(to), e->kv_page_offset(from), e->geometry.page_bytes);
+    const keel_status status = e->backend->copy(e->device, KEEL_REGION_KV, e->kv_page_offset(to),
+                                                e->kv_page_offset(from), e->geometry.page_bytes);
+    return status == KEEL_OK ? KEEL_OK : KEEL_E_POISONED;
 }
 
 void unlock_weights(const Engine& e) {

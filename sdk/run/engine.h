@@ -126,10 +126,10 @@ keel_status copy_kv(Engine* engine, uint64_t to, uint64_t from, uint64_t bytes);
 keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes);
 
 // ---- advance.cpp ----
-// Forgets the active step once the backend has let go of it; its tokens stay pending, and pages taken for them are given
-// back. The caller holds `advancing`. `only`: the one session of the step that the calling thread may use; the others
-// keep their pages. Null: all of them.
-void abandon_step(Engine* engine, const Session* only);
+// Forgets the active step once the backend has let go of it; its tokens stay pending, and pages taken for them are
+// given back. The caller holds `advancing`. `only`: the one session of the step that the calling thread may use; the
+// others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.
+keel_status abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.

@@ -61,6 +61,7 @@ keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_
     if (!row || layer >= e->spec.layers || kv_head >= e->spec.kv_heads || position >= s->computed ||
         s->kv.ids[position / kPageTokens] == kNoPage)
         return KEEL_E_ARGUMENT;
+    if (s->in_step) return KEEL_E_BUSY;  // rows of its last page may be on their way
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
     const uint64_t page = e->kv_page_offset(s->kv.ids[position / kPageTokens]), at = position % kPageTokens;

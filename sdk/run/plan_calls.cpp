@@ -34,7 +34,9 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     out->scratch_count = 0;
     const LifetimeObserver counter = {[](void* context, BufferId, uint32_t) { ++*static_cast<uint32_t*>(context); },
                                       [](void*, BufferId, uint32_t) {}, &out->scratch_count};
-    build_plan(out->reader, *model, out->config, weights, nullptr, 0, {&counter, nullptr}, &out->layout.program.plan);
+    const uint32_t not_counted[2] = {};
+    build_plan(out->reader, *model, out->config, weights, nullptr, not_counted, {&counter, nullptr},
+               &out->layout.program.plan);
     KEEL_TRY(weights.status);
     for (int i = 0; i < 2; ++i) out->op_counts[i] = out->layout.program.plan.variant[i].count;
     return lay_out(out->request(*model, 0), out->arenas, &out->layout, error);
@@ -57,10 +59,10 @@ constexpr uint32_t kLeastBufferInfo = offsetof(keel_buffer_info, bytes) + sizeof
 class CallerArray {
   public:
     CallerArray(void* first, uint32_t capacity, uint32_t least_bytes) : first_(static_cast<uint8_t*>(first)) {
-        if (!first) return;
+        if (!first || !capacity) return;  // then nothing of it is read
         memcpy(&stride_, first, sizeof stride_);
         capacity_ = stride_ < least_bytes ? 0 : capacity;
-        usable_ = capacity_ || !capacity;
+        usable_ = capacity_ != 0;
     }
     bool usable() const { return usable_; }
     bool holds(uint32_t i) const { return i < capacity_; }

@@ -1,4 +1,4 @@
-// Sessions: open and close, feed, views of logits, sampling, truncate, fork.
+// Sessions: open and close, feed, views of logits, sampling, truncate, evict, fork.
 #include <string.h>
 
 #include "sdk/core/status.h"
@@ -48,13 +48,13 @@ void mark_drawn(Session* s, uint32_t position, bool drawn) {
     s->drawn[position / 8] = static_cast<uint8_t>(drawn ? s->drawn[position / 8] | bit : s->drawn[position / 8] & ~bit);
 }
 
-// Leaves the unfinished step, if it is in one; KEEL_E_BUSY when that step is running in another thread.
+// Leaves the unfinished step, if it is in one. KEEL_E_BUSY when that step is running in another thread; KEEL_E_POISONED
+// when the backend did not let go of it.
 keel_status leave_step(Engine* e, Session* s) {
     if (!s->in_step) return KEEL_OK;
     TryLock lock(&e->advancing);
     if (!lock.held()) return KEEL_E_BUSY;
-    if (s->in_step) abandon_step(e, s);  // a neighbour may have done so meanwhile
-    return KEEL_OK;
+    return s->in_step ? abandon_step(e, s) : KEEL_OK;  // a neighbour may have done so meanwhile
 }
 
 // Row `row` of one of the session's tables of kept rows; `columns` is the model dimension that is its width.
@@ -138,7 +138,7 @@ keel_status keel_session_close(keel_session session) {
     Session* s;
     e = registry_session(session.id, &s);  // also when poisoned
     if (!e) return KEEL_E_HANDLE;
-    KEEL_TRY(leave_step(e, s));
+    if (leave_step(e, s) == KEEL_E_BUSY) return KEEL_E_BUSY;
     kv_release(&e->pool, &s->kv);
     s->id.store(0, std::memory_order_release);
     return KEEL_OK;
@@ -275,6 +275,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
     keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, computed);
+    if (status == KEEL_E_POISONED) poison(e, "the backend did not copy a page");
     if (status == KEEL_OK && e->f16_window.session_bytes)
         status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
                          e->f16_window.session_bytes);

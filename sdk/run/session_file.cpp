@@ -4,8 +4,8 @@
 //     SavedHeader | SamplerParams | TextStream | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
-//     | KV rows: for each page that was not, layer: codes and scales of each head's K, then of each head's V (only the rows in use)
-//     | f16 rows of sinks, then of recent positions from page oldest_page on (kv_f16_window.h): per layer K heads, V heads
+//     | KV rows in use: for each page that was not, layer: codes and scales of each head's K, then of each head's V
+//     | f16 rows of sinks, then of recent positions from page oldest_page on (kv_f16_window.h): per layer K, V heads
 //     | hash64 of everything before, u64
 #include <string.h>
 

@@ -4,7 +4,8 @@
 //
 // A tree is the session's tail. Its nodes are fed parents first; node i is token and KV row (slot) number base + i, with
 // base the tokens before it, but its position is base + depth: it sees those tokens and its ancestors. Each node's
-// logits have the bits of plain decoding of its path (NUMERICS section 5), and so has all that an accepted path leaves.
+// logits have the bits of plain decoding of its path (NUMERICS section 5), and so has all that an accepted path leaves,
+// but for how far the ring of recent rows has moved: by slots, and so perhaps a page further than by the path alone.
 //
 // Meanwhile the session takes no other tokens and is not sampled or saved (KEEL_E_STATE); a fork of it has no tree.
 #pragma once

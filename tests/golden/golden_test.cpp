@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -655,7 +656,8 @@ const std::vector<KernelSet>& kernel_sets() {
 class ModelFile {
   public:
     explicit ModelFile(const Model& model) : made_(model.file.empty()) {
-        path_ = made_ ? testing::TempDir() + "keel_golden_test.gguf" : keel_test::source_path(model.file);
+        path_ = made_ ? testing::TempDir() + "keel_golden_" + std::to_string(getpid()) + ".gguf"
+                      : keel_test::source_path(model.file);
         if (made_) keel::tools::synth_write(path_, model.spec);
     }
     ~ModelFile() {

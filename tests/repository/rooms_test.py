@@ -23,6 +23,7 @@ NEVER = [
     ("sdk/tools/", "sdk/plan", "tools see plans through keel.h"),
     ("sdk/tools/", "sdk/backend", "tools see plans through keel.h"),
     ("sdk/tools/", "sdk/run", "tools see engines through keel.h and keel_lab.h"),
+    ("sdk/run/", "sdk/backend/cpu", "sessions know backends through backend.h"),
     ("samples/", "sdk/", "samples are what a user may write"),
 ]
 ALLOWED = {}

@@ -14,6 +14,9 @@ extern "C" {
 int hello_main(int argc, char** argv);
 
 #undef keel_engine_init
+// What hello.c calls.
+keel_status watched_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                                const keel_memory* memory, keel_engine* out, keel_error* error);
 keel_status watched_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                                 const keel_memory* memory, keel_engine* out, keel_error* error) {
     const keel_status status = keel_engine_init(reader, model, config, memory, out, error);

@@ -12,6 +12,7 @@
 #include "sdk/tools/lab/lowrank/activation_tap.h"
 #include "sdk/tools/lab/lowrank/weighted_quantize.h"
 #include "sdk/tools/lab/lowrank/wproj_recipe.h"
+#include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
 using namespace keel;
@@ -291,7 +292,8 @@ TEST(WprojBuilder, ABoundRefusesRecordsAndThePlanSaysSo) {
     check(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), "reader");
     EngineOptions options = books();
     options.wproj_reader = &reader;
-    const keel_config config = make_config(options);
+    ConfigParts parts;
+    const keel_config config = make_config(options, parts);
     const keel_memory_plan plan = plan_memory(builder.model(), config);
     EXPECT_EQ(plan.part_status, KEEL_OK);
     EXPECT_EQ(plan.low_rank_factors, 0u);

@@ -151,6 +151,16 @@ TEST_F(Backend, FailuresPoisonTheEngineAndNothingElse) {
         uint64_t bytes = 0;
         KEEL_TEST_TRY(keel_session_save(b, blob.data(), blob.size(), &bytes));
         KEEL_TEST_TRY(keel_session_restore(a, blob.data(), bytes, nullptr));
+        // A step that is left by a session, and one that is given up for a cancelled session.
+        const uint32_t drained = AsyncBackend::get().drained_in_flight;
+        KEEL_TEST_TRY(keel_session_feed(a, more.data(), 40, 0));
+        if (const keel_status s = advance_one(engine, a, 1); s != KEEL_AGAIN) return s;
+        KEEL_TEST_TRY(keel_session_truncate(a, 90));
+        KEEL_TEST_TRY(keel_session_feed(b, more.data(), 40, 0));
+        if (const keel_status s = advance_one(engine, b, 1); s != KEEL_AGAIN) return s;
+        KEEL_TEST_TRY(keel_cancel(b));
+        if (const keel_status s = advance_one(engine, b); s != KEEL_E_CANCELLED) return s;
+        EXPECT_EQ(AsyncBackend::get().drained_in_flight, drained + 2);
         return KEEL_OK;
     };
     const struct {
@@ -161,7 +171,8 @@ TEST_F(Backend, FailuresPoisonTheEngineAndNothingElse) {
                  {"enqueue", &AsyncBackend::enqueues_left, true},
                  {"poll", &AsyncBackend::polls_left, false},
                  {"copy", &AsyncBackend::copies_left, true},
-                 {"upload and download", &AsyncBackend::transfers_left, false}};
+                 {"upload and download", &AsyncBackend::transfers_left, false},
+                 {"drain", &AsyncBackend::drains_left, true}};
     for (const auto& call : calls) {
         SCOPED_TRACE(call.name);
         uint32_t failed = 0;
@@ -170,12 +181,18 @@ TEST_F(Backend, FailuresPoisonTheEngineAndNothingElse) {
             AsyncBackend::get().ranges_per_poll = 100;
             AsyncBackend::get().*call.left = before;
             static uint32_t faults;
+            static keel_engine watched;
             faults = 0;
             keel_config c = config(true, 3);
             keel_hooks hooks = keel_test::sized<keel_hooks>();
-            hooks.fault = [](void*, const char*) { ++faults; };
+            hooks.fault = [](void*, const char*) {
+                ++faults;
+                keel_stats seen = sized<keel_stats>();  // no lock is held that this takes
+                EXPECT_EQ(keel_engine_stats(watched, &seen), KEEL_OK);
+            };
             c.hooks = &hooks;
             keel_test::Engine engine(kTiny, c);
+            watched = engine.handle();
             const keel_status status = scenario(engine.handle(), engine.session());
             if (status == KEEL_OK) break;  // that many calls there are not
             ++failed;

@@ -25,6 +25,9 @@ struct EmulatedTiles {
 
 }  // namespace
 
+// As in kernels_test_support.h, whose inline functions must not be compiled with these flags.
+void emulate_amx_products(KernelSet* set);
+
 void emulate_amx_products(KernelSet* set) {
 #define KEEL_EMULATE(type, ...)                                              \
     set->matmul_q8[k##type] = multiply_tiled<EmulatedTiles, k##type, false>; \

@@ -294,7 +294,7 @@ TEST_F(LowRank, NeighboursOfTheOtherPassChangeNothing) {
             keel_test::check(
                 keel_session_feed(sessions[i], tokens[i].data(), static_cast<uint32_t>(tokens[i].size()), 0), "feed");
         }
-        keel_advance_result results[2] = {sized<keel_advance_result>()};
+        keel_advance_result results[2] = {sized<keel_advance_result>(), sized<keel_advance_result>()};
         if (both) {
             while (keel_advance(engine.handle(), sessions, 2, 50, results) == KEEL_AGAIN) {
             }
@@ -331,7 +331,7 @@ TEST_F(LowRank, NeitherPassWaitsForTheOthersPrompt) {
                     "set_variant");
                 keel_test::check(keel_session_feed(sessions[i], tokens.data(), i == with_prompt ? 160 : 1, 0), "feed");
             }
-            keel_advance_result results[2] = {sized<keel_advance_result>()};
+            keel_advance_result results[2] = {sized<keel_advance_result>(), sized<keel_advance_result>()};
             do {
                 keel_advance(engine.handle(), sessions, 2, 1, results);
                 for (keel_session s : sessions) {

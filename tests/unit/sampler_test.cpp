@@ -721,7 +721,6 @@ TEST(SamplerSet, RefusesWhatIsOutOfRange) {
         [](auto& s) { s.presence_penalty = kNan; },
         [](auto& s) { s.presence_penalty = kInf; },
         [](auto& s) { s.presence_penalty = -kInf; },
-        [](auto& s) { s.reserved = 1; },
         [](auto& s) { s.bias_count = 257, s.bias_ids = ids, s.bias_values = values; },
         [](auto& s) { s.bias_count = 1, s.bias_values = values; },
         [](auto& s) { s.bias_count = 1, s.bias_ids = ids; },
@@ -748,10 +747,13 @@ TEST(SamplerSet, RefusesWhatIsOutOfRange) {
     }
     keel_sampling s = {};
     s.struct_size = sizeof s;
+    s.reserved = 1;
+    SamplerParams p;
+    EXPECT_EQ(sampler_set(&s, 10, &p), KEEL_E_ABI);
+    s.reserved = 0;
     s.bias_count = 256, s.bias_ids = ids, s.bias_values = values;
     s.excluded_count = 256, s.excluded_ids = ids;
     s.top_p = 1, s.min_p = 1, s.typical_p = 1, s.top_k = UINT32_MAX;
-    SamplerParams p;
     EXPECT_EQ(sampler_set(&s, 10, &p), KEEL_OK);
 }
 

@@ -140,6 +140,7 @@ TEST_P(SessionEdges, ResultsAreFilledWhenTheCallIsRefused) {
     const auto refused = [&](keel_engine e, std::vector<keel_session> named, keel_status status) {
         std::vector<keel_advance_result> r(named.size(), sized<keel_advance_result>());
         memset(r.data(), 0x5a, r.size() * sizeof r[0]);
+        r[0].struct_size = sizeof r[0];
         EXPECT_EQ(keel_advance(e, named.data(), static_cast<uint32_t>(named.size()), 0, r.data()), status);
         for (const keel_advance_result& result : r) EXPECT_EQ(result.status, status);
     };

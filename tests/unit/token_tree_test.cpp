@@ -265,7 +265,7 @@ TEST(TokenTrees, BesideOtherSessions) {
     alone.advance(0, [&](uint32_t row) { want.push_back(alone.logits(row)); });
     check(keel_session_feed(sessions[1].session, prompt.data(), 150, 0), "keel_session_feed");
     const keel_session both[2] = {sessions[1].session, sessions[0].session};
-    keel_advance_result results[2] = {};
+    keel_advance_result results[2] = {sized<keel_advance_result>(), sized<keel_advance_result>()};
     do {
         const uint32_t before = results[1].computed_tokens;
         check(keel_advance(engine.handle(), both, 2, 0, results), "keel_advance");

@@ -1,5 +1,5 @@
-// The executor: walks the execution plan dispatch by dispatch, cutting each into ranges of work items that are predicted
-// to take no longer than a tile, and looks at the clock and at cancelled sessions between ranges. Work items are rows,
+// The executor: walks the execution plan dispatch by dispatch, cuts each into ranges of work items that are predicted to
+// take no longer than a tile, and looks at the clock and at cancelled sessions between ranges. Work items are rows,
 // tokens, or (KV head, query block, KV split).
 #include "sdk/backend/cpu/cpu_device.h"
 #include "sdk/core/arena.h"

@@ -242,7 +242,7 @@ std::string region_text(const std::vector<keel_buffer_info>& all, keel_region_ki
             it->bytes += b.bytes;
         }
     }
-    Table table({"offset", "name", "bytes", "", "x"});
+    Table table({"offset", "name", "bytes", "", "x"}, 2);
     for (const Row& row : rows)
         table.add({strf("%llu", static_cast<unsigned long long>(row.first->offset)), row.first->name,
                    strf("%llu", static_cast<unsigned long long>(row.bytes)), human_bytes(row.bytes),

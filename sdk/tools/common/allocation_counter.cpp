@@ -1,6 +1,7 @@
 #include "sdk/tools/common/allocation_counter.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stddef.h>
 
 #include <atomic>
