@@ -230,10 +230,10 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
             KEEL_TRY(abandon_step(e, nullptr));  // the next step is formed without the cancelled ones
         }
     }
-    keel_status worst = KEEL_OK;
+    keel_status stopped = KEEL_OK;
     for (uint32_t i = 0; i < count; ++i)
-        if (status[i] != KEEL_OK) worst = status[i];
-    return worst;
+        if (status[i] != KEEL_OK) stopped = status[i];
+    return stopped;
 }
 
 }  // namespace

@@ -153,7 +153,7 @@ Dispatch form_dispatch(const CpuDevice& d, uint32_t first) {
     const uint32_t kv_heads = d.program->spec.kv_heads;
     const Op& op = list.ops[first];
     const StepShape shape = {step.tokens, d.flat, config.threads, config.tile_us};
-    Dispatch p = {&op, cpu_fuse(&op, list.count - first, shape), 0, 1};
+    Dispatch p = {&op, config.backend->fuse(&op, list.count - first, shape), 0, 1};
     switch (op.kind) {
         case OpKind::kMatmul:
             if (p.gated())
