@@ -219,7 +219,6 @@ struct AsyncBackend {
 
     static keel::Backend make_table() {
         keel::Backend b = keel::kCpuBackend;  // plans as it does
-        b.name = "async";
         b.place = place;
         b.open = open;
         b.close = close;

@@ -11,8 +11,8 @@
 namespace keel_test {
 
 // Every op lies within the ranges of all that it reads and writes, and within those of its dispatch; what is live
-// together shares no byte; nothing lies outside the region, and the region ends where the last buffer does. So the bytes
-// that the list calls live in an op are all that may not be touched: none is missing.
+// together shares no byte; nothing lies outside the region, and the region ends where the last buffer does. So the
+// bytes that the list calls live in an op are all that may not be touched: none is missing.
 inline void expect_scratch_is_packed(const keel_memory_plan& plan, const std::vector<keel_op_info>& ops,
                                      const std::vector<keel_buffer_info>& buffers) {
     uint64_t end = 0;

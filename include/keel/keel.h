@@ -150,7 +150,8 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
 keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                              const keel_memory* memory, keel_engine* out, keel_error* error);
-/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing. */
+/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing:
+ * nothing is closed. */
 keel_status keel_engine_close(keel_engine engine);
 
 /* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
@@ -214,7 +215,8 @@ typedef struct keel_text {
 keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
 
 /* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
- * stay pending. keel_engine_close closes the sessions that are open. */
+ * stay pending. KEEL_E_BUSY while another thread computes that step: nothing is closed. keel_engine_close closes the
+ * sessions that are open. */
 keel_status keel_session_close(keel_session session);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -385,7 +387,7 @@ typedef enum keel_activation {
 
 typedef enum keel_cpu {
     /* What the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best this machine has.
-     * Read by keel_plan, keel_plan_ops, keel_plan_buffers and keel_engine_init, and by nothing else; a name that is unknown or that this
+     * Read by the keel_plan calls and keel_engine_init, and by nothing else; a name that is unknown or that this
      * machine or build lacks is KEEL_E_UNSUPPORTED. Unset and empty are the same. The only thing Keel reads from the
      * environment. */
     KEEL_CPU_AUTO = 0,
@@ -418,7 +420,8 @@ typedef struct keel_part {
 
 typedef struct keel_backend keel_backend; /* opaque; a library of its own gives it */
 
-/* What it points to is needed during the keel_plan calls and keel_engine_init only; the backend as long as the engine. */
+/* What it points to is needed during the keel_plan calls and keel_engine_init only; the backend as long as the
+ * engine. */
 struct keel_config {
     uint32_t struct_size;
     uint32_t api_version;    /* KEEL_API_VERSION, or 0 for the same */
@@ -530,8 +533,8 @@ typedef struct keel_stats {
     uint32_t struct_size;
     uint32_t open_sessions;
     keel_region_stats regions[KEEL_REGION_SLOTS];
-    uint64_t allocations_after_init; /* placements asked of a sealed arena since init; 0 or the engine is poisoned */
-    uint64_t steps, tokens;          /* forward steps completed, tokens computed in them */
+    uint64_t allocations_after_init;     /* placements asked of the regions, and refused, since init: 0 but for a bug */
+    uint64_t steps, tokens;              /* forward steps completed, tokens computed in them */
     uint64_t prefill_tokens, prefill_us; /* steps with more than one token of a session */
     uint64_t decode_tokens, decode_us;   /* steps with one token per session */
     uint32_t kv_pages_free, threads;
@@ -545,19 +548,18 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 /* ---------------------------------------------------------------------------------------------------------------------
  * The execution plan as data, for `keel plan`, profilers and tests.
  */
-#define KEEL_OP_BUFFERS 8
-
 /* One op. Names:
  *
  *     embed rope_table
  *     attn_norm  attn_q attn_k attn_v | attn_qkv  [qk_norm] rope kv_append attention attention_finish
- *     attn_output [attn_post_norm]  ffn_norm  ffn_gate ffn_up | ffn_gate_up  glu [ffn_quantize]
+ *     attn_output [attn_post_norm]  ffn_norm  ffn_gate ffn_up | ffn_gate_up  glu [quantize]
  *     ffn_down [ffn_post_norm]
  *     output_norm output [softcap]
  *
  * and in the low-rank variant, in front of the products whose factors multiply x_sub = Pt x: attn_sub, output_sub,
- * ffn_sub, down_sub, each [sub_quantize]. A product adds its result to the residual itself, or leaves that to the norm
+ * ffn_sub, down_sub, each [quantize]. A product adds its result to the residual itself, or leaves that to the norm
  * behind it. */
+#define KEEL_OP_BUFFERS 8
 typedef struct keel_op_info {
     uint32_t struct_size;
     uint32_t index;
@@ -565,8 +567,8 @@ typedef struct keel_op_info {
     char weight_type[16]; /* "Q4_K"; empty for ops without weights */
     int32_t layer;        /* -1 outside the layers */
     uint32_t rows, inner; /* elements of a token's output, and inner dimension */
-    /* Ops of one dispatch run together, between two barriers. Numbered for one token of a short context; with longer
-     * contexts and in prefill steps attention and quantizing are dispatches of their own. */
+    /* Ops of one dispatch run together, between two barriers. Numbered in each variant from 0, for one token of a short
+     * context; with longer contexts and in prefill steps attention and quantizing are dispatches of their own. */
     uint32_t dispatch;
     uint64_t fixed_bytes; /* bytes moved whatever the number of tokens (weights) */
     uint64_t token_bytes; /* and per token */
@@ -635,7 +637,8 @@ struct keel_sampling {
 };
 
 /* Asks a running or the next keel_advance to stop between two groups of work items for this session, with
- * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread. */
+ * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread; also where
+ * the engine is poisoned, without effect. */
 keel_status keel_cancel(keel_session session);
 
 typedef struct keel_session_info {
@@ -662,7 +665,8 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
 
 /* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step.
  * KEEL_E_STATE when that would end inside a page that was evicted, whose first rows are gone, or further back than
- * config.kv_rollback_tokens allow, where the f16 rows of recent positions are gone; 0 tokens are always allowed. */
+ * config.kv_rollback_tokens allow, where the f16 rows of recent positions are gone; 0 tokens are always allowed.
+ * KEEL_E_BUSY while another thread computes its step. */
 keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
  * computed later does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be

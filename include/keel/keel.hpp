@@ -61,6 +61,28 @@ constexpr keel_part part(keel_part_kind kind, const keel_reader* reader, const v
     return p;
 }
 
+// The part of `out` that was filled with ops, or objects, of the plan; an empty `out` asks for none. *count becomes
+// their number. KEEL_E_BUFFER_TOO_SMALL: `out` has no room for all of them.
+inline Result<std::span<const keel_op_info>> plan_ops(const keel_reader* reader, const keel_model* model,
+                                                      const keel_config& config, std::span<keel_op_info> out,
+                                                      uint32_t* count, keel_error* error = nullptr) {
+    if (!out.empty()) out[0].struct_size = sizeof(keel_op_info);
+    const keel_status status = keel_plan_ops(reader, model, &config, out.empty() ? nullptr : out.data(),
+                                             static_cast<uint32_t>(out.size()), count, error);
+    if (status != KEEL_OK) return {status};
+    return {KEEL_OK, out.first(out.empty() ? 0 : *count)};
+}
+inline Result<std::span<const keel_buffer_info>> plan_buffers(const keel_reader* reader, const keel_model* model,
+                                                              const keel_config& config,
+                                                              std::span<keel_buffer_info> out, uint32_t* count,
+                                                              keel_error* error = nullptr) {
+    if (!out.empty()) out[0].struct_size = sizeof(keel_buffer_info);
+    const keel_status status = keel_plan_buffers(reader, model, &config, out.empty() ? nullptr : out.data(),
+                                                 static_cast<uint32_t>(out.size()), count, error);
+    if (status != KEEL_OK) return {status};
+    return {KEEL_OK, out.first(out.empty() ? 0 : *count)};
+}
+
 // A reader over a mapped file; closes it. Keep it longer than an engine whose weights are mapped.
 class FileReader {
   public:
@@ -138,9 +160,11 @@ class Session {
     }
     ~Session() { close(); }
 
+    // KEEL_E_BUSY: still open. The destructor leaves such a session to its engine, which closes it with the others.
     keel_status close() {
-        const keel_session handle = std::exchange(handle_, keel_session{});
-        return handle.id ? keel_session_close(handle) : KEEL_OK;
+        const keel_status status = handle_.id ? keel_session_close(handle_) : KEEL_OK;
+        if (status != KEEL_E_BUSY) handle_ = {};
+        return status;
     }
     keel_session handle() const { return handle_; }
     explicit operator bool() const { return handle_.id != 0; }
@@ -265,9 +289,12 @@ class Engine {
         result.status = keel_engine_init(reader, model, &config, memory, &result->handle_, error);
         return result;
     }
+    // KEEL_E_BUSY: still open. Destroy an engine only when no thread advances it: its memory is the caller's again
+    // then.
     keel_status close() {
-        const keel_engine handle = std::exchange(handle_, keel_engine{});
-        return handle.id ? keel_engine_close(handle) : KEEL_OK;
+        const keel_status status = handle_.id ? keel_engine_close(handle_) : KEEL_OK;
+        if (status != KEEL_E_BUSY) handle_ = {};
+        return status;
     }
     keel_engine handle() const { return handle_; }
     explicit operator bool() const { return handle_.id != 0; }

@@ -64,7 +64,8 @@ typedef struct keel_lab_row {
 keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row),
                                  void* user_data);
 
-/* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for
+/* A stored row, to read or to change: f32 formats without a profile, and the CPU's backend, whose memory the host can
+ * address; else KEEL_E_STATE. May be called inside a tap for
  * rows of the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
 keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
                             float** row);

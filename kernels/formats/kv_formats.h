@@ -9,7 +9,7 @@
 //               no infinities, 0x7f and 0xff NaN
 //   q8_0        int8                                               f16 d per 32                d * q
 //   q4_0        per 32: byte i has elements i (low) and i + 16     f16 d per 32, any sign      d * (q - 8)
-//   e8_b        per 8 elements 8b bits: u[0..7], b bits each, the  f16 s >= 0                  s * (4 u - 2^(b+1) + 1 + 2c)
+//   e8_b        per 8 elements 8b bits: u[0..7], b bits each, the  f16 s >= 0             s * (4 u - 2^(b+1) + 1 + 2c)
 //               lowest bit of u[7] replaced by the coset c (below)
 //   tcq_b       new[i], b bits each                                u16: s and the start state  s * table_b[state i]
 //

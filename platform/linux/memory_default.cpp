@@ -43,7 +43,8 @@ void free_regions(keel_region* regions) {
 extern "C" keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out) {
     if (!plan || !out) return KEEL_E_ARGUMENT;
     constexpr size_t kPlanBytes = offsetof(keel_memory_plan, regions) + sizeof(plan->regions);
-    if (plan->struct_size < kPlanBytes || out->struct_size < sizeof(keel_memory)) return KEEL_E_ABI;
+    constexpr size_t kMemoryBytes = offsetof(keel_memory, owner) + sizeof(out->owner);
+    if (plan->struct_size < kPlanBytes || out->struct_size < kMemoryBytes) return KEEL_E_ABI;
 
     keel_region regions[KEEL_REGION_SLOTS] = {};
     for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {

@@ -14,11 +14,11 @@
 // before what is enqueued later. What fails with anything but the statuses named poisons the engine.
 #pragma once
 #include "keel/keel.h"
+#include "sdk/plan/activation.h"
 
 namespace keel {
 
 class Arena;
-enum class Activation : uint8_t;
 struct Op;
 struct PlanConfig;
 struct Program;
@@ -41,25 +41,23 @@ struct StepLimits {
     const void* context;
 };
 
-struct WeightLayout {
+// How the backend has matrices of a shape and weight type.
+struct WeightUse {
+    bool product;           // there is a product with them
+    Activation x;           // the layout in which it reads its activations
     bool repacked;          // rows interleaved by 16 (kernels/formats/repack.h), else plain: as in the file
     keel_repack_skip skip;  // why plain, where the configuration would have it repacked
 };
 
 struct Backend {
-    const char* name;
-
     // ---- planning: no device yet ----
     // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set. KEEL_E_UNSUPPORTED.
     keel_status (*configure)(PlanConfig* config, keel_error* error);
-    // Whether there is a product with weights of this type; *x: the layout in which it reads its activations.
-    bool (*product)(const PlanConfig& config, uint32_t weight_type, Activation* x);
-    // How a matrix of so many rows is to lie in memory. `lookup`: only single rows of it are read.
-    WeightLayout (*layout)(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
-    // Fills the predicted times of an op from its bytes and multiply-adds.
-    void (*predict)(const PlanConfig& config, Op* op);
-    // Working memory of each thread that runs the op.
-    uint64_t (*thread_bytes)(const Op& op);
+    // A matrix of so many rows. `lookup`: only single rows of it are read.
+    WeightUse (*weights)(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+    // Fills the predicted times of an op from its bytes and multiply-adds, and returns the working memory of each
+    // thread that runs it, in bytes.
+    uint64_t (*cost)(const PlanConfig& config, Op* op);
     // How many of the `left` ops from `ops` on run as one dispatch in steps of this shape; at least 1.
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
 

@@ -6,6 +6,17 @@
 
 namespace keel {
 
+void poison([[maybe_unused]] void* data, [[maybe_unused]] uint64_t bytes) {
+#ifdef KEEL_ADDRESS_SANITIZER
+    __asan_poison_memory_region(data, bytes);
+#endif
+}
+void unpoison([[maybe_unused]] void* data, [[maybe_unused]] uint64_t bytes) {
+#ifdef KEEL_ADDRESS_SANITIZER
+    __asan_unpoison_memory_region(data, bytes);
+#endif
+}
+
 Arena::Arena(void* base, uint64_t capacity_bytes)
     : base_(static_cast<uint8_t*>(base)), capacity_(capacity_bytes), counting_(false) {}
 
@@ -32,9 +43,8 @@ bool Arena::reserve(const char* name, uint64_t bytes, uint64_t align, int32_t in
 void* Arena::place_bytes(const char* name, uint64_t bytes, uint64_t align, int32_t index) {
     uint64_t offset;
     if (!reserve(name, bytes, align, index, &offset) || counting_) return nullptr;
-#ifdef KEEL_ADDRESS_SANITIZER
-    __asan_poison_memory_region(base_ + offset + bytes, kRedZoneBytes);
-#endif
+    poison(base_ + offset + bytes, kRedZoneBytes);
+    poisoned_ = true;
     return base_ + offset;
 }
 
@@ -43,10 +53,16 @@ uint64_t Arena::place_offset(const char* name, uint64_t bytes, uint64_t align, i
     return reserve(name, bytes, align, index, &offset) ? offset : 0;
 }
 
+uint64_t Arena::place_offsets(const char* name, uint64_t count, uint64_t element_bytes) {
+    const uint64_t stride = element_bytes + kRedZoneBytes, most = UINT64_MAX / stride;
+    const uint64_t zones = count ? (count - 1) * kRedZoneBytes : 0;  // and one behind the last, as behind every object
+    const uint64_t offset = place_offset(name, count > most ? UINT64_MAX : count * element_bytes + zones);
+    padding_ += ok_ ? zones : 0;
+    return offset;
+}
+
 void Arena::release() {
-#ifdef KEEL_ADDRESS_SANITIZER
-    if (base_) __asan_unpoison_memory_region(base_, used_);
-#endif
+    if (poisoned_) unpoison(base_, used_);
 }
 
 }  // namespace keel

@@ -10,7 +10,8 @@
 //                                                   ^ used
 //
 // Every object has a name, by which a recorder can list what lies in a region. Under AddressSanitizer a poisoned red
-// zone follows every object; its bytes are counted and planned like any other.
+// zone follows every object and every element of an array of offsets; its bytes are counted and planned like any other.
+// Whoever turns an offset into an address poisons the zones there.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -30,6 +31,10 @@ constexpr uint64_t kRedZoneBytes = 64;
 #else
 constexpr uint64_t kRedZoneBytes = 0;
 #endif
+
+// Nothing may touch these bytes, or may again; no effect without AddressSanitizer.
+void poison(void* data, uint64_t bytes);
+void unpoison(void* data, uint64_t bytes);
 
 // Told of every object placed. `index` tells objects of one name apart (a layer, a session); -1: there is one.
 struct ArenaRecorder {
@@ -52,6 +57,8 @@ class Arena {
     void* place_bytes(const char* name, uint64_t bytes, uint64_t align = kAlign, int32_t index = -1);
     // The same for memory that the host may not address: its offset in the region.
     uint64_t place_offset(const char* name, uint64_t bytes, uint64_t align = kAlign, int32_t index = -1);
+    // `count` elements, one every element_bytes + kRedZoneBytes.
+    uint64_t place_offsets(const char* name, uint64_t count, uint64_t element_bytes);
     template <class T>
     T* place(const char* name, uint64_t count, int32_t index = -1) {
         if (count > UINT64_MAX / sizeof(T)) {
@@ -61,7 +68,7 @@ class Arena {
         return static_cast<T*>(place_bytes(name, count * sizeof(T), alignof(T) > kAlign ? alignof(T) : kAlign, index));
     }
     void seal() { sealed_ = true; }
-    // The caller has its region back: no red zones.
+    // The caller has its region back: no red zones behind what place_bytes placed.
     void release();
 
     bool ok() const { return ok_; }
@@ -77,7 +84,7 @@ class Arena {
     const ArenaRecorder* recorder_ = nullptr;
     uint8_t* base_ = nullptr;
     uint64_t capacity_ = 0, used_ = 0, padding_ = 0, max_align_ = kAlign, refused_ = 0;
-    bool counting_ = true, ok_ = true, sealed_ = false;
+    bool counting_ = true, ok_ = true, sealed_ = false, poisoned_ = false;
 };
 
 }  // namespace keel

@@ -45,15 +45,15 @@ constexpr bool plausible_struct_bytes(uint32_t bytes) {
     return bytes >= sizeof(uint32_t) && bytes <= kLargestStructBytes;
 }
 
-// The first `src_bytes` bytes of a caller's struct into `dst`, this library's struct of `dst_bytes`: missing tail fields
-// become zero. KEEL_E_ABI when bytes beyond dst_bytes are not zero, or src_bytes is not plausible.
+// The first `src_bytes` bytes of a caller's struct into `dst`, this library's struct of `dst_bytes`: missing tail
+// fields become zero. KEEL_E_ABI when bytes beyond dst_bytes are not zero, or src_bytes is not plausible.
 keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t dst_bytes);
 // This library's struct into a caller's, cut to the caller's struct_size, which is kept; fields this library does not
 // know become zero. KEEL_E_ABI when dst_bytes is not plausible: nothing is written then.
 keel_status write_struct(const void* src, size_t src_bytes, void* dst, uint32_t dst_bytes);
 
-// Element i of an array of versioned structs, the first one's struct_size being the distance between them; or one struct.
-// KEEL_E_ABI also when a reserved field is not zero: it may mean something to a newer library.
+// Element i of an array of versioned structs, the first one's struct_size being the distance between them; or one
+// struct. KEEL_E_ABI also when a reserved field is not zero: it may mean something to a newer library.
 template <class T>
 keel_status read_versioned(const T* first, T* dst, uint32_t i = 0) {
     const uint32_t stride_bytes = first->struct_size;

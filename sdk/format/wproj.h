@@ -3,10 +3,10 @@
 // Version 1, magic "WPROJV01", as the published system writes it; little endian, nothing aligned beyond 4 bytes:
 //
 //     header   u64 magic | u64 key | i32 layers | i32 slots = 8 | i32 columns | i32 0
-//     bases    per layer: i32 rank | i32 has_mu | i32 has_mean | i32 0 | if rank: f32 Pt[rank][columns] | f32 mu[rank] if has_mu |
-//              f32 mean[columns] if has_mean
-//     records  per layer, per slot: i32 present | if present: i32 rows | i32 rank | i32 has_bias | i32 has_q8 | u64 q8_bytes |
-//              f32 compression | f32 energy | f32 weight | i32 0 | W_proj | f32 bias[rows] if has_bias
+//     bases    per layer: i32 rank | i32 has_mu | i32 has_mean | i32 0 | if rank: f32 Pt[rank][columns] |
+//              f32 mu[rank] if has_mu | f32 mean[columns] if has_mean
+//     records  per layer, per slot: i32 present | if present: i32 rows | i32 rank | i32 has_bias | i32 has_q8 |
+//              u64 q8_bytes | f32 compression | f32 energy | f32 weight | i32 0 | W_proj | f32 bias[rows] if has_bias
 //
 // W_proj is Q8 blocks of 36 bytes (f32 scale, 32 int8) along a row where has_q8, else f32[rows][rank]. All slots of a
 // layer share its one basis, whatever they multiply. Slots 0 and 7 of that format have bases the file does not hold:

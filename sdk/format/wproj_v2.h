@@ -37,8 +37,8 @@ void wproj_map_types(WprojLayer* layer, Map map) {
 // unknown codec.
 keel_status wproj_read_header2(const keel_reader& reader, WprojHeader2* out, keel_error* error);
 
-// A layer of the table, with the file's numbers, against the shape and the layout. *next: where its first section has to lie, and then where the
-// one after its last has to; *end: the end of the last section so far, at most plain_bytes.
+// A layer of the table, with the file's numbers, against the shape and the layout. *next: where its first section has
+// to lie, and then where the one after its last has to; *end: the end of the last section so far, at most plain_bytes.
 keel_status wproj_check_layer2(const WprojLayer& entry, uint32_t layer, const WprojShape& shape, uint64_t plain_bytes,
                                uint64_t* next, uint64_t* end, keel_error* error);
 

@@ -12,23 +12,53 @@ namespace {
 
 constexpr uint32_t kKnownParts = kKvKeyMeans | kKvValueMeans | kKvGains;
 
-// Walks floats [0, count) at `offset` in slices through the stack; valid(index, value) says whether one is acceptable.
-template <class Valid>
-keel_status check_floats(const keel_reader& reader, uint64_t offset, uint64_t count, const char* field,
-                         keel_error* error, Valid valid) {
+bool usable_mean(float x) {
+    return __builtin_fabsf(x) <= 1e6f;
+}
+bool usable_gain(float x) {
+    return x >= 1e-6f && x <= 1e6f;
+}
+
+// Reads floats [0, count) at `offset` and checks each: into dst, or, where that is null, in slices through the stack.
+keel_status read_floats(const keel_reader& reader, uint64_t offset, uint64_t count, float* dst, const char* field,
+                        bool (*usable)(float), keel_error* error) {
     float slice[512];
     for (uint64_t at = 0; at < count; at += 512) {
         const uint64_t n = count - at < 512 ? count - at : 512;
-        KEEL_TRY(read_at(reader, offset + at * 4, slice, n * 4));
+        float* x = dst ? dst + at : slice;
+        KEEL_TRY(read_at(reader, offset + at * 4, x, n * 4));
         for (uint64_t i = 0; i < n; ++i)
-            if (!valid(at + i, slice[i]))
+            if (!usable(x[i]))
                 return fail(error, KEEL_E_FILE_FORMAT, offset + (at + i) * 4, field, "a number is out of range");
     }
     return KEEL_OK;
 }
 
-bool usable(float x) {
-    return __builtin_fabsf(x) <= 1e6f;
+// Pairs below `rope_pairs`, in ascending order; dst may be null.
+keel_status read_pairs(const keel_reader& reader, uint64_t offset, uint32_t count, uint32_t rope_pairs, uint32_t* dst,
+                       keel_error* error) {
+    uint32_t previous = 0;
+    for (uint32_t i = 0; i < count; ++i) {
+        uint32_t pair;
+        KEEL_TRY(read_at(reader, offset + uint64_t{i} * 4, &pair, 4));
+        if (pair >= rope_pairs || (i && pair <= previous))
+            return fail(error, KEEL_E_FILE_FORMAT, offset + uint64_t{i} * 4, "pairs",
+                        "not ascending, or no pair of the model");
+        if (dst) dst[i] = pair;
+        previous = pair;
+    }
+    return KEEL_OK;
+}
+
+keel_status read_arrays(const keel_reader& reader, const KvProfileHeader& h, uint32_t rope_pairs,
+                        const KvProfileArrays& out, keel_error* error) {
+    const KvProfileOffsets o = kv_profile_offsets(h);
+    const uint64_t floats = uint64_t{h.layers} * h.kv_heads * h.head_dim;
+    KEEL_TRY(read_pairs(reader, o.pairs, h.mean_pairs, rope_pairs, out.pairs, error));
+    if (o.key_means) KEEL_TRY(read_floats(reader, o.key_means, floats, out.key_means, "K means", usable_mean, error));
+    if (o.value_means)
+        KEEL_TRY(read_floats(reader, o.value_means, floats, out.value_means, "V means", usable_mean, error));
+    return o.gains ? read_floats(reader, o.gains, floats, out.gains, "gains", usable_gain, error) : KEEL_OK;
 }
 
 keel_status check_header(const KvProfileHeader& h, const keel_reader& reader, const KvModelShape& model,
@@ -110,25 +140,7 @@ keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model
     KEEL_TRY(check_header(h, reader, model, error));
     const KvProfileOffsets o = kv_profile_offsets(h);
     KEEL_TRY(read_formats(reader, h, o.formats, out, error));
-    uint32_t previous = 0;
-    for (uint32_t i = 0; i < h.mean_pairs; ++i) {
-        uint32_t pair;
-        KEEL_TRY(read_at(reader, o.pairs + uint64_t{i} * 4, &pair, 4));
-        if (pair >= model.rope_pairs || (i && pair <= previous))
-            return fail(error, KEEL_E_FILE_FORMAT, o.pairs + uint64_t{i} * 4, "pairs",
-                        "not ascending, or no pair of the model");
-        previous = pair;
-    }
-    const uint64_t floats = uint64_t{h.layers} * h.kv_heads * h.head_dim;
-    if (o.key_means)
-        KEEL_TRY(
-            check_floats(reader, o.key_means, floats, "K means", error, [](uint64_t, float x) { return usable(x); }));
-    if (o.value_means)
-        KEEL_TRY(
-            check_floats(reader, o.value_means, floats, "V means", error, [](uint64_t, float x) { return usable(x); }));
-    if (o.gains)
-        KEEL_TRY(check_floats(reader, o.gains, floats, "gains", error,
-                              [](uint64_t, float x) { return x >= 1e-6f && x <= 1e6f; }));
+    KEEL_TRY(read_arrays(reader, h, model.rope_pairs, {}, error));
     uint64_t hash = kHashSeed;
     char slice[2048];
     for (uint64_t at = 0; at < o.checksum; at += sizeof slice) {
@@ -142,7 +154,14 @@ keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model
     out->has_profile = true;
     out->reader = reader;
     out->header = h;
+    out->rope_pairs = model.rope_pairs;
     return KEEL_OK;
+}
+
+keel_status read_kv_profile_arrays(const KvChoice& choice, const KvProfileArrays& out, keel_error* error) {
+    const keel_status status = read_arrays(choice.reader, choice.header, choice.rope_pairs, out, error);
+    return status == KEEL_E_FILE_FORMAT ? fail(error, KEEL_E_FILE_READ, 0, "kv_profile", "the file changed meanwhile")
+                                        : status;
 }
 
 }  // namespace keel

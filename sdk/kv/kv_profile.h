@@ -7,11 +7,11 @@
 //     pairs        u32 [mean_pairs]                  RoPE pairs whose K mean is removed before the rotation, ascending
 //     K means      f32 [layers][kv_heads][head_dim]  if kKvKeyMeans: elements of `pairs` before RoPE, others after it
 //     V means      f32 [layers][kv_heads][head_dim]  if kKvValueMeans
-//     gains        f32 [layers][kv_heads][head_dim]  if kKvGains: after RoPE keys are divided by it, queries multiplied;
-//                                                    positive
+//     gains        f32 [layers][kv_heads][head_dim]  if kKvGains: after RoPE keys are divided by it, queries
+//                                                    multiplied; positive
 //     checksum     u64, hash64 of everything before
 //
-// The file is hostile until read_kv_profile has seen it; later reads of its arrays check what they find again.
+// The file is hostile until read_kv_profile has seen it. Its arrays are checked again when they are read for use.
 #pragma once
 #include "keel/keel.h"
 #include "sdk/kv/kv_arena.h"
@@ -51,6 +51,7 @@ struct KvChoice {
     bool has_profile;
     keel_reader reader;  // of the profile
     KvProfileHeader header;
+    uint32_t rope_pairs;  // of the model
     uint64_t checksum;
     KvLayerFormats all;  // without a profile
     KvLayerFormats layer[kMaxProfileLayers];
@@ -61,5 +62,13 @@ struct KvChoice {
 // Reads and validates a whole profile: header, formats, pairs, every number finite, every gain positive, checksum.
 // KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (version), KEEL_E_FILE_MISMATCH (another model).
 keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model, KvChoice* out, keel_error* error);
+
+// The arrays of a profile that read_kv_profile has seen; those it lacks may be null.
+struct KvProfileArrays {
+    uint32_t* pairs;
+    float *key_means, *value_means, *gains;
+};
+// Reads them, with the same checks. KEEL_E_FILE_READ, also when the file changed meanwhile.
+keel_status read_kv_profile_arrays(const KvChoice& choice, const KvProfileArrays& out, keel_error* error);
 
 }  // namespace keel

@@ -73,7 +73,7 @@ enum Dim : uint8_t {
 struct SlotInfo {
     const char* name;  // without "blk.N."
     const char* op;    // op name in plans
-    Dim columns;       // dims[0], the inner dimension
+    Dim k;             // dims[0], the inner dimension
     Dim rows;          // dims[1]; kDimNone for a vector
     Dim matrices;      // dims[2], such as one matrix per expert; kDimNone for a single one
 };

@@ -54,6 +54,11 @@ uint64_t dim_value(const ModelSpec& spec, Dim dim) {
     return 0;
 }
 
+bool shape_fits(const GgufTensor& t, const SlotInfo& slot, const ModelSpec& spec) {
+    return t.dims[0] == dim_value(spec, slot.k) && t.dims[1] == dim_value(spec, slot.rows) &&
+           t.dims[2] == dim_value(spec, slot.matrices) && t.dims[3] == 1;
+}
+
 namespace {
 
 // Reads "<architecture>.<suffix>" keys, collecting the first failure.
@@ -265,9 +270,7 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
             return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes,
                         "layer index is not below block_count");
         const SlotInfo& info = kSlots[slot];
-        const bool shape_ok = t.dims[0] == dim_value(*spec, info.columns) && t.dims[1] == dim_value(*spec, info.rows) &&
-                              t.dims[2] == dim_value(*spec, info.matrices) && t.dims[3] == 1;
-        if (!shape_ok)
+        if (!shape_fits(t, info, *spec))
             return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "shape contradicts the metadata");
         if (info.rows == kDimNone && kernels::kWeightTypes[t.type].activation_block)
             return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes,

@@ -36,6 +36,8 @@ keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint6
                                keel_error* error);
 
 uint64_t dim_value(const ModelSpec& spec, Dim dim);
+// Whether a tensor has the shape of its slot.
+bool shape_fits(const GgufTensor& t, const SlotInfo& slot, const ModelSpec& spec);
 
 }  // namespace keel
 

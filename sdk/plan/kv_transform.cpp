@@ -130,18 +130,8 @@ keel_status place_kv_transform(const keel_reader& reader, const PlanConfig& conf
     *out = t;
     if (arena.counting() || !arena.ok()) return KEEL_OK;
 
-    if (o.key_means) KEEL_TRY(read_at(choice.reader, o.key_means, t.key_mean, floats * 4));
-    if (o.value_means) KEEL_TRY(read_at(choice.reader, o.value_means, t.value_mean, floats * 4));
-    if (o.gains) {
-        KEEL_TRY(read_at(choice.reader, o.gains, t.gain, floats * 4));
-        for (uint64_t i = 0; i < floats; ++i) t.inverse_gain[i] = 1.0f / t.gain[i];
-    }
-    if (choice.has_profile && t.pairs) {
-        KEEL_TRY(read_at(choice.reader, o.pairs, t.pair, t.pairs * 4));
-        for (uint32_t i = 0; i < t.pairs; ++i)
-            if (t.pair[i] >= s.rope_dims / 2)
-                return fail(error, KEEL_E_FILE_READ, o.pairs, "pairs", "the profile changed while it was read");
-    }
+    if (choice.has_profile) KEEL_TRY(read_kv_profile_arrays(choice, {t.pair, t.key_mean, t.value_mean, t.gain}, error));
+    for (uint64_t i = 0; t.gain && i < floats; ++i) t.inverse_gain[i] = 1.0f / t.gain[i];
     if (bias) KEEL_TRY(fill_from_bias(t, reader, model, *config.kernels, error));
     if (t.pairs) fill_tables(config, plan, frequencies, s.rope_dims / 2, t);
     return KEEL_OK;

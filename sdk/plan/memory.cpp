@@ -74,10 +74,10 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                              config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
     out->kv_free_list = persistent.place<uint32_t>("kv_free_list", config.kv_pages);
     out->kv_references = persistent.place<uint32_t>("kv_references", config.kv_pages);
-    const uint64_t most_pages = UINT64_MAX / geometry.page_bytes;
-    program.kv_pages_offset =
-        kv.place_offset("pages", config.kv_pages > most_pages ? UINT64_MAX : config.kv_pages * geometry.page_bytes);
-    program.f16_windows_offset = kv.place_offset("f16_windows", config.max_sessions * program.f16_window.session_bytes);
+    program.kv_pages_offset = kv.place_offsets("pages", config.kv_pages, geometry.page_bytes);
+    program.f16_windows_offset = program.f16_window.session_bytes ? kv.place_offsets("f16_windows", config.max_sessions,
+                                                                                     program.f16_window.session_bytes)
+                                                                  : kv.used_bytes();
     return KEEL_OK;
 }
 

@@ -21,10 +21,9 @@ bool writes_q8(OpKind kind) {
 
 }  // namespace
 
+// How a product with weights of this type reads its activations. PlanWeights sees to it that there is one.
 Activation OpBuilder::reading(uint32_t weight_type) const {
-    Activation x = Activation::kF32;
-    c_.backend->product(c_, weight_type, &x);  // PlanWeights saw to it that there is one
-    return x;
+    return c_.backend->weights(c_, weight_type, 0, false).x;
 }
 
 Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
@@ -125,8 +124,8 @@ void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
     op->token_macs = uint64_t{matrix.rows} * matrix.k;
 }
 
-Buf OpBuilder::quantized(const char* op_name, const Buf& x) {
-    Op& op = push(OpKind::kQuantize, op_name, kSlotCount);
+Buf OpBuilder::quantized(const Buf& x) {
+    Op& op = push(OpKind::kQuantize, "quantize", kSlotCount);
     op.in = read(&op, x, Activation::kF32);
     op.rows = x.width;
     return result(x.name, x.width);
@@ -158,10 +157,10 @@ Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count,
         width += weights_->rows(slots[i]);
         slot[n++] = slots[i];
     }
-    if (q8 && (x.producer == kNoProducer || !writes_q8(stretch_[x.producer].kind))) x = quantized("ffn_quantize", x);
+    if (q8 && (x.producer == kNoProducer || !writes_q8(stretch_[x.producer].kind))) x = quantized(x);
     Buf sub = {};
     if (group < kWprojGroups) sub = project(group, slot[0], x);
-    if (factor_q8) sub = quantized("sub_quantize", sub);
+    if (factor_q8) sub = quantized(sub);
     uint32_t offset = 0;
     for (uint32_t i = 0; i < n; ++i) {
         const Product p = weights_->product(variant_, slot[i], bias_of(slot[i]));
@@ -306,11 +305,10 @@ void OpBuilder::finish(Op* op) {
         op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_token_bytes(op->rows, op->widest_block());
         op->token_macs = uint64_t{op->rows} * 2;
     }
-    if (const uint64_t bytes = c_.backend->thread_bytes(*op)) {
+    if (const uint64_t bytes = c_.backend->cost(c_, op)) {
         buffers_->need_thread_bytes(bytes);
         op->writes |= buffer_bit(kThreadBuffer);
     }
-    c_.backend->predict(c_, op);
     list_->decode_bytes += op->fixed_bytes + op->token_bytes;
 }
 

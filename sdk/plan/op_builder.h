@@ -83,7 +83,7 @@ class OpBuilder {
     Buf result(const char* name, uint32_t width) const { return {name, width, last()}; }
     Buf products(const char* name, const TensorSlot* slots, size_t count, Buf x);
     Buf project(WprojGroup group, TensorSlot first, const Buf& x);
-    Buf quantized(const char* op_name, const Buf& x);
+    Buf quantized(const Buf& x);
     void multiply(Op* op, const Matrix& matrix, const Buf& x);
     void finish(Op* op);
     Activation reading(uint32_t weight_type) const;

@@ -6,6 +6,7 @@
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/model/architecture.h"
+#include "sdk/plan/activation.h"
 
 namespace keel {
 
@@ -26,12 +27,8 @@ enum class OpKind : uint8_t {
     kSoftcap           // the last one: kOpKinds counts up to it
 };
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
-constexpr uint32_t kMaxMatmuls = 3;    // products of one dispatch
-constexpr uint32_t kRowsPerUnit = 16;  // output rows of a product's work item, and what every cut is a multiple of
-
-// How a token's row of activations is stored: f32, or 8 bits in blocks of 32 or of 256 (NUMERICS section 2).
-enum class Activation : uint8_t { kF32, kQ8Block32, kQ8Block256 };
-constexpr uint32_t kActivations = 3;
+constexpr uint32_t kMaxMatmuls = 3;  // products of one dispatch
+constexpr uint32_t kItemRows = 16;   // output rows of a product's work item, and what every cut is a multiple of
 
 // A scratch buffer: one row per token of a step (or per thread), for the longest step.
 using BufferId = uint8_t;
@@ -87,7 +84,7 @@ struct Op {
     double fixed_us, token_us;          // predicted time to move these bytes, one thread
     double compute_us;                  // and to do these multiply-adds
 
-    // Elements that a stretch of the output must be a multiple of to be written in its 8-bit layouts.
+    // Elements that a part of the output must be a multiple of to be written in its 8-bit layouts.
     uint32_t widest_block() const { return out_q8[1] != kNoBuffer ? 256 : out_q8[0] != kNoBuffer ? 32 : 1; }
 };
 

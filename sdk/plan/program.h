@@ -3,6 +3,7 @@
 #pragma once
 #include "keel/keel.h"
 #include "keel/keel_lab.h"
+#include "sdk/core/arena.h"
 #include "sdk/kv/kv_arena.h"
 #include "sdk/kv/kv_f16_window.h"
 #include "sdk/plan/config.h"
@@ -25,8 +26,8 @@ struct Program {
 
     // Where things lie. Only the backend knows what is at the base of the region KV; the others are host memory.
     uint8_t* region[KEEL_REGION_COUNT];
-    uint64_t kv_pages_offset;     // in KV: page `id` at + id * geometry.page_bytes
-    uint64_t f16_windows_offset;  // in KV: that of session index i at + i * f16_window.session_bytes
+    uint64_t kv_pages_offset;     // in KV: see kv_page_offset
+    uint64_t f16_windows_offset;  // in KV: see f16_window_offset
     float* logits;                // [max_sessions * logits_rows][vocabulary]
     float* hidden;                // [max_sessions * logits_rows][embedding]
 
@@ -35,9 +36,9 @@ struct Program {
     void (*row_tap)(void* user_data, const keel_lab_row* row);  // keel_lab_set_row_tap
     void* row_tap_user_data;
 
-    uint64_t kv_page_offset(uint32_t id) const { return kv_pages_offset + id * geometry.page_bytes; }
+    uint64_t kv_page_offset(uint32_t id) const { return kv_pages_offset + id * (geometry.page_bytes + kRedZoneBytes); }
     uint64_t f16_window_offset(uint32_t session_index) const {
-        return f16_windows_offset + session_index * f16_window.session_bytes;
+        return f16_windows_offset + session_index * (f16_window.session_bytes + kRedZoneBytes);
     }
 };
 

@@ -82,14 +82,15 @@ void WeightPlacer::load(const keel_reader& from, const GgufTensor& t, uint8_t* d
         read(from, t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
-// Through the stack: whole groups of rows where they fit, else a stretch of blocks of one group at a time.
+// Through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a time.
 void WeightPlacer::load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
-    constexpr uint64_t kStretchBytes = 2048;  // of one row
+    constexpr uint64_t kPieceBytes = 2048;  // of one row
     const kernels::WeightTypeInfo& type = kernels::kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
-                   stretch = kStretchBytes / type.block_bytes;
-    uint8_t rows[kernels::kRepackRows * kStretchBytes];
-    const uint64_t group_bytes = kernels::kRepackRows * row_bytes, groups = t.dims[1] / kernels::kRepackRows;
+                   piece = kPieceBytes / type.block_bytes;
+    uint8_t rows[kernels::kRepackRows * kPieceBytes];
+    const uint64_t group_bytes = kernels::kRepackRows * row_bytes, all_rows = t.dims[1] * t.dims[2],
+                   groups = all_rows / kernels::kRepackRows;
     if (group_bytes <= sizeof rows) {
         const uint64_t step = sizeof rows / group_bytes;
         for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
@@ -101,10 +102,9 @@ void WeightPlacer::load_repacked(const keel_reader& from, const GgufTensor& t, u
         }
         return;
     }
-    for (uint64_t row = 0; row < t.dims[1]; row += kernels::kRepackRows) {
-        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += stretch) {
-            const uint64_t count = blocks - first < stretch ? blocks - first : stretch,
-                           bytes = count * type.block_bytes;
+    for (uint64_t row = 0; row < all_rows; row += kernels::kRepackRows) {
+        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += piece) {
+            const uint64_t count = blocks - first < piece ? blocks - first : piece, bytes = count * type.block_bytes;
             for (uint64_t r = 0; r < kernels::kRepackRows; ++r)
                 read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
             kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows,
@@ -141,16 +141,16 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
 }
 
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
-    Activation x;
-    if (!lookup && !c_.backend->product(c_, t.type, &x) && placer_.status == KEEL_OK)
+    const WeightUse use = c_.backend->weights(c_, t.type, t.dims[1], lookup);
+    if (!lookup && !use.product && placer_.status == KEEL_OK)
         placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, "the backend has no product for its type");
-    const WeightLayout layout = c_.backend->layout(c_, t.type, t.dims[1], lookup);
-    return {layout.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),
+    return {use.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),
             t.type,
             static_cast<uint32_t>(t.dims[0]),
             static_cast<uint32_t>(t.dims[1]),
-            layout.repacked,
-            layout.skip};
+            static_cast<uint32_t>(t.dims[2]),
+            use.repacked,
+            use.skip};
 }
 
 Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,
@@ -159,6 +159,7 @@ Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint6
     t.type = type;
     t.dims[0] = k;
     t.dims[1] = rows;
+    t.dims[2] = 1;
     t.offset = offset;
     t.bytes = bytes;
     low_rank_bytes_ += bytes;

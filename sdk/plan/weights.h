@@ -24,7 +24,7 @@ struct WeightPlacer {
 
     // Results are null in count mode. `from`: the reader of the file the tensor lies in. `name`, `layer`: the object's.
     const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
-    // As matrix(), repacked.
+    // As matrix(), repacked; the rows of each matrix of the tensor are a multiple of kernels::kRepackRows.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // Always copied, widened to f32.
     const float* vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
@@ -43,10 +43,10 @@ keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kern
 // The same in place: the tensor's bytes stand at the end of dst.
 void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst);
 
-// A matrix as an op holds it.
+// A matrix as an op holds it; or several, one behind another (a tensor of three dimensions).
 struct Matrix {
     const void* data;  // null in count mode
-    uint32_t type, k, rows;
+    uint32_t type, k, rows, matrices;
     bool repacked;
     keel_repack_skip repack_skip;
 };

@@ -69,8 +69,8 @@ keel_variant next_variant(keel_variant last, Session* const* sessions, uint32_t 
 
 // A new step over the sessions whose entry in `done` is false. First every session gets one token, so that a long
 // prompt never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first
-// ones fill the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
-// KEEL_E_POISONED: a page could not be copied.
+// ones fill the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their
+// status. KEEL_E_POISONED: a page could not be copied.
 keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, room_left = e->config.chunk_tokens;

@@ -46,7 +46,8 @@ keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_he
         return KEEL_E_ARGUMENT;
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
-    if (plane.format != kernels::kKvF32 || e->config.kv.has_profile) return KEEL_E_STATE;
+    if (plane.format != kernels::kKvF32 || e->config.kv.has_profile || e->backend != default_backend())
+        return KEEL_E_STATE;
     uint8_t* page = e->region[KEEL_REGION_KV] + e->kv_page_offset(s->kv.ids[position / kPageTokens]);
     *row = reinterpret_cast<float*>(page + plane.codes + uint64_t{position % kPageTokens} * plane.code_bytes);
     return KEEL_OK;

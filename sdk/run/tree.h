@@ -2,8 +2,8 @@
 //
 //     feed_tree -> keel_advance, keel_session_logits of each node -> accept a path, or truncate to where the tree began
 //
-// A tree is the session's tail. Its nodes are fed parents first; node i is token and KV row (slot) number base + i, with
-// base the tokens before it, but its position is base + depth: it sees those tokens and its ancestors. Each node's
+// A tree is the session's tail. Its nodes are fed parents first; node i is token and KV row (slot) number base + i,
+// with base the tokens before it, but its position is base + depth: it sees those tokens and its ancestors. Each node's
 // logits have the bits of plain decoding of its path (NUMERICS section 5), and so has all that an accepted path leaves,
 // but for how far the ring of recent rows has moved: by slots, and so perhaps a page further than by the path alone.
 //
@@ -19,8 +19,8 @@ struct TokenTree {
     uint32_t parent[kMaxTreeNodes], depth[kMaxTreeNodes];
 };
 
-// parents[i]: a node below i, or kNoNode for one that follows the session's last token. Logits of nodes are read as with
-// KEEL_FEED_ALL_LOGITS. KEEL_E_ARGUMENT: no tree, an unknown token, or more nodes than a step or kMaxTreeNodes;
+// parents[i]: a node below i, or kNoNode for one that follows the session's last token. Logits of nodes are read as
+// with KEEL_FEED_ALL_LOGITS. KEEL_E_ARGUMENT: no tree, an unknown token, or more nodes than a step or kMaxTreeNodes;
 // KEEL_E_STATE: tokens are pending, there is a tree, or positions of it would be sinks; KEEL_E_CONTEXT_FULL;
 // KEEL_E_BUSY.
 keel_status session_feed_tree(keel_session session, const int32_t* tokens, const uint32_t* parents, uint32_t count);

@@ -1,6 +1,6 @@
 /*
- * Every public struct with its fields in order, as rows of the table in layout.txt. Included once by a C file that names
- * the array KEEL_LAYOUT; keel_wproj_options exists with KEEL_EXPERIMENTAL only.
+ * Every public struct with its fields in order, as rows of the table in layout.txt. Included once by a C file that
+ * names the array KEEL_LAYOUT; keel_wproj_options exists with KEEL_EXPERIMENTAL only.
  */
 #include "keel/keel_lab.h"
 #include "keel/keel_pack.h"

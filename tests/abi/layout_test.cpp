@@ -1,6 +1,6 @@
-// The layout of every public struct against tests/abi/layout.txt, and the rules of keel.h about structs. A field appended
-// to a struct is a new row at its end and keeps the promise; any other change of a row breaks it (KEEL_API_VERSION).
-// KEEL_WRITE_LAYOUT=1 writes the table anew.
+// The layout of every public struct against tests/abi/layout.txt, and the rules of keel.h about structs. A field
+// appended to a struct is a new row at its end and keeps the promise; any other change of a row breaks it
+// (KEEL_API_VERSION). KEEL_WRITE_LAYOUT=1 writes the table anew.
 #include "tests/abi/layout.h"
 
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
-// Callers built with an older or a newer keel.h: every public struct, cut at every field, and longer than this library's.
-// Read structs: what is cut off means zero, whatever lies behind; unknown bytes have to be zero. Written structs: nothing
-// behind the caller's struct_size is touched.
+// Callers built with an older or a newer keel.h: every public struct, cut at every field, and longer than this
+// library's. Read structs: what is cut off means zero, whatever lies behind; unknown bytes have to be zero. Written
+// structs: nothing behind the caller's struct_size is touched.
 #include <gtest/gtest.h>
 #include <string.h>
 

@@ -534,7 +534,8 @@ void use_everything() {
     CHILD_STATUS(KEEL_OK, keel_session_close(session));
 }
 
-// Prefill and decode in the low-rank variant, from one pass to the other and back, among forks, and what set_variant refuses.
+// Prefill and decode in the low-rank variant, from one pass to the other and back, among forks, and what set_variant
+// refuses.
 void use_low_rank() {
     keel_session session, copy;
     keel_advance_result results[2] = {versioned<keel_advance_result>()};

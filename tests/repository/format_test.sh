@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# format_test.sh SOURCE_DIR: every C and C++ file is as .clang-format says, but for those of .clang-format-ignore.
+# format_test.sh SOURCE_DIR: every C and C++ file is as .clang-format says, and has no line, of a comment either, beyond
+# its 120 columns, but for those of .clang-format-ignore.
 # Versions of clang-format differ in what they make of one style, so only the one the tree is formatted with counts.
 # Exit code 77, which is "skipped" for ctest, where that one is missing.
 set -euo pipefail
@@ -24,6 +25,10 @@ done
 mapfile -t files < <(find include kernels perf platform samples sdk tests -name '*.[ch]' -o -name '*.cpp' -o -name '*.hpp' |
     grep -v -x -F -e "$ignored" | sort)
 if printf '%s\0' "${files[@]}" | xargs -0 -n 40 -P "$(nproc)" "$formatter" --dry-run -Werror; then
+    if long=$(LC_ALL=C.UTF-8 grep -n -E '^.{121}' "${files[@]}"); then
+        printf '%s\nFAILED: the lines above have more than 120 columns\n' "$long"
+        exit 1
+    fi
     echo "${#files[@]} files: ok"
 else
     echo "FAILED: run $formatter -i on the files above"

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -68,6 +69,15 @@ TEST(Arena, CountsWhatItPlaces) {
     whole.release();
 }
 
+TEST(Arena, ElementsOfAnArrayHaveAZoneEach) {
+    Arena counting;
+    EXPECT_EQ(counting.place_offsets("pages", 3, 128), 0u);
+    EXPECT_EQ(counting.used_bytes(), 3 * (128 + kRedZoneBytes));
+    EXPECT_EQ(counting.padding_bytes(), 3 * kRedZoneBytes);
+    counting.place_offsets("too many", UINT64_MAX / 64, 128);
+    EXPECT_FALSE(counting.ok());
+}
+
 // Memory of a device may have any address, and a region of 0 bytes has none: neither is count mode.
 TEST(Arena, AnAddressOfNullIsNoCountMode) {
     Arena device(nullptr, 1024 + kRedZoneBytes);
@@ -102,21 +112,30 @@ TEST(ArenaDeathTest, AByteBehindAnObjectOfAnEngineIsAFault) {
     keel_config config = keel_test::sized<keel_config>();
     config.context_tokens = 64;
     config.threads = 1;
+    config.max_sessions = 2;
+    config.kv_sink_tokens = 4;
     keel_memory_plan plan = keel_test::sized<keel_memory_plan>();
     keel_test::check(keel_plan(&file.reader, file.model, &config, &plan, nullptr), "plan");
     const keel_test::Memory memory(plan);
     keel_engine engine;
     keel_test::check(keel_engine_init(&file.reader, file.model, &config, memory.get(), &engine, nullptr), "init");
     uint32_t seen = 0;
+    const std::map<std::string, uint64_t> element_bytes = {{"pages", plan.kv_page_bytes},
+                                                           {"f16_windows", plan.kv_session_bytes}};
     for (const keel_buffer_info& b : keel_test::plan_buffers(&file.reader, file.model, config)) {
-        if (b.region != KEEL_REGION_PERSISTENT || (std::strcmp(b.name, "tokens") && std::strcmp(b.name, "logits")))
-            continue;
+        const auto element = element_bytes.find(b.name);
+        const bool array = element != element_bytes.end();
+        if (!array && std::strcmp(b.name, "tokens") && std::strcmp(b.name, "logits")) continue;
         ++seen;
         volatile char* object = static_cast<char*>(memory.get()->regions[b.region].data) + b.offset;
         object[b.bytes - 1] = 0;
         EXPECT_DEATH(object[b.bytes] = 0, "use-after-poison") << b.name;
+        if (!array) continue;
+        object[element->second - 1] = 0;
+        EXPECT_DEATH(object[element->second] = 0, "use-after-poison") << b.name;
+        object[element->second + kRedZoneBytes] = 0;
     }
-    EXPECT_EQ(seen, 2u);
+    EXPECT_EQ(seen, 2u + 2 + 1);  // tokens of two sessions, logits, and the arrays
     keel_test::check(keel_engine_close(engine), "close");
     for (const keel_region& region : memory.get()->regions)
         if (region.bytes) std::memset(region.data, 0, region.bytes);  // the caller's again

@@ -548,7 +548,7 @@ TEST(Plan, ALayerIsSevenPasses) {
                                             "rope kv_append attention attention_finish",
                                             "attn_output",
                                             "ffn_norm",
-                                            "ffn_gate ffn_up glu ffn_quantize",
+                                            "ffn_gate ffn_up glu quantize",
                                             "ffn_down"};
     std::vector<std::string> expected = {"embed", "rope_table"};
     for (uint32_t i = 0; i < info.layers; ++i) expected.insert(expected.end(), layer.begin(), layer.end());

@@ -410,8 +410,8 @@ TEST(KernelsAttention, RowsAreIndependentOfTheirCall) {
         }
 }
 
-// Query rows of a tree's nodes, against rows that lie in the order of each node's path: a node reads what is in front of
-// the tree and its ancestors, wherever those are stored.
+// Query rows of a tree's nodes, against rows that lie in the order of each node's path: a node reads what is in front
+// of the tree and its ancestors, wherever those are stored.
 TEST(KernelsAttention, TreesHaveTheBitsOfPlainOrder) {
     const KernelSet* scalar = &kScalarSet;
     Random random(32);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <memory>
 #include <random>
 
 #include "kernels/cpu/kernel_set.h"
@@ -233,6 +234,45 @@ TEST(KvProfile, HostileFilesAreRefused) {
         EXPECT_NE(with(field, &huge, 4), KEEL_OK) << field;
 }
 
+// What was good when it was checked is checked again when it is read for use.
+TEST(KvProfile, AFileThatChangesMeanwhileIsRefused) {
+    keel_test::Engine plain(kTiny, config(KEEL_KV_F16, KEEL_KV_F16));
+    KvProfileBuilder builder(plain.info(), KEEL_KV_TCQ_3, KEEL_KV_TCQ_3);
+    builder.key_means.assign(builder.floats(), 0.25f);
+    builder.value_means.assign(builder.floats(), -0.5f);
+    builder.gains.assign(builder.floats(), 2.0f);
+    builder.pairs = {0, 3};
+    std::vector<uint8_t> file = builder.bytes();
+    const std::vector<uint8_t> good = file;
+    keel_reader reader = keel_test::sized<keel_reader>();
+    keel_test::check(keel_reader_from_memory(file.data(), file.size(), &reader), "reader");
+    const keel_model_info& info = plain.info();
+    auto choice = std::make_unique<keel::KvChoice>();
+    const keel::KvModelShape shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, info.head_dim / 2};
+    ASSERT_EQ(keel::read_kv_profile(reader, shape, choice.get(), nullptr), KEEL_OK);
+    std::vector<uint32_t> pairs(2);
+    std::vector<float> keys(builder.floats()), values(builder.floats()), gains(builder.floats());
+    const auto read = [&] {
+        return keel::read_kv_profile_arrays(*choice, {pairs.data(), keys.data(), values.data(), gains.data()}, nullptr);
+    };
+    ASSERT_EQ(read(), KEEL_OK);
+    EXPECT_EQ(pairs, builder.pairs);
+    EXPECT_EQ(gains, builder.gains);
+    const keel::KvProfileOffsets o = keel::kv_profile_offsets(builder.header);
+    const uint32_t descending[2] = {3, 0};
+    const float zero = 0, nan = NAN;
+    const struct {
+        uint64_t offset;
+        const void* bytes;
+        size_t count;
+    } changes[] = {{o.pairs, descending, 8}, {o.gains + 4, &zero, 4}, {o.key_means, &nan, 4}, {o.value_means, &nan, 4}};
+    for (const auto& change : changes) {
+        file = good;  // in the reader's memory
+        memcpy(file.data() + change.offset, change.bytes, change.count);
+        EXPECT_EQ(read(), KEEL_E_FILE_READ) << change.offset;
+    }
+}
+
 // Seeds of tests/fuzz/kv_profile_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
 TEST(KvProfile, FuzzCorpusIsCurrent) {
     keel_test::Engine plain(kTiny, config(KEEL_KV_F16, KEEL_KV_F16));
@@ -375,8 +415,9 @@ TEST(KvF16Window, PlanCountsItsRows) {
     EXPECT_EQ(none.plan().kv_session_bytes, 0u);
     EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
     EXPECT_EQ(both.plan().kv_session_bytes, (4 + ((100 + 28 + 64) / 64 + 2) * 64) * row);
-    EXPECT_EQ(both.plan().regions[KEEL_REGION_KV].bytes,
-              none.plan().regions[KEEL_REGION_KV].bytes + 2 * both.plan().kv_session_bytes);
+    const keel_region_plan &with = both.plan().regions[KEEL_REGION_KV], &without = none.plan().regions[KEEL_REGION_KV];
+    EXPECT_EQ(with.bytes - with.padding_bytes,
+              without.bytes - without.padding_bytes + 2 * both.plan().kv_session_bytes);
 }
 
 // With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded

@@ -160,7 +160,7 @@ TEST_F(Placement, QuantizingJoinsTheGateWhereThreadsStayBusy) {
         uint32_t joined = 0, quantizing = 0;
         const Planned p = plan_of(path_, config(KEEL_WEIGHTS_COPY, KEEL_CPU_SCALAR, threads));
         for (const keel_op_info& op : p.ops) {
-            if (std::string(op.name) != "ffn_quantize") continue;
+            if (std::string(op.name) != "quantize") continue;
             ++quantizing;
             joined += op.dispatch == p.ops[op.index - 1].dispatch;
         }

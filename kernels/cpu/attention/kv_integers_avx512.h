@@ -1,5 +1,5 @@
-// Integer K and V rows in AVX-512 with VNNI: the K of kv_integers_lanes.h, over a type U that takes bit fields apart (with byte
-// permutations of VBMI or without).
+// Integer K and V rows in AVX-512 with VNNI: the K of kv_integers_lanes.h, over a type U that takes bit fields apart
+// (with byte permutations of VBMI or without).
 //
 // A tile in the first-level cache, 64 bytes a group:
 //   keys    [element / 8][position / 8] of 8 positions x 8 elements, unsigned: a query's 8 elements in every qword give

@@ -1,6 +1,6 @@
 // What the f32 kernels of every vector instruction set share: templates over a vector type V that has
 //
-//   F, Mask, kLanes, kRegisters        a register of kLanes floats (4, 8 or 16), a comparison of two, how many there are
+//   F, Mask, kLanes, kRegisters        a register of kLanes floats (4, 8 or 16), a comparison of two, their number
 //   zero set1 load store               memory of any alignment
 //   load_first store_first             the first n < kLanes floats; lanes behind them are read as 0
 //   load_f16 load_bf16 store_f16       kLanes halves, exactly widened or rounded to nearest even
@@ -8,7 +8,7 @@
 //   add sub mul div fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b, each with one rounding
 //   max(a,b) = a > b ? a : b,  min(a,b) = a < b ? a : b     so b where one is NaN
 //   abs negate with_sign(v, s)         v, whose sign bit is 0, with the sign of s
-//   mul_pow2(p, n)                     p * 2^n for integers -126 <= n <= 128 and p in [1/2, 2]; NaN where p is, else anything
+//   mul_pow2(p, n)                     p * 2^n for integers -126 <= n <= 128, p in [1/2, 2]; NaN where p is, else any
 //   less is_number lanes_between(lo, hi) both all select(m, a, b) = m ? a : b, keep(m, v) = m ? v : +0
 //   max_across(v)                      the largest lane; none is NaN
 //   tree16_one(lanes)                  tree16 of NUMERICS section 1 over 16 / kLanes registers

@@ -14,6 +14,15 @@ CpuDevice* cpu(Device* device) {
     return static_cast<CpuDevice*>(device);
 }
 
+// The red zones between pages and between f16 windows (arena.h).
+void each_red_zone(const Program& p, void (*visit)(void* data, uint64_t bytes)) {
+    uint8_t* kv = p.region[KEEL_REGION_KV];
+    for (uint32_t id = 0; id < p.config.kv_pages; ++id)
+        visit(kv + p.kv_page_offset(id) + p.geometry.page_bytes, kRedZoneBytes);
+    for (uint32_t i = 0; i < p.config.max_sessions && p.f16_window.session_bytes; ++i)
+        visit(kv + p.f16_window_offset(i) + p.f16_window.session_bytes, kRedZoneBytes);
+}
+
 Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent) {
     CpuDevice* d = persistent.place<CpuDevice>("cpu_device", 1);
     CpuDevice local = {};
@@ -42,12 +51,16 @@ keel_status cpu_open(Device* device, const Program* program, keel_error* error) 
         d.team = platform::thread_team_start(d.team_memory, config.threads, config.pin_threads);
         if (!d.team) return fail(error, KEEL_E_PLATFORM, 0, "config.threads", "the system refused to start threads");
     }
+    if (kRedZoneBytes) each_red_zone(*program, poison);
     return KEEL_OK;
 }
 
 void cpu_close(Device* device) {
     if (cpu(device)->team) platform::thread_team_stop(cpu(device)->team);
     cpu(device)->team = nullptr;
+    const Program& program = *cpu(device)->program;
+    unpoison(program.region[KEEL_REGION_SCRATCH], program.plan.scratch_bytes);
+    if (kRedZoneBytes) each_red_zone(program, unpoison);
 }
 
 uint8_t* at(Device* device, keel_region_kind region, uint64_t offset) {
@@ -84,12 +97,9 @@ keel_status cpu_drain(Device*) {
 #pragma GCC diagnostic error "-Wmissing-field-initializers"
 
 const Backend kCpuBackend = {
-    .name = "cpu",
     .configure = cpu_configure,
-    .product = cpu_product,
-    .layout = cpu_layout,
-    .predict = cpu_predict,
-    .thread_bytes = cpu_thread_bytes,
+    .weights = cpu_weights,
+    .cost = cpu_cost,
     .fuse = cpu_fuse,
     .place = cpu_place,
     .open = cpu_open,

@@ -55,11 +55,11 @@ struct Dispatch {
     // Gate, up and what joined them: the activation, and quantizing (null where it is a dispatch of its own).
     bool gated() const { return op->kind == OpKind::kMatmul && op[ops - 1].kind != OpKind::kMatmul; }
     const Op* quantize() const { return op[ops - 1].kind == OpKind::kQuantize ? &op[ops - 1] : nullptr; }
-    uint32_t gated_item_rows() const { return quantize() ? quantize()->widest_block() : kRowsPerUnit; }
+    uint32_t gated_item_rows() const { return quantize() ? quantize()->widest_block() : kItemRows; }
 };
 
 inline uint32_t product_items(const Op& op) {
-    return (op.rows + kRowsPerUnit - 1) / kRowsPerUnit;
+    return (op.rows + kItemRows - 1) / kItemRows;
 }
 
 // ---- cpu_rows.cpp: one token, or one row of logits ----

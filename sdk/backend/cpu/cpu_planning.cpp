@@ -56,41 +56,8 @@ bool joins(const Op* ops, uint32_t count, const Op& next, double us, const StepS
     }
 }
 
-}  // namespace
-
-keel_status cpu_configure(PlanConfig* config, keel_error* error) {
-    return choose_kernels(&config->cpu, &config->kernels, error);
-}
-
-bool cpu_product(const PlanConfig& config, uint32_t weight_type, Activation* x) {
-    const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
-    *x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
-    return (block ? config.kernels->matmul_q8 : config.kernels->matmul_f32)[weight_type] != nullptr;
-}
-
-WeightLayout cpu_layout(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup) {
-    const kernels::KernelSet& set = *config.kernels;
-    if (config.weights != KEEL_WEIGHTS_REPACK && config.weights != KEEL_WEIGHTS_DEFAULT)
-        return {false, KEEL_REPACK_SKIP_NONE};
-    if (lookup) return {false, KEEL_REPACK_SKIP_LOOKUP};
-    if (!config.q8 || !set.matmul_repacked[weight_type]) return {false, KEEL_REPACK_SKIP_TYPE};
-    if (rows % kernels::kRepackRows != 0) return {false, KEEL_REPACK_SKIP_ROWS};
-    if (config.weights == KEEL_WEIGHTS_DEFAULT && !set.repack_pays[weight_type]) return {false, KEEL_REPACK_SKIP_SPEED};
-    return {true, KEEL_REPACK_SKIP_NONE};
-}
-
-void cpu_predict(const PlanConfig& config, Op* op) {
-    const Rates& rates = kRates[config.cpu];
-    const bool is_float = op->kind != OpKind::kMatmul || kernels::kWeightTypes[op->weight_type].activation_block == 0;
-    const double macs_per_us = is_float    ? rates.f32_macs_per_us
-                               : config.q8 ? rates.q8_macs_per_us
-                                           : rates.decode_macs_per_us;
-    op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;
-    op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
-    op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
-}
-
-uint64_t cpu_thread_bytes(const Op& op) {
+// Working memory of a thread that runs the op.
+uint64_t thread_bytes(const Op& op) {
     switch (op.kind) {
         case OpKind::kMatmul:
             return kernels::matmul_scratch_bytes(op.k);
@@ -101,6 +68,41 @@ uint64_t cpu_thread_bytes(const Op& op) {
         default:
             return 0;
     }
+}
+
+}  // namespace
+
+keel_status cpu_configure(PlanConfig* config, keel_error* error) {
+    return choose_kernels(&config->cpu, &config->kernels, error);
+}
+
+WeightUse cpu_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup) {
+    const kernels::KernelSet& set = *config.kernels;
+    const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
+    const bool wanted = config.weights == KEEL_WEIGHTS_REPACK || config.weights == KEEL_WEIGHTS_DEFAULT;
+    WeightUse use = {};
+    use.product = (block ? set.matmul_q8 : set.matmul_f32)[weight_type] != nullptr;
+    use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
+    use.skip = !wanted                                                                   ? KEEL_REPACK_SKIP_NONE
+               : lookup                                                                  ? KEEL_REPACK_SKIP_LOOKUP
+               : !config.q8 || !set.matmul_repacked[weight_type]                         ? KEEL_REPACK_SKIP_TYPE
+               : rows % kernels::kRepackRows != 0                                        ? KEEL_REPACK_SKIP_ROWS
+               : config.weights == KEEL_WEIGHTS_DEFAULT && !set.repack_pays[weight_type] ? KEEL_REPACK_SKIP_SPEED
+                                                                                         : KEEL_REPACK_SKIP_NONE;
+    use.repacked = wanted && use.skip == KEEL_REPACK_SKIP_NONE;
+    return use;
+}
+
+uint64_t cpu_cost(const PlanConfig& config, Op* op) {
+    const Rates& rates = kRates[config.cpu];
+    const bool is_float = op->kind != OpKind::kMatmul || kernels::kWeightTypes[op->weight_type].activation_block == 0;
+    const double macs_per_us = is_float    ? rates.f32_macs_per_us
+                               : config.q8 ? rates.q8_macs_per_us
+                                           : rates.decode_macs_per_us;
+    op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;
+    op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
+    op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
+    return thread_bytes(*op);
 }
 
 uint32_t cpu_fuse(const Op* ops, uint32_t left, const StepShape& shape) {

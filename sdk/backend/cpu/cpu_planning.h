@@ -10,10 +10,8 @@
 namespace keel {
 
 keel_status cpu_configure(PlanConfig* config, keel_error* error);
-bool cpu_product(const PlanConfig& config, uint32_t weight_type, Activation* x);
-WeightLayout cpu_layout(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
-void cpu_predict(const PlanConfig& config, Op* op);
-uint64_t cpu_thread_bytes(const Op& op);
+WeightUse cpu_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+uint64_t cpu_cost(const PlanConfig& config, Op* op);
 uint32_t cpu_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 
 }  // namespace keel

@@ -53,8 +53,8 @@ void run_products(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, 
         const Op& op = dispatch.op[i];
         const uint32_t items = product_items(op), begin = first > before ? first - before : 0,
                        end = last - before < items ? last - before : items;
-        const uint32_t row_end = end * kRowsPerUnit < op.rows ? end * kRowsPerUnit : op.rows;
-        if (begin < end) run_rows(d, op, product_rows(d, i), begin * kRowsPerUnit, row_end, scratch);
+        const uint32_t row_end = end * kItemRows < op.rows ? end * kItemRows : op.rows;
+        if (begin < end) run_rows(d, op, product_rows(d, i), begin * kItemRows, row_end, scratch);
         before += items;
     }
 }

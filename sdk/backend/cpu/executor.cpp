@@ -1,12 +1,8 @@
-// The executor: walks the execution plan dispatch by dispatch, cuts each into ranges of work items that are predicted to
-// take no longer than a tile, and looks at the clock and at cancelled sessions between ranges. Work items are rows,
+// The executor: walks the execution plan dispatch by dispatch, cuts each into ranges of work items that are predicted
+// to take no longer than a tile, and looks at the clock and at cancelled sessions between ranges. Work items are rows,
 // tokens, or (KV head, query block, KV split).
 #include "sdk/backend/cpu/cpu_device.h"
 #include "sdk/core/arena.h"
-
-#ifdef KEEL_ADDRESS_SANITIZER
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace keel {
 namespace {
@@ -23,11 +19,10 @@ void expose_scratch([[maybe_unused]] const CpuDevice& d, [[maybe_unused]] const 
     uint8_t* scratch = d.program->region[KEEL_REGION_SCRATCH];
     BufferSet declared = 0;
     for (uint32_t i = 0; i < dispatch.ops; ++i) declared |= dispatch.op[i].reads | dispatch.op[i].writes;
-    __asan_poison_memory_region(scratch, plan.scratch_bytes);
+    poison(scratch, plan.scratch_bytes);
     for (uint32_t i = 0; i < plan.buffer_count; ++i)
         if (declared & buffer_bit(static_cast<BufferId>(i)))
-            __asan_unpoison_memory_region(scratch + plan.buffers[i].offset,
-                                          plan.buffers[i].row_bytes * plan.buffers[i].rows);
+            unpoison(scratch + plan.buffers[i].offset, plan.buffers[i].row_bytes * plan.buffers[i].rows);
 #endif
 }
 

@@ -305,7 +305,7 @@ std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
     std::vector<TensorPlan> out;
     const auto add = [&](TensorSlot slot, const std::string& name, bool more) {
         const SlotInfo& info = kSlots[slot];
-        const uint64_t k = dim_value(sizes, info.columns), rows = dim_value(sizes, info.rows);
+        const uint64_t k = dim_value(sizes, info.k), rows = dim_value(sizes, info.rows);
         if (info.rows != kDimNone) {
             WeightType type = matrix_type(mix, slot, tied, more);
             for (const auto& [part, type_name] : s.overrides)

@@ -1,4 +1,5 @@
-// Tables of trellises with more than 256 states (long_trellis_codec.cpp). Made by tests/generators/train_kv_trellis.cpp.
+// Tables of trellises with more than 256 states (long_trellis_codec.cpp). Made by
+// tests/generators/train_kv_trellis.cpp.
 #pragma once
 #include <string_view>
 
