@@ -14,7 +14,7 @@
 // before what is enqueued later. What fails with anything but the statuses named poisons the engine.
 #pragma once
 #include "keel/keel.h"
-#include "sdk/plan/activation.h"
+#include "sdk/backend/activation.h"
 
 namespace keel {
 

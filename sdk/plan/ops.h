@@ -5,8 +5,8 @@
 #pragma once
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
+#include "sdk/backend/activation.h"
 #include "sdk/model/architecture.h"
-#include "sdk/plan/activation.h"
 
 namespace keel {
 

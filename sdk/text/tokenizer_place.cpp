@@ -508,7 +508,8 @@ keel_status Builder::add_end_ids() {
     return KEEL_OK;
 }
 
-// An unknown token that is a control token (GPT-2's <|endoftext|>) or an end would let plain text end a text: none then.
+// An unknown token that is a control token (GPT-2's <|endoftext|>) or an end would let plain text end a text: none
+// then.
 void Builder::check_unknown() {
     if (t_->unknown_id < 0) return;
     bool control = t_->types[t_->unknown_id] == kTokenControl;
