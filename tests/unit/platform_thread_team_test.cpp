@@ -320,24 +320,26 @@ TEST(PlatformThreadTeam, StacksHoldTheProgramsThreadLocalData) {
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-// Writes downwards from its frame until something stops it.
+// Writes downwards from its frame, through the end of the stack and what lies before it, and then leaves the process.
 void overflow_the_stack(void*, uint32_t worker, uint32_t, uint32_t) {
     if (worker == 0) return;
     const uintptr_t here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-    for (size_t below = 0; below < 2 * worker_stack_bytes(); below += 64)
+    for (size_t below = 0; below < worker_stack_bytes() + 8192; below += 64)
         *reinterpret_cast<volatile char*>(here - below) = 1;
+    _exit(1);
 }
 
 TEST(PlatformThreadTeam, OverflowingStackStopsAtAClosedPage) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-        Team team(3);
-        if (!team.team) _exit(2);
-        signal(SIGSEGV, SIG_DFL);
-        // Worker 2's stack lies behind worker 1's, which nothing would notice.
-        thread_team_run(team.team, 3, overflow_the_stack, nullptr);
-        _exit(1);
+        constexpr size_t kBefore = 1 << 20;  // writable memory in front of the team's, so that nothing else stops it
+        auto* block = static_cast<uint8_t*>(::operator new (kBefore + thread_team_bytes(2), std::align_val_t{4096}));
+        const char* reason = nullptr;
+        ThreadTeam* team = thread_team_start(block + kBefore, 2, false, &reason);
+        if (!team) _exit(2);
+        thread_team_run(team, 2, overflow_the_stack, nullptr);
+        _exit(3);
     }
     int status = 0;
     ASSERT_EQ(waitpid(child, &status, 0), child);
