@@ -177,8 +177,8 @@ enum {
     KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (one BOS if the file says so) */
 };
 /* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
- * KEEL_E_BUFFER_TOO_SMALL and *count is the need. Without KEEL_TOKENIZE_SPECIAL no text becomes a control token. Invalid
- * UTF-8 is encoded byte by byte; a byte for which the vocabulary has no token is its unknown token, or lost.
+ * KEEL_E_BUFFER_TOO_SMALL and *count is the need. Without KEEL_TOKENIZE_SPECIAL no text becomes a control token.
+ * Invalid UTF-8 is encoded byte by byte; a byte for which the vocabulary has no token is its unknown token, or lost.
  * KEEL_E_TEXT_LIMIT: see config.max_text_bytes; it and KEEL_E_BUSY concern runs of more than 256 bytes that cannot be
  * split, of which one thread at a time has one in work. */
 KEEL_API keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
@@ -227,8 +227,9 @@ typedef struct keel_text {
     size_t bytes;
 } keel_text;
 /* Streams text: give every generated token once, in order, before or after it is fed. Bytes of an unfinished character
- * or of a possible stop string are held back until decided; those of tokens that the session forgets (truncate, restore)
- * are forgotten with them. token -1 flushes what is held back. data is valid until the next call on the session. */
+ * or of a possible stop string are held back until decided; those of tokens that the session forgets (truncate,
+ * restore) are forgotten with them. token -1 flushes what is held back. data is valid until the next call on the
+ * session. */
 KEEL_API keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
 
 /* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
@@ -723,21 +724,23 @@ KEEL_API keel_status keel_detokenize(keel_engine engine, const int32_t* ids, siz
                                      size_t capacity_bytes, size_t* bytes);
 
 /* The exact bytes of one token as it stands inside a text, not NUL-terminated; *data is valid as long as the engine. A
- * leading SentencePiece space is there, which keel_detokenize leaves out where a text begins; a byte token is its byte; a
- * control token is nothing, or its text with KEEL_DETOKENIZE_SPECIAL. KEEL_E_ARGUMENT: an id outside the vocabulary. */
+ * leading SentencePiece space is there, which keel_detokenize leaves out where a text begins; a byte token is its byte;
+ * a control token is nothing, or its text with KEEL_DETOKENIZE_SPECIAL. KEEL_E_ARGUMENT: an id outside the
+ * vocabulary. */
 KEEL_API keel_status keel_token_text(keel_engine engine, int32_t token, uint32_t flags, const char** data,
                                      size_t* bytes);
 
 /* Tokens that end the session's text (keel_text.stopped 2; min_tokens keeps them from being sampled). At first those of
  * the file: end of sequence, of turn, of message and of a filled-in middle, which it names by id or which GGUF runtimes
  * know by their text. ids: at most 32 in their place, copied, count 0 for none; NULL for the file's again.
- * KEEL_E_ARGUMENT: more, or one outside the vocabulary. Forks, saved and restored sessions have those of their origin. */
+ * KEEL_E_ARGUMENT: more, or one outside the vocabulary. Forks, saved and restored sessions have those of their
+ * origin. */
 KEEL_API keel_status keel_session_set_end_ids(keel_session session, const int32_t* ids, uint32_t count);
 /* *ids is valid until the next keel_session_set_end_ids, restore or close of this session. */
 KEEL_API keel_status keel_session_end_ids(keel_session session, const int32_t** ids, uint32_t* count);
 
-/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. A stop string may spell a
- * control token, alone or among other text. */
+/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. A stop string may spell
+ * a control token, alone or among other text. */
 KEEL_API keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes,
                                             uint32_t count);
 

@@ -1,7 +1,8 @@
 // Saved sessions: a versioned, checksummed block of exact size, tied to the model and the KV formats. Restoring treats
 // it as hostile: every field is checked before the session changes.
 //
-//     SavedHeader | SamplerParams | TextStream without what was shown | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
+//     SavedHeader | SamplerParams | TextStream without what was shown | tokens int32[token_count]
+//     | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
 //     | KV rows in use: for each page that was not, layer: codes and scales of each head's K, then of each head's V

@@ -106,8 +106,8 @@ constexpr size_t kTextStateBytes = offsetof(TextStream, shown);  // what is save
 bool text_stream_valid(const TextStream& s, const Tokenizer* t);
 // At most kMaxStops texts of 1..kMaxStopBytes bytes, else KEEL_E_ARGUMENT and the old ones stay.
 keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const size_t* bytes, uint32_t count);
-// Ids that end the text in place of the tokenizer's, at most kMaxEndIds; null: the tokenizer's again. KEEL_E_ARGUMENT for
-// more, or for one outside the vocabulary.
+// Ids that end the text in place of the tokenizer's, at most kMaxEndIds; null: the tokenizer's again. KEEL_E_ARGUMENT
+// for more, or for one outside the vocabulary.
 keel_status text_stream_set_ends(TextStream* s, const Tokenizer* t, const int32_t* ids, uint32_t count);
 uint32_t text_stream_ends(const TextStream& s, const Tokenizer* t, const int32_t** ids);
 // Tells the stream that the next token comes after `token`, which is not streamed (the last one of a prompt).
@@ -115,11 +115,12 @@ void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token);
 // Forgets what tokens from position `count` on left behind: bytes held back, a stop, where the text begins. `tokens`:
 // the `count` before.
 void text_stream_truncate(TextStream* s, const Tokenizer* t, const int32_t* tokens, uint32_t count);
-// As keel_session_text, of the token at a position. What is shown is valid UTF-8: bytes that are no character (a maximal
-// part of one, as Unicode counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has
-// the exact bytes. After a stop the rest of the token is dropped and the stream goes on with the next token, `stopped`
-// again 0. A control token is not shown, and to stop strings is its text, all of it or nothing; an end token is neither.
-// KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that contradicts itself.
+// As keel_session_text, of the token at a position. What is shown is valid UTF-8: bytes that are no character (a
+// maximal part of one, as Unicode counts) show as U+FFFD, once it is certain that they will not become one;
+// tokenizer_decode has the exact bytes. After a stop the rest of the token is dropped and the stream goes on with the
+// next token, `stopped` again 0. A control token is not shown, and to stop strings is its text, all of it or nothing;
+// an end token is neither. KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that
+// contradicts itself.
 keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, uint32_t position, const char** data,
                              size_t* bytes, uint32_t* stopped);
 

@@ -1,5 +1,5 @@
-// The text of a session through the public API: what truncate, restore and fork leave of it, ends, stops, exact bytes of
-// tokens, and tokenizing from many threads.
+// The text of a session through the public API: what truncate, restore and fork leave of it, ends, stops, exact bytes
+// of tokens, and tokenizing from many threads.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -55,7 +55,8 @@ struct Chat {
         }
         return shown;
     }
-    // The way applications do it: back to one before the end of the prompt, whose last token is fed again for its logits.
+    // The way applications do it: back to one before the end of the prompt, whose last token is fed again for its
+    // logits.
     void back_to_prompt() {
         const uint32_t n = static_cast<uint32_t>(prompt.size());
         check(keel_session_truncate(s, n), "truncate");
