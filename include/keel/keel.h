@@ -432,8 +432,8 @@ typedef enum keel_cpu {
  * keel_engine_init, which name one they refuse config.parts[i] in error->field: KEEL_E_UNSUPPORTED for an unknown kind,
  * KEEL_E_ARGUMENT for a null reader, a kind given twice, and options of a kind that has none. */
 typedef enum keel_part_kind {
-    /* Template text (Jinja, as in tokenizer.chat_template) in place of the model's own, or the name of a family: chatml,
-     * llama3, mistral-v0.1, mistral-v0.2, mistral-v1, mistral-v3, mistral-nemo, gemma, gemma3, phi3, zephyr.
+    /* Template text (Jinja, as in tokenizer.chat_template) in place of the model's own, or the name of a family:
+     * chatml, llama3, mistral-v0.1, mistral-v0.2, mistral-v1, mistral-v3, mistral-nemo, gemma, gemma3, phi3, zephyr.
      * KEEL_E_UNSUPPORTED names the construct that Keel does not have; KEEL_E_FILE_LIMIT: longer than 32 KiB. */
     KEEL_PART_CHAT_TEMPLATE = 1,
 #ifdef KEEL_EXPERIMENTAL

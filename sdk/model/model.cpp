@@ -330,7 +330,8 @@ keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, 
     return KEEL_OK;
 }
 
-// The template of the model. What Keel cannot run is UNKNOWN, with the reason in *info; it is no reason to refuse a file.
+// The template of the model. What Keel cannot run is UNKNOWN, with the reason in *info; it is no reason to refuse a
+// file.
 keel_status find_chat_template(const keel_reader& reader, const Gguf& g, keel_model* m, keel_model_info* info,
                                keel_error* error) {
     m->chat = {KEEL_CHAT_NONE, 0};

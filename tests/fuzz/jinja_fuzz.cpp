@@ -1,6 +1,6 @@
-// A template of hostile bytes, and messages: whatever compiles must render within its work memory and steps, and what it
-// writes must be marked byte by byte. The first byte says how large the work memory is; a line of "#!" ends the template
-// and begins a message and JSON variables.
+// A template of hostile bytes, and messages: whatever compiles must render within its work memory and steps, and what
+// it writes must be marked byte by byte. The first byte says how large the work memory is; a line of "#!" ends the
+// template and begins a message and JSON variables.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
-// The products of the AVX2 set on machines with AVX-VNNI, with its instructions replaced by loops over lanes, so that any
-// machine with AVX2 tests all of them but the instructions themselves. Compiled with the flags of AVX2, hence nothing
-// but this function lives here.
+// The products of the AVX2 set on machines with AVX-VNNI, with its instructions replaced by loops over lanes, so that
+// any machine with AVX2 tests all of them but the instructions themselves. Compiled with the flags of AVX2, hence
+// nothing but this function lives here.
 #include "kernels/cpu/matmul/q8_avxvnni.h"
 
 namespace keel_test {

@@ -37,8 +37,8 @@ void emulate_amx_products(KernelSet* set);  // emulated_amx.cpp; for machines wi
 #endif
 
 // Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile
-// instructions emulated, where it has VBMI the AVX-512 one for machines without; where it has AVX2 that of machines with
-// AVX-VNNI, its instructions emulated, and where it has AVX-VNNI the AVX2 one for machines without.
+// instructions emulated, where it has VBMI the AVX-512 one for machines without; where it has AVX2 that of machines
+// with AVX-VNNI, its instructions emulated, and where it has AVX-VNNI the AVX2 one for machines without.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)

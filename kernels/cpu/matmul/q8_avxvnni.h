@@ -1,6 +1,6 @@
-// The integer vectors of AVX2 with VNNI (AVX-VNNI: Intel from the 12th generation, Zen 5) for q8_products.h: eight rows,
-// products of four in one instruction. Dots is the two instructions that AVX2 lacks, or an emulation of them in tests:
-// dot4(acc, codes, x) and dot2(acc, pairs, x), as in q8_products.h.
+// The integer vectors of AVX2 with VNNI (AVX-VNNI: Intel from the 12th generation, Zen 5) for q8_products.h: eight
+// rows, products of four in one instruction. Dots is the two instructions that AVX2 lacks, or an emulation of them in
+// tests: dot4(acc, codes, x) and dot2(acc, pairs, x), as in q8_products.h.
 #pragma once
 #include "kernels/cpu/matmul/q8_avx2.h"
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
