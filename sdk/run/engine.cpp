@@ -25,15 +25,6 @@ keel_status download_kv(Engine* e, void* to, uint64_t from, uint64_t bytes) {
 
 namespace {
 
-// KvPageCopier of the pool, called under its lock: who asked the pool poisons the engine once the lock is free, as the
-// fault hook may ask for statistics.
-keel_status copy_page(void* context, uint32_t to, uint32_t from) {
-    Engine* e = static_cast<Engine*>(context);
-    const keel_status status = e->backend->copy(e->device, KEEL_REGION_KV, e->kv_page_offset(to),
-                                                e->kv_page_offset(from), e->geometry.page_bytes);
-    return status == KEEL_OK ? KEEL_OK : KEEL_E_POISONED;
-}
-
 void unlock_weights(const Engine& e) {
     for (const PageRange& range : e.locked)
         if (range.data) platform::unlock_pages(range.data, range.bytes);
@@ -49,8 +40,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->fingerprint = model.gguf.fingerprint;
     e->chat = e->config.chat;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
-    kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_free_list, layout.kv_references);
-    e->pool.copier = {copy_page, e};
+    kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
     e->step = layout.step;
     e->sessions = static_cast<Session*>(layout.sessions);
@@ -128,18 +118,26 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         return status;
     }
     out->id = e->id;
-    const LowRankChoice& low_rank = e->config.low_rank;
-    if (e->hooks.log && low_rank.given && !low_rank.usable)
-        e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status,
-                     "the W_proj cache is not used: there is no low-rank variant");
-    if (e->hooks.log) e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
+    if (e->hooks.log) {
+        TryLock lock(&e->advancing);  // the hook may know the handle, but does not close what calls it
+        const LowRankChoice& low_rank = e->config.low_rank;
+        if (low_rank.given && !low_rank.usable)
+            e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status,
+                         "the W_proj cache is not used: there is no low-rank variant");
+        e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
+    }
     return KEEL_OK;
 }
 
 keel_status keel_engine_close(keel_engine engine) {
     Engine* e = registry_engine(engine.id);
     if (!e) return KEEL_E_HANDLE;
-    if (e->advancing.exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
+    {
+        TryLock lock(&e->advancing);
+        if (!lock.held() || e->tokenizing.load(std::memory_order_acquire)) return KEEL_E_BUSY;
+        for (uint32_t i = 0; i < e->config.max_sessions; ++i)
+            if (e->sessions[i].busy.load(std::memory_order_acquire)) return KEEL_E_BUSY;
+    }
     registry_remove(engine.id);
     for (uint32_t i = 0; i < e->config.max_sessions; ++i) e->sessions[i].id.store(0, std::memory_order_release);
     if (e->progress.active) e->backend->drain(e->device);  // what it says no longer matters
@@ -164,7 +162,7 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
         stats.regions[i].used_bytes = stats.regions[i].high_water_bytes = e->arenas[i].used_bytes();
         stats.allocations_after_init += e->arenas[i].refused_after_seal();
     }
-    const KvUsage kv = kv_usage(&e->pool);
+    const KvUsage kv = kv_usage(e->pool);
     stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
     stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
     stats.steps = e->steps.load(std::memory_order_relaxed);

@@ -2,8 +2,9 @@
 // this. Who may touch what:
 //   - what it shows the backend (Program), weights: written by init, read by everyone after
 //   - step, progress, counters: the thread inside keel_advance (it holds `advancing`)
-//   - pool: any thread, under the pool's lock
-//   - a Session: the one thread that uses it, and keel_advance when it is named there
+//   - pool: any thread, without a lock
+//   - a Session: the one call that holds its `busy`
+// No thread ever waits for another one here: who finds something taken says KEEL_E_BUSY.
 #pragma once
 #include <atomic>
 
@@ -24,6 +25,7 @@ constexpr uint32_t kMaxEngines = 16;
 struct Session {
     std::atomic<uint64_t> id;       // the handle; 0 = free slot
     std::atomic<uint32_t> claimed;  // being opened: no one else may take the slot
+    std::atomic<uint32_t> busy;     // a call uses it, a hook of that call included
     std::atomic<uint32_t> cancel;   // set by keel_cancel, taken by keel_advance
     int32_t* tokens;                // [context]
     uint32_t token_count, computed;
@@ -69,7 +71,6 @@ struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     std::atomic<uint32_t> tokenizing;
-    std::atomic<uint32_t> slots_lock;
     std::atomic<uint32_t> poisoned;
     const Backend* backend;
     Device* device;
@@ -99,8 +100,34 @@ void registry_remove(uint64_t id);
 Engine* registry_engine(uint64_t id);                      // null when stale
 Engine* registry_session(uint64_t id, Session** session);  // null when stale
 
-// Resolve a handle or return KEEL_E_HANDLE / KEEL_E_POISONED.
+// The session a call works on, while it does.
+class SessionUse {
+  public:
+    SessionUse() = default;
+    ~SessionUse() { release(); }
+    SessionUse(const SessionUse&) = delete;
+    SessionUse& operator=(const SessionUse&) = delete;
+    // False when another call uses it: on another thread, or one whose hook this call comes from.
+    bool claim(Session* session) {
+        if (session->busy.exchange(1, std::memory_order_acquire)) return false;
+        session_ = session;
+        return true;
+    }
+    void release() {
+        if (session_) session_->busy.store(0, std::memory_order_release);
+        session_ = nullptr;
+    }
+    operator Session*() const { return session_; }
+    Session* operator->() const { return session_; }
+
+  private:
+    Session* session_ = nullptr;
+};
+
+// Resolve a handle or return KEEL_E_HANDLE / KEEL_E_POISONED, and KEEL_E_BUSY for a session in use.
 keel_status enter(keel_engine handle, Engine** engine);
+keel_status enter(keel_session handle, Engine** engine, SessionUse* session);
+// Without claiming it: for what laboratories look at from hooks.
 keel_status enter(keel_session handle, Engine** engine, Session** session);
 
 // An internal invariant broke: the engine answers only stats, info and close from now on.
@@ -126,6 +153,9 @@ keel_status copy_kv(Engine* engine, uint64_t to, uint64_t from, uint64_t bytes);
 keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes);
 
 // ---- advance.cpp ----
+// Copies the rest of a page that kv_make_writable or kv_fork left to be copied, in tiles. KEEL_AGAIN: the deadline would
+// be passed; not before the first tile of a call that has done nothing yet.
+keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // Forgets the active step once the backend has let go of it; its tokens stay pending, and pages taken for them are
 // given back. The caller holds `advancing`. `only`: the one session of the step that the calling thread may use; the
 // others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.

@@ -1,5 +1,6 @@
 #include <atomic>
 
+#include "sdk/core/status.h"
 #include "sdk/run/engine.h"
 
 namespace keel {
@@ -68,6 +69,12 @@ keel_status enter(keel_session handle, Engine** engine, Session** session) {
     *engine = registry_session(handle.id, session);
     if (!*engine) return KEEL_E_HANDLE;
     return (*engine)->poisoned.load(std::memory_order_acquire) ? KEEL_E_POISONED : KEEL_OK;
+}
+
+keel_status enter(keel_session handle, Engine** engine, SessionUse* use) {
+    Session* session;
+    KEEL_TRY(enter(handle, engine, &session));
+    return use->claim(session) ? KEEL_OK : KEEL_E_BUSY;
 }
 
 keel_status poison(Engine* engine, const char* where) {

@@ -15,24 +15,23 @@ void reset_session(Session* s) {
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
+    s->kv.copy_id = kNoPage;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
 }
 
 // Claims a free slot: the caller fills it and then publishes its id.
 Session* claim_slot(Engine* e, uint64_t* id) {
-    while (e->slots_lock.exchange(1, std::memory_order_acquire)) {
-    }
-    Session* found = nullptr;
-    for (uint32_t i = 0; i < e->config.max_sessions && !found; ++i) {
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i) {
         Session* s = &e->sessions[i];
-        if (s->claimed.load(std::memory_order_acquire) || s->id.load(std::memory_order_acquire)) continue;
-        s->claimed.store(1, std::memory_order_relaxed);
-        *id = (e->id & uint64_t{0xff} << 56) | uint64_t{i + 1} << 48 | registry_serial();
-        found = s;
+        if (s->id.load(std::memory_order_acquire) || s->claimed.exchange(1, std::memory_order_acquire)) continue;
+        if (s->id.load(std::memory_order_acquire) == 0) {
+            *id = (e->id & uint64_t{0xff} << 56) | uint64_t{i + 1} << 48 | registry_serial();
+            return s;
+        }
+        s->claimed.store(0, std::memory_order_release);  // another thread opened it meanwhile
     }
-    e->slots_lock.store(0, std::memory_order_release);
-    return found;
+    return nullptr;
 }
 
 void publish_slot(Session* s, uint64_t id) {
@@ -61,7 +60,7 @@ keel_status leave_step(Engine* e, Session* s) {
 keel_status view_row(keel_session session, uint32_t row, float* Session::*table, uint32_t ModelSpec::*columns,
                      const float** view, uint32_t* width) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!view) return KEEL_E_ARGUMENT;
     if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
@@ -134,25 +133,26 @@ keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_
 }
 
 keel_status keel_session_close(keel_session session) {
-    Engine* e;
     Session* s;
-    e = registry_session(session.id, &s);  // also when poisoned
+    Engine* e = registry_session(session.id, &s);  // also when poisoned
     if (!e) return KEEL_E_HANDLE;
-    if (leave_step(e, s) == KEEL_E_BUSY) return KEEL_E_BUSY;
+    SessionUse use;
+    if (!use.claim(s) || leave_step(e, s) == KEEL_E_BUSY) return KEEL_E_BUSY;
     kv_release(&e->pool, &s->kv);
+    use.release();  // the slot's next session begins unused
     s->id.store(0, std::memory_order_release);
     return KEEL_OK;
 }
 
 keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if ((!tokens && count) || (flags & ~uint32_t{KEEL_FEED_ALL_LOGITS})) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
+    if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     for (uint32_t i = 0; i < count; ++i)
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
-    if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     if (count == 0) return KEEL_OK;
     if (s->has_tree()) return KEEL_E_STATE;
     if (s->token_count != s->computed && s->all_logits != (flags & KEEL_FEED_ALL_LOGITS)) return KEEL_E_STATE;
@@ -181,7 +181,7 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
 
 keel_status keel_session_set_variant(keel_session session, keel_variant variant) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK) return KEEL_E_ARGUMENT;
     if (e->plan.variant[variant].count == 0) return KEEL_E_STATE;
@@ -200,7 +200,7 @@ keel_status keel_session_hidden(keel_session session, uint32_t row, const float*
 
 keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!ids || !logprobs || n == 0 || n > kMaxLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
@@ -210,7 +210,7 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
 
 keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     SamplerParams params = {};
     KEEL_TRY(sampler_set(sampling, e->spec.vocabulary, &params));
@@ -220,7 +220,7 @@ keel_status keel_session_set_sampling(keel_session session, const keel_sampling*
 
 keel_status keel_session_sample(keel_session session, int32_t* token) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!token) return KEEL_E_ARGUMENT;
     if (s->has_tree()) return KEEL_E_STATE;
@@ -240,7 +240,7 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
 
 keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (tokens > s->settled()) return KEEL_E_ARGUMENT;
     if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
@@ -252,7 +252,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
 
 keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (from > to || to > s->computed || to > s->settled()) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
@@ -264,7 +264,7 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
 
 keel_status keel_session_fork(keel_session session, keel_session* out) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!out) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
@@ -275,7 +275,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
     keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, computed);
-    if (status == KEEL_E_POISONED) poison(e, "the backend did not copy a page");
+    StepLimits no_limits = {};
+    if (status == KEEL_OK) status = copy_page(e, &copy->kv, &no_limits);
     if (status == KEEL_OK && e->f16_window.session_bytes)
         status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
                          e->f16_window.session_bytes);

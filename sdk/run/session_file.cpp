@@ -189,7 +189,7 @@ extern "C" {
 
 keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!bytes) return KEEL_E_ARGUMENT;
     if (s->has_tree()) return KEEL_E_STATE;
@@ -199,7 +199,7 @@ keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
 
 keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes, uint64_t* written_bytes) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;
@@ -246,7 +246,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
 
 keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!src) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;

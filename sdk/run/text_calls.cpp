@@ -33,7 +33,7 @@ keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count
 keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes,
                                    uint32_t count) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (count && (!texts || !bytes)) return KEEL_E_ARGUMENT;
     return text_stream_set_stops(&s->text, texts, bytes, count);
@@ -41,7 +41,7 @@ keel_status keel_session_set_stops(keel_session session, const char* const* text
 
 keel_status keel_session_text(keel_session session, int32_t token, keel_text* out) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!out || token < -1 || token >= static_cast<int32_t>(e->spec.vocabulary)) return KEEL_E_ARGUMENT;
     if (out->struct_size < sizeof out->struct_size) return KEEL_E_ABI;  // before the stream takes the token
