@@ -28,7 +28,7 @@
  *   | keel_model, readers     | const after keel_inspect; any thread                                                  |
  *   | keel_engine             | immutable after init; tokenize, detokenize, info from any thread                      |
  *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY           |
- *   | keel_session            | one thread at a time                                                                  |
+ *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it, keel_session_get apart |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
  *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |
  *
@@ -184,7 +184,7 @@ typedef struct keel_advance_result {
 
 /* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
  * running it alone.
- *   budget_us   0 = until every session is done; else return KEEL_AGAIN once the next group of work items is predicted
+ *   budget_us   time from entering the call, sampling not included; 0 = until every session is done; else return KEEL_AGAIN once the next group of work items is predicted
  *               not to fit. A later call continues there, in prefill and decode alike. A step once begun belongs to its
  *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
  *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
@@ -311,7 +311,8 @@ struct keel_model_info {
 typedef enum keel_log_level { KEEL_LOG_ERROR = 1, KEEL_LOG_WARN = 2, KEEL_LOG_INFO = 3 } keel_log_level;
 
 /* All optional. They belong to one engine and are called from the thread that called Keel, except parallel_for's
- * tasks. */
+ * tasks. A hook may call what any thread may call at that moment: tokenize, detokenize, stats, cancel, keel_session_get,
+ * and sessions that the call it comes from does not use. Those it uses are KEEL_E_BUSY, and so is closing the engine. */
 typedef struct keel_hooks {
     uint32_t struct_size;
     uint32_t reserved;

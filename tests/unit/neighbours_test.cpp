@@ -137,6 +137,7 @@ TEST(Neighbours, AForkingNeighbourDoesNotHoldUpARealTimeThread) {
             ++forks;
         }
     });
+    constexpr std::chrono::milliseconds kLimit(400);
     std::chrono::nanoseconds longest{0};
     std::thread real_time([&] {
         sched_setaffinity(0, sizeof one, &one);
@@ -147,7 +148,7 @@ TEST(Neighbours, AForkingNeighbourDoesNotHoldUpARealTimeThread) {
             return;
         }
         const int32_t token = 100;
-        for (int round = 0; round < 300; ++round) {
+        for (int round = 0; round < 300 && longest < kLimit; ++round) {
             std::this_thread::sleep_for(std::chrono::microseconds(700 + round % 7 * 50));
             const auto begin = std::chrono::steady_clock::now();
             EXPECT_EQ(keel_session_feed(b, &token, 1, 0), KEEL_OK);
@@ -162,7 +163,7 @@ TEST(Neighbours, AForkingNeighbourDoesNotHoldUpARealTimeThread) {
     neighbour.join();
     if (refused) GTEST_SKIP() << "SCHED_FIFO is not permitted";
     EXPECT_GT(forks, 0u);
-    EXPECT_LT(longest, std::chrono::milliseconds(400));
+    EXPECT_LT(longest, kLimit);
 }
 
 // ---- hooks ----
