@@ -11,12 +11,14 @@
 //   - SentencePiece: a space is added before the text, and again after every special token, unless the file sets
 //     tokenizer.ggml.add_space_prefix to false; decoding takes it away again. U+2581 in a text is a space, as in
 //     SentencePiece. Characters without a token are their bytes, else one unknown token for a row of them.
-//   - Byte-level: a byte without a token is the unknown token, and lost when the file names none.
+//   - Byte-level: a byte without a token is the unknown token. Where the file names none, or names a control token, which
+//     no plain text may become, the byte is lost.
 //   - Phi-3 ("general.architecture" phi3, SentencePiece): white space after a control token is dropped.
 //   - Of two tokens with one text the lower id is encoded, of two equal merges the first counts; merges of what are no
 //     tokens are left out; empty tokens are never encoded. Without tokenizer.ggml.token_type, <0xHH> are byte tokens,
 //     and the bos, eos and unknown ids are special.
-//   - BOS, when the file does not say: before SentencePiece, llama-bpe and tekken texts; never without a bos id.
+//   - BOS, when the file does not say: before SentencePiece, llama-bpe and tekken texts; never without a bos id, and not
+//     before a text that begins with it already.
 #pragma once
 #include "sdk/core/arena.h"
 #include "sdk/format/gguf.h"
@@ -35,9 +37,24 @@ constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStre
 keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena,
                             Tokenizer** out, keel_error* error);
 
-// As keel_tokenize (flags included). Not reentrant: the caller serialises.
+// As keel_tokenize (flags included). Not reentrant: the caller serialises. *error (may be null) says of a
+// KEEL_E_TEXT_LIMIT which run it is: `offset` is where it begins in the text.
 keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
-                             size_t capacity, size_t* count);
+                             size_t capacity, size_t* count, keel_error* error = nullptr);
+
+// A stretch of a text, and whether control tokens are recognised in it: the scaffold that a chat template writes is
+// special, what somebody said is not.
+struct TextSegment {
+    size_t bytes;
+    bool special;
+};
+// As tokenizer_encode of the whole `text`, which the segments divide from its beginning to its end, but for one thing: a
+// control token is recognised only where all of it lies in special segments. So the ids are those of the text with
+// KEEL_TOKENIZE_SPECIAL when nobody wrote a control token, and where somebody did it is ordinary text. flags:
+// KEEL_TOKENIZE_BOS or 0.
+keel_status tokenizer_encode_segments(Tokenizer* t, const char* text, const TextSegment* segments,
+                                      uint32_t segment_count, uint32_t flags, int32_t* ids, size_t capacity,
+                                      size_t* count, keel_error* error = nullptr);
 
 // As keel_detokenize.
 keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t count, uint32_t flags, char* dst,

@@ -10,8 +10,18 @@ namespace {
 
 class Encoder {
   public:
-    Encoder(Tokenizer& t, int32_t* ids, size_t capacity) : t_(t), ids_(ids), capacity_(capacity) {}
-    keel_status text(const char* text, size_t bytes, bool parse_special);
+    Encoder(Tokenizer& t, const char* text, const TextSegment* segments, uint32_t segment_count, int32_t* ids,
+            size_t capacity, keel_error* error)
+        : t_(t),
+          text_(text),
+          segments_(segments),
+          segment_count_(segment_count),
+          ids_(ids),
+          capacity_(capacity),
+          error_(error) {
+        for (uint32_t i = 0; i < segment_count; ++i) text_bytes_ += segments[i].bytes;
+    }
+    keel_status run(bool begin_with_bos);
     void emit(int32_t id) {
         if (count_ < capacity_) ids_[count_] = id;
         ++count_;
@@ -19,13 +29,14 @@ class Encoder {
     size_t count() const { return count_; }
 
   private:
-    keel_status ordinary(const char* text, size_t bytes);
-    keel_status add(uint32_t code, const char* text, uint32_t bytes);
-    keel_status add_bytes(const char* text, size_t bytes);
+    keel_status ordinary(size_t begin, size_t end);
+    keel_status add(uint32_t code, size_t at, const char* text, uint32_t bytes);
+    keel_status add_bytes(size_t begin, size_t end);
     void finish_run();
     void emit_symbol(const Symbol& s);
 
-    bool find_special(const char* text, size_t bytes, bool parse_special, size_t* begin, size_t* length, int32_t* id);
+    size_t control_end(size_t at);
+    bool find_special(size_t from, size_t* begin, size_t* length, int32_t* id);
 
     // The heap of mergeable pairs, named by their left symbol.
     void pair_up(uint32_t left);
@@ -39,9 +50,18 @@ class Encoder {
     void heap_remove(uint32_t symbol);
 
     Tokenizer& t_;
+    const char* const text_;
+    size_t text_bytes_ = 0;
+    const TextSegment* const segments_;
+    const uint32_t segment_count_;
+    uint32_t segment_ = 0;  // the next one behind the stretch below
+    size_t stretch_end_ = 0;
+    bool stretch_special_ = false;  // neighbouring segments of one kind are one stretch
     int32_t* const ids_;
     const size_t capacity_;
+    keel_error* const error_;
     size_t count_ = 0;
+    size_t run_begin_ = 0;  // in text_
     uint32_t run_bytes_ = 0, run_symbols_ = 0, heap_count_ = 0;
     uint32_t last_code_ = 0;     // of the run's newest element
     bool last_unknown_ = false;  // the newest id stands for unknown characters, and goes on to
@@ -169,10 +189,13 @@ void Encoder::finish_run() {
     run_bytes_ = run_symbols_ = 0;
 }
 
-// Appends one element to the run, after closing it if nothing joins the two.
-keel_status Encoder::add(uint32_t code, const char* text, uint32_t bytes) {
+// Appends one element to the run, after closing it if nothing joins the two. `at`: where it stands in the text.
+keel_status Encoder::add(uint32_t code, size_t at, const char* text, uint32_t bytes) {
     if (run_symbols_ && !may_join(t_, last_code_, code)) finish_run();
-    if (bytes > t_.run_capacity - run_bytes_) return KEEL_E_TEXT_LIMIT;
+    if (run_symbols_ == 0) run_begin_ = at;
+    if (bytes > t_.run_capacity - run_bytes_)
+        return fail(error_, KEEL_E_TEXT_LIMIT, run_begin_, "max_text_bytes",
+                    "a run of text without a safe split point is longer");
     last_code_ = code;
     memcpy(t_.run_text + run_bytes_, text, bytes);
     Symbol& s = t_.symbols[run_symbols_++];
@@ -185,55 +208,69 @@ keel_status Encoder::add(uint32_t code, const char* text, uint32_t bytes) {
 
 // ---- text ----
 
-keel_status Encoder::add_bytes(const char* text, size_t bytes) {
-    for (size_t i = 0; i < bytes; ++i) KEEL_TRY(add(static_cast<uint8_t>(text[i]), text + i, 1));
+keel_status Encoder::add_bytes(size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) KEEL_TRY(add(static_cast<uint8_t>(text_[i]), i, text_ + i, 1));
     finish_run();
     return KEEL_OK;
 }
 
 // Text between special tokens, or between one and an end of the whole text.
-keel_status Encoder::ordinary(const char* text, size_t bytes) {
-    if (bytes == 0) return KEEL_OK;
+keel_status Encoder::ordinary(size_t begin, size_t end) {
+    if (begin == end) return KEEL_OK;
     last_unknown_ = false;
     if (t_.byte_level) {
-        PreTokenCursor words(*t_.pre, text, bytes);
-        for (size_t begin, end; words.next(&begin, &end);) {
-            const size_t length = end - begin;
+        PreTokenCursor words(*t_.pre, text_ + begin, end - begin);
+        for (size_t from, to; words.next(&from, &to);) {
+            const char* const word = text_ + begin + from;
+            const size_t length = to - from;
             const int32_t whole =
-                t_.ignore_merges && length <= kMaxPieceBytes ? find_piece(t_, t_.pieces, text + begin, length) : -1;
+                t_.ignore_merges && length <= kMaxPieceBytes ? find_piece(t_, t_.pieces, word, length) : -1;
             if (whole >= 0)
                 emit(whole);
             else
-                KEEL_TRY(add_bytes(text + begin, length));
+                KEEL_TRY(add_bytes(begin + from, begin + to));
         }
         return KEEL_OK;
     }
-    if (t_.add_space_prefix) KEEL_TRY(add(' ', " ", 1));
-    for (size_t i = 0; i < bytes;) {
-        const Utf8Char c = utf8_decode(text + i, bytes - i);
-        KEEL_TRY(c.code == kSpaceMark ? add(' ', " ", 1) : add(c.code, text + i, c.bytes));
+    if (t_.add_space_prefix) KEEL_TRY(add(' ', begin, " ", 1));
+    for (size_t i = begin; i < end;) {
+        const Utf8Char c = utf8_decode(text_ + i, end - i);
+        KEEL_TRY(c.code == kSpaceMark ? add(' ', i, " ", 1) : add(c.code, i, text_ + i, c.bytes));
         i += c.bytes;
     }
     finish_run();
     return KEEL_OK;
 }
 
-// The leftmost special token of `text`, the longest of those that begin there.
-bool Encoder::find_special(const char* text, size_t bytes, bool parse_special, size_t* begin, size_t* length,
-                           int32_t* id) {
+// Where the stretch around `at` ends in which control tokens are recognised; `at` where they are not. Asked in
+// ascending order.
+size_t Encoder::control_end(size_t at) {
+    while (at >= stretch_end_ && segment_ < segment_count_) {
+        stretch_special_ = segments_[segment_].special;
+        for (; segment_ < segment_count_; ++segment_) {
+            if (segments_[segment_].bytes && segments_[segment_].special != stretch_special_) break;
+            stretch_end_ += segments_[segment_].bytes;
+        }
+    }
+    return stretch_special_ ? stretch_end_ : at;
+}
+
+// The leftmost special token from `from` on, the longest of those that begin there.
+bool Encoder::find_special(size_t from, size_t* begin, size_t* length, int32_t* id) {
     if (t_.special_length_count == 0) return false;
-    for (size_t at = 0; at < bytes; ++at) {
-        const uint8_t first = static_cast<uint8_t>(text[at]);
+    for (size_t at = from; at < text_bytes_; ++at) {
+        const uint8_t first = static_cast<uint8_t>(text_[at]);
         if (!(t_.special_first[first >> 6] >> (first & 63) & 1)) continue;
+        const size_t control_bytes = control_end(at) - at;
         uint64_t hash = kHashSeed;
         size_t hashed = 0;
         *id = -1;
-        for (uint32_t i = 0; i < t_.special_length_count && t_.special_lengths[i] <= bytes - at; ++i) {
+        for (uint32_t i = 0; i < t_.special_length_count && t_.special_lengths[i] <= text_bytes_ - at; ++i) {
             const size_t candidate = t_.special_lengths[i];
-            hash = hash_update(hash, text + at + hashed, candidate - hashed);
+            hash = hash_update(hash, text_ + at + hashed, candidate - hashed);
             hashed = candidate;
-            const int32_t found = find_piece(t_, t_.specials, hash_finish(hash), text + at, candidate);
-            if (found < 0 || (t_.types[found] != kTokenUserDefined && !parse_special)) continue;
+            const int32_t found = find_piece(t_, t_.specials, hash_finish(hash), text_ + at, candidate);
+            if (found < 0 || (t_.types[found] != kTokenUserDefined && candidate > control_bytes)) continue;
             *id = found;
             *length = candidate;
         }
@@ -245,32 +282,39 @@ bool Encoder::find_special(const char* text, size_t bytes, bool parse_special, s
     return false;
 }
 
-keel_status Encoder::text(const char* text, size_t bytes, bool parse_special) {
-    for (;;) {
-        size_t begin = bytes, length = 0;
+keel_status Encoder::run(bool begin_with_bos) {
+    if (begin_with_bos) emit(t_.bos_id);
+    for (size_t at = 0;;) {
+        size_t begin = text_bytes_, length = 0;
         int32_t id = -1;
-        const bool found = find_special(text, bytes, parse_special, &begin, &length, &id);
-        KEEL_TRY(ordinary(text, begin));
+        const bool found = find_special(at, &begin, &length, &id);
+        KEEL_TRY(ordinary(at, begin));
         if (!found) return KEEL_OK;
-        emit(id);
-        text += begin + length;
-        bytes -= begin + length;
+        if (begin > 0 || id != t_.bos_id || !begin_with_bos)
+            emit(id);  // a text that begins with BOS gets no second one
+        at = begin + length;
         if (t_.strip_after_special && is_hidden(t_.types[id]))
-            for (; bytes && (*text == ' ' || (*text >= '\t' && *text <= '\r')); ++text) --bytes;
+            while (at < text_bytes_ && (text_[at] == ' ' || (text_[at] >= '\t' && text_[at] <= '\r'))) ++at;
     }
 }
 
 }  // namespace
 
-keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
-                             size_t capacity, size_t* count) {
-    if (!count || (!text && bytes) || (!ids && capacity) || (flags & ~(KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS)))
-        return KEEL_E_ARGUMENT;
-    Encoder encoder(*t, ids, capacity);
-    if ((flags & KEEL_TOKENIZE_BOS) && t->add_bos) encoder.emit(t->bos_id);
-    KEEL_TRY(encoder.text(text, bytes, flags & KEEL_TOKENIZE_SPECIAL));
+keel_status tokenizer_encode_segments(Tokenizer* t, const char* text, const TextSegment* segments,
+                                      uint32_t segment_count, uint32_t flags, int32_t* ids, size_t capacity,
+                                      size_t* count, keel_error* error) {
+    Encoder encoder(*t, text, segments, segment_count, ids, capacity, error);
+    KEEL_TRY(encoder.run((flags & KEEL_TOKENIZE_BOS) && t->add_bos));
     *count = encoder.count();
     return ids && encoder.count() > capacity ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
+}
+
+keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                             size_t capacity, size_t* count, keel_error* error) {
+    if (!count || (!text && bytes) || (!ids && capacity) || (flags & ~(KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS)))
+        return KEEL_E_ARGUMENT;
+    const TextSegment whole = {bytes, (flags & KEEL_TOKENIZE_SPECIAL) != 0};
+    return tokenizer_encode_segments(t, text, &whole, 1, flags, ids, capacity, count, error);
 }
 
 }  // namespace keel

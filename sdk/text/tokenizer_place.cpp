@@ -114,6 +114,7 @@ class Builder {
     keel_status fill_merges();
     keel_status index_tokens();
     keel_status add_end_ids();
+    void check_unknown();
     keel_status read_id(const char* key, int32_t* id);
     keel_status insert(PieceTable& table, uint32_t id, const char* key);
     keel_status insert_merge(uint32_t left, uint32_t right, uint32_t rank, uint32_t result);
@@ -154,7 +155,9 @@ keel_status Builder::run(Tokenizer** out) {
     KEEL_TRY(fill_tokens());
     KEEL_TRY(index_tokens());
     KEEL_TRY(settings_.byte_level ? fill_merges() : fill_scores());
-    return add_end_ids();
+    KEEL_TRY(add_end_ids());
+    check_unknown();
+    return KEEL_OK;
 }
 
 keel_status Builder::find_array(const char* key, uint32_t element, const GgufValue** out) {
@@ -330,10 +333,10 @@ keel_status Builder::fill_tokens() {
             if (status == KEEL_OK && type >= kTokenTypeCount) status = KEEL_E_FILE_READ;
             if (status != KEEL_OK) return broken(kTypesKey, types_, status);
             if (type == kTokenUndefined) type = kTokenNormal;
-        } else if (signed_id == t_->unknown_id) {
-            type = kTokenUnknown;
         } else if (signed_id == t_->bos_id || signed_id == t_->eos_id) {
             type = kTokenControl;
+        } else if (signed_id == t_->unknown_id) {
+            type = kTokenUnknown;
         } else if (byte >= 0) {
             type = kTokenByte;
         }
@@ -503,6 +506,14 @@ keel_status Builder::add_end_ids() {
     }
     for (const char* text : kEndTexts) add_end_id(find_piece(*t_, t_->specials, text, strlen(text)));
     return KEEL_OK;
+}
+
+// An unknown token that is a control token (GPT-2's <|endoftext|>) or an end would let plain text end a text: none then.
+void Builder::check_unknown() {
+    if (t_->unknown_id < 0) return;
+    bool control = t_->types[t_->unknown_id] == kTokenControl;
+    for (uint32_t i = 0; i < t_->end_count; ++i) control |= t_->end_ids[i] == t_->unknown_id;
+    if (control) t_->unknown_id = -1;
 }
 
 }  // namespace

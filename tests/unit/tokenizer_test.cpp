@@ -201,6 +201,32 @@ TEST(Tokenizer, MissingByteTokens) {
     EXPECT_EQ((Ids{5, 5}), with_unknown.encode(std::string("\0\0", 2)));
 }
 
+// No text becomes a control token that it does not spell: one that is also the file's unknown token (GPT-2's
+// <|endoftext|>) stands for nothing.
+TEST(Tokenizer, AControlTokenIsNoUnknownToken) {
+    for (const bool typed : {true, false}) {
+        Bpe bpe({});
+        bpe.tokens[0xfc] = "gone";
+        bpe.add("<|endoftext|>", 3);
+        GgufBytes gguf = bpe.gguf();
+        if (!typed) {
+            gguf = GgufBytes();
+            gguf.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", "gpt-2");
+            gguf.strings("tokenizer.ggml.tokens", bpe.tokens).strings("tokenizer.ggml.merges", bpe.merges);
+        }
+        gguf.u32("tokenizer.ggml.unknown_token_id", 256).u32("tokenizer.ggml.eos_token_id", 256);
+        TokenizerFixture fixture(gguf);
+        ASSERT_EQ(KEEL_OK, fixture.status) << fixture.error.reason;
+        for (const uint32_t flags : {0u, uint32_t{KEEL_TOKENIZE_SPECIAL}})
+            EXPECT_EQ((Ids{'M', 'l'}), fixture.encode("M\xfcl", flags));
+    }
+    // SentencePiece's <unk> is no control token.
+    Spm spm({kSpace});
+    spm.types.resize(3), spm.tokens.resize(3), spm.scores.resize(3);  // without byte tokens
+    spm.add(kSpace, 1);
+    EXPECT_EQ((Ids{3, 0}), TokenizerFixture(spm.gguf()).encode("x"));
+}
+
 // ---- special tokens and flags ----
 
 TEST(Tokenizer, SpecialTokens) {
@@ -253,6 +279,64 @@ TEST(Tokenizer, BeginOfSequence) {
                            .encode("", KEEL_TOKENIZE_BOS));
 }
 
+// A text that begins with BOS gets no second one; one that has it further on is left as it is.
+TEST(Tokenizer, NoSecondBeginOfSequence) {
+    TokenizerFixture fixture(Spm({kSpace, "a"}).gguf());
+    constexpr uint32_t kBoth = KEEL_TOKENIZE_BOS | KEEL_TOKENIZE_SPECIAL;
+    const int32_t space = kFirstPiece, a = kFirstPiece + 1;
+    EXPECT_EQ((Ids{1, space, a}), fixture.encode("<s>a", kBoth));
+    EXPECT_EQ((Ids{1, space, a, 1}), fixture.encode("a<s>", kBoth));
+    EXPECT_EQ((Ids{1, 1}), fixture.encode("<s><s>", kBoth));
+    EXPECT_EQ((Ids{1, 2}), fixture.encode("</s>", kBoth));
+    EXPECT_EQ((Ids{1, 1}), fixture.encode("<s><s>", KEEL_TOKENIZE_SPECIAL));
+    EXPECT_EQ((Ids{1}), fixture.encode("<s>", kBoth));
+}
+
+// A chat: what the template writes is special, what somebody says is not.
+TEST(Tokenizer, Segments) {
+    for (const bool byte_level : {false, true}) {
+        Spm spm({kSpace, "a", "<", "x", ">"});
+        Bpe bpe({{"a", "b"}, {" ", "a"}});
+        const auto add = [&](const char* text, int32_t type) {
+            spm.add(text, type);
+            bpe.add(text, type);
+        };
+        add("<x>", 3), add("<x><x>", 3), add("<u>", 4);
+        TokenizerFixture fixture(byte_level ? bpe.gguf() : spm.gguf());
+        ASSERT_EQ(KEEL_OK, fixture.status);
+        struct Part {
+            std::string text;
+            bool special;
+        };
+        const auto encode = [&](const std::vector<Part>& parts) {
+            std::string text;
+            std::vector<keel::TextSegment> segments;
+            for (const Part& p : parts) text += p.text, segments.push_back({p.text.size(), p.special});
+            Ids ids(100);
+            size_t count = 0;
+            EXPECT_EQ(KEEL_OK, keel::tokenizer_encode_segments(fixture.t, text.data(), segments.data(),
+                                                               static_cast<uint32_t>(segments.size()), 0, ids.data(),
+                                                               ids.size(), &count));
+            ids.resize(count);
+            return ids;
+        };
+        // Without marks in what is said: as the whole text, merges across the segments too.
+        const Ids whole = fixture.encode("<x>a a<x>ab", KEEL_TOKENIZE_SPECIAL);
+        EXPECT_EQ(whole, encode({{"<x>a ", true}, {"a", false}, {"<x>a", true}, {"b", false}}));
+        EXPECT_EQ(whole, encode({{"<x", true}, {"", false}, {">a a<x>ab", true}}));
+        // Marks in what is said, whole or half, are text; user-defined tokens are found everywhere.
+        EXPECT_EQ(fixture.encode("a<x>a"), encode({{"a", true}, {"<x>", false}, {"a", true}}));
+        EXPECT_EQ(fixture.encode("<x>a"), encode({{"<x", true}, {">a", false}}));
+        EXPECT_EQ(fixture.encode("<x>a"), encode({{"<", false}, {"x>a", true}}));
+        EXPECT_EQ(fixture.encode("a<u>"), encode({{"a<", false}, {"u>", true}}));
+        // The longest control token that is allowed, not the longest there is.
+        Ids first = fixture.encode("<x>", KEEL_TOKENIZE_SPECIAL), second = fixture.encode("<x>");
+        first.insert(first.end(), second.begin(), second.end());
+        EXPECT_EQ(first, encode({{"<x>", true}, {"<x>", false}}));
+        EXPECT_EQ((Ids{}), encode({}));
+    }
+}
+
 // Phi-3's control tokens swallow the white space behind them.
 TEST(Tokenizer, Phi3StripsAfterControlTokens) {
     Spm spm({kSpace, "a"});
@@ -300,6 +384,19 @@ TEST(Tokenizer, Buffers) {
     EXPECT_EQ(KEEL_E_ARGUMENT, keel::tokenizer_decode(fixture.t, bad + 2, 1, 0, text, 3, &bytes));
     EXPECT_EQ(77u, count);
     EXPECT_EQ(77u, bytes);
+}
+
+// The detail of a run that is too long: which limit, and where it begins.
+TEST(Tokenizer, TextLimitSaysWhere) {
+    TokenizerFixture fixture(Bpe({{"a", "a"}, {"b", "b"}}).gguf(), 100);
+    const std::string text = "hello " + std::string(200, 'a') + " b";
+    size_t count = 0;
+    keel_error error = {};
+    error.struct_size = sizeof error;
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT,
+              keel::tokenizer_encode(fixture.t, text.data(), text.size(), 0, nullptr, 0, &count, &error));
+    EXPECT_EQ(6u, error.offset);
+    EXPECT_STREQ("max_text_bytes", error.field);
 }
 
 TEST(Tokenizer, TextLimit) {
