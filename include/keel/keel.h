@@ -28,7 +28,7 @@
  *   | keel_model, readers     | const after keel_inspect; any thread                                                  |
  *   | keel_engine             | immutable after init; tokenize, detokenize, info from any thread                      |
  *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY           |
- *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it, keel_session_get apart |
+ *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it                      |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
  *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |
  *
@@ -184,11 +184,11 @@ typedef struct keel_advance_result {
 
 /* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
  * running it alone.
- *   budget_us   time from entering the call, sampling not included; 0 = until every session is done; else return KEEL_AGAIN once the next group of work items is predicted
- *               not to fit. A later call continues there, in prefill and decode alike. A step once begun belongs to its
- *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
- *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
- *               polls.
+ *   budget_us   time from entering the call; 0 = until every session is done; else return KEEL_AGAIN once the next
+ *               group of work items, or tile of a KV page to be copied, is predicted not to fit. A later call continues
+ *               there, in prefill and decode alike. A step once begun belongs to its sessions: the next call must name
+ *               all of them (KEEL_E_BUSY otherwise) and may name more, which join at the next step. On a backend that
+ *               computes asynchronously the same call enqueues up to the budget and polls.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
