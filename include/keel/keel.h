@@ -129,7 +129,8 @@ keel_status keel_reader_open_file(const char* path, keel_reader* out);
 /* Unmaps what keel_reader_open_file mapped; does nothing to other readers. */
 void keel_reader_close(keel_reader* reader);
 
-/* Validates the whole header of a GGUF v2/v3 file and describes it; reads no weight.
+/* Validates the whole header of a GGUF v2/v3 file and describes it; of the weights it
+ * reads 256 bytes per tensor, for info.fingerprint.
  *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
  *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
  *   limits, model, info, error  may be NULL; model receives the pointer into buffer
@@ -140,12 +141,13 @@ keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, v
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
  * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks),
- * KEEL_E_FILE_MISMATCH (the reader is not the file that was inspected); those of the parts. */
+ * KEEL_E_FILE_MISMATCH (the reader has another size than the file that was inspected); those of the parts. */
 keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
                       keel_memory_plan* out, keel_error* error);
 
 /* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
  * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
+ * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
 keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
@@ -296,7 +298,7 @@ struct keel_model_info {
     uint64_t file_bytes;
     uint64_t weight_bytes; /* sum over tensors */
     uint64_t parameters;   /* elements over tensors */
-    uint64_t fingerprint;  /* 64-bit hash of header, metadata and tensor table: names the model in files made for it */
+    uint64_t fingerprint;  /* 64-bit hash of the header and of a sample of every tensor: names the model in files made for it */
     uint32_t tensors;
     uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary;
     uint32_t train_context_tokens;

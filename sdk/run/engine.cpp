@@ -88,7 +88,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
                              const keel_memory* memory_in, keel_engine* out, keel_error* error) {
     if (!memory_in || !out) return KEEL_E_ARGUMENT;
     EngineSize size;
-    KEEL_TRY(size_engine(reader, model, config, &size, error));
+    KEEL_TRY(size_engine(reader, model, config, SameFile::kByFingerprint, &size, error));
     keel_memory memory;
     KEEL_TRY(read_versioned(memory_in, &memory));
     Arena arenas[KEEL_REGION_COUNT];

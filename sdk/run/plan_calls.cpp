@@ -20,13 +20,19 @@ LayoutRequest EngineSize::request(const keel_model& model, uint64_t load_bytes, 
             observers};
 }
 
-keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, EngineSize* out,
-                        keel_error* error) {
+keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, SameFile same,
+                        EngineSize* out, keel_error* error) {
     if (!reader || !model || !config) return KEEL_E_ARGUMENT;
     if (model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
     KEEL_TRY(read_versioned(reader, &out->reader));
-    if (out->reader.size_bytes != model->gguf.file_bytes)
-        return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
+    bool matches = out->reader.size_bytes == model->gguf.file_bytes;
+    if (matches && same == SameFile::kByFingerprint) {
+        uint64_t header_hash, fingerprint;
+        if (gguf_fingerprint(out->reader, model->view(), &header_hash, &fingerprint) != KEEL_OK)
+            return fail(error, KEEL_E_FILE_READ, 0, "reader", "the reader failed");
+        matches = fingerprint == model->gguf.fingerprint;
+    }
+    if (!matches) return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
     KEEL_TRY(resolve_config(config, *model, out->reader, &out->config, &out->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
@@ -182,7 +188,7 @@ keel_status list_plan(const keel_reader* reader, const keel_model* model, const 
                       keel_error* error) {
     if (!ops.usable() || !buffers.usable()) return KEEL_E_ABI;
     EngineSize size;
-    KEEL_TRY(size_engine(reader, model, config, &size, error));
+    KEEL_TRY(size_engine(reader, model, config, SameFile::kBySize, &size, error));
     Layout layout;
     Listing listing{size, layout.program, ops, buffers};
     const LifetimeObserver lifetimes = {
@@ -223,7 +229,7 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
                       keel_memory_plan* out, keel_error* error) {
     if (!out) return KEEL_E_ARGUMENT;
     EngineSize s;
-    KEEL_TRY(size_engine(reader, model, config, &s, error));
+    KEEL_TRY(size_engine(reader, model, config, SameFile::kBySize, &s, error));
     const Program& program = s.layout.program;
     keel_memory_plan p = {};
     p.struct_size = sizeof p;
