@@ -15,7 +15,8 @@
  *   - Structs go by pointer and begin with struct_size = sizeof(the struct), so that a caller built with an older or a
  *     newer header works. Read: missing tail fields are zero, and zero always means "the default"; extra bytes of a
  *     larger struct, or reserved fields, that are not zero are KEEL_E_ABI. Written: no more than struct_size bytes;
- *     fields this library does not know become zero.
+ *     fields this library does not know become zero. A struct_size below 4 or more than 256 above this library's is
+ *     KEEL_E_ABI before anything is touched: it was not set. C: keel_config c = KEEL_CONFIG_INIT; C++: keel.hpp.
  *   - In an array of such structs element 0's struct_size is the distance to the next element; others' are not read.
  *   - Structs without struct_size never change: handles, keel_region, keel_region_plan, keel_region_stats. No other
  *     struct lies inside a struct.
@@ -147,6 +148,7 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
 
 /* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
  * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
+ * KEEL_E_ARGUMENT: regions that overlap each other, the model's buffer, a mapped file or memory of a living engine.
  * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
@@ -240,6 +242,34 @@ struct keel_error {
     char reason[128]; /* NUL-terminated */
 };
 
+/* The detail of the newest KEEL_E_ARGUMENT, and of other errors that have a field, of calls on this engine and its
+ * sessions: which parameter, and its value and range. status KEEL_OK: none so far. Any thread; of calls that fail on
+ * several threads at once one is kept. KEEL_E_BUSY when one is being written. */
+keel_status keel_engine_last_error(keel_engine engine, keel_error* out);
+
+/* A struct with its struct_size set and every default: keel_config c = KEEL_CONFIG_INIT. */
+#define KEEL_INIT(type) \
+    { .struct_size = (uint32_t)sizeof(type) }
+#define KEEL_ADVANCE_RESULT_INIT KEEL_INIT(keel_advance_result)
+#define KEEL_TEXT_INIT KEEL_INIT(keel_text)
+#define KEEL_ERROR_INIT KEEL_INIT(keel_error)
+#define KEEL_READER_INIT KEEL_INIT(keel_reader)
+#define KEEL_LIMITS_INIT KEEL_INIT(keel_limits)
+#define KEEL_MODEL_INFO_INIT KEEL_INIT(keel_model_info)
+#define KEEL_HOOKS_INIT KEEL_INIT(keel_hooks)
+#define KEEL_PART_INIT KEEL_INIT(keel_part)
+#define KEEL_CONFIG_INIT KEEL_INIT(keel_config)
+#define KEEL_MEMORY_PLAN_INIT KEEL_INIT(keel_memory_plan)
+#define KEEL_MEMORY_INIT KEEL_INIT(keel_memory)
+#define KEEL_STATS_INIT KEEL_INIT(keel_stats)
+#define KEEL_OP_INFO_INIT KEEL_INIT(keel_op_info)
+#define KEEL_BUFFER_INFO_INIT KEEL_INIT(keel_buffer_info)
+#define KEEL_SESSION_DESC_INIT KEEL_INIT(keel_session_desc)
+#define KEEL_SAMPLING_INIT KEEL_INIT(keel_sampling)
+#define KEEL_SESSION_INFO_INIT KEEL_INIT(keel_session_info)
+#define KEEL_CHAT_MESSAGE_INIT KEEL_INIT(keel_chat_message)
+#define KEEL_WPROJ_OPTIONS_INIT KEEL_INIT(keel_wproj_options) /* Experimental */
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Readers: where bytes come from. A file, a memory block, a pack, an encrypted asset: fill one struct.
  */
@@ -298,7 +328,8 @@ struct keel_model_info {
     uint64_t file_bytes;
     uint64_t weight_bytes; /* sum over tensors */
     uint64_t parameters;   /* elements over tensors */
-    uint64_t fingerprint;  /* 64-bit hash of the header and of a sample of every tensor: names the model in files made for it */
+    /* 64-bit hash of the header and of a sample of every tensor: names the model in files made for it. */
+    uint64_t fingerprint;
     uint32_t tensors;
     uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary;
     uint32_t train_context_tokens;

@@ -30,6 +30,7 @@ keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader*
 
 keel_status keel_reader_open_file(const char* path, keel_reader* out) {
     if (!path || !out) return KEEL_E_ARGUMENT;
+    KEEL_TRY(check_versioned(out));
     const void* data;
     uint64_t bytes;
     const int result = platform::map_file(path, &data, &bytes);
@@ -41,11 +42,10 @@ keel_status keel_reader_open_file(const char* path, keel_reader* out) {
 }
 
 void keel_reader_close(keel_reader* reader) {
-    if (!reader || reader->user_data != &kFileTag) return;
-    platform::unmap_file(reader->mapped, reader->size_bytes);
-    reader->mapped = nullptr;
-    reader->user_data = nullptr;
-    reader->size_bytes = 0;
+    keel_reader mine;
+    if (!reader || read_versioned(reader, &mine) != KEEL_OK || mine.user_data != &kFileTag) return;
+    platform::unmap_file(mine.mapped, mine.size_bytes);
+    write_versioned(make_reader(nullptr, 0, nullptr), reader);
 }
 
 }  // extern "C"

@@ -282,11 +282,13 @@ namespace {
 keel_status resolve_sessions(keel_engine engine, const keel_session* handles, uint32_t count, Engine** e,
                              Session** sessions) {
     KEEL_TRY(enter(engine, e));
-    if (!handles || count == 0 || count > (*e)->config.max_sessions) return KEEL_E_ARGUMENT;
+    if (!handles) return bad_argument(*e, "sessions", "null");
+    if (count == 0 || count > (*e)->config.max_sessions)
+        return bad_range(*e, "count", count, 1, (*e)->config.max_sessions);
     for (uint32_t i = 0; i < count; ++i) {
         if (registry_session(handles[i].id, &sessions[i]) != *e) return KEEL_E_HANDLE;
         for (uint32_t j = 0; j < i; ++j)
-            if (sessions[j] == sessions[i]) return KEEL_E_ARGUMENT;
+            if (sessions[j] == sessions[i]) return bad_argument(*e, "sessions", "one is named twice");
     }
     return KEEL_OK;
 }
@@ -304,7 +306,7 @@ keel_status refuse(keel_status status, uint32_t count, keel_advance_result* resu
 extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us,
                                     keel_advance_result* results) {
     if (!results) return KEEL_E_ARGUMENT;
-    if (count && !plausible_struct_bytes(results->struct_size)) return KEEL_E_ABI;  // before anything is computed
+    if (count) KEEL_TRY(check_versioned(results));  // before anything is computed
     Engine* e;
     Session* sessions[kMaxSessions];
     const keel_status resolved = resolve_sessions(engine, handles, count, &e, sessions);

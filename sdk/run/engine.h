@@ -62,6 +62,12 @@ struct StepProgress {
     uint64_t us;    // spent in it so far
 };
 
+// Why the newest refused call was refused. Several threads may write; who finds it taken leaves it.
+struct LastError {
+    std::atomic<uint32_t> taken;
+    keel_error error;
+};
+
 struct PageRange {
     const void* data;
     uint64_t bytes;
@@ -72,6 +78,7 @@ struct Engine : Program {
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     std::atomic<uint32_t> tokenizing;
     std::atomic<uint32_t> poisoned;
+    LastError last_error;
     const Backend* backend;
     Device* device;
     uint64_t fingerprint;
@@ -95,8 +102,13 @@ struct Engine : Program {
 // Engine ids: (slot + 1) << 56 | serial. Session ids: (slot + 1) << 56 | (session slot + 1) << 48 | serial. Serials of
 // 48 bits never repeat, so a stale handle never resolves.
 uint64_t registry_serial();
-keel_status registry_add(Engine* engine, uint64_t* id);  // KEEL_E_SLOTS_FULL
-void registry_remove(uint64_t id);
+// Takes an engine slot for regions of memory, [KEEL_REGION_COUNT]. KEEL_E_SLOTS_FULL, KEEL_E_ARGUMENT: a living
+// engine, or one that is being made, has some of that memory.
+keel_status registry_claim(const keel_region* regions, uint32_t* slot);
+void registry_give_up(uint32_t slot);
+uint64_t registry_publish(uint32_t slot, Engine* engine);  // the engine's id
+void registry_hide(uint64_t id);                           // the id names nothing any more
+void registry_remove(uint64_t id);                         // and its memory and slot are free
 Engine* registry_engine(uint64_t id);                      // null when stale
 Engine* registry_session(uint64_t id, Session** session);  // null when stale
 
@@ -129,6 +141,12 @@ keel_status enter(keel_engine handle, Engine** engine);
 keel_status enter(keel_session handle, Engine** engine, SessionUse* session);
 // Without claiming it: for what laboratories look at from hooks.
 keel_status enter(keel_session handle, Engine** engine, Session** session);
+
+// KEEL_E_ARGUMENT, with a detail for keel_engine_last_error: a text, or "7 is not within 0 and 5".
+keel_status bad_argument(Engine* engine, const char* field, const char* reason);
+keel_status bad_range(Engine* engine, const char* field, int64_t value, int64_t low, int64_t high);
+// The same for a detail that another function filled; returns `status`, and keeps none for KEEL_OK.
+keel_status keep_error(Engine* engine, keel_status status, const keel_error& error);
 
 // An internal invariant broke: the engine answers only stats, info and close from now on.
 keel_status poison(Engine* engine, const char* where);

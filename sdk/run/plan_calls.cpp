@@ -22,8 +22,10 @@ LayoutRequest EngineSize::request(const keel_model& model, uint64_t load_bytes, 
 
 keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, SameFile same,
                         EngineSize* out, keel_error* error) {
-    if (!reader || !model || !config) return KEEL_E_ARGUMENT;
-    if (model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
+    if (!reader || !model || !config)
+        return fail(error, KEEL_E_ARGUMENT, 0, !reader ? "reader" : !model ? "model" : "config", "null");
+    if (model->magic != keel_model::kMagic)
+        return fail(error, KEEL_E_ARGUMENT, 0, "model", "not the buffer that keel_inspect filled");
     KEEL_TRY(read_versioned(reader, &out->reader));
     bool matches = out->reader.size_bytes == model->gguf.file_bytes;
     if (matches && same == SameFile::kByFingerprint) {
@@ -64,10 +66,11 @@ constexpr uint32_t kLeastBufferInfo = offsetof(keel_buffer_info, bytes) + sizeof
 // A caller's array, whose elements are as long as the first one says.
 class CallerArray {
   public:
-    CallerArray(void* first, uint32_t capacity, uint32_t least_bytes) : first_(static_cast<uint8_t*>(first)) {
+    CallerArray(void* first, uint32_t capacity, uint32_t least_bytes, size_t known_bytes)
+        : first_(static_cast<uint8_t*>(first)) {
         if (!first || !capacity) return;  // then nothing of it is read
         memcpy(&stride_, first, sizeof stride_);
-        capacity_ = stride_ < least_bytes ? 0 : capacity;
+        capacity_ = stride_ < least_bytes || !plausible_struct_bytes(stride_, known_bytes) ? 0 : capacity;
         usable_ = capacity_ != 0;
     }
     bool usable() const { return usable_; }
@@ -227,7 +230,8 @@ extern "C" {
 
 keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
                       keel_memory_plan* out, keel_error* error) {
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return fail(error, KEEL_E_ARGUMENT, 0, "out", "null");
+    KEEL_TRY(check_versioned(out));
     EngineSize s;
     KEEL_TRY(size_engine(reader, model, config, SameFile::kBySize, &s, error));
     const Program& program = s.layout.program;
@@ -271,16 +275,16 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
 
 keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
                           keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error) {
-    if (!count) return KEEL_E_ARGUMENT;
-    return list_plan(reader, model, config, CallerArray(out, capacity, sizeof(uint32_t)), CallerArray(nullptr, 0, 0),
-                     count, nullptr, error);
+    if (!count) return fail(error, KEEL_E_ARGUMENT, 0, "count", "null");
+    return list_plan(reader, model, config, CallerArray(out, capacity, sizeof(uint32_t), sizeof *out),
+                     CallerArray(nullptr, 0, 0, 0), count, nullptr, error);
 }
 
 keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
                               keel_buffer_info* out, uint32_t capacity, uint32_t* count, keel_error* error) {
-    if (!count) return KEEL_E_ARGUMENT;
-    return list_plan(reader, model, config, CallerArray(nullptr, 0, 0), CallerArray(out, capacity, kLeastBufferInfo),
-                     nullptr, count, error);
+    if (!count) return fail(error, KEEL_E_ARGUMENT, 0, "count", "null");
+    return list_plan(reader, model, config, CallerArray(nullptr, 0, 0, 0),
+                     CallerArray(out, capacity, kLeastBufferInfo, sizeof *out), nullptr, count, error);
 }
 
 }  // extern "C"

@@ -291,27 +291,47 @@ bool in_range(float v, float low, float high) {
 
 }  // namespace
 
-keel_status sampler_check(const SamplerParams& p, uint32_t vocabulary) {
-    const bool good = in_range(p.temperature, 0, FLT_MAX) && in_range(p.top_p, 0, 1) && in_range(p.min_p, 0, 1) &&
-                      in_range(p.typical_p, 0, 1) && p.repetition_penalty > 0 && p.repetition_penalty <= FLT_MAX &&
-                      in_range(p.frequency_penalty, -FLT_MAX, FLT_MAX) &&
-                      in_range(p.presence_penalty, -FLT_MAX, FLT_MAX) && p.bias_count <= kMaxBias &&
-                      p.excluded_count <= kMaxExcluded;
-    if (!good) return KEEL_E_ARGUMENT;
-    for (uint32_t i = 0; i < p.bias_count; ++i)
-        if (static_cast<uint32_t>(p.bias_ids[i]) >= vocabulary || !(p.bias_values[i] < INFINITY))
-            return KEEL_E_ARGUMENT;
+keel_status sampler_check(const SamplerParams& p, uint32_t vocabulary, keel_error* error) {
+    const struct {
+        const char* name;
+        float value, low, high;
+        const char* range;
+    } numbers[] = {
+        {"temperature", p.temperature, 0, FLT_MAX, "not a finite number of at least 0"},
+        {"top_p", p.top_p, 0, 1, "not within 0 and 1"},
+        {"min_p", p.min_p, 0, 1, "not within 0 and 1"},
+        {"typical_p", p.typical_p, 0, 1, "not within 0 and 1"},
+        {"repetition_penalty", p.repetition_penalty, FLT_TRUE_MIN, FLT_MAX, "not a finite number above 0"},
+        {"frequency_penalty", p.frequency_penalty, -FLT_MAX, FLT_MAX, "not a finite number"},
+        {"presence_penalty", p.presence_penalty, -FLT_MAX, FLT_MAX, "not a finite number"},
+    };
+    for (const auto& n : numbers)
+        if (!in_range(n.value, n.low, n.high)) return fail(error, KEEL_E_ARGUMENT, 0, n.name, n.range);
+    if (p.bias_count > kMaxBias) return fail_range(error, "bias_count", p.bias_count, 0, kMaxBias);
+    if (p.excluded_count > kMaxExcluded) return fail_range(error, "excluded_count", p.excluded_count, 0, kMaxExcluded);
+    const int64_t last_id = int64_t{vocabulary} - 1;
+    for (uint32_t i = 0; i < p.bias_count; ++i) {
+        if (static_cast<uint32_t>(p.bias_ids[i]) >= vocabulary)
+            return fail_range(error, "bias_ids", p.bias_ids[i], 0, last_id);
+        if (!(p.bias_values[i] < INFINITY))
+            return fail(error, KEEL_E_ARGUMENT, 0, "bias_values", "one is not a number, or +infinity");
+    }
     for (uint32_t i = 0; i < p.excluded_count; ++i)
-        if (static_cast<uint32_t>(p.excluded_ids[i]) >= vocabulary) return KEEL_E_ARGUMENT;
+        if (static_cast<uint32_t>(p.excluded_ids[i]) >= vocabulary)
+            return fail_range(error, "excluded_ids", p.excluded_ids[i], 0, last_id);
     return KEEL_OK;
 }
 
-keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out) {
+keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out, keel_error* error) {
     keel_sampling s = {};
     if (source) KEEL_TRY(read_versioned(source, &s));
-    if (s.bias_count > kMaxBias || s.excluded_count > kMaxExcluded ||
-        (s.bias_count && (!s.bias_ids || !s.bias_values)) || (s.excluded_count && !s.excluded_ids))
-        return KEEL_E_ARGUMENT;
+    if (s.bias_count > kMaxBias) return fail_range(error, "bias_count", s.bias_count, 0, kMaxBias);
+    if (s.excluded_count > kMaxExcluded) return fail_range(error, "excluded_count", s.excluded_count, 0, kMaxExcluded);
+    if (s.bias_count && (!s.bias_ids || !s.bias_values))
+        return fail(error, KEEL_E_ARGUMENT, 0, s.bias_ids ? "bias_values" : "bias_ids",
+                    "null, though bias_count is not 0");
+    if (s.excluded_count && !s.excluded_ids)
+        return fail(error, KEEL_E_ARGUMENT, 0, "excluded_ids", "null, though excluded_count is not 0");
     SamplerParams p;
     memset(&p, 0, sizeof p);  // saved byte by byte
     p.temperature = s.temperature;
@@ -329,7 +349,7 @@ keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, Sample
     p.excluded_count = s.excluded_count;
     for (uint32_t i = 0; i < s.bias_count; ++i) p.bias_ids[i] = s.bias_ids[i], p.bias_values[i] = s.bias_values[i];
     for (uint32_t i = 0; i < s.excluded_count; ++i) p.excluded_ids[i] = s.excluded_ids[i];
-    KEEL_TRY(sampler_check(p, vocabulary));
+    KEEL_TRY(sampler_check(p, vocabulary, error));
     *out = p;
     return KEEL_OK;
 }

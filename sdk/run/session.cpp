@@ -62,7 +62,7 @@ keel_status view_row(keel_session session, uint32_t row, float* Session::*table,
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!view) return KEEL_E_ARGUMENT;
+    if (!view) return bad_argument(e, "view", "null");
     if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
     *view = s->*table + uint64_t{row} * (e->spec.*columns);
     if (width) *width = e->spec.*columns;
@@ -116,10 +116,12 @@ extern "C" {
 keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_in, keel_session* out) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     keel_session_desc desc = {};
     if (desc_in) KEEL_TRY(read_versioned(desc_in, &desc));
-    if (desc.reserved_pages > kv_pages_for(e->config.context_tokens)) return KEEL_E_ARGUMENT;
+    if (desc.reserved_pages > kv_pages_for(e->config.context_tokens))
+        return bad_range(e, "desc.reserved_pages", static_cast<int64_t>(desc.reserved_pages), 0,
+                         kv_pages_for(e->config.context_tokens));
     uint64_t id;
     Session* s = claim_slot(e, &id);
     if (!s) return KEEL_E_SLOTS_FULL;
@@ -148,11 +150,13 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if ((!tokens && count) || (flags & ~uint32_t{KEEL_FEED_ALL_LOGITS})) return KEEL_E_ARGUMENT;
+    if (!tokens && count) return bad_argument(e, "tokens", "null, though count is not 0");
+    if (flags & ~uint32_t{KEEL_FEED_ALL_LOGITS}) return bad_range(e, "flags", flags, 0, KEEL_FEED_ALL_LOGITS);
     if (s->in_step) return KEEL_E_BUSY;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     for (uint32_t i = 0; i < count; ++i)
-        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary)
+            return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
     if (count == 0) return KEEL_OK;
     if (s->has_tree()) return KEEL_E_STATE;
     if (s->token_count != s->computed && s->all_logits != (flags & KEEL_FEED_ALL_LOGITS)) return KEEL_E_STATE;
@@ -166,7 +170,7 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     Session* s;
     e = registry_session(session.id, &s);
     if (!e) return KEEL_E_HANDLE;
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     keel_session_info info = {};
     info.struct_size = sizeof info;
     info.token_count = s->token_count;
@@ -183,7 +187,8 @@ keel_status keel_session_set_variant(keel_session session, keel_variant variant)
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK) return KEEL_E_ARGUMENT;
+    if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK)
+        return bad_range(e, "variant", variant, KEEL_VARIANT_DENSE, KEEL_VARIANT_LOW_RANK);
     if (e->plan.variant[variant].count == 0) return KEEL_E_STATE;
     if (s->in_step) return KEEL_E_BUSY;
     s->variant = variant;
@@ -202,7 +207,9 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!ids || !logprobs || n == 0 || n > kMaxLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
+    if (!ids || !logprobs) return bad_argument(e, !ids ? "ids" : "logprobs", "null");
+    const uint32_t most = kMaxLogprobs < e->spec.vocabulary ? kMaxLogprobs : e->spec.vocabulary;
+    if (n == 0 || n > most) return bad_range(e, "n", n, 1, most);
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
     return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work,
                         ids, logprobs);
@@ -213,7 +220,9 @@ keel_status keel_session_set_sampling(keel_session session, const keel_sampling*
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     SamplerParams params = {};
-    KEEL_TRY(sampler_set(sampling, e->spec.vocabulary, &params));
+    keel_error error = {};
+    error.struct_size = sizeof error;
+    KEEL_TRY(keep_error(e, sampler_set(sampling, e->spec.vocabulary, &params, &error), error));
     s->sampling = params;
     return KEEL_OK;
 }
@@ -222,7 +231,7 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!token) return KEEL_E_ARGUMENT;
+    if (!token) return bad_argument(e, "token", "null");
     if (s->has_tree()) return KEEL_E_STATE;
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
     const uint8_t* mask = nullptr;
@@ -242,7 +251,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (tokens > s->settled()) return KEEL_E_ARGUMENT;
+    if (tokens > s->settled()) return bad_range(e, "tokens", tokens, 0, s->settled());
     if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
@@ -254,7 +263,9 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (from > to || to > s->computed || to > s->settled()) return KEEL_E_ARGUMENT;
+    const uint32_t settled = s->computed < s->settled() ? s->computed : s->settled();
+    if (to > settled) return bad_range(e, "to", to, 0, settled);
+    if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
     const uint32_t first = kv_pages_for(from), last = to / kPageTokens;  // sinks are read from rows of their own
     const uint32_t pages = first < last ? kv_evict(&e->pool, &s->kv, first, last) : 0;
@@ -266,7 +277,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     if (s->in_step) return KEEL_E_BUSY;
     uint64_t id;
     Session* copy = claim_slot(e, &id);

@@ -191,7 +191,7 @@ keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!bytes) return KEEL_E_ARGUMENT;
+    if (!bytes) return bad_argument(e, "bytes", "null");
     if (s->has_tree()) return KEEL_E_STATE;
     *bytes = make_header(*e, *s).total_bytes;
     return KEEL_OK;
@@ -201,7 +201,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
+    if (!dst || !written_bytes) return bad_argument(e, !dst ? "dst" : "written_bytes", "null");
     if (s->in_step) return KEEL_E_BUSY;
     if (s->has_tree()) return KEEL_E_STATE;
     const SavedHeader h = make_header(*e, *s);
@@ -248,7 +248,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!src) return KEEL_E_ARGUMENT;
+    if (!src) return bad_argument(e, "src", "null");
     if (s->in_step) return KEEL_E_BUSY;
     const uint8_t* in = static_cast<const uint8_t*>(src);
     SavedHeader h;

@@ -11,9 +11,11 @@ keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, ui
                           size_t capacity, size_t* count) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if ((!text && bytes) || (!ids && capacity) || !count ||
-        (flags & ~uint32_t{KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS}))
-        return KEEL_E_ARGUMENT;
+    if (!text && bytes) return bad_argument(e, "text", "null, though bytes is not 0");
+    if (!ids && capacity) return bad_argument(e, "ids", "null, though capacity is not 0");
+    if (!count) return bad_argument(e, "count", "null");
+    if (flags & ~uint32_t{KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS})
+        return bad_range(e, "flags", flags, 0, KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
     TryLock lock(&e->tokenizing);
     if (!lock.held()) return KEEL_E_BUSY;
     return tokenizer_encode(e->tokenizer, text, bytes, flags, ids, capacity, count);
@@ -23,10 +25,13 @@ keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count
                             size_t capacity_bytes, size_t* bytes) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if ((!ids && count) || (!dst && capacity_bytes) || !bytes || (flags & ~uint32_t{KEEL_DETOKENIZE_SPECIAL}))
-        return KEEL_E_ARGUMENT;
+    if (!ids && count) return bad_argument(e, "ids", "null, though count is not 0");
+    if (!dst && capacity_bytes) return bad_argument(e, "dst", "null, though capacity_bytes is not 0");
+    if (!bytes) return bad_argument(e, "bytes", "null");
+    if (flags & ~uint32_t{KEEL_DETOKENIZE_SPECIAL}) return bad_range(e, "flags", flags, 0, KEEL_DETOKENIZE_SPECIAL);
     for (size_t i = 0; i < count; ++i)
-        if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
+        if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= e->spec.vocabulary)
+            return bad_range(e, "ids", ids[i], 0, e->spec.vocabulary - 1);
     return tokenizer_decode(e->tokenizer, ids, count, flags, dst, capacity_bytes, bytes);
 }
 
@@ -35,7 +40,13 @@ keel_status keel_session_set_stops(keel_session session, const char* const* text
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (count && (!texts || !bytes)) return KEEL_E_ARGUMENT;
+    if (count && (!texts || !bytes)) return bad_argument(e, !texts ? "texts" : "bytes", "null");
+    if (count > kMaxStops) return bad_range(e, "count", count, 0, kMaxStops);
+    for (uint32_t i = 0; i < count; ++i) {
+        if (!texts[i]) return bad_argument(e, "texts", "one of them is null");
+        if (bytes[i] == 0 || bytes[i] > kMaxStopBytes)
+            return bad_range(e, "bytes", static_cast<int64_t>(bytes[i]), 1, kMaxStopBytes);
+    }
     return text_stream_set_stops(&s->text, texts, bytes, count);
 }
 
@@ -43,8 +54,10 @@ keel_status keel_session_text(keel_session session, int32_t token, keel_text* ou
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!out || token < -1 || token >= static_cast<int32_t>(e->spec.vocabulary)) return KEEL_E_ARGUMENT;
-    if (out->struct_size < sizeof out->struct_size) return KEEL_E_ABI;  // before the stream takes the token
+    if (!out) return bad_argument(e, "out", "null");
+    if (token < -1 || token >= static_cast<int32_t>(e->spec.vocabulary))
+        return bad_range(e, "token", token, -1, int64_t{e->spec.vocabulary} - 1);
+    KEEL_TRY(check_versioned(out));  // before the stream takes the token
     keel_text text = {};
     text.struct_size = sizeof text;
     KEEL_TRY(text_stream_push(&s->text, e->tokenizer, token, &text.data, &text.bytes, &text.stopped));
