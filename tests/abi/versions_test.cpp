@@ -394,7 +394,7 @@ TEST_F(AbiVersions, ArraysHaveTheStrideOfTheirFirstElement) {
     EXPECT_STREQ(error.field, "config.parts[1]");
 }
 
-TEST(AbiVersions, EveryStructHasItsInitMacro) {
+TEST(AbiInit, EveryStructHasItsMacro) {
     std::set<std::string> left;
     for (size_t i = 0; i < keel_layout_experimental_count; ++i) {
         const keel_layout_row& row = keel_layout_experimental[i];
