@@ -142,7 +142,7 @@ expect "nothing is left of it" [ -z "$(ls "$work/full")" ]
 expect "a device is no place for a file" exits 3 "$keel" synth /dev/full --shape tiny
 expect "and it says so" holds 'no regular file' err
 expect "it is still there" [ -c /dev/full ]
-for verb in "tokenize $model --file" "run $model --file" "eval ppl $model"; do
+for verb in "tokenize $model --file" "run $model --prompt-file" "eval ppl $model"; do
     expect "$verb of a device" exits 3 timeout 20 "$keel" $verb /dev/zero
     expect "$verb says so" holds 'it is a device' err
 done
