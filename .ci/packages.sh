@@ -19,6 +19,9 @@ keel_packages_libraries=(
 keel_packages_format=(
     "clang-format-14 | keel_has_formatter | test format of ./check: the tree is formatted by this version"
 )
+keel_packages_bindings=(
+    "python3-pycparser | keel_has_pycparser | test bindings of ./check: reads keel.h to write its signatures for other languages"
+)
 keel_packages_fuzz=(
     "clang | command -v clang++ | stage fuzz of ./check: libFuzzer is clang's"
     "libclang-rt-14-dev | compgen -G /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer* | stage fuzz of ./check: libFuzzer itself"
@@ -28,7 +31,16 @@ keel_packages_qemu=(
     "qemu-user | command -v qemu-aarch64 | stage qemu of ./check: runs what was compiled for 64-bit ARM"
 )
 
+keel_packages_windows=(
+    "clang | command -v clang++ | stage windows of ./check: compiles for Windows"
+    "lld | command -v ld.lld | stage windows of ./check: links for Windows"
+    "g++-mingw-w64-x86-64-posix | compgen -G /usr/lib/gcc/x86_64-w64-mingw32/*-posix | stage windows of ./check: headers and libraries of mingw-w64"
+    "wine64 | keel_wine | stage windows of ./check: runs what was compiled for Windows"
+)
+
+keel_wine() { command -v wine64 || { [ -x /usr/lib/wine/wine64 ] && echo /usr/lib/wine/wine64; }; }
 keel_has_header() { printf '#include <%s>\n' "$1" | g++ -std=c++17 -E -x c++ - -o /dev/null; }
+keel_has_pycparser() { python3 -c 'import pycparser'; }
 keel_has_formatter() { command -v clang-format-14 || clang-format --version | grep -q 'version 14\.'; }
 
 # keel_provide GROUP...: installs what is missing of the groups, or returns 3 where nothing may be installed.

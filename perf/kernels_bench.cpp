@@ -240,7 +240,7 @@ const Peak kPeaks[] = {
 
 bool can_run(const Peak& p) {
     const KernelSet* set = p.run ? find_kernel_set(p.isa) : nullptr;
-#if defined(__x86_64__)
+#if defined(KEEL_HAVE_AVX512)
     if (p.vbmi && set == &kAvx512Set) return false;
 #endif
     return set != nullptr;
@@ -494,7 +494,7 @@ void register_all() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
-#if defined(__x86_64__)
+#if defined(KEEL_HAVE_AVX512)
     static KernelSet plain = kAvx512Set;  // what an AVX-512 machine without VBMI has, beside what this one has
     plain.name = "avx512plain";
     if (const KernelSet* set = find_kernel_set(kAvx512); set && set != &kAvx512Set) sets.push_back(&plain);

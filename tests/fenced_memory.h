@@ -4,9 +4,39 @@
 #include <gtest/gtest.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef _WIN32
+#include "platform/windows/system.h"
+#else
 #include <sys/mman.h>
+#endif
 
 namespace keel_test {
+
+// Zeroed pages of the system, null when it refuses; false when it does not close them to everybody.
+#ifdef _WIN32
+inline void* take_pages(uint64_t bytes) {
+    return VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
+inline bool close_pages(void* pages, uint64_t bytes) {
+    DWORD before;
+    return VirtualProtect(pages, bytes, PAGE_NOACCESS, &before);
+}
+inline void give_pages_back(void* pages, uint64_t) {
+    VirtualFree(pages, 0, MEM_RELEASE);
+}
+#else
+inline void* take_pages(uint64_t bytes) {
+    void* pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages == MAP_FAILED ? nullptr : pages;
+}
+inline bool close_pages(void* pages, uint64_t bytes) {
+    return mprotect(pages, bytes, PROT_NONE) == 0;
+}
+inline void give_pages_back(void* pages, uint64_t bytes) {
+    munmap(pages, bytes);
+}
+#endif
 
 enum class Fence { kBehind, kInFront };
 
@@ -18,20 +48,19 @@ class FencedMemory {
     FencedMemory(uint64_t bytes, uint64_t align, Fence fence) : bytes_(bytes) {
         const uint64_t room = (bytes + align + 2 * kPage - 1) / kPage * kPage;
         total_ = room + kPage + align;
-        base_ =
-            static_cast<uint8_t*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        EXPECT_NE(base_, MAP_FAILED);
+        base_ = static_cast<uint8_t*>(take_pages(total_));
+        EXPECT_NE(base_, nullptr);
         const uintptr_t start = reinterpret_cast<uintptr_t>(base_);
         uintptr_t data;
         if (fence == Fence::kBehind) {
             const uintptr_t closed = start + room;
             data = (closed - bytes) / align * align;
-            EXPECT_EQ(mprotect(reinterpret_cast<void*>(closed), kPage, PROT_NONE), 0);
+            EXPECT_TRUE(close_pages(reinterpret_cast<void*>(closed), kPage));
             low_ = data - kPage > start ? data - kPage : start;
             high_ = closed;
         } else {
             data = (start + kPage + align - 1) / align * align;
-            EXPECT_EQ(mprotect(reinterpret_cast<void*>(data - kPage), kPage, PROT_NONE), 0);
+            EXPECT_TRUE(close_pages(reinterpret_cast<void*>(data - kPage), kPage));
             low_ = data;
             high_ = data + bytes + kPage < start + total_ ? data + bytes + kPage : start + total_;
         }
@@ -41,7 +70,7 @@ class FencedMemory {
     ~FencedMemory() {
         if (!base_) return;
         EXPECT_TRUE(intact()) << "written beside the data";
-        munmap(base_, total_);
+        give_pages_back(base_, total_);
     }
     FencedMemory(FencedMemory&& other)
         : bytes_(other.bytes_),

@@ -58,6 +58,15 @@ extern "C" {
 #define KEEL_VERSION_PATCH 0
 #define KEEL_API_VERSION 2u
 
+/* Exported by libkeel.so and keel.dll. In the static library they are hidden: a plugin that holds one exports none. */
+#if !defined(KEEL_BUILDING_SHARED)
+#define KEEL_API
+#elif defined(_WIN32)
+#define KEEL_API __declspec(dllexport)
+#else
+#define KEEL_API __attribute__((visibility("default")))
+#endif
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status codes. Grouped in tens by topic; codes below 100 never change their number or meaning.
  * X(symbol, number, what it means)
@@ -79,6 +88,9 @@ extern "C" {
     X(KEEL_E_FILE_LIMIT, 32, "the file exceeds a limit of keel_limits")                                  \
     X(KEEL_E_UNSUPPORTED, 33, "well formed, but this library has no support for it")                     \
     X(KEEL_E_FILE_MISMATCH, 34, "well formed, but made for another model or configuration")              \
+    X(KEEL_E_FILE_MISSING, 35, "there is no such file")                                                  \
+    X(KEEL_E_FILE_PERMISSION, 36, "no permission to read the file, or another program holds it")         \
+    X(KEEL_E_FILE_KIND, 37, "a directory, pipe or device where a file is needed")                        \
     X(KEEL_E_CONTEXT_FULL, 40, "the session's context has no room for more tokens")                      \
     X(KEEL_E_KV_FULL, 41, "no free KV page; nothing was changed")                                        \
     X(KEEL_E_CANCELLED, 42, "keel_cancel stopped the call")                                              \
@@ -124,11 +136,13 @@ typedef struct keel_session_desc keel_session_desc; /* rarely needed */
 typedef struct keel_sampling keel_sampling;         /* temperature, top_p, seed, ... */
 typedef struct keel_error keel_error;               /* which field of a file or configuration is wrong, and why */
 
-/* Opens and maps a file read-only; `path` ends in NUL. Close with keel_reader_close after the last engine that uses it.
- * KEEL_E_FILE_READ when it cannot be opened, KEEL_E_PLATFORM when it cannot be mapped. */
-keel_status keel_reader_open_file(const char* path, keel_reader* out);
-/* Unmaps what keel_reader_open_file mapped; does nothing to other readers. */
-void keel_reader_close(keel_reader* reader);
+/* Opens and maps a file read-only; `path` is UTF-8 and ends in NUL. Close with keel_reader_close after the last engine
+ * that uses it. KEEL_E_FILE_MISSING, KEEL_E_FILE_PERMISSION, KEEL_E_FILE_KIND; KEEL_E_PLATFORM when it cannot be mapped
+ * or the process has too many files open; KEEL_E_FILE_READ when it cannot be opened for another reason.
+ * What Keel copies, weights included, is read from the file, so that one cut short meanwhile is KEEL_E_FILE_READ. */
+KEEL_API keel_status keel_reader_open_file(const char* path, keel_reader* out);
+/* Closes what keel_reader_open_file opened; does nothing to other readers. */
+KEEL_API void keel_reader_close(keel_reader* reader);
 
 /* Validates the whole header of a GGUF v2/v3 file and describes it; of the weights it
  * reads 256 bytes per tensor, for info.fingerprint.
@@ -137,14 +151,15 @@ void keel_reader_close(keel_reader* reader);
  *   limits, model, info, error  may be NULL; model receives the pointer into buffer
  * Errors: KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED (names the architecture, tensor
  * or type), KEEL_E_BUFFER_TOO_SMALL (*info as with NULL, 0). */
-keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer, size_t buffer_bytes,
-                         const keel_model** model, keel_model_info* info, keel_error* error);
+KEEL_API keel_status keel_inspect(const keel_reader* reader, const keel_limits* limits, void* buffer,
+                                  size_t buffer_bytes, const keel_model** model, keel_model_info* info,
+                                  keel_error* error);
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
  * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks),
  * KEEL_E_FILE_MISMATCH (the reader has another size than the file that was inspected); those of the parts. */
-keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
-                      keel_memory_plan* out, keel_error* error);
+KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                               keel_memory_plan* out, keel_error* error);
 
 /* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
  * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
@@ -152,30 +167,32 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
  * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
-keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
-                             const keel_memory* memory, keel_engine* out, keel_error* error);
+KEEL_API keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                                      const keel_memory* memory, keel_engine* out, keel_error* error);
 /* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing. */
-keel_status keel_engine_close(keel_engine engine);
+KEEL_API keel_status keel_engine_close(keel_engine engine);
 
 /* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
-keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc, keel_session* out);
+KEEL_API keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc, keel_session* out);
 
 enum {
     KEEL_TOKENIZE_SPECIAL = 1u, /* recognise special tokens written in the text ("<|im_start|>") */
-    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (BOS if the file says so) */
+    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (one BOS if the file says so) */
 };
 /* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
- * KEEL_E_BUFFER_TOO_SMALL and *count is the need. KEEL_E_TEXT_LIMIT: see config.max_text_bytes. KEEL_E_BUSY when
- * another thread tokenizes with this engine. Invalid UTF-8 is encoded byte by byte. */
-keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
-                          size_t capacity, size_t* count);
+ * KEEL_E_BUFFER_TOO_SMALL and *count is the need. Without KEEL_TOKENIZE_SPECIAL no text becomes a control token. Invalid
+ * UTF-8 is encoded byte by byte; a byte for which the vocabulary has no token is its unknown token, or lost.
+ * KEEL_E_TEXT_LIMIT: see config.max_text_bytes; it and KEEL_E_BUSY concern runs of more than 256 bytes that cannot be
+ * split, of which one thread at a time has one in work. */
+KEEL_API keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
+                                   size_t capacity, size_t* count);
 
 enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
 
 /* Appends tokens to be computed by the next keel_advance. No computation happens here.
  * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished),
  * KEEL_E_STATE (tokens fed with other flags are still pending). All or nothing. */
-keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
+KEEL_API keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
 
 typedef struct keel_advance_result {
     uint32_t struct_size;
@@ -197,40 +214,40 @@ typedef struct keel_advance_result {
  *               its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
  * (its result says which, the others went on), or an error about the call itself. */
-keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,
-                         keel_advance_result* results);
+KEEL_API keel_status keel_advance(keel_engine engine, const keel_session* sessions, uint32_t count, uint64_t budget_us,
+                                  keel_advance_result* results);
 
 /* Copies the parameters into the session. NULL restores greedy. KEEL_E_ARGUMENT on NaN or out-of-range values. */
-keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling);
+KEEL_API keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling);
 /* Draws the next token from the newest logits row; does not feed it. Drawing twice gives the same token.
  * KEEL_E_NO_LOGITS, KEEL_E_NUMERIC. */
-keel_status keel_session_sample(keel_session session, int32_t* token);
+KEEL_API keel_status keel_session_sample(keel_session session, int32_t* token);
 
 typedef struct keel_text {
     uint32_t struct_size;
-    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
+    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: one of the session's end ids */
     const char* data; /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
     size_t bytes;
 } keel_text;
-/* Streams text: give every generated token once, in order. Bytes of an unfinished character or of a possible stop
- * string are held back until decided. token -1 flushes what is held back. data is valid until the next call on the
- * session. */
-keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
+/* Streams text: give every generated token once, in order, before or after it is fed. Bytes of an unfinished character
+ * or of a possible stop string are held back until decided; those of tokens that the session forgets (truncate, restore)
+ * are forgotten with them. token -1 flushes what is held back. data is valid until the next call on the session. */
+KEEL_API keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
 
 /* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
  * stay pending. keel_engine_close closes the sessions that are open. */
-keel_status keel_session_close(keel_session session);
+KEEL_API keel_status keel_session_close(keel_session session);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Full: status, version, errors.
  */
 
 /* The symbol of a status as text ("KEEL_E_KV_FULL"), static storage; "KEEL_E_UNKNOWN" for a number not in the list. */
-const char* keel_status_name(keel_status status);
+KEEL_API const char* keel_status_name(keel_status status);
 /* One line of meaning, static storage. */
-const char* keel_status_text(keel_status status);
+KEEL_API const char* keel_status_text(keel_status status);
 /* Version of the library as linked: major << 16 | minor << 8 | patch. */
-uint32_t keel_version(void);
+KEEL_API uint32_t keel_version(void);
 
 /* Detail of an error in a file or a configuration: which field, at which byte, and why. Every function that reads a
  * file takes an optional pointer to one and fills it on error only. */
@@ -245,7 +262,7 @@ struct keel_error {
 /* The detail of the newest KEEL_E_ARGUMENT, and of other errors that have a field, of calls on this engine and its
  * sessions: which parameter, and its value and range. status KEEL_OK: none so far. Any thread; of calls that fail on
  * several threads at once one is kept. KEEL_E_BUSY when one is being written. */
-keel_status keel_engine_last_error(keel_engine engine, keel_error* out);
+KEEL_API keel_status keel_engine_last_error(keel_engine engine, keel_error* out);
 
 /* A struct with its struct_size set and every default: keel_config c = KEEL_CONFIG_INIT. */
 #define KEEL_INIT(type) \
@@ -278,7 +295,8 @@ struct keel_reader {
     uint32_t reserved;
     uint64_t size_bytes; /* total size of the file */
     /* Copies exactly `bytes` bytes from `offset` to `dst`. Keel never asks beyond size_bytes. Returns KEEL_OK or
-     * KEEL_E_FILE_READ (any other value is treated as KEEL_E_FILE_READ). May be NULL when `mapped` is set. */
+     * KEEL_E_FILE_READ (any other value is treated as KEEL_E_FILE_READ). May be NULL when `mapped` is set; where both
+     * are, this one is used for whatever is copied. Calls may come from any thread that calls Keel. */
     keel_status (*read_at)(void* user_data, uint64_t offset, void* dst, size_t bytes);
     void* user_data;
     /* The whole file at one address, or NULL. Needed for KEEL_WEIGHTS_MAP; must then outlive the engine. */
@@ -286,7 +304,7 @@ struct keel_reader {
 };
 
 /* A reader over memory the caller keeps alive. */
-keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
+KEEL_API keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
 
 /* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
 struct keel_limits {
@@ -393,9 +411,12 @@ typedef enum keel_kv_format {
 } keel_kv_format;
 
 typedef enum keel_weights {
-    KEEL_WEIGHTS_DEFAULT = 0,    /* copied, and repacked where the kernel set is faster for it */
-    KEEL_WEIGHTS_COPY = 1,       /* copied into the weights region at init, as they are */
-    KEEL_WEIGHTS_MAP = 2,        /* read in place from reader.mapped; the first touch of a page may fault */
+    KEEL_WEIGHTS_DEFAULT = 0, /* copied, and repacked where the kernel set is faster for it */
+    KEEL_WEIGHTS_COPY = 1,    /* copied into the weights region at init, as they are */
+    /* Read in place from reader.mapped. The first touch of a page waits for the disk. Who shortens or overwrites the
+     * file while an engine lives kills the process (SIGBUS) or changes results: replace files by renaming. On Windows
+     * the system forbids both. */
+    KEEL_WEIGHTS_MAP = 2,
     KEEL_WEIGHTS_MAP_LOCKED = 3, /* as MAP, prefaulted and locked at init; KEEL_E_PLATFORM when the lock is refused */
     /* Copied; rows of quantized matrices are interleaved by 16 where keel_repack_skip gives no reason against it;
      * others are copied as they are. Same bytes, same bits. */
@@ -461,8 +482,9 @@ struct keel_config {
     uint32_t kv_pages;       /* KV pages shared by all sessions; default: enough for every session at full context */
     /* Most tokens in one forward step, default 256, at most 512; a longer prompt is cut at absolute multiples of 64. */
     uint32_t chunk_tokens;
-    uint32_t logits_rows;    /* logits rows kept per session, default 1; more for scoring every position of a chunk */
-    uint32_t max_text_bytes; /* longest unsplittable run keel_tokenize handles, default 16,384 */
+    uint32_t logits_rows; /* logits rows kept per session, default 1; more for scoring every position of a chunk */
+    /* Longest unsplittable run of text that keel_tokenize handles, default 16,384; each byte takes 37 of memory. */
+    uint32_t max_text_bytes;
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
@@ -483,6 +505,10 @@ struct keel_config {
     const keel_part* parts;      /* [part_count] */
     const keel_hooks* hooks;     /* copied by keel_engine_init; NULL: none */
     const keel_backend* backend; /* what computes; NULL: the CPU */
+    /* How a byte-level vocabulary cuts text before it merges: a name as in tokenizer.ggml.pre, NUL-terminated, in place
+     * of the file's, for files that name none or a wrong one. NULL: the file's. KEEL_E_UNSUPPORTED: Keel has no such
+     * pre-tokenizer. KEEL_E_ARGUMENT: the vocabulary is no byte-level one. */
+    const char* pre_tokenizer;
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -574,7 +600,7 @@ typedef struct keel_stats {
     uint32_t reserved;
 } keel_stats;
 
-keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
+KEEL_API keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * The execution plan as data, for `keel plan`, profilers and tests.
@@ -632,10 +658,10 @@ typedef struct keel_buffer_info {
  * others, and the objects of all its regions, scratch first. out[0].struct_size says how long an element is; *count
  * becomes their number, for which `out` may be NULL. Errors: as keel_plan; KEEL_E_BUFFER_TOO_SMALL: only the first
  * `capacity` are there. */
-keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
-                          keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
-keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
-                              keel_buffer_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
+KEEL_API keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                                   keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
+KEEL_API keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
+                                       keel_buffer_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Sessions: one sequence each.
@@ -657,7 +683,7 @@ struct keel_sampling {
     float frequency_penalty;  /* subtracts this times the count */
     float presence_penalty;   /* subtracts this once if present */
     uint32_t penalty_window;  /* last tokens looked at; 0 = 64; UINT32_MAX = all */
-    uint32_t min_tokens;      /* end-of-sequence cannot be sampled for the first n sampled tokens */
+    uint32_t min_tokens;      /* the session's end ids cannot be sampled for the first n sampled tokens */
     uint32_t reserved;
     uint64_t seed;            /* the draw at a position depends on (seed, position) only */
     const int32_t* bias_ids;  /* logit bias, bias_count entries each; at most 256, copied */
@@ -670,7 +696,7 @@ struct keel_sampling {
 
 /* Asks a running or the next keel_advance to stop between two groups of work items for this session, with
  * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread. */
-keel_status keel_cancel(keel_session session);
+KEEL_API keel_status keel_cancel(keel_session session);
 
 typedef struct keel_session_info {
     uint32_t struct_size;
@@ -683,38 +709,39 @@ typedef struct keel_session_info {
     uint32_t variant; /* a keel_variant (Experimental); 0: dense */
     uint32_t reserved;
 } keel_session_info;
-keel_status keel_session_get(keel_session session, keel_session_info* out);
+KEEL_API keel_status keel_session_get(keel_session session, keel_session_info* out);
 
 /* Logits of row `row` (0 = first kept, logits_rows - 1 = newest): *view has vocabulary floats, after the model's own
  * soft cap, before any sampling adjustment. Valid until the next feed, advance, truncate or restore on this session. */
-keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary);
+KEEL_API keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary);
 /* Final hidden state (after the output norm) of the same row: *view has `embedding` floats. */
-keel_status keel_session_hidden(keel_session session, uint32_t row, const float** view, uint32_t* embedding);
+KEEL_API keel_status keel_session_hidden(keel_session session, uint32_t row, const float** view, uint32_t* embedding);
 /* The n most probable tokens of the newest row, most probable first (lowest id first on ties): natural-log
  * probabilities of the unadjusted distribution. n at most 256 and at most the vocabulary. */
-keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs);
+KEEL_API keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs);
 
 /* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step.
  * KEEL_E_STATE when that would end inside a page that was evicted, whose first rows are gone, or further back than
  * config.kv_rollback_tokens allow, where the f16 rows of recent positions are gone; 0 tokens are always allowed. */
-keel_status keel_session_truncate(keel_session session, uint32_t tokens);
+KEEL_API keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
  * computed later does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be
  * NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
-keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
+KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
  * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */
-keel_status keel_session_fork(keel_session session, keel_session* out);
+KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 
 /* Exact bytes keel_session_save will write now. */
-keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
+KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
 /* Writes tokens, KV rows, logits, sampling and text state: versioned, checksummed, tied to the model's fingerprint and
  * the KV formats. KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
-keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes, uint64_t* written_bytes);
+KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
+                                       uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
  * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH, KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL,
  * KEEL_E_BUSY inside a step. */
-keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
+KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Text.
@@ -722,11 +749,27 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
 enum { KEEL_DETOKENIZE_SPECIAL = 1u }; /* write control tokens as their text instead of nothing */
 /* Ids to text, exact bytes, not NUL-terminated. dst may be NULL with capacity 0: then only *bytes is filled (KEEL_OK).
  * With a capacity too small: KEEL_E_BUFFER_TOO_SMALL and *bytes is the need. */
-keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,
-                            size_t capacity_bytes, size_t* bytes);
+KEEL_API keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,
+                                     size_t capacity_bytes, size_t* bytes);
 
-/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. */
-keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes, uint32_t count);
+/* The exact bytes of one token as it stands inside a text, not NUL-terminated; *data is valid as long as the engine. A
+ * leading SentencePiece space is there, which keel_detokenize leaves out where a text begins; a byte token is its byte; a
+ * control token is nothing, or its text with KEEL_DETOKENIZE_SPECIAL. KEEL_E_ARGUMENT: an id outside the vocabulary. */
+KEEL_API keel_status keel_token_text(keel_engine engine, int32_t token, uint32_t flags, const char** data,
+                                     size_t* bytes);
+
+/* Tokens that end the session's text (keel_text.stopped 2; min_tokens keeps them from being sampled). At first those of
+ * the file: end of sequence, of turn, of message and of a filled-in middle, which it names by id or which GGUF runtimes
+ * know by their text. ids: at most 32 in their place, copied, count 0 for none; NULL for the file's again.
+ * KEEL_E_ARGUMENT: more, or one outside the vocabulary. Forks, saved and restored sessions have those of their origin. */
+KEEL_API keel_status keel_session_set_end_ids(keel_session session, const int32_t* ids, uint32_t count);
+/* *ids is valid until the next keel_session_set_end_ids, restore or close of this session. */
+KEEL_API keel_status keel_session_end_ids(keel_session session, const int32_t** ids, uint32_t* count);
+
+/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. A stop string may spell a
+ * control token, alone or among other text. */
+KEEL_API keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes,
+                                            uint32_t count);
 
 typedef struct keel_chat_message {
     uint32_t struct_size;
@@ -739,8 +782,8 @@ typedef struct keel_chat_message {
  * assistant turn when `open_assistant`. Tokenize the result with KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS.
  * KEEL_E_UNSUPPORTED when the family is NONE or UNKNOWN; KEEL_E_BUFFER_TOO_SMALL with *bytes the need; KEEL_E_ARGUMENT
  * for a role the family lacks. */
-keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant,
-                             char* dst, size_t capacity_bytes, size_t* bytes);
+KEEL_API keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count,
+                                      int open_assistant, char* dst, size_t capacity_bytes, size_t* bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Experimental. Enumerators of keel_kv_format and keel_part_kind above belong to it too.
@@ -776,7 +819,7 @@ typedef enum keel_variant {
 /* For tokens computed from now on, pending ones included. One step computes one variant; if both are pending in a
  * keel_advance, steps alternate. A fork has the variant of its origin; save and restore leave it.
  * KEEL_E_STATE: the engine has no low-rank variant. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such variant. */
-keel_status keel_session_set_variant(keel_session session, keel_variant variant);
+KEEL_API keel_status keel_session_set_variant(keel_session session, keel_variant variant);
 
 /* keel_op_info.low_rank_reason: whether a product of the low-rank variant uses its factor of the W_proj cache, and if
  * not, why it is the dense one. */

@@ -36,8 +36,8 @@ typedef struct keel_lab_heads {
 /* Sets what sees every head before it is stored; NULL removes it. Called by compute threads, several at once unless the
  * engine has one thread. Positions of a step come in ascending order within a head; with more than one position in the
  * step all of them come before any is read. KEEL_E_STATE while a session is open. */
-keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads),
-                             void* user_data);
+KEEL_API keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads),
+                                      void* user_data);
 
 /* What the products of a layer multiply. */
 typedef enum keel_lab_site {
@@ -61,19 +61,19 @@ typedef struct keel_lab_row {
 
 /* Sets what sees these vectors, each of them once, in parts that come in no order; NULL removes it. Called by compute
  * threads, several at once unless the engine has one thread. KEEL_E_STATE while a session is open. */
-keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row),
-                                 void* user_data);
+KEEL_API keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_row* row),
+                                          void* user_data);
 
 /* A stored row, to read or to change: f32 formats without a profile only (KEEL_E_STATE). May be called inside a tap for
  * rows of the same session stored before. KEEL_E_ARGUMENT for a row that does not exist. */
-keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
-                            float** row);
+KEEL_API keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position,
+                                     int value, float** row);
 
 /* A stored row of any format decoded into row, f32[head_dim], in the coordinates of KEEL_LAB_AFTER_ROPE: rotated back,
  * gains undone, the K mean that was removed after RoPE, or the V mean, added. KEEL_E_ARGUMENT for a row that is not
  * computed. */
-keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
-                                   float* row);
+KEEL_API keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position,
+                                            int value, float* row);
 
 #ifdef __cplusplus
 }

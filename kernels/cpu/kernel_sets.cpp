@@ -1,4 +1,4 @@
-// The tables of the CPU kernel sets.
+// The tables of the CPU kernel sets. KEEL_HAVE_<SET> says which ones are built (KEEL_KERNEL_SETS in CMakeLists.txt).
 #include <utility>
 
 #include "kernels/cpu/families.h"
@@ -48,10 +48,14 @@ constexpr bool is_quantized(uint32_t type) {
     }
 
 KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar)
-#if defined(__x86_64__)
+#ifdef KEEL_HAVE_AVX2
 KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2)
+#endif
+#ifdef KEEL_HAVE_AVX512
 KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512)
+#ifdef KEEL_HAVE_AMX
 KEEL_DEFINE_SET(amx, kAmx, avx512, amx)
+#endif
 
 // Repacked rows are faster for every type.
 constexpr KernelSet with_repacking(KernelSet s) {
@@ -62,7 +66,8 @@ constexpr KernelSet with_vbmi(KernelSet s) {
     s.attention_split = attention_split_avx512vbmi;
     return s;
 }
-#elif defined(__aarch64__)
+#endif
+#ifdef KEEL_HAVE_NEON
 KEEL_DEFINE_SET(neon, kNeon, neon, neon)
 #endif
 
@@ -85,13 +90,18 @@ constexpr bool complete(const KernelSet& s) {
     static_assert(complete(variable), #variable " lacks a function");
 
 KEEL_PUBLISH(kScalarSet, make_scalar(Types(), Formats()))
-#if defined(__x86_64__)
+#ifdef KEEL_HAVE_AVX2
 KEEL_PUBLISH(kAvx2Set, make_avx2(Types(), Formats()))
+#endif
+#ifdef KEEL_HAVE_AVX512
 KEEL_PUBLISH(kAvx512Set, with_repacking(make_avx512(Types(), Formats())))
-KEEL_PUBLISH(kAmxSet, with_repacking(make_amx(Types(), Formats())))
 KEEL_PUBLISH(kAvx512VbmiSet, with_vbmi(kAvx512Set))
+#endif
+#ifdef KEEL_HAVE_AMX
+KEEL_PUBLISH(kAmxSet, with_repacking(make_amx(Types(), Formats())))
 KEEL_PUBLISH(kAmxVbmiSet, with_vbmi(kAmxSet))
-#elif defined(__aarch64__)
+#endif
+#ifdef KEEL_HAVE_NEON
 KEEL_PUBLISH(kNeonSet, make_neon(Types(), Formats()))
 #endif
 

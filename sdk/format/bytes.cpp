@@ -14,12 +14,12 @@ static_assert(std::endian::native == std::endian::little);
 keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes) {
     if (offset > reader.size_bytes || bytes > reader.size_bytes - offset || bytes > SIZE_MAX) return KEEL_E_FILE_READ;
     if (bytes == 0) return KEEL_OK;
-    if (reader.mapped) {
-        memcpy(dst, static_cast<const uint8_t*>(reader.mapped) + offset, bytes);
-        return KEEL_OK;
-    }
-    if (!reader.read_at) return KEEL_E_FILE_READ;
-    return reader.read_at(reader.user_data, offset, dst, bytes) == KEEL_OK ? KEEL_OK : KEEL_E_FILE_READ;
+    // The function first: it can say that bytes are missing; a mapping of a file that was cut short faults.
+    if (reader.read_at)
+        return reader.read_at(reader.user_data, offset, dst, bytes) == KEEL_OK ? KEEL_OK : KEEL_E_FILE_READ;
+    if (!reader.mapped) return KEEL_E_FILE_READ;
+    memcpy(dst, static_cast<const uint8_t*>(reader.mapped) + offset, bytes);
+    return KEEL_OK;
 }
 
 // Short reads come out of the window, which is refilled from the current position; a read of a whole window or more

@@ -161,7 +161,7 @@ keel_status keel_engine_close(keel_engine engine) {
     Engine* e = registry_engine(engine.id);
     if (!e) return KEEL_E_HANDLE;
     if (e->advancing.exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
-    bool used = e->tokenizing.load(std::memory_order_acquire) != 0;
+    bool used = false;
     for (uint32_t i = 0; i < e->config.max_sessions; ++i) used |= e->sessions[i].busy.load() != 0;
     if (used) {
         e->advancing.store(0, std::memory_order_release);

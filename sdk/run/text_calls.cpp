@@ -5,6 +5,20 @@
 
 using namespace keel;
 
+namespace {
+
+// Which token of the session is given to the text stream: one that was drawn and is not fed yet stands behind all; else
+// it is the one behind the last that was given, or the first of the newest feed (the prompt before it was not given).
+uint32_t position_of_text(const Session& s, int32_t token) {
+    const uint32_t count = s.settled(), next = s.text.next_position;
+    if (token == s.last_sample) return count;
+    if (next < count && s.tokens[next] == token) return next;
+    if (s.fed_from >= next && s.fed_from < count && s.tokens[s.fed_from] == token) return s.fed_from;
+    return count;
+}
+
+}  // namespace
+
 extern "C" {
 
 keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
@@ -16,8 +30,6 @@ keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, ui
     if (!count) return bad_argument(e, "count", "null");
     if (flags & ~uint32_t{KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS})
         return bad_range(e, "flags", flags, 0, KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
-    TryLock lock(&e->tokenizing);
-    if (!lock.held()) return KEEL_E_BUSY;
     return tokenizer_encode(e->tokenizer, text, bytes, flags, ids, capacity, count);
 }
 
@@ -33,6 +45,35 @@ keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count
         if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= e->spec.vocabulary)
             return bad_range(e, "ids", ids[i], 0, e->spec.vocabulary - 1);
     return tokenizer_decode(e->tokenizer, ids, count, flags, dst, capacity_bytes, bytes);
+}
+
+keel_status keel_token_text(keel_engine engine, int32_t token, uint32_t flags, const char** data, size_t* bytes) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    if (!data || !bytes) return bad_argument(e, !data ? "data" : "bytes", "null");
+    if (flags & ~uint32_t{KEEL_DETOKENIZE_SPECIAL}) return bad_range(e, "flags", flags, 0, KEEL_DETOKENIZE_SPECIAL);
+    if (token < 0 || static_cast<uint32_t>(token) >= e->spec.vocabulary)
+        return bad_range(e, "token", token, 0, int64_t{e->spec.vocabulary} - 1);
+    tokenizer_piece(e->tokenizer, token, flags, false, data, bytes);
+    return KEEL_OK;
+}
+
+keel_status keel_session_set_end_ids(keel_session session, const int32_t* ids, uint32_t count) {
+    Engine* e;
+    SessionUse s;
+    KEEL_TRY(enter(session, &e, &s));
+    const keel_status status = text_stream_set_ends(&s->text, e->tokenizer, ids, count);
+    return status == KEEL_E_ARGUMENT ? bad_argument(e, "ids", "null, too many, or one is outside the vocabulary")
+                                     : status;
+}
+
+keel_status keel_session_end_ids(keel_session session, const int32_t** ids, uint32_t* count) {
+    Engine* e;
+    SessionUse s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!ids || !count) return bad_argument(e, !ids ? "ids" : "count", "null");
+    *count = text_stream_ends(s->text, e->tokenizer, ids);
+    return KEEL_OK;
 }
 
 keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes,
@@ -60,7 +101,8 @@ keel_status keel_session_text(keel_session session, int32_t token, keel_text* ou
     KEEL_TRY(check_versioned(out));  // before the stream takes the token
     keel_text text = {};
     text.struct_size = sizeof text;
-    KEEL_TRY(text_stream_push(&s->text, e->tokenizer, token, &text.data, &text.bytes, &text.stopped));
+    KEEL_TRY(text_stream_push(&s->text, e->tokenizer, token, position_of_text(*s, token), &text.data, &text.bytes,
+                              &text.stopped));
     return write_versioned(text, out);
 }
 
@@ -68,7 +110,9 @@ keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messag
                              char* dst, size_t capacity_bytes, size_t* bytes) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if ((!messages && count) || (!dst && capacity_bytes) || !bytes) return KEEL_E_ARGUMENT;
+    if (!messages && count) return bad_argument(e, "messages", "null, though count is not 0");
+    if (!dst && capacity_bytes) return bad_argument(e, "dst", "null, though capacity_bytes is not 0");
+    if (!bytes) return bad_argument(e, "bytes", "null");
     const char* eos;
     size_t eos_bytes;
     tokenizer_piece(e->tokenizer, tokenizer_eos(e->tokenizer), KEEL_DETOKENIZE_SPECIAL, false, &eos, &eos_bytes);

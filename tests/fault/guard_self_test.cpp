@@ -43,7 +43,8 @@ alignas(4096) uint8_t team_memory[2 << 20];
 template <class Task>
 void on_worker(Task task) {
     using namespace keel::platform;
-    ThreadTeam* team = thread_team_start(team_memory, 2, false);
+    const char* reason;
+    ThreadTeam* team = thread_team_start(team_memory, 2, false, &reason);
     CHILD_CHECK(team != nullptr);
     seal();
     thread_team_run(team, 2, task, nullptr);
@@ -121,7 +122,8 @@ TEST(GuardsPass, ThreadTeamAtWork) {
     const ChildResult result = run_in_child([] {
         using namespace keel::platform;
         CHILD_CHECK(thread_team_bytes(3) <= sizeof(team_memory));
-        ThreadTeam* team = thread_team_start(team_memory, 3, true);
+        const char* reason;
+        ThreadTeam* team = thread_team_start(team_memory, 3, true, &reason);
         CHILD_CHECK(team != nullptr);
         seal();
         uint64_t sums[3] = {};

@@ -5,18 +5,22 @@ set -euo pipefail
 build=$1 source=$2 cmake=$3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-prefix=$work/prefix
+prefix=$work/moved
 model=$source/samples/models/books-7m-f16.gguf
 fail() {
     echo "FAILED: $*" >&2
     exit 1
 }
 
-"$cmake" --install "$build" --prefix "$prefix" >/dev/null
+# Installed in one place, used from another.
+"$cmake" --install "$build" --prefix "$work/prefix" >/dev/null
+mv "$work/prefix" "$prefix"
 for file in include/keel/keel.h include/keel/keel.hpp lib*/libkeel.a lib*/pkgconfig/keel.pc lib*/cmake/keel/keelConfig.cmake; do
     compgen -G "$prefix/$file" >/dev/null || compgen -G "$prefix/lib/*/${file#lib*/}" >/dev/null || fail "$file is not installed"
 done
-if grep -rq "$source" "$prefix/include" "$prefix"/lib*/; then fail "an installed text file names the source tree"; fi
+for place in "$source" "$work"; do
+    if grep -rIq "$place" "$prefix/include" "$prefix"/lib*/; then fail "an installed text file names $place"; fi
+done
 
 # A C compiler and pkg-config are all a C program needs: no libstdc++.
 export PKG_CONFIG_PATH
@@ -39,10 +43,20 @@ done
 # keel_pack, where it was built.
 if [ -f "$prefix/include/keel/keel_pack.h" ]; then
     printf '%s\n' '#include <keel/keel_pack.h>' 'int main(void) { return keel_pack_inspect(0, 0, 0) == KEEL_E_ARGUMENT ? 0 : 1; }' >"$work/pack.c"
+    pack_flags="-I$prefix/include $(find "$prefix" -name libkeel_pack.a) $flags -lzstd"
+    if command -v pkg-config >/dev/null; then pack_flags=$(pkg-config --cflags --libs keel_pack); fi
     # shellcheck disable=SC2086
-    cc -std=c11 -Wall -Wextra -Wpedantic -Werror "$work/pack.c" -I"$prefix/include" "$(find "$prefix" -name libkeel_pack.a)" $flags -lzstd -o "$work/pack"
+    cc -std=c11 -Wall -Wextra -Wpedantic -Werror "$work/pack.c" $pack_flags -o "$work/pack"
     "$work/pack" || fail "keel_pack"
     echo "keel_pack: ok"
+fi
+
+# keel_memory, where it was built.
+if [ -n "$(find "$prefix" -name libkeel_memory.a)" ] && command -v pkg-config >/dev/null; then
+    printf '%s\n' '#include <keel/keel.h>' 'int main(void) { return keel_memory_default(0, 0) == KEEL_E_ARGUMENT ? 0 : 1; }' >"$work/memory.c"
+    # shellcheck disable=SC2046
+    cc -std=c11 "$work/memory.c" $(pkg-config --cflags --libs keel_memory) -o "$work/memory" && "$work/memory" || fail "keel_memory"
+    echo "keel_memory: ok"
 fi
 
 # A CMake project.

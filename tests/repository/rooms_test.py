@@ -11,7 +11,7 @@ import sys
 
 ROOMS = """
     include/keel
-    platform platform/linux
+    platform platform/linux platform/windows
     kernels/formats kernels/cpu
     sdk/core sdk/format sdk/text sdk/model sdk/kv sdk/backend sdk/plan sdk/backend/cpu sdk/run sdk/pack
     sdk/tools/common sdk/tools/files sdk/tools/lab/codecs sdk/tools/lab/kv sdk/tools/lab/lowrank sdk/tools/cli

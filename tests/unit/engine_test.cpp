@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "kernels/cpu/isa.h"
@@ -89,6 +92,39 @@ TEST(Engine, EveryTruncationGivesAStatus) {
         EXPECT_EQ(status, KEEL_E_FILE_FORMAT) << n << " bytes: " << keel_status_name(status);
         EXPECT_EQ(error.status, status);
         EXPECT_NE(error.reason[0], 0);
+    }
+}
+
+// A file of keel_reader_open_file that another program cuts short between plan and init, in its header and in its
+// weights. Only mapped weights would fault, and later.
+TEST(Engine, FileCutShortBeforeInitIsAStatus) {
+    const std::vector<char> whole = keel_test::read_file(kTiny);
+    const std::string path = testing::TempDir() + "keel_cut_short_" +
+                             std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()) + ".gguf";
+    for (const size_t kept : {size_t{0}, size_t{8192}, whole.size() / 2, whole.size() - 1}) {
+        std::ofstream(path, std::ios::binary).write(whole.data(), static_cast<std::streamsize>(whole.size()));
+        {
+            keel_test::FileReader file(path);
+            keel_model_info info = sized<keel_model_info>();
+            ASSERT_EQ(keel_inspect(file.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
+            std::vector<uint64_t> buffer(info.model_bytes / 8);
+            const keel_model* model = nullptr;
+            ASSERT_EQ(keel_inspect(file.get(), nullptr, buffer.data(), info.model_bytes, &model, &info, nullptr),
+                      KEEL_OK);
+            keel_config config = small_config();
+            config.weights = KEEL_WEIGHTS_COPY;
+            keel_memory_plan plan = sized<keel_memory_plan>();
+            ASSERT_EQ(keel_plan(file.get(), model, &config, &plan, nullptr), KEEL_OK);
+            std::error_code refused;
+            std::filesystem::resize_file(path, kept, refused);
+            if (refused) GTEST_SKIP() << "skipped: this system does not let an open file be cut short";
+            keel_test::Memory memory(plan);
+            keel_engine engine = {};
+            keel_error error = sized<keel_error>();
+            EXPECT_EQ(keel_engine_init(file.get(), model, &config, memory.get(), &engine, &error), KEEL_E_FILE_READ)
+                << kept << " bytes left: " << error.field << ": " << error.reason;
+        }
+        std::filesystem::remove(path);
     }
 }
 

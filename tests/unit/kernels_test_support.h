@@ -29,7 +29,7 @@ inline std::vector<uint32_t> weight_types() {
     return types;
 }
 
-#if defined(__x86_64__)
+#if defined(KEEL_HAVE_AVX512)
 void emulate_amx_products(KernelSet* set);  // emulated_amx.cpp; for machines with AVX-512 only
 #endif
 
@@ -39,7 +39,7 @@ inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
-#if defined(__x86_64__)
+#if defined(KEEL_HAVE_AVX512)
     if (find_kernel_set(kAvx512)) {
         static KernelSet emulated = [] {
             KernelSet set = *find_kernel_set(kAvx512);

@@ -1,7 +1,9 @@
 // Sessions beside each other: what one does may cost a neighbour no more than its own budget, whatever their threads'
 // priorities, and a call from inside a hook is refused, not run.
 #include <gtest/gtest.h>
+#ifdef __linux__
 #include <sched.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -108,6 +110,7 @@ TEST(Neighbours, TheFirstWriteIntoASharedPageIsCutByTheBudget) {
     }
 }
 
+#ifdef __linux__
 // One core, two threads: a neighbour without priority forks all the time, a thread under SCHED_FIFO advances with a
 // budget. Whenever it waits for something its neighbour holds, it keeps that neighbour from running: it would stand
 // until the kernel throttles it, for most of a second.
@@ -165,6 +168,8 @@ TEST(Neighbours, AForkingNeighbourDoesNotHoldUpARealTimeThread) {
     EXPECT_GT(forks, 0u);
     EXPECT_LT(longest, kLimit);
 }
+
+#endif
 
 // ---- hooks ----
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "keel/keel.h"
 #include "platform/linux/cpu_quota.h"
 #include "platform/platform.h"
 
@@ -45,35 +46,69 @@ const void* const kUntouched = &untouched;
 TEST_F(PlatformFiles, MapsEveryByte) {
     std::string text(100'001, '\0');
     for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 131 >> 3);
-    const void* data = nullptr;
-    uint64_t bytes = 0;
-    ASSERT_EQ(map_file(write("full", text).c_str(), &data, &bytes), 0);
-    ASSERT_EQ(bytes, text.size());
-    EXPECT_EQ(std::string(static_cast<const char*>(data), bytes), text);
-    unmap_file(data, bytes);
+    MappedFile file;
+    ASSERT_EQ(map_file(write("full", text).c_str(), &file), FileResult::kOk);
+    ASSERT_EQ(file.bytes, text.size());
+    EXPECT_EQ(std::string(static_cast<const char*>(file.data), file.bytes), text);
+    std::string copy(70'000, 0);
+    EXPECT_TRUE(read_file(file.handle, 30'001, copy.data(), copy.size()));
+    EXPECT_EQ(copy, text.substr(30'001));
+    EXPECT_FALSE(read_file(file.handle, 30'002, copy.data(), copy.size())) << "a byte behind the end";
+    unmap_file(file);
     unsigned char resident;
-    EXPECT_NE(mincore(const_cast<void*>(data), 4096, &resident), 0) << "still mapped";
+    EXPECT_NE(mincore(const_cast<void*>(file.data), 4096, &resident), 0) << "still mapped";
 }
 
 TEST_F(PlatformFiles, EmptyFileIsNullAndZero) {
-    const void* data = kUntouched;
-    uint64_t bytes = 99;
-    EXPECT_EQ(map_file(write("empty", "").c_str(), &data, &bytes), 0);
-    EXPECT_EQ(data, nullptr);
-    EXPECT_EQ(bytes, 0u);
-    unmap_file(data, bytes);
+    MappedFile file = {-1, kUntouched, 99};
+    ASSERT_EQ(map_file(write("empty", "").c_str(), &file), FileResult::kOk);
+    EXPECT_EQ(file.data, nullptr);
+    EXPECT_EQ(file.bytes, 0u);
+    unmap_file(file);
 }
 
 TEST_F(PlatformFiles, RefusesWhatIsNoFile) {
     ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
-    const std::string names[] = {path("missing"), directory_, path("pipe"), "/dev/zero", ""};
-    for (const std::string& name : names) {
-        const void* data = kUntouched;
-        uint64_t bytes = 99;
-        EXPECT_EQ(map_file(name.c_str(), &data, &bytes), 1) << name;  // for the pipe: and does not hang
-        EXPECT_EQ(data, kUntouched) << name;
-        EXPECT_EQ(bytes, 99u) << name;
+    const std::pair<std::string, FileResult> refused[] = {
+        {path("missing"), FileResult::kMissing},
+        {write("file", "x") + "/below", FileResult::kMissing},
+        {"", FileResult::kMissing},
+        {directory_, FileResult::kNotAFile},
+        {path("pipe"), FileResult::kNotAFile},  // and does not hang
+        {"/dev/zero", FileResult::kNotAFile},
+        {std::string(5000, 'x'), FileResult::kUnreadable},
+    };
+    for (const auto& [name, result] : refused) {
+        MappedFile file = {-1, kUntouched, 99};
+        EXPECT_EQ(map_file(name.c_str(), &file), result) << name;
+        EXPECT_EQ(file.data, kUntouched) << name;
+        EXPECT_EQ(file.bytes, 99u) << name;
     }
+}
+
+// What a caller of keel.h sees of it.
+TEST_F(PlatformFiles, RefusalsHaveStatusesOfTheirOwn) {
+    keel_reader reader = {};
+    reader.struct_size = sizeof reader;
+    EXPECT_EQ(keel_reader_open_file(path("missing").c_str(), &reader), KEEL_E_FILE_MISSING);
+    EXPECT_EQ(keel_reader_open_file(directory_.c_str(), &reader), KEEL_E_FILE_KIND);
+    const std::string closed = write("closed", "x");
+    ASSERT_EQ(chmod(closed.c_str(), 0), 0);
+    ASSERT_EQ(chmod(directory_.c_str(), 0755), 0);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        if (geteuid() == 0 && setresuid(54'321, 54'321, 54'321) != 0) _exit(77);  // root may read everything
+        if (keel_reader_open_file(closed.c_str(), &reader) != KEEL_E_FILE_PERMISSION) _exit(1);
+        const struct rlimit none = {0, 0};
+        if (setrlimit(RLIMIT_NOFILE, &none) != 0) _exit(77);
+        _exit(keel_reader_open_file("/proc/self/status", &reader) == KEEL_E_PLATFORM ? 0 : 2);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "skipped: this process may not give up its privileges";
+    EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(PlatformFiles, UnmappableSizeIsItsOwnError) {
@@ -88,28 +123,26 @@ TEST_F(PlatformFiles, UnmappableSizeIsItsOwnError) {
     if (child == 0) {
         const struct rlimit limit = {rlim_t{1} << 31, rlim_t{1} << 31};
         setrlimit(RLIMIT_AS, &limit);
-        const void* data = nullptr;
-        uint64_t bytes = 0;
-        _exit(map_file(name.c_str(), &data, &bytes));
+        MappedFile file;
+        _exit(map_file(name.c_str(), &file) == FileResult::kUnmappable ? 0 : 1);
     }
     int status = 0;
     ASSERT_EQ(waitpid(child, &status, 0), child);
     ASSERT_TRUE(WIFEXITED(status));
-    EXPECT_EQ(WEXITSTATUS(status), 2);
+    EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(PlatformFiles, LeavesNoDescriptorOpen) {
     const std::string name = write("small", "abc");
     const int before = open("/dev/null", O_RDONLY);
     close(before);
-    const void* data = nullptr;
-    uint64_t bytes = 0;
-    ASSERT_EQ(map_file(name.c_str(), &data, &bytes), 0);
-    EXPECT_EQ(map_file(directory_.c_str(), &data, &bytes), 1);
+    MappedFile file, none;
+    ASSERT_EQ(map_file(name.c_str(), &file), FileResult::kOk);
+    unmap_file(file);
+    EXPECT_EQ(map_file(directory_.c_str(), &none), FileResult::kNotAFile);
     const int after = open("/dev/null", O_RDONLY);
     close(after);
     EXPECT_EQ(before, after);
-    unmap_file(data, bytes);
 }
 
 // Sanitizers turn mlock into a call that always succeeds and locks nothing.
@@ -134,12 +167,13 @@ uint64_t locked_kb() {
 
 TEST_F(PlatformFiles, LocksAndUnlocksPages) {
     if (!kLocksAreReal) GTEST_SKIP() << "skipped: no page locks under this sanitizer";
-    const void* data = nullptr;
-    uint64_t bytes = 0;
-    ASSERT_EQ(map_file(write("lock", std::string(64 * 1024, 'k')).c_str(), &data, &bytes), 0);
+    MappedFile file;
+    ASSERT_EQ(map_file(write("lock", std::string(64 * 1024, 'k')).c_str(), &file), FileResult::kOk);
+    const void* data = file.data;
+    const uint64_t bytes = file.bytes;
     const uint64_t before_kb = locked_kb();
     if (!lock_pages(data, bytes)) {
-        unmap_file(data, bytes);
+        unmap_file(file);
         GTEST_SKIP() << "skipped: this process may not lock 64 KiB";
     }
     EXPECT_EQ(locked_kb(), before_kb + 64);
@@ -148,7 +182,7 @@ TEST_F(PlatformFiles, LocksAndUnlocksPages) {
     for (unsigned char page : resident) EXPECT_TRUE(page & 1);
     unlock_pages(data, bytes);
     EXPECT_EQ(locked_kb(), before_kb);
-    unmap_file(data, bytes);
+    unmap_file(file);
     EXPECT_TRUE(lock_pages(nullptr, 0));
 }
 
@@ -158,13 +192,12 @@ TEST_F(PlatformFiles, RefusedLockIsFalse) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-        const void* data = nullptr;
-        uint64_t bytes = 0;
+        MappedFile file;
         const struct rlimit limit = {16 * 1024, 16 * 1024};
-        if (map_file(name.c_str(), &data, &bytes) != 0) _exit(2);
+        if (map_file(name.c_str(), &file) != FileResult::kOk) _exit(2);
         if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) _exit(77);
         if (geteuid() == 0 && setresuid(54'321, 54'321, 54'321) != 0) _exit(77);  // root is above the limit
-        _exit(lock_pages(data, bytes) ? 1 : 0);
+        _exit(lock_pages(file.data, file.bytes) ? 1 : 0);
     }
     int status = 0;
     ASSERT_EQ(waitpid(child, &status, 0), child);

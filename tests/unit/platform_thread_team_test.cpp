@@ -1,22 +1,31 @@
 // The thread team: every index once, whatever the sizes, spinning or parked; failed starts leave nothing behind.
 #include <gtest/gtest.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "platform/platform.h"
+
+#ifdef __linux__
+#include <sched.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
 #include <filesystem>
-#include <memory>
-#include <vector>
 
 #include "platform/linux/cpu_quota.h"
-#include "platform/platform.h"
+#include "platform/threads.h"
+#endif
 
 namespace {
 
@@ -24,25 +33,26 @@ using namespace keel::platform;
 
 struct Team {
     explicit Team(uint32_t threads, bool pin = false)
-        : bytes(thread_team_bytes(threads)), memory(static_cast<uint8_t*>(aligned_alloc(4096, bytes + 4096))) {
+        : bytes(thread_team_bytes(threads)),
+          memory(static_cast<uint8_t*>(::operator new (bytes + 4096, std::align_val_t{4096}))) {
         memset(memory, 0xA5, bytes + 4096);  // the team may not rely on zeros
-        team = thread_team_start(memory, threads, pin);
+        team = thread_team_start(memory, threads, pin, &reason);
     }
     ~Team() {
         if (team) thread_team_stop(team);
         for (size_t i = 0; i < 4096; ++i) EXPECT_EQ(memory[bytes + i], 0xA5) << "written behind the team's memory";
-        free(memory);
+        ::operator delete (memory, std::align_val_t{4096});
     }
     Team(const Team&) = delete;
 
     size_t bytes;
     uint8_t* memory;
+    const char* reason = nullptr;
     ThreadTeam* team;
 };
 
 void sleep_us(long us) {
-    const struct timespec pause = {us / 1'000'000, us % 1'000'000 * 1'000};
-    nanosleep(&pause, nullptr);
+    std::this_thread::sleep_for(std::chrono::microseconds(us));
 }
 
 // Plain, not atomic, on purpose: run() itself must order these writes, and ThreadSanitizer checks that it does.
@@ -137,6 +147,28 @@ TEST(PlatformThreadTeam, WorkersRunAtTheSameTime) {
     EXPECT_EQ(arrived.load(), 2u);
 }
 
+TEST(PlatformThreadTeam, RefusesImpossibleSizes) {
+    EXPECT_EQ(thread_team_bytes(0), 0u);
+    EXPECT_EQ(thread_team_bytes(kMaxThreads + 1), 0u);
+    alignas(4096) static uint8_t memory[4096];
+    const char* reason = nullptr;
+    EXPECT_EQ(thread_team_start(memory, 0, false, &reason), nullptr);
+    EXPECT_EQ(thread_team_start(memory, kMaxThreads + 1, false, &reason), nullptr);
+    EXPECT_STREQ(reason, "a number of threads out of range");
+    EXPECT_LE(thread_team_bytes(1), 4096u);  // no stack for the caller
+}
+
+TEST(PlatformThreadTeam, StartsAndStopsManyTimes) {
+    for (int round = 0; round < 200; ++round) {
+        Team team(3);
+        ASSERT_NE(team.team, nullptr);
+        Record record;
+        if (round % 2) check_run(team.team, 3, 3, &record);
+    }
+}
+
+#ifdef __linux__
+
 uint64_t process_cpu_ns() {
     struct timespec used;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
@@ -152,15 +184,6 @@ TEST(PlatformThreadTeam, IdleTeamCostsNoCore) {
     const uint64_t before_ns = process_cpu_ns();
     sleep_us(200'000);
     EXPECT_LT(process_cpu_ns() - before_ns, 20'000'000u) << "a waiting worker keeps spinning";
-}
-
-TEST(PlatformThreadTeam, RefusesImpossibleSizes) {
-    EXPECT_EQ(thread_team_bytes(0), 0u);
-    EXPECT_EQ(thread_team_bytes(kMaxThreads + 1), 0u);
-    alignas(4096) static uint8_t memory[4096];
-    EXPECT_EQ(thread_team_start(memory, 0, false), nullptr);
-    EXPECT_EQ(thread_team_start(memory, kMaxThreads + 1, false), nullptr);
-    EXPECT_LE(thread_team_bytes(1), 4096u);  // no stack for the caller
 }
 
 TEST(PlatformThreadTeam, StacksLieInTheTeamsMemory) {
@@ -241,14 +264,16 @@ int start_beyond_the_limit() {
     if (setrlimit(RLIMIT_NPROC, &few) != 0 || setresuid(54'321, 54'321, 54'321) != 0) return 77;
     constexpr uint32_t kThreads = 16;
     void* memory = aligned_alloc(4096, thread_team_bytes(kThreads));
-    ThreadTeam* team = thread_team_start(memory, kThreads, false);
+    const char* reason = nullptr;
+    ThreadTeam* team = thread_team_start(memory, kThreads, false, &reason);
     if (team) return 77;  // the limit does not bind here
+    if (std::string(reason).find("limit on threads") == std::string::npos) return 4;
     for (int wait = 0; threads_of_process() != before; ++wait) {
         if (wait == 1000) return 1;
         sleep_us(1000);  // a joined thread leaves the process table a moment later
     }
     // What is left must still serve: a team within the limit in the same memory.
-    team = thread_team_start(memory, 2, false);
+    team = thread_team_start(memory, 2, false, &reason);
     if (!team) return 2;
     uint32_t done[2] = {};
     thread_team_run(
@@ -269,13 +294,60 @@ TEST(PlatformThreadTeam, FailedStartLeavesNothingRunning) {
     EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
-TEST(PlatformThreadTeam, StartsAndStopsManyTimes) {
-    for (int round = 0; round < 200; ++round) {
-        Team team(3);
-        ASSERT_NE(team.team, nullptr);
-        Record record;
-        if (round % 2) check_run(team.team, 3, 3, &record);
-    }
+// A program whose thread-local data would not leave a frame on a stack of 256 KiB, as hosts with large runtimes have it:
+// with it every engine of this program starts its threads.
+thread_local volatile char thread_local_block[320'512];
+
+TEST(PlatformThreadTeam, StacksHoldTheProgramsThreadLocalData) {
+    EXPECT_GE(worker_stack_bytes(), sizeof thread_local_block + kThreadStackBytes);
+    EXPECT_EQ(worker_stack_bytes() % 4096, 0u);
+    Team team(2);
+    ASSERT_NE(team.team, nullptr) << team.reason;
+    char seen[2] = {};
+    thread_local_block[sizeof thread_local_block - 1] = 7;
+    thread_team_run(
+        team.team, 2,
+        [](void* context, uint32_t worker, uint32_t, uint32_t) {
+            thread_local_block[0] = static_cast<char>(worker + 1);
+            // The frame that the planned bytes promise beside the thread-local data.
+            volatile char frame[kThreadStackBytes - 16 * 1024];
+            for (size_t i = 0; i < sizeof frame; i += 1024) frame[i] = 1;
+            static_cast<char*>(context)[worker] = static_cast<char>(thread_local_block[0] + frame[0] - 1);
+        },
+        seen);
+    EXPECT_EQ(seen[0], 1);
+    EXPECT_EQ(seen[1], 2);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Writes downwards from its frame, through the end of the stack and what lies before it, and then leaves the process.
+void overflow_the_stack(void*, uint32_t worker, uint32_t, uint32_t) {
+    if (worker == 0) return;
+    const uintptr_t here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+    for (size_t below = 0; below < worker_stack_bytes() + 8192; below += 64)
+        *reinterpret_cast<volatile char*>(here - below) = 1;
+    _exit(1);
+}
+
+TEST(PlatformThreadTeam, OverflowingStackStopsAtAClosedPage) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        constexpr size_t kBefore = 1 << 20;  // writable memory in front of the team's, so that nothing else stops it
+        auto* block = static_cast<uint8_t*>(::operator new (kBefore + thread_team_bytes(2), std::align_val_t{4096}));
+        const char* reason = nullptr;
+        ThreadTeam* team = thread_team_start(block + kBefore, 2, false, &reason);
+        if (!team) _exit(2);
+        thread_team_run(team, 2, overflow_the_stack, nullptr);
+        _exit(3);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "wrote through the end of its stack";
+    EXPECT_EQ(WTERMSIG(status), SIGSEGV);
+}
+#endif
+
+#endif  // __linux__
 
 }  // namespace

@@ -39,8 +39,9 @@ keel_status cpu_open(Device* device, const Program* program, keel_error* error) 
             d.recent_page[uint64_t{session} * pages + page] =
                 d.kv(program->f16_window_offset(session) + program->f16_window.recent_page_offset(page));
     if (d.team_memory) {
-        d.team = platform::thread_team_start(d.team_memory, config.threads, config.pin_threads);
-        if (!d.team) return fail(error, KEEL_E_PLATFORM, 0, "config.threads", "the system refused to start threads");
+        const char* reason;
+        d.team = platform::thread_team_start(d.team_memory, config.threads, config.pin_threads, &reason);
+        if (!d.team) return fail(error, KEEL_E_PLATFORM, 0, "config.threads", reason);
     }
     return KEEL_OK;
 }

@@ -15,6 +15,7 @@ namespace {
 
 using namespace kernels;
 
+// What the machine has. Of sets that are not built (KEEL_KERNEL_SETS) nobody asks.
 #if defined(__x86_64__)
 struct Cpuid {
     uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -33,21 +34,21 @@ bool saves_state(uint32_t state) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (low & state) == state;
 }
-bool have_avx2() {
+[[maybe_unused]] bool have_avx2() {
     constexpr uint32_t kLeaf1 = bit(12) | bit(28) | bit(29);  // FMA, AVX, F16C
     return saves_state(0x6) && (Cpuid(1, 0).c & kLeaf1) == kLeaf1 && (Cpuid(7, 0).b & bit(5));
 }
-bool have_avx512() {
+[[maybe_unused]] bool have_avx512() {
     constexpr uint32_t kLeaf7b = bit(16) | bit(17) | bit(30) | bit(31), kLeaf7c = bit(11);  // F, DQ, BW, VL; VNNI
     const Cpuid leaf7(7, 0);
     return have_avx2() && saves_state(0xe6) && (leaf7.b & kLeaf7b) == kLeaf7b && (leaf7.c & kLeaf7c);
 }
 // Byte permutations across a register. With AVX-512 they come in the same set: the table is another one, the bits are
 // not.
-bool have_vbmi() {
+[[maybe_unused]] bool have_vbmi() {
     return Cpuid(7, 0).c & bit(1);
 }
-bool have_amx() {
+[[maybe_unused]] bool have_amx() {
     constexpr uint32_t kTileAndInt8 = bit(24) | bit(25), kTileState = 0x60000;
     return have_avx512() && saves_state(kTileState) && (Cpuid(7, 0).d & kTileAndInt8) == kTileAndInt8;
 }
@@ -59,15 +60,20 @@ const KernelSet* find_kernel_set(uint32_t isa) {
     switch (isa) {
         case kScalar:
             return &kScalarSet;
-#if defined(__x86_64__)
+#ifdef KEEL_HAVE_AVX2
         case kAvx2:
             return have_avx2() ? &kAvx2Set : nullptr;
+#endif
+#ifdef KEEL_HAVE_AVX512
         case kAvx512:
             return !have_avx512() ? nullptr : have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
+#endif
+#ifdef KEEL_HAVE_AMX
         case kAmx:
             if (!have_amx() || !platform::allow_tile_registers()) return nullptr;
             return have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
-#elif defined(__aarch64__)
+#endif
+#ifdef KEEL_HAVE_NEON
         case kNeon:
             return platform::have_arm_integer_products() ? &kNeonSet : nullptr;
 #endif

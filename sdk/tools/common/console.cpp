@@ -32,6 +32,9 @@ ExitCode exit_code_of(keel_status status) {
         case KEEL_E_FILE_LIMIT:
         case KEEL_E_UNSUPPORTED:
         case KEEL_E_FILE_MISMATCH:
+        case KEEL_E_FILE_MISSING:
+        case KEEL_E_FILE_PERMISSION:
+        case KEEL_E_FILE_KIND:
             return kExitFile;
         case KEEL_E_SLOTS_FULL:
         case KEEL_E_MEMORY_TOO_SMALL:

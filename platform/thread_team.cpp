@@ -1,30 +1,24 @@
 // A team of threads in the caller's memory.
 //
 //     memory (4096-byte aligned)
-//     | ThreadTeam | Worker 1 | Worker 2 | ... |pad to 4096| stack 1 | stack 2 | ...
+//     | ThreadTeam | Worker 1 | Worker 2 | ... |pad to 4096| stack 1 | stack 2 | ...     stacks: threads.h
 //
 // Every worker has a mailbox of its own: the job and the gate that announces it share a cache line, so handing a job
 // over moves one line, and a worker without work is not disturbed. Its answer is a second gate on a second line.
-// Nothing else is shared, and all ordering rests on the gates' acquire and release; the futex only saves the waiting
+// Nothing else is shared, and all ordering rests on the gates' acquire and release; sleeping only saves the waiting
 // thread's core.
 //
 // Waiting for a thread that needs the same core would keep it from running, so a thread spins only while the one it
 // waits for was last seen on another core. On a busy machine both often share one, and a handover then costs two
 // switches instead of two spin times.
 //
-// After thread_team_start a team makes no system call but futex (and reads the clock and the current core, in user
-// space where the system provides that).
-#include <linux/futex.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
+// After thread_team_start a team makes no system call but those that sleep and wake (and reads the clock and the
+// current core, in user space where the system provides that).
 #include <atomic>
 #include <new>
 
-#include "platform/linux/affinity.h"
 #include "platform/platform.h"
+#include "platform/threads.h"
 
 namespace keel::platform {
 
@@ -45,11 +39,6 @@ struct Gate {
     std::atomic<uint32_t> word{0};
 };
 constexpr uint32_t kAsleep = 1, kOpening = 2;
-static_assert(sizeof(Gate) == sizeof(uint32_t) && std::atomic<uint32_t>::is_always_lock_free);
-
-void futex(Gate* gate, int operation, uint32_t value) {
-    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&gate->word), operation, value, nullptr, nullptr, 0);
-}
 
 void pause_core() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -62,7 +51,7 @@ void pause_core() {
 // Everything the opener wrote before is visible to the waiter after.
 void gate_open(Gate* gate) {
     const uint32_t next = (gate->word.load(std::memory_order_relaxed) & ~kAsleep) + kOpening;
-    if (gate->word.exchange(next, std::memory_order_acq_rel) & kAsleep) futex(gate, FUTEX_WAKE_PRIVATE, 1);
+    if (gate->word.exchange(next, std::memory_order_acq_rel) & kAsleep) wake_one(&gate->word);
 }
 
 // Waits until the gate has been opened since it read `seen`; returns what to pass as `seen` next time.
@@ -84,8 +73,8 @@ uint32_t gate_wait(Gate* gate, uint32_t seen, uint64_t spin_ns) {
         // Either the bit is set here, and an opening from now on wakes us, or the gate was opened meanwhile.
         if (word == seen && !gate->word.compare_exchange_strong(word, seen | kAsleep, std::memory_order_acquire))
             continue;
-        // Returns at once when the word is no longer what we set; also on signals, hence the loop.
-        futex(gate, FUTEX_WAIT_PRIVATE, seen | kAsleep);
+        // Returns at once when the word is no longer what we set, and may return early: hence the loop.
+        sleep_on(&gate->word, seen | kAsleep);
         word = gate->word.load(std::memory_order_acquire);
     }
 }
@@ -100,22 +89,22 @@ struct alignas(kLineBytes) Worker {
     uint64_t spin_ns = 0;
     int caller_core = -1;
     uint32_t done_seen = 0;  // the caller's own
-    pthread_t thread = {};   // the caller's own
+    Thread thread = {};      // the caller's own
     // Written by the worker.
     alignas(kLineBytes) Gate done;
     std::atomic<int> core{-1};  // a hint for the caller, hence relaxed
 };
 
-void* worker_main(void* argument) {
+void worker_main(void* argument) {
     Worker* self = static_cast<Worker*>(argument);
     uint32_t seen = 0;
     for (;;) {
-        const int core = sched_getcpu();
+        const int core = current_core();
         self->core.store(core, std::memory_order_relaxed);
         const uint64_t spin_ns = core == self->caller_core ? 0 : self->spin_ns;
         gate_open(&self->done);  // the first time: this thread has started
         seen = gate_wait(&self->start, seen, spin_ns);
-        if (!self->task) return nullptr;
+        if (!self->task) return;
         self->task(self->context, self->index, self->begin, self->end);
     }
 }
@@ -123,41 +112,27 @@ void* worker_main(void* argument) {
 void finish(Worker* worker) {
     worker->task = nullptr;
     gate_open(&worker->start);
-    pthread_join(worker->thread, nullptr);
+    join_thread(&worker->thread);
 }
 
-// Sanitizers keep large thread-local state, which the C library places at the top of the stack, and widen stack frames.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define KEEL_SANITIZED_STACKS
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define KEEL_SANITIZED_STACKS
-#endif
-#endif
-#ifdef KEEL_SANITIZED_STACKS
-constexpr size_t kStackBytes = kThreadStackBytes + 1024 * 1024;
-#else
-constexpr size_t kStackBytes = kThreadStackBytes;
-#endif
-
-bool create_worker(Worker* worker, void* stack, const CoreMask& cores, bool pin) {
-    pthread_attr_t attributes;
-    if (pthread_attr_init(&attributes) != 0) return false;
-    const bool created = pthread_attr_setstack(&attributes, stack, kStackBytes) == 0 &&
-                         pthread_create(&worker->thread, &attributes, worker_main, worker) == 0;
-    pthread_attr_destroy(&attributes);
-    if (!created) return false;
+// Null, or why there is no worker.
+const char* create_worker(Worker* worker, void* stack, bool pin) {
+    worker->thread.entry = worker_main;
+    worker->thread.argument = worker;
+    switch (start_thread(&worker->thread, stack)) {
+        case StartResult::kStarted:
+            break;
+        case StartResult::kRefused:
+            return "the system refused a thread: a limit on threads, processes or memory is reached";
+        case StartResult::kStackTooSmall:
+            return "thread-local data of this program does not fit the planned stacks: it grew after the first "
+                   "keel_plan";
+    }
     // Its own start-up calls are behind it when this returns.
     worker->done_seen = gate_wait(&worker->done, worker->done_seen, worker->spin_ns);
-    if (!pin) return true;
-    const uint32_t count = core_count(cores);
-    const CoreMask one = nth_core(cores, count ? worker->index % count : 0);
-    if (count &&
-        pthread_setaffinity_np(worker->thread, sizeof(one.words), reinterpret_cast<const cpu_set_t*>(one.words)) == 0) {
-        return true;
-    }
+    if (!pin || bind_thread(worker->thread, worker->index)) return nullptr;
     finish(worker);
-    return false;
+    return "the system refused to bind a thread to a core";
 }
 
 }  // namespace
@@ -185,35 +160,26 @@ size_t stacks_offset(uint32_t threads) {
 
 uint64_t thread_team_bytes(uint32_t threads) {
     if (threads == 0 || threads > kMaxThreads) return 0;
-    return stacks_offset(threads) + uint64_t{threads - 1} * kStackBytes;
+    return stacks_offset(threads) + uint64_t{threads - 1} * worker_stack_bytes();
 }
 
-ThreadTeam* thread_team_start(void* memory, uint32_t threads, bool pin) {
+ThreadTeam* thread_team_start(void* memory, uint32_t threads, bool pin, const char** reason) {
+    *reason = "a number of threads out of range";
     if (threads == 0 || threads > kMaxThreads) return nullptr;
-    CoreMask cores;
-    const bool known = affinity_of_caller(&cores);
-    if (pin && !known) return nullptr;
     ThreadTeam* team = new (memory) ThreadTeam;
     team->threads = threads;
     // A waiting thread may keep a core only if no other thread of the team needs it.
     team->spin_ns = threads <= usable_cores() ? kSpinNs : 0;
 
-    // The application's signal handlers must not run on these small stacks. Faults stay with the thread that caused
-    // them.
-    sigset_t blocked, previous;
-    sigfillset(&blocked);
-    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&blocked, fault);
-    pthread_sigmask(SIG_SETMASK, &blocked, &previous);
-
     uint8_t* stack = static_cast<uint8_t*>(memory) + stacks_offset(threads);
     uint32_t started = 1;
-    for (; started < threads; ++started, stack += kStackBytes) {
+    for (; started < threads; ++started, stack += worker_stack_bytes()) {
         Worker* worker = new (worker_at(team, started)) Worker;
         worker->index = started;
         worker->spin_ns = team->spin_ns;
-        if (!create_worker(worker, stack, cores, pin)) break;
+        *reason = create_worker(worker, stack, pin);
+        if (*reason) break;
     }
-    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     if (started == threads) return team;
     while (--started > 0) finish(worker_at(team, started));
     return nullptr;
@@ -228,7 +194,7 @@ void thread_team_run(ThreadTeam* team, uint32_t tasks, Task task, void* context)
     if (tasks == 0) return;
     const uint32_t n = tasks < team->threads ? tasks : team->threads;
     const auto edge = [=](uint32_t i) { return static_cast<uint32_t>(uint64_t{tasks} * i / n); };
-    const int core = sched_getcpu();
+    const int core = current_core();
     for (uint32_t i = 1; i < n; ++i) {
         Worker* worker = worker_at(team, i);
         worker->task = task;

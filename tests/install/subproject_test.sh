@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# subproject_test.sh SOURCE_DIR CMAKE HELLO: Keel as a part of another project, with GCC and link-time optimization and with clang:
+# hello.c writes what it writes in Keel's own build, and nothing of Keel is installed. KEEL_OLDEST_CMAKE may name a cmake of the
+# version that CMakeLists.txt declares, which then does it all.
+set -euo pipefail
+source=$1 cmake=${KEEL_OLDEST_CMAKE:-$2} hello=$3
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+model=$source/samples/models/books-7m-f16.gguf
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+expected=$("$hello" "$model")
+
+build() {  # build NAME ARGUMENTS...
+    local name=$1
+    shift
+    command -v "${name%%_*}" >/dev/null || { echo "$name is missing, not tried"; return 0; }
+    "$cmake" -S "$source/tests/install/subproject" -B "$work/$name" -G Ninja -DKEEL_SOURCE="$source" -DCMAKE_BUILD_TYPE= "$@" >"$work/log" 2>&1 &&
+        "$cmake" --build "$work/$name" >>"$work/log" 2>&1 || { tail -n 40 "$work/log"; fail "$name"; }
+    [ "$("$work/$name/hello" "$model")" = "$expected" ] || fail "hello of $name differs"
+    "$cmake" --install "$work/$name" --prefix "$work/$name-prefix" >/dev/null
+    [ "$(cd "$work/$name-prefix" && find . -type f)" = ./bin/hello ] || fail "something of Keel was installed"
+    echo "$name: ok"
+}
+# The build type is empty, so the flags of an optimized build are the project's own.
+build gcc_lto -DCMAKE_C_COMPILER=gcc -DCMAKE_CXX_COMPILER=g++ -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON -DCMAKE_CXX_FLAGS=-O2
+build clang -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS=-O2
