@@ -540,6 +540,9 @@ namespace Keel
         public static extern uint keel_version();
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_engine_last_error(keel_engine engine, keel_error* @out);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_reader_from_memory(void* data, UIntPtr bytes, keel_reader* @out);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]

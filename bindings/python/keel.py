@@ -530,6 +530,8 @@ def load(path):
     library.keel_status_text.argtypes = [ctypes.c_int]
     library.keel_version.restype = ctypes.c_uint32
     library.keel_version.argtypes = []
+    library.keel_engine_last_error.restype = ctypes.c_int
+    library.keel_engine_last_error.argtypes = [keel_engine, ctypes.POINTER(keel_error)]
     library.keel_reader_from_memory.restype = ctypes.c_int
     library.keel_reader_from_memory.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(keel_reader)]
     library.keel_engine_stats.restype = ctypes.c_int
