@@ -144,7 +144,10 @@ inline int exercise_engine(const uint8_t* data, size_t bytes, bool lies) {
         else
             file.bytes[patch.offset] = static_cast<char>(patch.value);
     }
-    const keel_reader reader = file.reader();
+    keel_reader reader = file.reader();
+    const keel_weights modes[] = {KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP};
+    const keel_weights weights = modes[script.byte() % (lies ? 2 : 3)];
+    if (weights == KEEL_WEIGHTS_MAP) reader.mapped = file.bytes.data();
     keel_error error = sized<keel_error>();
     keel_model_info info = sized<keel_model_info>();
     const auto refused = [&](keel_status status) {
@@ -161,7 +164,7 @@ inline int exercise_engine(const uint8_t* data, size_t bytes, bool lies) {
     config.context_tokens = 128;
     config.max_sessions = 2;
     config.threads = 1;
-    config.weights = script.byte() % 2 ? KEEL_WEIGHTS_COPY : KEEL_WEIGHTS_DEFAULT;
+    config.weights = weights;
     config.k_format = script.byte() % 2 ? KEEL_KV_F16 : KEEL_KV_DEFAULT;
     keel_memory_plan plan = sized<keel_memory_plan>();
     if (refused(keel_plan(&reader, model, &config, &plan, &error))) return 1;
