@@ -486,6 +486,7 @@ namespace Keel
         public const uint KEEL_TOKENIZE_SPECIAL = 1;
         public const uint KEEL_TOKENIZE_BOS = 2;
         public const uint KEEL_FEED_ALL_LOGITS = 1;
+        public const uint KEEL_FEED_SAMPLE = 2;
         public const uint KEEL_DETOKENIZE_SPECIAL = 1;
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]

@@ -187,7 +187,12 @@ enum {
 KEEL_API keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
                                    size_t capacity, size_t* count);
 
-enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
+enum {
+    KEEL_FEED_ALL_LOGITS = 1u, /* keep logits of every fed position: advance then stops after each step */
+    /* keel_advance draws the next token as soon as the last of these is computed, within its budget; what
+     * keel_session_sample returns is the same, and only looked up. */
+    KEEL_FEED_SAMPLE = 2u
+};
 
 /* Appends tokens to be computed by the next keel_advance. No computation happens here.
  * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished),
@@ -210,6 +215,9 @@ typedef struct keel_advance_result {
  *               there, in prefill and decode alike. A step once begun belongs to its sessions: the next call must name
  *               all of them (KEEL_E_BUSY otherwise) and may name more, which join at the next step. On a backend that
  *               computes asynchronously the same call enqueues up to the budget and polls.
+ *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (a pass over the vocabulary; 0.1 to 0.4 ms
+ *               for 150,000 tokens as a model weighs them, up to 5 ms where most are equally probable), a hook, and
+ *               keel_session_fork (copies a page, f16 rows and logits), save and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so

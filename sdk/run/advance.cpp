@@ -176,6 +176,7 @@ keel_status finish_step(Engine* e) {
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
         s->computed += tokens;
         s->logits_rows = s->all_logits ? tokens : s->computed == s->token_count ? 1 : 0;
+        if (s->sample && s->computed == s->token_count && !s->has_tree()) s->draw = Session::kToDraw;
         s->in_step = false;
     }
     e->steps.fetch_add(1, std::memory_order_relaxed);
@@ -200,6 +201,26 @@ bool all_named(const Engine& e, Session* const* sessions, uint32_t count) {
     return named == e.step.sessions;
 }
 
+// Draws what is to be drawn. False when the budget does not allow all of it; not before one is drawn in a call that has
+// done nothing yet.
+bool draw_tokens(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits) {
+    bool all = true;
+    for (uint32_t i = 0; i < count; ++i) {
+        Session* s = sessions[i];
+        if (s->draw != Session::kToDraw) continue;
+        const uint64_t begin_ns = platform::now_ns();
+        if (limits->deadline_ns && limits->progressed && begin_ns + e->draw_ns > limits->deadline_ns) {
+            all = false;
+            continue;
+        }
+        s->draw_status = draw_token(e, s, &s->drawn_token);
+        s->draw = Session::kDrawn;
+        limits->progressed = true;
+        e->draw_ns = platform::now_ns() - begin_ns;
+    }
+    return all;
+}
+
 keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
     const uint64_t now_ns = platform::now_ns(), longest_us = (UINT64_MAX - now_ns) / 1000;
     const uint64_t deadline_ns = budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
@@ -210,10 +231,12 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         return KEEL_E_BUSY;
     }
     for (;;) {
-        if (!e->progress.active && deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns) {
+        const bool drawn = e->progress.active || draw_tokens(e, sessions, count, &limits);
+        if (!drawn || (!e->progress.active && deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns)) {
             bool left = false;
             for (uint32_t i = 0; i < count; ++i) {
-                if (done[i] || pending(*sessions[i]) == 0) continue;
+                const bool to_draw = sessions[i]->draw == Session::kToDraw;
+                if (!to_draw && (done[i] || pending(*sessions[i]) == 0)) continue;
                 status[i] = KEEL_AGAIN;
                 left = true;
             }

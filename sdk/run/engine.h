@@ -34,6 +34,11 @@ struct Session {
     int32_t last_sample;  // token of the last draw at position token_count, or -1
     uint32_t fed_from;    // position of the first token of the newest feed
     uint32_t all_logits;  // KEEL_FEED_ALL_LOGITS of the pending tokens
+    uint32_t sample;      // KEEL_FEED_SAMPLE of them
+    // What keel_advance drew from the newest row, or is to draw.
+    enum : uint32_t { kNoDraw, kToDraw, kDrawn } draw;
+    keel_status draw_status;
+    int32_t drawn_token;
     keel_variant variant;
     uint32_t logits_rows;       // valid rows below
     float* logits;              // [logits_rows of config][vocabulary], of Program::logits
@@ -77,6 +82,7 @@ struct PageRange {
 struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
+    uint64_t draw_ns;                 // what the last draw inside keel_advance took
     std::atomic<uint32_t> poisoned;
     LastError last_error;
     const Backend* backend;
@@ -180,6 +186,8 @@ keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 keel_status abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----
+// Draws the next token from the newest row.
+keel_status draw_token(Engine* engine, Session* session, int32_t* token);
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
 void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
 // Forgets logits, a tree, and tokens from `tokens` on. The session is not in a step.

@@ -16,6 +16,8 @@ void reset_session(Session* s) {
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
     s->kv.copy_id = kNoPage;
+    s->sample = 0;
+    s->draw = Session::kNoDraw;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
 }
@@ -83,9 +85,21 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
 
 }  // namespace
 
+keel_status draw_token(Engine* e, Session* s, int32_t* token) {
+    const uint8_t* mask = nullptr;
+    if (e->hooks.allowed_tokens) {
+        memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
+        e->hooks.allowed_tokens(e->hooks.user_data, {s->id.load(std::memory_order_relaxed)}, s->tokens, s->token_count,
+                                s->mask, e->spec.vocabulary);
+        mask = s->mask;
+    }
+    return sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, token);
+}
+
 void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
     const bool drawn = tokens[0] == s->last_sample;
     s->fed_from = s->token_count;
+    s->draw = Session::kNoDraw;
     for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
     s->sampled += drawn;
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
@@ -105,6 +119,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     if (s->fed_from > tokens) s->fed_from = tokens;
     s->last_sample = -1;
     s->logits_rows = 0;
+    s->draw = Session::kNoDraw;
     kv_truncate(&e->pool, &s->kv, s->computed);
     if (tokens == 0) s->f16_window.oldest_page = 0;
 }
@@ -153,7 +168,8 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!tokens && count) return bad_argument(e, "tokens", "null, though count is not 0");
-    if (flags & ~uint32_t{KEEL_FEED_ALL_LOGITS}) return bad_range(e, "flags", flags, 0, KEEL_FEED_ALL_LOGITS);
+    constexpr uint32_t kFlags = KEEL_FEED_ALL_LOGITS | KEEL_FEED_SAMPLE;
+    if (flags & ~kFlags) return bad_range(e, "flags", flags, 0, kFlags);
     if (s->in_step) return KEEL_E_BUSY;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
     for (uint32_t i = 0; i < count; ++i)
@@ -161,9 +177,10 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
             return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
     if (count == 0) return KEEL_OK;
     if (s->has_tree()) return KEEL_E_STATE;
-    if (s->token_count != s->computed && s->all_logits != (flags & KEEL_FEED_ALL_LOGITS)) return KEEL_E_STATE;
+    if (s->token_count != s->computed && (s->all_logits | s->sample) != flags) return KEEL_E_STATE;
     append_tokens(e, s, tokens, count);
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
+    s->sample = flags & KEEL_FEED_SAMPLE;
     return KEEL_OK;
 }
 
@@ -226,6 +243,7 @@ keel_status keel_session_set_sampling(keel_session session, const keel_sampling*
     error.struct_size = sizeof error;
     KEEL_TRY(keep_error(e, sampler_set(sampling, e->spec.vocabulary, &params, &error), error));
     s->sampling = params;
+    s->draw = Session::kNoDraw;
     return KEEL_OK;
 }
 
@@ -236,14 +254,8 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     if (!token) return bad_argument(e, "token", "null");
     if (s->has_tree()) return KEEL_E_STATE;
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
-    const uint8_t* mask = nullptr;
-    if (e->hooks.allowed_tokens) {
-        memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
-        e->hooks.allowed_tokens(e->hooks.user_data, session, s->tokens, s->token_count, s->mask, e->spec.vocabulary);
-        mask = s->mask;
-    }
-    int32_t drawn;
-    KEEL_TRY(sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, &drawn));
+    int32_t drawn = s->drawn_token;
+    KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, &drawn));
     s->last_sample = drawn;
     *token = drawn;
     return KEEL_OK;

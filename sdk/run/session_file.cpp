@@ -319,6 +319,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->f16_window.oldest_page = h.oldest_page;
     kv_f16_window_advance(e->f16_window, &s->f16_window, kv_pages_for(h.computed));
     s->sampling = sampling;
+    s->sample = 0;
+    s->draw = Session::kNoDraw;
     s->text = text;
     s->tree.first = kNoNode;
     s->token_count = s->fed_from = h.token_count;

@@ -63,6 +63,7 @@ keel_status keel_session_set_end_ids(keel_session session, const int32_t* ids, u
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     const keel_status status = text_stream_set_ends(&s->text, e->tokenizer, ids, count);
+    s->draw = Session::kNoDraw;  // min_tokens looks at them
     return status == KEEL_E_ARGUMENT ? bad_argument(e, "ids", "null, too many, or one is outside the vocabulary")
                                      : status;
 }

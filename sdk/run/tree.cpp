@@ -67,6 +67,8 @@ keel_status session_feed_tree(keel_session session, const int32_t* tokens, const
     s->token_count += count;
     s->logits_rows = 0;
     s->all_logits = KEEL_FEED_ALL_LOGITS;
+    s->sample = 0;
+    s->draw = Session::kNoDraw;
     return KEEL_OK;
 }
 

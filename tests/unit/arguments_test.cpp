@@ -44,7 +44,7 @@ TEST(Arguments, TheLastErrorNamesParameterValueAndRange) {
     keel_text text = sized<keel_text>();
     expect(keel_session_feed(s, &id, 1, 0), "tokens", "-7 is not within 0 and " + last_id);
     expect(keel_session_feed(s, nullptr, 1, 0), "tokens", "null, though count is not 0");
-    expect(keel_session_feed(s, &id, 1, 6), "flags", "6 is not within 0 and 1");
+    expect(keel_session_feed(s, &id, 1, 6), "flags", "6 is not within 0 and 3");
     expect(keel_advance(engine.handle(), &s, 5, 0, results), "count", "5 is not within 1 and 1");
     expect(keel_advance(engine.handle(), nullptr, 1, 0, results), "sessions", "null");
     expect(keel_session_truncate(s, 3), "tokens", "3 is not within 0 and 0");
