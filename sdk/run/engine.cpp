@@ -38,7 +38,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->backend = config.backend;
     e->device = layout.device;
     e->fingerprint = model.gguf.fingerprint;
-    e->chat = e->config.chat;
+    e->chat = layout.chat;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
@@ -161,7 +161,7 @@ keel_status keel_engine_close(keel_engine engine) {
     Engine* e = registry_engine(engine.id);
     if (!e) return KEEL_E_HANDLE;
     if (e->advancing.exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
-    bool used = false;
+    bool used = e->chatting.load() != 0;
     for (uint32_t i = 0; i < e->config.max_sessions; ++i) used |= e->sessions[i].busy.load() != 0;
     if (used) {
         e->advancing.store(0, std::memory_order_release);

@@ -24,6 +24,7 @@
     X(keel_sampling, KEEL_SAMPLING_INIT)             \
     X(keel_session_info, KEEL_SESSION_INFO_INIT)     \
     X(keel_chat_message, KEEL_CHAT_MESSAGE_INIT)     \
+    X(keel_chat, KEEL_CHAT_INIT)                     \
     X(keel_wproj_options, KEEL_WPROJ_OPTIONS_INIT)   \
     X(keel_pack_info, KEEL_PACK_INFO_INIT)
 
