@@ -95,7 +95,7 @@ TEST_P(Session, FeedIsAllOrNothing) {
     const int32_t bad[] = {1, 2, -1}, worse[] = {1, static_cast<int32_t>(engine.info().vocabulary)};
     EXPECT_EQ(keel_session_feed(s, bad, 3, 0), KEEL_E_ARGUMENT);
     EXPECT_EQ(keel_session_feed(s, worse, 2, 0), KEEL_E_ARGUMENT);
-    EXPECT_EQ(keel_session_feed(s, ids.data(), 1, 2), KEEL_E_ARGUMENT);
+    EXPECT_EQ(keel_session_feed(s, ids.data(), 1, 4), KEEL_E_ARGUMENT);
     EXPECT_EQ(keel_session_feed(s, nullptr, 1, 0), KEEL_E_ARGUMENT);
     EXPECT_EQ(get(s).token_count, 60u);
     EXPECT_EQ(keel_session_feed(s, ids.data(), 4, 0), KEEL_OK);
