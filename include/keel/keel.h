@@ -482,8 +482,8 @@ typedef enum keel_part_kind {
      * KEEL_E_UNSUPPORTED names the construct that Keel does not have; KEEL_E_FILE_LIMIT: longer than 32 KiB. */
     KEEL_PART_CHAT_TEMPLATE = 1,
     /* What a session may be held to by keel_session_set_grammar: GBNF as llama.cpp has it, or with
-     * keel_grammar_options.json_schema a JSON Schema. KEEL_E_FILE_FORMAT and KEEL_E_UNSUPPORTED name what is wrong or not
-     * known, with its byte in error->offset; KEEL_E_FILE_LIMIT: longer than 32 KiB, or too large a graph. */
+     * keel_grammar_options.json_schema a JSON Schema. KEEL_E_FILE_FORMAT and KEEL_E_UNSUPPORTED name what is wrong or
+     * not known, with its byte in error->offset; KEEL_E_FILE_LIMIT: longer than 32 KiB, or too large a graph. */
     KEEL_PART_GRAMMAR = 4,
 #ifdef KEEL_EXPERIMENTAL
     KEEL_PART_KV_PROFILE = 2, /* see Experimental */
@@ -733,10 +733,11 @@ struct keel_sampling {
 /* Holds the session to the engine's grammar (KEEL_PART_GRAMMAR): the tokens from position `from` on are its text, and
  * keel_session_sample draws none that cannot go on with it, an end-of-sequence token only where the text may end.
  * allowed_tokens narrows further. What the state is follows from the session's tokens alone, so truncate, fork (which
- * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it. KEEL_E_STATE: no grammar.
- * KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may return KEEL_E_NUMERIC when no
- * token can follow, and KEEL_E_FILE_LIMIT when the grammar needs more state than is planned (64 threads, 62 deep).
- * Outside of the budget of keel_advance: the mask costs about a look-up for each byte of the vocabulary. */
+ * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it.
+ * KEEL_E_STATE: no grammar. KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may
+ * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT when the grammar needs more state than is
+ * planned (64 threads, 62 deep). Outside of the budget of keel_advance: the mask costs about a look-up for each byte of
+ * the vocabulary. */
 #define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
 #define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
 KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);

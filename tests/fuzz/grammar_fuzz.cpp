@@ -1,5 +1,5 @@
-// A grammar of hostile bytes, and a text: whatever compiles must run within its state. The first byte says whether it is
-// GBNF or a JSON Schema; a line of "#!" ends it and begins the text.
+// A grammar of hostile bytes, and a text: whatever compiles must run within its state. The first byte says whether it
+// is GBNF or a JSON Schema; a line of "#!" ends it and begins the text.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
