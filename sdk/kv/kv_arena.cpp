@@ -128,6 +128,13 @@ uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last)
     return evicted;
 }
 
+bool kv_owns(KvPool* pool, const KvPageList& list, uint32_t first, uint32_t last) {
+    PoolLock lock(pool);
+    bool owned = true;
+    for (uint32_t page = first; page < last; ++page) owned &= own(*pool, list.ids[page]);
+    return owned;
+}
+
 void kv_release(KvPool* pool, KvPageList* list) {
     PoolLock lock(pool);
     list->reserved = 0;

@@ -131,6 +131,11 @@ keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes)
 // others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.
 keel_status abandon_step(Engine* engine, const Session* only);
 
+// ---- tree.cpp ----
+// Copies one KV row of the session over another: all layers and heads, codes and scales, and the f16 copy that recent
+// rows have. Neither is a sink, and the page of `to` is the session's own.
+keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
+
 // ---- session.cpp ----
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
 void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
