@@ -22,28 +22,24 @@ struct Message {
     std::string text;
 };
 
-std::string format(const Engine& engine, const std::vector<Message>& messages) {
+// The ids of the conversation that follow what the session holds of it; *kept is how much that is.
+std::vector<int32_t> tokenize_chat(const Session& session, const std::vector<Message>& messages, uint32_t* kept) {
     std::vector<keel_chat_message> views;
     for (const Message& m : messages) views.push_back(message(m.role, m.text));
-    size_t bytes = 0;
-    const auto count = static_cast<uint32_t>(views.size());
-    const keel_status status = keel_chat_format(engine.handle(), views.data(), count, 1, nullptr, 0, &bytes);
+    const keel_chat conversation = keel::chat(views);
+    keel_error error = make<keel_error>();
+    std::vector<int32_t> ids(512);
+    size_t count = 0;
+    keel_status status = KEEL_E_BUFFER_TOO_SMALL;
+    for (int tries = 0; tries < 2 && status == KEEL_E_BUFFER_TOO_SMALL; ++tries) {
+        if (count > ids.size()) ids.resize(count);
+        status = keel_session_chat(session.handle(), &conversation, kept, ids.data(), ids.size(), &count, &error);
+    }
     if (status == KEEL_E_ARGUMENT)
-        throw ToolError(kExitUsage, "this model's chat template has no place for a system message");
-    if (status != KEEL_E_BUFFER_TOO_SMALL) check(status, "cannot write the chat template");
-    std::string text(bytes, '\0');
-    check(engine.chat_format(views, text).status, "cannot write the chat template");
-    return text;
-}
-
-// Feeds the part of `ids` behind what the session already has in common with it.
-std::span<const int32_t> rewind_to_common_prefix(Session& session, std::span<const int32_t> ids) {
-    const Result<std::span<const int32_t>> held = session.tokens();
-    check(held.status, "cannot read the session");
-    size_t common = 0;
-    while (common < held->size() && common + 1 < ids.size() && (*held)[common] == ids[common]) ++common;
-    check(session.truncate(static_cast<uint32_t>(common)), "cannot rewind the session");
-    return ids.subspan(common);
+        throw ToolError(kExitUsage, strf("this model's chat template refuses the conversation: %s", error.reason));
+    check(status, "cannot write the chat template", &error);
+    ids.resize(count);
+    return ids;
 }
 
 // The name of the template: the file's own, or the one of --template.
@@ -54,9 +50,10 @@ std::string template_name_of(const Options& o, const LoadedModel& m) {
         throw ToolError(kExitFile,
                         o.engine.model + " carries no chat template; give one with --template, or use `keel run`");
     if (family == KEEL_CHAT_UNKNOWN)
-        throw ToolError(kExitFile, o.engine.model +
-                                       " carries a chat template of no family Keel knows (chatml, llama3, " +
-                                       "mistral, gemma, phi3, zephyr); Keel does not guess");
+        throw ToolError(kExitFile,
+                        strf("%s carries a chat template that Keel cannot run, and it does not guess: %s (byte %u of "
+                             "the template). Give one with --template",
+                             o.engine.model.c_str(), m.file.info.chat_reason, m.file.info.chat_offset));
     return chat_family_name(family);
 }
 
@@ -86,13 +83,13 @@ void chat(const Options& o, const Console& console) {
             continue;
         }
         messages.push_back({"user", line});
-        const std::vector<int32_t> ids =
-            tokenize(m.engine, format(m.engine, messages), KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
-        if (ids.size() >= m.plan.context_tokens)
+        uint32_t kept = 0;
+        const std::vector<int32_t> rest = tokenize_chat(session, messages, &kept);
+        if (kept + rest.size() >= m.plan.context_tokens)
             throw ToolError(kExitMemory,
                             strf("the conversation has %zu tokens and the context %u; raise --context or /reset",
-                                 ids.size(), m.plan.context_tokens));
-        const std::span<const int32_t> rest = rewind_to_common_prefix(session, ids);
+                                 kept + rest.size(), m.plan.context_tokens));
+        check(session.truncate(kept), "cannot rewind the session");
 
         struct Reply {
             std::string text;
@@ -136,7 +133,8 @@ void add_chat_verb(CLI::App& app, Console& console) {
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
     verb->add_option("--system", o->system, "system message");
-    verb->add_option("--template", o->engine.chat_template, "a file with a chat template, in place of the model's own");
+    verb->add_option("--template", o->engine.chat_template,
+                     "a file with a chat template or a family's name, in place of the model's own");
     verb->add_flag("--stats", o->stats, "figures after every answer");
     verb->callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);
