@@ -510,6 +510,7 @@ namespace Keel
         public const uint KEEL_TOKENIZE_SPECIAL = 1;
         public const uint KEEL_TOKENIZE_BOS = 2;
         public const uint KEEL_FEED_ALL_LOGITS = 1;
+        public const uint KEEL_FEED_SAMPLE = 2;
         public const uint KEEL_DETOKENIZE_SPECIAL = 1;
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
@@ -562,6 +563,9 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern uint keel_version();
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_engine_last_error(keel_engine engine, keel_error* @out);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_reader_from_memory(void* data, UIntPtr bytes, keel_reader* @out);

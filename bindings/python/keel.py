@@ -14,6 +14,7 @@ KEEL_OP_BUFFERS = 8
 KEEL_TOKENIZE_SPECIAL = 1
 KEEL_TOKENIZE_BOS = 2
 KEEL_FEED_ALL_LOGITS = 1
+KEEL_FEED_SAMPLE = 2
 KEEL_DETOKENIZE_SPECIAL = 1
 
 # keel_status
@@ -553,6 +554,8 @@ def load(path):
     library.keel_status_text.argtypes = [ctypes.c_int]
     library.keel_version.restype = ctypes.c_uint32
     library.keel_version.argtypes = []
+    library.keel_engine_last_error.restype = ctypes.c_int
+    library.keel_engine_last_error.argtypes = [keel_engine, ctypes.POINTER(keel_error)]
     library.keel_reader_from_memory.restype = ctypes.c_int
     library.keel_reader_from_memory.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(keel_reader)]
     library.keel_engine_stats.restype = ctypes.c_int

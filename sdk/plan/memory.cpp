@@ -72,8 +72,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                 &program.transform, error));
     program.f16_window = kv_f16_window_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
                                              config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
-    out->kv_free_list = persistent.place<uint32_t>("kv_free_list", config.kv_pages);
-    out->kv_references = persistent.place<uint32_t>("kv_references", config.kv_pages);
+    out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);
+    out->kv_references = persistent.place<std::atomic<uint32_t>>("kv_references", config.kv_pages);
     const uint64_t most_pages = UINT64_MAX / geometry.page_bytes;
     program.kv_pages_offset =
         kv.place_offset("pages", config.kv_pages > most_pages ? UINT64_MAX : config.kv_pages * geometry.page_bytes);

@@ -41,7 +41,7 @@ struct Layout {
     SessionMemory session[kMaxSessions];
     Program program;
     Step step;
-    uint32_t *kv_free_list, *kv_references;  // [kv_pages]
+    std::atomic<uint32_t>*kv_next_free, *kv_references;  // [kv_pages]
     Tokenizer* tokenizer;
     Chat chat;
     Device* device;

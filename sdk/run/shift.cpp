@@ -88,16 +88,21 @@ using namespace keel;
 
 extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, uint32_t to) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (from > to || to > s->computed || to > s->settled()) return KEEL_E_ARGUMENT;
+    const uint32_t computed = s->computed < s->settled() ? s->computed : s->settled();
+    if (to > computed) return bad_range(e, "to", to, 0, computed);
+    if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
     if (s->has_tree()) return KEEL_E_STATE;
     if (from == to) return KEEL_OK;
     if (!keys_can_be_turned(*e) || from < e->f16_window.sink_tokens) return KEEL_E_UNSUPPORTED;
-    if (!kv_owns(&e->pool, s->kv, from / kPageTokens, kv_pages_for(s->computed))) return KEEL_E_STATE;
+    StepLimits no_limits = {};
+    KEEL_TRY(copy_page(e, &s->kv, &no_limits));
+    if (!kv_owns(e->pool, s->kv, from / kPageTokens, kv_pages_for(s->computed))) return KEEL_E_STATE;
     KEEL_TRY(move_rows(e, *s, to, to - from));
     move_tokens(s, from, to);
+    s->draw = Session::kNoDraw;  // a draw depends on its position
     kv_truncate(&e->pool, &s->kv, s->computed);
     return KEEL_OK;
 }

@@ -263,6 +263,20 @@ TEST(SessionTextState, ThreadsTokenizeAtOnce) {
     }
 }
 
+TEST(SessionTextState, ATooLongRunIsNamed) {
+    keel_config c = config();
+    c.max_text_bytes = 1000;
+    keel_test::Engine engine(kByteLevel, c);
+    const std::string text = "and then " + std::string(20000, 't');
+    size_t count = 0;
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT, keel_tokenize(engine.handle(), text.data(), text.size(), 0, nullptr, 0, &count));
+    keel_error error = sized<keel_error>();
+    check(keel_engine_last_error(engine.handle(), &error), "last error");
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT, error.status);
+    EXPECT_STREQ("max_text_bytes", error.field);
+    EXPECT_EQ(9u, error.offset);
+}
+
 TEST(SessionTextState, ConfiguredPreTokenizer) {
     keel_config c = config();
     c.pre_tokenizer = "ufakzeka";  // does not cut 're off; "r e" is a later merge than "e r"
