@@ -283,6 +283,7 @@ KEEL_API keel_status keel_engine_last_error(keel_engine engine, keel_error* out)
 #define KEEL_MODEL_INFO_INIT KEEL_INIT(keel_model_info)
 #define KEEL_HOOKS_INIT KEEL_INIT(keel_hooks)
 #define KEEL_PART_INIT KEEL_INIT(keel_part)
+#define KEEL_GRAMMAR_OPTIONS_INIT KEEL_INIT(keel_grammar_options)
 #define KEEL_CONFIG_INIT KEEL_INIT(keel_config)
 #define KEEL_MEMORY_PLAN_INIT KEEL_INIT(keel_memory_plan)
 #define KEEL_MEMORY_INIT KEEL_INIT(keel_memory)
@@ -476,11 +477,20 @@ typedef enum keel_part_kind {
      * llama3, mistral-v0.1, mistral-v0.2, mistral-v1, mistral-v3, mistral-nemo, gemma, gemma3, phi3, zephyr.
      * KEEL_E_UNSUPPORTED names the construct that Keel does not have; KEEL_E_FILE_LIMIT: longer than 32 KiB. */
     KEEL_PART_CHAT_TEMPLATE = 1,
+    /* What a session may be held to by keel_session_set_grammar: GBNF as llama.cpp has it, or with
+     * keel_grammar_options.json_schema a JSON Schema. KEEL_E_FILE_FORMAT and KEEL_E_UNSUPPORTED name what is wrong or not
+     * known, with its byte in error->offset; KEEL_E_FILE_LIMIT: longer than 32 KiB, or too large a graph. */
+    KEEL_PART_GRAMMAR = 4,
 #ifdef KEEL_EXPERIMENTAL
     KEEL_PART_KV_PROFILE = 2, /* see Experimental */
     KEEL_PART_WPROJ = 3
 #endif
 } keel_part_kind;
+
+typedef struct keel_grammar_options {
+    uint32_t struct_size;
+    uint32_t json_schema; /* nonzero: the text is a JSON Schema; 0: GBNF */
+} keel_grammar_options;
 
 typedef struct keel_part {
     uint32_t struct_size;
@@ -715,6 +725,20 @@ struct keel_sampling {
     /* Ids never sampled, at most 256, copied. With temperature 0: the greedy token among the others. */
     const int32_t* excluded_ids;
 };
+
+/* Holds the session to the engine's grammar (KEEL_PART_GRAMMAR): the tokens from position `from` on are its text, and
+ * keel_session_sample draws none that cannot go on with it, an end-of-sequence token only where the text may end.
+ * allowed_tokens narrows further. What the state is follows from the session's tokens alone, so truncate, fork (which
+ * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it. KEEL_E_STATE: no grammar.
+ * KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may return KEEL_E_NUMERIC when no
+ * token can follow, and KEEL_E_FILE_LIMIT when the grammar needs more state than is planned (64 threads, 62 deep).
+ * Outside of the budget of keel_advance: the mask costs about a look-up for each byte of the vocabulary. */
+#define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
+#define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
+KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);
+/* Tokens for what the grammar leaves no choice about now, such as the name of a required property: feed them instead of
+ * sampling. *count may be 0. Buffer as in keel_tokenize. KEEL_E_STATE: the session is not held to a grammar. */
+KEEL_API keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capacity, size_t* count);
 
 /* Asks a running or the next keel_advance to stop between two groups of work items for this session, with
  * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread. */
