@@ -779,7 +779,8 @@ KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uin
  * forgotten tokens were there stays as it is, so results are not those of a session that never had them. Takes the time
  * of reading and writing every row that moves; logits stay. KEEL_E_ARGUMENT (not computed). KEEL_E_UNSUPPORTED where K
  * cannot be rotated again: k_format is neither f16 nor f32, a KV profile, kv_recent_tokens, `from` within the sinks.
- * KEEL_E_STATE: pages from `from` on are shared with a fork or were evicted. KEEL_E_BUSY inside a step. */
+ * KEEL_E_STATE: pages from `from` on are shared with a fork or were evicted, or tokens that a grammar has accepted would
+ * be forgotten. KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_shift(keel_session session, uint32_t from, uint32_t to);
 /* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
  * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */

@@ -94,7 +94,8 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     if (to > computed) return bad_range(e, "to", to, 0, computed);
     if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
-    if (s->has_tree()) return KEEL_E_STATE;
+    const bool in_grammar = s->grammar_from < KEEL_GRAMMAR_NEXT;
+    if (s->has_tree() || (in_grammar && to > s->grammar_from)) return KEEL_E_STATE;
     if (from == to) return KEEL_OK;
     if (!keys_can_be_turned(*e) || from < e->f16_window.sink_tokens) return KEEL_E_UNSUPPORTED;
     StepLimits no_limits = {};
@@ -102,6 +103,7 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     if (!kv_owns(e->pool, s->kv, from / kPageTokens, kv_pages_for(s->computed))) return KEEL_E_STATE;
     KEEL_TRY(move_rows(e, *s, to, to - from));
     move_tokens(s, from, to);
+    if (in_grammar) s->grammar_from -= to - from;
     s->draw = Session::kNoDraw;  // a draw depends on its position
     kv_truncate(&e->pool, &s->kv, s->computed);
     return KEEL_OK;

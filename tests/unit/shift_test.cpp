@@ -139,6 +139,29 @@ TEST_P(Shift, BooksAreKept) {
     EXPECT_EQ(KEEL_OK, keel_session_restore(engine.session(), blob.data(), bytes, nullptr));
 }
 
+// A grammar's state is that of the tokens from a position on: they move with it, and none of them goes.
+TEST_P(Shift, GrammarsMoveAlong) {
+    static const char kGrammar[] = "root ::= [a-z ]*";
+    keel_reader reader = sized<keel_reader>();
+    check(keel_reader_from_memory(kGrammar, sizeof kGrammar - 1, &reader), "reader");
+    const keel_part part = keel_test::part(KEEL_PART_GRAMMAR, &reader);
+    keel_config c = config(KEEL_KV_F16);
+    c.parts = &part;
+    c.part_count = 1;
+    keel_test::Engine engine(kBooks, c);
+    engine.feed(some_ids(100));
+    check(keel_session_set_grammar(engine.session(), KEEL_GRAMMAR_NEXT), "grammar");
+    for (int i = 0; i < 10; ++i) {
+        engine.advance();
+        engine.feed({engine.sample()});
+    }
+    engine.advance();
+    EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 50, 101));
+    EXPECT_EQ(KEEL_OK, keel_session_shift(engine.session(), 50, 100));
+    EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 49, 51));  // the grammar's begin at 50 now
+    engine.feed({engine.sample()});
+}
+
 TEST_P(Shift, Refusals) {
     keel_test::Engine engine(kBooks, config(KEEL_KV_F16));
     engine.feed(some_ids(200));
