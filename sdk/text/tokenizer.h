@@ -12,13 +12,15 @@
 //     tokenizer.ggml.add_space_prefix to false; decoding takes it away again. U+2581 in a text is a space, as in
 //     SentencePiece. Characters without a token are their bytes, else one unknown token for a row of them.
 //   - Byte-level: a byte without a token is the unknown token. Where the file names none, or names a control token,
-//     which no plain text may become, the byte is lost.
+// which
+//     no plain text may become, the byte is lost.
 //   - Phi-3 ("general.architecture" phi3, SentencePiece): white space after a control token is dropped.
 //   - Of two tokens with one text the lower id is encoded, of two equal merges the first counts; merges of what are no
 //     tokens are left out; empty tokens are never encoded. Without tokenizer.ggml.token_type, <0xHH> are byte tokens,
 //     and the bos, eos and unknown ids are special.
 //   - BOS, when the file does not say: before SentencePiece, llama-bpe and tekken texts; never without a bos id, and
-//     not before a text that begins with it already.
+// not
+//     before a text that begins with it already.
 #pragma once
 #include "sdk/core/arena.h"
 #include "sdk/format/gguf.h"
@@ -123,6 +125,8 @@ void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token);
 // Forgets what tokens from position `count` on left behind: bytes held back, a stop, where the text begins. `tokens`:
 // the `count` before.
 void text_stream_truncate(TextStream* s, const Tokenizer* t, const int32_t* tokens, uint32_t count);
+// Positions [from, to) are forgotten, and those behind move down to `from`.
+void text_stream_shift(TextStream* s, uint32_t from, uint32_t to);
 // As keel_session_text, of the token at a position. What is shown is valid UTF-8: bytes that are no character (a
 // maximal part of one, as Unicode counts) show as U+FFFD, once it is certain that they will not become one;
 // tokenizer_decode has the exact bytes. After a stop the rest of the token is dropped and the stream goes on with the
