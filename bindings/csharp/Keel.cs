@@ -106,6 +106,7 @@ namespace Keel
     public enum keel_part_kind : int
     {
         KEEL_PART_CHAT_TEMPLATE = 1,
+        KEEL_PART_GRAMMAR = 4,
     }
 
     public enum keel_region_kind : int
@@ -237,6 +238,13 @@ namespace Keel
         public IntPtr parallel_for;
         public IntPtr allowed_tokens;
         public IntPtr strftime_now;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public unsafe struct keel_grammar_options
+    {
+        public uint struct_size;
+        public uint json_schema;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -580,6 +588,12 @@ namespace Keel
         public static extern keel_status keel_plan_buffers(keel_reader* reader, keel_model* model, keel_config* config, keel_buffer_info* @out, uint capacity, uint* count, keel_error* error);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_set_grammar(keel_session session, uint from);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_forced(keel_session session, int* ids, UIntPtr capacity, UIntPtr* count);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_cancel(keel_session session);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
@@ -599,6 +613,9 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_evict(keel_session session, uint from, uint to, uint* evicted_tokens);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_shift(keel_session session, uint from, uint to);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_fork(keel_session session, keel_session* @out);

@@ -39,6 +39,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->device = layout.device;
     e->fingerprint = model.gguf.fingerprint;
     e->chat = layout.chat;
+    e->grammar = layout.grammar;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
@@ -52,6 +53,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
         s->kv.ids = memory.page_ids;
         s->work = memory.sampler_work;
         s->mask = memory.allowed_tokens;
+        s->grammar_work = memory.grammar_work;
         s->logits = e->logits + uint64_t{i} * config.logits_rows * e->spec.vocabulary;
         s->hidden = e->hidden + uint64_t{i} * config.logits_rows * e->spec.embedding;
     }

@@ -49,8 +49,10 @@ struct Session {
     TokenTree tree;
     SamplerParams sampling;
     TextStream text;
-    void* work;     // sampler work memory
-    uint8_t* mask;  // allowed-token bits
+    void* work;             // sampler work memory
+    uint8_t* mask;          // allowed-token bits
+    uint32_t grammar_from;  // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
+    GrammarWork* grammar_work;
 
     bool has_tree() const { return tree.first != kNoNode; }
     // Tokens that stay whatever becomes of a tree.
@@ -90,7 +92,8 @@ struct Engine : Program {
     Device* device;
     uint64_t fingerprint;
     Chat chat;
-    uint64_t kv_identity;  // hash of formats and profile: what saved rows were coded with
+    const Grammar* grammar;  // null: none
+    uint64_t kv_identity;    // hash of formats and profile: what saved rows were coded with
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
     PageRange locked[2];  // to unlock at close: the model, the W_proj cache
@@ -177,6 +180,10 @@ keel_status upload_kv(Engine* engine, uint64_t to, const void* from, uint64_t by
 keel_status copy_kv(Engine* engine, uint64_t to, uint64_t from, uint64_t bytes);
 keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes);
 
+// ---- grammar_calls.cpp ----
+// Clears the bits of s->mask that the session's grammar does not allow next.
+keel_status apply_grammar(Engine* engine, Session* session);
+
 // ---- advance.cpp ----
 // Copies the rest of a page that kv_make_writable or kv_fork left to be copied, in tiles. KEEL_AGAIN: the deadline would
 // be passed; not before the first tile of a call that has done nothing yet.
@@ -185,6 +192,11 @@ keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // given back. The caller holds `advancing`. `only`: the one session of the step that the calling thread may use; the
 // others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.
 keel_status abandon_step(Engine* engine, const Session* only);
+
+// ---- tree.cpp ----
+// Copies one KV row of the session over another: all layers and heads, codes and scales, and the f16 copy that recent
+// rows have. Neither is a sink, and the page of `to` is the session's own.
+keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
 
 // ---- session.cpp ----
 // Draws the next token from the newest row.

@@ -11,6 +11,7 @@ void reset_session(Session* s) {
     s->token_count = s->computed = s->sampled = s->fed_from = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
     s->variant = KEEL_VARIANT_DENSE;
+    s->grammar_from = KEEL_GRAMMAR_OFF;
     s->tree.first = kNoNode;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
@@ -87,10 +88,15 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
 
 keel_status draw_token(Engine* e, Session* s, int32_t* token) {
     const uint8_t* mask = nullptr;
+    const bool held = s->grammar_from != KEEL_GRAMMAR_OFF;
+    if (held || e->hooks.allowed_tokens) memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
     if (e->hooks.allowed_tokens) {
-        memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
         e->hooks.allowed_tokens(e->hooks.user_data, {s->id.load(std::memory_order_relaxed)}, s->tokens, s->token_count,
                                 s->mask, e->spec.vocabulary);
+        mask = s->mask;
+    }
+    if (held) {
+        KEEL_TRY(apply_grammar(e, s));
         mask = s->mask;
     }
     return sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, token);
@@ -270,6 +276,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
+    if (s->grammar_from < KEEL_GRAMMAR_NEXT && tokens < s->grammar_from) s->grammar_from = tokens;
     text_stream_truncate(&s->text, e->tokenizer, s->tokens, tokens);
     return KEEL_OK;
 }
@@ -318,6 +325,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->last_sample = s->last_sample;
         copy->all_logits = s->has_tree() ? 0 : s->all_logits;
         copy->variant = s->variant;
+        copy->grammar_from = s->grammar_from;
         copy->logits_rows = logits_rows;
         copy->sampling = s->sampling;
         copy->fed_from = s->fed_from < tokens ? s->fed_from : tokens;

@@ -194,6 +194,16 @@ TEST_F(AbiVersions, Configurations) {
         const keel_config c = config_with(&part);
         return plan(&c);
     });
+    const std::string schema = "{\"type\": \"null\"}";
+    keel_reader schema_reader = sized<keel_reader>();
+    check(keel_reader_from_memory(schema.data(), schema.size(), &schema_reader), "keel_reader_from_memory");
+    keel_grammar_options grammar = sized<keel_grammar_options>();
+    grammar.json_schema = 1;
+    check_read<keel_grammar_options>("keel_grammar_options", grammar, [&](const keel_grammar_options* o) {
+        const keel_part part = keel_test::part(KEEL_PART_GRAMMAR, &schema_reader, o);
+        const keel_config c = config_with(&part);
+        return plan(&c);
+    });
     keel_hooks hooks = sized<keel_hooks>();
     static int calls;
     hooks.progress = [](void*, uint64_t, uint64_t) {

@@ -23,7 +23,9 @@ int run(const Options& o, const Console& console) {
     // What the generation needs is allocated before init; from init on, allocations are counted.
     std::string generated;
     std::vector<int32_t> ids;
-    LoadedModel m = load_model(o.engine, console, {}, [&](const keel_memory_plan& plan) {
+    EngineOptions engine_options = o.engine;
+    make_room_for(engine_options, prompt);
+    LoadedModel m = load_model(engine_options, console, {}, [&](const keel_memory_plan& plan) {
         ids.resize(plan.context_tokens);
         constexpr size_t kLongestPiece = 2048;
         if (console.json) generated.reserve((o.sampling.max_tokens + 1) * kLongestPiece);
@@ -38,11 +40,17 @@ int run(const Options& o, const Console& console) {
                                           m.plan.context_tokens));
     check(tokens.status, "cannot tokenize the prompt");
     if (tokens->empty()) throw ToolError(kExitUsage, "the prompt is empty and the model has no BOS token");
+    if (!o.special && !o.quiet) {
+        const Result<size_t> with_marks = m.engine.token_count(prompt, flags | KEEL_TOKENIZE_SPECIAL);
+        if (with_marks && *with_marks != tokens->size())
+            fputs("note: control tokens written in the prompt are taken as text; --special recognises them\n", stderr);
+    }
     if (!console.json && !o.no_echo) fwrite(prompt.data(), 1, prompt.size(), stdout);
     const TextSink to_stdout = {[](void*, std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); },
                                 nullptr};
     const TextSink to_string = {
         [](void* context, std::string_view text) { static_cast<std::string*>(context)->append(text); }, &generated};
+    hold_to_grammar(session, o.engine);
     const Generation g =
         generate(m.engine, session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
     Result<keel_stats> stats = m.engine.stats();
@@ -71,9 +79,11 @@ void add_run_verb(CLI::App& app, Console& console) {
                               "  keel run model.gguf --prompt \"It was a dark night\"\n"
                               "  keel run model.gguf --temp 0 --max-tokens 64 --prompt-file story.txt\n"
                               "  keel run model.gguf --prompt Hello --json | jq .decode.tokens_per_second\n"
+                              "  keel run model.gguf --prompt \"A book: \" --json-schema book.json\n"
                               "The text goes to stdout, figures to stderr.");
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
+    add_grammar_options(*verb, o->engine);
     auto* prompt = verb->add_option("--prompt,-p", o->prompt, "text to continue")->capture_default_str();
     verb->add_option("--prompt-file,-f", o->prompt_file, "read the prompt from a file; - is stdin")->excludes(prompt);
     verb->add_flag("--special", o->special, "recognise special tokens written in the prompt");

@@ -53,6 +53,9 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     const bool named = !chat.empty() && !std::filesystem::exists(chat, ignored);
     if (named) check(keel_reader_from_memory(chat.data(), chat.size(), &chat_name_), "cannot read " + chat);
     add(KEEL_PART_CHAT_TEMPLATE, named ? &chat_name_ : nullptr, chat, nullptr);
+    grammar_ = make<keel_grammar_options>();
+    grammar_.json_schema = !options.json_schema.empty();
+    add(KEEL_PART_GRAMMAR, nullptr, grammar_.json_schema ? options.json_schema : options.grammar, nullptr, &grammar_);
     add(KEEL_PART_KV_PROFILE, options.kv_profile_reader, options.kv_profile, nullptr);
     if (!options.wproj.empty() && !options.wproj_file)
         options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
@@ -63,6 +66,20 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     add(KEEL_PART_WPROJ, options.wproj_reader, options.wproj, options.wproj_file, &wproj_);
     config.parts = parts_.data();
     config.part_count = static_cast<uint32_t>(parts_.size());
+}
+
+void make_room_for(EngineOptions& options, std::string_view text) {
+    constexpr size_t kDefaultBytes = 16384, kMostBytes = 1u << 24;
+    size_t longest = 0, length = 0;
+    bool was_space = false;
+    for (const char c : text) {
+        const bool space = c == ' ' || (c >= '\t' && c <= '\r');
+        length = space == was_space ? length + 1 : 1;
+        was_space = space;
+        longest = std::max(longest, length);
+    }
+    // A stretch and the space before it.
+    if (longest >= kDefaultBytes) options.max_text_bytes = static_cast<uint32_t>(std::min(longest + 1, kMostBytes));
 }
 
 keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
@@ -80,6 +97,8 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.pin_threads = options.pin;
     config.kv_sink_tokens = options.sinks;
     config.kv_recent_tokens = options.recent;
+    config.max_text_bytes = options.max_text_bytes;
+    if (!options.pre_tokenizer.empty()) config.pre_tokenizer = options.pre_tokenizer.c_str();
     parts.add_to(config, options);
     return config;
 }
@@ -215,6 +234,11 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.config.hooks = nullptr;  // the bar ends here
     loaded.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return loaded;
+}
+
+void hold_to_grammar(Session& session, const EngineOptions& options) {
+    if (options.grammar.empty() && options.json_schema.empty()) return;
+    check(keel_session_set_grammar(session.handle(), KEEL_GRAMMAR_NEXT), "cannot hold the session to the grammar");
 }
 
 Session open_session(LoadedModel& model) {
