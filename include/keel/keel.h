@@ -169,7 +169,8 @@ KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* mode
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
 KEEL_API keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                                       const keel_memory* memory, keel_engine* out, keel_error* error);
-/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing. */
+/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing, and
+ * while a call uses one of its sessions: also from a hook of that call. */
 KEEL_API keel_status keel_engine_close(keel_engine engine);
 
 /* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
