@@ -169,13 +169,8 @@ KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* mode
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
 KEEL_API keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                                       const keel_memory* memory, keel_engine* out, keel_error* error);
-<<<<<<< HEAD
-/* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing:
- * nothing is closed. */
-=======
 /* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing, and
  * while a call uses one of its sessions: also from a hook of that call. */
->>>>>>> main
 KEEL_API keel_status keel_engine_close(keel_engine engine);
 
 /* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
@@ -739,16 +734,9 @@ struct keel_sampling {
  * keel_session_sample draws none that cannot go on with it, an end-of-sequence token only where the text may end.
  * allowed_tokens narrows further. What the state is follows from the session's tokens alone, so truncate, fork (which
  * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it.
-<<<<<<< HEAD
- * KEEL_E_STATE: no grammar. KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may
- * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT when the grammar needs more state than is
- * planned (64 threads, 62 deep). A mask took 0.4 to 7 ms for 49,000 tokens on one core, and takes longer where many
- * alternatives are open at once. */
-=======
  * KEEL_E_STATE: no grammar. KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may
  * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT beyond 64 open alternatives or 62 nested rules.
  * A mask took 0.4 to 7 ms for 49,000 tokens on one core, and takes longer where many alternatives are open at once. */
->>>>>>> main
 #define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
 #define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
 KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);
