@@ -7,6 +7,7 @@
 
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/common/allocation_counter.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/wproj_discovery.h"
 
 namespace keel::tools {
@@ -191,8 +192,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     keel_hooks hooks = make<keel_hooks>();
     hooks.user_data = &bar;
     hooks.progress = [](void* user_data, uint64_t done, uint64_t total) {
-        static_cast<ProgressBar*>(user_data)->update(done, total, human_bytes(total));
-        return 0;
+        static_cast<ProgressBar*>(user_data)->draw(done, total, human_bytes(total));
+        return interrupted() ? 1 : 0;
     };
     loaded.config.hooks = &hooks;
     keel_error error = make<keel_error>();
