@@ -9,7 +9,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Files of VBMI belong to the set that uses them.
-SETS = {"scalar": "scalar", "avx2": "avx2", "avx512": "avx512", "avx512vbmi": "avx512", "amx": "amx", "neon": "neon"}
+SETS = {"scalar": "scalar", "avx2": "avx2", "avxvnni": "avxvnni", "avx512": "avx512", "avx512vbmi": "avx512", "amx": "amx", "neon": "neon"}
 
 
 def sizes(text):

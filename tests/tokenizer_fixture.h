@@ -105,14 +105,14 @@ class TokenizerFixture {
         std::vector<keel::GgufTensor> tensors(g.tensor_count + 1);
         if ((s = keel::gguf_scan(reader, limits, values.data(), tensors.data(), &g, &error)) != KEEL_OK) return s;
         keel::Arena counting;
-        if ((s = keel::tokenizer_place(reader, g, max_text_bytes, counting, &t, &error)) != KEEL_OK) return s;
+        if ((s = keel::tokenizer_place(reader, g, max_text_bytes, nullptr, counting, &t, &error)) != KEEL_OK) return s;
         EXPECT_EQ(nullptr, t);
         planned_bytes = counting.used_bytes();
         // Exactly the planned bytes on the heap, so that a sanitizer sees one byte more.
         memory_.reset(static_cast<char*>(::operator new[](planned_bytes, std::align_val_t{64})));
         memset(memory_.get(), 0xa5, planned_bytes);
         keel::Arena arena(memory_.get(), planned_bytes);
-        s = keel::tokenizer_place(reader, g, max_text_bytes, arena, &t, &error);
+        s = keel::tokenizer_place(reader, g, max_text_bytes, nullptr, arena, &t, &error);
         used_bytes = arena.used_bytes();
         return s;
     }

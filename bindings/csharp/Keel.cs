@@ -274,6 +274,7 @@ namespace Keel
         public keel_part* parts;
         public keel_hooks* hooks;
         public keel_backend* backend;
+        public byte* pre_tokenizer;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -585,6 +586,15 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_detokenize(keel_engine engine, int* ids, UIntPtr count, uint flags, byte* dst, UIntPtr capacity_bytes, UIntPtr* bytes);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_token_text(keel_engine engine, int token, uint flags, byte** data, UIntPtr* bytes);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_set_end_ids(keel_session session, int* ids, uint count);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_end_ids(keel_session session, int** ids, uint* count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_set_stops(keel_session session, byte** texts, UIntPtr* bytes, uint count);

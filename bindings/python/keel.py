@@ -334,6 +334,7 @@ keel_config._fields_ = [
     ("parts", ctypes.POINTER(keel_part)),
     ("hooks", ctypes.POINTER(keel_hooks)),
     ("backend", ctypes.POINTER(keel_backend)),
+    ("pre_tokenizer", ctypes.POINTER(ctypes.c_char)),
 ]
 
 keel_region_plan._fields_ = [
@@ -561,6 +562,12 @@ def load(path):
     library.keel_session_restore.argtypes = [keel_session, ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(keel_error)]
     library.keel_detokenize.restype = ctypes.c_int
     library.keel_detokenize.argtypes = [keel_engine, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.c_uint32, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
+    library.keel_token_text.restype = ctypes.c_int
+    library.keel_token_text.argtypes = [keel_engine, ctypes.c_int32, ctypes.c_uint32, ctypes.POINTER(ctypes.POINTER(ctypes.c_char)), ctypes.POINTER(ctypes.c_size_t)]
+    library.keel_session_set_end_ids.restype = ctypes.c_int
+    library.keel_session_set_end_ids.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32]
+    library.keel_session_end_ids.restype = ctypes.c_int
+    library.keel_session_end_ids.argtypes = [keel_session, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)), ctypes.POINTER(ctypes.c_uint32)]
     library.keel_session_set_stops.restype = ctypes.c_int
     library.keel_session_set_stops.argtypes = [keel_session, ctypes.POINTER(ctypes.POINTER(ctypes.c_char)), ctypes.POINTER(ctypes.c_size_t), ctypes.c_uint32]
     library.keel_chat_format.restype = ctypes.c_int

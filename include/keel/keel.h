@@ -173,11 +173,13 @@ KEEL_API keel_status keel_session_open(keel_engine engine, const keel_session_de
 
 enum {
     KEEL_TOKENIZE_SPECIAL = 1u, /* recognise special tokens written in the text ("<|im_start|>") */
-    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (BOS if the file says so) */
+    KEEL_TOKENIZE_BOS = 2u      /* begin as the model wants a sequence to begin (one BOS if the file says so) */
 };
 /* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
- * KEEL_E_BUFFER_TOO_SMALL and *count is the need. KEEL_E_TEXT_LIMIT: see config.max_text_bytes. KEEL_E_BUSY when
- * another thread tokenizes with this engine. Invalid UTF-8 is encoded byte by byte. */
+ * KEEL_E_BUFFER_TOO_SMALL and *count is the need. Without KEEL_TOKENIZE_SPECIAL no text becomes a control token. Invalid
+ * UTF-8 is encoded byte by byte; a byte for which the vocabulary has no token is its unknown token, or lost.
+ * KEEL_E_TEXT_LIMIT: see config.max_text_bytes; it and KEEL_E_BUSY concern runs of more than 256 bytes that cannot be
+ * split, of which one thread at a time has one in work. */
 KEEL_API keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
                                    size_t capacity, size_t* count);
 
@@ -219,13 +221,13 @@ KEEL_API keel_status keel_session_sample(keel_session session, int32_t* token);
 
 typedef struct keel_text {
     uint32_t struct_size;
-    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: end-of-sequence token */
+    uint32_t stopped; /* 1: a stop string was completed (it is not in the text); 2: one of the session's end ids */
     const char* data; /* text that may be shown now: whole UTF-8 characters, nothing that may begin a stop string */
     size_t bytes;
 } keel_text;
-/* Streams text: give every generated token once, in order. Bytes of an unfinished character or of a possible stop
- * string are held back until decided. token -1 flushes what is held back. data is valid until the next call on the
- * session. */
+/* Streams text: give every generated token once, in order, before or after it is fed. Bytes of an unfinished character
+ * or of a possible stop string are held back until decided; those of tokens that the session forgets (truncate, restore)
+ * are forgotten with them. token -1 flushes what is held back. data is valid until the next call on the session. */
 KEEL_API keel_status keel_session_text(keel_session session, int32_t token, keel_text* out);
 
 /* Frees the slot and its pages; an unfinished step it takes part in is abandoned for all its sessions, whose fed tokens
@@ -446,8 +448,9 @@ struct keel_config {
     uint32_t kv_pages;       /* KV pages shared by all sessions; default: enough for every session at full context */
     /* Most tokens in one forward step, default 256, at most 512; a longer prompt is cut at absolute multiples of 64. */
     uint32_t chunk_tokens;
-    uint32_t logits_rows;    /* logits rows kept per session, default 1; more for scoring every position of a chunk */
-    uint32_t max_text_bytes; /* longest unsplittable run keel_tokenize handles, default 16,384 */
+    uint32_t logits_rows; /* logits rows kept per session, default 1; more for scoring every position of a chunk */
+    /* Longest unsplittable run of text that keel_tokenize handles, default 16,384; each byte takes 37 of memory. */
+    uint32_t max_text_bytes;
     keel_weights weights;
     keel_activation activation;
     keel_cpu cpu;
@@ -468,6 +471,10 @@ struct keel_config {
     const keel_part* parts;      /* [part_count] */
     const keel_hooks* hooks;     /* copied by keel_engine_init; NULL: none */
     const keel_backend* backend; /* what computes; NULL: the CPU */
+    /* How a byte-level vocabulary cuts text before it merges: a name as in tokenizer.ggml.pre, NUL-terminated, in place
+     * of the file's, for files that name none or a wrong one. NULL: the file's. KEEL_E_UNSUPPORTED: Keel has no such
+     * pre-tokenizer. KEEL_E_ARGUMENT: the vocabulary is no byte-level one. */
+    const char* pre_tokenizer;
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -642,7 +649,7 @@ struct keel_sampling {
     float frequency_penalty;  /* subtracts this times the count */
     float presence_penalty;   /* subtracts this once if present */
     uint32_t penalty_window;  /* last tokens looked at; 0 = 64; UINT32_MAX = all */
-    uint32_t min_tokens;      /* end-of-sequence cannot be sampled for the first n sampled tokens */
+    uint32_t min_tokens;      /* the session's end ids cannot be sampled for the first n sampled tokens */
     uint32_t reserved;
     uint64_t seed;            /* the draw at a position depends on (seed, position) only */
     const int32_t* bias_ids;  /* logit bias, bias_count entries each; at most 256, copied */
@@ -711,7 +718,22 @@ enum { KEEL_DETOKENIZE_SPECIAL = 1u }; /* write control tokens as their text ins
 KEEL_API keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,
                                      size_t capacity_bytes, size_t* bytes);
 
-/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. */
+/* The exact bytes of one token as it stands inside a text, not NUL-terminated; *data is valid as long as the engine. A
+ * leading SentencePiece space is there, which keel_detokenize leaves out where a text begins; a byte token is its byte; a
+ * control token is nothing, or its text with KEEL_DETOKENIZE_SPECIAL. KEEL_E_ARGUMENT: an id outside the vocabulary. */
+KEEL_API keel_status keel_token_text(keel_engine engine, int32_t token, uint32_t flags, const char** data,
+                                     size_t* bytes);
+
+/* Tokens that end the session's text (keel_text.stopped 2; min_tokens keeps them from being sampled). At first those of
+ * the file: end of sequence, of turn, of message and of a filled-in middle, which it names by id or which GGUF runtimes
+ * know by their text. ids: at most 32 in their place, copied, count 0 for none; NULL for the file's again.
+ * KEEL_E_ARGUMENT: more, or one outside the vocabulary. Forks, saved and restored sessions have those of their origin. */
+KEEL_API keel_status keel_session_set_end_ids(keel_session session, const int32_t* ids, uint32_t count);
+/* *ids is valid until the next keel_session_set_end_ids, restore or close of this session. */
+KEEL_API keel_status keel_session_end_ids(keel_session session, const int32_t** ids, uint32_t* count);
+
+/* Stop strings of a session: at most 16, each at most 128 bytes, copied. count 0 removes them. A stop string may spell a
+ * control token, alone or among other text. */
 KEEL_API keel_status keel_session_set_stops(keel_session session, const char* const* texts, const size_t* bytes,
                                             uint32_t count);
 

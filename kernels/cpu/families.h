@@ -54,14 +54,18 @@ void matmul_q8_amx(const MatmulArgs& args);
 template <WeightType T>
 void matmul_repacked_amx(const MatmulArgs& args);
 
+// What the AVX2 set has of its own on machines with AVX-VNNI.
+template <WeightType T>
+void matmul_q8_avxvnni(const MatmulArgs& args);
+template <WeightType T>
+void matmul_repacked_avxvnni(const MatmulArgs& args);
+
 // What the AVX-512 and AMX sets have of their own on machines with VBMI.
 void attention_split_avx512vbmi(const AttentionArgs& args);
 
-#if defined(__x86_64__)
-extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet;
-extern const KernelSet kAvx512VbmiSet, kAmxVbmiSet;  // the same sets, by name too, with VBMI
-#elif defined(__aarch64__)
-extern const KernelSet kNeonSet;
-#endif
+// Defined where they are built (KEEL_KERNEL_SETS).
+extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet, kNeonSet;
+// The same sets, by name too, with AVX-VNNI and with VBMI.
+extern const KernelSet kAvx2VnniSet, kAvx512VbmiSet, kAmxVbmiSet;
 
 }  // namespace keel::kernels

@@ -1,7 +1,7 @@
 // The instruction sets that kernels are written for, from slow to fast, and the names of their kernel sets. Numbers are
 // those of keel_cpu.
 //
-// avx2: with FMA and F16C. avx512: F, BW, DQ, VL and VNNI; a machine that has VBMI too gets a table that uses it. amx:
+// avx2: with FMA and F16C; a machine that has AVX-VNNI too gets a table that uses it. avx512: F, BW, DQ, VL and VNNI; a machine that has VBMI too gets a table that uses it. amx:
 // avx512 with AMX-INT8. neon: with dotprod and i8mm.
 #pragma once
 #include <stdint.h>

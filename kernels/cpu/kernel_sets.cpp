@@ -51,6 +51,14 @@ KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar)
 #ifdef KEEL_HAVE_AVX2
 KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2)
 #endif
+#ifdef KEEL_HAVE_AVXVNNI
+template <uint32_t... T>
+constexpr KernelSet with_vnni(KernelSet s, std::integer_sequence<uint32_t, T...>) {
+    ((s.matmul_q8[T] = is_quantized(T) ? matmul_q8_avxvnni<WeightType{T}> : nullptr), ...);
+    ((s.matmul_repacked[T] = is_quantized(T) ? matmul_repacked_avxvnni<WeightType{T}> : nullptr), ...);
+    return s;
+}
+#endif
 #ifdef KEEL_HAVE_AVX512
 KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512)
 #ifdef KEEL_HAVE_AMX
@@ -92,6 +100,9 @@ constexpr bool complete(const KernelSet& s) {
 KEEL_PUBLISH(kScalarSet, make_scalar(Types(), Formats()))
 #ifdef KEEL_HAVE_AVX2
 KEEL_PUBLISH(kAvx2Set, make_avx2(Types(), Formats()))
+#endif
+#ifdef KEEL_HAVE_AVXVNNI
+KEEL_PUBLISH(kAvx2VnniSet, with_vnni(kAvx2Set, Types()))
 #endif
 #ifdef KEEL_HAVE_AVX512
 KEEL_PUBLISH(kAvx512Set, with_repacking(make_avx512(Types(), Formats())))

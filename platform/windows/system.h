@@ -6,3 +6,5 @@
 #endif
 #define NOGDI
 #include <windows.h>
+#undef far
+#undef near

@@ -1,5 +1,7 @@
 #include "sdk/plan/config.h"
 
+#include <string.h>
+
 #include "platform/platform.h"
 #include "sdk/backend/backend.h"
 #include "sdk/core/hash.h"
@@ -128,6 +130,11 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
     KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, &out->chat, error));
+    if (c.pre_tokenizer) {
+        const char* reason;
+        out->pre_tokenizer = pretokenizer_find(c.pre_tokenizer, strlen(c.pre_tokenizer), &reason);
+        if (!out->pre_tokenizer) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.pre_tokenizer", reason);
+    }
     out->kv_sink_tokens = c.kv_sink_tokens;
     out->kv_recent_tokens = c.kv_recent_tokens;
     out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);

@@ -5,6 +5,7 @@
 #include "sdk/kv/kv_profile.h"
 #include "sdk/model/model.h"
 #include "sdk/plan/low_rank.h"
+#include "sdk/text/pretokenize.h"
 
 namespace keel {
 
@@ -20,8 +21,9 @@ struct PlanConfig {
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     LowRankChoice low_rank;
-    ChatTemplate chat;  // of a part, else the model's
-    bool q8;            // 8-bit activations for types that have them
+    ChatTemplate chat;                  // of a part, else the model's
+    const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
+    bool q8;                            // 8-bit activations for types that have them
     const Backend* backend;
     keel_cpu cpu;
     const kernels::KernelSet* kernels;

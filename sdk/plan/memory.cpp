@@ -128,7 +128,8 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     KEEL_TRY(place_plan(r, arenas, out, error));
     KEEL_TRY(place_kv(r, arenas, out, error));
     const Gguf view = r.model.view();
-    KEEL_TRY(tokenizer_place(r.reader, view, r.config.max_text_bytes, persistent, &out->tokenizer, error));
+    KEEL_TRY(tokenizer_place(r.reader, view, r.config.max_text_bytes, r.config.pre_tokenizer, persistent,
+                             &out->tokenizer, error));
     place_step(r.config, persistent, &out->step);
     place_sessions(r, persistent, out);
     out->device = r.config.backend->place(r.config, r.hooks, persistent);

@@ -30,6 +30,7 @@ struct Session {
     uint8_t* drawn;       // [context] bits: the token at this position was drawn and then fed
     uint32_t sampled;     // bits set in drawn, up to token_count
     int32_t last_sample;  // token of the last draw at position token_count, or -1
+    uint32_t fed_from;    // position of the first token of the newest feed
     uint32_t all_logits;  // KEEL_FEED_ALL_LOGITS of the pending tokens
     keel_variant variant;
     uint32_t logits_rows;       // valid rows below
@@ -68,7 +69,6 @@ struct PageRange {
 struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
-    std::atomic<uint32_t> tokenizing;
     std::atomic<uint32_t> slots_lock;
     std::atomic<uint32_t> poisoned;
     const Backend* backend;

@@ -8,7 +8,7 @@ namespace keel {
 namespace {
 
 void reset_session(Session* s) {
-    s->token_count = s->computed = s->sampled = s->all_logits = s->logits_rows = 0;
+    s->token_count = s->computed = s->sampled = s->fed_from = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
     s->variant = KEEL_VARIANT_DENSE;
     s->tree.first = kNoNode;
@@ -77,7 +77,7 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
     input.history = s.tokens;
     input.history_count = s.token_count;
     input.sampled_count = s.sampled;
-    input.end_count = tokenizer_end_ids(e.tokenizer, &input.end_ids);
+    input.end_count = text_stream_ends(s.text, e.tokenizer, &input.end_ids);
     input.mask = mask;
     return input;
 }
@@ -86,6 +86,7 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
 
 void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
     const bool drawn = tokens[0] == s->last_sample;
+    s->fed_from = s->token_count;
     for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
     s->sampled += drawn;
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
@@ -102,6 +103,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     for (uint32_t position = tokens; position < s->token_count; ++position) s->sampled -= was_drawn(s, position);
     if (s->computed > tokens) s->computed = tokens;
     s->token_count = tokens;
+    if (s->fed_from > tokens) s->fed_from = tokens;
     s->last_sample = -1;
     s->logits_rows = 0;
     kv_truncate(&e->pool, &s->kv, s->computed);
@@ -247,6 +249,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
+    text_stream_truncate(&s->text, e->tokenizer, s->tokens, tokens);
     return KEEL_OK;
 }
 
@@ -293,7 +296,9 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->variant = s->variant;
         copy->logits_rows = logits_rows;
         copy->sampling = s->sampling;
+        copy->fed_from = s->fed_from < tokens ? s->fed_from : tokens;
         copy->text = s->text;
+        if (s->has_tree()) text_stream_truncate(&copy->text, e->tokenizer, copy->tokens, tokens);
     }
     if (status != KEEL_OK) kv_release(&e->pool, &copy->kv);
     publish_slot(copy, status == KEEL_OK ? id : 0);

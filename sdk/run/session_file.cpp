@@ -1,7 +1,7 @@
 // Saved sessions: a versioned, checksummed block of exact size, tied to the model and the KV formats. Restoring treats
 // it as hostile: every field is checked before the session changes.
 //
-//     SavedHeader | SamplerParams | TextStream | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
+//     SavedHeader | SamplerParams | TextStream without what was shown | tokens int32[token_count] | drawn bits u8[(token_count + 7) / 8]
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
 //     | KV rows in use: for each page that was not, layer: codes and scales of each head's K, then of each head's V
@@ -17,7 +17,7 @@ namespace keel {
 namespace {
 
 constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
-constexpr uint32_t kSavedVersion = 2;
+constexpr uint32_t kSavedVersion = 3;
 
 struct SavedHeader {
     uint64_t magic;
@@ -46,7 +46,7 @@ uint64_t recent_rows(const Engine& e, const SavedHeader& h) {
 
 // Size of the whole block; evicted pages are full ones.
 uint64_t saved_bytes(const Engine& e, const SavedHeader& h) {
-    return sizeof(SavedHeader) + sizeof(SamplerParams) + sizeof(TextStream) + uint64_t{h.token_count} * 4 +
+    return sizeof(SavedHeader) + sizeof(SamplerParams) + kTextStateBytes + uint64_t{h.token_count} * 4 +
            drawn_bytes(h.token_count) + (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) +
            evicted_bytes(h) + (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes +
            (sink_rows(e, h) + recent_rows(e, h)) * e.f16_window.row_bytes + 8;
@@ -58,7 +58,7 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.version = kSavedVersion;
     h.header_bytes = sizeof(SavedHeader);
     h.sampler_bytes = sizeof(SamplerParams);
-    h.text_bytes = sizeof(TextStream);
+    h.text_bytes = kTextStateBytes;
     h.fingerprint = e.fingerprint;
     h.layers = e.geometry.layers;
     h.kv_heads = e.geometry.kv_heads;
@@ -150,7 +150,7 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
         return fail(error, KEEL_E_UNSUPPORTED, offsetof(SavedHeader, version), "version",
                     "another version of the format");
     if (h.header_bytes != sizeof(SavedHeader) || h.sampler_bytes != sizeof(SamplerParams) ||
-        h.text_bytes != sizeof(TextStream))
+        h.text_bytes != kTextStateBytes)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, header_bytes), "header_bytes",
                     "section sizes differ from this version's");
     const Session empty = {};
@@ -214,7 +214,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     };
     put(&h, sizeof h);
     put(&s->sampling, sizeof s->sampling);
-    put(&s->text, sizeof s->text);
+    put(&s->text, kTextStateBytes);
     put(s->tokens, uint64_t{s->token_count} * 4);
     // Bits past the last token are written as zero, so that equal sessions are equal files.
     for (uint64_t i = 0; i < drawn_bytes(s->token_count); ++i) {
@@ -261,13 +261,13 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         return fail(error, KEEL_E_FILE_FORMAT, bytes - 8, "checksum", "the contents were changed");
 
     SamplerParams sampling;
-    TextStream text;
-    const uint8_t* tokens = in + sizeof h + sizeof sampling + sizeof text;
+    TextStream text = {};
+    const uint8_t* tokens = in + sizeof h + sizeof sampling + kTextStateBytes;
     memcpy(&sampling, in + sizeof h, sizeof sampling);
-    memcpy(&text, in + sizeof h + sizeof sampling, sizeof text);
+    memcpy(&text, in + sizeof h + sizeof sampling, kTextStateBytes);
     if (sampler_check(sampling, h.vocabulary) != KEEL_OK)
         return fail(error, KEEL_E_FILE_FORMAT, sizeof h, "sampling", "a parameter is out of range");
-    if (!text_stream_valid(text))
+    if (!text_stream_valid(text, e->tokenizer))
         return fail(error, KEEL_E_FILE_FORMAT, sizeof h + sizeof sampling, "text", "a count is out of range");
     for (uint32_t i = 0; i < h.token_count; ++i) {
         int32_t id;
@@ -321,7 +321,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->sampling = sampling;
     s->text = text;
     s->tree.first = kNoNode;
-    s->token_count = h.token_count;
+    s->token_count = s->fed_from = h.token_count;
     s->computed = h.computed;
     s->sampled = h.sampled;
     s->all_logits = h.all_logits;

@@ -309,9 +309,10 @@ constexpr PreTokenizer kPreTokenizers[] = {
 
 }  // namespace
 
-const PreTokenizer* pretokenizer_find(const char* name, size_t bytes) {
+const PreTokenizer* pretokenizer_find(const char* name, size_t bytes, const char** reason) {
     for (const PreTokenizer& p : kPreTokenizers)
         if (strlen(p.name) == bytes && memcmp(p.name, name, bytes) == 0) return &p;
+    if (reason) *reason = "unknown pre-tokenizer (tokenizer.ggml.pre)";
     return nullptr;
 }
 

@@ -23,8 +23,8 @@ struct PreTokenizer {
     Matcher stages[kMaxStages + 1];  // ends with null
 };
 
-// By name; null for a name Keel does not know.
-const PreTokenizer* pretokenizer_find(const char* name, size_t bytes);
+// By name. Null for one that Keel does not know or cannot cut like: *reason (may be null) says which.
+const PreTokenizer* pretokenizer_find(const char* name, size_t bytes, const char** reason);
 
 // Walks the pre-tokens of a text in order. The text may be any bytes; a byte outside valid UTF-8 is a character of no
 // class.

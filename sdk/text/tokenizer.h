@@ -2,7 +2,7 @@
 //   SentencePiece BPE with byte fallback ("llama" in tokenizer.ggml.model), merges by score;
 //   byte-level BPE ("gpt2"), merges by rank, after a pre-tokenizer named by tokenizer.ggml.pre.
 // Built once into the persistent arena (count mode, then place mode, same function); immutable after, except for the
-// work buffer, which one call at a time uses.
+// work memory of long runs, which one call at a time uses.
 //
 // Ids are those GGUF runtimes give for the same file, which for most models are those of the published tokenizer too:
 //   - A text is first cut at special tokens, the leftmost and there the longest: user-defined ones always, control and
@@ -26,19 +26,20 @@
 namespace keel {
 
 struct Tokenizer;  // lives in the arena
+struct PreTokenizer;
 
 constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStream is sized for it
 
 // Places the tokenizer of `g`. In count mode *out is null. max_text_bytes: longest run of text without a safe split
-// point that encode must handle; sizes the work buffer.
+// point that encode must handle; sizes the work memory. pre: in place of the file's pre-tokenizer, or null.
 // Errors: KEEL_E_UNSUPPORTED (names model or pre-tokenizer), KEEL_E_FILE_FORMAT (vocabulary inconsistent),
 // KEEL_E_FILE_LIMIT (a token longer than kMaxPieceBytes, too many, or texts made to collide), KEEL_E_FILE_READ,
 // KEEL_E_ARGUMENT (max_text_bytes not within 1 and 2^24), KEEL_E_MEMORY_TOO_SMALL.
-keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena,
-                            Tokenizer** out, keel_error* error);
+keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, const PreTokenizer* pre,
+                            Arena& arena, Tokenizer** out, keel_error* error);
 
-// As keel_tokenize (flags included). Not reentrant: the caller serialises. *error (may be null) says of a
-// KEEL_E_TEXT_LIMIT which run it is: `offset` is where it begins in the text.
+// As keel_tokenize (flags included), from any thread. *error (may be null) says of a KEEL_E_TEXT_LIMIT which run it is:
+// `offset` is where it begins in the text.
 keel_status tokenizer_encode(Tokenizer* t, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
                              size_t capacity, size_t* count, keel_error* error = nullptr);
 
@@ -71,36 +72,55 @@ void tokenizer_piece(const Tokenizer* t, int32_t id, uint32_t flags, bool first,
 bool tokenizer_begins_text(const Tokenizer* t, int32_t previous_id, bool previous_first);
 
 uint32_t tokenizer_vocabulary(const Tokenizer* t);
-// End-of-generation ids: eos, and eot/eom and the like that the file names. At most 8.
+constexpr uint32_t kMaxEndIds = 32;
+// End-of-generation ids: eos; eot, eom and the FIM ids that end a text which the file names; control and user-defined
+// tokens whose text is one GGUF runtimes take for an end. At most kMaxEndIds.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
-int32_t tokenizer_eos(const Tokenizer* t);  // likewise
+int32_t tokenizer_eos(const Tokenizer* t);  // -1 when the file names none
 
 // ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----
 constexpr uint32_t kMaxStops = 16;
 constexpr uint32_t kMaxStopBytes = 128;
+// Held back at most: all but one byte of a stop string, and before it all but one byte of a character.
+constexpr uint32_t kMaxHeldBytes = kMaxStopBytes - 1 + 3;
 
-struct TextStream {    // POD, saved with a session; all zero is a stream at the beginning of a text
-    uint32_t started;  // the next token follows text: a leading SentencePiece space is a space
-    uint32_t stopped;  // keel_text.stopped of the last token
+struct TextStream {          // POD; all zero is a stream at the beginning of a text
+    uint32_t started;        // the next token follows text: a leading SentencePiece space is a space
+    uint32_t stopped;        // keel_text.stopped of the last token
+    uint32_t next_position;  // of the token behind the last one that was given
     uint32_t stop_count;
     uint32_t stop_bytes[kMaxStops];
     char stops[kMaxStops][kMaxStopBytes];
-    uint32_t held_bytes;   // bytes in `buffer`
-    uint32_t shown_bytes;  // how many of them, at the front, the last call handed out; the next drops them
-    char buffer[2048];     // what is held back, and one token more, fit even if every byte becomes U+FFFD
+    uint32_t own_ends;  // 1: `ends` in place of the tokenizer's
+    uint32_t end_count;
+    int32_t ends[kMaxEndIds];
+    uint32_t held_bytes;
+    char held[kMaxHeldBytes];
+    uint32_t held_origin[kMaxHeldBytes];  // position of the token that a byte is of, and whether it is shown
+    // What the last call handed out: no part of the state.
+    char shown[2048];
 };
+constexpr size_t kTextStateBytes = offsetof(TextStream, shown);  // what is saved with a session
+
 // False for a stream that contradicts itself, as one from a file may.
-bool text_stream_valid(const TextStream& s);
+bool text_stream_valid(const TextStream& s, const Tokenizer* t);
 // At most kMaxStops texts of 1..kMaxStopBytes bytes, else KEEL_E_ARGUMENT and the old ones stay.
 keel_status text_stream_set_stops(TextStream* s, const char* const* texts, const size_t* bytes, uint32_t count);
+// Ids that end the text in place of the tokenizer's, at most kMaxEndIds; null: the tokenizer's again. KEEL_E_ARGUMENT for
+// more, or for one outside the vocabulary.
+keel_status text_stream_set_ends(TextStream* s, const Tokenizer* t, const int32_t* ids, uint32_t count);
+uint32_t text_stream_ends(const TextStream& s, const Tokenizer* t, const int32_t** ids);
 // Tells the stream that the next token comes after `token`, which is not streamed (the last one of a prompt).
 void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token);
-// As keel_session_text. What is shown is valid UTF-8: bytes that are no character (a maximal part of one, as Unicode
-// counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has the exact bytes. After
-// a stop the rest of the token is dropped and the stream goes on with the next token, `stopped` again 0. An end token
-// is never shown. KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that contradicts
-// itself.
-keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, const char** data, size_t* bytes,
-                             uint32_t* stopped);
+// Forgets what tokens from position `count` on left behind: bytes held back, a stop, where the text begins. `tokens`:
+// the `count` before.
+void text_stream_truncate(TextStream* s, const Tokenizer* t, const int32_t* tokens, uint32_t count);
+// As keel_session_text, of the token at a position. What is shown is valid UTF-8: bytes that are no character (a maximal
+// part of one, as Unicode counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has
+// the exact bytes. After a stop the rest of the token is dropped and the stream goes on with the next token, `stopped`
+// again 0. A control token is not shown, and to stop strings is its text, all of it or nothing; an end token is neither.
+// KEEL_E_ARGUMENT for a token outside the vocabulary, KEEL_E_STATE for a stream that contradicts itself.
+keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, uint32_t position, const char** data,
+                             size_t* bytes, uint32_t* stopped);
 
 }  // namespace keel

@@ -2,11 +2,16 @@
 // neighbours merge one pair at a time, the best pair first, until none is left. Only a run needs memory.
 #include <string.h>
 
+#include <atomic>
+
 #include "sdk/core/status.h"
 #include "sdk/text/tokenizer_layout.h"
 
 namespace keel {
 namespace {
+
+// Runs up to here are worked on in memory of the call, so that any number of threads encode at once.
+constexpr uint32_t kSmallRunBytes = 256;
 
 class Encoder {
   public:
@@ -18,9 +23,13 @@ class Encoder {
           segment_count_(segment_count),
           ids_(ids),
           capacity_(capacity),
-          error_(error) {
+          error_(error),
+          work_{small_text_, small_symbols_, small_heap_,
+                t.run_capacity < kSmallRunBytes ? t.run_capacity : kSmallRunBytes} {
         for (uint32_t i = 0; i < segment_count; ++i) text_bytes_ += segments[i].bytes;
     }
+    ~Encoder() { give_back(); }
+    Encoder(const Encoder&) = delete;
     keel_status run(bool begin_with_bos);
     void emit(int32_t id) {
         if (count_ < capacity_) ids_[count_] = id;
@@ -32,6 +41,8 @@ class Encoder {
     keel_status ordinary(size_t begin, size_t end);
     keel_status add(uint32_t code, size_t at, const char* text, uint32_t bytes);
     keel_status add_bytes(size_t begin, size_t end);
+    keel_status grow();
+    void give_back();
     void finish_run();
     void emit_symbol(const Symbol& s);
 
@@ -41,8 +52,8 @@ class Encoder {
     // The heap of mergeable pairs, named by their left symbol.
     void pair_up(uint32_t left);
     void heap_put(uint32_t place, uint64_t entry) {
-        t_.heap[place] = entry;
-        t_.symbols[static_cast<uint32_t>(entry)].heap_place = place;
+        work_.heap[place] = entry;
+        work_.symbols[static_cast<uint32_t>(entry)].heap_place = place;
     }
     void sift_up(uint32_t place, uint64_t entry);
     void sift_down(uint32_t place, uint64_t entry);
@@ -64,7 +75,11 @@ class Encoder {
     size_t run_begin_ = 0;  // in text_
     uint32_t run_bytes_ = 0, run_symbols_ = 0, heap_count_ = 0;
     uint32_t last_code_ = 0;     // of the run's newest element
+    RunWork work_;               // the small one below, or the tokenizer's
     bool last_unknown_ = false;  // the newest id stands for unknown characters, and goes on to
+    char small_text_[kSmallRunBytes];
+    Symbol small_symbols_[kSmallRunBytes];
+    uint64_t small_heap_[kSmallRunBytes];
 };
 
 // ---- heap: a binary heap of key << 32 | symbol, every symbol knowing its place, so that a pair is changed in place
@@ -72,7 +87,7 @@ class Encoder {
 
 void Encoder::sift_up(uint32_t place, uint64_t entry) {
     for (; place > 0; place = (place - 1) / 2) {
-        const uint64_t parent = t_.heap[(place - 1) / 2];
+        const uint64_t parent = work_.heap[(place - 1) / 2];
         if (parent <= entry) break;
         heap_put(place, parent);
     }
@@ -81,31 +96,31 @@ void Encoder::sift_up(uint32_t place, uint64_t entry) {
 
 void Encoder::sift_down(uint32_t place, uint64_t entry) {
     for (uint32_t child; (child = 2 * place + 1) < heap_count_; place = child) {
-        if (child + 1 < heap_count_ && t_.heap[child + 1] < t_.heap[child]) ++child;
-        if (entry <= t_.heap[child]) break;
-        heap_put(place, t_.heap[child]);
+        if (child + 1 < heap_count_ && work_.heap[child + 1] < work_.heap[child]) ++child;
+        if (entry <= work_.heap[child]) break;
+        heap_put(place, work_.heap[child]);
     }
     heap_put(place, entry);
 }
 
 void Encoder::heap_set(uint32_t symbol, uint32_t key) {
     const uint64_t entry = uint64_t{key} << 32 | symbol;
-    const uint32_t place = t_.symbols[symbol].heap_place;
+    const uint32_t place = work_.symbols[symbol].heap_place;
     if (place == kNoSymbol)
         sift_up(heap_count_++, entry);
-    else if (entry < t_.heap[place])
+    else if (entry < work_.heap[place])
         sift_up(place, entry);
     else
         sift_down(place, entry);
 }
 
 void Encoder::heap_remove(uint32_t symbol) {
-    const uint32_t place = t_.symbols[symbol].heap_place;
+    const uint32_t place = work_.symbols[symbol].heap_place;
     if (place == kNoSymbol) return;
-    t_.symbols[symbol].heap_place = kNoSymbol;
-    const uint64_t last = t_.heap[--heap_count_];
+    work_.symbols[symbol].heap_place = kNoSymbol;
+    const uint64_t last = work_.heap[--heap_count_];
     if (place == heap_count_) return;
-    if (place > 0 && last < t_.heap[(place - 1) / 2])
+    if (place > 0 && last < work_.heap[(place - 1) / 2])
         sift_up(place, last);
     else
         sift_down(place, last);
@@ -123,11 +138,11 @@ uint32_t score_key(float score) {
 
 // Looks up what `left` and its next symbol merge to, and keeps the heap so.
 void Encoder::pair_up(uint32_t left) {
-    Symbol& a = t_.symbols[left];
+    Symbol& a = work_.symbols[left];
     if (a.next != kNoSymbol) {
-        const Symbol& b = t_.symbols[a.next];
+        const Symbol& b = work_.symbols[a.next];
         if (!t_.byte_level) {
-            const int32_t id = find_piece(t_, t_.pieces, t_.run_text + a.begin, a.bytes + b.bytes);
+            const int32_t id = find_piece(t_, t_.pieces, work_.text + a.begin, a.bytes + b.bytes);
             if (id >= 0) {
                 a.merged_id = id;
                 return heap_set(left, score_key(t_.scores[id]));
@@ -151,11 +166,10 @@ void Encoder::emit_symbol(const Symbol& s) {
         return emit(s.id);
     }
     bool has_bytes = true;
-    for (uint32_t i = 0; i < s.bytes; ++i)
-        has_bytes &= t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])] >= 0;
+    for (uint32_t i = 0; i < s.bytes; ++i) has_bytes &= t_.byte_ids[static_cast<uint8_t>(work_.text[s.begin + i])] >= 0;
     if (has_bytes) {
         last_unknown_ = false;
-        for (uint32_t i = 0; i < s.bytes; ++i) emit(t_.byte_ids[static_cast<uint8_t>(t_.run_text[s.begin + i])]);
+        for (uint32_t i = 0; i < s.bytes; ++i) emit(t_.byte_ids[static_cast<uint8_t>(work_.text[s.begin + i])]);
         return;
     }
     // SentencePiece has one unknown token for neighbouring unknown characters, byte-level BPE one for each.
@@ -166,39 +180,59 @@ void Encoder::emit_symbol(const Symbol& s) {
 void Encoder::finish_run() {
     heap_count_ = 0;
     for (uint32_t i = 0; i < run_symbols_; ++i) {
-        Symbol& s = t_.symbols[i];
+        Symbol& s = work_.symbols[i];
         s.previous = i ? i - 1 : kNoSymbol;
         s.next = i + 1 < run_symbols_ ? i + 1 : kNoSymbol;
         s.heap_place = kNoSymbol;
     }
     for (uint32_t i = 0; i + 1 < run_symbols_; ++i) pair_up(i);
     while (heap_count_) {
-        const uint32_t left = static_cast<uint32_t>(t_.heap[0]);
-        Symbol& a = t_.symbols[left];
-        const Symbol b = t_.symbols[a.next];
+        const uint32_t left = static_cast<uint32_t>(work_.heap[0]);
+        Symbol& a = work_.symbols[left];
+        const Symbol b = work_.symbols[a.next];
         heap_remove(a.next);
         a.bytes += b.bytes;
         a.id = a.merged_id;
         a.next = b.next;
-        if (b.next != kNoSymbol) t_.symbols[b.next].previous = left;
+        if (b.next != kNoSymbol) work_.symbols[b.next].previous = left;
         pair_up(left);
         if (a.previous != kNoSymbol) pair_up(a.previous);
     }
     if (run_symbols_)
-        for (uint32_t i = 0; i != kNoSymbol; i = t_.symbols[i].next) emit_symbol(t_.symbols[i]);
+        for (uint32_t i = 0; i != kNoSymbol; i = work_.symbols[i].next) emit_symbol(work_.symbols[i]);
     run_bytes_ = run_symbols_ = 0;
+    give_back();
+}
+
+// The run goes on in the tokenizer's work memory, which one thread at a time has.
+keel_status Encoder::grow() {
+    if (work_.capacity == t_.run_capacity)
+        return fail(error_, KEEL_E_TEXT_LIMIT, run_begin_, "max_text_bytes",
+                    "a run of text without a safe split point is longer");
+    if (std::atomic_ref(t_.work_taken).exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
+    memcpy(t_.work.text, work_.text, run_bytes_);
+    memcpy(static_cast<void*>(t_.work.symbols), work_.symbols, run_symbols_ * sizeof(Symbol));
+    work_ = t_.work;
+    return KEEL_OK;
+}
+
+void Encoder::give_back() {
+    if (work_.text == small_text_) return;
+    work_ = {small_text_, small_symbols_, small_heap_, kSmallRunBytes};
+    std::atomic_ref(t_.work_taken).store(0, std::memory_order_release);
 }
 
 // Appends one element to the run, after closing it if nothing joins the two. `at`: where it stands in the text.
 keel_status Encoder::add(uint32_t code, size_t at, const char* text, uint32_t bytes) {
     if (run_symbols_ && !may_join(t_, last_code_, code)) finish_run();
     if (run_symbols_ == 0) run_begin_ = at;
-    if (bytes > t_.run_capacity - run_bytes_)
-        return fail(error_, KEEL_E_TEXT_LIMIT, run_begin_, "max_text_bytes",
-                    "a run of text without a safe split point is longer");
+    if (bytes > work_.capacity - run_bytes_) {
+        KEEL_TRY(grow());
+        if (bytes > work_.capacity - run_bytes_) return grow();
+    }
     last_code_ = code;
-    memcpy(t_.run_text + run_bytes_, text, bytes);
-    Symbol& s = t_.symbols[run_symbols_++];
+    memcpy(work_.text + run_bytes_, text, bytes);
+    Symbol& s = work_.symbols[run_symbols_++];
     s.begin = run_bytes_;
     s.bytes = bytes;
     s.id = t_.byte_level ? t_.byte_ids[code] : find_piece(t_, t_.pieces, text, bytes);

@@ -50,7 +50,7 @@ struct MergeSlot {
 
 // One element of the run being merged: at first a character (SentencePiece) or a byte (byte-level).
 struct Symbol {
-    uint32_t begin, bytes;    // in Tokenizer::run_text
+    uint32_t begin, bytes;    // in RunWork::text
     uint32_t previous, next;  // symbol indices, kNoSymbol at the ends
     int32_t id;               // token of this text, -1 when it is none
     int32_t merged_id;        // token of this text and the next symbol's
@@ -58,7 +58,13 @@ struct Symbol {
 };
 constexpr uint32_t kNoSymbol = UINT32_MAX;
 
-constexpr uint32_t kMaxEndIds = 8;
+// Where one run is merged.
+struct RunWork {
+    char* text;  // [capacity]
+    Symbol* symbols;
+    uint64_t* heap;     // merge key << 32 | index of the left symbol: the smallest is merged first
+    uint32_t capacity;  // bytes, and symbols
+};
 
 struct Tokenizer {
     uint32_t vocabulary;
@@ -86,11 +92,9 @@ struct Tokenizer {
     uint64_t special_first[4];                 // bit b: a special begins with byte b
     int32_t byte_ids[256];                     // -1 where the vocabulary has no token for the byte
 
-    // The work buffer: one run at a time.
-    uint32_t run_capacity;  // bytes, and symbols
-    char* run_text;
-    Symbol* symbols;
-    uint64_t* heap;  // merge key << 32 | index of the left symbol: the smallest is merged first
+    uint32_t run_capacity;  // of the longest run
+    RunWork work;           // for runs that do not fit the memory of a call: one thread at a time
+    uint32_t work_taken;    // atomic: 1 while a thread has it
 };
 
 inline const char* token_text(const Tokenizer& t, uint32_t id, uint32_t* bytes) {

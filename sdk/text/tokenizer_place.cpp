@@ -22,18 +22,56 @@ constexpr uint32_t kMaxTextBytes = 1u << 24;
 constexpr uint32_t kBytePairBits = 1u << 16;
 constexpr uint64_t kMaxJoinBits = 1u << 28;
 
-constexpr const char* kEndKeys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
-// Texts of tokens that end a turn, for files that name no eot id.
-constexpr const char* kEndTexts[] = {"<|eot_id|>",
-                                     "<|im_end|>",
-                                     "<|end|>",
-                                     "<end_of_turn>",
-                                     "<|endoftext|>",
-                                     "<|end_of_text|>",
-                                     "<|eom_id|>",
-                                     "<EOT>",
-                                     ("<\xef\xbd\x9c"
-                                      "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>")};
+constexpr const char* kEndKeys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id",
+                                    "tokenizer.ggml.fim_pad_token_id", "tokenizer.ggml.fim_rep_token_id",
+                                    "tokenizer.ggml.fim_sep_token_id"};
+// Texts of tokens that end a turn, or a piece of code where a model fills in the middle: files do not name most ids.
+constexpr const char* kEndTexts[] = {
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<\xef\xbd\x9c"
+    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    "[e~[",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
+};
+// Where a vocabulary has all of `with`, the token is no end: a part of an answer ends with it, not the answer.
+struct NoEnd {
+    const char* text;
+    const char* with[2];
+};
+constexpr NoEnd kNoEnds[] = {
+    {"<|end|>", {"<|return|>", "<|call|>"}},
+    {"<|end|>", {"<|calls|>", "<|flush|>"}},
+    {"</s>", {"<|tool_response>", "<|tool_response>"}},
+};
 
 // ---- byte-level spelling: printable bytes stand for themselves, the others for U+0100 and up, in order ----
 
@@ -92,6 +130,21 @@ int byte_token(const char* text, size_t bytes) {
     return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
+// The one that the file names.
+keel_status file_pretokenizer(const keel_reader& reader, const Gguf& g, const PreTokenizer** out, keel_error* error) {
+    char name[64];
+    uint64_t bytes = 0;
+    bool present = false;
+    KEEL_TRY(gguf_string(reader, g, kPreKey, name, sizeof name, &bytes, &present, error));
+    if (!present)
+        return fail(
+            error, KEEL_E_UNSUPPORTED, 0, kPreKey,
+            "the file names no pre-tokenizer and any choice would be a guess: config.pre_tokenizer can name one");
+    const char* reason;
+    *out = pretokenizer_find(name, strlen(name), &reason);
+    return *out ? KEEL_OK : fail(error, KEEL_E_UNSUPPORTED, 0, name, reason);
+}
+
 constexpr uint64_t table_slots(uint64_t count) {
     return count + count / 2 + 1;
 }
@@ -100,8 +153,9 @@ constexpr uint64_t table_slots(uint64_t count) {
 
 class Builder {
   public:
-    Builder(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena, keel_error* error)
-        : reader_(reader), g_(g), max_text_bytes_(max_text_bytes), arena_(arena), error_(error) {}
+    Builder(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, const PreTokenizer* pre, Arena& arena,
+            keel_error* error)
+        : reader_(reader), g_(g), max_text_bytes_(max_text_bytes), pre_(pre), arena_(arena), error_(error) {}
     keel_status run(Tokenizer** out);
 
   private:
@@ -120,6 +174,8 @@ class Builder {
     keel_status insert_merge(uint32_t left, uint32_t right, uint32_t rank, uint32_t result);
     void join(uint32_t left, uint32_t right);
     void add_end_id(int32_t id);
+    bool is_no_end(const char* text);
+    int32_t find_special(const char* text) { return find_piece(*t_, t_->specials, text, strlen(text)); }
     keel_status array_fail(const char* key, const GgufValue* v, keel_status status, const char* reason) {
         return fail(error_, status, v ? v->offset : 0, key, reason);
     }
@@ -131,6 +187,7 @@ class Builder {
     const keel_reader& reader_;
     const Gguf& g_;
     const uint32_t max_text_bytes_;
+    const PreTokenizer* const pre_;  // in place of the file's
     Arena& arena_;
     keel_error* const error_;
     const GgufValue *tokens_ = nullptr, *scores_ = nullptr, *types_ = nullptr, *merges_ = nullptr;
@@ -173,7 +230,7 @@ keel_status Builder::read_id(const char* key, int32_t* id) {
     bool present = false;
     KEEL_TRY(gguf_u32(reader_, g_, key, &value, &present, error_));
     *id = -1;
-    if (!present) return KEEL_OK;
+    if (!present || value == UINT32_MAX) return KEEL_OK;  // writers spell "none" as -1
     if (value >= settings_.vocabulary)
         return fail(error_, KEEL_E_FILE_FORMAT, 0, key, "the id is outside the vocabulary");
     *id = static_cast<int32_t>(value);
@@ -200,19 +257,16 @@ keel_status Builder::read_settings() {
     settings_.add_bos = !settings_.byte_level;
     settings_.add_space_prefix = !settings_.byte_level;
     if (settings_.byte_level) {
-        KEEL_TRY(gguf_string(reader_, g_, kPreKey, name, sizeof name, &bytes, &present, error_));
-        if (!present)
-            return fail(error_, KEEL_E_UNSUPPORTED, 0, kPreKey,
-                        "the file names no pre-tokenizer; any choice would be a guess");
-        settings_.pre = pretokenizer_find(name, strlen(name));
-        if (!settings_.pre)
-            return fail(error_, KEEL_E_UNSUPPORTED, 0, name, "unknown pre-tokenizer (tokenizer.ggml.pre)");
+        settings_.pre = pre_;
+        if (!pre_) KEEL_TRY(file_pretokenizer(reader_, g_, &settings_.pre, error_));
         settings_.ignore_merges = settings_.pre->ignore_merges;
         settings_.add_bos = settings_.pre->add_bos;
         KEEL_TRY(find_array(kMergesKey, kGgufString, &merges_));
         if (!merges_) return fail(error_, KEEL_E_FILE_FORMAT, 0, kMergesKey, "a byte-level vocabulary needs merges");
         if (merges_->count > kMaxTokens) return array_fail(kMergesKey, merges_, KEEL_E_FILE_LIMIT, "too many merges");
     } else {
+        if (pre_)
+            return fail(error_, KEEL_E_ARGUMENT, 0, "config.pre_tokenizer", "a SentencePiece vocabulary has none");
         KEEL_TRY(find_array(kScoresKey, kGgufF32, &scores_));
         if (!scores_) return fail(error_, KEEL_E_FILE_FORMAT, 0, kScoresKey, "a SentencePiece vocabulary needs scores");
         if (scores_->count != settings_.vocabulary)
@@ -306,9 +360,7 @@ keel_status Builder::place(Tokenizer** out) {
     t_->joins = join_table_;
     t_->join_mask = static_cast<uint32_t>(join_bits - 1);
     t_->run_capacity = run_capacity;
-    t_->run_text = run_text;
-    t_->symbols = symbols;
-    t_->heap = heap;
+    t_->work = {run_text, symbols, heap, run_capacity};
     *out = t_;
     return KEEL_OK;
 }
@@ -497,6 +549,12 @@ void Builder::add_end_id(int32_t id) {
     t_->end_ids[t_->end_count++] = id;
 }
 
+bool Builder::is_no_end(const char* text) {
+    for (const NoEnd& n : kNoEnds)
+        if (strcmp(n.text, text) == 0 && find_special(n.with[0]) >= 0 && find_special(n.with[1]) >= 0) return true;
+    return false;
+}
+
 keel_status Builder::add_end_ids() {
     add_end_id(t_->eos_id);
     for (const char* key : kEndKeys) {
@@ -504,7 +562,8 @@ keel_status Builder::add_end_ids() {
         KEEL_TRY(read_id(key, &id));
         add_end_id(id);
     }
-    for (const char* text : kEndTexts) add_end_id(find_piece(*t_, t_->specials, text, strlen(text)));
+    for (const char* text : kEndTexts)
+        if (!is_no_end(text)) add_end_id(find_special(text));
     return KEEL_OK;
 }
 
@@ -532,9 +591,9 @@ int32_t find_piece(const Tokenizer& t, const PieceTable& table, uint64_t hash, c
     return -1;
 }
 
-keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, Arena& arena,
-                            Tokenizer** out, keel_error* error) {
-    return Builder(reader, g, max_text_bytes, arena, error).run(out);
+keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, const PreTokenizer* pre,
+                            Arena& arena, Tokenizer** out, keel_error* error) {
+    return Builder(reader, g, max_text_bytes, pre, arena, error).run(out);
 }
 
 }  // namespace keel

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """bindings_test.py SOURCE_DIR LIBKEEL_SO NM HELLO: the shared library exports the calls of keel.h and keel_lab.h and
 nothing else; the committed signatures are what bindings/generate.py writes; their structs have the sizes and offsets of
-tests/abi/layout.txt; and a model run through ctypes writes what samples/hello.c writes."""
+tests/abi/layout.txt; where mono is there, so do those in C#;
+and a model run through ctypes writes what samples/hello.c writes."""
 import ctypes
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 source, library_path, nm, hello = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 sys.path.insert(0, str(source / "bindings/python"))
@@ -57,6 +61,27 @@ def check_layout():
                    f"{struct.__name__}.{words[2]} is {field}, not at {words[0]} with {words[1]} bytes")
             compared += 1
     expect(compared > 200, f"only {compared} fields compared")
+
+
+def check_csharp():
+    """Keel.cs compiles, its structs are as large as ctypes' are, and a call arrives."""
+    if not shutil.which("mcs") or not shutil.which("mono"):
+        print("mcs or mono is missing (mono-mcs): Keel.cs not compiled")
+        return
+    names = [n for n, v in vars(keel).items() if isinstance(v, type) and hasattr(v, "_fields_")]
+    lines = "".join(f'Console.WriteLine("{n} " + sizeof({n}));' for n in names)
+    program = "using System; using Keel; static class Sizes { static unsafe void Main() { " + lines + \
+              'Console.WriteLine("version " + Native.keel_version()); } }'
+    with tempfile.TemporaryDirectory() as work:
+        pathlib.Path(work, "sizes.cs").write_text(program)
+        subprocess.run(["mcs", "-unsafe", "-nowarn:0649,0169", f"-out:{work}/sizes.exe", f"{work}/sizes.cs",
+                        source / "bindings/csharp/Keel.cs"], check=True)
+        environment = dict(os.environ, LD_LIBRARY_PATH=str(pathlib.Path(library_path).parent))
+        out = subprocess.run(["mono", f"{work}/sizes.exe"], check=True, capture_output=True, text=True,
+                             env=environment).stdout
+    version = keel.KEEL_VERSION_MAJOR << 16 | keel.KEEL_VERSION_MINOR << 8 | keel.KEEL_VERSION_PATCH
+    expected = "".join(f"{n} {ctypes.sizeof(getattr(keel, n))}\n" for n in names) + f"version {version}\n"
+    expect(out == expected, f"sizes in C#: {out}")
 
 
 def sized(kind, **fields):
@@ -118,6 +143,7 @@ def run():
 check_exports()
 check_generated()
 check_layout()
+check_csharp()
 run()
 for failure in failures:
     print("FAILED:", failure)

@@ -32,11 +32,11 @@ struct Loaded {
         std::vector<keel::GgufTensor> tensors(g.tensor_count + 1);
         if (keel::gguf_scan(reader, limits, values.data(), tensors.data(), &g, nullptr) != KEEL_OK) return false;
         keel::Arena counting;
-        if (keel::tokenizer_place(reader, g, max_text_bytes, counting, &t, nullptr) != KEEL_OK) return false;
+        if (keel::tokenizer_place(reader, g, max_text_bytes, nullptr, counting, &t, nullptr) != KEEL_OK) return false;
         memory.assign(counting.used_bytes() + 64, 0);
         char* const base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
         keel::Arena arena(base, counting.used_bytes());
-        const keel_status status = keel::tokenizer_place(reader, g, max_text_bytes, arena, &t, nullptr);
+        const keel_status status = keel::tokenizer_place(reader, g, max_text_bytes, nullptr, arena, &t, nullptr);
         if (status == KEEL_OK && arena.used_bytes() != counting.used_bytes()) abort();
         return status == KEEL_OK;
     }

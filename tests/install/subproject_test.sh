@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# subproject_test.sh SOURCE_DIR CMAKE HELLO: Keel as a part of another project, with GCC and link-time optimization and with clang:
-# hello.c writes what it writes in Keel's own build, and nothing of Keel is installed. KEEL_OLDEST_CMAKE may name a cmake of the
-# version that CMakeLists.txt declares, which then does it all.
+# subproject_test.sh SOURCE_DIR CMAKE HELLO: Keel as a part of another project, with GCC and link-time optimization and with
+# clang: hello.c writes what it writes in Keel's own build, and nothing of Keel is installed. What cannot be configured says
+# so. KEEL_OLDEST_CMAKE may name a cmake of the version that CMakeLists.txt declares, which then does it all.
 set -euo pipefail
 source=$1 cmake=${KEEL_OLDEST_CMAKE:-$2} hello=$3
 work=$(mktemp -d)
@@ -12,6 +12,21 @@ fail() {
     exit 1
 }
 expected=$("$hello" "$model")
+
+refused() {  # refused TEXT ARGUMENTS...
+    local text=$1
+    shift
+    ! "$cmake" -S "$source" -B "$work/refused" -G Ninja -DKEEL_BUILD_TESTS=OFF "$@" >"$work/log" 2>&1 || fail "configured with $*"
+    tr -s '\n ' ' ' <"$work/log" | grep -q -- "$text" || { cat "$work/log"; fail "no word of: $text"; }
+    rm -rf "$work/refused"
+}
+refused 'Keel runs on Linux and Windows; for Haiku there is no directory' -DCMAKE_SYSTEM_NAME=Haiku
+refused '"sse2" is none of the sets' '-DKEEL_KERNEL_SETS=scalar;sse2'
+gcc_mingw=x86_64-w64-mingw32-g++-posix
+if command -v $gcc_mingw >/dev/null; then
+    refused 'GCC bug 54412' -DCMAKE_SYSTEM_NAME=Windows -DCMAKE_C_COMPILER=${gcc_mingw/g++/gcc} -DCMAKE_CXX_COMPILER=$gcc_mingw
+fi
+echo "refusals: ok"
 
 build() {  # build NAME ARGUMENTS...
     local name=$1

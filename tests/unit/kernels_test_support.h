@@ -29,16 +29,39 @@ inline std::vector<uint32_t> weight_types() {
     return types;
 }
 
+#if defined(KEEL_HAVE_AVX2)
+void emulate_avxvnni_products(KernelSet* set);  // emulated_avxvnni.cpp; for machines with AVX2 only
+#endif
 #if defined(KEEL_HAVE_AVX512)
 void emulate_amx_products(KernelSet* set);  // emulated_amx.cpp; for machines with AVX-512 only
 #endif
 
 // Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile
-// instructions emulated, and where it has VBMI the AVX-512 one for machines without.
+// instructions emulated, where it has VBMI the AVX-512 one for machines without; where it has AVX2 that of machines with
+// AVX-VNNI, its instructions emulated, and where it has AVX-VNNI the AVX2 one for machines without.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa)) sets.push_back(set);
+#if defined(KEEL_HAVE_AVX2)
+    if (find_kernel_set(kAvx2)) {
+        static KernelSet emulated = [] {
+            KernelSet set = kAvx2Set;
+            set.name = "avx2, vnni emulated";
+            emulate_avxvnni_products(&set);
+            return set;
+        }();
+        sets.push_back(&emulated);
+        if (find_kernel_set(kAvx2) != &kAvx2Set) {
+            static KernelSet plain = [] {
+                KernelSet set = kAvx2Set;
+                set.name = "avx2, no vnni";
+                return set;
+            }();
+            sets.push_back(&plain);
+        }
+    }
+#endif
 #if defined(KEEL_HAVE_AVX512)
     if (find_kernel_set(kAvx512)) {
         static KernelSet emulated = [] {

@@ -11,14 +11,14 @@ using keel_test::source_path;
 using keel_test::TokenizerFixture;
 
 // A vocabulary of single bytes, so that a test can feed any bytes in any cut: id = byte, then the tokens below.
-constexpr int32_t kEnd = 256, kLong = 257, kNamed = 258;
+constexpr int32_t kEnd = 256, kLong = 257, kNamed = 258, kControl = 259, kOther = 260;
 TokenizerFixture byte_vocabulary() {
     static const char* const kHex = "0123456789ABCDEF";
     std::vector<std::string> tokens;
     std::vector<int32_t> types(256, 6);
     for (int b = 0; b < 256; ++b) tokens.push_back(std::string("<0x") + kHex[b >> 4] + kHex[b & 15] + ">");
-    tokens.insert(tokens.end(), {"</s>", std::string(512, '\xff'), "\xe2\x96\x81word"});
-    types.insert(types.end(), {3, 1, 1});
+    tokens.insert(tokens.end(), {"</s>", std::string(512, '\xff'), "\xe2\x96\x81word", "<|im_start|>", "<|x|>"});
+    types.insert(types.end(), {3, 1, 1, 3, 3});
     keel_test::GgufBytes gguf;
     gguf.string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", tokens);
     gguf.numbers("tokenizer.ggml.scores", keel::kGgufF32, std::vector<float>(tokens.size()));
@@ -33,7 +33,7 @@ class TextStreamTest : public testing::Test {
         const char* data = nullptr;
         size_t bytes = 0;
         stopped_ = 99;
-        EXPECT_EQ(KEEL_OK, keel::text_stream_push(&stream_, fixture_.t, token, &data, &bytes, &stopped_));
+        EXPECT_EQ(KEEL_OK, keel::text_stream_push(&stream_, fixture_.t, token, position_++, &data, &bytes, &stopped_));
         return std::string(data, bytes);
     }
     std::string push_bytes(const std::string& text) {
@@ -53,7 +53,7 @@ class TextStreamTest : public testing::Test {
     }
     TokenizerFixture fixture_ = byte_vocabulary();
     TextStream stream_ = {};
-    uint32_t stopped_ = 0;
+    uint32_t stopped_ = 0, position_ = 0;
 };
 
 TEST_F(TextStreamTest, HoldsUnfinishedCharacters) {
@@ -144,6 +144,100 @@ TEST_F(TextStreamTest, LeadingSpace) {
     EXPECT_EQ("word", push(kNamed));
 }
 
+// A stop string may spell a control token, which is not shown: all of it, alone or between other text.
+TEST_F(TextStreamTest, StopsOfControlTokens) {
+    stops({"<|im_start|>"});
+    EXPECT_EQ("a", push_bytes("a"));
+    EXPECT_EQ("", push(kControl));
+    EXPECT_EQ(1u, stopped_);
+    EXPECT_EQ("b", push('b'));
+    EXPECT_EQ("", push(kOther));  // another one is nothing
+    EXPECT_EQ(0u, stopped_);
+    EXPECT_EQ("", push_bytes("<|im_start|>"));  // spelled in letters it is the same text
+    EXPECT_EQ(1u, stopped_);
+
+    stops({"\n<|im_start|>u"});
+    EXPECT_EQ("a", push_bytes("a\n"));
+    EXPECT_EQ("", push(kControl));
+    EXPECT_EQ("\nv", push('v'));  // the control token is not shown
+    EXPECT_EQ("", push('\n'));
+    EXPECT_EQ("", push(kControl));
+    EXPECT_EQ("", push('u'));
+    EXPECT_EQ(1u, stopped_);
+
+    stops({"<|", "|", "start|>x", ">"});  // parts of a control token are none
+    EXPECT_EQ("", push(kControl));
+    EXPECT_EQ(0u, stopped_);
+    EXPECT_EQ("x", push('x'));
+    EXPECT_EQ(0u, stopped_);
+    // A character in two tokens with a control token between them stays one.
+    EXPECT_EQ("", push(0xc3));
+    EXPECT_EQ("", push(kControl));
+    EXPECT_EQ("\xc3\xa9", push(0xa9));
+}
+
+TEST_F(TextStreamTest, OwnEnds) {
+    const int32_t ends[] = {'!', kOther};
+    ASSERT_EQ(KEEL_OK, keel::text_stream_set_ends(&stream_, fixture_.t, ends, 2));
+    for (const int32_t token : {int32_t{'!'}, kOther}) {
+        EXPECT_EQ("", push(token));
+        EXPECT_EQ(2u, stopped_);
+    }
+    EXPECT_EQ("", push(kEnd));
+    EXPECT_EQ(0u, stopped_);
+    ASSERT_EQ(KEEL_OK, keel::text_stream_set_ends(&stream_, fixture_.t, ends, 0));  // none
+    EXPECT_EQ("!", push('!'));
+    ASSERT_EQ(KEEL_OK, keel::text_stream_set_ends(&stream_, fixture_.t, nullptr, 0));
+    EXPECT_EQ("", push(kEnd));
+    EXPECT_EQ(2u, stopped_);
+    const int32_t bad[] = {261, -1};
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::text_stream_set_ends(&stream_, fixture_.t, bad, 1));
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::text_stream_set_ends(&stream_, fixture_.t, bad + 1, 1));
+    const std::vector<int32_t> many(keel::kMaxEndIds + 1, 1);
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel::text_stream_set_ends(&stream_, fixture_.t, many.data(), 33));
+}
+
+// What is forgotten leaves nothing: of held bytes those of tokens that stay.
+TEST_F(TextStreamTest, Truncate) {
+    const std::vector<int32_t> prompt = {kNamed, 'p'};
+    const auto truncate = [&](std::vector<int32_t> tokens) {
+        position_ = static_cast<uint32_t>(tokens.size());
+        keel::text_stream_truncate(&stream_, fixture_.t, tokens.data(), position_);
+    };
+    for (int32_t token : prompt) keel::text_stream_follow(&stream_, fixture_.t, token);
+    // A half character.
+    position_ = 2;
+    EXPECT_EQ("S", push_bytes("S\xf0\x9f"));
+    truncate(prompt);
+    EXPECT_EQ("Y", push('Y'));
+    EXPECT_EQ("", push(-1));
+    // A half stop string.
+    stops({"\nUser:"});
+    truncate(prompt);
+    EXPECT_EQ("Sure.", push_bytes("Sure.\nUse"));
+    truncate(prompt);
+    EXPECT_EQ("r: the people", push_bytes("r: the people"));
+    EXPECT_EQ("", push(-1));
+    // Half of it stays.
+    truncate(prompt);
+    EXPECT_EQ("a", push_bytes("a\nUse"));
+    truncate({kNamed, 'p', 'a', '\n'});
+    EXPECT_EQ("\nx", push('x'));
+    // A stop is forgotten.
+    EXPECT_EQ("", push_bytes("\nUser:"));
+    EXPECT_EQ(1u, stopped_);
+    truncate(prompt);
+    push(-1);
+    EXPECT_EQ(0u, stopped_);
+    // The text begins anew, or goes on, or begins behind a control token.
+    truncate({});
+    EXPECT_EQ("word", push(kNamed));
+    truncate(prompt);
+    EXPECT_EQ(" word", push(kNamed));
+    truncate({kNamed, kEnd});
+    EXPECT_EQ("word", push(kNamed));
+}
+
 // The largest growth: a full hold, then the longest token, all of it broken.
 TEST_F(TextStreamTest, LongestTokenFits) {
     std::string stop(128, 's');
@@ -158,16 +252,17 @@ TEST_F(TextStreamTest, Refusals) {
     const char* data;
     size_t bytes;
     uint32_t stopped;
-    for (int32_t token : {-2, 259, INT32_MAX, INT32_MIN})
-        EXPECT_EQ(KEEL_E_ARGUMENT, keel::text_stream_push(&stream_, fixture_.t, token, &data, &bytes, &stopped));
+    for (int32_t token : {-2, 261, INT32_MAX, INT32_MIN})
+        EXPECT_EQ(KEEL_E_ARGUMENT,
+                  keel::text_stream_push(&stream_, fixture_.t, token, position_++, &data, &bytes, &stopped));
     const char* text = "x";
     size_t lengths[] = {0, 129};
     for (size_t& n : lengths) EXPECT_EQ(KEEL_E_ARGUMENT, keel::text_stream_set_stops(&stream_, &text, &n, 1));
     EXPECT_EQ(KEEL_E_ARGUMENT, keel::text_stream_set_stops(&stream_, &text, lengths, 17));
     stream_.held_bytes = 3000;
-    EXPECT_EQ(KEEL_E_STATE, keel::text_stream_push(&stream_, fixture_.t, 'a', &data, &bytes, &stopped));
+    EXPECT_EQ(KEEL_E_STATE, keel::text_stream_push(&stream_, fixture_.t, 'a', 0, &data, &bytes, &stopped));
     stream_.held_bytes = 1000;  // more than can ever be held
-    EXPECT_EQ(KEEL_E_STATE, keel::text_stream_push(&stream_, fixture_.t, 'a', &data, &bytes, &stopped));
+    EXPECT_EQ(KEEL_E_STATE, keel::text_stream_push(&stream_, fixture_.t, 'a', 0, &data, &bytes, &stopped));
 }
 
 // Whatever the tokens: what is shown is what the whole shows at once, whole characters only, and no stop string.
@@ -184,19 +279,19 @@ TEST_F(TextStreamTest, RandomTokens) {
         size_t bytes;
         uint32_t stopped;
         for (int32_t id : ids) {
-            ASSERT_EQ(KEEL_OK, keel::text_stream_push(&one, model.t, id, &data, &bytes, &stopped));
+            ASSERT_EQ(KEEL_OK, keel::text_stream_push(&one, model.t, id, 0, &data, &bytes, &stopped));
             shown.append(data, bytes);
         }
-        ASSERT_EQ(KEEL_OK, keel::text_stream_push(&one, model.t, -1, &data, &bytes, &stopped));
+        ASSERT_EQ(KEEL_OK, keel::text_stream_push(&one, model.t, -1, 0, &data, &bytes, &stopped));
         shown.append(data, bytes);
         // The exact bytes, pushed as one hold each through the byte vocabulary, give the same view.
         std::string at_once;
         for (char c : model.decode(ids)) {
             ASSERT_EQ(KEEL_OK,
-                      keel::text_stream_push(&all, fixture_.t, static_cast<uint8_t>(c), &data, &bytes, &stopped));
+                      keel::text_stream_push(&all, fixture_.t, static_cast<uint8_t>(c), 0, &data, &bytes, &stopped));
             at_once.append(data, bytes);
         }
-        ASSERT_EQ(KEEL_OK, keel::text_stream_push(&all, fixture_.t, -1, &data, &bytes, &stopped));
+        ASSERT_EQ(KEEL_OK, keel::text_stream_push(&all, fixture_.t, -1, 0, &data, &bytes, &stopped));
         at_once.append(data, bytes);
         // One difference is right: the byte vocabulary drops a first space as its own.
         EXPECT_EQ(model.decode(ids).substr(0, 1) == " " ? shown.substr(1) : shown, at_once);

@@ -101,7 +101,7 @@ TEST(TokenizerConformance, PreTokens) {
             text = line.text();
             continue;
         }
-        const keel::PreTokenizer* const pre = keel::pretokenizer_find(line.word.data(), line.word.size());
+        const keel::PreTokenizer* const pre = keel::pretokenizer_find(line.word.data(), line.word.size(), nullptr);
         ASSERT_NE(nullptr, pre) << line.word;
         std::vector<int32_t> lengths;
         keel::PreTokenCursor cursor(*pre, text.data(), text.size());

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
+#include <set>
 
 #include "tests/tokenizer_fixture.h"
 
@@ -357,6 +358,30 @@ TEST(Tokenizer, EndIds) {
     const int32_t* ids;
     const uint32_t count = keel::tokenizer_end_ids(fixture.t, &ids);
     EXPECT_EQ((Ids{2, 9, kFirstPiece + 1, kFirstPiece}), Ids(ids, ids + count));
+}
+
+// Tokens that GGUF runtimes take for ends, and those that are none beside others.
+TEST(Tokenizer, EndIdsByText) {
+    const auto ends = [](const std::vector<std::string>& texts, int32_t type) {
+        Spm spm({});
+        for (const std::string& text : texts) spm.add(text, type);
+        TokenizerFixture fixture(spm.gguf().u32("tokenizer.ggml.fim_pad_token_id", 8));
+        const int32_t* ids;
+        const uint32_t count = keel::tokenizer_end_ids(fixture.t, &ids);
+        std::set<std::string> out;
+        for (uint32_t i = 0; i < count; ++i)
+            if (ids[i] >= kFirstPiece) out.insert(texts[static_cast<size_t>(ids[i] - kFirstPiece)]);
+        EXPECT_EQ(1, std::count(ids, ids + count, 8));
+        return out;
+    };
+    using Set = std::set<std::string>;
+    EXPECT_EQ(
+        (Set{"<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}),
+        ends({"<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"},
+             3));
+    EXPECT_EQ((Set{"<|return|>", "<|call|>"}), ends({"<|end|>", "<|return|>", "<|call|>"}, 3));
+    EXPECT_EQ((Set{"<|end|>", "<|return|>"}), ends({"<|end|>", "<|return|>"}, 4));
+    EXPECT_EQ((Set{}), ends({"<|im_end|>", "<PAD>"}, 1));  // ordinary text ends nothing
 }
 
 // ---- buffers and limits ----

@@ -3,17 +3,25 @@
 
 namespace keel::kernels {
 
+template <WeightType T, bool kRepacked>
+void multiply_many_avx512(const MatmulArgs& a, MatrixUnit unit) {
+    multiply_many<Q8Avx512, T, kRepacked>(a, unit);
+}
 template <WeightType T>
 void matmul_q8_avx512(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, false>(a);
+    if (a.tokens <= Q8Avx512::kFewTokens) return multiply_few<Q8Avx512, T, false>(a);
+    multiply_many_avx512<T, false>(a, nullptr);
 }
 template <WeightType T>
 void matmul_repacked_avx512(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, true>(a);
+    if (a.tokens <= Q8Avx512::kFewTokens) return multiply_few<Q8Avx512, T, true>(a);
+    multiply_many_avx512<T, true>(a, nullptr);
 }
 
-#define KEEL_INSTANTIATE(type, ...)                             \
-    template void matmul_q8_avx512<k##type>(const MatmulArgs&); \
+#define KEEL_INSTANTIATE(type, ...)                                                    \
+    template void multiply_many_avx512<k##type, false>(const MatmulArgs&, MatrixUnit); \
+    template void multiply_many_avx512<k##type, true>(const MatmulArgs&, MatrixUnit);  \
+    template void matmul_q8_avx512<k##type>(const MatmulArgs&);                        \
     template void matmul_repacked_avx512<k##type>(const MatmulArgs&);
 KEEL_QUANTIZED_TYPES(KEEL_INSTANTIATE)
 

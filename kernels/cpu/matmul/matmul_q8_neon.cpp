@@ -5,11 +5,11 @@ namespace keel::kernels {
 
 template <WeightType T>
 void matmul_q8_neon(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Neon, T, false, NeonMatrixUnit>(a);
+    matmul_q8_rows<Q8Neon, T, false>(a, NeonMatrixUnit::multiply<T>);
 }
 template <WeightType T>
 void matmul_repacked_neon(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Neon, T, true, NeonMatrixUnit>(a);
+    matmul_q8_rows<Q8Neon, T, true>(a, NeonMatrixUnit::multiply<T>);
 }
 
 #define KEEL_INSTANTIATE(type, ...)                           \

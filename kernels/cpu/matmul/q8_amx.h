@@ -52,28 +52,26 @@ void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel,
     for (uint32_t i = 0; i < kTileSide; ++i) store_rows<V>(a, row, count, token + i, acc[i]);
 }
 
-// The panels of q8_products.h's matmul_q8_rows, times tiles.
-template <class Tiles>
-struct AmxTokens {
-    template <WeightType T>
-    static uint32_t multiply(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panels, uint32_t row, uint32_t rows) {
-        constexpr BlockShape kShape = block_shape(T);
-        constexpr uint32_t kLanes = Q8Avx512::kLanes;
-        const uint32_t blocks = a.k / kShape.elements;
-        uint32_t c = 0;
-        Tiles::configure(kShape.sub ? kShape.sub : kShape.elements);
-        for (; c + kTileSide <= a.tokens; c += kTileSide)
-            for (uint32_t r = 0; r < rows; r += kLanes)
-                panel_times_tile<Tiles, T>(a, panels + r / kLanes * blocks, row + r,
-                                           rows - r < kLanes ? rows - r : kLanes, c);
-        Tiles::release();
-        return c;
-    }
-};
+// The MatrixUnit of q8_products.h.
+template <class Tiles, WeightType T>
+uint32_t panels_times_tiles(const MatmulArgs& a, void* panels, uint32_t row, uint32_t rows) {
+    constexpr BlockShape kShape = block_shape(T);
+    constexpr uint32_t kLanes = Q8Avx512::kLanes;
+    const uint32_t blocks = a.k / kShape.elements;
+    const auto* panel = static_cast<const PanelBlock<Q8Avx512, T>*>(panels);
+    uint32_t c = 0;
+    Tiles::configure(kShape.sub ? kShape.sub : kShape.elements);
+    for (; c + kTileSide <= a.tokens; c += kTileSide)
+        for (uint32_t r = 0; r < rows; r += kLanes)
+            panel_times_tile<Tiles, T>(a, panel + r / kLanes * blocks, row + r, rows - r < kLanes ? rows - r : kLanes,
+                                       c);
+    Tiles::release();
+    return c;
+}
 
 template <class Tiles, WeightType T, bool kRepacked>
 void multiply_tiled(const MatmulArgs& a) {
-    if (a.tokens >= kTileSide) return multiply_many<Q8Avx512, T, kRepacked, AmxTokens<Tiles>>(a);
+    if (a.tokens >= kTileSide) return multiply_many_avx512<T, kRepacked>(a, panels_times_tiles<Tiles, T>);
     (kRepacked ? matmul_repacked_avx512<T> : matmul_q8_avx512<T>)(a);
 }
 

@@ -128,5 +128,11 @@ struct Q8Avx512 {
 };
 
 }  // namespace
+
+// Products of many tokens of the AVX-512 set, which the AMX set shares: unpacking, and what its tiles leave.
+// Defined in matmul_q8_avx512.cpp.
+template <WeightType T, bool kRepacked>
+void multiply_many_avx512(const MatmulArgs& a, MatrixUnit unit);
+
 }  // namespace keel::kernels
 #endif

@@ -174,7 +174,8 @@ struct NeonMatrixUnit {
     static constexpr uint32_t kElements = 256;  // a whole number of blocks of every type
 
     template <WeightType T>
-    static uint32_t multiply(const MatmulArgs& a, PanelBlock<V, T>* panels, uint32_t row, uint32_t rows) {
+    static uint32_t multiply(const MatmulArgs& a, void* unpacked, uint32_t row, uint32_t rows) {
+        auto* panels = static_cast<PanelBlock<V, T>*>(unpacked);
         const uint32_t blocks = a.k / block_shape(T).elements, groups = (rows + V::kLanes - 1) / V::kLanes;
         for (uint32_t i = 0; i < groups * blocks; ++i)
             for (uint32_t j = 0; j < block_shape(T).elements / 4; j += 2) {

@@ -631,13 +631,9 @@ void panels_times_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, ui
 
 // ---- the product ----
 
-// What a set with a matrix unit replaces: multiply() takes tokens 0 .. n - 1 of all and returns n.
-struct NoMatrixUnit {
-    template <WeightType T>
-    static uint32_t multiply(const MatmulArgs&, const void*, uint32_t, uint32_t) {
-        return 0;
-    }
-};
+// What a matrix unit does in place of register tiles: takes tokens 0 .. n - 1 times `rows` rows from `row` on, whose
+// unpacked panels (PanelBlock) lie at `panels`, and returns n. Where n is all of them it may reorder the panels.
+using MatrixUnit = uint32_t (*)(const MatmulArgs& a, void* panels, uint32_t row, uint32_t rows);
 
 // fn(source) for `count` rows from `row` on: a source of whole groups of L rows or, where rows are missing, one that
 // repeats the last.
@@ -675,8 +671,8 @@ void multiply_few(const MatmulArgs& a) {
     }
 }
 
-template <class V, WeightType T, bool kRepacked, class MatrixUnit>
-void multiply_many(const MatmulArgs& a) {
+template <class V, WeightType T, bool kRepacked>
+void multiply_many(const MatmulArgs& a, MatrixUnit unit) {
     const uint32_t blocks = a.k / block_shape(T).elements;
     PanelBlock<V, T>* panels = static_cast<PanelBlock<V, T>*>(a.scratch);
     const uint64_t fit = matmul_scratch_bytes(a.k) / (blocks * sizeof(PanelBlock<V, T>));
@@ -690,17 +686,17 @@ void multiply_many(const MatmulArgs& a) {
                     unpack_block<V, T>(source.block_rows(), panels + r / V::kLanes * blocks + b);
                 }
             });
-        uint32_t c = MatrixUnit::template multiply<T>(a, panels, row, rows);
+        uint32_t c = unit ? unit(a, panels, row, rows) : 0;
         for (; c + V::kTileTokens <= a.tokens; c += V::kTileTokens)
             panels_times_tokens<V, T, V::kTileTokens, V::kTilePanels>(a, panels, row, rows, c);
         for (; c < a.tokens; c += 4) panels_times_tokens<V, T, 4, 1>(a, panels, row, rows, c);
     }
 }
 
-template <class V, WeightType T, bool kRepacked, class MatrixUnit = NoMatrixUnit>
-void matmul_q8_rows(const MatmulArgs& a) {
+template <class V, WeightType T, bool kRepacked>
+void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr) {
     if (a.tokens <= V::kFewTokens) return multiply_few<V, T, kRepacked>(a);
-    multiply_many<V, T, kRepacked, MatrixUnit>(a);
+    multiply_many<V, T, kRepacked>(a, unit);
 }
 
 }  // namespace

@@ -38,6 +38,10 @@ bool saves_state(uint32_t state) {
     constexpr uint32_t kLeaf1 = bit(12) | bit(28) | bit(29);  // FMA, AVX, F16C
     return saves_state(0x6) && (Cpuid(1, 0).c & kLeaf1) == kLeaf1 && (Cpuid(7, 0).b & bit(5));
 }
+// Products of four bytes on machines without AVX-512. As with VBMI below, another table and the same bits.
+[[maybe_unused]] bool have_avx_vnni() {
+    return Cpuid(7, 1).a & bit(4);
+}
 [[maybe_unused]] bool have_avx512() {
     constexpr uint32_t kLeaf7b = bit(16) | bit(17) | bit(30) | bit(31), kLeaf7c = bit(11);  // F, DQ, BW, VL; VNNI
     const Cpuid leaf7(7, 0);
@@ -62,6 +66,9 @@ const KernelSet* find_kernel_set(uint32_t isa) {
             return &kScalarSet;
 #ifdef KEEL_HAVE_AVX2
         case kAvx2:
+#ifdef KEEL_HAVE_AVXVNNI
+            if (have_avx2() && have_avx_vnni()) return &kAvx2VnniSet;
+#endif
             return have_avx2() ? &kAvx2Set : nullptr;
 #endif
 #ifdef KEEL_HAVE_AVX512
