@@ -12,7 +12,7 @@ keel_sets_of_this_machine() {
     if has avx512f avx512bw avx512dq avx512vl avx512_vnni; then
         if has amx_tile amx_int8; then echo "avx512;amx"; else echo avx512; fi
     elif has avx2 fma f16c; then
-        echo avx2
+        if has avx_vnni; then echo "avx2;avxvnni"; else echo avx2; fi
     fi
 }
 
