@@ -17,18 +17,6 @@ bool failed(const char* what, keel_status status, const keel_error& error = {}) 
     return true;
 }
 
-// The conversation in the model's own template.
-keel_status format(const keel::Engine& engine, const std::vector<std::string>& turns, std::string& out) {
-    std::vector<keel_chat_message> messages;
-    for (size_t i = 0; i < turns.size(); ++i) messages.push_back(keel::message(i % 2 ? "assistant" : "user", turns[i]));
-    const auto count = static_cast<uint32_t>(messages.size());
-    size_t bytes = 0;
-    const keel_status status = keel_chat_format(engine.handle(), messages.data(), count, 1, nullptr, 0, &bytes);
-    if (status != KEEL_E_BUFFER_TOO_SMALL) return status;
-    out.resize(bytes);
-    return engine.chat_format(messages, out).status;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -63,21 +51,18 @@ int main(int argc, char** argv) {
     if (failed("sampling", session->set_sampling(sampling))) return 1;
 
     std::vector<std::string> turns;
-    std::string text;
+    std::vector<int32_t> ids(plan.context_tokens);
     for (std::string line; std::fputs("> ", stdout), std::fflush(stdout), std::getline(std::cin, line);) {
         turns.push_back(line);
-        if (failed("template", format(*engine, turns, text))) return 1;
-        const auto need = engine->token_count(text, KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
-        std::vector<int32_t> ids(need.value);
-        const auto tokens = engine->tokenize(text, ids, KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
-        if (failed("tokenize", tokens.status)) return 1;
-
-        // Only what the session does not hold yet is computed.
-        const auto held = session->tokens();
-        size_t common = 0;
-        while (common < held->size() && common + 1 < tokens->size() && (*held)[common] == (*tokens)[common]) ++common;
-        if (failed("truncate", session->truncate(static_cast<uint32_t>(common)))) return 1;
-        if (failed("feed", session->feed(tokens->subspan(common)))) return 1;
+        std::vector<keel_chat_message> messages;
+        for (size_t i = 0; i < turns.size(); ++i)
+            messages.push_back(keel::message(i % 2 ? "assistant" : "user", turns[i]));
+        // The conversation in the model's own template; only what the session does not hold yet is computed.
+        uint32_t kept = 0;
+        const auto tokens = session->chat(keel::chat(messages), ids, &kept, &error);
+        if (failed("chat", tokens.status, error)) return 1;
+        if (failed("truncate", session->truncate(kept))) return 1;
+        if (failed("feed", session->feed(*tokens))) return 1;
 
         std::string answer;
         for (;;) {

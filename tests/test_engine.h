@@ -53,6 +53,14 @@ inline keel_chat_message message(const char* role, const char* text, size_t byte
     return m;
 }
 
+inline keel_chat chat(const keel_chat_message* messages, uint32_t count, bool open_assistant) {
+    keel_chat c = sized<keel_chat>();
+    c.messages = messages;
+    c.message_count = count;
+    c.open_assistant = open_assistant;
+    return c;
+}
+
 // The ops of a plan, and the objects of its regions.
 inline std::vector<keel_op_info> plan_ops(const keel_reader* reader, const keel_model* model,
                                           const keel_config& config) {

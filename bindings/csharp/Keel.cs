@@ -46,6 +46,7 @@ namespace Keel
         KEEL_CHAT_GEMMA = 5,
         KEEL_CHAT_PHI3 = 6,
         KEEL_CHAT_ZEPHYR = 7,
+        KEEL_CHAT_OTHER = 8,
     }
 
     public enum keel_log_level : int
@@ -219,6 +220,9 @@ namespace Keel
         public int eos_id;
         public keel_chat_family chat_family;
         public ulong model_bytes;
+        public uint chat_offset;
+        public uint reserved;
+        public fixed byte chat_reason[128];
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -232,6 +236,7 @@ namespace Keel
         public IntPtr fault;
         public IntPtr parallel_for;
         public IntPtr allowed_tokens;
+        public IntPtr strftime_now;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -275,6 +280,8 @@ namespace Keel
         public keel_hooks* hooks;
         public keel_backend* backend;
         public byte* pre_tokenizer;
+        public uint max_chat_bytes;
+        public uint reserved;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -454,6 +461,20 @@ namespace Keel
         public byte* role;
         public byte* text;
         public UIntPtr bytes;
+        public byte* fields;
+        public UIntPtr field_bytes;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public unsafe struct keel_chat
+    {
+        public uint struct_size;
+        public uint message_count;
+        public keel_chat_message* messages;
+        public uint open_assistant;
+        public uint reserved;
+        public byte* variables;
+        public UIntPtr variable_bytes;
     }
 
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
@@ -473,6 +494,9 @@ namespace Keel
 
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
     public unsafe delegate void keel_hooks_allowed_tokens(void* user_data, keel_session session, int* tokens, uint token_count, byte* mask, uint vocabulary);
+
+    [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+    public unsafe delegate UIntPtr keel_hooks_strftime_now(void* user_data, byte* format, byte* dst, UIntPtr capacity);
 
     public static unsafe class Native
     {
@@ -600,6 +624,12 @@ namespace Keel
         public static extern keel_status keel_session_set_stops(keel_session session, byte** texts, UIntPtr* bytes, uint count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
-        public static extern keel_status keel_chat_format(keel_engine engine, keel_chat_message* messages, uint count, int open_assistant, byte* dst, UIntPtr capacity_bytes, UIntPtr* bytes);
+        public static extern keel_status keel_chat_format(keel_engine engine, keel_chat* chat, byte* dst, UIntPtr capacity_bytes, UIntPtr* bytes, keel_error* error);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_chat_tokenize(keel_engine engine, keel_chat* chat, int* ids, UIntPtr capacity, UIntPtr* count, keel_error* error);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_chat(keel_session session, keel_chat* chat, uint* kept, int* ids, UIntPtr capacity, UIntPtr* count, keel_error* error);
     }
 }

@@ -54,6 +54,7 @@ KEEL_CHAT_MISTRAL = 4
 KEEL_CHAT_GEMMA = 5
 KEEL_CHAT_PHI3 = 6
 KEEL_CHAT_ZEPHYR = 7
+KEEL_CHAT_OTHER = 8
 
 # keel_log_level
 KEEL_LOG_ERROR = 1
@@ -210,6 +211,10 @@ class keel_chat_message(ctypes.Structure):
     pass
 
 
+class keel_chat(ctypes.Structure):
+    pass
+
+
 keel_engine._fields_ = [
     ("id", ctypes.c_uint64),
 ]
@@ -290,6 +295,9 @@ keel_model_info._fields_ = [
     ("eos_id", ctypes.c_int32),
     ("chat_family", ctypes.c_int),
     ("model_bytes", ctypes.c_uint64),
+    ("chat_offset", ctypes.c_uint32),
+    ("reserved", ctypes.c_uint32),
+    ("chat_reason", ctypes.c_char * 128),
 ]
 
 keel_hooks._fields_ = [
@@ -301,6 +309,7 @@ keel_hooks._fields_ = [
     ("fault", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char))),
     ("parallel_for", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32), ctypes.c_void_p)),
     ("allowed_tokens", ctypes.CFUNCTYPE(None, ctypes.c_void_p, keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint8), ctypes.c_uint32)),
+    ("strftime_now", ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)),
 ]
 
 keel_part._fields_ = [
@@ -335,6 +344,8 @@ keel_config._fields_ = [
     ("hooks", ctypes.POINTER(keel_hooks)),
     ("backend", ctypes.POINTER(keel_backend)),
     ("pre_tokenizer", ctypes.POINTER(ctypes.c_char)),
+    ("max_chat_bytes", ctypes.c_uint32),
+    ("reserved", ctypes.c_uint32),
 ]
 
 keel_region_plan._fields_ = [
@@ -490,6 +501,18 @@ keel_chat_message._fields_ = [
     ("role", ctypes.POINTER(ctypes.c_char)),
     ("text", ctypes.POINTER(ctypes.c_char)),
     ("bytes", ctypes.c_size_t),
+    ("fields", ctypes.POINTER(ctypes.c_char)),
+    ("field_bytes", ctypes.c_size_t),
+]
+
+keel_chat._fields_ = [
+    ("struct_size", ctypes.c_uint32),
+    ("message_count", ctypes.c_uint32),
+    ("messages", ctypes.POINTER(keel_chat_message)),
+    ("open_assistant", ctypes.c_uint32),
+    ("reserved", ctypes.c_uint32),
+    ("variables", ctypes.POINTER(ctypes.c_char)),
+    ("variable_bytes", ctypes.c_size_t),
 ]
 
 
@@ -571,5 +594,9 @@ def load(path):
     library.keel_session_set_stops.restype = ctypes.c_int
     library.keel_session_set_stops.argtypes = [keel_session, ctypes.POINTER(ctypes.POINTER(ctypes.c_char)), ctypes.POINTER(ctypes.c_size_t), ctypes.c_uint32]
     library.keel_chat_format.restype = ctypes.c_int
-    library.keel_chat_format.argtypes = [keel_engine, ctypes.POINTER(keel_chat_message), ctypes.c_uint32, ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
+    library.keel_chat_format.argtypes = [keel_engine, ctypes.POINTER(keel_chat), ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(keel_error)]
+    library.keel_chat_tokenize.restype = ctypes.c_int
+    library.keel_chat_tokenize.argtypes = [keel_engine, ctypes.POINTER(keel_chat), ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(keel_error)]
+    library.keel_session_chat.restype = ctypes.c_int
+    library.keel_session_chat.argtypes = [keel_session, ctypes.POINTER(keel_chat), ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(keel_error)]
     return library

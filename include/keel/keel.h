@@ -294,13 +294,14 @@ struct keel_limits {
  */
 typedef enum keel_chat_family {
     KEEL_CHAT_NONE = 0,    /* the file carries no template */
-    KEEL_CHAT_UNKNOWN = 1, /* it carries one that is none of the below; Keel does not guess */
+    KEEL_CHAT_UNKNOWN = 1, /* it carries one that Keel cannot run: chat_reason says why. Keel does not guess */
     KEEL_CHAT_CHATML = 2,
     KEEL_CHAT_LLAMA3 = 3,
     KEEL_CHAT_MISTRAL = 4,
     KEEL_CHAT_GEMMA = 5,
     KEEL_CHAT_PHI3 = 6,
-    KEEL_CHAT_ZEPHYR = 7
+    KEEL_CHAT_ZEPHYR = 7,
+    KEEL_CHAT_OTHER = 8 /* it carries one of no named family, which Keel runs like theirs */
 } keel_chat_family;
 
 struct keel_model_info {
@@ -321,6 +322,10 @@ struct keel_model_info {
     int32_t bos_id, eos_id; /* -1 when absent */
     keel_chat_family chat_family;
     uint64_t model_bytes; /* bytes keel_inspect needs for the keel_model of this file */
+    /* Of KEEL_CHAT_UNKNOWN: the construct that Keel does not have, and its byte in the template. Else empty. */
+    uint32_t chat_offset;
+    uint32_t reserved;
+    char chat_reason[128];
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -347,6 +352,9 @@ typedef struct keel_hooks {
      * are the session's tokens so far. Called inside keel_session_sample. */
     void (*allowed_tokens)(void* user_data, keel_session session, const int32_t* tokens, uint32_t token_count,
                            uint8_t* mask, uint32_t vocabulary);
+    /* The time now, as strftime writes it, into dst; returns its bytes, at most `capacity`. For templates that call
+     * strftime_now; without the hook they see none, and most fall back to a date of their own. */
+    size_t (*strftime_now)(void* user_data, const char* format, char* dst, size_t capacity);
 } keel_hooks;
 
 /* How K and V rows are coded in the KV arena; kernels/formats/kv_formats.h has the layouts. Bits are those of an
@@ -421,8 +429,9 @@ typedef enum keel_cpu {
  * keel_engine_init, which name one they refuse config.parts[i] in error->field: KEEL_E_UNSUPPORTED for an unknown kind,
  * KEEL_E_ARGUMENT for a null reader, a kind given twice, and options of a kind that has none. */
 typedef enum keel_part_kind {
-    /* Template text (Jinja, as in tokenizer.chat_template) in place of the model's own. KEEL_E_UNSUPPORTED when it is
-     * of none of the families. */
+    /* Template text (Jinja, as in tokenizer.chat_template) in place of the model's own, or the name of a family: chatml,
+     * llama3, mistral-v0.1, mistral-v0.2, mistral-v1, mistral-v3, mistral-nemo, gemma, gemma3, phi3, zephyr.
+     * KEEL_E_UNSUPPORTED names the construct that Keel does not have; KEEL_E_FILE_LIMIT: longer than 32 KiB. */
     KEEL_PART_CHAT_TEMPLATE = 1,
 #ifdef KEEL_EXPERIMENTAL
     KEEL_PART_KV_PROFILE = 2, /* see Experimental */
@@ -475,6 +484,10 @@ struct keel_config {
      * of the file's, for files that name none or a wrong one. NULL: the file's. KEEL_E_UNSUPPORTED: Keel has no such
      * pre-tokenizer. KEEL_E_ARGUMENT: the vocabulary is no byte-level one. */
     const char* pre_tokenizer;
+    /* Longest text of a conversation, in bytes; its values while it is written have as much. Default: 8 for each token
+     * of the context, at least 32,768; at most 2^28. Four times this is planned where there is a chat template. */
+    uint32_t max_chat_bytes;
+    uint32_t reserved;
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -740,16 +753,46 @@ KEEL_API keel_status keel_session_set_stops(keel_session session, const char* co
 typedef struct keel_chat_message {
     uint32_t struct_size;
     uint32_t reserved;
-    const char* role; /* "system", "user" or "assistant", NUL-terminated */
-    const char* text;
+    const char*
+        role; /* "system", "user", "assistant", "tool", ...: a word of letters, digits, _ and -; NUL-terminated */
+    const char* text; /* NULL: the message has no content, as one that only calls tools */
     size_t bytes;
+    const char* fields; /* further members, as a JSON object: {"tool_calls": [...]}, {"name": "..."}; may be NULL */
+    size_t field_bytes;
 } keel_chat_message;
-/* Writes messages in the model's own template (info.chat_family, or that of a part), ending with the opening of an
- * assistant turn when `open_assistant`. Tokenize the result with KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS.
- * KEEL_E_UNSUPPORTED when the family is NONE or UNKNOWN; KEEL_E_BUFFER_TOO_SMALL with *bytes the need; KEEL_E_ARGUMENT
- * for a role the family lacks. */
-KEEL_API keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count,
-                                      int open_assistant, char* dst, size_t capacity_bytes, size_t* bytes);
+
+typedef struct keel_chat {
+    uint32_t struct_size;
+    uint32_t message_count;
+    const keel_chat_message* messages; /* element 0's struct_size is the distance to the next */
+    uint32_t open_assistant;           /* nonzero: end with the opening of an assistant turn */
+    uint32_t reserved;
+    /* Variables of the template beside messages, add_generation_prompt, bos_token and eos_token, as a JSON object:
+     * {"tools": [...], "enable_thinking": false}; may be NULL. */
+    const char* variables;
+    size_t variable_bytes;
+} keel_chat;
+
+/* Messages as the model's own template writes them (the file's, or that of a part): what jinja2 makes of it with the
+ * settings of transformers, default system texts, dates and tools included. The template is Jinja, compiled by
+ * keel_engine_init; each call renders it in config.max_chat_bytes, within a bounded number of steps.
+ * Errors, with *error (may be NULL) saying what and where in the template: KEEL_E_UNSUPPORTED (no template, an UNKNOWN
+ * one, or something met that Keel does not compute); KEEL_E_ARGUMENT (the template refuses these messages, in its own
+ * words; JSON or a role that is not well formed); KEEL_E_TEXT_LIMIT (max_chat_bytes); KEEL_E_FILE_LIMIT (a template
+ * that takes too many steps); KEEL_E_BUSY while another thread writes a chat with this engine. */
+
+/* To text, for reading: *bytes is its length; KEEL_E_BUFFER_TOO_SMALL as in keel_detokenize. Who tokenizes it lets
+ * messages spell control tokens: keel_chat_tokenize does not. */
+KEEL_API keel_status keel_chat_format(keel_engine engine, const keel_chat* chat, char* dst, size_t capacity_bytes,
+                                      size_t* bytes, keel_error* error);
+/* To ids, with BOS where the model wants one. Control tokens come from the template (and from nothing in a message or
+ * in JSON): "<|im_end|>" in a message is text. Buffer as in keel_tokenize; also KEEL_E_TEXT_LIMIT of that. */
+KEEL_API keel_status keel_chat_tokenize(keel_engine engine, const keel_chat* chat, int32_t* ids, size_t capacity,
+                                        size_t* count, keel_error* error);
+/* The same for a session that holds the beginning of the conversation: *kept is how many of its tokens stay, and ids
+ * are those that follow, at least one unless the conversation has none. Then truncate the session to *kept and feed. */
+KEEL_API keel_status keel_session_chat(keel_session session, const keel_chat* chat, uint32_t* kept, int32_t* ids,
+                                       size_t capacity, size_t* count, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Experimental. Enumerators of keel_kv_format and keel_part_kind above belong to it too.

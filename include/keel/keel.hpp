@@ -52,6 +52,15 @@ constexpr keel_chat_message message(const char* role, std::string_view text) {
     return m;
 }
 
+// A conversation; the messages have to outlive it.
+constexpr keel_chat chat(std::span<const keel_chat_message> messages, bool open_assistant = true) {
+    keel_chat c = make<keel_chat>();
+    c.messages = messages.data();
+    c.message_count = static_cast<uint32_t>(messages.size());
+    c.open_assistant = open_assistant;
+    return c;
+}
+
 // A part of a configuration.
 constexpr keel_part part(keel_part_kind kind, const keel_reader* reader, const void* options = nullptr) {
     keel_part p = make<keel_part>();
@@ -175,6 +184,14 @@ class Session {
         return result;
     }
     // Valid until the next call on this session.
+    // Ids of a conversation that follow the first *kept ones, which the session has: truncate to these, and feed.
+    Result<std::span<const int32_t>> chat(const keel_chat& chat, std::span<int32_t> ids, uint32_t* kept,
+                                          keel_error* error = nullptr) const {
+        size_t count = 0;
+        const keel_status status = keel_session_chat(handle_, &chat, kept, ids.data(), ids.size(), &count, error);
+        if (status != KEEL_OK) return {status};
+        return {KEEL_OK, ids.first(count)};
+    }
     Result<std::span<const int32_t>> tokens() const {
         const Result<keel_session_info> i = info();
         if (!i) return {i.status};
@@ -321,13 +338,19 @@ class Engine {
         if (status != KEEL_OK) return {status};
         return {KEEL_OK, {dst.data(), bytes}};
     }
-    Result<std::string_view> chat_format(std::span<const keel_chat_message> messages, std::span<char> dst,
-                                         bool open_assistant = true) const {
+    Result<std::string_view> chat_format(const keel_chat& chat, std::span<char> dst,
+                                         keel_error* error = nullptr) const {
         size_t bytes = 0;
-        const keel_status status = keel_chat_format(handle_, messages.data(), static_cast<uint32_t>(messages.size()),
-                                                    open_assistant, dst.data(), dst.size(), &bytes);
+        const keel_status status = keel_chat_format(handle_, &chat, dst.data(), dst.size(), &bytes, error);
         if (status != KEEL_OK) return {status};
         return {KEEL_OK, {dst.data(), bytes}};
+    }
+    Result<std::span<const int32_t>> chat_tokenize(const keel_chat& chat, std::span<int32_t> ids,
+                                                   keel_error* error = nullptr) const {
+        size_t count = 0;
+        const keel_status status = keel_chat_tokenize(handle_, &chat, ids.data(), ids.size(), &count, error);
+        if (status != KEEL_OK) return {status};
+        return {KEEL_OK, ids.first(count)};
     }
 
   private:

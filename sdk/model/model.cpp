@@ -327,11 +327,31 @@ keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, 
     return KEEL_OK;
 }
 
-keel_status template_family(const keel_reader& reader, const Gguf& g, ChatTemplate* out, keel_error* error) {
-    *out = {KEEL_CHAT_NONE, 0};
+// The template of the model. What Keel cannot run is UNKNOWN, with the reason in *info; it is no reason to refuse a file.
+keel_status find_chat_template(const keel_reader& reader, const Gguf& g, keel_model* m, keel_model_info* info,
+                               keel_error* error) {
+    m->chat = {KEEL_CHAT_NONE, 0};
     const GgufValue* value = gguf_find(g, "tokenizer.chat_template");
-    return value && value->type == kGgufString ? read_chat_template(reader, value->offset, value->count, out, error)
-                                               : KEEL_OK;
+    if (!value || value->type != kGgufString) return KEEL_OK;
+    m->chat_offset = value->offset;
+    m->chat_bytes = value->count;
+    keel_error reason = {};
+    reason.struct_size = sizeof reason;
+    const keel_status status = read_chat_template({reader, m->chat_offset, m->chat_bytes}, &m->chat, &reason);
+    if (status == KEEL_E_FILE_READ) return fail(error, status, reason.offset, reason.field, reason.reason);
+    if (status == KEEL_OK) return KEEL_OK;
+    info->chat_offset = static_cast<uint32_t>(reason.offset);
+    memcpy(info->chat_reason, reason.reason, sizeof info->chat_reason);
+    return KEEL_OK;
+}
+
+// The family, of a text that is short enough.
+keel_status detect(const JinjaSource& source, ChatTemplate* out, keel_error* error) {
+    char text[kMaxTemplateBytes];
+    if (read_at(source.reader, source.offset, text, source.bytes) != KEEL_OK)
+        return fail(error, KEEL_E_FILE_READ, source.offset, "chat template", "the reader failed");
+    *out = chat_detect(text, source.bytes);
+    return KEEL_OK;
 }
 
 uint64_t align8(uint64_t v) {
@@ -340,15 +360,12 @@ uint64_t align8(uint64_t v) {
 
 }  // namespace
 
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out,
-                               keel_error* error) {
-    char text[32 * 1024];
+keel_status read_chat_template(const JinjaSource& source, ChatTemplate* out, keel_error* error) {
     *out = {KEEL_CHAT_UNKNOWN, 0};
-    if (bytes > sizeof text) return KEEL_OK;
-    if (read_at(reader, offset, text, bytes) != KEEL_OK)
-        return fail(error, KEEL_E_FILE_READ, offset, "chat template", "the reader failed");
-    *out = chat_detect(text, bytes);
-    return KEEL_OK;
+    Arena counting;
+    const JinjaProgram* program;
+    KEEL_TRY(jinja_place(source, counting, &program, error));
+    return detect(source, out, error);
 }
 
 }  // namespace keel
@@ -427,7 +444,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.train_context_tokens = s.train_context;
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary, &out.bos_id, error));
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary, &out.eos_id, error));
-    KEEL_TRY(template_family(reader, g, &m.chat, error));
+    KEEL_TRY(find_chat_template(reader, g, &m, &out, error));
     out.chat_family = m.chat.family;
     m.gguf = g;
     m.gguf.values = nullptr;

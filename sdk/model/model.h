@@ -31,9 +31,8 @@ struct ModelSpec {
     }
 };
 
-// Family of the template text at [offset, offset + bytes); one longer than 32 KiB is KEEL_CHAT_UNKNOWN.
-keel_status read_chat_template(const keel_reader& reader, uint64_t offset, uint64_t bytes, ChatTemplate* out,
-                               keel_error* error);
+// Family of a template, after looking whether Keel can run it: errors as jinja_place, with *out KEEL_CHAT_UNKNOWN.
+keel_status read_chat_template(const JinjaSource& source, ChatTemplate* out, keel_error* error);
 
 uint64_t dim_value(const ModelSpec& spec, Dim dim);
 
@@ -44,7 +43,8 @@ struct keel_model {
     uint64_t bytes;   // of the whole block
     keel::Gguf gguf;  // its table pointers are null here; see view()
     char architecture[32];
-    keel::ChatTemplate chat;
+    keel::ChatTemplate chat;           // family UNKNOWN: Keel cannot run it
+    uint64_t chat_offset, chat_bytes;  // its text in the file
     keel::ModelSpec spec;
     uint32_t global[keel::kGlobalSlots];                   // tensor index or kNoTensor
     uint64_t tensors_offset, values_offset, layer_offset;  // from the start of the block

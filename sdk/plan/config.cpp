@@ -77,14 +77,34 @@ keel_status choose_low_rank(const keel_config& c, const Part& cache, const keel_
     return KEEL_OK;
 }
 
-// The part's template before the model's own.
-keel_status choose_chat(const Part& part, const keel_model& model, ChatTemplate* out, keel_error* error) {
-    *out = model.chat;
-    if (!part.given) return KEEL_OK;
-    KEEL_TRY(read_chat_template(part.reader, 0, part.reader.size_bytes, out, error));
-    if (out->family <= KEEL_CHAT_UNKNOWN)
-        return fail_part(error, KEEL_E_UNSUPPORTED, part.index, "", "the template is of no known family");
-    return KEEL_OK;
+// The part's template, or the family it names, before the model's own.
+keel_status choose_chat(const Part& part, const keel_model& model, const keel_reader& reader, ChatChoice* out,
+                        keel_error* error) {
+    *out = {};
+    out->chat = model.chat;
+    if (!part.given) {
+        out->source = {reader, model.chat_offset, model.chat_bytes};
+        return KEEL_OK;
+    }
+    char name[32];
+    const uint64_t bytes = part.reader.size_bytes;
+    if (bytes && bytes < sizeof name) {
+        if (read_at(part.reader, 0, name, bytes) != KEEL_OK)
+            return fail_part(error, KEEL_E_FILE_READ, part.index, ".reader", "the reader failed");
+        out->chat = chat_named(name, bytes);
+        out->named = out->chat.family != KEEL_CHAT_NONE;
+        if (out->named) return KEEL_OK;
+        if (!memchr(name, '{', bytes))
+            return fail_part(error, KEEL_E_UNSUPPORTED, part.index, "", "neither a template nor the name of a family");
+    }
+    out->source = {part.reader, 0, bytes};
+    keel_error detail = {};
+    detail.struct_size = sizeof detail;
+    const keel_status status = read_chat_template(out->source, &out->chat, &detail);
+    if (status == KEEL_OK) return KEEL_OK;
+    fail_part(error, status, part.index, "", detail.reason);
+    if (error) error->offset = detail.offset;
+    return status;
 }
 
 }  // namespace
@@ -129,7 +149,10 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
-    KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, &out->chat, error));
+    KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, reader, &out->chat, error));
+    const uint32_t chat_bytes = out->context_tokens * 8 < 32768 ? 32768 : out->context_tokens * 8;
+    out->max_chat_bytes = or_default(c.max_chat_bytes, chat_bytes);
+    KEEL_TRY(check_range("config.max_chat_bytes", out->max_chat_bytes, 64, 1u << 28, error));
     if (c.pre_tokenizer) {
         const char* reason;
         out->pre_tokenizer = pretokenizer_find(c.pre_tokenizer, strlen(c.pre_tokenizer), &reason);

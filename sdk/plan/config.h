@@ -21,7 +21,8 @@ struct PlanConfig {
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     LowRankChoice low_rank;
-    ChatTemplate chat;                  // of a part, else the model's
+    ChatChoice chat;  // of a part, else the model's
+    uint32_t max_chat_bytes;
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
     const Backend* backend;

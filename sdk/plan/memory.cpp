@@ -130,6 +130,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     const Gguf view = r.model.view();
     KEEL_TRY(tokenizer_place(r.reader, view, r.config.max_text_bytes, r.config.pre_tokenizer, persistent,
                              &out->tokenizer, error));
+    KEEL_TRY(chat_place(r.config.chat, r.config.max_chat_bytes, persistent, &out->chat, error));
     place_step(r.config, persistent, &out->step);
     place_sessions(r, persistent, out);
     out->device = r.config.backend->place(r.config, r.hooks, persistent);

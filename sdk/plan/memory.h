@@ -43,6 +43,7 @@ struct Layout {
     Step step;
     uint32_t *kv_free_list, *kv_references;  // [kv_pages]
     Tokenizer* tokenizer;
+    Chat chat;
     Device* device;
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;  // what init reads from files into memory: the total of the progress hook

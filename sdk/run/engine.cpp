@@ -47,7 +47,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->backend = config.backend;
     e->device = layout.device;
     e->fingerprint = model.gguf.fingerprint;
-    e->chat = e->config.chat;
+    e->chat = layout.chat;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_free_list, layout.kv_references);
     e->pool.copier = {copy_page, e};

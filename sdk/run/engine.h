@@ -69,12 +69,13 @@ struct PageRange {
 struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
+    std::atomic<uint32_t> chatting;   // the work memory of `chat` is in use
     std::atomic<uint32_t> slots_lock;
     std::atomic<uint32_t> poisoned;
     const Backend* backend;
     Device* device;
     uint64_t fingerprint;
-    ChatTemplate chat;
+    Chat chat;
     uint64_t kv_identity;  // hash of formats and profile: what saved rows were coded with
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];

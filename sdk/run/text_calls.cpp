@@ -1,7 +1,6 @@
-// Text: the public calls over the tokenizer, the text stream and the chat templates.
+// Text: the public calls over the tokenizer and the text stream.
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
-#include "sdk/text/chat.h"
 
 using namespace keel;
 
@@ -88,17 +87,6 @@ keel_status keel_session_text(keel_session session, int32_t token, keel_text* ou
     KEEL_TRY(text_stream_push(&s->text, e->tokenizer, token, position_of_text(*s, token), &text.data, &text.bytes,
                               &text.stopped));
     return write_versioned(text, out);
-}
-
-keel_status keel_chat_format(keel_engine engine, const keel_chat_message* messages, uint32_t count, int open_assistant,
-                             char* dst, size_t capacity_bytes, size_t* bytes) {
-    Engine* e;
-    KEEL_TRY(enter(engine, &e));
-    if ((!messages && count) || (!dst && capacity_bytes) || !bytes) return KEEL_E_ARGUMENT;
-    const char* eos;
-    size_t eos_bytes;
-    tokenizer_piece(e->tokenizer, tokenizer_eos(e->tokenizer), KEEL_DETOKENIZE_SPECIAL, false, &eos, &eos_bytes);
-    return chat_format(e->chat, eos, eos_bytes, messages, count, open_assistant != 0, dst, capacity_bytes, bytes);
 }
 
 }  // extern "C"

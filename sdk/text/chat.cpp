@@ -20,6 +20,7 @@ enum SystemPlace : uint8_t {
 };
 
 struct Spelling {
+    const char* name;
     keel_chat_family family;
     SystemPlace system;
     bool alternating;  // user first, then in turns
@@ -35,7 +36,8 @@ struct Spelling {
 
 // Texts of published templates; tests/generators/make_chat_oracles.py runs them.
 constexpr Spelling kSpellings[] = {
-    {KEEL_CHAT_CHATML,
+    {"chatml",
+     KEEL_CHAT_CHATML,
      kSystemTurn,
      false,
      {},
@@ -43,7 +45,8 @@ constexpr Spelling kSpellings[] = {
      {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"},
      "<|im_start|>assistant\n",
      ""},
-    {KEEL_CHAT_LLAMA3,
+    {"llama3",
+     KEEL_CHAT_LLAMA3,
      kSystemTurn,
      false,
      {true, true, true},
@@ -53,10 +56,27 @@ constexpr Spelling kSpellings[] = {
      "<|start_header_id|>assistant<|end_header_id|>\n\n",
      ""},
     // Mistral: 0 and 1 the first templates, 2 v1, 3 v3, 4 v3-tekken. The [/INST] opens the assistant's turn.
-    {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos " "}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos}, "", ""},
-    {KEEL_CHAT_MISTRAL, kSystemFirstUser, true, {}, {"", " [INST] ", " "}, {"", " [/INST]", kEos}, "", ""},
-    {KEEL_CHAT_MISTRAL,
+    {"mistral-v0.1",
+     KEEL_CHAT_MISTRAL,
+     kSystemNowhere,
+     true,
+     {},
+     {"", "[INST] ", ""},
+     {"", " [/INST]", kEos " "},
+     "",
+     ""},
+    {"mistral-v0.2", KEEL_CHAT_MISTRAL, kSystemNowhere, true, {}, {"", "[INST] ", ""}, {"", " [/INST]", kEos}, "", ""},
+    {"mistral-v1",
+     KEEL_CHAT_MISTRAL,
+     kSystemFirstUser,
+     true,
+     {},
+     {"", " [INST] ", " "},
+     {"", " [/INST]", kEos},
+     "",
+     ""},
+    {"mistral-v3",
+     KEEL_CHAT_MISTRAL,
      kSystemLastUser,
      true,
      {false, false, true},
@@ -64,9 +84,10 @@ constexpr Spelling kSpellings[] = {
      {"", "[/INST]", kEos},
      "",
      ""},
-    {KEEL_CHAT_MISTRAL, kSystemLastUser, true, {}, {"", "[INST]", ""}, {"", "[/INST]", kEos}, "", ""},
+    {"mistral-nemo", KEEL_CHAT_MISTRAL, kSystemLastUser, true, {}, {"", "[INST]", ""}, {"", "[/INST]", kEos}, "", ""},
     // Gemma: 0 the first two generations, 1 the third, which has a system message.
-    {KEEL_CHAT_GEMMA,
+    {"gemma",
+     KEEL_CHAT_GEMMA,
      kSystemNowhere,
      true,
      {false, true, true},
@@ -74,7 +95,8 @@ constexpr Spelling kSpellings[] = {
      {"", "<end_of_turn>\n", "<end_of_turn>\n"},
      "<start_of_turn>model\n",
      ""},
-    {KEEL_CHAT_GEMMA,
+    {"gemma3",
+     KEEL_CHAT_GEMMA,
      kSystemFirstUser,
      true,
      {false, true, true},
@@ -82,7 +104,8 @@ constexpr Spelling kSpellings[] = {
      {"", "<end_of_turn>\n", "<end_of_turn>\n"},
      "<start_of_turn>model\n",
      ""},
-    {KEEL_CHAT_PHI3,
+    {"phi3",
+     KEEL_CHAT_PHI3,
      kSystemTurn,
      false,
      {},
@@ -90,7 +113,8 @@ constexpr Spelling kSpellings[] = {
      {"<|end|>\n", "<|end|>\n", "<|end|>\n"},
      "<|assistant|>\n",
      kEos},
-    {KEEL_CHAT_ZEPHYR,
+    {"zephyr",
+     KEEL_CHAT_ZEPHYR,
      kSystemTurn,
      false,
      {},
@@ -152,61 +176,51 @@ bool is_space(char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-// Writes what fits and counts everything.
+// Writes until something does not fit.
 struct Output {
-    char* dst;
-    size_t capacity;
-    const char* eos;
-    size_t eos_bytes, bytes;
-    void raw(const char* s, size_t n) {
-        if (bytes <= capacity && n <= capacity - bytes && n) memcpy(dst + bytes, s, n);
-        bytes += n;
+    const JinjaWork& work;
+    JinjaText eos;
+    uint32_t bytes;
+    bool full;
+    void raw(const char* s, size_t n, bool from_message) {
+        if (full || n > work.capacity - bytes) full = true;
+        if (full || n == 0) return;
+        memcpy(work.out + bytes, s, n);
+        memset(work.out_marks + bytes, from_message, n);
+        bytes += static_cast<uint32_t>(n);
     }
     void text(const char* s) {
-        for (; *s; ++s) *s == *kEos ? raw(eos, eos_bytes) : raw(s, 1);
+        for (; *s; ++s) *s == *kEos ? raw(eos.data, eos.bytes, false) : raw(s, 1, false);
     }
     void message(const keel_chat_message& m, bool trim) {
         const char* s = m.text;
         size_t n = m.bytes;
         for (; trim && n && is_space(*s); ++s) --n;
         while (trim && n && is_space(s[n - 1])) --n;
-        raw(s, n);
+        raw(s, n, true);
     }
 };
 
 keel_status role_of(const keel_chat_message& m, uint32_t* role) {
-    if (!m.role || (!m.text && m.bytes)) return KEEL_E_ARGUMENT;
+    if (!m.role || (!m.text && m.bytes) || m.field_bytes) return KEEL_E_ARGUMENT;
     for (*role = 0; *role < kRoleCount; ++*role)
         if (strcmp(m.role, kRoleNames[*role]) == 0) return KEEL_OK;
     return KEEL_E_ARGUMENT;
 }
 
-}  // namespace
-
-ChatTemplate chat_detect(const char* jinja, size_t bytes) {
-    if (bytes == 0) return {KEEL_CHAT_NONE, 0};
-    for (const Mark& mark : kMarks) {
-        bool fits = true;
-        for (const char* text : mark.has) fits = fits && (!text || contains(jinja, bytes, text));
-        for (const char* text : mark.lacks) fits = fits && (!text || !contains(jinja, bytes, text));
-        if (fits) return mark.chat;
-    }
-    return {KEEL_CHAT_UNKNOWN, 0};
-}
-
-keel_status chat_format(ChatTemplate chat, const char* eos, size_t eos_bytes, const keel_chat_message* messages,
-                        uint32_t count, bool open_assistant, char* dst, size_t capacity, size_t* bytes) {
-    const Spelling* const spelling = find_spelling(chat);
-    if (!spelling) return KEEL_E_UNSUPPORTED;
-    const Spelling& s = *spelling;
-    Output out = {dst, capacity, eos, eos_bytes, 0};
+// A chat in the spelling of a family. *reason says why it is refused.
+keel_status write_spelling(const Spelling& s, const JinjaInput& input, const JinjaWork& work, uint32_t* bytes,
+                           const char** reason) {
+    const uint32_t count = input.count;
+    Output out = {work, input.eos, 0, false};
+    *reason = "a message is null, of a role the family has none for, or out of turn";
     keel_chat_message system = {};
     bool system_waits = false;  // for the user message it stands in
     uint32_t turn = 0;
     for (uint32_t i = 0; i < count; ++i) {
         keel_chat_message message;
         uint32_t role;
-        KEEL_TRY(read_versioned(messages, &message, i));
+        KEEL_TRY(read_versioned(input.messages, &message, i));
         KEEL_TRY(role_of(message, &role));
         if (role == kSystem && s.system != kSystemTurn) {
             if (i != 0 || s.system == kSystemNowhere) return KEEL_E_ARGUMENT;
@@ -225,9 +239,53 @@ keel_status chat_format(ChatTemplate chat, const char* eos, size_t eos_bytes, co
         out.text(s.after[role]);
     }
     if (system_waits) return KEEL_E_ARGUMENT;  // the template would lose it
-    out.text(open_assistant ? s.open : s.closed);
+    out.text(input.open_assistant ? s.open : s.closed);
     *bytes = out.bytes;
-    return dst && out.bytes > capacity ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
+    *reason = "the text is longer than max_chat_bytes";
+    return out.full ? KEEL_E_TEXT_LIMIT : KEEL_OK;
+}
+
+}  // namespace
+
+ChatTemplate chat_detect(const char* jinja, size_t bytes) {
+    if (bytes == 0) return {KEEL_CHAT_NONE, 0};
+    for (const Mark& mark : kMarks) {
+        bool fits = true;
+        for (const char* text : mark.has) fits = fits && (!text || contains(jinja, bytes, text));
+        for (const char* text : mark.lacks) fits = fits && (!text || !contains(jinja, bytes, text));
+        if (fits) return mark.chat;
+    }
+    return {KEEL_CHAT_OTHER, 0};
+}
+
+ChatTemplate chat_named(const char* name, size_t bytes) {
+    while (bytes && is_space(name[bytes - 1])) --bytes;
+    uint32_t spelling = 0;
+    for (const Spelling& s : kSpellings) {
+        spelling = &s != kSpellings && s.family == (&s)[-1].family ? spelling + 1 : 0;
+        if (strlen(s.name) == bytes && memcmp(s.name, name, bytes) == 0) return {s.family, spelling};
+    }
+    return {KEEL_CHAT_NONE, 0};
+}
+
+keel_status chat_place(const ChatChoice& choice, uint32_t max_bytes, Arena& arena, Chat* out, keel_error* error) {
+    *out = {};
+    out->choice = choice;
+    if (choice.chat.family <= KEEL_CHAT_UNKNOWN) return KEEL_OK;
+    if (!choice.named) KEEL_TRY(jinja_place(choice.source, arena, &out->program, error));
+    jinja_place_work(max_bytes, arena, &out->work);
+    return KEEL_OK;
+}
+
+keel_status chat_write(const Chat& chat, const JinjaInput& input, uint32_t* bytes, keel_error* error) {
+    if (chat.program) return jinja_render(*chat.program, input, chat.work, bytes, error);
+    const Spelling* const spelling = chat.choice.named ? find_spelling(chat.choice.chat) : nullptr;
+    const char* reason = "the model has none that Keel can run";
+    const keel_status status = !spelling               ? KEEL_E_UNSUPPORTED
+                               : input.variables.bytes ? KEEL_E_ARGUMENT
+                                                       : write_spelling(*spelling, input, chat.work, bytes, &reason);
+    if (spelling && input.variables.bytes) reason = "a family has no variables";
+    return status == KEEL_OK ? KEEL_OK : fail(error, status, 0, "chat template", reason);
 }
 
 }  // namespace keel

@@ -53,9 +53,16 @@ struct TextSegment {
 // control token is recognised only where all of it lies in special segments. So the ids are those of the text with
 // KEEL_TOKENIZE_SPECIAL when nobody wrote a control token, and where somebody did it is ordinary text. flags:
 // KEEL_TOKENIZE_BOS or 0.
+// With `held` (may be null) only those ids are written and counted that follow the held ones: held->kept is how many of
+// these the text begins with, but one id at least is written unless there is none.
+struct HeldTokens {
+    const int32_t* ids;
+    size_t count;
+    size_t kept;  // set to 0 by the caller
+};
 keel_status tokenizer_encode_segments(Tokenizer* t, const char* text, const TextSegment* segments,
                                       uint32_t segment_count, uint32_t flags, int32_t* ids, size_t capacity,
-                                      size_t* count, keel_error* error = nullptr);
+                                      size_t* count, keel_error* error = nullptr, HeldTokens* held = nullptr);
 
 // As keel_detokenize.
 keel_status tokenizer_decode(const Tokenizer* t, const int32_t* ids, size_t count, uint32_t flags, char* dst,
@@ -76,7 +83,8 @@ constexpr uint32_t kMaxEndIds = 32;
 // End-of-generation ids: eos; eot, eom and the FIM ids that end a text which the file names; control and user-defined
 // tokens whose text is one GGUF runtimes take for an end. At most kMaxEndIds.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
-int32_t tokenizer_eos(const Tokenizer* t);  // -1 when the file names none
+int32_t tokenizer_bos(const Tokenizer* t);  // -1 when the file names none
+int32_t tokenizer_eos(const Tokenizer* t);  // likewise
 
 // ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----
 constexpr uint32_t kMaxStops = 16;

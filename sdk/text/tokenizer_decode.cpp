@@ -54,6 +54,10 @@ uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids) {
     *ids = t->end_ids;
     return t->end_count;
 }
+int32_t tokenizer_bos(const Tokenizer* t) {
+    return t->bos_id;
+}
+
 int32_t tokenizer_eos(const Tokenizer* t) {
     return t->eos_id;
 }

@@ -15,12 +15,13 @@ constexpr uint32_t kSmallRunBytes = 256;
 
 class Encoder {
   public:
-    Encoder(Tokenizer& t, const char* text, const TextSegment* segments, uint32_t segment_count, int32_t* ids,
-            size_t capacity, keel_error* error)
+    Encoder(Tokenizer& t, const char* text, const TextSegment* segments, uint32_t segment_count, HeldTokens* held,
+            int32_t* ids, size_t capacity, keel_error* error)
         : t_(t),
           text_(text),
           segments_(segments),
           segment_count_(segment_count),
+          held_(held),
           ids_(ids),
           capacity_(capacity),
           error_(error),
@@ -32,8 +33,20 @@ class Encoder {
     Encoder(const Encoder&) = delete;
     keel_status run(bool begin_with_bos);
     void emit(int32_t id) {
+        last_id_ = id;
+        if (held_ && count_ == 0 && held_->kept < held_->count && held_->ids[held_->kept] == id) {
+            ++held_->kept;
+            return;
+        }
         if (count_ < capacity_) ids_[count_] = id;
         ++count_;
+    }
+    // Of ids that are all held already, the last one is not kept.
+    void leave_one() {
+        if (!held_ || count_ || !held_->kept) return;
+        --held_->kept;
+        if (capacity_) ids_[0] = last_id_;
+        count_ = 1;
     }
     size_t count() const { return count_; }
 
@@ -68,6 +81,8 @@ class Encoder {
     uint32_t segment_ = 0;  // the next one behind the stretch below
     size_t stretch_end_ = 0;
     bool stretch_special_ = false;  // neighbouring segments of one kind are one stretch
+    HeldTokens* const held_;        // may be null
+    int32_t last_id_ = -1;
     int32_t* const ids_;
     const size_t capacity_;
     keel_error* const error_;
@@ -336,9 +351,10 @@ keel_status Encoder::run(bool begin_with_bos) {
 
 keel_status tokenizer_encode_segments(Tokenizer* t, const char* text, const TextSegment* segments,
                                       uint32_t segment_count, uint32_t flags, int32_t* ids, size_t capacity,
-                                      size_t* count, keel_error* error) {
-    Encoder encoder(*t, text, segments, segment_count, ids, capacity, error);
+                                      size_t* count, keel_error* error, HeldTokens* held) {
+    Encoder encoder(*t, text, segments, segment_count, held, ids, capacity, error);
     KEEL_TRY(encoder.run((flags & KEEL_TOKENIZE_BOS) && t->add_bos));
+    encoder.leave_one();
     *count = encoder.count();
     return ids && encoder.count() > capacity ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
 }

@@ -47,8 +47,8 @@ constexpr const char* kEndTexts[] = {
     "<eos>",
     "<turn|>",
     "<|tool_response>",
-    "<\xef\xbd\x9c"
-    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    ("<\xef\xbd\x9c"  // in two, since the letter behind would belong to the number; in parentheses, since it is one
+     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"),
     "[e~[",
     "<|fim_pad|>",
     "<fim-pad>",

@@ -41,6 +41,18 @@ constexpr Utf8Char utf8_decode(const uint8_t* p, size_t available) {
     return {code, n};
 }
 
+// Writes a code point; returns its bytes, at most 4.
+constexpr uint32_t utf8_encode(uint32_t code, char* dst) {
+    if (code < 0x80) {
+        dst[0] = static_cast<char>(code);
+        return 1;
+    }
+    const uint32_t bytes = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (uint32_t i = bytes - 1; i > 0; --i, code >>= 6) dst[i] = static_cast<char>(0x80 | (code & 0x3f));
+    dst[0] = static_cast<char>((0xf00u >> bytes & 0xff) | code);
+    return bytes;
+}
+
 inline Utf8Char utf8_decode(const char* p, size_t available) {
     return utf8_decode(reinterpret_cast<const uint8_t*>(p), available);
 }

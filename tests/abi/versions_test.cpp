@@ -295,7 +295,14 @@ TEST_F(AbiVersions, SessionsAndText) {
     check_read<keel_chat_message>("keel_chat_message", hello, [&](const keel_chat_message* m) {
         char text[100] = {};
         size_t n = 0;
-        const keel_status s = keel_chat_format(engine.handle(), m, 1, 1, text, sizeof text, &n);
+        const keel_chat chat = keel_test::chat(m, 1, true);
+        const keel_status s = keel_chat_format(engine.handle(), &chat, text, sizeof text, &n, nullptr);
+        return outcome(s, text);
+    });
+    check_read<keel_chat>("keel_chat", keel_test::chat(&hello, 1, true), [&](const keel_chat* c) {
+        char text[100] = {};
+        size_t n = 0;
+        const keel_status s = keel_chat_format(engine.handle(), c, text, sizeof text, &n, nullptr);
         return outcome(s, text);
     });
     check_written<keel_advance_result>("keel_advance_result", [&](keel_advance_result* r) {
@@ -359,8 +366,8 @@ TEST_F(AbiVersions, ArraysHaveTheStrideOfTheirFirstElement) {
     char text[200];
     size_t n = 0;
     const auto format = [&] {
-        return keel_chat_format(engine.handle(), reinterpret_cast<keel_chat_message*>(messages.data()), 2, 0, text,
-                                sizeof text, &n);
+        const keel_chat chat = keel_test::chat(reinterpret_cast<keel_chat_message*>(messages.data()), 2, false);
+        return keel_chat_format(engine.handle(), &chat, text, sizeof text, &n, nullptr);
     };
     ASSERT_EQ(format(), KEEL_OK);
     EXPECT_EQ(std::string(text, n), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n");

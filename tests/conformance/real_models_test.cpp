@@ -71,15 +71,22 @@ TEST_P(RealModels, ChatPromptsAreTheTemplates) {
         std::vector<keel_chat_message> messages;
         for (size_t i = 0; i < texts.size(); i += 2)
             messages.push_back(message(texts[i].c_str(), texts[i + 1].data(), texts[i + 1].size()));
+        keel_chat conversation = sized<keel_chat>();
+        conversation.messages = messages.data();
+        conversation.message_count = static_cast<uint32_t>(messages.size());
+        conversation.open_assistant = 1;
         std::string prompt(4096, '\0');
-        size_t bytes = 0;
-        check(keel_chat_format(engine.handle(), messages.data(), static_cast<uint32_t>(messages.size()), 1,
-                               prompt.data(), prompt.size(), &bytes),
-              "keel_chat_format");
+        size_t bytes = 0, count = 0;
+        keel_error error = sized<keel_error>();
+        check(keel_chat_format(engine.handle(), &conversation, prompt.data(), prompt.size(), &bytes, &error),
+              "keel_chat_format", &error);
         prompt.resize(bytes);
         EXPECT_EQ(prompt, chat["prompt"].get<std::string>());
-        EXPECT_EQ(engine.tokenize(prompt, KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS),
-                  chat["ids"].get<std::vector<int32_t>>());
+        std::vector<int32_t> ids(1024);
+        check(keel_chat_tokenize(engine.handle(), &conversation, ids.data(), ids.size(), &count, &error),
+              "keel_chat_tokenize", &error);
+        ids.resize(count);
+        EXPECT_EQ(ids, chat["ids"].get<std::vector<int32_t>>());
     }
 }
 

@@ -146,18 +146,30 @@ void check_text() {
 
 void check_chat() {
     constexpr uint32_t kStride = sizeof(keel_chat_message);
-    const keel_chat_message messages[] = {{kStride, 0, "system", "Be brief.", 9}, {kStride, 0, "user", "Hello", 5}};
-    const keel_chat_message wizard = {kStride, 0, "wizard", "Hello", 5};
+    const keel_chat_message messages[] = {{kStride, 0, "system", "Be brief.", 9, nullptr, 0},
+                                          {kStride, 0, "user", "Hello", 5, nullptr, 0}};
+    const keel_chat_message wizard = {kStride, 0, "wiz<ard", "Hello", 5, nullptr, 0};
+    keel_chat chat = versioned<keel_chat>(), refused = versioned<keel_chat>();
+    chat.messages = messages;
+    chat.message_count = 2;
+    chat.open_assistant = 1;
+    refused.messages = &wizard;
+    refused.message_count = 1;
+    keel_error error = versioned<keel_error>();
     static char text[256];
     size_t bytes = 0;
-    CHILD_STATUS(KEEL_OK, keel_chat_format(engine, messages, 2, 1, text, sizeof(text), &bytes));
+    CHILD_STATUS(KEEL_OK, keel_chat_format(engine, &chat, text, sizeof(text), &bytes, &error));
     const char expected[] =
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n";
     CHILD_CHECK(bytes == sizeof(expected) - 1 && memcmp(text, expected, bytes) == 0);
     size_t need = 0;
-    CHILD_STATUS(KEEL_E_BUFFER_TOO_SMALL, keel_chat_format(engine, messages, 2, 1, text, 10, &need));
+    CHILD_STATUS(KEEL_E_BUFFER_TOO_SMALL, keel_chat_format(engine, &chat, text, 10, &need, &error));
     CHILD_CHECK(need == bytes);
-    (void)keel_chat_format(engine, &wizard, 1, 0, text, sizeof(text), &bytes);
+    CHILD_STATUS(KEEL_E_ARGUMENT, keel_chat_format(engine, &refused, text, sizeof(text), &bytes, &error));
+    static int32_t ids[256];
+    size_t count = 0;
+    CHILD_STATUS(KEEL_OK, keel_chat_tokenize(engine, &chat, ids, 256, &count, &error));
+    CHILD_CHECK(count > 10);
 }
 
 keel_status advance(keel_session session, uint64_t budget_us, keel_advance_result* result) {
@@ -474,7 +486,7 @@ void expect_no_engine(keel_engine e) {
     CHILD_STATUS(KEEL_E_HANDLE, keel_advance(e, &session, 1, 0, &result));
     CHILD_STATUS(KEEL_E_HANDLE, keel_tokenize(e, "x", 1, 0, nullptr, 0, &count));
     CHILD_STATUS(KEEL_E_HANDLE, keel_detokenize(e, prompt, 1, 0, nullptr, 0, &count));
-    CHILD_STATUS(KEEL_E_HANDLE, keel_chat_format(e, nullptr, 0, 0, nullptr, 0, &count));
+    CHILD_STATUS(KEEL_E_HANDLE, keel_chat_format(e, nullptr, nullptr, 0, &count, nullptr));
 }
 
 void check_handles_and_arguments(keel_session live) {

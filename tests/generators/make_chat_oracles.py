@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/chat/expected.txt: what the published templates beside it write, by jinja2.
+"""Writes tests/data/chat/expected.txt: what the templates of the named families write, by jinja2.
 
 Usage: make_chat_oracles.py        (needs: jinja2)
 
@@ -14,7 +14,7 @@ import pathlib
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "data/chat"
-CHATML, LLAMA3, MISTRAL, GEMMA, PHI3, ZEPHYR = 2, 3, 4, 5, 6, 7
+CHATML, LLAMA3, MISTRAL, GEMMA, PHI3, ZEPHYR, OTHER = 2, 3, 4, 5, 6, 7, 8
 
 # name -> family, end-of-sequence text of the model it came with
 TEMPLATES = {
@@ -78,5 +78,5 @@ for name, (family, eos) in TEMPLATES.items():
             result = "refused"
         lines.append(f"case {is_open} " + " ".join(f"{r}:{hexed(t)}" for r, t in conversation) + " = " + result)
 for path in sorted(HERE.glob("unknown-*.jinja")):
-    lines.append(f"template {path.stem} 1 00")
+    lines.append(f"template {path.stem} {OTHER} 00")
 (HERE / "expected.txt").write_text("".join(line + "\n" for line in lines))

@@ -40,6 +40,16 @@ for compiler in gcc clang; do
 done
 [ -n "$expected" ] || fail "no C compiler"
 
+# The shared library, where it was built.
+if [ -n "$(find "$prefix" -name 'libkeel.so')" ] && command -v pkg-config >/dev/null; then
+    # shellcheck disable=SC2046
+    cc -std=c11 "$source/samples/hello.c" $(pkg-config --cflags --libs keel_shared) -o "$work/hello_shared"
+    text=$(LD_LIBRARY_PATH=$(dirname "$(find "$prefix" -name 'libkeel.so')") "$work/hello_shared" "$model")
+    [ "$text" = "$expected" ] || fail "hello with the shared library wrote '$text'"
+    readelf -d "$work/hello_shared" | grep -q 'NEEDED.*libkeel.so.2' || fail "hello_shared does not need libkeel.so.2"
+    echo "keel_shared: ok"
+fi
+
 # keel_pack, where it was built.
 if [ -f "$prefix/include/keel/keel_pack.h" ]; then
     printf '%s\n' '#include <keel/keel_pack.h>' 'int main(void) { return keel_pack_inspect(0, 0, 0) == KEEL_E_ARGUMENT ? 0 : 1; }' >"$work/pack.c"

@@ -432,19 +432,20 @@ TEST(Parts, ATemplateReplacesTheModelsOwn) {
     c.part_count = 1;
     keel_test::Engine engine(kTiny, c);
     const keel_chat_message message = keel_test::message("user", "Hi", 2);
+    const keel_chat chat = keel_test::chat(&message, 1, true);
     char text[200];
     size_t n = 0;
-    ASSERT_EQ(keel_chat_format(engine.handle(), &message, 1, 1, text, sizeof text, &n), KEEL_OK);
+    ASSERT_EQ(keel_chat_format(engine.handle(), &chat, text, sizeof text, &n, nullptr), KEEL_OK);
     EXPECT_EQ(std::string(text, n), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    EXPECT_EQ(keel_chat_format(engine.handle(), &message, 1, 1, text, n - 1, &n), KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT_EQ(keel_chat_format(engine.handle(), &chat, text, n - 1, &n, nullptr), KEEL_E_BUFFER_TOO_SMALL);
     keel_test::Engine own(kTiny, small_config());
-    EXPECT_EQ(keel_chat_format(own.handle(), &message, 1, 1, text, sizeof text, &n), KEEL_E_UNSUPPORTED)
+    EXPECT_EQ(keel_chat_format(own.handle(), &chat, text, sizeof text, &n, nullptr), KEEL_E_UNSUPPORTED)
         << "this model has none";
 }
 
 // What is wrong with a part is said by both functions that read it, with its place in the array.
 TEST(Parts, RefusalsNameThePart) {
-    const std::string chatml = kChatml, strange = "{{ messages | tojson }}";
+    const std::string chatml = kChatml, strange = "{{ messages | groupby }}";
     const keel_reader good = reader_of(chatml), unknown = reader_of(strange);
     keel_reader future = good;
     future.reserved = 1;

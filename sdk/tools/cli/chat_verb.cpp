@@ -25,53 +25,50 @@ struct Message {
     std::string text;
 };
 
-std::string format(const Engine& engine, const std::vector<Message>& messages) {
+// The ids of the conversation that follow what the session holds of it; *kept is how much that is.
+std::vector<int32_t> tokenize_chat(const Session& session, const std::vector<Message>& messages, uint32_t* kept) {
     std::vector<keel_chat_message> views;
     for (const Message& m : messages) views.push_back(message(m.role, m.text));
-    size_t bytes = 0;
-    const auto count = static_cast<uint32_t>(views.size());
-    const keel_status status = keel_chat_format(engine.handle(), views.data(), count, 1, nullptr, 0, &bytes);
+    const keel_chat conversation = keel::chat(views);
+    keel_error error = make<keel_error>();
+    std::vector<int32_t> ids(512);
+    size_t count = 0;
+    keel_status status = KEEL_E_BUFFER_TOO_SMALL;
+    for (int tries = 0; tries < 2 && status == KEEL_E_BUFFER_TOO_SMALL; ++tries) {
+        if (count > ids.size()) ids.resize(count);
+        status = keel_session_chat(session.handle(), &conversation, kept, ids.data(), ids.size(), &count, &error);
+    }
     if (status == KEEL_E_ARGUMENT)
-        throw ToolError(kExitUsage, "this model's chat template has no place for a system message");
-    if (status != KEEL_E_BUFFER_TOO_SMALL) check(status, "cannot write the chat template");
-    std::string text(bytes, '\0');
-    check(engine.chat_format(views, text).status, "cannot write the chat template");
-    return text;
+        throw ToolError(kExitUsage, strf("this model's chat template refuses the conversation: %s", error.reason));
+    check(status, "cannot write the chat template", &error);
+    ids.resize(count);
+    return ids;
 }
 
-std::vector<int32_t> ids_of(const Engine& engine, const std::vector<Message>& messages) {
-    return tokenize(engine, format(engine, messages), KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
-}
-
-// The conversation as ids. Where it leaves no room for an answer of `room` tokens the oldest turns go, but never the system
-// message and the newest one; `dropped` counts those that went.
-std::vector<int32_t> ids_that_fit(const LoadedModel& m, std::vector<Message>& messages, uint32_t room,
-                                  uint32_t* dropped) {
-    const uint32_t context = m.plan.context_tokens;
+// The same; where it leaves no room for an answer of `room` tokens the oldest turns go, but never the system message and the
+// newest one. *dropped counts those that went.
+std::vector<int32_t> tokenize_what_fits(const LoadedModel& m, const Session& session, std::vector<Message>& messages,
+                                        uint32_t room, uint32_t* kept, uint32_t* dropped) {
+    const size_t context = m.plan.context_tokens;
     *dropped = 0;
     for (;;) {
-        std::vector<int32_t> ids = ids_of(m.engine, messages);
-        if (ids.size() + room <= context) return ids;
         const auto oldest = messages.begin() + (messages.front().role == kSystem);
-        if (messages.end() - oldest < 3) {
-            if (ids.size() < context) return ids;
-            throw ToolError(kExitMemory, strf("this message has %zu tokens with its template and the context %u; "
-                                              "raise --context",
-                                              ids.size(), context));
+        const bool last = messages.end() - oldest < 3;
+        size_t tokens = 0;
+        try {
+            std::vector<int32_t> ids = tokenize_chat(session, messages, kept);
+            tokens = *kept + ids.size();
+            if (tokens + room <= context || (last && tokens < context)) return ids;
+        } catch (const ToolError& error) {
+            if (error.exit_code != kExitMemory || last) throw;  // longer than a chat may be, in bytes
         }
+        if (last)
+            throw ToolError(kExitMemory, strf("this message has %zu tokens with its template and the context %zu; "
+                                              "raise --context",
+                                              tokens, context));
         messages.erase(oldest, oldest + 2);  // what was said and what was answered
         ++*dropped;
     }
-}
-
-// Feeds the part of `ids` behind what the session already has in common with it.
-std::span<const int32_t> rewind_to_common_prefix(Session& session, std::span<const int32_t> ids) {
-    const Result<std::span<const int32_t>> held = session.tokens();
-    check(held.status, "cannot read the session");
-    size_t common = 0;
-    while (common < held->size() && common + 1 < ids.size() && (*held)[common] == ids[common]) ++common;
-    check(session.truncate(static_cast<uint32_t>(common)), "cannot rewind the session");
-    return ids.subspan(common);
 }
 
 // The name of the template: the file's own, or the one of --template.
@@ -82,9 +79,10 @@ std::string template_name_of(const Options& o, const LoadedModel& m) {
         throw ToolError(kExitFile,
                         o.engine.model + " carries no chat template; give one with --template, or use `keel run`");
     if (family == KEEL_CHAT_UNKNOWN)
-        throw ToolError(kExitFile, o.engine.model +
-                                       " carries a chat template of no family Keel knows (chatml, llama3, " +
-                                       "mistral, gemma, phi3, zephyr); Keel does not guess");
+        throw ToolError(kExitFile,
+                        strf("%s carries a chat template that Keel cannot run, and it does not guess: %s (byte %u of "
+                             "the template). Give one with --template",
+                             o.engine.model.c_str(), m.file.info.chat_reason, m.file.info.chat_offset));
     return chat_family_name(family);
 }
 
@@ -95,10 +93,11 @@ bool turn(const Options& o, const Console& console, LoadedModel& m, Session& ses
     // An answer gets a quarter of the context, if it may be that long; what is too long for that is cut.
     const uint32_t room = std::min(o.sampling.max_tokens, m.plan.context_tokens / 4);
     uint32_t dropped = 0;
-    const std::vector<int32_t> ids = ids_that_fit(m, messages, room, &dropped);
+    uint32_t kept = 0;
+    const std::vector<int32_t> rest = tokenize_what_fits(m, session, messages, room, &kept, &dropped);
     if (dropped && !console.json)
         fprintf(stderr, "[the context is full: the oldest %u turn%s left it]\n", dropped, dropped == 1 ? "" : "s");
-    const std::span<const int32_t> rest = rewind_to_common_prefix(session, ids);
+    check(session.truncate(kept), "cannot rewind the session");
 
     struct Reply {
         std::string text;
@@ -187,7 +186,8 @@ void add_chat_verb(CLI::App& app, Console& console) {
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
     verb->add_option("--system", o->system, "system message");
-    verb->add_option("--template", o->engine.chat_template, "a file with a chat template, in place of the model's own");
+    verb->add_option("--template", o->engine.chat_template,
+                     "a file with a chat template or a family's name, in place of the model's own");
     verb->add_flag("--stats", o->stats, "figures after every answer");
     verb->callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);

@@ -131,7 +131,9 @@ void inspect(const Options& o, const Console& console) {
     table.add({"context", strf("%u tokens in training", info.train_context_tokens)});
     table.add({"vocabulary", strf("%u tokens, %s%s%s, BOS %d, EOS %d", info.vocabulary, info.tokenizer,
                                   info.pre_tokenizer[0] ? " / " : "", info.pre_tokenizer, info.bos_id, info.eos_id)});
-    table.add({"chat", chat_family_name(info.chat_family)});
+    table.add({"chat", info.chat_reason[0] ? strf("unknown: Keel does not have %s (byte %u of the template)",
+                                                  info.chat_reason, info.chat_offset)
+                                           : std::string(chat_family_name(info.chat_family))});
     table.add({"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))});
     fputs(table.text().c_str(), stdout);
     if (o.metadata) {

@@ -67,8 +67,8 @@ const char* region_name(int region) {
 }
 
 const char* chat_family_name(keel_chat_family family) {
-    static const char* const kFamilies[] = {"none",    "unknown", "chatml", "llama3",
-                                            "mistral", "gemma",   "phi3",   "zephyr"};
+    static const char* const kFamilies[] = {"none",  "unknown", "chatml", "llama3", "mistral",
+                                            "gemma", "phi3",    "zephyr", "other"};
     return static_cast<size_t>(family) < std::size(kFamilies) ? kFamilies[family] : "?";
 }
 

@@ -1,6 +1,7 @@
 #include "sdk/tools/common/model_loader.h"
 
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <new>
 #include <utility>
@@ -46,7 +47,13 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
         }
         parts_.push_back(part(kind, reader, kind_options));
     };
-    add(KEEL_PART_CHAT_TEMPLATE, nullptr, options.chat_template, nullptr);
+    // What is no file is the name of a family.
+    const std::string& chat = options.chat_template;
+    std::error_code ignored;
+    chat_name_ = make<keel_reader>();
+    const bool named = !chat.empty() && !std::filesystem::exists(chat, ignored);
+    if (named) check(keel_reader_from_memory(chat.data(), chat.size(), &chat_name_), "cannot read " + chat);
+    add(KEEL_PART_CHAT_TEMPLATE, named ? &chat_name_ : nullptr, chat, nullptr);
     add(KEEL_PART_KV_PROFILE, options.kv_profile_reader, options.kv_profile, nullptr);
     if (!options.wproj.empty() && !options.wproj_file)
         options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
@@ -191,6 +198,10 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     ProgressBar bar(console, "loading");
     keel_hooks hooks = make<keel_hooks>();
     hooks.user_data = &bar;
+    hooks.strftime_now = [](void*, const char* format, char* dst, size_t capacity) {
+        const std::time_t now = std::time(nullptr);
+        return std::strftime(dst, capacity, format, std::localtime(&now));
+    };
     hooks.progress = [](void* user_data, uint64_t done, uint64_t total) {
         static_cast<ProgressBar*>(user_data)->draw(done, total, human_bytes(total));
         return interrupted() ? 1 : 0;
@@ -262,6 +273,7 @@ Json info_json(const keel_model_info& info) {
             {"bos_id", info.bos_id},
             {"eos_id", info.eos_id},
             {"chat_family", chat_family_name(info.chat_family)},
+            {"chat_reason", info.chat_reason},
             {"model_bytes", info.model_bytes}};
 }
 

@@ -53,6 +53,7 @@ class ConfigParts {
     std::vector<std::shared_ptr<FileReader>> files_;
     std::vector<keel_part> parts_;
     keel_wproj_options wproj_{};
+    keel_reader chat_name_{};
 };
 keel_config make_config(const EngineOptions& options, ConfigParts& parts);
 
