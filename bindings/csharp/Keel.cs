@@ -106,6 +106,7 @@ namespace Keel
     public enum keel_part_kind : int
     {
         KEEL_PART_CHAT_TEMPLATE = 1,
+        KEEL_PART_GRAMMAR = 4,
     }
 
     public enum keel_region_kind : int
@@ -237,6 +238,13 @@ namespace Keel
         public IntPtr parallel_for;
         public IntPtr allowed_tokens;
         public IntPtr strftime_now;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public unsafe struct keel_grammar_options
+    {
+        public uint struct_size;
+        public uint json_schema;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -510,6 +518,7 @@ namespace Keel
         public const uint KEEL_TOKENIZE_SPECIAL = 1;
         public const uint KEEL_TOKENIZE_BOS = 2;
         public const uint KEEL_FEED_ALL_LOGITS = 1;
+        public const uint KEEL_FEED_SAMPLE = 2;
         public const uint KEEL_DETOKENIZE_SPECIAL = 1;
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
@@ -564,6 +573,9 @@ namespace Keel
         public static extern uint keel_version();
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_engine_last_error(keel_engine engine, keel_error* @out);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_reader_from_memory(void* data, UIntPtr bytes, keel_reader* @out);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
@@ -574,6 +586,12 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_plan_buffers(keel_reader* reader, keel_model* model, keel_config* config, keel_buffer_info* @out, uint capacity, uint* count, keel_error* error);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_set_grammar(keel_session session, uint from);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_forced(keel_session session, int* ids, UIntPtr capacity, UIntPtr* count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_cancel(keel_session session);

@@ -14,6 +14,7 @@ KEEL_OP_BUFFERS = 8
 KEEL_TOKENIZE_SPECIAL = 1
 KEEL_TOKENIZE_BOS = 2
 KEEL_FEED_ALL_LOGITS = 1
+KEEL_FEED_SAMPLE = 2
 KEEL_DETOKENIZE_SPECIAL = 1
 
 # keel_status
@@ -100,6 +101,7 @@ KEEL_CPU_NEON = 5
 
 # keel_part_kind
 KEEL_PART_CHAT_TEMPLATE = 1
+KEEL_PART_GRAMMAR = 4
 
 # keel_region_kind
 KEEL_REGION_PERSISTENT = 0
@@ -148,6 +150,10 @@ class keel_model_info(ctypes.Structure):
 
 
 class keel_hooks(ctypes.Structure):
+    pass
+
+
+class keel_grammar_options(ctypes.Structure):
     pass
 
 
@@ -310,6 +316,11 @@ keel_hooks._fields_ = [
     ("parallel_for", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32), ctypes.c_void_p)),
     ("allowed_tokens", ctypes.CFUNCTYPE(None, ctypes.c_void_p, keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint8), ctypes.c_uint32)),
     ("strftime_now", ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)),
+]
+
+keel_grammar_options._fields_ = [
+    ("struct_size", ctypes.c_uint32),
+    ("json_schema", ctypes.c_uint32),
 ]
 
 keel_part._fields_ = [
@@ -553,6 +564,8 @@ def load(path):
     library.keel_status_text.argtypes = [ctypes.c_int]
     library.keel_version.restype = ctypes.c_uint32
     library.keel_version.argtypes = []
+    library.keel_engine_last_error.restype = ctypes.c_int
+    library.keel_engine_last_error.argtypes = [keel_engine, ctypes.POINTER(keel_error)]
     library.keel_reader_from_memory.restype = ctypes.c_int
     library.keel_reader_from_memory.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(keel_reader)]
     library.keel_engine_stats.restype = ctypes.c_int
@@ -561,6 +574,10 @@ def load(path):
     library.keel_plan_ops.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_model), ctypes.POINTER(keel_config), ctypes.POINTER(keel_op_info), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(keel_error)]
     library.keel_plan_buffers.restype = ctypes.c_int
     library.keel_plan_buffers.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_model), ctypes.POINTER(keel_config), ctypes.POINTER(keel_buffer_info), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(keel_error)]
+    library.keel_session_set_grammar.restype = ctypes.c_int
+    library.keel_session_set_grammar.argtypes = [keel_session, ctypes.c_uint32]
+    library.keel_session_forced.restype = ctypes.c_int
+    library.keel_session_forced.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
     library.keel_cancel.restype = ctypes.c_int
     library.keel_cancel.argtypes = [keel_session]
     library.keel_session_get.restype = ctypes.c_int

@@ -15,7 +15,8 @@
  *   - Structs go by pointer and begin with struct_size = sizeof(the struct), so that a caller built with an older or a
  *     newer header works. Read: missing tail fields are zero, and zero always means "the default"; extra bytes of a
  *     larger struct, or reserved fields, that are not zero are KEEL_E_ABI. Written: no more than struct_size bytes;
- *     fields this library does not know become zero.
+ *     fields this library does not know become zero. A struct_size below 4 or more than 256 above this library's is
+ *     KEEL_E_ABI before anything is touched: it was not set. C: keel_config c = KEEL_CONFIG_INIT; C++: keel.hpp.
  *   - In an array of such structs element 0's struct_size is the distance to the next element; others' are not read.
  *   - Structs without struct_size never change: handles, keel_region, keel_region_plan, keel_region_stats. No other
  *     struct lies inside a struct.
@@ -28,7 +29,7 @@
  *   | keel_model, readers     | const after keel_inspect; any thread                                                  |
  *   | keel_engine             | immutable after init; tokenize, detokenize, info from any thread                      |
  *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY           |
- *   | keel_session            | one thread at a time                                                                  |
+ *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it                      |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
  *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |
  *
@@ -143,7 +144,8 @@ KEEL_API keel_status keel_reader_open_file(const char* path, keel_reader* out);
 /* Closes what keel_reader_open_file opened; does nothing to other readers. */
 KEEL_API void keel_reader_close(keel_reader* reader);
 
-/* Validates the whole header of a GGUF v2/v3 file and describes it; reads no weight.
+/* Validates the whole header of a GGUF v2/v3 file and describes it; of the weights it
+ * reads 256 bytes per tensor, for info.fingerprint.
  *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
  *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
  *   limits, model, info, error  may be NULL; model receives the pointer into buffer
@@ -155,12 +157,14 @@ KEEL_API keel_status keel_inspect(const keel_reader* reader, const keel_limits* 
 
 /* Exact memory of an engine for this model and configuration. The same function that sizes here places in init.
  * Errors: KEEL_E_ARGUMENT, KEEL_E_ABI, KEEL_E_UNSUPPORTED (a CPU path, format or shape this build lacks),
- * KEEL_E_FILE_MISMATCH (the reader is not the file that was inspected); those of the parts. */
+ * KEEL_E_FILE_MISMATCH (the reader has another size than the file that was inspected); those of the parts. */
 KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
                                keel_memory_plan* out, keel_error* error);
 
 /* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
  * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
+ * KEEL_E_ARGUMENT: regions that overlap each other, the model's buffer, a mapped file or memory of a living engine.
+ * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
 KEEL_API keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
@@ -183,7 +187,12 @@ enum {
 KEEL_API keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
                                    size_t capacity, size_t* count);
 
-enum { KEEL_FEED_ALL_LOGITS = 1u }; /* keep logits of every fed position: advance then stops after each step */
+enum {
+    KEEL_FEED_ALL_LOGITS = 1u, /* keep logits of every fed position: advance then stops after each step */
+    /* keel_advance draws the next token as soon as the last of these is computed, within its budget; what
+     * keel_session_sample returns is the same, and only looked up. */
+    KEEL_FEED_SAMPLE = 2u
+};
 
 /* Appends tokens to be computed by the next keel_advance. No computation happens here.
  * Errors: KEEL_E_ARGUMENT (an id outside the vocabulary), KEEL_E_CONTEXT_FULL, KEEL_E_BUSY (step unfinished),
@@ -201,11 +210,14 @@ typedef struct keel_advance_result {
 
 /* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
  * running it alone.
- *   budget_us   0 = until every session is done; else return KEEL_AGAIN once the next group of work items is predicted
- *               not to fit. A later call continues there, in prefill and decode alike. A step once begun belongs to its
- *               sessions: the next call must name all of them (KEEL_E_BUSY otherwise) and may name more, which join at
- *               the next step. On a backend that computes asynchronously the same call enqueues up to the budget and
- *               polls.
+ *   budget_us   time from entering the call; 0 = until every session is done; else return KEEL_AGAIN once the next
+ *               group of work items, or tile of a KV page to be copied, is predicted not to fit. A later call continues
+ *               there, in prefill and decode alike. A step once begun belongs to its sessions: the next call must name
+ *               all of them (KEEL_E_BUSY otherwise) and may name more, which join at the next step. On a backend that
+ *               computes asynchronously the same call enqueues up to the budget and polls.
+ *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (a pass over the vocabulary; 0.1 to 0.4 ms
+ *               for 150,000 tokens as a model weighs them, up to 5 ms where most are equally probable), a hook, and
+ *               keel_session_fork (copies a page, f16 rows and logits), save and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
@@ -254,6 +266,36 @@ struct keel_error {
     char field[96];   /* NUL-terminated: key, tensor or struct field, cut if longer */
     char reason[128]; /* NUL-terminated */
 };
+
+/* The detail of the newest KEEL_E_ARGUMENT, and of other errors that have a field, of calls on this engine and its
+ * sessions: which parameter, and its value and range. status KEEL_OK: none so far. Any thread; of calls that fail on
+ * several threads at once one is kept. KEEL_E_BUSY when one is being written. */
+KEEL_API keel_status keel_engine_last_error(keel_engine engine, keel_error* out);
+
+/* A struct with its struct_size set and every default: keel_config c = KEEL_CONFIG_INIT. */
+#define KEEL_INIT(type) \
+    { .struct_size = (uint32_t)sizeof(type) }
+#define KEEL_ADVANCE_RESULT_INIT KEEL_INIT(keel_advance_result)
+#define KEEL_TEXT_INIT KEEL_INIT(keel_text)
+#define KEEL_ERROR_INIT KEEL_INIT(keel_error)
+#define KEEL_READER_INIT KEEL_INIT(keel_reader)
+#define KEEL_LIMITS_INIT KEEL_INIT(keel_limits)
+#define KEEL_MODEL_INFO_INIT KEEL_INIT(keel_model_info)
+#define KEEL_HOOKS_INIT KEEL_INIT(keel_hooks)
+#define KEEL_PART_INIT KEEL_INIT(keel_part)
+#define KEEL_GRAMMAR_OPTIONS_INIT KEEL_INIT(keel_grammar_options)
+#define KEEL_CONFIG_INIT KEEL_INIT(keel_config)
+#define KEEL_MEMORY_PLAN_INIT KEEL_INIT(keel_memory_plan)
+#define KEEL_MEMORY_INIT KEEL_INIT(keel_memory)
+#define KEEL_STATS_INIT KEEL_INIT(keel_stats)
+#define KEEL_OP_INFO_INIT KEEL_INIT(keel_op_info)
+#define KEEL_BUFFER_INFO_INIT KEEL_INIT(keel_buffer_info)
+#define KEEL_SESSION_DESC_INIT KEEL_INIT(keel_session_desc)
+#define KEEL_SAMPLING_INIT KEEL_INIT(keel_sampling)
+#define KEEL_SESSION_INFO_INIT KEEL_INIT(keel_session_info)
+#define KEEL_CHAT_MESSAGE_INIT KEEL_INIT(keel_chat_message)
+#define KEEL_CHAT_INIT KEEL_INIT(keel_chat)
+#define KEEL_WPROJ_OPTIONS_INIT KEEL_INIT(keel_wproj_options) /* Experimental */
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Readers: where bytes come from. A file, a memory block, a pack, an encrypted asset: fill one struct.
@@ -315,7 +357,8 @@ struct keel_model_info {
     uint64_t file_bytes;
     uint64_t weight_bytes; /* sum over tensors */
     uint64_t parameters;   /* elements over tensors */
-    uint64_t fingerprint;  /* 64-bit hash of header, metadata and tensor table: names the model in files made for it */
+    /* 64-bit hash of the header and of a sample of every tensor: names the model in files made for it. */
+    uint64_t fingerprint;
     uint32_t tensors;
     uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary;
     uint32_t train_context_tokens;
@@ -334,7 +377,8 @@ struct keel_model_info {
 typedef enum keel_log_level { KEEL_LOG_ERROR = 1, KEEL_LOG_WARN = 2, KEEL_LOG_INFO = 3 } keel_log_level;
 
 /* All optional. They belong to one engine and are called from the thread that called Keel, except parallel_for's
- * tasks. */
+ * tasks. A hook may call what any thread may call at that moment: tokenize, detokenize, stats, cancel, keel_session_get,
+ * and sessions that the call it comes from does not use. Those it uses are KEEL_E_BUSY, and so is closing the engine. */
 typedef struct keel_hooks {
     uint32_t struct_size;
     uint32_t reserved;
@@ -433,11 +477,20 @@ typedef enum keel_part_kind {
      * llama3, mistral-v0.1, mistral-v0.2, mistral-v1, mistral-v3, mistral-nemo, gemma, gemma3, phi3, zephyr.
      * KEEL_E_UNSUPPORTED names the construct that Keel does not have; KEEL_E_FILE_LIMIT: longer than 32 KiB. */
     KEEL_PART_CHAT_TEMPLATE = 1,
+    /* What a session may be held to by keel_session_set_grammar: GBNF as llama.cpp has it, or with
+     * keel_grammar_options.json_schema a JSON Schema. KEEL_E_FILE_FORMAT and KEEL_E_UNSUPPORTED name what is wrong or not
+     * known, with its byte in error->offset; KEEL_E_FILE_LIMIT: longer than 32 KiB, or too large a graph. */
+    KEEL_PART_GRAMMAR = 4,
 #ifdef KEEL_EXPERIMENTAL
     KEEL_PART_KV_PROFILE = 2, /* see Experimental */
     KEEL_PART_WPROJ = 3
 #endif
 } keel_part_kind;
+
+typedef struct keel_grammar_options {
+    uint32_t struct_size;
+    uint32_t json_schema; /* nonzero: the text is a JSON Schema; 0: GBNF */
+} keel_grammar_options;
 
 typedef struct keel_part {
     uint32_t struct_size;
@@ -672,6 +725,20 @@ struct keel_sampling {
     /* Ids never sampled, at most 256, copied. With temperature 0: the greedy token among the others. */
     const int32_t* excluded_ids;
 };
+
+/* Holds the session to the engine's grammar (KEEL_PART_GRAMMAR): the tokens from position `from` on are its text, and
+ * keel_session_sample draws none that cannot go on with it, an end-of-sequence token only where the text may end.
+ * allowed_tokens narrows further. What the state is follows from the session's tokens alone, so truncate, fork (which
+ * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it. KEEL_E_STATE: no grammar.
+ * KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may return KEEL_E_NUMERIC when no
+ * token can follow, and KEEL_E_FILE_LIMIT when the grammar needs more state than is planned (64 threads, 62 deep).
+ * Outside of the budget of keel_advance: the mask costs about a look-up for each byte of the vocabulary. */
+#define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
+#define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
+KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);
+/* Tokens for what the grammar leaves no choice about now, such as the name of a required property: feed them instead of
+ * sampling. *count may be 0. Buffer as in keel_tokenize. KEEL_E_STATE: the session is not held to a grammar. */
+KEEL_API keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capacity, size_t* count);
 
 /* Asks a running or the next keel_advance to stop between two groups of work items for this session, with
  * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread. */

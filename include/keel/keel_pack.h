@@ -30,6 +30,7 @@ typedef struct keel_pack_info {
     uint64_t plain_bytes;  /* of the file it expands to */
     uint64_t work_bytes;   /* of keel_pack_expand; with room for the largest frame unless the reader is mapped */
 } keel_pack_info;
+#define KEEL_PACK_INFO_INIT KEEL_INIT(keel_pack_info)
 
 /* Checks everything but the frames. KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (a plain cache, a version
  * this library does not know); `error` may be NULL. */

@@ -43,7 +43,10 @@ void free_regions(keel_region* regions) {
 extern "C" keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out) {
     if (!plan || !out) return KEEL_E_ARGUMENT;
     constexpr size_t kPlanBytes = offsetof(keel_memory_plan, regions) + sizeof(plan->regions);
-    if (plan->struct_size < kPlanBytes || out->struct_size < sizeof(keel_memory)) return KEEL_E_ABI;
+    constexpr size_t kMostGrowthBytes = 256;  // as everywhere (sdk/core/status.h)
+    if (plan->struct_size < kPlanBytes || plan->struct_size > sizeof *plan + kMostGrowthBytes ||
+        out->struct_size < sizeof *out || out->struct_size > sizeof *out + kMostGrowthBytes)
+        return KEEL_E_ABI;
 
     keel_region regions[KEEL_REGION_SLOTS] = {};
     for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {
@@ -66,7 +69,7 @@ extern "C" keel_status keel_memory_default(const keel_memory_plan* plan, keel_me
 }
 
 extern "C" void keel_memory_release(keel_memory* memory) {
-    if (!memory || memory->owner != &owner_mark) return;
+    if (!memory || memory->struct_size < sizeof *memory || memory->owner != &owner_mark) return;
     free_regions(memory->regions);
     memory->owner = nullptr;
 }

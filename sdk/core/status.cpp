@@ -24,6 +24,12 @@ keel_status fail(keel_error* error, keel_status status, uint64_t offset, const c
     return fail(error, status, offset, field, strlen(field), reason);
 }
 
+keel_status fail_range(keel_error* error, const char* field, int64_t value, int64_t low, int64_t high) {
+    char reason[sizeof(keel_error::reason)];
+    TextBuilder(reason, sizeof reason).integer(value).text(" is not within ").integer(low).text(" and ").integer(high);
+    return fail(error, KEEL_E_ARGUMENT, 0, field, reason);
+}
+
 TextBuilder& TextBuilder::text(const char* s, size_t n) {
     for (size_t i = 0; i < n && size_ + 1 < capacity_; ++i) dst_[size_++] = s[i];
     if (capacity_) dst_[size_] = 0;
@@ -41,7 +47,7 @@ TextBuilder& TextBuilder::number(uint64_t v) {
 }
 
 keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t dst_bytes) {
-    if (!plausible_struct_bytes(src_bytes)) return KEEL_E_ABI;
+    if (!plausible_struct_bytes(src_bytes, dst_bytes)) return KEEL_E_ABI;
     for (size_t i = dst_bytes; i < src_bytes; ++i)
         if (static_cast<const uint8_t*>(src)[i]) return KEEL_E_ABI;
     memset(dst, 0, dst_bytes);
@@ -50,7 +56,7 @@ keel_status read_struct(const void* src, uint32_t src_bytes, void* dst, size_t d
 }
 
 keel_status write_struct(const void* src, size_t src_bytes, void* dst, uint32_t dst_bytes) {
-    if (!plausible_struct_bytes(dst_bytes)) return KEEL_E_ABI;
+    if (!plausible_struct_bytes(dst_bytes, src_bytes)) return KEEL_E_ABI;
     memcpy(dst, src, dst_bytes < src_bytes ? dst_bytes : src_bytes);
     if (dst_bytes > src_bytes) memset(static_cast<uint8_t*>(dst) + src_bytes, 0, dst_bytes - src_bytes);
     memcpy(dst, &dst_bytes, sizeof dst_bytes);  // every versioned struct begins with it

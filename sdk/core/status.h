@@ -14,6 +14,8 @@ namespace keel {
 keel_status fail(keel_error* error, keel_status status, uint64_t offset, const char* field, size_t field_bytes,
                  const char* reason);
 keel_status fail(keel_error* error, keel_status status, uint64_t offset, const char* field, const char* reason);
+// KEEL_E_ARGUMENT: "7 is not within 0 and 5".
+keel_status fail_range(keel_error* error, const char* field, int64_t value, int64_t low, int64_t high);
 
 // A bounded text builder for log lines and notes: appends, never overflows, always NUL-terminated. No stdio, no locale.
 class TextBuilder {
@@ -24,6 +26,7 @@ class TextBuilder {
     TextBuilder& text(const char* s);
     TextBuilder& text(const char* s, size_t n);
     TextBuilder& number(uint64_t v);
+    TextBuilder& integer(int64_t v) { return v < 0 ? text("-").number(-static_cast<uint64_t>(v)) : number(v); }
     size_t size() const { return size_; }
 
   private:
@@ -39,10 +42,16 @@ class TextBuilder {
 
 // ---- versioned structs: what a caller built with an older or a newer keel.h hands over ----
 
-// A struct_size beyond it is none: the caller left the field unset.
-constexpr uint32_t kLargestStructBytes = 64 * 1024;
-constexpr bool plausible_struct_bytes(uint32_t bytes) {
-    return bytes >= sizeof(uint32_t) && bytes <= kLargestStructBytes;
+// How much larger than this library's a newer caller's struct may be. A struct_size beyond it is none: the caller left
+// the field unset, and the bytes behind the struct are something else.
+constexpr uint32_t kMostGrowthBytes = 256;
+constexpr bool plausible_struct_bytes(uint32_t bytes, size_t known_bytes) {
+    return bytes >= sizeof(uint32_t) && bytes <= known_bytes + kMostGrowthBytes;
+}
+// KEEL_E_ABI before anything is done, for structs that are written at the end; null is left to the caller.
+template <class T>
+keel_status check_versioned(const T* s) {
+    return !s || plausible_struct_bytes(s->struct_size, sizeof *s) ? KEEL_OK : KEEL_E_ABI;
 }
 
 // The first `src_bytes` bytes of a caller's struct into `dst`, this library's struct of `dst_bytes`: missing tail fields

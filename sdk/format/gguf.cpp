@@ -415,11 +415,13 @@ keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, Gguf* out) {
     }
     KEEL_TRY(data_section(last, tensors, &g));
     label("header");
-    if (hash_head(reader_, g.data_offset, &g.fingerprint) != KEEL_OK)
+    g.values = values;
+    g.tensors = tensors;
+    if (gguf_fingerprint(reader_, g, &g.header_hash, &g.fingerprint) != KEEL_OK)
         return refuse(KEEL_E_FILE_READ, 0, "the reader failed");
 
     if (place) {
-        if (g.fingerprint != out->fingerprint || g.file_bytes != out->file_bytes)
+        if (g.header_hash != out->header_hash || g.file_bytes != out->file_bytes)
             return refuse(KEEL_E_FILE_READ, 0, "the file changed between two passes");
         heap_sort(values, g.value_count,
                   [](const GgufValue& a, const GgufValue& b) { return a.key_hash < b.key_hash; });
@@ -433,8 +435,6 @@ keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, Gguf* out) {
         heap_sort(tensors, g.tensor_count,
                   [](const GgufTensor& a, const GgufTensor& b) { return a.name_offset < b.name_offset; });
     }
-    g.values = values;
-    g.tensors = tensors;
     *out = g;
     return KEEL_OK;
 }
@@ -488,6 +488,22 @@ keel_status resolve_limits(const keel_limits* limits, keel_limits* out) {
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
                       Gguf* out, keel_error* error) {
     return HeaderScan(reader, limits, error).run(values, tensors, out);
+}
+
+keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t* header_hash, uint64_t* fingerprint) {
+    KEEL_TRY(hash_head(reader, g.data_offset, header_hash));
+    *fingerprint = 0;
+    if (!g.tensors && g.tensor_count) return KEEL_OK;
+    uint64_t state = hash_update(kHashSeed, reinterpret_cast<const char*>(header_hash), sizeof *header_hash);
+    for (uint32_t i = 0; i < g.tensor_count; ++i) {
+        const GgufTensor& t = g.tensors[i];
+        const uint64_t n = t.bytes < kSampleBytes ? t.bytes : kSampleBytes;
+        char sample[kSampleBytes];
+        KEEL_TRY(read_at(reader, t.offset + hash_finish(i) % (t.bytes - n + 1), sample, n));
+        state = hash_update(state, sample, n);
+    }
+    *fingerprint = hash_finish(state);
+    return KEEL_OK;
 }
 
 uint32_t gguf_scalar_bytes(uint32_t value_type) {

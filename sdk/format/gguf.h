@@ -55,7 +55,8 @@ struct GgufTensor {
 struct Gguf {
     uint32_t version, alignment;
     uint64_t file_bytes, data_offset;
-    uint64_t fingerprint;  // hash of bytes [0, data_offset)
+    uint64_t header_hash;  // of bytes [0, data_offset)
+    uint64_t fingerprint;  // of header and weights (gguf_fingerprint); 0 after pass 1
     uint32_t value_count, tensor_count;
     GgufValue* values;    // sorted by key_hash
     GgufTensor* tensors;  // in file order
@@ -69,6 +70,12 @@ struct Gguf {
 // KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED for other versions, byte order, nested arrays, tensor types without kernels.
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
                       Gguf* out, keel_error* error);
+
+// The hash of the header, and of it and kSampleBytes of every tensor (all of a smaller one), at a place that depends on
+// the number of the tensor alone: two files of one header whose weights differ as those of two models do have different
+// fingerprints. Reads [0, data_offset) and the samples.
+constexpr uint32_t kSampleBytes = 256;
+keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t* header_hash, uint64_t* fingerprint);
 
 // Limits with defaults filled in from a possibly null, possibly shorter struct. KEEL_E_ABI.
 keel_status resolve_limits(const keel_limits* limits, keel_limits* out);

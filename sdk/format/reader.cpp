@@ -46,6 +46,7 @@ keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader*
 
 keel_status keel_reader_open_file(const char* path, keel_reader* out) {
     if (!path || !out) return KEEL_E_ARGUMENT;
+    KEEL_TRY(check_versioned(out));
     platform::MappedFile file;
     const platform::FileResult result = platform::map_file(path, &file);
     if (result != platform::FileResult::kOk) return status_of(result);
@@ -61,12 +62,11 @@ keel_status keel_reader_open_file(const char* path, keel_reader* out) {
 }
 
 void keel_reader_close(keel_reader* reader) {
-    if (!reader || reader->read_at != read_of_file) return;
-    platform::unmap_file({reinterpret_cast<intptr_t>(reader->user_data), reader->mapped, reader->size_bytes});
-    reader->read_at = nullptr;
-    reader->user_data = nullptr;
-    reader->mapped = nullptr;
-    reader->size_bytes = 0;
+    keel_reader mine;
+    if (!reader || read_versioned(reader, &mine) != KEEL_OK || mine.read_at != read_of_file) return;
+    platform::unmap_file({reinterpret_cast<intptr_t>(mine.user_data), mine.mapped, mine.size_bytes});
+    mine = {};
+    write_versioned(mine, reader);
 }
 
 }  // extern "C"

@@ -1,5 +1,7 @@
 #include "sdk/kv/kv_arena.h"
 
+#include <new>
+
 namespace keel {
 namespace {
 
@@ -7,36 +9,65 @@ uint64_t round16(uint64_t bytes) {
     return (bytes + 15) & ~uint64_t{15};
 }
 
-struct PoolLock {
-    explicit PoolLock(KvPool* pool) : pool_(pool) {
-        while (pool_->lock.exchange(1, std::memory_order_acquire)) {
-        }
-    }
-    ~PoolLock() { pool_->lock.store(0, std::memory_order_release); }
-    PoolLock(const PoolLock&) = delete;
-    KvPool* pool_;
-};
+constexpr uint64_t kOnePush = uint64_t{1} << 32;
 
-// All under the lock.
+void push(KvPool* pool, uint32_t id) {
+    uint64_t head = pool->head.load(std::memory_order_relaxed);
+    do pool->next_free[id].store(static_cast<uint32_t>(head), std::memory_order_relaxed);
+    while (!pool->head.compare_exchange_weak(head, (head + kOnePush) >> 32 << 32 | id, std::memory_order_acq_rel,
+                                             std::memory_order_relaxed));
+}
+
+// Sets `pages` free pages aside for take(), or none of them.
+bool reserve(KvPool* pool, uint32_t pages) {
+    uint32_t free = pool->free_count.load(std::memory_order_relaxed);
+    do
+        if (pages > free) return false;
+    while (!pool->free_count.compare_exchange_weak(free, free - pages, std::memory_order_acquire,
+                                                   std::memory_order_relaxed));
+    const uint32_t used = pool->page_count - (free - pages);
+    uint32_t most = pool->high_water_pages.load(std::memory_order_relaxed);
+    while (used > most && !pool->high_water_pages.compare_exchange_weak(most, used, std::memory_order_relaxed)) {
+    }
+    return true;
+}
+void unreserve(KvPool* pool, uint32_t pages) {
+    pool->free_count.fetch_add(pages, std::memory_order_release);
+}
+
+// One of the pages set aside: pages are pushed before they are counted, so the stack holds it.
 uint32_t take(KvPool* pool) {
-    const uint32_t id = pool->free_list[--pool->free_count];
-    pool->references[id] = 1;
-    const uint32_t used = pool->page_count - pool->free_count;
-    if (used > pool->high_water_pages) pool->high_water_pages = used;
+    uint64_t head = pool->head.load(std::memory_order_acquire);
+    uint64_t rest;
+    do
+        // What it reads of a page that another thread takes meanwhile is thrown away with the exchange that fails.
+        rest = (head + kOnePush) >> 32 << 32 |
+               pool->next_free[static_cast<uint32_t>(head)].load(std::memory_order_relaxed);
+    while (!pool->head.compare_exchange_weak(head, rest, std::memory_order_acq_rel, std::memory_order_acquire));
+    const uint32_t id = static_cast<uint32_t>(head);
+    pool->references[id].store(1, std::memory_order_relaxed);
     return id;
 }
+// Whoever drops a page has done reading and writing it; whoever finds it free or its own afterwards sees that.
 void drop(KvPool* pool, uint32_t id) {
-    if (id != kNoPage && --pool->references[id] == 0) pool->free_list[pool->free_count++] = id;
+    if (id == kNoPage || pool->references[id].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    push(pool, id);
+    unreserve(pool, 1);
 }
 void append(KvPageList* list, uint32_t id) {
     list->ids[list->count++] = id;
+}
+void drop_copy(KvPool* pool, KvPageList* list) {
+    drop(pool, list->copy_id);
+    list->copy_id = kNoPage;
 }
 void drop_from(KvPool* pool, KvPageList* list, uint32_t keep) {
     while (list->count > keep) drop(pool, list->ids[--list->count]);
 }
 
+// A page that is the list's alone stays so: only who holds a page can share it.
 bool own(const KvPool& pool, uint32_t id) {
-    return id != kNoPage && pool.references[id] == 1;
+    return id != kNoPage && pool.references[id].load(std::memory_order_acquire) == 1;
 }
 
 }  // namespace
@@ -62,62 +93,94 @@ KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& for
     return layer;
 }
 
-void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, uint32_t* free_list, uint32_t* references) {
-    pool->page_count = pool->free_count = page_count;
+void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, std::atomic<uint32_t>* next_free,
+                  std::atomic<uint32_t>* references) {
+    pool->page_count = page_count;
     pool->page_bytes = page_bytes;
-    pool->high_water_pages = 0;
-    pool->free_list = free_list;
+    pool->next_free = next_free;
     pool->references = references;
+    pool->high_water_pages.store(0, std::memory_order_relaxed);
+    pool->head.store(page_count ? 0 : kNoPage, std::memory_order_relaxed);
     for (uint32_t i = 0; i < page_count; ++i) {
-        pool->free_list[i] = page_count - 1 - i;
-        pool->references[i] = 0;
+        new (&next_free[i]) std::atomic<uint32_t>(i + 1 < page_count ? i + 1 : kNoPage);
+        new (&references[i]) std::atomic<uint32_t>(0);
     }
+    pool->free_count.store(page_count, std::memory_order_release);
 }
 
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to) {
-    PoolLock lock(pool);
     const uint32_t want = kv_pages_for(to);
     const uint32_t missing = want > list->count ? want - list->count : 0;
     const uint32_t first = from / kPageTokens, last = from < to ? want - missing : first;
+    const auto copying = [&](uint32_t page) { return list->copy_id != kNoPage && list->copy_index == page; };
     uint32_t shared = 0;
-    for (uint32_t page = first; page < last; ++page) shared += !own(*pool, list->ids[page]);
-    if (missing + shared > pool->free_count) return KEEL_E_KV_FULL;
+    for (uint32_t page = first; page < last; ++page) shared += !copying(page) && !own(*pool, list->ids[page]);
+    if (!reserve(pool, missing + shared)) return KEEL_E_KV_FULL;
     for (uint32_t page = first; page < last; ++page) {
-        if (own(*pool, list->ids[page])) continue;
+        // Others may have given a page up meanwhile, which makes it this list's own; nobody makes it shared.
+        if (copying(page) || own(*pool, list->ids[page])) continue;
         const uint32_t id = take(pool);
-        // Only the first page can hold rows before `from`, so a copy that fails finds nothing replaced.
+        --shared;
+        // Only the first page can hold rows before `from`.
         if (page * kPageTokens < from && list->ids[page] != kNoPage) {
-            const keel_status copied = pool->copier.copy(pool->copier.context, id, list->ids[page]);
-            if (copied != KEEL_OK) return drop(pool, id), copied;
+            list->copy_id = id;
+            list->copy_index = page;
+            list->copied_bytes = 0;
+            continue;
         }
         drop(pool, list->ids[page]);
         list->ids[page] = id;
     }
+    unreserve(pool, shared);
     for (uint32_t i = 0; i < missing; ++i) append(list, take(pool));
     return KEEL_OK;
 }
 
+void kv_copied(KvPool* pool, KvPageList* list) {
+    drop(pool, list->ids[list->copy_index]);
+    list->ids[list->copy_index] = list->copy_id;
+    list->copy_id = kNoPage;
+}
+
 void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens) {
-    PoolLock lock(pool);
+    drop_copy(pool, list);
     const uint32_t need = kv_pages_for(tokens);
     drop_from(pool, list, need > list->reserved ? need : list->reserved);
 }
 
 keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const uint8_t* evicted) {
-    PoolLock lock(pool);
     const uint32_t used = kv_pages_for(tokens), count = used < list->reserved ? list->reserved : used;
     const auto gone = [&](uint32_t page) { return evicted && page < used && evicted[page / 8] >> page % 8 & 1; };
     uint32_t want = 0, mine = 0;
     for (uint32_t i = 0; i < count; ++i) want += !gone(i);
     for (uint32_t i = 0; i < list->count; ++i) mine += own(*pool, list->ids[i]);
-    if (want > pool->free_count + mine) return KEEL_E_KV_FULL;
-    drop_from(pool, list, 0);
-    while (list->count < count) append(list, gone(list->count) ? kNoPage : take(pool));
+    uint32_t fresh = want > mine ? want - mine : 0;
+    if (!reserve(pool, fresh)) return KEEL_E_KV_FULL;
+    drop_copy(pool, list);
+    // Own pages are used again: want - fresh of them, gathered at the front.
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < list->count; ++i) {
+        const uint32_t id = list->ids[i];
+        if (kept < want - fresh && own(*pool, id))
+            list->ids[kept++] = id;
+        else
+            drop(pool, id);
+    }
+    // From the end, fresh ones first: a place is filled before a gathered page could be overwritten there.
+    for (uint32_t i = count; i-- > 0;) {
+        if (gone(i))
+            list->ids[i] = kNoPage;
+        else if (fresh)
+            list->ids[i] = take(pool), --fresh;
+        else
+            list->ids[i] = list->ids[--kept];
+    }
+    list->count = count;
     return KEEL_OK;
 }
 
 uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last) {
-    PoolLock lock(pool);
+    drop_copy(pool, list);
     uint32_t evicted = 0;
     for (uint32_t page = first; page < last; ++page) {
         if (list->ids[page] == kNoPage) continue;
@@ -129,31 +192,28 @@ uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last)
 }
 
 void kv_release(KvPool* pool, KvPageList* list) {
-    PoolLock lock(pool);
+    drop_copy(pool, list);
     list->reserved = 0;
     drop_from(pool, list, 0);
 }
 
 keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens) {
-    PoolLock lock(pool);
     const uint32_t full = tokens / kPageTokens, partial = tokens % kPageTokens ? 1 : 0;
-    if (partial > pool->free_count) return KEEL_E_KV_FULL;
-    const uint32_t own_page = partial ? take(pool) : kNoPage;
-    if (partial) {
-        const keel_status copied = pool->copier.copy(pool->copier.context, own_page, from.ids[full]);
-        if (copied != KEEL_OK) return drop(pool, own_page), copied;
-    }
-    for (uint32_t i = 0; i < full; ++i) {
-        if (from.ids[i] != kNoPage) ++pool->references[from.ids[i]];
+    if (!reserve(pool, partial)) return KEEL_E_KV_FULL;
+    for (uint32_t i = 0; i < full + partial; ++i) {
+        if (from.ids[i] != kNoPage) pool->references[from.ids[i]].fetch_add(1, std::memory_order_relaxed);
         append(to, from.ids[i]);
     }
-    if (partial) append(to, own_page);
+    if (partial) {
+        to->copy_id = take(pool);
+        to->copy_index = full;
+        to->copied_bytes = 0;
+    }
     return KEEL_OK;
 }
 
-KvUsage kv_usage(KvPool* pool) {
-    PoolLock lock(pool);
-    return {pool->free_count, pool->high_water_pages};
+KvUsage kv_usage(const KvPool& pool) {
+    return {pool.free_count.load(std::memory_order_relaxed), pool.high_water_pages.load(std::memory_order_relaxed)};
 }
 
 }  // namespace keel

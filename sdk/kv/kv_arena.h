@@ -59,22 +59,22 @@ inline uint32_t kv_pages_for(uint32_t tokens) {
     return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
-// Copies page `from` over page `to`. Pages are memory of the backend, which alone knows where one lies.
-struct KvPageCopier {
-    keel_status (*copy)(void* context, uint32_t to, uint32_t from);
-    void* context;
-};
-
+// The pages of an engine, taken and given back by sessions on different threads without a lock: no thread ever waits for
+// another one, whatever their priorities. Free pages are a linked stack; its head carries a number that changes with
+// every push and pop, so that a page that went and came back is not mistaken for one that stayed.
 struct KvPool {
-    KvPageCopier copier;
     uint64_t page_bytes;
-    uint32_t page_count, free_count, high_water_pages;
-    uint32_t* free_list;         // free_count ids, taken from the end
-    uint32_t* references;        // per page; 0 = free
-    std::atomic<uint32_t> lock;  // short spin lock: sessions on different threads share the pool
+    uint32_t page_count;
+    std::atomic<uint32_t> free_count;  // free pages that nobody has reserved; never more than the stack holds
+    std::atomic<uint32_t> high_water_pages;
+    std::atomic<uint64_t> head;         // number << 32 | first free page, or kNoPage
+    std::atomic<uint32_t>* next_free;   // per page: the one below it in the stack
+    std::atomic<uint32_t>* references;  // per page; 0 = free
 };
-// All pages are free. free_list and references: [page_count].
-void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, uint32_t* free_list, uint32_t* references);
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+// All pages are free. next_free and references: [page_count], contents ignored.
+void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, std::atomic<uint32_t>* next_free,
+                  std::atomic<uint32_t>* references);
 
 constexpr uint32_t kNoPage = UINT32_MAX;
 
@@ -84,27 +84,36 @@ struct KvPageList {
     uint32_t* ids;
     uint32_t count;
     uint32_t reserved;  // truncation keeps at least this many
+    // A shared page that is being replaced by a copy: the copy, while its bytes are on their way. None: kNoPage. Every
+    // change of the list gives it up.
+    uint32_t copy_id;
+    uint32_t copy_index;  // of the page in `ids`
+    uint64_t copied_bytes;
 };
 
 // Makes positions [from, to) writable: takes missing pages and replaces shared ones (reserved pages that truncation
-// kept may be shared with a fork) by own ones, with the rows before `from` copied. All or nothing: KEEL_E_KV_FULL and
-// what the copier returns leave everything as it was.
+// kept may be shared with a fork) by own ones. All or nothing: KEEL_E_KV_FULL leaves everything as it was. Where rows
+// before `from` have to be copied, copy_id is set: the caller copies bytes [copied_bytes, page_bytes) of page
+// ids[copy_index] to page copy_id, at once or piece by piece, and calls kv_copied before anything is written.
 keel_status kv_make_writable(KvPool* pool, KvPageList* list, uint32_t from, uint32_t to);
+// The copy is complete: it takes the place of the shared page.
+void kv_copied(KvPool* pool, KvPageList* list);
 // Gives back the pages that positions [0, tokens) do not need, down to list->reserved.
 void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
-// Gives up the list's pages and takes fresh ones for `tokens` positions, but for those of which bit i of evicted (null:
-// none) is set; KEEL_E_KV_FULL changes nothing.
+// Gives up the list's pages and has own ones for `tokens` positions, contents unknown, but for those of which bit i of
+// evicted (null: none) is set; KEEL_E_KV_FULL changes nothing.
 keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const uint8_t* evicted);
 // Gives back pages [first, last), whose positions keep their place. Returns how many there were.
 uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last);
 // Gives back every page, reserved ones too.
 void kv_release(KvPool* pool, KvPageList* list);
-// Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one copied.
+// Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one to be copied as by
+// kv_make_writable. KEEL_E_KV_FULL.
 keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
 
 struct KvUsage {
     uint32_t free_pages, high_water_pages;
 };
-KvUsage kv_usage(KvPool* pool);  // any thread
+KvUsage kv_usage(const KvPool& pool);  // any thread
 
 }  // namespace keel

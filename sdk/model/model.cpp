@@ -373,8 +373,11 @@ keel_status read_chat_template(const JinjaSource& source, ChatTemplate* out, kee
 extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_limits* limits_in, void* buffer,
                                     size_t buffer_bytes, const keel_model** model, keel_model_info* info,
                                     keel_error* error) {
-    if (!reader_in || (buffer_bytes && !buffer)) return KEEL_E_ARGUMENT;
-    if (reinterpret_cast<uintptr_t>(buffer) % 8 != 0) return KEEL_E_MEMORY_ALIGN;
+    if (!reader_in) return fail(error, KEEL_E_ARGUMENT, 0, "reader", "null");
+    if (buffer_bytes && !buffer) return fail(error, KEEL_E_ARGUMENT, 0, "buffer", "null, though buffer_bytes is not 0");
+    if (reinterpret_cast<uintptr_t>(buffer) % 8 != 0)
+        return fail(error, KEEL_E_MEMORY_ALIGN, 0, "buffer", "not aligned to 8 bytes");
+    KEEL_TRY(check_versioned(info));
     keel_reader reader;
     keel_limits limits;
     KEEL_TRY(read_versioned(reader_in, &reader));

@@ -107,6 +107,25 @@ keel_status choose_chat(const Part& part, const keel_model& model, const keel_re
     return status;
 }
 
+// A grammar that does not compile is refused here, under the name of its part.
+keel_status choose_grammar(const Part& part, PlanConfig* out, keel_error* error) {
+    out->has_grammar = part.given;
+    if (!part.given) return KEEL_OK;
+    keel_grammar_options options = {};
+    if (part.options && read_versioned(static_cast<const keel_grammar_options*>(part.options), &options) != KEEL_OK)
+        return fail_part(error, KEEL_E_ABI, part.index, ".options", "struct_size does not fit this library");
+    out->grammar = {part.reader, options.json_schema != 0};
+    Arena counting;
+    const Grammar* grammar;
+    keel_error detail = {};
+    detail.struct_size = sizeof detail;
+    const keel_status status = grammar_place(out->grammar, counting, &grammar, &detail);
+    if (status == KEEL_OK) return KEEL_OK;
+    fail_part(error, status, part.index, "", detail.reason);
+    if (error) error->offset = detail.offset;
+    return status;
+}
+
 }  // namespace
 
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
@@ -150,6 +169,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
     KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, reader, &out->chat, error));
+    KEEL_TRY(choose_grammar(parts.of[KEEL_PART_GRAMMAR], out, error));
     const uint32_t chat_bytes = out->context_tokens * 8 < 32768 ? 32768 : out->context_tokens * 8;
     out->max_chat_bytes = or_default(c.max_chat_bytes, chat_bytes);
     KEEL_TRY(check_range("config.max_chat_bytes", out->max_chat_bytes, 64, 1u << 28, error));

@@ -5,6 +5,7 @@
 #include "sdk/kv/kv_profile.h"
 #include "sdk/model/model.h"
 #include "sdk/plan/low_rank.h"
+#include "sdk/text/grammar.h"
 #include "sdk/text/pretokenize.h"
 
 namespace keel {
@@ -23,6 +24,8 @@ struct PlanConfig {
     LowRankChoice low_rank;
     ChatChoice chat;  // of a part, else the model's
     uint32_t max_chat_bytes;
+    bool has_grammar;
+    GrammarSource grammar;
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
     const Backend* backend;

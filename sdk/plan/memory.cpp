@@ -72,8 +72,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                 &program.transform, error));
     program.f16_window = kv_f16_window_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
                                              config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
-    out->kv_free_list = persistent.place<uint32_t>("kv_free_list", config.kv_pages);
-    out->kv_references = persistent.place<uint32_t>("kv_references", config.kv_pages);
+    out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);
+    out->kv_references = persistent.place<std::atomic<uint32_t>>("kv_references", config.kv_pages);
     const uint64_t most_pages = UINT64_MAX / geometry.page_bytes;
     program.kv_pages_offset =
         kv.place_offset("pages", config.kv_pages > most_pages ? UINT64_MAX : config.kv_pages * geometry.page_bytes);
@@ -109,6 +109,7 @@ void place_sessions(const LayoutRequest& r, Arena& arena, Layout* out) {
         s.page_ids = arena.place<uint32_t>("page_ids", kv_pages_for(c.context_tokens), index);
         s.sampler_work = arena.place_bytes("sampler_work", r.sampler_bytes, Arena::kAlign, index);
         s.allowed_tokens = arena.place<uint8_t>("allowed_tokens", (spec.vocabulary + 7) / 8, index);
+        if (c.has_grammar) s.grammar_work = arena.place<GrammarWork>("grammar_work", 1, index);
     }
     const uint64_t rows = uint64_t{c.max_sessions} * c.logits_rows;
     out->program.logits = arena.place<float>("logits", rows * spec.vocabulary);
@@ -131,6 +132,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     KEEL_TRY(tokenizer_place(r.reader, view, r.config.max_text_bytes, r.config.pre_tokenizer, persistent,
                              &out->tokenizer, error));
     KEEL_TRY(chat_place(r.config.chat, r.config.max_chat_bytes, persistent, &out->chat, error));
+    if (r.config.has_grammar) KEEL_TRY(grammar_place(r.config.grammar, persistent, &out->grammar, error));
     place_step(r.config, persistent, &out->step);
     place_sessions(r, persistent, out);
     out->device = r.config.backend->place(r.config, r.hooks, persistent);

@@ -31,7 +31,8 @@ struct SessionMemory {
     uint8_t* drawn;      // [context] bits
     uint32_t* page_ids;  // [pages of a context]
     void* sampler_work;
-    uint8_t* allowed_tokens;  // [vocabulary] bits
+    uint8_t* allowed_tokens;    // [vocabulary] bits
+    GrammarWork* grammar_work;  // with a grammar
 };
 
 // Where everything is. Addresses are null in count mode.
@@ -41,9 +42,10 @@ struct Layout {
     SessionMemory session[kMaxSessions];
     Program program;
     Step step;
-    uint32_t *kv_free_list, *kv_references;  // [kv_pages]
+    std::atomic<uint32_t>*kv_next_free, *kv_references;  // [kv_pages]
     Tokenizer* tokenizer;
     Chat chat;
+    const Grammar* grammar;  // null: none
     Device* device;
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;  // what init reads from files into memory: the total of the progress hook

@@ -26,7 +26,7 @@ keel_status read_parts(const keel_config& config, Parts* out, keel_error* error)
         if (!given.reader) return fail_part(error, KEEL_E_ARGUMENT, i, ".reader", "null");
         if (read_versioned(given.reader, &part.reader) != KEEL_OK)
             return fail_part(error, KEEL_E_ABI, i, ".reader", "struct_size does not fit this library");
-        if (given.options && kind != KEEL_PART_WPROJ)
+        if (given.options && kind != KEEL_PART_WPROJ && kind != KEEL_PART_GRAMMAR)
             return fail_part(error, KEEL_E_ARGUMENT, i, ".options", "parts of this kind have none");
         part.given = true;
         part.index = i;

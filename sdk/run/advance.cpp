@@ -7,6 +7,8 @@
 namespace keel {
 namespace {
 
+constexpr uint64_t kCopyTileBytes = 64 * 1024;  // of a page, between two looks at the clock: some 10 us
+
 uint32_t pending(const Session& s) {
     return s.token_count - s.computed;
 }
@@ -70,8 +72,9 @@ keel_variant next_variant(keel_variant last, Session* const* sessions, uint32_t 
 // A new step over the sessions whose entry in `done` is false. First every session gets one token, so that a long
 // prompt never keeps a decoding neighbour waiting, then what is left of its page as far as that goes; then the first
 // ones fill the chunk. Sessions of the other variant wait. Sessions that cannot go on are marked done with their status.
-// KEEL_E_POISONED: a page could not be copied.
-keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, bool* done, keel_status* status) {
+// KEEL_AGAIN: the budget is spent before pages are copied. KEEL_E_POISONED: one could not be copied.
+keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits, bool* done,
+                      keel_status* status) {
     Step& step = e->step;
     uint32_t share[kMaxSessions] = {}, room_left = e->config.chunk_tokens;
     step.tokens = step.query_blocks = step.logits_rows = step.sessions = step.longest = 0;
@@ -84,7 +87,7 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, bool*
             status[i] = KEEL_E_CANCELLED;
         else if (pending(*s))
             status[i] = kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count);
-        if (status[i] == KEEL_E_POISONED) return poison(e, "the backend did not copy a page");
+        if (status[i] == KEEL_OK) KEEL_TRY(copy_page(e, &s->kv, limits));
         done[i] = status[i] != KEEL_OK || pending(*s) == 0;
     }
     step.variant = next_variant(step.variant, sessions, count, done);
@@ -119,6 +122,13 @@ keel_status begin_step(Engine* e) {
         kv_f16_window_advance(e->f16_window, &e->step_session(i)->f16_window, pages);
     }
     return e->backend->begin(e->device, &e->step) == KEEL_OK ? KEEL_OK : poison(e, "the backend refused a step");
+}
+
+// Both. Afterwards no step is active when nothing is left to compute.
+keel_status start_step(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits, bool* done,
+                       keel_status* status) {
+    KEEL_TRY(form_step(e, sessions, count, limits, done, status));
+    return e->progress.active ? begin_step(e) : KEEL_OK;
 }
 
 bool cancelled(const void* engine) {
@@ -166,6 +176,7 @@ keel_status finish_step(Engine* e) {
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
         s->computed += tokens;
         s->logits_rows = s->all_logits ? tokens : s->computed == s->token_count ? 1 : 0;
+        if (s->sample && s->computed == s->token_count && !s->has_tree()) s->draw = Session::kToDraw;
         s->in_step = false;
     }
     e->steps.fetch_add(1, std::memory_order_relaxed);
@@ -190,6 +201,26 @@ bool all_named(const Engine& e, Session* const* sessions, uint32_t count) {
     return named == e.step.sessions;
 }
 
+// Draws what is to be drawn. False when the budget does not allow all of it; not before one is drawn in a call that has
+// done nothing yet.
+bool draw_tokens(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits) {
+    bool all = true;
+    for (uint32_t i = 0; i < count; ++i) {
+        Session* s = sessions[i];
+        if (s->draw != Session::kToDraw) continue;
+        const uint64_t begin_ns = platform::now_ns();
+        if (limits->deadline_ns && limits->progressed && begin_ns + e->draw_ns > limits->deadline_ns) {
+            all = false;
+            continue;
+        }
+        s->draw_status = draw_token(e, s, &s->drawn_token);
+        s->draw = Session::kDrawn;
+        limits->progressed = true;
+        e->draw_ns = platform::now_ns() - begin_ns;
+    }
+    return all;
+}
+
 keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
     const uint64_t now_ns = platform::now_ns(), longest_us = (UINT64_MAX - now_ns) / 1000;
     const uint64_t deadline_ns = budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
@@ -200,21 +231,20 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         return KEEL_E_BUSY;
     }
     for (;;) {
-        if (!e->progress.active) {
-            if (deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns) {
-                bool left = false;
-                for (uint32_t i = 0; i < count; ++i) {
-                    if (done[i] || pending(*sessions[i]) == 0) continue;
-                    status[i] = KEEL_AGAIN;
-                    left = true;
-                }
-                if (left) return KEEL_AGAIN;
+        const bool drawn = e->progress.active || draw_tokens(e, sessions, count, &limits);
+        if (!drawn || (!e->progress.active && deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns)) {
+            bool left = false;
+            for (uint32_t i = 0; i < count; ++i) {
+                const bool to_draw = sessions[i]->draw == Session::kToDraw;
+                if (!to_draw && (done[i] || pending(*sessions[i]) == 0)) continue;
+                status[i] = KEEL_AGAIN;
+                left = true;
             }
-            KEEL_TRY(form_step(e, sessions, count, done, status));
-            if (!e->progress.active) break;
-            KEEL_TRY(begin_step(e));
+            if (left) return KEEL_AGAIN;
         }
-        const keel_status run = run_step(e, &limits);
+        const keel_status formed = e->progress.active ? KEEL_OK : start_step(e, sessions, count, &limits, done, status);
+        if (formed == KEEL_OK && !e->progress.active) break;
+        const keel_status run = formed == KEEL_OK ? run_step(e, &limits) : formed;
         if (run == KEEL_OK) {
             KEEL_TRY(finish_step(e));
             // Rows of a session that waits for room are those of an earlier call: it is not done yet.
@@ -238,6 +268,22 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 
 }  // namespace
 
+keel_status copy_page(Engine* e, KvPageList* list, StepLimits* limits) {
+    if (list->copy_id == kNoPage) return KEEL_OK;
+    const uint64_t to = e->kv_page_offset(list->copy_id), from = e->kv_page_offset(list->ids[list->copy_index]);
+    for (uint64_t tile_ns = 0; list->copied_bytes < e->geometry.page_bytes;) {
+        const uint64_t begin_ns = platform::now_ns(), left = e->geometry.page_bytes - list->copied_bytes,
+                       bytes = left < kCopyTileBytes ? left : kCopyTileBytes;
+        if (limits->deadline_ns && limits->progressed && begin_ns + tile_ns > limits->deadline_ns) return KEEL_AGAIN;
+        KEEL_TRY(copy_kv(e, to + list->copied_bytes, from + list->copied_bytes, bytes));
+        list->copied_bytes += bytes;
+        limits->progressed = true;
+        tile_ns = platform::now_ns() - begin_ns;
+    }
+    kv_copied(&e->pool, list);
+    return KEEL_OK;
+}
+
 keel_status abandon_step(Engine* e, const Session* only) {
     const bool drained = !e->progress.active || e->backend->drain(e->device) == KEEL_OK;
     for (uint32_t i = 0; i < e->step.sessions; ++i) {
@@ -259,11 +305,13 @@ namespace {
 keel_status resolve_sessions(keel_engine engine, const keel_session* handles, uint32_t count, Engine** e,
                              Session** sessions) {
     KEEL_TRY(enter(engine, e));
-    if (!handles || count == 0 || count > (*e)->config.max_sessions) return KEEL_E_ARGUMENT;
+    if (!handles) return bad_argument(*e, "sessions", "null");
+    if (count == 0 || count > (*e)->config.max_sessions)
+        return bad_range(*e, "count", count, 1, (*e)->config.max_sessions);
     for (uint32_t i = 0; i < count; ++i) {
         if (registry_session(handles[i].id, &sessions[i]) != *e) return KEEL_E_HANDLE;
         for (uint32_t j = 0; j < i; ++j)
-            if (sessions[j] == sessions[i]) return KEEL_E_ARGUMENT;
+            if (sessions[j] == sessions[i]) return bad_argument(*e, "sessions", "one is named twice");
     }
     return KEEL_OK;
 }
@@ -281,13 +329,16 @@ keel_status refuse(keel_status status, uint32_t count, keel_advance_result* resu
 extern "C" keel_status keel_advance(keel_engine engine, const keel_session* handles, uint32_t count, uint64_t budget_us,
                                     keel_advance_result* results) {
     if (!results) return KEEL_E_ARGUMENT;
-    if (count && !plausible_struct_bytes(results->struct_size)) return KEEL_E_ABI;  // before anything is computed
+    if (count) KEEL_TRY(check_versioned(results));  // before anything is computed
     Engine* e;
     Session* sessions[kMaxSessions];
     const keel_status resolved = resolve_sessions(engine, handles, count, &e, sessions);
     if (resolved != KEEL_OK) return refuse(resolved, count, results);
     TryLock lock(&e->advancing);
     if (!lock.held()) return refuse(KEEL_E_BUSY, count, results);
+    SessionUse uses[kMaxSessions];
+    for (uint32_t i = 0; i < count; ++i)
+        if (!uses[i].claim(sessions[i])) return refuse(KEEL_E_BUSY, count, results);
     keel_status status[kMaxSessions] = {};
     const keel_status overall = advance(e, sessions, count, budget_us, status);
     if (overall == KEEL_E_POISONED)

@@ -74,7 +74,8 @@ keel_status keel_chat_format(keel_engine engine, const keel_chat* chat, char* ds
                              keel_error* error) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if (!chat || (!dst && capacity_bytes) || !bytes) return KEEL_E_ARGUMENT;
+    if (!chat || !bytes) return bad_argument(e, !chat ? "chat" : "bytes", "null");
+    if (!dst && capacity_bytes) return bad_argument(e, "dst", "null, though capacity_bytes is not 0");
     TryLock lock(&e->chatting);
     if (!lock.held()) return KEEL_E_BUSY;
     uint32_t need = 0;
@@ -88,16 +89,18 @@ keel_status keel_chat_tokenize(keel_engine engine, const keel_chat* chat, int32_
                                keel_error* error) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if (!chat || (!ids && capacity) || !count) return KEEL_E_ARGUMENT;
+    if (!chat || !count) return bad_argument(e, !chat ? "chat" : "count", "null");
+    if (!ids && capacity) return bad_argument(e, "ids", "null, though capacity is not 0");
     return tokenize_chat(e, chat, nullptr, ids, capacity, count, error);
 }
 
 keel_status keel_session_chat(keel_session session, const keel_chat* chat, uint32_t* kept, int32_t* ids,
                               size_t capacity, size_t* count, keel_error* error) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!chat || !kept || (!ids && capacity) || !count) return KEEL_E_ARGUMENT;
+    if (!chat || !kept || !count) return bad_argument(e, !chat ? "chat" : !kept ? "kept" : "count", "null");
+    if (!ids && capacity) return bad_argument(e, "ids", "null, though capacity is not 0");
     HeldTokens held = {s->tokens, s->settled(), 0};
     const keel_status status = tokenize_chat(e, chat, &held, ids, capacity, count, error);
     if (status == KEEL_OK || status == KEEL_E_BUFFER_TOO_SMALL) *kept = static_cast<uint32_t>(held.kept);

@@ -25,15 +25,6 @@ keel_status download_kv(Engine* e, void* to, uint64_t from, uint64_t bytes) {
 
 namespace {
 
-// KvPageCopier of the pool, called under its lock: who asked the pool poisons the engine once the lock is free, as the
-// fault hook may ask for statistics.
-keel_status copy_page(void* context, uint32_t to, uint32_t from) {
-    Engine* e = static_cast<Engine*>(context);
-    const keel_status status = e->backend->copy(e->device, KEEL_REGION_KV, e->kv_page_offset(to),
-                                                e->kv_page_offset(from), e->geometry.page_bytes);
-    return status == KEEL_OK ? KEEL_OK : KEEL_E_POISONED;
-}
-
 void unlock_weights(const Engine& e) {
     for (const PageRange& range : e.locked)
         if (range.data) platform::unlock_pages(range.data, range.bytes);
@@ -48,9 +39,9 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->device = layout.device;
     e->fingerprint = model.gguf.fingerprint;
     e->chat = layout.chat;
+    e->grammar = layout.grammar;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
-    kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_free_list, layout.kv_references);
-    e->pool.copier = {copy_page, e};
+    kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
     e->step = layout.step;
     e->sessions = static_cast<Session*>(layout.sessions);
@@ -62,6 +53,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
         s->kv.ids = memory.page_ids;
         s->work = memory.sampler_work;
         s->mask = memory.allowed_tokens;
+        s->grammar_work = memory.grammar_work;
         s->logits = e->logits + uint64_t{i} * config.logits_rows * e->spec.vocabulary;
         s->hidden = e->hidden + uint64_t{i} * config.logits_rows * e->spec.embedding;
     }
@@ -80,11 +72,29 @@ keel_status start_engine(Engine* e, const keel_reader& reader, keel_error* error
             e->locked[i] = {readers[i]->mapped, readers[i]->size_bytes};
         }
     }
-    KEEL_TRY(e->backend->open(e->device, e, error));
-    const keel_status status = registry_add(e, &e->id);
-    if (status == KEEL_OK) return KEEL_OK;
-    e->backend->close(e->device);
-    return fail(error, status, 0, "engine", "all engine slots are in use");
+    return e->backend->open(e->device, e, error);
+}
+
+bool overlap(const void* a, uint64_t a_bytes, const void* b, uint64_t b_bytes) {
+    const uintptr_t x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
+    return x < y + b_bytes && y < x + a_bytes;
+}
+
+// The regions must be apart from each other and from what init reads while it writes them.
+keel_status check_apart(const keel_region* regions, const keel_reader& reader, const keel_model& model,
+                        keel_error* error) {
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
+        if (regions[i].bytes == 0) continue;
+        const char* with = nullptr;
+        if (reader.mapped && overlap(regions[i].data, regions[i].bytes, reader.mapped, reader.size_bytes))
+            with = "overlaps the file of the reader";
+        if (overlap(regions[i].data, regions[i].bytes, &model, model.bytes)) with = "overlaps the model's buffer";
+        for (int k = 0; k < i; ++k)
+            if (regions[k].bytes && overlap(regions[i].data, regions[i].bytes, regions[k].data, regions[k].bytes))
+                with = "overlaps another region";
+        if (with) return fail(error, KEEL_E_ARGUMENT, 0, kRegionNames[i], with);
+    }
+    return KEEL_OK;
 }
 
 }  // namespace
@@ -96,12 +106,14 @@ extern "C" {
 
 keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                              const keel_memory* memory_in, keel_engine* out, keel_error* error) {
-    if (!memory_in || !out) return KEEL_E_ARGUMENT;
+    if (!memory_in || !out) return fail(error, KEEL_E_ARGUMENT, 0, !out ? "out" : "memory", "null");
+    KEEL_TRY(check_versioned(memory_in));
     EngineSize size;
-    KEEL_TRY(size_engine(reader, model, config, &size, error));
+    KEEL_TRY(size_engine(reader, model, config, SameFile::kByFingerprint, &size, error));
     keel_memory memory;
     KEEL_TRY(read_versioned(memory_in, &memory));
     Arena arenas[KEEL_REGION_COUNT];
+    keel_region used[KEEL_REGION_COUNT];
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         const keel_region& region = memory.regions[i];
         const uint64_t need = size.arenas[i].used_bytes();
@@ -110,7 +122,14 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         if (reinterpret_cast<uintptr_t>(region.data) % size.arenas[i].region_align() != 0)
             return fail(error, KEEL_E_MEMORY_ALIGN, 0, kRegionNames[i], "region is not aligned as the plan says");
         arenas[i] = Arena(region.data, need);
+        used[i] = {region.data, need};
     }
+    KEEL_TRY(check_apart(used, size.reader, *model, error));
+    uint32_t slot;
+    const keel_status claimed = registry_claim(used, &slot);
+    if (claimed != KEEL_OK)
+        return claimed == KEEL_E_ARGUMENT ? fail(error, claimed, 0, "memory", "some of it belongs to a living engine")
+                                          : fail(error, claimed, 0, "engine", "all engine slots are in use");
     Layout layout;
     Engine* e = nullptr;
     keel_status status = lay_out(size.request(*model, size.layout.load_bytes), arenas, &layout, error);
@@ -125,14 +144,18 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     }
     if (status != KEEL_OK) {
         for (Arena& arena : arenas) arena.release();
+        registry_give_up(slot);
         return status;
     }
-    out->id = e->id;
-    const LowRankChoice& low_rank = e->config.low_rank;
-    if (e->hooks.log && low_rank.given && !low_rank.usable)
-        e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status,
-                     "the W_proj cache is not used: there is no low-rank variant");
-    if (e->hooks.log) e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
+    TryLock lock(&e->advancing);  // the log hook may know the handle, but does not close what calls it
+    out->id = registry_publish(slot, e);
+    if (e->hooks.log) {
+        const LowRankChoice& low_rank = e->config.low_rank;
+        if (low_rank.given && !low_rank.usable)
+            e->hooks.log(e->hooks.user_data, KEEL_LOG_WARN, low_rank.error.status,
+                         "the W_proj cache is not used: there is no low-rank variant");
+        e->hooks.log(e->hooks.user_data, KEEL_LOG_INFO, KEEL_OK, "engine ready");
+    }
     return KEEL_OK;
 }
 
@@ -140,7 +163,13 @@ keel_status keel_engine_close(keel_engine engine) {
     Engine* e = registry_engine(engine.id);
     if (!e) return KEEL_E_HANDLE;
     if (e->advancing.exchange(1, std::memory_order_acquire)) return KEEL_E_BUSY;
-    registry_remove(engine.id);
+    bool used = e->chatting.load() != 0;
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i) used |= e->sessions[i].busy.load() != 0;
+    if (used) {
+        e->advancing.store(0, std::memory_order_release);
+        return KEEL_E_BUSY;
+    }
+    registry_hide(engine.id);
     for (uint32_t i = 0; i < e->config.max_sessions; ++i) e->sessions[i].id.store(0, std::memory_order_release);
     if (e->progress.active) e->backend->drain(e->device);  // what it says no longer matters
     e->backend->close(e->device);
@@ -148,13 +177,24 @@ keel_status keel_engine_close(keel_engine engine) {
     Arena arenas[KEEL_REGION_COUNT];  // the engine lies in one of them
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) arenas[i] = e->arenas[i];
     for (Arena& arena : arenas) arena.release();
+    registry_remove(engine.id);  // from here on the memory may be another engine's
     return KEEL_OK;
+}
+
+keel_status keel_engine_last_error(keel_engine engine, keel_error* out) {
+    Engine* e = registry_engine(engine.id);  // also when poisoned
+    if (!e) return KEEL_E_HANDLE;
+    if (!out) return KEEL_E_ARGUMENT;
+    KEEL_TRY(check_versioned(out));
+    TryLock lock(&e->last_error.taken);
+    if (!lock.held()) return KEEL_E_BUSY;
+    return write_versioned(e->last_error.error, out);
 }
 
 keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
     Engine* e = registry_engine(engine.id);
     if (!e) return KEEL_E_HANDLE;
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     keel_stats stats = {};
     stats.struct_size = sizeof stats;
     for (uint32_t i = 0; i < e->config.max_sessions; ++i)
@@ -164,7 +204,7 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
         stats.regions[i].used_bytes = stats.regions[i].high_water_bytes = e->arenas[i].used_bytes();
         stats.allocations_after_init += e->arenas[i].refused_after_seal();
     }
-    const KvUsage kv = kv_usage(&e->pool);
+    const KvUsage kv = kv_usage(e->pool);
     stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
     stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
     stats.steps = e->steps.load(std::memory_order_relaxed);

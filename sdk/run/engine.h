@@ -2,8 +2,9 @@
 // this. Who may touch what:
 //   - what it shows the backend (Program), weights: written by init, read by everyone after
 //   - step, progress, counters: the thread inside keel_advance (it holds `advancing`)
-//   - pool: any thread, under the pool's lock
-//   - a Session: the one thread that uses it, and keel_advance when it is named there
+//   - pool: any thread, without a lock
+//   - a Session: the one call that holds its `busy`
+// No thread ever waits for another one here: who finds something taken says KEEL_E_BUSY.
 #pragma once
 #include <atomic>
 
@@ -24,6 +25,7 @@ constexpr uint32_t kMaxEngines = 16;
 struct Session {
     std::atomic<uint64_t> id;       // the handle; 0 = free slot
     std::atomic<uint32_t> claimed;  // being opened: no one else may take the slot
+    std::atomic<uint32_t> busy;     // a call uses it, a hook of that call included
     std::atomic<uint32_t> cancel;   // set by keel_cancel, taken by keel_advance
     int32_t* tokens;                // [context]
     uint32_t token_count, computed;
@@ -32,6 +34,11 @@ struct Session {
     int32_t last_sample;  // token of the last draw at position token_count, or -1
     uint32_t fed_from;    // position of the first token of the newest feed
     uint32_t all_logits;  // KEEL_FEED_ALL_LOGITS of the pending tokens
+    uint32_t sample;      // KEEL_FEED_SAMPLE of them
+    // What keel_advance drew from the newest row, or is to draw.
+    enum : uint32_t { kNoDraw, kToDraw, kDrawn } draw;
+    keel_status draw_status;
+    int32_t drawn_token;
     keel_variant variant;
     uint32_t logits_rows;       // valid rows below
     float* logits;              // [logits_rows of config][vocabulary], of Program::logits
@@ -42,8 +49,10 @@ struct Session {
     TokenTree tree;
     SamplerParams sampling;
     TextStream text;
-    void* work;     // sampler work memory
-    uint8_t* mask;  // allowed-token bits
+    void* work;             // sampler work memory
+    uint8_t* mask;          // allowed-token bits
+    uint32_t grammar_from;  // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
+    GrammarWork* grammar_work;
 
     bool has_tree() const { return tree.first != kNoNode; }
     // Tokens that stay whatever becomes of a tree.
@@ -61,6 +70,12 @@ struct StepProgress {
     uint64_t us;    // spent in it so far
 };
 
+// Why the newest refused call was refused. Several threads may write; who finds it taken leaves it.
+struct LastError {
+    std::atomic<uint32_t> taken;
+    keel_error error;
+};
+
 struct PageRange {
     const void* data;
     uint64_t bytes;
@@ -69,14 +84,16 @@ struct PageRange {
 struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
+    uint64_t draw_ns;                 // what the last draw inside keel_advance took
     std::atomic<uint32_t> chatting;   // the work memory of `chat` is in use
-    std::atomic<uint32_t> slots_lock;
     std::atomic<uint32_t> poisoned;
+    LastError last_error;
     const Backend* backend;
     Device* device;
     uint64_t fingerprint;
     Chat chat;
-    uint64_t kv_identity;  // hash of formats and profile: what saved rows were coded with
+    const Grammar* grammar;  // null: none
+    uint64_t kv_identity;    // hash of formats and profile: what saved rows were coded with
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
     PageRange locked[2];  // to unlock at close: the model, the W_proj cache
@@ -95,14 +112,51 @@ struct Engine : Program {
 // Engine ids: (slot + 1) << 56 | serial. Session ids: (slot + 1) << 56 | (session slot + 1) << 48 | serial. Serials of
 // 48 bits never repeat, so a stale handle never resolves.
 uint64_t registry_serial();
-keel_status registry_add(Engine* engine, uint64_t* id);  // KEEL_E_SLOTS_FULL
-void registry_remove(uint64_t id);
+// Takes an engine slot for regions of memory, [KEEL_REGION_COUNT]. KEEL_E_SLOTS_FULL, KEEL_E_ARGUMENT: a living
+// engine, or one that is being made, has some of that memory.
+keel_status registry_claim(const keel_region* regions, uint32_t* slot);
+void registry_give_up(uint32_t slot);
+uint64_t registry_publish(uint32_t slot, Engine* engine);  // the engine's id
+void registry_hide(uint64_t id);                           // the id names nothing any more
+void registry_remove(uint64_t id);                         // and its memory and slot are free
 Engine* registry_engine(uint64_t id);                      // null when stale
 Engine* registry_session(uint64_t id, Session** session);  // null when stale
 
-// Resolve a handle or return KEEL_E_HANDLE / KEEL_E_POISONED.
+// The session a call works on, while it does.
+class SessionUse {
+  public:
+    SessionUse() = default;
+    ~SessionUse() { release(); }
+    SessionUse(const SessionUse&) = delete;
+    SessionUse& operator=(const SessionUse&) = delete;
+    // False when another call uses it: on another thread, or one whose hook this call comes from.
+    bool claim(Session* session) {
+        if (session->busy.exchange(1, std::memory_order_acquire)) return false;
+        session_ = session;
+        return true;
+    }
+    void release() {
+        if (session_) session_->busy.store(0, std::memory_order_release);
+        session_ = nullptr;
+    }
+    operator Session*() const { return session_; }
+    Session* operator->() const { return session_; }
+
+  private:
+    Session* session_ = nullptr;
+};
+
+// Resolve a handle or return KEEL_E_HANDLE / KEEL_E_POISONED, and KEEL_E_BUSY for a session in use.
 keel_status enter(keel_engine handle, Engine** engine);
+keel_status enter(keel_session handle, Engine** engine, SessionUse* session);
+// Without claiming it: for what laboratories look at from hooks.
 keel_status enter(keel_session handle, Engine** engine, Session** session);
+
+// KEEL_E_ARGUMENT, with a detail for keel_engine_last_error: a text, or "7 is not within 0 and 5".
+keel_status bad_argument(Engine* engine, const char* field, const char* reason);
+keel_status bad_range(Engine* engine, const char* field, int64_t value, int64_t low, int64_t high);
+// The same for a detail that another function filled; returns `status`, and keeps none for KEEL_OK.
+keel_status keep_error(Engine* engine, keel_status status, const keel_error& error);
 
 // An internal invariant broke: the engine answers only stats, info and close from now on.
 keel_status poison(Engine* engine, const char* where);
@@ -126,13 +180,22 @@ keel_status upload_kv(Engine* engine, uint64_t to, const void* from, uint64_t by
 keel_status copy_kv(Engine* engine, uint64_t to, uint64_t from, uint64_t bytes);
 keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes);
 
+// ---- grammar_calls.cpp ----
+// Clears the bits of s->mask that the session's grammar does not allow next.
+keel_status apply_grammar(Engine* engine, Session* session);
+
 // ---- advance.cpp ----
+// Copies the rest of a page that kv_make_writable or kv_fork left to be copied, in tiles. KEEL_AGAIN: the deadline would
+// be passed; not before the first tile of a call that has done nothing yet.
+keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // Forgets the active step once the backend has let go of it; its tokens stay pending, and pages taken for them are
 // given back. The caller holds `advancing`. `only`: the one session of the step that the calling thread may use; the
 // others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.
 keel_status abandon_step(Engine* engine, const Session* only);
 
 // ---- session.cpp ----
+// Draws the next token from the newest row.
+keel_status draw_token(Engine* engine, Session* session, int32_t* token);
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
 void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
 // Forgets logits, a tree, and tokens from `tokens` on. The session is not in a step.

@@ -16,8 +16,12 @@ struct EngineSize {
     LayoutRequest request(const keel_model& model, uint64_t load_bytes, const PlanObservers& observers = {}) const;
 };
 
+// How closely the reader is compared with the file that was inspected: by its size, or by fingerprint, which reads the
+// whole header.
+enum class SameFile { kBySize, kByFingerprint };
+
 // Errors as keel_plan.
-keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, EngineSize* out,
-                        keel_error* error);
+keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, SameFile same,
+                        EngineSize* out, keel_error* error);
 
 }  // namespace keel

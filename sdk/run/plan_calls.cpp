@@ -20,13 +20,21 @@ LayoutRequest EngineSize::request(const keel_model& model, uint64_t load_bytes, 
             observers};
 }
 
-keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, EngineSize* out,
-                        keel_error* error) {
-    if (!reader || !model || !config) return KEEL_E_ARGUMENT;
-    if (model->magic != keel_model::kMagic) return KEEL_E_ARGUMENT;
+keel_status size_engine(const keel_reader* reader, const keel_model* model, const keel_config* config, SameFile same,
+                        EngineSize* out, keel_error* error) {
+    if (!reader || !model || !config)
+        return fail(error, KEEL_E_ARGUMENT, 0, !reader ? "reader" : !model ? "model" : "config", "null");
+    if (model->magic != keel_model::kMagic)
+        return fail(error, KEEL_E_ARGUMENT, 0, "model", "not the buffer that keel_inspect filled");
     KEEL_TRY(read_versioned(reader, &out->reader));
-    if (out->reader.size_bytes != model->gguf.file_bytes)
-        return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
+    bool matches = out->reader.size_bytes == model->gguf.file_bytes;
+    if (matches && same == SameFile::kByFingerprint) {
+        uint64_t header_hash, fingerprint;
+        if (gguf_fingerprint(out->reader, model->view(), &header_hash, &fingerprint) != KEEL_OK)
+            return fail(error, KEEL_E_FILE_READ, 0, "reader", "the reader failed");
+        matches = fingerprint == model->gguf.fingerprint;
+    }
+    if (!matches) return fail(error, KEEL_E_FILE_MISMATCH, 0, "reader", "not the file that was inspected");
     KEEL_TRY(resolve_config(config, *model, out->reader, &out->config, &out->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
@@ -58,10 +66,11 @@ constexpr uint32_t kLeastBufferInfo = offsetof(keel_buffer_info, bytes) + sizeof
 // A caller's array, whose elements are as long as the first one says.
 class CallerArray {
   public:
-    CallerArray(void* first, uint32_t capacity, uint32_t least_bytes) : first_(static_cast<uint8_t*>(first)) {
+    CallerArray(void* first, uint32_t capacity, uint32_t least_bytes, size_t known_bytes)
+        : first_(static_cast<uint8_t*>(first)) {
         if (!first || !capacity) return;  // then nothing of it is read
         memcpy(&stride_, first, sizeof stride_);
-        capacity_ = stride_ < least_bytes ? 0 : capacity;
+        capacity_ = stride_ < least_bytes || !plausible_struct_bytes(stride_, known_bytes) ? 0 : capacity;
         usable_ = capacity_ != 0;
     }
     bool usable() const { return usable_; }
@@ -182,7 +191,7 @@ keel_status list_plan(const keel_reader* reader, const keel_model* model, const 
                       keel_error* error) {
     if (!ops.usable() || !buffers.usable()) return KEEL_E_ABI;
     EngineSize size;
-    KEEL_TRY(size_engine(reader, model, config, &size, error));
+    KEEL_TRY(size_engine(reader, model, config, SameFile::kBySize, &size, error));
     Layout layout;
     Listing listing{size, layout.program, ops, buffers};
     const LifetimeObserver lifetimes = {
@@ -221,9 +230,10 @@ extern "C" {
 
 keel_status keel_plan(const keel_reader* reader, const keel_model* model, const keel_config* config,
                       keel_memory_plan* out, keel_error* error) {
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return fail(error, KEEL_E_ARGUMENT, 0, "out", "null");
+    KEEL_TRY(check_versioned(out));
     EngineSize s;
-    KEEL_TRY(size_engine(reader, model, config, &s, error));
+    KEEL_TRY(size_engine(reader, model, config, SameFile::kBySize, &s, error));
     const Program& program = s.layout.program;
     keel_memory_plan p = {};
     p.struct_size = sizeof p;
@@ -265,16 +275,16 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
 
 keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
                           keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error) {
-    if (!count) return KEEL_E_ARGUMENT;
-    return list_plan(reader, model, config, CallerArray(out, capacity, sizeof(uint32_t)), CallerArray(nullptr, 0, 0),
-                     count, nullptr, error);
+    if (!count) return fail(error, KEEL_E_ARGUMENT, 0, "count", "null");
+    return list_plan(reader, model, config, CallerArray(out, capacity, sizeof(uint32_t), sizeof *out),
+                     CallerArray(nullptr, 0, 0, 0), count, nullptr, error);
 }
 
 keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
                               keel_buffer_info* out, uint32_t capacity, uint32_t* count, keel_error* error) {
-    if (!count) return KEEL_E_ARGUMENT;
-    return list_plan(reader, model, config, CallerArray(nullptr, 0, 0), CallerArray(out, capacity, kLeastBufferInfo),
-                     nullptr, count, error);
+    if (!count) return fail(error, KEEL_E_ARGUMENT, 0, "count", "null");
+    return list_plan(reader, model, config, CallerArray(nullptr, 0, 0, 0),
+                     CallerArray(out, capacity, kLeastBufferInfo, sizeof *out), nullptr, count, error);
 }
 
 }  // extern "C"

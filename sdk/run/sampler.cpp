@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "sdk/core/math_f64.h"
@@ -165,12 +166,14 @@ void select_prefix(Candidates& c, Order key, Target target) {
 
     // The undecided are equal in key and so in distance and weight: lowest ids first.
     uint32_t kept = 0;
+    uint64_t weight_of_each = 0;
+    bool weighed = false;
     for (uint32_t i = 0; i < c.count; ++i) {
         const double distance = c.distance[i];
         if (key(distance) == low) {
             if (wanted == 0) continue;
-            const uint64_t w = weigh(distance);
-            wanted = wanted > w ? wanted - w : 0;
+            if (!weighed) weight_of_each = weigh(distance), weighed = true;
+            wanted = wanted > weight_of_each ? wanted - weight_of_each : 0;
             if (keep == Keep::kLastOnly && wanted) continue;
         }
         c.distance[kept] = distance;
@@ -284,6 +287,110 @@ void keep_min_p(Candidates& c, float min_p) {
     c.count = kept;
 }
 
+// ---- the head: most tokens are too improbable to be drawn, and only their total mass has a say ----
+//
+// Tokens up to some distance, the reach, become candidates. The mass of all others, the tail, is estimated in f32, with
+// a bound of its error. Where the targets of the smallest and of the largest possible total lead to the same candidate,
+// the exact total would lead there too; where not, or where the head holds too little, more has to be looked at.
+
+// The error of the estimate is below 1e-5: the f32 distance and its product with log2(e) are within 5e-7 of their value,
+// which matters d-fold in the mass and is 2e-5 at d = 40, where masses end; the polynomial is within 3e-6.
+constexpr double kTailError = 1e-4;
+
+// 2^t for t <= 0, as 2^-126 below that.
+inline float exp2_estimate(float t) {
+    constexpr float kRound = 0x1.8p23f;
+    t = t > -126.f ? t : -126.f;
+    const float rounded = t + kRound, f = t - (rounded - kRound);
+    const float y =
+        1.f + f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * (0.00961813f + f * 0.00133336f))));
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(y) + (std::bit_cast<uint32_t>(rounded) << 23));
+}
+
+// Makes candidates of the tokens at a distance of at most `reach`, give or take 1e-5 of it, of the n values in c.distance.
+// *tail: the estimated sum of exp(-d) over the others. False when they are more than a quarter of all, which is not
+// worth it; the values are gone either way.
+bool take_head(uint32_t n, double largest, double temperature, float reach, Candidates& c, double* tail) {
+    constexpr uint32_t kLanes = 8, kPart = 32;
+    const float per_temperature = static_cast<float>(1.0 / temperature);
+    uint32_t count = 0;
+    *tail = 0;
+    for (uint32_t begin = 0; begin < n; begin += kBlock) {
+        const uint32_t size = n - begin < kBlock ? n - begin : kBlock;
+        const double* value = c.distance + begin;
+        float distance[kBlock], lane[kLanes] = {};
+        for (uint32_t i = 0; i < size; ++i) distance[i] = static_cast<float>(largest - value[i]) * per_temperature;
+        for (uint32_t i = size; i < kBlock; ++i) distance[i] = INFINITY;
+        for (uint32_t i = 0; i < kBlock; i += kLanes)
+            for (uint32_t l = 0; l < kLanes; ++l) {
+                const float mass = exp2_estimate(distance[i + l] * -1.44269504f);
+                lane[l] += distance[i + l] > reach ? mass : 0.f;
+            }
+        for (float sum : lane) *tail += static_cast<double>(sum);
+        for (uint32_t part = 0; part < size; part += kPart) {
+            uint32_t any = 0;  // most parts have none
+            for (uint32_t i = part; i < part + kPart; ++i) any |= distance[i] <= reach;
+            for (uint32_t i = part; any && i < part + kPart; ++i) {
+                if (!(distance[i] <= reach)) continue;
+                c.distance[count] = (largest - value[i]) / temperature;
+                c.ids[count++] = begin + i;
+            }
+        }
+        if (count > n / 4) return false;
+    }
+    c.count = count;
+    return true;
+}
+
+// select_prefix by mass over all n tokens, of which the head is in `c`. False when the head does not tell.
+template <class Target>
+bool select_in_head(Candidates& c, double tail, uint32_t n, float reach, Target target) {
+    u128 largest_target = 0;
+    bool enough = true;
+    select_prefix<Weight::kMass, Keep::kPrefix>(c, ByDistance{}, [&](u128 head) {
+        // A mass is rounded to a whole number, by half a unit at most.
+        const double units = tail * 0x1p52;
+        const u128 least = static_cast<u128>(units * (1 - kTailError)),
+                   most = static_cast<u128>(units * (1 + kTailError)) + n;
+        const u128 smallest_target = target(head + (least > n ? least - n : 0));
+        largest_target = target(head + most);
+        enough = largest_target <= head;
+        return enough ? smallest_target : head;
+    });
+    u128 mass = 0;
+    double farthest = 0;
+    for (uint32_t i = 0; i < c.count; ++i) {
+        mass += mass_of(c.distance[i]);
+        farthest = c.distance[i] > farthest ? c.distance[i] : farthest;
+    }
+    // Nearer than any token outside of the head, whose distances are known to f32 only.
+    return enough && mass >= largest_target && farthest < 0.999 * static_cast<double>(reach);
+}
+
+// Makes candidates of at least k of the n values in c.distance, the first k in candidate order among them: all that are
+// not below the k-th largest of the largest values of kGroups groups. k is at most kGroups / 4, n at least 4 * kGroups.
+constexpr uint32_t kGroups = 1024;
+void take_largest(uint32_t n, uint32_t k, double largest, double temperature, Candidates& c) {
+    static_assert(kGroups * sizeof(double) <= kHistogramBytes);
+    double* const x = c.distance;
+    double* const group = reinterpret_cast<double*>(c.histogram);
+    const uint32_t size = (n + kGroups - 1) / kGroups, groups = (n + size - 1) / size;
+    for (uint32_t g = 0; g < groups; ++g) {
+        double best = -INFINITY;
+        for (uint32_t i = g * size; i < n && i < (g + 1) * size; ++i) best = x[i] > best ? x[i] : best;
+        group[g] = best;
+    }
+    std::nth_element(group, group + (k - 1), group + groups, [](double a, double b) { return a > b; });
+    // Values this little below may be at the same distance, and then the lower id comes first.
+    const double kth = group[k - 1], least = kth == -INFINITY ? kth : kth - (largest - kth) * 1e-12;
+    c.count = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+        if (x[i] < least || x[i] == -INFINITY) continue;
+        c.distance[c.count] = (largest - x[i]) / temperature;
+        c.ids[c.count++] = i;
+    }
+}
+
 // False for NaN.
 bool in_range(float v, float low, float high) {
     return v >= low && v <= high;
@@ -291,27 +398,47 @@ bool in_range(float v, float low, float high) {
 
 }  // namespace
 
-keel_status sampler_check(const SamplerParams& p, uint32_t vocabulary) {
-    const bool good = in_range(p.temperature, 0, FLT_MAX) && in_range(p.top_p, 0, 1) && in_range(p.min_p, 0, 1) &&
-                      in_range(p.typical_p, 0, 1) && p.repetition_penalty > 0 && p.repetition_penalty <= FLT_MAX &&
-                      in_range(p.frequency_penalty, -FLT_MAX, FLT_MAX) &&
-                      in_range(p.presence_penalty, -FLT_MAX, FLT_MAX) && p.bias_count <= kMaxBias &&
-                      p.excluded_count <= kMaxExcluded;
-    if (!good) return KEEL_E_ARGUMENT;
-    for (uint32_t i = 0; i < p.bias_count; ++i)
-        if (static_cast<uint32_t>(p.bias_ids[i]) >= vocabulary || !(p.bias_values[i] < INFINITY))
-            return KEEL_E_ARGUMENT;
+keel_status sampler_check(const SamplerParams& p, uint32_t vocabulary, keel_error* error) {
+    const struct {
+        const char* name;
+        float value, low, high;
+        const char* range;
+    } numbers[] = {
+        {"temperature", p.temperature, 0, FLT_MAX, "not a finite number of at least 0"},
+        {"top_p", p.top_p, 0, 1, "not within 0 and 1"},
+        {"min_p", p.min_p, 0, 1, "not within 0 and 1"},
+        {"typical_p", p.typical_p, 0, 1, "not within 0 and 1"},
+        {"repetition_penalty", p.repetition_penalty, FLT_TRUE_MIN, FLT_MAX, "not a finite number above 0"},
+        {"frequency_penalty", p.frequency_penalty, -FLT_MAX, FLT_MAX, "not a finite number"},
+        {"presence_penalty", p.presence_penalty, -FLT_MAX, FLT_MAX, "not a finite number"},
+    };
+    for (const auto& n : numbers)
+        if (!in_range(n.value, n.low, n.high)) return fail(error, KEEL_E_ARGUMENT, 0, n.name, n.range);
+    if (p.bias_count > kMaxBias) return fail_range(error, "bias_count", p.bias_count, 0, kMaxBias);
+    if (p.excluded_count > kMaxExcluded) return fail_range(error, "excluded_count", p.excluded_count, 0, kMaxExcluded);
+    const int64_t last_id = int64_t{vocabulary} - 1;
+    for (uint32_t i = 0; i < p.bias_count; ++i) {
+        if (static_cast<uint32_t>(p.bias_ids[i]) >= vocabulary)
+            return fail_range(error, "bias_ids", p.bias_ids[i], 0, last_id);
+        if (!(p.bias_values[i] < INFINITY))
+            return fail(error, KEEL_E_ARGUMENT, 0, "bias_values", "one is not a number, or +infinity");
+    }
     for (uint32_t i = 0; i < p.excluded_count; ++i)
-        if (static_cast<uint32_t>(p.excluded_ids[i]) >= vocabulary) return KEEL_E_ARGUMENT;
+        if (static_cast<uint32_t>(p.excluded_ids[i]) >= vocabulary)
+            return fail_range(error, "excluded_ids", p.excluded_ids[i], 0, last_id);
     return KEEL_OK;
 }
 
-keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out) {
+keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out, keel_error* error) {
     keel_sampling s = {};
     if (source) KEEL_TRY(read_versioned(source, &s));
-    if (s.bias_count > kMaxBias || s.excluded_count > kMaxExcluded ||
-        (s.bias_count && (!s.bias_ids || !s.bias_values)) || (s.excluded_count && !s.excluded_ids))
-        return KEEL_E_ARGUMENT;
+    if (s.bias_count > kMaxBias) return fail_range(error, "bias_count", s.bias_count, 0, kMaxBias);
+    if (s.excluded_count > kMaxExcluded) return fail_range(error, "excluded_count", s.excluded_count, 0, kMaxExcluded);
+    if (s.bias_count && (!s.bias_ids || !s.bias_values))
+        return fail(error, KEEL_E_ARGUMENT, 0, s.bias_ids ? "bias_values" : "bias_ids",
+                    "null, though bias_count is not 0");
+    if (s.excluded_count && !s.excluded_ids)
+        return fail(error, KEEL_E_ARGUMENT, 0, "excluded_ids", "null, though excluded_count is not 0");
     SamplerParams p;
     memset(&p, 0, sizeof p);  // saved byte by byte
     p.temperature = s.temperature;
@@ -329,7 +456,7 @@ keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, Sample
     p.excluded_count = s.excluded_count;
     for (uint32_t i = 0; i < s.bias_count; ++i) p.bias_ids[i] = s.bias_ids[i], p.bias_values[i] = s.bias_values[i];
     for (uint32_t i = 0; i < s.excluded_count; ++i) p.excluded_ids[i] = s.excluded_ids[i];
-    KEEL_TRY(sampler_check(p, vocabulary));
+    KEEL_TRY(sampler_check(p, vocabulary, error));
     *out = p;
     return KEEL_OK;
 }
@@ -338,8 +465,10 @@ uint64_t sampler_work_bytes(uint32_t vocabulary) {
     return kHistogramBytes + round64(uint64_t{vocabulary} * 8) + round64(uint64_t{vocabulary} * 4);
 }
 
-keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* work, int32_t* token) {
-    Candidates c(work, in.vocabulary);
+namespace {
+
+// Values of all tokens after bias, masks and penalties, in c.distance.
+keel_status adjust(const SamplerParams& p, const SamplerInput& in, Candidates& c) {
     double* const x = c.distance;
     if (!widen(in.logits, in.vocabulary, x)) return KEEL_E_NUMERIC;
     for (uint32_t i = 0; i < p.bias_count; ++i) x[p.bias_ids[i]] += static_cast<double>(p.bias_values[i]);
@@ -348,40 +477,93 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
         for (uint32_t i = 0; i < in.end_count; ++i)
             if (static_cast<uint32_t>(in.end_ids[i]) < in.vocabulary) x[in.end_ids[i]] = -INFINITY;
     if (in.mask) apply_mask(in.mask, in.vocabulary, x);
-    KEEL_TRY(apply_penalties(p, in, c.ids, x));
+    return apply_penalties(p, in, c.ids, x);
+}
 
-    const Largest top = find_largest(x, in.vocabulary);
+// Makes candidates of all values in c.distance that are not -inf.
+void take_all(uint32_t n, double largest, double temperature, Candidates& c) {
+    double* const x = c.distance;
+    for (uint32_t i = 0; i < n; ++i) x[i] = (largest - x[i]) / temperature;
+    for (uint32_t i = 0; i < n; ++i) c.ids[i] = i;
+    uint32_t count = 0;
+    while (count < n && x[count] != INFINITY) ++count;
+    for (uint32_t i = count; i < n; ++i) {
+        x[count] = x[i];
+        c.ids[count] = i;
+        count += x[i] != INFINITY;
+    }
+    c.count = count;
+}
+
+// Leaves the last one in candidate order.
+void keep_last(Candidates& c) {
+    uint32_t last = 0;
+    for (uint32_t i = 1; i < c.count; ++i)
+        if (c.distance[i] >= c.distance[last]) last = i;  // ids ascend
+    c.distance[0] = c.distance[last];
+    c.ids[0] = c.ids[last];
+    c.count = 1;
+}
+
+}  // namespace
+
+keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* work, int32_t* token) {
+    Candidates c(work, in.vocabulary);
+    const uint32_t n = in.vocabulary;
+    KEEL_TRY(adjust(p, in, c));
+    const Largest top = find_largest(c.distance, n);
     if (top.value == -INFINITY) return KEEL_E_NUMERIC;
     if (p.temperature == 0) {
         *token = static_cast<int32_t>(top.id);
         return KEEL_OK;
     }
 
-    const double temperature = p.temperature;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < in.vocabulary; ++i) {
-        const double v = x[i];
-        x[count] = (top.value - v) / temperature;
-        c.ids[count] = i;
-        count += v != -INFINITY;
-    }
-    c.count = count;
-    if (p.top_k && p.top_k < c.count)
-        select_prefix<Weight::kCount, Keep::kPrefix>(c, ByDistance{}, [&](u128) { return u128{p.top_k}; });
-    if (p.typical_p < 1) keep_typical(c, p.typical_p);
-    if (p.top_p < 1)
-        select_prefix<Weight::kMass, Keep::kPrefix>(c, ByDistance{},
-                                                    [&](u128 sum) { return ceil_fraction(p.top_p, sum); });
-    if (p.min_p > 0) keep_min_p(c, p.min_p);
-
     const uint32_t counter[4] = {in.history_count, 0, 0, 0};
     uint32_t random[4];
     philox4x32(p.seed, counter, random);
     const uint64_t uniform = uint64_t{random[1]} << 32 | random[0];
-    select_prefix<Weight::kMass, Keep::kLastOnly>(c, ByDistance{}, [=](u128 sum) {
+    const auto draw_target = [=](u128 sum) {
         const u128 low = (u128{static_cast<uint64_t>(sum)} * uniform) >> 64;
         return (sum >> 64) * uniform + low + 1;  // floor(sum * uniform / 2^64) + 1
-    });
+    };
+    const auto top_p_target = [&](u128 sum) { return ceil_fraction(p.top_p, sum); };
+
+    const double temperature = p.temperature;
+    const bool top_k = p.top_k && p.top_k < n, typical = p.typical_p < 1, top_p = p.top_p<1, min_p = p.min_p> 0;
+    enum { kValues, kCandidates, kTopP, kDrawn } done = kValues;  // what c holds
+    if (n < 4 * kGroups || temperature < 1e-30) {
+        // Nothing to gain, or f32 does not hold what take_head divides by.
+    } else if (top_k) {
+        if (p.top_k <= kGroups / 4) take_largest(n, p.top_k, top.value, temperature, c), done = kCandidates;
+    } else if (!typical) {
+        const bool all_above = min_p && !top_p;  // where the reach of keep_min_p is known: no total is needed
+        const double min_p_reach = all_above && p.min_p > 1e-8f ? 3.0 - log_f64(p.min_p) : 100.0;
+        for (const float reach : {10.f, 24.f}) {
+            if (all_above && min_p_reach > static_cast<double>(reach)) continue;
+            double tail;
+            const bool taken = take_head(n, top.value, temperature, reach, c, &tail);
+            if (taken && all_above)
+                done = kCandidates;
+            else if (taken && top_p)
+                done = select_in_head(c, tail, n, reach, top_p_target) ? kTopP : kValues;
+            else if (taken)
+                done = select_in_head(c, tail, n, reach, draw_target) ? kDrawn : kValues;
+            if (done != kValues) break;
+            KEEL_TRY(adjust(p, in, c));
+            if (!taken) break;
+        }
+    }
+    if (done == kValues) take_all(n, top.value, temperature, c);
+    if (done == kDrawn) {
+        keep_last(c);
+    } else {
+        if (top_k && p.top_k < c.count)
+            select_prefix<Weight::kCount, Keep::kPrefix>(c, ByDistance{}, [&](u128) { return u128{p.top_k}; });
+        if (typical) keep_typical(c, p.typical_p);
+        if (top_p && done != kTopP) select_prefix<Weight::kMass, Keep::kPrefix>(c, ByDistance{}, top_p_target);
+        if (min_p) keep_min_p(c, p.min_p);
+        select_prefix<Weight::kMass, Keep::kLastOnly>(c, ByDistance{}, draw_target);
+    }
     *token = static_cast<int32_t>(c.ids[0]);
     return KEEL_OK;
 }

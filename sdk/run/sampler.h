@@ -26,9 +26,10 @@ struct SamplerParams {
 // KEEL_E_ABI from struct_size. KEEL_E_ARGUMENT: a NaN; temperature or repetition_penalty negative or infinite; top_p,
 // min_p or typical_p outside [0, 1]; an infinite penalty; a bias of +inf; an id outside the vocabulary; a count over
 // its limit or without its array; reserved not 0.
-keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out);
+keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, SamplerParams* out,
+                        keel_error* error = nullptr);
 // The same checks for parameters from a saved session: KEEL_E_ARGUMENT, or KEEL_OK and sampler_draw may use them.
-keel_status sampler_check(const SamplerParams& params, uint32_t vocabulary);
+keel_status sampler_check(const SamplerParams& params, uint32_t vocabulary, keel_error* error = nullptr);
 
 struct SamplerInput {
     const float* logits;  // vocabulary floats, not modified

@@ -11,28 +11,30 @@ void reset_session(Session* s) {
     s->token_count = s->computed = s->sampled = s->fed_from = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
     s->variant = KEEL_VARIANT_DENSE;
+    s->grammar_from = KEEL_GRAMMAR_OFF;
     s->tree.first = kNoNode;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
+    s->kv.copy_id = kNoPage;
+    s->sample = 0;
+    s->draw = Session::kNoDraw;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
 }
 
 // Claims a free slot: the caller fills it and then publishes its id.
 Session* claim_slot(Engine* e, uint64_t* id) {
-    while (e->slots_lock.exchange(1, std::memory_order_acquire)) {
-    }
-    Session* found = nullptr;
-    for (uint32_t i = 0; i < e->config.max_sessions && !found; ++i) {
+    for (uint32_t i = 0; i < e->config.max_sessions; ++i) {
         Session* s = &e->sessions[i];
-        if (s->claimed.load(std::memory_order_acquire) || s->id.load(std::memory_order_acquire)) continue;
-        s->claimed.store(1, std::memory_order_relaxed);
-        *id = (e->id & uint64_t{0xff} << 56) | uint64_t{i + 1} << 48 | registry_serial();
-        found = s;
+        if (s->id.load(std::memory_order_acquire) || s->claimed.exchange(1, std::memory_order_acquire)) continue;
+        if (s->id.load(std::memory_order_acquire) == 0) {
+            *id = (e->id & uint64_t{0xff} << 56) | uint64_t{i + 1} << 48 | registry_serial();
+            return s;
+        }
+        s->claimed.store(0, std::memory_order_release);  // another thread opened it meanwhile
     }
-    e->slots_lock.store(0, std::memory_order_release);
-    return found;
+    return nullptr;
 }
 
 void publish_slot(Session* s, uint64_t id) {
@@ -61,9 +63,9 @@ keel_status leave_step(Engine* e, Session* s) {
 keel_status view_row(keel_session session, uint32_t row, float* Session::*table, uint32_t ModelSpec::*columns,
                      const float** view, uint32_t* width) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!view) return KEEL_E_ARGUMENT;
+    if (!view) return bad_argument(e, "view", "null");
     if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
     *view = s->*table + uint64_t{row} * (e->spec.*columns);
     if (width) *width = e->spec.*columns;
@@ -84,9 +86,26 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
 
 }  // namespace
 
+keel_status draw_token(Engine* e, Session* s, int32_t* token) {
+    const uint8_t* mask = nullptr;
+    const bool held = s->grammar_from != KEEL_GRAMMAR_OFF;
+    if (held || e->hooks.allowed_tokens) memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
+    if (e->hooks.allowed_tokens) {
+        e->hooks.allowed_tokens(e->hooks.user_data, {s->id.load(std::memory_order_relaxed)}, s->tokens, s->token_count,
+                                s->mask, e->spec.vocabulary);
+        mask = s->mask;
+    }
+    if (held) {
+        KEEL_TRY(apply_grammar(e, s));
+        mask = s->mask;
+    }
+    return sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, token);
+}
+
 void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
     const bool drawn = tokens[0] == s->last_sample;
     s->fed_from = s->token_count;
+    s->draw = Session::kNoDraw;
     for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
     s->sampled += drawn;
     memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
@@ -106,6 +125,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     if (s->fed_from > tokens) s->fed_from = tokens;
     s->last_sample = -1;
     s->logits_rows = 0;
+    s->draw = Session::kNoDraw;
     kv_truncate(&e->pool, &s->kv, s->computed);
     if (tokens == 0) s->f16_window.oldest_page = 0;
 }
@@ -119,10 +139,12 @@ extern "C" {
 keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_in, keel_session* out) {
     Engine* e;
     KEEL_TRY(enter(engine, &e));
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     keel_session_desc desc = {};
     if (desc_in) KEEL_TRY(read_versioned(desc_in, &desc));
-    if (desc.reserved_pages > kv_pages_for(e->config.context_tokens)) return KEEL_E_ARGUMENT;
+    if (desc.reserved_pages > kv_pages_for(e->config.context_tokens))
+        return bad_range(e, "desc.reserved_pages", static_cast<int64_t>(desc.reserved_pages), 0,
+                         kv_pages_for(e->config.context_tokens));
     uint64_t id;
     Session* s = claim_slot(e, &id);
     if (!s) return KEEL_E_SLOTS_FULL;
@@ -136,30 +158,35 @@ keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_
 }
 
 keel_status keel_session_close(keel_session session) {
-    Engine* e;
     Session* s;
-    e = registry_session(session.id, &s);  // also when poisoned
+    Engine* e = registry_session(session.id, &s);  // also when poisoned
     if (!e) return KEEL_E_HANDLE;
-    if (leave_step(e, s) == KEEL_E_BUSY) return KEEL_E_BUSY;
+    SessionUse use;
+    if (!use.claim(s) || leave_step(e, s) == KEEL_E_BUSY) return KEEL_E_BUSY;
     kv_release(&e->pool, &s->kv);
+    use.release();  // the slot's next session begins unused
     s->id.store(0, std::memory_order_release);
     return KEEL_OK;
 }
 
 keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if ((!tokens && count) || (flags & ~uint32_t{KEEL_FEED_ALL_LOGITS})) return KEEL_E_ARGUMENT;
+    if (!tokens && count) return bad_argument(e, "tokens", "null, though count is not 0");
+    constexpr uint32_t kFlags = KEEL_FEED_ALL_LOGITS | KEEL_FEED_SAMPLE;
+    if (flags & ~kFlags) return bad_range(e, "flags", flags, 0, kFlags);
     if (s->in_step) return KEEL_E_BUSY;
-    for (uint32_t i = 0; i < count; ++i)
-        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary) return KEEL_E_ARGUMENT;
     if (count > e->config.context_tokens - s->token_count) return KEEL_E_CONTEXT_FULL;
+    for (uint32_t i = 0; i < count; ++i)
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary)
+            return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
     if (count == 0) return KEEL_OK;
     if (s->has_tree()) return KEEL_E_STATE;
-    if (s->token_count != s->computed && s->all_logits != (flags & KEEL_FEED_ALL_LOGITS)) return KEEL_E_STATE;
+    if (s->token_count != s->computed && (s->all_logits | s->sample) != flags) return KEEL_E_STATE;
     append_tokens(e, s, tokens, count);
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
+    s->sample = flags & KEEL_FEED_SAMPLE;
     return KEEL_OK;
 }
 
@@ -168,7 +195,7 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     Session* s;
     e = registry_session(session.id, &s);
     if (!e) return KEEL_E_HANDLE;
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     keel_session_info info = {};
     info.struct_size = sizeof info;
     info.token_count = s->token_count;
@@ -183,9 +210,10 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
 
 keel_status keel_session_set_variant(keel_session session, keel_variant variant) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK) return KEEL_E_ARGUMENT;
+    if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK)
+        return bad_range(e, "variant", variant, KEEL_VARIANT_DENSE, KEEL_VARIANT_LOW_RANK);
     if (e->plan.variant[variant].count == 0) return KEEL_E_STATE;
     if (s->in_step) return KEEL_E_BUSY;
     s->variant = variant;
@@ -202,9 +230,11 @@ keel_status keel_session_hidden(keel_session session, uint32_t row, const float*
 
 keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t* ids, float* logprobs) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!ids || !logprobs || n == 0 || n > kMaxLogprobs || n > e->spec.vocabulary) return KEEL_E_ARGUMENT;
+    if (!ids || !logprobs) return bad_argument(e, !ids ? "ids" : "logprobs", "null");
+    const uint32_t most = kMaxLogprobs < e->spec.vocabulary ? kMaxLogprobs : e->spec.vocabulary;
+    if (n == 0 || n > most) return bad_range(e, "n", n, 1, most);
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
     return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work,
                         ids, logprobs);
@@ -212,29 +242,26 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
 
 keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     SamplerParams params = {};
-    KEEL_TRY(sampler_set(sampling, e->spec.vocabulary, &params));
+    keel_error error = {};
+    error.struct_size = sizeof error;
+    KEEL_TRY(keep_error(e, sampler_set(sampling, e->spec.vocabulary, &params, &error), error));
     s->sampling = params;
+    s->draw = Session::kNoDraw;
     return KEEL_OK;
 }
 
 keel_status keel_session_sample(keel_session session, int32_t* token) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!token) return KEEL_E_ARGUMENT;
+    if (!token) return bad_argument(e, "token", "null");
     if (s->has_tree()) return KEEL_E_STATE;
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
-    const uint8_t* mask = nullptr;
-    if (e->hooks.allowed_tokens) {
-        memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
-        e->hooks.allowed_tokens(e->hooks.user_data, session, s->tokens, s->token_count, s->mask, e->spec.vocabulary);
-        mask = s->mask;
-    }
-    int32_t drawn;
-    KEEL_TRY(sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, &drawn));
+    int32_t drawn = s->drawn_token;
+    KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, &drawn));
     s->last_sample = drawn;
     *token = drawn;
     return KEEL_OK;
@@ -242,22 +269,25 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
 
 keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (tokens > s->settled()) return KEEL_E_ARGUMENT;
+    if (tokens > s->settled()) return bad_range(e, "tokens", tokens, 0, s->settled());
     if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     if (tokens < s->token_count) rewind_session(e, s, tokens);
+    if (s->grammar_from < KEEL_GRAMMAR_NEXT && tokens < s->grammar_from) s->grammar_from = tokens;
     text_stream_truncate(&s->text, e->tokenizer, s->tokens, tokens);
     return KEEL_OK;
 }
 
 keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (from > to || to > s->computed || to > s->settled()) return KEEL_E_ARGUMENT;
+    const uint32_t settled = s->computed < s->settled() ? s->computed : s->settled();
+    if (to > settled) return bad_range(e, "to", to, 0, settled);
+    if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
     const uint32_t first = kv_pages_for(from), last = to / kPageTokens;  // sinks are read from rows of their own
     const uint32_t pages = first < last ? kv_evict(&e->pool, &s->kv, first, last) : 0;
@@ -267,9 +297,9 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
 
 keel_status keel_session_fork(keel_session session, keel_session* out) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!out) return KEEL_E_ARGUMENT;
+    if (!out) return bad_argument(e, "out", "null");
     if (s->in_step) return KEEL_E_BUSY;
     uint64_t id;
     Session* copy = claim_slot(e, &id);
@@ -278,7 +308,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
     keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, computed);
-    if (status == KEEL_E_POISONED) poison(e, "the backend did not copy a page");
+    StepLimits no_limits = {};
+    if (status == KEEL_OK) status = copy_page(e, &copy->kv, &no_limits);
     if (status == KEEL_OK && e->f16_window.session_bytes)
         status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
                          e->f16_window.session_bytes);
@@ -294,6 +325,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->last_sample = s->last_sample;
         copy->all_logits = s->has_tree() ? 0 : s->all_logits;
         copy->variant = s->variant;
+        copy->grammar_from = s->grammar_from;
         copy->logits_rows = logits_rows;
         copy->sampling = s->sampling;
         copy->fed_from = s->fed_from < tokens ? s->fed_from : tokens;

@@ -189,9 +189,9 @@ extern "C" {
 
 keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!bytes) return KEEL_E_ARGUMENT;
+    if (!bytes) return bad_argument(e, "bytes", "null");
     if (s->has_tree()) return KEEL_E_STATE;
     *bytes = make_header(*e, *s).total_bytes;
     return KEEL_OK;
@@ -199,9 +199,9 @@ keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
 
 keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes, uint64_t* written_bytes) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!dst || !written_bytes) return KEEL_E_ARGUMENT;
+    if (!dst || !written_bytes) return bad_argument(e, !dst ? "dst" : "written_bytes", "null");
     if (s->in_step) return KEEL_E_BUSY;
     if (s->has_tree()) return KEEL_E_STATE;
     const SavedHeader h = make_header(*e, *s);
@@ -246,9 +246,9 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
 
 keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (!src) return KEEL_E_ARGUMENT;
+    if (!src) return bad_argument(e, "src", "null");
     if (s->in_step) return KEEL_E_BUSY;
     const uint8_t* in = static_cast<const uint8_t*>(src);
     SavedHeader h;
@@ -319,6 +319,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->f16_window.oldest_page = h.oldest_page;
     kv_f16_window_advance(e->f16_window, &s->f16_window, kv_pages_for(h.computed));
     s->sampling = sampling;
+    s->sample = 0;
+    s->draw = Session::kNoDraw;
     s->text = text;
     s->tree.first = kNoNode;
     s->token_count = s->fed_from = h.token_count;

@@ -45,7 +45,7 @@ keel_status move_row(Engine* e, const Session& s, uint32_t to, uint32_t from) {
 
 keel_status session_feed_tree(keel_session session, const int32_t* tokens, const uint32_t* parents, uint32_t count) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!tokens || !parents || count == 0 || count > kMaxTreeNodes || count > e->config.chunk_tokens)
         return KEEL_E_ARGUMENT;
@@ -67,12 +67,14 @@ keel_status session_feed_tree(keel_session session, const int32_t* tokens, const
     s->token_count += count;
     s->logits_rows = 0;
     s->all_logits = KEEL_FEED_ALL_LOGITS;
+    s->sample = 0;
+    s->draw = Session::kNoDraw;
     return KEEL_OK;
 }
 
 keel_status session_accept(keel_session session, const uint32_t* path, uint32_t count) {
     Engine* e;
-    Session* s;
+    SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!path || count == 0) return KEEL_E_ARGUMENT;
     if (s->in_step) return KEEL_E_BUSY;

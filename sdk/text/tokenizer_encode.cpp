@@ -164,12 +164,16 @@ void Encoder::pair_up(uint32_t left) {
             }
         } else if (a.id >= 0 && b.id >= 0) {
             const uint32_t x = static_cast<uint32_t>(a.id), y = static_cast<uint32_t>(b.id);
-            uint32_t slot = first_slot(static_cast<uint32_t>(merge_hash(x, y) >> 32), t_.merge_slots);
-            for (; t_.merges[slot].result_plus_1 != 0; slot = slot + 1 == t_.merge_slots ? 0 : slot + 1)
-                if (t_.merges[slot].left == x && t_.merges[slot].right == y) {
-                    a.merged_id = static_cast<int32_t>(t_.merges[slot].result_plus_1 - 1);
-                    return heap_set(left, t_.merges[slot].rank);
-                }
+            const MergeSlot* found = nullptr;
+            probe(static_cast<uint32_t>(merge_hash(x, y) >> 32), t_.merge_slots, t_.longest_merge, [&](uint32_t slot) {
+                const MergeSlot& m = t_.merges[slot];
+                if (m.result_plus_1 && m.left == x && m.right == y) found = &m;
+                return found || m.result_plus_1 == 0;
+            });
+            if (found) {
+                a.merged_id = static_cast<int32_t>(found->result_plus_1 - 1);
+                return heap_set(left, found->rank);
+            }
         }
     }
     heap_remove(left);

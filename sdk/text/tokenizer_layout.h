@@ -35,12 +35,14 @@ constexpr bool is_hidden(uint8_t type) {
     return type == kTokenControl || type == kTokenUnknown;
 }
 
-// Open addressing with linear probing; a slot is 32 hash bits << 32 | id + 1, and 0 is free. Two thirds full at most. A
-// chain longer than kMaxProbes does not occur with honest input, so it is refused when the table is built.
-constexpr uint32_t kMaxProbes = 1024;
+// Open addressing with linear probing, two thirds full at most. The entry that lies farthest from its first slot is
+// remembered: no look-up goes farther, however long the row of full slots is that a file was made to have. Honest
+// vocabularies stay below 100, with 2^24 entries below 150; a file beyond the limit is refused.
+constexpr uint32_t kMaxDisplacement = 255;
 struct PieceTable {
-    uint64_t* slots;
+    uint64_t* slots;  // 32 hash bits << 32 | id + 1; 0 is free
     uint32_t slot_count;
+    uint32_t longest;  // displacement
 };
 
 // A slot of the merge table; result 0 with left 0 and right 0 would be a valid merge, so `used` tells.
@@ -83,10 +85,10 @@ struct Tokenizer {
     const uint8_t* types;     // TokenType
     const float* scores;      // SentencePiece
     PieceTable pieces, specials;
-    const MergeSlot* merges;  // byte-level
-    uint32_t merge_slots;
-    const uint64_t* joins;  // a bloom filter over element pairs, for bytes an exact table
-    uint32_t join_mask;     // bits - 1, a power of two less one
+    const MergeSlot* merges;              // byte-level
+    uint32_t merge_slots, longest_merge;  // the latter a displacement
+    const uint64_t* joins;                // a bloom filter over element pairs, for bytes an exact table
+    uint32_t join_mask;                   // bits - 1, a power of two less one
     uint32_t special_length_count;
     uint16_t special_lengths[kMaxPieceBytes];  // lengths specials have, ascending
     uint64_t special_first[4];                 // bit b: a special begins with byte b
@@ -105,6 +107,16 @@ inline const char* token_text(const Tokenizer& t, uint32_t id, uint32_t* bytes) 
 // Where a 32-bit hash begins probing.
 inline uint32_t first_slot(uint32_t hash, uint32_t slots) {
     return static_cast<uint32_t>((uint64_t{hash} * slots) >> 32);
+}
+
+// Calls stop(slot) for the slots in which an entry of this hash may lie, in order, until it returns true. Displacement
+// of that slot, or longest + 1.
+template <class Stop>
+uint32_t probe(uint32_t hash, uint32_t slots, uint32_t longest, Stop stop) {
+    uint32_t slot = first_slot(hash, slots), displacement = 0;
+    for (; displacement <= longest && !stop(slot); ++displacement)
+        if (++slot == slots) slot = 0;
+    return displacement;
 }
 
 // Id of the token with this text, hash = hash64(text), or -1.

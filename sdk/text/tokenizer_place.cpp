@@ -353,8 +353,8 @@ keel_status Builder::place(Tokenizer** out) {
     t_->offsets = offset_table_;
     t_->types = type_table_;
     t_->scores = score_table_;
-    t_->pieces = {pieces, static_cast<uint32_t>(piece_slots)};
-    t_->specials = {specials, static_cast<uint32_t>(special_slots)};
+    t_->pieces = {pieces, static_cast<uint32_t>(piece_slots), 0};
+    t_->specials = {specials, static_cast<uint32_t>(special_slots), 0};
     t_->merges = merge_table_;
     t_->merge_slots = static_cast<uint32_t>(merge_slots);
     t_->joins = join_table_;
@@ -429,20 +429,20 @@ keel_status Builder::insert(PieceTable& table, uint32_t id, const char* key) {
     uint32_t bytes;
     const char* const text = token_text(*t_, id, &bytes);
     const uint64_t hash = hash64(text, bytes);
-    uint32_t slot = first_slot(static_cast<uint32_t>(hash >> 32), table.slot_count);
-    for (uint32_t probe = 0; probe < kMaxProbes; ++probe) {
-        uint64_t& entry = table.slots[slot];
-        if (entry == 0) {
-            entry = (hash & UINT32_MAX) << 32 | (id + 1);
-            return KEEL_OK;
-        }
-        uint32_t other_bytes;
-        const char* const other = token_text(*t_, static_cast<uint32_t>(entry) - 1, &other_bytes);
-        if (entry >> 32 == (hash & UINT32_MAX) && other_bytes == bytes && memcmp(other, text, bytes) == 0)
-            return KEEL_OK;
-        if (++slot == table.slot_count) slot = 0;
-    }
-    return array_fail(key, tokens_, KEEL_E_FILE_LIMIT, "the texts are made to collide");
+    const uint32_t at =
+        probe(static_cast<uint32_t>(hash >> 32), table.slot_count, kMaxDisplacement, [&](uint32_t slot) {
+            uint64_t& entry = table.slots[slot];
+            if (entry == 0) {
+                entry = (hash & UINT32_MAX) << 32 | (id + 1);
+                return true;
+            }
+            uint32_t other_bytes;
+            const char* const other = token_text(*t_, static_cast<uint32_t>(entry) - 1, &other_bytes);
+            return entry >> 32 == (hash & UINT32_MAX) && other_bytes == bytes && memcmp(other, text, bytes) == 0;
+        });
+    if (at > kMaxDisplacement) return array_fail(key, tokens_, KEEL_E_FILE_LIMIT, "the texts are made to collide");
+    if (at > table.longest) table.longest = at;
+    return KEEL_OK;
 }
 
 void Builder::join(uint32_t left, uint32_t right) {
@@ -500,17 +500,19 @@ keel_status Builder::fill_scores() {
 
 // Of two merges of one pair the first counts, as in the rank order.
 keel_status Builder::insert_merge(uint32_t left, uint32_t right, uint32_t rank, uint32_t result) {
-    uint32_t slot = first_slot(static_cast<uint32_t>(merge_hash(left, right) >> 32), t_->merge_slots);
-    for (uint32_t probe = 0; probe < kMaxProbes; ++probe) {
+    const uint32_t hash = static_cast<uint32_t>(merge_hash(left, right) >> 32);
+    const uint32_t at = probe(hash, t_->merge_slots, kMaxDisplacement, [&](uint32_t slot) {
         MergeSlot& entry = merge_table_[slot];
         if (entry.result_plus_1 == 0) {
             entry = {left, right, rank, result + 1};
-            return KEEL_OK;
+            return true;
         }
-        if (entry.left == left && entry.right == right) return KEEL_OK;
-        if (++slot == t_->merge_slots) slot = 0;
-    }
-    return array_fail(kMergesKey, merges_, KEEL_E_FILE_LIMIT, "the merges are made to collide");
+        return entry.left == left && entry.right == right;
+    });
+    if (at > kMaxDisplacement)
+        return array_fail(kMergesKey, merges_, KEEL_E_FILE_LIMIT, "the merges are made to collide");
+    if (at > t_->longest_merge) t_->longest_merge = at;
+    return KEEL_OK;
 }
 
 // A merge is two spelled tokens and a space between. One whose parts or whole are no tokens can never take part in an
@@ -578,17 +580,18 @@ void Builder::check_unknown() {
 }  // namespace
 
 int32_t find_piece(const Tokenizer& t, const PieceTable& table, uint64_t hash, const char* text, size_t bytes) {
-    uint32_t slot = first_slot(static_cast<uint32_t>(hash >> 32), table.slot_count);
-    for (uint64_t entry; (entry = table.slots[slot]) != 0;) {
-        if (entry >> 32 == (hash & UINT32_MAX)) {
-            const uint32_t id = static_cast<uint32_t>(entry) - 1;
-            uint32_t id_bytes;
-            const char* const id_text = token_text(t, id, &id_bytes);
-            if (id_bytes == bytes && memcmp(id_text, text, bytes) == 0) return static_cast<int32_t>(id);
-        }
-        if (++slot == table.slot_count) slot = 0;
-    }
-    return -1;
+    int32_t found = -1;
+    probe(static_cast<uint32_t>(hash >> 32), table.slot_count, table.longest, [&](uint32_t slot) {
+        const uint64_t entry = table.slots[slot];
+        if (entry == 0) return true;
+        if (entry >> 32 != (hash & UINT32_MAX)) return false;
+        const uint32_t id = static_cast<uint32_t>(entry) - 1;
+        uint32_t id_bytes;
+        const char* const id_text = token_text(t, id, &id_bytes);
+        if (id_bytes == bytes && memcmp(id_text, text, bytes) == 0) found = static_cast<int32_t>(id);
+        return found >= 0;
+    });
+    return found;
 }
 
 keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, const PreTokenizer* pre,

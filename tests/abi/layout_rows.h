@@ -38,6 +38,7 @@ const keel_layout_row KEEL_LAYOUT[] = {
     S(keel_hooks) F(keel_hooks, struct_size) F(keel_hooks, reserved) F(keel_hooks, user_data) F(keel_hooks, log)
         F(keel_hooks, progress) F(keel_hooks, fault) F(keel_hooks, parallel_for) F(keel_hooks, allowed_tokens)
         F(keel_hooks, strftime_now)
+    S(keel_grammar_options) F(keel_grammar_options, struct_size) F(keel_grammar_options, json_schema)
     S(keel_part) F(keel_part, struct_size) F(keel_part, kind) F(keel_part, reader) F(keel_part, options)
     S(keel_config) F(keel_config, struct_size) F(keel_config, api_version) F(keel_config, context_tokens)
         F(keel_config, max_sessions) F(keel_config, kv_pages) F(keel_config, chunk_tokens) F(keel_config, logits_rows)

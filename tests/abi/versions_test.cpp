@@ -20,6 +20,8 @@ using keel_test::check;
 using keel_test::sized;
 
 const std::string kModel = keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf");
+// How far beyond this library's size no struct_size lies, however new the caller, and room behind it to see that.
+constexpr size_t kNoSizes[] = {257, 2000, 60000, 0x7fffffff}, kFar = 4096;
 constexpr size_t kExtra = 16;  // bytes of a longer struct, and garbage behind a shorter one
 
 // Room for a struct of any version, aligned as the caller's.
@@ -96,6 +98,12 @@ void check_read(const char* type, const T& good, const std::function<Outcome(con
         set_size(bytes.data(), size);
         EXPECT_EQ(call(reinterpret_cast<const T*>(bytes.data())).status, KEEL_E_ABI) << size;
     }
+    for (const size_t size : kNoSizes) {
+        Bytes bytes(sizeof(T) + kFar, 0);
+        memcpy(bytes.data(), &good, sizeof(T));
+        set_size(bytes.data(), sizeof(T) + size);
+        EXPECT_EQ(call(reinterpret_cast<const T*>(bytes.data())).status, KEEL_E_ABI) << "not set: " << size;
+    }
     if (const size_t reserved = reserved_of(type)) {
         Bytes bytes(sizeof(T), 0);
         memcpy(bytes.data(), &good, sizeof(T));
@@ -130,12 +138,14 @@ void check_written(const char* type, const std::function<keel_status(T*)>& call,
     ASSERT_EQ(call(reinterpret_cast<T*>(longer.data())), expected);
     for (size_t at = sizeof(T); at < sizeof(T) + 2 * kExtra; ++at)
         ASSERT_EQ(longer.data()[at], at < sizeof(T) + kExtra ? 0 : 0x5a) << "a newer caller, byte " << at;
-    for (size_t size = 0; size < sizeof(uint32_t); ++size) {
-        Bytes bytes(sizeof(T), 0x5a);
+    std::vector<size_t> wrong = {0, 1, 2, 3};
+    for (const size_t more : kNoSizes) wrong.push_back(sizeof(T) + more);
+    for (const size_t size : wrong) {
+        Bytes bytes(sizeof(T) + kFar, 0x5a);
         set_size(bytes.data(), size);
         EXPECT_EQ(call(reinterpret_cast<T*>(bytes.data())), expected == KEEL_E_FILE_FORMAT ? expected : KEEL_E_ABI)
             << size;
-        for (size_t at = sizeof(uint32_t); at < sizeof(T); ++at) ASSERT_EQ(bytes.data()[at], 0x5a) << at;
+        for (size_t at = sizeof(uint32_t); at < sizeof(T) + kFar; ++at) ASSERT_EQ(bytes.data()[at], 0x5a) << at;
     }
 }
 
@@ -181,6 +191,16 @@ TEST_F(AbiVersions, Configurations) {
     options.max_error = 0.5f;
     check_read<keel_wproj_options>("keel_wproj_options", options, [&](const keel_wproj_options* o) {
         const keel_part part = keel_test::part(KEEL_PART_WPROJ, &cache.reader, o);
+        const keel_config c = config_with(&part);
+        return plan(&c);
+    });
+    const std::string schema = "{\"type\": \"null\"}";
+    keel_reader schema_reader = sized<keel_reader>();
+    check(keel_reader_from_memory(schema.data(), schema.size(), &schema_reader), "keel_reader_from_memory");
+    keel_grammar_options grammar = sized<keel_grammar_options>();
+    grammar.json_schema = 1;
+    check_read<keel_grammar_options>("keel_grammar_options", grammar, [&](const keel_grammar_options* o) {
+        const keel_part part = keel_test::part(KEEL_PART_GRAMMAR, &schema_reader, o);
         const keel_config c = config_with(&part);
         return plan(&c);
     });
@@ -389,6 +409,22 @@ TEST_F(AbiVersions, ArraysHaveTheStrideOfTheirFirstElement) {
     parts.data()[2 * part_stride - 1] = 1;
     EXPECT_EQ(keel_plan(&file.reader, file.model, &c, &p, &error), KEEL_E_ABI);
     EXPECT_STREQ(error.field, "config.parts[1]");
+}
+
+TEST(AbiInit, EveryStructHasItsMacro) {
+    std::set<std::string> left;
+    for (size_t i = 0; i < keel_layout_experimental_count; ++i) {
+        const keel_layout_row& row = keel_layout_experimental[i];
+        if (row.field && strcmp(row.field, "struct_size") == 0) left.insert(row.type);
+    }
+    left.erase("keel_lab_heads");  // handed to taps by the library
+    left.erase("keel_lab_row");
+    for (size_t i = 0; i < keel_init_count; ++i) {
+        const keel_init_row row = keel_init_of(i);
+        EXPECT_EQ(row.struct_size, row.bytes) << row.type;
+        left.erase(row.type);
+    }
+    for (const std::string& type : left) ADD_FAILURE() << type;
 }
 
 // Runs last: the tests above leave out no struct.

@@ -186,6 +186,23 @@ expect "synth" exits 0 "$keel" synth "$work/tiny.gguf" --shape tiny --mix Q8_0
 expect "inspect" exits 0 "$keel" inspect "$work/tiny.gguf" --tensors --metadata
 expect "the type is there" holds 'Q8_0'
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
+expect "synth refuses what Keel refuses" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600
+expect "and says where" holds 'KEEL_E_FILE_LIMIT.*block_count' err
+expect "also without writing" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600 --dry-run
+# Files appear whole or not at all; a device is neither replaced nor read without end.
+too_full() { (trap '' XFSZ; ulimit -f 100; "$keel" synth "$work/full/x.gguf" --shape tiny --mix Q8_0 >"$work/out" 2>"$work/err"); [ $? -eq 3 ]; }
+mkdir "$work/full"
+expect "a full disk" too_full
+expect "the system's reason" holds 'File too large' err
+expect "nothing is left of it" [ -z "$(ls "$work/full")" ]
+expect "a device is no place for a file" exits 3 "$keel" synth /dev/full --shape tiny
+expect "and it says so" holds 'no regular file' err
+expect "it is still there" [ -c /dev/full ]
+for verb in "tokenize $model --file" "run $model --prompt-file" "eval ppl $model"; do
+    expect "$verb of a device" exits 3 timeout 20 "$keel" $verb /dev/zero
+    expect "$verb says so" holds 'it is a device' err
+done
+expect "a model that is a device" exits 3 timeout 20 "$keel" inspect /dev/zero
 printf '{"text": "The ship sailed on a grey morning."}\n{"text": "Nobody came back to the old harbour."}\n' >"$work/two.jsonl"
 expect "eval ppl" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --json
 expect "eval scores both" holds '"documents": 2'

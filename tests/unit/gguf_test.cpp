@@ -120,22 +120,28 @@ TEST(Gguf, AgreesWithTheReferenceReader) {
     if (!missing.empty()) GTEST_LOG_(INFO) << "not checked, no shared conformance data:" << missing;
 }
 
-TEST(Gguf, FingerprintCoversTheHeaderOnly) {
+TEST(Gguf, FingerprintCoversHeaderAndASampleOfEveryTensor) {
     const GgufBytes file = keel_test::valid_file();
-    const auto fingerprint = [](const std::vector<uint8_t>& data) {
-        Gguf g;
-        EXPECT_EQ(gguf_scan(keel_test::memory_reader(data.data(), data.size()), keel_test::default_limits(), nullptr,
-                            nullptr, &g, nullptr),
-                  KEEL_OK);
-        EXPECT_EQ(g.fingerprint, hash64(data.data(), g.data_offset));
-        return g.fingerprint;
+    const auto scan = [](const std::vector<uint8_t>& data) {
+        Gguf g = {};
+        const keel_reader reader = keel_test::memory_reader(data.data(), data.size());
+        EXPECT_EQ(gguf_scan(reader, keel_test::default_limits(), nullptr, nullptr, &g, nullptr), KEEL_OK);
+        EXPECT_EQ(g.header_hash, hash64(data.data(), g.data_offset));
+        EXPECT_EQ(g.fingerprint, 0u);
+        std::vector<keel::GgufValue> values(g.value_count);
+        std::vector<keel::GgufTensor> tensors(g.tensor_count);
+        EXPECT_EQ(gguf_scan(reader, keel_test::default_limits(), values.data(), tensors.data(), &g, nullptr), KEEL_OK);
+        return g;
     };
     std::vector<uint8_t> data = file.data;
-    const uint64_t original = fingerprint(data);
-    data.back() ^= 1;
-    EXPECT_EQ(fingerprint(data), original);
+    const Gguf original = scan(data);
+    data.back() ^= 1;  // of a tensor smaller than a sample
+    EXPECT_EQ(scan(data).header_hash, original.header_hash);
+    EXPECT_NE(scan(data).fingerprint, original.fingerprint);
+    data = file.data;
     data[file.data.size() - 320 - 1] ^= 1;  // the last padding byte before the data
-    EXPECT_NE(fingerprint(data), original);
+    EXPECT_NE(scan(data).header_hash, original.header_hash);
+    EXPECT_NE(scan(data).fingerprint, original.fingerprint);
 }
 
 // ---- hostile files ----

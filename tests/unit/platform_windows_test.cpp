@@ -1,9 +1,12 @@
 // What keel.h promises of files, on Windows: kinds of refusal, names in UTF-8, reading by offset, and that nobody
 // shortens an open file. And that bits are Linux's.
 #include <gtest/gtest.h>
+#include <math.h>
+#include <string.h>
 
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <string>
 
 #include "keel/keel.h"
@@ -68,6 +71,45 @@ TEST_F(PlatformWindows, NobodyShortensAnOpenFile) {
     EXPECT_TRUE(refused);
     EXPECT_EQ(std::filesystem::file_size(path), 10'000u);
     unmap_file(file);
+}
+
+__attribute__((target("fma"))) double hardware_fma(double x, double y, double z) {
+    return __builtin_fma(x, y, z);
+}
+__attribute__((target("fma"))) float hardware_fmaf(float x, float y, float z) {
+    return __builtin_fmaf(x, y, z);
+}
+bool same_bits(double a, double b) {
+    return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b));
+}
+
+// Numbers of every size, or near 1; some with few bits, some subnormal.
+double some_double(std::mt19937_64& random) {
+    const uint64_t sign = random() & uint64_t{1} << 63, fraction = random() >> 12;
+    switch (random() % 4) {
+        case 0:
+            return __builtin_bit_cast(double, random());
+        case 1:
+            return __builtin_bit_cast(double, sign | (1000 + random() % 46) << 52 | fraction);
+        case 2:
+            return __builtin_bit_cast(double,
+                                      sign | (1000 + random() % 46) << 52 | (random() % 4) << 50 | random() % 3);
+        default:
+            return __builtin_bit_cast(double, sign | fraction);
+    }
+}
+
+// Scalar kernels call these where others have the instruction, and both have to give the same bits.
+TEST(PlatformWindowsHost, FmaIsTheInstructions) {
+    if (!__builtin_cpu_supports("fma")) GTEST_SKIP() << "skipped: this machine has no FMA";
+    std::mt19937_64 random(1);
+    for (int i = 0; i < 1'000'000; ++i) {
+        const double x = some_double(random), y = some_double(random),
+                     z = i % 16 ? some_double(random) : -(x * y) * (i % 32 ? 1 : 1 + 1e-16);
+        ASSERT_TRUE(same_bits(fma(x, y, z), hardware_fma(x, y, z))) << x << " " << y << " " << z;
+        const float a = static_cast<float>(x), b = static_cast<float>(y), c = static_cast<float>(z);
+        ASSERT_TRUE(same_bits(fmaf(a, b, c), hardware_fmaf(a, b, c))) << a << " " << b << " " << c;
+    }
 }
 
 TEST(PlatformWindowsHost, ClockAndCores) {

@@ -345,6 +345,23 @@ TEST(Sampler, EqualsSortOracleOnLargeVocabularies) {
     }
 }
 
+// Vocabularies large enough for the head to be looked at alone: as a model's logits are, with and without a tail that
+// matters, and with many values that are equal or nearly so at every edge.
+TEST(Sampler, TheHeadAloneTellsTheSame) {
+    Rng rng(4);
+    for (int i = 0; i < 1500; ++i) {
+        const auto shape = pick(rng, {kContinuous, kContinuous, kPeaked, kTies, kWide});
+        Case c = random_case(rng, shape, 4096 + below(rng, 3000));
+        c.sampling.temperature = pick(rng, {1.f, 0.8f, 0.3f, real(rng, 0.05f, 3), 1e-20f, 3e38f});
+        c.sampling.typical_p = 0;
+        if (below(rng, 2)) c.sampling.top_k = 0;
+        if (c.sampling.top_k) c.sampling.top_k = pick(rng, {1u, 40u, 256u, 257u, 1 + below(rng, 300)});
+        if (shape == kContinuous && below(rng, 2))  // halves and quarters: many ties
+            for (float& x : c.logits) x = rintf(4 * x) / 4;
+        ASSERT_NO_FATAL_FAILURE(expect_oracle(c, "head ", i));
+    }
+}
+
 TEST(Sampler, FlatVocabularyOf152k) {
     Case c;
     c.logits.assign(152064, 1.25f);

@@ -95,7 +95,7 @@ TEST_P(Session, FeedIsAllOrNothing) {
     const int32_t bad[] = {1, 2, -1}, worse[] = {1, static_cast<int32_t>(engine.info().vocabulary)};
     EXPECT_EQ(keel_session_feed(s, bad, 3, 0), KEEL_E_ARGUMENT);
     EXPECT_EQ(keel_session_feed(s, worse, 2, 0), KEEL_E_ARGUMENT);
-    EXPECT_EQ(keel_session_feed(s, ids.data(), 1, 2), KEEL_E_ARGUMENT);
+    EXPECT_EQ(keel_session_feed(s, ids.data(), 1, 4), KEEL_E_ARGUMENT);
     EXPECT_EQ(keel_session_feed(s, nullptr, 1, 0), KEEL_E_ARGUMENT);
     EXPECT_EQ(get(s).token_count, 60u);
     EXPECT_EQ(keel_session_feed(s, ids.data(), 4, 0), KEEL_OK);
@@ -346,6 +346,53 @@ TEST_P(Session, CancelFromAnotherThread) {
     ASSERT_EQ(keel_session_feed(a, ids.data(), 2000, 0), KEEL_OK);
     ASSERT_EQ(advance_one(engine.handle(), a), KEEL_OK);
     EXPECT_EQ(fingerprint(a), cancelled);
+}
+
+// KEEL_FEED_SAMPLE: the draw is part of keel_advance and of its budget, and nothing else changes.
+TEST_P(Session, AdvanceDrawsTheNextToken) {
+    static uint32_t asked;
+    keel_hooks hooks = sized<keel_hooks>();
+    hooks.allowed_tokens = [](void*, keel_session, const int32_t*, uint32_t, uint8_t*, uint32_t) { ++asked; };
+    keel_config c = config(2);
+    c.hooks = &hooks;
+    keel_test::Engine engine(kTiny, c);
+    const keel_session a = engine.session(), b = open_session(engine.handle());
+    keel_sampling sampling = sized<keel_sampling>();
+    sampling.temperature = 1;
+    sampling.seed = 7;
+    const std::vector<int32_t> ids = some_ids(20);
+    for (const keel_session s : {a, b}) {
+        ASSERT_EQ(keel_session_set_sampling(s, &sampling), KEEL_OK);
+        ASSERT_EQ(keel_session_feed(s, ids.data(), 20, s.id == a.id ? 0 : KEEL_FEED_SAMPLE), KEEL_OK);
+    }
+    for (int i = 0; i < 12; ++i) {
+        int32_t expected = -1, token = -1, again = -1;
+        ASSERT_EQ(advance_one(engine.handle(), a), KEEL_OK);
+        ASSERT_EQ(keel_session_sample(a, &expected), KEEL_OK);
+        asked = 0;
+        keel_status status;
+        while ((status = advance_one(engine.handle(), b, i % 2)) == KEEL_AGAIN) {
+        }
+        ASSERT_EQ(status, KEEL_OK);
+        EXPECT_EQ(asked, 1u) << "drawn";
+        ASSERT_EQ(keel_session_sample(b, &token), KEEL_OK);
+        ASSERT_EQ(keel_session_sample(b, &again), KEEL_OK);
+        EXPECT_EQ(asked, 1u) << "looked up";
+        EXPECT_EQ(token, expected);
+        EXPECT_EQ(again, expected);
+        ASSERT_EQ(keel_session_feed(a, &expected, 1, 0), KEEL_OK);
+        ASSERT_EQ(keel_session_feed(b, &token, 1, KEEL_FEED_SAMPLE), KEEL_OK);
+    }
+    // Other parameters: what was drawn is drawn anew.
+    ASSERT_EQ(advance_one(engine.handle(), b), KEEL_OK);
+    ASSERT_EQ(keel_session_set_sampling(b, nullptr), KEEL_OK);
+    asked = 0;
+    int32_t token;
+    ASSERT_EQ(keel_session_sample(b, &token), KEEL_OK);
+    EXPECT_EQ(asked, 1u);
+    keel_session_info info = sized<keel_session_info>();
+    ASSERT_EQ(keel_session_get(b, &info), KEEL_OK);
+    EXPECT_EQ(info.sampled_tokens, 12u);
 }
 
 TEST_P(Session, SecondAdvanceIsBusy) {

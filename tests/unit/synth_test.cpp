@@ -244,6 +244,11 @@ TEST_F(Synth, RefusesWhatCannotBe) {
     refused([](SynthSpec& s) { s.layers = 0; });
     refused([](SynthSpec& s) { s.architecture = "phi3", s.head_dim = 32; });
     EXPECT_THROW(tools::synth_write("/nonexistent/file.gguf", SynthSpec()), std::runtime_error);
+    EXPECT_NO_THROW(tools::synth_check(SynthSpec()));
+    SynthSpec spec;
+    spec.layers = 600;  // the default of keel_limits.max_layers is 512
+    EXPECT_NO_THROW(tools::synth_size(spec));
+    EXPECT_THROW(tools::synth_check(spec), std::invalid_argument);
 }
 
 TEST(GgufWriter, EveryValueType) {

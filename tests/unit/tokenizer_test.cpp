@@ -4,6 +4,7 @@
 #include <random>
 #include <set>
 
+#include "sdk/text/tokenizer_layout.h"
 #include "tests/tokenizer_fixture.h"
 
 namespace {
@@ -605,6 +606,86 @@ TEST(Tokenizer, DamagedFiles) {
                 fixture.decode(fixture.encode(text, i % 4));
         }
     }
+}
+
+// Texts whose hashes begin probing at one slot after another, and pairs of bytes likewise: every slot of a long row is
+// full, though nothing is displaced. A look-up of what is not there must not walk the row.
+std::vector<std::string> clustered_texts(uint32_t count, uint32_t slots, bool one_slot) {
+    std::vector<std::string> out(count);
+    uint32_t found = 0;
+    for (uint64_t i = 0; found < count; ++i) {
+        std::string text = "t" + std::to_string(i);
+        const uint32_t slot =
+            keel::first_slot(static_cast<uint32_t>(keel::hash64(text.data(), text.size()) >> 32), slots);
+        std::string* place = one_slot ? slot == 7 ? &out[found] : nullptr : slot < count ? &out[slot] : nullptr;
+        if (place && place->empty()) *place = text, ++found;
+    }
+    return out;
+}
+// Slots that a look-up visits which begins at slot 0 and finds nothing.
+template <class Free>
+uint32_t visited(uint32_t slots, uint32_t longest, Free free) {
+    uint32_t n = 0;
+    keel::probe(0, slots, longest, [&](uint32_t slot) { return ++n, free(slot); });
+    return n;
+}
+
+TEST(Tokenizer, LookUpsAreBoundedByTheLongestDisplacement) {
+    constexpr uint32_t kTexts = 2000;
+    TokenizerFixture plain(Spm(std::vector<std::string>(kTexts, "same")).gguf());
+    ASSERT_EQ(plain.status, KEEL_OK);
+    const uint32_t slots = plain.t->pieces.slot_count;
+    TokenizerFixture row(Spm(clustered_texts(kTexts, slots, false)).gguf());
+    ASSERT_EQ(row.status, KEEL_OK);
+    const keel::PieceTable& pieces = row.t->pieces;
+    ASSERT_EQ(pieces.slot_count, slots);
+    EXPECT_EQ(pieces.longest, 0u);
+    EXPECT_EQ(visited(slots, pieces.longest, [&](uint32_t slot) { return pieces.slots[slot] == 0; }), 1u);
+    const std::string text = clustered_texts(kTexts, slots, false)[99];
+    EXPECT_EQ(keel::find_piece(*row.t, pieces, text.data(), text.size()), kFirstPiece + 99);
+    EXPECT_EQ(keel::find_piece(*row.t, pieces, "absent", 6), -1);
+
+    const auto colliding = [&](uint32_t count) {
+        std::vector<std::string> texts = clustered_texts(count, slots, true);
+        texts.resize(kTexts, texts[0]);  // the table stays as large
+        return Spm(texts).gguf();
+    };
+    EXPECT_EQ(TokenizerFixture(colliding(keel::kMaxDisplacement + 1)).status, KEEL_OK);
+    TokenizerFixture refused(colliding(keel::kMaxDisplacement + 2));
+    EXPECT_EQ(refused.status, KEEL_E_FILE_LIMIT);
+    EXPECT_STREQ(refused.error.reason, "the texts are made to collide");
+}
+
+TEST(Tokenizer, MergeLookUpsAreBoundedByTheLongestDisplacement) {
+    constexpr uint32_t kMerges = 600, kSlots = kMerges + kMerges / 2 + 1;
+    const auto vocabulary = [&](uint32_t count, bool one_slot) {
+        Bpe::Pairs pairs(kMerges);
+        uint32_t found = 0;
+        for (uint32_t a = 0; a < 256 && found < count; ++a)
+            for (uint32_t b = 0; b < 256 && found < count; ++b) {
+                const uint32_t slot = keel::first_slot(static_cast<uint32_t>(keel::merge_hash(a, b) >> 32), kSlots);
+                auto* place = one_slot       ? slot / 8 == 1 ? &pairs[found] : nullptr
+                              : slot < count ? &pairs[slot]
+                                             : nullptr;
+                if (!place || !place->first.empty()) continue;
+                *place = {std::string(1, static_cast<char>(a)), std::string(1, static_cast<char>(b))};
+                ++found;
+            }
+        EXPECT_EQ(found, count);
+        for (auto& pair : pairs)
+            if (pair.first.empty()) pair = pairs[0];
+        return Bpe(pairs).gguf();
+    };
+    TokenizerFixture row(vocabulary(kMerges, false));
+    ASSERT_EQ(row.status, KEEL_OK);
+    ASSERT_EQ(row.t->merge_slots, kSlots);
+    EXPECT_EQ(row.t->longest_merge, 0u);
+    EXPECT_EQ(
+        visited(kSlots, row.t->longest_merge, [&](uint32_t slot) { return row.t->merges[slot].result_plus_1 == 0; }),
+        1u);
+    TokenizerFixture refused(vocabulary(keel::kMaxDisplacement + 10, true));
+    EXPECT_EQ(refused.status, KEEL_E_FILE_LIMIT);
+    EXPECT_STREQ(refused.error.reason, "the merges are made to collide");
 }
 
 }  // namespace

@@ -98,6 +98,7 @@ bool turn(const Options& o, const Console& console, LoadedModel& m, Session& ses
     if (dropped && !console.json)
         fprintf(stderr, "[the context is full: the oldest %u turn%s left it]\n", dropped, dropped == 1 ? "" : "s");
     check(session.truncate(kept), "cannot rewind the session");
+    hold_to_grammar(session, o.engine);
 
     struct Reply {
         std::string text;
@@ -185,6 +186,7 @@ void add_chat_verb(CLI::App& app, Console& console) {
                               "With --json, one JSON line per turn.");
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
+    add_grammar_options(*verb, o->engine);
     verb->add_option("--system", o->system, "system message");
     verb->add_option("--template", o->engine.chat_template,
                      "a file with a chat template or a family's name, in place of the model's own");

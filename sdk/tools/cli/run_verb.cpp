@@ -43,6 +43,7 @@ int run(const Options& o, const Console& console) {
                                 nullptr};
     const TextSink to_string = {
         [](void* context, std::string_view text) { static_cast<std::string*>(context)->append(text); }, &generated};
+    hold_to_grammar(session, o.engine);
     const Generation g =
         generate(m.engine, session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
     Result<keel_stats> stats = m.engine.stats();
@@ -71,9 +72,11 @@ void add_run_verb(CLI::App& app, Console& console) {
                               "  keel run model.gguf --prompt \"It was a dark night\"\n"
                               "  keel run model.gguf --temp 0 --max-tokens 64 --prompt-file story.txt\n"
                               "  keel run model.gguf --prompt Hello --json | jq .decode.tokens_per_second\n"
+                              "  keel run model.gguf --prompt \"A book: \" --json-schema book.json\n"
                               "The text goes to stdout, figures to stderr.");
     add_engine_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
+    add_grammar_options(*verb, o->engine);
     auto* prompt = verb->add_option("--prompt,-p", o->prompt, "text to continue")->capture_default_str();
     verb->add_option("--prompt-file,-f", o->prompt_file, "read the prompt from a file; - is stdin")->excludes(prompt);
     verb->add_flag("--special", o->special, "recognise special tokens written in the prompt");

@@ -42,6 +42,7 @@ SynthSpec spec_of(const Options& o) {
 void synth(const Options& o, const Console& console) try {
     const SynthSpec spec = spec_of(o);
     const SynthSize size = synth_size(spec);
+    synth_check(spec);
     if (!o.dry_run) {
         ProgressBar bar(console, "writing");
         synth_write(o.path, spec, [&](uint64_t done, uint64_t total) { bar.update(done, total, human_bytes(total)); });

@@ -28,6 +28,13 @@ bool parse_key(const std::string& text, uint64_t* key) {
 
 }  // namespace
 
+void add_grammar_options(CLI::App& verb, EngineOptions& options) {
+    CLI::Option* const grammar =
+        verb.add_option("--grammar", options.grammar, "hold the output to a grammar: a file of GBNF");
+    verb.add_option("--json-schema", options.json_schema, "hold the output to JSON of a schema: a file of JSON Schema")
+        ->excludes(grammar);
+}
+
 void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("model,-m,--model", options.model, "GGUF file")->required();
     verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");

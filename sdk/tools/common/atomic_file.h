@@ -9,7 +9,8 @@
 namespace keel::tools {
 
 // Writes beside `path` and moves the result there with commit(); without it nothing is left behind. Throws ToolError
-// (kExitFile) when the file cannot be written.
+// (kExitFile) with the system's reason when the file cannot be written, and at once when `path` is there and no regular
+// file: a device or a directory is not replaced.
 class AtomicFile {
   public:
     explicit AtomicFile(const std::string& path);
@@ -23,7 +24,7 @@ class AtomicFile {
     void commit();
 
   private:
-    [[noreturn]] void fail() const;
+    [[noreturn]] void fail(int error) const;
     std::string path_, partial_;
     std::FILE* file_ = nullptr;
     uint64_t end_ = 0, at_ = 0;

@@ -239,10 +239,15 @@ bool stdin_is_terminal() {
 
 std::string read_text(const std::string& path) {
     if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+    // A device may have no end; pipes, as a shell makes of <(command), have one.
+    std::error_code error;
+    const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+    using enum std::filesystem::file_type;
+    if (type == directory || type == character || type == block)
+        throw ToolError(kExitFile, "cannot read " + path + ": it is a " + (type == directory ? "directory" : "device"));
     std::ifstream in(path, std::ios::binary);
-    if (std::filesystem::is_directory(path)) throw ToolError(kExitFile, "cannot read " + path);
     std::string text{std::istreambuf_iterator<char>(in), {}};
-    if (!in) throw ToolError(kExitFile, "cannot read " + path);
+    if (!in) throw ToolError(kExitFile, "cannot read " + path + (error ? ": " + error.message() : ""));
     return text;
 }
 

@@ -54,6 +54,9 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     const bool named = !chat.empty() && !std::filesystem::exists(chat, ignored);
     if (named) check(keel_reader_from_memory(chat.data(), chat.size(), &chat_name_), "cannot read " + chat);
     add(KEEL_PART_CHAT_TEMPLATE, named ? &chat_name_ : nullptr, chat, nullptr);
+    grammar_ = make<keel_grammar_options>();
+    grammar_.json_schema = !options.json_schema.empty();
+    add(KEEL_PART_GRAMMAR, nullptr, grammar_.json_schema ? options.json_schema : options.grammar, nullptr, &grammar_);
     add(KEEL_PART_KV_PROFILE, options.kv_profile_reader, options.kv_profile, nullptr);
     if (!options.wproj.empty() && !options.wproj_file)
         options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
@@ -216,6 +219,11 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.config.hooks = nullptr;  // the bar ends here
     loaded.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return loaded;
+}
+
+void hold_to_grammar(Session& session, const EngineOptions& options) {
+    if (options.grammar.empty() && options.json_schema.empty()) return;
+    check(keel_session_set_grammar(session.handle(), KEEL_GRAMMAR_NEXT), "cannot hold the session to the grammar");
 }
 
 Session open_session(LoadedModel& model) {

@@ -29,15 +29,19 @@ struct EngineOptions {
     std::string wproj;               // W_proj cache: file name, or "auto" to look for one
     uint64_t wproj_key = 0;          // it has to have; 0: any of the model
     bool wproj_any_key = false;
-    double wproj_error = 0;     // records of a larger error stay dense; 0: no bound
-    bool low_rank = false;      // sessions run in the low-rank variant
-    std::string chat_template;  // file name
+    double wproj_error = 0;            // records of a larger error stay dense; 0: no bound
+    bool low_rank = false;             // sessions run in the low-rank variant
+    std::string chat_template;         // file name, or a family's
+    std::string grammar, json_schema;  // file names; at most one
     // Files in memory, instead of those above.
     const keel_reader* kv_profile_reader = nullptr;
     const keel_reader* wproj_reader = nullptr;
     mutable std::shared_ptr<FileReader> wproj_file;  // opened by the first make_config: it may have been searched for
 };
-void add_engine_options(CLI::App& verb, EngineOptions& options);  // verb_options.cpp
+void add_engine_options(CLI::App& verb, EngineOptions& options);   // verb_options.cpp
+void add_grammar_options(CLI::App& verb, EngineOptions& options);  // likewise
+// Holds what the session samples from now on to the grammar of the options, if there is one. Throws ToolError.
+void hold_to_grammar(Session& session, const EngineOptions& options);
 
 // What a configuration points to; it has to outlive keel_plan and keel_engine_init with it, and an engine of mapped
 // weights.
@@ -53,6 +57,7 @@ class ConfigParts {
     std::vector<std::shared_ptr<FileReader>> files_;
     std::vector<keel_part> parts_;
     keel_wproj_options wproj_{};
+    keel_grammar_options grammar_{};
     keel_reader chat_name_{};
 };
 keel_config make_config(const EngineOptions& options, ConfigParts& parts);

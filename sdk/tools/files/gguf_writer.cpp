@@ -1,14 +1,13 @@
 #include "sdk/tools/files/gguf_writer.h"
 
-#include <stdio.h>
 #include <string.h>
 
-#include <memory>
 #include <stdexcept>
 #include <type_traits>
 
 #include "kernels/formats/weight_types.h"
 #include "sdk/format/gguf.h"
+#include "sdk/tools/common/atomic_file.h"
 
 namespace keel::tools {
 namespace {
@@ -128,15 +127,13 @@ uint64_t GgufWriter::file_bytes() const {
 void GgufWriter::write(const std::string& path, const Fill& fill, const Progress& progress) const {
     const std::vector<uint8_t> head = header();
     const uint64_t total = file_bytes();
-    std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path.c_str(), "wb"), fclose);
-    if (!file) throw std::runtime_error("cannot create " + path);
+    AtomicFile file(path);
     uint64_t done = 0;
     const auto append = [&](const uint8_t* data, uint64_t bytes) {
-        if (fwrite(data, 1, bytes, file.get()) != bytes) throw std::runtime_error("cannot write " + path);
+        file.write(data, bytes);
         done += bytes;
         if (progress) progress(done, total);
     };
-    setvbuf(file.get(), nullptr, _IONBF, 0);  // chunks are large already
     append(head.data(), head.size());
     std::vector<uint8_t> chunk(kChunkBytes + alignment_);
     for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -151,7 +148,7 @@ void GgufWriter::write(const std::string& path, const Fill& fill, const Progress
             append(chunk.data(), bytes + padding);
         }
     }
-    if (fclose(file.release()) != 0) throw std::runtime_error("cannot write " + path);
+    file.commit();
 }
 
 }  // namespace keel::tools

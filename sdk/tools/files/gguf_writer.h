@@ -34,7 +34,7 @@ class GgufWriter {
     // The file up to and including the padding before the data.
     std::vector<uint8_t> header() const;
     uint64_t file_bytes() const;
-    // Writes the whole file; std::runtime_error when the system refuses.
+    // Writes the whole file, which appears when it is complete; throws as AtomicFile.
     void write(const std::string& path, const Fill& fill, const Progress& progress = {}) const;
 
   private:

@@ -555,6 +555,40 @@ SynthSize synth_size(const SynthSpec& spec) {
     return size;
 }
 
+void synth_check(const SynthSpec& spec) {
+    const GgufWriter writer = describe(spec, plan_tensors(spec));
+    std::vector<uint8_t> head = writer.header();
+    keel_reader reader = {};
+    reader.struct_size = sizeof reader;
+    reader.size_bytes = writer.file_bytes();
+    reader.user_data = &head;
+    reader.read_at = [](void* header, uint64_t offset, void* dst, size_t bytes) {  // weights are zero
+        const std::vector<uint8_t>& data = *static_cast<const std::vector<uint8_t>*>(header);
+        memset(dst, 0, bytes);
+        if (offset < data.size()) memcpy(dst, &data[offset], std::min<size_t>(bytes, data.size() - offset));
+        return KEEL_OK;
+    };
+    keel_error error = {};
+    error.struct_size = sizeof error;
+    const auto need = [&](keel_status status) {
+        if (status == KEEL_OK) return;
+        const std::string detail = error.status == status ? std::string(": ") + error.field + ": " + error.reason : "";
+        throw std::invalid_argument(std::string("Keel would refuse the file (") + keel_status_name(status) + ")" +
+                                    detail);
+    };
+    keel_model_info info = {};
+    info.struct_size = sizeof info;
+    need(keel_inspect(&reader, nullptr, nullptr, 0, nullptr, &info, &error));
+    std::vector<uint64_t> buffer(info.model_bytes / 8 + 1);
+    const keel_model* model = nullptr;
+    need(keel_inspect(&reader, nullptr, buffer.data(), buffer.size() * 8, &model, &info, &error));
+    keel_config config = {};
+    config.struct_size = sizeof config;
+    keel_memory_plan plan = {};
+    plan.struct_size = sizeof plan;
+    need(keel_plan(&reader, model, &config, &plan, &error));
+}
+
 void synth_write(const std::string& path, const SynthSpec& spec, const SynthProgress& progress) {
     const std::vector<TensorPlan> plans = plan_tensors(spec);
     const std::vector<float> normals = normal_values();

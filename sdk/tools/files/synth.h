@@ -55,7 +55,11 @@ struct SynthSize {
 SynthSize synth_size(const SynthSpec& spec);
 
 using SynthProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
-// Writes the file. std::invalid_argument names what is wrong with the spec; std::runtime_error when writing fails.
+// std::invalid_argument with Keel's own words when it would not take the file: what keel_inspect and keel_plan (with the
+// default configuration) say of its header.
+void synth_check(const SynthSpec& spec);
+// Writes the file, which appears when it is complete. std::invalid_argument names what is wrong with the spec; throws as
+// AtomicFile when writing fails.
 void synth_write(const std::string& path, const SynthSpec& spec, const SynthProgress& progress = {});
 
 }  // namespace keel::tools
