@@ -615,6 +615,9 @@ namespace Keel
         public static extern keel_status keel_session_evict(keel_session session, uint from, uint to, uint* evicted_tokens);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_shift(keel_session session, uint from, uint to);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_fork(keel_session session, keel_session* @out);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]

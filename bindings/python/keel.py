@@ -592,6 +592,8 @@ def load(path):
     library.keel_session_truncate.argtypes = [keel_session, ctypes.c_uint32]
     library.keel_session_evict.restype = ctypes.c_int
     library.keel_session_evict.argtypes = [keel_session, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32)]
+    library.keel_session_shift.restype = ctypes.c_int
+    library.keel_session_shift.argtypes = [keel_session, ctypes.c_uint32, ctypes.c_uint32]
     library.keel_session_fork.restype = ctypes.c_int
     library.keel_session_fork.argtypes = [keel_session, ctypes.POINTER(keel_session)]
     library.keel_session_save_bytes.restype = ctypes.c_int

@@ -182,8 +182,8 @@ enum {
 /* Text to ids. ids may be NULL with capacity 0: then only *count is filled (KEEL_OK). With a capacity too small:
  * KEEL_E_BUFFER_TOO_SMALL and *count is the need. Without KEEL_TOKENIZE_SPECIAL no text becomes a control token. Invalid
  * UTF-8 is encoded byte by byte; a byte for which the vocabulary has no token is its unknown token, or lost.
- * KEEL_E_TEXT_LIMIT: see config.max_text_bytes; it and KEEL_E_BUSY concern runs of more than 256 bytes that cannot be
- * split, of which one thread at a time has one in work. */
+ * KEEL_E_TEXT_LIMIT: a run of text is longer than config.max_text_bytes (keel_engine_last_error says at which byte it
+ * begins). KEEL_E_BUSY: two threads have a run of more than 256 bytes that cannot be split at once. */
 KEEL_API keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, uint32_t flags, int32_t* ids,
                                    size_t capacity, size_t* count);
 
@@ -774,6 +774,14 @@ KEEL_API keel_status keel_session_truncate(keel_session session, uint32_t tokens
  * computed later does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be
  * NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
+/* Forgets tokens [from, to) and moves those behind down to `from`, so that a conversation longer than the context goes
+ * on. Their K rows are rotated to their new positions and rounded to the KV format once more; what was computed while the
+ * forgotten tokens were there stays as it is, so results are not those of a session that never had them. Takes the time
+ * of reading and writing every row that moves; logits stay. KEEL_E_ARGUMENT (not computed). KEEL_E_UNSUPPORTED where K
+ * cannot be rotated again: k_format is neither f16 nor f32, a KV profile, kv_recent_tokens, `from` within the sinks.
+ * KEEL_E_STATE: pages from `from` on are shared with a fork or were evicted, or tokens that a grammar has accepted would
+ * be forgotten. KEEL_E_BUSY inside a step. */
+KEEL_API keel_status keel_session_shift(keel_session session, uint32_t from, uint32_t to);
 /* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
  * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);

@@ -191,6 +191,12 @@ uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last)
     return evicted;
 }
 
+bool kv_owns(const KvPool& pool, const KvPageList& list, uint32_t first, uint32_t last) {
+    bool owned = true;
+    for (uint32_t page = first; page < last; ++page) owned &= own(pool, list.ids[page]);
+    return owned;
+}
+
 void kv_release(KvPool* pool, KvPageList* list) {
     drop_copy(pool, list);
     list->reserved = 0;

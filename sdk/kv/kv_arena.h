@@ -105,6 +105,8 @@ void kv_truncate(KvPool* pool, KvPageList* list, uint32_t tokens);
 keel_status kv_replace(KvPool* pool, KvPageList* list, uint32_t tokens, const uint8_t* evicted);
 // Gives back pages [first, last), whose positions keep their place. Returns how many there were.
 uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last);
+// Whether pages [first, last) are all the list's own: none is shared and none was evicted.
+bool kv_owns(const KvPool& pool, const KvPageList& list, uint32_t first, uint32_t last);
 // Gives back every page, reserved ones too.
 void kv_release(KvPool* pool, KvPageList* list);
 // Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one to be copied as by

@@ -86,6 +86,12 @@ constexpr ArchitectureRow kArchitectures[] = {
         .file = {.control_tokens = {"<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"},
                  .names_sizes = true},
     },
+    {
+        .name = "glm4",
+        .required = kEnds | kNorms | kSplitAttention | slot_bit(kFfnGateUp) | slot_bit(kFfnDown) | kPostNorms,
+        .optional = kHead | kQkvBias,
+        .file = {.bpe = true, .pre_tokenizer = "glm4", .names_sizes = true},
+    },
 };
 
 }  // namespace

@@ -142,7 +142,8 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
         // Its factors are tensors; handled where they are bound.
     } else if (present && strcmp(type, "none") != 0) {
         return fail(keys.error, KEEL_E_UNSUPPORTED, 0, keys.name("rope.scaling.type"),
-                    "rope scaling other than none, linear or longrope");
+                    strcmp(type, "yarn") == 0 ? "YaRN: this library scales rope by none, linear and longrope only"
+                                              : "rope scaling other than none, linear or longrope");
     } else if (!present && old_style > 0) {
         s->rope_linear_factor = old_style;
     }
@@ -317,6 +318,35 @@ void describe_types(const Gguf& g, char* dst, size_t capacity) {
     }
 }
 
+// Files that are GGUF, but no whole model or one of a kind that nothing here runs: said before a tensor is missed.
+keel_status check_kind(const keel_reader& reader, const Gguf& g, const char* architecture, keel_error* error) {
+    char type[32] = "";
+    uint64_t bytes = 0;
+    bool present = false;
+    KEEL_TRY(gguf_string(reader, g, "general.type", type, sizeof type, &bytes, &present, error));
+    if (present && strcmp(type, "model") != 0)
+        return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, "general.type")->offset, "general.type",
+                    strcmp(type, "adapter") == 0 ? "the file is an adapter (LoRA) for a model, and no model"
+                    : strcmp(type, "mmproj") == 0
+                        ? "the file is the image or audio part of a model, and no language model"
+                        : "the file is no model");
+    KeyReader keys{reader, g, architecture, error, KEEL_OK, {}};
+    const auto number = [&](const char* key, uint32_t* out) {
+        *out = 0;
+        return gguf_find(g, key) ? gguf_u32(reader, g, key, out, &present, error) : KEEL_OK;
+    };
+    uint32_t parts, experts;
+    KEEL_TRY(number("split.count", &parts));
+    if (parts > 1)
+        return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, "split.count")->offset, "split.count",
+                    "the file is one part of a model; join the parts into one file first");
+    KEEL_TRY(number(keys.name("expert_count"), &experts));
+    if (experts)
+        return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, keys.key)->offset, keys.key,
+                    "the model is a mixture of experts, which this library does not run");
+    return KEEL_OK;
+}
+
 // A token id key; -1 when absent or not an id of this vocabulary.
 keel_status token_id(const keel_reader& reader, const Gguf& g, const char* key, uint32_t vocabulary, int32_t* out,
                      keel_error* error) {
@@ -413,6 +443,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     KEEL_TRY(
         gguf_string(reader, g, "general.architecture", m.architecture, sizeof m.architecture, &bytes, &present, error));
     const ArchitectureRow* row = present && bytes < sizeof m.architecture ? find_architecture(m.architecture) : nullptr;
+    KEEL_TRY(check_kind(reader, g, m.architecture, error));
     if (!present) return fail(error, KEEL_E_FILE_FORMAT, 0, "general.architecture", "required metadata key is missing");
     if (!row)
         return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, "general.architecture")->offset, m.architecture,

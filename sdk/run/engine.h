@@ -193,6 +193,11 @@ keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.
 keel_status abandon_step(Engine* engine, const Session* only);
 
+// ---- tree.cpp ----
+// Copies one KV row of the session over another: all layers and heads, codes and scales, and the f16 copy that recent
+// rows have. Neither is a sink, and the page of `to` is the session's own.
+keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
+
 // ---- session.cpp ----
 // Draws the next token from the newest row.
 keel_status draw_token(Engine* engine, Session* session, int32_t* token);

@@ -29,7 +29,10 @@ keel_status keel_tokenize(keel_engine engine, const char* text, size_t bytes, ui
     if (!count) return bad_argument(e, "count", "null");
     if (flags & ~uint32_t{KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS})
         return bad_range(e, "flags", flags, 0, KEEL_TOKENIZE_SPECIAL | KEEL_TOKENIZE_BOS);
-    return tokenizer_encode(e->tokenizer, text, bytes, flags, ids, capacity, count);
+    keel_error error = {};
+    error.struct_size = sizeof error;
+    const keel_status status = tokenizer_encode(e->tokenizer, text, bytes, flags, ids, capacity, count, &error);
+    return status == KEEL_E_TEXT_LIMIT ? keep_error(e, status, error) : status;
 }
 
 keel_status keel_detokenize(keel_engine engine, const int32_t* ids, size_t count, uint32_t flags, char* dst,

@@ -6,11 +6,8 @@
 #include "sdk/run/engine.h"
 
 namespace keel {
-namespace {
 
-// Moves one KV row: all layers and heads, codes and scales, and the f16 copy that recent rows have. Sinks do not move:
-// a tree begins behind them.
-keel_status move_row(Engine* e, const Session& s, uint32_t to, uint32_t from) {
+keel_status move_kv_row(Engine* e, const Session& s, uint32_t to, uint32_t from) {
     const KvGeometry& g = e->geometry;
     const auto move_plane = [&](const kernels::KvPlane& plane, uint64_t to_page, uint64_t from_page) {
         const auto move_bytes = [&](uint64_t at, uint64_t bytes) -> keel_status {
@@ -40,8 +37,6 @@ keel_status move_row(Engine* e, const Session& s, uint32_t to, uint32_t from) {
         }
     return KEEL_OK;
 }
-
-}  // namespace
 
 keel_status session_feed_tree(keel_session session, const int32_t* tokens, const uint32_t* parents, uint32_t count) {
     Engine* e;
@@ -90,7 +85,7 @@ keel_status session_accept(keel_session session, const uint32_t* path, uint32_t 
     int32_t tokens[kMaxTreeNodes];
     for (uint32_t i = 0; i < count; ++i) {
         tokens[i] = s->tokens[base + path[i]];
-        if (path[i] != i) KEEL_TRY(move_row(e, *s, base + i, base + path[i]));
+        if (path[i] != i) KEEL_TRY(move_kv_row(e, *s, base + i, base + path[i]));
     }
     const uint32_t row = last - (s->computed - s->logits_rows);  // wraps where the row is gone
     const bool readable = row < s->logits_rows;

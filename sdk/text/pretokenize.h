@@ -17,10 +17,10 @@ struct Match {
 using Matcher = bool (*)(const char* text, size_t bytes, Match* match);
 
 struct PreTokenizer {
-    const char* name;                // tokenizer.ggml.pre
-    bool ignore_merges;              // a pre-token that is itself a token is taken whole
-    bool add_bos;                    // when the file does not say
-    Matcher stages[kMaxStages + 1];  // ends with null
+    const char* name;       // tokenizer.ggml.pre
+    bool ignore_merges;     // a pre-token that is itself a token is taken whole
+    bool add_bos;           // when the file does not say
+    const Matcher* stages;  // at most kMaxStages, then null
 };
 
 // By name. Null for one that Keel does not know or cannot cut like: *reason (may be null) says which.

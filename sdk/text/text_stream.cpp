@@ -163,6 +163,18 @@ void text_stream_truncate(TextStream* s, const Tokenizer* t, const int32_t* toke
     s->started = i && !tokenizer_begins_text(t, tokens[i - 1], true);
 }
 
+void text_stream_shift(TextStream* s, uint32_t from, uint32_t to) {
+    const uint32_t bytes = s->held_bytes;
+    s->held_bytes = 0;
+    for (uint32_t i = 0; i < bytes; ++i) {
+        const uint32_t position = s->held_origin[i] & kPosition;
+        if (position >= from && position < to) continue;
+        s->held[s->held_bytes] = s->held[i];
+        s->held_origin[s->held_bytes++] = s->held_origin[i] - (position >= to ? to - from : 0);
+    }
+    if (s->next_position > from) s->next_position -= s->next_position >= to ? to - from : s->next_position - from;
+}
+
 keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, uint32_t position, const char** data,
                              size_t* bytes, uint32_t* stopped) {
     if (token != -1 && !in_vocabulary(t, token)) return KEEL_E_ARGUMENT;

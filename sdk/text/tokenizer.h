@@ -123,6 +123,8 @@ void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token);
 // Forgets what tokens from position `count` on left behind: bytes held back, a stop, where the text begins. `tokens`:
 // the `count` before.
 void text_stream_truncate(TextStream* s, const Tokenizer* t, const int32_t* tokens, uint32_t count);
+// Positions [from, to) are forgotten, and those behind move down to `from`.
+void text_stream_shift(TextStream* s, uint32_t from, uint32_t to);
 // As keel_session_text, of the token at a position. What is shown is valid UTF-8: bytes that are no character (a maximal
 // part of one, as Unicode counts) show as U+FFFD, once it is certain that they will not become one; tokenizer_decode has
 // the exact bytes. After a stop the rest of the token is dropped and the stream goes on with the next token, `stopped`

@@ -354,7 +354,7 @@ void play(Recording& run, const Case& c) {
 constexpr const char* kWeightTypes[] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",  "Q8_0",
                                         "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
 constexpr const char* kMixes[] = {"Q3_K_M", "Q4_K_M", "Q5_K_M"};
-constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"};
+constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "glm4"};
 
 Model data_model(const std::string& file) {
     return {std::filesystem::path(file).stem().string(), file, {}};
@@ -385,7 +385,7 @@ Model architecture_model(const std::string& architecture) {
     spec.tied = false;
     spec.context = 1024;
     spec.sliding_window = architecture == "gemma2" || architecture == "gemma3" ? 48 : 0;
-    spec.rope_factor = architecture.starts_with("qwen") || architecture == "gemma2" ? 0 : 8;
+    spec.rope_factor = architecture.starts_with("qwen") || architecture == "gemma2" || architecture == "glm4" ? 0 : 8;
     return {"architecture-" + architecture, {}, spec};
 }
 

@@ -25,6 +25,13 @@ keel_config config() {
     return c;
 }
 
+// Both e-r and r-e are joined by some token of both models.
+std::string unsplittable(size_t bytes) {
+    std::string text;
+    while (text.size() < bytes) text += "er";
+    return text;
+}
+
 struct Chat {
     keel_test::Engine engine{kBooks, config()};
     keel_session s = engine.session();
@@ -236,7 +243,7 @@ TEST(SessionTextState, ThreadsTokenizeAtOnce) {
         keel_test::Engine engine(path, config());
         const std::string text = "the quick brown fox jumps over the lazy dog and so on and on";
         const std::vector<int32_t> expected = engine.tokenize(text, 0);
-        const std::string run(4000, 'a');
+        const std::string run = unsplittable(4000);
         const size_t run_tokens = engine.tokenize(run, 0).size();
         std::atomic<uint32_t> wrong{0}, busy{0}, done{0};
         std::vector<std::thread> threads;
@@ -263,10 +270,25 @@ TEST(SessionTextState, ThreadsTokenizeAtOnce) {
     }
 }
 
+TEST(SessionTextState, ATooLongRunIsNamed) {
+    keel_config c = config();
+    c.max_text_bytes = 1000;
+    keel_test::Engine engine(kByteLevel, c);
+    const std::string text = "and then " + unsplittable(20000);
+    size_t count = 0;
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT, keel_tokenize(engine.handle(), text.data(), text.size(), 0, nullptr, 0, &count));
+    keel_error error = sized<keel_error>();
+    check(keel_engine_last_error(engine.handle(), &error), "last error");
+    EXPECT_EQ(KEEL_E_TEXT_LIMIT, error.status);
+    EXPECT_STREQ("max_text_bytes", error.field);
+    EXPECT_EQ(9u, error.offset);
+}
+
 TEST(SessionTextState, ConfiguredPreTokenizer) {
     keel_config c = config();
-    c.pre_tokenizer = "llama-bpe";
+    c.pre_tokenizer = "ufakzeka";  // does not cut 're off; "r e" is a later merge than "e r"
     keel_test::Engine engine(kByteLevel, c);
+    EXPECT_NE(engine.tokenize("'rer", 0), keel_test::Engine(kByteLevel, config()).tokenize("'rer", 0));
     const auto status = [&](const std::string& path, const char* name) {
         c.pre_tokenizer = name;
         try {

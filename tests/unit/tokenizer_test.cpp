@@ -4,6 +4,7 @@
 #include <random>
 #include <set>
 
+#include "sdk/text/pretokenize.h"
 #include "sdk/text/tokenizer_layout.h"
 #include "tests/tokenizer_fixture.h"
 
@@ -142,8 +143,11 @@ TEST(Tokenizer, RoundTripsSentencePiece) {
 
 TEST(Tokenizer, RoundTripsByteLevel) {
     const Bpe bpe({{"a", "b"}, {" ", "ab"}, {"\xc3", "\xa9"}, {"0", "1"}, {"\n", "\n"}, {" ", " "}});
-    for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "smollm", "falcon", "default",
-                            "deepseek-llm", "deepseek-coder"}) {
+    for (const char* pre :
+         {"gpt-2",       "llama-bpe",    "qwen2",          "tekken",   "gpt-4o",   "smollm", "falcon",
+          "default",     "deepseek-llm", "deepseek-coder", "jais-2",   "qwen35",   "laguna", "exaone-moe",
+          "deepseek-v3", "spark2_5",     "afmoe",          "tiny_aya", "superbpe", "viking", "chameleon",
+          "youtu",       "minicpm5",     "seed-coder",     "ufakzeka"}) {
         TokenizerFixture fixture(bpe.gguf(pre));
         SCOPED_TRACE(pre);
         check_round_trips(fixture);
@@ -227,6 +231,126 @@ TEST(Tokenizer, AControlTokenIsNoUnknownToken) {
     spm.types.resize(3), spm.tokens.resize(3), spm.scores.resize(3);  // without byte tokens
     spm.add(kSpace, 1);
     EXPECT_EQ((Ids{3, 0}), TokenizerFixture(spm.gguf()).encode("x"));
+}
+
+// Every name of a GGUF runtime has a pattern or a reason why not.
+TEST(Tokenizer, EveryPreTokenizerNameIsKnown) {
+    for (const char* name : {"default",
+                             "minicpm5",
+                             "llama3",
+                             "llama-v3",
+                             "llama-bpe",
+                             "falcon3",
+                             "falcon-h1",
+                             "pixtral",
+                             "midm-2.0",
+                             "lfm2",
+                             "jina-v5-nano",
+                             "deepseek-llm",
+                             "deepseek-coder",
+                             "deepseek-v3",
+                             "spark2_5",
+                             "youtu",
+                             "falcon",
+                             "mpt",
+                             "starcoder",
+                             "gpt-2",
+                             "phi-2",
+                             "jina-es",
+                             "jina-de",
+                             "gigachat",
+                             "jina-v2-es",
+                             "jina-v2-de",
+                             "a.x-4.0",
+                             "mellum",
+                             "modern-bert",
+                             "jais-2",
+                             "jina-v1-en",
+                             "jina-v2-code",
+                             "roberta-bpe",
+                             "refact",
+                             "command-r",
+                             "qwen2",
+                             "deepseek-r1-qwen",
+                             "kormo",
+                             "f2llmv2",
+                             "qwen35",
+                             "stablelm2",
+                             "olmo",
+                             "dbrx",
+                             "smaug-bpe",
+                             "poro-chat",
+                             "glm4",
+                             "chatglm-bpe",
+                             "viking",
+                             "jais",
+                             "tekken",
+                             "smollm",
+                             "codeshell",
+                             "bloom",
+                             "gpt3-finnish",
+                             "exaone",
+                             "exaone4",
+                             "exaone-moe",
+                             "chameleon",
+                             "minerva-7b",
+                             "megrez",
+                             "gpt-4o",
+                             "llama4",
+                             "kanana2",
+                             "talkie",
+                             "granite-embed-multi-97m",
+                             "tiny_aya",
+                             "cohere2moe",
+                             "superbpe",
+                             "trillion",
+                             "granite-docling",
+                             "bailingmoe",
+                             "bailingmoe2",
+                             "llada-moe",
+                             "seed-coder",
+                             "hunyuan",
+                             "hunyuan-dense",
+                             "hy_v4",
+                             "joyai-llm",
+                             "ufakzeka",
+                             "grok-2",
+                             "afmoe",
+                             "laguna",
+                             "minimax-m2",
+                             "solar-open",
+                             "mellum2"}) {
+        const keel::PreTokenizer* const pre = keel::pretokenizer_find(name, strlen(name), nullptr);
+        ASSERT_NE(nullptr, pre) << name;
+        uint32_t stages = 0;
+        while (pre->stages[stages]) ++stages;
+        EXPECT_LE(stages, keel::kMaxStages) << name;
+    }
+    for (const char* name : {"gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespace", "kimi-k2"}) {
+        const char* reason = nullptr;
+        EXPECT_EQ(nullptr, keel::pretokenizer_find(name, strlen(name), &reason));
+        EXPECT_NE(nullptr, strstr(reason, "merges")) << name;
+    }
+    const char* reason = nullptr;
+    EXPECT_EQ(nullptr, keel::pretokenizer_find("gpt-22", 6, &reason));
+    EXPECT_NE(nullptr, strstr(reason, "config.pre_tokenizer"));
+}
+
+// No pattern takes more than linear time over what a text may repeat.
+TEST(Tokenizer, LongRunsArePreTokenizedInLinearTime) {
+    const Bpe bpe({{"a", "b"}, {" ", "ab"}});
+    for (const char* pre : {"gpt-2", "llama-bpe", "deepseek-v3", "afmoe", "tiny_aya", "superbpe", "viking", "chameleon",
+                            "exaone-moe", "youtu", "jais-2"}) {
+        TokenizerFixture fixture(bpe.gguf(pre), 1u << 20);
+        for (const std::string unit :
+             {"1", "a", " ", "\n", "!", "a ", "1a", "\x01", "\xcc\x81", "<sentinel:", "IMGIMG"}) {
+            std::string text;
+            while (text.size() < 60000) text += unit;
+            const auto begin = std::chrono::steady_clock::now();
+            EXPECT_EQ(text, fixture.decode(fixture.encode(text)));
+            EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << pre << " " << unit;
+        }
+    }
 }
 
 // ---- special tokens and flags ----

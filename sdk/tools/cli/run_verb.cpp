@@ -23,7 +23,9 @@ int run(const Options& o, const Console& console) {
     // What the generation needs is allocated before init; from init on, allocations are counted.
     std::string generated;
     std::vector<int32_t> ids;
-    LoadedModel m = load_model(o.engine, console, {}, [&](const keel_memory_plan& plan) {
+    EngineOptions engine_options = o.engine;
+    make_room_for(engine_options, prompt);
+    LoadedModel m = load_model(engine_options, console, {}, [&](const keel_memory_plan& plan) {
         ids.resize(plan.context_tokens);
         constexpr size_t kLongestPiece = 2048;
         if (console.json) generated.reserve((o.sampling.max_tokens + 1) * kLongestPiece);
@@ -38,6 +40,11 @@ int run(const Options& o, const Console& console) {
                                           m.plan.context_tokens));
     check(tokens.status, "cannot tokenize the prompt");
     if (tokens->empty()) throw ToolError(kExitUsage, "the prompt is empty and the model has no BOS token");
+    if (!o.special && !o.quiet) {
+        const Result<size_t> with_marks = m.engine.token_count(prompt, flags | KEEL_TOKENIZE_SPECIAL);
+        if (with_marks && *with_marks != tokens->size())
+            fputs("note: control tokens written in the prompt are taken as text; --special recognises them\n", stderr);
+    }
     if (!console.json && !o.no_echo) fwrite(prompt.data(), 1, prompt.size(), stdout);
     const TextSink to_stdout = {[](void*, std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); },
                                 nullptr};

@@ -14,6 +14,14 @@ struct Options {
     bool special = false, bos = false, count = false;
 };
 
+// Its exact bytes; a control token is its text.
+std::string token_text(const Engine& engine, int32_t id) {
+    const char* data = nullptr;
+    size_t bytes = 0;
+    check(keel_token_text(engine.handle(), id, KEEL_DETOKENIZE_SPECIAL, &data, &bytes), "cannot read a token");
+    return std::string(data, bytes);
+}
+
 void tokenize_text(const Options& o, const Console& console) {
     if (o.text.empty() && o.file.empty() && o.decode.empty())
         throw ToolError(kExitUsage, "nothing to do: give TEXT, --file or --decode");
@@ -22,6 +30,7 @@ void tokenize_text(const Options& o, const Console& console) {
     EngineOptions small = o.engine;
     small.weights = KEEL_WEIGHTS_MAP;
     small.context = small.chunk = small.threads = 1;
+    make_room_for(small, text);
     const LoadedModel m = load_model(small, console);
 
     if (!o.decode.empty()) {
@@ -35,7 +44,7 @@ void tokenize_text(const Options& o, const Console& console) {
         tokenize(m.engine, text, (o.special ? KEEL_TOKENIZE_SPECIAL : 0) | (o.bos ? KEEL_TOKENIZE_BOS : 0));
     if (console.json) {
         std::vector<std::string> pieces;
-        for (const int32_t id : ids) pieces.push_back(detokenize(m.engine, {&id, 1}, KEEL_DETOKENIZE_SPECIAL));
+        for (const int32_t id : ids) pieces.push_back(token_text(m.engine, id));
         return print_json({{"ids", ids}, {"pieces", pieces}, {"tokens", ids.size()}, {"bytes", text.size()}});
     }
     if (o.count) {
@@ -43,8 +52,8 @@ void tokenize_text(const Options& o, const Console& console) {
         return;
     }
     for (const int32_t id : ids) {
-        const std::string piece = detokenize(m.engine, {&id, 1}, KEEL_DETOKENIZE_SPECIAL);
-        printf("%8d  %s\n", id, Json(piece).dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+        printf("%8d  %s\n", id,
+               Json(token_text(m.engine, id)).dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
     }
 }
 
@@ -60,6 +69,7 @@ void add_tokenize_verb(CLI::App& app, Console& console) {
     verb->add_option("text", o->text, "text to cut");
     verb->add_option("--file,-f", o->file, "read the text from a file; - is stdin");
     verb->add_option("--decode", o->decode, "ids to turn into text")->delimiter(',');
+    verb->add_option("--pre", o->engine.pre_tokenizer, "cut a byte-level vocabulary's text so, not as the file says");
     verb->add_flag("--special", o->special, "recognise special tokens in the text; write them when decoding");
     verb->add_flag("--bos", o->bos, "begin as the model wants a sequence to begin");
     verb->add_flag("--count", o->count, "print the number of tokens only");

@@ -1,6 +1,8 @@
 // The options that verbs share. In one file, since CLI11 is slow to compile: the other parts of the tools see no more
 // of it than a name.
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <random>
 
 #include "sdk/tools/common/generation.h"
 #include "sdk/tools/common/model_loader.h"
@@ -18,6 +20,17 @@ void add_choice(CLI::App& verb, const std::string& name, T& value, const Names<T
         value = it->second;
     };
     verb.add_option_function<std::string>(name, choose, what)->type_name(choices)->group("Engine");
+}
+
+bool parse_seed(const std::string& text, uint64_t* seed) {
+    if (text == "-1") {
+        std::random_device random;
+        *seed = uint64_t{random()} << 32 | random();
+        return true;
+    }
+    const char* const end = text.data() + text.size();
+    const std::from_chars_result r = std::from_chars(text.data(), end, *seed);
+    return r.ec == std::errc() && r.ptr == end;
 }
 
 bool parse_key(const std::string& text, uint64_t* key) {
@@ -73,6 +86,9 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
                "activations against quantized weights (default q8)");
     add_choice(verb, "--cpu", options.cpu, kCpus,
                "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
+    verb.add_option("--pre", options.pre_tokenizer,
+                    "how a byte-level vocabulary cuts text (a tokenizer.ggml.pre, in place of the file's)")
+        ->group("Engine");
     verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
 }
 
@@ -89,7 +105,11 @@ void add_sampling_options(CLI::App& verb, SamplingOptions& o) {
     add("--frequency-penalty", o.frequency_penalty, "subtracted from a logit per occurrence");
     add("--presence-penalty", o.presence_penalty, "subtracted once from a logit that occurred");
     add("--penalty-window", o.penalty_window, "tokens the penalties look back at; 0 is 64");
-    add("--seed", o.seed, "same seed, same text");
+    verb.add_option(
+            "--seed", [&o](const CLI::results_t& text) { return parse_seed(text[0], &o.seed); },
+            "same seed, same text; -1: another one each time")
+        ->default_str("1")
+        ->group("Sampling");
     add("--max-tokens,-n", o.max_tokens, "most tokens to generate");
     add("--min-tokens", o.min_tokens, "no end of sequence before this many");
     verb.add_option("--stop", o.stops, "text that ends the generation; may be repeated")

@@ -20,6 +20,7 @@ double seconds_since(Clock::time_point start) {
 }  // namespace
 
 PreparedSampling::PreparedSampling(const SamplingOptions& o) : options_(o) {
+    if (o.biases.size() > 256) throw ToolError(kExitUsage, "more than 256 --logit-bias are given");
     for (const std::string& bias : o.biases) {
         char *id_end = nullptr, *value_end = nullptr;
         const long id = strtol(bias.c_str(), &id_end, 10);

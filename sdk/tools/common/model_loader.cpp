@@ -69,6 +69,20 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     config.part_count = static_cast<uint32_t>(parts_.size());
 }
 
+void make_room_for(EngineOptions& options, std::string_view text) {
+    constexpr size_t kDefaultBytes = 16384, kMostBytes = 1u << 24;
+    size_t longest = 0, length = 0;
+    bool was_space = false;
+    for (const char c : text) {
+        const bool space = c == ' ' || (c >= '\t' && c <= '\r');
+        length = space == was_space ? length + 1 : 1;
+        was_space = space;
+        longest = std::max(longest, length);
+    }
+    // A stretch and the space before it.
+    if (longest >= kDefaultBytes) options.max_text_bytes = static_cast<uint32_t>(std::min(longest + 1, kMostBytes));
+}
+
 keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     keel_config config = make<keel_config>();
     config.api_version = KEEL_API_VERSION;
@@ -84,6 +98,8 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.pin_threads = options.pin;
     config.kv_sink_tokens = options.sinks;
     config.kv_recent_tokens = options.recent;
+    config.max_text_bytes = options.max_text_bytes;
+    if (!options.pre_tokenizer.empty()) config.pre_tokenizer = options.pre_tokenizer.c_str();
     parts.add_to(config, options);
     return config;
 }

@@ -33,6 +33,8 @@ struct EngineOptions {
     bool low_rank = false;             // sessions run in the low-rank variant
     std::string chat_template;         // file name, or a family's
     std::string grammar, json_schema;  // file names; at most one
+    std::string pre_tokenizer;         // in place of the file's; empty: the file's
+    uint32_t max_text_bytes = 0;       // see make_room_for
     // Files in memory, instead of those above.
     const keel_reader* kv_profile_reader = nullptr;
     const keel_reader* wproj_reader = nullptr;
@@ -42,6 +44,8 @@ void add_engine_options(CLI::App& verb, EngineOptions& options);   // verb_optio
 void add_grammar_options(CLI::App& verb, EngineOptions& options);  // likewise
 // Holds what the session samples from now on to the grammar of the options, if there is one. Throws ToolError.
 void hold_to_grammar(Session& session, const EngineOptions& options);
+// The engine will tokenize `text`, however long its stretches without (or of nothing but) white space are.
+void make_room_for(EngineOptions& options, std::string_view text);
 
 // What a configuration points to; it has to outlive keel_plan and keel_engine_init with it, and an engine of mapped
 // weights.

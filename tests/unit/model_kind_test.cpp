@@ -1,0 +1,61 @@
+// Files that are GGUF and no model this library runs: what keel_inspect says of them.
+#include <gtest/gtest.h>
+
+#include "keel/keel.h"
+#include "tests/test_engine.h"
+#include "tests/tokenizer_fixture.h"
+
+namespace {
+
+using keel_test::GgufBytes;
+
+keel_error inspect(const GgufBytes& gguf) {
+    const std::vector<char> file = gguf.bytes();
+    keel_reader reader = keel_test::sized<keel_reader>();
+    keel_error error = keel_test::sized<keel_error>();
+    EXPECT_EQ(KEEL_OK, keel_reader_from_memory(file.data(), file.size(), &reader));
+    std::vector<uint64_t> buffer(1 << 16);
+    EXPECT_EQ(KEEL_E_UNSUPPORTED,
+              keel_inspect(&reader, nullptr, buffer.data(), buffer.size() * 8, nullptr, nullptr, &error));
+    return error;
+}
+
+GgufBytes llama() {
+    GgufBytes gguf;
+    gguf.string("general.architecture", "llama");
+    return gguf;
+}
+
+TEST(ModelKind, APartOfASplitModel) {
+    const keel_error e = inspect(llama().u32("split.no", 0).u32("split.count", 2));
+    EXPECT_STREQ("split.count", e.field);
+    EXPECT_NE(nullptr, strstr(e.reason, "join the parts"));
+}
+
+TEST(ModelKind, AnAdapter) {
+    const keel_error e = inspect(llama().string("general.type", "adapter"));
+    EXPECT_STREQ("general.type", e.field);
+    EXPECT_NE(nullptr, strstr(e.reason, "LoRA"));
+    // Of an architecture that is none of a language model.
+    GgufBytes projector;
+    projector.string("general.architecture", "clip").string("general.type", "mmproj");
+    EXPECT_NE(nullptr, strstr(inspect(projector).reason, "image"));
+}
+
+TEST(ModelKind, AMixtureOfExperts) {
+    const keel_error e = inspect(llama().u32("llama.expert_count", 4));
+    EXPECT_STREQ("llama.expert_count", e.field);
+    EXPECT_NE(nullptr, strstr(e.reason, "mixture of experts"));
+}
+
+TEST(ModelKind, YarnIsNamed) {
+    GgufBytes gguf = llama();
+    for (const char* key : {"block_count", "attention.head_count", "context_length"})
+        gguf.u32(std::string("llama.") + key, 1);
+    gguf.u32("llama.embedding_length", 64).u32("llama.feed_forward_length", 64);
+    const keel_error e = inspect(gguf.string("llama.rope.scaling.type", "yarn"));
+    EXPECT_STREQ("llama.rope.scaling.type", e.field);
+    EXPECT_NE(nullptr, strstr(e.reason, "YaRN"));
+}
+
+}  // namespace
