@@ -41,9 +41,10 @@ class RealModels : public testing::TestWithParam<const char*> {
             EXPECT_NEAR(ours, theirs, kTokenTolerance) << answer["text"] << " token " << i;
             worst_ = std::max(worst_, std::fabs(ours - theirs));
             compared_++;
-            if (answer["margins"][i].get<double>() > 2 * kTokenTolerance)
+            if (answer["margins"][i].get<double>() > 2 * kTokenTolerance) {
                 EXPECT_EQ(static_cast<int32_t>(argmax(row, engine.info().vocabulary)), ids[i])
                     << answer["text"] << " token " << i;
+            }
             engine.feed({ids[i]});
         }
     }
