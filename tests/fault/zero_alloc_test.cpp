@@ -55,8 +55,9 @@ keel_memory_plan plan;
 keel_memory memory;
 keel_engine engine;
 
-keel_reader chat_template;
-keel_part parts[2];
+keel_reader chat_template, grammar;
+constexpr char kGrammar[] = "root ::= \"yes\" (\" \" [a-z]+)*";
+keel_part parts[3];
 keel_hooks hooks;
 
 constexpr char kChatTemplate[] =
@@ -86,10 +87,14 @@ void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr) {
     for (keel_part& part : parts) part = versioned<keel_part>();
     parts[0].kind = KEEL_PART_CHAT_TEMPLATE;
     parts[0].reader = &chat_template;
-    parts[1].kind = KEEL_PART_WPROJ;
-    parts[1].reader = wproj;
+    grammar = versioned<keel_reader>();
+    CHILD_STATUS(KEEL_OK, keel_reader_from_memory(kGrammar, sizeof(kGrammar) - 1, &grammar));
+    parts[1].kind = KEEL_PART_GRAMMAR;
+    parts[1].reader = &grammar;
+    parts[2].kind = KEEL_PART_WPROJ;
+    parts[2].reader = wproj;
     config.parts = parts;
-    config.part_count = wproj ? 2 : 1;
+    config.part_count = wproj ? 3 : 2;
     hooks = versioned<keel_hooks>();
     hooks.allowed_tokens = allowed_tokens;
     hooks.fault = on_fault;
@@ -518,6 +523,18 @@ void check_handles_and_arguments(keel_session live) {
                 keel_version() != 0);
 }
 
+// Held to the grammar: a mask, the forced tokens, and free again. The hook may have forbidden what the grammar allows.
+void check_grammar(keel_session session) {
+    int32_t token = -1, ids[64];
+    size_t count = 0;
+    CHILD_STATUS(KEEL_OK, keel_session_set_grammar(session, KEEL_GRAMMAR_NEXT));
+    const keel_status sampled = keel_session_sample(session, &token);
+    CHILD_CHECK(sampled == KEEL_OK || sampled == KEEL_E_NUMERIC);
+    CHILD_STATUS(KEEL_OK, keel_session_forced(session, ids, 64, &count));
+    CHILD_CHECK(count > 0);
+    CHILD_STATUS(KEEL_OK, keel_session_set_grammar(session, KEEL_GRAMMAR_OFF));
+}
+
 void use_everything() {
     check_text();
     check_chat();
@@ -528,6 +545,7 @@ void use_everything() {
     prefill_in_slices(session);
     check_views(session);
     decode(session);
+    check_grammar(session);
     check_views(session);
     check_cancel(session);
     check_save_restore(session);

@@ -169,7 +169,17 @@ MODELS = {
         "Llama", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0)), "spm",
         "rope.scaling.type linear, factor 4, tied head",
         {"no scaling": dict(rope_parameters=THETA(1e4))}),
+    "glm4": (
+        "Glm4", dict(num_attention_heads=4, num_key_value_heads=2, head_dim=16, attention_bias=True, tie_word_embeddings=False,
+                     rope_parameters=THETA(1e4, partial_rotary_factor=0.5)), "glm4",
+        "as GLM-4-0414: interleaved RoPE over half of each head, QKV bias, post norms before the residuals, fused gate_up, untied head",
+        {"whole heads rotated": dict(rope_parameters=THETA(1e4, partial_rotary_factor=1.0)),
+         "rope base 1e6": dict(rope_parameters=THETA(1e6, partial_rotary_factor=0.5)), "no bias": "bias"}),
 }
+GLM4_NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+              "self_attn.o_proj": "attn_output", "post_self_attn_layernorm": "post_attention_norm", "post_attention_layernorm": "ffn_norm",
+              "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "post_mlp_layernorm": "post_ffw_norm",
+              "embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 
 
 def build(prefix, config, weights=None):
@@ -226,6 +236,8 @@ def ablate(prefix, config, weights, change, ids):
 
 def convert(model, name, vocabulary, outtype, path):
     """llama.cpp's converter, with our vocabulary in place of a tokenizer's files."""
+    if name == "glm4":
+        return write_glm4(model, outtype, path)
     from conversion import ModelBase, get_model_class, get_model_architecture
     from conversion.base import ModelType
     import gguf
@@ -249,6 +261,32 @@ def convert(model, name, vocabulary, outtype, path):
         if name == "gemma3-linear":
             converter.gguf_writer.add_rope_freq_base_swa = lambda value: None
         converter.write()
+    return [t.tensor_type.name for t in gguf.GGUFReader(path).tensors]
+
+
+def write_glm4(model, outtype, path):
+    """With gguf-py alone: the published models need nothing of the converter but these names."""
+    import gguf
+
+    c, writer = model.config, gguf.GGUFWriter(path, "glm4")
+    half = outtype == gguf.LlamaFileType.MOSTLY_F16
+    for add, value in ((writer.add_name, "glm4"), (writer.add_block_count, c.num_hidden_layers), (writer.add_context_length, c.max_position_embeddings),
+                       (writer.add_embedding_length, c.hidden_size), (writer.add_feed_forward_length, c.intermediate_size),
+                       (writer.add_head_count, c.num_attention_heads), (writer.add_head_count_kv, c.num_key_value_heads),
+                       (writer.add_layer_norm_rms_eps, c.rms_norm_eps), (writer.add_rope_freq_base, 1e4), (writer.add_key_length, c.head_dim),
+                       (writer.add_value_length, c.head_dim), (writer.add_rope_dimension_count, c.head_dim // 2),
+                       (writer.add_file_type, 1 if half else 0), (writer.add_vocab_size, c.vocab_size)):
+        add(value)
+    bpe_vocabulary(writer, "glm4")
+    for key, value in model.state_dict().items():
+        base, kind = key.removeprefix("model.").rsplit(".", 1)
+        layer, base = base.split(".", 2)[1:] if base.startswith("layers.") else (None, base)
+        name = f"{GLM4_NAMES[base]}.{kind}" if layer is None else f"blk.{layer}.{GLM4_NAMES[base]}.{kind}"
+        writer.add_tensor(name, value.numpy().astype(np.float16 if half and value.ndim == 2 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return [t.tensor_type.name for t in gguf.GGUFReader(path).tensors]
 
 

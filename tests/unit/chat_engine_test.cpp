@@ -212,6 +212,11 @@ TEST(ChatEngine, SmolLM2SaysWhoItIs) {
     std::vector<int32_t> ids(100);
     ASSERT_EQ(KEEL_OK, keel_chat_tokenize(engine.handle(), &c, ids.data(), ids.size(), &count, nullptr));
     ids.resize(count);
+    // As the module tokenizers has them, and the answer as numpy computes it from the dequantized weights in f32.
+    EXPECT_EQ((std::vector<int32_t>{1,     9690, 198,  2683, 359, 253,   5356, 5646, 11173, 3365, 3511, 308,
+                                    34519, 28,   7018, 411,  407, 19712, 8182, 2,    198,   1,    4093, 198,
+                                    10576, 359,  346,  47,   2,   198,   1,    520,  9531,  198}),
+              ids);
     engine.feed(ids);
     engine.advance();
     std::string answer;
@@ -225,7 +230,8 @@ TEST(ChatEngine, SmolLM2SaysWhoItIs) {
         engine.advance();
     }
     // Without the default system turn it says that it is Emily Carter, 25.
-    EXPECT_EQ(0u, answer.find("I'm here to help with")) << answer;
+    EXPECT_EQ(0u, answer.find("I'm here to help with any kind of creative writing project. Whether it's a story"))
+        << answer;
 }
 
 }  // namespace
