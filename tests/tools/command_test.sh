@@ -88,34 +88,33 @@ wait $running
 expect "Ctrl-C cancels" [ $? -eq 5 ]
 expect "and says so" holds 'stopped: cancelled' err
 
-# interrupted FILE COMMAND...: its exit code after Ctrl-C, sent once something lies in FILE (- for: once it has run a second).
+# interrupted SECONDS COMMAND...: its exit code after Ctrl-C, sent after SECONDS.
 interrupted() {
-    local file=$1 running code
+    local seconds=$1 running code
     shift
     "$@" >"$work/out" 2>"$work/err" </dev/null &
     running=$!
-    if [ "$file" = - ]; then sleep 1; else for _ in $(seq 500); do [ -s "$file" ] && break; sleep 0.01; done; fi
+    sleep "$seconds"
     kill -INT $running
     wait $running
     code=$?
     [ $code -eq 5 ] || { echo "exit $code: $*"; cat "$work/err"; false; }
 }
-expect "Ctrl-C in eval ppl" interrupted - "$keel" eval ppl "$model" "$2/books-val-sample.jsonl" --window 2048 --stride 1
+expect "Ctrl-C in eval ppl" interrupted 1 "$keel" eval ppl "$model" "$2/books-val-sample.jsonl" --window 2048 --stride 1
 expect "says so" holds 'stopped by Ctrl-C' err
-expect "Ctrl-C in bench" interrupted - "$keel" bench "$model" --prefill 16 --decode 16 --steps 0 --budget-us 0 --repeats 1000000 --stream-mib 8
+expect "Ctrl-C in bench" interrupted 3 "$keel" bench "$model" --prefill 16 --decode 16 --steps 0 --budget-us 0 --repeats 1000000 --stream-mib 8
 expect "shows what it measured" holds '^decode 16 tokens at 16 '
-expect "Ctrl-C in bench --contended" interrupted - "$keel" bench "$model" --contended --decode 16 --position 16 --repeats 1000000
+expect "Ctrl-C in bench --contended" interrupted 3 "$keel" bench "$model" --contended --decode 16 --position 16 --repeats 1000000
 expect "shows what it measured too" holds '^busy neighbours '
-expect "Ctrl-C while a model is written" interrupted - "$keel" synth "$work/large.gguf" --shape 8b --mix F32
+expect "Ctrl-C while a model is written" interrupted 1 "$keel" synth "$work/large.gguf" --shape 8b --mix F32
 expect "no half file" [ ! -e "$work/large.gguf" ]
 expect "nor another one" [ -z "$(ls "$work" | grep large)" ]
-expect "Ctrl-C in eval kv" interrupted - "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --formats tcq-2,tcq-3,tcq-4,e8-2,e8-3 --largest 1
-expect "a whole document or nothing" bash -c "grep -q '^reference  f16, [1-3] documents' '$work/out' || grep -q 'stopped by Ctrl-C' '$work/err'"
+expect "Ctrl-C in eval kv" interrupted 3 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --formats tcq-2,tcq-3,tcq-4,e8-2,e8-3 --largest 1
 "$keel" bench "$model" --contended --decode 4 --position 4 --repeats 1 --json >"$work/out" 2>"$work/err"
 expect "busy neighbours are counted" holds '"neighbours": 0,'
 
 # Chat: one JSON line a turn; the second turn feeds only what is new.
-printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" >"$work/chatml.jinja"
+printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}" >"$work/chatml.jinja"
 printf 'Good evening.\nWho are you?\n' | "$keel" chat "$model" --template "$work/chatml.jinja" --max-tokens 8 --json >"$work/out" 2>"$work/err"
 expect "two turns" [ "$(grep -c '"assistant"' "$work/out")" -eq 2 ]
 turn_tokens=($(sed -n 's/.*"prompt_tokens":\([0-9]*\).*/\1/p' "$work/out"))
@@ -149,8 +148,8 @@ expect "objects of other regions" exits 0 "$keel" plan "$model" --no-ops --no-ma
 expect "each has a name" bash -c "grep -q ' logits ' '$work/out' && grep -q ' pages ' '$work/out' && grep -q ' attn_q.weight ' '$work/out'"
 expect "solve" exits 0 "$keel" plan "$model" --memory 64M --sessions 2 --json
 expect "solve finds the model's context" holds '"context_tokens": 2048'
-expect "compressed K and V are proposed" holds '"ppl_percent_on_bundled_7m": 0.2,'
-expect "in words" exits 0 "$keel" plan "$model" --memory 12M
+expect "compressed K and V are proposed" holds '"ppl_percent_on_bundled_7m": 0.2$'
+expect "in words" exits 0 "$keel" plan "$model" --memory 20M
 expect "with what they give and cost" holds '^Keys and values in tcq-[34] give .* times the context for +0.[25][04] % of perplexity'
 expect "and how to get them" holds '^keel run .* --kv-k tcq-[34] --kv-v tcq-[34]'
 expect "formats that are named are kept" exits 0 "$keel" plan "$model" --memory 64M --kv-k f16 --kv-v f16
