@@ -82,7 +82,7 @@ TEST(ToolConsole, HelpFitsItsColumns) {
               "  --context UINT              longest sequence in\n" + std::string(30, ' ') + "tokens\n");
     EXPECT_EQ(wrap_help("  keel run model.gguf --prompt Hello", 26),
               "  keel run model.gguf \\\n      --prompt Hello\n");
-    EXPECT_EQ(wrap_help("  --kv-k f16|f32|q8_0|tcq-2", 20), "  --kv-k f16|f32|\n    q8_0|tcq-2\n");
+    EXPECT_EQ(wrap_help("  --kv-k f16|f32|q8_0|tcq-2", 20), "  --kv-k\n    f16|f32|q8_0|\n    tcq-2\n");
     EXPECT_EQ(wrap_help("abcdefghijkl", 5), "abcde\n  fgh\n  ijk\n  l\n");
 }
 
