@@ -14,7 +14,8 @@ namespace {
 
 constexpr char kSchema[] =
     R"({"type": "object", "required": ["title", "year", "kind"], "properties": {
-        "title": {"type": "string", "maxLength": 40}, "year": {"type": "integer"}, "kind": {"enum": ["novel", "poem"]}}})";
+        "title": {"type": "string", "maxLength": 40}, "year": {"type": "integer"},
+        "kind": {"enum": ["novel", "poem"]}}})";
 
 bool failed(const char* what, keel_status status, const keel_error& error = {}) {
     if (status == KEEL_OK) return false;

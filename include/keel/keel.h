@@ -730,9 +730,9 @@ struct keel_sampling {
 /* Holds the session to the engine's grammar (KEEL_PART_GRAMMAR): the tokens from position `from` on are its text, and
  * keel_session_sample draws none that cannot go on with it, an end-of-sequence token only where the text may end.
  * allowed_tokens narrows further. What the state is follows from the session's tokens alone, so truncate, fork (which
- * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it. KEEL_E_STATE: no grammar.
- * KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may return KEEL_E_NUMERIC when no
- * token can follow, and KEEL_E_FILE_LIMIT when the grammar needs more state than is planned (64 threads, 62 deep).
+ * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it.
+ * KEEL_E_STATE: no grammar. KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may return
+ * KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT beyond 64 open alternatives or 62 nested rules.
  * A mask took 0.4 to 7 ms for 49,000 tokens on one core, and takes longer where many alternatives are open at once. */
 #define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
 #define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */

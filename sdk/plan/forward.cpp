@@ -55,7 +55,8 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
     const uint32_t dense_count = op_counts[KEEL_VARIANT_DENSE];
     if (ops) {
         plan->variant[KEEL_VARIANT_DENSE] = {ops, 0, dense_count, 0};
-        plan->variant[KEEL_VARIANT_LOW_RANK] = {ops ? ops + dense_count : nullptr, 0, op_counts[KEEL_VARIANT_LOW_RANK], 0};
+        plan->variant[KEEL_VARIANT_LOW_RANK] = {ops ? ops + dense_count : nullptr, 0, op_counts[KEEL_VARIANT_LOW_RANK],
+                                                0};
     }
     PlanWeights weights(reader, model, config, placer);
     BufferTable buffers(plan);

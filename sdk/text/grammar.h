@@ -1,12 +1,13 @@
-// Constrained output: a grammar (GBNF, or a JSON Schema) compiled into a pushdown automaton over bytes, in fixed memory.
+// Constrained output: a grammar (GBNF, or a JSON Schema) compiled into a pushdown automaton over bytes, in fixed
+// memory.
 //
-// The automaton is a graph of at most kMaxGrammarNodes nodes; its state is a set of at most kGrammarThreads threads, each
-// a node and a stack of at most kGrammarDepth return nodes. A state is a function of the bytes accepted so far and of
-// nothing else, so that it can always be computed again: that is how sessions truncate, fork, restore and draft.
+// The automaton is a graph of at most kMaxGrammarNodes nodes; its state is a set of at most kGrammarThreads threads,
+// each a node and a stack of at most kGrammarDepth return nodes. A state is a function of the bytes accepted so far and
+// of nothing else, so that it can always be computed again: that is how sessions truncate, fork, restore and draft.
 //
-// GBNF is llama.cpp's: rules NAME ::= ..., "literals", [classes] of code points, ., (groups), |, * + ? {m} {m,} {m,n}, #
-// comments; the first rule is `root`. Escapes: \n \t \r \\ \" \[ \] \xHH \uHHHH \UHHHHHHHH. Left recursion, and repeats of
-// what may be empty, are refused.
+// GBNF is llama.cpp's: rules NAME ::= ..., "literals", [classes] of code points, ., (groups), |, * + ? {m} {m,} {m,n},
+// # comments; the first rule is `root`. Escapes: \n \t \r \\ \" \[ \] \xHH \uHHHH \UHHHHHHHH. Left recursion, and
+// repeats of what may be empty, are refused.
 #pragma once
 #include "keel/keel.h"
 #include "sdk/core/arena.h"
@@ -57,8 +58,9 @@ struct GrammarSource {
     keel_reader reader;
     bool json_schema;
 };
-// Places the automaton; in count mode *out is null. KEEL_E_FILE_FORMAT names what is not well formed, KEEL_E_UNSUPPORTED
-// what Keel does not have (both with error->offset in the text), KEEL_E_FILE_LIMIT what is too much, KEEL_E_FILE_READ.
+// Places the automaton; in count mode *out is null. KEEL_E_FILE_FORMAT names what is not well formed,
+// KEEL_E_UNSUPPORTED what Keel does not have (both with error->offset in the text), KEEL_E_FILE_LIMIT what is too much,
+// KEEL_E_FILE_READ.
 keel_status grammar_place(const GrammarSource& source, Arena& arena, const Grammar** out, keel_error* error);
 
 // KEEL_E_FILE_LIMIT from these: the state needs more threads or a deeper stack than there are.

@@ -1,10 +1,10 @@
 // A JSON Schema to the graph of a grammar, read in place: members are found by scanning the text again, which takes no
-// memory. What is accepted is JSON that the schema allows, spelled as llama.cpp's converter has it: the properties of an
-// object come in the schema's order, required ones first, and white space is bounded.
+// memory. What is accepted is JSON that the schema allows, spelled as llama.cpp's converter has it: the properties of
+// an object come in the schema's order, required ones first, and white space is bounded.
 //
 // Keywords: type (also a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
-// maxLength, enum, const, anyOf, oneOf (as anyOf), $ref within the text, $defs, definitions; annotations are passed over.
-// Any other keyword is KEEL_E_UNSUPPORTED, by name.
+// maxLength, enum, const, anyOf, oneOf (as anyOf), $ref within the text, $defs, definitions; annotations are passed
+// over. Any other keyword is KEEL_E_UNSUPPORTED, by name.
 #include <string.h>
 
 #include "sdk/text/grammar_builder.h"
@@ -443,8 +443,8 @@ Fragment SchemaReader::object(Span value, uint32_t depth) {
             if (!lists(required, key)) body = then(body, builder_.repeat(then(token(","), pair()), 0, 1));
         return then(then(token("{"), body), token("}"));
     }
-    // All are optional: `some` is what may follow the first i of them when nothing is written yet, `more` when there is.
-    // Both go through the properties from the last to the first, by their number.
+    // All are optional: `some` is what may follow the first i of them when nothing is written yet, `more` when there
+    // is. Both go through the properties from the last to the first, by their number.
     uint32_t count = 0;
     for (size_t at = properties.at + 1; next(&at, &key, &inner);) ++count;
     Fragment some = builder_.nothing(), more = builder_.nothing();

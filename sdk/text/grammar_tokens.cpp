@@ -30,8 +30,8 @@ keel_status grammar_state_of(const Grammar& g, const Tokenizer* t, const int32_t
     return status;
 }
 
-// Most tokens are decided by their first bytes. Where a byte leads back to the state it came from (inside a string, say)
-// the table of steps goes on being right for the next byte; so a whole vocabulary of words costs a look-up a byte.
+// Most tokens are decided by their first bytes. Where a byte leads back to the state it came from (inside a string,
+// say) the table of steps goes on being right for the next byte; so a whole vocabulary of words costs a look-up a byte.
 keel_status grammar_mask(const Grammar& g, const Tokenizer* t, const int32_t* ends, uint32_t end_count,
                          GrammarWork* work, uint8_t* mask) {
     memset(work->steps, kUnknown, sizeof work->steps);

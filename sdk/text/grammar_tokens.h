@@ -7,11 +7,12 @@ namespace keel {
 
 constexpr uint32_t kMaxForcedBytes = 256;
 
-// work->state becomes that behind `count` tokens. Errors as grammar_step; count 0 there when they are not the grammar's.
+// work->state becomes that behind `count` tokens. Errors as grammar_step; count 0 there when they are not the
+// grammar's.
 keel_status grammar_state_of(const Grammar& g, const Tokenizer* t, const int32_t* tokens, uint32_t count,
                              GrammarWork* work);
-// Clears the bits of tokens that may not follow work->state. End tokens may where the text may end; other control tokens,
-// and tokens without bytes, may not.
+// Clears the bits of tokens that may not follow work->state. End tokens may where the text may end; other control
+// tokens, and tokens without bytes, may not.
 keel_status grammar_mask(const Grammar& g, const Tokenizer* t, const int32_t* ends, uint32_t end_count,
                          GrammarWork* work, uint8_t* mask);
 // Tokens for the bytes that alone may follow work->state, at most kMaxForcedBytes; that state is used up.

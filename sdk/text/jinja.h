@@ -10,9 +10,9 @@
 // printf's %; slices; literals; the filters, tests, methods and functions of jinja_program.h. Numbers are 64-bit
 // integers; other numbers are carried and written, not computed with. Case is changed in ASCII only.
 //
-// Every byte that is written is either scaffold (it comes from the template, or stands for a role) or from a message (it
-// comes from a text, or from a JSON value of the caller). Marks follow bytes through concatenation, slices, replace and
-// so on; only scaffold may spell control tokens.
+// Every byte that is written is either scaffold (it comes from the template, or stands for a role) or from a message
+// (it comes from a text, or from a JSON value of the caller). Marks follow bytes through concatenation, slices, replace
+// and so on; only scaffold may spell control tokens.
 #pragma once
 #include "keel/keel.h"
 #include "sdk/core/arena.h"

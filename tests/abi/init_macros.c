@@ -5,27 +5,28 @@
 #include "keel/keel_pack.h"
 #include "tests/abi/layout.h"
 
-#define STRUCTS(X)                                   \
-    X(keel_advance_result, KEEL_ADVANCE_RESULT_INIT) \
-    X(keel_text, KEEL_TEXT_INIT)                     \
-    X(keel_error, KEEL_ERROR_INIT)                   \
-    X(keel_reader, KEEL_READER_INIT)                 \
-    X(keel_limits, KEEL_LIMITS_INIT)                 \
-    X(keel_model_info, KEEL_MODEL_INFO_INIT)         \
-    X(keel_hooks, KEEL_HOOKS_INIT)                   \
-    X(keel_part, KEEL_PART_INIT)                     \
-    X(keel_config, KEEL_CONFIG_INIT)                 \
-    X(keel_memory_plan, KEEL_MEMORY_PLAN_INIT)       \
-    X(keel_memory, KEEL_MEMORY_INIT)                 \
-    X(keel_stats, KEEL_STATS_INIT)                   \
-    X(keel_op_info, KEEL_OP_INFO_INIT)               \
-    X(keel_buffer_info, KEEL_BUFFER_INFO_INIT)       \
-    X(keel_session_desc, KEEL_SESSION_DESC_INIT)     \
-    X(keel_sampling, KEEL_SAMPLING_INIT)             \
-    X(keel_session_info, KEEL_SESSION_INFO_INIT)     \
-    X(keel_chat_message, KEEL_CHAT_MESSAGE_INIT)     \
-    X(keel_chat, KEEL_CHAT_INIT)                     \
-    X(keel_wproj_options, KEEL_WPROJ_OPTIONS_INIT)   \
+#define STRUCTS(X)                                     \
+    X(keel_advance_result, KEEL_ADVANCE_RESULT_INIT)   \
+    X(keel_text, KEEL_TEXT_INIT)                       \
+    X(keel_error, KEEL_ERROR_INIT)                     \
+    X(keel_reader, KEEL_READER_INIT)                   \
+    X(keel_limits, KEEL_LIMITS_INIT)                   \
+    X(keel_model_info, KEEL_MODEL_INFO_INIT)           \
+    X(keel_hooks, KEEL_HOOKS_INIT)                     \
+    X(keel_grammar_options, KEEL_GRAMMAR_OPTIONS_INIT) \
+    X(keel_part, KEEL_PART_INIT)                       \
+    X(keel_config, KEEL_CONFIG_INIT)                   \
+    X(keel_memory_plan, KEEL_MEMORY_PLAN_INIT)         \
+    X(keel_memory, KEEL_MEMORY_INIT)                   \
+    X(keel_stats, KEEL_STATS_INIT)                     \
+    X(keel_op_info, KEEL_OP_INFO_INIT)                 \
+    X(keel_buffer_info, KEEL_BUFFER_INFO_INIT)         \
+    X(keel_session_desc, KEEL_SESSION_DESC_INIT)       \
+    X(keel_sampling, KEEL_SAMPLING_INIT)               \
+    X(keel_session_info, KEEL_SESSION_INFO_INIT)       \
+    X(keel_chat_message, KEEL_CHAT_MESSAGE_INIT)       \
+    X(keel_chat, KEEL_CHAT_INIT)                       \
+    X(keel_wproj_options, KEEL_WPROJ_OPTIONS_INIT)     \
     X(keel_pack_info, KEEL_PACK_INFO_INIT)
 
 keel_init_row keel_init_of(size_t index) {

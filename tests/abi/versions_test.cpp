@@ -162,7 +162,8 @@ keel_config config_with(const keel_part* part) {
     return c;
 }
 
-constexpr char kChatml[] = "'<|im_start|>' + message['role'] + '<|im_end|>'";
+constexpr char kChatml[] =
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}";
 
 class AbiVersions : public testing::Test {
   protected:

@@ -1,4 +1,5 @@
-// Chat templates against jinja2 (tests/data/chat/rendered.txt, by tests/generators/make_jinja_oracles.py), and the edges.
+// Chat templates against jinja2 (tests/data/chat/rendered.txt, by tests/generators/make_jinja_oracles.py), and the
+// edges.
 #include "sdk/text/jinja.h"
 
 #include <string.h>
