@@ -1,4 +1,4 @@
-# Sourced by ./run and ./check: what of the packages below is missing is installed through apt, after saying what and why.
+# Sourced by ./run, ./chat and ./check: what of the packages below is missing is installed through apt, after saying what and why.
 # keel_no_install=1 refuses instead: the same list, and exit code 3.
 
 # Package | probe that succeeds where it is there | what for. The groups are those of keel_provide.
@@ -7,9 +7,14 @@ keel_packages_compiler=(
     "cmake | command -v cmake | configures the build"
     "ninja-build | command -v ninja | runs the build"
 )
-keel_packages_libraries=(
+keel_packages_command=(
     "libcli11-dev | keel_has_header CLI/CLI.hpp | command lines of the keel command"
     "nlohmann-json3-dev | keel_has_header nlohmann/json.hpp | JSON that the tools read and write"
+)
+keel_packages_editing=(
+    "libedit-dev | keel_has_header histedit.h | line editing and history in keel chat"
+)
+keel_packages_libraries=(
     "libmimalloc-dev | keel_has_header mimalloc.h | keel_memory_default(), memory for those who bring none"
     "libzstd-dev | keel_has_header zstd.h | packed W_proj caches"
     "libeigen3-dev | keel_has_header eigen3/signature_of_eigen3_matrix_library | solvers of W_proj caches"
@@ -89,11 +94,11 @@ keel_apt_install() {
 # keel_provide_toolchain [GROUP...]: what every build needs, and then GROUPs that can be done without.
 keel_provide_toolchain() {
     if [ "${keel_no_install:-0}" = 1 ]; then
-        keel_provide compiler libraries "$@"  # one list
+        keel_provide compiler command libraries "$@"  # one list
         return
     fi
     # The compiler first: it looks for the headers.
-    keel_provide compiler && keel_provide libraries || return
+    keel_provide compiler && keel_provide command libraries || return
     [ $# -eq 0 ] || keel_provide "$@" || echo "going on: what needs them says so and is skipped" >&2
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/status.h"
 #include "sdk/text/chat.h"
+#include "sdk/text/tokenizer.h"
 
 using namespace keel;
 
@@ -480,6 +481,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.head_dim = s.head_dim;
     out.vocabulary = s.vocabulary;
     out.train_context_tokens = s.train_context;
+    KEEL_TRY(tokenizer_check(reader, g, error));
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary, &out.bos_id, error));
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary, &out.eos_id, error));
     KEEL_TRY(find_chat_template(reader, g, &m, &out, error));

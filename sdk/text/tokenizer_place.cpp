@@ -157,6 +157,12 @@ class Builder {
             keel_error* error)
         : reader_(reader), g_(g), max_text_bytes_(max_text_bytes), pre_(pre), arena_(arena), error_(error) {}
     keel_status run(Tokenizer** out);
+    // Counts with any pre-tokenizer where the file's is not to be had.
+    keel_status check() {
+        any_pre_ = true;
+        Tokenizer* none;
+        return run(&none);
+    }
 
   private:
     keel_status read_settings();
@@ -192,6 +198,7 @@ class Builder {
     keel_error* const error_;
     const GgufValue *tokens_ = nullptr, *scores_ = nullptr, *types_ = nullptr, *merges_ = nullptr;
     uint32_t ordinary_count_ = 0, special_count_ = 0;
+    bool any_pre_ = false;
     Tokenizer settings_ = {};
     Tokenizer* t_ = nullptr;
     uint8_t* type_table_ = nullptr;
@@ -258,7 +265,14 @@ keel_status Builder::read_settings() {
     settings_.add_space_prefix = !settings_.byte_level;
     if (settings_.byte_level) {
         settings_.pre = pre_;
-        if (!pre_) KEEL_TRY(file_pretokenizer(reader_, g_, &settings_.pre, error_));
+        if (!pre_) {
+            keel_error why = {};
+            why.struct_size = sizeof why;
+            const keel_status status = file_pretokenizer(reader_, g_, &settings_.pre, &why);
+            if (status != KEEL_OK && !(any_pre_ && status == KEEL_E_UNSUPPORTED))
+                return fail(error_, status, why.offset, why.field, why.reason);
+            if (status != KEEL_OK) settings_.pre = pretokenizer_find("default", 7, nullptr);
+        }
         settings_.ignore_merges = settings_.pre->ignore_merges;
         settings_.add_bos = settings_.pre->add_bos;
         KEEL_TRY(find_array(kMergesKey, kGgufString, &merges_));
@@ -593,6 +607,11 @@ int32_t find_piece(const Tokenizer& t, const PieceTable& table, uint64_t hash, c
         return found >= 0;
     });
     return found;
+}
+
+keel_status tokenizer_check(const keel_reader& reader, const Gguf& g, keel_error* error) {
+    Arena counting;
+    return Builder(reader, g, 64, nullptr, counting, error).check();
 }
 
 keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, const PreTokenizer* pre,

@@ -24,7 +24,7 @@ never_asked() { [ ! -e "$work/apt.log" ]; }
 
 # A machine with nothing but what the scripts themselves use: no compiler, no CMake, no Ninja.
 mkdir "$work/bin"
-for tool in bash cat cut dirname env grep id mktemp nproc rm sed tail uname; do ln -s "$(command -v $tool)" "$work/bin/"; done
+for tool in bash cat cut dirname env grep id mkdir mktemp nproc rm sed tail uname; do ln -s "$(command -v $tool)" "$work/bin/"; done
 printf '%s\n' '#!/usr/bin/env bash' 'exec "$@"' >"$work/bin/sudo"
 cat >"$work/bin/apt-get" <<EOF
 #!/usr/bin/env bash
@@ -40,12 +40,15 @@ provide() {
         keel_provide made_up'
 }
 
-for script in ./run "./check --fast" "./check"; do
+for script in ./run ./chat "./check --fast" "./check"; do
     # shellcheck disable=SC2086
     expect "$script --no-install refuses" gives 3 bare $script --no-install
     expect "$script --no-install asks nothing of apt-get" never_asked
     expect "$script --no-install says what is missing" says '^  ninja-build  *runs the build$'
-    expect "$script --no-install names libraries too" says '^  libgtest-dev  *tests (GoogleTest)$'
+    case $script in
+        ./check*) expect "$script --no-install names libraries too" says '^  libgtest-dev  *tests (GoogleTest)$' ;;
+        *) expect "$script needs nothing of the tests" eval '! says "gtest\|benchmark\|eigen"' ;;
+    esac
     # shellcheck disable=SC2086
     expect "$script fails with apt-get" gives 1 bare $script
     expect "$script says first what it installs" says '^  cmake  *configures the build$'

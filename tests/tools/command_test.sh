@@ -28,6 +28,7 @@ for verb in run chat plan inspect bench "eval ppl" "eval kv" "calibrate kv" "cap
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
+    expect "help of $verb fits 80 columns" [ -z "$(grep -E '^.{81}' "$work/out")" ]
 done
 expect "no verb is a usage error" exits 2 "$keel"
 expect "unknown option is a usage error" exits 2 "$keel" run "$model" --no-such-option
@@ -45,6 +46,19 @@ expect "a directory as text" exits 3 "$keel" eval ppl "$model" "$work"
 expect "a directory as prompt" exits 3 "$keel" run "$model" -f "$work"
 expect "no template, no chat" exits 3 "$keel" chat "$model"
 expect "and it says so" holds 'no chat template' err
+
+# The model as an option; output that cannot be written.
+expect "-m names the model" exits 0 "$keel" inspect -m "$model"
+expect "-m before a text" exits 0 "$keel" tokenize -m "$model" "Hello, world!" --count
+expect "the text is not taken for the model" holds '^6$'
+if [ -w /dev/full ]; then
+    for words in "--help" "inspect $model --json" "run $model -n 2 -q"; do
+        # shellcheck disable=SC2086
+        "$keel" $words >/dev/full 2>"$work/err" </dev/null
+        expect "a full disk: $words" [ $? -eq 1 ]
+        expect "and it says so: $words" holds 'cannot write to standard output' err
+    done
+fi
 
 # Run: same seed, same text; another seed, another text; threads do not matter; no allocation after init.
 run() { "$keel" run "$model" --prompt "The sea" --max-tokens 24 "$@" 2>"$work/err"; }
@@ -74,12 +88,47 @@ wait $running
 expect "Ctrl-C cancels" [ $? -eq 5 ]
 expect "and says so" holds 'stopped: cancelled' err
 
+# interrupted SECONDS COMMAND...: its exit code after Ctrl-C, sent after SECONDS.
+interrupted() {
+    local seconds=$1 running code
+    shift
+    "$@" >"$work/out" 2>"$work/err" </dev/null &
+    running=$!
+    sleep "$seconds"
+    kill -INT $running
+    wait $running
+    code=$?
+    [ $code -eq 5 ] || { echo "exit $code: $*"; cat "$work/err"; false; }
+}
+expect "Ctrl-C in eval ppl" interrupted 1 "$keel" eval ppl "$model" "$2/books-val-sample.jsonl" --window 2048 --stride 1
+expect "says so" holds 'stopped by Ctrl-C' err
+expect "Ctrl-C in bench" interrupted 3 "$keel" bench "$model" --prefill 16 --decode 16 --steps 0 --budget-us 0 --repeats 1000000 --stream-mib 8
+expect "shows what it measured" holds '^decode 16 tokens at 16 '
+expect "Ctrl-C in bench --contended" interrupted 3 "$keel" bench "$model" --contended --decode 16 --position 16 --repeats 1000000
+expect "shows what it measured too" holds '^busy neighbours '
+expect "Ctrl-C while a model is written" interrupted 1 "$keel" synth "$work/large.gguf" --shape 8b --mix F32
+expect "no half file" [ ! -e "$work/large.gguf" ]
+expect "nor another one" [ -z "$(ls "$work" | grep large)" ]
+expect "Ctrl-C in eval kv" interrupted 3 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --formats tcq-2,tcq-3,tcq-4,e8-2,e8-3 --largest 1
+"$keel" bench "$model" --contended --decode 4 --position 4 --repeats 1 --json >"$work/out" 2>"$work/err"
+expect "busy neighbours are counted" holds '"neighbours": 0,'
+
 # Chat: one JSON line a turn; the second turn feeds only what is new.
-printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" >"$work/chatml.jinja"
+printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}" >"$work/chatml.jinja"
 printf 'Good evening.\nWho are you?\n' | "$keel" chat "$model" --template "$work/chatml.jinja" --max-tokens 8 --json >"$work/out" 2>"$work/err"
 expect "two turns" [ "$(grep -c '"assistant"' "$work/out")" -eq 2 ]
 turn_tokens=($(sed -n 's/.*"prompt_tokens":\([0-9]*\).*/\1/p' "$work/out"))
 expect "the second turn does not repeat the first" [ "${turn_tokens[1]:-99}" -lt $((2 * ${turn_tokens[0]:-0})) ]
+(for i in 1 2 3 4 5; do echo "Tell me something about number $i please"; done; echo /reset; echo Hello) |
+    "$keel" chat "$model" --template "$work/chatml.jinja" -c 160 --min-tokens 20 -n 20 --json >"$work/out" 2>"$work/err"
+expect "a conversation longer than the context goes on" [ $? -eq 0 ]
+expect "every message is answered" [ "$(grep -c '"generated_tokens":20' "$work/out")" -eq 6 ]
+expect "the oldest turns are dropped" holds '"dropped_turns":1'
+expect "not before they must" [ "$(head -n 1 "$work/out" | grep -c '"dropped_turns":0')" -eq 1 ]
+expect "after /reset there is room again" [ "$(tail -n 1 "$work/out" | grep -c '"dropped_turns":0')" -eq 1 ]
+echo "$(printf 'word %.0s' $(seq 200))" | "$keel" chat "$model" --template "$work/chatml.jinja" -c 160 >"$work/out" 2>"$work/err"
+expect "a message longer than the context is refused" [ $? -eq 4 ]
+expect "in clear words" holds 'this message has [0-9]* tokens with its template and the context 160' err
 echo 'no family writes this' >"$work/odd.jinja"
 expect "an unknown template is refused" exits 3 "$keel" chat "$model" --template "$work/odd.jinja"
 
@@ -99,6 +148,12 @@ expect "objects of other regions" exits 0 "$keel" plan "$model" --no-ops --no-ma
 expect "each has a name" bash -c "grep -q ' logits ' '$work/out' && grep -q ' pages ' '$work/out' && grep -q ' attn_q.weight ' '$work/out'"
 expect "solve" exits 0 "$keel" plan "$model" --memory 64M --sessions 2 --json
 expect "solve finds the model's context" holds '"context_tokens": 2048'
+expect "compressed K and V are proposed" holds '"ppl_percent_on_bundled_7m": 0.2$'
+expect "in words" exits 0 "$keel" plan "$model" --memory 20M
+expect "with what they give and cost" holds '^Keys and values in tcq-[34] give .* times the context for +0.[25][04] % of perplexity'
+expect "and how to get them" holds '^keel run .* --kv-k tcq-[34] --kv-v tcq-[34]'
+expect "formats that are named are kept" exits 0 "$keel" plan "$model" --memory 64M --kv-k f16 --kv-v f16
+expect "nothing else is proposed" bash -c "! grep -q tcq '$work/out'"
 expect "nothing fits" exits 4 "$keel" plan "$model" --memory 1M
 total=$("$keel" plan "$model" --context 256 --kv-k f16 --kv-v f16 --weights copy --json | sed -n 's/.*"total_bytes": \([0-9]*\).*/\1/p')
 expect "the search finds this context in exactly its bytes" exits 0 \

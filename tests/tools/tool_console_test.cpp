@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include "sdk/tools/common/console.h"
+#include "sdk/tools/common/help_text.h"
+#include "sdk/tools/common/interrupt.h"
 
 using namespace keel::tools;
 
@@ -57,4 +60,50 @@ TEST(ToolConsole, TablesAlign) {
     table.add({"a", "10"});
     table.add({"long name", "5"});
     EXPECT_EQ(table.text(), "name        n\na          10\nlong name   5\n");
+}
+
+TEST(ToolConsole, ProgressFitsItsColumns) {
+    EXPECT_EQ(progress_line("loading", 0.5, 12.3, "94.2 MiB", 79),
+              "loading [###############...............]  50 %  12 s left  94.2 MiB");
+    EXPECT_EQ(progress_line("loading", 1, -1, "", 79), "loading [##############################] 100 %");
+    EXPECT_EQ(progress_line("loading", 0.25, 600, "", 79),
+              "loading [#######.......................]  25 %  10 min left");
+    EXPECT_EQ(progress_line("loading", 0.5, -1, "", 24), "loading [####....]  50 %");
+    EXPECT_EQ(progress_line("loading", 0.5, -1, "94.2 MiB", 20), "loading  50 %  94.2 ");
+    for (size_t columns = 1; columns < 100; ++columns)
+        EXPECT_LE(progress_line("loading", 0.37, 75, "document 3 of 40, tcq-4", columns).size(), columns);
+}
+
+TEST(ToolConsole, HelpFitsItsColumns) {
+    EXPECT_EQ(wrap_help("short\n\n  -x   also short\n", 20), "short\n\n  -x   also short\n");
+    EXPECT_EQ(wrap_help("one two three four five", 10), "one two\n  three\n  four\n  five\n");
+    const std::string option = "  --context UINT              longest sequence in tokens";
+    EXPECT_EQ(wrap_help(option, 50),
+              "  --context UINT              longest sequence in\n" + std::string(30, ' ') + "tokens\n");
+    EXPECT_EQ(wrap_help("  keel run model.gguf --prompt Hello", 26),
+              "  keel run model.gguf \\\n      --prompt Hello\n");
+    EXPECT_EQ(wrap_help("  --kv-k f16|f32|q8_0|tcq-2", 20), "  --kv-k\n    f16|f32|q8_0|\n    tcq-2\n");
+    EXPECT_EQ(wrap_help("abcdefghijkl", 5), "abcde\n  fgh\n  ijk\n  l\n");
+}
+
+TEST(ToolConsole, CtrlCStopsWorkUnderWay) {
+    watch_interrupts();
+    EXPECT_NO_THROW(stop_if_interrupted());
+    ProgressBar bar(Console{}, "working");
+    EXPECT_NO_THROW(bar.update(1, 2));
+    raise(SIGINT);
+    EXPECT_TRUE(interrupted());
+    EXPECT_NO_THROW(bar.draw(1, 2));
+    try {
+        bar.update(1, 2);
+        ADD_FAILURE() << "goes on after Ctrl-C";
+    } catch (const ToolError& error) {
+        EXPECT_EQ(error.exit_code, kExitCancelled);
+    }
+    forget_interrupt();
+    EXPECT_FALSE(interrupted());
+    raise(SIGINT);  // watched again: the process would end otherwise
+    EXPECT_TRUE(interrupted());
+    forget_interrupt();
+    signal(SIGINT, SIG_DFL);
 }

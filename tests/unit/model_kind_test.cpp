@@ -1,12 +1,18 @@
 // Files that are GGUF and no model this library runs: what keel_inspect says of them.
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
 
 #include "keel/keel.h"
+#include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
 #include "tests/tokenizer_fixture.h"
 
 namespace {
 
+using keel_test::check;
 using keel_test::GgufBytes;
 
 keel_error inspect(const GgufBytes& gguf) {
@@ -46,6 +52,34 @@ TEST(ModelKind, AMixtureOfExperts) {
     const keel_error e = inspect(llama().u32("llama.expert_count", 4));
     EXPECT_STREQ("llama.expert_count", e.field);
     EXPECT_NE(nullptr, strstr(e.reason, "mixture of experts"));
+}
+
+// What an engine would refuse of a vocabulary is refused here; but a pre-tokenizer, which a configuration can name.
+TEST(ModelKind, VocabulariesAreLookedAt) {
+    keel::tools::SynthSpec spec;
+    spec.layers = 1;
+    spec.embedding = 64;
+    spec.heads = spec.kv_heads = 1;
+    spec.feed_forward = 64;
+    spec.vocabulary = 512;
+    spec.architecture = "qwen2";
+    const std::string path = testing::TempDir() + "vocabulary-" + std::to_string(getpid()) + ".gguf";
+    keel::tools::synth_write(path, spec);
+    const std::vector<char> good = keel_test::read_file(path);
+    std::remove(path.c_str());
+    const auto status = [&](const std::string& from, const std::string& to) {
+        std::vector<char> file = good;
+        const auto at = std::search(file.begin(), file.end(), from.begin(), from.end());
+        EXPECT_NE(file.end(), at) << from;
+        std::copy(to.begin(), to.end(), at);
+        keel_reader reader = keel_test::sized<keel_reader>();
+        check(keel_reader_from_memory(file.data(), file.size(), &reader), "reader");
+        std::vector<uint64_t> buffer(1 << 16);
+        return keel_inspect(&reader, nullptr, buffer.data(), buffer.size() * 8, nullptr, nullptr, nullptr);
+    };
+    EXPECT_EQ(KEEL_OK, status("tokenizer.ggml.pre", "tokenizer.ggml.pro"));
+    EXPECT_EQ(KEEL_E_FILE_FORMAT, status("tokenizer.ggml.merges", "tokenizer.ggml.mergos"));
+    EXPECT_EQ(KEEL_E_UNSUPPORTED, status("tokenizer.ggml.model", "tokenizer.ggml.modol"));
 }
 
 TEST(ModelKind, YarnIsNamed) {

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "sdk/tools/cli/contended_bench.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/stream_bandwidth.h"
@@ -27,6 +29,7 @@ struct Options {
     std::vector<uint32_t> prefill = {512}, depth;  // an empty depth: the longest prompt
     uint32_t decode = 128, steps = 500, position = 256, repeats = 5, turns = 0;
     uint64_t budget_us = 2000, stream_mib = 0;
+    bool contended = false;
     uint32_t longest_prefill() const { return prefill.empty() ? 0 : *std::max_element(prefill.begin(), prefill.end()); }
 };
 
@@ -116,17 +119,23 @@ class Bench {
         // Enough to touch weights and buffers once; a whole prompt of thousands of tokens would take as long as
         // measuring it.
         reach(std::min(std::max(o_.longest_prefill(), 16u), std::min(512u, m_.plan.context_tokens)), 1);
-        for (uint32_t repeat = 0; repeat < o_.repeats; ++repeat) {
-            bar_.update(repeat * 60, o_.repeats * 100, "rates");
+        for (uint32_t repeat = 0; repeat < o_.repeats && !interrupted(); ++repeat) {
+            bar_.draw(repeat * 60, o_.repeats * 100, "rates");
             for (PrefillResult& prefill : r.prefill) prefill.rates.push_back(prefill_rate(prefill.tokens));
             for (DecodeResult& decode : r.decode) decode.rates.push_back(decode_rate(decode.depth, decode.sessions));
         }
-        if (o_.steps) r.step = latency_of(steps(r.step_interruptions));
-        if (o_.turns) by_turns(r.turns);
-        if (o_.budget_us && o_.longest_prefill()) {
+        if (o_.steps && !interrupted()) r.step = latency_of(steps(r.step_interruptions));
+        if (o_.turns && !interrupted()) by_turns(r.turns);
+        if (o_.budget_us && o_.longest_prefill() && !interrupted()) {
             const std::vector<double> slices = slices_of_a_prompt();
             r.slice = latency_of(slices);
             r.slice_overrun_us = std::max(0.0, r.slice.largest - static_cast<double>(o_.budget_us));
+        }
+        if (interrupted()) {
+            // After Ctrl-C what was measured until then is the result.
+            std::erase_if(r.prefill, [](const PrefillResult& p) { return p.rates.empty(); });
+            std::erase_if(r.decode, [](const DecodeResult& d) { return d.rates.empty(); });
+            return r;
         }
         measure_streams(r);
         return r;
@@ -148,9 +157,9 @@ class Bench {
 
     // Before and after the rest, so that a neighbour's burst of work cannot hide what the memory can do.
     void measure_streams(Results& r) {
-        bar_.update(95, 100, "memory stream");
+        bar_.draw(95, 100, "memory stream");
         const auto add = [&](StreamBandwidth& total, uint64_t bytes) {
-            const StreamBandwidth stream = measure_stream(bytes, m_.plan.threads, std::max(o_.repeats, 5u));
+            const StreamBandwidth stream = measure_stream(bytes, m_.plan.threads, std::clamp(o_.repeats, 5u, 25u));
             total.bytes = stream.bytes;
             total.gb_per_s.insert(total.gb_per_s.end(), stream.gb_per_s.begin(), stream.gb_per_s.end());
         };
@@ -205,7 +214,11 @@ class Bench {
         std::vector<double> us(o_.steps);  // written now, so that storing a time faults no page in
         const Interruptions before = interruptions();
         for (uint32_t i = 0; i < o_.steps; ++i) {
-            bar_.update(60 * o_.steps + i * 20, o_.steps * 100, "steps");
+            if (interrupted()) {
+                us.resize(i);
+                break;
+            }
+            bar_.draw(60 * o_.steps + i * 20, o_.steps * 100, "steps");
             feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
             const auto start = Clock::now();
             advance();
@@ -220,7 +233,7 @@ class Bench {
     // step disturbs both.
     void by_turns(std::vector<double> (&us)[2]) {
         reach(o_.position, 1);
-        for (uint32_t i = 0; i < o_.turns + 2; ++i)
+        for (uint32_t i = 0; i < o_.turns + 2 && !interrupted(); ++i)
             for (const keel_variant variant : {KEEL_VARIANT_DENSE, KEEL_VARIANT_LOW_RANK}) {
                 check(sessions_[0].set_variant(variant), "cannot choose the variant");
                 feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
@@ -236,11 +249,11 @@ class Bench {
     // The longest prompt in slices of the budget, as often as there are repeats.
     std::vector<double> slices_of_a_prompt() {
         std::vector<double> us;
-        for (uint32_t r = 0; r < o_.repeats; ++r) {
-            bar_.update(80 * o_.repeats + r * 15, o_.repeats * 100, "time slices");
+        for (uint32_t r = 0; r < o_.repeats && !interrupted(); ++r) {
+            bar_.draw(80 * o_.repeats + r * 15, o_.repeats * 100, "time slices");
             reach(0, 1);
             feed(sessions_[0], std::span(ids_).first(o_.longest_prefill()));
-            for (keel_status status = KEEL_AGAIN; status == KEEL_AGAIN;) {
+            for (keel_status status = KEEL_AGAIN; status == KEEL_AGAIN && !interrupted();) {
                 const auto start = Clock::now();
                 status = m_.engine.advance(sessions_[0], o_.budget_us).status;
                 us.push_back(us_since(start));
@@ -302,7 +315,8 @@ void complete(Options& o) {
     const uint32_t longest = o.longest_prefill();
     const uint32_t deepest = o.depth.empty() ? longest : *std::max_element(o.depth.begin(), o.depth.end());
     if (o.engine.context == 0)
-        o.engine.context = std::max({longest, deepest + o.decode, o.steps || o.turns ? o.position + 1 : 0, 1u});
+        o.engine.context = std::max({longest, deepest + o.decode, o.steps || o.turns ? o.position + 1 : 0,
+                                     o.contended ? o.position + o.decode : 0, 1u});
 }
 void check_context(Options& o, uint32_t context) {
     if (o.depth.empty() && o.decode <= context) o.depth = {std::min(o.longest_prefill(), context - o.decode)};
@@ -319,6 +333,7 @@ void bench(Options o, const Console& console) {
     complete(o);
     LoadedModel m = load_model(o.engine, console);
     check_context(o, m.plan.context_tokens);
+    if (o.contended) return bench_contended(m, {o.decode, o.position, o.repeats}, console);
     if (o.turns && m.plan.low_rank_op_count == 0)
         throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
 
@@ -367,7 +382,7 @@ void bench(Options o, const Console& console) {
             {"prefill", prefill},
             {"decode", decode},
             {"stream", {{"bytes", r.stream.bytes}, {"gb_per_s", spread_json(stream)}}}};
-        if (o.steps) {
+        if (r.step.samples) {
             out["step"] = latency_json(r.step);
             out["step"]["position"] = o.position;
             if (r.step_interruptions.known)
@@ -376,7 +391,7 @@ void bench(Options o, const Console& console) {
                                                 {"minor_faults", r.step_interruptions.minor_faults},
                                                 {"major_faults", r.step_interruptions.major_faults}};
         }
-        if (o.turns) out["turns"] = turns_json(turns_of(r, m.plan, o.position));
+        if (!r.turns[1].empty()) out["turns"] = turns_json(turns_of(r, m.plan, o.position));
         if (r.slice.samples) {
             out["slice"] = latency_json(r.slice);
             out["slice"]["budget_us"] = o.budget_us;
@@ -410,22 +425,22 @@ void bench(Options o, const Console& console) {
                human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s,
                bandwidth(d).percent,
                in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
-    if (o.turns) {
+    if (!r.turns[1].empty()) {
         const Turns t = turns_of(r, m.plan, o.position);
         printf("by turns: dense %s a step, low-rank %s; %.3f of the time (fastest steps: %.3f) for %.3f of the bytes\n",
                human_us(t.us[0].median).c_str(), human_us(t.us[1].median).c_str(), t.ratio.median,
                t.us[1].lowest / t.us[0].lowest, t.byte_ratio());
     }
-    if (o.steps == 0 && r.slice.samples == 0) return;
+    if (r.step.samples == 0 && r.slice.samples == 0) return;
     Table latency({"latency", "p50", "p90", "p99", "p99.9", "max", "samples"});
     const auto row = [&](const std::string& name, const Latency& l) {
         latency.add({name, human_us(l.p50), human_us(l.p90), human_us(l.p99), human_us(l.p999), human_us(l.largest),
                      strf("%zu", l.samples)});
     };
-    if (o.steps) row(strf("one token at position %u", o.position), r.step);
+    if (r.step.samples) row(strf("one token at position %u", o.position), r.step);
     if (r.slice.samples) row(strf("prefill slices of %s", human_us(static_cast<double>(o.budget_us)).c_str()), r.slice);
     printf("\n%s", latency.text().c_str());
-    if (o.steps && r.step_interruptions.known)
+    if (r.step.samples && r.step_interruptions.known)
         printf(
             "during the steps: %lld voluntary and %lld involuntary context switches, %lld minor and %lld major page "
             "faults\n",
@@ -445,7 +460,8 @@ void add_bench_verb(CLI::App& app, Console& console) {
                  "  keel bench model.gguf\n"
                  "  keel bench model.gguf --prefill 128,512,2048 --depth 2048,512,0 --decode 32 --threads 4 --json\n"
                  "  keel bench model.gguf --prefill 0 --depth 0 --sessions 4 --steps 0\n"
-                 "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000");
+                 "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000\n"
+                 "  keel bench model.gguf --contended --decode 64 --repeats 3");
     add_engine_options(*verb, o->engine);
     const auto add = [&](const char* name, auto& value, const char* what) {
         return verb->add_option(name, value, what)->capture_default_str();
@@ -464,6 +480,8 @@ void add_bench_verb(CLI::App& app, Console& console) {
         "single steps at that position timed in the dense and the low-rank variant by turns; 0 measures none");
     add("--budget-us", o->budget_us, "time slice for the longest prompt; 0 skips the slices");
     add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
+    verb->add_flag("--contended", o->contended,
+                   "instead of all that: decoding from --position on while other threads keep the cores busy");
     verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");
     verb->callback([o, &console] { bench(*o, console); });
 }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/files/safetensors_writer.h"
 #include "sdk/tools/lab/kv/kv_row_capture.h"
 #include "sdk/tools/lab/kv/kv_text.h"
@@ -47,6 +48,7 @@ void capture_kv(const Options& o, const Console& console) {
     uint64_t first = 0;
     for (size_t d = 0; d < documents.size(); ++d) {
         const std::vector<int32_t>& ids = documents[d];
+        stop_if_interrupted();
         run.forward(ids, [](size_t, std::span<const float>) {});
         const KvDocumentRows& rows = capture.rows();
         std::vector<int32_t> document(ids.size(), static_cast<int32_t>(d)), position(ids.size());

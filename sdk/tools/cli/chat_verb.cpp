@@ -1,10 +1,12 @@
 // keel chat: a conversation in the model's own template. Each turn feeds only what the session does not hold yet.
 #include <stdio.h>
 
-#include <iostream>
+#include <algorithm>
 
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/generation.h"
+#include "sdk/tools/common/interrupt.h"
+#include "sdk/tools/common/line_editor.h"
 #include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
@@ -17,8 +19,9 @@ struct Options {
     bool stats = false;
 };
 
+constexpr const char *kSystem = "system", *kUser = "user", *kAssistant = "assistant";
 struct Message {
-    const char* role;
+    const char* role;  // one of these
     std::string text;
 };
 
@@ -42,6 +45,32 @@ std::vector<int32_t> tokenize_chat(const Session& session, const std::vector<Mes
     return ids;
 }
 
+// The same; where it leaves no room for an answer of `room` tokens the oldest turns go, but never the system message and the
+// newest one. *dropped counts those that went.
+std::vector<int32_t> tokenize_what_fits(const LoadedModel& m, const Session& session, std::vector<Message>& messages,
+                                        uint32_t room, uint32_t* kept, uint32_t* dropped) {
+    const size_t context = m.plan.context_tokens;
+    *dropped = 0;
+    for (;;) {
+        const auto oldest = messages.begin() + (messages.front().role == kSystem);
+        const bool last = messages.end() - oldest < 3;
+        size_t tokens = 0;
+        try {
+            std::vector<int32_t> ids = tokenize_chat(session, messages, kept);
+            tokens = *kept + ids.size();
+            if (tokens + room <= context || (last && tokens < context)) return ids;
+        } catch (const ToolError& error) {
+            if (error.exit_code != kExitMemory || last) throw;  // longer than a chat may be, in bytes
+        }
+        if (last)
+            throw ToolError(kExitMemory, strf("this message has %zu tokens with its template and the context %zu; "
+                                              "raise --context",
+                                              tokens, context));
+        messages.erase(oldest, oldest + 2);  // what was said and what was answered
+        ++*dropped;
+    }
+}
+
 // The name of the template: the file's own, or the one of --template.
 std::string template_name_of(const Options& o, const LoadedModel& m) {
     if (!o.engine.chat_template.empty()) return o.engine.chat_template;
@@ -55,6 +84,54 @@ std::string template_name_of(const Options& o, const LoadedModel& m) {
                              "the template). Give one with --template",
                              o.engine.model.c_str(), m.file.info.chat_reason, m.file.info.chat_offset));
     return chat_family_name(family);
+}
+
+// One message and its answer; false after Ctrl-C.
+bool turn(const Options& o, const Console& console, LoadedModel& m, Session& session, std::vector<Message>& messages,
+          const std::string& line) {
+    messages.push_back({kUser, line});
+    // An answer gets a quarter of the context, if it may be that long; what is too long for that is cut.
+    const uint32_t room = std::min(o.sampling.max_tokens, m.plan.context_tokens / 4);
+    uint32_t dropped = 0;
+    uint32_t kept = 0;
+    const std::vector<int32_t> rest = tokenize_what_fits(m, session, messages, room, &kept, &dropped);
+    if (dropped && !console.json)
+        fprintf(stderr, "[the context is full: the oldest %u turn%s left it]\n", dropped, dropped == 1 ? "" : "s");
+    check(session.truncate(kept), "cannot rewind the session");
+    hold_to_grammar(session, o.engine);
+
+    struct Reply {
+        std::string text;
+        bool stream;
+    } reply{{}, !console.json};
+    const TextSink sink = {[](void* context, std::string_view text) {
+                               Reply& r = *static_cast<Reply*>(context);
+                               r.text += text;
+                               if (r.stream) fwrite(text.data(), 1, text.size(), stdout);
+                           },
+                           &reply};
+    const Generation g = generate(m.engine, session, rest, o.sampling.max_tokens, sink);
+    messages.push_back({kAssistant, reply.text});
+    if (console.json) {
+        const Json turn = {{"user", line},
+                           {"assistant", reply.text},
+                           {"stop", stop_reason_text(g.reason)},
+                           {"dropped_turns", dropped},
+                           {"prompt_tokens", g.prompt_tokens},
+                           {"generated_tokens", g.generated_tokens},
+                           {"prefill_tokens_per_second", g.prefill_rate()},
+                           {"decode_tokens_per_second", g.decode_rate()}};
+        printf("%s\n", turn.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+        return g.reason != StopReason::kCancelled;
+    }
+    fputs(g.reason == StopReason::kCancelled     ? " [stopped]\n"
+          : g.reason == StopReason::kContextFull ? " [cut: the context is full]\n"
+                                                 : "\n",
+          stdout);
+    if (o.stats)
+        fprintf(stderr, "[prefill %u tokens %.1f tok/s, decode %u tokens %.1f tok/s, %s]\n", g.prefill_tokens,
+                g.prefill_rate(), g.generated_tokens, g.decode_rate(), stop_reason_text(g.reason));
+    return g.reason != StopReason::kCancelled;
 }
 
 void chat(const Options& o, const Console& console) {
@@ -71,54 +148,30 @@ void chat(const Options& o, const Console& console) {
     std::vector<Message> messages;
     const auto reset = [&] {
         messages.clear();
-        if (!o.system.empty()) messages.push_back({"system", o.system});
+        if (!o.system.empty()) messages.push_back({kSystem, o.system});
     };
     reset();
-    for (std::string line;;) {
-        if (interactive) fputs("> ", stderr);
-        if (!std::getline(std::cin, line) || line == "/quit") break;
-        if (line.empty()) continue;
-        if (line == "/reset") {
+    LineEditor editor(interactive, "> ");
+    for (;;) {
+        const std::optional<std::string> line = editor.read();
+        if (!line || *line == "/quit") break;
+        if (line->empty()) continue;
+        if (*line == "/reset") {
             reset();
             continue;
         }
-        messages.push_back({"user", line});
-        uint32_t kept = 0;
-        const std::vector<int32_t> rest = tokenize_chat(session, messages, &kept);
-        if (kept + rest.size() >= m.plan.context_tokens)
-            throw ToolError(kExitMemory,
-                            strf("the conversation has %zu tokens and the context %u; raise --context or /reset",
-                                 kept + rest.size(), m.plan.context_tokens));
-        check(session.truncate(kept), "cannot rewind the session");
-        hold_to_grammar(session, o.engine);
-
-        struct Reply {
-            std::string text;
-            bool stream;
-        } reply{{}, !console.json};
-        const TextSink sink = {[](void* context, std::string_view text) {
-                                   Reply& r = *static_cast<Reply*>(context);
-                                   r.text += text;
-                                   if (r.stream) fwrite(text.data(), 1, text.size(), stdout);
-                               },
-                               &reply};
-        const Generation g = generate(m.engine, session, rest, o.sampling.max_tokens, sink);
-        messages.push_back({"assistant", reply.text});
-        if (console.json) {
-            const Json turn = {{"user", line},
-                               {"assistant", reply.text},
-                               {"stop", stop_reason_text(g.reason)},
-                               {"prompt_tokens", g.prompt_tokens},
-                               {"generated_tokens", g.generated_tokens},
-                               {"prefill_tokens_per_second", g.prefill_rate()},
-                               {"decode_tokens_per_second", g.decode_rate()}};
-            printf("%s\n", turn.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
-            continue;
+        try {
+            if (!turn(o, console, m, session, messages, *line)) {
+                if (!interactive) break;
+                forget_interrupt();
+            }
+        } catch (const ToolError& error) {
+            // A person may say it shorter.
+            if (!interactive || error.exit_code != kExitMemory) throw;
+            print_error(console, error);
+            messages.pop_back();
         }
-        fputs(g.reason == StopReason::kCancelled ? " [stopped]\n" : "\n", stdout);
-        if (o.stats)
-            fprintf(stderr, "[prefill %u tokens %.1f tok/s, decode %u tokens %.1f tok/s, %s]\n", g.prefill_tokens,
-                    g.prefill_rate(), g.generated_tokens, g.decode_rate(), stop_reason_text(g.reason));
+        if (ferror(stdout)) break;
     }
 }
 

@@ -13,6 +13,7 @@
 
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/lab/kv/kv_codec_calibration.h"
 #include "sdk/tools/lab/kv/kv_codec_tap.h"
 #include "sdk/tools/lab/kv/kv_probe.h"
@@ -274,7 +275,9 @@ int eval_kv(const Options& o, const Console& console) {
     uint64_t reference_tokens = 0;
     double reference_nll = 0;
     ProgressBar bar(console, "scoring");
-    for (size_t first = 0; first < specs.size(); first += kMaxLabEngines) {
+    // After Ctrl-C what is reported are whole documents that all formats were scored on, or whole groups of formats.
+    size_t scored = documents.size();
+    for (size_t first = 0; first < specs.size() && !interrupted(); first += kMaxLabEngines) {
         std::vector<std::unique_ptr<Candidate>> candidates;
         std::vector<KvCodecTables> fitted;
         fitted.reserve(kMaxLabEngines);
@@ -287,23 +290,30 @@ int eval_kv(const Options& o, const Console& console) {
             }
             candidates.push_back(std::make_unique<Candidate>(o.engine, specs[i], context, own));
         }
-        for (size_t d = 0; d < documents.size(); ++d) {
+        for (size_t d = 0; d < scored; ++d) {
+            if (interrupted() && first > 0) break;
+            if (interrupted()) {
+                if (d == 0) stop_if_interrupted();
+                scored = d;
+                break;
+            }
             const KvReference exact(reference, documents[d]);
             if (first == 0)
                 for (size_t p = 0; p < exact.positions(); ++p, ++reference_tokens) reference_nll += exact.nll(p);
             for (size_t i = 0; i < candidates.size(); ++i) {
-                bar.update(
+                bar.draw(
                     (first + i) * documents.size() + d * candidates.size(), specs.size() * documents.size(),
                     strf("document %zu of %zu, %s", d + 1, documents.size(), candidates[i]->quality.spec.name.c_str()));
                 candidates[i]->score(exact, d < o.mse_documents, d == 0 ? o.decode : 0);
             }
         }
+        if (interrupted() && first > 0) break;
         std::vector<KvRun*> runs;
         for (const auto& candidate : candidates) {
             candidate->finish(f16);  // before the probe adds other rows
             runs.push_back(candidate->run.get());
         }
-        if (!o.probe.empty()) {
+        if (!o.probe.empty() && !interrupted()) {
             for (const auto& candidate : candidates)
                 if (candidate->stored) candidate->run->set_tap(nullptr);
             for (auto& scores : run_probe(reference, runs, make_probe_texts(documents, o.passage, o.probe), o.probe))
@@ -318,7 +328,7 @@ int eval_kv(const Options& o, const Console& console) {
         "over coded rows, "
         "errors accumulate, every position scored",
         tokens, o.no_bos ? "its first" : "BOS", reference.plan().chunk_tokens, kLabBlockChunk);
-    const bool by_document = documents.size() > 1, extrapolated = context > info.train_context_tokens;
+    const bool by_document = scored > 1, extrapolated = context > info.train_context_tokens;
     Json out = {{"model", info.name},
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
                 {"text", o.text.file},
@@ -334,7 +344,7 @@ int eval_kv(const Options& o, const Console& console) {
                 {"context_tokens", context},
                 {"train_context_tokens", info.train_context_tokens},
                 {"extrapolated", extrapolated},
-                {"documents", documents.size()},
+                {"documents", scored},
                 {"tokens", reference_tokens},
                 {"interval", by_document ? "95 %, paired bootstrap over documents"
                                          : "95 %, paired bootstrap over blocks of 64 tokens"},
@@ -351,7 +361,8 @@ int eval_kv(const Options& o, const Console& console) {
         }
     }
     if (!o.largest.empty()) out["largest"] = largest_json(qualities, o.largest);
-    if (!o.probe.empty()) out["probe"] = probe_json(o, qualities, probes);
+    const bool probed = !o.probe.empty() && probes.size() == qualities.size();
+    if (probed) out["probe"] = probe_json(o, qualities, probes);
     if (!o.output.empty()) {
         const std::string text = out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
         write_file(o.output, text);
@@ -361,7 +372,7 @@ int eval_kv(const Options& o, const Console& console) {
     } else {
         printf("protocol   %s\n", protocol.c_str());
         printf("reference  %s, %zu documents, %llu tokens, NLL %.5f, PPL %.4f; %.1f bytes a token in f16\n",
-               o.reference.c_str(), documents.size(), static_cast<unsigned long long>(reference_tokens), reference_nll,
+               o.reference.c_str(), scored, static_cast<unsigned long long>(reference_tokens), reference_nll,
                exp(reference_nll), f16.per_token);
         if (extrapolated)
             printf(
@@ -371,7 +382,7 @@ int eval_kv(const Options& o, const Console& console) {
         printf("\n%s", quality_table(qualities).c_str());
         if (baseline) printf("\n%s", against_table(qualities, *baseline).c_str());
         if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest).c_str());
-        if (!o.probe.empty()) printf("\n%s", probe_table(o, qualities, probes).c_str());
+        if (probed) printf("\n%s", probe_table(o, qualities, probes).c_str());
     }
     uint64_t differences = 0, decoded = 0;
     for (const KvQuality& q : qualities) {

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/text_documents.h"
@@ -119,12 +120,20 @@ int eval_ppl(const Options& o, const Console& console) {
         ProgressBar bar(console, "scoring");
         for (size_t d = 0; d < documents.size() && total.tokens < most; ++d) {
             const auto progress = [&](uint64_t tokens) {
+                stop_if_interrupted();
                 if (tokens % 64) return;
                 bar.update(d, documents.size(),
                            strf("document %zu of %zu, %llu tokens", d + 1, documents.size(),
                                 static_cast<unsigned long long>(total.tokens + tokens)));
             };
-            scores.push_back(scorer.score(documents[d], most - total.tokens, progress));
+            try {
+                scores.push_back(scorer.score(documents[d], most - total.tokens, progress));
+            } catch (const ToolError& error) {
+                // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked for.
+                if (error.exit_code != kExitCancelled || scores.empty()) throw;
+                fprintf(stderr, "stopped by Ctrl-C after %zu of %zu documents\n", scores.size(), documents.size());
+                break;
+            }
             total.nll_sum += scores.back().nll_sum;
             total.tokens += scores.back().tokens;
             total.bytes += scores.back().bytes;

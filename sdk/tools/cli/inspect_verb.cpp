@@ -164,7 +164,7 @@ void add_inspect_verb(CLI::App& app, Console& console) {
                               "  keel inspect model.gguf\n"
                               "  keel inspect model.gguf --tensors --metadata\n"
                               "  keel inspect model.gguf --json | jq .train_context_tokens");
-    verb->add_option("model", o->model, "GGUF file")->required();
+    add_model_option(*verb, o->model)->required();
     verb->add_flag("--tensors", o->tensors, "list the tensors");
     verb->add_flag("--metadata", o->metadata, "list the metadata");
     verb->callback([o, &console] { inspect(*o, console); });

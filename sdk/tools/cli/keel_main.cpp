@@ -1,17 +1,45 @@
 // The keel command: parses the line, runs one verb, turns errors into messages and exit codes.
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
+#include <iostream>
 #include <new>
 
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/help_text.h"
+#include "sdk/tools/common/interrupt.h"
+
+namespace {
+
+using namespace keel::tools;
+
+class WrappedHelp : public CLI::Formatter {
+  public:
+    std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
+        return wrap_help(CLI::Formatter::make_help(app, std::move(name), mode));
+    }
+};
+
+// The code, or kExitRuntime with a message where not all of the output could be written.
+int finish(int code) {
+    errno = 0;
+    std::cout.flush();
+    if (fflush(stdout) == 0 && !ferror(stdout) && std::cout) return code;
+    fprintf(stderr, "error: cannot write to standard output%s%s\n", errno ? ": " : "", errno ? strerror(errno) : "");
+    return code == kExitOk ? static_cast<int>(kExitRuntime) : code;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
-    using namespace keel::tools;
+    watch_interrupts();
     Console console;
     console.progress = stderr_is_terminal();
 
     CLI::App app{"Keel runs GGUF language models inside memory you plan first."};
     app.name("keel");
+    app.formatter(std::make_shared<WrappedHelp>());
     app.require_subcommand(1);
     app.set_version_flag("--version",
                          strf("keel %d.%d.%d", KEEL_VERSION_MAJOR, KEEL_VERSION_MINOR, KEEL_VERSION_PATCH));
@@ -39,18 +67,18 @@ int main(int argc, char** argv) {
     try {
         app.parse(argc, argv);
     } catch (const CLI::RuntimeError& error) {
-        return error.get_exit_code();
+        return finish(error.get_exit_code());
     } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? kExitOk : kExitUsage;
+        return finish(app.exit(error) == 0 ? kExitOk : kExitUsage);
     } catch (const ToolError& error) {
         print_error(console, error);
-        return error.exit_code;
+        return finish(error.exit_code);
     } catch (const std::bad_alloc&) {
         print_error(console, ToolError(kExitMemory, "out of memory"));
-        return kExitMemory;
+        return finish(kExitMemory);
     } catch (const std::exception& error) {
         print_error(console, ToolError(kExitRuntime, error.what()));
-        return kExitRuntime;
+        return finish(kExitRuntime);
     }
-    return fflush(stdout) == 0 && !ferror(stdout) ? kExitOk : kExitRuntime;
+    return finish(interrupted() ? kExitCancelled : kExitOk);
 }

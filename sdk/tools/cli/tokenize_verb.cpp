@@ -65,7 +65,7 @@ void add_tokenize_verb(CLI::App& app, Console& console) {
                               "  keel tokenize model.gguf \"Hello, world!\"\n"
                               "  keel tokenize model.gguf --file book.txt --count\n"
                               "  keel tokenize model.gguf --decode 438,290,4028");
-    verb->add_option("model", o->engine.model, "GGUF file")->required();
+    add_model_option(*verb, o->engine.model)->required();
     verb->add_option("text", o->text, "text to cut");
     verb->add_option("--file,-f", o->file, "read the text from a file; - is stdin");
     verb->add_option("--decode", o->decode, "ids to turn into text")->delimiter(',');

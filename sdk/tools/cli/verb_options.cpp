@@ -6,7 +6,6 @@
 
 #include "sdk/tools/common/generation.h"
 #include "sdk/tools/common/model_loader.h"
-#include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
 namespace {
@@ -50,7 +49,7 @@ void add_grammar_options(CLI::App& verb, EngineOptions& options) {
 }
 
 void add_engine_options(CLI::App& verb, EngineOptions& options) {
-    verb.add_option("model", options.model, "GGUF file")->required();
+    verb.add_option("model,-m,--model", options.model, "GGUF file")->required();
     verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");
     verb.add_option("--context,-c", options.context, "longest sequence in tokens (default: the model's, at most 4096)")
         ->group("Engine");
@@ -121,13 +120,6 @@ void add_sampling_options(CLI::App& verb, SamplingOptions& o) {
         ->take_all()
         ->allow_extra_args(false)
         ->group("Sampling");
-}
-
-void add_text_options(CLI::App& verb, KvText& text, const std::string& what) {
-    verb.add_option("text", text.file, "a text file, or .jsonl with a field \"text\" per line");
-    const std::string first = text.documents ? strf("the first %u", text.documents) : "all";
-    verb.add_option("--documents", text.documents, "documents " + what + " (default: " + first + "; 0: all)");
-    verb.add_option("--tokens", text.tokens, "tokens of each (default: the context)");
 }
 
 }  // namespace keel::tools

@@ -28,4 +28,9 @@ inline CLI::App* add_verb(CLI::App& app, Console& console, const char* name, con
     return verb;
 }
 
+// The model of a verb: by its place, or as -m FILE.
+inline CLI::Option* add_model_option(CLI::App& verb, std::string& path, const std::string& what = "GGUF file") {
+    return verb.add_option("model,-m,--model", path, what);
+}
+
 }  // namespace keel::tools

@@ -1,11 +1,11 @@
 // keel wproj build: calibrates, solves, measures, and writes a W_proj cache.
-#include <signal.h>
 #include <stdio.h>
 
 #include <filesystem>
 
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/wproj_discovery.h"
 #include "sdk/tools/lab/lowrank/wproj_recipe.h"
 
@@ -18,22 +18,6 @@ struct Options {
     WprojRecipe recipe;
     std::string output;
     bool zstd = false, rebuild = false;
-};
-
-volatile sig_atomic_t g_interrupted = 0;
-
-// While one exists, Ctrl-C asks the work under way to stop; a second one ends the process.
-class StopOnInterrupt {
-  public:
-    StopOnInterrupt()
-        : previous_(signal(SIGINT, [](int) {
-              g_interrupted = 1;
-              signal(SIGINT, SIG_DFL);
-          })) {}
-    ~StopOnInterrupt() { signal(SIGINT, previous_); }
-
-  private:
-    void (*previous_)(int);
 };
 
 // Where the cache goes: --output, a file or a directory, else the working directory; by its key's name in a directory.
@@ -54,11 +38,10 @@ Json report_json(const WprojSlotReport& r, double sensitivity) {
 }
 
 void build(Options o, const Console& console) {
-    const StopOnInterrupt stop;
     ProgressBar bar(console, "building");
     const WprojStep step = [&](const std::string& what, uint64_t done, uint64_t total) {
-        bar.update(done, total, what);
-        return g_interrupted != 0;
+        bar.draw(done, total, what);
+        return interrupted();
     };
     if (o.recipe.published) o.recipe.solver = "weight-pca", o.recipe.format = 1;
     if (o.recipe.published && o.recipe.groups == WprojRecipe{}.groups) o.recipe.groups = "qkv";

@@ -54,7 +54,7 @@ void add_wproj_find_verb(CLI::App& wproj, Console& console) {
                  "  keel wproj find model.gguf\n"
                  "  keel wproj find model.gguf --key 012345670A2337F6\n"
                  "  keel wproj find model.gguf --file downloads/ --force");
-    verb->add_option("model", o->model, "GGUF file")->required();
+    add_model_option(*verb, o->model)->required();
     verb->add_option("--key", o->key, "64-bit key, hex; without it a version-2 cache of this model is found")
         ->check([](const std::string& text) {
             const bool hex = !text.empty() && text.size() <= 16 &&

@@ -144,7 +144,7 @@ void add_wproj_inspect_verb(CLI::App& wproj, Console& console) {
                               "  keel wproj inspect ott_wproj_cache_0A2337F6.bin\n"
                               "  keel wproj inspect model.wproj --model model.gguf --json");
     verb->add_option("file", o->file, "W_proj cache of either version, packed or not")->required();
-    verb->add_option("--model", o->model, "GGUF file it is meant for");
+    verb->add_option("-m,--model", o->model, "GGUF file it is meant for");
     verb->callback([o, &console] { inspect(*o, console); });
 }
 

@@ -169,7 +169,7 @@ void add_wproj_synth_verb(CLI::App& wproj, Console& console) {
                  "  keel wproj synth 8b.gguf --rank 1536 --published -o 8b-1536.bin\n"
                  "  keel wproj synth 8b.gguf --rank 2048 --groups qkv,o --type Q4_0 --basis-type Q8_0 -o 8b.wproj");
     auto o = std::make_shared<Options>();
-    verb->add_option("model", o->model, "GGUF file whose shapes it has; its weights are not looked at")->required();
+    add_model_option(*verb, o->model, "GGUF file whose shapes it has; its weights are not looked at")->required();
     verb->add_option("--rank", o->rank, "of every layer and group")->required();
     verb->add_option("--groups", o->groups, "projections to replace: qkv, qk, q, o, ffn, down, separated by commas")
         ->capture_default_str();

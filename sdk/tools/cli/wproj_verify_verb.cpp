@@ -78,7 +78,7 @@ void add_wproj_verify_verb(CLI::App& wproj, Console& console) {
                               "shapes, checksums, finite numbers, unit rows and energies of a cache against its model",
                               "  keel wproj verify model.wproj --model model.gguf");
     verb->add_option("file", o->file, "W_proj cache, not packed")->required();
-    verb->add_option("--model", o->model, "GGUF file it is meant for")->required();
+    verb->add_option("-m,--model", o->model, "GGUF file it is meant for")->required();
     verb->callback([o, &console] { verify(*o, console); });
 }
 

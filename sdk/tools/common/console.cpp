@@ -16,9 +16,12 @@
 #include <io.h>
 #define KEEL_IS_TERMINAL(file) _isatty(_fileno(file))
 #else
+#include <sys/ioctl.h>
 #include <unistd.h>
 #define KEEL_IS_TERMINAL(file) isatty(fileno(file))
 #endif
+
+#include "sdk/tools/common/interrupt.h"
 
 namespace keel::tools {
 
@@ -163,20 +166,68 @@ std::string Table::text() const {
     return out;
 }
 
+std::string progress_line(std::string_view label, double part, double seconds_left, std::string_view note,
+                          size_t columns) {
+    part = std::clamp(part, 0.0, 1.0);
+    std::string percent = strf("%3.0f %%", part * 100);
+    if (seconds_left >= 90)
+        percent += strf("  %.0f min left", seconds_left / 60);
+    else if (seconds_left >= 0)
+        percent += strf("  %.0f s left", seconds_left);
+    constexpr size_t kMostBar = 30, kLeastBar = 5;
+    std::string line(label);
+    // Label, blank, brackets, two blanks, percent; two blanks and the note.
+    const size_t fixed = label.size() + 4 + percent.size() + (note.empty() ? 0 : note.size() + 2);
+    const size_t bar = std::min(columns > fixed ? columns - fixed : 0, kMostBar);
+    if (bar >= kLeastBar) {
+        const size_t filled = static_cast<size_t>(part * static_cast<double>(bar));
+        line += " [" + std::string(filled, '#') + std::string(bar - filled, '.') + "]";
+    }
+    line += " " + percent;
+    if (!note.empty()) line += "  " + std::string(note);
+    if (line.size() > columns) line.resize(columns);
+    return line;
+}
+
+ProgressBar::ProgressBar(const Console& console, std::string label)
+    : terminal_(console.progress),
+      label_(std::move(label)),
+      start_(std::chrono::steady_clock::now()),
+      next_(start_ + (terminal_ ? std::chrono::seconds(0) : std::chrono::seconds(15))) {}
+
 void ProgressBar::update(uint64_t done, uint64_t total, std::string_view note) {
+    stop_if_interrupted();
+    draw(done, total, note);
+}
+
+void ProgressBar::draw(uint64_t done, uint64_t total, std::string_view note) {
     const auto now = std::chrono::steady_clock::now();
-    if (!enabled_ || (now < next_ && done < total)) return;
-    next_ = now + std::chrono::milliseconds(100);
-    drawn_ = true;
-    constexpr int kWidth = 30;
+    if (now < next_ && (!terminal_ || done < total)) return;
     const double part = total ? static_cast<double>(done) / static_cast<double>(total) : 1;
-    const int filled = static_cast<int>(part * kWidth);
-    fprintf(stderr, "\r%s [%.*s%.*s] %3.0f %%  %.*s\033[K", label_.c_str(), filled, "##############################",
-            kWidth - filled, "..............................", part * 100, static_cast<int>(note.size()), note.data());
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    // An estimate from the first moments would jump about.
+    const double left = seconds > 1 && part > 0.01 ? seconds * (1 - part) / part : -1;
+    if (terminal_) {
+        next_ = now + std::chrono::milliseconds(100);
+        drawn_ = true;
+        // The last column stays empty: some terminals go to the next line when it is written.
+        fprintf(stderr, "\r%s\033[K", progress_line(label_, part, left, note, terminal_columns() - 1).c_str());
+    } else {
+        next_ = now + std::chrono::seconds(15);
+        fprintf(stderr, "%s\n", progress_line(label_, part, left, note, 200).c_str());
+    }
 }
 
 ProgressBar::~ProgressBar() {
     if (drawn_) fprintf(stderr, "\r\033[K");
+}
+
+size_t terminal_columns() {
+#ifdef TIOCGWINSZ
+    winsize size{};
+    if (ioctl(fileno(stderr), TIOCGWINSZ, &size) == 0 && size.ws_col > 1) return size.ws_col;
+#endif
+    return 80;
 }
 
 bool stderr_is_terminal() {

@@ -67,18 +67,30 @@ class Table {
     std::vector<std::vector<std::string>> rows_;
 };
 
-// One line on stderr, redrawn at most ten times a second; draws nothing when stderr is not a terminal.
+// "loading [######....]  60 %  12 s left  94.2 MiB", never wider than `columns`: the bar gives way first, then the note.
+// Without an estimate where seconds_left is negative.
+std::string progress_line(std::string_view label, double part, double seconds_left, std::string_view note,
+                          size_t columns);
+
+// Progress on stderr. On a terminal one line, redrawn at most ten times a second and as wide as the terminal; elsewhere a
+// line every 15 seconds.
 class ProgressBar {
   public:
-    ProgressBar(const Console& console, std::string label) : enabled_(console.progress), label_(std::move(label)) {}
+    ProgressBar(const Console& console, std::string label);
     ~ProgressBar();
+    // Throws ToolError (kExitCancelled) after Ctrl-C.
     void update(uint64_t done, uint64_t total, std::string_view note = {});
+    // The same for callers that must not throw.
+    void draw(uint64_t done, uint64_t total, std::string_view note = {});
 
   private:
-    bool enabled_, drawn_ = false;
+    bool terminal_, drawn_ = false;
     std::string label_;
-    std::chrono::steady_clock::time_point next_{};
+    std::chrono::steady_clock::time_point start_, next_;
 };
+
+// Columns of the terminal on stderr; 80 where it does not say.
+size_t terminal_columns();
 
 bool stderr_is_terminal();
 bool stdin_is_terminal();

@@ -1,13 +1,12 @@
 #include "sdk/tools/common/generation.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 
-#include <atomic>
 #include <chrono>
 
 #include "sdk/tools/common/allocation_counter.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
@@ -17,27 +16,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// While one exists, Ctrl-C cancels its session; a second Ctrl-C, before the first took effect, ends the process.
-class CancelOnInterrupt {
-  public:
-    explicit CancelOnInterrupt(const Session& session) {
-        g_session.store(session.handle().id);
-        previous_ = signal(SIGINT, [](int) {
-            const uint64_t id = g_session.exchange(0);
-            signal(SIGINT, SIG_DFL);
-            if (id) keel_cancel(keel_session{id});
-        });
-    }
-    ~CancelOnInterrupt() {
-        g_session.store(0);
-        signal(SIGINT, previous_);
-    }
-
-  private:
-    static inline std::atomic<uint64_t> g_session{0};
-    void (*previous_)(int);
-};
 
 }  // namespace
 
@@ -91,7 +69,7 @@ Generation generate(Engine& engine, Session& session, std::span<const int32_t> p
                     TextSink sink) {
     Generation g;
     g.prompt_tokens = static_cast<uint32_t>(prompt.size());
-    const CancelOnInterrupt cancel(session);
+    const CancelOnInterrupt cancel(session.handle());
 
     auto start = Clock::now();
     check(session.feed(prompt), "cannot feed the prompt");

@@ -8,6 +8,7 @@
 
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/common/allocation_counter.h"
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/wproj_discovery.h"
 
 namespace keel::tools {
@@ -221,8 +222,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
         return std::strftime(dst, capacity, format, std::localtime(&now));
     };
     hooks.progress = [](void* user_data, uint64_t done, uint64_t total) {
-        static_cast<ProgressBar*>(user_data)->update(done, total, human_bytes(total));
-        return 0;
+        static_cast<ProgressBar*>(user_data)->draw(done, total, human_bytes(total));
+        return interrupted() ? 1 : 0;
     };
     loaded.config.hooks = &hooks;
     keel_error error = make<keel_error>();

@@ -1,5 +1,6 @@
 #include "sdk/tools/lab/kv/kv_meter.h"
 
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
@@ -20,6 +21,7 @@ KvMeter::Reading KvMeter::measure(const KvProfile& profile) {
     KvRun run(options_, KvSpec{}, context_, &reader);
     KvScore score;
     for (const KvReference& reference : references_) {
+        stop_if_interrupted();
         run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {
             score.add(compare(reference, position, logits));
         });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
@@ -37,6 +38,7 @@ void capture_rows(const EngineOptions& options, const std::string& file, uint32_
     KvRowCapture capture(run.shape());
     run.set_tap(&capture);
     for (const std::vector<int32_t>& ids : tokenize_documents(run.model().engine, file, documents, tokens)) {
+        stop_if_interrupted();
         run.forward(ids, [](size_t, std::span<const float>) {});
         visit(capture.rows());
     }

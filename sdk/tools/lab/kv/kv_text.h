@@ -14,7 +14,7 @@ struct KvText {
 };
 // text, --documents and --tokens; `what` documents are there for: "for the statistics". The defaults are the values
 // `text` has.
-void add_text_options(CLI::App& verb, KvText& text, const std::string& what);  // verb_options.cpp
+void add_text_options(CLI::App& verb, KvText& text, const std::string& what);  // lab_options.cpp
 
 // --context, or what the model was trained with, at most 2,048.
 uint32_t lab_context(const EngineOptions& options);

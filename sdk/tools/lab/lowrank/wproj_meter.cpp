@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "sdk/tools/common/interrupt.h"
+
 namespace keel::tools {
 namespace {
 
@@ -53,6 +55,7 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     reading.records = run.plan().low_rank_factors;
     reading.record_bytes = run.plan().low_rank_bytes;
     for (const KvReference& reference : references_) {
+        stop_if_interrupted();
         run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {
             reading.score.add(compare(reference, position, logits));
         });

@@ -1,0 +1,37 @@
+// In a command without the laboratory (KEEL_BUILD_LAB=OFF): its verbs, which say how to get them.
+#include "sdk/tools/cli/verbs.h"
+
+namespace keel::tools {
+namespace {
+
+void add_missing_verb(CLI::App& app, const std::string& name) {
+    CLI::App* verb = app.add_subcommand(name, "laboratory: not in this keel, which says how to get it");
+    verb->prefix_command()->set_help_flag();
+    verb->callback([name] {
+        throw ToolError(kExitUsage,
+                        "`keel " + name +
+                            "` is part of the laboratory, which this keel was built without. This builds it:\n"
+                            "  cmake --preset release && cmake --build --preset release --target keel_command\n"
+                            "and build/release/keel has it.");
+    });
+}
+
+}  // namespace
+
+void add_eval_kv_verb(CLI::App& eval, Console&) {
+    add_missing_verb(eval, "kv");
+}
+void add_calibrate_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "calibrate");
+}
+void add_capture_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "capture");
+}
+void add_synth_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "synth");
+}
+void add_wproj_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "wproj");
+}
+
+}  // namespace keel::tools

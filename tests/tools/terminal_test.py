@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""terminal_test.py KEEL MODELS_DIR: the keel command on a terminal: editing and history in chat, Ctrl-C, progress."""
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
+import tempfile
+import time
+import fcntl
+import termios
+
+keel, models = sys.argv[1:3]
+model = os.path.join(models, "books-7m-f16.gguf")
+failures = 0
+
+
+def expect(what, ok, seen=""):
+    global failures
+    if not ok:
+        print(f"FAILED: {what}\n{seen!r}")
+        failures += 1
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *arguments, columns=60):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(keel, [keel, *arguments], os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"})
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.seen, self.at = "", 0
+
+    def read_until(self, pattern, seconds=60):
+        """What came behind the last match, up to the next one; all that came where there is none."""
+        end = time.time() + seconds
+        start = self.at
+        while time.time() < end:
+            match = re.compile(pattern).search(self.seen, start)
+            if match:
+                self.at = match.end()
+                return self.seen[start:self.at]
+            if select.select([self.fd], [], [], 0.05)[0]:
+                try:
+                    data = os.read(self.fd, 4096)
+                except OSError:
+                    break
+                if not data:
+                    break
+                self.seen += data.decode("utf-8", "replace")
+        return self.seen[start:]
+
+    def type(self, keys):
+        os.write(self.fd, keys.encode())
+
+    def exit_code(self):
+        self.read_until(r"(?!)", 60)  # the end
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+with tempfile.TemporaryDirectory() as work:
+    template = os.path.join(work, "chatml.jinja")
+    with open(template, "w") as file:
+        file.write("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+                   "'<|im_end|>' + '\\n'}}{% endfor %}")
+    chat = ["chat", model, "--template", template, "-n", "4", "--min-tokens", "4", "--stats"]
+    t = Terminal(*chat)
+    t.read_until(r"> (?=$)")
+    t.type("Good evenning\x02\x02\x02\x02\x7f\n")  # back before the second n, and away with the first
+    t.read_until(r"decode 4 tokens")
+    t.read_until(r"> (?=$)")
+    t.type("\x1b[A")  # the line before
+    history = "Good evening" in t.read_until(r"Good evening", 5)
+    if history or os.environ.get("KEEL_EXPECT_EDITING"):
+        expect("the line before comes back, as it was edited", history, t.seen)
+        t.type(" again\n")
+        t.read_until(r"decode 4 tokens")
+        t.read_until(r"> (?=$)")
+        t.type("\x03")
+        expect("Ctrl-C at the prompt", t.exit_code() == 5, t.seen)
+    else:
+        print("skipped: editing and history, this keel was built without libedit")
+        t.type("\n")
+        os.kill(t.pid, signal.SIGINT)
+        expect("Ctrl-C at the prompt", t.exit_code() == 5, t.seen)
+
+    t = Terminal(*chat[:3], template, "-n", "2000", "--min-tokens", "2000")
+    t.read_until(r"> (?=$)")
+    t.type("Tell me a story\n")
+    t.read_until(r"(?s)story\r\n.{20}")
+    os.kill(t.pid, signal.SIGINT)
+    expect("Ctrl-C stops an answer", "[stopped]" in t.read_until(r"\[stopped\]\r\n"), t.seen)
+    t.read_until(r"> (?=$)")
+    t.type("/quit\n")
+    expect("and the conversation goes on", t.exit_code() == 0, t.seen)
+
+    t = Terminal("eval", "ppl", model, os.path.join(models, "books-val-sample.jsonl"), "--documents", "2", columns=40)
+    code = t.exit_code()
+    lines = [line for line in re.split(r"[\r\n]|\x1b\[K", t.seen) if line.startswith("scoring")]
+    expect("progress is shown", code == 0 and lines, t.seen)
+    expect("progress fits 40 columns", all(len(line) < 40 for line in lines), lines)
+    expect("no colour", not re.search(r"\x1b\[[0-9;]*m", t.seen), t.seen)
+
+print("terminal: ok" if failures == 0 else f"{failures} failed")
+sys.exit(failures > 0)
