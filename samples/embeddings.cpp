@@ -1,4 +1,5 @@
-// embeddings.cpp - texts as vectors: the mean of the final hidden states of their tokens, of length 1, and how alike they are.
+// embeddings.cpp - texts as vectors: the mean of the final hidden states of their tokens, of length 1, and how alike
+// they are.
 //
 //     embeddings [model.gguf] [text...]
 #include <cmath>

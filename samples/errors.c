@@ -1,5 +1,6 @@
 /*
- * errors.c - what goes wrong, and what Keel says about it: nothing here crashes, prints or changes what it was asked about.
+ * errors.c - what goes wrong, and what Keel says about it: nothing here crashes, prints or changes what it was asked
+ * about.
  *
  *     errors [model.gguf]
  *

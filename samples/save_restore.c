@@ -2,7 +2,7 @@
  * save_restore.c - a session goes on in another process.
  *
  *     save_restore save STATE [model.gguf]        computes a prompt and some tokens, and writes the session
- *     save_restore restore STATE [model.gguf]     goes on with the next token: the very text the first process would write
+ *     save_restore restore STATE [model.gguf]     goes on with the next token, as the first process would
  */
 #include <stdio.h>
 #include <stdlib.h>

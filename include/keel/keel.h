@@ -144,8 +144,8 @@ KEEL_API keel_status keel_reader_open_file(const char* path, keel_reader* out);
 /* Closes what keel_reader_open_file opened; does nothing to other readers. */
 KEEL_API void keel_reader_close(keel_reader* reader);
 
-/* Validates the whole header of a GGUF v2/v3 file and describes it; of the weights it
- * reads 256 bytes per tensor, for info.fingerprint.
+/* Validates the whole header of a GGUF v2/v3 file and describes it; of the weights it reads 256 bytes of
+ * every tensor, for info.fingerprint.
  *   buffer, buffer_bytes  where the keel_model goes (8-byte aligned). NULL, 0 asks for the size: *info then has
  *                         gguf_version, file_bytes, tensors and model_bytes, and nothing else
  *   limits, model, info, error  may be NULL; model receives the pointer into buffer
@@ -836,8 +836,7 @@ KEEL_API keel_status keel_session_set_stops(keel_session session, const char* co
 typedef struct keel_chat_message {
     uint32_t struct_size;
     uint32_t reserved;
-    const char*
-        role; /* "system", "user", "assistant", "tool", ...: a word of letters, digits, _ and -; NUL-terminated */
+    const char* role; /* "system", "user", "assistant", "tool", ...: letters, digits, _ and -; NUL-terminated */
     const char* text; /* NULL: the message has no content, as one that only calls tools */
     size_t bytes;
     const char* fields; /* further members, as a JSON object: {"tool_calls": [...]}, {"name": "..."}; may be NULL */

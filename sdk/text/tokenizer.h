@@ -40,8 +40,8 @@ constexpr uint32_t kMaxPieceBytes = 512;  // longest text of one token; TextStre
 keel_status tokenizer_place(const keel_reader& reader, const Gguf& g, uint32_t max_text_bytes, const PreTokenizer* pre,
                             Arena& arena, Tokenizer** out, keel_error* error);
 
-// Whether tokenizer_place will refuse this file, but for a pre-tokenizer that is missing or unknown: a configuration can
-// name another.
+// Whether tokenizer_place will refuse this file, but for a pre-tokenizer that is missing or unknown: a configuration
+// can name another.
 keel_status tokenizer_check(const keel_reader& reader, const Gguf& g, keel_error* error);
 
 // As keel_tokenize (flags included), from any thread. *error (may be null) says of a KEEL_E_TEXT_LIMIT which run it is:

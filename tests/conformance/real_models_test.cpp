@@ -1,7 +1,7 @@
-// The models of samples/models/get against llama.cpp: tokens, prompts of their own templates, greedy text and perplexity.
-// tests/data/real-models holds what llama.cpp gave, with the generator's name in tests/README.md. Where a model was not
-// fetched its tests are skipped. Both sides multiply 4-bit weights with 8-bit activations, each rounded its own way, so
-// probabilities agree to a few percent.
+// The models of samples/models/get against llama.cpp: tokens, prompts of their own templates, greedy text and
+// perplexity. tests/data/real-models holds what llama.cpp gave, with the generator's name in tests/README.md. Where a
+// model was not fetched its tests are skipped. Both sides multiply 4-bit weights with 8-bit activations, each rounded
+// its own way, so probabilities agree to a few percent.
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>

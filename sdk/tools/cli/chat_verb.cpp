@@ -45,8 +45,8 @@ std::vector<int32_t> tokenize_chat(const Session& session, const std::vector<Mes
     return ids;
 }
 
-// The same; where it leaves no room for an answer of `room` tokens the oldest turns go, but never the system message and the
-// newest one. *dropped counts those that went.
+// The same; where it leaves no room for an answer of `room` tokens the oldest turns go, but never the system message
+// and the newest one. *dropped counts those that went.
 std::vector<int32_t> tokenize_what_fits(const LoadedModel& m, const Session& session, std::vector<Message>& messages,
                                         uint32_t room, uint32_t* kept, uint32_t* dropped) {
     const size_t context = m.plan.context_tokens;

@@ -129,7 +129,8 @@ int eval_ppl(const Options& o, const Console& console) {
             try {
                 scores.push_back(scorer.score(documents[d], most - total.tokens, progress));
             } catch (const ToolError& error) {
-                // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked for.
+                // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked
+                // for.
                 if (error.exit_code != kExitCancelled || scores.empty()) throw;
                 fprintf(stderr, "stopped by Ctrl-C after %zu of %zu documents\n", scores.size(), documents.size());
                 break;

@@ -252,8 +252,8 @@ std::string region_text(const std::vector<keel_buffer_info>& all, keel_region_ki
 
 // ---- --memory: the longest context that fits ----
 
-// What is tried beside f32 and f16, and what it costs there: change of perplexity against f16 on the bundled 7M model, 65,536
-// tokens of a text it was not trained on, without a KV profile (perf/results/eval_kv_native.json).
+// What is tried beside f32 and f16, and what it costs there: change of perplexity against f16 on the bundled 7M model,
+// 65,536 tokens of a text it was not trained on, without a KV profile (perf/results/eval_kv_native.json).
 struct CompressedKv {
     keel_kv_format format;
     double ppl_percent;

@@ -67,13 +67,13 @@ class Table {
     std::vector<std::vector<std::string>> rows_;
 };
 
-// "loading [######....]  60 %  12 s left  94.2 MiB", never wider than `columns`: the bar gives way first, then the note.
-// Without an estimate where seconds_left is negative.
+// "loading [######....]  60 %  12 s left  94.2 MiB", never wider than `columns`: the bar gives way first, then the
+// note. Without an estimate where seconds_left is negative.
 std::string progress_line(std::string_view label, double part, double seconds_left, std::string_view note,
                           size_t columns);
 
-// Progress on stderr. On a terminal one line, redrawn at most ten times a second and as wide as the terminal; elsewhere a
-// line every 15 seconds.
+// Progress on stderr. On a terminal one line, redrawn at most ten times a second and as wide as the terminal; elsewhere
+// a line every 15 seconds.
 class ProgressBar {
   public:
     ProgressBar(const Console& console, std::string label);
