@@ -30,7 +30,7 @@ class Terminal:
     def __init__(self, *arguments, columns=60):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execvpe(keel, [keel, *arguments], os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"})
+            os.execvpe(keel, [keel, *arguments], os.environ | settings)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.seen, self.at = "", 0
 
@@ -77,6 +77,9 @@ class Terminal:
 
 
 with tempfile.TemporaryDirectory() as work:
+    settings = {"TERM": "xterm", "LC_ALL": "C.UTF-8", "LSAN_OPTIONS": f"suppressions={work}/leaks"}
+    with open(os.path.join(work, "leaks"), "w") as file:
+        file.write("leak:wcsdup\n")  # libedit never frees the name and help of a function added to it (EL_ADDFN)
     template = os.path.join(work, "chatml.jinja")
     with open(template, "w") as file:
         file.write("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
