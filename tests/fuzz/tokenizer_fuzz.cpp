@@ -61,7 +61,8 @@ void exercise(keel::Tokenizer* t, const char* text, size_t bytes, uint32_t flags
         size_t shown;
         uint32_t stopped;
         const int32_t id = i < count ? ids[i] : -1;
-        if (keel::text_stream_push(&stream, t, id, &data, &shown, &stopped) != KEEL_OK) abort();
+        const uint32_t position = static_cast<uint32_t>(i);
+        if (keel::text_stream_push(&stream, t, id, position, &data, &shown, &stopped) != KEEL_OK) abort();
         if (memmem(data, shown, stop, stop_bytes)) abort();
     }
 }
