@@ -16,7 +16,8 @@ set(CMAKE_CXX_FLAGS_INIT "-isystem ${KEEL_MINGW_DIR}/include/c++ -isystem ${KEEL
 foreach(kind EXE SHARED MODULE)
     set(CMAKE_${kind}_LINKER_FLAGS_INIT "-fuse-ld=lld -static -L${KEEL_MINGW_DIR}")
 endforeach()
-set(CMAKE_CXX_STANDARD_LIBRARIES "-lstdc++ -lpthread")
+# In the cache, or the first configuration puts what CMake has for GCC in its place (policy CMP0126).
+set(CMAKE_CXX_STANDARD_LIBRARIES "-lstdc++ -lpthread" CACHE STRING "")
 set(CMAKE_FIND_ROOT_PATH /usr/x86_64-w64-mingw32)
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
