@@ -72,24 +72,27 @@ constexpr keel_part part(keel_part_kind kind, const keel_reader* reader, const v
 
 // The part of `out` that was filled with ops, or objects, of the plan; an empty `out` asks for none. *count becomes
 // their number. KEEL_E_BUFFER_TOO_SMALL: `out` has no room for all of them.
+template <class T>
+Result<std::span<const T>> plan_list(keel_status (*list)(const keel_reader*, const keel_model*, const keel_config*, T*,
+                                                         uint32_t, uint32_t*, keel_error*),
+                                     const keel_reader* reader, const keel_model* model, const keel_config& config,
+                                     std::span<T> out, uint32_t* count, keel_error* error) {
+    if (!out.empty()) out[0].struct_size = sizeof(T);
+    const keel_status status = list(reader, model, &config, out.empty() ? nullptr : out.data(),
+                                    static_cast<uint32_t>(out.size()), count, error);
+    if (status != KEEL_OK) return {status};
+    return {KEEL_OK, out.first(out.empty() ? 0 : *count)};
+}
 inline Result<std::span<const keel_op_info>> plan_ops(const keel_reader* reader, const keel_model* model,
                                                       const keel_config& config, std::span<keel_op_info> out,
                                                       uint32_t* count, keel_error* error = nullptr) {
-    if (!out.empty()) out[0].struct_size = sizeof(keel_op_info);
-    const keel_status status = keel_plan_ops(reader, model, &config, out.empty() ? nullptr : out.data(),
-                                             static_cast<uint32_t>(out.size()), count, error);
-    if (status != KEEL_OK) return {status};
-    return {KEEL_OK, out.first(out.empty() ? 0 : *count)};
+    return plan_list(keel_plan_ops, reader, model, config, out, count, error);
 }
 inline Result<std::span<const keel_buffer_info>> plan_buffers(const keel_reader* reader, const keel_model* model,
                                                               const keel_config& config,
                                                               std::span<keel_buffer_info> out, uint32_t* count,
                                                               keel_error* error = nullptr) {
-    if (!out.empty()) out[0].struct_size = sizeof(keel_buffer_info);
-    const keel_status status = keel_plan_buffers(reader, model, &config, out.empty() ? nullptr : out.data(),
-                                                 static_cast<uint32_t>(out.size()), count, error);
-    if (status != KEEL_OK) return {status};
-    return {KEEL_OK, out.first(out.empty() ? 0 : *count)};
+    return plan_list(keel_plan_buffers, reader, model, config, out, count, error);
 }
 
 // A reader over a mapped file; closes it. Keep it longer than an engine whose weights are mapped.

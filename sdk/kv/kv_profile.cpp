@@ -154,12 +154,12 @@ keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model
     out->has_profile = true;
     out->reader = reader;
     out->header = h;
-    out->rope_pairs = model.rope_pairs;
     return KEEL_OK;
 }
 
-keel_status read_kv_profile_arrays(const KvChoice& choice, const KvProfileArrays& out, keel_error* error) {
-    const keel_status status = read_arrays(choice.reader, choice.header, choice.rope_pairs, out, error);
+keel_status read_kv_profile_arrays(const KvChoice& choice, uint32_t rope_pairs, const KvProfileArrays& out,
+                                   keel_error* error) {
+    const keel_status status = read_arrays(choice.reader, choice.header, rope_pairs, out, error);
     return status == KEEL_E_FILE_FORMAT ? fail(error, KEEL_E_FILE_READ, 0, "kv_profile", "the file changed meanwhile")
                                         : status;
 }

@@ -51,7 +51,6 @@ struct KvChoice {
     bool has_profile;
     keel_reader reader;  // of the profile
     KvProfileHeader header;
-    uint32_t rope_pairs;  // of the model
     uint64_t checksum;
     KvLayerFormats all;  // without a profile
     KvLayerFormats layer[kMaxProfileLayers];
@@ -68,7 +67,8 @@ struct KvProfileArrays {
     uint32_t* pairs;
     float *key_means, *value_means, *gains;
 };
-// Reads them, with the same checks. KEEL_E_FILE_READ, also when the file changed meanwhile.
-keel_status read_kv_profile_arrays(const KvChoice& choice, const KvProfileArrays& out, keel_error* error);
+// Reads them, with the same checks. rope_pairs: of the model. KEEL_E_FILE_READ, also when the file changed meanwhile.
+keel_status read_kv_profile_arrays(const KvChoice& choice, uint32_t rope_pairs, const KvProfileArrays& out,
+                                   keel_error* error);
 
 }  // namespace keel

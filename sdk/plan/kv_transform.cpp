@@ -130,7 +130,8 @@ keel_status place_kv_transform(const keel_reader& reader, const PlanConfig& conf
     *out = t;
     if (arena.counting() || !arena.ok()) return KEEL_OK;
 
-    if (choice.has_profile) KEEL_TRY(read_kv_profile_arrays(choice, {t.pair, t.key_mean, t.value_mean, t.gain}, error));
+    if (choice.has_profile)
+        KEEL_TRY(read_kv_profile_arrays(choice, s.rope_dims / 2, {t.pair, t.key_mean, t.value_mean, t.gain}, error));
     for (uint64_t i = 0; t.gain && i < floats; ++i) t.inverse_gain[i] = 1.0f / t.gain[i];
     if (bias) KEEL_TRY(fill_from_bias(t, reader, model, *config.kernels, error));
     if (t.pairs) fill_tables(config, plan, frequencies, s.rope_dims / 2, t);

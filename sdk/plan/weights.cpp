@@ -148,7 +148,6 @@ Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool loo
             t.type,
             static_cast<uint32_t>(t.dims[0]),
             static_cast<uint32_t>(t.dims[1]),
-            static_cast<uint32_t>(t.dims[2]),
             use.repacked,
             use.skip};
 }

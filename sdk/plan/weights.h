@@ -43,10 +43,10 @@ keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kern
 // The same in place: the tensor's bytes stand at the end of dst.
 void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst);
 
-// A matrix as an op holds it; or several, one behind another (a tensor of three dimensions).
+// A matrix as an op holds it; of a tensor of three dimensions the first, with the others behind it.
 struct Matrix {
     const void* data;  // null in count mode
-    uint32_t type, k, rows, matrices;
+    uint32_t type, k, rows;
     bool repacked;
     keel_repack_skip repack_skip;
 };

@@ -10,7 +10,7 @@ namespace {
 
 // Whether stored keys can be turned: not where they are coded coarser than f16, or were changed behind RoPE.
 bool keys_can_be_turned(const Engine& e) {
-    if (!e.config.kernels || e.config.kv.has_profile || e.f16_window.recent_tokens) return false;
+    if (e.config.kv.has_profile || e.f16_window.recent_tokens) return false;
     for (uint32_t layer = 0; layer < e.geometry.layers; ++layer) {
         const kernels::KvFormat format = e.geometry.layer[layer].k.format;
         if (format != kernels::kKvF16 && format != kernels::kKvF32) return false;

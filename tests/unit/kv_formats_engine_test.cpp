@@ -253,7 +253,8 @@ TEST(KvProfile, AFileThatChangesMeanwhileIsRefused) {
     std::vector<uint32_t> pairs(2);
     std::vector<float> keys(builder.floats()), values(builder.floats()), gains(builder.floats());
     const auto read = [&] {
-        return keel::read_kv_profile_arrays(*choice, {pairs.data(), keys.data(), values.data(), gains.data()}, nullptr);
+        return keel::read_kv_profile_arrays(*choice, shape.rope_pairs,
+                                            {pairs.data(), keys.data(), values.data(), gains.data()}, nullptr);
     };
     ASSERT_EQ(read(), KEEL_OK);
     EXPECT_EQ(pairs, builder.pairs);

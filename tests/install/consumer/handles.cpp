@@ -1,4 +1,5 @@
-// keel.hpp from an installed Keel: handles move, close what they own, and a closed session is an error.
+// keel.hpp from an installed Keel: plan lists, handles that move, close what they own and stay while what they own is
+// in use, and a closed session is an error.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -12,6 +13,15 @@
             return 1;                                                    \
         }                                                                \
     } while (0)
+
+namespace {
+
+struct InUse {
+    keel::Session* session = nullptr;
+    bool refused = false;
+};
+
+}  // namespace
 
 int main(int argc, char** argv) {
     EXPECT(argc == 2);
@@ -27,6 +37,27 @@ int main(int argc, char** argv) {
     config.context_tokens = 128;
     keel_memory_plan plan = keel::make<keel_memory_plan>();
     EXPECT(keel_plan(reader->get(), model, &config, &plan, nullptr) == KEEL_OK);
+    uint32_t count = 0;
+    EXPECT(keel::plan_ops(reader->get(), model, config, {}, &count));
+    EXPECT(count == plan.op_count);
+    std::vector<keel_op_info> ops(count);
+    const auto listed = keel::plan_ops(reader->get(), model, config, ops, &count);
+    EXPECT(listed && listed->size() == count && listed->back().index == count - 1);
+    EXPECT(keel::plan_ops(reader->get(), model, config, std::span(ops).first(1), &count).status ==
+           KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT(keel::plan_buffers(reader->get(), model, config, {}, &count));
+    std::vector<keel_buffer_info> objects(count);
+    EXPECT(keel::plan_buffers(reader->get(), model, config, objects, &count)->size() == objects.size());
+
+    // A hook that closes the session it is called for.
+    InUse in_use;
+    keel_hooks hooks = keel::make<keel_hooks>();
+    hooks.user_data = &in_use;
+    hooks.allowed_tokens = [](void* user_data, keel_session, const int32_t*, uint32_t, uint8_t*, uint32_t) {
+        InUse& use = *static_cast<InUse*>(user_data);
+        use.refused = use.session->close() == KEEL_E_BUSY && *use.session;
+    };
+    config.hooks = &hooks;
 #ifdef HAVE_KEEL_MEMORY
     auto memory = keel::DefaultMemory::allocate(plan);
     EXPECT(memory);
@@ -54,7 +85,9 @@ int main(int argc, char** argv) {
     EXPECT(session->feed(*tokens) == KEEL_OK);
     EXPECT(moved.advance(*session).status == KEEL_OK);
     EXPECT(session->logits()->size() == info.vocabulary);
+    in_use.session = &*session;
     EXPECT(session->sample());
+    EXPECT(in_use.refused);
     EXPECT(session->tokens()->size() == tokens->size());
     EXPECT(session->close() == KEEL_OK);
     EXPECT(keel_session_truncate(handle, 0) == KEEL_E_HANDLE);
