@@ -44,6 +44,7 @@ keel_packages_windows=(
 )
 
 keel_wine() { command -v wine64 || { [ -x /usr/lib/wine/wine64 ] && echo /usr/lib/wine/wine64; }; }
+keel_wineserver() { command -v wineserver || compgen -G '/usr/lib/wine/wineserver*' | head -n 1; }
 keel_has_header() { printf '#include <%s>\n' "$1" | g++ -std=c++17 -E -x c++ - -o /dev/null; }
 keel_has_pycparser() { python3 -c 'import pycparser'; }
 keel_has_formatter() { command -v clang-format-14 || clang-format --version | grep -q 'version 14\.'; }
