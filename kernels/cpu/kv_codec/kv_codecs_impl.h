@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "kernels/cpu/kernel_set.h"
-#include "kernels/cpu/vector/inline.h"
 #include "kernels/formats/kv_trellis_tables.h"
 #include "kernels/formats/numeric.h"
 
