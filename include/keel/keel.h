@@ -618,8 +618,8 @@ struct keel_memory {
 };
 
 /* Convenience, in an object file of its own (libkeel_memory.a): allocates every region of a plan with mimalloc, asking
- * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close. KEEL_E_UNSUPPORTED:
- * a plan with memory of a device, which its backend's library allocates. */
+ * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close.
+ * KEEL_E_UNSUPPORTED: a plan with memory of a device, which its backend's library allocates. */
 keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out);
 void keel_memory_release(keel_memory* memory);
 
