@@ -81,7 +81,7 @@ constexpr LaunchShape launch_shape(const EmbedArgs& a) {
     return {a.tokens, 1, kEmbedThreads, 0};
 }
 
-// x[t][k] -> the 8-bit activation of token t (q8_activation.h). k is a multiple of `block`, which is that of the kernel.
+// x[t][k] -> the 8-bit activation of token t (q8_activation.h), in blocks of those in the kernel's name.
 struct QuantizeArgs {
     const float* x;
     uint8_t* q8;

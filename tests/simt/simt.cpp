@@ -15,6 +15,7 @@
 #endif
 #endif
 #if SIMT_ASAN
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -190,6 +191,9 @@ void prepare(Lane& lane, Block& block, uint32_t thread, uint32_t block_number, u
     lane.wait = Wait::kNothing;
     lane.copies = lane.group = 0;
     lane.fake_stack = nullptr;
+#if SIMT_ASAN
+    ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);  // of the fiber before, whose last frame never returned
+#endif
     memset(stack, kGuard, kGuardBytes);
     void** sp = reinterpret_cast<void**>(stack + kStackBytes) - kKeptWords;
     memset(sp, 0, kKeptWords * sizeof(void*));
