@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "keel/keel.h"
+#include "tests/backend_under_test.h"
 
 namespace keel_test {
 
@@ -109,13 +110,12 @@ class Memory {
         for (int i = 0; i < KEEL_REGION_SLOTS; i++) {
             const keel_region_plan& region = plan.regions[i];
             if (region.bytes == 0) continue;
-            memory_.regions[i] = {::operator new(region.bytes, std::align_val_t(region.align_bytes)), region.bytes};
+            memory_.regions[i] = {allocate_region(i, region.bytes, region.align_bytes), region.bytes};
         }
     }
     ~Memory() {
         for (int i = 0; i < KEEL_REGION_SLOTS; i++)
-            if (memory_.regions[i].data)
-                ::operator delete(memory_.regions[i].data, std::align_val_t(plan_.regions[i].align_bytes));
+            if (memory_.regions[i].data) release_region(i, memory_.regions[i].data, plan_.regions[i].align_bytes);
     }
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
@@ -137,6 +137,7 @@ class Engine {
   public:
     // Inspects, plans, allocates, initialises, and opens one session (config.max_sessions may ask for more slots).
     explicit Engine(const std::string& path, keel_config config = sized<keel_config>()) : reader_(path) {
+        if (!config.backend) config.backend = backend_under_test().backend;
         keel_error error = sized<keel_error>();
         info_ = sized<keel_model_info>();
         keel_status sizing = keel_inspect(reader_.get(), nullptr, nullptr, 0, nullptr, &info_, &error);

@@ -18,23 +18,74 @@ struct LaunchShape {
     uint32_t shared_bytes;
 };
 
+// Of a block: what a context has that shares its device with graphics.
+constexpr uint32_t kMostSharedBytes = 48 * 1024;
+
 constexpr uint32_t divide_up(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;
 }
 
 // ---- rows ----
-// y[t][n] = rmsnorm(x[t]) * w for every token t (NUMERICS section 4). y may be x.
+// Rows of floats, `stride` apart.
+struct Rows {
+    float* row;
+    uint64_t stride;
+};
+// Where the 8-bit layouts of a row go (kernels/formats/q8_activation.h): blocks of 32 and of 256; null: nowhere.
+struct Q8Rows {
+    uint8_t *block32, *block256;
+    uint64_t stride32, stride256;  // bytes
+};
+
+constexpr uint32_t kRowThreads = 256;
+
+// y = rmsnorm(x) * w (NUMERICS section 4), for each of `rows` rows. Row r reads x[source[r]], or x[r].
 struct RmsNormArgs {
     const float* x;
+    uint64_t x_stride;
+    const uint32_t* source;  // [rows] or null
     const float* w;
-    float* y;
-    uint64_t x_token_floats, y_token_floats;
-    uint32_t n, tokens;
+    uint32_t n, rows;
     float eps;
+    Rows y;         // null: nowhere in f32
+    Rows residual;  // residual += y; null: none
+    Q8Rows q8;
 };
-constexpr uint32_t kRmsNormThreads = 256;
+// x[i] = act(x[i]) * x[i + n]
+struct GluArgs {
+    Rows x;
+    uint32_t n, rows;
+    bool gelu;
+};
+// x = cap * tanh(x / cap)
+struct SoftcapArgs {
+    Rows x;
+    uint32_t n, rows;
+    float cap;
+};
+// cos and sin of position * frequency[i], interleaved (kernels/formats/numeric.h).
+struct RopeTableArgs {
+    const double* frequency;
+    const uint32_t* position;
+    Rows y;
+    uint32_t pairs, rows;
+    float factor;
+};
+
+constexpr LaunchShape row_shape(uint32_t rows, uint32_t shared_bytes = 0) {
+    return {rows, 1, kRowThreads, shared_bytes};
+}
 constexpr LaunchShape launch_shape(const RmsNormArgs& a) {
-    return {a.tokens, 1, kRmsNormThreads, (a.n + 1) * 4};
+    return row_shape(a.rows, 16 * 4);
+}
+constexpr LaunchShape launch_shape(const GluArgs& a) {
+    return row_shape(a.rows);
+}
+constexpr LaunchShape launch_shape(const SoftcapArgs& a) {
+    return row_shape(a.rows);
+}
+constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
+    return row_shape(a.rows);
 }
 
 // ---- matrix products ----

@@ -5,6 +5,7 @@
 // KEEL_GPU_ROW(name, Args, threads), `threads` being the most of a block, and write KEEL_GPU_KERNELS.
 #pragma once
 #include "kernels/cuda/args.h"
+#include "kernels/cuda/attention_args.h"
 
 #define KEEL_GPU_Q8_ROW(type, ...) KEEL_GPU_ROW(product_q8_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
@@ -15,7 +16,15 @@
     KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                         \
     KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)     \
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads)    \
-    KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRmsNormThreads)          \
+    KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)              \
+    KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                       \
+    KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)               \
+    KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)          \
+    KEEL_GPU_ROW(qk_norm, QkNormArgs, kWarp)                      \
+    KEEL_GPU_ROW(rope, RopeArgs, kWarp)                           \
+    KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)                  \
+    KEEL_GPU_ROW(attention, AttentionArgs, kAttentionThreads)     \
+    KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp)    \
     KEEL_GPU_ROW(q4_k_fragments_1, ProductArgs, kFragmentThreads) \
     KEEL_GPU_ROW(q4_k_fragments_2, ProductArgs, kFragmentThreads) \
     KEEL_GPU_ROW(q4_k_fragments_4, ProductArgs, kFragmentThreads) \

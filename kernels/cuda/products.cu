@@ -1,6 +1,7 @@
 // Products of weights as they lie in the file, of every type, and what they need besides: 8-bit activations (NUMERICS
 // section 2) and single rows (section 3). The plainest form: several lanes a row, integers and f32 lanes by shuffles.
 #include "kernels/cuda/product_rows.cuh"
+#include "kernels/cuda/quantize.cuh"
 #include "kernels/cuda/warp.cuh"
 #include "kernels/cuda/weight_blocks.cuh"
 
@@ -93,39 +94,13 @@ KEEL_GPU void embed(const EmbedArgs& args) {
     }
 }
 
-// A warp a block of 32 * RUNS elements, its lanes side by side.
+// A warp a block.
 template <uint32_t RUNS>
 KEEL_GPU void quantize(const QuantizeArgs& args) {
-    constexpr uint32_t kBlock = 32 * RUNS;
-    const uint32_t lane = thread_x() % 32, b = block_x() * (kQuantizeThreads / 32) + thread_x() / 32;
-    if (b >= args.k / kBlock) return;  // the whole warp
-    const float* x = args.x + block_y() * args.x_token_floats + b * kBlock + lane;
-    uint8_t* token = args.q8 + block_y() * args.q8_token_bytes;
-    // Without their signs, bits of f32 are ordered as their values are, infinity and NaN above all.
-    uint32_t largest = 0;
-    float v[RUNS];
-    KEEL_UNROLL
-    for (uint32_t r = 0; r < RUNS; ++r) {
-        v[r] = x[32 * r];
-        const uint32_t bits = f32_bits(v[r]) & 0x7fffffffu;
-        largest = bits > largest ? bits : largest;
-    }
-    largest = max_lanes(largest);
-    const bool finite = largest < 0x7f800000u;
-    const float amax = f32_from_bits(largest);
-    const float inverse = finite && amax > 0.0f ? 127.0f / amax : 0.0f;
-    if (lane == 0) kernels::q8_scales(token, args.k)[b] = finite ? mul_f32(amax, 1.0f / 127.0f) : __builtin_nanf("");
-    KEEL_UNROLL
-    for (uint32_t r = 0; r < RUNS; ++r) {
-        float scaled = mul_f32(v[r], inverse);
-        scaled = scaled > 127.0f ? 127.0f : scaled < -127.0f ? -127.0f : scaled;
-        // 0 x inf, where amax is too small for its inverse, is NaN, and the code 0.
-        const int32_t code = finite && scaled == scaled ? static_cast<int32_t>(rint_f32(scaled)) : 0;
-        kernels::q8_codes(token)[b * kBlock + 32 * r + lane] = static_cast<int8_t>(code);
-        const int32_t sum = sum_lanes<16>(code);
-        if (lane % 16 == 0)
-            kernels::q8_sums(token, args.k, kBlock)[b * (kBlock / 16) + 2 * r + lane / 16] = static_cast<int16_t>(sum);
-    }
+    const uint32_t b = block_x() * (kQuantizeThreads / 32) + thread_x() / 32;
+    if (b >= args.k / (32 * RUNS)) return;  // the whole warp
+    const float* x = args.x + block_y() * args.x_token_floats;
+    quantize_block<RUNS>([x](uint32_t i) { return x[i]; }, b, args.q8 + block_y() * args.q8_token_bytes, args.k);
 }
 
 }  // namespace

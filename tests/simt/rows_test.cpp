@@ -15,11 +15,93 @@ TEST(SimtRows, RmsNormEqualsScalar) {
             Buffer x = fenced(random.normals(tokens * n)), w = fenced(random.normals(n));
             Buffer y(uint64_t{tokens} * n * 4, 4);
             std::vector<float> want(n);
-            const RmsNormArgs args = {x.floats(), w.floats(), y.floats(), n, n, n, tokens, 1e-5f};
+            RmsNormArgs args = {};
+            args.x = x.floats();
+            args.x_stride = n;
+            args.w = w.floats();
+            args.n = n;
+            args.rows = tokens;
+            args.eps = 1e-5f;
+            args.y = {y.floats(), n};
             launch(kernel_rms_norm, args, launch_shape(args), order);
             for (uint32_t t = 0; t < tokens; ++t) {
                 kScalarSet.rms_norm(x.floats() + t * n, w.floats(), n, 1e-5f, want.data());
                 EXPECT_TRUE(same_floats(y.floats() + t * n, want.data(), n)) << n << " floats, token " << t;
+            }
+        }
+}
+
+// Rows gathered, 8-bit forms of both blocks beside the f32 row, and the residual's sum.
+TEST(SimtRows, RmsNormWritesWhatIsAskedFor) {
+    Random random(2);
+    constexpr uint32_t kN = 768, kRows = 2;
+    const uint64_t bytes32 = q8_token_bytes(kN, 32), bytes256 = q8_token_bytes(kN, 256);
+    for (simt::Order order : orders()) {
+        Buffer x = fenced(random.normals(3 * kN)), w = fenced(random.normals(kN));
+        Buffer residual = fenced(random.normals(kRows * kN)), block32(kRows * bytes32), block256(kRows * bytes256);
+        const std::vector<float> before(residual.floats(), residual.floats() + kRows * kN);
+        const uint32_t source[kRows] = {2, 0};
+        RmsNormArgs args = {};
+        args.x = x.floats();
+        args.x_stride = kN;
+        args.source = source;
+        args.w = w.floats();
+        args.n = kN;
+        args.rows = kRows;
+        args.eps = 1e-6f;
+        args.residual = {residual.floats(), kN};
+        args.q8 = {block32.data(), block256.data(), bytes32, bytes256};
+        launch(kernel_rms_norm, args, launch_shape(args), order);
+        for (uint32_t r = 0; r < kRows; ++r) {
+            std::vector<float> want(kN);
+            kScalarSet.rms_norm(x.floats() + source[r] * kN, w.floats(), kN, 1e-6f, want.data());
+            for (uint32_t block : {32u, 256u}) {
+                const uint64_t bytes = q8_token_bytes(kN, block);
+                Buffer expected(bytes);
+                kScalarSet.quantize_q8(want.data(), kN, block, expected.data());
+                const uint8_t* got = (block == 32 ? block32 : block256).data() + r * bytes;
+                const Q8Token a = q8_token(got, kN, block), b = q8_token(expected.data(), kN, block);
+                EXPECT_EQ(memcmp(a.q, b.q, kN), 0);
+                EXPECT_TRUE(same_floats(a.d, b.d, kN / block));
+                EXPECT_EQ(memcmp(a.sums, b.sums, kN / 16 * 2), 0);
+            }
+            for (uint32_t i = 0; i < kN; ++i) want[i] = before[r * kN + i] + want[i];
+            EXPECT_TRUE(same_floats(residual.floats() + r * kN, want.data(), kN));
+        }
+    }
+}
+
+TEST(SimtRows, ActivationsSoftcapAndRotationsEqualScalar) {
+    Random random(3);
+    constexpr uint32_t kN = 300, kRows = 2, kPairs = 270;
+    for (simt::Order order : orders())
+        for (const bool gelu : {false, true}) {
+            Buffer x = fenced(random.normals(kRows * 2 * kN)), y = fenced(random.normals(kRows * kN));
+            std::vector<float> want(x.floats(), x.floats() + kRows * 2 * kN),
+                want_y(y.floats(), y.floats() + kRows * kN);
+            for (uint32_t r = 0; r < kRows; ++r) {
+                float* row = &want[r * 2 * kN];
+                (gelu ? kScalarSet.gate_gelu : kScalarSet.gate_silu)(row, row + kN, kN, row);
+                kScalarSet.softcap(&want_y[r * kN], 0.75f, kN);
+            }
+            const GluArgs glu = {{x.floats(), 2 * kN}, kN, kRows, gelu};
+            launch(kernel_glu, glu, launch_shape(glu), order);
+            EXPECT_TRUE(same_floats(x.floats(), want.data(), want.size()));
+            const SoftcapArgs cap = {{y.floats(), kN}, kN, kRows, 0.75f};
+            launch(kernel_softcap, cap, launch_shape(cap), order);
+            EXPECT_TRUE(same_floats(y.floats(), want_y.data(), want_y.size()));
+
+            std::vector<double> frequency(kPairs);
+            for (double& f : frequency) f = static_cast<double>(random.uniform(1e-4f, 1.0f));
+            const uint32_t position[kRows] = {3, 123456};
+            Buffer table(kRows * 2 * kPairs * 4, 4);
+            const RopeTableArgs rope = {frequency.data(), position, {table.floats(), 2 * kPairs},
+                                        kPairs,           kRows,    gelu ? 1.0f : 1.19f};
+            launch(kernel_rope_table, rope, launch_shape(rope), order);
+            for (uint32_t r = 0; r < kRows; ++r) {
+                std::vector<float> expected(2 * kPairs);
+                kScalarSet.rope_table(frequency.data(), kPairs, position[r], rope.factor, expected.data());
+                EXPECT_TRUE(same_floats(table.floats() + r * 2 * kPairs, expected.data(), expected.size()));
             }
         }
 }

@@ -1,0 +1,57 @@
+/* Keel on an NVIDIA GPU: a backend in a library of its own (libkeel_cuda.a).
+ *
+ *     keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+ *     keel_config config = KEEL_CONFIG_INIT;
+ *     config.backend = keel_cuda();
+ *     config.backend_options = &device;
+ *
+ * keel_plan works on any machine: what a plan says does not depend on the device. keel_engine_init finds the driver when
+ * it runs (libcuda.so.1, nvcuda.dll), so that a program linked with this library starts where there is none; it cannot
+ * be in a statically linked executable, which has no dlopen. Devices of compute capability 8.0 and later.
+ *
+ * Results have the bits of the CPU's, and a session saved on one goes on in the other (sdk/NUMERICS.md).
+ *
+ * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context named
+ * below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
+ * keel_cuda_memory allocates them; nothing else of Keel does. */
+#ifndef KEEL_CUDA_H
+#define KEEL_CUDA_H
+
+#include "keel/keel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What keel_config.backend_options points to. */
+typedef struct keel_cuda_device {
+    uint32_t struct_size;
+    int32_t ordinal; /* of the device, as the driver counts; default 0. Not looked at with a context */
+    /* CUcontext to work in. NULL: the device's primary context, which programs with CUDA's runtime share. */
+    void* context;
+    /* CUstream of that context that all steps run on. NULL: one of Keel's own, with `priority`. */
+    void* stream;
+    int32_t priority; /* of Keel's own stream: lower numbers go first; default 0, the lowest */
+    uint32_t reserved;
+    void* wait_event; /* CUevent that the first work of each step waits for; NULL: none */
+    void* done_event; /* CUevent recorded behind the last work of each step; NULL: none */
+} keel_cuda_device;
+#define KEEL_CUDA_DEVICE_INIT \
+    { sizeof(keel_cuda_device), 0, 0, 0, 0, 0, 0, 0 }
+
+/* The backend. Errors of engines with it, beside keel.h's: KEEL_E_DEVICE (no driver, no such device, one that is too
+ * old, a call that the driver refused: *error says which). A failure while a step runs poisons the engine. */
+KEEL_API const keel_backend* keel_cuda(void);
+
+/* Allocates the device's regions and PINNED of a plan, in the context of `device` (NULL: its defaults), and writes their
+ * slots of `memory`, whose other slots are the caller's to fill. All or nothing. An object file of its own: who brings
+ * device memory does not link it. KEEL_E_DEVICE, KEEL_E_ARGUMENT, KEEL_E_ABI; *error may be NULL. */
+KEEL_API keel_status keel_cuda_memory(const keel_memory_plan* plan, const keel_cuda_device* device, keel_memory* memory,
+                                      keel_error* error);
+/* Gives back what keel_cuda_memory wrote into `memory`, after keel_engine_close, and clears those slots. */
+KEEL_API keel_status keel_cuda_memory_release(const keel_cuda_device* device, keel_memory* memory);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,365 @@
+// One row of a head, worked on by a warp: rotation, and the KV formats both ways (NUMERICS section 7). What one lane
+// does of it is the code of the CPU (kernels/formats/kv_codecs.h).
+#pragma once
+#include "kernels/cuda/attention_args.h"
+#include "kernels/cuda/warp.cuh"
+#include "kernels/formats/kv_codecs.h"
+
+namespace keel::cuda {
+namespace {
+
+// The sum of a[i] * b[i] in the order of NUMERICS section 1. Every lane gets it.
+KEEL_GPU float dot_warp(const float* a, const float* b, uint32_t n) {
+    float chain = 0;
+    for (uint32_t i = thread_x() % 16; i < n; i += 16) chain = fma_f32(a[i], b[i], chain);
+    return tree16(chain);
+}
+
+// x is in shared memory.
+KEEL_GPU void hadamard_warp(float* x, uint32_t n) {
+    const uint32_t lane = thread_x() % 32, block = kv_rotation_block(n);
+    for (uint32_t stride = 1; stride < block; stride *= 2) {
+        sync_warp();
+        for (uint32_t i = lane; i < n / 2; i += 32) {
+            const uint32_t at = i / stride * 2 * stride + i % stride;
+            const float a = x[at], b = x[at + stride];
+            x[at] = add_f32(a, b);
+            x[at + stride] = add_f32(a, -b);
+        }
+    }
+    sync_warp();
+    const float norm = 1.0f / __builtin_sqrtf(static_cast<float>(block));
+    for (uint32_t i = lane; i < n; i += 32) x[i] = mul_f32(x[i], norm);
+}
+KEEL_GPU void rotate_warp(float* x, uint32_t n) {
+    for (uint32_t i = thread_x() % 32; i < n; i += 32) x[i] = mul_f32(x[i], rotation_sign(i));
+    hadamard_warp(x, n);
+}
+KEEL_GPU void unrotate_warp(float* x, uint32_t n) {
+    hadamard_warp(x, n);
+    for (uint32_t i = thread_x() % 32; i < n; i += 32) x[i] = mul_f32(x[i], rotation_sign(i));
+}
+
+// Calls body.operator()<F>() for the format whose rows are those of `format`: rotated ones are coded like the others.
+template <class Body>
+KEEL_GPU void for_coded_format(KvFormat format, const Body& body) {
+    switch (kv_coded_as(format)) {
+#define KEEL_CASE(id, ...)                                                                  \
+    case kKv##id:                                                                           \
+        if constexpr (kv_coded_as(kKv##id) == kKv##id) body.template operator()<kKv##id>(); \
+        break;
+        KEEL_KV_FORMATS(KEEL_CASE)
+#undef KEEL_CASE
+        default:
+            break;
+    }
+}
+
+// ---- coding ----
+// What coding a row needs of shared memory; kAppendSharedBytes and a trellis' ways.
+struct CodingRoom {
+    float* c[2];  // [kMaxHeadDim]
+    uint8_t* u[2];
+    uint8_t* coset[2];  // [kMaxHeadDim / 8]
+    uint8_t* from;      // [head_dim][kTrellisGroups]
+};
+
+struct WarpRow {
+    float largest, square, rms;
+    RowKind kind;
+};
+// As normalise_row, in place.
+KEEL_GPU WarpRow normalise_warp(float* x, uint32_t n) {
+    const uint32_t lane = thread_x() % 32;
+    WarpRow row = {};
+    bool numbers = true;
+    for (uint32_t i = lane; i < n; i += 32) {
+        const float a = __builtin_fabsf(x[i]);
+        numbers &= a < kInf32;
+        row.largest = a > row.largest ? a : row.largest;
+    }
+    KEEL_UNROLL
+    for (uint32_t step = 16; step; step /= 2) {
+        const float other = shuffle(row.largest, lane ^ step);
+        row.largest = other > row.largest ? other : row.largest;
+    }
+    row.kind = row_kind(ballot(numbers) == ~0u, row.largest);
+    if (row.kind != RowKind::kCoded) return row;
+    const float inverse = 1.0f / row.largest;
+    for (uint32_t i = lane; i < n; i += 32) x[i] = mul_f32(x[i], inverse);
+    sync_warp();
+    row.square = dot_warp(x, x, n);
+    row.rms = __builtin_sqrtf(row.square / static_cast<float>(n));
+    return row;
+}
+KEEL_GPU float fit_scale_warp(const WarpRow& row, const float* x, const float* c, uint32_t n, KvScaleMode mode) {
+    const float xc = dot_warp(x, c, n), cc = dot_warp(c, c, n);
+    if (!(xc > 0.0f) || !(cc > 0.0f)) return 0.0f;
+    const float s = mul_f32(row.largest, mode == KvScaleMode::kUnbiased ? row.square / xc : xc / cc);
+    return s < 65504.0f ? s : 65504.0f;
+}
+
+// A lane an element of a block of 32.
+template <int kBits>
+KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, uint8_t* scales) {
+    const uint32_t lane = thread_x() % 32;
+    for (uint32_t b = 0; b < n / kKvBlock; ++b, x += kKvBlock, codes += kKvBlock * kBits / 8) {
+        const float mine = x[lane];
+        // The element of largest magnitude, the first of equals.
+        float magnitude = __builtin_fabsf(mine);
+        const bool numbers = ballot(magnitude < kInf32) == ~0u;
+        if (!(magnitude < kInf32)) magnitude = 0.0f;  // then nothing is made of it
+        uint32_t at = lane;
+        KEEL_UNROLL
+        for (uint32_t step = 16; step; step /= 2) {
+            const float other = shuffle(magnitude, lane ^ step);
+            const uint32_t other_at = shuffle(at, lane ^ step);
+            if (other > magnitude || (other == magnitude && other_at < at)) magnitude = other, at = other_at;
+        }
+        const float there = shuffle(mine, at), largest = magnitude > 0.0f ? there : 0.0f;
+        float d = kBits == 8 ? magnitude / 127.0f : largest / -8.0f;
+        if (__builtin_fabsf(d) > 65504.0f) d = d < 0 ? -65504.0f : 65504.0f;
+        float inverse = d != 0.0f ? 1.0f / d : 0.0f;
+        if (!(__builtin_fabsf(inverse) < kInf32)) inverse = 0.0f;
+        if (!numbers) d = __builtin_nanf(""), inverse = 0.0f;
+        if (lane == 0) kv_store_u16(scales + 2 * b, f32_to_f16(d));
+        const float v = mul_f32(numbers ? mine : 0.0f, inverse), limit = kBits == 8 ? 127.0f : 7.0f,
+                    low = kBits == 8 ? -127.0f : -8.0f;
+        const int32_t q = static_cast<int32_t>(rint_f32(v > limit ? limit : v < low ? low : v));
+        if constexpr (kBits == 8) {
+            codes[lane] = static_cast<uint8_t>(q);
+        } else {
+            const uint32_t high = shuffle(static_cast<uint32_t>(q + 8), lane + 16);
+            if (lane < 16) codes[lane] = static_cast<uint8_t>(static_cast<uint32_t>(q + 8) | high << 4);
+        }
+    }
+}
+
+// A lane a block of 8.
+template <int kBits>
+KEEL_GPU void encode_e8_warp(float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room, uint8_t* codes,
+                             uint8_t* scales) {
+    const uint32_t lane = thread_x() % 32;
+    const WarpRow row = normalise_warp(x, n);
+    if (row.kind != RowKind::kCoded) {
+        for (uint32_t i = lane; i < n * kBits / 8; i += 32) codes[i] = 0;
+        if (lane == 0) kv_store_u16(scales, row.kind == RowKind::kNotFinite ? 0x7e00 : 0);
+        return;
+    }
+    float best = -1.0f;
+    uint32_t kept = 0;
+    for (int i = 0; i < kE8Steps; ++i) {
+        const uint32_t now = 1 - kept;
+        const float factor = fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep);
+        const float inverse = 1.0f / mul_f32(mul_f32(row.rms, kE8Step[kBits]), factor);
+        sync_warp();
+        if (lane < n / 8) {
+            float y[8];
+            uint8_t u[8];
+            int coset = 0;
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 8; ++e) y[e] = mul_f32(x[8 * lane + e], inverse);
+            nearest_e8<kBits>(y, u, &coset);
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 8; ++e) {
+                room.u[now][8 * lane + e] = u[e];
+                room.c[now][8 * lane + e] = static_cast<float>(e8_integer<kBits>(u[e], coset));
+            }
+            room.coset[now][lane] = static_cast<uint8_t>(coset);
+        }
+        sync_warp();
+        const float xc = dot_warp(x, room.c[now], n), cc = dot_warp(room.c[now], room.c[now], n);
+        const float fit = xc > 0.0f ? mul_f32(xc, xc) / cc : 0.0f;
+        if (fit > best) best = fit, kept = now;
+    }
+    if (lane < n / 8) pack_e8<kBits>(room.u[kept] + 8 * lane, room.coset[kept] + lane, 8, codes + lane * kBits);
+    const float s = fit_scale_warp(row, x, room.c[kept], n, mode);
+    if (lane == 0) kv_store_u16(scales, f32_to_f16(s));
+}
+
+// Viterbi search as search_trellis: lane l has states 32 i + l. Group g of states with common predecessors are those
+// with s >> kBits == g; its predecessors are the states with s % kGroups == g.
+template <int kBits>
+KEEL_GPU void search_trellis_warp(const float* x, uint32_t n, const int8_t* table, uint8_t* from, uint8_t* state) {
+    constexpr uint32_t kGroups = 256u >> kBits;
+    const uint32_t lane = thread_x() % 32;
+    float value[8], cost[8];
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i) {
+        value[i] = static_cast<float>(table[32 * i + lane]);
+        const float d = add_f32(x[n - 1], -value[i]);
+        cost[i] = mul_f32(d, d);
+    }
+    for (uint32_t element = n - 1; element-- > 0;) {
+        // Least costs of the groups: group l + 32 j in lane l, or one group in several lanes.
+        constexpr uint32_t kMine = kGroups > 32 ? kGroups / 32 : 1;
+        float least[kMine];
+        uint32_t way[kMine];
+        KEEL_UNROLL
+        for (uint32_t j = 0; j < kMine; ++j) {
+            least[j] = cost[j];
+            way[j] = (32 * j + lane) / kGroups;
+            KEEL_UNROLL
+            for (uint32_t i = j + kMine; i < 8; i += kMine) {  // ways ascend with i
+                if (cost[i] < least[j]) least[j] = cost[i], way[j] = (32 * i + lane) / kGroups;
+            }
+        }
+        if constexpr (kGroups < 32) {
+            KEEL_UNROLL
+            for (uint32_t step = kGroups; step < 32; step *= 2) {
+                const float other = shuffle(least[0], lane ^ step);
+                const uint32_t other_way = shuffle(way[0], lane ^ step);
+                if (other < least[0] || (other == least[0] && other_way < way[0])) least[0] = other, way[0] = other_way;
+            }
+        }
+        KEEL_UNROLL
+        for (uint32_t j = 0; j < kMine; ++j)
+            if (lane < kGroups) from[element * kGroups + 32 * j + lane] = static_cast<uint8_t>(way[j]);
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 8; ++i) {
+            const uint32_t group = (32 * i + lane) >> kBits;
+            const float d = add_f32(x[element], -value[i]), before = shuffle(least[(32 * i >> kBits) / 32], group % 32);
+            cost[i] = fma_f32(d, d, before);
+        }
+    }
+    float least = cost[0];
+    uint32_t last = lane;
+    KEEL_UNROLL
+    for (uint32_t i = 1; i < 8; ++i)
+        if (cost[i] < least) least = cost[i], last = 32 * i + lane;
+    KEEL_UNROLL
+    for (uint32_t step = 16; step; step /= 2) {
+        const float other = shuffle(least, lane ^ step);
+        const uint32_t other_last = shuffle(last, lane ^ step);
+        if (other < least || (other == least && other_last < last)) least = other, last = other_last;
+    }
+    sync_warp();  // `from` is complete
+    if (lane == 0) {
+        uint32_t s = last;
+        for (uint32_t i = 0; i < n; ++i) {
+            state[i] = static_cast<uint8_t>(s);
+            if (i + 1 < n) s = from[i * kGroups + (s >> kBits)] * kGroups + (s >> kBits);
+        }
+    }
+    sync_warp();
+}
+
+template <int kBits>
+KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room, uint8_t* codes,
+                                  uint8_t* scales) {
+    const uint32_t lane = thread_x() % 32;
+    const WarpRow row = normalise_warp(x, n);
+    if (row.kind != RowKind::kCoded) {
+        for (uint32_t i = lane; i < n * kBits / 8; i += 32) codes[i] = 0;
+        if (lane == 0)
+            kv_store_u16(scales, trellis_field<kBits>(row.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0));
+        return;
+    }
+    const int8_t* table = kTrellisTables[kBits - 2];
+    const float units = kTrellisUnit[kBits - 2] / row.rms;
+    float *scaled = room.c[1], *c = room.c[0];
+    uint8_t* state = room.u[0];
+    for (uint32_t i = lane; i < n; i += 32) scaled[i] = mul_f32(x[i], units);
+    sync_warp();
+    search_trellis_warp<kBits>(scaled, n, table, room.from, state);
+    for (uint32_t i = lane; i < n; i += 32) c[i] = static_cast<float>(table[state[i]]);
+    sync_warp();
+    // Eight elements are kBits whole bytes.
+    for (uint32_t i = lane; i < n / 8; i += 32) pack_trellis<kBits>(state + 8 * i, 8, codes + i * kBits);
+    const float s = fit_scale_warp(row, x, c, n, mode);
+    if (lane == 0) kv_store_u16(scales, trellis_field<kBits>(s, static_cast<uint32_t>(state[n - 1]) >> kBits));
+}
+
+template <KvFormat F>
+KEEL_GPU void encode_as(float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room, uint8_t* codes,
+                        uint8_t* scales) {
+    constexpr int kBits = kKvFormats[F].bits;
+    constexpr KvFamily kFamily = kKvFormats[F].family;
+    const uint32_t lane = thread_x() % 32;
+    if constexpr (F == kKvF32)
+        for (uint32_t i = lane; i < n; i += 32) reinterpret_cast<float*>(codes)[i] = x[i];
+    else if constexpr (F == kKvF16)
+        for (uint32_t i = lane; i < n; i += 32) kv_store_u16(codes + 2 * i, f32_to_f16(x[i]));
+    else if constexpr (F == kKvFp8)
+        for (uint32_t i = lane; i < n; i += 32) codes[i] = f32_to_fp8(x[i]);
+    else if constexpr (kFamily == KvFamily::kBlock32)
+        encode_block32_warp<kBits>(x, n, codes, scales);
+    else if constexpr (kFamily == KvFamily::kLattice)
+        encode_e8_warp<kBits>(x, n, mode, room, codes, scales);
+    else
+        encode_trellis_warp<kBits>(x, n, mode, room, codes, scales);
+}
+// Codes row x, which is spent. In shared memory.
+KEEL_GPU void encode_warp(KvFormat format, float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room,
+                          uint8_t* codes, uint8_t* scales) {
+    sync_warp();
+    for_coded_format(format, [&]<KvFormat F>() { encode_as<F>(x, n, mode, room, codes, scales); });
+    sync_warp();
+}
+
+// ---- reading ----
+template <KvFormat F>
+KEEL_GPU void unpack8_as(const uint8_t* codes, const uint8_t* scales, uint32_t n, uint32_t b, int8_t* q) {
+    constexpr int kBits = kKvFormats[F].bits;
+    constexpr KvFamily kFamily = kKvFormats[F].family;
+    if constexpr (kFamily == KvFamily::kBlock32) {
+        const uint16_t d = kv_load_u16(scales + b / 4 * 2);
+        const uint8_t* block = codes + b / 4 * (kKvBlock * kBits / 8);
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 8; ++e) {
+            const uint32_t i = b % 4 * 8 + e;
+            const int v = kBits == 8 ? static_cast<int8_t>(block[i]) : (block[i % 16] >> (i < 16 ? 0 : 4) & 15) - 8;
+            const int signed_v = d & 0x8000 ? -v : v;
+            q[e] = static_cast<int8_t>(signed_v > 127 ? 127 : signed_v);
+        }
+    } else if constexpr (kFamily == KvFamily::kLattice) {
+        int16_t wide[8];
+        unpack_e8_integers<kBits>(codes + b * kBits, 8, wide);
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 8; ++e) q[e] = static_cast<int8_t>(wide[e]);
+    } else if constexpr (kFamily == KvFamily::kTrellis) {
+        // The window of a block's last element reaches into the next block, or the start bits.
+        const int8_t* table = kTrellisTables[kBits - 2];
+        const uint32_t bytes = n * kBits / 8, start = kv_load_u16(scales) & ((1u << (8 - kBits)) - 1);
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 8; ++e) {
+            const uint32_t at = (8 * b + e) * kBits, byte = at / 8;
+            const uint32_t next = byte + 1 < bytes ? codes[byte + 1] : start;
+            q[e] = table[(codes[byte] | next << 8) >> at % 8 & 255];
+        }
+    }
+}
+// Integers of elements [8 b, 8 b + 8) of an integer format's row.
+KEEL_GPU void unpack8(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t n, uint32_t b, int8_t* q) {
+    for_coded_format(format, [&]<KvFormat F>() {
+        if constexpr (kKvFormats[F].integer) unpack8_as<F>(codes, scales, n, b, q);
+    });
+}
+// Scale s of an integer format's row.
+KEEL_GPU float integer_scale(KvFormat format, const uint8_t* scales, uint32_t s) {
+    const uint16_t field = kv_load_u16(scales + 2 * s);
+    switch (kKvFormats[format].family) {
+        case KvFamily::kTrellis: {
+            const uint32_t start_bits = 8u - kKvFormats[format].bits;
+            return f16_to_f32(static_cast<uint16_t>(field >> start_bits << (start_bits - 1)));
+        }
+        default:
+            return f16_to_f32(field & 0x7fff);
+    }
+}
+// Elements [8 b, 8 b + 8) of a row of a format that is read as f32.
+KEEL_GPU void decode8(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t b, float* y) {
+    int16_t wide[8];
+    if (format == kKvE8_8) unpack_e8_integers<8>(codes + 8 * b, 8, wide);
+    KEEL_UNROLL
+    for (uint32_t e = 0; e < 8; ++e) {
+        const uint32_t i = 8 * b + e;
+        y[e] = format == kKvF32   ? reinterpret_cast<const float*>(codes)[i]
+               : format == kKvF16 ? f16_to_f32(kv_load_u16(codes + 2 * i))
+               : format == kKvFp8 ? fp8_to_f32(codes[i])
+                                  : mul_f32(f16_to_f32(kv_load_u16(scales) & 0x7fff), static_cast<float>(wide[e]));
+    }
+}
+
+}  // namespace
+}  // namespace keel::cuda

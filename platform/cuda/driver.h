@@ -1,0 +1,72 @@
+// The CUDA driver, as far as Keel calls it: one table of functions, found in the system's driver library when an engine
+// is made. Nothing of CUDA's toolkit is needed to compile or link this; a machine without a driver runs the program.
+//
+// Types and numbers are those of the driver's binary interface (cuda.h of CUDA 12.4 and later). Pointers of devices are
+// 64-bit integers.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace keel::platform::cuda {
+
+using Result = int;
+constexpr Result kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNoDevice = 100, kNoBinaryForGpu = 209,
+                 kUnsupportedPtx = 222, kNotReady = 600;
+
+using DevicePointer = uint64_t;
+using Context = void*;
+using Stream = void*;
+using Event = void*;
+using Module = void*;
+using Function = void*;
+
+constexpr uint32_t kStreamNonBlocking = 1, kEventDisableTiming = 2, kHostAllocPortable = 1;
+constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kAttributeMinor = 76, kLimitSharedBytes = 7;
+
+// name of the member, symbol in the library, parameters
+#define KEEL_CUDA_DRIVER(X)                                                                                        \
+    X(init, "cuInit", (uint32_t flags))                                                                            \
+    X(driver_version, "cuDriverGetVersion", (int* version))                                                        \
+    X(device_get, "cuDeviceGet", (int* device, int ordinal))                                                       \
+    X(device_attribute, "cuDeviceGetAttribute", (int* value, int attribute, int device))                           \
+    X(primary_retain, "cuDevicePrimaryCtxRetain", (Context * context, int device))                                 \
+    X(primary_release, "cuDevicePrimaryCtxRelease_v2", (int device))                                               \
+    X(context_push, "cuCtxPushCurrent_v2", (Context context))                                                      \
+    X(context_pop, "cuCtxPopCurrent_v2", (Context * context))                                                      \
+    X(context_device, "cuCtxGetDevice", (int* device))                                                             \
+    X(context_limit, "cuCtxGetLimit", (size_t * value, int limit))                                                 \
+    X(stream_create, "cuStreamCreateWithPriority", (Stream * stream, uint32_t flags, int priority))                \
+    X(stream_destroy, "cuStreamDestroy_v2", (Stream stream))                                                       \
+    X(stream_synchronize, "cuStreamSynchronize", (Stream stream))                                                  \
+    X(stream_wait_event, "cuStreamWaitEvent", (Stream stream, Event event, uint32_t flags))                        \
+    X(event_create, "cuEventCreate", (Event * event, uint32_t flags))                                              \
+    X(event_destroy, "cuEventDestroy_v2", (Event event))                                                           \
+    X(event_record, "cuEventRecord", (Event event, Stream stream))                                                 \
+    X(event_query, "cuEventQuery", (Event event))                                                                  \
+    X(memory_allocate, "cuMemAlloc_v2", (DevicePointer * pointer, size_t bytes))                                   \
+    X(memory_free, "cuMemFree_v2", (DevicePointer pointer))                                                        \
+    X(host_allocate, "cuMemHostAlloc", (void** pointer, size_t bytes, uint32_t flags))                             \
+    X(host_free, "cuMemFreeHost", (void* pointer))                                                                 \
+    X(copy_to_device, "cuMemcpyHtoDAsync_v2", (DevicePointer to, const void* from, size_t bytes, Stream stream))   \
+    X(copy_to_host, "cuMemcpyDtoHAsync_v2", (void* to, DevicePointer from, size_t bytes, Stream stream))           \
+    X(copy_on_device, "cuMemcpyDtoDAsync_v2", (DevicePointer to, DevicePointer from, size_t bytes, Stream stream)) \
+    X(module_load, "cuModuleLoadData", (Module * module, const void* image))                                       \
+    X(module_unload, "cuModuleUnload", (Module module))                                                            \
+    X(module_function, "cuModuleGetFunction", (Function * function, Module module, const char* name))              \
+    X(launch, "cuLaunchKernel",                                                                                    \
+      (Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x, uint32_t block_y,   \
+       uint32_t block_z, uint32_t shared_bytes, Stream stream, void** arguments, void** extra))
+
+struct Driver {
+    void* library;  // to give back
+#define KEEL_MEMBER(name, symbol, parameters) Result(*name) parameters;
+    KEEL_CUDA_DRIVER(KEEL_MEMBER)
+#undef KEEL_MEMBER
+};
+
+// Finds the driver and initialises it. Returns null, or what is missing: a text for a person, of static storage. May be
+// called again and again, on any thread.
+const char* load_driver(Driver* out);
+void unload_driver(Driver* driver);
+
+}  // namespace keel::platform::cuda

@@ -1,0 +1,194 @@
+#include "sdk/backend/cuda/cuda_backend.h"
+
+#include <new>
+
+#include "sdk/backend/cuda/cuda_device.h"
+
+namespace keel {
+namespace {
+
+using namespace platform::cuda;
+
+DevicePointer device_pointer(const void* p) {
+    return reinterpret_cast<DevicePointer>(p);
+}
+
+Device* cuda_place(const PlanConfig&, const keel_hooks&, Arena& persistent) {
+    CudaDevice* d = persistent.place<CudaDevice>("cuda_device", 1);
+    return d ? new (d) CudaDevice{} : nullptr;
+}
+
+keel_status open_streams(CudaDevice* d, keel_error* error) {
+    const Driver& driver = d->cuda.driver;
+    d->stream = d->options.stream;
+    if (!d->stream)
+        KEEL_TRY(cuda_result(driver.stream_create(&d->stream, kStreamNonBlocking, d->options.priority),
+                             "cuStreamCreateWithPriority", error));
+    KEEL_TRY(cuda_result(driver.stream_create(&d->copies, kStreamNonBlocking, d->options.priority),
+                         "cuStreamCreateWithPriority", error));
+    return cuda_result(driver.event_create(&d->computed, kEventDisableTiming), "cuEventCreate", error);
+}
+
+keel_status open_kernels(CudaDevice* d, keel_error* error) {
+    const Driver& driver = d->cuda.driver;
+    KEEL_TRY(cuda_result(driver.module_load(&d->module, keel_cuda_fatbin), "cuModuleLoadData", error));
+    for (uint32_t i = 0; i < cuda::kKernelCount; ++i)
+        KEEL_TRY(cuda_result(driver.module_function(&d->function[i], d->module, cuda::kKernels[i].name),
+                             "cuModuleGetFunction", error));
+    return KEEL_OK;
+}
+
+keel_status cuda_attach(Device* device, const PlanConfig& config, uint8_t* const* region, keel_error* error) {
+    CudaDevice* d = cuda_device(device);
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) d->region[i] = region[i];
+    KEEL_TRY(read_cuda_options(config.backend_options, &d->options, error));
+    KEEL_TRY(open_cuda_context(d->options, &d->cuda, error));
+    CurrentCuda current(d->cuda);
+    if (!current.ok()) return fail(error, KEEL_E_DEVICE, 0, "keel_cuda_device.context", "not a context");
+    // A context that shares the device with graphics may have less than a kernel asks for; others have no such limit.
+    size_t shared = 0;
+    if (d->cuda.driver.context_limit(&shared, kLimitSharedBytes) == kSuccess && shared &&
+        shared < cuda::kMostSharedBytes)
+        return fail(error, KEEL_E_UNSUPPORTED, shared, "CU_LIMIT_SHMEM_SIZE",
+                    "the context leaves less shared memory than kernels need");
+    KEEL_TRY(open_streams(d, error));
+    return open_kernels(d, error);
+}
+
+// Bytes of the KV transform's arrays, by what they are.
+template <class Visit>
+void each_array(KvTransform* t, const ModelSpec& s, uint32_t rope_sets, const Visit& visit) {
+    const uint64_t heads = uint64_t{s.layers} * s.kv_heads * s.head_dim * sizeof(float);
+    visit(&t->key_mean, heads);
+    visit(&t->value_mean, heads);
+    visit(&t->gain, heads);
+    visit(&t->inverse_gain, heads);
+    visit(&t->pair, t->pairs * sizeof(uint32_t));
+    visit(&t->tile_rotations, uint64_t{rope_sets} * t->tiles * 2 * t->pairs * sizeof(float));
+    visit(&t->offset_rotations, uint64_t{rope_sets} * 2 * t->pairs * kernels::kAttentionTile * sizeof(float));
+}
+
+uint64_t frequency_bytes(const Program& p) {
+    return uint64_t{p.plan.rope_sets} * (p.spec.rope_dims / 2) * sizeof(double);
+}
+
+void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
+    CudaCopies counted;
+    CudaCopies& at = device ? cuda_device(device)->at : counted;
+    const uint64_t step_bytes = step_block(p.config).bytes;
+    at.step = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("step", step_bytes);
+    at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
+        "logits", uint64_t{most_logits_rows(p.config)} * p.spec.vocabulary * sizeof(float));
+    at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
+    at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
+    at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
+}
+
+keel_status send(const CudaDevice& d, uint8_t* to, const void* from, uint64_t bytes) {
+    CurrentCuda current(d.cuda);
+    const Driver& driver = d.cuda.driver;
+    return current.ok() &&
+                   driver.copy_to_device(device_pointer(to), from, static_cast<size_t>(bytes), d.copies) == kSuccess &&
+                   driver.stream_synchronize(d.copies) == kSuccess
+               ? KEEL_OK
+               : KEEL_E_DEVICE;
+}
+
+keel_status cuda_open(Device* device, const Program* program, keel_error* error) {
+    CudaDevice& d = *cuda_device(device);
+    d.program = program;
+    d.block = step_block(program->config);
+    uint8_t* weights = d.region[KEEL_REGION_DEVICE_WEIGHTS];
+    keel_status status = send(d, weights + d.at.tables, program->frequencies, frequency_bytes(*program));
+    // The arrays keep their distances on the device.
+    d.transform = program->transform;
+    uintptr_t first = UINTPTR_MAX;
+    each_array(&d.transform, program->spec, program->plan.rope_sets, [&](auto** array, uint64_t) {
+        if (*array && reinterpret_cast<uintptr_t>(*array) < first) first = reinterpret_cast<uintptr_t>(*array);
+    });
+    each_array(&d.transform, program->spec, program->plan.rope_sets, [&](auto** array, uint64_t bytes) {
+        if (!*array) return;
+        uint8_t* to = weights + d.at.transform + (reinterpret_cast<uintptr_t>(*array) - first);
+        if (status == KEEL_OK) status = send(d, to, *array, bytes);
+        *array = reinterpret_cast<decltype(+*array)>(to);
+    });
+    return status == KEEL_OK ? KEEL_OK : fail(error, status, 0, "tables", "the device did not take them");
+}
+
+void cuda_close(Device* device) {
+    CudaDevice& d = *cuda_device(device);
+    if (!d.cuda.context) return;
+    {
+        CurrentCuda current(d.cuda);
+        const Driver& driver = d.cuda.driver;
+        if (current.ok()) {
+            if (d.stream) driver.stream_synchronize(d.stream);
+            if (d.module) driver.module_unload(d.module);
+            if (d.computed) driver.event_destroy(d.computed);
+            if (d.copies) driver.stream_destroy(d.copies);
+            if (d.stream && !d.options.stream) driver.stream_destroy(d.stream);
+        }
+    }
+    close_cuda_context(&d.cuda);
+}
+
+keel_status cuda_upload(Device* device, keel_region_kind region, uint64_t to, const void* from, uint64_t bytes) {
+    const CudaDevice& d = *cuda_device(device);
+    return send(d, d.region[region] + to, from, bytes);
+}
+
+keel_status cuda_copy(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes) {
+    const CudaDevice& d = *cuda_device(device);
+    CurrentCuda current(d.cuda);
+    const Driver& driver = d.cuda.driver;
+    return current.ok() &&
+                   driver.copy_on_device(device_pointer(d.region[region] + to), device_pointer(d.region[region] + from),
+                                         static_cast<size_t>(bytes), d.copies) == kSuccess &&
+                   driver.stream_synchronize(d.copies) == kSuccess
+               ? KEEL_OK
+               : KEEL_E_DEVICE;
+}
+
+keel_status cuda_download(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes) {
+    const CudaDevice& d = *cuda_device(device);
+    CurrentCuda current(d.cuda);
+    const Driver& driver = d.cuda.driver;
+    return current.ok() &&
+                   driver.copy_to_host(to, device_pointer(d.region[region] + from), static_cast<size_t>(bytes),
+                                       d.copies) == kSuccess &&
+                   driver.stream_synchronize(d.copies) == kSuccess
+               ? KEEL_OK
+               : KEEL_E_DEVICE;
+}
+
+}  // namespace
+
+// A function that the table lacks is an error that names it (GCC).
+#pragma GCC diagnostic error "-Wmissing-field-initializers"
+
+constexpr Backend kCudaBackend = {
+    .configure = cuda_configure,
+    .weights = cuda_weights,
+    .cost = cuda_cost,
+    .fuse = cuda_fuse,
+    .place = cuda_place,
+    .attach = cuda_attach,
+    .place_copies = cuda_place_copies,
+    .open = cuda_open,
+    .close = cuda_close,
+    .upload = cuda_upload,
+    .copy = cuda_copy,
+    .download = cuda_download,
+    .begin = cuda_begin,
+    .enqueue = cuda_enqueue,
+    .poll = cuda_poll,
+    .drain = cuda_drain,
+};
+
+}  // namespace keel
+
+static constinit const keel_backend kTable = {keel::kCudaBackend};
+
+extern "C" const keel_backend* keel_cuda(void) {
+    return &kTable;
+}

@@ -1,0 +1,80 @@
+// What the CUDA backend keeps of an engine, and the launches of each op. All of a device's memory is the caller's
+// regions; after attach nothing is allocated.
+#pragma once
+#include "kernels/cuda/kernels.h"
+#include "sdk/backend/backend.h"
+#include "sdk/backend/cuda/cuda_context.h"
+#include "sdk/plan/program.h"
+#include "sdk/plan/step.h"
+
+namespace keel {
+
+// Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
+// the device. Those that trees need stand last, and are sent only with one.
+struct StepBlock {
+    uint64_t token, position, slot, session, logits_token, session_index, page_first, tail_first, page_id, tail_parent;
+    uint64_t bytes;
+};
+StepBlock step_block(const PlanConfig& config);
+
+// Where the backend's own objects lie in the regions.
+struct CudaCopies {
+    uint64_t step;     // DEVICE_SCRATCH: a StepBlock
+    uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
+    uint64_t staging;  // PINNED: a StepBlock
+    uint64_t tables;   // DEVICE_WEIGHTS: rope frequencies, then the arrays of the KV transform
+    uint64_t transform;
+};
+
+struct CudaDevice : Device {
+    keel_cuda_device options;
+    CudaContext cuda;                       // zero: not attached
+    platform::cuda::Stream stream, copies;  // steps; transfers of pages, from any thread
+    platform::cuda::Event computed;         // recorded behind what the last enqueue launched
+    platform::cuda::Module module;
+    platform::cuda::Function function[cuda::kKernelCount];
+    uint8_t* region[KEEL_REGION_COUNT];
+    CudaCopies at;
+    StepBlock block;
+    const Program* program;
+    KvTransform transform;  // its arrays on the device
+    // Of the step under way.
+    const Step* step;
+    double in_flight_us;  // predicted time of what was launched and not seen done
+
+    uint8_t* scratch(uint64_t offset) const { return region[KEEL_REGION_DEVICE_SCRATCH] + offset; }
+    const Buffer& buffer(BufferId id) const { return program->plan.buffers[id]; }
+    uint8_t* row0(BufferId id) const { return scratch(buffer(id).offset); }
+    float* logits() const { return reinterpret_cast<float*>(scratch(at.logits)); }
+    template <class T>
+    const T* step_array(uint64_t offset) const {
+        return reinterpret_cast<const T*>(scratch(at.step + offset));
+    }
+};
+inline CudaDevice* cuda_device(Device* device) {
+    return static_cast<CudaDevice*>(device);
+}
+
+// Most rows of logits of a step.
+inline uint32_t most_logits_rows(const PlanConfig& c) {
+    const uint32_t kept = c.max_sessions * c.logits_rows;
+    return kept < c.chunk_tokens ? kept : c.chunk_tokens;
+}
+
+// ---- cuda_planning.cpp ----
+keel_status cuda_configure(PlanConfig* config, keel_error* error);
+WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+uint64_t cuda_cost(const PlanConfig& config, Op* op);
+uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
+
+// ---- cuda_ops.cpp ----
+// Launches the op for the step under way, all of its work. In the device's context.
+platform::cuda::Result launch_op(const CudaDevice& d, const Op& op);
+
+// ---- cuda_step.cpp ----
+keel_status cuda_begin(Device* device, const Step* step);
+keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
+keel_status cuda_poll(Device* device, bool* done);
+keel_status cuda_drain(Device* device);
+
+}  // namespace keel

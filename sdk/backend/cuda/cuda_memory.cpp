@@ -1,0 +1,92 @@
+// keel_cuda_memory: the only code of Keel that allocates on a device.
+#include "sdk/backend/cuda/cuda_context.h"
+
+using namespace keel;
+
+namespace {
+
+constexpr keel_region_kind kKinds[] = {KEEL_REGION_PINNED, KEEL_REGION_DEVICE_SCRATCH, KEEL_REGION_DEVICE_WEIGHTS,
+                                       KEEL_REGION_DEVICE_KV};
+// What the driver aligns its allocations to, at least.
+constexpr uint64_t kDeviceAlignBytes = 256, kPinnedAlignBytes = 4096;
+
+void free_regions(const CudaContext& c, keel_region* regions) {
+    for (const keel_region_kind kind : kKinds) {
+        if (!regions[kind].data) continue;
+        if (kind == KEEL_REGION_PINNED)
+            c.driver.host_free(regions[kind].data);
+        else
+            c.driver.memory_free(reinterpret_cast<platform::cuda::DevicePointer>(regions[kind].data));
+        regions[kind] = {};
+    }
+}
+
+keel_status allocate(const CudaContext& c, const keel_region_plan& wanted, keel_region_kind kind, keel_region* out,
+                     keel_error* error) {
+    const bool pinned = kind == KEEL_REGION_PINNED;
+    if (wanted.align_bytes > (pinned ? kPinnedAlignBytes : kDeviceAlignBytes))
+        return fail(error, KEEL_E_ARGUMENT, 0, "plan", "an alignment that the driver does not keep");
+    const size_t bytes = static_cast<size_t>(wanted.bytes);
+    platform::cuda::DevicePointer device = 0;
+    const platform::cuda::Result result =
+        pinned ? c.driver.host_allocate(&out->data, bytes, platform::cuda::kHostAllocPortable)
+               : c.driver.memory_allocate(&device, bytes);
+    if (!pinned) out->data = reinterpret_cast<void*>(device);
+    if (result != platform::cuda::kSuccess) out->data = nullptr;
+    out->bytes = out->data ? wanted.bytes : 0;
+    return cuda_result(result, pinned ? "cuMemHostAlloc" : "cuMemAlloc", error);
+}
+
+}  // namespace
+
+extern "C" keel_status keel_cuda_memory(const keel_memory_plan* plan_in, const keel_cuda_device* device,
+                                        keel_memory* memory, keel_error* error) {
+    if (!plan_in || !memory) return fail(error, KEEL_E_ARGUMENT, 0, !plan_in ? "plan" : "memory", "null");
+    KEEL_TRY(check_versioned(memory));
+    keel_memory_plan plan;
+    KEEL_TRY(read_versioned(plan_in, &plan));
+    keel_cuda_device options;
+    KEEL_TRY(read_cuda_options(device, &options, error));
+    CudaContext c;
+    KEEL_TRY(open_cuda_context(options, &c, error));
+    keel_region regions[KEEL_REGION_SLOTS] = {};
+    keel_status status = KEEL_OK;
+    {
+        CurrentCuda current(c);
+        if (!current.ok()) status = fail(error, KEEL_E_DEVICE, 0, "keel_cuda_device.context", "not a context");
+        for (const keel_region_kind kind : kKinds)
+            if (status == KEEL_OK && plan.regions[kind].bytes)
+                status = allocate(c, plan.regions[kind], kind, &regions[kind], error);
+        if (status != KEEL_OK && current.ok()) free_regions(c, regions);
+    }
+    for (const keel_region_kind kind : kKinds)
+        if (status == KEEL_OK) memory->regions[kind] = regions[kind];
+    // The memory stays although this lets go of the context: the caller's own, or a primary one that lives as long as
+    // somebody holds it. So one hold stays until keel_cuda_memory_release.
+    if (status == KEEL_OK && c.primary_of >= 0) {
+        platform::cuda::Context held;
+        c.driver.primary_retain(&held, c.primary_of);
+    }
+    close_cuda_context(&c);
+    return status;
+}
+
+extern "C" keel_status keel_cuda_memory_release(const keel_cuda_device* device, keel_memory* memory) {
+    if (!memory) return KEEL_E_ARGUMENT;
+    KEEL_TRY(check_versioned(memory));
+    keel_cuda_device options;
+    KEEL_TRY(read_cuda_options(device, &options, nullptr));
+    CudaContext c;
+    KEEL_TRY(open_cuda_context(options, &c, nullptr));
+    bool held = false;
+    {
+        CurrentCuda current(c);
+        if (current.ok()) {
+            for (const keel_region_kind kind : kKinds) held |= memory->regions[kind].data != nullptr;
+            free_regions(c, memory->regions);
+        }
+    }
+    if (held && c.primary_of >= 0) c.driver.primary_release(c.primary_of);
+    close_cuda_context(&c);
+    return KEEL_OK;
+}

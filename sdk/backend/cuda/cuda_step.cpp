@@ -1,0 +1,152 @@
+// A step on the device: its arrays go up in one copy, ops are launched in order, rows of logits come back.
+#include <string.h>
+
+#include "platform/platform.h"
+#include "sdk/backend/cuda/cuda_device.h"
+
+namespace keel {
+namespace {
+
+using namespace platform::cuda;
+
+// Writes the step into its block. Returns the bytes that the device needs of it.
+uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
+    const StepBlock& b = d.block;
+    const auto put = [&](uint64_t offset, const auto* from, uint64_t count) {
+        memcpy(to + offset, from, count * sizeof *from);
+        return offset + count * sizeof *from;
+    };
+    put(b.token, step.token, step.tokens);
+    put(b.position, step.position, step.tokens);
+    put(b.slot, step.slot, step.tokens);
+    put(b.session, step.session, step.tokens);
+    put(b.logits_token, step.logits_token, step.logits_rows);
+    put(b.session_index, step.session_index, step.sessions);
+    put(b.page_first, step.page_first, step.sessions + 1);
+    put(b.tail_first, step.tail_first, step.sessions);
+    const uint64_t end = put(b.page_id, step.page_id, step.page_first[step.sessions]);
+    for (uint32_t s = 0; s < step.sessions; ++s)
+        if (step.tail_first[s] != kNoNode)
+            return put(b.tail_parent, step.tail_parent, uint64_t{step.sessions} * kMaxTreeNodes);
+    return end;
+}
+
+// Rows of logits and their hidden rows, in runs of rows that follow one another.
+Result fetch_rows(const CudaDevice& d) {
+    const Step& step = *d.step;
+    const Program& p = *d.program;
+    const OpList& list = p.plan.variant[step.variant];
+    BufferId hidden = kNoBuffer;
+    for (uint32_t i = 0; i < list.count; ++i)
+        if (list.ops[i].kind == OpKind::kOutputNorm) hidden = list.ops[i].out;
+    const Driver& driver = d.cuda.driver;
+    for (uint32_t row = 0, rows; row < step.logits_rows; row += rows) {
+        for (rows = 1; row + rows < step.logits_rows && step.logits_row[row + rows] == step.logits_row[row] + rows;)
+            ++rows;
+        const uint64_t to = step.logits_row[row], vocabulary = p.spec.vocabulary, embedding = p.spec.embedding;
+        Result result = driver.copy_to_host(p.logits + to * vocabulary,
+                                            reinterpret_cast<DevicePointer>(d.logits() + row * vocabulary),
+                                            rows * vocabulary * sizeof(float), d.stream);
+        const Buffer& buffer = d.buffer(hidden);
+        for (uint32_t i = 0; i < rows && result == kSuccess; ++i)
+            result = driver.copy_to_host(p.hidden + (to + i) * embedding,
+                                         reinterpret_cast<DevicePointer>(d.row0(hidden) + (row + i) * buffer.row_bytes),
+                                         embedding * sizeof(float), d.stream);
+        if (result != kSuccess) return result;
+    }
+    return kSuccess;
+}
+
+}  // namespace
+
+StepBlock step_block(const PlanConfig& c) {
+    StepBlock b = {};
+    const auto place = [&](uint64_t count, uint64_t bytes) {
+        const uint64_t at = b.bytes;
+        b.bytes = (at + count * bytes + 63) / 64 * 64;
+        return at;
+    };
+    b.token = place(c.chunk_tokens, sizeof(int32_t));
+    b.position = place(c.chunk_tokens, sizeof(uint32_t));
+    b.slot = place(c.chunk_tokens, sizeof(uint32_t));
+    b.session = place(c.chunk_tokens, sizeof(uint32_t));
+    b.logits_token = place(c.chunk_tokens, sizeof(uint32_t));
+    b.session_index = place(c.max_sessions, sizeof(uint32_t));
+    b.page_first = place(c.max_sessions + 1, sizeof(uint32_t));
+    b.tail_first = place(c.max_sessions, sizeof(uint32_t));
+    b.page_id = place(uint64_t{c.max_sessions} * kv_pages_for(c.context_tokens), sizeof(uint32_t));
+    b.tail_parent = place(uint64_t{c.max_sessions} * kMaxTreeNodes, sizeof(uint32_t));
+    return b;
+}
+
+keel_status cuda_begin(Device* device, const Step* step) {
+    CudaDevice& d = *cuda_device(device);
+    d.step = step;
+    d.in_flight_us = 0;
+    uint8_t* staging = d.region[KEEL_REGION_PINNED] + d.at.staging;
+    const uint64_t bytes = pack_step(d, *step, staging);
+    CurrentCuda current(d.cuda);
+    if (!current.ok()) return KEEL_E_DEVICE;
+    const Driver& driver = d.cuda.driver;
+    if (d.options.wait_event && driver.stream_wait_event(d.stream, d.options.wait_event, 0) != kSuccess)
+        return KEEL_E_DEVICE;
+    const Result sent = driver.copy_to_device(reinterpret_cast<DevicePointer>(d.scratch(d.at.step)), staging,
+                                              static_cast<size_t>(bytes), d.stream);
+    return sent == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
+}
+
+keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
+    CudaDevice& d = *cuda_device(device);
+    CurrentCuda current(d.cuda);
+    if (!current.ok()) return KEEL_E_DEVICE;
+    const Driver& driver = d.cuda.driver;
+    const OpList& list = d.program->plan.variant[d.step->variant];
+    if (d.in_flight_us > 0) {
+        const Result result = driver.event_query(d.computed);
+        if (result != kSuccess && result != kNotReady) return KEEL_E_DEVICE;
+        if (result == kSuccess) d.in_flight_us = 0;
+    }
+    // What is left in flight when the call returns is predicted to be done by the deadline.
+    double left_us = 0;
+    if (limits->deadline_ns) {
+        const uint64_t now_ns = platform::now_ns();
+        left_us = (now_ns < limits->deadline_ns ? static_cast<double>(limits->deadline_ns - now_ns) / 1000 : 0) -
+                  d.in_flight_us;
+    }
+    keel_status status = KEEL_OK;
+    for (; cursor->op < list.count; ++cursor->op) {
+        const Op& op = list.ops[cursor->op];
+        const double us = predict_us(op, op.to_logits ? d.step->logits_rows : d.step->tokens);
+        if (limits->progressed) {
+            if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
+            if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
+            if (status != KEEL_OK) break;
+        }
+        if (launch_op(d, op) != kSuccess) return KEEL_E_DEVICE;
+        d.in_flight_us += us;
+        left_us -= us;
+        limits->progressed = true;
+    }
+    if (status == KEEL_OK && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
+    if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
+    if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
+        return KEEL_E_DEVICE;
+    return status;
+}
+
+keel_status cuda_poll(Device* device, bool* done) {
+    CudaDevice& d = *cuda_device(device);
+    CurrentCuda current(d.cuda);
+    if (!current.ok()) return KEEL_E_DEVICE;
+    const Result result = d.cuda.driver.event_query(d.computed);
+    *done = result == kSuccess;
+    return result == kSuccess || result == kNotReady ? KEEL_OK : KEEL_E_DEVICE;
+}
+
+keel_status cuda_drain(Device* device) {
+    CudaDevice& d = *cuda_device(device);
+    CurrentCuda current(d.cuda);
+    return current.ok() && d.cuda.driver.stream_synchronize(d.stream) == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
+}
+
+}  // namespace keel

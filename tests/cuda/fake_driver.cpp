@@ -1,0 +1,434 @@
+#include "tests/cuda/fake_driver.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "kernels/cuda/kernels.h"
+#include "platform/cuda/driver.h"
+#include "tests/simt/kernel_table.h"
+#include "tests/simt/simt.h"
+
+// Never looked at: modules of the fake driver are the kernels of this program.
+extern "C" const unsigned char keel_cuda_fatbin[] = {0};
+
+namespace keel_test {
+namespace {
+
+namespace cuda = keel::platform::cuda;
+using cuda::DevicePointer;
+using cuda::Result;
+
+constexpr size_t kPageBytes = 4096;
+
+struct FakeStream;
+struct FakeEvent {
+    uint64_t recorded = 0, reached = 0;  // how often
+};
+struct Command {
+    std::function<Result()> run;
+};
+struct FakeStream {
+    std::deque<Command> queue;
+    Result failed = cuda::kSuccess;
+};
+struct FakeModule {};
+struct Mapping {
+    size_t bytes;
+};
+
+struct World {
+    std::recursive_mutex mutex;
+    FakeDriver driver;
+    std::map<uintptr_t, Mapping> device;  // device memory by address
+    std::map<uintptr_t, size_t> pinned;
+    std::set<FakeStream*> streams;
+    std::vector<int> contexts;  // stack of all threads: only its depth is looked at
+    int opened = 0;             // how often device memory is open to the host
+};
+World& world() {
+    static World w;
+    return w;
+}
+
+// Device memory is open while this lives.
+class Open {
+  public:
+    Open() {
+        if (world().opened++ == 0) protect(PROT_READ | PROT_WRITE);
+    }
+    ~Open() {
+        if (--world().opened == 0) protect(PROT_NONE);
+    }
+
+  private:
+    static void protect(int how) {
+        for (const auto& [at, mapping] : world().device) mprotect(reinterpret_cast<void*>(at), mapping.bytes, how);
+    }
+};
+
+void fault(const std::string& text) {
+    if (world().driver.fault.empty()) world().driver.fault = text;
+}
+
+bool on_device(DevicePointer at, size_t bytes) {
+    auto it = world().device.upper_bound(at);
+    if (it == world().device.begin()) return false;
+    --it;
+    return at >= it->first && at + bytes <= it->first + it->second.bytes;
+}
+bool is_pinned(const void* at, size_t bytes) {
+    const uintptr_t p = reinterpret_cast<uintptr_t>(at);
+    auto it = world().pinned.upper_bound(p);
+    if (it == world().pinned.begin()) return false;
+    --it;
+    return p >= it->first && p + bytes <= it->first + it->second;
+}
+
+// Counts the call; what it returns instead of doing its work, if it is to fail.
+Result enter() {
+    FakeDriver& d = world().driver;
+    return ++d.calls == d.fail_at ? d.fail_with : cuda::kSuccess;
+}
+#define KEEL_ENTER()                                                 \
+    const std::lock_guard<std::recursive_mutex> lock(world().mutex); \
+    if (const Result refused = enter(); refused != cuda::kSuccess) return refused
+
+Result run_commands(FakeStream* stream, uint32_t count) {
+    const Open open;
+    for (; count && !stream->queue.empty() && stream->failed == cuda::kSuccess; --count) {
+        Command command = std::move(stream->queue.front());
+        stream->queue.pop_front();
+        stream->failed = command.run();
+    }
+    return stream->failed;
+}
+FakeStream* as_stream(cuda::Stream stream) {
+    FakeStream* s = static_cast<FakeStream*>(stream);
+    if (!world().streams.count(s)) {
+        fault("a stream that is none");
+        return nullptr;
+    }
+    return s;
+}
+
+Result driver_version(int* version) {
+    KEEL_ENTER();
+    *version = 12040;
+    return cuda::kSuccess;
+}
+Result init(uint32_t) {
+    KEEL_ENTER();
+    return cuda::kSuccess;
+}
+Result device_get(int* device, int ordinal) {
+    KEEL_ENTER();
+    if (ordinal != 0) return 101;  // CUDA_ERROR_INVALID_DEVICE
+    *device = 0;
+    return cuda::kSuccess;
+}
+Result device_attribute(int* value, int attribute, int) {
+    KEEL_ENTER();
+    *value = attribute == cuda::kAttributeMajor   ? world().driver.capability_major
+             : attribute == cuda::kAttributeMinor ? 9
+                                                  : 46;
+    return cuda::kSuccess;
+}
+int primary_context;
+Result primary_retain(cuda::Context* context, int) {
+    KEEL_ENTER();
+    ++world().driver.open_objects;
+    *context = &primary_context;
+    return cuda::kSuccess;
+}
+Result primary_release(int) {
+    KEEL_ENTER();
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result context_push(cuda::Context context) {
+    KEEL_ENTER();
+    if (!context) return cuda::kInvalidValue;
+    world().contexts.push_back(0);
+    return cuda::kSuccess;
+}
+Result context_pop(cuda::Context* context) {
+    const std::lock_guard<std::recursive_mutex> lock(world().mutex);
+    if (world().contexts.empty()) {
+        fault("a context popped that nobody pushed");
+        return cuda::kInvalidValue;
+    }
+    world().contexts.pop_back();
+    *context = &primary_context;
+    return cuda::kSuccess;
+}
+Result context_device(int* device) {
+    KEEL_ENTER();
+    *device = 0;
+    return cuda::kSuccess;
+}
+Result context_limit(size_t* value, int limit) {
+    const std::lock_guard<std::recursive_mutex> lock(world().mutex);
+    if (limit != cuda::kLimitSharedBytes || !world().driver.shared_limit) return cuda::kInvalidValue;
+    *value = world().driver.shared_limit;
+    return cuda::kSuccess;
+}
+Result stream_create(cuda::Stream* stream, uint32_t, int) {
+    KEEL_ENTER();
+    FakeStream* s = new FakeStream;
+    world().streams.insert(s);
+    ++world().driver.open_objects;
+    *stream = s;
+    return cuda::kSuccess;
+}
+Result stream_destroy(cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s) return cuda::kInvalidValue;
+    world().streams.erase(s);
+    delete s;
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result stream_synchronize(cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    return s ? run_commands(s, UINT32_MAX) : cuda::kInvalidValue;
+}
+Result stream_wait_event(cuda::Stream stream, cuda::Event event, uint32_t) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    FakeEvent* e = static_cast<FakeEvent*>(event);
+    if (!s || !e) return cuda::kInvalidValue;
+    const uint64_t wanted = e->recorded;
+    s->queue.push_back({[e, wanted] {
+        while (e->reached < wanted)
+            for (FakeStream* other : world().streams)
+                if (!other->queue.empty()) run_commands(other, 1);
+        return cuda::kSuccess;
+    }});
+    return cuda::kSuccess;
+}
+Result event_create(cuda::Event* event, uint32_t) {
+    KEEL_ENTER();
+    *event = new FakeEvent;
+    ++world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result event_destroy(cuda::Event event) {
+    KEEL_ENTER();
+    delete static_cast<FakeEvent*>(event);
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result event_record(cuda::Event event, cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    FakeEvent* e = static_cast<FakeEvent*>(event);
+    if (!s || !e) return cuda::kInvalidValue;
+    const uint64_t number = ++e->recorded;
+    s->queue.push_back({[e, number] {
+        e->reached = number;
+        return cuda::kSuccess;
+    }});
+    return cuda::kSuccess;
+}
+Result event_query(cuda::Event event) {
+    KEEL_ENTER();
+    FakeEvent* e = static_cast<FakeEvent*>(event);
+    for (FakeStream* s : world().streams)
+        if (const Result result = run_commands(s, world().driver.commands_per_query); result != cuda::kSuccess)
+            return result;
+    return e->reached == e->recorded ? cuda::kSuccess : cuda::kNotReady;
+}
+Result memory_allocate(DevicePointer* pointer, size_t bytes) {
+    KEEL_ENTER();
+    if (bytes == 0) return cuda::kInvalidValue;
+    *pointer = reinterpret_cast<DevicePointer>(fake_device_allocate(bytes, 256));
+    ++world().driver.allocations;
+    ++world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result memory_free(DevicePointer pointer) {
+    KEEL_ENTER();
+    fake_device_free(reinterpret_cast<void*>(pointer));
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result host_allocate(void** pointer, size_t bytes, uint32_t) {
+    KEEL_ENTER();
+    *pointer = ::operator new(bytes, std::align_val_t(kPageBytes));
+    world().pinned[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
+    ++world().driver.allocations;
+    ++world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result host_free(void* pointer) {
+    KEEL_ENTER();
+    world().pinned.erase(reinterpret_cast<uintptr_t>(pointer));
+    ::operator delete(pointer, std::align_val_t(kPageBytes));
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result copy_to_device(DevicePointer to, const void* from, size_t bytes, cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s) return cuda::kInvalidValue;
+    if (!on_device(to, bytes)) {
+        fault("a copy to what is no device memory");
+        return cuda::kInvalidValue;
+    }
+    // Pinned memory is read when the copy's turn has come, other memory at once.
+    std::shared_ptr<std::vector<uint8_t>> snapshot;
+    if (!is_pinned(from, bytes)) {
+        const uint8_t* p = static_cast<const uint8_t*>(from);
+        snapshot = std::make_shared<std::vector<uint8_t>>(p, p + bytes);
+    }
+    s->queue.push_back({[=] {
+        memcpy(reinterpret_cast<void*>(to), snapshot ? snapshot->data() : from, bytes);
+        return cuda::kSuccess;
+    }});
+    return cuda::kSuccess;
+}
+Result copy_to_host(void* to, DevicePointer from, size_t bytes, cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s) return cuda::kInvalidValue;
+    if (!on_device(from, bytes)) {
+        fault("a copy from what is no device memory");
+        return cuda::kInvalidValue;
+    }
+    s->queue.push_back({[=] {
+        memcpy(to, reinterpret_cast<const void*>(from), bytes);
+        return cuda::kSuccess;
+    }});
+    return cuda::kSuccess;
+}
+Result copy_on_device(DevicePointer to, DevicePointer from, size_t bytes, cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s) return cuda::kInvalidValue;
+    if (!on_device(from, bytes) || !on_device(to, bytes)) {
+        fault("a copy of what is no device memory");
+        return cuda::kInvalidValue;
+    }
+    s->queue.push_back({[=] {
+        memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+        return cuda::kSuccess;
+    }});
+    return cuda::kSuccess;
+}
+Result module_load(cuda::Module* module, const void*) {
+    KEEL_ENTER();
+    *module = new FakeModule;
+    ++world().driver.module_loads;
+    ++world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result module_unload(cuda::Module module) {
+    KEEL_ENTER();
+    delete static_cast<FakeModule*>(module);
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result module_function(cuda::Function* function, cuda::Module, const char* name) {
+    KEEL_ENTER();
+    for (uint32_t i = 0; i < keel::cuda::kKernelCount; ++i) {
+        if (strcmp(keel::cuda::kKernels[i].name, name) != 0) continue;
+        *function = const_cast<keel::cuda::KernelInfo*>(&keel::cuda::kKernels[i]);
+        return cuda::kSuccess;
+    }
+    return 500;  // CUDA_ERROR_NOT_FOUND
+}
+Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
+              uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, cuda::Stream stream, void** arguments,
+              void**) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s) return cuda::kInvalidValue;
+    const uint32_t id = static_cast<uint32_t>(static_cast<keel::cuda::KernelInfo*>(function) - keel::cuda::kKernels);
+    const keel::cuda::KernelInfo& info = keel::cuda::kKernels[id];
+    const uint32_t threads = block_x * block_y * block_z;
+    if (!grid_x || !grid_y || !grid_z || grid_y > 65535 || threads == 0 || threads > info.max_threads ||
+        shared_bytes > 48 * 1024) {
+        fault(std::string("a launch of ") + info.name + " in a shape that a GPU refuses");
+        return cuda::kInvalidValue;
+    }
+    ++world().driver.launches;
+    const uint8_t* p = static_cast<const uint8_t*>(arguments[0]);
+    const auto args = std::make_shared<std::vector<uint64_t>>((info.args_bytes + 7) / 8);
+    memcpy(args->data(), p, info.args_bytes);
+    const bool split = world().driver.split_launches;
+    s->queue.push_back({[=] {
+        const simt::Dim3 grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
+        const uint64_t blocks = uint64_t{grid_x} * grid_y * grid_z;
+        for (uint64_t first = 0, count; first < blocks; first += count) {
+            count = split && first == 0 ? (blocks + 1) / 2 : blocks - first;
+            simt::Options options;
+            options.first_block = first;
+            options.blocks = count;
+            const std::string wrong =
+                simt::launch(simt::kKernelTable[id], grid, block, shared_bytes, args->data(), options);
+            if (wrong.empty()) continue;
+            fault(std::string(keel::cuda::kKernels[id].name) + ": " + wrong);
+            return 719;
+        }
+        return cuda::kSuccess;
+    }});
+    return cuda::kSuccess;
+}
+
+}  // namespace
+
+FakeDriver& FakeDriver::get() {
+    return world().driver;
+}
+void FakeDriver::reset() {
+    world().driver = FakeDriver();
+}
+
+void* fake_device_allocate(uint64_t bytes, uint64_t align_bytes) {
+    const std::lock_guard<std::recursive_mutex> lock(world().mutex);
+    (void)align_bytes;  // pages are aligned to more
+    const size_t whole = (static_cast<size_t>(bytes) + kPageBytes - 1) / kPageBytes * kPageBytes;
+    void* data =
+        mmap(nullptr, whole, world().opened ? PROT_READ | PROT_WRITE : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) return nullptr;
+    world().device[reinterpret_cast<uintptr_t>(data)] = {whole};
+    return data;
+}
+void fake_device_free(void* data) {
+    const std::lock_guard<std::recursive_mutex> lock(world().mutex);
+    const auto it = world().device.find(reinterpret_cast<uintptr_t>(data));
+    if (it == world().device.end()) return fault("device memory freed that is none");
+    munmap(data, it->second.bytes);
+    world().device.erase(it);
+}
+
+}  // namespace keel_test
+
+namespace keel::platform::cuda {
+
+const char* load_driver(Driver* out) {
+    *out = {};
+    if (!keel_test::FakeDriver::get().present) return "this machine has no CUDA driver";
+    Driver d = {};
+#define KEEL_SET(name, symbol, parameters) d.name = keel_test::name;
+    KEEL_CUDA_DRIVER(KEEL_SET)
+#undef KEEL_SET
+    if (d.init(0) != kSuccess) return "the CUDA driver finds no device that it can use";
+    *out = d;
+    return nullptr;
+}
+
+void unload_driver(Driver* driver) {
+    *driver = {};
+}
+
+}  // namespace keel::platform::cuda

@@ -1,0 +1,35 @@
+// A CUDA driver for machines without one: it takes the place of platform/cuda/driver.cpp. Device memory is host memory
+// that nobody but the driver can touch; work lies in a queue per stream, and is done late and in pieces, its kernels by
+// the executor of tests/simt. Any call can be made to fail.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace keel_test {
+
+struct FakeDriver {
+    // How it behaves.
+    uint32_t commands_per_query = 3;  // of a stream that are done before an event's query looks
+    bool split_launches = false;      // a launch's blocks are run in two pieces
+    int capability_major = 8;
+    size_t shared_limit = 0;  // of the context; 0: not limited
+    bool present = true;      // false: there is no driver
+    uint64_t fail_at = 0;     // the call with this number fails, counted from 1; 0: none
+    int fail_with = 719;      // CUDA_ERROR_LAUNCH_FAILED
+
+    // What it saw, since reset().
+    uint64_t calls = 0;
+    uint64_t allocations = 0, module_loads = 0, launches = 0;
+    int64_t open_objects = 0;  // allocations, streams, events, modules and contexts that were not given back
+    std::string fault;         // the first thing that a GPU would not have accepted
+
+    static FakeDriver& get();
+    static void reset();
+};
+
+// Device memory, for regions that tests allocate themselves; freed by address.
+void* fake_device_allocate(uint64_t bytes, uint64_t align_bytes);
+void fake_device_free(void* data);
+
+}  // namespace keel_test

@@ -1,0 +1,30 @@
+// The tests of this program run on the CUDA backend, over the fake driver.
+#include <gtest/gtest.h>
+
+#include "keel/keel_cuda.h"
+#include "tests/backend_under_test.h"
+#include "tests/cuda/fake_driver.h"
+
+namespace keel_test {
+namespace {
+
+const bool used = [] {
+    backend_under_test() = {keel_cuda(), fake_device_allocate, fake_device_free};
+    return true;
+}();
+
+// Nothing of a test was refused by the driver, and nothing of it is left open.
+class DriverWatch : public testing::EmptyTestEventListener {
+    void OnTestStart(const testing::TestInfo&) override { FakeDriver::reset(); }
+    void OnTestEnd(const testing::TestInfo&) override {
+        EXPECT_EQ(FakeDriver::get().fault, "");
+        EXPECT_EQ(FakeDriver::get().open_objects, 0);
+    }
+};
+const bool watched = [] {
+    testing::UnitTest::GetInstance()->listeners().Append(new DriverWatch);
+    return true;
+}();
+
+}  // namespace
+}  // namespace keel_test
