@@ -153,8 +153,8 @@ KEEL_GPU void multiply_rows(const ProductArgs& args) {
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
     const uint32_t first_row = args.row_begin + (block_x() * (kFragmentThreads / 32) + thread_x() / 32) * kFragmentRows;
     const bool live = first_row < args.row_end;
-    // Of this lane: the token whose codes it multiplies, and the two whose results it holds. What stands for tokens there
-    // are not is computed with whatever lies in its place, and not stored.
+    // Of this lane: the token whose codes it multiplies, and the two whose results it holds. Tokens that are not there
+    // are computed from whatever lies in their place, and not stored.
     const uint32_t token = g < TOKENS ? g : 0, token0 = 2 * t < TOKENS ? 2 * t : 0,
                    token1 = 2 * t + 1 < TOKENS ? 2 * t + 1 : 0;
     const float* d_token[2] = {
