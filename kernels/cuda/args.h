@@ -111,7 +111,7 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 }
 
 // Products with 8-bit activations, ProductArgs: w in fragments, w_row_bytes that of plain rows, row_begin a multiple of
-// kFragmentRows. product_rows_N_TYPE: a warp 16 rows, at most N tokens. product_shared_TYPE, for matrices with few rows:
+// kFragmentRows. product_rows_N_TYPE: a warp 16 rows, at most N tokens. product_shared_TYPE, for matrices of few rows:
 // a block of warps 16 rows, at most 8 tokens.
 constexpr uint32_t kFragmentTokens = 8;
 constexpr uint32_t kChunkElements = 1024;  // that are worked on between barriers

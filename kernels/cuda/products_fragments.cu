@@ -1,6 +1,6 @@
-// Products of weights in fragments (fragments.cuh) with 8-bit activations, on matrix units (NUMERICS section 2), and the
-// laying of fragments. Integers are exact in any order; the sum in f32 is one chain over blocks ascending, so k is never
-// split between chains.
+// Products of weights in fragments (fragments.cuh) with 8-bit activations, on matrix units (NUMERICS section 2), and
+// the laying of fragments. Integers are exact in any order; the sum in f32 is one chain over blocks ascending, so k is
+// never split between chains.
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/product_rows.cuh"
 
