@@ -107,12 +107,7 @@ KEEL_GPU void quantize_query(const Room& room, uint32_t n, uint32_t blocks, floa
 
 // A row of integers and its scales, of this thread's position.
 KEEL_GPU void unpack_row(const RowOf& row, KvFormat format, uint32_t n, int8_t* q, float* scale) {
-    for (uint32_t b = 0; b < n / 8; ++b) {
-        int8_t part[8];
-        unpack8(format, row.codes, row.scales, n, b, part);
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) q[8 * b + e] = part[e];
-    }
+    for (uint32_t b = 0; b < n / 8; ++b) unpack8(format, row.codes, row.scales, n, b, q + 8 * b);
     for (uint32_t s = 0; s < kv_scales(format, n); ++s) scale[s] = integer_scale(format, row.scales, s);
 }
 

@@ -24,8 +24,8 @@ struct alignas(8) Words2 {
 #if defined(__CUDACC__)
 
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.
-#define KEEL_GPU_KERNEL(name)                                                    \
-    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads) \
+#define KEEL_GPU_KERNEL(name)                                                       \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, 1) \
         name(const __grid_constant__ kernel_traits_##name::Arguments args)
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__

@@ -70,7 +70,7 @@ KEEL_DEVICE inline uint8_t f32_to_fp8(float x) {
     if (a > 0x7f800000) return static_cast<uint8_t>(sign | 0x7f);
     if (a >= 0x43e80000) return static_cast<uint8_t>(sign | 0x7e);  // 464 and above round past 448
     if (a < 0x3c800000) {                                           // below 2^-6: multiples of 2^-9
-        const float steps = f32_from_bits(a) * 512.0f;
+        const float steps = mul_f32(f32_from_bits(a), 512.0f);
         return static_cast<uint8_t>(sign | static_cast<uint32_t>(rint_f32(steps)));
     }
     const uint32_t rounded = a + 0x7ffff + (a >> 20 & 1);  // to nearest even at bit 20
@@ -181,30 +181,30 @@ KEEL_DEVICE inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     constexpr float kTop = static_cast<float>((1 << kBits) - 1);
     float best = kInf32;
     for (int c = 0; c < 2; ++c) {
-        const float offset = static_cast<float>(1 << (kBits - 1)) - 0.25f - 0.5f * static_cast<float>(c);
+        const float offset = static_cast<float>(1 << (kBits - 1)) - 0.25f - (c ? 0.5f : 0.0f);
         float at[8], error[8], cost = 0.0f, cheapest = kInf32;
         uint32_t parity = 0;
         int move = 0;
         float step = 0.0f;
         for (int i = 0; i < 8; ++i) {
-            const float v = y[i] + offset;
+            const float v = add_f32(y[i], offset);
             float r = v < 0.0f ? 0.0f : v > kTop ? kTop : v;
             r = rint_f32(r);
             at[i] = r;
-            error[i] = v - r;
+            error[i] = add_f32(v, -r);
             cost = fma_f32(error[i], error[i], cost);
             parity ^= static_cast<uint32_t>(r) & 1;
         }
         if (parity) {
             for (int i = 0; i < 8; ++i) {
                 // (error -+ 1)^2 - error^2 for the moves that stay in the box, the upward one first.
-                const float up = at[i] < kTop ? 1.0f - 2.0f * error[i] : kInf32,
-                            down = at[i] > 0.0f ? 1.0f + 2.0f * error[i] : kInf32;
+                const float up = at[i] < kTop ? add_f32(1.0f, -mul_f32(2.0f, error[i])) : kInf32,
+                            down = at[i] > 0.0f ? add_f32(1.0f, mul_f32(2.0f, error[i])) : kInf32;
                 const float less = up <= down ? up : down;
                 if (less < cheapest) cheapest = less, move = i, step = up <= down ? 1.0f : -1.0f;
             }
-            at[move] = at[move] + step;
-            cost = cost + cheapest;
+            at[move] = add_f32(at[move], step);
+            cost = add_f32(cost, cheapest);
         }
         if (cost < best) {
             best = cost;

@@ -40,7 +40,7 @@ def code_of(cubin):
 def compile_one(nvcc, source, root, arch, fmad, folder):
     """(machine code, what ptxas says, error)"""
     cubin = pathlib.Path(folder) / f"{source.stem}.{arch}.{fmad}.cubin"
-    run = subprocess.run([nvcc, "-std=c++17", "-O3", f"-arch=sm_{arch}", f"--fmad={fmad}", f"-I{root}", "-cubin", "-o", cubin,
+    run = subprocess.run([nvcc, "-std=c++20", "-O3", f"-arch=sm_{arch}", f"--fmad={fmad}", f"-I{root}", "-cubin", "-o", cubin,
                           source, "--ptxas-options=-v"], capture_output=True, text=True)
     if run.returncode:
         return {}, "", run.stdout + run.stderr
