@@ -13,13 +13,22 @@ namespace {
 
 using namespace keel;
 
-enum Logits { kPeaked, kFlat, kEqual };  // a language model's shape; standard deviation 0.1; all equal
+// A language model's shape; standard deviation 0.1; all equal; one of two values; one far above many that differ in their
+// last bits.
+enum Logits { kPeaked, kFlat, kEqual, kTwoValues, kCluster };
 
 std::vector<float> make_logits(Logits kind, size_t vocabulary) {
     std::mt19937 rng(1);
-    std::normal_distribution<float> normal(0, kind == kPeaked ? 2.5f : kind == kFlat ? 0.1f : 0.f);
+    std::normal_distribution<float> normal(0, kind == kPeaked    ? 2.5f
+                                              : kind == kFlat    ? 0.1f
+                                              : kind == kCluster ? 1.f
+                                                                 : 0.f);
     std::vector<float> logits(vocabulary);
-    for (float& x : logits) x = kind == kEqual ? 0.f : normal(rng);
+    for (float& x : logits)
+        x = kind == kTwoValues ? static_cast<float>(rng() % 2)
+            : kind == kCluster ? 1 + 1e-3f * normal(rng)
+                               : normal(rng);
+    if (kind == kCluster) logits[vocabulary / 2] = 8;
     if (kind == kPeaked)
         for (int i = 0; i < 30; ++i) logits[rng() % vocabulary] = 12 + normal(rng);
     return logits;
@@ -140,9 +149,14 @@ BENCHMARK_CAPTURE(BM_draw, top_k40, top_k40, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_peaked, top_p95, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_flat, top_p95, kFlat)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_equal, top_p95, kEqual)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, top_p95_two_values, top_p95, kTwoValues)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, top_p95_cluster, top_p95, kCluster)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, min_p05, min_p05, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, typical95_peaked, typical95, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, typical95_flat, typical95, kFlat)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, typical95_equal, typical95, kEqual)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, typical95_two_values, typical95, kTwoValues)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, typical95_cluster, typical95, kCluster)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, chat, chat, kPeaked)->Apply(vocabularies);
 BENCHMARK(BM_top_logprobs)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_sorted_top_p95, peaked, kPeaked)->Apply(vocabularies);

@@ -42,7 +42,7 @@ struct SamplerInput {
     const uint8_t* mask;  // allowed-token bits, or null
 };
 
-// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 12 per entry and 16 KiB.
+// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 12 per entry and 32 KiB.
 uint64_t sampler_work_bytes(uint32_t vocabulary);
 // *token is untouched on error, the work memory is not. Time: greedy O(vocabulary + window); otherwise a filter or the
 // draw takes a bounded number of passes over what the previous one left, for any logits.
