@@ -185,7 +185,7 @@ keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes)
 keel_status apply_grammar(Engine* engine, Session* session);
 
 // ---- advance.cpp ----
-// Copies the rest of a page that kv_make_writable or kv_fork left to be copied, in tiles. KEEL_AGAIN: the deadline
+// Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline
 // would be passed; not before the first tile of a call that has done nothing yet.
 keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // Forgets the active step once the backend has let go of it; its tokens stay pending, and pages taken for them are

@@ -307,10 +307,9 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     reset_session(copy);
     const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
-    keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, computed);
-    StepLimits no_limits = {};
-    if (status == KEEL_OK) status = copy_page(e, &copy->kv, &no_limits);
-    if (status == KEEL_OK && e->f16_window.session_bytes)
+    kv_fork(&e->pool, s->kv, &copy->kv, computed);
+    keel_status status = KEEL_OK;
+    if (e->f16_window.session_bytes)
         status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
                          e->f16_window.session_bytes);
     if (status == KEEL_OK) {
