@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/run/sampler.h"
 
 namespace {
@@ -72,6 +73,13 @@ keel_sampling chat() {  // what most front ends send
     return s;
 }
 
+const kernels::KernelSet* best_set() {
+    const kernels::KernelSet* best = &kernels::kScalarSet;
+    for (uint32_t isa = 0; isa < kernels::kIsaCount; ++isa)
+        if (const kernels::KernelSet* set = find_kernel_set(isa)) best = set;
+    return best;
+}
+
 void BM_draw(benchmark::State& state, keel_sampling (*make)(), Logits kind) {
     const auto vocabulary = static_cast<uint32_t>(state.range(0));
     const std::vector<float> logits = make_logits(kind, vocabulary);
@@ -83,6 +91,7 @@ void BM_draw(benchmark::State& state, keel_sampling (*make)(), Logits kind) {
     SamplerInput in = {};
     in.logits = logits.data(), in.vocabulary = vocabulary;
     in.history = history.data(), in.history_count = static_cast<uint32_t>(history.size());
+    in.kernel = best_set();
     void* work = ::operator new (sampler_work_bytes(vocabulary), std::align_val_t{64});
     int32_t token = 0;
     for (auto _ : state) {
@@ -131,7 +140,8 @@ void BM_top_logprobs(benchmark::State& state) {
     int32_t ids[20];
     float logprobs[20];
     for (auto _ : state) {
-        if (top_logprobs(logits.data(), vocabulary, 20, work, ids, logprobs) != KEEL_OK) state.SkipWithError("failed");
+        if (top_logprobs(*best_set(), logits.data(), vocabulary, 20, work, ids, logprobs) != KEEL_OK)
+            state.SkipWithError("failed");
         benchmark::DoNotOptimize(ids);
     }
     ::operator delete (work, std::align_val_t{64});

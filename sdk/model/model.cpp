@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "kernels/cpu/kernel_set.h"
-#include "sdk/core/math_f64.h"
+#include "kernels/formats/math_f64.h"
 #include "sdk/core/status.h"
 #include "sdk/text/chat.h"
 #include "sdk/text/tokenizer.h"
@@ -139,7 +139,7 @@ keel_status read_yarn(KeyReader& keys, double factor, ModelSpec* s) {
     s->yarn.fast_turns = keys.f32("rope.scaling.yarn_beta_fast", 32);
     s->yarn.slow_turns = keys.f32("rope.scaling.yarn_beta_slow", 1);
     s->yarn.original_context = s->rope_original_context ? s->rope_original_context : s->train_context;
-    const double grown = factor > 1 ? 0.1 * log_f64(factor) : 0;
+    const double grown = factor > 1 ? 0.1 * kernels::log_f64(factor) : 0;
     const float multiplier = keys.f32("rope.scaling.yarn_log_multiplier", 0);
     const float named =
         keys.f32("rope.scaling.yarn_attn_factor", static_cast<float>((grown + 1) / (multiplier * grown + 1)));

@@ -1,6 +1,6 @@
 #include "sdk/plan/rope_frequencies.h"
 
-#include "sdk/core/math_f64.h"
+#include "kernels/formats/math_f64.h"
 
 namespace keel {
 namespace {
@@ -8,7 +8,8 @@ namespace {
 // The pair, counted in fractions, that turns so many times within the trained context; within the pairs there are.
 double pair_of_turns(const ModelSpec& s, double turns) {
     constexpr double kTwoPi = 6.283185307179586;
-    const double pair = s.rope_dims * log_f64(s.yarn.original_context / (turns * kTwoPi)) / (2 * log_f64(s.rope_base)),
+    const double pair = s.rope_dims * kernels::log_f64(s.yarn.original_context / (turns * kTwoPi)) /
+                        (2 * kernels::log_f64(s.rope_base)),
                  last = s.rope_dims - 1;
     return pair > 0 ? pair < last ? pair : last : 0;
 }
@@ -26,7 +27,8 @@ double extrapolated_share(const ModelSpec& s, uint32_t pair) {
 }  // namespace
 
 double rope_frequency(const ModelSpec& s, bool local, uint32_t pair, double divisor) {
-    const double base = exp_f64(-2.0 * pair / s.rope_dims * log_f64(local ? s.rope_base_local : s.rope_base));
+    const double base =
+        kernels::exp_f64(-2.0 * pair / s.rope_dims * kernels::log_f64(local ? s.rope_base_local : s.rope_base));
     if (local) return base;
     const double stretched = base / s.rope_linear_factor / divisor;
     if (s.yarn.extrapolation == 0) return stretched;

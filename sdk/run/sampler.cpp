@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "sdk/core/math_f64.h"
+#include "kernels/formats/math_f64.h"
 #include "sdk/core/status.h"
 
 namespace keel {
@@ -44,7 +44,10 @@ struct Candidates {
     bool values;  // distance holds values yet, of all ids
     double largest, temperature;
 
-    Candidates(void* work, uint32_t n)
+    void (*exp_distances)(const double* value, uint32_t n, double largest, double temperature, double* distance,
+                          double* w);
+
+    Candidates(void* work, uint32_t n, const kernels::KernelSet& kernel)
         : weight(static_cast<u128*>(work)),
           round(weight + kBuckets),
           distance(reinterpret_cast<double*>(round + kBuckets)),
@@ -53,7 +56,8 @@ struct Candidates {
           vocabulary(n),
           values(true),
           largest(0),
-          temperature(1) {}
+          temperature(1),
+          exp_distances(kernel.exp_distances) {}
     uint32_t count() const { return listed ? listed : vocabulary; }
     uint32_t id(uint32_t i) const { return listed ? list[i] : i; }
     uint32_t* gathered() const { return list + listed; }
@@ -68,7 +72,7 @@ inline double clamp64(double distance) {
     return distance < 64.0 ? distance : 64.0;
 }
 inline uint64_t mass_of(double distance) {
-    return fixed52(exp_f64(-clamp64(distance)));
+    return fixed52(kernels::exp_f64(-clamp64(distance)));
 }
 
 // ceil(fraction * total) without rounding, at least 1; 0 < fraction <= 1, total < 2^84.
@@ -122,16 +126,6 @@ inline double edge(uint32_t bucket) {
 
 enum class Weight { kCount, kMass };
 
-// distance[i] = (largest - value[i]) / temperature and w[i] = exp(-distance[i]), for values up to `largest`.
-void exp_distances(const double* __restrict value, uint32_t n, double largest, double temperature,
-                   double* __restrict distance, double* __restrict w) {
-    for (uint32_t i = 0; i < n; ++i) {
-        const double d = (largest - value[i]) / temperature;
-        distance[i] = d;
-        w[i] = exp_f64(-clamp64(d));
-    }
-}
-
 u128 total_weight(const Candidates& c) {
     u128 total = 0;
     for (uint32_t b = 0; b < kBuckets; ++b) total += c.weight[b];
@@ -156,7 +150,7 @@ u128 weigh(Candidates& c, u128* weighted = nullptr) {
             double value[kBlock], distance[kBlock], w[kBlock];
             if (!c.values)
                 for (uint32_t i = 0; i < size; ++i) value[i] = -c.distance[c.id(begin + i)];
-            exp_distances(c.values ? c.distance + begin : value, size, c.largest, c.temperature, distance, w);
+            c.exp_distances(c.values ? c.distance + begin : value, size, c.largest, c.temperature, distance, w);
             if (c.values) memcpy(c.distance + begin, distance, size * sizeof(double));
             if (weight == Weight::kCount)
                 for (uint32_t i = 0; i < size; ++i) partial[i % 2][bucket_of(distance[i])] += distance[i] != INFINITY;
@@ -201,7 +195,7 @@ void visit_weights(const Candidates& c, uint32_t count, Wanted wanted, Visit vis
             value[size] = -c.distance[id[size]];
             size += wanted(-value[size]);
         }
-        exp_distances(value, size, 0, 1, distance, w);
+        c.exp_distances(value, size, 0, 1, distance, w);
         for (uint32_t j = 0; j < size; ++j) visit(id[j], distance[j], weight == Weight::kMass ? fixed52(w[j]) : 1);
     }
 }
@@ -414,7 +408,8 @@ void keep_min_p(Candidates& c, float min_p) {
     const uint64_t least = static_cast<uint64_t>(ceil_fraction(min_p, mass_of(first)));
     // Masses are rounded, by half at most: up to `sure` every one is at least `least`, behind `over` none is.
     const double units = static_cast<double>(least);
-    const double sure = log_f64(0x1p52 / (units + 1)) - 1e-9, over = log_f64(0x1p52 / (units - 0.75)) + 1e-9;
+    const double sure = kernels::log_f64(0x1p52 / (units + 1)) - 1e-9,
+                 over = kernels::log_f64(0x1p52 / (units - 0.75)) + 1e-9;
     const uint32_t from = bucket_of(sure > 0 ? sure : 0), to = bucket_of(over);
     for (uint32_t b = to + 1; b < kBuckets; ++b) c.weight[b] = 0;
     const uint32_t count = gather(c, edge(from), edge(to + 1));
@@ -641,7 +636,7 @@ void keep_top_k(Candidates& c, uint32_t k) {
 }  // namespace
 
 keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* work, int32_t* token) {
-    Candidates c(work, in.vocabulary);
+    Candidates c(work, in.vocabulary, *in.kernel);
     const uint32_t n = in.vocabulary;
     KEEL_TRY(adjust(p, in, c));
     const Largest top = find_largest(c.distance, n);
@@ -673,7 +668,7 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
         if (p.top_k <= kGroups / 4) take_largest(c, p.top_k);
     } else if (!typical) {
         const bool all_above = min_p && !top_p;  // where the reach of keep_min_p is known: no total is needed
-        const double min_p_reach = all_above && p.min_p > 1e-8f ? 3.0 - log_f64(p.min_p) : 100.0;
+        const double min_p_reach = all_above && p.min_p > 1e-8f ? 3.0 - kernels::log_f64(p.min_p) : 100.0;
         for (const float reach : {10.f, 24.f}) {
             if (all_above && min_p_reach > static_cast<double>(reach)) continue;
             double tail;
@@ -704,15 +699,15 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
     return KEEL_OK;
 }
 
-keel_status top_logprobs(const float* logits, uint32_t vocabulary, uint32_t n, void* work, int32_t* ids,
-                         float* logprobs) {
+keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, uint32_t vocabulary, uint32_t n,
+                         void* work, int32_t* ids, float* logprobs) {
     if (n > kMaxLogprobs || n > vocabulary) return KEEL_E_ARGUMENT;
     if (n == 0) return KEEL_OK;
-    Candidates c(work, vocabulary);
+    Candidates c(work, vocabulary, kernel);
     if (!widen(logits, vocabulary, c.distance)) return KEEL_E_NUMERIC;
     c.largest = find_largest(c.distance, vocabulary).value;
     if (c.largest == -INFINITY) return KEEL_E_NUMERIC;
-    const double log_total = log_f64(static_cast<double>(weigh<Weight::kMass>(c)) * 0x1p-52);
+    const double log_total = kernels::log_f64(static_cast<double>(weigh<Weight::kMass>(c)) * 0x1p-52);
     const u128 finite = weigh<Weight::kCount>(c);
     const uint32_t last = cut_prefix<Weight::kCount>(c, n < finite ? n : finite, true).id;
     const double behind = std::bit_cast<double>(std::bit_cast<uint64_t>(c.distance[last]) + 1);
