@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/isa.h"
 #include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/run/sampler.h"
 
@@ -75,7 +76,7 @@ keel_sampling chat() {  // what most front ends send
 
 const kernels::KernelSet* best_set() {
     const kernels::KernelSet* best = &kernels::kScalarSet;
-    for (uint32_t isa = 0; isa < kernels::kIsaCount; ++isa)
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
         if (const kernels::KernelSet* set = find_kernel_set(isa)) best = set;
     return best;
 }

@@ -218,7 +218,7 @@ typedef struct keel_advance_result {
  *               all of them (KEEL_E_BUSY otherwise) and may name more, which join at the next step. On a backend that
  *               computes asynchronously the same call enqueues up to the budget and polls.
  *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (passes over the vocabulary; 0.1 to 0.4 ms
- *               for 150,000 tokens as a model weighs them, 1 to 3 ms where most are about equally probable), a hook,
+ *               for 150,000 tokens as a model weighs them, 1 to 6 ms where most are about equally probable), a hook,
  *               keel_session_fork (copies logits and f16 rows), keel_session_shift (0.5 us for every position, layer
  *               and KV head that moves), save and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
