@@ -54,6 +54,45 @@ struct ProductArgs {
     bool accumulate;
 };
 
+// Weights as they lie in the file. product_q8_TYPE: x is an 8-bit activation (q8_activation.h) with the type's block.
+// product_f32_TYPE: x is f32[k].
+constexpr uint32_t kProductThreads = 128, kProductTokens = 8;  // tokens of a block
+constexpr uint32_t kProductQ8Rows = 16, kProductF32Rows = 8;   // rows of a block
+constexpr LaunchShape product_q8_shape(const ProductArgs& a) {
+    return {divide_up(a.row_end - a.row_begin, kProductQ8Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
+            0};
+}
+constexpr LaunchShape product_f32_shape(const ProductArgs& a) {
+    return {divide_up(a.row_end - a.row_begin, kProductF32Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
+            0};
+}
+
+// y[t][k] = row ids[t] of w, decoded (NUMERICS section 3), times scale.
+struct EmbedArgs {
+    const uint8_t* w;
+    const uint32_t* ids;
+    float* y;
+    uint64_t w_row_bytes, y_token_floats;
+    uint32_t k, tokens;
+    float scale;
+};
+constexpr uint32_t kEmbedThreads = 128;
+constexpr LaunchShape launch_shape(const EmbedArgs& a) {
+    return {a.tokens, 1, kEmbedThreads, 0};
+}
+
+// x[t][k] -> the 8-bit activation of token t (q8_activation.h). `block` is that of the kernel's name; k a multiple of it.
+struct QuantizeArgs {
+    const float* x;
+    uint8_t* q8;
+    uint64_t x_token_floats, q8_token_bytes;
+    uint32_t k, block, tokens;
+};
+constexpr uint32_t kQuantizeThreads = 128;
+constexpr LaunchShape launch_shape(const QuantizeArgs& a) {
+    return {divide_up(a.k / a.block, kQuantizeThreads / 32), a.tokens, kQuantizeThreads, 0};
+}
+
 // Weights in fragments (fragments.h), 8-bit activations: a warp takes 16 rows. row_begin is a multiple of
 // kFragmentRows, and tokens are at most those of the kernel's name.
 constexpr uint32_t kFragmentRows = 16, kFragmentThreads = 128, kFragmentChunk = 4;

@@ -1,19 +1,9 @@
 // Products of weights in fragments (fragments.h) with 8-bit activations, on matrix units (NUMERICS section 2). Integers
 // are exact in any order; the sum in f32 is one chain over blocks ascending, so k is never split between chains.
-#include "kernels/cuda/warp.cuh"
+#include "kernels/cuda/product_rows.cuh"
 
 namespace keel::cuda {
 namespace {
-
-// What becomes of a complete dot product.
-KEEL_GPU void store_dot(const ProductArgs& args, uint32_t row, uint32_t token, float dot) {
-    if (args.bias) dot = add_f32(dot, args.bias[row]);
-    float* y = args.y + token * args.y_token_floats + row;
-    *y = args.accumulate ? add_f32(*y, dot) : dot;
-}
-KEEL_GPU const uint8_t* token_of(const ProductArgs& args, uint32_t token) {
-    return static_cast<const uint8_t*>(args.x) + token * args.x_token_bytes;
-}
 
 // ---- Q4_K, 1 to 8 tokens ----
 constexpr uint32_t kSuperblockBytes = 16 * kWeightTypes[kQ4_K].block_bytes;
