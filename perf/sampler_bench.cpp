@@ -15,8 +15,8 @@ namespace {
 
 using namespace keel;
 
-// A language model's shape; standard deviation 0.1; all equal; one of two values; one far above many that differ in their
-// last bits.
+// A language model's shape; standard deviation 0.1; all equal; one of two values; one far above many that differ in
+// their last bits.
 enum Logits { kPeaked, kFlat, kEqual, kTwoValues, kCluster };
 
 std::vector<float> make_logits(Logits kind, size_t vocabulary) {

@@ -81,7 +81,7 @@ constexpr LaunchShape launch_shape(const EmbedArgs& a) {
     return {a.tokens, 1, kEmbedThreads, 0};
 }
 
-// x[t][k] -> the 8-bit activation of token t (q8_activation.h). `block` is that of the kernel's name; k a multiple of it.
+// x[t][k] -> the 8-bit activation of token t (q8_activation.h). k is a multiple of `block`, which is that of the kernel.
 struct QuantizeArgs {
     const float* x;
     uint8_t* q8;

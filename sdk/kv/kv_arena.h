@@ -109,8 +109,8 @@ uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last)
 bool kv_owns(const KvPool& pool, const KvPageList& list, uint32_t first, uint32_t last);
 // Gives back every page, reserved ones too.
 void kv_release(KvPool* pool, KvPageList* list);
-// Makes `to` (empty) hold the first `tokens` positions of `from`. All pages are shared, a partial one too, which may have
-// rows of `from` behind those positions.
+// Makes `to` (empty) hold the first `tokens` positions of `from`. All pages are shared, a partial one too, which may
+// have rows of `from` behind those positions.
 void kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
 
 struct KvUsage {

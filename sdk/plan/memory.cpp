@@ -11,8 +11,8 @@ const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch",   
 
 namespace {
 
-// Rotation frequencies of every pair; set 1 is the local one. They are at most 1 unless a file's factors say otherwise; up to 128 every angle of the longest context is within sincos_f64's
-// range.
+// Rotation frequencies of every pair; set 1 is the local one. They are at most 1 unless a file's factors say otherwise;
+// up to 128 every angle of the longest context is within sincos_f64's range.
 keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, double* out, keel_error* error) {
     const uint32_t pairs = s.rope_dims / 2;
     for (uint32_t set = 0; set < plan.rope_sets; ++set) {

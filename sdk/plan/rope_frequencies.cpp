@@ -14,8 +14,8 @@ double pair_of_turns(const ModelSpec& s, double turns) {
     return pair > 0 ? pair < last ? pair : last : 0;
 }
 
-// YaRN (Peng et al., arXiv:2309.00071, section 3.2): how much of a pair's frequency is not interpolated. Pairs that turn
-// often within the trained context stay as they were trained, those that never turn once are stretched.
+// YaRN (Peng et al., arXiv:2309.00071, section 3.2): how much of a pair's frequency is not interpolated. Pairs that
+// turn often within the trained context stay as they were trained, those that never turn once are stretched.
 double extrapolated_share(const ModelSpec& s, uint32_t pair) {
     const double first = static_cast<int32_t>(pair_of_turns(s, s.yarn.fast_turns));
     const double slow = pair_of_turns(s, s.yarn.slow_turns);

@@ -205,8 +205,8 @@ struct Cut {
     u128 reached;  // the weight up to it
 };
 
-// Of the `count` candidates in c.gathered(), which weigh at least `target` > 0. Those of equal distance are there in the
-// order of their ids.
+// Of the `count` candidates in c.gathered(), which weigh at least `target` > 0. Those of equal distance are there in
+// the order of their ids.
 template <Weight weight, class Order>
 Cut find_cut(const Candidates& c, Order key, uint32_t count, u128 target) {
     using Key = typename Order::Key;
@@ -453,9 +453,9 @@ inline float exp2_estimate(float t) {
     return std::bit_cast<float>(std::bit_cast<uint32_t>(y) + (std::bit_cast<uint32_t>(rounded) << 23));
 }
 
-// Lists the tokens at a distance of at most `reach`, give or take 1e-5 of it, with their distances. *tail: the estimated
-// sum of exp(-d) over the others. False when they are more than a quarter of all, which is not worth it, and nothing has
-// changed.
+// Lists the tokens at a distance of at most `reach`, give or take 1e-5 of it, with their distances. *tail: the
+// estimated sum of exp(-d) over the others. False when they are more than a quarter of all, which is not worth it, and
+// nothing has changed.
 bool take_head(Candidates& c, float reach, double* tail) {
     constexpr uint32_t kLanes = 8, kPart = 32, kSamples = 256;
     const uint32_t n = c.vocabulary;

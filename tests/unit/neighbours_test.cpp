@@ -110,8 +110,8 @@ TEST(Neighbours, TheFirstWriteIntoASharedPageIsCutByTheBudget) {
     }
 }
 
-// A fork shares the page that is not full yet as well: it copies nothing, however large pages are, and who appends first
-// copies it tile by tile. What both compute is what a session alone computes.
+// A fork shares the page that is not full yet as well: it copies nothing, however large pages are, and who appends
+// first copies it tile by tile. What both compute is what a session alone computes.
 TEST(Neighbours, AForkCopiesNoPageAndTheFirstToAppendDoes) {
     keel_config c = config(3);
     c.backend = counting_backend();
@@ -153,7 +153,8 @@ TEST(Neighbours, AForkCopiesNoPageAndTheFirstToAppendDoes) {
     }
 }
 
-// Where no page is left for the copy, who wants to append stops with KEEL_E_KV_FULL, and goes on once the other is gone.
+// Where no page is left for the copy, who wants to append stops with KEEL_E_KV_FULL, and goes on once the other is
+// gone.
 TEST(Neighbours, ASharedPageWithoutRoomForACopy) {
     keel_config c = config(2);
     c.kv_pages = 2;

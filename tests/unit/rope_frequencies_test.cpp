@@ -79,7 +79,7 @@ TEST(RopeFrequencies, YarnIsThatOfTransformers) {
         }
 }
 
-// Half of what is kept: half way between the interpolated frequency and YaRN's. Local frequencies are nobody's business.
+// Half of what is kept: half way between the interpolated frequency and YaRN's. Nothing changes local frequencies.
 TEST(RopeFrequencies, YarnInPart) {
     keel::ModelSpec whole = spec_of(kCases[0]), half = whole, none = whole;
     half.yarn.extrapolation = 0.5f;
