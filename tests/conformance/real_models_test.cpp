@@ -14,19 +14,23 @@ namespace {
 
 using namespace keel_test;
 
-// Log-probabilities differ by at most this, nats; where the best two tokens are closer, either may be chosen.
-constexpr double kTokenTolerance = 0.25;
+struct Model {
+    const char* name;
+    // Log-probabilities differ by at most this, nats; where the best two tokens are closer, either may be chosen. Of
+    // gemma3-270m ours differ as much between f32 and 8-bit activations.
+    double token_tolerance;
+};
 // Means over a text of 42 tokens, nats.
 constexpr double kMeanTolerance = 0.02;
 
-class RealModels : public testing::TestWithParam<const char*> {
+class RealModels : public testing::TestWithParam<Model> {
   protected:
     void SetUp() override {
         if (!getenv("KEEL_LONG_TESTS")) GTEST_SKIP() << "skipped: set KEEL_LONG_TESTS=1 to run it";
-        expected_ = read_json(source_path(std::string("tests/data/real-models/") + GetParam() + ".json"));
+        expected_ = read_json(source_path(std::string("tests/data/real-models/") + GetParam().name + ".json"));
         path_ = source_path("samples/models/fetched/" + expected_["model"].get<std::string>());
         if (!std::filesystem::exists(path_))
-            GTEST_SKIP() << "skipped: samples/models/get " << GetParam() << " fetches it";
+            GTEST_SKIP() << "skipped: samples/models/get " << GetParam().name << " fetches it";
     }
 
     // Fed the other side's tokens whatever we would have chosen, so that one tie cannot hide what follows.
@@ -39,10 +43,10 @@ class RealModels : public testing::TestWithParam<const char*> {
             const float* row = engine.row(0);
             const double theirs = answer["logprobs"][i];
             const double ours = -nll(row, engine.info().vocabulary, ids[i]);
-            EXPECT_NEAR(ours, theirs, kTokenTolerance) << answer["text"] << " token " << i;
+            EXPECT_NEAR(ours, theirs, GetParam().token_tolerance) << answer["text"] << " token " << i;
             worst_ = std::max(worst_, std::fabs(ours - theirs));
             compared_++;
-            if (answer["margins"][i].get<double>() > 2 * kTokenTolerance) {
+            if (answer["margins"][i].get<double>() > 2 * GetParam().token_tolerance) {
                 EXPECT_EQ(static_cast<int32_t>(argmax(row, engine.info().vocabulary)), ids[i])
                     << answer["text"] << " token " << i;
             }
@@ -130,10 +134,11 @@ TEST_P(RealModels, PerplexityIsLlamaCpps) {
     EXPECT_NEAR(our_sum / n, their_sum / n, kMeanTolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(Fetched, RealModels, testing::Values("smollm2", "gemma3-270m"), [](const auto& info) {
-    std::string name = info.param;
-    std::replace(name.begin(), name.end(), '-', '_');
-    return name;
-});
+INSTANTIATE_TEST_SUITE_P(Fetched, RealModels, testing::Values(Model{"smollm2", 0.25}, Model{"gemma3-270m", 0.35}),
+                         [](const auto& info) {
+                             std::string name = info.param.name;
+                             std::replace(name.begin(), name.end(), '-', '_');
+                             return name;
+                         });
 
 }  // namespace

@@ -576,7 +576,8 @@ TEST(Sampler, RefusesLogitsThatAreNotFinite) {
                 GuardedWork work(300);
                 int32_t ids[3];
                 float logprobs[3];
-                EXPECT_EQ(top_logprobs(c.logits.data(), 300, 3, work.data(), ids, logprobs), KEEL_E_NUMERIC);
+                EXPECT_EQ(top_logprobs(*next_set(), c.logits.data(), 300, 3, work.data(), ids, logprobs),
+                          KEEL_E_NUMERIC);
             }
     Case c;
     c.logits.assign(300, -kInf);
