@@ -188,6 +188,8 @@ TEST_P(Shift, Refusals) {
     EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 10, 100));  // pages 0 to 2 are shared
     // Behind them; the page that is not full is shared as well, and is copied.
     const std::vector<float> row_before = logits_after(engine, fork, 7);
+    check(keel_session_close(fork), "close");
+    check(keel_session_fork(engine.session(), &fork), "fork");
     EXPECT_EQ(KEEL_OK, keel_session_shift(engine.session(), 193, 195));
     EXPECT_EQ(row_before, logits_after(engine, fork, 7));
     check(keel_session_close(fork), "close");
