@@ -1,5 +1,5 @@
-// The backend of test engines whose configuration names none. A test program that links tests/cuda/use_cuda.cpp runs its
-// tests on the CUDA backend.
+// The backend of test engines whose configuration names none. A test program that links tests/cuda/use_cuda.cpp runs
+// its tests on the CUDA backend.
 #pragma once
 #include <cstdint>
 #include <new>

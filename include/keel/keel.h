@@ -219,7 +219,7 @@ typedef struct keel_advance_result {
  *               computes asynchronously the same call enqueues up to the budget and polls.
  *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (passes over the vocabulary; 0.1 to 0.4 ms
  *               for 150,000 tokens as a model weighs them, 1 to 6 ms where most are about equally probable), a hook,
- *               keel_session_fork (copies logits and f16 rows), keel_session_shift (0.5 us for every position, layer
+ *               keel_session_fork (copies logits and f16 rows), keel_session_shift (some 1 us for every position, layer
  *               and KV head that moves), save and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)

@@ -43,9 +43,9 @@ typedef struct keel_cuda_device {
  * old, a call that the driver refused: *error says which). A failure while a step runs poisons the engine. */
 KEEL_API const keel_backend* keel_cuda(void);
 
-/* Allocates the device's regions and PINNED of a plan, in the context of `device` (NULL: its defaults), and writes their
- * slots of `memory`, whose other slots are the caller's to fill. All or nothing. An object file of its own: who brings
- * device memory does not link it. KEEL_E_DEVICE, KEEL_E_ARGUMENT, KEEL_E_ABI; *error may be NULL. */
+/* Allocates the device's regions and PINNED of a plan, in the context of `device` (NULL: its defaults), and writes
+ * their slots of `memory`, whose other slots are the caller's to fill. All or nothing. An object file of its own: who
+ * brings device memory does not link it. KEEL_E_DEVICE, KEEL_E_ARGUMENT, KEEL_E_ABI; *error may be NULL. */
 KEEL_API keel_status keel_cuda_memory(const keel_memory_plan* plan, const keel_cuda_device* device, keel_memory* memory,
                                       keel_error* error);
 /* Gives back what keel_cuda_memory wrote into `memory`, after keel_engine_close, and clears those slots. */

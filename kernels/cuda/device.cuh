@@ -23,9 +23,15 @@ struct alignas(8) Words2 {
 
 #if defined(__CUDACC__)
 
+// Blocks that shall fit a multiprocessor at least: at 168 registers a thread. Small blocks may take more.
+constexpr uint32_t least_blocks(uint32_t threads) {
+    return threads < 128 ? 0 : 65536 / (threads * 168);
+}
+
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.
-#define KEEL_GPU_KERNEL(name)                                                       \
-    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, 1) \
+#define KEEL_GPU_KERNEL(name)                                                                  \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads,               \
+                                                 least_blocks(kernel_traits_##name::kThreads)) \
         name(const __grid_constant__ kernel_traits_##name::Arguments args)
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__

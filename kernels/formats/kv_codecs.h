@@ -1,6 +1,6 @@
-// KV row codecs (formats: kv_formats.h; arithmetic: NUMERICS section 7), for the CPU's scalar set and, what one lane does
-// of them, for the GPU. In an unnamed namespace: every instruction set compiles its own copy. Vector sets encode by
-// kernels/cpu/kv_codec/kv_codecs_lanes.h where that pays.
+// KV row codecs (formats: kv_formats.h; arithmetic: NUMERICS section 7), for the CPU's scalar set and, what one lane
+// does of them, for the GPU. In an unnamed namespace: every instruction set compiles its own copy. Vector sets encode
+// by kernels/cpu/kv_codec/kv_codecs_lanes.h where that pays.
 //
 // Every f32 sum here has the order of a dot product (16 lanes and tree16), so that all copies give the same bytes.
 #pragma once
