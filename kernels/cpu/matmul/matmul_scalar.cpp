@@ -7,11 +7,10 @@
 
 namespace keel::kernels {
 
-namespace {
-
-// One function for all types: `decode` is dequantize_scalar of T.
-void matmul_f32_rows(const MatmulArgs& a, WeightType type, void (*decode)(const void*, float*, uint32_t)) {
+template <WeightType T>
+void matmul_f32_scalar(const MatmulArgs& a) {
     constexpr uint32_t kTile = 256;  // a whole number of blocks of any type, and of 16
+    constexpr BlockShape kShape = block_shape(T);
     float w[kTile];
     float lanes[kMaxTokens][16];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
@@ -19,8 +18,8 @@ void matmul_f32_rows(const MatmulArgs& a, WeightType type, void (*decode)(const 
         memset(lanes, 0, a.tokens * sizeof(lanes[0]));
         for (uint32_t k = 0; k < a.k; k += kTile) {
             const uint32_t n = a.k - k < kTile ? a.k - k : kTile;
-            decode(src, w, n);
-            src += weight_row_bytes(type, n);
+            decode_weights<T>(src, w, n);
+            src += weight_row_bytes(T, n);
             for (uint32_t c = 0; c < a.tokens; ++c) {
                 const float* x =
                     reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes) + k;
@@ -29,13 +28,7 @@ void matmul_f32_rows(const MatmulArgs& a, WeightType type, void (*decode)(const 
         }
         for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, tree16(lanes[c]));
     }
-}
-
-}  // namespace
-
-template <WeightType T>
-void matmul_f32_scalar(const MatmulArgs& a) {
-    matmul_f32_rows(a, T, dequantize_scalar<T>);
+    static_assert(kTile % kShape.elements == 0);
 }
 
 namespace {
