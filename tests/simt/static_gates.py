@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 
-REGISTERS = 128  # of a thread: four blocks of 128 threads on a multiprocessor
+REGISTERS = 168  # of a thread: three blocks of 128 threads on a multiprocessor
 
 
 def code_of(cubin):
