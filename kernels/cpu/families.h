@@ -75,8 +75,8 @@ void matmul_repacked_neon_i8mm(const MatmulArgs& args);
 void attention_split_neon_i8mm(const AttentionArgs& args);
 
 // What the AVX-512 and AMX sets have of their own on machines with VBMI: attention takes the codes of a tile apart in
-// another way, and is else the same function. KvTile: rows [lo, hi) of the tile whose first position is `first`, as query
-// row `row` sees it.
+// another way, and is else the same function. KvTile: rows [lo, hi) of the tile whose first position is `first`, as
+// query row `row` sees it.
 struct KvTile {
     const AttentionArgs& args;
     const KvPlane& plane;

@@ -4,7 +4,8 @@
 #define KEEL_INLINE static inline __attribute__((always_inline))
 // A function that stays one: inlined into a long one, its loops and those of others would spill each other's registers.
 #define KEEL_NOINLINE static __attribute__((noinline))
-// A function that stays one and is not copied for a constant argument either: knowing it makes it larger, and no faster.
+// A function that stays one and is not copied for a constant argument either: knowing it makes it larger, and no
+// faster.
 #if defined(__clang__)
 #define KEEL_ONE_COPY static __attribute__((noinline, unused))
 #else
