@@ -7,6 +7,7 @@
 #include "sdk/plan/forward.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
+#include "sdk/text/grammar_tokens.h"
 #include "sdk/text/tokenizer.h"
 
 namespace keel {
@@ -32,7 +33,7 @@ struct SessionMemory {
     uint32_t* page_ids;  // [pages of a context]
     void* sampler_work;
     uint8_t* allowed_tokens;    // [vocabulary] bits
-    GrammarWork* grammar_work;  // with a grammar
+    GrammarSession* grammar;  // null: none
 };
 
 // Where everything is. Addresses are null in count mode.

@@ -16,6 +16,7 @@
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
 #include "sdk/run/tree.h"
+#include "sdk/text/grammar_tokens.h"
 #include "sdk/text/tokenizer.h"
 
 namespace keel {
@@ -52,7 +53,7 @@ struct Session {
     void* work;             // sampler work memory
     uint8_t* mask;          // allowed-token bits
     uint32_t grammar_from;  // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
-    GrammarWork* grammar_work;
+    GrammarSession* grammar;  // null: the engine has none
 
     bool has_tree() const { return tree.first != kNoNode; }
     // Tokens that stay whatever becomes of a tree.
@@ -183,6 +184,8 @@ keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes)
 // ---- grammar_calls.cpp ----
 // Clears the bits of s->mask that the session's grammar does not allow next.
 keel_status apply_grammar(Engine* engine, Session* session);
+// The session's tokens from `tokens` on are others now.
+void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
 // Copies the rest of a page that kv_make_writable or kv_fork left to be copied, in tiles. KEEL_AGAIN: the deadline

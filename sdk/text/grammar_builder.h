@@ -42,7 +42,7 @@ class GrammarBuilder {
     bool defined(uint32_t rule) const { return rules_[rule] != 0; }
 
     // Checks the graph with `rule` as its root, shortens it, and places it.
-    keel_status place(uint32_t rule, Arena& arena, const Grammar** out);
+    keel_status place(uint32_t rule, Arena& arena, const Grammar** out, uint32_t* classes);
 
   private:
     uint16_t add(GrammarNode::Kind kind, uint8_t low = 0, uint8_t high = 0, uint16_t next = 0, uint16_t other = 0);
@@ -50,10 +50,12 @@ class GrammarBuilder {
         const uint16_t node = add(kind);
         return {node, node};
     }
-    Fragment byte_ranges(const uint8_t* low, const uint8_t* high, uint32_t n);
-    bool utf8_range(uint32_t low, uint32_t high, Fragment* out, bool* any);
+    struct CharacterClass;
+    void add_bytes(CharacterClass* c, const uint8_t* low, const uint8_t* high, uint32_t n);
+    void add_range(CharacterClass* c, uint32_t low, uint32_t high);
     void check_cycles();
     uint16_t behind_jumps(uint16_t node) const;
+    void find_classes(Grammar* out) const;
 
     keel_error* const error_;
     keel_status status_ = KEEL_OK;

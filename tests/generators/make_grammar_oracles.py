@@ -46,7 +46,7 @@ GRAMMARS = [
 ]
 REFUSED = ['root ::= root "a" | "b"', 'root ::= ("a"?)*', 'root ::= a\na ::= b "x"\nb ::= a?', 'root ::= x', 'root ::= "a',
            'x ::= "a"', 'root ::= [b-a]', 'root ::= "a"{5,2}', 'root ::= "a"{99999}', 'root ::= ("a"', 'root := "a"', '',
-           'root ::= "a" )', 'root ::= "\\q"', 'root ::= "a"\nroot ::= "b"', 'root ::= "' + "a" * 5000 + '"']
+           'root ::= "a" )', 'root ::= "\\q"', 'root ::= "a"\nroot ::= "b"', 'root ::= "' + "a" * 9000 + '"']
 
 SCHEMAS = [
     {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"},
