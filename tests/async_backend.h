@@ -141,6 +141,10 @@ struct AsyncBackend {
         if (d) d->cpu = cpu;
         return d;
     }
+    static keel_status attach(keel::Device* device, const keel::PlanConfig& config, uint8_t* const* region,
+                              keel_error* error) {
+        return keel::kCpuBackend.attach(async(device)->cpu, config, region, error);
+    }
     static keel_status open(keel::Device* device, const keel::Program* program, keel_error* error) {
         async(device)->program = program;
         return keel::kCpuBackend.open(async(device)->cpu, program, error);
@@ -220,6 +224,7 @@ struct AsyncBackend {
     static keel::Backend make_table() {
         keel::Backend b = keel::kCpuBackend;  // plans as it does
         b.place = place;
+        b.attach = attach;
         b.open = open;
         b.close = close;
         b.upload = upload;

@@ -34,6 +34,7 @@ namespace Keel
         KEEL_E_TEXT_LIMIT = 45,
         KEEL_E_PLATFORM = 50,
         KEEL_E_POISONED = 51,
+        KEEL_E_DEVICE = 52,
     }
 
     public enum keel_chat_family : int
@@ -117,7 +118,9 @@ namespace Keel
         KEEL_REGION_WEIGHTS = 3,
         KEEL_REGION_KV = 4,
         KEEL_REGION_DEVICE_SCRATCH = 5,
-        KEEL_REGION_COUNT = 6,
+        KEEL_REGION_DEVICE_WEIGHTS = 6,
+        KEEL_REGION_DEVICE_KV = 7,
+        KEEL_REGION_COUNT = 8,
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -290,6 +293,7 @@ namespace Keel
         public byte* pre_tokenizer;
         public uint max_chat_bytes;
         public uint reserved;
+        public void* backend_options;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -45,6 +45,7 @@ KEEL_E_NUMERIC = 44
 KEEL_E_TEXT_LIMIT = 45
 KEEL_E_PLATFORM = 50
 KEEL_E_POISONED = 51
+KEEL_E_DEVICE = 52
 
 # keel_chat_family
 KEEL_CHAT_NONE = 0
@@ -110,7 +111,9 @@ KEEL_REGION_PINNED = 2
 KEEL_REGION_WEIGHTS = 3
 KEEL_REGION_KV = 4
 KEEL_REGION_DEVICE_SCRATCH = 5
-KEEL_REGION_COUNT = 6
+KEEL_REGION_DEVICE_WEIGHTS = 6
+KEEL_REGION_DEVICE_KV = 7
+KEEL_REGION_COUNT = 8
 
 
 class keel_engine(ctypes.Structure):
@@ -357,6 +360,7 @@ keel_config._fields_ = [
     ("pre_tokenizer", ctypes.POINTER(ctypes.c_char)),
     ("max_chat_bytes", ctypes.c_uint32),
     ("reserved", ctypes.c_uint32),
+    ("backend_options", ctypes.c_void_p),
 ]
 
 keel_region_plan._fields_ = [

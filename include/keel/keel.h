@@ -98,7 +98,8 @@ extern "C" {
     X(KEEL_E_NUMERIC, 44, "logits are not finite, or no token is allowed")                               \
     X(KEEL_E_TEXT_LIMIT, 45, "a run of text without a safe split point exceeds the planned work buffer") \
     X(KEEL_E_PLATFORM, 50, "the operating system refused (threads, mapping, locking)")                   \
-    X(KEEL_E_POISONED, 51, "an internal invariant broke; only stats, info and close still work")
+    X(KEEL_E_POISONED, 51, "an internal invariant broke; only stats, info and close still work")         \
+    X(KEEL_E_DEVICE, 52, "the device or its driver is missing, refused or failed")
 
 typedef enum keel_status {
 #define KEEL_STATUS_ENUM(symbol, number, text) symbol = number,
@@ -546,6 +547,7 @@ struct keel_config {
      * of the context, at least 32,768; at most 2^28. Four times this is planned where there is a chat template. */
     uint32_t max_chat_bytes;
     uint32_t reserved;
+    const void* backend_options; /* a struct of the backend, with struct_size; NULL: its defaults. The CPU has none */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -554,11 +556,14 @@ struct keel_config {
 typedef enum keel_region_kind {
     KEEL_REGION_PERSISTENT = 0, /* engine and session tables, tokenizer, logits; host memory */
     KEEL_REGION_SCRATCH = 1,    /* activations of a step; host memory */
-    KEEL_REGION_PINNED = 2,     /* page-locked staging; 0 bytes on a CPU */
-    KEEL_REGION_WEIGHTS = 3,    /* the backend's memory: host memory on a CPU; only vectors when weights are mapped */
-    KEEL_REGION_KV = 4,         /* the backend's memory */
-    KEEL_REGION_DEVICE_SCRATCH = 5, /* 0 bytes on a CPU */
-    KEEL_REGION_COUNT = 6           /* kinds this header knows; no array has this size */
+    KEEL_REGION_PINNED = 2,     /* host memory that a device reads and writes; 0 bytes on a CPU */
+    KEEL_REGION_WEIGHTS = 3,    /* host memory; only vectors when weights are mapped or a device's */
+    KEEL_REGION_KV = 4,         /* host memory; 0 bytes where KV lies on a device */
+    /* A device's memory, by its own addresses; 0 bytes on a CPU. */
+    KEEL_REGION_DEVICE_SCRATCH = 5,
+    KEEL_REGION_DEVICE_WEIGHTS = 6,
+    KEEL_REGION_DEVICE_KV = 7,
+    KEEL_REGION_COUNT = 8 /* kinds this header knows; no array has this size */
 } keel_region_kind;
 
 /* Arrays by keel_region_kind have this size. A caller that serves every slot with bytes in the plan also serves regions
@@ -613,7 +618,8 @@ struct keel_memory {
 };
 
 /* Convenience, in an object file of its own (libkeel_memory.a): allocates every region of a plan with mimalloc, asking
- * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close. */
+ * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close.
+ * KEEL_E_UNSUPPORTED: a plan with memory of a device, which its backend's library allocates. */
 keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out);
 void keel_memory_release(keel_memory* memory);
 

@@ -35,7 +35,8 @@ typedef struct keel_lab_heads {
 
 /* Sets what sees every head before it is stored; NULL removes it. Called by compute threads, several at once unless the
  * engine has one thread. Positions of a step come in ascending order within a head; with more than one position in the
- * step all of them come before any is read. KEEL_E_STATE while a session is open. */
+ * step all of them come before any is read. KEEL_E_STATE while a session is open; KEEL_E_UNSUPPORTED on a backend with
+ * memory of its own, as for row taps. */
 KEEL_API keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, const keel_lab_heads* heads),
                                       void* user_data);
 

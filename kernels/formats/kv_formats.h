@@ -28,6 +28,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "kernels/formats/device.h"
+
 namespace keel::kernels {
 
 enum class KvFamily : uint8_t { kFloat, kBlock32, kLattice, kTrellis };
@@ -74,14 +76,14 @@ struct KvFormatInfo {
     uint8_t bits, multiple;
     bool rotated, integer;
 };
-inline constexpr KvFormatInfo kKvFormats[kKvFormatCount] = {
+KEEL_TABLE KvFormatInfo kKvFormats[kKvFormatCount] = {
 #define KEEL_ROW(id, public_name, name, family, ...) {name, KvFamily::family, __VA_ARGS__},
     KEEL_KV_FORMATS(KEEL_ROW)
 #undef KEEL_ROW
 };
 
 // The first format whose rows are coded like those of f: rotated formats have the codes of plain ones.
-constexpr KvFormat kv_coded_as(KvFormat f) {
+KEEL_DEVICE constexpr KvFormat kv_coded_as(KvFormat f) {
     uint32_t i = 0;
     while (kKvFormats[i].family != kKvFormats[f].family || kKvFormats[i].bits != kKvFormats[f].bits) ++i;
     return static_cast<KvFormat>(i);
@@ -92,15 +94,15 @@ constexpr uint32_t kKvBlock = 32;                          // elements of a q8_0
 constexpr uint32_t kMaxKvScales = kMaxHeadDim / kKvBlock;  // of one row
 
 // Bytes of one row in the code plane and in the scale plane, and how many scales those are.
-constexpr uint32_t kv_code_bytes(KvFormat f, uint32_t head_dim) {
+KEEL_DEVICE constexpr uint32_t kv_code_bytes(KvFormat f, uint32_t head_dim) {
     return head_dim * kKvFormats[f].bits / 8;
 }
-constexpr uint32_t kv_scales(KvFormat f, uint32_t head_dim) {
+KEEL_DEVICE constexpr uint32_t kv_scales(KvFormat f, uint32_t head_dim) {
     return kKvFormats[f].family == KvFamily::kFloat     ? 0
            : kKvFormats[f].family == KvFamily::kBlock32 ? head_dim / kKvBlock
                                                         : 1;
 }
-constexpr uint32_t kv_scale_bytes(KvFormat f, uint32_t head_dim) {
+KEEL_DEVICE constexpr uint32_t kv_scale_bytes(KvFormat f, uint32_t head_dim) {
     return kv_scales(f, head_dim) * 2;
 }
 
@@ -112,7 +114,7 @@ enum class KvScaleMode : uint32_t {
 };
 
 // The largest power of two that divides head_dim: elements are rotated in blocks of this many.
-constexpr uint32_t kv_rotation_block(uint32_t head_dim) {
+KEEL_DEVICE constexpr uint32_t kv_rotation_block(uint32_t head_dim) {
     return head_dim & (~head_dim + 1);
 }
 

@@ -2,13 +2,15 @@
 #pragma once
 #include <stdint.h>
 
+#include "kernels/formats/device.h"
+
 namespace keel::kernels {
 
 // Units of a table's integers in one root mean square of a row.
-constexpr float kTrellisUnit[5] = {45.238628f, 39.807896f, 37.825260f, 35.650486f, 35.522552f};
+KEEL_TABLE float kTrellisUnit[5] = {45.238628f, 39.807896f, 37.825260f, 35.650486f, 35.522552f};
 
 // By bits of a code minus 2, then state.
-constexpr int8_t kTrellisTables[5][256] = {
+KEEL_TABLE int8_t kTrellisTables[5][256] = {
     {
         -90, -61, -30, 16, -6, 52, 14, 87, -64, -33, -10, 29, -32, 1, 25, 56, -7, 22, 45, 69, -53, -7, -15, 31,
         -36, 7, 20, 72, -83, -37, 1, 25, -25, 23, -7, 68, -59, -20, -8, 33, -5, 48, 24, 74, -51, -32, -1, 29,

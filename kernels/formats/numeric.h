@@ -6,41 +6,43 @@
 #pragma once
 #include <stdint.h>
 
+#include "kernels/formats/device.h"
+
 namespace keel::kernels {
 
 // ---- rounding and bits ----
-static inline float fma_f32(float a, float b, float c) {
+KEEL_DEVICE static inline float fma_f32(float a, float b, float c) {
     return __builtin_fmaf(a, b, c);
 }
-static inline double fma_f64(double a, double b, double c) {
+KEEL_DEVICE static inline double fma_f64(double a, double b, double c) {
     return __builtin_fma(a, b, c);
 }
-static inline uint32_t f32_bits(float x) {
+KEEL_DEVICE static inline uint32_t f32_bits(float x) {
     return __builtin_bit_cast(uint32_t, x);
 }
-static inline float f32_from_bits(uint32_t u) {
+KEEL_DEVICE static inline float f32_from_bits(uint32_t u) {
     return __builtin_bit_cast(float, u);
 }
-static inline uint64_t f64_bits(double x) {
+KEEL_DEVICE static inline uint64_t f64_bits(double x) {
     return __builtin_bit_cast(uint64_t, x);
 }
-static inline double f64_from_bits(uint64_t u) {
+KEEL_DEVICE static inline double f64_from_bits(uint64_t u) {
     return __builtin_bit_cast(double, u);
 }
 
 // Round to nearest even by pushing the fraction out of the significand: |x| < 2^22 (f32), 2^51 (f64); -0.4 gives +0.
 constexpr float kRound32 = 0x1.8p23f;
 constexpr double kRound64 = 0x1.8p52;
-static inline float rint_f32(float x) {
+KEEL_DEVICE static inline float rint_f32(float x) {
     return (x + kRound32) - kRound32;
 }
-static inline double rint_f64(double x) {
+KEEL_DEVICE static inline double rint_f64(double x) {
     return (x + kRound64) - kRound64;
 }
 
 // ---- reductions ----
 // Sum of 16 lanes in the order of NUMERICS section 1.
-static inline float tree16(const float lane[16]) {
+KEEL_DEVICE static inline float tree16(const float lane[16]) {
     float a[8], b[4], c[2];
     for (int l = 0; l < 8; ++l) a[l] = lane[l] + lane[l + 8];
     for (int l = 0; l < 4; ++l) b[l] = a[l] + a[l + 4];
@@ -58,12 +60,12 @@ constexpr float kExpC2 = 0x1.fffffcp-2f, kExpC3 = 0x1.55549p-3f, kExpC4 = 0x1.55
                 kExpC6 = 0x1.6a2318p-10f;
 
 // 2^n for -126 <= n <= 127.
-static inline float pow2_f32(int32_t n) {
+KEEL_DEVICE static inline float pow2_f32(int32_t n) {
     return f32_from_bits(static_cast<uint32_t>(n + 127) << 23);
 }
 
 // Relative error below 1.2e-7 where the result is finite and not zero.
-static inline float exp_f32(float x) {
+KEEL_DEVICE static inline float exp_f32(float x) {
     if (x != x) return x;
     if (x > kExpMax32) return kInf32;
     if (x < kExpMin32) return 0.0f;
@@ -87,7 +89,7 @@ constexpr float kTanhC1 = -0x1.555532p-2f, kTanhC2 = 0x1.110726p-3f, kTanhC3 = -
                 kTanhC4 = 0x1.52269cp-6f, kTanhC5 = -0x1.75e1ccp-8f;
 
 // Relative error below 2.4e-7.
-static inline float tanh_f32(float x) {
+KEEL_DEVICE static inline float tanh_f32(float x) {
     const float a = f32_from_bits(f32_bits(x) & 0x7fffffffu);
     if (a < kTanhSplit) {
         const float u = x * x;
@@ -102,22 +104,22 @@ static inline float tanh_f32(float x) {
     return f32_from_bits(f32_bits(y) | (f32_bits(x) & 0x80000000u));
 }
 
-static inline float silu_gate_f32(float g, float u) {
+KEEL_DEVICE static inline float silu_gate_f32(float g, float u) {
     return (g / (1.0f + exp_f32(-g))) * u;
 }
 constexpr float kGeluScale = 0.7978845608f, kGeluCubic = 0.044715f;
-static inline float gelu_gate_f32(float g, float u) {
+KEEL_DEVICE static inline float gelu_gate_f32(float g, float u) {
     const float t = tanh_f32(kGeluScale * (g + (kGeluCubic * (g * g)) * g));
     return ((0.5f * g) * (1.0f + t)) * u;
 }
-static inline float softcap_f32(float x, float cap) {
+KEEL_DEVICE static inline float softcap_f32(float x, float cap) {
     return cap * tanh_f32(x / cap);
 }
 
 // ---- f64: angles (exp and log in f64 are in sdk/core/math_f64.h) ----
 // sin and cos together. Absolute error below 4e-16 for |x| <= 2^31; beyond that the result is NaN, as it is for inf.
 // x - n pi/2 with pi/2 in two parts: for these x the first difference is exact (a multiple of 2^-52 below 2).
-static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
+KEEL_DEVICE static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
     if (!(x >= -0x1p31 && x <= 0x1p31)) {
         *sin_out = *cos_out = __builtin_nan("");
         return;
@@ -149,8 +151,8 @@ static inline void sincos_f64(double x, double* sin_out, double* cos_out) {
 
 // The rotations of one position (NUMERICS section 4). Compiled once per kernel set: fma is a call where the instruction
 // may be missing.
-static inline void rope_table_f64(const double* frequency, uint32_t pairs, uint32_t position, float factor,
-                                  float* cos_sin) {
+KEEL_DEVICE static inline void rope_table_f64(const double* frequency, uint32_t pairs, uint32_t position, float factor,
+                                              float* cos_sin) {
     for (uint32_t i = 0; i < pairs; ++i) {
         double s, c;
         sincos_f64(position * frequency[i], &s, &c);
@@ -165,14 +167,14 @@ static inline void rope_table_f64(const double* frequency, uint32_t pairs, uint3
 
 // ---- half precision ----
 // Exact widening; a signalling NaN becomes quiet, as the conversion instructions do.
-static inline float f16_to_f32(uint16_t h) {
+KEEL_DEVICE static inline float f16_to_f32(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 0x3ffu;
     if (exponent == 0) return f32_from_bits(f32_bits(static_cast<float>(fraction) * 0x1p-24f) | sign);
     if (exponent == 31) return f32_from_bits(sign | 0x7f800000u | (fraction ? 0x400000u | fraction << 13 : 0u));
     return f32_from_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 // Round to nearest even; overflow to infinity, gradual underflow, NaN quiet with its upper payload.
-static inline uint16_t f32_to_f16(float x) {
+KEEL_DEVICE static inline uint16_t f32_to_f16(float x) {
     const uint32_t bits = f32_bits(x), a = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
     uint32_t h;
     if (a > 0x7f800000u)
@@ -185,10 +187,10 @@ static inline uint16_t f32_to_f16(float x) {
         h = (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
     return static_cast<uint16_t>(sign | h);
 }
-static inline float bf16_to_f32(uint16_t h) {
+KEEL_DEVICE static inline float bf16_to_f32(uint16_t h) {
     return f32_from_bits(static_cast<uint32_t>(h) << 16);
 }
-static inline uint16_t f32_to_bf16(float x) {
+KEEL_DEVICE static inline uint16_t f32_to_bf16(float x) {
     const uint32_t bits = f32_bits(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
     return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);

@@ -19,6 +19,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "kernels/formats/device.h"
+
 namespace keel::kernels {
 
 // Numbers in files: those below are GGUF's, those from here on Keel's own and in no GGUF.
@@ -86,24 +88,24 @@ struct WeightTypeInfo {
 
     constexpr bool has_minimum() const { return m_at != kNoField; }
 };
-inline constexpr WeightTypeInfo kWeightTypes[kWeightTypeCount] = {
+KEEL_TABLE WeightTypeInfo kWeightTypes[kWeightTypeCount] = {
 #define KEEL_ROW(name, number, elements, bytes, sub, d, m, ...) \
     {#name, number, elements, bytes, elements > 1 ? elements : 0, sub, d, m, __VA_ARGS__},
     KEEL_WEIGHT_TYPES(KEEL_ROW)
 #undef KEEL_ROW
 };
 
-constexpr const WeightTypeInfo* weight_type_info(uint32_t type) {
+KEEL_DEVICE constexpr const WeightTypeInfo* weight_type_info(uint32_t type) {
     return type < kWeightTypeCount ? &kWeightTypes[type] : nullptr;
 }
 // The type that files call `number`, or kWeightTypeCount.
-constexpr uint32_t weight_type_of_number(uint32_t number) {
+KEEL_DEVICE constexpr uint32_t weight_type_of_number(uint32_t number) {
     uint32_t type = 0;
     while (type < kWeightTypeCount && kWeightTypes[type].number != number) ++type;
     return type;
 }
 // Bytes of a row of k elements; k must be a multiple of block_elements.
-constexpr uint64_t weight_row_bytes(uint32_t type, uint64_t k) {
+KEEL_DEVICE constexpr uint64_t weight_row_bytes(uint32_t type, uint64_t k) {
     return k / kWeightTypes[type].block_elements * kWeightTypes[type].block_bytes;
 }
 
@@ -115,6 +117,6 @@ constexpr bool numbers_are_distinct() {
 static_assert(numbers_are_distinct(), "two weight types have the same number in files");
 
 // The codes of IQ4_NL and IQ4_XS.
-inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+KEEL_TABLE int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 }  // namespace keel::kernels

@@ -53,6 +53,10 @@ extern "C" keel_status keel_memory_default(const keel_memory_plan* plan, keel_me
     for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {
         const keel_region_plan& wanted = plan->regions[kind];
         if (wanted.bytes == 0) continue;
+        if (kind == KEEL_REGION_PINNED || kind >= KEEL_REGION_DEVICE_SCRATCH) {
+            free_regions(regions);
+            return KEEL_E_UNSUPPORTED;
+        }
         if (!is_power_of_two(wanted.align_bytes)) {
             free_regions(regions);
             return KEEL_E_ARGUMENT;

@@ -62,9 +62,15 @@ struct Backend {
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
 
     // ---- an engine's device ----
-    // Places a Device and what it needs on the host; null in count mode.
+    // Places a Device and what it needs on the host, before weights and tables; null in count mode.
     Device* (*place)(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent);
-    // Everything is placed and loaded. `program` outlives the device. KEEL_E_PLATFORM: nothing is left open.
+    // The first call on a placed device, with the addresses of all regions: upload works from here on, and close has to
+    // follow, whatever fails. KEEL_E_DEVICE, KEEL_E_UNSUPPORTED.
+    keel_status (*attach)(Device* device, const PlanConfig& config, uint8_t* const* region, keel_error* error);
+    // Counts, and with a device places, what the backend keeps in the regions beside the plan's own objects. All of
+    // those have been counted or placed in `program`.
+    void (*place_copies)(Device* device, const Program& program, Arena* arenas);
+    // Everything is placed and loaded. `program` outlives the device. KEEL_E_PLATFORM, KEEL_E_DEVICE.
     keel_status (*open)(Device* device, const Program* program, keel_error* error);
     void (*close)(Device* device);
 

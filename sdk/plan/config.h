@@ -29,10 +29,19 @@ struct PlanConfig {
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
     const Backend* backend;
+    const void* backend_options;
+    // Set by Backend::configure: it computes in memory of its own. Matrices and KV rows lie there alone, vectors and
+    // what `logits` and `hidden` show in both.
+    bool own_memory;
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
     bool pin_threads;
 };
+
+// Where KV pages and f16 windows lie.
+inline keel_region_kind kv_region(const PlanConfig& config) {
+    return config.own_memory ? KEEL_REGION_DEVICE_KV : KEEL_REGION_KV;
+}
 
 // Also reads the parts and the hooks a configuration points to. Errors as keel_plan.
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,

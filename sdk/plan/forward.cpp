@@ -61,10 +61,12 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
     PlanWeights weights(reader, model, config, placer);
     BufferTable buffers(plan);
     if (model.tensor(kRopeFactorsLong, 0))
-        plan->rope_factors = weights.vector(
-            config.context_tokens > model.spec.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort);
+        plan->rope_factors =
+            weights
+                .vector(config.context_tokens > model.spec.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort)
+                .host;
     else
-        plan->rope_factors = weights.vector(kRopeFreqs);
+        plan->rope_factors = weights.vector(kRopeFreqs).host;
 
     // The variants go side by side, layer by layer: they share weights, buffers and KV rows.
     const auto forward = [&](keel_variant variant) {

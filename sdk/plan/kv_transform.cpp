@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/formats/key_mean.h"
 #include "sdk/core/status.h"
 #include "sdk/format/bytes.h"
 #include "sdk/plan/weights.h"
@@ -9,14 +10,8 @@
 namespace keel {
 namespace {
 
-// The elements of RoPE pair i.
-struct PairElements {
-    uint32_t first, second;
-};
-PairElements pair_elements(uint32_t i, uint32_t rope_pairs, bool neox) {
-    if (neox) return {i, i + rope_pairs};
-    return {2 * i, 2 * i + 1};
-}
+using kernels::pair_elements;
+using kernels::PairElements;
 
 // Without a profile a K bias is the mean of what is coded, unless a norm comes between.
 bool uses_bias(const KvChoice& choice, const keel_model& model) {
@@ -168,10 +163,8 @@ void key_mean_coefficients(const KvTransform& t, uint32_t layer, uint32_t kv_hea
                            float factor, const float* q, float* coefficients) {
     const float* mean = t.key_mean + t.at(layer, kv_head);
     for (uint32_t i = 0; i < t.pairs; ++i) {
-        const PairElements at = pair_elements(t.pair[i], rope_pairs, neox);
-        const float m0 = mean[at.first] * factor, m1 = mean[at.second] * factor, q0 = q[at.first], q1 = q[at.second];
-        coefficients[2 * i] = q0 * m0 + q1 * m1;
-        coefficients[2 * i + 1] = q1 * m0 - q0 * m1;
+        kernels::key_mean_coefficient(mean, pair_elements(t.pair[i], rope_pairs, neox), factor, q, &coefficients[2 * i],
+                                      &coefficients[2 * i + 1]);
     }
 }
 

@@ -6,8 +6,8 @@
 
 namespace keel {
 
-const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
-                                                     "weights",    "kv",      "device_scratch"};
+const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch",        "pinned",         "weights",
+                                                     "kv",         "device_scratch", "device_weights", "device_kv"};
 
 namespace {
 
@@ -39,6 +39,11 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     const ModelSpec& spec = r.model.spec;
     Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1]);
     WeightPlacer weights{arenas[KEEL_REGION_WEIGHTS], r.config.weights, r.hooks, r.load_bytes, r.config.kernels, error};
+    if (r.config.own_memory) {
+        weights.own_memory = &arenas[KEEL_REGION_DEVICE_WEIGHTS];
+        weights.backend = r.config.backend;
+        weights.device = out->device;
+    }
     ExecutionPlan& plan = out->program.plan;
     build_plan(r.reader, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
@@ -48,13 +53,14 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     double* frequencies = persistent.place<double>("rope_frequencies", uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
     if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
     out->program.frequencies = frequencies;
-    arenas[KEEL_REGION_SCRATCH].place_offset("activations", plan.scratch_bytes);
+    arenas[r.config.own_memory ? KEEL_REGION_DEVICE_SCRATCH : KEEL_REGION_SCRATCH].place_offset("activations",
+                                                                                                plan.scratch_bytes);
     return KEEL_OK;
 }
 
 // Pages of the KV formats, f16 rows of sinks and recent positions, the tables of both.
 keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_error* error) {
-    Arena &persistent = arenas[KEEL_REGION_PERSISTENT], &kv = arenas[KEEL_REGION_KV];
+    Arena &persistent = arenas[KEEL_REGION_PERSISTENT], &kv = arenas[kv_region(r.config)];
     const ModelSpec& spec = r.model.spec;
     const PlanConfig& config = r.config;
     Program& program = out->program;
@@ -113,9 +119,6 @@ void place_sessions(const LayoutRequest& r, uint32_t classes, const TokenOrder* 
         if (c.has_grammar)
             s.grammar = grammar_session_place(arena, out->grammar, classes, order, spec.vocabulary, index);
     }
-    const uint64_t rows = uint64_t{c.max_sessions} * c.logits_rows;
-    out->program.logits = arena.place<float>("logits", rows * spec.vocabulary);
-    out->program.hidden = arena.place<float>("hidden", rows * spec.embedding);
 }
 
 }  // namespace
@@ -128,6 +131,12 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     out->program.spec = r.model.spec;
     out->program.rope_neox = r.model.row().rope_neox;
     out->engine = persistent.place_bytes("engine", r.engine_bytes);
+    out->device = r.config.backend->place(r.config, r.hooks, persistent);
+    for (int i = 0; i < KEEL_REGION_COUNT; ++i) out->program.region[i] = arenas[i].base();
+    if (out->device) {
+        out->attached = true;
+        KEEL_TRY(r.config.backend->attach(out->device, r.config, out->program.region, error));
+    }
     KEEL_TRY(place_plan(r, arenas, out, error));
     KEEL_TRY(place_kv(r, arenas, out, error));
     const Gguf view = r.model.view();
@@ -142,13 +151,16 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     }
     place_step(r.config, persistent, &out->step);
     place_sessions(r, classes, order, persistent, out);
-    out->device = r.config.backend->place(r.config, r.hooks, persistent);
+    Arena& rows = r.config.own_memory ? arenas[KEEL_REGION_PINNED] : persistent;
+    const uint64_t logits_rows = uint64_t{r.config.max_sessions} * r.config.logits_rows;
+    out->program.logits = rows.place<float>("logits", logits_rows * r.model.spec.vocabulary);
+    out->program.hidden = rows.place<float>("hidden", logits_rows * r.model.spec.embedding);
+    r.config.backend->place_copies(out->device, out->program, arenas);
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         if (!arenas[i].ok())
             return persistent.counting()
                        ? fail(error, KEEL_E_ARGUMENT, 0, kRegionNames[i], "size exceeds 64 bits")
                        : fail(error, KEEL_E_MEMORY_TOO_SMALL, 0, kRegionNames[i], "region is smaller than the plan");
-        out->program.region[i] = arenas[i].base();
     }
     return KEEL_OK;
 }

@@ -85,7 +85,7 @@ Buf OpBuilder::rope_table(const char* name, uint32_t sets) {
 }
 
 Buf OpBuilder::rms_norm(const char* name, const Buf& x, TensorSlot weight) {
-    const float* norm = weights_->vector(weight);
+    const float* norm = weights_->vector(weight).op;
     Op& op = push(OpKind::kNorm, kSlots[weight].op, weight);
     op.norm = norm;
     op.in = read(&op, x, Activation::kF32);
@@ -179,7 +179,7 @@ Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count,
 
 void OpBuilder::qk_norm(const Buf& qkv) {
     if (!weights_->has(kAttnQNorm) && !weights_->has(kAttnKNorm)) return;
-    const float *q = weights_->vector(kAttnQNorm), *k = weights_->vector(kAttnKNorm);
+    const float *q = weights_->vector(kAttnQNorm).op, *k = weights_->vector(kAttnKNorm).op;
     Op& op = push(OpKind::kQkNorm, "qk_norm", kAttnQNorm);
     op.norm = q;
     op.norm2 = k;
@@ -265,7 +265,7 @@ Buf OpBuilder::glu(const Buf& gate_up) {
 
 Buf OpBuilder::post_norm(const Buf& x, TensorSlot weight) {
     if (!weights_->has(weight)) return x;
-    const float* norm = weights_->vector(weight);
+    const float* norm = weights_->vector(weight).op;
     Op& op = push(OpKind::kPostNorm, kSlots[weight].op, weight);
     op.norm = norm;
     op.in = read(&op, x, Activation::kF32);

@@ -74,7 +74,8 @@ struct Op {
     uint32_t k;           // inner dimension; attention: of a head; attention_finish: of the query heads of a KV head
     uint32_t out_offset;  // floats, within an output row
     uint64_t w_row_bytes;
-    const void* w;       // matmul: matrix; embed: table; null in count mode
+    // Weights, by addresses of the backend that runs the op; null in count mode.
+    const void* w;       // matmul: matrix; embed: table
     const float* norm;   // norms; qk_norm: of q
     const float* norm2;  // qk_norm: of k
     const float* bias;

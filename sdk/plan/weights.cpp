@@ -8,6 +8,7 @@
 namespace keel {
 
 const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
+    if (own_memory) return own_matrix(from, t, name, layer);
     if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
         mapped_bytes += t.bytes;
         return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
@@ -26,25 +27,63 @@ const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTen
     return dst;
 }
 
+// Through a slice on the stack, or straight from where the file is mapped.
+const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
+    constexpr uint64_t kMappedSliceBytes = 1 << 20;
+    uint8_t slice[64 * 1024];
+    total_bytes += t.bytes;
+    const uint64_t to = own_memory->place_offset(name, t.bytes, Arena::kAlign, layer);
+    if (own_memory->counting() || !own_memory->ok()) return nullptr;
+    const uint64_t slice_bytes = from.mapped ? kMappedSliceBytes : sizeof slice;
+    for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
+        n = t.bytes - done < slice_bytes ? t.bytes - done : slice_bytes;
+        if (from.mapped) {
+            upload(to + done, static_cast<const uint8_t*>(from.mapped) + t.offset + done, n);
+            progress(n);
+        } else {
+            read(from, t.offset + done, slice, n);
+            upload(to + done, slice, n);
+        }
+    }
+    return own_memory->base() + to;
+}
+
+// A vector that is on the host, and where it lies for ops.
+Vector WeightPlacer::shared(float* host, uint32_t n, const char* name, int32_t layer) {
+    if (!own_memory) return {host, host};
+    const uint64_t to = own_memory->place_offset(name, uint64_t{n} * 4, Arena::kAlign, layer);
+    if (!host || !own_memory->ok()) return {};
+    upload(to, host, uint64_t{n} * 4);
+    return {host, reinterpret_cast<const float*>(own_memory->base() + to)};
+}
+
+void WeightPlacer::upload(uint64_t to, const void* from, uint64_t bytes) {
+    if (status != KEEL_OK) return;
+    status = backend->upload(device, KEEL_REGION_DEVICE_WEIGHTS, to, from, bytes);
+    if (status != KEEL_OK) fail(error, status, to, "weights", "the device did not take them");
+}
+
 // Narrower sources are read into the upper end of the destination and widened from the front.
-const float* WeightPlacer::vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
+Vector WeightPlacer::vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     const uint32_t n = static_cast<uint32_t>(t.dims[0]);
     total_bytes += t.bytes;
     float* dst = arena.place<float>(name, n, layer);
-    if (!dst) return nullptr;
-    load(from, t, reinterpret_cast<uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes);
-    widen_vector(t, *kernels, dst);
-    return dst;
+    if (dst) {
+        load(from, t, reinterpret_cast<uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes);
+        widen_vector(t, *kernels, dst);
+    }
+    return shared(dst, n, name, layer);
 }
 
-const float* WeightPlacer::factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias,
-                                       const char* name, int32_t layer) {
+Vector WeightPlacer::factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias,
+                                 const char* name, int32_t layer) {
     total_bytes += uint64_t{n} * 4;
     float* dst = arena.place<float>(name, n, layer);
-    if (!dst) return nullptr;
-    read(from, offset, dst, uint64_t{n} * 4);
-    for (uint32_t i = 0; model_bias && i < n; ++i) dst[i] = model_bias[i] + dst[i];
-    return dst;
+    if (dst) {
+        read(from, offset, dst, uint64_t{n} * 4);
+        for (uint32_t i = 0; model_bias && i < n; ++i) dst[i] = model_bias[i] + dst[i];
+    }
+    return shared(dst, n, name, layer);
 }
 
 void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst) {
@@ -71,6 +110,10 @@ void WeightPlacer::read(const keel_reader& from, uint64_t offset, void* dst, uin
     if (status != KEEL_OK) return;
     status = read_at(from, offset, dst, bytes);
     if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
+    progress(bytes);
+}
+
+void WeightPlacer::progress(uint64_t bytes) {
     copied_bytes += bytes;
     if (status == KEEL_OK && hooks.progress && hooks.progress(hooks.user_data, copied_bytes, load_bytes))
         status = KEEL_E_CANCELLED;
@@ -167,7 +210,8 @@ Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint6
 
 Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot bias) {
     Product p = {};
-    if (bias < kSlotCount) p.bias = vector(bias);
+    const Vector model_bias = bias < kSlotCount ? vector(bias) : Vector{};
+    p.bias = model_bias.op;
     const WprojSlot record = variant == KEEL_VARIANT_LOW_RANK ? wproj_slot_of(slot) : kWprojSlots;
     if (record < kWprojSlots) {
         p.reason = low_.reason[record];
@@ -184,7 +228,8 @@ Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot b
     const WprojRecord& r = low_.parts.record[record];
     p.matrix = place_factor(r.type, r.rank, r.rows, r.offset, r.bytes, "factor");
     if (r.bias) {
-        p.bias = placer_.factor_bias(c_.low_rank.file.reader, r.bias, r.rows, p.bias, "factor_bias", layer_);
+        p.bias =
+            placer_.factor_bias(c_.low_rank.file.reader, r.bias, r.rows, model_bias.host, "factor_bias", layer_).op;
         low_rank_bytes_ += uint64_t{r.rows} * 4;
     }
     ++low_rank_records_;
@@ -208,7 +253,7 @@ Matrix PlanWeights::basis(WprojGroup group) {
     return basis_[group];
 }
 
-const float* PlanWeights::vector(TensorSlot slot) {
+Vector PlanWeights::vector(TensorSlot slot) {
     Placed& placed = placed_[slot];
     const GgufTensor* t = tensor(slot);
     if (t && !placed.done) placed.vector = placer_.vector(reader_, *t, kSlots[slot].name, layer_);

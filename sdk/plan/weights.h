@@ -6,11 +6,18 @@
 #pragma once
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
+#include "sdk/backend/backend.h"
 #include "sdk/core/arena.h"
 #include "sdk/model/model.h"
 #include "sdk/plan/config.h"
 
 namespace keel {
+
+// A vector, widened to f32. Null in count mode, and where there is none.
+struct Vector {
+    const float* host;
+    const float* op;  // as ops hold it: an address of the backend that runs them
+};
 
 struct WeightPlacer {
     Arena& arena;
@@ -19,23 +26,32 @@ struct WeightPlacer {
     const uint64_t load_bytes;  // place mode: total_bytes of the count run, for the progress hook
     const kernels::KernelSet* kernels;
     keel_error* error;
+    // A backend with memory of its own: that for weights, its table, and its device (place mode).
+    Arena* own_memory = nullptr;
+    const Backend* backend = nullptr;
+    Device* device = nullptr;
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
 
-    // Results are null in count mode. `from`: the reader of the file the tensor lies in. `name`, `layer`: the object's.
+    // Results are null in count mode, and else addresses as ops hold them. `from`: the reader of the file the tensor
+    // lies in. `name`, `layer`: the object's.
     const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // As matrix(), repacked; the rows of each matrix of the tensor are a multiple of kernels::kRepackRows.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // Always copied, widened to f32.
-    const float* vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
+    Vector vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // f32[n] at `offset` of `from`, plus `model_bias` where that is not null.
-    const float* factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias,
-                             const char* name, int32_t layer);
+    Vector factor_bias(const keel_reader& from, uint64_t offset, uint32_t n, const float* model_bias, const char* name,
+                       int32_t layer);
 
   private:
+    const void* own_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
+    Vector shared(float* host, uint32_t n, const char* name, int32_t layer);
+    void upload(uint64_t to, const void* from, uint64_t bytes);
     void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
     void load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
     void read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes);
+    void progress(uint64_t bytes);
 };
 
 // A vector of a file, widened to f32[dims[0]].
@@ -53,7 +69,7 @@ struct Matrix {
 // What a product of a variant multiplies with.
 struct Product {
     Matrix matrix;
-    const float* bias;  // null: none, or count mode
+    const float* bias;  // as ops hold it; null: none, or count mode
     bool low_rank;      // the matrix is a factor that multiplies x_sub
     keel_low_rank_reason reason;
     float error;
@@ -82,7 +98,7 @@ class PlanWeights {
     uint32_t factor_type(TensorSlot slot) const { return low_.parts.record[wproj_slot_of(slot)].type; }
     // Pt of a group.
     Matrix basis(WprojGroup group);
-    const float* vector(TensorSlot slot);  // null: the model has none
+    Vector vector(TensorSlot slot);
 
     uint32_t low_rank_records() const { return low_rank_records_; }
     uint64_t low_rank_bytes() const { return low_rank_bytes_; }
@@ -92,7 +108,7 @@ class PlanWeights {
     struct Placed {
         bool done;
         Matrix matrix;
-        const float* vector;
+        Vector vector;
     };
     const GgufTensor* tensor(TensorSlot slot) const {
         return m_.tensor(slot, layer_ < 0 ? 0 : static_cast<uint32_t>(layer_));

@@ -9,17 +9,17 @@
 namespace keel {
 
 keel_status upload_kv(Engine* e, uint64_t to, const void* from, uint64_t bytes) {
-    const keel_status status = e->backend->upload(e->device, KEEL_REGION_KV, to, from, bytes);
+    const keel_status status = e->backend->upload(e->device, kv_region(e->config), to, from, bytes);
     return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not store KV rows");
 }
 
 keel_status copy_kv(Engine* e, uint64_t to, uint64_t from, uint64_t bytes) {
-    const keel_status status = e->backend->copy(e->device, KEEL_REGION_KV, to, from, bytes);
+    const keel_status status = e->backend->copy(e->device, kv_region(e->config), to, from, bytes);
     return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not copy KV rows");
 }
 
 keel_status download_kv(Engine* e, void* to, uint64_t from, uint64_t bytes) {
-    const keel_status status = e->backend->download(e->device, to, KEEL_REGION_KV, from, bytes);
+    const keel_status status = e->backend->download(e->device, to, kv_region(e->config), from, bytes);
     return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not read KV rows");
 }
 
@@ -130,7 +130,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
     if (claimed != KEEL_OK)
         return claimed == KEEL_E_ARGUMENT ? fail(error, claimed, 0, "memory", "some of it belongs to a living engine")
                                           : fail(error, claimed, 0, "engine", "all engine slots are in use");
-    Layout layout;
+    Layout layout = {};
     Engine* e = nullptr;
     keel_status status = lay_out(size.request(*model, size.layout.load_bytes), arenas, &layout, error);
     if (status == KEEL_OK) {
@@ -143,6 +143,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         if (status != KEEL_OK) unlock_weights(*e);
     }
     if (status != KEEL_OK) {
+        if (layout.attached) layout.program.config.backend->close(layout.device);
         for (Arena& arena : arenas) arena.release();
         registry_give_up(slot);
         return status;
@@ -205,8 +206,9 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
         stats.allocations_after_init += e->arenas[i].refused_after_seal();
     }
     const KvUsage kv = kv_usage(e->pool);
-    stats.regions[KEEL_REGION_KV].used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
-    stats.regions[KEEL_REGION_KV].high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
+    keel_region_stats& pages = stats.regions[kv_region(e->config)];
+    pages.used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
+    pages.high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
     stats.steps = e->steps.load(std::memory_order_relaxed);
     stats.tokens = e->tokens.load(std::memory_order_relaxed);
     stats.prefill_tokens = e->prefill_tokens.load(std::memory_order_relaxed);

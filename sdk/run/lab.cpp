@@ -22,6 +22,7 @@ keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data
                                  void* user_data) {
     Engine* e;
     KEEL_TRY(enter_closed(engine, &e));
+    if (e->config.own_memory) return KEEL_E_UNSUPPORTED;
     e->row_tap = tap;
     e->row_tap_user_data = user_data;
     return KEEL_OK;
@@ -31,6 +32,7 @@ keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, co
                              void* user_data) {
     Engine* e;
     KEEL_TRY(enter_closed(engine, &e));
+    if (e->config.own_memory) return KEEL_E_UNSUPPORTED;
     e->tap = tap;
     e->tap_user_data = user_data;
     return KEEL_OK;

@@ -151,7 +151,7 @@ struct Listing {
         info.read_count = list(op.reads, index, info.reads);
         info.write_count = list(op.writes, index, info.writes);
         const keel_weights mode = size.config.weights;
-        const bool mapped = mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED;
+        const bool mapped = !size.config.own_memory && (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED);
         info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT
                          : op.repacked       ? KEEL_WEIGHTS_REPACK
                          : mapped            ? mode

@@ -21,8 +21,8 @@ using keel_test::Fence;
 using keel_test::FencedMemory;
 
 constexpr uint32_t kVocabulary = 4096;  // of the bundled model
-const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
-                                                     "weights",    "kv",      "device_scratch"};
+const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch",        "pinned",         "weights",
+                                                     "kv",         "device_scratch", "device_weights", "device_kv"};
 
 struct PlacedMemory {
     PlacedMemory(const keel_memory_plan& plan, Fence fence) {

@@ -170,10 +170,10 @@ void print_kernel_tables(int starts) {
     printf(
         "// Tables of the tcq formats (kernels/formats/kv_formats.h): what each 8-bit state stands for. Made by "
         "tests/generators/train_kv_trellis.cpp.\n"
-        "#pragma once\n#include <stdint.h>\n\nnamespace keel::kernels {\n\n"
+        "#pragma once\n#include <stdint.h>\n\n#include \"kernels/formats/device.h\"\n\nnamespace keel::kernels {\n\n"
         "// Units of a table's integers in one root mean square of a row.\n"
-        "constexpr float kTrellisUnit[5] = {%.6ff, %.6ff, %.6ff, %.6ff, %.6ff};\n\n"
-        "// By bits of a code minus 2, then state.\nconstexpr int8_t kTrellisTables[5][256] = {\n",
+        "KEEL_TABLE float kTrellisUnit[5] = {%.6ff, %.6ff, %.6ff, %.6ff, %.6ff};\n\n"
+        "// By bits of a code minus 2, then state.\nKEEL_TABLE int8_t kTrellisTables[5][256] = {\n",
         static_cast<double>(unit[0]), static_cast<double>(unit[1]), static_cast<double>(unit[2]),
         static_cast<double>(unit[3]), static_cast<double>(unit[4]));
     for (const auto& table : tables) {

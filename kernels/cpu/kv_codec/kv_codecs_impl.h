@@ -7,23 +7,22 @@
 #include <string.h>
 
 #include "kernels/cpu/kernel_set.h"
-#include "kernels/cpu/vector/inline.h"
 #include "kernels/formats/kv_trellis_tables.h"
 #include "kernels/formats/numeric.h"
 
 namespace keel::kernels {
 namespace {
 
-inline uint16_t kv_load_u16(const uint8_t* p) {
+KEEL_DEVICE inline uint16_t kv_load_u16(const uint8_t* p) {
     return static_cast<uint16_t>(p[0] | p[1] << 8);
 }
-inline void kv_store_u16(uint8_t* p, uint16_t v) {
+KEEL_DEVICE inline void kv_store_u16(uint8_t* p, uint16_t v) {
     p[0] = static_cast<uint8_t>(v);
     p[1] = static_cast<uint8_t>(v >> 8);
 }
 
 // The sum of a[i] * b[i] as a dot product of section 1.
-inline float kv_dot(const float* a, const float* b, uint32_t n) {
+KEEL_DEVICE inline float kv_dot(const float* a, const float* b, uint32_t n) {
     float lanes[16] = {};
     for (uint32_t i = 0; i < n; i += 16) {
         const uint32_t part = n - i < 16 ? n - i : 16;
@@ -34,13 +33,14 @@ inline float kv_dot(const float* a, const float* b, uint32_t n) {
 
 // ---- rotation ----
 // Signs of the rotation: the first 256 fractional bits of pi, bit 63 of word 0 first; 1 is negative.
-constexpr uint64_t kRotationSigns[4] = {0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89};
-inline float rotation_sign(uint32_t i) {
+KEEL_TABLE uint64_t kRotationSigns[4] = {0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0,
+                                         0x082efa98ec4e6c89};
+KEEL_DEVICE inline float rotation_sign(uint32_t i) {
     return kRotationSigns[i / 64] >> (63 - i % 64) & 1 ? -1.0f : 1.0f;
 }
 
 // Butterflies of Sylvester's Hadamard matrix, smallest stride first, then the factor that makes it orthogonal.
-inline void hadamard(float* x, uint32_t head_dim) {
+KEEL_DEVICE inline void hadamard(float* x, uint32_t head_dim) {
     const uint32_t block = kv_rotation_block(head_dim);
     float y[kMaxHeadDim];
     for (uint32_t stride = 1; stride < block; stride *= 2) {
@@ -55,17 +55,17 @@ inline void hadamard(float* x, uint32_t head_dim) {
     const float norm = 1.0f / __builtin_sqrtf(static_cast<float>(block));
     for (uint32_t i = 0; i < head_dim; ++i) x[i] = x[i] * norm;
 }
-inline void rotate_row(float* x, uint32_t head_dim) {
+KEEL_DEVICE inline void rotate_row(float* x, uint32_t head_dim) {
     for (uint32_t i = 0; i < head_dim; ++i) x[i] = x[i] * rotation_sign(i);
     hadamard(x, head_dim);
 }
-inline void unrotate_row(float* x, uint32_t head_dim) {
+KEEL_DEVICE inline void unrotate_row(float* x, uint32_t head_dim) {
     hadamard(x, head_dim);
     for (uint32_t i = 0; i < head_dim; ++i) x[i] = x[i] * rotation_sign(i);
 }
 
 // ---- float rows ----
-inline uint8_t f32_to_fp8(float x) {
+KEEL_DEVICE inline uint8_t f32_to_fp8(float x) {
     const uint32_t u = f32_bits(x), sign = u >> 24 & 0x80, a = u & 0x7fffffff;
     if (a > 0x7f800000) return static_cast<uint8_t>(sign | 0x7f);
     if (a >= 0x43e80000) return static_cast<uint8_t>(sign | 0x7e);  // 464 and above round past 448
@@ -76,7 +76,7 @@ inline uint8_t f32_to_fp8(float x) {
     const uint32_t rounded = a + 0x7ffff + (a >> 20 & 1);  // to nearest even at bit 20
     return static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)));
 }
-inline float fp8_to_f32(uint8_t code) {
+KEEL_DEVICE inline float fp8_to_f32(uint8_t code) {
     const uint32_t sign = static_cast<uint32_t>(code & 0x80) << 24, a = code & 0x7f;
     if (a == 0x7f) return __builtin_nanf("");
     if (a < 8) return f32_from_bits(sign | f32_bits(static_cast<float>(a) * 0x1p-9f));
@@ -85,7 +85,7 @@ inline float fp8_to_f32(uint8_t code) {
 
 // ---- q8_0, q4_0: blocks of 32 as the weight types of the same name ----
 template <int kBits>
-void encode_block32(const float* x, uint32_t head_dim, uint8_t* codes, uint8_t* scales) {
+KEEL_DEVICE void encode_block32(const float* x, uint32_t head_dim, uint8_t* codes, uint8_t* scales) {
     for (uint32_t b = 0; b < head_dim / kKvBlock; ++b, x += kKvBlock, codes += kKvBlock * kBits / 8) {
         float largest = 0.0f, magnitude = 0.0f;  // the element of largest magnitude, the first of equals
         bool numbers = true;
@@ -114,7 +114,8 @@ void encode_block32(const float* x, uint32_t head_dim, uint8_t* codes, uint8_t* 
 }
 // Integers and scales that are not negative: a negative d changes the sign of its integers instead.
 template <int kBits>
-void unpack_block32(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, int8_t* q, float* scale) {
+KEEL_DEVICE void unpack_block32(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, int8_t* q,
+                                float* scale) {
     for (uint32_t b = 0; b < head_dim / kKvBlock; ++b, q += kKvBlock, codes += kKvBlock * kBits / 8) {
         const uint16_t d = kv_load_u16(scales + 2 * b);
         const int sign = d & 0x8000 ? -1 : 1;
@@ -139,10 +140,10 @@ struct NormalRow {
     float rms;
     RowKind kind;
 };
-inline RowKind row_kind(bool finite, float largest) {
+KEEL_DEVICE inline RowKind row_kind(bool finite, float largest) {
     return !finite ? RowKind::kNotFinite : largest < 0x1p-60f ? RowKind::kZero : RowKind::kCoded;
 }
-inline void normalise_row(const float* row, uint32_t n, NormalRow* out) {
+KEEL_DEVICE inline void normalise_row(const float* row, uint32_t n, NormalRow* out) {
     float largest = 0.0f;
     bool numbers = true;
     for (uint32_t i = 0; i < n; ++i) {
@@ -159,7 +160,7 @@ inline void normalise_row(const float* row, uint32_t n, NormalRow* out) {
     out->rms = __builtin_sqrtf(out->square / static_cast<float>(n));
 }
 // The scale of integers c for row x, f16 range: 0 where the code points away from the row.
-inline float fit_scale(const NormalRow& row, const float* c, uint32_t n, KvScaleMode mode) {
+KEEL_DEVICE inline float fit_scale(const NormalRow& row, const float* c, uint32_t n, KvScaleMode mode) {
     const float xc = kv_dot(row.x, c, n), cc = kv_dot(c, c, n);
     if (!(xc > 0.0f) || !(cc > 0.0f)) return 0.0f;
     const float s = row.largest * (mode == KvScaleMode::kUnbiased ? row.square / xc : xc / cc);
@@ -168,7 +169,7 @@ inline float fit_scale(const NormalRow& row, const float* c, uint32_t n, KvScale
 
 // ---- e8 ----
 // Nominal step over rms for Gaussian elements; a search tries kE8Steps of them around it.
-constexpr float kE8Step[9] = {0, 0, 0.98f, 0.585f, 0.335f, 0.188f, 0.104f, 0, 0.0305f};
+KEEL_TABLE float kE8Step[9] = {0, 0, 0.98f, 0.585f, 0.335f, 0.188f, 0.104f, 0, 0.0305f};
 constexpr int kE8Steps = 12;
 constexpr float kE8FirstStep = 0.70f, kE8NextStep = 0.06f;
 
@@ -176,7 +177,7 @@ constexpr float kE8FirstStep = 0.70f, kE8NextStep = 0.06f;
 // the squared error in squared steps. Exact: elements round independently; a wrong parity is mended by moving the one
 // element for which that is cheapest.
 template <int kBits>
-inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
+KEEL_DEVICE inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     constexpr float kTop = static_cast<float>((1 << kBits) - 1);
     float best = kInf32;
     for (int c = 0; c < 2; ++c) {
@@ -214,13 +215,13 @@ inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     return best;
 }
 template <int kBits>
-inline int e8_integer(int u, int coset) {
+KEEL_DEVICE inline int e8_integer(int u, int coset) {
     return 4 * u - (2 << kBits) + 1 + 2 * coset;
 }
 
 // Codes a row at a given step. Returns the integers as floats in c.
 template <int kBits>
-void code_e8(const float* x, uint32_t n, float step, uint8_t* u, uint8_t* cosets, float* c) {
+KEEL_DEVICE void code_e8(const float* x, uint32_t n, float step, uint8_t* u, uint8_t* cosets, float* c) {
     const float inverse = 1.0f / step;
     for (uint32_t b = 0; b < n / 8; ++b) {
         float y[8];
@@ -234,7 +235,7 @@ void code_e8(const float* x, uint32_t n, float step, uint8_t* u, uint8_t* cosets
     }
 }
 template <int kBits>
-void pack_e8(const uint8_t* u, const uint8_t* cosets, uint32_t n, uint8_t* codes) {
+KEEL_DEVICE void pack_e8(const uint8_t* u, const uint8_t* cosets, uint32_t n, uint8_t* codes) {
     for (uint32_t b = 0; b < n / 8; ++b, codes += kBits) {
         uint64_t word = 0;
         for (uint32_t i = 0; i < 8; ++i)
@@ -243,7 +244,7 @@ void pack_e8(const uint8_t* u, const uint8_t* cosets, uint32_t n, uint8_t* codes
     }
 }
 template <int kBits>
-void unpack_e8_integers(const uint8_t* codes, uint32_t n, int16_t* q) {
+KEEL_DEVICE void unpack_e8_integers(const uint8_t* codes, uint32_t n, int16_t* q) {
     constexpr uint64_t kMask = (1u << kBits) - 1;
     for (uint32_t b = 0; b < n / 8; ++b, codes += kBits, q += 8) {
         uint64_t word = 0;
@@ -257,7 +258,7 @@ void unpack_e8_integers(const uint8_t* codes, uint32_t n, int16_t* q) {
     }
 }
 template <int kBits>
-void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+KEEL_DEVICE void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     NormalRow x;
     normalise_row(row, n, &x);
     if (x.kind != RowKind::kCoded) {
@@ -285,7 +286,7 @@ void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, u
 // is what state s stands for. Exact minimum of the sum of squared errors; among equals the lowest predecessor and the
 // lowest last state.
 template <int kBits>
-void search_trellis(const float* x, uint32_t n, const float* value, uint8_t* state) {
+KEEL_DEVICE void search_trellis(const float* x, uint32_t n, const float* value, uint8_t* state) {
     constexpr int kGroups = 256 >> kBits;  // of states that share their predecessors
     constexpr int kWays = 1 << kBits;      // predecessors of a state
     float cost[256], least[kGroups];
@@ -321,7 +322,7 @@ void search_trellis(const float* x, uint32_t n, const float* value, uint8_t* sta
 }
 // Codes and start bits of a path.
 template <int kBits>
-uint32_t pack_trellis(const uint8_t* state, uint32_t n, uint8_t* codes) {
+KEEL_DEVICE uint32_t pack_trellis(const uint8_t* state, uint32_t n, uint8_t* codes) {
     memset(codes, 0, n * kBits / 8);
     for (uint32_t i = 0; i < n; ++i) {
         const uint32_t bits = state[i] & ((1u << kBits) - 1), at = i * kBits;
@@ -331,7 +332,7 @@ uint32_t pack_trellis(const uint8_t* state, uint32_t n, uint8_t* codes) {
     return state[n - 1] >> kBits;
 }
 template <int kBits>
-void unpack_trellis(const uint8_t* codes, uint32_t start, uint32_t n, const int8_t* table, int8_t* q) {
+KEEL_DEVICE void unpack_trellis(const uint8_t* codes, uint32_t start, uint32_t n, const int8_t* table, int8_t* q) {
     const uint32_t bytes = n * kBits / 8;
     for (uint32_t i = 0; i < n; ++i) {
         const uint32_t at = i * kBits, byte = at / 8;
@@ -341,7 +342,7 @@ void unpack_trellis(const uint8_t* codes, uint32_t start, uint32_t n, const int8
 }
 // s with 8 + kBits bits, rounded to nearest, and the start bits.
 template <int kBits>
-uint16_t trellis_field(float s, uint32_t start) {
+KEEL_DEVICE uint16_t trellis_field(float s, uint32_t start) {
     constexpr uint32_t kStartBits = 8 - kBits, kDropped = kStartBits - 1;
     const uint32_t half = f32_to_f16(s),
                    kept = s != s ? 0x7e00u >> kDropped : (half + (1u << kDropped >> 1)) >> kDropped;
@@ -349,12 +350,12 @@ uint16_t trellis_field(float s, uint32_t start) {
     return static_cast<uint16_t>((s == s && kept > kLargest ? kLargest : kept) << kStartBits | start);
 }
 template <int kBits>
-float trellis_scale(uint16_t field) {
+KEEL_DEVICE float trellis_scale(uint16_t field) {
     constexpr uint32_t kStartBits = 8 - kBits;
     return f16_to_f32(static_cast<uint16_t>(field >> kStartBits << (kStartBits - 1)));
 }
 template <int kBits>
-void encode_trellis(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+KEEL_DEVICE void encode_trellis(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     NormalRow x;
     normalise_row(row, n, &x);
     if (x.kind != RowKind::kCoded) {
@@ -376,7 +377,7 @@ void encode_trellis(const float* row, uint32_t n, KvScaleMode mode, uint8_t* cod
 
 // ---- by format ----
 template <KvFormat F>
-void kv_encode_portable(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+KEEL_DEVICE void kv_encode_portable(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     constexpr int kBits = kKvFormats[F].bits;
     if constexpr (F == kKvF32) {
         memcpy(codes, row, n * sizeof(float));
@@ -396,7 +397,7 @@ void kv_encode_portable(const float* row, uint32_t n, KvScaleMode mode, uint8_t*
 
 // Integers of one row and its scales, for formats whose integers fit 8 bits.
 template <KvFormat F>
-void kv_unpack_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n, int8_t* q, float* scale) {
+KEEL_DEVICE void kv_unpack_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n, int8_t* q, float* scale) {
     constexpr int kBits = kKvFormats[F].bits;
     if constexpr (kKvFormats[F].family == KvFamily::kBlock32) {
         unpack_block32<kBits>(codes, scales, n, q, scale);
@@ -414,7 +415,7 @@ void kv_unpack_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n,
 }
 
 template <KvFormat F>
-void kv_decode_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n, float* row) {
+KEEL_DEVICE void kv_decode_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n, float* row) {
     if constexpr (F == kKvF32) {
         memcpy(row, codes, n * sizeof(float));
     } else if constexpr (F == kKvF16) {
@@ -436,7 +437,8 @@ void kv_decode_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n,
 }
 
 // Decodes one row of a float format, or of one whose integers do not fit 8 bits: what attention reads as f32.
-inline void kv_decode_row(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t n, float* row) {
+KEEL_DEVICE inline void kv_decode_row(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t n,
+                                      float* row) {
     switch (format) {
 #define KEEL_CASE(id, ...)                                                                                     \
     case kKv##id:                                                                                              \

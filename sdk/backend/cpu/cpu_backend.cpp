@@ -37,6 +37,12 @@ Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena& pers
     return d;
 }
 
+keel_status cpu_attach(Device*, const PlanConfig&, uint8_t* const*, keel_error*) {
+    return KEEL_OK;
+}
+
+void cpu_place_copies(Device*, const Program&, Arena*) {}
+
 keel_status cpu_open(Device* device, const Program* program, keel_error* error) {
     CpuDevice& d = *cpu(device);
     d.program = program;
@@ -57,6 +63,7 @@ keel_status cpu_open(Device* device, const Program* program, keel_error* error) 
 }
 
 void cpu_close(Device* device) {
+    if (!cpu(device)->program) return;  // never opened
     if (cpu(device)->team) platform::thread_team_stop(cpu(device)->team);
     cpu(device)->team = nullptr;
     const Program& program = *cpu(device)->program;
@@ -103,6 +110,8 @@ const Backend kCpuBackend = {
     .cost = cpu_cost,
     .fuse = cpu_fuse,
     .place = cpu_place,
+    .attach = cpu_attach,
+    .place_copies = cpu_place_copies,
     .open = cpu_open,
     .close = cpu_close,
     .upload = cpu_upload,

@@ -61,8 +61,8 @@ const char* cpu_name(keel_cpu cpu) {
 }
 
 const char* region_name(int region) {
-    static const char* const kRegions[KEEL_REGION_COUNT] = {"persistent", "scratch", "pinned",
-                                                            "weights",    "kv",      "device scratch"};
+    static const char* const kRegions[KEEL_REGION_COUNT] = {
+        "persistent", "scratch", "pinned", "weights", "kv", "device scratch", "device weights", "device kv"};
     return region >= 0 && region < KEEL_REGION_COUNT ? kRegions[region] : "?";
 }
 
