@@ -35,7 +35,7 @@ struct Grammar {
     uint8_t class_of[256];
     uint8_t class_byte[256];   // a byte of the class
     uint16_t class_size[256];  // bytes it has
-    uint64_t identity;         // hash of the graph: what a saved session was held to
+    uint64_t identity;         // of the text: what a saved session was held to
 };
 
 // Where the text of a grammar is, and what it is.

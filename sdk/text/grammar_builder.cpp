@@ -265,7 +265,8 @@ void GrammarBuilder::find_classes(Grammar* out) const {
     }
 }
 
-keel_status GrammarBuilder::place(uint32_t rule, Arena& arena, const Grammar** out, uint32_t* classes) {
+keel_status GrammarBuilder::place(uint32_t rule, uint64_t identity, Arena& arena, const Grammar** out,
+                                  uint32_t* classes) {
     *out = nullptr;
     const Fragment root = call(rule);
     nodes_[root.start].next = add(GrammarNode::kEnd);
@@ -282,8 +283,8 @@ keel_status GrammarBuilder::place(uint32_t rule, Arena& arena, const Grammar** o
     }
     Grammar grammar = {};
     grammar.node_count = count_;
+    grammar.identity = identity;
     grammar.root = behind_jumps(root.start);
-    grammar.identity = hash64(nodes_, count_ * sizeof nodes_[0]);
     find_classes(&grammar);
     *classes = grammar.class_count;
     auto* const placed = arena.place<Grammar>("grammar", 1);
@@ -307,7 +308,8 @@ keel_status grammar_place(const GrammarSource& source, Arena& arena, const Gramm
     GrammarBuilder builder(error);
     const uint32_t root =
         source.json_schema ? read_json_schema(&builder, text, bytes) : read_gbnf(&builder, text, bytes);
-    return builder.ok() ? builder.place(root, arena, out, classes) : builder.status();
+    const uint64_t identity = hash_finish(hash64(text, bytes) + source.json_schema);
+    return builder.ok() ? builder.place(root, identity, arena, out, classes) : builder.status();
 }
 
 }  // namespace keel
