@@ -1,5 +1,6 @@
 // Keel's own elementary functions (NUMERICS section 4) and number formats, in scalar form. A vector kernel repeats the
-// same sequence of roundings lane by lane. Multiply-adds are fused exactly where `fma` is written.
+// same sequence of roundings lane by lane. Multiply-adds are fused exactly where `fma` is written (-ffp-contract=off,
+// --fmad=false); where a compiler might fuse, `mul` and `add` stand, so that GPU code does not depend on its options.
 //
 // Everything here is `static inline`: each translation unit owns its copies, so code compiled for an instruction set
 // can never be chosen by the linker for a file that must run without it.
@@ -17,6 +18,34 @@ KEEL_DEVICE static inline float fma_f32(float a, float b, float c) {
 KEEL_DEVICE static inline double fma_f64(double a, double b, double c) {
     return __builtin_fma(a, b, c);
 }
+// Rounded by themselves, whatever stands around them.
+#if defined(__CUDA_ARCH__)
+KEEL_DEVICE static inline float mul_f32(float a, float b) {
+    return __fmul_rn(a, b);
+}
+KEEL_DEVICE static inline float add_f32(float a, float b) {
+    return __fadd_rn(a, b);
+}
+KEEL_DEVICE static inline double mul_f64(double a, double b) {
+    return __dmul_rn(a, b);
+}
+KEEL_DEVICE static inline double add_f64(double a, double b) {
+    return __dadd_rn(a, b);
+}
+#else
+KEEL_DEVICE static inline float mul_f32(float a, float b) {
+    return a * b;
+}
+KEEL_DEVICE static inline float add_f32(float a, float b) {
+    return a + b;
+}
+KEEL_DEVICE static inline double mul_f64(double a, double b) {
+    return a * b;
+}
+KEEL_DEVICE static inline double add_f64(double a, double b) {
+    return a + b;
+}
+#endif
 KEEL_DEVICE static inline uint32_t f32_bits(float x) {
     return __builtin_bit_cast(uint32_t, x);
 }
@@ -34,10 +63,10 @@ KEEL_DEVICE static inline double f64_from_bits(uint64_t u) {
 constexpr float kRound32 = 0x1.8p23f;
 constexpr double kRound64 = 0x1.8p52;
 KEEL_DEVICE static inline float rint_f32(float x) {
-    return (x + kRound32) - kRound32;
+    return add_f32(add_f32(x, kRound32), -kRound32);
 }
 KEEL_DEVICE static inline double rint_f64(double x) {
-    return (x + kRound64) - kRound64;
+    return add_f64(add_f64(x, kRound64), -kRound64);
 }
 
 // ---- reductions ----
@@ -69,7 +98,7 @@ KEEL_DEVICE static inline float exp_f32(float x) {
     if (x != x) return x;
     if (x > kExpMax32) return kInf32;
     if (x < kExpMin32) return 0.0f;
-    const float n = rint_f32(x * kLog2e32);
+    const float n = rint_f32(mul_f32(x, kLog2e32));
     const float r = fma_f32(-n, kLn2Lo32, fma_f32(-n, kLn2Hi32, x));
     float p = kExpC6;
     p = fma_f32(p, r, kExpC5);
@@ -80,7 +109,7 @@ KEEL_DEVICE static inline float exp_f32(float x) {
     p = fma_f32(p, r, 1.0f);
     const int32_t i = static_cast<int32_t>(n),
                   half = i >> 1;  // n reaches 128 and -126: neither factor leaves the range
-    return (p * pow2_f32(half)) * pow2_f32(i - half);
+    return mul_f32(mul_f32(p, pow2_f32(half)), pow2_f32(i - half));
 }
 
 constexpr float kTanhSplit = 0.625f;
@@ -100,20 +129,20 @@ KEEL_DEVICE static inline float tanh_f32(float x) {
         p = fma_f32(p, u, kTanhC1);
         return fma_f32(x * u, p, x);
     }
-    const float y = 1.0f - 2.0f / (exp_f32(2.0f * a) + 1.0f);
+    const float y = add_f32(1.0f, -(2.0f / add_f32(exp_f32(mul_f32(2.0f, a)), 1.0f)));
     return f32_from_bits(f32_bits(y) | (f32_bits(x) & 0x80000000u));
 }
 
 KEEL_DEVICE static inline float silu_gate_f32(float g, float u) {
-    return (g / (1.0f + exp_f32(-g))) * u;
+    return mul_f32(g / add_f32(1.0f, exp_f32(-g)), u);
 }
 constexpr float kGeluScale = 0.7978845608f, kGeluCubic = 0.044715f;
 KEEL_DEVICE static inline float gelu_gate_f32(float g, float u) {
-    const float t = tanh_f32(kGeluScale * (g + (kGeluCubic * (g * g)) * g));
-    return ((0.5f * g) * (1.0f + t)) * u;
+    const float t = tanh_f32(mul_f32(kGeluScale, add_f32(g, mul_f32(mul_f32(kGeluCubic, mul_f32(g, g)), g))));
+    return mul_f32(mul_f32(mul_f32(0.5f, g), add_f32(1.0f, t)), u);
 }
 KEEL_DEVICE static inline float softcap_f32(float x, float cap) {
-    return cap * tanh_f32(x / cap);
+    return mul_f32(cap, tanh_f32(x / cap));
 }
 
 // ---- f64: angles (exp and log in f64 are in sdk/core/math_f64.h) ----
@@ -124,7 +153,7 @@ KEEL_DEVICE static inline void sincos_f64(double x, double* sin_out, double* cos
         *sin_out = *cos_out = __builtin_nan("");
         return;
     }
-    const double n = rint_f64(x * 0x1.45f306dc9c883p-1);
+    const double n = rint_f64(mul_f64(x, 0x1.45f306dc9c883p-1));
     const double r = fma_f64(-n, 0x1.1a62633145c07p-54, fma_f64(-n, 0x1.921fb54442d18p+0, x));
     const double u = r * r;
     constexpr double kSin[] = {-1.0 / 6,
@@ -155,7 +184,7 @@ KEEL_DEVICE static inline void rope_table_f64(const double* frequency, uint32_t 
                                               float* cos_sin) {
     for (uint32_t i = 0; i < pairs; ++i) {
         double s, c;
-        sincos_f64(position * frequency[i], &s, &c);
+        sincos_f64(mul_f64(position, frequency[i]), &s, &c);
         cos_sin[2 * i] = static_cast<float>(c);
         cos_sin[2 * i + 1] = static_cast<float>(s);
         if (factor != 1.0f) {
@@ -182,7 +211,7 @@ KEEL_DEVICE static inline uint16_t f32_to_f16(float x) {
     else if (a >= 0x477ff000u)
         h = 0x7c00u;
     else if (a < 0x38800000u)
-        h = f32_bits(f32_from_bits(a) * 0x1p24f + kRound32) & 0x7ffu;  // below 2^-14: units of 2^-24
+        h = f32_bits(add_f32(mul_f32(f32_from_bits(a), 0x1p24f), kRound32)) & 0x7ffu;  // below 2^-14: units of 2^-24
     else
         h = (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
     return static_cast<uint16_t>(sign | h);

@@ -22,7 +22,7 @@ ignored=$(grep -v '^#' .clang-format-ignore)
 for file in $ignored; do
     [ -f "$file" ] || { echo "FAILED: .clang-format-ignore names $file, which does not exist"; exit 1; }
 done
-mapfile -t files < <(find include kernels perf platform samples sdk tests -name '*.[ch]' -o -name '*.cpp' -o -name '*.hpp' |
+mapfile -t files < <(find include kernels perf platform samples sdk tests -name '*.[ch]' -o -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh' |
     grep -v -x -F -e "$ignored" | sort)
 if printf '%s\0' "${files[@]}" | xargs -0 -n 40 -P "$(nproc)" "$formatter" --dry-run -Werror; then
     if long=$(LC_ALL=C.UTF-8 grep -n -E '^.{121}' "${files[@]}"); then

@@ -1,0 +1,110 @@
+// What GPU kernels take: one struct by value each, plain data with device pointers in it. No CUDA types: the backend
+// fills them, kernels and tests read them. Beside each struct is the shape of its launch.
+//
+// Preconditions common to all: planes that Keel allocates are 64-byte aligned at row 0, weights as they lie in the file
+// are aligned to 2 bytes; no buffer overlaps another unless said so; indices and positions were checked by who gives
+// them.
+#pragma once
+#include <stdint.h>
+
+#include "kernels/formats/q8_activation.h"
+#include "kernels/formats/weight_types.h"
+
+namespace keel::cuda {
+
+struct LaunchShape {
+    uint32_t grid_x, grid_y;
+    uint32_t threads;  // of a block
+    uint32_t shared_bytes;
+};
+
+constexpr uint32_t divide_up(uint32_t a, uint32_t b) {
+    return (a + b - 1) / b;
+}
+
+// ---- rows ----
+// y[t][n] = rmsnorm(x[t]) * w for every token t (NUMERICS section 4). y may be x.
+struct RmsNormArgs {
+    const float* x;
+    const float* w;
+    float* y;
+    uint64_t x_token_floats, y_token_floats;
+    uint32_t n, tokens;
+    float eps;
+};
+constexpr uint32_t kRmsNormThreads = 256;
+constexpr LaunchShape launch_shape(const RmsNormArgs& a) {
+    return {a.tokens, 1, kRmsNormThreads, (a.n + 1) * 4};
+}
+
+// ---- matrix products ----
+// y[t][r] = (accumulate ? y[t][r] : 0) + (dot(w row r, x of token t) + bias[r])
+//     row_begin <= r < row_end, 0 <= t < tokens. Without bias or accumulate nothing is added.
+// What x holds and how w lies says the kernel.
+struct ProductArgs {
+    const uint8_t* w;
+    const void* x;
+    float* y;
+    const float* bias;     // f32[rows] or null
+    uint64_t w_row_bytes;  // of rows as in the file
+    uint64_t x_token_bytes, y_token_floats;
+    uint32_t row_begin, row_end;
+    uint32_t k;  // a whole number of blocks of the type
+    uint32_t tokens;
+    bool accumulate;
+};
+
+// Weights as they lie in the file. product_q8_TYPE: x is an 8-bit activation (q8_activation.h) with the type's block.
+// product_f32_TYPE: x is f32[k].
+constexpr uint32_t kProductThreads = 128, kProductTokens = 8;  // tokens of a block
+constexpr uint32_t kProductQ8Rows = 16, kProductF32Rows = 8;   // rows of a block
+constexpr LaunchShape product_q8_shape(const ProductArgs& a) {
+    return {divide_up(a.row_end - a.row_begin, kProductQ8Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
+            0};
+}
+constexpr LaunchShape product_f32_shape(const ProductArgs& a) {
+    return {divide_up(a.row_end - a.row_begin, kProductF32Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
+            0};
+}
+
+// y[t][k] = row ids[t] of w, decoded (NUMERICS section 3), times scale.
+struct EmbedArgs {
+    const uint8_t* w;
+    const uint32_t* ids;
+    float* y;
+    uint64_t w_row_bytes, y_token_floats;
+    uint32_t k, tokens;
+    float scale;
+};
+constexpr uint32_t kEmbedThreads = 128;
+constexpr LaunchShape launch_shape(const EmbedArgs& a) {
+    return {a.tokens, 1, kEmbedThreads, 0};
+}
+
+// x[t][k] -> the 8-bit activation of token t (q8_activation.h). `block` is that of the kernel's name; k a multiple of it.
+struct QuantizeArgs {
+    const float* x;
+    uint8_t* q8;
+    uint64_t x_token_floats, q8_token_bytes;
+    uint32_t k, block, tokens;
+};
+constexpr uint32_t kQuantizeThreads = 128;
+constexpr LaunchShape launch_shape(const QuantizeArgs& a) {
+    return {divide_up(a.k / a.block, kQuantizeThreads / 32), a.tokens, kQuantizeThreads, 0};
+}
+
+// Weights in fragments (fragments.h), 8-bit activations: a warp takes 16 rows. row_begin is a multiple of
+// kFragmentRows, and tokens are at most those of the kernel's name.
+constexpr uint32_t kFragmentRows = 16, kFragmentThreads = 128, kFragmentChunk = 4;
+// Of one superblock of a token in shared memory: 256 codes, 16 sums, and what keeps tokens in different banks.
+constexpr uint32_t kStagedWords = 76;
+constexpr LaunchShape q4_k_fragments_shape(const ProductArgs& a, uint32_t tokens) {
+    return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32), 1, kFragmentThreads,
+            2 * kFragmentChunk * tokens * kStagedWords * 4};
+}
+// One token; the warps of a block share its 16 rows, blocks in turn, and leave their integers in shared memory.
+constexpr LaunchShape q8_0_fragments_shape(const ProductArgs& a) {
+    return {divide_up(a.row_end - a.row_begin, kFragmentRows), 1, kFragmentThreads, a.k / 32 * kFragmentRows * 8};
+}
+
+}  // namespace keel::cuda

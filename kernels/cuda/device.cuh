@@ -1,0 +1,221 @@
+// Every intrinsic and PTX instruction that kernels use, twice: for nvcc, and as calls of the executor that runs kernels
+// on the CPU (tests/simt). Nothing else in kernels/cuda knows which of the two compiles it.
+//
+// Warps are whole and meet as a whole: there are no masks. Arithmetic that must not be fused is that of
+// kernels/formats/numeric.h.
+#pragma once
+#include <stdint.h>
+
+#include "kernels/cuda/kernels.h"
+#include "kernels/formats/numeric.h"
+
+namespace keel::cuda {
+
+using namespace keel::kernels;
+
+// What a lane loads at once.
+struct alignas(16) Words4 {
+    uint32_t x, y, z, w;
+};
+struct alignas(8) Words2 {
+    uint32_t x, y;
+};
+
+#if defined(__CUDACC__)
+
+// KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.
+#define KEEL_GPU_KERNEL(name)                                                    \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads) \
+        name(const __grid_constant__ kernel_traits_##name::Arguments args)
+// A function of kernels.
+#define KEEL_GPU __device__ __forceinline__
+// Before a loop whose counter indexes registers.
+#define KEEL_UNROLL _Pragma("unroll")
+
+extern __shared__ __align__(16) uint8_t dynamic_shared[];
+KEEL_GPU uint8_t* shared_memory() {
+    return dynamic_shared;
+}
+KEEL_GPU uint32_t thread_x() {
+    return threadIdx.x;
+}
+KEEL_GPU uint32_t block_x() {
+    return blockIdx.x;
+}
+KEEL_GPU uint32_t block_y() {
+    return blockIdx.y;
+}
+KEEL_GPU uint32_t block_z() {
+    return blockIdx.z;
+}
+KEEL_GPU uint32_t grid_x() {
+    return gridDim.x;
+}
+
+KEEL_GPU void sync_block() {
+    __syncthreads();
+}
+KEEL_GPU void sync_warp() {
+    __syncwarp();
+}
+// The value of lane `from`, mod 32.
+KEEL_GPU uint32_t shuffle(uint32_t v, uint32_t from) {
+    return __shfl_sync(~0u, v, from);
+}
+KEEL_GPU float shuffle(float v, uint32_t from) {
+    return __shfl_sync(~0u, v, from);
+}
+// Bit l: what lane l says.
+KEEL_GPU uint32_t ballot(bool v) {
+    return __ballot_sync(~0u, v);
+}
+
+// c + the products of four pairs of int8; of two pairs int16 x int8, the lower or upper two of b.
+KEEL_GPU int32_t dp4a(uint32_t a, uint32_t b, int32_t c) {
+    return __dp4a(int32_t(a), int32_t(b), c);
+}
+KEEL_GPU int32_t dp2a_lo(uint32_t a, uint32_t b, int32_t c) {
+    return __dp2a_lo(int32_t(a), int32_t(b), c);
+}
+KEEL_GPU int32_t dp2a_hi(uint32_t a, uint32_t b, int32_t c) {
+    return __dp2a_hi(int32_t(a), int32_t(b), c);
+}
+
+// c += a b: mma.m16n8k32 of int8, its operands spread over the warp as PTX says.
+KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+KEEL_GPU float widen_f16(uint32_t half) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(uint16_t(half)));
+    return f;
+}
+
+// Loads of what is read once.
+KEEL_GPU Words4 load_once(const Words4* p) {
+    const uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));
+    return {v.x, v.y, v.z, v.w};
+}
+KEEL_GPU Words2 load_once(const Words2* p) {
+    const uint2 v = __ldcs(reinterpret_cast<const uint2*>(p));
+    return {v.x, v.y};
+}
+
+// cp.async: 16 bytes to shared memory, there when the thread has waited for their group.
+KEEL_GPU void copy16(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
+}
+KEEL_GPU void copy_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until at most PENDING groups of this thread are on their way.
+template <int PENDING>
+KEEL_GPU void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+#else
+
+}  // namespace keel::cuda
+#include "tests/simt/simt.h"
+namespace keel::cuda {
+
+#define KEEL_GPU_KERNEL(name)                                                    \
+    static void name##_body(const kernel_traits_##name::Arguments& args);        \
+    void name(const void* args);                                                 \
+    void name(const void* args) {                                                \
+        name##_body(*static_cast<const kernel_traits_##name::Arguments*>(args)); \
+    }                                                                            \
+    static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
+#define KEEL_GPU inline
+#define KEEL_UNROLL
+// The line that calls: by default arguments, which are evaluated there.
+#define KEEL_SITE const char *file = __builtin_FILE(), uint32_t line = __builtin_LINE()
+
+KEEL_GPU uint8_t* shared_memory() {
+    return simt::shared_memory();
+}
+KEEL_GPU uint32_t thread_x() {
+    return simt::thread_index().x;
+}
+KEEL_GPU uint32_t block_x() {
+    return simt::block_index().x;
+}
+KEEL_GPU uint32_t block_y() {
+    return simt::block_index().y;
+}
+KEEL_GPU uint32_t block_z() {
+    return simt::block_index().z;
+}
+KEEL_GPU uint32_t grid_x() {
+    return simt::grid_size().x;
+}
+
+KEEL_GPU void sync_block(KEEL_SITE) {
+    simt::block_barrier({file, line});
+}
+KEEL_GPU void sync_warp(KEEL_SITE) {
+    simt::warp_barrier({file, line});
+}
+KEEL_GPU uint32_t shuffle(uint32_t v, uint32_t from, KEEL_SITE) {
+    return simt::shuffle(v, from, {file, line});
+}
+KEEL_GPU float shuffle(float v, uint32_t from, KEEL_SITE) {
+    return f32_from_bits(simt::shuffle(f32_bits(v), from, {file, line}));
+}
+KEEL_GPU uint32_t ballot(bool v, KEEL_SITE) {
+    return simt::ballot(v, {file, line});
+}
+
+KEEL_GPU int32_t byte_of(uint32_t v, uint32_t i) {
+    return static_cast<int8_t>(v >> 8 * i);
+}
+KEEL_GPU int32_t half_of(uint32_t v, uint32_t i) {
+    return static_cast<int16_t>(v >> 16 * i);
+}
+KEEL_GPU int32_t dp4a(uint32_t a, uint32_t b, int32_t c) {
+    for (uint32_t i = 0; i < 4; ++i) c += byte_of(a, i) * byte_of(b, i);
+    return c;
+}
+KEEL_GPU int32_t dp2a_lo(uint32_t a, uint32_t b, int32_t c) {
+    return c + half_of(a, 0) * byte_of(b, 0) + half_of(a, 1) * byte_of(b, 1);
+}
+KEEL_GPU int32_t dp2a_hi(uint32_t a, uint32_t b, int32_t c) {
+    return dp2a_lo(a, b >> 16, c);
+}
+
+KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1, KEEL_SITE) {
+    const uint32_t b[2] = {b0, b1};
+    simt::mma_m16n8k32(c, a, b, true, {file, line});
+}
+
+KEEL_GPU float widen_f16(uint32_t half) {
+    return f16_to_f32(static_cast<uint16_t>(half));
+}
+
+KEEL_GPU Words4 load_once(const Words4* p) {
+    return *p;
+}
+KEEL_GPU Words2 load_once(const Words2* p) {
+    return *p;
+}
+
+KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
+    simt::copy_async(to, from, 16, {file, line});
+}
+KEEL_GPU void copy_commit(KEEL_SITE) {
+    simt::copy_commit({file, line});
+}
+template <int PENDING>
+KEEL_GPU void copy_wait(KEEL_SITE) {
+    simt::copy_wait(PENDING, {file, line});
+}
+#undef KEEL_SITE
+
+#endif
+
+}  // namespace keel::cuda

@@ -1,0 +1,68 @@
+// The one list of GPU kernels. Entry points of the fatbin, launches through the driver, the table of kernels compiled
+// for the host and their tests all follow from it.
+//
+// A kernel is a function of one argument struct, args.h. To go through all of them, define
+// KEEL_GPU_ROW(name, Args, threads), `threads` being the most of a block, and write KEEL_GPU_KERNELS.
+#pragma once
+#include "kernels/cuda/args.h"
+
+#define KEEL_GPU_Q8_ROW(type, ...) KEEL_GPU_ROW(product_q8_##type, ProductArgs, kProductThreads)
+#define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
+#define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
+#define KEEL_GPU_KERNELS                                          \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_Q8_ROW)                         \
+    KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                           \
+    KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                         \
+    KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)     \
+    KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads)    \
+    KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRmsNormThreads)          \
+    KEEL_GPU_ROW(q4_k_fragments_1, ProductArgs, kFragmentThreads) \
+    KEEL_GPU_ROW(q4_k_fragments_2, ProductArgs, kFragmentThreads) \
+    KEEL_GPU_ROW(q4_k_fragments_4, ProductArgs, kFragmentThreads) \
+    KEEL_GPU_ROW(q4_k_fragments_8, ProductArgs, kFragmentThreads) \
+    KEEL_GPU_ROW(q8_0_fragments, ProductArgs, kFragmentThreads)
+
+namespace keel::cuda {
+
+enum KernelId : uint32_t {
+#define KEEL_GPU_ROW(name, Args, threads) kernel_##name,
+    KEEL_GPU_KERNELS
+#undef KEEL_GPU_ROW
+        kKernelCount
+};
+
+struct KernelInfo {
+    const char* name;  // of the entry point
+    uint32_t args_bytes, max_threads;
+};
+inline constexpr KernelInfo kKernels[kKernelCount] = {
+#define KEEL_GPU_ROW(name, Args, threads) {#name, sizeof(Args), threads},
+    KEEL_GPU_KERNELS
+#undef KEEL_GPU_ROW
+};
+
+// Kernels by weight type. With 8-bit activations: a type that has an activation block.
+constexpr KernelId product_q8_kernel(uint32_t type) {
+    return static_cast<KernelId>(kernel_product_q8_Q4_0 + (type - kernels::kQ4_0));
+}
+constexpr KernelId product_f32_kernel(uint32_t type) {
+    return static_cast<KernelId>(kernel_product_f32_F32 + type);
+}
+constexpr KernelId embed_kernel(uint32_t type) {
+    return static_cast<KernelId>(kernel_embed_F32 + type);
+}
+// By the block of the activation.
+constexpr KernelId quantize_kernel(uint32_t block) {
+    return block == 32 ? kernel_quantize_32 : kernel_quantize_256;
+}
+
+// What the definition of a kernel takes from the list.
+#define KEEL_GPU_ROW(name, Args, threads)               \
+    struct kernel_traits_##name {                       \
+        using Arguments = Args;                         \
+        static constexpr uint32_t kThreads = (threads); \
+    };
+KEEL_GPU_KERNELS
+#undef KEEL_GPU_ROW
+
+}  // namespace keel::cuda

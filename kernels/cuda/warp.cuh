@@ -1,0 +1,37 @@
+// What the lanes of a warp work out together.
+#pragma once
+#include "kernels/cuda/device.cuh"
+
+namespace keel::cuda {
+
+// Sum over the 16 lanes of half a warp by the tree of NUMERICS section 1: a[l] = lane[l] + lane[l + 8], and so on.
+// Every lane gets it, as addition commutes.
+KEEL_GPU float tree16(float v) {
+    const uint32_t lane = thread_x() % 32;
+    KEEL_UNROLL
+    for (uint32_t step = 8; step; step /= 2) v = add_f32(v, shuffle(v, lane ^ step));
+    return v;
+}
+
+// Sum over LANES lanes in a row, a power of two; every lane gets it.
+template <uint32_t LANES>
+KEEL_GPU int32_t sum_lanes(int32_t v) {
+    const uint32_t lane = thread_x() % 32;
+    KEEL_UNROLL
+    for (uint32_t step = LANES / 2; step; step /= 2)
+        v += static_cast<int32_t>(shuffle(static_cast<uint32_t>(v), lane ^ step));
+    return v;
+}
+
+// The largest of a warp; every lane gets it.
+KEEL_GPU uint32_t max_lanes(uint32_t v) {
+    const uint32_t lane = thread_x() % 32;
+    KEEL_UNROLL
+    for (uint32_t step = 16; step; step /= 2) {
+        const uint32_t other = shuffle(v, lane ^ step);
+        v = other > v ? other : v;
+    }
+    return v;
+}
+
+}  // namespace keel::cuda

@@ -1,0 +1,156 @@
+// Blocks of quantized weights as they lie in the file, read a word at a time by the lanes of a warp: which field is
+// where is kernels/formats/weight_types.h. Compiled for the host too, where tests compare it with the CPU's decoder.
+//
+// Blocks are aligned to 2 bytes.
+#pragma once
+#include "kernels/cuda/device.cuh"
+#include "kernels/formats/weight_types.h"
+
+namespace keel::cuda {
+
+KEEL_GPU uint32_t load16(const uint8_t* p) {
+    return *reinterpret_cast<const uint16_t*>(p);
+}
+KEEL_GPU uint32_t load32(const uint8_t* p) {
+    return load16(p) | load16(p + 2) << 16;
+}
+
+// Every byte of v, at most 127, minus `offset` as int8: the upper bit keeps bytes apart while they borrow.
+KEEL_GPU uint32_t minus_bytes(uint32_t v, uint32_t offset) {
+    return ((v | 0x80808080u) - offset * 0x01010101u) ^ 0x80808080u;
+}
+// Bit n of v in byte n, for n = 0..3.
+KEEL_GPU uint32_t spread_bits(uint32_t v) {
+    return (v & 15) * 0x00204081u & 0x01010101u;
+}
+// Codes 4i..4i+3 of 32 nibbles, low ones of sixteen bytes first.
+KEEL_GPU uint32_t nibbles(const uint8_t* qs, uint32_t i) {
+    return load32(qs + 4 * (i % 4)) >> (i & 4) & 0x0f0f0f0fu;
+}
+// Four values of the table of IQ4, as int8.
+KEEL_GPU uint32_t look_up_iq4(uint32_t codes) {
+    constexpr auto half_of_table = [](uint32_t first) {
+        uint64_t packed = 0;
+        for (uint32_t i = 0; i < 8; ++i)
+            packed |= uint64_t{static_cast<uint8_t>(kernels::kIq4Values[first + i])} << 8 * i;
+        return packed;
+    };
+    constexpr uint64_t kLow = half_of_table(0), kHigh = half_of_table(8);
+    uint32_t values = 0;
+    KEEL_UNROLL
+    for (uint32_t n = 0; n < 4; ++n) {
+        const uint32_t code = codes >> 8 * n & 15;
+        values |= static_cast<uint32_t>((code & 8 ? kHigh : kLow) >> 8 * (code & 7) & 255) << 8 * n;
+    }
+    return values;
+}
+
+// Codes 4i..4i+3 of a block, as int8 without offset.
+template <WeightType T>
+KEEL_GPU uint32_t codes(const uint8_t* b, uint32_t i) {
+    // Types of 256 elements: 32 elements share their place in bytes, `in` is the word among those.
+    const uint32_t run = i / 8, in = 4 * (i % 8);
+    if constexpr (T == kQ4_0) {
+        return minus_bytes(nibbles(b + 2, i), 8);
+    } else if constexpr (T == kQ4_1) {
+        return nibbles(b + 4, i);
+    } else if constexpr (T == kQ5_0) {
+        return minus_bytes(nibbles(b + 6, i) | spread_bits(load32(b + 2) >> 4 * i) << 4, 16);
+    } else if constexpr (T == kQ5_1) {
+        return nibbles(b + 8, i) | spread_bits(load32(b + 4) >> 4 * i) << 4;
+    } else if constexpr (T == kQ8_0) {
+        return load32(b + 2 + 4 * i);
+    } else if constexpr (T == kQ8_F32) {
+        return load32(b + 4 + 4 * i);
+    } else if constexpr (T == kIQ4_NL) {
+        return look_up_iq4(nibbles(b + 2, i));
+    } else if constexpr (T == kQ2_K) {
+        return load32(b + 16 + run / 4 * 32 + in) >> 2 * (run % 4) & 0x03030303u;
+    } else if constexpr (T == kQ3_K) {
+        const uint32_t low = load32(b + 32 + run / 4 * 32 + in) >> 2 * (run % 4) & 0x03030303u;
+        return minus_bytes(low | (load32(b + in) >> run & 0x01010101u) << 2, 4);
+    } else if constexpr (T == kQ4_K) {
+        return load32(b + 16 + run / 2 * 32 + in) >> 4 * (run % 2) & 0x0f0f0f0fu;
+    } else if constexpr (T == kQ5_K) {
+        const uint32_t low = load32(b + 48 + run / 2 * 32 + in) >> 4 * (run % 2) & 0x0f0f0f0fu;
+        return low | (load32(b + 16 + in) >> run & 0x01010101u) << 4;
+    } else if constexpr (T == kQ6_K) {
+        const uint32_t half = run / 4, g = run % 4;
+        const uint32_t low = load32(b + 64 * half + 32 * (g % 2) + in) >> 4 * (g / 2) & 0x0f0f0f0fu;
+        return minus_bytes(low | (load32(b + 128 + 32 * half + in) >> 2 * g & 0x03030303u) << 4, 32);
+    } else {
+        static_assert(T == kIQ4_XS, "this weight type has no codes");
+        return look_up_iq4(nibbles(b + 8 + 16 * run, i % 8));
+    }
+}
+
+// The integer scale of sub-block j.
+template <WeightType T>
+KEEL_GPU int32_t sub_scale(const uint8_t* b, uint32_t j) {
+    if constexpr (T == kQ2_K) {
+        return b[j] & 15;
+    } else if constexpr (T == kQ3_K) {
+        const uint32_t low = b[96 + j % 8] >> 4 * (j / 8) & 15, high = b[104 + j % 4] >> 2 * (j / 4) & 3;
+        return static_cast<int32_t>(low | high << 4) - 32;
+    } else if constexpr (T == kQ4_K || T == kQ5_K) {
+        return j < 4 ? b[4 + j] & 63 : (b[8 + j] & 15) | (b[j] >> 6) << 4;
+    } else if constexpr (T == kQ6_K) {
+        return static_cast<int8_t>(b[192 + j]);
+    } else {
+        static_assert(T == kIQ4_XS, "this weight type has no sub-blocks");
+        const uint32_t low = b[4 + j / 2] >> 4 * (j % 2) & 15, high = load16(b + 2) >> 2 * j & 3;
+        return static_cast<int32_t>(low | high << 4) - 32;
+    }
+}
+// The integer minimum of sub-block j.
+template <WeightType T>
+KEEL_GPU int32_t sub_minimum(const uint8_t* b, uint32_t j) {
+    if constexpr (T == kQ2_K) {
+        return b[j] >> 4;
+    } else {
+        static_assert(T == kQ4_K || T == kQ5_K, "this weight type has no integer minima");
+        return j < 4 ? b[8 + j] & 63 : b[8 + j] >> 4 | (b[4 + j] >> 6) << 4;
+    }
+}
+// d, and m or dmin.
+template <WeightType T>
+KEEL_GPU float block_scale(const uint8_t* b) {
+    if constexpr (T == kQ8_F32)
+        return f32_from_bits(load32(b));
+    else
+        return widen_f16(load16(b + kWeightTypes[T].d_at));
+}
+template <WeightType T>
+KEEL_GPU float block_minimum(const uint8_t* b) {
+    return widen_f16(load16(b + kWeightTypes[T].m_at));
+}
+
+// Element e of a row, decoded (NUMERICS section 3).
+template <WeightType T>
+KEEL_GPU float decoded(const uint8_t* row, uint32_t e) {
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    if constexpr (T == kF32) {
+        return f32_from_bits(load32(row + uint64_t{e} * 4));
+    } else if constexpr (T == kF16) {
+        return widen_f16(load16(row + uint64_t{e} * 2));
+    } else if constexpr (T == kBF16) {
+        return bf16_to_f32(static_cast<uint16_t>(load16(row + uint64_t{e} * 2)));
+    } else {
+        const uint8_t* b = row + uint64_t{e / kInfo.block_elements} * kInfo.block_bytes;
+        const uint32_t in = e % kInfo.block_elements;
+        const float q = static_cast<float>(static_cast<int8_t>(codes<T>(b, in / 4) >> 8 * (in % 4)));
+        float d = block_scale<T>(b);
+        if constexpr (kInfo.sub_block) d = mul_f32(d, static_cast<float>(sub_scale<T>(b, in / kInfo.sub_block)));
+        const float x = mul_f32(d, q);
+        if constexpr (kInfo.m_at == kernels::kNoField) {
+            return x;
+        } else if constexpr (kInfo.sub_block) {
+            const float m = static_cast<float>(sub_minimum<T>(b, in / kInfo.sub_block));
+            return add_f32(x, -mul_f32(block_minimum<T>(b), m));
+        } else {
+            return add_f32(x, block_minimum<T>(b));
+        }
+    }
+}
+
+}  // namespace keel::cuda

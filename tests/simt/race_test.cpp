@@ -1,0 +1,42 @@
+// The race checker: kernels whose values may be right in every order, and which are wrong all the same.
+#include <gtest/gtest.h>
+
+#include "tests/simt/simt.h"
+#include "tests/simt/small_kernels.h"
+
+namespace {
+
+using namespace small_kernels;
+
+std::string run(simt::Kernel kernel, simt::Order order, bool cooperative = false) {
+    static uint32_t out[129];
+    const Args args = {out, out, 0};
+    simt::Options options;
+    options.order = order;
+    options.cooperative = cooperative;
+    return simt::launch(kernel, {2}, {64}, 64 * 4, &args, options);
+}
+constexpr simt::Order kOrders[] = {simt::Order::kForward, simt::Order::kReverse, simt::Order::kRandom};
+
+TEST(RaceChecker, IsPartOfThisProgram) {
+    EXPECT_TRUE(simt::checks_races());
+}
+
+TEST(RaceChecker, BarriersOrder) {
+    for (simt::Order order : kOrders) {
+        EXPECT_EQ(run(exchanges, order), "");
+        EXPECT_EQ(run(exchanges_in_warps, order), "");
+        EXPECT_EQ(run(exchanges_between_blocks, order, true), "");
+    }
+}
+
+TEST(RaceChecker, NamesWhatNothingOrders) {
+    for (simt::Order order : kOrders) {
+        EXPECT_NE(run(exchanges_without_barrier, order).find("race: "), std::string::npos);
+        EXPECT_NE(run(exchanges_in_warps_by_shuffle, order).find("shared memory +"), std::string::npos);
+        EXPECT_NE(run(exchanges_between_blocks_without_barrier, order).find("global memory"), std::string::npos);
+        EXPECT_NE(run(writes_turn, order).find("race: "), std::string::npos);
+    }
+}
+
+}  // namespace
