@@ -1,5 +1,4 @@
-// Grammars: accepted strings against other implementations (tests/data/grammar/cases.txt, by
-// tests/generators/make_grammar_oracles.py), limits, masks, and sampling that is held to them.
+// Grammars: accepted strings against other implementations (tests/data/grammar), limits, masks, and sampling that is held to them.
 #include <string.h>
 
 #include <memory>
@@ -54,11 +53,15 @@ class Automaton {
     std::vector<char> memory_;
 };
 
-TEST(Grammar, AcceptsWhatOthersAccept) {
-    const std::vector<char> file = keel_test::read_file(keel_test::source_path("tests/data/grammar/cases.txt"));
+struct CaseCounts {
+    size_t grammars = 0, yes = 0, no = 0, bad = 0;
+};
+
+CaseCounts run_cases(const char* path) {
+    const std::vector<char> file = keel_test::read_file(keel_test::source_path(path));
     std::istringstream lines(std::string(file.begin(), file.end()));
     std::unique_ptr<Automaton> grammar;
-    size_t grammars = 0, yes = 0, no = 0, bad = 0;
+    CaseCounts counts;
     std::string name;
     for (std::string line; std::getline(lines, line);) {
         std::istringstream words(line);
@@ -70,7 +73,7 @@ TEST(Grammar, AcceptsWhatOthersAccept) {
             const Automaton refused(source == "-" ? "" : unhex(source), text == "schema");
             EXPECT_NE(KEEL_OK, refused.status) << unhex(source);
             EXPECT_NE('\0', refused.error.reason[0]) << unhex(source);
-            ++bad;
+            ++counts.bad;
             continue;
         }
         text = text == "-" ? "" : unhex(text);
@@ -78,19 +81,33 @@ TEST(Grammar, AcceptsWhatOthersAccept) {
             grammar = std::make_unique<Automaton>(text, kind == "schema");
             name = text;
             EXPECT_EQ(KEEL_OK, grammar->status) << text << ": " << grammar->error.reason;
-            ++grammars;
+            ++counts.grammars;
             continue;
         }
         if (grammar->status != KEEL_OK) continue;
         EXPECT_EQ(kind == "yes", grammar->accepts(text)) << name << "\n" << text;
         EXPECT_FALSE(grammar->too_much) << name << "\n" << text;
-        ++(kind == "yes" ? yes : no);
+        ++(kind == "yes" ? counts.yes : counts.no);
     }
-    printf("%zu grammars, %zu strings accepted, %zu not, %zu grammars refused\n", grammars, yes, no, bad);
-    EXPECT_GT(grammars, 70u);
-    EXPECT_GT(yes, 2000u);
-    EXPECT_GT(no, 5800u);
-    EXPECT_GT(bad, 55u);
+    printf("%s: %zu grammars, %zu strings accepted, %zu not, %zu grammars refused\n", path, counts.grammars, counts.yes,
+           counts.no, counts.bad);
+    return counts;
+}
+
+TEST(Grammar, AcceptsWhatOthersAccept) {
+    const CaseCounts counts = run_cases("tests/data/grammar/cases.txt");
+    EXPECT_GT(counts.grammars, 70u);
+    EXPECT_GT(counts.yes, 2000u);
+    EXPECT_GT(counts.no, 5800u);
+    EXPECT_GT(counts.bad, 55u);
+}
+
+// Its own grammars, and its answers.
+TEST(Grammar, AcceptsWhatLlamaCppAccepts) {
+    const CaseCounts counts = run_cases("tests/data/grammar/llama-cases.txt");
+    EXPECT_EQ(8u, counts.grammars);
+    EXPECT_GT(counts.yes, 800u);
+    EXPECT_GT(counts.no, 350u);
 }
 
 TEST(Grammar, RefusalsNameThePlace) {
