@@ -9,7 +9,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Files of VBMI belong to the set that uses them.
-SETS = {"scalar": "scalar", "avx2": "avx2", "avxvnni": "avxvnni", "avx512": "avx512", "avx512vbmi": "avx512", "amx": "amx", "neon": "neon"}
+SETS = {"scalar": "scalar", "avx2": "avx2", "avxvnni": "avxvnni", "avx512": "avx512", "avx512vbmi": "avx512", "amx": "amx",
+        "neon": "neon", "neon_dotprod": "neon_dotprod", "neon_i8mm": "neon_i8mm"}
+FILE = re.compile(r"\w+?_(" + "|".join(SETS) + r")\.cpp\.o")
 
 
 def sizes(text):
@@ -19,9 +21,8 @@ def sizes(text):
         words = line.split()
         if len(words) < 6 or words[5] == "(TOTALS)":
             continue
-        found = re.match(r"\w+?_(\w+)\.cpp\.o", words[5])
-        name = found.group(1).split("_")[-1] if found else ""
-        by_set[SETS.get(name, "rest")] += int(words[0])
+        found = FILE.match(words[5])
+        by_set[SETS[found.group(1)] if found else "rest"] += int(words[0])
     return by_set
 
 
@@ -36,9 +37,9 @@ def table(by_set):
 
 def self_test():
     found = sizes("  text data bss dec hex filename\n10 0 0 10 a matmul_q8_avx512.cpp.o (ex l.a)\n"
-                  "5 0 0 5 5 attention_avx512vbmi.cpp.o (ex l.a)\n7 0 0 7 7 engine.cpp.o (ex l.a)\n22 0 0 22 16 (TOTALS)\n")
-    assert found == {"avx512": 15, "rest": 7}, found
-    assert table(found).splitlines()[-1] == "| avx512 | 0 | 0 |"
+                  "5 0 0 5 5 attention_avx512vbmi.cpp.o (ex l.a)\n3 0 0 3 3 matmul_q8_neon_i8mm.cpp.o (ex l.a)\n7 0 0 7 7 engine.cpp.o (ex l.a)\n25 0 0 25 19 (TOTALS)\n")
+    assert found == {"avx512": 15, "neon_i8mm": 3, "rest": 7}, found
+    assert table(found).splitlines()[-1] == "| neon_i8mm | 0 | 0 |"
 
 
 if __name__ == "__main__":

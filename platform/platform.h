@@ -42,9 +42,11 @@ uint32_t usable_cores();
 // Asks the system to let this process use AMX tile registers, which is due before the first such instruction. False
 // when it refuses, or knows none. Threads that exist already may use them as well.
 bool allow_tile_registers();
-// Whether this is a 64-bit ARM processor with NEON, its dot products (FEAT_DotProd) and its int8 matrix products
-// (FEAT_I8MM).
-bool have_arm_integer_products();
+// What a 64-bit ARM processor has of FEAT_AdvSIMD (NEON), FEAT_DotProd and FEAT_I8MM; nothing on any other.
+struct ArmFeatures {
+    bool neon, dotprod, i8mm;
+};
+ArmFeatures arm_features();
 
 // ---- caches ----
 uint64_t last_level_cache_bytes();  // the largest cache of the first core; 0 when the system does not say

@@ -102,6 +102,8 @@ namespace Keel
         KEEL_CPU_AVX512 = 3,
         KEEL_CPU_AMX = 4,
         KEEL_CPU_NEON = 5,
+        KEEL_CPU_NEON_DOTPROD = 6,
+        KEEL_CPU_NEON_I8MM = 7,
     }
 
     public enum keel_part_kind : int

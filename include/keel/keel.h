@@ -462,16 +462,18 @@ typedef enum keel_activation {
 } keel_activation;
 
 typedef enum keel_cpu {
-    /* What the environment variable KEEL_CPU names (scalar, avx2, avx512, amx or neon), else the best this machine has.
-     * Read by the keel_plan calls and keel_engine_init, and by nothing else; a name that is unknown or that this
-     * machine or build lacks is KEEL_E_UNSUPPORTED. Unset and empty are the same. The only thing Keel reads from the
-     * environment. */
+    /* What the environment variable KEEL_CPU names (scalar, avx2, avx512, amx, neon, neon_dotprod or neon_i8mm), else
+     * the best this machine has. Read by the keel_plan calls and keel_engine_init, and by nothing else; a name that is
+     * unknown or that this machine or build lacks is KEEL_E_UNSUPPORTED. Unset and empty are the same. The only thing
+     * Keel reads from the environment. */
     KEEL_CPU_AUTO = 0,
     KEEL_CPU_SCALAR = 1, /* portable reference */
     KEEL_CPU_AVX2 = 2,   /* AVX2 + FMA + F16C; this and the following: KEEL_E_UNSUPPORTED where the machine has none */
     KEEL_CPU_AVX512 = 3, /* AVX-512 F, BW, DQ, VL and VNNI */
     KEEL_CPU_AMX = 4,    /* AVX-512 and AMX int8 tiles */
-    KEEL_CPU_NEON = 5    /* aarch64 NEON with dotprod and i8mm */
+    KEEL_CPU_NEON = 5,   /* 64-bit ARM, any */
+    KEEL_CPU_NEON_DOTPROD = 6, /* with FEAT_DotProd (Cortex-A76, Apple M1) */
+    KEEL_CPU_NEON_I8MM = 7     /* with FEAT_DotProd and FEAT_I8MM */
 } keel_cpu;
 
 /* A part: an optional file of a configuration. Each kind at most once. Parts are read by the keel_plan calls and

@@ -60,11 +60,23 @@ void matmul_q8_avxvnni(const MatmulArgs& args);
 template <WeightType T>
 void matmul_repacked_avxvnni(const MatmulArgs& args);
 
+// What the NEON sets with dotprod and with i8mm have of their own; everything else is NEON's.
+template <WeightType T>
+void matmul_q8_neon_dotprod(const MatmulArgs& args);
+template <WeightType T>
+void matmul_repacked_neon_dotprod(const MatmulArgs& args);
+void attention_split_neon_dotprod(const AttentionArgs& args);
+template <WeightType T>
+void matmul_q8_neon_i8mm(const MatmulArgs& args);
+template <WeightType T>
+void matmul_repacked_neon_i8mm(const MatmulArgs& args);
+void attention_split_neon_i8mm(const AttentionArgs& args);
+
 // What the AVX-512 and AMX sets have of their own on machines with VBMI.
 void attention_split_avx512vbmi(const AttentionArgs& args);
 
 // Defined where they are built (KEEL_KERNEL_SETS).
-extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet, kNeonSet;
+extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet, kNeonSet, kNeonDotprodSet, kNeonI8mmSet;
 // The same sets, by name too, with AVX-VNNI and with VBMI.
 extern const KernelSet kAvx2VnniSet, kAvx512VbmiSet, kAmxVbmiSet;
 

@@ -18,8 +18,8 @@ constexpr bool is_quantized(uint32_t type) {
 }
 
 // A kernel set from the functions with the suffix `isa`; q8: the suffix of the products with 8-bit activations, which
-// AMX has of its own. T: all weight types, F: all KV formats.
-#define KEEL_DEFINE_SET(set, number, isa, q8)                                                                      \
+// AMX has of its own, attention: that of attention. T: all weight types, F: all KV formats.
+#define KEEL_DEFINE_SET(set, number, isa, q8, attention)                                                           \
     template <uint32_t... T, uint32_t... F>                                                                        \
     constexpr KernelSet make_##set(std::integer_sequence<uint32_t, T...>, std::integer_sequence<uint32_t, F...>) { \
         return {                                                                                                   \
@@ -42,14 +42,14 @@ constexpr bool is_quantized(uint32_t type) {
             .kv_decode = {kv_decode_##isa<KvFormat{F}>...},                                                        \
             .kv_rotate = kv_rotate_##isa,                                                                          \
             .kv_unrotate = kv_unrotate_##isa,                                                                      \
-            .attention_split = attention_split_##isa,                                                              \
+            .attention_split = attention_split_##attention,                                                        \
             .attention_finish = attention_finish_##isa,                                                            \
         };                                                                                                         \
     }
 
-KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar)
+KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar, scalar)
 #ifdef KEEL_HAVE_AVX2
-KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2)
+KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2, avx2)
 #endif
 #ifdef KEEL_HAVE_AVXVNNI
 template <uint32_t... T>
@@ -60,9 +60,9 @@ constexpr KernelSet with_vnni(KernelSet s, std::integer_sequence<uint32_t, T...>
 }
 #endif
 #ifdef KEEL_HAVE_AVX512
-KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512)
+KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512, avx512)
 #ifdef KEEL_HAVE_AMX
-KEEL_DEFINE_SET(amx, kAmx, avx512, amx)
+KEEL_DEFINE_SET(amx, kAmx, avx512, amx, avx512)
 #endif
 
 // Repacked rows are faster for every type.
@@ -76,7 +76,13 @@ constexpr KernelSet with_vbmi(KernelSet s) {
 }
 #endif
 #ifdef KEEL_HAVE_NEON
-KEEL_DEFINE_SET(neon, kNeon, neon, neon)
+KEEL_DEFINE_SET(neon, kNeon, neon, neon, neon)
+#endif
+#ifdef KEEL_HAVE_NEON_DOTPROD
+KEEL_DEFINE_SET(neon_dotprod, kNeonDotprod, neon, neon_dotprod, neon_dotprod)
+#endif
+#ifdef KEEL_HAVE_NEON_I8MM
+KEEL_DEFINE_SET(neon_i8mm, kNeonI8mm, neon, neon_i8mm, neon_i8mm)
 #endif
 
 // Every entry is set, but for the products of float types with 8-bit activations.
@@ -114,6 +120,12 @@ KEEL_PUBLISH(kAmxVbmiSet, with_vbmi(kAmxSet))
 #endif
 #ifdef KEEL_HAVE_NEON
 KEEL_PUBLISH(kNeonSet, make_neon(Types(), Formats()))
+#endif
+#ifdef KEEL_HAVE_NEON_DOTPROD
+KEEL_PUBLISH(kNeonDotprodSet, make_neon_dotprod(Types(), Formats()))
+#endif
+#ifdef KEEL_HAVE_NEON_I8MM
+KEEL_PUBLISH(kNeonI8mmSet, make_neon_i8mm(Types(), Formats()))
 #endif
 
 }  // namespace keel::kernels

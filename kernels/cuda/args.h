@@ -81,7 +81,7 @@ constexpr LaunchShape launch_shape(const EmbedArgs& a) {
     return {a.tokens, 1, kEmbedThreads, 0};
 }
 
-// x[t][k] -> the 8-bit activation of token t (q8_activation.h). `block` is that of the kernel's name; k a multiple of it.
+// x[t][k] -> the 8-bit activation of token t (q8_activation.h), in blocks of those in the kernel's name.
 struct QuantizeArgs {
     const float* x;
     uint8_t* q8;
@@ -93,18 +93,39 @@ constexpr LaunchShape launch_shape(const QuantizeArgs& a) {
     return {divide_up(a.k / a.block, kQuantizeThreads / 32), a.tokens, kQuantizeThreads, 0};
 }
 
-// Weights in fragments (fragments.h), 8-bit activations: a warp takes 16 rows. row_begin is a multiple of
-// kFragmentRows, and tokens are at most those of the kernel's name.
-constexpr uint32_t kFragmentRows = 16, kFragmentThreads = 128, kFragmentChunk = 4;
-// Of one superblock of a token in shared memory: 256 codes, 16 sums, and what keeps tokens in different banks.
-constexpr uint32_t kStagedWords = 76;
-constexpr LaunchShape q4_k_fragments_shape(const ProductArgs& a, uint32_t tokens) {
-    return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32), 1, kFragmentThreads,
-            2 * kFragmentChunk * tokens * kStagedWords * 4};
+// ---- weights in fragments (fragments.cuh) ----
+constexpr uint32_t kFragmentRows = 16, kFragmentThreads = 128;
+// Plain rows -> fragments, fragment_bytes(type, rows, k) of them, 16-byte aligned. lay_TYPE.
+struct LayArgs {
+    const uint8_t* plain;
+    uint8_t* fragments;
+    uint64_t w_row_bytes;
+    uint32_t rows, k;
+};
+constexpr uint64_t fragment_bytes(uint32_t type, uint32_t rows, uint32_t k) {
+    return uint64_t{divide_up(rows, kFragmentRows)} * kFragmentRows * kernels::weight_row_bytes(type, k);
 }
-// One token; the warps of a block share its 16 rows, blocks in turn, and leave their integers in shared memory.
-constexpr LaunchShape q8_0_fragments_shape(const ProductArgs& a) {
-    return {divide_up(a.row_end - a.row_begin, kFragmentRows), 1, kFragmentThreads, a.k / 32 * kFragmentRows * 8};
+constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
+    const uint32_t blocks = divide_up(a.rows, kFragmentRows) * (a.k / kernels::kWeightTypes[type].block_elements);
+    return {divide_up(blocks, kFragmentThreads / 32), 1, kFragmentThreads, 0};
+}
+
+// Products with 8-bit activations, ProductArgs: w in fragments, w_row_bytes that of plain rows, row_begin a multiple of
+// kFragmentRows. product_rows_N_TYPE: a warp 16 rows, at most N tokens. product_shared_TYPE, for matrices of few rows:
+// a block of warps 16 rows, at most 8 tokens.
+constexpr uint32_t kFragmentTokens = 8;
+constexpr uint32_t kChunkElements = 1024;  // that are worked on between barriers
+// Of 256 elements of a token in shared memory: codes, sums, and what keeps tokens in different banks.
+constexpr uint32_t kStagedWords = 76;
+constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t kernel_tokens) {
+    return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32), 1, kFragmentThreads,
+            2 * (kChunkElements / 256) * kernel_tokens * kStagedWords * 4};
+}
+constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) {
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    const uint32_t integers = info.sub_block && info.m_at != kernels::kNoField ? 2 : 1;
+    return {divide_up(a.row_end - a.row_begin, kFragmentRows), 1, kFragmentThreads,
+            kChunkElements / info.block_elements * integers * kFragmentRows * kFragmentTokens * 4};
 }
 
 }  // namespace keel::cuda

@@ -81,11 +81,16 @@ KEEL_GPU int32_t dp2a_hi(uint32_t a, uint32_t b, int32_t c) {
     return __dp2a_hi(int32_t(a), int32_t(b), c);
 }
 
-// c += a b: mma.m16n8k32 of int8, its operands spread over the warp as PTX says.
+// c += a b of int8, operands spread over the warp as PTX says: m16n8k32, and m16n8k16, which is its first half.
 KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(b));
 }
 
 KEEL_GPU float widen_f16(uint32_t half) {
@@ -190,7 +195,12 @@ KEEL_GPU int32_t dp2a_hi(uint32_t a, uint32_t b, int32_t c) {
 
 KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1, KEEL_SITE) {
     const uint32_t b[2] = {b0, b1};
-    simt::mma_m16n8k32(c, a, b, true, {file, line});
+    simt::mma_m16n8k32(c, a, b, {file, line});
+}
+KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b, KEEL_SITE) {
+    // Zeros in place of the other sixteen.
+    const uint32_t a[4] = {a0, a1, 0, 0}, both[2] = {b, 0};
+    simt::mma_m16n8k32(c, a, both, {file, line});
 }
 
 KEEL_GPU float widen_f16(uint32_t half) {

@@ -1,182 +1,275 @@
-// Products of weights in fragments (fragments.h) with 8-bit activations, on matrix units (NUMERICS section 2). Integers
-// are exact in any order; the sum in f32 is one chain over blocks ascending, so k is never split between chains.
+// Products of weights in fragments (fragments.cuh) with 8-bit activations, on matrix units (NUMERICS section 2), and
+// the laying of fragments. Integers are exact in any order; the sum in f32 is one chain over blocks ascending, so k is
+// never split between chains.
+#include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/product_rows.cuh"
 
 namespace keel::cuda {
 namespace {
 
-// ---- Q4_K, 1 to 8 tokens ----
-constexpr uint32_t kSuperblockBytes = 16 * kWeightTypes[kQ4_K].block_bytes;
-constexpr uint32_t kPieces = 18;  // of 16 bytes, of a superblock of activations: 16 of codes, 2 of sums
-
-struct Q4kFragment {
-    Words4 codes[4];
-    Words2 fields;
-};
-KEEL_GPU Q4kFragment load_q4k(const uint8_t* p, uint32_t lane) {
-    Q4kFragment f;
+// ---- plain rows to fragments: a warp a block of 16 rows ----
+template <WeightType T>
+KEEL_GPU void lay(const LayArgs& args) {
+    using Shape = FragmentShape<T>;
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    const uint32_t lane = thread_x() % 32, blocks = args.k / kInfo.block_elements;
+    const uint32_t at = block_x() * (kFragmentThreads / 32) + thread_x() / 32, first_row = at / blocks * kFragmentRows;
+    if (first_row >= args.rows) return;  // the whole warp
+    // Null: there is no such row.
+    const auto block_of = [&](uint32_t row) -> const uint8_t* {
+        if (first_row + row >= args.rows) return nullptr;
+        return args.plain + (first_row + row) * args.w_row_bytes + uint64_t{at % blocks} * kInfo.block_bytes;
+    };
+    uint8_t* to = args.fragments + uint64_t{at} * Shape::kBytes;
+    LaneWords<Shape::kLowBytes> low;
+    LaneWords<Shape::kHighBytes> high;
     KEEL_UNROLL
-    for (uint32_t g = 0; g < 4; ++g) f.codes[g] = load_once(reinterpret_cast<const Words4*>(p) + 32 * g + lane);
-    f.fields = load_once(reinterpret_cast<const Words2*>(p + 2048) + lane);
-    return f;
-}
-// Four fields of 6 bits as bytes.
-KEEL_GPU uint32_t spread6(uint32_t v) {
-    return (v & 63) | (v & 0xfc0) << 2 | (v & 0x3f000) << 4 | (v & 0xfc0000) << 6;
+    for (uint32_t r = 0; r < Shape::kRuns; ++r) {
+        uint32_t low_bits[4], high_bits[4];
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) {
+            const uint8_t* block = block_of(lane / 4 + 8 * (i % 2));
+            const uint32_t written = block ? written_codes<T>(block, 8 * r + lane % 4 + 4 * (i / 2)) : 0;
+            constexpr uint32_t kLowMask = ((1u << Shape::kLowBits) - 1) * 0x01010101u;
+            low_bits[i] = written & kLowMask;
+            high_bits[i] = (written & ~kLowMask) >> Shape::kLowBits % 8;
+        }
+        pack_run<Shape::kLowBits>(low_bits, r, low.w);
+        if constexpr (Shape::kHighBits) pack_run<Shape::kHighBits>(high_bits, r, high.w);
+    }
+    store_lane(to, lane, low);
+    if constexpr (Shape::kHighBytes == 2) high.w[0] = join_halves(high.w[0]);
+    if constexpr (Shape::kHighBytes) store_lane(to + Shape::kHighAt, lane, high);
+    if (lane >= kFragmentRows) return;
+    const uint8_t* block = block_of(lane);
+    if constexpr (kInfo.sub_block != 0) {
+        uint8_t* scales = to + Shape::kScalesAt + lane * kScaleBytes<T>.count;
+        for (uint32_t i = 0; i < kScaleBytes<T>.count; ++i) scales[i] = block ? block[kScaleBytes<T>.at + i] : 0;
+    }
+    uint8_t* factors = to + Shape::kFactorsAt + lane * Shape::kFactorBytes;
+    for (uint32_t i = 0; i < Shape::kFactorBytes; ++i) factors[i] = block ? block[kInfo.d_at + i] : 0;
 }
 
-// Begins to copy superblocks [first, first + count) of the activations to shared memory, kStagedWords each, TOKENS
-// beside one another. Tokens there are not are copies of the first; nobody reads what comes of them.
+// ---- the integers of one block ----
+// Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn: I and, for types with integer minima, M of the contract.
+struct Integers {
+    int32_t i[4], m[4];
+};
+// `x`: the words of codes of the token that this lane multiplies; sums0, sums1: pairs of sums of tokens 2t and 2t + 1.
+template <WeightType T>
+KEEL_GPU Integers multiply_block(const Fragment<T>& f, const uint32_t* x, const uint32_t* sums0, const uint32_t* sums1,
+                                 uint32_t lane) {
+    using Shape = FragmentShape<T>;
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    const uint32_t t = lane % 4;
+    Integers n = {};
+    KEEL_UNROLL
+    for (uint32_t r = 0; r < Shape::kRuns; ++r) {
+        uint32_t a[4];
+        values_of_run<T>(f, r, a);
+        const uint32_t b0 = x[8 * r + t], b1 = x[8 * r + 4 + t];
+        if constexpr (kInfo.sub_block == 0) {
+            mma_s8(n.i, a, b0, b1);
+        } else if constexpr (kInfo.sub_block == 32) {
+            int32_t q[4] = {};
+            mma_s8(q, a, b0, b1);
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) n.i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
+        } else {
+            int32_t q[4] = {}, p[4] = {};
+            mma_s8(q, a[0], a[1], b0);
+            mma_s8(p, a[2], a[3], b1);
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) {
+                const uint32_t scales = scales4<T>(f.scales[c / 2], r / 2);
+                n.i[c] += byte_at(scales, 2 * r) * q[c] + byte_at(scales, 2 * r + 1) * p[c];
+            }
+        }
+        if constexpr (kInfo.sub_block && kInfo.m_at != kernels::kNoField) {
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) {
+                const uint32_t sums = c % 2 ? sums1[r] : sums0[r];
+                if constexpr (kInfo.sub_block == 32) {
+                    // Two sums of 16, and one minimum for both.
+                    const uint32_t minimum = minima4<T>(f.scales[c / 2], r / 4) >> 8 * (r % 4) & 255;
+                    n.m[c] = dp2a_lo(sums, minimum * 0x101, n.m[c]);
+                } else {
+                    n.m[c] = dp2a_lo(sums, minima4<T>(f.scales[c / 2], r / 2) >> 16 * (r % 2), n.m[c]);
+                }
+            }
+        }
+    }
+    return n;
+}
+
+// The end of a block's part in the chain of one row and token.
+template <WeightType T>
+KEEL_GPU float chain(float acc, uint32_t factors, float d_token, int32_t i, int32_t m) {
+    acc = fma_f32(mul_f32(d_of<T>(factors), d_token), static_cast<float>(i), acc);
+    if constexpr (kWeightTypes[T].m_at != kernels::kNoField) {
+        const float minimum = mul_f32(minimum_of(factors), d_token);
+        acc = fma_f32(kWeightTypes[T].sub_block ? -minimum : minimum, static_cast<float>(m), acc);
+    }
+    return acc;
+}
+
+// The words of sums of a token.
+KEEL_GPU const uint32_t* sums_of(const ProductArgs& args, uint32_t token, uint32_t block_elements) {
+    return reinterpret_cast<const uint32_t*>(q8_token(token_of(args, token), args.k, block_elements).sums);
+}
+// m of the contract for types without integer minima: the sum of 32 activations.
+KEEL_GPU int32_t sum_of_pair(uint32_t sums) {
+    return static_cast<int16_t>(sums) + static_cast<int16_t>(sums >> 16);
+}
+
+// ---- many rows: a warp takes 16, and four warps share the activations, which are copied a chunk ahead ----
+
+// Begins to copy `count` elements from `first` on, kStagedWords for every 256 of a token, TOKENS beside one another.
 template <uint32_t TOKENS>
-KEEL_GPU void stage(const ProductArgs& args, uint32_t first, uint32_t count, uint32_t* to) {
-    const uint64_t sums_at = round64(args.k) + round64(uint64_t{args.k} / 256 * 4);
-    for (uint32_t i = thread_x(); i < count * TOKENS * kPieces; i += kFragmentThreads) {
-        const uint32_t piece = i % kPieces, token = i / kPieces % TOKENS, b = i / kPieces / TOKENS;
-        const uint64_t at =
-            piece < 16 ? (first + b) * 256 + piece * 16 : sums_at + (first + b) * 32 + (piece - 16) * 16;
-        copy16(to + (b * TOKENS + token) * kStagedWords + piece * 4,
-               token_of(args, token < args.tokens ? token : 0) + at);
+KEEL_GPU void stage(const ProductArgs& args, uint32_t block_elements, uint32_t first, uint32_t count, uint32_t* to) {
+    const uint32_t pieces = kChunkElements / 16 + kChunkElements / 128;  // of 16 bytes: codes, then sums
+    for (uint32_t i = thread_x(); i < args.tokens * pieces; i += kFragmentThreads) {
+        const uint32_t token = i / pieces, piece = i % pieces;
+        const bool is_codes = piece < kChunkElements / 16;
+        // The element where the piece begins; planes are rounded up, so that the last one is there as a whole.
+        const uint32_t element = is_codes ? piece * 16 : (piece - kChunkElements / 16) * 128;
+        if (element >= count) continue;
+        const uint8_t* x = token_of(args, token);
+        const uint8_t* from =
+            is_codes ? x + first + element
+                     : reinterpret_cast<const uint8_t*>(sums_of(args, token, block_elements)) + (first + element) / 8;
+        const uint32_t in = element % 256;
+        copy16(to + (element / 256 * TOKENS + token) * kStagedWords + (is_codes ? in / 4 : 64 + in / 32), from);
     }
     copy_commit();
 }
 
-// A warp takes 16 rows, four warps share the activations, which are copied kFragmentChunk superblocks ahead.
-template <uint32_t TOKENS>
-KEEL_GPU void multiply_q4_k(const ProductArgs& args) {
-    constexpr uint32_t kBufferWords = kFragmentChunk * TOKENS * kStagedWords;
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, quad = lane & ~3u;
+template <WeightType T, uint32_t TOKENS>
+KEEL_GPU void multiply_rows(const ProductArgs& args) {
+    using Shape = FragmentShape<T>;
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    constexpr uint32_t kElements = kInfo.block_elements;
+    constexpr uint32_t kBufferWords = kChunkElements / 256 * TOKENS * kStagedWords;
+    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
     const uint32_t first_row = args.row_begin + (block_x() * (kFragmentThreads / 32) + thread_x() / 32) * kFragmentRows;
     const bool live = first_row < args.row_end;
-    const uint32_t blocks = args.k / 256;
-    // Of this lane: the token whose codes it multiplies, and the two whose sums it holds.
+    // Of this lane: the token whose codes it multiplies, and the two whose results it holds. Tokens that are not there
+    // are computed from whatever lies in their place, and not stored.
     const uint32_t token = g < TOKENS ? g : 0, token0 = 2 * t < TOKENS ? 2 * t : 0,
                    token1 = 2 * t + 1 < TOKENS ? 2 * t + 1 : 0;
-    const auto scales_of = [&](uint32_t c) {
-        return reinterpret_cast<const float*>(token_of(args, c < args.tokens ? c : 0) + round64(args.k));
+    const float* d_token[2] = {
+        q8_token(token_of(args, token0 < args.tokens ? token0 : 0), args.k, kElements).d,
+        q8_token(token_of(args, token1 < args.tokens ? token1 : 0), args.k, kElements).d,
     };
-    const float *d_token0 = scales_of(token0), *d_token1 = scales_of(token1);
     const uint8_t* w = args.w + (live ? first_row : args.row_begin) * args.w_row_bytes;
     uint32_t* staged = reinterpret_cast<uint32_t*>(shared_memory());
 
-    Q4kFragment next = load_q4k(w, lane);
+    Fragment<T> next;
+    load_fragment<T>(w, lane, next);
     float acc[4] = {};  // rows g, g, g + 8, g + 8; tokens 2t, 2t + 1 in turn
-    stage<TOKENS>(args, 0, blocks < kFragmentChunk ? blocks : kFragmentChunk, staged);
-    for (uint32_t first = 0, buffer = 0; first < blocks; first += kFragmentChunk, buffer ^= 1) {
-        const uint32_t end = first + kFragmentChunk < blocks ? first + kFragmentChunk : blocks;
-        if (end < blocks) {
-            const uint32_t rest = blocks - end;
-            stage<TOKENS>(args, end, rest < kFragmentChunk ? rest : kFragmentChunk,
+    stage<TOKENS>(args, kElements, 0, args.k < kChunkElements ? args.k : kChunkElements, staged);
+    for (uint32_t first = 0, buffer = 0; first < args.k; first += kChunkElements, buffer ^= 1) {
+        const uint32_t rest = args.k - first, count = rest < kChunkElements ? rest : kChunkElements;
+        if (count < rest) {
+            const uint32_t left = rest - count;
+            stage<TOKENS>(args, kElements, first + count, left < kChunkElements ? left : kChunkElements,
                           staged + (buffer ^ 1) * kBufferWords);
             copy_wait<1>();
         } else {
             copy_wait<0>();
         }
         sync_block();
-        for (uint32_t b = first; b < end; ++b) {
-            const Q4kFragment f = next;
-            if (b + 1 < blocks) next = load_q4k(w + uint64_t{b + 1} * kSuperblockBytes, lane);
-            const uint32_t* x = staged + buffer * kBufferWords + (b - first) * TOKENS * kStagedWords;
-            const uint32_t *codes = x + token * kStagedWords, *sums0 = x + token0 * kStagedWords + 64,
-                           *sums1 = x + token1 * kStagedWords + 64;
-            const uint32_t scales = spread6(f.fields.x & 0xffffff),
-                           minima = spread6(f.fields.x >> 24 | (f.fields.y & 0xffff) << 8);
-            int32_t i[4] = {}, m[4] = {};
+        for (uint32_t e = 0; e < count; e += kElements) {
+            const Fragment<T> f = next;
+            const uint32_t b = (first + e) / kElements;
+            if (first + e + kElements < args.k) load_fragment<T>(w + uint64_t{b + 1} * Shape::kBytes, lane, next);
+            const uint32_t* x = staged + buffer * kBufferWords + e / 256 * TOKENS * kStagedWords;
+            const uint32_t in = e % 256;
+            const uint32_t *sums0 = x + token0 * kStagedWords + 64 + in / 32,
+                           *sums1 = x + token1 * kStagedWords + 64 + in / 32;
+            Integers n = multiply_block<T>(f, x + token * kStagedWords + in / 4, sums0, sums1, lane);
             KEEL_UNROLL
-            for (uint32_t h = 0; h < 4; ++h) {  // 64 elements: two sub-blocks
-                const Words4 c = f.codes[h];
-                // Of rows g and g + 8, both sub-blocks each.
-                const uint32_t sc = shuffle(scales, quad | h);
-                const uint32_t mn = shuffle(minima, quad | h);
-                const uint32_t low[4] = {c.x & 0x0f0f0f0f, c.y & 0x0f0f0f0f, c.z & 0x0f0f0f0f, c.w & 0x0f0f0f0f};
-                const uint32_t high[4] = {c.x >> 4 & 0x0f0f0f0f, c.y >> 4 & 0x0f0f0f0f, c.z >> 4 & 0x0f0f0f0f,
-                                          c.w >> 4 & 0x0f0f0f0f};
-                int32_t q[4] = {}, r[4] = {};
-                mma_s8(q, low, codes[16 * h + t], codes[16 * h + 4 + t]);
-                mma_s8(r, high, codes[16 * h + 8 + t], codes[16 * h + 12 + t]);
-                const int32_t sc_g[2] = {int32_t(sc & 255), int32_t(sc >> 8 & 255)};
-                const int32_t sc_g8[2] = {int32_t(sc >> 16 & 255), int32_t(sc >> 24)};
-                i[0] += sc_g[0] * q[0] + sc_g[1] * r[0];
-                i[1] += sc_g[0] * q[1] + sc_g[1] * r[1];
-                i[2] += sc_g8[0] * q[2] + sc_g8[1] * r[2];
-                i[3] += sc_g8[0] * q[3] + sc_g8[1] * r[3];
-                // A sub-block has two sums of 16, and one minimum for both.
-                const uint32_t mn_g = (mn & 255) * 0x101 | (mn >> 8 & 255) * 0x1010000;
-                const uint32_t mn_g8 = (mn >> 16 & 255) * 0x101 | (mn >> 24) * 0x1010000;
-                m[0] = dp2a_hi(sums0[2 * h + 1], mn_g, dp2a_lo(sums0[2 * h], mn_g, m[0]));
-                m[1] = dp2a_hi(sums1[2 * h + 1], mn_g, dp2a_lo(sums1[2 * h], mn_g, m[1]));
-                m[2] = dp2a_hi(sums0[2 * h + 1], mn_g8, dp2a_lo(sums0[2 * h], mn_g8, m[2]));
-                m[3] = dp2a_hi(sums1[2 * h + 1], mn_g8, dp2a_lo(sums1[2 * h], mn_g8, m[3]));
-            }
-            const uint32_t half = f.fields.y >> 16;
-            const float d_g = widen_f16(shuffle(half, quad));
-            const float dmin_g = widen_f16(shuffle(half, quad | 1));
-            const float d_g8 = widen_f16(shuffle(half, quad | 2));
-            const float dmin_g8 = widen_f16(shuffle(half, quad | 3));
-            const float d[4] = {mul_f32(d_g, d_token0[b]), mul_f32(d_g, d_token1[b]), mul_f32(d_g8, d_token0[b]),
-                                mul_f32(d_g8, d_token1[b])};
-            const float dmin[4] = {mul_f32(dmin_g, d_token0[b]), mul_f32(dmin_g, d_token1[b]),
-                                   mul_f32(dmin_g8, d_token0[b]), mul_f32(dmin_g8, d_token1[b])};
-            KEEL_UNROLL
-            for (uint32_t n = 0; n < 4; ++n) {
-                acc[n] = fma_f32(d[n], static_cast<float>(i[n]), acc[n]);
-                acc[n] = fma_f32(-dmin[n], static_cast<float>(m[n]), acc[n]);
+            for (uint32_t c = 0; c < 4; ++c) {
+                if (!kInfo.sub_block) n.m[c] = sum_of_pair(c % 2 ? *sums1 : *sums0);
+                acc[c] = chain<T>(acc[c], f.factors[c / 2], d_token[c % 2][b], n.i[c], n.m[c]);
             }
         }
         sync_block();  // nobody copies over what another warp still reads
     }
     if (!live) return;
     KEEL_UNROLL
-    for (uint32_t n = 0; n < 4; ++n) {
-        const uint32_t row = first_row + g + 8 * (n / 2), c = 2 * t + n % 2;
-        if (row < args.row_end && c < args.tokens) store_dot(args, row, c, acc[n]);
+    for (uint32_t c = 0; c < 4; ++c) {
+        const uint32_t row = first_row + g + 8 * (c / 2), of = 2 * t + c % 2;
+        if (of < TOKENS && of < args.tokens && row < args.row_end) store_dot(args, row, of, acc[c]);
     }
+}
+
+// ---- few rows: the warps share 16, take blocks in turn, leave integers in shared memory; a thread a chain ----
+template <WeightType T>
+KEEL_GPU void multiply_shared(const ProductArgs& args) {
+    using Shape = FragmentShape<T>;
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    constexpr uint32_t kElements = kInfo.block_elements, kBlocks = kChunkElements / kElements;
+    constexpr bool kMinima = kInfo.sub_block && kInfo.m_at != kernels::kNoField;
+    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, blocks = args.k / kElements;
+    const uint32_t first_row = args.row_begin + block_x() * kFragmentRows;
+    const uint8_t* w = args.w + first_row * args.w_row_bytes;
+    int32_t* integers = reinterpret_cast<int32_t*>(shared_memory());  // [kBlocks][I, M][16 rows][8 tokens]
+    constexpr uint32_t kOfBlock = (kMinima ? 2 : 1) * 128;
+    const uint32_t token = g < args.tokens ? g : 0, token0 = 2 * t < args.tokens ? 2 * t : 0,
+                   token1 = 2 * t + 1 < args.tokens ? 2 * t + 1 : 0;
+    const uint32_t* codes = reinterpret_cast<const uint32_t*>(token_of(args, token));
+    const uint32_t *sums0 = sums_of(args, token0, kElements), *sums1 = sums_of(args, token1, kElements);
+    // Of this thread's chain.
+    const uint32_t chain_row = thread_x() / 8, chain_token = thread_x() % 8;
+    const bool live = chain_token < args.tokens && first_row + chain_row < args.row_end;
+    const uint32_t* chain_sums = sums_of(args, live ? chain_token : 0, kElements);
+    const float* chain_d = q8_token(token_of(args, live ? chain_token : 0), args.k, kElements).d;
+    float acc = 0;
+    for (uint32_t first = 0; first < blocks; first += kBlocks) {
+        const uint32_t end = blocks - first < kBlocks ? blocks : first + kBlocks;
+        for (uint32_t b = first + thread_x() / 32; b < end; b += kFragmentThreads / 32) {
+            Fragment<T> f;
+            load_fragment<T>(w + uint64_t{b} * Shape::kBytes, lane, f);
+            const uint32_t sums_at = b * (kElements / 32);
+            const Integers n =
+                multiply_block<T>(f, codes + b * (kElements / 4), sums0 + sums_at, sums1 + sums_at, lane);
+            int32_t* to = integers + (b - first) * kOfBlock;
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) {
+                const uint32_t at = (g + 8 * (c / 2)) * 8 + 2 * t + c % 2;
+                to[at] = n.i[c];
+                if constexpr (kMinima) to[128 + at] = n.m[c];
+            }
+        }
+        sync_block();
+        if (live)
+            for (uint32_t b = first; b < end; ++b) {
+                const int32_t* from = integers + (b - first) * kOfBlock + thread_x();
+                const int32_t m = kMinima ? from[128] : kInfo.sub_block ? 0 : sum_of_pair(chain_sums[b]);
+                const uint32_t factors = load_factors<T>(w + uint64_t{b} * Shape::kBytes, chain_row);
+                acc = chain<T>(acc, factors, chain_d[b], *from, m);
+            }
+        sync_block();
+    }
+    if (live) store_dot(args, first_row + chain_row, chain_token, acc);
 }
 
 }  // namespace
 
-KEEL_GPU_KERNEL(q4_k_fragments_1) {
-    multiply_q4_k<1>(args);
-}
-KEEL_GPU_KERNEL(q4_k_fragments_2) {
-    multiply_q4_k<2>(args);
-}
-KEEL_GPU_KERNEL(q4_k_fragments_4) {
-    multiply_q4_k<4>(args);
-}
-KEEL_GPU_KERNEL(q4_k_fragments_8) {
-    multiply_q4_k<8>(args);
-}
-
-// For matrices with few rows: sixteen chains a block, over integers that four warps left in shared memory.
-KEEL_GPU_KERNEL(q8_0_fragments) {
-    constexpr uint32_t kBlockBytes = 16 * kWeightTypes[kQ8_0].block_bytes;
-    const uint32_t lane = thread_x() % 32, warp = thread_x() / 32, g = lane / 4, t = lane % 4, blocks = args.k / 32;
-    const uint32_t first_row = args.row_begin + block_x() * kFragmentRows;
-    int32_t* integers = reinterpret_cast<int32_t*>(shared_memory());              // [blocks][16]
-    float* scales = reinterpret_cast<float*>(integers + blocks * kFragmentRows);  // [blocks][16], d_w * d_a
-    const uint8_t* w = args.w + first_row * args.w_row_bytes;
-    const uint32_t* codes = static_cast<const uint32_t*>(args.x);
-    const float* d = reinterpret_cast<const float*>(token_of(args, 0) + round64(args.k));
-    for (uint32_t b = warp; b < blocks; b += kFragmentThreads / 32) {
-        const uint8_t* block = w + uint64_t{b} * kBlockBytes;
-        const Words4 c = load_once(reinterpret_cast<const Words4*>(block + 32) + lane);
-        const uint32_t a[4] = {c.x, c.y, c.z, c.w};
-        int32_t q[4] = {};
-        mma_s8(q, a, g == 0 ? codes[b * 8 + t] : 0u, g == 0 ? codes[b * 8 + 4 + t] : 0u);
-        if (t == 0) {
-            integers[b * kFragmentRows + g] = q[0];
-            integers[b * kFragmentRows + g + 8] = q[2];
-        }
-        if (lane < kFragmentRows)
-            scales[b * kFragmentRows + lane] = mul_f32(widen_f16(reinterpret_cast<const uint16_t*>(block)[lane]), d[b]);
+#define KEEL_DEFINE(type, ...)               \
+    KEEL_GPU_KERNEL(lay_##type) {            \
+        lay<k##type>(args);                  \
+    }                                        \
+    KEEL_GPU_KERNEL(product_rows_1_##type) { \
+        multiply_rows<k##type, 1>(args);     \
+    }                                        \
+    KEEL_GPU_KERNEL(product_rows_8_##type) { \
+        multiply_rows<k##type, 8>(args);     \
+    }                                        \
+    KEEL_GPU_KERNEL(product_shared_##type) { \
+        multiply_shared<k##type>(args);      \
     }
-    sync_block();
-    const uint32_t r = thread_x();
-    if (r >= kFragmentRows || first_row + r >= args.row_end) return;
-    float acc = 0;
-    for (uint32_t b = 0; b < blocks; ++b)
-        acc = fma_f32(scales[b * kFragmentRows + r], static_cast<float>(integers[b * kFragmentRows + r]), acc);
-    store_dot(args, first_row + r, 0, acc);
-}
+KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
 
 }  // namespace keel::cuda

@@ -45,30 +45,29 @@ KEEL_GPU uint32_t look_up_iq4(uint32_t codes) {
     return values;
 }
 
-// Codes 4i..4i+3 of a block, as int8 without offset.
+// ---- codes ----
+// Codes 4i..4i+3 of a block as they are written, a byte each.
 template <WeightType T>
-KEEL_GPU uint32_t codes(const uint8_t* b, uint32_t i) {
+KEEL_GPU uint32_t written_codes(const uint8_t* b, uint32_t i) {
     // Types of 256 elements: 32 elements share their place in bytes, `in` is the word among those.
     const uint32_t run = i / 8, in = 4 * (i % 8);
-    if constexpr (T == kQ4_0) {
-        return minus_bytes(nibbles(b + 2, i), 8);
+    if constexpr (T == kQ4_0 || T == kIQ4_NL) {
+        return nibbles(b + 2, i);
     } else if constexpr (T == kQ4_1) {
         return nibbles(b + 4, i);
     } else if constexpr (T == kQ5_0) {
-        return minus_bytes(nibbles(b + 6, i) | spread_bits(load32(b + 2) >> 4 * i) << 4, 16);
+        return nibbles(b + 6, i) | spread_bits(load32(b + 2) >> 4 * i) << 4;
     } else if constexpr (T == kQ5_1) {
         return nibbles(b + 8, i) | spread_bits(load32(b + 4) >> 4 * i) << 4;
     } else if constexpr (T == kQ8_0) {
         return load32(b + 2 + 4 * i);
     } else if constexpr (T == kQ8_F32) {
         return load32(b + 4 + 4 * i);
-    } else if constexpr (T == kIQ4_NL) {
-        return look_up_iq4(nibbles(b + 2, i));
     } else if constexpr (T == kQ2_K) {
         return load32(b + 16 + run / 4 * 32 + in) >> 2 * (run % 4) & 0x03030303u;
     } else if constexpr (T == kQ3_K) {
         const uint32_t low = load32(b + 32 + run / 4 * 32 + in) >> 2 * (run % 4) & 0x03030303u;
-        return minus_bytes(low | (load32(b + in) >> run & 0x01010101u) << 2, 4);
+        return low | (load32(b + in) >> run & 0x01010101u) << 2;
     } else if constexpr (T == kQ4_K) {
         return load32(b + 16 + run / 2 * 32 + in) >> 4 * (run % 2) & 0x0f0f0f0fu;
     } else if constexpr (T == kQ5_K) {
@@ -77,41 +76,91 @@ KEEL_GPU uint32_t codes(const uint8_t* b, uint32_t i) {
     } else if constexpr (T == kQ6_K) {
         const uint32_t half = run / 4, g = run % 4;
         const uint32_t low = load32(b + 64 * half + 32 * (g % 2) + in) >> 4 * (g / 2) & 0x0f0f0f0fu;
-        return minus_bytes(low | (load32(b + 128 + 32 * half + in) >> 2 * g & 0x03030303u) << 4, 32);
+        return low | (load32(b + 128 + 32 * half + in) >> 2 * g & 0x03030303u) << 4;
     } else {
         static_assert(T == kIQ4_XS, "this weight type has no codes");
-        return look_up_iq4(nibbles(b + 8 + 16 * run, i % 8));
+        return nibbles(b + 8 + 16 * run, i % 8);
     }
+}
+// What is multiplied: four codes as int8, looked up or without their offset.
+template <WeightType T>
+KEEL_GPU uint32_t values_of(uint32_t written) {
+    constexpr kernels::CodeTraits kCodes = kWeightTypes[T].codes;
+    if constexpr (T == kIQ4_NL || T == kIQ4_XS)
+        return look_up_iq4(written);
+    else if constexpr (!kCodes.is_signed && kCodes.offset)
+        return minus_bytes(written, kCodes.offset);
+    else
+        return written;
+}
+template <WeightType T>
+KEEL_GPU uint32_t codes(const uint8_t* b, uint32_t i) {
+    return values_of<T>(written_codes<T>(b, i));
 }
 
-// The integer scale of sub-block j.
+// ---- scales of sub-blocks ----
+// Where they lie in a block.
+struct ScaleBytes {
+    uint32_t at, count;
+};
 template <WeightType T>
-KEEL_GPU int32_t sub_scale(const uint8_t* b, uint32_t j) {
+constexpr ScaleBytes kScaleBytes = T == kQ2_K                 ? ScaleBytes{0, 16}
+                                   : T == kQ3_K               ? ScaleBytes{96, 12}
+                                   : T == kQ4_K || T == kQ5_K ? ScaleBytes{4, 12}
+                                   : T == kQ6_K               ? ScaleBytes{192, 16}
+                                   : T == kIQ4_XS             ? ScaleBytes{2, 6}
+                                                              : ScaleBytes{0, 0};
+
+// Words of scale bytes, in memory.
+struct ScalesInMemory {
+    const uint8_t* p;
+    KEEL_GPU uint32_t operator()(uint32_t i) const { return load32(p + 4 * i); }
+};
+
+// The scales of sub-blocks 4n..4n+3, int8. `w(i)` is word i of the scale bytes.
+template <WeightType T, class Words>
+KEEL_GPU uint32_t scales4(const Words& w, uint32_t n) {
     if constexpr (T == kQ2_K) {
-        return b[j] & 15;
+        return w(n) & 0x0f0f0f0fu;
     } else if constexpr (T == kQ3_K) {
-        const uint32_t low = b[96 + j % 8] >> 4 * (j / 8) & 15, high = b[104 + j % 4] >> 2 * (j / 4) & 3;
-        return static_cast<int32_t>(low | high << 4) - 32;
+        return minus_bytes((w(n % 2) >> 4 * (n / 2) & 0x0f0f0f0fu) | (w(2) >> 2 * n & 0x03030303u) << 4, 32);
     } else if constexpr (T == kQ4_K || T == kQ5_K) {
-        return j < 4 ? b[4 + j] & 63 : (b[8 + j] & 15) | (b[j] >> 6) << 4;
+        return n == 0 ? w(0) & 0x3f3f3f3fu : (w(2) & 0x0f0f0f0fu) | (w(0) >> 2 & 0x30303030u);
     } else if constexpr (T == kQ6_K) {
-        return static_cast<int8_t>(b[192 + j]);
+        return w(n);
     } else {
         static_assert(T == kIQ4_XS, "this weight type has no sub-blocks");
-        const uint32_t low = b[4 + j / 2] >> 4 * (j % 2) & 15, high = load16(b + 2) >> 2 * j & 3;
-        return static_cast<int32_t>(low | high << 4) - 32;
+        uint32_t low = (n == 0 ? w(0) >> 16 : w(1)) & 0xffff, high = w(0) >> 8 * n & 255;
+        low = (low | low << 8) & 0x00ff00ffu;
+        low = (low | low << 4) & 0x0f0f0f0fu;
+        high = (high | high << 12) & 0x000f000fu;
+        high = (high | high << 6) & 0x03030303u;
+        return minus_bytes(low | high << 4, 32);
     }
 }
-// The integer minimum of sub-block j.
-template <WeightType T>
-KEEL_GPU int32_t sub_minimum(const uint8_t* b, uint32_t j) {
+// Their minima.
+template <WeightType T, class Words>
+KEEL_GPU uint32_t minima4(const Words& w, uint32_t n) {
     if constexpr (T == kQ2_K) {
-        return b[j] >> 4;
+        return w(n) >> 4 & 0x0f0f0f0fu;
     } else {
         static_assert(T == kQ4_K || T == kQ5_K, "this weight type has no integer minima");
-        return j < 4 ? b[8 + j] & 63 : b[8 + j] >> 4 | (b[4 + j] >> 6) << 4;
+        return n == 0 ? w(1) & 0x3f3f3f3fu : (w(2) >> 4 & 0x0f0f0f0fu) | (w(1) >> 2 & 0x30303030u);
     }
 }
+KEEL_GPU int32_t byte_at(uint32_t word, uint32_t i) {
+    return static_cast<int8_t>(word >> 8 * (i % 4));
+}
+// Of sub-block j of a block.
+template <WeightType T>
+KEEL_GPU int32_t sub_scale(const uint8_t* b, uint32_t j) {
+    return byte_at(scales4<T>(ScalesInMemory{b + kScaleBytes<T>.at}, j / 4), j);
+}
+template <WeightType T>
+KEEL_GPU int32_t sub_minimum(const uint8_t* b, uint32_t j) {
+    return byte_at(minima4<T>(ScalesInMemory{b + kScaleBytes<T>.at}, j / 4), j);
+}
+
 // d, and m or dmin.
 template <WeightType T>
 KEEL_GPU float block_scale(const uint8_t* b) {

@@ -17,7 +17,7 @@ import statistics
 import sys
 
 TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"]
-ISAS = ["scalar", "avx2", "avx512", "amx", "neon"]
+ISAS = ["scalar", "avx2", "avx512", "amx", "neon", "neon_dotprod", "neon_i8mm"]
 PRODUCTS = ["matmul_f32", "matmul_q8", "matmul_repacked"]
 
 
@@ -118,7 +118,7 @@ def markdown(roofs):
 
 
 # ---- the picture ----
-COLOURS = {"avx2": "#d07a00", "avx512": "#1060b0", "amx": "#7a3fa0", "neon": "#1a8a4a"}
+COLOURS = {"avx2": "#d07a00", "avx512": "#1060b0", "amx": "#7a3fa0", "neon": "#1a8a4a", "neon_dotprod": "#0f6f8f", "neon_i8mm": "#6b8e23"}
 CASES = [(1, "memory", "o"), (4, "memory", "^"), (8, "memory", "s"), (128, "cached", "D")]
 
 

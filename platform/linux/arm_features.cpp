@@ -6,12 +6,12 @@
 
 namespace keel::platform {
 
-bool have_arm_integer_products() {
+ArmFeatures arm_features() {
 #if defined(__aarch64__)
-    constexpr unsigned long kNeeded = HWCAP_ASIMD | HWCAP_ASIMDDP, kNeeded2 = HWCAP2_I8MM;
-    return (getauxval(AT_HWCAP) & kNeeded) == kNeeded && (getauxval(AT_HWCAP2) & kNeeded2) == kNeeded2;
+    const unsigned long has = getauxval(AT_HWCAP), has2 = getauxval(AT_HWCAP2);
+    return {(has & HWCAP_ASIMD) != 0, (has & HWCAP_ASIMDDP) != 0, (has2 & HWCAP2_I8MM) != 0};
 #else
-    return false;
+    return {};
 #endif
 }
 

@@ -25,8 +25,8 @@ bool allow_tile_registers() {
     return false;  // the AMX set is not tried on Windows
 }
 
-bool have_arm_integer_products() {
-    return false;
+ArmFeatures arm_features() {
+    return {};
 }
 
 uint64_t last_level_cache_bytes() {

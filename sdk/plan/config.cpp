@@ -166,7 +166,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
-    KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON, error));
+    KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON_I8MM, error));
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
     KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, reader, &out->chat, error));

@@ -633,7 +633,8 @@ struct KernelSet {
 const std::vector<KernelSet>& kernel_sets() {
     static const std::vector<KernelSet> sets = [] {
         std::vector<KernelSet> found;
-        for (const keel_cpu cpu : {KEEL_CPU_SCALAR, KEEL_CPU_AVX2, KEEL_CPU_AVX512, KEEL_CPU_AMX, KEEL_CPU_NEON}) {
+        for (const keel_cpu cpu : {KEEL_CPU_SCALAR, KEEL_CPU_AVX2, KEEL_CPU_AVX512, KEEL_CPU_AMX, KEEL_CPU_NEON,
+                                   KEEL_CPU_NEON_DOTPROD, KEEL_CPU_NEON_I8MM}) {
             keel_config config = sized<keel_config>();
             config.cpu = cpu;
             config.threads = 1;

@@ -1,7 +1,4 @@
-// Products on matrix units against the scalar set, bit for bit.
-#include <memory>
-
-#include "kernels/cuda/fragments.h"
+// Products on matrix units against the scalar set, bit for bit, for every type with 8-bit activations.
 #include "tests/simt/product_problem.h"
 
 namespace keel_test {
@@ -9,36 +6,62 @@ namespace {
 
 using namespace keel::cuda;
 
-void expect_equal(WeightType type, uint32_t rows, uint32_t k, uint32_t tokens, KernelId id, uint32_t kernel_tokens,
-                  simt::Order order, Random& random) {
-    SCOPED_TRACE(testing::Message() << kKernels[id].name << ", " << rows << " x " << k << ", " << tokens << " tokens");
+// The weights of a problem as fragments.
+Buffer lay(ProductProblem& p, simt::Order order) {
+    Buffer fragments(fragment_bytes(p.type, p.rows, p.k));
+    const LayArgs args = {p.w.data(), fragments.data(), p.w_row_bytes, p.rows, p.k};
+    launch(lay_kernel(p.type), args, lay_shape(args, p.type), order);
+    return fragments;
+}
+
+enum class Kernel { kRows1, kRows8, kShared };
+void expect_equal(Kernel kernel, uint32_t type, uint32_t rows, uint32_t k, uint32_t tokens, simt::Order order,
+                  Random& random) {
+    SCOPED_TRACE(testing::Message() << kWeightTypes[type].name << ", kernel " << static_cast<int>(kernel) << ", "
+                                    << rows << " x " << k << ", " << tokens << " tokens");
     ProductProblem p(type, rows, k, tokens, true, random);
-    Buffer fragments(fragments_bytes(type, rows, k));
-    make_fragments(type, p.w.data(), p.w_row_bytes, rows, k, fragments.data());
+    Buffer fragments = lay(p, order);
+    p.row_begin = random.below((rows + 15) / 16) * 16;
+    p.row_end = random.between(p.row_begin + 1, rows);
     Buffer y = p.y_before();
     ProductArgs args = p.args(y);
     args.w = fragments.data();
-    launch(id, args, type == kQ4_K ? q4_k_fragments_shape(args, kernel_tokens) : q8_0_fragments_shape(args), order);
+    if (kernel == Kernel::kShared)
+        launch(product_shared_kernel(type), args, product_shared_shape(args, type), order);
+    else
+        launch(product_rows_kernel(type, kernel == Kernel::kRows1 ? 1 : 8), args,
+               product_rows_shape(args, kernel == Kernel::kRows1 ? 1 : 8), order);
     p.expect_scalar(y);
 }
 
-TEST(SimtFragments, Q4KEqualsScalar) {
+std::vector<uint32_t> types_with_fragments() {
+    std::vector<uint32_t> types;
+    for (uint32_t type : weight_types())
+        if (kWeightTypes[type].activation_block) types.push_back(type);
+    return types;
+}
+
+// Three chunks, the last one not full, so that both buffers are used again; more rows than the warps of a block take.
+TEST(SimtFragments, ManyRowsEqualScalar) {
     Random random(2);
-    constexpr KernelId kIds[] = {kernel_q4_k_fragments_1, kernel_q4_k_fragments_2, kernel_q4_k_fragments_4,
-                                 kernel_q4_k_fragments_8};
     for (simt::Order order : orders())
-        for (uint32_t i = 0; i < 4; ++i) {
-            // Three rounds of the double buffer, the last one not full; more rows than a block of warps has.
-            expect_equal(kQ4_K, 70, 2560, 1u << i, kIds[i], 1u << i, order, random);
-            expect_equal(kQ4_K, 16, 256, i ? (1u << i) - 1 : 1, kIds[i], 1u << i, order, random);
+        for (uint32_t type : types_with_fragments()) {
+            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * kChunkElements + 3 * block;
+            expect_equal(Kernel::kRows1, type, 70, long_k, 1, order, random);
+            expect_equal(Kernel::kRows8, type, random.between(1, 40), long_k, 8, order, random);
+            expect_equal(Kernel::kRows8, type, 16, block, random.between(2, 7), order, random);
         }
 }
 
-TEST(SimtFragments, Q8EqualsScalar) {
+TEST(SimtFragments, FewRowsEqualScalar) {
     Random random(3);
     for (simt::Order order : orders())
-        for (uint32_t k : {32u, 160u, 576u})
-            for (uint32_t rows : {16u, 37u}) expect_equal(kQ8_0, rows, k, 1, kernel_q8_0_fragments, 1, order, random);
+        for (uint32_t type : types_with_fragments()) {
+            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * kChunkElements + 3 * block;
+            expect_equal(Kernel::kShared, type, 37, long_k, 1, order, random);
+            expect_equal(Kernel::kShared, type, random.between(1, 20), block * random.between(1, 5), 8, order, random);
+            expect_equal(Kernel::kShared, type, 16, block, random.between(2, 7), order, random);
+        }
 }
 
 }  // namespace

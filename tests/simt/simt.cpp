@@ -15,6 +15,7 @@
 #endif
 #endif
 #if SIMT_ASAN
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -59,7 +60,7 @@ constexpr uint64_t kStackSkew = 1088;  // between stacks: so that they do not sh
 constexpr uint8_t kGuard = 0xc5;
 
 enum class Wait : uint8_t { kNothing, kBlock, kGrid, kWarp, kEnd };
-enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMmaS8, kMmaU8 };
+enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma };
 
 struct Copy {
     void* to;
@@ -190,6 +191,9 @@ void prepare(Lane& lane, Block& block, uint32_t thread, uint32_t block_number, u
     lane.wait = Wait::kNothing;
     lane.copies = lane.group = 0;
     lane.fake_stack = nullptr;
+#if SIMT_ASAN
+    ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);  // of the fiber before, whose last frame never returned
+#endif
     memset(stack, kGuard, kGuardBytes);
     void** sp = reinterpret_cast<void**>(stack + kStackBytes) - kKeptWords;
     memset(sp, 0, kKeptWords * sizeof(void*));
@@ -200,15 +204,13 @@ void prepare(Lane& lane, Block& block, uint32_t thread, uint32_t block_number, u
 // m16n8k32: lane l = 4g + t holds four words of A (rows g, g + 8, g, g + 8, columns from 4t on, of the last two from
 // 16 + 4t on), two of B (rows from 4t and from 16 + 4t on, column g), and of C rows g, g, g + 8, g + 8, columns 2t and
 // 2t + 1 in turn.
-void multiply(Lane* lanes, bool a_signed) {
+void multiply(Lane* lanes) {
     int32_t a[16][32], b[32][8];
     for (uint32_t l = 0; l < kWarp; ++l) {
         const uint32_t g = l / 4, t = l % 4, *in = lanes[l].in;
         for (uint32_t e = 0; e < 4; ++e) {
-            for (uint32_t i = 0; i < 4; ++i) {
-                const uint8_t byte = static_cast<uint8_t>(in[i] >> 8 * e);
-                a[g + 8 * (i & 1)][4 * t + e + 16 * (i >> 1)] = a_signed ? static_cast<int8_t>(byte) : int32_t{byte};
-            }
+            for (uint32_t i = 0; i < 4; ++i)
+                a[g + 8 * (i & 1)][4 * t + e + 16 * (i >> 1)] = static_cast<int8_t>(in[i] >> 8 * e);
             for (uint32_t i = 0; i < 2; ++i) b[4 * t + e + 16 * i][g] = static_cast<int8_t>(in[4 + i] >> 8 * e);
         }
     }
@@ -235,9 +237,8 @@ void finish_warp_call(Lane* lanes, WarpCall call) {
             for (uint32_t l = 0; l < kWarp; ++l) lanes[l].out[0] = bits;
             break;
         }
-        case WarpCall::kMmaS8:
-        case WarpCall::kMmaU8:
-            multiply(lanes, call == WarpCall::kMmaS8);
+        case WarpCall::kMma:
+            multiply(lanes);
             break;
     }
 }
@@ -474,11 +475,11 @@ uint32_t ballot(bool value, Site site) {
     meet_in_warp(WarpCall::kBallot, site);
     return running->out[0];
 }
-void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], bool a_signed, Site site) {
+void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site) {
     for (uint32_t i = 0; i < 4; ++i) running->in[i] = a[i];
     running->in[4] = b[0];
     running->in[5] = b[1];
-    meet_in_warp(a_signed ? WarpCall::kMmaS8 : WarpCall::kMmaU8, site);
+    meet_in_warp(WarpCall::kMma, site);
     for (uint32_t i = 0; i < 4; ++i) c[i] += static_cast<int32_t>(running->out[i]);
 }
 

@@ -221,7 +221,7 @@ TEST_F(LowRank, SameBitsHoweverItIsCutAndOnEveryKernelSet) {
             o.bias = true;
             const WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, o), 1));
             keel_test::Logits first;
-            for (uint32_t isa = KEEL_CPU_SCALAR; isa <= KEEL_CPU_NEON; ++isa) {
+            for (uint32_t isa = KEEL_CPU_SCALAR; isa <= KEEL_CPU_NEON_I8MM; ++isa) {
                 if (!find_kernel_set(isa) || isa == KEEL_CPU_AMX) continue;
                 for (const auto& [chunk, threads, weights] : {std::tuple{256u, 2u, KEEL_WEIGHTS_DEFAULT},
                                                               {7u, 1u, KEEL_WEIGHTS_MAP},

@@ -1,6 +1,7 @@
-// Integer K and V rows in NEON with dotprod and i8mm: the P of kv_integers_rows_lanes.h.
+// Integer K and V rows in NEON: the P of kv_integers_rows_lanes.h, without any extension. Sets with one share how
+// integers come from codes and have products of their own (kv_integers_neon_dotprod.h).
 #pragma once
-#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#if defined(__aarch64__)
 #include "kernels/cpu/attention/kv_integers_rows_lanes.h"
 #include "kernels/cpu/vector/float_neon.h"
 
@@ -27,8 +28,8 @@ constexpr WindowWords window_words(int b) {
 template <int b>
 constexpr WindowWords kWindowWords = window_words(b);
 
-struct KvIntegersNeon {
-    // ---- integers from codes ----
+// Integers from codes, and the order of dots.
+struct KvCodesNeon {
     template <KvFormat F>
     KEEL_INLINE void windows(const uint8_t* p, int8_t* q) {
         constexpr int b = kKvFormats[F].bits;
@@ -98,32 +99,10 @@ struct KvIntegersNeon {
         }
     }
 
-    // ---- products ----
-    struct I {
-        int32x4_t high, low;
-    };
-    static constexpr uint32_t kGroup = 4;
-    static constexpr int kValueRows = 2;
-    struct Weights {
-        alignas(16) uint8_t high[kMaxKvScales][kAttentionTile],
-            low[kMaxKvScales][kAttentionTile];  // w = 256 high + low
-    };
-
-    KEEL_INLINE void interleave(const int8_t* rows, uint64_t stride, int8_t* to) {
-        vst4q_s8(to, int8x16x4_t{{vld1q_s8(rows), vld1q_s8(rows + stride), vld1q_s8(rows + 2 * stride),
-                                  vld1q_s8(rows + 3 * stride)}});
-    }
-    KEEL_INLINE void store_weights(const float32x4_t v[16], Weights& w, uint32_t scale) {
-        KEEL_UNROLL
-        for (int i = 0; i < 8; ++i) {
-            const uint16x8_t words =
-                vcombine_u16(vmovn_u32(vcvtnq_u32_f32(v[2 * i])), vmovn_u32(vcvtnq_u32_f32(v[2 * i + 1])));
-            vst1_u8(w.low[scale] + 8 * i, vmovn_u16(words));
-            vst1_u8(w.high[scale] + 8 * i, vshrn_n_u16(words, 8));
-        }
-    }
-    template <int C>
-    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, float32x4_t* dot) {
+    // dots, from what adds the products of sixteen elements to four sums, in any order.
+    template <int C, class AddProducts>
+    KEEL_INLINE void dots_by(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, float32x4_t* dot,
+                             AddProducts&& add_products) {
         int32x4_t sum[C][4];
         KEEL_UNROLL
         for (int c = 0; c < C; ++c) KEEL_UNROLL
@@ -136,35 +115,62 @@ struct KvIntegersNeon {
             for (int c = 0; c < C; ++c) {
                 const int8x16_t x = vld1q_s8(q[c] + i);
                 KEEL_UNROLL
-                for (int r = 0; r < 4; ++r) sum[c][r] = vdotq_s32(sum[c][r], k[r], x);
+                for (int r = 0; r < 4; ++r) sum[c][r] = add_products(sum[c][r], k[r], x);
             }
         }
         KEEL_UNROLL
         for (int c = 0; c < C; ++c)
             dot[c] = vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[c][0], sum[c][1]), vpaddq_s32(sum[c][2], sum[c][3])));
     }
-    KEEL_INLINE I zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+};
+
+struct KvIntegersNeon : KvCodesNeon {
+    using I = int32x4_t;
+    static constexpr uint32_t kGroup = 4;  // row behind row: weights come from lanes
+    static constexpr int kValueRows = 4;
+    struct Weights {
+        alignas(16) int16_t w[kMaxKvScales][kAttentionTile];
+    };
+
+    KEEL_INLINE void interleave(const int8_t* rows, uint64_t stride, int8_t* to) {
+        KEEL_UNROLL
+        for (uint64_t r = 0; r < kGroup; ++r) vst1q_s8(to + 16 * r, vld1q_s8(rows + r * stride));
+    }
+    KEEL_INLINE void store_weights(const float32x4_t v[16], Weights& w, uint32_t scale) {
+        KEEL_UNROLL
+        for (int i = 0; i < 16; ++i) vst1_s16(w.w[scale] + 4 * i, vmovn_s32(vcvtnq_s32_f32(v[i])));
+    }
+    template <int C>
+    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, float32x4_t* dot) {
+        // |k| is at most 128 and |q| 127, so that two products fit 16 bits.
+        dots_by<C>(keys, stride, q, n, dot, [](int32x4_t sum, int8x16_t k, int8x16_t x) KEEL_ALWAYS_INLINE {
+            return vpadalq_s16(sum, vmlal_high_s8(vmull_s8(vget_low_s8(k), vget_low_s8(x)), k, x));
+        });
+    }
+    KEEL_INLINE I zero() { return vdupq_n_s32(0); }
     template <int C>
     KEEL_INLINE void add(I (*sum)[4], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
-        int8x16_t values[4];
+        int16x4_t weight[C];
         KEEL_UNROLL
-        for (int k = 0; k < 4; ++k) values[k] = vld1q_s8(x + 16 * k);
+        for (int i = 0; i < C; ++i) weight[i] = vld1_s16(w[i].w[scale] + j);
+        add_row<0, C>(sum, x, weight);
+        add_row<1, C>(sum, x, weight);
+        add_row<2, C>(sum, x, weight);
+        add_row<3, C>(sum, x, weight);
+    }
+    template <int r, int C>
+    KEEL_INLINE void add_row(I (*sum)[4], const int8_t* x, const int16x4_t* weight) {
+        const int8x16_t v = vld1q_s8(x + 16 * r);
+        const int16x8_t low = vmovl_s8(vget_low_s8(v)), high = vmovl_high_s8(v);
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) {
-            const auto four = [j](const uint8_t* p) KEEL_ALWAYS_INLINE {
-                uint32_t v;
-                memcpy(&v, p + j, 4);
-                return vreinterpretq_u8_u32(vdupq_n_u32(v));
-            };
-            const uint8x16_t high = four(w[i].high[scale]), low = four(w[i].low[scale]);
-            KEEL_UNROLL
-            for (int k = 0; k < 4; ++k) {
-                sum[i][k].high = vusdotq_s32(sum[i][k].high, high, values[k]);
-                sum[i][k].low = vusdotq_s32(sum[i][k].low, low, values[k]);
-            }
+            sum[i][0] = vmlal_lane_s16(sum[i][0], vget_low_s16(low), weight[i], r);
+            sum[i][1] = vmlal_high_lane_s16(sum[i][1], low, weight[i], r);
+            sum[i][2] = vmlal_lane_s16(sum[i][2], vget_low_s16(high), weight[i], r);
+            sum[i][3] = vmlal_high_lane_s16(sum[i][3], high, weight[i], r);
         }
     }
-    KEEL_INLINE float32x4_t total(I sum) { return vcvtq_f32_s32(vaddq_s32(vshlq_n_s32(sum.high, 8), sum.low)); }
+    KEEL_INLINE float32x4_t total(I sum) { return vcvtq_f32_s32(sum); }
 };
 
 }  // namespace

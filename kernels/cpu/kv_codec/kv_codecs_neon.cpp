@@ -1,5 +1,5 @@
 // KV row codecs, NEON.
-#if defined(__ARM_NEON)
+#if defined(__aarch64__)
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/kv_codec/kv_codecs_lanes.h"
 #include "kernels/cpu/vector/float_neon.h"

@@ -1,15 +1,15 @@
 #include "kernels/cpu/matmul/q8_neon.h"
-#if defined(__ARM_FEATURE_DOTPROD) && defined(__ARM_FEATURE_MATMUL_INT8)
+#if defined(__aarch64__)
 
 namespace keel::kernels {
 
 template <WeightType T>
 void matmul_q8_neon(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Neon, T, false>(a, NeonMatrixUnit::multiply<T>);
+    matmul_q8_rows<Q8Neon, T, false>(a);
 }
 template <WeightType T>
 void matmul_repacked_neon(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Neon, T, true>(a, NeonMatrixUnit::multiply<T>);
+    matmul_q8_rows<Q8Neon, T, true>(a);
 }
 
 #define KEEL_INSTANTIATE(type, ...)                           \

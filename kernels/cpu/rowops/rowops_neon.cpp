@@ -1,5 +1,5 @@
 #include "kernels/cpu/vector/float_neon.h"
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(__aarch64__)
 #include "kernels/cpu/rowops/rowops_lanes.h"
 
 namespace keel::kernels {

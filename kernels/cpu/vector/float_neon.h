@@ -1,6 +1,6 @@
-// Four f32 lanes of NEON: the interface of float_vector.h. Only *_neon.cpp files include this.
+// Four f32 lanes of NEON: the interface of float_vector.h. Only *_neon*.cpp files include this.
 #pragma once
-#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#if defined(__aarch64__)
 #include <arm_neon.h>
 #include <stdint.h>
 

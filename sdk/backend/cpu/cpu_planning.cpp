@@ -18,7 +18,9 @@ constexpr Rates kRates[] = {
     {10000, 60000, 30000, 10000},   // avx2
     {20000, 200000, 60000, 20000},  // avx512
     {20000, 200000, 60000, 20000},  // amx
-    {10000, 60000, 30000, 10000},   // neon
+    {4000, 8000, 8000, 2500},       // neon
+    {10000, 30000, 15000, 5000},    // neon_dotprod
+    {10000, 60000, 30000, 10000},   // neon_i8mm
 };
 static_assert(sizeof kRates / sizeof kRates[0] == kernels::kIsaLimit);
 

@@ -82,7 +82,19 @@ const KernelSet* find_kernel_set(uint32_t isa) {
 #endif
 #ifdef KEEL_HAVE_NEON
         case kNeon:
-            return platform::have_arm_integer_products() ? &kNeonSet : nullptr;
+            return platform::arm_features().neon ? &kNeonSet : nullptr;
+#endif
+#ifdef KEEL_HAVE_NEON_DOTPROD
+        case kNeonDotprod: {
+            const platform::ArmFeatures has = platform::arm_features();
+            return has.neon && has.dotprod ? &kNeonDotprodSet : nullptr;
+        }
+#endif
+#ifdef KEEL_HAVE_NEON_I8MM
+        case kNeonI8mm: {
+            const platform::ArmFeatures has = platform::arm_features();
+            return has.neon && has.dotprod && has.i8mm ? &kNeonI8mmSet : nullptr;
+        }
 #endif
         default:
             return nullptr;
@@ -91,7 +103,9 @@ const KernelSet* find_kernel_set(uint32_t isa) {
 
 static_assert(static_cast<uint32_t>(KEEL_CPU_SCALAR) == kScalar && static_cast<uint32_t>(KEEL_CPU_AVX2) == kAvx2 &&
                   static_cast<uint32_t>(KEEL_CPU_AVX512) == kAvx512 && static_cast<uint32_t>(KEEL_CPU_AMX) == kAmx &&
-                  static_cast<uint32_t>(KEEL_CPU_NEON) == kNeon,
+                  static_cast<uint32_t>(KEEL_CPU_NEON) == kNeon &&
+                  static_cast<uint32_t>(KEEL_CPU_NEON_DOTPROD) == kNeonDotprod &&
+                  static_cast<uint32_t>(KEEL_CPU_NEON_I8MM) == kNeonI8mm,
               "keel_cpu is Isa");
 
 keel_status choose_kernels(keel_cpu* cpu, const kernels::KernelSet** set, keel_error* error) {

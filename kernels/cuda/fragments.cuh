@@ -1,0 +1,186 @@
+// Weights as matrix units take them: 16 rows of a matrix together, so that what a lane multiplies lies side by side. A
+// permutation of the bits of the plain rows, of the same size; rows missing at the end of a matrix are zeros.
+//
+// Groups of 16 rows, in each its blocks ascending. A block of sixteen rows is 16 times a plain one:
+//     lower bits of codes | upper bits | scale bytes, row by row | d, and m or dmin, row by row
+// Lane l = 4g + t of a warp multiplies, of a run of 32 elements, four words of four codes: words t of rows g and g + 8,
+// then words t + 4 of both. Of the codes' lower 8, 4 or 2 bits it has 4, 2 or 1 words a run, of their upper 2 or 1 bits
+// one word or half of one, packed as pack_run says; all its words of a block of weights come in pieces of 16 bytes, a
+// piece of every lane after another. Blocks of one run have pieces as short as their words.
+#pragma once
+#include "kernels/cuda/weight_blocks.cuh"
+
+namespace keel::cuda {
+
+template <WeightType T>
+struct FragmentShape {
+    static constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    static constexpr bool k8Bits = T == kQ8_0 || T == kQ8_F32;
+    static constexpr uint32_t kRuns = kInfo.block_elements / 32;
+    static constexpr uint32_t kLowBits = k8Bits ? 8 : T == kQ2_K || T == kQ3_K ? 2 : 4;
+    static constexpr uint32_t kHighBits = T == kQ6_K ? 2 : T == kQ5_0 || T == kQ5_1 || T == kQ5_K || T == kQ3_K ? 1 : 0;
+    static constexpr uint32_t kLowBytes = 2 * kLowBits * kRuns, kHighBytes = 2 * kHighBits * kRuns;  // of a lane
+    static constexpr uint32_t kFactorBytes = (T == kQ8_F32 ? 4 : 2) * (kInfo.m_at == kernels::kNoField ? 1 : 2);
+    static constexpr uint32_t kHighAt = 32 * kLowBytes, kScalesAt = kHighAt + 32 * kHighBytes,
+                              kFactorsAt = kScalesAt + 16 * kScaleBytes<T>.count, kBytes = 16 * kInfo.block_bytes;
+    static_assert(kFactorsAt + 16 * kFactorBytes == kBytes, "the parts of a block are all of it");
+};
+
+// Words of a lane, as registers.
+template <uint32_t BYTES>
+struct LaneWords {
+    static constexpr uint32_t kCount = BYTES < 4 ? 1 : BYTES / 4;
+    uint32_t w[kCount];
+};
+template <>
+struct LaneWords<0> {
+    uint32_t w[1];
+};
+template <uint32_t BYTES>
+KEEL_GPU void load_lane(const uint8_t* plane, uint32_t lane, LaneWords<BYTES>& v) {
+    if constexpr (BYTES == 2) {
+        v.w[0] = load16(plane + 2 * lane);
+    } else if constexpr (BYTES == 8) {
+        const Words2 words = load_once(reinterpret_cast<const Words2*>(plane) + lane);
+        v.w[0] = words.x;
+        v.w[1] = words.y;
+    } else {
+        static_assert(BYTES % 16 == 0);
+        KEEL_UNROLL
+        for (uint32_t piece = 0; piece < BYTES / 16; ++piece) {
+            const Words4 words = load_once(reinterpret_cast<const Words4*>(plane) + 32 * piece + lane);
+            v.w[4 * piece] = words.x;
+            v.w[4 * piece + 1] = words.y;
+            v.w[4 * piece + 2] = words.z;
+            v.w[4 * piece + 3] = words.w;
+        }
+    }
+}
+template <uint32_t BYTES>
+KEEL_GPU void store_lane(uint8_t* plane, uint32_t lane, const LaneWords<BYTES>& v) {
+    if constexpr (BYTES == 2) {
+        reinterpret_cast<uint16_t*>(plane)[lane] = static_cast<uint16_t>(v.w[0]);
+    } else if constexpr (BYTES == 8) {
+        reinterpret_cast<Words2*>(plane)[lane] = {v.w[0], v.w[1]};
+    } else {
+        KEEL_UNROLL
+        for (uint32_t piece = 0; piece < BYTES / 16; ++piece)
+            reinterpret_cast<Words4*>(plane)[32 * piece + lane] = {v.w[4 * piece], v.w[4 * piece + 1],
+                                                                   v.w[4 * piece + 2], v.w[4 * piece + 3]};
+    }
+}
+
+// The lowest BITS bits of every byte of the four words of run r: into its words, and back.
+template <uint32_t BITS>
+KEEL_GPU void pack_run(const uint32_t a[4], uint32_t r, uint32_t* w) {
+    if constexpr (BITS == 8) {
+        for (uint32_t i = 0; i < 4; ++i) w[4 * r + i] = a[i];
+    } else if constexpr (BITS == 4) {
+        w[2 * r] = a[0] | a[2] << 4;
+        w[2 * r + 1] = a[1] | a[3] << 4;
+    } else if constexpr (BITS == 2) {
+        w[r] = a[0] | a[1] << 2 | a[2] << 4 | a[3] << 6;
+    } else {
+        const uint32_t half = a[0] | a[1] << 1 | a[2] << 2 | a[3] << 3;  // the lower half of every byte
+        w[r / 2] = r % 2 ? w[r / 2] | half << 4 : half;
+    }
+}
+template <uint32_t BITS>
+KEEL_GPU void unpack_run(const uint32_t* w, uint32_t r, uint32_t a[4]) {
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 4; ++i) {
+        if constexpr (BITS == 8)
+            a[i] = w[4 * r + i];
+        else if constexpr (BITS == 4)
+            a[i] = w[2 * r + i % 2] >> 4 * (i / 2) & 0x0f0f0f0fu;
+        else if constexpr (BITS == 2)
+            a[i] = w[r] >> 2 * i & 0x03030303u;
+        else
+            a[i] = w[r / 2] >> (4 * (r % 2) + i) & 0x01010101u;
+    }
+}
+// Lower halves of four bytes as two bytes, and back: the upper bits of a block of one run.
+KEEL_GPU uint32_t join_halves(uint32_t v) {
+    v = (v | v >> 4) & 0x00ff00ffu;
+    return (v | v >> 8) & 0xffffu;
+}
+KEEL_GPU uint32_t part_halves(uint32_t v) {
+    v = (v | v << 8) & 0x00ff00ffu;
+    return (v | v << 4) & 0x0f0f0f0fu;
+}
+
+// Word i of what lies at p: at once where ALIGN, the distance of such p, is whole words.
+template <uint32_t ALIGN>
+KEEL_GPU uint32_t word_at(const uint8_t* p, uint32_t i) {
+    if constexpr (ALIGN % 4 == 0)
+        return reinterpret_cast<const uint32_t*>(p)[i];
+    else
+        return load32(p + 4 * i);
+}
+
+// What a lane holds of one block: codes of its two rows, and their scales and factors.
+struct ScaleRegisters {
+    uint32_t w[4];
+    KEEL_GPU uint32_t operator()(uint32_t i) const { return w[i]; }
+};
+template <WeightType T>
+struct Fragment {
+    using Shape = FragmentShape<T>;
+    LaneWords<Shape::kLowBytes> low;
+    LaneWords<Shape::kHighBytes> high;
+    ScaleRegisters scales[2];  // of rows g and g + 8
+    uint32_t factors[2];       // d of a row in the lower half, m or dmin in the upper; or d in f32
+};
+
+template <WeightType T>
+KEEL_GPU uint32_t load_factors(const uint8_t* block, uint32_t row) {
+    using Shape = FragmentShape<T>;
+    const uint8_t* p = block + Shape::kFactorsAt + row * Shape::kFactorBytes;
+    return Shape::kFactorBytes == 4 ? *reinterpret_cast<const uint32_t*>(p) : load16(p);
+}
+template <WeightType T>
+KEEL_GPU float d_of(uint32_t factors) {
+    return T == kQ8_F32 ? f32_from_bits(factors) : widen_f16(factors & 0xffff);
+}
+KEEL_GPU float minimum_of(uint32_t factors) {
+    return widen_f16(factors >> 16);
+}
+
+template <WeightType T>
+KEEL_GPU void load_fragment(const uint8_t* block, uint32_t lane, Fragment<T>& f) {
+    using Shape = FragmentShape<T>;
+    load_lane(block, lane, f.low);
+    if constexpr (Shape::kHighBytes) load_lane(block + Shape::kHighAt, lane, f.high);
+    KEEL_UNROLL
+    for (uint32_t half = 0; half < 2; ++half) {
+        const uint32_t row = lane / 4 + 8 * half;
+        if constexpr (Shape::kInfo.sub_block != 0) {
+            constexpr uint32_t kCount = kScaleBytes<T>.count;
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < (kCount + 3) / 4; ++i)
+                f.scales[half].w[i] = word_at<kCount>(block + Shape::kScalesAt + row * kCount, i);
+        }
+        f.factors[half] = load_factors<T>(block, row);
+    }
+}
+// The words of run r that a lane multiplies.
+template <WeightType T>
+KEEL_GPU void values_of_run(const Fragment<T>& f, uint32_t r, uint32_t a[4]) {
+    using Shape = FragmentShape<T>;
+    unpack_run<Shape::kLowBits>(f.low.w, r, a);
+    if constexpr (Shape::kHighBits) {
+        uint32_t high[4];
+        if constexpr (Shape::kHighBytes == 2) {
+            const uint32_t word = part_halves(f.high.w[0]);
+            unpack_run<1>(&word, 0, high);
+        } else {
+            unpack_run<Shape::kHighBits>(f.high.w, r, high);
+        }
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) a[i] |= high[i] << Shape::kLowBits;
+    }
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 4; ++i) a[i] = values_of<T>(a[i]);
+}
+
+}  // namespace keel::cuda
