@@ -3,6 +3,7 @@
 #include "platform/platform.h"
 #include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
+#include "sdk/text/grammar_tokens.h"
 
 namespace keel {
 

@@ -16,12 +16,14 @@
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
 #include "sdk/run/tree.h"
-#include "sdk/text/grammar_tokens.h"
+#include "sdk/text/grammar.h"
 #include "sdk/text/tokenizer.h"
 
 namespace keel {
 
 constexpr uint32_t kMaxEngines = 16;
+
+struct GrammarSession;  // grammar_tokens.h
 
 struct Session {
     std::atomic<uint64_t> id;       // the handle; 0 = free slot
@@ -50,9 +52,9 @@ struct Session {
     TokenTree tree;
     SamplerParams sampling;
     TextStream text;
-    void* work;             // sampler work memory
-    uint8_t* mask;          // allowed-token bits
-    uint32_t grammar_from;  // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
+    void* work;               // sampler work memory
+    uint8_t* mask;            // allowed-token bits
+    uint32_t grammar_from;    // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
     GrammarSession* grammar;  // null: the engine has none
 
     bool has_tree() const { return tree.first != kNoNode; }

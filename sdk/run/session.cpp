@@ -3,6 +3,7 @@
 
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
+#include "sdk/text/grammar_tokens.h"
 
 namespace keel {
 namespace {

@@ -13,6 +13,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
+#include "sdk/text/grammar_tokens.h"
 
 namespace keel {
 namespace {

@@ -43,13 +43,14 @@ Stop push(GrammarMachine* m, uint16_t node, uint16_t parent, uint16_t* out) {
 
 // Each node is visited once with each stack: ways that meet again are followed once, however many they are.
 Stop visit(GrammarMachine* m, uint16_t node, uint16_t stack) {
-    uint64_t& word = m->node_visited[node / 64];
-    const uint64_t bit = uint64_t{1} << node % 64;
-    if (word & bit)
-        for (uint32_t i = 0; i < m->visit_count; ++i)
-            if (m->visits[i].node == node && m->visits[i].stack == stack) return Stop::kNo;
-    word |= bit;
+    constexpr uint32_t kSlots = 2 * kGrammarVisits;
+    uint32_t slot = ((uint32_t{node} << 16 | stack) * 0x9e3779b1u) / (UINT32_MAX / kSlots + 1);
+    for (; m->visit_slots[slot].step == m->step; slot = (slot + 1) % kSlots) {
+        const GrammarThread& known = m->visits[m->visit_slots[slot].place];
+        if (known.node == node && known.stack == stack) return Stop::kNo;
+    }
     if (m->visit_count == kGrammarVisits) return Stop::kTooMuch;
+    m->visit_slots[slot] = {m->step, static_cast<uint16_t>(m->visit_count)};
     m->visits[m->visit_count++] = {node, stack};
     return Stop::kNo;
 }
@@ -128,8 +129,10 @@ uint16_t finish_step(GrammarMachine* m, Stop stop) {
 }
 
 void begin_step(GrammarMachine* m) {
-    memset(m->node_visited, 0, (m->grammar->node_count + 63) / 64 * sizeof m->node_visited[0]);
     m->visit_count = 0;
+    if (++m->step) return;
+    memset(m->visit_slots, 0, sizeof m->visit_slots);
+    m->step = 1;
 }
 
 void clear_buckets(GrammarMachine* m) {
@@ -153,6 +156,7 @@ GrammarMachine* grammar_machine_place(Arena& arena, const Grammar* grammar, uint
     m->pool = pool;
     m->stacks = stacks;
     m->generation = 0;
+    m->step = UINT16_MAX;  // the first one clears the slots
     grammar_machine_clear(m);
     return m;
 }

@@ -48,9 +48,13 @@ struct GrammarMachine {
     uint32_t generation;  // of numbers: one more when they change
     uint16_t state_buckets[kGrammarBuckets], stack_buckets[kGrammarBuckets];
     // Of the step being computed.
-    uint64_t node_visited[kMaxGrammarNodes / 64];
     uint32_t visit_count;
     GrammarThread visits[kGrammarVisits];
+    // Places in `visits` by hash; those of other steps are free.
+    uint16_t step;
+    struct {
+        uint16_t step, place;
+    } visit_slots[2 * kGrammarVisits];
 };
 
 // In count mode null; `grammar` may be null then.

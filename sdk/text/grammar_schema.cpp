@@ -18,8 +18,9 @@ namespace {
 constexpr uint32_t kMaxDepth = 24;
 constexpr uint32_t kMaxReferences = 64;
 constexpr uint32_t kMaxPatternBytes = 1024;
-constexpr uint32_t kMaxLooks = 20000;  // at schemas, to see what they have in common
-constexpr uint32_t kMaxMerged = 16;    // schemas of one allOf
+constexpr uint32_t kMaxStrings = 1024;  // of one enum
+constexpr uint32_t kMaxLooks = 20000;   // at schemas, to see what they have in common
+constexpr uint32_t kMaxMerged = 16;     // schemas of one allOf
 
 // A stretch of the text.
 struct Span {
@@ -81,6 +82,8 @@ class SchemaReader {
     void check_keywords(Span object);
     void check_type(Span value, Span type);
     Fragment one_of_list(Span list, Span type, bool values, bool exactly_one, uint32_t depth);
+    Fragment strings_of(const Span* values, uint32_t count, size_t shared);
+    uint32_t sorted_strings(Span list, Span* out);
     Fragment of_type(const char* type, Span value, uint32_t depth);
     uint32_t unescaped(Span string, char* out);
     void refuse_beside(Span object, Span keyword, const char* const* allowed, uint32_t count);
@@ -103,6 +106,7 @@ class SchemaReader {
     } references_[kMaxReferences] = {};
     uint32_t reference_count_ = 0;
     uint32_t looks_ = 0;
+    Span strings_[kMaxStrings];
 };
 
 // ---- JSON text ----
@@ -567,12 +571,61 @@ Fragment SchemaReader::schema(Span value, uint32_t depth) {
     return primitive(kValue);
 }
 
+// A list of strings, with what begins alike written once: so that one of hundreds is not as many alternatives. `values`
+// are sorted, as they stand in the text; they are alike in the first `shared` bytes, which are written.
+Fragment SchemaReader::strings_of(const Span* values, uint32_t count, size_t shared) {
+    if (!ok()) return {};
+    if (count == 1) return then(builder_.bytes(text_ + values[0].at + shared, values[0].bytes() - shared), space());
+    Fragment out = {};
+    bool any = false;
+    for (uint32_t i = 0, end = 0; i < count && ok(); i = end) {
+        // Those with one next byte, and all they have in common. The first is the shortest; no other one ends there, as
+        // quotes end them and equal ones were left out.
+        const auto byte = [&](uint32_t k, size_t at) { return text_[values[k].at + at]; };
+        for (end = i; end < count && byte(end, shared) == byte(i, shared);) ++end;
+        size_t alike = shared + 1;
+        while (end - i > 1 && byte(i, alike) == byte(end - 1, alike)) ++alike;
+        Fragment one = end - i > 1 ? then(builder_.bytes(text_ + values[i].at + shared, alike - shared),
+                                          strings_of(values + i, end - i, alike))
+                                   : strings_of(values + i, 1, shared);
+        out = any ? builder_.either(out, one) : one;
+        any = true;
+    }
+    return out;
+}
+
+// A list of nothing but strings, sorted by their bytes, once each; 0 for another one.
+uint32_t SchemaReader::sorted_strings(Span list, Span* out) {
+    uint32_t count = 0;
+    Span value;
+    for (size_t at = list.at + 1; next(&at, nullptr, &value);) {
+        if (text_[value.at] != '"' || count == kMaxStrings) return 0;
+        const auto order = [&](Span a, Span b) {
+            const size_t bytes = a.bytes() < b.bytes() ? a.bytes() : b.bytes();
+            const int first = memcmp(text_ + a.at, text_ + b.at, bytes);
+            return first ? first : a.bytes() < b.bytes() ? -1 : a.bytes() > b.bytes();
+        };
+        uint32_t place = count;
+        while (place > 0 && order(value, out[place - 1]) < 0) --place;
+        if (place > 0 && order(value, out[place - 1]) == 0) continue;
+        memmove(out + place + 1, out + place, (count - place) * sizeof out[0]);
+        out[place] = value;
+        ++count;
+    }
+    return count;
+}
+
 // Values, or schemas, of a list.
 Fragment SchemaReader::one_of_list(Span list, Span type, bool values, bool exactly_one, uint32_t depth) {
     if (text_[list.at] != '[') fail(list.at, "expected a list");
     Fragment out = {};
     bool any = false;
     Span entry, other;
+    if (values && ok()) {
+        const uint32_t count = sorted_strings(list, strings_);
+        if (count) check_type(strings_[0], type);
+        if (count) return strings_of(strings_, count, 0);
+    }
     for (size_t at = list.at + 1; ok() && next(&at, nullptr, &entry);) {
         if (values) check_type(entry, type);
         size_t behind = at;

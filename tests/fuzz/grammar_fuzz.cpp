@@ -77,8 +77,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
         if (error.reason[0] == 0 || error.offset > grammar.size()) abort();
         return 0;
     }
-    static std::vector<char> memory;
-    if (memory.size() < counting.used_bytes() + 64) memory.resize(counting.used_bytes() + 64);
+    std::vector<char> memory(counting.used_bytes() + 64);
     char* const base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
     keel::Arena arena(base, counting.used_bytes());
     if (placed.place(source, t, arena, &error) != KEEL_OK || !placed.grammar) abort();

@@ -165,6 +165,18 @@ TEST(Grammar, WaysThatMeetAgainAreOneWay) {
     EXPECT_FALSE(grammar.too_much);
 }
 
+// An enum of as many values as a schema has room for: what they begin with is one way.
+TEST(Grammar, HundredsOfValues) {
+    std::string schema = "{\"enum\": [\"\", \"a\", \"a\\\"\"";
+    for (int i = 0; i < 700; ++i) schema += ", \"value " + std::to_string(i) + "\"";
+    const Automaton grammar(schema + ", \"a\"]}", true);
+    ASSERT_EQ(KEEL_OK, grammar.status) << grammar.error.reason;
+    for (int i = 0; i < 710; ++i) EXPECT_EQ(i < 700, grammar.accepts("\"value " + std::to_string(i) + "\"")) << i;
+    for (const char* good : {"\"\"", "\"a\"", "\"a\\\"\""}) EXPECT_TRUE(grammar.accepts(good)) << good;
+    for (const char* bad : {"\"a", "\"value\"", "\"value 07\"", "\"a\\\"", "a"})
+        EXPECT_FALSE(grammar.accepts(bad)) << bad;
+}
+
 // More states than there is room for: what is forgotten on the way is computed again, with the same result.
 TEST(Grammar, FullPoolsChangeNothing) {
     const Automaton counted("root ::= ([a-z] | \"(\" root \")\"){1,700} [0-9]{1200}", false);
