@@ -111,20 +111,21 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 }
 
 // Products with 8-bit activations, ProductArgs: w in fragments, w_row_bytes that of plain rows, row_begin a multiple of
-// kFragmentRows. product_rows_N_TYPE: a warp 16 rows, at most N tokens. product_shared_TYPE, for matrices of few rows:
-// a block of warps 16 rows, at most 8 tokens.
+// kFragmentRows. product_rows_N_TYPE: a warp 16 rows and N tokens. product_shared_TYPE, for matrices of few rows: a
+// block of warps 16 rows and 8 tokens. Embeddings out of fragments: embed_fragments_TYPE, EmbedArgs likewise.
 constexpr uint32_t kFragmentTokens = 8;
 constexpr uint32_t kChunkElements = 1024;  // that are worked on between barriers
 // Of 256 elements of a token in shared memory: codes, sums, and what keeps tokens in different banks.
 constexpr uint32_t kStagedWords = 76;
 constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t kernel_tokens) {
-    return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32), 1, kFragmentThreads,
+    return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32),
+            divide_up(a.tokens, kernel_tokens), kFragmentThreads,
             2 * (kChunkElements / 256) * kernel_tokens * kStagedWords * 4};
 }
 constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
     const uint32_t integers = info.sub_block && info.m_at != kernels::kNoField ? 2 : 1;
-    return {divide_up(a.row_end - a.row_begin, kFragmentRows), 1, kFragmentThreads,
+    return {divide_up(a.row_end - a.row_begin, kFragmentRows), divide_up(a.tokens, kFragmentTokens), kFragmentThreads,
             kChunkElements / info.block_elements * integers * kFragmentRows * kFragmentTokens * 4};
 }
 

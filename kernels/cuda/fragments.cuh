@@ -109,6 +109,35 @@ KEEL_GPU uint32_t part_halves(uint32_t v) {
     return (v | v << 4) & 0x0f0f0f0fu;
 }
 
+// Word `index` of a lane's words in a plane.
+template <uint32_t BYTES>
+KEEL_GPU uint32_t word_of_lane(const uint8_t* plane, uint32_t lane, uint32_t index) {
+    constexpr uint32_t kPiece = BYTES < 16 ? BYTES : 16;
+    const uint8_t* p = plane + index / 4 * 512 + lane * kPiece + index % 4 * 4;
+    return BYTES == 2 ? load16(p) : load32(p);
+}
+// The codes of word i of run r of a lane as they are written, read out of a block.
+template <WeightType T>
+KEEL_GPU uint32_t written_in_fragment(const uint8_t* block, uint32_t lane, uint32_t r, uint32_t i) {
+    using Shape = FragmentShape<T>;
+    constexpr uint32_t kLow = Shape::kLowBits, kHigh = Shape::kHighBits;
+    uint32_t written;
+    if constexpr (kLow == 8)
+        written = word_of_lane<Shape::kLowBytes>(block, lane, 4 * r + i);
+    else if constexpr (kLow == 4)
+        written = word_of_lane<Shape::kLowBytes>(block, lane, 2 * r + i % 2) >> 4 * (i / 2) & 0x0f0f0f0fu;
+    else
+        written = word_of_lane<Shape::kLowBytes>(block, lane, r) >> 2 * i & 0x03030303u;
+    const uint8_t* upper = block + Shape::kHighAt;
+    if constexpr (kHigh == 2)
+        written |= (word_of_lane<Shape::kHighBytes>(upper, lane, r) >> 2 * i & 0x03030303u) << kLow;
+    else if constexpr (kHigh == 1 && Shape::kHighBytes == 2)
+        written |= (part_halves(word_of_lane<2>(upper, lane, 0)) >> i & 0x01010101u) << kLow;
+    else if constexpr (kHigh == 1)
+        written |= (word_of_lane<Shape::kHighBytes>(upper, lane, r / 2) >> (4 * (r % 2) + i) & 0x01010101u) << kLow;
+    return written;
+}
+
 // Word i of what lies at p: at once where ALIGN, the distance of such p, is whole words.
 template <uint32_t ALIGN>
 KEEL_GPU uint32_t word_at(const uint8_t* p, uint32_t i) {

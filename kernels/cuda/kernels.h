@@ -10,6 +10,7 @@
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
+#define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_ROWS_1_ROW(type, ...) KEEL_GPU_ROW(product_rows_1_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
@@ -20,6 +21,7 @@
     KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)  \
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads) \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                     \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_1_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_8_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
@@ -50,6 +52,9 @@ constexpr KernelId product_q8_kernel(uint32_t type) {
 }
 constexpr KernelId lay_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_lay_Q4_0 + (type - kernels::kQ4_0));
+}
+constexpr KernelId embed_fragments_kernel(uint32_t type) {
+    return static_cast<KernelId>(kernel_embed_fragments_Q4_0 + (type - kernels::kQ4_0));
 }
 constexpr KernelId product_rows_kernel(uint32_t type, uint32_t tokens) {
     const KernelId first = tokens == 1 ? kernel_product_rows_1_Q4_0 : kernel_product_rows_8_Q4_0;

@@ -15,4 +15,15 @@ KEEL_GPU const uint8_t* token_of(const ProductArgs& args, uint32_t token) {
     return static_cast<const uint8_t*>(args.x) + token * args.x_token_bytes;
 }
 
+// The arguments of this block: TOKENS tokens from TOKENS * block_y on, or what is left of them.
+template <uint32_t TOKENS>
+KEEL_GPU ProductArgs tokens_of_block(const ProductArgs& args) {
+    const uint32_t first = block_y() * TOKENS;
+    ProductArgs mine = args;
+    mine.x = token_of(args, first);
+    mine.y += first * args.y_token_floats;
+    mine.tokens = args.tokens - first < TOKENS ? args.tokens - first : TOKENS;
+    return mine;
+}
+
 }  // namespace keel::cuda

@@ -50,6 +50,37 @@ KEEL_GPU void lay(const LayArgs& args) {
     for (uint32_t i = 0; i < Shape::kFactorBytes; ++i) factors[i] = block ? block[kInfo.d_at + i] : 0;
 }
 
+// ---- one row out of fragments, decoded: a thread a word of four elements ----
+template <WeightType T>
+KEEL_GPU void embed(const EmbedArgs& args) {
+    using Shape = FragmentShape<T>;
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    const uint32_t id = args.ids[block_x()], row = id % kFragmentRows;
+    const uint8_t* group = args.w + uint64_t{id - row} * args.w_row_bytes;
+    float* y = args.y + block_x() * args.y_token_floats;
+    for (uint32_t e = 4 * thread_x(); e < args.k; e += 4 * kEmbedThreads) {
+        const uint8_t* block = group + uint64_t{e / kInfo.block_elements} * Shape::kBytes;
+        const uint32_t in = e % kInfo.block_elements, word = in / 4 % 8;
+        const uint32_t values =
+            values_of<T>(written_in_fragment<T>(block, row % 8 * 4 + word % 4, in / 32, word / 4 * 2 + row / 8));
+        float scale = d_of<T>(load_factors<T>(block, row)), minimum = 0;
+        if constexpr (kInfo.m_at != kernels::kNoField) minimum = minimum_of(load_factors<T>(block, row));
+        if constexpr (kInfo.sub_block != 0) {
+            const uint32_t j = in / kInfo.sub_block;
+            const ScalesInMemory scales = {block + Shape::kScalesAt + row * kScaleBytes<T>.count};
+            scale = mul_f32(scale, static_cast<float>(byte_at(scales4<T>(scales, j / 4), j)));
+            if constexpr (kInfo.m_at != kernels::kNoField)
+                minimum = -mul_f32(minimum, static_cast<float>(byte_at(minima4<T>(scales, j / 4), j)));
+        }
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) {
+            float v = mul_f32(scale, static_cast<float>(byte_at(values, i)));
+            if constexpr (kInfo.m_at != kernels::kNoField) v = add_f32(v, minimum);
+            y[e + i] = args.scale == 1.0f ? v : mul_f32(v, args.scale);
+        }
+    }
+}
+
 // ---- the integers of one block ----
 // Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn: I and, for types with integer minima, M of the contract.
 struct Integers {
@@ -145,7 +176,8 @@ KEEL_GPU void stage(const ProductArgs& args, uint32_t block_elements, uint32_t f
 }
 
 template <WeightType T, uint32_t TOKENS>
-KEEL_GPU void multiply_rows(const ProductArgs& args) {
+KEEL_GPU void multiply_rows(const ProductArgs& all) {
+    const ProductArgs args = tokens_of_block<TOKENS>(all);
     using Shape = FragmentShape<T>;
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     constexpr uint32_t kElements = kInfo.block_elements;
@@ -206,7 +238,8 @@ KEEL_GPU void multiply_rows(const ProductArgs& args) {
 
 // ---- few rows: the warps share 16, take blocks in turn, leave integers in shared memory; a thread a chain ----
 template <WeightType T>
-KEEL_GPU void multiply_shared(const ProductArgs& args) {
+KEEL_GPU void multiply_shared(const ProductArgs& all) {
+    const ProductArgs args = tokens_of_block<kFragmentTokens>(all);
     using Shape = FragmentShape<T>;
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     constexpr uint32_t kElements = kInfo.block_elements, kBlocks = kChunkElements / kElements;
@@ -257,18 +290,21 @@ KEEL_GPU void multiply_shared(const ProductArgs& args) {
 
 }  // namespace
 
-#define KEEL_DEFINE(type, ...)               \
-    KEEL_GPU_KERNEL(lay_##type) {            \
-        lay<k##type>(args);                  \
-    }                                        \
-    KEEL_GPU_KERNEL(product_rows_1_##type) { \
-        multiply_rows<k##type, 1>(args);     \
-    }                                        \
-    KEEL_GPU_KERNEL(product_rows_8_##type) { \
-        multiply_rows<k##type, 8>(args);     \
-    }                                        \
-    KEEL_GPU_KERNEL(product_shared_##type) { \
-        multiply_shared<k##type>(args);      \
+#define KEEL_DEFINE(type, ...)                \
+    KEEL_GPU_KERNEL(lay_##type) {             \
+        lay<k##type>(args);                   \
+    }                                         \
+    KEEL_GPU_KERNEL(embed_fragments_##type) { \
+        embed<k##type>(args);                 \
+    }                                         \
+    KEEL_GPU_KERNEL(product_rows_1_##type) {  \
+        multiply_rows<k##type, 1>(args);      \
+    }                                         \
+    KEEL_GPU_KERNEL(product_rows_8_##type) {  \
+        multiply_rows<k##type, 8>(args);      \
+    }                                         \
+    KEEL_GPU_KERNEL(product_shared_##type) {  \
+        multiply_shared<k##type>(args);       \
     }
 KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
 

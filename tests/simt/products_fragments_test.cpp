@@ -50,6 +50,8 @@ TEST(SimtFragments, ManyRowsEqualScalar) {
             expect_equal(Kernel::kRows1, type, 70, long_k, 1, order, random);
             expect_equal(Kernel::kRows8, type, random.between(1, 40), long_k, 8, order, random);
             expect_equal(Kernel::kRows8, type, 16, block, random.between(2, 7), order, random);
+            expect_equal(Kernel::kRows8, type, 17, block, 11, order, random);
+            expect_equal(Kernel::kRows1, type, 17, block, 3, order, random);
         }
 }
 
@@ -61,7 +63,29 @@ TEST(SimtFragments, FewRowsEqualScalar) {
             expect_equal(Kernel::kShared, type, 37, long_k, 1, order, random);
             expect_equal(Kernel::kShared, type, random.between(1, 20), block * random.between(1, 5), 8, order, random);
             expect_equal(Kernel::kShared, type, 16, block, random.between(2, 7), order, random);
+            expect_equal(Kernel::kShared, type, 16, block, 19, order, random);
         }
+}
+
+TEST(SimtFragments, EmbeddingEqualsScalar) {
+    Random random(7);
+    for (simt::Order order : orders())
+        for (uint32_t type : types_with_fragments())
+            for (float scale : {1.0f, 2.5f}) {
+                const uint32_t k = kWeightTypes[type].block_elements * random.between(1, 4), tokens = 3, rows = 37;
+                ProductProblem p(type, rows, k, 1, true, random);
+                Buffer fragments = lay(p, order), y(uint64_t{tokens} * k * 4, 4), ids(tokens * 4, 4);
+                uint32_t* id = reinterpret_cast<uint32_t*>(ids.data());
+                for (uint32_t t = 0; t < tokens; ++t) id[t] = random.below(rows);
+                const EmbedArgs args = {fragments.data(), id, y.floats(), p.w_row_bytes, k, k, tokens, scale};
+                launch(embed_fragments_kernel(type), args, launch_shape(args), order);
+                std::vector<float> want(k);
+                for (uint32_t t = 0; t < tokens; ++t) {
+                    kScalarSet.dequantize_row[type](p.w.data() + id[t] * p.w_row_bytes, want.data(), k);
+                    if (scale != 1.0f) kScalarSet.scale(want.data(), scale, k);
+                    EXPECT_TRUE(same_floats(y.floats() + t * k, want.data(), k)) << kWeightTypes[type].name;
+                }
+            }
 }
 
 }  // namespace
