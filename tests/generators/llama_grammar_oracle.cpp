@@ -2,7 +2,7 @@
 // say of each string. Of a grammar that it refuses no line is written. Built against a source tree of llama.cpp, whose
 // other parts are not needed:
 //
-//     L=DIR; g++ -std=c++17 -I$L/src -I$L/include -I$L/ggml/include -I$L/common tests/generators/llama_grammar_oracle.cpp
+//     L=DIR; g++ -std=c++17 -I$L/src -I$L/include -I$L/ggml/include tests/generators/llama_grammar_oracle.cpp
 //         $L/src/llama-grammar.cpp $L/src/unicode.cpp $L/src/unicode-data.cpp -o llama_grammar_oracle
 #include <cstdio>
 #include <fstream>

@@ -1,4 +1,5 @@
-// Grammars: accepted strings against other implementations (tests/data/grammar), limits, masks, and sampling that is held to them.
+// Grammars: accepted strings against other implementations (tests/data/grammar), limits, masks, and sampling that is
+// held to them.
 #include <string.h>
 
 #include <memory>
