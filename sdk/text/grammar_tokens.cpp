@@ -94,8 +94,8 @@ bool fill_mask(GrammarSession* s, uint16_t* state, uint8_t* mask) {
     return any || !too_much;
 }
 
-// The byte that alone may follow *state, which gets its new number where the machine was compacted. Bytes that need more
-// than a state may have do not follow.
+// The byte that alone may follow *state, which gets its new number where the machine was compacted. Bytes that need
+// more than a state may have do not follow.
 bool only_byte(GrammarMachine* m, uint16_t* state, char* byte) {
     const Grammar& g = *m->grammar;
     bool compacted = false;
