@@ -7,19 +7,30 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/isa.h"
+#include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/run/sampler.h"
 
 namespace {
 
 using namespace keel;
 
-enum Logits { kPeaked, kFlat, kEqual };  // a language model's shape; standard deviation 0.1; all equal
+// A language model's shape; standard deviation 0.1; all equal; one of two values; one far above many that differ in
+// their last bits.
+enum Logits { kPeaked, kFlat, kEqual, kTwoValues, kCluster };
 
 std::vector<float> make_logits(Logits kind, size_t vocabulary) {
     std::mt19937 rng(1);
-    std::normal_distribution<float> normal(0, kind == kPeaked ? 2.5f : kind == kFlat ? 0.1f : 0.f);
+    std::normal_distribution<float> normal(0, kind == kPeaked    ? 2.5f
+                                              : kind == kFlat    ? 0.1f
+                                              : kind == kCluster ? 1.f
+                                                                 : 0.f);
     std::vector<float> logits(vocabulary);
-    for (float& x : logits) x = kind == kEqual ? 0.f : normal(rng);
+    for (float& x : logits)
+        x = kind == kTwoValues ? static_cast<float>(rng() % 2)
+            : kind == kCluster ? 1 + 1e-3f * normal(rng)
+                               : normal(rng);
+    if (kind == kCluster) logits[vocabulary / 2] = 8;
     if (kind == kPeaked)
         for (int i = 0; i < 30; ++i) logits[rng() % vocabulary] = 12 + normal(rng);
     return logits;
@@ -63,6 +74,13 @@ keel_sampling chat() {  // what most front ends send
     return s;
 }
 
+const kernels::KernelSet* best_set() {
+    const kernels::KernelSet* best = &kernels::kScalarSet;
+    for (uint32_t isa = kernels::kScalar; isa < kernels::kIsaLimit; ++isa)
+        if (const kernels::KernelSet* set = find_kernel_set(isa)) best = set;
+    return best;
+}
+
 void BM_draw(benchmark::State& state, keel_sampling (*make)(), Logits kind) {
     const auto vocabulary = static_cast<uint32_t>(state.range(0));
     const std::vector<float> logits = make_logits(kind, vocabulary);
@@ -74,6 +92,7 @@ void BM_draw(benchmark::State& state, keel_sampling (*make)(), Logits kind) {
     SamplerInput in = {};
     in.logits = logits.data(), in.vocabulary = vocabulary;
     in.history = history.data(), in.history_count = static_cast<uint32_t>(history.size());
+    in.kernel = best_set();
     void* work = ::operator new (sampler_work_bytes(vocabulary), std::align_val_t{64});
     int32_t token = 0;
     for (auto _ : state) {
@@ -122,7 +141,8 @@ void BM_top_logprobs(benchmark::State& state) {
     int32_t ids[20];
     float logprobs[20];
     for (auto _ : state) {
-        if (top_logprobs(logits.data(), vocabulary, 20, work, ids, logprobs) != KEEL_OK) state.SkipWithError("failed");
+        if (top_logprobs(*best_set(), logits.data(), vocabulary, 20, work, ids, logprobs) != KEEL_OK)
+            state.SkipWithError("failed");
         benchmark::DoNotOptimize(ids);
     }
     ::operator delete (work, std::align_val_t{64});
@@ -140,9 +160,14 @@ BENCHMARK_CAPTURE(BM_draw, top_k40, top_k40, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_peaked, top_p95, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_flat, top_p95, kFlat)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_equal, top_p95, kEqual)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, top_p95_two_values, top_p95, kTwoValues)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, top_p95_cluster, top_p95, kCluster)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, min_p05, min_p05, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, typical95_peaked, typical95, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, typical95_flat, typical95, kFlat)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, typical95_equal, typical95, kEqual)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, typical95_two_values, typical95, kTwoValues)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, typical95_cluster, typical95, kCluster)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, chat, chat, kPeaked)->Apply(vocabularies);
 BENCHMARK(BM_top_logprobs)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_sorted_top_p95, peaked, kPeaked)->Apply(vocabularies);

@@ -38,7 +38,6 @@ keel_status play(keel::Engine& engine, std::span<const int32_t> prompt, uint64_t
     if (!session) return session.status;
     keel_sampling sampling = keel::make<keel_sampling>();
     sampling.temperature = 0.8f;
-    sampling.repetition_penalty = 1.1f;
     if (keel_status s = session->set_sampling(sampling); s != KEEL_OK) return s;
     if (keel_status s = session->feed(prompt); s != KEEL_OK) return s;
 
@@ -66,21 +65,14 @@ keel_status play(keel::Engine& engine, std::span<const int32_t> prompt, uint64_t
     return KEEL_OK;
 }
 
-void print_histogram(const char* title, const Run& run) {
-    static const double kEdges[] = {0.25, 0.5, 1, 2, 2.5, 4, 8, 16.667, 1e9};
-    std::printf("%s: %zu frames, longest %.2f ms\n", title, run.held_ms.size(),
+void print_histogram(const std::string& title, const Run& run) {
+    std::printf("%s: %zu frames, longest %.2f ms\n", title.c_str(), run.held_ms.size(),
                 *std::max_element(run.held_ms.begin(), run.held_ms.end()));
     double low = 0;
-    for (const double edge : kEdges) {
-        const auto n =
-            std::count_if(run.held_ms.begin(), run.held_ms.end(), [&](double ms) { return ms > low && ms <= edge; });
-        if (edge > 1e6)
-            std::printf("       > %6.2f ms %5td  ", low, n);
-        else
-            std::printf("  %6.2f..%6.2f ms %4td  ", low, edge, n);
-        for (std::ptrdiff_t i = 0; i < n * 60 / static_cast<std::ptrdiff_t>(run.held_ms.size()); ++i)
-            std::fputc('#', stdout);
-        std::fputc('\n', stdout);
+    for (const double edge : {0.25, 0.5, 1.0, 2.0, 2.5, 4.0, 8.0, 16.667, 1e6}) {
+        const auto within = [=](double ms) { return ms > low && ms <= edge; };
+        const auto n = static_cast<size_t>(std::count_if(run.held_ms.begin(), run.held_ms.end(), within));
+        std::printf("  above %6.2f ms %5zu  %s\n", low, n, std::string(n * 60 / run.held_ms.size(), '#').c_str());
         low = edge;
     }
 }
@@ -112,18 +104,17 @@ int main(int argc, char** argv) {
     // A long prompt: the part of the work that would stall a frame.
     std::string prompt;
     while (prompt.size() < 2000) prompt += "The wind had fallen, and the old house stood silent in the rain. ";
-    const auto need = engine->token_count(prompt, KEEL_TOKENIZE_BOS);
-    std::vector<int32_t> ids(need.value);
+    std::vector<int32_t> ids(prompt.size());
     const auto tokens = engine->tokenize(prompt, ids, KEEL_TOKENIZE_BOS);
     if (failed("tokenize", tokens.status)) return 1;
     std::printf("%zu prompt tokens, %d generated tokens, 60 frames a second\n\n", tokens->size(), kGenerated);
 
     Run with, without;
-    if (failed("with a budget", play(*engine, *tokens, budget_us, with))) return 1;
-    if (failed("without a budget", play(*engine, *tokens, 0, without))) return 1;
-    print_histogram(("budget " + std::to_string(budget_us) + " us").c_str(), with);
-    std::printf("\n");
+    if (failed("with a budget", play(*engine, *tokens, budget_us, with)) ||
+        failed("without a budget", play(*engine, *tokens, 0, without)))
+        return 1;
+    print_histogram("budget " + std::to_string(budget_us) + " us", with);
     print_histogram("no budget", without);
-    std::printf("\nsame text: %s\n", with.text == without.text ? "yes" : "NO");
+    std::printf("same text: %s\n", with.text == without.text ? "yes" : "NO");
     return with.text == without.text ? 0 : 1;
 }

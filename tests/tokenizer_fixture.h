@@ -16,6 +16,7 @@ namespace keel_test {
 class GgufBytes {
   public:
     GgufBytes& u32(const std::string& key, uint32_t value) { return head(key, keel::kGgufU32).put(value); }
+    GgufBytes& f32(const std::string& key, float value) { return head(key, keel::kGgufF32).put(value); }
     GgufBytes& boolean(const std::string& key, bool value) { return head(key, keel::kGgufBool).put(uint8_t{value}); }
     GgufBytes& string(const std::string& key, const std::string& value) {
         return head(key, keel::kGgufString).text(value);

@@ -217,9 +217,10 @@ typedef struct keel_advance_result {
  *               there, in prefill and decode alike. A step once begun belongs to its sessions: the next call must name
  *               all of them (KEEL_E_BUSY otherwise) and may name more, which join at the next step. On a backend that
  *               computes asynchronously the same call enqueues up to the budget and polls.
- *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (a pass over the vocabulary; 0.1 to 0.4 ms
- *               for 150,000 tokens as a model weighs them, up to 5 ms where most are equally probable), a hook, and
- *               keel_session_fork (copies a page, f16 rows and logits), save and restore.
+ *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (passes over the vocabulary; 0.1 to 0.4 ms
+ *               for 150,000 tokens as a model weighs them, 1 to 6 ms where most are about equally probable), a hook,
+ *               keel_session_fork (copies logits and f16 rows), keel_session_shift (0.5 us for every position, layer
+ *               and KV head that moves), save and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
@@ -800,11 +801,14 @@ KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uin
  * the forgotten tokens were there stays as it is, so results are not those of a session that never had them. Takes the
  * time of reading and writing every row that moves; logits stay. KEEL_E_ARGUMENT (not computed). KEEL_E_UNSUPPORTED
  * where K cannot be rotated again: k_format is neither f16 nor f32, a KV profile, kv_recent_tokens, `from` within the
- * sinks. KEEL_E_STATE: pages from `from` on are shared with a fork or were evicted, or tokens that a grammar has
- * accepted would be forgotten. KEEL_E_BUSY inside a step. */
+ * sinks. KEEL_E_STATE: full pages from `from` on are shared with a fork or were evicted, or tokens that a grammar has
+ * accepted would be forgotten. KEEL_E_KV_FULL: the last page is shared and none is left for its copy. KEEL_E_BUSY
+ * inside a step. No budget cuts it: call it where there is time. */
 KEEL_API keel_status keel_session_shift(keel_session session, uint32_t from, uint32_t to);
-/* A second session with the same tokens, sampling and text state. Full KV pages are shared, the partial one is copied:
- * KEEL_E_KV_FULL when no page is left for it, KEEL_E_SLOTS_FULL. Logits are copied too. KEEL_E_BUSY inside a step. */
+/* A second session with the same tokens, sampling and text state. All KV pages are shared; of two that share one which
+ * is not full, who appends first copies it, inside keel_advance and its budget, and gets KEEL_E_KV_FULL from there when
+ * no page is left. Copied here: logits, and f16 rows (kv_sinks, kv_recent_tokens). KEEL_E_SLOTS_FULL, KEEL_E_BUSY
+ * inside a step. */
 KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 
 /* Exact bytes keel_session_save will write now. */

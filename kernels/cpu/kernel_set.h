@@ -129,6 +129,10 @@ struct KernelSet {
     void (*add)(float* x, const float* y, uint32_t n);  // x += y
     void (*scale)(float* x, float factor, uint32_t n);  // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
+    // distance[i] = (largest - value[i]) / temperature, which is not negative, and w[i] = exp(-min(distance[i], 64)),
+    // in f64 (NUMERICS section 6). The three arrays are different ones.
+    void (*exp_distances)(const double* value, uint32_t n, double largest, double temperature, double* distance,
+                          double* w);
 
     // One row f32[head_dim] -> its codes and scales (kernels/formats/kv_formats.h), and back; scales of float formats
     // may be null.

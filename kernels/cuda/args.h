@@ -111,22 +111,25 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 }
 
 // Products with 8-bit activations, ProductArgs: w in fragments, w_row_bytes that of plain rows, row_begin a multiple of
-// kFragmentRows. product_rows_N_TYPE: a warp 16 rows and N tokens. product_shared_TYPE, for matrices of few rows: a
-// block of warps 16 rows and 8 tokens. Embeddings out of fragments: embed_fragments_TYPE, EmbedArgs likewise.
+// kFragmentRows. product_rows_N_TYPE: a warp 16 rows and N tokens, 1, 8 or 32. product_shared_TYPE, for matrices of few
+// rows: a block of warps 16 rows and 8 tokens. Embeddings out of fragments: embed_fragments_TYPE, EmbedArgs likewise.
 constexpr uint32_t kFragmentTokens = 8;
-constexpr uint32_t kChunkElements = 1024;  // that are worked on between barriers
+// Elements that are worked on between barriers.
+KEEL_DEVICE constexpr uint32_t chunk_elements(uint32_t kernel_tokens) {
+    return kernel_tokens > 8 ? 512 : 1024;
+}
 // Of 256 elements of a token in shared memory: codes, sums, and what keeps tokens in different banks.
 constexpr uint32_t kStagedWords = 76;
 constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t kernel_tokens) {
     return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32),
             divide_up(a.tokens, kernel_tokens), kFragmentThreads,
-            2 * (kChunkElements / 256) * kernel_tokens * kStagedWords * 4};
+            2 * (chunk_elements(kernel_tokens) / 256) * kernel_tokens * kStagedWords * 4};
 }
 constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
     const uint32_t integers = info.sub_block && info.m_at != kernels::kNoField ? 2 : 1;
     return {divide_up(a.row_end - a.row_begin, kFragmentRows), divide_up(a.tokens, kFragmentTokens), kFragmentThreads,
-            kChunkElements / info.block_elements * integers * kFragmentRows * kFragmentTokens * 4};
+            chunk_elements(kFragmentTokens) / info.block_elements * integers * kFragmentRows * kFragmentTokens * 4};
 }
 
 }  // namespace keel::cuda

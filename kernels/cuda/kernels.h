@@ -13,6 +13,7 @@
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_ROWS_1_ROW(type, ...) KEEL_GPU_ROW(product_rows_1_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
+#define KEEL_GPU_ROWS_32_ROW(type, ...) KEEL_GPU_ROW(product_rows_32_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_Q8_ROW)                      \
@@ -24,6 +25,7 @@
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_1_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_8_ROW)                  \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_32_ROW)                 \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRmsNormThreads)
 
@@ -57,7 +59,9 @@ constexpr KernelId embed_fragments_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_embed_fragments_Q4_0 + (type - kernels::kQ4_0));
 }
 constexpr KernelId product_rows_kernel(uint32_t type, uint32_t tokens) {
-    const KernelId first = tokens == 1 ? kernel_product_rows_1_Q4_0 : kernel_product_rows_8_Q4_0;
+    const KernelId first = tokens == 1   ? kernel_product_rows_1_Q4_0
+                           : tokens == 8 ? kernel_product_rows_8_Q4_0
+                                         : kernel_product_rows_32_Q4_0;
     return static_cast<KernelId>(first + (type - kernels::kQ4_0));
 }
 constexpr KernelId product_shared_kernel(uint32_t type) {

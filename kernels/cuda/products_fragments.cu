@@ -82,50 +82,56 @@ KEEL_GPU void embed(const EmbedArgs& args) {
 }
 
 // ---- the integers of one block ----
-// Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn: I and, for types with integer minima, M of the contract.
+// Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn, for groups of 8 tokens: I and, for types with integer
+// minima, M of the contract.
+template <uint32_t GROUPS>
 struct Integers {
-    int32_t i[4], m[4];
+    int32_t i[GROUPS][4], m[GROUPS][4];
 };
 // `x`: the words of codes of the token that this lane multiplies; sums0, sums1: pairs of sums of tokens 2t and 2t + 1.
-template <WeightType T>
-KEEL_GPU Integers multiply_block(const Fragment<T>& f, const uint32_t* x, const uint32_t* sums0, const uint32_t* sums1,
-                                 uint32_t lane) {
-    using Shape = FragmentShape<T>;
+// Those of the next group are `stride` words behind.
+template <WeightType T, uint32_t GROUPS>
+KEEL_GPU Integers<GROUPS> multiply_block(const Fragment<T>& f, const uint32_t* x, const uint32_t* sums0,
+                                         const uint32_t* sums1, uint32_t stride, uint32_t lane) {
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     const uint32_t t = lane % 4;
-    Integers n = {};
+    Integers<GROUPS> n = {};
     KEEL_UNROLL
-    for (uint32_t r = 0; r < Shape::kRuns; ++r) {
+    for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) {
         uint32_t a[4];
         values_of_run<T>(f, r, a);
-        const uint32_t b0 = x[8 * r + t], b1 = x[8 * r + 4 + t];
-        if constexpr (kInfo.sub_block == 0) {
-            mma_s8(n.i, a, b0, b1);
-        } else if constexpr (kInfo.sub_block == 32) {
-            int32_t q[4] = {};
-            mma_s8(q, a, b0, b1);
-            KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) n.i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
-        } else {
-            int32_t q[4] = {}, p[4] = {};
-            mma_s8(q, a[0], a[1], b0);
-            mma_s8(p, a[2], a[3], b1);
-            KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) {
-                const uint32_t scales = scales4<T>(f.scales[c / 2], r / 2);
-                n.i[c] += byte_at(scales, 2 * r) * q[c] + byte_at(scales, 2 * r + 1) * p[c];
+        KEEL_UNROLL
+        for (uint32_t group = 0; group < GROUPS; ++group) {
+            int32_t *i = n.i[group], *m = n.m[group];
+            const uint32_t* codes = x + group * stride + 8 * r + t;
+            if constexpr (kInfo.sub_block == 0) {
+                mma_s8(i, a, codes[0], codes[4]);
+            } else if constexpr (kInfo.sub_block == 32) {
+                int32_t q[4] = {};
+                mma_s8(q, a, codes[0], codes[4]);
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < 4; ++c) i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
+            } else {
+                int32_t q[4] = {}, p[4] = {};
+                mma_s8(q, a[0], a[1], codes[0]);
+                mma_s8(p, a[2], a[3], codes[4]);
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < 4; ++c) {
+                    const uint32_t scales = scales4<T>(f.scales[c / 2], r / 2);
+                    i[c] += byte_at(scales, 2 * r) * q[c] + byte_at(scales, 2 * r + 1) * p[c];
+                }
             }
-        }
-        if constexpr (kInfo.sub_block && kInfo.m_at != kernels::kNoField) {
-            KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) {
-                const uint32_t sums = c % 2 ? sums1[r] : sums0[r];
-                if constexpr (kInfo.sub_block == 32) {
-                    // Two sums of 16, and one minimum for both.
-                    const uint32_t minimum = minima4<T>(f.scales[c / 2], r / 4) >> 8 * (r % 4) & 255;
-                    n.m[c] = dp2a_lo(sums, minimum * 0x101, n.m[c]);
-                } else {
-                    n.m[c] = dp2a_lo(sums, minima4<T>(f.scales[c / 2], r / 2) >> 16 * (r % 2), n.m[c]);
+            if constexpr (kInfo.sub_block && kInfo.m_at != kernels::kNoField) {
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < 4; ++c) {
+                    const uint32_t sums = (c % 2 ? sums1 : sums0)[group * stride + r];
+                    if constexpr (kInfo.sub_block == 32) {
+                        // Two sums of 16, and one minimum for both.
+                        const uint32_t minimum = minima4<T>(f.scales[c / 2], r / 4) >> 8 * (r % 4) & 255;
+                        m[c] = dp2a_lo(sums, minimum * 0x101, m[c]);
+                    } else {
+                        m[c] = dp2a_lo(sums, minima4<T>(f.scales[c / 2], r / 2) >> 16 * (r % 2), m[c]);
+                    }
                 }
             }
         }
@@ -155,15 +161,16 @@ KEEL_GPU int32_t sum_of_pair(uint32_t sums) {
 
 // ---- many rows: a warp takes 16, and four warps share the activations, which are copied a chunk ahead ----
 
-// Begins to copy `count` elements from `first` on, kStagedWords for every 256 of a token, TOKENS beside one another.
-template <uint32_t TOKENS>
+// Begins to copy `count` elements, at most CHUNK, from `first` on, kStagedWords for every 256 of a token, TOKENS beside
+// one another.
+template <uint32_t TOKENS, uint32_t CHUNK>
 KEEL_GPU void stage(const ProductArgs& args, uint32_t block_elements, uint32_t first, uint32_t count, uint32_t* to) {
-    const uint32_t pieces = kChunkElements / 16 + kChunkElements / 128;  // of 16 bytes: codes, then sums
+    const uint32_t pieces = CHUNK / 16 + CHUNK / 128;  // of 16 bytes: codes, then sums
     for (uint32_t i = thread_x(); i < args.tokens * pieces; i += kFragmentThreads) {
         const uint32_t token = i / pieces, piece = i % pieces;
-        const bool is_codes = piece < kChunkElements / 16;
+        const bool is_codes = piece < CHUNK / 16;
         // The element where the piece begins; planes are rounded up, so that the last one is there as a whole.
-        const uint32_t element = is_codes ? piece * 16 : (piece - kChunkElements / 16) * 128;
+        const uint32_t element = is_codes ? piece * 16 : (piece - CHUNK / 16) * 128;
         if (element >= count) continue;
         const uint8_t* x = token_of(args, token);
         const uint8_t* from =
@@ -178,34 +185,29 @@ KEEL_GPU void stage(const ProductArgs& args, uint32_t block_elements, uint32_t f
 template <WeightType T, uint32_t TOKENS>
 KEEL_GPU void multiply_rows(const ProductArgs& all) {
     const ProductArgs args = tokens_of_block<TOKENS>(all);
-    using Shape = FragmentShape<T>;
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    constexpr uint32_t kElements = kInfo.block_elements;
-    constexpr uint32_t kBufferWords = kChunkElements / 256 * TOKENS * kStagedWords;
+    constexpr uint32_t kElements = kInfo.block_elements, kChunk = chunk_elements(TOKENS);
+    constexpr uint32_t kBufferWords = kChunk / 256 * TOKENS * kStagedWords, kGroups = (TOKENS + 7) / 8;
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
     const uint32_t first_row = args.row_begin + (block_x() * (kFragmentThreads / 32) + thread_x() / 32) * kFragmentRows;
     const bool live = first_row < args.row_end;
-    // Of this lane: the token whose codes it multiplies, and the two whose results it holds. Tokens that are not there
-    // are computed from whatever lies in their place, and not stored.
+    // Of this lane, in every group: the token whose codes it multiplies, and the two whose results it holds. Tokens
+    // that are not there are computed from whatever lies in their place, and not stored.
     const uint32_t token = g < TOKENS ? g : 0, token0 = 2 * t < TOKENS ? 2 * t : 0,
                    token1 = 2 * t + 1 < TOKENS ? 2 * t + 1 : 0;
-    const float* d_token[2] = {
-        q8_token(token_of(args, token0 < args.tokens ? token0 : 0), args.k, kElements).d,
-        q8_token(token_of(args, token1 < args.tokens ? token1 : 0), args.k, kElements).d,
-    };
     const uint8_t* w = args.w + (live ? first_row : args.row_begin) * args.w_row_bytes;
     uint32_t* staged = reinterpret_cast<uint32_t*>(shared_memory());
 
     Fragment<T> next;
     load_fragment<T>(w, lane, next);
-    float acc[4] = {};  // rows g, g, g + 8, g + 8; tokens 2t, 2t + 1 in turn
-    stage<TOKENS>(args, kElements, 0, args.k < kChunkElements ? args.k : kChunkElements, staged);
-    for (uint32_t first = 0, buffer = 0; first < args.k; first += kChunkElements, buffer ^= 1) {
-        const uint32_t rest = args.k - first, count = rest < kChunkElements ? rest : kChunkElements;
+    float acc[kGroups][4] = {};  // rows g, g, g + 8, g + 8; tokens 2t, 2t + 1 in turn
+    stage<TOKENS, kChunk>(args, kElements, 0, args.k < kChunk ? args.k : kChunk, staged);
+    for (uint32_t first = 0, buffer = 0; first < args.k; first += kChunk, buffer ^= 1) {
+        const uint32_t rest = args.k - first, count = rest < kChunk ? rest : kChunk;
         if (count < rest) {
             const uint32_t left = rest - count;
-            stage<TOKENS>(args, kElements, first + count, left < kChunkElements ? left : kChunkElements,
-                          staged + (buffer ^ 1) * kBufferWords);
+            stage<TOKENS, kChunk>(args, kElements, first + count, left < kChunk ? left : kChunk,
+                                  staged + (buffer ^ 1) * kBufferWords);
             copy_wait<1>();
         } else {
             copy_wait<0>();
@@ -213,26 +215,34 @@ KEEL_GPU void multiply_rows(const ProductArgs& all) {
         sync_block();
         for (uint32_t e = 0; e < count; e += kElements) {
             const Fragment<T> f = next;
-            const uint32_t b = (first + e) / kElements;
-            if (first + e + kElements < args.k) load_fragment<T>(w + uint64_t{b + 1} * Shape::kBytes, lane, next);
+            const uint32_t b = (first + e) / kElements, in = e % 256;
+            if (first + e + kElements < args.k)
+                load_fragment<T>(w + uint64_t{b + 1} * FragmentShape<T>::kBytes, lane, next);
             const uint32_t* x = staged + buffer * kBufferWords + e / 256 * TOKENS * kStagedWords;
-            const uint32_t in = e % 256;
             const uint32_t *sums0 = x + token0 * kStagedWords + 64 + in / 32,
                            *sums1 = x + token1 * kStagedWords + 64 + in / 32;
-            Integers n = multiply_block<T>(f, x + token * kStagedWords + in / 4, sums0, sums1, lane);
+            Integers<kGroups> n =
+                multiply_block<T, kGroups>(f, x + token * kStagedWords + in / 4, sums0, sums1, 8 * kStagedWords, lane);
             KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) {
-                if (!kInfo.sub_block) n.m[c] = sum_of_pair(c % 2 ? *sums1 : *sums0);
-                acc[c] = chain<T>(acc[c], f.factors[c / 2], d_token[c % 2][b], n.i[c], n.m[c]);
+            for (uint32_t group = 0; group < kGroups; ++group) {
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < 4; ++c) {
+                    const uint32_t of = 8 * group + (c % 2 ? token1 : token0);
+                    const float d = q8_token(token_of(args, of < args.tokens ? of : 0), args.k, kElements).d[b];
+                    if (!kInfo.sub_block)
+                        n.m[group][c] = sum_of_pair((c % 2 ? sums1 : sums0)[group * 8 * kStagedWords]);
+                    acc[group][c] = chain<T>(acc[group][c], f.factors[c / 2], d, n.i[group][c], n.m[group][c]);
+                }
             }
         }
         sync_block();  // nobody copies over what another warp still reads
     }
     if (!live) return;
     KEEL_UNROLL
-    for (uint32_t c = 0; c < 4; ++c) {
-        const uint32_t row = first_row + g + 8 * (c / 2), of = 2 * t + c % 2;
-        if (of < TOKENS && of < args.tokens && row < args.row_end) store_dot(args, row, of, acc[c]);
+    for (uint32_t n = 0; n < 4 * kGroups; ++n) {
+        const uint32_t c = n % 4, row = first_row + g + 8 * (c / 2), in_group = 2 * t + c % 2,
+                       of = n / 4 * 8 + in_group;
+        if (in_group < TOKENS && of < args.tokens && row < args.row_end) store_dot(args, row, of, acc[n / 4][c]);
     }
 }
 
@@ -242,7 +252,7 @@ KEEL_GPU void multiply_shared(const ProductArgs& all) {
     const ProductArgs args = tokens_of_block<kFragmentTokens>(all);
     using Shape = FragmentShape<T>;
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    constexpr uint32_t kElements = kInfo.block_elements, kBlocks = kChunkElements / kElements;
+    constexpr uint32_t kElements = kInfo.block_elements, kBlocks = chunk_elements(kFragmentTokens) / kElements;
     constexpr bool kMinima = kInfo.sub_block && kInfo.m_at != kernels::kNoField;
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, blocks = args.k / kElements;
     const uint32_t first_row = args.row_begin + block_x() * kFragmentRows;
@@ -265,14 +275,14 @@ KEEL_GPU void multiply_shared(const ProductArgs& all) {
             Fragment<T> f;
             load_fragment<T>(w + uint64_t{b} * Shape::kBytes, lane, f);
             const uint32_t sums_at = b * (kElements / 32);
-            const Integers n =
-                multiply_block<T>(f, codes + b * (kElements / 4), sums0 + sums_at, sums1 + sums_at, lane);
+            const Integers<1> n =
+                multiply_block<T, 1>(f, codes + b * (kElements / 4), sums0 + sums_at, sums1 + sums_at, 0, lane);
             int32_t* to = integers + (b - first) * kOfBlock;
             KEEL_UNROLL
             for (uint32_t c = 0; c < 4; ++c) {
                 const uint32_t at = (g + 8 * (c / 2)) * 8 + 2 * t + c % 2;
-                to[at] = n.i[c];
-                if constexpr (kMinima) to[128 + at] = n.m[c];
+                to[at] = n.i[0][c];
+                if constexpr (kMinima) to[128 + at] = n.m[0][c];
             }
         }
         sync_block();
@@ -302,6 +312,9 @@ KEEL_GPU void multiply_shared(const ProductArgs& all) {
     }                                         \
     KEEL_GPU_KERNEL(product_rows_8_##type) {  \
         multiply_rows<k##type, 8>(args);      \
+    }                                         \
+    KEEL_GPU_KERNEL(product_rows_32_##type) { \
+        multiply_rows<k##type, 32>(args);     \
     }                                         \
     KEEL_GPU_KERNEL(product_shared_##type) {  \
         multiply_shared<k##type>(args);       \

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "kernels/formats/device.h"
+#include "kernels/formats/numeric.h"
 
 namespace keel::kernels {
 
@@ -18,9 +19,10 @@ KEEL_DEVICE constexpr PairElements pair_elements(uint32_t i, uint32_t rope_pairs
 // kernels/cpu/kernel_set.h. `factor`: the rotation's attention factor.
 KEEL_DEVICE static inline void key_mean_coefficient(const float* mean, PairElements at, float factor, const float* q,
                                                     float* a, float* b) {
-    const float m0 = mean[at.first] * factor, m1 = mean[at.second] * factor, q0 = q[at.first], q1 = q[at.second];
-    *a = q0 * m0 + q1 * m1;
-    *b = q1 * m0 - q0 * m1;
+    const float m0 = mul_f32(mean[at.first], factor), m1 = mul_f32(mean[at.second], factor), q0 = q[at.first],
+                q1 = q[at.second];
+    *a = add_f32(mul_f32(q0, m0), mul_f32(q1, m1));
+    *b = add_f32(mul_f32(q1, m0), -mul_f32(q0, m1));
 }
 
 }  // namespace keel::kernels

@@ -145,7 +145,7 @@ KEEL_DEVICE static inline float softcap_f32(float x, float cap) {
     return mul_f32(cap, tanh_f32(x / cap));
 }
 
-// ---- f64: angles (exp and log in f64 are in sdk/core/math_f64.h) ----
+// ---- f64: angles (exp and log in f64 are in math_f64.h) ----
 // sin and cos together. Absolute error below 4e-16 for |x| <= 2^31; beyond that the result is NaN, as it is for inf.
 // x - n pi/2 with pi/2 in two parts: for these x the first difference is exact (a multiple of 2^-52 below 2).
 KEEL_DEVICE static inline void sincos_f64(double x, double* sin_out, double* cos_out) {

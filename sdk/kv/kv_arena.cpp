@@ -203,19 +203,11 @@ void kv_release(KvPool* pool, KvPageList* list) {
     drop_from(pool, list, 0);
 }
 
-keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens) {
-    const uint32_t full = tokens / kPageTokens, partial = tokens % kPageTokens ? 1 : 0;
-    if (!reserve(pool, partial)) return KEEL_E_KV_FULL;
-    for (uint32_t i = 0; i < full + partial; ++i) {
+void kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens) {
+    for (uint32_t i = 0; i < kv_pages_for(tokens); ++i) {
         if (from.ids[i] != kNoPage) pool->references[from.ids[i]].fetch_add(1, std::memory_order_relaxed);
         append(to, from.ids[i]);
     }
-    if (partial) {
-        to->copy_id = take(pool);
-        to->copy_index = full;
-        to->copied_bytes = 0;
-    }
-    return KEEL_OK;
 }
 
 KvUsage kv_usage(const KvPool& pool) {

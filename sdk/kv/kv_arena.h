@@ -6,7 +6,7 @@
 //     page | layer 0: K head 0 codes | scales | K head 1 codes | scales | ... | V head 0 codes | scales | ... | layer 1
 //
 // A session is a list of page ids; where a page lies only the backend knows. Pages are reference-counted: a fork shares
-// the full ones, and a session that appends into a shared page copies it first. Nothing here changes when a needed page
+// all of them, and a session that appends into a shared page copies it first. Nothing here changes when a needed page
 // is missing: KEEL_E_KV_FULL comes first.
 #pragma once
 #include <atomic>
@@ -109,9 +109,9 @@ uint32_t kv_evict(KvPool* pool, KvPageList* list, uint32_t first, uint32_t last)
 bool kv_owns(const KvPool& pool, const KvPageList& list, uint32_t first, uint32_t last);
 // Gives back every page, reserved ones too.
 void kv_release(KvPool* pool, KvPageList* list);
-// Makes `to` (empty) hold the first `tokens` positions of `from`: full pages shared, a partial one to be copied as by
-// kv_make_writable. KEEL_E_KV_FULL.
-keel_status kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
+// Makes `to` (empty) hold the first `tokens` positions of `from`. All pages are shared, a partial one too, which may
+// have rows of `from` behind those positions.
+void kv_fork(KvPool* pool, const KvPageList& from, KvPageList* to, uint32_t tokens);
 
 struct KvUsage {
     uint32_t free_pages, high_water_pages;

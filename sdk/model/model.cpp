@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/cpu/kernel_set.h"
+#include "kernels/formats/math_f64.h"
 #include "sdk/core/status.h"
 #include "sdk/text/chat.h"
 #include "sdk/text/tokenizer.h"
@@ -131,6 +132,33 @@ keel_status vocabulary_size(const Gguf& g, uint32_t* out, keel_error* error) {
     return KEEL_OK;
 }
 
+// As transformers reads the configurations that these keys come from: a named attention factor is used as it is, else
+// attention is sharpened by 0.1 ln(factor) + 1, and a multiplier (mscale_all_dim) takes its share of that back.
+keel_status read_yarn(KeyReader& keys, double factor, ModelSpec* s) {
+    s->yarn.extrapolation = keys.f32("rope.scaling.yarn_ext_factor", 1);
+    s->yarn.fast_turns = keys.f32("rope.scaling.yarn_beta_fast", 32);
+    s->yarn.slow_turns = keys.f32("rope.scaling.yarn_beta_slow", 1);
+    s->yarn.original_context = s->rope_original_context ? s->rope_original_context : s->train_context;
+    const double grown = factor > 1 ? 0.1 * kernels::log_f64(factor) : 0;
+    const float multiplier = keys.f32("rope.scaling.yarn_log_multiplier", 0);
+    const float named =
+        keys.f32("rope.scaling.yarn_attn_factor", static_cast<float>((grown + 1) / (multiplier * grown + 1)));
+    keys.check(s->yarn.extrapolation > 0 && s->yarn.extrapolation <= 1, "rope.scaling.yarn_ext_factor",
+               KEEL_E_UNSUPPORTED, "must be above 0 and at most 1");
+    keys.check(finite_positive(s->yarn.fast_turns), "rope.scaling.yarn_beta_fast", KEEL_E_FILE_FORMAT,
+               "must be positive");
+    keys.check(finite_positive(s->yarn.slow_turns), "rope.scaling.yarn_beta_slow", KEEL_E_FILE_FORMAT,
+               "must be positive");
+    keys.check(multiplier >= 0 && multiplier <= 1e6f, "rope.scaling.yarn_log_multiplier", KEEL_E_FILE_FORMAT,
+               "must be 0 to 1e6");
+    keys.check(finite_positive(named), "rope.scaling.yarn_attn_factor", KEEL_E_FILE_FORMAT, "must be positive");
+    keys.check(s->rope_base > 1, "rope.freq_base", KEEL_E_FILE_FORMAT, "must be above 1 for YaRN");
+    s->rope_attention_factor *= named;
+    keys.check(finite_positive(s->rope_attention_factor), "rope.scaling.attn_factor", KEEL_E_FILE_FORMAT,
+               "too large with rope.scaling.yarn_attn_factor");
+    return keys.status;
+}
+
 keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
     char type[32] = "";
     bool present = false;
@@ -142,14 +170,14 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
     const float old_style = keys.f32("rope.scale_linear", 0);  // key of early files
     float factor = keys.f32("rope.scaling.factor", old_style > 0 ? old_style : 1);
     keys.check(finite_positive(factor), "rope.scaling.factor", KEEL_E_FILE_FORMAT, "must be positive");
-    if (present && strcmp(type, "linear") == 0) {
+    const bool yarn = present && strcmp(type, "yarn") == 0;
+    if (present && (yarn || strcmp(type, "linear") == 0)) {
         s->rope_linear_factor = factor;
     } else if (present && strcmp(type, "longrope") == 0) {
         // Its factors are tensors; handled where they are bound.
     } else if (present && strcmp(type, "none") != 0) {
         return fail(keys.error, KEEL_E_UNSUPPORTED, 0, keys.name("rope.scaling.type"),
-                    strcmp(type, "yarn") == 0 ? "YaRN: this library scales rope by none, linear and longrope only"
-                                              : "rope scaling other than none, linear or longrope");
+                    "rope scaling other than none, linear, yarn or longrope");
     } else if (!present && old_style > 0) {
         s->rope_linear_factor = old_style;
     }
@@ -157,7 +185,7 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
     s->rope_attention_factor = keys.f32("rope.scaling.attn_factor", 1);
     keys.check(finite_positive(s->rope_attention_factor), "rope.scaling.attn_factor", KEEL_E_FILE_FORMAT,
                "must be positive");
-    return keys.status;
+    return yarn ? read_yarn(keys, factor, s) : keys.status;
 }
 
 keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limits& limits, const ArchitectureRow& row,

@@ -21,6 +21,12 @@ struct ModelSpec {
     float attention_scale, attention_softcap, logit_softcap, embedding_scale;
     float rope_attention_factor;
     double rope_base, rope_base_local, rope_linear_factor;
+    // Keeps frequencies of pairs that turn often from being divided by rope_linear_factor.
+    struct Yarn {
+        float extrapolation;           // how much of such a frequency is kept; 0: no YaRN
+        float fast_turns, slow_turns;  // within the trained context: what turns more often is kept, less often divided
+        uint32_t original_context;     // the trained one
+    } yarn;
     bool tied;  // the head is the embedding matrix
 
     uint32_t q_dim() const { return heads * head_dim; }

@@ -1,8 +1,8 @@
 #include "sdk/plan/memory.h"
 
 #include "platform/platform.h"
-#include "sdk/core/math_f64.h"
 #include "sdk/core/status.h"
+#include "sdk/plan/rope_frequencies.h"
 #include "sdk/text/grammar_tokens.h"
 
 namespace keel {
@@ -12,19 +12,13 @@ const char* const kRegionNames[KEEL_REGION_COUNT] = {"persistent", "scratch",   
 
 namespace {
 
-// Rotation frequencies, in f64 (NUMERICS section 4). Set 1 is the local one: its own base, no factors. Frequencies are
-// at most 1 unless a file's factors say otherwise; up to 128 every angle of the longest context is within sincos_f64's
-// range.
+// Rotation frequencies of every pair; set 1 is the local one. They are at most 1 unless a file's factors say otherwise;
+// up to 128 every angle of the longest context is within sincos_f64's range.
 keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, double* out, keel_error* error) {
     const uint32_t pairs = s.rope_dims / 2;
     for (uint32_t set = 0; set < plan.rope_sets; ++set) {
-        const double log_base = log_f64(set == 0 ? s.rope_base : s.rope_base_local);
         for (uint32_t i = 0; i < pairs; ++i) {
-            double f = exp_f64(-2.0 * i / s.rope_dims * log_base);
-            if (set == 0) {
-                f /= s.rope_linear_factor;
-                if (plan.rope_factors) f /= plan.rope_factors[i];
-            }
+            const double f = rope_frequency(s, set == 1, i, plan.rope_factors ? plan.rope_factors[i] : 1);
             if (!(f > 0 && f <= 128))
                 return fail(error, KEEL_E_FILE_FORMAT, 0, "rope factors",
                             "a rotation frequency is not between 0 and 128");

@@ -125,27 +125,43 @@ void registry_remove(uint64_t id);                         // and its memory and
 Engine* registry_engine(uint64_t id);                      // null when stale
 Engine* registry_session(uint64_t id, Session** session);  // null when stale
 
-// The session a call works on, while it does.
-class SessionUse {
+// A flag that one thread holds; who finds it taken does not wait.
+class TryLock {
   public:
-    SessionUse() = default;
-    ~SessionUse() { release(); }
-    SessionUse(const SessionUse&) = delete;
-    SessionUse& operator=(const SessionUse&) = delete;
-    // False when another call uses it: on another thread, or one whose hook this call comes from.
-    bool claim(Session* session) {
-        if (session->busy.exchange(1, std::memory_order_acquire)) return false;
-        session_ = session;
+    TryLock() = default;
+    explicit TryLock(std::atomic<uint32_t>* flag) { take(flag); }
+    ~TryLock() { release(); }
+    TryLock(const TryLock&) = delete;
+    TryLock& operator=(const TryLock&) = delete;
+    bool take(std::atomic<uint32_t>* flag) {
+        if (flag->exchange(1, std::memory_order_acquire)) return false;
+        flag_ = flag;
         return true;
     }
     void release() {
-        if (session_) session_->busy.store(0, std::memory_order_release);
-        session_ = nullptr;
+        if (flag_) flag_->store(0, std::memory_order_release);
+        flag_ = nullptr;
     }
+    bool held() const { return flag_ != nullptr; }
+
+  private:
+    std::atomic<uint32_t>* flag_ = nullptr;
+};
+
+// The session a call works on, while it does.
+class SessionUse {
+  public:
+    // False when another call uses it: on another thread, or one whose hook this call comes from.
+    bool claim(Session* session) {
+        session_ = session;
+        return lock_.take(&session->busy);
+    }
+    void release() { lock_.release(); }
     operator Session*() const { return session_; }
     Session* operator->() const { return session_; }
 
   private:
+    TryLock lock_;
     Session* session_ = nullptr;
 };
 
@@ -164,20 +180,6 @@ keel_status keep_error(Engine* engine, keel_status status, const keel_error& err
 // An internal invariant broke: the engine answers only stats, info and close from now on.
 keel_status poison(Engine* engine, const char* where);
 
-struct TryLock {  // a flag that one thread holds; never waits
-    explicit TryLock(std::atomic<uint32_t>* flag)
-        : flag_(flag), held_(flag->exchange(1, std::memory_order_acquire) == 0) {}
-    ~TryLock() {
-        if (held_) flag_->store(0, std::memory_order_release);
-    }
-    TryLock(const TryLock&) = delete;
-    bool held() const { return held_; }
-
-  private:
-    std::atomic<uint32_t>* flag_;
-    bool held_;
-};
-
 // Rows of KV memory by their offset in the region. A backend that fails poisons the engine.
 keel_status upload_kv(Engine* engine, uint64_t to, const void* from, uint64_t bytes);
 keel_status copy_kv(Engine* engine, uint64_t to, uint64_t from, uint64_t bytes);
@@ -190,7 +192,7 @@ keel_status apply_grammar(Engine* engine, Session* session);
 void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
-// Copies the rest of a page that kv_make_writable or kv_fork left to be copied, in tiles. KEEL_AGAIN: the deadline
+// Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline
 // would be passed; not before the first tile of a call that has done nothing yet.
 keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // Forgets the active step once the backend has let go of it; its tokens stay pending, and pages taken for them are

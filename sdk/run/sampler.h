@@ -3,6 +3,7 @@
 // plain sort-based implementation exactly.
 #pragma once
 #include "keel/keel.h"
+#include "kernels/cpu/kernel_set.h"
 
 namespace keel {
 
@@ -40,9 +41,10 @@ struct SamplerInput {
     const int32_t* end_ids;  // end-of-sequence ids suppressed while sampled_count < min_tokens
     uint32_t end_count;
     const uint8_t* mask;  // allowed-token bits, or null
+    const kernels::KernelSet* kernel;
 };
 
-// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 12 per entry and 16 KiB.
+// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 12 per entry and 32 KiB.
 uint64_t sampler_work_bytes(uint32_t vocabulary);
 // *token is untouched on error, the work memory is not. Time: greedy O(vocabulary + window); otherwise a filter or the
 // draw takes a bounded number of passes over what the previous one left, for any logits.
@@ -52,8 +54,8 @@ keel_status sampler_draw(const SamplerParams& params, const SamplerInput& input,
 
 // As keel_session_top_logprobs; uses the same work memory. A logit of -inf has log-probability -inf.
 // KEEL_E_ARGUMENT when n is over kMaxLogprobs or the vocabulary; KEEL_E_NUMERIC as above.
-keel_status top_logprobs(const float* logits, uint32_t vocabulary, uint32_t n, void* work, int32_t* ids,
-                         float* logprobs);
+keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, uint32_t vocabulary, uint32_t n,
+                         void* work, int32_t* ids, float* logprobs);
 
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): counter-based, so a draw depends on (key, counter) alone.
 void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]);

@@ -83,6 +83,7 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
     input.sampled_count = s.sampled;
     input.end_count = text_stream_ends(s.text, e.tokenizer, &input.end_ids);
     input.mask = mask;
+    input.kernel = e.config.kernels;
     return input;
 }
 
@@ -239,8 +240,8 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
     const uint32_t most = kMaxLogprobs < e->spec.vocabulary ? kMaxLogprobs : e->spec.vocabulary;
     if (n == 0 || n > most) return bad_range(e, "n", n, 1, most);
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
-    return top_logprobs(s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary, e->spec.vocabulary, n, s->work,
-                        ids, logprobs);
+    return top_logprobs(*e->config.kernels, s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary,
+                        e->spec.vocabulary, n, s->work, ids, logprobs);
 }
 
 keel_status keel_session_set_sampling(keel_session session, const keel_sampling* sampling) {
@@ -310,10 +311,9 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     reset_session(copy);
     const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
-    keel_status status = kv_fork(&e->pool, s->kv, &copy->kv, computed);
-    StepLimits no_limits = {};
-    if (status == KEEL_OK) status = copy_page(e, &copy->kv, &no_limits);
-    if (status == KEEL_OK && e->f16_window.session_bytes)
+    kv_fork(&e->pool, s->kv, &copy->kv, computed);
+    keel_status status = KEEL_OK;
+    if (e->f16_window.session_bytes)
         status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
                          e->f16_window.session_bytes);
     if (status == KEEL_OK) {

@@ -81,6 +81,9 @@ keel_status session_accept(keel_session session, const uint32_t* path, uint32_t 
     const uint32_t last = base + path[count - 1];
     if (last >= s->computed) return KEEL_E_STATE;
 
+    KEEL_TRY(kv_make_writable(&e->pool, &s->kv, base, s->computed));  // a fork may share the tree's first page
+    StepLimits no_limits = {};
+    KEEL_TRY(copy_page(e, &s->kv, &no_limits));
     // A path ascends, so that no row is overwritten before it has moved.
     int32_t tokens[kMaxTreeNodes];
     for (uint32_t i = 0; i < count; ++i) {

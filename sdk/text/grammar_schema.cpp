@@ -356,8 +356,8 @@ void SchemaReader::check_keywords(Span object) {
     refuse_beside(object, {}, kKnown, sizeof kKnown / sizeof kKnown[0]);
 }
 
-// Refuses members that are neither allowed nor annotations: keywords that Keel does not have, or, beside `keyword`, does
-// not have there.
+// Refuses members that are neither allowed nor annotations: keywords that Keel does not have, or, beside `keyword`,
+// does not have there.
 void SchemaReader::refuse_beside(Span object, Span keyword, const char* const* allowed, uint32_t count) {
     static constexpr const char* kAnnotations[] = {"$defs",    "definitions", "title",     "description", "default",
                                                    "examples", "$schema",     "$id",       "$comment",    "format",

@@ -2,6 +2,7 @@
 // perplexity. tests/data/real-models holds what llama.cpp gave, with the generator's name in tests/README.md. Where a
 // model was not fetched its tests are skipped. Both sides multiply 4-bit weights with 8-bit activations, each rounded
 // its own way, so probabilities agree to a few percent.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -13,19 +14,23 @@ namespace {
 
 using namespace keel_test;
 
-// Log-probabilities differ by at most this, nats; where the best two tokens are closer, either may be chosen.
-constexpr double kTokenTolerance = 0.25;
+struct Model {
+    const char* name;
+    // Log-probabilities differ by at most this, nats; where the best two tokens are closer, either may be chosen. Of
+    // gemma3-270m ours differ as much between f32 and 8-bit activations.
+    double token_tolerance;
+};
 // Means over a text of 42 tokens, nats.
 constexpr double kMeanTolerance = 0.02;
 
-class RealModels : public testing::TestWithParam<const char*> {
+class RealModels : public testing::TestWithParam<Model> {
   protected:
     void SetUp() override {
         if (!getenv("KEEL_LONG_TESTS")) GTEST_SKIP() << "skipped: set KEEL_LONG_TESTS=1 to run it";
-        expected_ = read_json(source_path(std::string("tests/data/real-models/") + GetParam() + ".json"));
+        expected_ = read_json(source_path(std::string("tests/data/real-models/") + GetParam().name + ".json"));
         path_ = source_path("samples/models/fetched/" + expected_["model"].get<std::string>());
         if (!std::filesystem::exists(path_))
-            GTEST_SKIP() << "skipped: samples/models/get " << GetParam() << " fetches it";
+            GTEST_SKIP() << "skipped: samples/models/get " << GetParam().name << " fetches it";
     }
 
     // Fed the other side's tokens whatever we would have chosen, so that one tie cannot hide what follows.
@@ -38,10 +43,10 @@ class RealModels : public testing::TestWithParam<const char*> {
             const float* row = engine.row(0);
             const double theirs = answer["logprobs"][i];
             const double ours = -nll(row, engine.info().vocabulary, ids[i]);
-            EXPECT_NEAR(ours, theirs, kTokenTolerance) << answer["text"] << " token " << i;
+            EXPECT_NEAR(ours, theirs, GetParam().token_tolerance) << answer["text"] << " token " << i;
             worst_ = std::max(worst_, std::fabs(ours - theirs));
             compared_++;
-            if (answer["margins"][i].get<double>() > 2 * kTokenTolerance) {
+            if (answer["margins"][i].get<double>() > 2 * GetParam().token_tolerance) {
                 EXPECT_EQ(static_cast<int32_t>(argmax(row, engine.info().vocabulary)), ids[i])
                     << answer["text"] << " token " << i;
             }
@@ -63,6 +68,15 @@ TEST_P(RealModels, TokenizeAsLlamaCpp) {
 
 TEST_P(RealModels, ChatPromptsAreTheTemplates) {
     const Engine engine(path_);
+    if (expected_["chat"].empty()) {  // the file has no template, and Keel does not guess one
+        EXPECT_EQ(KEEL_CHAT_NONE, engine.info().chat_family);
+        const keel_chat_message hello = message("user", "Hello", 5);
+        keel_chat conversation = sized<keel_chat>();
+        conversation.messages = &hello;
+        conversation.message_count = 1;
+        size_t bytes = 0;
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_chat_format(engine.handle(), &conversation, nullptr, 0, &bytes, nullptr));
+    }
     for (const nlohmann::json& chat : expected_["chat"]) {
         std::vector<std::string> texts;
         for (const nlohmann::json& m : chat["messages"]) {
@@ -120,6 +134,11 @@ TEST_P(RealModels, PerplexityIsLlamaCpps) {
     EXPECT_NEAR(our_sum / n, their_sum / n, kMeanTolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(Fetched, RealModels, testing::Values("smollm2"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Fetched, RealModels, testing::Values(Model{"smollm2", 0.25}, Model{"gemma3-270m", 0.35}),
+                         [](const auto& info) {
+                             std::string name = info.param.name;
+                             std::replace(name.begin(), name.end(), '-', '_');
+                             return name;
+                         });
 
 }  // namespace

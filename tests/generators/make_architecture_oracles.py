@@ -95,6 +95,13 @@ def longrope(pairs, **more):
                 long_factor=[round(1.05 + 0.9 * i * i / pairs, 3) for i in range(pairs)]) | more
 
 
+MSCALE = dict(mscale=1.0, mscale_all_dim=0.5)
+
+
+def yarn(**more):
+    return dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=512, beta_fast=24.0, beta_slow=2.0) | more
+
+
 # name: (transformers class prefix, config, vocabulary, what it shows, ablations {what is wrong: config changes})
 MODELS = {
     "qwen3": (
@@ -175,6 +182,18 @@ MODELS = {
         "as GLM-4-0414: interleaved RoPE over half of each head, QKV bias, post norms before the residuals, fused gate_up, untied head",
         {"whole heads rotated": dict(rope_parameters=THETA(1e4, partial_rotary_factor=1.0)),
          "rope base 1e6": dict(rope_parameters=THETA(1e6, partial_rotary_factor=0.5)), "no bias": "bias"}),
+    "qwen3-yarn": (
+        "Qwen3", dict(head_dim=32, num_attention_heads=2, num_key_value_heads=1, intermediate_size=64, rope_parameters=yarn()), "qwen2",
+        "rope.scaling.type yarn, factor 4 over a trained context of 512, turns 24 and 2: pairs kept, mixed and stretched, attention factor",
+        {"no scaling": dict(rope_parameters=THETA(1e4)), "attention factor 1": dict(rope_parameters=yarn(attention_factor=1.0)),
+         "linear": dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0)),
+         "usual turns": dict(rope_parameters=yarn(beta_fast=32.0, beta_slow=1.0)),
+         "trained context 2048": dict(rope_parameters=yarn(original_max_position_embeddings=2048))}),
+    "llama-yarn": (
+        "Llama", dict(tie_word_embeddings=True, rope_parameters=yarn(factor=8.0, beta_fast=32.0, beta_slow=1.0, **MSCALE)), "spm",
+        "interleaved pairs, factor 8, the usual turns, and rope.scaling.yarn_log_multiplier 0.5, which takes back some of the attention factor",
+        {"no multiplier": dict(rope_parameters=yarn(factor=8.0, beta_fast=32.0, beta_slow=1.0)),
+         "factor 4": dict(rope_parameters=yarn(beta_fast=32.0, beta_slow=1.0, **MSCALE))}),
 }
 GLM4_NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
               "self_attn.o_proj": "attn_output", "post_self_attn_layernorm": "post_attention_norm", "post_attention_layernorm": "ffn_norm",
@@ -260,6 +279,8 @@ def convert(model, name, vocabulary, outtype, path):
         converter = Converter(Path(tmp), outtype, path, eager=True, model_name=name)
         if name == "gemma3-linear":
             converter.gguf_writer.add_rope_freq_base_swa = lambda value: None
+        if name == "llama-yarn":  # of which the converter writes nothing
+            converter.gguf_writer.add_rope_scaling_yarn_log_mul(MSCALE["mscale_all_dim"])
         converter.write()
     return [t.tensor_type.name for t in gguf.GGUFReader(path).tensors]
 
@@ -341,11 +362,12 @@ def main():
             cases.append(dict(name=name + suffix, file=f"{name}.gguf", ids=count, context_tokens=64 if suffix else 192,
                               positions=positions, logits=f"{name}{suffix}.f32", shows=shows,
                               logits_change_if_wrong=changes))
-    if not args.only:
-        index = dict(about="see README.md; every case feeds the first `ids` of `tokens`", vocabulary=VOCABULARY, tokens=ids, cases=cases,
-                     versions=dict(torch=torch.__version__, transformers=transformers.__version__, numpy=np.__version__))
-        text = json.dumps(index, indent=1)
-        OUT.joinpath("index.json").write_text(text + "\n")
+    if args.only:  # the others stay
+        made = {case["name"] for case in cases}
+        cases = [case for case in json.loads(OUT.joinpath("index.json").read_text())["cases"] if case["name"] not in made] + cases
+    index = dict(about="see README.md; every case feeds the first `ids` of `tokens`", vocabulary=VOCABULARY, tokens=ids, cases=cases,
+                 versions=dict(torch=torch.__version__, transformers=transformers.__version__, numpy=np.__version__))
+    OUT.joinpath("index.json").write_text(json.dumps(index, indent=1) + "\n")
     if args.check_dir:
         args.check_dir.joinpath("ids.txt").write_text(" ".join(map(str, ids)))
 

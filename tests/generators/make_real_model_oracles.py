@@ -57,7 +57,9 @@ def main():
            "greedy": [], "passage": {}}
     for text in TEXTS:
         out["tokens"].append({"text": text, "ids": tokenize(text, False, False)})
-    for messages in CHATS:
+    with open(model, "rb") as file:
+        template = b"tokenizer.chat_template" in file.read(64 << 20)
+    for messages in CHATS if template else []:  # of a model without one llama.cpp makes a guess
         prompt = call("/apply-template", {"messages": messages})["prompt"]
         out["chat"].append({"messages": messages, "prompt": prompt})
     options = {"temperature": 0, "top_k": 1, "repeat_penalty": 1, "cache_prompt": True}

@@ -14,7 +14,7 @@ Buffer lay(ProductProblem& p, simt::Order order) {
     return fragments;
 }
 
-enum class Kernel { kRows1, kRows8, kShared };
+enum class Kernel { kRows1 = 1, kRows8 = 8, kRows32 = 32, kShared = 0 };
 void expect_equal(Kernel kernel, uint32_t type, uint32_t rows, uint32_t k, uint32_t tokens, simt::Order order,
                   Random& random) {
     SCOPED_TRACE(testing::Message() << kWeightTypes[type].name << ", kernel " << static_cast<int>(kernel) << ", "
@@ -29,8 +29,8 @@ void expect_equal(Kernel kernel, uint32_t type, uint32_t rows, uint32_t k, uint3
     if (kernel == Kernel::kShared)
         launch(product_shared_kernel(type), args, product_shared_shape(args, type), order);
     else
-        launch(product_rows_kernel(type, kernel == Kernel::kRows1 ? 1 : 8), args,
-               product_rows_shape(args, kernel == Kernel::kRows1 ? 1 : 8), order);
+        launch(product_rows_kernel(type, static_cast<uint32_t>(kernel)), args,
+               product_rows_shape(args, static_cast<uint32_t>(kernel)), order);
     p.expect_scalar(y);
 }
 
@@ -46,11 +46,13 @@ TEST(SimtFragments, ManyRowsEqualScalar) {
     Random random(2);
     for (simt::Order order : orders())
         for (uint32_t type : types_with_fragments()) {
-            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * kChunkElements + 3 * block;
+            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * chunk_elements(8) + 3 * block;
             expect_equal(Kernel::kRows1, type, 70, long_k, 1, order, random);
             expect_equal(Kernel::kRows8, type, random.between(1, 40), long_k, 8, order, random);
             expect_equal(Kernel::kRows8, type, 16, block, random.between(2, 7), order, random);
             expect_equal(Kernel::kRows8, type, 17, block, 11, order, random);
+            expect_equal(Kernel::kRows32, type, 33, 2 * chunk_elements(32) + block, 32, order, random);
+            expect_equal(Kernel::kRows32, type, 17, block, 45, order, random);
             expect_equal(Kernel::kRows1, type, 17, block, 3, order, random);
         }
 }
@@ -59,7 +61,7 @@ TEST(SimtFragments, FewRowsEqualScalar) {
     Random random(3);
     for (simt::Order order : orders())
         for (uint32_t type : types_with_fragments()) {
-            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * kChunkElements + 3 * block;
+            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * chunk_elements(8) + 3 * block;
             expect_equal(Kernel::kShared, type, 37, long_k, 1, order, random);
             expect_equal(Kernel::kShared, type, random.between(1, 20), block * random.between(1, 5), 8, order, random);
             expect_equal(Kernel::kShared, type, 16, block, random.between(2, 7), order, random);

@@ -50,7 +50,7 @@ static constexpr uint32_t kKeptWords = 20, kReturnWord = 11;
 namespace simt {
 namespace {
 
-constexpr uint32_t kWarp = 32, kMaxThreads = 1024, kMaxCopies = 64, kGuardBytes = 256;
+constexpr uint32_t kWarp = 32, kMaxThreads = 1024, kGuardBytes = 256;
 #if SIMT_ASAN
 constexpr uint64_t kStackBytes = 256 * 1024, kSharedGuardBytes = 0;
 #else
@@ -58,6 +58,7 @@ constexpr uint64_t kStackBytes = 64 * 1024, kSharedGuardBytes = 256;
 #endif
 constexpr uint64_t kStackSkew = 1088;  // between stacks: so that they do not share cache sets
 constexpr uint8_t kGuard = 0xc5;
+constexpr const char* kEndedBefore = "a lane ended before its warp's collective call";
 
 enum class Wait : uint8_t { kNothing, kBlock, kGrid, kWarp, kEnd };
 enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma };
@@ -68,18 +69,22 @@ struct Copy {
     uint32_t bytes, group;
 };
 struct Block;
+struct Warp {
+    uint32_t arrived, ended;  // lanes at the call that all make, lanes that are through
+    Site site;                // of the first to arrive
+};
 struct Lane {
     void* sp;
     uint8_t* stack;
     Block* block;
+    Warp* warp;
     Dim3 index;
     Place place;
     Wait wait;
-    WarpCall call;
     Site site;
     uint32_t in[6], out[4];
-    uint32_t copies, group;
-    Copy copy[kMaxCopies];
+    uint32_t group;
+    std::vector<Copy> copies;
     void* fake_stack;  // AddressSanitizer's
 };
 struct Block {
@@ -97,6 +102,7 @@ struct Machine {
     uint64_t random;
     std::string error;
     std::vector<Lane> lanes;
+    std::vector<Warp> warps;
     std::vector<Block> blocks;  // that are there
     uint32_t arrived;           // at a grid barrier
     void* scheduler_sp;
@@ -182,14 +188,16 @@ void resume(Lane* lane) {
     running = nullptr;
 }
 
-void prepare(Lane& lane, Block& block, uint32_t thread, uint32_t block_number, uint8_t* stack) {
+void prepare(Lane& lane, Block& block, Warp& warp, uint32_t thread, uint32_t block_number, uint8_t* stack) {
     const Dim3 size = machine->block;
     lane.stack = stack;
     lane.block = &block;
     lane.index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
+    lane.warp = &warp;
     lane.place = {thread, block_number, 0, 0, 0};
     lane.wait = Wait::kNothing;
-    lane.copies = lane.group = 0;
+    lane.group = 0;
+    lane.copies.clear();
     lane.fake_stack = nullptr;
 #if SIMT_ASAN
     ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);  // of the fiber before, whose last frame never returned
@@ -205,19 +213,20 @@ void prepare(Lane& lane, Block& block, uint32_t thread, uint32_t block_number, u
 // 16 + 4t on), two of B (rows from 4t and from 16 + 4t on, column g), and of C rows g, g, g + 8, g + 8, columns 2t and
 // 2t + 1 in turn.
 void multiply(Lane* lanes) {
-    int32_t a[16][32], b[32][8];
+    int16_t a[16][32], b[8][32];  // b by columns; what compilers multiply fastest
     for (uint32_t l = 0; l < kWarp; ++l) {
         const uint32_t g = l / 4, t = l % 4, *in = lanes[l].in;
         for (uint32_t e = 0; e < 4; ++e) {
             for (uint32_t i = 0; i < 4; ++i)
                 a[g + 8 * (i & 1)][4 * t + e + 16 * (i >> 1)] = static_cast<int8_t>(in[i] >> 8 * e);
-            for (uint32_t i = 0; i < 2; ++i) b[4 * t + e + 16 * i][g] = static_cast<int8_t>(in[4 + i] >> 8 * e);
+            for (uint32_t i = 0; i < 2; ++i) b[g][4 * t + e + 16 * i] = static_cast<int8_t>(in[4 + i] >> 8 * e);
         }
     }
     for (uint32_t l = 0; l < kWarp; ++l)
         for (uint32_t i = 0; i < 4; ++i) {
+            const int16_t *row = a[l / 4 + 8 * (i >> 1)], *column = b[2 * (l % 4) + (i & 1)];
             int32_t sum = 0;
-            for (uint32_t k = 0; k < 32; ++k) sum += a[l / 4 + 8 * (i >> 1)][k] * b[k][2 * (l % 4) + (i & 1)];
+            for (uint32_t k = 0; k < 32; ++k) sum += row[k] * column[k];
             lanes[l].out[i] = static_cast<uint32_t>(sum);
         }
 }
@@ -246,18 +255,16 @@ void finish_warp_call(Lane* lanes, WarpCall call) {
 // All lanes of the warp meet here.
 void meet_in_warp(WarpCall call, Site site) {
     Lane* me = running;
-    Lane* lanes = me->block->lanes + me->place.thread / kWarp * kWarp;
+    Warp* warp = me->warp;
     me->wait = Wait::kWarp;
-    me->call = call;
     me->site = site;
-    for (uint32_t l = 0; l < kWarp; ++l) {
-        if (lanes[l].wait == Wait::kEnd) fail("a lane ended before its warp's collective call", site);
-        if (lanes[l].wait != Wait::kWarp) return yield();
-        if (!same(lanes[l].site, site)) {
-            fail("lanes of a warp meet in different calls, one in line " + std::to_string(lanes[l].site.line), site);
-            return yield();
-        }
-    }
+    if (!warp->arrived) warp->site = site;
+    if (warp->ended) fail(kEndedBefore, site);
+    if (!same(warp->site, site))
+        fail("lanes of a warp meet in different calls, one in line " + std::to_string(warp->site.line), site);
+    if (++warp->arrived < kWarp) return yield();
+    warp->arrived = 0;
+    Lane* lanes = me->block->lanes + me->place.thread / kWarp * kWarp;
     finish_warp_call(lanes, call);
     for (uint32_t l = 0; l < kWarp; ++l) lanes[l].wait = Wait::kNothing;
 }
@@ -301,6 +308,7 @@ void run_together(const std::vector<uint64_t>& numbers) {
     uint8_t* stack = stacks.of(fibers);
     if (!stack) return fail("no memory for the stacks of " + std::to_string(fibers) + " threads");
     m->lanes.resize(fibers);
+    m->warps.assign(fibers / kWarp, {});
     m->blocks.resize(numbers.size());
     m->arrived = 0;
     // Exactly as long as the launch says, so that AddressSanitizer sees what lies behind; without it a guard does.
@@ -319,7 +327,7 @@ void run_together(const std::vector<uint64_t>& numbers) {
         memset(block.shared + m->shared_bytes, kGuard, guard);
         for (uint32_t t = 0; t < m->threads; ++t) {
             const uint64_t fiber = uint64_t{b} * m->threads + t;
-            prepare(m->lanes[fiber], block, t, static_cast<uint32_t>(n),
+            prepare(m->lanes[fiber], block, m->warps[fiber / kWarp], t, static_cast<uint32_t>(n),
                     stack + kStackSkew + fiber * (kStackBytes + kStackSkew));
         }
     }
@@ -485,12 +493,11 @@ void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site s
 
 void copy_async(void* to, const void* from, uint32_t bytes, Site site) {
     Lane* me = running;
-    if (me->copies == kMaxCopies) return fail("more pending copies than the executor keeps", site);
     if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
         return fail("cp.async between addresses that are no multiples of its size", site);
     if (shared_offset(to) < 0) return fail("cp.async to what is not shared memory", site);
     watch(to, bytes, true);
-    me->copy[me->copies++] = {to, from, bytes, me->group};
+    me->copies.push_back({to, from, bytes, me->group});
 }
 void copy_commit(Site site) {
     if (!mutated(site)) ++running->group;
@@ -501,18 +508,14 @@ void copy_wait(uint32_t pending_groups, Site site) {
         if (!mutation.weaken) return;
         ++pending_groups;
     }
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < me->copies; ++i) {
-        const Copy c = me->copy[i];
-        if (c.group + pending_groups >= me->group) {
-            me->copy[kept++] = c;
-            continue;
-        }
+    const auto arrives = [&](const Copy& c) {
+        if (c.group + pending_groups >= me->group) return false;
         watch(c.from, c.bytes, false);
         watch(c.to, c.bytes, true);
         memcpy(c.to, c.from, c.bytes);
-    }
-    me->copies = kept;
+        return true;
+    };
+    me->copies.erase(std::remove_if(me->copies.begin(), me->copies.end(), arrives), me->copies.end());
 }
 
 }  // namespace simt
@@ -524,8 +527,10 @@ extern "C" void simt_main() {
     __sanitizer_finish_switch_fiber(nullptr, &machine->scheduler_bottom, &machine->scheduler_size);
 #endif
     machine->kernel(machine->args);
-    if (running->copies) fail("a thread ended with cp.async pending");
+    if (!running->copies.empty()) fail("a thread ended with cp.async pending");
     running->wait = Wait::kEnd;
+    if (running->warp->arrived) fail(kEndedBefore, running->warp->site);
+    ++running->warp->ended;
     yield();
     abort();
 }

@@ -184,6 +184,10 @@ expect "--cpu wins" exits 0 env KEEL_CPU=fast "$keel" plan "$model" --cpu scalar
 expect "synth" exits 0 "$keel" synth "$work/tiny.gguf" --shape tiny --mix Q8_0
 expect "inspect" exits 0 "$keel" inspect "$work/tiny.gguf" --tensors --metadata
 expect "the type is there" holds 'Q8_0'
+expect "it runs" holds '^runs  *yes'
+LC_ALL=C sed 's/tokenizer\.ggml\.pre/tokenizer.ggml.pro/' "$source/tests/data/architectures/qwen3.gguf" >"$work/nameless.gguf"
+expect "inspect of a file that names no pre-tokenizer" exits 0 "$keel" inspect "$work/nameless.gguf"
+expect "says what it needs" holds '^runs  *not as it is: tokenizer.ggml.pre.*config.pre_tokenizer'
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
 expect "synth refuses what Keel refuses" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600
 expect "and says where" holds 'KEEL_E_FILE_LIMIT.*block_count' err

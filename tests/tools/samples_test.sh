@@ -37,6 +37,23 @@ if [ -x "$samples/fork" ]; then
     expect "ship and boat are closer than ship and tea" awk "BEGIN { exit !(${alike[1]:-0} > ${alike[2]:-1}) }"
 
     expect "every error is the one expected" runs "$samples/errors" "$model"
+    # What it cannot bring about everywhere; PlatformFiles.* and Backend.* of the unit tests do.
+    expect "every status is seen but four" [ "$(sed -n 's/^not here: \(KEEL_[A-Z_]*\).*/\1/p' "$work/out" | xargs)" = \
+        "KEEL_E_FILE_PERMISSION KEEL_E_PLATFORM KEEL_E_POISONED KEEL_E_DEVICE" ]
 fi
+if [ -x "$samples/fixed_chat" ]; then
+    expect "a model that never learnt to talk" bash -c "! echo Hi | '$samples/fixed_chat' '$model' >'$work/out' 2>&1"
+    expect "is refused for its missing template" grep -q "chat: .*KEEL_E_UNSUPPORTED" "$work/out"
+    real=$2/fetched/SmolLM2-135M-Instruct.Q4_1.gguf
+    if [ -n "${KEEL_LONG_TESTS:-}" ] && [ -f "$real" ]; then
+        # Longer than the context of 1,024: its first turns are forgotten, and it goes on.
+        questions=$(for i in $(seq 12); do echo "Tell me a story about the number $i."; done)
+        expect "a conversation in fixed memory" runs "$samples/fixed_chat" "$real" <<<"$questions"
+        expect "has an answer to everything" [ "$(grep -c '^> [^ ]' "$work/out")" -eq 12 ]
+    fi
+fi
+for source in "$2"/../*.c "$2"/../*.cpp; do
+    expect "$source is below 100 lines of code" [ "$(grep -cvE '^ *($|//|/\*|\*)' "$source")" -lt 100 ]
+done
 [ $failures -eq 0 ] && echo "samples: ok"
 exit $((failures > 0))

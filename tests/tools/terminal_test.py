@@ -6,6 +6,7 @@ import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -113,6 +114,14 @@ with tempfile.TemporaryDirectory() as work:
     t.read_until(r"> (?=$)")
     t.type("/quit\n")
     expect("and the conversation goes on", t.exit_code() == 0, t.seen)
+
+    if "KV formats" in subprocess.run([keel, "eval", "--help"], capture_output=True, text=True).stdout:
+        t = Terminal("eval", "kv", model, os.path.join(models, "books-val-sample.jsonl"), "--formats", "tcq-2,q8_0", "--tokens", "128")
+        t.read_until(r"document 2 of 4")
+        os.kill(t.pid, signal.SIGINT)
+        expect("Ctrl-C in eval kv", t.exit_code() == 5, t.seen)
+        expect("shows whole documents", re.search(r"reference  f16, [123] documents", t.seen), t.seen)
+        expect("of every format", all(re.search(rf"^{name} ", t.seen, re.M) for name in ("tcq-2", "q8_0")), t.seen)
 
     t = Terminal("eval", "ppl", model, os.path.join(models, "books-val-sample.jsonl"), "--documents", "2", columns=40)
     code = t.exit_code()

@@ -106,6 +106,13 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             in_place("silu in place", [&](const KernelSet* s, float* p) { s->gate_silu(p, w.data(), n, p); });
             in_place("norm in place", [&](const KernelSet* s, float* p) { s->rms_norm(p, w.data(), n, 1e-6f, p); });
             in_place("finish", [&](const KernelSet* s, float* p) { s->attention_finish(p, factor, n); });
+            std::vector<double> value(n), distance_a(n + 1, 7), distance_b(n + 1, 7), w_a(n + 1, 7), w_b(n + 1, 7);
+            for (uint32_t i = 0; i < n; ++i)
+                value[i] = i % 17 == 3 ? -INFINITY : -std::fabs(static_cast<double>(finite[i]));
+            scalar->exp_distances(value.data(), n, 1.5, factor, distance_a.data(), w_a.data());
+            set->exp_distances(value.data(), n, 1.5, factor, distance_b.data(), w_b.data());
+            ASSERT_EQ(0, memcmp(distance_a.data(), distance_b.data(), (n + 1) * sizeof(double)));
+            ASSERT_EQ(0, memcmp(w_a.data(), w_b.data(), (n + 1) * sizeof(double)));
             const uint32_t pairs = random.between(0, n / 2);
             std::vector<double> frequency(pairs + 1);
             for (double& f : frequency) f = random.uniform(0, round & 1 ? 1.0f : 128.0f);

@@ -82,14 +82,21 @@ TEST(ModelKind, VocabulariesAreLookedAt) {
     EXPECT_EQ(KEEL_E_UNSUPPORTED, status("tokenizer.ggml.model", "tokenizer.ggml.modol"));
 }
 
-TEST(ModelKind, YarnIsNamed) {
-    GgufBytes gguf = llama();
-    for (const char* key : {"block_count", "attention.head_count", "context_length"})
-        gguf.u32(std::string("llama.") + key, 1);
-    gguf.u32("llama.embedding_length", 64).u32("llama.feed_forward_length", 64);
-    const keel_error e = inspect(gguf.string("llama.rope.scaling.type", "yarn"));
+TEST(ModelKind, AnUnknownRopeScalingIsNamed) {
+    const auto scaled = [](const char* type) {
+        GgufBytes gguf = llama();
+        for (const char* key : {"block_count", "attention.head_count", "context_length"})
+            gguf.u32(std::string("llama.") + key, 1);
+        return gguf.u32("llama.embedding_length", 64)
+            .u32("llama.feed_forward_length", 64)
+            .string("llama.rope.scaling.type", type);
+    };
+    const keel_error e = inspect(scaled("dynamic"));
     EXPECT_STREQ("llama.rope.scaling.type", e.field);
-    EXPECT_NE(nullptr, strstr(e.reason, "YaRN"));
+    EXPECT_NE(nullptr, strstr(e.reason, "yarn or longrope"));
+    // What is not a share of a frequency.
+    EXPECT_STREQ("llama.rope.scaling.yarn_ext_factor",
+                 inspect(scaled("yarn").f32("llama.rope.scaling.yarn_ext_factor", -1)).field);
 }
 
 }  // namespace

@@ -110,6 +110,69 @@ TEST(Neighbours, TheFirstWriteIntoASharedPageIsCutByTheBudget) {
     }
 }
 
+// A fork shares the page that is not full yet as well: it copies nothing, however large pages are, and who appends
+// first copies it tile by tile. What both compute is what a session alone computes.
+TEST(Neighbours, AForkCopiesNoPageAndTheFirstToAppendDoes) {
+    keel_config c = config(3);
+    c.backend = counting_backend();
+    keel_test::Engine engine(kBooks, c);
+    const keel_session a = engine.session();
+    const uint32_t tiles = static_cast<uint32_t>((engine.plan().kv_page_bytes + kTileBytes - 1) / kTileBytes);
+    ASSERT_GE(tiles, 3u);
+    keel_session alone;
+    ASSERT_EQ(keel_session_open(engine.handle(), nullptr, &alone), KEEL_OK);
+    const auto all = ids(101);
+    ASSERT_EQ(keel_session_feed(alone, all.data(), 101, 0), KEEL_OK);
+    ASSERT_EQ(advance_one(engine.handle(), alone), KEEL_OK);
+    const uint64_t expected = logits_hash(alone);
+    ASSERT_EQ(keel_session_close(alone), KEEL_OK);
+    for (const bool origin_first : {false, true}) {
+        SCOPED_TRACE(origin_first);
+        ASSERT_EQ(keel_session_truncate(a, 0), KEEL_OK);
+        engine.feed(ids(100));
+        engine.advance();
+        const uint32_t free_before = free_pages(engine.handle());
+        copies = largest_copy = 0;
+        keel_session b;
+        ASSERT_EQ(keel_session_fork(a, &b), KEEL_OK);
+        EXPECT_EQ(copies, 0u);
+        EXPECT_EQ(free_pages(engine.handle()), free_before);
+        for (const keel_session s : {origin_first ? a : b, origin_first ? b : a}) {
+            ASSERT_EQ(keel_session_feed(s, &all[100], 1, 0), KEEL_OK);
+            uint32_t calls = 0;
+            keel_status status;
+            while ((status = advance_one(engine.handle(), s, 1)) == KEEL_AGAIN) ++calls;
+            ASSERT_EQ(status, KEEL_OK);
+            EXPECT_EQ(copies, tiles) << "the first one copies, the other one has the page for itself";
+            EXPECT_GE(calls, tiles);
+            EXPECT_EQ(logits_hash(s), expected);
+        }
+        EXPECT_LE(largest_copy, kTileBytes);
+        EXPECT_EQ(free_pages(engine.handle()), free_before - 1);
+        ASSERT_EQ(keel_session_close(b), KEEL_OK);
+    }
+}
+
+// Where no page is left for the copy, who wants to append stops with KEEL_E_KV_FULL, and goes on once the other is
+// gone.
+TEST(Neighbours, ASharedPageWithoutRoomForACopy) {
+    keel_config c = config(2);
+    c.kv_pages = 2;
+    keel_test::Engine engine(kBooks, c);
+    const keel_session a = engine.session();
+    engine.feed(ids(100));
+    engine.advance();
+    keel_session b;
+    ASSERT_EQ(keel_session_fork(a, &b), KEEL_OK);
+    const int32_t next = ids(101)[100];
+    for (const keel_session s : {a, b}) {
+        ASSERT_EQ(keel_session_feed(s, &next, 1, 0), KEEL_OK);
+        EXPECT_EQ(advance_one(engine.handle(), s), KEEL_E_KV_FULL);
+    }
+    ASSERT_EQ(keel_session_close(a), KEEL_OK);
+    EXPECT_EQ(advance_one(engine.handle(), b), KEEL_OK);
+}
+
 #ifdef __linux__
 // One core, two threads: a neighbour without priority forks all the time, a thread under SCHED_FIFO advances with a
 // budget. Whenever it waits for something its neighbour holds, it keeps that neighbour from running: it would stand
@@ -259,9 +322,8 @@ TEST(Neighbours, TheFaultHookClosesNothing) {
     while (advance_one(engine_here, session_here) == KEEL_AGAIN) {
     }
     keel_test::AsyncBackend::get().copies_left = 0;
-    keel_session fork;
     entered = false;
-    EXPECT_EQ(keel_session_fork(session_here, &fork), KEEL_E_POISONED);
+    EXPECT_EQ(keel_session_shift(session_here, 0, 5), KEEL_E_POISONED);
     EXPECT_TRUE(std::exchange(entered, false));
     keel_test::AsyncBackend::reset();
 }

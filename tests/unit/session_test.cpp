@@ -260,7 +260,7 @@ TEST_P(Session, ReservedPages) {
     EXPECT_EQ(stats(engine.handle()).kv_pages_free, 4u);
 }
 
-TEST_P(Session, ForkSharesFullPagesAndCopiesOnWrite) {
+TEST_P(Session, ForkSharesPagesAndCopiesOnWrite) {
     keel_test::Engine engine(kTiny, config(3, 256));
     const keel_session a = engine.session();
     const std::vector<int32_t> ids = some_ids(150), more = some_ids(40, 9);
@@ -269,8 +269,7 @@ TEST_P(Session, ForkSharesFullPagesAndCopiesOnWrite) {
     const uint32_t free_before = stats(engine.handle()).kv_pages_free;
     keel_session b;
     ASSERT_EQ(keel_session_fork(a, &b), KEEL_OK);
-    EXPECT_EQ(free_before - stats(engine.handle()).kv_pages_free, 1u)
-        << "two full pages shared, the partial one copied";
+    EXPECT_EQ(stats(engine.handle()).kv_pages_free, free_before) << "three pages shared, the partial one too";
     EXPECT_EQ(fingerprint(a), fingerprint(b));
     const uint64_t a_before = fingerprint(a);
     const std::vector<uint8_t> a_saved = save(a);

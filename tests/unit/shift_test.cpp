@@ -41,6 +41,17 @@ keel_session_info get(keel_session s) {
     return i;
 }
 
+std::vector<float> logits_after(keel_test::Engine& engine, keel_session s, int32_t token) {
+    check(keel_session_truncate(s, 200), "truncate");
+    check(keel_session_feed(s, &token, 1, 0), "feed");
+    keel_advance_result r = sized<keel_advance_result>();
+    check(keel_advance(engine.handle(), &s, 1, 0, &r), "advance");
+    const float* view;
+    uint32_t n;
+    check(keel_session_logits(s, 0, &view, &n), "logits");
+    return {view, view + n};
+}
+
 class Shift : public keel_test::OnBackend {};
 KEEL_ON_EVERY_BACKEND(Shift);
 
@@ -175,7 +186,12 @@ TEST_P(Shift, Refusals) {
     keel_session fork;
     check(keel_session_fork(engine.session(), &fork), "fork");
     EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 10, 100));  // pages 0 to 2 are shared
-    EXPECT_EQ(KEEL_OK, keel_session_shift(engine.session(), 193, 195));      // behind them
+    // Behind them; the page that is not full is shared as well, and is copied.
+    const std::vector<float> row_before = logits_after(engine, fork, 7);
+    check(keel_session_close(fork), "close");
+    check(keel_session_fork(engine.session(), &fork), "fork");
+    EXPECT_EQ(KEEL_OK, keel_session_shift(engine.session(), 193, 195));
+    EXPECT_EQ(row_before, logits_after(engine, fork, 7));
     check(keel_session_close(fork), "close");
     uint32_t evicted = 0;
     check(keel_session_evict(engine.session(), 64, 128, &evicted), "evict");

@@ -275,6 +275,32 @@ TEST(TokenTrees, BesideOtherSessions) {
     EXPECT_EQ(got, want);
 }
 
+// A fork shares the page in which the tree lies. Accepting a path moves rows there: the page becomes the session's own.
+TEST(TokenTrees, AForkSharesThePageUntilRowsMove) {
+    keel_test::Engine engine(kTiny, config(KEEL_KV_F16, KEEL_KV_F16));
+    std::mt19937 random(6);
+    const auto free_pages = [&] {
+        keel_stats stats = sized<keel_stats>();
+        check(keel_engine_stats(engine.handle(), &stats), "keel_engine_stats");
+        return stats.kv_pages_free;
+    };
+    const Decoder d{engine, engine.session()};
+    d.decode(some_ids(10, engine.info().vocabulary, random));
+    Decoder plain{engine, {}}, fork{engine, {}};
+    check(keel_session_fork(d.session, &plain.session), "keel_session_fork");
+    const int32_t tokens[3] = {1, 2, 3};
+    const uint32_t parents[3] = {kNoNode, 0, 0}, path[2] = {0, 2};
+    check(keel::session_feed_tree(d.session, tokens, parents, 3), "session_feed_tree");
+    d.advance(0, [](uint32_t) {});
+    check(keel_session_fork(d.session, &fork.session), "keel_session_fork");
+    const uint32_t before = free_pages();
+    check(keel::session_accept(d.session, path, 2), "session_accept");
+    EXPECT_EQ(free_pages(), before - 1);
+    const std::vector<Row> want = plain.decode({1, 3, 5});
+    EXPECT_EQ(fork.decode({1, 3, 5}), want);
+    EXPECT_EQ(d.decode({5}).back(), want.back());
+}
+
 TEST(TokenTrees, WhatIsRefusedMeanwhileAndHowATreeEnds) {
     keel_config c = config(KEEL_KV_F16, KEEL_KV_F16);
     c.kv_sink_tokens = 4;

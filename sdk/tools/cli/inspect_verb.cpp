@@ -104,9 +104,20 @@ Json tensor_json(const ModelFile& file, const GgufTensor& t) {
             {"bytes", t.bytes}};
 }
 
+// Why the file does not run as it is: keel_inspect leaves to a configuration what a configuration can name. Empty: it
+// runs.
+std::string obstacle(const ModelFile& file) {
+    const keel_config config = make<keel_config>();
+    keel_memory_plan plan = make<keel_memory_plan>();
+    keel_error error = make<keel_error>();
+    if (keel_plan(file.reader.get(), file.model, &config, &plan, &error) == KEEL_OK) return "";
+    return std::string(error.field) + ": " + error.reason;
+}
+
 void inspect(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.model);
     const keel_model_info& info = file.info;
+    const std::string why_not = obstacle(file);
     Json metadata = Json::object(), tensors = Json::array();
     if (o.metadata || o.tensors) {
         const Tables tables = scan(file);
@@ -115,6 +126,8 @@ void inspect(const Options& o, const Console& console) {
     }
     if (console.json) {
         Json out = info_json(info);
+        out["runs"] = why_not.empty();
+        out["obstacle"] = why_not;
         if (o.metadata) out["metadata"] = metadata;
         if (o.tensors) out["tensor_table"] = tensors;
         return print_json(out);
@@ -134,6 +147,7 @@ void inspect(const Options& o, const Console& console) {
     table.add({"chat", info.chat_reason[0] ? strf("unknown: Keel does not have %s (byte %u of the template)",
                                                   info.chat_reason, info.chat_offset)
                                            : std::string(chat_family_name(info.chat_family))});
+    table.add({"runs", why_not.empty() ? "yes" : "not as it is: " + why_not});
     table.add({"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))});
     fputs(table.text().c_str(), stdout);
     if (o.metadata) {

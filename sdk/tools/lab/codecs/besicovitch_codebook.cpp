@@ -3,8 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/formats/math_f64.h"
 #include "kernels/formats/numeric.h"
-#include "sdk/core/math_f64.h"
 #include "sdk/tools/lab/codecs/codebook_fit.h"
 
 namespace keel::tools {
@@ -18,7 +18,7 @@ std::vector<float> besicovitch_codebook(uint32_t direction_bits, uint32_t bits) 
         double s, c;
         kernels::sincos_f64((j + 0.5) / kAngles * std::numbers::pi / (2u << direction_bits), &s, &c);
         for (uint32_t i = 0; i < kRadii; ++i) {
-            const double r = std::sqrt(-2 * log_f64((kRadii - i - 0.5) / kRadii));
+            const double r = std::sqrt(-2 * kernels::log_f64((kRadii - i - 0.5) / kRadii));
             alpha.push_back(r * c);
             square += r * c * r * c;
         }

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/formats/math_f64.h"
 #include "kernels/formats/numeric.h"
 #include "sdk/core/hash.h"
-#include "sdk/core/math_f64.h"
 #include "sdk/tools/lab/codecs/row_bits.h"
 
 namespace keel::tools {
@@ -48,7 +48,7 @@ MatrixXd gaussian_sketch(Index rows, Index columns) {
     for (Index i = 0; i < sketch.size(); ++i) {
         double s, c;
         kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * static_cast<uint64_t>(i) + 1), &s, &c);
-        sketch.data()[i] = std::sqrt(-2 * log_f64(uniform(2 * static_cast<uint64_t>(i)))) * c;
+        sketch.data()[i] = std::sqrt(-2 * kernels::log_f64(uniform(2 * static_cast<uint64_t>(i)))) * c;
     }
     return sketch;
 }

@@ -6,9 +6,9 @@
 #include <mutex>
 #include <numbers>
 
+#include "kernels/formats/math_f64.h"
 #include "kernels/formats/numeric.h"
 #include "sdk/core/hash.h"
-#include "sdk/core/math_f64.h"
 
 namespace keel::tools {
 namespace {
@@ -33,7 +33,7 @@ std::vector<float> make_gaussian_matrix(uint32_t dim) {
     for (size_t i = 0; i < m.size(); ++i) {  // Box and Muller; the second normal of a pair is not used
         double s, c;
         kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * i + 1), &s, &c);
-        m[i] = static_cast<float>(std::sqrt(-2 * log_f64(uniform(2 * i))) * c);
+        m[i] = static_cast<float>(std::sqrt(-2 * kernels::log_f64(uniform(2 * i))) * c);
     }
     return m;
 }

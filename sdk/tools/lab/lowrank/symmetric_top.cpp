@@ -7,9 +7,9 @@
 #include <numbers>
 #include <stdexcept>
 
+#include "kernels/formats/math_f64.h"
 #include "kernels/formats/numeric.h"
 #include "sdk/core/hash.h"
-#include "sdk/core/math_f64.h"
 
 namespace keel::tools {
 namespace {
@@ -32,7 +32,7 @@ MatrixXd gaussian_start(Index rows, Index columns) {
     for (Index i = 0; i < start.size(); ++i) {
         double s, c;
         kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * static_cast<uint64_t>(i) + 1), &s, &c);
-        start.data()[i] = std::sqrt(-2 * log_f64(uniform(2 * static_cast<uint64_t>(i)))) * c;
+        start.data()[i] = std::sqrt(-2 * kernels::log_f64(uniform(2 * static_cast<uint64_t>(i)))) * c;
     }
     return start;
 }

@@ -2,18 +2,16 @@
 // not promise. Nothing is fused: without FMA instructions at compile time a fused multiply-add is a library call, which
 // a loop over a vocabulary cannot afford. Branch-free, so that such a loop vectorises. Error below 1 ulp.
 #pragma once
-#include <stdint.h>
+#include "kernels/formats/numeric.h"
 
-#include <bit>
-
-namespace keel {
+namespace keel::kernels {
 
 // ln 2 in two parts: the first has 21 trailing zero bits, so n * kLn2Hi is exact for |n| <= 2^20.
 constexpr double kLn2Hi = 0x1.62e42feep-1, kLn2Lo = 0x1.a39ef35793c76p-33;
 
 // e^x for -708 <= x <= 709.
 // x = n ln 2 + r with n = rint(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor series to r^13 (remainder below 2^-57).
-inline double exp_f64(double x) {
+static inline double exp_f64(double x) {
     constexpr double kRound = 0x1.8p52;  // adding it leaves rint(.) in the low bits
     const double t = x * 0x1.71547652b82fep0 + kRound;
     const double n = t - kRound;
@@ -31,17 +29,17 @@ inline double exp_f64(double x) {
     p = p * r + 1.0 / 6.0;
     p = p * r + 0.5;
     const double e = 1.0 + (r + (r * r) * p);
-    const double scale = std::bit_cast<double>((std::bit_cast<uint64_t>(t) << 52) + std::bit_cast<uint64_t>(1.0));
+    const double scale = f64_from_bits((f64_bits(t) << 52) + f64_bits(1.0));
     return e * scale;
 }
 
 // ln x for normal x > 0.
 // x = 2^n m with sqrt(1/2) <= m < sqrt(2), f = m - 1, z = f / (2 + f); ln m = 2 atanh z = 2 (z + z^3/3 + z^5/5 + ...).
-inline double log_f64(double x) {
+static inline double log_f64(double x) {
     constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
-    const uint64_t offset = std::bit_cast<uint64_t>(x) - kSqrtHalf;
+    const uint64_t offset = f64_bits(x) - kSqrtHalf;
     const double n = static_cast<double>(static_cast<int64_t>(offset) >> 52);
-    const double m = std::bit_cast<double>((offset & 0xfffffffffffffull) + kSqrtHalf);
+    const double m = f64_from_bits((offset & 0xfffffffffffffull) + kSqrtHalf);
     const double f = m - 1.0, z = f / (2.0 + f), z2 = z * z;
     double p = 1.0 / 23.0;
     for (int k = 21; k >= 3; k -= 2) p = p * z2 + 1.0 / k;
@@ -49,4 +47,4 @@ inline double log_f64(double x) {
     return n * kLn2Hi + (f - (z * (f - 2.0 * z2 * p) - n * kLn2Lo));
 }
 
-}  // namespace keel
+}  // namespace keel::kernels
