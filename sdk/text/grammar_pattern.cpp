@@ -4,7 +4,7 @@
 //
 // ECMA 262 without flags that change the language: characters, ., [classes], \d \w \s \D \W \S, \t \n \v \f \r \0 \xHH
 // \uHHHH and escaped punctuation, groups ( ) (?: ) (?<name> ), |, * + ? {m} {m,} {m,n} and their lazy forms, and ^ and $
-// at the ends of an alternative of the whole. Anything else is KEEL_E_UNSUPPORTED, by name. A character is a code point.
+// at the ends of an alternative of the whole. Anything else is KEEL_E_UNSUPPORTED, by name. Characters are code points.
 #include <string.h>
 
 #include "sdk/text/grammar_builder.h"
