@@ -1,10 +1,10 @@
 // A regular expression, as JSON Schema's `pattern` has it, to the graph of a grammar: what a JSON string may hold
-// between its quotes. Characters are spelled in one way each: as they are where JSON allows it, else \" \\ \b \f \n \r \t,
-// else \u00XX.
+// between its quotes. Characters are spelled in one way each: as they are where JSON allows it, else with the short
+// escape that JSON has, else as \u00XX.
 //
 // ECMA 262 without flags that change the language: characters, ., [classes], \d \w \s \D \W \S, \t \n \v \f \r \0 \xHH
-// \uHHHH and escaped punctuation, groups ( ) (?: ) (?<name> ), |, * + ? {m} {m,} {m,n} and their lazy forms, and ^ and $
-// at the ends of an alternative of the whole. Anything else is KEEL_E_UNSUPPORTED, by name. Characters are code points.
+// \uHHHH and escaped punctuation, groups ( ) (?: ) (?<name> ), |, * + ? {m} {m,} {m,n} and their lazy forms, and ^ and
+// $ at the ends of an alternative of the whole; anything else is KEEL_E_UNSUPPORTED, by name. Characters: code points.
 #include <string.h>
 
 #include "sdk/text/grammar_builder.h"
