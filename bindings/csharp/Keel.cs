@@ -597,6 +597,9 @@ namespace Keel
         public static extern keel_status keel_session_set_grammar(keel_session session, uint from);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_allowed(keel_session session, int* tokens, uint count, byte* mask, UIntPtr capacity_bytes);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_forced(keel_session session, int* ids, UIntPtr capacity, UIntPtr* count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]

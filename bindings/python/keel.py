@@ -582,6 +582,8 @@ def load(path):
     library.keel_plan_buffers.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_model), ctypes.POINTER(keel_config), ctypes.POINTER(keel_buffer_info), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(keel_error)]
     library.keel_session_set_grammar.restype = ctypes.c_int
     library.keel_session_set_grammar.argtypes = [keel_session, ctypes.c_uint32]
+    library.keel_session_allowed.restype = ctypes.c_int
+    library.keel_session_allowed.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t]
     library.keel_session_forced.restype = ctypes.c_int
     library.keel_session_forced.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
     library.keel_cancel.restype = ctypes.c_int

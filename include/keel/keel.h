@@ -742,13 +742,20 @@ struct keel_sampling {
 /* Holds the session to the engine's grammar (KEEL_PART_GRAMMAR): the tokens from position `from` on are its text, and
  * keel_session_sample draws none that cannot go on with it, an end-of-sequence token only where the text may end.
  * allowed_tokens narrows further. What the state is follows from the session's tokens alone, so truncate, fork (which
- * takes `from` along) and drafts need no care; truncating in front of `from` moves it there; save and restore leave it.
+ * takes `from` along), save and restore need no care; truncating in front of `from` moves it there.
  * KEEL_E_STATE: no grammar. KEEL_E_ARGUMENT: a position that has no token yet. Afterwards keel_session_sample may
- * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT beyond 64 open alternatives or 62 nested rules.
- * A mask took 0.4 to 7 ms for 49,000 tokens on one core, and takes longer where many alternatives are open at once. */
+ * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT when every one that can leads beyond 256 open
+ * alternatives, 256 nested rules or 1,024 nodes of the grammar between two bytes; one that does is not drawn while
+ * others can follow. */
 #define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
 #define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
 KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);
+/* What the grammar allows behind the session's tokens followed by `tokens`, a draft that is not fed: bit id % 8 of
+ * mask[id / 8] is set for each token that may come next, the bits keel_session_sample would use there without the
+ * allowed_tokens hook. count 0: behind the session's tokens. mask: (vocabulary + 7) / 8 bytes, else
+ * KEEL_E_BUFFER_TOO_SMALL. KEEL_E_STATE: the session is not held to a grammar. KEEL_E_FILE_LIMIT as above. */
+KEEL_API keel_status keel_session_allowed(keel_session session, const int32_t* tokens, uint32_t count, uint8_t* mask,
+                                          size_t capacity_bytes);
 /* Tokens for what the grammar leaves no choice about now, such as the name of a required property: feed them instead of
  * sampling. *count may be 0. Buffer as in keel_tokenize. KEEL_E_STATE: the session is not held to a grammar. */
 KEEL_API keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capacity, size_t* count);
@@ -806,13 +813,13 @@ KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 
 /* Exact bytes keel_session_save will write now. */
 KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
-/* Writes tokens, KV rows, logits, sampling and text state: versioned, checksummed, tied to the model's fingerprint and
- * the KV formats. KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
+/* Writes tokens, KV rows, logits, sampling, text state and where its grammar began: versioned, checksummed, tied to the
+ * model's fingerprint, the KV formats and the grammar. KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
                                        uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
- * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH, KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL,
- * KEEL_E_BUSY inside a step. */
+ * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, or grammar
+ * where the session was held to one), KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------

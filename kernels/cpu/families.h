@@ -74,7 +74,16 @@ template <WeightType T>
 void matmul_repacked_neon_i8mm(const MatmulArgs& args);
 void attention_split_neon_i8mm(const AttentionArgs& args);
 
-// What the AVX-512 and AMX sets have of their own on machines with VBMI.
+// What the AVX-512 and AMX sets have of their own on machines with VBMI: attention takes the codes of a tile apart in
+// another way, and is else the same function. KvTile: rows [lo, hi) of the tile whose first position is `first`, as
+// query row `row` sees it.
+struct KvTile {
+    const AttentionArgs& args;
+    const KvPlane& plane;
+    uint32_t first, row, lo, hi;
+};
+using UnpackKvTile = void (*)(const KvTile& rows, uint8_t* tile, float* scales);
+void attention_split_avx512_over(const AttentionArgs& args, UnpackKvTile keys, UnpackKvTile values);
 void attention_split_avx512vbmi(const AttentionArgs& args);
 
 // Defined where they are built (KEEL_KERNEL_SETS).

@@ -23,9 +23,9 @@ struct alignas(8) Words2 {
 
 #if defined(__CUDACC__)
 
-// Blocks that shall fit a multiprocessor at least: at 168 registers a thread. Small blocks may take more.
+// Blocks that shall fit a multiprocessor at least: at 168 registers a thread.
 constexpr uint32_t least_blocks(uint32_t threads) {
-    return threads < 128 ? 0 : 65536 / (threads * 168);
+    return 65536 / (threads * 168);
 }
 
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.

@@ -159,11 +159,11 @@ KEEL_GPU void encode_e8_warp(float* x, uint32_t n, KvScaleMode mode, const Codin
             int coset = 0;
             KEEL_UNROLL
             for (uint32_t e = 0; e < 8; ++e) y[e] = mul_f32(x[8 * lane + e], inverse);
-            nearest_e8<kBits>(y, u, &coset);
+            nearest_e8(y, kBits, u, &coset);
             KEEL_UNROLL
             for (uint32_t e = 0; e < 8; ++e) {
                 room.u[now][8 * lane + e] = u[e];
-                room.c[now][8 * lane + e] = static_cast<float>(e8_integer<kBits>(u[e], coset));
+                room.c[now][8 * lane + e] = static_cast<float>(e8_integer(u[e], coset, kBits));
             }
             room.coset[now][lane] = static_cast<uint8_t>(coset);
         }
@@ -172,7 +172,7 @@ KEEL_GPU void encode_e8_warp(float* x, uint32_t n, KvScaleMode mode, const Codin
         const float fit = xc > 0.0f ? mul_f32(xc, xc) / cc : 0.0f;
         if (fit > best) best = fit, kept = now;
     }
-    if (lane < n / 8) pack_e8<kBits>(room.u[kept] + 8 * lane, room.coset[kept] + lane, 8, codes + lane * kBits);
+    if (lane < n / 8) pack_e8(room.u[kept] + 8 * lane, room.coset[kept] + lane, 8, kBits, codes + lane * kBits);
     const float s = fit_scale_warp(row, x, room.c[kept], n, mode);
     if (lane == 0) kv_store_u16(scales, f32_to_f16(s));
 }
@@ -252,7 +252,7 @@ KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, const 
     if (row.kind != RowKind::kCoded) {
         for (uint32_t i = lane; i < n * kBits / 8; i += 32) codes[i] = 0;
         if (lane == 0)
-            kv_store_u16(scales, trellis_field<kBits>(row.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0));
+            kv_store_u16(scales, trellis_field(row.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0, kBits));
         return;
     }
     const int8_t* table = kTrellisTables[kBits - 2];
@@ -265,9 +265,9 @@ KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, const 
     for (uint32_t i = lane; i < n; i += 32) c[i] = static_cast<float>(table[state[i]]);
     sync_warp();
     // Eight elements are kBits whole bytes.
-    for (uint32_t i = lane; i < n / 8; i += 32) pack_trellis<kBits>(state + 8 * i, 8, codes + i * kBits);
+    for (uint32_t i = lane; i < n / 8; i += 32) pack_trellis(state + 8 * i, 8, kBits, codes + i * kBits);
     const float s = fit_scale_warp(row, x, c, n, mode);
-    if (lane == 0) kv_store_u16(scales, trellis_field<kBits>(s, static_cast<uint32_t>(state[n - 1]) >> kBits));
+    if (lane == 0) kv_store_u16(scales, trellis_field(s, static_cast<uint32_t>(state[n - 1]) >> kBits, kBits));
 }
 
 template <KvFormat F>

@@ -1,6 +1,5 @@
-// KV row codecs (formats: kv_formats.h; arithmetic: NUMERICS section 7), for the CPU's scalar set and, what one lane
-// does of them, for the GPU. In an unnamed namespace: every instruction set compiles its own copy. Vector sets encode
-// by kernels/cpu/kv_codec/kv_codecs_lanes.h where that pays.
+// KV row codecs (formats: kv_formats.h; arithmetic: NUMERICS section 7): what the CPU's sets and the GPU's kernels have
+// in common. In an unnamed namespace: every instruction set compiles its own copy.
 //
 // Every f32 sum here has the order of a dot product (16 lanes and tree16), so that all copies give the same bytes.
 #pragma once
@@ -176,19 +175,18 @@ constexpr float kE8FirstStep = 0.70f, kE8NextStep = 0.06f;
 // The nearest lattice point in the box, of both cosets, to one block y (in units of the step): u and the coset. Returns
 // the squared error in squared steps. Exact: elements round independently; a wrong parity is mended by moving the one
 // element for which that is cheapest.
-template <int kBits>
-KEEL_DEVICE inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
-    constexpr float kTop = static_cast<float>((1 << kBits) - 1);
+KEEL_DEVICE inline float nearest_e8(const float* y, int bits, uint8_t* u, int* coset) {
+    const float top = static_cast<float>((1 << bits) - 1);
     float best = kInf32;
     for (int c = 0; c < 2; ++c) {
-        const float offset = static_cast<float>(1 << (kBits - 1)) - 0.25f - (c ? 0.5f : 0.0f);
+        const float offset = static_cast<float>(1 << (bits - 1)) - 0.25f - (c ? 0.5f : 0.0f);
         float at[8], error[8], cost = 0.0f, cheapest = kInf32;
         uint32_t parity = 0;
         int move = 0;
         float step = 0.0f;
         for (int i = 0; i < 8; ++i) {
             const float v = add_f32(y[i], offset);
-            float r = v < 0.0f ? 0.0f : v > kTop ? kTop : v;
+            float r = v < 0.0f ? 0.0f : v > top ? top : v;
             r = rint_f32(r);
             at[i] = r;
             error[i] = add_f32(v, -r);
@@ -198,7 +196,7 @@ KEEL_DEVICE inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
         if (parity) {
             for (int i = 0; i < 8; ++i) {
                 // (error -+ 1)^2 - error^2 for the moves that stay in the box, the upward one first.
-                const float up = at[i] < kTop ? add_f32(1.0f, -mul_f32(2.0f, error[i])) : kInf32,
+                const float up = at[i] < top ? add_f32(1.0f, -mul_f32(2.0f, error[i])) : kInf32,
                             down = at[i] > 0.0f ? add_f32(1.0f, mul_f32(2.0f, error[i])) : kInf32;
                 const float less = up <= down ? up : down;
                 if (less < cheapest) cheapest = less, move = i, step = up <= down ? 1.0f : -1.0f;
@@ -214,33 +212,31 @@ KEEL_DEVICE inline float nearest_e8(const float* y, uint8_t* u, int* coset) {
     }
     return best;
 }
-template <int kBits>
-KEEL_DEVICE inline int e8_integer(int u, int coset) {
-    return 4 * u - (2 << kBits) + 1 + 2 * coset;
+KEEL_DEVICE inline int e8_integer(int u, int coset, int bits) {
+    return 4 * u - (2 << bits) + 1 + 2 * coset;
 }
 
 // Codes a row at a given step. Returns the integers as floats in c.
-template <int kBits>
-KEEL_DEVICE void code_e8(const float* x, uint32_t n, float step, uint8_t* u, uint8_t* cosets, float* c) {
+KEEL_DEVICE inline void code_e8(const float* x, uint32_t n, int bits, float step, uint8_t* u, uint8_t* cosets,
+                                float* c) {
     const float inverse = 1.0f / step;
     for (uint32_t b = 0; b < n / 8; ++b) {
         float y[8];
         int coset = 0;
         for (int i = 0; i < 8; ++i) y[i] = x[8 * b + static_cast<uint32_t>(i)] * inverse;
-        nearest_e8<kBits>(y, u + 8 * b, &coset);
+        nearest_e8(y, bits, u + 8 * b, &coset);
         cosets[b] = static_cast<uint8_t>(coset);
         for (int i = 0; i < 8; ++i)
             c[8 * b + static_cast<uint32_t>(i)] =
-                static_cast<float>(e8_integer<kBits>(u[8 * b + static_cast<uint32_t>(i)], coset));
+                static_cast<float>(e8_integer(u[8 * b + static_cast<uint32_t>(i)], coset, bits));
     }
 }
-template <int kBits>
-KEEL_DEVICE void pack_e8(const uint8_t* u, const uint8_t* cosets, uint32_t n, uint8_t* codes) {
-    for (uint32_t b = 0; b < n / 8; ++b, codes += kBits) {
+KEEL_DEVICE inline void pack_e8(const uint8_t* u, const uint8_t* cosets, uint32_t n, uint32_t bits, uint8_t* codes) {
+    for (uint32_t b = 0; b < n / 8; ++b, codes += bits) {
         uint64_t word = 0;
         for (uint32_t i = 0; i < 8; ++i)
-            word |= uint64_t{i == 7 ? (u[8 * b + 7] & 0xfeu) | cosets[b] : u[8 * b + i]} << i * kBits;
-        for (int i = 0; i < kBits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
+            word |= uint64_t{i == 7 ? (u[8 * b + 7] & 0xfeu) | cosets[b] : u[8 * b + i]} << i * bits;
+        for (uint32_t i = 0; i < bits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
     }
 }
 template <int kBits>
@@ -254,33 +250,9 @@ KEEL_DEVICE void unpack_e8_integers(const uint8_t* codes, uint32_t n, int16_t* q
         for (int i = 0; i < 7; ++i) parity ^= u[i] & 1;
         const int coset = u[7] & 1;
         u[7] = (u[7] & ~1) | parity;
-        for (int i = 0; i < 8; ++i) q[i] = static_cast<int16_t>(e8_integer<kBits>(u[i], coset));
+        for (int i = 0; i < 8; ++i) q[i] = static_cast<int16_t>(e8_integer(u[i], coset, kBits));
     }
 }
-template <int kBits>
-KEEL_DEVICE void encode_e8(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
-    NormalRow x;
-    normalise_row(row, n, &x);
-    if (x.kind != RowKind::kCoded) {
-        memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, x.kind == RowKind::kNotFinite ? 0x7e00 : 0);
-        return;
-    }
-    uint8_t u[2][kMaxHeadDim], cosets[2][kMaxHeadDim / 8];
-    float c[2][kMaxHeadDim], best = -1.0f;
-    int kept = 0;
-    for (int i = 0; i < kE8Steps; ++i) {
-        const int now = 1 - kept;
-        const float factor = fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep);
-        code_e8<kBits>(x.x, n, x.rms * kE8Step[kBits] * factor, u[now], cosets[now], c[now]);
-        // The squared error left by the best scale is square - fit.
-        const float xc = kv_dot(x.x, c[now], n), fit = xc > 0.0f ? xc * xc / kv_dot(c[now], c[now], n) : 0.0f;
-        if (fit > best) best = fit, kept = now;
-    }
-    pack_e8<kBits>(u[kept], cosets[kept], n, codes);
-    kv_store_u16(scales, f32_to_f16(fit_scale(x, c[kept], n, mode)));
-}
-
 // ---- trellis ----
 // Viterbi search, from the last element down: state[i] of element i of row x, which is in units of the table; value[s]
 // is what state s stands for. Exact minimum of the sum of squared errors; among equals the lowest predecessor and the
@@ -321,15 +293,14 @@ KEEL_DEVICE void search_trellis(const float* x, uint32_t n, const float* value, 
     }
 }
 // Codes and start bits of a path.
-template <int kBits>
-KEEL_DEVICE uint32_t pack_trellis(const uint8_t* state, uint32_t n, uint8_t* codes) {
-    memset(codes, 0, n * kBits / 8);
+KEEL_DEVICE inline uint32_t pack_trellis(const uint8_t* state, uint32_t n, uint32_t bits, uint8_t* codes) {
+    memset(codes, 0, n * bits / 8);
     for (uint32_t i = 0; i < n; ++i) {
-        const uint32_t bits = state[i] & ((1u << kBits) - 1), at = i * kBits;
-        codes[at / 8] = static_cast<uint8_t>(codes[at / 8] | bits << at % 8);
-        if (at % 8 + kBits > 8) codes[at / 8 + 1] = static_cast<uint8_t>(codes[at / 8 + 1] | bits >> (8 - at % 8));
+        const uint32_t code = state[i] & ((1u << bits) - 1), at = i * bits;
+        codes[at / 8] = static_cast<uint8_t>(codes[at / 8] | code << at % 8);
+        if (at % 8 + bits > 8) codes[at / 8 + 1] = static_cast<uint8_t>(codes[at / 8 + 1] | code >> (8 - at % 8));
     }
-    return state[n - 1] >> kBits;
+    return state[n - 1] >> bits;
 }
 template <int kBits>
 KEEL_DEVICE void unpack_trellis(const uint8_t* codes, uint32_t start, uint32_t n, const int8_t* table, int8_t* q) {
@@ -341,60 +312,18 @@ KEEL_DEVICE void unpack_trellis(const uint8_t* codes, uint32_t start, uint32_t n
     }
 }
 // s with 8 + kBits bits, rounded to nearest, and the start bits.
-template <int kBits>
-KEEL_DEVICE uint16_t trellis_field(float s, uint32_t start) {
-    constexpr uint32_t kStartBits = 8 - kBits, kDropped = kStartBits - 1;
-    const uint32_t half = f32_to_f16(s),
-                   kept = s != s ? 0x7e00u >> kDropped : (half + (1u << kDropped >> 1)) >> kDropped;
-    constexpr uint32_t kLargest = 0x7bffu >> kDropped;  // the largest finite one
-    return static_cast<uint16_t>((s == s && kept > kLargest ? kLargest : kept) << kStartBits | start);
+KEEL_DEVICE inline uint16_t trellis_field(float s, uint32_t start, uint32_t bits) {
+    const uint32_t start_bits = 8 - bits, dropped = start_bits - 1;
+    const uint32_t half = f32_to_f16(s), kept = s != s ? 0x7e00u >> dropped : (half + (1u << dropped >> 1)) >> dropped;
+    const uint32_t largest = 0x7bffu >> dropped;  // the largest finite one
+    return static_cast<uint16_t>((s == s && kept > largest ? largest : kept) << start_bits | start);
 }
 template <int kBits>
 KEEL_DEVICE float trellis_scale(uint16_t field) {
     constexpr uint32_t kStartBits = 8 - kBits;
     return f16_to_f32(static_cast<uint16_t>(field >> kStartBits << (kStartBits - 1)));
 }
-template <int kBits>
-KEEL_DEVICE void encode_trellis(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
-    NormalRow x;
-    normalise_row(row, n, &x);
-    if (x.kind != RowKind::kCoded) {
-        memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, trellis_field<kBits>(x.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0));
-        return;
-    }
-    const int8_t* table = kTrellisTables[kBits - 2];
-    const float units = kTrellisUnit[kBits - 2] / x.rms;
-    float c[kMaxHeadDim], value[256];
-    uint8_t state[kMaxHeadDim];
-    for (int s = 0; s < 256; ++s) value[s] = static_cast<float>(table[s]);
-    for (uint32_t i = 0; i < n; ++i) c[i] = x.x[i] * units;
-    search_trellis<kBits>(c, n, value, state);
-    for (uint32_t i = 0; i < n; ++i) c[i] = static_cast<float>(table[state[i]]);
-    const uint32_t start = pack_trellis<kBits>(state, n, codes);
-    kv_store_u16(scales, trellis_field<kBits>(fit_scale(x, c, n, mode), start));
-}
-
 // ---- by format ----
-template <KvFormat F>
-KEEL_DEVICE void kv_encode_portable(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
-    constexpr int kBits = kKvFormats[F].bits;
-    if constexpr (F == kKvF32) {
-        memcpy(codes, row, n * sizeof(float));
-    } else if constexpr (F == kKvF16) {
-        for (uint32_t i = 0; i < n; ++i) kv_store_u16(codes + 2 * i, f32_to_f16(row[i]));
-    } else if constexpr (F == kKvFp8) {
-        for (uint32_t i = 0; i < n; ++i) codes[i] = f32_to_fp8(row[i]);
-    } else if constexpr (kKvFormats[F].family == KvFamily::kBlock32) {
-        encode_block32<kBits>(row, n, codes, scales);
-    } else if constexpr (kKvFormats[F].family == KvFamily::kLattice) {
-        encode_e8<kBits>(row, n, mode, codes, scales);
-    } else {
-        static_assert(kKvFormats[F].family == KvFamily::kTrellis, "this KV format has no encoder");
-        encode_trellis<kBits>(row, n, mode, codes, scales);
-    }
-}
-
 // Integers of one row and its scales, for formats whose integers fit 8 bits.
 template <KvFormat F>
 KEEL_DEVICE void kv_unpack_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n, int8_t* q, float* scale) {

@@ -117,9 +117,10 @@ keel_status choose_grammar(const Part& part, PlanConfig* out, keel_error* error)
     out->grammar = {part.reader, options.json_schema != 0};
     Arena counting;
     const Grammar* grammar;
+    uint32_t classes;
     keel_error detail = {};
     detail.struct_size = sizeof detail;
-    const keel_status status = grammar_place(out->grammar, counting, &grammar, &detail);
+    const keel_status status = grammar_place(out->grammar, counting, &grammar, &classes, &detail);
     if (status == KEEL_OK) return KEEL_OK;
     fail_part(error, status, part.index, "", detail.reason);
     if (error) error->offset = detail.offset;

@@ -3,6 +3,7 @@
 #include "platform/platform.h"
 #include "sdk/core/status.h"
 #include "sdk/plan/rope_frequencies.h"
+#include "sdk/text/grammar_tokens.h"
 
 namespace keel {
 
@@ -97,7 +98,8 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->tail_parent = arena.place<uint32_t>("step_tail_parent", uint64_t{c.max_sessions} * kMaxTreeNodes);
 }
 
-void place_sessions(const LayoutRequest& r, Arena& arena, Layout* out) {
+// `classes` and `order` are of the grammar, if there is one.
+void place_sessions(const LayoutRequest& r, uint32_t classes, const TokenOrder* order, Arena& arena, Layout* out) {
     const PlanConfig& c = r.config;
     const ModelSpec& spec = r.model.spec;
     out->sessions = arena.place_bytes("sessions", c.max_sessions * r.session_bytes);
@@ -109,7 +111,8 @@ void place_sessions(const LayoutRequest& r, Arena& arena, Layout* out) {
         s.page_ids = arena.place<uint32_t>("page_ids", kv_pages_for(c.context_tokens), index);
         s.sampler_work = arena.place_bytes("sampler_work", r.sampler_bytes, Arena::kAlign, index);
         s.allowed_tokens = arena.place<uint8_t>("allowed_tokens", (spec.vocabulary + 7) / 8, index);
-        if (c.has_grammar) s.grammar_work = arena.place<GrammarWork>("grammar_work", 1, index);
+        if (c.has_grammar)
+            s.grammar = grammar_session_place(arena, out->grammar, classes, order, spec.vocabulary, index);
     }
 }
 
@@ -135,9 +138,14 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     KEEL_TRY(tokenizer_place(r.reader, view, r.config.max_text_bytes, r.config.pre_tokenizer, persistent,
                              &out->tokenizer, error));
     KEEL_TRY(chat_place(r.config.chat, r.config.max_chat_bytes, persistent, &out->chat, error));
-    if (r.config.has_grammar) KEEL_TRY(grammar_place(r.config.grammar, persistent, &out->grammar, error));
+    uint32_t classes = 0;
+    const TokenOrder* order = nullptr;
+    if (r.config.has_grammar) {
+        KEEL_TRY(grammar_place(r.config.grammar, persistent, &out->grammar, &classes, error));
+        order = token_order_place(persistent, out->tokenizer, r.model.spec.vocabulary);
+    }
     place_step(r.config, persistent, &out->step);
-    place_sessions(r, persistent, out);
+    place_sessions(r, classes, order, persistent, out);
     Arena& rows = r.config.own_memory ? arenas[KEEL_REGION_PINNED] : persistent;
     const uint64_t logits_rows = uint64_t{r.config.max_sessions} * r.config.logits_rows;
     out->program.logits = rows.place<float>("logits", logits_rows * r.model.spec.vocabulary);

@@ -7,9 +7,12 @@
 #include "sdk/plan/forward.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
+#include "sdk/text/grammar.h"
 #include "sdk/text/tokenizer.h"
 
 namespace keel {
+
+struct GrammarSession;  // grammar_tokens.h
 
 extern const char* const kRegionNames[KEEL_REGION_COUNT];
 
@@ -31,8 +34,8 @@ struct SessionMemory {
     uint8_t* drawn;      // [context] bits
     uint32_t* page_ids;  // [pages of a context]
     void* sampler_work;
-    uint8_t* allowed_tokens;    // [vocabulary] bits
-    GrammarWork* grammar_work;  // with a grammar
+    uint8_t* allowed_tokens;  // [vocabulary] bits
+    GrammarSession* grammar;  // null: none
 };
 
 // Where everything is. Addresses are null in count mode.

@@ -53,7 +53,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
         s->kv.ids = memory.page_ids;
         s->work = memory.sampler_work;
         s->mask = memory.allowed_tokens;
-        s->grammar_work = memory.grammar_work;
+        s->grammar = memory.grammar;
         s->logits = e->logits + uint64_t{i} * config.logits_rows * e->spec.vocabulary;
         s->hidden = e->hidden + uint64_t{i} * config.logits_rows * e->spec.embedding;
     }

@@ -16,11 +16,14 @@
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
 #include "sdk/run/tree.h"
+#include "sdk/text/grammar.h"
 #include "sdk/text/tokenizer.h"
 
 namespace keel {
 
 constexpr uint32_t kMaxEngines = 16;
+
+struct GrammarSession;  // grammar_tokens.h
 
 struct Session {
     std::atomic<uint64_t> id;       // the handle; 0 = free slot
@@ -49,10 +52,10 @@ struct Session {
     TokenTree tree;
     SamplerParams sampling;
     TextStream text;
-    void* work;             // sampler work memory
-    uint8_t* mask;          // allowed-token bits
-    uint32_t grammar_from;  // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
-    GrammarWork* grammar_work;
+    void* work;               // sampler work memory
+    uint8_t* mask;            // allowed-token bits
+    uint32_t grammar_from;    // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
+    GrammarSession* grammar;  // null: the engine has none
 
     bool has_tree() const { return tree.first != kNoNode; }
     // Tokens that stay whatever becomes of a tree.
@@ -185,6 +188,8 @@ keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes)
 // ---- grammar_calls.cpp ----
 // Clears the bits of s->mask that the session's grammar does not allow next.
 keel_status apply_grammar(Engine* engine, Session* session);
+// The session's tokens from `tokens` on are others now.
+void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
 // Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline

@@ -1,5 +1,5 @@
-// Constrained output: the public calls over the grammar. The state is computed from the session's tokens each time, so
-// that there is none to keep right when tokens are forgotten, drafted, forked or restored.
+// Constrained output: the public calls over the grammar. A session's way through it goes on from where it was; what
+// changes its tokens says so (grammar_session_rewind, _clear).
 #include <string.h>
 
 #include "sdk/core/status.h"
@@ -9,19 +9,28 @@
 namespace keel {
 namespace {
 
-keel_status state_of(const Engine& e, const Session& s) {
-    const uint32_t from = s.grammar_from < s.token_count ? s.grammar_from : s.token_count;
-    return grammar_state_of(*e.grammar, e.tokenizer, s.tokens + from, s.token_count - from, s.grammar_work);
+// The state behind the session's first `count` tokens.
+uint16_t state_of(const Session& s, uint32_t count) {
+    const uint32_t from = s.grammar_from < count ? s.grammar_from : count;
+    return grammar_state_of(s.grammar, s.tokens + from, count - from);
+}
+
+keel_status mask_of(const Engine& e, const Session& s, uint16_t state, uint8_t* mask) {
+    const int32_t* ends;
+    const uint32_t end_count = text_stream_ends(s.text, e.tokenizer, &ends);
+    return grammar_mask(s.grammar, state, ends, end_count, mask);
 }
 
 }  // namespace
 
 keel_status apply_grammar(Engine* e, Session* s) {
     if (s->grammar_from == KEEL_GRAMMAR_NEXT) s->grammar_from = s->token_count;
-    const int32_t* ends;
-    const uint32_t end_count = text_stream_ends(s->text, e->tokenizer, &ends);
-    KEEL_TRY(state_of(*e, *s));
-    return grammar_mask(*e->grammar, e->tokenizer, ends, end_count, s->grammar_work, s->mask);
+    return mask_of(*e, *s, state_of(*s, s->token_count), s->mask);
+}
+
+void rewind_grammar(Session* s, uint32_t tokens) {
+    if (!s->grammar || s->grammar_from >= KEEL_GRAMMAR_NEXT) return;
+    grammar_session_rewind(s->grammar, tokens > s->grammar_from ? tokens - s->grammar_from : 0);
 }
 
 }  // namespace keel
@@ -39,7 +48,25 @@ keel_status keel_session_set_grammar(keel_session session, uint32_t from) {
         return bad_range(e, "from", from, 0, s->token_count);
     s->grammar_from = from;
     s->draw = Session::kNoDraw;
+    grammar_session_clear(s->grammar);
     return KEEL_OK;
+}
+
+keel_status keel_session_allowed(keel_session session, const int32_t* tokens, uint32_t count, uint8_t* mask,
+                                 size_t capacity_bytes) {
+    Engine* e;
+    SessionUse s;
+    KEEL_TRY(enter(session, &e, &s));
+    if ((!tokens && count) || !mask) return bad_argument(e, !mask ? "mask" : "tokens", "null");
+    const uint32_t mask_bytes = (e->spec.vocabulary + 7) / 8;
+    if (capacity_bytes < mask_bytes) return KEEL_E_BUFFER_TOO_SMALL;
+    for (uint32_t i = 0; i < count; ++i)
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary)
+            return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
+    if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF) return KEEL_E_STATE;
+    memset(mask, 0xff, mask_bytes);
+    const uint16_t state = state_of(*s, s->settled());
+    return mask_of(*e, *s, grammar_state_behind(s->grammar, state, tokens, count), mask);
 }
 
 keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capacity, size_t* count) {
@@ -49,8 +76,7 @@ keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capac
     if ((!ids && capacity) || !count) return bad_argument(e, !count ? "count" : "ids", "null");
     if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF || s->has_tree()) return KEEL_E_STATE;
     if (s->grammar_from == KEEL_GRAMMAR_NEXT) s->grammar_from = s->token_count;
-    KEEL_TRY(state_of(*e, *s));
-    return grammar_forced(*e->grammar, e->tokenizer, s->grammar_work, ids, capacity, count);
+    return grammar_forced(s->grammar, state_of(*s, s->token_count), ids, capacity, count);
 }
 
 }  // extern "C"

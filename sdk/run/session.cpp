@@ -3,6 +3,7 @@
 
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
+#include "sdk/text/grammar_tokens.h"
 
 namespace keel {
 namespace {
@@ -12,6 +13,7 @@ void reset_session(Session* s) {
     s->last_sample = -1;
     s->variant = KEEL_VARIANT_DENSE;
     s->grammar_from = KEEL_GRAMMAR_OFF;
+    if (s->grammar) grammar_session_clear(s->grammar);
     s->tree.first = kNoNode;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
@@ -127,6 +129,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->last_sample = -1;
     s->logits_rows = 0;
     s->draw = Session::kNoDraw;
+    rewind_grammar(s, tokens);
     kv_truncate(&e->pool, &s->kv, s->computed);
     if (tokens == 0) s->f16_window.oldest_page = 0;
 }
@@ -326,6 +329,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->all_logits = s->has_tree() ? 0 : s->all_logits;
         copy->variant = s->variant;
         copy->grammar_from = s->grammar_from;
+        if (s->grammar) grammar_session_copy(copy->grammar, *s->grammar);
         copy->logits_rows = logits_rows;
         copy->sampling = s->sampling;
         copy->fed_from = s->fed_from < tokens ? s->fed_from : tokens;

@@ -13,12 +13,13 @@
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/run/engine.h"
+#include "sdk/text/grammar_tokens.h"
 
 namespace keel {
 namespace {
 
 constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
-constexpr uint32_t kSavedVersion = 3;
+constexpr uint32_t kSavedVersion = 4;
 
 struct SavedHeader {
     uint64_t magic;
@@ -28,6 +29,9 @@ struct SavedHeader {
     uint32_t token_count, computed, sampled, has_logits, all_logits, evicted_pages;
     int32_t last_sample;
     uint32_t oldest_page;
+    // What the session is held to; where it is in it follows from the tokens.
+    uint64_t grammar;  // Grammar::identity; 0 where grammar_from is KEEL_GRAMMAR_OFF
+    uint32_t grammar_from, reserved;
 };
 
 uint64_t drawn_bytes(uint32_t tokens) {
@@ -75,6 +79,8 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.all_logits = s.all_logits;
     h.last_sample = s.last_sample;
     h.oldest_page = s.f16_window.oldest_page;
+    h.grammar_from = s.grammar_from;
+    h.grammar = s.grammar_from == KEEL_GRAMMAR_OFF ? 0 : e.grammar->identity;
     for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += s.kv.ids[page] == kNoPage;
     h.total_bytes = saved_bytes(e, h);
     return h;
@@ -154,7 +160,8 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
         h.text_bytes != kTextStateBytes)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, header_bytes), "header_bytes",
                     "section sizes differ from this version's");
-    const Session empty = {};
+    Session empty = {};
+    empty.grammar_from = KEEL_GRAMMAR_OFF;
     const SavedHeader mine = make_header(e, empty);
     for (const HeaderField& field : kMatching)
         if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset,
@@ -175,6 +182,13 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
     if (h.evicted_pages > h.computed / kPageTokens)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages",
                     "more than there are");
+    if (h.reserved || (h.grammar_from < KEEL_GRAMMAR_NEXT && h.grammar_from > h.token_count))
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, grammar_from), "grammar_from",
+                    "behind the last token");
+    const bool held = h.grammar_from != KEEL_GRAMMAR_OFF;
+    if (h.grammar != (!held ? 0 : e.grammar ? e.grammar->identity : ~h.grammar))
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(SavedHeader, grammar), "grammar",
+                    "the session was held to another grammar");
     if (h.total_bytes != bytes || saved_bytes(e, h) != bytes)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes",
                     "size contradicts the contents");
@@ -324,6 +338,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->draw = Session::kNoDraw;
     s->text = text;
     s->tree.first = kNoNode;
+    s->grammar_from = h.grammar_from;
+    if (s->grammar) grammar_session_clear(s->grammar);
     s->token_count = s->fed_from = h.token_count;
     s->computed = h.computed;
     s->sampled = h.sampled;

@@ -106,4 +106,18 @@ keel_status session_accept(keel_session session, const uint32_t* path, uint32_t 
     return KEEL_OK;
 }
 
+keel_status session_node_allowed(keel_session session, uint32_t node, uint8_t* mask, size_t capacity_bytes) {
+    int32_t path[kMaxTreeNodes];
+    uint32_t first = kMaxTreeNodes;
+    {
+        Engine* e;
+        SessionUse s;
+        KEEL_TRY(enter(session, &e, &s));
+        if (!s->has_tree()) return KEEL_E_STATE;
+        if (node >= s->token_count - s->tree.first) return KEEL_E_ARGUMENT;
+        for (; node != kNoNode; node = s->tree.parent[node]) path[--first] = s->tokens[s->tree.first + node];
+    }
+    return keel_session_allowed(session, path + first, kMaxTreeNodes - first, mask, capacity_bytes);
+}
+
 }  // namespace keel

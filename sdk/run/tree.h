@@ -30,4 +30,8 @@ keel_status session_feed_tree(keel_session session, const int32_t* tokens, const
 // KEEL_E_STATE: there is no tree, or a node of the path is not computed; KEEL_E_ARGUMENT: no path; KEEL_E_BUSY.
 keel_status session_accept(keel_session session, const uint32_t* path, uint32_t count);
 
+// What the session's grammar allows behind a node: keel_session_allowed of the text on its path, without the other
+// nodes. Errors as there; KEEL_E_STATE: there is no tree.
+keel_status session_node_allowed(keel_session session, uint32_t node, uint8_t* mask, size_t capacity_bytes);
+
 }  // namespace keel

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/format/bytes.h"
 #include "sdk/text/utf8.h"
@@ -22,16 +23,6 @@ uint16_t GrammarBuilder::add(GrammarNode::Kind kind, uint8_t low, uint8_t high, 
     if (!ok()) return 0;
     nodes_[count_] = {kind, low, high, 0, next, other};
     return static_cast<uint16_t>(count_++);
-}
-
-Fragment GrammarBuilder::byte_ranges(const uint8_t* low, const uint8_t* high, uint32_t n) {
-    Fragment out = {};
-    for (uint32_t i = 0; i < n; ++i) {
-        const uint16_t node = add(GrammarNode::kBytes, low[i], high[i]);
-        const Fragment one = {node, node};
-        out = i ? sequence(out, one) : one;
-    }
-    return out;
 }
 
 Fragment GrammarBuilder::bytes(const char* text, size_t n) {
@@ -119,8 +110,26 @@ Fragment GrammarBuilder::repeat(Fragment body, uint32_t at_least, uint32_t at_mo
     return {out.start, end};
 }
 
-// The code points [low, high] of one encoded length whose encodings differ in a suffix only, cut until that is so.
-bool GrammarBuilder::utf8_range(uint32_t low, uint32_t high, Fragment* out, bool* any) {
+// Characters are alternatives of byte ranges. Those that end in the same number of any continuation bytes share the
+// nodes of these, so that the states behind them are few.
+struct GrammarBuilder::CharacterClass {
+    uint16_t start, join;  // 0: none yet
+    uint16_t any[4];       // begins that many continuation bytes and then `join`; [0] is `join`
+};
+
+void GrammarBuilder::add_bytes(CharacterClass* c, const uint8_t* low, const uint8_t* high, uint32_t n) {
+    if (!c->join) c->join = c->any[0] = add(GrammarNode::kJump);
+    uint32_t rest = 0;
+    while (rest < n - 1 && low[n - 1 - rest] == 0x80 && high[n - 1 - rest] == 0xbf) ++rest;
+    for (uint32_t i = 1; i <= rest; ++i)
+        if (!c->any[i]) c->any[i] = add(GrammarNode::kBytes, 0x80, 0xbf, c->any[i - 1]);
+    uint16_t next = c->any[rest];
+    for (uint32_t i = n - rest; i-- > 0;) next = add(GrammarNode::kBytes, low[i], high[i], next);
+    c->start = c->start ? add(GrammarNode::kSplit, 0, 0, c->start, next) : next;
+}
+
+// The code points [low, high], cut until those of a piece have encodings whose bytes are independent of each other.
+void GrammarBuilder::add_range(CharacterClass* c, uint32_t low, uint32_t high) {
     static constexpr uint32_t kLast[] = {0x7f, 0x7ff, 0xd7ff, 0xffff, 0x10ffff};
     for (uint32_t at = low; at <= high && ok();) {
         if (at >= 0xd800 && at < 0xe000) {  // no characters
@@ -146,26 +155,22 @@ bool GrammarBuilder::utf8_range(uint32_t low, uint32_t high, Fragment* out, bool
         uint8_t from[4], to[4];
         memcpy(from, first, sizeof from);
         memcpy(to, last, sizeof to);
-        const Fragment one = byte_ranges(from, to, n);
-        *out = *any ? either(*out, one) : one;
-        *any = true;
+        add_bytes(c, from, to, n);
         at = end + 1;
     }
-    return *any;
 }
 
 Fragment GrammarBuilder::any_of(CodeRange* ranges, uint32_t count, bool negated) {
-    Fragment out = {};
-    bool any = false;
+    CharacterClass c = {};
     uint32_t next = 0;  // the first code point not yet looked at
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t low = ranges[i].low < next ? next : ranges[i].low;
-        if (negated && low > next) utf8_range(next, low - 1, &out, &any);
-        if (!negated && low <= ranges[i].high) utf8_range(low, ranges[i].high, &out, &any);
+        if (negated && low > next) add_range(&c, next, low - 1);
+        if (!negated && low <= ranges[i].high) add_range(&c, low, ranges[i].high);
         if (ranges[i].high >= next) next = ranges[i].high + 1;
     }
-    if (negated && next <= 0x10ffff) utf8_range(next, 0x10ffff, &out, &any);
-    if (any) return out;
+    if (negated && next <= 0x10ffff) add_range(&c, next, 0x10ffff);
+    if (c.start) return {c.start, c.join};
     // A byte from 1 to 0 never comes.
     const uint16_t node = add(GrammarNode::kBytes, 1, 0);
     return {node, node};
@@ -245,7 +250,23 @@ void GrammarBuilder::check_cycles() {
     }
 }
 
-keel_status GrammarBuilder::place(uint32_t rule, Arena& arena, const Grammar** out) {
+// A byte begins a new class where the range of some node begins, or has just ended.
+void GrammarBuilder::find_classes(Grammar* out) const {
+    bool begins[257] = {};
+    for (uint32_t i = 1; i < count_; ++i) {
+        const GrammarNode& n = nodes_[i];
+        if (n.kind != GrammarNode::kBytes || n.low > n.high) continue;
+        begins[n.low] = begins[n.high + 1] = true;
+    }
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+        if (byte == 0 || begins[byte]) out->class_byte[out->class_count++] = static_cast<uint8_t>(byte);
+        out->class_of[byte] = static_cast<uint8_t>(out->class_count - 1);
+        ++out->class_size[out->class_count - 1];
+    }
+}
+
+keel_status GrammarBuilder::place(uint32_t rule, uint64_t identity, Arena& arena, const Grammar** out,
+                                  uint32_t* classes) {
     *out = nullptr;
     const Fragment root = call(rule);
     nodes_[root.start].next = add(GrammarNode::kEnd);
@@ -260,16 +281,24 @@ keel_status GrammarBuilder::place(uint32_t rule, Arena& arena, const Grammar** o
         n.next = behind_jumps(n.next);
         if (n.kind == GrammarNode::kSplit || n.kind == GrammarNode::kCall) n.other = behind_jumps(n.other);
     }
+    Grammar grammar = {};
+    grammar.node_count = count_;
+    grammar.identity = identity;
+    grammar.root = behind_jumps(root.start);
+    find_classes(&grammar);
+    *classes = grammar.class_count;
     auto* const placed = arena.place<Grammar>("grammar", 1);
     auto* const nodes = arena.place<GrammarNode>("grammar_nodes", count_);
     if (!placed || !nodes) return KEEL_OK;
     memcpy(nodes, nodes_, count_ * sizeof nodes[0]);
-    *placed = {nodes, count_, behind_jumps(root.start)};
+    grammar.nodes = nodes;
+    *placed = grammar;
     *out = placed;
     return KEEL_OK;
 }
 
-keel_status grammar_place(const GrammarSource& source, Arena& arena, const Grammar** out, keel_error* error) {
+keel_status grammar_place(const GrammarSource& source, Arena& arena, const Grammar** out, uint32_t* classes,
+                          keel_error* error) {
     *out = nullptr;
     const uint64_t bytes = source.reader.size_bytes;
     if (bytes > kMaxGrammarBytes) return fail(error, KEEL_E_FILE_LIMIT, 0, "grammar", "it is longer than 32 KiB");
@@ -279,7 +308,8 @@ keel_status grammar_place(const GrammarSource& source, Arena& arena, const Gramm
     GrammarBuilder builder(error);
     const uint32_t root =
         source.json_schema ? read_json_schema(&builder, text, bytes) : read_gbnf(&builder, text, bytes);
-    return builder.ok() ? builder.place(root, arena, out) : builder.status();
+    const uint64_t identity = hash_finish(hash64(text, bytes) + source.json_schema);
+    return builder.ok() ? builder.place(root, identity, arena, out, classes) : builder.status();
 }
 
 }  // namespace keel

@@ -42,7 +42,7 @@ class GrammarBuilder {
     bool defined(uint32_t rule) const { return rules_[rule] != 0; }
 
     // Checks the graph with `rule` as its root, shortens it, and places it.
-    keel_status place(uint32_t rule, Arena& arena, const Grammar** out);
+    keel_status place(uint32_t rule, uint64_t identity, Arena& arena, const Grammar** out, uint32_t* classes);
 
   private:
     uint16_t add(GrammarNode::Kind kind, uint8_t low = 0, uint8_t high = 0, uint16_t next = 0, uint16_t other = 0);
@@ -50,10 +50,12 @@ class GrammarBuilder {
         const uint16_t node = add(kind);
         return {node, node};
     }
-    Fragment byte_ranges(const uint8_t* low, const uint8_t* high, uint32_t n);
-    bool utf8_range(uint32_t low, uint32_t high, Fragment* out, bool* any);
+    struct CharacterClass;
+    void add_bytes(CharacterClass* c, const uint8_t* low, const uint8_t* high, uint32_t n);
+    void add_range(CharacterClass* c, uint32_t low, uint32_t high);
     void check_cycles();
     uint16_t behind_jumps(uint16_t node) const;
+    void find_classes(Grammar* out) const;
 
     keel_error* const error_;
     keel_status status_ = KEEL_OK;
@@ -61,6 +63,17 @@ class GrammarBuilder {
     uint16_t rules_[kMaxGrammarRules] = {};  // first node; 0: not defined
     GrammarNode nodes_[kMaxGrammarNodes] = {};
 };
+
+// Numbers, in decimals without an exponent. Bounds have at most 15 digits, 12 where numbers are not whole.
+struct NumberBounds {
+    bool integer, has_low, has_high, low_exclusive, high_exclusive;
+    int64_t low, high;
+};
+// KEEL_E_UNSUPPORTED at `place` where there are none.
+Fragment numbers_within(GrammarBuilder* builder, const NumberBounds& bounds, size_t place);
+// The characters of a JSON string in which a regular expression finds something; `character` is the rule of any
+// character of a string. What is wrong is wrong at `place`.
+Fragment read_pattern(GrammarBuilder* builder, const char* text, size_t bytes, size_t place, uint32_t character);
 
 // Describe a grammar of `text` and return the number of its root rule.
 uint32_t read_gbnf(GrammarBuilder* builder, const char* text, size_t bytes);

@@ -3,23 +3,36 @@
 // an object come in the schema's order, required ones first, and white space is bounded.
 //
 // Keywords: type (also a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
-// maxLength, enum, const, anyOf, oneOf (as anyOf), $ref within the text, $defs, definitions; annotations are passed
-// over. Any other keyword is KEEL_E_UNSUPPORTED, by name.
+// maxLength, pattern (grammar_pattern.cpp), minimum, maximum, exclusiveMinimum, exclusiveMaximum (grammar_numbers.cpp),
+// enum, const, anyOf, oneOf where no value can be of two of its schemas, allOf of objects, $ref within the text, $defs,
+// definitions; annotations are passed over. Any other keyword is KEEL_E_UNSUPPORTED, by name, and so is one beside
+// another with which it would have to be intersected. Without a type, the first keyword that speaks of one says which.
 #include <string.h>
 
 #include "sdk/text/grammar_builder.h"
+#include "sdk/text/utf8.h"
 
 namespace keel {
 namespace {
 
 constexpr uint32_t kMaxDepth = 24;
 constexpr uint32_t kMaxReferences = 64;
+constexpr uint32_t kMaxPatternBytes = 1024;
+constexpr uint32_t kMaxStrings = 1024;  // of one enum
+constexpr uint32_t kMaxLooks = 20000;   // at schemas, to see what they have in common
+constexpr uint32_t kMaxMerged = 16;     // schemas of one allOf
 
 // A stretch of the text.
 struct Span {
     size_t at, end;
     size_t bytes() const { return end - at; }
     explicit operator bool() const { return end > at; }
+};
+
+// Schemas that one object is of, all of them.
+struct Merged {
+    Span part[kMaxMerged], properties[kMaxMerged];  // the latter may be empty
+    uint32_t count;
 };
 
 class SchemaReader {
@@ -62,10 +75,26 @@ class SchemaReader {
     Fragment reference(Span value, uint32_t depth);
     Fragment typed(Span type, Span object, uint32_t depth);
     Fragment string(Span object);
+    Fragment numbers(Span object, bool integer);
     Fragment array(Span object, uint32_t depth);
-    Fragment object(Span object, uint32_t depth);
+    Fragment object(const Merged& merged, uint32_t depth);
     Fragment constant(Span value);
     void check_keywords(Span object);
+    void check_type(Span value, Span type);
+    Fragment one_of_list(Span list, Span type, bool values, bool exactly_one, uint32_t depth);
+    Fragment strings_of(const Span* values, uint32_t count, size_t shared);
+    uint32_t sorted_strings(Span list, Span* out);
+    Fragment of_type(const char* type, Span value, uint32_t depth);
+    uint32_t unescaped(Span string, char* out);
+    void refuse_beside(Span object, Span keyword, const char* const* allowed, uint32_t count);
+    int64_t bound(Span value, bool up, bool integer, bool* moved);
+    Span target_of(Span reference, uint32_t depth);
+    void merge(Span schema, Merged* out, uint32_t depth);
+    bool next_property(const Merged& merged, uint32_t* part, size_t* at, Span* key, Span* value);
+    bool is_required(const Merged& merged, Span key);
+    uint32_t types_of(Span schema, uint32_t depth);
+    bool apart(Span a, Span b, uint32_t depth);
+    bool values_apart(Span a, Span b);
 
     GrammarBuilder& builder_;
     const char* const text_;
@@ -76,6 +105,8 @@ class SchemaReader {
         uint32_t rule;
     } references_[kMaxReferences] = {};
     uint32_t reference_count_ = 0;
+    uint32_t looks_ = 0;
+    Span strings_[kMaxStrings];
 };
 
 // ---- JSON text ----
@@ -302,19 +333,47 @@ Fragment SchemaReader::list_of(const char* open, const char* close, uint32_t ele
 // ---- schemas ----
 
 void SchemaReader::check_keywords(Span object) {
-    static constexpr const char* kKnown[] = {"type",      "properties",  "required",  "additionalProperties",
-                                             "items",     "minItems",    "maxItems",  "minLength",
-                                             "maxLength", "enum",        "const",     "anyOf",
-                                             "oneOf",     "$ref",        "$defs",     "definitions",
-                                             "title",     "description", "default",   "examples",
-                                             "$schema",   "$id",         "$comment",  "format",
-                                             "readOnly",  "writeOnly",   "deprecated"};
+    static constexpr const char* kKnown[] = {"type",
+                                             "properties",
+                                             "required",
+                                             "additionalProperties",
+                                             "items",
+                                             "minItems",
+                                             "maxItems",
+                                             "minLength",
+                                             "maxLength",
+                                             "pattern",
+                                             "minimum",
+                                             "exclusiveMinimum",
+                                             "exclusiveMaximum",
+                                             "maximum",
+                                             "enum",
+                                             "const",
+                                             "anyOf",
+                                             "oneOf",
+                                             "allOf",
+                                             "$ref"};
+    refuse_beside(object, {}, kKnown, sizeof kKnown / sizeof kKnown[0]);
+}
+
+// Refuses members that are neither allowed nor annotations: keywords that Keel does not have, or, beside `keyword`,
+// does not have there.
+void SchemaReader::refuse_beside(Span object, Span keyword, const char* const* allowed, uint32_t count) {
+    static constexpr const char* kAnnotations[] = {"$defs",    "definitions", "title",     "description", "default",
+                                                   "examples", "$schema",     "$id",       "$comment",    "format",
+                                                   "readOnly", "writeOnly",   "deprecated"};
     Span key, value;
     for (size_t at = object.at + 1; next(&at, &key, &value);) {
-        bool known = false;
-        for (const char* name : kKnown)
+        bool known = keyword && value.at == keyword.at;
+        const auto look = [&](const char* name) {
             known = known || (key.bytes() == strlen(name) + 2 && memcmp(text_ + key.at + 1, name, strlen(name)) == 0);
-        if (!known) builder_.fail(KEEL_E_UNSUPPORTED, key.at, "keyword", text_ + key.at + 1, key.bytes() - 2);
+        };
+        for (const char* name : kAnnotations) look(name);
+        for (uint32_t i = 0; i < count; ++i) look(allowed[i]);
+        if (!known)
+            builder_.fail(KEEL_E_UNSUPPORTED, key.at,
+                          keyword ? "beside $ref, const, enum, anyOf, oneOf or allOf the keyword" : "keyword",
+                          text_ + key.at + 1, key.bytes() - 2);
     }
 }
 
@@ -330,6 +389,120 @@ Fragment SchemaReader::constant(Span value) {
     return text_[value.at] == '{' || text_[value.at] == '[' ? out : then(out, space());
 }
 
+// ---- which values there are ----
+
+enum : uint32_t {
+    kNullType = 1,
+    kBooleanType = 2,
+    kNumberType = 4,
+    kStringType = 8,
+    kArrayType = 16,
+    kObjectType = 32
+};
+constexpr uint32_t kAllTypes = 63;
+
+// Types that values of a schema may have, as bits; more than they do where that is not plain to see.
+uint32_t SchemaReader::types_of(Span value, uint32_t depth) {
+    if (depth > kMaxDepth || !ok() || text_[value.at] != '{' || ++looks_ > kMaxLooks) return kAllTypes;
+    if (const Span target = member(value, "$ref")) return types_of(target_of(target, depth), depth + 1);
+    const auto of_value = [this](Span v) -> uint32_t {
+        switch (text_[v.at]) {
+            case '{':
+                return kObjectType;
+            case '[':
+                return kArrayType;
+            case '"':
+                return kStringType;
+            case 't':
+            case 'f':
+                return kBooleanType;
+            case 'n':
+                return kNullType;
+            default:
+                return kNumberType;
+        }
+    };
+    const auto of_name = [this](Span v) -> uint32_t {
+        return is(v, "\"null\"")      ? kNullType
+               : is(v, "\"boolean\"") ? kBooleanType
+               : is(v, "\"string\"")  ? kStringType
+               : is(v, "\"array\"")   ? kArrayType
+               : is(v, "\"object\"")  ? kObjectType
+                                      : kNumberType;
+    };
+    const auto of_list = [this](Span list, auto of) {
+        uint32_t out = 0;
+        Span entry;
+        for (size_t at = list.at + 1; text_[list.at] == '[' && next(&at, nullptr, &entry);) out |= of(entry);
+        return out;
+    };
+    if (const Span v = member(value, "const")) return of_value(v);
+    if (const Span list = member(value, "enum")) return of_list(list, of_value);
+    static constexpr const char* kChoices[] = {"anyOf", "oneOf"};
+    for (const char* key : kChoices)
+        if (const Span list = member(value, key))
+            return of_list(list, [&](Span entry) { return types_of(entry, depth + 1); });
+    const Span type = member(value, "type");
+    if (type) return text_[type.at] == '[' ? of_list(type, of_name) : of_name(type);
+    if (member(value, "properties") || member(value, "required") || member(value, "additionalProperties") ||
+        member(value, "allOf"))
+        return kObjectType;
+    return kAllTypes;
+}
+
+// Whether no value of one const or enum is one of the other's. Values with more than one spelling are not told apart.
+bool SchemaReader::values_apart(Span a, Span b) {
+    const auto values = [this](Span schema) {
+        const Span only = member(schema, "const");
+        return only ? only : member(schema, "enum");
+    };
+    const auto is_plain = [this](Span v) {
+        return memchr("tfn", text_[v.at], 3) || (text_[v.at] == '"' && !memchr(text_ + v.at, '\\', v.bytes()));
+    };
+    const Span of_a = values(a), of_b = values(b);
+    if (!of_a || !of_b) return false;
+    const bool list_a = !member(a, "const"), list_b = !member(b, "const");
+    const auto each = [&](Span list, bool is_list, auto use) {
+        if (!is_list) return use(list);
+        Span entry;
+        for (size_t at = list.at + 1; next(&at, nullptr, &entry);)
+            if (!use(entry)) return false;
+        return true;
+    };
+    return each(of_a, list_a, [&](Span x) {
+        return is_plain(x) && each(of_b, list_b, [&](Span y) {
+                   return is_plain(y) && (x.bytes() != y.bytes() || memcmp(text_ + x.at, text_ + y.at, x.bytes()) != 0);
+               });
+    });
+}
+
+// Whether it is plain that no value is of both schemas: other types, other values, or objects that a required property
+// tells apart.
+bool SchemaReader::apart(Span a, Span b, uint32_t depth) {
+    const auto follow = [&](Span* s) {
+        for (uint32_t i = 0; i < kMaxDepth && ok() && text_[s->at] == '{'; ++i) {
+            const Span reference = member(*s, "$ref");
+            if (!reference) break;
+            *s = target_of(reference, depth);
+        }
+    };
+    follow(&a);
+    follow(&b);
+    if (!ok() || depth > kMaxDepth || ++looks_ > kMaxLooks || text_[a.at] != '{' || text_[b.at] != '{') return false;
+    const uint32_t both = types_of(a, depth) & types_of(b, depth);
+    if (both == 0 || values_apart(a, b)) return true;
+    if (both != kObjectType) return false;
+    const Span of_a = member(a, "properties"), required_a = member(a, "required"), required_b = member(b, "required"),
+               of_b = member(b, "properties");
+    Span key, x, other, y;
+    for (size_t at = of_a.at + 1; of_a && of_b && next(&at, &key, &x);)
+        for (size_t of = of_b.at + 1; next(&of, &other, &y);)
+            if (key.bytes() == other.bytes() && memcmp(text_ + key.at, text_ + other.at, key.bytes()) == 0 &&
+                lists(required_a, key) && lists(required_b, key) && apart(x, y, depth + 1))
+                return true;
+    return false;
+}
+
 Fragment SchemaReader::schema(Span value, uint32_t depth) {
     if (depth > kMaxDepth) fail(value.at, "nested too deeply", KEEL_E_FILE_LIMIT);
     if (!ok()) return {};
@@ -339,33 +512,152 @@ Fragment SchemaReader::schema(Span value, uint32_t depth) {
         return {};
     }
     check_keywords(value);
-    if (const Span target = member(value, "$ref")) return reference(resolve(target), depth);
-    if (const Span only = member(value, "const")) return constant(only);
-    Span list = member(value, "enum"), entry;
-    const bool values = static_cast<bool>(list);
-    if (!values) list = member(value, "anyOf");
-    if (!list) list = member(value, "oneOf");
-    const Span type = member(value, "type");
-    const bool types = !list && type && text_[type.at] == '[';
-    if (types) list = type;
-    if (!list) {
-        if (type) return typed(type, value, depth);
-        if (member(value, "properties") || member(value, "additionalProperties")) return object(value, depth);
-        if (member(value, "items")) return array(value, depth);
-        return primitive(kValue);
+    if (const Span target = member(value, "$ref")) {
+        refuse_beside(value, target, nullptr, 0);
+        return ok() ? reference(resolve(target), depth) : Fragment{};
     }
+    const Span type = member(value, "type");
+    static constexpr const char* kType[] = {"type"};
+    static constexpr const char* kLists[] = {"const", "enum", "anyOf", "oneOf"};
+    for (const char* key : kLists) {
+        const Span list = member(value, key);
+        if (!list) continue;
+        const bool values = key[0] == 'c' || key[0] == 'e';
+        refuse_beside(value, list, kType, values);
+        if (key[0] == 'c') {
+            check_type(list, type);
+            return ok() ? constant(list) : Fragment{};
+        }
+        return ok() ? one_of_list(list, type, key[0] == 'e', key[0] == 'o', depth) : Fragment{};
+    }
+    if (const Span parts = member(value, "allOf")) {
+        static constexpr const char* kMergeable[] = {"type", "properties", "required", "additionalProperties"};
+        refuse_beside(value, parts, kMergeable, 4);
+        Merged merged = {};
+        merge(value, &merged, depth);
+        if (!ok()) return {};
+        if (merged.count == 0) return primitive(kValue);
+        const bool another = merged.count == 1 && merged.part[0].at != value.at;
+        return another ? schema(merged.part[0], depth + 1) : object(merged, depth);
+    }
+    if (type && text_[type.at] == '[') {
+        Fragment out = {};
+        bool any = false;
+        Span entry;
+        for (size_t at = type.at + 1; ok() && next(&at, nullptr, &entry);) {
+            const Fragment one = typed(entry, value, depth + 1);
+            out = any ? builder_.either(out, one) : one;
+            any = true;
+        }
+        if (!any) fail(type.at, "an empty list of alternatives");
+        return out;
+    }
+    if (type) return typed(type, value, depth);
+    static constexpr const char* kImplied[][2] = {{"properties", "\"object\""},
+                                                  {"required", "\"object\""},
+                                                  {"additionalProperties", "\"object\""},
+                                                  {"items", "\"array\""},
+                                                  {"minItems", "\"array\""},
+                                                  {"maxItems", "\"array\""},
+                                                  {"pattern", "\"string\""},
+                                                  {"minLength", "\"string\""},
+                                                  {"maxLength", "\"string\""},
+                                                  {"minimum", "\"number\""},
+                                                  {"maximum", "\"number\""},
+                                                  {"exclusiveMinimum", "\"number\""},
+                                                  {"exclusiveMaximum", "\"number\""}};
+    for (const auto& implied : kImplied)
+        if (member(value, implied[0])) return of_type(implied[1], value, depth);
+    return primitive(kValue);
+}
+
+// A list of strings, with what begins alike written once: so that one of hundreds is not as many alternatives. `values`
+// are sorted, as they stand in the text; they are alike in the first `shared` bytes, which are written.
+Fragment SchemaReader::strings_of(const Span* values, uint32_t count, size_t shared) {
+    if (!ok()) return {};
+    if (count == 1) return then(builder_.bytes(text_ + values[0].at + shared, values[0].bytes() - shared), space());
+    Fragment out = {};
+    bool any = false;
+    for (uint32_t i = 0, end = 0; i < count && ok(); i = end) {
+        // Those with one next byte, and all they have in common. The first is the shortest; no other one ends there, as
+        // quotes end them and equal ones were left out.
+        const auto byte = [&](uint32_t k, size_t at) { return text_[values[k].at + at]; };
+        for (end = i; end < count && byte(end, shared) == byte(i, shared);) ++end;
+        size_t alike = shared + 1;
+        while (end - i > 1 && byte(i, alike) == byte(end - 1, alike)) ++alike;
+        Fragment one = end - i > 1 ? then(builder_.bytes(text_ + values[i].at + shared, alike - shared),
+                                          strings_of(values + i, end - i, alike))
+                                   : strings_of(values + i, 1, shared);
+        out = any ? builder_.either(out, one) : one;
+        any = true;
+    }
+    return out;
+}
+
+// A list of nothing but strings, sorted by their bytes, once each; 0 for another one.
+uint32_t SchemaReader::sorted_strings(Span list, Span* out) {
+    uint32_t count = 0;
+    Span value;
+    for (size_t at = list.at + 1; next(&at, nullptr, &value);) {
+        if (text_[value.at] != '"' || count == kMaxStrings) return 0;
+        const auto order = [&](Span a, Span b) {
+            const size_t bytes = a.bytes() < b.bytes() ? a.bytes() : b.bytes();
+            const int first = memcmp(text_ + a.at, text_ + b.at, bytes);
+            return first ? first : a.bytes() < b.bytes() ? -1 : a.bytes() > b.bytes();
+        };
+        uint32_t place = count;
+        while (place > 0 && order(value, out[place - 1]) < 0) --place;
+        if (place > 0 && order(value, out[place - 1]) == 0) continue;
+        memmove(out + place + 1, out + place, (count - place) * sizeof out[0]);
+        out[place] = value;
+        ++count;
+    }
+    return count;
+}
+
+// Values, or schemas, of a list.
+Fragment SchemaReader::one_of_list(Span list, Span type, bool values, bool exactly_one, uint32_t depth) {
     if (text_[list.at] != '[') fail(list.at, "expected a list");
     Fragment out = {};
     bool any = false;
+    Span entry, other;
+    if (values && ok()) {
+        const uint32_t count = sorted_strings(list, strings_);
+        if (count) check_type(strings_[0], type);
+        if (count) return strings_of(strings_, count, 0);
+    }
     for (size_t at = list.at + 1; ok() && next(&at, nullptr, &entry);) {
-        const Fragment one = values  ? constant(entry)
-                             : types ? typed(entry, value, depth + 1)
-                                     : schema(entry, depth + 1);
+        if (values) check_type(entry, type);
+        size_t behind = at;
+        while (exactly_one && ok() && next(&behind, nullptr, &other))
+            if (!apart(entry, other, depth))
+                fail(other.at, "oneOf of schemas that one value may be of both of; anyOf takes them",
+                     KEEL_E_UNSUPPORTED);
+        const Fragment one = values ? constant(entry) : schema(entry, depth + 1);
         out = any ? builder_.either(out, one) : one;
         any = true;
     }
     if (!any) fail(list.at, "an empty list of alternatives");
     return out;
+}
+
+// Refuses a value that is not of the type beside it.
+void SchemaReader::check_type(Span value, Span type) {
+    if (!type || !ok()) return;
+    const char c = text_[value.at];
+    const bool whole = (c == '-' || (c >= '0' && c <= '9')) && !memchr(text_ + value.at, '.', value.bytes()) &&
+                       !memchr(text_ + value.at, 'e', value.bytes()) && !memchr(text_ + value.at, 'E', value.bytes());
+    const char* const name = c == '"'               ? "\"string\""
+                             : c == '{'             ? "\"object\""
+                             : c == '['             ? "\"array\""
+                             : c == 'n'             ? "\"null\""
+                             : c == 't' || c == 'f' ? "\"boolean\""
+                                                    : "\"number\"";
+    const auto fits = [&](Span t) { return is(t, name) || (whole && is(t, "\"integer\"")); };
+    bool found = text_[type.at] != '[' && fits(type);
+    Span entry;
+    for (size_t at = type.at + 1; text_[type.at] == '[' && next(&at, nullptr, &entry);) found = found || fits(entry);
+    if (!found) fail(value.at, "a value that is not of the type beside it", KEEL_E_UNSUPPORTED);
 }
 
 // Each target once, as a rule, so that schemas may refer to themselves.
@@ -383,19 +675,133 @@ Fragment SchemaReader::reference(Span target, uint32_t depth) {
 }
 
 Fragment SchemaReader::typed(Span type, Span value, uint32_t depth) {
-    if (is(type, "\"string\"")) return string(value);
-    if (is(type, "\"integer\"")) return then(primitive(kInteger), space());
-    if (is(type, "\"number\"")) return then(primitive(kNumber), space());
-    if (is(type, "\"boolean\"")) return builder_.either(token("true"), token("false"));
-    if (is(type, "\"null\"")) return token("null");
-    if (is(type, "\"array\"")) return array(value, depth);
-    if (is(type, "\"object\"")) return object(value, depth);
+    static constexpr const char* kTypes[] = {"\"string\"", "\"integer\"", "\"number\"", "\"boolean\"",
+                                             "\"null\"",   "\"array\"",   "\"object\""};
+    for (const char* name : kTypes)
+        if (is(type, name)) return of_type(name, value, depth);
     fail(type.at, "there is no such type");
     return {};
 }
 
+// `type` in quotes.
+Fragment SchemaReader::of_type(const char* type, Span value, uint32_t depth) {
+    switch (type[1]) {
+        case 's':
+            return string(value);
+        case 'i':
+            return then(numbers(value, true), space());
+        case 'b':
+            return builder_.either(token("true"), token("false"));
+        case 'a':
+            return array(value, depth);
+        case 'o':
+            return object({{value}, {member(value, "properties")}, 1}, depth);
+        default:
+            return type[2] == 'u' && type[3] == 'l' ? token("null") : then(numbers(value, false), space());
+    }
+}
+
+// A bound as a whole number. One with a fraction moves `up` or down to the next whole number, and *moved says so; only
+// whole numbers may be bounded by one.
+int64_t SchemaReader::bound(Span value, bool up, bool integer, bool* moved) {
+    *moved = false;
+    size_t at = value.at;
+    const bool negative = text_[at] == '-';
+    int64_t out = 0;
+    uint32_t digits = 0;
+    bool fraction = false;
+    for (at += negative; at < value.end && text_[at] >= '0' && text_[at] <= '9'; ++at) {
+        if (++digits > (integer ? 15u : 12u)) break;
+        out = out * 10 + (text_[at] - '0');
+    }
+    if (at < value.end && text_[at] == '.')
+        for (++at; at < value.end && text_[at] >= '0' && text_[at] <= '9'; ++at) fraction |= text_[at] != '0';
+    if (digits == 0 || at < value.end)
+        fail(value.at, "a bound with more than 15 digits (12 where numbers are not whole), or an exponent",
+             KEEL_E_UNSUPPORTED);
+    if (fraction && !integer)
+        fail(value.at, "a bound with a fraction, of numbers that are not whole", KEEL_E_UNSUPPORTED);
+    if (negative) out = -out;
+    if (fraction && up != negative) out += up ? 1 : -1;
+    *moved = fraction;
+    return out;
+}
+
+Fragment SchemaReader::numbers(Span value, bool integer) {
+    NumberBounds bounds = {};
+    bounds.integer = integer;
+    size_t place = 0;
+    static constexpr const char* kLow[] = {"minimum", "exclusiveMinimum"};
+    static constexpr const char* kHigh[] = {"maximum", "exclusiveMaximum"};
+    for (const char* key : kLow)
+        if (const Span v = member(value, key)) {
+            bool moved;
+            const int64_t low = bound(v, true, integer, &moved);
+            const bool exclusive = key[0] == 'e' && !moved;
+            place = v.at;
+            if (bounds.has_low && (low < bounds.low || (low == bounds.low && !exclusive))) continue;
+            bounds.has_low = true;
+            bounds.low = low;
+            bounds.low_exclusive = exclusive;
+        }
+    for (const char* key : kHigh)
+        if (const Span v = member(value, key)) {
+            bool moved;
+            const int64_t high = bound(v, false, integer, &moved);
+            const bool exclusive = key[0] == 'e' && !moved;
+            place = v.at;
+            if (bounds.has_high && (high > bounds.high || (high == bounds.high && !exclusive))) continue;
+            bounds.has_high = true;
+            bounds.high = high;
+            bounds.high_exclusive = exclusive;
+        }
+    if (!bounds.has_low && !bounds.has_high) return primitive(integer ? kInteger : kNumber);
+    return ok() ? numbers_within(&builder_, bounds, place) : Fragment{};
+}
+
+// The text between the quotes, without JSON's escapes.
+uint32_t SchemaReader::unescaped(Span string, char* out) {
+    uint32_t bytes = 0;
+    for (size_t i = string.at + 1; i + 1 < string.end && ok(); ++i) {
+        char c = text_[i];
+        if (bytes + 4 > kMaxPatternBytes) fail(string.at, "a pattern of more than 1,024 bytes", KEEL_E_FILE_LIMIT);
+        if (c == '\\') {
+            c = text_[++i];
+            static constexpr char kLetters[] = "bfnrt", kMeaning[] = "\b\f\n\r\t";
+            if (const char* const known = c ? strchr(kLetters, c) : nullptr) c = kMeaning[known - kLetters];
+            if (c == 'u') {
+                uint32_t code = 0;
+                for (uint32_t digit = 0; digit < 4 && ok(); ++digit) {
+                    const char h = text_[++i], lower = static_cast<char>(h | 32);
+                    const bool is_digit = h >= '0' && h <= '9';
+                    if (i + 1 >= string.end || !(is_digit || (lower >= 'a' && lower <= 'f')))
+                        fail(string.at, "an escape with other than hexadecimal digits");
+                    code = code << 4 | static_cast<uint32_t>(is_digit ? h - '0' : lower - 'a' + 10);
+                }
+                if (code >= 0xd800 && code < 0xe000)
+                    fail(string.at, "a pattern with half a surrogate pair", KEEL_E_UNSUPPORTED);
+                if (ok()) bytes += utf8_encode(code, out + bytes);
+                continue;
+            }
+        }
+        out[bytes++] = c;
+    }
+    return bytes;
+}
+
 Fragment SchemaReader::string(Span value) {
-    const Span least = member(value, "minLength"), most = member(value, "maxLength");
+    const Span least = member(value, "minLength"), most = member(value, "maxLength"),
+               pattern = member(value, "pattern");
+    if (pattern) {
+        if (least || most) fail((least ? least : most).at, "minLength or maxLength beside pattern", KEEL_E_UNSUPPORTED);
+        if (text_[pattern.at] != '"') fail(pattern.at, "a pattern that is no string");
+        char plain[kMaxPatternBytes];
+        const uint32_t bytes = ok() ? unescaped(pattern, plain) : 0;
+        primitive(kCharacter);  // so that there is its rule
+        if (!ok()) return {};
+        const Fragment body = read_pattern(&builder_, plain, bytes, pattern.at, primitives_[kCharacter] - 1);
+        return ok() ? then(then(text("\""), body), token("\"")) : Fragment{};
+    }
     if (!least && !most) return primitive(kString);
     const uint32_t low = least ? number(least) : 0, high = most ? number(most) : UINT32_MAX;
     return then(then(text("\""), builder_.repeat(primitive(kCharacter), low, high)), token("\""));
@@ -407,50 +813,128 @@ Fragment SchemaReader::array(Span value, uint32_t depth) {
     return list_of("[", "]", element, least ? number(least) : 0, most ? number(most) : UINT32_MAX);
 }
 
-Fragment SchemaReader::object(Span value, uint32_t depth) {
-    const Span properties = member(value, "properties"), required = member(value, "required"),
-               others = member(value, "additionalProperties");
+// What a $ref means, references that it goes through included.
+Span SchemaReader::target_of(Span reference, uint32_t depth) {
+    if (depth > kMaxDepth) fail(reference.at, "nested too deeply", KEEL_E_FILE_LIMIT);
+    return ok() ? resolve(reference) : Span{};
+}
+
+// The schema without its allOf, then those in that.
+void SchemaReader::merge(Span value, Merged* out, uint32_t depth) {
+    if (depth > kMaxDepth || ++looks_ > kMaxLooks) fail(value.at, "nested too deeply", KEEL_E_FILE_LIMIT);
+    if (!ok() || is(value, "true")) return;
+    if (text_[value.at] != '{') {
+        fail(value.at, "a schema that is no object");
+        return;
+    }
+    check_keywords(value);
+    if (const Span target = member(value, "$ref")) {
+        refuse_beside(value, target, nullptr, 0);
+        const Span schema = target_of(target, depth);
+        if (ok()) merge(schema, out, depth + 1);
+        return;
+    }
+    const Span parts = member(value, "allOf");
+    const bool more = member(value, "properties") || member(value, "required") ||
+                      member(value, "additionalProperties") || member(value, "type") || !parts;
+    if (more) {
+        if (out->count == kMaxMerged) fail(value.at, "allOf of more than 16 schemas", KEEL_E_FILE_LIMIT);
+        if (!ok()) return;
+        out->properties[out->count] = member(value, "properties");
+        out->part[out->count++] = value;
+    }
+    Span entry;
+    if (parts && text_[parts.at] != '[') fail(parts.at, "expected a list");
+    for (size_t at = parts.at + 1; parts && ok() && next(&at, nullptr, &entry);) merge(entry, out, depth + 1);
+}
+
+// The next property of the schemas, from *part 0 and *at 0 on.
+bool SchemaReader::next_property(const Merged& merged, uint32_t* part, size_t* at, Span* key, Span* value) {
+    for (; *part < merged.count && ok(); ++*part, *at = 0) {
+        const Span properties = merged.properties[*part];
+        if (!properties) continue;
+        if (*at == 0) *at = properties.at + 1;
+        if (next(at, key, value)) return true;
+    }
+    return false;
+}
+
+bool SchemaReader::is_required(const Merged& merged, Span key) {
+    for (uint32_t i = 0; i < merged.count; ++i)
+        if (lists(member(merged.part[i], "required"), key)) return true;
+    return false;
+}
+
+Fragment SchemaReader::object(const Merged& merged, uint32_t depth) {
     Span key, inner, entry;
+    const auto same = [this](Span a, Span b) {
+        return a.bytes() == b.bytes() && memcmp(text_ + a.at, text_ + b.at, a.bytes()) == 0;
+    };
+    bool properties = false, required = false;
+    Span others = {};
+    for (uint32_t i = 0; i < merged.count && ok(); ++i) {
+        const Span part = merged.part[i], given = member(part, "additionalProperties");
+        if (merged.count > 1) {
+            static constexpr const char* kOfObjects[] = {"type", "properties", "required", "additionalProperties",
+                                                         "allOf"};
+            refuse_beside(part, part, kOfObjects, 5);
+            const Span type = member(part, "type");
+            if (type && !is(type, "\"object\"")) fail(type.at, "allOf of what are no objects", KEEL_E_UNSUPPORTED);
+        }
+        if (given && !is(given, "true")) {
+            if (merged.count > 1) fail(given.at, "additionalProperties within or beside allOf", KEEL_E_UNSUPPORTED);
+            others = given;
+        }
+        properties = properties || merged.properties[i];
+        const Span list = member(part, "required");
+        for (size_t at = list ? list.at + 1 : bytes_; ok() && next(&at, nullptr, &entry);) {
+            bool there = false;
+            uint32_t of = 0;
+            for (size_t p = 0; next_property(merged, &of, &p, &key, &inner);) there = there || same(key, entry);
+            if (!there) fail(entry.at, "a required property that is not described", KEEL_E_UNSUPPORTED);
+            required = true;
+        }
+    }
+    if (!ok()) return {};
     if (!properties) {
-        size_t first = required.at + 1;
-        if (required && next(&first, nullptr, &entry))
-            fail(required.at, "required without properties", KEEL_E_UNSUPPORTED);
         if (others && is(others, "false")) return then(token("{"), token("}"));
         const Fragment any = others ? schema(others, depth + 1) : primitive(kValue);
         return list_of("{", "}", rule_for(pair_of_any(any)), 0, UINT32_MAX);
     }
     if (others && !is(others, "false")) fail(others.at, "additionalProperties beside properties", KEEL_E_UNSUPPORTED);
-    for (size_t at = required ? required.at + 1 : bytes_; ok() && next(&at, nullptr, &entry);) {
-        bool there = false;
-        for (size_t p = properties.at + 1; next(&p, &key, &inner);)
-            there =
-                there || (key.bytes() == entry.bytes() && memcmp(text_ + key.at, text_ + entry.at, key.bytes()) == 0);
-        if (!there) fail(entry.at, "a required property that is not described", KEEL_E_UNSUPPORTED);
+    uint32_t count = 0, part = 0;
+    for (size_t at = 0; next_property(merged, &part, &at, &key, &inner); ++count) {
+        uint32_t other = part;
+        size_t behind = at;
+        Span again, unused;
+        while (next_property(merged, &other, &behind, &again, &unused))
+            if (same(key, again)) fail(again.at, "a property that is described twice", KEEL_E_UNSUPPORTED);
     }
     const auto pair = [&] {
         return then(then(builder_.bytes(text_ + key.at, key.bytes()), token(":")), schema(inner, depth + 1));
     };
     Fragment body = builder_.nothing();
-    bool any = false;
-    for (size_t at = properties.at + 1; ok() && next(&at, &key, &inner);) {
-        if (!lists(required, key)) continue;
-        if (any) body = then(body, token(","));
-        body = then(body, pair());
-        any = true;
-    }
-    if (any) {
-        for (size_t at = properties.at + 1; ok() && next(&at, &key, &inner);)
-            if (!lists(required, key)) body = then(body, builder_.repeat(then(token(","), pair()), 0, 1));
+    if (required) {
+        bool any = false;
+        part = 0;
+        for (size_t at = 0; ok() && next_property(merged, &part, &at, &key, &inner);) {
+            if (!is_required(merged, key)) continue;
+            if (any) body = then(body, token(","));
+            body = then(body, pair());
+            any = true;
+        }
+        part = 0;
+        for (size_t at = 0; ok() && next_property(merged, &part, &at, &key, &inner);)
+            if (!is_required(merged, key)) body = then(body, builder_.repeat(then(token(","), pair()), 0, 1));
         return then(then(token("{"), body), token("}"));
     }
     // All are optional: `some` is what may follow the first i of them when nothing is written yet, `more` when there
     // is. Both go through the properties from the last to the first, by their number.
-    uint32_t count = 0;
-    for (size_t at = properties.at + 1; next(&at, &key, &inner);) ++count;
     Fragment some = builder_.nothing(), more = builder_.nothing();
     for (uint32_t i = count; i-- > 0 && ok();) {
-        size_t at = properties.at + 1;
-        for (uint32_t k = 0; k <= i; ++k) next(&at, &key, &inner);
+        size_t at = 0;
+        part = 0;
+        for (uint32_t k = 0; k <= i; ++k) next_property(merged, &part, &at, &key, &inner);
         const uint32_t one = rule_for(pair()), rest = rule_for(more);
         more = then(builder_.repeat(then(token(","), builder_.call(one)), 0, 1), builder_.call(rest));
         some = builder_.either(then(builder_.call(one), builder_.call(rest)), some);

@@ -14,6 +14,7 @@ import itertools
 import json
 import pathlib
 import random
+import re
 
 import jsonschema
 import regex
@@ -46,7 +47,7 @@ GRAMMARS = [
 ]
 REFUSED = ['root ::= root "a" | "b"', 'root ::= ("a"?)*', 'root ::= a\na ::= b "x"\nb ::= a?', 'root ::= x', 'root ::= "a',
            'x ::= "a"', 'root ::= [b-a]', 'root ::= "a"{5,2}', 'root ::= "a"{99999}', 'root ::= ("a"', 'root := "a"', '',
-           'root ::= "a" )', 'root ::= "\\q"', 'root ::= "a"\nroot ::= "b"', 'root ::= "' + "a" * 5000 + '"']
+           'root ::= "a" )', 'root ::= "\\q"', 'root ::= "a"\nroot ::= "b"', 'root ::= "' + "a" * 9000 + '"']
 
 SCHEMAS = [
     {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"},
@@ -64,12 +65,50 @@ SCHEMAS = [
     {"type": "array", "minItems": 2},
     {},
 ]
-REFUSED_SCHEMAS = ['{"type": "string", "pattern": "a"}', '{"type": "integer", "minimum": 3}', '{"type": "what"}', '{"enum": []}',
-                   '{"$ref": "#/$defs/none"}', '{"$ref": "other.json"}', '{"type": "object"', '[1]', '{"a" 1}', 'false',
-                   '{"properties": {"a": {}}, "required": ["b"]}', '{"allOf": [{}]}', '{"$ref": "#"}', '{"type": "string"} x',
-                   '{"properties": {"a": {}}, "additionalProperties": true}', '[' * 100]
 VALUES = ["x", "", "abc", "abcd", "\u00e9\"\\\n", "x y", 0, 1, -5, 120, 1.5, -0.25, 1e30, True, False, None, [], ["a"], ["a", "b"],
           ["a", "b", "a"], [1, 2.5], [[1], {"q": None}], {}, {"b": [1, 2]}, {"k": "ab"}, {"v": 1, "l": None}]
+# Schema, the same with its allOf merged by hand (or None), values to try.
+NUMBERS = sorted({n + d for n in (0, 5, 9, 10, 99, 100, 255, 1000, 12345, 999999, 10 ** 12) for d in (-1, 0, 1)} |
+                 {-n for n in (0, 1, 2, 5, 9, 10, 11, 99, 100, 101, 1000, 12345)}) + \
+    [0.5, -0.5, 0.25, 0.999, 1.5, 4.75, 5.25, 9.5, 10.125, 99.5, -0.001, -9.75, -10.5, 100.25, 5.0, 10.0, 0.0, -10.0]
+PIECES = ["a", "b", "c", "x", "Z", "0", "7", "42", "-", "_", ".", " ", "\"", "\\", "/", "\n", "\t", "\x01", "\u00e9", "\u4e2d", "\U0001f600",
+          "@", "ab", "abc", "2024-01-31", "a@b.cd", "(", ")", "{", "}", "+", "*", "?", "^", "$", "|"]
+PATTERNS = [r"^[a-z]+$", r"^\d{4}-\d{2}-\d{2}$", r"ab", r"^a|c$", r"^(a|b)*x?$", r"^[^a-c\s]{2,3}$", r"^.{3}$", r"^[\w.]+@[\w.]+\.\w{2,}$", r"^$",
+            r"\\|\"", r"^[\x20-\x7e]*$", r"^(?:ab|c)+?$", r"^\u00e9[\u4e00-\u9fff]?", r"^\S+$", r"^\D+\W$", r"^(?:[0-9]|-){1,}$",
+            r"^\(\)\{\}\+\*\?\^\|$", r"^[-+]?[0-9]+$", r"^[\t\n\x01]+$"]
+bounds = lambda **k: {{"low": "minimum", "high": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}[n]: v for n, v in k.items()}
+BOUNDS = [bounds(low=0), bounds(high=0), bounds(low=1, high=100), bounds(above=-10, below=10), bounds(low=-12345, high=-10), bounds(low=5, high=5),
+          bounds(above=9, high=12345), bounds(low=100), bounds(below=1000), bounds(above=0), bounds(low=-1, below=256),
+          bounds(above=999, high=10 ** 11), bounds(low=3, above=3, high=99, below=100)]
+EXTRA = [({"type": kind, **b}, None, NUMBERS) for kind in ("integer", "number") for b in BOUNDS] + \
+    [({"type": "integer", "minimum": 2.5, "exclusiveMaximum": 10.5}, None, NUMBERS), ({"type": "integer", "minimum": -2.5, "maximum": -0.5}, None, NUMBERS)] + \
+    [({"type": ["null", "integer"], "maximum": 7}, None, NUMBERS + [None, "x"])] + \
+    [({"type": "string", "pattern": p}, None, "strings") for p in PATTERNS] + [({"pattern": "^[ab]+$", "type": ["string", "null"]}, None, "strings")] + [
+        ({"type": "string", "enum": ["a", "b"]}, None, VALUES), ({"const": 5, "type": "integer"}, None, VALUES + [5]),
+        ({"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": {"type": "string"}}}]},
+         {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}, None),
+        ({"type": "object", "properties": {"k": {"type": "string"}}, "required": ["k"], "allOf": [{"$ref": "#/$defs/base"}],
+          "$defs": {"base": {"type": "object", "properties": {"v": {"type": "integer", "minimum": 0}}, "required": ["v"]}}},
+         {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer", "minimum": 0}}, "required": ["k", "v"]}, None),
+        ({"allOf": [{"type": "string", "maxLength": 3}], "description": "one"}, {"type": "string"}, VALUES),
+        ({"oneOf": [{"type": "object", "properties": {"t": {"const": "p"}, "x": {"type": "integer"}}, "required": ["t"]},
+                    {"type": "object", "properties": {"t": {"enum": ["q", "r"]}, "y": {"type": "string"}}, "required": ["t"]}, {"type": "null"}]},
+         None, [{"t": "p"}, {"t": "q"}, {"t": "r", "y": "x"}, {"t": "p", "x": 1}, {"t": "p", "x": "1"}, {"t": "q", "x": 1}, {"x": 1}, None, {}, "p"]),
+    ]
+REFUSED_SCHEMAS = ['{"type": "string", "pattern": "(?=a)"}', '{"type": "string", "pattern": "a", "maxLength": 3}', '{"type": "string", "pattern": "(a)\\\\1"}',
+                   '{"type": "string", "pattern": "\\\\bx"}', '{"type": "string", "pattern": "(^a)"}', '{"type": "string", "pattern": "[a"}',
+                   '{"type": "string", "pattern": "(a*)*"}', '{"type": "string", "pattern": "a)"}', '{"type": "string", "pattern": "*"}', '{"pattern": 3}',
+                   '{"type": "string", "pattern": "\\\\p{L}"}', '{"type": "number", "minimum": 0.5}', '{"type": "integer", "minimum": 5, "maximum": 4}',
+                   '{"type": "integer", "minimum": 1e3}', '{"type": "integer", "maximum": 1234567890123456}', '{"type": "integer", "multipleOf": 2}',
+                   '{"type": "integer", "enum": ["a"]}', '{"anyOf": [{"type": "null"}], "minimum": 3}', '{"$ref": "#/$defs/a", "type": "null", "$defs": {"a": {}}}',
+                   '{"const": 1, "maximum": 3}', '{"oneOf": [{"type": "integer"}, {"type": "number"}]}', '{"oneOf": [{}, {"type": "null"}]}',
+                   '{"allOf": [{"type": "string"}, {"maxLength": 3}]}', '{"allOf": [{"properties": {"a": {}}}, {"properties": {"a": {}}}]}',
+                   '{"allOf": [{"properties": {"a": {}}, "additionalProperties": false}, {"properties": {"b": {}}}]}',
+                   '{"allOf": [{"properties": {"a": {}}}, {"anyOf": [{}]}]}', '{"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}',
+                   '{"type": "object", "minProperties": 1}', '{"type": "array", "uniqueItems": true}', '{"not": {}}', '{"type": "what"}', '{"enum": []}',
+                   '{"$ref": "#/$defs/none"}', '{"$ref": "other.json"}', '{"type": "object"', '[1]', '{"a" 1}', 'false',
+                   '{"properties": {"a": {}}, "required": ["b"]}', '{"$ref": "#"}', '{"type": "string"} x',
+                   '{"properties": {"a": {}}, "additionalProperties": {"type": "null"}}', '[' * 100]
 
 
 def mutated(text):
@@ -134,11 +173,6 @@ def in_order(value, schema, root):
     return True
 
 
-def plain(text):
-    """JSON that the grammar spells: no exponents beyond three digits, no other white space than json.dumps writes."""
-    return all(ord(c) >= 0x20 and c != "\x7f" for c in text)
-
-
 hexed = lambda text: text.encode("utf-8").hex() or "-"
 lines = []
 for text, expression, pieces in GRAMMARS:
@@ -170,6 +204,25 @@ for schema in SCHEMAS:
                 bad.add(broken)
     pick = lambda s, n: rng.sample(sorted(s), min(n, len(s)))
     lines += ["yes " + hexed(s) for s in pick(good, 100)] + ["no " + hexed(s) for s in pick(bad, 130)]
+for schema, merged, values in EXTRA:
+    validator = jsonschema.Draft202012Validator(schema)
+    lines.append("schema " + hexed(json.dumps(schema)))
+    values_are_strings = values == "strings"
+    if values_are_strings:
+        # A $ of Python also matches in front of a last line end; JSON Schema's does not.
+        values = [s for s in sorted(strings_of(PIECES[:20])) + ["".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 9))) for _ in range(600)] + PIECES
+                  if not s.endswith("\n")] + ["ab" * n for n in range(4)] + ["()" + "{}" + "+*?^|"]
+    good, bad = set(), set()
+    for value in values or documents(merged):
+        # Whole numbers have no fraction where they must be whole, and bounded ones no exponent.
+        text = json.dumps(value, ensure_ascii=False)
+        if schema.get("type") != "number" and isinstance(value, float) and value == int(value) or "e+" in text:
+            continue
+        # Python's \\w, \\d and \\s are of all of Unicode unless told otherwise; JSON Schema's are not.
+        matches = re.search(schema["pattern"], value, re.ASCII) if values_are_strings else validator.is_valid(value)
+        (good if matches and in_order(value, merged or schema, schema) else bad).add(text)
+    pick = lambda s, n: rng.sample(sorted(s), min(n, len(s)))
+    lines += ["yes " + hexed(s) for s in pick(good, 60)] + ["no " + hexed(s) for s in pick(bad, 60)]
 lines += ["bad schema " + hexed(text) for text in REFUSED_SCHEMAS]
 OUT.parent.mkdir(exist_ok=True)
 OUT.write_text("".join(line + "\n" for line in lines))

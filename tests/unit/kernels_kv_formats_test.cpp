@@ -176,7 +176,7 @@ void check_trellis_codes(Random& random) {
         for (uint32_t i = 0; i < n; ++i) x[i] = q[i];
         uint8_t state[n];
         search_trellis<kBits>(x, n, value.data(), state);
-        const uint32_t start_again = pack_trellis<kBits>(state, n, again);
+        const uint32_t start_again = pack_trellis(state, n, kBits, again);
         int8_t q_again[n];
         unpack_trellis<kBits>(again, start_again, n, kTrellisTables[kBits - 2], q_again);
         ASSERT_EQ(0, memcmp(q, q_again, n)) << kBits;
@@ -248,7 +248,7 @@ TEST(KernelsKvFormats, LatticeSearchIsExact) {
         }
         uint8_t u[8];
         int coset = 0;
-        const float cost = nearest_e8<2>(y, u, &coset);
+        const float cost = nearest_e8(y, 2, u, &coset);
         ASSERT_NEAR(cost, best, 1e-4);
         double real = 0;
         int sum = 0;
@@ -273,16 +273,16 @@ void check_lattice_codes(Random& random) {
             u[8 * b + 7] = static_cast<uint8_t>(u[8 * b + 7] ^ (sum & 1));
             cosets[b] = static_cast<uint8_t>(random.below(2));
         }
-        pack_e8<kBits>(u, cosets, 16, codes);
+        pack_e8(u, cosets, 16, kBits, codes);
         int16_t q[16];
         unpack_e8_integers<kBits>(codes, 16, q);
-        for (int i = 0; i < 16; ++i) ASSERT_EQ(q[i], e8_integer<kBits>(u[i], cosets[i / 8]));
+        for (int i = 0; i < 16; ++i) ASSERT_EQ(q[i], e8_integer(u[i], cosets[i / 8], kBits));
         // Coded at its own step, a decoded row is itself: its points are the only ones at distance 0.
         float x[16], c[16];
         uint8_t u_again[16], cosets_again[2], codes_again[2 * kBits];
         for (int i = 0; i < 16; ++i) x[i] = 0.03f * static_cast<float>(q[i]);
-        code_e8<kBits>(x, 16, 0.12f, u_again, cosets_again, c);
-        pack_e8<kBits>(u_again, cosets_again, 16, codes_again);
+        code_e8(x, 16, kBits, 0.12f, u_again, cosets_again, c);
+        pack_e8(u_again, cosets_again, 16, kBits, codes_again);
         ASSERT_EQ(0, memcmp(codes, codes_again, sizeof codes)) << kBits;
         for (int i = 0; i < 16; ++i) ASSERT_EQ(c[i], q[i]);
     }

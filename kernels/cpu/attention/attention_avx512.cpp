@@ -4,7 +4,15 @@
 #include "kernels/cpu/attention/kv_fields_avx512.h"
 
 namespace keel::kernels {
-using KvIntegers = KvIntegersAvx512<KvFieldsAvx512>;
-KEEL_DEFINE_ATTENTION(avx512, FloatAvx512, KvIntegers)
+void attention_split_avx512_over(const AttentionArgs& a, UnpackKvTile keys, UnpackKvTile values) {
+    attention_split_lanes<FloatAvx512>(a, KvIntegersAvx512{keys, values});
+}
+void attention_split_avx512(const AttentionArgs& a) {
+    using Unpackers = KvUnpackersAvx512<KvFieldsAvx512>;
+    attention_split_avx512_over(a, Unpackers::keys, Unpackers::values);
+}
+void attention_finish_avx512(float* o, float l, uint32_t head_dim) {
+    scale_lanes<FloatAvx512>(o, 1.0f / l, head_dim);
+}
 }  // namespace keel::kernels
 #endif

@@ -89,6 +89,15 @@ KEEL_INLINE bool all_visible(const VisibleRange* visible, uint32_t count) {
     return all;
 }
 
+// The soft cap of scaled scores of a tile, in place. A pass of its own: few models have one.
+template <class V>
+KEEL_ONE_COPY void cap_scores(const AttentionArgs& a, float* const* s, int rows) {
+    const typename V::F scale = V::set1(a.scale), cap = V::set1(a.softcap);
+    for (int r = 0; r < rows; ++r)
+        for (uint32_t j = 0; j < kAttentionTile; j += V::kLanes)
+            V::store(s[r] + j, softcap_of<V>(V::mul(V::load(s[r] + j), scale), cap));
+}
+
 // Online softmax of one tile for R query rows. s[r]: scores in, exp(s - m) out, +0 where the row does not see; kAll: no
 // position is hidden from any row. Updates (m, l) at state[r]; rescale[r] = exp(m_old - m_new) is the factor of the
 // older output. The rows are interleaved to hide the latency of their reductions.
@@ -97,7 +106,8 @@ KEEL_NOINLINE void online_softmax(const AttentionArgs& a, const VisibleRange* vi
                                   float* const* state, float* rescale) {
     using F = typename V::F;
     constexpr int kSteps = static_cast<int>(kAttentionTile) / V::kLanes;
-    const F scale = V::set1(a.scale), cap = V::set1(a.softcap), none = V::set1(-kInf32);
+    if (a.softcap != 0.0f) cap_scores<V>(a, s, R);
+    const F scale = V::set1(a.softcap != 0.0f ? 1.0f : a.scale), none = V::set1(-kInf32);
     float before[16] = {}, now[16] = {}, c[16];
     KEEL_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -108,7 +118,6 @@ KEEL_NOINLINE void online_softmax(const AttentionArgs& a, const VisibleRange* vi
         for (int i = 0; i < kSteps; ++i) {
             const int j = i * V::kLanes;
             F v = V::mul(V::load(s[r] + j), scale);
-            if (a.softcap != 0.0f) v = softcap_of<V>(v, cap);
             if constexpr (!kAll) v = V::select(V::lanes_between(lo - j, hi - j), v, none);
             numbers = V::both(numbers, V::is_number(v));
             top = V::max(v, top);
@@ -293,11 +302,12 @@ struct AttentionScratch {
 };
 
 template <class K>
-KEEL_INLINE void score_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x) {
+KEEL_INLINE void score_integers(const K& integers, const AttentionArgs& a, const AttentionTile& t,
+                                const AttentionScratch& x) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.k.format, n);
     uint8_t* tile = reinterpret_cast<uint8_t*>(x.k_tile);
     float* scales = x.tile_scales(x.k_tile);
-    K::unpack_keys(source_of(a, a.k, t), t.any, tile, scales);
+    integers.unpack_keys(source_of(a, a.k, t), t.any, tile, scales);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         IntQuery q[kQueryBlock];
@@ -366,12 +376,12 @@ KEEL_INLINE void softmax_tile(const AttentionArgs& a, const AttentionTile& t, co
 }
 
 template <class V, class K>
-KEEL_INLINE void value_integers(const AttentionArgs& a, const AttentionTile& t, const AttentionScratch& x,
-                                const float* rescale) {
+KEEL_INLINE void value_integers(const K& integers, const AttentionArgs& a, const AttentionTile& t,
+                                const AttentionScratch& x, const float* rescale) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
     uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
     float* scales = x.tile_scales(x.v_tile);
-    K::unpack_values(source_of(a, a.v, t), t.any, tile, scales);
+    integers.unpack_values(source_of(a, a.v, t), t.any, tile, scales);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         typename K::Weights w[kQueryBlock];
@@ -418,7 +428,7 @@ KEEL_INLINE void value_floats(const AttentionArgs& a, const AttentionTile& t, co
 // Bytes read: the visible K and V rows of the split once, whatever the number of query rows; rows of a tail once per
 // list.
 template <class V, class K>
-KEEL_INLINE void attention_split_lanes(const AttentionArgs& a) {
+KEEL_INLINE void attention_split_lanes(const AttentionArgs& a, const K& integers = {}) {
     const uint32_t n = a.head_dim;
     const AttentionScratch x(a);
     const uint32_t wide = x.wide, stride = x.stride;
@@ -441,13 +451,13 @@ KEEL_INLINE void attention_split_lanes(const AttentionArgs& a) {
             find_active(a, first, begin, end, &t);
             if (t.count == 0 || is_evicted(a, first)) continue;
             if (integer_k)
-                score_integers<K>(a, t, x);
+                score_integers(integers, a, t, x);
             else
                 score_floats<V>(a, t, x);
             float rescale[kMaxQueryRows];  // of the older output
             softmax_tile<V>(a, t, x, rescale);
             if (integer_v)
-                value_integers<V, K>(a, t, x, rescale);
+                value_integers<V>(integers, a, t, x, rescale);
             else
                 value_floats<V>(a, t, x, rescale);
         }

@@ -47,14 +47,14 @@ inline uint32_t same_slots_end(const AttentionArgs& a, uint32_t row, uint32_t fi
 struct TileSource {
     const AttentionArgs& args;
     const KvPlane& plane;
-    uint32_t first;                             // position
+    uint32_t first, row;                        // position; a query row of the call that reads the tile
     uint32_t plain = kAttentionTile;            // rows in front of the tail
     const uint8_t *plain_codes, *plain_scales;  // row 0
     const uint32_t* slots = nullptr;            // of the rows from `plain` on
 
-    // row: a query row of the call that reads the tile, which was not evicted.
+    // The tile was not evicted.
     TileSource(const AttentionArgs& a, const KvPlane& plane, uint32_t first, uint32_t row)
-        : args(a), plane(plane), first(first), plain_codes(nullptr), plain_scales(nullptr) {
+        : args(a), plane(plane), first(first), row(row), plain_codes(nullptr), plain_scales(nullptr) {
         if (reaches_tail(a, first)) {
             plain = a.tail_first > first ? a.tail_first - first : 0;
             slots = a.row_of[row] + (first + plain - a.tail_first);

@@ -1,5 +1,5 @@
-// Integer K and V rows in AVX-512 with VNNI: the K of kv_integers_lanes.h, over a type U that takes bit fields apart
-// (with byte permutations of VBMI or without).
+// Integer K and V rows in AVX-512 with VNNI: the K of kv_integers_lanes.h, and what unpacks tiles for it over a type U
+// that takes bit fields apart (with byte permutations of VBMI or without).
 //
 // A tile in the first-level cache, 64 bytes a group:
 //   keys    [element / 8][position / 8] of 8 positions x 8 elements, unsigned: a query's 8 elements in every qword give
@@ -73,14 +73,17 @@ constexpr FieldBytes field_bytes_of_rows() {
 }
 constexpr FieldBytes kRowFields = field_bytes_of_rows();
 
+// What is added to the integers of keys, which are then not negative, and below 256.
+template <KvFormat F>
+constexpr int kKeyOffset = kKvFormats[F].family == KvFamily::kLattice ? (2 << kKvFormats[F].bits) - 1 : 128;
+
 // 64 elements of a row of format F and of eight rows, from the codes on; `n` elements a row.
 template <class U, KvFormat F>
 struct KvUnpackAvx512 {
     static constexpr KvFamily kFamily = kKvFormats[F].family;
     static constexpr int kBits = kKvFormats[F].bits;
     static constexpr uint32_t kChunkBytes = 8 * kBits;
-    // Integer + kOffset is what keys() gives: not negative, below 256.
-    static constexpr int kOffset = kFamily == KvFamily::kLattice ? (2 << kBits) - 1 : 128;
+    static constexpr int kOffset = kKeyOffset<F>;
     static constexpr bool kTrellis = kFamily == KvFamily::kTrellis;
 
     typename U::Table table;  // of a trellis
@@ -248,20 +251,9 @@ struct KvUnpackAvx512 {
     }
 };
 
+// A tile's rows for K: all that depends on U.
 template <class U>
-struct KvIntegersAvx512 {
-    // w = 256 high + low. As packing leaves them: the four of positions 16i + 4l.. are bytes 16l + 4i...
-    struct Weights {
-        alignas(64) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];
-    };
-    KEEL_INLINE uint32_t weights_at(uint32_t j) { return j % 16 * 4 + j / 16 * 4; }
-
-    KEEL_INLINE int32_t key_offset(KvFormat format) {
-        int32_t offset = 0;
-        for_integer_format(format, [&]<KvFormat F>() { offset = KvUnpackAvx512<U, F>::kOffset; });
-        return offset;
-    }
-
+struct KvUnpackersAvx512 {
     // kSize: head_dim, where it is one of the usual ones, so that masks, loops and steps are constants; else 0.
     template <KvFormat F, uint32_t kSize>
     static void unpack_keys_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
@@ -297,21 +289,46 @@ struct KvIntegersAvx512 {
             Unpack::scales(n, rows, scales + 8 * i);
         });
     }
-    KEEL_INLINE void unpack_keys(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
-        for_integer_format(source.plane.format, [&]<KvFormat F>() {
-            if (source.args.head_dim == 128)
-                unpack_keys_of<F, 128>(source, any, tile, scales);
+    static void keys(const KvTile& rows, uint8_t* tile, float* scales) {
+        const TileSource source(rows.args, rows.plane, rows.first, rows.row);
+        for_integer_format(rows.plane.format, [&]<KvFormat F>() {
+            if (rows.args.head_dim == 128)
+                unpack_keys_of<F, 128>(source, {rows.lo, rows.hi}, tile, scales);
             else
-                unpack_keys_of<F, 0>(source, any, tile, scales);
+                unpack_keys_of<F, 0>(source, {rows.lo, rows.hi}, tile, scales);
         });
     }
-    KEEL_INLINE void unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
-        for_integer_format(source.plane.format, [&]<KvFormat F>() {
-            if (source.args.head_dim == 128)
-                unpack_values_of<F, 128>(source, any, tile, scales);
+    static void values(const KvTile& rows, uint8_t* tile, float* scales) {
+        const TileSource source(rows.args, rows.plane, rows.first, rows.row);
+        for_integer_format(rows.plane.format, [&]<KvFormat F>() {
+            if (rows.args.head_dim == 128)
+                unpack_values_of<F, 128>(source, {rows.lo, rows.hi}, tile, scales);
             else
-                unpack_values_of<F, 0>(source, any, tile, scales);
+                unpack_values_of<F, 0>(source, {rows.lo, rows.hi}, tile, scales);
         });
+    }
+};
+
+struct KvIntegersAvx512 {
+    UnpackKvTile keys, values;  // of KvUnpackersAvx512
+
+    // w = 256 high + low. As packing leaves them: the four of positions 16i + 4l.. are bytes 16l + 4i...
+    struct Weights {
+        alignas(64) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];
+    };
+    KEEL_INLINE uint32_t weights_at(uint32_t j) { return j % 16 * 4 + j / 16 * 4; }
+
+    KEEL_INLINE int32_t key_offset(KvFormat format) {
+        int32_t offset = 0;
+        for_integer_format(format, [&]<KvFormat F>() { offset = kKeyOffset<F>; });
+        return offset;
+    }
+
+    void unpack_keys(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
+        keys({source.args, source.plane, source.first, source.row, any.lo, any.hi}, tile, scales);
+    }
+    void unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
+        values({source.args, source.plane, source.first, source.row, any.lo, any.hi}, tile, scales);
     }
 
     // C queries against 8B positions from j on, j a multiple of 16: C * B accumulators.

@@ -153,35 +153,46 @@ struct FetchAhead {
     }
 };
 
+// A copy of eight rows from row j of the tile on, with zeros for those that nobody sees.
+struct RowsCopy {
+    alignas(64) uint8_t codes[8 * kMaxHeadDim], scales[8 * 2 * kMaxKvScales];
+};
+KEEL_ONE_COPY void copy_rows8(const TileSource& source, VisibleRange any, uint32_t j, RowsCopy* to) {
+    const KvPlane& plane = source.plane;
+    const uint32_t code_bytes = kv_code_bytes(plane.format, source.args.head_dim),
+                   scale_bytes = kv_scale_bytes(plane.format, source.args.head_dim);
+    for (uint32_t r = 0; r < 8; ++r) {
+        const bool seen = j + r >= any.lo && j + r < any.hi;
+        if (seen) {
+            memcpy(to->codes + r * code_bytes, source.codes(j + r), code_bytes);
+            memcpy(to->scales + r * scale_bytes, source.scales(j + r), scale_bytes);
+        } else {
+            memset(to->codes + r * code_bytes, 0, code_bytes);
+            memset(to->scales + r * scale_bytes, 0, scale_bytes);
+        }
+    }
+}
+
 // Calls body(rows, i) for every group of eight rows 8i.. of the tile with a visible row. Groups that are not visible as
-// a whole are copies, with zeros for the rows that nobody sees, as are those of a tail, whose rows lie anywhere.
+// a whole are copies, with zeros for the rows that nobody sees, as are those of a tail, whose rows lie anywhere. `body`
+// is inlined, and large: it stands here once.
 template <class Body>
 KEEL_INLINE void for_rows8(const TileSource& source, VisibleRange any, Body&& body) {
     const KvPlane& plane = source.plane;
     const uint32_t code_bytes = kv_code_bytes(plane.format, source.args.head_dim),
                    scale_bytes = kv_scale_bytes(plane.format, source.args.head_dim);
     FetchAhead ahead(plane, next_tile(source));
+    RowsCopy copy;
     for (uint32_t i = any.lo / 8; 8 * i < any.hi; ++i) {
         const uint32_t j = 8 * i;
         FetchAhead::group(ahead);
-        if (j >= any.lo && j + 8 <= any.hi && j + 8 <= source.plain && scale_bytes == plane.scale_bytes) {
-            body(KvRows8{source.plain_codes + j * uint64_t{plane.code_bytes}, plane.code_bytes,
-                         source.plain_scales + j * scale_bytes},
-                 i);
-            continue;
+        KvRows8 rows = {source.plain_codes + j * uint64_t{plane.code_bytes}, plane.code_bytes,
+                        source.plain_scales + j * scale_bytes};
+        if (j < any.lo || j + 8 > any.hi || j + 8 > source.plain || scale_bytes != plane.scale_bytes) {
+            copy_rows8(source, any, j, &copy);
+            rows = {copy.codes, code_bytes, copy.scales};
         }
-        alignas(64) uint8_t copy[8 * kMaxHeadDim], copied_scales[8 * 2 * kMaxKvScales];
-        for (uint32_t r = 0; r < 8; ++r) {
-            const bool seen = j + r >= any.lo && j + r < any.hi;
-            if (seen) {
-                memcpy(copy + r * code_bytes, source.codes(j + r), code_bytes);
-                memcpy(copied_scales + r * scale_bytes, source.scales(j + r), scale_bytes);
-            } else {
-                memset(copy + r * code_bytes, 0, code_bytes);
-                memset(copied_scales + r * scale_bytes, 0, scale_bytes);
-            }
-        }
-        body(KvRows8{copy, code_bytes, copied_scales}, i);
+        body(rows, i);
     }
 }
 

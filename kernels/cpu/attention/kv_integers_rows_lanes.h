@@ -63,7 +63,7 @@ struct KvIntegersRows {
 
     // Row r at to + r * stride, its scales at scales[b * 64 + r].
     template <KvFormat F>
-    KEEL_INLINE void unpack_rows8(const KvRows8& rows, uint32_t n, int8_t* to, uint64_t stride, float* scales) {
+    KEEL_ONE_COPY void unpack_rows8(const KvRows8& rows, uint32_t n, int8_t* to, uint64_t stride, float* scales) {
         constexpr KvFamily kFamily = kKvFormats[F].family;
         constexpr uint32_t kBits = kKvFormats[F].bits;
         constexpr uint32_t kLost =
@@ -98,7 +98,7 @@ struct KvIntegersRows {
         }
     }
     template <KvFormat F>
-    static void unpack_keys_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+    KEEL_NOINLINE void unpack_keys_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
         const uint32_t n = source.args.head_dim, stride = key_stride(n);
         for_rows8(source, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             int8_t* to = reinterpret_cast<int8_t*>(tile) + uint64_t{8} * i * stride;
@@ -107,7 +107,7 @@ struct KvIntegersRows {
         });
     }
     template <KvFormat F>
-    static void unpack_values_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
+    KEEL_NOINLINE void unpack_values_of(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) {
         const uint32_t n = source.args.head_dim, elements = value_elements(n);
         for_rows8(source, any, [&](const KvRows8& rows, uint32_t i) KEEL_ALWAYS_INLINE {
             alignas(64) int8_t q[8][kMaxHeadDim];

@@ -116,16 +116,16 @@ KEEL_INLINE float scale_of(const PaddedRow& row, float xc, float cc, KvScaleMode
 
 // ---- e8 ----
 // The nearest points of kLanes blocks: c[i], the integers of element i. y[i]: element i of the blocks over their step.
-template <class V, int kBits>
-KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) {
+template <class V>
+KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], int bits, typename V::F c[8]) {
     using F = typename V::F;
     const F zero = V::zero(), one = V::set1(1.0f), two = V::set1(2.0f), half = V::set1(0.5f), inf = V::set1(kInf32),
             round = V::set1(kRound32);
-    const F top = V::set1(static_cast<float>((1 << kBits) - 1));
+    const F top = V::set1(static_cast<float>((1 << bits) - 1));
     F best = inf;
     KEEL_UNROLL
     for (int coset = 0; coset < 2; ++coset) {
-        const F offset = V::set1(static_cast<float>(1 << (kBits - 1)) - 0.25f - 0.5f * static_cast<float>(coset));
+        const F offset = V::set1(static_cast<float>(1 << (bits - 1)) - 0.25f - 0.5f * static_cast<float>(coset));
         F at[8], cost = zero, sum = zero, cheapest = inf, move = zero, step = zero;
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) {
@@ -150,7 +150,7 @@ KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) 
         step = V::keep(odd, step);
         const typename V::Mask better = V::less(cost, best);
         best = V::select(better, cost, best);
-        const F constant = V::set1(static_cast<float>(1 + 2 * coset - (2 << kBits)));
+        const F constant = V::set1(static_cast<float>(1 + 2 * coset - (2 << bits)));
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) {
             const typename V::Mask moved = V::less(V::abs(V::sub(move, V::set1(static_cast<float>(i)))), half);
@@ -160,13 +160,14 @@ KEEL_INLINE void nearest_e8_lanes(const typename V::F y[8], typename V::F c[8]) 
     }
 }
 
-template <class V, int kBits>
-KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+template <class V>
+KEEL_ONE_COPY void encode_e8_lanes(const float* row, uint32_t n, uint32_t bits, KvScaleMode mode, uint8_t* codes,
+                                   uint8_t* scales) {
     using F = typename V::F;
     PaddedRow x;
     normalise_lanes<V>(row, n, &x);
     if (x.kind != RowKind::kCoded) {
-        memset(codes, 0, n * kBits / 8);
+        memset(codes, 0, n * bits / 8);
         kv_store_u16(scales, x.kind == RowKind::kNotFinite ? 0x7e00 : 0);
         return;
     }
@@ -181,7 +182,7 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
         for (uint32_t i = 0; i < 8; ++i) turned[i][k] = block[i];
     }
     for (uint32_t i = 0, k = 0; i < kE8Steps; ++i) {
-        const float step = x.rms * kE8Step[kBits] * fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep),
+        const float step = x.rms * kE8Step[bits] * fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep),
                     inv = 1.0f / step;
         for (uint32_t b = 0; b < blocks; ++b) inverse[k++] = inv;
     }
@@ -191,7 +192,7 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
         const F inv = V::load(inverse + k);
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) y[i] = V::mul(V::load(turned[i] + k % blocks), inv);
-        nearest_e8_lanes<V, kBits>(y, c);
+        nearest_e8_lanes<V>(y, static_cast<int>(bits), c);
         V::store_words8(c, integers + 8 * k);
     }
     const int16_t* kept = nullptr;
@@ -212,14 +213,14 @@ KEEL_INLINE void encode_e8_lanes(const float* row, uint32_t n, KvScaleMode mode,
                     fit = product > 0.0f ? product * product / square : 0.0f;
         if (fit > best) best = fit, kept = c, kept_xc = product, kept_cc = square;
     }
-    for (uint32_t b = 0; b < blocks; ++b, kept += 8, codes += kBits) {
+    for (uint32_t b = 0; b < blocks; ++b, kept += 8, codes += bits) {
         // 4 u + 2 c, c the coset, which is stored in the lowest bit of the last element's u.
         uint64_t word = 0;
         for (uint32_t i = 0; i < 8; ++i) {
-            const uint32_t integer = static_cast<uint32_t>(kept[i] + (2 << kBits) - 1), u = integer >> 2;
-            word |= uint64_t{i == 7 ? (u & ~1u) | (integer >> 1 & 1) : u} << i * kBits;
+            const uint32_t integer = static_cast<uint32_t>(kept[i] + (2 << bits) - 1), u = integer >> 2;
+            word |= uint64_t{i == 7 ? (u & ~1u) | (integer >> 1 & 1) : u} << i * bits;
         }
-        for (int i = 0; i < kBits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
+        for (uint32_t i = 0; i < bits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
     }
     kv_store_u16(scales, f32_to_f16(scale_of(x, kept_xc, kept_cc, mode)));
 }
@@ -284,7 +285,7 @@ KEEL_INLINE void best_predecessors(const float* cost, float* least, int8_t* from
 }
 // As search_trellis.
 template <class V, int kBits>
-KEEL_INLINE void search_trellis_lanes(const float* x, uint32_t n, const float* value, uint8_t* state) {
+KEEL_NOINLINE void search_trellis_lanes(const float* x, uint32_t n, const float* value, uint8_t* state) {
     using F = typename V::F;
     constexpr int kGroups = 256 >> kBits, kWays = 1 << kBits, kLanes = V::kLanes;
     alignas(64) float cost[256], least_of_group[kGroups];
@@ -293,7 +294,9 @@ KEEL_INLINE void search_trellis_lanes(const float* x, uint32_t n, const float* v
         const F d = V::sub(V::set1(x[n - 1]), V::load(value + s));
         V::store(cost + s, V::mul(d, d));
     }
-    for (uint32_t i = n - 1; i-- > 0;) {
+    KEEL_KEEP_LOOP  // or GCC 12 unrolls this one too, where it has unrolled the one over states as a whole
+        for (uint32_t left = n - 1; left > 0; --left) {
+        const uint32_t i = left - 1;
         best_predecessors<V, kBits>(cost, least_of_group, from[i]);
         const F target = V::set1(x[i]);
         KEEL_UNROLL
@@ -328,32 +331,33 @@ KEEL_INLINE void search_trellis_lanes(const float* x, uint32_t n, const float* v
         if (i + 1 < n) last = static_cast<uint32_t>(from[i][last >> kBits]) * kGroups + (last >> kBits);
     }
 }
-template <class V, int kBits>
-KEEL_INLINE void encode_trellis_lanes(const float* row, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+template <class V>
+KEEL_ONE_COPY void encode_trellis_lanes(const float* row, uint32_t n, uint32_t bits, TrellisSearch search,
+                                        KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     PaddedRow x;
     normalise_lanes<V>(row, n, &x);
     if (x.kind != RowKind::kCoded) {
-        memset(codes, 0, n * kBits / 8);
-        kv_store_u16(scales, trellis_field<kBits>(x.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0));
+        memset(codes, 0, n * bits / 8);
+        kv_store_u16(scales, trellis_field(x.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0, bits));
         return;
     }
-    const int8_t* table = kTrellisTables[kBits - 2];
+    const int8_t* table = kTrellisTables[bits - 2];
     const uint32_t wide = padded16(n);
     alignas(64) float c[kPaddedDim], value[256];
     uint8_t state[kMaxHeadDim];
     for (int s = 0; s < 256; ++s) value[s] = static_cast<float>(table[s]);
-    const typename V::F units = V::set1(kTrellisUnit[kBits - 2] / x.rms);
+    const typename V::F units = V::set1(kTrellisUnit[bits - 2] / x.rms);
     for (uint32_t i = 0; i < wide; i += V::kLanes) V::store(c + i, V::mul(V::load(x.x + i), units));
-    search_trellis_lanes<V, kBits>(c, n, value, state);
+    search(c, n, value, state);
     for (uint32_t i = 0; i < n; ++i) c[i] = value[state[i]];
     for (uint32_t i = n; i < wide; ++i) c[i] = 0.0f;
-    for (uint32_t g = 0; g < n / 8; ++g, codes += kBits) {
+    for (uint32_t g = 0; g < n / 8; ++g, codes += bits) {
         uint64_t word = 0;
-        for (uint32_t i = 0; i < 8; ++i) word |= uint64_t{state[8 * g + i] & ((1u << kBits) - 1)} << i * kBits;
-        for (int i = 0; i < kBits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
+        for (uint32_t i = 0; i < 8; ++i) word |= uint64_t{state[8 * g + i] & ((1u << bits) - 1)} << i * bits;
+        for (uint32_t i = 0; i < bits; ++i) codes[i] = static_cast<uint8_t>(word >> 8 * i);
     }
     const float scale = scale_of(x, dot_lanes<V>(x.x, c, wide), dot_lanes<V>(c, c, wide), mode);
-    kv_store_u16(scales, trellis_field<kBits>(scale, static_cast<uint32_t>(state[n - 1] >> kBits)));
+    kv_store_u16(scales, trellis_field(scale, static_cast<uint32_t>(state[n - 1] >> bits), bits));
 }
 
 template <class V, KvFormat F>
@@ -363,9 +367,10 @@ KEEL_INLINE void kv_encode_lanes(const float* row, uint32_t n, KvScaleMode mode,
         for (; i + V::kLanes <= n; i += V::kLanes) V::store_f16(codes + 2 * i, V::load(row + i));
         for (; i < n; ++i) kv_store_u16(codes + 2 * i, f32_to_f16(row[i]));
     } else if constexpr (kKvFormats[F].family == KvFamily::kLattice) {
-        encode_e8_lanes<V, kKvFormats[F].bits>(row, n, mode, codes, scales);
+        encode_e8_lanes<V>(row, n, kKvFormats[F].bits, mode, codes, scales);
     } else if constexpr (kKvFormats[F].family == KvFamily::kTrellis) {
-        encode_trellis_lanes<V, kKvFormats[F].bits>(row, n, mode, codes, scales);
+        encode_trellis_lanes<V>(row, n, kKvFormats[F].bits, search_trellis_lanes<V, kKvFormats[F].bits>, mode, codes,
+                                scales);
     } else {
         kv_encode_portable<F>(row, n, mode, codes, scales);
     }

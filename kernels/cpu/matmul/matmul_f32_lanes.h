@@ -7,7 +7,6 @@
 // multiplied by a group of tokens; the lanes of all these products wait in scratch for the next panel.
 #pragma once
 #include "kernels/cpu/families.h"
-#include "kernels/cpu/matmul/dequantize_lanes.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -125,7 +124,7 @@ void direct(const MatmulArgs& a) {
             for (int c = 0; c < C; ++c)
                 for (int p = 0; p < kParts<V>; ++p)
                     lanes[c * static_cast<int>(kBlockRows) + static_cast<int>(r)][p] = V::zero();
-        KEEL_UNROLL
+        KEEL_KEEP_LOOP
         for (int c = 0; c < C; ++c) store_block<V>(a, row, rows, static_cast<uint32_t>(c), lanes + c * kBlockRows);
     }
 }
@@ -170,12 +169,18 @@ KEEL_INLINE void multiply_tokens(const uint8_t* w, uint64_t w_row_bytes, const T
     }
 }
 
+// How weights become f32 in memory: dequantize_<isa> of their type. One function of panels serves all types.
+struct Decoder {
+    WeightType type;
+    void (*decode)(const void* source, float* to, uint32_t k);
+};
+
 // Rows [row, row + rows) of at most a block, tokens [begin, begin + count) of at most a group. Without kDecoded the
-// block is whole and k a multiple of 16.
-template <class V, WeightType T, bool kDecoded>
-void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t begin, uint32_t count) {
+// block is whole, k a multiple of 16, and Load is that of the type; with it, LoadF32.
+template <class V, class Load, bool kDecoded>
+void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, uint32_t rows, uint32_t begin,
+                    uint32_t count) {
     using Shape = PanelShape<kDecoded>;
-    using Load = typename LoadOf<V, kDecoded ? kF32 : T>::Type;
     constexpr uint32_t kMost = kTileTokens<V>;
     float* decoded = static_cast<float*>(a.scratch);
     BlockLanes<V>* lanes = reinterpret_cast<BlockLanes<V>*>(static_cast<uint8_t*>(a.scratch) + Shape::kBytes);
@@ -184,13 +189,14 @@ void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t b
     for (uint32_t first = 0; first < a.k; first += Shape::kElements) {
         const bool last = a.k - first <= Shape::kElements;
         const uint32_t n = last ? a.k - first : Shape::kElements, whole = n & ~15u;
-        const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(T, first);
+        const uint8_t* w =
+            static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(weights.type, first);
         uint64_t w_row_bytes = a.w_row_bytes;
         if constexpr (kDecoded) {
             w_row_bytes = Shape::kElements * 4;
             for (uint32_t r = 0; r < rows; ++r) {
                 float* to = decoded + r * Shape::kElements;
-                dequantize_lanes<V, T>(w + r * a.w_row_bytes, to, n);
+                weights.decode(w + r * a.w_row_bytes, to, n);
                 if (n != whole) memset(to + n, 0, (whole + 16 - n) * 4);
             }
             w = static_cast<const uint8_t*>(a.scratch);
@@ -222,17 +228,24 @@ void multiply_group(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t b
 }
 
 // Groups of like size, in whole tiles.
-template <class V, WeightType T, bool kDecoded>
-void multiply_rows(const MatmulArgs& a, uint32_t row, uint32_t rows) {
+template <class V, class Load, bool kDecoded>
+void multiply_rows(const MatmulArgs& a, const Decoder& weights, uint32_t row, uint32_t rows) {
     constexpr uint32_t kMost = PanelShape<kDecoded>::kTokens / kTileTokens<V> * kTileTokens<V>;
     const uint32_t groups = (a.tokens + kMost - 1) / kMost, even = (a.tokens + groups - 1) / groups;
     const uint32_t step = (even + kTileTokens<V> - 1) / kTileTokens<V> * kTileTokens<V>;
     for (uint32_t c = 0; c < a.tokens; c += step)
-        multiply_group<V, T, kDecoded>(a, row, rows, c, a.tokens - c < step ? a.tokens - c : step);
+        multiply_group<V, Load, kDecoded>(a, weights, row, rows, c, a.tokens - c < step ? a.tokens - c : step);
+}
+
+template <class V>
+KEEL_ONE_COPY void multiply_decoded(const MatmulArgs& a, Decoder weights, uint32_t row) {
+    for (; row < a.row_end; row += kBlockRows)
+        multiply_rows<V, LoadF32<V>, true>(a, weights, row,
+                                           a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows);
 }
 
 template <class V, WeightType T>
-KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
+KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     uint32_t row = a.row_begin;
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
         using Load = typename LoadOf<V, T>::Type;
@@ -257,17 +270,17 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a) {
                     if constexpr (kTileTokens<V> >= 6) return direct<V, Load, 6>(a);
                     break;
             }
-            for (; row + kBlockRows <= a.row_end; row += kBlockRows) multiply_rows<V, T, false>(a, row, kBlockRows);
+            for (; row + kBlockRows <= a.row_end; row += kBlockRows)
+                multiply_rows<V, Load, false>(a, weights, row, kBlockRows);
         }
     }
-    for (; row < a.row_end; row += kBlockRows)
-        multiply_rows<V, T, true>(a, row, a.row_end - row < kBlockRows ? a.row_end - row : kBlockRows);
+    if (row < a.row_end) multiply_decoded<V>(a, weights, row);
 }
 
-#define KEEL_DEFINE_MATMUL_F32(isa, V)           \
-    template <WeightType T>                      \
-    void matmul_f32_##isa(const MatmulArgs& a) { \
-        matmul_f32_lanes<V, T>(a);               \
+#define KEEL_DEFINE_MATMUL_F32(isa, V)                       \
+    template <WeightType T>                                  \
+    void matmul_f32_##isa(const MatmulArgs& a) {             \
+        matmul_f32_lanes<V, T>(a, {T, dequantize_##isa<T>}); \
     }
 
 }  // namespace

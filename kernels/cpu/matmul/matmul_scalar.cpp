@@ -44,20 +44,20 @@ int32_t dot_i8(const int8_t* a, const int8_t* b, uint32_t n) {
 
 namespace {
 
-template <WeightType T, bool kRepacked>
-void matmul_q8_rows(const MatmulArgs& a) {
+template <WeightType T>
+__attribute__((noinline)) void matmul_q8_rows(const MatmulArgs& a, bool repacked) {
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kSums = kShape.elements / 16;  // entries of the sum plane in one block
     BlockCodes w;
     float acc[kMaxTokens];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
-        const uint32_t in_group = kRepacked ? row % kRepackRows : 0;
+        const uint32_t in_group = repacked ? row % kRepackRows : 0;
         const uint8_t* src = static_cast<const uint8_t*>(a.w) + (row - in_group) * a.w_row_bytes;
         memset(acc, 0, a.tokens * sizeof(acc[0]));
         for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
             uint8_t block[kShape.bytes];
-            if constexpr (kRepacked) unpack_row(T, src, in_group, b, 1, block);
-            unpack_block<T>(kRepacked ? block : src + uint64_t{b} * kShape.bytes, w);
+            if (repacked) unpack_row(T, src, in_group, b, 1, block);
+            unpack_block<T>(repacked ? block : src + uint64_t{b} * kShape.bytes, w);
             for (uint32_t c = 0; c < a.tokens; ++c) {
                 const Q8Token x =
                     q8_token(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes, a.k, kShape.elements);
@@ -87,11 +87,11 @@ void matmul_q8_rows(const MatmulArgs& a) {
 
 template <WeightType T>
 void matmul_q8_scalar(const MatmulArgs& a) {
-    matmul_q8_rows<T, false>(a);
+    matmul_q8_rows<T>(a, false);
 }
 template <WeightType T>
 void matmul_repacked_scalar(const MatmulArgs& a) {
-    matmul_q8_rows<T, true>(a);
+    matmul_q8_rows<T>(a, true);
 }
 
 // A product that is NaN although x and amax are finite is 0 * inf (amax below 127 / FLT_MAX): its code is 0.

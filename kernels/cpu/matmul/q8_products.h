@@ -127,6 +127,7 @@ struct PartialRows : PlainRows<V, T> {
         Base::stride = Base::kBytes;
     }
     void at(uint32_t b) {
+        KEEL_KEEP_LOOP
         for (uint32_t r = 0; r < V::kLanes; ++r)
             memcpy(copy + r * Base::kBytes, rows + (r < count ? r : count - 1) * row_bytes + uint64_t{b} * Base::kBytes,
                    Base::kBytes);
@@ -488,17 +489,22 @@ KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::
 
 // Bias, residual and store of rows row .. row + count - 1 of one token.
 template <class V>
+KEEL_ONE_COPY void store_some_rows(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t token,
+                                   typename V::F dots) {
+    float lane[V::kLanes];
+    V::store_floats(lane, dots);
+    for (uint32_t r = 0; r < count; ++r) store_dot(a, row + r, token, lane[r]);
+}
+template <class V>
 KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, uint32_t token, typename V::F dots) {
     if (count == V::kLanes) {
         if (a.bias) dots = V::add(dots, V::load_floats(a.bias + row));
         float* y = a.y[token] + row;
         if (a.accumulate) dots = V::add(V::load_floats(y), dots);
         V::store_floats(y, dots);
-        return;
+    } else {
+        store_some_rows<V>(a, row, count, token, dots);
     }
-    float lane[V::kLanes];
-    V::store_floats(lane, dots);
-    for (uint32_t r = 0; r < count; ++r) store_dot(a, row + r, token, lane[r]);
 }
 
 // ---- one token: straight from the weights ----
@@ -602,6 +608,7 @@ void few_tokens(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count)
         unpack_block<V, T>(rows.block_rows(), &panel);
         panel_times_tokens<V, T, N>(&panel, 0, b, 1, x, at, acc);
     }
+    KEEL_KEEP_LOOP
     for (uint32_t c = 0; c < a.tokens; ++c) store_rows<V>(a, row, count, c, acc[c]);
 }
 
@@ -615,8 +622,10 @@ void panels_times_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, ui
     token_offsets<N>(a, token, at);
     const auto tile = [&]<int G>(Index<G>, uint32_t r) {
         typename V::F acc[G * N];
+        KEEL_KEEP_LOOP
         for (int i = 0; i < G * N; ++i) acc[i] = V::zero_floats();
         panel_times_tokens<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
+        KEEL_KEEP_LOOP
         for (uint32_t i = 0; i < G * N; ++i) {
             const uint32_t first = r + i / N * V::kLanes, c = token + i % N;
             if (c < a.tokens)
@@ -661,12 +670,15 @@ void multiply_few(const MatmulArgs& a) {
     for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes) {
         const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
         with_rows<V, T, kRepacked>(a, row, count, [&](auto& rows) {
-            if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
+            // The end of a matrix whose rows are no multiple of L is rare: one function for any number of tokens.
+            if constexpr (!std::remove_reference_t<decltype(rows)>::kWhole) {
+                few_tokens<V, T, V::kTileTokens>(a, rows, row, count);
+            } else {
                 if (a.tokens == 1) return direct_rows<V, T>(a, rows, row);
+                if (a.tokens <= 2) return few_tokens<V, T, 2>(a, rows, row, count);
+                if (a.tokens <= 4) return few_tokens<V, T, 4>(a, rows, row, count);
+                if constexpr (V::kFewTokens > 4) few_tokens<V, T, V::kTileTokens>(a, rows, row, count);
             }
-            if (a.tokens <= 2) return few_tokens<V, T, 2>(a, rows, row, count);
-            if (a.tokens <= 4) return few_tokens<V, T, 4>(a, rows, row, count);
-            if constexpr (V::kFewTokens > 4) few_tokens<V, T, V::kTileTokens>(a, rows, row, count);
         });
     }
 }

@@ -7,15 +7,9 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels/cpu/vector/inline.h"
 #include "kernels/formats/numeric.h"
 #include "kernels/formats/weight_types.h"
-
-// A loop of 16 stays a loop until it has become vector code; GCC would unroll it before.
-#if defined(__clang__)
-#define KEEL_KEEP_LOOP
-#else
-#define KEEL_KEEP_LOOP _Pragma("GCC unroll 1")
-#endif
 
 namespace keel::kernels {
 namespace {
@@ -243,8 +237,8 @@ inline void convert_run(const BlockCodes& c, uint32_t j, float* y) {
     const int8_t* q = c.q + j * kRun;
     const float d = kSubBlocks ? c.d * static_cast<float>(c.scale[j]) : c.d;
     const float m = !kMinimum ? 0.0f : kSubBlocks ? c.m * static_cast<float>(c.minimum[j]) : c.m;
-    KEEL_KEEP_LOOP
-    for (uint32_t l = 0; l < kRun; ++l) {
+    KEEL_KEEP_LOOP  // until it has become vector code
+        for (uint32_t l = 0; l < kRun; ++l) {
         const float x = d * static_cast<float>(q[l]);
         y[l] = !kMinimum ? x : kSubBlocks ? x - m : x + m;
     }

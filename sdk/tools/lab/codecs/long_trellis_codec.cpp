@@ -59,7 +59,7 @@ class LongTrellisCodec final : public RowCodec {
             bits.put(state[i] & ((1u << kBits) - 1), kBits);
         }
         const float s = kernels::fit_scale(x, c, n, kernels::KvScaleMode::kLeastSquares);
-        bits.put(kernels::trellis_field<kBits>(s, state[n - 1] >> kBits), 16);
+        bits.put(kernels::trellis_field(s, state[n - 1] >> kBits, kBits), 16);
     }
     void decode_row(BitReader& bits, const KvCodecContext&, std::span<float> row) const override {
         const size_t n = row.size();
