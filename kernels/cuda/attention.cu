@@ -305,7 +305,6 @@ KEEL_GPU_KERNEL(attention) {
                     room.total[i] = fma_f32(room.total[i], by, mul_f32(room.o[i], from_by));
                 total_m = merged;
             }
-            sync_block();
         }
     }
     float* out = args.out.row + token * args.out.stride + head * n;
@@ -323,9 +322,7 @@ KEEL_GPU_KERNEL(attention_finish) {
     float* x = reinterpret_cast<float*>(shared_memory());
     const float r = 1.0f / args.state.row[block_y() * args.state.stride + s.heads + head];
     for (uint32_t i = lane; i < n; i += 32) x[i] = mul_f32(o[i], r);
-    sync_warp();
     if (args.rotated) unrotate_warp(x, n);
-    sync_warp();
     const float* mean = args.value_mean ? args.value_mean + uint64_t{head / (s.heads / s.kv_heads)} * n : nullptr;
     for (uint32_t i = lane; i < n; i += 32) o[i] = mean ? add_f32(x[i], mean[i]) : x[i];
 }

@@ -81,9 +81,7 @@ KEEL_GPU_KERNEL(kv_append) {
         const bool rotated = kKvFormats[at.k.format].rotated;
         if (means.gain)
             for (uint32_t i = lane; i < n; i += 32) x[i] = mul_f32(x[i], means.gain[uint64_t{kv_head} * n + i]);
-        sync_warp();
         if (rotated) rotate_warp(x, n);
-        sync_warp();
         if (means.gain || rotated)
             for (uint32_t i = lane; i < n; i += 32) row[i] = x[i];
         if (lane == 0) args.state.row[token * args.state.stride + head] = -kInf32;
@@ -98,10 +96,8 @@ KEEL_GPU_KERNEL(kv_append) {
             const float b = by[uint64_t{kv_head} * n + i];
             x[i] = value ? add_f32(x[i], -b) : mul_f32(x[i], b);
         }
-    sync_warp();
     const KvRows& coded = value ? at.v : at.k;
     if (kKvFormats[coded.format].rotated) rotate_warp(x, n);
-    sync_warp();
 
     const uint32_t session = args.step.session[token], slot = args.step.slot[token];
     const uint32_t page = args.step.page_id[args.step.page_first[session] + slot / kPagePositions];

@@ -1,5 +1,5 @@
-// One row of a head, worked on by a warp: rotation, and the KV formats both ways (NUMERICS section 7). What one lane
-// does of it is the code of the CPU (kernels/formats/kv_codecs.h).
+// One row of a head in shared memory, element i in lane i % 32, worked on by a warp: rotation, and the KV formats both
+// ways (NUMERICS section 7). What one lane does of it is the code of the CPU (kernels/formats/kv_codecs.h).
 #pragma once
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/warp.cuh"
@@ -292,9 +292,7 @@ KEEL_GPU void encode_as(float* x, uint32_t n, KvScaleMode mode, const CodingRoom
 // Codes row x, which is spent. In shared memory.
 KEEL_GPU void encode_warp(KvFormat format, float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room,
                           uint8_t* codes, uint8_t* scales) {
-    sync_warp();
     for_coded_format(format, [&]<KvFormat F>() { encode_as<F>(x, n, mode, room, codes, scales); });
-    sync_warp();
 }
 
 // ---- reading ----
