@@ -5,14 +5,14 @@
  *     config.backend = keel_cuda();
  *     config.backend_options = &device;
  *
- * keel_plan works on any machine: what a plan says does not depend on the device. keel_engine_init finds the driver when
- * it runs (libcuda.so.1, nvcuda.dll), so that a program linked with this library starts where there is none; it cannot
- * be in a statically linked executable, which has no dlopen. Devices of compute capability 8.0 and later.
+ * keel_plan works on any machine: what a plan says does not depend on the device. keel_engine_init finds the driver
+ * when it runs (libcuda.so.1, nvcuda.dll), so that a program linked with this library starts where there is none; it
+ * cannot be in a statically linked executable, which has no dlopen. Devices of compute capability 8.0 and later.
  *
  * Results have the bits of the CPU's, and a session saved on one goes on in the other (sdk/NUMERICS.md).
  *
- * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context named
- * below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
+ * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context
+ * named below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
  * keel_cuda_memory allocates them; nothing else of Keel does. */
 #ifndef KEEL_CUDA_H
 #define KEEL_CUDA_H
