@@ -52,7 +52,7 @@ KEEL_GPU void lay(const LayArgs& args) {
 
 // ---- one row out of fragments, decoded: a thread a word of four elements ----
 template <WeightType T>
-KEEL_GPU void embed(const EmbedArgs& args) {
+KEEL_GPU void embed_rows(const EmbedArgs& args) {
     using Shape = FragmentShape<T>;
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     const uint32_t id = args.ids[block_x()], row = id % kFragmentRows;
@@ -305,7 +305,7 @@ KEEL_GPU void multiply_shared(const ProductArgs& all) {
         lay<k##type>(args);                   \
     }                                         \
     KEEL_GPU_KERNEL(embed_fragments_##type) { \
-        embed<k##type>(args);                 \
+        embed_rows<k##type>(args);            \
     }                                         \
     KEEL_GPU_KERNEL(product_rows_1_##type) {  \
         multiply_rows<k##type, 1>(args);      \
