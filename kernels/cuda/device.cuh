@@ -23,9 +23,9 @@ struct alignas(8) Words2 {
 
 #if defined(__CUDACC__)
 
-// Blocks that shall fit a multiprocessor at least: at 168 registers a thread.
+// Blocks that shall fit a multiprocessor at least. Without a number, ptxas keeps those of small blocks to 96 registers.
 constexpr uint32_t least_blocks(uint32_t threads) {
-    return 65536 / (threads * 168);
+    return threads < 128 ? 65536 / (threads * 168) : 0;
 }
 
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.

@@ -177,7 +177,7 @@ Fragment PatternReader::alternatives(uint32_t nesting) {
 
 Fragment PatternReader::sequence(uint32_t nesting) {
     Fragment out = builder_.nothing();
-    while (ok() && at_ < bytes_ && !strchr("|)^$", text_[at_])) {
+    while (ok() && at_ < bytes_ && !memchr("|)^$", text_[at_], 5)) {
         const Fragment one = atom(nesting);
         if (ok()) out = builder_.sequence(out, repeated(one));
     }
@@ -203,7 +203,7 @@ Fragment PatternReader::atom(uint32_t nesting) {
     Ranges ranges = {};
     const char c = peek();
     if (take('(')) return group(nesting);
-    if (strchr("*+?{}]", c) && c) {
+    if (memchr("*+?{}]", c, 6)) {
         fail("a pattern with a repeat of nothing, or an unescaped { } ]");
         return {};
     }
@@ -337,7 +337,7 @@ Fragment PatternReader::repeated(Fragment body) {
         return body;
     }
     take('?');  // lazy: the same texts
-    if (ok() && strchr("*+?{", peek()) && peek()) fail("a pattern with a repeat of a repeat");
+    if (ok() && memchr("*+?{", peek(), 4)) fail("a pattern with a repeat of a repeat");
     return ok() ? builder_.repeat(body, low, high) : body;
 }
 

@@ -768,7 +768,8 @@ uint32_t SchemaReader::unescaped(Span string, char* out) {
         if (c == '\\') {
             c = text_[++i];
             static constexpr char kLetters[] = "bfnrt", kMeaning[] = "\b\f\n\r\t";
-            if (const char* const known = c ? strchr(kLetters, c) : nullptr) c = kMeaning[known - kLetters];
+            if (const void* const known = memchr(kLetters, c, sizeof kLetters - 1))
+                c = kMeaning[static_cast<const char*>(known) - kLetters];
             if (c == 'u') {
                 uint32_t code = 0;
                 for (uint32_t digit = 0; digit < 4 && ok(); ++digit) {

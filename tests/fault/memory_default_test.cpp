@@ -35,12 +35,8 @@ uint64_t resident_kb() {
 }
 
 TEST(MemoryDefault, GivesEveryRegionAsPlanned) {
-    const keel_memory_plan plan = plan_of({{4096, 4096, 0},
-                                           {1, 64, 0},
-                                           {0, 0, 0},
-                                           {(32u << 20) + 192, 4096, 0},
-                                           {3u << 20, 2u << 20, 0},
-                                           {100'000, 64, 0}});
+    const keel_memory_plan plan =
+        plan_of({{4096, 4096, 0}, {1, 64, 0}, {0, 0, 0}, {(32u << 20) + 192, 4096, 0}, {3u << 20, 2u << 20, 0}});
     keel_memory memory = empty_memory();
     ASSERT_EQ(keel_memory_default(&plan, &memory), KEEL_OK);
     for (int kind = 0; kind < KEEL_REGION_SLOTS; ++kind) {
@@ -61,6 +57,18 @@ TEST(MemoryDefault, GivesEveryRegionAsPlanned) {
     for (const keel_region& region : memory.regions) EXPECT_EQ(region.data, nullptr);
     keel_memory_release(&memory);  // a second time: nothing happens
     keel_memory_release(nullptr);
+}
+
+// Its backend's library allocates that.
+TEST(MemoryDefault, HasNoMemoryOfADevice) {
+    for (const int kind :
+         {KEEL_REGION_PINNED, KEEL_REGION_DEVICE_SCRATCH, KEEL_REGION_DEVICE_WEIGHTS, KEEL_REGION_DEVICE_KV}) {
+        keel_memory_plan plan = plan_of({{4096, 4096, 0}});
+        plan.regions[kind] = {64, 64, 0};
+        keel_memory memory = empty_memory();
+        EXPECT_EQ(keel_memory_default(&plan, &memory), KEEL_E_UNSUPPORTED);
+        for (const keel_region& region : memory.regions) EXPECT_EQ(region.data, nullptr);
+    }
 }
 
 TEST(MemoryDefault, PagesAreTouched) {
