@@ -49,6 +49,10 @@ struct World {
     std::map<uintptr_t, Mapping> device;  // device memory by address
     std::map<uintptr_t, size_t> pinned;
     std::set<FakeStream*> streams;
+    // What was made since reset(), also what was given back, or what could not be.
+    std::vector<std::unique_ptr<FakeStream>> made_streams;
+    std::vector<std::unique_ptr<FakeEvent>> made_events;
+    std::vector<std::unique_ptr<FakeModule>> made_modules;
     std::vector<int> contexts;  // stack of all threads: only its depth is looked at
     int opened = 0;             // how often device memory is open to the host
 };
@@ -181,7 +185,7 @@ Result context_limit(size_t* value, int limit) {
 }
 Result stream_create(cuda::Stream* stream, uint32_t, int) {
     KEEL_ENTER();
-    FakeStream* s = new FakeStream;
+    FakeStream* s = world().made_streams.emplace_back(new FakeStream).get();
     world().streams.insert(s);
     ++world().driver.open_objects;
     *stream = s;
@@ -192,7 +196,7 @@ Result stream_destroy(cuda::Stream stream) {
     FakeStream* s = as_stream(stream);
     if (!s) return cuda::kInvalidValue;
     world().streams.erase(s);
-    delete s;
+    s->queue.clear();
     --world().driver.open_objects;
     return cuda::kSuccess;
 }
@@ -217,13 +221,12 @@ Result stream_wait_event(cuda::Stream stream, cuda::Event event, uint32_t) {
 }
 Result event_create(cuda::Event* event, uint32_t) {
     KEEL_ENTER();
-    *event = new FakeEvent;
+    *event = world().made_events.emplace_back(new FakeEvent).get();
     ++world().driver.open_objects;
     return cuda::kSuccess;
 }
-Result event_destroy(cuda::Event event) {
+Result event_destroy(cuda::Event) {
     KEEL_ENTER();
-    delete static_cast<FakeEvent*>(event);
     --world().driver.open_objects;
     return cuda::kSuccess;
 }
@@ -326,14 +329,13 @@ Result copy_on_device(DevicePointer to, DevicePointer from, size_t bytes, cuda::
 }
 Result module_load(cuda::Module* module, const void*) {
     KEEL_ENTER();
-    *module = new FakeModule;
+    *module = world().made_modules.emplace_back(new FakeModule).get();
     ++world().driver.module_loads;
     ++world().driver.open_objects;
     return cuda::kSuccess;
 }
-Result module_unload(cuda::Module module) {
+Result module_unload(cuda::Module) {
     KEEL_ENTER();
-    delete static_cast<FakeModule*>(module);
     --world().driver.open_objects;
     return cuda::kSuccess;
 }
@@ -390,7 +392,15 @@ FakeDriver& FakeDriver::get() {
     return world().driver;
 }
 void FakeDriver::reset() {
-    world().driver = FakeDriver();
+    World& w = world();
+    w.driver = FakeDriver();
+    w.streams.clear();
+    w.made_streams.clear();
+    w.made_events.clear();
+    w.made_modules.clear();
+    for (const auto& [at, bytes] : w.pinned)
+        ::operator delete(reinterpret_cast<void*>(at), std::align_val_t(kPageBytes));
+    w.pinned.clear();
 }
 
 void* fake_device_allocate(uint64_t bytes, uint64_t align_bytes) {

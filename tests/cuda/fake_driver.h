@@ -25,7 +25,7 @@ struct FakeDriver {
     std::string fault;         // the first thing that a GPU would not have accepted
 
     static FakeDriver& get();
-    static void reset();
+    static void reset();  // no engine is alive
 };
 
 // Device memory, for regions that tests allocate themselves; freed by address.
