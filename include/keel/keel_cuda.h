@@ -39,8 +39,9 @@ typedef struct keel_cuda_device {
 #define KEEL_CUDA_DEVICE_INIT \
     { sizeof(keel_cuda_device), 0, 0, 0, 0, 0, 0, 0 }
 
-/* The backend. Errors of engines with it, beside keel.h's: KEEL_E_DEVICE (no driver, no such device, one that is too
- * old, a call that the driver refused: *error says which). A failure while a step runs poisons the engine. */
+/* The backend. Errors of engines with it, beside keel.h's: KEEL_E_DEVICE (no driver, no such device, a call that the
+ * driver refused: *error says which), KEEL_E_UNSUPPORTED (a device of compute capability below 8.0, a context that
+ * leaves less than 48 KiB of shared memory). A failure while a step runs poisons the engine. */
 KEEL_API const keel_backend* keel_cuda(void);
 
 /* Allocates the device's regions and PINNED of a plan, in the context of `device` (NULL: its defaults), and writes

@@ -81,16 +81,20 @@ constexpr LaunchShape launch_shape(const RopeArgs& a) {
     return {a.shape.heads + a.shape.kv_heads, a.tokens, kWarp, 0};
 }
 
-// Makes q ready for the formats, and codes k and v into their slots. A block is a warp, and has one head of one token:
-// of q, then of k, then of v.
-struct KvAppendArgs {
+// What kv_append and attention have in common: the rows of a step's tokens, and where K and V lie.
+struct KvStepArgs {
     Rows qkv, state, mean;  // mean: [heads][2 * pairs] of a token
     Heads shape;
     KvMeans means;
     KvPlaces places;
     StepArrays step;
-    float attention_factor;  // of the rotation
     uint32_t tokens;
+};
+
+// Makes q ready for the formats, and codes k and v into their slots. A block is a warp, and has one head of one token:
+// of q, then of k, then of v.
+struct KvAppendArgs : KvStepArgs {
+    float attention_factor;  // of the rotation
 };
 constexpr uint32_t kTrellisGroups = 64;  // most groups of states with common predecessors
 constexpr uint32_t
@@ -102,15 +106,10 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 }
 
 // Attention of one query head of one token over all positions it sees (NUMERICS section 5): a block.
-struct AttentionArgs {
-    Rows qkv, out, state, mean;
-    Heads shape;
-    KvMeans means;
-    KvPlaces places;
-    StepArrays step;
+struct AttentionArgs : KvStepArgs {
+    Rows out;
     float scale, softcap;  // softcap 0: none
     uint32_t window;       // visible positions, 0 = all
-    uint32_t tokens;
 };
 constexpr uint32_t kAttentionThreads = 64;  // one a position of a tile
 constexpr LaunchShape launch_shape(const AttentionArgs& a) {

@@ -21,12 +21,11 @@ using Module = void*;
 using Function = void*;
 
 constexpr uint32_t kStreamNonBlocking = 1, kEventDisableTiming = 2, kHostAllocPortable = 1;
-constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kAttributeMinor = 76, kLimitSharedBytes = 7;
+constexpr int kAttributeMajor = 75, kLimitSharedBytes = 7;
 
 // name of the member, symbol in the library, parameters
 #define KEEL_CUDA_DRIVER(X)                                                                                        \
     X(init, "cuInit", (uint32_t flags))                                                                            \
-    X(driver_version, "cuDriverGetVersion", (int* version))                                                        \
     X(device_get, "cuDeviceGet", (int* device, int ordinal))                                                       \
     X(device_attribute, "cuDeviceGetAttribute", (int* value, int attribute, int device))                           \
     X(primary_retain, "cuDevicePrimaryCtxRetain", (Context * context, int device))                                 \

@@ -49,8 +49,7 @@ struct Layout {
     Tokenizer* tokenizer;
     Chat chat;
     const Grammar* grammar;  // null: none
-    Device* device;
-    bool attached;  // the device has to be closed
+    Device* device;          // not null: it has to be closed
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;  // what init reads from files into memory: the total of the progress hook
 };

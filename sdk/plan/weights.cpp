@@ -27,17 +27,18 @@ const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTen
     return dst;
 }
 
-// Through a slice on the stack, or straight from where the file is mapped.
+// Through a slice on the stack; where weights are to be used as they are mapped, straight from there.
 const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     constexpr uint64_t kMappedSliceBytes = 1 << 20;
     uint8_t slice[64 * 1024];
     total_bytes += t.bytes;
     const uint64_t to = own_memory->place_offset(name, t.bytes, Arena::kAlign, layer);
     if (own_memory->counting() || !own_memory->ok()) return nullptr;
-    const uint64_t slice_bytes = from.mapped ? kMappedSliceBytes : sizeof slice;
+    const bool mapped = mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED;
+    const uint64_t slice_bytes = mapped ? kMappedSliceBytes : sizeof slice;
     for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
         n = t.bytes - done < slice_bytes ? t.bytes - done : slice_bytes;
-        if (from.mapped) {
+        if (mapped) {
             upload(to + done, static_cast<const uint8_t*>(from.mapped) + t.offset + done, n);
             progress(n);
         } else {

@@ -62,7 +62,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
 
 // Maps, locks and starts what an engine needs of the system.
 keel_status start_engine(Engine* e, const keel_reader& reader, keel_error* error) {
-    if (e->config.weights == KEEL_WEIGHTS_MAP_LOCKED) {
+    if (e->config.weights == KEEL_WEIGHTS_MAP_LOCKED && !e->config.own_memory) {
         const keel_reader* readers[2] = {&reader,
                                          e->config.low_rank.usable ? &e->config.low_rank.file.reader : nullptr};
         for (int i = 0; i < 2 && readers[i]; ++i) {
@@ -143,7 +143,7 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         if (status != KEEL_OK) unlock_weights(*e);
     }
     if (status != KEEL_OK) {
-        if (layout.attached) layout.program.config.backend->close(layout.device);
+        if (layout.device) layout.program.config.backend->close(layout.device);
         for (Arena& arena : arenas) arena.release();
         registry_give_up(slot);
         return status;

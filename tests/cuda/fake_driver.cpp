@@ -41,6 +41,8 @@ struct FakeStream {
 struct FakeModule {};
 struct Mapping {
     size_t bytes;
+    void* pages;  // that it lies in, up to the end of the last one; behind that a page that nobody can touch
+    size_t page_bytes;
 };
 
 struct World {
@@ -73,7 +75,7 @@ class Open {
 
   private:
     static void protect(int how) {
-        for (const auto& [at, mapping] : world().device) mprotect(reinterpret_cast<void*>(at), mapping.bytes, how);
+        for (const auto& [at, mapping] : world().device) mprotect(mapping.pages, mapping.page_bytes, how);
     }
 };
 
@@ -122,11 +124,6 @@ FakeStream* as_stream(cuda::Stream stream) {
     return s;
 }
 
-Result driver_version(int* version) {
-    KEEL_ENTER();
-    *version = 12040;
-    return cuda::kSuccess;
-}
 Result init(uint32_t) {
     KEEL_ENTER();
     return cuda::kSuccess;
@@ -139,9 +136,8 @@ Result device_get(int* device, int ordinal) {
 }
 Result device_attribute(int* value, int attribute, int) {
     KEEL_ENTER();
-    *value = attribute == cuda::kAttributeMajor   ? world().driver.capability_major
-             : attribute == cuda::kAttributeMinor ? 9
-                                                  : 46;
+    if (attribute != cuda::kAttributeMajor) return cuda::kInvalidValue;
+    *value = world().driver.capability_major;
     return cuda::kSuccess;
 }
 int primary_context;
@@ -405,19 +401,20 @@ void FakeDriver::reset() {
 
 void* fake_device_allocate(uint64_t bytes, uint64_t align_bytes) {
     const std::lock_guard<std::recursive_mutex> lock(world().mutex);
-    (void)align_bytes;  // pages are aligned to more
-    const size_t whole = (static_cast<size_t>(bytes) + kPageBytes - 1) / kPageBytes * kPageBytes;
-    void* data =
-        mmap(nullptr, whole, world().opened ? PROT_READ | PROT_WRITE : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) return nullptr;
-    world().device[reinterpret_cast<uintptr_t>(data)] = {whole};
+    const size_t room = (static_cast<size_t>(bytes) + align_bytes - 1) / align_bytes * align_bytes,
+                 whole = (room + kPageBytes - 1) / kPageBytes * kPageBytes;
+    void* pages = mmap(nullptr, whole + kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) return nullptr;
+    if (world().opened) mprotect(pages, whole, PROT_READ | PROT_WRITE);
+    uint8_t* data = static_cast<uint8_t*>(pages) + whole - room;
+    world().device[reinterpret_cast<uintptr_t>(data)] = {static_cast<size_t>(bytes), pages, whole};
     return data;
 }
 void fake_device_free(void* data) {
     const std::lock_guard<std::recursive_mutex> lock(world().mutex);
     const auto it = world().device.find(reinterpret_cast<uintptr_t>(data));
     if (it == world().device.end()) return fault("device memory freed that is none");
-    munmap(data, it->second.bytes);
+    munmap(it->second.pages, it->second.page_bytes + kPageBytes);
     world().device.erase(it);
 }
 

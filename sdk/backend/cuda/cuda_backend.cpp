@@ -98,6 +98,9 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     CudaDevice& d = *cuda_device(device);
     d.program = program;
     d.block = step_block(program->config);
+    const OpList& list = program->plan.variant[KEEL_VARIANT_DENSE];
+    for (uint32_t i = 0; i < list.count; ++i)
+        if (list.ops[i].kind == OpKind::kOutputNorm) d.hidden = list.ops[i].out;
     uint8_t* weights = d.region[KEEL_REGION_DEVICE_WEIGHTS];
     keel_status status = send(d, weights + d.at.tables, program->frequencies, frequency_bytes(*program));
     // The arrays keep their distances on the device.

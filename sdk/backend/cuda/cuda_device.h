@@ -38,6 +38,7 @@ struct CudaDevice : Device {
     StepBlock block;
     const Program* program;
     KvTransform transform;  // its arrays on the device
+    BufferId hidden;        // what the output norm writes, in both variants
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done

@@ -158,36 +158,22 @@ Result launch_product(const CudaDevice& d, const Op& op) {
               : launch(d, cuda::product_f32_kernel(op.weight_type), a, product_f32_shape(a));
 }
 
+cuda::KvStepArgs kv_step_of(const CudaDevice& d, const Op& op) {
+    return {rows_of(d, op.in), rows_of(d, op.state), rows_of(d, op.mean),
+            heads_of(d),       means_of(d, op),      places_of(d, static_cast<uint32_t>(op.layer)),
+            step_of(d),        d.step->tokens};
+}
+
 Result launch_append(const CudaDevice& d, const Op& op) {
-    cuda::KvAppendArgs a = {};
-    a.qkv = rows_of(d, op.in);
-    a.state = rows_of(d, op.state);
-    a.mean = rows_of(d, op.mean);
-    a.shape = heads_of(d);
-    a.means = means_of(d, op);
-    a.places = places_of(d, static_cast<uint32_t>(op.layer));
-    a.step = step_of(d);
-    a.attention_factor = d.program->spec.rope_attention_factor;
-    a.tokens = d.step->tokens;
-    return launch(d, cuda::kernel_kv_append, a);
+    return launch(d, cuda::kernel_kv_append,
+                  cuda::KvAppendArgs{kv_step_of(d, op), d.program->spec.rope_attention_factor});
 }
 
 Result launch_attention(const CudaDevice& d, const Op& op) {
     const ModelSpec& s = d.program->spec;
-    cuda::AttentionArgs a = {};
-    a.qkv = rows_of(d, op.in);
-    a.out = rows_of(d, op.out);
-    a.state = rows_of(d, op.state);
-    a.mean = rows_of(d, op.mean);
-    a.shape = heads_of(d);
-    a.means = means_of(d, op);
-    a.places = places_of(d, static_cast<uint32_t>(op.layer));
-    a.step = step_of(d);
-    a.scale = s.attention_scale;
-    a.softcap = s.attention_softcap;
-    a.window = op.window;
-    a.tokens = d.step->tokens;
-    return launch(d, cuda::kernel_attention, a);
+    return launch(
+        d, cuda::kernel_attention,
+        cuda::AttentionArgs{kv_step_of(d, op), rows_of(d, op.out), s.attention_scale, s.attention_softcap, op.window});
 }
 
 Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {

@@ -35,10 +35,6 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
 Result fetch_rows(const CudaDevice& d) {
     const Step& step = *d.step;
     const Program& p = *d.program;
-    const OpList& list = p.plan.variant[step.variant];
-    BufferId hidden = kNoBuffer;
-    for (uint32_t i = 0; i < list.count; ++i)
-        if (list.ops[i].kind == OpKind::kOutputNorm) hidden = list.ops[i].out;
     const Driver& driver = d.cuda.driver;
     for (uint32_t row = 0, rows; row < step.logits_rows; row += rows) {
         for (rows = 1; row + rows < step.logits_rows && step.logits_row[row + rows] == step.logits_row[row] + rows;)
@@ -47,11 +43,12 @@ Result fetch_rows(const CudaDevice& d) {
         Result result = driver.copy_to_host(p.logits + to * vocabulary,
                                             reinterpret_cast<DevicePointer>(d.logits() + row * vocabulary),
                                             rows * vocabulary * sizeof(float), d.stream);
-        const Buffer& buffer = d.buffer(hidden);
+        const Buffer& buffer = d.buffer(d.hidden);
         for (uint32_t i = 0; i < rows && result == kSuccess; ++i)
-            result = driver.copy_to_host(p.hidden + (to + i) * embedding,
-                                         reinterpret_cast<DevicePointer>(d.row0(hidden) + (row + i) * buffer.row_bytes),
-                                         embedding * sizeof(float), d.stream);
+            result =
+                driver.copy_to_host(p.hidden + (to + i) * embedding,
+                                    reinterpret_cast<DevicePointer>(d.row0(d.hidden) + (row + i) * buffer.row_bytes),
+                                    embedding * sizeof(float), d.stream);
         if (result != kSuccess) return result;
     }
     return kSuccess;
