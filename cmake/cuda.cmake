@@ -41,7 +41,7 @@ keel_cuda_fatbin:
 enable_language(ASM)
 set_source_files_properties(${KEEL_CUDA_IMAGE} PROPERTIES OBJECT_DEPENDS ${KEEL_CUDA_FATBIN})
 
-file(GLOB KEEL_CUDA_SOURCES CONFIGURE_DEPENDS sdk/backend/cuda/*.cpp platform/cuda/*.cpp)
+file(GLOB KEEL_CUDA_SOURCES CONFIGURE_DEPENDS sdk/backend/cuda/*.cpp sdk/backend/offload/*.cpp platform/cuda/*.cpp)
 add_library(keel_cuda STATIC ${KEEL_CUDA_SOURCES} ${KEEL_CUDA_IMAGE})
 add_library(keel::cuda ALIAS keel_cuda)
 set_target_properties(keel_cuda PROPERTIES EXPORT_NAME cuda)

@@ -111,7 +111,7 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                   d.in_flight_us;
     }
     keel_status status = KEEL_OK;
-    for (; cursor->op < list.count; ++cursor->op) {
+    for (; cursor->op < list.own_count; ++cursor->op) {
         const Op& op = list.ops[cursor->op];
         const double us = predict_us(op, op.to_logits ? d.step->logits_rows : d.step->tokens);
         if (limits->progressed) {
@@ -124,7 +124,7 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         left_us -= us;
         limits->progressed = true;
     }
-    if (status == KEEL_OK && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
+    if (status == KEEL_OK && list.own_count == list.count && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;
