@@ -127,7 +127,7 @@ class Gpu {
     }
     void wait() const { need(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }
 
-    // Microseconds of one call of `work`, which enqueues: of `count` between two looks at the clock, the median of five.
+    // Microseconds of one call of `work`, which enqueues: of `count` between two looks at the clock, median of five.
     template <class Work>
     double time_us(uint32_t count, const Work& work) const {
         std::vector<double> us;

@@ -13,8 +13,8 @@
 
 namespace keel_test {
 
-// Where pages come from in a program whose data a GPU reads, in place of the system. Such pages cannot be closed; what is
-// written beside data shows at its canaries.
+// Where pages come from in a program whose data a GPU reads, in place of the system. Such pages cannot be closed; what
+// is written beside data shows at its canaries.
 struct PageSource {
     void* (*take)(uint64_t bytes);  // zeroed; null: the system's
     void (*give_back)(void* pages);

@@ -1,5 +1,5 @@
-// One small kernel a wrapper of kernels/cuda/device.cuh and a function of kernels/formats/numeric.h: what a GPU makes of
-// operands against what the executor says it would make of them.
+// Small kernels over the wrappers of kernels/cuda/device.cuh and the functions of kernels/formats/numeric.h: what a GPU
+// makes of operands, against what the executor says.
 #pragma once
 #include "kernels/cuda/args.h"
 

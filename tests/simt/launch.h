@@ -9,8 +9,8 @@
 
 namespace keel_test {
 
-// Where a test program runs kernels: the executor (launch_on_executor.cpp) or a driver (tests/cuda/launch_on_driver.cpp).
-// Runs the kernel to its end; "" or what went wrong.
+// Where a test program runs kernels: the executor (launch_on_executor.cpp) or a driver
+// (tests/cuda/launch_on_driver.cpp). Runs the kernel to its end; "" or what went wrong.
 std::string launch_kernel(keel::cuda::KernelId id, keel::cuda::LaunchShape shape, const void* args, simt::Order order);
 // The orders that are worth running: a GPU has its own.
 std::vector<simt::Order> orders();

@@ -64,8 +64,8 @@ void synth_check(const SynthSpec& spec);
 // as AtomicFile when writing fails.
 void synth_write(const std::string& path, const SynthSpec& spec, const SynthProgress& progress = {});
 
-// A file of the spec that lies nowhere: its header, and of each tensor some 256 KiB that repeat. Weights of any size for
-// who only copies them, such as timings of a device. Throws as synth_write.
+// A file of the spec that lies nowhere: its header, and of each tensor some 256 KiB that repeat. Weights of any size
+// for who only copies them, such as timings of a device. Throws as synth_write.
 class SynthReader {
   public:
     explicit SynthReader(const SynthSpec& spec);
