@@ -145,8 +145,12 @@ Result device_get(int* device, int ordinal) {
 }
 Result device_attribute(int* value, int attribute, int) {
     KEEL_ENTER();
-    if (attribute != cuda::kAttributeMajor) return cuda::kInvalidValue;
-    *value = world().driver.capability_major;
+    if (attribute == cuda::kAttributeMajor)
+        *value = world().driver.capability_major;
+    else if (attribute == cuda::kAttributeMultiprocessors)
+        *value = 1;
+    else
+        return cuda::kInvalidValue;
     return cuda::kSuccess;
 }
 int primary_context;
