@@ -20,10 +20,10 @@ OffloadDevice* offload(Device* device) {
     return static_cast<OffloadDevice*>(device);
 }
 
-Device* offload_place(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent) {
-    OffloadDevice* d = persistent.place<OffloadDevice>("offload_device", 1);
-    Device* own = config.own_backend->place(config, hooks, persistent);
-    Device* host = config.host_backend->place(config, hooks, persistent);
+Device* offload_place(const PlanConfig& config, const keel_hooks& hooks, Arena* arenas) {
+    OffloadDevice* d = arenas[KEEL_REGION_PERSISTENT].place<OffloadDevice>("offload_device", 1);
+    Device* own = config.own_backend->place(config, hooks, arenas);
+    Device* host = config.host_backend->place(config, hooks, arenas);
     if (!d || !own || !host) return nullptr;
     *new (d) OffloadDevice{} = {{}, config.own_backend, config.host_backend, own, host, nullptr, nullptr, false};
     return d;
@@ -63,6 +63,12 @@ keel_status offload_upload(Device* device, keel_region_kind region, uint64_t to,
     const OffloadDevice& d = *offload(device);
     return is_own(region) ? d.own->upload(d.own_device, region, to, from, bytes)
                           : d.host->upload(d.host_device, region, to, from, bytes);
+}
+
+keel_status offload_upload_rows(Device* device, uint64_t to, uint32_t weight_type, const void* plain, uint32_t rows,
+                                uint32_t k) {
+    const OffloadDevice& d = *offload(device);
+    return d.own->upload_rows(d.own_device, to, weight_type, plain, rows, k);
 }
 
 keel_status offload_copy(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes) {
@@ -133,6 +139,7 @@ constexpr Backend kOffloadBackend = {
     .open = offload_open,
     .close = offload_close,
     .upload = offload_upload,
+    .upload_rows = offload_upload_rows,
     .copy = offload_copy,
     .download = offload_download,
     .begin = offload_begin,
