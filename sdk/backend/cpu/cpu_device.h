@@ -11,7 +11,7 @@ namespace keel {
 
 struct CpuDevice : Device {
     const Program* program;
-    const KvPart* kv_part;         // of its layers
+    const KvPart* kv_part;       // of its layers
     platform::ThreadTeam* team;  // null with a parallel_for hook or one thread
     void* team_memory;
     // How long work items take on this machine, over what was predicted; by op kind.
