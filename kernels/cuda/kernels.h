@@ -6,6 +6,7 @@
 #pragma once
 #include "kernels/cuda/args.h"
 #include "kernels/cuda/attention_args.h"
+#include "kernels/cuda/sample_args.h"
 
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
@@ -34,7 +35,10 @@
     KEEL_GPU_ROW(rope, RopeArgs, kWarp)                        \
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)               \
     KEEL_GPU_ROW(attention, AttentionArgs, kAttentionThreads)  \
-    KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp)
+    KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \
+    KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)    \
+    KEEL_GPU_ROW(sample_weigh, SampleArgs, kSampleThreads)     \
+    KEEL_GPU_ROW(sample_select, SampleArgs, kSelectThreads)
 
 namespace keel::cuda {
 

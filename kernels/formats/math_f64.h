@@ -11,26 +11,26 @@ constexpr double kLn2Hi = 0x1.62e42feep-1, kLn2Lo = 0x1.a39ef35793c76p-33;
 
 // e^x for -708 <= x <= 709.
 // x = n ln 2 + r with n = rint(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor series to r^13 (remainder below 2^-57).
-static inline double exp_f64(double x) {
+KEEL_DEVICE static inline double exp_f64(double x) {
     constexpr double kRound = 0x1.8p52;  // adding it leaves rint(.) in the low bits
-    const double t = x * 0x1.71547652b82fep0 + kRound;
-    const double n = t - kRound;
-    const double r = (x - n * kLn2Hi) - n * kLn2Lo;
+    const double t = add_f64(mul_f64(x, 0x1.71547652b82fep0), kRound);
+    const double n = add_f64(t, -kRound);
+    const double r = add_f64(add_f64(x, -mul_f64(n, kLn2Hi)), -mul_f64(n, kLn2Lo));
     double p = 1.0 / 6227020800.0;
-    p = p * r + 1.0 / 479001600.0;
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    const double e = 1.0 + (r + (r * r) * p);
+    p = add_f64(mul_f64(p, r), 1.0 / 479001600.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 39916800.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 3628800.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 362880.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 40320.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 5040.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 720.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 120.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 24.0);
+    p = add_f64(mul_f64(p, r), 1.0 / 6.0);
+    p = add_f64(mul_f64(p, r), 0.5);
+    const double e = add_f64(1.0, add_f64(r, mul_f64(mul_f64(r, r), p)));
     const double scale = f64_from_bits((f64_bits(t) << 52) + f64_bits(1.0));
-    return e * scale;
+    return mul_f64(e, scale);
 }
 
 // ln x for normal x > 0.

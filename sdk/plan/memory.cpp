@@ -167,10 +167,16 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     }
     place_step(r.config, persistent, &out->step);
     place_sessions(r, classes, order, persistent, out);
-    Arena& rows = r.config.host_layer == kNoHostLayer ? arenas[KEEL_REGION_PINNED] : persistent;
+    const bool device_head = r.config.host_layer == kNoHostLayer;
+    Arena& rows = device_head ? arenas[KEEL_REGION_PINNED] : persistent;
     const uint64_t logits_rows = uint64_t{r.config.max_sessions} * r.config.logits_rows;
     out->program.logits = rows.place<float>("logits", logits_rows * r.model.spec.vocabulary);
     out->program.hidden = rows.place<float>("hidden", logits_rows * r.model.spec.embedding);
+    if (device_head) {
+        Arena& kept = arenas[KEEL_REGION_DEVICE_SCRATCH];
+        out->program.kept_logits = kept.place_offset("logits", logits_rows * r.model.spec.vocabulary * sizeof(float));
+        out->program.kept_hidden = kept.place_offset("hidden", logits_rows * r.model.spec.embedding * sizeof(float));
+    }
     r.config.backend->place_copies(out->device, out->program, arenas);
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         if (!arenas[i].ok())

@@ -176,6 +176,8 @@ keel_status finish_step(Engine* e) {
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
         s->computed += tokens;
         s->logits_rows = s->all_logits ? tokens : s->computed == s->token_count ? 1 : 0;
+        s->rows_on_device = e->config.host_layer == kNoHostLayer;
+        s->rows_on_host = !s->rows_on_device;
         if (s->sample && s->computed == s->token_count && !s->has_tree()) s->draw = Session::kToDraw;
         s->in_step = false;
     }

@@ -11,6 +11,7 @@
 #include "keel/keel.h"
 #include "platform/platform.h"
 #include "sdk/backend/backend.h"
+#include "sdk/backend/draw.h"
 #include "sdk/core/arena.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
@@ -43,9 +44,10 @@ struct Session {
     keel_status draw_status;
     int32_t drawn_token;
     keel_variant variant;
-    uint32_t logits_rows;       // valid rows below
-    float* logits;              // [logits_rows of config][vocabulary], of Program::logits
-    float* hidden;              // [logits_rows of config][embedding], of Program::hidden
+    uint32_t logits_rows;               // valid rows below
+    float* logits;                      // [logits_rows of config][vocabulary], of Program::logits
+    float* hidden;                      // [logits_rows of config][embedding], of Program::hidden
+    bool rows_on_host, rows_on_device;  // where the valid rows are: at least in one of both
     std::atomic<bool> in_step;  // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
     KvF16Window f16_window;
@@ -185,6 +187,11 @@ keel_status upload_kv(Engine* engine, const KvPart& part, uint64_t to, const voi
 keel_status copy_kv(Engine* engine, const KvPart& part, uint64_t to, uint64_t from, uint64_t bytes);
 keel_status download_kv(Engine* engine, void* to, const KvPart& part, uint64_t from, uint64_t bytes);
 
+// ---- draw_request.cpp ----
+// What a draw from row `row` depends on. `ids`: [kMaxForbidden]; work: the sampler's.
+DrawRequest draw_request(const SamplerParams& params, const SamplerInput& input, uint32_t row, void* work,
+                         uint32_t* ids);
+
 // ---- grammar_calls.cpp ----
 // Clears the bits of s->mask that the session's grammar does not allow next.
 keel_status apply_grammar(Engine* engine, Session* session);
@@ -206,6 +213,8 @@ keel_status abandon_step(Engine* engine, const Session* only);
 keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
 
 // ---- session.cpp ----
+// Rows of logits and hidden states on the host, if they are not yet. KEEL_E_POISONED: the backend failed.
+keel_status fetch_rows(Engine* engine, Session* session);
 // Draws the next token from the newest row.
 keel_status draw_token(Engine* engine, Session* session, int32_t* token);
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.

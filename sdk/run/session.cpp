@@ -69,6 +69,7 @@ keel_status view_row(keel_session session, uint32_t row, float* Session::*table,
     KEEL_TRY(enter(session, &e, &s));
     if (!view) return bad_argument(e, "view", "null");
     if (row >= s->logits_rows) return KEEL_E_NO_LOGITS;
+    KEEL_TRY(fetch_rows(e, s));
     *view = s->*table + uint64_t{row} * (e->spec.*columns);
     if (width) *width = e->spec.*columns;
     return KEEL_OK;
@@ -102,7 +103,31 @@ keel_status draw_token(Engine* e, Session* s, int32_t* token) {
         KEEL_TRY(apply_grammar(e, s));
         mask = s->mask;
     }
-    return sampler_draw(s->sampling, sampler_input(*e, *s, mask), s->work, token);
+    const SamplerInput input = sampler_input(*e, *s, mask);
+    if (e->backend->draw && s->rows_on_device) {
+        uint32_t ids[kMaxForbidden];
+        const uint32_t row = e->index_of(s) * e->config.logits_rows + s->logits_rows - 1;
+        const keel_status status =
+            e->backend->draw(e->device, draw_request(s->sampling, input, row, s->work, ids), token);
+        if (status == KEEL_OK || status == KEEL_E_NUMERIC) return status;
+        if (status != KEEL_E_BUSY) return poison(e, "the backend failed in a draw");
+    }
+    KEEL_TRY(fetch_rows(e, s));
+    return sampler_draw(s->sampling, input, s->work, token);
+}
+
+keel_status fetch_rows(Engine* e, Session* s) {
+    if (s->rows_on_host || s->logits_rows == 0) return KEEL_OK;
+    const auto fetch = [&](float* to, const float* all, uint64_t kept, uint64_t columns) {
+        return e->backend->download(e->device, to, KEEL_REGION_DEVICE_SCRATCH,
+                                    kept + static_cast<uint64_t>(to - all) * sizeof(float),
+                                    s->logits_rows * columns * sizeof(float));
+    };
+    if (fetch(s->logits, e->logits, e->kept_logits, e->spec.vocabulary) != KEEL_OK ||
+        fetch(s->hidden, e->hidden, e->kept_hidden, e->spec.embedding) != KEEL_OK)
+        return poison(e, "the backend did not give back logits");
+    s->rows_on_host = true;
+    return KEEL_OK;
 }
 
 void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
@@ -240,6 +265,7 @@ keel_status keel_session_top_logprobs(keel_session session, uint32_t n, int32_t*
     const uint32_t most = kMaxLogprobs < e->spec.vocabulary ? kMaxLogprobs : e->spec.vocabulary;
     if (n == 0 || n > most) return bad_range(e, "n", n, 1, most);
     if (s->logits_rows == 0) return KEEL_E_NO_LOGITS;
+    KEEL_TRY(fetch_rows(e, s));
     return top_logprobs(*e->config.kernels, s->logits + uint64_t{s->logits_rows - 1} * e->spec.vocabulary,
                         e->spec.vocabulary, n, s->work, ids, logprobs);
 }
@@ -319,7 +345,10 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
             status = copy_kv(e, part, part.f16_window_offset(e->index_of(copy)), part.f16_window_offset(e->index_of(s)),
                              bytes);
     }
+    if (status == KEEL_OK && logits_rows) status = fetch_rows(e, s);
     if (status == KEEL_OK) {
+        copy->rows_on_host = true;
+        copy->rows_on_device = false;
         copy->f16_window.oldest_page = s->f16_window.oldest_page;
         memcpy(copy->tokens, s->tokens, tokens * sizeof(int32_t));
         memcpy(copy->drawn, s->drawn, (tokens + 7) / 8);

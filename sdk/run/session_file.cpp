@@ -226,6 +226,7 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     const SavedHeader h = make_header(*e, *s);
     *written_bytes = h.total_bytes;
     if (capacity_bytes < h.total_bytes) return KEEL_E_BUFFER_TOO_SMALL;
+    KEEL_TRY(fetch_rows(e, s));
     uint8_t* out = static_cast<uint8_t*>(dst);
     const auto put = [&out](const void* data, uint64_t bytes) {
         memcpy(out, data, bytes);
@@ -350,6 +351,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->all_logits = h.all_logits;
     s->last_sample = h.last_sample;
     s->logits_rows = h.has_logits;
+    s->rows_on_host = true;
+    s->rows_on_device = false;
     return KEEL_OK;
 }
 

@@ -93,6 +93,8 @@ keel_status session_accept(keel_session session, const uint32_t* path, uint32_t 
     const uint32_t row = last - (s->computed - s->logits_rows);  // wraps where the row is gone
     const bool readable = row < s->logits_rows;
     if (readable) {
+        KEEL_TRY(fetch_rows(e, s));
+        s->rows_on_device = false;
         memmove(s->logits, s->logits + uint64_t{row} * e->spec.vocabulary, e->spec.vocabulary * sizeof(float));
         memmove(s->hidden, s->hidden + uint64_t{row} * e->spec.embedding, e->spec.embedding * sizeof(float));
     }

@@ -188,6 +188,8 @@ uint64_t live(uint32_t layers) {
         status = keel_advance(engine.handle(), &copy, 1, 1000, &result);
         check(status == KEEL_AGAIN ? KEEL_OK : status, "advance");
     }
+    int32_t token;
+    check(keel_session_sample(copy, &token), "sample");
     uint64_t bytes = 0;
     check(keel_session_save_bytes(copy, &bytes), "save");
     std::vector<uint8_t> saved(bytes);
@@ -280,6 +282,91 @@ TEST(CudaBackend, SessionsMoveBetweenBackends) {
             }
         for (const std::vector<float>& row : rows) EXPECT_EQ(row, rows[0]) << format;
     }
+}
+
+// ---- draws ----
+
+struct Drawn {
+    std::vector<int32_t> tokens;
+    uint64_t bytes_to_host = 0;  // of one token, when nobody asks for logits
+};
+// Tokens drawn with each of several samplings, every second one inside keel_advance.
+Drawn draw_tokens(const keel_backend* backend) {
+    const int32_t bias_ids[] = {5, 9, 5}, excluded[] = {11, 12};
+    const float biases[] = {2.5f, -1, 1};
+    std::vector<keel_sampling> samplings(6, sized<keel_sampling>());
+    for (size_t i = 1; i < samplings.size(); ++i) samplings[i].temperature = 0.7f, samplings[i].seed = i;
+    samplings[2].top_k = 20, samplings[2].min_p = 0.05f;
+    samplings[3].top_p = 0.8f, samplings[3].repetition_penalty = 1.3f, samplings[3].frequency_penalty = 0.2f;
+    samplings[4].typical_p = 0.6f, samplings[4].bias_ids = bias_ids, samplings[4].bias_values = biases;
+    samplings[4].bias_count = 3;
+    samplings[5].excluded_ids = excluded, samplings[5].excluded_count = 2, samplings[5].min_tokens = 100;
+    keel_config config = small_config();
+    config.backend = backend;
+    keel_hooks hooks = sized<keel_hooks>();  // allows no id that is divisible by 3
+    hooks.allowed_tokens = [](void*, keel_session, const int32_t*, uint32_t count, uint8_t* mask, uint32_t vocabulary) {
+        for (uint32_t id = 0; count % 4 == 0 && id < vocabulary; id += 3)
+            mask[id / 8] = static_cast<uint8_t>(mask[id / 8] & ~(1u << id % 8));
+    };
+    config.hooks = &hooks;
+    Drawn drawn;
+    Engine engine(keel_test::source_path(kModel), config);
+    keel_session session = engine.session();
+    std::vector<int32_t> next = tokens(9, 4);
+    for (uint32_t i = 0; i < 24; ++i) {
+        check(keel_session_set_sampling(session, &samplings[i % samplings.size()]), "set_sampling");
+        const uint64_t before = FakeDriver::get().bytes_to_host;
+        check(keel_session_feed(session, next.data(), static_cast<uint32_t>(next.size()), i % 2 ? KEEL_FEED_SAMPLE : 0),
+              "feed");
+        engine.advance();
+        next.resize(1);
+        check(keel_session_sample(session, next.data()), "sample");
+        drawn.bytes_to_host = FakeDriver::get().bytes_to_host - before;
+        drawn.tokens.push_back(next[0]);
+    }
+    return drawn;
+}
+
+// The tokens that the host draws, and nothing but a token comes back.
+TEST(CudaBackend, DrawsTokensWhereTheLogitsAre) {
+    const Drawn host = draw_tokens(cpu()), device = draw_tokens(keel_cuda());
+    EXPECT_EQ(device.tokens, host.tokens);
+    EXPECT_LE(device.bytes_to_host, 64u);
+    EXPECT_EQ(host.bytes_to_host, 0u);
+}
+
+// Rows that a session did not get from its own last step lie on the host, and the host draws from them.
+TEST(CudaBackend, DrawsFromRowsOfAForkAndOfASavedState) {
+    std::vector<std::vector<int32_t>> drawn;
+    for (const keel_backend* backend : {cpu(), keel_cuda()}) {
+        keel_config config = small_config();
+        config.backend = backend;
+        Engine engine(keel_test::source_path(kModel), config);
+        keel_sampling sampling = sized<keel_sampling>();
+        sampling.temperature = 2;
+        check(keel_session_set_sampling(engine.session(), &sampling), "set_sampling");
+        engine.feed(tokens(5, 4));
+        engine.advance();
+        uint64_t bytes = 0;
+        check(keel_session_save_bytes(engine.session(), &bytes), "save");
+        std::vector<uint8_t> saved(bytes);
+        check(keel_session_save(engine.session(), saved.data(), bytes, &bytes), "save");
+        keel_session copy;
+        check(keel_session_fork(engine.session(), &copy), "fork");
+        engine.feed(tokens(3, 9));
+        engine.advance();
+        std::vector<int32_t> ids(4);
+        check(keel_session_sample(copy, &ids[0]), "sample");
+        check(keel_session_sample(engine.session(), &ids[1]), "sample");
+        check(keel_session_restore(engine.session(), saved.data(), bytes, nullptr), "restore");
+        check(keel_session_sample(engine.session(), &ids[2]), "sample");
+        const float* view;
+        check(keel_session_logits(engine.session(), 0, &view, nullptr), "logits");
+        ids[3] = static_cast<int32_t>(view[0] * 1e6f);
+        drawn.push_back(ids);
+        EXPECT_EQ(ids[0], ids[2]);
+    }
+    EXPECT_EQ(drawn[1], drawn[0]);
 }
 
 // ---- some layers on the device, the others on the CPU ----

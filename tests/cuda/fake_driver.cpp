@@ -316,6 +316,7 @@ Result copy_to_host(void* to, DevicePointer from, size_t bytes, cuda::Stream str
         fault("a copy from what is no device memory");
         return cuda::kInvalidValue;
     }
+    FakeDriver::get().bytes_to_host += bytes;
     s->queue.push_back({[=] {
         memcpy(to, reinterpret_cast<const void*>(from), bytes);
         return cuda::kSuccess;

@@ -125,6 +125,7 @@ const Backend kCpuBackend = {
     .enqueue = cpu_enqueue,
     .poll = cpu_poll,
     .drain = cpu_drain,
+    .draw = nullptr,
 };
 
 const Backend* default_backend() {

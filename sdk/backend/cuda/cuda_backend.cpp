@@ -28,6 +28,8 @@ keel_status open_streams(CudaDevice* d, keel_error* error) {
                              "cuStreamCreateWithPriority", error));
     KEEL_TRY(cuda_result(driver.stream_create(&d->copies, kStreamNonBlocking, d->options.priority),
                          "cuStreamCreateWithPriority", error));
+    KEEL_TRY(cuda_result(driver.stream_create(&d->draws, kStreamNonBlocking, d->options.priority),
+                         "cuStreamCreateWithPriority", error));
     return cuda_result(driver.event_create(&d->computed, kEventDisableTiming), "cuEventCreate", error);
 }
 
@@ -86,7 +88,12 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     at.step = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("step", step_bytes);
     const uint32_t logits_rows = partly_offloaded(p.config) ? 0 : most_logits_rows(p.config);
     at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
-        "logits", uint64_t{logits_rows} * p.spec.vocabulary * sizeof(float));
+        "step_logits", uint64_t{logits_rows} * p.spec.vocabulary * sizeof(float));
+    if (!partly_offloaded(p.config)) {
+        const DrawBlock draw = draw_block(p);
+        at.draw = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("draw", draw.bytes);
+        at.draw_staging = arenas[KEEL_REGION_PINNED].place_offset("draw", draw.input_bytes);
+    }
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
@@ -106,6 +113,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     CudaDevice& d = *cuda_device(device);
     d.program = program;
     d.block = step_block(program->config);
+    d.draw_block = draw_block(*program);
     const OpList& list = program->plan.variant[KEEL_VARIANT_DENSE];
     for (uint32_t i = 0; i < list.count; ++i)
         if (list.ops[i].kind == OpKind::kOutputNorm) d.hidden = list.ops[i].out;
@@ -137,6 +145,7 @@ void cuda_close(Device* device) {
             if (d.module) driver.module_unload(d.module);
             if (d.computed) driver.event_destroy(d.computed);
             if (d.copies) driver.stream_destroy(d.copies);
+            if (d.draws) driver.stream_destroy(d.draws);
             if (d.stream && !d.options.stream) driver.stream_destroy(d.stream);
         }
     }
@@ -209,6 +218,7 @@ constexpr Backend kCudaBackend = {
     .enqueue = cuda_enqueue,
     .poll = cuda_poll,
     .drain = cuda_drain,
+    .draw = cuda_draw,
 };
 
 }  // namespace keel

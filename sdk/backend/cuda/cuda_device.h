@@ -1,6 +1,8 @@
 // What the CUDA backend keeps of an engine, and the launches of each op. All of a device's memory is the caller's
 // regions; after attach nothing is allocated.
 #pragma once
+#include <atomic>
+
 #include "kernels/cuda/kernels.h"
 #include "sdk/backend/backend.h"
 #include "sdk/backend/cuda/cuda_context.h"
@@ -17,6 +19,13 @@ struct StepBlock {
 };
 StepBlock step_block(const PlanConfig& config);
 
+// The same for a draw: what goes up, then what comes back, then work memory on the device.
+struct DrawBlock {
+    uint64_t bias, forbidden, mask, window, input_bytes;
+    uint64_t result, distance, mass, weighted, list, best, bytes;
+};
+DrawBlock draw_block(const Program& program);
+
 // Where the backend's own objects lie in the regions.
 struct CudaCopies {
     uint64_t plain;    // DEVICE_SCRATCH: plain rows on their way, kUploadRowsBytes
@@ -25,19 +34,24 @@ struct CudaCopies {
     uint64_t staging;  // PINNED: a StepBlock
     uint64_t tables;   // DEVICE_WEIGHTS: rope frequencies, then the arrays of the KV transform
     uint64_t transform;
+    uint64_t draw;          // DEVICE_SCRATCH: a DrawBlock
+    uint64_t draw_staging;  // PINNED: its input, and the result
 };
 
 struct CudaDevice : Device {
     keel_cuda_device options;
     CudaContext cuda;                       // zero: not attached
     platform::cuda::Stream stream, copies;  // steps; transfers of pages, from any thread
-    platform::cuda::Event computed;         // recorded behind what the last enqueue launched
+    platform::cuda::Stream draws;           // of one thread at a time, that set `drawing`
+    std::atomic<uint32_t> drawing;
+    platform::cuda::Event computed;  // recorded behind what the last enqueue launched
     platform::cuda::Module module;
     platform::cuda::Function function[cuda::kKernelCount];
     uint8_t* region[KEEL_REGION_COUNT];
     uint32_t multiprocessors;
     CudaCopies at;
     StepBlock block;
+    DrawBlock draw_block;
     const Program* program;
     KvTransform transform;  // its arrays on the device
     BufferId hidden;        // what the output norm writes, in both variants
@@ -48,7 +62,9 @@ struct CudaDevice : Device {
     uint8_t* scratch(uint64_t offset) const { return region[KEEL_REGION_DEVICE_SCRATCH] + offset; }
     const Buffer& buffer(BufferId id) const { return program->plan.buffers[id]; }
     uint8_t* row0(BufferId id) const { return scratch(buffer(id).offset); }
-    float* logits() const { return reinterpret_cast<float*>(scratch(at.logits)); }
+    float* logits() const { return reinterpret_cast<float*>(scratch(at.logits)); }  // of the step
+    float* kept_logits() const { return reinterpret_cast<float*>(scratch(program->kept_logits)); }
+    float* kept_hidden() const { return reinterpret_cast<float*>(scratch(program->kept_hidden)); }
     template <class T>
     const T* step_array(uint64_t offset) const {
         return reinterpret_cast<const T*>(scratch(at.step + offset));
@@ -91,5 +107,8 @@ keel_status cuda_begin(Device* device, const Step* step);
 keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
 keel_status cuda_poll(Device* device, bool* done);
 keel_status cuda_drain(Device* device);
+
+// ---- cuda_draw.cpp ----
+keel_status cuda_draw(Device* device, const DrawRequest& request, int32_t* token);
 
 }  // namespace keel

@@ -31,8 +31,8 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     return end;
 }
 
-// Rows of logits and their hidden rows, in runs of rows that follow one another.
-Result fetch_rows(const CudaDevice& d) {
+// Rows of logits and their hidden rows to where they are kept, in runs of rows that follow one another.
+Result keep_rows(const CudaDevice& d) {
     const Step& step = *d.step;
     const Program& p = *d.program;
     const Driver& driver = d.cuda.driver;
@@ -40,15 +40,15 @@ Result fetch_rows(const CudaDevice& d) {
         for (rows = 1; row + rows < step.logits_rows && step.logits_row[row + rows] == step.logits_row[row] + rows;)
             ++rows;
         const uint64_t to = step.logits_row[row], vocabulary = p.spec.vocabulary, embedding = p.spec.embedding;
-        Result result = driver.copy_to_host(p.logits + to * vocabulary,
-                                            reinterpret_cast<DevicePointer>(d.logits() + row * vocabulary),
-                                            rows * vocabulary * sizeof(float), d.stream);
+        const auto copy = [&](float* kept, const void* from, uint64_t floats) {
+            return driver.copy_on_device(reinterpret_cast<DevicePointer>(kept), reinterpret_cast<DevicePointer>(from),
+                                         floats * sizeof(float), d.stream);
+        };
+        Result result = copy(d.kept_logits() + to * vocabulary, d.logits() + row * vocabulary, rows * vocabulary);
         const Buffer& buffer = d.buffer(d.hidden);
         for (uint32_t i = 0; i < rows && result == kSuccess; ++i)
-            result =
-                driver.copy_to_host(p.hidden + (to + i) * embedding,
-                                    reinterpret_cast<DevicePointer>(d.row0(d.hidden) + (row + i) * buffer.row_bytes),
-                                    embedding * sizeof(float), d.stream);
+            result = copy(d.kept_hidden() + (to + i) * embedding, d.row0(d.hidden) + (row + i) * buffer.row_bytes,
+                          embedding);
         if (result != kSuccess) return result;
     }
     return kSuccess;
@@ -128,7 +128,7 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         left_us -= us;
         limits->progressed = true;
     }
-    if (status == KEEL_OK && list.own_count == list.count && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
+    if (status == KEEL_OK && list.own_count == list.count && keep_rows(d) != kSuccess) return KEEL_E_DEVICE;
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;

@@ -146,6 +146,7 @@ constexpr Backend kOffloadBackend = {
     .enqueue = offload_enqueue,
     .poll = offload_poll,
     .drain = offload_drain,
+    .draw = nullptr,
 };
 
 }  // namespace keel

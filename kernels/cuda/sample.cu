@@ -1,0 +1,322 @@
+// Draws a token: logits in, its id out (NUMERICS section 6). Masses are integers, so that no sum has an order.
+//
+// sample_adjust and sample_weigh go over the vocabulary in blocks and make of each logit its value, its distance from
+// the largest and its mass: exponentials in f64 are what needs all multiprocessors. sample_select is one block, and
+// asks of every filter and of the draw: at which candidate, in an order, does the running weight reach a target? A
+// histogram over 1024 ranges of keys tells the range, its candidates are looked at in the next round, until one is left.
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/sample_args.h"
+#include "kernels/formats/sampling.h"
+
+namespace keel::cuda {
+namespace {
+
+constexpr double kInfinity = __builtin_inf();
+
+KEEL_GPU SampleBest better(const SampleBest& a, const SampleBest& b) {
+    SampleBest best = b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+    best.bad = a.bad | b.bad;
+    return best;
+}
+// The best of what the threads of the block have.
+KEEL_GPU SampleBest block_best(const SampleBest& mine) {
+    SampleBest* shared = reinterpret_cast<SampleBest*>(shared_memory());
+    shared[thread_x()] = mine;
+    for (uint32_t half = kSampleThreads / 2; half; half /= 2) {
+        sync_block();
+        if (thread_x() < half) shared[thread_x()] = better(shared[thread_x()], shared[thread_x() + half]);
+    }
+    sync_block();
+    return shared[0];
+}
+// The best token of all, out of the blocks'.
+KEEL_GPU SampleBest best_of_all(const SampleArgs& a, uint32_t threads) {
+    SampleBest best = {-kInfinity, UINT32_MAX, 0};
+    for (uint32_t i = thread_x(); i < sample_blocks(a.vocabulary); i += threads) best = better(best, a.best[i]);
+    return best;
+}
+
+}  // namespace
+
+KEEL_GPU_KERNEL(sample_adjust) {
+    const uint32_t begin = block_x() * kSampleTokens, left = args.vocabulary - begin,
+                   end = begin + (left < kSampleTokens ? left : kSampleTokens);
+    const auto here = [&](uint32_t id) { return id >= begin && id < end; };
+    double* value = args.distance;
+    uint32_t bad = 0;
+    for (uint32_t i = begin + thread_x(); i < end; i += kSampleThreads) {
+        const double logit = args.logits[i];
+        bad |= !(logit < kInfinity);
+        value[i] = !args.mask || args.mask[i / 8] >> i % 8 & 1 ? logit : -kInfinity;
+    }
+    sync_block();
+    for (uint32_t j = thread_x(); j < args.bias_count; j += kSampleThreads) {
+        const uint32_t id = args.bias[j].id;
+        bool first = here(id);
+        for (uint32_t i = 0; first && i < j; ++i) first = args.bias[i].id != id;
+        if (!first) continue;
+        double v = value[id];
+        for (uint32_t i = j; i < args.bias_count; ++i)
+            if (args.bias[i].id == id) v = add_f64(v, args.bias[i].bias);
+        value[id] = v;
+    }
+    sync_block();
+    for (uint32_t j = thread_x(); j < args.forbidden_count; j += kSampleThreads)
+        if (here(args.forbidden[j])) value[args.forbidden[j]] = -kInfinity;
+    sync_block();
+    for (uint32_t j = thread_x(); j < args.window_count; j += kSampleThreads) {
+        const TokenCount& seen = args.window[j];
+        if (!here(seen.id)) continue;
+        const double v = value[seen.id], repeated = v > 0 ? v / args.repetition : mul_f64(v, args.repetition);
+        value[seen.id] = add_f64(repeated, -add_f64(mul_f64(args.frequency, seen.count), args.presence));
+    }
+    sync_block();
+    SampleBest best = {-kInfinity, UINT32_MAX, bad};
+    for (uint32_t i = begin + thread_x(); i < end; i += kSampleThreads) best = better(best, {value[i], i, 0});
+    best = block_best(best);
+    if (thread_x() == 0) args.best[block_x()] = best;
+}
+
+KEEL_GPU_KERNEL(sample_weigh) {
+    const SampleBest best = block_best(best_of_all(args, kSampleThreads));
+    if (best.bad || best.value == -kInfinity) return;
+    const uint32_t begin = block_x() * kSampleTokens, left = args.vocabulary - begin,
+                   end = begin + (left < kSampleTokens ? left : kSampleTokens);
+    for (uint32_t i = begin + thread_x(); i < end; i += kSampleThreads) {
+        const double d = add_f64(best.value, -args.distance[i]) / args.temperature, near = clamp64(d),
+                     w = exp_f64(-near);
+        args.distance[i] = d;
+        args.mass[i] = fixed52(w);
+        if (args.typical_p < 1) args.weighted[i] = fixed52(mul_f64(w, near));
+    }
+}
+
+namespace {
+
+// Where the running weight reaches the target: at this candidate, with this much.
+struct Cut {
+    uint32_t id;
+    u128 reached;
+};
+// A range of a histogram: its number, what weighs less, how many candidates it has.
+struct Bin {
+    uint32_t number, count;
+    u128 before;
+};
+
+// The state of a selection; every thread of the block has the same.
+struct Select {
+    const SampleArgs& a;
+    SelectShared& shared;
+    // Candidates are at most as far as the last one that a filter left, and have at least this mass.
+    double last_distance;
+    uint32_t last_id;
+    uint64_t least_mass;
+
+    KEEL_GPU bool alive(uint32_t id) const {
+        const double d = a.distance[id];
+        return d < last_distance || (d == last_distance && id <= last_id);
+    }
+    KEEL_GPU uint64_t mass(uint32_t id) const {
+        const uint64_t m = a.mass[id];
+        return m >= least_mass && alive(id) ? m : 0;
+    }
+    KEEL_GPU uint64_t one(uint32_t id) const { return a.distance[id] < kInfinity ? 1 : 0; }
+
+    // What add() fills: no thread is reading any more, and all bins are 0.
+    KEEL_GPU void clear() {
+        sync_block();
+        for (uint32_t i = thread_x(); i < kSelectBins; i += kSelectThreads)
+            shared.low[i] = shared.high[i] = shared.count[i] = 0;
+        if (thread_x() == 0) shared.listed = 0;
+        sync_block();
+    }
+    KEEL_GPU void add(uint32_t bin, uint64_t weight) {
+        atomic_add(&shared.low[bin], weight & UINT32_MAX);
+        if (weight >> 32) atomic_add(&shared.high[bin], weight >> 32);
+        atomic_add(&shared.count[bin], 1u);
+    }
+    KEEL_GPU static u128 both(uint64_t low, uint64_t high) { return (u128{high} << 32) + low; }
+
+    // Behind the last add(). Sums of 32 bins each; returns that of all.
+    KEEL_GPU u128 sum_parts() {
+        sync_block();
+        if (thread_x() < 32) {
+            uint64_t low = 0, high = 0;
+            for (uint32_t i = 32 * thread_x(); i < 32 * thread_x() + 32; ++i)
+                low += shared.low[i], high += shared.high[i];
+            shared.part_low[thread_x()] = low;
+            shared.part_high[thread_x()] = high;
+        }
+        sync_block();
+        uint64_t low = 0, high = 0;
+        for (uint32_t i = 0; i < 32; ++i) low += shared.part_low[i], high += shared.part_high[i];
+        return both(low, high);
+    }
+    // The bin in which the target, at most the sum of all, is reached.
+    KEEL_GPU Bin find(u128 target) const {
+        u128 before = 0, next = 0;
+        uint32_t part = 0;
+        for (; (next = before + both(shared.part_low[part], shared.part_high[part])) < target; ++part) before = next;
+        uint32_t bin = 32 * part;
+        for (; (next = before + both(shared.low[bin], shared.high[bin])) < target; ++bin) before = next;
+        return {bin, shared.count[bin], before};
+    }
+
+    // Of ids index(0 .. n), those with keys in [first, first + 2^width), of which the target is reached: where.
+    template <class Index, class Key, class Weight>
+    KEEL_GPU Cut narrow(uint32_t n, Index index, Key key, Weight weight, u128 first, uint32_t width, u128 target) {
+        u128 before = 0;
+        Bin bin = {0, 0, 0};
+        do {
+            width = width > 10 ? width - 10 : 0;
+            clear();
+            for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
+                const uint32_t id = index(j);
+                const u128 at = (key(id) - first) >> width;
+                const uint64_t w = at < kSelectBins ? weight(id) : 0;
+                if (w) add(static_cast<uint32_t>(at), w);
+            }
+            sum_parts();
+            bin = find(target - before);
+            before += bin.before;
+            first += u128{bin.number} << width;
+        } while (bin.count > 1 && width);
+        if (bin.count > 1)  // equal in key: the lowest ids come first
+            return id_of_equals(
+                n, index, [&](uint32_t id) { return key(id) == first ? weight(id) : 0; }, before, target);
+        for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
+            const uint32_t id = index(j);
+            if ((key(id) - first) >> width == 0 && weight(id)) shared.cut = id;
+        }
+        sync_block();
+        return {shared.cut, before + weight(shared.cut)};
+    }
+    template <class Index, class Weight>
+    KEEL_GPU Cut id_of_equals(uint32_t n, Index index, Weight weight, u128 before, u128 target) {
+        uint32_t first = 0, count = 0;
+        for (uint32_t width = 30;;) {
+            width -= 10;
+            clear();
+            for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
+                const uint32_t id = index(j), at = (id - first) >> width;
+                const uint64_t w = at < kSelectBins ? weight(id) : 0;
+                if (w) add(at, w);
+            }
+            sum_parts();
+            const Bin bin = find(target - before);
+            before += bin.before;
+            first += bin.number << width;
+            count = bin.count;
+            if (width == 0) break;
+        }
+        return {first, before + (count ? weight(first) : 0)};
+    }
+
+    // A histogram over the buckets of distances; returns the weight of all candidates.
+    template <class Weight>
+    KEEL_GPU u128 weigh(Weight weight) {
+        clear();
+        for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads)
+            if (const uint64_t w = weight(id)) add(bucket_of(a.distance[id]), w);
+        return sum_parts();
+    }
+    // Where the target is reached in candidate order, behind weigh().
+    template <class Weight>
+    KEEL_GPU Cut cut(Weight weight, u128 target) {
+        const Bin bin = find(target);
+        const uint64_t begin = bucket_begin(bin.number), end = bucket_begin(bin.number + 1);
+        const auto key = [&](uint32_t id) { return u128{f64_bits(a.distance[id])}; };
+        for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads) {
+            const uint64_t at = f64_bits(a.distance[id]);
+            if (at >= begin && at < end && weight(id)) a.list[atomic_add(&shared.listed, 1u)] = id;
+        }
+        sync_block();
+        const uint32_t listed = shared.listed, width = 64 - static_cast<uint32_t>(__builtin_clzll(end - begin - 1));
+        Cut c = narrow(
+            listed, [&](uint32_t j) { return a.list[j]; }, key, weight, begin, width, target - bin.before);
+        c.reached += bin.before;
+        return c;
+    }
+    KEEL_GPU void end_at(uint32_t id) { last_distance = a.distance[id], last_id = id; }
+
+    KEEL_GPU void keep_top_k() {
+        const auto weight = [&](uint32_t id) { return one(id); };
+        if (weigh(weight) > a.top_k) end_at(cut(weight, a.top_k).id);
+    }
+
+    // By the deviation from the mean of the distances; what is dropped has no mass any more.
+    KEEL_GPU void keep_typical() {
+        const auto weight = [&](uint32_t id) { return mass(id); };
+        const u128 total = weigh(weight);
+        clear();
+        for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads)
+            if (weight(id)) add(id % kSelectBins, a.weighted[id]);
+        const double mean = f64_of(sum_parts()) / f64_of(total);
+        const auto deviation = [&](uint32_t id) { return f64_bits(__builtin_fabs(add_f64(a.distance[id], -mean))); };
+        const auto key = [&](uint32_t id) { return u128{deviation(id)} << 64 | f64_bits(a.distance[id]); };
+        const auto all = [](uint32_t j) { return j; };
+        const uint32_t last = narrow(a.vocabulary, all, key, weight, 0, 128, ceil_fraction(a.typical_p, total)).id;
+        const u128 end = key(last);
+        for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads) {
+            const u128 k = key(id);
+            if (k > end || (k == end && id > last)) a.mass[id] = 0;
+        }
+    }
+    // Rounded once, to nearest even, as the host's conversion.
+    KEEL_GPU static double f64_of(u128 x) {
+        if (x == 0) return 0;
+        const uint64_t high = static_cast<uint64_t>(x >> 64);
+        const uint32_t bits = high ? 128 - static_cast<uint32_t>(__builtin_clzll(high))
+                                   : 64 - static_cast<uint32_t>(__builtin_clzll(static_cast<uint64_t>(x)));
+        const uint32_t shift = bits > 64 ? bits - 64 : 0;
+        uint64_t top = static_cast<uint64_t>(x >> shift);
+        if ((u128{top} << shift) != x) top |= 1;  // what is cut off only says on which side of a tie it lies
+        return mul_f64(static_cast<double>(top), f64_from_bits(static_cast<uint64_t>(1023 + shift) << 52));
+    }
+
+    KEEL_GPU void keep_min_p() {
+        uint64_t largest = 0;
+        for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads) {
+            const uint64_t m = mass(id);
+            largest = m > largest ? m : largest;
+        }
+        shared.largest[thread_x()] = largest;
+        for (uint32_t half = kSelectThreads / 2; half; half /= 2) {
+            sync_block();
+            const uint64_t other = thread_x() < half ? shared.largest[thread_x() + half] : 0;
+            if (other > shared.largest[thread_x()]) shared.largest[thread_x()] = other;
+        }
+        sync_block();
+        least_mass = static_cast<uint64_t>(ceil_fraction(a.min_p, shared.largest[0]));
+    }
+};
+
+}  // namespace
+
+KEEL_GPU_KERNEL(sample_select) {
+    SelectShared& shared = *reinterpret_cast<SelectShared*>(shared_memory());
+    SampleBest* const bests = reinterpret_cast<SampleBest*>(shared_memory());
+    bests[thread_x()] = best_of_all(args, kSelectThreads);
+    for (uint32_t half = kSelectThreads / 2; half; half /= 2) {
+        sync_block();
+        if (thread_x() < half) bests[thread_x()] = better(bests[thread_x()], bests[thread_x() + half]);
+    }
+    sync_block();
+    const SampleBest best = bests[0];
+    SampleResult result = {best.id, SampleStatus::kDrawn};
+    if (best.bad || best.value == -kInfinity) {
+        result.status = best.bad ? SampleStatus::kBadLogit : SampleStatus::kNothingAllowed;
+    } else if (args.temperature > 0) {
+        Select select = {args, shared, kInfinity, UINT32_MAX, 1};
+        const auto mass = [&](uint32_t id) { return select.mass(id); };
+        if (args.top_k && args.top_k < args.vocabulary) select.keep_top_k();
+        if (args.typical_p < 1) select.keep_typical();
+        if (args.top_p < 1) select.end_at(select.cut(mass, ceil_fraction(args.top_p, select.weigh(mass))).id);
+        if (args.min_p > 0) select.keep_min_p();
+        result.token = select.cut(mass, draw_target(select.weigh(mass), args.uniform)).id;
+    }
+    if (thread_x() == 0) *args.result = result;
+}
+
+}  // namespace keel::cuda
