@@ -35,6 +35,8 @@ constexpr uint32_t least_blocks(uint32_t threads) {
         name(const __grid_constant__ kernel_traits_##name::Arguments args)
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__
+// One that is called, where copies of it would be large and a call costs nothing.
+#define KEEL_GPU_CALLED __device__ __noinline__
 // Before a loop whose counter indexes registers.
 #define KEEL_UNROLL _Pragma("unroll")
 
@@ -155,6 +157,7 @@ namespace keel::cuda {
     }                                                                            \
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 #define KEEL_GPU inline
+#define KEEL_GPU_CALLED inline
 #define KEEL_UNROLL
 // The line that calls: by default arguments, which are evaluated there.
 #define KEEL_SITE const char *file = __builtin_FILE(), uint32_t line = __builtin_LINE()

@@ -93,11 +93,6 @@ KEEL_GPU_KERNEL(sample_weigh) {
 
 namespace {
 
-// Where the running weight reaches the target: at this candidate, with this much.
-struct Cut {
-    uint32_t id;
-    u128 reached;
-};
 // A range of a histogram: its number, what weighs less, how many candidates it has.
 struct Bin {
     uint32_t number, count;
@@ -112,16 +107,22 @@ struct Select {
     double last_distance;
     uint32_t last_id;
     uint64_t least_mass;
+    // Candidates weigh their mass, or 1 each; and come in the order of their distances, or of their distances' deviation
+    // from a mean.
+    bool by_count, by_deviation;
+    double mean;
 
-    KEEL_GPU bool alive(uint32_t id) const {
+    KEEL_GPU uint64_t weight(uint32_t id) const {
         const double d = a.distance[id];
-        return d < last_distance || (d == last_distance && id <= last_id);
-    }
-    KEEL_GPU uint64_t mass(uint32_t id) const {
+        if (by_count) return d < kInfinity ? 1 : 0;
+        const bool left = d < last_distance || (d == last_distance && id <= last_id);
         const uint64_t m = a.mass[id];
-        return m >= least_mass && alive(id) ? m : 0;
+        return left && m >= least_mass ? m : 0;
     }
-    KEEL_GPU uint64_t one(uint32_t id) const { return a.distance[id] < kInfinity ? 1 : 0; }
+    KEEL_GPU u128 key(uint32_t id) const {
+        const double d = a.distance[id];
+        return by_deviation ? u128{f64_bits(__builtin_fabs(add_f64(d, -mean)))} << 64 | f64_bits(d) : f64_bits(d);
+    }
 
     // What add() fills: no thread is reading any more, and all bins are 0.
     KEEL_GPU void clear() {
@@ -163,113 +164,87 @@ struct Select {
         return {bin, shared.count[bin], before};
     }
 
-    // Of ids index(0 .. n), those with keys in [first, first + 2^width), of which the target is reached: where.
-    template <class Index, class Key, class Weight>
-    KEEL_GPU Cut narrow(uint32_t n, Index index, Key key, Weight weight, u128 first, uint32_t width, u128 target) {
-        u128 before = 0;
-        Bin bin = {0, 0, 0};
+    // Of the first n ids of the list (null: of all), those with keys in [first, first + 2^width) weigh at least `target`.
+    // The one at which it is reached: ranges of keys until one candidate is left; of equal keys ranges of ids.
+    KEEL_GPU_CALLED uint32_t narrow(const uint32_t* list, uint32_t n, u128 first, uint32_t width, u128 target) {
+        uint32_t first_id = 0, id_width = 30, count = 0;
         do {
-            width = width > 10 ? width - 10 : 0;
+            const bool by_id = width == 0;
+            (by_id ? id_width : width) -= by_id || width > 10 ? 10 : width;
             clear();
             for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
-                const uint32_t id = index(j);
-                const u128 at = (key(id) - first) >> width;
+                const uint32_t id = list ? list[j] : j;
+                const u128 above = (key(id) - first) >> width;
+                const uint64_t at = !by_id  ? (above < kSelectBins ? static_cast<uint64_t>(above) : kSelectBins)
+                                    : above ? kSelectBins
+                                            : (id - first_id) >> id_width;
                 const uint64_t w = at < kSelectBins ? weight(id) : 0;
                 if (w) add(static_cast<uint32_t>(at), w);
             }
             sum_parts();
-            bin = find(target - before);
-            before += bin.before;
-            first += u128{bin.number} << width;
-        } while (bin.count > 1 && width);
-        if (bin.count > 1)  // equal in key: the lowest ids come first
-            return id_of_equals(
-                n, index, [&](uint32_t id) { return key(id) == first ? weight(id) : 0; }, before, target);
+            const Bin bin = find(target);
+            target -= bin.before;
+            count = bin.count;
+            if (by_id)
+                first_id += bin.number << id_width;
+            else
+                first += u128{bin.number} << width;
+        } while (count > 1);
         for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
-            const uint32_t id = index(j);
-            if ((key(id) - first) >> width == 0 && weight(id)) shared.cut = id;
+            const uint32_t id = list ? list[j] : j;
+            if ((key(id) - first) >> width == 0 && (id - first_id) >> id_width == 0 && weight(id)) shared.cut = id;
         }
         sync_block();
-        return {shared.cut, before + weight(shared.cut)};
-    }
-    template <class Index, class Weight>
-    KEEL_GPU Cut id_of_equals(uint32_t n, Index index, Weight weight, u128 before, u128 target) {
-        uint32_t first = 0, count = 0;
-        for (uint32_t width = 30;;) {
-            width -= 10;
-            clear();
-            for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
-                const uint32_t id = index(j), at = (id - first) >> width;
-                const uint64_t w = at < kSelectBins ? weight(id) : 0;
-                if (w) add(at, w);
-            }
-            sum_parts();
-            const Bin bin = find(target - before);
-            before += bin.before;
-            first += bin.number << width;
-            count = bin.count;
-            if (width == 0) break;
-        }
-        return {first, before + (count ? weight(first) : 0)};
+        return shared.cut;
     }
 
     // A histogram over the buckets of distances; returns the weight of all candidates.
-    template <class Weight>
-    KEEL_GPU u128 weigh(Weight weight) {
+    KEEL_GPU_CALLED u128 weigh() {
         clear();
         for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads)
             if (const uint64_t w = weight(id)) add(bucket_of(a.distance[id]), w);
         return sum_parts();
     }
-    // Where the target is reached in candidate order, behind weigh().
-    template <class Weight>
-    KEEL_GPU Cut cut(Weight weight, u128 target) {
+    // The candidate at which the target is reached in candidate order, behind weigh().
+    KEEL_GPU_CALLED uint32_t cut(u128 target) {
         const Bin bin = find(target);
         const uint64_t begin = bucket_begin(bin.number), end = bucket_begin(bin.number + 1);
-        const auto key = [&](uint32_t id) { return u128{f64_bits(a.distance[id])}; };
         for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads) {
             const uint64_t at = f64_bits(a.distance[id]);
             if (at >= begin && at < end && weight(id)) a.list[atomic_add(&shared.listed, 1u)] = id;
         }
         sync_block();
         const uint32_t listed = shared.listed, width = 64 - static_cast<uint32_t>(__builtin_clzll(end - begin - 1));
-        Cut c = narrow(
-            listed, [&](uint32_t j) { return a.list[j]; }, key, weight, begin, width, target - bin.before);
-        c.reached += bin.before;
-        return c;
+        return narrow(a.list, listed, begin, width, target - bin.before);
     }
     KEEL_GPU void end_at(uint32_t id) { last_distance = a.distance[id], last_id = id; }
 
     KEEL_GPU void keep_top_k() {
-        const auto weight = [&](uint32_t id) { return one(id); };
-        if (weigh(weight) > a.top_k) end_at(cut(weight, a.top_k).id);
+        by_count = true;
+        if (weigh() > a.top_k) end_at(cut(a.top_k));
+        by_count = false;
     }
 
-    // By the deviation from the mean of the distances; what is dropped has no mass any more.
+    // What is dropped has no mass any more.
     KEEL_GPU void keep_typical() {
-        const auto weight = [&](uint32_t id) { return mass(id); };
-        const u128 total = weigh(weight);
+        const u128 total = weigh();
         clear();
         for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads)
             if (weight(id)) add(id % kSelectBins, a.weighted[id]);
-        const double mean = f64_of(sum_parts()) / f64_of(total);
-        const auto deviation = [&](uint32_t id) { return f64_bits(__builtin_fabs(add_f64(a.distance[id], -mean))); };
-        const auto key = [&](uint32_t id) { return u128{deviation(id)} << 64 | f64_bits(a.distance[id]); };
-        const auto all = [](uint32_t j) { return j; };
-        const uint32_t last = narrow(a.vocabulary, all, key, weight, 0, 128, ceil_fraction(a.typical_p, total)).id;
+        mean = f64_of(sum_parts()) / f64_of(total);
+        by_deviation = true;
+        const uint32_t last = narrow(nullptr, a.vocabulary, 0, 128, ceil_fraction(a.typical_p, total));
         const u128 end = key(last);
         for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads) {
             const u128 k = key(id);
             if (k > end || (k == end && id > last)) a.mass[id] = 0;
         }
+        by_deviation = false;
     }
     // Rounded once, to nearest even, as the host's conversion.
-    KEEL_GPU static double f64_of(u128 x) {
-        if (x == 0) return 0;
+    KEEL_GPU_CALLED static double f64_of(u128 x) {
         const uint64_t high = static_cast<uint64_t>(x >> 64);
-        const uint32_t bits = high ? 128 - static_cast<uint32_t>(__builtin_clzll(high))
-                                   : 64 - static_cast<uint32_t>(__builtin_clzll(static_cast<uint64_t>(x)));
-        const uint32_t shift = bits > 64 ? bits - 64 : 0;
+        const uint32_t shift = high ? 64 - static_cast<uint32_t>(__builtin_clzll(high)) : 0;
         uint64_t top = static_cast<uint64_t>(x >> shift);
         if ((u128{top} << shift) != x) top |= 1;  // what is cut off only says on which side of a tie it lies
         return mul_f64(static_cast<double>(top), f64_from_bits(static_cast<uint64_t>(1023 + shift) << 52));
@@ -278,7 +253,7 @@ struct Select {
     KEEL_GPU void keep_min_p() {
         uint64_t largest = 0;
         for (uint32_t id = thread_x(); id < a.vocabulary; id += kSelectThreads) {
-            const uint64_t m = mass(id);
+            const uint64_t m = weight(id);
             largest = m > largest ? m : largest;
         }
         shared.largest[thread_x()] = largest;
@@ -308,13 +283,12 @@ KEEL_GPU_KERNEL(sample_select) {
     if (best.bad || best.value == -kInfinity) {
         result.status = best.bad ? SampleStatus::kBadLogit : SampleStatus::kNothingAllowed;
     } else if (args.temperature > 0) {
-        Select select = {args, shared, kInfinity, UINT32_MAX, 1};
-        const auto mass = [&](uint32_t id) { return select.mass(id); };
+        Select select = {args, shared, kInfinity, UINT32_MAX, 1, false, false, 0};
         if (args.top_k && args.top_k < args.vocabulary) select.keep_top_k();
         if (args.typical_p < 1) select.keep_typical();
-        if (args.top_p < 1) select.end_at(select.cut(mass, ceil_fraction(args.top_p, select.weigh(mass))).id);
+        if (args.top_p < 1) select.end_at(select.cut(ceil_fraction(args.top_p, select.weigh())));
         if (args.min_p > 0) select.keep_min_p();
-        result.token = select.cut(mass, draw_target(select.weigh(mass), args.uniform)).id;
+        result.token = select.cut(draw_target(select.weigh(), args.uniform));
     }
     if (thread_x() == 0) *args.result = result;
 }

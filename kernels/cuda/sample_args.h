@@ -44,7 +44,7 @@ struct SampleArgs {
     SampleResult* result;
 };
 constexpr uint32_t kSampleThreads = 256, kSampleTokens = 1024;  // of a block
-constexpr uint32_t sample_blocks(uint32_t vocabulary) {
+KEEL_DEVICE constexpr uint32_t sample_blocks(uint32_t vocabulary) {
     return divide_up(vocabulary, kSampleTokens);
 }
 // Shapes of sample_adjust and sample_weigh, and of sample_select.
