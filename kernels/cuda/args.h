@@ -21,7 +21,7 @@ struct LaunchShape {
 // Of a block: what a context has that shares its device with graphics.
 constexpr uint32_t kMostSharedBytes = 48 * 1024;
 
-constexpr uint32_t divide_up(uint32_t a, uint32_t b) {
+KEEL_DEVICE constexpr uint32_t divide_up(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;
 }
 

@@ -35,8 +35,9 @@ constexpr uint32_t least_blocks(uint32_t threads) {
         name(const __grid_constant__ kernel_traits_##name::Arguments args)
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__
-// Before a loop whose counter indexes registers.
+// Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
 #define KEEL_UNROLL _Pragma("unroll")
+#define KEEL_NO_UNROLL _Pragma("unroll 1")
 
 extern __shared__ __align__(16) uint8_t dynamic_shared[];
 KEEL_GPU uint8_t* shared_memory() {
@@ -76,6 +77,10 @@ KEEL_GPU uint32_t ballot(bool v) {
     return __ballot_sync(~0u, v);
 }
 
+// Bytes of a (0 to 3) and b (4 to 7), by the four digits of `which`, the lowest first.
+KEEL_GPU uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t which) {
+    return __byte_perm(a, b, which);
+}
 // c + the products of four pairs of int8; of two pairs int16 x int8, the lower or upper two of b.
 KEEL_GPU int32_t dp4a(uint32_t a, uint32_t b, int32_t c) {
     return __dp4a(int32_t(a), int32_t(b), c);
@@ -115,6 +120,11 @@ KEEL_GPU Words2 load_once(const Words2* p) {
     return {v.x, v.y};
 }
 
+// Asks for the line of p in the second cache.
+KEEL_GPU void prefetch(const void* p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 // cp.async: 16 bytes to shared memory, there when the thread has waited for their group.
 KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
@@ -144,6 +154,7 @@ namespace keel::cuda {
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 #define KEEL_GPU inline
 #define KEEL_UNROLL
+#define KEEL_NO_UNROLL
 // The line that calls: by default arguments, which are evaluated there.
 #define KEEL_SITE const char *file = __builtin_FILE(), uint32_t line = __builtin_LINE()
 
@@ -182,6 +193,12 @@ KEEL_GPU uint32_t ballot(bool v, KEEL_SITE) {
     return simt::ballot(v, {file, line});
 }
 
+KEEL_GPU uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t which) {
+    const uint64_t both = a | uint64_t{b} << 32;
+    uint32_t out = 0;
+    for (uint32_t i = 0; i < 4; ++i) out |= static_cast<uint32_t>(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return out;
+}
 KEEL_GPU int32_t byte_of(uint32_t v, uint32_t i) {
     return static_cast<int8_t>(v >> 8 * i);
 }
@@ -219,6 +236,8 @@ KEEL_GPU Words4 load_once(const Words4* p) {
 KEEL_GPU Words2 load_once(const Words2* p) {
     return *p;
 }
+
+KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
