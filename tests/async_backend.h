@@ -134,10 +134,10 @@ struct AsyncBackend {
         return false;
     }
 
-    static keel::Device* place(const keel::PlanConfig& config, const keel_hooks& hooks, keel::Arena& persistent) {
-        AsyncDevice* d = persistent.place<AsyncDevice>("async_device", 1);
+    static keel::Device* place(const keel::PlanConfig& config, const keel_hooks& hooks, keel::Arena* arenas) {
+        AsyncDevice* d = arenas[KEEL_REGION_PERSISTENT].place<AsyncDevice>("async_device", 1);
         if (d) new (d) AsyncDevice{};
-        keel::Device* cpu = keel::kCpuBackend.place(config, hooks, persistent);
+        keel::Device* cpu = keel::kCpuBackend.place(config, hooks, arenas);
         if (d) d->cpu = cpu;
         return d;
     }

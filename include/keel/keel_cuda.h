@@ -13,6 +13,9 @@
  *
  * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context
  * named below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
+ * Quantized matrices that are multiplied are uploaded in the order of the device's matrix units, whatever
+ * keel_config.weights says; keel_plan_ops calls that KEEL_WEIGHTS_REPACK. Same bits, and the same bytes but for rows up
+ * to the next multiple of 16.
  * keel_cuda_memory allocates them; nothing else of Keel does. */
 #ifndef KEEL_CUDA_H
 #define KEEL_CUDA_H

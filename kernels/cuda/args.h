@@ -105,14 +105,8 @@ struct ProductArgs {
     bool accumulate;
 };
 
-// Weights as they lie in the file. product_q8_TYPE: x is an 8-bit activation (q8_activation.h) with the type's block.
-// product_f32_TYPE: x is f32[k].
-constexpr uint32_t kProductThreads = 128, kProductTokens = 8;  // tokens of a block
-constexpr uint32_t kProductQ8Rows = 16, kProductF32Rows = 8;   // rows of a block
-constexpr LaunchShape product_q8_shape(const ProductArgs& a) {
-    return {divide_up(a.row_end - a.row_begin, kProductQ8Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
-            0};
-}
+// Weights as they lie in the file, x is f32[k]: product_f32_TYPE.
+constexpr uint32_t kProductThreads = 128, kProductTokens = 8, kProductF32Rows = 8;  // of a block
 constexpr LaunchShape product_f32_shape(const ProductArgs& a) {
     return {divide_up(a.row_end - a.row_begin, kProductF32Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
             0};

@@ -7,7 +7,6 @@
 #include "kernels/cuda/args.h"
 #include "kernels/cuda/attention_args.h"
 
-#define KEEL_GPU_Q8_ROW(type, ...) KEEL_GPU_ROW(product_q8_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
@@ -17,7 +16,6 @@
 #define KEEL_GPU_ROWS_32_ROW(type, ...) KEEL_GPU_ROW(product_rows_32_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_Q8_ROW)                      \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \
     KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                      \
     KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)  \
@@ -58,10 +56,7 @@ inline constexpr KernelInfo kKernels[kKernelCount] = {
 #undef KEEL_GPU_ROW
 };
 
-// Kernels by weight type. With 8-bit activations: a type that has an activation block.
-constexpr KernelId product_q8_kernel(uint32_t type) {
-    return static_cast<KernelId>(kernel_product_q8_Q4_0 + (type - kernels::kQ4_0));
-}
+// Kernels by weight type. Of fragments: a type that has an activation block.
 constexpr KernelId lay_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_lay_Q4_0 + (type - kernels::kQ4_0));
 }

@@ -45,9 +45,12 @@ struct StepLimits {
 struct WeightUse {
     bool product;           // there is a product with them
     Activation x;           // the layout in which it reads its activations
-    bool repacked;          // rows interleaved by 16 (kernels/formats/repack.h), else plain: as in the file
+    bool repacked;          // rows in groups of 16, in an order of the backend's own, else plain: as in the file
     keel_repack_skip skip;  // why plain, where the configuration would have it repacked
 };
+
+// Most bytes of plain rows that upload_rows is called with.
+constexpr uint64_t kUploadRowsBytes = 64 * 1024;
 
 struct Backend {
     // ---- planning: no device yet ----
@@ -62,8 +65,8 @@ struct Backend {
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
 
     // ---- an engine's device ----
-    // Places a Device and what it needs on the host, before weights and tables; null in count mode.
-    Device* (*place)(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent);
+    // Places a Device in the persistent region, and what it needs before weights come; null in count mode.
+    Device* (*place)(const PlanConfig& config, const keel_hooks& hooks, Arena* arenas);
     // The first call on a placed device, with the addresses of all regions: upload works from here on, and close has to
     // follow, whatever fails. KEEL_E_DEVICE, KEEL_E_UNSUPPORTED.
     keel_status (*attach)(Device* device, const PlanConfig& config, uint8_t* const* region, keel_error* error);
@@ -76,6 +79,11 @@ struct Backend {
 
     // ---- memory of a region, by byte offset ----
     keel_status (*upload)(Device* device, keel_region_kind region, uint64_t to, const void* from, uint64_t bytes);
+    // Plain rows of k elements into DEVICE_WEIGHTS, in the backend's order of repacked ones: a piece of a matrix that
+    // weights() has repacked, of whole groups of 16 rows or its last rows. The group of the last rows is filled up.
+    // Null without memory of the backend's own.
+    keel_status (*upload_rows)(Device* device, uint64_t to, uint32_t weight_type, const void* plain, uint32_t rows,
+                               uint32_t k);
     keel_status (*copy)(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes);
     keel_status (*download)(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes);
 

@@ -126,7 +126,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     out->program.spec = r.model.spec;
     out->program.rope_neox = r.model.row().rope_neox;
     out->engine = persistent.place_bytes("engine", r.engine_bytes);
-    out->device = r.config.backend->place(r.config, r.hooks, persistent);
+    out->device = r.config.backend->place(r.config, r.hooks, arenas);
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) out->program.region[i] = arenas[i].base();
     if (out->device) KEEL_TRY(r.config.backend->attach(out->device, r.config, out->program.region, error));
     KEEL_TRY(place_plan(r, arenas, out, error));

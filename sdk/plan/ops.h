@@ -61,7 +61,7 @@ struct Op {
     BufferId mean;       // kv_append, attention: scores of the removed K mean (kv_transform.h)
     uint8_t rope_set;    // rope, kv_append, attention
     bool accumulate;     // matmul: adds to out
-    bool repacked;       // matmul, embed: w is repacked (kernels/formats/repack.h)
+    bool repacked;       // matmul, embed: w is repacked (WeightUse)
     bool to_logits;      // rows of the step are those with logits, output is the sessions' logits rows
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;

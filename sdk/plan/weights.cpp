@@ -22,8 +22,23 @@ const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, c
 const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name,
                                           int32_t layer) {
     total_bytes += t.bytes;
+    if (own_memory) {
+        const uint64_t row_bytes = kernels::weight_row_bytes(t.type, static_cast<uint32_t>(t.dims[0])),
+                       rows = (t.dims[1] * t.dims[2] + kernels::kRepackRows - 1) / kernels::kRepackRows *
+                              kernels::kRepackRows;
+        const uint64_t at = own_memory->place_offset(name, rows * row_bytes, Arena::kAlign, layer);
+        if (own_memory->counting() || !own_memory->ok()) return nullptr;
+        read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
+            status = backend->upload_rows(device, at + to, t.type, plain, count, k);
+            if (status != KEEL_OK) fail(error, status, at + to, "weights", "the device did not take them");
+        });
+        return own_memory->base() + at;
+    }
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
-    if (dst) load_repacked(from, t, dst);
+    if (dst)
+        read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), plain, dst + to, count, k);
+        });
     return dst;
 }
 
@@ -126,34 +141,31 @@ void WeightPlacer::load(const keel_reader& from, const GgufTensor& t, uint8_t* d
         read(from, t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
-// Through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a time.
-void WeightPlacer::load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
-    constexpr uint64_t kPieceBytes = 2048;  // of one row
+// Plain rows through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a
+// time. sink(to, plain, rows, k): `rows` rows of k elements, whose repacked bytes begin `to` bytes into the matrix.
+template <class Sink>
+void WeightPlacer::read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink) {
+    constexpr uint64_t kRows = kernels::kRepackRows, kPieceBytes = kUploadRowsBytes / kRows;  // of one row
     const kernels::WeightTypeInfo& type = kernels::kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
-                   piece = kPieceBytes / type.block_bytes;
-    uint8_t rows[kernels::kRepackRows * kPieceBytes];
-    const uint64_t group_bytes = kernels::kRepackRows * row_bytes, all_rows = t.dims[1] * t.dims[2],
-                   groups = all_rows / kernels::kRepackRows;
-    if (group_bytes <= sizeof rows) {
-        const uint64_t step = sizeof rows / group_bytes;
-        for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
-            const uint64_t count = groups - group < step ? groups - group : step;
-            read(from, t.offset + group * group_bytes, rows, count * group_bytes);
-            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst,
-                                 static_cast<uint32_t>(count * kernels::kRepackRows), static_cast<uint32_t>(t.dims[0]));
-            dst += count * group_bytes;
-        }
-        return;
-    }
-    for (uint64_t row = 0; row < all_rows; row += kernels::kRepackRows) {
-        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += piece) {
-            const uint64_t count = blocks - first < piece ? blocks - first : piece, bytes = count * type.block_bytes;
-            for (uint64_t r = 0; r < kernels::kRepackRows; ++r)
-                read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
-            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows,
-                                 static_cast<uint32_t>(count * type.block_elements));
-            dst += kernels::kRepackRows * bytes;
+                   all_rows = t.dims[1] * t.dims[2];
+    const bool whole = row_bytes <= kPieceBytes;
+    const uint64_t rows_step = whole ? kPieceBytes / row_bytes * kRows : kRows,
+                   blocks_step = whole ? blocks : kPieceBytes / type.block_bytes;
+    uint8_t plain[kUploadRowsBytes];
+    for (uint64_t row = 0; row < all_rows; row += rows_step) {
+        const uint64_t rows = all_rows - row < rows_step ? all_rows - row : rows_step;
+        for (uint64_t first = 0; first < blocks; first += blocks_step) {
+            const uint64_t count = blocks - first < blocks_step ? blocks - first : blocks_step,
+                           bytes = count * type.block_bytes;
+            if (whole)
+                read(from, t.offset + row * row_bytes, plain, rows * row_bytes);
+            else
+                for (uint64_t r = 0; r < rows; ++r)
+                    read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, plain + r * bytes, bytes);
+            if (status != KEEL_OK) return;
+            sink(row * row_bytes + kRows * first * type.block_bytes, plain, static_cast<uint32_t>(rows),
+                 static_cast<uint32_t>(count * type.block_elements));
         }
     }
 }

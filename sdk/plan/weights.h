@@ -36,7 +36,8 @@ struct WeightPlacer {
     // Results are null in count mode, and else addresses as ops hold them. `from`: the reader of the file the tensor
     // lies in. `name`, `layer`: the object's.
     const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
-    // As matrix(), repacked; the rows of each matrix of the tensor are a multiple of kernels::kRepackRows.
+    // As matrix(), repacked. On the host the rows of each matrix of the tensor are a multiple of kernels::kRepackRows;
+    // elsewhere its last group is filled up.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // Always copied, widened to f32.
     Vector vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
@@ -49,7 +50,8 @@ struct WeightPlacer {
     Vector shared(float* host, uint32_t n, const char* name, int32_t layer);
     void upload(uint64_t to, const void* from, uint64_t bytes);
     void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
-    void load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
+    template <class Sink>
+    void read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink);
     void read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes);
     void progress(uint64_t bytes);
 };

@@ -19,12 +19,12 @@ CHATML, LLAMA3, MISTRAL, GEMMA, PHI3, ZEPHYR, OTHER = 2, 3, 4, 5, 6, 7, 8
 # name -> family, end-of-sequence text of the model it came with
 TEMPLATES = {
     "chatml": (CHATML, "<|im_end|>"), "qwen-2.5": (CHATML, "<|im_end|>"), "smollm2": (CHATML, "<|im_end|>"),
-    "llama-3": (LLAMA3, "<|eot_id|>"), "llama-3.1": (LLAMA3, "<|eot_id|>"),
+    "llama-3-instruct": (LLAMA3, "<|eot_id|>"), "own-llama-3": (LLAMA3, "<|eot_id|>"),
     "mistral-v0.1": (MISTRAL, "</s>"), "mistral-v0.2": (MISTRAL, "</s>"), "mistral-v1": (MISTRAL, "</s>"),
     "mistral-v3": (MISTRAL, "</s>"), "mistral-nemo": (MISTRAL, "</s>"),
-    "gemma-1": (GEMMA, "<eos>"), "gemma-2": (GEMMA, "<eos>"), "gemma-3": (GEMMA, "<eos>"),
+    "own-gemma": (GEMMA, "<eos>"), "own-gemma-3": (GEMMA, "<eos>"),
     "phi-3-mini": (PHI3, "<|endoftext|>"), "phi-3.5": (PHI3, "<|endoftext|>"),
-    "zephyr": (ZEPHYR, "</s>"), "stablelm-zephyr": (ZEPHYR, "<|endoftext|>"),
+    "zephyr": (ZEPHYR, "</s>"),
 }
 
 CONVERSATIONS = [
@@ -42,10 +42,11 @@ CONVERSATIONS = [
 def without_own_text(name, conversation, is_open):
     """False for what a template adds to: a system message, or an opening or an end nobody asked for."""
     has_system = conversation[0][0] == "system"
-    if name in ("qwen-2.5", "smollm2", "llama-3.1"):
+    if name in ("qwen-2.5", "smollm2"):
         return has_system
-    if name == "llama-3":
-        return is_open  # it always opens
+    if name == "llama-3-instruct":  # refuses what the family writes: messages out of turn
+        roles = [role for role, _ in conversation[has_system:]]
+        return roles == [("user", "assistant")[i % 2] for i in range(len(roles))]
     if name == "phi-3-mini":  # opens after every user message, and has no system message
         roles = [role for role, _ in conversation]
         return is_open and not has_system and roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
@@ -71,8 +72,9 @@ for name, (family, eos) in TEMPLATES.items():
         messages = [{"role": role, "content": text} for role, text in conversation]
         try:
             result = template.render(messages=messages, add_generation_prompt=bool(is_open), bos_token="", eos_token=eos)
-            # The date Llama 3.1 writes before every system message.
+            # Llama 3.1 puts a date before every system message, and has one for that where there is none.
             result = result.replace("Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n", "")
+            result = result.replace("<|start_header_id|>system<|end_header_id|>\n\n<|eot_id|>", "")
             result = hexed(result)
         except ValueError:
             result = "refused"

@@ -23,7 +23,8 @@ void each_red_zone(const Program& p, void (*visit)(void* data, uint64_t bytes)) 
         visit(kv + p.f16_window_offset(i) + p.f16_window.session_bytes, kRedZoneBytes);
 }
 
-Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent) {
+Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena* arenas) {
+    Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     CpuDevice* d = persistent.place<CpuDevice>("cpu_device", 1);
     CpuDevice local = {};
     if (d) new (d) CpuDevice{};
@@ -115,6 +116,7 @@ const Backend kCpuBackend = {
     .open = cpu_open,
     .close = cpu_close,
     .upload = cpu_upload,
+    .upload_rows = nullptr,
     .copy = cpu_copy,
     .download = cpu_download,
     .begin = cpu_begin,

@@ -19,6 +19,7 @@ StepBlock step_block(const PlanConfig& config);
 
 // Where the backend's own objects lie in the regions.
 struct CudaCopies {
+    uint64_t plain;    // DEVICE_SCRATCH: plain rows on their way, kUploadRowsBytes
     uint64_t step;     // DEVICE_SCRATCH: a StepBlock
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
     uint64_t staging;  // PINNED: a StepBlock
@@ -34,6 +35,7 @@ struct CudaDevice : Device {
     platform::cuda::Module module;
     platform::cuda::Function function[cuda::kKernelCount];
     uint8_t* region[KEEL_REGION_COUNT];
+    uint32_t multiprocessors;
     CudaCopies at;
     StepBlock block;
     const Program* program;

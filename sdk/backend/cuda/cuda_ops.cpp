@@ -1,42 +1,11 @@
 // The launches of each op: its buffers, weights and shapes as the arguments of a kernel.
-#include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
 namespace {
 
 using platform::cuda::kSuccess;
 using platform::cuda::Result;
-
-template <class Args>
-Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args, const cuda::LaunchShape& shape) {
-    if (shape.grid_x == 0 || shape.grid_y == 0) return kSuccess;
-    Args copy = args;
-    void* arguments[1] = {&copy};
-    return d.cuda.driver.launch(d.function[kernel], shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
-                                shape.shared_bytes, d.stream, arguments, nullptr);
-}
-template <class Args>
-Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args) {
-    return launch(d, kernel, args, launch_shape(args));
-}
-
-cuda::Rows rows_of(const CudaDevice& d, BufferId id) {
-    if (id == kNoBuffer) return {};
-    return {reinterpret_cast<float*>(d.row0(id)), d.buffer(id).row_bytes / sizeof(float)};
-}
-cuda::Rows rows_at(cuda::Rows rows, uint64_t first) {
-    rows.row += first;
-    return rows;
-}
-cuda::Q8Rows q8_of(const CudaDevice& d, const Op& op) {
-    cuda::Q8Rows q8 = {};
-    if (op.out_q8[0] != kNoBuffer) q8.block32 = d.row0(op.out_q8[0]), q8.stride32 = d.buffer(op.out_q8[0]).row_bytes;
-    if (op.out_q8[1] != kNoBuffer) q8.block256 = d.row0(op.out_q8[1]), q8.stride256 = d.buffer(op.out_q8[1]).row_bytes;
-    return q8;
-}
-uint32_t rows_of_step(const CudaDevice& d, const Op& op) {
-    return op.to_logits || op.kind == OpKind::kOutputNorm ? d.step->logits_rows : d.step->tokens;
-}
 
 cuda::Heads heads_of(const CudaDevice& d) {
     const ModelSpec& s = d.program->spec;
@@ -104,60 +73,6 @@ cuda::StepArrays step_of(const CudaDevice& d) {
             array(b.tail_parent)};
 }
 
-Result launch_norm(const CudaDevice& d, const Op& op) {
-    const cuda::Rows x = rows_of(d, op.in);
-    const bool logits = op.kind == OpKind::kOutputNorm, post = op.kind == OpKind::kPostNorm;
-    cuda::RmsNormArgs a = {};
-    a.x = x.row;
-    a.x_stride = x.stride;
-    a.source = logits ? d.step_array<uint32_t>(d.block.logits_token) : nullptr;
-    a.w = op.norm;
-    a.n = op.k;
-    a.rows = rows_of_step(d, op);
-    a.eps = d.program->spec.norm_eps;
-    (post ? a.residual : a.y) = rows_of(d, op.out);
-    a.q8 = q8_of(d, op);
-    return launch(d, cuda::kernel_rms_norm, a);
-}
-
-Result launch_embed(const CudaDevice& d, const Op& op) {
-    const cuda::Rows y = rows_of(d, op.out);
-    cuda::EmbedArgs a = {};
-    a.w = static_cast<const uint8_t*>(op.w);
-    a.ids = d.step_array<uint32_t>(d.block.token);
-    a.y = y.row;
-    a.w_row_bytes = op.w_row_bytes;
-    a.y_token_floats = y.stride;
-    a.k = op.k;
-    a.tokens = d.step->tokens;
-    a.scale = d.program->spec.embedding_scale;
-    return launch(d, cuda::embed_kernel(op.weight_type), a);
-}
-
-Result launch_product(const CudaDevice& d, const Op& op) {
-    cuda::ProductArgs a = {};
-    a.w = static_cast<const uint8_t*>(op.w);
-    a.x = d.row0(op.in);
-    a.x_token_bytes = d.buffer(op.in).row_bytes;
-    if (op.to_logits) {
-        a.y = d.logits();
-        a.y_token_floats = op.rows;
-    } else {
-        const cuda::Rows y = rows_of(d, op.out);
-        a.y = y.row + op.out_offset;
-        a.y_token_floats = y.stride;
-    }
-    a.bias = op.bias;
-    a.w_row_bytes = op.w_row_bytes;
-    a.row_end = op.rows;
-    a.k = op.k;
-    a.tokens = rows_of_step(d, op);
-    a.accumulate = op.accumulate;
-    const bool q8 = d.program->config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
-    return q8 ? launch(d, cuda::product_q8_kernel(op.weight_type), a, product_q8_shape(a))
-              : launch(d, cuda::product_f32_kernel(op.weight_type), a, product_f32_shape(a));
-}
-
 cuda::KvStepArgs kv_step_of(const CudaDevice& d, const Op& op) {
     return {rows_of(d, op.in), rows_of(d, op.state), rows_of(d, op.mean),
             heads_of(d),       means_of(d, op),      places_of(d, static_cast<uint32_t>(op.layer)),
@@ -174,19 +89,6 @@ Result launch_attention(const CudaDevice& d, const Op& op) {
     return launch(
         d, cuda::kernel_attention,
         cuda::AttentionArgs{kv_step_of(d, op), rows_of(d, op.out), s.attention_scale, s.attention_softcap, op.window});
-}
-
-Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {
-    const cuda::Rows x = rows_of(d, from);
-    for (uint32_t i = 0; i < 2; ++i) {
-        const BufferId to = op.out_q8[i];
-        if (to == kNoBuffer) continue;
-        const uint32_t block = i == 0 ? 32 : 256;
-        const cuda::QuantizeArgs a = {x.row,   d.row0(to), x.stride,           d.buffer(to).row_bytes,
-                                      op.rows, block,      rows_of_step(d, op)};
-        if (const Result result = launch(d, cuda::quantize_kernel(block), a); result != kSuccess) return result;
-    }
-    return kSuccess;
 }
 
 Result launch_attention_finish(const CudaDevice& d, const Op& op) {

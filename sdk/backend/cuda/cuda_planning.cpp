@@ -19,12 +19,14 @@ keel_status cuda_configure(PlanConfig* config, keel_error* error) {
     return default_backend()->configure(config, error);
 }
 
-WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t, bool) {
+WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t, bool lookup) {
     const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
     WeightUse use = {};
     use.product = true;
     use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
-    use.skip = KEEL_REPACK_SKIP_NONE;
+    // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
+    use.repacked = block != 0 && !lookup;
+    use.skip = use.repacked ? KEEL_REPACK_SKIP_NONE : lookup ? KEEL_REPACK_SKIP_LOOKUP : KEEL_REPACK_SKIP_TYPE;
     return use;
 }
 
