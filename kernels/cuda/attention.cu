@@ -13,7 +13,6 @@ namespace {
 
 constexpr float kWeightSteps = 32767.0f;  // of kernels/cpu/attention/attention_tile.h
 constexpr uint32_t kWarps = kAttentionThreads / 32, kTile = kPagePositions;
-constexpr uint32_t kQuarter = kTile / 4;                          // positions of a tile that a thread has in softmax
 constexpr float kUnseen = -1.0f, kCopied = -1.0f, kLeft = -2.0f;  // in place of a factor, which is none of these
 static_assert(kTile == kWarps * 16, "a warp has 16 rows of K");
 
@@ -53,35 +52,42 @@ KEEL_GPU float largest(float a, float b) {
 }
 
 // What the threads of a block know.
+template <uint32_t COLUMNS>
 struct Block {
+    static constexpr AttentionRoom kRoom = attention_room(COLUMNS, kMaxHeadDim, false);  // all but queries and table
     const AttentionArgs& args;
     uint32_t session, kv_head, first_head, heads;  // query heads, each in all tokens
     uint32_t first_token, tokens, columns;         // column: token * heads + head
     uint32_t tail_first;
-    AttentionRoom room;
-    uint8_t* shared;
+    uint32_t query_pitch, table_at;
 
     template <class T>
-    KEEL_GPU T* at(uint32_t offset) const {
-        return reinterpret_cast<T*>(shared + offset);
+    static KEEL_GPU T* at(uint32_t offset) {
+        return reinterpret_cast<T*>(shared_memory() + offset);
     }
     // Of a batch: [column][score_pitch]. Weights take the place of scores.
-    KEEL_GPU float* scores(uint32_t column) const { return at<float>(room.scores) + column * room.score_pitch; }
-    KEEL_GPU uint32_t* values() const { return at<uint32_t>(room.values); }  // [4 positions][kValuePitch elements]
-    KEEL_GPU uint8_t* query(uint32_t column) const { return at<uint8_t>(room.queries) + column * room.query_pitch; }
-    KEEL_GPU float* query_scales(uint32_t column) const { return at<float>(room.query_scales) + column * kMaxKvScales; }
+    static KEEL_GPU float* scores(uint32_t column) { return at<float>(kRoom.scores) + column * kRoom.score_pitch; }
+    static KEEL_GPU uint32_t* values() { return at<uint32_t>(kRoom.values); }  // [4 positions][kValuePitch elements]
+    static KEEL_GPU float* query_scales(uint32_t column) {
+        return at<float>(kRoom.query_scales) + column * kMaxKvScales;
+    }
+    KEEL_GPU uint8_t* query(uint32_t column) const { return at<uint8_t>(kRoom.queries) + column * query_pitch; }
+    KEEL_GPU uint8_t* table() const { return at<uint8_t>(table_at); }
     // Of each tile of a batch, [column][tiles of a batch].
-    KEEL_GPU float* top() const { return at<float>(room.tiles); }
-    KEEL_GPU float* rescale() const { return top() + kBatchScores / kTile; }
-    KEEL_GPU float* sum() const { return rescale() + kBatchScores / kTile; }
-    KEEL_GPU float* unit() const { return sum() + kBatchScores / kTile; }
+    static KEEL_GPU float* top() { return at<float>(kRoom.tiles); }
+    static KEEL_GPU float* rescale() { return top() + kBatchScores / kTile; }
+    static KEEL_GPU float* sum() { return rescale() + kBatchScores / kTile; }
+    static KEEL_GPU float* unit() { return sum() + kBatchScores / kTile; }
     // Of each column.
-    KEEL_GPU float* m() const { return at<float>(room.columns); }
-    KEEL_GPU float* by() const { return m() + kMostColumns; }
-    KEEL_GPU float* from_by() const { return by() + kMostColumns; }
-    KEEL_GPU uint32_t* token() const { return reinterpret_cast<uint32_t*>(from_by() + kMostColumns); }
-    KEEL_GPU uint32_t* head() const { return token() + kMostColumns; }
-    KEEL_GPU uint8_t* slots(uint32_t token) const { return at<uint8_t>(room.slots) + token * kMostTreeNodes; }
+    static KEEL_GPU float* m() { return at<float>(kRoom.columns); }
+    static KEEL_GPU float* l() { return m() + kMostColumns; }
+    static KEEL_GPU float* total_m() { return l() + kMostColumns; }
+    static KEEL_GPU float* total_l() { return total_m() + kMostColumns; }
+    static KEEL_GPU float* by() { return total_l() + kMostColumns; }
+    static KEEL_GPU float* from_by() { return by() + kMostColumns; }
+    static KEEL_GPU uint32_t* token() { return reinterpret_cast<uint32_t*>(from_by() + kMostColumns); }
+    static KEEL_GPU uint32_t* head() { return token() + kMostColumns; }
+    static KEEL_GPU uint8_t* slots(uint32_t token) { return at<uint8_t>(kRoom.slots) + token * kMostTreeNodes; }
 
     KEEL_GPU Range range(uint32_t view, uint32_t token) const {
         return view_range(args.step.position[first_token + token], args.window, args.places.sink_tokens,
@@ -96,7 +102,8 @@ struct Block {
 };
 
 // The page that holds a slot, in a view; null: evicted.
-KEEL_GPU const uint8_t* page_of(const Block& b, uint32_t view, uint32_t slot) {
+template <uint32_t COLUMNS>
+KEEL_GPU const uint8_t* page_of(const Block<COLUMNS>& b, uint32_t view, uint32_t slot) {
     const KvPlaces& at = b.args.places;
     const StepArrays& step = b.args.step;
     const uint32_t page = slot / kPagePositions;
@@ -107,25 +114,30 @@ KEEL_GPU const uint8_t* page_of(const Block& b, uint32_t view, uint32_t slot) {
     const uint8_t* window = at.base + at.windows + step.session_index[b.session] * at.window_stride;
     return view == kSinks ? window : window + at.ring + page % at.recent_pages * at.recent_page_stride;
 }
-KEEL_GPU KvRow row_in(const Block& b, const KvRows& rows, const uint8_t* page, uint32_t row) {
+template <uint32_t COLUMNS>
+KEEL_GPU KvRow row_in(const Block<COLUMNS>& b, const KvRows& rows, const uint8_t* page, uint32_t row) {
     page += b.kv_head * rows.head_bytes;
     return {page + rows.codes + row * rows.code_bytes, page + rows.scales + row * rows.scale_bytes};
 }
 // What a token reads at a position.
-KEEL_GPU KvRow row_of(const Block& b, uint32_t view, const KvRows& rows, uint32_t token, uint32_t position) {
+template <uint32_t COLUMNS>
+KEEL_GPU KvRow row_of(const Block<COLUMNS>& b, uint32_t view, const KvRows& rows, uint32_t token, uint32_t position) {
     const uint32_t slot = position < b.tail_first ? position : b.tail_first + b.slots(token)[position - b.tail_first];
     return row_in(b, rows, page_of(b, view, slot), slot % kPagePositions);
 }
 // Only whole pages are evicted, and none of a tail.
-KEEL_GPU bool is_evicted(const Block& b, uint32_t view, uint32_t first) {
+template <uint32_t COLUMNS>
+KEEL_GPU bool is_evicted(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
     return view == kCoded && first < b.tail_first && !page_of(b, view, first);
 }
 // Whether tokens read the tile from slots of their own.
-KEEL_GPU bool reaches_tail(const Block& b, uint32_t first) {
+template <uint32_t COLUMNS>
+KEEL_GPU bool reaches_tail(const Block<COLUMNS>& b, uint32_t first) {
     return first + kTile > b.tail_first;
 }
 // What a token sees of the tile that begins at `first`.
-KEEL_GPU Range tile_range(const Block& b, uint32_t view, uint32_t token, uint32_t first) {
+template <uint32_t COLUMNS>
+KEEL_GPU Range tile_range(const Block<COLUMNS>& b, uint32_t view, uint32_t token, uint32_t first) {
     const Range seen = cut(b.range(view, token), first, kTile);
     return seen.empty() || is_evicted(b, view, first) ? Range{first, first} : seen;
 }
@@ -136,6 +148,7 @@ struct Run {
     Range seen;            // by one of the columns at least
     uint32_t begin, end;   // columns
     uint32_t token;
+    const uint8_t* page;  // null: rows lie in slots of the token's own
     KEEL_GPU bool has(uint32_t column) const { return column >= begin && column < end; }
     KEEL_GPU bool meets(uint32_t first_column) const { return first_column < end && first_column + 8 > begin; }
     KEEL_GPU bool sees(uint32_t position, uint32_t count) const {
@@ -146,9 +159,13 @@ struct Run {
         return position < seen.begin ? seen.begin : position < seen.end ? position : seen.end - 1;
     }
 };
+template <uint32_t COLUMNS>
+KEEL_GPU KvRow row_of(const Block<COLUMNS>& b, uint32_t view, const KvRows& rows, const Run& run, uint32_t position) {
+    return run.page ? row_in(b, rows, run.page, position - run.first) : row_of(b, view, rows, run.token, position);
+}
 // Calls body(run) for the tiles of the batch that begins at position `first`, `all` being what the tokens see of it.
 template <uint32_t COLUMNS, class Body>
-KEEL_GPU void for_runs(const Block& b, uint32_t view, Range all, uint32_t first, const Body& body) {
+KEEL_GPU void for_runs(const Block<COLUMNS>& b, uint32_t view, Range all, uint32_t first, const Body& body) {
     for (uint32_t tile = 0; tile < kBatchScores / COLUMNS / kTile; ++tile, first += kTile) {
         const Range seen = cut(all, first, kTile);
         if (seen.empty() || is_evicted(b, view, first)) continue;
@@ -156,7 +173,8 @@ KEEL_GPU void for_runs(const Block& b, uint32_t view, Range all, uint32_t first,
         for (uint32_t token = 0; token < (apart ? b.tokens : 1); ++token) {
             const Range own = apart ? cut(b.range(view, token), first, kTile) : seen;
             if (own.empty()) continue;
-            body(Run{tile, first, own, apart ? token * b.heads : 0, apart ? (token + 1) * b.heads : b.columns, token});
+            body(Run{tile, first, own, apart ? token * b.heads : 0, apart ? (token + 1) * b.heads : b.columns, token,
+                     apart ? nullptr : page_of(b, view, first)});
         }
     }
 }
@@ -164,7 +182,7 @@ KEEL_GPU void for_runs(const Block& b, uint32_t view, Range all, uint32_t first,
 // ---- queries ----
 // As integers, a block for every scale of a K row, with zeros behind; a warp a column.
 template <uint32_t COLUMNS>
-KEEL_GPU void quantize_queries(const Block& b) {
+KEEL_GPU void quantize_queries(const Block<COLUMNS>& b) {
     const uint32_t lane = thread_x() % 32, n = b.args.shape.head_dim, wide = (n + 31) / 32 * 32;
     const uint32_t scales = kv_scales(b.args.places.k.format, n), block = n / scales;
     for (uint32_t column = thread_x() / 32; column < COLUMNS; column += kWarps) {
@@ -201,7 +219,7 @@ KEEL_GPU void quantize_queries(const Block& b) {
 // A warp 16 positions, and every column. Lane (g, t) = (lane / 4, lane % 4) has rows g and g + 8, and of 32 elements
 // those of block t of 8: any order will do that queries have too.
 template <uint32_t COLUMNS>
-KEEL_GPU void score_integers(const Block& b, uint32_t view, KvFormat format, const Run& run) {
+KEEL_GPU void score_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat format, const Run& run) {
     const bool blocks = kKvFormats[format].family == KvFamily::kBlock32;
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, in_tile = thread_x() / 32 * 16;
     const uint32_t n = b.args.shape.head_dim;
@@ -209,13 +227,13 @@ KEEL_GPU void score_integers(const Block& b, uint32_t view, KvFormat format, con
     KvRow row[2];
     KEEL_UNROLL
     for (uint32_t i = 0; i < 2; ++i)
-        row[i] = row_of(b, view, b.k(view), run.token, run.near(run.first + in_tile + g + 8 * i));
+        row[i] = row_of(b, view, b.k(view), run, run.near(run.first + in_tile + g + 8 * i));
     int32_t products[COLUMNS / 8][4] = {};
     float dot[COLUMNS / 8][4] = {};
     for (uint32_t step = 0; 32 * step < n; ++step) {
         const uint32_t block = 4 * step + t;
         Words2 k[2] = {};
-        if (8 * block < n) unpack_rows<2>(format, row, n, block, b.at<uint8_t>(b.room.table), k);
+        if (8 * block < n) unpack_rows(format, row, n, block, b.table(), k);
         const uint32_t a[4] = {k[0].x, k[1].x, k[0].y, k[1].y};
         KEEL_UNROLL
         for (uint32_t c = 0; c < COLUMNS / 8; ++c) {
@@ -248,39 +266,40 @@ KEEL_GPU void score_integers(const Block& b, uint32_t view, KvFormat format, con
     }
 }
 
-// A thread a position and four columns, whose sixteen lanes are its registers.
-KEEL_GPU void score_floats(const Block& b, uint32_t view, KvFormat format, const Run& run) {
+// A thread a position and two columns, whose sixteen lanes each are its registers.
+template <uint32_t COLUMNS>
+KEEL_GPU void score_floats(const Block<COLUMNS>& b, uint32_t view, KvFormat format, const Run& run) {
     const uint32_t j = thread_x() % kTile, n = b.args.shape.head_dim;
     if (!run.sees(run.first + j, 1)) return;
-    const KvRow row = row_of(b, view, b.k(view), run.token, run.first + j);
-    for (uint32_t quad = thread_x() / kTile * 4; quad < run.end; quad += kAttentionThreads / kTile * 4) {
-        if (quad + 4 <= run.begin) continue;
-        const float* q[4];
-        float lanes[4][16] = {};
+    const KvRow row = row_of(b, view, b.k(view), run, run.first + j);
+    KEEL_NO_UNROLL
+    for (uint32_t pair = thread_x() / kTile * 2; pair < run.end; pair += kAttentionThreads / kTile * 2) {
+        if (pair + 2 <= run.begin) continue;
+        const float* q[2];
+        float lanes[2][16] = {};
         KEEL_UNROLL
-        for (uint32_t c = 0; c < 4; ++c) {
-            const uint32_t column = quad + c < run.end ? quad + c : run.end - 1;
+        for (uint32_t c = 0; c < 2; ++c) {
+            const uint32_t column = pair + c < run.end ? pair + c : run.end - 1;
             q[c] = b.args.qkv.row + (b.first_token + b.token()[column]) * b.args.qkv.stride + b.head()[column] * n;
         }
-        for (uint32_t i = 0; i < n / 8; ++i) {
+        const auto add = [&](uint32_t i, uint32_t lane) {
             float k[8];
             decode8(format, row, i, k);
-            const uint32_t half = i % 2 * 8;
             KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) {
+            for (uint32_t c = 0; c < 2; ++c) {
                 KEEL_UNROLL
-                for (uint32_t e = 0; e < 8; ++e) {
-                    const float x = q[c][8 * i + e];
-                    if (half)
-                        lanes[c][8 + e] = fma_f32(k[e], x, lanes[c][8 + e]);
-                    else
-                        lanes[c][e] = fma_f32(k[e], x, lanes[c][e]);
-                }
+                for (uint32_t e = 0; e < 8; ++e)
+                    lanes[c][lane + e] = fma_f32(k[e], q[c][8 * i + e], lanes[c][lane + e]);
             }
+        };
+        KEEL_NO_UNROLL
+        for (uint32_t i = 0; i < n / 8; i += 2) {
+            add(i, 0);
+            if (i + 1 < n / 8) add(i + 1, 8);
         }
         KEEL_UNROLL
-        for (uint32_t c = 0; c < 4; ++c)
-            if (run.has(quad + c)) b.scores(quad + c)[kTile * run.tile + j] = kernels::tree16(lanes[c]);
+        for (uint32_t c = 0; c < 2; ++c)
+            if (run.has(pair + c)) b.scores(pair + c)[kTile * run.tile + j] = kernels::tree16(lanes[c]);
     }
 }
 
@@ -330,36 +349,41 @@ KEEL_GPU float scaled_weight(float p, float scale) {
 // Scores of a batch, which begins at position `first`, into weights: exponentials, or integers where V has one scale a
 // row. Four threads have a column's tile, each four positions of sixteen, which are four of NUMERICS' lanes.
 template <uint32_t COLUMNS>
-KEEL_GPU void soften(const Block& b, uint32_t view, uint32_t first, float* m, float* l) {
+KEEL_GPU void soften(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
     constexpr uint32_t kTiles = kBatchScores / COLUMNS / kTile;
-    constexpr uint32_t kTasks = kBatchScores / kQuarter / kAttentionThreads;
+    constexpr uint32_t kTasks = kBatchScores / (kTile / 4) / kAttentionThreads;
     const AttentionArgs& args = b.args;
     const uint32_t quarter = thread_x() % 4, lane = thread_x() % 32;
     const KvRows& v = b.v(view);
     const KvFamily family = kKvFormats[v.format].family;
     const bool one_scale = kKvFormats[v.format].integer && family != KvFamily::kBlock32;
-    float s[kTasks][kQuarter];
-    KEEL_UNROLL
+    // The same for the whole warp: whether it has a task, and which.
+    const auto has_task = [&](uint32_t u) {
+        return (u * kAttentionThreads + thread_x() - lane) / 4 / kTiles < b.columns;
+    };
+    KEEL_NO_UNROLL
     for (uint32_t u = 0; u < kTasks; ++u) {
+        if (!has_task(u)) continue;
         const uint32_t pair = (u * kAttentionThreads + thread_x()) / 4, column = pair / kTiles, tile = pair % kTiles;
-        if ((pair - lane / 4) / kTiles >= b.columns) continue;  // the same for the whole warp
-        float most = -kInf32;
         const uint32_t at = first + tile * kTile;
         const Range seen = column < b.columns ? tile_range(b, view, b.token()[column], at) : Range{0, 0};
-        if (!seen.empty()) {
-            const float* coefficients = args.means.pairs
-                                            ? args.mean.row + (b.first_token + b.token()[column]) * args.mean.stride +
-                                                  uint64_t{b.head()[column]} * 2 * args.means.pairs
-                                            : nullptr;
+        const float* coefficients = args.means.pairs && column < b.columns
+                                        ? args.mean.row + (b.first_token + b.token()[column]) * args.mean.stride +
+                                              uint64_t{b.head()[column]} * 2 * args.means.pairs
+                                        : nullptr;
+        float most = -kInf32;
+        KEEL_NO_UNROLL
+        for (uint32_t i = 0; i < kTile && !seen.empty(); i += 16) {
+            const uint32_t j = i + quarter * 4;
+            float* x = b.scores(column) + tile * kTile + j;
             KEEL_UNROLL
-            for (uint32_t i = 0; i < kQuarter; ++i) {
-                const uint32_t j = i / 4 * 16 + quarter * 4 + i % 4;
-                float x = b.scores(column)[tile * kTile + j];
-                if (coefficients) x = add_f32(x, mean_score(args.means, coefficients, at / kTile, j));
-                x = mul_f32(x, args.scale);
-                if (args.softcap != 0.0f) x = softcap_f32(x, args.softcap);
-                s[u][i] = x;
-                if (at + j >= seen.begin && at + j < seen.end) most = largest(most, x);
+            for (uint32_t e = 0; e < 4; ++e) {
+                float s = x[e];
+                if (coefficients) s = add_f32(s, mean_score(args.means, coefficients, at / kTile, j + e));
+                s = mul_f32(s, args.scale);
+                if (args.softcap != 0.0f) s = softcap_f32(s, args.softcap);
+                x[e] = s;
+                if (at + j + e >= seen.begin && at + j + e < seen.end) most = largest(most, s);
             }
         }
         KEEL_UNROLL
@@ -367,41 +391,40 @@ KEEL_GPU void soften(const Block& b, uint32_t view, uint32_t first, float* m, fl
         if (quarter == 0) b.top()[pair] = most;
     }
     sync_block();
-    KEEL_UNROLL
+    KEEL_NO_UNROLL
     for (uint32_t u = 0; u < kTasks; ++u) {
+        if (!has_task(u)) continue;
         const uint32_t pair = (u * kAttentionThreads + thread_x()) / 4, column = pair / kTiles, tile = pair % kTiles;
-        if ((pair - lane / 4) / kTiles >= b.columns) continue;
         const uint32_t at = first + tile * kTile;
-        const bool there = column < b.columns;
+        const bool there = column < b.columns, apart = reaches_tail(b, at);
         const Range seen = there ? tile_range(b, view, b.token()[column], at) : Range{0, 0};
         float before = there ? b.m()[column] : 0.0f;
-        for (uint32_t i = 0; there && i < tile; ++i) before = largest(before, b.top()[column * kTiles + i]);
+        for (uint32_t i = 0; there && i < tile; ++i) before = largest(before, b.top()[pair - tile + i]);
         const float now = there ? largest(before, b.top()[pair]) : 0.0f;
-        float lanes[4] = {};
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kQuarter; ++i) {
-            const uint32_t position = at + i / 4 * 16 + quarter * 4 + i % 4;
-            s[u][i] = position >= seen.begin && position < seen.end ? exp_f32(add_f32(s[u][i], -now)) : 0.0f;
-            lanes[i % 4] = add_f32(lanes[i % 4], s[u][i]);
+        const uint8_t* page = apart || seen.empty() ? nullptr : page_of(b, view, at);
+        float lanes[4] = {}, most = 0.0f;
+        KEEL_NO_UNROLL
+        for (uint32_t i = 0; i < kTile && !seen.empty(); i += 16) {
+            const uint32_t j = i + quarter * 4;
+            float* x = b.scores(column) + tile * kTile + j;
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 4; ++e) {
+                const bool visible = at + j + e >= seen.begin && at + j + e < seen.end;
+                float p = visible ? exp_f32(add_f32(x[e], -now)) : 0.0f;
+                lanes[e] = add_f32(lanes[e], p);
+                if (one_scale && visible) {
+                    const KvRow row =
+                        page ? row_in(b, v, page, j + e) : row_of(b, view, v, b.token()[column], at + j + e);
+                    p = scaled_weight(p, scale_of_field(v.format, kv_load_u16(row.scales)));
+                    most = largest(most, p);
+                }
+                x[e] = p;
+            }
         }
         KEEL_UNROLL
         for (uint32_t e = 0; e < 4; ++e) {
             lanes[e] = add_f32(lanes[e], shuffle(lanes[e], lane ^ 2));
             lanes[e] = add_f32(lanes[e], shuffle(lanes[e], lane ^ 1));
-        }
-        float most = 0.0f;
-        if (one_scale && !seen.empty()) {
-            const bool apart = reaches_tail(b, at);
-            const KvRow row = apart ? KvRow{} : row_in(b, v, page_of(b, view, at), quarter * 4);
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < kQuarter; ++i) {
-                const uint32_t position = at + i / 4 * 16 + quarter * 4 + i % 4;
-                if (position < seen.begin || position >= seen.end) continue;
-                const uint8_t* field = apart ? row_of(b, view, v, b.token()[column], position).scales
-                                             : row.scales + (i / 4 * 16 + i % 4) * 2;
-                s[u][i] = scaled_weight(s[u][i], scale_of_field(v.format, kv_load_u16(field)));
-                most = largest(most, s[u][i]);
-            }
         }
         const WeightUnit weights = weight_unit(most);
         if (quarter == 0 && there) {
@@ -409,28 +432,23 @@ KEEL_GPU void soften(const Block& b, uint32_t view, uint32_t first, float* m, fl
             b.sum()[pair] = add_f32(add_f32(lanes[0], lanes[2]), add_f32(lanes[1], lanes[3]));
             b.unit()[pair] = weights.unit;
         }
-        if (seen.empty()) continue;
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kQuarter; i += 4) {
-            float* to = b.scores(column) + tile * kTile + i * 4 + quarter * 4;
-            if (one_scale) {
-                const Words2 w = pack_weights(s[u] + i, weights.inverse);
-                *reinterpret_cast<Words2*>(to) = w;
-            } else {
-                KEEL_UNROLL
-                for (uint32_t e = 0; e < 4; ++e) to[e] = s[u][i + e];
-            }
+        KEEL_NO_UNROLL
+        for (uint32_t i = 0; i < kTile && one_scale && !seen.empty(); i += 16) {
+            float* x = b.scores(column) + tile * kTile + i + quarter * 4;
+            *reinterpret_cast<Words2*>(x) = pack_weights(x, weights.inverse);
         }
     }
     sync_block();
     const uint32_t column = thread_x();
     if (column >= b.columns) return;
+    float m = b.m()[column], l = b.l()[column];
     for (uint32_t tile = 0; tile < kTiles; ++tile) {
         const uint32_t pair = column * kTiles + tile;
-        if (b.rescale()[pair] != kUnseen) *l = fma_f32(*l, b.rescale()[pair], b.sum()[pair]);
-        *m = largest(*m, b.top()[pair]);
+        if (b.rescale()[pair] != kUnseen) l = fma_f32(l, b.rescale()[pair], b.sum()[pair]);
+        m = largest(m, b.top()[pair]);
     }
-    b.m()[column] = *m;
+    b.m()[column] = m;
+    b.l()[column] = l;
 }
 
 // ---- outputs ----
@@ -466,18 +484,20 @@ struct Outputs {
 
     // Calls body(column, element, o) for all of them.
     template <class Body>
-    KEEL_GPU void each(const Block& b, bool integer, const Body& body) const {
+    KEEL_GPU void each(const Block<COLUMNS>& b, bool integer, const Body& body) const {
         const uint32_t lane = thread_x() % 32, n = b.args.shape.head_dim;
-        KEEL_UNROLL
+        KEEL_NO_UNROLL
         for (uint32_t i = 0; i < kCount; ++i) {
             const uint32_t task = i * kAttentionThreads + thread_x();
+            float own[8];
+            load(i, own);
             KEEL_UNROLL
             for (uint32_t e = 0; e < 8; ++e) {
                 const uint32_t column = integer ? first_column() + lane % 4 * 2 + e % 2 : task / (n / 8);
                 const uint32_t element = integer ? i / kUnits * kValueElements + first_element(i % kUnits) +
                                                        lane / 4 * 4 + e / 4 * 2 + e / 2 % 2
                                                  : task % (n / 8) * 8 + e;
-                if (column < b.columns && element < n) body(column, element, o[i][e]);
+                if (column < b.columns && element < n) body(column, element, own[e]);
             }
         }
     }
@@ -496,19 +516,19 @@ struct BlockWeights {
     Words2 w[4];
     float unit;
 };
-KEEL_GPU BlockWeights block_weights(const Block& b, uint32_t view, const Run& run, uint32_t column, uint32_t s) {
+template <uint32_t COLUMNS>
+KEEL_GPU BlockWeights block_weights(const Block<COLUMNS>& b, uint32_t view, const Run& run, uint32_t column,
+                                    uint32_t s) {
     const uint32_t t = thread_x() % 4;
     const KvRows& v = b.v(view);
-    const bool there = column < b.columns;
-    const uint32_t token = there ? b.token()[column] : 0;
-    const Range seen = there ? tile_range(b, view, token, run.first) : Range{0, 0};
+    const Range seen = run.has(column) ? tile_range(b, view, b.token()[column], run.first) : Range{0, 0};
     float weight[16], most = 0.0f;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 16; ++i) {
         const uint32_t j = i / 4 * 16 + t * 4 + i % 4, position = run.first + j;
         weight[i] = 0.0f;
         if (position < seen.begin || position >= seen.end) continue;
-        const uint8_t* field = row_of(b, view, v, token, position).scales + 2 * s;
+        const uint8_t* field = row_of(b, view, v, run, position).scales + 2 * s;
         weight[i] = scaled_weight(b.scores(column)[kTile * run.tile + j], scale_of_field(v.format, kv_load_u16(field)));
         most = largest(most, weight[i]);
     }
@@ -520,14 +540,14 @@ KEEL_GPU BlockWeights block_weights(const Block& b, uint32_t view, const Run& ru
 }
 
 template <uint32_t COLUMNS>
-KEEL_GPU void add_integers(const Block& b, uint32_t view, KvFormat format, Range all, uint32_t first,
+KEEL_GPU void add_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat format, Range all, uint32_t first,
                            Outputs<COLUMNS>* out) {
     using Out = Outputs<COLUMNS>;
     const bool blocks = kKvFormats[format].family == KvFamily::kBlock32;
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
     const KvRows& v = b.v(view);
     const uint32_t columns = Out::first_column();
-    for_runs<COLUMNS>(b, view, all, first, [&](const Run& run) {
+    for_runs(b, view, all, first, [&](const Run& run) {
         KEEL_NO_UNROLL
         for (uint32_t part = 0; part * kValueElements < n; ++part) {
             const uint32_t part_first = part * kValueElements;
@@ -536,11 +556,13 @@ KEEL_GPU void add_integers(const Block& b, uint32_t view, KvFormat format, Range
             for (uint32_t i = thread_x(); i < kTile / 4 * wide; i += kAttentionThreads) {
                 const uint32_t four = i / wide, block = i % wide, position = run.first + 4 * four;
                 if (!run.sees(position, 4)) continue;
-                KvRow row[4];
                 Words2 w[4];
                 KEEL_UNROLL
-                for (uint32_t r = 0; r < 4; ++r) row[r] = row_of(b, view, v, run.token, run.near(position + r));
-                unpack_rows<4>(format, row, n, part_first / 8 + block, b.at<uint8_t>(b.room.table), w);
+                for (uint32_t r = 0; r < 4; r += 2) {
+                    const KvRow row[2] = {row_of(b, view, v, run, run.near(position + r)),
+                                          row_of(b, view, v, run, run.near(position + r + 1))};
+                    unpack_rows(format, row, n, part_first / 8 + block, b.table(), w + r);
+                }
                 uint32_t* to = b.values() + four * kValuePitch + 8 * block;
                 transpose_words(w[0].x, w[1].x, w[2].x, w[3].x, to);
                 transpose_words(w[0].y, w[1].y, w[2].y, w[3].y, to + 4);
@@ -606,10 +628,10 @@ KEEL_GPU void add_integers(const Block& b, uint32_t view, KvFormat format, Range
 }
 
 template <uint32_t COLUMNS>
-KEEL_GPU void add_floats(const Block& b, uint32_t view, KvFormat format, Range all, uint32_t first,
+KEEL_GPU void add_floats(const Block<COLUMNS>& b, uint32_t view, KvFormat format, Range all, uint32_t first,
                          Outputs<COLUMNS>* out) {
     const uint32_t n = b.args.shape.head_dim;
-    for_runs<COLUMNS>(b, view, all, first, [&](const Run& run) {
+    for_runs(b, view, all, first, [&](const Run& run) {
         KEEL_NO_UNROLL
         for (uint32_t i = 0; i < Outputs<COLUMNS>::kCount; ++i) {
             const uint32_t task = i * kAttentionThreads + thread_x(), column = task / (n / 8), block = task % (n / 8);
@@ -624,7 +646,7 @@ KEEL_GPU void add_floats(const Block& b, uint32_t view, KvFormat format, Range a
             for (uint32_t position = seen.begin; position < seen.end; ++position) {
                 const float p = b.scores(column)[kTile * run.tile + position - run.first];
                 float x[8];
-                decode8(format, row_of(b, view, b.v(view), run.token, position), block, x);
+                decode8(format, row_of(b, view, b.v(view), run, position), block, x);
                 KEEL_UNROLL
                 for (uint32_t e = 0; e < 8; ++e) o[e] = fma_f32(p, x[e], o[e]);
             }
@@ -636,7 +658,8 @@ KEEL_GPU void add_floats(const Block& b, uint32_t view, KvFormat format, Range a
 
 // ---- a view of a split ----
 // Asks for the coded rows of the tiles that are seen: one behind another they would each wait for memory.
-KEEL_GPU void prefetch_rows(const Block& b, const KvRows& rows, Range all) {
+template <uint32_t COLUMNS>
+KEEL_GPU void prefetch_rows(const Block<COLUMNS>& b, const KvRows& rows, Range all) {
     for (uint32_t first = all.begin / kTile * kTile; first < all.end && first < b.tail_first; first += kTile) {
         const uint8_t* page = page_of(b, kCoded, first);
         for (uint32_t i = 128 * thread_x(); page && i < kTile * rows.code_bytes; i += 128 * kAttentionThreads)
@@ -653,17 +676,18 @@ KEEL_GPU void attend(const AttentionArgs& args) {
     const uint32_t head_tile = block_x() % head_tiles, n = s.head_dim, thread = thread_x();
     const uint32_t splits = args.partial ? args.splits : 1, query_block = block_y() / splits;
     const uint32_t left = group - head_tile * args.tile_heads;
-    Block b = {args,
-               0,
-               block_x() / head_tiles,
-               0,
-               left < args.tile_heads ? left : args.tile_heads,
-               args.step.query_block[2 * query_block],
-               args.step.query_block[2 * query_block + 1],
-               0,
-               0,
-               attention_room(COLUMNS, n, is_trellis(places.k.format) || is_trellis(places.v.format)),
-               shared_memory()};
+    const AttentionRoom room = attention_room(COLUMNS, n, is_trellis(places.k.format) || is_trellis(places.v.format));
+    Block<COLUMNS> b = {args,
+                        0,
+                        block_x() / head_tiles,
+                        0,
+                        left < args.tile_heads ? left : args.tile_heads,
+                        args.step.query_block[2 * query_block],
+                        args.step.query_block[2 * query_block + 1],
+                        0,
+                        0,
+                        room.query_pitch,
+                        room.table};
     b.session = args.step.session[b.first_token];
     b.first_head = b.kv_head * group + head_tile * args.tile_heads;
     b.columns = b.tokens * b.heads;
@@ -701,17 +725,17 @@ KEEL_GPU void attend(const AttentionArgs& args) {
         b.token()[thread] = thread / b.heads;
         b.head()[thread] = b.first_head + thread % b.heads;
     }
-    if (kKvFormats[places.k.format].integer) quantize_queries<COLUMNS>(b);
+    if (kKvFormats[places.k.format].integer) quantize_queries(b);
     sync_block();
 
     uint32_t table_bits = 0;  // of the trellis format whose table is there
     const auto need_table = [&](KvFormat format) {
         if (!is_trellis(format) || kKvFormats[format].bits == table_bits) return;
         table_bits = kKvFormats[format].bits;
-        fill_trellis_table(table_bits, b.at<uint8_t>(b.room.table));
+        fill_trellis_table(table_bits, b.table());
         sync_block();
     };
-    float total_m = -kInf32, total_l = 0.0f;  // of this thread's column
+    if (thread < b.columns) b.total_m()[thread] = -kInf32;
     for (uint32_t first = reach.begin / kSplitPositions * kSplitPositions; first < reach.end;
          first += kSplitPositions) {
         for (uint32_t view = 0; view < kViews; ++view) {
@@ -723,19 +747,21 @@ KEEL_GPU void attend(const AttentionArgs& args) {
                 prefetch_rows(b, places.k, all);
                 prefetch_rows(b, places.v, all);
             }
-            float m = -kInf32, l = 0.0f;
-            if (thread < b.columns) b.m()[thread] = m;
+            if (thread < b.columns) {
+                b.m()[thread] = -kInf32;
+                b.l()[thread] = 0.0f;
+            }
             Outputs<COLUMNS> out = {};
             for (uint32_t batch = all.begin / kBatch * kBatch; batch < all.end; batch += kBatch) {
                 need_table(k_format);
-                for_runs<COLUMNS>(b, view, all, batch, [&](const Run& run) {
+                for_runs(b, view, all, batch, [&](const Run& run) {
                     if (kKvFormats[k_format].integer)
-                        score_integers<COLUMNS>(b, view, k_format, run);
+                        score_integers(b, view, k_format, run);
                     else
                         score_floats(b, view, k_format, run);
                 });
                 sync_block();
-                soften<COLUMNS>(b, view, batch, &m, &l);
+                soften(b, view, batch);
                 need_table(v_format);
                 if (integer_v)
                     add_integers(b, view, v_format, all, batch, &out);
@@ -758,26 +784,26 @@ KEEL_GPU void attend(const AttentionArgs& args) {
                     if (used(column)) place(column)[element] = o;
                 });
                 if (thread < b.columns && used(thread)) {
-                    place(thread)[n] = m;
-                    place(thread)[n + 1] = l;
+                    place(thread)[n] = b.m()[thread];
+                    place(thread)[n + 1] = b.l()[thread];
                 }
                 continue;
             }
             if (thread < b.columns) {
-                if (!used(thread)) {
-                    b.by()[thread] = kLeft;
-                } else if (total_m == -kInf32) {
-                    b.by()[thread] = kCopied;
-                    total_m = m;
-                    total_l = l;
-                } else {
-                    const float merged = largest(total_m, m);
-                    const float by = exp_f32(add_f32(total_m, -merged)), from_by = exp_f32(add_f32(m, -merged));
-                    total_l = fma_f32(total_l, by, mul_f32(l, from_by));
-                    total_m = merged;
-                    b.by()[thread] = by;
-                    b.from_by()[thread] = from_by;
+                const float m = b.m()[thread], l = b.l()[thread], total_m = b.total_m()[thread];
+                float merged = total_m, by = kLeft;
+                if (used(thread) && total_m == -kInf32) {
+                    merged = m;
+                    by = kCopied;
+                    b.total_l()[thread] = l;
+                } else if (used(thread)) {
+                    merged = largest(total_m, m);
+                    by = exp_f32(add_f32(total_m, -merged));
+                    b.from_by()[thread] = exp_f32(add_f32(m, -merged));
+                    b.total_l()[thread] = fma_f32(b.total_l()[thread], by, mul_f32(l, b.from_by()[thread]));
                 }
+                b.total_m()[thread] = merged;
+                b.by()[thread] = by;
             }
             sync_block();
             out.each(b, integer_v, [&](uint32_t column, uint32_t element, float o) {
@@ -790,8 +816,8 @@ KEEL_GPU void attend(const AttentionArgs& args) {
     }
     if (args.partial || thread >= b.columns) return;
     float* state = args.state.row + (b.first_token + b.token()[thread]) * args.state.stride;
-    state[b.head()[thread]] = total_m;
-    state[s.heads + b.head()[thread]] = total_l;
+    state[b.head()[thread]] = b.total_m()[thread];
+    state[s.heads + b.head()[thread]] = b.total_l()[thread];
 }
 
 // The partials of a head, merged in order into x. Returns the sum of weights. A lane a split's view for what has no

@@ -126,7 +126,7 @@ constexpr uint32_t kValueElements = 128;       // elements of V rows that are th
 constexpr uint32_t kTrellisTableBytes = 8192;  // of 12 bits, entries of 2 bytes
 constexpr uint32_t kBlockTokens = 8;           // kQueryBlockTokens of sdk/plan/step.h
 constexpr uint32_t kMostColumns = 32;
-constexpr uint32_t kColumnWords = 5;  // what a block keeps of a column beside its scores
+constexpr uint32_t kColumnWords = 8;  // what a block keeps of a column beside its scores
 
 // Where the slots of a head's partials are: a split's sinks, coded rows and recent rows are apart.
 KEEL_DEVICE constexpr uint32_t partial_slots(uint32_t positions, uint32_t sinks, uint32_t recent) {
@@ -134,9 +134,9 @@ KEEL_DEVICE constexpr uint32_t partial_slots(uint32_t positions, uint32_t sinks,
            (recent ? recent / kSplitPositions + 2 : 0);
 }
 
-// Where things lie in a block's shared memory.
+// Where things lie in a block's shared memory. What depends on more than the number of columns stands last.
 struct AttentionRoom {
-    uint32_t scores, values, queries, query_scales, table, tiles, columns, slots, bytes;
+    uint32_t scores, values, query_scales, tiles, columns, slots, queries, table, bytes;
     uint32_t score_pitch, query_pitch;  // floats and bytes, so that columns begin in different banks
 };
 constexpr uint32_t kValuePitch = kValueElements + 8;  // words
@@ -151,12 +151,12 @@ KEEL_DEVICE constexpr AttentionRoom attention_room(uint32_t columns, uint32_t he
     room.query_pitch = (head_dim + 31) / 32 * 32 + 32;
     room.scores = place(columns * room.score_pitch * 4);
     room.values = place(kPagePositions / 4 * kValuePitch * 4);
-    room.queries = place(columns * room.query_pitch);
     room.query_scales = place(columns * kernels::kMaxKvScales * 4);
-    room.table = place(trellis ? kTrellisTableBytes : 0);
     room.tiles = place(4 * kBatchScores / kPagePositions * 4);
     room.columns = place(kColumnWords * kMostColumns * 4);
     room.slots = place(kBlockTokens * kMostTreeNodes);
+    room.queries = place(columns * room.query_pitch);
+    room.table = place(trellis ? kTrellisTableBytes : 0);
     return room;
 }
 static_assert(attention_room(8, kernels::kMaxHeadDim, true).bytes <= kMostSharedBytes);

@@ -153,12 +153,12 @@ KEEL_GPU Words2 unpack_words(const KvRow& row, uint32_t n, uint32_t b, const uin
     }
 }
 
-// The same of several rows.
-template <uint32_t ROWS>
-KEEL_GPU void unpack_rows(KvFormat coded, const KvRow* row, uint32_t n, uint32_t b, const uint8_t* table, Words2* out) {
+// The same of two rows.
+KEEL_GPU void unpack_rows(KvFormat coded, const KvRow row[2], uint32_t n, uint32_t b, const uint8_t* table,
+                          Words2 out[2]) {
     for_read_format<true>(coded, [&]<KvFormat F>() {
         KEEL_UNROLL
-        for (uint32_t i = 0; i < ROWS; ++i) out[i] = unpack_words<F>(row[i], n, b, table);
+        for (uint32_t i = 0; i < 2; ++i) out[i] = unpack_words<F>(row[i], n, b, table);
     });
 }
 
