@@ -25,7 +25,7 @@ struct alignas(8) Words2 {
 
 // Blocks that shall fit a multiprocessor at least. Without a number, ptxas keeps those of small blocks to 96 registers.
 constexpr uint32_t least_blocks(uint32_t threads) {
-    return threads < 128 ? 65536 / (threads * 168) : 0;
+    return threads <= 128 ? 65536 / (threads * 255) : 0;
 }
 
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.

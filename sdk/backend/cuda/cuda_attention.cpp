@@ -4,7 +4,6 @@
 namespace keel {
 namespace {
 
-using platform::cuda::kSuccess;
 using platform::cuda::Result;
 
 cuda::Heads heads_of(const CudaDevice& d) {
@@ -145,8 +144,7 @@ Result launch_attention_finish(const CudaDevice& d, const Op& op) {
     a.sink_tokens = p.f16_window.sink_tokens;
     a.recent_tokens = p.f16_window.recent_tokens;
     a.position = d.step_array<uint32_t>(d.block.position);
-    const Result result = launch(d, cuda::kernel_attention_finish, a);
-    return result == kSuccess ? launch_quantize(d, op, op.in) : result;
+    return launch(d, cuda::kernel_attention_finish, a);
 }
 
 }  // namespace keel

@@ -2,6 +2,8 @@
 #include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
+namespace {
+
 using platform::cuda::kSuccess;
 using platform::cuda::Result;
 
@@ -22,8 +24,6 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kOutputNorm:
         case OpKind::kPostNorm:
             return launch_norm(d, op);
-        case OpKind::kMatmul:
-            return launch_product(d, op);
         case OpKind::kQkNorm:
             return launch_qk_norm(d, op);
         case OpKind::kRope:
@@ -33,16 +33,28 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kAttention:
             return launch_attention(d, op);
         case OpKind::kAttentionFinish:
-            return launch_attention_finish(d, op);
+            if (const Result result = launch_attention_finish(d, op); result != kSuccess) return result;
+            return launch_quantize(d, op, op.in);
         case OpKind::kGlu:
             return launch(d, cuda::kernel_glu, cuda::GluArgs{rows_of(d, op.in), op.rows, rows, op.gate != Gate::kSilu});
         case OpKind::kQuantize:
             return launch_quantize(d, op, op.in);
+        case OpKind::kMatmul:  // launch_products
+            break;
         case OpKind::kSoftcap:
             return launch(d, cuda::kernel_softcap,
                           cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, rows, s.logit_softcap});
     }
     return kSuccess;
+}
+
+}  // namespace
+
+Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch) {
+    if (dispatch.products == 0) return launch_op(d, *ops);
+    if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish)
+        if (const Result result = launch_attention_finish(d, *ops); result != kSuccess) return result;
+    return launch_products(d, ops, dispatch);
 }
 
 }  // namespace keel
