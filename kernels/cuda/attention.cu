@@ -116,7 +116,7 @@ KEEL_GPU const uint8_t* page_of(const Block<COLUMNS>& b, uint32_t view, uint32_t
 }
 template <uint32_t COLUMNS>
 KEEL_GPU KvRow row_in(const Block<COLUMNS>& b, const KvRows& rows, const uint8_t* page, uint32_t row) {
-    page += b.kv_head * rows.head_bytes;
+    page = in_global(page) + b.kv_head * rows.head_bytes;
     return {page + rows.codes + row * rows.code_bytes, page + rows.scales + row * rows.scale_bytes};
 }
 // What a token reads at a position.

@@ -120,6 +120,11 @@ KEEL_GPU Words2 load_once(const Words2* p) {
     return {v.x, v.y};
 }
 
+// p, which is known to point to global memory.
+KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
 // Asks for the line of p in the second cache.
 KEEL_GPU void prefetch(const void* p) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
@@ -237,6 +242,9 @@ KEEL_GPU Words2 load_once(const Words2* p) {
     return *p;
 }
 
+KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
+    return p;
+}
 KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {

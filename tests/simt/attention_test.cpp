@@ -236,6 +236,17 @@ std::vector<Problem> problems() {
     all.push_back({kKvTcq3, kKvTcq3, 64, 2, 1, 200, 1, 0, 0, 0, 2, false, 0.0f, 1});
     all.back().neox = true;
     all.push_back({kKvE8_4, kKvF16, 64, 2, 1, 150, 7, 0, 0, 64, 0, false, 0.0f, UINT32_MAX, 140});
+    // Several query blocks and splits; heads that a block has not all of; a group that one block's columns do not hold.
+    all.push_back({kKvTcq3, kKvE8_4, 80, 3, 1, 1100, 9});
+    all.push_back({kKvE8_6, kKvQ8_0, 64, 10, 1, 70, 8});
+    all.push_back({kKvQ4_0, kKvTcq4, 32, 12, 1, 140, 1});
+    // Sinks, windows and recent rows over several splits.
+    all.push_back({kKvTcq6, kKvTcq2, 64, 2, 1, 1290, 9, 700, 7, 530});
+    all.push_back({kKvF16, kKvF16, 64, 2, 2, 1030, 8, 0, 3, 20});
+    all.push_back({kKvF16, kKvFp8, 32, 1, 1, 11300, 1});  // merging takes a third round of 32 views of splits
+    // A tree that reaches into a third tile, in blocks of eight tokens; its rows under a scale for 32 elements.
+    all.push_back({kKvE8_2, kKvQ4_0, 64, 4, 2, 260, 12, 0, 0, 0, 0, false, 0.0f, UINT32_MAX, 190});
+    all.push_back({kKvTcq5, kKvTcq3, 64, 4, 2, 530, 12, 0, 2, 9, 0, false, 0.0f, UINT32_MAX, 505});
     return all;
 }
 
