@@ -44,6 +44,12 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kSoftcap:
             return launch(d, cuda::kernel_softcap,
                           cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, rows, s.logit_softcap});
+        case OpKind::kToHost:
+            return d.cuda.driver.copy_to_host(d.program->handover,
+                                              reinterpret_cast<platform::cuda::DevicePointer>(d.row0(op.in)),
+                                              rows * d.buffer(op.in).row_bytes, d.stream);
+        case OpKind::kFromOwnMemory:  // the host's
+            break;
     }
     return kSuccess;
 }
