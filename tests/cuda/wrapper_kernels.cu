@@ -104,6 +104,21 @@ KEEL_WRAPPER(warp_meets) {
     out[0] = words[thread_x() ^ 1];
 }
 
+// Sums of what every fourth thread has, of 32 and of 64 bits.
+KEEL_WRAPPER(atomics) {
+    uint64_t* longs = reinterpret_cast<uint64_t*>(shared_memory());
+    uint32_t* words = reinterpret_cast<uint32_t*>(longs + 4);
+    const uint32_t at = thread_x() % 4;
+    if (thread_x() < 4) longs[at] = words[at] = 0;
+    sync_block();
+    atomic_add(&words[at], in[0]);
+    atomic_add(&longs[at], uint64_t{in[1]} << 20);
+    sync_block();
+    out[0] = words[at];
+    out[1] = static_cast<uint32_t>(longs[at]);
+    out[2] = static_cast<uint32_t>(longs[at] >> 32);
+}
+
 KEEL_WRAPPER(halves) {
     const uint16_t half = static_cast<uint16_t>(in[0]);
     const bool number = (half & 0x7c00) != 0x7c00 || (half & 0x3ff) == 0;

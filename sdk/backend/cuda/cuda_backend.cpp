@@ -94,6 +94,7 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
         at.draw = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("draw", draw.bytes);
         at.draw_staging = arenas[KEEL_REGION_PINNED].place_offset("draw", draw.input_bytes);
     }
+    at.partial = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("attention_splits", partial_bytes(p));
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
