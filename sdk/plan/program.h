@@ -35,6 +35,7 @@ struct Program {
     void* tap_user_data;
     void (*row_tap)(void* user_data, const keel_lab_row* row);  // keel_lab_set_row_tap
     void* row_tap_user_data;
+    bool time_ops;  // keel_lab_time_ops
 
     uint64_t kv_page_offset(uint32_t id) const { return kv_pages_offset + id * (geometry.page_bytes + kRedZoneBytes); }
     uint64_t f16_window_offset(uint32_t session_index) const {

@@ -37,6 +37,20 @@ expect "eval" exits 0 "$cuda" eval ppl "$model" "$work/text" --backend cpu -c 64
 grep -v seconds "$work/out" >"$work/want"
 expect "eval on the device" exits 0 "$cuda" eval ppl "$model" "$work/text" --backend cuda -c 64 --json
 expect "with the same perplexity" cmp <(grep -o '"ppl[^,]*' "$work/out") <(grep -o '"ppl[^,]*' "$work/want")
+if [ -x "$(command -v python3)" ]; then
+    for backend in cpu cuda; do
+        expect "profile on $backend" exits 0 "$cuda" profile "$model" --backend $backend --steps 3 --position 40 --json --trace "$work/trace"
+        expect "its figures on $backend" python3 - "$work/out" "$work/trace" <<'P'
+import json, sys
+profile, trace = (json.load(open(path)) for path in sys.argv[1:])
+ops = profile["dispatches"]
+assert any("attn_q" in op["ops"] for op in ops) and all(op["us"] >= 0 and op["predicted_us"] > 0 for op in ops), ops
+assert abs(sum(op["us"] for op in ops) - profile["step_us"]) < 1e-6 and profile["stream_gb_per_s"] > 0
+events = [e for e in trace["traceEvents"] if e["tid"] == 2]
+assert len(events) == sum(op["count"] for op in ops) and sum(e["args"]["bytes"] for e in events) == sum(op["bytes"] for op in ops)
+P
+    done
+fi
 expect "no such device" exits 1 "$cuda" run "$model" --backend cuda --device 7 "${options[@]}"
 expect "no such backend" exits 2 "$cuda" run "$model" --backend tpu "${options[@]}"
 expect "a device without a backend" exits 2 "$cuda" run "$model" --device 0 "${options[@]}"

@@ -209,12 +209,20 @@ void learn(double* ratio, double predicted_us, double measured_us) {
     *ratio = *ratio > 100 ? 100 : *ratio < 0.01 ? 0.01 : *ratio;
 }
 
+// The next of the step's times. It begins where the one before has ended: what lies between two calls is nobody's.
+void begin_time(CpuDevice* d, const Dispatch& p, uint32_t op) {
+    const double us = item_us(*d, p) * p.items * p.splits / d->program->config.threads;
+    const OpTime* last = d->timed ? &d->times[d->timed - 1] : nullptr;
+    d->times[d->timed++] = {op, p.ops, last ? last->begin_us + last->us : 0, 0, us};
+}
+
 }  // namespace
 
 keel_status cpu_begin(Device* device, const Step* step) {
     CpuDevice& d = *static_cast<CpuDevice*>(device);
     const Program& p = *d.program;
     d.step = step;
+    d.timed = 0;
     d.kv_splits = (step->longest + kKvSplitTokens - 1) / kKvSplitTokens;
     // Flat: a decode step of a context so short that a work item of attention fits a tile.
     d.flat = step->decode && attention_us(p, step->longest) / p.spec.kv_heads <= p.config.tile_us;
@@ -228,12 +236,14 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     const PlanConfig& config = d.program->config;
     const double tile_us = config.tile_us;
     const uint64_t deadline_ns = limits->deadline_ns;
+    const bool timed = d.program->time_ops;
     uint64_t now_ns = platform::now_ns();
     while (cursor->op < d.program->plan.variant[d.step->variant].count) {
         const Dispatch dispatch = form_dispatch(d, cursor->op);
         const uint32_t items = dispatch.items;
         if (cursor->item == 0) expose_scratch(d, dispatch);
         if (cursor->item == 0 && dispatch.op->kind == OpKind::kMatmul) aim_products(d, dispatch);
+        if (cursor->item == 0 && timed) begin_time(&d, dispatch, cursor->op);
         while (cursor->item < items * dispatch.splits) {
             const double one_us = item_us(d, dispatch), us = one_us / config.threads;
             double fit = tile_us / us;
@@ -266,8 +276,9 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
             run_range(&range);
             limits->progressed = true;
             cursor->item += count * splits;
-            if (alone && count == items) continue;  // a whole little dispatch: the next look at the clock sees it
+            if (alone && count == items && !timed) continue;  // a little one: the next look at the clock sees it
             const uint64_t after_ns = platform::now_ns();
+            if (timed) d.times[d.timed - 1].us += static_cast<double>(after_ns - now_ns) * 1e-3;
             learn(&d.measured_over_predicted[correction_of(dispatch)], us * count * splits,
                   static_cast<double>(after_ns - now_ns) * 1e-3);
             now_ns = after_ns;

@@ -23,6 +23,8 @@ struct CudaCopies {
     uint64_t step;     // DEVICE_SCRATCH: a StepBlock
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
     uint64_t staging;  // PINNED: a StepBlock
+    uint64_t marks;    // DEVICE_SCRATCH: [2 * most_ops] when launches of a step began
+    uint64_t times;    // PINNED: the same, when the step is done
     uint64_t tables;   // DEVICE_WEIGHTS: rope frequencies, then the arrays of the KV transform
     uint64_t transform;
 };
@@ -44,6 +46,14 @@ struct CudaDevice : Device {
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done
+    // What kernels say of the time. An entry of `times` for each launch of a step that writes a mark, which are those of
+    // dispatches and one behind the last of each call of enqueue (ops: 0); when the step is done, of dispatches only.
+    OpTime* times;           // [2 * most_ops]
+    uint32_t timed;          // of these
+    bool enqueued, learned;  // the step is enqueued whole; its times are in `times` and `pace`
+    // Measured over predicted, of the dispatch that begins with an op: [variants][up to 8 tokens, more][most_ops].
+    float* pace;
+    mutable uint64_t* mark;  // where the next launch writes when it began, on the device; null: nowhere
 
     uint8_t* scratch(uint64_t offset) const { return region[KEEL_REGION_DEVICE_SCRATCH] + offset; }
     const Buffer& buffer(BufferId id) const { return program->plan.buffers[id]; }
@@ -64,10 +74,18 @@ inline uint32_t most_logits_rows(const PlanConfig& c) {
     return kept < c.chunk_tokens ? kept : c.chunk_tokens;
 }
 
+// Of the longer variant.
+inline uint32_t most_ops(const Program& p) {
+    const OpList* variant = p.plan.variant;
+    return variant[0].count > variant[1].count ? variant[0].count : variant[1].count;
+}
+
 // ---- cuda_planning.cpp ----
 keel_status cuda_configure(PlanConfig* config, keel_error* error);
 WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
+// Microseconds of an op in the step under way, by the plan and the positions that attention reads.
+double cuda_predict_us(const CudaDevice& d, const Op& op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 
 // ---- cuda_ops.cpp ----
@@ -79,5 +97,6 @@ keel_status cuda_begin(Device* device, const Step* step);
 keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
 keel_status cuda_poll(Device* device, bool* done);
 keel_status cuda_drain(Device* device);
+uint32_t cuda_times(Device* device, uint32_t index, OpTime* out);
 
 }  // namespace keel

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "platform/platform.h"
-#include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
 namespace {
@@ -31,11 +31,63 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     return end;
 }
 
-// Rows of logits and their hidden rows, in runs of rows that follow one another.
-Result fetch_rows(const CudaDevice& d) {
+// How far the device is off its prediction for the dispatch that begins with op `op` of the step's variant.
+float* pace_of(const CudaDevice& d, uint32_t op) {
+    const uint32_t kind = d.step->variant * 2 + (d.step->tokens > kQueryBlockTokens);
+    return d.pace + kind * most_ops(*d.program) + op;
+}
+
+// The next launch says when it began: it is the first of these ops, or with 0 a mark behind others.
+void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
+    d->mark = reinterpret_cast<uint64_t*>(d->scratch(d->at.marks)) + d->timed;
+    d->times[d->timed++] = {op, ops, 0, 0, us};
+}
+
+// Launches an op with a mark.
+Result launch_timed(CudaDevice* d, const Op& op, uint32_t index, double us) {
+    mark_next(d, index, 1, us);
+    const Result result = launch_op(*d, op);
+    if (d->mark) --d->timed;  // there was nothing to launch
+    d->mark = nullptr;
+    return result;
+}
+
+// The marks of a step that is done become times, and predictions learn from them. Slowly, so that one interruption
+// counts little.
+void learn_times(CudaDevice* d) {
+    const uint64_t* began = reinterpret_cast<const uint64_t*>(d->region[KEEL_REGION_PINNED] + d->at.times);
+    const auto us_between = [](uint64_t from, uint64_t to) {
+        return to > from ? static_cast<double>(to - from) * 1e-3 : 0;
+    };
+    const OpList& list = d->program->plan.variant[d->step->variant];
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < d->timed; ++i) {
+        OpTime t = d->times[i];
+        if (!t.ops) continue;
+        t.begin_us = us_between(began[0], began[i]);
+        t.us = us_between(began[i], began[i + 1]);  // the last one is a mark
+        double predicted_us = 0;
+        for (uint32_t op = t.op; op < t.op + t.ops; ++op) predicted_us += cuda_predict_us(*d, list.ops[op]);
+        float* pace = pace_of(*d, t.op);
+        const double now = t.us / predicted_us, least = *pace / 4, most = *pace * 4;
+        *pace += static_cast<float>(((now < least ? least : now > most ? most : now) - *pace) / 8);
+        d->times[kept++] = t;
+    }
+    d->timed = kept;
+    d->learned = true;
+}
+
+// What the host gets of a step: times; rows of logits and their hidden rows, in runs of rows that follow one another.
+Result fetch_results(const CudaDevice& d) {
     const Step& step = *d.step;
     const Program& p = *d.program;
     const Driver& driver = d.cuda.driver;
+    // When launches began.
+    if (const Result result = driver.copy_to_host(d.region[KEEL_REGION_PINNED] + d.at.times,
+                                                  reinterpret_cast<DevicePointer>(d.scratch(d.at.marks)),
+                                                  d.timed * sizeof(uint64_t), d.stream);
+        result != kSuccess)
+        return result;
     for (uint32_t row = 0, rows; row < step.logits_rows; row += rows) {
         for (rows = 1; row + rows < step.logits_rows && step.logits_row[row + rows] == step.logits_row[row] + rows;)
             ++rows;
@@ -80,6 +132,8 @@ keel_status cuda_begin(Device* device, const Step* step) {
     CudaDevice& d = *cuda_device(device);
     d.step = step;
     d.in_flight_us = 0;
+    d.timed = 0;
+    d.enqueued = d.learned = false;
     uint8_t* staging = d.region[KEEL_REGION_PINNED] + d.at.staging;
     const uint64_t bytes = pack_step(d, *step, staging);
     CurrentCuda current(d.cuda);
@@ -113,18 +167,23 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     keel_status status = KEEL_OK;
     for (; cursor->op < list.count; ++cursor->op) {
         const Op& op = list.ops[cursor->op];
-        const double us = predict_us(op, op.to_logits ? d.step->logits_rows : d.step->tokens);
+        const double us = cuda_predict_us(d, op) * static_cast<double>(*pace_of(d, cursor->op));
         if (limits->progressed) {
             if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
             if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
-        if (launch_op(d, op) != kSuccess) return KEEL_E_DEVICE;
+        if (launch_timed(&d, op, cursor->op, us) != kSuccess) return KEEL_E_DEVICE;
         d.in_flight_us += us;
         left_us -= us;
         limits->progressed = true;
     }
-    if (status == KEEL_OK && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
+    if (d.timed && d.times[d.timed - 1].ops) {
+        mark_next(&d, 0, 0, 0);
+        if (launch(d, cuda::kernel_nothing, cuda::NothingArgs{}) != kSuccess) return KEEL_E_DEVICE;
+    }
+    if (status == KEEL_OK && fetch_results(d) != kSuccess) return KEEL_E_DEVICE;
+    d.enqueued = status == KEEL_OK;
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;
@@ -137,7 +196,15 @@ keel_status cuda_poll(Device* device, bool* done) {
     if (!current.ok()) return KEEL_E_DEVICE;
     const Result result = d.cuda.driver.event_query(d.computed);
     *done = result == kSuccess;
+    if (*done && d.enqueued && !d.learned) learn_times(&d);
     return result == kSuccess || result == kNotReady ? KEEL_OK : KEEL_E_DEVICE;
+}
+
+uint32_t cuda_times(Device* device, uint32_t index, OpTime* out) {
+    const CudaDevice& d = *cuda_device(device);
+    if (!d.learned) return 0;
+    if (index < d.timed) *out = d.times[index];
+    return d.timed;
 }
 
 keel_status cuda_drain(Device* device) {
