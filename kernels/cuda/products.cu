@@ -8,15 +8,18 @@
 namespace keel::cuda {
 namespace {
 
-static_assert(kProductF32Rows == kProductThreads / 16);
+static_assert(kGroupRows == kProductThreads / 16);
 
 // Sixteen lanes a row, which are those of the contract.
 template <WeightType T>
 KEEL_GPU void multiply_f32(const ProductArgs& args) {
-    const uint32_t lane = thread_x() % 16, row = args.row_begin + block_x() * kProductF32Rows + thread_x() / 16;
-    const uint32_t first = block_y() * kProductTokens,
+    const uint32_t lane = thread_x() % 16, first = block_y() * kProductTokens,
                    tokens = args.tokens - first < kProductTokens ? args.tokens - first : kProductTokens;
-    const uint8_t* w = args.w + (row < args.row_end ? row : args.row_begin) * args.w_row_bytes;
+    const GroupRows at = rows_of_group(args, args.group_begin + block_x());
+    const ProductMatrix& matrix = args.matrix[at.matrix];
+    const uint32_t row = at.first_row + thread_x() / 16;
+    // A row that is not there is computed as the first one and not stored.
+    const uint8_t* w = matrix.w + (row < matrix.rows ? row : at.first_row) * args.w_row_bytes;
     float acc[kProductTokens] = {};
     for (uint32_t e = lane; e < args.k; e += 16) {
         const float v = decoded<T>(w, e);
@@ -28,7 +31,7 @@ KEEL_GPU void multiply_f32(const ProductArgs& args) {
     for (uint32_t t = 0; t < kProductTokens; ++t) {
         if (t >= tokens) continue;
         const float dot = tree16(acc[t]);
-        if (lane == 0 && row < args.row_end) store_dot(args, row, first + t, dot);
+        if (lane == 0) store(args, matrix, row, first + t, with_bias(matrix, row, dot));
     }
 }
 

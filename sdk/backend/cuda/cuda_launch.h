@@ -43,7 +43,8 @@ inline uint32_t rows_of_step(const CudaDevice& d, const Op& op) {
 // ---- cuda_products.cpp ----
 platform::cuda::Result launch_embed(const CudaDevice& d, const Op& op);
 platform::cuda::Result launch_norm(const CudaDevice& d, const Op& op);
-platform::cuda::Result launch_product(const CudaDevice& d, const Op& op);
+// The products of a dispatch, with the input they make and their gate.
+platform::cuda::Result launch_products(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch);
 // Rows of f32 of buffer `from` into the 8-bit layouts that the op writes.
 platform::cuda::Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from);
 

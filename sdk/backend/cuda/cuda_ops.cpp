@@ -97,11 +97,8 @@ Result launch_attention_finish(const CudaDevice& d, const Op& op) {
     const bool rotated = kernels::kKvFormats[d.program->geometry.layer[layer].v.format].rotated;
     const cuda::AttentionFinishArgs a = {rows_of(d, op.in), rows_of(d, op.state), heads_of(d), means.value_mean,
                                          rotated,           d.step->tokens};
-    const Result result = launch(d, cuda::kernel_attention_finish, a);
-    return result == kSuccess ? launch_quantize(d, op, op.in) : result;
+    return launch(d, cuda::kernel_attention_finish, a);
 }
-
-}  // namespace
 
 Result launch_op(const CudaDevice& d, const Op& op) {
     const ModelSpec& s = d.program->spec;
@@ -120,8 +117,6 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kOutputNorm:
         case OpKind::kPostNorm:
             return launch_norm(d, op);
-        case OpKind::kMatmul:
-            return launch_product(d, op);
         case OpKind::kQkNorm:
             return launch(d, cuda::kernel_qk_norm,
                           cuda::QkNormArgs{rows_of(d, op.in), heads_of(d), op.norm, op.norm2, s.norm_eps, rows});
@@ -135,16 +130,28 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kAttention:
             return launch_attention(d, op);
         case OpKind::kAttentionFinish:
-            return launch_attention_finish(d, op);
+            if (const Result result = launch_attention_finish(d, op); result != kSuccess) return result;
+            return launch_quantize(d, op, op.in);
         case OpKind::kGlu:
             return launch(d, cuda::kernel_glu, cuda::GluArgs{rows_of(d, op.in), op.rows, rows, op.gate != Gate::kSilu});
         case OpKind::kQuantize:
             return launch_quantize(d, op, op.in);
+        case OpKind::kMatmul:  // launch_products
+            break;
         case OpKind::kSoftcap:
             return launch(d, cuda::kernel_softcap,
                           cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, rows, s.logit_softcap});
     }
     return kSuccess;
+}
+
+}  // namespace
+
+Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch) {
+    if (dispatch.products == 0) return launch_op(d, *ops);
+    if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish)
+        if (const Result result = launch_attention_finish(d, *ops); result != kSuccess) return result;
+    return launch_products(d, ops, dispatch);
 }
 
 }  // namespace keel

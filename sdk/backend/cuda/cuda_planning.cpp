@@ -9,7 +9,65 @@ namespace {
 // factor of two or so, and never change a result.
 constexpr double kBytesPerUs = 450e3, kIntegerMacsPerUs = 50e6, kFloatMacsPerUs = 12e6, kLaunchUs = 2;
 
+// What makes inputs of products in 8 bits, and may leave that to them. Every block of a product then does it again, in
+// the time of a launch for rows up to kMostJoinedElements, while its first weights are on their way.
+struct Maker {
+    OpKind kind;
+    cuda::ProductInput input;
+};
+constexpr Maker kMakers[] = {
+    {OpKind::kNorm, cuda::ProductInput::kNormed},
+    {OpKind::kQuantize, cuda::ProductInput::kFloats},
+    {OpKind::kAttentionFinish, cuda::ProductInput::kFloats},  // but for its 8-bit form it runs by itself
+};
+constexpr uint32_t kMostJoinedElements = 8192;
+
+// The only 8-bit layout that the op writes, if products may make it for themselves; else kNoBuffer.
+BufferId joined_layout(const Op& op) {
+    const BufferId a = op.out_q8[0], b = op.out_q8[1];
+    const bool norm_kept = op.kind == OpKind::kNorm && op.out != kNoBuffer;
+    if (op.rows > kMostJoinedElements || norm_kept || (a != kNoBuffer && b != kNoBuffer)) return kNoBuffer;
+    for (const Maker& maker : kMakers)
+        if (maker.kind == op.kind) return a != kNoBuffer ? a : b;
+    return kNoBuffer;
+}
+
+// Whether a product reads what the one before it reads, and writes another part of the same rows.
+bool joins(const Op& product, const Op& next) {
+    return next.kind == OpKind::kMatmul && next.layer == product.layer && next.in == product.in &&
+           next.out == product.out && next.weight_type == product.weight_type && next.k == product.k &&
+           !next.accumulate && !next.to_logits;
+}
+
+// Whether `next` gates what `products` products from `first` on compute: two of as many rows, or one of both halves.
+bool gates(const Op* first, uint32_t products, const Op& next) {
+    return next.kind == OpKind::kGlu && next.layer == first->layer && next.in == first->out && first->repacked &&
+           (products == 2 ? first[0].rows == first[1].rows
+                          : products == 1 && next.rows % cuda::kGroupRows == 0 && first->rows == 2 * next.rows);
+}
+
 }  // namespace
+
+CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
+    CudaDispatch d = {1, 0, false, false};
+    const BufferId layout = tokens == 1 ? joined_layout(ops[0]) : kNoBuffer;
+    d.input_joined = layout != kNoBuffer && left > 1 && ops[1].kind == OpKind::kMatmul && ops[1].in == layout &&
+                     ops[1].layer == ops[0].layer;
+    const Op* first = ops + (d.input_joined ? 1 : 0);
+    if (first->kind != OpKind::kMatmul) return d;
+    const uint32_t behind = left - static_cast<uint32_t>(first - ops);
+    d.products = 1;
+    while (d.products < behind && d.products < kMaxMatmuls && joins(*first, first[d.products])) ++d.products;
+    d.gated = d.products < behind && gates(first, d.products, first[d.products]);
+    d.ops = static_cast<uint32_t>(first - ops) + d.products + (d.gated ? 1 : 0);
+    return d;
+}
+
+cuda::ProductInput joined_input(OpKind kind) {
+    for (const Maker& maker : kMakers)
+        if (maker.kind == kind) return maker.input;
+    return cuda::ProductInput::kRows;
+}
 
 keel_status cuda_configure(PlanConfig* config, keel_error* error) {
     keel_cuda_device options;
@@ -50,8 +108,8 @@ double cuda_predict_us(const CudaDevice& d, const Op& op) {
     return us;
 }
 
-uint32_t cuda_fuse(const Op*, uint32_t, const StepShape&) {
-    return 1;
+uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
+    return cuda_dispatch(ops, left, shape.tokens).ops;
 }
 
 }  // namespace keel

@@ -13,26 +13,31 @@ cuda::Q8Rows q8_of(const CudaDevice& d, const Op& op) {
     if (op.out_q8[1] != kNoBuffer) q8.block256 = d.row0(op.out_q8[1]), q8.stride256 = d.buffer(op.out_q8[1]).row_bytes;
     return q8;
 }
-// Kernels of products with 8-bit activations, fastest first: the first one that may take a product does. All of them
-// compute the same bits.
+// Families of kernels with 8-bit activations, by that of Q4_0, fastest first: the first one that may take a product
+// does. All of them compute the same bits.
 struct ProductKernel {
-    uint32_t most_tokens;         // of a step
-    uint32_t most_blocks_per_sm;  // of product_rows, a multiprocessor's share: with more of them there are enough warps
-    bool shared;                  // warps share k
-    uint32_t tokens;              // of a block
+    cuda::KernelId first;
+    cuda::LaunchShape (*shape)(const cuda::ProductArgs& args, uint32_t type);
+    uint32_t most_tokens;
+    uint32_t most_groups;  // of a multiprocessor's share: with more of them there are enough warps without sharing k
 };
 constexpr uint32_t kAny = UINT32_MAX;
 constexpr ProductKernel kProductKernels[] = {
-    {8, 2, true, cuda::kFragmentTokens},
-    {1, kAny, false, 1},
-    {8, kAny, false, 8},
-    {kAny, kAny, false, 32},
+    {cuda::kernel_product_shared_Q4_0, cuda::product_shared_shape, 1, 8},
+    {cuda::kernel_product_token_Q4_0, cuda::product_token_shape, 1, kAny},
+    {cuda::kernel_product_shared_Q4_0, cuda::product_shared_shape, 8, 2},
+    {cuda::kernel_product_rows_8_Q4_0, cuda::product_rows_shape<8>, 8, kAny},
+    {cuda::kernel_product_rows_32_Q4_0, cuda::product_rows_shape<32>, kAny, kAny},
 };
-const ProductKernel& choose_product(uint32_t tokens, uint32_t rows, uint32_t multiprocessors) {
-    const uint32_t blocks = cuda::divide_up(rows, cuda::kFragmentRows * cuda::kFragmentThreads / 32);
-    const ProductKernel* kernel = kProductKernels;
-    while (tokens > kernel->most_tokens || blocks / multiprocessors >= kernel->most_blocks_per_sm) ++kernel;
-    return *kernel;
+Result launch_fragments(const CudaDevice& d, uint32_t type, const cuda::ProductArgs& a) {
+    const uint32_t groups = (a.group_end - a.group_begin) / d.multiprocessors;
+    for (const ProductKernel& kernel : kProductKernels) {
+        const cuda::LaunchShape shape = kernel.shape(a, type);
+        if (a.tokens <= kernel.most_tokens && groups < kernel.most_groups &&
+            shape.shared_bytes <= cuda::kMostSharedBytes)
+            return launch(d, cuda::product_kernel(kernel.first, type), a, shape);
+    }
+    return kSuccess;
 }
 
 }  // namespace
@@ -68,30 +73,46 @@ Result launch_embed(const CudaDevice& d, const Op& op) {
                   a);
 }
 
-Result launch_product(const CudaDevice& d, const Op& op) {
+Result launch_products(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch) {
+    const Op* first = ops + (dispatch.input_joined ? 1 : 0);
+    const Buffer& x = d.buffer(dispatch.input_joined ? ops->in : first->in);
     cuda::ProductArgs a = {};
-    a.w = static_cast<const uint8_t*>(op.w);
-    a.x = d.row0(op.in);
-    a.x_token_bytes = d.buffer(op.in).row_bytes;
-    if (op.to_logits) {
+    a.x = d.scratch(x.offset);
+    a.x_token_bytes = x.row_bytes;
+    if (dispatch.input_joined) {
+        a.input = joined_input(ops->kind);
+        a.norm = ops->norm;
+        a.eps = d.program->spec.norm_eps;
+        a.codes = d.row0(first->in);
+    }
+    if (first->to_logits) {
         a.y = d.logits();
-        a.y_token_floats = op.rows;
+        a.y_token_floats = first->rows;
     } else {
-        const cuda::Rows y = rows_of(d, op.out);
-        a.y = y.row + op.out_offset;
+        const cuda::Rows y = rows_of(d, first->out);
+        a.y = y.row;
         a.y_token_floats = y.stride;
     }
-    a.bias = op.bias;
-    a.w_row_bytes = op.w_row_bytes;
-    a.row_end = op.rows;
-    a.k = op.k;
-    a.tokens = rows_of_step(d, op);
-    a.accumulate = op.accumulate;
-    if (!op.repacked) return launch(d, cuda::product_f32_kernel(op.weight_type), a, product_f32_shape(a));
-    const ProductKernel& kernel = choose_product(a.tokens, op.rows, d.multiprocessors);
-    if (kernel.shared)
-        return launch(d, cuda::product_shared_kernel(op.weight_type), a, product_shared_shape(a, op.weight_type));
-    return launch(d, cuda::product_rows_kernel(op.weight_type, kernel.tokens), a, product_rows_shape(a, kernel.tokens));
+    a.matrices = dispatch.products;
+    for (uint32_t i = 0; i < dispatch.products; ++i)
+        a.matrix[i] = {static_cast<const uint8_t*>(first[i].w), first[i].bias, first[i].rows, first[i].out_offset};
+    if (dispatch.gated) {
+        a.gate = first[dispatch.products].gate == Gate::kSilu ? cuda::ProductGate::kSilu : cuda::ProductGate::kGelu;
+        if (dispatch.products == 1) {  // one matrix of both halves
+            const uint32_t half = first->rows / 2;
+            a.matrices = 2;
+            a.matrix[1] = {a.matrix[0].w + half * first->w_row_bytes, first->bias ? first->bias + half : nullptr, half,
+                           first->out_offset + half};
+            a.matrix[0].rows = half;
+        }
+    }
+    a.w_row_bytes = first->w_row_bytes;
+    a.k = first->k;
+    a.tokens = rows_of_step(d, *first);
+    a.accumulate = first->accumulate;
+    a.group_end = cuda::product_groups(a);
+    return first->repacked ? launch_fragments(d, first->weight_type, a)
+                           : launch(d, cuda::product_f32_kernel(first->weight_type), a, cuda::product_f32_shape(a));
 }
 
 Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {

@@ -9,6 +9,8 @@ namespace {
 
 using namespace platform::cuda;
 
+constexpr float kLeastPace = 0.01f;  // a clock that stands still is not believed
+
 // Writes the step into its block. Returns the bytes that the device needs of it.
 uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     const StepBlock& b = d.block;
@@ -31,6 +33,12 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     return end;
 }
 
+double predict_ops_us(const CudaDevice& d, const Op* ops, uint32_t count) {
+    double us = 0;
+    for (uint32_t i = 0; i < count; ++i) us += cuda_predict_us(d, ops[i]);
+    return us;
+}
+
 // How far the device is off its prediction for the dispatch that begins with op `op` of the step's variant.
 float* pace_of(const CudaDevice& d, uint32_t op) {
     const uint32_t kind = d.step->variant * 2 + (d.step->tokens > kQueryBlockTokens);
@@ -43,10 +51,10 @@ void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
     d->times[d->timed++] = {op, ops, 0, 0, us};
 }
 
-// Launches an op with a mark.
-Result launch_timed(CudaDevice* d, const Op& op, uint32_t index, double us) {
-    mark_next(d, index, 1, us);
-    const Result result = launch_op(*d, op);
+// Launches a dispatch, whose first op is number `index`, with a mark.
+Result launch_timed(CudaDevice* d, const Op* ops, const CudaDispatch& dispatch, uint32_t index, double us) {
+    mark_next(d, index, dispatch.ops, us);
+    const Result result = launch_dispatch(*d, ops, dispatch);
     if (d->mark) --d->timed;  // there was nothing to launch
     d->mark = nullptr;
     return result;
@@ -66,11 +74,10 @@ void learn_times(CudaDevice* d) {
         if (!t.ops) continue;
         t.begin_us = us_between(began[0], began[i]);
         t.us = us_between(began[i], began[i + 1]);  // the last one is a mark
-        double predicted_us = 0;
-        for (uint32_t op = t.op; op < t.op + t.ops; ++op) predicted_us += cuda_predict_us(*d, list.ops[op]);
         float* pace = pace_of(*d, t.op);
-        const double now = t.us / predicted_us, least = *pace / 4, most = *pace * 4;
+        const double now = t.us / predict_ops_us(*d, list.ops + t.op, t.ops), least = *pace / 4, most = *pace * 4;
         *pace += static_cast<float>(((now < least ? least : now > most ? most : now) - *pace) / 8);
+        if (*pace < kLeastPace) *pace = kLeastPace;
         d->times[kept++] = t;
     }
     d->timed = kept;
@@ -165,15 +172,17 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                   d.in_flight_us;
     }
     keel_status status = KEEL_OK;
-    for (; cursor->op < list.count; ++cursor->op) {
-        const Op& op = list.ops[cursor->op];
-        const double us = cuda_predict_us(d, op) * static_cast<double>(*pace_of(d, cursor->op));
+    while (cursor->op < list.count) {
+        const Op* ops = list.ops + cursor->op;
+        const CudaDispatch dispatch = cuda_dispatch(ops, list.count - cursor->op, d.step->tokens);
+        const double us = predict_ops_us(d, ops, dispatch.ops) * static_cast<double>(*pace_of(d, cursor->op));
         if (limits->progressed) {
             if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
             if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
-        if (launch_timed(&d, op, cursor->op, us) != kSuccess) return KEEL_E_DEVICE;
+        if (launch_timed(&d, ops, dispatch, cursor->op, us) != kSuccess) return KEEL_E_DEVICE;
+        cursor->op += dispatch.ops;
         d.in_flight_us += us;
         left_us -= us;
         limits->progressed = true;
