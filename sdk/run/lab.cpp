@@ -57,7 +57,7 @@ keel_status keel_lab_op_times(keel_engine engine, keel_lab_op_time* out, uint32_
     TryLock lock(&e->advancing);
     if (!lock.held()) return KEEL_E_BUSY;
     *count = 0;
-    if (!e->time_ops || e->progress.active || !e->step.sessions) return KEEL_OK;
+    if (!e->time_ops || e->progress.active) return KEEL_OK;
     const uint32_t first = e->step.variant == KEEL_VARIANT_LOW_RANK ? e->plan.variant[KEEL_VARIANT_DENSE].count : 0;
     OpTime t;
     *count = e->backend->times(e->device, 0, &t);

@@ -281,7 +281,7 @@ TEST(CudaBackend, TimesOfOpsAreThoseOfTheDevicesClock) {
             products += t.us == 30;
             EXPECT_EQ(std::fmod(t.us, 2), 0) << t.op << " took " << t.us;
         }
-        EXPECT_GT(products, 10u);
+        EXPECT_GT(products, 5u);
         EXPECT_EQ(static_cast<uint64_t>(sum_us * 1000) + calls * 2000, FakeDriver::get().clock_ns - before_ns);
     }
 }

@@ -107,8 +107,8 @@ keel_status cpu_drain(Device*) {
 
 uint32_t cpu_times(Device* device, uint32_t index, OpTime* out) {
     const CpuDevice& d = *cpu(device);
-    if (index < d.timed) *out = d.times[index];
-    return d.timed;
+    if (index < d.times_of_step) *out = d.times[index];
+    return d.times_of_step;
 }
 
 }  // namespace

@@ -222,7 +222,7 @@ keel_status cpu_begin(Device* device, const Step* step) {
     CpuDevice& d = *static_cast<CpuDevice*>(device);
     const Program& p = *d.program;
     d.step = step;
-    d.timed = 0;
+    d.timed = d.times_of_step = 0;
     d.kv_splits = (step->longest + kKvSplitTokens - 1) / kKvSplitTokens;
     // Flat: a decode step of a context so short that a work item of attention fits a tile.
     d.flat = step->decode && attention_us(p, step->longest) / p.spec.kv_heads <= p.config.tile_us;
@@ -286,6 +286,7 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         cursor->op += dispatch.ops;
         cursor->item = 0;
     }
+    d.times_of_step = d.timed;
     return KEEL_OK;
 }
 
