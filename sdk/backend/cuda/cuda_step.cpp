@@ -84,17 +84,18 @@ void learn_times(CudaDevice* d) {
     d->learned = true;
 }
 
-// What the host gets of a step: times; rows of logits and their hidden rows, in runs of rows that follow one another.
-Result fetch_results(const CudaDevice& d) {
+// When launches began.
+Result fetch_times(const CudaDevice& d) {
+    return d.cuda.driver.copy_to_host(d.region[KEEL_REGION_PINNED] + d.at.times,
+                                      reinterpret_cast<DevicePointer>(d.scratch(d.at.marks)),
+                                      d.timed * sizeof(uint64_t), d.stream);
+}
+
+// Rows of logits and their hidden rows, in runs of rows that follow one another.
+Result fetch_rows(const CudaDevice& d) {
     const Step& step = *d.step;
     const Program& p = *d.program;
     const Driver& driver = d.cuda.driver;
-    // When launches began.
-    if (const Result result = driver.copy_to_host(d.region[KEEL_REGION_PINNED] + d.at.times,
-                                                  reinterpret_cast<DevicePointer>(d.scratch(d.at.marks)),
-                                                  d.timed * sizeof(uint64_t), d.stream);
-        result != kSuccess)
-        return result;
     for (uint32_t row = 0, rows; row < step.logits_rows; row += rows) {
         for (rows = 1; row + rows < step.logits_rows && step.logits_row[row + rows] == step.logits_row[row] + rows;)
             ++rows;
@@ -172,9 +173,9 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                   d.in_flight_us;
     }
     keel_status status = KEEL_OK;
-    while (cursor->op < list.count) {
+    while (cursor->op < list.own_count) {
         const Op* ops = list.ops + cursor->op;
-        const CudaDispatch dispatch = cuda_dispatch(ops, list.count - cursor->op, d.step->tokens);
+        const CudaDispatch dispatch = cuda_dispatch(ops, list.own_count - cursor->op, d.step->tokens);
         const double us = predict_ops_us(d, ops, dispatch.ops) * static_cast<double>(*pace_of(d, cursor->op));
         if (limits->progressed) {
             if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
@@ -191,8 +192,9 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         mark_next(&d, 0, 0, 0);
         if (launch(d, cuda::kernel_nothing, cuda::NothingArgs{}) != kSuccess) return KEEL_E_DEVICE;
     }
-    if (status == KEEL_OK && fetch_results(d) != kSuccess) return KEEL_E_DEVICE;
+    if (status == KEEL_OK && fetch_times(d) != kSuccess) return KEEL_E_DEVICE;
     d.enqueued = status == KEEL_OK;
+    if (status == KEEL_OK && list.own_count == list.count && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;
