@@ -112,6 +112,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     CudaDevice& d = *cuda_device(device);
     d.program = program;
     d.block = step_block(program->config);
+    d.ranges.open(*program);
     for (uint32_t i = 0; i < 4 * most_ops(*program); ++i) d.pace[i] = 1;
     const OpList& list = program->plan.variant[KEEL_VARIANT_DENSE];
     for (uint32_t i = 0; i < list.count; ++i)
@@ -135,6 +136,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
 
 void cuda_close(Device* device) {
     CudaDevice& d = *cuda_device(device);
+    d.ranges.close();
     if (!d.cuda.context) return;
     {
         CurrentCuda current(d.cuda);

@@ -4,6 +4,7 @@
 #include "kernels/cuda/kernels.h"
 #include "sdk/backend/backend.h"
 #include "sdk/backend/cuda/cuda_context.h"
+#include "sdk/backend/cuda/cuda_ranges.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 
@@ -43,6 +44,7 @@ struct CudaDevice : Device {
     const Program* program;
     KvTransform transform;  // its arrays on the device
     BufferId hidden;        // what the output norm writes, in both variants
+    CudaRanges ranges;      // for profilers
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done

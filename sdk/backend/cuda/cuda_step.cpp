@@ -140,6 +140,7 @@ keel_status cuda_begin(Device* device, const Step* step) {
     CudaDevice& d = *cuda_device(device);
     d.step = step;
     d.in_flight_us = 0;
+    d.ranges.begin_step(*d.program, *step);
     d.timed = 0;
     d.enqueued = d.learned = false;
     uint8_t* staging = d.region[KEEL_REGION_PINNED] + d.at.staging;
@@ -182,12 +183,14 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
             if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
+        d.ranges.at(*d.program, *d.step, cursor->op);
         if (launch_timed(&d, ops, dispatch, cursor->op, us) != kSuccess) return KEEL_E_DEVICE;
         cursor->op += dispatch.ops;
         d.in_flight_us += us;
         left_us -= us;
         limits->progressed = true;
     }
+    d.ranges.leave();
     if (d.timed && d.times[d.timed - 1].ops) {
         mark_next(&d, 0, 0, 0);
         if (launch(d, cuda::kernel_nothing, cuda::NothingArgs{}) != kSuccess) return KEEL_E_DEVICE;
@@ -207,7 +210,10 @@ keel_status cuda_poll(Device* device, bool* done) {
     if (!current.ok()) return KEEL_E_DEVICE;
     const Result result = d.cuda.driver.event_query(d.computed);
     *done = result == kSuccess;
-    if (*done && d.enqueued && !d.learned) learn_times(&d);
+    if (*done && d.enqueued && !d.learned) {
+        learn_times(&d);
+        d.ranges.end_step();
+    }
     return result == kSuccess || result == kNotReady ? KEEL_OK : KEEL_E_DEVICE;
 }
 
@@ -220,6 +226,7 @@ uint32_t cuda_times(Device* device, uint32_t index, OpTime* out) {
 
 keel_status cuda_drain(Device* device) {
     CudaDevice& d = *cuda_device(device);
+    d.ranges.end_step();
     CurrentCuda current(d.cuda);
     return current.ok() && d.cuda.driver.stream_synchronize(d.stream) == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
 }
