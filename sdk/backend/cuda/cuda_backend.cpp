@@ -87,6 +87,7 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     const uint32_t logits_rows = partly_offloaded(p.config) ? 0 : most_logits_rows(p.config);
     at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
         "logits", uint64_t{logits_rows} * p.spec.vocabulary * sizeof(float));
+    at.partial = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("attention_splits", partial_bytes(p));
     const uint64_t marks = 2 * uint64_t{most_ops(p)};
     at.marks = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("launch_times", marks * sizeof(uint64_t));
     at.times = arenas[KEEL_REGION_PINNED].place_offset("launch_times", marks * sizeof(uint64_t));

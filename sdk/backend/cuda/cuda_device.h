@@ -13,7 +13,8 @@ namespace keel {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
-    uint64_t token, position, slot, session, logits_token, session_index, page_first, tail_first, page_id, tail_parent;
+    uint64_t token, position, slot, session, query_block, logits_token, session_index, page_first, tail_first, page_id,
+        tail_parent;
     uint64_t bytes;
 };
 StepBlock step_block(const PlanConfig& config);
@@ -23,6 +24,7 @@ struct CudaCopies {
     uint64_t plain;    // DEVICE_SCRATCH: plain rows on their way, kUploadRowsBytes
     uint64_t step;     // DEVICE_SCRATCH: a StepBlock
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
+    uint64_t partial;  // DEVICE_SCRATCH: what attention leaves of splits (kernels/cuda/attention_args.h)
     uint64_t staging;  // PINNED: a StepBlock
     uint64_t marks;    // DEVICE_SCRATCH: [2 * most_ops] when launches of a step began
     uint64_t times;    // PINNED: the same, when the step is done
@@ -81,6 +83,12 @@ inline uint32_t most_ops(const Program& p) {
     const OpList* variant = p.plan.variant;
     return variant[0].count > variant[1].count ? variant[0].count : variant[1].count;
 }
+
+// Most tokens of a step whose splits attention goes through apart.
+inline uint32_t most_partial_tokens(const PlanConfig& c) {
+    return c.chunk_tokens < 16 ? c.chunk_tokens : 16;
+}
+
 // Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing.
 struct CudaDispatch {
     uint32_t ops;
@@ -104,6 +112,9 @@ uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 // ---- cuda_ops.cpp ----
 // Launches a dispatch for the step under way, all of its work. In the device's context.
 platform::cuda::Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch);
+
+// ---- cuda_attention.cpp ----
+uint64_t partial_bytes(const Program& p);
 
 // ---- cuda_step.cpp ----
 keel_status cuda_begin(Device* device, const Step* step);
