@@ -62,6 +62,10 @@ KEEL_WRAPPER(dot_products) {
     out[2] = static_cast<uint32_t>(dp2a_hi(in[0], in[1], c));
 }
 
+KEEL_WRAPPER(bytes_picked) {
+    out[0] = pick_bytes(in[0], in[1], in[2] & 0x7777u);  // without the bits that repeat a sign
+}
+
 KEEL_WRAPPER(shuffles) {
     out[0] = shuffle(in[0], in[1] % 32);
     out[1] = f32_bits(shuffle(f32_from_bits(in[1]), in[0] % 32));
@@ -71,7 +75,9 @@ KEEL_WRAPPER(votes) {
 }
 
 KEEL_WRAPPER(loads) {
-    const Words4 four = load_once(reinterpret_cast<const Words4*>(in));
+    const uint8_t* from = in_global(reinterpret_cast<const uint8_t*>(in));
+    prefetch(from);
+    const Words4 four = load_once(reinterpret_cast<const Words4*>(from));
     const Words2 two = load_once(reinterpret_cast<const Words2*>(in + 2));
     out[0] = four.x;
     out[1] = four.y;

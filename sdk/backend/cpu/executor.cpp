@@ -247,7 +247,6 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         const uint32_t items = dispatch.items;
         if (cursor->item == 0) expose_scratch(d, dispatch);
         if (cursor->item == 0 && dispatch.op->kind == OpKind::kMatmul) aim_products(d, dispatch);
-        if (cursor->item == 0 && timed) begin_time(&d, dispatch, cursor->op);
         while (cursor->item < items * dispatch.splits) {
             const double one_us = item_us(d, dispatch), us = one_us / config.threads;
             double fit = tile_us / us;
@@ -277,6 +276,7 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                 if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * splits * 1e3) > deadline_ns)
                     return KEEL_AGAIN;
             }
+            if (timed && cursor->item == 0) begin_time(&d, dispatch, cursor->op);
             run_range(&range);
             limits->progressed = true;
             cursor->item += count * splits;

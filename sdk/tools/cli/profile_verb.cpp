@@ -62,7 +62,7 @@ std::vector<std::vector<keel_lab_op_time>> measure(LoadedModel& m, const Options
         check(session.truncate(o.position), "cannot truncate");
     }
     if (steps.empty() || steps[0].empty()) throw ToolError(kExitCancelled, "no step was measured");
-    // Dispatches depend on what they are predicted to take, which is learned: steps are those that are cut like the last.
+    // How a step is cut depends on what is learned: those that are cut like the last one count.
     const size_t dispatches = steps.back().size();
     std::erase_if(steps, [&](const auto& step) { return step.size() != dispatches; });
     return steps;
