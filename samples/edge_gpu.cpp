@@ -2,9 +2,9 @@
 //
 //     edge_gpu [model.gguf] [budget_us] [frames] [render_ms]
 //
-// The loop renders a frame every 16.7 ms; here that is copying memory on the GPU for some milliseconds, on a stream of a
-// high priority. Then it gives Keel a budget: Keel's stream has the lowest priority, and no more than the budget is in
-// flight when its call returns. The loop runs twice, without text and with it, and prints how long frames took.
+// The loop renders a frame every 16.7 ms; here that is copying memory on the GPU for some milliseconds, on a stream of
+// high priority. Before that it gives Keel a budget: Keel's stream has the lowest priority, and no more than the budget
+// is in flight when its call returns. The loop runs twice, without text and with it, and prints how long frames took.
 // Keel's own context is the device's primary one; a game hands over its context in keel_cuda_device.
 #include <algorithm>
 #include <chrono>
@@ -37,7 +37,7 @@ bool failed(const char* what, keel_status status, const keel_error& error = {}) 
     return true;
 }
 
-// What a renderer would do: work on the GPU that takes `ms`, and waiting for it. Where there is no driver, only waiting.
+// What a renderer would do: work on the GPU that takes `ms`, and waiting for it; without a driver only waiting.
 class Renderer {
   public:
     explicit Renderer(double ms) : ms_(ms) {

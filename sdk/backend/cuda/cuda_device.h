@@ -50,8 +50,8 @@ struct CudaDevice : Device {
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done
-    // What kernels say of the time. An entry of `times` for each launch of a step that writes a mark, which are those of
-    // dispatches and one behind the last of each call of enqueue (ops: 0); when the step is done, of dispatches only.
+    // What kernels say of the time. An entry of `times` for each launch of a step that writes a mark: of a dispatch, or
+    // behind the last of each call of enqueue (ops: 0); when the step is done, of dispatches only.
     OpTime* times;           // [2 * most_ops]
     uint32_t timed;          // of these
     bool enqueued, learned;  // the step is enqueued whole; its times are in `times` and `pace`
