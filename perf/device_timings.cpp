@@ -323,11 +323,6 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 part(strf("%s %s, KV %s", shape, mix, name).c_str(),
                      [&, f = format, n = name] { model(shape, mix, f, n); });
-        if (!o_.json.empty()) {
-            std::ofstream file(o_.json);
-            file << document_.dump(1) << '\n';
-            if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
-        }
         return failed_;
     }
 
@@ -350,6 +345,14 @@ class Timings {
             failed_ = 1;
         }
         fflush(stdout);
+        write();
+    }
+    // What there is so far: a run may be ended from outside.
+    void write() const {
+        if (o_.json.empty()) return;
+        std::ofstream file(o_.json);
+        file << document_.dump(1) << '\n';
+        if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
     }
 
     void machine() {
