@@ -1,7 +1,7 @@
 // Draws on the device (kernels/cuda/sample.cu): what a draw depends on goes up in one copy, the token comes back.
 #include <string.h>
 
-#include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 #include "sdk/backend/draw.h"
 
 namespace keel {
@@ -60,12 +60,6 @@ uint64_t pack_draw(const CudaDevice& d, const DrawRequest& r, uint8_t* to, const
     return end;
 }
 
-Result launch_draw(const CudaDevice& d, cuda::KernelId kernel, cuda::SampleArgs args, const cuda::LaunchShape& shape) {
-    void* arguments[1] = {&args};
-    return d.cuda.driver.launch(d.function[kernel], shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
-                                shape.shared_bytes, d.draws, arguments, nullptr);
-}
-
 Result run_draw(const CudaDevice& d, const DrawRequest& r, cuda::SampleResult* result) {
     const Driver& driver = d.cuda.driver;
     uint8_t* staging = d.region[KEEL_REGION_PINNED] + d.at.draw_staging;
@@ -73,9 +67,10 @@ Result run_draw(const CudaDevice& d, const DrawRequest& r, cuda::SampleResult* r
     cuda::SampleArgs a;
     const uint64_t bytes = pack_draw(d, r, staging, device, &a);
     Result status = driver.copy_to_device(reinterpret_cast<DevicePointer>(device), staging, bytes, d.draws);
-    if (status == kSuccess) status = launch_draw(d, cuda::kernel_sample_adjust, a, sample_shape(a));
-    if (status == kSuccess && r.temperature > 0) status = launch_draw(d, cuda::kernel_sample_weigh, a, sample_shape(a));
-    if (status == kSuccess) status = launch_draw(d, cuda::kernel_sample_select, a, select_shape(a));
+    if (status == kSuccess) status = launch(d, d.draws, cuda::kernel_sample_adjust, a, sample_shape(a));
+    if (status == kSuccess && r.temperature > 0)
+        status = launch(d, d.draws, cuda::kernel_sample_weigh, a, sample_shape(a));
+    if (status == kSuccess) status = launch(d, d.draws, cuda::kernel_sample_select, a, select_shape(a));
     if (status == kSuccess)
         status = driver.copy_to_host(staging, reinterpret_cast<DevicePointer>(a.result), sizeof *result, d.draws);
     if (status == kSuccess) status = driver.stream_synchronize(d.draws);

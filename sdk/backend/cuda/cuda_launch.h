@@ -5,20 +5,24 @@
 
 namespace keel {
 
+// `began`: where the device writes when the launch begins; null: nowhere.
 template <class Args>
 platform::cuda::Result launch(const CudaDevice& d, platform::cuda::Stream stream, cuda::KernelId kernel,
-                              const Args& args, const cuda::LaunchShape& shape) {
+                              const Args& args, const cuda::LaunchShape& shape, uint64_t* began = nullptr) {
     if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
     Args copy = args;
-    void* arguments[1] = {&copy};
+    void* arguments[2] = {&copy, &began};
     return d.cuda.driver.launch(d.function[kernel], shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
                                 shape.shared_bytes, stream, arguments, nullptr);
 }
-// Onto the stream of steps.
+// Onto the stream of steps, the first one behind a mark with it.
 template <class Args>
 platform::cuda::Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args,
                               const cuda::LaunchShape& shape) {
-    return launch(d, d.stream, kernel, args, shape);
+    if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
+    uint64_t* began = d.mark;
+    d.mark = nullptr;
+    return launch(d, d.stream, kernel, args, shape, began);
 }
 template <class Args>
 platform::cuda::Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args) {
