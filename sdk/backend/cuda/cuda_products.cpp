@@ -27,7 +27,7 @@ constexpr ProductKernel kProductKernels[] = {
     {cuda::kernel_product_token_Q4_0, cuda::product_token_shape, 1, kAny},
     {cuda::kernel_product_shared_Q4_0, cuda::product_shared_shape, 8, 2},
     {cuda::kernel_product_rows_8_Q4_0, cuda::product_rows_shape<8>, 8, kAny},
-    {cuda::kernel_product_rows_32_Q4_0, cuda::product_rows_shape<32>, kAny, kAny},
+    {cuda::kernel_product_rows_64_Q4_0, cuda::product_rows_shape<64>, kAny, kAny},
 };
 Result launch_fragments(const CudaDevice& d, uint32_t type, const cuda::ProductArgs& a) {
     const uint32_t groups = (a.group_end - a.group_begin) / d.multiprocessors;
