@@ -131,10 +131,20 @@ constexpr uint32_t product_groups(const ProductArgs& a) {
     return groups;
 }
 
-// Weights as they lie in the file, x is f32[k]: product_f32_TYPE. No gate.
-constexpr uint32_t kProductThreads = 256, kProductTokens = 8;  // of a block, which has a group
+// Weights as they lie in the file, x is f32[k], no gate. product_f32_TYPE, for few tokens, every type: a block a group.
+constexpr uint32_t kProductThreads = 256, kProductTokens = 8;  // of a block
 constexpr LaunchShape product_f32_shape(const ProductArgs& a) {
     return {a.group_end - a.group_begin, divide_up(a.tokens, kProductTokens), kProductThreads, 0};
+}
+
+// product_f32_tile_TYPE, for many tokens, unquantized types: a block four groups and 32 tokens, kTileElements of both
+// at a time in shared memory, a thread one lane of the contract for eight rows and eight tokens.
+constexpr uint32_t kTileGroups = 4, kTileRows = kTileGroups * kGroupRows, kTileTokens = 32, kTileElements = 64;
+constexpr uint32_t kTileThreads = kTileRows / 8 * (kTileTokens / 8) * 16;
+constexpr uint32_t kTileStride = kTileElements + 4;  // words of a row
+constexpr LaunchShape product_f32_tile_shape(const ProductArgs& a) {
+    return {divide_up(a.group_end - a.group_begin, kTileGroups), divide_up(a.tokens, kTileTokens), kTileThreads,
+            (kTileRows + kTileTokens) * kTileStride * 4};
 }
 
 // y[t][k] = row ids[t] of w, decoded (NUMERICS section 3), times scale.

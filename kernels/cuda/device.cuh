@@ -37,6 +37,8 @@ constexpr uint32_t least_blocks(uint32_t threads) {
 #define KEEL_GPU __device__ __forceinline__
 // Before a loop whose counter indexes registers.
 #define KEEL_UNROLL _Pragma("unroll")
+// Before one that is to stay a loop, for its registers.
+#define KEEL_ROLLED _Pragma("unroll 1")
 
 extern __shared__ __align__(16) uint8_t dynamic_shared[];
 KEEL_GPU uint8_t* shared_memory() {
@@ -159,6 +161,7 @@ namespace keel::cuda {
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 #define KEEL_GPU inline
 #define KEEL_UNROLL
+#define KEEL_ROLLED
 // The line that calls: by default arguments, which are evaluated there.
 #define KEEL_SITE const char *file = __builtin_FILE(), uint32_t line = __builtin_LINE()
 

@@ -111,8 +111,11 @@ Result launch_products(const CudaDevice& d, const Op* ops, const CudaDispatch& d
     a.tokens = rows_of_step(d, *first);
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
-    return first->repacked ? launch_fragments(d, first->weight_type, a)
-                           : launch(d, cuda::product_f32_kernel(first->weight_type), a, cuda::product_f32_shape(a));
+    if (first->repacked) return launch_fragments(d, first->weight_type, a);
+    const bool tile =
+        a.tokens > cuda::kProductTokens && kernels::kWeightTypes[first->weight_type].activation_block == 0;
+    return tile ? launch(d, cuda::product_f32_tile_kernel(first->weight_type), a, cuda::product_f32_tile_shape(a))
+                : launch(d, cuda::product_f32_kernel(first->weight_type), a, cuda::product_f32_shape(a));
 }
 
 Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {
