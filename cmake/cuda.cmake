@@ -46,7 +46,7 @@ enable_language(ASM)
 file(GLOB KEEL_CUDA_KERNELS CONFIGURE_DEPENDS kernels/cuda/*.cu)
 keel_cuda_image(keel_cuda_fatbin ${KEEL_CUDA_KERNELS})
 
-file(GLOB KEEL_CUDA_SOURCES CONFIGURE_DEPENDS sdk/backend/cuda/*.cpp platform/cuda/*.cpp)
+file(GLOB KEEL_CUDA_SOURCES CONFIGURE_DEPENDS sdk/backend/cuda/*.cpp sdk/backend/offload/*.cpp platform/cuda/*.cpp)
 add_library(keel_cuda STATIC ${KEEL_CUDA_SOURCES} ${keel_cuda_fatbin_SOURCE})
 add_library(keel::cuda ALIAS keel_cuda)
 set_target_properties(keel_cuda PROPERTIES EXPORT_NAME cuda)

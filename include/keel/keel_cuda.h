@@ -35,7 +35,10 @@ typedef struct keel_cuda_device {
     /* CUstream of that context that all steps run on. NULL: one of Keel's own, with `priority`. */
     void* stream;
     int32_t priority; /* of Keel's own stream: lower numbers go first; default 0, the lowest */
-    uint32_t reserved;
+    /* How many of the model's layers, from the first on, the device computes. 0, or as many as there are: all, and the
+     * logits. Fewer: the CPU computes the others and the logits, with config.threads, out of SCRATCH, WEIGHTS and KV;
+     * keel_plan says how many bytes that takes on either side. No bit of a result depends on it. */
+    uint32_t layers;
     void* wait_event; /* CUevent that the first work of each step waits for; NULL: none */
     void* done_event; /* CUevent recorded behind the last work of each step; NULL: none */
 } keel_cuda_device;

@@ -19,6 +19,7 @@
 namespace keel {
 
 class Arena;
+struct ModelSpec;
 struct Op;
 struct PlanConfig;
 struct Program;
@@ -55,8 +56,9 @@ constexpr uint64_t kUploadRowsBytes = 64 * 1024;
 
 struct Backend {
     // ---- planning: no device yet ----
-    // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set. KEEL_E_UNSUPPORTED.
-    keel_status (*configure)(PlanConfig* config, keel_error* error);
+    // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set, for others how many layers
+    // they compute. KEEL_E_UNSUPPORTED.
+    keel_status (*configure)(PlanConfig* config, const ModelSpec& spec, keel_error* error);
     // A matrix of so many rows. `lookup`: only single rows of it are read.
     WeightUse (*weights)(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
     // Fills the predicted times of an op from its bytes and multiply-adds, and returns the working memory of each

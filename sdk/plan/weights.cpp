@@ -8,7 +8,7 @@
 namespace keel {
 
 const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
-    if (own_memory) return own_matrix(from, t, name, layer);
+    if (!host) return own_matrix(from, t, name, layer);
     if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
         mapped_bytes += t.bytes;
         return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
@@ -22,17 +22,17 @@ const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, c
 const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name,
                                           int32_t layer) {
     total_bytes += t.bytes;
-    if (own_memory) {
+    if (!host) {
         const uint64_t row_bytes = kernels::weight_row_bytes(t.type, static_cast<uint32_t>(t.dims[0])),
                        rows = (t.dims[1] * t.dims[2] + kernels::kRepackRows - 1) / kernels::kRepackRows *
                               kernels::kRepackRows;
-        const uint64_t at = own_memory->place_offset(name, rows * row_bytes, Arena::kAlign, layer);
-        if (own_memory->counting() || !own_memory->ok()) return nullptr;
+        const uint64_t at = own_memory.place_offset(name, rows * row_bytes, Arena::kAlign, layer);
+        if (own_memory.counting() || !own_memory.ok()) return nullptr;
         read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
             status = backend->upload_rows(device, at + to, t.type, plain, count, k);
             if (status != KEEL_OK) fail(error, status, at + to, "weights", "the device did not take them");
         });
-        return own_memory->base() + at;
+        return own_memory.base() + at;
     }
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
     if (dst)
@@ -47,8 +47,8 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
     constexpr uint64_t kMappedSliceBytes = 1 << 20;
     uint8_t slice[64 * 1024];
     total_bytes += t.bytes;
-    const uint64_t to = own_memory->place_offset(name, t.bytes, Arena::kAlign, layer);
-    if (own_memory->counting() || !own_memory->ok()) return nullptr;
+    const uint64_t to = own_memory.place_offset(name, t.bytes, Arena::kAlign, layer);
+    if (own_memory.counting() || !own_memory.ok()) return nullptr;
     const bool mapped = mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED;
     const uint64_t slice_bytes = mapped ? kMappedSliceBytes : sizeof slice;
     for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
@@ -61,16 +61,16 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
             upload(to + done, slice, n);
         }
     }
-    return own_memory->base() + to;
+    return own_memory.base() + to;
 }
 
 // A vector that is on the host, and where it lies for ops.
-Vector WeightPlacer::shared(float* host, uint32_t n, const char* name, int32_t layer) {
-    if (!own_memory) return {host, host};
-    const uint64_t to = own_memory->place_offset(name, uint64_t{n} * 4, Arena::kAlign, layer);
-    if (!host || !own_memory->ok()) return {};
-    upload(to, host, uint64_t{n} * 4);
-    return {host, reinterpret_cast<const float*>(own_memory->base() + to)};
+Vector WeightPlacer::shared(float* data, uint32_t n, const char* name, int32_t layer) {
+    if (host) return {data, data};
+    const uint64_t to = own_memory.place_offset(name, uint64_t{n} * 4, Arena::kAlign, layer);
+    if (!data || !own_memory.ok()) return {};
+    upload(to, data, uint64_t{n} * 4);
+    return {data, reinterpret_cast<const float*>(own_memory.base() + to)};
 }
 
 void WeightPlacer::upload(uint64_t to, const void* from, uint64_t bytes) {
@@ -170,18 +170,35 @@ void WeightPlacer::read_groups(const keel_reader& from, const GgufTensor& t, con
     }
 }
 
-void PlanWeights::open_layer(int32_t layer) {
-    layer_ = layer;
+void PlanWeights::compute_as(uint32_t layer) {
+    const bool host = layer >= c_.host_layer;
+    for (uint32_t slot = 0; host != placer_.host && slot < kGlobalSlots; ++slot) placed_[slot] = {};
+    placer_.host = host;
+    backend_ = &backend_of(c_, layer);
+}
+
+void PlanWeights::close_layer() {
     for (bool& done : basis_done_) done = false;
     low_ = {};
-    if (layer < 0) return;
     for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) placed_[slot] = {};
+}
+
+void PlanWeights::open_head() {
+    close_layer();
+    compute_as(m_.spec.layers);
+    layer_ = -1;
+}
+
+void PlanWeights::open_layer(uint32_t layer) {
+    close_layer();
+    compute_as(layer);
+    layer_ = static_cast<int32_t>(layer);
     if (!c_.low_rank.usable) return;
     const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
     if (placer_.status == KEEL_OK && status != KEEL_OK)
         placer_.status = fail(placer_.error, status, 0, "W_proj cache", "the reader failed");
     if (placer_.status == KEEL_OK && !placer_.arena.counting() && placer_.mode != KEEL_WEIGHTS_MAP)
-        placer_.status = wproj_check_payload(c_.low_rank.file, low_.parts, static_cast<uint32_t>(layer), placer_.error);
+        placer_.status = wproj_check_payload(c_.low_rank.file, low_.parts, layer, placer_.error);
     if (placer_.status != KEEL_OK) low_ = {};
 }
 
@@ -197,7 +214,7 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
 }
 
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
-    const WeightUse use = c_.backend->weights(c_, t.type, t.dims[1], lookup);
+    const WeightUse use = backend_->weights(c_, t.type, t.dims[1], lookup);
     if (!lookup && !use.product && placer_.status == KEEL_OK)
         placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, "the backend has no product for its type");
     return {use.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),

@@ -18,15 +18,16 @@ cuda::KvRows kv_rows(const kernels::KvPlane& plane, uint64_t head_bytes, kernels
 cuda::KvPlaces places_of(const CudaDevice& d, uint32_t layer) {
     const Program& p = *d.program;
     const KvLayer& coded = p.geometry.layer[layer];
-    const KvF16WindowShape& w = p.f16_window;
+    const KvPart& part = p.kv_of(layer);
+    const KvF16WindowShape& w = part.f16_window;
     cuda::KvPlaces at = {};
     at.base = d.region[KEEL_REGION_DEVICE_KV];
-    at.pages = p.kv_page_offset(0);
-    at.page_stride = p.kv_page_offset(1) - p.kv_page_offset(0);
+    at.pages = part.page_offset(0);
+    at.page_stride = part.page_offset(1) - part.page_offset(0);
     at.k = kv_rows(coded.k, coded.k_head_bytes, coded.k_scale);
     at.v = kv_rows(coded.v, coded.v_head_bytes, coded.v_scale);
-    at.windows = p.f16_window_offset(0);
-    at.window_stride = p.f16_window_offset(1) - p.f16_window_offset(0);
+    at.windows = part.f16_window_offset(0);
+    at.window_stride = part.f16_window_offset(1) - part.f16_window_offset(0);
     at.sink_tokens = w.sink_tokens;
     at.recent_tokens = w.recent_tokens;
     if (w.sink_tokens) {
@@ -141,6 +142,12 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kSoftcap:
             return launch(d, cuda::kernel_softcap,
                           cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, rows, s.logit_softcap});
+        case OpKind::kToHost:
+            return d.cuda.driver.copy_to_host(d.program->handover,
+                                              reinterpret_cast<platform::cuda::DevicePointer>(d.row0(op.in)),
+                                              rows * d.buffer(op.in).row_bytes, d.stream);
+        case OpKind::kFromOwnMemory:  // the host's
+            break;
     }
     return kSuccess;
 }

@@ -1,5 +1,6 @@
 // What the CUDA backend tells a plan (backend.h). It asks no driver: a plan is the same on every machine.
 #include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/offload/offload_backend.h"
 #include "sdk/plan/dispatch.h"
 
 namespace keel {
@@ -69,12 +70,17 @@ cuda::ProductInput joined_input(OpKind kind) {
     return cuda::ProductInput::kRows;
 }
 
-keel_status cuda_configure(PlanConfig* config, keel_error* error) {
+keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error) {
     keel_cuda_device options;
     KEEL_TRY(read_cuda_options(config->backend_options, &options, error));
-    config->own_memory = true;
+    config->host_layer = kNoHostLayer;
+    if (options.layers && options.layers < spec.layers) {
+        config->host_layer = options.layers;
+        config->host_backend = default_backend();
+        config->backend = &kOffloadBackend;
+    }
     // What the host computes at init (vectors widened, tables of means) it does with its own kernels.
-    return default_backend()->configure(config, error);
+    return default_backend()->configure(config, spec, error);
 }
 
 WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t, bool lookup) {
