@@ -35,7 +35,7 @@ struct Session {
     explicit Session(const Problem& p, Random& random) : problem(p) {
         layer = keel::kv_layer(p.kv_heads, p.head_dim, {p.k, p.v, p.mode, p.mode}, &page_bytes);
         page_bytes = round64(page_bytes);
-        window = keel::kv_f16_window_shape(1, p.kv_heads, p.head_dim, p.sinks, p.recent, 0, p.tokens);
+        window = keel::kv_f16_window_shape(0, 1, p.kv_heads, p.head_dim, p.sinks, p.recent, 0, p.tokens);
         const uint32_t pages = keel::kv_pages_for(p.positions);
         for (uint32_t i = 0; i < pages; ++i) page_id.push_back(i == p.evicted ? kNone : pages - 1 - i);
         memory.assign(pages * page_bytes + window.session_bytes + 64, 0);
