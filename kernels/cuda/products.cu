@@ -13,7 +13,8 @@ static_assert(kGroupRows == kProductThreads / 16);
 // Sixteen lanes a row, which are those of the contract.
 template <WeightType T>
 KEEL_GPU void multiply_f32(const ProductArgs& args) {
-    constexpr uint32_t kAhead = 8;  // elements of a lane on their way at once
+    // Elements of a lane on their way at once; decoding others takes longer than waiting for them.
+    constexpr uint32_t kAhead = kWeightTypes[T].activation_block == 0 ? 8 : 1;
     const uint32_t lane = thread_x() % 16, first = block_y() * kProductTokens,
                    tokens = args.tokens - first < kProductTokens ? args.tokens - first : kProductTokens;
     const GroupRows at = rows_of_group(args, args.group_begin + block_x());
@@ -74,6 +75,8 @@ KEEL_GPU void multiply_f32_tile(const ProductArgs& args) {
     const float* x =
         reinterpret_cast<const float*>(token_of(args, first_token + (tile_token < tokens ? tile_token : 0)));
     const uint32_t w_element = thread_x() % 8 * kOfThread, x_element = thread_x() % 16 * kOfThreadX;
+    float *w_place = w_tile + place_in_tile(tile_row, w_element),
+          *x_place = x_tile + place_in_tile(tile_token, x_element);
     // What it multiplies: its lane of eight rows and eight tokens.
     const uint32_t lane = thread_x() % 16, rows8 = thread_x() / 32 % (kTileRows / 8) * 8,
                    tokens8 = (thread_x() / 32 / (kTileRows / 8) * 2 + thread_x() / 16 % 2) * 8;
@@ -97,10 +100,9 @@ KEEL_GPU void multiply_f32_tile(const ProductArgs& args) {
     bring(0);
     for (uint32_t first = 0; first < args.k; first += kTileElements) {
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kOfThread; ++i)
-            w_tile[place_in_tile(tile_row, w_element + i)] = float_of_bits<T>(w_next[i]);
+        for (uint32_t i = 0; i < kOfThread; ++i) w_place[2 * i] = float_of_bits<T>(w_next[i]);
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kOfThreadX; ++i) x_tile[place_in_tile(tile_token, x_element + i)] = x_next[i];
+        for (uint32_t i = 0; i < kOfThreadX; ++i) x_place[2 * i] = x_next[i];
         sync_block();
         if (first + kTileElements < args.k) bring(first + kTileElements);
         KEEL_ROLLED
