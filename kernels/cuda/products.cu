@@ -105,7 +105,7 @@ KEEL_GPU void multiply_f32_tile(const ProductArgs& args) {
         for (uint32_t i = 0; i < kOfThreadX; ++i) x_place[2 * i] = x_next[i];
         sync_block();
         if (first + kTileElements < args.k) bring(first + kTileElements);
-        KEEL_ROLLED
+        KEEL_NO_UNROLL
         for (uint32_t e = 0; e < kTileElements; e += 32) {
             const auto two_steps = [lane, e](const float* tile, uint32_t of_row) {
                 return *reinterpret_cast<const Floats2*>(tile + of_row * kTileStride + e + 2 * lane);
