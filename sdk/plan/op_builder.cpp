@@ -110,7 +110,7 @@ Buf OpBuilder::output_norm(const char* name, const Buf& x) {
 
 // Shape, bytes and work of a product; how it reads x follows from its weights.
 void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
-    const WeightUse use = c_.backend->weights(c_, matrix.type, matrix.rows, false);
+    const WeightUse use = backend().weights(c_, matrix.type, matrix.rows, false);
     const Activation type = use.x;
     op->in = read(op, x, type);
     op->fp32_reason = use.fp32;
