@@ -3,7 +3,8 @@
 // sample_adjust and sample_weigh go over the vocabulary in blocks and make of each logit its value, its distance from
 // the largest and its mass: exponentials in f64 are what needs all multiprocessors. sample_select is one block, and
 // asks of every filter and of the draw: at which candidate, in an order, does the running weight reach a target? A
-// histogram over 1024 ranges of keys tells the range, its candidates are looked at in the next round, until one is left.
+// histogram over 1024 ranges of keys tells the range, whose candidates are looked at in the next round, until one is
+// left.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/sample_args.h"
 #include "kernels/formats/sampling.h"
@@ -107,8 +108,8 @@ struct Select {
     double last_distance;
     uint32_t last_id;
     uint64_t least_mass;
-    // Candidates weigh their mass, or 1 each; and come in the order of their distances, or of their distances' deviation
-    // from a mean.
+    // Candidates weigh their mass, or 1 each; and come in the order of their distances, or of how far these are from a
+    // mean.
     bool by_count, by_deviation;
     double mean;
 
@@ -164,8 +165,8 @@ struct Select {
         return {bin, shared.count[bin], before};
     }
 
-    // Of the first n ids of the list (null: of all), those with keys in [first, first + 2^width) weigh at least `target`.
-    // The one at which it is reached: ranges of keys until one candidate is left; of equal keys ranges of ids.
+    // Of the first n ids of the list (null: of all), those with keys in [first, first + 2^width) weigh at least
+    // `target`. The one at which it is reached: ranges of keys until one candidate is left; of equal keys ranges of ids.
     KEEL_GPU_CALLED uint32_t narrow(const uint32_t* list, uint32_t n, u128 first, uint32_t width, u128 target) {
         uint32_t first_id = 0, id_width = 30, count = 0;
         do {

@@ -108,8 +108,8 @@ struct Backend {
     keel_status (*poll)(Device* device, bool* done);
     // Returns when nothing is in flight; what has not begun may be dropped. The step is over.
     keel_status (*drain)(Device* device);
-    // Null: the host draws. Else the backend keeps rows of logits and hidden states, by their rows of Program::logits, at
-    // Program::kept_logits and kept_hidden, and the host downloads them when somebody asks. Draws a token from such a
+    // Null: the host draws. Else the backend keeps rows of logits and hidden states, by their rows of Program::logits,
+    // at Program::kept_logits and kept_hidden, and the host downloads them when somebody asks. Draws a token from such a
     // row and waits for it; any thread, with a step of other rows in flight or none. KEEL_E_NUMERIC as sampler_draw;
     // KEEL_E_BUSY: another thread draws, so that the host has to.
     keel_status (*draw)(Device* device, const DrawRequest& request, int32_t* token);
