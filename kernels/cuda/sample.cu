@@ -166,7 +166,7 @@ struct Select {
     }
 
     // Of the first n ids of the list (null: of all), those with keys in [first, first + 2^width) weigh at least
-    // `target`. The one at which it is reached: ranges of keys until one candidate is left; of equal keys ranges of ids.
+    // `target`. The one at which it is reached: ranges of keys until one is left; of equal keys ranges of ids.
     KEEL_GPU_CALLED uint32_t narrow(const uint32_t* list, uint32_t n, u128 first, uint32_t width, u128 target) {
         uint32_t first_id = 0, id_width = 30, count = 0;
         do {

@@ -109,7 +109,7 @@ struct Backend {
     // Returns when nothing is in flight; what has not begun may be dropped. The step is over.
     keel_status (*drain)(Device* device);
     // Null: the host draws. Else the backend keeps rows of logits and hidden states, by their rows of Program::logits,
-    // at Program::kept_logits and kept_hidden, and the host downloads them when somebody asks. Draws a token from such a
+    // at Program::kept_logits and kept_hidden, and the host downloads them when somebody asks. Draws a token of such a
     // row and waits for it; any thread, with a step of other rows in flight or none. KEEL_E_NUMERIC as sampler_draw;
     // KEEL_E_BUSY: another thread draws, so that the host has to.
     keel_status (*draw)(Device* device, const DrawRequest& request, int32_t* token);
