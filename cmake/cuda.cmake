@@ -16,33 +16,38 @@ foreach(architecture IN LISTS KEEL_CUDA_PTX)
     list(APPEND KEEL_CUDA_GENCODE -gencode arch=compute_${architecture},code=compute_${architecture})
 endforeach()
 
+# keel_cuda_image(SYMBOL KERNELS...): the image of some .cu files, which an assembler file embeds as SYMBOL; its path is in ${SYMBOL}_SOURCE.
 # One translation unit, so that there is one image. --fmad=false: a multiply-add is fused only where the code says so (sdk/NUMERICS.md).
-file(GLOB KEEL_CUDA_KERNELS CONFIGURE_DEPENDS kernels/cuda/*.cu)
-set(KEEL_CUDA_UNIT ${CMAKE_CURRENT_BINARY_DIR}/keel_cuda_kernels.cu)
-set(KEEL_CUDA_FATBIN ${CMAKE_CURRENT_BINARY_DIR}/keel_cuda_kernels.fatbin)
-set(text "")
-foreach(source IN LISTS KEEL_CUDA_KERNELS)
-    string(APPEND text "#include \"${source}\"\n")
-endforeach()
-file(GENERATE OUTPUT ${KEEL_CUDA_UNIT} CONTENT "${text}")
-add_custom_command(OUTPUT ${KEEL_CUDA_FATBIN}
-    COMMAND ${KEEL_NVCC} -std=c++20 -O3 --fmad=false -I${CMAKE_CURRENT_SOURCE_DIR} ${KEEL_CUDA_GENCODE} -fatbin -o ${KEEL_CUDA_FATBIN}
-        -MD -MF ${KEEL_CUDA_FATBIN}.d ${KEEL_CUDA_UNIT}
-    DEPENDS ${KEEL_CUDA_UNIT} ${KEEL_CUDA_KERNELS} DEPFILE ${KEEL_CUDA_FATBIN}.d VERBATIM)
-
-set(KEEL_CUDA_IMAGE ${CMAKE_CURRENT_BINARY_DIR}/keel_cuda_image.S)
-file(WRITE ${KEEL_CUDA_IMAGE} "    .section .rodata
-    .global keel_cuda_fatbin
+function(keel_cuda_image symbol)
+    set(unit ${CMAKE_CURRENT_BINARY_DIR}/${symbol}.cu)
+    set(fatbin ${CMAKE_CURRENT_BINARY_DIR}/${symbol}.fatbin)
+    set(text "")
+    foreach(source IN LISTS ARGN)
+        string(APPEND text "#include \"${source}\"\n")
+    endforeach()
+    file(GENERATE OUTPUT ${unit} CONTENT "${text}")
+    add_custom_command(OUTPUT ${fatbin}
+        COMMAND ${KEEL_NVCC} -std=c++20 -O3 --fmad=false -I${PROJECT_SOURCE_DIR} ${KEEL_CUDA_GENCODE} -fatbin -o ${fatbin}
+            -MD -MF ${fatbin}.d ${unit}
+        DEPENDS ${unit} ${ARGN} DEPFILE ${fatbin}.d VERBATIM)
+    set(image ${CMAKE_CURRENT_BINARY_DIR}/${symbol}.S)
+    file(WRITE ${image} "    .section .rodata
+    .global ${symbol}
     .balign 64
-keel_cuda_fatbin:
-    .incbin \"${KEEL_CUDA_FATBIN}\"
+${symbol}:
+    .incbin \"${fatbin}\"
     .section .note.GNU-stack,\"\",%progbits
 ")
-enable_language(ASM)
-set_source_files_properties(${KEEL_CUDA_IMAGE} PROPERTIES OBJECT_DEPENDS ${KEEL_CUDA_FATBIN})
+    set_source_files_properties(${image} PROPERTIES OBJECT_DEPENDS ${fatbin})
+    set(${symbol}_SOURCE ${image} PARENT_SCOPE)
+endfunction()
 
-file(GLOB KEEL_CUDA_SOURCES CONFIGURE_DEPENDS sdk/backend/cuda/*.cpp platform/cuda/*.cpp)
-add_library(keel_cuda STATIC ${KEEL_CUDA_SOURCES} ${KEEL_CUDA_IMAGE})
+enable_language(ASM)
+file(GLOB KEEL_CUDA_KERNELS CONFIGURE_DEPENDS kernels/cuda/*.cu)
+keel_cuda_image(keel_cuda_fatbin ${KEEL_CUDA_KERNELS})
+
+file(GLOB KEEL_CUDA_SOURCES CONFIGURE_DEPENDS sdk/backend/cuda/*.cpp sdk/backend/offload/*.cpp platform/cuda/*.cpp)
+add_library(keel_cuda STATIC ${KEEL_CUDA_SOURCES} ${keel_cuda_fatbin_SOURCE})
 add_library(keel::cuda ALIAS keel_cuda)
 set_target_properties(keel_cuda PROPERTIES EXPORT_NAME cuda)
 keel_core_library(keel_cuda ${KEEL_SECTIONS})

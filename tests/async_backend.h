@@ -116,10 +116,11 @@ struct AsyncBackend {
     static bool in_flight(const AsyncDevice& d, uint64_t offset, uint64_t bytes, bool written) {
         if (!d.step) return false;
         const keel::Step& step = d.step->step;
+        const keel::KvPart& part = d.program->kv_part[0];
         const auto meets = [&](uint64_t at, uint64_t size) { return at < offset + bytes && offset < at + size; };
         for (uint32_t s = 0; s < step.sessions; ++s) {
-            if (d.program->f16_window.session_bytes &&
-                meets(d.program->f16_window_offset(step.session_index[s]), d.program->f16_window.session_bytes))
+            if (part.f16_window.session_bytes &&
+                meets(part.f16_window_offset(step.session_index[s]), part.f16_window.session_bytes))
                 return true;
             uint32_t first = UINT32_MAX;  // page that the step writes
             for (uint32_t t = 0; t < step.tokens; ++t)
@@ -127,17 +128,16 @@ struct AsyncBackend {
                     first = step.slot[t] / keel::kPageTokens;
             for (uint32_t page = written ? first : 0; page < step.page_first[s + 1] - step.page_first[s]; ++page) {
                 const uint32_t id = step.page_id[step.page_first[s] + page];
-                if (id != keel::kNoPage && meets(d.program->kv_page_offset(id), d.program->geometry.page_bytes))
-                    return true;
+                if (id != keel::kNoPage && meets(part.page_offset(id), part.page_bytes)) return true;
             }
         }
         return false;
     }
 
-    static keel::Device* place(const keel::PlanConfig& config, const keel_hooks& hooks, keel::Arena& persistent) {
-        AsyncDevice* d = persistent.place<AsyncDevice>("async_device", 1);
+    static keel::Device* place(const keel::PlanConfig& config, const keel_hooks& hooks, keel::Arena* arenas) {
+        AsyncDevice* d = arenas[KEEL_REGION_PERSISTENT].place<AsyncDevice>("async_device", 1);
         if (d) new (d) AsyncDevice{};
-        keel::Device* cpu = keel::kCpuBackend.place(config, hooks, persistent);
+        keel::Device* cpu = keel::kCpuBackend.place(config, hooks, arenas);
         if (d) d->cpu = cpu;
         return d;
     }

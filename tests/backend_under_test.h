@@ -10,6 +10,7 @@ namespace keel_test {
 
 struct BackendUnderTest {
     const keel_backend* backend = nullptr;  // null: the CPU's
+    const void* options = nullptr;          // keel_config.backend_options
     // Memory of regions that are a device's.
     void* (*allocate)(uint64_t bytes, uint64_t align_bytes) = nullptr;
     void (*release)(void* data) = nullptr;

@@ -13,6 +13,17 @@
 
 namespace keel_test {
 
+// Where pages come from in a program whose data a GPU reads, in place of the system. Such pages cannot be closed; what
+// is written beside data shows at its canaries.
+struct PageSource {
+    void* (*take)(uint64_t bytes);  // zeroed; null: the system's
+    void (*give_back)(void* pages);
+};
+inline PageSource& page_source() {
+    static PageSource source = {};
+    return source;
+}
+
 // Zeroed pages of the system, null when it refuses; false when it does not close them to everybody.
 #ifdef _WIN32
 inline void* take_pages(uint64_t bytes) {
@@ -27,14 +38,18 @@ inline void give_pages_back(void* pages, uint64_t) {
 }
 #else
 inline void* take_pages(uint64_t bytes) {
+    if (page_source().take) return page_source().take(bytes);
     void* pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return pages == MAP_FAILED ? nullptr : pages;
 }
 inline bool close_pages(void* pages, uint64_t bytes) {
-    return mprotect(pages, bytes, PROT_NONE) == 0;
+    return page_source().take || mprotect(pages, bytes, PROT_NONE) == 0;
 }
 inline void give_pages_back(void* pages, uint64_t bytes) {
-    munmap(pages, bytes);
+    if (page_source().take)
+        page_source().give_back(pages);
+    else
+        munmap(pages, bytes);
 }
 #endif
 

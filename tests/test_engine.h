@@ -137,7 +137,10 @@ class Engine {
   public:
     // Inspects, plans, allocates, initialises, and opens one session (config.max_sessions may ask for more slots).
     explicit Engine(const std::string& path, keel_config config = sized<keel_config>()) : reader_(path) {
-        if (!config.backend) config.backend = backend_under_test().backend;
+        if (!config.backend) {
+            config.backend = backend_under_test().backend;
+            if (!config.backend_options) config.backend_options = backend_under_test().options;
+        }
         keel_error error = sized<keel_error>();
         info_ = sized<keel_model_info>();
         keel_status sizing = keel_inspect(reader_.get(), nullptr, nullptr, 0, nullptr, &info_, &error);

@@ -11,8 +11,11 @@
 
 namespace keel_test {
 
+// In the tree that the environment's KEEL_SOURCE_DIR names, for programs that were carried elsewhere; else in the one
+// they were built from.
 inline std::string source_path(const std::string& relative) {
-    return std::string(KEEL_SOURCE_DIR) + "/" + relative;
+    const char* root = getenv("KEEL_SOURCE_DIR");
+    return std::string(root ? root : KEEL_SOURCE_DIR) + "/" + relative;
 }
 
 // The directory named by KEEL_SHARED (environment), else by the build option KEEL_SHARED_DIR, else ../shared beside the

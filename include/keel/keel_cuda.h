@@ -13,6 +13,9 @@
  *
  * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context
  * named below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
+ * Quantized matrices that are multiplied are uploaded in the order of the device's matrix units, whatever
+ * keel_config.weights says; keel_plan_ops calls that KEEL_WEIGHTS_REPACK. Same bits, and the same bytes but for rows up
+ * to the next multiple of 16.
  * keel_cuda_memory allocates them; nothing else of Keel does. */
 #ifndef KEEL_CUDA_H
 #define KEEL_CUDA_H
@@ -32,7 +35,10 @@ typedef struct keel_cuda_device {
     /* CUstream of that context that all steps run on. NULL: one of Keel's own, with `priority`. */
     void* stream;
     int32_t priority; /* of Keel's own stream: lower numbers go first; default 0, the lowest */
-    uint32_t reserved;
+    /* How many of the model's layers, from the first on, the device computes. 0, or as many as there are: all, and the
+     * logits. Fewer: the CPU computes the others and the logits, with config.threads, out of SCRATCH, WEIGHTS and KV;
+     * keel_plan says how many bytes that takes on either side. No bit of a result depends on it. */
+    uint32_t layers;
     void* wait_event; /* CUevent that the first work of each step waits for; NULL: none */
     void* done_event; /* CUevent recorded behind the last work of each step; NULL: none */
 } keel_cuda_device;

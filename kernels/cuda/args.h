@@ -21,7 +21,7 @@ struct LaunchShape {
 // Of a block: what a context has that shares its device with graphics.
 constexpr uint32_t kMostSharedBytes = 48 * 1024;
 
-constexpr uint32_t divide_up(uint32_t a, uint32_t b) {
+KEEL_DEVICE constexpr uint32_t divide_up(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;
 }
 
@@ -89,33 +89,52 @@ constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
 }
 
 // ---- matrix products ----
-// y[t][r] = (accumulate ? y[t][r] : 0) + (dot(w row r, x of token t) + bias[r])
-//     row_begin <= r < row_end, 0 <= t < tokens. Without bias or accumulate nothing is added.
-// What x holds and how w lies says the kernel.
-struct ProductArgs {
+constexpr uint32_t kGroupRows = 16;  // of a matrix, the last group not always full
+constexpr uint32_t kProductMatrices = 3;
+enum class ProductGate : uint32_t { kNone, kSilu, kGelu };
+enum class ProductInput : uint32_t {
+    kRows,    // rows as the kernel reads them: f32[k], or 8-bit activations (q8_activation.h) with the type's block
+    kFloats,  // one row of f32[k], whose 8-bit form every block makes for itself
+    kNormed   // the same of its RMS norm (NUMERICS section 4) times `norm`
+};
+struct ProductMatrix {
     const uint8_t* w;
+    const float* bias;   // f32[rows] or null
+    uint32_t rows, out;  // out: where its rows begin in one of y
+};
+// One product or several with the same x, of matrices of one type and one k. Groups of kGroupRows rows of all matrices
+// are counted behind one another; group_begin <= g < group_end are computed, for 0 <= t < tokens:
+//     y[t][out + r] = (accumulate ? y[t][out + r] : 0) + (dot(row r, x of token t) + bias[r])
+// Without bias or accumulate nothing is added. With a gate there are two matrices of as many rows, a group is that of
+// both, and y[t][out + r] of the first = act(its sum) * sum of the second; no accumulate.
+struct ProductArgs {
+    ProductMatrix matrix[kProductMatrices];
+    uint32_t matrices, group_begin, group_end;
+    uint32_t k;            // a whole number of blocks of the type
+    uint64_t w_row_bytes;  // of rows as in the file
     const void* x;
     float* y;
-    const float* bias;     // f32[rows] or null
-    uint64_t w_row_bytes;  // of rows as in the file
     uint64_t x_token_bytes, y_token_floats;
-    uint32_t row_begin, row_end;
-    uint32_t k;  // a whole number of blocks of the type
-    uint32_t tokens;
+    uint32_t tokens;  // 1 unless input is kRows
     bool accumulate;
+    ProductGate gate;
+    ProductInput input;
+    float eps;          // kNormed
+    const float* norm;  // kNormed: f32[k]
+    uint8_t* codes;     // kFloats, kNormed: where the 8-bit form is left besides; null: nowhere
 };
-
-// Weights as they lie in the file. product_q8_TYPE: x is an 8-bit activation (q8_activation.h) with the type's block.
-// product_f32_TYPE: x is f32[k].
-constexpr uint32_t kProductThreads = 128, kProductTokens = 8;  // tokens of a block
-constexpr uint32_t kProductQ8Rows = 16, kProductF32Rows = 8;   // rows of a block
-constexpr LaunchShape product_q8_shape(const ProductArgs& a) {
-    return {divide_up(a.row_end - a.row_begin, kProductQ8Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
-            0};
+// Groups of the matrices of a launch.
+constexpr uint32_t product_groups(const ProductArgs& a) {
+    uint32_t groups = 0;
+    for (uint32_t m = 0; m < (a.gate == ProductGate::kNone ? a.matrices : 1); ++m)
+        groups += divide_up(a.matrix[m].rows, kGroupRows);
+    return groups;
 }
+
+// Weights as they lie in the file, x is f32[k]: product_f32_TYPE. No gate.
+constexpr uint32_t kProductThreads = 256, kProductTokens = 8;  // of a block, which has a group
 constexpr LaunchShape product_f32_shape(const ProductArgs& a) {
-    return {divide_up(a.row_end - a.row_begin, kProductF32Rows), divide_up(a.tokens, kProductTokens), kProductThreads,
-            0};
+    return {a.group_end - a.group_begin, divide_up(a.tokens, kProductTokens), kProductThreads, 0};
 }
 
 // y[t][k] = row ids[t] of w, decoded (NUMERICS section 3), times scale.
@@ -145,7 +164,7 @@ constexpr LaunchShape launch_shape(const QuantizeArgs& a) {
 }
 
 // ---- weights in fragments (fragments.cuh) ----
-constexpr uint32_t kFragmentRows = 16, kFragmentThreads = 128;
+constexpr uint32_t kFragmentThreads = 128, kFragmentWarps = kFragmentThreads / 32;
 // Plain rows -> fragments, fragment_bytes(type, rows, k) of them, 16-byte aligned. lay_TYPE.
 struct LayArgs {
     const uint8_t* plain;
@@ -154,33 +173,61 @@ struct LayArgs {
     uint32_t rows, k;
 };
 constexpr uint64_t fragment_bytes(uint32_t type, uint32_t rows, uint32_t k) {
-    return uint64_t{divide_up(rows, kFragmentRows)} * kFragmentRows * kernels::weight_row_bytes(type, k);
+    return uint64_t{divide_up(rows, kGroupRows)} * kGroupRows * kernels::weight_row_bytes(type, k);
 }
 constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
-    const uint32_t blocks = divide_up(a.rows, kFragmentRows) * (a.k / kernels::kWeightTypes[type].block_elements);
-    return {divide_up(blocks, kFragmentThreads / 32), 1, kFragmentThreads, 0};
+    const uint32_t blocks = divide_up(a.rows, kGroupRows) * (a.k / kernels::kWeightTypes[type].block_elements);
+    return {divide_up(blocks, kFragmentWarps), 1, kFragmentThreads, 0};
+}
+// Embeddings out of fragments: embed_fragments_TYPE, EmbedArgs with w in fragments, w_row_bytes that of plain rows.
+
+// Products with 8-bit activations, w in fragments; a warp takes a group.
+//
+// One token a block, whose codes lie in shared memory as a whole: product_token_TYPE, a warp a group, for many rows;
+// product_shared_TYPE, a block a group and up to 8 tokens, for few. Blocks of weights that a warp loads at once:
+KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {
+    return block_elements == 32 ? 4 : 1;
+}
+// Bytes from one token to the next: words of eight tokens are in different banks.
+KEEL_DEVICE constexpr uint32_t input_stride(uint32_t k, uint32_t block_elements) {
+    const uint32_t bytes = static_cast<uint32_t>(kernels::q8_token_bytes(k, block_elements));
+    return bytes + (bytes % 128 ? 80 : 16);
+}
+constexpr uint32_t input_bytes(const ProductArgs& a, uint32_t tokens, uint32_t block_elements) {
+    return tokens * input_stride(a.k, block_elements) + (a.input == ProductInput::kNormed ? a.k * 4 : 0);
+}
+constexpr uint32_t kTokenHeadBytes = 128;  // results that warps exchange
+constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type) {
+    const uint32_t groups = a.gate == ProductGate::kNone ? kFragmentWarps : kFragmentWarps / 2;  // of a block
+    return {divide_up(a.group_end - a.group_begin, groups), a.tokens, kFragmentThreads,
+            kTokenHeadBytes + input_bytes(a, 1, kernels::kWeightTypes[type].block_elements)};
+}
+constexpr uint32_t kSharedTokens = 8;
+// Of a block of weights: integers of 16 rows and 8 tokens, one or two, and factors.
+KEEL_DEVICE constexpr uint32_t shared_words(uint32_t integers) {
+    return integers * kGroupRows * kSharedTokens + kGroupRows;
+}
+constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) {
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    const uint32_t integers = info.sub_block && info.m_at != kernels::kNoField ? 2 : 1,
+                   tokens = a.tokens < kSharedTokens ? a.tokens : kSharedTokens;
+    return {a.group_end - a.group_begin, divide_up(a.tokens, kSharedTokens), kFragmentThreads,
+            2 * kFragmentWarps * strip_blocks(info.block_elements) * shared_words(integers) * 4 +
+                input_bytes(a, tokens, info.block_elements)};
 }
 
-// Products with 8-bit activations, ProductArgs: w in fragments, w_row_bytes that of plain rows, row_begin a multiple of
-// kFragmentRows. product_rows_N_TYPE: a warp 16 rows and N tokens, 1, 8 or 32. product_shared_TYPE, for matrices of few
-// rows: a block of warps 16 rows and 8 tokens. Embeddings out of fragments: embed_fragments_TYPE, EmbedArgs likewise.
-constexpr uint32_t kFragmentTokens = 8;
-// Elements that are worked on between barriers.
+// A warp a group and N tokens, 8 or 32, whose codes come through shared memory chunk by chunk: product_rows_N_TYPE.
+// Elements of a chunk:
 KEEL_DEVICE constexpr uint32_t chunk_elements(uint32_t kernel_tokens) {
     return kernel_tokens > 8 ? 512 : 1024;
 }
 // Of 256 elements of a token in shared memory: codes, sums, and what keeps tokens in different banks.
 constexpr uint32_t kStagedWords = 76;
-constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t kernel_tokens) {
-    return {divide_up(a.row_end - a.row_begin, kFragmentRows * kFragmentThreads / 32),
-            divide_up(a.tokens, kernel_tokens), kFragmentThreads,
-            2 * (chunk_elements(kernel_tokens) / 256) * kernel_tokens * kStagedWords * 4};
-}
-constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) {
-    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    const uint32_t integers = info.sub_block && info.m_at != kernels::kNoField ? 2 : 1;
-    return {divide_up(a.row_end - a.row_begin, kFragmentRows), divide_up(a.tokens, kFragmentTokens), kFragmentThreads,
-            chunk_elements(kFragmentTokens) / info.block_elements * integers * kFragmentRows * kFragmentTokens * 4};
+template <uint32_t TOKENS>
+constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t) {
+    const uint32_t groups = a.gate == ProductGate::kNone ? kFragmentWarps : kFragmentWarps / 2;  // of a block
+    return {divide_up(a.group_end - a.group_begin, groups), divide_up(a.tokens, TOKENS), kFragmentThreads,
+            2 * (chunk_elements(TOKENS) / 256) * TOKENS * kStagedWords * 4};
 }
 
 }  // namespace keel::cuda

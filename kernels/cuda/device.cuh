@@ -25,7 +25,7 @@ struct alignas(8) Words2 {
 
 // Blocks that shall fit a multiprocessor at least. Without a number, ptxas keeps those of small blocks to 96 registers.
 constexpr uint32_t least_blocks(uint32_t threads) {
-    return threads < 128 ? 65536 / (threads * 168) : 0;
+    return threads <= 128 ? 65536 / (threads * 255) : 0;
 }
 
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.
@@ -76,6 +76,10 @@ KEEL_GPU uint32_t ballot(bool v) {
     return __ballot_sync(~0u, v);
 }
 
+// Bytes of a (0 to 3) and b (4 to 7), by the four digits of `which`, the lowest first.
+KEEL_GPU uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t which) {
+    return __byte_perm(a, b, which);
+}
 // c + the products of four pairs of int8; of two pairs int16 x int8, the lower or upper two of b.
 KEEL_GPU int32_t dp4a(uint32_t a, uint32_t b, int32_t c) {
     return __dp4a(int32_t(a), int32_t(b), c);
@@ -182,6 +186,12 @@ KEEL_GPU uint32_t ballot(bool v, KEEL_SITE) {
     return simt::ballot(v, {file, line});
 }
 
+KEEL_GPU uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t which) {
+    const uint64_t both = a | uint64_t{b} << 32;
+    uint32_t out = 0;
+    for (uint32_t i = 0; i < 4; ++i) out |= static_cast<uint32_t>(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return out;
+}
 KEEL_GPU int32_t byte_of(uint32_t v, uint32_t i) {
     return static_cast<int8_t>(v >> 8 * i);
 }

@@ -99,16 +99,6 @@ KEEL_GPU void unpack_run(const uint32_t* w, uint32_t r, uint32_t a[4]) {
             a[i] = w[r / 2] >> (4 * (r % 2) + i) & 0x01010101u;
     }
 }
-// Lower halves of four bytes as two bytes, and back: the upper bits of a block of one run.
-KEEL_GPU uint32_t join_halves(uint32_t v) {
-    v = (v | v >> 4) & 0x00ff00ffu;
-    return (v | v >> 8) & 0xffffu;
-}
-KEEL_GPU uint32_t part_halves(uint32_t v) {
-    v = (v | v << 8) & 0x00ff00ffu;
-    return (v | v << 4) & 0x0f0f0f0fu;
-}
-
 // Word `index` of a lane's words in a plane.
 template <uint32_t BYTES>
 KEEL_GPU uint32_t word_of_lane(const uint8_t* plane, uint32_t lane, uint32_t index) {

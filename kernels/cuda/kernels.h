@@ -7,24 +7,22 @@
 #include "kernels/cuda/args.h"
 #include "kernels/cuda/attention_args.h"
 
-#define KEEL_GPU_Q8_ROW(type, ...) KEEL_GPU_ROW(product_q8_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
-#define KEEL_GPU_ROWS_1_ROW(type, ...) KEEL_GPU_ROW(product_rows_1_##type, ProductArgs, kFragmentThreads)
+#define KEEL_GPU_TOKEN_ROW(type, ...) KEEL_GPU_ROW(product_token_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_32_ROW(type, ...) KEEL_GPU_ROW(product_rows_32_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_Q8_ROW)                      \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \
     KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                      \
     KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)  \
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads) \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                     \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_1_ROW)                  \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_TOKEN_ROW)                   \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_8_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_32_ROW)                 \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
@@ -57,24 +55,16 @@ inline constexpr KernelInfo kKernels[kKernelCount] = {
 #undef KEEL_GPU_ROW
 };
 
-// Kernels by weight type. With 8-bit activations: a type that has an activation block.
-constexpr KernelId product_q8_kernel(uint32_t type) {
-    return static_cast<KernelId>(kernel_product_q8_Q4_0 + (type - kernels::kQ4_0));
-}
+// Kernels by weight type. Of fragments: a type that has an activation block.
 constexpr KernelId lay_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_lay_Q4_0 + (type - kernels::kQ4_0));
 }
 constexpr KernelId embed_fragments_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_embed_fragments_Q4_0 + (type - kernels::kQ4_0));
 }
-constexpr KernelId product_rows_kernel(uint32_t type, uint32_t tokens) {
-    const KernelId first = tokens == 1   ? kernel_product_rows_1_Q4_0
-                           : tokens == 8 ? kernel_product_rows_8_Q4_0
-                                         : kernel_product_rows_32_Q4_0;
+// One of a family: `first` is that of Q4_0.
+constexpr KernelId product_kernel(KernelId first, uint32_t type) {
     return static_cast<KernelId>(first + (type - kernels::kQ4_0));
-}
-constexpr KernelId product_shared_kernel(uint32_t type) {
-    return static_cast<KernelId>(kernel_product_shared_Q4_0 + (type - kernels::kQ4_0));
 }
 constexpr KernelId product_f32_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_product_f32_F32 + type);

@@ -4,26 +4,47 @@
 
 namespace keel::cuda {
 
-// What becomes of a complete dot product: bias, then residual.
-KEEL_GPU void store_dot(const ProductArgs& args, uint32_t row, uint32_t token, float dot) {
-    if (args.bias) dot = add_f32(dot, args.bias[row]);
-    float* y = args.y + token * args.y_token_floats + row;
-    *y = args.accumulate ? add_f32(*y, dot) : dot;
+// The rows that a group is of.
+struct GroupRows {
+    uint32_t matrix, first_row;
+};
+KEEL_GPU GroupRows rows_of_group(const ProductArgs& args, uint32_t group) {
+    GroupRows at = {0, group * kGroupRows};
+    while (at.matrix + 1 < args.matrices && args.gate == ProductGate::kNone &&
+           at.first_row >= args.matrix[at.matrix].rows)
+        at.first_row -= divide_up(args.matrix[at.matrix++].rows, kGroupRows) * kGroupRows;
+    return at;
 }
+// A warp's group where each warp of a block has one; with a gate two have it, one for each matrix.
+struct WarpRows : GroupRows {
+    bool live;  // else a group that another warp has, for company at barriers
+};
+KEEL_GPU WarpRows rows_of_warp(const ProductArgs& args) {
+    const uint32_t warp = thread_x() / 32;
+    const bool gated = args.gate != ProductGate::kNone;
+    const uint32_t group =
+        args.group_begin + (gated ? block_x() * (kFragmentWarps / 2) + warp / 2 : block_x() * kFragmentWarps + warp);
+    WarpRows at = {rows_of_group(args, group < args.group_end ? group : args.group_begin), group < args.group_end};
+    if (gated) at.matrix = warp % 2;
+    return at;
+}
+
 // The activations of a token.
 KEEL_GPU const uint8_t* token_of(const ProductArgs& args, uint32_t token) {
     return static_cast<const uint8_t*>(args.x) + token * args.x_token_bytes;
 }
 
-// The arguments of this block: TOKENS tokens from TOKENS * block_y on, or what is left of them.
-template <uint32_t TOKENS>
-KEEL_GPU ProductArgs tokens_of_block(const ProductArgs& args) {
-    const uint32_t first = block_y() * TOKENS;
-    ProductArgs mine = args;
-    mine.x = token_of(args, first);
-    mine.y += first * args.y_token_floats;
-    mine.tokens = args.tokens - first < TOKENS ? args.tokens - first : TOKENS;
-    return mine;
+// What becomes of a complete dot product: bias, then gate or residual.
+KEEL_GPU float with_bias(const ProductMatrix& m, uint32_t row, float dot) {
+    return m.bias && row < m.rows ? add_f32(dot, m.bias[row]) : dot;
+}
+KEEL_GPU float gated_value(ProductGate gate, float g, float u) {
+    return gate == ProductGate::kGelu ? gelu_gate_f32(g, u) : silu_gate_f32(g, u);
+}
+KEEL_GPU void store(const ProductArgs& args, const ProductMatrix& m, uint32_t row, uint32_t token, float value) {
+    if (row >= m.rows) return;
+    float* y = args.y + token * args.y_token_floats + m.out + row;
+    *y = args.accumulate ? add_f32(*y, value) : value;
 }
 
 }  // namespace keel::cuda

@@ -1,5 +1,5 @@
-// Products of weights as they lie in the file, of every type, and what they need besides: 8-bit activations (NUMERICS
-// section 2) and single rows (section 3). The plainest form: several lanes a row, integers and f32 lanes by shuffles.
+// Products of weights as they lie in the file with f32 activations, of every type (NUMERICS section 1), and what
+// products need besides: 8-bit activations (section 2) and single rows (section 3).
 #include "kernels/cuda/product_rows.cuh"
 #include "kernels/cuda/quantize.cuh"
 #include "kernels/cuda/warp.cuh"
@@ -8,67 +8,18 @@
 namespace keel::cuda {
 namespace {
 
-// Eight lanes a row: of every 32 elements each lane multiplies four. All eight keep the chain over blocks.
-constexpr uint32_t kRowLanes = 8;
-static_assert(kProductQ8Rows == kProductThreads / kRowLanes && kProductF32Rows == kProductThreads / 16);
-
-template <WeightType T>
-KEEL_GPU void multiply_q8(const ProductArgs& args) {
-    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    constexpr uint32_t kElements = kInfo.block_elements, kSums = kElements / 16;
-    constexpr bool kMinimum = kInfo.m_at != kernels::kNoField;
-    const uint32_t part = thread_x() % kRowLanes,
-                   row = args.row_begin + block_x() * kProductQ8Rows + thread_x() / kRowLanes;
-    const uint32_t first = block_y() * kProductTokens,
-                   tokens = args.tokens - first < kProductTokens ? args.tokens - first : kProductTokens;
-    // A row that is not there is computed as the first one and not stored.
-    const uint8_t* w = args.w + (row < args.row_end ? row : args.row_begin) * args.w_row_bytes;
-    float acc[kProductTokens] = {};
-    for (uint32_t b = 0; b < args.k / kElements; ++b, w += kInfo.block_bytes) {
-        int32_t sums[kProductTokens] = {}, minima[kProductTokens] = {};
-        for (uint32_t s = 0; s < kElements / 32; ++s) {
-            const uint32_t i = 8 * s + part, q = codes<T>(w, i);
-            int32_t scale = 1;
-            if constexpr (kInfo.sub_block) scale = sub_scale<T>(w, 4 * i / kInfo.sub_block);
-            KEEL_UNROLL
-            for (uint32_t t = 0; t < kProductTokens; ++t) {
-                if (t >= tokens) continue;
-                const uint32_t* x = reinterpret_cast<const uint32_t*>(token_of(args, first + t));
-                sums[t] += scale * dp4a(q, x[b * (kElements / 4) + i], 0);
-            }
-        }
-        const float d = block_scale<T>(w);
-        KEEL_UNROLL
-        for (uint32_t t = 0; t < kProductTokens; ++t) {
-            if (t >= tokens) continue;
-            const kernels::Q8Token x = kernels::q8_token(token_of(args, first + t), args.k, kElements);
-            const int16_t* x_sums = x.sums + b * kSums;
-            sums[t] = sum_lanes<kRowLanes>(sums[t]);
-            acc[t] = fma_f32(mul_f32(d, x.d[b]), static_cast<float>(sums[t]), acc[t]);
-            if constexpr (kMinimum && kInfo.sub_block) {
-                for (uint32_t n = part; n < kSums; n += kRowLanes)
-                    minima[t] += sub_minimum<T>(w, n * 16 / kInfo.sub_block) * x_sums[n];
-                minima[t] = sum_lanes<kRowLanes>(minima[t]);
-                acc[t] = fma_f32(-mul_f32(block_minimum<T>(w), x.d[b]), static_cast<float>(minima[t]), acc[t]);
-            } else if constexpr (kMinimum) {
-                minima[t] = x_sums[0] + x_sums[1];
-                acc[t] = fma_f32(mul_f32(block_minimum<T>(w), x.d[b]), static_cast<float>(minima[t]), acc[t]);
-            }
-        }
-    }
-    if (row >= args.row_end || part != 0) return;
-    KEEL_UNROLL
-    for (uint32_t t = 0; t < kProductTokens; ++t)
-        if (t < tokens) store_dot(args, row, first + t, acc[t]);
-}
+static_assert(kGroupRows == kProductThreads / 16);
 
 // Sixteen lanes a row, which are those of the contract.
 template <WeightType T>
 KEEL_GPU void multiply_f32(const ProductArgs& args) {
-    const uint32_t lane = thread_x() % 16, row = args.row_begin + block_x() * kProductF32Rows + thread_x() / 16;
-    const uint32_t first = block_y() * kProductTokens,
+    const uint32_t lane = thread_x() % 16, first = block_y() * kProductTokens,
                    tokens = args.tokens - first < kProductTokens ? args.tokens - first : kProductTokens;
-    const uint8_t* w = args.w + (row < args.row_end ? row : args.row_begin) * args.w_row_bytes;
+    const GroupRows at = rows_of_group(args, args.group_begin + block_x());
+    const ProductMatrix& matrix = args.matrix[at.matrix];
+    const uint32_t row = at.first_row + thread_x() / 16;
+    // A row that is not there is computed as the first one and not stored.
+    const uint8_t* w = matrix.w + (row < matrix.rows ? row : at.first_row) * args.w_row_bytes;
     float acc[kProductTokens] = {};
     for (uint32_t e = lane; e < args.k; e += 16) {
         const float v = decoded<T>(w, e);
@@ -80,7 +31,7 @@ KEEL_GPU void multiply_f32(const ProductArgs& args) {
     for (uint32_t t = 0; t < kProductTokens; ++t) {
         if (t >= tokens) continue;
         const float dot = tree16(acc[t]);
-        if (lane == 0 && row < args.row_end) store_dot(args, row, first + t, dot);
+        if (lane == 0) store(args, matrix, row, first + t, with_bias(matrix, row, dot));
     }
 }
 
@@ -104,12 +55,6 @@ KEEL_GPU void quantize(const QuantizeArgs& args) {
 }
 
 }  // namespace
-
-#define KEEL_DEFINE_Q8(type, ...)        \
-    KEEL_GPU_KERNEL(product_q8_##type) { \
-        multiply_q8<k##type>(args);      \
-    }
-KEEL_QUANTIZED_TYPES(KEEL_DEFINE_Q8)
 
 #define KEEL_DEFINE_F32(type, ...)        \
     KEEL_GPU_KERNEL(product_f32_##type) { \

@@ -17,17 +17,14 @@ KEEL_GPU void quantize_row(const Load& load, uint32_t n, const Q8Rows& to, uint3
 
 }  // namespace
 
-// The sixteen chains of the sum run in the first warp, twice over, each half for itself.
 KEEL_GPU_KERNEL(rms_norm) {
     const uint32_t row = block_x(), n = args.n;
     const float* x = args.x + (args.source ? args.source[row] : row) * args.x_stride;
     const float* w = args.w;
     float* factor = reinterpret_cast<float*>(shared_memory());
     if (thread_x() < 32) {
-        float chain = 0;
-        for (uint32_t i = thread_x() % 16; i < n; i += 16) chain = fma_f32(x[i], x[i], chain);
-        const float sum = tree16(chain);
-        if (thread_x() == 0) *factor = 1.0f / __builtin_sqrtf(add_f32(sum / static_cast<float>(n), args.eps));
+        const float r = rms_factor(x, n, args.eps);
+        if (thread_x() == 0) *factor = r;
     }
     sync_block();
     const float r = *factor;

@@ -27,22 +27,26 @@ KEEL_GPU uint32_t spread_bits(uint32_t v) {
 KEEL_GPU uint32_t nibbles(const uint8_t* qs, uint32_t i) {
     return load32(qs + 4 * (i % 4)) >> (i & 4) & 0x0f0f0f0fu;
 }
+// Lower halves of four bytes as two bytes, and back.
+KEEL_GPU uint32_t join_halves(uint32_t v) {
+    v = (v | v >> 4) & 0x00ff00ffu;
+    return (v | v >> 8) & 0xffffu;
+}
+KEEL_GPU uint32_t part_halves(uint32_t v) {
+    v = (v | v << 8) & 0x00ff00ffu;
+    return (v | v << 4) & 0x0f0f0f0fu;
+}
 // Four values of the table of IQ4, as int8.
 KEEL_GPU uint32_t look_up_iq4(uint32_t codes) {
-    constexpr auto half_of_table = [](uint32_t first) {
-        uint64_t packed = 0;
-        for (uint32_t i = 0; i < 8; ++i)
-            packed |= uint64_t{static_cast<uint8_t>(kernels::kIq4Values[first + i])} << 8 * i;
+    constexpr auto word_of_table = [](uint32_t first) {
+        uint32_t packed = 0;
+        for (uint32_t i = 0; i < 4; ++i)
+            packed |= uint32_t{static_cast<uint8_t>(kernels::kIq4Values[first + i])} << 8 * i;
         return packed;
     };
-    constexpr uint64_t kLow = half_of_table(0), kHigh = half_of_table(8);
-    uint32_t values = 0;
-    KEEL_UNROLL
-    for (uint32_t n = 0; n < 4; ++n) {
-        const uint32_t code = codes >> 8 * n & 15;
-        values |= static_cast<uint32_t>((code & 8 ? kHigh : kLow) >> 8 * (code & 7) & 255) << 8 * n;
-    }
-    return values;
+    constexpr uint32_t kTable[4] = {word_of_table(0), word_of_table(4), word_of_table(8), word_of_table(12)};
+    const uint32_t which = join_halves(codes & 0x07070707u), upper = (codes >> 3 & 0x01010101u) * 255;
+    return (pick_bytes(kTable[0], kTable[1], which) & ~upper) | (pick_bytes(kTable[2], kTable[3], which) & upper);
 }
 
 // ---- codes ----

@@ -21,7 +21,7 @@ using Module = void*;
 using Function = void*;
 
 constexpr uint32_t kStreamNonBlocking = 1, kEventDisableTiming = 2, kHostAllocPortable = 1;
-constexpr int kAttributeMajor = 75, kLimitSharedBytes = 7;
+constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitSharedBytes = 7;
 
 // name of the member, symbol in the library, parameters
 #define KEEL_CUDA_DRIVER(X)                                                                                        \

@@ -19,6 +19,7 @@
 namespace keel {
 
 class Arena;
+struct ModelSpec;
 struct Op;
 struct PlanConfig;
 struct Program;
@@ -45,14 +46,18 @@ struct StepLimits {
 struct WeightUse {
     bool product;           // there is a product with them
     Activation x;           // the layout in which it reads its activations
-    bool repacked;          // rows interleaved by 16 (kernels/formats/repack.h), else plain: as in the file
+    bool repacked;          // rows in groups of 16, in an order of the backend's own, else plain: as in the file
     keel_repack_skip skip;  // why plain, where the configuration would have it repacked
 };
 
+// Most bytes of plain rows that upload_rows is called with.
+constexpr uint64_t kUploadRowsBytes = 64 * 1024;
+
 struct Backend {
     // ---- planning: no device yet ----
-    // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set. KEEL_E_UNSUPPORTED.
-    keel_status (*configure)(PlanConfig* config, keel_error* error);
+    // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set, for others how many layers
+    // they compute. KEEL_E_UNSUPPORTED.
+    keel_status (*configure)(PlanConfig* config, const ModelSpec& spec, keel_error* error);
     // A matrix of so many rows. `lookup`: only single rows of it are read.
     WeightUse (*weights)(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
     // Fills the predicted times of an op from its bytes and multiply-adds, and returns the working memory of each
@@ -62,8 +67,8 @@ struct Backend {
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
 
     // ---- an engine's device ----
-    // Places a Device and what it needs on the host, before weights and tables; null in count mode.
-    Device* (*place)(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent);
+    // Places a Device in the persistent region, and what it needs before weights come; null in count mode.
+    Device* (*place)(const PlanConfig& config, const keel_hooks& hooks, Arena* arenas);
     // The first call on a placed device, with the addresses of all regions: upload works from here on, and close has to
     // follow, whatever fails. KEEL_E_DEVICE, KEEL_E_UNSUPPORTED.
     keel_status (*attach)(Device* device, const PlanConfig& config, uint8_t* const* region, keel_error* error);
@@ -76,6 +81,11 @@ struct Backend {
 
     // ---- memory of a region, by byte offset ----
     keel_status (*upload)(Device* device, keel_region_kind region, uint64_t to, const void* from, uint64_t bytes);
+    // Plain rows of k elements into DEVICE_WEIGHTS, in the backend's order of repacked ones: a piece of a matrix that
+    // weights() has repacked, of whole groups of 16 rows or its last rows. The group of the last rows is filled up.
+    // Null without memory of the backend's own.
+    keel_status (*upload_rows)(Device* device, uint64_t to, uint32_t weight_type, const void* plain, uint32_t rows,
+                               uint32_t k);
     keel_status (*copy)(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes);
     keel_status (*download)(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes);
 

@@ -93,10 +93,9 @@ KvLayer kv_layer(uint32_t kv_heads, uint32_t head_dim, const KvLayerFormats& for
     return layer;
 }
 
-void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, std::atomic<uint32_t>* next_free,
+void kv_pool_init(KvPool* pool, uint32_t page_count, std::atomic<uint32_t>* next_free,
                   std::atomic<uint32_t>* references) {
     pool->page_count = page_count;
-    pool->page_bytes = page_bytes;
     pool->next_free = next_free;
     pool->references = references;
     pool->high_water_pages.store(0, std::memory_order_relaxed);

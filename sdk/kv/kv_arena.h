@@ -44,7 +44,7 @@ struct KvLayer {
 
 struct KvGeometry {
     uint32_t layers, kv_heads, head_dim;
-    uint64_t page_bytes;
+    uint64_t page_bytes;   // all parts (KvPart in program.h)
     uint64_t row_bytes;    // of one position: all layers and heads, K and V
     const KvLayer* layer;  // [layers]
 };
@@ -63,7 +63,6 @@ inline uint32_t kv_pages_for(uint32_t tokens) {
 // for another one, whatever their priorities. Free pages are a linked stack; its head carries a number that changes
 // with every push and pop, so that a page that went and came back is not mistaken for one that stayed.
 struct KvPool {
-    uint64_t page_bytes;
     uint32_t page_count;
     std::atomic<uint32_t> free_count;  // free pages that nobody has reserved; never more than the stack holds
     std::atomic<uint32_t> high_water_pages;
@@ -73,7 +72,7 @@ struct KvPool {
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 // All pages are free. next_free and references: [page_count], contents ignored.
-void kv_pool_init(KvPool* pool, uint32_t page_count, uint64_t page_bytes, std::atomic<uint32_t>* next_free,
+void kv_pool_init(KvPool* pool, uint32_t page_count, std::atomic<uint32_t>* next_free,
                   std::atomic<uint32_t>* references);
 
 constexpr uint32_t kNoPage = UINT32_MAX;

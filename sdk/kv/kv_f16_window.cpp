@@ -2,9 +2,11 @@
 
 namespace keel {
 
-KvF16WindowShape kv_f16_window_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
-                                     uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens) {
+KvF16WindowShape kv_f16_window_shape(uint32_t first_layer, uint32_t layers, uint32_t kv_heads, uint32_t head_dim,
+                                     uint32_t sink_tokens, uint32_t recent_tokens, uint32_t rollback_tokens,
+                                     uint32_t step_tokens) {
     KvF16WindowShape s = {};
+    s.first_layer = first_layer;
     s.sink_tokens = sink_tokens;
     s.recent_tokens = recent_tokens;
     // Whole pages around the positions of a step, those it looks back at, and those it may be cut back to.

@@ -17,27 +17,27 @@ namespace keel {
 constexpr uint32_t kMaxSinks = kPageTokens;
 
 struct KvF16WindowShape {
-    uint32_t sink_tokens, recent_tokens, recent_pages;
-    KvLayer sinks, recent;  // of layer 0
+    uint32_t first_layer, sink_tokens, recent_tokens, recent_pages;
+    KvLayer sinks, recent;  // of the first layer
     uint64_t sink_layer_bytes, recent_layer_bytes, recent_page_bytes;
     uint64_t session_bytes;  // sinks, then the ring
-    uint64_t row_bytes;      // of one position: all layers and heads, K and V
+    uint64_t row_bytes;      // of one position: its layers, all heads, K and V
 
     // Where the slot of a page of the sequence begins in the session's memory.
     uint64_t recent_page_offset(uint32_t page) const {
         return session_bytes - recent_pages * recent_page_bytes + page % recent_pages * recent_page_bytes;
     }
     kernels::KvPlane sink_k(uint32_t layer, uint32_t head) const {
-        return behind(sinks.k_head(head), layer * sink_layer_bytes);
+        return behind(sinks.k_head(head), (layer - first_layer) * sink_layer_bytes);
     }
     kernels::KvPlane sink_v(uint32_t layer, uint32_t head) const {
-        return behind(sinks.v_head(head), layer * sink_layer_bytes);
+        return behind(sinks.v_head(head), (layer - first_layer) * sink_layer_bytes);
     }
     kernels::KvPlane recent_k(uint32_t layer, uint32_t head) const {
-        return behind(recent.k_head(head), layer * recent_layer_bytes);
+        return behind(recent.k_head(head), (layer - first_layer) * recent_layer_bytes);
     }
     kernels::KvPlane recent_v(uint32_t layer, uint32_t head) const {
-        return behind(recent.v_head(head), layer * recent_layer_bytes);
+        return behind(recent.v_head(head), (layer - first_layer) * recent_layer_bytes);
     }
 
   private:
@@ -46,9 +46,10 @@ struct KvF16WindowShape {
         return p;
     }
 };
-// step_tokens: most positions of one session in a step.
-KvF16WindowShape kv_f16_window_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t sink_tokens,
-                                     uint32_t recent_tokens, uint32_t rollback_tokens, uint32_t step_tokens);
+// Of `layers` layers; step_tokens: most positions of one session in a step.
+KvF16WindowShape kv_f16_window_shape(uint32_t first_layer, uint32_t layers, uint32_t kv_heads, uint32_t head_dim,
+                                     uint32_t sink_tokens, uint32_t recent_tokens, uint32_t rollback_tokens,
+                                     uint32_t step_tokens);
 
 struct KvF16Window {
     uint32_t oldest_page;  // the ring's rows are those of this page and later ones

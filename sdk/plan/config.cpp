@@ -189,8 +189,9 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->cpu = c.cpu;
     out->backend = c.backend ? c.backend : default_backend();
+    out->own_backend = out->host_backend = out->backend;
     out->backend_options = c.backend_options;
-    KEEL_TRY(out->backend->configure(out, error));
+    KEEL_TRY(out->backend->configure(out, model.spec, error));
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;

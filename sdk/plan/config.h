@@ -14,6 +14,7 @@ struct Backend;
 
 constexpr uint32_t kMaxSessions = 64;
 constexpr uint32_t kMaxChunk = 512;
+constexpr uint32_t kNoHostLayer = UINT32_MAX;
 
 struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
@@ -28,19 +29,24 @@ struct PlanConfig {
     GrammarSource grammar;
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
-    const Backend* backend;
+    const Backend* backend;             // what an engine calls
     const void* backend_options;
-    // Set by Backend::configure: it computes in memory of its own. Matrices and KV rows lie there alone, vectors and
-    // what `logits` and `hidden` show in both.
-    bool own_memory;
+    // Where layers are computed, set by Backend::configure. The first ones in memory of a backend's own: their matrices
+    // and KV rows lie there alone, vectors in both. Those from host_layer on, and the head, in host memory. 0: all of
+    // them; kNoHostLayer: none, and what `logits` and `hidden` show lies in both.
+    uint32_t host_layer;
+    const Backend *own_backend, *host_backend;  // `backend` itself, unless it is made of two
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
     bool pin_threads;
 };
 
-// Where KV pages and f16 windows lie.
-inline keel_region_kind kv_region(const PlanConfig& config) {
-    return config.own_memory ? KEEL_REGION_DEVICE_KV : KEEL_REGION_KV;
+// The backend that computes a layer; the embedding is as layer 0, the head as one behind the last.
+inline const Backend& backend_of(const PlanConfig& c, uint32_t layer) {
+    return layer < c.host_layer ? *c.own_backend : *c.host_backend;
+}
+inline bool partly_offloaded(const PlanConfig& c) {
+    return c.host_layer != 0 && c.host_layer != kNoHostLayer;
 }
 
 // Also reads the parts and the hooks a configuration points to. Errors as keel_plan.

@@ -11,13 +11,18 @@ class Forward : OpBuilder {
     using OpBuilder::OpBuilder;
     using OpBuilder::overflowed;
 
-    void begin(uint32_t rope_sets) {
+    // Returns the residual.
+    BufferId begin(uint32_t rope_sets) {
+        rope_sets_ = rope_sets;
         x_ = embed("residual");
         cos_sin_ = rope_table("rope", rope_sets);
+        const BufferId residual = buffer_of(x_);
         end_stretch();
+        return residual;
     }
 
     void layer(uint32_t l) {
+        if (l == c_.host_layer && l > 0) cross_to_host();
         layer_ = static_cast<int32_t>(l);
         const bool windowed = s_.windowed(l);
         const uint32_t rope_set = m_.row().local_rope && windowed ? 1 : 0;
@@ -43,7 +48,19 @@ class Forward : OpBuilder {
     }
 
   private:
+    // From a backend's own memory: the layers before end here.
+    void cross_to_host() {
+        layer_ = -1;
+        to_host(x_);
+        end_stretch();
+        host_ = true;
+        x_ = from_own_memory(x_);
+        cos_sin_ = rope_table("rope", rope_sets_);
+        end_stretch();
+    }
+
     Buf x_ = {}, cos_sin_ = {};
+    uint32_t rope_sets_ = 0;
 };
 
 }  // namespace
@@ -54,9 +71,8 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
     plan->rope_sets = model.row().local_rope && model.spec.window ? 2 : 1;
     const uint32_t dense_count = op_counts[KEEL_VARIANT_DENSE];
     if (ops) {
-        plan->variant[KEEL_VARIANT_DENSE] = {ops, 0, dense_count, 0};
-        plan->variant[KEEL_VARIANT_LOW_RANK] = {ops ? ops + dense_count : nullptr, 0, op_counts[KEEL_VARIANT_LOW_RANK],
-                                                0};
+        plan->variant[KEEL_VARIANT_DENSE] = {ops, 0, 0, dense_count, 0};
+        plan->variant[KEEL_VARIANT_LOW_RANK] = {ops + dense_count, 0, 0, op_counts[KEEL_VARIANT_LOW_RANK], 0};
     }
     PlanWeights weights(reader, model, config, placer);
     BufferTable buffers(plan);
@@ -75,12 +91,12 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
     };
     Forward variants[] = {forward(KEEL_VARIANT_DENSE), forward(KEEL_VARIANT_LOW_RANK)};
     const uint32_t count = config.low_rank.usable ? 2 : 1;
-    for (uint32_t v = 0; v < count; ++v) variants[v].begin(plan->rope_sets);
+    for (uint32_t v = 0; v < count; ++v) plan->residual = variants[v].begin(plan->rope_sets);
     for (uint32_t layer = 0; layer < model.spec.layers; ++layer) {
-        weights.open_layer(static_cast<int32_t>(layer));
+        weights.open_layer(layer);
         for (uint32_t v = 0; v < count; ++v) variants[v].layer(layer);
     }
-    weights.open_layer(-1);
+    weights.open_head();
     for (uint32_t v = 0; v < count; ++v) variants[v].head();
     plan->low_rank_records = weights.low_rank_records();
     plan->low_rank_bytes = weights.low_rank_bytes();

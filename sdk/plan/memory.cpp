@@ -33,12 +33,15 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = r.model.spec;
     Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1]);
-    WeightPlacer weights{arenas[KEEL_REGION_WEIGHTS], r.config.weights, r.hooks, r.load_bytes, r.config.kernels, error};
-    if (r.config.own_memory) {
-        weights.own_memory = &arenas[KEEL_REGION_DEVICE_WEIGHTS];
-        weights.backend = r.config.backend;
-        weights.device = out->device;
-    }
+    WeightPlacer weights{arenas[KEEL_REGION_WEIGHTS],
+                         arenas[KEEL_REGION_DEVICE_WEIGHTS],
+                         r.config.weights,
+                         r.hooks,
+                         r.load_bytes,
+                         r.config.kernels,
+                         error};
+    weights.backend = r.config.backend;
+    weights.device = out->device;
     ExecutionPlan& plan = out->program.plan;
     build_plan(r.reader, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
@@ -48,37 +51,58 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     double* frequencies = persistent.place<double>("rope_frequencies", uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
     if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
     out->program.frequencies = frequencies;
-    arenas[r.config.own_memory ? KEEL_REGION_DEVICE_SCRATCH : KEEL_REGION_SCRATCH].place_offset("activations",
-                                                                                                plan.scratch_bytes);
+    // Where layers are computed in two places, each has all buffers, at the same offsets.
+    const bool own = r.config.host_layer != 0, host = r.config.host_layer != kNoHostLayer;
+    if (own) arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("activations", plan.scratch_bytes);
+    if (host) arenas[KEEL_REGION_SCRATCH].place_offset("activations", plan.scratch_bytes);
+    if (own && host) {
+        const Buffer& residual = plan.buffers[plan.residual];
+        out->program.handover = static_cast<uint8_t*>(
+            arenas[KEEL_REGION_PINNED].place_bytes("residual", residual.row_bytes * r.config.chunk_tokens));
+    }
     return KEEL_OK;
 }
 
 // Pages of the KV formats, f16 rows of sinks and recent positions, the tables of both.
 keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_error* error) {
-    Arena &persistent = arenas[KEEL_REGION_PERSISTENT], &kv = arenas[kv_region(r.config)];
+    Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = r.model.spec;
     const PlanConfig& config = r.config;
     Program& program = out->program;
     KvLayer* layers = persistent.place<KvLayer>("kv_layers", spec.layers);
     KvGeometry& geometry = program.geometry;
     geometry = {spec.layers, spec.kv_heads, spec.head_dim, 0, 0, layers};
+    const uint32_t own = config.host_layer < spec.layers ? config.host_layer : spec.layers;
+    if (own) program.kv_part[program.kv_parts++] = {KEEL_REGION_DEVICE_KV, 0, 0, {}, 0, 0};
+    if (own < spec.layers) program.kv_part[program.kv_parts++] = {KEEL_REGION_KV, own, 0, {}, 0, 0};
     for (uint32_t i = 0; i < spec.layers; ++i) {
-        const KvLayer layer = kv_layer(spec.kv_heads, spec.head_dim, config.kv.formats(i), &geometry.page_bytes);
+        KvPart& part = program.kv_part[i >= own && own];
+        const KvLayer layer = kv_layer(spec.kv_heads, spec.head_dim, config.kv.formats(i), &part.page_bytes);
         geometry.row_bytes += uint64_t{spec.kv_heads} *
                               (layer.k.code_bytes + layer.k.scale_bytes + layer.v.code_bytes + layer.v.scale_bytes);
         if (layers) layers[i] = layer;
     }
-    geometry.page_bytes = kernels::round64(geometry.page_bytes);
     KEEL_TRY(place_kv_transform(r.reader, config, r.model, program.plan, program.frequencies, persistent,
                                 &program.transform, error));
-    program.f16_window = kv_f16_window_shape(spec.layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
-                                             config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
+    const auto f16_window = [&](uint32_t first_layer, uint32_t layers) {
+        return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
+                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
+    };
+    program.f16_window = f16_window(0, spec.layers);
     out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);
     out->kv_references = persistent.place<std::atomic<uint32_t>>("kv_references", config.kv_pages);
-    program.kv_pages_offset = kv.place_offsets("pages", config.kv_pages, geometry.page_bytes);
-    program.f16_windows_offset = program.f16_window.session_bytes ? kv.place_offsets("f16_windows", config.max_sessions,
-                                                                                     program.f16_window.session_bytes)
-                                                                  : kv.used_bytes();
+    for (uint32_t i = 0; i < program.kv_parts; ++i) {
+        KvPart& part = program.kv_part[i];
+        const uint32_t end = part.first_layer < own ? own : spec.layers;
+        Arena& kv = arenas[part.region];
+        part.page_bytes = kernels::round64(part.page_bytes);
+        part.f16_window = f16_window(part.first_layer, end - part.first_layer);
+        geometry.page_bytes += part.page_bytes;
+        const uint64_t window = part.f16_window.session_bytes;
+        part.pages_offset = kv.place_offsets("pages", config.kv_pages, part.page_bytes);
+        part.f16_windows_offset =
+            window ? kv.place_offsets("f16_windows", config.max_sessions, window) : kv.used_bytes();
+    }
     return KEEL_OK;
 }
 
@@ -126,7 +150,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     out->program.spec = r.model.spec;
     out->program.rope_neox = r.model.row().rope_neox;
     out->engine = persistent.place_bytes("engine", r.engine_bytes);
-    out->device = r.config.backend->place(r.config, r.hooks, persistent);
+    out->device = r.config.backend->place(r.config, r.hooks, arenas);
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) out->program.region[i] = arenas[i].base();
     if (out->device) KEEL_TRY(r.config.backend->attach(out->device, r.config, out->program.region, error));
     KEEL_TRY(place_plan(r, arenas, out, error));
@@ -143,7 +167,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     }
     place_step(r.config, persistent, &out->step);
     place_sessions(r, classes, order, persistent, out);
-    Arena& rows = r.config.own_memory ? arenas[KEEL_REGION_PINNED] : persistent;
+    Arena& rows = r.config.host_layer == kNoHostLayer ? arenas[KEEL_REGION_PINNED] : persistent;
     const uint64_t logits_rows = uint64_t{r.config.max_sessions} * r.config.logits_rows;
     out->program.logits = rows.place<float>("logits", logits_rows * r.model.spec.vocabulary);
     out->program.hidden = rows.place<float>("hidden", logits_rows * r.model.spec.embedding);

@@ -23,7 +23,7 @@ bool writes_q8(OpKind kind) {
 
 // How a product with weights of this type reads its activations. PlanWeights sees to it that there is one.
 Activation OpBuilder::reading(uint32_t weight_type) const {
-    return c_.backend->weights(c_, weight_type, 0, false).x;
+    return backend().weights(c_, weight_type, 0, false).x;
 }
 
 Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
@@ -35,6 +35,7 @@ Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
     op.name = name;
     op.slot = slot;
     op.layer = layer_;
+    op.host = host_;
     op.in = op.out = op.out_q8[0] = op.out_q8[1] = op.rope = op.state = op.mean = kNoBuffer;
     return op;
 }
@@ -62,7 +63,8 @@ BufferId OpBuilder::read(Op* op, const Buf& x, Activation type) {
 }
 
 Buf OpBuilder::embed(const char* name) {
-    const Matrix table = weights_->table(kTokenEmbedding, s_.tied);
+    // Where the head is the host's, it has a table of its own.
+    const Matrix table = weights_->table(kTokenEmbedding, s_.tied && !partly_offloaded(c_));
     Op& op = push(OpKind::kEmbed, "embed", kTokenEmbedding);
     op.w = table.data;
     op.repacked = table.repacked;
@@ -299,13 +301,28 @@ void OpBuilder::logits(const Buf& x) {
     cap.token_macs = uint64_t{s_.vocabulary} * 20;
 }
 
+void OpBuilder::to_host(const Buf& x) {
+    Op& op = push(OpKind::kToHost, "residual_to_host", kSlotCount);
+    op.in = read(&op, x, Activation::kF32);
+    op.rows = x.width;
+    op.token_bytes = uint64_t{x.width} * 8;
+}
+
+Buf OpBuilder::from_own_memory(const Buf& x) {
+    Op& op = push(OpKind::kFromOwnMemory, "residual_from_device", kSlotCount);
+    op.out = write(&op, x.name, x.width);
+    op.rows = x.width;
+    op.token_bytes = uint64_t{x.width} * 8;
+    return persist(result(x.name, x.width));
+}
+
 // What is known of an op once all its readers are.
 void OpBuilder::finish(Op* op) {
     if (op->kind == OpKind::kQuantize) {
         op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_token_bytes(op->rows, op->widest_block());
         op->token_macs = uint64_t{op->rows} * 2;
     }
-    if (const uint64_t bytes = c_.backend->cost(c_, op)) {
+    if (const uint64_t bytes = backend().cost(c_, op)) {
         buffers_->need_thread_bytes(bytes);
         op->writes |= buffer_bit(kThreadBuffer);
     }
@@ -316,13 +333,14 @@ void OpBuilder::end_stretch() {
     for (uint32_t i = 0; i < count_; ++i) finish(&stretch_[i]);
     const StepShape shape = most_joined_shape(c_.threads, c_.tile_us);
     for (uint32_t i = 0, ops; i < count_; i += ops, ++dispatches_) {
-        ops = c_.backend->fuse(stretch_ + i, count_ - i, shape);
+        ops = backend().fuse(stretch_ + i, count_ - i, shape);
         lifetimes_.dispatch(stretch_ + i, ops, first_op_ + list_->count);
         for (uint32_t j = 0; j < ops; ++j) {
             if (observer_) observer_->op(observer_->context, stretch_[i + j], first_op_ + list_->count, dispatches_);
             // A file that changed since the ops were counted may ask for more of them.
             if (list_->count < list_->capacity) list_->ops[list_->count] = stretch_[i + j];
             ++list_->count;
+            list_->own_count += !host_;
         }
     }
     count_ = 0;

@@ -33,6 +33,7 @@ class OpBuilder {
         : m_(model),
           s_(model.spec),
           c_(config),
+          host_(config.host_layer == 0),
           weights_(weights),
           buffers_(buffers),
           variant_(variant),
@@ -65,13 +66,19 @@ class OpBuilder {
     // x += y. The product or norm that made y adds to x itself, so that y needs no bytes.
     void add(const Buf& x, const Buf& y);
     void logits(const Buf& x);
+    // x of every token out of a backend's own memory, and into the host's buffer of that name.
+    void to_host(const Buf& x);
+    Buf from_own_memory(const Buf& x);
+    BufferId buffer_of(const Buf& x) { return buffers_->find(x.name, Activation::kF32, x.width); }
     // Values that later stretches read keep their name.
     static Buf persist(const Buf& x) { return {x.name, x.width, kNoProducer}; }
     void end_stretch();
 
     const keel_model& m_;
     const ModelSpec& s_;
+    const PlanConfig& c_;
     int32_t layer_ = -1;
+    bool host_;  // ops are computed in host memory
 
   private:
     static constexpr uint32_t kMaxStretch = 48;
@@ -87,8 +94,8 @@ class OpBuilder {
     void multiply(Op* op, const Matrix& matrix, const Buf& x);
     void finish(Op* op);
     Activation reading(uint32_t weight_type) const;
+    const Backend& backend() const { return host_ ? *c_.host_backend : *c_.own_backend; }
 
-    const PlanConfig& c_;
     PlanWeights* weights_;
     BufferTable* buffers_;
     const keel_variant variant_;

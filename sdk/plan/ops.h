@@ -24,6 +24,8 @@ enum class OpKind : uint8_t {
     kGlu,              // act(gate) * up
     kQuantize,         // writes 8-bit layouts of what stands in f32
     kOutputNorm,       // kNorm of the tokens whose logits are wanted
+    kToHost,           // the residual to the host, behind the last layer that is computed elsewhere
+    kFromOwnMemory,    // and into the host's buffer
     kSoftcap           // the last one: kOpKinds counts up to it
 };
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
@@ -45,7 +47,7 @@ struct Buffer {
     uint32_t width;  // elements of a row
     uint32_t rows;   // tokens of the longest step, or threads
     uint64_t row_bytes;
-    uint64_t offset, bytes;  // in the scratch region; bytes: all rows, and a red zone where there are any (arena.h)
+    uint64_t offset, bytes;  // in the scratch regions; bytes: all rows, and a red zone where there are any (arena.h)
     BufferSet overlaps;      // buffers that are live at some time while this one is
 };
 
@@ -60,8 +62,9 @@ struct Op {
     BufferId state;      // kv_append, attention: running maximum and sum of every head
     BufferId mean;       // kv_append, attention: scores of the removed K mean (kv_transform.h)
     uint8_t rope_set;    // rope, kv_append, attention
+    bool host;           // computed in host memory
     bool accumulate;     // matmul: adds to out
-    bool repacked;       // matmul, embed: w is repacked (kernels/formats/repack.h)
+    bool repacked;       // matmul, embed: w is repacked (WeightUse)
     bool to_logits;      // rows of the step are those with logits, output is the sessions' logits rows
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
@@ -98,6 +101,7 @@ inline double predict_us(const Op& op, uint32_t tokens) {
 struct OpList {
     Op* ops;  // null in count mode
     uint32_t count;
+    uint32_t own_count;     // of the first ones, those that are not computed in host memory
     uint32_t capacity;      // of ops
     uint64_t decode_bytes;  // moved by one token at context 0
 };
@@ -105,6 +109,7 @@ struct ExecutionPlan {
     Buffer buffers[kMaxBuffers];
     uint32_t buffer_count;
     uint64_t scratch_bytes;
+    BufferId residual;
     uint32_t rope_sets;  // 1, or 2 with local rope
     OpList variant[2];   // by keel_variant; the second one is empty without a W_proj cache
     uint32_t low_rank_records;

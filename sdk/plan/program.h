@@ -12,6 +12,20 @@
 
 namespace keel {
 
+// The KV rows of some layers: a page has a part in each region that layers keep their rows in.
+struct KvPart {
+    keel_region_kind region;
+    uint32_t first_layer;
+    uint64_t page_bytes;
+    KvF16WindowShape f16_window;
+    uint64_t pages_offset, f16_windows_offset;  // in the region: see below
+
+    uint64_t page_offset(uint32_t id) const { return pages_offset + id * (page_bytes + kRedZoneBytes); }
+    uint64_t f16_window_offset(uint32_t session_index) const {
+        return f16_windows_offset + session_index * (f16_window.session_bytes + kRedZoneBytes);
+    }
+};
+
 struct Program {
     keel_hooks hooks;
     PlanConfig config;
@@ -19,27 +33,25 @@ struct Program {
     bool rope_neox;
     ExecutionPlan plan;
     KvGeometry geometry;
-    KvF16WindowShape f16_window;
+    KvF16WindowShape f16_window;  // of all layers
+    KvPart kv_part[2];            // the layers in memory of the backend's own, then those in host memory
+    uint32_t kv_parts;
     KvTransform transform;
     double* frequencies;        // [rope sets][rope_dims / 2]
     bool weights_exceed_cache;  // all weights together are larger than the last-level cache
 
-    // Where things lie. Only the backend knows what is at the base of the region KV; the others are host memory.
+    // Where things lie. Only the backend knows what is at the base of KV and of device regions; others are host memory.
     uint8_t* region[KEEL_REGION_COUNT];
-    uint64_t kv_pages_offset;     // in KV: see kv_page_offset
-    uint64_t f16_windows_offset;  // in KV: see f16_window_offset
-    float* logits;                // [max_sessions * logits_rows][vocabulary]
-    float* hidden;                // [max_sessions * logits_rows][embedding]
+    float* logits;      // [max_sessions * logits_rows][vocabulary]
+    float* hidden;      // [max_sessions * logits_rows][embedding]
+    uint8_t* handover;  // rows of the residual on their way to the host layers, in PINNED; null: there are none
 
     void (*tap)(void* user_data, const keel_lab_heads* heads);  // keel_lab_set_tap
     void* tap_user_data;
     void (*row_tap)(void* user_data, const keel_lab_row* row);  // keel_lab_set_row_tap
     void* row_tap_user_data;
 
-    uint64_t kv_page_offset(uint32_t id) const { return kv_pages_offset + id * (geometry.page_bytes + kRedZoneBytes); }
-    uint64_t f16_window_offset(uint32_t session_index) const {
-        return f16_windows_offset + session_index * (f16_window.session_bytes + kRedZoneBytes);
-    }
+    const KvPart& kv_of(uint32_t layer) const { return kv_part[kv_parts == 2 && layer >= kv_part[1].first_layer]; }
 };
 
 }  // namespace keel

@@ -8,7 +8,7 @@
 namespace keel {
 
 const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
-    if (own_memory) return own_matrix(from, t, name, layer);
+    if (!host) return own_matrix(from, t, name, layer);
     if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
         mapped_bytes += t.bytes;
         return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
@@ -22,8 +22,23 @@ const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, c
 const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name,
                                           int32_t layer) {
     total_bytes += t.bytes;
+    if (!host) {
+        const uint64_t row_bytes = kernels::weight_row_bytes(t.type, static_cast<uint32_t>(t.dims[0])),
+                       rows = (t.dims[1] * t.dims[2] + kernels::kRepackRows - 1) / kernels::kRepackRows *
+                              kernels::kRepackRows;
+        const uint64_t at = own_memory.place_offset(name, rows * row_bytes, Arena::kAlign, layer);
+        if (own_memory.counting() || !own_memory.ok()) return nullptr;
+        read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
+            status = backend->upload_rows(device, at + to, t.type, plain, count, k);
+            if (status != KEEL_OK) fail(error, status, at + to, "weights", "the device did not take them");
+        });
+        return own_memory.base() + at;
+    }
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
-    if (dst) load_repacked(from, t, dst);
+    if (dst)
+        read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
+            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), plain, dst + to, count, k);
+        });
     return dst;
 }
 
@@ -32,8 +47,8 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
     constexpr uint64_t kMappedSliceBytes = 1 << 20;
     uint8_t slice[64 * 1024];
     total_bytes += t.bytes;
-    const uint64_t to = own_memory->place_offset(name, t.bytes, Arena::kAlign, layer);
-    if (own_memory->counting() || !own_memory->ok()) return nullptr;
+    const uint64_t to = own_memory.place_offset(name, t.bytes, Arena::kAlign, layer);
+    if (own_memory.counting() || !own_memory.ok()) return nullptr;
     const bool mapped = mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED;
     const uint64_t slice_bytes = mapped ? kMappedSliceBytes : sizeof slice;
     for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
@@ -46,16 +61,16 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
             upload(to + done, slice, n);
         }
     }
-    return own_memory->base() + to;
+    return own_memory.base() + to;
 }
 
 // A vector that is on the host, and where it lies for ops.
-Vector WeightPlacer::shared(float* host, uint32_t n, const char* name, int32_t layer) {
-    if (!own_memory) return {host, host};
-    const uint64_t to = own_memory->place_offset(name, uint64_t{n} * 4, Arena::kAlign, layer);
-    if (!host || !own_memory->ok()) return {};
-    upload(to, host, uint64_t{n} * 4);
-    return {host, reinterpret_cast<const float*>(own_memory->base() + to)};
+Vector WeightPlacer::shared(float* data, uint32_t n, const char* name, int32_t layer) {
+    if (host) return {data, data};
+    const uint64_t to = own_memory.place_offset(name, uint64_t{n} * 4, Arena::kAlign, layer);
+    if (!data || !own_memory.ok()) return {};
+    upload(to, data, uint64_t{n} * 4);
+    return {data, reinterpret_cast<const float*>(own_memory.base() + to)};
 }
 
 void WeightPlacer::upload(uint64_t to, const void* from, uint64_t bytes) {
@@ -126,50 +141,64 @@ void WeightPlacer::load(const keel_reader& from, const GgufTensor& t, uint8_t* d
         read(from, t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
-// Through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a time.
-void WeightPlacer::load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
-    constexpr uint64_t kPieceBytes = 2048;  // of one row
+// Plain rows through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a
+// time. sink(to, plain, rows, k): `rows` rows of k elements, whose repacked bytes begin `to` bytes into the matrix.
+template <class Sink>
+void WeightPlacer::read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink) {
+    constexpr uint64_t kRows = kernels::kRepackRows, kPieceBytes = kUploadRowsBytes / kRows;  // of one row
     const kernels::WeightTypeInfo& type = kernels::kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
-                   piece = kPieceBytes / type.block_bytes;
-    uint8_t rows[kernels::kRepackRows * kPieceBytes];
-    const uint64_t group_bytes = kernels::kRepackRows * row_bytes, all_rows = t.dims[1] * t.dims[2],
-                   groups = all_rows / kernels::kRepackRows;
-    if (group_bytes <= sizeof rows) {
-        const uint64_t step = sizeof rows / group_bytes;
-        for (uint64_t group = 0; group < groups && status == KEEL_OK; group += step) {
-            const uint64_t count = groups - group < step ? groups - group : step;
-            read(from, t.offset + group * group_bytes, rows, count * group_bytes);
-            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst,
-                                 static_cast<uint32_t>(count * kernels::kRepackRows), static_cast<uint32_t>(t.dims[0]));
-            dst += count * group_bytes;
-        }
-        return;
-    }
-    for (uint64_t row = 0; row < all_rows; row += kernels::kRepackRows) {
-        for (uint64_t first = 0; first < blocks && status == KEEL_OK; first += piece) {
-            const uint64_t count = blocks - first < piece ? blocks - first : piece, bytes = count * type.block_bytes;
-            for (uint64_t r = 0; r < kernels::kRepackRows; ++r)
-                read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, rows + r * bytes, bytes);
-            kernels::repack_rows(static_cast<kernels::WeightType>(t.type), rows, dst, kernels::kRepackRows,
-                                 static_cast<uint32_t>(count * type.block_elements));
-            dst += kernels::kRepackRows * bytes;
+                   all_rows = t.dims[1] * t.dims[2];
+    const bool whole = row_bytes <= kPieceBytes;
+    const uint64_t rows_step = whole ? kPieceBytes / row_bytes * kRows : kRows,
+                   blocks_step = whole ? blocks : kPieceBytes / type.block_bytes;
+    uint8_t plain[kUploadRowsBytes];
+    for (uint64_t row = 0; row < all_rows; row += rows_step) {
+        const uint64_t rows = all_rows - row < rows_step ? all_rows - row : rows_step;
+        for (uint64_t first = 0; first < blocks; first += blocks_step) {
+            const uint64_t count = blocks - first < blocks_step ? blocks - first : blocks_step,
+                           bytes = count * type.block_bytes;
+            if (whole)
+                read(from, t.offset + row * row_bytes, plain, rows * row_bytes);
+            else
+                for (uint64_t r = 0; r < rows; ++r)
+                    read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, plain + r * bytes, bytes);
+            if (status != KEEL_OK) return;
+            sink(row * row_bytes + kRows * first * type.block_bytes, plain, static_cast<uint32_t>(rows),
+                 static_cast<uint32_t>(count * type.block_elements));
         }
     }
 }
 
-void PlanWeights::open_layer(int32_t layer) {
-    layer_ = layer;
+void PlanWeights::compute_as(uint32_t layer) {
+    const bool host = layer >= c_.host_layer;
+    for (uint32_t slot = 0; host != placer_.host && slot < kGlobalSlots; ++slot) placed_[slot] = {};
+    placer_.host = host;
+    backend_ = &backend_of(c_, layer);
+}
+
+void PlanWeights::close_layer() {
     for (bool& done : basis_done_) done = false;
     low_ = {};
-    if (layer < 0) return;
     for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) placed_[slot] = {};
+}
+
+void PlanWeights::open_head() {
+    close_layer();
+    compute_as(m_.spec.layers);
+    layer_ = -1;
+}
+
+void PlanWeights::open_layer(uint32_t layer) {
+    close_layer();
+    compute_as(layer);
+    layer_ = static_cast<int32_t>(layer);
     if (!c_.low_rank.usable) return;
     const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
     if (placer_.status == KEEL_OK && status != KEEL_OK)
         placer_.status = fail(placer_.error, status, 0, "W_proj cache", "the reader failed");
     if (placer_.status == KEEL_OK && !placer_.arena.counting() && placer_.mode != KEEL_WEIGHTS_MAP)
-        placer_.status = wproj_check_payload(c_.low_rank.file, low_.parts, static_cast<uint32_t>(layer), placer_.error);
+        placer_.status = wproj_check_payload(c_.low_rank.file, low_.parts, layer, placer_.error);
     if (placer_.status != KEEL_OK) low_ = {};
 }
 
@@ -185,7 +214,7 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
 }
 
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
-    const WeightUse use = c_.backend->weights(c_, t.type, t.dims[1], lookup);
+    const WeightUse use = backend_->weights(c_, t.type, t.dims[1], lookup);
     if (!lookup && !use.product && placer_.status == KEEL_OK)
         placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, "the backend has no product for its type");
     return {use.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),

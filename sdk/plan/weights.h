@@ -20,15 +20,15 @@ struct Vector {
 };
 
 struct WeightPlacer {
-    Arena& arena;
+    Arena& arena;       // of the region WEIGHTS
+    Arena& own_memory;  // the same of a backend with memory of its own
     keel_weights mode;
     keel_hooks hooks;
     const uint64_t load_bytes;  // place mode: total_bytes of the count run, for the progress hook
     const kernels::KernelSet* kernels;
     keel_error* error;
-    // A backend with memory of its own: that for weights, its table, and its device (place mode).
-    Arena* own_memory = nullptr;
-    const Backend* backend = nullptr;
+    bool host = true;                  // what comes next is computed in host memory
+    const Backend* backend = nullptr;  // place mode: who uploads to own_memory, and its device
     Device* device = nullptr;
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
@@ -36,7 +36,8 @@ struct WeightPlacer {
     // Results are null in count mode, and else addresses as ops hold them. `from`: the reader of the file the tensor
     // lies in. `name`, `layer`: the object's.
     const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
-    // As matrix(), repacked; the rows of each matrix of the tensor are a multiple of kernels::kRepackRows.
+    // As matrix(), repacked. On the host the rows of each matrix of the tensor are a multiple of kernels::kRepackRows;
+    // elsewhere its last group is filled up.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // Always copied, widened to f32.
     Vector vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
@@ -46,10 +47,11 @@ struct WeightPlacer {
 
   private:
     const void* own_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
-    Vector shared(float* host, uint32_t n, const char* name, int32_t layer);
+    Vector shared(float* data, uint32_t n, const char* name, int32_t layer);
     void upload(uint64_t to, const void* from, uint64_t bytes);
     void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
-    void load_repacked(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
+    template <class Sink>
+    void read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink);
     void read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes);
     void progress(uint64_t bytes);
 };
@@ -78,12 +80,15 @@ struct Product {
 class PlanWeights {
   public:
     PlanWeights(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& placer)
-        : reader_(reader), m_(model), c_(config), placer_(placer) {}
+        : reader_(reader), m_(model), c_(config), placer_(placer) {
+        compute_as(0);
+    }
 
-    // Layers come in ascending order; -1: what stands outside them. Forgets the layer before, and reads what the W_proj
-    // cache has for this one; in place mode its contents are checked, unless they are to be left where they are until
-    // needed.
-    void open_layer(int32_t layer);
+    // Layers come in ascending order, behind what stands before them. Forgets the layer before, and reads what the
+    // W_proj cache has for this one; in place mode its contents are checked, unless they are to be left where they are
+    // until needed.
+    void open_layer(uint32_t layer);
+    void open_head();  // what stands behind the layers
     bool has(TensorSlot slot) const { return tensor(slot) != nullptr; }
     // Weight type of what the variant's product reads x with: of the tensor, or of the factor that makes x_sub.
     uint32_t reading_type(keel_variant variant, TensorSlot slot) const;
@@ -113,6 +118,9 @@ class PlanWeights {
     const GgufTensor* tensor(TensorSlot slot) const {
         return m_.tensor(slot, layer_ < 0 ? 0 : static_cast<uint32_t>(layer_));
     }
+    void close_layer();
+    // In host memory, or where the layer's ops are. What the other of the two has of the whole model is no use there.
+    void compute_as(uint32_t layer);
     Matrix place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name);
     Matrix place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes, const char* name);
 
@@ -121,6 +129,7 @@ class PlanWeights {
     const PlanConfig& c_;
     WeightPlacer& placer_;
     int32_t layer_ = -1;
+    const Backend* backend_ = nullptr;  // of the layer
     Placed placed_[kSlotCount] = {};
     LowRankLayer low_ = {};  // of the current layer
     WprojCursor cursor_ = {};

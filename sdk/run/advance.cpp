@@ -270,12 +270,16 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 
 keel_status copy_page(Engine* e, KvPageList* list, StepLimits* limits) {
     if (list->copy_id == kNoPage) return KEEL_OK;
-    const uint64_t to = e->kv_page_offset(list->copy_id), from = e->kv_page_offset(list->ids[list->copy_index]);
     for (uint64_t tile_ns = 0; list->copied_bytes < e->geometry.page_bytes;) {
-        const uint64_t begin_ns = platform::now_ns(), left = e->geometry.page_bytes - list->copied_bytes,
-                       bytes = left < kCopyTileBytes ? left : kCopyTileBytes;
+        const KvPart* part = e->kv_part;
+        uint64_t done = list->copied_bytes;  // of this part
+        for (; done >= part->page_bytes; ++part) done -= part->page_bytes;
+        const uint64_t begin_ns = platform::now_ns(), left = part->page_bytes - done,
+                       bytes = left < kCopyTileBytes ? left : kCopyTileBytes,
+                       to = part->page_offset(list->copy_id) + done,
+                       from = part->page_offset(list->ids[list->copy_index]) + done;
         if (limits->deadline_ns && limits->progressed && begin_ns + tile_ns > limits->deadline_ns) return KEEL_AGAIN;
-        KEEL_TRY(copy_kv(e, to + list->copied_bytes, from + list->copied_bytes, bytes));
+        KEEL_TRY(copy_kv(e, *part, to, from, bytes));
         list->copied_bytes += bytes;
         limits->progressed = true;
         tile_ns = platform::now_ns() - begin_ns;

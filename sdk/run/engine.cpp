@@ -8,18 +8,18 @@
 
 namespace keel {
 
-keel_status upload_kv(Engine* e, uint64_t to, const void* from, uint64_t bytes) {
-    const keel_status status = e->backend->upload(e->device, kv_region(e->config), to, from, bytes);
+keel_status upload_kv(Engine* e, const KvPart& part, uint64_t to, const void* from, uint64_t bytes) {
+    const keel_status status = e->backend->upload(e->device, part.region, to, from, bytes);
     return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not store KV rows");
 }
 
-keel_status copy_kv(Engine* e, uint64_t to, uint64_t from, uint64_t bytes) {
-    const keel_status status = e->backend->copy(e->device, kv_region(e->config), to, from, bytes);
+keel_status copy_kv(Engine* e, const KvPart& part, uint64_t to, uint64_t from, uint64_t bytes) {
+    const keel_status status = e->backend->copy(e->device, part.region, to, from, bytes);
     return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not copy KV rows");
 }
 
-keel_status download_kv(Engine* e, void* to, uint64_t from, uint64_t bytes) {
-    const keel_status status = e->backend->download(e->device, to, kv_region(e->config), from, bytes);
+keel_status download_kv(Engine* e, void* to, const KvPart& part, uint64_t from, uint64_t bytes) {
+    const keel_status status = e->backend->download(e->device, to, part.region, from, bytes);
     return status == KEEL_OK ? KEEL_OK : poison(e, "the backend did not read KV rows");
 }
 
@@ -41,7 +41,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->chat = layout.chat;
     e->grammar = layout.grammar;
     e->kv_identity = kv_identity_of(config, e->spec.layers);
-    kv_pool_init(&e->pool, config.kv_pages, e->geometry.page_bytes, layout.kv_next_free, layout.kv_references);
+    kv_pool_init(&e->pool, config.kv_pages, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
     e->step = layout.step;
     e->sessions = static_cast<Session*>(layout.sessions);
@@ -62,7 +62,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
 
 // Maps, locks and starts what an engine needs of the system.
 keel_status start_engine(Engine* e, const keel_reader& reader, keel_error* error) {
-    if (e->config.weights == KEEL_WEIGHTS_MAP_LOCKED && !e->config.own_memory) {
+    if (e->config.weights == KEEL_WEIGHTS_MAP_LOCKED && e->config.host_layer != kNoHostLayer) {
         const keel_reader* readers[2] = {&reader,
                                          e->config.low_rank.usable ? &e->config.low_rank.file.reader : nullptr};
         for (int i = 0; i < 2 && readers[i]; ++i) {
@@ -206,9 +206,11 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
         stats.allocations_after_init += e->arenas[i].refused_after_seal();
     }
     const KvUsage kv = kv_usage(e->pool);
-    keel_region_stats& pages = stats.regions[kv_region(e->config)];
-    pages.used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * e->pool.page_bytes;
-    pages.high_water_bytes = uint64_t{kv.high_water_pages} * e->pool.page_bytes;
+    for (uint32_t i = 0; i < e->kv_parts; ++i) {
+        const KvPart& part = e->kv_part[i];
+        stats.regions[part.region].used_bytes = uint64_t{e->pool.page_count - kv.free_pages} * part.page_bytes;
+        stats.regions[part.region].high_water_bytes = uint64_t{kv.high_water_pages} * part.page_bytes;
+    }
     stats.steps = e->steps.load(std::memory_order_relaxed);
     stats.tokens = e->tokens.load(std::memory_order_relaxed);
     stats.prefill_tokens = e->prefill_tokens.load(std::memory_order_relaxed);

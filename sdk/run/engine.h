@@ -181,9 +181,9 @@ keel_status keep_error(Engine* engine, keel_status status, const keel_error& err
 keel_status poison(Engine* engine, const char* where);
 
 // Rows of KV memory by their offset in the region. A backend that fails poisons the engine.
-keel_status upload_kv(Engine* engine, uint64_t to, const void* from, uint64_t bytes);
-keel_status copy_kv(Engine* engine, uint64_t to, uint64_t from, uint64_t bytes);
-keel_status download_kv(Engine* engine, void* to, uint64_t from, uint64_t bytes);
+keel_status upload_kv(Engine* engine, const KvPart& part, uint64_t to, const void* from, uint64_t bytes);
+keel_status copy_kv(Engine* engine, const KvPart& part, uint64_t to, uint64_t from, uint64_t bytes);
+keel_status download_kv(Engine* engine, void* to, const KvPart& part, uint64_t from, uint64_t bytes);
 
 // ---- grammar_calls.cpp ----
 // Clears the bits of s->mask that the session's grammar does not allow next.

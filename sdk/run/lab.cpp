@@ -22,7 +22,7 @@ keel_status keel_lab_set_row_tap(keel_engine engine, void (*tap)(void* user_data
                                  void* user_data) {
     Engine* e;
     KEEL_TRY(enter_closed(engine, &e));
-    if (e->config.own_memory) return KEEL_E_UNSUPPORTED;
+    if (e->config.host_layer) return KEEL_E_UNSUPPORTED;
     e->row_tap = tap;
     e->row_tap_user_data = user_data;
     return KEEL_OK;
@@ -32,7 +32,7 @@ keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, co
                              void* user_data) {
     Engine* e;
     KEEL_TRY(enter_closed(engine, &e));
-    if (e->config.own_memory) return KEEL_E_UNSUPPORTED;
+    if (e->config.host_layer) return KEEL_E_UNSUPPORTED;
     e->tap = tap;
     e->tap_user_data = user_data;
     return KEEL_OK;
@@ -50,7 +50,7 @@ keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_he
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
     if (plane.format != kernels::kKvF32 || e->config.kv.has_profile || e->backend != default_backend())
         return KEEL_E_STATE;
-    uint8_t* page = e->region[KEEL_REGION_KV] + e->kv_page_offset(s->kv.ids[position / kPageTokens]);
+    uint8_t* page = e->region[KEEL_REGION_KV] + e->kv_of(layer).page_offset(s->kv.ids[position / kPageTokens]);
     *row = reinterpret_cast<float*>(page + plane.codes + uint64_t{position % kPageTokens} * plane.code_bytes);
     return KEEL_OK;
 }
@@ -67,10 +67,11 @@ keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_
     if (s->in_step) return KEEL_E_BUSY;  // rows of its last page may be on their way
     const KvLayer& formats = e->geometry.layer[layer];
     const kernels::KvPlane plane = value ? formats.v_head(kv_head) : formats.k_head(kv_head);
-    const uint64_t page = e->kv_page_offset(s->kv.ids[position / kPageTokens]), at = position % kPageTokens;
+    const KvPart& part = e->kv_of(layer);
+    const uint64_t page = part.page_offset(s->kv.ids[position / kPageTokens]), at = position % kPageTokens;
     alignas(64) uint8_t codes[kernels::kMaxHeadDim * sizeof(float)], scales[kernels::kMaxKvScales * sizeof(float)];
-    KEEL_TRY(download_kv(e, codes, page + plane.codes + at * plane.code_bytes, plane.code_bytes));
-    KEEL_TRY(download_kv(e, scales, page + plane.scales + at * plane.scale_bytes, plane.scale_bytes));
+    KEEL_TRY(download_kv(e, codes, part, page + plane.codes + at * plane.code_bytes, plane.code_bytes));
+    KEEL_TRY(download_kv(e, scales, part, page + plane.scales + at * plane.scale_bytes, plane.scale_bytes));
     e->config.kernels->kv_decode[plane.format](codes, scales, dim, row);
     if (kernels::kKvFormats[plane.format].rotated) e->config.kernels->kv_unrotate(row, dim);
     const KvTransform& t = e->transform;

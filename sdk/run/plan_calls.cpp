@@ -38,7 +38,7 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     KEEL_TRY(resolve_config(config, *model, out->reader, &out->config, &out->hooks, error));
     // Ops are counted first, because their table is placed like everything else.
     Arena none;
-    WeightPlacer weights{none, out->config.weights, out->hooks, 0, out->config.kernels, error};
+    WeightPlacer weights{none, none, out->config.weights, out->hooks, 0, out->config.kernels, error};
     out->scratch_count = 0;
     const LifetimeObserver counter = {[](void* context, BufferId, uint32_t) { ++*static_cast<uint32_t*>(context); },
                                       [](void*, BufferId, uint32_t) {}, &out->scratch_count};
@@ -151,7 +151,7 @@ struct Listing {
         info.read_count = list(op.reads, index, info.reads);
         info.write_count = list(op.writes, index, info.writes);
         const keel_weights mode = size.config.weights;
-        const bool mapped = !size.config.own_memory && (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED);
+        const bool mapped = op.host && (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED);
         info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT
                          : op.repacked       ? KEEL_WEIGHTS_REPACK
                          : mapped            ? mode
@@ -247,7 +247,7 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.mapped_weight_bytes = s.layout.mapped_weight_bytes;
     p.kv_page_bytes = program.geometry.page_bytes;
     p.kv_bytes_per_token = p.kv_page_bytes / kPageTokens;
-    p.kv_session_bytes = program.f16_window.session_bytes;
+    for (uint32_t i = 0; i < program.kv_parts; ++i) p.kv_session_bytes += program.kv_part[i].f16_window.session_bytes;
     p.kv_side_bytes = program.transform.bytes;
     p.kv_pages = c.kv_pages;
     p.context_tokens = c.context_tokens;

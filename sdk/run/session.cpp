@@ -313,9 +313,12 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
     kv_fork(&e->pool, s->kv, &copy->kv, computed);
     keel_status status = KEEL_OK;
-    if (e->f16_window.session_bytes)
-        status = copy_kv(e, e->f16_window_offset(e->index_of(copy)), e->f16_window_offset(e->index_of(s)),
-                         e->f16_window.session_bytes);
+    for (uint32_t i = 0; i < e->kv_parts && status == KEEL_OK; ++i) {
+        const KvPart& part = e->kv_part[i];
+        if (const uint64_t bytes = part.f16_window.session_bytes)
+            status = copy_kv(e, part, part.f16_window_offset(e->index_of(copy)), part.f16_window_offset(e->index_of(s)),
+                             bytes);
+    }
     if (status == KEEL_OK) {
         copy->f16_window.oldest_page = s->f16_window.oldest_page;
         memcpy(copy->tokens, s->tokens, tokens * sizeof(int32_t));

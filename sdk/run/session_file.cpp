@@ -86,19 +86,20 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     return h;
 }
 
-// Walks the saved KV rows in file order: copy(offset in the KV region, bytes) for each run of rows, until one fails.
+// Walks the saved KV rows in file order: copy(part, offset in its region, bytes) for each run of rows, until one fails.
 template <class Copy>
 keel_status for_each_kv_run(const Engine& e, const KvPageList& list, uint32_t tokens, Copy copy) {
     const KvGeometry& g = e.geometry;
     for (uint32_t page = 0; page * kPageTokens < tokens; ++page) {
         const uint64_t rows = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
         if (list.ids[page] == kNoPage) continue;
-        const uint64_t base = e.kv_page_offset(list.ids[page]);
-        const auto plane = [&](const kernels::KvPlane& p) {
-            KEEL_TRY(copy(base + p.codes, rows * p.code_bytes));
-            return copy(base + p.scales, rows * p.scale_bytes);
-        };
         for (uint32_t layer = 0; layer < g.layers; ++layer) {
+            const KvPart& part = e.kv_of(layer);
+            const uint64_t base = part.page_offset(list.ids[page]);
+            const auto plane = [&](const kernels::KvPlane& p) {
+                KEEL_TRY(copy(part, base + p.codes, rows * p.code_bytes));
+                return copy(part, base + p.scales, rows * p.scale_bytes);
+            };
             for (uint32_t head = 0; head < g.kv_heads; ++head) KEEL_TRY(plane(g.layer[layer].k_head(head)));
             for (uint32_t head = 0; head < g.kv_heads; ++head) KEEL_TRY(plane(g.layer[layer].v_head(head)));
         }
@@ -108,29 +109,32 @@ keel_status for_each_kv_run(const Engine& e, const KvPageList& list, uint32_t to
 
 constexpr uint64_t kNowhere = UINT64_MAX;
 
-// Walks the saved f16 rows in file order: copy(offset in the KV region, bytes) until one fails; kNowhere for pages the
-// ring has no room for.
+// Walks the saved f16 rows in file order, as for_each_kv_run; kNowhere is the offset of pages that the ring has no room
+// for.
 template <class Copy>
 keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeader& h, Copy copy) {
-    const KvF16WindowShape& shape = e.f16_window;
-    const uint64_t window = e.f16_window_offset(e.index_of(s));
     const uint64_t sinks = sink_rows(e, h);
     for (uint32_t layer = 0; sinks && layer < e.spec.layers; ++layer) {
+        const KvPart& part = e.kv_of(layer);
+        const KvF16WindowShape& shape = part.f16_window;
+        const uint64_t window = part.f16_window_offset(e.index_of(s));
         for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
-            KEEL_TRY(copy(window + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes));
+            KEEL_TRY(copy(part, window + shape.sink_k(layer, head).codes, sinks * shape.sinks.k.code_bytes));
         for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
-            KEEL_TRY(copy(window + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes));
+            KEEL_TRY(copy(part, window + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes));
     }
     const uint32_t pages = recent_rows(e, h) ? kv_pages_for(h.computed) : 0;
     for (uint32_t page = h.oldest_page; page < pages; ++page) {
         const uint64_t rows =
             h.computed - page * kPageTokens < kPageTokens ? h.computed - page * kPageTokens : kPageTokens;
-        const bool lost = page + shape.recent_pages < pages;
-        const uint64_t base = window + shape.recent_page_offset(page);
-        const auto plane = [&](const kernels::KvPlane& at) {
-            return copy(lost ? kNowhere : base + at.codes, rows * at.code_bytes);
-        };
+        const bool lost = page + e.f16_window.recent_pages < pages;
         for (uint32_t layer = 0; layer < e.spec.layers; ++layer) {
+            const KvPart& part = e.kv_of(layer);
+            const KvF16WindowShape& shape = part.f16_window;
+            const uint64_t base = part.f16_window_offset(e.index_of(s)) + shape.recent_page_offset(page);
+            const auto plane = [&](const kernels::KvPlane& at) {
+                return copy(part, lost ? kNowhere : base + at.codes, rows * at.code_bytes);
+            };
             for (uint32_t head = 0; head < e.spec.kv_heads; ++head) KEEL_TRY(plane(shape.recent_k(layer, head)));
             for (uint32_t head = 0; head < e.spec.kv_heads; ++head) KEEL_TRY(plane(shape.recent_v(layer, head)));
         }
@@ -247,8 +251,8 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
             byte = static_cast<uint8_t>(byte | (s->kv.ids[page] == kNoPage ? 1 : 0) << page % 8);
         put(&byte, 1);
     }
-    const auto fetch = [&](uint64_t offset, uint64_t bytes) {
-        KEEL_TRY(download_kv(e, out, offset, bytes));
+    const auto fetch = [&](const KvPart& part, uint64_t offset, uint64_t bytes) {
+        KEEL_TRY(download_kv(e, out, part, offset, bytes));
         out += bytes;
         return KEEL_OK;
     };
@@ -324,8 +328,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         get(s->hidden, uint64_t{h.embedding} * 4);
     }
     from += evicted_bytes(h);
-    const auto store = [&](uint64_t offset, uint64_t n) {
-        if (offset != kNowhere) KEEL_TRY(upload_kv(e, offset, from, n));
+    const auto store = [&](const KvPart& part, uint64_t offset, uint64_t n) {
+        if (offset != kNowhere) KEEL_TRY(upload_kv(e, part, offset, from, n));
         from += n;
         return KEEL_OK;
     };

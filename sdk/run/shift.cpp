@@ -32,17 +32,18 @@ keel_status turn_keys(Engine* e, const Session& s, uint32_t layer, uint32_t slot
     const ModelSpec& spec = e->spec;
     const kernels::KernelSet& kernel = *e->config.kernels;
     const KvLayer& formats = e->geometry.layer[layer];
-    const uint64_t page = e->kv_page_offset(s.kv.ids[slot / kPageTokens]);
+    const KvPart& part = e->kv_of(layer);
+    const uint64_t page = part.page_offset(s.kv.ids[slot / kPageTokens]);
     for (uint32_t head = 0; head < spec.kv_heads; ++head) {
         const kernels::KvPlane plane = formats.k_head(head);
         const uint64_t at = page + plane.codes + slot % kPageTokens * plane.code_bytes;
         uint8_t codes[kernels::kMaxHeadDim * sizeof(float)];
         float row[kernels::kMaxHeadDim];
-        KEEL_TRY(download_kv(e, codes, at, plane.code_bytes));
+        KEEL_TRY(download_kv(e, codes, part, at, plane.code_bytes));
         kernel.kv_decode[plane.format](codes, nullptr, spec.head_dim, row);
         kernel.rope(row, spec.rope_dims / 2, cos_sin, e->rope_neox);
         kernel.kv_encode[plane.format](row, spec.head_dim, formats.k_scale, codes, nullptr);
-        KEEL_TRY(upload_kv(e, at, codes, plane.code_bytes));
+        KEEL_TRY(upload_kv(e, part, at, codes, plane.code_bytes));
     }
     return KEEL_OK;
 }

@@ -9,32 +9,32 @@ namespace keel {
 
 keel_status move_kv_row(Engine* e, const Session& s, uint32_t to, uint32_t from) {
     const KvGeometry& g = e->geometry;
-    const auto move_plane = [&](const kernels::KvPlane& plane, uint64_t to_page, uint64_t from_page) {
+    const auto move_plane = [&](const KvPart& part, const kernels::KvPlane& plane, uint64_t to_page,
+                                uint64_t from_page) {
         const auto move_bytes = [&](uint64_t at, uint64_t bytes) -> keel_status {
             if (bytes == 0) return KEEL_OK;
-            return copy_kv(e, to_page + at + to % kPageTokens * bytes, from_page + at + from % kPageTokens * bytes,
-                           bytes);
+            return copy_kv(e, part, to_page + at + to % kPageTokens * bytes,
+                           from_page + at + from % kPageTokens * bytes, bytes);
         };
         const keel_status status = move_bytes(plane.codes, plane.code_bytes);
         return status == KEEL_OK ? move_bytes(plane.scales, plane.scale_bytes) : status;
     };
-    const uint64_t to_page = e->kv_page_offset(s.kv.ids[to / kPageTokens]),
-                   from_page = e->kv_page_offset(s.kv.ids[from / kPageTokens]);
-    for (uint32_t layer = 0; layer < g.layers; ++layer)
+    for (uint32_t layer = 0; layer < g.layers; ++layer) {
+        const KvPart& part = e->kv_of(layer);
+        const KvF16WindowShape& f16 = part.f16_window;
+        const uint64_t to_page = part.page_offset(s.kv.ids[to / kPageTokens]),
+                       from_page = part.page_offset(s.kv.ids[from / kPageTokens]),
+                       window = part.f16_window_offset(e->index_of(&s));
         for (uint32_t head = 0; head < g.kv_heads; ++head) {
-            KEEL_TRY(move_plane(g.layer[layer].k_head(head), to_page, from_page));
-            KEEL_TRY(move_plane(g.layer[layer].v_head(head), to_page, from_page));
+            KEEL_TRY(move_plane(part, g.layer[layer].k_head(head), to_page, from_page));
+            KEEL_TRY(move_plane(part, g.layer[layer].v_head(head), to_page, from_page));
+            if (!f16.recent_tokens) continue;
+            const uint64_t to_recent = window + f16.recent_page_offset(to / kPageTokens),
+                           from_recent = window + f16.recent_page_offset(from / kPageTokens);
+            KEEL_TRY(move_plane(part, f16.recent_k(layer, head), to_recent, from_recent));
+            KEEL_TRY(move_plane(part, f16.recent_v(layer, head), to_recent, from_recent));
         }
-    const KvF16WindowShape& f16 = e->f16_window;
-    if (!f16.recent_tokens) return KEEL_OK;
-    const uint64_t window = e->f16_window_offset(e->index_of(&s)),
-                   to_recent = window + f16.recent_page_offset(to / kPageTokens),
-                   from_recent = window + f16.recent_page_offset(from / kPageTokens);
-    for (uint32_t layer = 0; layer < g.layers; ++layer)
-        for (uint32_t head = 0; head < g.kv_heads; ++head) {
-            KEEL_TRY(move_plane(f16.recent_k(layer, head), to_recent, from_recent));
-            KEEL_TRY(move_plane(f16.recent_v(layer, head), to_recent, from_recent));
-        }
+    }
     return KEEL_OK;
 }
 

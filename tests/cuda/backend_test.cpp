@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <functional>
+#include <random>
 
 #include "keel/keel_cuda.h"
 #include "keel/keel_lab.h"
@@ -95,9 +96,6 @@ TEST(CudaBackend, RefusesOptionsThatAreNone) {
     device.stream = &stream;
     EXPECT_EQ(init_status(with_device), KEEL_E_ARGUMENT);
     device.stream = nullptr;
-    device.reserved = 1;
-    EXPECT_EQ(init_status(with_device), KEEL_E_ABI);
-    device.reserved = 0;
     device.struct_size = 3;
     EXPECT_EQ(init_status(with_device), KEEL_E_ABI);
 }
@@ -166,9 +164,19 @@ TEST(CudaBackend, AllocatesAndLoadsNothingAfterInit) {
     EXPECT_EQ(stats.allocations_after_init, 0u);
 }
 
-// A small life of an engine. Throws what a call returned, else gives the calls of the driver before its end.
-uint64_t live() {
-    Engine engine(keel_test::source_path(kModel), small_config());
+keel_cuda_device first_layers(uint32_t layers) {
+    keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+    device.layers = layers;
+    return device;
+}
+
+// A small life of an engine whose first layers are the device's (0: all). Throws what a call returned, else gives the
+// calls of the driver before its end.
+uint64_t live(uint32_t layers) {
+    const keel_cuda_device device = first_layers(layers);
+    keel_config config = small_config();
+    config.backend_options = &device;
+    Engine engine(keel_test::source_path(kModel), config);
     engine.feed(tokens(2, 1));
     engine.advance();
     keel_session copy;
@@ -190,8 +198,9 @@ uint64_t live() {
 }
 
 // Whatever call fails, it is a status, the process lives and everything is given back.
-TEST(CudaBackend, EveryCallOfTheDriverMayFail) {
-    live();
+void fail_every_call(uint32_t layers) {
+    FakeDriver::reset();
+    live(layers);
     const uint64_t calls = FakeDriver::get().calls;
     ASSERT_GT(calls, 100u);
     uint32_t refused = 0;
@@ -201,7 +210,7 @@ TEST(CudaBackend, EveryCallOfTheDriverMayFail) {
         // A call that gives something back and fails leaves it with the driver; when a context is refused, all of it.
         int64_t left = 5;
         try {
-            EXPECT_LT(live(), call) << "nobody noticed that the call failed";
+            EXPECT_LT(live(layers), call) << "nobody noticed that the call failed";
         } catch (const keel_test::Error& error) {
             EXPECT_TRUE(error.status == KEEL_E_DEVICE || error.status == KEEL_E_POISONED)
                 << "call " << call << ": " << error.what();
@@ -213,6 +222,12 @@ TEST(CudaBackend, EveryCallOfTheDriverMayFail) {
     }
     EXPECT_GT(refused, calls / 20);
     FakeDriver::reset();
+}
+TEST(CudaBackend, EveryCallOfTheDriverMayFail) {
+    fail_every_call(0);
+}
+TEST(CudaBackend, EveryCallOfTheDriverMayFailWithSplitLayers) {
+    fail_every_call(1);
 }
 
 // A step that is late and in pieces: calls with a budget go on where the last one stopped, and the bits are the same.
@@ -264,6 +279,157 @@ TEST(CudaBackend, SessionsMoveBetweenBackends) {
                 rows.push_back(last_logits(to, to.session()));
             }
         for (const std::vector<float>& row : rows) EXPECT_EQ(row, rows[0]) << format;
+    }
+}
+
+// ---- some layers on the device, the others on the CPU ----
+
+// As many bytes as the layers of either side need, and each region to its last byte.
+TEST(CudaBackend, SplitLayersArePlannedExactly) {
+    Planned whole;
+    keel_config config = whole.config;
+    const uint32_t layers = whole.file.info.layers;
+    keel_cuda_device device = first_layers(1);
+    config.backend_options = &device;
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    check(keel_plan(&whole.file.reader, whole.file.model, &config, &plan, nullptr), "keel_plan");
+    EXPECT_EQ(plan.kv_page_bytes, whole.plan.kv_page_bytes);
+    EXPECT_EQ(plan.regions[KEEL_REGION_KV].bytes, plan.regions[KEEL_REGION_DEVICE_KV].bytes);
+    EXPECT_EQ(plan.regions[KEEL_REGION_KV].bytes * layers, whole.plan.regions[KEEL_REGION_DEVICE_KV].bytes);
+    EXPECT_LT(plan.regions[KEEL_REGION_DEVICE_WEIGHTS].bytes, whole.plan.regions[KEEL_REGION_DEVICE_WEIGHTS].bytes);
+    for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind) {
+        ASSERT_GT(plan.regions[kind].bytes, 0u) << kind;
+        const keel_test::Memory memory(plan);
+        keel_memory less = *memory.get();
+        less.regions[kind].bytes -= 1;
+        keel_engine engine;
+        EXPECT_EQ(keel_engine_init(&whole.file.reader, whole.file.model, &config, &less, &engine, nullptr),
+                  KEEL_E_MEMORY_TOO_SMALL);
+    }
+    // All layers, or more than there are: nothing is the CPU's.
+    for (const uint32_t all : {layers, 1000u}) {
+        device.layers = all;
+        check(keel_plan(&whole.file.reader, whole.file.model, &config, &plan, nullptr), "keel_plan");
+        for (int kind = 0; kind < KEEL_REGION_COUNT; ++kind)
+            EXPECT_EQ(plan.regions[kind].bytes, whole.plan.regions[kind].bytes) << kind;
+    }
+}
+
+// A life of two sessions, drawn from `seed`: the same calls for every engine, but budgets and chunks of its own. Hashes
+// of logits, one a step.
+std::vector<std::vector<float>> wander(const keel_config& config, uint32_t seed) {
+    Engine e(keel_test::source_path(kWideModel), config);
+    std::mt19937 random(seed), slices(seed + config.chunk_tokens);
+    std::vector<std::vector<float>> rows;
+    std::vector<keel_session> open = {e.session()};
+    const auto finish = [&](std::vector<keel_session> sessions) {
+        std::vector<keel_advance_result> results(sessions.size(), sized<keel_advance_result>());
+        for (keel_status status = KEEL_AGAIN; status == KEEL_AGAIN;) {
+            const uint64_t budget_us = slices() % 2 ? 0 : 1 + slices() % 300;
+            status = keel_advance(e.handle(), sessions.data(), static_cast<uint32_t>(sessions.size()), budget_us,
+                                  results.data());
+            check(status == KEEL_AGAIN ? KEEL_OK : status, "advance");
+        }
+    };
+    const auto feed = [&](keel_session session, uint32_t count) {
+        keel_session_info info = sized<keel_session_info>();
+        check(keel_session_get(session, &info), "info");
+        const uint32_t room = config.context_tokens - info.token_count;
+        if (count > room) check(keel_session_truncate(session, info.token_count / 3), "truncate");
+        const std::vector<int32_t> ids = tokens(count, static_cast<uint32_t>(random() % 100));
+        check(keel_session_feed(session, ids.data(), count, 0), "feed");
+    };
+    const auto save = [&](keel_session session) {
+        uint64_t bytes = 0;
+        check(keel_session_save_bytes(session, &bytes), "save");
+        std::vector<uint8_t> saved(bytes);
+        check(keel_session_save(session, saved.data(), bytes, &bytes), "save");
+        return saved;
+    };
+    const auto restore = [&](keel_session session, const std::vector<uint8_t>& saved) {
+        check(keel_session_restore(session, saved.data(), saved.size(), nullptr), "restore");
+    };
+    std::vector<uint8_t> longest;
+    feed(open[0], 9);
+    finish(open);
+    for (uint32_t i = 0; i < 14; ++i) {
+        const uint32_t what = random() % 6, count = 1 + random() % (random() % 3 ? 4 : 30);
+        keel_session session = open[random() % open.size()];
+        const std::vector<uint8_t> now = save(session);
+        if (now.size() > longest.size()) longest = now;
+        feed(session, count);
+        if (what == 0 && open.size() == 1) {  // a copy, which shares the last page
+            finish({session});
+            keel_session copy;
+            check(keel_session_fork(session, &copy), "fork");
+            open.push_back(copy);
+            feed(copy, 2);
+            finish({copy});
+            session = copy;
+        } else if (what == 1 && open.size() == 2) {  // both at once
+            feed(open[0], 3);
+            feed(open[1], 1);
+            finish(open);
+        } else if (what == 2) {  // stopped somewhere, then on
+            const bool other = count > 2;
+            if (other) {
+                check(keel_session_truncate(session, 1), "truncate");
+                feed(session, count);
+            }
+            keel_advance_result result = sized<keel_advance_result>();
+            keel_status begun = KEEL_AGAIN;
+            for (uint32_t calls = 1 + slices() % 12; begun == KEEL_AGAIN && calls; --calls)
+                begun = keel_advance(e.handle(), &session, 1, 1, &result);
+            if (begun == KEEL_AGAIN) {
+                check(keel_cancel(session), "cancel");
+                EXPECT_EQ(keel_advance(e.handle(), &session, 1, 0, &result), KEEL_E_CANCELLED);
+            }
+            if (other) {  // what the stopped step has not written yet, it must not write any more
+                restore(session, longest);
+                feed(session, count);
+            }
+            finish({session});
+        } else if (what == 3) {  // saved, and back
+            finish({session});
+            const std::vector<uint8_t> saved = save(session);
+            check(keel_session_truncate(session, 0), "truncate");
+            restore(session, saved);
+        } else if (what == 4 && open.size() == 2) {
+            finish({session});
+            check(keel_session_close(open[1]), "close");
+            open.pop_back();
+            session = open[0];
+            feed(session, 1);
+            finish({session});
+        } else {
+            finish({session});
+        }
+        rows.push_back(last_logits(e, session));
+    }
+    return rows;
+}
+
+// Chunks, budgets, cancelling, truncating, forks, saving, neighbours and where the layers are: no bit depends on it.
+TEST(CudaBackend, WhereLayersAreChangesNoBit) {
+    for (uint32_t seed = 1; seed <= 3; ++seed) {
+        keel_config config = small_config();
+        config.kv_pages = 6;
+        config.k_format = seed == 1 ? KEEL_KV_Q8_0 : seed == 2 ? KEEL_KV_TCQ_3 : KEEL_KV_F16;
+        config.v_format = config.k_format;
+        config.kv_sink_tokens = seed == 3 ? 0 : 4;
+        config.kv_recent_tokens = seed == 3 ? 0 : 8;
+        config.backend = cpu();
+        const std::vector<std::vector<float>> want = wander(config, seed);
+        config.backend = keel_cuda();
+        config.chunk_tokens = 7;
+        for (const uint32_t layers : {0u, 1u}) {
+            FakeDriver::get().commands_per_query = 1;  // it lags behind
+            const keel_cuda_device device = first_layers(layers);
+            config.backend_options = &device;
+            const std::vector<std::vector<float>> got = wander(config, seed);
+            ASSERT_EQ(got.size(), want.size());
+            for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(got[i], want[i]) << seed << " " << layers << " " << i;
+        }
     }
 }
 

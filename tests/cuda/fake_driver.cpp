@@ -39,6 +39,10 @@ struct FakeStream {
     Result failed = cuda::kSuccess;
 };
 struct FakeModule {};
+struct FakeKernel {
+    keel::cuda::KernelInfo info;
+    simt::Kernel run;
+};
 struct Mapping {
     size_t bytes;
     void* pages;  // that it lies in, up to the end of the last one; behind that a page that nobody can touch
@@ -46,7 +50,12 @@ struct Mapping {
 };
 
 struct World {
+    World() {
+        for (uint32_t i = 0; i < keel::cuda::kKernelCount; ++i)
+            kernels.push_back({keel::cuda::kKernels[i], simt::kKernelTable[i]});
+    }
     std::recursive_mutex mutex;
+    std::deque<FakeKernel> kernels;  // of every module; their addresses are functions
     FakeDriver driver;
     std::map<uintptr_t, Mapping> device;  // device memory by address
     std::map<uintptr_t, size_t> pinned;
@@ -136,8 +145,12 @@ Result device_get(int* device, int ordinal) {
 }
 Result device_attribute(int* value, int attribute, int) {
     KEEL_ENTER();
-    if (attribute != cuda::kAttributeMajor) return cuda::kInvalidValue;
-    *value = world().driver.capability_major;
+    if (attribute == cuda::kAttributeMajor)
+        *value = world().driver.capability_major;
+    else if (attribute == cuda::kAttributeMultiprocessors)
+        *value = 1;
+    else
+        return cuda::kInvalidValue;
     return cuda::kSuccess;
 }
 int primary_context;
@@ -337,9 +350,9 @@ Result module_unload(cuda::Module) {
 }
 Result module_function(cuda::Function* function, cuda::Module, const char* name) {
     KEEL_ENTER();
-    for (uint32_t i = 0; i < keel::cuda::kKernelCount; ++i) {
-        if (strcmp(keel::cuda::kKernels[i].name, name) != 0) continue;
-        *function = const_cast<keel::cuda::KernelInfo*>(&keel::cuda::kKernels[i]);
+    for (FakeKernel& kernel : world().kernels) {
+        if (strcmp(kernel.info.name, name) != 0) continue;
+        *function = &kernel;
         return cuda::kSuccess;
     }
     return 500;  // CUDA_ERROR_NOT_FOUND
@@ -350,8 +363,8 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
     KEEL_ENTER();
     FakeStream* s = as_stream(stream);
     if (!s) return cuda::kInvalidValue;
-    const uint32_t id = static_cast<uint32_t>(static_cast<keel::cuda::KernelInfo*>(function) - keel::cuda::kKernels);
-    const keel::cuda::KernelInfo& info = keel::cuda::kKernels[id];
+    const FakeKernel& kernel = *static_cast<FakeKernel*>(function);
+    const keel::cuda::KernelInfo& info = kernel.info;
     const uint32_t threads = block_x * block_y * block_z;
     if (!grid_x || !grid_y || !grid_z || grid_y > 65535 || threads == 0 || threads > info.max_threads ||
         shared_bytes > 48 * 1024) {
@@ -363,7 +376,7 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
     const auto args = std::make_shared<std::vector<uint64_t>>((info.args_bytes + 7) / 8);
     memcpy(args->data(), p, info.args_bytes);
     const bool split = world().driver.split_launches;
-    s->queue.push_back({[=] {
+    s->queue.push_back({[=, &kernel] {
         const simt::Dim3 grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
         const uint64_t blocks = uint64_t{grid_x} * grid_y * grid_z;
         for (uint64_t first = 0, count; first < blocks; first += count) {
@@ -371,10 +384,9 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
             simt::Options options;
             options.first_block = first;
             options.blocks = count;
-            const std::string wrong =
-                simt::launch(simt::kKernelTable[id], grid, block, shared_bytes, args->data(), options);
+            const std::string wrong = simt::launch(kernel.run, grid, block, shared_bytes, args->data(), options);
             if (wrong.empty()) continue;
-            fault(std::string(keel::cuda::kKernels[id].name) + ": " + wrong);
+            fault(std::string(kernel.info.name) + ": " + wrong);
             return 719;
         }
         return cuda::kSuccess;
@@ -384,6 +396,10 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
 
 }  // namespace
 
+void FakeDriver::add_kernel(const char* name, void (*kernel)(const void* args), uint32_t args_bytes,
+                            uint32_t max_threads) {
+    world().kernels.push_back({{name, args_bytes, max_threads}, kernel});
+}
 FakeDriver& FakeDriver::get() {
     return world().driver;
 }

@@ -24,6 +24,10 @@ struct FakeDriver {
     int64_t open_objects = 0;  // allocations, streams, events, modules and contexts that were not given back
     std::string fault;         // the first thing that a GPU would not have accepted
 
+    // A kernel that modules have beside the listed ones.
+    static void add_kernel(const char* name, void (*kernel)(const void* args), uint32_t args_bytes,
+                           uint32_t max_threads);
+
     static FakeDriver& get();
     static void reset();  // no engine is alive
 };

@@ -1,5 +1,7 @@
-// The tests of this program run on the CUDA backend, over the fake driver.
+// The tests of this program run on the CUDA backend, over the fake driver; with KEEL_CUDA_LAYERS=N in the environment
+// the first N layers only, the others on the CPU.
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include "keel/keel_cuda.h"
 #include "tests/backend_under_test.h"
@@ -9,7 +11,9 @@ namespace keel_test {
 namespace {
 
 const bool used = [] {
-    backend_under_test() = {keel_cuda(), fake_device_allocate, fake_device_free};
+    static keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+    if (const char* layers = getenv("KEEL_CUDA_LAYERS")) device.layers = static_cast<uint32_t>(atoi(layers));
+    backend_under_test() = {keel_cuda(), &device, fake_device_allocate, fake_device_free};
     return true;
 }();
 

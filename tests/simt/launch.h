@@ -2,27 +2,25 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
 #include "tests/simt/kernel_table.h"
 
 namespace keel_test {
 
-// Runs the kernel with its shape; fails the test where the executor complains.
+// Where a test program runs kernels: the executor (launch_on_executor.cpp) or a driver
+// (tests/cuda/launch_on_driver.cpp). Runs the kernel to its end; "" or what went wrong.
+std::string launch_kernel(keel::cuda::KernelId id, keel::cuda::LaunchShape shape, const void* args, simt::Order order);
+// The orders that are worth running: a GPU has its own.
+std::vector<simt::Order> orders();
+
+// Runs the kernel with its shape; fails the test where something is wrong.
 template <class Args>
 void launch(keel::cuda::KernelId id, const Args& args, keel::cuda::LaunchShape shape, simt::Order order) {
     ASSERT_EQ(sizeof(Args), keel::cuda::kKernels[id].args_bytes);
     ASSERT_LE(shape.threads, keel::cuda::kKernels[id].max_threads);
-    simt::Options options;
-    options.order = order;
-    EXPECT_EQ(simt::launch(simt::kKernelTable[id], {shape.grid_x, shape.grid_y}, {shape.threads}, shape.shared_bytes,
-                           &args, options),
-              "")
-        << keel::cuda::kKernels[id].name;
-}
-
-// The race checker takes long and sees a race in any order.
-inline std::vector<simt::Order> orders() {
-    if (simt::checks_races()) return {simt::Order::kRandom};
-    return {simt::Order::kForward, simt::Order::kReverse, simt::Order::kRandom};
+    EXPECT_EQ(launch_kernel(id, shape, &args, order), "") << keel::cuda::kKernels[id].name;
 }
 
 }  // namespace keel_test

@@ -19,7 +19,7 @@ using keel::KvPageList;
 
 struct Pool : keel::KvPool {
     explicit Pool(uint32_t pages) : next(pages), counts(pages), owner(pages) {
-        keel::kv_pool_init(this, pages, 1, next.data(), counts.data());
+        keel::kv_pool_init(this, pages, next.data(), counts.data());
     }
     std::vector<std::atomic<uint32_t>> next, counts;
     std::vector<uint32_t> owner;  // who wrote to the page last; plain memory, so that a thread sanitizer sees a race

@@ -49,7 +49,8 @@ TEST(ThreeDimensions, EveryMatrixIsRepacked) {
         std::vector<uint8_t> memory(capacity + 64);
         uint8_t* base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
         keel::Arena arena(base, capacity);
-        keel::WeightPlacer placer{arena, KEEL_WEIGHTS_REPACK, {}, bytes, &kScalarSet, nullptr};
+        keel::Arena none;
+        keel::WeightPlacer placer{arena, none, KEEL_WEIGHTS_REPACK, {}, bytes, &kScalarSet, nullptr};
         keel::GgufTensor t = {};
         t.type = kQ8_0;
         t.dims[0] = k;

@@ -118,7 +118,7 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     uint8_t* page = const_cast<uint8_t*>(d.pages_of(token)[slot / kPageTokens]);
     store(k, page, slot % kPageTokens, formats.k_head(kv_head), formats.k_scale);
     store(v, page, slot % kPageTokens, formats.v_head(kv_head), formats.v_scale);
-    const KvF16WindowShape& f16 = p.f16_window;
+    const KvF16WindowShape& f16 = d.kv_part->f16_window;
     if (slot < f16.sink_tokens) {
         uint8_t* sinks = d.sinks_of(token);
         store(k, sinks, slot, f16.sink_k(layer, kv_head), formats.k_scale);
@@ -138,7 +138,7 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
     const uint32_t kv_head = item / d.step->query_blocks;
     const QueryBlock& block = d.step->query_block[item % d.step->query_blocks];
     const uint32_t group = s.heads / s.kv_heads, layer = static_cast<uint32_t>(op.layer);
-    const KvF16WindowShape& f16 = p.f16_window;
+    const KvF16WindowShape& f16 = d.kv_part->f16_window;
     const float* q[kMaxQueryRows];
     float* o[kMaxQueryRows];
     uint32_t begin[kMaxQueryRows], end[kMaxQueryRows];

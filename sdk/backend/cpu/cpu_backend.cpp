@@ -15,15 +15,17 @@ CpuDevice* cpu(Device* device) {
 }
 
 // The red zones between pages and between f16 windows (arena.h).
-void each_red_zone(const Program& p, void (*visit)(void* data, uint64_t bytes)) {
-    uint8_t* kv = p.region[KEEL_REGION_KV];
-    for (uint32_t id = 0; id < p.config.kv_pages; ++id)
-        visit(kv + p.kv_page_offset(id) + p.geometry.page_bytes, kRedZoneBytes);
-    for (uint32_t i = 0; i < p.config.max_sessions && p.f16_window.session_bytes; ++i)
-        visit(kv + p.f16_window_offset(i) + p.f16_window.session_bytes, kRedZoneBytes);
+void each_red_zone(const CpuDevice& d, void (*visit)(void* data, uint64_t bytes)) {
+    const PlanConfig& config = d.program->config;
+    const KvPart& part = *d.kv_part;
+    for (uint32_t id = 0; id < config.kv_pages; ++id)
+        visit(d.kv(part.page_offset(id) + part.page_bytes), kRedZoneBytes);
+    for (uint32_t i = 0; i < config.max_sessions && part.f16_window.session_bytes; ++i)
+        visit(d.kv(part.f16_window_offset(i) + part.f16_window.session_bytes), kRedZoneBytes);
 }
 
-Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena& persistent) {
+Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena* arenas) {
+    Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     CpuDevice* d = persistent.place<CpuDevice>("cpu_device", 1);
     CpuDevice local = {};
     if (d) new (d) CpuDevice{};
@@ -46,19 +48,20 @@ void cpu_place_copies(Device*, const Program&, Arena*) {}
 keel_status cpu_open(Device* device, const Program* program, keel_error* error) {
     CpuDevice& d = *cpu(device);
     d.program = program;
+    d.kv_part = &program->kv_part[program->kv_parts - 1];
     for (double& ratio : d.measured_over_predicted) ratio = 1;
     const PlanConfig& config = program->config;
     const uint32_t pages = kv_pages_for(config.context_tokens);
     for (uint32_t session = 0; d.recent_page && session < config.max_sessions; ++session)
         for (uint32_t page = 0; page < pages; ++page)
             d.recent_page[uint64_t{session} * pages + page] =
-                d.kv(program->f16_window_offset(session) + program->f16_window.recent_page_offset(page));
+                d.kv(d.kv_part->f16_window_offset(session) + d.kv_part->f16_window.recent_page_offset(page));
     if (d.team_memory) {
         const char* reason;
         d.team = platform::thread_team_start(d.team_memory, config.threads, config.pin_threads, &reason);
         if (!d.team) return fail(error, KEEL_E_PLATFORM, 0, "config.threads", reason);
     }
-    if (kRedZoneBytes) each_red_zone(*program, poison);
+    if (kRedZoneBytes) each_red_zone(d, poison);
     return KEEL_OK;
 }
 
@@ -68,7 +71,7 @@ void cpu_close(Device* device) {
     cpu(device)->team = nullptr;
     const Program& program = *cpu(device)->program;
     unpoison(program.region[KEEL_REGION_SCRATCH], program.plan.scratch_bytes);
-    if (kRedZoneBytes) each_red_zone(program, unpoison);
+    if (kRedZoneBytes) each_red_zone(*cpu(device), unpoison);
 }
 
 uint8_t* at(Device* device, keel_region_kind region, uint64_t offset) {
@@ -115,6 +118,7 @@ const Backend kCpuBackend = {
     .open = cpu_open,
     .close = cpu_close,
     .upload = cpu_upload,
+    .upload_rows = nullptr,
     .copy = cpu_copy,
     .download = cpu_download,
     .begin = cpu_begin,

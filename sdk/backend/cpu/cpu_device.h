@@ -11,6 +11,7 @@ namespace keel {
 
 struct CpuDevice : Device {
     const Program* program;
+    const KvPart* kv_part;       // of its layers
     platform::ThreadTeam* team;  // null with a parallel_for hook or one thread
     void* team_memory;
     // How long work items take on this machine, over what was predicted; by op kind.
@@ -41,7 +42,7 @@ struct CpuDevice : Device {
                uint64_t{step->session_index[step->session[token]]} * kv_pages_for(program->config.context_tokens);
     }
     uint8_t* sinks_of(uint32_t token) const {
-        return kv(program->f16_window_offset(step->session_index[step->session[token]]));
+        return kv(kv_part->f16_window_offset(step->session_index[step->session[token]]));
     }
 };
 
@@ -72,6 +73,8 @@ void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row);
 // Normalises a product and adds it to the residual (architectures with post-norms).
 void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token);
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row);
+// The residual of a token that another backend handed over.
+void run_from_own_memory(const CpuDevice& d, const Op& op, uint32_t token);
 // Writes x[k] in the 8-bit layouts of the op's output.
 void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token);
 // The same for elements [begin, end) of a row of k, whole blocks.

@@ -74,7 +74,7 @@ uint64_t thread_bytes(const Op& op) {
 
 }  // namespace
 
-keel_status cpu_configure(PlanConfig* config, keel_error* error) {
+keel_status cpu_configure(PlanConfig* config, const ModelSpec&, keel_error* error) {
     return choose_kernels(&config->cpu, &config->kernels, error);
 }
 

@@ -111,6 +111,10 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
             case OpKind::kSoftcap:
                 run_softcap(d, op, item);
                 break;
+            case OpKind::kFromOwnMemory:
+                run_from_own_memory(d, op, item);
+                break;
+            case OpKind::kToHost:  // never the CPU's
             case OpKind::kMatmul:
             case OpKind::kGlu:
             case OpKind::kQkNorm:
@@ -148,7 +152,7 @@ Dispatch form_dispatch(const CpuDevice& d, uint32_t first) {
     const uint32_t kv_heads = d.program->spec.kv_heads;
     const Op& op = list.ops[first];
     const StepShape shape = {step.tokens, d.flat, config.threads, config.tile_us};
-    Dispatch p = {&op, config.backend->fuse(&op, list.count - first, shape), 0, 1};
+    Dispatch p = {&op, cpu_fuse(&op, list.count - first, shape), 0, 1};
     switch (op.kind) {
         case OpKind::kMatmul:
             if (p.gated())
@@ -219,7 +223,7 @@ keel_status cpu_begin(Device* device, const Step* step) {
     // Flat: a decode step of a context so short that a work item of attention fits a tile.
     d.flat = step->decode && attention_us(p, step->longest) / p.spec.kv_heads <= p.config.tile_us;
     for (uint32_t i = 0; i < step->page_first[step->sessions]; ++i)
-        d.page[i] = step->page_id[i] == kNoPage ? nullptr : d.kv(p.kv_page_offset(step->page_id[i]));
+        d.page[i] = step->page_id[i] == kNoPage ? nullptr : d.kv(d.kv_part->page_offset(step->page_id[i]));
     return KEEL_OK;
 }
 

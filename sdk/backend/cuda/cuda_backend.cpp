@@ -2,7 +2,7 @@
 
 #include <new>
 
-#include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
 namespace {
@@ -13,9 +13,11 @@ DevicePointer device_pointer(const void* p) {
     return reinterpret_cast<DevicePointer>(p);
 }
 
-Device* cuda_place(const PlanConfig&, const keel_hooks&, Arena& persistent) {
-    CudaDevice* d = persistent.place<CudaDevice>("cuda_device", 1);
-    return d ? new (d) CudaDevice{} : nullptr;
+Device* cuda_place(const PlanConfig&, const keel_hooks&, Arena* arenas) {
+    CudaDevice* d = arenas[KEEL_REGION_PERSISTENT].place<CudaDevice>("cuda_device", 1);
+    const uint64_t plain = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("plain_rows", kUploadRowsBytes);
+    if (d) (new (d) CudaDevice{})->at.plain = plain;
+    return d;
 }
 
 keel_status open_streams(CudaDevice* d, keel_error* error) {
@@ -51,6 +53,11 @@ keel_status cuda_attach(Device* device, const PlanConfig& config, uint8_t* const
         shared < cuda::kMostSharedBytes)
         return fail(error, KEEL_E_UNSUPPORTED, shared, "CU_LIMIT_SHMEM_SIZE",
                     "the context leaves less shared memory than kernels need");
+    int device_number = 0, multiprocessors = 0;
+    KEEL_TRY(cuda_result(d->cuda.driver.context_device(&device_number), "cuCtxGetDevice", error));
+    KEEL_TRY(cuda_result(d->cuda.driver.device_attribute(&multiprocessors, kAttributeMultiprocessors, device_number),
+                         "cuDeviceGetAttribute", error));
+    d->multiprocessors = static_cast<uint32_t>(multiprocessors);
     KEEL_TRY(open_streams(d, error));
     return open_kernels(d, error);
 }
@@ -77,8 +84,9 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     CudaCopies& at = device ? cuda_device(device)->at : counted;
     const uint64_t step_bytes = step_block(p.config).bytes;
     at.step = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("step", step_bytes);
+    const uint32_t logits_rows = partly_offloaded(p.config) ? 0 : most_logits_rows(p.config);
     at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
-        "logits", uint64_t{most_logits_rows(p.config)} * p.spec.vocabulary * sizeof(float));
+        "logits", uint64_t{logits_rows} * p.spec.vocabulary * sizeof(float));
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
@@ -140,6 +148,20 @@ keel_status cuda_upload(Device* device, keel_region_kind region, uint64_t to, co
     return send(d, d.region[region] + to, from, bytes);
 }
 
+keel_status cuda_upload_rows(Device* device, uint64_t to, uint32_t weight_type, const void* plain, uint32_t rows,
+                             uint32_t k) {
+    const CudaDevice& d = *cuda_device(device);
+    const uint64_t row_bytes = kernels::weight_row_bytes(weight_type, k);
+    KEEL_TRY(send(d, d.scratch(d.at.plain), plain, rows * row_bytes));
+    CurrentCuda current(d.cuda);
+    const cuda::LayArgs args = {d.scratch(d.at.plain), d.region[KEEL_REGION_DEVICE_WEIGHTS] + to, row_bytes, rows, k};
+    return current.ok() &&
+                   launch(d, d.copies, cuda::lay_kernel(weight_type), args, lay_shape(args, weight_type)) == kSuccess &&
+                   d.cuda.driver.stream_synchronize(d.copies) == kSuccess
+               ? KEEL_OK
+               : KEEL_E_DEVICE;
+}
+
 keel_status cuda_copy(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes) {
     const CudaDevice& d = *cuda_device(device);
     CurrentCuda current(d.cuda);
@@ -180,6 +202,7 @@ constexpr Backend kCudaBackend = {
     .open = cuda_open,
     .close = cuda_close,
     .upload = cuda_upload,
+    .upload_rows = cuda_upload_rows,
     .copy = cuda_copy,
     .download = cuda_download,
     .begin = cuda_begin,

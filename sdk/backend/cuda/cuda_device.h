@@ -19,6 +19,7 @@ StepBlock step_block(const PlanConfig& config);
 
 // Where the backend's own objects lie in the regions.
 struct CudaCopies {
+    uint64_t plain;    // DEVICE_SCRATCH: plain rows on their way, kUploadRowsBytes
     uint64_t step;     // DEVICE_SCRATCH: a StepBlock
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
     uint64_t staging;  // PINNED: a StepBlock
@@ -34,6 +35,7 @@ struct CudaDevice : Device {
     platform::cuda::Module module;
     platform::cuda::Function function[cuda::kKernelCount];
     uint8_t* region[KEEL_REGION_COUNT];
+    uint32_t multiprocessors;
     CudaCopies at;
     StepBlock block;
     const Program* program;
@@ -62,15 +64,27 @@ inline uint32_t most_logits_rows(const PlanConfig& c) {
     return kept < c.chunk_tokens ? kept : c.chunk_tokens;
 }
 
+// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing.
+struct CudaDispatch {
+    uint32_t ops;
+    uint32_t products;  // behind the maker of their input, if that is joined; 0: one op of another kind
+    bool input_joined;  // the first op makes the input, which the products do for themselves
+    bool gated;         // the last op is the gate of what the products compute
+};
+
 // ---- cuda_planning.cpp ----
-keel_status cuda_configure(PlanConfig* config, keel_error* error);
+// The dispatch that begins with ops[0], of the `left` ops there are, in steps of so many tokens.
+CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens);
+// What products of a joined input do with the row that op.in holds.
+cuda::ProductInput joined_input(OpKind kind);
+keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
 WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 
 // ---- cuda_ops.cpp ----
-// Launches the op for the step under way, all of its work. In the device's context.
-platform::cuda::Result launch_op(const CudaDevice& d, const Op& op);
+// Launches a dispatch for the step under way, all of its work. In the device's context.
+platform::cuda::Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch);
 
 // ---- cuda_step.cpp ----
 keel_status cuda_begin(Device* device, const Step* step);

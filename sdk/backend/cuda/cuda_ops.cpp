@@ -1,42 +1,11 @@
 // The launches of each op: its buffers, weights and shapes as the arguments of a kernel.
-#include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
 namespace {
 
 using platform::cuda::kSuccess;
 using platform::cuda::Result;
-
-template <class Args>
-Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args, const cuda::LaunchShape& shape) {
-    if (shape.grid_x == 0 || shape.grid_y == 0) return kSuccess;
-    Args copy = args;
-    void* arguments[1] = {&copy};
-    return d.cuda.driver.launch(d.function[kernel], shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
-                                shape.shared_bytes, d.stream, arguments, nullptr);
-}
-template <class Args>
-Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args) {
-    return launch(d, kernel, args, launch_shape(args));
-}
-
-cuda::Rows rows_of(const CudaDevice& d, BufferId id) {
-    if (id == kNoBuffer) return {};
-    return {reinterpret_cast<float*>(d.row0(id)), d.buffer(id).row_bytes / sizeof(float)};
-}
-cuda::Rows rows_at(cuda::Rows rows, uint64_t first) {
-    rows.row += first;
-    return rows;
-}
-cuda::Q8Rows q8_of(const CudaDevice& d, const Op& op) {
-    cuda::Q8Rows q8 = {};
-    if (op.out_q8[0] != kNoBuffer) q8.block32 = d.row0(op.out_q8[0]), q8.stride32 = d.buffer(op.out_q8[0]).row_bytes;
-    if (op.out_q8[1] != kNoBuffer) q8.block256 = d.row0(op.out_q8[1]), q8.stride256 = d.buffer(op.out_q8[1]).row_bytes;
-    return q8;
-}
-uint32_t rows_of_step(const CudaDevice& d, const Op& op) {
-    return op.to_logits || op.kind == OpKind::kOutputNorm ? d.step->logits_rows : d.step->tokens;
-}
 
 cuda::Heads heads_of(const CudaDevice& d) {
     const ModelSpec& s = d.program->spec;
@@ -49,15 +18,16 @@ cuda::KvRows kv_rows(const kernels::KvPlane& plane, uint64_t head_bytes, kernels
 cuda::KvPlaces places_of(const CudaDevice& d, uint32_t layer) {
     const Program& p = *d.program;
     const KvLayer& coded = p.geometry.layer[layer];
-    const KvF16WindowShape& w = p.f16_window;
+    const KvPart& part = p.kv_of(layer);
+    const KvF16WindowShape& w = part.f16_window;
     cuda::KvPlaces at = {};
     at.base = d.region[KEEL_REGION_DEVICE_KV];
-    at.pages = p.kv_page_offset(0);
-    at.page_stride = p.kv_page_offset(1) - p.kv_page_offset(0);
+    at.pages = part.page_offset(0);
+    at.page_stride = part.page_offset(1) - part.page_offset(0);
     at.k = kv_rows(coded.k, coded.k_head_bytes, coded.k_scale);
     at.v = kv_rows(coded.v, coded.v_head_bytes, coded.v_scale);
-    at.windows = p.f16_window_offset(0);
-    at.window_stride = p.f16_window_offset(1) - p.f16_window_offset(0);
+    at.windows = part.f16_window_offset(0);
+    at.window_stride = part.f16_window_offset(1) - part.f16_window_offset(0);
     at.sink_tokens = w.sink_tokens;
     at.recent_tokens = w.recent_tokens;
     if (w.sink_tokens) {
@@ -104,60 +74,6 @@ cuda::StepArrays step_of(const CudaDevice& d) {
             array(b.tail_parent)};
 }
 
-Result launch_norm(const CudaDevice& d, const Op& op) {
-    const cuda::Rows x = rows_of(d, op.in);
-    const bool logits = op.kind == OpKind::kOutputNorm, post = op.kind == OpKind::kPostNorm;
-    cuda::RmsNormArgs a = {};
-    a.x = x.row;
-    a.x_stride = x.stride;
-    a.source = logits ? d.step_array<uint32_t>(d.block.logits_token) : nullptr;
-    a.w = op.norm;
-    a.n = op.k;
-    a.rows = rows_of_step(d, op);
-    a.eps = d.program->spec.norm_eps;
-    (post ? a.residual : a.y) = rows_of(d, op.out);
-    a.q8 = q8_of(d, op);
-    return launch(d, cuda::kernel_rms_norm, a);
-}
-
-Result launch_embed(const CudaDevice& d, const Op& op) {
-    const cuda::Rows y = rows_of(d, op.out);
-    cuda::EmbedArgs a = {};
-    a.w = static_cast<const uint8_t*>(op.w);
-    a.ids = d.step_array<uint32_t>(d.block.token);
-    a.y = y.row;
-    a.w_row_bytes = op.w_row_bytes;
-    a.y_token_floats = y.stride;
-    a.k = op.k;
-    a.tokens = d.step->tokens;
-    a.scale = d.program->spec.embedding_scale;
-    return launch(d, cuda::embed_kernel(op.weight_type), a);
-}
-
-Result launch_product(const CudaDevice& d, const Op& op) {
-    cuda::ProductArgs a = {};
-    a.w = static_cast<const uint8_t*>(op.w);
-    a.x = d.row0(op.in);
-    a.x_token_bytes = d.buffer(op.in).row_bytes;
-    if (op.to_logits) {
-        a.y = d.logits();
-        a.y_token_floats = op.rows;
-    } else {
-        const cuda::Rows y = rows_of(d, op.out);
-        a.y = y.row + op.out_offset;
-        a.y_token_floats = y.stride;
-    }
-    a.bias = op.bias;
-    a.w_row_bytes = op.w_row_bytes;
-    a.row_end = op.rows;
-    a.k = op.k;
-    a.tokens = rows_of_step(d, op);
-    a.accumulate = op.accumulate;
-    const bool q8 = d.program->config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
-    return q8 ? launch(d, cuda::product_q8_kernel(op.weight_type), a, product_q8_shape(a))
-              : launch(d, cuda::product_f32_kernel(op.weight_type), a, product_f32_shape(a));
-}
-
 cuda::KvStepArgs kv_step_of(const CudaDevice& d, const Op& op) {
     return {rows_of(d, op.in), rows_of(d, op.state), rows_of(d, op.mean),
             heads_of(d),       means_of(d, op),      places_of(d, static_cast<uint32_t>(op.layer)),
@@ -176,30 +92,14 @@ Result launch_attention(const CudaDevice& d, const Op& op) {
         cuda::AttentionArgs{kv_step_of(d, op), rows_of(d, op.out), s.attention_scale, s.attention_softcap, op.window});
 }
 
-Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {
-    const cuda::Rows x = rows_of(d, from);
-    for (uint32_t i = 0; i < 2; ++i) {
-        const BufferId to = op.out_q8[i];
-        if (to == kNoBuffer) continue;
-        const uint32_t block = i == 0 ? 32 : 256;
-        const cuda::QuantizeArgs a = {x.row,   d.row0(to), x.stride,           d.buffer(to).row_bytes,
-                                      op.rows, block,      rows_of_step(d, op)};
-        if (const Result result = launch(d, cuda::quantize_kernel(block), a); result != kSuccess) return result;
-    }
-    return kSuccess;
-}
-
 Result launch_attention_finish(const CudaDevice& d, const Op& op) {
     const uint32_t layer = static_cast<uint32_t>(op.layer);
     const cuda::KvMeans means = means_of(d, op);
     const bool rotated = kernels::kKvFormats[d.program->geometry.layer[layer].v.format].rotated;
     const cuda::AttentionFinishArgs a = {rows_of(d, op.in), rows_of(d, op.state), heads_of(d), means.value_mean,
                                          rotated,           d.step->tokens};
-    const Result result = launch(d, cuda::kernel_attention_finish, a);
-    return result == kSuccess ? launch_quantize(d, op, op.in) : result;
+    return launch(d, cuda::kernel_attention_finish, a);
 }
-
-}  // namespace
 
 Result launch_op(const CudaDevice& d, const Op& op) {
     const ModelSpec& s = d.program->spec;
@@ -218,8 +118,6 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kOutputNorm:
         case OpKind::kPostNorm:
             return launch_norm(d, op);
-        case OpKind::kMatmul:
-            return launch_product(d, op);
         case OpKind::kQkNorm:
             return launch(d, cuda::kernel_qk_norm,
                           cuda::QkNormArgs{rows_of(d, op.in), heads_of(d), op.norm, op.norm2, s.norm_eps, rows});
@@ -233,16 +131,34 @@ Result launch_op(const CudaDevice& d, const Op& op) {
         case OpKind::kAttention:
             return launch_attention(d, op);
         case OpKind::kAttentionFinish:
-            return launch_attention_finish(d, op);
+            if (const Result result = launch_attention_finish(d, op); result != kSuccess) return result;
+            return launch_quantize(d, op, op.in);
         case OpKind::kGlu:
             return launch(d, cuda::kernel_glu, cuda::GluArgs{rows_of(d, op.in), op.rows, rows, op.gate != Gate::kSilu});
         case OpKind::kQuantize:
             return launch_quantize(d, op, op.in);
+        case OpKind::kMatmul:  // launch_products
+            break;
         case OpKind::kSoftcap:
             return launch(d, cuda::kernel_softcap,
                           cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, rows, s.logit_softcap});
+        case OpKind::kToHost:
+            return d.cuda.driver.copy_to_host(d.program->handover,
+                                              reinterpret_cast<platform::cuda::DevicePointer>(d.row0(op.in)),
+                                              rows * d.buffer(op.in).row_bytes, d.stream);
+        case OpKind::kFromOwnMemory:  // the host's
+            break;
     }
     return kSuccess;
+}
+
+}  // namespace
+
+Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch) {
+    if (dispatch.products == 0) return launch_op(d, *ops);
+    if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish)
+        if (const Result result = launch_attention_finish(d, *ops); result != kSuccess) return result;
+    return launch_products(d, ops, dispatch);
 }
 
 }  // namespace keel

@@ -1,5 +1,6 @@
 // What the CUDA backend tells a plan (backend.h). It asks no driver: a plan is the same on every machine.
 #include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/offload/offload_backend.h"
 #include "sdk/plan/dispatch.h"
 
 namespace keel {
@@ -9,22 +10,87 @@ namespace {
 // factor of two or so, and never change a result.
 constexpr double kBytesPerUs = 450e3, kIntegerMacsPerUs = 50e6, kFloatMacsPerUs = 12e6, kLaunchUs = 2;
 
-}  // namespace
+// What makes inputs of products in 8 bits, and may leave that to them. Every block of a product then does it again, in
+// the time of a launch for rows up to kMostJoinedElements, while its first weights are on their way.
+struct Maker {
+    OpKind kind;
+    cuda::ProductInput input;
+};
+constexpr Maker kMakers[] = {
+    {OpKind::kNorm, cuda::ProductInput::kNormed},
+    {OpKind::kQuantize, cuda::ProductInput::kFloats},
+    {OpKind::kAttentionFinish, cuda::ProductInput::kFloats},  // but for its 8-bit form it runs by itself
+};
+constexpr uint32_t kMostJoinedElements = 8192;
 
-keel_status cuda_configure(PlanConfig* config, keel_error* error) {
-    keel_cuda_device options;
-    KEEL_TRY(read_cuda_options(config->backend_options, &options, error));
-    config->own_memory = true;
-    // What the host computes at init (vectors widened, tables of means) it does with its own kernels.
-    return default_backend()->configure(config, error);
+// The only 8-bit layout that the op writes, if products may make it for themselves; else kNoBuffer.
+BufferId joined_layout(const Op& op) {
+    const BufferId a = op.out_q8[0], b = op.out_q8[1];
+    const bool norm_kept = op.kind == OpKind::kNorm && op.out != kNoBuffer;
+    if (op.rows > kMostJoinedElements || norm_kept || (a != kNoBuffer && b != kNoBuffer)) return kNoBuffer;
+    for (const Maker& maker : kMakers)
+        if (maker.kind == op.kind) return a != kNoBuffer ? a : b;
+    return kNoBuffer;
 }
 
-WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t, bool) {
+// Whether a product reads what the one before it reads, and writes another part of the same rows.
+bool joins(const Op& product, const Op& next) {
+    return next.kind == OpKind::kMatmul && next.layer == product.layer && next.in == product.in &&
+           next.out == product.out && next.weight_type == product.weight_type && next.k == product.k &&
+           !next.accumulate && !next.to_logits;
+}
+
+// Whether `next` gates what `products` products from `first` on compute: two of as many rows, or one of both halves.
+bool gates(const Op* first, uint32_t products, const Op& next) {
+    return next.kind == OpKind::kGlu && next.layer == first->layer && next.in == first->out && first->repacked &&
+           (products == 2 ? first[0].rows == first[1].rows
+                          : products == 1 && next.rows % cuda::kGroupRows == 0 && first->rows == 2 * next.rows);
+}
+
+}  // namespace
+
+CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
+    CudaDispatch d = {1, 0, false, false};
+    const BufferId layout = tokens == 1 ? joined_layout(ops[0]) : kNoBuffer;
+    d.input_joined = layout != kNoBuffer && left > 1 && ops[1].kind == OpKind::kMatmul && ops[1].in == layout &&
+                     ops[1].layer == ops[0].layer;
+    const Op* first = ops + (d.input_joined ? 1 : 0);
+    if (first->kind != OpKind::kMatmul) return d;
+    const uint32_t behind = left - static_cast<uint32_t>(first - ops);
+    d.products = 1;
+    while (d.products < behind && d.products < kMaxMatmuls && joins(*first, first[d.products])) ++d.products;
+    d.gated = d.products < behind && gates(first, d.products, first[d.products]);
+    d.ops = static_cast<uint32_t>(first - ops) + d.products + (d.gated ? 1 : 0);
+    return d;
+}
+
+cuda::ProductInput joined_input(OpKind kind) {
+    for (const Maker& maker : kMakers)
+        if (maker.kind == kind) return maker.input;
+    return cuda::ProductInput::kRows;
+}
+
+keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error) {
+    keel_cuda_device options;
+    KEEL_TRY(read_cuda_options(config->backend_options, &options, error));
+    config->host_layer = kNoHostLayer;
+    if (options.layers && options.layers < spec.layers) {
+        config->host_layer = options.layers;
+        config->host_backend = default_backend();
+        config->backend = &kOffloadBackend;
+    }
+    // What the host computes at init (vectors widened, tables of means) it does with its own kernels.
+    return default_backend()->configure(config, spec, error);
+}
+
+WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t, bool lookup) {
     const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
     WeightUse use = {};
     use.product = true;
     use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
-    use.skip = KEEL_REPACK_SKIP_NONE;
+    // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
+    use.repacked = block != 0 && !lookup;
+    use.skip = use.repacked ? KEEL_REPACK_SKIP_NONE : lookup ? KEEL_REPACK_SKIP_LOOKUP : KEEL_REPACK_SKIP_TYPE;
     return use;
 }
 
@@ -37,8 +103,8 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     return 0;
 }
 
-uint32_t cuda_fuse(const Op*, uint32_t, const StepShape&) {
-    return 1;
+uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
+    return cuda_dispatch(ops, left, shape.tokens).ops;
 }
 
 }  // namespace keel

@@ -111,20 +111,24 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                   d.in_flight_us;
     }
     keel_status status = KEEL_OK;
-    for (; cursor->op < list.count; ++cursor->op) {
-        const Op& op = list.ops[cursor->op];
-        const double us = predict_us(op, op.to_logits ? d.step->logits_rows : d.step->tokens);
+    while (cursor->op < list.own_count) {
+        const Op* ops = list.ops + cursor->op;
+        const CudaDispatch dispatch = cuda_dispatch(ops, list.own_count - cursor->op, d.step->tokens);
+        double us = 0;
+        for (uint32_t i = 0; i < dispatch.ops; ++i)
+            us += predict_us(ops[i], ops[i].to_logits ? d.step->logits_rows : d.step->tokens);
         if (limits->progressed) {
             if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
             if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
-        if (launch_op(d, op) != kSuccess) return KEEL_E_DEVICE;
+        if (launch_dispatch(d, ops, dispatch) != kSuccess) return KEEL_E_DEVICE;
+        cursor->op += dispatch.ops;
         d.in_flight_us += us;
         left_us -= us;
         limits->progressed = true;
     }
-    if (status == KEEL_OK && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
+    if (status == KEEL_OK && list.own_count == list.count && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;

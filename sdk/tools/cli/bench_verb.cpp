@@ -157,6 +157,7 @@ class Bench {
 
     // Before and after the rest, so that a neighbour's burst of work cannot hide what the memory can do.
     void measure_streams(Results& r) {
+        if (m_.on_gpu) return;  // perf/device.sh reads a device's memory
         bar_.draw(95, 100, "memory stream");
         const auto add = [&](StreamBandwidth& total, uint64_t bytes) {
             const StreamBandwidth stream = measure_stream(bytes, m_.plan.threads, std::clamp(o_.repeats, 5u, 25u));
@@ -339,9 +340,8 @@ void bench(Options o, const Console& console) {
 
     const Results r = Bench(m, o, console).run();
     const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);
-    const bool in_cache = near.median > 0;
-    Result<keel_stats> stats = m.engine.stats();
-    check(stats.status, "cannot read the engine's statistics");
+    const bool in_cache = near.median > 0, streamed = stream.median > 0;
+    const keel_stats stats = stats_of(m);
     struct Bandwidth {
         double gb_per_s, percent;
     };
@@ -364,15 +364,16 @@ void bench(Options o, const Console& console) {
             entry["sessions"] = d.sessions;
             entry["bytes_per_step"] = d.bytes_per_step;
             entry["gb_per_s"] = bandwidth(d).gb_per_s;
-            entry["percent_of_stream"] = bandwidth(d).percent;
-            entry["stream_used"] = in_cache ? "working set of the model (cache-resident)" : "beyond the caches";
+            if (streamed) entry["percent_of_stream"] = bandwidth(d).percent;
+            if (streamed)
+                entry["stream_used"] = in_cache ? "working set of the model (cache-resident)" : "beyond the caches";
             decode.push_back(entry);
         }
         Json out = {
             {"model", info_json(m.file.info)},
             {"version", strf("%u.%u.%u", keel_version() >> 16, keel_version() >> 8 & 0xff, keel_version() & 0xff)},
-            {"kernel_set", stats->kernel_set},
-            {"threads", stats->threads},
+            {"kernel_set", stats.kernel_set},
+            {"threads", stats.threads},
             {"weights", weights_name(m.config.weights)},
             {"activation", activation_name(m.config.activation)},
             {"k_format", kv_format_name(m.config, m.config.k_format)},
@@ -380,8 +381,8 @@ void bench(Options o, const Console& console) {
             {"repeats", o.repeats},
             {"load_seconds", m.load_seconds},
             {"prefill", prefill},
-            {"decode", decode},
-            {"stream", {{"bytes", r.stream.bytes}, {"gb_per_s", spread_json(stream)}}}};
+            {"decode", decode}};
+        if (streamed) out["stream"] = {{"bytes", r.stream.bytes}, {"gb_per_s", spread_json(stream)}};
         if (r.step.samples) {
             out["step"] = latency_json(r.step);
             out["step"]["position"] = o.position;
@@ -400,12 +401,12 @@ void bench(Options o, const Console& console) {
         if (in_cache) out["stream_working_set"] = {{"bytes", r.stream_near.bytes}, {"gb_per_s", spread_json(near)}};
         out["last_level_cache_bytes"] = r.cache_bytes;
         out["planned_bytes"] = total_bytes(m.plan);
-        out["arena_allocations_after_init"] = stats->allocations_after_init;
+        out["arena_allocations_after_init"] = stats.allocations_after_init;
         return print_json(out);
     }
 
-    printf("%s, %s, %s kernels, %u threads\n\n", m.file.info.name, m.file.info.weight_types, stats->kernel_set,
-           stats->threads);
+    printf("%s, %s, %s kernels, %u threads\n\n", m.file.info.name, m.file.info.weight_types, stats.kernel_set,
+           stats.threads);
     Table rates({"", "median", "lowest", "highest"});
     const auto add = [&](const std::string& name, const Spread& s, const char* unit) {
         rates.add({name, strf("%.1f %s", s.median, unit), strf("%.1f", s.lowest), strf("%.1f", s.highest)});
@@ -416,15 +417,18 @@ void bench(Options o, const Console& console) {
     };
     for (const PrefillResult& p : r.prefill) add(strf("prefill %u tokens", p.tokens), spread_of(p.rates), "tok/s");
     for (const DecodeResult& d : r.decode) add(decode_name(d), spread_of(d.rates), "tok/s");
-    add("memory stream, " + human_bytes(r.stream.bytes), stream, "GB/s");
+    if (streamed) add("memory stream, " + human_bytes(r.stream.bytes), stream, "GB/s");
     if (in_cache) add("memory stream, " + human_bytes(r.stream_near.bytes), near, "GB/s");
     fputs(rates.text().c_str(), stdout);
     if (!r.decode.empty()) printf("\n");
-    for (const DecodeResult& d : r.decode)
-        printf("%s: a step moves %s, %.1f GB/s, %.0f %% of the fastest stream %s\n", decode_name(d).c_str(),
-               human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s,
-               bandwidth(d).percent,
-               in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
+    for (const DecodeResult& d : r.decode) {
+        printf("%s: a step moves %s, %.1f GB/s", decode_name(d).c_str(),
+               human_bytes(static_cast<uint64_t>(d.bytes_per_step)).c_str(), bandwidth(d).gb_per_s);
+        if (streamed)
+            printf(", %.0f %% of the fastest stream %s", bandwidth(d).percent,
+                   in_cache ? "over an equal working set (the model is cache-resident)" : "beyond the caches");
+        printf("\n");
+    }
     if (!r.turns[1].empty()) {
         const Turns t = turns_of(r, m.plan, o.position);
         printf("by turns: dense %s a step, low-rank %s; %.3f of the time (fastest steps: %.3f) for %.3f of the bytes\n",
@@ -463,6 +467,7 @@ void add_bench_verb(CLI::App& app, Console& console) {
                  "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000\n"
                  "  keel bench model.gguf --contended --decode 64 --repeats 3");
     add_engine_options(*verb, o->engine);
+    add_backend_options(*verb, o->engine);
     const auto add = [&](const char* name, auto& value, const char* what) {
         return verb->add_option(name, value, what)->capture_default_str();
     };

@@ -185,6 +185,7 @@ void add_chat_verb(CLI::App& app, Console& console) {
                               "  printf 'Hi\\nAnd now in French\\n' | keel chat model.gguf --json\n"
                               "With --json, one JSON line per turn.");
     add_engine_options(*verb, o->engine);
+    add_backend_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
     add_grammar_options(*verb, o->engine);
     verb->add_option("--system", o->system, "system message");

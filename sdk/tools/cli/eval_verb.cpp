@@ -210,6 +210,7 @@ void add_eval_verb(CLI::App& app, Console& console) {
                  "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"
                  "  keel eval ppl model.gguf validation.jsonl --documents 10 --kv-k f32 --kv-v f32 --json");
     add_engine_options(*verb, o->engine);
+    add_backend_options(*verb, o->engine);
     verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
     verb->add_option("--window,-w", o->window, "tokens of context (default: --context)");
     verb->add_option("--stride,-s", o->stride, "score whole documents in windows that advance by this many tokens");

@@ -518,6 +518,7 @@ void add_plan_verb(CLI::App& app, Console& console) {
                               "With --memory, --context is the longest context looked for (default: the\n"
                               "model's); formats and weight modes that are not given are all tried.");
     add_engine_options(*verb, o->engine);
+    add_backend_options(*verb, o->engine);
     verb->add_option("--sessions", o->engine.sessions, "sessions at full context")->capture_default_str();
     verb->add_option("--memory", o->memory, "find the longest context in this much memory, such as 2G");
     verb->add_flag("--mapped-free", o->mapped_free, "with --memory: do not count weights that are mapped");

@@ -53,12 +53,11 @@ int run(const Options& o, const Console& console) {
     hold_to_grammar(session, o.engine);
     const Generation g =
         generate(m.engine, session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
-    Result<keel_stats> stats = m.engine.stats();
-    const AllocationCount allocations = allocations_since(m.heap_at_init, *stats);
-    check(stats.status, "cannot read the engine's statistics");
+    const keel_stats stats = stats_of(m);
+    const AllocationCount allocations = allocations_since(m.heap_at_init, stats);
 
     if (console.json) {
-        Json out = generation_json(g, allocations, *stats);
+        Json out = generation_json(g, allocations, stats);
         out["prompt"] = prompt;
         out["text"] = generated;
         out["load_seconds"] = m.load_seconds;
@@ -66,7 +65,7 @@ int run(const Options& o, const Console& console) {
         print_json(out);
     } else {
         fputs("\n", stdout);
-        if (!o.quiet) fprintf(stderr, "\n%s", generation_text(g, allocations, *stats).c_str());
+        if (!o.quiet) fprintf(stderr, "\n%s", generation_text(g, allocations, stats).c_str());
     }
     return g.reason == StopReason::kCancelled ? kExitCancelled : kExitOk;
 }
@@ -82,6 +81,7 @@ void add_run_verb(CLI::App& app, Console& console) {
                               "  keel run model.gguf --prompt \"A book: \" --json-schema book.json\n"
                               "The text goes to stdout, figures to stderr.");
     add_engine_options(*verb, o->engine);
+    add_backend_options(*verb, o->engine);
     add_sampling_options(*verb, o->sampling);
     add_grammar_options(*verb, o->engine);
     auto* prompt = verb->add_option("--prompt,-p", o->prompt, "text to continue")->capture_default_str();

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <random>
 
+#include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/generation.h"
 #include "sdk/tools/common/model_loader.h"
 
@@ -90,6 +91,23 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
                     "how a byte-level vocabulary cuts text (a tokenizer.ggml.pre, in place of the file's)")
         ->group("Engine");
     verb.add_flag("--pin", options.pin, "bind each thread to a core")->group("Engine");
+}
+
+void add_backend_options(CLI::App& verb, EngineOptions& options) {
+    const auto choose = [&options](const std::string& name) {
+        if (name != "cpu" && name != "cuda")
+            throw CLI::ValidationError("--backend", "'" + name + "' is none of cpu|cuda");
+        options.cuda = name == "cuda" ? cuda_calls() : nullptr;
+        if (name == "cuda" && !options.cuda)
+            throw ToolError(kExitUsage, "this keel was built without the CUDA backend (cmake -DKEEL_CUDA=ON)");
+    };
+    CLI::Option* const backend =
+        verb.add_option_function<std::string>("--backend", choose, "what computes (default: cpu)")
+            ->type_name("cpu|cuda")
+            ->group("Engine");
+    verb.add_option("--device", options.device, "which GPU, as its driver counts (default 0)")
+        ->needs(backend)
+        ->group("Engine");
 }
 
 void add_sampling_options(CLI::App& verb, SamplingOptions& o) {

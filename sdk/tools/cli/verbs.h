@@ -7,6 +7,8 @@
 
 namespace keel::tools {
 
+struct EngineOptions;
+
 void add_run_verb(CLI::App& app, Console& console);
 void add_chat_verb(CLI::App& app, Console& console);
 void add_plan_verb(CLI::App& app, Console& console);
@@ -27,6 +29,9 @@ inline CLI::App* add_verb(CLI::App& app, Console& console, const char* name, con
     verb->footer(std::string("Examples:\n") + examples);
     return verb;
 }
+
+// --backend and --device, for verbs that need nothing of the CPU's backend. verb_options.cpp
+void add_backend_options(CLI::App& verb, EngineOptions& options);
 
 // The model of a verb: by its place, or as -m FILE.
 inline CLI::Option* add_model_option(CLI::App& verb, std::string& path, const std::string& what = "GGUF file") {

@@ -65,6 +65,9 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     wproj_.any_key = options.wproj_any_key;
     wproj_.max_error = static_cast<float>(options.wproj_error);
     add(KEEL_PART_WPROJ, options.wproj_reader, options.wproj, options.wproj_file, &wproj_);
+    device_ = KEEL_CUDA_DEVICE_INIT;
+    device_.ordinal = options.device;
+    config.backend_options = options.cuda ? &device_ : nullptr;
     config.parts = parts_.data();
     config.part_count = static_cast<uint32_t>(parts_.size());
 }
@@ -100,6 +103,7 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.kv_recent_tokens = options.recent;
     config.max_text_bytes = options.max_text_bytes;
     if (!options.pre_tokenizer.empty()) config.pre_tokenizer = options.pre_tokenizer.c_str();
+    config.backend = options.cuda ? options.cuda->backend : nullptr;
     parts.add_to(config, options);
     return config;
 }
@@ -147,19 +151,16 @@ uint64_t total_bytes(const keel_memory_plan& plan) {
 }
 
 #ifdef KEEL_HAVE_MEMORY_DEFAULT
-RegionMemory::RegionMemory(const keel_memory_plan& plan) {
-    memory_ = make<keel_memory>();
+void RegionMemory::take_host(const keel_memory_plan& plan) {
     const keel_status status = keel_memory_default(&plan, &memory_);
     if (status != KEEL_OK)
         throw ToolError(kExitMemory, "cannot allocate " + human_bytes(total_bytes(plan)) + " for the plan");
 }
-void RegionMemory::release() {
+void RegionMemory::release_host() {
     if (memory_.struct_size) keel_memory_release(&memory_);
-    memory_ = {};
 }
 #else
-RegionMemory::RegionMemory(const keel_memory_plan& plan) {
-    memory_ = make<keel_memory>();
+void RegionMemory::take_host(const keel_memory_plan& plan) {
     for (int r = 0; r < KEEL_REGION_SLOTS; ++r) {
         const keel_region_plan& region = plan.regions[r];
         if (region.bytes == 0) continue;
@@ -173,12 +174,35 @@ RegionMemory::RegionMemory(const keel_memory_plan& plan) {
         }
     }
 }
-void RegionMemory::release() {
+void RegionMemory::release_host() {
     for (int r = 0; r < KEEL_REGION_SLOTS; ++r)
         if (memory_.regions[r].data) ::operator delete(memory_.regions[r].data, std::align_val_t(align_bytes_[r]));
-    memory_ = {};
 }
 #endif
+
+RegionMemory::RegionMemory(const keel_memory_plan& plan, const CudaCalls* cuda, int32_t device) {
+    memory_ = make<keel_memory>();
+    keel_memory_plan host = plan;
+    for (int r = 0; r < KEEL_REGION_SLOTS; ++r)
+        if (cuda && (r == KEEL_REGION_PINNED || r >= KEEL_REGION_DEVICE_SCRATCH)) host.regions[r].bytes = 0;
+    take_host(host);
+    if (!cuda) return;
+    device_ = KEEL_CUDA_DEVICE_INIT;
+    device_.ordinal = device;
+    keel_error error = make<keel_error>();
+    const keel_status status = cuda->memory(&plan, &device_, &memory_, &error);
+    if (status != KEEL_OK) {
+        release();
+        throw ToolError(status, "cannot allocate memory of the device", &error);
+    }
+    cuda_ = cuda;
+}
+void RegionMemory::release() {
+    if (cuda_) cuda_->release(&device_, &memory_);
+    cuda_ = nullptr;
+    release_host();
+    memory_ = {};
+}
 
 RegionMemory::RegionMemory(RegionMemory&& other) noexcept {
     *this = std::move(other);
@@ -187,6 +211,8 @@ RegionMemory& RegionMemory::operator=(RegionMemory&& other) noexcept {
     if (this == &other) return *this;
     release();
     memory_ = std::exchange(other.memory_, keel_memory{});
+    cuda_ = std::exchange(other.cuda_, nullptr);
+    device_ = other.device_;
     std::copy(std::begin(other.align_bytes_), std::end(other.align_bytes_), align_bytes_);
     return *this;
 }
@@ -211,7 +237,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
         throw ToolError(loaded.plan.part_status, "cannot use the W_proj cache", &error);
     }
     loaded.variant = options.low_rank ? KEEL_VARIANT_LOW_RANK : KEEL_VARIANT_DENSE;
-    loaded.memory = RegionMemory(loaded.plan);
+    loaded.memory = RegionMemory(loaded.plan, options.cuda, options.device);
+    loaded.on_gpu = options.cuda != nullptr;
     if (before_init) before_init(loaded.plan);
 
     ProgressBar bar(console, "loading");
@@ -240,6 +267,13 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
 void hold_to_grammar(Session& session, const EngineOptions& options) {
     if (options.grammar.empty() && options.json_schema.empty()) return;
     check(keel_session_set_grammar(session.handle(), KEEL_GRAMMAR_NEXT), "cannot hold the session to the grammar");
+}
+
+keel_stats stats_of(const LoadedModel& model) {
+    Result<keel_stats> stats = model.engine.stats();
+    check(stats.status, "cannot read the engine's statistics");
+    if (model.on_gpu) snprintf(stats->kernel_set, sizeof stats->kernel_set, "cuda");
+    return *stats;
 }
 
 Session open_session(LoadedModel& model) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "keel/keel.hpp"
+#include "keel/keel_cuda.h"
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/common/engine_names.h"
 
@@ -14,6 +15,15 @@ class App;
 }
 
 namespace keel::tools {
+
+// The functions of keel_cuda.h, in programs that have the CUDA backend.
+struct CudaCalls {
+    const keel_backend* backend;
+    decltype(&keel_cuda_memory) memory;
+    decltype(&keel_cuda_memory_release) release;
+};
+// Those of this program, or null. Each program of verbs defines it (cli/cuda_calls.cpp, no_cuda_calls.cpp).
+const CudaCalls* cuda_calls();
 
 // Options that end up in a keel_config; 0 means the library's default.
 struct EngineOptions {
@@ -24,10 +34,12 @@ struct EngineOptions {
     keel_activation activation = KEEL_ACTIVATION_DEFAULT;
     keel_cpu cpu = KEEL_CPU_AUTO;
     bool pin = false;
-    uint32_t sinks = 0, recent = 0;  // positions kept in f16
-    std::string kv_profile;          // file name
-    std::string wproj;               // W_proj cache: file name, or "auto" to look for one
-    uint64_t wproj_key = 0;          // it has to have; 0: any of the model
+    const CudaCalls* cuda = nullptr;  // null: the CPU computes
+    int32_t device = 0;               // of it, as its driver counts
+    uint32_t sinks = 0, recent = 0;   // positions kept in f16
+    std::string kv_profile;           // file name
+    std::string wproj;                // W_proj cache: file name, or "auto" to look for one
+    uint64_t wproj_key = 0;           // it has to have; 0: any of the model
     bool wproj_any_key = false;
     double wproj_error = 0;            // records of a larger error stay dense; 0: no bound
     bool low_rank = false;             // sessions run in the low-rank variant
@@ -60,6 +72,7 @@ class ConfigParts {
   private:
     std::vector<std::shared_ptr<FileReader>> files_;
     std::vector<keel_part> parts_;
+    keel_cuda_device device_{};
     keel_wproj_options wproj_{};
     keel_grammar_options grammar_{};
     keel_reader chat_name_{};
@@ -81,19 +94,24 @@ keel_error part_error(const keel_memory_plan& plan);
 // Sum over the regions.
 uint64_t total_bytes(const keel_memory_plan& plan);
 
-// Memory for every region of a plan: keel_memory_default where this build has it, else aligned blocks of the C++ heap.
+// Memory for every region of a plan: keel_memory_default where this build has it, else aligned blocks of the C++ heap;
+// of a device what `cuda` gives.
 class RegionMemory {
   public:
     RegionMemory() = default;
-    explicit RegionMemory(const keel_memory_plan& plan);
+    RegionMemory(const keel_memory_plan& plan, const CudaCalls* cuda, int32_t device);
     RegionMemory(RegionMemory&& other) noexcept;
     RegionMemory& operator=(RegionMemory&& other) noexcept;
     ~RegionMemory();
     const keel_memory* get() const { return &memory_; }
 
   private:
+    void take_host(const keel_memory_plan& plan);
+    void release_host();
     void release();
     keel_memory memory_{};
+    const CudaCalls* cuda_ = nullptr;
+    keel_cuda_device device_{};
     uint64_t align_bytes_[KEEL_REGION_SLOTS] = {};
 };
 
@@ -102,6 +120,7 @@ struct LoadedModel {
     std::unique_ptr<ConfigParts> parts;
     keel_config config{};
     keel_memory_plan plan{};
+    bool on_gpu = false;
     RegionMemory memory;
     Engine engine;                              // last: closed before its memory goes
     keel_variant variant = KEEL_VARIANT_DENSE;  // of sessions
@@ -114,6 +133,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
                        const std::function<void(keel_config&)>& adjust = {},
                        const std::function<void(const keel_memory_plan&)>& before_init = {});
 
+// Statistics whose kernel set is that of what computes. Throws ToolError.
+keel_stats stats_of(const LoadedModel& model);
 // A session in the model's variant. Throws ToolError.
 Session open_session(LoadedModel& model);
 

@@ -601,4 +601,45 @@ void synth_write(const std::string& path, const SynthSpec& spec, const SynthProg
             progress);
 }
 
+SynthReader::SynthReader(const SynthSpec& spec) : reader_() {
+    constexpr uint64_t kRepeatBytes = 256 * 1024, kAlign = 32;  // the alignment of a GgufWriter
+    const std::vector<TensorPlan> plans = plan_tensors(spec);
+    const std::vector<float> normals = normal_values();
+    const GgufWriter writer = describe(spec, plans);
+    header_ = writer.header();
+    uint64_t seeds = spec.seed, at = header_.size();
+    for (const TensorPlan& p : plans) {
+        uint64_t elements = 1;
+        for (uint64_t dim : p.dims) elements *= dim;
+        const WeightTypeInfo& info = kWeightTypes[p.type];
+        const uint64_t bytes = elements / info.block_elements * info.block_bytes,
+                       repeat = kRepeatBytes / info.block_bytes * info.block_bytes;
+        Tensor tensor = {at, at + bytes, std::vector<uint8_t>(std::min(bytes, repeat))};
+        TensorFiller(p, normals, splitmix(&seeds))(0, tensor.bytes.data(), tensor.bytes.size());
+        tensors_.push_back(std::move(tensor));
+        at += (bytes + kAlign - 1) / kAlign * kAlign;
+    }
+    reader_.struct_size = sizeof reader_;
+    reader_.size_bytes = writer.file_bytes();
+    reader_.user_data = this;
+    reader_.read_at = [](void* self, uint64_t offset, void* dst, size_t bytes) {
+        static_cast<const SynthReader*>(self)->read(offset, static_cast<uint8_t*>(dst), bytes);
+        return KEEL_OK;
+    };
+}
+
+void SynthReader::read(uint64_t offset, uint8_t* dst, uint64_t bytes) const {
+    memset(dst, 0, bytes);  // what no tensor has is padding
+    if (offset < header_.size()) memcpy(dst, &header_[offset], std::min<uint64_t>(bytes, header_.size() - offset));
+    for (const Tensor& t : tensors_) {
+        uint64_t from = std::max(t.begin, offset);
+        const uint64_t end = std::min(t.end, offset + bytes), period = t.bytes.size();
+        while (from < end) {
+            const uint64_t in_period = (from - t.begin) % period, count = std::min(end - from, period - in_period);
+            memcpy(dst + (from - offset), &t.bytes[in_period], count);
+            from += count;
+        }
+    }
+}
+
 }  // namespace keel::tools

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "keel/keel.h"
+
 namespace keel::tools {
 
 enum class SynthTokenizer {
@@ -61,5 +63,25 @@ void synth_check(const SynthSpec& spec);
 // Writes the file, which appears when it is complete. std::invalid_argument names what is wrong with the spec; throws
 // as AtomicFile when writing fails.
 void synth_write(const std::string& path, const SynthSpec& spec, const SynthProgress& progress = {});
+
+// A file of the spec that lies nowhere: its header, and of each tensor some 256 KiB that repeat. Weights of any size
+// for who only copies them, such as timings of a device. Throws as synth_write.
+class SynthReader {
+  public:
+    explicit SynthReader(const SynthSpec& spec);
+    SynthReader(const SynthReader&) = delete;
+    SynthReader& operator=(const SynthReader&) = delete;
+    const keel_reader* get() const { return &reader_; }
+
+  private:
+    struct Tensor {
+        uint64_t begin, end;  // in the file
+        std::vector<uint8_t> bytes;
+    };
+    void read(uint64_t offset, uint8_t* dst, uint64_t bytes) const;
+    std::vector<uint8_t> header_;
+    std::vector<Tensor> tensors_;
+    keel_reader reader_;
+};
 
 }  // namespace keel::tools

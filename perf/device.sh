@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# perf/device.sh OUT: everything that only a GPU can show, in one command of at most nine minutes, without a network.
+#   build       the programs below for this machine's GPU (3 minutes at most), or those that --pack made elsewhere
+#   wrappers    each intrinsic of kernels/cuda/device.cuh against what the executor of tests/simt says of it
+#   kernels     every kernel == the CPU's scalar set, by the tests of tests/simt, launched by the driver
+#   memcheck, racecheck, synccheck   of compute-sanitizer, over the same tests
+#   golden      every row of tests/golden/hashes.txt, computed by the CUDA backend
+#   timings     perf/device_timings.cpp: memory, launches, decode and prefill of made-up models
+#   peers       PyTorch's own kernels in the same run, where python3 has it
+# A part that fails or lacks something does not stop the others. OUT gets log.txt, table.txt and device.json. Exit code 1 when
+# a test failed, 2 when nothing could be run, else 0.
+#
+# perf/device.sh --pack [ARCHITECTURES]: builds the programs (default "80;89;90") into build/device_pack, for a machine that
+# has no GoogleTest, nlohmann-json or nvcc. Carry the tree and that folder.
+# perf/device.sh --programs FOLDER OUT: with the programs of this folder.
+# perf/device.sh --dry FOLDER OUT: with those that run on the fake driver, on small shapes, as ./check does.
+set -uo pipefail
+here=$PWD
+cd "$(dirname "$0")/.."
+root=$PWD
+
+build_programs() {  # build_programs FOLDER ARCHITECTURES
+    local generator=() missing=()
+    for tool in cmake g++; do command -v $tool >/dev/null || missing+=("$tool"); done
+    command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || missing+=(nvcc)
+    if command -v ninja >/dev/null; then generator=(-G Ninja); elif ! command -v make >/dev/null; then missing+=("ninja or make"); fi
+    for header in gtest/gtest.h:GoogleTest nlohmann/json.hpp:nlohmann-json; do
+        echo "#include <${header%%:*}>" | g++ -std=c++17 -E -x c++ - -o /dev/null 2>/dev/null || missing+=("${header##*:}")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        (IFS=,; echo "missing to build here: ${missing[*]}; perf/device.sh --pack elsewhere does without them")
+        return 1
+    fi
+    cmake "${generator[@]}" -S . -B "$1" -DCMAKE_BUILD_TYPE=Release -DKEEL_CUDA=ON "-DKEEL_CUDA_ARCHITECTURES=$2" -DKEEL_CUDA_PTX= \
+        -DKEEL_BUILD_PERF=OFF -DKEEL_BUILD_SAMPLES=OFF -DKEEL_INSTALL=OFF &&
+        cmake --build "$1" -j "$(nproc)" --target "${programs[@]}"
+}
+programs=(keel_device_tests keel_device_golden_tests keel_device_timings)
+
+dry=0 folder= out=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --pack)
+            pack=build/device_pack
+            build_programs build/device "${2:-80;89;90}" || exit 2
+            mkdir -p $pack
+            for program in "${programs[@]}"; do strip -o $pack/$program build/device/tests/cuda/$program || exit 2; done
+            # Libraries that the other machine may lack: all but glibc's.
+            for program in "${programs[@]}"; do ldd $pack/$program; done | awk '$3 ~ /^\// && $1 !~ /^lib(c|m|dl|pthread)\.so/ {print $3}' |
+                sort -u | xargs -r cp -L -t $pack
+            git rev-parse HEAD >$pack/commit 2>/dev/null || echo unknown >$pack/commit
+            du -sh $pack
+            exit 0 ;;
+        --programs) folder=$(cd "$here" && realpath -m "$2"); shift ;;
+        --dry) dry=1 folder=$(cd "$here" && realpath -m "$2"); shift ;;
+        -*) sed -n '2,19p' "$0" | cut -c3-; exit 2 ;;
+        *) out=$(cd "$here" && realpath -m "$1") ;;
+    esac
+    shift
+done
+[ -n "$out" ] || { sed -n '2,19p' "$0" | cut -c3-; exit 2; }
+mkdir -p "$out" || exit 2
+log=$out/log.txt
+: >"$log"
+export KEEL_SOURCE_DIR=$root
+
+seconds_of_all=540 failed=0 ran=0
+parts_json=
+part() {  # part NAME SECONDS COMMAND...: runs it, and says and keeps how it went
+    local name=$1 limit=$2 start=$SECONDS state=passed code=0
+    local left=$((seconds_of_all - SECONDS))
+    shift 2
+    [ "$limit" -le "$left" ] || limit=$left
+    if [ "$limit" -le 0 ]; then
+        state="left out: no time"
+    else
+        printf '==== %s: %s\n' "$name" "$*" >>"$log"
+        timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1 || code=$?
+        [ $code -eq 0 ] || state="FAILED with $code"
+        [ $code -ne 124 ] || state="FAILED: over $limit s"
+        [ $code -eq 0 ] || failed=1
+        ran=1
+    fi
+    say "$name" "$state" $((SECONDS - start))
+}
+say() {  # say NAME STATE [SECONDS]
+    printf '%-10s %s%s\n' "$1" "$2" "${3:+, $3 s}" | tee -a "$log"
+    parts_json+="${parts_json:+,}{\"part\":\"$1\",\"state\":\"$2\",\"seconds\":${3:-0}}"
+}
+
+facts() {
+    date -u '+%Y-%m-%d %H:%M UTC'
+    git log -1 --format='commit %H' 2>/dev/null || echo "commit unknown"
+    uname -srm
+    grep -m1 'model name' /proc/cpuinfo
+    for tool in nvidia-smi nvcc compute-sanitizer cmake g++ python3; do
+        printf '%-17s %s\n' $tool "$(command -v $tool || echo missing)"
+    done
+    nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,clocks.max.mem --format=csv,noheader 2>/dev/null
+    nvcc --version 2>/dev/null | tail -n 1
+}
+facts | tee -a "$log"
+
+# ---- programs ----
+suffix=
+if [ $dry = 1 ]; then
+    suffix=_on_fake
+elif [ -z "$folder" ]; then
+    architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
+    if [ -x build/device_pack/keel_device_timings ]; then
+        folder=$root/build/device_pack
+        say build "packed at $(cat build/device_pack/commit)"
+    else
+        export -f build_programs
+        export programs_list="${programs[*]}"
+        part build 180 bash -c 'programs=($programs_list); build_programs build/device "$0"' "${architecture:-90}"
+        folder=$root/build/device/tests/cuda
+    fi
+fi
+export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}  # packed libraries
+tests=$folder/keel_device_tests$suffix golden=$folder/keel_device_golden_tests timings=$folder/keel_device_timings$suffix
+[ $dry = 0 ] || golden=$folder/keel_cuda_golden_tests
+if [ ! -x "$tests" ] && [ ! -x "$golden" ] && [ ! -x "$timings" ]; then
+    say programs "FAILED: there are none in ${folder:-build/device}"
+    exit 2
+fi
+
+# ---- tests ----
+# Golden rows, several processes at once: most of their time is the host's.
+golden_shards() {
+    local shards=$1 i pids=() code=0
+    for ((i = 0; i < shards; ++i)); do
+        GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$i "$golden" --gtest_brief=1 "--gtest_filter=$2" &
+        pids+=($!)
+    done
+    for i in "${pids[@]}"; do wait "$i" || code=1; done
+    return $code
+}
+export -f golden_shards
+export golden
+sanitized='Simt*:All/Wrappers.*/copies:All/Wrappers.*/*meets'
+if [ $dry = 1 ]; then
+    part wrappers 20 "$tests" --gtest_brief=1 --gtest_filter='*Wrapper*'
+    part kernels 60 "$tests" --gtest_brief=1 --gtest_filter='Simt*'
+    part golden 60 bash -c 'golden_shards 1 "*architecture_llama_linear"'
+else
+    KEEL_DEVICE_ROUNDS=200 part wrappers 30 "$tests" --gtest_brief=1 --gtest_filter='*Wrapper*'
+    part kernels 60 "$tests" --gtest_brief=1 --gtest_filter='Simt*'
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+    for tool in memcheck racecheck synccheck; do
+        if [ -n "$sanitizer" ]; then
+            KEEL_DEVICE_ROUNDS=1 part $tool 60 "$sanitizer" --tool $tool --error-exitcode 9 "$tests" --gtest_brief=1 --gtest_filter="$sanitized"
+        else
+            say $tool "left out: compute-sanitizer is missing"
+        fi
+    done
+    part golden 120 bash -c 'golden_shards 8 "-GoldenTable.*"'
+fi
+
+# ---- timings ----
+timings_json=$out/timings.json
+rm -f "$timings_json"
+if [ $dry = 1 ]; then
+    part timings 60 "$timings" --small --json "$timings_json"
+else
+    left=$((seconds_of_all - SECONDS - 40))
+    part timings $((left + 20)) "$timings" --seconds $left --json "$timings_json"
+    if python3 -c 'import torch' 2>/dev/null; then
+        part peers 30 python3 perf/peers/torch_kernels.py "$out/peers.json"
+    else
+        say peers "left out: python3 has no torch"
+    fi
+fi
+sed -n '/^==== timings/,$p' "$log" >"$out/table.txt"
+{
+    printf '{"parts":[%s],"timings":' "$parts_json"
+    cat "$timings_json" 2>/dev/null || echo null
+    printf ',"peers":'
+    cat "$out/peers.json" 2>/dev/null || echo null
+    echo '}'
+} >"$out/device.json"
+rm -f "$timings_json" "$out/peers.json"
+cat "$out/table.txt"
+[ $ran = 1 ] || exit 2
+exit $failed

@@ -1,0 +1,489 @@
+// device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
+// perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
+//
+//     device_timings [--small] [--seconds N] [--json FILE]
+//
+// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
+// The table goes to standard output. Exit code 1 when something could not be measured for another reason.
+#include <string.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+
+#include "keel/keel_cuda.h"
+#include "perf/device_kernels.h"
+#include "sdk/backend/cuda/cuda_context.h"
+#include "sdk/run/engine.h"
+#include "sdk/tools/common/console.h"
+#include "sdk/tools/common/statistics.h"
+#include "sdk/tools/files/synth.h"
+
+#if !defined(KEEL_ON_FAKE_DRIVER)
+#include <dlfcn.h>
+#endif
+
+extern "C" const unsigned char keel_perf_fatbin[];
+
+namespace {
+
+namespace cuda = keel::platform::cuda;
+using keel::tools::Json;
+using keel::tools::percentile;
+using keel::tools::strf;
+using Clock = std::chrono::steady_clock;
+
+template <class T>
+T sized() {
+    T value = {};
+    value.struct_size = sizeof value;
+    return value;
+}
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Calls of the driver that only measuring needs; null on the fake one.
+struct MoreCalls {
+    cuda::Result (*device_name)(char* name, int bytes, int device) = nullptr;
+    cuda::Result (*driver_version)(int* version) = nullptr;
+    cuda::Result (*begin_capture)(cuda::Stream stream, int mode) = nullptr;
+    cuda::Result (*end_capture)(cuda::Stream stream, void** graph) = nullptr;
+    cuda::Result (*instantiate)(void** executable, void* graph, unsigned long long flags) = nullptr;
+    cuda::Result (*graph_launch)(void* executable, cuda::Stream stream) = nullptr;
+    cuda::Result (*launch_cooperative)(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z,
+                                       uint32_t block_x, uint32_t block_y, uint32_t block_z, uint32_t shared_bytes,
+                                       cuda::Stream stream, void** arguments) = nullptr;
+
+    MoreCalls() {
+#if !defined(KEEL_ON_FAKE_DRIVER)
+        void* library = dlopen("libcuda.so.1", RTLD_NOW);
+        const auto find = [&](auto& call, const char* name) {
+            call = reinterpret_cast<std::remove_reference_t<decltype(call)>>(library ? dlsym(library, name) : nullptr);
+        };
+        find(device_name, "cuDeviceGetName");
+        find(driver_version, "cuDriverGetVersion");
+        find(begin_capture, "cuStreamBeginCapture_v2");
+        find(end_capture, "cuStreamEndCapture");
+        find(instantiate, "cuGraphInstantiateWithFlags");
+        find(graph_launch, "cuGraphLaunch");
+        find(launch_cooperative, "cuLaunchCooperativeKernel");
+#endif
+    }
+};
+
+struct Options {
+    bool small = false;
+    double seconds = 1e9;
+    std::string json;
+};
+
+// The context that everything runs in, and a stream for what is no engine's.
+class Gpu {
+  public:
+    Gpu() {
+        keel_error error = sized<keel_error>();
+        if (keel::open_cuda_context(KEEL_CUDA_DEVICE_INIT, &cuda_, &error) != KEEL_OK)
+            throw std::runtime_error(std::string(error.field) + ": " + error.reason);
+        need(driver().context_push(cuda_.context), "cuCtxPushCurrent");
+        need(driver().stream_create(&stream_, cuda::kStreamNonBlocking, 0), "cuStreamCreateWithPriority");
+        need(driver().module_load(&module_, keel_perf_fatbin), "cuModuleLoadData");
+        constexpr int kMultiprocessors = 16;
+        int count = 0;
+        if (driver().device_attribute(&count, kMultiprocessors, cuda_.primary_of) == cuda::kSuccess)
+            multiprocessors_ = static_cast<uint32_t>(count);
+    }
+    static void need(cuda::Result result, const char* call) {
+        if (result != cuda::kSuccess) throw std::runtime_error(strf("%s: the driver says %d", call, result));
+    }
+    const cuda::Driver& driver() const { return cuda_.driver; }
+    const MoreCalls& more() const { return more_; }
+    uint32_t multiprocessors() const { return multiprocessors_; }
+    cuda::Stream stream() const { return stream_; }
+    cuda::DevicePointer allocate(uint64_t bytes) const {
+        cuda::DevicePointer data;
+        need(driver().memory_allocate(&data, static_cast<size_t>(bytes)), "cuMemAlloc");
+        return data;
+    }
+    cuda::Function function(const char* name) const {
+        cuda::Function f;
+        need(driver().module_function(&f, module_, name), name);
+        return f;
+    }
+    template <class Args>
+    void launch(cuda::Function f, uint32_t blocks, Args args, bool cooperative = false) const {
+        void* arguments[1] = {&args};
+        if (cooperative)
+            need(more_.launch_cooperative(f, blocks, 1, 1, keel::cuda::kPerfThreads, 1, 1, 0, stream_, arguments),
+                 "cuLaunchCooperativeKernel");
+        else
+            need(driver().launch(f, blocks, 1, 1, keel::cuda::kPerfThreads, 1, 1, 0, stream_, arguments, nullptr),
+                 "cuLaunchKernel");
+    }
+    void wait() const { need(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }
+
+    // Microseconds of one call of `work`, which enqueues: of `count` between two looks at the clock, median of five.
+    template <class Work>
+    double time_us(uint32_t count, const Work& work) const {
+        std::vector<double> us;
+        for (uint32_t repeat = 0; repeat < 6; ++repeat) {
+            wait();
+            const auto start = Clock::now();
+            for (uint32_t i = 0; i < count; ++i) work();
+            wait();
+            if (repeat) us.push_back(seconds_since(start) * 1e6 / count);  // the first one warms up
+        }
+        return percentile(us, 0.5);
+    }
+
+  private:
+    keel::CudaContext cuda_ = {};
+    cuda::Stream stream_ = nullptr;
+    cuda::Module module_ = nullptr;
+    MoreCalls more_;
+    uint32_t multiprocessors_ = 4;
+};
+
+// A model without a file, in device memory, with one session whose context is there without having been computed: its
+// rows are any bytes, which takes attention as long.
+class Model {
+  public:
+    Model(const keel::tools::SynthSpec& spec, keel_kv_format format, uint32_t context, uint32_t chunk)
+        : reader_(spec), context_(context) {
+        keel_error error = sized<keel_error>();
+        keel_model_info info = sized<keel_model_info>();
+        need(keel_inspect(reader_.get(), nullptr, nullptr, 0, nullptr, &info, &error), "keel_inspect", error);
+        buffer_.resize(info.model_bytes / 8 + 1);
+        const keel_model* model = nullptr;
+        need(keel_inspect(reader_.get(), nullptr, buffer_.data(), buffer_.size() * 8, &model, &info, &error),
+             "keel_inspect", error);
+        vocabulary_ = info.vocabulary;
+        keel_config config = sized<keel_config>();
+        config.backend = keel_cuda();
+        config.context_tokens = context;
+        config.chunk_tokens = chunk;
+        config.k_format = config.v_format = format;
+        need(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", error);
+        for (int i = 0; i < KEEL_REGION_DEVICE_SCRATCH; ++i) {
+            const keel_region_plan& region = plan_.regions[i];
+            if (!region.bytes || i == KEEL_REGION_PINNED) continue;
+            host_.emplace_back(region.bytes + region.align_bytes);
+            const uintptr_t at = reinterpret_cast<uintptr_t>(host_.back().data());
+            memory_.regions[i] = {
+                reinterpret_cast<void*>((at + region.align_bytes - 1) / region.align_bytes * region.align_bytes),
+                region.bytes};
+        }
+        need(keel_cuda_memory(&plan_, nullptr, &memory_, &error), "keel_cuda_memory", error);
+        need(keel_engine_init(reader_.get(), model, &config, &memory_, &engine_, &error), "keel_engine_init", error);
+        need(keel_session_open(engine_, nullptr, &session_), "keel_session_open", error);
+        fill_kv();
+    }
+    ~Model() {
+        keel_engine_close(engine_);
+        keel_cuda_memory_release(nullptr, &memory_);
+    }
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
+
+    const keel_memory_plan& plan() const { return plan_; }
+    uint32_t context() const { return context_; }
+
+    // The session has `tokens` positions.
+    void hold(uint32_t tokens) {
+        need(keel_session_truncate(session_, 0), "keel_session_truncate");
+        if (!tokens) return;
+        feed(tokens);
+        keel::Session* s;
+        keel::Engine* e = keel::registry_session(session_.id, &s);
+        need(keel::kv_make_writable(&e->pool, &s->kv, 0, tokens), "kv_make_writable");
+        s->computed = tokens;
+    }
+    // Microseconds of computing `tokens` more, which are forgotten again.
+    double step_us(uint32_t tokens) {
+        keel_session_info info = sized<keel_session_info>();
+        need(keel_session_get(session_, &info), "keel_session_get");
+        feed(tokens);
+        keel_advance_result result = sized<keel_advance_result>();
+        const auto start = Clock::now();
+        need(keel_advance(engine_, &session_, 1, 0, &result), "keel_advance");
+        const double us = seconds_since(start) * 1e6;
+        need(keel_session_truncate(session_, info.token_count), "keel_session_truncate");
+        return us;
+    }
+
+  private:
+    static void need(keel_status status, const char* call, const keel_error& error = {}) {
+        if (status != KEEL_OK)
+            throw std::runtime_error(strf("%s: %s %s %s", call, keel_status_name(status), error.field, error.reason));
+    }
+    void feed(uint32_t tokens) {
+        std::vector<int32_t> ids(tokens);
+        for (uint32_t i = 0; i < tokens; ++i) ids[i] = static_cast<int32_t>((i * 7919 + 13) % vocabulary_);
+        need(keel_session_feed(session_, ids.data(), tokens, 0), "keel_session_feed");
+    }
+    // Random bytes whose halves are small numbers of either sign.
+    void fill_kv() {
+        keel::Session* s;
+        keel::Engine* e = keel::registry_session(session_.id, &s);
+        std::vector<uint8_t> bytes(1 << 20);
+        uint32_t state = 1;
+        for (uint8_t& byte : bytes) byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24 & 0xbb);
+        const uint64_t end = memory_.regions[KEEL_REGION_DEVICE_KV].bytes;
+        for (uint64_t at = 0; at < end; at += bytes.size())
+            need(e->backend->upload(e->device, KEEL_REGION_DEVICE_KV, at, bytes.data(),
+                                    std::min<uint64_t>(bytes.size(), end - at)),
+                 "upload");
+    }
+
+    keel::tools::SynthReader reader_;
+    uint32_t context_, vocabulary_ = 0;
+    std::vector<uint64_t> buffer_;
+    std::vector<std::vector<uint8_t>> host_;
+    keel_memory_plan plan_ = sized<keel_memory_plan>();
+    keel_memory memory_ = sized<keel_memory>();
+    keel_engine engine_ = {};
+    keel_session session_ = {};
+};
+
+class Timings {
+  public:
+    explicit Timings(const Options& options) : o_(options) {}
+
+    int run() {
+        part("machine", [&] { machine(); });
+        part("stream", [&] { stream(); });
+        part("launches", [&] { launches(); });
+        const std::vector<std::pair<const char*, const char*>> models =
+            o_.small ? std::vector<std::pair<const char*, const char*>>{{"tiny", "Q4_K_M"}}
+                     : std::vector<std::pair<const char*, const char*>>{
+                           {"smollm2-135m", "Q8_0"}, {"1b", "Q4_K_M"}, {"8b", "Q4_K_M"}, {"8b", "Q8_0"}};
+        for (const auto& [shape, mix] : models)
+            for (const auto& [format, name] :
+                 {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
+                part(strf("%s %s, KV %s", shape, mix, name).c_str(),
+                     [&, f = format, n = name] { model(shape, mix, f, n); });
+        if (!o_.json.empty()) {
+            std::ofstream file(o_.json);
+            file << document_.dump(1) << '\n';
+            if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
+        }
+        return failed_;
+    }
+
+  private:
+    bool out_of_time() const { return seconds_since(start_) > o_.seconds; }
+    // A part that fails is said so, and the others go on.
+    template <class Work>
+    void part(const char* name, const Work& work) {
+        printf("\n%s\n", name);
+        if (out_of_time()) {
+            printf("  left out: %.0f s are over\n", o_.seconds);
+            document_["left_out"].push_back(name);
+            return;
+        }
+        try {
+            work();
+        } catch (const std::exception& error) {
+            printf("  FAILED: %s\n", error.what());
+            document_["failed"].push_back({{"part", name}, {"error", error.what()}});
+            failed_ = 1;
+        }
+        fflush(stdout);
+    }
+
+    void machine() {
+        const MoreCalls& more = gpu_.more();
+        char name[128] = "none: the fake driver";
+        int version = 0;
+        if (more.device_name) Gpu::need(more.device_name(name, sizeof name, 0), "cuDeviceGetName");
+        if (more.driver_version) Gpu::need(more.driver_version(&version), "cuDriverGetVersion");
+        printf("  %s, %u multiprocessors, driver for CUDA %d.%d\n", name, gpu_.multiprocessors(), version / 1000,
+               version % 1000 / 10);
+        document_["machine"] = {{"gpu", name}, {"multiprocessors", gpu_.multiprocessors()}, {"cuda", version}};
+    }
+
+    void stream() {
+        const uint64_t bytes = o_.small ? 1 << 16 : uint64_t{4} << 30;
+        const uint32_t blocks = gpu_.multiprocessors() * (o_.small ? 1 : 8);
+        const cuda::DevicePointer data = gpu_.allocate(bytes),
+                                  out = gpu_.allocate(uint64_t{blocks} * keel::cuda::kPerfThreads * 4);
+        std::vector<uint8_t> noise(o_.small ? bytes : 64 << 20);
+        uint32_t state = 1;
+        for (uint8_t& byte : noise) byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
+        for (uint64_t at = 0; at < bytes; at += noise.size())
+            Gpu::need(gpu_.driver().copy_to_device(data + at, noise.data(), noise.size(), gpu_.stream()),
+                      "cuMemcpyHtoD");
+        const cuda::Function f = gpu_.function("read_stream");
+        const double us = gpu_.time_us(o_.small ? 1 : 10, [&] {
+            gpu_.launch(f, blocks,
+                        keel::cuda::ReadStreamArgs{reinterpret_cast<const uint8_t*>(data), bytes / 16,
+                                                   reinterpret_cast<uint32_t*>(out)});
+        });
+        stream_gb_per_s_ = static_cast<double>(bytes) / us / 1e3;
+        printf("  read-only stream of %s: %.1f GB/s\n", keel::tools::human_bytes(bytes).c_str(), stream_gb_per_s_);
+        document_["stream"] = {{"bytes", bytes}, {"gb_per_s", stream_gb_per_s_}};
+        Gpu::need(gpu_.driver().memory_free(data), "cuMemFree");
+        Gpu::need(gpu_.driver().memory_free(out), "cuMemFree");
+    }
+
+    void launches() {
+        const MoreCalls& more = gpu_.more();
+        const cuda::Function nothing = gpu_.function("nothing");
+        const uint32_t count = o_.small ? 10 : 2000;
+        const double empty_us = gpu_.time_us(count, [&] { gpu_.launch(nothing, 1, keel::cuda::NothingArgs{}); });
+        printf("  empty launch: %.2f us\n", empty_us);
+        document_["launch_us"] = empty_us;
+        constexpr uint32_t kNodes = 100;
+        if (more.begin_capture && more.end_capture && more.instantiate && more.graph_launch) {
+            void *graph = nullptr, *executable = nullptr;
+            constexpr int kThreadLocal = 1;
+            Gpu::need(more.begin_capture(gpu_.stream(), kThreadLocal), "cuStreamBeginCapture");
+            for (uint32_t i = 0; i < kNodes; ++i) gpu_.launch(nothing, 1, keel::cuda::NothingArgs{});
+            Gpu::need(more.end_capture(gpu_.stream(), &graph), "cuStreamEndCapture");
+            Gpu::need(more.instantiate(&executable, graph, 0), "cuGraphInstantiate");
+            const double us =
+                gpu_.time_us(20, [&] { Gpu::need(more.graph_launch(executable, gpu_.stream()), "cuGraphLaunch"); });
+            printf("  empty launch in a graph of %u: %.2f us\n", kNodes, us / kNodes);
+            document_["graph_launch_us"] = us / kNodes;
+        } else {
+            printf("  graph: this driver has none\n");
+        }
+        if (more.launch_cooperative) {
+            const cuda::DevicePointer arrived = gpu_.allocate(4);
+            const uint32_t zero = 0;
+            const cuda::Function barriers = gpu_.function("grid_barriers");
+            const auto barriers_us = [&](uint32_t n) {
+                return gpu_.time_us(1, [&] {
+                    Gpu::need(gpu_.driver().copy_to_device(arrived, &zero, 4, gpu_.stream()), "cuMemcpyHtoD");
+                    gpu_.launch(barriers, gpu_.multiprocessors(),
+                                keel::cuda::GridBarriersArgs{reinterpret_cast<uint32_t*>(arrived), n}, true);
+                });
+            };
+            const double us = (barriers_us(1100) - barriers_us(100)) / 1000;
+            printf("  barrier of a grid of %u blocks: %.2f us\n", gpu_.multiprocessors(), us);
+            document_["grid_barrier_us"] = us;
+            Gpu::need(gpu_.driver().memory_free(arrived), "cuMemFree");
+        } else {
+            printf("  grid barrier: this driver has none\n");
+        }
+    }
+
+    // Median of as many steps as half a second has, at most `most`.
+    std::vector<double> steps(Model& m, uint32_t tokens, uint32_t most, double seconds) {
+        std::vector<double> us;
+        m.step_us(tokens);  // warms up
+        const auto start = Clock::now();
+        do us.push_back(m.step_us(tokens));
+        while (us.size() < most && seconds_since(start) < seconds && !out_of_time());
+        return us;
+    }
+
+    void model(const char* shape, const char* mix, keel_kv_format format, const char* format_name) {
+        keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
+        spec.mix = mix;
+        const bool tiny = o_.small, f16 = format == KEEL_KV_F16;
+        const uint32_t longest = tiny ? 256 : std::min(32768u, spec.context);
+        const auto load = Clock::now();
+        Model m(spec, format, longest, tiny ? 64 : 512);
+        printf("  loaded in %.1f s\n", seconds_since(load));
+        const auto add = [&](Json row) {
+            row["shape"] = shape;
+            row["weights"] = mix;
+            row["kv"] = format_name;
+            document_["steps"].push_back(std::move(row));
+        };
+        const std::vector<uint32_t> contexts =
+            tiny ? std::vector<uint32_t>{0, 100} : std::vector<uint32_t>{0, 4096, 32768};
+        for (const uint32_t context : contexts) {
+            const uint32_t held = std::min(context, longest - 8);
+            if (out_of_time()) return left_out(strf("context %u", context));
+            m.hold(held);
+            for (const uint32_t tokens : {1u, 2u, 4u, 8u}) {
+                if ((!f16 || tiny) && tokens != 1 && tokens != 8) continue;
+                const std::vector<double> us = steps(m, tokens, tiny ? 1 : 200, 0.4);
+                const double median = percentile(us, 0.5),
+                             bytes = static_cast<double>(m.plan().decode_bytes) +
+                                     held * static_cast<double>(m.plan().kv_bytes_per_token),
+                             percent = bytes / median / 1e3 / stream_gb_per_s_ * 100;
+                printf("  %6u positions, %u token%s: %10.1f us, %8.1f tok/s, %5.1f %% of the stream\n", held, tokens,
+                       tokens == 1 ? " " : "s", median, tokens * 1e6 / median, percent);
+                add({{"context", held},
+                     {"tokens", tokens},
+                     {"us", median},
+                     {"bytes", bytes},
+                     {"percent_of_stream", percent},
+                     {"samples", us.size()}});
+            }
+        }
+        if (f16 || !strcmp(format_name, "e8-4"))
+            for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
+                if (tokens > longest) continue;
+                if (out_of_time()) return left_out(strf("prefill %u", tokens));
+                m.hold(0);
+                const double us = steps(m, tokens, 3, 1).back();
+                printf("  prefill %5u: %10.1f us, %8.1f tok/s\n", tokens, us, tokens * 1e6 / us);
+                add({{"prefill", tokens}, {"us", us}, {"tokens_per_s", tokens * 1e6 / us}});
+            }
+        if (!strcmp(shape, "smollm2-135m") || tiny) percentiles(m, shape, format_name);
+    }
+    void percentiles(Model& m, const char* shape, const char* format_name) {
+        m.hold(tiny_position(m));
+        const std::vector<double> us = steps(m, 1, o_.small ? 3 : 10000, 25);
+        const double p50 = percentile(us, 0.5), p999 = percentile(us, 0.999);
+        printf(
+            "  one token at a held position, %zu steps: p50 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us; p99.9/p50 %.3f\n",
+            us.size(), p50, percentile(us, 0.99), p999, percentile(us, 1), p999 / p50);
+        document_["percentiles"].push_back({{"shape", shape},
+                                            {"kv", format_name},
+                                            {"steps", us.size()},
+                                            {"p50_us", p50},
+                                            {"p99_us", percentile(us, 0.99)},
+                                            {"p99_9_us", p999},
+                                            {"max_us", percentile(us, 1)}});
+    }
+    static uint32_t tiny_position(const Model& m) { return std::min(256u, m.context() - 8); }
+    void left_out(const std::string& what) {
+        printf("  left out from %s on: %.0f s are over\n", what.c_str(), o_.seconds);
+        document_["left_out"].push_back(what);
+    }
+
+    const Options o_;
+    const Clock::time_point start_ = Clock::now();
+    Gpu gpu_;
+    Json document_ = Json::object();
+    double stream_gb_per_s_ = 0;
+    int failed_ = 0;
+};
+
+Options read_options(int count, char** arguments) {
+    Options o;
+    for (int i = 1; i < count; ++i) {
+        const std::string a = arguments[i];
+        const bool more = i + 1 < count;
+        if (a == "--small")
+            o.small = true;
+        else if (a == "--seconds" && more)
+            o.seconds = atof(arguments[++i]);
+        else if (a == "--json" && more)
+            o.json = arguments[++i];
+        else
+            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE]");
+    }
+    return o;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    try {
+        return Timings(read_options(count, arguments)).run();
+    } catch (const std::exception& error) {
+        fprintf(stderr, "%s\n", error.what());
+        return 2;
+    }
+}

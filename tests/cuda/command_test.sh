@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# command_test.sh KEEL_ON_FAKE KEEL: the keel command with --backend cuda over the fake driver: it writes what the CPU writes, and what
+# cannot be is an error that says why.
+set -uo pipefail
+cuda=$1 plain=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+expect() {  # expect WHAT CONDITION...
+    local what=$1
+    shift
+    "$@" || { echo "FAILED: $what"; cat "$work/err"; failures=$((failures + 1)); }
+}
+exits() {
+    local code=$1
+    shift
+    "$@" >"$work/out" 2>"$work/err" </dev/null
+    [ $? -eq "$code" ]
+}
+holds() { grep -q -e "$1" "$work/${2:-out}"; }
+
+model=$work/tiny.gguf
+expect "a model" exits 0 "$cuda" synth "$model" --shape tiny --mix Q4_K_M
+options=(--temp 0.8 -n 6 -c 64 -q --prompt hello)
+expect "run on the CPU" exits 0 "$cuda" run "$model" "${options[@]}"
+cp "$work/out" "$work/want"
+expect "run on the device" exits 0 "$cuda" run "$model" --backend cuda --device 0 "${options[@]}"
+expect "with the same text" cmp "$work/out" "$work/want"
+expect "JSON" exits 0 "$cuda" run "$model" --backend cuda "${options[@]}" --json
+expect "names what computed" holds '"kernel_set": "cuda"'
+expect "plan" exits 0 "$cuda" plan "$model" --backend cuda
+for region in 'device scratch' 'device weights' 'device kv' pinned; do expect "plan shows $region" holds "^$region  *[1-9]"; done
+expect "bench" exits 0 "$cuda" bench "$model" --backend cuda -c 64 --prefill 8 --decode 2 --depth 0 --steps 2 --position 4 -r 1
+expect "without a stream of the host's memory" [ "$(grep -c stream "$work/out")" = 0 ]
+printf 'hello world, this is a text of some words' >"$work/text"
+expect "eval" exits 0 "$cuda" eval ppl "$model" "$work/text" --backend cpu -c 64 --json
+grep -v seconds "$work/out" >"$work/want"
+expect "eval on the device" exits 0 "$cuda" eval ppl "$model" "$work/text" --backend cuda -c 64 --json
+expect "with the same perplexity" cmp <(grep -o '"ppl[^,]*' "$work/out") <(grep -o '"ppl[^,]*' "$work/want")
+expect "no such device" exits 1 "$cuda" run "$model" --backend cuda --device 7 "${options[@]}"
+expect "no such backend" exits 2 "$cuda" run "$model" --backend tpu "${options[@]}"
+expect "a device without a backend" exits 2 "$cuda" run "$model" --device 0 "${options[@]}"
+if ! "$plain" plan "$model" --backend cuda >"$work/out" 2>"$work/err"; then
+    expect "a build without the backend says so" holds 'KEEL_CUDA' err
+fi
+[ $failures -eq 0 ] && echo ok
+exit $((failures > 0))
