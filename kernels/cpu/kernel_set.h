@@ -71,10 +71,10 @@ static inline uint16_t bucket_number(double distance, const DistanceBuckets& b) 
 
 // Candidates: distance = (largest - value) / temperature, which is not negative; mass = rint(w * 2^52) with
 // w = exp(-min(distance, 64)). The arrays are different ones.
-constexpr uint32_t kMassBlock = 256;
+constexpr uint32_t kMassBlock = 256, kMassGroup = 32;
 struct MassArgs {
     const double* value;
-    uint32_t n;  // at most kMassBlock
+    uint32_t n;  // at most kMassBlock; up to the next multiple of kMassGroup are values of -inf, and room for results
     double largest, temperature;
     const DistanceBuckets* buckets;
     uint64_t* mass;

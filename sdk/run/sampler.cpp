@@ -83,6 +83,7 @@ void visit_weights(const Candidates& c, Weight weight, uint32_t count, Wanted wa
             distance[size] = (c.largest - value[size]) / c.temperature;
             size += wanted(position[size], distance[size]);
         }
+        for (uint32_t j = size; j % kernels::kMassGroup; ++j) value[j] = -INFINITY;
         if (weight == Weight::kMass)
             c.exp_masses({value, size, c.largest, c.temperature, &c.buckets, mass, bucket, false, nullptr});
         for (uint32_t j = 0; j < size; ++j) visit(position[j], distance[j], weight == Weight::kMass ? mass[j] : 1);

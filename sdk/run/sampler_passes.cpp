@@ -7,6 +7,7 @@ namespace keel {
 namespace {
 
 constexpr uint32_t kLanes = 64;  // of passes of which compilers make vector code
+constexpr uint32_t kPart = 32;   // tokens that are looked at one by one where one of them counts
 
 // visit(values by id): of doubles or of floats.
 template <class Visit>
@@ -68,6 +69,7 @@ void weigh_block(Candidates& c, Weight weight, uint32_t begin, uint32_t size, u1
     bool equal = value[0] == value[size / 2] && value[0] == value[size - 1];
     for (uint32_t i = 0; equal && i < size; ++i) equal = value[i] == value[0];
     const uint32_t computed = equal ? 1 : size;
+    for (uint32_t i = computed; i % kernels::kMassGroup; ++i) value[i] = -INFINITY;
     uint64_t sum;
     c.exp_masses({value, computed, c.largest, c.temperature, &c.buckets, mass, bucket, weight == Weight::kCount,
                   weighted ? &sum : nullptr});
@@ -114,7 +116,7 @@ inline float exp2_estimate(float t) {
 
 template <class Value>
 bool list_head(Candidates& c, const Value* values, float reach, double* tail) {
-    constexpr uint32_t kLanes = 8, kPart = 32, kSamples = 256;
+    constexpr uint32_t kLanes = 8, kSamples = 256;
     const uint32_t n = c.vocabulary;
     uint32_t near = 0;
     for (uint32_t i = 0; i < kSamples; ++i)
@@ -152,23 +154,28 @@ bool list_head(Candidates& c, const Value* values, float reach, double* tail) {
 template <class Value>
 bool list_largest(Candidates& c, const Value* x, uint32_t k) {
     static_assert(kGroups * sizeof(double) <= kPartialBytes);
+    // Every kGroups-th token is of one group.
     Value* const group = reinterpret_cast<Value*>(c.round);
-    const uint32_t n = c.vocabulary, size = (n + kGroups - 1) / kGroups, groups = (n + size - 1) / size;
-    for (uint32_t g = 0; g < groups; ++g) {
-        Value best = -INFINITY;
-        for (uint32_t i = g * size; i < n && i < (g + 1) * size; ++i) best = x[i] > best ? x[i] : best;
-        group[g] = best;
+    const uint32_t n = c.vocabulary;
+    for (uint32_t g = 0; g < kGroups; ++g) group[g] = x[g];
+    for (uint32_t begin = kGroups; begin < n; begin += kGroups) {
+        const Value* const row = x + begin;
+        const uint32_t size = n - begin < kGroups ? n - begin : kGroups;
+        for (uint32_t g = 0; g < size; ++g) group[g] = row[g] > group[g] ? row[g] : group[g];
     }
-    std::nth_element(group, group + (k - 1), group + groups, [](Value a, Value b) { return a > b; });
+    std::nth_element(group, group + (k - 1), group + kGroups, [](Value a, Value b) { return a > b; });
     // Values this little below may be at the same distance, and then the lower id comes first.
     const double kth = static_cast<double>(group[k - 1]),
                  least = kth == -INFINITY ? kth : kth - (c.largest - kth) * 1e-12;
     uint32_t count = 0;
-    for (uint32_t begin = 0; begin < n; begin += kBlock) {
-        const uint32_t end = n - begin < kBlock ? n : begin + kBlock;
-        for (uint32_t i = begin; i < end; ++i) {
-            c.list[count] = i;
-            count += static_cast<uint32_t>(static_cast<double>(x[i]) >= least) & (x[i] != -INFINITY);
+    for (uint32_t begin = 0; begin < n; begin += kPart) {
+        const uint32_t size = n - begin < kPart ? n - begin : kPart;
+        const Value* const part = x + begin;
+        uint32_t any = 0;  // most parts have none
+        for (uint32_t i = 0; i < size; ++i) any |= static_cast<double>(part[i]) >= least;
+        for (uint32_t i = 0; any && i < size; ++i) {
+            c.list[count] = begin + i;
+            count += static_cast<uint32_t>(static_cast<double>(part[i]) >= least) & (part[i] != -INFINITY);
         }
         if (count > n / 2) return false;
     }
@@ -180,8 +187,10 @@ bool list_largest(Candidates& c, const Value* x, uint32_t k) {
 
 void adjust_values(Candidates& c) {
     if (c.adjusted) return;
-    c.adjusted = reinterpret_cast<double*>(c.partial + 4);
-    for (uint32_t i = 0; i < c.vocabulary; ++i) c.adjusted[i] = static_cast<double>(c.logits[i]);
+    const float* const logits = c.logits;
+    double* const x = reinterpret_cast<double*>(c.partial + 4);
+    for (uint32_t i = 0; i < c.vocabulary; ++i) x[i] = static_cast<double>(logits[i]);
+    c.adjusted = x;
 }
 
 bool find_largest(const float* x, uint32_t n, double* largest) {
@@ -218,12 +227,15 @@ double find_largest(const double* x, uint32_t n) {
 
 uint32_t first_largest(const Candidates& c) {
     return with_values(c, [&](const auto* values) {
+        using Value = std::remove_cvref_t<decltype(*values)>;
+        const auto largest = static_cast<Value>(c.largest);
         for (uint32_t begin = 0;; begin += kBlock) {
-            const uint32_t end = c.vocabulary - begin < kBlock ? c.vocabulary : begin + kBlock;
+            const uint32_t size = c.vocabulary - begin < kBlock ? c.vocabulary - begin : kBlock;
+            const Value* const block = values + begin;
             uint32_t found = 0;
-            for (uint32_t i = begin; i < end; ++i) found |= static_cast<double>(values[i]) == c.largest;
-            for (uint32_t i = begin; found && i < end; ++i)
-                if (static_cast<double>(values[i]) == c.largest) return i;
+            for (uint32_t i = 0; i < size; ++i) found |= block[i] == largest;
+            for (uint32_t i = 0; found && i < size; ++i)
+                if (block[i] == largest) return begin + i;
         }
     });
 }

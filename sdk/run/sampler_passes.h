@@ -32,7 +32,7 @@ constexpr uint64_t round_up(uint64_t bytes, uint64_t multiple) {
 }
 constexpr uint64_t kHistogramBytes = kBuckets * sizeof(u128);
 constexpr uint64_t kPartialBytes = 4 * kBuckets * sizeof(uint64_t);
-static_assert(kHistogramBytes % 64 == 0 && kHistogramBytes <= kPartialBytes);
+static_assert(kLine % kernels::kMassGroup == 0 && kHistogramBytes % 64 == 0 && kHistogramBytes <= kPartialBytes);
 
 constexpr uint16_t kNoBucket = 0xffff;
 

@@ -107,7 +107,7 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             in_place("norm in place", [&](const KernelSet* s, float* p) { s->rms_norm(p, w.data(), n, 1e-6f, p); });
             in_place("finish", [&](const KernelSet* s, float* p) { s->attention_finish(p, factor, n); });
             const uint32_t masses = n < kMassBlock ? n : kMassBlock;
-            std::vector<double> value(masses);
+            std::vector<double> value((masses + kMassGroup - 1) / kMassGroup * kMassGroup, -INFINITY);
             for (uint32_t i = 0; i < masses; ++i)
                 value[i] = i % 17 == 3 ? -INFINITY : -std::fabs(static_cast<double>(finite[i]));
             struct {

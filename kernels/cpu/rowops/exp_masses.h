@@ -16,7 +16,8 @@ KEEL_INLINE void exp_masses_f64(const MassArgs& a) {
     uint64_t* __restrict const mass = a.mass;
     const double largest = a.largest, temperature = a.temperature;
     const DistanceBuckets buckets = *a.buckets;
-    const uint32_t n = a.n;
+    // Loops over whole registers are half as large.
+    const uint32_t n = (a.n + kMassGroup - 1) / kMassGroup * kMassGroup;
     const auto place = [&](auto ends) KEEL_ALWAYS_INLINE {
         uint16_t* __restrict const bucket = a.bucket;
         for (uint32_t i = 0; i < n; ++i) {
