@@ -20,6 +20,7 @@ struct StepArrays {
     const uint32_t* logits_token;                          // per row of logits
     const uint32_t *session_index, *page_first, *page_id;  // per session
     const uint32_t *tail_first, *tail_parent;
+    const uint32_t* query_block;  // [2 * query blocks]: first token, tokens
 };
 
 // Heads of one layer in a row of q, k and v.
@@ -105,32 +106,95 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
             kAppendSharedBytes + a.shape.head_dim * kTrellisGroups};
 }
 
-// Attention of one query head of one token over all positions it sees (NUMERICS section 5): a block.
+// Attention (NUMERICS section 5). A block has the query heads of one KV head in a query block of the step, at most
+// `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them.
+// attend_8, attend_32: by columns.
 struct AttentionArgs : KvStepArgs {
     Rows out;
-    float scale, softcap;  // softcap 0: none
-    uint32_t window;       // visible positions, 0 = all
+    float scale, softcap;               // softcap 0: none
+    uint32_t window;                    // visible positions, 0 = all
+    uint32_t query_blocks, tile_heads;  // query heads of a block of threads
+    // What each query head has of a split: [token][head][partial_slots][head_dim + kPartialState]. Null: a block goes
+    // through all splits, and writes `out` and `state`.
+    float* partial;
+    uint32_t partial_slots, splits;  // of the longest session
 };
-constexpr uint32_t kAttentionThreads = 64;  // one a position of a tile
-constexpr LaunchShape launch_shape(const AttentionArgs& a) {
-    const uint32_t n = a.shape.head_dim;
-    // The query as floats and as integers, the output, K and V of a tile as integers with their scales, weights as
-    // integers, scores, sums, slots of a tail.
-    return {a.shape.heads, a.tokens, kAttentionThreads,
-            3 * n * 4 + n + 2 * kAttentionThreads * (n + kernels::kMaxKvScales * 4) +
-                kAttentionThreads * kernels::kMaxKvScales * 2 + kAttentionThreads * 4 + 256 + kMostTreeNodes * 4};
+constexpr uint32_t kAttentionThreads = 128;
+constexpr uint32_t kPartialState = 4;          // behind an output: m, l, and what keeps rows at 16 bytes
+constexpr uint32_t kBatchScores = 4096;        // scores that are in shared memory at once
+constexpr uint32_t kValueElements = 128;       // elements of V rows that are there at once
+constexpr uint32_t kTrellisTableBytes = 8192;  // of 12 bits, entries of 2 bytes
+constexpr uint32_t kBlockTokens = 8;           // kQueryBlockTokens of sdk/plan/step.h
+constexpr uint32_t kMostColumns = 32;
+constexpr uint32_t kColumnWords = 8;  // what a block keeps of a column beside its scores
+
+// Where the slots of a head's partials are: a split's sinks, coded rows and recent rows are apart.
+KEEL_DEVICE constexpr uint32_t partial_slots(uint32_t positions, uint32_t sinks, uint32_t recent) {
+    return (positions + kSplitPositions - 1) / kSplitPositions + (sinks ? 1 : 0) +
+           (recent ? recent / kSplitPositions + 2 : 0);
 }
 
-// o *= 1 / l, rotated back, plus the mean of v.
+// Where things lie in a block's shared memory. What depends on more than the number of columns stands last.
+struct AttentionRoom {
+    uint32_t scores, values, query_scales, tiles, columns, slots, queries, table, bytes;
+    uint32_t score_pitch, query_pitch;  // floats and bytes, so that columns begin in different banks
+};
+constexpr uint32_t kValuePitch = kValueElements + 8;  // words
+KEEL_DEVICE constexpr AttentionRoom attention_room(uint32_t columns, uint32_t head_dim, bool trellis) {
+    AttentionRoom room = {};
+    const auto place = [&](uint32_t bytes) {
+        const uint32_t at = room.bytes;
+        room.bytes += (bytes + 15) / 16 * 16;
+        return at;
+    };
+    room.score_pitch = kBatchScores / columns + 4;
+    room.query_pitch = (head_dim + 31) / 32 * 32 + 32;
+    room.scores = place(columns * room.score_pitch * 4);
+    room.values = place(kPagePositions / 4 * kValuePitch * 4);
+    room.query_scales = place(columns * kernels::kMaxKvScales * 4);
+    room.tiles = place(4 * kBatchScores / kPagePositions * 4);
+    room.columns = place(kColumnWords * kMostColumns * 4);
+    room.slots = place(kBlockTokens * kMostTreeNodes);
+    room.queries = place(columns * room.query_pitch);
+    room.table = place(trellis ? kTrellisTableBytes : 0);
+    return room;
+}
+static_assert(attention_room(8, kernels::kMaxHeadDim, true).bytes <= kMostSharedBytes);
+static_assert(attention_room(32, kernels::kMaxHeadDim, true).bytes <= kMostSharedBytes);
+
+KEEL_DEVICE constexpr bool is_trellis(kernels::KvFormat f) {
+    return kernels::kKvFormats[f].family == kernels::KvFamily::kTrellis;
+}
+// Columns of a block for a group of query heads of one KV head, and how many of the heads it takes.
+constexpr uint32_t attention_columns(uint32_t group, uint32_t block_tokens) {
+    return group * block_tokens <= 8 ? 8 : 32;
+}
+constexpr uint32_t attention_heads(uint32_t group, uint32_t block_tokens) {
+    const uint32_t most = attention_columns(group, block_tokens) / block_tokens;
+    return group < most ? group : most;
+}
+constexpr LaunchShape attention_shape(const AttentionArgs& a, uint32_t columns) {
+    const uint32_t group = a.shape.heads / a.shape.kv_heads;
+    return {a.shape.kv_heads * divide_up(group, a.tile_heads), a.query_blocks * (a.partial ? a.splits : 1),
+            kAttentionThreads,
+            attention_room(columns, a.shape.head_dim, is_trellis(a.places.k.format) || is_trellis(a.places.v.format))
+                .bytes};
+}
+
+// Merges what the splits left, where there are partials; then o *= 1 / l, rotated back, plus the mean of v.
 struct AttentionFinishArgs {
     Rows out, state;
     Heads shape;
     const float* value_mean;  // of the layer, or null
     bool rotated;
     uint32_t tokens;
+    // As of the attention before.
+    const float* partial;
+    uint32_t partial_slots, window, sink_tokens, recent_tokens;
+    const uint32_t* position;
 };
 constexpr LaunchShape launch_shape(const AttentionFinishArgs& a) {
-    return {a.shape.heads, a.tokens, kWarp, kernels::kMaxHeadDim * 4};
+    return {a.shape.heads, a.tokens, kWarp, (kernels::kMaxHeadDim + 2 * kWarp) * 4};
 }
 
 }  // namespace keel::cuda

@@ -35,8 +35,9 @@ constexpr uint32_t least_blocks(uint32_t threads) {
         name(const __grid_constant__ kernel_traits_##name::Arguments args)
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__
-// Before a loop whose counter indexes registers.
+// Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
 #define KEEL_UNROLL _Pragma("unroll")
+#define KEEL_NO_UNROLL _Pragma("unroll 1")
 
 extern __shared__ __align__(16) uint8_t dynamic_shared[];
 KEEL_GPU uint8_t* shared_memory() {
@@ -119,6 +120,16 @@ KEEL_GPU Words2 load_once(const Words2* p) {
     return {v.x, v.y};
 }
 
+// p, which is known to point to global memory.
+KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
+// Asks for the line of p in the second cache.
+KEEL_GPU void prefetch(const void* p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 // cp.async: 16 bytes to shared memory, there when the thread has waited for their group.
 KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
@@ -148,6 +159,7 @@ namespace keel::cuda {
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 #define KEEL_GPU inline
 #define KEEL_UNROLL
+#define KEEL_NO_UNROLL
 // The line that calls: by default arguments, which are evaluated there.
 #define KEEL_SITE const char *file = __builtin_FILE(), uint32_t line = __builtin_LINE()
 
@@ -229,6 +241,11 @@ KEEL_GPU Words4 load_once(const Words4* p) {
 KEEL_GPU Words2 load_once(const Words2* p) {
     return *p;
 }
+
+KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
+    return p;
+}
+KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});

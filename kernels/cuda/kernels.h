@@ -33,7 +33,8 @@
     KEEL_GPU_ROW(qk_norm, QkNormArgs, kWarp)                   \
     KEEL_GPU_ROW(rope, RopeArgs, kWarp)                        \
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)               \
-    KEEL_GPU_ROW(attention, AttentionArgs, kAttentionThreads)  \
+    KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
+    KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp)
 
 namespace keel::cuda {

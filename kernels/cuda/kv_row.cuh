@@ -1,5 +1,5 @@
-// One row of a head in shared memory, element i in lane i % 32, worked on by a warp: rotation, and the KV formats both
-// ways (NUMERICS section 7). What one lane does of it is the code of the CPU (kernels/formats/kv_codecs.h).
+// One row of a head in shared memory, element i in lane i % 32, worked on by a warp: rotation, and coding in the KV
+// formats (NUMERICS section 7). What one lane does of it is the code of the CPU (kernels/formats/kv_codecs.h).
 #pragma once
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/warp.cuh"
@@ -99,6 +99,13 @@ KEEL_GPU float fit_scale_warp(const WarpRow& row, const float* x, const float* c
     return s < 65504.0f ? s : 65504.0f;
 }
 
+// Of a row that is not coded: codes of zeros behind a scale that says why.
+KEEL_GPU void encode_nothing(uint32_t code_bytes, uint16_t scale, uint8_t* codes, uint8_t* scales) {
+    const uint32_t lane = thread_x() % 32;
+    for (uint32_t i = lane; i < code_bytes; i += 32) codes[i] = 0;
+    if (lane == 0) kv_store_u16(scales, scale);
+}
+
 // A lane an element of a block of 32.
 template <int kBits>
 KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, uint8_t* scales) {
@@ -141,11 +148,8 @@ KEEL_GPU void encode_e8_warp(float* x, uint32_t n, KvScaleMode mode, const Codin
                              uint8_t* scales) {
     const uint32_t lane = thread_x() % 32;
     const WarpRow row = normalise_warp(x, n);
-    if (row.kind != RowKind::kCoded) {
-        for (uint32_t i = lane; i < n * kBits / 8; i += 32) codes[i] = 0;
-        if (lane == 0) kv_store_u16(scales, row.kind == RowKind::kNotFinite ? 0x7e00 : 0);
-        return;
-    }
+    if (row.kind != RowKind::kCoded)
+        return encode_nothing(n * kBits / 8, row.kind == RowKind::kNotFinite ? 0x7e00 : 0, codes, scales);
     float best = -1.0f;
     uint32_t kept = 0;
     for (int i = 0; i < kE8Steps; ++i) {
@@ -250,10 +254,8 @@ KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, const 
     const uint32_t lane = thread_x() % 32;
     const WarpRow row = normalise_warp(x, n);
     if (row.kind != RowKind::kCoded) {
-        for (uint32_t i = lane; i < n * kBits / 8; i += 32) codes[i] = 0;
-        if (lane == 0)
-            kv_store_u16(scales, trellis_field(row.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f, 0, kBits));
-        return;
+        const float scale = row.kind == RowKind::kNotFinite ? __builtin_nanf("") : 0.0f;
+        return encode_nothing(n * kBits / 8, trellis_field(scale, 0, kBits), codes, scales);
     }
     const int8_t* table = kTrellisTables[kBits - 2];
     const float units = kTrellisUnit[kBits - 2] / row.rms;
@@ -293,70 +295,6 @@ KEEL_GPU void encode_as(float* x, uint32_t n, KvScaleMode mode, const CodingRoom
 KEEL_GPU void encode_warp(KvFormat format, float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room,
                           uint8_t* codes, uint8_t* scales) {
     for_coded_format(format, [&]<KvFormat F>() { encode_as<F>(x, n, mode, room, codes, scales); });
-}
-
-// ---- reading ----
-template <KvFormat F>
-KEEL_GPU void unpack8_as(const uint8_t* codes, const uint8_t* scales, uint32_t n, uint32_t b, int8_t* q) {
-    constexpr int kBits = kKvFormats[F].bits;
-    constexpr KvFamily kFamily = kKvFormats[F].family;
-    if constexpr (kFamily == KvFamily::kBlock32) {
-        const uint16_t d = kv_load_u16(scales + b / 4 * 2);
-        const uint8_t* block = codes + b / 4 * (kKvBlock * kBits / 8);
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) {
-            const uint32_t i = b % 4 * 8 + e;
-            const int v = kBits == 8 ? static_cast<int8_t>(block[i]) : (block[i % 16] >> (i < 16 ? 0 : 4) & 15) - 8;
-            const int signed_v = d & 0x8000 ? -v : v;
-            q[e] = static_cast<int8_t>(signed_v > 127 ? 127 : signed_v);
-        }
-    } else if constexpr (kFamily == KvFamily::kLattice) {
-        int16_t wide[8];
-        unpack_e8_integers<kBits>(codes + b * kBits, 8, wide);
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) q[e] = static_cast<int8_t>(wide[e]);
-    } else if constexpr (kFamily == KvFamily::kTrellis) {
-        // The window of a block's last element reaches into the next block, or the start bits.
-        const int8_t* table = kTrellisTables[kBits - 2];
-        const uint32_t bytes = n * kBits / 8, start = kv_load_u16(scales) & ((1u << (8 - kBits)) - 1);
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) {
-            const uint32_t at = (8 * b + e) * kBits, byte = at / 8;
-            const uint32_t next = byte + 1 < bytes ? codes[byte + 1] : start;
-            q[e] = table[(codes[byte] | next << 8) >> at % 8 & 255];
-        }
-    }
-}
-// Integers of elements [8 b, 8 b + 8) of an integer format's row.
-KEEL_GPU void unpack8(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t n, uint32_t b, int8_t* q) {
-    for_coded_format(format, [&]<KvFormat F>() {
-        if constexpr (kKvFormats[F].integer) unpack8_as<F>(codes, scales, n, b, q);
-    });
-}
-// Scale s of an integer format's row.
-KEEL_GPU float integer_scale(KvFormat format, const uint8_t* scales, uint32_t s) {
-    const uint16_t field = kv_load_u16(scales + 2 * s);
-    switch (kKvFormats[format].family) {
-        case KvFamily::kTrellis: {
-            const uint32_t start_bits = 8u - kKvFormats[format].bits;
-            return f16_to_f32(static_cast<uint16_t>(field >> start_bits << (start_bits - 1)));
-        }
-        default:
-            return f16_to_f32(field & 0x7fff);
-    }
-}
-// Elements [8 b, 8 b + 8) of a row of a format that is read as f32.
-KEEL_GPU void decode8(KvFormat format, const uint8_t* codes, const uint8_t* scales, uint32_t b, float* y) {
-    int16_t wide[8];
-    if (format == kKvE8_8) unpack_e8_integers<8>(codes + 8 * b, 8, wide);
-    KEEL_UNROLL
-    for (uint32_t e = 0; e < 8; ++e) {
-        const uint32_t i = 8 * b + e;
-        y[e] = format == kKvF32   ? reinterpret_cast<const float*>(codes)[i]
-               : format == kKvF16 ? f16_to_f32(kv_load_u16(codes + 2 * i))
-               : format == kKvFp8 ? fp8_to_f32(codes[i])
-                                  : mul_f32(f16_to_f32(kv_load_u16(scales) & 0x7fff), static_cast<float>(wide[e]));
-    }
 }
 
 }  // namespace

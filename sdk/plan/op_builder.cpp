@@ -248,6 +248,7 @@ Buf OpBuilder::attention(const char* name, const Buf& qkv, uint32_t set, uint32_
     end.reads |= buffer_bit(state);
     end.rows = s_.q_dim();
     end.k = s_.heads / s_.kv_heads * s_.head_dim;
+    end.window = window;
     end.token_bytes = uint64_t{s_.q_dim()} * 8;
     end.token_macs = uint64_t{s_.q_dim()} * 3;
     return result(name, s_.q_dim());

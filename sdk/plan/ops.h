@@ -71,7 +71,7 @@ struct Op {
     keel_repack_skip repack_skip;
     TensorSlot slot;  // of its weights
     int32_t layer;    // -1 outside the layers
-    uint32_t window;  // attention: visible positions, 0 = all
+    uint32_t window;  // attention and its finish: visible positions, 0 = all
     uint32_t weight_type;
     uint32_t rows;        // output elements of a token
     uint32_t k;           // inner dimension; attention: of a head; attention_finish: of the query heads of a KV head

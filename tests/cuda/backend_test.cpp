@@ -9,6 +9,7 @@
 #include "keel/keel_cuda.h"
 #include "keel/keel_lab.h"
 #include "sdk/backend/cpu/cpu_backend.h"
+#include "sdk/run/tree.h"
 #include "tests/cuda/fake_driver.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
@@ -40,10 +41,10 @@ std::vector<int32_t> tokens(uint32_t count, uint32_t seed) {
     for (uint32_t i = 0; i < count; ++i) ids[i] = static_cast<int32_t>((seed + i * 37) % 200 + 3);
     return ids;
 }
-std::vector<float> last_logits(Engine& e, keel_session session) {
+std::vector<float> last_logits(Engine& e, keel_session session, uint32_t which = 0) {
     const float* row = nullptr;
     uint32_t count = 0;
-    check(keel_session_logits(session, 0, &row, &count), "keel_session_logits");
+    check(keel_session_logits(session, which, &row, &count), "keel_session_logits");
     return {row, row + e.info().vocabulary};
 }
 keel_status init_status(const std::function<void(keel_config*)>& change = nullptr) {
@@ -279,6 +280,50 @@ TEST(CudaBackend, SessionsMoveBetweenBackends) {
                 rows.push_back(last_logits(to, to.session()));
             }
         for (const std::vector<float>& row : rows) EXPECT_EQ(row, rows[0]) << format;
+    }
+}
+
+// Speculative verification: the logits of a tree's nodes, the session that accepts a path of it and goes on, and what it
+// saves, are those of the CPU. The tree lies in a third tile, behind a split's end in the last case.
+TEST(CudaBackend, TokenTreesHaveTheCpusBits) {
+    constexpr uint32_t kNodes = 11, kPath[] = {0, 2, 6};
+    struct Case {
+        keel_kv_format k, v;
+        uint32_t sinks, recent, base;
+    };
+    for (const Case& c : {Case{KEEL_KV_TCQ_3, KEEL_KV_E8_4, 0, 0, 122}, Case{KEEL_KV_Q8_0, KEEL_KV_TCQ_2, 4, 9, 75},
+                          Case{KEEL_KV_F16, KEEL_KV_Q4_0, 0, 0, 505}}) {
+        std::vector<std::vector<float>> rows[2];
+        std::vector<uint8_t> saved[2];
+        for (const bool on_cuda : {false, true}) {
+            keel_config config = small_config();
+            config.backend = on_cuda ? keel_cuda() : cpu();
+            config.context_tokens = 640;
+            config.logits_rows = kNodes;
+            config.k_format = c.k;
+            config.v_format = c.v;
+            config.kv_sink_tokens = c.sinks;
+            config.kv_recent_tokens = c.recent;
+            Engine engine(keel_test::source_path(kWideModel), config);
+            engine.feed(tokens(c.base, 4));
+            engine.advance();
+            std::vector<uint32_t> parents(kNodes, keel::kNoNode);
+            for (uint32_t i = 1; i < kNodes; ++i) parents[i] = (i - 1) / 2;
+            check(keel::session_feed_tree(engine.session(), tokens(kNodes, 9).data(), parents.data(), kNodes), "feed");
+            engine.advance();
+            for (uint32_t row = 0; row < kNodes; ++row)
+                rows[on_cuda].push_back(last_logits(engine, engine.session(), row));
+            check(keel::session_accept(engine.session(), kPath, 3), "accept");
+            engine.feed(tokens(2, 3));
+            engine.advance();
+            rows[on_cuda].push_back(last_logits(engine, engine.session()));
+            uint64_t bytes = 0;
+            check(keel_session_save_bytes(engine.session(), &bytes), "save");
+            saved[on_cuda].resize(bytes);
+            check(keel_session_save(engine.session(), saved[on_cuda].data(), bytes, &bytes), "save");
+        }
+        EXPECT_EQ(rows[1], rows[0]) << c.k;
+        EXPECT_EQ(saved[1], saved[0]) << c.k;
     }
 }
 

@@ -35,7 +35,7 @@ struct Session {
     explicit Session(const Problem& p, Random& random) : problem(p) {
         layer = keel::kv_layer(p.kv_heads, p.head_dim, {p.k, p.v, p.mode, p.mode}, &page_bytes);
         page_bytes = round64(page_bytes);
-        window = keel::kv_f16_window_shape(1, p.kv_heads, p.head_dim, p.sinks, p.recent, 0, p.tokens);
+        window = keel::kv_f16_window_shape(0, 1, p.kv_heads, p.head_dim, p.sinks, p.recent, 0, p.tokens);
         const uint32_t pages = keel::kv_pages_for(p.positions);
         for (uint32_t i = 0; i < pages; ++i) page_id.push_back(i == p.evicted ? kNone : pages - 1 - i);
         memory.assign(pages * page_bytes + window.session_bytes + 64, 0);
@@ -81,6 +81,11 @@ struct Session {
         step.page_id = page_id.data();
         step.tail_first = tail_first.data();
         step.tail_parent = tail_parent.data();
+        for (uint32_t i = 0; i < p.tokens; i += kBlockTokens) {
+            query_block.push_back(i);
+            query_block.push_back(std::min(p.tokens - i, kBlockTokens));
+        }
+        step.query_block = query_block.data();
         const uint32_t n = p.head_dim, floats = p.kv_heads * n;
         key_mean = random.normals(floats);
         value_mean = random.normals(floats);
@@ -117,8 +122,8 @@ struct Session {
     KvMeans means = {};
     Heads shape = {};
     StepArrays step = {};
-    std::vector<uint32_t> page_id, slot, session, position, tail_first, tail_parent, pair, session_index = {0},
-                                                                                           page_first = {0, 1u << 20};
+    std::vector<uint32_t> page_id, slot, session, position, tail_first, tail_parent, pair, query_block,
+        session_index = {0}, page_first = {0, 1u << 20};
     std::vector<float> key_mean, value_mean, gain, inverse_gain, tile_rotations, offset_rotations;
 };
 
@@ -231,6 +236,17 @@ std::vector<Problem> problems() {
     all.push_back({kKvTcq3, kKvTcq3, 64, 2, 1, 200, 1, 0, 0, 0, 2, false, 0.0f, 1});
     all.back().neox = true;
     all.push_back({kKvE8_4, kKvF16, 64, 2, 1, 150, 7, 0, 0, 64, 0, false, 0.0f, UINT32_MAX, 140});
+    // Several query blocks and splits; heads that a block has not all of; a group that one block's columns do not hold.
+    all.push_back({kKvTcq3, kKvE8_4, 80, 3, 1, 1100, 9});
+    all.push_back({kKvE8_6, kKvQ8_0, 64, 10, 1, 70, 8});
+    all.push_back({kKvQ4_0, kKvTcq4, 32, 12, 1, 140, 1});
+    // Sinks, windows and recent rows over several splits.
+    all.push_back({kKvTcq6, kKvTcq2, 64, 2, 1, 1290, 9, 700, 7, 530});
+    all.push_back({kKvF16, kKvF16, 64, 2, 2, 1030, 8, 0, 3, 20});
+    all.push_back({kKvF16, kKvFp8, 32, 1, 1, 11300, 1});  // merging takes a third round of 32 views of splits
+    // A tree that reaches into a third tile, in blocks of eight tokens; its rows under a scale for 32 elements.
+    all.push_back({kKvE8_2, kKvQ4_0, 64, 4, 2, 260, 12, 0, 0, 0, 0, false, 0.0f, UINT32_MAX, 190});
+    all.push_back({kKvTcq5, kKvTcq3, 64, 4, 2, 530, 12, 0, 2, 9, 0, false, 0.0f, UINT32_MAX, 505});
     return all;
 }
 
@@ -304,9 +320,36 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             attend.softcap = p.softcap;
             attend.window = p.window;
             attend.tokens = p.tokens;
-            launch(kernel_attention, attend, launch_shape(attend), order);
+            const uint32_t group = p.heads / p.kv_heads, block_tokens = std::min(p.tokens, kBlockTokens),
+                           columns = attention_columns(group, block_tokens);
+            attend.query_blocks = static_cast<uint32_t>(want.query_block.size() / 2);
+            attend.tile_heads = attention_heads(group, block_tokens);
+            attend.splits = (p.positions + kSplitPositions - 1) / kSplitPositions;
+            attend.partial_slots = partial_slots(p.positions, p.sinks, p.recent);
+            const KernelId kernel = columns == 8 ? kernel_attend_8 : kernel_attend_32;
+            launch(kernel, attend, attention_shape(attend, columns), order);
             EXPECT_TRUE(same_floats(out.data(), want_out.data(), out.size()));
             EXPECT_TRUE(same_floats(state.data(), want_state.data(), state.size()));
+            AttentionFinishArgs finish = {};
+            finish.out = attend.out;
+            finish.state = attend.state;
+            finish.shape = attend.shape;
+            finish.tokens = p.tokens;
+            launch(kernel_attention_finish, finish, launch_shape(finish), order);
+            const std::vector<float> finished = out;
+            // The same by splits that are merged afterwards.
+            std::vector<float> partial(uint64_t{p.tokens} * p.heads * attend.partial_slots * (n + kPartialState), 7.0f);
+            std::fill(out.begin(), out.end(), 0.0f);
+            attend.partial = partial.data();
+            launch(kernel, attend, attention_shape(attend, columns), order);
+            finish.partial = partial.data();
+            finish.partial_slots = attend.partial_slots;
+            finish.window = p.window;
+            finish.sink_tokens = p.sinks;
+            finish.recent_tokens = p.recent;
+            finish.position = want.position.data();
+            launch(kernel_attention_finish, finish, launch_shape(finish), order);
+            EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
         }
     }
 }
@@ -398,8 +441,13 @@ TEST(SimtAttention, NormsRotationAndFinishEqualScalar) {
                         kScalarSet.kv_unrotate(o, n);
                         for (uint32_t i = 0; i < n; ++i) o[i] = o[i] + mean[i];
                     }
-                const AttentionFinishArgs finish = {
-                    {out.data(), heads * n}, {state.data(), 2 * heads}, shape, mean.data(), true, tokens};
+                AttentionFinishArgs finish = {};
+                finish.out = {out.data(), heads * n};
+                finish.state = {state.data(), 2 * heads};
+                finish.shape = shape;
+                finish.value_mean = mean.data();
+                finish.rotated = true;
+                finish.tokens = tokens;
                 launch(kernel_attention_finish, finish, launch_shape(finish), order);
                 EXPECT_TRUE(same_floats(out.data(), want_out.data(), out.size()));
             }

@@ -87,6 +87,7 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     const uint32_t logits_rows = partly_offloaded(p.config) ? 0 : most_logits_rows(p.config);
     at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
         "logits", uint64_t{logits_rows} * p.spec.vocabulary * sizeof(float));
+    at.partial = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("attention_splits", partial_bytes(p));
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);

@@ -12,7 +12,8 @@ namespace keel {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
-    uint64_t token, position, slot, session, logits_token, session_index, page_first, tail_first, page_id, tail_parent;
+    uint64_t token, position, slot, session, query_block, logits_token, session_index, page_first, tail_first, page_id,
+        tail_parent;
     uint64_t bytes;
 };
 StepBlock step_block(const PlanConfig& config);
@@ -22,6 +23,7 @@ struct CudaCopies {
     uint64_t plain;    // DEVICE_SCRATCH: plain rows on their way, kUploadRowsBytes
     uint64_t step;     // DEVICE_SCRATCH: a StepBlock
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
+    uint64_t partial;  // DEVICE_SCRATCH: what attention leaves of splits (kernels/cuda/attention_args.h)
     uint64_t staging;  // PINNED: a StepBlock
     uint64_t tables;   // DEVICE_WEIGHTS: rope frequencies, then the arrays of the KV transform
     uint64_t transform;
@@ -64,6 +66,11 @@ inline uint32_t most_logits_rows(const PlanConfig& c) {
     return kept < c.chunk_tokens ? kept : c.chunk_tokens;
 }
 
+// Most tokens of a step whose splits attention goes through apart.
+inline uint32_t most_partial_tokens(const PlanConfig& c) {
+    return c.chunk_tokens < 16 ? c.chunk_tokens : 16;
+}
+
 // Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing.
 struct CudaDispatch {
     uint32_t ops;
@@ -85,6 +92,9 @@ uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 // ---- cuda_ops.cpp ----
 // Launches a dispatch for the step under way, all of its work. In the device's context.
 platform::cuda::Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch);
+
+// ---- cuda_attention.cpp ----
+uint64_t partial_bytes(const Program& p);
 
 // ---- cuda_step.cpp ----
 keel_status cuda_begin(Device* device, const Step* step);

@@ -46,4 +46,11 @@ platform::cuda::Result launch_products(const CudaDevice& d, const Op* ops, const
 // Rows of f32 of buffer `from` into the 8-bit layouts that the op writes.
 platform::cuda::Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from);
 
+// ---- cuda_attention.cpp ----
+platform::cuda::Result launch_qk_norm(const CudaDevice& d, const Op& op);
+platform::cuda::Result launch_rope(const CudaDevice& d, const Op& op);
+platform::cuda::Result launch_append(const CudaDevice& d, const Op& op);
+platform::cuda::Result launch_attention(const CudaDevice& d, const Op& op);
+platform::cuda::Result launch_attention_finish(const CudaDevice& d, const Op& op);
+
 }  // namespace keel

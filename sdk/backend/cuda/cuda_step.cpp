@@ -20,6 +20,7 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     put(b.position, step.position, step.tokens);
     put(b.slot, step.slot, step.tokens);
     put(b.session, step.session, step.tokens);
+    put(b.query_block, step.query_block, step.query_blocks);
     put(b.logits_token, step.logits_token, step.logits_rows);
     put(b.session_index, step.session_index, step.sessions);
     put(b.page_first, step.page_first, step.sessions + 1);
@@ -67,6 +68,7 @@ StepBlock step_block(const PlanConfig& c) {
     b.position = place(c.chunk_tokens, sizeof(uint32_t));
     b.slot = place(c.chunk_tokens, sizeof(uint32_t));
     b.session = place(c.chunk_tokens, sizeof(uint32_t));
+    b.query_block = place(c.chunk_tokens, sizeof(QueryBlock));
     b.logits_token = place(c.chunk_tokens, sizeof(uint32_t));
     b.session_index = place(c.max_sessions, sizeof(uint32_t));
     b.page_first = place(c.max_sessions + 1, sizeof(uint32_t));

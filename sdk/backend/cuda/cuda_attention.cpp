@@ -1,0 +1,151 @@
+// The launches of what works on heads and on the KV pages: head norms, rotation, append, attention.
+#include "sdk/backend/cuda/cuda_launch.h"
+
+namespace keel {
+namespace {
+
+using platform::cuda::Result;
+
+cuda::Heads heads_of(const CudaDevice& d) {
+    const ModelSpec& s = d.program->spec;
+    return {s.heads, s.kv_heads, s.head_dim, s.rope_dims / 2, d.program->rope_neox};
+}
+
+cuda::KvRows kv_rows(const kernels::KvPlane& plane, uint64_t head_bytes, kernels::KvScaleMode mode) {
+    return {plane.format, plane.code_bytes, plane.scale_bytes, plane.codes, plane.scales, head_bytes, mode};
+}
+cuda::KvPlaces places_of(const CudaDevice& d, uint32_t layer) {
+    const Program& p = *d.program;
+    const KvLayer& coded = p.geometry.layer[layer];
+    const KvPart& part = p.kv_of(layer);
+    const KvF16WindowShape& w = part.f16_window;
+    cuda::KvPlaces at = {};
+    at.base = d.region[KEEL_REGION_DEVICE_KV];
+    at.pages = part.page_offset(0);
+    at.page_stride = part.page_offset(1) - part.page_offset(0);
+    at.k = kv_rows(coded.k, coded.k_head_bytes, coded.k_scale);
+    at.v = kv_rows(coded.v, coded.v_head_bytes, coded.v_scale);
+    at.windows = part.f16_window_offset(0);
+    at.window_stride = part.f16_window_offset(1) - part.f16_window_offset(0);
+    at.sink_tokens = w.sink_tokens;
+    at.recent_tokens = w.recent_tokens;
+    if (w.sink_tokens) {
+        at.sink_k = kv_rows(w.sink_k(layer, 0), w.sinks.k_head_bytes, coded.k_scale);
+        at.sink_v = kv_rows(w.sink_v(layer, 0), w.sinks.v_head_bytes, coded.v_scale);
+    }
+    if (w.recent_tokens) {
+        at.recent_pages = w.recent_pages;
+        at.ring = w.recent_page_offset(0);
+        at.recent_page_stride = w.recent_page_bytes;
+        at.recent_k = kv_rows(w.recent_k(layer, 0), w.recent.k_head_bytes, coded.k_scale);
+        at.recent_v = kv_rows(w.recent_v(layer, 0), w.recent.v_head_bytes, coded.v_scale);
+    }
+    return at;
+}
+
+cuda::KvMeans means_of(const CudaDevice& d, const Op& op) {
+    const KvTransform& t = d.transform;
+    const uint64_t at = t.at(static_cast<uint32_t>(op.layer), 0);
+    const auto layer = [at](const float* array) { return array ? array + at : nullptr; };
+    cuda::KvMeans means = {layer(t.key_mean), layer(t.value_mean),
+                           layer(t.gain),     layer(t.inverse_gain),
+                           t.pairs,           t.pair,
+                           nullptr,           nullptr};
+    if (t.pairs) {
+        means.tile_rotations = t.set_tile_rotations(op.rope_set);
+        means.offset_rotations = t.set_offset_rotations(op.rope_set);
+    }
+    return means;
+}
+
+cuda::StepArrays step_of(const CudaDevice& d) {
+    const StepBlock& b = d.block;
+    const auto array = [&](uint64_t offset) { return d.step_array<uint32_t>(offset); };
+    return {d.step_array<int32_t>(b.token),
+            array(b.position),
+            array(b.slot),
+            array(b.session),
+            array(b.logits_token),
+            array(b.session_index),
+            array(b.page_first),
+            array(b.page_id),
+            array(b.tail_first),
+            array(b.tail_parent),
+            array(b.query_block)};
+}
+
+cuda::KvStepArgs kv_step_of(const CudaDevice& d, const Op& op) {
+    return {rows_of(d, op.in), rows_of(d, op.state), rows_of(d, op.mean),
+            heads_of(d),       means_of(d, op),      places_of(d, static_cast<uint32_t>(op.layer)),
+            step_of(d),        d.step->tokens};
+}
+
+// The splits that attention goes through apart from each other in the step under way; 0: a block all of its own. A few
+// tokens leave most of a GPU idle otherwise; many do not, and their partials would take much memory.
+uint32_t splits_apart(const CudaDevice& d) {
+    const uint32_t splits = cuda::divide_up(d.step->longest, cuda::kSplitPositions);
+    return splits > 1 && d.step->tokens <= most_partial_tokens(d.program->config) ? splits : 0;
+}
+uint32_t slots_of(const Program& p) {
+    return cuda::partial_slots(p.config.context_tokens, p.f16_window.sink_tokens, p.f16_window.recent_tokens);
+}
+
+}  // namespace
+
+uint64_t partial_bytes(const Program& p) {
+    if (p.config.context_tokens <= cuda::kSplitPositions) return 0;
+    return uint64_t{most_partial_tokens(p.config)} * p.spec.heads * slots_of(p) *
+           (p.spec.head_dim + cuda::kPartialState) * sizeof(float);
+}
+
+Result launch_qk_norm(const CudaDevice& d, const Op& op) {
+    return launch(d, cuda::kernel_qk_norm,
+                  cuda::QkNormArgs{rows_of(d, op.in), heads_of(d), op.norm, op.norm2, d.program->spec.norm_eps,
+                                   rows_of_step(d, op)});
+}
+
+Result launch_rope(const CudaDevice& d, const Op& op) {
+    return launch(d, cuda::kernel_rope,
+                  cuda::RopeArgs{rows_of(d, op.in), heads_of(d),
+                                 rows_at(rows_of(d, op.rope), uint64_t{op.rope_set} * d.program->spec.rope_dims),
+                                 means_of(d, op), rows_of_step(d, op)});
+}
+
+Result launch_append(const CudaDevice& d, const Op& op) {
+    return launch(d, cuda::kernel_kv_append,
+                  cuda::KvAppendArgs{kv_step_of(d, op), d.program->spec.rope_attention_factor});
+}
+
+Result launch_attention(const CudaDevice& d, const Op& op) {
+    const ModelSpec& s = d.program->spec;
+    const uint32_t group = s.heads / s.kv_heads, block_tokens = d.step->decode ? 1 : kQueryBlockTokens,
+                   columns = cuda::attention_columns(group, block_tokens);
+    cuda::AttentionArgs a = {
+        kv_step_of(d, op), rows_of(d, op.out), s.attention_scale, s.attention_softcap, op.window, 0, 0, nullptr, 0, 0};
+    a.query_blocks = d.step->query_blocks;
+    a.tile_heads = cuda::attention_heads(group, block_tokens);
+    a.splits = splits_apart(d);
+    if (a.splits) a.partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
+    a.partial_slots = slots_of(*d.program);
+    return launch(d, columns == 8 ? cuda::kernel_attend_8 : cuda::kernel_attend_32, a, attention_shape(a, columns));
+}
+
+Result launch_attention_finish(const CudaDevice& d, const Op& op) {
+    const Program& p = *d.program;
+    cuda::AttentionFinishArgs a = {};
+    a.out = rows_of(d, op.in);
+    a.state = rows_of(d, op.state);
+    a.shape = heads_of(d);
+    a.value_mean = means_of(d, op).value_mean;
+    a.rotated = kernels::kKvFormats[p.geometry.layer[op.layer].v.format].rotated;
+    a.tokens = d.step->tokens;
+    if (splits_apart(d)) a.partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
+    a.partial_slots = slots_of(p);
+    a.window = op.window;
+    a.sink_tokens = p.f16_window.sink_tokens;
+    a.recent_tokens = p.f16_window.recent_tokens;
+    a.position = d.step_array<uint32_t>(d.block.position);
+    return launch(d, cuda::kernel_attention_finish, a);
+}
+
+}  // namespace keel
