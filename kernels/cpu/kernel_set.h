@@ -44,7 +44,7 @@ static inline uint64_t matmul_scratch_bytes(uint32_t k) {
 using MatmulFn = void (*)(const MatmulArgs&);
 
 // ---- sampling (NUMERICS section 6) ----
-// Buckets of distances, 0..kLastBucket; their numbers grow with the distance. Without `ends`: of equal width from `first`
+// Buckets of distances, 0..kLastBucket; numbers grow with the distance. Without `ends`: of equal width from `first`
 // on, but the first and the last also hold what lies before and behind. With `ends`: kEndBuckets of equal width before
 // `first`, so many behind `end`, the others between them, and the last for what lies farther.
 struct DistanceBuckets {
