@@ -16,7 +16,10 @@
 #include <stdexcept>
 
 #include "keel/keel_cuda.h"
+#include "keel/keel_lab.h"
+#include "kernels/cuda/kernels.h"
 #include "perf/device_kernels.h"
+#include "sdk/backend/cuda/cuda_backend.h"
 #include "sdk/backend/cuda/cuda_context.h"
 #include "sdk/run/engine.h"
 #include "sdk/tools/common/console.h"
@@ -92,7 +95,8 @@ class Gpu {
             throw std::runtime_error(std::string(error.field) + ": " + error.reason);
         need(driver().context_push(cuda_.context), "cuCtxPushCurrent");
         need(driver().stream_create(&stream_, cuda::kStreamNonBlocking, 0), "cuStreamCreateWithPriority");
-        need(driver().module_load(&module_, keel_perf_fatbin), "cuModuleLoadData");
+        need(driver().module_load(&kernels_, keel_cuda_fatbin), "cuModuleLoadData");
+        need(driver().module_load(&perf_kernels_, keel_perf_fatbin), "cuModuleLoadData");
         constexpr int kMultiprocessors = 16;
         int count = 0;
         if (driver().device_attribute(&count, kMultiprocessors, cuda_.primary_of) == cuda::kSuccess)
@@ -110,20 +114,21 @@ class Gpu {
         need(driver().memory_allocate(&data, static_cast<size_t>(bytes)), "cuMemAlloc");
         return data;
     }
-    cuda::Function function(const char* name) const {
+    // Of Keel's kernels, or those that only measure.
+    cuda::Function function(const char* name, bool perf = false) const {
         cuda::Function f;
-        need(driver().module_function(&f, module_, name), name);
+        need(driver().module_function(&f, perf ? perf_kernels_ : kernels_, name), name);
         return f;
     }
     template <class Args>
-    void launch(cuda::Function f, uint32_t blocks, Args args, bool cooperative = false) const {
-        void* arguments[1] = {&args};
+    void launch(cuda::Function f, uint32_t blocks, uint32_t threads, Args args, bool cooperative = false) const {
+        uint64_t* nowhere = nullptr;
+        void* arguments[2] = {&args, &nowhere};
         if (cooperative)
-            need(more_.launch_cooperative(f, blocks, 1, 1, keel::cuda::kPerfThreads, 1, 1, 0, stream_, arguments),
+            need(more_.launch_cooperative(f, blocks, 1, 1, threads, 1, 1, 0, stream_, arguments),
                  "cuLaunchCooperativeKernel");
         else
-            need(driver().launch(f, blocks, 1, 1, keel::cuda::kPerfThreads, 1, 1, 0, stream_, arguments, nullptr),
-                 "cuLaunchKernel");
+            need(driver().launch(f, blocks, 1, 1, threads, 1, 1, 0, stream_, arguments, nullptr), "cuLaunchKernel");
     }
     void wait() const { need(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }
 
@@ -144,7 +149,7 @@ class Gpu {
   private:
     keel::CudaContext cuda_ = {};
     cuda::Stream stream_ = nullptr;
-    cuda::Module module_ = nullptr;
+    cuda::Module kernels_ = nullptr, perf_kernels_ = nullptr;
     MoreCalls more_;
     uint32_t multiprocessors_ = 4;
 };
@@ -163,12 +168,17 @@ class Model {
         need(keel_inspect(reader_.get(), nullptr, buffer_.data(), buffer_.size() * 8, &model, &info, &error),
              "keel_inspect", error);
         vocabulary_ = info.vocabulary;
+        layers_ = info.layers;
         keel_config config = sized<keel_config>();
         config.backend = keel_cuda();
         config.context_tokens = context;
         config.chunk_tokens = chunk;
         config.k_format = config.v_format = format;
         need(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", error);
+        uint32_t ops = 0;
+        need(keel_plan_ops(reader_.get(), model, &config, nullptr, 0, &ops, &error), "keel_plan_ops", error);
+        ops_.resize(ops, sized<keel_op_info>());
+        need(keel_plan_ops(reader_.get(), model, &config, ops_.data(), ops, &ops, &error), "keel_plan_ops", error);
         for (int i = 0; i < KEEL_REGION_DEVICE_SCRATCH; ++i) {
             const keel_region_plan& region = plan_.regions[i];
             if (!region.bytes || i == KEEL_REGION_PINNED) continue;
@@ -192,6 +202,51 @@ class Model {
 
     const keel_memory_plan& plan() const { return plan_; }
     uint32_t context() const { return context_; }
+
+    // What a dispatch of a step takes: the ops in it, the bytes they move, the median over some steps.
+    struct Dispatch {
+        std::string name;
+        uint32_t count;  // of the same ops and types, in all layers
+        double us, predicted_us, bytes;
+    };
+    // Of steps of one token behind `held` positions.
+    std::vector<Dispatch> dispatches(uint32_t held, uint32_t steps) {
+        need(keel_lab_time_ops(engine_, 1), "keel_lab_time_ops");
+        std::vector<std::vector<keel_lab_op_time>> times;
+        for (uint32_t i = 0; i < steps; ++i) {
+            step_us(1);
+            uint32_t count = 0;
+            need(keel_lab_op_times(engine_, nullptr, 0, &count), "keel_lab_op_times");
+            times.emplace_back(count, sized<keel_lab_op_time>());
+            need(keel_lab_op_times(engine_, times.back().data(), count, &count), "keel_lab_op_times");
+        }
+        need(keel_lab_time_ops(engine_, 0), "keel_lab_time_ops");
+        std::vector<Dispatch> out;
+        for (size_t i = 0; i < times[0].size(); ++i) {
+            std::vector<double> us;
+            for (const auto& step : times) us.push_back(step.at(i).us);
+            const keel_lab_op_time& t = times.back()[i];
+            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0};
+            for (uint32_t op = t.op; op < t.op + t.ops; ++op) {
+                const keel_op_info& info = ops_.at(op);
+                d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
+                if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
+                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes);
+                if (!strcmp(info.name, "attention"))
+                    d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
+            }
+            const auto same = std::find_if(out.begin(), out.end(), [&](const Dispatch& o) { return o.name == d.name; });
+            if (same == out.end()) {
+                out.push_back(d);
+                continue;
+            }
+            ++same->count;
+            same->us += d.us;
+            same->predicted_us += d.predicted_us;
+            same->bytes += d.bytes;
+        }
+        return out;
+    }
 
     // The session has `tokens` positions.
     void hold(uint32_t tokens) {
@@ -241,7 +296,8 @@ class Model {
     }
 
     keel::tools::SynthReader reader_;
-    uint32_t context_, vocabulary_ = 0;
+    uint32_t context_, vocabulary_ = 0, layers_ = 1;
+    std::vector<keel_op_info> ops_;
     std::vector<uint64_t> buffer_;
     std::vector<std::vector<uint8_t>> host_;
     keel_memory_plan plan_ = sized<keel_memory_plan>();
@@ -267,11 +323,6 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 part(strf("%s %s, KV %s", shape, mix, name).c_str(),
                      [&, f = format, n = name] { model(shape, mix, f, n); });
-        if (!o_.json.empty()) {
-            std::ofstream file(o_.json);
-            file << document_.dump(1) << '\n';
-            if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
-        }
         return failed_;
     }
 
@@ -294,6 +345,14 @@ class Timings {
             failed_ = 1;
         }
         fflush(stdout);
+        write();
+    }
+    // What there is so far: a run may be ended from outside.
+    void write() const {
+        if (o_.json.empty()) return;
+        std::ofstream file(o_.json);
+        file << document_.dump(1) << '\n';
+        if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
     }
 
     void machine() {
@@ -309,9 +368,7 @@ class Timings {
 
     void stream() {
         const uint64_t bytes = o_.small ? 1 << 16 : uint64_t{4} << 30;
-        const uint32_t blocks = gpu_.multiprocessors() * (o_.small ? 1 : 8);
-        const cuda::DevicePointer data = gpu_.allocate(bytes),
-                                  out = gpu_.allocate(uint64_t{blocks} * keel::cuda::kPerfThreads * 4);
+        const cuda::DevicePointer data = gpu_.allocate(bytes);
         std::vector<uint8_t> noise(o_.small ? bytes : 64 << 20);
         uint32_t state = 1;
         for (uint8_t& byte : noise) byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
@@ -320,22 +377,22 @@ class Timings {
                       "cuMemcpyHtoD");
         const cuda::Function f = gpu_.function("read_stream");
         const double us = gpu_.time_us(o_.small ? 1 : 10, [&] {
-            gpu_.launch(f, blocks,
-                        keel::cuda::ReadStreamArgs{reinterpret_cast<const uint8_t*>(data), bytes / 16,
-                                                   reinterpret_cast<uint32_t*>(out)});
+            const keel::cuda::ReadStreamArgs args = {reinterpret_cast<const uint8_t*>(data), bytes / 16, nullptr};
+            const keel::cuda::LaunchShape shape = launch_shape(args, o_.small ? 1 : gpu_.multiprocessors());
+            gpu_.launch(f, shape.grid_x, shape.threads, args);
         });
         stream_gb_per_s_ = static_cast<double>(bytes) / us / 1e3;
         printf("  read-only stream of %s: %.1f GB/s\n", keel::tools::human_bytes(bytes).c_str(), stream_gb_per_s_);
         document_["stream"] = {{"bytes", bytes}, {"gb_per_s", stream_gb_per_s_}};
         Gpu::need(gpu_.driver().memory_free(data), "cuMemFree");
-        Gpu::need(gpu_.driver().memory_free(out), "cuMemFree");
     }
 
     void launches() {
         const MoreCalls& more = gpu_.more();
         const cuda::Function nothing = gpu_.function("nothing");
         const uint32_t count = o_.small ? 10 : 2000;
-        const double empty_us = gpu_.time_us(count, [&] { gpu_.launch(nothing, 1, keel::cuda::NothingArgs{}); });
+        const double empty_us =
+            gpu_.time_us(count, [&] { gpu_.launch(nothing, 1, keel::cuda::kWarp, keel::cuda::NothingArgs{}); });
         printf("  empty launch: %.2f us\n", empty_us);
         document_["launch_us"] = empty_us;
         constexpr uint32_t kNodes = 100;
@@ -343,7 +400,7 @@ class Timings {
             void *graph = nullptr, *executable = nullptr;
             constexpr int kThreadLocal = 1;
             Gpu::need(more.begin_capture(gpu_.stream(), kThreadLocal), "cuStreamBeginCapture");
-            for (uint32_t i = 0; i < kNodes; ++i) gpu_.launch(nothing, 1, keel::cuda::NothingArgs{});
+            for (uint32_t i = 0; i < kNodes; ++i) gpu_.launch(nothing, 1, keel::cuda::kWarp, keel::cuda::NothingArgs{});
             Gpu::need(more.end_capture(gpu_.stream(), &graph), "cuStreamEndCapture");
             Gpu::need(more.instantiate(&executable, graph, 0), "cuGraphInstantiate");
             const double us =
@@ -356,11 +413,11 @@ class Timings {
         if (more.launch_cooperative) {
             const cuda::DevicePointer arrived = gpu_.allocate(4);
             const uint32_t zero = 0;
-            const cuda::Function barriers = gpu_.function("grid_barriers");
+            const cuda::Function barriers = gpu_.function("grid_barriers", true);
             const auto barriers_us = [&](uint32_t n) {
                 return gpu_.time_us(1, [&] {
                     Gpu::need(gpu_.driver().copy_to_device(arrived, &zero, 4, gpu_.stream()), "cuMemcpyHtoD");
-                    gpu_.launch(barriers, gpu_.multiprocessors(),
+                    gpu_.launch(barriers, gpu_.multiprocessors(), keel::cuda::kPerfThreads,
                                 keel::cuda::GridBarriersArgs{reinterpret_cast<uint32_t*>(arrived), n}, true);
                 });
             };
@@ -420,6 +477,7 @@ class Timings {
                      {"samples", us.size()}});
             }
         }
+        kernels(m, std::min(4096u, longest / 2), add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -430,6 +488,25 @@ class Timings {
                 add({{"prefill", tokens}, {"us", us}, {"tokens_per_s", tokens * 1e6 / us}});
             }
         if (!strcmp(shape, "smollm2-135m") || tiny) percentiles(m, shape, format_name);
+    }
+    // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
+    template <class Add>
+    void kernels(Model& m, uint32_t held, const Add& add) {
+        m.hold(held);
+        printf("  dispatches of a step at %u positions:\n", held);
+        Json rows = Json::array();
+        for (const Model::Dispatch& d : m.dispatches(held, o_.small ? 2 : 50)) {
+            const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
+            printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
+                   rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());
+            rows.push_back({{"ops", d.name},
+                            {"count", d.count},
+                            {"us", d.us},
+                            {"predicted_us", d.predicted_us},
+                            {"bytes", d.bytes},
+                            {"gb_per_s", rate}});
+        }
+        add({{"context", held}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));

@@ -452,9 +452,9 @@ KEEL_GPU void soften(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
 }
 
 // ---- outputs ----
-// A thread's elements of the output of a split. Of V as integers: of each 128 elements, and of each 32 of those that the
-// warp has, what matrix units leave to a lane: of columns 2 t and 2 t + 1 elements 4 g to 4 g + 3. Of V as floats: eight
-// elements of one column, as often as there are.
+// A thread's elements of the output of a split. Of V as integers: of each 128 elements, and of each 32 of those that
+// the warp has, what matrix units leave to a lane: of columns 2 t and 2 t + 1 elements 4 g to 4 g + 3. Of V as floats:
+// eight elements of one column, as often as there are.
 template <uint32_t COLUMNS>
 struct Outputs {
     static constexpr uint32_t kUnits = COLUMNS / 8, kCount = 2 * kUnits;

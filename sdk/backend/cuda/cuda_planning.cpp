@@ -90,6 +90,9 @@ WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t,
     use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
     // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
     use.repacked = block != 0 && !lookup;
+    use.fp32 = block != 0                                                 ? KEEL_FP32_NONE
+               : kernels::kWeightTypes[weight_type].activation_block == 0 ? KEEL_FP32_TYPE
+                                                                          : KEEL_FP32_ACTIVATION;
     use.skip = use.repacked ? KEEL_REPACK_SKIP_NONE : lookup ? KEEL_REPACK_SKIP_LOOKUP : KEEL_REPACK_SKIP_TYPE;
     return use;
 }
@@ -101,6 +104,17 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     op->token_us = static_cast<double>(op->token_bytes) / kBytesPerUs;
     op->compute_us = static_cast<double>(op->token_macs) / (integers ? kIntegerMacsPerUs : kFloatMacsPerUs);
     return 0;
+}
+
+double cuda_predict_us(const CudaDevice& d, const Op& op) {
+    const Step& step = *d.step;
+    const Program& p = *d.program;
+    double us = predict_us(op, op.to_logits || op.kind == OpKind::kOutputNorm ? step.logits_rows : step.tokens);
+    if (op.kind == OpKind::kAttention) {
+        const uint32_t seen = op.window && op.window < step.longest ? op.window : step.longest;
+        us += static_cast<double>(p.geometry.row_bytes / p.spec.layers) * seen * step.sessions / kBytesPerUs;
+    }
+    return us;
 }
 
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
