@@ -1,4 +1,4 @@
-// The grammar that saved sessions may be held to in tests/fuzz/session_fuzz.cpp and in its seeds, which unit tests write.
+// The grammar that saved sessions may be held to in tests/fuzz/session_fuzz.cpp and in its seeds.
 #pragma once
 #include <string.h>
 

@@ -11,12 +11,13 @@
 
 namespace keel {
 
-// Every filter and the draw itself ask one question: in a given order, at which candidate does the running weight first
-// reach a target? Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is ever
-// sorted. weigh() looks at every candidate once: it puts them into buckets by distance and sums the weight of each. That
-// tells all buckets in front of the target; only the candidates of the one in which it is reached are gathered, and
-// looked at closer until they are told apart (find_cut). Where the buckets lie follows from a sample of the distances,
-// so that the one in question holds few, however close together all are; where many are equal, they are only counted.
+// Every filter and the draw itself ask one question: in a given order, at which candidate does the running weight
+// first reach a target? Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is
+// ever sorted. weigh() looks at every candidate once: it puts them into buckets by distance and sums the weight of
+// each. That tells all buckets in front of the target; only the candidates of the one in which it is reached are
+// gathered, and looked at closer until they are told apart (find_cut). Where the buckets lie follows from a sample of
+// the distances, so that the one in question holds few, however close together all are; where many are equal, they are
+// only counted.
 //
 // Work memory:
 //     | u128 weight[512] | u64 partial[4][512] | f64 adjusted[n] | u32 list[n] | u16 bucket[n] |     n = vocabulary
@@ -91,8 +92,8 @@ inline uint32_t bucket_of(const Candidates& c, double distance) {
     return c.buckets.ends ? kernels::bucket_number<true>(distance, c.buckets)
                           : kernels::bucket_number<false>(distance, c.buckets);
 }
-// Sums the weights of all candidates by bucket and returns the total. For masses *weighted, where it is not null, becomes
-// the sum of rint(w * d * 2^52).
+// Sums the weights of all candidates by bucket and returns the total. For masses *weighted, where it is not null,
+// becomes the sum of rint(w * d * 2^52).
 u128 weigh(Candidates& c, Weight weight, u128* weighted = nullptr);
 u128 total_weight(const Candidates& c);
 
