@@ -15,8 +15,8 @@ auto with_values(const Candidates& c, Visit visit) {
     return c.adjusted ? visit(static_cast<const double*>(c.adjusted)) : visit(c.logits);
 }
 
-// Spreads most of them over the distances of a sample, but for the nearest and the farthest few of it: one that lies far
-// from all others does not make a bucket wide.
+// Spreads most of them over the distances of a sample, but for the nearest and the farthest few of it: one that lies
+// far from all others does not make a bucket wide.
 void choose_buckets(Candidates& c, bool ends) {
     constexpr uint32_t kSamples = 256;
     double sample[kSamples];
