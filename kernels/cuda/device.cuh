@@ -28,11 +28,12 @@ constexpr uint32_t least_blocks(uint32_t threads) {
     return threads <= 128 ? 65536 / (threads * 255) : 0;
 }
 
-// KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`.
-#define KEEL_GPU_KERNEL(name)                                                                  \
-    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads,               \
-                                                 least_blocks(kernel_traits_##name::kThreads)) \
+// KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`. KEEL_GPU_KERNEL_OF: one of which
+// so many blocks shall fit.
+#define KEEL_GPU_KERNEL_OF(name, blocks)                                                 \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks) \
         name(const __grid_constant__ kernel_traits_##name::Arguments args)
+#define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__
 // Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
@@ -157,6 +158,7 @@ namespace keel::cuda {
         name##_body(*static_cast<const kernel_traits_##name::Arguments*>(args)); \
     }                                                                            \
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
+#define KEEL_GPU_KERNEL_OF(name, blocks) KEEL_GPU_KERNEL(name)
 #define KEEL_GPU inline
 #define KEEL_UNROLL
 #define KEEL_NO_UNROLL
