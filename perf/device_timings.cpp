@@ -16,7 +16,9 @@
 #include <stdexcept>
 
 #include "keel/keel_cuda.h"
+#include "kernels/cuda/kernels.h"
 #include "perf/device_kernels.h"
+#include "sdk/backend/cuda/cuda_backend.h"
 #include "sdk/backend/cuda/cuda_context.h"
 #include "sdk/run/engine.h"
 #include "sdk/tools/common/console.h"
@@ -92,7 +94,8 @@ class Gpu {
             throw std::runtime_error(std::string(error.field) + ": " + error.reason);
         need(driver().context_push(cuda_.context), "cuCtxPushCurrent");
         need(driver().stream_create(&stream_, cuda::kStreamNonBlocking, 0), "cuStreamCreateWithPriority");
-        need(driver().module_load(&module_, keel_perf_fatbin), "cuModuleLoadData");
+        need(driver().module_load(&kernels_, keel_cuda_fatbin), "cuModuleLoadData");
+        need(driver().module_load(&perf_kernels_, keel_perf_fatbin), "cuModuleLoadData");
         constexpr int kMultiprocessors = 16;
         int count = 0;
         if (driver().device_attribute(&count, kMultiprocessors, cuda_.primary_of) == cuda::kSuccess)
@@ -110,20 +113,21 @@ class Gpu {
         need(driver().memory_allocate(&data, static_cast<size_t>(bytes)), "cuMemAlloc");
         return data;
     }
-    cuda::Function function(const char* name) const {
+    // Of Keel's kernels, or those that only measure.
+    cuda::Function function(const char* name, bool perf = false) const {
         cuda::Function f;
-        need(driver().module_function(&f, module_, name), name);
+        need(driver().module_function(&f, perf ? perf_kernels_ : kernels_, name), name);
         return f;
     }
     template <class Args>
-    void launch(cuda::Function f, uint32_t blocks, Args args, bool cooperative = false) const {
-        void* arguments[1] = {&args};
+    void launch(cuda::Function f, uint32_t blocks, uint32_t threads, Args args, bool cooperative = false) const {
+        uint64_t* nowhere = nullptr;
+        void* arguments[2] = {&args, &nowhere};
         if (cooperative)
-            need(more_.launch_cooperative(f, blocks, 1, 1, keel::cuda::kPerfThreads, 1, 1, 0, stream_, arguments),
+            need(more_.launch_cooperative(f, blocks, 1, 1, threads, 1, 1, 0, stream_, arguments),
                  "cuLaunchCooperativeKernel");
         else
-            need(driver().launch(f, blocks, 1, 1, keel::cuda::kPerfThreads, 1, 1, 0, stream_, arguments, nullptr),
-                 "cuLaunchKernel");
+            need(driver().launch(f, blocks, 1, 1, threads, 1, 1, 0, stream_, arguments, nullptr), "cuLaunchKernel");
     }
     void wait() const { need(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }
 
@@ -144,7 +148,7 @@ class Gpu {
   private:
     keel::CudaContext cuda_ = {};
     cuda::Stream stream_ = nullptr;
-    cuda::Module module_ = nullptr;
+    cuda::Module kernels_ = nullptr, perf_kernels_ = nullptr;
     MoreCalls more_;
     uint32_t multiprocessors_ = 4;
 };
@@ -309,9 +313,7 @@ class Timings {
 
     void stream() {
         const uint64_t bytes = o_.small ? 1 << 16 : uint64_t{4} << 30;
-        const uint32_t blocks = gpu_.multiprocessors() * (o_.small ? 1 : 8);
-        const cuda::DevicePointer data = gpu_.allocate(bytes),
-                                  out = gpu_.allocate(uint64_t{blocks} * keel::cuda::kPerfThreads * 4);
+        const cuda::DevicePointer data = gpu_.allocate(bytes);
         std::vector<uint8_t> noise(o_.small ? bytes : 64 << 20);
         uint32_t state = 1;
         for (uint8_t& byte : noise) byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
@@ -320,22 +322,22 @@ class Timings {
                       "cuMemcpyHtoD");
         const cuda::Function f = gpu_.function("read_stream");
         const double us = gpu_.time_us(o_.small ? 1 : 10, [&] {
-            gpu_.launch(f, blocks,
-                        keel::cuda::ReadStreamArgs{reinterpret_cast<const uint8_t*>(data), bytes / 16,
-                                                   reinterpret_cast<uint32_t*>(out)});
+            const keel::cuda::ReadStreamArgs args = {reinterpret_cast<const uint8_t*>(data), bytes / 16, nullptr};
+            const keel::cuda::LaunchShape shape = launch_shape(args, o_.small ? 1 : gpu_.multiprocessors());
+            gpu_.launch(f, shape.grid_x, shape.threads, args);
         });
         stream_gb_per_s_ = static_cast<double>(bytes) / us / 1e3;
         printf("  read-only stream of %s: %.1f GB/s\n", keel::tools::human_bytes(bytes).c_str(), stream_gb_per_s_);
         document_["stream"] = {{"bytes", bytes}, {"gb_per_s", stream_gb_per_s_}};
         Gpu::need(gpu_.driver().memory_free(data), "cuMemFree");
-        Gpu::need(gpu_.driver().memory_free(out), "cuMemFree");
     }
 
     void launches() {
         const MoreCalls& more = gpu_.more();
         const cuda::Function nothing = gpu_.function("nothing");
         const uint32_t count = o_.small ? 10 : 2000;
-        const double empty_us = gpu_.time_us(count, [&] { gpu_.launch(nothing, 1, keel::cuda::NothingArgs{}); });
+        const double empty_us =
+            gpu_.time_us(count, [&] { gpu_.launch(nothing, 1, keel::cuda::kWarp, keel::cuda::NothingArgs{}); });
         printf("  empty launch: %.2f us\n", empty_us);
         document_["launch_us"] = empty_us;
         constexpr uint32_t kNodes = 100;
@@ -343,7 +345,7 @@ class Timings {
             void *graph = nullptr, *executable = nullptr;
             constexpr int kThreadLocal = 1;
             Gpu::need(more.begin_capture(gpu_.stream(), kThreadLocal), "cuStreamBeginCapture");
-            for (uint32_t i = 0; i < kNodes; ++i) gpu_.launch(nothing, 1, keel::cuda::NothingArgs{});
+            for (uint32_t i = 0; i < kNodes; ++i) gpu_.launch(nothing, 1, keel::cuda::kWarp, keel::cuda::NothingArgs{});
             Gpu::need(more.end_capture(gpu_.stream(), &graph), "cuStreamEndCapture");
             Gpu::need(more.instantiate(&executable, graph, 0), "cuGraphInstantiate");
             const double us =
@@ -356,11 +358,11 @@ class Timings {
         if (more.launch_cooperative) {
             const cuda::DevicePointer arrived = gpu_.allocate(4);
             const uint32_t zero = 0;
-            const cuda::Function barriers = gpu_.function("grid_barriers");
+            const cuda::Function barriers = gpu_.function("grid_barriers", true);
             const auto barriers_us = [&](uint32_t n) {
                 return gpu_.time_us(1, [&] {
                     Gpu::need(gpu_.driver().copy_to_device(arrived, &zero, 4, gpu_.stream()), "cuMemcpyHtoD");
-                    gpu_.launch(barriers, gpu_.multiprocessors(),
+                    gpu_.launch(barriers, gpu_.multiprocessors(), keel::cuda::kPerfThreads,
                                 keel::cuda::GridBarriersArgs{reinterpret_cast<uint32_t*>(arrived), n}, true);
                 });
             };

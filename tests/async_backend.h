@@ -221,10 +221,19 @@ struct AsyncBackend {
         return status;
     }
 
+    static void place_copies(keel::Device* device, const keel::Program& program, keel::Arena* arenas) {
+        keel::kCpuBackend.place_copies(device ? async(device)->cpu : nullptr, program, arenas);
+    }
+    static uint32_t times(keel::Device* device, uint32_t index, keel::OpTime* out) {
+        return keel::kCpuBackend.times(async(device)->cpu, index, out);
+    }
+
     static keel::Backend make_table() {
         keel::Backend b = keel::kCpuBackend;  // plans as it does
         b.place = place;
         b.attach = attach;
+        b.place_copies = place_copies;
+        b.times = times;
         b.open = open;
         b.close = close;
         b.upload = upload;

@@ -58,6 +58,13 @@ KEEL_API keel_status keel_cuda_memory(const keel_memory_plan* plan, const keel_c
 /* Gives back what keel_cuda_memory wrote into `memory`, after keel_engine_close, and clears those slots. */
 KEEL_API keel_status keel_cuda_memory_release(const keel_cuda_device* device, keel_memory* memory);
 
+/* How fast a kernel reads `bytes` (rounded down to 16) of device memory at `data`, such as a DEVICE_WEIGHTS region: the
+ * yardstick for a decode step, which reads every weight once. In 1e9 bytes per second, the best of five. Takes some
+ * tenths of a second and loads a module of its own: for measuring, in an object file of its own. KEEL_E_DEVICE,
+ * KEEL_E_ARGUMENT, KEEL_E_ABI; *error may be NULL. */
+KEEL_API keel_status keel_cuda_read_stream(const keel_cuda_device* device, const void* data, uint64_t bytes,
+                                           double* gb_per_s, keel_error* error);
+
 #ifdef __cplusplus
 }
 #endif

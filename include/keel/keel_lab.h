@@ -77,6 +77,24 @@ KEEL_API keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint3
 KEEL_API keel_status keel_lab_decode_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position,
                                             int value, float* row);
 
+/* What one dispatch of a step took: ops that ran together. */
+typedef struct keel_lab_op_time {
+    uint32_t struct_size;
+    uint32_t op;  /* the first of them, as keel_plan_ops numbers them */
+    uint32_t ops; /* how many */
+    uint32_t reserved;
+    double begin_us; /* since the step's first one began */
+    double us;
+    double predicted_us; /* what it was expected to take when it was enqueued, after what earlier steps took */
+} keel_lab_op_time;
+
+/* Nonzero: steps that begin from now on are timed dispatch by dispatch. A GPU always does; the CPU looks at the clock
+ * once more for each. KEEL_E_BUSY inside a step; KEEL_E_UNSUPPORTED: a backend without times. */
+KEEL_API keel_status keel_lab_time_ops(keel_engine engine, uint32_t on);
+/* The dispatches of the newest step that was computed whole, in order. `out` as in keel_plan_ops: NULL and 0 ask for
+ * the count, which is 0 where no step was timed. KEEL_E_BUSY while advancing. */
+KEEL_API keel_status keel_lab_op_times(keel_engine engine, keel_lab_op_time* out, uint32_t capacity, uint32_t* count);
+
 #ifdef __cplusplus
 }
 #endif

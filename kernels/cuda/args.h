@@ -88,6 +88,24 @@ constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
     return row_shape(a.rows);
 }
 
+// ---- what only takes time ----
+// Its launch says when what was launched before was done.
+struct NothingArgs {
+    uint32_t unused;
+};
+constexpr LaunchShape launch_shape(const NothingArgs&) {
+    return {1, 1, 32, 0};
+}
+// Reads 16 * count bytes once, which is what memory can deliver.
+struct ReadStreamArgs {
+    const uint8_t* from;  // 16-byte aligned
+    uint64_t count;
+    uint32_t* never;  // null, which the compiler does not know, so that it leaves the reads
+};
+constexpr LaunchShape launch_shape(const ReadStreamArgs&, uint32_t multiprocessors) {
+    return {8 * multiprocessors, 1, kRowThreads, 0};
+}
+
 // ---- matrix products ----
 constexpr uint32_t kGroupRows = 16;  // of a matrix, the last group not always full
 constexpr uint32_t kProductMatrices = 3;

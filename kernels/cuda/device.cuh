@@ -28,14 +28,19 @@ constexpr uint32_t least_blocks(uint32_t threads) {
     return threads <= 128 ? 65536 / (threads * 255) : 0;
 }
 
-// KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`. KEEL_GPU_KERNEL_OF: one of which
-// so many blocks shall fit.
-#define KEEL_GPU_KERNEL_OF(name, blocks)                                                 \
-    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks) \
-        name(const __grid_constant__ kernel_traits_##name::Arguments args)
-#define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__
+// KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`. Beside these an entry point takes
+// where its first thread writes when the launch began; null: nowhere. KEEL_GPU_KERNEL_OF: so many blocks shall fit.
+#define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
+#define KEEL_GPU_KERNEL_OF(name, blocks)                                                            \
+    static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args);                  \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks)            \
+        name(const __grid_constant__ kernel_traits_##name::Arguments args, uint64_t* const began) { \
+        if (began && (threadIdx.x | blockIdx.x | blockIdx.y) == 0) *began = timer_ns();             \
+        name##_body(args);                                                                          \
+    }                                                                                               \
+    static KEEL_GPU void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 // Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
 #define KEEL_UNROLL _Pragma("unroll")
 #define KEEL_NO_UNROLL _Pragma("unroll 1")
@@ -58,6 +63,12 @@ KEEL_GPU uint32_t block_z() {
 }
 KEEL_GPU uint32_t grid_x() {
     return gridDim.x;
+}
+// A clock of the whole GPU.
+KEEL_GPU uint64_t timer_ns() {
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
 }
 
 KEEL_GPU void sync_block() {
@@ -182,6 +193,9 @@ KEEL_GPU uint32_t block_z() {
 }
 KEEL_GPU uint32_t grid_x() {
     return simt::grid_size().x;
+}
+KEEL_GPU uint64_t timer_ns() {
+    return simt::timer_ns();
 }
 
 KEEL_GPU void sync_block(KEEL_SITE) {

@@ -28,6 +28,8 @@
     KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)           \
     KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                    \
+    KEEL_GPU_ROW(nothing, NothingArgs, kWarp)                  \
+    KEEL_GPU_ROW(read_stream, ReadStreamArgs, kRowThreads)     \
     KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)            \
     KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)       \
     KEEL_GPU_ROW(qk_norm, QkNormArgs, kWarp)                   \

@@ -13,8 +13,8 @@ KEEL_GPU float tree16(float v) {
     return v;
 }
 
-// 1 / sqrt(mean of squares + eps) of a row (NUMERICS section 4), by a warp: the sixteen chains run twice over, each half
-// for itself.
+// 1 / sqrt(mean of squares + eps) of a row (NUMERICS section 4), by a warp: the sixteen chains run twice over, each
+// half for itself.
 KEEL_GPU float rms_factor(const float* x, uint32_t n, float eps) {
     float chain = 0;
     for (uint32_t i = thread_x() % 16; i < n; i += 16) chain = fma_f32(x[i], x[i], chain);

@@ -53,6 +53,13 @@ struct WeightUse {
 // Most bytes of plain rows that upload_rows is called with.
 constexpr uint64_t kUploadRowsBytes = 64 * 1024;
 
+// What one dispatch of a step took, in microseconds.
+struct OpTime {
+    uint32_t op, ops;     // the first of its variant's list, and how many ran together
+    double begin_us, us;  // the former since the step's first one began
+    double predicted_us;  // when it was enqueued
+};
+
 struct Backend {
     // ---- planning: no device yet ----
     // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set, for others how many layers
@@ -99,6 +106,9 @@ struct Backend {
     keel_status (*poll)(Device* device, bool* done);
     // Returns when nothing is in flight; what has not begun may be dropped. The step is over.
     keel_status (*drain)(Device* device);
+    // How many dispatches of the newest step that poll said was done were timed, and where there is such a one, what
+    // dispatch number `index` of them took. Program::time_ops asks for them. Null: there are no times.
+    uint32_t (*times)(Device* device, uint32_t index, OpTime* out);
 };
 
 // That of a configuration that names none: the CPU's.

@@ -50,6 +50,7 @@ struct Program {
     void* tap_user_data;
     void (*row_tap)(void* user_data, const keel_lab_row* row);  // keel_lab_set_row_tap
     void* row_tap_user_data;
+    bool time_ops;  // keel_lab_time_ops
 
     const KvPart& kv_of(uint32_t layer) const { return kv_part[kv_parts == 2 && layer >= kv_part[1].first_layer]; }
 };

@@ -38,6 +38,37 @@ keel_status keel_lab_set_tap(keel_engine engine, void (*tap)(void* user_data, co
     return KEEL_OK;
 }
 
+keel_status keel_lab_time_ops(keel_engine engine, uint32_t on) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    TryLock lock(&e->advancing);
+    if (!lock.held()) return KEEL_E_BUSY;
+    if (e->progress.active) return KEEL_E_BUSY;
+    if (!e->backend->times) return KEEL_E_UNSUPPORTED;
+    e->time_ops = on != 0;
+    return KEEL_OK;
+}
+
+keel_status keel_lab_op_times(keel_engine engine, keel_lab_op_time* out, uint32_t capacity, uint32_t* count) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    if (!count) return bad_argument(e, "count", "null");
+    if (capacity) KEEL_TRY(check_versioned(out));
+    TryLock lock(&e->advancing);
+    if (!lock.held()) return KEEL_E_BUSY;
+    *count = 0;
+    if (!e->time_ops || e->progress.active) return KEEL_OK;
+    const uint32_t first = e->step.variant == KEEL_VARIANT_LOW_RANK ? e->plan.variant[KEEL_VARIANT_DENSE].count : 0;
+    OpTime t;
+    *count = e->backend->times(e->device, 0, &t);
+    for (uint32_t i = 0; i < *count && i < capacity; ++i) {
+        e->backend->times(e->device, i, &t);
+        const keel_lab_op_time r = {0, first + t.op, t.ops, 0, t.begin_us, t.us, t.predicted_us};
+        KEEL_TRY(write_versioned(r, out, i));
+    }
+    return capacity && capacity < *count ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
+}
+
 keel_status keel_lab_kv_row(keel_session session, uint32_t layer, uint32_t kv_head, uint32_t position, int value,
                             float** row) {
     Engine* e;

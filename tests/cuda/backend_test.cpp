@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <string.h>
 
+#include <cmath>
 #include <functional>
 #include <random>
 
@@ -252,6 +253,86 @@ TEST(CudaBackend, BudgetsCutAStepAnywhere) {
         if (want.empty()) want = got;
         EXPECT_EQ(got, want) << budget_us;
     }
+}
+
+std::vector<keel_lab_op_time> op_times(Engine& engine) {
+    uint32_t count = 0;
+    check(keel_lab_op_times(engine.handle(), nullptr, 0, &count), "keel_lab_op_times");
+    std::vector<keel_lab_op_time> times(count, sized<keel_lab_op_time>());
+    check(keel_lab_op_times(engine.handle(), times.data(), count, &count), "keel_lab_op_times");
+    return times;
+}
+// A driver whose clock goes on by so much for each kernel: products take 30 us, all others 2.
+uint64_t slow_products(const std::string& kernel) {
+    return kernel.find("product") != std::string::npos ? 30000 : 2000;
+}
+
+// What kernels write of the time is what each op took, to the nanosecond, in one call or in many.
+TEST(CudaBackend, TimesOfOpsAreThoseOfTheDevicesClock) {
+    for (const uint64_t budget_us : {0ull, 1ull}) {
+        Engine engine(keel_test::source_path(kModel), small_config());
+        FakeDriver::get().launch_ns = slow_products;
+        EXPECT_EQ(op_times(engine).size(), 0u);
+        check(keel_lab_time_ops(engine.handle(), 1), "keel_lab_time_ops");
+        engine.feed(tokens(3, 1));
+        keel_advance_result result = sized<keel_advance_result>();
+        keel_session session = engine.session();
+        const uint64_t before_ns = FakeDriver::get().clock_ns;
+        while (keel_advance(engine.handle(), &session, 1, budget_us, &result) == KEEL_AGAIN) {
+            EXPECT_EQ(op_times(engine).size(), 0u) << "of a step that is not done";
+        }
+        ASSERT_EQ(result.status, KEEL_OK);
+        const auto times = op_times(engine);
+        ASSERT_GT(times.size(), 20u);
+        const uint64_t calls = budget_us ? times.size() : 1;  // each has a mark behind it
+        double sum_us = 0;
+        uint32_t products = 0, next = 0;
+        for (const keel_lab_op_time& t : times) {
+            EXPECT_EQ(t.op, next);
+            next += t.ops;
+            if (!budget_us) {
+                EXPECT_DOUBLE_EQ(t.begin_us, sum_us);
+            }
+            sum_us += t.us;
+            products += t.us == 30;
+            EXPECT_EQ(std::fmod(t.us, 2), 0) << t.op << " took " << t.us;
+        }
+        EXPECT_GT(products, 5u);
+        EXPECT_EQ(static_cast<uint64_t>(sum_us * 1000) + calls * 2000, FakeDriver::get().clock_ns - before_ns);
+    }
+}
+
+// Predictions become what is measured, and with them a budget leaves in flight what it says.
+TEST(CudaBackend, PredictionsLearnFromTheDevice) {
+    keel_config config = small_config();
+    config.context_tokens = 256;
+    Engine engine(keel_test::source_path(kModel), config);
+    check(keel_lab_time_ops(engine.handle(), 1), "keel_lab_time_ops");
+    FakeDriver::get().launch_ns = [](const std::string& kernel) { return 50 * slow_products(kernel); };
+    keel_advance_result result = sized<keel_advance_result>();
+    const auto calls_of_a_step = [&](uint64_t budget_us) {
+        engine.feed(tokens(1, 4));
+        keel_session session = engine.session();
+        uint32_t calls = 1;
+        while (keel_advance(engine.handle(), &session, 1, budget_us, &result) == KEEL_AGAIN) ++calls;
+        EXPECT_EQ(result.status, KEEL_OK);
+        return calls;
+    };
+    FakeDriver::get().commands_per_query = 1000;
+    calls_of_a_step(0);
+    double worst = 0;
+    for (const keel_lab_op_time& t : op_times(engine)) worst = std::max(worst, t.us / t.predicted_us);
+    EXPECT_GT(worst, 20) << "nothing was to be learned";
+    for (uint32_t step = 0; step < 60; ++step) calls_of_a_step(0);
+    double step_us = 0;
+    for (const keel_lab_op_time& t : op_times(engine)) {
+        EXPECT_NEAR(t.predicted_us, t.us, t.us * 0.05) << t.op;
+        step_us += t.us;
+    }
+    // Of a step of so many microseconds a call may leave what its budget allows in flight, and one op more.
+    const uint32_t calls = calls_of_a_step(static_cast<uint64_t>(step_us / 4));
+    EXPECT_GE(calls, 4u);
+    EXPECT_LE(calls, 9u);
 }
 
 // A session saved on one backend goes on in the other, with the same bits.

@@ -375,10 +375,18 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
     const uint8_t* p = static_cast<const uint8_t*>(arguments[0]);
     const auto args = std::make_shared<std::vector<uint64_t>>((info.args_bytes + 7) / 8);
     memcpy(args->data(), p, info.args_bytes);
+    uint64_t* began;  // where the kernel writes when it began
+    memcpy(&began, arguments[1], sizeof began);
+    if (began && !on_device(reinterpret_cast<DevicePointer>(began), sizeof *began)) {
+        fault(std::string(info.name) + " writes when it began to what is no device memory");
+        return cuda::kInvalidValue;
+    }
     const bool split = world().driver.split_launches;
     s->queue.push_back({[=, &kernel] {
         const simt::Dim3 grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
         const uint64_t blocks = uint64_t{grid_x} * grid_y * grid_z;
+        if (began) *began = world().driver.clock_ns;
+        world().driver.clock_ns += world().driver.launch_ns(kernel.info.name);
         for (uint64_t first = 0, count; first < blocks; first += count) {
             count = split && first == 0 ? (blocks + 1) / 2 : blocks - first;
             simt::Options options;

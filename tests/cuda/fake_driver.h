@@ -18,6 +18,10 @@ struct FakeDriver {
     uint64_t fail_at = 0;     // the call with this number fails, counted from 1; 0: none
     int fail_with = 719;      // CUDA_ERROR_LAUNCH_FAILED
 
+    // Its clock goes on by what launches of a kernel take.
+    uint64_t clock_ns = 1000000;
+    std::function<uint64_t(const std::string& kernel)> launch_ns = [](const std::string&) { return uint64_t{1000}; };
+
     // What it saw, since reset().
     uint64_t calls = 0;
     uint64_t allocations = 0, module_loads = 0, launches = 0;

@@ -46,7 +46,8 @@ cuda::Function TestDevice::kernel(const void* image, const char* name) {
 
 std::string TestDevice::run(cuda::Function kernel, keel::cuda::LaunchShape shape, const void* args) {
     const keel::CurrentCuda current(cuda_);
-    void* arguments[1] = {const_cast<void*>(args)};
+    uint64_t* nowhere = nullptr;
+    void* arguments[2] = {const_cast<void*>(args), &nowhere};
     cuda::Result result = cuda_.driver.launch(kernel, shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
                                               shape.shared_bytes, stream_, arguments, nullptr);
     if (result == cuda::kSuccess) result = cuda_.driver.stream_synchronize(stream_);

@@ -38,6 +38,11 @@ KEEL_WRAPPER(place) {
     out[4] = grid_x();
 }
 
+KEEL_WRAPPER(clock) {
+    const uint64_t before = timer_ns(), after = timer_ns();
+    out[0] = before != 0 && before <= after;
+}
+
 KEEL_WRAPPER(mma_s8_k32) {
     int32_t c[4] = {as_int(in[0]), as_int(in[1]), as_int(in[2]), as_int(in[3])};
     const uint32_t a[4] = {in[4], in[5], in[6], in[7]};
@@ -57,6 +62,10 @@ KEEL_WRAPPER(dot_products) {
     out[2] = static_cast<uint32_t>(dp2a_hi(in[0], in[1], c));
 }
 
+KEEL_WRAPPER(bytes_picked) {
+    out[0] = pick_bytes(in[0], in[1], in[2] & 0x7777u);  // without the bits that repeat a sign
+}
+
 KEEL_WRAPPER(shuffles) {
     out[0] = shuffle(in[0], in[1] % 32);
     out[1] = f32_bits(shuffle(f32_from_bits(in[1]), in[0] % 32));
@@ -66,7 +75,9 @@ KEEL_WRAPPER(votes) {
 }
 
 KEEL_WRAPPER(loads) {
-    const Words4 four = load_once(reinterpret_cast<const Words4*>(in));
+    const uint8_t* from = in_global(reinterpret_cast<const uint8_t*>(in));
+    prefetch(from);
+    const Words4 four = load_once(reinterpret_cast<const Words4*>(from));
     const Words2 two = load_once(reinterpret_cast<const Words2*>(in + 2));
     out[0] = four.x;
     out[1] = four.y;

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -442,6 +443,10 @@ Dim3 grid_size() {
 }
 Dim3 block_size() {
     return machine->block;
+}
+uint64_t timer_ns() {
+    const auto since = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(since).count());
 }
 uint8_t* shared_memory() {
     return running->block->shared;

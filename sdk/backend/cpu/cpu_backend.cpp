@@ -43,7 +43,12 @@ keel_status cpu_attach(Device*, const PlanConfig&, uint8_t* const*, keel_error*)
     return KEEL_OK;
 }
 
-void cpu_place_copies(Device*, const Program&, Arena*) {}
+void cpu_place_copies(Device* device, const Program& program, Arena* arenas) {
+    const OpList* variant = program.plan.variant;
+    const uint32_t most = variant[0].count > variant[1].count ? variant[0].count : variant[1].count;
+    OpTime* times = arenas[KEEL_REGION_PERSISTENT].place<OpTime>("op_times", most);
+    if (device) cpu(device)->times = times;
+}
 
 keel_status cpu_open(Device* device, const Program* program, keel_error* error) {
     CpuDevice& d = *cpu(device);
@@ -102,6 +107,12 @@ keel_status cpu_drain(Device*) {
     return KEEL_OK;
 }
 
+uint32_t cpu_times(Device* device, uint32_t index, OpTime* out) {
+    const CpuDevice& d = *cpu(device);
+    if (index < d.times_of_step) *out = d.times[index];
+    return d.times_of_step;
+}
+
 }  // namespace
 
 // A function that the table lacks is an error that names it (GCC).
@@ -125,6 +136,7 @@ const Backend kCpuBackend = {
     .enqueue = cpu_enqueue,
     .poll = cpu_poll,
     .drain = cpu_drain,
+    .times = cpu_times,
 };
 
 const Backend* default_backend() {

@@ -26,7 +26,11 @@ struct CpuDevice : Device {
     uint32_t kv_splits;    // that the longest session has
     bool flat;             // attention is one dispatch, in work items of (KV head, token) that take all KV splits
     const uint8_t** page;  // address of each of step->page_id, null where it is kNoPage
-    float** product_row;   // [kMaxMatmuls][chunk_tokens]: where the products of the current dispatch put a token's row
+    // Of dispatches of the step: [ops of the longer variant]; how many have begun, and how many there are when the step
+    // was computed whole.
+    OpTime* times;
+    uint32_t timed, times_of_step;
+    float** product_row;  // [kMaxMatmuls][chunk_tokens]: where the products of the current dispatch put a token's row
 
     uint8_t* buffer(BufferId id, uint32_t token) const {
         const Buffer& b = program->plan.buffers[id];

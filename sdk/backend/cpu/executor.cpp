@@ -213,12 +213,20 @@ void learn(double* ratio, double predicted_us, double measured_us) {
     *ratio = *ratio > 100 ? 100 : *ratio < 0.01 ? 0.01 : *ratio;
 }
 
+// The next of the step's times. It begins where the one before has ended: what lies between two calls is nobody's.
+void begin_time(CpuDevice* d, const Dispatch& p, uint32_t op) {
+    const double us = item_us(*d, p) * p.items * p.splits / d->program->config.threads;
+    const OpTime* last = d->timed ? &d->times[d->timed - 1] : nullptr;
+    d->times[d->timed++] = {op, p.ops, last ? last->begin_us + last->us : 0, 0, us};
+}
+
 }  // namespace
 
 keel_status cpu_begin(Device* device, const Step* step) {
     CpuDevice& d = *static_cast<CpuDevice*>(device);
     const Program& p = *d.program;
     d.step = step;
+    d.timed = d.times_of_step = 0;
     d.kv_splits = (step->longest + kKvSplitTokens - 1) / kKvSplitTokens;
     // Flat: a decode step of a context so short that a work item of attention fits a tile.
     d.flat = step->decode && attention_us(p, step->longest) / p.spec.kv_heads <= p.config.tile_us;
@@ -232,6 +240,7 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     const PlanConfig& config = d.program->config;
     const double tile_us = config.tile_us;
     const uint64_t deadline_ns = limits->deadline_ns;
+    const bool timed = d.program->time_ops;
     uint64_t now_ns = platform::now_ns();
     while (cursor->op < d.program->plan.variant[d.step->variant].count) {
         const Dispatch dispatch = form_dispatch(d, cursor->op);
@@ -267,11 +276,13 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                 if (deadline_ns && now_ns + static_cast<uint64_t>(us * count * splits * 1e3) > deadline_ns)
                     return KEEL_AGAIN;
             }
+            if (timed && cursor->item == 0) begin_time(&d, dispatch, cursor->op);
             run_range(&range);
             limits->progressed = true;
             cursor->item += count * splits;
-            if (alone && count == items) continue;  // a whole little dispatch: the next look at the clock sees it
+            if (alone && count == items && !timed) continue;  // a little one: the next look at the clock sees it
             const uint64_t after_ns = platform::now_ns();
+            if (timed) d.times[d.timed - 1].us += static_cast<double>(after_ns - now_ns) * 1e-3;
             learn(&d.measured_over_predicted[correction_of(dispatch)], us * count * splits,
                   static_cast<double>(after_ns - now_ns) * 1e-3);
             now_ns = after_ns;
@@ -279,6 +290,7 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         cursor->op += dispatch.ops;
         cursor->item = 0;
     }
+    d.times_of_step = d.timed;
     return KEEL_OK;
 }
 

@@ -88,6 +88,12 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
         "logits", uint64_t{logits_rows} * p.spec.vocabulary * sizeof(float));
     at.partial = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("attention_splits", partial_bytes(p));
+    const uint64_t marks = 2 * uint64_t{most_ops(p)};
+    at.marks = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("launch_times", marks * sizeof(uint64_t));
+    at.times = arenas[KEEL_REGION_PINNED].place_offset("launch_times", marks * sizeof(uint64_t));
+    OpTime* times = arenas[KEEL_REGION_PERSISTENT].place<OpTime>("op_times", marks);
+    float* pace = arenas[KEEL_REGION_PERSISTENT].place<float>("op_paces", 2 * marks);
+    if (device) cuda_device(device)->times = times, cuda_device(device)->pace = pace;
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
@@ -107,6 +113,8 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     CudaDevice& d = *cuda_device(device);
     d.program = program;
     d.block = step_block(program->config);
+    d.ranges.open(*program);
+    for (uint32_t i = 0; i < 4 * most_ops(*program); ++i) d.pace[i] = 1;
     const OpList& list = program->plan.variant[KEEL_VARIANT_DENSE];
     for (uint32_t i = 0; i < list.count; ++i)
         if (list.ops[i].kind == OpKind::kOutputNorm) d.hidden = list.ops[i].out;
@@ -129,6 +137,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
 
 void cuda_close(Device* device) {
     CudaDevice& d = *cuda_device(device);
+    d.ranges.close();
     if (!d.cuda.context) return;
     {
         CurrentCuda current(d.cuda);
@@ -210,6 +219,7 @@ constexpr Backend kCudaBackend = {
     .enqueue = cuda_enqueue,
     .poll = cuda_poll,
     .drain = cuda_drain,
+    .times = cuda_times,
 };
 
 }  // namespace keel

@@ -4,6 +4,7 @@
 #include "kernels/cuda/kernels.h"
 #include "sdk/backend/backend.h"
 #include "sdk/backend/cuda/cuda_context.h"
+#include "sdk/backend/cuda/cuda_ranges.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 
@@ -25,6 +26,8 @@ struct CudaCopies {
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
     uint64_t partial;  // DEVICE_SCRATCH: what attention leaves of splits (kernels/cuda/attention_args.h)
     uint64_t staging;  // PINNED: a StepBlock
+    uint64_t marks;    // DEVICE_SCRATCH: [2 * most_ops] when launches of a step began
+    uint64_t times;    // PINNED: the same, when the step is done
     uint64_t tables;   // DEVICE_WEIGHTS: rope frequencies, then the arrays of the KV transform
     uint64_t transform;
 };
@@ -43,9 +46,18 @@ struct CudaDevice : Device {
     const Program* program;
     KvTransform transform;  // its arrays on the device
     BufferId hidden;        // what the output norm writes, in both variants
+    CudaRanges ranges;      // for profilers
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done
+    // What kernels say of the time. An entry of `times` for each launch of a step that writes a mark: of a dispatch, or
+    // behind the last of each call of enqueue (ops: 0); when the step is done, of dispatches only.
+    OpTime* times;           // [2 * most_ops]
+    uint32_t timed;          // of these
+    bool enqueued, learned;  // the step is enqueued whole; its times are in `times` and `pace`
+    // Measured over predicted, of the dispatch that begins with an op: [variants][up to 8 tokens, more][most_ops].
+    float* pace;
+    mutable uint64_t* mark;  // where the next launch writes when it began, on the device; null: nowhere
 
     uint8_t* scratch(uint64_t offset) const { return region[KEEL_REGION_DEVICE_SCRATCH] + offset; }
     const Buffer& buffer(BufferId id) const { return program->plan.buffers[id]; }
@@ -64,6 +76,12 @@ inline CudaDevice* cuda_device(Device* device) {
 inline uint32_t most_logits_rows(const PlanConfig& c) {
     const uint32_t kept = c.max_sessions * c.logits_rows;
     return kept < c.chunk_tokens ? kept : c.chunk_tokens;
+}
+
+// Of the longer variant.
+inline uint32_t most_ops(const Program& p) {
+    const OpList* variant = p.plan.variant;
+    return variant[0].count > variant[1].count ? variant[0].count : variant[1].count;
 }
 
 // Most tokens of a step whose splits attention goes through apart.
@@ -87,6 +105,8 @@ cuda::ProductInput joined_input(OpKind kind);
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
 WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
+// Microseconds of an op in the step under way, by the plan and the positions that attention reads.
+double cuda_predict_us(const CudaDevice& d, const Op& op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 
 // ---- cuda_ops.cpp ----
@@ -101,5 +121,6 @@ keel_status cuda_begin(Device* device, const Step* step);
 keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
 keel_status cuda_poll(Device* device, bool* done);
 keel_status cuda_drain(Device* device);
+uint32_t cuda_times(Device* device, uint32_t index, OpTime* out);
 
 }  // namespace keel

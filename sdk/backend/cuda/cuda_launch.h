@@ -10,7 +10,9 @@ platform::cuda::Result launch(const CudaDevice& d, platform::cuda::Stream stream
                               const Args& args, const cuda::LaunchShape& shape) {
     if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
     Args copy = args;
-    void* arguments[1] = {&copy};
+    uint64_t* began = d.mark;
+    d.mark = nullptr;
+    void* arguments[2] = {&copy, &began};
     return d.cuda.driver.launch(d.function[kernel], shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
                                 shape.shared_bytes, stream, arguments, nullptr);
 }

@@ -103,6 +103,17 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     return 0;
 }
 
+double cuda_predict_us(const CudaDevice& d, const Op& op) {
+    const Step& step = *d.step;
+    const Program& p = *d.program;
+    double us = predict_us(op, op.to_logits || op.kind == OpKind::kOutputNorm ? step.logits_rows : step.tokens);
+    if (op.kind == OpKind::kAttention) {
+        const uint32_t seen = op.window && op.window < step.longest ? op.window : step.longest;
+        us += static_cast<double>(p.geometry.row_bytes / p.spec.layers) * seen * step.sessions / kBytesPerUs;
+    }
+    return us;
+}
+
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
     return cuda_dispatch(ops, left, shape.tokens).ops;
 }

@@ -2,12 +2,14 @@
 #include <string.h>
 
 #include "platform/platform.h"
-#include "sdk/backend/cuda/cuda_device.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
 namespace {
 
 using namespace platform::cuda;
+
+constexpr float kLeastPace = 0.01f;  // a clock that stands still is not believed
 
 // Writes the step into its block. Returns the bytes that the device needs of it.
 uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
@@ -30,6 +32,64 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
         if (step.tail_first[s] != kNoNode)
             return put(b.tail_parent, step.tail_parent, uint64_t{step.sessions} * kMaxTreeNodes);
     return end;
+}
+
+double predict_ops_us(const CudaDevice& d, const Op* ops, uint32_t count) {
+    double us = 0;
+    for (uint32_t i = 0; i < count; ++i) us += cuda_predict_us(d, ops[i]);
+    return us;
+}
+
+// How far the device is off its prediction for the dispatch that begins with op `op` of the step's variant.
+float* pace_of(const CudaDevice& d, uint32_t op) {
+    const uint32_t kind = d.step->variant * 2 + (d.step->tokens > kQueryBlockTokens);
+    return d.pace + kind * most_ops(*d.program) + op;
+}
+
+// The next launch says when it began: it is the first of these ops, or with 0 a mark behind others.
+void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
+    d->mark = reinterpret_cast<uint64_t*>(d->scratch(d->at.marks)) + d->timed;
+    d->times[d->timed++] = {op, ops, 0, 0, us};
+}
+
+// Launches a dispatch, whose first op is number `index`, with a mark.
+Result launch_timed(CudaDevice* d, const Op* ops, const CudaDispatch& dispatch, uint32_t index, double us) {
+    mark_next(d, index, dispatch.ops, us);
+    const Result result = launch_dispatch(*d, ops, dispatch);
+    if (d->mark) --d->timed;  // there was nothing to launch
+    d->mark = nullptr;
+    return result;
+}
+
+// The marks of a step that is done become times, and predictions learn from them. Slowly, so that one interruption
+// counts little.
+void learn_times(CudaDevice* d) {
+    const uint64_t* began = reinterpret_cast<const uint64_t*>(d->region[KEEL_REGION_PINNED] + d->at.times);
+    const auto us_between = [](uint64_t from, uint64_t to) {
+        return to > from ? static_cast<double>(to - from) * 1e-3 : 0;
+    };
+    const OpList& list = d->program->plan.variant[d->step->variant];
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < d->timed; ++i) {
+        OpTime t = d->times[i];
+        if (!t.ops) continue;
+        t.begin_us = us_between(began[0], began[i]);
+        t.us = us_between(began[i], began[i + 1]);  // the last one is a mark
+        float* pace = pace_of(*d, t.op);
+        const double now = t.us / predict_ops_us(*d, list.ops + t.op, t.ops), least = *pace / 4, most = *pace * 4;
+        *pace += static_cast<float>(((now < least ? least : now > most ? most : now) - *pace) / 8);
+        if (*pace < kLeastPace) *pace = kLeastPace;
+        d->times[kept++] = t;
+    }
+    d->timed = kept;
+    d->learned = true;
+}
+
+// When launches began.
+Result fetch_times(const CudaDevice& d) {
+    return d.cuda.driver.copy_to_host(d.region[KEEL_REGION_PINNED] + d.at.times,
+                                      reinterpret_cast<DevicePointer>(d.scratch(d.at.marks)),
+                                      d.timed * sizeof(uint64_t), d.stream);
 }
 
 // Rows of logits and their hidden rows, in runs of rows that follow one another.
@@ -82,6 +142,9 @@ keel_status cuda_begin(Device* device, const Step* step) {
     CudaDevice& d = *cuda_device(device);
     d.step = step;
     d.in_flight_us = 0;
+    d.ranges.begin_step(*d.program, *step);
+    d.timed = 0;
+    d.enqueued = d.learned = false;
     uint8_t* staging = d.region[KEEL_REGION_PINNED] + d.at.staging;
     const uint64_t bytes = pack_step(d, *step, staging);
     CurrentCuda current(d.cuda);
@@ -116,20 +179,26 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     while (cursor->op < list.own_count) {
         const Op* ops = list.ops + cursor->op;
         const CudaDispatch dispatch = cuda_dispatch(ops, list.own_count - cursor->op, d.step->tokens);
-        double us = 0;
-        for (uint32_t i = 0; i < dispatch.ops; ++i)
-            us += predict_us(ops[i], ops[i].to_logits ? d.step->logits_rows : d.step->tokens);
+        const double us = predict_ops_us(d, ops, dispatch.ops) * static_cast<double>(*pace_of(d, cursor->op));
         if (limits->progressed) {
             if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
             if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
-        if (launch_dispatch(d, ops, dispatch) != kSuccess) return KEEL_E_DEVICE;
+        d.ranges.at(*d.program, *d.step, cursor->op);
+        if (launch_timed(&d, ops, dispatch, cursor->op, us) != kSuccess) return KEEL_E_DEVICE;
         cursor->op += dispatch.ops;
         d.in_flight_us += us;
         left_us -= us;
         limits->progressed = true;
     }
+    d.ranges.leave();
+    if (d.timed && d.times[d.timed - 1].ops) {
+        mark_next(&d, 0, 0, 0);
+        if (launch(d, cuda::kernel_nothing, cuda::NothingArgs{}) != kSuccess) return KEEL_E_DEVICE;
+    }
+    if (status == KEEL_OK && fetch_times(d) != kSuccess) return KEEL_E_DEVICE;
+    d.enqueued = status == KEEL_OK;
     if (status == KEEL_OK && list.own_count == list.count && fetch_rows(d) != kSuccess) return KEEL_E_DEVICE;
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
@@ -143,11 +212,23 @@ keel_status cuda_poll(Device* device, bool* done) {
     if (!current.ok()) return KEEL_E_DEVICE;
     const Result result = d.cuda.driver.event_query(d.computed);
     *done = result == kSuccess;
+    if (*done && d.enqueued && !d.learned) {
+        learn_times(&d);
+        d.ranges.end_step();
+    }
     return result == kSuccess || result == kNotReady ? KEEL_OK : KEEL_E_DEVICE;
+}
+
+uint32_t cuda_times(Device* device, uint32_t index, OpTime* out) {
+    const CudaDevice& d = *cuda_device(device);
+    if (!d.learned) return 0;
+    if (index < d.timed) *out = d.times[index];
+    return d.timed;
 }
 
 keel_status cuda_drain(Device* device) {
     CudaDevice& d = *cuda_device(device);
+    d.ranges.end_step();
     CurrentCuda current(d.cuda);
     return current.ok() && d.cuda.driver.stream_synchronize(d.stream) == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
 }

@@ -116,6 +116,20 @@ keel_status offload_poll(Device* device, bool* done) {
     return d.host->poll(d.host_device, done);
 }
 
+// Those of the first layers, then the host's.
+uint32_t offload_times(Device* device, uint32_t index, OpTime* out) {
+    const OffloadDevice& d = *offload(device);
+    OpTime t = {};
+    const uint32_t own = d.own->times(d.own_device, 0, &t);
+    if (own) d.own->times(d.own_device, own - 1, &t);
+    const double handed_over_us = t.begin_us + t.us;
+    const uint32_t host = d.host->times(d.host_device, index < own ? 0 : index - own, &t);
+    if (index < own) d.own->times(d.own_device, index, &t);
+    if (index >= own) t.begin_us += handed_over_us;
+    *out = t;
+    return own && host ? own + host : 0;
+}
+
 keel_status offload_drain(Device* device) {
     const OffloadDevice& d = *offload(device);
     const keel_status status = d.own->drain(d.own_device);
@@ -146,6 +160,7 @@ constexpr Backend kOffloadBackend = {
     .enqueue = offload_enqueue,
     .poll = offload_poll,
     .drain = offload_drain,
+    .times = offload_times,
 };
 
 }  // namespace keel

@@ -3,7 +3,7 @@
 namespace keel::tools {
 
 const CudaCalls* cuda_calls() {
-    static const CudaCalls calls = {keel_cuda(), keel_cuda_memory, keel_cuda_memory_release};
+    static const CudaCalls calls = {keel_cuda(), keel_cuda_memory, keel_cuda_memory_release, keel_cuda_read_stream};
     return &calls;
 }
 

@@ -57,6 +57,7 @@ int main(int argc, char** argv) {
     add_plan_verb(app, console);
     add_inspect_verb(app, console);
     add_bench_verb(app, console);
+    add_profile_verb(app, console);
     add_eval_verb(app, console);
     add_calibrate_verb(app, console);
     add_capture_verb(app, console);

@@ -13,7 +13,7 @@ struct Options {
     uint32_t layers = 0, embedding = 0, heads = 0, kv_heads = 0, head_dim = 0, feed_forward = 0, vocabulary = 0,
              context = 0;
     uint64_t seed = 1;
-    bool dry_run = false;
+    bool dry_run = false, hollow = false;
 };
 
 SynthSpec spec_of(const Options& o) {
@@ -43,7 +43,9 @@ void synth(const Options& o, const Console& console) try {
     const SynthSpec spec = spec_of(o);
     const SynthSize size = synth_size(spec);
     synth_check(spec);
-    if (!o.dry_run) {
+    if (o.hollow) {
+        synth_write_hollow(o.path, spec);
+    } else if (!o.dry_run) {
         ProgressBar bar(console, "writing");
         synth_write(o.path, spec, [&](uint64_t done, uint64_t total) { bar.update(done, total, human_bytes(total)); });
     }
@@ -92,7 +94,9 @@ void add_synth_verb(CLI::App& app, Console& console) {
     dimension("--vocabulary", o->vocabulary, "tokens, at least 512");
     dimension("--context", o->context, "tokens of training context");
     verb->add_option("--seed", o->seed, "same options and seed, same file")->capture_default_str();
-    verb->add_flag("--dry-run", o->dry_run, "say how large the file would be");
+    CLI::Option* const dry = verb->add_flag("--dry-run", o->dry_run, "say how large the file would be");
+    verb->add_flag("--hollow", o->hollow, "zeros for weights, which take no room on the disk: to plan with")
+        ->excludes(dry);
     verb->callback([o, &console] { synth(*o, console); });
 }
 

@@ -14,6 +14,7 @@ void add_chat_verb(CLI::App& app, Console& console);
 void add_plan_verb(CLI::App& app, Console& console);
 void add_inspect_verb(CLI::App& app, Console& console);
 void add_bench_verb(CLI::App& app, Console& console);
+void add_profile_verb(CLI::App& app, Console& console);
 void add_eval_verb(CLI::App& app, Console& console);
 void add_eval_kv_verb(CLI::App& eval, Console& console);  // below eval
 void add_calibrate_verb(CLI::App& app, Console& console);

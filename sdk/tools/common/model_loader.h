@@ -21,6 +21,7 @@ struct CudaCalls {
     const keel_backend* backend;
     decltype(&keel_cuda_memory) memory;
     decltype(&keel_cuda_memory_release) release;
+    decltype(&keel_cuda_read_stream) read_stream;
 };
 // Those of this program, or null. Each program of verbs defines it (cli/cuda_calls.cpp, no_cuda_calls.cpp).
 const CudaCalls* cuda_calls();

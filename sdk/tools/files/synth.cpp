@@ -9,6 +9,7 @@
 
 #include "kernels/formats/weight_types.h"
 #include "sdk/model/model.h"
+#include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/files/gguf_writer.h"
 #include "sdk/tools/files/synth_random.h"
 
@@ -599,6 +600,15 @@ void synth_write(const std::string& path, const SynthSpec& spec, const SynthProg
         .write(
             path, [&](size_t t, uint64_t offset, uint8_t* dst, uint64_t bytes) { fillers[t](offset, dst, bytes); },
             progress);
+}
+
+void synth_write_hollow(const std::string& path, const SynthSpec& spec) {
+    const GgufWriter writer = describe(spec, plan_tensors(spec));
+    const std::vector<uint8_t> header = writer.header();
+    AtomicFile file(path);
+    file.write(header.data(), header.size());
+    file.extend(writer.file_bytes());
+    file.commit();
 }
 
 SynthReader::SynthReader(const SynthSpec& spec) : reader_() {

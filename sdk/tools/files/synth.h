@@ -64,6 +64,9 @@ void synth_check(const SynthSpec& spec);
 // as AtomicFile when writing fails.
 void synth_write(const std::string& path, const SynthSpec& spec, const SynthProgress& progress = {});
 
+// The same file with zeros for weights, which take no room on a disk that knows holes: to plan with. Throws likewise.
+void synth_write_hollow(const std::string& path, const SynthSpec& spec);
+
 // A file of the spec that lies nowhere: its header, and of each tensor some 256 KiB that repeat. Weights of any size
 // for who only copies them, such as timings of a device. Throws as synth_write.
 class SynthReader {

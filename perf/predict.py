@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""predict.py: what a graphics card would take for a step, from what is known without one. Every figure is *predicted, never run*.
+
+    predict.py --count CUBIN [-o perf/instructions.json]
+        Counts machine instructions of the inner loops of products: for every product kernel of a cubin (nvcc -cubin) the loop with
+        matrix instructions, its instructions, and the bytes of weights that a warp multiplies in it.
+    predict.py [--keel KEEL] [--cards NAME,...] [--shapes 8b:Q4_K_M,...] [--kv f16,e8-4,tcq-3] [--contexts 0,32768]
+            [--measured device.json] [--json]
+        Time of a decode step and of prefill for each card of perf/cards.json. A dispatch takes a launch and the longer of its bytes at
+        the card's reading speed and its instructions at its issue rate; a norm in front of products adds its chain of additions.
+        Bytes and dispatches are those of `keel plan --backend cuda` (KEEL: a build with KEEL_CUDA=ON, or keel_command_on_fake).
+        --measured: beside each prediction what perf/device.sh measured on such a card, and the error.
+"""
+import argparse
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+LABEL = "predicted, never run"
+
+# ---- instructions of inner loops ----
+BRANCH, MATRIX = 0x947, 0x237  # lowest twelve bits of an instruction of 16 bytes: BRA, IMMA
+# Elements and bytes of a block, and elements of a row that one matrix instruction takes (kernels/formats/weight_types.h).
+TYPES = {"Q4_0": (32, 18, 32), "Q4_1": (32, 20, 32), "Q5_0": (32, 22, 32), "Q5_1": (32, 24, 32), "Q8_0": (32, 34, 32),
+         "Q8_F32": (32, 36, 32), "Q2_K": (256, 84, 16), "Q3_K": (256, 110, 16), "Q4_K": (256, 144, 32), "Q5_K": (256, 176, 32),
+         "Q6_K": (256, 210, 16), "IQ4_NL": (32, 18, 32), "IQ4_XS": (256, 136, 32)}
+
+
+def sections_of(cubin):
+    """{kernel: machine code}: the sections .text.KERNEL of an ELF file."""
+    data = pathlib.Path(cubin).read_bytes()
+    table, = struct.unpack_from("<Q", data, 0x28)
+    size, count, names = struct.unpack_from("<HHH", data, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", data, table + i * size) for i in range(count)]
+    text = sections[names][4]
+    for s in sections:
+        start = text + s[0]
+        name = data[start:data.index(0, start)].decode()
+        if name.startswith(".text."):
+            yield name[6:], data[s[4]:s[4] + s[5]]
+
+
+def loops_of(code):
+    """(first, last) instruction of every loop: a branch to what stands before it."""
+    words = list(struct.iter_unpack("<QQ", code))
+    for at, (low, high) in enumerate(words):
+        if low & 0xFFF != BRANCH:
+            continue
+        offset = (low >> 34 | high << 30) & (1 << 48) - 1
+        offset -= (offset >> 47) << 48
+        target = at + 1 + offset * 4 // 16
+        if 0 <= target < at:
+            yield target, at
+
+
+def count(cubin):
+    """{kernel: {"instructions", "bytes"}} of the innermost loop with matrix instructions."""
+    out = {}
+    for name, code in sections_of(cubin):
+        weight_type = next((t for t in TYPES if name.startswith("product_") and name.endswith("_" + t)), None)
+        if not weight_type:
+            continue
+        elements, block_bytes, taken = TYPES[weight_type]
+        words = list(struct.iter_unpack("<QQ", code))
+        best = None
+        for first, last in loops_of(code):
+            body = words[first:last + 1]
+            matrix = sum(low & 0xFFF == MATRIX for low, _ in body)
+            if matrix and (best is None or len(body) < best["instructions"]):
+                fragments = matrix // (4 if "_rows_32_" in name else 1)  # 16 rows each, for eight tokens
+                best = {"instructions": len(body), "bytes": fragments * 16 * taken * block_bytes // elements}
+        if best:
+            out[name] = best
+    return out
+
+
+# ---- predictions ----
+ATTENTION_INSTRUCTIONS = {"f16": 1.5, "e8-4": 3.3, "tcq-3": 4.5}  # an element of K or V, four query heads; counted by hand
+NORM_CYCLES = 4  # of an addition that waits for the one before
+
+
+def plan_of(keel, shape, mix, kv, context):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.gguf"
+        subprocess.run([keel, "synth", path, "--shape", shape, "--mix", mix, "--hollow"], check=True, capture_output=True)
+        run = subprocess.run([keel, "plan", path, "--backend", "cuda", "-c", str(max(context, 64) + 8), "--kv-k", kv, "--kv-v", kv,
+                              "--json"], check=True, capture_output=True, text=True)
+        return json.loads(run.stdout)
+
+
+def rate_of(card):
+    """Instructions a microsecond of all multiprocessors: four warps each, one a cycle."""
+    return card["multiprocessors"] * 4 * card["clock_ghz"] * 1e3
+
+
+def instructions_of(table, kernel, weight_type, size):
+    """Of a product's weights, `size` bytes."""
+    loop = table.get(f"product_{kernel}_{weight_type}")
+    return size * loop["instructions"] / loop["bytes"] if loop else 0
+
+
+def decode_us(card, plan, table, kv, context, tokens=1):
+    """(microseconds, launches) of a step of `tokens` tokens behind `context` positions."""
+    speed, rate = card["gb_per_s"] * card["reads"] * 1e3, rate_of(card)  # bytes and instructions a microsecond
+    kernel = "token" if tokens == 1 else "rows_8"
+    layers = max(op["layer"] for op in plan["ops"]) + 1
+    dispatches = {}
+    for op in plan["ops"]:
+        if not op["low_rank"]:
+            dispatches.setdefault(op["dispatch"], []).append(op)
+    total = 0
+    for ops in dispatches.values():
+        moved = instructions = chain = 0
+        for op in ops:
+            moved += op["fixed_bytes"] + op["token_bytes"] * tokens
+            if op["weight_type"]:
+                instructions += instructions_of(table, kernel, op["weight_type"], op["fixed_bytes"])
+            if op["name"].endswith("norm") and not op["name"].startswith("qk"):
+                chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3
+            if op["name"] == "attention":
+                kv_bytes = plan["kv_bytes_per_token"] / layers * context
+                elements = kv_bytes * 8 / {"f16": 16, "e8-4": 4.25, "tcq-3": 3.25}[kv]
+                moved += kv_bytes
+                instructions += elements * ATTENTION_INSTRUCTIONS[kv] / 32
+        total += card["launch_us"] + max(moved / speed, instructions / rate) + chain
+    return total, len(dispatches)
+
+
+def prefill_us(card, plan, table, tokens):
+    """Of the products alone, whose weights are taken up anew for 32 tokens: the longest of their bytes, their instructions and
+    their multiply-adds on matrix units."""
+    moved = instructions = macs = 0
+    for op in plan["ops"]:
+        if not op["weight_type"] or op["low_rank"] or op["name"] in ("embed", "output"):
+            continue
+        moved += op["fixed_bytes"]
+        instructions += instructions_of(table, "rows_32", op["weight_type"], op["fixed_bytes"]) * tokens / 32
+        macs += op["rows"] * op["inner"] * tokens
+    return max(moved / (card["gb_per_s"] * card["reads"] * 1e3), instructions / rate_of(card), 2 * macs / (card["int8_tops"] * 1e6))
+
+
+def measured_us(document, shape, mix, kv, context, tokens):
+    for row in (document or {}).get("timings", {}).get("steps", []):
+        if (row["shape"], row["weights"], row["kv"], row.get("tokens")) == (shape, mix, kv, tokens) and abs(row["context"] - context) < 16:
+            return row["us"]
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", metavar="CUBIN")
+    parser.add_argument("-o", "--output")
+    parser.add_argument("--keel", default="build/device/keel")
+    parser.add_argument("--cards")
+    parser.add_argument("--shapes", default="8b:Q4_K_M,8b:Q8_0,1b:Q4_K_M,smollm2-135m:Q8_0")
+    parser.add_argument("--kv", default="f16,e8-4,tcq-3")
+    parser.add_argument("--contexts", default="0,4096,32768")
+    parser.add_argument("--measured")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.count:
+        text = json.dumps({"comment": "Instructions of the inner loop of products and the bytes of weights that a warp loads in it, "
+                                      "counted by perf/predict.py --count", **count(options.count)}, indent=1)
+        if options.output:
+            pathlib.Path(options.output).write_text(text + "\n")
+        else:
+            print(text)
+        return 0
+    table = json.loads((HERE / "instructions.json").read_text())
+    cards = {name: card for name, card in json.loads((HERE / "cards.json").read_text()).items() if name != "comment"}
+    wanted = options.cards.split(",") if options.cards else list(cards)
+    unknown = [name for name in wanted if name not in cards]
+    if unknown:
+        print(f"no such card: {', '.join(unknown)}; there are {', '.join(cards)}", file=sys.stderr)
+        return 2
+    measured = json.loads(pathlib.Path(options.measured).read_text()) if options.measured else None
+    rows = []
+    for shape_mix in options.shapes.split(","):
+        shape, mix = shape_mix.split(":")
+        for kv in options.kv.split(","):
+            for context in map(int, options.contexts.split(",")):
+                plan = plan_of(options.keel, shape, mix, kv, context)
+                for name in wanted:
+                    for tokens in (1, 8):
+                        us, launches = decode_us(cards[name], plan, table, kv, context, tokens)
+                        row = {"card": name, "shape": shape, "weights": mix, "kv": kv, "context": context, "tokens": tokens,
+                               "launches": launches, "us": round(us, 1), "tokens_per_s": round(tokens * 1e6 / us, 1), "what": LABEL}
+                        got = measured_us(measured, shape, mix, kv, context, tokens)
+                        if got:
+                            row.update(measured_us=got, error_percent=round((us / got - 1) * 100, 1))
+                        rows.append(row)
+                    if kv == "f16" and context == 0:
+                        us = prefill_us(cards[name], plan, table, 2048)
+                        rows.append({"card": name, "shape": shape, "weights": mix, "prefill": 2048, "us": round(us, 1),
+                                     "tokens_per_s": round(2048e6 / us, 1), "what": LABEL})
+    if options.json:
+        print(json.dumps({"what": LABEL, "cards": {name: cards[name] for name in wanted}, "rows": rows}, indent=1))
+        return 0
+    for name in wanted:
+        c = cards[name]
+        print(f"\n{name} ({LABEL}): {c['gb_per_s']} GB/s, of which {c['reads']:.0%} are read; {c['multiprocessors']} multiprocessors at "
+              f"{c['clock_ghz']} GHz; f16 {c['f16_tflops']} TFLOP/s, int8 {c['int8_tops']} TOP/s; a launch {c['launch_us']} us")
+        for r in rows:
+            if r["card"] != name:
+                continue
+            model = f"{r['shape']} {r['weights']}"
+            what = f"prefill of {r['prefill']}, products alone" if "prefill" in r else f"KV {r['kv']:5} at {r['context']:5}, {r['tokens']} tokens, {r['launches']} launches"
+            error = f"; measured {r['measured_us']:.1f} us, predicted {r['error_percent']:+.1f} %" if "measured_us" in r else ""
+            print(f"  {model:20} {what:44} {r['us']:10.1f} us {r['tokens_per_s']:9.1f} tok/s{error}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
