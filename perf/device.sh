@@ -5,6 +5,7 @@
 #   kernels     every kernel == the CPU's scalar set, by the tests of tests/simt, launched by the driver
 #   memcheck, racecheck, synccheck   of compute-sanitizer, over the same tests
 #   golden      every row of tests/golden/hashes.txt, computed by the CUDA backend
+#   split       the same rows of architectures and sessions with all but the first layer on the CPU
 #   timings     perf/device_timings.cpp: memory, launches, decode and prefill of made-up models
 #   peers       PyTorch's own kernels in the same run, where python3 has it
 # A part that fails or lacks something does not stop the others. OUT gets log.txt, table.txt and device.json. Exit code 1 when
@@ -53,12 +54,12 @@ while [ $# -gt 0 ]; do
             exit 0 ;;
         --programs) folder=$(cd "$here" && realpath -m "$2"); shift ;;
         --dry) dry=1 folder=$(cd "$here" && realpath -m "$2"); shift ;;
-        -*) sed -n '2,19p' "$0" | cut -c3-; exit 2 ;;
+        -*) sed -n '2,20p' "$0" | cut -c3-; exit 2 ;;
         *) out=$(cd "$here" && realpath -m "$1") ;;
     esac
     shift
 done
-[ -n "$out" ] || { sed -n '2,19p' "$0" | cut -c3-; exit 2; }
+[ -n "$out" ] || { sed -n '2,20p' "$0" | cut -c3-; exit 2; }
 mkdir -p "$out" || exit 2
 log=$out/log.txt
 : >"$log"
@@ -118,8 +119,7 @@ elif [ -z "$folder" ]; then
     fi
 fi
 export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}  # packed libraries
-tests=$folder/keel_device_tests$suffix golden=$folder/keel_device_golden_tests timings=$folder/keel_device_timings$suffix
-[ $dry = 0 ] || golden=$folder/keel_cuda_golden_tests
+tests=$folder/keel_device_tests$suffix golden=$folder/keel_device_golden_tests$suffix timings=$folder/keel_device_timings$suffix
 if [ ! -x "$tests" ] && [ ! -x "$golden" ] && [ ! -x "$timings" ]; then
     say programs "FAILED: there are none in ${folder:-build/device}"
     exit 2
@@ -155,6 +155,7 @@ else
         fi
     done
     part golden 120 bash -c 'golden_shards 8 "-GoldenTable.*"'
+    KEEL_CUDA_LAYERS=1 part split 40 bash -c 'golden_shards 8 "*architecture*:*session*"'
 fi
 
 # ---- timings ----

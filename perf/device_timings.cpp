@@ -16,6 +16,7 @@
 #include <stdexcept>
 
 #include "keel/keel_cuda.h"
+#include "keel/keel_lab.h"
 #include "kernels/cuda/kernels.h"
 #include "perf/device_kernels.h"
 #include "sdk/backend/cuda/cuda_backend.h"
@@ -167,12 +168,17 @@ class Model {
         need(keel_inspect(reader_.get(), nullptr, buffer_.data(), buffer_.size() * 8, &model, &info, &error),
              "keel_inspect", error);
         vocabulary_ = info.vocabulary;
+        layers_ = info.layers;
         keel_config config = sized<keel_config>();
         config.backend = keel_cuda();
         config.context_tokens = context;
         config.chunk_tokens = chunk;
         config.k_format = config.v_format = format;
         need(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", error);
+        uint32_t ops = 0;
+        need(keel_plan_ops(reader_.get(), model, &config, nullptr, 0, &ops, &error), "keel_plan_ops", error);
+        ops_.resize(ops, sized<keel_op_info>());
+        need(keel_plan_ops(reader_.get(), model, &config, ops_.data(), ops, &ops, &error), "keel_plan_ops", error);
         for (int i = 0; i < KEEL_REGION_DEVICE_SCRATCH; ++i) {
             const keel_region_plan& region = plan_.regions[i];
             if (!region.bytes || i == KEEL_REGION_PINNED) continue;
@@ -196,6 +202,51 @@ class Model {
 
     const keel_memory_plan& plan() const { return plan_; }
     uint32_t context() const { return context_; }
+
+    // What a dispatch of a step takes: the ops in it, the bytes they move, the median over some steps.
+    struct Dispatch {
+        std::string name;
+        uint32_t count;  // of the same ops and types, in all layers
+        double us, predicted_us, bytes;
+    };
+    // Of steps of one token behind `held` positions.
+    std::vector<Dispatch> dispatches(uint32_t held, uint32_t steps) {
+        need(keel_lab_time_ops(engine_, 1), "keel_lab_time_ops");
+        std::vector<std::vector<keel_lab_op_time>> times;
+        for (uint32_t i = 0; i < steps; ++i) {
+            step_us(1);
+            uint32_t count = 0;
+            need(keel_lab_op_times(engine_, nullptr, 0, &count), "keel_lab_op_times");
+            times.emplace_back(count, sized<keel_lab_op_time>());
+            need(keel_lab_op_times(engine_, times.back().data(), count, &count), "keel_lab_op_times");
+        }
+        need(keel_lab_time_ops(engine_, 0), "keel_lab_time_ops");
+        std::vector<Dispatch> out;
+        for (size_t i = 0; i < times[0].size(); ++i) {
+            std::vector<double> us;
+            for (const auto& step : times) us.push_back(step.at(i).us);
+            const keel_lab_op_time& t = times.back()[i];
+            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0};
+            for (uint32_t op = t.op; op < t.op + t.ops; ++op) {
+                const keel_op_info& info = ops_.at(op);
+                d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
+                if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
+                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes);
+                if (!strcmp(info.name, "attention"))
+                    d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
+            }
+            const auto same = std::find_if(out.begin(), out.end(), [&](const Dispatch& o) { return o.name == d.name; });
+            if (same == out.end()) {
+                out.push_back(d);
+                continue;
+            }
+            ++same->count;
+            same->us += d.us;
+            same->predicted_us += d.predicted_us;
+            same->bytes += d.bytes;
+        }
+        return out;
+    }
 
     // The session has `tokens` positions.
     void hold(uint32_t tokens) {
@@ -245,7 +296,8 @@ class Model {
     }
 
     keel::tools::SynthReader reader_;
-    uint32_t context_, vocabulary_ = 0;
+    uint32_t context_, vocabulary_ = 0, layers_ = 1;
+    std::vector<keel_op_info> ops_;
     std::vector<uint64_t> buffer_;
     std::vector<std::vector<uint8_t>> host_;
     keel_memory_plan plan_ = sized<keel_memory_plan>();
@@ -271,11 +323,6 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 part(strf("%s %s, KV %s", shape, mix, name).c_str(),
                      [&, f = format, n = name] { model(shape, mix, f, n); });
-        if (!o_.json.empty()) {
-            std::ofstream file(o_.json);
-            file << document_.dump(1) << '\n';
-            if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
-        }
         return failed_;
     }
 
@@ -298,6 +345,14 @@ class Timings {
             failed_ = 1;
         }
         fflush(stdout);
+        write();
+    }
+    // What there is so far: a run may be ended from outside.
+    void write() const {
+        if (o_.json.empty()) return;
+        std::ofstream file(o_.json);
+        file << document_.dump(1) << '\n';
+        if (!file.flush()) throw std::runtime_error("cannot write " + o_.json);
     }
 
     void machine() {
@@ -422,6 +477,7 @@ class Timings {
                      {"samples", us.size()}});
             }
         }
+        kernels(m, std::min(4096u, longest / 2), add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -432,6 +488,25 @@ class Timings {
                 add({{"prefill", tokens}, {"us", us}, {"tokens_per_s", tokens * 1e6 / us}});
             }
         if (!strcmp(shape, "smollm2-135m") || tiny) percentiles(m, shape, format_name);
+    }
+    // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
+    template <class Add>
+    void kernels(Model& m, uint32_t held, const Add& add) {
+        m.hold(held);
+        printf("  dispatches of a step at %u positions:\n", held);
+        Json rows = Json::array();
+        for (const Model::Dispatch& d : m.dispatches(held, o_.small ? 2 : 50)) {
+            const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
+            printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
+                   rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());
+            rows.push_back({{"ops", d.name},
+                            {"count", d.count},
+                            {"us", d.us},
+                            {"predicted_us", d.predicted_us},
+                            {"bytes", d.bytes},
+                            {"gb_per_s", rate}});
+        }
+        add({{"context", held}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));

@@ -114,8 +114,8 @@ KEEL_GPU void multiply_token(const ProductArgs& args) {
     store(args, matrix, at.first_row + g + 8, block_y(), acc[1]);
 }
 
-// ---- few rows, up to eight tokens: the warps of a block share 16, take strips in turn and leave the integers in shared
-// memory, of two rounds in turn; a thread a chain ----
+// ---- few rows, up to eight tokens: the warps of a block share 16, take strips in turn and leave the integers in
+// shared memory, of two rounds in turn; a thread a chain ----
 template <WeightType T>
 KEEL_GPU void multiply_shared(const ProductArgs& args) {
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];

@@ -1,4 +1,7 @@
-// The tests of this program run on the CUDA backend, with the driver of this machine.
+// The tests of this program run on the CUDA backend, with the driver of this machine; with KEEL_CUDA_LAYERS=N in the
+// environment the first N layers only, the others on the CPU.
+#include <stdlib.h>
+
 #include "keel/keel_cuda.h"
 #include "tests/backend_under_test.h"
 #include "tests/cuda/test_device.h"
@@ -7,8 +10,13 @@ namespace keel_test {
 namespace {
 
 const bool used = [] {
-    backend_under_test() = {keel_cuda(), [](uint64_t bytes, uint64_t) { return TestDevice::get().allocate(bytes); },
-                            [](void* data) { TestDevice::get().free(data); }};
+    static keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+    if (const char* layers = getenv("KEEL_CUDA_LAYERS")) device.layers = static_cast<uint32_t>(atoi(layers));
+    BackendUnderTest& backend = backend_under_test();
+    backend.backend = keel_cuda();
+    backend.options = &device;
+    backend.allocate = [](uint64_t bytes, uint64_t) { return TestDevice::get().allocate(bytes); };
+    backend.release = [](void* data) { TestDevice::get().free(data); };
     return true;
 }();
 

@@ -31,9 +31,13 @@ constexpr simt::Kernel kOnExecutor[] = {
 #define KEEL_WRAPPER_KERNEL(name, ...) keel::cuda::wrapper_##name,
     KEEL_WRAPPERS(KEEL_WRAPPER_KERNEL)};
 
-// Any bits; now and then numbers of ordinary size, edges of formats, ties of roundings.
-uint32_t operand(const WrapperInfo& info, Random& random) {
-    if (info.values == WrapperValues::kF64) return random.bits();
+// Any bits; now and then numbers of ordinary size, edges of formats, ties of roundings. `word`: which one of a thread.
+uint32_t operand(const WrapperInfo& info, uint32_t word, Random& random) {
+    if (info.values == WrapperValues::kF64) {
+        const uint32_t bits = random.bits();
+        if (word % 2 == 0 || random.below(3) == 0) return bits;
+        return (bits & 0x800fffffu) | random.between(1023 - 30, 1023 + 31) << 20;  // the upper half of such a number
+    }
     switch (random.below(6)) {
         case 0:
             return f32_bits(random.normal() * 8);
@@ -78,7 +82,7 @@ TEST_P(Wrappers, EqualTheExecutor) {
         Buffer in(threads * info.words_in * 4, 16);
         std::vector<uint32_t> got(threads * info.words_out, 0xa5a5a5a5u), want(got.size(), 0x5a5a5a5au);
         for (uint32_t i = 0; i < threads * info.words_in; ++i)
-            reinterpret_cast<uint32_t*>(in.data())[i] = operand(info, random);
+            reinterpret_cast<uint32_t*>(in.data())[i] = operand(info, i % info.words_in, random);
         keel::cuda::WrapperArgs args = {reinterpret_cast<uint32_t*>(in.data()), want.data()};
         ASSERT_EQ(simt::launch(kOnExecutor[GetParam()], {shape.grid_x, shape.grid_y}, {shape.threads},
                                shape.shared_bytes, &args),
