@@ -43,6 +43,7 @@ constexpr uint32_t least_blocks(uint32_t threads) {
     static KEEL_GPU void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 // Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
 #define KEEL_UNROLL _Pragma("unroll")
+// Before one that is to stay a loop, for its registers.
 #define KEEL_NO_UNROLL _Pragma("unroll 1")
 
 extern __shared__ __align__(16) uint8_t dynamic_shared[];
@@ -110,6 +111,12 @@ KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+// The same, d = c + a b with one number for all of c.
+KEEL_GPU void mma_s8_from(int32_t d[4], int32_t c, const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c));
+}
 KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b) {
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
@@ -145,6 +152,11 @@ KEEL_GPU void prefetch(const void* p) {
 // cp.async: 16 bytes to shared memory, there when the thread has waited for their group.
 KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
+}
+// The same of 4 bytes.
+KEEL_GPU void copy4(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
 }
 KEEL_GPU void copy_commit() {
@@ -241,6 +253,11 @@ KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1
     const uint32_t b[2] = {b0, b1};
     simt::mma_m16n8k32(c, a, b, {file, line});
 }
+KEEL_GPU void mma_s8_from(int32_t d[4], int32_t c, const uint32_t a[4], uint32_t b0, uint32_t b1, KEEL_SITE) {
+    const uint32_t b[2] = {b0, b1};
+    for (uint32_t i = 0; i < 4; ++i) d[i] = c;
+    simt::mma_m16n8k32(d, a, b, {file, line});
+}
 KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b, KEEL_SITE) {
     // Zeros in place of the other sixteen.
     const uint32_t a[4] = {a0, a1, 0, 0}, both[2] = {b, 0};
@@ -265,6 +282,9 @@ KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
+}
+KEEL_GPU void copy4(void* to, const void* from, KEEL_SITE) {
+    simt::copy_async(to, from, 4, {file, line});
 }
 KEEL_GPU void copy_commit(KEEL_SITE) {
     simt::copy_commit({file, line});
