@@ -33,11 +33,11 @@ constexpr uint32_t least_blocks(uint32_t threads) {
 // One that is called, where copies of it would be large and a call costs nothing.
 #define KEEL_GPU_CALLED __device__ __noinline__
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`. Beside these an entry point takes
-// where its first thread writes when the launch began; null: nowhere.
-#define KEEL_GPU_KERNEL(name)                                                                       \
+// where its first thread writes when the launch began; null: nowhere. KEEL_GPU_KERNEL_OF: so many blocks shall fit.
+#define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
+#define KEEL_GPU_KERNEL_OF(name, blocks)                                                            \
     static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args);                  \
-    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads,                    \
-                                                 least_blocks(kernel_traits_##name::kThreads))      \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks)            \
         name(const __grid_constant__ kernel_traits_##name::Arguments args, uint64_t* const began) { \
         if (began && (threadIdx.x | blockIdx.x | blockIdx.y) == 0) *began = timer_ns();             \
         name##_body(args);                                                                          \
@@ -191,6 +191,7 @@ namespace keel::cuda {
         name##_body(*static_cast<const kernel_traits_##name::Arguments*>(args)); \
     }                                                                            \
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
+#define KEEL_GPU_KERNEL_OF(name, blocks) KEEL_GPU_KERNEL(name)
 #define KEEL_GPU inline
 #define KEEL_GPU_CALLED inline
 #define KEEL_UNROLL

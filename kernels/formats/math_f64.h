@@ -9,13 +9,17 @@ namespace keel::kernels {
 // ln 2 in two parts: the first has 21 trailing zero bits, so n * kLn2Hi is exact for |n| <= 2^20.
 constexpr double kLn2Hi = 0x1.62e42feep-1, kLn2Lo = 0x1.a39ef35793c76p-33;
 
-// e^x for -708 <= x <= 709.
-// x = n ln 2 + r with n = rint(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor series to r^13 (remainder below 2^-57).
-KEEL_DEVICE static inline double exp_f64(double x) {
+// e^x for -708 <= x <= 709 is exp_series(r) * 2^n.
+// x = n ln 2 + r with n = rint(x / ln 2), |r| <= ln 2 / 2: returns 2^n.
+KEEL_DEVICE static inline double exp_reduce(double x, double* r) {
     constexpr double kRound = 0x1.8p52;  // adding it leaves rint(.) in the low bits
     const double t = add_f64(mul_f64(x, 0x1.71547652b82fep0), kRound);
     const double n = add_f64(t, -kRound);
-    const double r = add_f64(add_f64(x, -mul_f64(n, kLn2Hi)), -mul_f64(n, kLn2Lo));
+    *r = add_f64(add_f64(x, -mul_f64(n, kLn2Hi)), -mul_f64(n, kLn2Lo));
+    return f64_from_bits((f64_bits(t) << 52) + f64_bits(1.0));
+}
+// e^r by its Taylor series to r^13 (remainder below 2^-57).
+KEEL_DEVICE static inline double exp_series(double r) {
     double p = 1.0 / 6227020800.0;
     p = add_f64(mul_f64(p, r), 1.0 / 479001600.0);
     p = add_f64(mul_f64(p, r), 1.0 / 39916800.0);
@@ -28,9 +32,17 @@ KEEL_DEVICE static inline double exp_f64(double x) {
     p = add_f64(mul_f64(p, r), 1.0 / 24.0);
     p = add_f64(mul_f64(p, r), 1.0 / 6.0);
     p = add_f64(mul_f64(p, r), 0.5);
-    const double e = add_f64(1.0, add_f64(r, mul_f64(mul_f64(r, r), p)));
-    const double scale = f64_from_bits((f64_bits(t) << 52) + f64_bits(1.0));
-    return mul_f64(e, scale);
+    return add_f64(1.0, add_f64(r, mul_f64(mul_f64(r, r), p)));
+}
+KEEL_DEVICE static inline double exp_f64(double x) {
+    double r;
+    const double scale = exp_reduce(x, &r);
+    return mul_f64(exp_series(r), scale);
+}
+
+// rint(x * 2^52) for 0 <= x <= 1: the addition rounds to a multiple of 2^-52.
+KEEL_DEVICE static inline uint64_t fixed52(double x) {
+    return f64_bits(add_f64(x, 1.0)) - f64_bits(1.0);
 }
 
 // ln x for normal x > 0.

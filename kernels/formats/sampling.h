@@ -6,10 +6,6 @@ namespace keel::kernels {
 
 __extension__ using u128 = unsigned __int128;
 
-// rint(x * 2^52) for 0 <= x <= 1: the addition rounds to a multiple of 2^-52.
-KEEL_DEVICE static inline uint64_t fixed52(double x) {
-    return f64_bits(add_f64(x, 1.0)) - f64_bits(1.0);
-}
 // Beyond a distance of 64 a mass, and the mass times the distance, are 0.
 KEEL_DEVICE static inline double clamp64(double distance) {
     return distance < 64.0 ? distance : 64.0;
