@@ -1,8 +1,8 @@
 // Attention (NUMERICS section 5): a block goes through a KV split for some query heads of one KV head in some tokens,
 // the columns of its products. Rows of K and V are unpacked once for all of them.
 //
-// Scores of a batch of tiles first; then the largest score up to each tile, which has no order, so that all exponentials
-// are taken at once; then V. Integers are multiplied by matrix units; what is a chain of fused multiply-adds in the
+// Scores of a batch of tiles first; then the largest score up to each tile, which has no order, so that all
+// exponentials are taken at once; then V. Integers are multiplied by matrix units; what is a chain of fused multiply-adds in the
 // contract is one in registers here: sums of weights, and outputs over tiles. Splits that blocks worked on apart are
 // merged by attention_finish, in their order.
 #include "kernels/cuda/kv_row.cuh"
