@@ -2,9 +2,9 @@
 // the columns of its products. Rows of K and V are unpacked once for all of them.
 //
 // Scores of a batch of tiles first; then the largest score up to each tile, which has no order, so that all
-// exponentials are taken at once; then V. Integers are multiplied by matrix units; what is a chain of fused multiply-adds in the
-// contract is one in registers here: sums of weights, and outputs over tiles. Splits that blocks worked on apart are
-// merged by attention_finish, in their order.
+// exponentials are taken at once; then V. Integers are multiplied by matrix units; what is a chain of fused multiply-
+// adds in the contract is one in registers here: sums of weights, and outputs over tiles. Splits that blocks worked on
+// apart are merged by attention_finish, in their order.
 #include "kernels/cuda/kv_row.cuh"
 #include "kernels/cuda/kv_words.cuh"
 
