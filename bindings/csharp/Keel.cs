@@ -87,6 +87,13 @@ namespace Keel
         KEEL_REPACK_SKIP_SPEED = 4,
     }
 
+    public enum keel_fp32_reason : int
+    {
+        KEEL_FP32_NONE = 0,
+        KEEL_FP32_TYPE = 1,
+        KEEL_FP32_ACTIVATION = 2,
+    }
+
     public enum keel_activation : int
     {
         KEEL_ACTIVATION_DEFAULT = 0,
@@ -405,7 +412,7 @@ namespace Keel
         public uint low_rank;
         public uint low_rank_reason;
         public float low_rank_error;
-        public uint reserved;
+        public keel_fp32_reason fp32_reason;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -87,6 +87,11 @@ KEEL_REPACK_SKIP_ROWS = 2
 KEEL_REPACK_SKIP_LOOKUP = 3
 KEEL_REPACK_SKIP_SPEED = 4
 
+# keel_fp32_reason
+KEEL_FP32_NONE = 0
+KEEL_FP32_TYPE = 1
+KEEL_FP32_ACTIVATION = 2
+
 # keel_activation
 KEEL_ACTIVATION_DEFAULT = 0
 KEEL_ACTIVATION_Q8 = 1
@@ -458,7 +463,7 @@ keel_op_info._fields_ = [
     ("low_rank", ctypes.c_uint32),
     ("low_rank_reason", ctypes.c_uint32),
     ("low_rank_error", ctypes.c_float),
-    ("reserved", ctypes.c_uint32),
+    ("fp32_reason", ctypes.c_int),
 ]
 
 keel_buffer_info._fields_ = [

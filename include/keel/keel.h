@@ -456,6 +456,14 @@ typedef enum keel_repack_skip {
     KEEL_REPACK_SKIP_SPEED = 4   /* KEEL_WEIGHTS_DEFAULT: the kernel set is not faster for it */
 } keel_repack_skip;
 
+/* Why a device multiplies with its FP32 units, in steps of many tokens at half the speed of f16 on matrix units or
+ * less: sums of f32 have an order (sdk/NUMERICS.md), which matrix units do not keep. */
+typedef enum keel_fp32_reason {
+    KEEL_FP32_NONE = 0,      /* matrix units multiply integers; or there is no product, or no device */
+    KEEL_FP32_TYPE = 1,      /* an unquantized type: F32, F16, BF16 */
+    KEEL_FP32_ACTIVATION = 2 /* KEEL_ACTIVATION_F32 */
+} keel_fp32_reason;
+
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
@@ -684,7 +692,7 @@ typedef struct keel_op_info {
     uint32_t low_rank_reason; /* a keel_low_rank_reason (Experimental) */
     /* Where a factor exists: its relative squared output error on held-out text; negative: not known. */
     float low_rank_error;
-    uint32_t reserved;
+    keel_fp32_reason fp32_reason;
 } keel_op_info;
 
 /* One object of a region. Scratch buffers are used again and again: there is an entry for every value that a buffer

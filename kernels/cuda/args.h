@@ -149,10 +149,20 @@ constexpr uint32_t product_groups(const ProductArgs& a) {
     return groups;
 }
 
-// Weights as they lie in the file, x is f32[k]: product_f32_TYPE. No gate.
-constexpr uint32_t kProductThreads = 256, kProductTokens = 8;  // of a block, which has a group
+// Weights as they lie in the file, x is f32[k], no gate. product_f32_TYPE, for few tokens, every type: a block a group.
+constexpr uint32_t kProductThreads = 256, kProductTokens = 8;  // of a block
 constexpr LaunchShape product_f32_shape(const ProductArgs& a) {
     return {a.group_end - a.group_begin, divide_up(a.tokens, kProductTokens), kProductThreads, 0};
+}
+
+// product_f32_tile_TYPE, for many tokens, unquantized types: a block four groups and 32 tokens, kTileElements of both
+// at a time in shared memory, a thread one lane of the contract for eight rows and eight tokens.
+constexpr uint32_t kTileGroups = 4, kTileRows = kTileGroups * kGroupRows, kTileTokens = 32, kTileElements = 64;
+constexpr uint32_t kTileThreads = kTileRows / 8 * (kTileTokens / 8) * 16;
+constexpr uint32_t kTileStride = kTileElements + 4;  // words of a row
+constexpr LaunchShape product_f32_tile_shape(const ProductArgs& a) {
+    return {divide_up(a.group_end - a.group_begin, kTileGroups), divide_up(a.tokens, kTileTokens), kTileThreads,
+            (kTileRows + kTileTokens) * kTileStride * 4};
 }
 
 // y[t][k] = row ids[t] of w, decoded (NUMERICS section 3), times scale.
@@ -206,19 +216,24 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {
     return block_elements == 32 ? 4 : 1;
 }
-// Bytes from one token to the next: words of eight tokens are in different banks.
-KEEL_DEVICE constexpr uint32_t input_stride(uint32_t k, uint32_t block_elements) {
-    const uint32_t bytes = static_cast<uint32_t>(kernels::q8_token_bytes(k, block_elements));
-    return bytes + (bytes % 128 ? 80 : 16);
+// Whether a lane multiplies words of codes that are side by side (fragments.cuh): it loads two at once.
+KEEL_DEVICE constexpr bool paired_words(uint32_t sub_block) {
+    return sub_block != 16;
 }
-constexpr uint32_t input_bytes(const ProductArgs& a, uint32_t tokens, uint32_t block_elements) {
-    return tokens * input_stride(a.k, block_elements) + (a.input == ProductInput::kNormed ? a.k * 4 : 0);
+// Bytes from one token to the next: words, or pairs, of tokens that are loaded together are in different banks.
+KEEL_DEVICE constexpr uint32_t input_stride(uint32_t k, uint32_t block_elements, uint32_t sub_block) {
+    const uint32_t bytes = static_cast<uint32_t>(kernels::q8_token_bytes(k, block_elements)), apart = bytes % 128;
+    return bytes - apart + (apart ? 128 : 0) + (paired_words(sub_block) ? 32 : 16);
 }
-constexpr uint32_t kTokenHeadBytes = 128;  // results that warps exchange
+constexpr uint32_t input_bytes(const ProductArgs& a, uint32_t tokens, const kernels::WeightTypeInfo& type) {
+    return tokens * input_stride(a.k, type.block_elements, type.sub_block) +
+           (a.input == ProductInput::kNormed ? a.k * 4 : 0);
+}
+constexpr uint32_t kTokenHeadBytes = kFragmentWarps * kGroupRows * 4;  // results that warps exchange
 constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type) {
     const uint32_t groups = a.gate == ProductGate::kNone ? kFragmentWarps : kFragmentWarps / 2;  // of a block
     return {divide_up(a.group_end - a.group_begin, groups), a.tokens, kFragmentThreads,
-            kTokenHeadBytes + input_bytes(a, 1, kernels::kWeightTypes[type].block_elements)};
+            kTokenHeadBytes + input_bytes(a, 1, kernels::kWeightTypes[type])};
 }
 constexpr uint32_t kSharedTokens = 8;
 // Of a block of weights: integers of 16 rows and 8 tokens, one or two, and factors.
@@ -231,21 +246,24 @@ constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) 
                    tokens = a.tokens < kSharedTokens ? a.tokens : kSharedTokens;
     return {a.group_end - a.group_begin, divide_up(a.tokens, kSharedTokens), kFragmentThreads,
             2 * kFragmentWarps * strip_blocks(info.block_elements) * shared_words(integers) * 4 +
-                input_bytes(a, tokens, info.block_elements)};
+                input_bytes(a, tokens, info)};
 }
 
-// A warp a group and N tokens, 8 or 32, whose codes come through shared memory chunk by chunk: product_rows_N_TYPE.
+// A warp a group and N tokens, 8 or 64, whose codes come through shared memory chunk by chunk: product_rows_N_TYPE.
 // Elements of a chunk:
 KEEL_DEVICE constexpr uint32_t chunk_elements(uint32_t kernel_tokens) {
-    return kernel_tokens > 8 ? 512 : 1024;
+    return kernel_tokens > 8 ? 256 : 1024;
 }
-// Of 256 elements of a token in shared memory: codes, sums, and what keeps tokens in different banks.
-constexpr uint32_t kStagedWords = 76;
+// Of 256 elements of a token in shared memory: codes, sums, scales, and what keeps tokens in different banks.
+constexpr uint32_t kStagedSums = 64, kStagedScales = 72;
+KEEL_DEVICE constexpr uint32_t staged_words(uint32_t sub_block) {
+    return paired_words(sub_block) ? 88 : 84;
+}
 template <uint32_t TOKENS>
-constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t) {
+constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t type) {
     const uint32_t groups = a.gate == ProductGate::kNone ? kFragmentWarps : kFragmentWarps / 2;  // of a block
     return {divide_up(a.group_end - a.group_begin, groups), divide_up(a.tokens, TOKENS), kFragmentThreads,
-            2 * (chunk_elements(TOKENS) / 256) * TOKENS * kStagedWords * 4};
+            2 * (chunk_elements(TOKENS) / 256) * TOKENS * staged_words(kernels::kWeightTypes[type].sub_block) * 4};
 }
 
 }  // namespace keel::cuda

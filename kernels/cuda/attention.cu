@@ -1,10 +1,10 @@
 // Attention (NUMERICS section 5): a block goes through a KV split for some query heads of one KV head in some tokens,
 // the columns of its products. Rows of K and V are unpacked once for all of them.
 //
-// Scores of a batch of tiles first; then the largest score up to each tile, which has no order, so that all
-// exponentials are taken at once; then V. Integers are multiplied by matrix units; what is a chain of fused multiply-
-// adds in the contract is one in registers here: sums of weights, and outputs over tiles. Splits that blocks worked on
-// apart are merged by attention_finish, in their order.
+// Scores of a batch of tiles first; then the largest score up to each tile, which has no order, so that exponentials
+// are taken at once; then V. Integers are multiplied by matrix units; what is a chain of fused multiply-adds in the
+// contract is one in registers here: sums of weights, and outputs over tiles. Splits that blocks worked on apart are
+// merged by attention_finish, in their order.
 #include "kernels/cuda/kv_row.cuh"
 #include "kernels/cuda/kv_words.cuh"
 
@@ -57,10 +57,11 @@ struct Block {
     static constexpr AttentionRoom kRoom = attention_room(COLUMNS, kMaxHeadDim, false);  // all but queries and table
     const AttentionArgs& args;
     uint32_t session, kv_head, first_head, heads;  // query heads, each in all tokens
-    uint32_t first_token, tokens, columns;         // column: token * heads + head
+    uint32_t first_token, tokens;                  // column: token * heads + head
     uint32_t tail_first;
     uint32_t query_pitch, table_at;
 
+    KEEL_GPU uint32_t columns() const { return tokens * heads; }
     template <class T>
     static KEEL_GPU T* at(uint32_t offset) {
         return reinterpret_cast<T*>(shared_memory() + offset);
@@ -154,27 +155,48 @@ struct Run {
     KEEL_GPU bool sees(uint32_t position, uint32_t count) const {
         return position < seen.end && position + count > seen.begin;
     }
-    // The nearest position that is seen: rows that nobody sees may not be there.
+    // The nearest position that is seen: others of a tail may have no row.
     KEEL_GPU uint32_t near(uint32_t position) const {
         return position < seen.begin ? seen.begin : position < seen.end ? position : seen.end - 1;
     }
 };
+// K or V rows of a run: one behind another in a page, or wherever the token has them.
 template <uint32_t COLUMNS>
-KEEL_GPU KvRow row_of(const Block<COLUMNS>& b, uint32_t view, const KvRows& rows, const Run& run, uint32_t position) {
-    return run.page ? row_in(b, rows, run.page, position - run.first) : row_of(b, view, rows, run.token, position);
-}
+struct RunRows {
+    const Block<COLUMNS>& b;
+    const Run& run;
+    const KvRows& rows;
+    const uint32_t view, code_bytes, scale_bytes;
+    const KvRow first;  // of the tile
+
+    KEEL_GPU RunRows(const Block<COLUMNS>& b, uint32_t view, const KvRows& rows, const Run& run)
+        : b(b),
+          run(run),
+          rows(rows),
+          view(view),
+          code_bytes(rows.code_bytes),
+          scale_bytes(rows.scale_bytes),
+          first(run.page ? row_in(b, rows, run.page, 0) : KvRow{}) {}
+    // Of position j of the tile.
+    KEEL_GPU KvRow row(uint32_t j) const {
+        if (!run.page) return row_of(b, view, rows, run.token, run.near(run.first + j));
+        return {first.codes + j * code_bytes, first.scales + j * scale_bytes};
+    }
+};
 // Calls body(run) for the tiles of the batch that begins at position `first`, `all` being what the tokens see of it.
 template <uint32_t COLUMNS, class Body>
 KEEL_GPU void for_runs(const Block<COLUMNS>& b, uint32_t view, Range all, uint32_t first, const Body& body) {
     for (uint32_t tile = 0; tile < kBatchScores / COLUMNS / kTile; ++tile, first += kTile) {
         const Range seen = cut(all, first, kTile);
-        if (seen.empty() || is_evicted(b, view, first)) continue;
+        if (seen.empty()) continue;
         const bool apart = reaches_tail(b, first);
+        const uint8_t* page = apart ? nullptr : page_of(b, view, first);
+        if (!apart && !page) continue;  // evicted
         for (uint32_t token = 0; token < (apart ? b.tokens : 1); ++token) {
             const Range own = apart ? cut(b.range(view, token), first, kTile) : seen;
             if (own.empty()) continue;
-            body(Run{tile, first, own, apart ? token * b.heads : 0, apart ? (token + 1) * b.heads : b.columns, token,
-                     apart ? nullptr : page_of(b, view, first)});
+            body(Run{tile, first, own, apart ? token * b.heads : 0, apart ? (token + 1) * b.heads : b.columns(), token,
+                     page});
         }
     }
 }
@@ -187,7 +209,7 @@ KEEL_GPU void quantize_queries(const Block<COLUMNS>& b) {
     const uint32_t scales = kv_scales(b.args.places.k.format, n), block = n / scales;
     for (uint32_t column = thread_x() / 32; column < COLUMNS; column += kWarps) {
         int8_t* q8 = reinterpret_cast<int8_t*>(b.query(column));
-        if (column >= b.columns) {
+        if (column >= b.columns()) {
             for (uint32_t i = lane; i < wide; i += 32) q8[i] = 0;
             continue;
         }
@@ -224,10 +246,8 @@ KEEL_GPU void score_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat fo
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, in_tile = thread_x() / 32 * 16;
     const uint32_t n = b.args.shape.head_dim;
     if (!run.sees(run.first + in_tile, 16)) return;
-    KvRow row[2];
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < 2; ++i)
-        row[i] = row_of(b, view, b.k(view), run, run.near(run.first + in_tile + g + 8 * i));
+    const RunRows<COLUMNS> rows(b, view, b.k(view), run);
+    const KvRow row[2] = {rows.row(in_tile + g), rows.row(in_tile + g + 8)};
     int32_t products[COLUMNS / 8][4] = {};
     float dot[COLUMNS / 8][4] = {};
     for (uint32_t step = 0; 32 * step < n; ++step) {
@@ -245,7 +265,7 @@ KEEL_GPU void score_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat fo
         const uint32_t s = blocks ? step : 0;
         float d[2];
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 2; ++i) d[i] = scale_of_field(format, kv_load_u16(row[i].scales + 2 * s));
+        for (uint32_t i = 0; i < 2; ++i) d[i] = scale_of_field(format, load<uint16_t>(row[i].scales + 2 * s));
         KEEL_UNROLL
         for (uint32_t c = 0; c < COLUMNS / 8; ++c) {
             KEEL_UNROLL
@@ -271,7 +291,7 @@ template <uint32_t COLUMNS>
 KEEL_GPU void score_floats(const Block<COLUMNS>& b, uint32_t view, KvFormat format, const Run& run) {
     const uint32_t j = thread_x() % kTile, n = b.args.shape.head_dim;
     if (!run.sees(run.first + j, 1)) return;
-    const KvRow row = row_of(b, view, b.k(view), run, run.first + j);
+    const KvRow row = RunRows<COLUMNS>(b, view, b.k(view), run).row(j);
     KEEL_NO_UNROLL
     for (uint32_t pair = thread_x() / kTile * 2; pair < run.end; pair += kAttentionThreads / kTile * 2) {
         if (pair + 2 <= run.begin) continue;
@@ -359,15 +379,15 @@ KEEL_GPU void soften(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
     const bool one_scale = kKvFormats[v.format].integer && family != KvFamily::kBlock32;
     // The same for the whole warp: whether it has a task, and which.
     const auto has_task = [&](uint32_t u) {
-        return (u * kAttentionThreads + thread_x() - lane) / 4 / kTiles < b.columns;
+        return (u * kAttentionThreads + thread_x() - lane) / 4 / kTiles < b.columns();
     };
     KEEL_NO_UNROLL
     for (uint32_t u = 0; u < kTasks; ++u) {
         if (!has_task(u)) continue;
         const uint32_t pair = (u * kAttentionThreads + thread_x()) / 4, column = pair / kTiles, tile = pair % kTiles;
         const uint32_t at = first + tile * kTile;
-        const Range seen = column < b.columns ? tile_range(b, view, b.token()[column], at) : Range{0, 0};
-        const float* coefficients = args.means.pairs && column < b.columns
+        const Range seen = column < b.columns() ? tile_range(b, view, b.token()[column], at) : Range{0, 0};
+        const float* coefficients = args.means.pairs && column < b.columns()
                                         ? args.mean.row + (b.first_token + b.token()[column]) * args.mean.stride +
                                               uint64_t{b.head()[column]} * 2 * args.means.pairs
                                         : nullptr;
@@ -396,7 +416,7 @@ KEEL_GPU void soften(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
         if (!has_task(u)) continue;
         const uint32_t pair = (u * kAttentionThreads + thread_x()) / 4, column = pair / kTiles, tile = pair % kTiles;
         const uint32_t at = first + tile * kTile;
-        const bool there = column < b.columns, apart = reaches_tail(b, at);
+        const bool there = column < b.columns(), apart = reaches_tail(b, at);
         const Range seen = there ? tile_range(b, view, b.token()[column], at) : Range{0, 0};
         float before = there ? b.m()[column] : 0.0f;
         for (uint32_t i = 0; there && i < tile; ++i) before = largest(before, b.top()[pair - tile + i]);
@@ -415,7 +435,7 @@ KEEL_GPU void soften(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
                 if (one_scale && visible) {
                     const KvRow row =
                         page ? row_in(b, v, page, j + e) : row_of(b, view, v, b.token()[column], at + j + e);
-                    p = scaled_weight(p, scale_of_field(v.format, kv_load_u16(row.scales)));
+                    p = scaled_weight(p, scale_of_field(v.format, load<uint16_t>(row.scales)));
                     most = largest(most, p);
                 }
                 x[e] = p;
@@ -440,7 +460,7 @@ KEEL_GPU void soften(const Block<COLUMNS>& b, uint32_t view, uint32_t first) {
     }
     sync_block();
     const uint32_t column = thread_x();
-    if (column >= b.columns) return;
+    if (column >= b.columns()) return;
     float m = b.m()[column], l = b.l()[column];
     for (uint32_t tile = 0; tile < kTiles; ++tile) {
         const uint32_t pair = column * kTiles + tile;
@@ -482,6 +502,14 @@ struct Outputs {
         }
     }
 
+    // The same for little code: body(group i) where it lies.
+    template <class Body>
+    KEEL_GPU void change(uint32_t i, const Body& body) {
+        KEEL_UNROLL
+        for (uint32_t at = 0; at < kCount; ++at)
+            if (at == i) body(o[at]);
+    }
+
     // Calls body(column, element, o) for all of them.
     template <class Body>
     KEEL_GPU void each(const Block<COLUMNS>& b, bool integer, const Body& body) const {
@@ -497,7 +525,7 @@ struct Outputs {
                 const uint32_t element = integer ? i / kUnits * kValueElements + first_element(i % kUnits) +
                                                        lane / 4 * 4 + e / 4 * 2 + e / 2 % 2
                                                  : task % (n / 8) * 8 + e;
-                if (column < b.columns && element < n) body(column, element, own[e]);
+                if (column < b.columns() && element < n) body(column, element, own[e]);
             }
         }
     }
@@ -517,19 +545,19 @@ struct BlockWeights {
     float unit;
 };
 template <uint32_t COLUMNS>
-KEEL_GPU BlockWeights block_weights(const Block<COLUMNS>& b, uint32_t view, const Run& run, uint32_t column,
+KEEL_GPU BlockWeights block_weights(const Block<COLUMNS>& b, const RunRows<COLUMNS>& rows, uint32_t column,
                                     uint32_t s) {
     const uint32_t t = thread_x() % 4;
-    const KvRows& v = b.v(view);
-    const Range seen = run.has(column) ? tile_range(b, view, b.token()[column], run.first) : Range{0, 0};
+    const Run& run = rows.run;
+    const Range seen = run.has(column) ? tile_range(b, rows.view, b.token()[column], run.first) : Range{0, 0};
     float weight[16], most = 0.0f;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 16; ++i) {
-        const uint32_t j = i / 4 * 16 + t * 4 + i % 4, position = run.first + j;
+        const uint32_t j = i / 4 * 16 + t * 4 + i % 4;
         weight[i] = 0.0f;
-        if (position < seen.begin || position >= seen.end) continue;
-        const uint8_t* field = row_of(b, view, v, run, position).scales + 2 * s;
-        weight[i] = scaled_weight(b.scores(column)[kTile * run.tile + j], scale_of_field(v.format, kv_load_u16(field)));
+        if (run.first + j < seen.begin || run.first + j >= seen.end) continue;
+        const uint32_t field = load<uint16_t>(rows.row(j).scales + 2 * s);
+        weight[i] = scaled_weight(b.scores(column)[kTile * run.tile + j], scale_of_field(rows.rows.format, field));
         most = largest(most, weight[i]);
     }
     const WeightUnit unit = weight_unit(most);
@@ -548,22 +576,26 @@ KEEL_GPU void add_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat form
     const KvRows& v = b.v(view);
     const uint32_t columns = Out::first_column();
     for_runs(b, view, all, first, [&](const Run& run) {
+        const RunRows<COLUMNS> rows(b, view, v, run);
         KEEL_NO_UNROLL
         for (uint32_t part = 0; part * kValueElements < n; ++part) {
             const uint32_t part_first = part * kValueElements;
-            const uint32_t wide = (n - part_first < kValueElements ? n - part_first : kValueElements) / 8;
+            const uint32_t wide = (n - part_first < kValueElements ? n - part_first : kValueElements) / 8,
+                           fours = kAttentionThreads / wide, rest = kAttentionThreads % wide;
             KEEL_NO_UNROLL
-            for (uint32_t i = thread_x(); i < kTile / 4 * wide; i += kAttentionThreads) {
-                const uint32_t four = i / wide, block = i % wide, position = run.first + 4 * four;
-                if (!run.sees(position, 4)) continue;
+            for (uint32_t four = thread_x() / wide, block = thread_x() % wide; four < kTile / 4;) {
+                const uint32_t j = 4 * four;
+                uint32_t* to = b.values() + four * kValuePitch + 8 * block;
+                const uint32_t element_block = part_first / 8 + block;
+                four += fours, block += rest;
+                if (block >= wide) block -= wide, ++four;
+                if (!run.sees(run.first + j, 4)) continue;
                 Words2 w[4];
                 KEEL_UNROLL
                 for (uint32_t r = 0; r < 4; r += 2) {
-                    const KvRow row[2] = {row_of(b, view, v, run, run.near(position + r)),
-                                          row_of(b, view, v, run, run.near(position + r + 1))};
-                    unpack_rows(format, row, n, part_first / 8 + block, b.table(), w + r);
+                    const KvRow row[2] = {rows.row(j + r), rows.row(j + r + 1)};
+                    unpack_rows(format, row, n, element_block, b.table(), w + r);
                 }
-                uint32_t* to = b.values() + four * kValuePitch + 8 * block;
                 transpose_words(w[0].x, w[1].x, w[2].x, w[3].x, to);
                 transpose_words(w[0].y, w[1].y, w[2].y, w[3].y, to + 4);
             }
@@ -576,8 +608,7 @@ KEEL_GPU void add_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat form
                 Words2 w[4];
                 float unit[2] = {};
                 if (blocks) {
-                    const BlockWeights own =
-                        block_weights(b, view, run, columns + g, (part_first + element) / kKvBlock);
+                    const BlockWeights own = block_weights(b, rows, columns + g, (part_first + element) / kKvBlock);
                     KEEL_UNROLL
                     for (uint32_t i = 0; i < 4; ++i) w[i] = own.w[i];
                     unit[0] = shuffle(own.unit, 8 * t);
@@ -605,22 +636,22 @@ KEEL_GPU void add_integers(const Block<COLUMNS>& b, uint32_t view, KvFormat form
                         mma_s8(upper[i], a[i], w[2 * half].y, w[2 * half + 1].y);
                     }
                 }
-                float o[8];
-                out->load(part * Out::kUnits + u, o);
+                float by[2];
                 KEEL_UNROLL
                 for (uint32_t c = 0; c < 2; ++c) {
                     const uint32_t column = columns + 2 * t + c;
                     const uint32_t pair = column * (kBatchScores / COLUMNS / kTile) + run.tile;
-                    const float by = run.has(column) ? b.rescale()[pair] : kUnseen;
-                    if (by == kUnseen) continue;
+                    by[c] = run.has(column) ? b.rescale()[pair] : kUnseen;
                     if (!blocks) unit[c] = b.unit()[pair];
-                    KEEL_UNROLL
-                    for (uint32_t i = 0; i < 4; ++i) {
-                        const int32_t sum = lower[i / 2][i % 2 * 2 + c] - 256 * upper[i / 2][i % 2 * 2 + c];
-                        o[2 * i + c] = fma_f32(unit[c], static_cast<float>(sum), mul_f32(o[2 * i + c], by));
-                    }
                 }
-                out->store(part * Out::kUnits + u, o);
+                out->change(part * Out::kUnits + u, [&](float* o) {
+                    KEEL_UNROLL
+                    for (uint32_t i = 0; i < 8; ++i) {
+                        const uint32_t c = i % 2, at = i / 2 % 2 * 2 + c;
+                        const float sum = static_cast<float>(lower[i / 4][at] - 256 * upper[i / 4][at]);
+                        if (by[c] != kUnseen) o[i] = fma_f32(unit[c], sum, mul_f32(o[i], by[c]));
+                    }
+                });
             }
             sync_block();
         }
@@ -632,6 +663,7 @@ KEEL_GPU void add_floats(const Block<COLUMNS>& b, uint32_t view, KvFormat format
                          Outputs<COLUMNS>* out) {
     const uint32_t n = b.args.shape.head_dim;
     for_runs(b, view, all, first, [&](const Run& run) {
+        const RunRows<COLUMNS> rows(b, view, b.v(view), run);
         KEEL_NO_UNROLL
         for (uint32_t i = 0; i < Outputs<COLUMNS>::kCount; ++i) {
             const uint32_t task = i * kAttentionThreads + thread_x(), column = task / (n / 8), block = task % (n / 8);
@@ -643,10 +675,10 @@ KEEL_GPU void add_floats(const Block<COLUMNS>& b, uint32_t view, KvFormat format
             KEEL_UNROLL
             for (uint32_t e = 0; e < 8; ++e) o[e] = mul_f32(o[e], by);
             const Range seen = tile_range(b, view, b.token()[column], run.first);
-            for (uint32_t position = seen.begin; position < seen.end; ++position) {
-                const float p = b.scores(column)[kTile * run.tile + position - run.first];
+            for (uint32_t j = seen.begin - run.first; j < seen.end - run.first; ++j) {
+                const float p = b.scores(column)[kTile * run.tile + j];
                 float x[8];
-                decode8(format, row_of(b, view, b.v(view), run, position), block, x);
+                decode8(format, rows.row(j), block, x);
                 KEEL_UNROLL
                 for (uint32_t e = 0; e < 8; ++e) o[e] = fma_f32(p, x[e], o[e]);
             }
@@ -685,12 +717,10 @@ KEEL_GPU void attend(const AttentionArgs& args) {
                         args.step.query_block[2 * query_block],
                         args.step.query_block[2 * query_block + 1],
                         0,
-                        0,
                         room.query_pitch,
                         room.table};
     b.session = args.step.session[b.first_token];
     b.first_head = b.kv_head * group + head_tile * args.tile_heads;
-    b.columns = b.tokens * b.heads;
     b.tail_first = args.step.tail_first[b.session];
 
     // What the tokens see together, of the block's split or of all.
@@ -721,7 +751,7 @@ KEEL_GPU void attend(const AttentionArgs& args) {
         for (uint32_t node = args.step.slot[token] - b.tail_first; node != kNone; node = parent[node])
             b.slots(thread)[i--] = static_cast<uint8_t>(node);
     }
-    if (thread < b.columns) {
+    if (thread < b.columns()) {
         b.token()[thread] = thread / b.heads;
         b.head()[thread] = b.first_head + thread % b.heads;
     }
@@ -735,7 +765,7 @@ KEEL_GPU void attend(const AttentionArgs& args) {
         fill_trellis_table(table_bits, b.table());
         sync_block();
     };
-    if (thread < b.columns) b.total_m()[thread] = -kInf32;
+    if (thread < b.columns()) b.total_m()[thread] = -kInf32;
     for (uint32_t first = reach.begin / kSplitPositions * kSplitPositions; first < reach.end;
          first += kSplitPositions) {
         for (uint32_t view = 0; view < kViews; ++view) {
@@ -747,7 +777,7 @@ KEEL_GPU void attend(const AttentionArgs& args) {
                 prefetch_rows(b, places.k, all);
                 prefetch_rows(b, places.v, all);
             }
-            if (thread < b.columns) {
+            if (thread < b.columns()) {
                 b.m()[thread] = -kInf32;
                 b.l()[thread] = 0.0f;
             }
@@ -783,13 +813,13 @@ KEEL_GPU void attend(const AttentionArgs& args) {
                 out.each(b, integer_v, [&](uint32_t column, uint32_t element, float o) {
                     if (used(column)) place(column)[element] = o;
                 });
-                if (thread < b.columns && used(thread)) {
+                if (thread < b.columns() && used(thread)) {
                     place(thread)[n] = b.m()[thread];
                     place(thread)[n + 1] = b.l()[thread];
                 }
                 continue;
             }
-            if (thread < b.columns) {
+            if (thread < b.columns()) {
                 const float m = b.m()[thread], l = b.l()[thread], total_m = b.total_m()[thread];
                 float merged = total_m, by = kLeft;
                 if (used(thread) && total_m == -kInf32) {
@@ -814,7 +844,7 @@ KEEL_GPU void attend(const AttentionArgs& args) {
             });
         }
     }
-    if (args.partial || thread >= b.columns) return;
+    if (args.partial || thread >= b.columns()) return;
     float* state = args.state.row + (b.first_token + b.token()[thread]) * args.state.stride;
     state[b.head()[thread]] = b.total_m()[thread];
     state[s.heads + b.head()[thread]] = b.total_l()[thread];
@@ -873,7 +903,7 @@ KEEL_GPU float merge_partials(const AttentionFinishArgs& args, uint32_t token, u
 
 }  // namespace
 
-KEEL_GPU_KERNEL(attend_8) {
+KEEL_GPU_KERNEL_OF(attend_8, 3) {  // few wait long: decoding reads and does little else
     attend<8>(args);
 }
 KEEL_GPU_KERNEL(attend_32) {

@@ -31,11 +31,11 @@ constexpr uint32_t least_blocks(uint32_t threads) {
 // A function of kernels.
 #define KEEL_GPU __device__ __forceinline__
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`. Beside these an entry point takes
-// where its first thread writes when the launch began; null: nowhere.
-#define KEEL_GPU_KERNEL(name)                                                                       \
+// where its first thread writes when the launch began; null: nowhere. KEEL_GPU_KERNEL_OF: so many blocks shall fit.
+#define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
+#define KEEL_GPU_KERNEL_OF(name, blocks)                                                            \
     static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args);                  \
-    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads,                    \
-                                                 least_blocks(kernel_traits_##name::kThreads))      \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks)            \
         name(const __grid_constant__ kernel_traits_##name::Arguments args, uint64_t* const began) { \
         if (began && (threadIdx.x | blockIdx.x | blockIdx.y) == 0) *began = timer_ns();             \
         name##_body(args);                                                                          \
@@ -43,6 +43,7 @@ constexpr uint32_t least_blocks(uint32_t threads) {
     static KEEL_GPU void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 // Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
 #define KEEL_UNROLL _Pragma("unroll")
+// Before one that is to stay a loop, for its registers.
 #define KEEL_NO_UNROLL _Pragma("unroll 1")
 
 extern __shared__ __align__(16) uint8_t dynamic_shared[];
@@ -110,6 +111,12 @@ KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+// The same, d = c + a b with one number for all of c.
+KEEL_GPU void mma_s8_from(int32_t d[4], int32_t c, const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c));
+}
 KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b) {
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
@@ -147,6 +154,11 @@ KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
 }
+// The same of 4 bytes.
+KEEL_GPU void copy4(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
+}
 KEEL_GPU void copy_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -169,6 +181,7 @@ namespace keel::cuda {
         name##_body(*static_cast<const kernel_traits_##name::Arguments*>(args)); \
     }                                                                            \
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
+#define KEEL_GPU_KERNEL_OF(name, blocks) KEEL_GPU_KERNEL(name)
 #define KEEL_GPU inline
 #define KEEL_UNROLL
 #define KEEL_NO_UNROLL
@@ -240,6 +253,11 @@ KEEL_GPU void mma_s8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1
     const uint32_t b[2] = {b0, b1};
     simt::mma_m16n8k32(c, a, b, {file, line});
 }
+KEEL_GPU void mma_s8_from(int32_t d[4], int32_t c, const uint32_t a[4], uint32_t b0, uint32_t b1, KEEL_SITE) {
+    const uint32_t b[2] = {b0, b1};
+    for (uint32_t i = 0; i < 4; ++i) d[i] = c;
+    simt::mma_m16n8k32(d, a, b, {file, line});
+}
 KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b, KEEL_SITE) {
     // Zeros in place of the other sixteen.
     const uint32_t a[4] = {a0, a1, 0, 0}, both[2] = {b, 0};
@@ -264,6 +282,9 @@ KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
+}
+KEEL_GPU void copy4(void* to, const void* from, KEEL_SITE) {
+    simt::copy_async(to, from, 4, {file, line});
 }
 KEEL_GPU void copy_commit(KEEL_SITE) {
     simt::copy_commit({file, line});

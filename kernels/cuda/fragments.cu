@@ -26,7 +26,7 @@ KEEL_GPU void lay(const LayArgs& args) {
         KEEL_UNROLL
         for (uint32_t i = 0; i < 4; ++i) {
             const uint8_t* block = block_of(lane / 4 + 8 * (i % 2));
-            const uint32_t written = block ? written_codes<T>(block, 8 * r + lane % 4 + 4 * (i / 2)) : 0;
+            const uint32_t written = block ? written_codes<T>(block, 8 * r + word_of_run<T>(lane % 4, i / 2)) : 0;
             constexpr uint32_t kLowMask = ((1u << Shape::kLowBits) - 1) * 0x01010101u;
             low_bits[i] = written & kLowMask;
             high_bits[i] = (written & ~kLowMask) >> Shape::kLowBits % 8;
@@ -57,9 +57,10 @@ KEEL_GPU void embed_rows(const EmbedArgs& args) {
     float* y = args.y + block_x() * args.y_token_floats;
     for (uint32_t e = 4 * thread_x(); e < args.k; e += 4 * kEmbedThreads) {
         const uint8_t* block = group + uint64_t{e / kInfo.block_elements} * Shape::kBytes;
-        const uint32_t in = e % kInfo.block_elements, word = in / 4 % 8;
+        const uint32_t in = e % kInfo.block_elements;
+        const WordPlace word = place_of_word<T>(in / 4 % 8);
         const uint32_t values =
-            values_of<T>(written_in_fragment<T>(block, row % 8 * 4 + word % 4, in / 32, word / 4 * 2 + row / 8));
+            values_of<T>(written_in_fragment<T>(block, row % 8 * 4 + word.t, in / 32, 2 * word.upper + row / 8));
         float scale = d_of<T>(load_factors<T>(block, row)), minimum = 0;
         if constexpr (kInfo.m_at != kernels::kNoField) minimum = minimum_of(load_factors<T>(block, row));
         if constexpr (kInfo.sub_block != 0) {

@@ -3,10 +3,11 @@
 //
 // Groups of 16 rows, in each its blocks ascending. A block of sixteen rows is 16 times a plain one:
 //     lower bits of codes | upper bits | scale bytes, row by row | d, and m or dmin, row by row
-// Lane l = 4g + t of a warp multiplies, of a run of 32 elements, four words of four codes: words t of rows g and g + 8,
-// then words t + 4 of both. Of the codes' lower 8, 4 or 2 bits it has 4, 2 or 1 words a run, of their upper 2 or 1 bits
-// one word or half of one, packed as pack_run says; all its words of a block of weights come in pieces of 16 bytes, a
-// piece of every lane after another. Blocks of one run have pieces as short as their words.
+// Lane l = 4g + t of a warp multiplies, of a run of 32 elements, four words of four codes: words 2t of rows g and g +
+// 8, then words 2t + 1 of both; where a run has two sub-blocks, which are multiplied one by one, words t and t + 4. Of
+// the codes' lower 8, 4 or 2 bits it has 4, 2 or 1 words a run, of their upper 2 or 1 bits one word or half of one,
+// packed as pack_run says; all its words of a block of weights come in pieces of 16 bytes, a piece of every lane after
+// another. Blocks of one run have pieces as short as their words.
 #pragma once
 #include "kernels/cuda/weight_blocks.cuh"
 
@@ -25,6 +26,19 @@ struct FragmentShape {
                               kFactorsAt = kScalesAt + 16 * kScaleBytes<T>.count, kBytes = 16 * kInfo.block_bytes;
     static_assert(kFactorsAt + 16 * kFactorBytes == kBytes, "the parts of a block are all of it");
 };
+
+// The word of a run that is operand `upper`, 0 or 1, of lane t of four, and back.
+template <WeightType T>
+KEEL_GPU uint32_t word_of_run(uint32_t t, uint32_t upper) {
+    return paired_words(kWeightTypes[T].sub_block) ? 2 * t + upper : t + 4 * upper;
+}
+struct WordPlace {
+    uint32_t t, upper;
+};
+template <WeightType T>
+KEEL_GPU WordPlace place_of_word(uint32_t word) {
+    return paired_words(kWeightTypes[T].sub_block) ? WordPlace{word / 2, word % 2} : WordPlace{word % 4, word / 4};
+}
 
 // Words of a lane, as registers.
 template <uint32_t BYTES>

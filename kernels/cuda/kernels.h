@@ -8,15 +8,17 @@
 #include "kernels/cuda/attention_args.h"
 
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
+#define KEEL_GPU_F32_TILE_ROW(type, ...) KEEL_GPU_ROW(product_f32_tile_##type, ProductArgs, kTileThreads)
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_TOKEN_ROW(type, ...) KEEL_GPU_ROW(product_token_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
-#define KEEL_GPU_ROWS_32_ROW(type, ...) KEEL_GPU_ROW(product_rows_32_##type, ProductArgs, kFragmentThreads)
+#define KEEL_GPU_ROWS_64_ROW(type, ...) KEEL_GPU_ROW(product_rows_64_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \
+    KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                    \
     KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                      \
     KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)  \
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads) \
@@ -24,7 +26,7 @@
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_TOKEN_ROW)                   \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_8_ROW)                  \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_32_ROW)                 \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_64_ROW)                 \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)           \
     KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                    \
@@ -71,6 +73,10 @@ constexpr KernelId product_kernel(KernelId first, uint32_t type) {
 }
 constexpr KernelId product_f32_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_product_f32_F32 + type);
+}
+// Of an unquantized type.
+constexpr KernelId product_f32_tile_kernel(uint32_t type) {
+    return static_cast<KernelId>(kernel_product_f32_tile_F32 + type);
 }
 constexpr KernelId embed_kernel(uint32_t type) {
     return static_cast<KernelId>(kernel_embed_F32 + type);

@@ -114,13 +114,13 @@ KEEL_GPU_KERNEL(kv_append) {
     if (slot < at.sink_tokens) {
         const KvRows& rows = value ? at.sink_v : at.sink_k;
         const RowPlace to = place_of(window, rows, kv_head, slot);
-        encode_warp(rows.format, x, n, rows.mode, room, to.codes, to.scales);
+        encode_as<kKvF16>(x, n, rows.mode, room, to.codes, to.scales);
     }
     if (at.recent_tokens) {
         const KvRows& rows = value ? at.recent_v : at.recent_k;
         const RowPlace to = place_of(window + at.ring + slot / kPagePositions % at.recent_pages * at.recent_page_stride,
                                      rows, kv_head, slot % kPagePositions);
-        encode_warp(rows.format, x, n, rows.mode, room, to.codes, to.scales);
+        encode_as<kKvF16>(x, n, rows.mode, room, to.codes, to.scales);
     }
     const RowPlace to = place_of(at.base + at.pages + page * at.page_stride, coded, kv_head, slot % kPagePositions);
     encode_warp(coded.format, x, n, coded.mode, room, to.codes, to.scales);

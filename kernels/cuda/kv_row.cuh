@@ -197,16 +197,19 @@ KEEL_GPU void search_trellis_warp(const float* x, uint32_t n, const int8_t* tabl
     for (uint32_t element = n - 1; element-- > 0;) {
         // Least costs of the groups: group l + 32 j in lane l, or one group in several lanes.
         constexpr uint32_t kMine = kGroups > 32 ? kGroups / 32 : 1;
-        float least[kMine];
-        uint32_t way[kMine];
+        float least[8];
+        uint32_t way[8];
         KEEL_UNROLL
-        for (uint32_t j = 0; j < kMine; ++j) {
-            least[j] = cost[j];
-            way[j] = (32 * j + lane) / kGroups;
+        for (uint32_t i = 0; i < 8; ++i) {
+            least[i] = cost[i];
+            way[i] = (32 * i + lane) / kGroups;  // ascends with i
+        }
+        KEEL_UNROLL
+        for (uint32_t step = kMine; step < 8; step *= 2) {
             KEEL_UNROLL
-            for (uint32_t i = j + kMine; i < 8; i += kMine) {  // ways ascend with i
-                if (cost[i] < least[j]) least[j] = cost[i], way[j] = (32 * i + lane) / kGroups;
-            }
+            for (uint32_t i = 0; i < 8; ++i)
+                if (i / step % 2 == 0 && i % step < kMine && least[i + step] < least[i])
+                    least[i] = least[i + step], way[i] = way[i + step];
         }
         if constexpr (kGroups < 32) {
             KEEL_UNROLL

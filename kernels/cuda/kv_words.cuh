@@ -29,15 +29,20 @@ KEEL_GPU void for_read_format(KvFormat coded, const Body& body) {
     }
 }
 
-// The `count` bytes at p, at most BYTES, the first in the lowest bits; what lies above them is undefined. Loads whole
-// words, but none that has not one of these bytes.
+// T of global memory at p, which is aligned for it.
+template <class T>
+KEEL_GPU T load(const uint8_t* p) {
+    return *reinterpret_cast<const T*>(in_global(p));
+}
+// BYTES bytes at p, the first in the lowest bits; what lies above them is undefined. Loads whole words, up to seven
+// bytes behind: codes of integers have scales behind them.
 template <uint32_t BYTES>
-KEEL_GPU uint64_t load_bytes(const uint8_t* p, uint32_t count) {
+KEEL_GPU uint64_t load_bytes(const uint8_t* p) {
     const uint32_t skipped = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p) & 3);
-    const uint32_t *word = reinterpret_cast<const uint32_t*>(p - skipped), last = (skipped + count - 1) / 4;
-    const uint64_t low = word[0] | uint64_t{word[last < 1 ? last : 1]} << 32;
+    p -= skipped;
+    const uint64_t low = load<uint32_t>(p) | uint64_t{load<uint32_t>(p + 4)} << 32;
     if constexpr (BYTES <= 5) return low >> 8 * skipped;
-    const uint64_t high = word[last];
+    const uint64_t high = load<uint32_t>(p + 8);
     return skipped ? low >> 8 * skipped | high << (64 - 8 * skipped) : low;
 }
 
@@ -66,8 +71,8 @@ constexpr int kMostPairBits = 4;
 KEEL_GPU void fill_trellis_table(uint32_t bits, uint8_t* to) {
     const int8_t* value = kTrellisTables[bits - 2];
     const bool pairs = bits <= kMostPairBits;
-    const uint32_t entries = pairs ? 256u << bits : kTrellisTableBytes / 2;
-    for (uint32_t i = thread_x(); i < entries; i += kAttentionThreads) {
+    static_assert(kTrellisTableBytes == 2 * 256 << kMostPairBits);
+    for (uint32_t i = thread_x(); i >> (pairs ? bits : kMostPairBits) < 256; i += kAttentionThreads) {
         const uint32_t first = pairs ? i : i / 64 * 4 + i % 2 * 2, second = pairs ? i >> bits : first + 1;
         reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(static_cast<uint8_t>(value[first & 255]) |
                                                                    static_cast<uint8_t>(value[second & 255]) << 8);
@@ -117,20 +122,20 @@ KEEL_GPU Words2 unpack_words(const KvRow& row, uint32_t n, uint32_t b, const uin
     constexpr KvFamily kFamily = kKvFormats[F].family;
     static_assert(kKvFormats[F].integer);
     if constexpr (kFamily == KvFamily::kBlock32) {
-        const bool negative = row.scales[b / 4 * 2 + 1] & 0x80;
+        const bool negative = load<uint8_t>(row.scales + b / 4 * 2 + 1) & 0x80;
         if constexpr (kBits == 8) {
-            const Words2 q = *reinterpret_cast<const Words2*>(row.codes + 8 * b);
+            const Words2 q = load<Words2>(row.codes + 8 * b);
             return negative ? Words2{negate_bytes(q.x), negate_bytes(q.y)} : q;
         } else {  // byte i of a block has elements i and i + 16
-            const Words2 codes = *reinterpret_cast<const Words2*>(row.codes + b / 4 * 16 + b % 2 * 8);
+            const Words2 codes = load<Words2>(row.codes + b / 4 * 16 + b % 2 * 8);
             const uint32_t shift = b % 4 / 2 * 4, x = codes.x >> shift & 15 * kBytes,
                            y = codes.y >> shift & 15 * kBytes;
             return negative ? Words2{(kSigns + 8 * kBytes - x) ^ kSigns, (kSigns + 8 * kBytes - y) ^ kSigns}
                             : Words2{(kSigns - 8 * kBytes + x) ^ kSigns, (kSigns - 8 * kBytes + y) ^ kSigns};
         }
     } else if constexpr (kFamily == KvFamily::kLattice) {
-        const uint64_t codes = kBits == 4 ? *reinterpret_cast<const uint32_t*>(row.codes + 4 * b)
-                                          : load_bytes<kBits>(row.codes + b * kBits, kBits);
+        const uint8_t* p = row.codes + b * kBits;
+        const uint64_t codes = kBits == 4 ? load<uint32_t>(p) : kBits == 2 ? load<uint16_t>(p) : load_bytes<kBits>(p);
         const auto [low, high] = spread8<kBits>(codes);
         // The lowest bit of the last element has the coset, and is the parity of the others.
         const uint32_t coset = high >> 24 & 1, bits = (low ^ high) & kBytes;
@@ -141,12 +146,12 @@ KEEL_GPU Words2 unpack_words(const KvRow& row, uint32_t n, uint32_t b, const uin
     } else {
         static_assert(kFamily == KvFamily::kTrellis);
         // The window of the last element reaches into the next block, or the start bits.
-        const bool last = b == n / 8 - 1;
         const uint8_t* p = row.codes + b * kBits;
-        uint64_t window = kBits == 4 ? *reinterpret_cast<const uint32_t*>(p) | uint64_t{last ? 0u : p[4]} << 32
-                                     : load_bytes<kBits + 1>(p, last ? kBits : kBits + 1);
-        if (last) {
-            const uint64_t start = kv_load_u16(row.scales) & ((1u << (8 - kBits)) - 1);
+        uint64_t window = kBits == 4   ? load<uint32_t>(p) | uint64_t{load<uint8_t>(p + 4)} << 32
+                          : kBits == 2 ? load<uint16_t>(p) | uint64_t{load<uint8_t>(p + 2)} << 16
+                                       : load_bytes<kBits + 1>(p);
+        if (b == n / 8 - 1) {
+            const uint64_t start = load<uint16_t>(row.scales) & ((1u << (8 - kBits)) - 1);
             window = (window & ((uint64_t{1} << 8 * kBits) - 1)) | start << 8 * kBits;
         }
         return trellis_words<kBits>(window, table);
@@ -185,16 +190,16 @@ KEEL_GPU void decode8_as(const KvRow& row, uint32_t b, float* y) {
     if constexpr (F == kKvF32) {
         KEEL_UNROLL
         for (uint32_t i = 0; i < 2; ++i) {
-            const Words4 w = reinterpret_cast<const Words4*>(row.codes)[2 * b + i];
+            const Words4 w = load<Words4>(row.codes + 32 * b + 16 * i);
             const uint32_t word[4] = {w.x, w.y, w.z, w.w};
             KEEL_UNROLL
             for (uint32_t e = 0; e < 4; ++e) y[4 * i + e] = f32_from_bits(word[e]);
         }
     } else if constexpr (F == kKvF16) {
-        widen_words(reinterpret_cast<const Words4*>(row.codes)[b], y);
+        widen_words(load<Words4>(row.codes + 16 * b), y);
     } else if constexpr (F == kKvFp8) {
         KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) y[e] = fp8_to_f32(row.codes[8 * b + e]);
+        for (uint32_t e = 0; e < 8; ++e) y[e] = fp8_to_f32(load<uint8_t>(row.codes + 8 * b + e));
     } else {
         int16_t q[8];
         unpack_e8_integers<8>(row.codes + 8 * b, 8, q);

@@ -1,63 +1,88 @@
-// The integers of one block of weights in fragments and its part in the chain of a sum (NUMERICS section 2).
+// The integers of one block of weights in fragments and its part in the chain of a sum (NUMERICS section 2), for eight
+// tokens.
 #pragma once
 #include "kernels/cuda/fragments.cuh"
 
 namespace keel::cuda {
 
-// Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn, for groups of 8 tokens: I and, for types with integer
-// minima, M of the contract. With one token, COLUMNS 1, only those of 2t.
-template <uint32_t GROUPS>
-struct Integers {
-    int32_t i[GROUPS][4], m[GROUPS][4];
+template <WeightType T>
+constexpr bool kIntegerMinima = kWeightTypes[T].sub_block&& kWeightTypes[T].m_at != kernels::kNoField;
+
+// A block as matrix units take it: codes of every run, and of types with integer minima those of the sixteen sums.
+template <WeightType T>
+struct BlockValues {
+    uint32_t a[FragmentShape<T>::kRuns][4];
+    uint32_t minima[2];  // of rows g and g + 8: of sums 4t..4t+3
 };
-// `x`: the words of codes of the token that this lane multiplies; sums0, sums1: pairs of sums of tokens 2t and 2t + 1.
-// Those of the next group are `stride` words behind.
-template <WeightType T, uint32_t GROUPS, uint32_t COLUMNS = 2>
-KEEL_GPU Integers<GROUPS> multiply_block(const Fragment<T>& f, const uint32_t* x, const uint32_t* sums0,
-                                         const uint32_t* sums1, uint32_t stride, uint32_t lane) {
-    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+template <WeightType T>
+KEEL_GPU void unpack_block(const Fragment<T>& f, uint32_t lane, BlockValues<T>& v) {
     const uint32_t t = lane % 4;
-    Integers<GROUPS> n = {};
+    KEEL_UNROLL
+    for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) values_of_run<T>(f, r, v.a[r]);
+    if constexpr (kIntegerMinima<T>) {
+        KEEL_UNROLL
+        for (uint32_t half = 0; half < 2; ++half) {
+            const auto four = [&](uint32_t n) { return minima4<T>(f.scales[half], n); };
+            if constexpr (kWeightTypes[T].sub_block == 16)
+                v.minima[half] = t < 2 ? (t == 0 ? four(0) : four(1)) : (t == 2 ? four(2) : four(3));
+            else  // two sums of 16, and one minimum for both
+                v.minima[half] = pick_bytes(t < 2 ? four(0) : four(1), 0, t % 2 ? 0x3322 : 0x1100);
+        }
+    }
+}
+
+// Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn: I and, for types with integer minima, M of the contract.
+// With one token, COLUMNS 1, only those of 2t. Types without sub-blocks have kBitsOfInteger + I.
+struct Integers {
+    int32_t i[4], m[4];
+};
+// f32 whose bits, with a small integer added to them, are the f32 of 12582912 + that integer.
+constexpr int32_t kBitsOfInteger = 0x4b400000;
+KEEL_GPU float float_of(int32_t bits) {
+    return f32_from_bits(static_cast<uint32_t>(bits)) - 12582912.0f;
+}
+
+// `codes`, `sums`: words of this block of token g.
+template <WeightType T, uint32_t COLUMNS = 2>
+KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, const uint32_t* codes,
+                              const uint32_t* sums, uint32_t lane) {
+    constexpr uint32_t kSubBlock = kWeightTypes[T].sub_block;
+    const uint32_t t = lane % 4;
+    Integers n = {};
     KEEL_UNROLL
     for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) {
-        uint32_t a[4];
-        values_of_run<T>(f, r, a);
-        KEEL_UNROLL
-        for (uint32_t group = 0; group < GROUPS; ++group) {
-            int32_t *i = n.i[group], *m = n.m[group];
-            const uint32_t* codes = x + group * stride + 8 * r + t;
-            if constexpr (kInfo.sub_block == 0) {
-                mma_s8(i, a, codes[0], codes[4]);
-            } else if constexpr (kInfo.sub_block == 32) {
-                int32_t q[4] = {};
-                mma_s8(q, a, codes[0], codes[4]);
+        const uint32_t* a = v.a[r];
+        if constexpr (kSubBlock == 16) {
+            const uint32_t b0 = codes[8 * r + word_of_run<T>(t, 0)], b1 = codes[8 * r + word_of_run<T>(t, 1)];
+            int32_t q[4] = {}, p[4] = {};
+            mma_s8(q, a[0], a[1], b0);
+            mma_s8(p, a[2], a[3], b1);
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; c += 3 - COLUMNS) {
+                const uint32_t scales = scales4<T>(f.scales[c / 2], r / 2);
+                n.i[c] += byte_at(scales, 2 * r) * q[c] + byte_at(scales, 2 * r + 1) * p[c];
+            }
+        } else {
+            const Words2 b = *reinterpret_cast<const Words2*>(codes + 8 * r + word_of_run<T>(t, 0));
+            if constexpr (kSubBlock == 0) {
+                mma_s8_from(n.i, kBitsOfInteger, a, b.x, b.y);
+            } else {
+                int32_t q[4];
+                mma_s8_from(q, 0, a, b.x, b.y);
                 KEEL_UNROLL
                 for (uint32_t c = 0; c < 4; c += 3 - COLUMNS)
-                    i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
-            } else {
-                int32_t q[4] = {}, p[4] = {};
-                mma_s8(q, a[0], a[1], codes[0]);
-                mma_s8(p, a[2], a[3], codes[4]);
-                KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; c += 3 - COLUMNS) {
-                    const uint32_t scales = scales4<T>(f.scales[c / 2], r / 2);
-                    i[c] += byte_at(scales, 2 * r) * q[c] + byte_at(scales, 2 * r + 1) * p[c];
-                }
-            }
-            if constexpr (kInfo.sub_block && kInfo.m_at != kernels::kNoField) {
-                KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; c += 3 - COLUMNS) {
-                    const uint32_t sums = (c % 2 ? sums1 : sums0)[group * stride + r];
-                    if constexpr (kInfo.sub_block == 32) {
-                        // Two sums of 16, and one minimum for both.
-                        const uint32_t minimum = minima4<T>(f.scales[c / 2], r / 4) >> 8 * (r % 4) & 255;
-                        m[c] = dp2a_lo(sums, minimum * 0x101, m[c]);
-                    } else {
-                        m[c] = dp2a_lo(sums, minima4<T>(f.scales[c / 2], r / 2) >> 16 * (r % 2), m[c]);
-                    }
-                }
+                    n.i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
             }
         }
+    }
+    if constexpr (kIntegerMinima<T>) {
+        // Sums of sixteen, at most 2032, as 128 times an upper part and seven lower bits.
+        const Words2 s = *reinterpret_cast<const Words2*>(sums + 2 * t);
+        int32_t upper[4] = {};
+        mma_s8(upper, v.minima[0], v.minima[1], pick_bytes(s.x >> 7, s.y >> 7, 0x6420));
+        mma_s8(n.m, v.minima[0], v.minima[1], pick_bytes(s.x, s.y, 0x6420) & 0x7f7f7f7fu);
+        KEEL_UNROLL
+        for (uint32_t c = 0; c < 4; c += 3 - COLUMNS) n.m[c] += 128 * upper[c];
     }
     return n;
 }
@@ -65,7 +90,8 @@ KEEL_GPU Integers<GROUPS> multiply_block(const Fragment<T>& f, const uint32_t* x
 // The end of a block's part in the chain of one row and token.
 template <WeightType T>
 KEEL_GPU float chain(float acc, uint32_t factors, float d_token, int32_t i, int32_t m) {
-    acc = fma_f32(mul_f32(d_of<T>(factors), d_token), static_cast<float>(i), acc);
+    const float sum = kWeightTypes[T].sub_block ? static_cast<float>(i) : float_of(i);
+    acc = fma_f32(mul_f32(d_of<T>(factors), d_token), sum, acc);
     if constexpr (kWeightTypes[T].m_at != kernels::kNoField) {
         const float minimum = mul_f32(minimum_of(factors), d_token);
         acc = fma_f32(kWeightTypes[T].sub_block ? -minimum : minimum, static_cast<float>(m), acc);

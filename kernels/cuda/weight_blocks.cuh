@@ -178,16 +178,23 @@ KEEL_GPU float block_minimum(const uint8_t* b) {
     return widen_f16(load16(b + kWeightTypes[T].m_at));
 }
 
+// Element e of a row of an unquantized type, and what it is.
+template <WeightType T>
+KEEL_GPU uint32_t bits_of_element(const uint8_t* row, uint32_t e) {
+    return T == kF32 ? load32(row + uint64_t{e} * 4) : load16(row + uint64_t{e} * 2);
+}
+template <WeightType T>
+KEEL_GPU float float_of_bits(uint32_t bits) {
+    static_assert(T == kF32 || T == kF16 || T == kBF16);
+    return T == kF32 ? f32_from_bits(bits) : T == kF16 ? widen_f16(bits) : bf16_to_f32(static_cast<uint16_t>(bits));
+}
+
 // Element e of a row, decoded (NUMERICS section 3).
 template <WeightType T>
 KEEL_GPU float decoded(const uint8_t* row, uint32_t e) {
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    if constexpr (T == kF32) {
-        return f32_from_bits(load32(row + uint64_t{e} * 4));
-    } else if constexpr (T == kF16) {
-        return widen_f16(load16(row + uint64_t{e} * 2));
-    } else if constexpr (T == kBF16) {
-        return bf16_to_f32(static_cast<uint16_t>(load16(row + uint64_t{e} * 2)));
+    if constexpr (kInfo.activation_block == 0) {
+        return float_of_bits<T>(bits_of_element<T>(row, e));
     } else {
         const uint8_t* b = row + uint64_t{e / kInfo.block_elements} * kInfo.block_bytes;
         const uint32_t in = e % kInfo.block_elements;

@@ -48,6 +48,7 @@ struct WeightUse {
     Activation x;           // the layout in which it reads its activations
     bool repacked;          // rows in groups of 16, in an order of the backend's own, else plain: as in the file
     keel_repack_skip skip;  // why plain, where the configuration would have it repacked
+    keel_fp32_reason fp32;  // of a product
 };
 
 // Most bytes of plain rows that upload_rows is called with.

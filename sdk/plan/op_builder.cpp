@@ -110,8 +110,10 @@ Buf OpBuilder::output_norm(const char* name, const Buf& x) {
 
 // Shape, bytes and work of a product; how it reads x follows from its weights.
 void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
-    const Activation type = reading(matrix.type);
+    const WeightUse use = backend().weights(c_, matrix.type, matrix.rows, false);
+    const Activation type = use.x;
     op->in = read(op, x, type);
+    op->fp32_reason = use.fp32;
     op->w = matrix.data;
     op->repacked = matrix.repacked;
     op->repack_skip = matrix.repack_skip;

@@ -69,6 +69,7 @@ struct Op {
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
     keel_repack_skip repack_skip;
+    keel_fp32_reason fp32_reason;
     TensorSlot slot;  // of its weights
     int32_t layer;    // -1 outside the layers
     uint32_t window;  // attention and its finish: visible positions, 0 = all

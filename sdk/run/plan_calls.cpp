@@ -157,6 +157,7 @@ struct Listing {
                          : mapped            ? mode
                                              : KEEL_WEIGHTS_COPY;
         info.repack_skip = op.repack_skip;
+        info.fp32_reason = op.fp32_reason;
         info.predicted_us = predict_us(op, 1);
         info.low_rank = low_rank(index);
         info.low_rank_reason = op.low_rank_reason;

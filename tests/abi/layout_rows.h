@@ -72,7 +72,7 @@ const keel_layout_row KEEL_LAYOUT[] = {
         F(keel_op_info, dispatch) F(keel_op_info, fixed_bytes) F(keel_op_info, token_bytes)
         F(keel_op_info, predicted_us) F(keel_op_info, read_count) F(keel_op_info, write_count) F(keel_op_info, reads)
         F(keel_op_info, writes) F(keel_op_info, placement) F(keel_op_info, repack_skip) F(keel_op_info, low_rank)
-        F(keel_op_info, low_rank_reason) F(keel_op_info, low_rank_error) F(keel_op_info, reserved)
+        F(keel_op_info, low_rank_reason) F(keel_op_info, low_rank_error) F(keel_op_info, fp32_reason)
     S(keel_buffer_info) F(keel_buffer_info, struct_size) F(keel_buffer_info, region) F(keel_buffer_info, name)
         F(keel_buffer_info, instance) F(keel_buffer_info, first_op) F(keel_buffer_info, last_op)
         F(keel_buffer_info, reserved) F(keel_buffer_info, offset) F(keel_buffer_info, bytes)

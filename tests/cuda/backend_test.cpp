@@ -365,7 +365,7 @@ TEST(CudaBackend, SessionsMoveBetweenBackends) {
 }
 
 // Speculative verification: the logits of a tree's nodes, the session that accepts a path of it and goes on, and what
-// it saves, are those of the CPU. The tree lies in a third tile, behind a split's end in the last case.
+// it saves, are those of the CPU. The tree ends in another tile, in the last case in another split.
 TEST(CudaBackend, TokenTreesHaveTheCpusBits) {
     constexpr uint32_t kNodes = 11, kPath[] = {0, 2, 6};
     struct Case {

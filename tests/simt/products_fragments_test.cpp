@@ -26,7 +26,7 @@ struct Kernel {
 constexpr Kernel kToken = {kernel_product_token_Q4_0, product_token_shape},
                  kShared = {kernel_product_shared_Q4_0, product_shared_shape},
                  kRows8 = {kernel_product_rows_8_Q4_0, product_rows_shape<8>},
-                 kRows32 = {kernel_product_rows_32_Q4_0, product_rows_shape<32>};
+                 kRows64 = {kernel_product_rows_64_Q4_0, product_rows_shape<64>};
 void expect_equal(const Kernel& kernel, const ProductShape& shape, simt::Order order, Random& random) {
     const uint32_t type = shape.type;
     SCOPED_TRACE(testing::Message() << kKernels[product_kernel(kernel.first, type)].name << ", "
@@ -69,11 +69,11 @@ TEST(SimtFragments, ManyRowsEqualScalar) {
             expect_equal(kRows8, {type, {random.between(1, 40)}, long_k, 8}, order, random);
             expect_equal(kRows8, {type, {16}, block, random.between(2, 7)}, order, random);
             expect_equal(kRows8, {type, {17, 40, 3}, block, 11}, order, random);
-            expect_equal(kRows32, {type, {33}, 2 * chunk_elements(32) + block, 32}, order, random);
-            expect_equal(kRows32, {type, {17}, block, 45}, order, random);
+            expect_equal(kRows64, {type, {33}, 2 * chunk_elements(64) + block, 64}, order, random);
+            expect_equal(kRows64, {type, {17}, block, 77}, order, random);
             const ProductGate gate = kGates[1 + type % 2];
             expect_equal(kRows8, {type, {52, 52}, block, 3, ProductInput::kRows, gate}, order, random);
-            expect_equal(kRows32, {type, {20, 20}, block, 33, ProductInput::kRows, gate}, order, random);
+            expect_equal(kRows64, {type, {20, 20}, block, 13, ProductInput::kRows, gate}, order, random);
         }
 }
 

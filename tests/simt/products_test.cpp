@@ -32,6 +32,23 @@ TEST(SimtProducts, EqualScalarForEveryTypeAndNumberOfTokens) {
             for (uint32_t tokens : {1u, random.between(2, 7), 8u, 13u}) expect_equal(type, tokens, order, random);
 }
 
+// Three rounds of a tile, the last one not full; rows, tokens and groups that fill none.
+TEST(SimtProducts, TilesEqualScalarForUnquantizedTypes) {
+    Random random(8);
+    for (simt::Order order : orders())
+        for (uint32_t type : {kF32, kF16, kBF16})
+            for (uint32_t k : {2 * kTileElements + random.between(1, 40), random.between(1, 70)}) {
+                ProductProblem p({type, {random.between(50, 70), random.between(1, 20)}, k, random.between(9, 40)},
+                                 false, random);
+                Buffer y = p.y_before();
+                ProductArgs args = p.args(p.w, y);
+                args.group_begin = random.below(2);
+                SCOPED_TRACE(testing::Message() << kWeightTypes[type].name << ", " << k << " elements");
+                launch(product_f32_tile_kernel(type), args, product_f32_tile_shape(args), order);
+                p.expect_scalar(args, y);
+            }
+}
+
 TEST(SimtProducts, EmbeddingEqualsScalar) {
     Random random(5);
     for (simt::Order order : orders())

@@ -90,6 +90,9 @@ WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t,
     use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
     // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
     use.repacked = block != 0 && !lookup;
+    use.fp32 = block != 0                                                 ? KEEL_FP32_NONE
+               : kernels::kWeightTypes[weight_type].activation_block == 0 ? KEEL_FP32_TYPE
+                                                                          : KEEL_FP32_ACTIVATION;
     use.skip = use.repacked ? KEEL_REPACK_SKIP_NONE : lookup ? KEEL_REPACK_SKIP_LOOKUP : KEEL_REPACK_SKIP_TYPE;
     return use;
 }

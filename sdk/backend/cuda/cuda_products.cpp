@@ -27,7 +27,7 @@ constexpr ProductKernel kProductKernels[] = {
     {cuda::kernel_product_token_Q4_0, cuda::product_token_shape, 1, kAny},
     {cuda::kernel_product_shared_Q4_0, cuda::product_shared_shape, 8, 2},
     {cuda::kernel_product_rows_8_Q4_0, cuda::product_rows_shape<8>, 8, kAny},
-    {cuda::kernel_product_rows_32_Q4_0, cuda::product_rows_shape<32>, kAny, kAny},
+    {cuda::kernel_product_rows_64_Q4_0, cuda::product_rows_shape<64>, kAny, kAny},
 };
 Result launch_fragments(const CudaDevice& d, uint32_t type, const cuda::ProductArgs& a) {
     const uint32_t groups = (a.group_end - a.group_begin) / d.multiprocessors;
@@ -111,8 +111,11 @@ Result launch_products(const CudaDevice& d, const Op* ops, const CudaDispatch& d
     a.tokens = rows_of_step(d, *first);
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
-    return first->repacked ? launch_fragments(d, first->weight_type, a)
-                           : launch(d, cuda::product_f32_kernel(first->weight_type), a, cuda::product_f32_shape(a));
+    if (first->repacked) return launch_fragments(d, first->weight_type, a);
+    const bool tile =
+        a.tokens > cuda::kProductTokens && kernels::kWeightTypes[first->weight_type].activation_block == 0;
+    return tile ? launch(d, cuda::product_f32_tile_kernel(first->weight_type), a, cuda::product_f32_tile_shape(a))
+                : launch(d, cuda::product_f32_kernel(first->weight_type), a, cuda::product_f32_shape(a));
 }
 
 Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {

@@ -62,10 +62,15 @@ const char* repack_skip_name(keel_repack_skip reason) {
     }
     return "";
 }
+// Why a device's FP32 units multiply.
+const char* fp32_reason_name(keel_fp32_reason reason) {
+    return reason == KEEL_FP32_TYPE ? "type" : reason == KEEL_FP32_ACTIVATION ? "activation" : "";
+}
 std::string placement_text(const keel_op_info& op) {
     if (!op.weight_type[0]) return "";
-    const std::string reason = repack_skip_name(op.repack_skip);
-    return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")");
+    const std::string reason = repack_skip_name(op.repack_skip), fp32 = fp32_reason_name(op.fp32_reason);
+    return weights_name(op.placement) + (reason.empty() ? "" : " (" + reason + ")") +
+           (fp32.empty() ? "" : ", FP32 units (" + fp32 + ")");
 }
 // Of a product of the low-rank variant.
 std::string low_rank_text(const keel_op_info& op) {
@@ -96,7 +101,7 @@ bool same_op(const keel_op_info& a, const keel_op_info& b) {
     return std::string_view(a.name) == b.name && std::string_view(a.weight_type) == b.weight_type && a.rows == b.rows &&
            a.inner == b.inner && a.fixed_bytes == b.fixed_bytes && a.token_bytes == b.token_bytes &&
            a.placement == b.placement && a.repack_skip == b.repack_skip && a.low_rank_reason == b.low_rank_reason &&
-           a.low_rank_error == b.low_rank_error;
+           a.low_rank_error == b.low_rank_error && a.fp32_reason == b.fp32_reason;
 }
 
 std::vector<OpGroup> group_layers(const std::vector<keel_op_info>& ops, bool fold) {
@@ -152,6 +157,7 @@ Json op_json(const keel_op_info& op) {
             {"writes", std::vector<uint32_t>(op.writes, op.writes + op.write_count)},
             {"placement", op.weight_type[0] ? weights_name(op.placement) : ""},
             {"repack_skip", repack_skip_name(op.repack_skip)},
+            {"fp32_reason", fp32_reason_name(op.fp32_reason)},
             {"dispatch", op.dispatch},
             {"low_rank", low_rank_text(op)},
             {"predicted_us", op.predicted_us}};
