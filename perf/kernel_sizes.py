@@ -11,18 +11,20 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Files of VBMI belong to the set that uses them.
 SETS = {"scalar": "scalar", "avx2": "avx2", "avxvnni": "avxvnni", "avx512": "avx512", "avx512vbmi": "avx512", "amx": "amx",
         "neon": "neon", "neon_dotprod": "neon_dotprod", "neon_i8mm": "neon_i8mm"}
+OBJECT = re.compile(r"(\S+)\s+\(ex .*\):")
 FILE = re.compile(r"\w+?_(" + "|".join(SETS) + r")\.cpp\.o")
 
 
 def sizes(text):
-    """Text bytes by set, from the output of `size`."""
-    by_set = collections.Counter()
-    for line in text.splitlines()[1:]:
+    """Bytes of code by set, from the output of `size -A`: sections .text*, not constants and tables for unwinding."""
+    by_set, name = collections.Counter(), "rest"
+    for line in text.splitlines():
         words = line.split()
-        if len(words) < 6 or words[5] == "(TOTALS)":
-            continue
-        found = FILE.match(words[5])
-        by_set[SETS[found.group(1)] if found else "rest"] += int(words[0])
+        if found := OBJECT.match(line):
+            kernels = FILE.match(found.group(1))
+            name = SETS[kernels.group(1)] if kernels else "rest"
+        elif len(words) == 3 and words[0].startswith(".text"):
+            by_set[name] += int(words[1])
     return by_set
 
 
@@ -36,9 +38,10 @@ def table(by_set):
 
 
 def self_test():
-    found = sizes("  text data bss dec hex filename\n10 0 0 10 a matmul_q8_avx512.cpp.o (ex l.a)\n"
-                  "5 0 0 5 5 attention_avx512vbmi.cpp.o (ex l.a)\n3 0 0 3 3 matmul_q8_neon_i8mm.cpp.o (ex l.a)\n7 0 0 7 7 engine.cpp.o (ex l.a)\n25 0 0 25 19 (TOTALS)\n")
-    assert found == {"avx512": 15, "neon_i8mm": 3, "rest": 7}, found
+    found = sizes("matmul_q8_avx512.cpp.o   (ex l.a):\nsection size addr\n.text 10 0\n.rodata 90 0\n.text.unlikely 1 0\nTotal 101\n\n"
+                  "attention_avx512vbmi.cpp.o   (ex l.a):\n.text 5 0\n\nmatmul_q8_neon_i8mm.cpp.o   (ex l.a):\n.text 3 0\n\n"
+                  "engine.cpp.o   (ex l.a):\n.text 0 0\n.text.f 7 0\n.eh_frame 30 0\n")
+    assert found == {"avx512": 16, "neon_i8mm": 3, "rest": 7}, found
     assert table(found).splitlines()[-1] == "| neon_i8mm | 0 | 0 |"
 
 
@@ -46,4 +49,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--self-test"]:
         sys.exit(self_test())
     library = sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/release/libkeel.a"
-    print(table(sizes(subprocess.run(["size", "-t", library], check=True, capture_output=True, text=True).stdout)))
+    print(table(sizes(subprocess.run(["size", "-A", library], check=True, capture_output=True, text=True).stdout)))

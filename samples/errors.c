@@ -21,9 +21,7 @@ static void expect(keel_status wanted, keel_status got, const char* call) {
     printf("%s%.90s\n    %s%s%s%s%s\n", got == wanted ? "" : "NOT AS EXPECTED ", call, keel_status_name(got),
            detailed ? ": " : "", detailed ? error.field : "", detailed && error.field[0] ? ", " : "",
            detailed ? error.reason : "");
-    surprises += got != wanted;
-    seen[got] = 1;
-    error = (keel_error)KEEL_ERROR_INIT;
+    surprises += got != wanted, seen[got] = 1, error = (keel_error)KEEL_ERROR_INIT;
 }
 #define EXPECT(status, call) expect(status, call, #call)
 
@@ -55,11 +53,11 @@ int main(int argc, char** argv) {
     EXPECT(KEEL_E_FILE_FORMAT, keel_inspect(&other, NULL, NULL, 0, NULL, &info, &error));
     EXPECT(KEEL_E_FILE_LIMIT, keel_inspect(&file, &limits, NULL, 0, NULL, &info, &error));
     EXPECT(KEEL_OK, keel_inspect(&file, NULL, NULL, 0, NULL, &info, &error));
-    const size_t size = (size_t)info.model_bytes;
-    void* const buffer = malloc(size);
+    void* const buffer = malloc((size_t)info.model_bytes);
     const keel_model* model;
-    EXPECT(KEEL_E_BUFFER_TOO_SMALL, keel_inspect(&file, NULL, buffer, size - 1, &model, &info, &error));
-    EXPECT(KEEL_OK, keel_inspect(&file, NULL, buffer, size, &model, &info, &error));
+    EXPECT(KEEL_E_BUFFER_TOO_SMALL,
+           keel_inspect(&file, NULL, buffer, (size_t)info.model_bytes - 1, &model, &info, &error));
+    EXPECT(KEEL_OK, keel_inspect(&file, NULL, buffer, (size_t)info.model_bytes, &model, &info, &error));
 
     keel_hooks impatient = {.struct_size = sizeof impatient, .progress = stop_loading}, strict = impatient;
     strict.progress = NULL, strict.allowed_tokens = forbid_all;
@@ -107,6 +105,9 @@ int main(int argc, char** argv) {
     EXPECT(KEEL_E_KV_FULL, keel_advance(engine, &b, 1, 0, &result));
     keel_engine_close(engine);
     EXPECT(KEEL_E_HANDLE, keel_session_sample(a, &token));
+    /* Left open until the process ends: Linux lets it have fewer. */
+    for (count = 0; count < 70000 && keel_reader_open_file(path, &other) == KEEL_OK;) ++count;
+    if (count < 70000) EXPECT(KEEL_E_PLATFORM, keel_reader_open_file(path, &other));
 
 #define NAME(symbol, number, meaning) \
     if (!seen[number]) printf("not here: %s, %s\n", #symbol, meaning);

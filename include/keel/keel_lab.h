@@ -87,6 +87,7 @@ typedef struct keel_lab_op_time {
     double us;
     double predicted_us; /* what it was expected to take when it was enqueued, after what earlier steps took */
 } keel_lab_op_time;
+#define KEEL_LAB_OP_TIME_INIT KEEL_INIT(keel_lab_op_time)
 
 /* Nonzero: steps that begin from now on are timed dispatch by dispatch. A GPU always does; the CPU looks at the clock
  * once more for each. KEEL_E_BUSY inside a step; KEEL_E_UNSUPPORTED: a backend without times. */

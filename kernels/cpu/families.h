@@ -35,8 +35,7 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void add_##isa(float* x, const float* y, uint32_t n);                                                            \
     void scale_##isa(float* x, float factor, uint32_t n);                                                            \
     void softcap_##isa(float* x, float cap, uint32_t n);                                                             \
-    void exp_distances_##isa(const double* value, uint32_t n, double largest, double temperature, double* distance,  \
-                             double* w);                                                                             \
+    void exp_masses_##isa(const MassArgs& args);                                                                     \
     template <KvFormat F>                                                                                            \
     void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales);    \
     template <KvFormat F>                                                                                            \

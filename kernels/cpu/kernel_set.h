@@ -43,6 +43,46 @@ static inline uint64_t matmul_scratch_bytes(uint32_t k) {
 }
 using MatmulFn = void (*)(const MatmulArgs&);
 
+// ---- sampling (NUMERICS section 6) ----
+// Buckets of distances, 0..kLastBucket; numbers grow with the distance. Without `ends`: of equal width from `first`
+// on, but the first and the last also hold what lies before and behind. With `ends`: kEndBuckets of equal width before
+// `first`, so many behind `end`, the others between them, and the last for what lies farther.
+struct DistanceBuckets {
+    bool ends;
+    double first, end;
+    double per_near, per_main, per_far;  // buckets to the unit of distance
+};
+constexpr uint32_t kLastBucket = 511, kEndBuckets = 64;
+template <bool ends>
+static inline uint16_t bucket_number(double distance, const DistanceBuckets& b) {
+    constexpr double kEnd = kEndBuckets, kMain = ends ? kLastBucket - 2 * kEndBuckets : kLastBucket;
+    double place = (distance - b.first) * b.per_main;
+    place = place > 0.0 ? place : 0.0;
+    place = place < kMain ? place : kMain;
+    if (ends) {
+        double near = distance * b.per_near, far = (distance - b.end) * b.per_far;
+        near = near < kEnd ? near : kEnd;
+        far = far > 0.0 ? far : 0.0;
+        far = far < kEnd ? far : kEnd;
+        place = near + place + far;
+    }
+    return static_cast<uint16_t>(static_cast<int32_t>(place));
+}
+
+// Candidates: distance = (largest - value) / temperature, which is not negative; mass = rint(w * 2^52) with
+// w = exp(-min(distance, 64)). The arrays are different ones.
+constexpr uint32_t kMassBlock = 256, kMassGroup = 32;
+struct MassArgs {
+    const double* value;
+    uint32_t n;  // at most kMassBlock; up to the next multiple of kMassGroup are values of -inf, and room for results
+    double largest, temperature;
+    const DistanceBuckets* buckets;
+    uint64_t* mass;
+    uint16_t* bucket;
+    bool count;          // mass is 1 instead, and 0 at an infinite distance
+    uint64_t* weighted;  // the sum of rint(w * min(distance, 64) * 2^52); may be null
+};
+
 // ---- attention (NUMERICS section 5) ----
 // One head's K or V rows of a layer in a page: row j has its codes at codes + j * code_bytes and its scales likewise.
 struct KvPlane {
@@ -129,10 +169,7 @@ struct KernelSet {
     void (*add)(float* x, const float* y, uint32_t n);  // x += y
     void (*scale)(float* x, float factor, uint32_t n);  // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
-    // distance[i] = (largest - value[i]) / temperature, which is not negative, and w[i] = exp(-min(distance[i], 64)),
-    // in f64 (NUMERICS section 6). The three arrays are different ones.
-    void (*exp_distances)(const double* value, uint32_t n, double largest, double temperature, double* distance,
-                          double* w);
+    void (*exp_masses)(const MassArgs& args);
 
     // One row f32[head_dim] -> its codes and scales (kernels/formats/kv_formats.h), and back; scales of float formats
     // may be null.

@@ -9,13 +9,17 @@ namespace keel::kernels {
 // ln 2 in two parts: the first has 21 trailing zero bits, so n * kLn2Hi is exact for |n| <= 2^20.
 constexpr double kLn2Hi = 0x1.62e42feep-1, kLn2Lo = 0x1.a39ef35793c76p-33;
 
-// e^x for -708 <= x <= 709.
-// x = n ln 2 + r with n = rint(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor series to r^13 (remainder below 2^-57).
-static inline double exp_f64(double x) {
+// e^x for -708 <= x <= 709 is exp_series(r) * 2^n.
+// x = n ln 2 + r with n = rint(x / ln 2), |r| <= ln 2 / 2: returns 2^n.
+static inline double exp_reduce(double x, double* r) {
     constexpr double kRound = 0x1.8p52;  // adding it leaves rint(.) in the low bits
     const double t = x * 0x1.71547652b82fep0 + kRound;
     const double n = t - kRound;
-    const double r = (x - n * kLn2Hi) - n * kLn2Lo;
+    *r = (x - n * kLn2Hi) - n * kLn2Lo;
+    return f64_from_bits((f64_bits(t) << 52) + f64_bits(1.0));
+}
+// e^r by its Taylor series to r^13 (remainder below 2^-57).
+static inline double exp_series(double r) {
     double p = 1.0 / 6227020800.0;
     p = p * r + 1.0 / 479001600.0;
     p = p * r + 1.0 / 39916800.0;
@@ -28,9 +32,17 @@ static inline double exp_f64(double x) {
     p = p * r + 1.0 / 24.0;
     p = p * r + 1.0 / 6.0;
     p = p * r + 0.5;
-    const double e = 1.0 + (r + (r * r) * p);
-    const double scale = f64_from_bits((f64_bits(t) << 52) + f64_bits(1.0));
-    return e * scale;
+    return 1.0 + (r + (r * r) * p);
+}
+static inline double exp_f64(double x) {
+    double r;
+    const double scale = exp_reduce(x, &r);
+    return exp_series(r) * scale;
+}
+
+// rint(x * 2^52) for 0 <= x <= 1: the addition rounds to a multiple of 2^-52.
+static inline uint64_t fixed52(double x) {
+    return f64_bits(x + 1.0) - f64_bits(1.0);
 }
 
 // ln x for normal x > 0.

@@ -1,78 +1,18 @@
 #include "sdk/run/sampler.h"
 
 #include <float.h>
-#include <math.h>
-#include <string.h>
 
-#include <algorithm>
-#include <bit>
+#include <initializer_list>
 
-#include "kernels/formats/math_f64.h"
 #include "sdk/core/status.h"
+#include "sdk/run/sampler_passes.h"
 
 namespace keel {
 namespace {
 
-// Every filter and the draw itself ask one question: in a given order, at which candidate does the running weight first
-// reach a target? Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is ever
-// sorted. weigh() looks at every candidate once: it makes buckets by distance and sums the weight of each. That tells
-// all buckets in front of the target; only the candidates of the one in which it is reached are gathered, and looked at
-// closer until they are told apart (find_cut). A bucket is 1/32 of an octave, so that those are few; at the worst, when
-// all candidates are in it, they are looked at twice or three times, whatever the logits are.
-//
-// Work memory:
-//     | u128 weight[1024] | u128 round[1024] | f64 distance[vocabulary] | u32 list[vocabulary] |
-// each part rounded up to 64 bytes. distance holds the adjusted logits first, list the penalty counts.
-__extension__ using u128 = unsigned __int128;
-constexpr uint32_t kBuckets = 1024;
-constexpr uint32_t kBlock = 256;  // candidates whose masses are computed at once
-
-constexpr uint64_t round64(uint64_t bytes) {
-    return (bytes + 63) & ~uint64_t{63};
-}
-constexpr uint64_t kHistogramBytes = kBuckets * sizeof(u128);
-static_assert(kHistogramBytes % 64 == 0);
-
-// All ids, of which those at an infinite distance are no candidates; or those of a list, ascending.
-struct Candidates {
-    u128* weight;  // of each bucket
-    u128* round;   // the same of a closer look
-    double* distance;
-    uint32_t* list;
-    uint32_t listed;  // 0: all ids
-    uint32_t vocabulary;
-    bool values;  // distance holds values yet, of all ids
-    double largest, temperature;
-
-    void (*exp_distances)(const double* value, uint32_t n, double largest, double temperature, double* distance,
-                          double* w);
-
-    Candidates(void* work, uint32_t n, const kernels::KernelSet& kernel)
-        : weight(static_cast<u128*>(work)),
-          round(weight + kBuckets),
-          distance(reinterpret_cast<double*>(round + kBuckets)),
-          list(reinterpret_cast<uint32_t*>(reinterpret_cast<uint8_t*>(distance) + round64(uint64_t{n} * 8))),
-          listed(0),
-          vocabulary(n),
-          values(true),
-          largest(0),
-          temperature(1),
-          exp_distances(kernel.exp_distances) {}
-    uint32_t count() const { return listed ? listed : vocabulary; }
-    uint32_t id(uint32_t i) const { return listed ? list[i] : i; }
-    uint32_t* gathered() const { return list + listed; }
-};
-
-// rint(x * 2^52) for 0 <= x <= 1: the addition rounds to a multiple of 2^-52.
-inline uint64_t fixed52(double x) {
-    return std::bit_cast<uint64_t>(x + 1.0) - std::bit_cast<uint64_t>(1.0);
-}
 // Beyond a distance of 64 a mass, and the mass times the distance, are 0.
-inline double clamp64(double distance) {
-    return distance < 64.0 ? distance : 64.0;
-}
 inline uint64_t mass_of(double distance) {
-    return fixed52(kernels::exp_f64(-clamp64(distance)));
+    return kernels::fixed52(kernels::exp_f64(distance < 64.0 ? -distance : -64.0));
 }
 
 // ceil(fraction * total) without rounding, at least 1; 0 < fraction <= 1, total < 2^84.
@@ -107,132 +47,84 @@ inline uint32_t bit_width(u128 x) {
     return x >> 64 ? 64 + bit_width(static_cast<uint64_t>(x >> 64)) : bit_width(static_cast<uint64_t>(x));
 }
 
-// ---- buckets of distances: 32 to an octave from 2^-26 to 2^6, and what lies before and behind ----
+// ---- edges of buckets ----
 
-constexpr uint32_t kBucketShift = 52 - 5;
-constexpr int32_t kFirstBucket = static_cast<int32_t>(std::bit_cast<uint64_t>(0x1p-26) >> kBucketShift);
-
-inline uint32_t bucket_of(double distance) {
-    const int32_t b = static_cast<int32_t>(std::bit_cast<uint64_t>(distance) >> kBucketShift) - kFirstBucket;
-    const int32_t last = static_cast<int32_t>(kBuckets) - 1;
-    return static_cast<uint32_t>(b < 0 ? 0 : b > last ? last : b);
+// Where bucket `number` begins, of buckets with ends, but for rounding.
+double begin_of(const kernels::DistanceBuckets& b, uint32_t number) {
+    constexpr uint32_t kMain = kernels::kEndBuckets, kFar = kLastBucket - kernels::kEndBuckets;
+    return number < kMain  ? number / b.per_near
+           : number < kFar ? b.first + (number - kMain) / b.per_main
+                           : b.end + (number - kFar) / b.per_far;
 }
-// Its distances are at least edge(bucket) and below edge(bucket + 1).
-inline double edge(uint32_t bucket) {
-    if (bucket == 0) return 0;
-    if (bucket == kBuckets) return INFINITY;
-    return std::bit_cast<double>(static_cast<uint64_t>(kFirstBucket + static_cast<int32_t>(bucket)) << kBucketShift);
+// No distance in the bucket is below near_edge or above far_edge.
+inline double edge_error(const Candidates& c) {
+    return (c.buckets.end + 64) * 1e-14;
 }
-
-enum class Weight { kCount, kMass };
-
-u128 total_weight(const Candidates& c) {
-    u128 total = 0;
-    for (uint32_t b = 0; b < kBuckets; ++b) total += c.weight[b];
-    return total;
+inline double near_edge(const Candidates& c, uint32_t bucket) {
+    const double edge = begin_of(c.buckets, bucket) - edge_error(c);
+    return edge < 0 ? 0 : edge;
+}
+inline double far_edge(const Candidates& c, uint32_t bucket) {
+    return bucket >= kLastBucket ? INFINITY : begin_of(c.buckets, bucket + 1) + edge_error(c);
 }
 
-// Sums the weights of all candidates by bucket, makes distances of values, and returns the total. For masses *weighted,
-// where it is not null, becomes the sum of rint(w * d * 2^52).
-template <Weight weight>
-u128 weigh(Candidates& c, u128* weighted = nullptr) {
-    // First in sums of 64 bits, two a bucket so that equal neighbours do not wait for each other; 2048 masses fit one.
-    constexpr uint32_t kPart = 4096;
-    static_assert(kPart % kBlock == 0 && sizeof(uint64_t[2][kBuckets]) == kHistogramBytes);
-    auto* const partial = reinterpret_cast<uint64_t(*)[kBuckets]>(c.round);
-    memset(c.weight, 0, kHistogramBytes);
-    const uint32_t n = c.count();
-    for (uint32_t part = 0; part < n; part += kPart) {
-        memset(partial, 0, kHistogramBytes);
-        const uint32_t part_end = n - part < kPart ? n : part + kPart;
-        for (uint32_t begin = part; begin < part_end; begin += kBlock) {
-            const uint32_t size = part_end - begin < kBlock ? part_end - begin : kBlock;
-            double value[kBlock], distance[kBlock], w[kBlock];
-            if (!c.values)
-                for (uint32_t i = 0; i < size; ++i) value[i] = -c.distance[c.id(begin + i)];
-            c.exp_distances(c.values ? c.distance + begin : value, size, c.largest, c.temperature, distance, w);
-            if (c.values) memcpy(c.distance + begin, distance, size * sizeof(double));
-            if (weight == Weight::kCount)
-                for (uint32_t i = 0; i < size; ++i) partial[i % 2][bucket_of(distance[i])] += distance[i] != INFINITY;
-            else
-                for (uint32_t i = 0; i < size; ++i) partial[i % 2][bucket_of(distance[i])] += fixed52(w[i]);
-            if (!weighted) continue;
-            uint64_t sum = 0;
-            for (uint32_t i = 0; i < size; ++i) sum += fixed52(w[i] * clamp64(distance[i]));
-            *weighted += sum;
-        }
-        for (uint32_t b = 0; b < kBuckets; ++b) c.weight[b] += u128{partial[0][b]} + partial[1][b];
-    }
-    c.values = false, c.largest = 0, c.temperature = 1;
-    return total_weight(c);
-}
-
-// Appends the ids of candidates with low <= distance < high to the `count` ids in c.gathered(), and returns how many
-// there are now.
-uint32_t gather(const Candidates& c, double low, double high, uint32_t count = 0) {
-    // Distances are not negative, so their bits order as they do.
-    const uint64_t first = std::bit_cast<uint64_t>(low), span = std::bit_cast<uint64_t>(high) - first;
-    uint32_t* const out = c.gathered();
-    const auto take = [&](uint32_t id) {
-        out[count] = id;
-        count += std::bit_cast<uint64_t>(c.distance[id]) - first < span;
-    };
-    if (c.listed)
-        for (uint32_t i = 0; i < c.listed; ++i) take(c.list[i]);
-    else
-        for (uint32_t id = 0; id < c.vocabulary; ++id) take(id);
-    return count;
-}
-
-// Calls visit(id, distance, weight) for those of the `count` ids in c.gathered() whose distances are `wanted`.
-template <Weight weight, class Wanted, class Visit>
-void visit_weights(const Candidates& c, uint32_t count, Wanted wanted, Visit visit) {
+// Calls visit(position, distance, weight) for those of the `count` positions in c.gathered() that are wanted(position,
+// distance).
+template <class Wanted, class Visit>
+void visit_weights(const Candidates& c, Weight weight, uint32_t count, Wanted wanted, Visit visit) {
     for (uint32_t i = 0; i < count;) {
-        double value[kBlock], distance[kBlock], w[kBlock];
-        uint32_t id[kBlock], size = 0;
+        double value[kBlock], distance[kBlock];
+        uint64_t mass[kBlock];
+        uint32_t position[kBlock], size = 0;
+        uint16_t bucket[kBlock];
         for (; i < count && size < kBlock; ++i) {
-            id[size] = c.gathered()[i];
-            value[size] = -c.distance[id[size]];
-            size += wanted(-value[size]);
+            position[size] = c.gathered()[i];
+            value[size] = c.value(c.id(position[size]));
+            distance[size] = (c.largest - value[size]) / c.temperature;
+            size += wanted(position[size], distance[size]);
         }
-        c.exp_distances(value, size, 0, 1, distance, w);
-        for (uint32_t j = 0; j < size; ++j) visit(id[j], distance[j], weight == Weight::kMass ? fixed52(w[j]) : 1);
+        for (uint32_t j = size; j % kernels::kMassGroup; ++j) value[j] = -INFINITY;
+        if (weight == Weight::kMass)
+            c.exp_masses({value, size, c.largest, c.temperature, &c.buckets, mass, bucket, false, nullptr});
+        for (uint32_t j = 0; j < size; ++j) visit(position[j], distance[j], weight == Weight::kMass ? mass[j] : 1);
     }
 }
 
 struct Cut {
-    uint32_t id;   // the candidate at which the target is reached
-    u128 reached;  // the weight up to it
+    uint32_t position;  // of the candidate at which the target is reached
+    u128 reached;       // the weight up to it
 };
 
 // Of the `count` candidates in c.gathered(), which weigh at least `target` > 0. Those of equal distance are there in
 // the order of their ids.
-template <Weight weight, class Order>
-Cut find_cut(const Candidates& c, Order key, uint32_t count, u128 target) {
+template <class Order>
+Cut find_cut(const Candidates& c, Weight weight, Order key, uint32_t count, u128 target) {
     using Key = typename Order::Key;
-    const uint32_t* const ids = c.gathered();
+    const uint32_t* const positions = c.gathered();
     // Undecided are those with keys in [low, high]; `before` is the weight of those below.
     Key low = ~Key{0}, high = 0;
     for (uint32_t i = 0; i < count; ++i) {
-        const Key k = key(c.distance[ids[i]]);
+        const Key k = key(c.distance(positions[i]));
         low = k < low ? k : low;
         high = k > high ? k : high;
     }
     u128 before = 0;
     while (low != high) {
         const Key first = low, last = high;
-        const uint32_t width = bit_width(static_cast<Key>(last - first)), shift = width > 10 ? width - 10 : 0;
-        const auto undecided = [=](double distance) { return key(distance) >= first && key(distance) <= last; };
+        const uint32_t width = bit_width(static_cast<Key>(last - first)), shift = width > 9 ? width - 9 : 0;
+        const auto undecided = [=](uint32_t, double distance) {
+            return key(distance) >= first && key(distance) <= last;
+        };
         const auto bucket = [=](double distance) { return static_cast<uint32_t>((key(distance) - first) >> shift); };
         memset(c.round, 0, kHistogramBytes);
-        visit_weights<weight>(c, count, undecided,
-                              [&](uint32_t, double distance, uint64_t w) { c.round[bucket(distance)] += w; });
+        visit_weights(c, weight, count, undecided,
+                      [&](uint32_t, double distance, uint64_t w) { c.round[bucket(distance)] += w; });
         uint32_t cut = 0;
         for (; before + c.round[cut] < target; ++cut) before += c.round[cut];
         low = ~Key{0}, high = 0;
         for (uint32_t i = 0; i < count; ++i) {
-            const double distance = c.distance[ids[i]];
-            if (!undecided(distance) || bucket(distance) != cut) continue;
+            const double distance = c.distance(positions[i]);
+            if (!undecided(0, distance) || bucket(distance) != cut) continue;
             low = key(distance) < low ? key(distance) : low;
             high = key(distance) > high ? key(distance) : high;
         }
@@ -241,11 +133,11 @@ Cut find_cut(const Candidates& c, Order key, uint32_t count, u128 target) {
     Cut result = {0, before};
     uint64_t each = 0;
     for (uint32_t i = 0; result.reached < target; ++i) {
-        const double distance = c.distance[ids[i]];
+        const double distance = c.distance(positions[i]);
         if (key(distance) != low) continue;
         if (!each) each = weight == Weight::kMass ? mass_of(distance) : 1;
         result.reached += each;
-        result.id = ids[i];
+        result.position = positions[i];
     }
     return result;
 }
@@ -253,25 +145,49 @@ Cut find_cut(const Candidates& c, Order key, uint32_t count, u128 target) {
 // Of the `count` candidates in c.gathered(), those that follow `last` in the order are candidates no more.
 template <class Order>
 void drop_behind(Candidates& c, Order key, uint32_t count, uint32_t last) {
-    const auto cut = key(c.distance[last]);
+    const auto cut = key(c.distance(last));
     for (uint32_t i = 0; i < count; ++i) {
-        const uint32_t id = c.gathered()[i];
-        const auto k = key(c.distance[id]);
-        if (k > cut || (k == cut && id > last)) c.distance[id] = INFINITY;
+        const uint32_t position = c.gathered()[i];
+        const auto k = key(c.distance(position));
+        if (k > cut || (k == cut && position > last)) c.bucket[position] = kNoBucket;
     }
 }
 
-// The end of the smallest prefix in candidate order that weighs at least `target`, a number in 1..total. `drop`: what
-// lies behind it is dropped, but candidates of other buckets than its own stay where they are and only weigh nothing.
-template <Weight weight>
-Cut cut_prefix(Candidates& c, u128 target, bool drop) {
+// As find_cut, of the candidates of a bucket that are all at the same distance: they are counted.
+Cut cut_equal(const Candidates& c, Weight weight, uint32_t bucket, double distance, u128 target) {
+    const uint64_t each = weight == Weight::kMass ? mass_of(distance) : 1;
+    // The target over what each weighs, rounded up.
+    auto needed = static_cast<uint32_t>(static_cast<double>(target) / static_cast<double>(each));
+    while (u128{needed} * each < target) ++needed;
+    while (needed > 1 && u128{needed - 1} * each >= target) --needed;
+    return {nth_in_bucket(c, bucket, needed), u128{needed} * each};
+}
+
+// What becomes of candidates behind a cut: nothing; they weigh nothing, which is enough for a draw; or they are
+// dropped, but those of other buckets than the cut's stay where they are and weigh nothing.
+enum class Behind { kStay, kWeighNothing, kDropped };
+
+// The cut among the candidates of a bucket.
+Cut cut_bucket(Candidates& c, Weight weight, uint32_t bucket, u128 target, Behind behind) {
+    uint32_t one;
+    if (all_equal(c, bucket, &one)) {
+        const Cut cut = cut_equal(c, weight, bucket, c.distance(one), target);
+        if (behind == Behind::kDropped) drop_equal(c, bucket, cut.position + 1);
+        return cut;
+    }
+    const uint32_t count = gather(c, bucket, bucket);
+    const Cut cut = find_cut(c, weight, ByDistance{}, count, target);
+    if (behind == Behind::kDropped) drop_behind(c, ByDistance{}, count, cut.position);
+    return cut;
+}
+
+// The end of the smallest prefix in candidate order that weighs at least `target`, a number in 1..total.
+Cut cut_prefix(Candidates& c, Weight weight, u128 target, Behind behind) {
     uint32_t bucket = 0;
     u128 before = 0;
     for (; before + c.weight[bucket] < target; ++bucket) before += c.weight[bucket];
-    const uint32_t count = gather(c, edge(bucket), edge(bucket + 1));
-    Cut cut = find_cut<weight>(c, ByDistance{}, count, target - before);
-    if (drop) {
-        drop_behind(c, ByDistance{}, count, cut.id);
+    Cut cut = cut_bucket(c, weight, bucket, target - before, behind);
+    if (behind != Behind::kStay) {
         c.weight[bucket] = cut.reached;
         for (uint32_t b = bucket + 1; b < kBuckets; ++b) c.weight[b] = 0;
     }
@@ -280,16 +196,6 @@ Cut cut_prefix(Candidates& c, u128 target, bool drop) {
 }
 
 // ---- adjusting ----
-
-// Widens the logits. False when one is NaN or +inf.
-bool widen(const float* logits, uint32_t n, double* x) {
-    uint32_t bad = 0;
-    for (uint32_t i = 0; i < n; ++i) {
-        x[i] = static_cast<double>(logits[i]);
-        bad |= !(logits[i] < INFINITY);
-    }
-    return !bad;
-}
 
 void apply_mask(const uint8_t* mask, uint32_t vocabulary, double* x) {
     for (uint32_t begin = 0; begin < vocabulary; begin += 8) {
@@ -323,50 +229,27 @@ keel_status apply_penalties(const SamplerParams& p, const SamplerInput& in, uint
     return KEEL_OK;
 }
 
-struct Largest {
-    double value;
-    uint32_t id;  // the lowest that has it
-};
-Largest find_largest(const double* x, uint32_t n) {
-    constexpr uint32_t kLanes = 8;
-    Largest best = {-INFINITY, 0};
-    uint32_t best_begin = 0;
-    for (uint32_t begin = 0; begin < n; begin += kBlock) {
-        const uint32_t end = n - begin < kBlock ? n : begin + kBlock;
-        double lane[kLanes];
-        for (double& v : lane) v = -INFINITY;
-        uint32_t i = begin;
-        for (; i + kLanes <= end; i += kLanes)
-            for (uint32_t l = 0; l < kLanes; ++l) lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
-        for (; i < end; ++i) lane[0] = x[i] > lane[0] ? x[i] : lane[0];
-        double largest = lane[0];
-        for (double v : lane) largest = v > largest ? v : largest;
-        if (largest > best.value) best.value = largest, best_begin = begin;
-    }
-    for (best.id = best_begin; best.id < n && x[best.id] != best.value;) ++best.id;
-    return best;
-}
-
 // ---- filters whose targets are not shares of the total in candidate order ----
 
 // By the deviation from the mean. The weights of the buckets say between which two deviations the target is reached;
 // what is nearer stays and what is farther goes, bucket by bucket, and the few between are looked at.
 void keep_typical(Candidates& c, u128 target, double mean) {
-    const auto nearest = [=](uint32_t b) {
-        return edge(b + 1) <= mean ? mean - edge(b + 1) : edge(b) >= mean ? edge(b) - mean : 0;
+    const auto nearest = [&](uint32_t b) {
+        const double left = mean - far_edge(c, b), right = near_edge(c, b) - mean;
+        return left > 0 ? left : right > 0 ? right : 0;
     };
-    const auto farthest = [=](uint32_t b) {
-        const double left = fabs(edge(b) - mean), right = fabs(edge(b + 1) - mean);
+    const auto farthest = [&](uint32_t b) {
+        const double left = fabs(near_edge(c, b) - mean), right = fabs(far_edge(c, b) - mean);
         return left > right ? left : right;
     };
     // The deviation within which buckets that lie there, as `deviation` says, weigh enough.
     const auto reach = [&](auto deviation) {
-        int32_t left = static_cast<int32_t>(bucket_of(mean)), right = left + 1;
+        int32_t left = static_cast<int32_t>(bucket_of(c, mean)), right = left + 1;
         double result = 0;
         for (u128 sum = 0; sum < target;) {
             const double l = left >= 0 ? deviation(static_cast<uint32_t>(left)) : INFINITY;
             const double r =
-                right < static_cast<int32_t>(kBuckets) ? deviation(static_cast<uint32_t>(right)) : INFINITY;
+                right <= static_cast<int32_t>(kLastBucket) ? deviation(static_cast<uint32_t>(right)) : INFINITY;
             const bool to_left = left >= 0 && l <= r;
             sum += c.weight[to_left ? left-- : right++];
             result = (to_left ? l : r) > result ? (to_left ? l : r) : result;
@@ -374,63 +257,64 @@ void keep_typical(Candidates& c, u128 target, double mean) {
         return result;
     };
     const double least = reach(nearest), most = reach(farthest);
-    uint32_t count = 0;
-    for (uint32_t b = 0, next; b < kBuckets; b = next) {
-        const auto within = [=](uint32_t i) { return farthest(i) < least; };
-        const auto between = [=](uint32_t i) { return i < kBuckets && !within(i) && nearest(i) <= most; };
-        for (next = b; between(next); ++next) c.weight[next] = 0;
-        if (next > b) {
-            count = gather(c, edge(b), edge(next), count);
-        } else {
-            if (within(b))
-                target -= c.weight[b];
-            else
-                c.weight[b] = 0;
-            ++next;
+    uint32_t between = 0, last = 0;
+    for (uint32_t b = 0; b <= kLastBucket; ++b) {
+        if (farthest(b) < least) {
+            target -= c.weight[b];
+        } else if (nearest(b) > most) {
+            c.weight[b] = 0;
+        } else if (c.weight[b]) {
+            ++between;
+            last = b;
         }
     }
+    uint32_t one;
+    if (between == 1 && all_equal(c, last, &one)) {
+        c.weight[last] = cut_bucket(c, Weight::kMass, last, target, Behind::kDropped).reached;
+        return;
+    }
+    uint32_t count = 0;
+    for (uint32_t b = 0; b <= kLastBucket; ++b) {
+        if (!c.weight[b] || farthest(b) < least) continue;
+        c.weight[b] = 0;
+        count = gather(c, b, b, count);
+    }
     const ByDeviation key = {mean};
-    drop_behind(c, key, count, find_cut<Weight::kMass>(c, key, count, target).id);
-    visit_weights<Weight::kMass>(
-        c, count, [](double distance) { return distance != INFINITY; },
-        [&](uint32_t, double distance, uint64_t mass) { c.weight[bucket_of(distance)] += mass; });
+    drop_behind(c, key, count, find_cut(c, Weight::kMass, key, count, target).position);
+    visit_weights(
+        c, Weight::kMass, count, [&](uint32_t position, double) { return c.bucket[position] != kNoBucket; },
+        [&](uint32_t position, double, uint64_t mass) { c.weight[c.bucket[position]] += mass; });
 }
 
 void keep_min_p(Candidates& c, float min_p) {
-    uint32_t bucket = 0;
+    uint32_t bucket = 0, one;
     while (!c.weight[bucket]) ++bucket;
     double first = INFINITY;
-    const uint32_t firsts = gather(c, edge(bucket), edge(bucket + 1));
-    for (uint32_t i = 0; i < firsts; ++i) {
-        const double distance = c.distance[c.gathered()[i]];
-        first = distance < first ? distance : first;
+    if (all_equal(c, bucket, &one)) {
+        first = c.distance(one);
+    } else {
+        const uint32_t firsts = gather(c, bucket, bucket);
+        for (uint32_t i = 0; i < firsts; ++i) {
+            const double distance = c.distance(c.gathered()[i]);
+            first = distance < first ? distance : first;
+        }
     }
     const uint64_t least = static_cast<uint64_t>(ceil_fraction(min_p, mass_of(first)));
     // Masses are rounded, by half at most: up to `sure` every one is at least `least`, behind `over` none is.
     const double units = static_cast<double>(least);
     const double sure = kernels::log_f64(0x1p52 / (units + 1)) - 1e-9,
                  over = kernels::log_f64(0x1p52 / (units - 0.75)) + 1e-9;
-    const uint32_t from = bucket_of(sure > 0 ? sure : 0), to = bucket_of(over);
+    const uint32_t from = bucket_of(c, sure > 0 ? sure : 0), to = bucket_of(c, over);
     for (uint32_t b = to + 1; b < kBuckets; ++b) c.weight[b] = 0;
-    const uint32_t count = gather(c, edge(from), edge(to + 1));
-    visit_weights<Weight::kMass>(
-        c, count, [](double) { return true; },
-        [&](uint32_t id, double distance, uint64_t mass) {
-            u128& weight = c.weight[bucket_of(distance)];
+    const uint32_t count = gather(c, from, to);
+    visit_weights(
+        c, Weight::kMass, count, [](uint32_t, double) { return true; },
+        [&](uint32_t position, double, uint64_t mass) {
+            u128& weight = c.weight[c.bucket[position]];
             if (mass >= least || !weight) return;  // 0: its bucket was dropped before
             weight -= mass;
-            c.distance[id] = INFINITY;
+            c.bucket[position] = kNoBucket;
         });
-}
-
-// The `count` ids in c.list, whose values become distances, are the candidates.
-void make_list(Candidates& c, uint32_t count) {
-    for (uint32_t i = 0; i < count; ++i) {
-        double& x = c.distance[c.list[i]];
-        x = (c.largest - x) / c.temperature;
-    }
-    c.listed = count;
-    c.values = false, c.largest = 0, c.temperature = 1;
 }
 
 // ---- the head: most tokens are too improbable to be drawn, and only their total mass has a say ----
@@ -439,98 +323,20 @@ void make_list(Candidates& c, uint32_t count) {
 // a bound of its error. Where the targets of the smallest and of the largest possible total lead to the same candidate,
 // the exact total would lead there too; where not, or where the head holds too little, more has to be looked at.
 
-// The error of the estimate is below 1e-5: the f32 distance and its product with log2(e) are within 5e-7 of their
-// value, which matters d-fold in the mass and is 2e-5 at d = 40, where masses end; the polynomial is within 3e-6.
-constexpr double kTailError = 1e-4;
-
-// 2^t for t <= 0, as 2^-126 below that.
-inline float exp2_estimate(float t) {
-    constexpr float kRound = 0x1.8p23f;
-    t = t > -126.f ? t : -126.f;
-    const float rounded = t + kRound, f = t - (rounded - kRound);
-    const float y =
-        1.f + f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * (0.00961813f + f * 0.00133336f))));
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(y) + (std::bit_cast<uint32_t>(rounded) << 23));
-}
-
-// Lists the tokens at a distance of at most `reach`, give or take 1e-5 of it, with their distances. *tail: the
-// estimated sum of exp(-d) over the others. False when they are more than a quarter of all, which is not worth it, and
-// nothing has changed.
-bool take_head(Candidates& c, float reach, double* tail) {
-    constexpr uint32_t kLanes = 8, kPart = 32, kSamples = 256;
-    const uint32_t n = c.vocabulary;
-    uint32_t near = 0;
-    for (uint32_t i = 0; i < kSamples; ++i)
-        near += c.distance[uint64_t{i} * n / kSamples] >= c.largest - static_cast<double>(reach) * c.temperature;
-    if (near > kSamples / 3) return false;
-    const float per_temperature = static_cast<float>(1.0 / c.temperature);
-    uint32_t count = 0;
-    *tail = 0;
-    for (uint32_t begin = 0; begin < n; begin += kBlock) {
-        const uint32_t size = n - begin < kBlock ? n - begin : kBlock;
-        const double* value = c.distance + begin;
-        float distance[kBlock], lane[kLanes] = {};
-        for (uint32_t i = 0; i < size; ++i) distance[i] = static_cast<float>(c.largest - value[i]) * per_temperature;
-        for (uint32_t i = size; i < kBlock; ++i) distance[i] = INFINITY;
-        for (uint32_t i = 0; i < kBlock; i += kLanes)
-            for (uint32_t l = 0; l < kLanes; ++l) {
-                const float mass = exp2_estimate(distance[i + l] * -1.44269504f);
-                lane[l] += distance[i + l] > reach ? mass : 0.f;
-            }
-        for (float sum : lane) *tail += static_cast<double>(sum);
-        for (uint32_t part = 0; part < size; part += kPart) {
-            uint32_t any = 0;  // most parts have none
-            for (uint32_t i = part; i < part + kPart; ++i) any |= distance[i] <= reach;
-            for (uint32_t i = part; any && i < part + kPart; ++i)
-                if (distance[i] <= reach) c.list[count++] = begin + i;
-        }
-        if (count > n / 4) return false;
-    }
-    make_list(c, count);
-    return true;
-}
-
 // Cuts by mass at the target that the total mass of all tokens leads to. False when the head does not tell.
 template <class Target>
-bool cut_head(Candidates& c, double tail, float reach, Target target, bool drop, uint32_t* last) {
+bool cut_head(Candidates& c, double tail, float reach, Target target, Behind behind, uint32_t* last) {
     // A mass is rounded to a whole number, by half a unit at most.
     const double units = tail * 0x1p52;
     const uint32_t n = c.vocabulary;
-    const u128 head = weigh<Weight::kMass>(c), least = static_cast<u128>(units * (1 - kTailError)),
+    const u128 head = weigh(c, Weight::kMass), least = static_cast<u128>(units * (1 - kTailError)),
                most = static_cast<u128>(units * (1 + kTailError)) + n;
     const u128 smallest_target = target(head + (least > n ? least - n : 0)), largest_target = target(head + most);
     if (largest_target > head) return false;
-    const Cut cut = cut_prefix<Weight::kMass>(c, smallest_target, drop);
-    *last = cut.id;
+    const Cut cut = cut_prefix(c, Weight::kMass, smallest_target, behind);
+    *last = cut.position;
     // Nearer than any token outside of the head, whose distances are known to f32 only.
-    return cut.reached >= largest_target && c.distance[cut.id] < 0.999 * static_cast<double>(reach);
-}
-
-// Lists at least k tokens, the first k in candidate order among them: all that are not below the k-th largest of the
-// largest values of kGroups groups. k is at most kGroups / 4, the vocabulary at least 4 * kGroups. False when they are
-// more than half of all, and nothing has changed.
-constexpr uint32_t kGroups = 1024;
-bool take_largest(Candidates& c, uint32_t k) {
-    static_assert(kGroups * sizeof(double) <= kHistogramBytes);
-    const double* const x = c.distance;
-    double* const group = reinterpret_cast<double*>(c.round);
-    const uint32_t n = c.vocabulary, size = (n + kGroups - 1) / kGroups, groups = (n + size - 1) / size;
-    for (uint32_t g = 0; g < groups; ++g) {
-        double best = -INFINITY;
-        for (uint32_t i = g * size; i < n && i < (g + 1) * size; ++i) best = x[i] > best ? x[i] : best;
-        group[g] = best;
-    }
-    std::nth_element(group, group + (k - 1), group + groups, [](double a, double b) { return a > b; });
-    // Values this little below may be at the same distance, and then the lower id comes first.
-    const double kth = group[k - 1], least = kth == -INFINITY ? kth : kth - (c.largest - kth) * 1e-12;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < n; ++i) {
-        if (x[i] < least || x[i] == -INFINITY) continue;
-        if (count == n / 2) return false;
-        c.list[count++] = i;
-    }
-    make_list(c, count);
-    return true;
+    return cut.reached >= largest_target && c.distance(cut.position) < 0.999 * static_cast<double>(reach);
 }
 
 // False for NaN.
@@ -604,45 +410,51 @@ keel_status sampler_set(const keel_sampling* source, uint32_t vocabulary, Sample
 }
 
 uint64_t sampler_work_bytes(uint32_t vocabulary) {
-    return 2 * kHistogramBytes + round64(uint64_t{vocabulary} * 8) + round64(uint64_t{vocabulary} * 4);
+    return kHistogramBytes + kPartialBytes + round_up(uint64_t{vocabulary} * 8, 64) +
+           round_up(uint64_t{vocabulary} * 4, 64) + round_up(uint64_t{vocabulary} * 2, 2 * kLine);
 }
 
 namespace {
 
-// Values of all tokens after bias, masks and penalties, in c.distance.
+// Values after bias, masks and penalties, where there are any, and the largest.
 keel_status adjust(const SamplerParams& p, const SamplerInput& in, Candidates& c) {
-    double* const x = c.distance;
-    c.listed = 0;
-    c.values = true;
-    if (!widen(in.logits, in.vocabulary, x)) return KEEL_E_NUMERIC;
+    if (!find_largest(in.logits, in.vocabulary, &c.largest)) return KEEL_E_NUMERIC;
+    const bool suppressed = in.sampled_count < p.min_tokens && in.end_count;
+    const bool penalties = p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
+    if (!p.bias_count && !p.excluded_count && !suppressed && !in.mask && !penalties) return KEEL_OK;
+    adjust_values(c);
+    double* const x = c.adjusted;
     for (uint32_t i = 0; i < p.bias_count; ++i) x[p.bias_ids[i]] += static_cast<double>(p.bias_values[i]);
     for (uint32_t i = 0; i < p.excluded_count; ++i) x[p.excluded_ids[i]] = -INFINITY;
-    if (in.sampled_count < p.min_tokens)
-        for (uint32_t i = 0; i < in.end_count; ++i)
-            if (static_cast<uint32_t>(in.end_ids[i]) < in.vocabulary) x[in.end_ids[i]] = -INFINITY;
+    for (uint32_t i = 0; suppressed && i < in.end_count; ++i)
+        if (static_cast<uint32_t>(in.end_ids[i]) < in.vocabulary) x[in.end_ids[i]] = -INFINITY;
     if (in.mask) apply_mask(in.mask, in.vocabulary, x);
-    return apply_penalties(p, in, c.list, x);
+    if (penalties) KEEL_TRY(apply_penalties(p, in, c.list, x));
+    c.largest = find_largest(x, in.vocabulary);
+    return KEEL_OK;
 }
 
 void keep_top_k(Candidates& c, uint32_t k) {
-    if (weigh<Weight::kCount>(c) <= k) return;
-    const double last = c.distance[cut_prefix<Weight::kCount>(c, k, true).id];
-    for (uint32_t i = 0; i < c.count(); ++i) {
-        double& distance = c.distance[c.id(i)];
-        distance = distance > last ? INFINITY : distance;
+    if (weigh(c, Weight::kCount) <= k) return;
+    const uint32_t last = c.bucket[cut_prefix(c, Weight::kCount, k, Behind::kDropped).position];
+    if (k > c.vocabulary / 2) {  // a list would leave no room for what is gathered
+        forbid_behind(c, last);
+        return;
     }
+    const uint32_t count = gather(c, 0, last);
+    for (uint32_t i = 0; i < count; ++i) c.list[i] = c.id(c.gathered()[i]);
+    c.listed = count;
 }
 
 }  // namespace
 
 keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* work, int32_t* token) {
-    Candidates c(work, in.vocabulary, *in.kernel);
+    Candidates c(work, in.logits, in.vocabulary, *in.kernel);
     const uint32_t n = in.vocabulary;
     KEEL_TRY(adjust(p, in, c));
-    const Largest top = find_largest(c.distance, n);
-    if (top.value == -INFINITY) return KEEL_E_NUMERIC;
+    if (c.largest == -INFINITY) return KEEL_E_NUMERIC;
     if (p.temperature == 0) {
-        *token = static_cast<int32_t>(top.id);
+        *token = static_cast<int32_t>(first_largest(c));
         return KEEL_OK;
     }
 
@@ -656,13 +468,12 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
     };
     const auto top_p_target = [&](u128 sum) { return ceil_fraction(p.top_p, sum); };
 
-    const double temperature = p.temperature;
-    const auto begin = [&] { c.largest = top.value, c.temperature = temperature; };
-    begin();
+    c.temperature = p.temperature;
     const bool top_k = p.top_k && p.top_k < n, typical = p.typical_p < 1, top_p = p.top_p<1, min_p = p.min_p> 0;
+    const Behind behind_top_p = min_p ? Behind::kDropped : Behind::kWeighNothing;
     bool top_p_done = false;
     uint32_t last;
-    if (n < 4 * kGroups || temperature < 1e-30) {
+    if (n < 4 * kGroups || p.temperature < 1e-30f) {
         // Nothing to gain, or f32 does not hold what take_head divides by.
     } else if (top_k) {
         if (p.top_k <= kGroups / 4) take_largest(c, p.top_k);
@@ -674,28 +485,27 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
             double tail;
             if (!take_head(c, reach, &tail) || all_above) break;
             if (top_p) {
-                top_p_done = cut_head(c, tail, reach, top_p_target, true, &last);
-            } else if (cut_head(c, tail, reach, draw_target, false, &last)) {
-                *token = static_cast<int32_t>(last);
+                top_p_done = cut_head(c, tail, reach, top_p_target, behind_top_p, &last);
+            } else if (cut_head(c, tail, reach, draw_target, Behind::kStay, &last)) {
+                *token = static_cast<int32_t>(c.id(last));
                 return KEEL_OK;
             }
             if (top_p_done) break;
-            KEEL_TRY(adjust(p, in, c));
-            begin();
+            c.listed = 0;
         }
     }
     if (top_k) keep_top_k(c, p.top_k);
     if (!top_p_done) {
         u128 weighted = 0;
-        const u128 total = weigh<Weight::kMass>(c, typical ? &weighted : nullptr);
+        const u128 total = weigh(c, Weight::kMass, typical ? &weighted : nullptr);
         if (typical)
             keep_typical(c, ceil_fraction(p.typical_p, total),
                          static_cast<double>(weighted) / static_cast<double>(total));
-        if (top_p) cut_prefix<Weight::kMass>(c, top_p_target(total_weight(c)), true);
+        if (top_p) cut_prefix(c, Weight::kMass, top_p_target(total_weight(c)), behind_top_p);
     }
     if (min_p) keep_min_p(c, p.min_p);
-    last = cut_prefix<Weight::kMass>(c, draw_target(total_weight(c)), false).id;
-    *token = static_cast<int32_t>(last);
+    last = cut_prefix(c, Weight::kMass, draw_target(total_weight(c)), Behind::kStay).position;
+    *token = static_cast<int32_t>(c.id(last));
     return KEEL_OK;
 }
 
@@ -703,26 +513,24 @@ keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, 
                          void* work, int32_t* ids, float* logprobs) {
     if (n > kMaxLogprobs || n > vocabulary) return KEEL_E_ARGUMENT;
     if (n == 0) return KEEL_OK;
-    Candidates c(work, vocabulary, kernel);
-    if (!widen(logits, vocabulary, c.distance)) return KEEL_E_NUMERIC;
-    c.largest = find_largest(c.distance, vocabulary).value;
+    Candidates c(work, logits, vocabulary, kernel);
+    if (!find_largest(logits, vocabulary, &c.largest)) return KEEL_E_NUMERIC;
     if (c.largest == -INFINITY) return KEEL_E_NUMERIC;
-    const double log_total = kernels::log_f64(static_cast<double>(weigh<Weight::kMass>(c)) * 0x1p-52);
-    const u128 finite = weigh<Weight::kCount>(c);
-    const uint32_t last = cut_prefix<Weight::kCount>(c, n < finite ? n : finite, true).id;
-    const double behind = std::bit_cast<double>(std::bit_cast<uint64_t>(c.distance[last]) + 1);
-    uint32_t count = gather(c, 0, behind);
+    const double log_total = kernels::log_f64(static_cast<double>(weigh(c, Weight::kMass)) * 0x1p-52);
+    const u128 finite = weigh(c, Weight::kCount);
+    const uint32_t last = cut_prefix(c, Weight::kCount, n < finite ? n : finite, Behind::kDropped).position;
+    uint32_t count = gather(c, 0, c.bucket[last]);
     for (uint32_t id = 0; count < n; ++id)
         if (logits[id] == -INFINITY) c.list[count++] = id;
     for (uint32_t i = 0; i < n; ++i) {  // insertion sort by distance; ids are ascending, so a stable one orders ties
         const uint32_t id = c.list[i];
         uint32_t j = i;
-        for (; j > 0 && c.distance[c.list[j - 1]] > c.distance[id]; --j) c.list[j] = c.list[j - 1];
+        for (; j > 0 && logits[c.list[j - 1]] < logits[id]; --j) c.list[j] = c.list[j - 1];
         c.list[j] = id;
     }
     for (uint32_t i = 0; i < n; ++i) {
         ids[i] = static_cast<int32_t>(c.list[i]);
-        logprobs[i] = static_cast<float>(-c.distance[c.list[i]] - log_total);
+        logprobs[i] = static_cast<float>(-c.distance(c.list[i]) - log_total);
     }
     return KEEL_OK;
 }

@@ -44,7 +44,7 @@ struct SamplerInput {
     const kernels::KernelSet* kernel;
 };
 
-// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 12 per entry and 32 KiB.
+// Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 14 per entry and 24 KiB.
 uint64_t sampler_work_bytes(uint32_t vocabulary);
 // *token is untouched on error, the work memory is not. Time: greedy O(vocabulary + window); otherwise a filter or the
 // draw takes a bounded number of passes over what the previous one left, for any logits.

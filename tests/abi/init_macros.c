@@ -2,6 +2,7 @@
 #undef KEEL_EXPERIMENTAL
 #define KEEL_EXPERIMENTAL
 #include "keel/keel.h"
+#include "keel/keel_lab.h"
 #include "keel/keel_pack.h"
 #include "tests/abi/layout.h"
 
@@ -27,6 +28,7 @@
     X(keel_chat_message, KEEL_CHAT_MESSAGE_INIT)       \
     X(keel_chat, KEEL_CHAT_INIT)                       \
     X(keel_wproj_options, KEEL_WPROJ_OPTIONS_INIT)     \
+    X(keel_lab_op_time, KEEL_LAB_OP_TIME_INIT)         \
     X(keel_pack_info, KEEL_PACK_INFO_INIT)
 
 keel_init_row keel_init_of(size_t index) {

@@ -105,6 +105,9 @@ const keel_layout_row KEEL_LAYOUT[] = {
     S(keel_lab_row) F(keel_lab_row, struct_size) F(keel_lab_row, site) F(keel_lab_row, session) F(keel_lab_row, layer)
         F(keel_lab_row, position) F(keel_lab_row, first) F(keel_lab_row, count) F(keel_lab_row, total)
         F(keel_lab_row, reserved) F(keel_lab_row, x)
+    S(keel_lab_op_time) F(keel_lab_op_time, struct_size) F(keel_lab_op_time, op) F(keel_lab_op_time, ops)
+        F(keel_lab_op_time, reserved) F(keel_lab_op_time, begin_us) F(keel_lab_op_time, us)
+        F(keel_lab_op_time, predicted_us)
     S(keel_pack_info) F(keel_pack_info, struct_size) F(keel_pack_info, layers) F(keel_pack_info, sections)
         F(keel_pack_info, packed_bytes) F(keel_pack_info, plain_bytes) F(keel_pack_info, work_bytes)
 };

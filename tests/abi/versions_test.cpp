@@ -8,6 +8,7 @@
 #include <functional>
 #include <set>
 
+#include "keel/keel_lab.h"
 #include "tests/abi/layout.h"
 #include "tests/wproj_builder.h"
 #ifdef KEEL_HAVE_PACK
@@ -332,6 +333,14 @@ TEST_F(AbiVersions, SessionsAndText) {
     check_written<keel_session_info>("keel_session_info",
                                      [&](keel_session_info* info) { return keel_session_get(session, info); });
     check_written<keel_text>("keel_text", [&](keel_text* text) { return keel_session_text(session, -1, text); });
+    uint32_t times = 0;
+    check(keel_lab_time_ops(engine.handle(), 1), "keel_lab_time_ops");
+    engine.feed({1, 2});
+    engine.advance();
+    check_written<keel_lab_op_time>("keel_lab_op_time", [&](keel_lab_op_time* t) {
+        const keel_status status = keel_lab_op_times(engine.handle(), t, 1, &times);
+        return status == KEEL_E_BUFFER_TOO_SMALL ? KEEL_OK : status;
+    });
     check_written<keel_stats>("keel_stats",
                               [&](keel_stats* stats) { return keel_engine_stats(engine.handle(), stats); });
 }

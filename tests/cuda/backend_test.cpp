@@ -590,6 +590,35 @@ TEST(CudaBackend, MemoryOfAPlan) {
     FakeDriver::reset();
 }
 
+// Which matrices lie in fragments, and why others are multiplied on FP32 units.
+TEST(CudaBackend, PlansSayWhereProductsRun) {
+    struct Case {
+        const char* model;
+        keel_activation activation;
+        keel_fp32_reason reason;
+    };
+    for (const Case& c : {Case{kWideModel, KEEL_ACTIVATION_DEFAULT, KEEL_FP32_NONE},
+                          Case{kWideModel, KEEL_ACTIVATION_F32, KEEL_FP32_ACTIVATION},
+                          Case{kModel, KEEL_ACTIVATION_DEFAULT, KEEL_FP32_TYPE}}) {
+        const keel_test::InspectedFile file(keel_test::source_path(c.model));
+        keel_config config = small_config();
+        config.activation = c.activation;
+        uint32_t products = 0;
+        for (const keel_backend* backend : {keel_cuda(), cpu()}) {
+            config.backend = backend;
+            for (const keel_op_info& op : keel_test::plan_ops(&file.reader, file.model, config)) {
+                const bool quantized = !strncmp(op.weight_type, "Q", 1), on_gpu = backend == keel_cuda();
+                if (op.inner == 0 || !op.weight_type[0] || !strcmp(op.name, "embed")) continue;
+                const keel_fp32_reason reason = !on_gpu ? KEEL_FP32_NONE : quantized ? c.reason : KEEL_FP32_TYPE;
+                EXPECT_EQ(op.fp32_reason, reason) << op.name << ", " << c.model;
+                EXPECT_TRUE(!on_gpu || (op.placement == KEEL_WEIGHTS_REPACK) == (reason == KEEL_FP32_NONE)) << op.name;
+                ++products;
+            }
+        }
+        EXPECT_GT(products, 10u);
+    }
+}
+
 // Taps and rows of the laboratory are the CPU's.
 TEST(CudaBackend, HasNoTaps) {
     Engine engine(keel_test::source_path(kModel), small_config());

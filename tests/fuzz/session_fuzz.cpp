@@ -1,6 +1,6 @@
 // keel_session_restore on hostile bytes: as they come, and once more with a right checksum so that the checks behind it
 // are reached. Whatever is accepted must be usable: sampled from, shown as text, advanced, truncated, forked, saved
-// again.
+// again, and held to the engine's grammar where the file says so, or from some token on.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sdk/core/hash.h"
+#include "tests/session_grammar.h"
 #include "tests/test_engine.h"
 
 namespace {
@@ -19,12 +20,27 @@ keel_test::Engine& engine() {
         c.context_tokens = 128;
         c.max_sessions = 2;
         c.threads = 1;
-        return new keel_test::Engine(std::string(KEEL_SOURCE_DIR) + "/tests/data/architectures/smollm2-q8_0.gguf", c);
+        return new keel_test::Engine(std::string(KEEL_SOURCE_DIR) + "/tests/data/architectures/smollm2-q8_0.gguf",
+                                     keel_test::with_session_grammar(c));
     }();
     return *instance;
 }
 
+// What a grammar has to say of the session's tokens, whatever they are; a token that is drawn is one it allows.
+void use_grammar(keel_session s) {
+    const uint32_t vocabulary = engine().info().vocabulary;
+    std::unique_ptr<uint8_t[]> mask(new uint8_t[(vocabulary + 7) / 8]);
+    int32_t token = 0, forced[8];
+    size_t count = 0;
+    const keel_status allowed = keel_session_allowed(s, nullptr, 0, mask.get(), (vocabulary + 7) / 8);
+    keel_session_forced(s, forced, 8, &count);
+    if (keel_session_sample(s, &token) != KEEL_OK || allowed != KEEL_OK) return;
+    if (!(mask[static_cast<uint32_t>(token) / 8] >> (token % 8) & 1)) abort();
+    keel_session_allowed(s, &token, 1, mask.get(), (vocabulary + 7) / 8);
+}
+
 void use(keel_session s) {
+    use_grammar(s);
     int32_t token = 0;
     keel_text text = keel_test::sized<keel_text>();
     keel_session fork;
@@ -41,7 +57,10 @@ void use(keel_session s) {
         if (keel_session_restore(s, blob.get(), bytes, nullptr) != KEEL_OK) abort();  // what Keel wrote, Keel reads
     }
     keel_session_truncate(s, 1);
+    keel_session_set_grammar(s, 0);
+    use_grammar(s);
     keel_session_truncate(s, 0);
+    keel_session_set_grammar(s, KEEL_GRAMMAR_OFF);
 }
 
 }  // namespace

@@ -106,13 +106,19 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             in_place("silu in place", [&](const KernelSet* s, float* p) { s->gate_silu(p, w.data(), n, p); });
             in_place("norm in place", [&](const KernelSet* s, float* p) { s->rms_norm(p, w.data(), n, 1e-6f, p); });
             in_place("finish", [&](const KernelSet* s, float* p) { s->attention_finish(p, factor, n); });
-            std::vector<double> value(n), distance_a(n + 1, 7), distance_b(n + 1, 7), w_a(n + 1, 7), w_b(n + 1, 7);
-            for (uint32_t i = 0; i < n; ++i)
+            const uint32_t masses = n < kMassBlock ? n : kMassBlock;
+            std::vector<double> value((masses + kMassGroup - 1) / kMassGroup * kMassGroup, -INFINITY);
+            for (uint32_t i = 0; i < masses; ++i)
                 value[i] = i % 17 == 3 ? -INFINITY : -std::fabs(static_cast<double>(finite[i]));
-            scalar->exp_distances(value.data(), n, 1.5, factor, distance_a.data(), w_a.data());
-            set->exp_distances(value.data(), n, 1.5, factor, distance_b.data(), w_b.data());
-            ASSERT_EQ(0, memcmp(distance_a.data(), distance_b.data(), (n + 1) * sizeof(double)));
-            ASSERT_EQ(0, memcmp(w_a.data(), w_b.data(), (n + 1) * sizeof(double)));
+            struct {
+                uint64_t mass[kMassBlock + 1] = {}, weighted = 0;
+                uint16_t bucket[kMassBlock + 1] = {};
+            } of_scalar, of_set;
+            const DistanceBuckets buckets = {(round & 2) != 0, 1, 3, 64, 191, 16};
+            for (auto [s, out] : {std::pair{scalar, &of_scalar}, std::pair{set, &of_set}})
+                s->exp_masses({value.data(), masses, 1.5, factor, &buckets, out->mass, out->bucket, round % 8 == 5,
+                               round & 1 ? &out->weighted : nullptr});
+            ASSERT_EQ(0, memcmp(&of_scalar, &of_set, sizeof of_set));
             const uint32_t pairs = random.between(0, n / 2);
             std::vector<double> frequency(pairs + 1);
             for (double& f : frequency) f = random.uniform(0, round & 1 ? 1.0f : 128.0f);

@@ -9,6 +9,7 @@
 
 #include "sdk/core/hash.h"
 #include "tests/async_backend.h"
+#include "tests/session_grammar.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -510,15 +511,22 @@ TEST_P(SessionFile, HostileBlobsLeaveTheSessionAsItWas) {
 
 // Seeds of tests/fuzz/session_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
 TEST_P(SessionFile, FuzzCorpusIsCurrent) {
-    keel_test::Engine engine(kTiny, config(2, 128));
+    keel_test::Engine engine(kTiny, keel_test::with_session_grammar(config(2, 128)));
     const std::string dir = keel_test::source_path("tests/fuzz/corpus/session/");
-    const uint32_t lengths[] = {0, 3, 66};
-    for (uint32_t n : lengths) {
+    const struct {
+        uint32_t tokens, grammar_from;
+        const char* name;
+    } seeds[] = {{0, KEEL_GRAMMAR_OFF, "0-tokens"},
+                 {3, KEEL_GRAMMAR_OFF, "3-tokens"},
+                 {66, KEEL_GRAMMAR_OFF, "66-tokens"},
+                 {3, 1, "3-tokens-grammar"}};
+    for (const auto& s : seeds) {
         check(keel_session_truncate(engine.session(), 0), "truncate");
-        engine.feed(some_ids(n));
-        if (n) engine.advance();
+        engine.feed(some_ids(s.tokens));
+        if (s.tokens) engine.advance();
+        check(keel_session_set_grammar(engine.session(), s.grammar_from), "grammar");
         const std::vector<uint8_t> blob = save(engine.session());
-        const std::string path = dir + std::to_string(n) + "-tokens";
+        const std::string path = dir + s.name;
         if (getenv("KEEL_WRITE_CORPUS"))
             std::ofstream(path, std::ios::binary)
                 .write(reinterpret_cast<const char*>(blob.data()), static_cast<std::streamsize>(blob.size()));

@@ -1,7 +1,7 @@
 // Row operations and the quantization of activations (NUMERICS sections 4 and 2) over a vector type of float_vector.h.
 #pragma once
 #include "kernels/cpu/families.h"
-#include "kernels/cpu/rowops/exp_distances.h"
+#include "kernels/cpu/rowops/exp_masses.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -172,9 +172,8 @@ KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, v
     void softcap_##isa(float* x, float cap, uint32_t n) {                                                             \
         softcap_lanes<V>(x, cap, n);                                                                                  \
     }                                                                                                                 \
-    void exp_distances_##isa(const double* value, uint32_t n, double largest, double temperature, double* distance,   \
-                             double* w) {                                                                             \
-        exp_distances_f64(value, n, largest, temperature, distance, w);                                               \
+    void exp_masses_##isa(const MassArgs& args) {                                                                     \
+        exp_masses_f64(args);                                                                                         \
     }                                                                                                                 \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token) {                                 \
         quantize_q8_lanes<V>(x, k, block, token);                                                                     \

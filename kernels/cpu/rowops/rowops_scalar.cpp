@@ -1,6 +1,6 @@
 // Row operations (NUMERICS section 4), the reference for every other set.
 #include "kernels/cpu/families.h"
-#include "kernels/cpu/rowops/exp_distances.h"
+#include "kernels/cpu/rowops/exp_masses.h"
 #include "kernels/formats/numeric.h"
 
 namespace keel::kernels {
@@ -46,9 +46,8 @@ void softcap_scalar(float* x, float cap, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i) x[i] = softcap_f32(x[i], cap);
 }
 
-void exp_distances_scalar(const double* value, uint32_t n, double largest, double temperature, double* distance,
-                          double* w) {
-    exp_distances_f64(value, n, largest, temperature, distance, w);
+void exp_masses_scalar(const MassArgs& args) {
+    exp_masses_f64(args);
 }
 
 }  // namespace keel::kernels
