@@ -49,6 +49,12 @@ KEEL_WRAPPER(mma_s8_k32) {
     mma_s8(c, a, in[8], in[9]);
     for (uint32_t i = 0; i < 4; ++i) out[i] = static_cast<uint32_t>(c[i]);
 }
+KEEL_WRAPPER(mma_s8_one_c) {
+    int32_t d[4];
+    const uint32_t a[4] = {in[1], in[2], in[3], in[4]};
+    mma_s8_from(d, as_int(in[0]), a, in[5], in[6]);
+    for (uint32_t i = 0; i < 4; ++i) out[i] = static_cast<uint32_t>(d[i]);
+}
 KEEL_WRAPPER(mma_s8_k16) {
     int32_t c[4] = {as_int(in[0]), as_int(in[1]), as_int(in[2]), as_int(in[3])};
     mma_s8(c, in[4], in[5], in[6]);
@@ -93,7 +99,7 @@ KEEL_WRAPPER(copies) {
     const uint32_t opposite = kWrapperThreads - 1 - thread_x();
     copy16(first + thread_x() * 4, in);
     copy_commit();
-    copy16(second + thread_x() * 4, in + 4);
+    for (uint32_t i = 0; i < 4; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
     copy_commit();
     copy_wait<1>();
     sync_block();

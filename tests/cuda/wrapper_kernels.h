@@ -8,6 +8,7 @@
     X(place, 1, 5, kWords)         \
     X(clock, 1, 1, kWords)         \
     X(mma_s8_k32, 10, 4, kWords)   \
+    X(mma_s8_one_c, 7, 4, kWords)  \
     X(mma_s8_k16, 7, 4, kWords)    \
     X(dot_products, 3, 3, kWords)  \
     X(bytes_picked, 3, 1, kWords)  \
