@@ -155,13 +155,15 @@ struct Select {
         for (uint32_t i = 0; i < 32; ++i) low += shared.part_low[i], high += shared.part_high[i];
         return both(low, high);
     }
-    // The bin in which the target, at most the sum of all, is reached.
+    // The bin in which the target, at most the sum of all, is reached; whatever the target, there is one.
     KEEL_GPU Bin find(u128 target) const {
         u128 before = 0, next = 0;
         uint32_t part = 0;
-        for (; (next = before + both(shared.part_low[part], shared.part_high[part])) < target; ++part) before = next;
+        for (; part < 31 && (next = before + both(shared.part_low[part], shared.part_high[part])) < target; ++part)
+            before = next;
         uint32_t bin = 32 * part;
-        for (; (next = before + both(shared.low[bin], shared.high[bin])) < target; ++bin) before = next;
+        for (; bin < 32 * part + 31 && (next = before + both(shared.low[bin], shared.high[bin])) < target; ++bin)
+            before = next;
         return {bin, shared.count[bin], before};
     }
 
@@ -190,7 +192,7 @@ struct Select {
                 first_id += bin.number << id_width;
             else
                 first += u128{bin.number} << width;
-        } while (count > 1);
+        } while (count > 1 && id_width);
         for (uint32_t j = thread_x(); j < n; j += kSelectThreads) {
             const uint32_t id = list ? list[j] : j;
             if ((key(id) - first) >> width == 0 && (id - first_id) >> id_width == 0 && weight(id)) shared.cut = id;
