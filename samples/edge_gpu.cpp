@@ -2,33 +2,19 @@
 //
 //     edge_gpu [model.gguf] [budget_us] [frames] [render_ms]
 //
-// The loop renders a frame every 16.7 ms; here that is copying memory on the GPU for some milliseconds, on a stream of
-// high priority. Before that it gives Keel a budget: Keel's stream has the lowest priority, and no more than the budget
-// is in flight when its call returns. The loop runs twice, without text and with it, and prints how long frames took.
+// The loop renders a frame every 16.7 ms; here (render_loop.h) that is copying memory on the GPU for some milliseconds,
+// on a stream of high priority. Before that it gives Keel a budget: Keel's stream has the lowest priority, and no more
+// than the budget is in flight when its call returns. The loop runs twice, without text and with it, and prints how long
+// frames took.
 // Keel's own context is the device's primary one; a game hands over its context in keel_cuda_device.
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <thread>
-#include <vector>
 
 #include "keel/keel.hpp"
 #include "keel/keel_cuda.h"
-
-#if !defined(_WIN32)
-#include <dlfcn.h>
-#endif
+#include "render_loop.h"
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-constexpr auto kFrame = std::chrono::microseconds(16667);
-
-double ms_since(Clock::time_point start) {
-    return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 bool failed(const char* what, keel_status status, const keel_error& error = {}) {
     if (status == KEEL_OK) return false;
@@ -37,102 +23,22 @@ bool failed(const char* what, keel_status status, const keel_error& error = {}) 
     return true;
 }
 
-// What a renderer would do: work on the GPU that takes `ms`, and waiting for it; without a driver only waiting.
-class Renderer {
-  public:
-    explicit Renderer(double ms) : ms_(ms) {
-#if !defined(_WIN32)
-        void* driver = dlopen("libcuda.so.1", RTLD_NOW);
-        const auto find = [driver](auto& call, const char* name) {
-            call = reinterpret_cast<std::remove_reference_t<decltype(call)>>(driver ? dlsym(driver, name) : nullptr);
-            return call != nullptr;
-        };
-        int (*init)(unsigned) = nullptr;
-        int (*retain)(void**, int) = nullptr;
-        int (*make_current)(void*) = nullptr;
-        int (*allocate)(unsigned long long*, size_t) = nullptr;
-        int (*make_stream)(void**, unsigned, int) = nullptr;
-        void* context = nullptr;
-        constexpr unsigned kNonBlocking = 1;
-        constexpr int kHighPriority = -5;  // the driver takes the highest it has
-        const bool found = find(init, "cuInit") && find(retain, "cuDevicePrimaryCtxRetain") &&
-                           find(make_current, "cuCtxSetCurrent") && find(allocate, "cuMemAlloc_v2") &&
-                           find(make_stream, "cuStreamCreateWithPriority") && find(copy_, "cuMemcpyDtoDAsync_v2") &&
-                           find(wait_, "cuStreamSynchronize");
-        on_gpu_ = found && !init(0) && !retain(&context, 0) && !make_current(context) &&
-                  !allocate(&memory_, 2 * kBytes) && !make_stream(&stream_, kNonBlocking, kHighPriority);
-        if (!on_gpu_) return;
-        // How many copies take the time.
-        draw(1);
-        const auto start = Clock::now();
-        draw(20);
-        copies_ = std::max(1, static_cast<int>(ms_ / (ms_since(start) / 20)));
-#endif
-    }
-    bool on_gpu() const {
-        return on_gpu_;
-    }
-    void frame() {
-        if (on_gpu_)
-            draw(copies_);
-        else
-            std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(ms_));
-    }
-
-  private:
-    static constexpr size_t kBytes = size_t{64} << 20;
-    void draw(int copies) {
-        for (int i = 0; i < copies; ++i) copy_(memory_ + kBytes, memory_, kBytes, stream_);
-        wait_(stream_);
-    }
-    const double ms_;
-    bool on_gpu_ = false;
-    int copies_ = 1;
-    unsigned long long memory_ = 0;
-    void* stream_ = nullptr;
-    int (*copy_)(unsigned long long, unsigned long long, size_t, void*) = nullptr;
-    int (*wait_)(void*) = nullptr;
-};
-
-struct Run {
-    std::vector<double> frame_ms;  // rendering and Keel's call
+struct Text {
     int tokens = 0;
     std::string text;
 };
 
-// `session` null: a loop without text.
-keel_status play(Renderer& renderer, keel::Engine& engine, keel::Session* session, uint64_t budget_us, int frames,
-                 Run& run) {
-    auto next_frame = Clock::now() + kFrame;
-    for (int frame = 0; frame < frames; ++frame) {
-        const auto start = Clock::now();
-        if (session) {
-            const keel_advance_result step = engine.advance(*session, budget_us);
-            if (step.status == KEEL_OK) {
-                const auto token = session->sample();
-                if (!token) return token.status;
-                const auto text = session->text(*token);
-                if (!text) return text.status;
-                run.text += text->shown;
-                ++run.tokens;
-                if (keel_status s = session->feed(*token); s != KEEL_OK) return s;
-            } else if (step.status != KEEL_AGAIN) {
-                return step.status;
-            }
-        }
-        renderer.frame();  // Keel's work runs beside it
-        run.frame_ms.push_back(ms_since(start));
-        std::this_thread::sleep_until(next_frame);
-        next_frame = std::max(next_frame + kFrame, Clock::now());
-    }
-    return KEEL_OK;
-}
-
-void print(const char* title, std::vector<double> ms) {
-    std::sort(ms.begin(), ms.end());
-    const auto at = [&](double part) { return ms[static_cast<size_t>(part * static_cast<double>(ms.size() - 1))]; };
-    std::printf("%-13s %zu frames: p50 %.2f ms, p99 %.2f ms, longest %.2f ms\n", title, ms.size(), at(0.5), at(0.99),
-                ms.back());
+// What a frame does for the text: work for the budget, and the token where one is done.
+keel_status advance_text(keel::Engine& engine, keel::Session& session, uint64_t budget_us, Text& out) {
+    const keel_advance_result step = engine.advance(session, budget_us);
+    if (step.status != KEEL_OK) return step.status == KEEL_AGAIN ? KEEL_OK : step.status;
+    const auto token = session.sample();
+    if (!token) return token.status;
+    const auto text = session.text(*token);
+    if (!text) return text.status;
+    out.text += text->shown;
+    ++out.tokens;
+    return session.feed(*token);
 }
 
 }  // namespace
@@ -184,19 +90,20 @@ int main(int argc, char** argv) {
             std::vector<int32_t> ids(prompt.size() + 1);
             const auto tokens = engine->tokenize(prompt, ids, KEEL_TOKENIZE_BOS);
             Renderer renderer(render_ms);
-            Run without, with;
             if (!failed("open", session.status) && !failed("sampling", session->set_sampling(sampling)) &&
-                !failed("tokenize", tokens.status) && !failed("feed", session->feed(*tokens)) &&
-                !failed("frames without text", play(renderer, *engine, nullptr, 0, frames, without)) &&
-                !failed("frames with text", play(renderer, *engine, &*session, budget_us, frames, with))) {
+                !failed("tokenize", tokens.status) && !failed("feed", session->feed(*tokens))) {
                 std::printf("frames of %.1f ms rendered %s, %llu us of each for text\n", render_ms,
                             renderer.on_gpu() ? "on the GPU" : "nowhere: there is no driver",
                             static_cast<unsigned long long>(budget_us));
-                print("without text", without.frame_ms);
-                print("with text", with.frame_ms);
-                std::printf("%d tokens, %.1f a second: %s\n", with.tokens, with.tokens / (frames * 0.016667),
-                            with.text.c_str());
-                code = 0;
+                print("without text", render_frames(renderer, frames, [] {}));
+                keel_status status = KEEL_OK;
+                Text out;
+                print("with text", render_frames(renderer, frames, [&] {
+                          if (status == KEEL_OK) status = advance_text(*engine, *session, budget_us, out);
+                      }));
+                std::printf("%d tokens, %.1f a second: %s\n", out.tokens, out.tokens / (frames * 0.016667),
+                            out.text.c_str());
+                code = failed("text", status);
             }
         }
     }
