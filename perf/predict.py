@@ -24,10 +24,10 @@ LABEL = "predicted, never run"
 
 # ---- instructions of inner loops ----
 BRANCH, MATRIX = 0x947, 0x237  # lowest twelve bits of an instruction of 16 bytes: BRA, IMMA
-# Elements and bytes of a block, and elements of a row that one matrix instruction takes (kernels/formats/weight_types.h).
-TYPES = {"Q4_0": (32, 18, 32), "Q4_1": (32, 20, 32), "Q5_0": (32, 22, 32), "Q5_1": (32, 24, 32), "Q8_0": (32, 34, 32),
-         "Q8_F32": (32, 36, 32), "Q2_K": (256, 84, 16), "Q3_K": (256, 110, 16), "Q4_K": (256, 144, 32), "Q5_K": (256, 176, 32),
-         "Q6_K": (256, 210, 16), "IQ4_NL": (32, 18, 32), "IQ4_XS": (256, 136, 32)}
+# Bytes of a block (kernels/formats/weight_types.h), and matrix instructions for 16 rows of one and eight tokens, those of minima
+# included.
+TYPES = {"Q4_0": (18, 1), "Q4_1": (20, 1), "Q5_0": (22, 1), "Q5_1": (24, 1), "Q8_0": (34, 1), "Q8_F32": (36, 1), "Q2_K": (84, 18),
+         "Q3_K": (110, 16), "Q4_K": (144, 10), "Q5_K": (176, 10), "Q6_K": (210, 16), "IQ4_NL": (18, 1), "IQ4_XS": (136, 8)}
 
 
 def sections_of(cubin):
@@ -64,22 +64,24 @@ def count(cubin):
         weight_type = next((t for t in TYPES if name.startswith("product_") and name.endswith("_" + t)), None)
         if not weight_type:
             continue
-        elements, block_bytes, taken = TYPES[weight_type]
+        block_bytes, matrix_of_block = TYPES[weight_type]
         words = list(struct.iter_unpack("<QQ", code))
         best = None
         for first, last in loops_of(code):
             body = words[first:last + 1]
             matrix = sum(low & 0xFFF == MATRIX for low, _ in body)
             if matrix and (best is None or len(body) < best["instructions"]):
-                fragments = matrix // (4 if "_rows_32_" in name else 1)  # 16 rows each, for eight tokens
-                best = {"instructions": len(body), "bytes": fragments * 16 * taken * block_bytes // elements}
+                blocks = matrix // (matrix_of_block * (8 if "_rows_64_" in name else 1))
+                best = {"instructions": len(body), "bytes": blocks * 16 * block_bytes}
         if best:
             out[name] = best
     return out
 
 
 # ---- predictions ----
-ATTENTION_INSTRUCTIONS = {"f16": 1.5, "e8-4": 3.3, "tcq-3": 4.5}  # an element of K or V, four query heads; counted by hand
+# Of a warp's lane for an element of K or V, four query heads: the mean of both and the softmax's share, counted by hand
+# (perf/RESULTS.md). That of f16 is a guess.
+ATTENTION_INSTRUCTIONS = {"f16": 1.5, "e8-4": 9.6, "tcq-3": 11.2}
 NORM_CYCLES = 4  # of an addition that waits for the one before
 
 
@@ -131,14 +133,14 @@ def decode_us(card, plan, table, kv, context, tokens=1):
 
 
 def prefill_us(card, plan, table, tokens):
-    """Of the products alone, whose weights are taken up anew for 32 tokens: the longest of their bytes, their instructions and
+    """Of the products alone, whose weights are taken up anew for 64 tokens: the longest of their bytes, their instructions and
     their multiply-adds on matrix units."""
     moved = instructions = macs = 0
     for op in plan["ops"]:
         if not op["weight_type"] or op["low_rank"] or op["name"] in ("embed", "output"):
             continue
         moved += op["fixed_bytes"]
-        instructions += instructions_of(table, "rows_32", op["weight_type"], op["fixed_bytes"]) * tokens / 32
+        instructions += instructions_of(table, "rows_64", op["weight_type"], op["fixed_bytes"]) * tokens / 64
         macs += op["rows"] * op["inner"] * tokens
     return max(moved / (card["gb_per_s"] * card["reads"] * 1e3), instructions / rate_of(card), 2 * macs / (card["int8_tops"] * 1e6))
 

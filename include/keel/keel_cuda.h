@@ -9,7 +9,10 @@
  * when it runs (libcuda.so.1, nvcuda.dll), so that a program linked with this library starts where there is none; it
  * cannot be in a statically linked executable, which has no dlopen. Devices of compute capability 8.0 and later.
  *
- * Results have the bits of the CPU's, and a session saved on one goes on in the other (sdk/NUMERICS.md).
+ * Results have the bits of the CPU's, and a session saved on one goes on in the other (sdk/NUMERICS.md). Logits and
+ * hidden rows stay on the device: keel_session_sample draws there and waits for the token, and what shows or saves rows
+ * (keel_session_logits, _hidden, _top_logprobs, _fork, _save) copies them first. The host draws from rows of a fork, of
+ * a restored session, or when another thread is drawing; the token is the same.
  *
  * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context
  * named below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
