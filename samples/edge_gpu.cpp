@@ -4,8 +4,8 @@
 //
 // The loop renders a frame every 16.7 ms; here (render_loop.h) that is copying memory on the GPU for some milliseconds,
 // on a stream of high priority. Before that it gives Keel a budget: Keel's stream has the lowest priority, and no more
-// than the budget is in flight when its call returns. The loop runs twice, without text and with it, and prints how long
-// frames took.
+// than the budget is in flight when its call returns. The loop runs twice, without text and with it, and prints how
+// long frames took.
 // Keel's own context is the device's primary one; a game hands over its context in keel_cuda_device.
 #include <cstdlib>
 #include <string>
