@@ -449,10 +449,7 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
         return KEEL_OK;
     }
 
-    const uint32_t counter[4] = {in.history_count, 0, 0, 0};
-    uint32_t random[4];
-    philox4x32(p.seed, counter, random);
-    const uint64_t uniform = uint64_t{random[1]} << 32 | random[0];
+    const uint64_t uniform = draw_uniform(p.seed, in.history_count);
     const auto draw_target = [=](u128 sum) { return kernels::draw_target(sum, uniform); };
     const auto top_p_target = [&](u128 sum) { return ceil_fraction(p.top_p, sum); };
 
@@ -521,6 +518,13 @@ keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, 
         logprobs[i] = static_cast<float>(-c.distance(c.list[i]) - log_total);
     }
     return KEEL_OK;
+}
+
+uint64_t draw_uniform(uint64_t seed, uint32_t position) {
+    const uint32_t counter[4] = {position, 0, 0, 0};
+    uint32_t random[4];
+    philox4x32(seed, counter, random);
+    return uint64_t{random[1]} << 32 | random[0];
 }
 
 void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]) {

@@ -4,24 +4,11 @@
 #pragma once
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
+#include "sdk/backend/draw.h"
 
 namespace keel {
 
-constexpr uint32_t kMaxBias = 256;
-constexpr uint32_t kMaxExcluded = 256;
 constexpr uint32_t kMaxLogprobs = 256;
-
-// A session's copy of keel_sampling: POD without padding, saved with the session. Defaults are filled in: "off" is 1
-// for top_p, typical_p and repetition_penalty, 0 for the rest; unused entries of the arrays are 0.
-struct SamplerParams {
-    float temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty;
-    uint32_t top_k, penalty_window, min_tokens;
-    uint64_t seed;
-    uint32_t bias_count, excluded_count;
-    int32_t bias_ids[kMaxBias];
-    float bias_values[kMaxBias];
-    int32_t excluded_ids[kMaxExcluded];
-};
 
 // Validates and copies; null source gives greedy. *out is untouched on error.
 // KEEL_E_ABI from struct_size. KEEL_E_ARGUMENT: a NaN; temperature or repetition_penalty negative or infinite; top_p,
@@ -57,6 +44,8 @@ keel_status sampler_draw(const SamplerParams& params, const SamplerInput& input,
 keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, uint32_t vocabulary, uint32_t n,
                          void* work, int32_t* ids, float* logprobs);
 
+// U of NUMERICS section 6, for the token at `position`.
+uint64_t draw_uniform(uint64_t seed, uint32_t position);
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): counter-based, so a draw depends on (key, counter) alone.
 void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]);
 

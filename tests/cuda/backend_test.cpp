@@ -418,6 +418,37 @@ TEST(CudaBackend, DrawsTokensWhereTheLogitsAre) {
     EXPECT_EQ(host.bytes_to_host, 0u);
 }
 
+// While one session's draw waits for the device another one's is the host's, with the same token.
+TEST(CudaBackend, ASecondDrawAtATimeIsTheHosts) {
+    keel_config config = small_config();
+    Engine engine(keel_test::source_path(kModel), config);
+    keel_sampling sampling = sized<keel_sampling>();
+    sampling.temperature = 2;
+    sampling.seed = 5;
+    check(keel_session_set_sampling(engine.session(), &sampling), "set_sampling");
+    keel_session other;
+    check(keel_session_open(engine.handle(), nullptr, &other), "open");
+    check(keel_session_set_sampling(other, &sampling), "set_sampling");
+    const keel_session sessions[] = {engine.session(), other};
+    for (const keel_session session : sessions) check(keel_session_feed(session, tokens(6, 8).data(), 6, 0), "feed");
+    std::vector<keel_advance_result> results(2, sized<keel_advance_result>());
+    check(keel_advance(engine.handle(), sessions, 2, 0, results.data()), "advance");
+    int32_t first = -1, second = -1;
+    keel_status status = KEEL_E_STATE;
+    const uint64_t launches = FakeDriver::get().launches;
+    uint64_t launched_meanwhile = UINT64_MAX;
+    FakeDriver::get().in_next_wait = [&] {
+        const uint64_t before = FakeDriver::get().launches;
+        status = keel_session_sample(other, &second);
+        launched_meanwhile = FakeDriver::get().launches - before;
+    };
+    check(keel_session_sample(engine.session(), &first), "sample");
+    EXPECT_EQ(FakeDriver::get().launches, launches + 3);
+    EXPECT_EQ(status, KEEL_OK);
+    EXPECT_EQ(launched_meanwhile, 0u);
+    EXPECT_EQ(second, first);
+}
+
 // Rows that a session did not get from its own last step lie on the host, and the host draws from them.
 TEST(CudaBackend, DrawsFromRowsOfAForkAndOfASavedState) {
     std::vector<std::vector<int32_t>> drawn;

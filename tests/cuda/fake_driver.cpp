@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/kernels.h"
@@ -212,6 +213,7 @@ Result stream_destroy(cuda::Stream stream) {
 Result stream_synchronize(cuda::Stream stream) {
     KEEL_ENTER();
     FakeStream* s = as_stream(stream);
+    if (const auto meanwhile = std::exchange(world().driver.in_next_wait, nullptr)) meanwhile();
     return s ? run_commands(s, UINT32_MAX) : cuda::kInvalidValue;
 }
 Result stream_wait_event(cuda::Stream stream, cuda::Event event, uint32_t) {

@@ -13,10 +13,11 @@ struct FakeDriver {
     uint32_t commands_per_query = 3;  // of a stream that are done before an event's query looks
     bool split_launches = false;      // a launch's blocks are run in two pieces
     int capability_major = 8;
-    size_t shared_limit = 0;  // of the context; 0: not limited
-    bool present = true;      // false: there is no driver
-    uint64_t fail_at = 0;     // the call with this number fails, counted from 1; 0: none
-    int fail_with = 719;      // CUDA_ERROR_LAUNCH_FAILED
+    size_t shared_limit = 0;             // of the context; 0: not limited
+    bool present = true;                 // false: there is no driver
+    uint64_t fail_at = 0;                // the call with this number fails, counted from 1; 0: none
+    int fail_with = 719;                 // CUDA_ERROR_LAUNCH_FAILED
+    std::function<void()> in_next_wait;  // called once, by the next call that waits for a stream, before it does
 
     // Its clock goes on by what launches of a kernel take.
     uint64_t clock_ns = 1000000;

@@ -55,9 +55,6 @@ int32_t device_token(const Draw& draw, simt::Order order) {
         ++counts[static_cast<uint32_t>(draw.history[i])];
     std::vector<TokenCount> counted;
     for (const auto& [id, count] : counts) counted.push_back({id, count});
-    const uint32_t counter[4] = {history, 0, 0, 0};
-    uint32_t random[4];
-    keel::philox4x32(p.seed, counter, random);
 
     Buffer logits = fenced(draw.logits), mask = fenced_array(draw.mask), bias = fenced_array(biases),
            ids = fenced_array(forbidden), window = fenced_array(counted), distance(n * 8, 8), mass(n * 8, 8),
@@ -81,7 +78,7 @@ int32_t device_token(const Draw& draw, simt::Order order) {
     a.min_p = p.min_p;
     a.typical_p = p.typical_p;
     a.top_k = p.top_k;
-    a.uniform = uint64_t{random[1]} << 32 | random[0];
+    a.uniform = keel::draw_uniform(p.seed, history);
     a.distance = reinterpret_cast<double*>(distance.data());
     a.mass = reinterpret_cast<uint64_t*>(mass.data());
     a.weighted = reinterpret_cast<uint64_t*>(weighted.data());
@@ -164,6 +161,25 @@ TEST(SimtSample, DrawsTheHostsToken) {
     }
     EXPECT_GT(drawn, 80u);
     EXPECT_GT(refused, 5u);
+}
+
+// Sums of masses beyond 64 bits: more than 4,096 tokens about as probable as the first.
+TEST(SimtSample, SumsBeyond64Bits) {
+    Random random(3);
+    for (uint32_t filter = 0; filter < 4; ++filter) {
+        Draw draw;
+        draw.logits.resize(9000);
+        for (float& v : draw.logits) v = random.uniform(0, 0.01f);
+        keel_sampling s = {};
+        s.struct_size = sizeof s;
+        s.temperature = 1;
+        s.seed = 7 + filter;
+        if (filter == 1) s.top_p = 0.97f;
+        if (filter == 2) s.typical_p = 0.9f;
+        if (filter == 3) s.typical_p = 0.02f;
+        ASSERT_EQ(keel::sampler_set(&s, draw.vocabulary(), &draw.params), KEEL_OK);
+        EXPECT_EQ(device_token(draw, orders()[filter % orders().size()]), host_token(draw)) << filter;
+    }
 }
 
 // Each filter by itself, on logits of many equal values: ties go to the lowest ids.

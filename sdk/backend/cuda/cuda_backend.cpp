@@ -55,11 +55,6 @@ keel_status cuda_attach(Device* device, const PlanConfig& config, uint8_t* const
         shared < cuda::kMostSharedBytes)
         return fail(error, KEEL_E_UNSUPPORTED, shared, "CU_LIMIT_SHMEM_SIZE",
                     "the context leaves less shared memory than kernels need");
-    int device_number = 0, multiprocessors = 0;
-    KEEL_TRY(cuda_result(d->cuda.driver.context_device(&device_number), "cuCtxGetDevice", error));
-    KEEL_TRY(cuda_result(d->cuda.driver.device_attribute(&multiprocessors, kAttributeMultiprocessors, device_number),
-                         "cuDeviceGetAttribute", error));
-    d->multiprocessors = static_cast<uint32_t>(multiprocessors);
     KEEL_TRY(open_streams(d, error));
     return open_kernels(d, error);
 }

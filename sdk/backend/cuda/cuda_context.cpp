@@ -41,12 +41,16 @@ keel_status open_cuda_context(const keel_cuda_device& options, CudaContext* out,
     }
     if (status == KEEL_OK) {
         CurrentCuda current(*out);
-        int major = 0;
+        int major = 0, multiprocessors = 0;
         if (!current.ok()) status = fail(error, KEEL_E_DEVICE, 0, "keel_cuda_device.context", "not a context");
         if (status == KEEL_OK) status = cuda_result(driver.context_device(&device), "cuCtxGetDevice", error);
         if (status == KEEL_OK)
             status =
                 cuda_result(driver.device_attribute(&major, kAttributeMajor, device), "cuDeviceGetAttribute", error);
+        if (status == KEEL_OK)
+            status = cuda_result(driver.device_attribute(&multiprocessors, kAttributeMultiprocessors, device),
+                                 "cuDeviceGetAttribute", error);
+        out->multiprocessors = static_cast<uint32_t>(multiprocessors);
         if (status == KEEL_OK && major < 8)
             status = fail(error, KEEL_E_UNSUPPORTED, static_cast<uint64_t>(major), "compute capability",
                           "Keel runs on devices of compute capability 8.0 and later");

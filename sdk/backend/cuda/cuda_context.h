@@ -10,6 +10,7 @@ namespace keel {
 struct CudaContext {
     platform::cuda::Driver driver;
     platform::cuda::Context context;
+    uint32_t multiprocessors;
     int primary_of;  // ordinal of the device whose primary context it is, to be given back; -1: the caller's own
 };
 

@@ -12,6 +12,13 @@
 
 namespace keel {
 
+// Where an array lies that a block gets behind its other ones.
+inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
+    const uint64_t at = *block_bytes;
+    *block_bytes = kernels::round64(at + bytes);
+    return at;
+}
+
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
@@ -53,7 +60,6 @@ struct CudaDevice : Device {
     platform::cuda::Module module;
     platform::cuda::Function function[cuda::kKernelCount];
     uint8_t* region[KEEL_REGION_COUNT];
-    uint32_t multiprocessors;
     CudaCopies at;
     StepBlock block;
     DrawBlock draw_block;

@@ -19,9 +19,10 @@ T* at(const uint8_t* base, uint64_t offset) {
 // Writes what the kernels read into `to`, and their arguments, which lie at `device`. Returns the bytes.
 uint64_t pack_draw(const CudaDevice& d, const DrawRequest& r, uint8_t* to, const uint8_t* device, cuda::SampleArgs* a) {
     const DrawBlock& b = d.draw_block;
+    const SamplerParams& p = r.params;
     const uint32_t vocabulary = d.program->spec.vocabulary;
-    for (uint32_t i = 0; i < r.bias_count; ++i)
-        at<cuda::TokenBias>(to, b.bias)[i] = {static_cast<uint32_t>(r.bias_ids[i]), r.bias_values[i]};
+    for (uint32_t i = 0; i < p.bias_count; ++i)
+        at<cuda::TokenBias>(to, b.bias)[i] = {static_cast<uint32_t>(p.bias_ids[i]), p.bias_values[i]};
     memcpy(to + b.forbidden, r.forbidden, r.forbidden_count * sizeof(uint32_t));
     uint64_t end = b.forbidden + r.forbidden_count * sizeof(uint32_t);
     if (r.mask) {
@@ -38,18 +39,18 @@ uint64_t pack_draw(const CudaDevice& d, const DrawRequest& r, uint8_t* to, const
     a->bias = at<cuda::TokenBias>(device, b.bias);
     a->forbidden = at<uint32_t>(device, b.forbidden);
     a->window = at<cuda::TokenCount>(device, b.window);
-    a->bias_count = r.bias_count;
+    a->bias_count = p.bias_count;
     a->forbidden_count = r.forbidden_count;
     a->window_count = r.window_count;
     a->vocabulary = vocabulary;
-    a->repetition = r.repetition_penalty;
-    a->frequency = r.frequency_penalty;
-    a->presence = r.presence_penalty;
-    a->temperature = r.temperature;
-    a->top_p = r.top_p;
-    a->min_p = r.min_p;
-    a->typical_p = r.typical_p;
-    a->top_k = r.top_k;
+    a->repetition = p.repetition_penalty;
+    a->frequency = p.frequency_penalty;
+    a->presence = p.presence_penalty;
+    a->temperature = p.temperature;
+    a->top_p = p.top_p;
+    a->min_p = p.min_p;
+    a->typical_p = p.typical_p;
+    a->top_k = p.top_k;
     a->uniform = r.uniform;
     a->distance = at<double>(device, b.distance);
     a->mass = at<uint64_t>(device, b.mass);
@@ -68,7 +69,7 @@ Result run_draw(const CudaDevice& d, const DrawRequest& r, cuda::SampleResult* r
     const uint64_t bytes = pack_draw(d, r, staging, device, &a);
     Result status = driver.copy_to_device(reinterpret_cast<DevicePointer>(device), staging, bytes, d.draws);
     if (status == kSuccess) status = launch(d, d.draws, cuda::kernel_sample_adjust, a, sample_shape(a));
-    if (status == kSuccess && r.temperature > 0)
+    if (status == kSuccess && r.params.temperature > 0)
         status = launch(d, d.draws, cuda::kernel_sample_weigh, a, sample_shape(a));
     if (status == kSuccess) status = launch(d, d.draws, cuda::kernel_sample_select, a, select_shape(a));
     if (status == kSuccess)
@@ -83,12 +84,8 @@ Result run_draw(const CudaDevice& d, const DrawRequest& r, cuda::SampleResult* r
 DrawBlock draw_block(const Program& p) {
     const uint64_t vocabulary = p.spec.vocabulary;
     DrawBlock b = {};
-    const auto place = [&](uint64_t count, uint64_t bytes) {
-        const uint64_t at = b.bytes;
-        b.bytes = (at + count * bytes + 63) / 64 * 64;
-        return at;
-    };
-    b.bias = place(kMaxDrawBiases, sizeof(cuda::TokenBias));
+    const auto place = [&](uint64_t count, uint64_t bytes) { return place_in_block(&b.bytes, count * bytes); };
+    b.bias = place(kMaxBias, sizeof(cuda::TokenBias));
     b.forbidden = place(kMaxForbidden, sizeof(uint32_t));
     b.mask = place((vocabulary + 7) / 8, 1);
     const uint64_t window = p.config.context_tokens < vocabulary ? p.config.context_tokens : vocabulary;

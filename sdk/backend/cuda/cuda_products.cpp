@@ -30,7 +30,7 @@ constexpr ProductKernel kProductKernels[] = {
     {cuda::kernel_product_rows_64_Q4_0, cuda::product_rows_shape<64>, kAny, kAny},
 };
 Result launch_fragments(const CudaDevice& d, uint32_t type, const cuda::ProductArgs& a) {
-    const uint32_t groups = (a.group_end - a.group_begin) / d.multiprocessors;
+    const uint32_t groups = (a.group_end - a.group_begin) / d.cuda.multiprocessors;
     for (const ProductKernel& kernel : kProductKernels) {
         const cuda::LaunchShape shape = kernel.shape(a, type);
         if (a.tokens <= kernel.most_tokens && groups < kernel.most_groups &&

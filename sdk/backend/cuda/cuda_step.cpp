@@ -119,11 +119,7 @@ Result keep_rows(const CudaDevice& d) {
 
 StepBlock step_block(const PlanConfig& c) {
     StepBlock b = {};
-    const auto place = [&](uint64_t count, uint64_t bytes) {
-        const uint64_t at = b.bytes;
-        b.bytes = (at + count * bytes + 63) / 64 * 64;
-        return at;
-    };
+    const auto place = [&](uint64_t count, uint64_t bytes) { return place_in_block(&b.bytes, count * bytes); };
     b.token = place(c.chunk_tokens, sizeof(int32_t));
     b.position = place(c.chunk_tokens, sizeof(uint32_t));
     b.slot = place(c.chunk_tokens, sizeof(uint32_t));

@@ -49,26 +49,20 @@ extern "C" keel_status keel_cuda_read_stream(const keel_cuda_device* device, con
         platform::cuda::Module module = nullptr;
         platform::cuda::Function kernel = nullptr;
         platform::cuda::Stream stream = nullptr;
-        int device_number = 0, multiprocessors = 0;
         if (!current.ok()) status = fail(error, KEEL_E_DEVICE, 0, "keel_cuda_device.context", "not a context");
         const auto need = [&](platform::cuda::Result result, const char* call) {
             if (status == KEEL_OK) status = cuda_result(result, call, error);
             return status == KEEL_OK;
         };
         const platform::cuda::Driver& driver = c.driver;
-        bool ready = status == KEEL_OK && need(driver.context_device(&device_number), "cuCtxGetDevice");
-        ready = ready && need(driver.device_attribute(&multiprocessors, platform::cuda::kAttributeMultiprocessors,
-                                                      device_number),
-                              "cuDeviceGetAttribute");
-        ready = ready && need(driver.module_load(&module, keel_cuda_fatbin), "cuModuleLoadData");
+        bool ready = status == KEEL_OK && need(driver.module_load(&module, keel_cuda_fatbin), "cuModuleLoadData");
         ready = ready && need(driver.module_function(&kernel, module, cuda::kKernels[cuda::kernel_read_stream].name),
                               "cuModuleGetFunction");
         ready = ready && need(driver.stream_create(&stream, platform::cuda::kStreamNonBlocking, 0),
                               "cuStreamCreateWithPriority");
         if (ready) {
             const cuda::ReadStreamArgs args = {static_cast<const uint8_t*>(data), bytes / 16, nullptr};
-            const Reading reading = {c, stream, kernel, args,
-                                     launch_shape(args, static_cast<uint32_t>(multiprocessors))};
+            const Reading reading = {c, stream, kernel, args, launch_shape(args, c.multiprocessors)};
             const uint64_t wanted = kRepeatBytes / bytes, reads = wanted > kMostReads ? kMostReads : wanted + 1;
             uint64_t best_ns = reading.run(1);
             for (uint32_t i = 0; i < kRepeats && best_ns; ++i) {
