@@ -1,4 +1,4 @@
-// Where the newest tokens of a text stood before: the longest suffix that occurred earlier, and so what followed it then.
+// Where the newest tokens of a text stood before: the longest suffix that occurred earlier, and what followed it then.
 //
 //     tokens   a b c d x a b c | ?         suffix "a b c" of length 3 ends at position 3 and at the end
 //                    ^ next = 3            draft: d, x, a, ...

@@ -34,7 +34,7 @@ struct Pool {
 };
 
 void use(const uint8_t* data, size_t size) {
-    keel_reader reader;
+    keel_reader reader = KEEL_READER_INIT;
     uint64_t bytes = 0;
     if (keel_reader_from_memory(data, size, &reader) != KEEL_OK) return;
     if (TokenPool::file_pool_bytes(reader, &bytes, nullptr) != KEEL_OK) return;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -69,7 +71,9 @@ void expect_longest(const Tokens& text, uint32_t count, const SuffixMatch& match
         if (length >= longest && length) longest = length, latest = p;
         for (uint32_t o = 0; o < SuffixIndex::kOrderCount; ++o) occurrences[o] += length >= SuffixIndex::kOrders[o];
     }
-    if (match.length) ASSERT_EQ(match.length, common(text, match.next, count));
+    if (match.length) {
+        ASSERT_EQ(match.length, common(text, match.next, count));
+    }
     if (longest < SuffixIndex::kLeastLength) {
         ASSERT_EQ(0u, match.length);
         return;
@@ -189,7 +193,7 @@ struct PoolFile {
     }
     static keel_status read(TokenPool* into, const std::string& file, uint64_t tokenizer = kTokenizer,
                             uint32_t vocabulary = kVocabulary) {
-        keel_reader reader;
+        keel_reader reader = KEEL_READER_INIT;
         EXPECT_EQ(KEEL_OK, keel_reader_from_memory(file.data(), file.size(), &reader));
         return into->read(reader, tokenizer, vocabulary, nullptr);
     }
@@ -208,7 +212,7 @@ bool empty(const TokenPool& pool) {
 TEST(DraftPool, FilesAreTheSameAgain) {
     const PoolFile file;
     Placed<TokenPool> pool(file.pool.bytes());
-    keel_reader reader;
+    keel_reader reader = KEEL_READER_INIT;
     ASSERT_EQ(KEEL_OK, keel_reader_from_memory(file.bytes.data(), file.bytes.size(), &reader));
     uint64_t bytes = 0;
     ASSERT_EQ(KEEL_OK, TokenPool::file_pool_bytes(reader, &bytes, nullptr));
