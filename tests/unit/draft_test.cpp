@@ -156,6 +156,12 @@ TEST(DraftPool, FrequentEntriesStay) {
     EXPECT_EQ(5, pool.find(context.data() + 2, 2).token);
     for (int i = 0; i < 100; ++i) pool.learn(context.data() + 2, 2, 6);
     EXPECT_EQ(6, pool.find(context.data() + 2, 2).token);
+    // Eight that came twice: a ninth wears one of them down first, then takes its place.
+    pool.clear();
+    for (int32_t next = 0; next < 16; ++next) pool.learn(context.data() + 2, 2, next / 2);
+    for (int i = 0; i < 9; ++i) pool.learn(context.data() + 2, 2, 50);
+    EXPECT_EQ(50, pool.find(context.data() + 2, 2).token);
+    EXPECT_EQ(8u, pool.find(context.data() + 2, 2).count);
 }
 
 TEST(DraftPool, ThreadsLearnAndFind) {
