@@ -10,11 +10,11 @@ constexpr uint32_t kMostOutcomes = 256;  // then old ones count half
 constexpr double kPriorWeight = 4;       // proposals
 constexpr double kLeastReach = 0.03;     // a draft that is reached less often is not looked for
 constexpr double kLeastGain = 1.02;      // over plain decoding: what drafting itself costs
-constexpr double kLossShare = 0.006, kFirstLossSteps = 0.5, kMostBalance = 4;
+constexpr double kLossShare = 0.012, kFirstLossSteps = 0.5, kMostBalance = 4;
 
 // Share of right proposals before any was seen. Measured on answers of a small chat model (perf/RESULTS.md); only the
 // first few drafts of a session depend on them.
-constexpr double kSuffixPrior[Drafter::kSuffixClasses] = {0.4, 0.55, 0.65, 0.7, 0.75, 0.8, 0.85, 0.95};
+constexpr double kSuffixPrior[Drafter::kSuffixClasses] = {0.3, 0.5, 0.6, 0.65, 0.7, 0.8, 0.85, 0.95};
 constexpr double kPoolPrior[TokenPool::kOrderCount] = {0.5, 0.35, 0.2};
 constexpr double kRankFactor[Drafter::kRanks] = {1, 0.3, 0.9, 1.2};
 constexpr double kRecycledPrior = 0.25;
