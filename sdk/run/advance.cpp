@@ -25,12 +25,52 @@ uint32_t taken_tokens(const Engine& e, const Session& s, uint32_t room, uint32_t
     return end > s.computed + least ? end - s.computed : least;
 }
 
+// What a step takes by its plan, in microseconds of one thread, without attention.
+double planned_us(const Engine& e, uint32_t tokens, uint32_t logits_rows) {
+    const OpList& list = e.plan.variant[e.step.variant];
+    double us = 0;
+    for (uint32_t i = 0; i < list.count; ++i) {
+        const Op& op = list.ops[i];
+        const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
+        us += predict_us(op, logits ? logits_rows : tokens);
+    }
+    return us;
+}
+
+// How many of `most` drafts a step of `tokens` tokens can take along and still be done and drawn in time; `rows`: of
+// logits. None where the step alone is not.
+uint32_t drafts_in_time(const Engine& e, uint32_t tokens, uint32_t rows, uint32_t most, const StepLimits& limits) {
+    if (!limits.deadline_ns) return most;
+    const uint64_t now_ns = platform::now_ns();
+    if (e.step_pace == 0 || now_ns >= limits.deadline_ns) return 0;
+    const double left_us = static_cast<double>(limits.deadline_ns - now_ns) / 1000;
+    const auto fits = [&](uint32_t drafts) {
+        const double draws_us = static_cast<double>(e.draw_ns) / 1000 * (rows + drafts);
+        return e.step_pace * planned_us(e, tokens + drafts, rows + drafts) + draws_us <= left_us;
+    };
+    uint32_t some = 0, too_many = most + 1;
+    while (too_many - some > 1) {
+        const uint32_t middle = (some + too_many) / 2;
+        (fits(middle) ? some : too_many) = middle;
+    }
+    return some;
+}
+
+// Learns how steps compare with their plan; slow changes only, so that one interruption counts little.
+void learn_pace(Engine* e) {
+    const double now = static_cast<double>(e->progress.us) / planned_us(*e, e->step.tokens, e->step.logits_rows);
+    const double most = 2 * e->step_pace;
+    e->step_pace = e->step_pace == 0 ? now : e->step_pace + ((now < most ? now : most) - e->step_pace) / 8;
+}
+
 // How many drafts each session takes along that computes all it has pending: at most as many as there are rows and
 // room for, given out one at a time. For drafts no other session goes without a page.
 void share_drafts(Engine* e, Session* const* sessions, uint32_t count, const uint32_t* share, uint32_t room_left,
-                  uint32_t* drafts) {
+                  const StepLimits& limits, uint32_t* drafts) {
     uint32_t left = e->config.draft_tokens < room_left ? e->config.draft_tokens : room_left;
-    uint32_t found[kMaxSessions] = {};
+    uint32_t found[kMaxSessions] = {}, rows = 0;
+    for (uint32_t i = 0; i < count; ++i) rows += sessions[i]->all_logits ? share[i] : share[i] != 0;
+    left = drafts_in_time(*e, e->config.chunk_tokens - room_left, rows, left, limits);
     for (uint32_t i = 0; i < count && left; ++i) {
         Session* s = sessions[i];
         if (!share[i] || share[i] != pending(*s) || !takes_drafts(*s)) continue;
@@ -143,7 +183,7 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
         room_left -= more - share[i];
         share[i] = more;
     }
-    if (e->config.draft_tokens) share_drafts(e, sessions, count, share, room_left, drafts);
+    if (e->config.draft_tokens) share_drafts(e, sessions, count, share, room_left, *limits, drafts);
     e->progress = {};
     e->progress.decode = true;
     uint32_t draft_rows = 0;
@@ -203,7 +243,7 @@ keel_status run_step(Engine* e, StepLimits* limits) {
 }
 
 // The step is complete: its tokens count as computed, its logits may be read.
-keel_status finish_step(Engine* e) {
+keel_status finish_step(Engine* e, const StepLimits& limits) {
     Step& step = e->step;
     uint32_t token = 0, drafts = 0;
     for (uint32_t i = 0; i < step.sessions; ++i) {
@@ -226,6 +266,7 @@ keel_status finish_step(Engine* e) {
     const bool decode = e->progress.decode;
     (decode ? e->decode_tokens : e->prefill_tokens).fetch_add(step.tokens - drafts, std::memory_order_relaxed);
     (decode ? e->decode_us : e->prefill_us).fetch_add(e->progress.us, std::memory_order_relaxed);
+    if (e->config.draft_tokens && limits.deadline_ns) learn_pace(e);
     e->progress.active = false;
     return KEEL_OK;
 }
@@ -291,7 +332,7 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         if (formed == KEEL_OK && !e->progress.active) break;
         const keel_status run = formed == KEEL_OK ? run_step(e, &limits) : formed;
         if (run == KEEL_OK) {
-            KEEL_TRY(finish_step(e));
+            KEEL_TRY(finish_step(e, limits));
             // Rows of a session that waits for room are those of an earlier call: it is not done yet.
             for (uint32_t i = 0; i < count; ++i)
                 if (sessions[i]->all_logits && in_step(*e, sessions[i])) done[i] = true;

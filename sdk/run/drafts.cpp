@@ -56,7 +56,7 @@ void draw_next(Engine* e, Session* s) {
     if (s->draw_status != KEEL_OK || s->hits == s->drafted) return;
     // Who draws an end id stops; a caller that does not feeds it.
     if (s->drawn_token != s->tokens[s->token_count] || is_end(*e, *s, s->drawn_token)) return;
-    append_drawn(s, s->drawn_token);
+    append_token(s, s->drawn_token, true);
     ++s->computed;
     ++s->hits;
     ++s->accepted;

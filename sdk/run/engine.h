@@ -98,6 +98,7 @@ struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     uint64_t draw_ns;                 // what the last draw inside keel_advance took
+    double step_pace;                 // what steps under a deadline take over what was planned; 0: not known
     std::atomic<uint32_t> chatting;   // the work memory of `chat` is in use
     std::atomic<uint32_t> poisoned;
     LastError last_error;
@@ -240,8 +241,8 @@ keel_status settle_drafts(Engine* engine, Session* session);
 keel_status fetch_rows(Engine* engine, Session* session);
 // Draws the next token from row `row` of Program::logits, that behind the session's last token.
 keel_status draw_token(Engine* engine, Session* session, uint32_t row, int32_t* token);
-// Puts a token that was just drawn behind those of the session.
-void append_drawn(Session* session, int32_t token);
+// Puts a token behind those of the session; every one comes this way, but for those of trees and saved sessions.
+void append_token(Session* session, int32_t token, bool drawn);
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
 void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
 // Forgets logits, a tree, and tokens from `tokens` on. The session is not in a step.

@@ -46,11 +46,6 @@ void publish_slot(Session* s, uint64_t id) {
     s->claimed.store(0, std::memory_order_release);
 }
 
-void mark_drawn(Session* s, uint32_t position, bool drawn) {
-    const uint8_t bit = static_cast<uint8_t>(1u << position % 8);
-    s->drawn[position / 8] = static_cast<uint8_t>(drawn ? s->drawn[position / 8] | bit : s->drawn[position / 8] & ~bit);
-}
-
 // Leaves the unfinished step, if it is in one. KEEL_E_BUSY when that step is running in another thread; KEEL_E_POISONED
 // when the backend did not let go of it.
 keel_status leave_step(Engine* e, Session* s) {
@@ -136,25 +131,24 @@ keel_status fetch_rows(Engine* e, Session* s) {
     return KEEL_OK;
 }
 
+void append_token(Session* s, int32_t token, bool drawn) {
+    const uint32_t position = s->token_count++;
+    const uint8_t bit = static_cast<uint8_t>(1u << position % 8), others = s->drawn[position / 8] & ~bit;
+    s->drawn[position / 8] = static_cast<uint8_t>(drawn ? others | bit : others);
+    s->sampled += drawn;
+    s->tokens[position] = token;
+}
+
 void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
     const bool drawn = tokens[0] == s->last_sample;
     s->fed_from = s->token_count;
     s->draw = Session::kNoDraw;
     s->proposed = s->accepted = 0;
-    for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
-    s->sampled += drawn;
-    memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
-    s->token_count += count;
+    for (uint32_t i = 0; i < count; ++i) append_token(s, tokens[i], drawn && i == 0);
     s->last_sample = -1;
     s->logits_rows = 0;
     // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
     for (uint32_t i = drawn ? 1 : 0; i < count; ++i) text_stream_follow(&s->text, e->tokenizer, tokens[i]);
-}
-
-void append_drawn(Session* s, int32_t token) {
-    mark_drawn(s, s->token_count, true);
-    s->tokens[s->token_count++] = token;
-    ++s->sampled;
 }
 
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
