@@ -529,6 +529,10 @@ typedef enum keel_part_kind {
      * the text. $defs, definitions, title, description, default, examples, $schema, $id, $comment, format, readOnly,
      * writeOnly and deprecated constrain nothing. What else there is, also beside one of these, is refused by name. */
     KEEL_PART_GRAMMAR = 4,
+    /* What KEEL_DRAFT_POOL begins with: a file of keel_engine_save_draft_pool, made with the same tokenizer
+     * (KEEL_E_FILE_MISMATCH by keel_engine_init). Implies that drafter; the pool has the file's size. KEEL_E_FILE_FORMAT,
+     * KEEL_E_UNSUPPORTED: damaged, or another version. It has no options. */
+    KEEL_PART_DRAFT_POOL = 5,
 #ifdef KEEL_EXPERIMENTAL
     KEEL_PART_KV_PROFILE = 2, /* see Experimental */
     KEEL_PART_WPROJ = 3
@@ -593,6 +597,23 @@ struct keel_config {
      * takes a row of logits. Pages that drafts need are the session's for the time of the step. */
     uint32_t draft_tokens;
     const void* backend_options; /* a struct of the backend, with struct_size; NULL: its defaults. The CPU has none */
+    uint32_t
+        drafters; /* KEEL_DRAFT_*: what proposes tokens where the caller does not; needs draft_tokens; default: none */
+    uint32_t reserved;
+    uint64_t draft_pool_bytes; /* of KEEL_DRAFT_POOL, rounded down to 64; default 4 MiB, or a KEEL_PART_DRAFT_POOL's */
+};
+
+/* Drafters of Keel's own. keel_advance asks them for sessions fed with KEEL_FEED_SAMPLE that nothing was proposed for,
+ * and takes along as many drafts as pay: by how often such drafts were right in this session, and by the plan's cost of
+ * a step of more tokens. What drafts cost beyond what they bring stays below some 1 % of the session's steps, by that
+ * cost. Texts do not depend on them. */
+enum {
+    KEEL_DRAFT_SUFFIX = 1, /* what followed the last tokens where they stood before in the session's own text */
+    KEEL_DRAFT_POOL = 2,   /* what followed the last 2, 3 or 5 tokens in texts of all sessions: one table, which forgets
+                            * what is rare. Drafts may show in how fast a session goes on what others wrote: sessions
+                            * opened with keel_session_desc.draft_private are not learned from. */
+    KEEL_DRAFT_LOGITS = 4  /* what was most likely behind the last token when it came last, in any session: 32 bytes for
+                            * each token of the vocabulary. KEEL_E_UNSUPPORTED where logits stay on a device. */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -691,6 +712,11 @@ typedef struct keel_stats {
 
 KEEL_API keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
 
+/* The draft pool as a file, for KEEL_PART_DRAFT_POOL: of texts it has seen so far, from any thread. Called with `dst`
+ * NULL it says the exact bytes. KEEL_E_STATE: the engine has none; KEEL_E_BUFFER_TOO_SMALL. */
+KEEL_API keel_status keel_engine_save_draft_pool(keel_engine engine, void* dst, uint64_t capacity_bytes,
+                                                 uint64_t* bytes);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * The execution plan as data, for `keel plan`, profilers and tests.
  */
@@ -756,7 +782,7 @@ KEEL_API keel_status keel_plan_buffers(const keel_reader* reader, const keel_mod
  */
 struct keel_session_desc {
     uint32_t struct_size;
-    uint32_t reserved;
+    uint32_t draft_private;  /* nonzero: KEEL_DRAFT_POOL and KEEL_DRAFT_LOGITS do not learn from this session */
     uint64_t reserved_pages; /* KV pages set aside for this session at open; default 0: pages are taken as it grows */
 };
 

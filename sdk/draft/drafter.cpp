@@ -54,7 +54,7 @@ void Drafter::open(const SharedSources& sources, bool teaches) {
     sources_ = sources;
     teaches_ = teaches;
     suffix_.clear();
-    followed_ = 0;
+    followed_ = taught_ = 0;
     memset(outcomes_, 0, sizeof outcomes_);
     balance_ = 0;
     steps_ = 0;
@@ -84,7 +84,7 @@ uint32_t Drafter::proposals(const int32_t* end, uint32_t count, const SuffixMatc
 
 void Drafter::follow(const int32_t* tokens, uint32_t count, const uint8_t* drawn) {
     for (uint32_t p = followed_; p < count; ++p) {
-        if (drawn[p / 8] >> (p % 8) & 1) {
+        if (p >= taught_ && drawn[p / 8] >> (p % 8) & 1) {
             Proposal proposal[kMostProposals];
             const SuffixMatch suffix = suffix_.find(tokens, p);
             const uint32_t n = proposals(tokens + p, p, suffix, suffix.length ? tokens[suffix.next] : 0, proposal);
@@ -95,7 +95,7 @@ void Drafter::follow(const int32_t* tokens, uint32_t count, const uint8_t* drawn
             }
         }
         suffix_.add(tokens, p + 1);
-        if (sources_.pool && teaches_) sources_.pool->learn(tokens + p, p, tokens[p]);
+        if (sources_.pool && teaches_ && p >= taught_) sources_.pool->learn(tokens + p, p, tokens[p]);
     }
     followed_ = count > followed_ ? count : followed_;
 }
@@ -104,6 +104,13 @@ void Drafter::rewind(const int32_t* tokens, uint32_t count) {
     if (count >= followed_) return;
     suffix_.rewind(tokens, count);
     followed_ = count;
+    if (taught_ > count) taught_ = count;
+}
+
+void Drafter::moved(const int32_t* tokens, uint32_t from, uint32_t to) {
+    const uint32_t followed = followed_;
+    rewind(tokens, from);
+    if (followed > to) taught_ = followed - (to - from);
 }
 
 uint32_t Drafter::draft(const int32_t* tokens, const StepCosts& costs, uint32_t others, uint32_t most,

@@ -38,18 +38,24 @@ struct SharedSources {
 
 class Drafter {
   public:
-    // For texts of at most `context` tokens.
-    void place(Arena* arena, uint32_t context, int32_t index) { suffix_.place(arena, context, index); }
-    // A text without tokens. `teaches`: the pool learns from it.
+    // suffix_tokens: longest text whose suffixes are looked for; 0: none are.
+    void place(Arena* arena, uint32_t suffix_tokens, int32_t index) { suffix_.place(arena, suffix_tokens, index); }
+    // A text without tokens. `teaches`: what sessions share learns from it.
     void open(const SharedSources& sources, bool teaches);
     // The text is `count` tokens long now, the first ones those of before. `drawn` tells which ones were drawn, a bit
     // each: what sources would have said there is counted.
     void follow(const int32_t* tokens, uint32_t count, const uint8_t* drawn);
     // The text ends at `count` again. Its tokens are still in place.
     void rewind(const int32_t* tokens, uint32_t count);
+    // Tokens [from, to) are about to be taken out; those behind them are not learned from again.
+    void moved(const int32_t* tokens, uint32_t from, uint32_t to);
     // Writes at most `most` (up to kMaxDrafts) drafts of what follows the text that follow() was told of, for a step
     // that computes `others` tokens beside its last one. Returns how many are worth it.
     uint32_t draft(const int32_t* tokens, const StepCosts& costs, uint32_t others, uint32_t most, int32_t* drafts);
+    // The row of logits behind the text that follow() was told of, or that with further tokens, up to `token`.
+    void learn_logits(int32_t token, const float* logits) {
+        if (sources_.recycled && teaches_) sources_.recycled->learn(token, logits);
+    }
     // What became of drafts of a step.
     void verified(uint32_t drafted, uint32_t accepted, const StepCosts& costs, uint32_t others);
 
@@ -76,7 +82,7 @@ class Drafter {
     SuffixIndex suffix_;
     SharedSources sources_;
     bool teaches_;
-    uint32_t followed_;
+    uint32_t followed_, taught_;  // tokens of the text; of the first ones nothing is learned
     Outcomes outcomes_[kClasses];
     double balance_;  // steps of one token that drafts saved
     uint64_t steps_;  // seen by verified

@@ -30,7 +30,7 @@ uint32_t SuffixIndex::bucket(const int32_t* end, uint32_t order) const {
 
 // Position p is entered when the token behind it is known, as that is what it is looked up for.
 void SuffixIndex::add(const int32_t* tokens, uint32_t count) {
-    for (uint32_t p = indexed_; p < count; ++p)
+    for (uint32_t p = indexed_; p < count && p < capacity_; ++p)
         for (uint32_t o = 0; o < kOrderCount; ++o) {
             if (p < kOrders[o]) continue;
             uint32_t& head = head_[o][bucket(tokens + p, o)];
@@ -44,7 +44,7 @@ void SuffixIndex::rewind(const int32_t* tokens, uint32_t count) {
     for (; indexed_ > count; --indexed_) {
         const uint32_t p = indexed_ - 1;
         for (uint32_t o = 0; o < kOrderCount; ++o)
-            if (p >= kOrders[o]) head_[o][bucket(tokens + p, o)] = before_[o][p];
+            if (p >= kOrders[o] && p < capacity_) head_[o][bucket(tokens + p, o)] = before_[o][p];
     }
 }
 

@@ -23,7 +23,7 @@ class SuffixIndex {
     static constexpr uint32_t kOrders[] = {8, 4, 2};
     static constexpr uint32_t kOrderCount = 3, kLeastLength = 2, kMostLength = 32, kMostTries = 8;
 
-    // Of texts of at most `capacity` tokens: 4 bytes for each bucket and token, of each order.
+    // Of the first `capacity` tokens of texts: 4 bytes for each bucket and token, of each order. 0: finds nothing.
     void place(Arena* arena, uint32_t capacity, int32_t index);
     void clear();
     uint32_t indexed() const { return indexed_; }  // positions below can be found

@@ -6,6 +6,7 @@
 #include "sdk/backend/backend.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
+#include "sdk/draft/token_pool.h"
 #include "sdk/kv/kv_f16_window.h"
 #include "sdk/plan/kv_transform.h"
 #include "sdk/plan/parts.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr uint32_t kDefaultContext = 4096;
 constexpr uint32_t kMaxRecent = 65536;
+constexpr uint64_t kDefaultPoolBytes = uint64_t{4} << 20;
 
 uint32_t or_default(uint32_t v, uint32_t fallback) {
     return v ? v : fallback;
@@ -127,6 +129,35 @@ keel_status choose_grammar(const Part& part, PlanConfig* out, keel_error* error)
     return status;
 }
 
+keel_status choose_drafters(const keel_config& c, const Part& pool, DraftSources* out, keel_error* error) {
+    constexpr uint32_t kKnown = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS;
+    constexpr uint64_t kMostPoolBytes = uint64_t{1} << 40;
+    if (c.drafters & ~kKnown) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters", "an unknown drafter");
+    *out = {};
+    out->any = c.drafters != 0 || pool.given;
+    if (out->any && c.draft_tokens == 0)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.drafters", "drafters without config.draft_tokens");
+    out->suffix = (c.drafters & KEEL_DRAFT_SUFFIX) != 0;
+    out->logits = (c.drafters & KEEL_DRAFT_LOGITS) != 0;
+    if (pool.given) {
+        keel_error detail = {};
+        detail.struct_size = sizeof detail;
+        const keel_status status = TokenPool::file_pool_bytes(pool.reader, &out->pool_bytes, &detail);
+        if (status != KEEL_OK) return fail_part(error, status, pool.index, "", detail.reason);
+        out->pool_given = true;
+        out->pool_file = pool.reader;
+        out->pool_part = pool.index;
+    } else if (c.drafters & KEEL_DRAFT_POOL) {
+        const uint64_t asked = c.draft_pool_bytes ? c.draft_pool_bytes : kDefaultPoolBytes;
+        if (asked < TokenPool::kLineBytes || asked > kMostPoolBytes)
+            return fail(error, KEEL_E_ARGUMENT, 0, "config.draft_pool_bytes", "out of range");
+        out->pool_bytes = asked / TokenPool::kLineBytes * TokenPool::kLineBytes;
+    }
+    if (c.draft_pool_bytes && c.draft_pool_bytes / TokenPool::kLineBytes * TokenPool::kLineBytes != out->pool_bytes)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.draft_pool_bytes", "no pool, or one of another size");
+    return KEEL_OK;
+}
+
 }  // namespace
 
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
@@ -173,6 +204,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
     KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, reader, &out->chat, error));
     KEEL_TRY(choose_grammar(parts.of[KEEL_PART_GRAMMAR], out, error));
+    KEEL_TRY(choose_drafters(c, parts.of[KEEL_PART_DRAFT_POOL], &out->drafters, error));
     const uint32_t chat_bytes = out->context_tokens * 8 < 32768 ? 32768 : out->context_tokens * 8;
     out->max_chat_bytes = or_default(c.max_chat_bytes, chat_bytes);
     KEEL_TRY(check_range("config.max_chat_bytes", out->max_chat_bytes, 64, 1u << 28, error));
@@ -194,6 +226,9 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->own_backend = out->host_backend = out->backend;
     out->backend_options = c.backend_options;
     KEEL_TRY(out->backend->configure(out, model.spec, error));
+    if (out->drafters.logits && out->host_layer == kNoHostLayer)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters",
+                    "KEEL_DRAFT_LOGITS, but logits stay on the device");
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;

@@ -16,9 +16,19 @@ constexpr uint32_t kMaxSessions = 64;
 constexpr uint32_t kMaxChunk = 512;
 constexpr uint32_t kNoHostLayer = UINT32_MAX;
 
+// Drafters of the library's own.
+struct DraftSources {
+    bool any, suffix, logits;
+    uint64_t pool_bytes;  // 0: no pool
+    bool pool_given;      // it begins as this file
+    keel_reader pool_file;
+    uint32_t pool_part;  // in config.parts
+};
+
 struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
     uint32_t draft_tokens;  // of a step
+    DraftSources drafters;
     KvChoice kv;
     uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation

@@ -1,7 +1,10 @@
 #include "sdk/plan/memory.h"
 
+#include <new>
+
 #include "platform/platform.h"
 #include "sdk/core/status.h"
+#include "sdk/plan/parts.h"
 #include "sdk/plan/rope_frequencies.h"
 #include "sdk/text/grammar_tokens.h"
 
@@ -138,7 +141,39 @@ void place_sessions(const LayoutRequest& r, uint32_t classes, const TokenOrder* 
         s.allowed_tokens = arena.place<uint8_t>("allowed_tokens", (spec.vocabulary + 7) / 8, index);
         if (c.has_grammar)
             s.grammar = grammar_session_place(arena, out->grammar, classes, order, spec.vocabulary, index);
+        if (!c.drafters.any) continue;
+        Drafter counted;
+        s.drafter = arena.place<Drafter>("drafter", 1, index);
+        (s.drafter ? new (s.drafter) Drafter : &counted)
+            ->place(&arena, c.drafters.suffix ? c.context_tokens : 0, index);
     }
+}
+
+// What drafters of all sessions share. A pool's file is read in place mode, when the tokenizer is there.
+keel_status place_draft_sources(const LayoutRequest& r, Arena& arena, Layout* out, keel_error* error) {
+    const DraftSources& c = r.config.drafters;
+    if (c.pool_bytes) {
+        TokenPool counted;
+        TokenPool* pool = out->drafts.pool = arena.place<TokenPool>("draft_pool_table", 1);
+        (pool ? new (pool) TokenPool : &counted)->place(&arena, c.pool_bytes);
+        if (pool && arena.ok()) {
+            pool->clear();
+            if (c.pool_given) {
+                keel_error detail = {};
+                detail.struct_size = sizeof detail;
+                const keel_status status =
+                    pool->read(c.pool_file, tokenizer_identity(out->tokenizer), r.model.spec.vocabulary, &detail);
+                if (status != KEEL_OK) return fail_part(error, status, c.pool_part, "", detail.reason);
+            }
+        }
+    }
+    if (c.logits) {
+        RecycledLogits counted;
+        RecycledLogits* recycled = out->drafts.recycled = arena.place<RecycledLogits>("draft_logits_table", 1);
+        (recycled ? new (recycled) RecycledLogits : &counted)->place(&arena, r.model.spec.vocabulary);
+        if (recycled && arena.ok()) recycled->clear();
+    }
+    return KEEL_OK;
 }
 
 }  // namespace
@@ -166,6 +201,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
         KEEL_TRY(grammar_place(r.config.grammar, persistent, &out->grammar, &classes, error));
         order = token_order_place(persistent, out->tokenizer, r.model.spec.vocabulary);
     }
+    KEEL_TRY(place_draft_sources(r, persistent, out, error));
     place_step(r.config, persistent, &out->step);
     place_sessions(r, classes, order, persistent, out);
     const bool device_head = r.config.host_layer == kNoHostLayer;

@@ -3,6 +3,7 @@
 #pragma once
 #include "sdk/backend/backend.h"
 #include "sdk/core/arena.h"
+#include "sdk/draft/drafter.h"
 #include "sdk/plan/config.h"
 #include "sdk/plan/forward.h"
 #include "sdk/plan/program.h"
@@ -36,6 +37,7 @@ struct SessionMemory {
     void* sampler_work;
     uint8_t* allowed_tokens;  // [vocabulary] bits
     GrammarSession* grammar;  // null: none
+    Drafter* drafter;         // null: none
 };
 
 // Where everything is. Addresses are null in count mode.
@@ -49,7 +51,8 @@ struct Layout {
     Tokenizer* tokenizer;
     Chat chat;
     const Grammar* grammar;  // null: none
-    Device* device;          // not null: it has to be closed
+    SharedSources drafts;
+    Device* device;  // not null: it has to be closed
     uint64_t mapped_weight_bytes;
     uint64_t load_bytes;  // what init reads from files into memory: the total of the progress hook
 };

@@ -4,7 +4,7 @@
 
 namespace keel {
 
-constexpr uint32_t kPartKinds = KEEL_PART_GRAMMAR + 1;
+constexpr uint32_t kPartKinds = KEEL_PART_DRAFT_POOL + 1;
 
 struct Part {
     bool given;

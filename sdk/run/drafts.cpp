@@ -9,12 +9,18 @@
 namespace keel {
 namespace {
 
+constexpr uint32_t kFollowedTokens = kMaxChunk;  // in one step: some 0.2 ms
+
 bool is_end(const Engine& e, const Session& s, int32_t token) {
     const int32_t* ids;
     const uint32_t count = text_stream_ends(s.text, e.tokenizer, &ids);
     for (uint32_t i = 0; i < count; ++i)
         if (ids[i] == token) return true;
     return false;
+}
+
+StepCosts step_costs(const Engine& e, const Session& s) {
+    return {e.step_costs[s.variant], kStepCosts};
 }
 
 // The row of logits behind the last accepted token.
@@ -46,12 +52,29 @@ bool takes_drafts(const Session& s) {
     return s.sample && !s.all_logits && !s.has_tree();
 }
 
-uint32_t find_drafts(Engine*, Session* s, uint32_t most) {
-    return s->proposed < most ? s->proposed : most;
+void reset_drafter(Engine* e, Session* s) {
+    if (s->drafter) s->drafter->open(e->drafts, !s->draft_private);
+}
+
+void follow_tokens(Session* s) {
+    if (!s->drafter || s->has_tree()) return;
+    const uint32_t known = s->drafter->followed(), left = s->token_count - known;
+    s->drafter->follow(s->tokens, known + (left < kFollowedTokens ? left : kFollowedTokens), s->drawn);
+}
+
+// What the caller proposes goes before what the drafter says.
+uint32_t find_drafts(Engine* e, Session* s, uint32_t step_tokens, uint32_t most) {
+    s->draft_others = step_tokens - 1;
+    if (s->proposed || !s->drafter) return s->proposed < most ? s->proposed : most;
+    if (s->drafter->followed() != s->token_count) return 0;
+    return s->drafter->draft(s->tokens, step_costs(*e, *s), s->draft_others, most, s->tokens + s->token_count);
 }
 
 void draw_next(Engine* e, Session* s) {
-    s->draw_status = draw_token(e, s, draw_row(*e, *s), &s->drawn_token);
+    const uint32_t row = draw_row(*e, *s);
+    s->draw_status = draw_token(e, s, row, &s->drawn_token);
+    if (e->drafts.recycled && s->draw_status == KEEL_OK)
+        s->drafter->learn_logits(s->tokens[s->token_count - 1], e->logits + uint64_t{row} * e->spec.vocabulary);
     s->draw = Session::kDrawn;
     if (s->draw_status != KEEL_OK || s->hits == s->drafted) return;
     // Who draws an end id stops; a caller that does not feeds it.
@@ -64,6 +87,7 @@ void draw_next(Engine* e, Session* s) {
 }
 
 keel_status settle_drafts(Engine* e, Session* s) {
+    if (s->drafter) s->drafter->verified(s->drafted, s->hits, step_costs(*e, *s), s->draft_others);
     if (s->drafted == 0) return KEEL_OK;
     const uint32_t row = draw_row(*e, *s), hits = s->hits;
     s->drafts_computed += s->drafted;

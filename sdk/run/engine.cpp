@@ -40,6 +40,14 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->fingerprint = model.gguf.fingerprint;
     e->chat = layout.chat;
     e->grammar = layout.grammar;
+    e->drafts = layout.drafts;
+    for (uint32_t v = 0; v < 2; ++v) {
+        const auto variant = static_cast<keel_variant>(v);
+        if (e->plan.variant[v].count == 0) continue;
+        const double one = planned_us(*e, variant, 1, 1);
+        for (uint32_t n = 1; n <= kStepCosts; ++n)
+            e->step_costs[v][n - 1] = static_cast<float>(planned_us(*e, variant, n, n) / one);
+    }
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
@@ -54,6 +62,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
         s->work = memory.sampler_work;
         s->mask = memory.allowed_tokens;
         s->grammar = memory.grammar;
+        s->drafter = memory.drafter;
         s->logits = e->logits + uint64_t{i} * config.logits_rows * e->spec.vocabulary;
         s->hidden = e->hidden + uint64_t{i} * config.logits_rows * e->spec.embedding;
     }
@@ -190,6 +199,18 @@ keel_status keel_engine_last_error(keel_engine engine, keel_error* out) {
     TryLock lock(&e->last_error.taken);
     if (!lock.held()) return KEEL_E_BUSY;
     return write_versioned(e->last_error.error, out);
+}
+
+keel_status keel_engine_save_draft_pool(keel_engine engine, void* dst, uint64_t capacity_bytes, uint64_t* bytes) {
+    Engine* e;
+    KEEL_TRY(enter(engine, &e));
+    if (!bytes) return bad_argument(e, "bytes", "null");
+    if (!e->drafts.pool) return KEEL_E_STATE;
+    *bytes = TokenPool::file_bytes(e->drafts.pool->bytes());
+    if (!dst) return KEEL_OK;
+    if (capacity_bytes < *bytes) return KEEL_E_BUFFER_TOO_SMALL;
+    e->drafts.pool->write(tokenizer_identity(e->tokenizer), e->spec.vocabulary, dst);
+    return KEEL_OK;
 }
 
 keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {

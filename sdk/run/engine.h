@@ -13,6 +13,7 @@
 #include "sdk/backend/backend.h"
 #include "sdk/backend/draw.h"
 #include "sdk/core/arena.h"
+#include "sdk/draft/drafter.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
@@ -23,6 +24,7 @@
 namespace keel {
 
 constexpr uint32_t kMaxEngines = 16;
+constexpr uint32_t kStepCosts = 32;
 
 struct GrammarSession;  // grammar_tokens.h
 
@@ -49,6 +51,9 @@ struct Session {
     uint32_t drafted, hits, draft_row;
     uint32_t accepted;  // so many tokens at the end were drafts, since the newest feed
     uint64_t drafts_computed, drafts_accepted;
+    Drafter* drafter;       // null: the engine has none
+    uint32_t draft_others;  // tokens of the step that `drafted` were taken along in, beside them and the newest
+    uint32_t draft_private;
     keel_variant variant;
     uint32_t logits_rows;               // valid rows below
     float* logits;                      // [logits_rows of config][vocabulary], of Program::logits
@@ -98,6 +103,8 @@ struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     uint64_t draw_ns;                 // what the last draw inside keel_advance took
+    SharedSources drafts;
+    float step_costs[2][kStepCosts];  // by variant: of a step of 1, 2, ... tokens, each with logits, over that of one
     double step_pace;                 // what steps under a deadline take over what was planned; 0: not known
     std::atomic<uint32_t> chatting;   // the work memory of `chat` is in use
     std::atomic<uint32_t> poisoned;
@@ -212,6 +219,8 @@ keel_status apply_grammar(Engine* engine, Session* session);
 void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
+// What a step takes by its plan, in microseconds of one thread, without attention.
+double planned_us(const Engine& engine, keel_variant variant, uint32_t tokens, uint32_t logits_rows);
 // Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline
 // would be passed; not before the first tile of a call that has done nothing yet.
 keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
@@ -228,8 +237,13 @@ keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uin
 // ---- drafts.cpp: the one place where drafts of a session come from, and the one that says what became of them ----
 // Whether the session's next step may take drafts along, if it computes all that is pending.
 bool takes_drafts(const Session& session);
-// Asked when a step is formed: puts at most `most` drafts behind the session's tokens and says how many.
-uint32_t find_drafts(Engine* engine, Session* session, uint32_t most);
+// Tells the session's drafter of tokens that it does not know yet, some at a time.
+void follow_tokens(Session* session);
+// The session has other tokens now, from the first on.
+void reset_drafter(Engine* engine, Session* session);
+// Asked when a step is formed, of `step_tokens` tokens so far, the session's own among them: puts at most `most` drafts
+// behind the session's tokens and says how many.
+uint32_t find_drafts(Engine* engine, Session* session, uint32_t step_tokens, uint32_t most);
 // Draws the next token. If it is the next draft it becomes a token of the session, as if it had been sampled and fed,
 // and there is another draw to be made: kToDraw again.
 void draw_next(Engine* engine, Session* session);

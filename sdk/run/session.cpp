@@ -154,6 +154,7 @@ void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count)
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->token_count = s->settled();
     s->tree.first = kNoNode;
+    if (s->drafter) s->drafter->rewind(s->tokens, tokens);
     const uint32_t fed = s->token_count - s->accepted;
     s->accepted = tokens > fed ? tokens - fed : 0;
     for (uint32_t position = tokens; position < s->token_count; ++position) s->sampled -= s->was_drawn(position);
@@ -187,6 +188,8 @@ keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc_
     Session* s = claim_slot(e, &id);
     if (!s) return KEEL_E_SLOTS_FULL;
     reset_session(s);
+    s->draft_private = desc.draft_private;
+    reset_drafter(e, s);
     const keel_status status =
         kv_make_writable(&e->pool, &s->kv, 0, static_cast<uint32_t>(desc.reserved_pages) * kPageTokens);
     s->kv.reserved = s->kv.count;
@@ -347,6 +350,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     Session* copy = claim_slot(e, &id);
     if (!copy) return KEEL_E_SLOTS_FULL;
     reset_session(copy);
+    copy->draft_private = s->draft_private;
+    reset_drafter(e, copy);
     const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
                    logits_rows = s->has_tree() ? 0 : s->logits_rows;
     kv_fork(&e->pool, s->kv, &copy->kv, computed);

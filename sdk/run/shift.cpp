@@ -105,6 +105,7 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     KEEL_TRY(copy_page(e, &s->kv, &no_limits));
     if (!kv_owns(e->pool, s->kv, from / kPageTokens, kv_pages_for(s->computed))) return KEEL_E_STATE;
     KEEL_TRY(move_rows(e, *s, to, to - from));
+    if (s->drafter) s->drafter->moved(s->tokens, from, to);
     move_tokens(s, from, to);
     if (in_grammar) s->grammar_from -= to - from;
     s->draw = Session::kNoDraw;  // a draw depends on its position

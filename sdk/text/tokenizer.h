@@ -90,6 +90,8 @@ constexpr uint32_t kMaxEndIds = 32;
 // tokens whose text is one GGUF runtimes take for an end. At most kMaxEndIds.
 uint32_t tokenizer_end_ids(const Tokenizer* t, const int32_t** ids);
 int32_t tokenizer_bos(const Tokenizer* t);  // -1 when the file names none
+// Hash of all tokens' texts, in the order of their ids: the same for every file with this vocabulary.
+uint64_t tokenizer_identity(const Tokenizer* t);
 int32_t tokenizer_eos(const Tokenizer* t);  // likewise
 
 // ---- streaming text of one session: holds back unfinished UTF-8 and possible stop strings ----

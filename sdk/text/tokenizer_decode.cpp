@@ -1,6 +1,7 @@
 // Ids to text, and small questions about a tokenizer.
 #include <string.h>
 
+#include "sdk/core/hash.h"
 #include "sdk/text/tokenizer_layout.h"
 
 namespace keel {
@@ -58,6 +59,18 @@ int32_t tokenizer_bos(const Tokenizer* t) {
     return t->bos_id;
 }
 
+uint64_t tokenizer_identity(const Tokenizer* t) {
+    uint64_t state = kHashSeed;
+    for (uint32_t id = 0; id < t->vocabulary; ++id) {
+        const char* text;
+        size_t bytes;
+        tokenizer_piece(t, static_cast<int32_t>(id), KEEL_DETOKENIZE_SPECIAL, false, &text, &bytes);
+        const uint32_t length = static_cast<uint32_t>(bytes);
+        state = hash_update(state, reinterpret_cast<const char*>(&length), sizeof length);
+        state = hash_update(state, text, bytes);
+    }
+    return hash_finish(state);
+}
 int32_t tokenizer_eos(const Tokenizer* t) {
     return t->eos_id;
 }
