@@ -107,17 +107,19 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 }
 
 // Attention (NUMERICS section 5). A block has the query heads of one KV head in a query block of the step, at most
-// `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them.
+// `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them. What
+// blocks have is counted: query blocks, of them splits; block_begin <= b < block_end are computed, for every KV head.
 // attend_8, attend_32: by columns.
 struct AttentionArgs : KvStepArgs {
     Rows out;
-    float scale, softcap;               // softcap 0: none
-    uint32_t window;                    // visible positions, 0 = all
-    uint32_t query_blocks, tile_heads;  // query heads of a block of threads
+    float scale, softcap;                        // softcap 0: none
+    uint32_t window;                             // visible positions, 0 = all
+    uint32_t columns, query_blocks, tile_heads;  // tile_heads: query heads of a block of threads
     // What each query head has of a split: [token][head][partial_slots][head_dim + kPartialState]. Null: a block goes
     // through all splits, and writes `out` and `state`.
     float* partial;
     uint32_t partial_slots, splits;  // of the longest session
+    uint32_t block_begin, block_end;
 };
 constexpr uint32_t kAttentionThreads = 128;
 constexpr uint32_t kPartialState = 4;          // behind an output: m, l, and what keeps rows at 16 bytes
@@ -173,12 +175,14 @@ constexpr uint32_t attention_heads(uint32_t group, uint32_t block_tokens) {
     const uint32_t most = attention_columns(group, block_tokens) / block_tokens;
     return group < most ? group : most;
 }
-constexpr LaunchShape attention_shape(const AttentionArgs& a, uint32_t columns) {
+constexpr uint32_t attention_blocks(const AttentionArgs& a) {
+    return a.query_blocks * (a.partial ? a.splits : 1);
+}
+constexpr LaunchShape attention_shape(const AttentionArgs& a) {
     const uint32_t group = a.shape.heads / a.shape.kv_heads;
-    return {a.shape.kv_heads * divide_up(group, a.tile_heads), a.query_blocks * (a.partial ? a.splits : 1),
-            kAttentionThreads,
-            attention_room(columns, a.shape.head_dim, is_trellis(a.places.k.format) || is_trellis(a.places.v.format))
-                .bytes};
+    const bool trellis = is_trellis(a.places.k.format) || is_trellis(a.places.v.format);
+    return {a.shape.kv_heads * divide_up(group, a.tile_heads), a.block_end - a.block_begin, kAttentionThreads,
+            attention_room(a.columns, a.shape.head_dim, trellis).bytes};
 }
 
 // Merges what the splits left, where there are partials; then o *= 1 / l, rotated back, plus the mean of v.

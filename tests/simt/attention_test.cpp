@@ -326,8 +326,10 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             attend.tile_heads = attention_heads(group, block_tokens);
             attend.splits = (p.positions + kSplitPositions - 1) / kSplitPositions;
             attend.partial_slots = partial_slots(p.positions, p.sinks, p.recent);
+            attend.columns = columns;
+            attend.block_end = attention_blocks(attend);
             const KernelId kernel = columns == 8 ? kernel_attend_8 : kernel_attend_32;
-            launch(kernel, attend, attention_shape(attend, columns), order);
+            launch(kernel, attend, attention_shape(attend), order);
             EXPECT_TRUE(same_floats(out.data(), want_out.data(), out.size()));
             EXPECT_TRUE(same_floats(state.data(), want_state.data(), state.size()));
             AttentionFinishArgs finish = {};
@@ -341,7 +343,13 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             std::vector<float> partial(uint64_t{p.tokens} * p.heads * attend.partial_slots * (n + kPartialState), 7.0f);
             std::fill(out.begin(), out.end(), 0.0f);
             attend.partial = partial.data();
-            launch(kernel, attend, attention_shape(attend, columns), order);
+            // In two launches.
+            const uint32_t blocks = attention_blocks(attend), half = blocks / 2;
+            for (const auto& [begin, end] : {std::pair{half, blocks}, std::pair{0u, half}}) {
+                attend.block_begin = begin;
+                attend.block_end = end;
+                if (begin < end) launch(kernel, attend, attention_shape(attend), order);
+            }
             finish.partial = partial.data();
             finish.partial_slots = attend.partial_slots;
             finish.window = p.window;
