@@ -45,8 +45,8 @@ typedef struct keel_cuda_device {
     uint32_t layers;
     void* wait_event; /* CUevent that the first work of each step waits for; NULL: none */
     void* done_event; /* CUevent recorded behind the last work of each step; NULL: none */
-    /* How keel_advance waits with budget 0, the only one that waits: 0: the driver asks the device without a pause,
-     * which notices the end at once; 1: the thread sleeps until the driver wakes it, some tens of microseconds later. */
+    /* How keel_advance waits with budget 0, the only one that waits. 0: the driver asks the device without a pause and
+     * notices the end at once. 1: the thread sleeps until the driver wakes it, some tens of microseconds later. */
     uint32_t sleep_in_wait;
     uint32_t unused;
 } keel_cuda_device;
