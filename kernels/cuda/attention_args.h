@@ -58,30 +58,6 @@ struct KvMeans {
 
 constexpr uint32_t kWarp = 32;
 
-// rmsnorm of each head of q and of k; null weights: not of those.
-struct QkNormArgs {
-    Rows qkv;
-    Heads shape;
-    const float *q_norm, *k_norm;
-    float eps;
-    uint32_t tokens;
-};
-constexpr LaunchShape launch_shape(const QkNormArgs& a) {
-    return {a.shape.heads + a.shape.kv_heads, a.tokens, kWarp, 16 * 4};
-}
-
-// Rotates q and k, after what is removed of k before.
-struct RopeArgs {
-    Rows qkv;
-    Heads shape;
-    Rows cos_sin;  // of the layer's rope set
-    KvMeans means;
-    uint32_t tokens;
-};
-constexpr LaunchShape launch_shape(const RopeArgs& a) {
-    return {a.shape.heads + a.shape.kv_heads, a.tokens, kWarp, 0};
-}
-
 // What kv_append and attention have in common: the rows of a step's tokens, and where K and V lie.
 struct KvStepArgs {
     Rows qkv, state, mean;  // mean: [heads][2 * pairs] of a token
@@ -92,9 +68,13 @@ struct KvStepArgs {
     uint32_t tokens;
 };
 
-// Makes q ready for the formats, and codes k and v into their slots. A block is a warp, and has one head of one token:
-// of q, then of k, then of v.
+// Norms of the heads of q and k, their rotation, less what is removed of k; then makes q ready for the formats, and
+// codes k and v into their slots. Only q is written back. A block is a warp, and has one head of one token: of q, then
+// of k, then of v.
 struct KvAppendArgs : KvStepArgs {
+    const float *q_norm, *k_norm;  // [head_dim], or null
+    float eps;
+    Rows cos_sin;            // of the layer's rope set
     float attention_factor;  // of the rotation
 };
 constexpr uint32_t kTrellisGroups = 64;  // most groups of states with common predecessors

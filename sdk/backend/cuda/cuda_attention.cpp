@@ -99,23 +99,18 @@ uint64_t partial_bytes(const Program& p) {
            (p.spec.head_dim + cuda::kPartialState) * sizeof(float);
 }
 
-void add_qk_norm(CudaTable* table, const Op& op) {
+void add_append(CudaTable* table, const Op* ops, uint32_t count) {
     const CudaDevice& d = table->d;
-    table->add(cuda::kernel_qk_norm,
-               cuda::QkNormArgs{rows_of(d, op.in), heads_of(d), op.norm, op.norm2, d.program->spec.norm_eps, 0});
-}
-
-void add_rope(CudaTable* table, const Op& op) {
-    const CudaDevice& d = table->d;
-    table->add(cuda::kernel_rope,
-               cuda::RopeArgs{rows_of(d, op.in), heads_of(d),
-                              rows_at(rows_of(d, op.rope), uint64_t{op.rope_set} * d.program->spec.rope_dims),
-                              means_of(d, op), 0});
-}
-
-void add_append(CudaTable* table, const Op& op) {
-    table->add(cuda::kernel_kv_append,
-               cuda::KvAppendArgs{kv_step_of(table->d, op), table->d.program->spec.rope_attention_factor});
+    cuda::KvAppendArgs a = {};
+    static_cast<cuda::KvStepArgs&>(a) = kv_step_of(d, ops[count - 1]);
+    a.eps = d.program->spec.norm_eps;
+    a.attention_factor = d.program->spec.rope_attention_factor;
+    for (const Op* op = ops; op < ops + count; ++op) {
+        if (op->kind == OpKind::kQkNorm) a.q_norm = op->norm, a.k_norm = op->norm2;
+        if (op->kind == OpKind::kRope)
+            a.cos_sin = rows_at(rows_of(d, op->rope), uint64_t{op->rope_set} * d.program->spec.rope_dims);
+    }
+    table->add(cuda::kernel_kv_append, a);
 }
 
 void add_attention(CudaTable* table, const Op& op) {
@@ -183,19 +178,11 @@ void cut(cuda::AttentionFinishArgs* a, uint32_t first, uint32_t count) {
     a->position += first;
     a->tokens = count;
 }
-void cut(cuda::QkNormArgs* a, uint32_t first, uint32_t count) {
-    skip(&a->qkv, first);
-    a->tokens = count;
-}
-void cut(cuda::RopeArgs* a, uint32_t first, uint32_t count) {
-    skip(&a->qkv, first);
-    skip(&a->cos_sin, first);
-    a->tokens = count;
-}
 void cut(cuda::KvAppendArgs* a, uint32_t first, uint32_t count) {
     skip(&a->qkv, first);
     skip(&a->state, first);
     skip(&a->mean, first);
+    skip(&a->cos_sin, first);
     a->step.session += first;
     a->step.slot += first;
     a->tokens = count;

@@ -153,12 +153,14 @@ inline uint32_t most_partial_tokens(const PlanConfig& c) {
     return c.chunk_tokens < 16 ? c.chunk_tokens : 16;
 }
 
-// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing.
+// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing. Or
+// head norms, if there are any, rotation and append.
 struct CudaDispatch {
     uint32_t ops;
     uint32_t products;  // behind the maker of their input, if that is joined; 0: one op of another kind
     bool input_joined;  // the first op makes the input, which the products do for themselves
     bool gated;         // the last op is the gate of what the products compute
+    bool appends;       // the last op appends
 };
 
 // ---- cuda_planning.cpp ----

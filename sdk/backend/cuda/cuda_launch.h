@@ -71,8 +71,6 @@ void cut(cuda::SoftcapArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::RopeTableArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::QuantizeArgs* a, uint32_t first, uint32_t count);
 void cut(ProductLaunch* a, uint32_t first, uint32_t count);
-void cut(cuda::QkNormArgs* a, uint32_t first, uint32_t count);
-void cut(cuda::RopeArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::KvAppendArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::AttentionArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::AttentionFinishArgs* a, uint32_t first, uint32_t count);
@@ -140,9 +138,8 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
 void add_quantize(CudaTable* table, const Op& op, BufferId from);
 
 // ---- cuda_attention.cpp ----
-void add_qk_norm(CudaTable* table, const Op& op);
-void add_rope(CudaTable* table, const Op& op);
-void add_append(CudaTable* table, const Op& op);
+// Of a dispatch whose last op appends, with head norms and rotation before it.
+void add_append(CudaTable* table, const Op* ops, uint32_t count);
 void add_attention(CudaTable* table, const Op& op);
 void add_attention_finish(CudaTable* table, const Op& op);
 

@@ -61,9 +61,6 @@ constexpr OpLaunches kOpLaunches[] = {
     {OpKind::kNorm, add_norm},
     {OpKind::kOutputNorm, add_norm},
     {OpKind::kPostNorm, add_norm},
-    {OpKind::kQkNorm, add_qk_norm},
-    {OpKind::kRope, add_rope},
-    {OpKind::kKvAppend, add_append},
     {OpKind::kAttention, add_attention},
     {OpKind::kAttentionFinish, add_finish},
     {OpKind::kGlu, add_glu},
@@ -77,6 +74,7 @@ void add_dispatch(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
         if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish) add_attention_finish(table, *ops);
         return add_products(table, ops, dispatch);
     }
+    if (dispatch.appends) return add_append(table, ops, dispatch.ops);
     for (const OpLaunches& launches : kOpLaunches)
         if (launches.kind == ops->kind) launches.add(table, *ops);
 }
@@ -94,9 +92,8 @@ constexpr uint64_t largest_bytes() {
 // Of a list of ops; those of append and attention are many, and each is there once a layer.
 uint64_t most_args_bytes(const Program& p, uint32_t ops) {
     constexpr uint64_t kArgsBytes =
-        largest_bytes<cuda::EmbedArgs, cuda::RopeTableArgs, cuda::RmsNormArgs, cuda::QkNormArgs, cuda::RopeArgs,
-                      cuda::AttentionFinishArgs, cuda::GluArgs, cuda::QuantizeArgs, cuda::SoftcapArgs, HandOverArgs,
-                      ProductLaunch>();
+        largest_bytes<cuda::EmbedArgs, cuda::RopeTableArgs, cuda::RmsNormArgs, cuda::AttentionFinishArgs, cuda::GluArgs,
+                      cuda::QuantizeArgs, cuda::SoftcapArgs, HandOverArgs, ProductLaunch>();
     return most_launches(p, ops) * kArgsBytes +
            p.spec.layers * (sizeof(cuda::KvAppendArgs) + sizeof(cuda::AttentionArgs));
 }

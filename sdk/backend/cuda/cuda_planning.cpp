@@ -50,7 +50,13 @@ bool gates(const Op* first, uint32_t products, const Op& next) {
 }  // namespace
 
 CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
-    CudaDispatch d = {1, 0, false, false};
+    CudaDispatch d = {1, 0, false, false, false};
+    const uint32_t before = ops[0].kind == OpKind::kQkNorm ? 2 : ops[0].kind == OpKind::kRope ? 1 : 0;
+    d.appends = before < left && ops[before].kind == OpKind::kKvAppend;
+    if (d.appends) {
+        d.ops = before + 1;
+        return d;
+    }
     const BufferId layout = tokens == 1 ? joined_layout(ops[0]) : kNoBuffer;
     d.input_joined = layout != kNoBuffer && left > 1 && ops[1].kind == OpKind::kMatmul && ops[1].in == layout &&
                      ops[1].layer == ops[0].layer;
