@@ -9,7 +9,7 @@ constexpr uint32_t kMostProposals = 3;
 constexpr uint32_t kMostOutcomes = 256;  // then old ones count half
 constexpr double kPriorWeight = 4;       // proposals
 constexpr double kLeastReach = 0.03;     // a draft that is reached less often is not looked for
-constexpr double kLeastGain = 1.02;      // over plain decoding: what drafting itself costs
+constexpr double kFirstPace = 1.2, kLeastPace = 1.05, kPaceWeight = 1.0 / 16;
 constexpr double kLossShare = 0.012, kFirstLossSteps = 0.5, kMostBalance = 4;
 
 // Share of right proposals before any was seen. Measured on answers of a small chat model (perf/RESULTS.md); only the
@@ -45,9 +45,9 @@ double prior(uint32_t kind) {
 }  // namespace
 
 double StepCosts::operator()(uint32_t tokens) const {
-    if (tokens <= count) return static_cast<double>(of[tokens - 1]);
-    const double last = static_cast<double>(of[count - 1]), before = static_cast<double>(of[count - 2]);
-    return last + (last - before) * (tokens - count);
+    if (tokens <= count) return us[tokens - 1] / us[0];
+    const double last = us[count - 1], before = us[count - 2];
+    return (last + (last - before) * (tokens - count)) / us[0];
 }
 
 void Drafter::open(const SharedSources& sources, bool teaches) {
@@ -57,6 +57,7 @@ void Drafter::open(const SharedSources& sources, bool teaches) {
     followed_ = taught_ = 0;
     memset(outcomes_, 0, sizeof outcomes_);
     balance_ = 0;
+    pace_ = kFirstPace;
     steps_ = 0;
 }
 
@@ -113,8 +114,7 @@ void Drafter::moved(const int32_t* tokens, uint32_t from, uint32_t to) {
     if (followed > to) taught_ = followed - (to - from);
 }
 
-uint32_t Drafter::draft(const int32_t* tokens, const StepCosts& costs, uint32_t others, uint32_t most,
-                        int32_t* drafts) {
+uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t most, int32_t* drafts) {
     if (balance_ < -(kFirstLossSteps + kLossShare * static_cast<double>(steps_))) return 0;
     // The last tokens of the text, and drafts behind them.
     constexpr uint32_t kTail = TokenPool::kMostOrder;
@@ -122,7 +122,7 @@ uint32_t Drafter::draft(const int32_t* tokens, const StepCosts& costs, uint32_t 
     const uint32_t tail = followed_ < kTail ? followed_ : kTail;
     memcpy(text, tokens + (followed_ - tail), tail * sizeof *text);
     SuffixMatch suffix = suffix_.find(tokens, followed_);
-    double reach = 1, expected = 1, best = (others + 1) / costs(others + 1) * kLeastGain;
+    double reach = 1, expected = 0, best = 0;
     uint32_t worth = 0;
     for (uint32_t n = 0; n < most && n < kMaxDrafts; ++n) {
         // A match that has come to the end of the text goes on with the drafts.
@@ -143,16 +143,19 @@ uint32_t Drafter::draft(const int32_t* tokens, const StepCosts& costs, uint32_t 
             ++suffix.next, ++suffix.length;
         else
             suffix = {0, 0};
-        const double rate = (others + expected) / costs(others + n + 2);
-        if (rate <= best) continue;
-        best = rate;
+        const double gain = expected - pace_ * step.cost(n + 1);
+        if (gain <= best) continue;
+        best = gain;
         worth = n + 1;
     }
     return worth;
 }
 
-void Drafter::verified(uint32_t drafted, uint32_t accepted, const StepCosts& costs, uint32_t others) {
-    balance_ += accepted - (costs(others + 1 + drafted) - costs(others + 1));
+void Drafter::verified(const DraftStep& step, uint32_t drafted, uint32_t accepted) {
+    const double cost = step.cost(drafted);
+    balance_ += accepted - cost;
+    pace_ += ((1 + accepted) / (1 + cost) - pace_) * kPaceWeight;
+    if (pace_ < kLeastPace) pace_ = kLeastPace;
     if (balance_ > kMostBalance) balance_ = kMostBalance;
     ++steps_;
 }

@@ -5,14 +5,14 @@
 // often a source is right depends on the length of the match, the order and count of the entry, and on where the
 // recycled logits rank it: these make a *class*, and for each class right and wrong proposals are counted, also those
 // that were never drafted, as every token drawn answers what each source would have said. A chain takes the most
-// reliable proposal at each place; it is cut where tokens for time is best by the cost of steps.
+// reliable proposal at each place; it is cut where what it brings beyond its cost is largest.
 //
-//     expected tokens of n drafts   1 + p1 + p1 p2 + ... + p1..pn
-//     worth it                      expected / cost(n + 1) largest, and above 1 / cost(1)
+//     n drafts bring   p1 + p1 p2 + ... + p1..pn   tokens
+//     they cost        what the step's sessions would write meanwhile, at the session's recent pace (DraftStep)
 //
 // Loss is bounded: what drafts cost beyond what they brought may be at most kLossShare of the steps so far and
-// kFirstLossSteps, by the costs given. All of it is a function of the session's tokens, but for the pool and the
-// recycled logits, which neighbours change; the text never depends on any of it.
+// kFirstLossSteps, by the costs given. All of it is a function of the session's tokens and of the steps it was in, but
+// for the pool and the recycled logits, which neighbours change; the text never depends on any of it.
 #pragma once
 #include "sdk/draft/recycled_logits.h"
 #include "sdk/draft/suffix_index.h"
@@ -22,12 +22,23 @@ namespace keel {
 
 constexpr uint32_t kMaxDrafts = 15;
 
-// Time of a step of n tokens over that of one token, n in 1..count; beyond, it goes on as between the last two.
+// Time of a step of n tokens over that of one token. Beyond `count` it goes on as between the last two.
 struct StepCosts {
-    const float* of;  // [count], of[0] = 1
-    uint32_t count;   // at least 2
+    const double* us;  // [count], of steps of 1, 2, ... tokens
+    uint32_t count;    // at least 2
 
     double operator()(uint32_t tokens) const;
+};
+
+// The step that drafts are for, without them.
+struct DraftStep {
+    StepCosts costs;
+    uint32_t tokens, sessions;  // the session's own among them
+
+    // Tokens that all its sessions would write in the time that so many drafts take, one a step.
+    double cost(uint32_t drafts) const {
+        return (costs(tokens + drafts) - costs(tokens)) * sessions / costs(sessions);
+    }
 };
 
 // Sources shared by the sessions of an engine; null: there is none.
@@ -49,15 +60,15 @@ class Drafter {
     void rewind(const int32_t* tokens, uint32_t count);
     // Tokens [from, to) are about to be taken out; those behind them are not learned from again.
     void moved(const int32_t* tokens, uint32_t from, uint32_t to);
-    // Writes at most `most` (up to kMaxDrafts) drafts of what follows the text that follow() was told of, for a step
-    // that computes `others` tokens beside its last one. Returns how many are worth it.
-    uint32_t draft(const int32_t* tokens, const StepCosts& costs, uint32_t others, uint32_t most, int32_t* drafts);
+    // Writes at most `most` (up to kMaxDrafts) drafts of what follows the text that follow() was told of. Returns how
+    // many are worth it.
+    uint32_t draft(const int32_t* tokens, const DraftStep& step, uint32_t most, int32_t* drafts);
     // The row of logits behind the text that follow() was told of, or that with further tokens, up to `token`.
     void learn_logits(int32_t token, const float* logits) {
         if (sources_.recycled && teaches_) sources_.recycled->learn(token, logits);
     }
     // What became of drafts of a step.
-    void verified(uint32_t drafted, uint32_t accepted, const StepCosts& costs, uint32_t others);
+    void verified(const DraftStep& step, uint32_t drafted, uint32_t accepted);
 
     uint32_t followed() const { return followed_; }
 
@@ -84,7 +95,8 @@ class Drafter {
     bool teaches_;
     uint32_t followed_, taught_;  // tokens of the text; of the first ones nothing is learned
     Outcomes outcomes_[kClasses];
-    double balance_;  // steps of one token that drafts saved
+    double balance_;  // tokens that drafts brought beyond their cost
+    double pace_;     // tokens for the time of one, lately
     uint64_t steps_;  // seen by verified
 };
 

@@ -1,0 +1,284 @@
+// Drafters of the library's own: texts are those of plain decoding whatever they draft, and pools are what their files
+// and sessions say. How good drafts are is another matter: draft_test.cpp, perf/speculation.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "tests/test_engine.h"
+#include "tests/test_paths.h"
+
+namespace {
+
+using keel_test::check;
+using keel_test::sized;
+
+const std::string kBooks = keel_test::source_path("samples/models/books-7m-f16.gguf");
+constexpr uint32_t kContext = 512;
+constexpr uint32_t kAll = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS;
+
+keel_config config(uint32_t drafters, uint32_t sessions = 1) {
+    keel_config c = sized<keel_config>();
+    c.context_tokens = kContext;
+    c.max_sessions = sessions;
+    c.threads = 1;
+    c.drafters = drafters;
+    c.draft_tokens = drafters ? 5 : 0;
+    c.draft_pool_bytes = drafters & KEEL_DRAFT_POOL ? 1 << 16 : 0;
+    return c;
+}
+keel_sampling sampling(float temperature, uint64_t seed) {
+    keel_sampling s = sized<keel_sampling>();
+    s.temperature = temperature;
+    s.seed = seed;
+    if (temperature > 0) s.top_k = 20, s.top_p = 0.9f, s.repetition_penalty = 1.1f;
+    return s;
+}
+keel_session_info info_of(keel_session s) {
+    keel_session_info i = sized<keel_session_info>();
+    check(keel_session_get(s, &i), "session_get");
+    return i;
+}
+keel_stats stats_of(const keel_test::Engine& engine) {
+    keel_stats stats = sized<keel_stats>();
+    check(keel_engine_stats(engine.handle(), &stats), "stats");
+    return stats;
+}
+keel_session open_session(keel_engine engine, uint32_t is_private = 0) {
+    keel_session s;
+    keel_session_desc desc = sized<keel_session_desc>();
+    desc.draft_private = is_private;
+    check(keel_session_open(engine, &desc, &s), "open");
+    return s;
+}
+std::vector<int32_t> tokens_of(keel_session s) {
+    const keel_session_info i = info_of(s);
+    return {i.tokens, i.tokens + i.token_count};
+}
+void feed(keel_session s, const std::vector<int32_t>& ids) {
+    check(keel_session_feed(s, ids.data(), static_cast<uint32_t>(ids.size()), KEEL_FEED_SAMPLE), "feed");
+}
+// One call of keel_advance, and what was drawn is fed. A step that takes longer is gone on with.
+void advance_all(keel_engine engine, const std::vector<keel_session>& sessions, uint64_t budget_us = 0) {
+    std::vector<keel_advance_result> results(sessions.size(), sized<keel_advance_result>());
+    keel_status status = KEEL_AGAIN;
+    while (status == KEEL_AGAIN)
+        status =
+            keel_advance(engine, sessions.data(), static_cast<uint32_t>(sessions.size()), budget_us, results.data());
+    check(status, "advance");
+    for (const keel_session s : sessions) {
+        int32_t token;
+        check(keel_session_sample(s, &token), "sample");
+        feed(s, {token});
+    }
+}
+// A text that comes back to what it said, which a greedy model soon does by itself.
+std::vector<int32_t> prompt(const keel_test::Engine& engine, const char* more = "") {
+    const std::string line = "The captain went down to the harbour, and the ship lay at anchor. ";
+    return engine.tokenize(line + more + line + line.substr(0, 30), KEEL_TOKENIZE_BOS);
+}
+// Without the token that was only fed, and not beyond `count`, as drafts end at different places.
+void expect_same(const std::vector<int32_t>& want, const std::vector<int32_t>& got, const char* what) {
+    const size_t count = std::min(want.size(), got.size());
+    ASSERT_GT(count, 80u) << what;
+    EXPECT_EQ(0, memcmp(want.data(), got.data(), count * sizeof(int32_t))) << what;
+}
+std::vector<int32_t> plain(const keel_config& like, float temperature, uint64_t seed, const char* more = "") {
+    keel_config c = like;
+    c.drafters = c.draft_tokens = 0;
+    c.draft_pool_bytes = 0;
+    c.part_count = 0;
+    keel_test::Engine engine(kBooks, c);
+    const keel_sampling s = sampling(temperature, seed);
+    check(keel_session_set_sampling(engine.session(), &s), "set_sampling");
+    feed(engine.session(), prompt(engine, more));
+    while (info_of(engine.session()).token_count < 200) advance_all(engine.handle(), {engine.session()});
+    return tokens_of(engine.session());
+}
+
+TEST(Drafters, TextsAreThoseOfPlainDecoding) {
+    for (const float temperature : {0.0f, 0.8f}) {
+        const std::vector<int32_t> want = plain(config(0), temperature, 3);
+        for (const uint32_t drafters : {0u + KEEL_DRAFT_SUFFIX, 0u + KEEL_DRAFT_POOL, 0u + KEEL_DRAFT_LOGITS, kAll}) {
+            SCOPED_TRACE(drafters);
+            keel_test::Engine engine(kBooks, config(drafters));
+            const keel_session s = engine.session();
+            const keel_sampling how = sampling(temperature, 3);
+            check(keel_session_set_sampling(s, &how), "set_sampling");
+            feed(s, prompt(engine));
+            uint32_t steps = 0;
+            for (; info_of(s).token_count < 200; ++steps) advance_all(engine.handle(), {s});
+            expect_same(want, tokens_of(s), "alone");
+            if (temperature == 0 && drafters != KEEL_DRAFT_LOGITS) {
+                EXPECT_GT(info_of(s).drafts_accepted, 20u);
+                EXPECT_LT(steps + 20, want.size());
+            }
+            EXPECT_EQ(0u, stats_of(engine).allocations_after_init);
+        }
+    }
+}
+
+// Sessions that draft beside each other, under a budget, with rows in f16 and codes; one is cut, copied, saved and
+// restored on the way.
+TEST(Drafters, WhateverHappensOnTheWay) {
+    keel_config c = config(kAll, 4);
+    c.k_format = c.v_format = KEEL_KV_TCQ_3;
+    c.kv_recent_tokens = 64;
+    c.kv_rollback_tokens = 64;
+    std::vector<std::vector<int32_t>> want;
+    const char* more[] = {"", "Nobody was there. ", "It rained. "};
+    for (uint32_t i = 0; i < 3; ++i) want.push_back(plain(c, i == 2 ? 0.8f : 0.0f, i, more[i]));
+    for (const uint64_t budget_us : {0u, 500u}) {
+        keel_test::Engine engine(kBooks, c);
+        std::vector<keel_session> sessions;
+        for (uint32_t i = 0; i < 3; ++i) {
+            sessions.push_back(i ? open_session(engine.handle(), i == 1) : engine.session());
+            const keel_sampling how = sampling(i == 2 ? 0.8f : 0.0f, i);
+            check(keel_session_set_sampling(sessions[i], &how), "set_sampling");
+            feed(sessions[i], prompt(engine, more[i]));
+        }
+        for (uint32_t turn = 0; turn < 40; ++turn) {
+            advance_all(engine.handle(), sessions, budget_us);
+            const keel_session s = sessions[0];
+            const uint32_t count = info_of(s).token_count;
+            if (turn == 9 || turn == 22) {  // back, and the token that stood there again
+                const int32_t again = tokens_of(s)[count - 8];
+                check(keel_session_truncate(s, count - 8), "truncate");
+                feed(s, {again});
+            } else if (turn == 14) {  // a fork goes on in its place
+                keel_session copy;
+                check(keel_session_fork(s, &copy), "fork");
+                check(keel_session_truncate(copy, count - 1), "truncate");
+                feed(copy, {tokens_of(s)[count - 1]});
+                check(keel_session_close(s), "close");
+                sessions[0] = copy;
+            } else if (turn == 30) {
+                uint64_t bytes = 0;
+                check(keel_session_save_bytes(s, &bytes), "save_bytes");
+                std::vector<uint8_t> saved(bytes);
+                check(keel_session_save(s, saved.data(), bytes, &bytes), "save");
+                advance_all(engine.handle(), sessions, budget_us);
+                check(keel_session_restore(s, saved.data(), bytes, nullptr), "restore");
+                check(keel_session_truncate(s, count - 1), "truncate");
+                feed(s, {want[0][count - 1]});
+            }
+        }
+        for (uint32_t i = 0; i < 3; ++i) expect_same(want[i], tokens_of(sessions[i]), more[i]);
+        EXPECT_GT(stats_of(engine).drafts_accepted, 20u);
+    }
+}
+
+std::vector<uint8_t> save_pool(keel_engine engine) {
+    uint64_t bytes = 0;
+    check(keel_engine_save_draft_pool(engine, nullptr, 0, &bytes), "save_draft_pool");
+    std::vector<uint8_t> file(bytes);
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel_engine_save_draft_pool(engine, file.data(), bytes - 1, &bytes));
+    check(keel_engine_save_draft_pool(engine, file.data(), bytes, &bytes), "save_draft_pool");
+    return file;
+}
+keel_reader reader_of(const std::vector<uint8_t>& file) {
+    keel_reader reader = sized<keel_reader>();
+    check(keel_reader_from_memory(file.data(), file.size(), &reader), "reader");
+    return reader;
+}
+keel_status status_of(const std::string& model, const keel_config& c, std::string* what = nullptr) {
+    try {
+        keel_test::Engine engine(model, c);
+        return KEEL_OK;
+    } catch (const keel_test::Error& e) {
+        if (what) *what = e.what();
+        return e.status;
+    }
+}
+
+TEST(Drafters, PoolsAreKeptInFiles) {
+    keel_test::Engine first(kBooks, config(KEEL_DRAFT_POOL, 2));
+    const std::vector<uint8_t> nothing = save_pool(first.handle());
+    // A private session leaves nothing behind.
+    const keel_session hidden = open_session(first.handle(), 1);
+    feed(hidden, prompt(first));
+    for (int i = 0; i < 20; ++i) advance_all(first.handle(), {hidden});
+    EXPECT_EQ(nothing, save_pool(first.handle()));
+    feed(first.session(), prompt(first));
+    while (info_of(first.session()).token_count < 200) advance_all(first.handle(), {first.session()});
+    const std::vector<uint8_t> file = save_pool(first.handle());
+    EXPECT_NE(nothing, file);
+
+    const keel_reader reader = reader_of(file);
+    const keel_part part = keel_test::part(KEEL_PART_DRAFT_POOL, &reader);
+    keel_config c = config(0);
+    c.draft_tokens = 5;
+    c.parts = &part;
+    c.part_count = 1;
+    keel_test::Engine second(kBooks, c);
+    EXPECT_EQ(file, save_pool(second.handle()));
+    feed(second.session(), prompt(second));
+    advance_all(second.handle(), {second.session()});
+    EXPECT_GT(info_of(second.session()).drafts_accepted, 0u) << "what the first one wrote is drafted at once";
+
+    // Another vocabulary, damage, another size.
+    std::string what;
+    EXPECT_EQ(KEEL_E_FILE_MISMATCH,
+              status_of(keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf"), c, &what));
+    EXPECT_NE(std::string::npos, what.find("parts[0]")) << what;
+    for (const size_t at : {size_t{3}, size_t{50}, file.size() / 2, file.size() - 1}) {
+        std::vector<uint8_t> damaged = file;
+        damaged[at] ^= 4;
+        const keel_reader bad = reader_of(damaged);
+        const keel_part bad_part = keel_test::part(KEEL_PART_DRAFT_POOL, &bad);
+        keel_config with = c;
+        with.parts = &bad_part;
+        const keel_status status = status_of(kBooks, with);
+        EXPECT_TRUE(status == KEEL_E_FILE_FORMAT || status == KEEL_E_UNSUPPORTED) << at;
+    }
+    std::vector<uint8_t> cut(file.begin(), file.end() - 64);
+    const keel_reader short_reader = reader_of(cut);
+    const keel_part short_part = keel_test::part(KEEL_PART_DRAFT_POOL, &short_reader);
+    keel_config with = c;
+    with.parts = &short_part;
+    EXPECT_EQ(KEEL_E_FILE_FORMAT, status_of(kBooks, with));
+    with = c;
+    with.draft_pool_bytes = 64;
+    EXPECT_EQ(KEEL_E_ARGUMENT, status_of(kBooks, with)) << "the file says how large it is";
+}
+
+TEST(Drafters, WhatContradictsItselfIsRefused) {
+    keel_config c = config(KEEL_DRAFT_SUFFIX);
+    c.draft_tokens = 0;
+    EXPECT_EQ(KEEL_E_ARGUMENT, status_of(kBooks, c)) << "no room for drafts";
+    c = config(8);
+    EXPECT_EQ(KEEL_E_UNSUPPORTED, status_of(kBooks, c)) << "an unknown drafter";
+    c = config(KEEL_DRAFT_SUFFIX);
+    c.draft_pool_bytes = 4096;
+    EXPECT_EQ(KEEL_E_ARGUMENT, status_of(kBooks, c)) << "bytes of a pool that is not asked for";
+    c = config(KEEL_DRAFT_POOL);
+    c.draft_pool_bytes = 63;
+    EXPECT_EQ(KEEL_E_ARGUMENT, status_of(kBooks, c));
+    keel_test::Engine engine(kBooks, config(KEEL_DRAFT_SUFFIX));
+    uint64_t bytes;
+    EXPECT_EQ(KEEL_E_STATE, keel_engine_save_draft_pool(engine.handle(), nullptr, 0, &bytes));
+}
+
+// Each drafter takes what the header says of it.
+TEST(Drafters, MemoryIsThatOfTheDrafters) {
+    const auto persistent = [](uint32_t drafters) {
+        keel_config c = config(drafters, 2);
+        c.draft_tokens = 5;
+        return keel_test::Engine(kBooks, c).plan().regions[KEEL_REGION_PERSISTENT].bytes;
+    };
+    const uint64_t none = persistent(0);
+    const keel_test::Engine books(kBooks, config(0));
+    const uint64_t session = 4096;  // of a drafter itself, less
+    const uint64_t suffix = persistent(KEEL_DRAFT_SUFFIX) - none, pool = persistent(KEEL_DRAFT_POOL) - none,
+                   logits = persistent(KEEL_DRAFT_LOGITS) - none;
+    EXPECT_GE(suffix, 2u * 24 * kContext);  // 3 orders, 4 bytes a token and bucket
+    EXPECT_LE(suffix, 2u * 36 * kContext + 2 * session);
+    EXPECT_GE(pool, 1u << 16);
+    EXPECT_LE(pool, (1u << 16) + 2 * session);
+    EXPECT_GE(logits, 32ull * books.info().vocabulary);
+    EXPECT_LE(logits, 32ull * books.info().vocabulary + 2 * session);
+}
+
+}  // namespace
