@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <limits>
 #include <map>
@@ -16,7 +17,7 @@
 #include <set>
 #include <vector>
 
-#include "kernels/formats/math_f64.h"
+#include "kernels/formats/race.h"
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel {
@@ -106,6 +107,28 @@ keel_status draw(const Case& c, int32_t* token) {
 
 // ---- oracles ----
 
+// Philox4x32-10, written once more.
+std::array<uint32_t, 4> oracle_philox(uint64_t key, std::array<uint32_t, 4> counter) {
+    for (uint64_t round = 0; round < 10; ++round) {
+        const auto k0 = static_cast<uint32_t>(key + round * 0x9e3779b9),
+                   k1 = static_cast<uint32_t>((key >> 32) + round * 0xbb67ae85);
+        const uint64_t a = 0xd2511f53ull * counter[0], b = 0xcd9e8d57ull * counter[2];
+        counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ k0, static_cast<uint32_t>(b),
+                   static_cast<uint32_t>(a >> 32) ^ counter[3] ^ k1, static_cast<uint32_t>(a)};
+    }
+    return counter;
+}
+
+// -ln(1 - x) of the token's 64 bits.
+long double oracle_exponential(uint64_t seed, uint32_t position, uint32_t id) {
+    const auto word = [&](uint32_t half) { return oracle_philox(seed, {position, id / 4, half, 0})[id % 4]; };
+    const long double x = ldexpl((uint64_t{word(0)} << 32 | word(1)) | 1, -64);
+    return -log1pl(-x);
+}
+long double oracle_exponential(const Case& c, int32_t id) {
+    return oracle_exponential(c.sampling.seed, static_cast<uint32_t>(c.history.size()), static_cast<uint32_t>(id));
+}
+
 // Values after bias, exclusion, guard, mask and penalties.
 std::vector<double> oracle_values(const Case& c) {
     std::vector<double> v(c.logits.begin(), c.logits.end());
@@ -190,16 +213,14 @@ int32_t oracle_draw(const Case& c) {
         const u128 first = tokens[0].mass;
         std::erase_if(tokens, [&](const Token& t) { return t.mass == 0 || !reaches(t.mass, c.sampling.min_p, first); });
     }
-    const uint32_t counter[4] = {static_cast<uint32_t>(c.history.size()), 0, 0, 0};
-    uint32_t random[4];
-    philox4x32(c.sampling.seed, counter, random);
-    // floor(total * uniform / 2^64) by the halves of uniform, as the product may exceed 128 bits.
-    const u128 total = total_of(tokens);
-    const u128 r = (total * random[1] + ((total * random[0]) >> 32)) >> 32;
-    u128 sum = 0;
-    for (const Token& t : tokens)
-        if ((sum += t.mass) > r) return t.id;
-    return -2;
+    int32_t winner = -2;
+    long double least = INFINITY;
+    for (const Token& t : tokens) {
+        if (t.mass == 0) continue;
+        const long double score = t.d + logl(oracle_exponential(c, t.id));
+        if (score < least || (score == least && t.id < winner)) least = score, winner = t.id;
+    }
+    return winner;
 }
 
 // The same filters as a paper would write them: probabilities, surprisals, entropy, renormalised in long double.
@@ -245,14 +266,10 @@ int32_t textbook_draw(const Case& c) {
         std::erase_if(t, [&](const P& x) { return x.p < least; });
         normalise();
     }
-    const uint32_t counter[4] = {static_cast<uint32_t>(c.history.size()), 0, 0, 0};
-    uint32_t random[4];
-    philox4x32(c.sampling.seed, counter, random);
-    const long double u = ldexpl(random[0] + ldexpl(random[1], 32), -64);
-    long double sum = 0;
-    for (const P& x : t)
-        if ((sum += x.p) > u) return x.id;
-    return t.back().id;
+    // The Gumbel-max trick.
+    const auto log_chance = [&](const P& x) { return logl(x.p) - logl(oracle_exponential(c, x.id)); };
+    return std::max_element(t.begin(), t.end(), [&](const P& a, const P& b) { return log_chance(a) < log_chance(b); })
+        ->id;
 }
 
 // ---- random cases ----
@@ -628,9 +645,13 @@ TEST(Sampler, PhiloxKnownAnswers) {  // kat_vectors of Random123
          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (const auto& v : vectors) {
-        uint32_t out[4];
-        philox4x32(v.key, v.counter, out);
-        for (int i = 0; i < 4; ++i) EXPECT_EQ(out[i], v.expected[i]);
+        uint32_t out[4] = {v.counter[0], v.counter[1], v.counter[2], v.counter[3]};
+        kernels::philox4x32(v.key, out[0], out[1], out[2], out[3]);
+        const auto oracle = oracle_philox(v.key, {v.counter[0], v.counter[1], v.counter[2], v.counter[3]});
+        for (int i = 0; i < 4; ++i) {
+            EXPECT_EQ(out[i], v.expected[i]);
+            EXPECT_EQ(oracle[i], v.expected[i]);
+        }
     }
 }
 
