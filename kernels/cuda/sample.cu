@@ -13,7 +13,7 @@ namespace keel::cuda {
 namespace {
 
 constexpr double kInfinity = __builtin_inf();
-constexpr SampleBest kNone = {-kInfinity, UINT32_MAX, 0};
+constexpr SampleBest kNoEntry = {-kInfinity, UINT32_MAX, 0};
 
 KEEL_GPU SampleBest better(const SampleBest& a, const SampleBest& b) {
     SampleBest best = b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
@@ -34,7 +34,7 @@ KEEL_GPU SampleBest block_best(const SampleBest& mine) {
 }
 // The best token of all, out of the blocks'.
 KEEL_GPU SampleBest best_of_all(const SampleArgs& a, uint32_t threads) {
-    SampleBest best = kNone;
+    SampleBest best = kNoEntry;
     for (uint32_t i = thread_x(); i < sample_blocks(a.vocabulary); i += threads) best = better(best, a.best[i]);
     return best;
 }
@@ -313,7 +313,7 @@ KEEL_GPU_KERNEL(sample_race) {
     };
     // The least bound is likely the winner's. Its score leaves few others to be computed.
     float bound[4];
-    SampleBest likely = kNone;
+    SampleBest likely = kNoEntry;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t id = first + i;
@@ -322,7 +322,7 @@ KEEL_GPU_KERNEL(sample_race) {
         if (runs) likely = better(likely, {-static_cast<double>(bound[i]), id, 0});
     }
     likely = block_best(likely);
-    SampleBest best = kNone;
+    SampleBest best = kNoEntry;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 4; ++i)
         if (first + i == likely.id) best = entry(i);
