@@ -1,0 +1,35 @@
+// Token Recycling (Luo et al. 2024, arXiv 2408.08696): the most likely tokens of the newest row of logits behind each
+// token of the vocabulary. A chain of drafts goes from a token to its first one; whether a draft of another source is
+// among them says how far to trust it.
+#pragma once
+#include <atomic>
+
+#include "sdk/core/arena.h"
+
+namespace keel {
+
+class RecycledLogits {
+  public:
+    static constexpr uint32_t kWidth = 8;
+    static constexpr uint32_t kUnknown = UINT32_MAX, kAbsent = kWidth;
+
+    static uint64_t bytes(uint32_t vocabulary) { return uint64_t{vocabulary} * kWidth * sizeof(int32_t); }
+    void place(Arena* arena, uint32_t vocabulary);
+    void clear();
+    // logits: [vocabulary] behind `token`. Of equal ones the lower id comes first; NaN is never among them. Any threads
+    // at once: rows may be mixed then, which makes worse drafts and nothing else.
+    void learn(int32_t token, const float* logits);
+    // Place of `next` behind `token`, 0 the most likely: kAbsent where it is none of kWidth, kUnknown where there are
+    // none.
+    uint32_t rank(int32_t token, int32_t next) const;
+    // The most likely one, or -1.
+    int32_t first(int32_t token) const { return row(token)[0].load(std::memory_order_relaxed); }
+
+  private:
+    std::atomic<int32_t>* row(int32_t token) const { return ids_ + uint64_t{static_cast<uint32_t>(token)} * kWidth; }
+
+    std::atomic<int32_t>* ids_;  // [vocabulary][kWidth], -1: none
+    uint32_t vocabulary_;
+};
+
+}  // namespace keel
