@@ -300,17 +300,23 @@ KEEL_GPU_KERNEL(sample_select) {
     if (thread_x() == 0) *args.result = result;
 }
 
+namespace {
+
+KEEL_GPU_CALLED SampleBest race_entry(const SampleArgs& a, uint32_t id) {
+    const uint64_t w = uint64_t{race_word(a.seed, a.position, id, 0)} << 32 | race_word(a.seed, a.position, id, 1);
+    return {-race_score(a.distance[id], w), id, 0};
+}
+
+}  // namespace
+
 // Four tokens a thread, which have their random words in common.
 KEEL_GPU_KERNEL(sample_race) {
     if (args.result->status != SampleStatus::kDrawn) return;
     const SampleLeft left = *args.left;
     const uint32_t group = block_x() * kSampleThreads + thread_x(), first = 4 * group;
+    static_assert(kSampleTokens == 4 * kSampleThreads);
     uint32_t high[4] = {args.position, group, 0, 0};
     philox4x32(args.seed, high[0], high[1], high[2], high[3]);
-    const auto entry = [&](uint32_t i) {
-        const uint64_t w = uint64_t{high[i]} << 32 | race_word(args.seed, args.position, first + i, 1);
-        return SampleBest{-race_score(args.distance[first + i], w), first + i, 0};
-    };
     // The least bound is likely the winner's. Its score leaves few others to be computed.
     float bound[4];
     SampleBest likely = kNoEntry;
@@ -322,14 +328,12 @@ KEEL_GPU_KERNEL(sample_race) {
         if (runs) likely = better(likely, {-static_cast<double>(bound[i]), id, 0});
     }
     likely = block_best(likely);
-    SampleBest best = kNoEntry;
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < 4; ++i)
-        if (first + i == likely.id) best = entry(i);
+    SampleBest best = likely.id / 4 == group ? race_entry(args, likely.id) : kNoEntry;
     const float most = static_cast<float>(-block_best(best).value);
     KEEL_UNROLL
     for (uint32_t i = 0; i < 4; ++i)
-        if (bound[i] < kInf32 && bound[i] <= most && first + i != likely.id) best = better(best, entry(i));
+        if (bound[i] < kInf32 && bound[i] <= most && first + i != likely.id)
+            best = better(best, race_entry(args, first + i));
     best = block_best(best);
     if (thread_x() == 0) args.best[block_x()] = best;
 }
