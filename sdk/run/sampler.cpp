@@ -165,8 +165,8 @@ Cut cut_bucket(Candidates& c, Weight weight, uint32_t bucket, u128 target) {
     return cut;
 }
 
-// The end of the smallest prefix in candidate order that weighs at least `target`, a number in 1..total. Those behind it
-// are dropped, or their buckets weigh nothing any more.
+// The end of the smallest prefix in candidate order that weighs at least `target`, a number in 1..total. Those behind
+// it are dropped, or their buckets weigh nothing any more.
 Cut cut_prefix(Candidates& c, Weight weight, u128 target) {
     uint32_t bucket = 0;
     u128 before = 0;
