@@ -1,7 +1,7 @@
 // The race that draws a token (NUMERICS section 6): every candidate has an exponential of its own, E, made of 64 random
 // bits that depend on (seed, position, id) alone, and the smallest score d + log(E) wins. That is a draw by probability
-// (the first of several Poisson processes; as "largest log p - log(-log u)" the Gumbel-max trick), and it stays the same
-// draw where other candidates come, go or change places.
+// (the first of several Poisson processes; as "largest log p - log(-log u)" the Gumbel-max trick), and it stays the
+// same draw where other candidates come, go or change places.
 #pragma once
 #include "kernels/formats/sampling.h"
 

@@ -142,7 +142,7 @@ bool cancelled(const void* engine) {
 keel_status wait_for_step(Engine* e, const StepLimits& limits) {
     for (;;) {
         bool done = false;
-        const keel_status status = e->backend->poll(e->device, &done);
+        const keel_status status = e->backend->poll(e->device, !limits.deadline_ns, &done);
         if (status != KEEL_OK) return KEEL_E_POISONED;
         if (done) return KEEL_OK;
         if (cancelled(e)) return KEEL_E_CANCELLED;

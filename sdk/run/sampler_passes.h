@@ -12,11 +12,11 @@
 namespace keel {
 
 // Every filter asks one question: in a given order, at which candidate does the running weight first reach a target?
-// Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is ever sorted. weigh() looks
-// at every candidate once: it puts them into buckets by distance and sums the weight of each. That tells all buckets in
-// front of the target; only the candidates of the one in which it is reached are gathered, and looked at closer until
-// they are told apart (find_cut). Where the buckets lie follows from a sample of the distances, so that the one in
-// question holds few, however close together all are; where many are equal, they are only counted.
+// Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is ever sorted. weigh()
+// looks at every candidate once: it puts them into buckets by distance and sums the weight of each. That tells all
+// buckets in front of the target; only the candidates of the one in which it is reached are gathered, and looked at
+// closer until they are told apart (find_cut). Where the buckets lie follows from a sample of the distances, so that
+// the one in question holds few, however close together all are; where many are equal, they are only counted.
 //
 // Work memory:
 //     | u128 weight[512] | u64 partial[4][512] | f64 adjusted[n] | u32 list[n] | u16 bucket[n] |     n = vocabulary

@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -284,6 +284,11 @@ expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jso
 expect "all layers are captured" holds '"tensors": 35'
 expect "the header names them" grep -q -a '"layers.7.q_after_rope":{"dtype":"F32","shape":\[32,4,64\]' "$work/rows.safetensors"
 expect "capture into nowhere" exits 3 "$keel" capture kv "$model" "$work/two.jsonl" --output "$work/no/such/place"
+expect "capture trace" exits 0 "$keel" capture trace "$model" "$2/books-val-sample.jsonl" --documents 2 --tokens 40 --output "$work/text.trace" --json
+expect "a tape has every step" holds '"steps": 80'
+expect "its size is that of its states" [ "$(wc -c <"$work/text.trace")" -eq $((40 + 80 * (12 + 2 * 256))) ]
+expect "capture answers" exits 0 "$keel" capture trace "$model" "$work/two.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/answers.trace" --json
+expect "projected" [ "$(($(wc -c <"$work/answers.trace") % 44))" -eq 40 ]
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json
 expect "bench reports a stream" holds '"percent_of_stream"'
 expect "bench reports a histogram" holds '"low_us_and_count"'

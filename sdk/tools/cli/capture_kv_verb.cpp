@@ -98,6 +98,9 @@ void add_capture_verb(CLI::App& app, Console& console) {
     verb->get_option("text")->required();
     verb->add_option("--output,-o", o->output, "the file to write")->required();
     verb->callback([o, &console] { capture_kv(*o, console); });
+#ifdef KEEL_HAVE_GEODESIC
+    add_capture_trace_verb(*capture, console);
+#endif
 }
 
 }  // namespace keel::tools

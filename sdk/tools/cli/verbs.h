@@ -20,9 +20,11 @@ void add_eval_kv_verb(CLI::App& eval, Console& console);  // below eval
 void add_eval_draws_verb(CLI::App& eval, Console& console);
 void add_calibrate_verb(CLI::App& app, Console& console);
 void add_capture_verb(CLI::App& app, Console& console);
+void add_capture_trace_verb(CLI::App& capture, Console& console);  // below capture
 void add_tokenize_verb(CLI::App& app, Console& console);
 void add_synth_verb(CLI::App& app, Console& console);
 void add_wproj_verb(CLI::App& app, Console& console);
+void add_geometry_verb(CLI::App& app, Console& console);
 
 // A subcommand with --json and examples in its help.
 inline CLI::App* add_verb(CLI::App& app, Console& console, const char* name, const char* what, const char* examples) {
