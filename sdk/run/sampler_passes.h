@@ -122,16 +122,16 @@ constexpr double kTailError = 1e-4;
 constexpr uint32_t kGroups = 1024;
 bool take_largest(Candidates& c, uint32_t k);
 
-// The winner's id among the candidates whose mass is at least least_mass > 0, one of which there is: `by_bucket`, those
-// that weigh() and what followed left, otherwise all. One pass, in which only those that may be ahead of all before
-// them are looked at closely. In any order of logits that does not know the random bits these are about ln n + c times
-// the 37 units of distance in which masses lie, c the most that a token adds to the distance: 50. Logits made for the
-// bits may have every token looked at.
 struct RaceOf {
     uint64_t seed;
     uint32_t position;
-    uint64_t least_mass;
+    uint64_t least_mass;  // above 0
 };
+// The winner's id among the candidates whose mass is at least least_mass, one of which there is: `by_bucket`, those
+// that weigh() and what followed left, otherwise all. One pass, in which only a token that may be ahead of all before
+// it is looked at closely. A token is ahead with probability w / (sum of w up to it), w = exp(-d), which is at most the
+// growth of the sum's logarithm: for n tokens in any order 1 + ln n + 37 are expected to be, as masses end at d = 37.
+// The usual case is a dozen. Only logits that are made for the random bits may have every token looked at.
 uint32_t race(const Candidates& c, bool by_bucket, const RaceOf& of);
 
 }  // namespace keel
