@@ -132,7 +132,7 @@ inline CudaDevice* cuda_device(Device* device) {
 
 // Most rows of logits of a step.
 inline uint32_t most_logits_rows(const PlanConfig& c) {
-    const uint32_t kept = c.max_sessions * c.logits_rows;
+    const uint32_t kept = c.all_logits_rows();
     return kept < c.chunk_tokens ? kept : c.chunk_tokens;
 }
 
