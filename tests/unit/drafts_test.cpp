@@ -315,7 +315,7 @@ TEST(Drafts, AnEndIdIsDrawnAndNotAccepted) {
 
 // Drafts go with the step that computes the prompt's last token, and fill the context to its last position.
 TEST(Drafts, FollowAPromptOfSeveralStepsAndStopAtTheContext) {
-    const Reference r = run_plain(config(0), 3);
+    const Reference r = run_plain(config(0), 3, 16);
     keel_config c = config(15);
     c.chunk_tokens = 16;
     c.context_tokens = kPrompt + 6;
@@ -670,7 +670,7 @@ TEST_P(DraftWalks, DrawWhatIsDrawnWithoutDrafts) {
     keel_hooks hooks = sized<keel_hooks>();
     hooks.allowed_tokens = allow;
     if (c.hook) plain.hooks = &hooks;
-    const std::string words = "root ::= [^\\x00]* ";
+    const std::string words = "root ::= ([a-m] [n-z])*";
     keel_reader reader = sized<keel_reader>();
     check(keel_reader_from_memory(words.data(), words.size(), &reader), "reader");
     keel_test::WprojOptions factors;
