@@ -9,7 +9,7 @@ constexpr uint32_t kMostProposals = 3;
 constexpr uint32_t kMostOutcomes = 256;  // then old ones count half
 constexpr double kPriorWeight = 4;       // proposals
 constexpr double kLeastReach = 0.03;     // a draft that is reached less often is not looked for
-constexpr double kFirstPace = 1.2, kLeastPace = 1.05, kPaceWeight = 1.0 / 16;
+constexpr double kFirstPace = 1.2, kLeastPace = 1.2, kPaceWeight = 1.0 / 16;
 constexpr double kLossShare = 0.012, kFirstLossSteps = 0.5, kMostBalance = 4;
 
 // Share of right proposals before any was seen. Measured on answers of a small chat model (perf/RESULTS.md); only the

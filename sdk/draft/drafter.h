@@ -36,9 +36,7 @@ struct DraftStep {
     uint32_t tokens, sessions;  // the session's own among them
 
     // Tokens that all its sessions would write in the time that so many drafts take, one a step.
-    double cost(uint32_t drafts) const {
-        return (costs(tokens + drafts) - costs(tokens)) * sessions / costs(sessions);
-    }
+    double cost(uint32_t drafts) const { return (costs(tokens + drafts) - costs(tokens)) * sessions / costs(sessions); }
 };
 
 // Sources shared by the sessions of an engine; null: there is none.

@@ -25,6 +25,18 @@ uint32_t taken_tokens(const Engine& e, const Session& s, uint32_t room, uint32_t
     return end > s.computed + least ? end - s.computed : least;
 }
 
+// What a step takes by its plan, in microseconds of one thread, without attention.
+double planned_us(const Engine& e, uint32_t tokens, uint32_t logits_rows) {
+    const OpList& list = e.plan.variant[e.step.variant];
+    double us = 0;
+    for (uint32_t i = 0; i < list.count; ++i) {
+        const Op& op = list.ops[i];
+        const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
+        us += predict_us(op, logits ? logits_rows : tokens);
+    }
+    return us;
+}
+
 // How many of `most` drafts a step of `tokens` tokens can take along and still be done and drawn in time; `rows`: of
 // logits. None where the step alone is not.
 uint32_t drafts_in_time(const Engine& e, uint32_t tokens, uint32_t rows, uint32_t most, const StepLimits& limits) {
@@ -34,7 +46,7 @@ uint32_t drafts_in_time(const Engine& e, uint32_t tokens, uint32_t rows, uint32_
     const double left_us = static_cast<double>(limits.deadline_ns - now_ns) / 1000;
     const auto fits = [&](uint32_t drafts) {
         const double draws_us = static_cast<double>(e.draw_ns) / 1000 * (rows + drafts);
-        return e.step_pace * planned_us(e, e.step.variant, tokens + drafts, rows + drafts) + draws_us <= left_us;
+        return e.step_pace * planned_us(e, tokens + drafts, rows + drafts) + draws_us <= left_us;
     };
     uint32_t some = 0, too_many = most + 1;
     while (too_many - some > 1) {
@@ -46,8 +58,7 @@ uint32_t drafts_in_time(const Engine& e, uint32_t tokens, uint32_t rows, uint32_
 
 // Learns how steps compare with their plan; slow changes only, so that one interruption counts little.
 void learn_pace(Engine* e) {
-    const double now =
-        static_cast<double>(e->progress.us) / planned_us(*e, e->step.variant, e->step.tokens, e->step.logits_rows);
+    const double now = static_cast<double>(e->progress.us) / planned_us(*e, e->step.tokens, e->step.logits_rows);
     const double most = 2 * e->step_pace;
     e->step_pace = e->step_pace == 0 ? now : e->step_pace + ((now < most ? now : most) - e->step_pace) / 8;
 }
@@ -57,16 +68,19 @@ void learn_pace(Engine* e) {
 void share_drafts(Engine* e, Session* const* sessions, uint32_t count, const uint32_t* share, uint32_t room_left,
                   const StepLimits& limits, uint32_t* drafts) {
     uint32_t left = e->config.draft_tokens < room_left ? e->config.draft_tokens : room_left;
-    uint32_t found[kMaxSessions] = {}, rows = 0;
+    uint32_t found[kMaxSessions] = {}, rows = 0, in_step = 0;
     for (uint32_t i = 0; i < count; ++i) rows += sessions[i]->all_logits ? share[i] : share[i] != 0;
     left = drafts_in_time(*e, e->config.chunk_tokens - room_left, rows, left, limits);
-    for (uint32_t i = 0; i < count; ++i)
-        if (share[i]) follow_tokens(sessions[i]);
+    for (uint32_t i = 0; i < count; ++i) {
+        if (!share[i]) continue;
+        follow_tokens(sessions[i]);
+        ++in_step;
+    }
     for (uint32_t i = 0; i < count && left; ++i) {
         Session* s = sessions[i];
         if (!share[i] || share[i] != pending(*s) || !takes_drafts(*s)) continue;
         const uint32_t room = e->config.context_tokens - s->token_count;
-        found[i] = find_drafts(e, s, e->config.chunk_tokens - room_left, room < left ? room : left);
+        found[i] = find_drafts(e, s, e->config.chunk_tokens - room_left, in_step, room < left ? room : left);
     }
     for (bool more = true; more && left;) {
         more = false;
@@ -344,17 +358,6 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
 }
 
 }  // namespace
-
-double planned_us(const Engine& e, keel_variant variant, uint32_t tokens, uint32_t logits_rows) {
-    const OpList& list = e.plan.variant[variant];
-    double us = 0;
-    for (uint32_t i = 0; i < list.count; ++i) {
-        const Op& op = list.ops[i];
-        const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
-        us += predict_us(op, logits ? logits_rows : tokens);
-    }
-    return us;
-}
 
 keel_status copy_page(Engine* e, KvPageList* list, StepLimits* limits) {
     if (list->copy_id == kNoPage) return KEEL_OK;

@@ -19,8 +19,9 @@ bool is_end(const Engine& e, const Session& s, int32_t token) {
     return false;
 }
 
-StepCosts step_costs(const Engine& e, const Session& s) {
-    return {e.step_costs[s.variant], kStepCosts};
+// The newest step of the session, without drafts.
+DraftStep draft_step(const Engine& e, const Session& s) {
+    return {{e.plan.variant[s.variant].step_us, KEEL_STEP_COSTS}, s.draft_tokens, s.draft_sessions};
 }
 
 // The row of logits behind the last accepted token.
@@ -63,11 +64,12 @@ void follow_tokens(Session* s) {
 }
 
 // What the caller proposes goes before what the drafter says.
-uint32_t find_drafts(Engine* e, Session* s, uint32_t step_tokens, uint32_t most) {
-    s->draft_others = step_tokens - 1;
+uint32_t find_drafts(Engine* e, Session* s, uint32_t step_tokens, uint32_t step_sessions, uint32_t most) {
+    s->draft_tokens = step_tokens;
+    s->draft_sessions = step_sessions;
     if (s->proposed || !s->drafter) return s->proposed < most ? s->proposed : most;
     if (s->drafter->followed() != s->token_count) return 0;
-    return s->drafter->draft(s->tokens, step_costs(*e, *s), s->draft_others, most, s->tokens + s->token_count);
+    return s->drafter->draft(s->tokens, draft_step(*e, *s), most, s->tokens + s->token_count);
 }
 
 void draw_next(Engine* e, Session* s) {
@@ -87,7 +89,8 @@ void draw_next(Engine* e, Session* s) {
 }
 
 keel_status settle_drafts(Engine* e, Session* s) {
-    if (s->drafter) s->drafter->verified(s->drafted, s->hits, step_costs(*e, *s), s->draft_others);
+    if (s->drafter && s->draft_tokens) s->drafter->verified(draft_step(*e, *s), s->drafted, s->hits);
+    s->draft_tokens = 0;
     if (s->drafted == 0) return KEEL_OK;
     const uint32_t row = draw_row(*e, *s), hits = s->hits;
     s->drafts_computed += s->drafted;

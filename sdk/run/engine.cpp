@@ -41,13 +41,6 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->chat = layout.chat;
     e->grammar = layout.grammar;
     e->drafts = layout.drafts;
-    for (uint32_t v = 0; v < 2; ++v) {
-        const auto variant = static_cast<keel_variant>(v);
-        if (e->plan.variant[v].count == 0) continue;
-        const double one = planned_us(*e, variant, 1, 1);
-        for (uint32_t n = 1; n <= kStepCosts; ++n)
-            e->step_costs[v][n - 1] = static_cast<float>(planned_us(*e, variant, n, n) / one);
-    }
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;

@@ -24,7 +24,6 @@
 namespace keel {
 
 constexpr uint32_t kMaxEngines = 16;
-constexpr uint32_t kStepCosts = 32;
 
 struct GrammarSession;  // grammar_tokens.h
 
@@ -51,8 +50,8 @@ struct Session {
     uint32_t drafted, hits, draft_row;
     uint32_t accepted;  // so many tokens at the end were drafts, since the newest feed
     uint64_t drafts_computed, drafts_accepted;
-    Drafter* drafter;       // null: the engine has none
-    uint32_t draft_others;  // tokens of the step that `drafted` were taken along in, beside them and the newest
+    Drafter* drafter;                       // null: the engine has none
+    uint32_t draft_tokens, draft_sessions;  // of the newest step, without drafts
     uint32_t draft_private;
     keel_variant variant;
     uint32_t logits_rows;               // valid rows below
@@ -104,9 +103,8 @@ struct Engine : Program {
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     uint64_t draw_ns;                 // what the last draw inside keel_advance took
     SharedSources drafts;
-    float step_costs[2][kStepCosts];  // by variant: of a step of 1, 2, ... tokens, each with logits, over that of one
-    double step_pace;                 // what steps under a deadline take over what was planned; 0: not known
-    std::atomic<uint32_t> chatting;   // the work memory of `chat` is in use
+    double step_pace;                // what steps under a deadline take over what was planned; 0: not known
+    std::atomic<uint32_t> chatting;  // the work memory of `chat` is in use
     std::atomic<uint32_t> poisoned;
     LastError last_error;
     const Backend* backend;
@@ -219,8 +217,6 @@ keel_status apply_grammar(Engine* engine, Session* session);
 void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
-// What a step takes by its plan, in microseconds of one thread, without attention.
-double planned_us(const Engine& engine, keel_variant variant, uint32_t tokens, uint32_t logits_rows);
 // Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline
 // would be passed; not before the first tile of a call that has done nothing yet.
 keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
@@ -241,9 +237,9 @@ bool takes_drafts(const Session& session);
 void follow_tokens(Session* session);
 // The session has other tokens now, from the first on.
 void reset_drafter(Engine* engine, Session* session);
-// Asked when a step is formed, of `step_tokens` tokens so far, the session's own among them: puts at most `most` drafts
-// behind the session's tokens and says how many.
-uint32_t find_drafts(Engine* engine, Session* session, uint32_t step_tokens, uint32_t most);
+// Asked when a step is formed, of so many tokens and sessions so far: puts at most `most` drafts behind the session's
+// tokens and says how many.
+uint32_t find_drafts(Engine* engine, Session* session, uint32_t step_tokens, uint32_t step_sessions, uint32_t most);
 // Draws the next token. If it is the next draft it becomes a token of the session, as if it had been sampled and fed,
 // and there is another draw to be made: kToDraw again.
 void draw_next(Engine* engine, Session* session);

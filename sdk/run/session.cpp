@@ -21,7 +21,7 @@ void reset_session(Session* s) {
     s->kv.copy_id = kNoPage;
     s->sample = 0;
     s->draw = Session::kNoDraw;
-    s->proposed = s->drafted = s->hits = s->accepted = 0;
+    s->proposed = s->drafted = s->hits = s->accepted = s->draft_tokens = 0;
     s->drafts_computed = s->drafts_accepted = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);

@@ -292,9 +292,9 @@ TEST(DraftRecycledLogits, TheLargestOfARow) {
 
 // ---- how many ----
 
-constexpr float kAvx2Costs[] = {1, 1.35f, 1.5f, 1.7f, 2.1f, 2.5f, 2.9f, 3.2f};
-constexpr float kMemoryBoundCosts[] = {1, 1.05f, 1.1f, 1.2f, 1.25f, 1.3f, 1.4f, 1.45f};
-constexpr float kLinearCosts[] = {1, 2};
+constexpr double kAvx2Costs[] = {1, 1.35, 1.5, 1.7, 2.1, 2.5, 2.9, 3.2};
+constexpr double kMemoryBoundCosts[] = {1, 1.05, 1.1, 1.2, 1.25, 1.3, 1.4, 1.45};
+constexpr double kLinearCosts[] = {1, 2};
 
 struct Replayed {
     uint32_t steps = 0, drafted = 0, accepted = 0;
@@ -311,10 +311,10 @@ Replayed replay(const Tokens& text, uint32_t prompt, const StepCosts& costs, con
         drafter.follow(text.data(), count, drawn.data());
         int32_t drafts[keel::kMaxDrafts];
         const uint32_t left = static_cast<uint32_t>(text.size()) - count - 1;
-        const uint32_t n = drafter.draft(text.data(), costs, 0, std::min(left, keel::kMaxDrafts), drafts);
+        const uint32_t n = drafter.draft(text.data(), {costs, 1, 1}, std::min(left, keel::kMaxDrafts), drafts);
         uint32_t right = 0;
         while (right < n && drafts[right] == text[count + right]) ++right;
-        drafter.verified(n, right, costs, 0);
+        drafter.verified({costs, 1, 1}, n, right);
         ++result.steps;
         result.drafted += n;
         result.accepted += right;
@@ -364,6 +364,23 @@ TEST(DraftLength, LossIsBounded) {
     }
 }
 
+// Beside other sessions a draft takes their time as well: the same text is worth fewer drafts, or none.
+TEST(DraftLength, OthersTimeCounts) {
+    std::mt19937 random(10);
+    Tokens text = random_text(random, 40, 500);
+    text.insert(text.end(), text.begin(), text.begin() + 3);
+    const uint32_t count = static_cast<uint32_t>(text.size());
+    Placed<Drafter> drafter(200u, 0);
+    drafter.open({}, true);
+    const std::vector<uint8_t> drawn(32, 0);
+    drafter.follow(text.data(), count, drawn.data());
+    int32_t drafts[keel::kMaxDrafts];
+    const StepCosts costs = {kAvx2Costs, 8};
+    EXPECT_GT(drafter.draft(text.data(), {costs, 1, 1}, 8, drafts), 0u);
+    EXPECT_EQ(0u, drafter.draft(text.data(), {costs, 8, 8}, 8, drafts));
+    EXPECT_NEAR(0.3 * 8 / 3.2, (keel::DraftStep{costs, 8, 8}).cost(1), 1e-12);
+}
+
 // Rewinding and writing the same again gives the same drafts of suffixes.
 TEST(DraftLength, RewindsWithItsSession) {
     std::mt19937 random(7);
@@ -376,14 +393,14 @@ TEST(DraftLength, RewindsWithItsSession) {
     const StepCosts costs = {kMemoryBoundCosts, 8};
     int32_t first[keel::kMaxDrafts], second[keel::kMaxDrafts];
     drafter.follow(text.data(), count, drawn.data());
-    const uint32_t n = drafter.draft(text.data(), costs, 0, 8, first);
+    const uint32_t n = drafter.draft(text.data(), {costs, 1, 1}, 8, first);
     ASSERT_GT(n, 4u);
     EXPECT_TRUE(std::equal(first, first + n, text.begin() + 20));
     Tokens other = text;
     other.insert(other.end(), {7, 7, 7, 7});
     drafter.follow(other.data(), count + 4, drawn.data());
     drafter.rewind(other.data(), count);
-    ASSERT_EQ(n, drafter.draft(text.data(), costs, 0, 8, second));
+    ASSERT_EQ(n, drafter.draft(text.data(), {costs, 1, 1}, 8, second));
     EXPECT_TRUE(std::equal(first, first + n, second));
 }
 
