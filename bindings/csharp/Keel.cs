@@ -117,6 +117,7 @@ namespace Keel
     {
         KEEL_PART_CHAT_TEMPLATE = 1,
         KEEL_PART_GRAMMAR = 4,
+        KEEL_PART_DRAFT_POOL = 5,
     }
 
     public enum keel_region_kind : int
@@ -303,6 +304,9 @@ namespace Keel
         public uint max_chat_bytes;
         public uint draft_tokens;
         public void* backend_options;
+        public uint drafters;
+        public uint reserved;
+        public ulong draft_pool_bytes;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -437,7 +441,7 @@ namespace Keel
     public unsafe struct keel_session_desc
     {
         public uint struct_size;
-        public uint reserved;
+        public uint draft_private;
         public ulong reserved_pages;
     }
 
@@ -539,6 +543,9 @@ namespace Keel
         public const uint KEEL_TOKENIZE_BOS = 2;
         public const uint KEEL_FEED_ALL_LOGITS = 1;
         public const uint KEEL_FEED_SAMPLE = 2;
+        public const uint KEEL_DRAFT_SUFFIX = 1;
+        public const uint KEEL_DRAFT_POOL = 2;
+        public const uint KEEL_DRAFT_LOGITS = 4;
         public const uint KEEL_DETOKENIZE_SPECIAL = 1;
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
@@ -603,6 +610,9 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_engine_stats(keel_engine engine, keel_stats* @out);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_engine_save_draft_pool(keel_engine engine, void* dst, ulong capacity_bytes, ulong* bytes);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_plan_ops(keel_reader* reader, keel_model* model, keel_config* config, keel_op_info* @out, uint capacity, uint* count, keel_error* error);

@@ -16,6 +16,9 @@ KEEL_TOKENIZE_SPECIAL = 1
 KEEL_TOKENIZE_BOS = 2
 KEEL_FEED_ALL_LOGITS = 1
 KEEL_FEED_SAMPLE = 2
+KEEL_DRAFT_SUFFIX = 1
+KEEL_DRAFT_POOL = 2
+KEEL_DRAFT_LOGITS = 4
 KEEL_DETOKENIZE_SPECIAL = 1
 
 # keel_status
@@ -111,6 +114,7 @@ KEEL_CPU_NEON_I8MM = 7
 # keel_part_kind
 KEEL_PART_CHAT_TEMPLATE = 1
 KEEL_PART_GRAMMAR = 4
+KEEL_PART_DRAFT_POOL = 5
 
 # keel_region_kind
 KEEL_REGION_PERSISTENT = 0
@@ -369,6 +373,9 @@ keel_config._fields_ = [
     ("max_chat_bytes", ctypes.c_uint32),
     ("draft_tokens", ctypes.c_uint32),
     ("backend_options", ctypes.c_void_p),
+    ("drafters", ctypes.c_uint32),
+    ("reserved", ctypes.c_uint32),
+    ("draft_pool_bytes", ctypes.c_uint64),
 ]
 
 keel_region_plan._fields_ = [
@@ -485,7 +492,7 @@ keel_buffer_info._fields_ = [
 
 keel_session_desc._fields_ = [
     ("struct_size", ctypes.c_uint32),
-    ("reserved", ctypes.c_uint32),
+    ("draft_private", ctypes.c_uint32),
     ("reserved_pages", ctypes.c_uint64),
 ]
 
@@ -590,6 +597,8 @@ def load(path):
     library.keel_reader_from_memory.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(keel_reader)]
     library.keel_engine_stats.restype = ctypes.c_int
     library.keel_engine_stats.argtypes = [keel_engine, ctypes.POINTER(keel_stats)]
+    library.keel_engine_save_draft_pool.restype = ctypes.c_int
+    library.keel_engine_save_draft_pool.argtypes = [keel_engine, ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)]
     library.keel_plan_ops.restype = ctypes.c_int
     library.keel_plan_ops.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_model), ctypes.POINTER(keel_config), ctypes.POINTER(keel_op_info), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(keel_error)]
     library.keel_plan_buffers.restype = ctypes.c_int

@@ -81,6 +81,14 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
         ->check(CLI::NonNegativeNumber)
         ->group("Engine");
     verb.add_flag("--low-rank", options.low_rank, "run in the low-rank variant of the W_proj cache")->group("Engine");
+    CLI::Option* const draft =
+        verb.add_option("--draft", options.draft_tokens,
+                        "draft up to so many tokens a step from text so far, where it pays (default 0); same output")
+            ->check(CLI::Range(0, 15))
+            ->group("Engine");
+    verb.add_option("--draft-pool", options.draft_pool, "and from a file of `keel capture pool`")
+        ->needs(draft)
+        ->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights,
                "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,

@@ -72,7 +72,7 @@ Generation generate(Engine& engine, Session& session, std::span<const int32_t> p
     const CancelOnInterrupt cancel(session.handle());
 
     auto start = Clock::now();
-    check(session.feed(prompt), "cannot feed the prompt");
+    check(session.feed(prompt, KEEL_FEED_SAMPLE), "cannot feed the prompt");
     keel_advance_result step = engine.advance(session);
     g.prefill_seconds = seconds_since(start);
     g.prefill_tokens = g.prompt_tokens - step.pending_tokens;
@@ -83,21 +83,32 @@ Generation generate(Engine& engine, Session& session, std::span<const int32_t> p
     check(step.status, "cannot compute the prompt");
 
     start = Clock::now();
-    bool hold_back = true;  // text held back for a possible stop string is still to be shown at the end
-    while (g.generated_tokens < max_tokens) {
-        const Result<int32_t> token = session.sample();
-        check(token.status, "cannot sample");
+    bool hold_back = true;                  // text held back for a possible stop string is still to be shown at the end
+    const auto show = [&](int32_t token) {  // false: the text ends with it
         ++g.generated_tokens;
-        const Result<Session::Text> text = session.text(*token);
+        const Result<Session::Text> text = session.text(token);
         check(text.status, "cannot write text");
         sink.write(sink.context, text->shown);
         if (text->stopped) {
             g.reason = text->stopped == 1 ? StopReason::kStopString : StopReason::kEndOfSequence;
             hold_back = text->stopped != 1;
+        }
+        return !text->stopped && g.generated_tokens < max_tokens;
+    };
+    for (;;) {
+        // Drafts that were right are tokens of the session already; one more was drawn behind them.
+        const uint32_t kept = static_cast<uint32_t>(session.tokens()->size()) - step.accepted_tokens;
+        uint32_t shown = 0;
+        bool more = max_tokens > 0;  // the token that ends a text is not the session's
+        while (more && shown < step.accepted_tokens) more = show((*session.tokens())[kept + shown++]);
+        if (!more) {
+            check(session.truncate(kept + (shown ? shown - 1 : 0)), "cannot forget what stands behind the end");
             break;
         }
-        if (g.generated_tokens == max_tokens) break;
-        const keel_status fed = session.feed(*token);
+        const Result<int32_t> token = session.sample();
+        check(token.status, "cannot sample");
+        if (!show(*token)) break;
+        const keel_status fed = session.feed(*token, KEEL_FEED_SAMPLE);
         if (fed == KEEL_E_CONTEXT_FULL) {
             g.reason = StopReason::kContextFull;
             break;
@@ -134,27 +145,30 @@ std::string allocation_text(const AllocationCount& count) {
 Json generation_json(const Generation& g, const AllocationCount& allocations, const keel_stats& stats) {
     Json heap = nullptr;
     if (allocations.heap_counted) heap = allocations.heap;
-    return {
-        {"prompt_tokens", g.prompt_tokens},
-        {"generated_tokens", g.generated_tokens},
-        {"stop", stop_reason_text(g.reason)},
-        {"prefill",
-         {{"tokens", g.prefill_tokens}, {"seconds", g.prefill_seconds}, {"tokens_per_second", g.prefill_rate()}}},
-        {"decode", {{"steps", g.decode_steps}, {"seconds", g.decode_seconds}, {"tokens_per_second", g.decode_rate()}}},
-        {"regions", regions_json(stats)},
-        {"heap_allocations_after_init", heap},
-        {"arena_allocations_after_init", allocations.arena},
-        {"kernel_set", stats.kernel_set},
-        {"threads", stats.threads}};
+    return {{"prompt_tokens", g.prompt_tokens},
+            {"generated_tokens", g.generated_tokens},
+            {"stop", stop_reason_text(g.reason)},
+            {"prefill",
+             {{"tokens", g.prefill_tokens}, {"seconds", g.prefill_seconds}, {"tokens_per_second", g.prefill_rate()}}},
+            {"decode",
+             {{"tokens", g.decode_tokens()},
+              {"steps", g.decode_steps},
+              {"seconds", g.decode_seconds},
+              {"tokens_per_second", g.decode_rate()}}},
+            {"regions", regions_json(stats)},
+            {"heap_allocations_after_init", heap},
+            {"arena_allocations_after_init", allocations.arena},
+            {"kernel_set", stats.kernel_set},
+            {"threads", stats.threads}};
 }
 
 std::string generation_text(const Generation& g, const AllocationCount& allocations, const keel_stats& stats) {
     std::string text;
     text += strf("prefill %6u tokens in %10s  %9.1f tok/s\n", g.prefill_tokens,
                  human_us(g.prefill_seconds * 1e6).c_str(), g.prefill_rate());
-    text += strf("decode  %6u tokens in %10s  %9.1f tok/s  (%s kernels, %u threads; stopped: %s)\n\n", g.decode_steps,
-                 human_us(g.decode_seconds * 1e6).c_str(), g.decode_rate(), stats.kernel_set, stats.threads,
-                 stop_reason_text(g.reason));
+    text += strf("decode  %6u tokens in %10s  %9.1f tok/s  (%u steps, %s kernels, %u threads; stopped: %s)\n\n",
+                 g.decode_tokens(), human_us(g.decode_seconds * 1e6).c_str(), g.decode_rate(), g.decode_steps,
+                 stats.kernel_set, stats.threads, stop_reason_text(g.reason));
     return text + regions_text(stats) + "\n" + allocation_text(allocations) + "\n";
 }
 

@@ -48,12 +48,13 @@ const char* stop_reason_text(StopReason reason);
 
 struct Generation {
     uint32_t prompt_tokens = 0, generated_tokens = 0;
-    uint32_t prefill_tokens = 0, decode_steps = 0;  // columns computed; forward steps of one token
+    uint32_t prefill_tokens = 0, decode_steps = 0;  // columns computed; forward steps behind the prompt
     double prefill_seconds = 0, decode_seconds = 0;
     StopReason reason = StopReason::kMaxTokens;
 
     double prefill_rate() const { return prefill_seconds > 0 ? prefill_tokens / prefill_seconds : 0; }
-    double decode_rate() const { return decode_seconds > 0 ? decode_steps / decode_seconds : 0; }
+    uint32_t decode_tokens() const { return generated_tokens ? generated_tokens - 1 : 0; }
+    double decode_rate() const { return decode_seconds > 0 ? decode_tokens() / decode_seconds : 0; }
 };
 // Feeds `prompt` to the session and generates until a stop, `max_tokens` or the end of the context. Ctrl-C stops it
 // through keel_cancel. Throws ToolError when the library fails.

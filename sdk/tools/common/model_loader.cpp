@@ -57,6 +57,7 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     grammar_ = make<keel_grammar_options>();
     grammar_.json_schema = !options.json_schema.empty();
     add(KEEL_PART_GRAMMAR, nullptr, grammar_.json_schema ? options.json_schema : options.grammar, nullptr, &grammar_);
+    add(KEEL_PART_DRAFT_POOL, nullptr, options.draft_pool, nullptr);
     add(KEEL_PART_KV_PROFILE, options.kv_profile_reader, options.kv_profile, nullptr);
     if (!options.wproj.empty() && !options.wproj_file)
         options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
@@ -102,6 +103,8 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.kv_sink_tokens = options.sinks;
     config.kv_recent_tokens = options.recent;
     config.max_text_bytes = options.max_text_bytes;
+    config.draft_tokens = options.draft_tokens;
+    config.drafters = options.draft_tokens ? KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL : 0;
     if (!options.pre_tokenizer.empty()) config.pre_tokenizer = options.pre_tokenizer.c_str();
     config.backend = options.cuda ? options.cuda->backend : nullptr;
     parts.add_to(config, options);

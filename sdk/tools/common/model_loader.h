@@ -47,6 +47,8 @@ struct EngineOptions {
     std::string chat_template;         // file name, or a family's
     std::string grammar, json_schema;  // file names; at most one
     std::string pre_tokenizer;         // in place of the file's; empty: the file's
+    uint32_t draft_tokens = 0;         // most drafts of a step, of Keel's own drafters; 0: none
+    std::string draft_pool;            // what their pool begins with: file name
     uint32_t max_text_bytes = 0;       // see make_room_for
     // Files in memory, instead of those above.
     const keel_reader* kv_profile_reader = nullptr;
