@@ -1,0 +1,31 @@
+// keel geometry: the geometry laboratory over published clouds and traces of models.
+#include "sdk/tools/cli/geometry_verbs.h"
+
+namespace keel::tools {
+
+TapeFiles read_tapes(const std::vector<std::string>& paths) {
+    TapeFiles out;
+    for (const std::string& path : paths) {
+        const std::string text = read_text(path);
+        out.files.emplace_back(text.begin(), text.end());
+    }
+    for (size_t i = 0; i < paths.size(); ++i) {
+        geodesic::TraceTape tape;
+        if (const char* why = geodesic::read_trace(out.files[i], &tape))
+            throw ToolError(kExitFile, paths[i] + " is not a trace tape: " + why);
+        out.tapes.push_back(tape);
+    }
+    return out;
+}
+
+void add_geometry_verb(CLI::App& app, Console& console) {
+    CLI::App* geometry = app.add_subcommand("geometry", "records of states: the published claims, measured");
+    geometry->require_subcommand(1);
+    add_geometry_protocol_verb(*geometry, console);
+    add_geometry_build_verb(*geometry, console);
+    add_geometry_measure_verb(*geometry, console);
+    add_geometry_interpolate_verb(*geometry, console);
+    add_geometry_ready_verb(*geometry, console);
+}
+
+}  // namespace keel::tools
