@@ -194,7 +194,7 @@ struct AsyncBackend {
         limits->progressed = true;
         return all ? KEEL_OK : KEEL_AGAIN;
     }
-    static keel_status poll(keel::Device* device, bool* done) {
+    static keel_status poll(keel::Device* device, bool /*wait*/, bool* done) {
         AsyncDevice* d = async(device);
         if (fails(&get().polls_left)) return KEEL_E_PLATFORM;
         if (!d->step) return refuse();

@@ -157,7 +157,7 @@ namespace Keel
         public uint computed_tokens;
         public uint pending_tokens;
         public uint logits_rows;
-        public uint reserved;
+        public uint accepted_tokens;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -301,7 +301,7 @@ namespace Keel
         public keel_backend* backend;
         public byte* pre_tokenizer;
         public uint max_chat_bytes;
-        public uint reserved;
+        public uint draft_tokens;
         public void* backend_options;
     }
 
@@ -387,6 +387,8 @@ namespace Keel
         public fixed byte kernel_set[16];
         public keel_status engine_status;
         public uint reserved;
+        public ulong drafts_computed;
+        public ulong drafts_accepted;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -472,6 +474,8 @@ namespace Keel
         public uint context_tokens;
         public uint variant;
         public uint reserved;
+        public ulong drafts_computed;
+        public ulong drafts_accepted;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -560,6 +564,9 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_feed(keel_session session, int* tokens, uint count, uint flags);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_propose(keel_session session, int* tokens, uint count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_advance(keel_engine engine, keel_session* sessions, uint count, ulong budget_us, keel_advance_result* results);

@@ -245,7 +245,7 @@ keel_advance_result._fields_ = [
     ("computed_tokens", ctypes.c_uint32),
     ("pending_tokens", ctypes.c_uint32),
     ("logits_rows", ctypes.c_uint32),
-    ("reserved", ctypes.c_uint32),
+    ("accepted_tokens", ctypes.c_uint32),
 ]
 
 keel_text._fields_ = [
@@ -366,7 +366,7 @@ keel_config._fields_ = [
     ("backend", ctypes.POINTER(keel_backend)),
     ("pre_tokenizer", ctypes.POINTER(ctypes.c_char)),
     ("max_chat_bytes", ctypes.c_uint32),
-    ("reserved", ctypes.c_uint32),
+    ("draft_tokens", ctypes.c_uint32),
     ("backend_options", ctypes.c_void_p),
 ]
 
@@ -440,6 +440,8 @@ keel_stats._fields_ = [
     ("kernel_set", ctypes.c_char * 16),
     ("engine_status", ctypes.c_int),
     ("reserved", ctypes.c_uint32),
+    ("drafts_computed", ctypes.c_uint64),
+    ("drafts_accepted", ctypes.c_uint64),
 ]
 
 keel_op_info._fields_ = [
@@ -515,6 +517,8 @@ keel_session_info._fields_ = [
     ("context_tokens", ctypes.c_uint32),
     ("variant", ctypes.c_uint32),
     ("reserved", ctypes.c_uint32),
+    ("drafts_computed", ctypes.c_uint64),
+    ("drafts_accepted", ctypes.c_uint64),
 ]
 
 keel_chat_message._fields_ = [
@@ -559,6 +563,8 @@ def load(path):
     library.keel_tokenize.argtypes = [keel_engine, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint32, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
     library.keel_session_feed.restype = ctypes.c_int
     library.keel_session_feed.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.c_uint32]
+    library.keel_session_propose.restype = ctypes.c_int
+    library.keel_session_propose.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32]
     library.keel_advance.restype = ctypes.c_int
     library.keel_advance.argtypes = [keel_engine, ctypes.POINTER(keel_session), ctypes.c_uint32, ctypes.c_uint64, ctypes.POINTER(keel_advance_result)]
     library.keel_session_set_sampling.restype = ctypes.c_int

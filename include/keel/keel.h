@@ -41,7 +41,7 @@
  *
  * Determinism (sdk/NUMERICS.md)
  *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
- *   truncate-and-redo, fork, save and restore, and whatever other sessions share the batch.
+ *   truncate-and-redo, fork, save and restore, whatever other sessions share the batch and whatever drafts there are.
  */
 #ifndef KEEL_KEEL_H
 #define KEEL_KEEL_H
@@ -201,13 +201,35 @@ enum {
  * KEEL_E_STATE (tokens fed with other flags are still pending). All or nothing. */
 KEEL_API keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint32_t count, uint32_t flags);
 
+/* Guesses how the session goes on, to make it faster: tokens that might be drawn behind those that are pending, which
+ * were fed with KEEL_FEED_SAMPLE alone. What is drawn is the same with and without, whatever is guessed; only rows of
+ * logits behind a wrong guess, and the time they took, are lost.
+ *
+ *     feed(prompt, SAMPLE) ──> propose(a b c) ──> advance                     all in one step: prompt a b c
+ *                                                    │ draws a, then b, then x: a and b were right, c is forgotten
+ *         ┌──────────────────────────────────────────┘
+ *         │   accepted_tokens 2      a and b are tokens of the session now, as if they had been sampled and fed
+ *         │   keel_session_sample    x, not fed yet
+ *         └──> feed(x, SAMPLE) ──> propose(...) ──> advance ...
+ *
+ * The step that computes the last pending token takes drafts along, from the first on: as many as keep the sessions of
+ * one step within config.draft_tokens and chunk_tokens, find free KV pages, and in a call with a budget are predicted
+ * to be computed and drawn within it (none where the step alone is not). A drawn end id is not accepted: it is what
+ * keel_session_sample says. Who stops before the last accepted token truncates.
+ * Replaces what was proposed before, count 0 by nothing. Used or not, forgotten when the pending tokens are computed,
+ * and by feed, truncate, shift and restore; forks and saved sessions have none; cancelling keeps it.
+ * KEEL_E_ARGUMENT: an id outside the vocabulary. KEEL_E_STATE: config.draft_tokens is 0, or nothing is pending that was
+ * fed so. KEEL_E_BUSY (step unfinished). More than config.draft_tokens, or than the context has room for, are cut. */
+KEEL_API keel_status keel_session_propose(keel_session session, const int32_t* tokens, uint32_t count);
+
 typedef struct keel_advance_result {
     uint32_t struct_size;
     keel_status status; /* KEEL_OK: nothing pending (or, with ALL_LOGITS, one step done); KEEL_AGAIN; or an error */
     uint32_t computed_tokens; /* positions whose K and V are in the arena now */
     uint32_t pending_tokens;  /* fed, not yet computed */
     uint32_t logits_rows;     /* rows keel_session_logits can show */
-    uint32_t reserved;
+    /* The session's last so many tokens were proposed and then drawn, since the newest feed. */
+    uint32_t accepted_tokens;
 } keel_advance_result;
 
 /* Computes pending tokens of `count` sessions of one engine together. Every session's result is bit-identical to
@@ -567,7 +589,9 @@ struct keel_config {
     /* Longest text of a conversation, in bytes; its values while it is written have as much. Default: 8 for each token
      * of the context, at least 32,768; at most 2^28. Four times this is planned where there is a chat template. */
     uint32_t max_chat_bytes;
-    uint32_t reserved;
+    /* Most drafts (keel_session_propose) of one step, all sessions together; default 0, less than chunk_tokens. Each
+     * takes a row of logits. Pages that drafts need are the session's for the time of the step. */
+    uint32_t draft_tokens;
     const void* backend_options; /* a struct of the backend, with struct_size; NULL: its defaults. The CPU has none */
 };
 
@@ -656,12 +680,13 @@ typedef struct keel_stats {
     keel_region_stats regions[KEEL_REGION_SLOTS];
     uint64_t allocations_after_init;     /* placements asked of the regions, and refused, since init: 0 but for a bug */
     uint64_t steps, tokens;              /* forward steps completed, tokens computed in them */
-    uint64_t prefill_tokens, prefill_us; /* steps with more than one token of a session */
-    uint64_t decode_tokens, decode_us;   /* steps with one token per session */
+    uint64_t prefill_tokens, prefill_us; /* steps with more than one token of a session; drafts count when accepted */
+    uint64_t decode_tokens, decode_us;   /* steps with one token per session; the same */
     uint32_t kv_pages_free, threads;
     char kernel_set[16];       /* "scalar", "avx2", ... */
     keel_status engine_status; /* KEEL_OK or KEEL_E_POISONED */
     uint32_t reserved;
+    uint64_t drafts_computed, drafts_accepted; /* of all sessions: see keel_session_info */
 } keel_stats;
 
 KEEL_API keel_status keel_engine_stats(keel_engine engine, keel_stats* out);
@@ -793,6 +818,8 @@ typedef struct keel_session_info {
     uint32_t context_tokens;
     uint32_t variant; /* a keel_variant (Experimental); 0: dense */
     uint32_t reserved;
+    /* Of what was proposed since the session was opened: tokens that were computed, and those that were drawn. */
+    uint64_t drafts_computed, drafts_accepted;
 } keel_session_info;
 KEEL_API keel_status keel_session_get(keel_session session, keel_session_info* out);
 

@@ -15,7 +15,8 @@
  * a restored session, or when another thread is drawing; the token is the same.
  *
  * Memory: regions DEVICE_WEIGHTS, DEVICE_KV and DEVICE_SCRATCH of keel_memory hold device addresses of the context
- * named below, PINNED host memory that is page-locked in it. One allocation may serve several, cut by the caller.
+ * named below, PINNED host memory that is page-locked in it and has an address there (cuMemHostAlloc, or
+ * cuMemHostRegister with CU_MEMHOSTREGISTER_DEVICEMAP). One allocation may serve several, cut by the caller.
  * Quantized matrices that are multiplied are uploaded in the order of the device's matrix units, whatever
  * keel_config.weights says; keel_plan_ops calls that KEEL_WEIGHTS_REPACK. Same bits, and the same bytes but for rows up
  * to the next multiple of 16.
@@ -44,9 +45,13 @@ typedef struct keel_cuda_device {
     uint32_t layers;
     void* wait_event; /* CUevent that the first work of each step waits for; NULL: none */
     void* done_event; /* CUevent recorded behind the last work of each step; NULL: none */
+    /* How keel_advance waits with budget 0, the only one that waits. 0: the driver asks the device without a pause and
+     * notices the end at once. 1: the thread sleeps until the driver wakes it, some tens of microseconds later. */
+    uint32_t sleep_in_wait;
+    uint32_t unused;
 } keel_cuda_device;
 #define KEEL_CUDA_DEVICE_INIT \
-    { sizeof(keel_cuda_device), 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(keel_cuda_device), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* The backend. Errors of engines with it, beside keel.h's: KEEL_E_DEVICE (no driver, no such device, a call that the
  * driver refused: *error says which), KEEL_E_UNSUPPORTED (a device of compute capability below 8.0, a context that

@@ -706,7 +706,8 @@ KEEL_GPU void attend(const AttentionArgs& args) {
     const KvPlaces& places = args.places;
     const uint32_t group = s.heads / s.kv_heads, head_tiles = divide_up(group, args.tile_heads);
     const uint32_t head_tile = block_x() % head_tiles, n = s.head_dim, thread = thread_x();
-    const uint32_t splits = args.partial ? args.splits : 1, query_block = block_y() / splits;
+    const uint32_t splits = args.partial ? args.splits : 1, block = args.block_begin + block_y(),
+                   query_block = block / splits;
     const uint32_t left = group - head_tile * args.tile_heads;
     const AttentionRoom room = attention_room(COLUMNS, n, is_trellis(places.k.format) || is_trellis(places.v.format));
     Block<COLUMNS> b = {args,
@@ -734,7 +735,7 @@ KEEL_GPU void attend(const AttentionArgs& args) {
         }
         return all;
     };
-    const uint32_t split = block_y() % splits * kSplitPositions;
+    const uint32_t split = block % splits * kSplitPositions;
     const Range positions = args.partial ? Range{split, split + kSplitPositions} : Range{0, UINT32_MAX};
     Range reach = {UINT32_MAX, 0};
     for (uint32_t view = 0; view < kViews; ++view) {

@@ -58,30 +58,6 @@ struct KvMeans {
 
 constexpr uint32_t kWarp = 32;
 
-// rmsnorm of each head of q and of k; null weights: not of those.
-struct QkNormArgs {
-    Rows qkv;
-    Heads shape;
-    const float *q_norm, *k_norm;
-    float eps;
-    uint32_t tokens;
-};
-constexpr LaunchShape launch_shape(const QkNormArgs& a) {
-    return {a.shape.heads + a.shape.kv_heads, a.tokens, kWarp, 16 * 4};
-}
-
-// Rotates q and k, after what is removed of k before.
-struct RopeArgs {
-    Rows qkv;
-    Heads shape;
-    Rows cos_sin;  // of the layer's rope set
-    KvMeans means;
-    uint32_t tokens;
-};
-constexpr LaunchShape launch_shape(const RopeArgs& a) {
-    return {a.shape.heads + a.shape.kv_heads, a.tokens, kWarp, 0};
-}
-
 // What kv_append and attention have in common: the rows of a step's tokens, and where K and V lie.
 struct KvStepArgs {
     Rows qkv, state, mean;  // mean: [heads][2 * pairs] of a token
@@ -92,9 +68,13 @@ struct KvStepArgs {
     uint32_t tokens;
 };
 
-// Makes q ready for the formats, and codes k and v into their slots. A block is a warp, and has one head of one token:
-// of q, then of k, then of v.
+// Norms of the heads of q and k, their rotation, less what is removed of k; then makes q ready for the formats, and
+// codes k and v into their slots. Only q is written back. A block is a warp, and has one head of one token: of q, then
+// of k, then of v.
 struct KvAppendArgs : KvStepArgs {
+    const float *q_norm, *k_norm;  // [head_dim], or null
+    float eps;
+    Rows cos_sin;            // of the layer's rope set
     float attention_factor;  // of the rotation
 };
 constexpr uint32_t kTrellisGroups = 64;  // most groups of states with common predecessors
@@ -107,17 +87,19 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 }
 
 // Attention (NUMERICS section 5). A block has the query heads of one KV head in a query block of the step, at most
-// `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them.
+// `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them. What
+// blocks have is counted: query blocks, of them splits; block_begin <= b < block_end are computed, for every KV head.
 // attend_8, attend_32: by columns.
 struct AttentionArgs : KvStepArgs {
     Rows out;
-    float scale, softcap;               // softcap 0: none
-    uint32_t window;                    // visible positions, 0 = all
-    uint32_t query_blocks, tile_heads;  // query heads of a block of threads
+    float scale, softcap;                        // softcap 0: none
+    uint32_t window;                             // visible positions, 0 = all
+    uint32_t columns, query_blocks, tile_heads;  // tile_heads: query heads of a block of threads
     // What each query head has of a split: [token][head][partial_slots][head_dim + kPartialState]. Null: a block goes
     // through all splits, and writes `out` and `state`.
     float* partial;
     uint32_t partial_slots, splits;  // of the longest session
+    uint32_t block_begin, block_end;
 };
 constexpr uint32_t kAttentionThreads = 128;
 constexpr uint32_t kPartialState = 4;          // behind an output: m, l, and what keeps rows at 16 bytes
@@ -173,12 +155,14 @@ constexpr uint32_t attention_heads(uint32_t group, uint32_t block_tokens) {
     const uint32_t most = attention_columns(group, block_tokens) / block_tokens;
     return group < most ? group : most;
 }
-constexpr LaunchShape attention_shape(const AttentionArgs& a, uint32_t columns) {
+constexpr uint32_t attention_blocks(const AttentionArgs& a) {
+    return a.query_blocks * (a.partial ? a.splits : 1);
+}
+constexpr LaunchShape attention_shape(const AttentionArgs& a) {
     const uint32_t group = a.shape.heads / a.shape.kv_heads;
-    return {a.shape.kv_heads * divide_up(group, a.tile_heads), a.query_blocks * (a.partial ? a.splits : 1),
-            kAttentionThreads,
-            attention_room(columns, a.shape.head_dim, is_trellis(a.places.k.format) || is_trellis(a.places.v.format))
-                .bytes};
+    const bool trellis = is_trellis(a.places.k.format) || is_trellis(a.places.v.format);
+    return {a.shape.kv_heads * divide_up(group, a.tile_heads), a.block_end - a.block_begin, kAttentionThreads,
+            attention_room(a.columns, a.shape.head_dim, trellis).bytes};
 }
 
 // Merges what the splits left, where there are partials; then o *= 1 / l, rotated back, plus the mean of v.

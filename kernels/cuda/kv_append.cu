@@ -21,42 +21,37 @@ KEEL_GPU bool is_listed(const KvMeans& means, uint32_t pair) {
     return listed;
 }
 
-}  // namespace
-
-KEEL_GPU_KERNEL(qk_norm) {
-    const Heads& s = args.shape;
-    const uint32_t head = block_x(), n = s.head_dim, lane = thread_x();
-    const float* w = head < s.heads ? args.q_norm : args.k_norm;
-    if (!w) return;
-    float* x = args.qkv.row + block_y() * args.qkv.stride + head * n;
+// x = rmsnorm(x) * w, n elements in shared memory.
+KEEL_GPU void normalize_warp(float* x, uint32_t n, const float* w, float eps) {
+    const uint32_t lane = thread_x();
     float chain = 0;
     for (uint32_t i = lane % 16; i < n; i += 16) chain = fma_f32(x[i], x[i], chain);
-    const float r = 1.0f / __builtin_sqrtf(add_f32(tree16(chain) / static_cast<float>(n), args.eps));
+    const float r = 1.0f / __builtin_sqrtf(add_f32(tree16(chain) / static_cast<float>(n), eps));
     sync_warp();
     for (uint32_t i = lane; i < n; i += 32) x[i] = mul_f32(mul_f32(x[i], r), w[i]);
+    sync_warp();
 }
 
-KEEL_GPU_KERNEL(rope) {
-    const Heads& s = args.shape;
-    const uint32_t head = block_x(), n = s.head_dim;
-    float* x = args.qkv.row + block_y() * args.qkv.stride + head * n;
-    const float* cos_sin = args.cos_sin.row + block_y() * args.cos_sin.stride;
-    const bool key = head >= s.heads;
-    const float* mean = key && args.means.key_mean ? args.means.key_mean + uint64_t{head - s.heads} * n : nullptr;
+// Rotates a head in shared memory, less its mean: of listed pairs before the rotation, of the others behind it. Null
+// mean: not of this head.
+KEEL_GPU void rope_warp(float* x, const Heads& s, const float* cos_sin, const KvMeans& means, const float* mean) {
     for (uint32_t i = thread_x(); i < s.rope_pairs; i += 32) {
         const PairElements at = pair_elements(i, s.rope_pairs, s.neox);
         const float c = cos_sin[2 * i], t = cos_sin[2 * i + 1];
         float x0 = x[at.first], x1 = x[at.second];
-        const bool listed = mean && is_listed(args.means, i);
+        const bool listed = mean && is_listed(means, i);
         if (listed) x0 = add_f32(x0, -mean[at.first]), x1 = add_f32(x1, -mean[at.second]);
         float y0 = add_f32(mul_f32(x0, c), -mul_f32(x1, t)), y1 = add_f32(mul_f32(x0, t), mul_f32(x1, c));
         if (mean && !listed) y0 = add_f32(y0, -mean[at.first]), y1 = add_f32(y1, -mean[at.second]);
         x[at.first] = y0;
         x[at.second] = y1;
     }
-    if (!mean) return;
-    for (uint32_t i = 2 * s.rope_pairs + thread_x(); i < n; i += 32) x[i] = add_f32(x[i], -mean[i]);
+    if (mean)
+        for (uint32_t i = 2 * s.rope_pairs + thread_x(); i < s.head_dim; i += 32) x[i] = add_f32(x[i], -mean[i]);
+    sync_warp();
 }
+
+}  // namespace
 
 KEEL_GPU_KERNEL(kv_append) {
     const Heads& s = args.shape;
@@ -67,8 +62,15 @@ KEEL_GPU_KERNEL(kv_append) {
     float* x = reinterpret_cast<float*>(shared_memory());
     for (uint32_t i = lane; i < n; i += 32) x[i] = row[i];
     sync_warp();
+    const bool query = head < s.heads, value = head >= s.heads + s.kv_heads;
+    if (!value) {
+        const float* norm = query ? args.q_norm : args.k_norm;
+        if (norm) normalize_warp(x, n, norm, args.eps);
+        const float* mean = query || !means.key_mean ? nullptr : means.key_mean + uint64_t{head - s.heads} * n;
+        rope_warp(x, s, args.cos_sin.row + token * args.cos_sin.stride, means, mean);
+    }
 
-    if (head < s.heads) {
+    if (query) {
         const uint32_t kv_head = head / (s.heads / s.kv_heads);
         if (means.pairs) {
             const float* mean = means.key_mean + uint64_t{kv_head} * n;
@@ -82,13 +84,11 @@ KEEL_GPU_KERNEL(kv_append) {
         if (means.gain)
             for (uint32_t i = lane; i < n; i += 32) x[i] = mul_f32(x[i], means.gain[uint64_t{kv_head} * n + i]);
         if (rotated) rotate_warp(x, n);
-        if (means.gain || rotated)
-            for (uint32_t i = lane; i < n; i += 32) row[i] = x[i];
+        for (uint32_t i = lane; i < n; i += 32) row[i] = x[i];
         if (lane == 0) args.state.row[token * args.state.stride + head] = -kInf32;
         return;
     }
 
-    const bool value = head >= s.heads + s.kv_heads;
     const uint32_t kv_head = value ? head - s.heads - s.kv_heads : head - s.heads;
     const float* by = value ? means.value_mean : means.inverse_gain;
     if (by)

@@ -20,7 +20,8 @@ using Event = void*;
 using Module = void*;
 using Function = void*;
 
-constexpr uint32_t kStreamNonBlocking = 1, kEventDisableTiming = 2, kHostAllocPortable = 1;
+constexpr uint32_t kStreamNonBlocking = 1, kEventBlockingSync = 1, kEventDisableTiming = 2, kHostAllocPortable = 1,
+                   kHostAllocDeviceMap = 2;
 constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitSharedBytes = 7;
 
 // name of the member, symbol in the library, parameters
@@ -42,10 +43,12 @@ constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitShared
     X(event_destroy, "cuEventDestroy_v2", (Event event))                                                           \
     X(event_record, "cuEventRecord", (Event event, Stream stream))                                                 \
     X(event_query, "cuEventQuery", (Event event))                                                                  \
+    X(event_synchronize, "cuEventSynchronize", (Event event))                                                      \
     X(memory_allocate, "cuMemAlloc_v2", (DevicePointer * pointer, size_t bytes))                                   \
     X(memory_free, "cuMemFree_v2", (DevicePointer pointer))                                                        \
     X(host_allocate, "cuMemHostAlloc", (void** pointer, size_t bytes, uint32_t flags))                             \
     X(host_free, "cuMemFreeHost", (void* pointer))                                                                 \
+    X(host_device_pointer, "cuMemHostGetDevicePointer_v2", (DevicePointer * device, void* host, uint32_t flags))   \
     X(copy_to_device, "cuMemcpyHtoDAsync_v2", (DevicePointer to, const void* from, size_t bytes, Stream stream))   \
     X(copy_to_host, "cuMemcpyDtoHAsync_v2", (void* to, DevicePointer from, size_t bytes, Stream stream))           \
     X(copy_on_device, "cuMemcpyDtoDAsync_v2", (DevicePointer to, DevicePointer from, size_t bytes, Stream stream)) \

@@ -74,6 +74,8 @@ struct Backend {
     uint64_t (*cost)(const PlanConfig& config, Op* op);
     // How many of the `left` ops from `ops` on run as one dispatch in steps of this shape; at least 1.
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
+    // Predicted microseconds of a dispatch of one token that none of its ops has: of launches. Null: none.
+    double (*dispatch_us)(const Op* ops, uint32_t count);
 
     // ---- an engine's device ----
     // Places a Device in the persistent region, and what it needs before weights come; null in count mode.
@@ -102,10 +104,11 @@ struct Backend {
     // The step that enqueue will be called for, from {0, 0} on. Nothing is in flight.
     keel_status (*begin)(Device* device, const Step* step);
     // Enqueues work from `cursor` on and moves it. KEEL_OK: the whole step is enqueued. KEEL_AGAIN: the deadline would
-    // be passed. KEEL_E_CANCELLED: limits->cancelled says so.
+    // be passed, by this work or by what is in flight. KEEL_E_CANCELLED: limits->cancelled says so.
     keel_status (*enqueue)(Device* device, Cursor* cursor, StepLimits* limits);
-    // *done: all that was enqueued has been computed. Never waits.
-    keel_status (*poll)(Device* device, bool* done);
+    // *done: all that was enqueued has been computed. Waits for that only where the caller allows it with `wait`, and
+    // need not then.
+    keel_status (*poll)(Device* device, bool wait, bool* done);
     // Returns when nothing is in flight; what has not begun may be dropped. The step is over.
     keel_status (*drain)(Device* device);
     // Null: the host draws. Else the backend keeps rows of logits and hidden states, by their rows of Program::logits,

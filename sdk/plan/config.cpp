@@ -147,6 +147,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->context_tokens = or_default(c.context_tokens, default_context);
     out->chunk_tokens = or_default(c.chunk_tokens, 256);
     out->logits_rows = or_default(c.logits_rows, 1);
+    out->draft_tokens = c.draft_tokens;
     out->tile_us = or_default(c.tile_us, 250);
     out->max_text_bytes = or_default(c.max_text_bytes, 16384);
     out->threads = c.threads;
@@ -159,6 +160,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.context_tokens", out->context_tokens, 1, 1u << 24, error));
     KEEL_TRY(check_range("config.chunk_tokens", out->chunk_tokens, 1, kMaxChunk, error));
     KEEL_TRY(check_range("config.logits_rows", out->logits_rows, 1, kMaxChunk, error));
+    KEEL_TRY(check_range("config.draft_tokens", out->draft_tokens, 0, out->chunk_tokens - 1, error));
     KEEL_TRY(check_range("config.threads", out->threads, 1, platform::kMaxThreads, error));
     KEEL_TRY(check_range("config.tile_us", out->tile_us, 1, 1000000, error));
     KEEL_TRY(check_range("config.max_text_bytes", out->max_text_bytes, 64, 1u << 24, error));

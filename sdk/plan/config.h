@@ -18,6 +18,7 @@ constexpr uint32_t kNoHostLayer = UINT32_MAX;
 
 struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
+    uint32_t draft_tokens;  // of a step
     KvChoice kv;
     uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
@@ -39,6 +40,10 @@ struct PlanConfig {
     keel_cpu cpu;
     const kernels::KernelSet* kernels;
     bool pin_threads;
+
+    // Rows of logits: logits_rows of each session, and behind them those of a step's drafts.
+    uint32_t draft_rows_first() const { return max_sessions * logits_rows; }
+    uint32_t all_logits_rows() const { return draft_rows_first() + draft_tokens; }
 };
 
 // The backend that computes a layer; the embedding is as layer 0, the head as one behind the last.

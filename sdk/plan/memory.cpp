@@ -86,7 +86,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                 &program.transform, error));
     const auto f16_window = [&](uint32_t first_layer, uint32_t layers) {
         return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
-                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
+                                   config.kv_recent_tokens, config.kv_rollback_tokens + config.draft_tokens,
+                                   config.chunk_tokens);
     };
     program.f16_window = f16_window(0, spec.layers);
     out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);
@@ -169,7 +170,7 @@ keel_status lay_out(const LayoutRequest& r, Arena* arenas, Layout* out, keel_err
     place_sessions(r, classes, order, persistent, out);
     const bool device_head = r.config.host_layer == kNoHostLayer;
     Arena& rows = device_head ? arenas[KEEL_REGION_PINNED] : persistent;
-    const uint64_t logits_rows = uint64_t{r.config.max_sessions} * r.config.logits_rows;
+    const uint64_t logits_rows = r.config.all_logits_rows();
     out->program.logits = rows.place<float>("logits", logits_rows * r.model.spec.vocabulary);
     out->program.hidden = rows.place<float>("hidden", logits_rows * r.model.spec.embedding);
     if (device_head) {

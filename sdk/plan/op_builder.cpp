@@ -338,6 +338,7 @@ void OpBuilder::end_stretch() {
     for (uint32_t i = 0, ops; i < count_; i += ops, ++dispatches_) {
         ops = backend().fuse(stretch_ + i, count_ - i, shape);
         lifetimes_.dispatch(stretch_ + i, ops, first_op_ + list_->count);
+        if (backend().dispatch_us) stretch_[i].fixed_us += backend().dispatch_us(stretch_ + i, ops);
         for (uint32_t j = 0; j < ops; ++j) {
             if (observer_) observer_->op(observer_->context, stretch_[i + j], first_op_ + list_->count, dispatches_);
             // A file that changed since the ops were counted may ask for more of them.

@@ -42,8 +42,8 @@ struct Program {
 
     // Where things lie. Only the backend knows what is at the base of KV and of device regions; others are host memory.
     uint8_t* region[KEEL_REGION_COUNT];
-    float* logits;                      // [max_sessions * logits_rows][vocabulary]
-    float* hidden;                      // [max_sessions * logits_rows][embedding]
+    float* logits;                      // [all_logits_rows][vocabulary]: logits_rows of each session, then drafts'
+    float* hidden;                      // [all_logits_rows][embedding]
     uint64_t kept_logits, kept_hidden;  // in DEVICE_SCRATCH, the same rows: where the head is not the host's
     uint8_t* handover;  // rows of the residual on their way to the host layers, in PINNED; null: there are none
 

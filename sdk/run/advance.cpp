@@ -25,14 +25,87 @@ uint32_t taken_tokens(const Engine& e, const Session& s, uint32_t room, uint32_t
     return end > s.computed + least ? end - s.computed : least;
 }
 
-// Puts the next `count` tokens of `s` and its pages into the step, and notes whose logits to keep.
-void add_session(Engine* e, Session* s, uint32_t count) {
+// What a step takes by its plan, in microseconds of one thread, without attention.
+double planned_us(const Engine& e, uint32_t tokens, uint32_t logits_rows) {
+    const OpList& list = e.plan.variant[e.step.variant];
+    double us = 0;
+    for (uint32_t i = 0; i < list.count; ++i) {
+        const Op& op = list.ops[i];
+        const bool logits = op.to_logits || op.kind == OpKind::kOutputNorm || op.kind == OpKind::kSoftcap;
+        us += predict_us(op, logits ? logits_rows : tokens);
+    }
+    return us;
+}
+
+// How many of `most` drafts a step of `tokens` tokens can take along and still be done and drawn in time; `rows`: of
+// logits. None where the step alone is not.
+uint32_t drafts_in_time(const Engine& e, uint32_t tokens, uint32_t rows, uint32_t most, const StepLimits& limits) {
+    if (!limits.deadline_ns) return most;
+    const uint64_t now_ns = platform::now_ns();
+    if (e.step_pace == 0 || now_ns >= limits.deadline_ns) return 0;
+    const double left_us = static_cast<double>(limits.deadline_ns - now_ns) / 1000;
+    const auto fits = [&](uint32_t drafts) {
+        const double draws_us = static_cast<double>(e.draw_ns) / 1000 * (rows + drafts);
+        return e.step_pace * planned_us(e, tokens + drafts, rows + drafts) + draws_us <= left_us;
+    };
+    uint32_t some = 0, too_many = most + 1;
+    while (too_many - some > 1) {
+        const uint32_t middle = (some + too_many) / 2;
+        (fits(middle) ? some : too_many) = middle;
+    }
+    return some;
+}
+
+// Learns how steps compare with their plan; slow changes only, so that one interruption counts little.
+void learn_pace(Engine* e) {
+    const double now = static_cast<double>(e->progress.us) / planned_us(*e, e->step.tokens, e->step.logits_rows);
+    const double most = 2 * e->step_pace;
+    e->step_pace = e->step_pace == 0 ? now : e->step_pace + ((now < most ? now : most) - e->step_pace) / 8;
+}
+
+// How many drafts each session takes along that computes all it has pending: at most as many as there are rows and
+// room for, given out one at a time. For drafts no other session goes without a page.
+void share_drafts(Engine* e, Session* const* sessions, uint32_t count, const uint32_t* share, uint32_t room_left,
+                  const StepLimits& limits, uint32_t* drafts) {
+    uint32_t left = e->config.draft_tokens < room_left ? e->config.draft_tokens : room_left;
+    uint32_t found[kMaxSessions] = {}, rows = 0;
+    for (uint32_t i = 0; i < count; ++i) rows += sessions[i]->all_logits ? share[i] : share[i] != 0;
+    left = drafts_in_time(*e, e->config.chunk_tokens - room_left, rows, left, limits);
+    for (uint32_t i = 0; i < count && left; ++i) {
+        Session* s = sessions[i];
+        if (!share[i] || share[i] != pending(*s) || !takes_drafts(*s)) continue;
+        const uint32_t room = e->config.context_tokens - s->token_count;
+        found[i] = find_drafts(e, s, room < left ? room : left);
+    }
+    for (bool more = true; more && left;) {
+        more = false;
+        for (uint32_t i = 0; i < count && left; ++i) {
+            if (drafts[i] == found[i]) continue;
+            ++drafts[i];
+            --left;
+            more = true;
+        }
+    }
+    for (uint32_t i = 0; i < count; ++i) {
+        Session* s = sessions[i];
+        if (!drafts[i] || kv_make_writable(&e->pool, &s->kv, s->computed, s->token_count + drafts[i]) == KEEL_OK)
+            continue;
+        const uint32_t page_left = kv_pages_for(s->token_count) * kPageTokens - s->token_count;
+        if (page_left < drafts[i]) drafts[i] = page_left;
+    }
+}
+
+// Puts the next `count` tokens of `s`, the drafts behind them and its pages into the step, and notes whose logits to
+// keep: of the drafts' rows the step uses `*draft_rows` so far.
+void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_t* draft_rows) {
     Step& step = e->step;
     const uint32_t most_tokens =
         kernels::kMaxQueryRows / (e->spec.heads / e->spec.kv_heads);  // inspect saw to at least 1
     const uint32_t block_tokens = most_tokens < kQueryBlockTokens ? most_tokens : kQueryBlockTokens;
-    const uint32_t index = e->index_of(s);
-    for (uint32_t i = 0; i < count; ++i) {
+    s->drafted = drafts;
+    s->hits = 0;
+    s->draft_row = e->config.draft_rows_first() + *draft_rows;
+    for (uint32_t i = 0; i < count + drafts; ++i) {
         const uint32_t slot = s->computed + i, position = s->position_of(slot);
         if (i % block_tokens == 0) step.query_block[step.query_blocks++] = {step.tokens, 0};
         ++step.query_block[step.query_blocks - 1].tokens;
@@ -41,22 +114,24 @@ void add_session(Engine* e, Session* s, uint32_t count) {
         step.slot[step.tokens] = slot;
         step.session[step.tokens] = step.sessions;
         if (position >= step.longest) step.longest = position + 1;
-        const bool newest = slot + 1 == s->token_count;
-        if (s->all_logits || newest) {
+        const bool draft = i >= count, newest = slot + 1 == s->token_count;
+        if (s->all_logits || newest || draft) {
             step.logits_token[step.logits_rows] = step.tokens;
-            step.logits_row[step.logits_rows++] = index * e->config.logits_rows + (s->all_logits ? i : 0);
+            step.logits_row[step.logits_rows++] =
+                draft ? e->config.draft_rows_first() + (*draft_rows)++ : e->first_row_of(s) + (s->all_logits ? i : 0);
         }
         ++step.tokens;
     }
     step.tail_first[step.sessions] = s->tree.first;
     if (s->has_tree())
         memcpy(step.tail_parent + uint64_t{step.sessions} * kMaxTreeNodes, s->tree.parent, sizeof s->tree.parent);
-    const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count);
+    const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count + drafts);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
-    step.session_index[step.sessions] = index;
+    step.session_index[step.sessions] = e->index_of(s);
     step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);
     step.page_first[++step.sessions] = first + pages;
-    step.decode = step.decode && count == 1;
+    step.decode = step.decode && count + drafts == 1;
+    e->progress.decode = e->progress.decode && count == 1;
     s->in_step = true;
     s->logits_rows = 0;
 }
@@ -76,7 +151,7 @@ keel_variant next_variant(keel_variant last, Session* const* sessions, uint32_t 
 keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits, bool* done,
                       keel_status* status) {
     Step& step = e->step;
-    uint32_t share[kMaxSessions] = {}, room_left = e->config.chunk_tokens;
+    uint32_t share[kMaxSessions] = {}, drafts[kMaxSessions] = {}, room_left = e->config.chunk_tokens;
     step.tokens = step.query_blocks = step.logits_rows = step.sessions = step.longest = 0;
     step.page_first[0] = 0;
     step.decode = true;
@@ -108,9 +183,12 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
         room_left -= more - share[i];
         share[i] = more;
     }
-    for (uint32_t i = 0; i < count; ++i)
-        if (share[i]) add_session(e, sessions[i], share[i]);
+    if (e->config.draft_tokens) share_drafts(e, sessions, count, share, room_left, *limits, drafts);
     e->progress = {};
+    e->progress.decode = true;
+    uint32_t draft_rows = 0;
+    for (uint32_t i = 0; i < count; ++i)
+        if (share[i]) add_session(e, sessions[i], share[i], drafts[i], &draft_rows);
     e->progress.active = step.sessions != 0;
     return KEEL_OK;
 }
@@ -142,7 +220,7 @@ bool cancelled(const void* engine) {
 keel_status wait_for_step(Engine* e, const StepLimits& limits) {
     for (;;) {
         bool done = false;
-        const keel_status status = e->backend->poll(e->device, &done);
+        const keel_status status = e->backend->poll(e->device, !limits.deadline_ns, &done);
         if (status != KEEL_OK) return KEEL_E_POISONED;
         if (done) return KEEL_OK;
         if (cancelled(e)) return KEEL_E_CANCELLED;
@@ -165,16 +243,18 @@ keel_status run_step(Engine* e, StepLimits* limits) {
 }
 
 // The step is complete: its tokens count as computed, its logits may be read.
-keel_status finish_step(Engine* e) {
+keel_status finish_step(Engine* e, const StepLimits& limits) {
     Step& step = e->step;
-    uint32_t token = 0;
+    uint32_t token = 0, drafts = 0;
     for (uint32_t i = 0; i < step.sessions; ++i) {
         Session* s = e->step_session(i);
         const uint32_t first = token;
         while (token < step.tokens && step.session[token] == i) ++token;
-        const uint32_t tokens = token - first;
+        const uint32_t tokens = token - first - s->drafted;
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
         s->computed += tokens;
+        drafts += s->drafted;
+        if (s->computed == s->token_count) s->proposed = 0;
         s->logits_rows = s->all_logits ? tokens : s->computed == s->token_count ? 1 : 0;
         s->rows_on_device = e->config.host_layer == kNoHostLayer;
         s->rows_on_host = !s->rows_on_device;
@@ -183,8 +263,10 @@ keel_status finish_step(Engine* e) {
     }
     e->steps.fetch_add(1, std::memory_order_relaxed);
     e->tokens.fetch_add(step.tokens, std::memory_order_relaxed);
-    (step.decode ? e->decode_tokens : e->prefill_tokens).fetch_add(step.tokens, std::memory_order_relaxed);
-    (step.decode ? e->decode_us : e->prefill_us).fetch_add(e->progress.us, std::memory_order_relaxed);
+    const bool decode = e->progress.decode;
+    (decode ? e->decode_tokens : e->prefill_tokens).fetch_add(step.tokens - drafts, std::memory_order_relaxed);
+    (decode ? e->decode_us : e->prefill_us).fetch_add(e->progress.us, std::memory_order_relaxed);
+    if (e->config.draft_tokens && limits.deadline_ns) learn_pace(e);
     e->progress.active = false;
     return KEEL_OK;
 }
@@ -203,24 +285,24 @@ bool all_named(const Engine& e, Session* const* sessions, uint32_t count) {
     return named == e.step.sessions;
 }
 
-// Draws what is to be drawn. False when the budget does not allow all of it; not before one is drawn in a call that has
-// done nothing yet.
-bool draw_tokens(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits) {
-    bool all = true;
+// Draws what is to be drawn. KEEL_AGAIN when the budget does not allow all of it; not before one is drawn in a call that
+// has done nothing yet. Drafts that come too late are forgotten: their rows are the next step's.
+keel_status draw_tokens(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits) {
+    keel_status status = KEEL_OK;
     for (uint32_t i = 0; i < count; ++i) {
         Session* s = sessions[i];
         if (s->draw != Session::kToDraw) continue;
-        const uint64_t begin_ns = platform::now_ns();
-        if (limits->deadline_ns && limits->progressed && begin_ns + e->draw_ns > limits->deadline_ns) {
-            all = false;
-            continue;
+        while (s->draw == Session::kToDraw) {
+            const uint64_t begin_ns = platform::now_ns();
+            if (limits->deadline_ns && limits->progressed && begin_ns + e->draw_ns > limits->deadline_ns) break;
+            draw_next(e, s);
+            limits->progressed = true;
+            e->draw_ns = platform::now_ns() - begin_ns;
         }
-        s->draw_status = draw_token(e, s, &s->drawn_token);
-        s->draw = Session::kDrawn;
-        limits->progressed = true;
-        e->draw_ns = platform::now_ns() - begin_ns;
+        KEEL_TRY(settle_drafts(e, s));
+        if (s->draw == Session::kToDraw) status = KEEL_AGAIN;
     }
-    return all;
+    return status;
 }
 
 keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
@@ -233,8 +315,10 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         return KEEL_E_BUSY;
     }
     for (;;) {
-        const bool drawn = e->progress.active || draw_tokens(e, sessions, count, &limits);
-        if (!drawn || (!e->progress.active && deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns)) {
+        const keel_status drawn = e->progress.active ? KEEL_OK : draw_tokens(e, sessions, count, &limits);
+        if (drawn == KEEL_E_POISONED) return drawn;
+        if (drawn == KEEL_AGAIN ||
+            (!e->progress.active && deadline_ns && limits.progressed && platform::now_ns() >= deadline_ns)) {
             bool left = false;
             for (uint32_t i = 0; i < count; ++i) {
                 const bool to_draw = sessions[i]->draw == Session::kToDraw;
@@ -248,7 +332,7 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         if (formed == KEEL_OK && !e->progress.active) break;
         const keel_status run = formed == KEEL_OK ? run_step(e, &limits) : formed;
         if (run == KEEL_OK) {
-            KEEL_TRY(finish_step(e));
+            KEEL_TRY(finish_step(e, limits));
             // Rows of a session that waits for room are those of an earlier call: it is not done yet.
             for (uint32_t i = 0; i < count; ++i)
                 if (sessions[i]->all_logits && in_step(*e, sessions[i])) done[i] = true;
@@ -351,7 +435,7 @@ extern "C" keel_status keel_advance(keel_engine engine, const keel_session* hand
         for (uint32_t i = 0; i < count; ++i) status[i] = overall;
     for (uint32_t i = 0; i < count; ++i) {
         const Session& s = *sessions[i];
-        const keel_advance_result r = {0, status[i], s.computed, pending(s), s.logits_rows, 0};
+        const keel_advance_result r = {0, status[i], s.computed, pending(s), s.logits_rows, s.accepted};
         KEEL_TRY(write_versioned(r, results, i));
     }
     return overall;

@@ -217,6 +217,8 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
     stats.prefill_us = e->prefill_us.load(std::memory_order_relaxed);
     stats.decode_tokens = e->decode_tokens.load(std::memory_order_relaxed);
     stats.decode_us = e->decode_us.load(std::memory_order_relaxed);
+    stats.drafts_computed = e->drafts_computed.load(std::memory_order_relaxed);
+    stats.drafts_accepted = e->drafts_accepted.load(std::memory_order_relaxed);
     stats.kv_pages_free = kv.free_pages;
     stats.threads = e->config.threads;
     TextBuilder(stats.kernel_set, sizeof stats.kernel_set).text(e->config.kernels->name);

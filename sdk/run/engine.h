@@ -43,6 +43,12 @@ struct Session {
     enum : uint32_t { kNoDraw, kToDraw, kDrawn } draw;
     keel_status draw_status;
     int32_t drawn_token;
+    // Drafts lie in `tokens` behind token_count. Outside a step: what the caller proposed.
+    uint32_t proposed;
+    // Those of the newest step until they are settled: how many, of them accepted, and their first row of logits.
+    uint32_t drafted, hits, draft_row;
+    uint32_t accepted;  // so many tokens at the end were drafts, since the newest feed
+    uint64_t drafts_computed, drafts_accepted;
     keel_variant variant;
     uint32_t logits_rows;               // valid rows below
     float* logits;                      // [logits_rows of config][vocabulary], of Program::logits
@@ -59,6 +65,7 @@ struct Session {
     uint32_t grammar_from;    // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
     GrammarSession* grammar;  // null: the engine has none
 
+    bool was_drawn(uint32_t position) const { return drawn[position / 8] >> position % 8 & 1; }
     bool has_tree() const { return tree.first != kNoNode; }
     // Tokens that stay whatever becomes of a tree.
     uint32_t settled() const { return has_tree() ? tree.first : token_count; }
@@ -71,6 +78,7 @@ struct Session {
 struct StepProgress {
     bool active;
     bool enqueued;  // all of it: the backend is asked until it is done
+    bool decode;    // one token per session, drafts aside
     Cursor cursor;  // else where to go on
     uint64_t us;    // spent in it so far
 };
@@ -90,6 +98,7 @@ struct Engine : Program {
     uint64_t id;
     std::atomic<uint32_t> advancing;  // keel_advance is running (or something that must exclude it)
     uint64_t draw_ns;                 // what the last draw inside keel_advance took
+    double step_pace;                 // what steps under a deadline take over what was planned; 0: not known
     std::atomic<uint32_t> chatting;   // the work memory of `chat` is in use
     std::atomic<uint32_t> poisoned;
     LastError last_error;
@@ -108,8 +117,12 @@ struct Engine : Program {
     StepProgress progress;
     // Counters of keel_stats.
     std::atomic<uint64_t> steps, tokens, prefill_tokens, prefill_us, decode_tokens, decode_us;
+    std::atomic<uint64_t> drafts_computed, drafts_accepted;
 
     uint32_t index_of(const Session* s) const { return static_cast<uint32_t>(s - sessions); }
+    // Row of Program::logits that is the first of the session's own.
+    uint32_t first_row_of(const Session* s) const { return index_of(s) * config.logits_rows; }
+    uint32_t newest_row_of(const Session* s) const { return first_row_of(s) + s->logits_rows - 1; }
     Session* step_session(uint32_t i) const { return &sessions[step.session_index[i]]; }
 };
 
@@ -212,11 +225,24 @@ keel_status abandon_step(Engine* engine, const Session* only);
 // rows have. Neither is a sink, and the page of `to` is the session's own.
 keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
 
+// ---- drafts.cpp: the one place where drafts of a session come from, and the one that says what became of them ----
+// Whether the session's next step may take drafts along, if it computes all that is pending.
+bool takes_drafts(const Session& session);
+// Asked when a step is formed: puts at most `most` drafts behind the session's tokens and says how many.
+uint32_t find_drafts(Engine* engine, Session* session, uint32_t most);
+// Draws the next token. If it is the next draft it becomes a token of the session, as if it had been sampled and fed,
+// and there is another draw to be made: kToDraw again.
+void draw_next(Engine* engine, Session* session);
+// Forgets the drafts of the step that are not accepted, and keeps the row of logits behind the session's last token.
+keel_status settle_drafts(Engine* engine, Session* session);
+
 // ---- session.cpp ----
 // Rows of logits and hidden states on the host, if they are not yet. KEEL_E_POISONED: the backend failed.
 keel_status fetch_rows(Engine* engine, Session* session);
-// Draws the next token from the newest row.
-keel_status draw_token(Engine* engine, Session* session, int32_t* token);
+// Draws the next token from row `row` of Program::logits, that behind the session's last token.
+keel_status draw_token(Engine* engine, Session* session, uint32_t row, int32_t* token);
+// Puts a token behind those of the session; every one comes this way, but for those of trees and saved sessions.
+void append_token(Session* session, int32_t token, bool drawn);
 // Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
 void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
 // Forgets logits, a tree, and tokens from `tokens` on. The session is not in a step.

@@ -21,6 +21,8 @@ void reset_session(Session* s) {
     s->kv.copy_id = kNoPage;
     s->sample = 0;
     s->draw = Session::kNoDraw;
+    s->proposed = s->drafted = s->hits = s->accepted = 0;
+    s->drafts_computed = s->drafts_accepted = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
 }
@@ -42,14 +44,6 @@ Session* claim_slot(Engine* e, uint64_t* id) {
 void publish_slot(Session* s, uint64_t id) {
     s->id.store(id, std::memory_order_release);
     s->claimed.store(0, std::memory_order_release);
-}
-
-bool was_drawn(const Session* s, uint32_t position) {
-    return s->drawn[position / 8] >> position % 8 & 1;
-}
-void mark_drawn(Session* s, uint32_t position, bool drawn) {
-    const uint8_t bit = static_cast<uint8_t>(1u << position % 8);
-    s->drawn[position / 8] = static_cast<uint8_t>(drawn ? s->drawn[position / 8] | bit : s->drawn[position / 8] & ~bit);
 }
 
 // Leaves the unfinished step, if it is in one. KEEL_E_BUSY when that step is running in another thread; KEEL_E_POISONED
@@ -75,9 +69,9 @@ keel_status view_row(keel_session session, uint32_t row, float* Session::*table,
     return KEEL_OK;
 }
 
-SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mask) {
+SamplerInput sampler_input(const Engine& e, const Session& s, uint32_t row, const uint8_t* mask) {
     SamplerInput input = {};
-    input.logits = s.logits + uint64_t{s.logits_rows - 1} * e.spec.vocabulary;
+    input.logits = e.logits + uint64_t{row} * e.spec.vocabulary;
     input.vocabulary = e.spec.vocabulary;
     input.history = s.tokens;
     input.history_count = s.token_count;
@@ -88,9 +82,21 @@ SamplerInput sampler_input(const Engine& e, const Session& s, const uint8_t* mas
     return input;
 }
 
+// Rows of Program::logits and hidden from where the backend keeps them.
+keel_status download_rows(Engine* e, uint64_t first, uint64_t rows) {
+    const auto fetch = [&](float* to, uint64_t kept, uint64_t columns) {
+        return e->backend->download(e->device, to + first * columns, KEEL_REGION_DEVICE_SCRATCH,
+                                    kept + first * columns * sizeof(float), rows * columns * sizeof(float));
+    };
+    return fetch(e->logits, e->kept_logits, e->spec.vocabulary) == KEEL_OK &&
+                   fetch(e->hidden, e->kept_hidden, e->spec.embedding) == KEEL_OK
+               ? KEEL_OK
+               : poison(e, "the backend did not give back logits");
+}
+
 }  // namespace
 
-keel_status draw_token(Engine* e, Session* s, int32_t* token) {
+keel_status draw_token(Engine* e, Session* s, uint32_t row, int32_t* token) {
     const uint8_t* mask = nullptr;
     const bool held = s->grammar_from != KEEL_GRAMMAR_OFF;
     if (held || e->hooks.allowed_tokens) memset(s->mask, 0xff, (e->spec.vocabulary + 7) / 8);
@@ -103,41 +109,42 @@ keel_status draw_token(Engine* e, Session* s, int32_t* token) {
         KEEL_TRY(apply_grammar(e, s));
         mask = s->mask;
     }
-    const SamplerInput input = sampler_input(*e, *s, mask);
+    const SamplerInput input = sampler_input(*e, *s, row, mask);
     if (e->backend->draw && s->rows_on_device) {
         uint32_t ids[kMaxForbidden];
-        const uint32_t row = e->index_of(s) * e->config.logits_rows + s->logits_rows - 1;
         const keel_status status =
             e->backend->draw(e->device, draw_request(s->sampling, input, row, s->work, ids), token);
         if (status == KEEL_OK || status == KEEL_E_NUMERIC) return status;
         if (status != KEEL_E_BUSY) return poison(e, "the backend failed in a draw");
     }
-    KEEL_TRY(fetch_rows(e, s));
+    if (row >= e->config.draft_rows_first() && s->rows_on_device)
+        KEEL_TRY(download_rows(e, row, 1));
+    else
+        KEEL_TRY(fetch_rows(e, s));
     return sampler_draw(s->sampling, input, s->work, token);
 }
 
 keel_status fetch_rows(Engine* e, Session* s) {
     if (s->rows_on_host || s->logits_rows == 0) return KEEL_OK;
-    const auto fetch = [&](float* to, const float* all, uint64_t kept, uint64_t columns) {
-        return e->backend->download(e->device, to, KEEL_REGION_DEVICE_SCRATCH,
-                                    kept + static_cast<uint64_t>(to - all) * sizeof(float),
-                                    s->logits_rows * columns * sizeof(float));
-    };
-    if (fetch(s->logits, e->logits, e->kept_logits, e->spec.vocabulary) != KEEL_OK ||
-        fetch(s->hidden, e->hidden, e->kept_hidden, e->spec.embedding) != KEEL_OK)
-        return poison(e, "the backend did not give back logits");
+    KEEL_TRY(download_rows(e, e->first_row_of(s), s->logits_rows));
     s->rows_on_host = true;
     return KEEL_OK;
+}
+
+void append_token(Session* s, int32_t token, bool drawn) {
+    const uint32_t position = s->token_count++;
+    const uint8_t bit = static_cast<uint8_t>(1u << position % 8), others = s->drawn[position / 8] & ~bit;
+    s->drawn[position / 8] = static_cast<uint8_t>(drawn ? others | bit : others);
+    s->sampled += drawn;
+    s->tokens[position] = token;
 }
 
 void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count) {
     const bool drawn = tokens[0] == s->last_sample;
     s->fed_from = s->token_count;
     s->draw = Session::kNoDraw;
-    for (uint32_t i = 0; i < count; ++i) mark_drawn(s, s->token_count + i, drawn && i == 0);
-    s->sampled += drawn;
-    memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
-    s->token_count += count;
+    s->proposed = s->accepted = 0;
+    for (uint32_t i = 0; i < count; ++i) append_token(s, tokens[i], drawn && i == 0);
     s->last_sample = -1;
     s->logits_rows = 0;
     // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
@@ -147,7 +154,9 @@ void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count)
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->token_count = s->settled();
     s->tree.first = kNoNode;
-    for (uint32_t position = tokens; position < s->token_count; ++position) s->sampled -= was_drawn(s, position);
+    const uint32_t fed = s->token_count - s->accepted;
+    s->accepted = tokens > fed ? tokens - fed : 0;
+    for (uint32_t position = tokens; position < s->token_count; ++position) s->sampled -= s->was_drawn(position);
     if (s->computed > tokens) s->computed = tokens;
     s->token_count = tokens;
     if (s->fed_from > tokens) s->fed_from = tokens;
@@ -234,6 +243,8 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.kv_pages = s->kv.count;
     info.context_tokens = e->config.context_tokens;
     info.variant = s->variant;
+    info.drafts_computed = s->drafts_computed;
+    info.drafts_accepted = s->drafts_accepted;
     return write_versioned(info, out);
 }
 
@@ -291,7 +302,7 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     if (s->has_tree()) return KEEL_E_STATE;
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
     int32_t drawn = s->drawn_token;
-    KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, &drawn));
+    KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, e->newest_row_of(s), &drawn));
     s->last_sample = drawn;
     *token = drawn;
     return KEEL_OK;
@@ -305,6 +316,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
     if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
+    s->proposed = 0;
     if (tokens < s->token_count) rewind_session(e, s, tokens);
     if (s->grammar_from < KEEL_GRAMMAR_NEXT && tokens < s->grammar_from) s->grammar_from = tokens;
     text_stream_truncate(&s->text, e->tokenizer, s->tokens, tokens);
@@ -358,6 +370,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->computed = computed;
         copy->sampled = s->sampled;
         copy->last_sample = s->last_sample;
+        copy->accepted = s->has_tree() ? 0 : s->accepted;
         copy->all_logits = s->has_tree() ? 0 : s->all_logits;
         copy->variant = s->variant;
         copy->grammar_from = s->grammar_from;

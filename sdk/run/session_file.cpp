@@ -341,6 +341,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->sampling = sampling;
     s->sample = 0;
     s->draw = Session::kNoDraw;
+    s->proposed = s->accepted = 0;
     s->text = text;
     s->tree.first = kNoNode;
     s->grammar_from = h.grammar_from;

@@ -108,6 +108,7 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     move_tokens(s, from, to);
     if (in_grammar) s->grammar_from -= to - from;
     s->draw = Session::kNoDraw;  // a draw depends on its position
+    s->proposed = s->accepted = 0;
     kv_truncate(&e->pool, &s->kv, s->computed);
     return KEEL_OK;
 }

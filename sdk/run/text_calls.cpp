@@ -6,10 +6,17 @@ using namespace keel;
 
 namespace {
 
-// Which token of the session is given to the text stream: one that was drawn and is not fed yet stands behind all; else
-// it is the one behind the last that was given, or the first of the newest feed (the prompt before it was not given).
+// Which token of the session is given to the text stream: an accepted draft that was not given yet, in their order; one
+// that was drawn and is not fed yet stands behind all; else it is the one behind the last that was given, or the first
+// of the newest feed (the prompt before it was not given).
 uint32_t position_of_text(const Session& s, int32_t token) {
     const uint32_t count = s.settled(), next = s.text.next_position;
+    if (s.accepted) {
+        const uint32_t first = count - s.accepted;
+        const bool fed_is_next = next + 1 == first && s.was_drawn(next);
+        const uint32_t at = next < first && !fed_is_next ? first : next;
+        if (at < count && s.tokens[at] == token) return at;
+    }
     if (token == s.last_sample) return count;
     if (next < count && s.tokens[next] == token) return next;
     if (s.fed_from >= next && s.fed_from < count && s.tokens[s.fed_from] == token) return s.fed_from;

@@ -64,6 +64,7 @@ keel_status session_feed_tree(keel_session session, const int32_t* tokens, const
     s->all_logits = KEEL_FEED_ALL_LOGITS;
     s->sample = 0;
     s->draw = Session::kNoDraw;
+    s->proposed = s->accepted = 0;
     return KEEL_OK;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <functional>
+#include <map>
 #include <random>
 
 #include "keel/keel_cuda.h"
@@ -257,6 +258,99 @@ TEST(CudaBackend, BudgetsCutAStepAnywhere) {
     }
 }
 
+// A dispatch that takes longer than a tile is launched in several ranges of its work items, with the same bits.
+TEST(CudaBackend, TilesCutADispatch) {
+    struct Life {
+        std::vector<float> logits;
+        std::map<std::string, uint32_t> launches;  // by kernel
+    };
+    const auto live_with = [](uint32_t tile_us, uint64_t budget_us) {
+        Life life;
+        FakeDriver::get().launch_ns = [&life](const std::string& kernel) {
+            ++life.launches[kernel];
+            return uint64_t{1000};
+        };
+        keel_config config = small_config();
+        config.context_tokens = 1024;
+        config.chunk_tokens = 256;
+        config.k_format = KEEL_KV_Q8_0;
+        config.tile_us = tile_us;
+        Engine engine(keel_test::source_path(kWideModel), config);
+        for (const uint32_t count : {530u, 3u, 1u}) {
+            engine.feed(tokens(count, count));
+            keel_advance_result result = sized<keel_advance_result>();
+            keel_session session = engine.session();
+            while (keel_advance(engine.handle(), &session, 1, budget_us, &result) == KEEL_AGAIN) {
+            }
+            EXPECT_EQ(result.status, KEEL_OK);
+        }
+        life.logits = last_logits(engine, engine.session());
+        FakeDriver::get().launch_ns = [](const std::string&) { return uint64_t{1000}; };
+        return life;
+    };
+    FakeDriver::get().commands_per_query = 1000;
+    const Life whole = live_with(250, 0), cut = live_with(1, 1);
+    EXPECT_EQ(cut.logits, whole.logits);
+    for (const auto& [kernel, launches] : whole.launches) {
+        if (kernel == "nothing") continue;
+        const auto found = cut.launches.find(kernel);
+        ASSERT_NE(found, cut.launches.end()) << kernel;
+        EXPECT_GE(found->second, launches) << kernel;
+    }
+    for (const char* kernel : {"product_rows_64_Q8_0", "attend_32", "attend_8", "rms_norm", "kv_append",
+                               "attention_finish", "embed_fragments_Q8_0", "rope_table"})
+        if (whole.launches.count(kernel))
+            EXPECT_GT(cut.launches.at(kernel), whole.launches.at(kernel)) << kernel;
+        else
+            ADD_FAILURE() << kernel << " did not run";
+}
+
+// How far a step is comes out of pinned memory: the driver is asked now and then, and a device that is lost is noticed.
+TEST(CudaBackend, PollingCallsNoDriver) {
+    Engine engine(keel_test::source_path(kModel), small_config());
+    FakeDriver& driver = FakeDriver::get();
+    keel_session session = engine.session();
+    keel_advance_result result = sized<keel_advance_result>();
+    driver.commands_per_query = 0;  // the device stands still
+    engine.feed(tokens(5, 3));
+    ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_AGAIN);
+    const FakeDriver before = driver;
+    for (uint32_t i = 0; i < 320; ++i)
+        ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_AGAIN);
+    EXPECT_EQ(driver.launches, before.launches);
+    EXPECT_GE(driver.event_queries, before.event_queries + 9);
+    EXPECT_LE(driver.event_queries, before.event_queries + 10);
+    EXPECT_LE(driver.calls, before.calls + 20);  // with the context's
+    EXPECT_EQ(driver.event_waits, 0u);
+    // Without a budget the driver waits, once.
+    EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 0, &result), KEEL_OK);
+    EXPECT_EQ(driver.event_waits, 1u);
+    EXPECT_LE(driver.event_queries, before.event_queries + 10);
+    engine.feed(tokens(1, 3));
+    ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_AGAIN);
+    driver.lost = true;
+    keel_status status = KEEL_AGAIN;
+    for (uint32_t i = 0; i < 40 && status == KEEL_AGAIN; ++i)
+        status = keel_advance(engine.handle(), &session, 1, 60000000, &result);
+    EXPECT_EQ(status, KEEL_E_POISONED);
+    driver.lost = false;
+}
+
+// What is in flight counts against the budget of later calls: no more than that and one tile.
+TEST(CudaBackend, ADeviceThatIsLateGetsNoMoreThanTheBudget) {
+    Engine engine(keel_test::source_path(kModel), small_config());
+    keel_session session = engine.session();
+    keel_advance_result result = sized<keel_advance_result>();
+    FakeDriver::get().commands_per_query = 0;
+    engine.feed(tokens(5, 3));
+    ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_AGAIN);
+    const uint64_t launches = FakeDriver::get().launches;
+    for (uint32_t i = 0; i < 50; ++i) ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_AGAIN);
+    EXPECT_EQ(FakeDriver::get().launches, launches);
+    check(keel_cancel(session), "cancel");
+    EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_E_CANCELLED);
+}
+
 std::vector<keel_lab_op_time> op_times(Engine& engine) {
     uint32_t count = 0;
     check(keel_lab_op_times(engine.handle(), nullptr, 0, &count), "keel_lab_op_times");
@@ -286,7 +380,7 @@ TEST(CudaBackend, TimesOfOpsAreThoseOfTheDevicesClock) {
         ASSERT_EQ(result.status, KEEL_OK);
         const auto times = op_times(engine);
         ASSERT_GT(times.size(), 20u);
-        const uint64_t calls = budget_us ? times.size() : 1;  // each has a mark behind it
+        const uint64_t calls = budget_us ? times.size() : 1;  // each has a mark behind it, and kept rows one more
         double sum_us = 0;
         uint32_t products = 0, next = 0;
         for (const keel_lab_op_time& t : times) {
@@ -300,7 +394,7 @@ TEST(CudaBackend, TimesOfOpsAreThoseOfTheDevicesClock) {
             EXPECT_EQ(std::fmod(t.us, 2), 0) << t.op << " took " << t.us;
         }
         EXPECT_GT(products, 5u);
-        EXPECT_EQ(static_cast<uint64_t>(sum_us * 1000) + calls * 2000, FakeDriver::get().clock_ns - before_ns);
+        EXPECT_EQ(static_cast<uint64_t>(sum_us * 1000) + (calls + 1) * 2000, FakeDriver::get().clock_ns - before_ns);
     }
 }
 
@@ -665,6 +759,7 @@ TEST(CudaBackend, WhereLayersAreChangesNoBit) {
         config.v_format = config.k_format;
         config.kv_sink_tokens = seed == 3 ? 0 : 4;
         config.kv_recent_tokens = seed == 3 ? 0 : 8;
+        config.tile_us = seed == 2 ? 250 : 1;
         config.backend = cpu();
         const std::vector<std::vector<float>> want = wander(config, seed);
         config.backend = keel_cuda();
@@ -737,6 +832,28 @@ TEST(CudaBackend, PlansSayWhereProductsRun) {
             }
         }
         EXPECT_GT(products, 10u);
+    }
+}
+
+// A plan predicts what a step of one token is predicted to take when it is enqueued: a launch for each that there is.
+TEST(CudaBackend, PlansPredictTheLaunchesThereAre) {
+    for (const char* model : {kModel, kWideModel}) {
+        const keel_test::InspectedFile file(keel_test::source_path(model));
+        keel_config config = small_config();
+        config.backend = keel_cuda();
+        double planned_us = 0, predicted_us = 0;
+        for (const keel_op_info& op : keel_test::plan_ops(&file.reader, file.model, config))
+            if (!op.low_rank) planned_us += op.predicted_us;
+        Engine engine(keel_test::source_path(model), config);
+        check(keel_lab_time_ops(engine.handle(), 1), "keel_lab_time_ops");
+        engine.feed(tokens(1, 1));
+        const uint64_t before = FakeDriver::get().launches;
+        engine.advance();
+        for (const keel_lab_op_time& t : op_times(engine)) predicted_us += t.predicted_us;
+        EXPECT_NEAR(predicted_us, planned_us, planned_us * 0.01);
+        const double launches = static_cast<double>(FakeDriver::get().launches - before) - 2;  // but for the marks
+        EXPECT_GE(predicted_us, 2 * launches);
+        EXPECT_LE(predicted_us, 2.2 * launches);
     }
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "keel/keel.h"
 #include "kernels/cuda/kernels.h"
 #include "platform/cuda/driver.h"
 #include "tests/simt/kernel_table.h"
@@ -50,6 +51,11 @@ struct Mapping {
     size_t page_bytes;
 };
 
+struct Pinned {
+    size_t bytes;
+    bool region;  // a test's own
+};
+
 struct World {
     World() {
         for (uint32_t i = 0; i < keel::cuda::kKernelCount; ++i)
@@ -59,7 +65,7 @@ struct World {
     std::deque<FakeKernel> kernels;  // of every module; their addresses are functions
     FakeDriver driver;
     std::map<uintptr_t, Mapping> device;  // device memory by address
-    std::map<uintptr_t, size_t> pinned;
+    std::map<uintptr_t, Pinned> pinned;
     std::set<FakeStream*> streams;
     // What was made since reset(), also what was given back, or what could not be.
     std::vector<std::unique_ptr<FakeStream>> made_streams;
@@ -104,13 +110,39 @@ bool is_pinned(const void* at, size_t bytes) {
     auto it = world().pinned.upper_bound(p);
     if (it == world().pinned.begin()) return false;
     --it;
-    return p >= it->first && p + bytes <= it->first + it->second;
+    return p >= it->first && p + bytes <= it->first + it->second.bytes;
+}
+
+void* allocate_on_device(uint64_t bytes, uint64_t align_bytes) {
+    const size_t room = (static_cast<size_t>(bytes) + align_bytes - 1) / align_bytes * align_bytes,
+                 whole = (room + kPageBytes - 1) / kPageBytes * kPageBytes;
+    void* pages = mmap(nullptr, whole + kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) return nullptr;
+    if (world().opened) mprotect(pages, whole, PROT_READ | PROT_WRITE);
+    uint8_t* data = static_cast<uint8_t*>(pages) + whole - room;
+    world().device[reinterpret_cast<uintptr_t>(data)] = {static_cast<size_t>(bytes), pages, whole};
+    return data;
+}
+void free_on_device(void* data) {
+    const auto it = world().device.find(reinterpret_cast<uintptr_t>(data));
+    if (it == world().device.end()) return fault("device memory freed that is none");
+    munmap(it->second.pages, it->second.page_bytes + kPageBytes);
+    world().device.erase(it);
+}
+void* allocate_pinned(uint64_t bytes, bool region) {
+    void* data = ::operator new(bytes, std::align_val_t(kPageBytes));
+    world().pinned[reinterpret_cast<uintptr_t>(data)] = {static_cast<size_t>(bytes), region};
+    return data;
+}
+void free_pinned(void* data) {
+    if (!world().pinned.erase(reinterpret_cast<uintptr_t>(data))) return fault("pinned memory freed that is none");
+    ::operator delete(data, std::align_val_t(kPageBytes));
 }
 
 // Counts the call; what it returns instead of doing its work, if it is to fail.
 Result enter() {
     FakeDriver& d = world().driver;
-    return ++d.calls == d.fail_at ? d.fail_with : cuda::kSuccess;
+    return ++d.calls == d.fail_at || d.lost ? d.fail_with : cuda::kSuccess;
 }
 #define KEEL_ENTER()                                                 \
     const std::lock_guard<std::recursive_mutex> lock(world().mutex); \
@@ -255,39 +287,52 @@ Result event_record(cuda::Event event, cuda::Stream stream) {
 }
 Result event_query(cuda::Event event) {
     KEEL_ENTER();
+    ++world().driver.event_queries;
     FakeEvent* e = static_cast<FakeEvent*>(event);
     for (FakeStream* s : world().streams)
         if (const Result result = run_commands(s, world().driver.commands_per_query); result != cuda::kSuccess)
             return result;
     return e->reached == e->recorded ? cuda::kSuccess : cuda::kNotReady;
 }
+Result event_synchronize(cuda::Event event) {
+    KEEL_ENTER();
+    ++world().driver.event_waits;
+    FakeEvent* e = static_cast<FakeEvent*>(event);
+    for (FakeStream* s : world().streams)
+        if (const Result result = run_commands(s, UINT32_MAX); result != cuda::kSuccess) return result;
+    return e->reached == e->recorded ? cuda::kSuccess : cuda::kNotReady;
+}
 Result memory_allocate(DevicePointer* pointer, size_t bytes) {
     KEEL_ENTER();
     if (bytes == 0) return cuda::kInvalidValue;
-    *pointer = reinterpret_cast<DevicePointer>(fake_device_allocate(bytes, 256));
+    *pointer = reinterpret_cast<DevicePointer>(allocate_on_device(bytes, 256));
     ++world().driver.allocations;
     ++world().driver.open_objects;
     return cuda::kSuccess;
 }
 Result memory_free(DevicePointer pointer) {
     KEEL_ENTER();
-    fake_device_free(reinterpret_cast<void*>(pointer));
+    free_on_device(reinterpret_cast<void*>(pointer));
     --world().driver.open_objects;
     return cuda::kSuccess;
 }
 Result host_allocate(void** pointer, size_t bytes, uint32_t) {
     KEEL_ENTER();
-    *pointer = ::operator new(bytes, std::align_val_t(kPageBytes));
-    world().pinned[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
+    *pointer = allocate_pinned(bytes, false);
     ++world().driver.allocations;
     ++world().driver.open_objects;
     return cuda::kSuccess;
 }
 Result host_free(void* pointer) {
     KEEL_ENTER();
-    world().pinned.erase(reinterpret_cast<uintptr_t>(pointer));
-    ::operator delete(pointer, std::align_val_t(kPageBytes));
+    free_pinned(pointer);
     --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result host_device_pointer(DevicePointer* device, void* host, uint32_t) {
+    KEEL_ENTER();
+    if (!is_pinned(host, 1)) return cuda::kInvalidValue;
+    *device = reinterpret_cast<DevicePointer>(host);
     return cuda::kSuccess;
 }
 Result copy_to_device(DevicePointer to, const void* from, size_t bytes, cuda::Stream stream) {
@@ -380,8 +425,8 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
     memcpy(args->data(), p, info.args_bytes);
     uint64_t* began;  // where the kernel writes when it began
     memcpy(&began, arguments[1], sizeof began);
-    if (began && !on_device(reinterpret_cast<DevicePointer>(began), sizeof *began)) {
-        fault(std::string(info.name) + " writes when it began to what is no device memory");
+    if (began && !is_pinned(began, sizeof *began)) {
+        fault(std::string(info.name) + " writes when it began to what is no pinned memory");
         return cuda::kInvalidValue;
     }
     const bool split = world().driver.split_launches;
@@ -421,28 +466,20 @@ void FakeDriver::reset() {
     w.made_streams.clear();
     w.made_events.clear();
     w.made_modules.clear();
-    for (const auto& [at, bytes] : w.pinned)
-        ::operator delete(reinterpret_cast<void*>(at), std::align_val_t(kPageBytes));
-    w.pinned.clear();
+    std::erase_if(w.pinned, [](const auto& pinned) {
+        if (!pinned.second.region)
+            ::operator delete(reinterpret_cast<void*>(pinned.first), std::align_val_t(kPageBytes));
+        return !pinned.second.region;
+    });
 }
 
-void* fake_device_allocate(uint64_t bytes, uint64_t align_bytes) {
+void* fake_region_allocate(int kind, uint64_t bytes, uint64_t align_bytes) {
     const std::lock_guard<std::recursive_mutex> lock(world().mutex);
-    const size_t room = (static_cast<size_t>(bytes) + align_bytes - 1) / align_bytes * align_bytes,
-                 whole = (room + kPageBytes - 1) / kPageBytes * kPageBytes;
-    void* pages = mmap(nullptr, whole + kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED) return nullptr;
-    if (world().opened) mprotect(pages, whole, PROT_READ | PROT_WRITE);
-    uint8_t* data = static_cast<uint8_t*>(pages) + whole - room;
-    world().device[reinterpret_cast<uintptr_t>(data)] = {static_cast<size_t>(bytes), pages, whole};
-    return data;
+    return kind == KEEL_REGION_PINNED ? allocate_pinned(bytes, true) : allocate_on_device(bytes, align_bytes);
 }
-void fake_device_free(void* data) {
+void fake_region_free(int kind, void* data) {
     const std::lock_guard<std::recursive_mutex> lock(world().mutex);
-    const auto it = world().device.find(reinterpret_cast<uintptr_t>(data));
-    if (it == world().device.end()) return fault("device memory freed that is none");
-    munmap(it->second.pages, it->second.page_bytes + kPageBytes);
-    world().device.erase(it);
+    kind == KEEL_REGION_PINNED ? free_pinned(data) : free_on_device(data);
 }
 
 }  // namespace keel_test

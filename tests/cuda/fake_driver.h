@@ -16,6 +16,7 @@ struct FakeDriver {
     size_t shared_limit = 0;             // of the context; 0: not limited
     bool present = true;                 // false: there is no driver
     uint64_t fail_at = 0;                // the call with this number fails, counted from 1; 0: none
+    bool lost = false;                   // every call fails from now on
     int fail_with = 719;                 // CUDA_ERROR_LAUNCH_FAILED
     std::function<void()> in_next_wait;  // called once, by the next call that waits for a stream, before it does
 
@@ -25,7 +26,7 @@ struct FakeDriver {
 
     // What it saw, since reset().
     uint64_t calls = 0;
-    uint64_t allocations = 0, module_loads = 0, launches = 0, bytes_to_host = 0;
+    uint64_t allocations = 0, module_loads = 0, launches = 0, bytes_to_host = 0, event_queries = 0, event_waits = 0;
     int64_t open_objects = 0;  // allocations, streams, events, modules and contexts that were not given back
     std::string fault;         // the first thing that a GPU would not have accepted
 
@@ -37,8 +38,8 @@ struct FakeDriver {
     static void reset();  // no engine is alive
 };
 
-// Device memory, for regions that tests allocate themselves; freed by address.
-void* fake_device_allocate(uint64_t bytes, uint64_t align_bytes);
-void fake_device_free(void* data);
+// Memory of a region of the device's or a pinned one, that tests allocate themselves; freed by address.
+void* fake_region_allocate(int kind, uint64_t bytes, uint64_t align_bytes);
+void fake_region_free(int kind, void* data);
 
 }  // namespace keel_test

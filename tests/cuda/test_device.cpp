@@ -65,4 +65,15 @@ void TestDevice::free(void* data) {
     need(cuda_.driver.memory_free(reinterpret_cast<cuda::DevicePointer>(data)), "cuMemFree");
 }
 
+void* TestDevice::allocate_pinned(uint64_t bytes) {
+    const keel::CurrentCuda current(cuda_);
+    void* data;
+    need(cuda_.driver.host_allocate(&data, static_cast<size_t>(bytes), cuda::kHostAllocDeviceMap), "cuMemHostAlloc");
+    return data;
+}
+void TestDevice::free_pinned(void* data) {
+    const keel::CurrentCuda current(cuda_);
+    need(cuda_.driver.host_free(data), "cuMemFreeHost");
+}
+
 }  // namespace keel_test

@@ -20,6 +20,8 @@ class TestDevice {
 
     void* allocate(uint64_t bytes);  // device memory
     void free(void* data);
+    void* allocate_pinned(uint64_t bytes);  // of the host, which the device reads and writes too
+    void free_pinned(void* data);
 
   private:
     TestDevice();

@@ -13,7 +13,7 @@ namespace {
 const bool used = [] {
     static keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
     if (const char* layers = getenv("KEEL_CUDA_LAYERS")) device.layers = static_cast<uint32_t>(atoi(layers));
-    backend_under_test() = {keel_cuda(), &device, fake_device_allocate, fake_device_free};
+    backend_under_test() = {keel_cuda(), &device, fake_region_allocate, fake_region_free};
     return true;
 }();
 

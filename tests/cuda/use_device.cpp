@@ -15,8 +15,13 @@ const bool used = [] {
     BackendUnderTest& backend = backend_under_test();
     backend.backend = keel_cuda();
     backend.options = &device;
-    backend.allocate = [](uint64_t bytes, uint64_t) { return TestDevice::get().allocate(bytes); };
-    backend.release = [](void* data) { TestDevice::get().free(data); };
+    backend.allocate = [](int kind, uint64_t bytes, uint64_t) {
+        return kind == KEEL_REGION_PINNED ? TestDevice::get().allocate_pinned(bytes)
+                                          : TestDevice::get().allocate(bytes);
+    };
+    backend.release = [](int kind, void* data) {
+        kind == KEEL_REGION_PINNED ? TestDevice::get().free_pinned(data) : TestDevice::get().free(data);
+    };
     return true;
 }();
 

@@ -99,6 +99,7 @@ keel_config config_of(int sessions, int context, int chunk, int threads, bool kv
     config.chunk_tokens = kChunks[chunk];
     config.threads = kThreads[threads];
     config.logits_rows = kRows[rows];
+    config.draft_tokens = rows && config.chunk_tokens > 1 ? 5 : 0;
     config.k_format = config.v_format = kv_f32 ? KEEL_KV_F32 : KEEL_KV_F16;
     config.weights = map ? KEEL_WEIGHTS_MAP : KEEL_WEIGHTS_COPY;
     config.activation = f32 ? KEEL_ACTIVATION_F32 : KEEL_ACTIVATION_Q8;

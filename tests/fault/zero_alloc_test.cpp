@@ -14,7 +14,7 @@
 namespace {
 
 const char* const kModelPath = KEEL_SOURCE_DIR "/samples/models/books-7m-f16.gguf";
-constexpr uint32_t kContext = 2048, kSessions = 3, kRows = 8;
+constexpr uint32_t kContext = 2048, kSessions = 3, kRows = 8, kDrafts = 3;
 constexpr uint32_t kPromptTokens = 300, kDecodedTokens = 1000;
 
 // ---- static memory ----
@@ -80,6 +80,7 @@ void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr) {
     config.max_sessions = kSessions;
     config.context_tokens = kContext;
     config.logits_rows = kRows;
+    config.draft_tokens = kDrafts;
     config.threads = threads;
     config.max_text_bytes = 1024;
     chat_template = versioned<keel_reader>();
@@ -282,6 +283,35 @@ void decode(keel_session session) {
     mask_mode = Mask::kAll;
     CHILD_STATUS(KEEL_OK, keel_session_set_sampling(session, nullptr));
     CHILD_STATUS(KEEL_OK, keel_session_set_stops(session, nullptr, nullptr, 0));
+}
+
+// Drafts that are right up to one of them, in slices and at once.
+void speculate(keel_session session) {
+    keel_advance_result result = versioned<keel_advance_result>();
+    int32_t drawn[kDrafts + 2], token = -1;
+    for (uint32_t right = 0; right <= kDrafts; ++right) {
+        keel_session copy;
+        CHILD_STATUS(KEEL_OK, keel_session_fork(session, &copy));
+        for (int32_t& id : drawn) {
+            CHILD_STATUS(KEEL_OK, keel_session_sample(copy, &id));
+            CHILD_STATUS(KEEL_OK, keel_session_feed(copy, &id, 1, 0));
+            CHILD_STATUS(KEEL_OK, advance(copy, 0, &result));
+        }
+        CHILD_STATUS(KEEL_OK, keel_session_close(copy));
+        CHILD_STATUS(KEEL_OK, keel_session_sample(session, &token));
+        CHILD_CHECK(token == drawn[0]);
+        CHILD_STATUS(KEEL_OK, keel_session_feed(session, &token, 1, KEEL_FEED_SAMPLE));
+        const int32_t next = drawn[1 + right];
+        drawn[1 + right] = next == 10 ? 11 : 10;
+        CHILD_STATUS(KEEL_OK, keel_session_propose(session, drawn + 1, kDrafts));
+        keel_status status = KEEL_AGAIN;
+        while (status == KEEL_AGAIN) status = advance(session, right % 2 ? 0 : 1'000'000, &result);
+        CHILD_STATUS(KEEL_OK, status);
+        CHILD_CHECK(result.accepted_tokens <= right);
+        CHILD_CHECK(result.accepted_tokens == right || right % 2 == 0);
+        CHILD_STATUS(KEEL_OK, keel_session_sample(session, &token));
+        CHILD_CHECK(token == (result.accepted_tokens == right ? next : drawn[1 + result.accepted_tokens]));
+    }
 }
 
 void check_cancel(keel_session session) {
@@ -547,6 +577,7 @@ void use_everything() {
     decode(session);
     check_grammar(session);
     check_views(session);
+    speculate(session);
     check_cancel(session);
     check_save_restore(session);
     check_fork_truncate(session);

@@ -132,10 +132,30 @@ void store(const KvPlane& plane, const float* x, uint32_t n, KvScaleMode mode, u
                                        page + plane.scales + uint64_t{row} * plane.scale_bytes);
 }
 
-// What the CPU's backend does between rotation and attention, on one token's row.
-void append_reference(const Session& s, uint32_t token, float* q, float* state, float* mean) {
+// Rotates a head, less its mean, if there is one: of listed pairs before the rotation.
+void rope_reference(float* x, const Heads& shape, const float* cos_sin, const float* mean,
+                    const std::vector<uint32_t>& listed) {
+    const auto remove = [&](bool of_listed) {
+        for (uint32_t i = 0; mean && i < shape.rope_pairs; ++i) {
+            if ((std::find(listed.begin(), listed.end(), i) != listed.end()) != of_listed) continue;
+            const PairElements at = pair_elements(i, shape.rope_pairs, shape.neox);
+            x[at.first] = x[at.first] - mean[at.first];
+            x[at.second] = x[at.second] - mean[at.second];
+        }
+    };
+    remove(true);
+    kScalarSet.rope(x, shape.rope_pairs, cos_sin, shape.neox);
+    remove(false);
+    for (uint32_t i = 2 * shape.rope_pairs; mean && i < shape.head_dim; ++i) x[i] = x[i] - mean[i];
+}
+
+// What the CPU's backend does between products and attention, on one token's row.
+void append_reference(const Session& s, uint32_t token, const float* cos_sin, float* q, float* state, float* mean) {
     const Problem& p = s.problem;
     const uint32_t n = p.head_dim, group = p.heads / p.kv_heads, slot = s.slot[token];
+    for (uint32_t h = 0; h < p.heads + p.kv_heads; ++h)
+        rope_reference(q + h * n, s.shape, cos_sin,
+                       h < p.heads || !s.means.key_mean ? nullptr : &s.key_mean[(h - p.heads) * n], s.pair);
     for (uint32_t h = 0; h < p.heads; ++h) {
         float* head = q + h * n;
         for (uint32_t i = 0; i < p.pairs; ++i)
@@ -275,11 +295,13 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             }
         }
         const std::vector<float> qkv = random.normals(p.tokens * row);
+        std::vector<float> cos_sin = random.normals(p.tokens * n);
         const std::vector<uint8_t> before = want.memory;
         std::vector<float> want_qkv = qkv, want_state(p.tokens * 2 * p.heads), want_mean(p.tokens * mean_row + 1),
                            want_out(p.tokens * out_row);
         for (uint32_t t = 0; t < p.tokens; ++t)
-            append_reference(want, t, &want_qkv[t * row], &want_state[t * 2 * p.heads], &want_mean[t * mean_row]);
+            append_reference(want, t, &cos_sin[t * n], &want_qkv[t * row], &want_state[t * 2 * p.heads],
+                             &want_mean[t * mean_row]);
         const std::vector<uint8_t> after_append = want.memory;
         for (uint32_t t = 0; t < p.tokens; ++t)
             for (uint32_t h = 0; h < p.heads; ++h) {
@@ -300,6 +322,7 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             append.places = want.at;
             append.step = want.step;
             append.attention_factor = 1.25f;
+            append.cos_sin = {cos_sin.data(), n};
             append.tokens = p.tokens;
             launch(kernel_kv_append, append, launch_shape(append), order);
             EXPECT_EQ(want.memory, after_append);
@@ -326,8 +349,10 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             attend.tile_heads = attention_heads(group, block_tokens);
             attend.splits = (p.positions + kSplitPositions - 1) / kSplitPositions;
             attend.partial_slots = partial_slots(p.positions, p.sinks, p.recent);
+            attend.columns = columns;
+            attend.block_end = attention_blocks(attend);
             const KernelId kernel = columns == 8 ? kernel_attend_8 : kernel_attend_32;
-            launch(kernel, attend, attention_shape(attend, columns), order);
+            launch(kernel, attend, attention_shape(attend), order);
             EXPECT_TRUE(same_floats(out.data(), want_out.data(), out.size()));
             EXPECT_TRUE(same_floats(state.data(), want_state.data(), state.size()));
             AttentionFinishArgs finish = {};
@@ -341,7 +366,13 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             std::vector<float> partial(uint64_t{p.tokens} * p.heads * attend.partial_slots * (n + kPartialState), 7.0f);
             std::fill(out.begin(), out.end(), 0.0f);
             attend.partial = partial.data();
-            launch(kernel, attend, attention_shape(attend, columns), order);
+            // In two launches.
+            const uint32_t blocks = attention_blocks(attend), half = blocks / 2;
+            for (const auto& [begin, end] : {std::pair{half, blocks}, std::pair{0u, half}}) {
+                attend.block_begin = begin;
+                attend.block_end = end;
+                if (begin < end) launch(kernel, attend, attention_shape(attend), order);
+            }
             finish.partial = partial.data();
             finish.partial_slots = attend.partial_slots;
             finish.window = p.window;
@@ -363,6 +394,7 @@ TEST(SimtAttention, EdgeRowsHaveTheCpusCodes) {
         for (uint32_t edge = 0; edge < 8; ++edge) {
             const Problem p = {format, format, 64, 1, 1, 1, 1};
             Session s(p, random);
+            s.shape.rope_pairs = 0;
             std::vector<float> qkv = random.normals(3 * 64), state(2);
             float* k = &qkv[64];
             for (uint32_t i = 0; i < 128; ++i)
@@ -374,7 +406,7 @@ TEST(SimtAttention, EdgeRowsHaveTheCpusCodes) {
                                    : k[i];
             if (edge >= 5) k[70] = k[5] = edge == 5 ? kInf32 : edge == 6 ? __builtin_nanf("") : -kInf32;
             std::vector<float> reference = qkv;
-            append_reference(s, 0, reference.data(), state.data(), nullptr);
+            append_reference(s, 0, nullptr, reference.data(), state.data(), nullptr);
             const std::vector<uint8_t> want = s.memory;
             std::fill(s.memory.begin(), s.memory.end(), uint8_t{0});
             KvAppendArgs a = {};
@@ -406,34 +438,41 @@ TEST(SimtAttention, NormsRotationAndFinishEqualScalar) {
                     for (uint32_t h = 0; h < heads + kv_heads; ++h) {
                         float* x = &want[t * row + h * n];
                         kScalarSet.rms_norm(x, (h < heads ? q_norm : k_norm).data(), n, 1e-6f, x);
-                        const auto remove = [&](uint32_t i) {
-                            const PairElements at = pair_elements(i, pairs, neox);
-                            x[at.first] = x[at.first] - mean[at.first];
-                            x[at.second] = x[at.second] - mean[at.second];
-                        };
-                        if (h >= heads)
-                            for (uint32_t i : listed) remove(i);
-                        kScalarSet.rope(x, pairs, &cos_sin[t * 2 * pairs], neox);
-                        if (h < heads) continue;
-                        for (uint32_t i = 0; i < pairs; ++i)
-                            if (i != listed[0] && i != listed[1]) remove(i);
-                        for (uint32_t i = 2 * pairs; i < n; ++i) x[i] = x[i] - mean[i];
+                        rope_reference(x, shape, &cos_sin[t * 2 * pairs], h < heads ? nullptr : mean.data(), listed);
                     }
-                const QkNormArgs norm = {{got.data(), row}, shape, q_norm.data(), k_norm.data(), 1e-6f, tokens};
-                launch(kernel_qk_norm, norm, launch_shape(norm), order);
-                RopeArgs rope = {};
-                rope.qkv = norm.qkv;
-                rope.shape = shape;
-                rope.cos_sin = {const_cast<float*>(cos_sin.data()), 2 * pairs};
-                rope.means.key_mean = mean.data();
-                rope.means.pairs = 2;
-                rope.means.pair = listed.data();
-                rope.tokens = tokens;
-                launch(kernel_rope, rope, launch_shape(rope), order);
-                EXPECT_TRUE(same_floats(got.data(), want.data(), got.size()));
+                // k is coded, in f32; q stands where it was.
+                Session s({kKvF32, kKvF32, n, heads, kv_heads, tokens, tokens}, random);
+                const std::vector<uint8_t> before = s.memory;
+                for (uint32_t t = 0; t < tokens; ++t) {
+                    const float *k = &want[t * row + heads * n], *v = k + n;
+                    store(s.layer.k_head(0), k, n, s.problem.mode, s.page(0), t);
+                    store(s.layer.v_head(0), v, n, s.problem.mode, s.page(0), t);
+                }
+                const std::vector<uint8_t> appended = s.memory;
+                s.memory = before;
+                std::vector<float> state(tokens * 2 * heads), coefficients(tokens * heads * 4);
+                KvAppendArgs append = {};
+                append.qkv = {got.data(), row};
+                append.state = {state.data(), 2 * heads};
+                append.mean = {coefficients.data(), heads * 4};
+                append.shape = shape;
+                append.means.key_mean = mean.data();
+                append.means.pairs = 2;
+                append.means.pair = listed.data();
+                append.places = s.at;
+                append.step = s.step;
+                append.q_norm = q_norm.data();
+                append.k_norm = k_norm.data();
+                append.eps = 1e-6f;
+                append.cos_sin = {const_cast<float*>(cos_sin.data()), 2 * pairs};
+                append.tokens = tokens;
+                launch(kernel_kv_append, append, launch_shape(append), order);
+                EXPECT_EQ(s.memory, appended);
+                for (uint32_t t = 0; t < tokens; ++t)
+                    EXPECT_TRUE(same_floats(&got[t * row], &want[t * row], heads * n));
 
-                std::vector<float> out = random.normals(tokens * heads * n), want_out = out,
-                                   state(tokens * 2 * heads, 3);
+                state.assign(tokens * 2 * heads, 3);
+                std::vector<float> out = random.normals(tokens * heads * n), want_out = out;
                 for (uint32_t t = 0; t < tokens; ++t)
                     for (uint32_t h = 0; h < heads; ++h) {
                         float* o = &want_out[(t * heads + h) * n];

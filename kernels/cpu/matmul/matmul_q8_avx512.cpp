@@ -9,13 +9,11 @@ void multiply_many_avx512(const MatmulArgs& a, MatrixUnit unit) {
 }
 template <WeightType T>
 void matmul_q8_avx512(const MatmulArgs& a) {
-    if (a.tokens <= Q8Avx512::kFewTokens) return multiply_few<Q8Avx512, T, false>(a);
-    multiply_many_avx512<T, false>(a, nullptr);
+    matmul_q8_rows<Q8Avx512, T, false>(a, nullptr, multiply_many_avx512<T, false>);
 }
 template <WeightType T>
 void matmul_repacked_avx512(const MatmulArgs& a) {
-    if (a.tokens <= Q8Avx512::kFewTokens) return multiply_few<Q8Avx512, T, true>(a);
-    multiply_many_avx512<T, true>(a, nullptr);
+    matmul_q8_rows<Q8Avx512, T, true>(a, nullptr, multiply_many_avx512<T, true>);
 }
 
 #define KEEL_INSTANTIATE(type, ...)                                                    \

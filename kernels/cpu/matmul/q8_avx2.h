@@ -16,8 +16,8 @@ struct Q8Avx2 {
     using F = __m256;
     static constexpr uint32_t kLanes = 8;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kFewTokens = 4, kMaxPanels = 4;
-    static constexpr int kTileTokens = 4, kTilePanels = 1;
+    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
+    static constexpr int kTileTokens = 4, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
     KEEL_INLINE void load_rows(const uint8_t* p, uint64_t stride, I out[4]) {
@@ -107,28 +107,39 @@ struct Q8Avx2 {
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums)));
     }
     // 32 elements; sub: elements that share a scale, 0 for none.
-    template <bool is_signed, int run, uint32_t sub, int N, class Address>
-    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, Address&& q, I* sum) {
+    template <bool is_signed, int run, uint32_t sub, int N, int R, class Address>
+    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, uint64_t next, Address&& q, I* sum) {
+        const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
+            return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + static_cast<uint64_t>(r) * next);
+        };
         KEEL_UNROLL
         for (int first = 0; first < 8; first += run) {
-            I t[N];
+            I t[R * N];
             KEEL_UNROLL
             for (int j = first; j < first + run; ++j) {
-                const I w = code[j];
+                I w[R];
+                KEEL_UNROLL
+                for (int r = 0; r < R; ++r) w[r] = group(code, r)[j];
                 KEEL_UNROLL
                 for (int c = 0; c < N; ++c) {
                     const I x = broadcast_dword(q(c) + 4 * j);
-                    const I product = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-                                                : _mm256_maddubs_epi16(w, x);
-                    t[c] = j == first ? product : _mm256_add_epi16(t[c], product);
-                    // Integer sums may be reordered, and are, into trees that need more registers than there are; this
-                    // keeps the chain as written (and costs no instruction).
-                    __asm__("" : "+x"(t[c]));
+                    KEEL_UNROLL
+                    for (int r = 0; r < R; ++r) {
+                        const int i = r * N + c;
+                        const I product = is_signed
+                                              ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[r]), _mm256_sign_epi8(x, w[r]))
+                                              : _mm256_maddubs_epi16(w[r], x);
+                        t[i] = j == first ? product : _mm256_add_epi16(t[i], product);
+                        // Integer sums may be reordered, and are, into trees that need more registers than there are;
+                        // this keeps the chain as written (and costs no instruction).
+                        __asm__("" : "+x"(t[i]));
+                        if (j < first + run - 1) continue;
+                        const I factor = sub == 0 ? set1_16(1) : group(scale, r)[sub == 16 ? first / 4 : 0];
+                        sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(t[i], factor));
+                        if (run == 1) __asm__("" : "+x"(sum[i]));
+                    }
                 }
             }
-            const I factor = sub == 0 ? set1_16(1) : scale[sub == 16 ? first / 4 : 0];
-            KEEL_UNROLL
-            for (int c = 0; c < N; ++c) sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(t[c], factor));
         }
     }
 

@@ -17,7 +17,7 @@ struct Q8NeonVectors {
     using F = float32x4_t;
     static constexpr uint32_t kLanes = 4;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kFewTokens = 8, kMaxPanels = 4;
+    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 1;
 
     KEEL_INLINE int8x16_t as8(I v) { return vreinterpretq_s8_s32(v); }
@@ -139,8 +139,9 @@ struct Q8NeonVectors {
 // Products by SMULL and SMLAL: two halves of two rows each, their sums in 16 bits for as long as they fit (`run`).
 struct Q8Neon : Q8NeonVectors {
     // 32 elements; sub: elements that share a scale, 0 for none.
-    template <bool is_signed, int run, uint32_t sub, int N, class Address>
-    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, Address&& q, I* sum) {
+    template <bool is_signed, int run, uint32_t sub, int N, int R, class Address>
+    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, uint64_t, Address&& q, I* sum) {
+        static_assert(R == 1);
         constexpr int kScaled = sub == 16 ? 4 : 8, kChain = 2 * run < kScaled ? 2 * run : kScaled;
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {

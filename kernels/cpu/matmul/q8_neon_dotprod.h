@@ -15,8 +15,9 @@ struct Q8NeonDotprod : Q8NeonVectors {
         return vdotq_laneq_s32(t, as8(code[3]), x, 3);
     }
     // 32 elements; sub: elements that share a scale, 0 for none. All codes are at most 127.
-    template <bool is_signed, int run, uint32_t sub, int N, class Address>
-    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, Address&& q, I* sum) {
+    template <bool is_signed, int run, uint32_t sub, int N, int R, class Address>
+    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, uint64_t, Address&& q, I* sum) {
+        static_assert(R == 1);
         I t[N];
         KEEL_UNROLL
         for (int half = 0; half < 2; ++half) {

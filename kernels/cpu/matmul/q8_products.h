@@ -11,10 +11,11 @@
 // stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
 // exactly.
 //
-// One token: codes go from the bytes to the products in registers. A few: a block of L rows is unpacked when its turn
-// comes, and used by all of them. In both, every weight byte is read once. More tokens: groups of L rows are unpacked
-// once into panels in the caller's scratch, and register tiles of L rows by V::kTileTokens tokens walk over the whole
-// of k.
+// One token: codes go from the bytes to the products in registers. A few: V::kTilePanels groups of L rows are unpacked
+// a few blocks at a time into panels that stay in the first-level cache, and passes of up to V::kTileTokens tokens use
+// them. In both, every weight byte is read once, and a further token costs its products alone. More tokens: groups of L
+// rows are unpacked into panels over the whole of k, in the caller's scratch too, and register tiles of
+// V::kTilePanels groups by V::kTileTokens tokens walk over them.
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
 //   load(p)                        one I
@@ -82,8 +83,9 @@ struct PlainRows {
     uint64_t stride;
     const PlainRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = start + uint64_t{b} * kBytes; }
-    KEEL_ALWAYS_INLINE void prefetch(uint32_t b) const {  // as many bytes of the next L rows as a block of these has
-        const uint8_t* p = start + V::kLanes * stride + uint64_t{b} * (V::kLanes * kBytes);
+    // As many bytes of the L rows that come `ahead` rows later as a block of these has.
+    KEEL_ALWAYS_INLINE void prefetch(uint32_t b, uint32_t ahead) const {
+        const uint8_t* p = start + ahead * stride + uint64_t{b} * (V::kLanes * kBytes);
         for (uint32_t i = 0; i < V::kLanes * kBytes; i += 64) __builtin_prefetch(p + i);
     }
     template <int n>
@@ -132,7 +134,7 @@ struct PartialRows : PlainRows<V, T> {
             memcpy(copy + r * Base::kBytes, rows + (r < count ? r : count - 1) * row_bytes + uint64_t{b} * Base::kBytes,
                    Base::kBytes);
     }
-    void prefetch(uint32_t) const {}
+    void prefetch(uint32_t, uint32_t) const {}
 };
 
 // L rows of a group, from `lane` on.
@@ -146,7 +148,7 @@ struct RepackedRows {
     uint32_t lane;
     const RepackedRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
-    KEEL_ALWAYS_INLINE void prefetch(uint32_t) const {
+    KEEL_ALWAYS_INLINE void prefetch(uint32_t, uint32_t) const {
         for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(block + kAheadBytes + i);
     }
     template <int n>
@@ -446,8 +448,8 @@ KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* 
                 sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], group(scale, i / N)[first / 4]);
         }
     } else {
-        static_assert(R == 1);
-        V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N>(code, scale, q, sum);
+        V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N, R>(code, scale, next, q,
+                                                                                                   sum);
     }
 }
 
@@ -518,7 +520,7 @@ void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
     typename V::F acc = V::zero_floats();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
         rows.at(b);
-        if (a.from_memory) rows.prefetch(b);
+        if (a.from_memory) rows.prefetch(b, V::kLanes);
         const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
         BlockFactors<V, T> f;
         I sum = start_block<V, T>(sums);
@@ -550,10 +552,9 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
 
 // result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `distance` blocks from each
 // other and the N tokens whose planes lie at[c] bytes from those of token 0.
-template <class V, WeightType T, int N, int R = 1>
-__attribute__((noinline)) void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t distance, uint32_t first,
-                                                  uint32_t blocks, const TokenPlanes& x, const uint64_t* token_at,
-                                                  typename V::F* result) {
+template <class V, WeightType T, int N, int R>
+KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t distance, uint32_t first, uint32_t blocks,
+                                      const TokenPlanes& x, const uint64_t* token_at, typename V::F* result) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
@@ -593,49 +594,42 @@ KEEL_INLINE void token_offsets(const MatmulArgs& a, uint32_t token, uint64_t* at
     for (uint32_t c = 0; c < N; ++c) at[c] = (token + c < a.tokens ? token + c : a.tokens - 1) * a.x_token_bytes;
 }
 
-// Up to N tokens, every block unpacked when its turn comes: the weights are read once.
-template <class V, WeightType T, int N, class Source>
-void few_tokens(const MatmulArgs& a, Source& rows, uint32_t row, uint32_t count) {
-    const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
-    uint64_t at[N];
-    token_offsets<N>(a, 0, at);
-    typename V::F acc[N];
-    for (int c = 0; c < N; ++c) acc[c] = V::zero_floats();
-    PanelBlock<V, T> panel;
-    for (uint32_t b = 0; b < a.k / block_shape(T).elements; ++b) {
-        rows.at(b);
-        if (a.from_memory) rows.prefetch(b);
-        unpack_block<V, T>(rows.block_rows(), &panel);
-        panel_times_tokens<V, T, N>(&panel, 0, b, 1, x, at, acc);
-    }
-    KEEL_KEEP_LOOP
-    for (uint32_t c = 0; c < a.tokens; ++c) store_rows<V>(a, row, count, c, acc[c]);
+// How far the panels of a tile lie from each other, those of rows at `distance`: there are V::kTilePanels of them, and
+// where there are not so many rows, the first ones again, of which nothing is stored.
+template <class V>
+constexpr uint64_t panel_distance(uint32_t rows, uint64_t distance) {
+    return rows > (V::kTilePanels - 1) * V::kLanes ? distance : 0;
 }
 
-// N tokens times panels of `rows` rows, kRowTiles of them at a time where there are as many.
-template <class V, WeightType T, int N, int R>
+// dots[r * n + c]: rows row + r * L .. of `rows` rows, tokens token + c that there are.
+template <class V>
+KEEL_INLINE void store_tile(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t token, uint32_t n,
+                            const typename V::F* dots) {
+    const uint32_t tokens = a.tokens - token < n ? a.tokens - token : n;
+    for (uint32_t r = 0; r < rows; r += V::kLanes, dots += n) {
+        KEEL_KEEP_LOOP
+        for (uint32_t c = 0; c < tokens; ++c)
+            store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, token + c, dots[c]);
+    }
+}
+
+// N tokens times panels of `rows` rows.
+template <class V, WeightType T, int N>
 void panels_times_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
                          uint32_t token) {
+    constexpr uint32_t kRows = V::kTilePanels * V::kLanes;
     const uint32_t blocks = a.k / block_shape(T).elements;
     const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
     uint64_t at[N];
     token_offsets<N>(a, token, at);
-    const auto tile = [&]<int G>(Index<G>, uint32_t r) {
-        typename V::F acc[G * N];
+    for (uint32_t r = 0; r < rows; r += kRows, panels += V::kTilePanels * blocks) {
+        const uint32_t here = rows - r < kRows ? rows - r : kRows;
+        typename V::F acc[V::kTilePanels * N];
         KEEL_KEEP_LOOP
-        for (int i = 0; i < G * N; ++i) acc[i] = V::zero_floats();
-        panel_times_tokens<V, T, N, G>(panels + r / V::kLanes * blocks, blocks, 0, blocks, x, at, acc);
-        KEEL_KEEP_LOOP
-        for (uint32_t i = 0; i < G * N; ++i) {
-            const uint32_t first = r + i / N * V::kLanes, c = token + i % N;
-            if (c < a.tokens)
-                store_rows<V>(a, row + first, rows - first < V::kLanes ? rows - first : V::kLanes, c, acc[i]);
-        }
-    };
-    uint32_t r = 0;
-    if constexpr (R > 1)
-        for (; r + (R - 1) * V::kLanes < rows; r += R * V::kLanes) tile(Index<R>{}, r);
-    for (; r < rows; r += V::kLanes) tile(Index<1>{}, r);
+        for (int i = 0; i < V::kTilePanels * N; ++i) acc[i] = V::zero_floats();
+        panel_times_tokens<V, T, N, V::kTilePanels>(panels, panel_distance<V>(here, blocks), 0, blocks, x, at, acc);
+        store_tile<V>(a, row + r, here, token, N, acc);
+    }
 }
 
 // ---- the product ----
@@ -664,23 +658,75 @@ KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn
     }
 }
 
-// At most V::kFewTokens tokens.
+// Blocks [first, first + blocks) of `rows` rows: block b of group g goes to panels[g * distance + b].
 template <class V, WeightType T, bool kRepacked>
-void multiply_few(const MatmulArgs& a) {
-    for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes) {
-        const uint32_t count = a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes;
-        with_rows<V, T, kRepacked>(a, row, count, [&](auto& rows) {
-            // The end of a matrix whose rows are no multiple of L is rare: one function for any number of tokens.
-            if constexpr (!std::remove_reference_t<decltype(rows)>::kWhole) {
-                few_tokens<V, T, V::kTileTokens>(a, rows, row, count);
-            } else {
-                if (a.tokens == 1) return direct_rows<V, T>(a, rows, row);
-                if (a.tokens <= 2) return few_tokens<V, T, 2>(a, rows, row, count);
-                if (a.tokens <= 4) return few_tokens<V, T, 4>(a, rows, row, count);
-                if constexpr (V::kFewTokens > 4) few_tokens<V, T, V::kTileTokens>(a, rows, row, count);
+KEEL_ONE_COPY void unpack_panels(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t first, uint32_t blocks,
+                                 uint32_t distance, bool fetch, PanelBlock<V, T>* panels) {
+    for (uint32_t r = 0; r < rows; r += V::kLanes, panels += distance)
+        with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
+            KEEL_KEEP_LOOP
+            for (uint32_t b = 0; b < blocks; ++b) {
+                source.at(first + b);
+                if (fetch) source.prefetch(first + b, V::kTilePanels * V::kLanes);
+                unpack_block<V, T>(source.block_rows(), panels + b);
             }
         });
+}
+
+// Tokens of the next pass when `left` are left: what is left of them costs as little as passes of 2, 4, ... allow.
+template <class V>
+constexpr uint32_t pass_tokens(uint32_t left) {
+    return V::kTileTokens > 4 && left > 6 ? V::kTileTokens : left > 2 ? 4 : 2;
+}
+
+// Up to V::kFewTokens tokens.
+template <class V, WeightType T, bool kRepacked>
+void multiply_few(const MatmulArgs& a) {
+    constexpr int R = V::kTilePanels;
+    // Blocks unpacked at a time: products in between give memory time to deliver the next ones.
+    constexpr uint32_t kStretch = block_shape(T).elements < 64 ? 64 / block_shape(T).elements : 1,
+                       kRows = R * V::kLanes;
+    const uint32_t blocks = a.k / block_shape(T).elements;
+    const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
+    PanelBlock<V, T>* panels = static_cast<PanelBlock<V, T>*>(a.scratch);
+    uint64_t at[V::kFewTokens];
+    token_offsets<V::kFewTokens>(a, 0, at);
+    typename V::F acc[R * V::kFewTokens];
+    for (uint32_t row = a.row_begin; row < a.row_end; row += kRows) {
+        const uint32_t rows = a.row_end - row < kRows ? a.row_end - row : kRows;
+        KEEL_KEEP_LOOP
+        for (uint32_t i = 0; i < R * V::kFewTokens; ++i) acc[i] = V::zero_floats();
+        for (uint32_t first = 0; first < blocks; first += kStretch) {
+            const uint32_t count = blocks - first < kStretch ? blocks - first : kStretch;
+            unpack_panels<V, T, kRepacked>(a, row, rows, first, count, kStretch, a.from_memory, panels);
+            for (uint32_t c = 0, n; c < a.tokens; c += n) {
+                n = pass_tokens<V>(a.tokens - c);
+                (n == 2   ? panel_times_tokens<V, T, 2, R>
+                 : n == 4 ? panel_times_tokens<V, T, 4, R>
+                          : panel_times_tokens<V, T, V::kTileTokens, R>)(panels, panel_distance<V>(rows, kStretch),
+                                                                         first, count, x, at + c, acc + R * c);
+            }
+        }
+        for (uint32_t c = 0, n; c < a.tokens; c += n) {
+            n = pass_tokens<V>(a.tokens - c);
+            store_tile<V>(a, row, rows, c, n, acc + R * c);
+        }
     }
+}
+
+// One token. The end of a matrix whose rows are no multiple of L is rare, and so left to multiply_few.
+template <class V, WeightType T, bool kRepacked>
+void multiply_one(const MatmulArgs& a) {
+    for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes)
+        with_rows<V, T, kRepacked>(a, row, a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes, [&](auto& rows) {
+            if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
+                direct_rows<V, T>(a, rows, row);
+            } else {
+                MatmulArgs rest = a;
+                rest.row_begin = row;
+                multiply_few<V, T, kRepacked>(rest);
+            }
+        });
 }
 
 template <class V, WeightType T, bool kRepacked>
@@ -691,24 +737,24 @@ void multiply_many(const MatmulArgs& a, MatrixUnit unit) {
     const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
     for (uint32_t row = a.row_begin; row < a.row_end; row += step) {
         const uint32_t rows = a.row_end - row < step ? a.row_end - row : step;
-        for (uint32_t r = 0; r < rows; r += V::kLanes)
-            with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
-                for (uint32_t b = 0; b < blocks; ++b) {
-                    source.at(b);
-                    unpack_block<V, T>(source.block_rows(), panels + r / V::kLanes * blocks + b);
-                }
-            });
+        unpack_panels<V, T, kRepacked>(a, row, rows, 0, blocks, blocks, false, panels);
         uint32_t c = unit ? unit(a, panels, row, rows) : 0;
-        for (; c + V::kTileTokens <= a.tokens; c += V::kTileTokens)
-            panels_times_tokens<V, T, V::kTileTokens, V::kTilePanels>(a, panels, row, rows, c);
-        for (; c < a.tokens; c += 4) panels_times_tokens<V, T, 4, 1>(a, panels, row, rows, c);
+        for (; c + (V::kTileTokens - 4) < a.tokens; c += V::kTileTokens)
+            panels_times_tokens<V, T, V::kTileTokens>(a, panels, row, rows, c);
+        for (; c < a.tokens; c += 4) panels_times_tokens<V, T, 4>(a, panels, row, rows, c);
     }
 }
 
+// Any number of tokens. A matrix unit takes over as soon as there are more than one tile has.
 template <class V, WeightType T, bool kRepacked>
-void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr) {
-    if (a.tokens <= V::kFewTokens) return multiply_few<V, T, kRepacked>(a);
-    multiply_many<V, T, kRepacked>(a, unit);
+KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr,
+                                void (*many)(const MatmulArgs&, MatrixUnit) = multiply_many<V, T, kRepacked>) {
+    if (a.tokens == 1)
+        multiply_one<V, T, kRepacked>(a);
+    else if (a.tokens <= (unit ? V::kTileTokens : V::kFewTokens))
+        multiply_few<V, T, kRepacked>(a);
+    else
+        many(a, unit);
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ keel_status cpu_download(Device* device, void* to, keel_region_kind region, uint
     return KEEL_OK;
 }
 
-keel_status cpu_poll(Device*, bool* done) {
+keel_status cpu_poll(Device*, bool, bool* done) {
     *done = true;
     return KEEL_OK;
 }
@@ -123,6 +123,7 @@ const Backend kCpuBackend = {
     .weights = cpu_weights,
     .cost = cpu_cost,
     .fuse = cpu_fuse,
+    .dispatch_us = nullptr,
     .place = cpu_place,
     .attach = cpu_attach,
     .place_copies = cpu_place_copies,

@@ -1,4 +1,4 @@
-// The launches of what works on heads and on the KV pages: head norms, rotation, append, attention.
+// What works on heads and on the KV pages: head norms, rotation, append, attention.
 #include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
@@ -75,9 +75,10 @@ cuda::StepArrays step_of(const CudaDevice& d) {
 }
 
 cuda::KvStepArgs kv_step_of(const CudaDevice& d, const Op& op) {
-    return {rows_of(d, op.in), rows_of(d, op.state), rows_of(d, op.mean),
-            heads_of(d),       means_of(d, op),      places_of(d, static_cast<uint32_t>(op.layer)),
-            step_of(d),        d.step->tokens};
+    return {rows_of(d, op.in),   rows_of(d, op.state),
+            rows_of(d, op.mean), heads_of(d),
+            means_of(d, op),     places_of(d, static_cast<uint32_t>(op.layer)),
+            step_of(d),          0};
 }
 
 // The splits that attention goes through apart from each other in the step under way; 0: a block all of its own. A few
@@ -98,39 +99,35 @@ uint64_t partial_bytes(const Program& p) {
            (p.spec.head_dim + cuda::kPartialState) * sizeof(float);
 }
 
-Result launch_qk_norm(const CudaDevice& d, const Op& op) {
-    return launch(d, cuda::kernel_qk_norm,
-                  cuda::QkNormArgs{rows_of(d, op.in), heads_of(d), op.norm, op.norm2, d.program->spec.norm_eps,
-                                   rows_of_step(d, op)});
+void add_append(CudaTable* table, const Op* ops, uint32_t count) {
+    const CudaDevice& d = table->d;
+    cuda::KvAppendArgs a = {};
+    static_cast<cuda::KvStepArgs&>(a) = kv_step_of(d, ops[count - 1]);
+    a.eps = d.program->spec.norm_eps;
+    a.attention_factor = d.program->spec.rope_attention_factor;
+    for (const Op* op = ops; op < ops + count; ++op) {
+        if (op->kind == OpKind::kQkNorm) a.q_norm = op->norm, a.k_norm = op->norm2;
+        if (op->kind == OpKind::kRope)
+            a.cos_sin = rows_at(rows_of(d, op->rope), uint64_t{op->rope_set} * d.program->spec.rope_dims);
+    }
+    table->add(cuda::kernel_kv_append, a);
 }
 
-Result launch_rope(const CudaDevice& d, const Op& op) {
-    return launch(d, cuda::kernel_rope,
-                  cuda::RopeArgs{rows_of(d, op.in), heads_of(d),
-                                 rows_at(rows_of(d, op.rope), uint64_t{op.rope_set} * d.program->spec.rope_dims),
-                                 means_of(d, op), rows_of_step(d, op)});
-}
-
-Result launch_append(const CudaDevice& d, const Op& op) {
-    return launch(d, cuda::kernel_kv_append,
-                  cuda::KvAppendArgs{kv_step_of(d, op), d.program->spec.rope_attention_factor});
-}
-
-Result launch_attention(const CudaDevice& d, const Op& op) {
+void add_attention(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
     const ModelSpec& s = d.program->spec;
-    const uint32_t group = s.heads / s.kv_heads, block_tokens = d.step->decode ? 1 : kQueryBlockTokens,
-                   columns = cuda::attention_columns(group, block_tokens);
-    cuda::AttentionArgs a = {
-        kv_step_of(d, op), rows_of(d, op.out), s.attention_scale, s.attention_softcap, op.window, 0, 0, nullptr, 0, 0};
-    a.query_blocks = d.step->query_blocks;
-    a.tile_heads = cuda::attention_heads(group, block_tokens);
-    a.splits = splits_apart(d);
-    if (a.splits) a.partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
+    cuda::AttentionArgs a = {};
+    static_cast<cuda::KvStepArgs&>(a) = kv_step_of(d, op);
+    a.out = rows_of(d, op.out);
+    a.scale = s.attention_scale;
+    a.softcap = s.attention_softcap;
+    a.window = op.window;
     a.partial_slots = slots_of(*d.program);
-    return launch(d, columns == 8 ? cuda::kernel_attend_8 : cuda::kernel_attend_32, a, attention_shape(a, columns));
+    table->add(cuda::kKernelCount, a);
 }
 
-Result launch_attention_finish(const CudaDevice& d, const Op& op) {
+void add_attention_finish(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
     const Program& p = *d.program;
     cuda::AttentionFinishArgs a = {};
     a.out = rows_of(d, op.in);
@@ -138,14 +135,57 @@ Result launch_attention_finish(const CudaDevice& d, const Op& op) {
     a.shape = heads_of(d);
     a.value_mean = means_of(d, op).value_mean;
     a.rotated = kernels::kKvFormats[p.geometry.layer[op.layer].v.format].rotated;
-    a.tokens = d.step->tokens;
-    if (splits_apart(d)) a.partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
     a.partial_slots = slots_of(p);
     a.window = op.window;
     a.sink_tokens = p.f16_window.sink_tokens;
     a.recent_tokens = p.f16_window.recent_tokens;
     a.position = d.step_array<uint32_t>(d.block.position);
-    return launch(d, cuda::kernel_attention_finish, a);
+    table->add(cuda::kernel_attention_finish, a);
+}
+
+// ---- what depends on the step ----
+void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
+    const uint32_t block_tokens = d.step->decode ? 1 : kQueryBlockTokens, group = a->shape.heads / a->shape.kv_heads;
+    a->tokens = rows;
+    a->query_blocks = d.step->query_blocks;
+    a->columns = cuda::attention_columns(group, block_tokens);
+    a->tile_heads = cuda::attention_heads(group, block_tokens);
+    a->splits = splits_apart(d);
+    if (a->splits) a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
+    a->block_end = attention_blocks(*a);
+}
+void fit_step(const CudaDevice& d, cuda::AttentionFinishArgs* a, uint32_t rows) {
+    a->tokens = rows;
+    if (splits_apart(d)) a->partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
+}
+Result launch_rest(const CudaDevice& d, const CudaLaunch&, const cuda::AttentionArgs& a) {
+    return launch(d, a.columns == 8 ? cuda::kernel_attend_8 : cuda::kernel_attend_32, a, attention_shape(a));
+}
+
+// ---- cut ----
+uint32_t items_of(const cuda::AttentionArgs& a) {
+    return a.block_end;
+}
+void cut(cuda::AttentionArgs* a, uint32_t first, uint32_t count) {
+    a->block_begin = first;
+    a->block_end = first + count;
+}
+void cut(cuda::AttentionFinishArgs* a, uint32_t first, uint32_t count) {
+    skip(&a->out, first);
+    skip(&a->state, first);
+    if (a->partial)
+        a->partial += uint64_t{first} * a->shape.heads * a->partial_slots * (a->shape.head_dim + cuda::kPartialState);
+    a->position += first;
+    a->tokens = count;
+}
+void cut(cuda::KvAppendArgs* a, uint32_t first, uint32_t count) {
+    skip(&a->qkv, first);
+    skip(&a->state, first);
+    skip(&a->mean, first);
+    skip(&a->cos_sin, first);
+    a->step.session += first;
+    a->step.slot += first;
+    a->tokens = count;
 }
 
 }  // namespace keel

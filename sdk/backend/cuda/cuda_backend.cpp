@@ -30,7 +30,8 @@ keel_status open_streams(CudaDevice* d, keel_error* error) {
                          "cuStreamCreateWithPriority", error));
     KEEL_TRY(cuda_result(driver.stream_create(&d->draws, kStreamNonBlocking, d->options.priority),
                          "cuStreamCreateWithPriority", error));
-    return cuda_result(driver.event_create(&d->computed, kEventDisableTiming), "cuEventCreate", error);
+    const uint32_t sleeps = d->options.sleep_in_wait ? kEventBlockingSync : 0;
+    return cuda_result(driver.event_create(&d->computed, kEventDisableTiming | sleeps), "cuEventCreate", error);
 }
 
 keel_status open_kernels(CudaDevice* d, keel_error* error) {
@@ -90,12 +91,14 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
         at.draw_staging = arenas[KEEL_REGION_PINNED].place_offset("draw", draw.input_bytes);
     }
     at.partial = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("attention_splits", partial_bytes(p));
-    const uint64_t marks = 2 * uint64_t{most_ops(p)};
-    at.marks = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("launch_times", marks * sizeof(uint64_t));
-    at.times = arenas[KEEL_REGION_PINNED].place_offset("launch_times", marks * sizeof(uint64_t));
-    OpTime* times = arenas[KEEL_REGION_PERSISTENT].place<OpTime>("op_times", marks);
-    float* pace = arenas[KEEL_REGION_PERSISTENT].place<float>("op_paces", 2 * marks);
-    if (device) cuda_device(device)->times = times, cuda_device(device)->pace = pace;
+    const uint64_t marks = most_marks(p), ops = most_ops(p);
+    at.marks = arenas[KEEL_REGION_PINNED].place_offset("launch_times", marks * sizeof(uint64_t));
+    CudaMark* marked = arenas[KEEL_REGION_PERSISTENT].place<CudaMark>("launch_marks", marks);
+    OpTime* times = arenas[KEEL_REGION_PERSISTENT].place<OpTime>("op_times", ops);
+    float* pace = arenas[KEEL_REGION_PERSISTENT].place<float>("op_paces", 4 * ops);
+    CudaDevice* d = device ? cuda_device(device) : nullptr;
+    if (d) d->marked = marked, d->times = times, d->pace = pace;
+    place_table(d, p, arenas);
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
@@ -111,6 +114,19 @@ keel_status send(const CudaDevice& d, uint8_t* to, const void* from, uint64_t by
                : KEEL_E_DEVICE;
 }
 
+// Marks lie in the host's memory, by an address of the device's.
+keel_status open_marks(CudaDevice* d, keel_error* error) {
+    d->marks = reinterpret_cast<uint64_t*>(d->region[KEEL_REGION_PINNED] + d->at.marks);
+    for (uint32_t i = 0; i < most_marks(*d->program); ++i) d->marks[i] = 0;
+    CurrentCuda current(d->cuda);
+    if (!current.ok()) return fail(error, KEEL_E_DEVICE, 0, "keel_cuda_device.context", "not a context");
+    DevicePointer pointer = 0;
+    KEEL_TRY(
+        cuda_result(d->cuda.driver.host_device_pointer(&pointer, d->marks, 0), "cuMemHostGetDevicePointer", error));
+    d->marks_on_device = reinterpret_cast<uint64_t*>(pointer);
+    return KEEL_OK;
+}
+
 keel_status cuda_open(Device* device, const Program* program, keel_error* error) {
     CudaDevice& d = *cuda_device(device);
     d.program = program;
@@ -121,6 +137,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     const OpList& list = program->plan.variant[KEEL_VARIANT_DENSE];
     for (uint32_t i = 0; i < list.count; ++i)
         if (list.ops[i].kind == OpKind::kOutputNorm) d.hidden = list.ops[i].out;
+    KEEL_TRY(open_marks(&d, error));
     uint8_t* weights = d.region[KEEL_REGION_DEVICE_WEIGHTS];
     keel_status status = send(d, weights + d.at.tables, program->frequencies, frequency_bytes(*program));
     // The arrays keep their distances on the device.
@@ -135,7 +152,9 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
         if (status == KEEL_OK) status = send(d, to, *array, bytes);
         *array = reinterpret_cast<decltype(+*array)>(to);
     });
-    return status == KEEL_OK ? KEEL_OK : fail(error, status, 0, "tables", "the device did not take them");
+    if (status != KEEL_OK) return fail(error, status, 0, "tables", "the device did not take them");
+    open_table(&d);
+    return KEEL_OK;
 }
 
 void cuda_close(Device* device) {
@@ -210,6 +229,7 @@ constexpr Backend kCudaBackend = {
     .weights = cuda_weights,
     .cost = cuda_cost,
     .fuse = cuda_fuse,
+    .dispatch_us = cuda_dispatch_us,
     .place = cuda_place,
     .attach = cuda_attach,
     .place_copies = cuda_place_copies,

@@ -42,13 +42,34 @@ struct CudaCopies {
     uint64_t logits;   // DEVICE_SCRATCH: [rows of a step][vocabulary]
     uint64_t partial;  // DEVICE_SCRATCH: what attention leaves of splits (kernels/cuda/attention_args.h)
     uint64_t staging;  // PINNED: a StepBlock
-    uint64_t marks;    // DEVICE_SCRATCH: [2 * most_ops] when launches of a step began
-    uint64_t times;    // PINNED: the same, when the step is done
+    uint64_t marks;    // PINNED: [most_marks] when launches of a step began, 0: not yet
     uint64_t tables;   // DEVICE_WEIGHTS: rope frequencies, then the arrays of the KV transform
     uint64_t transform;
     uint64_t draw;          // DEVICE_SCRATCH: a DrawBlock
     uint64_t draw_staging;  // PINNED: its input, and the result
 };
+
+struct CudaLaunch;
+
+// A dispatch as a step finds it: its launches, and what they are predicted to take.
+struct CudaWork {
+    const CudaLaunch* launch;
+    uint32_t launches, ops;  // ops that it computes
+    bool of_logits;          // its rows are those of logits
+    // Microseconds: of its launches; to move bytes whatever the rows are, and a row's; to compute a row.
+    double launch_us, fixed_us, row_us, compute_us;
+    double position_us;  // attention: to read what a position has, of `window` positions at most (0: all)
+    uint32_t window;
+};
+
+// A launch that writes when it began.
+struct CudaMark {
+    uint32_t op, ops;  // of the dispatch; ops 0: it only ends what was launched before
+    double us;         // predicted
+};
+
+// Ops fuse in another way where there is one token.
+constexpr uint32_t kStepKinds = 2;
 
 struct CudaDevice : Device {
     keel_cuda_device options;
@@ -67,18 +88,29 @@ struct CudaDevice : Device {
     KvTransform transform;  // its arrays on the device
     BufferId hidden;        // what the output norm writes, in both variants
     CudaRanges ranges;      // for profilers
+    // What a step walks (cuda_ops.cpp): [variants][kStepKinds][most_ops], by the first op of a dispatch.
+    CudaWork* work;
+    CudaLaunch* launches;
+    uint8_t* launch_args;
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done
-    // What kernels say of the time. An entry of `times` for each launch of a step that writes a mark: of a dispatch, or
-    // behind the last of each call of enqueue (ops: 0); when the step is done, of dispatches only.
-    OpTime* times;           // [2 * most_ops]
-    uint32_t timed;          // of these
-    bool enqueued, learned;  // the step is enqueued whole; its times are in `times` and `pace`
+    // The kernel of a mark writes it into pinned memory, where the host sees without a call of the driver how far the
+    // step is: what was launched before is done. Mark i is entry i % most_marks of each array.
+    uint64_t* marks;             // [most_marks] nanoseconds of the device's clock; 0: not yet
+    uint64_t* marks_on_device;   // where kernels write them
+    CudaMark* marked;            // [most_marks]
+    uint32_t made, seen;         // marks of this step, and those that the host has seen
+    uint64_t first_ns, last_ns;  // the first one and the last one seen
+    uint32_t looks;              // since something was seen
+    OpTime* times;               // [most_ops] of dispatches of this step that are done
+    uint32_t timed;              // of these
+    bool enqueued, learned;      // the step is enqueued whole; its times are in `pace`
     // Measured over predicted, of the dispatch that begins with an op: [variants][up to 8 tokens, more][most_ops].
     float* pace;
     mutable uint64_t* mark;  // where the next launch writes when it began, on the device; null: nowhere
 
+    CudaWork* work_of(uint32_t variant, uint32_t kind) const;
     uint8_t* scratch(uint64_t offset) const { return region[KEEL_REGION_DEVICE_SCRATCH] + offset; }
     const Buffer& buffer(BufferId id) const { return program->plan.buffers[id]; }
     uint8_t* row0(BufferId id) const { return scratch(buffer(id).offset); }
@@ -96,7 +128,7 @@ inline CudaDevice* cuda_device(Device* device) {
 
 // Most rows of logits of a step.
 inline uint32_t most_logits_rows(const PlanConfig& c) {
-    const uint32_t kept = c.max_sessions * c.logits_rows;
+    const uint32_t kept = c.all_logits_rows();
     return kept < c.chunk_tokens ? kept : c.chunk_tokens;
 }
 
@@ -106,17 +138,29 @@ inline uint32_t most_ops(const Program& p) {
     return variant[0].count > variant[1].count ? variant[0].count : variant[1].count;
 }
 
+inline CudaWork* CudaDevice::work_of(uint32_t variant, uint32_t kind) const {
+    return work + (variant * kStepKinds + kind) * most_ops(*program);
+}
+
+// Marks that are not seen yet: one for each dispatch of a step that is enqueued at once and its end, behind as many of
+// calls before.
+inline uint32_t most_marks(const Program& p) {
+    return 2 * (most_ops(p) + 4);
+}
+
 // Most tokens of a step whose splits attention goes through apart.
 inline uint32_t most_partial_tokens(const PlanConfig& c) {
     return c.chunk_tokens < 16 ? c.chunk_tokens : 16;
 }
 
-// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing.
+// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing. Or
+// head norms, if there are any, rotation and append.
 struct CudaDispatch {
     uint32_t ops;
     uint32_t products;  // behind the maker of their input, if that is joined; 0: one op of another kind
     bool input_joined;  // the first op makes the input, which the products do for themselves
     bool gated;         // the last op is the gate of what the products compute
+    bool appends;       // the last op appends
 };
 
 // ---- cuda_planning.cpp ----
@@ -127,13 +171,20 @@ cuda::ProductInput joined_input(OpKind kind);
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
 WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
-// Microseconds of an op in the step under way, by the plan and the positions that attention reads.
-double cuda_predict_us(const CudaDevice& d, const Op& op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
+double cuda_dispatch_us(const Op* ops, uint32_t count);
+// A dispatch of `launches` launches, without them.
+CudaWork predicted_work(const CudaDevice& d, const Op* ops, uint32_t count, uint32_t launches);
+// Microseconds of it in the step under way, by the plan and the positions that attention reads.
+double predict_work_us(const CudaDevice& d, const CudaWork& work);
 
 // ---- cuda_ops.cpp ----
-// Launches a dispatch for the step under way, all of its work. In the device's context.
-platform::cuda::Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch);
+void place_table(CudaDevice* d, const Program& program, Arena* arenas);  // null: counts
+void open_table(CudaDevice* d);
+// Work items of a dispatch in the step under way: those of its launches, one after the other.
+uint32_t work_items(const CudaDevice& d, const CudaWork& work);
+// Launches `count` of them from `first` on. In the device's context.
+platform::cuda::Result launch_work(const CudaDevice& d, const CudaWork& work, uint32_t first, uint32_t count);
 
 // ---- cuda_attention.cpp ----
 uint64_t partial_bytes(const Program& p);
@@ -141,7 +192,7 @@ uint64_t partial_bytes(const Program& p);
 // ---- cuda_step.cpp ----
 keel_status cuda_begin(Device* device, const Step* step);
 keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
-keel_status cuda_poll(Device* device, bool* done);
+keel_status cuda_poll(Device* device, bool wait, bool* done);
 keel_status cuda_drain(Device* device);
 uint32_t cuda_times(Device* device, uint32_t index, OpTime* out);
 

@@ -29,7 +29,8 @@ keel_status allocate(const CudaContext& c, const keel_region_plan& wanted, keel_
     const size_t bytes = static_cast<size_t>(wanted.bytes);
     platform::cuda::DevicePointer device = 0;
     const platform::cuda::Result result =
-        pinned ? c.driver.host_allocate(&out->data, bytes, platform::cuda::kHostAllocPortable)
+        pinned ? c.driver.host_allocate(&out->data, bytes,
+                                        platform::cuda::kHostAllocPortable | platform::cuda::kHostAllocDeviceMap)
                : c.driver.memory_allocate(&device, bytes);
     if (!pinned) out->data = reinterpret_cast<void*>(device);
     if (result != platform::cuda::kSuccess) out->data = nullptr;

@@ -1,4 +1,5 @@
-// The launches of each op: its buffers, weights and shapes as the arguments of a kernel.
+// The table of launches: for every variant, and for steps of one token and of more, the dispatches of its ops, with
+// their buffers, weights and shapes as the arguments of kernels. A step only walks it.
 #include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
@@ -7,60 +8,164 @@ namespace {
 using platform::cuda::kSuccess;
 using platform::cuda::Result;
 
-Result launch_op(const CudaDevice& d, const Op& op) {
-    const ModelSpec& s = d.program->spec;
-    const uint32_t rows = rows_of_step(d, op);
-    switch (op.kind) {
-        case OpKind::kEmbed:
-            return launch_embed(d, op);
-        case OpKind::kRopeTable: {
-            const double* frequencies =
-                reinterpret_cast<const double*>(d.region[KEEL_REGION_DEVICE_WEIGHTS] + d.at.tables);
-            return launch(d, cuda::kernel_rope_table,
-                          cuda::RopeTableArgs{frequencies, d.step_array<uint32_t>(d.block.position), rows_of(d, op.out),
-                                              op.rows / 2, rows, s.rope_attention_factor});
-        }
-        case OpKind::kNorm:
-        case OpKind::kOutputNorm:
-        case OpKind::kPostNorm:
-            return launch_norm(d, op);
-        case OpKind::kQkNorm:
-            return launch_qk_norm(d, op);
-        case OpKind::kRope:
-            return launch_rope(d, op);
-        case OpKind::kKvAppend:
-            return launch_append(d, op);
-        case OpKind::kAttention:
-            return launch_attention(d, op);
-        case OpKind::kAttentionFinish:
-            if (const Result result = launch_attention_finish(d, op); result != kSuccess) return result;
-            return launch_quantize(d, op, op.in);
-        case OpKind::kGlu:
-            return launch(d, cuda::kernel_glu, cuda::GluArgs{rows_of(d, op.in), op.rows, rows, op.gate != Gate::kSilu});
-        case OpKind::kQuantize:
-            return launch_quantize(d, op, op.in);
-        case OpKind::kMatmul:  // launch_products
-            break;
-        case OpKind::kSoftcap:
-            return launch(d, cuda::kernel_softcap,
-                          cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, rows, s.logit_softcap});
-        case OpKind::kToHost:
-            return d.cuda.driver.copy_to_host(d.program->handover,
-                                              reinterpret_cast<platform::cuda::DevicePointer>(d.row0(op.in)),
-                                              rows * d.buffer(op.in).row_bytes, d.stream);
-        case OpKind::kFromOwnMemory:  // the host's
-            break;
+// Rows of a buffer to the host, which goes on from there.
+struct HandOverArgs {
+    const uint8_t* from;
+    uint8_t* to;
+    uint64_t row_bytes;
+    uint32_t rows;
+};
+void cut(HandOverArgs* a, uint32_t first, uint32_t count) {
+    a->from += first * a->row_bytes;
+    a->to += first * a->row_bytes;
+    a->rows = count;
+}
+Result launch_rest(const CudaDevice& d, const CudaLaunch&, const HandOverArgs& a) {
+    return d.cuda.driver.copy_to_host(a.to, reinterpret_cast<platform::cuda::DevicePointer>(a.from),
+                                      a.rows * a.row_bytes, d.stream);
+}
+
+void add_rope_table(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
+    const double* frequencies = reinterpret_cast<const double*>(d.region[KEEL_REGION_DEVICE_WEIGHTS] + d.at.tables);
+    table->add(cuda::kernel_rope_table,
+               cuda::RopeTableArgs{frequencies, d.step_array<uint32_t>(d.block.position), rows_of(d, op.out),
+                                   op.rows / 2, 0, d.program->spec.rope_attention_factor});
+}
+void add_glu(CudaTable* table, const Op& op) {
+    table->add(cuda::kernel_glu, cuda::GluArgs{rows_of(table->d, op.in), op.rows, 0, op.gate != Gate::kSilu});
+}
+void add_softcap(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
+    table->add(cuda::kernel_softcap,
+               cuda::SoftcapArgs{{d.logits(), op.rows}, op.rows, 0, d.program->spec.logit_softcap});
+}
+void add_hand_over(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
+    table->add(cuda::kKernelCount,
+               HandOverArgs{d.row0(op.in), static_cast<uint8_t*>(d.program->handover), d.buffer(op.in).row_bytes, 0});
+}
+void add_finish(CudaTable* table, const Op& op) {
+    add_attention_finish(table, op);
+    add_quantize(table, op, op.in);
+}
+
+// How an op that no dispatch joins to others becomes launches.
+struct OpLaunches {
+    OpKind kind;
+    void (*add)(CudaTable* table, const Op& op);
+};
+constexpr OpLaunches kOpLaunches[] = {
+    {OpKind::kEmbed, add_embed},
+    {OpKind::kRopeTable, add_rope_table},
+    {OpKind::kNorm, add_norm},
+    {OpKind::kOutputNorm, add_norm},
+    {OpKind::kPostNorm, add_norm},
+    {OpKind::kAttention, add_attention},
+    {OpKind::kAttentionFinish, add_finish},
+    {OpKind::kGlu, add_glu},
+    {OpKind::kQuantize, [](CudaTable* table, const Op& op) { add_quantize(table, op, op.in); }},
+    {OpKind::kSoftcap, add_softcap},
+    {OpKind::kToHost, add_hand_over},
+};
+
+void add_dispatch(CudaTable* table, const Op* ops, const CudaDispatch& dispatch) {
+    if (dispatch.products) {
+        if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish) add_attention_finish(table, *ops);
+        return add_products(table, ops, dispatch);
     }
-    return kSuccess;
+    if (dispatch.appends) return add_append(table, ops, dispatch.ops);
+    for (const OpLaunches& launches : kOpLaunches)
+        if (launches.kind == ops->kind) launches.add(table, *ops);
+}
+
+// Of a list of ops: one each and of two layouts two, attention's finish before that.
+uint64_t most_launches(const Program& p, uint32_t ops) {
+    return 2 * uint64_t{ops} + p.spec.layers;
+}
+template <class... Args>
+constexpr uint64_t largest_bytes() {
+    uint64_t bytes = 0;
+    ((bytes = sizeof(Args) > bytes ? sizeof(Args) : bytes), ...);
+    return bytes;
+}
+// Of a list of ops; those of append and attention are many, and each is there once a layer.
+uint64_t most_args_bytes(const Program& p, uint32_t ops) {
+    constexpr uint64_t kArgsBytes =
+        largest_bytes<cuda::EmbedArgs, cuda::RopeTableArgs, cuda::RmsNormArgs, cuda::AttentionFinishArgs, cuda::GluArgs,
+                      cuda::QuantizeArgs, cuda::SoftcapArgs, HandOverArgs, ProductLaunch>();
+    return most_launches(p, ops) * kArgsBytes +
+           p.spec.layers * (sizeof(cuda::KvAppendArgs) + sizeof(cuda::AttentionArgs));
 }
 
 }  // namespace
 
-Result launch_dispatch(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch) {
-    if (dispatch.products == 0) return launch_op(d, *ops);
-    if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish)
-        if (const Result result = launch_attention_finish(d, *ops); result != kSuccess) return result;
-    return launch_products(d, ops, dispatch);
+void cut(cuda::GluArgs* a, uint32_t first, uint32_t count) {
+    skip(&a->x, first);
+    a->rows = count;
+}
+void cut(cuda::SoftcapArgs* a, uint32_t first, uint32_t count) {
+    skip(&a->x, first);
+    a->rows = count;
+}
+void cut(cuda::RopeTableArgs* a, uint32_t first, uint32_t count) {
+    a->position += first;
+    skip(&a->y, first);
+    a->rows = count;
+}
+
+void place_table(CudaDevice* d, const Program& p, Arena* arenas) {
+    uint64_t launches = 0, bytes = 0;
+    for (const OpList& list : p.plan.variant) {
+        launches += kStepKinds * most_launches(p, list.count);
+        bytes += kStepKinds * most_args_bytes(p, list.count);
+    }
+    Arena& arena = arenas[KEEL_REGION_PERSISTENT];
+    CudaWork* work = arena.place<CudaWork>("dispatches", 2 * kStepKinds * uint64_t{most_ops(p)});
+    CudaLaunch* launch = arena.place<CudaLaunch>("launches", launches);
+    uint8_t* args = arena.place<uint8_t>("launch_arguments", bytes);
+    if (d) d->work = work, d->launches = launch, d->launch_args = args;
+}
+
+void open_table(CudaDevice* d) {
+    CudaTable table = {*d, 0, 0, false};
+    for (uint32_t variant = 0; variant < 2; ++variant) {
+        const OpList& list = d->program->plan.variant[variant];
+        for (uint32_t kind = 0; kind < kStepKinds; ++kind) {
+            const uint32_t tokens = kind == 0 ? 1 : d->program->config.chunk_tokens;
+            CudaWork* work = d->work_of(variant, kind);
+            for (uint32_t i = 0; i < list.own_count; i += work[i].ops) {
+                const CudaDispatch dispatch = cuda_dispatch(list.ops + i, list.own_count - i, tokens);
+                const uint32_t first = table.launches;
+                table.of_logits = list.ops[i].to_logits || list.ops[i].kind == OpKind::kOutputNorm;
+                add_dispatch(&table, list.ops + i, dispatch);
+                work[i] = predicted_work(*d, list.ops + i, dispatch.ops, table.launches - first);
+                work[i].launch = d->launches + first;
+                work[i].of_logits = table.of_logits;
+            }
+        }
+    }
+}
+
+uint32_t work_items(const CudaDevice& d, const CudaWork& work) {
+    uint32_t items = 0;
+    for (uint32_t i = 0; i < work.launches; ++i) items += work.launch[i].items(d, work.launch[i]);
+    return items;
+}
+
+Result launch_work(const CudaDevice& d, const CudaWork& work, uint32_t first, uint32_t count) {
+    for (uint32_t i = 0; i < work.launches && count; ++i) {
+        const CudaLaunch& launch = work.launch[i];
+        const uint32_t items = launch.items(d, launch);
+        if (first < items) {
+            const uint32_t now = items - first < count ? items - first : count;
+            if (const Result result = launch.run(d, launch, first, now); result != kSuccess) return result;
+            count -= now;
+            first = items;
+        }
+        first -= items;
+    }
+    return kSuccess;
 }
 
 }  // namespace keel

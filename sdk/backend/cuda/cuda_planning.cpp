@@ -50,7 +50,13 @@ bool gates(const Op* first, uint32_t products, const Op& next) {
 }  // namespace
 
 CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
-    CudaDispatch d = {1, 0, false, false};
+    CudaDispatch d = {1, 0, false, false, false};
+    const uint32_t before = ops[0].kind == OpKind::kQkNorm ? 2 : ops[0].kind == OpKind::kRope ? 1 : 0;
+    d.appends = before < left && ops[before].kind == OpKind::kKvAppend;
+    if (d.appends) {
+        d.ops = before + 1;
+        return d;
+    }
     const BufferId layout = tokens == 1 ? joined_layout(ops[0]) : kNoBuffer;
     d.input_joined = layout != kNoBuffer && left > 1 && ops[1].kind == OpKind::kMatmul && ops[1].in == layout &&
                      ops[1].layer == ops[0].layer;
@@ -100,25 +106,50 @@ WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t,
 uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     const bool integers =
         op->kind == OpKind::kMatmul && config.q8 && kernels::kWeightTypes[op->weight_type].activation_block != 0;
-    op->fixed_us = kLaunchUs + static_cast<double>(op->fixed_bytes) / kBytesPerUs;
+    op->fixed_us = static_cast<double>(op->fixed_bytes) / kBytesPerUs;
     op->token_us = static_cast<double>(op->token_bytes) / kBytesPerUs;
     op->compute_us = static_cast<double>(op->token_macs) / (integers ? kIntegerMacsPerUs : kFloatMacsPerUs);
     return 0;
 }
 
-double cuda_predict_us(const CudaDevice& d, const Op& op) {
-    const Step& step = *d.step;
-    const Program& p = *d.program;
-    double us = predict_us(op, op.to_logits || op.kind == OpKind::kOutputNorm ? step.logits_rows : step.tokens);
-    if (op.kind == OpKind::kAttention) {
-        const uint32_t seen = op.window && op.window < step.longest ? op.window : step.longest;
-        us += static_cast<double>(p.geometry.row_bytes / p.spec.layers) * seen * step.sessions / kBytesPerUs;
-    }
-    return us;
-}
-
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
     return cuda_dispatch(ops, left, shape.tokens).ops;
+}
+
+double cuda_dispatch_us(const Op* ops, uint32_t count) {
+    const Op& op = *ops;
+    const uint32_t layouts = (op.out_q8[0] != kNoBuffer) + (op.out_q8[1] != kNoBuffer);
+    const uint32_t launches = op.kind == OpKind::kQuantize          ? (count > 1 ? 1 : layouts)
+                              : op.kind == OpKind::kAttentionFinish ? 1 + (count > 1 ? 1 : layouts)
+                                                                    : 1;
+    return kLaunchUs * launches;
+}
+
+CudaWork predicted_work(const CudaDevice& d, const Op* ops, uint32_t count, uint32_t launches) {
+    const Program& p = *d.program;
+    CudaWork work = {};
+    work.launches = launches;
+    work.ops = count;
+    work.launch_us = kLaunchUs * launches;
+    for (uint32_t i = 0; i < count; ++i) {
+        work.fixed_us += static_cast<double>(ops[i].fixed_bytes) / kBytesPerUs;
+        work.row_us += ops[i].token_us;
+        work.compute_us += ops[i].compute_us;
+    }
+    if (ops->kind == OpKind::kAttention) {
+        work.position_us = static_cast<double>(p.geometry.row_bytes / p.spec.layers) / kBytesPerUs;
+        work.window = ops->window;
+    }
+    return work;
+}
+
+double predict_work_us(const CudaDevice& d, const CudaWork& work) {
+    const Step& step = *d.step;
+    const uint32_t rows = work.of_logits ? step.logits_rows : step.tokens,
+                   positions = work.window && work.window < step.longest ? work.window : step.longest;
+    const double memory_us = work.fixed_us + work.row_us * rows + work.position_us * positions * step.sessions,
+                 compute_us = work.compute_us * rows;
+    return work.launch_us + (compute_us > memory_us ? compute_us : memory_us);
 }
 
 }  // namespace keel

@@ -1,4 +1,4 @@
-// Launches of products and of what stands around them: embeddings, norms, 8-bit forms.
+// Products and what stands around them: embeddings, norms, 8-bit forms.
 #include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
@@ -13,36 +13,41 @@ cuda::Q8Rows q8_of(const CudaDevice& d, const Op& op) {
     if (op.out_q8[1] != kNoBuffer) q8.block256 = d.row0(op.out_q8[1]), q8.stride256 = d.buffer(op.out_q8[1]).row_bytes;
     return q8;
 }
-// Families of kernels with 8-bit activations, by that of Q4_0, fastest first: the first one that may take a product
-// does. All of them compute the same bits.
-struct ProductKernel {
+// Families of kernels: of fragments with 8-bit activations, of weights as in the file. `first`: the kernel of type
+// `first_type`. Of a set the first one that may take a product does, and they stand fastest first. All of them compute
+// the same bits.
+struct ProductFamily {
+    ProductSet set;
     cuda::KernelId first;
+    uint32_t first_type;
     cuda::LaunchShape (*shape)(const cuda::ProductArgs& args, uint32_t type);
     uint32_t most_tokens;
     uint32_t most_groups;  // of a multiprocessor's share: with more of them there are enough warps without sharing k
 };
 constexpr uint32_t kAny = UINT32_MAX;
-constexpr ProductKernel kProductKernels[] = {
-    {cuda::kernel_product_shared_Q4_0, cuda::product_shared_shape, 1, 8},
-    {cuda::kernel_product_token_Q4_0, cuda::product_token_shape, 1, kAny},
-    {cuda::kernel_product_shared_Q4_0, cuda::product_shared_shape, 8, 2},
-    {cuda::kernel_product_rows_8_Q4_0, cuda::product_rows_shape<8>, 8, kAny},
-    {cuda::kernel_product_rows_64_Q4_0, cuda::product_rows_shape<64>, kAny, kAny},
-};
-Result launch_fragments(const CudaDevice& d, uint32_t type, const cuda::ProductArgs& a) {
-    const uint32_t groups = (a.group_end - a.group_begin) / d.cuda.multiprocessors;
-    for (const ProductKernel& kernel : kProductKernels) {
-        const cuda::LaunchShape shape = kernel.shape(a, type);
-        if (a.tokens <= kernel.most_tokens && groups < kernel.most_groups &&
-            shape.shared_bytes <= cuda::kMostSharedBytes)
-            return launch(d, cuda::product_kernel(kernel.first, type), a, shape);
-    }
-    return kSuccess;
+cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t) {
+    return product_f32_shape(a);
 }
+cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t) {
+    return product_f32_tile_shape(a);
+}
+constexpr ProductFamily kFamilies[] = {
+    {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 1, 8},
+    {ProductSet::kFragments, cuda::kernel_product_token_Q4_0, kernels::kQ4_0, cuda::product_token_shape, 1, kAny},
+    {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 8, 2},
+    {ProductSet::kFragments, cuda::kernel_product_rows_8_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<8>, 8, kAny},
+    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<64>, kAny,
+     kAny},
+    {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny, kAny},
+    {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens, kAny},
+    {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny, kAny},
+};
+constexpr uint32_t kItemGroups = 4;  // of an item: what a block takes at most
 
 }  // namespace
 
-Result launch_norm(const CudaDevice& d, const Op& op) {
+void add_norm(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
     const cuda::Rows x = rows_of(d, op.in);
     const bool logits = op.kind == OpKind::kOutputNorm, post = op.kind == OpKind::kPostNorm;
     cuda::RmsNormArgs a = {};
@@ -51,14 +56,14 @@ Result launch_norm(const CudaDevice& d, const Op& op) {
     a.source = logits ? d.step_array<uint32_t>(d.block.logits_token) : nullptr;
     a.w = op.norm;
     a.n = op.k;
-    a.rows = rows_of_step(d, op);
     a.eps = d.program->spec.norm_eps;
     (post ? a.residual : a.y) = rows_of(d, op.out);
     a.q8 = q8_of(d, op);
-    return launch(d, cuda::kernel_rms_norm, a);
+    table->add(cuda::kernel_rms_norm, a);
 }
 
-Result launch_embed(const CudaDevice& d, const Op& op) {
+void add_embed(CudaTable* table, const Op& op) {
+    const CudaDevice& d = table->d;
     const cuda::Rows y = rows_of(d, op.out);
     cuda::EmbedArgs a = {};
     a.w = static_cast<const uint8_t*>(op.w);
@@ -67,16 +72,15 @@ Result launch_embed(const CudaDevice& d, const Op& op) {
     a.w_row_bytes = op.w_row_bytes;
     a.y_token_floats = y.stride;
     a.k = op.k;
-    a.tokens = d.step->tokens;
     a.scale = d.program->spec.embedding_scale;
-    return launch(d, op.repacked ? cuda::embed_fragments_kernel(op.weight_type) : cuda::embed_kernel(op.weight_type),
-                  a);
+    table->add(op.repacked ? cuda::embed_fragments_kernel(op.weight_type) : cuda::embed_kernel(op.weight_type), a);
 }
 
-Result launch_products(const CudaDevice& d, const Op* ops, const CudaDispatch& dispatch) {
+void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch) {
+    const CudaDevice& d = table->d;
     const Op* first = ops + (dispatch.input_joined ? 1 : 0);
     const Buffer& x = d.buffer(dispatch.input_joined ? ops->in : first->in);
-    cuda::ProductArgs a = {};
+    ProductLaunch a = {};
     a.x = d.scratch(x.offset);
     a.x_token_bytes = x.row_bytes;
     if (dispatch.input_joined) {
@@ -108,27 +112,68 @@ Result launch_products(const CudaDevice& d, const Op* ops, const CudaDispatch& d
     }
     a.w_row_bytes = first->w_row_bytes;
     a.k = first->k;
-    a.tokens = rows_of_step(d, *first);
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
-    if (first->repacked) return launch_fragments(d, first->weight_type, a);
-    const bool tile =
-        a.tokens > cuda::kProductTokens && kernels::kWeightTypes[first->weight_type].activation_block == 0;
-    return tile ? launch(d, cuda::product_f32_tile_kernel(first->weight_type), a, cuda::product_f32_tile_shape(a))
-                : launch(d, cuda::product_f32_kernel(first->weight_type), a, cuda::product_f32_shape(a));
+    a.set = first->repacked                                                   ? ProductSet::kFragments
+            : kernels::kWeightTypes[first->weight_type].activation_block == 0 ? ProductSet::kUnquantized
+                                                                              : ProductSet::kQuantized;
+    a.type = first->weight_type;
+    table->add(cuda::kKernelCount, a);
 }
 
-Result launch_quantize(const CudaDevice& d, const Op& op, BufferId from) {
+void add_quantize(CudaTable* table, const Op& op, BufferId from) {
+    const CudaDevice& d = table->d;
     const cuda::Rows x = rows_of(d, from);
     for (uint32_t i = 0; i < 2; ++i) {
         const BufferId to = op.out_q8[i];
         if (to == kNoBuffer) continue;
         const uint32_t block = i == 0 ? 32 : 256;
-        const cuda::QuantizeArgs a = {x.row,   d.row0(to), x.stride,           d.buffer(to).row_bytes,
-                                      op.rows, block,      rows_of_step(d, op)};
-        if (const Result result = launch(d, cuda::quantize_kernel(block), a); result != kSuccess) return result;
+        table->add(cuda::quantize_kernel(block),
+                   cuda::QuantizeArgs{x.row, d.row0(to), x.stride, d.buffer(to).row_bytes, op.rows, block, 0});
+    }
+}
+
+// ---- cut ----
+uint32_t items_of(const ProductLaunch& a) {
+    return a.tokens ? cuda::divide_up(a.group_end, kItemGroups) : 0;
+}
+void cut(ProductLaunch* a, uint32_t first, uint32_t count) {
+    const uint32_t end = (first + count) * kItemGroups;
+    a->group_begin = first * kItemGroups;
+    if (end < a->group_end) a->group_end = end;
+}
+Result launch_rest(const CudaDevice& d, const CudaLaunch&, const ProductLaunch& a) {
+    const uint32_t groups = cuda::product_groups(a) / d.cuda.multiprocessors;
+    for (const ProductFamily& f : kFamilies) {
+        if (f.set != a.set || a.tokens > f.most_tokens || groups >= f.most_groups) continue;
+        const cuda::LaunchShape shape = f.shape(a, a.type);
+        if (shape.shared_bytes <= cuda::kMostSharedBytes)
+            return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
+                                             shape);
     }
     return kSuccess;
+}
+
+void cut(cuda::EmbedArgs* a, uint32_t first, uint32_t count) {
+    a->ids += first;
+    a->y += first * a->y_token_floats;
+    a->tokens = count;
+}
+void cut(cuda::RmsNormArgs* a, uint32_t first, uint32_t count) {
+    if (a->source)
+        a->source += first;
+    else
+        a->x += first * a->x_stride;
+    skip(&a->y, first);
+    skip(&a->residual, first);
+    if (a->q8.block32) a->q8.block32 += first * a->q8.stride32;
+    if (a->q8.block256) a->q8.block256 += first * a->q8.stride256;
+    a->rows = count;
+}
+void cut(cuda::QuantizeArgs* a, uint32_t first, uint32_t count) {
+    a->x += first * a->x_token_floats;
+    a->q8 += first * a->q8_token_bytes;
+    a->tokens = count;
 }
 
 }  // namespace keel

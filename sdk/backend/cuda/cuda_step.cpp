@@ -10,6 +10,7 @@ namespace {
 using namespace platform::cuda;
 
 constexpr float kLeastPace = 0.01f;  // a clock that stands still is not believed
+constexpr uint32_t kLooksPerQuery = 32;
 
 // Writes the step into its block. Returns the bytes that the device needs of it.
 uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
@@ -34,62 +35,75 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     return end;
 }
 
-double predict_ops_us(const CudaDevice& d, const Op* ops, uint32_t count) {
-    double us = 0;
-    for (uint32_t i = 0; i < count; ++i) us += cuda_predict_us(d, ops[i]);
-    return us;
-}
-
 // How far the device is off its prediction for the dispatch that begins with op `op` of the step's variant.
 float* pace_of(const CudaDevice& d, uint32_t op) {
     const uint32_t kind = d.step->variant * 2 + (d.step->tokens > kQueryBlockTokens);
     return d.pace + kind * most_ops(*d.program) + op;
 }
-
-// The next launch says when it began: it is the first of these ops, or with 0 a mark behind others.
-void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
-    d->mark = reinterpret_cast<uint64_t*>(d->scratch(d->at.marks)) + d->timed;
-    d->times[d->timed++] = {op, ops, 0, 0, us};
+const CudaWork* work_of_step(const CudaDevice& d) {
+    return d.work_of(d.step->variant, d.step->tokens == 1 ? 0 : 1);
 }
 
-// Launches a dispatch, whose first op is number `index`, with a mark.
-Result launch_timed(CudaDevice* d, const Op* ops, const CudaDispatch& dispatch, uint32_t index, double us) {
-    mark_next(d, index, dispatch.ops, us);
-    const Result result = launch_dispatch(*d, ops, dispatch);
-    if (d->mark) --d->timed;  // there was nothing to launch
+// The next launch says when it began: it is of this dispatch, or only ends what was launched before (ops: 0).
+void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
+    const uint32_t entry = d->made++ % most_marks(*d->program);
+    d->marked[entry] = {op, ops, us};
+    d->mark = d->marks_on_device + entry;
+}
+Result mark_end(CudaDevice* d) {
+    mark_next(d, 0, 0, 0);
+    return launch(*d, cuda::kernel_nothing, cuda::NothingArgs{}, launch_shape(cuda::NothingArgs{}));
+}
+
+// Launches items of a dispatch, whose first op is number `op`, with a mark.
+Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count, double us) {
+    mark_next(d, op, work.ops, us);
+    const Result result = launch_work(*d, work, first, count);
+    if (d->mark)
+        --d->made;  // no kernel was launched
+    else
+        d->in_flight_us += us;
     d->mark = nullptr;
     return result;
 }
 
-// The marks of a step that is done become times, and predictions learn from them. Slowly, so that one interruption
-// counts little.
-void learn_times(CudaDevice* d) {
-    const uint64_t* began = reinterpret_cast<const uint64_t*>(d->region[KEEL_REGION_PINNED] + d->at.times);
-    const auto us_between = [](uint64_t from, uint64_t to) {
-        return to > from ? static_cast<double>(to - from) * 1e-3 : 0;
-    };
-    const OpList& list = d->program->plan.variant[d->step->variant];
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < d->timed; ++i) {
-        OpTime t = d->times[i];
-        if (!t.ops) continue;
-        t.begin_us = us_between(began[0], began[i]);
-        t.us = us_between(began[i], began[i + 1]);  // the last one is a mark
-        float* pace = pace_of(*d, t.op);
-        const double now = t.us / predict_ops_us(*d, list.ops + t.op, t.ops), least = *pace / 4, most = *pace * 4;
-        *pace += static_cast<float>(((now < least ? least : now > most ? most : now) - *pace) / 8);
-        if (*pace < kLeastPace) *pace = kLeastPace;
-        d->times[kept++] = t;
-    }
-    d->timed = kept;
-    d->learned = true;
+double us_between(uint64_t from_ns, uint64_t to_ns) {
+    return to_ns > from_ns ? static_cast<double>(to_ns - from_ns) * 1e-3 : 0;
 }
 
-// When launches began.
-Result fetch_times(const CudaDevice& d) {
-    return d.cuda.driver.copy_to_host(d.region[KEEL_REGION_PINNED] + d.at.times,
-                                      reinterpret_cast<DevicePointer>(d.scratch(d.at.marks)),
-                                      d.timed * sizeof(uint64_t), d.stream);
+// Sees which marks are there: what was launched before them is done, and took until then.
+void see_marks(CudaDevice* d) {
+    const uint32_t entries = most_marks(*d->program);
+    for (++d->looks; d->seen < d->made; ++d->seen, d->looks = 0) {
+        const uint64_t now_ns = __atomic_load_n(d->marks + d->seen % entries, __ATOMIC_ACQUIRE);
+        if (!now_ns) return;
+        d->marks[d->seen % entries] = 0;
+        if (d->seen == 0) {
+            d->first_ns = now_ns;
+        } else if (const CudaMark& done = d->marked[(d->seen - 1) % entries]; done.ops) {
+            const double us = us_between(d->last_ns, now_ns);
+            d->in_flight_us -= done.us;
+            if (d->timed == 0 || d->times[d->timed - 1].op != done.op)
+                d->times[d->timed++] = {done.op, done.ops, us_between(d->first_ns, d->last_ns), 0, 0};
+            d->times[d->timed - 1].us += us;
+            d->times[d->timed - 1].predicted_us += done.us;
+        }
+        d->last_ns = now_ns;
+    }
+    d->in_flight_us = 0;  // whatever was lost in additions
+}
+
+// Predictions learn from what a step took. Slowly, so that one interruption counts little.
+void learn_times(CudaDevice* d) {
+    const CudaWork* work = work_of_step(*d);
+    for (uint32_t i = 0; i < d->timed; ++i) {
+        const OpTime& t = d->times[i];
+        float* pace = pace_of(*d, t.op);
+        const double now = t.us / predict_work_us(*d, work[t.op]), least = *pace / 4, most = *pace * 4;
+        *pace += static_cast<float>(((now < least ? least : now > most ? most : now) - *pace) / 8);
+        if (*pace < kLeastPace) *pace = kLeastPace;
+    }
+    d->learned = true;
 }
 
 // Rows of logits and their hidden rows to where they are kept, in runs of rows that follow one another.
@@ -139,7 +153,8 @@ keel_status cuda_begin(Device* device, const Step* step) {
     d.step = step;
     d.in_flight_us = 0;
     d.ranges.begin_step(*d.program, *step);
-    d.timed = 0;
+    for (; d.seen < d.made; ++d.seen) d.marks[d.seen % most_marks(*d.program)] = 0;  // of a step that was given up
+    d.made = d.seen = d.timed = d.looks = 0;
     d.enqueued = d.learned = false;
     uint8_t* staging = d.region[KEEL_REGION_PINNED] + d.at.staging;
     const uint64_t bytes = pack_step(d, *step, staging);
@@ -159,11 +174,8 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     if (!current.ok()) return KEEL_E_DEVICE;
     const Driver& driver = d.cuda.driver;
     const OpList& list = d.program->plan.variant[d.step->variant];
-    if (d.in_flight_us > 0) {
-        const Result result = driver.event_query(d.computed);
-        if (result != kSuccess && result != kNotReady) return KEEL_E_DEVICE;
-        if (result == kSuccess) d.in_flight_us = 0;
-    }
+    const CudaWork* work = work_of_step(d);
+    see_marks(&d);
     // What is left in flight when the call returns is predicted to be done by the deadline.
     double left_us = 0;
     if (limits->deadline_ns) {
@@ -172,47 +184,69 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
                   d.in_flight_us;
     }
     keel_status status = KEEL_OK;
+    bool launched = false;
     while (cursor->op < list.own_count) {
-        const Op* ops = list.ops + cursor->op;
-        const CudaDispatch dispatch = cuda_dispatch(ops, list.own_count - cursor->op, d.step->tokens);
-        const double us = predict_ops_us(d, ops, dispatch.ops) * static_cast<double>(*pace_of(d, cursor->op));
-        if (limits->progressed) {
+        const CudaWork& w = work[cursor->op];
+        const uint32_t items = work_items(d, w);
+        if (limits->progressed || d.seen < d.made) {
             if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
-            if (status == KEEL_OK && limits->deadline_ns && us > left_us) status = KEEL_AGAIN;
+            if (limits->deadline_ns && d.made - d.seen > most_ops(*d.program)) status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
+        // As many tiles as fit, and the first one when nothing runs.
+        const double us = predict_work_us(d, w) * static_cast<double>(*pace_of(d, cursor->op)),
+                     item_us = items ? us / items : 0;
+        uint32_t count = items - cursor->item;
+        if (count && limits->deadline_ns && item_us * count > left_us) {
+            const double tile_items = d.program->config.tile_us / item_us;
+            const uint32_t tile = tile_items < 1 ? 1 : tile_items < count ? static_cast<uint32_t>(tile_items) : count;
+            const uint32_t tiles = left_us > 0 ? static_cast<uint32_t>(left_us / (item_us * tile)) : 0;
+            if (tiles == 0 && (limits->progressed || d.seen < d.made)) status = KEEL_AGAIN;
+            if (status != KEEL_OK) break;
+            count = tiles ? tiles * tile : tile;
+        }
         d.ranges.at(*d.program, *d.step, cursor->op);
-        if (launch_timed(&d, ops, dispatch, cursor->op, us) != kSuccess) return KEEL_E_DEVICE;
-        cursor->op += dispatch.ops;
-        d.in_flight_us += us;
-        left_us -= us;
-        limits->progressed = true;
+        if (launch_marked(&d, w, cursor->op, cursor->item, count, item_us * count) != kSuccess) return KEEL_E_DEVICE;
+        left_us -= item_us * count;
+        cursor->item += count;
+        if (cursor->item == items) *cursor = {cursor->op + w.ops, 0};
+        launched = limits->progressed = true;
     }
     d.ranges.leave();
-    if (d.timed && d.times[d.timed - 1].ops) {
-        mark_next(&d, 0, 0, 0);
-        if (launch(d, cuda::kernel_nothing, cuda::NothingArgs{}) != kSuccess) return KEEL_E_DEVICE;
-    }
-    if (status == KEEL_OK && fetch_times(d) != kSuccess) return KEEL_E_DEVICE;
+    if (launched && mark_end(&d) != kSuccess) return KEEL_E_DEVICE;  // also behind copies, which make no marks
     d.enqueued = status == KEEL_OK;
-    if (status == KEEL_OK && list.own_count == list.count && keep_rows(d) != kSuccess) return KEEL_E_DEVICE;
+    if (d.enqueued && list.own_count == list.count && d.step->logits_rows) {
+        if (keep_rows(d) != kSuccess || mark_end(&d) != kSuccess) return KEEL_E_DEVICE;
+    }
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
-    if (status == KEEL_OK && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
+    if (d.enqueued && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;
-    return status;
+    // Windows sends what was launched to the device when somebody asks for it.
+    const Result result = driver.event_query(d.computed);
+    return result == kSuccess || result == kNotReady ? status : KEEL_E_DEVICE;
 }
 
-keel_status cuda_poll(Device* device, bool* done) {
+keel_status cuda_poll(Device* device, bool wait, bool* done) {
     CudaDevice& d = *cuda_device(device);
-    CurrentCuda current(d.cuda);
-    if (!current.ok()) return KEEL_E_DEVICE;
-    const Result result = d.cuda.driver.event_query(d.computed);
-    *done = result == kSuccess;
+    see_marks(&d);
+    // A device that is lost writes no mark: now and then the driver is asked.
+    if (d.seen < d.made && (wait || d.looks >= kLooksPerQuery)) {
+        d.looks = 0;
+        CurrentCuda current(d.cuda);
+        if (!current.ok()) return KEEL_E_DEVICE;
+        const Driver& driver = d.cuda.driver;
+        const Result result = wait ? driver.event_synchronize(d.computed) : driver.event_query(d.computed);
+        if (result != kSuccess && result != kNotReady) return KEEL_E_DEVICE;
+        see_marks(&d);
+        if (result == kSuccess && d.seen < d.made)
+            return KEEL_E_DEVICE;  // pinned memory that the device does not write
+    }
+    *done = d.seen == d.made;
     if (*done && d.enqueued && !d.learned) {
         learn_times(&d);
         d.ranges.end_step();
     }
-    return result == kSuccess || result == kNotReady ? KEEL_OK : KEEL_E_DEVICE;
+    return KEEL_OK;
 }
 
 uint32_t cuda_times(Device* device, uint32_t index, OpTime* out) {

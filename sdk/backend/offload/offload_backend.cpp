@@ -94,7 +94,7 @@ keel_status offload_begin(Device* device, const Step* step) {
 // Until the first layers are computed: KEEL_AGAIN when they are not and there is a deadline.
 keel_status hand_over(OffloadDevice* d, const StepLimits& limits) {
     while (!d->handed_over) {
-        KEEL_TRY(d->own->poll(d->own_device, &d->handed_over));
+        KEEL_TRY(d->own->poll(d->own_device, !limits.deadline_ns, &d->handed_over));
         if (d->handed_over) break;
         if (limits.cancelled(limits.context)) return KEEL_E_CANCELLED;
         if (limits.deadline_ns) return KEEL_AGAIN;
@@ -111,9 +111,9 @@ keel_status offload_enqueue(Device* device, Cursor* cursor, StepLimits* limits) 
 }
 
 // All is enqueued, and so the first layers are done.
-keel_status offload_poll(Device* device, bool* done) {
+keel_status offload_poll(Device* device, bool wait, bool* done) {
     const OffloadDevice& d = *offload(device);
-    return d.host->poll(d.host_device, done);
+    return d.host->poll(d.host_device, wait, done);
 }
 
 // Those of the first layers, then the host's.
@@ -147,6 +147,7 @@ constexpr Backend kOffloadBackend = {
     .weights = nullptr,
     .cost = nullptr,
     .fuse = nullptr,
+    .dispatch_us = nullptr,
     .place = offload_place,
     .attach = offload_attach,
     .place_copies = offload_place_copies,

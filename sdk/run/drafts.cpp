@@ -1,0 +1,99 @@
+// Speculation: tokens guessed behind a session's last one are computed along with it, and each is kept if the draw in
+// front of it gives the same token. A draw sees the session as it would be without drafts, so what is drawn does not
+// depend on them.
+#include <string.h>
+
+#include "sdk/core/status.h"
+#include "sdk/run/engine.h"
+
+namespace keel {
+namespace {
+
+bool is_end(const Engine& e, const Session& s, int32_t token) {
+    const int32_t* ids;
+    const uint32_t count = text_stream_ends(s.text, e.tokenizer, &ids);
+    for (uint32_t i = 0; i < count; ++i)
+        if (ids[i] == token) return true;
+    return false;
+}
+
+// The row of logits behind the last accepted token.
+uint32_t draw_row(const Engine& e, const Session& s) {
+    return s.hits ? s.draft_row + s.hits - 1 : e.newest_row_of(&s);
+}
+
+// Row `from` becomes the session's own.
+keel_status keep_row(Engine* e, Session* s, uint64_t from) {
+    const uint64_t to = e->first_row_of(s), vocabulary = e->spec.vocabulary, embedding = e->spec.embedding;
+    if (!s->rows_on_device) {
+        memcpy(e->logits + to * vocabulary, e->logits + from * vocabulary, vocabulary * sizeof(float));
+        memcpy(e->hidden + to * embedding, e->hidden + from * embedding, embedding * sizeof(float));
+        return KEEL_OK;
+    }
+    s->rows_on_host = false;
+    const auto copy = [&](uint64_t kept, uint64_t columns) {
+        const uint64_t bytes = columns * sizeof(float);
+        return e->backend->copy(e->device, KEEL_REGION_DEVICE_SCRATCH, kept + to * bytes, kept + from * bytes, bytes);
+    };
+    return copy(e->kept_logits, vocabulary) == KEEL_OK && copy(e->kept_hidden, embedding) == KEEL_OK
+               ? KEEL_OK
+               : poison(e, "the backend did not copy logits");
+}
+
+}  // namespace
+
+bool takes_drafts(const Session& s) {
+    return s.sample && !s.all_logits && !s.has_tree();
+}
+
+uint32_t find_drafts(Engine*, Session* s, uint32_t most) {
+    return s->proposed < most ? s->proposed : most;
+}
+
+void draw_next(Engine* e, Session* s) {
+    s->draw_status = draw_token(e, s, draw_row(*e, *s), &s->drawn_token);
+    s->draw = Session::kDrawn;
+    if (s->draw_status != KEEL_OK || s->hits == s->drafted) return;
+    // Who draws an end id stops; a caller that does not feeds it.
+    if (s->drawn_token != s->tokens[s->token_count] || is_end(*e, *s, s->drawn_token)) return;
+    append_token(s, s->drawn_token, true);
+    ++s->computed;
+    ++s->hits;
+    ++s->accepted;
+    s->draw = Session::kToDraw;
+}
+
+keel_status settle_drafts(Engine* e, Session* s) {
+    if (s->drafted == 0) return KEEL_OK;
+    const uint32_t row = draw_row(*e, *s), hits = s->hits;
+    s->drafts_computed += s->drafted;
+    s->drafts_accepted += hits;
+    e->drafts_computed.fetch_add(s->drafted, std::memory_order_relaxed);
+    e->drafts_accepted.fetch_add(hits, std::memory_order_relaxed);
+    (e->progress.decode ? e->decode_tokens : e->prefill_tokens).fetch_add(hits, std::memory_order_relaxed);
+    s->drafted = s->hits = 0;
+    kv_truncate(&e->pool, &s->kv, s->computed);
+    return hits ? keep_row(e, s, row) : KEEL_OK;
+}
+
+}  // namespace keel
+
+using namespace keel;
+
+extern "C" keel_status keel_session_propose(keel_session session, const int32_t* tokens, uint32_t count) {
+    Engine* e;
+    SessionUse s;
+    KEEL_TRY(enter(session, &e, &s));
+    if (!tokens && count) return bad_argument(e, "tokens", "null, though count is not 0");
+    for (uint32_t i = 0; i < count; ++i)
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary)
+            return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
+    if (s->in_step) return KEEL_E_BUSY;
+    if (e->config.draft_tokens == 0 || s->computed == s->token_count || !takes_drafts(*s)) return KEEL_E_STATE;
+    const uint32_t room = e->config.context_tokens - s->token_count;
+    if (count > room) count = room;
+    if (count > e->config.draft_tokens) count = e->config.draft_tokens;
+    if (count) memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
+    s->proposed = count;
+    return KEEL_OK;
+}
