@@ -15,11 +15,11 @@ struct SelfTest {
     uint64_t test_hash = 0;    // of everything else that the outcome depends on: prompts, tokens, drafters, store
     uint64_t tokens = 0, agreeing_tokens = 0;  // of the plain answers; of these, the same at the same place with drafts
     uint64_t answers = 0, identical_answers = 0;
-    uint64_t steps = 0, steps_without_draft = 0;     // of the drafted run
-    uint64_t drafts = 0, accepted = 0;               // computed and accepted
+    uint64_t steps = 0, steps_without_draft = 0;      // of the drafted run
+    uint64_t drafts = 0, accepted = 0;                // computed and accepted
     uint64_t record_drafts = 0, record_accepted = 0;  // of these, by a record store
-    bool records = false;                            // a record store drafted
-    bool replayed = false;                           // drafts were the plain answers themselves ("perfect")
+    bool records = false;                             // a record store drafted
+    bool replayed = false;                            // drafts were the plain answers themselves ("perfect")
     double prefill_ms = 0, plain_ms = 0, drafted_ms = 0, total_ms = 0;
 
     double consistency() const;  // agreeing_tokens of tokens; 0 without tokens

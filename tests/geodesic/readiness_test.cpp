@@ -24,15 +24,38 @@ nlohmann::json report(const SelfTest& t) {
 
 TEST(Readiness, HasEveryPublishedField) {
     const nlohmann::json r = report(identical());
-    for (const char* field : {"/ott_full", "/ott_theorem", "/ott_perfect", "/ready", "/hybrid_ready",
-                              "/degraded_geodesic", "/status", "/model", "/generation/tokens", "/generation/total_ms",
-                              "/generation/tok_per_s", "/generation/prefill_ms", "/generation/decode_tok_per_s",
-                              "/geodesic/enabled", "/geodesic/runtime_tokens", "/geodesic/local_tokens",
-                              "/geodesic/runtime_rejects", "/geodesic/runtime_share", "/geodesic/runtime_reject_rate",
-                              "/geodesic/quality_gate_pass", "/geodesic/generated_tokens", "/geodesic/fallback_used",
-                              "/axiom/ran", "/axiom/intrinsic_dim", "/axiom/consistency", "/axiom/projected_speedup",
-                              "/axiom/total_ms", "/attnres/enabled", "/attnres/strength", "/depth_attention/enabled",
-                              "/depth_attention/strength", "/depth_attention/window"})
+    for (const char* field : {"/ott_full",
+                              "/ott_theorem",
+                              "/ott_perfect",
+                              "/ready",
+                              "/hybrid_ready",
+                              "/degraded_geodesic",
+                              "/status",
+                              "/model",
+                              "/generation/tokens",
+                              "/generation/total_ms",
+                              "/generation/tok_per_s",
+                              "/generation/prefill_ms",
+                              "/generation/decode_tok_per_s",
+                              "/geodesic/enabled",
+                              "/geodesic/runtime_tokens",
+                              "/geodesic/local_tokens",
+                              "/geodesic/runtime_rejects",
+                              "/geodesic/runtime_share",
+                              "/geodesic/runtime_reject_rate",
+                              "/geodesic/quality_gate_pass",
+                              "/geodesic/generated_tokens",
+                              "/geodesic/fallback_used",
+                              "/axiom/ran",
+                              "/axiom/intrinsic_dim",
+                              "/axiom/consistency",
+                              "/axiom/projected_speedup",
+                              "/axiom/total_ms",
+                              "/attnres/enabled",
+                              "/attnres/strength",
+                              "/depth_attention/enabled",
+                              "/depth_attention/strength",
+                              "/depth_attention/window"})
         EXPECT_TRUE(r.contains(nlohmann::json::json_pointer(field))) << field;
     EXPECT_EQ(r["generation"]["decode_tok_per_s"], 125);
     EXPECT_EQ(r["axiom"]["projected_speedup"], 1.25);

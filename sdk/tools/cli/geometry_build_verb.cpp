@@ -29,8 +29,8 @@ void build(const Options& o, const Console& console) {
                            {"file_bytes", file.size()},
                            {"records", store.header.records},
                            {"lists", store.header.lists}});
-    printf("%s: %s, %u records in %u lists\n", o.output.c_str(), human_bytes(file.size()).c_str(),
-           store.header.records, store.header.lists);
+    printf("%s: %s, %u records in %u lists\n", o.output.c_str(), human_bytes(file.size()).c_str(), store.header.records,
+           store.header.lists);
 }
 
 }  // namespace

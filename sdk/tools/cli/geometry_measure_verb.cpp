@@ -54,10 +54,9 @@ void measure(const Options& o, const Console& console) {
 }  // namespace
 
 void add_geometry_measure_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb =
-        add_verb(geometry, console, "measure", "records as drafts, beside a table of two tokens",
-                 "  keel geometry measure store.trace --queries chat.trace code.trace\n"
-                 "  keel geometry measure store.trace --queries chat.trace --block 8 --waypoints 1");
+    CLI::App* verb = add_verb(geometry, console, "measure", "records as drafts, beside a table of two tokens",
+                              "  keel geometry measure store.trace --queries chat.trace code.trace\n"
+                              "  keel geometry measure store.trace --queries chat.trace --block 8 --waypoints 1");
     auto o = std::make_shared<Options>();
     verb->add_option("traces", o->traces, "tapes that the store and the table are made of")->required();
     verb->add_option("--queries", o->queries, "tapes to draft for, each by itself")->required();

@@ -58,10 +58,10 @@ std::vector<Row> validity_rows(const PublishedCloud& cloud) {
     const char* const claims[] = {"3.5e-8", "4.4e-8", "1.0e-4", "2.0e-4"};
     std::vector<Row> rows;
     for (size_t i = 0; i < distances.size(); ++i)
-        rows.push_back({strf("error of a corrected end at distance %g", distances[i]), claims[i],
-                        strf("%.1e", published[i].published),
-                        strf("a field that bends: %.1e as published, %.1e exact", bending[i].published,
-                             bending[i].exact)});
+        rows.push_back(
+            {strf("error of a corrected end at distance %g", distances[i]), claims[i],
+             strf("%.1e", published[i].published),
+             strf("a field that bends: %.1e as published, %.1e exact", bending[i].published, bending[i].exact)});
     return rows;
 }
 
@@ -112,8 +112,7 @@ Row velocity_row(const PublishedCloud& cloud) {
     double straight = 0, bent = 0, arrived = 0;
     size_t count = 0;
     for (size_t p = 0; p < 12; ++p) {
-        const double *x = field.point(p),
-                     *y = field.point(nearest_others(6, lifted(cloud, 6, kSeed), p, 1)[0]);
+        const double *x = field.point(p), *y = field.point(nearest_others(6, lifted(cloud, 6, kSeed), p, 1)[0]);
         const Shot shot = shoot(connection, x, y, 12, 10);
         if (shot.miss > 1e-6) continue;
         ++arrived;
@@ -184,8 +183,7 @@ void protocol(const std::string& directory, const Console& console) {
             continue;
         }
         const PublishedCloud cloud = read_published_cloud(path);
-        const MetricField field =
-            published_field(kDim, lifted(cloud, kDim, kSeed), kNeighbours, kPublishedSigma);
+        const MetricField field = published_field(kDim, lifted(cloud, kDim, kSeed), kNeighbours, kPublishedSigma);
         all = coverage_rows(field);
         for (Row& row : validity_rows(cloud)) all.push_back(std::move(row));
         all.push_back(truncation_row(field));

@@ -17,9 +17,8 @@ namespace {
 
 using geodesic::SelfTest;
 
-constexpr uint32_t kDrafts = 3;         // of a step: four columns cost about two
-constexpr size_t kShortestMatch = 2;    // tokens that a suffix has in common with what it drafts
-constexpr float kUsualRadius = 1e30f;   // lookups are judged by the record's own radius
+constexpr uint32_t kDrafts = 3;       // of a step: few columns cost little
+constexpr size_t kShortestMatch = 2;  // tokens that a suffix has in common with what it drafts
 
 struct Options {
     EngineOptions engine;
@@ -99,12 +98,12 @@ class ReadinessTest {
             check(next.status, "cannot sample");
             text.push_back(*next);
             const bool full = text.size() - prompt.size() >= o_.tokens;
-            if (full || *next == info.eos_id || session.feed(*next, KEEL_FEED_SAMPLE) != KEEL_OK) break;
-            proposed = 0;
-            if (!plain) continue;
-            std::vector<int32_t> drafts = drafts_after(session, text, prompt.size(), *plain, &by_records);
-            if (drafts.size() > kDrafts) drafts.resize(kDrafts);
+            // The state goes with the next feed, so drafts are looked for before.
+            std::vector<int32_t> drafts;
+            if (plain) drafts = drafts_after(session, text, prompt.size(), *plain, &by_records);
+            drafts.resize(std::min<size_t>(drafts.size(), kDrafts));
             proposed = drafts.size();
+            if (full || *next == info.eos_id || session.feed(*next, KEEL_FEED_SAMPLE) != KEEL_OK) break;
             if (proposed)
                 check(keel_session_propose(session.handle(), drafts.data(), static_cast<uint32_t>(proposed)),
                       "cannot propose");
@@ -114,14 +113,33 @@ class ReadinessTest {
         return {text.begin() + static_cast<ptrdiff_t>(prompt.size()), text.end()};
     }
 
-    std::vector<int32_t> drafts_after(Session&, const std::vector<int32_t>& text, size_t prompt,
+    // By the first that has any: the plain answer (--perfect), the longest suffix, the record store.
+    std::vector<int32_t> drafts_after(Session& session, const std::vector<int32_t>& text, size_t prompt,
                                       const std::vector<int32_t>& plain, bool* by_records) {
         *by_records = false;
         const size_t done = text.size() - prompt;
         if (o_.perfect)
             return {plain.begin() + static_cast<ptrdiff_t>(std::min(done, plain.size())),
                     plain.begin() + static_cast<ptrdiff_t>(std::min(done + kDrafts, plain.size()))};
-        return after_longest_suffix(text);
+        std::vector<int32_t> drafts = after_longest_suffix(text);
+        if (drafts.empty() && store_) {
+            drafts = after_record(session, text.back());
+            *by_records = !drafts.empty();
+        }
+        return drafts;
+    }
+
+    // What followed the nearest record, where it has the drawn token and lies within its radius.
+    std::vector<int32_t> after_record(Session& session, int32_t drawn) {
+        const Result<std::span<const float>> hidden = session.hidden();
+        check(hidden.status, "cannot read a state");
+        float key[geodesic::kStoreDim];
+        geodesic::store_key(*store_, geodesic::project_state(*hidden, store_->header.features).data(), key);
+        const geodesic::Found found = geodesic::find_record(*store_, key, {.metric = false});
+        if (found.record < 0 || store_->gate[found.record] != drawn || found.distance > store_->radius[found.record])
+            return {};
+        const int32_t* next = store_->next + size_t{static_cast<uint32_t>(found.record)} * store_->header.horizon;
+        return {next, std::find(next, next + store_->header.horizon, -1)};
     }
 
     const Options& o_;
@@ -129,5 +147,86 @@ class ReadinessTest {
     const geodesic::RecordStore* store_;
 };
 
+uint64_t hash_of(const std::string& bytes, uint64_t state) {
+    return hash_update(state, bytes.data(), bytes.size());
+}
+
+void ready(const Options& o, const Console& console) {
+    const auto start = std::chrono::steady_clock::now();
+    EngineOptions engine = o.engine;
+    engine.sessions = 1;
+    LoadedModel model = load_model(engine, console, [](keel_config& config) { config.draft_tokens = kDrafts; });
+    const std::vector<std::string> prompts = read_documents(o.prompts, o.documents);
+    SelfTest test;
+    test.model = model.file.info.name;
+    test.fingerprint = model.file.info.fingerprint;
+    test.replayed = o.perfect;
+    std::vector<unsigned char> file;
+    geodesic::RecordStore store;
+    if (!o.records.empty()) {
+        const std::string bytes = read_text(o.records);
+        file.assign(bytes.begin(), bytes.end());
+        const uint32_t vocabulary = model.file.info.vocabulary;
+        const char* why = geodesic::read_store(
+            file, {test.fingerprint, vocabulary_hash(model.engine, vocabulary), vocabulary}, &store);
+        if (!why && (store.header.block || store.header.features > model.file.info.embedding))
+            why = "its features are not states alone";
+        if (why) throw ToolError(kExitFile, o.records + " is not used: " + why);
+        test.records = true;
+    }
+    uint64_t hash = kHashSeed;
+    for (const std::string& prompt : prompts) hash = hash_of(prompt + '\0', hash);
+    hash = hash_of(strf("%u %a %d %u ", o.tokens, static_cast<double>(o.temperature), o.perfect, kDrafts), hash);
+    test.test_hash = hash_finish(hash_update(hash, reinterpret_cast<const char*>(file.data()), file.size()));
+
+    std::error_code ignored;
+    if (!o.again && std::filesystem::is_regular_file(o.output, ignored)) {
+        const std::string text = read_text(o.output);
+        if (const auto consistency = geodesic::stored_consistency(text, test.fingerprint, test.test_hash)) {
+            if (console.json) return print_json(Json::parse(text));
+            printf("%s is of this model and this test already: consistency %.4f (--again makes it anew)\n",
+                   o.output.c_str(), *consistency);
+            return;
+        }
+    }
+    ReadinessTest run(o, model, test.records ? &store : nullptr);
+    ProgressBar bar(console, "self test");
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        bar.update(i, prompts.size());
+        run.run(chat_prompt(model.engine, prompts[i]), i + 1, test);
+    }
+    test.total_ms = milliseconds_since(start);
+    const std::string report = geodesic::readiness_report(test);
+    AtomicFile out(o.output);
+    out.write(report.data(), report.size());
+    out.commit();
+    if (console.json) return print_json(Json::parse(report));
+    printf("%s: %s. %llu of %llu answers identical, consistency %.4f; %llu of %llu drafts right, %.2f tokens a step\n",
+           o.output.c_str(), test.ready() ? "ready" : "not ready",
+           static_cast<unsigned long long>(test.identical_answers), static_cast<unsigned long long>(test.answers),
+           test.consistency(), static_cast<unsigned long long>(test.accepted),
+           static_cast<unsigned long long>(test.drafts),
+           static_cast<double>(test.tokens) / static_cast<double>(std::max<uint64_t>(test.steps, 1)));
+}
+
 }  // namespace
+
+void add_geometry_ready_verb(CLI::App& geometry, Console& console) {
+    CLI::App* verb = add_verb(geometry, console, "ready", "the same answers with and without drafts?",
+                              "  keel geometry ready model.gguf prompts.jsonl\n"
+                              "  keel geometry ready model.gguf prompts.jsonl --records answers.records "
+                              "--temperature 0.8");
+    auto o = std::make_shared<Options>();
+    add_engine_options(*verb, o->engine);
+    verb->add_option("prompts", o->prompts, "a text file, or .jsonl with a field \"text\" per line")->required();
+    verb->add_option("--documents", o->documents, "prompts of it (0: all)")->capture_default_str();
+    verb->add_option("--tokens", o->tokens, "of an answer, at most")->capture_default_str();
+    verb->add_option("--temperature", o->temperature, "of answers (default 0: greedy)")->check(CLI::NonNegativeNumber);
+    verb->add_option("--records", o->records, "record store that drafts where no suffix does");
+    verb->add_flag("--perfect", o->perfect, "drafts are the plain answers themselves: the ceiling of drafting");
+    verb->add_flag("--again", o->again, "also where the report is there already");
+    verb->add_option("--output,-o", o->output, "the report")->capture_default_str();
+    verb->callback([o, &console] { ready(*o, console); });
+}
+
 }  // namespace keel::tools

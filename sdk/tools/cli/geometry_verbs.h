@@ -7,6 +7,7 @@
 #include "sdk/geodesic/record_store.h"
 #include "sdk/geodesic/trace_tape.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 
@@ -22,5 +23,10 @@ struct TapeFiles {
     std::vector<geodesic::TraceTape> tapes;
 };
 TapeFiles read_tapes(const std::vector<std::string>& paths);
+
+// Hash of all tokens' texts, by id: what a tape or a store says of its tokenizer.
+uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary);
+// A user's message in the model's template; the text itself where the model has none.
+std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text);
 
 }  // namespace keel::tools
