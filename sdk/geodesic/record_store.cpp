@@ -78,7 +78,7 @@ struct Smallest {
     T value[kMost];
     uint32_t index[kMost];
     uint32_t count = 0, most;
-    explicit Smallest(uint32_t m) : most(std::min<uint32_t>(m, kMost)) {}
+    [[gnu::always_inline]] explicit Smallest(uint32_t m) : most(std::min<uint32_t>(m, kMost)) {}
     [[gnu::always_inline]] void offer(T v, uint32_t i) {
         if (count == most && (!most || v >= value[count - 1])) return;
         uint32_t at = count < most ? count++ : count - 1;
@@ -112,34 +112,19 @@ using Candidates = Smallest<int32_t, kStoreMaxCandidates>;
     }
 }
 
-#ifdef __x86_64__
-[[gnu::target("avx2")]] void first_stage_avx2(const RecordStore& store, const float* key, uint32_t probes,
-                                              Candidates& found) {
-    first_stage(store, key, probes, found);
-}
-#endif
-
-// The same records everywhere: 8-bit distances are exact, and those to centroids add in the same order.
-void search(const RecordStore& store, const float* key, uint32_t probes, Candidates& found) {
-#ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2")) return first_stage_avx2(store, key, probes, found);
-#endif
-    first_stage(store, key, probes, found);
-}
-
-float euclid(const float* a, const float* b) {
+[[gnu::always_inline]] inline float euclid(const float* a, const float* b) {
     float sum = 0;
     for (uint32_t d = 0; d < kStoreDim; ++d) sum += (a[d] - b[d]) * (a[d] - b[d]);
     return std::sqrt(sum);
 }
 
-uint32_t nearest_anchor(const RecordStore& store, const float* key) {
+[[gnu::always_inline]] inline uint32_t nearest_anchor(const RecordStore& store, const float* key) {
     float distance[kStoreMaxAnchors];
     column_distances(key, store.anchors, store.header.anchors, distance);
     return static_cast<uint32_t>(std::min_element(distance, distance + store.header.anchors) - distance);
 }
 
-float by_metric(const float* g, const float* a, const float* b) {
+[[gnu::always_inline]] inline float by_metric(const float* g, const float* a, const float* b) {
     float d[kStoreDim], y[kStoreDim] = {}, sum = 0;
     for (uint32_t i = 0; i < kStoreDim; ++i) d[i] = a[i] - b[i];
     for (uint32_t j = 0; j < kStoreDim; ++j)  // g is symmetric: by rows it adds to all of y at once
@@ -147,6 +132,44 @@ float by_metric(const float* g, const float* a, const float* b) {
     for (uint32_t i = 0; i < kStoreDim; ++i) sum += y[i] * d[i];
     return std::sqrt(std::max(sum, 0.0f));
 }
+
+[[gnu::always_inline]] inline Found find_one(const RecordStore& store, const float* key, const LookupOptions& options) {
+    Candidates candidates(options.candidates);
+    first_stage(store, key, options.probes, candidates);
+    const bool metric = options.metric && store.header.anchors;
+    const float* g = metric ? store.metrics + uint64_t{nearest_anchor(store, key)} * kStoreDim * kStoreDim : nullptr;
+    Found best;
+    for (uint32_t c = 0; c < candidates.count; ++c) {
+        const float* other = store.keys + uint64_t{candidates.index[c]} * kStoreDim;
+        const float distance = metric ? by_metric(g, key, other) : euclid(key, other);
+        if (best.record < 0 || distance < best.distance) best = {static_cast<int32_t>(candidates.index[c]), distance};
+    }
+    return best;
+}
+
+[[gnu::always_inline]] inline size_t find_some(const RecordStore& store, const float* key, uint32_t probes,
+                                               std::span<Found> out) {
+    Candidates candidates(kStoreMaxCandidates);
+    first_stage(store, key, probes, candidates);
+    Smallest<float, kStoreMaxCandidates> nearest(
+        static_cast<uint32_t>(std::min<size_t>(out.size(), kStoreMaxCandidates)));
+    for (uint32_t c = 0; c < candidates.count; ++c)
+        nearest.offer(euclid(key, store.keys + uint64_t{candidates.index[c]} * kStoreDim), candidates.index[c]);
+    for (uint32_t i = 0; i < nearest.count; ++i) out[i] = {static_cast<int32_t>(nearest.index[i]), nearest.value[i]};
+    return nearest.count;
+}
+
+// The same code for machines with wider registers. Equal results: 8-bit distances are exact, and sums of floats add in
+// the order in which they are written.
+#ifdef __x86_64__
+[[gnu::target("avx2")]] Found find_one_avx2(const RecordStore& store, const float* key, const LookupOptions& options) {
+    return find_one(store, key, options);
+}
+[[gnu::target("avx2")]] size_t find_some_avx2(const RecordStore& store, const float* key, uint32_t probes,
+                                              std::span<Found> out) {
+    return find_some(store, key, probes, out);
+}
+#endif
 
 }  // namespace
 
@@ -249,27 +272,17 @@ float metric_distance(const RecordStore& store, const float* key, const float* o
 }
 
 Found find_record(const RecordStore& store, const float* key, const LookupOptions& options) {
-    Candidates candidates(options.candidates);
-    search(store, key, options.probes, candidates);
-    const bool metric = options.metric && store.header.anchors;
-    const float* g = metric ? store.metrics + uint64_t{nearest_anchor(store, key)} * kStoreDim * kStoreDim : nullptr;
-    Found best;
-    for (uint32_t c = 0; c < candidates.count; ++c) {
-        const float* other = store.keys + uint64_t{candidates.index[c]} * kStoreDim;
-        const float distance = metric ? by_metric(g, key, other) : euclid(key, other);
-        if (best.record < 0 || distance < best.distance) best = {static_cast<int32_t>(candidates.index[c]), distance};
-    }
-    return best;
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2")) return find_one_avx2(store, key, options);
+#endif
+    return find_one(store, key, options);
 }
 
 size_t find_nearest(const RecordStore& store, const float* key, uint32_t probes, std::span<Found> out) {
-    Candidates candidates(kStoreMaxCandidates);
-    search(store, key, probes, candidates);
-    Smallest<float, kStoreMaxCandidates> nearest(static_cast<uint32_t>(std::min<size_t>(out.size(), 64)));
-    for (uint32_t c = 0; c < candidates.count; ++c)
-        nearest.offer(euclid(key, store.keys + uint64_t{candidates.index[c]} * kStoreDim), candidates.index[c]);
-    for (uint32_t i = 0; i < nearest.count; ++i) out[i] = {static_cast<int32_t>(nearest.index[i]), nearest.value[i]};
-    return nearest.count;
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2")) return find_some_avx2(store, key, probes, out);
+#endif
+    return find_some(store, key, probes, out);
 }
 
 }  // namespace keel::geodesic

@@ -78,7 +78,7 @@ void store_key(const RecordStore& store, const float* features, float* key);
 void store_waypoint(const RecordStore& store, uint32_t record, uint32_t step, const float* key, float* out);
 
 struct LookupOptions {
-    uint32_t probes = 8;      // lists looked into, at most kStoreMaxProbes
+    uint32_t probes = 12;     // lists looked into, at most kStoreMaxProbes
     uint32_t candidates = 8;  // kept for the second stage, at most kStoreMaxCandidates
     bool metric = true;       // second stage by the metric; false: by Euclid
 };

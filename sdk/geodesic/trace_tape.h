@@ -38,7 +38,7 @@ struct TraceTape {
     float margin(size_t step) const;
     void state(size_t step, float* out) const;  // [dim]
     // Whether the step after `step` is of the same text.
-    bool goes_on(size_t step) const { return step + 1 < steps && position(step + 1) == position(step) + 1; }
+    bool goes_on(size_t step) const { return step + 1 < steps && position(step + 1) - 1 == position(step); }
 };
 
 constexpr size_t trace_step_bytes(uint32_t dim) {

@@ -10,6 +10,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/geodesic/random.h"
 #include "sdk/geodesic/record_builder.h"
+#include "tests/test_paths.h"
 
 namespace keel::geodesic {
 namespace {
@@ -178,6 +179,38 @@ TEST(RecordStore, RefusesWhatIsForeignStaleCutShortOrChanged) {
         file[at] ^= bit;
     }
     EXPECT_EQ(read_store(file, kOwner, &out), nullptr);
+}
+
+// Seeds of tests/fuzz/record_store_fuzz.cpp; KEEL_WRITE_CORPUS=1 writes them again after a change of the format.
+TEST(RecordStore, FuzzCorpusIsCurrent) {
+    RecordStore view;
+    StoreHeader& h = view.header;
+    h.fingerprint = 1, h.tokenizer_hash = 2;
+    h.records = 2, h.lists = 1, h.anchors = 1, h.features = 1, h.horizon = 1, h.waypoints = 1, h.rank = 1;
+    h.code_scale = 0.03125f;
+    const std::vector<float> numbers(kStoreDim * kStoreDim, 0.5f);
+    const std::vector<uint16_t> halves(2 * kStoreDim, 0x3800);
+    const std::vector<int8_t> codes(2 * kStoreDim, 16);
+    const int32_t tokens[] = {3, 4};
+    const uint32_t lists[] = {0, 2};
+    view.mean = view.projection = view.centroids = view.keys = view.radius = view.anchors = view.metrics =
+        numbers.data();
+    view.velocity = view.waypoints = view.u = view.v = halves.data();
+    view.codes = codes.data(), view.gate = view.next = tokens, view.list_begin = lists;
+    std::vector<unsigned char> store;
+    write_store(view, &store);
+    RecordStore read;
+    EXPECT_EQ(read_store(store, {1, 2, 100}, &read), nullptr);
+    std::vector<unsigned char> tape = made_up_tape(1, 3, 1);
+    for (const auto& [name, bytes] : {std::pair("store", store), std::pair("tape", tape)}) {
+        const std::string path = keel_test::source_path(std::string("tests/fuzz/corpus/record_store/") + name);
+        if (getenv("KEEL_WRITE_CORPUS"))
+            std::ofstream(path, std::ios::binary)
+                .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        const std::vector<char> seed = keel_test::read_file(path);
+        ASSERT_EQ(seed.size(), bytes.size()) << path;
+        EXPECT_EQ(0, memcmp(seed.data(), bytes.data(), bytes.size())) << path;
+    }
 }
 
 // Hostile bytes under a right checksum.

@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -290,6 +290,21 @@ expect "capture trace" exits 0 "$keel" capture trace "$model" "$2/books-val-samp
 expect "a tape has every step" holds '"steps": 80'
 expect "its size is that of its states" [ "$(wc -c <"$work/text.trace")" -eq $((40 + 80 * (12 + 2 * 256))) ]
 expect "capture answers" exits 0 "$keel" capture trace "$model" "$work/two.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/answers.trace" --json
+expect "geometry protocol" exits 0 "$keel" geometry protocol --json
+expect "a sphere's slope" holds 'flow 2.0'
+expect "capture for records" exits 0 "$keel" capture trace "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --output "$work/four.trace" --json
+expect "geometry build" exits 0 "$keel" geometry build "$work/four.trace" --waypoints 2 --output "$work/four.records" --json
+expect "all steps that two tokens follow" holds '"records": 232'
+expect "geometry measure" exits 0 "$keel" geometry measure "$work/four.trace" --queries "$work/text.trace" --json
+expect "texts of the store are found again" holds '"steps": 76'
+expect "no tape" exits 3 "$keel" geometry build "$work/two.jsonl" --output "$work/no.records"
+expect "geometry interpolate" exits 0 "$keel" geometry interpolate "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --json
+expect "half is scored" holds '"tokens": 118'
+expect "geometry ready" exits 0 "$keel" geometry ready "$model" "$work/two.jsonl" --tokens 24 --records "$work/four.records" --output "$work/ready.json"
+expect "the answers are identical" grep -q '"ready": true' "$work/ready.json"
+expect "asked again" exits 0 "$keel" geometry ready "$model" "$work/two.jsonl" --tokens 24 --records "$work/four.records" --output "$work/ready.json"
+expect "it is not made anew" holds 'already: consistency 1.0000'
+expect "foreign records" exits 3 "$keel" geometry ready "$work/tiny.gguf" "$work/two.jsonl" --records "$work/four.records" --output "$work/no.json"
 expect "projected" [ "$(($(wc -c <"$work/answers.trace") % 44))" -eq 40 ]
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json
 expect "bench reports a stream" holds '"percent_of_stream"'

@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "sdk/core/hash.h"
 #include "sdk/geodesic/trace_tape.h"
-#include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
@@ -94,15 +93,6 @@ class Capture {
         uint32_t drawn = 0;
     };
 
-    static uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary) {
-        uint64_t state = kHashSeed;
-        for (uint32_t id = 0; id < vocabulary; ++id) {
-            const int32_t token = static_cast<int32_t>(id);
-            const std::string text = detokenize(engine, std::span(&token, 1), KEEL_DETOKENIZE_SPECIAL) + '\0';
-            state = hash_update(state, text.data(), text.size());
-        }
-        return hash_finish(state);
-    }
     void begin(Slot& slot, const std::vector<int32_t>& prompt, uint64_t seed) {
         slot = {open_session(model_), {}, prompt.size() - 1, prompt.back(), 0};
         keel_sampling sampling = make<keel_sampling>();
@@ -142,19 +132,6 @@ class Capture {
     geodesic::TraceHeader header_;
     uint64_t steps_ = 0;
 };
-
-// A user's message in the model's template; the text itself where the model has none.
-std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text) {
-    const keel_chat_message one = message("user", text);
-    const keel_chat conversation = chat(std::span(&one, 1));
-    keel_error error = make<keel_error>();
-    std::vector<int32_t> ids(text.size() + 1024);
-    const auto found = engine.chat_tokenize(conversation, ids, &error);
-    if (found.status == KEEL_E_UNSUPPORTED) return tokenize(engine, text, KEEL_TOKENIZE_BOS);
-    check(found.status, "cannot write the prompt", &error);
-    ids.resize(found->size());
-    return ids;
-}
 
 void capture_trace(const Options& o, const Console& console) {
     EngineOptions engine = o.engine;

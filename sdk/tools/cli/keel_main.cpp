@@ -64,6 +64,7 @@ int main(int argc, char** argv) {
     add_tokenize_verb(app, console);
     add_synth_verb(app, console);
     add_wproj_verb(app, console);
+    add_geometry_verb(app, console);
 
     try {
         app.parse(argc, argv);

@@ -33,5 +33,8 @@ void add_synth_verb(CLI::App& app, Console&) {
 void add_wproj_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "wproj");
 }
+void add_geometry_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "geometry");
+}
 
 }  // namespace keel::tools

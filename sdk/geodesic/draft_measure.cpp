@@ -1,0 +1,152 @@
+#include "sdk/geodesic/draft_measure.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "sdk/geodesic/random.h"
+#include "sdk/geodesic/record_builder.h"
+#include "sdk/geodesic/velocity_surrogate.h"
+
+namespace keel::geodesic {
+namespace {
+
+constexpr int64_t kOne = int64_t{1} << 62;  // beside every pair of tokens
+
+int64_t pair_of(int32_t before, int32_t token) {
+    return int64_t{before} << 31 | token;
+}
+
+double cosine(const float* a, const float* b) {
+    double dot = 0, aa = 0, bb = 0;
+    for (uint32_t d = 0; d < kStoreDim; ++d)
+        dot += double{a[d]} * b[d], aa += double{a[d]} * a[d], bb += double{b[d]} * b[d];
+    return aa > 0 && bb > 0 ? dot / std::sqrt(aa * bb) : 0;
+}
+
+}  // namespace
+
+void TwoTokenTable::count(int32_t before, int32_t token, int32_t next) {
+    rows_.push_back({pair_of(before, token), next});
+    rows_.push_back({kOne | token, next});
+}
+
+void TwoTokenTable::settle() {
+    std::sort(rows_.begin(), rows_.end(), [](const Row& a, const Row& b) {
+        return a.context != b.context ? a.context < b.context : a.next < b.next;
+    });
+    best_.clear();
+    size_t most = 0;
+    for (size_t first = 0; first < rows_.size();) {
+        size_t end = first;
+        while (end < rows_.size() && rows_[end].context == rows_[first].context && rows_[end].next == rows_[first].next)
+            ++end;
+        if (best_.empty() || best_.back().first != rows_[first].context)
+            best_.push_back({rows_[first].context, rows_[first].next}), most = end - first;
+        else if (end - first > most)
+            best_.back().second = rows_[first].next, most = end - first;
+        first = end;
+    }
+}
+
+int32_t TwoTokenTable::find(int64_t context) const {
+    const auto at = std::lower_bound(best_.begin(), best_.end(), std::pair(context, INT32_MIN));
+    return at != best_.end() && at->first == context ? at->second : -1;
+}
+int32_t TwoTokenTable::after(int32_t before, int32_t token) const {
+    return find(pair_of(before, token));
+}
+int32_t TwoTokenTable::after(int32_t token) const {
+    return find(kOne | token);
+}
+
+DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape> tapes,
+                            std::span<const TraceTape> queries, uint64_t seed) {
+    const StoreHeader& h = store.header;
+    for (const TraceTape& tape : queries)
+        if (tape.header.dim * (h.block ? 2 : 1) != h.features || tape.header.fingerprint != h.fingerprint)
+            throw std::invalid_argument("queries of another model or of another shape than the store");
+    TwoTokenTable table;
+    for (const TraceTape& tape : tapes)
+        for (size_t s = 0; s < tape.steps; ++s)
+            if (tape.goes_on(s) && tape.goes_on(s + 1))
+                table.count(tape.token(s), tape.token(s + 1), tape.token(s + 2));
+    table.settle();
+    std::unordered_map<int32_t, std::vector<uint32_t>> by_gate;
+    for (uint32_t r = 0; r < h.records; ++r) by_gate[store.gate[r]].push_back(r);
+
+    enum { kTable, kPairs, kEuclid, kMetric, kRadius, kChance, kAnyEuclid, kAnyMetric, kDrafters };
+    DraftMeasure out;
+    out.store_records = h.records;
+    out.drafters.resize(kDrafters);
+    const char* const names[kDrafters] = {"two tokens, else one",
+                                          "two tokens",
+                                          "nearest of the same token, Euclid",
+                                          "nearest of the same token, metric",
+                                          "the same, within its radius",
+                                          "a random one of the same token",
+                                          "nearest of any token, Euclid",
+                                          "nearest of any token, metric"};
+    for (int d = 0; d < kDrafters; ++d) out.drafters[static_cast<size_t>(d)].name = names[d];
+    Random random(seed);
+    std::vector<float> features(h.features);
+    uint64_t ways = 0;
+    for (const TraceTape& tape : queries)
+        for (size_t s = 0; s < tape.steps; ++s) {
+            if (!tape.goes_on(s) || !tape.goes_on(s + 1)) continue;
+            ++out.steps;
+            const int32_t gate = tape.token(s + 1), truth = tape.token(s + 2);
+            const auto draft = [&](int drafter, int32_t token) {
+                if (token < 0) return;
+                ++out.drafters[static_cast<size_t>(drafter)].drafted;
+                out.drafters[static_cast<size_t>(drafter)].right += token == truth;
+            };
+            const auto next = [&](uint32_t record) { return store.next[uint64_t{record} * h.horizon]; };
+            const int32_t pairs = table.after(tape.token(s), gate);
+            draft(kPairs, pairs);
+            draft(kTable, pairs >= 0 ? pairs : table.after(gate));
+            float key[kStoreDim];
+            trace_features(tape, s, h.block, features.data());
+            store_key(store, features.data(), key);
+            if (const auto same = by_gate.find(gate); same != by_gate.end()) {
+                uint32_t near = 0, near_metric = 0;
+                float least = HUGE_VALF, least_metric = HUGE_VALF;
+                for (const uint32_t r : same->second) {
+                    const float* other = store.keys + uint64_t{r} * kStoreDim;
+                    float sum = 0;
+                    for (uint32_t d = 0; d < kStoreDim; ++d) sum += (key[d] - other[d]) * (key[d] - other[d]);
+                    if (sum < least) least = sum, near = r;
+                    const float distance = metric_distance(store, key, other);
+                    if (distance < least_metric) least_metric = distance, near_metric = r;
+                }
+                draft(kEuclid, next(near));
+                draft(kMetric, next(near_metric));
+                float sum = 0;
+                for (uint32_t d = 0; d < kStoreDim; ++d)
+                    sum += std::pow(key[d] - store.keys[uint64_t{near_metric} * kStoreDim + d], 2.0f);
+                if (std::sqrt(sum) <= store.radius[near_metric]) draft(kRadius, next(near_metric));
+                draft(kChance, next(same->second[random.below(same->second.size())]));
+            }
+            const LookupOptions euclid{.probes = 16, .candidates = 32, .metric = false};
+            LookupOptions metric = euclid;
+            metric.metric = true;
+            draft(kAnyEuclid, next(static_cast<uint32_t>(find_record(store, key, euclid).record)));
+            draft(kAnyMetric, next(static_cast<uint32_t>(find_record(store, key, metric).record)));
+            if (!h.waypoints || s == 0 || !tape.goes_on(s - 1)) continue;
+            float before[kStoreDim], after[kStoreDim], guess[kStoreDim];
+            trace_features(tape, s - 1, h.block, features.data());
+            store_key(store, features.data(), before);
+            trace_features(tape, s + 1, h.block, features.data());
+            store_key(store, features.data(), after);
+            for (uint32_t d = 0; d < kStoreDim; ++d) before[d] = key[d] - before[d], after[d] -= key[d];
+            record_velocity(store, key, 8, guess);
+            out.surrogate_cosine += cosine(guess, after);
+            out.persistence_cosine += cosine(before, after);
+            ++ways;
+        }
+    if (ways) out.surrogate_cosine /= static_cast<double>(ways), out.persistence_cosine /= static_cast<double>(ways);
+    return out;
+}
+
+}  // namespace keel::geodesic

@@ -1,0 +1,68 @@
+// keel geometry measure: what records are worth as drafts, beside a table of two tokens from the same tapes.
+#include <stdio.h>
+
+#include "sdk/geodesic/draft_measure.h"
+#include "sdk/geodesic/record_builder.h"
+#include "sdk/tools/cli/geometry_verbs.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    std::vector<std::string> traces, queries;
+    geodesic::StoreOptions store;
+};
+
+double share(uint64_t part, uint64_t all) {
+    return all ? static_cast<double>(part) / static_cast<double>(all) : 0;
+}
+
+void measure(const Options& o, const Console& console) {
+    const TapeFiles traces = read_tapes(o.traces), queries = read_tapes(o.queries);
+    const std::vector<unsigned char> file = geodesic::build_store(traces.tapes, o.store);
+    geodesic::RecordStore store;
+    const geodesic::TraceHeader& h = traces.tapes[0].header;
+    if (const char* why = geodesic::read_store(file, {h.fingerprint, h.tokenizer_hash, INT32_MAX}, &store))
+        throw ToolError(kExitRuntime, std::string("the store cannot be read again: ") + why);
+    Json out = {{"records", store.header.records}, {"queries", Json::array()}};
+    if (!console.json) printf("%u records\n", store.header.records);
+    for (size_t q = 0; q < queries.tapes.size(); ++q) {
+        const geodesic::DraftMeasure m =
+            geodesic::measure_drafts(store, traces.tapes, std::span(&queries.tapes[q], 1), o.store.seed);
+        Table table({"first draft", "drafted", "right of these", "right of all steps"});
+        Json rows = Json::array();
+        for (const geodesic::DrafterScore& d : m.drafters) {
+            table.add({d.name, strf("%.3f", share(d.drafted, m.steps)), strf("%.3f", share(d.right, d.drafted)),
+                       strf("%.3f", share(d.right, m.steps))});
+            rows.push_back({{"drafter", d.name}, {"drafted", d.drafted}, {"right", d.right}});
+        }
+        out["queries"].push_back({{"file", o.queries[q]},
+                                  {"steps", m.steps},
+                                  {"drafters", rows},
+                                  {"surrogate_cosine", m.surrogate_cosine},
+                                  {"persistence_cosine", m.persistence_cosine}});
+        if (console.json) continue;
+        printf("\n%s, %llu steps\n%s", o.queries[q].c_str(), static_cast<unsigned long long>(m.steps),
+               table.text().c_str());
+        if (o.store.waypoints)
+            printf("next displacement of the key: cosine %.3f with the records', %.3f with the one before\n",
+                   m.surrogate_cosine, m.persistence_cosine);
+    }
+    if (console.json) print_json(out);
+}
+
+}  // namespace
+
+void add_geometry_measure_verb(CLI::App& geometry, Console& console) {
+    CLI::App* verb = add_verb(geometry, console, "measure", "records as drafts, beside a table of two tokens",
+                              "  keel geometry measure store.trace --queries chat.trace code.trace\n"
+                              "  keel geometry measure store.trace --queries chat.trace --block 8 --waypoints 1");
+    auto o = std::make_shared<Options>();
+    verb->add_option("traces", o->traces, "tapes that the store and the table are made of")->required();
+    verb->add_option("--queries", o->queries, "tapes to draft for, each by itself")->required();
+    verb->add_option("--block", o->store.block, "states whose mean is a feature too (default 0: none)");
+    verb->add_option("--waypoints", o->store.waypoints, "states kept behind a record's (default 0: none)");
+    verb->callback([o, &console] { measure(*o, console); });
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,54 @@
+// keel geometry: the geometry laboratory over published clouds and traces of models.
+#include "sdk/core/hash.h"
+#include "sdk/tools/cli/geometry_verbs.h"
+
+namespace keel::tools {
+
+TapeFiles read_tapes(const std::vector<std::string>& paths) {
+    TapeFiles out;
+    for (const std::string& path : paths) {
+        const std::string text = read_text(path);
+        out.files.emplace_back(text.begin(), text.end());
+    }
+    for (size_t i = 0; i < paths.size(); ++i) {
+        geodesic::TraceTape tape;
+        if (const char* why = geodesic::read_trace(out.files[i], &tape))
+            throw ToolError(kExitFile, paths[i] + " is not a trace tape: " + why);
+        out.tapes.push_back(tape);
+    }
+    return out;
+}
+
+uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary) {
+    uint64_t state = kHashSeed;
+    for (uint32_t id = 0; id < vocabulary; ++id) {
+        const int32_t token = static_cast<int32_t>(id);
+        const std::string text = detokenize(engine, std::span(&token, 1), KEEL_DETOKENIZE_SPECIAL) + '\0';
+        state = hash_update(state, text.data(), text.size());
+    }
+    return hash_finish(state);
+}
+
+std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text) {
+    const keel_chat_message one = message("user", text);
+    const keel_chat conversation = chat(std::span(&one, 1));
+    keel_error error = make<keel_error>();
+    std::vector<int32_t> ids(text.size() + 1024);
+    const auto found = engine.chat_tokenize(conversation, ids, &error);
+    if (found.status == KEEL_E_UNSUPPORTED) return tokenize(engine, text, KEEL_TOKENIZE_BOS);
+    check(found.status, "cannot write the prompt", &error);
+    ids.resize(found->size());
+    return ids;
+}
+
+void add_geometry_verb(CLI::App& app, Console& console) {
+    CLI::App* geometry = app.add_subcommand("geometry", "records of states: the published claims, measured");
+    geometry->require_subcommand(1);
+    add_geometry_protocol_verb(*geometry, console);
+    add_geometry_build_verb(*geometry, console);
+    add_geometry_measure_verb(*geometry, console);
+    add_geometry_interpolate_verb(*geometry, console);
+    add_geometry_ready_verb(*geometry, console);
+}
+
+}  // namespace keel::tools

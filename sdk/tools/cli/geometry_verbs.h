@@ -1,0 +1,32 @@
+// The verbs below `keel geometry`, and the files they share.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sdk/geodesic/record_store.h"
+#include "sdk/geodesic/trace_tape.h"
+#include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/model_loader.h"
+
+namespace keel::tools {
+
+void add_geometry_protocol_verb(CLI::App& geometry, Console& console);
+void add_geometry_build_verb(CLI::App& geometry, Console& console);
+void add_geometry_measure_verb(CLI::App& geometry, Console& console);
+void add_geometry_interpolate_verb(CLI::App& geometry, Console& console);
+void add_geometry_ready_verb(CLI::App& geometry, Console& console);
+
+// Tapes of `keel capture trace`. ToolError (kExitFile) for what is none.
+struct TapeFiles {
+    std::vector<std::vector<unsigned char>> files;
+    std::vector<geodesic::TraceTape> tapes;
+};
+TapeFiles read_tapes(const std::vector<std::string>& paths);
+
+// Hash of all tokens' texts, by id: what a tape or a store says of its tokenizer.
+uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary);
+// A user's message in the model's template; the text itself where the model has none.
+std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text);
+
+}  // namespace keel::tools
