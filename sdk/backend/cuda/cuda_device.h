@@ -31,7 +31,7 @@ StepBlock step_block(const PlanConfig& config);
 // The same for a draw: what goes up, then what comes back, then work memory on the device.
 struct DrawBlock {
     uint64_t bias, forbidden, mask, window, input_bytes;
-    uint64_t result, distance, mass, weighted, list, best, bytes;
+    uint64_t result, left, distance, mass, weighted, list, best, bytes;
 };
 DrawBlock draw_block(const Program& program);
 
