@@ -59,6 +59,7 @@ struct MoreCalls {
     cuda::Result (*end_capture)(cuda::Stream stream, void** graph) = nullptr;
     cuda::Result (*instantiate)(void** executable, void* graph, unsigned long long flags) = nullptr;
     cuda::Result (*graph_launch)(void* executable, cuda::Stream stream) = nullptr;
+    cuda::Result (*memory_info)(size_t* free, size_t* total) = nullptr;
     cuda::Result (*launch_cooperative)(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z,
                                        uint32_t block_x, uint32_t block_y, uint32_t block_z, uint32_t shared_bytes,
                                        cuda::Stream stream, void** arguments) = nullptr;
@@ -75,6 +76,7 @@ struct MoreCalls {
         find(end_capture, "cuStreamEndCapture");
         find(instantiate, "cuGraphInstantiateWithFlags");
         find(graph_launch, "cuGraphLaunch");
+        find(memory_info, "cuMemGetInfo_v2");
         find(launch_cooperative, "cuLaunchCooperativeKernel");
 #endif
     }
@@ -158,7 +160,8 @@ class Gpu {
 // rows are any bytes, which takes attention as long.
 class Model {
   public:
-    Model(const keel::tools::SynthSpec& spec, keel_kv_format format, uint32_t context, uint32_t chunk)
+    Model(const keel::tools::SynthSpec& spec, keel_kv_format format, uint32_t context, uint32_t chunk,
+          bool graphs = false)
         : reader_(spec), context_(context) {
         keel_error error = sized<keel_error>();
         keel_model_info info = sized<keel_model_info>();
@@ -170,7 +173,10 @@ class Model {
         vocabulary_ = info.vocabulary;
         layers_ = info.layers;
         keel_config config = sized<keel_config>();
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        device.graphs = graphs;
         config.backend = keel_cuda();
+        config.backend_options = &device;
         config.context_tokens = context;
         config.chunk_tokens = chunk;
         config.k_format = config.v_format = format;
@@ -323,6 +329,8 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 part(strf("%s %s, KV %s", shape, mix, name).c_str(),
                      [&, f = format, n = name] { model(shape, mix, f, n); });
+        part("decode steps as graphs",
+             [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
         return failed_;
     }
 
@@ -488,6 +496,34 @@ class Timings {
                 add({{"prefill", tokens}, {"us", us}, {"tokens_per_s", tokens * 1e6 / us}});
             }
         if (!strcmp(shape, "smollm2-135m") || tiny) percentiles(m, shape, format_name);
+    }
+    // Whether keel_cuda_device.graphs pays: the same steps with and without, and the memory of the driver's it takes.
+    void graphs(const char* shape, const char* mix) {
+        keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
+        spec.mix = mix;
+        const uint32_t longest = o_.small ? 256 : 8192;
+        const auto free_bytes = [&] {
+            size_t free = 0, total = 0;
+            if (gpu_.more().memory_info) Gpu::need(gpu_.more().memory_info(&free, &total), "cuMemGetInfo");
+            return free;
+        };
+        double taken_bytes = 0;
+        for (const bool on : {false, true}) {
+            const size_t before = free_bytes();
+            Model m(spec, KEEL_KV_F16, longest, o_.small ? 64 : 512, on);
+            const double bytes = static_cast<double>(before) - static_cast<double>(free_bytes());
+            for (const uint32_t context : {0u, 4096u}) {
+                m.hold(std::min(context, longest - 8));
+                const double us = percentile(steps(m, 1, o_.small ? 2 : 500, 0.5), 0.5);
+                printf("  %s, %5u positions: %10.1f us, %8.1f tok/s\n", on ? "graph   " : "launches", context, us,
+                       1e6 / us);
+                document_["graphs"].push_back({{"shape", shape}, {"graphs", on}, {"context", context}, {"us", us}});
+            }
+            if (on)
+                printf("  memory of the driver's for them: %.0f bytes\n", bytes - taken_bytes);
+            else
+                taken_bytes = bytes;
+        }
     }
     // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
     template <class Add>

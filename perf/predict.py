@@ -114,9 +114,11 @@ def decode_us(card, plan, table, kv, context, tokens=1):
     for op in plan["ops"]:
         if not op["low_rank"]:
             dispatches.setdefault(op["dispatch"], []).append(op)
-    total = 0
+    total = launches = 0
     for ops in dispatches.values():
         moved = instructions = chain = 0
+        count = 2 if ops[0]["name"] == "attention_finish" else 1  # it runs by itself, and its 8-bit form with the product
+        launches += count
         for op in ops:
             moved += op["fixed_bytes"] + op["token_bytes"] * tokens
             if op["weight_type"]:
@@ -128,8 +130,8 @@ def decode_us(card, plan, table, kv, context, tokens=1):
                 elements = kv_bytes * 8 / {"f16": 16, "e8-4": 4.25, "tcq-3": 3.25}[kv]
                 moved += kv_bytes
                 instructions += elements * ATTENTION_INSTRUCTIONS[kv] / 32
-        total += card["launch_us"] + max(moved / speed, instructions / rate) + chain
-    return total, len(dispatches)
+        total += count * card["launch_us"] + max(moved / speed, instructions / rate) + chain
+    return total, launches
 
 
 def prefill_us(card, plan, table, tokens):

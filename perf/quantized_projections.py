@@ -18,8 +18,30 @@ import sys
 import tempfile
 
 
-def write_quantized(source, target, kind):
-    """The model with its projections in `kind`; bytes of them before and after."""
+def q4_k(values):
+    """Rows of whole blocks of 256 as Q4_K, which the gguf package only reads: 32 numbers between their least and largest, none of them above 0 or below it."""
+    import numpy
+    x = values.reshape(-1, 8, 32)
+    least = numpy.minimum(x.min(axis=2), 0)
+    scale = (numpy.maximum(x.max(axis=2), 0) - least) / 15
+
+    def six_bits(wanted):  # integers, and what one of them is worth
+        unit = (wanted.max(axis=1) / 63).astype(numpy.float16)
+        return numpy.rint(wanted / numpy.maximum(unit.astype(numpy.float32), 1e-30)[:, None]).clip(0, 63).astype(numpy.uint8), unit
+
+    s, d = six_bits(scale)
+    m, d_least = six_bits(-least)
+    step = (d.astype(numpy.float32)[:, None] * s)[:, :, None]
+    offset = (d_least.astype(numpy.float32)[:, None] * m)[:, :, None]
+    codes = numpy.rint((x + offset) / numpy.where(step == 0, 1, step)).clip(0, 15).astype(numpy.uint8)
+    packed = numpy.concatenate([s[:, :4] | s[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, s[:, 4:] & 15 | (m[:, 4:] & 15) << 4], axis=1)
+    nibbles = (codes[:, 0::2] | codes[:, 1::2] << 4).reshape(-1, 128)
+    blocks = numpy.concatenate([d.view(numpy.uint8).reshape(-1, 2), d_least.view(numpy.uint8).reshape(-1, 2), packed, nibbles], axis=1)
+    return blocks.reshape(values.shape[0], -1)
+
+
+def write_quantized(source, target, kind, projections_only=True):
+    """The model with its projections, or all of its matrices, in `kind`; bytes of them before and after."""
     import gguf
     import numpy
     reader = gguf.GGUFReader(source)
@@ -32,10 +54,10 @@ def write_quantized(source, target, kind):
     before = after = 0
     for tensor in reader.tensors:
         data, stored = tensor.data, tensor.tensor_type
-        if len(tensor.shape) == 2 and ("attn_" in tensor.name or "ffn_" in tensor.name):
+        if len(tensor.shape) == 2 and (not projections_only or "attn_" in tensor.name or "ffn_" in tensor.name):
             values = gguf.quants.dequantize(data, stored).astype(numpy.float32)
             before += data.nbytes
-            data, stored = gguf.quants.quantize(values, kind), kind
+            data, stored = q4_k(values) if kind == gguf.GGMLQuantizationType.Q4_K else gguf.quants.quantize(values, kind), kind
             after += data.nbytes
         writer.add_tensor(tensor.name, data, raw_dtype=stored)
     writer.write_header_to_file()

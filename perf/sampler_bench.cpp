@@ -16,8 +16,8 @@ namespace {
 using namespace keel;
 
 // A language model's shape; standard deviation 0.1; all equal; one of two values; one far above many that differ in
-// their last bits.
-enum Logits { kPeaked, kFlat, kEqual, kTwoValues, kCluster };
+// their last bits; ascending by 0.001.
+enum Logits { kPeaked, kFlat, kEqual, kTwoValues, kCluster, kAscending };
 
 std::vector<float> make_logits(Logits kind, size_t vocabulary) {
     std::mt19937 rng(1);
@@ -31,6 +31,8 @@ std::vector<float> make_logits(Logits kind, size_t vocabulary) {
             : kind == kCluster ? 1 + 1e-3f * normal(rng)
                                : normal(rng);
     if (kind == kCluster) logits[vocabulary / 2] = 8;
+    if (kind == kAscending)
+        for (size_t i = 0; i < vocabulary; ++i) logits[i] = 1e-3f * static_cast<float>(i);
     if (kind == kPeaked)
         for (int i = 0; i < 30; ++i) logits[rng() % vocabulary] = 12 + normal(rng);
     return logits;
@@ -150,12 +152,14 @@ void BM_top_logprobs(benchmark::State& state) {
 }
 
 void vocabularies(benchmark::internal::Benchmark* b) {
-    b->Arg(32000)->Arg(152064)->Unit(benchmark::kMicrosecond);
+    b->Arg(32000)->Arg(49152)->Arg(152064)->Arg(262144)->Unit(benchmark::kMicrosecond);
 }
 
 BENCHMARK_CAPTURE(BM_draw, greedy, greedy, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, plain_peaked, plain, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, plain_flat, plain, kFlat)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, plain_equal, plain, kEqual)->Apply(vocabularies);
+BENCHMARK_CAPTURE(BM_draw, plain_ascending, plain, kAscending)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_k40, top_k40, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_peaked, top_p95, kPeaked)->Apply(vocabularies);
 BENCHMARK_CAPTURE(BM_draw, top_p95_flat, top_p95, kFlat)->Apply(vocabularies);

@@ -185,6 +185,10 @@ class Session {
         return keel_session_feed(handle_, tokens.data(), static_cast<uint32_t>(tokens.size()), flags);
     }
     keel_status feed(int32_t token, uint32_t flags = 0) { return keel_session_feed(handle_, &token, 1, flags); }
+    // Drafts of what follows the pending tokens: keel_session_propose.
+    keel_status propose(std::span<const int32_t> tokens) {
+        return keel_session_propose(handle_, tokens.data(), static_cast<uint32_t>(tokens.size()));
+    }
     Result<int32_t> sample() {
         Result<int32_t> result;
         result.status = keel_session_sample(handle_, &result.value);

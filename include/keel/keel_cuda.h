@@ -48,7 +48,10 @@ typedef struct keel_cuda_device {
     /* How keel_advance waits with budget 0, the only one that waits. 0: the driver asks the device without a pause and
      * notices the end at once. 1: the thread sleeps until the driver wakes it, some tens of microseconds later. */
     uint32_t sleep_in_wait;
-    uint32_t unused;
+    /* 1: decode steps of 1, 2, 4 or 8 sessions that one call enqueues whole are launched as a graph, which the driver
+     * takes in one call. Made in keel_engine_init, in memory of the driver's that no plan counts; not with `layers`.
+     * No bit of a result depends on it. Off by default: whether it pays nobody has measured yet. */
+    uint32_t graphs;
 } keel_cuda_device;
 #define KEEL_CUDA_DEVICE_INIT \
     { sizeof(keel_cuda_device), 0, 0, 0, 0, 0, 0, 0, 0, 0 }

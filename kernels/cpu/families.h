@@ -36,6 +36,7 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void scale_##isa(float* x, float factor, uint32_t n);                                                            \
     void softcap_##isa(float* x, float cap, uint32_t n);                                                             \
     void exp_masses_##isa(const MassArgs& args);                                                                     \
+    void race_##isa(const RaceArgs& args);                                                                           \
     template <KvFormat F>                                                                                            \
     void kv_encode_##isa(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes, uint8_t* scales);    \
     template <KvFormat F>                                                                                            \

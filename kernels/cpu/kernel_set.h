@@ -83,6 +83,24 @@ struct MassArgs {
     uint64_t* weighted;  // the sum of rint(w * min(distance, 64) * 2^52); may be null
 };
 
+// Candidates as above. Those with a mass of at least least_mass race: *best becomes the one with the smallest score
+// (kernels/formats/race.h), of equal ones that with the lowest id, if that comes before what *best is.
+struct RaceBest {
+    double score;
+    uint32_t id;
+};
+constexpr RaceBest kNobody = {__builtin_inf(), UINT32_MAX};
+struct RaceArgs {
+    const double* value;
+    uint32_t n;  // as in MassArgs
+    double largest, temperature;
+    const uint32_t* ids;  // padded as the values, with anything; null: `first` and those that follow, a multiple of 4
+    uint32_t first, position;
+    uint64_t seed, least_mass;
+    double reach;  // race_reach of least_mass
+    RaceBest* best;
+};
+
 // ---- attention (NUMERICS section 5) ----
 // One head's K or V rows of a layer in a page: row j has its codes at codes + j * code_bytes and its scales likewise.
 struct KvPlane {
@@ -170,6 +188,7 @@ struct KernelSet {
     void (*scale)(float* x, float factor, uint32_t n);  // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
     void (*exp_masses)(const MassArgs& args);
+    void (*race)(const RaceArgs& args);
 
     // One row f32[head_dim] -> its codes and scales (kernels/formats/kv_formats.h), and back; scales of float formats
     // may be null.

@@ -39,6 +39,7 @@ constexpr bool is_quantized(uint32_t type) {
             .scale = scale_##isa,                                                                                  \
             .softcap = softcap_##isa,                                                                              \
             .exp_masses = exp_masses_##isa,                                                                        \
+            .race = race_##isa,                                                                                    \
             .kv_encode = {kv_encode_##isa<KvFormat{F}>...},                                                        \
             .kv_decode = {kv_decode_##isa<KvFormat{F}>...},                                                        \
             .kv_rotate = kv_rotate_##isa,                                                                          \
@@ -98,7 +99,7 @@ constexpr bool complete(const KernelSet& s) {
     for (uint32_t format = 0; format < kKvFormatCount; ++format)
         if (!s.kv_encode[format] || !s.kv_decode[format]) return false;
     return s.name && s.quantize_q8 && s.rms_norm && s.rope_table && s.rope && s.gate_silu && s.gate_gelu && s.add &&
-           s.scale && s.softcap && s.exp_masses && s.kv_rotate && s.kv_unrotate && s.attention_split &&
+           s.scale && s.softcap && s.exp_masses && s.race && s.kv_rotate && s.kv_unrotate && s.attention_split &&
            s.attention_finish;
 }
 }  // namespace

@@ -41,7 +41,9 @@
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \
     KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)    \
     KEEL_GPU_ROW(sample_weigh, SampleArgs, kSampleThreads)     \
-    KEEL_GPU_ROW(sample_select, SampleArgs, kSelectThreads)
+    KEEL_GPU_ROW(sample_select, SampleArgs, kSelectThreads)    \
+    KEEL_GPU_ROW(sample_race, SampleArgs, kSampleThreads)      \
+    KEEL_GPU_ROW(sample_finish, SampleArgs, kSampleThreads)
 
 namespace keel::cuda {
 

@@ -2,26 +2,28 @@
 //
 // sample_adjust and sample_weigh go over the vocabulary in blocks and make of each logit its value, its distance from
 // the largest and its mass: exponentials in f64 are what needs all multiprocessors. sample_select is one block, and
-// asks of every filter and of the draw: at which candidate, in an order, does the running weight reach a target? A
-// histogram over 1024 ranges of keys tells the range, whose candidates are looked at in the next round, until one is
-// left.
+// asks of every filter: at which candidate, in an order, does the running weight reach a target? A histogram over 1024
+// ranges of keys tells the range, whose candidates are looked at in the next round, until one is left. sample_race has
+// the candidates of each block race, sample_finish the winners.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/sample_args.h"
-#include "kernels/formats/sampling.h"
+#include "kernels/formats/race.h"
 
 namespace keel::cuda {
 namespace {
 
 constexpr double kInfinity = __builtin_inf();
+constexpr SampleBest kNoEntry = {-kInfinity, UINT32_MAX, 0};
 
 KEEL_GPU SampleBest better(const SampleBest& a, const SampleBest& b) {
     SampleBest best = b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
     best.bad = a.bad | b.bad;
     return best;
 }
-// The best of what the threads of the block have.
+// The best of what the threads of the block have. Nobody else uses shared memory.
 KEEL_GPU SampleBest block_best(const SampleBest& mine) {
     SampleBest* shared = reinterpret_cast<SampleBest*>(shared_memory());
+    sync_block();
     shared[thread_x()] = mine;
     for (uint32_t half = kSampleThreads / 2; half; half /= 2) {
         sync_block();
@@ -32,9 +34,17 @@ KEEL_GPU SampleBest block_best(const SampleBest& mine) {
 }
 // The best token of all, out of the blocks'.
 KEEL_GPU SampleBest best_of_all(const SampleArgs& a, uint32_t threads) {
-    SampleBest best = {-kInfinity, UINT32_MAX, 0};
+    SampleBest best = kNoEntry;
     for (uint32_t i = thread_x(); i < sample_blocks(a.vocabulary); i += threads) best = better(best, a.best[i]);
     return best;
+}
+
+// Of a candidate that is left; 0 of others.
+KEEL_GPU uint64_t mass_left(const SampleArgs& a, const SampleLeft& left, uint32_t id) {
+    const double d = a.distance[id];
+    const bool ahead = d < left.last_distance || (d == left.last_distance && id <= left.last_id);
+    const uint64_t m = a.mass[id];
+    return ahead && m >= left.least_mass ? m : 0;
 }
 
 }  // namespace
@@ -104,21 +114,15 @@ struct Bin {
 struct Select {
     const SampleArgs& a;
     SelectShared& shared;
-    // Candidates are at most as far as the last one that a filter left, and have at least this mass.
-    double last_distance;
-    uint32_t last_id;
-    uint64_t least_mass;
+    SampleLeft left;
     // Candidates weigh their mass, or 1 each; and come in the order of their distances, or of how far these are from a
     // mean.
     bool by_count, by_deviation;
     double mean;
 
     KEEL_GPU uint64_t weight(uint32_t id) const {
-        const double d = a.distance[id];
-        if (by_count) return d < kInfinity ? 1 : 0;
-        const bool left = d < last_distance || (d == last_distance && id <= last_id);
-        const uint64_t m = a.mass[id];
-        return left && m >= least_mass ? m : 0;
+        if (by_count) return a.distance[id] < kInfinity ? 1 : 0;
+        return mass_left(a, left, id);
     }
     KEEL_GPU u128 key(uint32_t id) const {
         const double d = a.distance[id];
@@ -220,7 +224,7 @@ struct Select {
         const uint32_t listed = shared.listed, width = 64 - static_cast<uint32_t>(__builtin_clzll(end - begin - 1));
         return narrow(a.list, listed, begin, width, target - bin.before);
     }
-    KEEL_GPU void end_at(uint32_t id) { last_distance = a.distance[id], last_id = id; }
+    KEEL_GPU void end_at(uint32_t id) { left.last_distance = a.distance[id], left.last_id = id; }
 
     KEEL_GPU void keep_top_k() {
         by_count = true;
@@ -266,7 +270,7 @@ struct Select {
             if (other > shared.largest[thread_x()]) shared.largest[thread_x()] = other;
         }
         sync_block();
-        least_mass = static_cast<uint64_t>(ceil_fraction(a.min_p, shared.largest[0]));
+        left.least_mass = static_cast<uint64_t>(ceil_fraction(a.min_p, shared.largest[0]));
     }
 };
 
@@ -286,14 +290,58 @@ KEEL_GPU_KERNEL(sample_select) {
     if (best.bad || best.value == -kInfinity) {
         result.status = best.bad ? SampleStatus::kBadLogit : SampleStatus::kNothingAllowed;
     } else if (args.temperature > 0) {
-        Select select = {args, shared, kInfinity, UINT32_MAX, 1, false, false, 0};
+        Select select = {args, shared, {kInfinity, 1, UINT32_MAX}, false, false, 0};
         if (args.top_k && args.top_k < args.vocabulary) select.keep_top_k();
         if (args.typical_p < 1) select.keep_typical();
         if (args.top_p < 1) select.end_at(select.cut(ceil_fraction(args.top_p, select.weigh())));
         if (args.min_p > 0) select.keep_min_p();
-        result.token = select.cut(draw_target(select.weigh(), args.uniform));
+        if (thread_x() == 0) *args.left = select.left;
     }
     if (thread_x() == 0) *args.result = result;
+}
+
+namespace {
+
+KEEL_GPU_CALLED SampleBest race_entry(const SampleArgs& a, uint32_t id) {
+    const uint64_t w = uint64_t{race_word(a.seed, a.position, id, 0)} << 32 | race_word(a.seed, a.position, id, 1);
+    return {-race_score(a.distance[id], w), id, 0};
+}
+
+}  // namespace
+
+// Four tokens a thread, which have their random words in common.
+KEEL_GPU_KERNEL(sample_race) {
+    if (args.result->status != SampleStatus::kDrawn) return;
+    const SampleLeft left = *args.left;
+    const uint32_t group = block_x() * kSampleThreads + thread_x(), first = 4 * group;
+    static_assert(kSampleTokens == 4 * kSampleThreads);
+    uint32_t high[4] = {args.position, group, 0, 0};
+    philox4x32(args.seed, high[0], high[1], high[2], high[3]);
+    // The least bound is likely the winner's. Its score leaves few others to be computed.
+    float bound[4];
+    SampleBest likely = kNoEntry;
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t id = first + i;
+        const bool runs = id < args.vocabulary && mass_left(args, left, id);
+        bound[i] = runs ? race_bound(static_cast<float>(args.distance[id]), high[i]) : kInf32;
+        if (runs) likely = better(likely, {-static_cast<double>(bound[i]), id, 0});
+    }
+    likely = block_best(likely);
+    SampleBest best = likely.id / 4 == group ? race_entry(args, likely.id) : kNoEntry;
+    const float most = static_cast<float>(-block_best(best).value);
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 4; ++i)
+        if (bound[i] < kInf32 && bound[i] <= most && first + i != likely.id)
+            best = better(best, race_entry(args, first + i));
+    best = block_best(best);
+    if (thread_x() == 0) args.best[block_x()] = best;
+}
+
+KEEL_GPU_KERNEL(sample_finish) {
+    if (args.result->status != SampleStatus::kDrawn) return;
+    const SampleBest best = block_best(best_of_all(args, kSampleThreads));
+    if (thread_x() == 0) args.result->token = best.id;
 }
 
 }  // namespace keel::cuda

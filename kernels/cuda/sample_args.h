@@ -1,5 +1,5 @@
 // Arguments of the kernels that draw a token (NUMERICS section 6), in the order in which they run: sample_adjust,
-// sample_weigh (not at temperature 0), sample_select.
+// sample_weigh, sample_select, sample_race, sample_finish; at temperature 0 only sample_adjust and sample_select.
 #pragma once
 #include "kernels/cuda/args.h"
 
@@ -12,7 +12,8 @@ struct TokenBias {
 struct TokenCount {
     uint32_t id, count;
 };
-// The largest value of a block of tokens, the lowest id that has it; bad: a logit is NaN or +inf.
+// The largest value of a block of tokens, the lowest id that has it; bad: a logit is NaN or +inf. In the race the value
+// is the score with its sign changed.
 struct SampleBest {
     double value;
     uint32_t id, bad;
@@ -21,6 +22,13 @@ enum class SampleStatus : uint32_t { kDrawn, kBadLogit, kNothingAllowed };
 struct SampleResult {
     uint32_t token;
     SampleStatus status;
+};
+
+// What filters left: candidates with a mass of at least least_mass that are not behind the last one.
+struct SampleLeft {
+    double last_distance;
+    uint64_t least_mass;
+    uint32_t last_id;
 };
 
 struct SampleArgs {
@@ -34,22 +42,27 @@ struct SampleArgs {
     // "Off" as in SamplerParams.
     float repetition, frequency, presence, temperature, top_p, min_p, typical_p;
     uint32_t top_k;
-    uint64_t uniform;  // U
+    uint32_t position;  // absolute, of the token drawn
+    uint64_t seed;
     // Work memory, sample_work of it.
     double* distance;    // [vocabulary]: values first
     uint64_t* mass;      // [vocabulary]
     uint64_t* weighted;  // [vocabulary]: rint(w * d * 2^52), with typical_p
     uint32_t* list;      // [vocabulary]
     SampleBest* best;    // [blocks]
+    SampleLeft* left;
     SampleResult* result;
 };
 constexpr uint32_t kSampleThreads = 256, kSampleTokens = 1024;  // of a block
 KEEL_DEVICE constexpr uint32_t sample_blocks(uint32_t vocabulary) {
     return divide_up(vocabulary, kSampleTokens);
 }
-// Shapes of sample_adjust and sample_weigh, and of sample_select.
+// Shapes of sample_adjust, sample_weigh and sample_race; of sample_finish; of sample_select.
 constexpr LaunchShape sample_shape(const SampleArgs& a) {
     return {sample_blocks(a.vocabulary), 1, kSampleThreads, kSampleThreads * sizeof(SampleBest)};
+}
+constexpr LaunchShape finish_shape(const SampleArgs&) {
+    return {1, 1, kSampleThreads, kSampleThreads * sizeof(SampleBest)};
 }
 constexpr uint32_t kSelectThreads = 512, kSelectBins = 1024;
 struct SelectShared {

@@ -45,18 +45,23 @@ KEEL_DEVICE static inline uint64_t fixed52(double x) {
     return f64_bits(add_f64(x, 1.0)) - f64_bits(1.0);
 }
 
-// ln x for normal x > 0.
-// x = 2^n m with sqrt(1/2) <= m < sqrt(2), f = m - 1, z = f / (2 + f); ln m = 2 atanh z = 2 (z + z^3/3 + z^5/5 + ...).
-static inline double log_f64(double x) {
+// f - ln(1 + f) for sqrt(1/2) <= 1 + f < sqrt(2).
+// With z = f / (2 + f), ln(1 + f) = 2 atanh z = 2 (z + z^3/3 + z^5/5 + ...) = f - z (f - 2 z^2 p): the leading term is
+// exact.
+KEEL_DEVICE static inline double log_correction(double f) {
+    const double z = f / add_f64(2.0, f), z2 = mul_f64(z, z);
+    double p = 1.0 / 23.0;
+    for (int k = 21; k >= 3; k -= 2) p = add_f64(mul_f64(p, z2), 1.0 / k);
+    return mul_f64(z, add_f64(f, -mul_f64(mul_f64(2.0, z2), p)));
+}
+// ln x for normal x > 0: x = 2^n m with sqrt(1/2) <= m < sqrt(2), f = m - 1.
+KEEL_DEVICE static inline double log_f64(double x) {
     constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
     const uint64_t offset = f64_bits(x) - kSqrtHalf;
     const double n = static_cast<double>(static_cast<int64_t>(offset) >> 52);
     const double m = f64_from_bits((offset & 0xfffffffffffffull) + kSqrtHalf);
-    const double f = m - 1.0, z = f / (2.0 + f), z2 = z * z;
-    double p = 1.0 / 23.0;
-    for (int k = 21; k >= 3; k -= 2) p = p * z2 + 1.0 / k;
-    // 2 atanh z = f - z (f - 2 z^2 p): the leading term is exact.
-    return n * kLn2Hi + (f - (z * (f - 2.0 * z2 * p) - n * kLn2Lo));
+    const double f = add_f64(m, -1.0), rest = add_f64(log_correction(f), -mul_f64(n, kLn2Lo));
+    return add_f64(mul_f64(n, kLn2Hi), add_f64(f, -rest));
 }
 
 }  // namespace keel::kernels

@@ -10,6 +10,9 @@ __extension__ using u128 = unsigned __int128;
 KEEL_DEVICE static inline double clamp64(double distance) {
     return distance < 64.0 ? distance : 64.0;
 }
+KEEL_DEVICE static inline uint64_t mass_of(double distance) {
+    return fixed52(exp_f64(-clamp64(distance)));
+}
 
 // ceil(fraction * total) without rounding, at least 1; 0 < fraction <= 1, total < 2^84.
 KEEL_DEVICE static inline u128 ceil_fraction(float fraction, u128 total) {
@@ -19,11 +22,6 @@ KEEL_DEVICE static inline u128 ceil_fraction(float fraction, u128 total) {
     if (shift > 126) return 1;                  // total * mantissa < 2^108; subnormal fractions end here, too
     const u128 target = (total * mantissa + ((u128{1} << shift) - 1)) >> shift;
     return target ? target : 1;
-}
-// floor(total * uniform / 2^64) + 1: the running mass at which the draw's token is reached.
-KEEL_DEVICE static inline u128 draw_target(u128 total, uint64_t uniform) {
-    const u128 low = (u128{static_cast<uint64_t>(total)} * uniform) >> 64;
-    return (total >> 64) * uniform + low + 1;
 }
 
 // Buckets of distances, 32 to an octave from 2^-26 to 2^6, and what lies before and behind.

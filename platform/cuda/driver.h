@@ -19,9 +19,12 @@ using Stream = void*;
 using Event = void*;
 using Module = void*;
 using Function = void*;
+using Graph = void*;
+using GraphExec = void*;
 
 constexpr uint32_t kStreamNonBlocking = 1, kEventBlockingSync = 1, kEventDisableTiming = 2, kHostAllocPortable = 1,
                    kHostAllocDeviceMap = 2;
+constexpr int kCaptureThreadLocal = 1;
 constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitSharedBytes = 7;
 
 // name of the member, symbol in the library, parameters
@@ -44,6 +47,13 @@ constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitShared
     X(event_record, "cuEventRecord", (Event event, Stream stream))                                                 \
     X(event_query, "cuEventQuery", (Event event))                                                                  \
     X(event_synchronize, "cuEventSynchronize", (Event event))                                                      \
+    X(stream_begin_capture, "cuStreamBeginCapture_v2", (Stream stream, int mode))                                  \
+    X(stream_end_capture, "cuStreamEndCapture", (Stream stream, Graph * graph))                                    \
+    X(graph_instantiate, "cuGraphInstantiateWithFlags", (GraphExec * executable, Graph graph, uint64_t flags))     \
+    X(graph_upload, "cuGraphUpload", (GraphExec executable, Stream stream))                                        \
+    X(graph_launch, "cuGraphLaunch", (GraphExec executable, Stream stream))                                        \
+    X(graph_destroy, "cuGraphDestroy", (Graph graph))                                                              \
+    X(graph_exec_destroy, "cuGraphExecDestroy", (GraphExec executable))                                            \
     X(memory_allocate, "cuMemAlloc_v2", (DevicePointer * pointer, size_t bytes))                                   \
     X(memory_free, "cuMemFree_v2", (DevicePointer pointer))                                                        \
     X(host_allocate, "cuMemHostAlloc", (void** pointer, size_t bytes, uint32_t flags))                             \

@@ -29,7 +29,7 @@ struct DrawRequest {
     const SamplerParams& params;
     uint32_t row;  // of Program::logits: whose logits
     uint32_t forbidden_count, window_count;
-    uint64_t uniform;           // U
+    uint32_t position;          // absolute, of the token drawn
     const uint32_t* forbidden;  // distinct ids: the excluded ones, and ends where min_tokens holds them back
     const TokenUses* window;    // distinct ids of the penalty window; none where there is no penalty
     const uint8_t* mask;        // allowed-token bits, or null

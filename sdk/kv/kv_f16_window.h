@@ -8,7 +8,8 @@
 //     sinks | layer 0: K head 0 rows [sink_tokens] | K head 1 | ... | V head 0 | ... | layer 1: ...
 //     ring of recent pages, page p of the sequence at p % recent_pages; each as a page of the arena with f16 rows only
 //
-// The ring holds what the longest step and the longest rollback need: truncating further back is refused.
+// The ring holds what the longest step, abandoned or of forgotten drafts, and the longest rollback need: truncating
+// further back is refused.
 #pragma once
 #include "sdk/kv/kv_arena.h"
 

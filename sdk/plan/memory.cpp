@@ -86,8 +86,7 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                 &program.transform, error));
     const auto f16_window = [&](uint32_t first_layer, uint32_t layers) {
         return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
-                                   config.kv_recent_tokens, config.kv_rollback_tokens + config.draft_tokens,
-                                   config.chunk_tokens);
+                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
     };
     program.f16_window = f16_window(0, spec.layers);
     out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);

@@ -285,8 +285,8 @@ bool all_named(const Engine& e, Session* const* sessions, uint32_t count) {
     return named == e.step.sessions;
 }
 
-// Draws what is to be drawn. KEEL_AGAIN when the budget does not allow all of it; not before one is drawn in a call that
-// has done nothing yet. Drafts that come too late are forgotten: their rows are the next step's.
+// Draws what is to be drawn. KEEL_AGAIN when the budget does not allow all of it; not before one is drawn in a call
+// that has done nothing yet. Drafts that come too late are forgotten: their rows are the next step's.
 keel_status draw_tokens(Engine* e, Session* const* sessions, uint32_t count, StepLimits* limits) {
     keel_status status = KEEL_OK;
     for (uint32_t i = 0; i < count; ++i) {

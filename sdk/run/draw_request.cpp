@@ -7,8 +7,7 @@ static_assert(kMaxForbidden == kMaxExcluded + kMaxEndIds);
 
 // `ids`: [kMaxForbidden]. In the sampler's work memory lie counts by id, and behind them the window.
 DrawRequest draw_request(const SamplerParams& p, const SamplerInput& in, uint32_t row, void* work, uint32_t* ids) {
-    DrawRequest r = {p, row, 0, 0, 0, ids, nullptr, in.mask};
-    r.uniform = draw_uniform(p.seed, in.history_count);
+    DrawRequest r = {p, row, 0, 0, in.history_count, ids, nullptr, in.mask};
     const auto forbid = [&](int32_t id) {
         bool there = static_cast<uint32_t>(id) >= in.vocabulary;
         for (uint32_t i = 0; i < r.forbidden_count && !there; ++i) there = ids[i] == static_cast<uint32_t>(id);

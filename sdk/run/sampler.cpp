@@ -11,10 +11,7 @@ namespace keel {
 namespace {
 
 using kernels::ceil_fraction;
-
-inline uint64_t mass_of(double distance) {
-    return kernels::fixed52(kernels::exp_f64(-kernels::clamp64(distance)));
-}
+using kernels::mass_of;
 
 // ---- order keys: smaller comes first; equal keys mean equal distances, and then the lower id comes first ----
 
@@ -76,7 +73,7 @@ void visit_weights(const Candidates& c, Weight weight, uint32_t count, Wanted wa
         }
         for (uint32_t j = size; j % kernels::kMassGroup; ++j) value[j] = -INFINITY;
         if (weight == Weight::kMass)
-            c.exp_masses({value, size, c.largest, c.temperature, &c.buckets, mass, bucket, false, nullptr});
+            c.kernel->exp_masses({value, size, c.largest, c.temperature, &c.buckets, mass, bucket, false, nullptr});
         for (uint32_t j = 0; j < size; ++j) visit(position[j], distance[j], weight == Weight::kMass ? mass[j] : 1);
     }
 }
@@ -154,34 +151,29 @@ Cut cut_equal(const Candidates& c, Weight weight, uint32_t bucket, double distan
     return {nth_in_bucket(c, bucket, needed), u128{needed} * each};
 }
 
-// What becomes of candidates behind a cut: nothing; they weigh nothing, which is enough for a draw; or they are
-// dropped, but those of other buckets than the cut's stay where they are and weigh nothing.
-enum class Behind { kStay, kWeighNothing, kDropped };
-
-// The cut among the candidates of a bucket.
-Cut cut_bucket(Candidates& c, Weight weight, uint32_t bucket, u128 target, Behind behind) {
+// The cut among the candidates of a bucket. Those behind it are dropped.
+Cut cut_bucket(Candidates& c, Weight weight, uint32_t bucket, u128 target) {
     uint32_t one;
     if (all_equal(c, bucket, &one)) {
         const Cut cut = cut_equal(c, weight, bucket, c.distance(one), target);
-        if (behind == Behind::kDropped) drop_equal(c, bucket, cut.position + 1);
+        drop_equal(c, bucket, cut.position + 1);
         return cut;
     }
     const uint32_t count = gather(c, bucket, bucket);
     const Cut cut = find_cut(c, weight, ByDistance{}, count, target);
-    if (behind == Behind::kDropped) drop_behind(c, ByDistance{}, count, cut.position);
+    drop_behind(c, ByDistance{}, count, cut.position);
     return cut;
 }
 
-// The end of the smallest prefix in candidate order that weighs at least `target`, a number in 1..total.
-Cut cut_prefix(Candidates& c, Weight weight, u128 target, Behind behind) {
+// The end of the smallest prefix in candidate order that weighs at least `target`, a number in 1..total. Those behind
+// it are dropped, or their buckets weigh nothing any more.
+Cut cut_prefix(Candidates& c, Weight weight, u128 target) {
     uint32_t bucket = 0;
     u128 before = 0;
     for (; before + c.weight[bucket] < target; ++bucket) before += c.weight[bucket];
-    Cut cut = cut_bucket(c, weight, bucket, target - before, behind);
-    if (behind != Behind::kStay) {
-        c.weight[bucket] = cut.reached;
-        for (uint32_t b = bucket + 1; b < kBuckets; ++b) c.weight[b] = 0;
-    }
+    Cut cut = cut_bucket(c, weight, bucket, target - before);
+    c.weight[bucket] = cut.reached;
+    for (uint32_t b = bucket + 1; b < kBuckets; ++b) c.weight[b] = 0;
     cut.reached += before;
     return cut;
 }
@@ -261,7 +253,7 @@ void keep_typical(Candidates& c, u128 target, double mean) {
     }
     uint32_t one;
     if (between == 1 && all_equal(c, last, &one)) {
-        c.weight[last] = cut_bucket(c, Weight::kMass, last, target, Behind::kDropped).reached;
+        c.weight[last] = cut_bucket(c, Weight::kMass, last, target).reached;
         return;
     }
     uint32_t count = 0;
@@ -277,55 +269,37 @@ void keep_typical(Candidates& c, u128 target, double mean) {
         [&](uint32_t position, double, uint64_t mass) { c.weight[c.bucket[position]] += mass; });
 }
 
-void keep_min_p(Candidates& c, float min_p) {
+// The least distance of a candidate that the typical filter left.
+double nearest_left(Candidates& c) {
     uint32_t bucket = 0, one;
     while (!c.weight[bucket]) ++bucket;
-    double first = INFINITY;
-    if (all_equal(c, bucket, &one)) {
-        first = c.distance(one);
-    } else {
-        const uint32_t firsts = gather(c, bucket, bucket);
-        for (uint32_t i = 0; i < firsts; ++i) {
-            const double distance = c.distance(c.gathered()[i]);
-            first = distance < first ? distance : first;
-        }
+    if (all_equal(c, bucket, &one)) return c.distance(one);
+    double nearest = INFINITY;
+    const uint32_t count = gather(c, bucket, bucket);
+    for (uint32_t i = 0; i < count; ++i) {
+        const double distance = c.distance(c.gathered()[i]);
+        nearest = distance < nearest ? distance : nearest;
     }
-    const uint64_t least = static_cast<uint64_t>(ceil_fraction(min_p, mass_of(first)));
-    // Masses are rounded, by half at most: up to `sure` every one is at least `least`, behind `over` none is.
-    const double units = static_cast<double>(least);
-    const double sure = kernels::log_f64(0x1p52 / (units + 1)) - 1e-9,
-                 over = kernels::log_f64(0x1p52 / (units - 0.75)) + 1e-9;
-    const uint32_t from = bucket_of(c, sure > 0 ? sure : 0), to = bucket_of(c, over);
-    for (uint32_t b = to + 1; b < kBuckets; ++b) c.weight[b] = 0;
-    const uint32_t count = gather(c, from, to);
-    visit_weights(
-        c, Weight::kMass, count, [](uint32_t, double) { return true; },
-        [&](uint32_t position, double, uint64_t mass) {
-            u128& weight = c.weight[c.bucket[position]];
-            if (mass >= least || !weight) return;  // 0: its bucket was dropped before
-            weight -= mass;
-            c.bucket[position] = kNoBucket;
-        });
+    return nearest;
 }
 
-// ---- the head: most tokens are too improbable to be drawn, and only their total mass has a say ----
+// ---- the head: most tokens are too improbable for top-p to keep them, and only their total mass has a say ----
 //
 // Tokens up to some distance, the reach, become candidates. The mass of all others, the tail, is estimated in f32, with
 // a bound of its error. Where the targets of the smallest and of the largest possible total lead to the same candidate,
 // the exact total would lead there too; where not, or where the head holds too little, more has to be looked at.
 
-// Cuts by mass at the target that the total mass of all tokens leads to. False when the head does not tell.
-template <class Target>
-bool cut_head(Candidates& c, double tail, float reach, Target target, Behind behind, uint32_t* last) {
+// Top-p, of the total mass of all tokens. False when the head does not tell.
+bool cut_head(Candidates& c, double tail, float reach, float top_p) {
     // A mass is rounded to a whole number, by half a unit at most.
     const double units = tail * 0x1p52;
     const uint32_t n = c.vocabulary;
     const u128 head = weigh(c, Weight::kMass), least = static_cast<u128>(units * (1 - kTailError)),
                most = static_cast<u128>(units * (1 + kTailError)) + n;
-    const u128 smallest_target = target(head + (least > n ? least - n : 0)), largest_target = target(head + most);
+    const u128 smallest_target = ceil_fraction(top_p, head + (least > n ? least - n : 0)),
+               largest_target = ceil_fraction(top_p, head + most);
     if (largest_target > head) return false;
-    const Cut cut = cut_prefix(c, Weight::kMass, smallest_target, behind);
-    *last = cut.position;
+    const Cut cut = cut_prefix(c, Weight::kMass, smallest_target);
     // Nearer than any token outside of the head, whose distances are known to f32 only.
     return cut.reached >= largest_target && c.distance(cut.position) < 0.999 * static_cast<double>(reach);
 }
@@ -427,7 +401,7 @@ keel_status adjust(const SamplerParams& p, const SamplerInput& in, Candidates& c
 
 void keep_top_k(Candidates& c, uint32_t k) {
     if (weigh(c, Weight::kCount) <= k) return;
-    const uint32_t last = c.bucket[cut_prefix(c, Weight::kCount, k, Behind::kDropped).position];
+    const uint32_t last = c.bucket[cut_prefix(c, Weight::kCount, k).position];
     if (k > c.vocabulary / 2) {  // a list would leave no room for what is gathered
         forbid_behind(c, last);
         return;
@@ -449,48 +423,35 @@ keel_status sampler_draw(const SamplerParams& p, const SamplerInput& in, void* w
         return KEEL_OK;
     }
 
-    const uint64_t uniform = draw_uniform(p.seed, in.history_count);
-    const auto draw_target = [=](u128 sum) { return kernels::draw_target(sum, uniform); };
-    const auto top_p_target = [&](u128 sum) { return ceil_fraction(p.top_p, sum); };
-
     c.temperature = p.temperature;
-    const bool top_k = p.top_k && p.top_k < n, typical = p.typical_p < 1, top_p = p.top_p<1, min_p = p.min_p> 0;
-    const Behind behind_top_p = min_p ? Behind::kDropped : Behind::kWeighNothing;
+    const bool top_k = p.top_k && p.top_k < n, typical = p.typical_p < 1, top_p = p.top_p < 1;
+    // Not worth it where there are few, or where f32 does not hold what take_head divides by.
+    const bool many = n >= 4 * kGroups && p.temperature >= 1e-30f;
+    if (top_k) {
+        if (many && p.top_k <= kGroups / 4) take_largest(c, p.top_k);
+        keep_top_k(c, p.top_k);
+    }
     bool top_p_done = false;
-    uint32_t last;
-    if (n < 4 * kGroups || p.temperature < 1e-30f) {
-        // Nothing to gain, or f32 does not hold what take_head divides by.
-    } else if (top_k) {
-        if (p.top_k <= kGroups / 4) take_largest(c, p.top_k);
-    } else if (!typical) {
-        const bool all_above = min_p && !top_p;  // where the reach of keep_min_p is known: no total is needed
-        const double min_p_reach = all_above && p.min_p > 1e-8f ? 3.0 - kernels::log_f64(p.min_p) : 100.0;
+    if (top_p && !top_k && !typical && many)
         for (const float reach : {10.f, 24.f}) {
-            if (all_above && min_p_reach > static_cast<double>(reach)) continue;
             double tail;
-            if (!take_head(c, reach, &tail) || all_above) break;
-            if (top_p) {
-                top_p_done = cut_head(c, tail, reach, top_p_target, behind_top_p, &last);
-            } else if (cut_head(c, tail, reach, draw_target, Behind::kStay, &last)) {
-                *token = static_cast<int32_t>(c.id(last));
-                return KEEL_OK;
-            }
+            if (!take_head(c, reach, &tail)) break;
+            top_p_done = cut_head(c, tail, reach, p.top_p);
             if (top_p_done) break;
             c.listed = 0;
         }
-    }
-    if (top_k) keep_top_k(c, p.top_k);
-    if (!top_p_done) {
+    if (!top_p_done && (typical || top_p)) {
         u128 weighted = 0;
         const u128 total = weigh(c, Weight::kMass, typical ? &weighted : nullptr);
         if (typical)
             keep_typical(c, ceil_fraction(p.typical_p, total),
                          static_cast<double>(weighted) / static_cast<double>(total));
-        if (top_p) cut_prefix(c, Weight::kMass, top_p_target(total_weight(c)), behind_top_p);
+        if (top_p) cut_prefix(c, Weight::kMass, ceil_fraction(p.top_p, total_weight(c)));
     }
-    if (min_p) keep_min_p(c, p.min_p);
-    last = cut_prefix(c, Weight::kMass, draw_target(total_weight(c)), Behind::kStay).position;
-    *token = static_cast<int32_t>(c.id(last));
+    uint64_t least_mass = 1;
+    if (p.min_p > 0)
+        least_mass = static_cast<uint64_t>(ceil_fraction(p.min_p, mass_of(typical ? nearest_left(c) : 0.0)));
+    *token = static_cast<int32_t>(race(c, typical || top_p, {p.seed, in.history_count, least_mass}));
     return KEEL_OK;
 }
 
@@ -503,7 +464,7 @@ keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, 
     if (c.largest == -INFINITY) return KEEL_E_NUMERIC;
     const double log_total = kernels::log_f64(static_cast<double>(weigh(c, Weight::kMass)) * 0x1p-52);
     const u128 finite = weigh(c, Weight::kCount);
-    const uint32_t last = cut_prefix(c, Weight::kCount, n < finite ? n : finite, Behind::kDropped).position;
+    const uint32_t last = cut_prefix(c, Weight::kCount, n < finite ? n : finite).position;
     uint32_t count = gather(c, 0, c.bucket[last]);
     for (uint32_t id = 0; count < n; ++id)
         if (logits[id] == -INFINITY) c.list[count++] = id;
@@ -518,30 +479,6 @@ keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, 
         logprobs[i] = static_cast<float>(-c.distance(c.list[i]) - log_total);
     }
     return KEEL_OK;
-}
-
-uint64_t draw_uniform(uint64_t seed, uint32_t position) {
-    const uint32_t counter[4] = {position, 0, 0, 0};
-    uint32_t random[4];
-    philox4x32(seed, counter, random);
-    return uint64_t{random[1]} << 32 | random[0];
-}
-
-void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]) {
-    constexpr uint64_t kMultiplier0 = 0xd2511f53, kMultiplier1 = 0xcd9e8d57;
-    constexpr uint32_t kWeyl0 = 0x9e3779b9, kWeyl1 = 0xbb67ae85;
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t p0 = kMultiplier0 * c0, p1 = kMultiplier1 * c2;
-        c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-        c1 = static_cast<uint32_t>(p1);
-        c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-        c3 = static_cast<uint32_t>(p0);
-        k0 += kWeyl0;
-        k1 += kWeyl1;
-    }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
 }  // namespace keel

@@ -23,7 +23,7 @@ struct SamplerInput {
     const float* logits;  // vocabulary floats, not modified
     uint32_t vocabulary;
     const int32_t* history;  // all tokens of the session
-    uint32_t history_count;  // the absolute position of the token drawn: the RNG counter
+    uint32_t history_count;  // the absolute position of the token drawn
     uint32_t sampled_count;  // for min_tokens
     const int32_t* end_ids;  // end-of-sequence ids suppressed while sampled_count < min_tokens
     uint32_t end_count;
@@ -33,8 +33,8 @@ struct SamplerInput {
 
 // Bytes of work memory sampler_draw needs for a vocabulary (64-byte aligned): 14 per entry and 24 KiB.
 uint64_t sampler_work_bytes(uint32_t vocabulary);
-// *token is untouched on error, the work memory is not. Time: greedy O(vocabulary + window); otherwise a filter or the
-// draw takes a bounded number of passes over what the previous one left, for any logits.
+// *token is untouched on error, the work memory is not. Time: greedy O(vocabulary + window); otherwise a filter takes a
+// bounded number of passes over what the previous one left, for any logits, and the race one (race, sampler_passes.h).
 // KEEL_E_NUMERIC when a logit is NaN or +inf (also one that is excluded), or nothing is allowed. -inf forbids a token.
 // KEEL_E_ARGUMENT when a history id in the penalty window is outside the vocabulary; such end_ids are skipped.
 keel_status sampler_draw(const SamplerParams& params, const SamplerInput& input, void* work, int32_t* token);
@@ -43,10 +43,5 @@ keel_status sampler_draw(const SamplerParams& params, const SamplerInput& input,
 // KEEL_E_ARGUMENT when n is over kMaxLogprobs or the vocabulary; KEEL_E_NUMERIC as above.
 keel_status top_logprobs(const kernels::KernelSet& kernel, const float* logits, uint32_t vocabulary, uint32_t n,
                          void* work, int32_t* ids, float* logprobs);
-
-// U of NUMERICS section 6, for the token at `position`.
-uint64_t draw_uniform(uint64_t seed, uint32_t position);
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): counter-based, so a draw depends on (key, counter) alone.
-void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]);
 
 }  // namespace keel

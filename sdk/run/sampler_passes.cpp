@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/formats/race.h"
+
 namespace keel {
 namespace {
 
@@ -71,8 +73,8 @@ void weigh_block(Candidates& c, Weight weight, uint32_t begin, uint32_t size, u1
     const uint32_t computed = equal ? 1 : size;
     for (uint32_t i = computed; i % kernels::kMassGroup; ++i) value[i] = -INFINITY;
     uint64_t sum;
-    c.exp_masses({value, computed, c.largest, c.temperature, &c.buckets, mass, bucket, weight == Weight::kCount,
-                  weighted ? &sum : nullptr});
+    c.kernel->exp_masses({value, computed, c.largest, c.temperature, &c.buckets, mass, bucket, weight == Weight::kCount,
+                          weighted ? &sum : nullptr});
     if (weighted) *weighted += u128{sum} * (equal ? size : 1);
     if (equal) {
         for (uint32_t i = 1; i < size; ++i) bucket[i] = bucket[0];
@@ -343,6 +345,46 @@ bool take_head(Candidates& c, float reach, double* tail) {
 
 bool take_largest(Candidates& c, uint32_t k) {
     return with_values(c, [&](const auto* values) { return list_largest(c, values, k); });
+}
+
+uint32_t race(const Candidates& c, bool by_bucket, const RaceOf& of) {
+    kernels::RaceBest best = kernels::kNobody;
+    double value[kBlock];
+    uint32_t ids[kBlock] = {}, size = 0;
+    kernels::RaceArgs args = {value, 0,           c.largest, c.temperature, ids,
+                              0,     of.position, of.seed,   of.least_mass, kernels::race_reach(of.least_mass),
+                              &best};
+    const auto run = [&] {
+        args.n = size;
+        for (; size % kernels::kMassGroup; ++size) value[size] = -INFINITY;
+        c.kernel->race(args);
+        size = 0;
+    };
+    double behind[kBuckets + 1];  // what is taken off values: of buckets that are left nothing, of others all
+    for (uint32_t b = 0; b < kBuckets; ++b) behind[b] = !by_bucket || c.weight[b] ? 0 : INFINITY;
+    behind[kBuckets] = INFINITY;
+    const auto behind_of = [&](uint32_t i) { return behind[c.bucket[i] < kBuckets ? c.bucket[i] : kBuckets]; };
+    if (c.listed) {
+        for (uint32_t i = 0; i < c.listed; ++i) {
+            if (by_bucket && behind_of(i) > 0) continue;
+            ids[size] = c.list[i];
+            value[size] = c.value(c.list[i]);
+            if (++size == kBlock) run();
+        }
+        if (size) run();
+        return best.id;
+    }
+    args.ids = nullptr;
+    with_values(c, [&](const auto* values) {
+        for (; args.first < c.vocabulary; args.first += kBlock) {
+            const auto* const block = values + args.first;
+            size = c.vocabulary - args.first < kBlock ? c.vocabulary - args.first : kBlock;
+            for (uint32_t i = 0; i < size; ++i) value[i] = static_cast<double>(block[i]);
+            for (uint32_t i = 0; by_bucket && i < size; ++i) value[i] -= behind_of(args.first + i);
+            run();
+        }
+    });
+    return best.id;
 }
 
 }  // namespace keel

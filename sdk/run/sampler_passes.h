@@ -11,13 +11,12 @@
 
 namespace keel {
 
-// Every filter and the draw itself ask one question: in a given order, at which candidate does the running weight
-// first reach a target? Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is
-// ever sorted. weigh() looks at every candidate once: it puts them into buckets by distance and sums the weight of
-// each. That tells all buckets in front of the target; only the candidates of the one in which it is reached are
-// gathered, and looked at closer until they are told apart (find_cut). Where the buckets lie follows from a sample of
-// the distances, so that the one in question holds few, however close together all are; where many are equal, they are
-// only counted.
+// Every filter asks one question: in a given order, at which candidate does the running weight first reach a target?
+// Masses are integers (NUMERICS section 6), so sums may be taken in any order, and nothing is ever sorted. weigh()
+// looks at every candidate once: it puts them into buckets by distance and sums the weight of each. That tells all
+// buckets in front of the target; only the candidates of the one in which it is reached are gathered, and looked at
+// closer until they are told apart (find_cut). Where the buckets lie follows from a sample of the distances, so that
+// the one in question holds few, however close together all are; where many are equal, they are only counted.
 //
 // Work memory:
 //     | u128 weight[512] | u64 partial[4][512] | f64 adjusted[n] | u32 list[n] | u16 bucket[n] |     n = vocabulary
@@ -53,9 +52,9 @@ struct Candidates {
     double largest, temperature;
     kernels::DistanceBuckets buckets;
 
-    void (*exp_masses)(const kernels::MassArgs& args);
+    const kernels::KernelSet* kernel;
 
-    Candidates(void* work, const float* values, uint32_t n, const kernels::KernelSet& kernel)
+    Candidates(void* work, const float* values, uint32_t n, const kernels::KernelSet& set)
         : weight(static_cast<u128*>(work)),
           partial(reinterpret_cast<uint64_t (*)[kBuckets]>(weight + kBuckets)),
           round(weight + kBuckets),
@@ -69,7 +68,7 @@ struct Candidates {
           largest(0),
           temperature(1),
           buckets{},
-          exp_masses(kernel.exp_masses) {}
+          kernel(&set) {}
     uint32_t count() const { return listed ? listed : vocabulary; }
     uint32_t id(uint32_t position) const { return listed ? list[position] : position; }
     double value(uint32_t id) const { return adjusted ? adjusted[id] : static_cast<double>(logits[id]); }
@@ -122,5 +121,17 @@ constexpr double kTailError = 1e-4;
 // more than half of all, and nothing is listed.
 constexpr uint32_t kGroups = 1024;
 bool take_largest(Candidates& c, uint32_t k);
+
+struct RaceOf {
+    uint64_t seed;
+    uint32_t position;
+    uint64_t least_mass;  // above 0
+};
+// The winner's id among the candidates whose mass is at least least_mass, one of which there is: `by_bucket`, those
+// that weigh() and what followed left, otherwise all. One pass, in which only a token that may be ahead of all before
+// it is looked at closely. A token is ahead with probability w / (sum of w up to it), w = exp(-d), which is at most the
+// growth of the sum's logarithm: for n tokens in any order 1 + ln n + 37 are expected to be, as masses end at d = 37.
+// The usual case is a dozen. Only logits that are made for the random bits may have every token looked at.
+uint32_t race(const Candidates& c, bool by_bucket, const RaceOf& of);
 
 }  // namespace keel

@@ -176,7 +176,8 @@ keel_cuda_device first_layers(uint32_t layers) {
 // A small life of an engine whose first layers are the device's (0: all). Throws what a call returned, else gives the
 // calls of the driver before its end.
 uint64_t live(uint32_t layers) {
-    const keel_cuda_device device = first_layers(layers);
+    keel_cuda_device device = first_layers(layers);
+    device.graphs = 1;
     keel_config config = small_config();
     config.backend_options = &device;
     Engine engine(keel_test::source_path(kModel), config);
@@ -213,7 +214,7 @@ void fail_every_call(uint32_t layers) {
         FakeDriver::reset();
         FakeDriver::get().fail_at = call;
         // A call that gives something back and fails leaves it with the driver; when a context is refused, all of it.
-        int64_t left = 5;
+        int64_t left = layers ? 5 : 7;  // with two graphs
         try {
             EXPECT_LT(live(layers), call) << "nobody noticed that the call failed";
         } catch (const keel_test::Error& error) {
@@ -256,6 +257,14 @@ TEST(CudaBackend, BudgetsCutAStepAnywhere) {
         if (want.empty()) want = got;
         EXPECT_EQ(got, want) << budget_us;
     }
+}
+
+std::vector<keel_lab_op_time> op_times(Engine& engine) {
+    uint32_t count = 0;
+    check(keel_lab_op_times(engine.handle(), nullptr, 0, &count), "keel_lab_op_times");
+    std::vector<keel_lab_op_time> times(count, sized<keel_lab_op_time>());
+    check(keel_lab_op_times(engine.handle(), times.data(), count, &count), "keel_lab_op_times");
+    return times;
 }
 
 // A dispatch that takes longer than a tile is launched in several ranges of its work items, with the same bits.
@@ -336,6 +345,73 @@ TEST(CudaBackend, PollingCallsNoDriver) {
     driver.lost = false;
 }
 
+// Decode steps as graphs have the bits of launches, with marks and times; they are made in init alone.
+TEST(CudaBackend, GraphsChangeNoBit) {
+    struct Life {
+        std::vector<std::vector<float>> logits;
+        uint64_t graph_launches = 0, launches = 0;
+    };
+    const auto live_with = [](bool graphs) {
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        device.graphs = graphs;
+        keel_config config = small_config();
+        config.context_tokens = 700;  // attention in two splits, the second of which nobody sees at first
+        config.max_sessions = 4;
+        config.k_format = KEEL_KV_TCQ_3;
+        config.kv_sink_tokens = 2;
+        config.kv_recent_tokens = 6;
+        config.backend_options = &device;
+        Engine e(keel_test::source_path(kWideModel), config);
+        std::vector<keel_session> open = {e.session()};
+        check(keel_lab_time_ops(e.handle(), 1), "keel_lab_time_ops");
+        EXPECT_EQ(FakeDriver::get().instantiations, graphs ? 3u : 0u);  // of 1, 2 and 4 tokens
+        const uint64_t instantiations = FakeDriver::get().instantiations, allocations = FakeDriver::get().allocations,
+                       launches = FakeDriver::get().launches;
+        const auto step = [&](uint32_t count, uint32_t seed, uint64_t budget_us) {
+            const std::vector<int32_t> ids = tokens(count * static_cast<uint32_t>(open.size()), seed);
+            for (size_t i = 0; i < open.size(); ++i)
+                check(keel_session_feed(open[i], &ids[i * count], count, 0), "feed");
+            std::vector<keel_advance_result> results(open.size(), sized<keel_advance_result>());
+            while (keel_advance(e.handle(), open.data(), static_cast<uint32_t>(open.size()), budget_us,
+                                results.data()) == KEEL_AGAIN) {
+            }
+            Life life;
+            for (const keel_session s : open) life.logits.push_back(last_logits(e, s));
+            return life.logits;
+        };
+        Life life;
+        const auto add = [&](std::vector<std::vector<float>> rows) {
+            for (auto& row : rows) life.logits.push_back(std::move(row));
+        };
+        FakeDriver::get().commands_per_query = 2;
+        add(step(508, 3, 0));
+        for (uint32_t i = 0; i < 8; ++i) {  // across the end of a split
+            add(step(1, i, i == 6 ? 1000000 : i == 7 ? 1 : 0));
+            EXPECT_EQ(op_times(e).size(), 16u);
+        }
+        while (open.size() < 4) {
+            keel_session other;
+            check(keel_session_open(e.handle(), nullptr, &other), "open");
+            open.push_back(other);
+            add(step(1, 40 + static_cast<uint32_t>(open.size()), 0));  // three tokens have no graph
+        }
+        add(step(2, 50, 0));  // nor have steps of several tokens a session
+        EXPECT_EQ(FakeDriver::get().instantiations, instantiations);
+        EXPECT_EQ(FakeDriver::get().allocations, allocations);
+        life.graph_launches = FakeDriver::get().graph_launches;
+        life.launches = FakeDriver::get().launches - launches;
+        return life;
+    };
+    const Life plain = live_with(false);
+    FakeDriver::reset();
+    const Life graphs = live_with(true);
+    ASSERT_EQ(graphs.logits.size(), plain.logits.size());
+    for (size_t i = 0; i < plain.logits.size(); ++i) EXPECT_EQ(graphs.logits[i], plain.logits[i]) << i;
+    EXPECT_EQ(plain.graph_launches, 0u);
+    EXPECT_EQ(graphs.graph_launches, 7u + 2);  // one decoding session but for the cut step; two and four
+    EXPECT_LT(graphs.launches, plain.launches * 2 / 3);
+}
+
 // What is in flight counts against the budget of later calls: no more than that and one tile.
 TEST(CudaBackend, ADeviceThatIsLateGetsNoMoreThanTheBudget) {
     Engine engine(keel_test::source_path(kModel), small_config());
@@ -351,13 +427,6 @@ TEST(CudaBackend, ADeviceThatIsLateGetsNoMoreThanTheBudget) {
     EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_E_CANCELLED);
 }
 
-std::vector<keel_lab_op_time> op_times(Engine& engine) {
-    uint32_t count = 0;
-    check(keel_lab_op_times(engine.handle(), nullptr, 0, &count), "keel_lab_op_times");
-    std::vector<keel_lab_op_time> times(count, sized<keel_lab_op_time>());
-    check(keel_lab_op_times(engine.handle(), times.data(), count, &count), "keel_lab_op_times");
-    return times;
-}
 // A driver whose clock goes on by so much for each kernel: products take 30 us, all others 2.
 uint64_t slow_products(const std::string& kernel) {
     return kernel.find("product") != std::string::npos ? 30000 : 2000;

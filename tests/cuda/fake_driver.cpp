@@ -36,8 +36,18 @@ struct FakeEvent {
 struct Command {
     std::function<Result()> run;
 };
+struct FakeGraph {
+    std::vector<std::function<Result()>> nodes;
+};
 struct FakeStream {
     std::deque<Command> queue;
+    std::unique_ptr<FakeGraph> capturing;  // what is put into the stream goes here instead
+    void put(std::function<Result()> run) {
+        if (capturing)
+            capturing->nodes.push_back(std::move(run));
+        else
+            queue.push_back({std::move(run)});
+    }
     Result failed = cuda::kSuccess;
 };
 struct FakeModule {};
@@ -71,6 +81,7 @@ struct World {
     std::vector<std::unique_ptr<FakeStream>> made_streams;
     std::vector<std::unique_ptr<FakeEvent>> made_events;
     std::vector<std::unique_ptr<FakeModule>> made_modules;
+    std::vector<std::unique_ptr<FakeGraph>> made_graphs;
     std::vector<int> contexts;  // stack of all threads: only its depth is looked at
     int opened = 0;             // how often device memory is open to the host
 };
@@ -245,6 +256,7 @@ Result stream_destroy(cuda::Stream stream) {
 Result stream_synchronize(cuda::Stream stream) {
     KEEL_ENTER();
     FakeStream* s = as_stream(stream);
+    if (s && s->capturing) return 900;  // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     if (const auto meanwhile = std::exchange(world().driver.in_next_wait, nullptr)) meanwhile();
     return s ? run_commands(s, UINT32_MAX) : cuda::kInvalidValue;
 }
@@ -254,12 +266,12 @@ Result stream_wait_event(cuda::Stream stream, cuda::Event event, uint32_t) {
     FakeEvent* e = static_cast<FakeEvent*>(event);
     if (!s || !e) return cuda::kInvalidValue;
     const uint64_t wanted = e->recorded;
-    s->queue.push_back({[e, wanted] {
+    s->put([e, wanted] {
         while (e->reached < wanted)
             for (FakeStream* other : world().streams)
                 if (!other->queue.empty()) run_commands(other, 1);
         return cuda::kSuccess;
-    }});
+    });
     return cuda::kSuccess;
 }
 Result event_create(cuda::Event* event, uint32_t) {
@@ -279,10 +291,10 @@ Result event_record(cuda::Event event, cuda::Stream stream) {
     FakeEvent* e = static_cast<FakeEvent*>(event);
     if (!s || !e) return cuda::kInvalidValue;
     const uint64_t number = ++e->recorded;
-    s->queue.push_back({[e, number] {
+    s->put([e, number] {
         e->reached = number;
         return cuda::kSuccess;
-    }});
+    });
     return cuda::kSuccess;
 }
 Result event_query(cuda::Event event) {
@@ -301,6 +313,50 @@ Result event_synchronize(cuda::Event event) {
     for (FakeStream* s : world().streams)
         if (const Result result = run_commands(s, UINT32_MAX); result != cuda::kSuccess) return result;
     return e->reached == e->recorded ? cuda::kSuccess : cuda::kNotReady;
+}
+Result stream_begin_capture(cuda::Stream stream, int) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s || s->capturing) return cuda::kInvalidValue;
+    s->capturing.reset(new FakeGraph);
+    return cuda::kSuccess;
+}
+Result stream_end_capture(cuda::Stream stream, cuda::Graph* graph) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s || !s->capturing) return cuda::kInvalidValue;
+    *graph = world().made_graphs.emplace_back(std::move(s->capturing)).get();
+    ++world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result graph_instantiate(cuda::GraphExec* executable, cuda::Graph graph, uint64_t) {
+    KEEL_ENTER();
+    *executable = world().made_graphs.emplace_back(new FakeGraph(*static_cast<FakeGraph*>(graph))).get();
+    ++world().driver.instantiations;
+    ++world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result graph_upload(cuda::GraphExec, cuda::Stream stream) {
+    KEEL_ENTER();
+    return as_stream(stream) ? cuda::kSuccess : cuda::kInvalidValue;
+}
+Result graph_launch(cuda::GraphExec executable, cuda::Stream stream) {
+    KEEL_ENTER();
+    FakeStream* s = as_stream(stream);
+    if (!s) return cuda::kInvalidValue;
+    ++world().driver.graph_launches;
+    for (const auto& run : static_cast<FakeGraph*>(executable)->nodes) s->put(run);
+    return cuda::kSuccess;
+}
+Result graph_destroy(cuda::Graph) {
+    KEEL_ENTER();
+    --world().driver.open_objects;
+    return cuda::kSuccess;
+}
+Result graph_exec_destroy(cuda::GraphExec) {
+    KEEL_ENTER();
+    --world().driver.open_objects;
+    return cuda::kSuccess;
 }
 Result memory_allocate(DevicePointer* pointer, size_t bytes) {
     KEEL_ENTER();
@@ -349,10 +405,10 @@ Result copy_to_device(DevicePointer to, const void* from, size_t bytes, cuda::St
         const uint8_t* p = static_cast<const uint8_t*>(from);
         snapshot = std::make_shared<std::vector<uint8_t>>(p, p + bytes);
     }
-    s->queue.push_back({[=] {
+    s->put([=] {
         memcpy(reinterpret_cast<void*>(to), snapshot ? snapshot->data() : from, bytes);
         return cuda::kSuccess;
-    }});
+    });
     return cuda::kSuccess;
 }
 Result copy_to_host(void* to, DevicePointer from, size_t bytes, cuda::Stream stream) {
@@ -364,10 +420,10 @@ Result copy_to_host(void* to, DevicePointer from, size_t bytes, cuda::Stream str
         return cuda::kInvalidValue;
     }
     FakeDriver::get().bytes_to_host += bytes;
-    s->queue.push_back({[=] {
+    s->put([=] {
         memcpy(to, reinterpret_cast<const void*>(from), bytes);
         return cuda::kSuccess;
-    }});
+    });
     return cuda::kSuccess;
 }
 Result copy_on_device(DevicePointer to, DevicePointer from, size_t bytes, cuda::Stream stream) {
@@ -378,10 +434,10 @@ Result copy_on_device(DevicePointer to, DevicePointer from, size_t bytes, cuda::
         fault("a copy of what is no device memory");
         return cuda::kInvalidValue;
     }
-    s->queue.push_back({[=] {
+    s->put([=] {
         memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
         return cuda::kSuccess;
-    }});
+    });
     return cuda::kSuccess;
 }
 Result module_load(cuda::Module* module, const void*) {
@@ -430,7 +486,7 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
         return cuda::kInvalidValue;
     }
     const bool split = world().driver.split_launches;
-    s->queue.push_back({[=, &kernel] {
+    s->put([=, &kernel] {
         const simt::Dim3 grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
         const uint64_t blocks = uint64_t{grid_x} * grid_y * grid_z;
         if (began) *began = world().driver.clock_ns;
@@ -446,7 +502,7 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
             return 719;
         }
         return cuda::kSuccess;
-    }});
+    });
     return cuda::kSuccess;
 }
 
@@ -466,6 +522,7 @@ void FakeDriver::reset() {
     w.made_streams.clear();
     w.made_events.clear();
     w.made_modules.clear();
+    w.made_graphs.clear();
     std::erase_if(w.pinned, [](const auto& pinned) {
         if (!pinned.second.region)
             ::operator delete(reinterpret_cast<void*>(pinned.first), std::align_val_t(kPageBytes));

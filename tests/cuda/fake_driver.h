@@ -26,7 +26,8 @@ struct FakeDriver {
 
     // What it saw, since reset().
     uint64_t calls = 0;
-    uint64_t allocations = 0, module_loads = 0, launches = 0, bytes_to_host = 0, event_queries = 0, event_waits = 0;
+    uint64_t allocations = 0, module_loads = 0, launches = 0, bytes_to_host = 0, event_queries = 0, event_waits = 0,
+             instantiations = 0, graph_launches = 0;
     int64_t open_objects = 0;  // allocations, streams, events, modules and contexts that were not given back
     std::string fault;         // the first thing that a GPU would not have accepted
 

@@ -59,7 +59,7 @@ int32_t device_token(const Draw& draw, simt::Order order) {
     Buffer logits = fenced(draw.logits), mask = fenced_array(draw.mask), bias = fenced_array(biases),
            ids = fenced_array(forbidden), window = fenced_array(counted), distance(n * 8, 8), mass(n * 8, 8),
            weighted(n * 8, 8), list(n * 4, 4), best(sample_blocks(n) * sizeof(SampleBest), 8),
-           result(sizeof(SampleResult), 4);
+           left(sizeof(SampleLeft), 8), result(sizeof(SampleResult), 4);
     SampleArgs a = {};
     a.logits = logits.floats();
     a.mask = draw.mask.empty() ? nullptr : mask.data();
@@ -78,16 +78,22 @@ int32_t device_token(const Draw& draw, simt::Order order) {
     a.min_p = p.min_p;
     a.typical_p = p.typical_p;
     a.top_k = p.top_k;
-    a.uniform = keel::draw_uniform(p.seed, history);
+    a.position = history;
+    a.seed = p.seed;
     a.distance = reinterpret_cast<double*>(distance.data());
     a.mass = reinterpret_cast<uint64_t*>(mass.data());
     a.weighted = reinterpret_cast<uint64_t*>(weighted.data());
     a.list = reinterpret_cast<uint32_t*>(list.data());
     a.best = reinterpret_cast<SampleBest*>(best.data());
+    a.left = reinterpret_cast<SampleLeft*>(left.data());
     a.result = reinterpret_cast<SampleResult*>(result.data());
     launch(kernel_sample_adjust, a, sample_shape(a), order);
     if (p.temperature > 0) launch(kernel_sample_weigh, a, sample_shape(a), order);
     launch(kernel_sample_select, a, select_shape(a), order);
+    if (p.temperature > 0) {
+        launch(kernel_sample_race, a, sample_shape(a), order);
+        launch(kernel_sample_finish, a, finish_shape(a), order);
+    }
     return a.result->status == SampleStatus::kDrawn ? static_cast<int32_t>(a.result->token) : -1;
 }
 

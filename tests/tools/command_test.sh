@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval kv" "calibrate kv" "capture kv" "capture trace" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -218,6 +218,10 @@ expect "eval of the reference document" exits 0 "$keel" eval ppl "$model" "$2/bo
 nll=$(sed -n 's/^  "nll": \([0-9.]*\).*/\1/p' "$work/out")
 expect "NLL ${nll:-0} is the reference's" awk "BEGIN { d = ${nll:-0} - 4.022594; exit !(d < 2e-4 && d > -2e-4) }"
 expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 8 --stride 4 --json
+expect "eval draws of a model and itself" exits 0 "$keel" eval draws "$model" "$model" "$2/books-val-sample.jsonl" --max-tokens 40 --json
+expect "draws the same" holds '"same_draw": 1.0'
+expect "at so many positions" holds '"positions": 40'
+expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --temp 0
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
 
 # The KV laboratory: formats against f16, a profile that a session loads, rows for other tools.

@@ -1,4 +1,5 @@
 // Row operations: the scalar set against formulas in double, every other set against the scalar one bit for bit.
+#include "kernels/formats/race.h"
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel_test {
@@ -132,6 +133,73 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             in_place("rope", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), false); });
             in_place("rope neox", [&](const KernelSet* s, float* p) { s->rope(p, pairs, cos_sin.data(), true); });
         }
+}
+
+// The race against the scores of all: who wins, with which score, from any state before. `ids`: null, or where the
+// candidates are.
+RaceBest all_scored(const RaceArgs& a) {
+    RaceBest best = *a.best;
+    for (uint32_t i = 0; i < a.n; ++i) {
+        const uint32_t id = a.ids ? a.ids[i] : a.first + i;
+        const double d = (a.largest - a.value[i]) / a.temperature;
+        if (mass_of(d) < a.least_mass) continue;
+        const uint64_t w = uint64_t{race_word(a.seed, a.position, id, 0)} << 32 | race_word(a.seed, a.position, id, 1);
+        const double score = race_score(d, w);
+        if (score < best.score || (score == best.score && id < best.id)) best = {score, id};
+    }
+    return best;
+}
+
+TEST(KernelsRowops, RaceEqualsTheScoresOfAll) {
+    Random random(5);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(&kScalarSet);
+    uint32_t ties = 0;
+    for (uint32_t round = 0; round < 6000; ++round) {
+        double value[kMassBlock];
+        uint32_t ids[kMassBlock] = {};
+        const uint32_t n = random.between(1, kMassBlock), shape = random.below(6);
+        const double scale = random.uniform(0.01f, 20);
+        for (uint32_t i = 0; i < n; ++i) {
+            ids[i] = (i ? ids[i - 1] + 1 : random.below(1u << 20)) + (random.below(3) ? 0 : random.below(90));
+            value[i] = shape == 0   ? 0.0
+                       : shape == 1 ? -0.1 * scale * i
+                       : shape == 2 ? 0.1 * scale * (i - 255.0)
+                       : shape == 3 ? (random.below(3) ? -INFINITY : -std::fabs(scale * random.normal()))
+                                    : -std::fabs(scale * random.normal());
+        }
+        for (uint32_t i = n; i < kMassBlock; ++i) value[i] = -INFINITY;
+        const float min_p = random.below(3) ? 0 : random.uniform(0, 1);
+        const uint64_t least = min_p > 0 ? static_cast<uint64_t>(ceil_fraction(min_p, uint64_t{1} << 52)) : 1;
+        RaceBest before = kNobody;
+        RaceArgs args = {value,
+                         n,
+                         random.below(4) ? 0.0 : 0.5,
+                         std::exp2(random.uniform(-40, 40)),
+                         random.below(2) ? ids : nullptr,
+                         4 * random.below(1u << 18),
+                         static_cast<uint32_t>(random.bits()),
+                         random.bits(),
+                         least,
+                         race_reach(least),
+                         &before};
+        if (random.below(2)) args.temperature = random.uniform(0.3f, 2);
+        RaceBest expected = all_scored(args);
+        if (random.below(4) == 0 && expected.id != UINT32_MAX) {  // a tie with one of before, or who leads by little
+            before = {expected.score, random.below(2) ? expected.id + 1 : expected.id - (expected.id != 0)};
+            if (random.below(3) == 0) before.score = std::nextafter(before.score, 1e9);
+            expected = all_scored(args);
+            ++ties;
+        }
+        for (const KernelSet* set : sets) {
+            RaceBest best = before;
+            args.best = &best;
+            set->race(args);
+            ASSERT_EQ(best.id, expected.id) << set->name << " " << round;
+            ASSERT_EQ(best.score, expected.score) << set->name << " " << round;
+        }
+    }
+    EXPECT_GT(ties, 500u);
 }
 
 // Every 257th f32 bit pattern through the functions that contain exp and tanh.

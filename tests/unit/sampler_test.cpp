@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <limits>
 #include <map>
@@ -16,7 +17,7 @@
 #include <set>
 #include <vector>
 
-#include "kernels/formats/math_f64.h"
+#include "kernels/formats/race.h"
 #include "tests/unit/kernels_test_support.h"
 
 namespace keel {
@@ -106,6 +107,28 @@ keel_status draw(const Case& c, int32_t* token) {
 
 // ---- oracles ----
 
+// Philox4x32-10, written once more.
+std::array<uint32_t, 4> oracle_philox(uint64_t key, std::array<uint32_t, 4> counter) {
+    for (uint64_t round = 0; round < 10; ++round) {
+        const auto k0 = static_cast<uint32_t>(key + round * 0x9e3779b9),
+                   k1 = static_cast<uint32_t>((key >> 32) + round * 0xbb67ae85);
+        const uint64_t a = 0xd2511f53ull * counter[0], b = 0xcd9e8d57ull * counter[2];
+        counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ k0, static_cast<uint32_t>(b),
+                   static_cast<uint32_t>(a >> 32) ^ counter[3] ^ k1, static_cast<uint32_t>(a)};
+    }
+    return counter;
+}
+
+// -ln(1 - x) of the token's 64 bits.
+long double oracle_exponential(uint64_t seed, uint32_t position, uint32_t id) {
+    const auto word = [&](uint32_t half) { return oracle_philox(seed, {position, id / 4, half, 0})[id % 4]; };
+    const long double x = ldexpl((uint64_t{word(0)} << 32 | word(1)) | 1, -64);
+    return -log1pl(-x);
+}
+long double oracle_exponential(const Case& c, int32_t id) {
+    return oracle_exponential(c.sampling.seed, static_cast<uint32_t>(c.history.size()), static_cast<uint32_t>(id));
+}
+
 // Values after bias, exclusion, guard, mask and penalties.
 std::vector<double> oracle_values(const Case& c) {
     std::vector<double> v(c.logits.begin(), c.logits.end());
@@ -190,16 +213,14 @@ int32_t oracle_draw(const Case& c) {
         const u128 first = tokens[0].mass;
         std::erase_if(tokens, [&](const Token& t) { return t.mass == 0 || !reaches(t.mass, c.sampling.min_p, first); });
     }
-    const uint32_t counter[4] = {static_cast<uint32_t>(c.history.size()), 0, 0, 0};
-    uint32_t random[4];
-    philox4x32(c.sampling.seed, counter, random);
-    // floor(total * uniform / 2^64) by the halves of uniform, as the product may exceed 128 bits.
-    const u128 total = total_of(tokens);
-    const u128 r = (total * random[1] + ((total * random[0]) >> 32)) >> 32;
-    u128 sum = 0;
-    for (const Token& t : tokens)
-        if ((sum += t.mass) > r) return t.id;
-    return -2;
+    int32_t winner = -2;
+    long double least = INFINITY;
+    for (const Token& t : tokens) {
+        if (t.mass == 0) continue;
+        const long double score = t.d + logl(oracle_exponential(c, t.id));
+        if (score < least || (score == least && t.id < winner)) least = score, winner = t.id;
+    }
+    return winner;
 }
 
 // The same filters as a paper would write them: probabilities, surprisals, entropy, renormalised in long double.
@@ -245,14 +266,10 @@ int32_t textbook_draw(const Case& c) {
         std::erase_if(t, [&](const P& x) { return x.p < least; });
         normalise();
     }
-    const uint32_t counter[4] = {static_cast<uint32_t>(c.history.size()), 0, 0, 0};
-    uint32_t random[4];
-    philox4x32(c.sampling.seed, counter, random);
-    const long double u = ldexpl(random[0] + ldexpl(random[1], 32), -64);
-    long double sum = 0;
-    for (const P& x : t)
-        if ((sum += x.p) > u) return x.id;
-    return t.back().id;
+    // The Gumbel-max trick.
+    const auto log_chance = [&](const P& x) { return logl(x.p) - logl(oracle_exponential(c, x.id)); };
+    return std::max_element(t.begin(), t.end(), [&](const P& a, const P& b) { return log_chance(a) < log_chance(b); })
+        ->id;
 }
 
 // ---- random cases ----
@@ -628,9 +645,108 @@ TEST(Sampler, PhiloxKnownAnswers) {  // kat_vectors of Random123
          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (const auto& v : vectors) {
-        uint32_t out[4];
-        philox4x32(v.key, v.counter, out);
-        for (int i = 0; i < 4; ++i) EXPECT_EQ(out[i], v.expected[i]);
+        uint32_t out[4] = {v.counter[0], v.counter[1], v.counter[2], v.counter[3]};
+        kernels::philox4x32(v.key, out[0], out[1], out[2], out[3]);
+        const auto oracle = oracle_philox(v.key, {v.counter[0], v.counter[1], v.counter[2], v.counter[3]});
+        for (int i = 0; i < 4; ++i) {
+            EXPECT_EQ(out[i], v.expected[i]);
+            EXPECT_EQ(oracle[i], v.expected[i]);
+        }
+    }
+}
+
+// E against long double: 1 ulp of log_f64 and the roundings around it; never below x. Bounds of scores are bounds.
+TEST(Race, ExponentialsAndTheirBounds) {
+    Rng rng(10);
+    double worst = 0;
+    for (int i = 0; i < 400000; ++i) {
+        uint64_t w = rng() >> below(rng, 64);
+        if (i % 3 == 1) w = ~w;
+        if (i < 64) w = i % 2 ? (uint64_t{1} << i) - 1 : uint64_t{1} << i;
+        const long double x = ldexpl(w | 1, -64), expected = w >> 63 ? -logl(ldexpl(~w | 1, -64)) : -log1pl(-x);
+        const double e = kernels::race_exponential(w);
+        worst = std::max(worst, static_cast<double>(fabsl(e - expected) / expected));
+        ASSERT_GE(e, static_cast<double>(x)) << w;
+        const double d = real(rng, 0, i % 2 ? 40.f : 1e-3f);
+        const float bound = kernels::race_bound(static_cast<float>(d), static_cast<uint32_t>(w >> 32));
+        ASSERT_LE(static_cast<double>(bound), kernels::race_score(d, w)) << w << " " << d;
+        const double slack = w >> 40 && e < 0.05 ? 0.1 : INFINITY;  // near, where winners are
+        ASSERT_GE(static_cast<double>(bound), kernels::race_score(d, w) - slack) << w << " " << d;
+    }
+    EXPECT_LT(worst, 4e-16);
+    EXPECT_GT(kernels::race_exponential(0), 0);
+    EXPECT_LT(kernels::race_exponential(UINT64_MAX), 45);
+}
+
+TEST(Race, NoMassBeyondItsReach) {
+    Rng rng(11);
+    for (int i = 0; i < 20000; ++i) {
+        const uint64_t least = 1 + (rng() >> 12 >> below(rng, 53));
+        ASSERT_LT(kernels::mass_of(kernels::race_reach(least)), least);
+        ASSERT_LT(kernels::race_reach(least), 38);
+    }
+}
+
+// Shapes on which a scan could find every token worth a closer look. What its bounds say is counted here.
+TEST(Race, FewContendersInAnyOrder) {
+    constexpr uint32_t kVocabulary = 262144;
+    enum { kSame, kUp, kSteep, kDown, kRuns, kLast };
+    for (int shape = kSame; shape < kLast; ++shape) {
+        Case c;
+        c.logits.assign(kVocabulary, 0.f);
+        for (uint32_t i = 0; i < kVocabulary; ++i) {
+            const auto at = static_cast<float>(i);
+            c.logits[i] = shape == kUp      ? at * 1e-3f
+                          : shape == kSteep ? at * 0.5f
+                          : shape == kDown  ? at * -1e-3f
+                          : shape == kRuns  ? (i / 1000 % 3 ? -kInf : 1e-4f * at)
+                                            : 0.f;
+        }
+        c.sampling.temperature = 0.8f;
+        const double largest = *std::max_element(c.logits.begin(), c.logits.end());
+        for (uint64_t seed : {1, 2, 3}) {
+            c.sampling.seed = seed;
+            double best = INFINITY;
+            uint32_t contenders = 0;
+            for (uint32_t id = 0; id < kVocabulary; ++id) {
+                const double d = (largest - c.logits[id]) / c.sampling.temperature;
+                if (!(d <= kernels::race_reach(1))) continue;
+                const uint32_t high = kernels::race_word(seed, 0, id, 0), low = kernels::race_word(seed, 0, id, 1);
+                if (kernels::race_bound(static_cast<float>(d), high) > static_cast<float>(best)) continue;
+                ++contenders;
+                best = std::min(best, kernels::race_score(d, uint64_t{high} << 32 | low));
+            }
+            EXPECT_LT(contenders, 120u) << shape;
+            ASSERT_NO_FATAL_FAILURE(expect_oracle(c, "shape ", shape));
+        }
+    }
+}
+
+// Logits that know the bits: every token leads when it comes. Slow, and right.
+TEST(Race, EveryTokenAContender) {
+    Case c;
+    c.logits.resize(20000);
+    c.sampling.temperature = 1, c.sampling.seed = 5;
+    for (uint32_t id = 0; id < c.vocabulary(); ++id)
+        c.logits[id] = static_cast<float>(logl(oracle_exponential(c, static_cast<int32_t>(id)))) + 1e-4f * id;
+    ASSERT_NO_FATAL_FAILURE(expect_oracle(c, "contenders ", 0));
+    std::reverse(c.logits.begin(), c.logits.end());
+    ASSERT_NO_FATAL_FAILURE(expect_oracle(c, "contenders ", 1));
+}
+
+// Who did not win may go: the same token is drawn. That is what makes drafts of another model come true.
+TEST(Race, LosersDoNotMatter) {
+    Rng rng(12);
+    for (int i = 0; i < 300; ++i) {
+        Case c;
+        fill_logits(rng, kContinuous, 1000, c.logits);
+        c.sampling.temperature = 0.8f, c.sampling.seed = rng();
+        c.history.assign(below(rng, 9), 1);
+        const int32_t token = drawn(c);
+        const float largest = *std::max_element(c.logits.begin(), c.logits.end());
+        for (uint32_t id = 0; id < c.vocabulary(); ++id)
+            if (id != static_cast<uint32_t>(token) && c.logits[id] < largest && below(rng, 2)) c.logits[id] = -kInf;
+        ASSERT_EQ(drawn(c), token) << i;
     }
 }
 
@@ -658,15 +774,15 @@ TEST(Sampler, ChiSquareOfTheDraw) {
     Case c;
     fill_logits(rng, kContinuous, 24, c.logits);
     for (float& x : c.logits) x *= 0.25f;
-    c.sampling.seed = 42;
     for (float temperature : {0.7f, 1.f, 2.f}) {
         c.sampling.temperature = temperature;
-        c.history.clear();
+        c.sampling.seed = 42;
         std::vector<double> p, count(24);
         for (float x : c.logits) p.push_back(exp(x / temperature));
         const double sum = std::accumulate(p.begin(), p.end(), 0.0);
         constexpr int kDraws = 40000;
         for (int i = 0; i < kDraws; ++i) {
+            if (i % 200 == 0) ++c.sampling.seed, c.history.clear();
             ++count[drawn(c)];
             c.history.push_back(0);  // the position moves on
         }

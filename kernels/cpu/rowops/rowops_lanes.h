@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/rowops/exp_masses.h"
+#include "kernels/cpu/rowops/race.h"
 #include "kernels/cpu/vector/float_vector.h"
 
 namespace keel::kernels {
@@ -174,6 +175,9 @@ KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, v
     }                                                                                                                 \
     void exp_masses_##isa(const MassArgs& args) {                                                                     \
         exp_masses_f64(args);                                                                                         \
+    }                                                                                                                 \
+    void race_##isa(const RaceArgs& args) {                                                                           \
+        race_f64(args, race_words_lanes<V>);                                                                          \
     }                                                                                                                 \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token) {                                 \
         quantize_q8_lanes<V>(x, k, block, token);                                                                     \

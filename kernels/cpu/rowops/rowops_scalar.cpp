@@ -1,6 +1,7 @@
 // Row operations (NUMERICS section 4), the reference for every other set.
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/rowops/exp_masses.h"
+#include "kernels/cpu/rowops/race.h"
 #include "kernels/formats/numeric.h"
 
 namespace keel::kernels {
@@ -48,6 +49,10 @@ void softcap_scalar(float* x, float cap, uint32_t n) {
 
 void exp_masses_scalar(const MassArgs& args) {
     exp_masses_f64(args);
+}
+
+void race_scalar(const RaceArgs& args) {
+    race_f64(args, race_words);
 }
 
 }  // namespace keel::kernels

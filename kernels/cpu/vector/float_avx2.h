@@ -108,6 +108,21 @@ struct FloatAvx2 {
         return _mm_cvtsi128_si32(eights) + _mm_extract_epi16(eights, 4) - 16 * 128;
     }
 
+    // ---- words in the lower halves of 64-bit lanes, for race.h ----
+    using Words = __m256i;
+    KEEL_INLINE Words words1(uint32_t x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
+    KEEL_INLINE Words load_wide(const uint64_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    KEEL_INLINE Words mul_words(Words a, Words b) { return _mm256_mul_epu32(a, b); }
+    KEEL_INLINE Words upper_words(Words v) { return _mm256_srli_epi64(v, 32); }
+    KEEL_INLINE Words differ(Words a, Words b) { return _mm256_xor_si256(a, b); }
+    KEEL_INLINE void store_fours(uint32_t* p, Words w0, Words w1, Words w2, Words w3) {
+        const __m256i low = _mm256_blend_epi32(w0, _mm256_slli_epi64(w1, 32), 0xaa),
+                      high = _mm256_blend_epi32(w2, _mm256_slli_epi64(w3, 32), 0xaa);
+        const __m256i even = _mm256_unpacklo_epi64(low, high), odd = _mm256_unpackhi_epi64(low, high);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute2x128_si256(even, odd, 0x20));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_permute2x128_si256(even, odd, 0x31));
+    }
+
     // ---- for kv_codecs_lanes.h ----
     template <int s>
     KEEL_INLINE F butterfly(F v) {

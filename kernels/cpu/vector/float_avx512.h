@@ -115,6 +115,23 @@ struct FloatAvx512 {
         return _mm_cvtsi128_si32(eights) + _mm_extract_epi16(eights, 4) - 16 * 128;
     }
 
+    // ---- words in the lower halves of 64-bit lanes, for race.h ----
+    using Words = __m512i;
+    KEEL_INLINE Words words1(uint32_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
+    KEEL_INLINE Words load_wide(const uint64_t* p) { return _mm512_loadu_si512(p); }
+    KEEL_INLINE Words mul_words(Words a, Words b) { return _mm512_mul_epu32(a, b); }
+    KEEL_INLINE Words upper_words(Words v) { return _mm512_srli_epi64(v, 32); }
+    KEEL_INLINE Words differ(Words a, Words b) { return _mm512_xor_si512(a, b); }
+    KEEL_INLINE void store_fours(uint32_t* p, Words w0, Words w1, Words w2, Words w3) {
+        const __m512i low = _mm512_mask_shuffle_epi32(w0, 0xaaaa, w1, _MM_PERM_CCAA),
+                      high = _mm512_mask_shuffle_epi32(w2, 0xaaaa, w3, _MM_PERM_CCAA);
+        const __m512i even = _mm512_unpacklo_epi64(low, high), odd = _mm512_unpackhi_epi64(low, high);
+        const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                      last = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        _mm512_storeu_si512(p, _mm512_permutex2var_epi64(even, first, odd));
+        _mm512_storeu_si512(p + 16, _mm512_permutex2var_epi64(even, last, odd));
+    }
+
     // ---- for kv_codecs_lanes.h ----
     template <int s>
     KEEL_INLINE F butterfly(F v) {

@@ -103,6 +103,17 @@ struct FloatNeon {
         return vaddlvq_s8(codes);
     }
 
+    // ---- words in the lower halves of 64-bit lanes, for race.h ----
+    using Words = uint64x2_t;
+    KEEL_INLINE Words words1(uint32_t x) { return vdupq_n_u64(x); }
+    KEEL_INLINE Words load_wide(const uint64_t* p) { return vld1q_u64(p); }
+    KEEL_INLINE Words mul_words(Words a, Words b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
+    KEEL_INLINE Words upper_words(Words v) { return vshrq_n_u64(v, 32); }
+    KEEL_INLINE Words differ(Words a, Words b) { return veorq_u64(a, b); }
+    KEEL_INLINE void store_fours(uint32_t* p, Words w0, Words w1, Words w2, Words w3) {
+        vst4_u32(p, uint32x2x4_t{{vmovn_u64(w0), vmovn_u64(w1), vmovn_u64(w2), vmovn_u64(w3)}});
+    }
+
     // ---- for kv_codecs_lanes.h ----
     template <int s>
     KEEL_INLINE F butterfly(F v) {

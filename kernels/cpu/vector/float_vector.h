@@ -14,6 +14,9 @@
 //   tree16_one(lanes)                  tree16 of NUMERICS section 1 over 16 / kLanes registers
 //   tree16(lanes)                      kLanes such sums at once: lanes[i] gives lane i
 //   store_codes16(v, q)                16 integers |v| <= 127 rounded to nearest even into int8; returns their sum
+//   Words words1 load_wide             kLanes / 2 lanes of 64 bits: a word in each; memory
+//   mul_words upper_words differ       of the lower halves of lanes: product (64 bits); upper halves; exclusive or
+//   store_fours(p, w0, w1, w2, w3)     p[4 lane + i] = the lower half of that lane of w_i
 //
 // and no state. V and everything here live in unnamed namespaces: a file of one instruction set owns its copies.
 #pragma once

@@ -154,7 +154,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     });
     if (status != KEEL_OK) return fail(error, status, 0, "tables", "the device did not take them");
     open_table(&d);
-    return KEEL_OK;
+    return open_graphs(&d, error);
 }
 
 void cuda_close(Device* device) {
@@ -166,6 +166,7 @@ void cuda_close(Device* device) {
         const Driver& driver = d.cuda.driver;
         if (current.ok()) {
             if (d.stream) driver.stream_synchronize(d.stream);
+            close_graphs(&d);
             if (d.module) driver.module_unload(d.module);
             if (d.computed) driver.event_destroy(d.computed);
             if (d.copies) driver.stream_destroy(d.copies);

@@ -31,7 +31,7 @@ StepBlock step_block(const PlanConfig& config);
 // The same for a draw: what goes up, then what comes back, then work memory on the device.
 struct DrawBlock {
     uint64_t bias, forbidden, mask, window, input_bytes;
-    uint64_t result, distance, mass, weighted, list, best, bytes;
+    uint64_t result, left, distance, mass, weighted, list, best, bytes;
 };
 DrawBlock draw_block(const Program& program);
 
@@ -71,6 +71,9 @@ struct CudaMark {
 // Ops fuse in another way where there is one token.
 constexpr uint32_t kStepKinds = 2;
 
+// Tokens of the decode steps that there are graphs of.
+constexpr uint32_t kGraphTokens[] = {1, 2, 4, 8}, kGraphs = 4;
+
 struct CudaDevice : Device {
     keel_cuda_device options;
     CudaContext cuda;                       // zero: not attached
@@ -92,6 +95,7 @@ struct CudaDevice : Device {
     CudaWork* work;
     CudaLaunch* launches;
     uint8_t* launch_args;
+    platform::cuda::GraphExec graph[2][kGraphs];  // of each variant; null: none
     // Of the step under way.
     const Step* step;
     double in_flight_us;  // predicted time of what was launched and not seen done
@@ -190,11 +194,23 @@ platform::cuda::Result launch_work(const CudaDevice& d, const CudaWork& work, ui
 uint64_t partial_bytes(const Program& p);
 
 // ---- cuda_step.cpp ----
+const CudaWork* work_of_step(const CudaDevice& d);
+// Launches items of the dispatch whose first op is number `op`, predicted to take so long, with a mark.
+platform::cuda::Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count,
+                                     double us);
+// A mark that only ends what was launched before.
+platform::cuda::Result mark_end(CudaDevice* d);
 keel_status cuda_begin(Device* device, const Step* step);
 keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
 keel_status cuda_poll(Device* device, bool wait, bool* done);
 keel_status cuda_drain(Device* device);
 uint32_t cuda_times(Device* device, uint32_t index, OpTime* out);
+
+// ---- cuda_graphs.cpp ----
+keel_status open_graphs(CudaDevice* d, keel_error* error);
+void close_graphs(CudaDevice* d);
+// That of the step under way, as a whole with the marks that launch_marked makes; null: there is none.
+platform::cuda::GraphExec graph_of_step(const CudaDevice& d);
 
 // ---- cuda_draw.cpp ----
 keel_status cuda_draw(Device* device, const DrawRequest& request, int32_t* token);

@@ -51,12 +51,14 @@ uint64_t pack_draw(const CudaDevice& d, const DrawRequest& r, uint8_t* to, const
     a->min_p = p.min_p;
     a->typical_p = p.typical_p;
     a->top_k = p.top_k;
-    a->uniform = r.uniform;
+    a->position = r.position;
+    a->seed = p.seed;
     a->distance = at<double>(device, b.distance);
     a->mass = at<uint64_t>(device, b.mass);
     a->weighted = at<uint64_t>(device, b.weighted);
     a->list = at<uint32_t>(device, b.list);
     a->best = at<cuda::SampleBest>(device, b.best);
+    a->left = at<cuda::SampleLeft>(device, b.left);
     a->result = at<cuda::SampleResult>(device, b.result);
     return end;
 }
@@ -72,6 +74,10 @@ Result run_draw(const CudaDevice& d, const DrawRequest& r, cuda::SampleResult* r
     if (status == kSuccess && r.params.temperature > 0)
         status = launch(d, d.draws, cuda::kernel_sample_weigh, a, sample_shape(a));
     if (status == kSuccess) status = launch(d, d.draws, cuda::kernel_sample_select, a, select_shape(a));
+    if (status == kSuccess && r.params.temperature > 0) {
+        status = launch(d, d.draws, cuda::kernel_sample_race, a, sample_shape(a));
+        if (status == kSuccess) status = launch(d, d.draws, cuda::kernel_sample_finish, a, finish_shape(a));
+    }
     if (status == kSuccess)
         status = driver.copy_to_host(staging, reinterpret_cast<DevicePointer>(a.result), sizeof *result, d.draws);
     if (status == kSuccess) status = driver.stream_synchronize(d.draws);
@@ -92,6 +98,7 @@ DrawBlock draw_block(const Program& p) {
     b.window = place(window, sizeof(cuda::TokenCount));
     b.input_bytes = b.bytes;
     b.result = place(1, sizeof(cuda::SampleResult));
+    b.left = place(1, sizeof(cuda::SampleLeft));
     b.distance = place(vocabulary, sizeof(double));
     b.mass = place(vocabulary, sizeof(uint64_t));
     b.weighted = place(vocabulary, sizeof(uint64_t));

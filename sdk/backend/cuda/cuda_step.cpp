@@ -40,31 +40,11 @@ float* pace_of(const CudaDevice& d, uint32_t op) {
     const uint32_t kind = d.step->variant * 2 + (d.step->tokens > kQueryBlockTokens);
     return d.pace + kind * most_ops(*d.program) + op;
 }
-const CudaWork* work_of_step(const CudaDevice& d) {
-    return d.work_of(d.step->variant, d.step->tokens == 1 ? 0 : 1);
-}
-
 // The next launch says when it began: it is of this dispatch, or only ends what was launched before (ops: 0).
 void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
     const uint32_t entry = d->made++ % most_marks(*d->program);
     d->marked[entry] = {op, ops, us};
     d->mark = d->marks_on_device + entry;
-}
-Result mark_end(CudaDevice* d) {
-    mark_next(d, 0, 0, 0);
-    return launch(*d, cuda::kernel_nothing, cuda::NothingArgs{}, launch_shape(cuda::NothingArgs{}));
-}
-
-// Launches items of a dispatch, whose first op is number `op`, with a mark.
-Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count, double us) {
-    mark_next(d, op, work.ops, us);
-    const Result result = launch_work(*d, work, first, count);
-    if (d->mark)
-        --d->made;  // no kernel was launched
-    else
-        d->in_flight_us += us;
-    d->mark = nullptr;
-    return result;
 }
 
 double us_between(uint64_t from_ns, uint64_t to_ns) {
@@ -106,6 +86,28 @@ void learn_times(CudaDevice* d) {
     d->learned = true;
 }
 
+// Launches a step as its graph, if there is one and it fits into what is left. The marks are those of its launches.
+Result launch_graph(CudaDevice* d, double left_us, bool bounded, Cursor* cursor) {
+    const GraphExec graph = graph_of_step(*d);
+    if (!graph || d->made || cursor->op || cursor->item) return kSuccess;
+    const OpList& list = d->program->plan.variant[d->step->variant];
+    const CudaWork* work = work_of_step(*d);
+    double us = 0;
+    for (uint32_t op = 0; op < list.own_count; op += work[op].ops) {
+        const double own_us = predict_work_us(*d, work[op]) * static_cast<double>(*pace_of(*d, op));
+        d->marked[d->made++] = {op, work[op].ops, own_us};
+        us += own_us;
+    }
+    d->marked[d->made++] = {0, 0, 0};
+    if (bounded && us > left_us) {
+        d->made = 0;
+        return kSuccess;
+    }
+    d->in_flight_us = us;
+    *cursor = {list.own_count, 0};
+    return d->cuda.driver.graph_launch(graph, d->stream);
+}
+
 // Rows of logits and their hidden rows to where they are kept, in runs of rows that follow one another.
 Result keep_rows(const CudaDevice& d) {
     const Step& step = *d.step;
@@ -130,6 +132,26 @@ Result keep_rows(const CudaDevice& d) {
 }
 
 }  // namespace
+
+const CudaWork* work_of_step(const CudaDevice& d) {
+    return d.work_of(d.step->variant, d.step->tokens == 1 ? 0 : 1);
+}
+
+Result mark_end(CudaDevice* d) {
+    mark_next(d, 0, 0, 0);
+    return launch(*d, cuda::kernel_nothing, cuda::NothingArgs{}, launch_shape(cuda::NothingArgs{}));
+}
+
+Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count, double us) {
+    mark_next(d, op, work.ops, us);
+    const Result result = launch_work(*d, work, first, count);
+    if (d->mark)
+        --d->made;  // no kernel was launched
+    else
+        d->in_flight_us += us;
+    d->mark = nullptr;
+    return result;
+}
 
 StepBlock step_block(const PlanConfig& c) {
     StepBlock b = {};
@@ -185,6 +207,8 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     }
     keel_status status = KEEL_OK;
     bool launched = false;
+    if (launch_graph(&d, left_us, limits->deadline_ns != 0, cursor) != kSuccess) return KEEL_E_DEVICE;
+    if (cursor->op == list.own_count) limits->progressed = true;
     while (cursor->op < list.own_count) {
         const CudaWork& w = work[cursor->op];
         const uint32_t items = work_items(d, w);

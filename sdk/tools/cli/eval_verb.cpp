@@ -220,6 +220,7 @@ void add_eval_verb(CLI::App& app, Console& console) {
     verb->add_flag("--per-document", o->per_document, "a line for every document");
     verb->callback([o, &console] { eval_ppl(*o, console); });
     add_eval_kv_verb(*eval, console);
+    add_eval_draws_verb(*eval, console);
 }
 
 }  // namespace keel::tools
