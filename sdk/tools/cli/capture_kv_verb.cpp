@@ -98,6 +98,7 @@ void add_capture_verb(CLI::App& app, Console& console) {
     verb->get_option("text")->required();
     verb->add_option("--output,-o", o->output, "the file to write")->required();
     verb->callback([o, &console] { capture_kv(*o, console); });
+    add_capture_pool_verb(*capture, console);
 #ifdef KEEL_HAVE_GEODESIC
     add_capture_trace_verb(*capture, console);
 #endif

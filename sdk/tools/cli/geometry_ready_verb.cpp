@@ -11,6 +11,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
+#include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
 namespace {

@@ -29,18 +29,6 @@ uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary) {
     return hash_finish(state);
 }
 
-std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text) {
-    const keel_chat_message one = message("user", text);
-    const keel_chat conversation = chat(std::span(&one, 1));
-    keel_error error = make<keel_error>();
-    std::vector<int32_t> ids(text.size() + 1024);
-    const auto found = engine.chat_tokenize(conversation, ids, &error);
-    if (found.status == KEEL_E_UNSUPPORTED) return tokenize(engine, text, KEEL_TOKENIZE_BOS);
-    check(found.status, "cannot write the prompt", &error);
-    ids.resize(found->size());
-    return ids;
-}
-
 void add_geometry_verb(CLI::App& app, Console& console) {
     CLI::App* geometry = app.add_subcommand("geometry", "records of states: the published claims, measured");
     geometry->require_subcommand(1);

@@ -26,7 +26,5 @@ TapeFiles read_tapes(const std::vector<std::string>& paths);
 
 // Hash of all tokens' texts, by id: what a tape or a store says of its tokenizer.
 uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary);
-// A user's message in the model's template; the text itself where the model has none.
-std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text);
 
 }  // namespace keel::tools

@@ -21,6 +21,7 @@ void add_eval_draws_verb(CLI::App& eval, Console& console);
 void add_calibrate_verb(CLI::App& app, Console& console);
 void add_capture_verb(CLI::App& app, Console& console);
 void add_capture_trace_verb(CLI::App& capture, Console& console);  // below capture
+void add_capture_pool_verb(CLI::App& capture, Console& console);
 void add_tokenize_verb(CLI::App& app, Console& console);
 void add_synth_verb(CLI::App& app, Console& console);
 void add_wproj_verb(CLI::App& app, Console& console);

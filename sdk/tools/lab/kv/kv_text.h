@@ -26,4 +26,7 @@ uint32_t tokens_within(const KvText& text, uint32_t context);
 std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents,
                                                      uint32_t tokens, bool bos = true);
 
+// A user's message in the model's template; the text itself where the model has none.
+std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text);
+
 }  // namespace keel::tools
