@@ -530,7 +530,7 @@ typedef enum keel_part_kind {
      * writeOnly and deprecated constrain nothing. What else there is, also beside one of these, is refused by name. */
     KEEL_PART_GRAMMAR = 4,
     /* What KEEL_DRAFT_POOL begins with: a file of keel_engine_save_draft_pool, made with the same tokenizer
-     * (KEEL_E_FILE_MISMATCH of keel_engine_init). Implies that drafter; the pool has the file's size. It has no options.
+     * (KEEL_E_FILE_MISMATCH of keel_engine_init). Implies that drafter; the pool has the size of the file. No options.
      * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED: damaged, or another version. */
     KEEL_PART_DRAFT_POOL = 5,
 #ifdef KEEL_EXPERIMENTAL
