@@ -6,6 +6,7 @@
 #   memcheck, racecheck, synccheck   of compute-sanitizer, over the same tests
 #   golden      every row of tests/golden/hashes.txt, computed by the CUDA backend
 #   split       the same rows of architectures and sessions with all but the first layer on the CPU
+#   graphs      the same with decode steps as graphs
 #   timings     perf/device_timings.cpp: memory, launches, decode and prefill of made-up models
 #   peers       PyTorch's own kernels in the same run, where python3 has it
 # A part that fails or lacks something does not stop the others. OUT gets log.txt, table.txt and device.json. Exit code 1 when
@@ -156,6 +157,7 @@ else
     done
     part golden 120 bash -c 'golden_shards 8 "-GoldenTable.*"'
     KEEL_CUDA_LAYERS=1 part split 40 bash -c 'golden_shards 8 "*architecture*:*session*"'
+    KEEL_CUDA_GRAPHS=1 part graphs 40 bash -c 'golden_shards 8 "*architecture*:*session*"'
 fi
 
 # ---- timings ----

@@ -343,6 +343,8 @@ namespace Keel
         public fixed byte part_field[96];
         public fixed byte part_reason[128];
         public fixed byte note[160];
+        public fixed double step_us[16];
+        public fixed double low_rank_step_us[16];
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -531,6 +533,7 @@ namespace Keel
         public const uint KEEL_VERSION_PATCH = 0;
         public const uint KEEL_API_VERSION = 2;
         public const uint KEEL_REGION_SLOTS = 16;
+        public const uint KEEL_STEP_COSTS = 16;
         public const uint KEEL_OP_BUFFERS = 8;
         public const uint KEEL_TOKENIZE_SPECIAL = 1;
         public const uint KEEL_TOKENIZE_BOS = 2;

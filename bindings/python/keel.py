@@ -10,6 +10,7 @@ KEEL_VERSION_MINOR = 2
 KEEL_VERSION_PATCH = 0
 KEEL_API_VERSION = 2
 KEEL_REGION_SLOTS = 16
+KEEL_STEP_COSTS = 16
 KEEL_OP_BUFFERS = 8
 KEEL_TOKENIZE_SPECIAL = 1
 KEEL_TOKENIZE_BOS = 2
@@ -404,6 +405,8 @@ keel_memory_plan._fields_ = [
     ("part_field", ctypes.c_char * 96),
     ("part_reason", ctypes.c_char * 128),
     ("note", ctypes.c_char * 160),
+    ("step_us", ctypes.c_double * 16),
+    ("low_rank_step_us", ctypes.c_double * 16),
 ]
 
 keel_region._fields_ = [

@@ -615,6 +615,9 @@ typedef enum keel_region_kind {
  * that it does not know. Slots without a kind are zero in plans and statistics and not looked at in keel_memory. */
 #define KEEL_REGION_SLOTS 16
 
+/* Steps of 1 to so many tokens whose predicted times stand in a plan. */
+#define KEEL_STEP_COSTS 16
+
 typedef struct keel_region_plan { /* never changes */
     uint64_t bytes;
     uint64_t align_bytes;
@@ -648,6 +651,12 @@ struct keel_memory_plan {
     char part_field[96];
     char part_reason[128];
     char note[160]; /* choices worth knowing, e.g. "rope: long factors"; empty if none */
+    /* Predicted microseconds of a step of n + 1 tokens, of one session or of several, at context 0 on one thread. What
+     * they are for is their relation: what a step of n tokens costs in steps of one, which says how many drafted tokens
+     * are worth a step. It is the memory that weights come from, the set's arithmetic and how it takes tokens together;
+     * the microseconds themselves are right within a factor of two or so. */
+    double step_us[KEEL_STEP_COSTS];
+    double low_rank_step_us[KEEL_STEP_COSTS]; /* of the low-rank variant (Experimental); zero where there is none */
 };
 
 typedef struct keel_region { /* never changes */

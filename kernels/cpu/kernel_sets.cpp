@@ -50,6 +50,13 @@ constexpr bool is_quantized(uint32_t type) {
     }
 
 KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar, scalar)
+#if defined(KEEL_HAVE_AVX2) || defined(KEEL_HAVE_AVX512)
+// Repacked rows are faster for every type.
+constexpr KernelSet with_repacking(KernelSet s) {
+    for (uint32_t type = 0; type < kWeightTypeCount; ++type) s.repack_pays[type] = s.matmul_repacked[type] != nullptr;
+    return s;
+}
+#endif
 #ifdef KEEL_HAVE_AVX2
 KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2, avx2)
 #endif
@@ -67,11 +74,6 @@ KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512, avx512)
 KEEL_DEFINE_SET(amx, kAmx, avx512, amx, avx512)
 #endif
 
-// Repacked rows are faster for every type.
-constexpr KernelSet with_repacking(KernelSet s) {
-    for (uint32_t type = 0; type < kWeightTypeCount; ++type) s.repack_pays[type] = s.matmul_repacked[type] != nullptr;
-    return s;
-}
 constexpr KernelSet with_vbmi(KernelSet s) {
     s.attention_split = attention_split_avx512vbmi;
     return s;
@@ -108,7 +110,7 @@ constexpr bool complete(const KernelSet& s) {
 
 KEEL_PUBLISH(kScalarSet, make_scalar(Types(), Formats()))
 #ifdef KEEL_HAVE_AVX2
-KEEL_PUBLISH(kAvx2Set, make_avx2(Types(), Formats()))
+KEEL_PUBLISH(kAvx2Set, with_repacking(make_avx2(Types(), Formats())))
 #endif
 #ifdef KEEL_HAVE_AVXVNNI
 KEEL_PUBLISH(kAvx2VnniSet, with_vnni(kAvx2Set, Types()))

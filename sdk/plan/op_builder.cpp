@@ -330,6 +330,7 @@ void OpBuilder::finish(Op* op) {
         op->writes |= buffer_bit(kThreadBuffer);
     }
     list_->decode_bytes += op->fixed_bytes + op->token_bytes;
+    for (uint32_t n = 0; n < KEEL_STEP_COSTS; ++n) list_->step_us[n] += predict_us(*op, n + 1);
 }
 
 void OpBuilder::end_stretch() {

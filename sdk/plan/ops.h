@@ -88,6 +88,8 @@ struct Op {
     uint64_t token_macs;                // multiply-adds per token
     double fixed_us, token_us;          // predicted time to move these bytes, one thread
     double compute_us;                  // and to do these multiply-adds
+    double unpack_us;                   // and, once a step, to unpack the weights
+    uint32_t pass_tokens;               // more than one token are computed in multiples of so many; 0: of one
 
     // Elements that a part of the output must be a multiple of to be written in its 8-bit layouts.
     uint32_t widest_block() const { return out_q8[1] != kNoBuffer ? 256 : out_q8[0] != kNoBuffer ? 32 : 1; }
@@ -95,16 +97,19 @@ struct Op {
 
 // Predicted time of an op over `tokens` tokens, one thread, in microseconds.
 inline double predict_us(const Op& op, uint32_t tokens) {
-    const double memory_us = op.fixed_us + op.token_us * tokens, compute_us = op.compute_us * tokens;
+    const uint32_t passes = tokens > 1 && op.pass_tokens ? (tokens + op.pass_tokens - 1) / op.pass_tokens : 0;
+    const double memory_us = op.fixed_us + op.token_us * tokens,
+                 compute_us = op.unpack_us + op.compute_us * (passes ? passes * op.pass_tokens : tokens);
     return compute_us > memory_us ? compute_us : memory_us;
 }
 
 struct OpList {
     Op* ops;  // null in count mode
     uint32_t count;
-    uint32_t own_count;     // of the first ones, those that are not computed in host memory
-    uint32_t capacity;      // of ops
-    uint64_t decode_bytes;  // moved by one token at context 0
+    uint32_t own_count;               // of the first ones, those that are not computed in host memory
+    uint32_t capacity;                // of ops
+    uint64_t decode_bytes;            // moved by one token at context 0
+    double step_us[KEEL_STEP_COSTS];  // predicted for a step of n + 1 tokens at context 0, one thread
 };
 struct ExecutionPlan {
     Buffer buffers[kMaxBuffers];

@@ -155,6 +155,12 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
     step.tokens = step.query_blocks = step.logits_rows = step.sessions = step.longest = 0;
     step.page_first[0] = 0;
     step.decode = true;
+    // Of drafts of a step that was abandoned.
+    for (uint32_t i = 0; i < count && e->config.draft_tokens; ++i) {
+        KvPageList& kv = sessions[i]->kv;
+        const uint32_t tokens = sessions[i]->token_count;
+        if (kv.count > kv_pages_for(tokens) && kv.count > kv.reserved) kv_truncate(&e->pool, &kv, tokens);
+    }
     for (uint32_t i = 0; i < count; ++i) {
         if (done[i]) continue;
         Session* s = sessions[i];

@@ -258,6 +258,8 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.op_count = s.op_counts[KEEL_VARIANT_DENSE];
     p.cpu = c.cpu;
     p.decode_bytes = program.plan.variant[KEEL_VARIANT_DENSE].decode_bytes;
+    memcpy(p.step_us, program.plan.variant[KEEL_VARIANT_DENSE].step_us, sizeof p.step_us);
+    memcpy(p.low_rank_step_us, program.plan.variant[KEEL_VARIANT_LOW_RANK].step_us, sizeof p.low_rank_step_us);
     p.low_rank_op_count = s.op_counts[KEEL_VARIANT_LOW_RANK];
     p.low_rank_decode_bytes = program.plan.variant[KEEL_VARIANT_LOW_RANK].decode_bytes;
     p.low_rank_factors = program.plan.low_rank_records;

@@ -160,17 +160,25 @@ bool list_largest(Candidates& c, const Value* x, uint32_t k) {
     Value* const group = reinterpret_cast<Value*>(c.round);
     const uint32_t n = c.vocabulary;
     for (uint32_t g = 0; g < kGroups; ++g) group[g] = x[g];
-    for (uint32_t begin = kGroups; begin < n; begin += kGroups) {
+    const auto larger = [](Value a, Value b) { return a > b ? a : b; };
+    uint32_t begin = kGroups;
+    for (; begin + 4 * kGroups <= n; begin += 4 * kGroups) {  // groups are read and written once for four rows
+        const Value* const row = x + begin;
+        for (uint32_t g = 0; g < kGroups; ++g)
+            group[g] = larger(
+                group[g], larger(larger(row[g], row[g + kGroups]), larger(row[g + 2 * kGroups], row[g + 3 * kGroups])));
+    }
+    for (; begin < n; begin += kGroups) {
         const Value* const row = x + begin;
         const uint32_t size = n - begin < kGroups ? n - begin : kGroups;
-        for (uint32_t g = 0; g < size; ++g) group[g] = row[g] > group[g] ? row[g] : group[g];
+        for (uint32_t g = 0; g < size; ++g) group[g] = larger(group[g], row[g]);
     }
     std::nth_element(group, group + (k - 1), group + kGroups, [](Value a, Value b) { return a > b; });
     // Values this little below may be at the same distance, and then the lower id comes first.
     const double kth = static_cast<double>(group[k - 1]),
                  least = kth == -INFINITY ? kth : kth - (c.largest - kth) * 1e-12;
     uint32_t count = 0;
-    for (uint32_t begin = 0; begin < n; begin += kPart) {
+    for (begin = 0; begin < n; begin += kPart) {
         const uint32_t size = n - begin < kPart ? n - begin : kPart;
         const Value* const part = x + begin;
         uint32_t any = 0;  // most parts have none
@@ -217,11 +225,12 @@ bool find_largest(const float* x, uint32_t n, double* largest) {
 }
 
 double find_largest(const double* x, uint32_t n) {
-    double lane[kLanes];
+    constexpr uint32_t kDoubles = kLanes / 4;  // in registers
+    double lane[kDoubles];
     for (double& v : lane) v = -INFINITY;
     const double* const end = x + n;
-    for (; end - x >= kLanes; x += kLanes)
-        for (uint32_t l = 0; l < kLanes; ++l) lane[l] = x[l] > lane[l] ? x[l] : lane[l];
+    for (; end - x >= kDoubles; x += kDoubles)
+        for (uint32_t l = 0; l < kDoubles; ++l) lane[l] = x[l] > lane[l] ? x[l] : lane[l];
     for (; x != end; ++x) lane[0] = *x > lane[0] ? *x : lane[0];
     for (double v : lane) lane[0] = v > lane[0] ? v : lane[0];
     return lane[0];

@@ -1,5 +1,5 @@
 // The tests of this program run on the CUDA backend, over the fake driver; with KEEL_CUDA_LAYERS=N in the environment
-// the first N layers only, the others on the CPU.
+// the first N layers only, the others on the CPU; with KEEL_CUDA_GRAPHS=1 with graphs.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
@@ -13,6 +13,7 @@ namespace {
 const bool used = [] {
     static keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
     if (const char* layers = getenv("KEEL_CUDA_LAYERS")) device.layers = static_cast<uint32_t>(atoi(layers));
+    device.graphs = getenv("KEEL_CUDA_GRAPHS") != nullptr;
     backend_under_test() = {keel_cuda(), &device, fake_region_allocate, fake_region_free};
     return true;
 }();

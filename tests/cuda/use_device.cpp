@@ -1,5 +1,5 @@
 // The tests of this program run on the CUDA backend, with the driver of this machine; with KEEL_CUDA_LAYERS=N in the
-// environment the first N layers only, the others on the CPU.
+// environment the first N layers only, the others on the CPU; with KEEL_CUDA_GRAPHS=1 with graphs.
 #include <stdlib.h>
 
 #include "keel/keel_cuda.h"
@@ -12,6 +12,7 @@ namespace {
 const bool used = [] {
     static keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
     if (const char* layers = getenv("KEEL_CUDA_LAYERS")) device.layers = static_cast<uint32_t>(atoi(layers));
+    device.graphs = getenv("KEEL_CUDA_GRAPHS") != nullptr;
     BackendUnderTest& backend = backend_under_test();
     backend.backend = keel_cuda();
     backend.options = &device;

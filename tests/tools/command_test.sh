@@ -112,6 +112,8 @@ expect "nor another one" [ -z "$(ls "$work" | grep large)" ]
 expect "Ctrl-C in eval kv" interrupted 3 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --formats tcq-2,tcq-3,tcq-4,e8-2,e8-3 --largest 1
 "$keel" bench "$model" --contended --decode 4 --position 4 --repeats 1 --json >"$work/out" 2>"$work/err"
 expect "busy neighbours are counted" holds '"neighbours": 0,'
+"$keel" bench "$model" --columns --threads 1 --position 4 --repeats 1 --json >"$work/out" 2>"$work/err"
+expect "steps of up to 16 tokens have a cost" holds '"tokens": 16,'
 
 # Chat: one JSON line a turn; the second turn feeds only what is new.
 printf '%s' "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}" >"$work/chatml.jinja"

@@ -40,15 +40,17 @@ keel_sampling sampling_of(uint32_t kind) {
 }
 
 struct Reference {
-    std::vector<int32_t> tokens;   // the prompt, then what was drawn
-    std::vector<uint64_t> logits;  // behind tokens [0, i), from the prompt's end on
+    std::vector<int32_t> tokens;  // the prompt, then what was drawn
+    std::vector<uint64_t> rows;   // behind tokens [0, i), from the prompt's end on
 };
 
-uint64_t logits_hash(keel_session s) {
-    const float* view = nullptr;
-    uint32_t n = 0;
-    check(keel_session_logits(s, 0, &view, &n), "logits");
-    return keel::hash64(view, n * sizeof(float));
+// Logits and hidden state.
+uint64_t row_hash(keel_session s) {
+    const float *logits = nullptr, *hidden = nullptr;
+    uint32_t vocabulary = 0, embedding = 0;
+    check(keel_session_logits(s, 0, &logits, &vocabulary), "logits");
+    check(keel_session_hidden(s, 0, &hidden, &embedding), "hidden");
+    return keel::hash64(logits, vocabulary * sizeof(float)) + 3 * keel::hash64(hidden, embedding * sizeof(float));
 }
 keel_session_info info_of(keel_session s) {
     keel_session_info i = sized<keel_session_info>();
@@ -106,7 +108,7 @@ Reference run_plain(const keel_config& config, uint32_t index, uint32_t drawn = 
     set_up(s, index, way);
     for (uint32_t i = 0; i < drawn; ++i) {
         advance(engine.handle(), s);
-        r.logits.push_back(logits_hash(s));
+        r.rows.push_back(row_hash(s));
         r.tokens.push_back(sample(s));
         feed(s, {r.tokens.back()});
     }
@@ -144,7 +146,7 @@ TEST(Drafts, RightOnesAreAcceptedAndOneTokenMoreIsDrawn) {
     EXPECT_EQ(3u, got.accepted_tokens);
     EXPECT_EQ(kPrompt + 3, got.computed_tokens);
     EXPECT_EQ(1u, got.logits_rows);
-    EXPECT_EQ(r.logits[3], logits_hash(s));
+    EXPECT_EQ(r.rows[3], row_hash(s));
     EXPECT_EQ(r.tokens[kPrompt + 3], sample(s));
     EXPECT_EQ(3u, info_of(s).sampled_tokens);
     EXPECT_EQ(0, memcmp(info_of(s).tokens, r.tokens.data(), (kPrompt + 3) * sizeof(int32_t)));
@@ -155,7 +157,7 @@ TEST(Drafts, RightOnesAreAcceptedAndOneTokenMoreIsDrawn) {
     ASSERT_EQ(KEEL_OK, propose(s, drafts));
     got = advance(engine.handle(), s);
     EXPECT_EQ(2u, got.accepted_tokens) << "those in front of the wrong one";
-    EXPECT_EQ(r.logits[6], logits_hash(s));
+    EXPECT_EQ(r.rows[6], row_hash(s));
     EXPECT_EQ(r.tokens[kPrompt + 6], sample(s));
     EXPECT_EQ(6u, info_of(s).sampled_tokens);
 
@@ -163,7 +165,7 @@ TEST(Drafts, RightOnesAreAcceptedAndOneTokenMoreIsDrawn) {
     ASSERT_EQ(KEEL_OK, propose(s, {(r.tokens[kPrompt + 7] + 1) % 250, r.tokens[kPrompt + 8]}));
     got = advance(engine.handle(), s);
     EXPECT_EQ(0u, got.accepted_tokens);
-    EXPECT_EQ(r.logits[7], logits_hash(s));
+    EXPECT_EQ(r.rows[7], row_hash(s));
     EXPECT_EQ(r.tokens[kPrompt + 7], sample(s));
 
     EXPECT_EQ(9u, info_of(s).drafts_computed);
@@ -335,7 +337,7 @@ TEST(Drafts, FollowAPromptOfSeveralStepsAndStopAtTheContext) {
     EXPECT_EQ(2u, info_of(s).sampled_tokens);
     feed(s, {r.tokens[kPrompt + 2]});
     advance(engine.handle(), s);
-    EXPECT_EQ(r.logits[3], logits_hash(s));
+    EXPECT_EQ(r.rows[3], row_hash(s));
     EXPECT_EQ(r.tokens[kPrompt + 3], sample(s));
 }
 
@@ -360,6 +362,33 @@ TEST(Drafts, NeverCostANeighbourItsPage) {
     advance(engine.handle(), s[0]);
     EXPECT_EQ(2u + 8, info_of(s[0]).drafts_computed);
     EXPECT_EQ(1u, info_of(s[0]).kv_pages);
+}
+
+// A neighbour that leaves the step takes drafts' pages from nobody for good: the next step that names their session
+// gives them back before anybody needs one.
+TEST(Drafts, OfAnAbandonedStepGiveTheirPagesBack) {
+    keel_config c = config(8, 3);
+    c.kv_pages = 4;
+    AsyncBackend::reset();
+    c.backend = AsyncBackend::table();
+    keel_test::Engine engine(kTiny, c);
+    keel_session s[3] = {engine.session(), open_session(engine.handle()), open_session(engine.handle())};
+    keel_advance_result results[3] = {sized<keel_advance_result>()};
+    constexpr uint64_t kLongUs = 60'000'000;
+    feed(s[0], std::vector<int32_t>(61, 7));
+    keel_status status = KEEL_AGAIN;
+    while (status == KEEL_AGAIN) status = keel_advance(engine.handle(), s, 1, kLongUs, results);
+    check(status, "advance");
+    feed(s[0], {7});
+    feed(s[1], {1});
+    check(propose(s[0], {1, 2, 3, 4, 5, 6, 7, 8}), "propose");
+    ASSERT_EQ(KEEL_AGAIN, keel_advance(engine.handle(), s, 2, kLongUs, results)) << "the backend lags behind";
+    EXPECT_EQ(2u, info_of(s[0]).kv_pages);
+    check(keel_session_truncate(s[1], 0), "truncate");  // leaves the step: s[0] is another thread's
+    feed(s[1], std::vector<int32_t>(65, 9));
+    feed(s[2], {1});
+    const keel_session order[] = {s[1], s[2], s[0]};
+    EXPECT_EQ(KEEL_OK, keel_advance(engine.handle(), order, 3, 0, results));
 }
 
 // Recent rows: however many drafts are forgotten, a session can go back by kv_rollback_tokens.
@@ -628,7 +657,7 @@ class Walk {
         ASSERT_EQ(0, memcmp(info.tokens, r.tokens.data(), info.token_count * sizeof(int32_t))) << "session " << i;
         EXPECT_EQ(info.token_count - kPrompt, info.sampled_tokens) << "session " << i;
         if (in_step_ || info.computed_tokens != info.token_count) return;
-        EXPECT_EQ(r.logits[info.token_count - kPrompt], logits_hash(s)) << i << " behind " << info.token_count;
+        EXPECT_EQ(r.rows[info.token_count - kPrompt], row_hash(s)) << i << " behind " << info.token_count;
         const int32_t token = sample(s);
         EXPECT_EQ(r.tokens[info.token_count], token) << "session " << i << " at " << info.token_count;
         if (info.token_count == kPrompt + kDrawn - 1) return;

@@ -148,8 +148,9 @@ struct RepackedRows {
     uint32_t lane;
     const RepackedRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
-    KEEL_ALWAYS_INLINE void prefetch(uint32_t, uint32_t) const {
-        for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(block + kAheadBytes + i);
+    KEEL_ALWAYS_INLINE void prefetch(uint32_t b, uint32_t) const {
+        const uint8_t* p = group + uint64_t{b} * (kRepackRows * kBytes) + kAheadBytes;
+        for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(p + i);
     }
     template <int n>
     KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
@@ -511,27 +512,36 @@ KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, u
 
 // ---- one token: straight from the weights ----
 
-template <class V, WeightType T, class Source>
-void direct_rows(const MatmulArgs& a, Source rows, uint32_t row) {
+// G times L rows: rows[g] from row + g * L on. Groups take turns at every block, so that repacked ones are read once,
+// in order.
+template <class V, WeightType T, int G, class Source>
+void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1;
     const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
-    typename V::F acc = V::zero_floats();
+    typename V::F acc[G];
+    KEEL_UNROLL
+    for (int g = 0; g < G; ++g) acc[g] = V::zero_floats();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
-        rows.at(b);
-        if (a.from_memory) rows.prefetch(b, V::kLanes);
         const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
-        BlockFactors<V, T> f;
-        I sum = start_block<V, T>(sums);
-        unpack_rows<V, T>(rows, f, [&](int chunk, const I* code) KEEL_ALWAYS_INLINE {
-            multiply_chunk<V, T, 1>(
-                code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0,
-                [&](int) KEEL_ALWAYS_INLINE { return q + 32 * chunk; }, &sum);
-        });
-        acc = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc);
+        if (a.from_memory) rows[0].prefetch(b, V::kLanes);
+        int groups = G;
+        if (G > 1) KEEL_OPAQUE(groups);  // a loop: the compiler would write its long body G times
+        for (int g = 0; g < groups; ++g) {
+            rows[g].at(b);
+            BlockFactors<V, T> f;
+            I sum = start_block<V, T>(sums);
+            unpack_rows<V, T>(rows[g], f, [&](int chunk, const I* code) KEEL_ALWAYS_INLINE {
+                multiply_chunk<V, T, 1>(
+                    code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0,
+                    [&](int) KEEL_ALWAYS_INLINE { return q + 32 * chunk; }, &sum);
+            });
+            acc[g] = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc[g]);
+        }
     }
-    store_rows<V>(a, row, V::kLanes, 0, acc);
+    KEEL_UNROLL
+    for (int g = 0; g < G; ++g) store_rows<V>(a, row + g * V::kLanes, V::kLanes, 0, acc[g]);
 }
 
 // ---- unpacked blocks ----
@@ -717,16 +727,26 @@ void multiply_few(const MatmulArgs& a) {
 // One token. The end of a matrix whose rows are no multiple of L is rare, and so left to multiply_few.
 template <class V, WeightType T, bool kRepacked>
 void multiply_one(const MatmulArgs& a) {
-    for (uint32_t row = a.row_begin; row < a.row_end; row += V::kLanes)
-        with_rows<V, T, kRepacked>(a, row, a.row_end - row < V::kLanes ? a.row_end - row : V::kLanes, [&](auto& rows) {
-            if constexpr (std::remove_reference_t<decltype(rows)>::kWhole) {
-                direct_rows<V, T>(a, rows, row);
-            } else {
-                MatmulArgs rest = a;
-                rest.row_begin = row;
-                multiply_few<V, T, kRepacked>(rest);
-            }
-        });
+    if constexpr (kRepacked) {
+        constexpr int G = kRepackRows / V::kLanes;
+        for (uint32_t row = a.row_begin; row < a.row_end; row += kRepackRows) {
+            const uint8_t* group = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+            RepackedRows<V, T> rows[G];
+            for (uint32_t g = 0; g < G; ++g) rows[g] = {group, group, g * V::kLanes};
+            direct_rows<V, T, G>(a, rows, row);
+        }
+    } else {
+        uint32_t row = a.row_begin;
+        for (; row + V::kLanes <= a.row_end; row += V::kLanes) {
+            const uint8_t* first = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+            PlainRows<V, T> rows = {first, first, a.w_row_bytes};
+            direct_rows<V, T, 1>(a, &rows, row);
+        }
+        if (row == a.row_end) return;
+        MatmulArgs rest = a;
+        rest.row_begin = row;
+        multiply_few<V, T, kRepacked>(rest);
+    }
 }
 
 template <class V, WeightType T, bool kRepacked>

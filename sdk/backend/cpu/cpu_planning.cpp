@@ -6,23 +6,26 @@
 namespace keel {
 namespace {
 
-// Bytes and multiply-adds per microsecond and thread. They need only be right within a factor of two or so: the
-// executor corrects them by what it measures, and results never depend on them.
+// Bytes, weights unpacked for products with 8-bit activations, and multiply-adds per microsecond and thread; those with
+// 8-bit activations by their blocks, as the f32 part of a block costs the same for 32 elements and for 256. They need
+// only be right within a factor of two or so: the executor corrects them by what it measures, and results never depend
+// on them. What a further token of a step costs (keel_memory_plan.step_us) follows from how they relate.
 struct Rates {
-    double bytes_per_us, q8_macs_per_us, f32_macs_per_us, decode_macs_per_us;
+    double bytes_per_us, unpacked_per_us, q8_256_macs_per_us, q8_32_macs_per_us, f32_macs_per_us, decode_macs_per_us;
 };
 constexpr Rates kRates[] = {
     // by keel_cpu
     {},
-    {8000, 700, 250, 120},          // scalar
-    {10000, 60000, 30000, 10000},   // avx2
-    {20000, 200000, 60000, 20000},  // avx512
-    {20000, 200000, 60000, 20000},  // amx
-    {4000, 8000, 8000, 2500},       // neon
-    {10000, 30000, 15000, 5000},    // neon_dotprod
-    {10000, 60000, 30000, 10000},   // neon_i8mm
+    {8000, 7000, 5500, 5000, 250, 120},             // scalar
+    {15000, 45000, 85000, 58000, 30000, 10000},     // avx2
+    {20000, 120000, 280000, 200000, 60000, 20000},  // avx512
+    {20000, 120000, 280000, 200000, 60000, 20000},  // amx
+    {4000, 12000, 8000, 7000, 8000, 2500},          // neon
+    {10000, 20000, 32000, 25000, 15000, 5000},      // neon_dotprod
+    {10000, 30000, 60000, 50000, 30000, 10000},     // neon_i8mm
 };
 static_assert(sizeof kRates / sizeof kRates[0] == kernels::kIsaLimit);
+constexpr uint32_t kQ8PassTokens = 2;  // products with 8-bit activations take tokens in pairs, fours or eights
 
 // Quantizing joins in work items of whole blocks, unless these would leave threads idle for more than 1/32 of the
 // dispatch, or take longer than a tile.
@@ -97,13 +100,17 @@ WeightUse cpu_weights(const PlanConfig& config, uint32_t weight_type, uint64_t r
 
 uint64_t cpu_cost(const PlanConfig& config, Op* op) {
     const Rates& rates = kRates[config.cpu];
-    const bool is_float = op->kind != OpKind::kMatmul || kernels::kWeightTypes[op->weight_type].activation_block == 0;
-    const double macs_per_us = is_float    ? rates.f32_macs_per_us
-                               : config.q8 ? rates.q8_macs_per_us
-                                           : rates.decode_macs_per_us;
+    const uint32_t block = op->kind == OpKind::kMatmul ? kernels::kWeightTypes[op->weight_type].activation_block : 0;
+    const bool q8 = block != 0 && config.q8;
+    const double macs_per_us = block == 0    ? rates.f32_macs_per_us
+                               : !q8         ? rates.decode_macs_per_us
+                               : block == 32 ? rates.q8_32_macs_per_us
+                                             : rates.q8_256_macs_per_us;
     op->fixed_us = static_cast<double>(op->fixed_bytes) / rates.bytes_per_us;
     op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
     op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
+    op->unpack_us = q8 ? static_cast<double>(op->token_macs) / rates.unpacked_per_us : 0;
+    op->pass_tokens = q8 && config.cpu != KEEL_CPU_SCALAR ? kQ8PassTokens : 1;
     return thread_bytes(*op);
 }
 

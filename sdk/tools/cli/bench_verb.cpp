@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "sdk/tools/cli/column_bench.h"
 #include "sdk/tools/cli/contended_bench.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/interrupt.h"
@@ -29,7 +30,7 @@ struct Options {
     std::vector<uint32_t> prefill = {512}, depth;  // an empty depth: the longest prompt
     uint32_t decode = 128, steps = 500, position = 256, repeats = 5, turns = 0;
     uint64_t budget_us = 2000, stream_mib = 0;
-    bool contended = false;
+    bool contended = false, columns = false;
     uint32_t longest_prefill() const { return prefill.empty() ? 0 : *std::max_element(prefill.begin(), prefill.end()); }
 };
 
@@ -316,8 +317,10 @@ void complete(Options& o) {
     const uint32_t longest = o.longest_prefill();
     const uint32_t deepest = o.depth.empty() ? longest : *std::max_element(o.depth.begin(), o.depth.end());
     if (o.engine.context == 0)
-        o.engine.context = std::max({longest, deepest + o.decode, o.steps || o.turns ? o.position + 1 : 0,
-                                     o.contended ? o.position + o.decode : 0, 1u});
+        o.engine.context =
+            std::max({longest, deepest + o.decode, o.steps || o.turns ? o.position + 1 : 0,
+                      o.contended ? o.position + o.decode : 0, o.columns ? o.position + KEEL_STEP_COSTS : 0, 1u});
+    if (o.columns) o.engine.sessions = std::max<uint32_t>(o.engine.sessions, KEEL_STEP_COSTS);
 }
 void check_context(Options& o, uint32_t context) {
     if (o.depth.empty() && o.decode <= context) o.depth = {std::min(o.longest_prefill(), context - o.decode)};
@@ -332,7 +335,10 @@ void check_context(Options& o, uint32_t context) {
 
 void bench(Options o, const Console& console) {
     complete(o);
-    LoadedModel m = load_model(o.engine, console);
+    LoadedModel m = load_model(o.engine, console, [&o](keel_config& config) {
+        if (o.columns) config.logits_rows = KEEL_STEP_COSTS;
+    });
+    if (o.columns) return bench_columns(m, {o.position, o.repeats}, console);
     check_context(o, m.plan.context_tokens);
     if (o.contended) return bench_contended(m, {o.decode, o.position, o.repeats}, console);
     if (o.turns && m.plan.low_rank_op_count == 0)
@@ -465,7 +471,8 @@ void add_bench_verb(CLI::App& app, Console& console) {
                  "  keel bench model.gguf --prefill 128,512,2048 --depth 2048,512,0 --decode 32 --threads 4 --json\n"
                  "  keel bench model.gguf --prefill 0 --depth 0 --sessions 4 --steps 0\n"
                  "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000\n"
-                 "  keel bench model.gguf --contended --decode 64 --repeats 3");
+                 "  keel bench model.gguf --contended --decode 64 --repeats 3\n"
+                 "  keel bench model.gguf --columns --threads 1 --position 128 --repeats 9");
     add_engine_options(*verb, o->engine);
     add_backend_options(*verb, o->engine);
     const auto add = [&](const char* name, auto& value, const char* what) {
@@ -487,6 +494,8 @@ void add_bench_verb(CLI::App& app, Console& console) {
     add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
     verb->add_flag("--contended", o->contended,
                    "instead of all that: decoding from --position on while other threads keep the cores busy");
+    verb->add_flag("--columns", o->columns,
+                   "instead of all that: what steps of 1 to 16 tokens cost in steps of one, and what was planned");
     verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");
     verb->callback([o, &console] { bench(*o, console); });
 }

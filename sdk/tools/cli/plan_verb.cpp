@@ -497,6 +497,9 @@ void show_plan(const Options& o, const Console& console) {
         "tok/s)\n",
         plan.op_count, ops.empty() ? 0 : ops.back().dispatch + 1, human_bytes(plan.decode_bytes).c_str(),
         human_us(predicted_us).c_str(), predicted_us > 0 ? 1e6 / predicted_us : 0);
+    printf("a step of 2, 4, 8, 16 tokens is predicted to take %.2f, %.2f, %.2f, %.2f times that of one\n",
+           plan.step_us[1] / plan.step_us[0], plan.step_us[3] / plan.step_us[0], plan.step_us[7] / plan.step_us[0],
+           plan.step_us[15] / plan.step_us[0]);
     for (const std::string& name : o.regions)
         for (int r = 0; r < KEEL_REGION_COUNT; ++r)
             if (name == region_name(r) && r != KEEL_REGION_SCRATCH)

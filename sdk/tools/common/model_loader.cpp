@@ -305,6 +305,7 @@ Json plan_json(const keel_memory_plan& plan) {
             {"threads", plan.threads},
             {"cpu", cpu_name(plan.cpu)},
             {"decode_bytes", plan.decode_bytes},
+            {"step_us", plan.step_us},
             {"note", plan.note}};
 }
 
