@@ -60,6 +60,7 @@ const keel_layout_row KEEL_LAYOUT[] = {
         F(keel_memory_plan, low_rank_bytes) F(keel_memory_plan, low_rank_factors) F(keel_memory_plan, part_status)
         F(keel_memory_plan, part_index) F(keel_memory_plan, reserved) F(keel_memory_plan, part_offset)
         F(keel_memory_plan, part_field) F(keel_memory_plan, part_reason) F(keel_memory_plan, note)
+        F(keel_memory_plan, step_us) F(keel_memory_plan, low_rank_step_us)
     S(keel_region) F(keel_region, data) F(keel_region, bytes)
     S(keel_memory) F(keel_memory, struct_size) F(keel_memory, reserved) F(keel_memory, regions) F(keel_memory, owner)
     S(keel_region_stats) F(keel_region_stats, planned_bytes) F(keel_region_stats, used_bytes)

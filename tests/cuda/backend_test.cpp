@@ -606,7 +606,7 @@ TEST(CudaBackend, ASecondDrawAtATimeIsTheHosts) {
         launched_meanwhile = FakeDriver::get().launches - before;
     };
     check(keel_session_sample(engine.session(), &first), "sample");
-    EXPECT_EQ(FakeDriver::get().launches, launches + 3);
+    EXPECT_EQ(FakeDriver::get().launches, launches + 5);
     EXPECT_EQ(status, KEEL_OK);
     EXPECT_EQ(launched_meanwhile, 0u);
     EXPECT_EQ(second, first);

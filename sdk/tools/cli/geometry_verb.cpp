@@ -4,6 +4,7 @@
 
 namespace keel::tools {
 
+#ifdef KEEL_HAVE_GEODESIC
 TapeFiles read_tapes(const std::vector<std::string>& paths) {
     TapeFiles out;
     for (const std::string& path : paths) {
@@ -38,5 +39,12 @@ void add_geometry_verb(CLI::App& app, Console& console) {
     add_geometry_interpolate_verb(*geometry, console);
     add_geometry_ready_verb(*geometry, console);
 }
+#else
+void add_geometry_verb(CLI::App& app, Console&) {
+    CLI::App* verb = app.add_subcommand("geometry", "not in this keel, which was built without Eigen");
+    verb->allow_extras()->callback(
+        [] { throw ToolError(kExitUsage, "this keel was built without Eigen, which the laboratory needs"); });
+}
+#endif
 
 }  // namespace keel::tools
