@@ -10,7 +10,7 @@ constexpr uint32_t kMostOutcomes = 256;  // then old ones count half
 constexpr double kPriorWeight = 4;       // proposals
 constexpr double kLeastReach = 0.03;     // a draft that is reached less often is not looked for
 constexpr double kFirstPace = 1.2, kLeastPace = 1.2, kPaceWeight = 1.0 / 16;
-constexpr double kLossShare = 0.012, kFirstLossSteps = 0.5, kMostBalance = 4;
+constexpr double kLossShare = 0.012, kFirstLossSteps = 1, kMostBalance = 4;
 
 // Share of right proposals before any was seen. Measured on answers of a small chat model (perf/RESULTS.md); only the
 // first few drafts of a session depend on them.
@@ -56,6 +56,7 @@ void Drafter::open(const SharedSources& sources, bool teaches) {
     suffix_.clear();
     followed_ = taught_ = 0;
     memset(outcomes_, 0, sizeof outcomes_);
+    row_count_ = 0;
     balance_ = 0;
     pace_ = kFirstPace;
     steps_ = 0;
@@ -96,15 +97,30 @@ void Drafter::follow(const int32_t* tokens, uint32_t count, const uint8_t* drawn
             }
         }
         suffix_.add(tokens, p + 1);
-        if (sources_.pool && teaches_ && p >= taught_) sources_.pool->learn(tokens + p, p, tokens[p]);
+        if (teaches_ && p >= taught_) learn_at(tokens, p);
     }
     followed_ = count > followed_ ? count : followed_;
+    row_count_ = 0;
+}
+
+// What the token at `position` tells of those before it.
+void Drafter::learn_at(const int32_t* tokens, uint32_t position) {
+    if (sources_.pool) sources_.pool->learn(tokens + position, position, tokens[position]);
+    for (uint32_t i = 0; i < row_count_; ++i)
+        if (rows_[i].position == position && position) sources_.recycled->learn(tokens[position - 1], rows_[i].ids);
+}
+
+void Drafter::see_logits(uint32_t position, const float* logits) {
+    if (!sources_.recycled || !teaches_ || row_count_ > kMaxDrafts) return;
+    rows_[row_count_].position = position;
+    sources_.recycled->largest(logits, rows_[row_count_++].ids);
 }
 
 void Drafter::rewind(const int32_t* tokens, uint32_t count) {
     if (count >= followed_) return;
     suffix_.rewind(tokens, count);
     followed_ = count;
+    row_count_ = 0;
     if (taught_ > count) taught_ = count;
 }
 
@@ -115,7 +131,7 @@ void Drafter::moved(const int32_t* tokens, uint32_t from, uint32_t to) {
 }
 
 uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t most, int32_t* drafts) {
-    if (balance_ < -(kFirstLossSteps + kLossShare * static_cast<double>(steps_))) return 0;
+    const double most_cost = balance_ + kFirstLossSteps + kLossShare * static_cast<double>(steps_);
     // The last tokens of the text, and drafts behind them.
     constexpr uint32_t kTail = TokenPool::kMostOrder;
     int32_t text[kTail + kMaxDrafts];
@@ -124,7 +140,7 @@ uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t m
     SuffixMatch suffix = suffix_.find(tokens, followed_);
     double reach = 1, expected = 0, best = 0;
     uint32_t worth = 0;
-    for (uint32_t n = 0; n < most && n < kMaxDrafts; ++n) {
+    for (uint32_t n = 0; n < most && n < kMaxDrafts && step.cost(n + 1) <= most_cost; ++n) {
         // A match that has come to the end of the text goes on with the drafts.
         const int32_t suffix_token = suffix.length == 0        ? 0
                                      : suffix.next < followed_ ? tokens[suffix.next]

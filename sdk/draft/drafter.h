@@ -61,10 +61,9 @@ class Drafter {
     // Writes at most `most` (up to kMaxDrafts) drafts of what follows the text that follow() was told of. Returns how
     // many are worth it.
     uint32_t draft(const int32_t* tokens, const DraftStep& step, uint32_t most, int32_t* drafts);
-    // The row of logits behind the text that follow() was told of, or that with further tokens, up to `token`.
-    void learn_logits(int32_t token, const float* logits) {
-        if (sources_.recycled && teaches_) sources_.recycled->learn(token, logits);
-    }
+    // The row of logits from which the token at `position` is drawn. It is kept until follow() has asked what was known
+    // there before: at most kMaxDrafts + 1 rows of one step.
+    void see_logits(uint32_t position, const float* logits);
     // What became of drafts of a step.
     void verified(const DraftStep& step, uint32_t drafted, uint32_t accepted);
 
@@ -87,6 +86,7 @@ class Drafter {
     uint32_t proposals(const int32_t* end, uint32_t count, const SuffixMatch& suffix, int32_t suffix_token,
                        Proposal* out) const;
     double reliability(uint32_t kind) const;
+    void learn_at(const int32_t* tokens, uint32_t position);
 
     SuffixIndex suffix_;
     SharedSources sources_;
@@ -96,6 +96,12 @@ class Drafter {
     double balance_;  // tokens that drafts brought beyond their cost
     double pace_;     // tokens for the time of one, lately
     uint64_t steps_;  // seen by verified
+    struct Row {
+        uint32_t position;
+        int32_t ids[RecycledLogits::kWidth];
+    };
+    Row rows_[kMaxDrafts + 1];  // seen and not learned yet, by position
+    uint32_t row_count_;
 };
 
 }  // namespace keel

@@ -11,10 +11,9 @@ void RecycledLogits::clear() {
     for (uint64_t i = 0; i < uint64_t{vocabulary_} * kWidth; ++i) ids_[i].store(-1, std::memory_order_relaxed);
 }
 
-void RecycledLogits::learn(int32_t token, const float* logits) {
+void RecycledLogits::largest(const float* logits, int32_t* id) const {
     constexpr uint32_t kLanes = 16;  // of logits that are compared at once; most hold none of the largest
     float value[kWidth];
-    int32_t id[kWidth];
     uint32_t count = 0;
     const auto insert = [&](uint32_t i) {
         if (count == kWidth ? !(logits[i] > value[kWidth - 1]) : logits[i] != logits[i]) return;
@@ -31,7 +30,11 @@ void RecycledLogits::learn(int32_t token, const float* logits) {
         for (uint32_t j = 0; any && j < kLanes; ++j) insert(i + j);
     }
     for (; i < vocabulary_; ++i) insert(i);
-    for (uint32_t k = 0; k < kWidth; ++k) row(token)[k].store(k < count ? id[k] : -1, std::memory_order_relaxed);
+    for (; count < kWidth; ++count) id[count] = -1;
+}
+
+void RecycledLogits::learn(int32_t token, const int32_t* ids) {
+    for (uint32_t k = 0; k < kWidth; ++k) row(token)[k].store(ids[k], std::memory_order_relaxed);
 }
 
 uint32_t RecycledLogits::rank(int32_t token, int32_t next) const {

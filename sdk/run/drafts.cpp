@@ -76,7 +76,7 @@ void draw_next(Engine* e, Session* s) {
     const uint32_t row = draw_row(*e, *s);
     s->draw_status = draw_token(e, s, row, &s->drawn_token);
     if (e->drafts.recycled && s->draw_status == KEEL_OK)
-        s->drafter->learn_logits(s->tokens[s->token_count - 1], e->logits + uint64_t{row} * e->spec.vocabulary);
+        s->drafter->see_logits(s->token_count, e->logits + uint64_t{row} * e->spec.vocabulary);
     s->draw = Session::kDrawn;
     if (s->draw_status != KEEL_OK || s->hits == s->drafted) return;
     // Who draws an end id stops; a caller that does not feeds it.

@@ -278,7 +278,9 @@ TEST(DraftRecycledLogits, TheLargestOfARow) {
                 if (!std::isnan(logits[i])) order.push_back(i);
             std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });
             const int32_t token = static_cast<int32_t>(random() % vocabulary);
-            recycled.learn(token, logits.data());
+            int32_t ids[RecycledLogits::kWidth];
+            recycled.largest(logits.data(), ids);
+            recycled.learn(token, ids);
             if (order.empty()) {
                 EXPECT_EQ(RecycledLogits::kUnknown, recycled.rank(token, 0));
                 continue;
@@ -288,6 +290,41 @@ TEST(DraftRecycledLogits, TheLargestOfARow) {
                           recycled.rank(token, static_cast<int32_t>(order[i])));
         }
     }
+}
+
+// A row answers for the next time: what it says of the token drawn from it counts for nothing.
+TEST(DraftRecycledLogits, AreAskedBeforeTheyLearn) {
+    constexpr uint32_t kVocabulary = 40, kTokens = 300;
+    std::mt19937 random(11);
+    // Every token is followed by another one each time, so that what came last is always wrong.
+    Tokens text = {0};
+    std::vector<int32_t> last(kVocabulary, 0);
+    while (text.size() < kTokens) {
+        int32_t& before = last[static_cast<size_t>(text.back())];
+        before = static_cast<int32_t>((static_cast<uint32_t>(before) + 1 + random() % (kVocabulary - 1)) % kVocabulary);
+        text.push_back(before);
+    }
+    Placed<RecycledLogits> recycled(kVocabulary);
+    recycled.clear();
+    Placed<Drafter> drafter(0u, 0);
+    drafter.open({nullptr, &recycled}, true);
+    const std::vector<uint8_t> drawn(kTokens / 8 + 1, 0xff);
+    const double cheap[] = {1, 1.05};
+    uint32_t drafted = 0;
+    for (uint32_t count = 1; count < kTokens; ++count) {
+        drafter.follow(text.data(), count, drawn.data());
+        int32_t drafts[keel::kMaxDrafts];
+        const uint32_t n = drafter.draft(text.data(), {{cheap, 2}, 1, 1}, 1, drafts);
+        if (n) {
+            EXPECT_NE(text[count], drafts[0]);
+        }
+        drafted += n;
+        std::vector<float> logits(kVocabulary, 0);
+        logits[static_cast<size_t>(text[count])] = 1;
+        drafter.see_logits(count, logits.data());
+        drafter.verified({{cheap, 2}, 1, 1}, n, 0);
+    }
+    EXPECT_LT(drafted, 60u) << "nothing was right in 300 tokens";
 }
 
 // ---- how many ----
@@ -361,6 +398,36 @@ TEST(DraftLength, LossIsBounded) {
             EXPECT_LT(r.time, 1300 * 1.01 + 3) << alphabet;
             EXPECT_LT(r.drafted, 400u) << alphabet;
         }
+    }
+}
+
+// The worst there is: what would have been drafted is right as long as nothing is drafted, and wrong when it is.
+TEST(DraftLength, LossIsBoundedAgainstAnAdversary) {
+    for (const StepCosts& costs : {StepCosts{kAvx2Costs, 8}, StepCosts{kMemoryBoundCosts, 8}}) {
+        std::mt19937 random(12);
+        Tokens text = random_text(random, 200, 6);
+        Placed<SuffixIndex> index(2300u, 0);
+        index.clear();
+        Placed<Drafter> drafter(2300u, 0);
+        drafter.open({}, true);
+        const std::vector<uint8_t> drawn(300, 0xff);
+        double lost = 0;
+        uint32_t steps = 0, drafted = 0;
+        for (; steps < 2000; ++steps) {
+            const uint32_t count = static_cast<uint32_t>(text.size());
+            drafter.follow(text.data(), count, drawn.data());
+            index.add(text.data(), count);
+            int32_t drafts[keel::kMaxDrafts];
+            const uint32_t n = drafter.draft(text.data(), {costs, 1, 1}, keel::kMaxDrafts, drafts);
+            drafter.verified({costs, 1, 1}, n, 0);
+            lost += costs(n + 1) - 1;
+            drafted += n;
+            ASSERT_LE(lost, 1 + 0.012 * (steps + 1)) << steps;
+            const SuffixMatch match = index.find(text.data(), count);
+            const int32_t usual = match.length ? text[match.next] : static_cast<int32_t>(random() % 6);
+            text.push_back(n ? (drafts[0] + 1) % 6 : usual);
+        }
+        EXPECT_GT(drafted, 10u);
     }
 }
 
