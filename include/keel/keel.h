@@ -605,8 +605,8 @@ struct keel_config {
 
 /* Drafters of Keel's own. keel_advance asks them for sessions fed with KEEL_FEED_SAMPLE that nothing was proposed for,
  * and takes along as many drafts as pay: by how often such drafts were right in this session, and by the plan's cost of
- * a step of more tokens. What drafts cost beyond what they bring stays below some 1 % of the session's steps, by that
- * cost. Texts do not depend on them. */
+ * a step of more tokens. What drafts cost beyond what they bring is at most one step and 1.2 % of the session's steps,
+ * by that cost. Texts do not depend on them. */
 enum {
     KEEL_DRAFT_SUFFIX = 1, /* what followed the last tokens where they stood before in the session's own text */
     KEEL_DRAFT_POOL = 2,   /* what followed the last 2, 3 or 5 tokens in texts of all sessions: one table, which forgets

@@ -5,6 +5,7 @@
 //     keel_speculation MODEL [--prompts FILE] [--count N] [--tokens N] [--temperature T] [--drafts N] [--only NAMES]
 //                            [--kinds chat,copy,code] [--json FILE]
 //
+// `control` is plain decoding again, in another engine: how far its speed is from 1 is what the others' are worth.
 // drafted, accepted: per step; tokens a step; speed over plain (all prompts, least prompt). `perfect` proposes what the
 // plain run wrote, as many tokens as a step takes: the ceiling.
 #include <stdio.h>
@@ -198,7 +199,8 @@ int main(int argc, char** argv) {
         const char* name;
         uint32_t drafters;
         bool perfect;
-    } kWays[] = {{"suffix", KEEL_DRAFT_SUFFIX, false},
+    } kWays[] = {{"control", 0, false},
+                 {"suffix", KEEL_DRAFT_SUFFIX, false},
                  {"pool", KEEL_DRAFT_POOL, false},
                  {"logits", KEEL_DRAFT_LOGITS, false},
                  {"suffix+pool", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL, false},

@@ -19,8 +19,8 @@ class RecycledLogits {
     // The ids of the largest of a row of logits, [vocabulary], in order: of equal ones the lower id comes first, NaN is
     // never among them. -1 where the vocabulary has no more.
     void largest(const float* logits, int32_t* ids) const;
-    // ids: [kWidth], what was most likely behind `token`. Any threads at once: rows may be mixed then, which makes worse
-    // drafts and nothing else.
+    // ids: [kWidth], what was most likely behind `token`. Any threads at once: rows may be mixed then, which makes
+    // worse drafts and nothing else.
     void learn(int32_t token, const int32_t* ids);
     // Place of `next` behind `token`, 0 the most likely: kAbsent where it is none of kWidth, kUnknown where there are
     // none.
