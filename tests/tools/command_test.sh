@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -70,6 +70,10 @@ expect "same seed, same text" [ "$(run --seed 7 --threads 1)" = "$first" ]
 expect "chunk size changes nothing" [ "$(run --seed 7 --chunk 2)" = "$first" ]
 expect "another seed, another text" [ "$(run --seed 8)" != "$first" ]
 expect "map and copy agree" [ "$(run --seed 7 --weights map)" = "$first" ]
+expect "drafts change nothing" [ "$(run --seed 7 --draft 5)" = "$first" ]
+expect "at temperature 0 neither" [ "$(run --temp 0 --max-tokens 60 --draft 7)" = "$(run --temp 0 --max-tokens 60)" ]
+expect "a pool needs drafts" exits 2 "$keel" run "$model" --draft-pool "$model"
+expect "no draft pool" exits 3 "$keel" run "$model" --draft 3 --draft-pool "$model"
 expect "json run" exits 0 "$keel" run "$model" --max-tokens 4 --json
 expect "json has no allocation" holds '"arena_allocations_after_init": 0'
 expect "max tokens is obeyed" holds '"generated_tokens": 4'
@@ -292,6 +296,11 @@ expect "its size is that of its states" [ "$(wc -c <"$work/text.trace")" -eq $((
 expect "capture answers" exits 0 "$keel" capture trace "$model" "$work/two.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/answers.trace" --json
 expect "geometry protocol" exits 0 "$keel" geometry protocol --json
 expect "a sphere's slope" holds 'flow 2.0'
+expect "capture a pool" exits 0 "$keel" capture pool "$model" "$work/two.jsonl" --generate 30 --bytes 65536 --output "$work/books.kpool" --json
+expect "of all answers" holds '"prompts": 2'
+expect "a pool to draft from" [ "$(run --seed 7 --draft 5 --draft-pool "$work/books.kpool")" = "$first" ]
+head -c 4000 "$work/books.kpool" >"$work/cut.kpool"
+expect "a cut pool is refused" exits 3 "$keel" run "$model" --draft 3 --draft-pool "$work/cut.kpool"
 expect "capture for records" exits 0 "$keel" capture trace "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --output "$work/four.trace" --json
 expect "geometry build" exits 0 "$keel" geometry build "$work/four.trace" --waypoints 2 --output "$work/four.records" --json
 expect "all steps that two tokens follow" holds '"records": 232'
