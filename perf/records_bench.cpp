@@ -12,9 +12,9 @@
 #include <iterator>
 #include <stdexcept>
 
-#include "sdk/geodesic/random.h"
-#include "sdk/geodesic/record_builder.h"
 #include "sdk/tools/common/statistics.h"
+#include "sdk/tools/lab/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
 
 namespace {
 

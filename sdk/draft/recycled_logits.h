@@ -13,7 +13,6 @@ class RecycledLogits {
     static constexpr uint32_t kWidth = 8;
     static constexpr uint32_t kUnknown = UINT32_MAX, kAbsent = kWidth;
 
-    static uint64_t bytes(uint32_t vocabulary) { return uint64_t{vocabulary} * kWidth * sizeof(int32_t); }
     void place(Arena* arena, uint32_t vocabulary);
     void clear();
     // The ids of the largest of a row of logits, [vocabulary], in order: of equal ones the lower id comes first, NaN is

@@ -129,7 +129,8 @@ keel_status choose_grammar(const Part& part, PlanConfig* out, keel_error* error)
     return status;
 }
 
-keel_status choose_drafters(const keel_config& c, const Part& pool, DraftSources* out, keel_error* error) {
+keel_status choose_drafters(const keel_config& c, const Part& pool, uint32_t vocabulary, DraftSources* out,
+                            keel_error* error) {
     constexpr uint32_t kKnown = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS;
     constexpr uint64_t kMostPoolBytes = uint64_t{1} << 40;
     if (c.drafters & ~kKnown) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters", "an unknown drafter");
@@ -153,6 +154,8 @@ keel_status choose_drafters(const keel_config& c, const Part& pool, DraftSources
             return fail(error, KEEL_E_ARGUMENT, 0, "config.draft_pool_bytes", "out of range");
         out->pool_bytes = asked / TokenPool::kLineBytes * TokenPool::kLineBytes;
     }
+    if (out->pool_bytes && vocabulary > TokenPool::kMostVocabulary)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters", "a pool holds ids below 2^24");
     if (c.draft_pool_bytes && c.draft_pool_bytes / TokenPool::kLineBytes * TokenPool::kLineBytes != out->pool_bytes)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.draft_pool_bytes", "no pool, or one of another size");
     return KEEL_OK;
@@ -204,7 +207,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
     KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, reader, &out->chat, error));
     KEEL_TRY(choose_grammar(parts.of[KEEL_PART_GRAMMAR], out, error));
-    KEEL_TRY(choose_drafters(c, parts.of[KEEL_PART_DRAFT_POOL], &out->drafters, error));
+    KEEL_TRY(choose_drafters(c, parts.of[KEEL_PART_DRAFT_POOL], model.spec.vocabulary, &out->drafters, error));
     const uint32_t chat_bytes = out->context_tokens * 8 < 32768 ? 32768 : out->context_tokens * 8;
     out->max_chat_bytes = or_default(c.max_chat_bytes, chat_bytes);
     KEEL_TRY(check_range("config.max_chat_bytes", out->max_chat_bytes, 64, 1u << 28, error));

@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "sdk/core/hash.h"
-#include "sdk/geodesic/record_store.h"
-#include "sdk/geodesic/trace_tape.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/trace_tape.h"
 
 namespace {
 

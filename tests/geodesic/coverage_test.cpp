@@ -1,12 +1,12 @@
 // The published coverage and the identity behind it, on made-up clouds and on the published ones.
-#include "sdk/geodesic/coverage.h"
+#include "sdk/tools/lab/geodesic/coverage.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "sdk/geodesic/published_protocol.h"
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/published_protocol.h"
+#include "sdk/tools/lab/geodesic/random.h"
 #include "tests/test_paths.h"
 
 namespace keel::geodesic {

@@ -1,5 +1,5 @@
 // Curvature: the sphere's closed form, and the symmetries that every metric has.
-#include "sdk/geodesic/curvature.h"
+#include "sdk/tools/lab/geodesic/curvature.h"
 
 #include <gtest/gtest.h>
 

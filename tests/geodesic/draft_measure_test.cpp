@@ -1,15 +1,15 @@
 // What the laboratory says of drafts: counted by hand on texts that are known.
-#include "sdk/geodesic/draft_measure.h"
+#include "sdk/tools/lab/geodesic/draft_measure.h"
 
 #include <gtest/gtest.h>
 #include <string.h>
 
 #include <cmath>
 
-#include "sdk/geodesic/neighbour_text.h"
-#include "sdk/geodesic/random.h"
-#include "sdk/geodesic/record_builder.h"
-#include "sdk/geodesic/velocity_surrogate.h"
+#include "sdk/tools/lab/geodesic/neighbour_text.h"
+#include "sdk/tools/lab/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
+#include "sdk/tools/lab/geodesic/velocity_surrogate.h"
 #include "tests/geodesic/made_up_field.h"
 
 namespace keel::geodesic {

@@ -1,5 +1,5 @@
 // Geodesics against great circles, their order and speed, and how far their propagators may be trusted.
-#include "sdk/geodesic/geodesic.h"
+#include "sdk/tools/lab/geodesic/geodesic.h"
 
 #include <gtest/gtest.h>
 

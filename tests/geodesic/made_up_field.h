@@ -1,7 +1,7 @@
 // A curved metric field for tests: points and metrics of chance, close enough to each other to overlap.
 #pragma once
-#include "sdk/geodesic/metric_field.h"
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/metric_field.h"
+#include "sdk/tools/lab/geodesic/random.h"
 
 namespace keel_test {
 

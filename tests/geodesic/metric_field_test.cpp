@@ -1,5 +1,5 @@
 // The log-Euclidean metric field: what it is at points and far away, and its derivatives against differences.
-#include "sdk/geodesic/metric_field.h"
+#include "sdk/tools/lab/geodesic/metric_field.h"
 
 #include <gtest/gtest.h>
 

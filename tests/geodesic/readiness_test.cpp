@@ -1,5 +1,5 @@
 // The readiness report: published fields, ready only where drafts changed nothing, reused only by its own model.
-#include "sdk/geodesic/readiness.h"
+#include "sdk/tools/lab/geodesic/readiness.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Record stores: built from tapes, found again, and refused where they are foreign, stale, cut short or changed.
-#include "sdk/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
 
 #include <gtest/gtest.h>
 #include <string.h>
@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "sdk/core/hash.h"
-#include "sdk/geodesic/random.h"
-#include "sdk/geodesic/record_builder.h"
+#include "sdk/tools/lab/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
 #include "tests/test_paths.h"
 
 namespace keel::geodesic {

@@ -1,12 +1,12 @@
 // Trace tapes: what is written is read, and bytes that are no tape are refused.
-#include "sdk/geodesic/trace_tape.h"
+#include "sdk/tools/lab/geodesic/trace_tape.h"
 
 #include <gtest/gtest.h>
 #include <string.h>
 
 #include <cmath>
 
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/random.h"
 
 namespace keel::geodesic {
 namespace {

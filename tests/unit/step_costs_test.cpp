@@ -1,4 +1,5 @@
-// What a step of n tokens costs in steps of one: the plan says it, kernel sets of this machine are measured beside it. Times are the least of several turns, of the processor's time of this process, as machines that test are busy.
+// What a step of n tokens costs in steps of one: the plan says it, kernel sets of this machine are measured beside it.
+// Times are the least of several turns, of the processor's time of this process, as machines that test are busy.
 #include <gtest/gtest.h>
 #include <time.h>
 #include <unistd.h>

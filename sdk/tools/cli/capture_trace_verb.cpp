@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "sdk/geodesic/trace_tape.h"
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
+#include "sdk/tools/lab/geodesic/trace_tape.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {

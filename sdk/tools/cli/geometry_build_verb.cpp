@@ -1,9 +1,9 @@
 // keel geometry build: a record store out of trace tapes.
 #include <stdio.h>
 
-#include "sdk/geodesic/record_builder.h"
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
 
 namespace keel::tools {
 namespace {

@@ -2,11 +2,11 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "sdk/geodesic/neighbour_text.h"
-#include "sdk/geodesic/record_builder.h"
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/statistics.h"
+#include "sdk/tools/lab/geodesic/neighbour_text.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {

@@ -1,9 +1,9 @@
 // keel geometry measure: what records are worth as drafts, beside a table of two tokens from the same tapes.
 #include <stdio.h>
 
-#include "sdk/geodesic/draft_measure.h"
-#include "sdk/geodesic/record_builder.h"
 #include "sdk/tools/cli/geometry_verbs.h"
+#include "sdk/tools/lab/geodesic/draft_measure.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
 
 namespace keel::tools {
 namespace {

@@ -5,12 +5,12 @@
 #include <chrono>
 #include <filesystem>
 
-#include "sdk/geodesic/geodesic.h"
-#include "sdk/geodesic/published_protocol.h"
-#include "sdk/geodesic/random.h"
-#include "sdk/geodesic/velocity_surrogate.h"
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/statistics.h"
+#include "sdk/tools/lab/geodesic/geodesic.h"
+#include "sdk/tools/lab/geodesic/published_protocol.h"
+#include "sdk/tools/lab/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/velocity_surrogate.h"
 
 namespace keel::tools {
 namespace {

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "sdk/geodesic/record_store.h"
-#include "sdk/geodesic/trace_tape.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/trace_tape.h"
 
 namespace keel::tools {
 

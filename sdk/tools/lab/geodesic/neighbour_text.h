@@ -3,7 +3,7 @@
 #pragma once
 #include <stdint.h>
 
-#include "sdk/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
 
 namespace keel::geodesic {
 

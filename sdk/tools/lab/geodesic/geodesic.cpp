@@ -1,9 +1,9 @@
-#include "sdk/geodesic/geodesic.h"
+#include "sdk/tools/lab/geodesic/geodesic.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/random.h"
 
 namespace keel::geodesic {
 namespace {

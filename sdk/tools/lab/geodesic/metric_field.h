@@ -2,7 +2,7 @@
 // w_i = exp(-|x - x_i|^2 / (2 sigma^2)). Log-Euclidean (Arsigny and others, 2006): g is positive definite everywhere,
 // and far from all points it is that of the nearest one.
 #pragma once
-#include "sdk/geodesic/metric.h"
+#include "sdk/tools/lab/geodesic/metric.h"
 
 namespace keel::geodesic {
 

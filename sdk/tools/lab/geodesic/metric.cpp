@@ -1,4 +1,4 @@
-#include "sdk/geodesic/metric.h"
+#include "sdk/tools/lab/geodesic/metric.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "sdk/geodesic/record_builder.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
 
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
@@ -8,8 +8,8 @@
 #include <stdexcept>
 
 #include "kernels/formats/numeric.h"
-#include "sdk/geodesic/metric_field.h"
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/metric_field.h"
+#include "sdk/tools/lab/geodesic/random.h"
 
 namespace keel::geodesic {
 namespace {

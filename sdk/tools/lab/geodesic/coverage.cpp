@@ -1,10 +1,10 @@
-#include "sdk/geodesic/coverage.h"
+#include "sdk/tools/lab/geodesic/coverage.h"
 
 #include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
 
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/random.h"
 
 namespace keel::geodesic {
 namespace {

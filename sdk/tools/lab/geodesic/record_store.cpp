@@ -1,4 +1,4 @@
-#include "sdk/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
 
 #include <string.h>
 

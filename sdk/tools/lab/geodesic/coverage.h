@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "sdk/geodesic/metric_field.h"
+#include "sdk/tools/lab/geodesic/metric_field.h"
 
 namespace keel::geodesic {
 

@@ -1,4 +1,4 @@
-#include "sdk/geodesic/trace_tape.h"
+#include "sdk/tools/lab/geodesic/trace_tape.h"
 
 #include <string.h>
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "sdk/geodesic/coverage.h"
-#include "sdk/geodesic/curvature.h"
+#include "sdk/tools/lab/geodesic/coverage.h"
+#include "sdk/tools/lab/geodesic/curvature.h"
 
 namespace keel::geodesic {
 

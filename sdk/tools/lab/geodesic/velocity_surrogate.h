@@ -1,8 +1,8 @@
 // With which velocity does a state go on? Two published answers that know where it will arrive, the exact one for
 // them, and one from records, which does not.
 #pragma once
-#include "sdk/geodesic/geodesic.h"
-#include "sdk/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/geodesic.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
 
 namespace keel::geodesic {
 

@@ -1,4 +1,4 @@
-#include "sdk/geodesic/velocity_surrogate.h"
+#include "sdk/tools/lab/geodesic/velocity_surrogate.h"
 
 #include <Eigen/LU>
 #include <algorithm>

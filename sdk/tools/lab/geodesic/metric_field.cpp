@@ -1,4 +1,4 @@
-#include "sdk/geodesic/metric_field.h"
+#include "sdk/tools/lab/geodesic/metric_field.h"
 
 #include <Eigen/Eigenvalues>
 #include <algorithm>

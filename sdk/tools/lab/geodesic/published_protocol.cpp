@@ -1,4 +1,4 @@
-#include "sdk/geodesic/published_protocol.h"
+#include "sdk/tools/lab/geodesic/published_protocol.h"
 
 #include <Eigen/SVD>
 #include <algorithm>
@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "sdk/geodesic/geodesic.h"
-#include "sdk/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/geodesic.h"
+#include "sdk/tools/lab/geodesic/random.h"
 
 namespace keel::geodesic {
 namespace {

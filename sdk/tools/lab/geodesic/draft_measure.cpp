@@ -1,13 +1,13 @@
-#include "sdk/geodesic/draft_measure.h"
+#include "sdk/tools/lab/geodesic/draft_measure.h"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <unordered_map>
 
-#include "sdk/geodesic/random.h"
-#include "sdk/geodesic/record_builder.h"
-#include "sdk/geodesic/velocity_surrogate.h"
+#include "sdk/tools/lab/geodesic/random.h"
+#include "sdk/tools/lab/geodesic/record_builder.h"
+#include "sdk/tools/lab/geodesic/velocity_surrogate.h"
 
 namespace keel::geodesic {
 namespace {

@@ -1,4 +1,4 @@
-#include "sdk/geodesic/neighbour_text.h"
+#include "sdk/tools/lab/geodesic/neighbour_text.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "sdk/geodesic/readiness.h"
+#include "sdk/tools/lab/geodesic/readiness.h"
 
 #include <stdio.h>
 

@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "sdk/geodesic/record_store.h"
-#include "sdk/geodesic/trace_tape.h"
+#include "sdk/tools/lab/geodesic/record_store.h"
+#include "sdk/tools/lab/geodesic/trace_tape.h"
 
 namespace keel::geodesic {
 

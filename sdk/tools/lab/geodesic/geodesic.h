@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#include "sdk/geodesic/curvature.h"
+#include "sdk/tools/lab/geodesic/curvature.h"
 
 namespace keel::geodesic {
 

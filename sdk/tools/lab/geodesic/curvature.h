@@ -1,6 +1,6 @@
 // The connection and curvature of a metric.
 #pragma once
-#include "sdk/geodesic/metric.h"
+#include "sdk/tools/lab/geodesic/metric.h"
 
 namespace keel::geodesic {
 

@@ -1,4 +1,4 @@
-#include "sdk/geodesic/curvature.h"
+#include "sdk/tools/lab/geodesic/curvature.h"
 
 #include <Eigen/Cholesky>
 
