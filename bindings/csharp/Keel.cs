@@ -189,6 +189,9 @@ namespace Keel
         public IntPtr read_at;
         public void* user_data;
         public void* mapped;
+        public ulong begin_bytes;
+        public uint part;
+        public uint interleaved_rows;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -267,6 +270,19 @@ namespace Keel
         public keel_part_kind kind;
         public keel_reader* reader;
         public void* options;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public unsafe struct keel_pack_section
+    {
+        public uint struct_size;
+        public uint kind;
+        public uint json_schema;
+        public uint interleaved_rows;
+        public ulong offset;
+        public ulong bytes;
+        public ulong hash;
+        public fixed byte name[32];
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -536,6 +552,8 @@ namespace Keel
         public const uint KEEL_VERSION_MINOR = 2;
         public const uint KEEL_VERSION_PATCH = 0;
         public const uint KEEL_API_VERSION = 2;
+        public const uint KEEL_PACK_MODEL = 0;
+        public const uint KEEL_PACK_MAX_SECTIONS = 21;
         public const uint KEEL_REGION_SLOTS = 16;
         public const uint KEEL_STEP_COSTS = 16;
         public const uint KEEL_OP_BUFFERS = 8;
@@ -607,6 +625,18 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_reader_from_memory(void* data, UIntPtr bytes, keel_reader* @out);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_reader_part(keel_reader* whole, ulong offset, ulong bytes, keel_reader* @out);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_pack_sections(keel_reader* file, keel_pack_section* @out, uint capacity, uint* count, keel_error* error);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_pack_reader(keel_reader* file, keel_pack_section* section, keel_reader* @out);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_pack_verify(keel_reader* file, keel_error* error);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_engine_stats(keel_engine engine, keel_stats* @out);

@@ -9,6 +9,8 @@ KEEL_VERSION_MAJOR = 0
 KEEL_VERSION_MINOR = 2
 KEEL_VERSION_PATCH = 0
 KEEL_API_VERSION = 2
+KEEL_PACK_MODEL = 0
+KEEL_PACK_MAX_SECTIONS = 21
 KEEL_REGION_SLOTS = 16
 KEEL_STEP_COSTS = 16
 KEEL_OP_BUFFERS = 8
@@ -176,6 +178,10 @@ class keel_part(ctypes.Structure):
     pass
 
 
+class keel_pack_section(ctypes.Structure):
+    pass
+
+
 class keel_backend(ctypes.Structure):
     pass
 
@@ -275,6 +281,9 @@ keel_reader._fields_ = [
     ("read_at", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)),
     ("user_data", ctypes.c_void_p),
     ("mapped", ctypes.c_void_p),
+    ("begin_bytes", ctypes.c_uint64),
+    ("part", ctypes.c_uint32),
+    ("interleaved_rows", ctypes.c_uint32),
 ]
 
 keel_limits._fields_ = [
@@ -343,6 +352,17 @@ keel_part._fields_ = [
     ("kind", ctypes.c_int),
     ("reader", ctypes.POINTER(keel_reader)),
     ("options", ctypes.c_void_p),
+]
+
+keel_pack_section._fields_ = [
+    ("struct_size", ctypes.c_uint32),
+    ("kind", ctypes.c_uint32),
+    ("json_schema", ctypes.c_uint32),
+    ("interleaved_rows", ctypes.c_uint32),
+    ("offset", ctypes.c_uint64),
+    ("bytes", ctypes.c_uint64),
+    ("hash", ctypes.c_uint64),
+    ("name", ctypes.c_char * 32),
 ]
 
 keel_config._fields_ = [
@@ -595,6 +615,14 @@ def load(path):
     library.keel_engine_last_error.argtypes = [keel_engine, ctypes.POINTER(keel_error)]
     library.keel_reader_from_memory.restype = ctypes.c_int
     library.keel_reader_from_memory.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(keel_reader)]
+    library.keel_reader_part.restype = ctypes.c_int
+    library.keel_reader_part.argtypes = [ctypes.POINTER(keel_reader), ctypes.c_uint64, ctypes.c_uint64, ctypes.POINTER(keel_reader)]
+    library.keel_pack_sections.restype = ctypes.c_int
+    library.keel_pack_sections.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_pack_section), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(keel_error)]
+    library.keel_pack_reader.restype = ctypes.c_int
+    library.keel_pack_reader.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_pack_section), ctypes.POINTER(keel_reader)]
+    library.keel_pack_verify.restype = ctypes.c_int
+    library.keel_pack_verify.argtypes = [ctypes.POINTER(keel_reader), ctypes.POINTER(keel_error)]
     library.keel_engine_stats.restype = ctypes.c_int
     library.keel_engine_stats.argtypes = [keel_engine, ctypes.POINTER(keel_stats)]
     library.keel_engine_save_draft_pool.restype = ctypes.c_int

@@ -316,6 +316,7 @@ KEEL_API keel_status keel_engine_last_error(keel_engine engine, keel_error* out)
 #define KEEL_HOOKS_INIT KEEL_INIT(keel_hooks)
 #define KEEL_PART_INIT KEEL_INIT(keel_part)
 #define KEEL_GRAMMAR_OPTIONS_INIT KEEL_INIT(keel_grammar_options)
+#define KEEL_PACK_SECTION_INIT KEEL_INIT(keel_pack_section)
 #define KEEL_CONFIG_INIT KEEL_INIT(keel_config)
 #define KEEL_MEMORY_PLAN_INIT KEEL_INIT(keel_memory_plan)
 #define KEEL_MEMORY_INIT KEEL_INIT(keel_memory)
@@ -343,10 +344,18 @@ struct keel_reader {
     void* user_data;
     /* The whole file at one address, or NULL. Needed for KEEL_WEIGHTS_MAP; must then outlive the engine. */
     const void* mapped;
+    uint64_t begin_bytes; /* where the file begins in what read_at reads; 0 but for keel_reader_part. Not of `mapped` */
+    uint32_t part;        /* nonzero: made by keel_reader_part; keel_reader_close does nothing */
+    /* 16: the matrices of a GGUF file in which they can be have their rows interleaved by 16, as KEEL_WEIGHTS_REPACK
+     * lays them, so that they are used as they are, also mapped: some packs. 0: a plain GGUF file. */
+    uint32_t interleaved_rows;
 };
 
 /* A reader over memory the caller keeps alive. */
 KEEL_API keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
+/* A reader of bytes [offset, offset + bytes) of another: a model inside an archive. The other one stays open as long as
+ * the part is used. KEEL_E_ARGUMENT: beyond its end. */
+KEEL_API keel_status keel_reader_part(const keel_reader* whole, uint64_t offset, uint64_t bytes, keel_reader* out);
 
 /* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
 struct keel_limits {
@@ -550,6 +559,39 @@ typedef struct keel_part {
     const keel_reader* reader;
     const void* options; /* a struct of the kind, with struct_size; NULL: its defaults */
 } keel_part;
+
+/* A pack, `.keel`: a model and the parts that belong to it in one file, written by `keel pack`. Sections begin at
+ * multiples of 4,096 bytes, so that a pack is mapped as a GGUF file is.
+ *
+ *     keel_reader_open_file ──> keel_pack_sections ──> keel_pack_reader of the KEEL_PACK_MODEL: for keel_inspect ...
+ *                                                      of the others, but notes: keel_parts for keel_config
+ *
+ * keel.hpp has Pack, which does that. A KEEL_PART_DRAFT_POOL needs config.draft_tokens. */
+#define KEEL_PACK_MODEL 0u
+/* For people and tools. */
+#define KEEL_PACK_NOTE 0xffffffffu
+/* The model, 16 parts, 4 notes. */
+#define KEEL_PACK_MAX_SECTIONS 21
+typedef struct keel_pack_section {
+    uint32_t struct_size;
+    uint32_t kind;             /* KEEL_PACK_MODEL, KEEL_PACK_NOTE or a keel_part_kind */
+    uint32_t json_schema;      /* of a KEEL_PART_GRAMMAR: as in keel_grammar_options */
+    uint32_t interleaved_rows; /* of a model: as in keel_reader */
+    uint64_t offset, bytes;
+    uint64_t hash; /* of its bytes, as keel_pack_verify compares it */
+    char name[32]; /* of the file it was made of; NUL-terminated: letters, digits, '.', '_', '-' */
+} keel_pack_section;
+
+/* The sections of a pack, the model first. Header and table are checked; what a section holds, by who reads it. Array,
+ * capacity and count: as keel_plan_ops. `error` may be NULL.
+ * KEEL_E_FILE_FORMAT: no pack, or damaged; KEEL_E_UNSUPPORTED: another version; KEEL_E_FILE_READ. */
+KEEL_API keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, uint32_t capacity,
+                                        uint32_t* count, keel_error* error);
+/* A section as a file of its own: keel_reader_part, with interleaved_rows. KEEL_E_ARGUMENT: beyond the end. */
+KEEL_API keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* section, keel_reader* out);
+/* Reads the whole file: KEEL_E_FILE_FORMAT when a section is not what was written; else as keel_pack_sections. About a
+ * second for a GB. */
+KEEL_API keel_status keel_pack_verify(const keel_reader* file, keel_error* error);
 
 typedef struct keel_backend keel_backend; /* opaque; a library of its own gives it */
 

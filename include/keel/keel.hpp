@@ -126,6 +126,46 @@ class FileReader {
     keel_reader reader_{};
 };
 
+// The model and the parts of a pack; the file stays open as long as they are used. Not moved: parts point into it.
+class Pack {
+  public:
+    Pack() = default;
+    Pack(const Pack&) = delete;
+    Pack& operator=(const Pack&) = delete;
+
+    keel_status open(const keel_reader* file, keel_error* error = nullptr) {
+        part_count_ = 0;
+        keel_pack_section sections[KEEL_PACK_MAX_SECTIONS];
+        sections[0] = make<keel_pack_section>();
+        uint32_t count = 0;
+        keel_status status = keel_pack_sections(file, sections, KEEL_PACK_MAX_SECTIONS, &count, error);
+        grammar_ = make<keel_grammar_options>();
+        for (uint32_t i = 0; status == KEEL_OK && i < count; ++i) {
+            const keel_pack_section& s = sections[i];
+            if (s.kind == KEEL_PACK_NOTE) continue;
+            keel_reader& reader = s.kind == KEEL_PACK_MODEL ? model_ : readers_[part_count_];
+            reader = make<keel_reader>();
+            status = keel_pack_reader(file, &s, &reader);
+            if (s.kind == KEEL_PACK_MODEL) continue;
+            keel_part& part = parts_[part_count_++] = make<keel_part>();
+            part.kind = static_cast<keel_part_kind>(s.kind);
+            part.reader = &reader;
+            if (part.kind != KEEL_PART_GRAMMAR) continue;
+            grammar_.json_schema = s.json_schema;
+            part.options = &grammar_;
+        }
+        return status;
+    }
+    const keel_reader* model() const { return &model_; }
+    std::span<const keel_part> parts() const { return {parts_, part_count_}; }
+
+  private:
+    keel_reader model_{}, readers_[KEEL_PACK_MAX_SECTIONS] = {};
+    keel_part parts_[KEEL_PACK_MAX_SECTIONS] = {};
+    keel_grammar_options grammar_{};
+    uint32_t part_count_ = 0;
+};
+
 // Memory of a plan from keel_memory_default (link keel::memory); releases it. Must outlive the engine in it.
 class DefaultMemory {
   public:

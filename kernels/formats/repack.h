@@ -14,6 +14,11 @@
 namespace keel::kernels {
 
 constexpr uint32_t kRepackRows = 16;
+constexpr uint32_t kMostBlockBytes = [] {
+    uint32_t most = 0;
+    for (const WeightTypeInfo& t : kWeightTypes) most = t.block_bytes > most ? t.block_bytes : most;
+    return most;
+}();
 
 // Where the parts of a block are.
 struct RepackLayout {

@@ -16,10 +16,22 @@ keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint6
     if (bytes == 0) return KEEL_OK;
     // The function first: it can say that bytes are missing; a mapping of a file that was cut short faults.
     if (reader.read_at)
-        return reader.read_at(reader.user_data, offset, dst, bytes) == KEEL_OK ? KEEL_OK : KEEL_E_FILE_READ;
+        return reader.read_at(reader.user_data, reader.begin_bytes + offset, dst, bytes) == KEEL_OK ? KEEL_OK
+                                                                                                    : KEEL_E_FILE_READ;
     if (!reader.mapped) return KEEL_E_FILE_READ;
     memcpy(dst, static_cast<const uint8_t*>(reader.mapped) + offset, bytes);
     return KEEL_OK;
+}
+
+bool reader_part(const keel_reader& whole, uint64_t offset, uint64_t bytes, keel_reader* out) {
+    if (offset > whole.size_bytes || bytes > whole.size_bytes - offset) return false;
+    if (whole.read_at && whole.begin_bytes > UINT64_MAX - whole.size_bytes) return false;
+    *out = whole;
+    out->size_bytes = bytes;
+    out->begin_bytes += offset;
+    if (whole.mapped) out->mapped = static_cast<const uint8_t*>(whole.mapped) + offset;
+    out->part = 1;
+    return true;
 }
 
 // Short reads come out of the window, which is refilled from the current position; a read of a whole window or more

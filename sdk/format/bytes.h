@@ -7,6 +7,9 @@ namespace keel {
 // Copies `bytes` at `offset`; KEEL_E_FILE_READ when the range is outside the file or the reader fails.
 keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes);
 
+// The range [offset, offset + bytes) of `whole` as a reader of its own; false when it is outside. *out may be `whole`.
+bool reader_part(const keel_reader& whole, uint64_t offset, uint64_t bytes, keel_reader* out);
+
 // Sequential reading through a small window on the stack, so that a reader callback sees few calls. Covers [offset,
 // end), offset <= end. Asking beyond `end` is KEEL_E_FILE_FORMAT (what is read is longer than its container); a reader
 // that fails is KEEL_E_FILE_READ.

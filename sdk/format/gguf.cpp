@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "kernels/formats/repack.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 
@@ -369,7 +370,11 @@ keel_status HeaderScan::data_section(const GgufTensor& last, GgufTensor* tensors
         return malformed(header_bytes, "the file ends before the tensor data does");
     if (g->data_offset > limits_.max_metadata_bytes)
         return over_limit(header_bytes, "max_metadata_bytes", g->data_offset, limits_.max_metadata_bytes);
-    for (uint32_t i = 0; tensors && i < g->tensor_count; ++i) tensors[i].offset += g->data_offset;
+    for (uint32_t i = 0; tensors && i < g->tensor_count; ++i) {
+        GgufTensor& t = tensors[i];
+        t.offset += g->data_offset;
+        t.interleaved = reader_.interleaved_rows && can_interleave(t.type, t.dim_count, t.dims);
+    }
     return KEEL_OK;
 }
 
@@ -487,7 +492,35 @@ keel_status resolve_limits(const keel_limits* limits, keel_limits* out) {
 
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
                       Gguf* out, keel_error* error) {
+    if (reader.interleaved_rows && reader.interleaved_rows != kernels::kRepackRows)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "reader.interleaved_rows", "neither 0 nor 16");
     return HeaderScan(reader, limits, error).run(values, tensors, out);
+}
+
+bool can_interleave(uint32_t weight_type, uint32_t dim_count, const uint64_t* dims) {
+    return kernels::kWeightTypes[weight_type].activation_block != 0 && dim_count >= 2 &&
+           dims[1] % kernels::kRepackRows == 0;
+}
+
+keel_status read_tensor(const keel_reader& reader, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes) {
+    if (!t.interleaved) return read_at(reader, t.offset + at, dst, bytes);
+    const auto type = static_cast<kernels::WeightType>(t.type);
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    const uint64_t row_blocks = t.dims[0] / info.block_elements;
+    uint8_t blocks[kernels::kRepackRows * kernels::kMostBlockBytes], block[kernels::kMostBlockBytes];
+    uint8_t* to = static_cast<uint8_t*>(dst);
+    while (bytes) {
+        const uint64_t index = at / info.block_bytes, row = index / row_blocks, in_group = row % kernels::kRepackRows;
+        const uint64_t first = (row - in_group) * row_blocks + index % row_blocks * kernels::kRepackRows;
+        KEEL_TRY(read_at(reader, t.offset + first * info.block_bytes, blocks, kernels::kRepackRows * info.block_bytes));
+        kernels::unpack_row(type, blocks, static_cast<uint32_t>(in_group), 0, 1, block);
+        const uint64_t skip = at % info.block_bytes, left = info.block_bytes - skip, n = bytes < left ? bytes : left;
+        memcpy(to, block + skip, n);
+        to += n;
+        at += n;
+        bytes -= n;
+    }
+    return KEEL_OK;
 }
 
 keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t* header_hash, uint64_t* fingerprint) {
@@ -499,7 +532,7 @@ keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t*
         const GgufTensor& t = g.tensors[i];
         const uint64_t n = t.bytes < kSampleBytes ? t.bytes : kSampleBytes;
         char sample[kSampleBytes];
-        KEEL_TRY(read_at(reader, t.offset + hash_finish(i) % (t.bytes - n + 1), sample, n));
+        KEEL_TRY(read_tensor(reader, t, hash_finish(i) % (t.bytes - n + 1), sample, n));
         state = hash_update(state, sample, n);
     }
     *fingerprint = hash_finish(state);

@@ -43,12 +43,12 @@ struct GgufTensor {
     uint64_t name_hash;
     uint64_t name_offset;  // of the name's bytes
     uint32_t name_bytes;
-    uint32_t type;       // kernels::WeightType
-    uint32_t dim_count;  // 1..4
-    uint32_t reserved;
-    uint64_t dims[4];  // dims[0] is the row length (fastest); unused ones are 1
-    uint64_t offset;   // absolute, in the file
-    uint64_t bytes;    // from dims and type; offset + bytes <= file size
+    uint32_t type;         // kernels::WeightType
+    uint32_t dim_count;    // 1..4
+    uint32_t interleaved;  // 1: rows in groups of 16, as kernels/formats/repack.h lays them; 0: plain
+    uint64_t dims[4];      // dims[0] is the row length (fastest); unused ones are 1
+    uint64_t offset;       // absolute, in the file
+    uint64_t bytes;        // from dims and type; offset + bytes <= file size
 };
 
 // The view: fixed header, then values, then tensors, in one caller buffer.
@@ -76,6 +76,11 @@ keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, Gguf
 // fingerprints. Reads [0, data_offset) and the samples.
 constexpr uint32_t kSampleBytes = 256;
 keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t* header_hash, uint64_t* fingerprint);
+
+// Whether the rows of such a tensor are interleaved where a reader's are (keel_reader.interleaved_rows).
+bool can_interleave(uint32_t weight_type, uint32_t dim_count, const uint64_t* dims);
+// Bytes [at, at + bytes) of a tensor as a plain file has them.
+keel_status read_tensor(const keel_reader& reader, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes);
 
 // Limits with defaults filled in from a possibly null, possibly shorter struct. KEEL_E_ABI.
 keel_status resolve_limits(const keel_limits* limits, keel_limits* out);

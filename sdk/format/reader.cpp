@@ -1,6 +1,7 @@
 // The readers Keel brings: a memory block and a file.
 #include "platform/platform.h"
 #include "sdk/core/status.h"
+#include "sdk/format/bytes.h"
 
 using namespace keel;
 
@@ -44,6 +45,13 @@ keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader*
     return write_versioned(r, out);
 }
 
+keel_status keel_reader_part(const keel_reader* whole, uint64_t offset, uint64_t bytes, keel_reader* out) {
+    if (!whole || !out) return KEEL_E_ARGUMENT;
+    keel_reader r;
+    KEEL_TRY(read_versioned(whole, &r));
+    return reader_part(r, offset, bytes, &r) ? write_versioned(r, out) : KEEL_E_ARGUMENT;
+}
+
 keel_status keel_reader_open_file(const char* path, keel_reader* out) {
     if (!path || !out) return KEEL_E_ARGUMENT;
     KEEL_TRY(check_versioned(out));
@@ -63,7 +71,7 @@ keel_status keel_reader_open_file(const char* path, keel_reader* out) {
 
 void keel_reader_close(keel_reader* reader) {
     keel_reader mine;
-    if (!reader || read_versioned(reader, &mine) != KEEL_OK || mine.read_at != read_of_file) return;
+    if (!reader || read_versioned(reader, &mine) != KEEL_OK || mine.read_at != read_of_file || mine.part) return;
     platform::unmap_file({reinterpret_cast<intptr_t>(mine.user_data), mine.mapped, mine.size_bytes});
     mine = {};
     write_versioned(mine, reader);

@@ -6,21 +6,41 @@
 #include "sdk/core/status.h"
 
 namespace keel {
+namespace {
+
+// A piece that read_groups gives, row by row: put(where it lies in the plain matrix, its bytes, how many).
+template <class Put>
+void each_row(const GgufTensor& t, uint64_t at, const uint8_t* plain, uint32_t rows, uint32_t k, const Put& put) {
+    constexpr uint64_t kRows = kernels::kRepackRows;
+    const uint64_t row_bytes = kernels::weight_row_bytes(t.type, static_cast<uint32_t>(t.dims[0])),
+                   n = kernels::weight_row_bytes(t.type, k), group_bytes = kRows * row_bytes,
+                   first = at / group_bytes * kRows * row_bytes + at % group_bytes / kRows;
+    for (uint32_t r = 0; r < rows; ++r) put(first + r * row_bytes, plain + r * n, n);
+}
+
+}  // namespace
 
 const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     if (!host) return own_matrix(from, t, name, layer);
-    if (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED) {
-        mapped_bytes += t.bytes;
-        return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
+    if (maps()) {
+        if (t.interleaved && status == KEEL_OK)
+            status = fail(error, KEEL_E_UNSUPPORTED, 0, name, "interleaved rows are not used as they are mapped here");
+        return mapped_matrix(from, t);
     }
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
-    if (dst) load(from, t, dst);
+    if (dst) t.interleaved ? load_plain(from, t, dst) : load(from, t, dst);
     return dst;
+}
+
+const void* WeightPlacer::mapped_matrix(const keel_reader& from, const GgufTensor& t) {
+    mapped_bytes += t.bytes;
+    return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
 }
 
 const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name,
                                           int32_t layer) {
+    if (host && t.interleaved && maps()) return mapped_matrix(from, t);
     total_bytes += t.bytes;
     if (!host) {
         const uint64_t row_bytes = kernels::weight_row_bytes(t.type, static_cast<uint32_t>(t.dims[0])),
@@ -35,7 +55,9 @@ const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTen
         return own_memory.base() + at;
     }
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
-    if (dst)
+    if (dst && t.interleaved)
+        load(from, t, dst);
+    else if (dst)
         read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
             kernels::repack_rows(static_cast<kernels::WeightType>(t.type), plain, dst + to, count, k);
         });
@@ -49,7 +71,14 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
     total_bytes += t.bytes;
     const uint64_t to = own_memory.place_offset(name, t.bytes, Arena::kAlign, layer);
     if (own_memory.counting() || !own_memory.ok()) return nullptr;
-    const bool mapped = mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED;
+    if (t.interleaved) {
+        read_groups(from, t, [&](uint64_t at, const uint8_t* plain, uint32_t rows, uint32_t k) {
+            each_row(t, at, plain, rows, k,
+                     [&](uint64_t row_at, const uint8_t* bytes, uint64_t n) { upload(to + row_at, bytes, n); });
+        });
+        return own_memory.base() + to;
+    }
+    const bool mapped = maps();
     const uint64_t slice_bytes = mapped ? kMappedSliceBytes : sizeof slice;
     for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
         n = t.bytes - done < slice_bytes ? t.bytes - done : slice_bytes;
@@ -141,10 +170,38 @@ void WeightPlacer::load(const keel_reader& from, const GgufTensor& t, uint8_t* d
         read(from, t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
+void WeightPlacer::load_plain(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
+    read_groups(from, t, [&](uint64_t at, const uint8_t* plain, uint32_t rows, uint32_t k) {
+        each_row(t, at, plain, rows, k,
+                 [&](uint64_t to, const uint8_t* bytes, uint64_t n) { memcpy(dst + to, bytes, n); });
+    });
+}
+
+// What read_groups does, of a tensor whose rows are interleaved: as many blocks of a group as fit the stack at a time.
+template <class Sink>
+void WeightPlacer::read_interleaved(const keel_reader& from, const GgufTensor& t, const Sink& sink) {
+    constexpr uint32_t kRows = kernels::kRepackRows;
+    const auto type = static_cast<kernels::WeightType>(t.type);
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    uint8_t packed[8 * 1024], plain[sizeof packed];
+    const uint64_t row_blocks = t.dims[0] / info.block_elements, step = sizeof packed / (kRows * info.block_bytes);
+    for (uint64_t row = 0; row < t.dims[1] * t.dims[2]; row += kRows)
+        for (uint64_t first = 0; first < row_blocks; first += step) {
+            const uint64_t left = row_blocks - first;
+            const uint32_t count = static_cast<uint32_t>(left < step ? left : step), n = count * info.block_bytes;
+            const uint64_t at = (row * row_blocks + kRows * first) * info.block_bytes;
+            read(from, t.offset + at, packed, uint64_t{kRows} * n);
+            if (status != KEEL_OK) return;
+            for (uint32_t r = 0; r < kRows; ++r) kernels::unpack_row(type, packed, r, 0, count, plain + r * n);
+            sink(at, plain, kRows, count * info.block_elements);
+        }
+}
+
 // Plain rows through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a
 // time. sink(to, plain, rows, k): `rows` rows of k elements, whose repacked bytes begin `to` bytes into the matrix.
 template <class Sink>
 void WeightPlacer::read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink) {
+    if (t.interleaved) return read_interleaved(from, t, sink);
     constexpr uint64_t kRows = kernels::kRepackRows, kPieceBytes = kUploadRowsBytes / kRows;  // of one row
     const kernels::WeightTypeInfo& type = kernels::kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
@@ -213,8 +270,17 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
     return group < kWprojGroups ? low_.parts.basis[group].type : tensor(slot)->type;
 }
 
+// Interleaved rows are used as they are wherever that is possible: for them no configuration need ask for repacked ones,
+// and a host looks up single rows in them too.
+WeightUse PlanWeights::use_of(const GgufTensor& t, bool lookup) const {
+    if (!t.interleaved) return backend_->weights(c_, t.type, t.dims[1], lookup);
+    PlanConfig repacked = c_;
+    repacked.weights = KEEL_WEIGHTS_REPACK;
+    return backend_->weights(repacked, t.type, t.dims[1], lookup && !placer_.host);
+}
+
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
-    const WeightUse use = backend_->weights(c_, t.type, t.dims[1], lookup);
+    const WeightUse use = use_of(t, lookup);
     if (!lookup && !use.product && placer_.status == KEEL_OK)
         placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, "the backend has no product for its type");
     return {use.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),

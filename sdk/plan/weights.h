@@ -36,7 +36,7 @@ struct WeightPlacer {
     // Results are null in count mode, and else addresses as ops hold them. `from`: the reader of the file the tensor
     // lies in. `name`, `layer`: the object's.
     const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
-    // As matrix(), repacked. On the host the rows of each matrix of the tensor are a multiple of kernels::kRepackRows;
+    // As matrix(), repacked; of an interleaved tensor that is as it is. On the host the rows of each matrix of the tensor are a multiple of kernels::kRepackRows;
     // elsewhere its last group is filled up.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // Always copied, widened to f32.
@@ -46,10 +46,15 @@ struct WeightPlacer {
                        int32_t layer);
 
   private:
+    bool maps() const { return mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED; }
+    const void* mapped_matrix(const keel_reader& from, const GgufTensor& t);
     const void* own_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     Vector shared(float* data, uint32_t n, const char* name, int32_t layer);
     void upload(uint64_t to, const void* from, uint64_t bytes);
     void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
+    void load_plain(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
+    template <class Sink>
+    void read_interleaved(const keel_reader& from, const GgufTensor& t, const Sink& sink);
     template <class Sink>
     void read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink);
     void read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes);
@@ -121,6 +126,7 @@ class PlanWeights {
     void close_layer();
     // In host memory, or where the layer's ops are. What the other of the two has of the whole model is no use there.
     void compute_as(uint32_t layer);
+    WeightUse use_of(const GgufTensor& t, bool lookup) const;
     Matrix place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name);
     Matrix place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes, const char* name);
 

@@ -274,6 +274,21 @@ TEST_F(AbiVersions, FilesAndMemory) {
     };
     check_written<keel_buffer_info>("keel_buffer_info", first_buffer, KEEL_E_BUFFER_TOO_SMALL,
                                     offsetof(keel_buffer_info, bytes) + sizeof(uint64_t));  // its first version
+    const std::vector<char> pack =
+        keel_test::read_file(keel_test::source_path("tests/fuzz/corpus/pack/model_and_note"));
+    keel_reader pack_reader = sized<keel_reader>();
+    check(keel_reader_from_memory(pack.data(), pack.size(), &pack_reader), "reader");
+    check_written<keel_pack_section>(
+        "keel_pack_section",
+        [&](keel_pack_section* s) { return keel_pack_sections(&pack_reader, s, 1, &count, nullptr); },
+        KEEL_E_BUFFER_TOO_SMALL);
+    keel_pack_section section = sized<keel_pack_section>();
+    section.bytes = 24;
+    check_read<keel_pack_section>("keel_pack_section", section, [&](const keel_pack_section* s) {
+        keel_reader out = sized<keel_reader>();
+        const keel_status status = keel_pack_reader(&pack_reader, s, &out);
+        return outcome(status, out);
+    });
 #ifdef KEEL_HAVE_PACK
     const std::vector<char> packed = keel_test::read_file(keel_test::source_path("tests/fuzz/corpus/wproj/packed"));
     keel_reader reader = sized<keel_reader>();

@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" pack unpack tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -185,6 +185,33 @@ expect "KEEL_CPU is used" holds 'scalar kernels'
 expect "an unknown KEEL_CPU is refused" exits 3 env KEEL_CPU=fast "$keel" plan "$model"
 expect "and it is named" holds 'KEEL_CPU' err
 expect "--cpu wins" exits 0 env KEEL_CPU=fast "$keel" plan "$model" --cpu scalar --no-ops --no-map
+
+# Packs.
+printf 'CC0\n' >"$work/LICENSE"
+expect "pack" exits 0 "$keel" pack "$model" "$work/books.keel" --note "$work/LICENSE"
+expect "a pack is no model to pack" exits 3 "$keel" pack "$work/books.keel" "$work/twice.keel"
+expect "nor is it a profile" exits 3 "$keel" pack "$model" "$work/bad.keel" --kv-profile "$work/LICENSE"
+expect "and nothing is written" [ ! -e "$work/bad.keel" ]
+"$keel" run "$model" -p "Once upon a time" -n 8 -q >"$work/of_file" 2>/dev/null
+expect "a pack runs" exits 0 "$keel" run "$work/books.keel" -p "Once upon a time" -n 8 -q
+expect "and writes what its model writes" cmp -s "$work/out" "$work/of_file"
+expect "inspect shows its sections" exits 0 "$keel" inspect "$work/books.keel" --verify
+expect "the note among them" holds 'note *LICENSE'
+expect "unpack" exits 0 "$keel" unpack "$work/books.keel" "$work/files"
+expect "the model to the byte" cmp -s "$model" "$work/files/books-7m-f16.gguf"
+expect "and the note" cmp -s "$work/LICENSE" "$work/files/LICENSE"
+expect "pack with rows interleaved" exits 0 "$keel" pack "$model" "$work/rows.keel" --interleave
+expect "it runs mapped" exits 0 "$keel" run "$work/rows.keel" -p "Once upon a time" -n 8 -q --weights map
+expect "to the same text" cmp -s "$work/out" "$work/of_file"
+expect "and is plain when unpacked" exits 0 "$keel" unpack "$work/rows.keel" "$work/rows"
+expect "to the byte" cmp -s "$model" "$work/rows/books-7m-f16.gguf"
+cp "$work/books.keel" "$work/damaged.keel"
+printf 'x' | dd of="$work/damaged.keel" bs=1 seek=9000000 conv=notrunc status=none
+expect "damage is found" exits 3 "$keel" inspect "$work/damaged.keel" --verify
+expect "and named" holds 'damaged' err
+expect "a damaged pack gives no files" exits 3 "$keel" unpack "$work/damaged.keel" "$work/none"
+expect "none at all" [ ! -e "$work/none" ]
+expect "a GGUF file has no checksums" exits 2 "$keel" inspect "$model" --verify
 
 # Synth, inspect, eval and bench on what it wrote.
 expect "synth" exits 0 "$keel" synth "$work/tiny.gguf" --shape tiny --mix Q8_0

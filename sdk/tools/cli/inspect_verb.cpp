@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "sdk/format/gguf.h"
+#include "sdk/format/pack.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 struct Options {
     std::string model;
-    bool tensors = false, metadata = false;
+    bool tensors = false, metadata = false, verify = false;
 };
 
 // The tables behind keel_inspect, for listing.
@@ -28,22 +29,22 @@ Tables scan(const ModelFile& file) {
     keel_limits limits{};
     keel_error error = make<keel_error>();
     check(resolve_limits(nullptr, &limits), "cannot set limits");
-    check(gguf_scan(*file.reader.get(), limits, nullptr, nullptr, &t.view, &error), "cannot use " + file.path, &error);
+    check(gguf_scan(*file.gguf(), limits, nullptr, nullptr, &t.view, &error), "cannot use " + file.path, &error);
     t.values.resize(t.view.value_count);
     t.tensors.resize(t.view.tensor_count);
-    check(gguf_scan(*file.reader.get(), limits, t.values.data(), t.tensors.data(), &t.view, &error),
+    check(gguf_scan(*file.gguf(), limits, t.values.data(), t.tensors.data(), &t.view, &error),
           "cannot use " + file.path, &error);
     return t;
 }
 
 std::string bytes_at(const ModelFile& file, uint64_t offset, uint64_t bytes) {
-    return {static_cast<const char*>(file.reader.get()->mapped) + offset, static_cast<size_t>(bytes)};
+    return {static_cast<const char*>(file.gguf()->mapped) + offset, static_cast<size_t>(bytes)};
 }
 
 template <class T>
 T number_at(const ModelFile& file, uint64_t offset) {
     T value;
-    memcpy(&value, static_cast<const char*>(file.reader.get()->mapped) + offset, sizeof value);
+    memcpy(&value, static_cast<const char*>(file.gguf()->mapped) + offset, sizeof value);
     return value;
 }
 
@@ -110,12 +111,34 @@ std::string obstacle(const ModelFile& file) {
     const keel_config config = make<keel_config>();
     keel_memory_plan plan = make<keel_memory_plan>();
     keel_error error = make<keel_error>();
-    if (keel_plan(file.reader.get(), file.model, &config, &plan, &error) == KEEL_OK) return "";
+    if (keel_plan(file.gguf(), file.model, &config, &plan, &error) == KEEL_OK) return "";
     return std::string(error.field) + ": " + error.reason;
+}
+
+// The sections of a pack; empty for a GGUF file.
+Json sections_json(const ModelFile& file) {
+    Json out = Json::array();
+    if (!file.pack) return out;
+    PackTable pack;
+    check(read_pack(*file.reader.get(), &pack, nullptr), "cannot use " + file.path);
+    for (uint32_t i = 0; i < pack.header.section_count; ++i) {
+        const PackSection& s = pack.sections[i];
+        const bool interleaved = s.kind == KEEL_PACK_MODEL && s.flags & kPackInterleaved;
+        out.push_back({{"kind", pack_kind_name(s.kind)},
+                       {"interleaved", interleaved},
+                       {"name", s.name},
+                       {"offset", s.offset},
+                       {"bytes", s.bytes}});
+    }
+    return out;
 }
 
 void inspect(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.model);
+    keel_error error = make<keel_error>();
+    if (o.verify && !file.pack) throw ToolError(kExitUsage, "--verify: a GGUF file has no checksums, a pack has");
+    if (o.verify) check(keel_pack_verify(file.reader.get(), &error), "cannot use " + o.model, &error);
+    const Json sections = sections_json(file);
     const keel_model_info& info = file.info;
     const std::string why_not = obstacle(file);
     Json metadata = Json::object(), tensors = Json::array();
@@ -128,6 +151,7 @@ void inspect(const Options& o, const Console& console) {
         Json out = info_json(info);
         out["runs"] = why_not.empty();
         out["obstacle"] = why_not;
+        if (file.pack) out["sections"] = sections;
         if (o.metadata) out["metadata"] = metadata;
         if (o.tensors) out["tensor_table"] = tensors;
         return print_json(out);
@@ -150,6 +174,13 @@ void inspect(const Options& o, const Console& console) {
     table.add({"runs", why_not.empty() ? "yes" : "not as it is: " + why_not});
     table.add({"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))});
     fputs(table.text().c_str(), stdout);
+    if (file.pack) {
+        Table rows({"\nsection", "file", "offset", "bytes"}, 2);
+        for (const Json& s : sections)
+            rows.add({std::string(s["kind"]) + (s["interleaved"] ? ", interleaved" : ""), s["name"], s["offset"].dump(),
+                      s["bytes"].dump()});
+        fputs(rows.text().c_str(), stdout);
+    }
     if (o.metadata) {
         Table values({"\nkey", "value"}, 2);
         for (const auto& [key, value] : metadata.items()) {
@@ -174,13 +205,14 @@ void inspect(const Options& o, const Console& console) {
 
 void add_inspect_verb(CLI::App& app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "inspect", "describe a GGUF file without reading its weights",
+    CLI::App* verb = add_verb(app, console, "inspect", "describe a GGUF file or a pack without reading its weights",
                               "  keel inspect model.gguf\n"
                               "  keel inspect model.gguf --tensors --metadata\n"
                               "  keel inspect model.gguf --json | jq .train_context_tokens");
     add_model_option(*verb, o->model)->required();
     verb->add_flag("--tensors", o->tensors, "list the tensors");
     verb->add_flag("--metadata", o->metadata, "list the metadata");
+    verb->add_flag("--verify", o->verify, "of a pack: read all of it and compare the checksums");
     verb->callback([o, &console] { inspect(*o, console); });
 }
 

@@ -65,6 +65,8 @@ int main(int argc, char** argv) {
     add_synth_verb(app, console);
     add_wproj_verb(app, console);
     add_geometry_verb(app, console);
+    add_pack_verb(app, console);
+    add_unpack_verb(app, console);
 
     try {
         app.parse(argc, argv);

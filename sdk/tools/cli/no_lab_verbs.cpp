@@ -36,5 +36,11 @@ void add_wproj_verb(CLI::App& app, Console&) {
 void add_geometry_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "geometry");
 }
+void add_pack_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "pack");
+}
+void add_unpack_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "unpack");
+}
 
 }  // namespace keel::tools

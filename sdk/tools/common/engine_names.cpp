@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/formats/kv_formats.h"
+#include "sdk/format/pack.h"
 
 namespace keel::tools {
 namespace {
@@ -70,6 +71,27 @@ const char* chat_family_name(keel_chat_family family) {
     static const char* const kFamilies[] = {"none",  "unknown", "chatml", "llama3", "mistral",
                                             "gemma", "phi3",    "zephyr", "other"};
     return static_cast<size_t>(family) < std::size(kFamilies) ? kFamilies[family] : "?";
+}
+
+const char* pack_kind_name(uint32_t kind) {
+    switch (kind) {
+        case KEEL_PACK_MODEL:
+            return "model";
+        case KEEL_PART_CHAT_TEMPLATE:
+            return "chat template";
+        case KEEL_PART_GRAMMAR:
+            return "grammar";
+        case KEEL_PART_DRAFT_POOL:
+            return "draft pool";
+        case KEEL_PART_KV_PROFILE:
+            return "KV profile";
+        case KEEL_PART_WPROJ:
+            return "W_proj cache";
+        case KEEL_PACK_NOTE:
+            return "note";
+        default:
+            return "unknown";
+    }
 }
 
 }  // namespace keel::tools

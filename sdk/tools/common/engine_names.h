@@ -27,4 +27,6 @@ const char* cpu_name(keel_cpu cpu);
 const char* region_name(int region);                    // "persistent"
 const char* chat_family_name(keel_chat_family family);  // "chatml"
 
+const char* pack_kind_name(uint32_t kind);  // of PackSection
+
 }  // namespace keel::tools

@@ -6,6 +6,8 @@
 #include <new>
 #include <utility>
 
+#include "sdk/format/gguf.h"
+#include "sdk/format/pack.h"
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/common/allocation_counter.h"
 #include "sdk/tools/common/interrupt.h"
@@ -66,11 +68,26 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     wproj_.any_key = options.wproj_any_key;
     wproj_.max_error = static_cast<float>(options.wproj_error);
     add(KEEL_PART_WPROJ, options.wproj_reader, options.wproj, options.wproj_file, &wproj_);
+    add_packed(options);
     device_ = KEEL_CUDA_DEVICE_INIT;
     device_.ordinal = options.device;
     config.backend_options = options.cuda ? &device_ : nullptr;
     config.parts = parts_.data();
     config.part_count = static_cast<uint32_t>(parts_.size());
+}
+
+void ConfigParts::add_packed(const EngineOptions& options) {
+    if (options.model.empty()) return;  // a plan of something else
+    const std::shared_ptr<FileReader> file = open_part(options.model);
+    pack_ = open_pack_of(*file->get(), options.model);
+    if (!pack_) return;
+    files_.push_back(file);
+    const size_t named = parts_.size();
+    for (const keel_part& packed : pack_->parts()) {
+        const auto same_kind = [&](const keel_part& p) { return p.kind == packed.kind; };
+        const bool unused = packed.kind == KEEL_PART_DRAFT_POOL && options.draft_tokens == 0;
+        if (!unused && std::none_of(parts_.begin(), parts_.begin() + named, same_kind)) parts_.push_back(packed);
+    }
 }
 
 void make_room_for(EngineOptions& options, std::string_view text) {
@@ -111,6 +128,12 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     return config;
 }
 
+const uint8_t* ModelFile::bytes_of(const GgufTensor& t) const {
+    if (t.interleaved)
+        throw ToolError(KEEL_E_UNSUPPORTED, path + ": its rows are interleaved; keel unpack gives plain ones");
+    return static_cast<const uint8_t*>(gguf()->mapped) + t.offset;
+}
+
 ModelFile open_model(const std::string& path) {
     ModelFile file;
     file.path = path;
@@ -120,21 +143,30 @@ ModelFile open_model(const std::string& path) {
     check(reader.status, "cannot open " + path);
     file.reader = std::move(*reader);
 
+    file.pack = open_pack_of(*file.reader.get(), path);
+
     keel_error error = make<keel_error>();
     file.info = make<keel_model_info>();
-    check(keel_inspect(file.reader.get(), nullptr, nullptr, 0, nullptr, &file.info, &error), "cannot use " + path,
-          &error);
+    check(keel_inspect(file.gguf(), nullptr, nullptr, 0, nullptr, &file.info, &error), "cannot use " + path, &error);
     file.buffer.resize((file.info.model_bytes + 7) / 8);
-    check(keel_inspect(file.reader.get(), nullptr, file.buffer.data(), file.buffer.size() * 8, &file.model, &file.info,
-                       &error),
-          "cannot use " + path, &error);
+    check(
+        keel_inspect(file.gguf(), nullptr, file.buffer.data(), file.buffer.size() * 8, &file.model, &file.info, &error),
+        "cannot use " + path, &error);
     return file;
+}
+
+std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path) {
+    if (!is_pack(file)) return nullptr;
+    auto pack = std::make_unique<Pack>();
+    keel_error error = make<keel_error>();
+    check(pack->open(&file, &error), "cannot use " + path, &error);
+    return pack;
 }
 
 keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config) {
     keel_memory_plan plan = make<keel_memory_plan>();
     keel_error error = make<keel_error>();
-    check(keel_plan(file.reader.get(), file.model, &config, &plan, &error), "cannot plan " + file.path, &error);
+    check(keel_plan(file.gguf(), file.model, &config, &plan, &error), "cannot plan " + file.path, &error);
     return plan;
 }
 
@@ -258,7 +290,7 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.config.hooks = &hooks;
     keel_error error = make<keel_error>();
     Result<Engine> engine =
-        Engine::init(loaded.file.reader.get(), loaded.file.model, loaded.config, loaded.memory.get(), &error);
+        Engine::init(loaded.file.gguf(), loaded.file.model, loaded.config, loaded.memory.get(), &error);
     loaded.heap_at_init = heap_allocations();
     if (!engine) throw ToolError(engine.status, "cannot load " + options.model, &error);
     loaded.engine = std::move(*engine);

@@ -14,6 +14,10 @@ namespace CLI {
 class App;
 }
 
+namespace keel {
+struct GgufTensor;
+}
+
 namespace keel::tools {
 
 // The functions of keel_cuda.h, in programs that have the CUDA backend.
@@ -69,11 +73,14 @@ class ConfigParts {
     ConfigParts() = default;
     ConfigParts(const ConfigParts&) = delete;
     ConfigParts& operator=(const ConfigParts&) = delete;
-    // Opens the files that `options` name and points `config` to them.
+    // Opens the files that `options` name and points `config` to them; where the model is a pack, to its parts as well,
+    // but for kinds that the options name, and a draft pool where nothing is to be drafted.
     void add_to(keel_config& config, const EngineOptions& options);
 
   private:
+    void add_packed(const EngineOptions& options);
     std::vector<std::shared_ptr<FileReader>> files_;
+    std::unique_ptr<Pack> pack_;
     std::vector<keel_part> parts_;
     keel_cuda_device device_{};
     keel_wproj_options wproj_{};
@@ -82,15 +89,21 @@ class ConfigParts {
 };
 keel_config make_config(const EngineOptions& options, ConfigParts& parts);
 
-// A file that passed keel_inspect, and its keel_model.
+// A GGUF file or a pack of one that passed keel_inspect, and its keel_model.
 struct ModelFile {
     std::string path;
-    FileReader reader;
+    FileReader reader;           // of the whole file
+    std::unique_ptr<Pack> pack;  // null: a GGUF file
+    const keel_reader* gguf() const { return pack ? pack->model() : reader.get(); }
+    // A tensor's bytes as they are mapped. Throws where its rows are interleaved.
+    const uint8_t* bytes_of(const GgufTensor& t) const;
     std::vector<uint64_t> buffer;  // where the keel_model lies
     const keel_model* model = nullptr;
     keel_model_info info{};
 };
 ModelFile open_model(const std::string& path);
+// What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so.
+std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path);
 keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config);
 // Why a part is not used, as keel_plan would have said it.
 keel_error part_error(const keel_memory_plan& plan);

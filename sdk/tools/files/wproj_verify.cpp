@@ -8,6 +8,7 @@
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/core/hash.h"
 #include "sdk/format/bytes.h"
+#include "sdk/format/gguf.h"
 #include "sdk/model/wproj_slots.h"
 
 namespace keel::tools {
@@ -16,6 +17,11 @@ namespace {
 std::vector<uint8_t> load(const keel_reader& reader, uint64_t offset, uint64_t bytes) {
     std::vector<uint8_t> out(bytes);
     check(read_at(reader, offset, out.data(), bytes), "cannot read the file");
+    return out;
+}
+std::vector<uint8_t> plain_bytes(const keel_reader& reader, const GgufTensor& t) {
+    std::vector<uint8_t> out(t.bytes);
+    check(read_tensor(reader, t, 0, out.data(), t.bytes), "cannot read the file");
     return out;
 }
 std::vector<float> load_floats(const keel_reader& reader, uint64_t offset, uint32_t count) {
@@ -89,7 +95,7 @@ WprojPartCheck check_record(const WprojTable& t, uint32_t layer, uint32_t slot, 
     c.finite = c.finite && std::isfinite(kept);
     const GgufTensor* tensor = model ? wproj_tensor(*model->model, layer, slot) : nullptr;
     if (!tensor) return c;
-    const std::vector<uint8_t> dense = load(*model->reader.get(), tensor->offset, tensor->bytes);
+    const std::vector<uint8_t> dense = plain_bytes(*model->gguf(), *tensor);
     for_rows(dense.data(), tensor->type, tensor->dims[1], static_cast<uint32_t>(tensor->dims[0]),
              [&](uint64_t, const std::vector<float>& row) { all += square_norm(row); });
     if (all > 0) c.energy = std::min(1.0, kept / all);

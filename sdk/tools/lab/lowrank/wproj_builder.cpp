@@ -117,7 +117,7 @@ WprojLayerInput WprojBuilder::input(uint32_t layer) {
     for (uint32_t slot = 0; slot < kWprojSlots; ++slot) {
         const GgufTensor* t = slots_ >> slot & 1 ? wproj_tensor(*model_->model, layer, slot) : nullptr;
         if (!t) continue;
-        const uint8_t* data = static_cast<const uint8_t*>(model_->reader.get()->mapped) + t->offset;
+        const uint8_t* data = model_->bytes_of(*t);
         weights_[slot] = decode_rows(t->type, {data, t->bytes}, t->dims[0]);
         in.weight[slot] = {weights_[slot].data(), static_cast<uint32_t>(t->dims[1]), static_cast<uint32_t>(t->dims[0]),
                            t->bytes, sensitivity_[layer][slot]};
@@ -166,7 +166,7 @@ void WprojBuilder::count_as_attention(uint32_t layer, WprojLayerInput* in) {
     const GgufTensor* o = wproj_tensor(*model_->model, layer, kWprojO);
     if (!v.data || v.rows != shape.kv_heads * size || !o || o->dims[0] != uint64_t{shape.heads} * size) return;
     const std::vector<float> output = decode_rows(
-        o->type, {static_cast<const uint8_t*>(model_->reader.get()->mapped) + o->offset, o->bytes}, o->dims[0]);
+        o->type, {model_->bytes_of(*o), o->bytes}, o->dims[0]);
     const Eigen::Map<const FloatRows> w_o(output.data(), static_cast<Eigen::Index>(o->dims[1]),
                                           static_cast<Eigen::Index>(o->dims[0]));
     const Eigen::Map<const FloatRows> w_v(v.data, v.rows, v.columns);

@@ -1,0 +1,211 @@
+#include "sdk/format/pack.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "kernels/formats/repack.h"
+#include "sdk/core/hash.h"
+#include "sdk/core/status.h"
+#include "sdk/format/bytes.h"
+
+namespace keel {
+namespace {
+
+constexpr uint64_t table_end(uint32_t sections) {
+    return sizeof(PackHeader) + uint64_t{sections} * sizeof(PackSection);
+}
+constexpr uint64_t next_section(uint64_t end) {
+    return (end + kPackAlignBytes - 1) / kPackAlignBytes * kPackAlignBytes;
+}
+// Where field `member` of section i stands.
+constexpr uint64_t field_at(uint32_t i, size_t member) {
+    return table_end(i) + member;
+}
+
+const char* kind_fault(const PackTable& pack, uint32_t i) {
+    const PackSection& s = pack.sections[i];
+    if ((i == 0) != (s.kind == KEEL_PACK_MODEL)) return i ? "a second model" : "the first section is not the model";
+    const uint32_t known = s.kind == KEEL_PART_GRAMMAR ? kPackJsonSchema
+                           : s.kind == KEEL_PACK_MODEL ? kPackInterleaved
+                                                       : 0;
+    if (s.flags & ~known) return "a flag this library does not know";
+    return nullptr;
+}
+
+keel_status check_section(const PackTable& pack, uint32_t i, uint64_t end, keel_error* error) {
+    const PackSection& s = pack.sections[i];
+    const auto bad = [&](size_t member, const char* field, const char* reason) {
+        return fail(error, KEEL_E_FILE_FORMAT, field_at(i, member), field, reason);
+    };
+    if (const char* fault = kind_fault(pack, i)) return bad(offsetof(PackSection, kind), "section.kind", fault);
+    if (s.offset != next_section(end))
+        return bad(offsetof(PackSection, offset), "section.offset", "not where it belongs");
+    if (s.offset > pack.header.file_bytes || s.bytes == 0 || s.bytes > pack.header.file_bytes - s.offset)
+        return bad(offsetof(PackSection, bytes), "section.bytes", "empty, or ends beyond the file");
+    if (!valid_pack_name(s.name)) return bad(offsetof(PackSection, name), "section.name", "not a name of a file");
+    for (uint32_t k = 0; k < i; ++k)
+        if (memcmp(s.name, pack.sections[k].name, sizeof s.name) == 0)
+            return bad(offsetof(PackSection, name), "section.name", "a second one of this name");
+    return KEEL_OK;
+}
+
+// The hash of [begin, end), through a slice on the stack.
+keel_status hash_range(const keel_reader& file, uint64_t begin, uint64_t end, uint64_t* out) {
+    char slice[4096];
+    uint64_t state = kHashSeed;
+    for (uint64_t at = begin; at < end;) {
+        const uint64_t n = end - at < sizeof slice ? end - at : sizeof slice;
+        KEEL_TRY(read_at(file, at, slice, n));
+        state = hash_update(state, slice, n);
+        at += n;
+    }
+    *out = hash_finish(state);
+    return KEEL_OK;
+}
+
+// [begin, end) is at most a page.
+keel_status check_zeros(const keel_reader& file, uint64_t begin, uint64_t end, keel_error* error) {
+    char gap[kPackAlignBytes];
+    if (read_at(file, begin, gap, end - begin) != KEEL_OK)
+        return fail(error, KEEL_E_FILE_READ, begin, "padding", "cannot be read");
+    for (uint64_t i = 0; i < end - begin; ++i)
+        if (gap[i]) return fail(error, KEEL_E_FILE_FORMAT, begin + i, "padding", "not zero");
+    return KEEL_OK;
+}
+
+}  // namespace
+
+uint64_t pack_table_hash(const PackTable& pack) {
+    PackHeader header = pack.header;
+    header.table_hash = 0;
+    const uint64_t state = hash_update(kHashSeed, reinterpret_cast<const char*>(&header), sizeof header);
+    return hash_finish(hash_update(state, reinterpret_cast<const char*>(pack.sections),
+                                   pack.header.section_count * sizeof(PackSection)));
+}
+
+bool valid_pack_name(const char (&name)[32]) {
+    size_t n = 0;
+    while (n < sizeof name && name[n]) {
+        const char c = name[n++];
+        const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (!letter && c != '.' && c != '_' && c != '-') return false;
+    }
+    if (n == 0 || n == sizeof name || name[0] == '.') return false;
+    for (size_t i = n; i < sizeof name; ++i)
+        if (name[i]) return false;
+    return true;
+}
+
+bool is_pack(const keel_reader& file) {
+    uint64_t magic = 0;
+    return read_at(file, 0, &magic, sizeof magic) == KEEL_OK && magic == kPackMagic;
+}
+
+keel_status check_pack(const PackTable& pack, keel_error* error) {
+    const PackHeader& h = pack.header;
+    const auto bad = [&](size_t offset, const char* field, const char* reason) {
+        return fail(error, KEEL_E_FILE_FORMAT, offset, field, reason);
+    };
+    for (const uint64_t zero : h.zero)
+        if (zero) return bad(offsetof(PackHeader, zero), "header", "not zero where it has to be");
+    uint64_t end = table_end(h.section_count);
+    uint32_t parts = 0, notes = 0;
+    for (uint32_t i = 0; i < h.section_count; ++i) {
+        KEEL_TRY(check_section(pack, i, end, error));
+        end = pack.sections[i].offset + pack.sections[i].bytes;
+        if (i) ++(pack.sections[i].kind == KEEL_PACK_NOTE ? notes : parts);
+    }
+    if (parts > kMostPackParts || notes > kMostPackNotes)
+        return bad(offsetof(PackHeader, section_count), "section_count", "too many parts or notes");
+    if (end != h.file_bytes) return bad(offsetof(PackHeader, file_bytes), "file_bytes", "more than the sections");
+    return KEEL_OK;
+}
+
+keel_status read_pack(const keel_reader& file, PackTable* out, keel_error* error) {
+    *out = {};
+    PackHeader& h = out->header;
+    const auto bad = [&](keel_status status, size_t offset, const char* field, const char* reason) {
+        return fail(error, status, offset, field, reason);
+    };
+    if (file.size_bytes < sizeof h) return bad(KEEL_E_FILE_FORMAT, 0, "pack", "shorter than its header");
+    if (read_at(file, 0, &h, sizeof h) != KEEL_OK) return bad(KEEL_E_FILE_READ, 0, "pack", "cannot be read");
+    if (h.magic != kPackMagic) return bad(KEEL_E_FILE_FORMAT, 0, "magic", "not a pack");
+    if (h.version != kPackVersion)
+        return bad(KEEL_E_UNSUPPORTED, offsetof(PackHeader, version), "version", "another version of the format");
+    if (h.file_bytes != file.size_bytes)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(PackHeader, file_bytes), "file_bytes", "not the size of the file");
+    if (h.section_count == 0 || h.section_count > KEEL_PACK_MAX_SECTIONS || table_end(h.section_count) > h.file_bytes)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(PackHeader, section_count), "section_count", "none, or too many");
+    if (read_at(file, sizeof h, out->sections, h.section_count * sizeof(PackSection)) != KEEL_OK)
+        return bad(KEEL_E_FILE_READ, sizeof h, "sections", "cannot be read");
+    if (h.table_hash != pack_table_hash(*out))
+        return bad(KEEL_E_FILE_FORMAT, offsetof(PackHeader, table_hash), "table_hash", "the table is damaged");
+    return check_pack(*out, error);
+}
+
+keel_status verify_pack(const keel_reader& file, const PackTable& pack, keel_error* error) {
+    uint64_t end = table_end(pack.header.section_count);
+    for (uint32_t i = 0; i < pack.header.section_count; ++i) {
+        const PackSection& s = pack.sections[i];
+        KEEL_TRY(check_zeros(file, end, s.offset, error));
+        end = s.offset + s.bytes;
+        uint64_t hash = 0;
+        if (hash_range(file, s.offset, end, &hash) != KEEL_OK)
+            return fail(error, KEEL_E_FILE_READ, s.offset, s.name, "cannot be read");
+        if (hash != s.hash) return fail(error, KEEL_E_FILE_FORMAT, s.offset, s.name, "the section is damaged");
+    }
+    return KEEL_OK;
+}
+
+}  // namespace keel
+
+using namespace keel;
+
+extern "C" {
+
+keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, uint32_t capacity, uint32_t* count,
+                               keel_error* error) {
+    if (!file || !count) return fail(error, KEEL_E_ARGUMENT, 0, file ? "count" : "file", "null");
+    if (out && capacity) KEEL_TRY(check_versioned(out));
+    keel_reader whole;
+    KEEL_TRY(read_versioned(file, &whole));
+    PackTable pack;
+    KEEL_TRY(read_pack(whole, &pack, error));
+    *count = pack.header.section_count;
+    if (!out) return KEEL_OK;
+    for (uint32_t i = 0; i < *count && i < capacity; ++i) {
+        const PackSection& from = pack.sections[i];
+        keel_pack_section s = {};
+        s.kind = from.kind;
+        s.json_schema = from.flags & kPackJsonSchema;
+        s.interleaved_rows = from.flags & kPackInterleaved ? kernels::kRepackRows : 0;
+        s.offset = from.offset;
+        s.bytes = from.bytes;
+        s.hash = from.hash;
+        memcpy(s.name, from.name, sizeof s.name);
+        KEEL_TRY(write_versioned(s, out, i));
+    }
+    return capacity < *count ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
+}
+
+keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* section, keel_reader* out) {
+    if (!file || !section || !out) return KEEL_E_ARGUMENT;
+    keel_reader reader;
+    keel_pack_section s;
+    KEEL_TRY(read_versioned(file, &reader));
+    KEEL_TRY(read_versioned(section, &s));
+    if (!reader_part(reader, s.offset, s.bytes, &reader)) return KEEL_E_ARGUMENT;
+    reader.interleaved_rows = s.interleaved_rows;
+    return write_versioned(reader, out);
+}
+
+keel_status keel_pack_verify(const keel_reader* file, keel_error* error) {
+    if (!file) return fail(error, KEEL_E_ARGUMENT, 0, "file", "null");
+    keel_reader whole;
+    KEEL_TRY(read_versioned(file, &whole));
+    PackTable pack;
+    KEEL_TRY(read_pack(whole, &pack, error));
+    return verify_pack(whole, pack, error);
+}
+
+}  // extern "C"

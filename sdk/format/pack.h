@@ -1,0 +1,59 @@
+// Packs, `.keel`: a model and its parts in one file. Little endian:
+//
+//     PackHeader | PackSection[section_count] | zeros | section 0 | zeros | section 1 | ...
+//
+// Each section begins at the first multiple of kPackAlignBytes behind what stands before it, so that a file holds
+// nothing but what the table says; the last one ends the file. Section 0 is the model, a whole GGUF file.
+#pragma once
+#include "keel/keel.h"
+
+namespace keel {
+
+constexpr uint64_t kPackMagic = 0x4b4341504c45454bull;  // "KEELPACK"
+constexpr uint32_t kPackVersion = 1;
+constexpr uint64_t kPackAlignBytes = 4096;
+
+// PackSection::flags
+constexpr uint32_t kPackJsonSchema = 1;   // of a KEEL_PART_GRAMMAR: keel_grammar_options.json_schema
+constexpr uint32_t kPackInterleaved = 2;  // of the model: keel_reader.interleaved_rows is 16
+
+struct PackHeader {
+    uint64_t magic;
+    uint32_t version, section_count;
+    uint64_t file_bytes;
+    uint64_t table_hash;  // hash64 of the header with 0 here, and the table
+    uint64_t zero[4];
+};
+static_assert(sizeof(PackHeader) == 64);
+
+struct PackSection {
+    uint32_t kind, flags;  // kind: as keel_pack_section
+    uint64_t offset, bytes;
+    uint64_t hash;  // hash64 of the bytes
+    // What `keel unpack` calls the file: letters, digits, '.', '_' and '-', not beginning with '.'; padded with zeros,
+    // of which there is at least one. No two alike.
+    char name[32];
+};
+static_assert(sizeof(PackSection) == 64);
+
+constexpr uint32_t kMostPackParts = 16, kMostPackNotes = 4;
+static_assert(KEEL_PACK_MAX_SECTIONS == 1 + kMostPackParts + kMostPackNotes);
+
+struct PackTable {
+    PackHeader header;
+    PackSection sections[KEEL_PACK_MAX_SECTIONS];  // [header.section_count]
+};
+
+uint64_t pack_table_hash(const PackTable& pack);
+bool valid_pack_name(const char (&name)[32]);
+// Whether the file calls itself a pack.
+bool is_pack(const keel_reader& file);
+
+// Whether a table is one that may be: kinds, places, names. KEEL_E_FILE_FORMAT.
+keel_status check_pack(const PackTable& pack, keel_error* error);
+// The header and the table, checked. Errors as keel_pack_sections.
+keel_status read_pack(const keel_reader& file, PackTable* out, keel_error* error);
+// The bytes of the sections and those between them.
+keel_status verify_pack(const keel_reader& file, const PackTable& pack, keel_error* error);
+
+}  // namespace keel

@@ -1,0 +1,109 @@
+// keel pack and keel unpack: a model and its parts in one file, and as files again.
+#include <stdio.h>
+
+#include <filesystem>
+
+#include "sdk/format/pack.h"
+#include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/files/pack_writer.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    EngineOptions engine;  // the model and the parts it is packed with
+    std::vector<std::string> notes;
+    std::string output;
+    bool interleave = false;
+};
+
+FileReader open_file(const std::string& path) {
+    Result<FileReader> file = FileReader::open(path.c_str());
+    check(file.status, "cannot open " + path);
+    return std::move(file.value);
+}
+
+std::string name_of(const std::string& path) {
+    return std::filesystem::path(path).filename().string();
+}
+
+// An engine with mapped weights is started with the parts, which costs little and finds what does not belong together.
+void check_together(const EngineOptions& options, const Console& console) {
+    EngineOptions engine = options;
+    engine.weights = KEEL_WEIGHTS_MAP;
+    engine.context = 64;
+    engine.draft_tokens = options.draft_pool.empty() ? 0 : 1;
+    load_model(engine, console);
+}
+
+void pack(const Options& o, const Console& console) {
+    const EngineOptions& e = o.engine;
+    if (is_pack(*open_file(e.model).get())) throw ToolError(kExitFile, e.model + " is a pack already");
+    check_together(e, console);
+    struct Source {
+        uint32_t kind, flags;
+        const std::string& path;
+    };
+    std::vector<Source> sources = {{KEEL_PACK_MODEL, o.interleave ? kPackInterleaved : 0, e.model},
+                                   {KEEL_PART_CHAT_TEMPLATE, 0, e.chat_template},
+                                   {KEEL_PART_GRAMMAR, 0, e.grammar},
+                                   {KEEL_PART_GRAMMAR, kPackJsonSchema, e.json_schema},
+                                   {KEEL_PART_DRAFT_POOL, 0, e.draft_pool},
+                                   {KEEL_PART_KV_PROFILE, 0, e.kv_profile},
+                                   {KEEL_PART_WPROJ, 0, e.wproj}};
+    for (const std::string& note : o.notes) sources.push_back({KEEL_PACK_NOTE, 0, note});
+    std::vector<FileReader> files;
+    files.reserve(sources.size());  // inputs point to its elements
+    std::vector<PackInput> inputs;
+    for (const Source& source : sources) {
+        if (source.path.empty()) continue;
+        files.push_back(open_file(source.path));
+        inputs.push_back({source.kind, source.flags, name_of(source.path), files.back().get()});
+    }
+    write_pack(o.output, inputs);
+    const uint64_t bytes = open_file(o.output).get()->size_bytes;
+    if (console.json) return print_json({{"output", o.output}, {"bytes", bytes}, {"sections", inputs.size()}});
+    printf("%s: %zu sections, %s\n", o.output.c_str(), inputs.size(), human_bytes(bytes).c_str());
+}
+
+}  // namespace
+
+void add_pack_verb(CLI::App& app, Console& console) {
+    auto o = std::make_shared<Options>();
+    CLI::App* verb = add_verb(app, console, "pack", "a model and what belongs to it in one file",
+                              "  keel pack model.gguf model.keel --kv-profile model.kvprofile\n"
+                              "  keel pack model.gguf model.keel --draft-pool chat.pool --note LICENSE\n"
+                              "  keel chat model.keel");
+    add_model_option(*verb, o->engine.model)->required();
+    verb->add_option("output", o->output, "pack to write")->required();
+    verb->add_option("--chat-template", o->engine.chat_template, "template in place of the model's own");
+    CLI::Option* grammar = verb->add_option("--grammar", o->engine.grammar, "GBNF for keel_session_set_grammar");
+    verb->add_option("--json-schema", o->engine.json_schema, "the same as a JSON Schema")->excludes(grammar);
+    verb->add_option("--draft-pool", o->engine.draft_pool, "what draft pools begin with (keel capture pool)");
+    verb->add_option("--kv-profile", o->engine.kv_profile, "of keel calibrate kv");
+    verb->add_option("--wproj", o->engine.wproj, "W_proj cache of the model");
+    verb->add_flag("--interleave", o->interleave,
+                   "rows of matrices in the order the products use: fast when mapped, and no work at init");
+    verb->add_option("--note", o->notes, "text for people: a licence, where calibration came from; up to 4")
+        ->expected(1)
+        ->take_all();
+    verb->callback([o, &console] { pack(*o, console); });
+}
+
+void add_unpack_verb(CLI::App& app, Console& console) {
+    auto input = std::make_shared<std::string>(), directory = std::make_shared<std::string>();
+    CLI::App* verb = add_verb(app, console, "unpack", "the files of a pack, to the byte, after all of it was checked",
+                              "  keel unpack model.keel files");
+    verb->add_option("input", *input, "pack")->required();
+    verb->add_option("directory", *directory, "where the files go; made if it is missing")->required();
+    verb->callback([input, directory, &console] {
+        const FileReader file = open_file(*input);
+        unpack(*input, *file.get(), *directory);
+        const PackTable pack = open_pack_table(*input, *file.get());
+        if (console.json) return print_json({{"directory", *directory}, {"files", pack.header.section_count}});
+        printf("%s: %u files\n", directory->c_str(), pack.header.section_count);
+    });
+}
+
+}  // namespace keel::tools

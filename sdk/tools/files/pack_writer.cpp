@@ -1,0 +1,137 @@
+#include "sdk/tools/files/pack_writer.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "keel/keel.hpp"
+#include "kernels/formats/repack.h"
+#include "sdk/core/hash.h"
+#include "sdk/format/bytes.h"
+#include "sdk/format/gguf.h"
+#include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/common/console.h"
+
+namespace keel::tools {
+namespace {
+
+constexpr uint64_t kSliceBytes = uint64_t{1} << 20;
+
+// Calls take(data, bytes) for [begin, end) of `from`, slice by slice.
+template <class Take>
+void each_slice(const keel_reader& from, uint64_t begin, uint64_t end, const Take& take) {
+    std::vector<char> slice(std::min(kSliceBytes, end - begin));
+    for (uint64_t at = begin; at < end; at += slice.size()) {
+        const uint64_t n = std::min<uint64_t>(slice.size(), end - at);
+        check(read_at(from, at, slice.data(), n), "cannot read a file to be packed");
+        take(slice.data(), n);
+    }
+}
+
+// All of a GGUF file with its interleaved tensors plain, or the other way round; what lies between tensors as it is.
+template <class Take>
+void each_slice_turned(const keel_reader& from, const Take& take) {
+    keel_limits limits{};
+    keel_error error = make<keel_error>();
+    check(resolve_limits(nullptr, &limits), "cannot set limits");
+    Gguf view{};
+    check(gguf_scan(from, limits, nullptr, nullptr, &view, &error), "cannot use the model", &error);
+    std::vector<GgufValue> values(view.value_count);
+    std::vector<GgufTensor> tensors(view.tensor_count);
+    check(gguf_scan(from, limits, values.data(), tensors.data(), &view, &error), "cannot use the model", &error);
+    std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
+    constexpr uint32_t kRows = kernels::kRepackRows;
+    uint64_t end = 0;
+    for (const GgufTensor& t : tensors) {
+        if (!can_interleave(t.type, t.dim_count, t.dims)) continue;
+        each_slice(from, end, t.offset, take);
+        end = t.offset + t.bytes;
+        const auto type = static_cast<kernels::WeightType>(t.type);
+        const uint32_t k = static_cast<uint32_t>(t.dims[0]), blocks = k / kernels::kWeightTypes[type].block_elements;
+        const uint64_t row_bytes = kernels::weight_row_bytes(type, k);
+        std::vector<char> turned(kRows * row_bytes);
+        for (uint64_t at = t.offset; at < end; at += turned.size()) {
+            std::vector<char> group(turned.size());
+            check(read_at(from, at, group.data(), group.size()), "cannot read the model");
+            if (!t.interleaved) kernels::repack_rows(type, group.data(), turned.data(), kRows, k);
+            for (uint32_t r = 0; t.interleaved && r < kRows; ++r)
+                kernels::unpack_row(type, group.data(), r, 0, blocks, turned.data() + r * row_bytes);
+            take(turned.data(), turned.size());
+        }
+    }
+    each_slice(from, end, from.size_bytes, take);
+}
+
+}  // namespace
+
+void write_pack(const std::string& path, const std::vector<PackInput>& inputs) {
+    PackTable pack = {};
+    if (inputs.size() > KEEL_PACK_MAX_SECTIONS) throw ToolError(kExitUsage, "too many parts for one pack");
+    pack.header.magic = kPackMagic;
+    pack.header.version = kPackVersion;
+    pack.header.section_count = static_cast<uint32_t>(inputs.size());
+    AtomicFile file(path);
+    uint64_t end = sizeof(PackHeader) + inputs.size() * sizeof(PackSection);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+        const PackInput& input = inputs[i];
+        PackSection& section = pack.sections[i];
+        section.kind = input.kind;
+        section.flags = input.flags;
+        section.offset = end = (end + kPackAlignBytes - 1) / kPackAlignBytes * kPackAlignBytes;
+        section.bytes = input.bytes->size_bytes;
+        if (input.name.size() >= sizeof section.name)
+            throw ToolError(kExitUsage, input.name + ": names in a pack have at most 31 characters");
+        memcpy(section.name, input.name.data(), input.name.size());
+        uint64_t state = kHashSeed;
+        const auto put = [&](const char* data, uint64_t n) {
+            state = hash_update(state, data, n);
+            file.write_at(end, data, n);
+            end += n;
+        };
+        if (input.flags & kPackInterleaved)
+            each_slice_turned(*input.bytes, put);
+        else
+            each_slice(*input.bytes, 0, input.bytes->size_bytes, put);
+        section.hash = hash_finish(state);
+    }
+    pack.header.file_bytes = end;
+    pack.header.table_hash = pack_table_hash(pack);
+    file.write_at(0, &pack.header, sizeof pack.header);
+    file.write_at(sizeof pack.header, pack.sections, inputs.size() * sizeof(PackSection));
+    keel_error error = make<keel_error>();
+    check(check_pack(pack, &error), "cannot make " + path, &error);
+    file.commit();
+}
+
+PackTable open_pack_table(const std::string& path, const keel_reader& file) {
+    PackTable pack;
+    keel_error error = make<keel_error>();
+    check(read_pack(file, &pack, &error), "cannot use " + path, &error);
+    return pack;
+}
+
+void unpack(const std::string& path, const keel_reader& file, const std::string& directory) {
+    const PackTable pack = open_pack_table(path, file);
+    keel_error error = make<keel_error>();
+    check(verify_pack(file, pack, &error), "cannot use " + path, &error);
+    std::error_code reason;
+    std::filesystem::create_directories(directory, reason);
+    if (reason) throw ToolError(kExitFile, "cannot make " + directory + ": " + reason.message());
+    for (uint32_t i = 0; i < pack.header.section_count; ++i) {
+        const PackSection& section = pack.sections[i];
+        keel_reader bytes;
+        reader_part(file, section.offset, section.bytes, &bytes);
+        AtomicFile out((std::filesystem::path(directory) / section.name).string());
+        const auto put = [&](const char* data, uint64_t n) { out.write(data, n); };
+        const bool interleaved = section.kind == KEEL_PACK_MODEL && section.flags & kPackInterleaved;
+        bytes.interleaved_rows = interleaved ? kernels::kRepackRows : 0;
+        if (interleaved)
+            each_slice_turned(bytes, put);
+        else
+            each_slice(bytes, 0, bytes.size_bytes, put);
+        out.commit();
+    }
+}
+
+}  // namespace keel::tools
