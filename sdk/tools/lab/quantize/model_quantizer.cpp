@@ -21,20 +21,20 @@ std::string read_string(const keel_reader& reader, uint64_t offset, uint64_t byt
     return text;
 }
 
-// What the new file says for itself.
-bool replaced(const std::string& key) {
-    return key == "general.file_type" || key == "general.quantization_version" || key == "general.alignment" ||
-           key.starts_with("keel.quantize.");
+// What the new file says for itself; blocks: it has tensors in blocks.
+bool replaced(const std::string& key, bool blocks) {
+    return key == "general.file_type" || key == "general.alignment" || key.starts_with("keel.quantize.") ||
+           (blocks && key == "general.quantization_version");
 }
 
-void copy_metadata(const ModelFile& source, const Gguf& g, GgufWriter* out) {
+void copy_metadata(const ModelFile& source, const Gguf& g, bool blocks, GgufWriter* out) {
     const keel_reader& reader = *source.reader.get();
     std::vector<GgufValue> values(g.values, g.values + g.value_count);
     std::sort(values.begin(), values.end(), [](const GgufValue& a, const GgufValue& b) { return a.offset < b.offset; });
     for (const GgufValue& v : values) {
         const uint64_t at = gguf_key_offset(v);
         const std::string key = read_string(reader, at, v.key_bytes);
-        if (!replaced(key))
+        if (!replaced(key, blocks))
             out->entry(key, read_string(reader, at + v.key_bytes, v.offset + v.bytes - at - v.key_bytes));
     }
 }
@@ -142,9 +142,9 @@ std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const Quan
         throw ToolError(kExitUsage, path + " is the file that is read");
     const Gguf g = source.model->view();
     GgufWriter writer(g.alignment);
-    copy_metadata(source, g, &writer);
-    writer.number<uint32_t>("general.file_type", request.file_type);
     const bool blocks = std::any_of(request.types.begin(), request.types.end(), is_quantized);
+    copy_metadata(source, g, blocks, &writer);
+    writer.number<uint32_t>("general.file_type", request.file_type);
     if (blocks) writer.number<uint32_t>("general.quantization_version", kQuantizationVersion);
     writer.string("keel.quantize.source", strf("%016llx", static_cast<unsigned long long>(source.info.fingerprint)));
     for (const auto& [name, text] : request.notes) writer.string("keel.quantize." + name, text);
