@@ -39,7 +39,7 @@ std::vector<uint8_t> tensor_bytes(const ModelFile& file, uint32_t tensor) {
     return bytes;
 }
 
-// Every architecture: every tensor that is kept is the same bytes, every metadata entry is there with its bytes, and the
+// Every architecture: each kept tensor is the same bytes, each metadata entry is there with its bytes, and the
 // rest has the type that was asked for or its stand-in.
 TEST(ModelQuantizer, KeepsWhatItDoesNotChange) {
     int files = 0;

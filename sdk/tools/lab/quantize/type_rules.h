@@ -25,7 +25,7 @@ std::vector<ModelMatrix> matrices_of(const keel_model& model, const keel_reader&
 class TypeRules {
   public:
     // "Q4_K_M", "Q4_K,token_embd=Q6_K,blk.0.*=keep": at most one mixture or type, before or between rules
-    // PATTERN=TYPE. A pattern is a tensor's name, with or without ".weight", * any run of characters, ? one of them; the
+    // PATTERN=TYPE. A pattern is a tensor's name, with or without ".weight", * any run of characters, ? one; the
     // first rule that matches decides. "keep" is the type there is; without a mixture all others keep theirs.
     // std::invalid_argument for anything else.
     explicit TypeRules(const std::string& text);
