@@ -39,7 +39,7 @@ class Header:
 
     def __init__(self):
         self.constants, self.enums, self.structs, self.functions = {}, {}, {}, {}
-        for name, number in re.findall(r"^#define (KEEL_\w+) (\d+)u?$", HEADER.read_text(), re.M):
+        for name, number in re.findall(r"^#define (KEEL_\w+) (\d+|0x[0-9a-f]+)u?$", HEADER.read_text(), re.M):
             self.constants[name] = int(number)
         for node in parse().ext:
             self.take(node)
