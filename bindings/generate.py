@@ -40,7 +40,7 @@ class Header:
     def __init__(self):
         self.constants, self.enums, self.structs, self.functions = {}, {}, {}, {}
         for name, number in re.findall(r"^#define (KEEL_\w+) (\d+|0x[0-9a-f]+)u?$", HEADER.read_text(), re.M):
-            self.constants[name] = int(number)
+            self.constants[name] = int(number, 0)
         for node in parse().ext:
             self.take(node)
         exported = set(re.findall(r"^KEEL_API [\w *]*?(keel_\w+)\(", HEADER.read_text(), re.M))

@@ -553,6 +553,7 @@ namespace Keel
         public const uint KEEL_VERSION_PATCH = 0;
         public const uint KEEL_API_VERSION = 2;
         public const uint KEEL_PACK_MODEL = 0;
+        public const uint KEEL_PACK_NOTE = 4294967295;
         public const uint KEEL_PACK_MAX_SECTIONS = 21;
         public const uint KEEL_REGION_SLOTS = 16;
         public const uint KEEL_STEP_COSTS = 16;

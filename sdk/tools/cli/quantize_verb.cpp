@@ -54,8 +54,8 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
             {"weights", sums.weights},
             {"bits_before", sums.bits(sums.bytes_before)},
             {"bits", sums.bits(sums.bytes)},
-            {"file_bytes_before", source.reader.get()->size_bytes},
-            {"file_bytes", source.reader.get()->size_bytes + sums.bytes - sums.bytes_before},
+            {"file_bytes_before", source.gguf()->size_bytes},
+            {"file_bytes", source.gguf()->size_bytes + sums.bytes - sums.bytes_before},
             {"quantized_twice", sums.quantized_before},
             {"tensors", rows}};
 }
@@ -73,14 +73,14 @@ void print_report(const Options& o, const ModelFile& source, const std::vector<Q
     printf("matrices       %s weights, %.3f bits each, from %.3f\n", human_count(sums.weights).c_str(),
            sums.bits(sums.bytes), sums.bits(sums.bytes_before));
     printf("%s%s, from %s\n", o.out.c_str(), o.dry_run ? " (not written)" : "",
-           human_bytes(source.reader.get()->size_bytes).c_str());
+           human_bytes(source.gguf()->size_bytes).c_str());
 }
 
 int quantize(const Options& o, const Console& console) try {
     const TypeRules rules(o.types);
     const ModelFile source = open_model(o.in);
     QuantizeRequest request;
-    request.matrices = matrices_of(*source.model, *source.reader.get());
+    request.matrices = matrices_of(*source.model, *source.gguf());
     request.types = rules.choose(request.matrices, source.model->spec);
     request.search = !o.nearest;
     request.threads = o.threads ? o.threads : std::max(1u, std::thread::hardware_concurrency());

@@ -28,7 +28,7 @@ bool replaced(const std::string& key, bool blocks) {
 }
 
 void copy_metadata(const ModelFile& source, const Gguf& g, bool blocks, GgufWriter* out) {
-    const keel_reader& reader = *source.reader.get();
+    const keel_reader& reader = *source.gguf();
     std::vector<GgufValue> values(g.values, g.values + g.value_count);
     std::sort(values.begin(), values.end(), [](const GgufValue& a, const GgufValue& b) { return a.offset < b.offset; });
     for (const GgufValue& v : values) {
@@ -64,8 +64,7 @@ std::vector<float> row_values(const ModelFile& file, const ModelMatrix& m, uint6
     const GgufTensor& t = file.model->tensors()[m.tensor];
     const uint64_t row_bytes = kernels::weight_row_bytes(t.type, m.columns);
     std::vector<uint8_t> bytes(row_bytes * count);
-    check(read_at(*file.reader.get(), t.offset + first * row_bytes, bytes.data(), bytes.size()),
-          "cannot read " + m.name);
+    check(read_tensor(*file.gguf(), t, first * row_bytes, bytes.data(), bytes.size()), "cannot read " + m.name);
     return decode_rows(t.type, bytes, m.columns);
 }
 
@@ -120,7 +119,7 @@ std::vector<float> matrix_values(const ModelFile& file, const ModelMatrix& matri
 
 uint32_t file_type_of_source(const ModelFile& source) {
     uint32_t file_type = 0;
-    check(gguf_u32(*source.reader.get(), source.model->view(), "general.file_type", &file_type, nullptr, nullptr),
+    check(gguf_u32(*source.gguf(), source.model->view(), "general.file_type", &file_type, nullptr, nullptr),
           "cannot read general.file_type of " + source.path);
     return file_type;
 }
@@ -156,7 +155,7 @@ std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const Quan
     uint64_t total = 0, done = 0;
     for (uint32_t i = 0; i < g.tensor_count; ++i) {
         const GgufTensor& t = g.tensors[i];
-        names.push_back(read_string(*source.reader.get(), t.name_offset, t.name_bytes));
+        names.push_back(read_string(*source.gguf(), t.name_offset, t.name_bytes));
         writer.tensor(names.back(), {t.dims, t.dims + t.dim_count},
                       matrix_of[i] == SIZE_MAX ? t.type : request.types[matrix_of[i]]);
         total += t.bytes;
@@ -173,7 +172,7 @@ std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const Quan
                 bytes = requantized(source, request, matrix, &reports[matrix]);
         }
         if (bytes.empty())
-            check(read_at(*source.reader.get(), t.offset + offset, dst, count), "cannot read " + names[tensor]);
+            check(read_tensor(*source.gguf(), t, offset, dst, count), "cannot read " + names[tensor]);
         else
             std::copy_n(bytes.begin() + static_cast<ptrdiff_t>(offset), count, dst);
     });
