@@ -65,12 +65,9 @@ int main(int argc, char** argv) {
     add_synth_verb(app, console);
     add_wproj_verb(app, console);
     add_geometry_verb(app, console);
-<<<<<<< HEAD
     add_pack_verb(app, console);
     add_unpack_verb(app, console);
-=======
     add_quantize_verb(app, console);
->>>>>>> main
 
     try {
         app.parse(argc, argv);

@@ -36,16 +36,13 @@ void add_wproj_verb(CLI::App& app, Console&) {
 void add_geometry_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "geometry");
 }
-<<<<<<< HEAD
 void add_pack_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "pack");
 }
 void add_unpack_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "unpack");
-=======
 void add_quantize_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "quantize");
->>>>>>> main
 }
 
 }  // namespace keel::tools

@@ -26,12 +26,9 @@ void add_tokenize_verb(CLI::App& app, Console& console);
 void add_synth_verb(CLI::App& app, Console& console);
 void add_wproj_verb(CLI::App& app, Console& console);
 void add_geometry_verb(CLI::App& app, Console& console);
-<<<<<<< HEAD
 void add_pack_verb(CLI::App& app, Console& console);
 void add_unpack_verb(CLI::App& app, Console& console);
-=======
 void add_quantize_verb(CLI::App& app, Console& console);
->>>>>>> main
 
 // A subcommand with --json and examples in its help.
 inline CLI::App* add_verb(CLI::App& app, Console& console, const char* name, const char* what, const char* examples) {
