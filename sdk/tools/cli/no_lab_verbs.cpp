@@ -41,6 +41,7 @@ void add_pack_verb(CLI::App& app, Console&) {
 }
 void add_unpack_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "unpack");
+}
 void add_quantize_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "quantize");
 }
