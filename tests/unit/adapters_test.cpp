@@ -124,8 +124,8 @@ TEST_F(Adapters, AreLikeMatricesThatTheyAreMergedInto) {
 }
 
 // One sequence in sessions with no adapter and with two, each alone and all together, in chunks of any size, with any
-// number of threads and budget, on every kernel set and on a backend that lags behind: the bits are those of the session
-// alone.
+// number of threads and any budget, on two kernel sets and on a backend that lags behind: the bits are those of the
+// session alone.
 TEST_F(Adapters, BitsDependOnTheSessionAlone) {
     synthesize("qwen3", "Q4_K_M");
     const InspectedFile file(path_);
