@@ -33,8 +33,8 @@ struct AdapterFile {
     char architecture[32];
 };
 
-// Checks everything but the values of the matrices. `model`: what the adapter has to be for; null: its own word is taken
-// for the architecture, and shapes are compared with nothing.
+// Checks everything but the values of the matrices. `model`: what the adapter has to be for; null: its own word is
+// taken for the architecture, and shapes are compared with nothing.
 // KEEL_E_FILE_FORMAT: no adapter, half a pair, ranks that differ, a name twice. KEEL_E_UNSUPPORTED: another kind of
 // adapter, or of a tensor that is none of kAdapterSlots. KEEL_E_FILE_MISMATCH: another model's. KEEL_E_FILE_LIMIT,
 // KEEL_E_FILE_READ. Errors name the key or the tensor.
