@@ -1,6 +1,7 @@
 // keel pack and keel unpack: a model and its parts in one file, and as files again.
 #include <stdio.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "sdk/format/pack.h"
@@ -13,7 +14,7 @@ namespace {
 
 struct Options {
     EngineOptions engine;  // the model and the parts it is packed with
-    std::vector<std::string> notes;
+    std::vector<std::string> adapters, notes;
     std::string output;
     bool interleave = false;
 };
@@ -29,18 +30,21 @@ std::string name_of(const std::string& path) {
 }
 
 // An engine with mapped weights is started with the parts, which costs little and finds what does not belong together.
-void check_together(const EngineOptions& options, const Console& console) {
+void check_together(const EngineOptions& options, const std::vector<std::string>& adapters, const Console& console) {
     EngineOptions engine = options;
     engine.weights = KEEL_WEIGHTS_MAP;
     engine.context = 64;
     engine.draft_tokens = options.draft_pool.empty() ? 0 : 1;
-    load_model(engine, console);
+    for (size_t i = 0; i < std::max<size_t>(adapters.size(), 1); ++i) {
+        if (!adapters.empty()) engine.lora = adapters[i];
+        load_model(engine, console);
+    }
 }
 
 void pack(const Options& o, const Console& console) {
     const EngineOptions& e = o.engine;
     if (is_pack(*open_file(e.model).get())) throw ToolError(kExitFile, e.model + " is a pack already");
-    check_together(e, console);
+    check_together(e, o.adapters, console);
     struct Source {
         uint32_t kind, flags;
         const std::string& path;
@@ -52,6 +56,7 @@ void pack(const Options& o, const Console& console) {
                                    {KEEL_PART_DRAFT_POOL, 0, e.draft_pool},
                                    {KEEL_PART_KV_PROFILE, 0, e.kv_profile},
                                    {KEEL_PART_WPROJ, 0, e.wproj}};
+    for (const std::string& adapter : o.adapters) sources.push_back({KEEL_PART_ADAPTER, 0, adapter});
     for (const std::string& note : o.notes) sources.push_back({KEEL_PACK_NOTE, 0, note});
     std::vector<FileReader> files;
     files.reserve(sources.size());  // inputs point to its elements
@@ -83,6 +88,9 @@ void add_pack_verb(CLI::App& app, Console& console) {
     verb->add_option("--draft-pool", o->engine.draft_pool, "what draft pools begin with (keel capture pool)");
     verb->add_option("--kv-profile", o->engine.kv_profile, "of keel calibrate kv");
     verb->add_option("--wproj", o->engine.wproj, "W_proj cache of the model");
+    verb->add_option("--lora", o->adapters, "adapter, for programs; numbered as they are given")
+        ->expected(1)
+        ->take_all();
     verb->add_flag("--interleave", o->interleave,
                    "rows of matrices in the order the products use: fast when mapped, and no work at init");
     verb->add_option("--note", o->notes, "text for people: a licence, where calibration came from; up to 4")

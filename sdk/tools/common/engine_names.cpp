@@ -83,6 +83,8 @@ const char* pack_kind_name(uint32_t kind) {
             return "grammar";
         case KEEL_PART_DRAFT_POOL:
             return "draft pool";
+        case KEEL_PART_ADAPTER:
+            return "adapter";
         case KEEL_PART_KV_PROFILE:
             return "KV profile";
         case KEEL_PART_WPROJ:
