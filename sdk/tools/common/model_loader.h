@@ -76,7 +76,8 @@ class ConfigParts {
     ConfigParts(const ConfigParts&) = delete;
     ConfigParts& operator=(const ConfigParts&) = delete;
     // Opens the files that `options` name and points `config` to them; where the model is a pack, to its parts as well,
-    // but for kinds that the options name, and a draft pool where nothing is to be drafted, and adapters, which programs choose.
+    // but for kinds that the options name, a draft pool where nothing is to be drafted, and adapters, which programs
+    // choose.
     void add_to(keel_config& config, const EngineOptions& options);
 
   private:
