@@ -15,7 +15,7 @@
     X(keel_model_info, KEEL_MODEL_INFO_INIT)           \
     X(keel_hooks, KEEL_HOOKS_INIT)                     \
     X(keel_grammar_options, KEEL_GRAMMAR_OPTIONS_INIT) \
-    X(keel_pack_section, KEEL_PACK_SECTION_INIT) \
+    X(keel_pack_section, KEEL_PACK_SECTION_INIT)       \
     X(keel_part, KEEL_PART_INIT)                       \
     X(keel_config, KEEL_CONFIG_INIT)                   \
     X(keel_memory_plan, KEEL_MEMORY_PLAN_INIT)         \
