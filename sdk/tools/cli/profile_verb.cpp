@@ -71,8 +71,7 @@ std::vector<std::vector<keel_lab_op_time>> measure(LoadedModel& m, const Options
 std::vector<Line> lines_of(const std::vector<std::vector<keel_lab_op_time>>& steps, const LoadedModel& m,
                            const Options& o) {
     uint32_t count = 0;
-    check(keel_plan_ops(m.file.gguf(), m.file.model, &m.config, nullptr, 0, &count, nullptr),
-          "cannot list the ops");
+    check(keel_plan_ops(m.file.gguf(), m.file.model, &m.config, nullptr, 0, &count, nullptr), "cannot list the ops");
     std::vector<keel_op_info> ops(count, make<keel_op_info>());
     check(keel_plan_ops(m.file.gguf(), m.file.model, &m.config, ops.data(), count, &count, nullptr),
           "cannot list the ops");

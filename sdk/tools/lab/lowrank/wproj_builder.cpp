@@ -165,8 +165,7 @@ void WprojBuilder::count_as_attention(uint32_t layer, WprojLayerInput* in) {
     WprojWeight& v = in->weight[kWprojV];
     const GgufTensor* o = wproj_tensor(*model_->model, layer, kWprojO);
     if (!v.data || v.rows != shape.kv_heads * size || !o || o->dims[0] != uint64_t{shape.heads} * size) return;
-    const std::vector<float> output = decode_rows(
-        o->type, {model_->bytes_of(*o), o->bytes}, o->dims[0]);
+    const std::vector<float> output = decode_rows(o->type, {model_->bytes_of(*o), o->bytes}, o->dims[0]);
     const Eigen::Map<const FloatRows> w_o(output.data(), static_cast<Eigen::Index>(o->dims[1]),
                                           static_cast<Eigen::Index>(o->dims[0]));
     const Eigen::Map<const FloatRows> w_v(v.data, v.rows, v.columns);
