@@ -349,8 +349,8 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
     return group < kWprojGroups ? low_.parts.basis[group].type : tensor(slot)->type;
 }
 
-// Interleaved rows are used as they are wherever that is possible: for them no configuration need ask for repacked ones,
-// and a host looks up single rows in them too.
+// Interleaved rows are used as they are wherever that is possible, without being asked for; a host looks up single rows
+// in them too.
 WeightUse PlanWeights::use_of(const GgufTensor& t, bool lookup) const {
     if (!t.interleaved) return backend_->weights(c_, t.type, t.dims[1], lookup);
     PlanConfig repacked = c_;

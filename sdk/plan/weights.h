@@ -41,8 +41,7 @@ struct WeightPlacer {
     // As matrix() of the host, but copied whatever `mode` says.
     const void* copied_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // As matrix(), repacked; of an interleaved tensor that is as it is. On the host the rows of each matrix of the
-    // tensor are a multiple of kernels::kRepackRows;
-    // elsewhere its last group is filled up.
+    // tensor are a multiple of kernels::kRepackRows; elsewhere its last group is filled up.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // Always copied, widened to f32.
     Vector vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);

@@ -1,5 +1,5 @@
-// Packs: what was written comes back, an engine runs from one as from the GGUF file, and a table that is not exactly one
-// that may be is refused.
+// Packs: what was written comes back, an engine runs from one as from the GGUF file, and a table that may not be is
+// refused.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
