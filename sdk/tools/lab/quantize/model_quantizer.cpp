@@ -55,7 +55,8 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
     const uint32_t type = request.types[index];
     const uint64_t row_bytes = kernels::weight_row_bytes(type, m.columns);
     std::vector<uint8_t> bytes(row_bytes * m.rows);
-    if (request.quantize) bytes = request.quantize(index);
+    const std::vector<uint8_t> given = request.quantize ? request.quantize(index) : std::vector<uint8_t>();
+    if (!given.empty()) bytes = given;
     const uint64_t batch = std::max<uint64_t>(kBatchValues / m.columns, 1);
     double error = 0, energy = 0;
     for (uint64_t begin = 0; begin < m.rows; begin += batch) {
@@ -66,7 +67,7 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
             for (size_t r = first; r < last; ++r) {
                 const std::span<const float> row = std::span(values).subspan(r * m.columns, m.columns);
                 uint8_t* const out = bytes.data() + (begin + r) * row_bytes;
-                if (!request.quantize) {
+                if (given.empty()) {
                     const std::vector<uint8_t> coded =
                         request.search ? quantize_rows(type, row, m.columns) : nearest_rows(type, row, m.columns);
                     std::copy(coded.begin(), coded.end(), out);
@@ -91,6 +92,17 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
 
 bool is_quantized(uint32_t type) {
     return kernels::kWeightTypes[type].block_elements > 1;
+}
+
+std::vector<uint8_t> quantize_matrix(uint32_t type, std::span<const float> values, uint64_t columns, uint32_t threads) {
+    const uint64_t row_bytes = kernels::weight_row_bytes(type, columns), rows = values.size() / columns;
+    std::vector<uint8_t> out(rows * row_bytes);
+    in_parallel(threads, rows, [&](size_t first, size_t last) {
+        const std::vector<uint8_t> part =
+            quantize_rows(type, values.subspan(first * columns, (last - first) * columns), columns);
+        std::copy(part.begin(), part.end(), out.begin() + static_cast<ptrdiff_t>(first * row_bytes));
+    });
+    return out;
 }
 
 std::vector<float> matrix_values(const ModelFile& file, const ModelMatrix& matrix) {
