@@ -13,6 +13,7 @@
 #include <stdexcept>
 
 #include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/type_solver.h"
 #include "tests/test_paths.h"
 
 namespace keel::tools {
@@ -186,6 +187,69 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     calibrate_matrices(engine, request, options, work, notes, &other_hash);
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 5);
     std::filesystem::remove(work);
+}
+
+// Three matrices with three types each, against all 27 choices.
+TEST(TypeSolver, ChoosesTheLeastLossWithinABound) {
+    const std::vector<std::vector<uint64_t>> bytes = {{16, 8, 4}, {32, 16, 8}, {16, 8, 4}};
+    const std::vector<std::vector<double>> costs = {{0, 1, 5}, {0, 1, 9}, {0, 0.1, 0.3}};
+    const auto sums = [&](const std::vector<size_t>& c) {
+        uint64_t b = 0;
+        double cost = 0;
+        for (size_t i = 0; i < 3; ++i) b += bytes[i][c[i]], cost += costs[i][c[i]];
+        return std::pair(b, cost);
+    };
+    // Bounds that the path of least cost per byte meets exactly: there it is the best of all choices.
+    for (const uint64_t most : {52u, 36u, 28u, 24u, 16u}) {
+        double best = 1e9;
+        for (size_t all = 0; all < 27; ++all) {
+            const auto [b, cost] = sums({all % 3, all / 3 % 3, all / 9});
+            if (b <= most) best = std::min(best, cost);
+        }
+        const auto [b, cost] = sums(choose_types(bytes, costs, most, 0));
+        EXPECT_LE(b, most);
+        EXPECT_DOUBLE_EQ(cost, best) << most;
+    }
+    EXPECT_TRUE(choose_types(bytes, costs, 15, 0).empty());
+    EXPECT_EQ(choose_types(bytes, costs, 0, 0.3), (std::vector<size_t>{0, 0, 2}));
+    EXPECT_EQ(choose_types(bytes, costs, 0, 1e9), (std::vector<size_t>{2, 2, 2}));
+}
+
+// Two matrices of the bundled model: within the bytes, the more sensitive one in more of them, and what the sum of
+// their losses predicts is near what both together lose.
+TEST(TypeSolver, MeasuresWhatAMatrixIsWorth) {
+    EngineOptions engine;
+    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
+    engine.threads = 1;
+    const ModelFile source = open_model(engine.model);
+    QuantizeRequest request;
+    request.matrices = matrices_of(*source.model, *source.reader.get());
+    std::vector<bool> free;
+    uint64_t all = 0, of_free = 0;
+    for (const ModelMatrix& m : request.matrices) {
+        request.types.push_back(m.type);
+        free.push_back(m.name == "blk.7.ffn_down.weight" || m.name == "blk.2.ffn_gate.weight");
+        (free.back() ? of_free : all) += 2 * m.rows * m.columns;
+    }
+    TypeSolverOptions options;
+    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 1, 96};
+    options.bytes = all + of_free / 4;  // four bits each
+    const std::string work = testing::TempDir() + "types." + std::to_string(getpid());
+    const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
+    const SolvedTypes solved = solve_types(engine, request, free, options, work, nothing);
+    EXPECT_FALSE(std::filesystem::exists(work));
+    EXPECT_LE(solved.bytes, options.bytes);
+    EXPECT_GT(solved.bytes, all + of_free / 8);
+    for (size_t i = 0; i < free.size(); ++i) {
+        EXPECT_EQ(solved.sensitivity[i] > 0, free[i]);
+        EXPECT_EQ(solved.types[i] != request.types[i], free[i]) << request.matrices[i].name;
+    }
+    EXPECT_GT(solved.predicted_loss, 0);
+    options.bytes = all + 100;
+    EXPECT_THROW(solve_types(engine, request, free, options, work, nothing), ToolError);
+    options.bytes = 0;
+    options.loss = solved.predicted_loss;
+    EXPECT_LE(solve_types(engine, request, free, options, work, nothing).predicted_loss, options.loss);
 }
 
 }  // namespace
