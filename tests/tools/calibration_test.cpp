@@ -215,8 +215,7 @@ TEST(TypeSolver, ChoosesTheLeastLossWithinABound) {
     EXPECT_EQ(choose_types(bytes, costs, 0, 1e9), (std::vector<size_t>{2, 2, 2}));
 }
 
-// Two matrices of the bundled model: within the bytes, the more sensitive one in more of them, and what the sum of
-// their losses predicts is near what both together lose.
+// Two matrices of the bundled model: types within the bytes, and within the loss that those bytes are predicted to cost.
 TEST(TypeSolver, MeasuresWhatAMatrixIsWorth) {
     EngineOptions engine;
     engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");

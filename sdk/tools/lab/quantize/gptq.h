@@ -1,6 +1,6 @@
 // Codes of a matrix chosen for what it computes, not for what it is (GPTQ, also known as LDLQ; Frantar et al. 2022,
-// Chee et al. 2023): with H the second moment of what the rows multiply, sum over rows of (w' - w) H (w' - w)^T is small
-// where the columns, one by one, take over what their predecessors' rounding left:
+// Chee et al. 2023): with H the second moment of what the rows multiply, the sum over rows of (w' - w) H (w' - w)^T is
+// small where the columns, one by one, take over what their predecessors' rounding left:
 //     U^T U = (H + damping)^-1, U upper triangular;  e = (w_j - q_j) / U_jj;  w_k -= e U_jk for all later k
 // Scales are fixed before, from the unchanged row (static groups), so columns may come in any order and the file knows
 // nothing of it. Needs Eigen.
