@@ -215,7 +215,7 @@ TEST(TypeSolver, ChoosesTheLeastLossWithinABound) {
     EXPECT_EQ(choose_types(bytes, costs, 0, 1e9), (std::vector<size_t>{2, 2, 2}));
 }
 
-// Two matrices of the bundled model: types within the bytes, and within the loss that those bytes are predicted to cost.
+// Two matrices of the bundled model: types within the bytes, and within the loss that those bytes are said to cost.
 TEST(TypeSolver, MeasuresWhatAMatrixIsWorth) {
     EngineOptions engine;
     engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
