@@ -27,8 +27,8 @@ struct CalibratedMatrix {
 // Done of all work. Throws what stops it.
 using CalibrationProgress = std::function<void(const std::string& what, uint64_t done, uint64_t total)>;
 
-// The matrices of the request, by number; of two codings the one of smaller error. The model computes the text as it is:
-// errors of earlier layers do not reach later moments.
+// The matrices of the request, by number; of two codings the one of smaller error. The model computes the text as it
+// is: errors of earlier layers do not reach later moments.
 //   work_file  matrices that are done are appended to it, and read from it by a later call that asks for the same;
 //              empty: none
 //   text_hash  receives the hash of the token ids
