@@ -1,5 +1,5 @@
-// Matrices of a model calibrated on a text: the second moments of what each multiplies, streamed through a few layers at
-// a time, then codes by gptq.h. Needs Eigen.
+// Matrices of a model calibrated on a text: the second moments of what each multiplies, streamed through a few layers
+// at a time, then codes by gptq.h. Needs Eigen.
 #pragma once
 #include <functional>
 #include <string>
