@@ -98,10 +98,8 @@ TEST(Calibration, WithADiagonalMomentCodesAreTheNearest) {
         importance[static_cast<size_t>(i)] = static_cast<float>(h(i, i));
     }
     const std::vector<float> x = normals(5, 3 * 512);
-    GptqOptions options = plain(true);
-    options.sweeps = 2;
     for (const uint32_t type : {kernels::kQ4_0, kernels::kQ3_K, kernels::kQ4_K, kernels::kIQ4_XS})
-        EXPECT_EQ(GptqFactor(h, options).quantize(type, x), quantize_rows(type, x, 512, importance))
+        EXPECT_EQ(GptqFactor(h, plain(true)).quantize(type, x), quantize_rows(type, x, 512, importance))
             << kernels::kWeightTypes[type].name;
 }
 
