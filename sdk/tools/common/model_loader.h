@@ -49,6 +49,8 @@ struct EngineOptions {
     std::string pre_tokenizer;         // in place of the file's; empty: the file's
     uint32_t draft_tokens = 0;         // most drafts of a step, of Keel's own drafters; 0: none
     std::string draft_pool;            // what their pool begins with: file name
+    std::string draft_model;           // a faster model of the same vocabulary that drafts, too: file name
+    bool draft_low_rank = false;       // the low-rank variant drafts, too
     uint32_t max_text_bytes = 0;       // see make_room_for
     // Files in memory, instead of those above.
     const keel_reader* kv_profile_reader = nullptr;
@@ -125,6 +127,9 @@ struct LoadedModel {
     keel_memory_plan plan{};
     bool on_gpu = false;
     RegionMemory memory;
+    std::unique_ptr<LoadedModel> drafter;  // of options.draft_model
+    Session draft_session;                 // of it
+    bool low_rank_drafts = false;
     Engine engine;                              // last: closed before its memory goes
     keel_variant variant = KEEL_VARIANT_DENSE;  // of sessions
     double load_seconds = 0;
@@ -138,6 +143,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
 
 // Statistics whose kernel set is that of what computes. Throws ToolError.
 keel_stats stats_of(const LoadedModel& model);
+// Has the draft model, or the low-rank variant, propose tokens for the session, if there is one. Throws ToolError.
+void draft(const LoadedModel& model, Session& session);
 // A session in the model's variant. Throws ToolError.
 Session open_session(LoadedModel& model);
 
