@@ -28,7 +28,7 @@
  *   | object                  | rule                                                                                  |
  *   | keel_model, readers     | const after keel_inspect; any thread                                                  |
  *   | keel_engine             | immutable after init; tokenize, detokenize, info from any thread                      |
- *   | keel_advance            | one call at a time per engine, with keel_session_draft by it; else KEEL_E_BUSY         |
+ *   | keel_advance            | one call at a time per engine, keel_session_draft with its sessions too; KEEL_E_BUSY  |
  *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it                      |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
  *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |

@@ -304,8 +304,7 @@ keel_stats stats_of(const LoadedModel& model) {
 
 void draft(const LoadedModel& model, Session& session) {
     if (!model.drafter && !model.low_rank_drafts) return;
-    const keel_session by = model.drafter ? model.draft_session.handle() : session.handle();
-    const keel_status status = keel_session_draft(session.handle(), by, 0, nullptr);
+    const keel_status status = session.draft(model.drafter ? model.draft_session : session).status;
     if (status != KEEL_E_CANCELLED && status != KEEL_E_KV_FULL) check(status, "cannot draft");
 }
 
