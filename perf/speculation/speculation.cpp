@@ -8,8 +8,8 @@
 //
 // `control` is plain decoding again, in another engine: how far its speed is from 1 is what the others' are worth.
 // drafted, accepted: per step; tokens a step; speed over plain (all prompts, least prompt). `perfect` proposes what the
-// plain run wrote, as many tokens as a step takes: the ceiling. `model` drafts with another file of the same vocabulary,
-// `low-rank` with the session's own low-rank variant: keel_session_draft.
+// plain run wrote, as many tokens as a step takes: the ceiling. `model` drafts with another file of the same
+// vocabulary, `low-rank` with the session's own low-rank variant: keel_session_draft.
 // --record writes the plain answers to NAME.chat, NAME.copy, NAME.code, for --replay: the library's own drafters on
 // recorded answers, without a model, by a table of step costs (replay.h).
 #include <stdio.h>

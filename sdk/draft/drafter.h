@@ -10,8 +10,8 @@
 //     n drafts bring   p1 + p1 p2 + ... + p1..pn   tokens
 //     they cost        what the step's sessions would write meanwhile, at the session's recent pace (DraftStep)
 //
-// Loss is bounded (DraftLedger). All of it is a function of the session's tokens and of the steps it was in, but for the
-// pool and the recycled logits, which neighbours change; the text never depends on any of it.
+// Loss is bounded (DraftLedger). All of it is a function of the session's tokens and of the steps it was in, but for
+// the pool and the recycled logits, which neighbours change; the text never depends on any of it.
 #pragma once
 #include "sdk/draft/draft_ledger.h"
 #include "sdk/draft/recycled_logits.h"

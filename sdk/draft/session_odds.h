@@ -14,8 +14,8 @@ namespace keel {
 class SessionOdds {
   public:
     void open();
-    // Drafts worth making, at most `most`. catch_up, each: time of the first draft and of a further one, in steps of one
-    // token of the session.
+    // Drafts worth making, at most `most`. catch_up, each: time of the first draft and of a further one, in steps of
+    // one token of the session.
     uint32_t worth(const DraftStep& step, double catch_up, double each, uint32_t most) const;
     // So much time went into drafts.
     void spend(const DraftStep& step, double time) { ledger_.spend(step.tokens_in(time)); }

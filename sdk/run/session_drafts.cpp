@@ -1,5 +1,5 @@
-// Drafts by a model: another session, most likely of a smaller model's engine, goes on from the session's tokens, or the
-// session itself does in its low-rank variant. Both draw as the session will: same sampling, seed and positions, so
+// Drafts by a model: another session, most likely of a smaller model's engine, goes on from the session's tokens, or
+// the session itself does in its low-rank variant. Both draw as the session will: same sampling, seed and positions, so
 // that they agree as often as their distributions do (sdk/NUMERICS.md, section 6).
 #include <string.h>
 
