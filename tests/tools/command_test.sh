@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize quantize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -230,6 +230,33 @@ expect "draws the same" holds '"same_draw": 1.0'
 expect "at so many positions" holds '"positions": 40'
 expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --temp 0
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
+
+# Quantize: what is written runs, kept tensors and metadata are what they were, and hostile or wrong input ends in a message.
+expect "quantize" exits 0 "$keel" quantize "$model" "$work/q4.gguf" --types "blk.1.*=keep,token_embd=Q8_0,Q4_K_M" --json
+expect "a tensor is Q4_K" bash -c "grep -A 6 '\"name\": \"blk.0.attn_q.weight\"' '$work/out' | grep -q '\"to\": \"Q4_K\"'"
+expect "one is kept" bash -c "grep -A 6 '\"name\": \"blk.1.attn_q.weight\"' '$work/out' | grep -q '\"to\": \"F16\"'"
+expect "one follows its own rule" bash -c "grep -A 6 '\"name\": \"token_embd.weight\"' '$work/out' | grep -q '\"to\": \"Q8_0\"'"
+size=$(sed -n 's/^  "file_bytes": \([0-9]*\),*/\1/p' "$work/out")
+written=$(stat -c %s "$work/q4.gguf")
+expect "bytes $size are about those of the file, $written" awk "BEGIN { d = $written - ${size:-0}; exit !(d >= 0 && d < 4096) }"
+expect "what was quantized can be scored" exits 0 "$keel" eval ppl "$work/q4.gguf" "$work/two.jsonl" --window 64 --against "$model" --json
+kl=$(sed -n 's/^    "kl": \([-0-9.e]*\),/\1/p' "$work/out")
+expect "and is near its source, KL ${kl:-none}" awk "BEGIN { exit !(${kl:-9} > 1e-5 && ${kl:-9} < 0.05) }"
+expect "to F16 and back is the same" exits 0 "$keel" quantize "$work/q4.gguf" "$work/f16.gguf" --types F16
+expect "it says what cannot be undone" holds 'warning: .* quantized already' err
+expect "of the same fingerprint where nothing changes" exits 0 "$keel" quantize "$work/q4.gguf" "$work/kept.gguf" --types "*=keep"
+expect "kept tensors are the same bytes" bash -c "cmp <(tail -c 4000000 '$work/q4.gguf') <(tail -c 4000000 '$work/kept.gguf')"
+expect "rules without a match" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "Q4_K,blk.99.*=F16"
+expect "an unknown type" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q9_K
+expect "no file over itself" exits 2 "$keel" quantize "$work/q4.gguf" "$work/q4.gguf" --types Q8_0
+head -c 3000000 "$model" >"$work/short.gguf"
+expect "a file cut short" exits 3 "$keel" quantize "$work/short.gguf" "$work/x.gguf" --types Q8_0
+{ head -c 4000000 "$model"; head -c 512 /dev/zero | tr '\0' '\377'; tail -c +4000513 "$model"; } >"$work/nan.gguf"
+expect "weights that are no numbers" exits 3 "$keel" quantize "$work/nan.gguf" "$work/x.gguf" --types Q8_0
+expect "name the tensor" holds 'weight: a value that is not finite' err
+expect "and leave nothing" [ ! -e "$work/x.gguf" ]
+expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
+expect "writes nothing" [ ! -e "$work/x.gguf" ]
 
 # The KV laboratory: formats against f16, a profile that a session loads, rows for other tools.
 expect "eval kv" exits 0 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 96 --formats f16,tcq-3,absmax:4 --decode 4 --largest 0,50 --output "$work/kv.json" --json
