@@ -93,7 +93,7 @@ void add(const Recorded& answer, const ReplayOptions& o, const keel::StepCosts& 
     const uint32_t tokens = count - answer.prompt;
     sum->time += time;
     sum->tokens += tokens;
-    if (tokens > 32) sum->least = std::min(sum->least, tokens / time);
+    if (tokens >= 128) sum->least = std::min(sum->least, tokens / time);
 }
 
 }  // namespace

@@ -215,7 +215,7 @@ TEST(Drafters, AnotherEngineDrafts) {
     }
 }
 
-// A session whose low-rank variant drafts, here with factors that know nothing, writes the text of plain decoding into the
+// A session whose low-rank variant drafts, with factors that know nothing, writes the text of plain decoding into the
 // same rows: saved sessions are the same to the last byte.
 TEST(Drafters, TheLowRankPassLeavesNothingBehind) {
     keel_test::WprojOptions factors;

@@ -228,7 +228,7 @@ namespace {
 // The draft model computes as the other one does, with a session for each one of it that drafts.
 void load_drafter(const EngineOptions& options, const Console& console, LoadedModel& loaded) {
     EngineOptions o;
-    o.model = options.draft_model;
+    o.model = std::string(options.draft_model);
     o.threads = options.threads;
     o.context = loaded.plan.context_tokens;
     o.cpu = options.cpu;
