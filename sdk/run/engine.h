@@ -58,6 +58,8 @@ struct Session {
     bool by_session;   // what is proposed, or drafted in the newest step, comes from there
     bool drafting;     // draws drafts, of another session or of its own: it takes none itself
     keel_variant variant;
+    uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
+    float adapter_scale;                // 0: none
     uint32_t logits_rows;               // valid rows below
     float* logits;                      // [logits_rows of config][vocabulary], of Program::logits
     float* hidden;                      // [logits_rows of config][embedding], of Program::hidden

@@ -197,6 +197,19 @@ expect "it runs" holds '^runs  *yes'
 LC_ALL=C sed 's/tokenizer\.ggml\.pre/tokenizer.ggml.pro/' "$source/tests/data/architectures/qwen3.gguf" >"$work/nameless.gguf"
 expect "inspect of a file that names no pre-tokenizer" exits 0 "$keel" inspect "$work/nameless.gguf"
 expect "says what it needs" holds '^runs  *not as it is: tokenizer.ggml.pre.*config.pre_tokenizer'
+adapted=$source/tests/data/architectures/smollm2-q8_0.gguf adapter=$source/tests/data/adapters/llama-all.gguf
+expect "inspect of an adapter" exits 0 "$keel" inspect "$adapter"
+expect "says what it changes" holds '^changes  *[0-9]* matrices, rank up to 16, alpha 32'
+expect "run without the adapter" exits 0 "$keel" run "$adapted" -n 8 -q --temp 0
+cp "$work/out" "$work/plain"
+expect "run with the adapter" exits 0 "$keel" run "$adapted" --lora "$adapter" -n 8 -q --temp 0
+expect "it says something else" [ "$(cmp -s "$work/out" "$work/plain"; echo $?)" -eq 1 ]
+expect "run with scale 0" exits 0 "$keel" run "$adapted" --lora "$adapter:0" -n 8 -q --temp 0
+expect "it says the same" cmp -s "$work/out" "$work/plain"
+expect "plan with the adapter" exits 0 "$keel" plan "$adapted" --lora "$adapter" --no-ops --no-map
+expect "says what it takes" holds '^adapters: 1, '
+expect "an adapter of another model" exits 3 "$keel" run "$source/tests/data/architectures/qwen3.gguf" --lora "$adapter" -n 1 -q
+expect "is refused by name" holds 'general.architecture' err
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
 expect "synth refuses what Keel refuses" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600
 expect "and says where" holds 'KEEL_E_FILE_LIMIT.*block_count' err

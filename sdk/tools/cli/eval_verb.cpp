@@ -383,6 +383,7 @@ int eval_ppl(const Options& o, const Console& console) {
         engine.model = o.against;
         engine.wproj.clear();  // of the first model
         engine.kv_profile.clear();
+        engine.lora.clear();
         engine.low_rank = false;
         engine.context = m.plan.context_tokens;
         reference = load_model(engine, console, keep_logits);
