@@ -241,8 +241,8 @@ KEEL_API keel_status keel_session_propose(keel_session session, const int32_t* t
  *              the drafter's time for tokens that were fed comes on top.
  * Both sessions, and the drafter's engine as in keel_advance, are used by this call: KEEL_E_BUSY if another has one of
  * them, or a step is unfinished that is not the drafter's. KEEL_E_FILE_MISMATCH: another vocabulary
- * (keel_stats.vocabulary_hash). KEEL_E_STATE: as keel_session_propose, or no low-rank variant. KEEL_E_KV_FULL and
- * KEEL_E_CANCELLED are the drafter's; what was drafted before is proposed. */
+ * (keel_stats.vocabulary_hash). KEEL_E_STATE: as keel_session_propose; no low-rank variant, or an adapter beside it.
+ * KEEL_E_KV_FULL and KEEL_E_CANCELLED are the drafter's; what was drafted before is proposed. */
 KEEL_API keel_status keel_session_draft(keel_session session, keel_session drafter, uint64_t budget_us,
                                         uint32_t* count);
 

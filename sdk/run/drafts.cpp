@@ -13,8 +13,7 @@ constexpr uint32_t kFollowedTokens = kMaxChunk;  // in one step: some 0.2 ms
 
 // The newest step of the session, without drafts.
 DraftStep draft_step(const Engine& e, const Session& s) {
-    const uint32_t list = s.adapter != KEEL_ADAPTER_OFF ? kAdaptedList : static_cast<uint32_t>(s.variant);
-    return {{e.plan.variant[list].step_us, KEEL_STEP_COSTS}, s.draft_tokens, s.draft_sessions};
+    return {step_costs(e, s), s.draft_tokens, s.draft_sessions};
 }
 
 // The row of logits behind the last accepted token.
@@ -41,6 +40,11 @@ keel_status keep_row(Engine* e, Session* s, uint64_t from) {
 }
 
 }  // namespace
+
+StepCosts step_costs(const Engine& e, const Session& s) {
+    const uint32_t list = s.adapter != KEEL_ADAPTER_OFF ? kAdaptedList : static_cast<uint32_t>(s.variant);
+    return {e.plan.variant[list].step_us, KEEL_STEP_COSTS};
+}
 
 bool takes_drafts(const Session& s) {
     return s.sample && !s.all_logits && !s.has_tree() && !s.drafting;

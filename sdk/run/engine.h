@@ -243,6 +243,8 @@ keel_status abandon_step(Engine* engine, const Session* only);
 keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
 
 // ---- drafts.cpp: the one place where drafts of a session come from, and the one that says what became of them ----
+// What steps of the session's tokens take by the plan.
+StepCosts step_costs(const Engine& engine, const Session& session);
 // Whether the session's next step may take drafts along, if it computes all that is pending.
 bool takes_drafts(const Session& session);
 // Tells the session's drafter of tokens that it does not know yet, some at a time.

@@ -28,10 +28,10 @@ uint32_t common_tokens(const Session& s, const Session& by) {
 // The time of one step of `tokens` tokens of what drafts, in steps of one token of the session, by the plans. These are
 // of one thread; a team is taken to be so many times faster.
 double step_time(const Drafting& d, uint32_t tokens) {
-    const keel_variant variant = d.own() ? KEEL_VARIANT_LOW_RANK : d.by->variant;
-    const double* us = d.by_engine->plan.variant[variant].step_us;
+    const StepCosts own = {d.e->plan.variant[KEEL_VARIANT_LOW_RANK].step_us, KEEL_STEP_COSTS};
+    const StepCosts costs = d.own() ? own : step_costs(*d.by_engine, *d.by);
     const double faster = static_cast<double>(d.by_engine->config.threads) / d.e->config.threads;
-    return StepCosts{us, KEEL_STEP_COSTS}(tokens)*us[0] / (d.e->plan.variant[d.s->variant].step_us[0] * faster);
+    return costs(tokens) * costs.us[0] / (step_costs(*d.e, *d.s).us[0] * faster);
 }
 
 // Tokens that were drawn and that what drafts has yet to compute. Those that were fed are the caller's: it has them
@@ -138,9 +138,7 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
     Session* s = d.s;
     const uint64_t deadline_ns = deadline_after(budget_us);
     const uint32_t sessions = s->draft_sessions ? s->draft_sessions : 1;
-    const DraftStep step = {{d.e->plan.variant[s->variant].step_us, KEEL_STEP_COSTS},
-                            sessions - 1 + (s->token_count - s->computed),
-                            sessions};
+    const DraftStep step = {step_costs(*d.e, *s), sessions - 1 + (s->token_count - s->computed), sessions};
     *count = 0;
     s->proposed = 0;
     const uint32_t most = worth_drafting(d, step);
@@ -178,7 +176,8 @@ extern "C" keel_status keel_session_draft(keel_session session, keel_session dra
         d.by = by_use;
         if (d.by->has_tree()) return KEEL_E_STATE;
         if (d.e->vocabulary_hash != d.by_engine->vocabulary_hash) return KEEL_E_FILE_MISMATCH;
-    } else if (d.e->plan.variant[KEEL_VARIANT_LOW_RANK].count == 0 || d.s->variant != KEEL_VARIANT_DENSE) {
+    } else if (d.e->plan.variant[KEEL_VARIANT_LOW_RANK].count == 0 || d.s->variant != KEEL_VARIANT_DENSE ||
+               d.s->adapter != KEEL_ADAPTER_OFF) {
         return KEEL_E_STATE;
     }
     if (d.s->in_step) return KEEL_E_BUSY;

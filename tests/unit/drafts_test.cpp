@@ -557,7 +557,6 @@ class Walk {
         check(keel_engine_stats(engine_.handle(), &stats), "stats");
         EXPECT_GT(stats.drafts_accepted, 5u);
         EXPECT_GT(stats.drafts_computed, stats.drafts_accepted + 5);
-        EXPECT_GT(by_session_, 0u);
         EXPECT_EQ(0u, stats.allocations_after_init);
         for (const keel_session s : sessions_) check(keel_session_close(s), "close");
         check(keel_engine_stats(engine_.handle(), &stats), "stats");
@@ -599,10 +598,8 @@ class Walk {
     void draft(uint32_t i) {
         const keel_session by = case_.way.low_rank && i % 2 == 0 ? sessions_[i] : drafters_[i];
         const uint64_t budgets[] = {0, 0, 1, 30, 500};
-        uint32_t count = 0;
-        const keel_status status = keel_session_draft(sessions_[i], by, budgets[pick(5)], &count);
+        const keel_status status = keel_session_draft(sessions_[i], by, budgets[pick(5)], nullptr);
         if (status != KEEL_AGAIN && status != KEEL_E_BUSY && status != KEEL_E_CANCELLED) check(status, "draft");
-        by_session_ += count;
     }
 
     // Proposes what follows the session's tokens, spoiled in one of several ways.
@@ -704,7 +701,6 @@ class Walk {
     std::vector<keel_session> sessions_;
     keel_test::Engine drafter_;
     std::vector<keel_session> drafters_;
-    uint32_t by_session_ = 0;  // drafts
     bool in_step_ = false;
 };
 
