@@ -28,8 +28,8 @@ struct ReadingDocument {
 };
 
 // Reads documents with an engine whose rows of logits are those of a step. `window`: positions a token sees at most,
-// at least half of it but at the begin; 0: the context. `tokens`: of a document at most. `shuffled`: its tokens in another
-// order, the same one each time.
+// at least half of it but at the begin; 0: the context. `tokens`: of a document at most. `shuffled`: its tokens in
+// another order, the same one each time.
 class ReadingMeter {
   public:
     ReadingMeter(LoadedModel& model, const ReadingOptions& options, uint32_t window, uint32_t tokens, bool shuffled);
