@@ -17,7 +17,7 @@
 namespace keel::tools {
 namespace {
 
-constexpr uint32_t kBlockTokens = 64;  // unit of the bootstrap when there is one document only
+constexpr uint32_t kBlockTokens = 64;  // unit of the interval when there is one source only
 
 struct Options {
     EngineOptions engine;
@@ -104,7 +104,8 @@ class Scorer {
 
 int eval_ppl(const Options& o, const Console& console) {
     if (o.stride && o.window && o.stride > o.window) throw ToolError(kExitUsage, "--stride must not exceed --window");
-    const std::vector<std::string> documents = read_documents(o.text, o.documents);
+    const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
+    const std::vector<uint32_t> sources = source_numbers(documents);
     EngineOptions engine = o.engine;
     if (o.window) engine.context = o.window;
     constexpr uint32_t kChunk = 128;
@@ -127,7 +128,7 @@ int eval_ppl(const Options& o, const Console& console) {
                                 static_cast<unsigned long long>(total.tokens + tokens)));
             };
             try {
-                scores.push_back(scorer.score(documents[d], most - total.tokens, progress));
+                scores.push_back(scorer.score(documents[d].text, most - total.tokens, progress));
             } catch (const ToolError& error) {
                 // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked
                 // for.
@@ -143,11 +144,18 @@ int eval_ppl(const Options& o, const Console& console) {
     if (total.tokens == 0) throw ToolError(kExitRuntime, o.text + " has no token to score");
 
     std::vector<ScoredUnit> units;
-    for (const DocumentScore& score : scores)
-        if (score.tokens) units.push_back({score.nll_sum, score.tokens});
-    const bool by_document = units.size() > 1;
-    if (!by_document) units = scores[0].blocks;
-    const Interval interval = bootstrap_mean_nll(units);
+    for (size_t d = 0; d < scores.size(); ++d)
+        if (scores[d].tokens) units.push_back({scores[d].nll_sum, scores[d].tokens, sources[d]});
+    const bool by_document = source_count(units) > 1;
+    if (!by_document) {
+        units.clear();
+        for (const DocumentScore& score : scores) units.insert(units.end(), score.blocks.begin(), score.blocks.end());
+    }
+    const Interval interval = mean_nll_interval(units);
+    const size_t interval_sources = source_count(units);
+    const std::string interval_text =
+        by_document ? strf("Student's t over %zu sources of documents", interval_sources)
+                    : strf("Student's t over %zu blocks of 64 tokens of one source", interval_sources);
     const double nll = total.nll_sum / static_cast<double>(total.tokens);
     const double bits_per_byte = total.nll_sum / M_LN2 / static_cast<double>(total.bytes);
     const std::string protocol =
@@ -170,7 +178,7 @@ int eval_ppl(const Options& o, const Console& console) {
                     {"ppl", exp(nll)},
                     {"ppl_95", {exp(interval.low), exp(interval.high)}},
                     {"bits_per_byte", bits_per_byte},
-                    {"interval", by_document ? "bootstrap over documents" : "bootstrap over blocks of 64 tokens"},
+                    {"interval", interval_text},
                     {"k_format", kv_format_name(m.config, m.config.k_format)},
                     {"v_format", kv_format_name(m.config, m.config.v_format)},
                     {"activation", activation_name(m.config.activation)},
@@ -190,10 +198,17 @@ int eval_ppl(const Options& o, const Console& console) {
         printf("documents      %zu\n", scores.size());
         printf("tokens scored  %llu (%llu bytes)\n", static_cast<unsigned long long>(total.tokens),
                static_cast<unsigned long long>(total.bytes));
-        printf("NLL            %.5f   95 %% interval %.5f .. %.5f (bootstrap over %zu %s)\n", nll, interval.low,
-               interval.high, units.size(), by_document ? "documents" : "blocks of 64 tokens");
+        printf("NLL            %.5f   95 %% interval %.5f .. %.5f (%s)\n", nll, interval.low, interval.high,
+               interval_text.c_str());
         printf("PPL            %.4f   95 %% interval %.4f .. %.4f\n", exp(nll), exp(interval.low), exp(interval.high));
         printf("bits per byte  %.5f\n", bits_per_byte);
+        if (!by_document || interval_sources < kFewSources)
+            printf("note           fewer than %zu sources: other texts may well lie outside the interval\n",
+                   kFewSources);
+        if (m.config.activation != KEEL_ACTIVATION_F32)
+            printf(
+                "note           activations in q8: of a quantized model two runs that differ anywhere differ by some "
+                "0.2 %% of PPL; compare them with --activation f32\n");
     }
     return kExitOk;
 }
