@@ -22,7 +22,7 @@ TEST(KernelsRepack, SameBitsAsPlainRows) {
             for (int round = 0; round < 24; ++round) {
                 const uint32_t rows = kRepackRows * random.between(1, 5),
                                k = info.block_elements * random.between(1, info.block_elements == 32 ? 20 : 4);
-                const uint32_t columns = random.between(1, 19);
+                const uint32_t columns = round < 17 ? static_cast<uint32_t>(round) + 1 : random.between(1, 19);
                 const uint64_t row_bytes = weight_row_bytes(type, k);
                 Buffer plain(rows * row_bytes, 1), packed(rows * row_bytes, 1);
                 fill_weights(type, plain.data(), rows * row_bytes, random,

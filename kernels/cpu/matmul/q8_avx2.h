@@ -16,7 +16,7 @@ struct Q8Avx2 {
     using F = __m256;
     static constexpr uint32_t kLanes = 8;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
+    static constexpr uint32_t kInPlaceTokens = 8, kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 4, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -107,11 +107,8 @@ struct Q8Avx2 {
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums)));
     }
     // 32 elements; sub: elements that share a scale, 0 for none.
-    template <bool is_signed, int run, uint32_t sub, int N, int R, class Address>
-    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, uint64_t next, Address&& q, I* sum) {
-        const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
-            return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + static_cast<uint64_t>(r) * next);
-        };
+    template <bool is_signed, int run, uint32_t sub, int N, int R, class Codes, class Scales, class Address>
+    KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, I* sum) {
         KEEL_UNROLL
         for (int first = 0; first < 8; first += run) {
             I t[R * N];
@@ -119,7 +116,7 @@ struct Q8Avx2 {
             for (int j = first; j < first + run; ++j) {
                 I w[R];
                 KEEL_UNROLL
-                for (int r = 0; r < R; ++r) w[r] = group(code, r)[j];
+                for (int r = 0; r < R; ++r) w[r] = code(r, j);
                 KEEL_UNROLL
                 for (int c = 0; c < N; ++c) {
                     const I x = broadcast_dword(q(c) + 4 * j);
@@ -134,7 +131,7 @@ struct Q8Avx2 {
                         // this keeps the chain as written (and costs no instruction).
                         __asm__("" : "+x"(t[i]));
                         if (j < first + run - 1) continue;
-                        const I factor = sub == 0 ? set1_16(1) : group(scale, r)[sub == 16 ? first / 4 : 0];
+                        const I factor = sub == 0 ? set1_16(1) : scale(r, sub == 16 ? first / 4 : 0);
                         sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(t[i], factor));
                         if (run == 1) __asm__("" : "+x"(sum[i]));
                     }

@@ -15,7 +15,7 @@ struct Q8Avx512 {
     using F = __m512;
     static constexpr uint32_t kLanes = 16;
     static constexpr bool kHasDot4 = true, kSignedCodes = false;
-    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
+    static constexpr uint32_t kInPlaceTokens = 0, kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }

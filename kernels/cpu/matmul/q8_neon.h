@@ -17,7 +17,7 @@ struct Q8NeonVectors {
     using F = float32x4_t;
     static constexpr uint32_t kLanes = 4;
     static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
+    static constexpr uint32_t kInPlaceTokens = 0, kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 1;
 
     KEEL_INLINE int8x16_t as8(I v) { return vreinterpretq_s8_s32(v); }
@@ -139,8 +139,8 @@ struct Q8NeonVectors {
 // Products by SMULL and SMLAL: two halves of two rows each, their sums in 16 bits for as long as they fit (`run`).
 struct Q8Neon : Q8NeonVectors {
     // 32 elements; sub: elements that share a scale, 0 for none.
-    template <bool is_signed, int run, uint32_t sub, int N, int R, class Address>
-    KEEL_INLINE void multiply_chunk(const I* code, const I* scale, uint64_t, Address&& q, I* sum) {
+    template <bool is_signed, int run, uint32_t sub, int N, int R, class Codes, class Scales, class Address>
+    KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, I* sum) {
         static_assert(R == 1);
         constexpr int kScaled = sub == 16 ? 4 : 8, kChain = 2 * run < kScaled ? 2 * run : kScaled;
         KEEL_UNROLL
@@ -155,7 +155,7 @@ struct Q8Neon : Q8NeonVectors {
                     for (int j = start; j < start + kChain; ++j) {
                         int32_t dword;
                         memcpy(&dword, q(c) + 4 * j, 4);
-                        const int8x16_t x = as8(vdupq_n_s32(dword)), w = as8(code[j]);
+                        const int8x16_t x = as8(vdupq_n_s32(dword)), w = as8(code(0, j));
                         low16 = j == start ? vmull_s8(vget_low_s8(w), vget_low_s8(x))
                                            : vmlal_s8(low16, vget_low_s8(w), vget_low_s8(x));
                         high16 = j == start ? vmull_high_s8(w, x) : vmlal_high_s8(high16, w, x);
@@ -164,7 +164,7 @@ struct Q8Neon : Q8NeonVectors {
                     high = start == first ? vpaddlq_s16(high16) : vpadalq_s16(high, high16);
                 }
                 const I t = vpaddq_s32(low, high);
-                sum[c] = sub == 0 ? vaddq_s32(sum[c], t) : vmlaq_s32(sum[c], t, scale[first / 4]);
+                sum[c] = sub == 0 ? vaddq_s32(sum[c], t) : vmlaq_s32(sum[c], t, scale(0, first / 4));
             }
         }
     }

@@ -415,16 +415,12 @@ KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
         return V::zero();
 }
 
-// 32 elements of R groups of L rows and N tokens: sum[r * N + c]. code, scale: of group 0, those of the next ones
-// `next` bytes on; scale: of this chunk's one or two sub-blocks. q(c): token c at the chunk.
-template <class V, WeightType T, int N, int R = 1, class Address>
-KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* scale, uint64_t next, Address&& q,
-                                typename V::I* sum) {
+// 32 elements of R groups of L rows and N tokens: sum[r * N + c]. code(r, j): dword j of group r; scale(r, i): of this
+// chunk's one or two sub-blocks; q(c): token c at the chunk.
+template <class V, WeightType T, int N, int R, class Codes, class Scales, class Address>
+KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, typename V::I* sum) {
     using I = typename V::I;
     constexpr uint32_t kSub = block_shape(T).sub;
-    const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
-        return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) + r * next);
-    };
     if constexpr (V::kHasDot4) {
         constexpr int kRun = kSub == 16 ? 4 : 8;
         KEEL_UNROLL
@@ -436,7 +432,7 @@ KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* 
             for (int j = first; j < first + kRun; ++j) {
                 I w[R];
                 KEEL_UNROLL
-                for (int r = 0; r < R; ++r) w[r] = group(code, r)[j];
+                for (int r = 0; r < R; ++r) w[r] = code(r, j);
                 KEEL_UNROLL
                 for (int c = 0; c < N; ++c) {
                     const I x = V::broadcast_dword(q(c) + 4 * j);
@@ -446,11 +442,10 @@ KEEL_INLINE void multiply_chunk(const typename V::I* code, const typename V::I* 
             }
             KEEL_UNROLL
             for (int i = 0; i < R * N; ++i)
-                sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], group(scale, i / N)[first / 4]);
+                sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], scale(i / N, first / 4));
         }
     } else {
-        V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N, R>(code, scale, next, q,
-                                                                                                   sum);
+        V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N, R>(code, scale, q, sum);
     }
 }
 
@@ -533,15 +528,95 @@ void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
             BlockFactors<V, T> f;
             I sum = start_block<V, T>(sums);
             unpack_rows<V, T>(rows[g], f, [&](int chunk, const I* code) KEEL_ALWAYS_INLINE {
-                multiply_chunk<V, T, 1>(
-                    code, f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk), 0,
-                    [&](int) KEEL_ALWAYS_INLINE { return q + 32 * chunk; }, &sum);
+                const I* scale = f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk);
+                multiply_chunk<V, T, 1, 1>([&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
+                                           [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
+                                           [&](int) KEEL_ALWAYS_INLINE { return q + 32 * chunk; }, &sum);
             });
             acc[g] = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc[g]);
         }
     }
     KEEL_UNROLL
     for (int g = 0; g < G; ++g) store_rows<V>(a, row + g * V::kLanes, V::kLanes, 0, acc[g]);
+}
+
+// ---- a few tokens: codes taken out of repacked weights where they are used ----
+
+// Types whose dwords hold codes that at most three instructions take out: cheaper than to store and load unpacked ones.
+constexpr bool codes_in_place(WeightType type) {
+    return type == kQ4_0 || type == kQ4_1 || type == kQ4_K || type == kQ8_0 || type == kQ8_F32;
+}
+
+// Dword j of chunk `chunk` as unpack_rows gives it; `odd`: chunk % 2, at compile time.
+template <class V, WeightType T, int odd>
+KEEL_INLINE typename V::I code_in_place(const RepackedRows<V, T>& rows, uint32_t chunk, int j) {
+    static_assert(codes_in_place(T));
+    constexpr uint32_t kAt = T == kQ4_0 || T == kQ8_0 ? 2 : T == kQ4_K ? 16 : 4;
+    typename V::I v;
+    if constexpr (T == kQ8_0 || T == kQ8_F32) {
+        rows.template dwords<1>(kAt + 4 * static_cast<uint32_t>(j), &v);
+        if constexpr (!V::kSignedCodes) v = V::xor_(v, V::set1_8(0x80));
+        return v;
+    } else {
+        const bool high = T == kQ4_K ? odd : j >= 4;
+        rows.template dwords<1>(
+            kAt + (T == kQ4_K ? 32 * (chunk / 2) + 4 * static_cast<uint32_t>(j) : 4 * static_cast<uint32_t>(j % 4)),
+            &v);
+        return high ? bits_of<V, 4>(v, 15) : bits_of<V, 0>(v, 15);
+    }
+}
+
+// result[r * N + c] goes on over `blocks` blocks from `first` on, for the R times L rows of a group and the N tokens
+// whose planes lie at[c] bytes from those of token 0.
+template <class V, WeightType T, int N>
+KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint32_t blocks, bool fetch,
+                                      const TokenPlanes& x, const uint64_t* token_at, typename V::F* result) {
+    using I = typename V::I;
+    constexpr BlockShape kShape = block_shape(T);
+    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
+    constexpr int R = kRepackRows / V::kLanes;
+    const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4,
+                  *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
+    uint64_t at[N];
+    typename V::F acc[R * N];
+    RepackedRows<V, T> rows[R];
+    KEEL_UNROLL
+    for (int c = 0; c < N; ++c) at[c] = token_at[c];
+    KEEL_UNROLL
+    for (int i = 0; i < R * N; ++i) acc[i] = result[i];
+    KEEL_UNROLL
+    for (uint32_t r = 0; r < R; ++r) rows[r] = {group, group, r * V::kLanes};
+    for (uint32_t b = first; b < first + blocks; ++b, d += 4, sums += kShape.elements / 8) {
+        if (fetch) rows[0].prefetch(b, 0);
+        BlockFactors<V, T> f[R];
+        I sum[R * N];
+        KEEL_UNROLL
+        for (int r = 0; r < R; ++r) {
+            rows[r].at(b);
+            unpack_rows<V, T>(rows[r], f[r], [](int, const I*) KEEL_ALWAYS_INLINE {});
+        }
+        KEEL_UNROLL
+        for (int c = 0; c < N; ++c) {
+            const I start = start_block<V, T>(sums + at[c]);
+            KEEL_UNROLL
+            for (int r = 0; r < R; ++r) sum[r * N + c] = start;
+        }
+        for (uint32_t chunk = 0; chunk < kChunks; chunk += 2)
+            each_index<(kChunks > 1 ? 2 : 1)>([&](auto odd) KEEL_ALWAYS_INLINE {
+                multiply_chunk<V, T, N, R>(
+                    [&](int r, int j) KEEL_ALWAYS_INLINE { return code_in_place<V, T, odd.value>(rows[r], chunk, j); },
+                    [&](int r, int i) KEEL_ALWAYS_INLINE {
+                        return f[r].scale()[kScalesPerChunk * (chunk + odd.value) + static_cast<uint32_t>(i)];
+                    },
+                    [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
+                q += 32;
+            });
+        KEEL_UNROLL
+        for (int i = 0; i < R * N; ++i)
+            acc[i] = finish_block<V, T>(f[i / N], sum[i], d + at[i % N], sums + at[i % N], acc[i]);
+    }
+    KEEL_UNROLL
+    for (int i = 0; i < R * N; ++i) result[i] = acc[i];
 }
 
 // ---- unpacked blocks ----
@@ -578,6 +653,10 @@ KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t di
     for (int i = 0; i < R * N; ++i) acc[i] = result[i];
     for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += kShape.elements / 8) {
         const PanelBlock<V, T>& p = panel[b];
+        const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
+            return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) +
+                                              static_cast<uint64_t>(r) * (distance * sizeof(p)));
+        };
         I sum[R * N];
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
@@ -586,9 +665,11 @@ KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t di
             for (int r = 0; r < R; ++r) sum[r * N + c] = start;
         }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
-            multiply_chunk<V, T, N, R>(
-                p.code + 8 * chunk, p.factors.scale() + kScalesPerChunk * chunk, distance * sizeof(p),
-                [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
+            multiply_chunk<V, T, N, R>([&](int r, int j) KEEL_ALWAYS_INLINE { return group(p.code + 8 * chunk, r)[j]; },
+                                       [&](int r, int i) KEEL_ALWAYS_INLINE {
+                                           return group(p.factors.scale() + kScalesPerChunk * chunk, r)[i];
+                                       },
+                                       [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
         KEEL_UNROLL
         for (int i = 0; i < R * N; ++i)
             acc[i] = finish_block<V, T>(panel[b + i / N * distance].factors, sum[i], d + at[i % N], sums + at[i % N],
@@ -724,6 +805,45 @@ void multiply_few(const MatmulArgs& a) {
     }
 }
 
+// Tokens of the next pass when `left`, at least two, are left. Six have their sums in registers.
+constexpr uint32_t in_place_tokens(uint32_t left) {
+    return left > 6 ? 4 : left;
+}
+
+// Two to V::kInPlaceTokens tokens of repacked weights.
+template <class V, WeightType T>
+void multiply_in_place(const MatmulArgs& a) {
+    constexpr uint32_t R = kRepackRows / V::kLanes, kElements = block_shape(T).elements;
+    const uint32_t blocks = a.k / kElements,
+                   // Blocks that the passes take by turns: products in between give memory time for the next ones.
+        stretch = a.tokens <= 6     ? blocks
+                  : kElements < 256 ? 256 / kElements
+                                    : 2;
+    const TokenPlanes x = TokenPlanes::of(a, kElements);
+    uint64_t at[V::kInPlaceTokens];
+    token_offsets<V::kInPlaceTokens>(a, 0, at);
+    typename V::F acc[R * V::kInPlaceTokens];
+    for (uint32_t row = a.row_begin; row < a.row_end; row += kRepackRows) {
+        const uint8_t* group = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+        KEEL_KEEP_LOOP
+        for (uint32_t i = 0; i < R * V::kInPlaceTokens; ++i) acc[i] = V::zero_floats();
+        for (uint32_t first = 0; first < blocks; first += stretch) {
+            const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
+            for (uint32_t c = 0, n; c < a.tokens; c += n) {
+                n = in_place_tokens(a.tokens - c);
+                constexpr decltype(&group_times_tokens<V, T, 2>) kPass[] = {
+                    group_times_tokens<V, T, 2>, group_times_tokens<V, T, 3>, group_times_tokens<V, T, 4>,
+                    group_times_tokens<V, T, 5>, group_times_tokens<V, T, 6>};
+                kPass[n - 2](group, first, count, a.from_memory && c == 0, x, at + c, acc + R * c);
+            }
+        }
+        for (uint32_t c = 0, n; c < a.tokens; c += n) {
+            n = in_place_tokens(a.tokens - c);
+            store_tile<V>(a, row, kRepackRows, c, n, acc + R * c);
+        }
+    }
+}
+
 // One token. The end of a matrix whose rows are no multiple of L is rare, and so left to multiply_few.
 template <class V, WeightType T, bool kRepacked>
 void multiply_one(const MatmulArgs& a) {
@@ -769,9 +889,17 @@ void multiply_many(const MatmulArgs& a, MatrixUnit unit) {
 template <class V, WeightType T, bool kRepacked>
 KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr,
                                 void (*many)(const MatmulArgs&, MatrixUnit) = multiply_many<V, T, kRepacked>) {
-    if (a.tokens == 1)
+    if (a.tokens == 1) {
         multiply_one<V, T, kRepacked>(a);
-    else if (a.tokens <= (unit ? V::kTileTokens : V::kFewTokens))
+        return;
+    }
+    if constexpr (kRepacked && V::kInPlaceTokens > 0 && codes_in_place(T)) {
+        if (a.tokens <= V::kInPlaceTokens) {
+            multiply_in_place<V, T>(a);
+            return;
+        }
+    }
+    if (a.tokens <= (unit ? V::kTileTokens : V::kFewTokens))
         multiply_few<V, T, kRepacked>(a);
     else
         many(a, unit);
