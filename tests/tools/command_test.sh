@@ -72,6 +72,9 @@ expect "another seed, another text" [ "$(run --seed 8)" != "$first" ]
 expect "map and copy agree" [ "$(run --seed 7 --weights map)" = "$first" ]
 expect "drafts change nothing" [ "$(run --seed 7 --draft 5)" = "$first" ]
 expect "at temperature 0 neither" [ "$(run --temp 0 --max-tokens 60 --draft 7)" = "$(run --temp 0 --max-tokens 60)" ]
+expect "a draft model changes nothing" [ "$(run --seed 7 --draft 5 --draft-model "$model")" = "$first" ]
+expect "a draft model of another vocabulary" exits 3 "$keel" run "$model" --draft 5 --draft-model "$2/../../tests/data/architectures/smollm2-q8_0.gguf"
+expect "no low-rank variant to draft" exits 2 "$keel" run "$model" --draft 5 --draft-low-rank
 expect "a pool needs drafts" exits 2 "$keel" run "$model" --draft-pool "$model"
 expect "no draft pool" exits 3 "$keel" run "$model" --draft 3 --draft-pool "$model"
 expect "json run" exits 0 "$keel" run "$model" --max-tokens 4 --json

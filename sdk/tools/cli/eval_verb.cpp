@@ -297,7 +297,8 @@ PairedFigures paired_bits(const Evaluation& e, const std::vector<OtherDocument>&
     for (size_t i = 0; i < others.size(); ++i) {
         const DocumentScore& d = e.documents[i];
         if (!d.text.bytes) continue;
-        units.push_back({others[i].nll / M_LN2, d.sums.nll / M_LN2, d.text.bytes, d.sums.source});
+        units.push_back({others[i].nll / M_LN2, d.sums.nll / M_LN2, d.text.bytes,
+                         e.by_document() ? d.sums.source : kOwnSource});  // of a report's blocks nothing is known
         sum += units.back().reference_nll;
         bytes += static_cast<double>(d.text.bytes);
     }
