@@ -11,7 +11,9 @@
 // stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
 // exactly.
 //
-// One token: codes go from the bytes to the products in registers. A few: V::kTilePanels groups of L rows are unpacked
+// One token: codes go from the bytes to the products in registers. A few, of repacked rows of types whose codes are
+// taken out by few instructions (V::kInPlace): the same, in passes of 2 to 6 tokens over a few blocks at a time. A few
+// tokens of other rows: V::kTilePanels groups of L rows are unpacked
 // a few blocks at a time into panels that stay in the first-level cache, and passes of up to V::kTileTokens tokens use
 // them. In both, every weight byte is read once, and a further token costs its products alone. More tokens: groups of L
 // rows are unpacked into panels over the whole of k, in the caller's scratch too, and register tiles of
@@ -31,6 +33,7 @@
 //   widen_scale(I bytes, b)        byte b of every lane, signed, in the form multiply_add takes
 //   widen_pair(I, b0, b1)          two bytes of every lane as 16-bit pair
 //   f16_low(I), f16_high(I)        the low or high half of every lane as F
+//   f16_halves(I, low, high)       both
 //   broadcast_dword(a)             the dword at a, in every lane
 //   dot4(acc, codes, x)            acc + the four products of every lane (only with kHasDot4)
 //   dot2(acc, pairs, sums)         acc + the two 16-bit products of every lane
@@ -261,8 +264,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         sink(0, code);
     } else if constexpr (T == kQ4_1 || T == kQ5_1) {
         rows.template dwords<1>(0, head);
-        f.d = V::f16_low(head[0]);
-        f.m = V::f16_high(head[0]);
+        V::f16_halves(head[0], &f.d, &f.m);
         load_nibbles<V>(rows, T == kQ4_1 ? 4 : 8, code);
         if constexpr (T == kQ5_1) {
             rows.template dwords<1>(4, head);
@@ -271,8 +273,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         sink(0, code);
     } else if constexpr (T == kQ4_K || T == kQ5_K) {
         rows.template dwords<4>(0, head);
-        f.d = V::f16_low(head[0]);
-        f.m = V::f16_high(head[0]);
+        V::f16_halves(head[0], &f.d, &f.m);
         const I scale[2] = {
             bits_of<V, 0>(head[1], 63),
             V::or_(bits_of<V, 0>(head[3], 15), V::template shift_right<2>(V::and_(head[1], V::set1_8(0xc0))))};
@@ -298,8 +299,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         });
     } else if constexpr (T == kQ2_K) {
         rows.template dwords<1>(80, head);
-        f.d = V::f16_low(head[0]);
-        f.m = V::f16_high(head[0]);
+        V::f16_halves(head[0], &f.d, &f.m);
         rows.template dwords<4>(0, head);
         I scale[4], minimum[4];
         KEEL_UNROLL
@@ -595,6 +595,7 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
             rows[r].at(b);
             unpack_rows<V, T>(rows[r], f[r], [](int, const I*) KEEL_ALWAYS_INLINE {});
         }
+        __asm__("" : "+m"(f));  // they wait in memory: sums and codes want all registers
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
             const I start = start_block<V, T>(sums + at[c]);
@@ -807,10 +808,10 @@ void multiply_few(const MatmulArgs& a) {
 
 // Tokens of the next pass when `left`, at least two, are left. Six have their sums in registers.
 constexpr uint32_t in_place_tokens(uint32_t left) {
-    return left > 6 ? 4 : left;
+    return left <= 6 ? left : left < 10 ? 4 : 6;
 }
 
-// Two to V::kInPlaceTokens tokens of repacked weights.
+// Two to V::kFewTokens tokens of repacked weights.
 template <class V, WeightType T>
 void multiply_in_place(const MatmulArgs& a) {
     constexpr uint32_t R = kRepackRows / V::kLanes, kElements = block_shape(T).elements;
@@ -820,13 +821,13 @@ void multiply_in_place(const MatmulArgs& a) {
                   : kElements < 256 ? 256 / kElements
                                     : 2;
     const TokenPlanes x = TokenPlanes::of(a, kElements);
-    uint64_t at[V::kInPlaceTokens];
-    token_offsets<V::kInPlaceTokens>(a, 0, at);
-    typename V::F acc[R * V::kInPlaceTokens];
+    uint64_t at[V::kFewTokens];
+    token_offsets<V::kFewTokens>(a, 0, at);
+    typename V::F acc[R * V::kFewTokens];
     for (uint32_t row = a.row_begin; row < a.row_end; row += kRepackRows) {
         const uint8_t* group = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
         KEEL_KEEP_LOOP
-        for (uint32_t i = 0; i < R * V::kInPlaceTokens; ++i) acc[i] = V::zero_floats();
+        for (uint32_t i = 0; i < R * V::kFewTokens; ++i) acc[i] = V::zero_floats();
         for (uint32_t first = 0; first < blocks; first += stretch) {
             const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
@@ -893,16 +894,12 @@ KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr,
         multiply_one<V, T, kRepacked>(a);
         return;
     }
-    if constexpr (kRepacked && V::kInPlaceTokens > 0 && codes_in_place(T)) {
-        if (a.tokens <= V::kInPlaceTokens) {
-            multiply_in_place<V, T>(a);
-            return;
-        }
-    }
-    if (a.tokens <= (unit ? V::kTileTokens : V::kFewTokens))
-        multiply_few<V, T, kRepacked>(a);
-    else
+    if (a.tokens > (unit ? V::kTileTokens : V::kFewTokens))
         many(a, unit);
+    else if constexpr (kRepacked && V::kInPlace && codes_in_place(T))
+        multiply_in_place<V, T>(a);
+    else
+        multiply_few<V, T, kRepacked>(a);
 }
 
 }  // namespace
