@@ -53,7 +53,8 @@ struct AsyncBackend {
         keel::Step step;
         std::vector<int32_t> token;
         std::vector<uint32_t> position, slot, session, logits_token, logits_row, session_index, page_first, page_id,
-            tail_first, tail_parent;
+            tail_first, tail_parent, adapter;
+        std::vector<float> adapter_scale;
         std::vector<uint64_t> session_id;
         std::vector<keel::QueryBlock> query_block;
 
@@ -66,6 +67,8 @@ struct AsyncBackend {
             own(logits_token, step.logits_token, step.logits_rows);
             own(logits_row, step.logits_row, step.logits_rows);
             own(session_index, step.session_index, step.sessions);
+            own(adapter, step.adapter, step.sessions);
+            own(adapter_scale, step.adapter_scale, step.sessions);
             own(session_id, step.session_id, step.sessions);
             own(page_first, step.page_first, step.sessions + 1);
             own(page_id, step.page_id, step.page_first[step.sessions]);
@@ -96,7 +99,7 @@ struct AsyncBackend {
         return KEEL_E_STATE;
     }
 
-    static uint32_t op_count(const AsyncDevice& d) { return d.program->plan.variant[d.step->step.variant].count; }
+    static uint32_t op_count(const AsyncDevice& d) { return d.program->plan.variant[d.step->step.op_list].count; }
     static void forget(AsyncDevice* d) {
         delete d->step;
         d->step = nullptr;

@@ -118,6 +118,7 @@ namespace Keel
         KEEL_PART_CHAT_TEMPLATE = 1,
         KEEL_PART_GRAMMAR = 4,
         KEEL_PART_DRAFT_POOL = 5,
+        KEEL_PART_ADAPTER = 6,
     }
 
     public enum keel_region_kind : int
@@ -349,6 +350,11 @@ namespace Keel
         public fixed byte note[160];
         public fixed double step_us[16];
         public fixed double low_rank_step_us[16];
+        public uint adapter_count;
+        public uint adapter_op_count;
+        public ulong adapter_decode_bytes;
+        public ulong adapter_bytes;
+        public fixed double adapter_step_us[16];
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -482,6 +488,8 @@ namespace Keel
         public uint reserved;
         public ulong drafts_computed;
         public ulong drafts_accepted;
+        public uint adapter;
+        public float adapter_scale;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -628,6 +636,9 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_forced(keel_session session, int* ids, UIntPtr capacity, UIntPtr* count);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_set_adapter(keel_session session, uint adapter, float scale);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_cancel(keel_session session);

@@ -115,6 +115,7 @@ KEEL_CPU_NEON_I8MM = 7
 KEEL_PART_CHAT_TEMPLATE = 1
 KEEL_PART_GRAMMAR = 4
 KEEL_PART_DRAFT_POOL = 5
+KEEL_PART_ADAPTER = 6
 
 # keel_region_kind
 KEEL_REGION_PERSISTENT = 0
@@ -414,6 +415,11 @@ keel_memory_plan._fields_ = [
     ("note", ctypes.c_char * 160),
     ("step_us", ctypes.c_double * 16),
     ("low_rank_step_us", ctypes.c_double * 16),
+    ("adapter_count", ctypes.c_uint32),
+    ("adapter_op_count", ctypes.c_uint32),
+    ("adapter_decode_bytes", ctypes.c_uint64),
+    ("adapter_bytes", ctypes.c_uint64),
+    ("adapter_step_us", ctypes.c_double * 16),
 ]
 
 keel_region._fields_ = [
@@ -529,6 +535,8 @@ keel_session_info._fields_ = [
     ("reserved", ctypes.c_uint32),
     ("drafts_computed", ctypes.c_uint64),
     ("drafts_accepted", ctypes.c_uint64),
+    ("adapter", ctypes.c_uint32),
+    ("adapter_scale", ctypes.c_float),
 ]
 
 keel_chat_message._fields_ = [
@@ -609,6 +617,8 @@ def load(path):
     library.keel_session_allowed.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t]
     library.keel_session_forced.restype = ctypes.c_int
     library.keel_session_forced.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
+    library.keel_session_set_adapter.restype = ctypes.c_int
+    library.keel_session_set_adapter.argtypes = [keel_session, ctypes.c_uint32, ctypes.c_float]
     library.keel_cancel.restype = ctypes.c_int
     library.keel_cancel.argtypes = [keel_session]
     library.keel_session_get.restype = ctypes.c_int

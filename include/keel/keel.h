@@ -512,9 +512,9 @@ typedef enum keel_cpu {
     KEEL_CPU_NEON_I8MM = 7     /* with FEAT_DotProd and FEAT_I8MM */
 } keel_cpu;
 
-/* A part: an optional file of a configuration. Each kind at most once. Parts are read by the keel_plan calls and
- * keel_engine_init, which name one they refuse config.parts[i] in error->field: KEEL_E_UNSUPPORTED for an unknown kind,
- * KEEL_E_ARGUMENT for a null reader, a kind given twice, and options of a kind that has none. */
+/* A part: an optional file of a configuration. Each kind at most once, but for adapters. Parts are read by the
+ * keel_plan calls and keel_engine_init, which name one they refuse config.parts[i] in error->field: KEEL_E_UNSUPPORTED
+ * for an unknown kind, KEEL_E_ARGUMENT for a null reader, a kind given twice, and options of a kind that has none. */
 typedef enum keel_part_kind {
     /* Template text (Jinja, as in tokenizer.chat_template) in place of the model's own, or the name of a family:
      * chatml, llama3, mistral-v0.1, mistral-v0.2, mistral-v1, mistral-v3, mistral-nemo, gemma, gemma3, phi3, zephyr.
@@ -533,6 +533,13 @@ typedef enum keel_part_kind {
      * (KEEL_E_FILE_MISMATCH of keel_engine_init). Implies that drafter; the pool has the size of the file. No options.
      * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED: damaged, or another version. */
     KEEL_PART_DRAFT_POOL = 5,
+    /* An adapter: LoRA matrices for this model in a GGUF, as llama.cpp reads it (general.type "adapter", adapter.type
+     * "lora"), of any weight type. May be given up to 16 times; adapters have numbers from 0 on, in the order of their
+     * parts, by which sessions choose one (keel_session_set_adapter). Its matrices are copied, whatever config.weights
+     * says. No options. KEEL_E_FILE_MISMATCH: of another architecture or shape; KEEL_E_UNSUPPORTED: for the embedding,
+     * the head, norms, or another kind of adapter; also where a device computes layers; KEEL_E_FILE_LIMIT: more than
+     * 16, or a rank above 4,096. */
+    KEEL_PART_ADAPTER = 6,
 #ifdef KEEL_EXPERIMENTAL
     KEEL_PART_KV_PROFILE = 2, /* see Experimental */
     KEEL_PART_WPROJ = 3
@@ -678,6 +685,12 @@ struct keel_memory_plan {
      * the microseconds themselves are right within a factor of two or so. */
     double step_us[KEEL_STEP_COSTS];
     double low_rank_step_us[KEEL_STEP_COSTS]; /* of the low-rank variant (Experimental); zero where there is none */
+    /* Steps with a session that has an adapter; zero where there are none. */
+    uint32_t adapter_count;
+    uint32_t adapter_op_count;     /* numbered on behind those of the low-rank variant */
+    uint64_t adapter_decode_bytes; /* as decode_bytes, with the largest pair of each product */
+    uint64_t adapter_bytes;        /* of their matrices: part of the weights region */
+    double adapter_step_us[KEEL_STEP_COSTS];
 };
 
 typedef struct keel_region { /* never changes */
@@ -738,8 +751,9 @@ KEEL_API keel_status keel_engine_save_draft_pool(keel_engine engine, void* dst, 
  *     output_norm output [softcap]
  *
  * and in the low-rank variant, in front of the products whose factors multiply x_sub = Pt x: attn_sub, output_sub,
- * ffn_sub, down_sub, each [quantize]. A product adds its result to the residual itself, or leaves that to the norm
- * behind it. */
+ * ffn_sub, down_sub, each [quantize]; in steps with adapters, before and behind the products that these change, those
+ * of their pairs: attn_q_lora_a and attn_q_lora_b, and so on. A product adds its result to the residual itself, or
+ * leaves that to the norm behind it. */
 #define KEEL_OP_BUFFERS 8
 typedef struct keel_op_info {
     uint32_t struct_size;
@@ -778,9 +792,9 @@ typedef struct keel_buffer_info {
 } keel_buffer_info;
 
 /* The ops of the plan an engine for this model and configuration would run, those of the low-rank variant behind the
- * others, and the objects of all its regions, scratch first. out[0].struct_size says how long an element is; *count
- * becomes their number, for which `out` may be NULL. Errors: as keel_plan; KEEL_E_BUFFER_TOO_SMALL: only the first
- * `capacity` are there. */
+ * others, then those of steps with adapters, and the objects of all its regions, scratch first. out[0].struct_size says
+ * how long an element is; *count becomes their number, for which `out` may be NULL. Errors: as keel_plan;
+ * KEEL_E_BUFFER_TOO_SMALL: only the first `capacity` are there. */
 KEEL_API keel_status keel_plan_ops(const keel_reader* reader, const keel_model* model, const keel_config* config,
                                    keel_op_info* out, uint32_t capacity, uint32_t* count, keel_error* error);
 KEEL_API keel_status keel_plan_buffers(const keel_reader* reader, const keel_model* model, const keel_config* config,
@@ -838,6 +852,16 @@ KEEL_API keel_status keel_session_allowed(keel_session session, const int32_t* t
  * sampling. *count may be 0. Buffer as in keel_tokenize. KEEL_E_STATE: the session is not held to a grammar. */
 KEEL_API keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capacity, size_t* count);
 
+/* Chooses one of the engine's adapters (KEEL_PART_ADAPTER) for tokens computed from now on, pending ones included: to
+ * every product W x that it has a pair for, scale * alpha / rank * B (A x) is added. KEEL_ADAPTER_OFF, or scale 0:
+ * none; then everything is as if the engine had none. Sessions with different ones share steps. What is computed
+ * already stays: logits, and K and V of earlier positions, which later tokens go on to read. For a text that is the
+ * adapter's from its first token, choose before feeding or truncate to 0 tokens first. A fork has the adapter of its
+ * origin, a saved session its identity and scale. KEEL_E_ARGUMENT: no such adapter, or a scale that is not finite;
+ * KEEL_E_STATE: the session is in the low-rank variant; KEEL_E_BUSY inside a step. */
+#define KEEL_ADAPTER_OFF UINT32_MAX /* of a new session */
+KEEL_API keel_status keel_session_set_adapter(keel_session session, uint32_t adapter, float scale);
+
 /* Asks a running or the next keel_advance to stop between two groups of work items for this session, with
  * KEEL_E_CANCELLED. The tokens of the unfinished step stay pending; advancing again continues. Any thread; also where
  * the engine is poisoned, without effect. */
@@ -855,6 +879,8 @@ typedef struct keel_session_info {
     uint32_t reserved;
     /* Of what was proposed since the session was opened: tokens that were computed, and those that were drawn. */
     uint64_t drafts_computed, drafts_accepted;
+    uint32_t adapter;    /* its number, or KEEL_ADAPTER_OFF */
+    float adapter_scale; /* 0: none */
 } keel_session_info;
 KEEL_API keel_status keel_session_get(keel_session session, keel_session_info* out);
 
@@ -893,13 +919,16 @@ KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 
 /* Exact bytes keel_session_save will write now. */
 KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
-/* Writes tokens, KV rows, logits, sampling, text state and where its grammar began: versioned, checksummed, tied to the
- * model's fingerprint, the KV formats and the grammar. KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
+/* Writes tokens, KV rows, logits, sampling, text state, where its grammar began and its adapter's identity: versioned,
+ * checksummed, tied to the model's fingerprint, the KV formats, the grammar and the adapter.
+ * KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
                                        uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
  * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, or grammar
- * where the session was held to one), KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
+ * where the session was held to one; or the engine does not have the adapter it used, which it goes on with whatever
+ * its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant), KEEL_E_CONTEXT_FULL,
+ * KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -1008,7 +1037,8 @@ typedef enum keel_variant {
 } keel_variant;
 /* For tokens computed from now on, pending ones included. One step computes one variant; if both are pending in a
  * keel_advance, steps alternate. A fork has the variant of its origin; save and restore leave it.
- * KEEL_E_STATE: the engine has no low-rank variant. KEEL_E_BUSY inside a step. KEEL_E_ARGUMENT: no such variant. */
+ * KEEL_E_STATE: the engine has no low-rank variant, or the session has an adapter. KEEL_E_BUSY inside a step.
+ * KEEL_E_ARGUMENT: no such variant. */
 KEEL_API keel_status keel_session_set_variant(keel_session session, keel_variant variant);
 
 /* keel_op_info.low_rank_reason: whether a product of the low-rank variant uses its factor of the W_proj cache, and if

@@ -282,6 +282,10 @@ class Session {
         return keel_session_restore(handle_, src.data(), src.size(), error);
     }
 
+    keel_status set_adapter(uint32_t adapter, float scale = 1) {
+        return keel_session_set_adapter(handle_, adapter, scale);
+    }
+
 #ifdef KEEL_EXPERIMENTAL
     keel_status set_variant(keel_variant variant) {
         return keel_session_set_variant(handle_, variant);

@@ -98,7 +98,9 @@ class HeaderScan {
     HeaderScan(const keel_reader& reader, const keel_limits& limits, keel_error* error)
         : reader_(reader), limits_(limits), error_(error), cursor_(reader, 0, header_end(reader, limits)) {}
 
-    keel_status run(GgufValue* values, GgufTensor* tensors, Gguf* out);
+    keel_status run(GgufValue* values, GgufTensor* tensors, const GgufVisitor& visitor, Gguf* out);
+    // The tensors of a header that run() has seen.
+    keel_status tensors(const Gguf& g, const GgufVisitor& visitor);
 
   private:
     static uint64_t header_end(const keel_reader& reader, const keel_limits& limits) {
@@ -395,7 +397,21 @@ keel_status HeaderScan::refuse_duplicates(const Entry* entries, uint32_t count, 
     return KEEL_OK;
 }
 
-keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, Gguf* out) {
+keel_status HeaderScan::tensors(const Gguf& g, const GgufVisitor& visitor) {
+    alignment_ = g.alignment;
+    KEEL_TRY(skip(g.table_offset));
+    for (uint32_t i = 0; i < g.tensor_count; ++i) {
+        GgufTensor t;
+        KEEL_TRY(tensor(&t));
+        if (t.offset + t.bytes > g.file_bytes - g.data_offset)
+            return refuse(KEEL_E_FILE_READ, 0, "the file changed between two passes");
+        t.offset += g.data_offset;
+        KEEL_TRY(visitor.tensor(visitor.context, t));
+    }
+    return KEEL_OK;
+}
+
+keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, const GgufVisitor& visitor, Gguf* out) {
     const bool place = values || tensors;
     Gguf g = {};
     KEEL_TRY(counts(&g));
@@ -407,11 +423,17 @@ keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, Gguf* out) {
     }
 
     GgufValue value_here;
-    for (uint32_t i = 0; i < g.value_count; ++i) KEEL_TRY(value(values ? &values[i] : &value_here));
+    for (uint32_t i = 0; i < g.value_count; ++i) {
+        GgufValue& v = values ? values[i] : value_here;
+        KEEL_TRY(value(&v));
+        if (visitor.value) KEEL_TRY(visitor.value(visitor.context, v));
+    }
+    g.table_offset = cursor_.position();
     GgufTensor last = {};
     for (uint32_t i = 0; i < g.tensor_count; ++i) {
         KEEL_TRY(tensor(&last));
         if (tensors) tensors[i] = last;
+        if (visitor.tensor) KEEL_TRY(visitor.tensor(visitor.context, last));
     }
     KEEL_TRY(data_section(last, tensors, &g));
     label("header");
@@ -487,7 +509,17 @@ keel_status resolve_limits(const keel_limits* limits, keel_limits* out) {
 
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
                       Gguf* out, keel_error* error) {
-    return HeaderScan(reader, limits, error).run(values, tensors, out);
+    return HeaderScan(reader, limits, error).run(values, tensors, {}, out);
+}
+
+keel_status gguf_visit(const keel_reader& reader, const keel_limits& limits, const GgufVisitor& visitor, Gguf* out,
+                       keel_error* error) {
+    return HeaderScan(reader, limits, error).run(nullptr, nullptr, visitor, out);
+}
+
+keel_status gguf_visit_tensors(const keel_reader& reader, const keel_limits& limits, const Gguf& g,
+                               const GgufVisitor& visitor, keel_error* error) {
+    return HeaderScan(reader, limits, error).tensors(g, visitor);
 }
 
 keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t* header_hash, uint64_t* fingerprint) {

@@ -55,8 +55,9 @@ struct GgufTensor {
 struct Gguf {
     uint32_t version, alignment;
     uint64_t file_bytes, data_offset;
-    uint64_t header_hash;  // of bytes [0, data_offset)
-    uint64_t fingerprint;  // of header and weights (gguf_fingerprint); 0 after pass 1
+    uint64_t table_offset;  // of the descriptions of the tensors, in the header
+    uint64_t header_hash;   // of bytes [0, data_offset)
+    uint64_t fingerprint;   // of header and weights (gguf_fingerprint); 0 after pass 1
     uint32_t value_count, tensor_count;
     GgufValue* values;    // sorted by key_hash
     GgufTensor* tensors;  // in file order
@@ -70,6 +71,20 @@ struct Gguf {
 // KEEL_E_FILE_LIMIT, KEEL_E_UNSUPPORTED for other versions, byte order, nested arrays, tensor types without kernels.
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
                       Gguf* out, keel_error* error);
+
+// For files that are used without tables. Each function returns KEEL_OK to go on; what else it returns ends the walk.
+struct GgufVisitor {
+    keel_status (*value)(void* context, const GgufValue& value);     // may be null
+    keel_status (*tensor)(void* context, const GgufTensor& tensor);  // may be null
+    void* context;
+};
+// As pass 1, but shows every value and every tensor; a tensor's offset is within the data section. Does not see names
+// that appear twice.
+keel_status gguf_visit(const keel_reader& reader, const keel_limits& limits, const GgufVisitor& visitor, Gguf* out,
+                       keel_error* error);
+// Shows the tensors of a file once more, with their offsets in the file. `g`: what pass 1 or gguf_visit said of it.
+keel_status gguf_visit_tensors(const keel_reader& reader, const keel_limits& limits, const Gguf& g,
+                               const GgufVisitor& visitor, keel_error* error);
 
 // The hash of the header, and of it and kSampleBytes of every tensor (all of a smaller one), at a place that depends on
 // the number of the tensor alone: two files of one header whose weights differ as those of two models do have different

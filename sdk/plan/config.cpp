@@ -161,6 +161,23 @@ keel_status choose_drafters(const keel_config& c, const Part& pool, uint32_t voc
     return KEEL_OK;
 }
 
+keel_status choose_adapters(const Parts& parts, const keel_model& model, AdapterChoice* out, keel_error* error) {
+    *out = {};
+    for (; out->count < parts.adapter_count; ++out->count) {
+        const Part& part = parts.adapter[out->count];
+        keel_error detail = {};
+        detail.struct_size = sizeof detail;
+        const keel_status status = adapter_open(part.reader, &model, &out->file[out->count], &detail);
+        if (status == KEEL_OK) continue;
+        char reason[sizeof detail.reason];
+        TextBuilder(reason, sizeof reason).text(detail.field).text(": ").text(detail.reason);
+        fail_part(error, status, part.index, "", reason);
+        if (error) error->offset = detail.offset;
+        return status;
+    }
+    return KEEL_OK;
+}
+
 }  // namespace
 
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
@@ -205,6 +222,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON_I8MM, error));
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
+    KEEL_TRY(choose_adapters(parts, model, &out->adapters, error));
     KEEL_TRY(choose_chat(parts.of[KEEL_PART_CHAT_TEMPLATE], model, reader, &out->chat, error));
     KEEL_TRY(choose_grammar(parts.of[KEEL_PART_GRAMMAR], out, error));
     KEEL_TRY(choose_drafters(c, parts.of[KEEL_PART_DRAFT_POOL], model.spec.vocabulary, &out->drafters, error));
@@ -229,6 +247,9 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->own_backend = out->host_backend = out->backend;
     out->backend_options = c.backend_options;
     KEEL_TRY(out->backend->configure(out, model.spec, error));
+    if (out->adapters.count && out->host_layer != 0)
+        return fail_part(error, KEEL_E_UNSUPPORTED, parts.adapter[0].index, "",
+                         "adapters, but a device computes layers: only the CPU adds them");
     if (out->drafters.logits && out->host_layer == kNoHostLayer)
         return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters",
                     "KEEL_DRAFT_LOGITS, but logits stay on the device");

@@ -3,6 +3,7 @@
 #include "keel/keel.h"
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/kv/kv_profile.h"
+#include "sdk/model/adapter_file.h"
 #include "sdk/model/model.h"
 #include "sdk/plan/low_rank.h"
 #include "sdk/text/grammar.h"
@@ -25,6 +26,12 @@ struct DraftSources {
     uint32_t pool_part;  // in config.parts
 };
 
+// By the numbers that sessions choose them by.
+struct AdapterChoice {
+    uint32_t count;
+    AdapterFile file[kMaxAdapters];
+};
+
 struct PlanConfig {
     uint32_t max_sessions, context_tokens, kv_pages, chunk_tokens, logits_rows, threads, tile_us, max_text_bytes;
     uint32_t draft_tokens;  // of a step
@@ -34,6 +41,7 @@ struct PlanConfig {
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
     LowRankChoice low_rank;
+    AdapterChoice adapters;
     ChatChoice chat;  // of a part, else the model's
     uint32_t max_chat_bytes;
     bool has_grammar;

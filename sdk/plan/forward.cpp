@@ -66,13 +66,13 @@ class Forward : OpBuilder {
 }  // namespace
 
 void build_plan(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& placer,
-                Op* ops, const uint32_t op_counts[2], const PlanObservers& observers, ExecutionPlan* plan) {
+                Op* ops, const uint32_t op_counts[kOpLists], const PlanObservers& observers, ExecutionPlan* plan) {
     *plan = {};
     plan->rope_sets = model.row().local_rope && model.spec.window ? 2 : 1;
-    const uint32_t dense_count = op_counts[KEEL_VARIANT_DENSE];
-    if (ops) {
-        plan->variant[KEEL_VARIANT_DENSE] = {ops, 0, 0, dense_count, 0};
-        plan->variant[KEEL_VARIANT_LOW_RANK] = {ops + dense_count, 0, 0, op_counts[KEEL_VARIANT_LOW_RANK], 0};
+    uint32_t first_op[kOpLists] = {};
+    for (uint32_t i = 0, count = 0; i < kOpLists; count += op_counts[i++]) {
+        first_op[i] = count;
+        if (ops) plan->variant[i] = {ops + count, 0, 0, op_counts[i], 0, {}};
     }
     PlanWeights weights(reader, model, config, placer);
     BufferTable buffers(plan);
@@ -85,23 +85,31 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
         plan->rope_factors = weights.vector(kRopeFreqs).host;
 
     // The variants go side by side, layer by layer: they share weights, buffers and KV rows.
-    const auto forward = [&](keel_variant variant) {
-        return Forward(model, config, &weights, &buffers, variant, &plan->variant[variant],
-                       variant == KEEL_VARIANT_DENSE ? 0 : dense_count, observers.lifetimes, observers.ops);
+    const auto forward = [&](uint32_t list, keel_variant variant) {
+        return Forward(model, config, &weights, &buffers, variant, list == kAdaptedList, &plan->variant[list],
+                       first_op[list], observers.lifetimes, observers.ops);
     };
-    Forward variants[] = {forward(KEEL_VARIANT_DENSE), forward(KEEL_VARIANT_LOW_RANK)};
-    const uint32_t count = config.low_rank.usable ? 2 : 1;
-    for (uint32_t v = 0; v < count; ++v) plan->residual = variants[v].begin(plan->rope_sets);
+    Forward variants[kOpLists] = {forward(0, KEEL_VARIANT_DENSE), forward(1, KEEL_VARIANT_LOW_RANK),
+                                  forward(kAdaptedList, KEEL_VARIANT_DENSE)};
+    const bool used[kOpLists] = {true, config.low_rank.usable, config.adapters.count != 0};
+    const auto each = [&](auto&& build) {
+        for (uint32_t v = 0; v < kOpLists; ++v)
+            if (used[v]) build(variants[v]);
+    };
+    each([&](Forward& f) { plan->residual = f.begin(plan->rope_sets); });
     for (uint32_t layer = 0; layer < model.spec.layers; ++layer) {
         weights.open_layer(layer);
-        for (uint32_t v = 0; v < count; ++v) variants[v].layer(layer);
+        each([&](Forward& f) { f.layer(layer); });
     }
     weights.open_head();
-    for (uint32_t v = 0; v < count; ++v) variants[v].head();
+    each([](Forward& f) { f.head(); });
     plan->low_rank_records = weights.low_rank_records();
     plan->low_rank_bytes = weights.low_rank_bytes();
+    plan->adapter_bytes = weights.adapter_bytes();
     buffers.pack(config.chunk_tokens, config.threads);
-    if ((buffers.full() || variants[0].overflowed() || variants[1].overflowed()) && placer.status == KEEL_OK)
+    bool overflowed = buffers.full();
+    each([&](const Forward& f) { overflowed |= f.overflowed(); });
+    if (overflowed && placer.status == KEEL_OK)
         placer.status =
             fail(placer.error, KEEL_E_UNSUPPORTED, 0, "plan", "a layer has more ops or buffers than expected");
     for (const OpList& list : plan->variant)

@@ -14,6 +14,6 @@ struct PlanObservers {
 // null. Else it has room for all of them: as many of each variant, one variant behind the other, as a count run found.
 // Failures are in weights.status.
 void build_plan(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& weights,
-                Op* ops, const uint32_t op_counts[2], const PlanObservers& observers, ExecutionPlan* plan);
+                Op* ops, const uint32_t op_counts[kOpLists], const PlanObservers& observers, ExecutionPlan* plan);
 
 }  // namespace keel

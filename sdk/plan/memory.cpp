@@ -1,5 +1,7 @@
 #include "sdk/plan/memory.h"
 
+#include <string.h>
+
 #include <new>
 
 #include "platform/platform.h"
@@ -35,7 +37,10 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_error* error) {
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = r.model.spec;
-    Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1]);
+    Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1] + r.op_counts[kAdaptedList]);
+    const uint64_t factor_count = uint64_t{spec.layers} * kAdapterSlotCount * r.config.adapters.count;
+    AdapterFactor* factors = factor_count ? persistent.place<AdapterFactor>("adapter_factors", factor_count) : nullptr;
+    if (factors) memset(factors, 0, factor_count * sizeof *factors);
     WeightPlacer weights{arenas[KEEL_REGION_WEIGHTS],
                          arenas[KEEL_REGION_DEVICE_WEIGHTS],
                          r.config.weights,
@@ -45,6 +50,7 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
                          error};
     weights.backend = r.config.backend;
     weights.device = out->device;
+    weights.adapter_factors = factors;
     ExecutionPlan& plan = out->program.plan;
     build_plan(r.reader, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
@@ -119,6 +125,8 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->logits_row = arena.place<uint32_t>("step_logits_row", c.chunk_tokens);
     step->session_index = arena.place<uint32_t>("step_session_index", c.max_sessions);
     step->session_id = arena.place<uint64_t>("step_session_id", c.max_sessions);
+    step->adapter = arena.place<uint32_t>("step_adapter", c.max_sessions);
+    step->adapter_scale = arena.place<float>("step_adapter_scale", c.max_sessions);
     step->page_first = arena.place<uint32_t>("step_page_first", c.max_sessions + 1);
     step->page_id = arena.place<uint32_t>("step_page_id", uint64_t{c.max_sessions} * kv_pages_for(c.context_tokens));
     step->tail_first = arena.place<uint32_t>("step_tail_first", c.max_sessions);

@@ -8,6 +8,16 @@ namespace {
 
 constexpr const char* kSubNames[kWprojGroups] = {"attn_sub", "output_sub", "ffn_sub", "down_sub"};
 
+// By kAdapterSlots.
+constexpr const char *kLoraANames[] = {"attn_q_lora_a",   "attn_k_lora_a",      "attn_v_lora_a",
+                                       "attn_qkv_lora_a", "attn_out_lora_a",    "ffn_gate_lora_a",
+                                       "ffn_up_lora_a",   "ffn_gate_up_lora_a", "ffn_down_lora_a"},
+                     *kLoraBNames[] = {"attn_q_lora_b",   "attn_k_lora_b",      "attn_v_lora_b",
+                                       "attn_qkv_lora_b", "attn_out_lora_b",    "ffn_gate_lora_b",
+                                       "ffn_up_lora_b",   "ffn_gate_up_lora_b", "ffn_down_lora_b"};
+static_assert(sizeof kLoraANames / sizeof kLoraANames[0] == kAdapterSlotCount);
+constexpr uint32_t kLoraAlign = 16;  // floats: the u of every product begins at a cache line
+
 TensorSlot bias_of(TensorSlot slot) {
     return slot == kAttnQ ? kAttnQBias : slot == kAttnK ? kAttnKBias : slot == kAttnV ? kAttnVBias : kSlotCount;
 }
@@ -144,6 +154,57 @@ Buf OpBuilder::project(WprojGroup group, TensorSlot first, const Buf& x) {
     return result(kSubNames[group], basis.rows);
 }
 
+// One op for each product that an adapter has a pair for: they read the f32 row that x is, whatever the product reads.
+void OpBuilder::adapter_inputs(const TensorSlot* slots, uint32_t count, const Buf& x, AdapterInput* out) {
+    uint32_t width = 0;
+    for (uint32_t i = 0; i < count; ++i) {
+        out[i] = {};
+        out[i].offset = width;
+        width += (weights_->adapter_rank(slots[i]) + kLoraAlign - 1) / kLoraAlign * kLoraAlign;
+    }
+    bool first = true;
+    for (uint32_t i = 0; i < count; ++i) {
+        if (weights_->adapter_rank(slots[i]) == 0) continue;
+        const AdapterUse use = weights_->adapters(slots[i]);
+        Op& op = push(OpKind::kLoraA, kLoraANames[adapter_slot_of(slots[i])], slots[i]);
+        op.in = read(&op, x, Activation::kF32);
+        op.out = write(&op, "lora", width);
+        if (!first) op.reads |= op.writes;  // the parts before it stay
+        first = false;
+        op.out_offset = out[i].offset;
+        op.factors = use.factors;
+        op.weight_type = use.a_type;
+        op.w_row_bytes = use.a_bytes / use.rank;
+        op.rows = use.rank;
+        op.k = use.k;
+        op.fixed_bytes = use.a_bytes;
+        op.token_bytes = (uint64_t{use.k} + use.rank) * 4;
+        op.token_macs = uint64_t{use.k} * use.rank;
+        out[i].use = use;
+        out[i].u = {"lora", width, kNoProducer};
+    }
+}
+
+void OpBuilder::adapter_output(TensorSlot slot, const AdapterInput& input, const char* name, uint32_t width,
+                               uint32_t offset) {
+    const AdapterUse& use = input.use;
+    Op& op = push(OpKind::kLoraB, kLoraBNames[adapter_slot_of(slot)], slot);
+    op.in = read(&op, input.u, Activation::kF32);
+    op.in_offset = input.offset;
+    op.out = write(&op, name, width);
+    op.reads |= op.writes;
+    op.out_offset = offset;
+    op.accumulate = true;
+    op.factors = use.factors;
+    op.weight_type = use.b_type;
+    op.w_row_bytes = use.b_bytes / use.rows;
+    op.rows = use.rows;
+    op.k = use.rank;
+    op.fixed_bytes = use.b_bytes;
+    op.token_bytes = (uint64_t{use.rank} + 2 * uint64_t{use.rows}) * 4;
+    op.token_macs = uint64_t{use.rows} * use.rank;
+}
+
 Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count, Buf x) {
     TensorSlot slot[kMaxMatmuls];
     uint32_t n = 0, width = 0;
@@ -165,6 +226,8 @@ Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count,
     Buf sub = {};
     if (group < kWprojGroups) sub = project(group, slot[0], x);
     if (factor_q8) sub = quantized(sub);
+    AdapterInput inputs[kMaxMatmuls] = {};
+    if (adapted_) adapter_inputs(slot, n, x, inputs);
     uint32_t offset = 0;
     for (uint32_t i = 0; i < n; ++i) {
         const Product p = weights_->product(variant_, slot[i], bias_of(slot[i]));
@@ -177,6 +240,11 @@ Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count,
         if (offset) op.reads |= op.writes;  // the parts before it stay
         op.out_offset = offset;
         offset += op.rows;
+    }
+    offset = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+        if (inputs[i].use.rank) adapter_output(slot[i], inputs[i], name, width, offset);
+        offset += weights_->rows(slot[i]);
     }
     return result(name, width);
 }
@@ -283,11 +351,18 @@ Buf OpBuilder::post_norm(const Buf& x, TensorSlot weight) {
 }
 
 void OpBuilder::add(const Buf& x, const Buf& y) {
+    const auto redirect = [&](Op& op) {
+        if (op.kind != OpKind::kPostNorm) {  // which still works in y
+            op.reads &= ~op.writes;
+            op.writes = 0;
+        }
+        op.accumulate = true;
+        op.out = write(&op, x.name, x.width);
+        op.reads |= buffer_bit(op.out);
+    };
     Op& op = stretch_[y.producer];
-    if (op.kind == OpKind::kMatmul) op.writes = 0;  // a post norm still works in y
-    op.accumulate = true;
-    op.out = write(&op, x.name, x.width);
-    op.reads |= buffer_bit(op.out);
+    redirect(op);
+    if (op.kind == OpKind::kLoraB) redirect(stretch_[y.producer - 1]);  // the one product that it adds to
 }
 
 void OpBuilder::logits(const Buf& x) {

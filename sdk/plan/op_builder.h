@@ -28,7 +28,7 @@ constexpr uint32_t kNoProducer = UINT32_MAX;
 class OpBuilder {
   public:
     OpBuilder(const keel_model& model, const PlanConfig& config, PlanWeights* weights, BufferTable* buffers,
-              keel_variant variant, OpList* list, uint32_t first_op, const LifetimeObserver* lifetimes,
+              keel_variant variant, bool adapted, OpList* list, uint32_t first_op, const LifetimeObserver* lifetimes,
               const OpObserver* ops)
         : m_(model),
           s_(model.spec),
@@ -37,6 +37,7 @@ class OpBuilder {
           weights_(weights),
           buffers_(buffers),
           variant_(variant),
+          adapted_(adapted),
           list_(list),
           first_op_(first_op),
           lifetimes_(buffers, lifetimes),
@@ -89,6 +90,14 @@ class OpBuilder {
     BufferId write(Op* op, const char* name, uint32_t width);
     Buf result(const char* name, uint32_t width) const { return {name, width, last()}; }
     Buf products(const char* name, const TensorSlot* slots, size_t count, Buf x);
+    // Where the ops of a product's adapters put their u, and what they add.
+    struct AdapterInput {
+        AdapterUse use;
+        Buf u;
+        uint32_t offset;
+    };
+    void adapter_inputs(const TensorSlot* slots, uint32_t count, const Buf& x, AdapterInput* out);
+    void adapter_output(TensorSlot slot, const AdapterInput& input, const char* name, uint32_t width, uint32_t offset);
     Buf project(WprojGroup group, TensorSlot first, const Buf& x);
     Buf quantized(const Buf& x);
     void multiply(Op* op, const Matrix& matrix, const Buf& x);
@@ -99,6 +108,7 @@ class OpBuilder {
     PlanWeights* weights_;
     BufferTable* buffers_;
     const keel_variant variant_;
+    const bool adapted_;  // products add what adapters have for them
     OpList* list_;
     const uint32_t first_op_;  // number of the variant's first op in the plan
     Lifetimes lifetimes_;

@@ -10,11 +10,20 @@
 
 namespace keel {
 
+// The pair of an adapter that a product adds (sdk/model/adapter_file.h); rank 0: none.
+struct AdapterFactor {
+    const void *a, *b;
+    uint64_t a_row_bytes, b_row_bytes;
+    uint32_t a_type, b_type, rank, reserved;
+};
+
 enum class OpKind : uint8_t {
     kEmbed,
     kRopeTable,  // cos and sin of every token's position
     kNorm,
     kMatmul,
+    kLoraA,            // u = s A x, of tokens whose session has an adapter
+    kLoraB,            // adds B u to a product
     kQkNorm,           // norms of single heads of q and k
     kRope,             // rotates q and k
     kKvAppend,         // codes this position's K and V rows into the pages, and makes q ready for their formats
@@ -74,8 +83,9 @@ struct Op {
     int32_t layer;    // -1 outside the layers
     uint32_t window;  // attention and its finish: visible positions, 0 = all
     uint32_t weight_type;
-    uint32_t rows;        // output elements of a token
+    uint32_t rows;        // output elements of a token; kLoraA: of the adapter of largest rank
     uint32_t k;           // inner dimension; attention: of a head; attention_finish: of the query heads of a KV head
+    uint32_t in_offset;   // kLoraB: floats, within an input row
     uint32_t out_offset;  // floats, within an output row
     uint64_t w_row_bytes;
     // Weights, by addresses of the backend that runs the op; null in count mode.
@@ -83,6 +93,7 @@ struct Op {
     const float* norm;   // norms; qk_norm: of q
     const float* norm2;  // qk_norm: of k
     const float* bias;
+    const AdapterFactor* factors;  // kLoraA, kLoraB: of each adapter
     BufferSet reads, writes;
     uint64_t fixed_bytes, token_bytes;  // moved whatever the number of tokens, and per token
     uint64_t token_macs;                // multiply-adds per token
@@ -103,6 +114,7 @@ inline double predict_us(const Op& op, uint32_t tokens) {
     return compute_us > memory_us ? compute_us : memory_us;
 }
 
+constexpr uint32_t kOpLists = 3, kAdaptedList = 2;
 struct OpList {
     Op* ops;  // null in count mode
     uint32_t count;
@@ -117,9 +129,12 @@ struct ExecutionPlan {
     uint64_t scratch_bytes;
     BufferId residual;
     uint32_t rope_sets;  // 1, or 2 with local rope
-    OpList variant[2];   // by keel_variant; the second one is empty without a W_proj cache
+    // By keel_variant, then the dense one of steps in which a session has an adapter. The second one is empty without
+    // a W_proj cache, the third one without adapters.
+    OpList variant[kOpLists];
     uint32_t low_rank_records;
     uint64_t low_rank_bytes;    // of factors and their biases
+    uint64_t adapter_bytes;     // of the matrices of adapters
     const float* rope_factors;  // divisors of the frequencies, or null
 };
 

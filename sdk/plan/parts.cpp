@@ -21,7 +21,10 @@ keel_status read_parts(const keel_config& config, Parts* out, keel_error* error)
         const uint32_t kind = given.kind;
         if (kind == 0 || kind >= kPartKinds)
             return fail_part(error, KEEL_E_UNSUPPORTED, i, ".kind", "this library has no such part");
-        Part& part = out->of[kind];
+        const bool adapter = kind == KEEL_PART_ADAPTER;
+        if (adapter && out->adapter_count == kMaxAdapters)
+            return fail_part(error, KEEL_E_FILE_LIMIT, i, "", "more than 16 adapters");
+        Part& part = adapter ? out->adapter[out->adapter_count++] : out->of[kind];
         if (part.given) return fail_part(error, KEEL_E_ARGUMENT, i, "", "a second part of its kind");
         if (!given.reader) return fail_part(error, KEEL_E_ARGUMENT, i, ".reader", "null");
         if (read_versioned(given.reader, &part.reader) != KEEL_OK)

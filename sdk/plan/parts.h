@@ -1,10 +1,11 @@
-// The parts of a configuration, checked: optional files, at most one of each kind.
+// The parts of a configuration, checked: optional files, at most one of each kind, but for adapters.
 #pragma once
 #include "keel/keel.h"
+#include "sdk/model/adapter_file.h"
 
 namespace keel {
 
-constexpr uint32_t kPartKinds = KEEL_PART_DRAFT_POOL + 1;
+constexpr uint32_t kPartKinds = KEEL_PART_ADAPTER + 1;
 
 struct Part {
     bool given;
@@ -14,6 +15,8 @@ struct Part {
 };
 struct Parts {
     Part of[kPartKinds];  // by keel_part_kind
+    Part adapter[kMaxAdapters];
+    uint32_t adapter_count;
 };
 // Errors as keel_part says. The files are not looked at yet.
 keel_status read_parts(const keel_config& config, Parts* out, keel_error* error);

@@ -16,6 +16,7 @@ struct QueryBlock {
 
 struct Step {
     keel_variant variant;  // of all its sessions
+    uint32_t op_list;      // of the plan's: by the variant, or kAdaptedList
     uint32_t tokens, sessions, query_blocks, logits_rows;
     uint32_t longest;  // positions that the longest session sees
     bool decode;       // one token per session
@@ -35,8 +36,10 @@ struct Step {
     // Per session of the step, [max_sessions].
     uint32_t* session_index;  // among the engine's sessions: which f16 window (kv_f16_window.h) is its own
     uint64_t* session_id;     // its handle, for taps (keel_lab.h)
-    uint32_t* page_first;     // [max_sessions + 1]: its pages are page_id[page_first[i]] .. page_id[page_first[i + 1])
-    uint32_t* page_id;        // [max_sessions][pages of a context], packed; kNoPage: evicted, seen by nobody
+    uint32_t* adapter;        // KEEL_ADAPTER_OFF: none
+    float* adapter_scale;
+    uint32_t* page_first;  // [max_sessions + 1]: its pages are page_id[page_first[i]] .. page_id[page_first[i + 1])
+    uint32_t* page_id;     // [max_sessions][pages of a context], packed; kNoPage: evicted, seen by nobody
     // A session whose tail is a tree: positions from tail_first on are read from slots of nodes. Node i is in slot
     // tail_first + i, and sees its ancestors of the tail only.
     uint32_t* tail_first;   // kNoNode: no tree

@@ -13,6 +13,10 @@ const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, c
         mapped_bytes += t.bytes;
         return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
     }
+    return copied_matrix(from, t, name, layer);
+}
+
+const void* WeightPlacer::copied_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
     if (dst) load(from, t, dst);
@@ -193,6 +197,7 @@ void PlanWeights::open_layer(uint32_t layer) {
     close_layer();
     compute_as(layer);
     layer_ = static_cast<int32_t>(layer);
+    open_adapters(layer);
     if (!c_.low_rank.usable) return;
     const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
     if (placer_.status == KEEL_OK && status != KEEL_OK)
@@ -200,6 +205,80 @@ void PlanWeights::open_layer(uint32_t layer) {
     if (placer_.status == KEEL_OK && !placer_.arena.counting() && placer_.mode != KEEL_WEIGHTS_MAP)
         placer_.status = wproj_check_payload(c_.low_rank.file, low_.parts, layer, placer_.error);
     if (placer_.status != KEEL_OK) low_ = {};
+}
+
+// What the file says now is what was checked when it was opened, or it has changed.
+void PlanWeights::open_adapters(uint32_t layer) {
+    for (uint32_t i = 0; i < c_.adapters.count && placer_.status == KEEL_OK; ++i) {
+        const AdapterFile& file = c_.adapters.file[i];
+        placer_.status = adapter_layer(file, layer, pairs_[i], placer_.error);
+        for (uint32_t slot = 0; slot < kAdapterSlotCount; ++slot) {
+            AdapterPair& p = pairs_[i][slot];
+            if (placer_.status != KEEL_OK) p = {};
+            if (p.rank == 0) continue;
+            const GgufTensor* w = tensor(kAdapterSlots[slot]);
+            if (w && p.k == w->dims[0] && p.rows == w->dims[1] && p.rank <= file.largest_rank &&
+                p.a_bytes == kernels::weight_row_bytes(p.a_type, p.k) * p.rank &&
+                p.b_bytes == kernels::weight_row_bytes(p.b_type, p.rank) * p.rows)
+                continue;
+            placer_.status = fail(placer_.error, KEEL_E_FILE_READ, 0, kSlots[kAdapterSlots[slot]].name,
+                                  "an adapter changed while it was read");
+            p = {};
+        }
+    }
+}
+
+uint32_t PlanWeights::adapter_rank(TensorSlot slot) const {
+    const uint32_t at = adapter_slot_of(slot);
+    uint32_t rank = 0;
+    for (uint32_t i = 0; i < c_.adapters.count && at < kAdapterSlotCount; ++i)
+        rank = pairs_[i][at].rank > rank ? pairs_[i][at].rank : rank;
+    return rank;
+}
+
+AdapterUse PlanWeights::adapters(TensorSlot slot) {
+    const uint32_t at = adapter_slot_of(slot), count = c_.adapters.count;
+    AdapterFactor* factors = placer_.adapter_factors;
+    if (factors) factors += (static_cast<uint32_t>(layer_) * uint64_t{kAdapterSlotCount} + at) * count;
+    AdapterUse use = {};
+    use.factors = factors;
+    for (uint32_t i = 0; i < count; ++i) {
+        const AdapterPair& p = pairs_[i][at];
+        if (p.rank == 0) continue;
+        const auto place = [&](uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,
+                               const char* name) {
+            GgufTensor t = {};
+            t.type = type;
+            t.dims[0] = k;
+            t.dims[1] = rows;
+            t.dims[2] = t.dims[3] = 1;
+            t.offset = offset;
+            t.bytes = bytes;
+            adapter_bytes_ += bytes;
+            return placer_.copied_matrix(c_.adapters.file[i].reader, t, name, layer_);
+        };
+        const void* a = place(p.a_type, p.k, p.rank, p.a_offset, p.a_bytes, "lora_a");
+        const void* b = place(p.b_type, p.rank, p.rows, p.b_offset, p.b_bytes, "lora_b");
+        if (factors)
+            factors[i] = {a,
+                          b,
+                          kernels::weight_row_bytes(p.a_type, p.k),
+                          kernels::weight_row_bytes(p.b_type, p.rank),
+                          p.a_type,
+                          p.b_type,
+                          p.rank,
+                          0};
+        if (use.rank == 0) {
+            use.k = p.k;
+            use.rows = p.rows;
+            use.a_type = p.a_type;
+            use.b_type = p.b_type;
+        }
+        if (p.rank > use.rank) use.rank = p.rank;
+        if (p.a_bytes > use.a_bytes) use.a_bytes = p.a_bytes;
+        if (p.b_bytes > use.b_bytes) use.b_bytes = p.b_bytes;
+    }
+    return use;
 }
 
 WprojGroup PlanWeights::group_of(keel_variant variant, TensorSlot slot) const {

@@ -10,6 +10,7 @@
 #include "sdk/core/arena.h"
 #include "sdk/model/model.h"
 #include "sdk/plan/config.h"
+#include "sdk/plan/ops.h"
 
 namespace keel {
 
@@ -30,12 +31,15 @@ struct WeightPlacer {
     bool host = true;                  // what comes next is computed in host memory
     const Backend* backend = nullptr;  // place mode: who uploads to own_memory, and its device
     Device* device = nullptr;
+    AdapterFactor* adapter_factors = nullptr;  // place mode: [layers][kAdapterSlotCount][adapters], zeroed
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
 
     // Results are null in count mode, and else addresses as ops hold them. `from`: the reader of the file the tensor
     // lies in. `name`, `layer`: the object's.
     const void* matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
+    // As matrix() of the host, but copied whatever `mode` says.
+    const void* copied_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
     // As matrix(), repacked. On the host the rows of each matrix of the tensor are a multiple of kernels::kRepackRows;
     // elsewhere its last group is filled up.
     const void* repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer);
@@ -77,6 +81,14 @@ struct Product {
     float error;
 };
 
+// What adapters add to a product: the largest rank, and the bytes of the largest pair.
+struct AdapterUse {
+    uint32_t rank, k, rows;
+    uint32_t a_type, b_type;  // of the first adapter that has a pair
+    uint64_t a_bytes, b_bytes;
+    const AdapterFactor* factors;  // null in count mode
+};
+
 class PlanWeights {
   public:
     PlanWeights(const keel_reader& reader, const keel_model& model, const PlanConfig& config, WeightPlacer& placer)
@@ -104,7 +116,12 @@ class PlanWeights {
     // Pt of a group.
     Matrix basis(WprojGroup group);
     Vector vector(TensorSlot slot);
+    // Places the pairs that adapters have for a matrix of the current layer. Called once for each.
+    AdapterUse adapters(TensorSlot slot);
+    // The largest rank; 0: no adapter has a pair.
+    uint32_t adapter_rank(TensorSlot slot) const;
 
+    uint64_t adapter_bytes() const { return adapter_bytes_; }
     uint32_t low_rank_records() const { return low_rank_records_; }
     uint64_t low_rank_bytes() const { return low_rank_bytes_; }
 
@@ -119,6 +136,7 @@ class PlanWeights {
         return m_.tensor(slot, layer_ < 0 ? 0 : static_cast<uint32_t>(layer_));
     }
     void close_layer();
+    void open_adapters(uint32_t layer);
     // In host memory, or where the layer's ops are. What the other of the two has of the whole model is no use there.
     void compute_as(uint32_t layer);
     Matrix place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name);
@@ -137,6 +155,8 @@ class PlanWeights {
     bool basis_done_[kWprojGroups] = {};
     uint32_t low_rank_records_ = 0;
     uint64_t low_rank_bytes_ = 0;
+    AdapterPair pairs_[kMaxAdapters][kAdapterSlotCount] = {};  // of the current layer
+    uint64_t adapter_bytes_ = 0;
 };
 
 }  // namespace keel

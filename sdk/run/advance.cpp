@@ -27,7 +27,7 @@ uint32_t taken_tokens(const Engine& e, const Session& s, uint32_t room, uint32_t
 
 // What a step takes by its plan, in microseconds of one thread, without attention.
 double planned_us(const Engine& e, uint32_t tokens, uint32_t logits_rows) {
-    const OpList& list = e.plan.variant[e.step.variant];
+    const OpList& list = e.plan.variant[e.step.op_list];
     double us = 0;
     for (uint32_t i = 0; i < list.count; ++i) {
         const Op& op = list.ops[i];
@@ -133,6 +133,8 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
     const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count + drafts);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
     step.session_index[step.sessions] = e->index_of(s);
+    step.adapter[step.sessions] = s->adapter;
+    step.adapter_scale[step.sessions] = s->adapter_scale;
     step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);
     step.page_first[++step.sessions] = first + pages;
     step.decode = step.decode && count + drafts == 1;
@@ -182,6 +184,9 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
         share[i] = 1;
         --room_left;
     }
+    step.op_list = step.variant;
+    for (uint32_t i = 0; i < count; ++i)
+        if (share[i] && sessions[i]->adapter != KEEL_ADAPTER_OFF) step.op_list = kAdaptedList;
     for (uint32_t i = 0; i < count; ++i) {
         if (!share[i]) continue;
         const uint32_t page_left = kPageTokens - sessions[i]->computed % kPageTokens, room = 1 + room_left;

@@ -21,7 +21,8 @@ bool is_end(const Engine& e, const Session& s, int32_t token) {
 
 // The newest step of the session, without drafts.
 DraftStep draft_step(const Engine& e, const Session& s) {
-    return {{e.plan.variant[s.variant].step_us, KEEL_STEP_COSTS}, s.draft_tokens, s.draft_sessions};
+    const uint32_t list = s.adapter != KEEL_ADAPTER_OFF ? kAdaptedList : static_cast<uint32_t>(s.variant);
+    return {{e.plan.variant[list].step_us, KEEL_STEP_COSTS}, s.draft_tokens, s.draft_sessions};
 }
 
 // The row of logits behind the last accepted token.

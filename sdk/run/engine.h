@@ -54,6 +54,8 @@ struct Session {
     uint32_t draft_tokens, draft_sessions;  // of the newest step, without drafts
     uint32_t draft_private;
     keel_variant variant;
+    uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
+    float adapter_scale;                // 0: none
     uint32_t logits_rows;               // valid rows below
     float* logits;                      // [logits_rows of config][vocabulary], of Program::logits
     float* hidden;                      // [logits_rows of config][embedding], of Program::hidden

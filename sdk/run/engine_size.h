@@ -8,7 +8,7 @@ struct EngineSize {
     keel_reader reader;
     PlanConfig config;
     keel_hooks hooks;
-    uint32_t op_counts[2];   // by keel_variant
+    uint32_t op_counts[kOpLists];
     uint32_t scratch_count;  // values that scratch buffers have one after another
     Arena arenas[KEEL_REGION_COUNT];
     Layout layout;

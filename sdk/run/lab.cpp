@@ -58,7 +58,8 @@ keel_status keel_lab_op_times(keel_engine engine, keel_lab_op_time* out, uint32_
     if (!lock.held()) return KEEL_E_BUSY;
     *count = 0;
     if (!e->time_ops || e->progress.active) return KEEL_OK;
-    const uint32_t first = e->step.variant == KEEL_VARIANT_LOW_RANK ? e->plan.variant[KEEL_VARIANT_DENSE].count : 0;
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < e->step.op_list; ++i) first += e->plan.variant[i].count;
     OpTime t;
     *count = e->backend->times(e->device, 0, &t);
     for (uint32_t i = 0; i < *count && i < capacity; ++i) {

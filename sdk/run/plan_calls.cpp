@@ -15,7 +15,7 @@ LayoutRequest EngineSize::request(const keel_model& model, uint64_t load_bytes, 
             sizeof(Engine),
             sizeof(Session),
             sampler_work_bytes(model.spec.vocabulary),
-            {op_counts[0], op_counts[1]},
+            {op_counts[0], op_counts[1], op_counts[kAdaptedList]},
             load_bytes,
             observers};
 }
@@ -42,11 +42,11 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     out->scratch_count = 0;
     const LifetimeObserver counter = {[](void* context, BufferId, uint32_t) { ++*static_cast<uint32_t*>(context); },
                                       [](void*, BufferId, uint32_t) {}, &out->scratch_count};
-    const uint32_t not_counted[2] = {};
+    const uint32_t not_counted[kOpLists] = {};
     build_plan(out->reader, *model, out->config, weights, nullptr, not_counted, {&counter, nullptr},
                &out->layout.program.plan);
     KEEL_TRY(weights.status);
-    for (int i = 0; i < 2; ++i) out->op_counts[i] = out->layout.program.plan.variant[i].count;
+    for (uint32_t i = 0; i < kOpLists; ++i) out->op_counts[i] = out->layout.program.plan.variant[i].count;
     return lay_out(out->request(*model, 0), out->arenas, &out->layout, error);
 }
 
@@ -100,13 +100,17 @@ struct Listing {
     const Program& program;
     CallerArray ops, buffers;
     uint32_t op_count = 0, scratch_count = 0, object_count = 0;
-    uint32_t value_of[2][kMaxBuffers] = {};  // the number of a buffer's value in a variant
+    uint32_t value_of[kOpLists][kMaxBuffers] = {};  // the number of a buffer's value in a list of ops
 
-    bool low_rank(uint32_t op) const { return op >= size.op_counts[KEEL_VARIANT_DENSE]; }
+    uint32_t list_of(uint32_t op) const {
+        uint32_t list = 0;
+        for (; list + 1 < kOpLists && op >= size.op_counts[list]; ++list) op -= size.op_counts[list];
+        return list;
+    }
     uint32_t count() const { return scratch_count + object_count; }
 
     void begins(BufferId id, uint32_t op) {
-        const uint32_t i = value_of[low_rank(op)][id] = scratch_count++;
+        const uint32_t i = value_of[list_of(op)][id] = scratch_count++;
         keel_buffer_info info = {};
         info.struct_size = sizeof info;
         info.region = KEEL_REGION_SCRATCH;
@@ -116,7 +120,7 @@ struct Listing {
         buffers.put(i, info);
     }
     void used(BufferId id, uint32_t op) {
-        const uint32_t i = value_of[low_rank(op)][id];
+        const uint32_t i = value_of[list_of(op)][id];
         if (!buffers.holds(i)) return;
         keel_buffer_info info;
         buffers.get(i, &info);
@@ -151,7 +155,8 @@ struct Listing {
         info.read_count = list(op.reads, index, info.reads);
         info.write_count = list(op.writes, index, info.writes);
         const keel_weights mode = size.config.weights;
-        const bool mapped = op.host && (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED);
+        const bool lora = op.kind == OpKind::kLoraA || op.kind == OpKind::kLoraB;  // always copied
+        const bool mapped = op.host && !lora && (mode == KEEL_WEIGHTS_MAP || mode == KEEL_WEIGHTS_MAP_LOCKED);
         info.placement = op.w_row_bytes == 0 ? KEEL_WEIGHTS_DEFAULT
                          : op.repacked       ? KEEL_WEIGHTS_REPACK
                          : mapped            ? mode
@@ -159,14 +164,14 @@ struct Listing {
         info.repack_skip = op.repack_skip;
         info.fp32_reason = op.fp32_reason;
         info.predicted_us = predict_us(op, 1);
-        info.low_rank = low_rank(index);
+        info.low_rank = list_of(index) == KEEL_VARIANT_LOW_RANK;
         info.low_rank_reason = op.low_rank_reason;
         info.low_rank_error = op.low_rank_error;
         ops.put(index, info);
     }
     uint32_t list(BufferSet set, uint32_t op, uint32_t* out) const {
         uint32_t n = 0;
-        for (; set && n < KEEL_OP_BUFFERS; set &= set - 1) out[n++] = value_of[low_rank(op)][__builtin_ctzll(set)];
+        for (; set && n < KEEL_OP_BUFFERS; set &= set - 1) out[n++] = value_of[list_of(op)][__builtin_ctzll(set)];
         return n;
     }
     void finish() {
@@ -264,6 +269,11 @@ keel_status keel_plan(const keel_reader* reader, const keel_model* model, const 
     p.low_rank_decode_bytes = program.plan.variant[KEEL_VARIANT_LOW_RANK].decode_bytes;
     p.low_rank_factors = program.plan.low_rank_records;
     p.low_rank_bytes = program.plan.low_rank_bytes;
+    p.adapter_count = c.adapters.count;
+    p.adapter_op_count = s.op_counts[kAdaptedList];
+    p.adapter_decode_bytes = program.plan.variant[kAdaptedList].decode_bytes;
+    p.adapter_bytes = program.plan.adapter_bytes;
+    memcpy(p.adapter_step_us, program.plan.variant[kAdaptedList].step_us, sizeof p.adapter_step_us);
     if (c.low_rank.given && !c.low_rank.usable) {
         const keel_error& why = c.low_rank.error;
         p.part_status = why.status;

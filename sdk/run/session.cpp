@@ -12,6 +12,8 @@ void reset_session(Session* s) {
     s->token_count = s->computed = s->sampled = s->fed_from = s->all_logits = s->logits_rows = 0;
     s->last_sample = -1;
     s->variant = KEEL_VARIANT_DENSE;
+    s->adapter = KEEL_ADAPTER_OFF;
+    s->adapter_scale = 0;
     s->grammar_from = KEEL_GRAMMAR_OFF;
     if (s->grammar) grammar_session_clear(s->grammar);
     s->tree.first = kNoNode;
@@ -248,6 +250,8 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.variant = s->variant;
     info.drafts_computed = s->drafts_computed;
     info.drafts_accepted = s->drafts_accepted;
+    info.adapter = s->adapter;
+    info.adapter_scale = s->adapter_scale;
     return write_versioned(info, out);
 }
 
@@ -258,8 +262,26 @@ keel_status keel_session_set_variant(keel_session session, keel_variant variant)
     if (variant != KEEL_VARIANT_DENSE && variant != KEEL_VARIANT_LOW_RANK)
         return bad_range(e, "variant", variant, KEEL_VARIANT_DENSE, KEEL_VARIANT_LOW_RANK);
     if (e->plan.variant[variant].count == 0) return KEEL_E_STATE;
+    if (variant != KEEL_VARIANT_DENSE && s->adapter != KEEL_ADAPTER_OFF) return KEEL_E_STATE;
     if (s->in_step) return KEEL_E_BUSY;
     s->variant = variant;
+    return KEEL_OK;
+}
+
+keel_status keel_session_set_adapter(keel_session session, uint32_t adapter, float scale) {
+    Engine* e;
+    SessionUse s;
+    KEEL_TRY(enter(session, &e, &s));
+    const AdapterChoice& adapters = e->config.adapters;
+    const bool off = adapter == KEEL_ADAPTER_OFF || scale == 0;
+    if (adapter != KEEL_ADAPTER_OFF && adapter >= adapters.count)
+        return bad_range(e, "adapter", adapter, 0, static_cast<int64_t>(adapters.count) - 1);
+    if (!off && !adapter_scale_fits(adapters.file[adapter], scale))
+        return bad_argument(e, "scale", "not finite, or not with the adapter's alpha");
+    if (!off && s->variant != KEEL_VARIANT_DENSE) return KEEL_E_STATE;
+    if (s->in_step) return KEEL_E_BUSY;
+    s->adapter = off ? KEEL_ADAPTER_OFF : adapter;
+    s->adapter_scale = off ? 0 : scale;
     return KEEL_OK;
 }
 
@@ -378,6 +400,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->accepted = s->has_tree() ? 0 : s->accepted;
         copy->all_logits = s->has_tree() ? 0 : s->all_logits;
         copy->variant = s->variant;
+        copy->adapter = s->adapter;
+        copy->adapter_scale = s->adapter_scale;
         copy->grammar_from = s->grammar_from;
         if (s->grammar) grammar_session_copy(copy->grammar, *s->grammar);
         copy->logits_rows = logits_rows;

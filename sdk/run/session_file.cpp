@@ -19,7 +19,7 @@ namespace keel {
 namespace {
 
 constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
-constexpr uint32_t kSavedVersion = 4;
+constexpr uint32_t kSavedVersion = 5;
 
 struct SavedHeader {
     uint64_t magic;
@@ -31,7 +31,9 @@ struct SavedHeader {
     uint32_t oldest_page;
     // What the session is held to; where it is in it follows from the tokens.
     uint64_t grammar;  // Grammar::identity; 0 where grammar_from is KEEL_GRAMMAR_OFF
-    uint32_t grammar_from, reserved;
+    uint32_t grammar_from;
+    float adapter_scale;  // 0: none
+    uint64_t adapter;     // AdapterFile::identity of the one it goes on with; 0: none
 };
 
 uint64_t drawn_bytes(uint32_t tokens) {
@@ -81,6 +83,8 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.oldest_page = s.f16_window.oldest_page;
     h.grammar_from = s.grammar_from;
     h.grammar = s.grammar_from == KEEL_GRAMMAR_OFF ? 0 : e.grammar->identity;
+    h.adapter = s.adapter == KEEL_ADAPTER_OFF ? 0 : e.config.adapters.file[s.adapter].identity;
+    h.adapter_scale = s.adapter_scale;
     for (uint32_t page = 0; page < kv_pages_for(h.computed); ++page) h.evicted_pages += s.kv.ids[page] == kNoPage;
     h.total_bytes = saved_bytes(e, h);
     return h;
@@ -142,6 +146,13 @@ keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeade
     return KEEL_OK;
 }
 
+// The number of the session's adapter here.
+uint32_t adapter_of(const Engine& e, const SavedHeader& h) {
+    for (uint32_t i = 0; h.adapter && i < e.config.adapters.count; ++i)
+        if (e.config.adapters.file[i].identity == h.adapter) return i;
+    return KEEL_ADAPTER_OFF;
+}
+
 #define KEEL_HEADER_FIELD(field) \
     { #field, offsetof(SavedHeader, field), sizeof(SavedHeader::field) }
 struct HeaderField {
@@ -166,6 +177,7 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
                     "section sizes differ from this version's");
     Session empty = {};
     empty.grammar_from = KEEL_GRAMMAR_OFF;
+    empty.adapter = KEEL_ADAPTER_OFF;
     const SavedHeader mine = make_header(e, empty);
     for (const HeaderField& field : kMatching)
         if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset,
@@ -186,13 +198,20 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
     if (h.evicted_pages > h.computed / kPageTokens)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages",
                     "more than there are");
-    if (h.reserved || (h.grammar_from < KEEL_GRAMMAR_NEXT && h.grammar_from > h.token_count))
+    if (h.grammar_from < KEEL_GRAMMAR_NEXT && h.grammar_from > h.token_count)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, grammar_from), "grammar_from",
                     "behind the last token");
     const bool held = h.grammar_from != KEEL_GRAMMAR_OFF;
     if (h.grammar != (!held ? 0 : e.grammar ? e.grammar->identity : ~h.grammar))
         return fail(error, KEEL_E_FILE_MISMATCH, offsetof(SavedHeader, grammar), "grammar",
                     "the session was held to another grammar");
+    const uint32_t adapter = adapter_of(e, h);
+    if ((h.adapter != 0) != (adapter != KEEL_ADAPTER_OFF))
+        return fail(error, KEEL_E_FILE_MISMATCH, offsetof(SavedHeader, adapter), "adapter",
+                    "the session had an adapter that this engine does not have");
+    if (h.adapter ? h.adapter_scale == 0 || !adapter_scale_fits(e.config.adapters.file[adapter], h.adapter_scale)
+                  : h.adapter_scale != 0)
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, adapter_scale), "adapter_scale", "out of range");
     if (h.total_bytes != bytes || saved_bytes(e, h) != bytes)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, total_bytes), "total_bytes",
                     "size contradicts the contents");
@@ -275,6 +294,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     if (bytes < sizeof h + 8) return fail(error, KEEL_E_FILE_FORMAT, bytes, "header", "ends early");
     memcpy(&h, in, sizeof h);
     KEEL_TRY(check_header(*e, h, bytes, error));
+    if (h.adapter && s->variant != KEEL_VARIANT_DENSE) return KEEL_E_STATE;
     uint64_t checksum;
     memcpy(&checksum, in + bytes - 8, sizeof checksum);
     if (checksum != hash64(src, bytes - 8))
@@ -345,6 +365,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     reset_drafter(e, s);
     s->text = text;
     s->tree.first = kNoNode;
+    s->adapter = adapter_of(*e, h);
+    s->adapter_scale = h.adapter_scale;
     s->grammar_from = h.grammar_from;
     if (s->grammar) grammar_session_clear(s->grammar);
     s->token_count = s->fed_from = h.token_count;

@@ -112,6 +112,41 @@ INSTANTIATE_TEST_SUITE_P(Files, Architectures, testing::ValuesIn(architecture_ca
 INSTANTIATE_TEST_SUITE_P(Files, SharedModels, testing::ValuesIn(kSharedModels),
                          [](const auto& info) { return test_name(info.param); });
 
+// Adapters by transformers, whose hooks add B (A x) to what a Linear gives (make_adapter_oracles.py).
+TEST(AdapterOracles, F32LogitsMatchTransformers) {
+    const std::string dir = "tests/data/adapters/";
+    const nlohmann::json index = read_json(source_path(dir + "index.json"));
+    EXPECT_EQ(5u, index["cases"].size());
+    for (const nlohmann::json& entry : index["cases"]) {
+        Case c;
+        for (const Case& base : architecture_cases())
+            if (base.name == entry["model"]) c = base;
+        c.name = entry["name"];
+        c.logits = source_path(dir + std::string(entry["logits"]));
+        const FileReader adapter(source_path(dir + std::string(entry["file"])));
+        const keel_part adapter_part = part(KEEL_PART_ADAPTER, adapter.get());
+        Logits ours[2];
+        for (int i = 0; i < 2; ++i) {
+            keel_config config = f32_config(i == 0 ? KEEL_CPU_SCALAR : KEEL_CPU_AUTO);
+            config.context_tokens = c.context_tokens;
+            config.logits_rows = 64;
+            config.parts = &adapter_part;
+            config.part_count = 1;
+            Engine engine(c.model, config);
+            check(keel_session_set_adapter(engine.session(), 0, entry["scale"]), "keel_session_set_adapter");
+            ours[i] = engine.logits_for(c.ids);
+        }
+        EXPECT_EQ(ours[0].values, ours[1].values) << c.name << " differs between kernel sets";
+        const std::vector<float> reference = reference_rows(c, ours[0].vocabulary);
+        double worst = 0;
+        for (size_t i = 0; i < c.positions.size(); i++)
+            worst = std::max(worst, row_error(ours[0].row(c.positions[i]), reference.data() + i * ours[0].vocabulary,
+                                              ours[0].vocabulary));
+        std::printf("    %-28s largest row error %.1e\n", c.name.c_str(), worst);
+        EXPECT_LE(worst, kRowTolerance) << c.name;
+    }
+}
+
 // Mean KL in nats of the default path (8-bit activations, f16 KV) to the f32 reference on the same decoded weights.
 struct KlBound {
     const char* name;

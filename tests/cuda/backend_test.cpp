@@ -926,6 +926,29 @@ TEST(CudaBackend, PlansPredictTheLaunchesThereAre) {
     }
 }
 
+// Adapters are the CPU's, also where it computes the last layers; a plan says so.
+TEST(CudaBackend, RefusesAdapters) {
+    const keel_test::InspectedFile file(keel_test::source_path(kWideModel));
+    const keel_test::FileReader adapter(keel_test::source_path("tests/data/adapters/llama-all.gguf"));
+    const keel_part part = keel_test::part(KEEL_PART_ADAPTER, adapter.get());
+    for (const uint32_t layers : {0u, 1u}) {
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        device.layers = layers;
+        keel_config config = small_config();
+        config.backend = keel_cuda();
+        config.backend_options = &device;
+        config.parts = &part;
+        config.part_count = 1;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_STREQ("config.parts[0]", error.field);
+        EXPECT_NE(nullptr, strstr(error.reason, "only the CPU")) << error.reason;
+        config.part_count = 0;
+        EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+    }
+}
+
 // Taps and rows of the laboratory are the CPU's.
 TEST(CudaBackend, HasNoTaps) {
     Engine engine(keel_test::source_path(kModel), small_config());

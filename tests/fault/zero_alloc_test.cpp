@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "keel/keel.h"
+#include "tests/adapter_builder.h"
 #include "tests/fault/alloc_guard.h"
 #include "tests/fault/guarded_child.h"
 #include "tests/wproj_builder.h"
@@ -57,7 +58,7 @@ keel_engine engine;
 
 keel_reader chat_template, grammar;
 constexpr char kGrammar[] = "root ::= \"yes\" (\" \" [a-z]+)*";
-keel_part parts[3];
+keel_part parts[4];
 keel_hooks hooks;
 
 constexpr char kChatTemplate[] =
@@ -69,7 +70,7 @@ keel_status plan_engine() {
     return keel_plan(&reader, model, &config, &plan, nullptr);
 }
 
-void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr) {
+void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr, const keel_reader* adapter = nullptr) {
     reader = versioned<keel_reader>();
     info = versioned<keel_model_info>();
     CHILD_STATUS(KEEL_OK, keel_reader_open_file(kModelPath, &reader));
@@ -95,7 +96,13 @@ void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr) {
     parts[2].kind = KEEL_PART_WPROJ;
     parts[2].reader = wproj;
     config.parts = parts;
-    config.part_count = wproj ? 3 : 2;
+    config.part_count = 2;
+    if (wproj) ++config.part_count;
+    if (adapter) {
+        keel_part& part = parts[config.part_count++];
+        part.kind = KEEL_PART_ADAPTER;
+        part.reader = adapter;
+    }
     hooks = versioned<keel_hooks>();
     hooks.allowed_tokens = allowed_tokens;
     hooks.fault = on_fault;
@@ -651,6 +658,47 @@ void use_low_rank() {
     CHILD_STATUS(KEEL_OK, keel_session_close(session));
 }
 
+// Prefill and decode with an adapter, beside a session without one, and what set_adapter refuses.
+void use_adapter() {
+    keel_session session, copy;
+    keel_advance_result results[2] = {versioned<keel_advance_result>()};
+    CHILD_STATUS(KEEL_OK, keel_session_open(engine, nullptr, &session));
+    CHILD_STATUS(KEEL_E_ARGUMENT, keel_session_set_adapter(session, 1, 1));
+    CHILD_STATUS(KEEL_E_ARGUMENT, keel_session_set_adapter(session, 0, NAN));
+    CHILD_STATUS(KEEL_OK, keel_session_set_adapter(session, 0, 0.1f));
+    prefill_in_slices(session);
+    check_views(session);
+    for (uint32_t i = 0; i < 24; ++i) {
+        if (i % 4 == 3)
+            CHILD_STATUS(KEEL_OK, keel_session_set_adapter(session, i % 8 == 3 ? KEEL_ADAPTER_OFF : 0, 0.1f));
+        greedy_step(session);
+    }
+    CHILD_STATUS(KEEL_OK, keel_session_set_adapter(session, 0, 0.1f));
+    check_save_restore(session);
+    check_fork_truncate(session);
+    CHILD_STATUS(KEEL_OK, keel_session_fork(session, &copy));
+    CHILD_STATUS(KEEL_OK, keel_session_set_adapter(copy, KEEL_ADAPTER_OFF, 1));
+    uint32_t refused = 0;
+    for (int i = 0; i < 8; ++i) {
+        const keel_session both[] = {session, copy};
+        for (keel_session s : both) CHILD_STATUS(KEEL_OK, keel_session_feed(s, prompt + 1, 20, 0));
+        keel_status status = KEEL_AGAIN;
+        while (status == KEEL_AGAIN) {
+            status = keel_advance(engine, both, 2, 20, results);
+            refused += keel_session_set_adapter(session, 0, 0.1f) == KEEL_E_BUSY;
+        }
+        CHILD_STATUS(KEEL_OK, status);
+    }
+    CHILD_CHECK(refused > 0);
+    CHILD_STATUS(KEEL_OK, keel_session_close(copy));
+    CHILD_STATUS(KEEL_E_HANDLE, keel_session_set_adapter(copy, 0, 1));
+    keel_stats stats = versioned<keel_stats>();
+    CHILD_STATUS(KEEL_OK, keel_engine_stats(engine, &stats));
+    CHILD_CHECK(stats.allocations_after_init == 0 && faults == 0);
+    CHILD_STATUS(KEEL_OK, stats.engine_status);
+    CHILD_STATUS(KEEL_OK, keel_session_close(session));
+}
+
 void expect_pass(const keel_test::ChildResult& result) {
     if (result.skipped) GTEST_SKIP() << result.text;
     EXPECT_TRUE(result.ok) << result.text;
@@ -681,6 +729,19 @@ TEST(ZeroAlloc, NothingInTheLowRankPass) {
         keel_test::child_forbid_allocation();
         keel_test::child_forbid_system_calls();
         use_low_rank();
+    }));
+}
+
+TEST(ZeroAlloc, NothingWithAnAdapter) {
+    expect_pass(keel_test::run_in_child([] {
+        static const keel_test::InspectedFile file(kModelPath);
+        static const keel_test::AdapterBytes adapter = keel_test::random_adapter(file, {});
+        inspect_and_plan(2, nullptr, &adapter.reader);
+        CHILD_CHECK(plan.adapter_count == 1 && plan.adapter_bytes == adapter.matrix_bytes);
+        CHILD_STATUS(KEEL_OK, keel_engine_init(&reader, model, &config, &memory, &engine, nullptr));
+        keel_test::child_forbid_allocation();
+        keel_test::child_forbid_system_calls();
+        use_adapter();
     }));
 }
 

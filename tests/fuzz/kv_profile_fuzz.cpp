@@ -1,5 +1,6 @@
 // A KV profile of hostile bytes: as they come, and once more with the model's fingerprint, the right size and a right
-// checksum so that the checks behind those are reached. Whatever is accepted must plan, initialise and compute.
+// checksum so that the checks behind those are reached; or, where they begin as a GGUF does, an adapter. Whatever is
+// accepted must plan, initialise and compute.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,17 +22,18 @@ uint64_t fingerprint() {
     return value;
 }
 
-void use(const uint8_t* data, size_t size) {
+void use(keel_part_kind kind, const uint8_t* data, size_t size) {
     keel_reader reader = keel_test::sized<keel_reader>();
     if (keel_reader_from_memory(data, size, &reader) != KEEL_OK) return;
     keel_config config = keel_test::sized<keel_config>();
     config.context_tokens = 70;
     config.threads = 1;
-    const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &reader);
+    const keel_part part = keel_test::part(kind, &reader);
     config.parts = &part;
     config.part_count = 1;
     try {
         keel_test::Engine engine(kPath, config);
+        if (kind == KEEL_PART_ADAPTER) keel_test::check(keel_session_set_adapter(engine.session(), 0, 1), "adapter");
         engine.feed({1, 2, 3, 4, 5});
         engine.advance();
     } catch (const keel_test::Error& error) {
@@ -45,7 +47,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // An exact-size copy on the heap, so that a sanitizer sees one byte more.
     std::unique_ptr<uint8_t[]> file(new uint8_t[size ? size : 1]);
     if (size) memcpy(file.get(), data, size);
-    use(file.get(), size);
+    if (size >= 4 && memcmp(data, "GGUF", 4) == 0) {
+        use(KEEL_PART_ADAPTER, file.get(), size);
+        return 0;
+    }
+    use(KEEL_PART_KV_PROFILE, file.get(), size);
     if (size >= sizeof(keel::KvProfileHeader) + 8) {
         keel::KvProfileHeader header;
         memcpy(&header, file.get(), sizeof header);
@@ -54,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         memcpy(file.get(), &header, sizeof header);
         const uint64_t sum = keel::hash64(file.get(), size - 8);
         memcpy(file.get() + size - 8, &sum, 8);
-        use(file.get(), size);
+        use(KEEL_PART_KV_PROFILE, file.get(), size);
     }
     return 0;
 }

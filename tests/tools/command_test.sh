@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize quantize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
@@ -194,6 +194,19 @@ expect "it runs" holds '^runs  *yes'
 LC_ALL=C sed 's/tokenizer\.ggml\.pre/tokenizer.ggml.pro/' "$source/tests/data/architectures/qwen3.gguf" >"$work/nameless.gguf"
 expect "inspect of a file that names no pre-tokenizer" exits 0 "$keel" inspect "$work/nameless.gguf"
 expect "says what it needs" holds '^runs  *not as it is: tokenizer.ggml.pre.*config.pre_tokenizer'
+adapted=$source/tests/data/architectures/smollm2-q8_0.gguf adapter=$source/tests/data/adapters/llama-all.gguf
+expect "inspect of an adapter" exits 0 "$keel" inspect "$adapter"
+expect "says what it changes" holds '^changes  *[0-9]* matrices, rank up to 16, alpha 32'
+expect "run without the adapter" exits 0 "$keel" run "$adapted" -n 8 -q --temp 0
+cp "$work/out" "$work/plain"
+expect "run with the adapter" exits 0 "$keel" run "$adapted" --lora "$adapter" -n 8 -q --temp 0
+expect "it says something else" [ "$(cmp -s "$work/out" "$work/plain"; echo $?)" -eq 1 ]
+expect "run with scale 0" exits 0 "$keel" run "$adapted" --lora "$adapter:0" -n 8 -q --temp 0
+expect "it says the same" cmp -s "$work/out" "$work/plain"
+expect "plan with the adapter" exits 0 "$keel" plan "$adapted" --lora "$adapter" --no-ops --no-map
+expect "says what it takes" holds '^adapters: 1, '
+expect "an adapter of another model" exits 3 "$keel" run "$source/tests/data/architectures/qwen3.gguf" --lora "$adapter" -n 1 -q
+expect "is refused by name" holds 'general.architecture' err
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
 expect "synth refuses what Keel refuses" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600
 expect "and says where" holds 'KEEL_E_FILE_LIMIT.*block_count' err
@@ -227,6 +240,33 @@ expect "draws the same" holds '"same_draw": 1.0'
 expect "at so many positions" holds '"positions": 40'
 expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --temp 0
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
+
+# Quantize: what is written runs, kept tensors and metadata are what they were, and hostile or wrong input ends in a message.
+expect "quantize" exits 0 "$keel" quantize "$model" "$work/q4.gguf" --types "blk.1.*=keep,token_embd=Q8_0,Q4_K_M" --json
+expect "a tensor is Q4_K" bash -c "grep -A 6 '\"name\": \"blk.0.attn_q.weight\"' '$work/out' | grep -q '\"to\": \"Q4_K\"'"
+expect "one is kept" bash -c "grep -A 6 '\"name\": \"blk.1.attn_q.weight\"' '$work/out' | grep -q '\"to\": \"F16\"'"
+expect "one follows its own rule" bash -c "grep -A 6 '\"name\": \"token_embd.weight\"' '$work/out' | grep -q '\"to\": \"Q8_0\"'"
+size=$(sed -n 's/^  "file_bytes": \([0-9]*\),*/\1/p' "$work/out")
+written=$(stat -c %s "$work/q4.gguf")
+expect "bytes $size are about those of the file, $written" awk "BEGIN { d = $written - ${size:-0}; exit !(d >= 0 && d < 4096) }"
+expect "what was quantized can be scored" exits 0 "$keel" eval ppl "$work/q4.gguf" "$work/two.jsonl" --window 64 --against "$model" --json
+kl=$(sed -n 's/^    "kl": \([-0-9.e]*\),/\1/p' "$work/out")
+expect "and is near its source, KL ${kl:-none}" awk "BEGIN { exit !(${kl:-9} > 1e-5 && ${kl:-9} < 0.05) }"
+expect "to F16 and back is the same" exits 0 "$keel" quantize "$work/q4.gguf" "$work/f16.gguf" --types F16
+expect "it says what cannot be undone" holds 'warning: .* quantized already' err
+expect "of the same fingerprint where nothing changes" exits 0 "$keel" quantize "$work/q4.gguf" "$work/kept.gguf" --types "*=keep"
+expect "kept tensors are the same bytes" bash -c "cmp <(tail -c 4000000 '$work/q4.gguf') <(tail -c 4000000 '$work/kept.gguf')"
+expect "rules without a match" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "Q4_K,blk.99.*=F16"
+expect "an unknown type" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q9_K
+expect "no file over itself" exits 2 "$keel" quantize "$work/q4.gguf" "$work/q4.gguf" --types Q8_0
+head -c 3000000 "$model" >"$work/short.gguf"
+expect "a file cut short" exits 3 "$keel" quantize "$work/short.gguf" "$work/x.gguf" --types Q8_0
+{ head -c 4000000 "$model"; head -c 512 /dev/zero | tr '\0' '\377'; tail -c +4000513 "$model"; } >"$work/nan.gguf"
+expect "weights that are no numbers" exits 3 "$keel" quantize "$work/nan.gguf" "$work/x.gguf" --types Q8_0
+expect "name the tensor" holds 'weight: a value that is not finite' err
+expect "and leave nothing" [ ! -e "$work/x.gguf" ]
+expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
+expect "writes nothing" [ ! -e "$work/x.gguf" ]
 
 # The KV laboratory: formats against f16, a profile that a session loads, rows for other tools.
 expect "eval kv" exits 0 "$keel" eval kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 96 --formats f16,tcq-3,absmax:4 --decode 4 --largest 0,50 --output "$work/kv.json" --json

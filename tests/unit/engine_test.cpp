@@ -468,11 +468,12 @@ TEST(Parts, RefusalsNameThePart) {
     EXPECT_EQ(refused({chat}, 1, ""), KEEL_OK);
     EXPECT_EQ(refused({}, 1, "config.parts"), KEEL_E_ARGUMENT);
     EXPECT_EQ(refused({chat, chat}, 2, "config.parts[1]"), KEEL_E_ARGUMENT) << "twice";
-    for (const uint32_t kind : {0u, 6u, 77u})
+    for (const uint32_t kind : {0u, 7u, 77u})
         EXPECT_EQ(refused({chat, part(kind, &good)}, 2, "config.parts[1].kind"), KEEL_E_UNSUPPORTED) << kind;
-    for (const uint32_t kind : {KEEL_PART_CHAT_TEMPLATE, KEEL_PART_KV_PROFILE, KEEL_PART_WPROJ, KEEL_PART_DRAFT_POOL})
+    for (const uint32_t kind :
+         {KEEL_PART_CHAT_TEMPLATE, KEEL_PART_KV_PROFILE, KEEL_PART_WPROJ, KEEL_PART_DRAFT_POOL, KEEL_PART_ADAPTER})
         EXPECT_EQ(refused({part(kind, nullptr)}, 1, "config.parts[0].reader"), KEEL_E_ARGUMENT) << kind;
-    for (const uint32_t kind : {KEEL_PART_CHAT_TEMPLATE, KEEL_PART_KV_PROFILE, KEEL_PART_DRAFT_POOL})
+    for (const uint32_t kind : {KEEL_PART_CHAT_TEMPLATE, KEEL_PART_KV_PROFILE, KEEL_PART_DRAFT_POOL, KEEL_PART_ADAPTER})
         EXPECT_EQ(refused({part(kind, &good, &options)}, 1, "config.parts[0].options"), KEEL_E_ARGUMENT) << kind;
     EXPECT_EQ(refused({part(KEEL_PART_CHAT_TEMPLATE, &unknown)}, 1, "config.parts[0]"), KEEL_E_UNSUPPORTED);
     EXPECT_EQ(refused({part(KEEL_PART_CHAT_TEMPLATE, &future)}, 1, "config.parts[0].reader"), KEEL_E_ABI);

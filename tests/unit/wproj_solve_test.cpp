@@ -13,7 +13,7 @@
 #include <random>
 #include <stdexcept>
 
-#include "sdk/tools/lab/lowrank/weighted_quantize.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "tests/wproj_sizes.h"
 
 namespace keel::tools {

@@ -44,8 +44,8 @@ keel_status cpu_attach(Device*, const PlanConfig&, uint8_t* const*, keel_error*)
 }
 
 void cpu_place_copies(Device* device, const Program& program, Arena* arenas) {
-    const OpList* variant = program.plan.variant;
-    const uint32_t most = variant[0].count > variant[1].count ? variant[0].count : variant[1].count;
+    uint32_t most = 0;
+    for (const OpList& list : program.plan.variant) most = list.count > most ? list.count : most;
     OpTime* times = arenas[KEEL_REGION_PERSISTENT].place<OpTime>("op_times", most);
     if (device) cpu(device)->times = times;
 }

@@ -59,6 +59,8 @@ struct Dispatch {
 
     // Gate, up and what joined them: the activation, and quantizing (null where it is a dispatch of its own).
     bool gated() const { return op->kind == OpKind::kMatmul && op[ops - 1].kind != OpKind::kMatmul; }
+    // Of adapters, whose A has few rows: by rows while there are few tokens, else by tokens.
+    static bool cut_rows(uint32_t tokens) { return tokens < kItemRows; }
     const Op* quantize() const { return op[ops - 1].kind == OpKind::kQuantize ? &op[ops - 1] : nullptr; }
     uint32_t gated_item_rows() const { return quantize() ? quantize()->widest_block() : kItemRows; }
 };
@@ -76,6 +78,8 @@ void run_norm(const CpuDevice& d, const Op& op, uint32_t token, float* local);
 void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row);
 // Normalises a product and adds it to the residual (architectures with post-norms).
 void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token);
+// Activation by itself: behind what adapters add to gate and up.
+void run_glu(const CpuDevice& d, const Op& op, uint32_t token);
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row);
 // The residual of a token that another backend handed over.
 void run_from_own_memory(const CpuDevice& d, const Op& op, uint32_t token);
@@ -107,10 +111,12 @@ void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token);
 void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch);
 
 // ---- cpu_products.cpp: work items [first, last) ----
-// Where the products of a dispatch put their rows; before its first work item.
+// Where the products of a dispatch put their rows, if it has any; before its first work item.
 void aim_products(const CpuDevice& d, const Dispatch& dispatch);
 // Matrices that follow one another.
 void run_products(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uint32_t last, float* scratch);
+// The A of adapters, or their B, each for the tokens whose session has it. Work items are those of Dispatch::cut_rows.
+void run_lora(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uint32_t last, float* scratch);
 // Gate and up, their activation and its 8-bit form. One matrix may hold both, up behind gate.
 void run_gated(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uint32_t last, float* scratch);
 

@@ -44,10 +44,14 @@ bool joins(const Op* ops, uint32_t count, const Op& next, double us, const StepS
         case OpKind::kMatmul:  // another part of the same rows
             return last.kind == OpKind::kMatmul && next.out == last.out && !next.accumulate && !next.to_logits &&
                    count < kMaxMatmuls;
+        case OpKind::kLoraA:
+            return last.kind == OpKind::kLoraA && next.in == last.in && count < kMaxMatmuls;
+        case OpKind::kLoraB:
+            return last.kind == OpKind::kLoraB && next.out == last.out && count < kMaxMatmuls;
         case OpKind::kGlu:  // its work items compute the same rows of gate and up
             return last.kind == OpKind::kMatmul && last.out == next.in;
         case OpKind::kQuantize:
-            return last.kind == OpKind::kGlu && quantize_joins(next, us, shape);
+            return last.kind == OpKind::kGlu && count > 1 && quantize_joins(next, us, shape);
         case OpKind::kRope:
             return last.kind == OpKind::kQkNorm;
         case OpKind::kKvAppend:
@@ -65,6 +69,8 @@ bool joins(const Op* ops, uint32_t count, const Op& next, double us, const StepS
 uint64_t thread_bytes(const Op& op) {
     switch (op.kind) {
         case OpKind::kMatmul:
+        case OpKind::kLoraA:
+        case OpKind::kLoraB:
             return kernels::matmul_scratch_bytes(op.k);
         case OpKind::kAttention:
             return uint64_t{kernels::attention_scratch_floats(op.k)} * sizeof(float);

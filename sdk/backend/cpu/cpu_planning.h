@@ -2,6 +2,7 @@
 // which ops run together:
 //
 //     products that write parts of one buffer, then their glu, then its quantizing
+//     the A of products that read the same rows; the B of products that write parts of one buffer
 //     qk_norm + rope + kv_append, then in flat steps attention, then attention_finish
 #pragma once
 #include "sdk/backend/backend.h"

@@ -101,6 +101,12 @@ void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token) {
     d.kernels().add(d.floats(op.out, token), y, op.k);
 }
 
+void run_glu(const CpuDevice& d, const Op& op, uint32_t token) {
+    float* x = d.floats(op.in, token);
+    (op.gate == Gate::kSilu ? d.kernels().gate_silu : d.kernels().gate_gelu)(x, x + op.rows, op.rows, x);
+    show_row(d, KEEL_LAB_FFN_HIDDEN, op, token, x, 0, op.rows, op.rows);
+}
+
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row) {
     d.kernels().softcap(d.program->logits + uint64_t{d.step->logits_row[row]} * op.rows, d.program->spec.logit_softcap,
                         op.rows);

@@ -72,6 +72,7 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
     if (op.kind == OpKind::kMatmul)
         return dispatch.gated() ? run_gated(d, dispatch, first, last, scratch)
                                 : run_products(d, dispatch, first, last, scratch);
+    if (op.kind == OpKind::kLoraA || op.kind == OpKind::kLoraB) return run_lora(d, dispatch, first, last, scratch);
     if (op.kind == OpKind::kQkNorm || op.kind == OpKind::kRope) {
         const QkvPost post(dispatch);
         for (uint32_t item = first; item < last; ++item) {
@@ -114,9 +115,13 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
             case OpKind::kFromOwnMemory:
                 run_from_own_memory(d, op, item);
                 break;
+            case OpKind::kGlu:
+                run_glu(d, op, item);
+                break;
             case OpKind::kToHost:  // never the CPU's
             case OpKind::kMatmul:
-            case OpKind::kGlu:
+            case OpKind::kLoraA:
+            case OpKind::kLoraB:
             case OpKind::kQkNorm:
             case OpKind::kRope:
             case OpKind::kKvAppend:
@@ -147,7 +152,7 @@ void run_range(Range* range) {
 // The dispatch that begins with op `first`, and its work items.
 Dispatch form_dispatch(const CpuDevice& d, uint32_t first) {
     const Step& step = *d.step;
-    const OpList& list = d.program->plan.variant[step.variant];
+    const OpList& list = d.program->plan.variant[step.op_list];
     const PlanConfig& config = d.program->config;
     const uint32_t kv_heads = d.program->spec.kv_heads;
     const Op& op = list.ops[first];
@@ -159,6 +164,13 @@ Dispatch form_dispatch(const CpuDevice& d, uint32_t first) {
                 p.items = p.op[p.ops - 1].rows / p.gated_item_rows();
             else if (!op.to_logits || step.logits_rows)
                 for (uint32_t i = 0; i < p.ops; ++i) p.items += product_items(p.op[i]);
+            break;
+        case OpKind::kLoraA:
+        case OpKind::kLoraB:
+            p.items = step.tokens;
+            if (!p.cut_rows(step.tokens)) break;
+            p.items = 0;
+            for (uint32_t i = 0; i < p.ops; ++i) p.items += product_items(p.op[i]);
             break;
         case OpKind::kQkNorm:
         case OpKind::kRope:
@@ -242,11 +254,11 @@ keel_status cpu_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     const uint64_t deadline_ns = limits->deadline_ns;
     const bool timed = d.program->time_ops;
     uint64_t now_ns = platform::now_ns();
-    while (cursor->op < d.program->plan.variant[d.step->variant].count) {
+    while (cursor->op < d.program->plan.variant[d.step->op_list].count) {
         const Dispatch dispatch = form_dispatch(d, cursor->op);
         const uint32_t items = dispatch.items;
         if (cursor->item == 0) expose_scratch(d, dispatch);
-        if (cursor->item == 0 && dispatch.op->kind == OpKind::kMatmul) aim_products(d, dispatch);
+        if (cursor->item == 0) aim_products(d, dispatch);
         while (cursor->item < items * dispatch.splits) {
             const double one_us = item_us(d, dispatch), us = one_us / config.threads;
             double fit = tile_us / us;

@@ -104,7 +104,7 @@ keel_status hand_over(OffloadDevice* d, const StepLimits& limits) {
 
 keel_status offload_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     OffloadDevice& d = *offload(device);
-    const uint32_t own_count = d.program->plan.variant[d.step->variant].own_count;
+    const uint32_t own_count = d.program->plan.variant[d.step->op_list].own_count;
     if (cursor->op < own_count) KEEL_TRY(d.own->enqueue(d.own_device, cursor, limits));
     KEEL_TRY(hand_over(&d, *limits));
     return d.host->enqueue(d.host_device, cursor, limits);

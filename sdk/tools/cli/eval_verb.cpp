@@ -5,151 +5,414 @@
 //             everything before it as context
 //   --stride  every token of a document is scored once: windows of `window` tokens advance by `stride`, each has BOS
 //             in place of its first token and scores the tokens the window before it did not
+//
+// Bits per byte: sum of NLL / ln 2 over the bytes of the file's text that the scored tokens stand for (ScoredText).
+// --against: the same of another model. Where both read the same tokens they are compared token by token, else, as with
+// a report, document by document.
 #include <math.h>
 #include <stdio.h>
+
+#include <memory>
+#include <optional>
 
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/common/scored_text.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/text_documents.h"
 
 namespace keel::tools {
 namespace {
 
-constexpr uint32_t kBlockTokens = 64;  // unit of the bootstrap when there is one document only
+constexpr uint32_t kBlockTokens = 64;  // unit of intervals when there is one document only
+constexpr uint32_t kChunk = 128;
 
 struct Options {
     EngineOptions engine;
-    std::string text;
+    std::string text, against;
     uint32_t window = 0, stride = 0, documents = 0;
     uint64_t max_tokens = 0;
     bool no_bos = false, per_document = false;
 };
 
+// Sums over some scored tokens. Of the reference: zeros without one. Nats.
+struct Sums {
+    double nll = 0, reference_nll = 0, kl = 0;
+    uint64_t tokens = 0, same_top = 0;
+
+    void add(const Sums& other) {
+        nll += other.nll, reference_nll += other.reference_nll, kl += other.kl;
+        tokens += other.tokens, same_top += other.same_top;
+    }
+};
+
 // What one document contributed. Blocks cut it into runs of scored tokens.
 struct DocumentScore {
-    double nll_sum = 0;
-    uint64_t tokens = 0, bytes = 0;
-    std::vector<ScoredUnit> blocks;
+    Sums sums;
+    ScoredText text;
+    std::vector<Sums> blocks;
 
-    void add(double nll) {
-        if (tokens % kBlockTokens == 0) blocks.emplace_back();
-        blocks.back().nll_sum += nll;
-        ++blocks.back().tokens;
-        nll_sum += nll;
-        ++tokens;
+    void add(const Sums& token) {
+        if (sums.tokens % kBlockTokens == 0) blocks.emplace_back();
+        blocks.back().add(token);
+        sums.add(token);
     }
+};
+
+// The logits of a run of tokens, computed from an empty session, position by position.
+class LogitRows {
+  public:
+    explicit LogitRows(LoadedModel& model) : model_(model), session_(open_session(model)) {}
+    void start(std::span<const int32_t> input) {
+        check(session_.truncate(0), "cannot empty the session");
+        check(session_.feed(input, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
+        row_ = rows_ = 0;
+    }
+    // Valid until the next call.
+    std::span<const float> next() {
+        if (row_ == rows_) {
+            const keel_advance_result step = model_.engine.advance(session_);
+            check(step.status, "cannot compute the text");
+            if (step.logits_rows == 0) throw ToolError(kExitRuntime, "a step kept no logits");
+            row_ = 0, rows_ = step.logits_rows;
+        }
+        const Result<std::span<const float>> logits = session_.logits(row_++);
+        check(logits.status, "cannot read logits");
+        return *logits;
+    }
+
+  private:
+    LoadedModel& model_;
+    Session session_;
+    uint32_t row_ = 0, rows_ = 0;
 };
 
 class Scorer {
   public:
-    Scorer(LoadedModel& model, const Options& options)
-        : model_(model), window_(options.window ? options.window : model.plan.context_tokens), options_(options) {
-        session_ = open_session(model_);
+    // reference: computes the same tokens; or null.
+    Scorer(LoadedModel& model, LoadedModel* reference, const Options& options)
+        : model_(model),
+          rows_(model),
+          window_(options.window ? options.window : model.plan.context_tokens),
+          options_(options) {
+        if (reference) reference_ = std::make_unique<LogitRows>(*reference);
     }
     uint32_t window() const { return window_; }
 
     template <class Progress>
     DocumentScore score(const std::string& text, uint64_t most_tokens, const Progress& progress) {
-        std::vector<int32_t> ids = tokenize(model_.engine, text, options_.no_bos ? 0 : KEEL_TOKENIZE_BOS);
+        const std::vector<int32_t> ids = tokenize(model_.engine, text, options_.no_bos ? 0 : KEEL_TOKENIZE_BOS);
         DocumentScore score;
         // Position 0 is context only. Without a BOS that is the text's own first token.
         const bool bos = !options_.no_bos && !ids.empty() && ids[0] == model_.file.info.bos_id;
         const size_t limit = options_.stride ? ids.size() : std::min<size_t>(ids.size(), size_t{window_} + 1);
         size_t begin = 0, scored = 1;  // first input of the window; first target not scored yet
         std::vector<int32_t> input;
-        while (scored < limit && score.tokens < most_tokens) {
+        while (scored < limit && score.sums.tokens < most_tokens) {
             // One behind the last target of this window.
             const size_t end =
-                std::min({limit, begin + window_ + 1, scored + static_cast<size_t>(most_tokens - score.tokens)});
+                std::min({limit, begin + window_ + 1, scored + static_cast<size_t>(most_tokens - score.sums.tokens)});
             input.assign(ids.begin() + static_cast<ptrdiff_t>(begin), ids.begin() + static_cast<ptrdiff_t>(end) - 1);
             if (begin > 0 && bos) input[0] = ids[0];
-            forward(input, [&](size_t position, std::span<const float> logits) {
-                const size_t target = begin + position + 1;
-                if (target < scored) return;
-                score.add(log_sum_exp(logits) - logits[static_cast<size_t>(ids[target])]);
-                progress(score.tokens);
-            });
-            score.bytes += detokenize(model_.engine, std::span(ids).subspan(scored, end - scored)).size();
+            rows_.start(input);
+            if (reference_) reference_->start(input);
+            for (size_t target = begin + 1; target < end; ++target) {
+                const std::span<const float> logits = rows_.next(),
+                                             others = reference_ ? reference_->next() : std::span<const float>();
+                if (target < scored) continue;
+                score.add(compare(logits, others, static_cast<size_t>(ids[target])));
+                progress(score.sums.tokens);
+            }
             scored = end;
             begin += options_.stride ? options_.stride : window_;
         }
+        const auto decoded_bytes = [&](size_t count) {
+            return detokenize(model_.engine, std::span(ids).first(count)).size();
+        };
+        score.text = scored_text(text, detokenize(model_.engine, ids), bos || ids.empty() ? 0 : decoded_bytes(1),
+                                 scored == ids.size() ? std::nullopt : std::optional(decoded_bytes(scored)));
+        if (score.sums.tokens == 0) score.text.bytes = 0;
         return score;
     }
 
   private:
-    // Calls visit(position, logits) for every position of `input`, computed from an empty session.
-    template <class Visit>
-    void forward(std::span<const int32_t> input, const Visit& visit) {
-        check(session_.truncate(0), "cannot empty the session");
-        check(session_.feed(input, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
-        for (size_t position = 0; position < input.size();) {
-            const keel_advance_result step = model_.engine.advance(session_);
-            check(step.status, "cannot compute the text");
-            if (step.logits_rows == 0) throw ToolError(kExitRuntime, "a step kept no logits");
-            for (uint32_t row = 0; row < step.logits_rows; ++row) {
-                const Result<std::span<const float>> logits = session_.logits(row);
-                check(logits.status, "cannot read logits");
-                visit(position++, *logits);
-            }
-        }
+    Sums compare(std::span<const float> logits, std::span<const float> reference, size_t id) {
+        Sums s;
+        const double log_sum = log_sum_exp(logits);
+        s.nll = log_sum - logits[id];
+        s.tokens = 1;
+        if (reference.empty()) return s;
+        const double reference_sum = log_sum_exp(reference);
+        probabilities_.resize(reference.size());
+        for (size_t i = 0; i < reference.size(); ++i)
+            probabilities_[i] = static_cast<float>(exp(reference[i] - reference_sum));
+        s.reference_nll = reference_sum - reference[id];
+        s.kl = kl_divergence(reference, probabilities_, reference_sum, logits, log_sum);
+        s.same_top = top_index(logits) == top_index(reference);
+        return s;
     }
 
     LoadedModel& model_;
-    Session session_;
+    LogitRows rows_;
+    std::unique_ptr<LogitRows> reference_;
+    std::vector<float> probabilities_;
     uint32_t window_;
     const Options& options_;
 };
+
+struct Evaluation {
+    std::vector<DocumentScore> documents;
+    Sums total;
+    uint64_t bytes = 0;
+
+    bool by_document() const { return units().size() > 1; }
+    // What intervals take as independent: documents, or blocks of the only one.
+    std::vector<Sums> units() const {
+        std::vector<Sums> units;
+        for (const DocumentScore& d : documents)
+            if (d.sums.tokens) units.push_back(d.sums);
+        return units;
+    }
+    std::vector<Sums> interval_units() const { return by_document() ? units() : documents[0].blocks; }
+    double bits_per_byte() const { return total.nll / M_LN2 / static_cast<double>(bytes); }
+    // An interval of NLL per token as one of bits per byte, where there is one document only.
+    Interval per_byte(const Interval& nll) const {
+        const double scale = static_cast<double>(total.tokens) / M_LN2 / static_cast<double>(bytes);
+        return {nll.low * scale, nll.high * scale};
+    }
+    Interval bits_per_byte_interval(const Interval& nll) const {
+        if (!by_document()) return per_byte(nll);
+        std::vector<ScoredUnit> units;
+        for (const DocumentScore& d : documents)
+            if (d.text.bytes) units.push_back({d.sums.nll / M_LN2, d.text.bytes});
+        return bootstrap_mean_nll(units);
+    }
+    uint64_t count(bool ScoredText::*property) const {
+        uint64_t n = 0;
+        for (const DocumentScore& d : documents) n += d.text.*property;
+        return n;
+    }
+};
+
+// `most` tokens at most in all. The evaluation holds whole documents where Ctrl-C ended it early.
+Evaluation evaluate(Scorer& scorer, const std::vector<std::string>& documents, const Options& o,
+                    const Console& console) {
+    Evaluation e;
+    const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
+    ProgressBar bar(console, "scoring");
+    for (size_t d = 0; d < documents.size() && e.total.tokens < most; ++d) {
+        const auto progress = [&](uint64_t tokens) {
+            stop_if_interrupted();
+            if (tokens % 64) return;
+            bar.update(d, documents.size(),
+                       strf("document %zu of %zu, %llu tokens", d + 1, documents.size(),
+                            static_cast<unsigned long long>(e.total.tokens + tokens)));
+        };
+        try {
+            e.documents.push_back(scorer.score(documents[d], most - e.total.tokens, progress));
+        } catch (const ToolError& error) {
+            // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked for.
+            if (error.exit_code != kExitCancelled || e.documents.empty()) throw;
+            fprintf(stderr, "stopped by Ctrl-C after %zu of %zu documents\n", e.documents.size(), documents.size());
+            break;
+        }
+        e.total.add(e.documents.back().sums);
+        e.bytes += e.documents.back().text.bytes;
+    }
+    if (e.total.tokens == 0) throw ToolError(kExitRuntime, o.text + " has no token to score");
+    return e;
+}
+
+// ---- against another model ----
+
+// What of a document another evaluation of the same text kept.
+struct OtherDocument {
+    double nll = 0;
+    uint64_t tokens = 0, bytes = 0;
+};
+
+// A report of `keel eval ppl --per-document --json`. Throws ToolError.
+std::vector<OtherDocument> read_report(const std::string& path) {
+    const Json report = Json::parse(read_text(path), nullptr, false);
+    if (!report.is_object() || !report.contains("per_document") || !report["per_document"].is_array())
+        throw ToolError(kExitFile, path + " is neither a GGUF file nor a report of eval ppl --per-document --json");
+    std::vector<OtherDocument> out;
+    for (const Json& d : report["per_document"]) {
+        const auto number = [&](const char* key) {
+            if (!d.is_object() || !d.contains(key) || !d[key].is_number())
+                throw ToolError(kExitFile,
+                                strf("%s, document %zu: no number \"%s\"", path.c_str(), out.size() + 1, key));
+            return d[key];
+        };
+        out.push_back(
+            {number("nll_sum").get<double>(), number("tokens").get<uint64_t>(), number("bytes").get<uint64_t>()});
+    }
+    return out;
+}
+
+bool is_report(const std::string& path) {
+    FILE* const file = fopen(path.c_str(), "rb");
+    if (!file) throw ToolError(kExitFile, "cannot open " + path);
+    int first = getc(file);
+    while (first == ' ' || first == '\n' || first == '\r' || first == '\t') first = getc(file);
+    fclose(file);
+    return first == '{';
+}
+
+bool same_tokens(const Engine& a, const Engine& b, const std::vector<std::string>& documents, uint32_t flags) {
+    for (const std::string& text : documents)
+        if (tokenize(a, text, flags) != tokenize(b, text, flags)) return false;
+    return true;
+}
+
+// One paired figure: of both, and the difference.
+struct PairedFigures {
+    double reference = 0;
+    PairedDelta delta;
+};
+Json paired_json(const PairedFigures& f) {
+    return {{"reference", f.reference},
+            {"delta", f.delta.mean},
+            {"delta_95", {f.delta.interval.low, f.delta.interval.high}}};
+}
+
+// Difference in bits per byte, document by document.
+PairedFigures paired_bits(const Evaluation& e, const std::vector<OtherDocument>& others) {
+    std::vector<PairedUnit> units;
+    double sum = 0, bytes = 0;
+    for (size_t i = 0; i < others.size(); ++i) {
+        const DocumentScore& d = e.documents[i];
+        if (!d.text.bytes) continue;
+        units.push_back({others[i].nll / M_LN2, d.sums.nll / M_LN2, d.text.bytes});
+        sum += units.back().reference_nll;
+        bytes += static_cast<double>(d.text.bytes);
+    }
+    return {sum / bytes, bootstrap_paired_delta(units)};
+}
+
+struct Comparison {
+    bool by_token = false;  // else nothing but bits
+    PairedFigures bits, nll;
+    double kl = 0, same_top = 0;  // nats per token; share of tokens
+    Interval kl_95, same_top_95;
+};
+
+// `others`: one a document of `e`, of the same text.
+Comparison compare_documents(const Evaluation& e, const std::vector<OtherDocument>& others, const std::string& name) {
+    if (others.size() != e.documents.size())
+        throw ToolError(kExitUsage, strf("%s has %zu documents, this evaluation %zu", name.c_str(), others.size(),
+                                         e.documents.size()));
+    for (size_t i = 0; i < others.size(); ++i)
+        if (others[i].bytes != e.documents[i].text.bytes)
+            throw ToolError(kExitUsage,
+                            strf("document %zu: %llu bytes scored in %s, here %llu: score whole documents (--stride) "
+                                 "of the same text",
+                                 i + 1, static_cast<unsigned long long>(others[i].bytes), name.c_str(),
+                                 static_cast<unsigned long long>(e.documents[i].text.bytes)));
+    Comparison c;
+    c.bits = paired_bits(e, others);
+    return c;
+}
+
+Comparison compare_tokens(const Evaluation& e) {
+    Comparison c;
+    c.by_token = true;
+    std::vector<OtherDocument> others;
+    for (const DocumentScore& d : e.documents) others.push_back({d.sums.reference_nll, d.sums.tokens, d.text.bytes});
+    c.bits = paired_bits(e, others);
+    std::vector<PairedUnit> nll;
+    std::vector<ScoredUnit> kl, top;
+    for (const Sums& s : e.interval_units()) {
+        nll.push_back({s.reference_nll, s.nll, s.tokens});
+        kl.push_back({s.kl, s.tokens});
+        top.push_back({static_cast<double>(s.same_top), s.tokens});
+    }
+    const double tokens = static_cast<double>(e.total.tokens);
+    c.nll = {e.total.reference_nll / tokens, bootstrap_paired_delta(nll)};
+    if (!e.by_document()) c.bits.delta.interval = e.per_byte(c.nll.delta.interval);
+    c.kl = e.total.kl / tokens;
+    c.kl_95 = bootstrap_mean_nll(kl);
+    c.same_top = static_cast<double>(e.total.same_top) / tokens;
+    c.same_top_95 = bootstrap_mean_nll(top);
+    return c;
+}
+
+Json comparison_json(const Comparison& c, const std::string& name) {
+    Json out = {{"reference", name}, {"by_token", c.by_token}, {"bits_per_byte", paired_json(c.bits)}};
+    if (!c.by_token) return out;
+    out["nll"] = paired_json(c.nll);
+    out["delta_ppl_percent"] = ppl_percent(c.nll.delta.mean);
+    out["delta_ppl_percent_95"] = {ppl_percent(c.nll.delta.interval.low), ppl_percent(c.nll.delta.interval.high)};
+    out["kl"] = c.kl;
+    out["kl_95"] = {c.kl_95.low, c.kl_95.high};
+    out["same_top"] = c.same_top;
+    out["same_top_95"] = {c.same_top_95.low, c.same_top_95.high};
+    return out;
+}
+
+void print_comparison(const Comparison& c, const std::string& name) {
+    printf("against        %s, paired, %s\n", name.c_str(),
+           c.by_token ? "the same tokens" : "document by document (other tokens, or a report)");
+    printf("bits per byte  %+.5f from %.5f   95 %% interval %+.5f .. %+.5f\n", c.bits.delta.mean, c.bits.reference,
+           c.bits.delta.interval.low, c.bits.delta.interval.high);
+    if (!c.by_token) return;
+    printf("NLL            %+.5f from %.5f   95 %% interval %+.5f .. %+.5f\n", c.nll.delta.mean, c.nll.reference,
+           c.nll.delta.interval.low, c.nll.delta.interval.high);
+    printf("PPL            %+.3f %%   95 %% interval %+.3f .. %+.3f\n", ppl_percent(c.nll.delta.mean),
+           ppl_percent(c.nll.delta.interval.low), ppl_percent(c.nll.delta.interval.high));
+    printf("KL             %.6f nats per token   95 %% interval %.6f .. %.6f\n", c.kl, c.kl_95.low, c.kl_95.high);
+    printf("same top-1     %.3f %%   95 %% interval %.3f .. %.3f\n", 100 * c.same_top, 100 * c.same_top_95.low,
+           100 * c.same_top_95.high);
+}
 
 int eval_ppl(const Options& o, const Console& console) {
     if (o.stride && o.window && o.stride > o.window) throw ToolError(kExitUsage, "--stride must not exceed --window");
     const std::vector<std::string> documents = read_documents(o.text, o.documents);
     EngineOptions engine = o.engine;
     if (o.window) engine.context = o.window;
-    constexpr uint32_t kChunk = 128;
     if (engine.chunk == 0) engine.chunk = kChunk;
-    LoadedModel m = load_model(engine, console, [&](keel_config& config) { config.logits_rows = config.chunk_tokens; });
-    Scorer scorer(m, o);
+    const auto keep_logits = [](keel_config& config) { config.logits_rows = config.chunk_tokens; };
+    LoadedModel m = load_model(engine, console, keep_logits), reference;
+    const bool report = !o.against.empty() && is_report(o.against);
+    std::vector<OtherDocument> others;
+    bool by_token = false;
+    if (report) {
+        others = read_report(o.against);
+    } else if (!o.against.empty()) {
+        engine.model = o.against;
+        engine.wproj.clear();  // of the first model
+        engine.kv_profile.clear();
+        engine.lora.clear();
+        engine.low_rank = false;
+        engine.context = m.plan.context_tokens;
+        reference = load_model(engine, console, keep_logits);
+        by_token = reference.file.info.vocabulary == m.file.info.vocabulary &&
+                   same_tokens(m.engine, reference.engine, documents, o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
+        if (!by_token && (!o.stride || o.max_tokens))
+            throw ToolError(kExitUsage, o.against +
+                                            " reads other tokens: bits per byte are compared on whole documents, "
+                                            "with --stride and without --max-tokens");
+    }
+    Scorer scorer(m, by_token ? &reference : nullptr, o);
     if (o.stride > scorer.window()) throw ToolError(kExitUsage, "--stride must not exceed the window");
 
-    std::vector<DocumentScore> scores;
-    DocumentScore total;
-    const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
-    {
-        ProgressBar bar(console, "scoring");
-        for (size_t d = 0; d < documents.size() && total.tokens < most; ++d) {
-            const auto progress = [&](uint64_t tokens) {
-                stop_if_interrupted();
-                if (tokens % 64) return;
-                bar.update(d, documents.size(),
-                           strf("document %zu of %zu, %llu tokens", d + 1, documents.size(),
-                                static_cast<unsigned long long>(total.tokens + tokens)));
-            };
-            try {
-                scores.push_back(scorer.score(documents[d], most - total.tokens, progress));
-            } catch (const ToolError& error) {
-                // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked
-                // for.
-                if (error.exit_code != kExitCancelled || scores.empty()) throw;
-                fprintf(stderr, "stopped by Ctrl-C after %zu of %zu documents\n", scores.size(), documents.size());
-                break;
-            }
-            total.nll_sum += scores.back().nll_sum;
-            total.tokens += scores.back().tokens;
-            total.bytes += scores.back().bytes;
-        }
+    const Evaluation e = evaluate(scorer, documents, o, console);
+    if (!o.against.empty() && !by_token && !report) {
+        Scorer other_scorer(reference, nullptr, o);
+        const Evaluation other = evaluate(other_scorer, documents, o, console);
+        for (const DocumentScore& d : other.documents) others.push_back({d.sums.nll, d.sums.tokens, d.text.bytes});
     }
-    if (total.tokens == 0) throw ToolError(kExitRuntime, o.text + " has no token to score");
+    std::optional<Comparison> comparison;
+    if (!o.against.empty()) comparison = by_token ? compare_tokens(e) : compare_documents(e, others, o.against);
 
     std::vector<ScoredUnit> units;
-    for (const DocumentScore& score : scores)
-        if (score.tokens) units.push_back({score.nll_sum, score.tokens});
-    const bool by_document = units.size() > 1;
-    if (!by_document) units = scores[0].blocks;
+    for (const Sums& s : e.interval_units()) units.push_back({s.nll, s.tokens});
     const Interval interval = bootstrap_mean_nll(units);
-    const double nll = total.nll_sum / static_cast<double>(total.tokens);
-    const double bits_per_byte = total.nll_sum / M_LN2 / static_cast<double>(total.bytes);
+    const double tokens = static_cast<double>(e.total.tokens), nll = e.total.nll / tokens,
+                 uniform = tokens * log2(m.file.info.vocabulary) / static_cast<double>(e.bytes);
+    const Interval bits_interval = e.bits_per_byte_interval(interval);
+    const uint64_t lossy = e.count(&ScoredText::lossy), estimated = e.count(&ScoredText::estimated);
     const std::string protocol =
         o.stride ? strf("windows of %u tokens advancing by %u, every token scored once", scorer.window(), o.stride)
                  : strf("each document alone, cut to %u tokens after %s, full left context", scorer.window(),
@@ -162,39 +425,58 @@ int eval_ppl(const Options& o, const Console& console) {
                     {"protocol", protocol},
                     {"window", scorer.window()},
                     {"stride", o.stride},
-                    {"documents", scores.size()},
-                    {"tokens", total.tokens},
-                    {"bytes", total.bytes},
+                    {"documents", e.documents.size()},
+                    {"tokens", e.total.tokens},
+                    {"bytes", e.bytes},
+                    {"lossy_documents", lossy},
+                    {"documents_with_estimated_bytes", estimated},
                     {"nll", nll},
                     {"nll_95", {interval.low, interval.high}},
                     {"ppl", exp(nll)},
                     {"ppl_95", {exp(interval.low), exp(interval.high)}},
-                    {"bits_per_byte", bits_per_byte},
-                    {"interval", by_document ? "bootstrap over documents" : "bootstrap over blocks of 64 tokens"},
+                    {"bits_per_byte", e.bits_per_byte()},
+                    {"bits_per_byte_95", {bits_interval.low, bits_interval.high}},
+                    {"uniform_bits_per_byte", uniform},
+                    {"interval", e.by_document() ? "bootstrap over documents" : "bootstrap over blocks of 64 tokens"},
                     {"k_format", kv_format_name(m.config, m.config.k_format)},
                     {"v_format", kv_format_name(m.config, m.config.v_format)},
                     {"activation", activation_name(m.config.activation)},
                     {"kernel_set", cpu_name(m.plan.cpu)}};
+        if (comparison) out["against"] = comparison_json(*comparison, o.against);
         if (o.per_document)
-            for (const DocumentScore& score : scores)
-                out["per_document"].push_back(
-                    {{"nll_sum", score.nll_sum}, {"tokens", score.tokens}, {"bytes", score.bytes}});
+            for (const DocumentScore& d : e.documents)
+                out["per_document"].push_back({{"nll_sum", d.sums.nll},
+                                               {"tokens", d.sums.tokens},
+                                               {"bytes", d.text.bytes},
+                                               {"lossy", d.text.lossy}});
         print_json(out);
-    } else {
-        if (o.per_document)
-            for (size_t d = 0; d < scores.size(); ++d)
-                printf("document %4zu  %6llu tokens  nll %.5f\n", d + 1,
-                       static_cast<unsigned long long>(scores[d].tokens),
-                       scores[d].nll_sum / static_cast<double>(std::max<uint64_t>(scores[d].tokens, 1)));
-        printf("protocol       %s\n", protocol.c_str());
-        printf("documents      %zu\n", scores.size());
-        printf("tokens scored  %llu (%llu bytes)\n", static_cast<unsigned long long>(total.tokens),
-               static_cast<unsigned long long>(total.bytes));
-        printf("NLL            %.5f   95 %% interval %.5f .. %.5f (bootstrap over %zu %s)\n", nll, interval.low,
-               interval.high, units.size(), by_document ? "documents" : "blocks of 64 tokens");
-        printf("PPL            %.4f   95 %% interval %.4f .. %.4f\n", exp(nll), exp(interval.low), exp(interval.high));
-        printf("bits per byte  %.5f\n", bits_per_byte);
+        return kExitOk;
     }
+    if (o.per_document)
+        for (size_t d = 0; d < e.documents.size(); ++d) {
+            const DocumentScore& s = e.documents[d];
+            printf("document %4zu  %6llu tokens  nll %.5f  bits per byte %.5f%s\n", d + 1,
+                   static_cast<unsigned long long>(s.sums.tokens),
+                   s.sums.nll / static_cast<double>(std::max<uint64_t>(s.sums.tokens, 1)),
+                   s.sums.nll / M_LN2 / static_cast<double>(std::max<uint64_t>(s.text.bytes, 1)),
+                   s.text.lossy ? "  lossy" : "");
+        }
+    printf("protocol       %s\n", protocol.c_str());
+    printf("documents      %zu\n", e.documents.size());
+    printf("tokens scored  %llu (%llu bytes of the text)\n", static_cast<unsigned long long>(e.total.tokens),
+           static_cast<unsigned long long>(e.bytes));
+    if (lossy)
+        printf("tokenization   does not give back %llu of %zu documents%s\n", static_cast<unsigned long long>(lossy),
+               e.documents.size(),
+               estimated ? strf("; the bytes of %llu, which are cut, are estimated",
+                                static_cast<unsigned long long>(estimated))
+                               .c_str()
+                         : "");
+    printf("NLL            %.5f   95 %% interval %.5f .. %.5f (bootstrap over %zu %s)\n", nll, interval.low,
+           interval.high, units.size(), e.by_document() ? "documents" : "blocks of 64 tokens");
+    printf("PPL            %.4f   95 %% interval %.4f .. %.4f\n", exp(nll), exp(interval.low), exp(interval.high));
+    printf("bits per byte  %.5f   (a uniform model: %.5f)\n", e.bits_per_byte(), uniform);
+    if (comparison) print_comparison(*comparison, o.against);
     return kExitOk;
 }
 
@@ -208,6 +490,7 @@ void add_eval_verb(CLI::App& app, Console& console) {
         add_verb(*eval, console, "ppl", "perplexity and bits per byte",
                  "  keel eval ppl model.gguf validation.jsonl\n"
                  "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"
+                 "  keel eval ppl model-q4_k.gguf validation.jsonl --against model-f16.gguf\n"
                  "  keel eval ppl model.gguf validation.jsonl --documents 10 --kv-k f32 --kv-v f32 --json");
     add_engine_options(*verb, o->engine);
     add_backend_options(*verb, o->engine);
@@ -216,6 +499,9 @@ void add_eval_verb(CLI::App& app, Console& console) {
     verb->add_option("--stride,-s", o->stride, "score whole documents in windows that advance by this many tokens");
     verb->add_option("--documents", o->documents, "only the first N documents");
     verb->add_option("--max-tokens", o->max_tokens, "stop after scoring N tokens");
+    verb->add_option("--against", o->against,
+                     "another model, or a report of --per-document --json: paired differences; KL and top-1 where both "
+                     "read the same tokens");
     verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
     verb->add_flag("--per-document", o->per_document, "a line for every document");
     verb->callback([o, &console] { eval_ppl(*o, console); });

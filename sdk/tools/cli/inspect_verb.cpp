@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "sdk/format/gguf.h"
+#include "sdk/model/adapter_file.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
 
@@ -114,7 +115,43 @@ std::string obstacle(const ModelFile& file) {
     return std::string(error.field) + ": " + error.reason;
 }
 
+// Whether the file calls itself an adapter; then it is described here.
+bool inspect_adapter(const Options& o, const Console& console) {
+    Result<FileReader> reader = FileReader::open(o.model.c_str());
+    if (reader.status != KEEL_OK) return false;
+    AdapterFile adapter;
+    keel_error error = make<keel_error>();
+    if (adapter_open(*reader->get(), nullptr, &adapter, &error) != KEEL_OK) {
+        const bool scanned = adapter.gguf.file_bytes != 0;
+        if (!scanned || std::string_view(error.field) == "general.type") return false;
+        throw ToolError(error.status, "cannot use " + o.model, &error);
+    }
+    const std::string identity = strf("%016llx", static_cast<unsigned long long>(adapter.identity));
+    if (console.json) {
+        print_json({{"adapter", "lora"},
+                    {"architecture", adapter.architecture},
+                    {"alpha", adapter.alpha},
+                    {"largest_rank", adapter.largest_rank},
+                    {"matrices", adapter.pairs},
+                    {"parameters", adapter.parameters},
+                    {"weight_bytes", adapter.weight_bytes},
+                    {"identity", identity}});
+        return true;
+    }
+    Table table({"file", o.model}, 2);
+    table.add({"format", strf("GGUF v%u, %s, a LoRA adapter: use it with --lora", adapter.gguf.version,
+                              human_bytes(adapter.gguf.file_bytes).c_str())});
+    table.add({"for", adapter.architecture});
+    table.add({"changes", strf("%u matrices, rank up to %u, alpha %g", adapter.pairs, adapter.largest_rank,
+                               static_cast<double>(adapter.alpha))});
+    table.add({"parameters", human_count(adapter.parameters) + ", " + human_bytes(adapter.weight_bytes)});
+    table.add({"identity", identity});
+    fputs(table.text().c_str(), stdout);
+    return true;
+}
+
 void inspect(const Options& o, const Console& console) {
+    if (inspect_adapter(o, console)) return;
     const ModelFile file = open_model(o.model);
     const keel_model_info& info = file.info;
     const std::string why_not = obstacle(file);

@@ -65,6 +65,7 @@ int main(int argc, char** argv) {
     add_synth_verb(app, console);
     add_wproj_verb(app, console);
     add_geometry_verb(app, console);
+    add_quantize_verb(app, console);
 
     try {
         app.parse(argc, argv);

@@ -36,5 +36,8 @@ void add_wproj_verb(CLI::App& app, Console&) {
 void add_geometry_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "geometry");
 }
+void add_quantize_verb(CLI::App& app, Console&) {
+    add_missing_verb(app, "quantize");
+}
 
 }  // namespace keel::tools

@@ -424,7 +424,7 @@ void show_plan(const Options& o, const Console& console) {
     const std::vector<keel_op_info> all_ops = plan_ops(file, config);
     const std::vector<keel_buffer_info> buffers = plan_buffers(file, config);
     const std::vector<keel_op_info> ops(all_ops.begin(), all_ops.begin() + plan.op_count),
-        low_rank(all_ops.begin() + plan.op_count, all_ops.end());
+        low_rank(all_ops.begin() + plan.op_count, all_ops.begin() + plan.op_count + plan.low_rank_op_count);
     double predicted_us = 0;
     for (const keel_op_info& op : ops) predicted_us += op.predicted_us;
 
@@ -486,6 +486,9 @@ void show_plan(const Options& o, const Console& console) {
     if (plan.low_rank_op_count)
         printf("W_proj cache: %u factors, %s with their biases\n", plan.low_rank_factors,
                human_bytes(plan.low_rank_bytes).c_str());
+    if (plan.adapter_count)
+        printf("adapters: %u, %s; a step of one token with one is predicted to take %.2f times that without\n",
+               plan.adapter_count, human_bytes(plan.adapter_bytes).c_str(), plan.adapter_step_us[0] / plan.step_us[0]);
     if (plan.note[0]) printf("note: %s\n", plan.note);
 
     const std::vector<OpGroup> groups = group_layers(ops, !o.all_ops);

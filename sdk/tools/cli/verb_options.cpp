@@ -2,6 +2,8 @@
 // of it than a name.
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <cmath>
+#include <filesystem>
 #include <random>
 
 #include "sdk/tools/cli/verbs.h"
@@ -32,6 +34,21 @@ bool parse_seed(const std::string& text, uint64_t* seed) {
     const char* const end = text.data() + text.size();
     const std::from_chars_result r = std::from_chars(text.data(), end, *seed);
     return r.ec == std::errc() && r.ptr == end;
+}
+
+// FILE, or FILE:SCALE where what stands behind the last colon is a number and no file has the whole name.
+void parse_lora(const std::string& text, EngineOptions* options) {
+    const size_t colon = text.rfind(':');
+    options->lora = text;
+    options->lora_scale = 1;
+    std::error_code ignored;
+    if (colon == std::string::npos || colon + 1 == text.size() || std::filesystem::exists(text, ignored)) return;
+    float scale = 0;
+    const char* const end = text.data() + text.size();
+    const std::from_chars_result r = std::from_chars(text.data() + colon + 1, end, scale);
+    if (r.ec != std::errc() || r.ptr != end || !std::isfinite(scale)) return;
+    options->lora = text.substr(0, colon);
+    options->lora_scale = scale;
 }
 
 bool parse_key(const std::string& text, uint64_t* key) {
@@ -81,6 +98,11 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
         ->check(CLI::NonNegativeNumber)
         ->group("Engine");
     verb.add_flag("--low-rank", options.low_rank, "run in the low-rank variant of the W_proj cache")->group("Engine");
+    verb.add_option_function<std::string>(
+            "--lora", [&options](const std::string& text) { parse_lora(text, &options); },
+            "adapter of every session: a GGUF of LoRA matrices, and a scale (default 1)")
+        ->type_name("FILE[:SCALE]")
+        ->group("Engine");
     CLI::Option* const draft =
         verb.add_option("--draft", options.draft_tokens,
                         "draft up to so many tokens a step from text so far, where it pays (default 0); same output")

@@ -26,6 +26,7 @@ void add_tokenize_verb(CLI::App& app, Console& console);
 void add_synth_verb(CLI::App& app, Console& console);
 void add_wproj_verb(CLI::App& app, Console& console);
 void add_geometry_verb(CLI::App& app, Console& console);
+void add_quantize_verb(CLI::App& app, Console& console);
 
 // A subcommand with --json and examples in its help.
 inline CLI::App* add_verb(CLI::App& app, Console& console, const char* name, const char* what, const char* examples) {

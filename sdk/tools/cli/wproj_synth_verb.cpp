@@ -7,8 +7,8 @@
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/files/synth_random.h"
-#include "sdk/tools/lab/lowrank/weighted_quantize.h"
 #include "sdk/tools/lab/lowrank/wproj_recipe.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
 
 namespace keel::tools {
 namespace {

@@ -58,6 +58,7 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
     grammar_.json_schema = !options.json_schema.empty();
     add(KEEL_PART_GRAMMAR, nullptr, grammar_.json_schema ? options.json_schema : options.grammar, nullptr, &grammar_);
     add(KEEL_PART_DRAFT_POOL, nullptr, options.draft_pool, nullptr);
+    add(KEEL_PART_ADAPTER, nullptr, options.lora, nullptr);
     add(KEEL_PART_KV_PROFILE, options.kv_profile_reader, options.kv_profile, nullptr);
     if (!options.wproj.empty() && !options.wproj_file)
         options.wproj_file = open_part(options.wproj == "auto" ? find_wproj(options) : options.wproj);
@@ -239,6 +240,7 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
         const keel_error error = part_error(loaded.plan);
         throw ToolError(loaded.plan.part_status, "cannot use the W_proj cache", &error);
     }
+    if (!options.lora.empty()) loaded.lora_scale = options.lora_scale;
     loaded.variant = options.low_rank ? KEEL_VARIANT_LOW_RANK : KEEL_VARIANT_DENSE;
     loaded.memory = RegionMemory(loaded.plan, options.cuda, options.device);
     loaded.on_gpu = options.cuda != nullptr;
@@ -284,6 +286,7 @@ Session open_session(LoadedModel& model) {
     check(session.status, "cannot open a session");
     if (model.variant != KEEL_VARIANT_DENSE)
         check(session->set_variant(model.variant), "cannot choose the low-rank variant");
+    if (model.lora_scale != 0) check(session->set_adapter(0, model.lora_scale), "cannot choose the adapter");
     return std::move(*session);
 }
 
@@ -309,6 +312,9 @@ Json plan_json(const keel_memory_plan& plan) {
             {"cpu", cpu_name(plan.cpu)},
             {"decode_bytes", plan.decode_bytes},
             {"step_us", plan.step_us},
+            {"adapter_bytes", plan.adapter_bytes},
+            {"adapter_decode_bytes", plan.adapter_decode_bytes},
+            {"adapter_step_us", plan.adapter_step_us},
             {"note", plan.note}};
 }
 

@@ -48,8 +48,10 @@ struct EngineOptions {
     std::string grammar, json_schema;  // file names; at most one
     std::string pre_tokenizer;         // in place of the file's; empty: the file's
     uint32_t draft_tokens = 0;         // most drafts of a step, of Keel's own drafters; 0: none
-    std::string draft_pool;            // what their pool begins with: file name
-    uint32_t max_text_bytes = 0;       // see make_room_for
+    std::string lora;                  // adapter of sessions: file name
+    float lora_scale = 1;
+    std::string draft_pool;       // what their pool begins with: file name
+    uint32_t max_text_bytes = 0;  // see make_room_for
     // Files in memory, instead of those above.
     const keel_reader* kv_profile_reader = nullptr;
     const keel_reader* wproj_reader = nullptr;
@@ -127,6 +129,7 @@ struct LoadedModel {
     RegionMemory memory;
     Engine engine;                              // last: closed before its memory goes
     keel_variant variant = KEEL_VARIANT_DENSE;  // of sessions
+    float lora_scale = 0;                       // of the adapter of sessions; 0: none
     double load_seconds = 0;
     uint64_t heap_at_init = 0;  // heap_allocations() the moment keel_engine_init returned
 };

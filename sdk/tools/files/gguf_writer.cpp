@@ -89,6 +89,12 @@ void GgufWriter::strings(const std::string& k, const std::vector<std::string>& v
     for (const std::string& value : values) put_text(values_, value);
 }
 
+void GgufWriter::entry(const std::string& k, const std::string& type_and_value) {
+    put_text(values_, k);
+    values_.insert(values_.end(), type_and_value.begin(), type_and_value.end());
+    ++value_count_;
+}
+
 void GgufWriter::tensor(const std::string& name, const std::vector<uint64_t>& dims, uint32_t type) {
     const kernels::WeightTypeInfo* info = kernels::weight_type_info(type);
     if (info && info->number >= kernels::kOwnTypeNumbers) info = nullptr;

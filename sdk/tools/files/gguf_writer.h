@@ -21,6 +21,8 @@ class GgufWriter {
     void boolean(const std::string& key, bool value);
     void string(const std::string& key, const std::string& value);
     void strings(const std::string& key, const std::vector<std::string>& values);
+    // An entry as another file has it: its type and value, from behind the key.
+    void entry(const std::string& key, const std::string& type_and_value);
 
     // Describes the next tensor; dims[0] is the row length. `type` is a kernels::WeightType.
     // std::invalid_argument when a row is not a whole number of blocks.

@@ -12,6 +12,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/files/gguf_writer.h"
 #include "sdk/tools/files/synth_random.h"
+#include "sdk/tools/files/type_mix.h"
 
 namespace keel::tools {
 namespace {
@@ -48,7 +49,6 @@ enum Mirror : uint8_t { kNoMirror, kMirrorNibbles, kMirror6Bit };  // see mirror
 
 struct TypeRecipe {
     WeightType type;
-    uint32_t file_type;    // general.file_type of a model of this type
     double deviation = 0;  // 0: a float type
     double minimum_per_d = 0;
     Mirror mirror = kNoMirror;
@@ -57,21 +57,21 @@ struct TypeRecipe {
 
 // Every type that GGUF has.
 constexpr TypeRecipe kRecipes[] = {
-    {.type = kF32, .file_type = 0},
-    {.type = kF16, .file_type = 1},
-    {.type = kBF16, .file_type = 32},
-    {.type = kQ4_0, .file_type = 2, .deviation = 4.637, .random_sign = true},
-    {.type = kQ4_1, .file_type = 3, .deviation = 4.610, .minimum_per_d = -7.5},
-    {.type = kQ5_0, .file_type = 8, .deviation = 9.247, .random_sign = true},
-    {.type = kQ5_1, .file_type = 9, .deviation = 9.233, .minimum_per_d = -15.5},
-    {.type = kQ8_0, .file_type = 7, .deviation = 73.901, .random_sign = true},
-    {.type = kQ2_K, .file_type = 10, .deviation = 1.118 * 8.803, .minimum_per_d = 1.5, .mirror = kMirrorNibbles},
-    {.type = kQ3_K, .file_type = 11, .deviation = 2.345 * 18.480, .random_sign = true},
-    {.type = kQ4_K, .file_type = 14, .deviation = 4.610 * 36.517, .minimum_per_d = 7.5, .mirror = kMirror6Bit},
-    {.type = kQ5_K, .file_type = 16, .deviation = 9.233 * 36.517, .minimum_per_d = 15.5, .mirror = kMirror6Bit},
-    {.type = kQ6_K, .file_type = 18, .deviation = 18.480 * 73.901, .random_sign = true},
-    {.type = kIQ4_NL, .file_type = 25, .deviation = 66.75, .random_sign = true},
-    {.type = kIQ4_XS, .file_type = 30, .deviation = 66.75 * 18.480, .random_sign = true},
+    {.type = kF32},
+    {.type = kF16},
+    {.type = kBF16},
+    {.type = kQ4_0, .deviation = 4.637, .random_sign = true},
+    {.type = kQ4_1, .deviation = 4.610, .minimum_per_d = -7.5},
+    {.type = kQ5_0, .deviation = 9.247, .random_sign = true},
+    {.type = kQ5_1, .deviation = 9.233, .minimum_per_d = -15.5},
+    {.type = kQ8_0, .deviation = 73.901, .random_sign = true},
+    {.type = kQ2_K, .deviation = 1.118 * 8.803, .minimum_per_d = 1.5, .mirror = kMirrorNibbles},
+    {.type = kQ3_K, .deviation = 2.345 * 18.480, .random_sign = true},
+    {.type = kQ4_K, .deviation = 4.610 * 36.517, .minimum_per_d = 7.5, .mirror = kMirror6Bit},
+    {.type = kQ5_K, .deviation = 9.233 * 36.517, .minimum_per_d = 15.5, .mirror = kMirror6Bit},
+    {.type = kQ6_K, .deviation = 18.480 * 73.901, .random_sign = true},
+    {.type = kIQ4_NL, .deviation = 66.75, .random_sign = true},
+    {.type = kIQ4_XS, .deviation = 66.75 * 18.480, .random_sign = true},
 };
 constexpr const TypeRecipe* find_recipe(uint32_t type) {
     for (const TypeRecipe& r : kRecipes)
@@ -168,56 +168,6 @@ class TensorFiller {
     std::vector<float> wide_;
 };
 
-// ---- type mixtures ----
-
-struct Mix {
-    const char* name;
-    uint32_t file_type;  // general.file_type
-    WeightType base, output, value, value_more, down, down_more, attention_out;
-};
-constexpr Mix kMixes[] = {
-    {"Q3_K_M", 12, kQ3_K, kQ6_K, kQ4_K, kQ5_K, kQ3_K, kQ4_K, kQ4_K},
-    {"Q4_K_M", 15, kQ4_K, kQ6_K, kQ4_K, kQ6_K, kQ4_K, kQ6_K, kQ4_K},
-    {"Q5_K_M", 17, kQ5_K, kQ6_K, kQ5_K, kQ6_K, kQ5_K, kQ6_K, kQ5_K},
-};
-// A mixture by its name, or one type for everything.
-Mix find_mix(const std::string& name) {
-    for (const Mix& m : kMixes)
-        if (name == m.name) return m;
-    for (const TypeRecipe& r : kRecipes)
-        if (const char* type = kWeightTypes[r.type].name; name == type)
-            return {type, r.file_type, r.type, r.type, r.type, r.type, r.type, r.type, r.type};
-    throw std::invalid_argument("unknown tensor type or mixture: " + name);
-}
-
-// Layers that keep more bits: the first and last eighth and every third between.
-bool keeps_more(uint32_t layer, uint32_t layers) {
-    const uint32_t eighth = layers / 8;
-    return layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2;
-}
-
-// What stands in for a type where rows are not whole blocks of it.
-WeightType fitting_type(WeightType type, uint64_t row) {
-    if (row % kWeightTypes[type].block_elements == 0) return type;
-    const auto stand_in = [](WeightType t) {
-        switch (t) {
-            case kQ4_K:
-                return kQ5_0;
-            case kQ5_K:
-                return kQ5_1;
-            case kQ6_K:
-                return kQ8_0;
-            case kQ2_K:
-            case kQ3_K:
-            case kIQ4_XS:
-                return kIQ4_NL;
-            default:
-                return kF16;
-        }
-    };
-    return fitting_type(stand_in(type), row);
-}
-
 // ---- architectures ----
 
 const ArchitectureRow& architecture_row(const std::string& name) {
@@ -272,30 +222,12 @@ ModelSpec sizes_of(const SynthSpec& s) {
     return sizes;
 }
 
-WeightType matrix_type(const Mix& mix, TensorSlot slot, bool tied, bool more) {
-    switch (slot) {
-        case kTokenEmbedding:
-            return tied ? mix.output : mix.base;
-        case kOutput:
-            return mix.output;
-        case kAttnV:
-        case kAttnQkv:
-            return more ? mix.value_more : mix.value;
-        case kAttnOutput:
-            return mix.attention_out;
-        case kFfnDown:
-            return more ? mix.down_more : mix.down;
-        default:
-            return mix.base;
-    }
-}
-
 // All tensors in file order: of the slots that the architecture requires, and of the optional ones that the spec asks
 // for.
 std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
     check(s);
     const ArchitectureRow& row = architecture_row(s.architecture);
-    const Mix mix = find_mix(s.mix);
+    const TypeMix mix = find_mix(s.mix);
     const ModelSpec sizes = sizes_of(s);
     const bool tied = s.tied || row.file.always_tied;
     SlotSet slots = row.required;
@@ -345,7 +277,7 @@ std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
     };
     add_slots(0, kGlobalSlots, "", false);
     for (uint32_t layer = 0; layer < s.layers; ++layer)
-        add_slots(kGlobalSlots, kSlotCount, "blk." + std::to_string(layer) + ".", keeps_more(layer, s.layers));
+        add_slots(kGlobalSlots, kSlotCount, "blk." + std::to_string(layer) + ".", keeps_more(mix, layer, s.layers));
     return out;
 }
 
@@ -448,7 +380,7 @@ void write_tokenizer(const SynthSpec& s, const UsualFile& file, GgufWriter* w) {
 void write_metadata(const SynthSpec& s, GgufWriter* w) {
     const ArchitectureRow& row = architecture_row(s.architecture);
     const UsualFile& file = row.file;
-    const Mix mix = find_mix(s.mix);
+    const TypeMix mix = find_mix(s.mix);
     const std::string a = s.architecture + ".";
     const auto u32 = [&](const char* key, uint32_t value) { w->number<uint32_t>(a + key, value); };
     const auto f32 = [&](const char* key, double value) { w->number<float>(a + key, static_cast<float>(value)); };

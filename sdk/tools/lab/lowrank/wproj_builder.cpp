@@ -9,7 +9,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/lab/lowrank/activation_tap.h"
-#include "sdk/tools/lab/lowrank/weighted_quantize.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
 
 namespace keel::tools {
 namespace {

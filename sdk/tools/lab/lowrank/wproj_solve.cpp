@@ -10,8 +10,8 @@
 #include "sdk/tools/lab/lowrank/lowrank_error.h"
 #include "sdk/tools/lab/lowrank/rank_allocation.h"
 #include "sdk/tools/lab/lowrank/weight_pca.h"
-#include "sdk/tools/lab/lowrank/weighted_quantize.h"
 #include "sdk/tools/lab/lowrank/whitened.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
 
 namespace keel::tools {
 namespace {

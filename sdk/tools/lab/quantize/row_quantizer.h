@@ -4,6 +4,7 @@
 #pragma once
 #include <stdint.h>
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -11,7 +12,7 @@
 
 namespace keel::tools {
 
-// F32, F16, Q8_0, Q8_F32, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q4_K, Q6_K.
+// Every type that is read.
 bool can_quantize(uint32_t type);
 
 // values [rows][columns] -> rows of weight_row_bytes(type, columns). importance [columns], >= 0; empty: all alike; a
@@ -21,7 +22,7 @@ bool can_quantize(uint32_t type);
 // against its own codes; the best in the weighted error of what the decoder computes. K types: sub-blocks so, then
 // their integer scales, the block's scales by least squares, and integer scales one step up and down. Never worse than
 // nearest_rows in weighted error, which is one of the starts.
-// F32 and F16 are rounded, Q8_F32 is as published: d = max |x| / 127, or 1 for zeros; q = the nearest integer to x / d.
+// F32, F16 and BF16 are rounded, Q8_F32 is as published: d = max |x| / 127, or 1 for zeros; q = the nearest integer to x / d.
 // Values beyond what the type's scales reach become the nearest it has. std::invalid_argument: a value or importance
 // that is NaN or infinite, a negative importance, another type, columns that are no whole number of blocks, sizes that
 // do not fit.
@@ -33,5 +34,25 @@ std::vector<uint8_t> nearest_rows(uint32_t type, std::span<const float> values, 
 
 // What a reader computes of them, by NUMERICS section 3. std::invalid_argument: another type, no whole number of rows.
 std::vector<float> decode_rows(uint32_t type, std::span<const uint8_t> bytes, uint64_t columns);
+
+// Types whose codes can be chosen one by one: all quantized ones but Q8_F32.
+bool has_codes(uint32_t type);
+
+// A row whose scales are those of quantize_rows and stay, while its codes are chosen column by column, in any order.
+class RowGrid {
+  public:
+    // The same conditions as quantize_rows. Codes are quantize_rows' until they are chosen.
+    RowGrid(uint32_t type, std::span<const float> row, std::span<const float> importance = {});
+    RowGrid(RowGrid&&) noexcept;
+    ~RowGrid();
+    // The value nearest to x that the column can have; its code is kept.
+    float choose(size_t column, double x);
+    // weight_row_bytes bytes.
+    void write(uint8_t* out) const;
+
+  private:
+    struct Blocks;
+    std::unique_ptr<Blocks> blocks_;
+};
 
 }  // namespace keel::tools

@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""bits_per_byte_test.py KEEL: `keel eval ppl` against an implementation of its own, from the bytes of the text to the
+printed figures: a GGUF writer, a SentencePiece-style tokenizer, a model whose logits are exact, softmax, the protocol,
+and the bytes. They agree to 1e-9.
+
+The model: embedding rows of +1 and -1, so that their RMS norm is themselves; one layer of zeros; output rows of
+multiples of 1/16. Logits are exact in f32, and depend on the newest token alone."""
+import json
+import math
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+
+KEEL = sys.argv[1]
+DIM = 64
+failures = []
+
+
+def expect(condition, what):
+    if not condition:
+        failures.append(what)
+
+
+class Model:
+    def __init__(self, seed, zero=False, more_pieces=()):
+        r = random.Random(seed)
+        self.pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+        self.scores = [0.0] * len(self.pieces)
+        self.types = [2, 3, 3] + [6] * 256
+        for i, piece in enumerate(["\u2581", "t", "h", "e", "th", "the", "\u2581the", "\u00e9", *more_pieces]):
+            self.pieces.append(piece)
+            self.scores.append(-1.0 - i)
+            self.types.append(1)
+        self.ids = {p: i for i, p in enumerate(self.pieces)}
+        n = len(self.pieces)
+        self.embedding = [[r.choice((-1, 1)) for _ in range(DIM)] for _ in range(n)]
+        self.output = [[0 if zero else r.randrange(-6, 7) / 16 for _ in range(DIM)] for _ in range(n)]
+        self.cache = {}
+
+    def tokenize(self, text):
+        """Best-scoring neighbours are joined, the leftmost first; what is no piece becomes its bytes."""
+        parts = list("\u2581" + text.replace(" ", "\u2581")) if text else []
+        while True:
+            best = None
+            for i in range(len(parts) - 1):
+                joined = self.ids.get(parts[i] + parts[i + 1])
+                if joined is not None and (best is None or self.scores[joined] > self.scores[best[1]]):
+                    best = (i, joined)
+            if best is None:
+                break
+            parts[best[0]:best[0] + 2] = [self.pieces[best[1]]]
+        ids = []
+        for part in parts:
+            ids += [self.ids[part]] if part in self.ids else [3 + b for b in part.encode()]
+        return ids
+
+    def decoded(self, ids):
+        """Bytes, without the space in front of the text."""
+        out = b"".join(bytes([i - 3]) if 3 <= i < 259 else self.pieces[i].replace("\u2581", " ").encode() for i in ids)
+        return out[1:] if out.startswith(b" ") else out
+
+    def log_probabilities(self, last):
+        if last not in self.cache:
+            x = self.embedding[last]
+            logits = [sum(a * b for a, b in zip(x, row)) for row in self.output]
+            top = max(logits)
+            log_sum = top + math.log(math.fsum(math.exp(z - top) for z in logits))
+            self.cache[last] = [z - log_sum for z in logits]
+        return self.cache[last]
+
+    def write(self, path):
+        n, blobs = len(self.pieces), []
+
+        def text(s):
+            b = s.encode()
+            return struct.pack("<Q", len(b)) + b
+
+        def array(kind, items):
+            head = struct.pack("<IQ", kind, len(items))
+            if kind == 8:
+                return head + b"".join(text(s) for s in items)
+            return head + struct.pack(f"<{len(items)}{'f' if kind == 6 else 'i'}", *items)
+        values = [("general.architecture", 8, text("llama")), ("general.name", 8, text("bigram"))]
+        for key, value in (("block_count", 1), ("embedding_length", DIM), ("feed_forward_length", DIM),
+                           ("attention.head_count", 1), ("attention.head_count_kv", 1), ("context_length", 4096),
+                           ("rope.dimension_count", DIM)):
+            values.append(("llama." + key, 4, struct.pack("<I", value)))
+        values += [("llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-20)),
+                   ("tokenizer.ggml.model", 8, text("llama")), ("tokenizer.ggml.tokens", 9, array(8, self.pieces)),
+                   ("tokenizer.ggml.scores", 9, array(6, self.scores)),
+                   ("tokenizer.ggml.token_type", 9, array(5, self.types)),
+                   ("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 1)),
+                   ("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 2)),
+                   ("tokenizer.ggml.add_space_prefix", 7, b"\x01")]
+        ones, square = [1.0] * DIM, [0.0] * (DIM * DIM)
+        tensors = [("token_embd.weight", (DIM, n), sum(self.embedding, [])), ("output_norm.weight", (DIM,), ones),
+                   ("output.weight", (DIM, n), sum(self.output, []))]
+        tensors += [(f"blk.0.{k}_norm.weight", (DIM,), ones) for k in ("attn", "ffn")]
+        tensors += [(f"blk.0.{k}.weight", (DIM, DIM), square)
+                    for k in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")]
+        out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
+        out += b"".join(text(k) + struct.pack("<I", kind) + data for k, kind, data in values)
+        offset = 0
+        for name, dims, data in tensors:
+            blobs.append(struct.pack(f"<{len(data)}f", *data))
+            out += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, offset)
+            offset += len(blobs[-1])  # all of them multiples of 32
+        path.write_bytes(out + b"\0" * (-len(out) % 32) + b"".join(blobs))
+
+
+def score(model, reference, text, window, stride):
+    """[(nll, reference nll, kl, same top)] of the scored tokens, and the bytes they stand for."""
+    ids = [1] + model.tokenize(text)
+    limit = len(ids) if stride else min(len(ids), window + 1)
+    rows, begin, scored = [], 0, 1
+    while scored < limit:
+        end = min(limit, begin + window + 1)
+        for target in range(scored, end):
+            last = 1 if target - 1 == begin else ids[target - 1]
+            p = model.log_probabilities(last)
+            row = [-p[ids[target]]]
+            if reference:
+                q = reference.log_probabilities(last)
+                row += [-q[ids[target]], math.fsum(math.exp(a) * (a - b) for a, b in zip(q, p)),
+                        q.index(max(q)) == p.index(max(p))]
+            rows.append(row)
+        scored, begin = end, begin + (stride or window)
+    raw, back = text.encode(), model.decoded(ids[1:])
+    if scored == len(ids):
+        return rows, len(raw), back != raw
+    cut = len(model.decoded(ids[1:scored]))
+    return rows, cut if back == raw else round(len(raw) * cut / len(back)), back != raw
+
+
+def keel(code, *arguments):
+    done = subprocess.run([KEEL, "eval", "ppl", *map(str, arguments), "--json"], capture_output=True, text=True)
+    expect(done.returncode == code, f"exit {done.returncode} instead of {code}: {arguments}\n{done.stderr}")
+    return json.loads(done.stdout) if done.returncode == 0 else {}
+
+
+def near(a, b, what):
+    expect(isinstance(a, (int, float)) and abs(a - b) <= 1e-9 * max(1, abs(b)), f"{what}: {a}, not {b}")
+
+
+TEXTS = ["the then the e", "caf\u00e9 \U0001f600 e\u0301 the\r\n\tthe  the", "", "\u00a0t\u2581he \u2581", "h",
+         " ".join(random.Random(5).choice(["the", "he", "t", "\u00e9", "x"]) for _ in range(90))]
+
+
+def check(report, model, reference, window, stride):
+    documents = [score(model, reference, text, window, stride) for text in TEXTS]
+    rows = [row for d in documents for row in d[0]]
+    data, bits = sum(d[1] for d in documents), math.fsum(r[0] for r in rows) / math.log(2)
+    expect(report["tokens"] == len(rows) and report["bytes"] == data,
+           f"{report['tokens']} tokens, {report['bytes']} bytes, not {len(rows)}, {data}")
+    expect(report["lossy_documents"] == sum(d[2] for d in documents) == 1, f"{report['lossy_documents']} lossy")
+    near(report["bits_per_byte"], bits / data, "bits per byte")
+    near(report["uniform_bits_per_byte"], len(rows) * math.log2(len(model.pieces)) / data, "uniform")
+    for own, d in zip(report["per_document"], documents):
+        near(own["nll_sum"], math.fsum(r[0] for r in d[0]), "NLL of a document")
+        expect((own["bytes"], own["lossy"]) == (d[1], d[2]), f"document: {own}, not {d[1:]}")
+    if not reference:
+        return
+    against = report["against"]
+    expect(against["by_token"], "compared by token")
+    for key, column in (("nll", 0), ("bits_per_byte", 0)):
+        scale = len(rows) if key == "nll" else data * math.log(2)
+        near(against[key]["delta"], math.fsum(r[0] - r[1] for r in rows) / scale, "difference in " + key)
+        near(against[key]["reference"], math.fsum(r[1] for r in rows) / scale, key + " of the reference")
+    # Keel keeps the reference's probabilities in f32.
+    kl = math.fsum(r[2] for r in rows) / len(rows)
+    expect(abs(against["kl"] - kl) < 1e-6 * kl, f"KL {against['kl']}, not {kl}")
+    near(against["same_top"], sum(r[3] for r in rows) / len(rows), "same top-1")
+
+
+with tempfile.TemporaryDirectory() as work:
+    work = pathlib.Path(work)
+    one, other, flat, wide = Model(1), Model(2), Model(3, zero=True), Model(4, more_pieces=("he", "\u2581t"))
+    for name, m in (("one", one), ("other", other), ("flat", flat), ("wide", wide)):
+        m.write(work / name)
+    text = work / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    base = [work / "one", text, "--per-document", "--threads", 1]
+    for window, stride in ((16, 0), (16, 7), (32, 32)):
+        shape = ["--window", window] + (["--stride", stride] if stride else [])
+        check(keel(0, *base, *shape), one, None, window, stride)
+        check(keel(0, *base, *shape, "--against", work / "other"), one, other, window, stride)
+    uniform = keel(0, work / "flat", text, "--window", 16, "--stride", 16)
+    near(uniform["bits_per_byte"], uniform["uniform_bits_per_byte"], "a uniform model")
+    # Of other tokens, and a report: bits per byte of whole documents.
+    report = keel(0, work / "other", text, "--per-document", "--window", 32, "--stride", 32)
+    (work / "report.json").write_text(json.dumps(report))
+    with_report = keel(0, *base, "--window", 32, "--stride", 32, "--against", work / "report.json")
+    with_model = keel(0, *base, "--window", 32, "--stride", 32, "--against", work / "other")
+    near(with_report["against"]["bits_per_byte"]["delta"], with_model["against"]["bits_per_byte"]["delta"], "a report")
+    expect(with_model["against"]["bits_per_byte"]["delta_95"][0] < with_model["against"]["bits_per_byte"]["delta_95"][1],
+           "an interval")
+    wider = keel(0, *base, "--window", 32, "--stride", 32, "--against", work / "wide")
+    documents = [(score(one, None, t, 32, 32), score(wide, None, t, 32, 32)) for t in TEXTS]
+    delta = math.fsum(r[0] for a, b in documents for r in a[0]) - math.fsum(r[0] for a, b in documents for r in b[0])
+    near(wider["against"]["bits_per_byte"]["delta"], delta / math.log(2) / sum(a[1] for a, b in documents),
+         "another vocabulary")
+    expect(not wider["against"]["by_token"], "not by token")
+    keel(2, *base, "--window", 32, "--against", work / "wide")
+    keel(3, *base, "--window", 32, "--against", text)
+    (work / "report.json").write_text(json.dumps({"per_document": report["per_document"][1:]}))
+    keel(2, *base, "--window", 32, "--stride", 32, "--against", work / "report.json")
+for failure in failures:
+    print("FAILED:", failure)
+print(f"{len(failures)} failures")
+sys.exit(1 if failures else 0)

@@ -1,0 +1,140 @@
+// Type rules and files in other weight types (sdk/tools/lab/quantize).
+#include "sdk/tools/lab/quantize/model_quantizer.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+
+#include "sdk/format/bytes.h"
+#include "tests/test_paths.h"
+
+namespace keel::tools {
+namespace {
+
+class TemporaryFile {
+  public:
+    explicit TemporaryFile(const std::string& name)
+        : path(testing::TempDir() + name + "." + std::to_string(getpid()) + ".gguf") {}
+    ~TemporaryFile() { std::filesystem::remove(path); }
+    const std::string path;
+};
+
+QuantizeRequest request_of(const ModelFile& source, const std::string& types) {
+    const TypeRules rules(types);
+    QuantizeRequest r;
+    r.matrices = matrices_of(*source.model, *source.reader.get());
+    r.types = rules.choose(r.matrices, source.model->spec);
+    r.file_type = rules.mix() ? rules.mix()->file_type : file_type_of_source(source);
+    r.notes = {{"types", types}};
+    return r;
+}
+
+std::vector<uint8_t> tensor_bytes(const ModelFile& file, uint32_t tensor) {
+    const GgufTensor& t = file.model->tensors()[tensor];
+    std::vector<uint8_t> bytes(t.bytes);
+    check(read_at(*file.reader.get(), t.offset, bytes.data(), t.bytes), "read");
+    return bytes;
+}
+
+// Every architecture: each kept tensor is the same bytes, each metadata entry is there with its bytes, and the
+// rest has the type that was asked for or its stand-in.
+TEST(ModelQuantizer, KeepsWhatItDoesNotChange) {
+    int files = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(keel_test::source_path("tests/data/architectures"))) {
+        if (entry.path().extension() != ".gguf") continue;
+        SCOPED_TRACE(entry.path().filename().string());
+        ++files;
+        const ModelFile source = open_model(entry.path());
+        const TemporaryFile out("model_quantizer");
+        const QuantizeRequest request = request_of(source, "Q5_0,token_embd=keep");
+        const std::vector<QuantizedTensor> report = write_quantized(source, request, out.path, [](auto&&...) {});
+        const ModelFile result = open_model(out.path);
+        const Gguf before = source.model->view(), after = result.model->view();
+        ASSERT_EQ(before.tensor_count, after.tensor_count);
+        std::vector<uint32_t> type(before.tensor_count);
+        for (uint32_t i = 0; i < before.tensor_count; ++i) type[i] = before.tensors[i].type;
+        for (size_t i = 0; i < request.matrices.size(); ++i) {
+            const ModelMatrix& m = request.matrices[i];
+            type[m.tensor] = request.types[i];
+            EXPECT_EQ(report[i].bytes, after.tensors[m.tensor].bytes) << m.name;
+            EXPECT_EQ(report[i].relative_error > 0, report[i].from != report[i].to) << m.name;
+            if (m.name == "token_embd.weight") {
+                EXPECT_EQ(report[i].from, report[i].to);
+            }
+        }
+        for (uint32_t i = 0; i < before.tensor_count; ++i) {
+            EXPECT_EQ(before.tensors[i].name_hash, after.tensors[i].name_hash);
+            EXPECT_EQ(after.tensors[i].type, type[i]);
+            if (before.tensors[i].type == type[i]) {
+                EXPECT_EQ(tensor_bytes(source, i), tensor_bytes(result, i)) << i;
+            }
+        }
+        for (uint32_t i = 0; i < before.value_count; ++i) {
+            const GgufValue& v = before.values[i];
+            std::string key(v.key_bytes, 0);
+            check(read_at(*source.reader.get(), gguf_key_offset(v), key.data(), key.size()), "read");
+            const GgufValue* const kept = gguf_find(after, key.c_str());
+            ASSERT_TRUE(kept) << key;
+            if (key == "general.file_type" || key == "general.quantization_version") continue;
+            ASSERT_EQ(v.bytes, kept->bytes) << key;
+            std::string a(v.bytes, 0), b(v.bytes, 0);
+            check(read_at(*source.reader.get(), v.offset, a.data(), a.size()), "read");
+            check(read_at(*result.reader.get(), kept->offset, b.data(), b.size()), "read");
+            EXPECT_EQ(a, b) << key;
+        }
+        EXPECT_EQ(file_type_of_source(result), 8u);
+        EXPECT_TRUE(gguf_find(after, "keel.quantize.source"));
+    }
+    EXPECT_GT(files, 10);
+}
+
+TEST(ModelQuantizer, RulesChooseTypesByName) {
+    const ModelFile source = open_model(keel_test::source_path("samples/models/books-7m-f16.gguf"));
+    const std::vector<ModelMatrix> matrices = matrices_of(*source.model, *source.reader.get());
+    const auto type_of = [&](const std::string& rules, const std::string& name) {
+        const std::vector<uint32_t> types = TypeRules(rules).choose(matrices, source.model->spec);
+        for (size_t i = 0; i < matrices.size(); ++i)
+            if (matrices[i].name == name) return std::string(kernels::kWeightTypes[types[i]].name);
+        return std::string("no such matrix");
+    };
+    const std::string mixed = "blk.*.ffn_?own=IQ4_XS,Q4_K_M,token_embd.weight=Q8_0,blk.1.*=keep";
+    EXPECT_EQ(type_of(mixed, "blk.0.attn_q.weight"), "Q4_K");
+    EXPECT_EQ(type_of(mixed, "blk.1.attn_q.weight"), "F16");
+    EXPECT_EQ(type_of(mixed, "blk.1.ffn_down.weight"), "IQ4_XS");  // the first rule decides
+    EXPECT_EQ(type_of(mixed, "token_embd.weight"), "Q8_0");
+    EXPECT_EQ(type_of("Q4_K_M", "blk.0.ffn_down.weight"), "Q6_K");
+    EXPECT_EQ(type_of("Q3_K_L", "blk.3.attn_v.weight"), "Q5_K");
+    for (const char* bad : {"", "Q4_K_M,Q8_0", "Q4_X", "=Q8_0", "blk.0.*=Q4_K_M", "Q4_K,blk.0.*=", "a=keep=b"})
+        EXPECT_THROW(TypeRules{bad}, std::invalid_argument) << bad;
+    EXPECT_THROW(type_of("Q4_K,attn_norm=F16", ""), std::invalid_argument);  // no matrix
+    EXPECT_THROW(type_of("*=F16,blk.0.*=Q8_0", ""), std::invalid_argument);  // never reached
+}
+
+TEST(ModelQuantizer, ErrorsOfTheReportAreThoseOfTheFile) {
+    const ModelFile source = open_model(keel_test::source_path("tests/data/architectures/llama-yarn.gguf"));
+    const TemporaryFile searched("searched"), plain("plain");
+    QuantizeRequest request = request_of(source, "Q4_0");
+    const std::vector<QuantizedTensor> best = write_quantized(source, request, searched.path, [](auto&&...) {});
+    request.search = false;
+    request.threads = 3;
+    const std::vector<QuantizedTensor> nearest = write_quantized(source, request, plain.path, [](auto&&...) {});
+    const ModelFile result = open_model(plain.path);
+    for (size_t i = 0; i < best.size(); ++i) {
+        EXPECT_LT(best[i].relative_error, nearest[i].relative_error);
+        const std::vector<float> x = matrix_values(source, request.matrices[i]),
+                                 y = matrix_values(result, request.matrices[i]);
+        double error = 0, energy = 0;
+        for (size_t j = 0; j < x.size(); ++j) {
+            error += (static_cast<double>(y[j]) - x[j]) * (static_cast<double>(y[j]) - x[j]);
+            energy += static_cast<double>(x[j]) * x[j];
+        }
+        EXPECT_NEAR(nearest[i].relative_error, error / energy, 1e-12);
+    }
+    EXPECT_THROW(write_quantized(source, request, source.path, [](auto&&...) {}), ToolError);
+}
+
+}  // namespace
+}  // namespace keel::tools
