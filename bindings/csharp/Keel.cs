@@ -401,6 +401,7 @@ namespace Keel
         public uint reserved;
         public ulong drafts_computed;
         public ulong drafts_accepted;
+        public ulong vocabulary_hash;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -585,6 +586,9 @@ namespace Keel
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_propose(keel_session session, int* tokens, uint count);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_draft(keel_session session, keel_session drafter, ulong budget_us, uint* count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_advance(keel_engine engine, keel_session* sessions, uint count, ulong budget_us, keel_advance_result* results);

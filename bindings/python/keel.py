@@ -458,6 +458,7 @@ keel_stats._fields_ = [
     ("reserved", ctypes.c_uint32),
     ("drafts_computed", ctypes.c_uint64),
     ("drafts_accepted", ctypes.c_uint64),
+    ("vocabulary_hash", ctypes.c_uint64),
 ]
 
 keel_op_info._fields_ = [
@@ -583,6 +584,8 @@ def load(path):
     library.keel_session_feed.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.c_uint32]
     library.keel_session_propose.restype = ctypes.c_int
     library.keel_session_propose.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32]
+    library.keel_session_draft.restype = ctypes.c_int
+    library.keel_session_draft.argtypes = [keel_session, keel_session, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint32)]
     library.keel_advance.restype = ctypes.c_int
     library.keel_advance.argtypes = [keel_engine, ctypes.POINTER(keel_session), ctypes.c_uint32, ctypes.c_uint64, ctypes.POINTER(keel_advance_result)]
     library.keel_session_set_sampling.restype = ctypes.c_int

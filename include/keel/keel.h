@@ -28,7 +28,7 @@
  *   | object                  | rule                                                                                  |
  *   | keel_model, readers     | const after keel_inspect; any thread                                                  |
  *   | keel_engine             | immutable after init; tokenize, detokenize, info from any thread                      |
- *   | keel_advance            | one call at a time per engine; a second concurrent call returns KEEL_E_BUSY           |
+ *   | keel_advance            | one call at a time per engine, keel_session_draft with its sessions too; KEEL_E_BUSY  |
  *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it                      |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
  *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |
@@ -214,13 +214,37 @@ KEEL_API keel_status keel_session_feed(keel_session session, const int32_t* toke
  *
  * The step that computes the last pending token takes drafts along, from the first on: as many as keep the sessions of
  * one step within config.draft_tokens and chunk_tokens, find free KV pages, and in a call with a budget are predicted
- * to be computed and drawn within it (none where the step alone is not). A drawn end id is not accepted: it is what
+ * to be computed and drawn within it. A step that goes over several calls anyway takes all of them: it lasts longer and
+ * brings more, and the call that ends it draws as many as it has time for. A drawn end id is not accepted: it is what
  * keel_session_sample says. Who stops before the last accepted token truncates.
  * Replaces what was proposed before, count 0 by nothing. Used or not, forgotten when the pending tokens are computed,
  * and by feed, truncate, shift and restore; forks and saved sessions have none; cancelling keeps it.
  * KEEL_E_ARGUMENT: an id outside the vocabulary. KEEL_E_STATE: config.draft_tokens is 0, or nothing is pending that was
  * fed so. KEEL_E_BUSY (step unfinished). More than config.draft_tokens, or than the context has room for, are cut. */
 KEEL_API keel_status keel_session_propose(keel_session session, const int32_t* tokens, uint32_t count);
+
+/* Proposes what a faster model draws: `drafter`, a session of an engine with the same vocabulary (a smaller model, or a
+ * coarser file of the same one), gets this session's tokens and goes on from there, with this session's sampling, seed
+ * and positions, so that at a temperature it agrees as often as the two distributions do. Call it before keel_advance:
+ *
+ *     feed(x, SAMPLE) ──> keel_session_draft(session, drafter, 0, NULL) ──> advance ...
+ *
+ *   drafter    keeps what it has in common with the session, so use one for one session. Its tokens and sampling are
+ *              this call's; it is not held to the session's grammar or hook, which drafts then do not meet.
+ *              `session` itself: its low-rank variant drafts over the session's own KV rows (Experimental), which are
+ *              the dense ones again afterwards, bit for bit. Not behind more than one pending token.
+ *   budget_us  time from entering the call; 0: none. Drafts that are there by then are proposed; what the drafter has
+ *              begun it goes on with in the next call. KEEL_AGAIN: there is none yet.
+ *   *count     (may be NULL) how many were proposed: as many as pay, by how often such drafts were right in this
+ *              session and by the step costs of both plans over their threads; none where config.drafters have some.
+ *              What drafts cost beyond what they bring is at most 4 steps and 1.2 % of the session's, by these costs;
+ *              the drafter's time for tokens that were fed comes on top.
+ * Both sessions, and the drafter's engine as in keel_advance, are used by this call: KEEL_E_BUSY if another has one of
+ * them, or a step is unfinished that is not the drafter's. KEEL_E_FILE_MISMATCH: another vocabulary
+ * (keel_stats.vocabulary_hash). KEEL_E_STATE: as keel_session_propose; no low-rank variant, or an adapter beside it.
+ * KEEL_E_KV_FULL and KEEL_E_CANCELLED are the drafter's; what was drafted before is proposed. */
+KEEL_API keel_status keel_session_draft(keel_session session, keel_session drafter, uint64_t budget_us,
+                                        uint32_t* count);
 
 typedef struct keel_advance_result {
     uint32_t struct_size;
@@ -721,15 +745,17 @@ typedef struct keel_stats {
     uint32_t struct_size;
     uint32_t open_sessions;
     keel_region_stats regions[KEEL_REGION_SLOTS];
-    uint64_t allocations_after_init;     /* placements asked of the regions, and refused, since init: 0 but for a bug */
-    uint64_t steps, tokens;              /* forward steps completed, tokens computed in them */
-    uint64_t prefill_tokens, prefill_us; /* steps with more than one token of a session; drafts count when accepted */
-    uint64_t decode_tokens, decode_us;   /* steps with one token per session; the same */
+    uint64_t allocations_after_init; /* placements asked of the regions, and refused, since init: 0 but for a bug */
+    uint64_t steps, tokens;          /* forward steps completed, tokens computed in them */
+    /* Steps with more than one token of a session; drafts count when accepted, those of keel_session_draft there. */
+    uint64_t prefill_tokens, prefill_us;
+    uint64_t decode_tokens, decode_us; /* steps with one token per session; the same */
     uint32_t kv_pages_free, threads;
     char kernel_set[16];       /* "scalar", "avx2", ... */
     keel_status engine_status; /* KEEL_OK or KEEL_E_POISONED */
     uint32_t reserved;
     uint64_t drafts_computed, drafts_accepted; /* of all sessions: see keel_session_info */
+    uint64_t vocabulary_hash; /* of all tokens' texts: engines that agree in it mean the same by an id */
 } keel_stats;
 
 KEEL_API keel_status keel_engine_stats(keel_engine engine, keel_stats* out);

@@ -189,6 +189,12 @@ class Session {
     keel_status propose(std::span<const int32_t> tokens) {
         return keel_session_propose(handle_, tokens.data(), static_cast<uint32_t>(tokens.size()));
     }
+    // Has `drafter` propose: keel_session_draft. How many.
+    Result<uint32_t> draft(const Session& drafter, uint64_t budget_us = 0) {
+        Result<uint32_t> count;
+        count.status = keel_session_draft(handle_, drafter.handle_, budget_us, &count.value);
+        return count;
+    }
     Result<int32_t> sample() {
         Result<int32_t> result;
         result.status = keel_session_sample(handle_, &result.value);

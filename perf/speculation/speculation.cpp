@@ -3,11 +3,15 @@
 // prompt, so that it holds on a machine that does other things as well.
 //
 //     keel_speculation MODEL [--prompts FILE] [--count N] [--tokens N] [--temperature T] [--drafts N] [--only NAMES]
-//                            [--kinds chat,copy,code] [--json FILE]
+//                            [--kinds chat,copy,code] [--json FILE] [--draft-model FILE] [--wproj FILE] [--record NAME]
+//     keel_speculation --replay FILE [--replay FILE]... [--costs NAME|T,T,T...]... [--drafts N] [--fold I/N]
 //
 // `control` is plain decoding again, in another engine: how far its speed is from 1 is what the others' are worth.
 // drafted, accepted: per step; tokens a step; speed over plain (all prompts, least prompt). `perfect` proposes what the
-// plain run wrote, as many tokens as a step takes: the ceiling.
+// plain run wrote, as many tokens as a step takes: the ceiling. `model` drafts with another file of the same
+// vocabulary, `low-rank` with the session's own low-rank variant: keel_session_draft.
+// --record writes the plain answers to NAME.chat, NAME.copy, NAME.code, for --replay: the library's own drafters on
+// recorded answers, without a model, by a table of step costs (replay.h).
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +25,7 @@
 #include <vector>
 
 #include "keel/keel.hpp"
+#include "perf/speculation/replay.h"
 
 namespace {
 
@@ -36,6 +41,8 @@ void check(keel_status status, const char* what) {
 
 struct Options {
     std::string model, prompts = KEEL_SOURCE_DIR "/perf/speculation/prompts.json", only, kinds = "chat,copy,code", json;
+    std::string draft_model, wproj, record;
+    keel_speculation::ReplayOptions replay;
     uint32_t count = 60, tokens = 128, drafts = 7;
     float temperature = 0;
 };
@@ -55,22 +62,35 @@ struct Model {
     }
 };
 
+enum class By { kDrafters, kPerfect, kModel, kLowRank };
+
 // One way of drafting, with an engine of its own.
 struct Way {
     const char* name;
     uint32_t drafters;
-    bool perfect;
+    By by;
+    Way* drafter = nullptr;  // of By::kModel: another one's engine
     keel_memory_plan plan;
     keel::Result<keel::DefaultMemory> memory;
     keel::Result<keel::Engine> engine;
 
-    Way(const char* name, const Model& model, const Options& o, uint32_t drafters, bool perfect)
-        : name(name), drafters(drafters), perfect(perfect), plan(keel::make<keel_memory_plan>()) {
+    Way(const char* name, const Model& model, const Options& o, uint32_t drafters, By by)
+        : name(name), drafters(drafters), by(by), plan(keel::make<keel_memory_plan>()) {
         keel_config config = keel::make<keel_config>();
         config.context_tokens = 2048;
         config.threads = 1;
         config.drafters = drafters;
-        config.draft_tokens = drafters || perfect ? o.drafts : 0;
+        config.draft_tokens = drafters || by != By::kDrafters ? o.drafts : 0;
+        keel::Result<keel::FileReader> cache;
+        keel_part part = keel::make<keel_part>();
+        if (by == By::kLowRank) {
+            cache = keel::FileReader::open(o.wproj.c_str());
+            check(cache.status, o.wproj.c_str());
+            part.kind = KEEL_PART_WPROJ;
+            part.reader = cache->get();
+            config.parts = &part;
+            config.part_count = 1;
+        }
         check(keel_plan(model.reader->get(), model.model, &config, &plan, nullptr), "plan");
         memory = keel::DefaultMemory::allocate(plan);
         check(memory.status, "memory");
@@ -86,7 +106,7 @@ double thread_seconds() {
 }
 
 struct Answer {
-    Tokens tokens;  // behind the prompt
+    Tokens prompt, tokens;  // behind the prompt
     uint32_t steps = 0;
     double seconds = 0;
     uint64_t drafted = 0, accepted = 0;
@@ -97,6 +117,11 @@ Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t se
     auto session = way.engine->open();
     check(session.status, "open");
     keel_sampling sampling = keel::make<keel_sampling>();
+    keel::Result<keel::Session> drafter;
+    if (way.drafter) {
+        drafter = way.drafter->engine->open();
+        check(drafter.status, "open");
+    }
     sampling.temperature = o.temperature;
     sampling.seed = seed;
     check(session->set_sampling(sampling), "sampling");
@@ -107,8 +132,11 @@ Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t se
     check(chat.status, "chat");
     const size_t prompt_tokens = chat->size();
     check(session->feed(*chat, KEEL_FEED_SAMPLE), "feed");
-    check(way.engine->advance(*session).status, "advance");
     Answer a;
+    a.prompt.assign(chat->begin(), chat->end());
+    // What drafts computes the prompt here, too: time is counted from behind it.
+    if (way.drafter) check(session->draft(*drafter).status, "draft");
+    check(way.engine->advance(*session).status, "advance");
     const double begin = thread_seconds();
     for (bool first = true;; first = false) {
         if (!first) {
@@ -127,7 +155,9 @@ Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t se
             break;
         }
         check(session->feed(*token, KEEL_FEED_SAMPLE), "feed");
-        if (way.perfect && written + 1 < plain->tokens.size()) {
+        if (way.by == By::kModel || way.by == By::kLowRank)
+            check(session->draft(way.drafter ? *drafter : *session).status, "draft");
+        if (way.by == By::kPerfect && written + 1 < plain->tokens.size()) {
             const auto next = std::span(plain->tokens).subspan(written + 1);
             check(keel_session_propose(session->handle(), next.data(),
                                        static_cast<uint32_t>(std::min<size_t>(next.size() - 1, o.drafts))),
@@ -170,6 +200,19 @@ Options parse(int argc, char** argv) {
             o.kinds = value;
         } else if (name == "--json") {
             o.json = value;
+        } else if (name == "--draft-model") {
+            o.draft_model = value;
+        } else if (name == "--wproj") {
+            o.wproj = value;
+        } else if (name == "--record") {
+            o.record = value;
+        } else if (name == "--replay") {
+            o.replay.files.push_back(value);
+        } else if (name == "--costs") {
+            o.replay.costs.push_back(value);
+        } else if (name == "--fold") {
+            if (sscanf(value, "%u/%u", &o.replay.fold, &o.replay.folds) != 2 || o.replay.fold >= o.replay.folds)
+                stop(name.c_str(), KEEL_E_ARGUMENT);
         } else if (name == "--count") {
             o.count = static_cast<uint32_t>(atoi(value));
         } else if (name == "--tokens") {
@@ -182,7 +225,8 @@ Options parse(int argc, char** argv) {
             stop(name.c_str(), KEEL_E_ARGUMENT);
         }
     }
-    if (o.model.empty() || o.count == 0 || o.tokens < 2 || o.drafts == 0)
+    o.replay.drafts = o.drafts;
+    if ((o.model.empty() && o.replay.files.empty()) || o.count == 0 || o.tokens < 2 || o.drafts == 0)
         stop("usage: see speculation.cpp", KEEL_E_ARGUMENT);
     return o;
 }
@@ -191,25 +235,41 @@ Options parse(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     const Options o = parse(argc, argv);
+    if (!o.replay.files.empty()) {
+        keel_speculation::replay(o.replay);
+        return 0;
+    }
     const Model model(o.model);
     const nlohmann::json prompts = nlohmann::json::parse(std::ifstream(o.prompts));
     std::vector<std::unique_ptr<Way>> ways;
-    ways.push_back(std::make_unique<Way>("plain", model, o, 0, false));
+    ways.push_back(std::make_unique<Way>("plain", model, o, 0, By::kDrafters));
     const struct {
         const char* name;
         uint32_t drafters;
-        bool perfect;
-    } kWays[] = {{"control", 0, false},
-                 {"suffix", KEEL_DRAFT_SUFFIX, false},
-                 {"pool", KEEL_DRAFT_POOL, false},
-                 {"logits", KEEL_DRAFT_LOGITS, false},
-                 {"suffix+pool", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL, false},
-                 {"suffix+logits", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_LOGITS, false},
-                 {"all", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS, false},
-                 {"perfect", 0, true}};
-    for (const auto& way : kWays)
-        if (wanted(o.only, way.name))
-            ways.push_back(std::make_unique<Way>(way.name, model, o, way.drafters, way.perfect));
+        By by;
+    } kWays[] = {{"control", 0, By::kDrafters},
+                 {"suffix", KEEL_DRAFT_SUFFIX, By::kDrafters},
+                 {"pool", KEEL_DRAFT_POOL, By::kDrafters},
+                 {"logits", KEEL_DRAFT_LOGITS, By::kDrafters},
+                 {"suffix+pool", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL, By::kDrafters},
+                 {"suffix+logits", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_LOGITS, By::kDrafters},
+                 {"all", KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS, By::kDrafters},
+                 {"model", 0, By::kModel},
+                 {"suffix+model", KEEL_DRAFT_SUFFIX, By::kModel},
+                 {"low-rank", 0, By::kLowRank},
+                 {"perfect", 0, By::kPerfect}};
+    std::unique_ptr<Model> draft_model;
+    std::unique_ptr<Way> drafter;
+    if (!o.draft_model.empty()) {
+        draft_model = std::make_unique<Model>(o.draft_model);
+        drafter = std::make_unique<Way>("drafter", *draft_model, o, 0, By::kDrafters);
+    }
+    for (const auto& way : kWays) {
+        const bool there = way.by == By::kModel ? drafter != nullptr : way.by != By::kLowRank || !o.wproj.empty();
+        if (!there || !wanted(o.only, way.name)) continue;
+        ways.push_back(std::make_unique<Way>(way.name, model, o, way.drafters, way.by));
+        if (way.by == By::kModel) ways.back()->drafter = drafter.get();
+    }
     nlohmann::json out = nlohmann::json::array();
     printf("%-5s %-14s %8s %8s %8s %8s %8s %8s %8s\n", "kind", "drafter", "drafted", "accepted", "tok/step", "speed",
            "least", "tok/s", "differ");
@@ -218,8 +278,16 @@ int main(int argc, char** argv) {
         if (!wanted(o.kinds, kind)) continue;
         std::vector<Sum> sums(ways.size());
         const auto& of = prompts.at(kind);
+        std::ofstream record;
+        if (!o.record.empty()) record.open(o.record + "." + kind);
         for (size_t p = 0; p < of.size() && p < o.count; ++p) {
             const Answer plain = answer(*ways[0], of[p], o, 1000 + p, nullptr);
+            if (record.is_open()) {
+                record << plain.prompt.size();
+                for (const Tokens* tokens : {&plain.prompt, &plain.tokens})
+                    for (const int32_t id : *tokens) record << ' ' << id;
+                record << std::endl;
+            }
             for (size_t w = 0; w < ways.size(); ++w) {
                 const Answer a = w ? answer(*ways[w], of[p], o, 1000 + p, &plain) : plain;
                 Sum& s = sums[w];

@@ -9,8 +9,7 @@ constexpr uint32_t kMostProposals = 3;
 constexpr uint32_t kMostOutcomes = 256;  // then old ones count half
 constexpr double kPriorWeight = 4;       // proposals
 constexpr double kLeastReach = 0.03;     // a draft that is reached less often is not looked for
-constexpr double kFirstPace = 1.2, kLeastPace = 1.2, kPaceWeight = 1.0 / 16;
-constexpr double kLossShare = 0.012, kFirstLossSteps = 1, kMostBalance = 4;
+constexpr double kFirstLossSteps = 1;
 
 // Share of right proposals before any was seen. Measured on answers of a small chat model (perf/RESULTS.md); only the
 // first few drafts of a session depend on them.
@@ -44,12 +43,6 @@ double prior(uint32_t kind) {
 
 }  // namespace
 
-double StepCosts::operator()(uint32_t tokens) const {
-    if (tokens <= count) return us[tokens - 1] / us[0];
-    const double last = us[count - 1], before = us[count - 2];
-    return (last + (last - before) * (tokens - count)) / us[0];
-}
-
 void Drafter::open(const SharedSources& sources, bool teaches) {
     sources_ = sources;
     teaches_ = teaches;
@@ -57,9 +50,7 @@ void Drafter::open(const SharedSources& sources, bool teaches) {
     followed_ = taught_ = 0;
     memset(outcomes_, 0, sizeof outcomes_);
     row_count_ = 0;
-    balance_ = 0;
-    pace_ = kFirstPace;
-    steps_ = 0;
+    ledger_.open(kFirstLossSteps);
 }
 
 double Drafter::reliability(uint32_t kind) const {
@@ -131,7 +122,7 @@ void Drafter::moved(const int32_t* tokens, uint32_t from, uint32_t to) {
 }
 
 uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t most, int32_t* drafts) {
-    const double most_cost = balance_ + kFirstLossSteps + kLossShare * static_cast<double>(steps_);
+    const double most_cost = ledger_.most_cost();
     // The last tokens of the text, and drafts behind them.
     constexpr uint32_t kTail = TokenPool::kMostOrder;
     int32_t text[kTail + kMaxDrafts];
@@ -159,7 +150,7 @@ uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t m
             ++suffix.next, ++suffix.length;
         else
             suffix = {0, 0};
-        const double gain = expected - pace_ * step.cost(n + 1);
+        const double gain = expected - ledger_.pace() * step.cost(n + 1);
         if (gain <= best) continue;
         best = gain;
         worth = n + 1;
@@ -168,12 +159,7 @@ uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t m
 }
 
 void Drafter::verified(const DraftStep& step, uint32_t drafted, uint32_t accepted) {
-    const double cost = step.cost(drafted);
-    balance_ += accepted - cost;
-    pace_ += ((1 + accepted) / (1 + cost) - pace_) * kPaceWeight;
-    if (pace_ < kLeastPace) pace_ = kLeastPace;
-    if (balance_ > kMostBalance) balance_ = kMostBalance;
-    ++steps_;
+    ledger_.step(step.cost(drafted), accepted);
 }
 
 }  // namespace keel

@@ -10,10 +10,10 @@
 //     n drafts bring   p1 + p1 p2 + ... + p1..pn   tokens
 //     they cost        what the step's sessions would write meanwhile, at the session's recent pace (DraftStep)
 //
-// Loss is bounded: what drafts cost beyond what they brought may be at most kLossShare of the steps so far and
-// kFirstLossSteps, by the costs given. All of it is a function of the session's tokens and of the steps it was in, but
-// for the pool and the recycled logits, which neighbours change; the text never depends on any of it.
+// Loss is bounded (DraftLedger). All of it is a function of the session's tokens and of the steps it was in, but for
+// the pool and the recycled logits, which neighbours change; the text never depends on any of it.
 #pragma once
+#include "sdk/draft/draft_ledger.h"
 #include "sdk/draft/recycled_logits.h"
 #include "sdk/draft/suffix_index.h"
 #include "sdk/draft/token_pool.h"
@@ -21,23 +21,6 @@
 namespace keel {
 
 constexpr uint32_t kMaxDrafts = 15;
-
-// Time of a step of n tokens over that of one token. Beyond `count` it goes on as between the last two.
-struct StepCosts {
-    const double* us;  // [count], of steps of 1, 2, ... tokens
-    uint32_t count;    // at least 2
-
-    double operator()(uint32_t tokens) const;
-};
-
-// The step that drafts are for, without them.
-struct DraftStep {
-    StepCosts costs;
-    uint32_t tokens, sessions;  // the session's own among them
-
-    // Tokens that all its sessions would write in the time that so many drafts take, one a step.
-    double cost(uint32_t drafts) const { return (costs(tokens + drafts) - costs(tokens)) * sessions / costs(sessions); }
-};
 
 // Sources shared by the sessions of an engine; null: there is none.
 struct SharedSources {
@@ -93,9 +76,7 @@ class Drafter {
     bool teaches_;
     uint32_t followed_, taught_;  // tokens of the text; of the first ones nothing is learned
     Outcomes outcomes_[kClasses];
-    double balance_;  // tokens that drafts brought beyond their cost
-    double pace_;     // tokens for the time of one, lately
-    uint64_t steps_;  // seen by verified
+    DraftLedger ledger_;
     struct Row {
         uint32_t position;
         int32_t ids[RecycledLogits::kWidth];

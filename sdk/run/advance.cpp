@@ -38,16 +38,19 @@ double planned_us(const Engine& e, uint32_t tokens, uint32_t logits_rows) {
 }
 
 // How many of `most` drafts a step of `tokens` tokens can take along and still be done and drawn in time; `rows`: of
-// logits. None where the step alone is not.
+// logits. All where the step alone is not, none where nothing is known of steps.
 uint32_t drafts_in_time(const Engine& e, uint32_t tokens, uint32_t rows, uint32_t most, const StepLimits& limits) {
     if (!limits.deadline_ns) return most;
+    if (e.step_pace == 0) return 0;
     const uint64_t now_ns = platform::now_ns();
-    if (e.step_pace == 0 || now_ns >= limits.deadline_ns) return 0;
+    if (now_ns >= limits.deadline_ns) return most;
     const double left_us = static_cast<double>(limits.deadline_ns - now_ns) / 1000;
     const auto fits = [&](uint32_t drafts) {
         const double draws_us = static_cast<double>(e.draw_ns) / 1000 * (rows + drafts);
         return e.step_pace * planned_us(e, tokens + drafts, rows + drafts) + draws_us <= left_us;
     };
+    // A step that is cut anyway may as well be longer: it brings more tokens for the time.
+    if (!fits(0)) return most;
     uint32_t some = 0, too_many = most + 1;
     while (too_many - some > 1) {
         const uint32_t middle = (some + too_many) / 2;
@@ -267,6 +270,7 @@ keel_status finish_step(Engine* e, const StepLimits& limits) {
         const uint32_t first = token;
         while (token < step.tokens && step.session[token] == i) ++token;
         const uint32_t tokens = token - first - s->drafted;
+        if (s->drafting) drafts += tokens;  // they count where they are accepted
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
         s->computed += tokens;
         drafts += s->drafted;
@@ -321,9 +325,15 @@ keel_status draw_tokens(Engine* e, Session* const* sessions, uint32_t count, Ste
     return status;
 }
 
-keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_t budget_us, keel_status* status) {
+}  // namespace
+
+uint64_t deadline_after(uint64_t budget_us) {
     const uint64_t now_ns = platform::now_ns(), longest_us = (UINT64_MAX - now_ns) / 1000;
-    const uint64_t deadline_ns = budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
+    return budget_us && budget_us <= longest_us ? now_ns + budget_us * 1000 : 0;
+}
+
+keel_status advance_sessions(Engine* e, Session* const* sessions, uint32_t count, uint64_t deadline_ns,
+                             keel_status* status) {
     StepLimits limits = {deadline_ns, false, cancelled, e};
     bool done[kMaxSessions] = {};
     if (e->progress.active && !all_named(*e, sessions, count)) {
@@ -367,8 +377,6 @@ keel_status advance(Engine* e, Session* const* sessions, uint32_t count, uint64_
         if (status[i] != KEEL_OK) stopped = status[i];
     return stopped;
 }
-
-}  // namespace
 
 keel_status copy_page(Engine* e, KvPageList* list, StepLimits* limits) {
     if (list->copy_id == kNoPage) return KEEL_OK;
@@ -446,7 +454,7 @@ extern "C" keel_status keel_advance(keel_engine engine, const keel_session* hand
     for (uint32_t i = 0; i < count; ++i)
         if (!uses[i].claim(sessions[i])) return refuse(KEEL_E_BUSY, count, results);
     keel_status status[kMaxSessions] = {};
-    const keel_status overall = advance(e, sessions, count, budget_us, status);
+    const keel_status overall = advance_sessions(e, sessions, count, deadline_after(budget_us), status);
     if (overall == KEEL_E_POISONED)
         for (uint32_t i = 0; i < count; ++i) status[i] = overall;
     for (uint32_t i = 0; i < count; ++i) {

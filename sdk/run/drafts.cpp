@@ -11,18 +11,9 @@ namespace {
 
 constexpr uint32_t kFollowedTokens = kMaxChunk;  // in one step: some 0.2 ms
 
-bool is_end(const Engine& e, const Session& s, int32_t token) {
-    const int32_t* ids;
-    const uint32_t count = text_stream_ends(s.text, e.tokenizer, &ids);
-    for (uint32_t i = 0; i < count; ++i)
-        if (ids[i] == token) return true;
-    return false;
-}
-
 // The newest step of the session, without drafts.
 DraftStep draft_step(const Engine& e, const Session& s) {
-    const uint32_t list = s.adapter != KEEL_ADAPTER_OFF ? kAdaptedList : static_cast<uint32_t>(s.variant);
-    return {{e.plan.variant[list].step_us, KEEL_STEP_COSTS}, s.draft_tokens, s.draft_sessions};
+    return {step_costs(e, s), s.draft_tokens, s.draft_sessions};
 }
 
 // The row of logits behind the last accepted token.
@@ -50,16 +41,30 @@ keel_status keep_row(Engine* e, Session* s, uint64_t from) {
 
 }  // namespace
 
+StepCosts step_costs(const Engine& e, const Session& s) {
+    const uint32_t list = s.adapter != KEEL_ADAPTER_OFF ? kAdaptedList : static_cast<uint32_t>(s.variant);
+    return {e.plan.variant[list].step_us, KEEL_STEP_COSTS};
+}
+
 bool takes_drafts(const Session& s) {
-    return s.sample && !s.all_logits && !s.has_tree();
+    return s.sample && !s.all_logits && !s.has_tree() && !s.drafting;
+}
+
+bool is_end(const Engine& e, const Session& s, int32_t token) {
+    const int32_t* ids;
+    const uint32_t count = text_stream_ends(s.text, e.tokenizer, &ids);
+    for (uint32_t i = 0; i < count; ++i)
+        if (ids[i] == token) return true;
+    return false;
 }
 
 void reset_drafter(Engine* e, Session* s) {
+    s->odds.open();
     if (s->drafter) s->drafter->open(e->drafts, !s->draft_private);
 }
 
 void follow_tokens(Session* s) {
-    if (!s->drafter || s->has_tree()) return;
+    if (!s->drafter || s->has_tree() || s->drafting) return;
     const uint32_t known = s->drafter->followed(), left = s->token_count - known;
     s->drafter->follow(s->tokens, known + (left < kFollowedTokens ? left : kFollowedTokens), s->drawn);
 }
@@ -76,7 +81,7 @@ uint32_t find_drafts(Engine* e, Session* s, uint32_t step_tokens, uint32_t step_
 void draw_next(Engine* e, Session* s) {
     const uint32_t row = draw_row(*e, *s);
     s->draw_status = draw_token(e, s, row, &s->drawn_token);
-    if (e->drafts.recycled && s->draw_status == KEEL_OK)
+    if (e->drafts.recycled && s->draw_status == KEEL_OK && !s->drafting)
         s->drafter->see_logits(s->token_count, e->logits + uint64_t{row} * e->spec.vocabulary);
     s->draw = Session::kDrawn;
     if (s->draw_status != KEEL_OK || s->hits == s->drafted) return;
@@ -90,8 +95,14 @@ void draw_next(Engine* e, Session* s) {
 }
 
 keel_status settle_drafts(Engine* e, Session* s) {
-    if (s->drafter && s->draft_tokens) s->drafter->verified(draft_step(*e, *s), s->drafted, s->hits);
+    if (s->draft_tokens) {
+        const DraftStep step = draft_step(*e, *s);
+        const uint32_t by_session = s->by_session ? s->drafted : 0;
+        s->odds.verified(step, by_session, by_session ? s->hits : 0);
+        if (s->drafter && !by_session) s->drafter->verified(step, s->drafted, s->hits);
+    }
     s->draft_tokens = 0;
+    s->by_session = false;
     if (s->drafted == 0) return KEEL_OK;
     const uint32_t row = draw_row(*e, *s), hits = s->hits;
     s->drafts_computed += s->drafted;
@@ -123,5 +134,6 @@ extern "C" keel_status keel_session_propose(keel_session session, const int32_t*
     if (count > e->config.draft_tokens) count = e->config.draft_tokens;
     if (count) memcpy(s->tokens + s->token_count, tokens, count * sizeof(int32_t));
     s->proposed = count;
+    s->by_session = false;
     return KEEL_OK;
 }

@@ -44,6 +44,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->kv_identity = kv_identity_of(config, e->spec.layers);
     kv_pool_init(&e->pool, config.kv_pages, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
+    e->vocabulary_hash = tokenizer_identity(e->tokenizer);
     e->step = layout.step;
     e->sessions = static_cast<Session*>(layout.sessions);
     for (uint32_t i = 0; i < config.max_sessions; ++i) {
@@ -202,7 +203,7 @@ keel_status keel_engine_save_draft_pool(keel_engine engine, void* dst, uint64_t 
     *bytes = TokenPool::file_bytes(e->drafts.pool->bytes());
     if (!dst) return KEEL_OK;
     if (capacity_bytes < *bytes) return KEEL_E_BUFFER_TOO_SMALL;
-    e->drafts.pool->write(tokenizer_identity(e->tokenizer), e->spec.vocabulary, dst);
+    e->drafts.pool->write(e->vocabulary_hash, e->spec.vocabulary, dst);
     return KEEL_OK;
 }
 
@@ -237,6 +238,7 @@ keel_status keel_engine_stats(keel_engine engine, keel_stats* out) {
     stats.threads = e->config.threads;
     TextBuilder(stats.kernel_set, sizeof stats.kernel_set).text(e->config.kernels->name);
     stats.engine_status = e->poisoned.load(std::memory_order_acquire) ? KEEL_E_POISONED : KEEL_OK;
+    stats.vocabulary_hash = e->vocabulary_hash;
     return write_versioned(stats, out);
 }
 

@@ -14,6 +14,7 @@
 #include "sdk/backend/draw.h"
 #include "sdk/core/arena.h"
 #include "sdk/draft/drafter.h"
+#include "sdk/draft/session_odds.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
@@ -53,6 +54,9 @@ struct Session {
     Drafter* drafter;                       // null: the engine has none
     uint32_t draft_tokens, draft_sessions;  // of the newest step, without drafts
     uint32_t draft_private;
+    SessionOdds odds;  // of drafts by another session, or by its own low-rank pass
+    bool by_session;   // what is proposed, or drafted in the newest step, comes from there
+    bool drafting;     // draws drafts, of another session or of its own: it takes none itself
     keel_variant variant;
     uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
     float adapter_scale;                // 0: none
@@ -111,7 +115,7 @@ struct Engine : Program {
     LastError last_error;
     const Backend* backend;
     Device* device;
-    uint64_t fingerprint;
+    uint64_t fingerprint, vocabulary_hash;
     Chat chat;
     const Grammar* grammar;  // null: none
     uint64_t kv_identity;    // hash of formats and profile: what saved rows were coded with
@@ -219,6 +223,12 @@ keel_status apply_grammar(Engine* engine, Session* session);
 void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
+// The end of a call's budget; 0: none.
+uint64_t deadline_after(uint64_t budget_us);
+// Computes what is pending, and draws. `status`: [count], KEEL_OK at first. The caller holds `advancing` and the
+// sessions. KEEL_AGAIN: the deadline would be passed. The call's other results are those of keel_advance.
+keel_status advance_sessions(Engine* engine, Session* const* sessions, uint32_t count, uint64_t deadline_ns,
+                             keel_status* status);
 // Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline
 // would be passed; not before the first tile of a call that has done nothing yet.
 keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
@@ -233,6 +243,8 @@ keel_status abandon_step(Engine* engine, const Session* only);
 keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
 
 // ---- drafts.cpp: the one place where drafts of a session come from, and the one that says what became of them ----
+// What steps of the session's tokens take by the plan.
+StepCosts step_costs(const Engine& engine, const Session& session);
 // Whether the session's next step may take drafts along, if it computes all that is pending.
 bool takes_drafts(const Session& session);
 // Tells the session's drafter of tokens that it does not know yet, some at a time.
@@ -248,7 +260,12 @@ void draw_next(Engine* engine, Session* session);
 // Forgets the drafts of the step that are not accepted, and keeps the row of logits behind the session's last token.
 keel_status settle_drafts(Engine* engine, Session* session);
 
+// Whether the token ends the session's text.
+bool is_end(const Engine& engine, const Session& session, int32_t token);
+
 // ---- session.cpp ----
+// Whether rows of positions before `tokens` are all there.
+bool can_rewind(const Engine& engine, const Session& session, uint32_t tokens);
 // Rows of logits and hidden states on the host, if they are not yet. KEEL_E_POISONED: the backend failed.
 keel_status fetch_rows(Engine* engine, Session* session);
 // Draws the next token from row `row` of Program::logits, that behind the session's last token.

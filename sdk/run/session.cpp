@@ -23,7 +23,8 @@ void reset_session(Session* s) {
     s->kv.copy_id = kNoPage;
     s->sample = 0;
     s->draw = Session::kNoDraw;
-    s->proposed = s->drafted = s->hits = s->accepted = s->draft_tokens = 0;
+    s->proposed = s->drafted = s->hits = s->accepted = s->draft_tokens = s->draft_sessions = 0;
+    s->by_session = s->drafting = false;
     s->drafts_computed = s->drafts_accepted = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
@@ -151,6 +152,12 @@ void append_tokens(Engine* e, Session* s, const int32_t* tokens, uint32_t count)
     s->logits_rows = 0;
     // A drawn token is followed by keel_session_text, before or after it is fed; a prompt is only fed.
     for (uint32_t i = drawn ? 1 : 0; i < count; ++i) text_stream_follow(&s->text, e->tokenizer, tokens[i]);
+}
+
+bool can_rewind(const Engine& e, const Session& s, uint32_t tokens) {
+    if (tokens >= s.computed) return true;
+    const bool page_there = tokens % kPageTokens == 0 || s.kv.ids[tokens / kPageTokens] != kNoPage;
+    return page_there && kv_f16_window_reaches(e.f16_window, s.f16_window, tokens);
 }
 
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
@@ -338,8 +345,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (tokens > s->settled()) return bad_range(e, "tokens", tokens, 0, s->settled());
-    if (tokens < s->computed && tokens % kPageTokens && s->kv.ids[tokens / kPageTokens] == kNoPage) return KEEL_E_STATE;
-    if (tokens < s->computed && !kv_f16_window_reaches(e->f16_window, s->f16_window, tokens)) return KEEL_E_STATE;
+    if (!can_rewind(*e, *s, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     s->proposed = 0;
     if (tokens < s->token_count) rewind_session(e, s, tokens);

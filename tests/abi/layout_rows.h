@@ -72,7 +72,7 @@ const keel_layout_row KEEL_LAYOUT[] = {
         F(keel_stats, allocations_after_init) F(keel_stats, steps) F(keel_stats, tokens) F(keel_stats, prefill_tokens)
         F(keel_stats, prefill_us) F(keel_stats, decode_tokens) F(keel_stats, decode_us) F(keel_stats, kv_pages_free)
         F(keel_stats, threads) F(keel_stats, kernel_set) F(keel_stats, engine_status) F(keel_stats, reserved)
-        F(keel_stats, drafts_computed) F(keel_stats, drafts_accepted)
+        F(keel_stats, drafts_computed) F(keel_stats, drafts_accepted) F(keel_stats, vocabulary_hash)
     S(keel_op_info) F(keel_op_info, struct_size) F(keel_op_info, index) F(keel_op_info, name)
         F(keel_op_info, weight_type) F(keel_op_info, layer) F(keel_op_info, rows) F(keel_op_info, inner)
         F(keel_op_info, dispatch) F(keel_op_info, fixed_bytes) F(keel_op_info, token_bytes)

@@ -15,6 +15,7 @@
 
 #include "sdk/core/hash.h"
 #include "sdk/draft/drafter.h"
+#include "sdk/draft/session_odds.h"
 
 namespace {
 
@@ -428,6 +429,43 @@ TEST(DraftLength, LossIsBoundedAgainstAnAdversary) {
             text.push_back(n ? (drafts[0] + 1) % 6 : usual);
         }
         EXPECT_GT(drafted, 10u);
+    }
+}
+
+// What drafts by steps of its own is asked while it pays, and given up where it does not.
+TEST(SessionOdds, AskOnlyWhatPays) {
+    const keel::DraftStep step = {{kMemoryBoundCosts, 8}, 1, 1}, slow = {{kAvx2Costs, 8}, 1, 1};
+    keel::SessionOdds odds;
+    odds.open();
+    EXPECT_EQ(0u, odds.worth(step, 1, 1, 7)) << "as slow as the session";
+    EXPECT_EQ(0u, odds.worth(slow, 0.5, 0.5, 7));
+    const uint32_t first = odds.worth(step, 0.2, 0.2, 7);
+    EXPECT_GT(first, 0u);
+    for (int i = 0; i < 40; ++i) {
+        odds.spend(step, 0.2 * 7);
+        odds.verified(step, 7, 7);
+    }
+    EXPECT_EQ(7u, odds.worth(step, 0.2, 0.2, 7));
+    EXPECT_GT(odds.worth(step, 0.1, 0.1, 7), 0u);
+    EXPECT_EQ(0u, odds.worth(step, 30, 0.2, 7)) << "it is too far behind";
+}
+
+TEST(SessionOdds, LossIsBounded) {
+    for (const double each : {0.05, 0.3}) {
+        const keel::DraftStep step = {{kMemoryBoundCosts, 8}, 1, 1};
+        keel::SessionOdds odds;
+        odds.open();
+        double lost = 0;
+        uint32_t drafted = 0;
+        for (uint32_t steps = 0; steps < 2000; ++steps) {
+            const uint32_t n = odds.worth(step, each, each, 7);
+            if (n) odds.spend(step, n * each);
+            odds.verified(step, n, 0);
+            lost += n * each + step.cost(n);
+            drafted += n;
+            ASSERT_LE(lost, 4 + 0.012 * (steps + 1)) << steps;
+        }
+        EXPECT_GT(drafted, 4u);
     }
 }
 

@@ -9,6 +9,7 @@
 
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -171,6 +172,162 @@ TEST(Drafters, WhateverHappensOnTheWay) {
             EXPECT_GT(stats_of(engine).drafts_accepted, 20u);
         }
     }
+}
+
+// The engine of a model that drafts has the text written in fewer steps, and the text is the same. It draws as the
+// session does, so that at a temperature it is right as often.
+TEST(Drafters, AnotherEngineDrafts) {
+    struct {
+        uint32_t drafters;
+        uint64_t budget_us;
+    } const kWays[] = {{0, 0}, {KEEL_DRAFT_SUFFIX, 0}, {0, 500}};
+    for (const float temperature : {0.0f, 0.8f}) {
+        const std::vector<int32_t> want = plain(config(0), temperature, 3);
+        for (const auto& way : kWays) {
+            SCOPED_TRACE(testing::Message() << temperature << " " << way.drafters << " " << way.budget_us);
+            keel_config c = config(way.drafters);
+            c.draft_tokens = 5;
+            keel_test::Engine engine(kBooks, c), other(kBooks, keel_test::cheap(config(0), 1));
+            const keel_session s = engine.session();
+            const keel_sampling how = sampling(temperature, 3);
+            check(keel_session_set_sampling(s, &how), "set_sampling");
+            feed(s, prompt(engine));
+            uint32_t steps = 0, drafted = 0;
+            for (; info_of(s).token_count < 200; ++steps) {
+                uint32_t count = 7;
+                const keel_status status = keel_session_draft(s, other.session(), way.budget_us, &count);
+                if (status != KEEL_AGAIN) check(status, "draft");
+                EXPECT_TRUE(status == KEEL_OK || count == 0);
+                drafted += count;
+                advance_all(engine.handle(), {s});
+            }
+            expect_same(want, tokens_of(s), "by another engine");
+            if (way.budget_us == 0) {
+                EXPECT_GT(drafted, way.drafters ? 10u : 40u);
+            }
+            if (way.budget_us == 0 && way.drafters == 0) {
+                EXPECT_EQ(info_of(s).drafts_accepted, info_of(s).drafts_computed) << "they are all right";
+                EXPECT_LT(steps, 60u);
+            }
+            EXPECT_EQ(0u, stats_of(engine).allocations_after_init);
+            EXPECT_EQ(0u, stats_of(other).allocations_after_init);
+        }
+    }
+}
+
+// A session whose low-rank variant drafts, with factors that know nothing, writes the text of plain decoding into the
+// same rows: saved sessions are the same to the last byte.
+TEST(Drafters, TheLowRankPassLeavesNothingBehind) {
+    keel_test::WprojOptions factors;
+    factors.rank = 8;
+    factors.record_type = keel::kernels::kF16;
+    const keel_test::WprojBytes cache(
+        keel::tools::encode_wproj_v2(keel_test::random_wproj(keel_test::InspectedFile(kBooks), factors), 1));
+    const keel_part part = keel_test::part(KEEL_PART_WPROJ, &cache.reader);
+    // Of the session behind its first `count` tokens; what it computed further is forgotten.
+    const auto saved = [](keel_session s, uint32_t count) {
+        check(keel_session_truncate(s, count), "truncate");
+        uint64_t bytes = 0;
+        check(keel_session_save_bytes(s, &bytes), "save_bytes");
+        std::vector<uint8_t> file(bytes);
+        check(keel_session_save(s, file.data(), bytes, &bytes), "save");
+        return file;
+    };
+    for (const float temperature : {0.0f, 0.8f})
+        for (const bool coded : {false, true}) {
+            SCOPED_TRACE(testing::Message() << temperature << " " << coded);
+            std::vector<uint8_t> want;
+            for (const uint64_t budget_us : {0u, 0u, 500u}) {  // the first one without drafts
+                keel_config c = config(0, 2);
+                if (coded) c.k_format = c.v_format = KEEL_KV_TCQ_3, c.kv_recent_tokens = 20;
+                c.parts = &part;
+                c.part_count = 1;
+                c.draft_tokens = want.empty() ? 0 : 5;
+                keel_test::Engine engine(kBooks, c);
+                keel_session s = engine.session();
+                const keel_sampling how = sampling(temperature, 3);
+                check(keel_session_set_sampling(s, &how), "set_sampling");
+                feed(s, prompt(engine));
+                for (uint32_t turn = 0; info_of(s).token_count < 120; ++turn) {
+                    if (!want.empty()) {
+                        const keel_status status = keel_session_draft(s, s, budget_us, nullptr);
+                        if (status != KEEL_AGAIN) check(status, "draft");
+                    }
+                    if (turn == 20) {
+                        const int32_t last = tokens_of(s).back();
+                        const std::vector<uint8_t> file = saved(s, info_of(s).token_count - 1);
+                        check(keel_session_restore(s, file.data(), file.size(), nullptr), "restore");
+                        feed(s, {last});
+                    }
+                    advance_all(engine.handle(), {s}, budget_us);
+                }
+                if (!want.empty() && budget_us == 0) {
+                    EXPECT_GT(info_of(s).drafts_computed, 5u);
+                }
+                const std::vector<uint8_t> got = saved(s, 115);
+                if (want.empty()) want = got;
+                EXPECT_TRUE(got == want) << "drafts changed the session";
+                EXPECT_EQ(0u, stats_of(engine).allocations_after_init);
+            }
+        }
+}
+
+// It follows its session wherever that goes, and what it cannot follow it does not draft.
+TEST(Drafters, AnotherEngineFollowsItsSession) {
+    keel_config c = config(0, 2);
+    c.draft_tokens = 5;
+    keel_config small = keel_test::cheap(config(0), 2);
+    small.context_tokens = 60;
+    keel_test::Engine engine(kBooks, c), other(kBooks, small);
+    const keel_session s = engine.session(), by = other.session();
+    const std::vector<int32_t> ids = prompt(engine);
+    const auto draft = [&] {
+        uint32_t count = 0;
+        check(keel_session_draft(s, by, 0, &count), "draft");
+        return count;
+    };
+    feed(s, {ids.begin(), ids.begin() + 20});
+    EXPECT_GT(draft(), 0u);
+    EXPECT_GE(info_of(by).token_count, 20u);
+    EXPECT_GT(draft(), 0u) << "asked again";
+    advance_all(engine.handle(), {s});
+    check(keel_session_truncate(s, 7), "truncate");
+    feed(s, {ids[3], ids[2]});
+    EXPECT_GT(draft(), 0u);
+    EXPECT_EQ(0, memcmp(info_of(by).tokens, info_of(s).tokens, 9 * sizeof(int32_t)));
+    advance_all(engine.handle(), {s});
+    check(keel_session_truncate(s, 0), "truncate");
+    feed(s, std::vector<int32_t>(58, ids[1]));
+    EXPECT_LE(draft(), 3u) << "its context ends";
+    advance_all(engine.handle(), {s});
+    feed(s, std::vector<int32_t>(10, ids[1]));
+    EXPECT_EQ(0u, draft());
+}
+
+TEST(Drafters, WhoCannotDraftSaysWhy) {
+    keel_config c = config(0);
+    c.draft_tokens = 5;
+    keel_test::Engine engine(kBooks, c), other(kBooks, keel_test::cheap(config(0), 1)), without(kBooks, config(0)),
+        foreign(keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf"));
+    const keel_session s = engine.session();
+    const auto draft = [](keel_session session, keel_session by) {
+        return keel_session_draft(session, by, 0, nullptr);
+    };
+    EXPECT_EQ(stats_of(engine).vocabulary_hash, stats_of(other).vocabulary_hash);
+    EXPECT_NE(stats_of(engine).vocabulary_hash, stats_of(foreign).vocabulary_hash);
+    EXPECT_EQ(KEEL_E_STATE, draft(s, other.session())) << "nothing is pending";
+    feed(s, prompt(engine));
+    EXPECT_EQ(KEEL_E_FILE_MISMATCH, draft(s, foreign.session()));
+    EXPECT_EQ(KEEL_E_STATE, draft(s, s)) << "no low-rank variant";
+    EXPECT_EQ(KEEL_E_HANDLE, draft(s, keel_session{}));
+    EXPECT_EQ(KEEL_E_HANDLE, draft(keel_session{}, s));
+    feed(without.session(), prompt(engine));
+    EXPECT_EQ(KEEL_E_STATE, draft(without.session(), other.session())) << "no drafts are planned";
+    check(draft(s, other.session()), "draft");
+    check(keel_session_truncate(s, 0), "truncate");
+    const std::vector<int32_t> ids = prompt(engine);
+    check(keel_session_feed(s, ids.data(), 9, 0), "feed");
+    EXPECT_EQ(KEEL_E_STATE, draft(s, other.session())) << "fed without KEEL_FEED_SAMPLE";
 }
 
 std::vector<uint8_t> save_pool(keel_engine engine) {

@@ -42,7 +42,7 @@ class Capture {
         header_.dim = o.dim ? o.dim : info_.embedding;
         header_.layer = info_.layers;
         header_.fingerprint = info_.fingerprint;
-        header_.tokenizer_hash = vocabulary_hash(model.engine, info_.vocabulary);
+        header_.tokenizer_hash = stats_of(model).vocabulary_hash;
         file_.write(&header_, sizeof header_);
     }
 

@@ -110,7 +110,7 @@ bool turn(const Options& o, const Console& console, LoadedModel& m, Session& ses
                                if (r.stream) fwrite(text.data(), 1, text.size(), stdout);
                            },
                            &reply};
-    const Generation g = generate(m.engine, session, rest, o.sampling.max_tokens, sink);
+    const Generation g = generate(m, session, rest, o.sampling.max_tokens, sink);
     messages.push_back({kAssistant, reply.text});
     if (console.json) {
         const Json turn = {{"user", line},

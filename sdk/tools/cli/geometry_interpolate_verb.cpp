@@ -63,7 +63,7 @@ void interpolate(const Options& o, const Console& console) {
                                        .layer = info.layers,
                                        .width = info.embedding,
                                        .fingerprint = info.fingerprint,
-                                       .tokenizer_hash = vocabulary_hash(model.engine, info.vocabulary)};
+                                       .tokenizer_hash = stats_of(model).vocabulary_hash};
     std::vector<Reading> readings;
     for (const auto& ids :
          tokenize_documents(model.engine, o.text.file, o.text.documents, tokens_within(o.text, engine.context)))

@@ -168,8 +168,8 @@ void ready(const Options& o, const Console& console) {
         const std::string bytes = read_text(o.records);
         file.assign(bytes.begin(), bytes.end());
         const uint32_t vocabulary = model.file.info.vocabulary;
-        const char* why = geodesic::read_store(
-            file, {test.fingerprint, vocabulary_hash(model.engine, vocabulary), vocabulary}, &store);
+        const char* why =
+            geodesic::read_store(file, {test.fingerprint, stats_of(model).vocabulary_hash, vocabulary}, &store);
         if (!why && (store.header.block || store.header.features > model.file.info.embedding))
             why = "its features are not states alone";
         if (why) throw ToolError(kExitFile, o.records + " is not used: " + why);

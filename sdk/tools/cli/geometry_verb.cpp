@@ -1,5 +1,4 @@
 // keel geometry: the geometry laboratory over published clouds and traces of models.
-#include "sdk/core/hash.h"
 #include "sdk/tools/cli/geometry_verbs.h"
 
 namespace keel::tools {
@@ -18,16 +17,6 @@ TapeFiles read_tapes(const std::vector<std::string>& paths) {
         out.tapes.push_back(tape);
     }
     return out;
-}
-
-uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary) {
-    uint64_t state = kHashSeed;
-    for (uint32_t id = 0; id < vocabulary; ++id) {
-        const int32_t token = static_cast<int32_t>(id);
-        const std::string text = detokenize(engine, std::span(&token, 1), KEEL_DETOKENIZE_SPECIAL) + '\0';
-        state = hash_update(state, text.data(), text.size());
-    }
-    return hash_finish(state);
 }
 
 void add_geometry_verb(CLI::App& app, Console& console) {

@@ -24,7 +24,4 @@ struct TapeFiles {
 };
 TapeFiles read_tapes(const std::vector<std::string>& paths);
 
-// Hash of all tokens' texts, by id: what a tape or a store says of its tokenizer.
-uint64_t vocabulary_hash(const Engine& engine, uint32_t vocabulary);
-
 }  // namespace keel::tools

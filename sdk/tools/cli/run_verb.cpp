@@ -51,8 +51,7 @@ int run(const Options& o, const Console& console) {
     const TextSink to_string = {
         [](void* context, std::string_view text) { static_cast<std::string*>(context)->append(text); }, &generated};
     hold_to_grammar(session, o.engine);
-    const Generation g =
-        generate(m.engine, session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
+    const Generation g = generate(m, session, *tokens, o.sampling.max_tokens, console.json ? to_string : to_stdout);
     const keel_stats stats = stats_of(m);
     const AllocationCount allocations = allocations_since(m.heap_at_init, stats);
 

@@ -111,6 +111,14 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--draft-pool", options.draft_pool, "and from a file of `keel capture pool`")
         ->needs(draft)
         ->group("Engine");
+    CLI::Option* const draft_model =
+        verb.add_option("--draft-model", options.draft_model, "and by a faster model of the same vocabulary")
+            ->needs(draft)
+            ->group("Engine");
+    verb.add_flag("--draft-low-rank", options.draft_low_rank, "and by the low-rank variant of the W_proj cache")
+        ->needs(draft)
+        ->excludes(draft_model)
+        ->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights,
                "where weights live (default: copied, and interleaved where that is faster)");
     add_choice(verb, "--activation", options.activation, kActivations,

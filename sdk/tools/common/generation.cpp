@@ -7,7 +7,6 @@
 
 #include "sdk/tools/common/allocation_counter.h"
 #include "sdk/tools/common/interrupt.h"
-#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 namespace {
@@ -65,7 +64,7 @@ const char* stop_reason_text(StopReason reason) {
     return kTexts[static_cast<int>(reason)];
 }
 
-Generation generate(Engine& engine, Session& session, std::span<const int32_t> prompt, uint32_t max_tokens,
+Generation generate(LoadedModel& model, Session& session, std::span<const int32_t> prompt, uint32_t max_tokens,
                     TextSink sink) {
     Generation g;
     g.prompt_tokens = static_cast<uint32_t>(prompt.size());
@@ -73,7 +72,7 @@ Generation generate(Engine& engine, Session& session, std::span<const int32_t> p
 
     auto start = Clock::now();
     check(session.feed(prompt, KEEL_FEED_SAMPLE), "cannot feed the prompt");
-    keel_advance_result step = engine.advance(session);
+    keel_advance_result step = model.engine.advance(session);
     g.prefill_seconds = seconds_since(start);
     g.prefill_tokens = g.prompt_tokens - step.pending_tokens;
     if (step.status == KEEL_E_CANCELLED) {
@@ -114,7 +113,8 @@ Generation generate(Engine& engine, Session& session, std::span<const int32_t> p
             break;
         }
         check(fed, "cannot continue");
-        step = engine.advance(session);
+        draft(model, session);
+        step = model.engine.advance(session);
         if (step.status == KEEL_E_CANCELLED || step.status == KEEL_E_KV_FULL) {
             g.reason = step.status == KEEL_E_CANCELLED ? StopReason::kCancelled : StopReason::kContextFull;
             break;

@@ -6,6 +6,7 @@
 
 #include "keel/keel.hpp"
 #include "sdk/tools/common/console.h"
+#include "sdk/tools/common/model_loader.h"
 
 namespace CLI {
 class App;
@@ -58,7 +59,7 @@ struct Generation {
 };
 // Feeds `prompt` to the session and generates until a stop, `max_tokens` or the end of the context. Ctrl-C stops it
 // through keel_cancel. Throws ToolError when the library fails.
-Generation generate(Engine& engine, Session& session, std::span<const int32_t> prompt, uint32_t max_tokens,
+Generation generate(LoadedModel& model, Session& session, std::span<const int32_t> prompt, uint32_t max_tokens,
                     TextSink sink);
 
 // What "allocations after init: N" counts.

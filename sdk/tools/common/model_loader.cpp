@@ -224,6 +224,23 @@ RegionMemory::~RegionMemory() {
     release();
 }
 
+namespace {
+
+// The draft model computes as the other one does, with a session for each one of it that drafts.
+void load_drafter(const EngineOptions& options, const Console& console, LoadedModel& loaded) {
+    EngineOptions o;
+    o.model = std::string(options.draft_model);
+    o.threads = options.threads;
+    o.context = loaded.plan.context_tokens;
+    o.cpu = options.cpu;
+    o.activation = options.activation;
+    o.weights = options.weights;
+    loaded.drafter = std::make_unique<LoadedModel>(load_model(o, console));
+    loaded.draft_session = open_session(*loaded.drafter);
+}
+
+}  // namespace
+
 LoadedModel load_model(const EngineOptions& options, const Console& console,
                        const std::function<void(keel_config&)>& adjust,
                        const std::function<void(const keel_memory_plan&)>& before_init) {
@@ -240,6 +257,10 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
         const keel_error error = part_error(loaded.plan);
         throw ToolError(loaded.plan.part_status, "cannot use the W_proj cache", &error);
     }
+    if (options.draft_low_rank && (options.low_rank || loaded.plan.low_rank_op_count == 0))
+        throw ToolError(kExitUsage, "--draft-low-rank needs a W_proj cache, and no --low-rank");
+    loaded.low_rank_drafts = options.draft_low_rank;
+    if (!options.draft_model.empty()) load_drafter(options, console, loaded);
     if (!options.lora.empty()) loaded.lora_scale = options.lora_scale;
     loaded.variant = options.low_rank ? KEEL_VARIANT_LOW_RANK : KEEL_VARIANT_DENSE;
     loaded.memory = RegionMemory(loaded.plan, options.cuda, options.device);
@@ -265,6 +286,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     if (!engine) throw ToolError(engine.status, "cannot load " + options.model, &error);
     loaded.engine = std::move(*engine);
     loaded.config.hooks = nullptr;  // the bar ends here
+    if (loaded.drafter && stats_of(*loaded.drafter).vocabulary_hash != stats_of(loaded).vocabulary_hash)
+        throw ToolError(kExitFile, options.draft_model + " has another vocabulary than " + options.model);
     loaded.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return loaded;
 }
@@ -279,6 +302,12 @@ keel_stats stats_of(const LoadedModel& model) {
     check(stats.status, "cannot read the engine's statistics");
     if (model.on_gpu) snprintf(stats->kernel_set, sizeof stats->kernel_set, "cuda");
     return *stats;
+}
+
+void draft(const LoadedModel& model, Session& session) {
+    if (!model.drafter && !model.low_rank_drafts) return;
+    const keel_status status = session.draft(model.drafter ? model.draft_session : session).status;
+    if (status != KEEL_E_CANCELLED && status != KEEL_E_KV_FULL) check(status, "cannot draft");
 }
 
 Session open_session(LoadedModel& model) {

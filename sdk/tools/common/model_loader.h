@@ -51,6 +51,8 @@ struct EngineOptions {
     std::string lora;                  // adapter of sessions: file name
     float lora_scale = 1;
     std::string draft_pool;       // what their pool begins with: file name
+    std::string draft_model;      // a faster model of the same vocabulary that drafts, too: file name
+    bool draft_low_rank = false;  // the low-rank variant drafts, too
     uint32_t max_text_bytes = 0;  // see make_room_for
     // Files in memory, instead of those above.
     const keel_reader* kv_profile_reader = nullptr;
@@ -127,6 +129,9 @@ struct LoadedModel {
     keel_memory_plan plan{};
     bool on_gpu = false;
     RegionMemory memory;
+    std::unique_ptr<LoadedModel> drafter;  // of options.draft_model
+    Session draft_session;                 // of it
+    bool low_rank_drafts = false;
     Engine engine;                              // last: closed before its memory goes
     keel_variant variant = KEEL_VARIANT_DENSE;  // of sessions
     float lora_scale = 0;                       // of the adapter of sessions; 0: none
@@ -141,6 +146,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
 
 // Statistics whose kernel set is that of what computes. Throws ToolError.
 keel_stats stats_of(const LoadedModel& model);
+// Has the draft model, or the low-rank variant, propose tokens for the session, if there is one. Throws ToolError.
+void draft(const LoadedModel& model, Session& session);
 // A session in the model's variant. Throws ToolError.
 Session open_session(LoadedModel& model);
 

@@ -25,7 +25,7 @@ struct TraceHeader {
     uint32_t layer = 0;           // layers computed before the state: all of them, and the output norm
     uint32_t width = 0;           // of the model's states
     uint64_t fingerprint = 0;     // keel_model_info's
-    uint64_t tokenizer_hash = 0;  // of all tokens' texts, by id
+    uint64_t tokenizer_hash = 0;  // keel_stats.vocabulary_hash
 };
 
 struct TraceTape {
