@@ -245,7 +245,7 @@ expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "
 expect "bad jsonl" exits 3 bash -c "echo nonsense >'$work/bad.jsonl'; '$keel' eval ppl '$model' '$work/bad.jsonl'"
 
 # Quantize: what is written runs, kept tensors and metadata are what they were, and hostile or wrong input ends in a message.
-expect "quantize" exits 0 "$keel" quantize "$model" "$work/q4.gguf" --types "blk.1.*=keep,token_embd=Q8_0,Q4_K_M" --json
+expect "quantize" exits 0 "$keel" quantize "$model" "$work/q4.gguf" --types "blk.1.*=keep,blk.?.ffn*=keep,token_embd=Q8_0,Q4_K_M" --json
 expect "a tensor is Q4_K" bash -c "grep -A 6 '\"name\": \"blk.0.attn_q.weight\"' '$work/out' | grep -q '\"to\": \"Q4_K\"'"
 expect "one is kept" bash -c "grep -A 6 '\"name\": \"blk.1.attn_q.weight\"' '$work/out' | grep -q '\"to\": \"F16\"'"
 expect "one follows its own rule" bash -c "grep -A 6 '\"name\": \"token_embd.weight\"' '$work/out' | grep -q '\"to\": \"Q8_0\"'"
@@ -268,6 +268,22 @@ expect "a file cut short" exits 3 "$keel" quantize "$work/short.gguf" "$work/x.g
 expect "weights that are no numbers" exits 3 "$keel" quantize "$work/nan.gguf" "$work/x.gguf" --types Q8_0
 expect "name the tensor" holds 'weight: a value that is not finite' err
 expect "and leave nothing" [ ! -e "$work/x.gguf" ]
+calibrated() { "$keel" quantize "$model" "$work/c.gguf" --types "blk.0.ffn_*=IQ4_XS" --calibrate "$work/two.jsonl" --json "$@"; }
+expect "calibrated on a text" exits 0 calibrated
+expect "outputs are nearer than with nearest codes" bash -c "sed -n 's/.*\"output_error\(_nearest\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { nearest = \$1; next } { n += \$1 < nearest } END { exit n != 3 }'"
+expect "the file says which text" bash -c "'$keel' inspect '$work/c.gguf' --metadata | grep -q 'keel.quantize.calibration_text'"
+expect "nothing else is left" [ ! -e "$work/c.gguf.calibrated" ]
+rules=token_embd=keep
+for layer in 1 2 3 4 5 6 7; do rules=$rules,blk.$layer.*=keep; done  # what is left are 786,432 of 7,340,032 weights
+printf '{"text": "A light was seen at the end of the street, and then it went out."}\n' >"$work/other.jsonl"
+expect "types under a bound" exits 0 "$keel" quantize "$model" "$work/s.gguf" --types "$rules" --bits 14.82 --tune "$work/other.jsonl" --calibrate "$work/two.jsonl" --json
+bits=$(sed -n 's/^  "bits": \([0-9.]*\),/\1/p' "$work/out")
+expect "bits ${bits:-none} are within it" awk "BEGIN { exit !(${bits:-99} > 14.7 && ${bits:-99} <= 14.82) }"
+expect "a bound that nothing meets" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --bits 2 --tune "$work/other.jsonl"
+expect "a bound without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits 4
+expect "one text for both" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits 4 --tune "$work/two.jsonl" --calibrate "$work/two.jsonl"
+expect "says why" holds 'a document is both in' err
+expect "a text that is not there" exits 3 "$keel" quantize "$model" "$work/x.gguf" --calibrate "$work/none.jsonl"
 expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
 expect "writes nothing" [ ! -e "$work/x.gguf" ]
 

@@ -9,8 +9,8 @@
 
 #include "sdk/model/wproj_slots.h"
 #include "sdk/tools/files/wproj_table.h"
-#include "sdk/tools/lab/lowrank/activation_tap.h"
 #include "sdk/tools/lab/lowrank/wproj_recipe.h"
+#include "sdk/tools/lab/quantize/activation_tap.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"

@@ -1,20 +1,41 @@
 // keel quantize: a model file with other weight types.
 #include <stdio.h>
 
+#include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/lab/quantize/model_quantizer.h"
+#ifdef KEEL_HAVE_CALIBRATION
+#include "sdk/tools/common/text_documents.h"
+#include "sdk/tools/lab/quantize/calibration.h"
+#include "sdk/tools/lab/quantize/type_solver.h"
+#endif
 
 namespace keel::tools {
 namespace {
 
 struct Options {
-    std::string in, out, types = "Q4_K_M";
+    std::string in, out, types;  // types: Q4_K_M where nothing else says them
     uint32_t threads = 0;
     bool nearest = false, dry_run = false;
+    std::string text, memory = "1G";  // of calibration
+    uint32_t documents = 0, tokens = 512, sweeps = 2;
+    double damping = 0.01;
+    bool own_order = false;
+    std::string tune, bytes;  // of solved types
+    uint32_t tune_documents = 4, tune_tokens = 256;
+    double bits = 0, loss = 0;
+    bool solves() const { return bits > 0 || !bytes.empty() || loss > 0; }
 };
+// Output errors of calibrated matrices, by number; of the others zeros.
+struct OutputErrors {
+    double nearest = 0, calibrated = 0;
+};
+
+constexpr char kUsualTypes[] = "Q4_K_M";
 
 const char* type_name(uint32_t type) {
     return kernels::kWeightTypes[type].name;
@@ -34,10 +55,12 @@ struct Sums {
     double bits(uint64_t of) const { return 8.0 * static_cast<double>(of) / static_cast<double>(weights); }
 };
 
-Json report_json(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors) {
+Json report_json(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors,
+                 const std::vector<OutputErrors>& errors) {
     const Sums sums(tensors);
     Json rows = Json::array();
-    for (const QuantizedTensor& t : tensors)
+    for (size_t i = 0; i < tensors.size(); ++i) {
+        const QuantizedTensor& t = tensors[i];
         rows.push_back({{"name", t.name},
                         {"rows", t.rows},
                         {"columns", t.columns},
@@ -46,6 +69,10 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
                         {"bytes_before", t.bytes_before},
                         {"bytes", t.bytes},
                         {"relative_error", t.relative_error}});
+        if (errors.empty() || errors[i].nearest == 0) continue;
+        rows.back()["output_error_nearest"] = errors[i].nearest;
+        rows.back()["output_error"] = errors[i].calibrated;
+    }
     return {{"in", o.in},
             {"out", o.out},
             {"types", o.types},
@@ -60,14 +87,30 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
             {"tensors", rows}};
 }
 
-void print_report(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors) {
-    Table table({"tensor", "rows", "columns", "from", "to", "bytes", "bits", "relative error"});
-    for (const QuantizedTensor& t : tensors)
-        table.add({t.name, strf("%llu", static_cast<unsigned long long>(t.rows)),
-                   strf("%llu", static_cast<unsigned long long>(t.columns)), type_name(t.from),
-                   t.from == t.to ? "kept" : type_name(t.to), human_bytes(t.bytes),
-                   strf("%.3f", 8.0 * static_cast<double>(t.bytes) / static_cast<double>(t.rows * t.columns)),
-                   t.from == t.to || o.dry_run ? "" : strf("%.6f", t.relative_error)});
+void print_report(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors,
+                  const std::vector<OutputErrors>& errors) {
+    std::vector<std::string> head = {"tensor", "rows", "columns", "from", "to", "bytes", "bits", "relative error"};
+    if (!errors.empty()) head.insert(head.end(), {"output error, nearest", "calibrated"});
+    Table table(head);
+    for (size_t i = 0; i < tensors.size(); ++i) {
+        const QuantizedTensor& t = tensors[i];
+        std::vector<std::string> row = {
+            t.name,
+            strf("%llu", static_cast<unsigned long long>(t.rows)),
+            strf("%llu", static_cast<unsigned long long>(t.columns)),
+            type_name(t.from),
+            t.from == t.to ? "kept" : type_name(t.to),
+            human_bytes(t.bytes),
+            strf("%.3f", 8.0 * static_cast<double>(t.bytes) / static_cast<double>(t.rows * t.columns)),
+            t.from == t.to || o.dry_run ? "" : strf("%.6f", t.relative_error)};
+        if (!errors.empty() && errors[i].nearest > 0) {
+            row.push_back(strf("%.6f", errors[i].nearest));
+            row.push_back(strf("%.6f", errors[i].calibrated));
+        } else if (!errors.empty()) {
+            row.insert(row.end(), {"", ""});
+        }
+        table.add(row);
+    }
     const Sums sums(tensors);
     printf("%s\n", table.text().c_str());
     printf("matrices       %s weights, %.3f bits each, from %.3f\n", human_count(sums.weights).c_str(),
@@ -76,16 +119,97 @@ void print_report(const Options& o, const ModelFile& source, const std::vector<Q
            human_bytes(source.reader.get()->size_bytes).c_str());
 }
 
+#ifdef KEEL_HAVE_CALIBRATION
+// No document is in both files.
+void check_apart(const std::string& one, const std::string& other) {
+    const std::vector<std::string> documents = read_documents(one, 0);
+    for (const std::string& text : read_documents(other, 0))
+        if (std::find(documents.begin(), documents.end(), text) != documents.end())
+            throw ToolError(kExitUsage, "a document is both in " + one + " and in " + other +
+                                            ": what is chosen on a text is no measure on it");
+}
+#endif
+
+// Types of the matrices that no rule decides, under the bound of the options. Returns the predicted loss.
+double solve(const Options& o, const Console& console, const std::vector<bool>& free, QuantizeRequest* request) {
+#ifdef KEEL_HAVE_CALIBRATION
+    if (o.tune.empty()) throw ToolError(kExitUsage, "--bits, --bytes and --loss need --tune TEXT");
+    if (!o.text.empty()) check_apart(o.text, o.tune);
+    EngineOptions engine;
+    engine.model = o.in;
+    engine.threads = o.threads;
+    TypeSolverOptions options;
+    options.text = {o.tune, o.tune_documents, o.tune_tokens};
+    uint64_t weights = 0;
+    for (const ModelMatrix& m : request->matrices) weights += m.rows * m.columns;
+    options.bytes = o.bits > 0        ? static_cast<uint64_t>(o.bits * static_cast<double>(weights) / 8)
+                    : o.bytes.empty() ? 0
+                                      : parse_bytes(o.bytes);
+    options.loss = o.loss;
+    ProgressBar bar(console, "choosing types");
+    const SolvedTypes solved =
+        solve_types(engine, *request, free, options, o.out + ".tuning",
+                    [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); });
+    request->types = solved.types;
+    request->notes.push_back({"tuning_text", strf("%016llx", static_cast<unsigned long long>(solved.text_hash))});
+    return solved.predicted_loss;
+#else
+    (void)console, (void)free, (void)request;
+    throw ToolError(kExitUsage, "this keel was built without Eigen (libeigen3-dev), which solving types needs");
+#endif
+}
+
+// Codes of the request's matrices calibrated on the text of the options, and what the file says of it.
+std::vector<OutputErrors> calibrate(const Options& o, const Console& console, QuantizeRequest* request) {
+#ifdef KEEL_HAVE_CALIBRATION
+    EngineOptions engine;
+    engine.model = o.in;
+    engine.threads = o.threads;
+    CalibrationOptions options;
+    options.text = {o.text, o.documents, o.tokens};
+    options.moment_bytes = parse_bytes(o.memory);
+    options.gptq = {o.damping, !o.own_order, o.sweeps, request->threads};
+    uint64_t hash = 0;
+    ProgressBar bar(console, "calibrating");
+    const auto matrices = std::make_shared<std::vector<CalibratedMatrix>>(calibrate_matrices(
+        engine, *request, options, o.out + ".calibrated",
+        [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); }, &hash));
+    request->quantize = [matrices](size_t matrix) { return (*matrices)[matrix].bytes; };
+    request->notes.push_back({"calibration_text", strf("%016llx", static_cast<unsigned long long>(hash))});
+    std::vector<OutputErrors> errors;
+    for (const CalibratedMatrix& m : *matrices) errors.push_back({m.nearest_error, m.error});
+    return errors;
+#else
+    (void)console, (void)request;
+    throw ToolError(kExitUsage,
+                    "this keel was built without Eigen (libeigen3-dev), which --calibrate " + o.text + " needs");
+#endif
+}
+
 int quantize(const Options& o, const Console& console) try {
-    const TypeRules rules(o.types);
+    std::optional<TypeRules> rules;
+    if (!o.types.empty() || !o.solves()) rules.emplace(o.types.empty() ? kUsualTypes : o.types);
     const ModelFile source = open_model(o.in);
     QuantizeRequest request;
     request.matrices = matrices_of(*source.model, *source.reader.get());
-    request.types = rules.choose(request.matrices, source.model->spec);
+    for (const ModelMatrix& m : request.matrices) request.types.push_back(m.type);
+    if (rules) request.types = rules->choose(request.matrices, source.model->spec);
     request.search = !o.nearest;
     request.threads = o.threads ? o.threads : std::max(1u, std::thread::hardware_concurrency());
-    request.file_type = rules.mix() ? rules.mix()->file_type : file_type_of_source(source);
-    request.notes = {{"types", o.types}, {"method", o.nearest ? "plain rounding" : "nearest codes, scales searched"}};
+    request.file_type = rules && rules->mix() ? rules->mix()->file_type : file_type_of_source(source);
+    request.notes = {{"types", o.types.empty() && rules ? kUsualTypes : o.types},
+                     {"method", o.nearest ? "plain rounding" : "nearest codes, scales searched"}};
+    double predicted_loss = 0;
+    if (o.solves() && !o.dry_run)
+        predicted_loss = solve(
+            o, console, rules ? rules->undecided(request.matrices) : std::vector<bool>(request.matrices.size(), true),
+            &request);
+    std::vector<OutputErrors> errors;
+    if (!o.text.empty() && !o.dry_run) {
+        request.notes[1].second = strf("GPTQ, damping %g, %s, %u sweeps", o.damping,
+                                       o.own_order ? "columns in order" : "activation order", o.sweeps);
+        errors = calibrate(o, console, &request);
+    }
     std::vector<QuantizedTensor> tensors;
     if (o.dry_run) {
         tensors = describe_quantized(source, request);
@@ -94,16 +218,21 @@ int quantize(const Options& o, const Console& console) try {
         tensors = write_quantized(
             source, request, o.out,
             [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
+        if (!o.text.empty()) remove((o.out + ".calibrated").c_str());
     }
     if (const uint64_t twice = Sums(tensors).quantized_before)
         fprintf(stderr,
                 "warning: %llu matrices of %s are quantized already: what they lost is not measured here and stays "
                 "lost\n",
                 static_cast<unsigned long long>(twice), o.in.c_str());
-    if (console.json)
-        print_json(report_json(o, source, tensors));
-    else
-        print_report(o, source, tensors);
+    if (console.json) {
+        Json report = report_json(o, source, tensors, errors);
+        if (o.solves()) report["predicted_kl"] = predicted_loss;
+        print_json(report);
+    } else {
+        print_report(o, source, tensors, errors);
+        if (o.solves()) printf("predicted KL   %.6f nats per token, with nearest codes\n", predicted_loss);
+    }
     return kExitOk;
 } catch (const std::invalid_argument& error) {
     throw ToolError(kExitUsage, error.what());
@@ -116,6 +245,8 @@ void add_quantize_verb(CLI::App& app, Console& console) {
     CLI::App* verb = add_verb(app, console, "quantize", "write a model with other weight types",
                               "  keel quantize model-f16.gguf model.gguf --types Q4_K_M\n"
                               "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
+                              "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
+                              "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
                               "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
     std::string mixes;
     for (const std::string& name : mix_names()) mixes += (mixes.empty() ? "" : ", ") + name;
@@ -124,9 +255,37 @@ void add_quantize_verb(CLI::App& app, Console& console) {
     verb->add_option("--types", o->types,
                      "a mixture (" + mixes +
                          ") or a weight type for every matrix; before or behind it rules PATTERN=TYPE, of which the "
-                         "first that matches a tensor's name decides; TYPE keep: as it is")
-        ->capture_default_str();
+                         "first that matches a tensor's name decides; TYPE keep: as it is (default: Q4_K_M)");
     verb->add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
+    CLI::Option* const text =
+        verb->add_option("--calibrate", o->text,
+                         "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
+                         "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
+    const auto calibration = [&](const char* name, auto& value, const char* what) {
+        verb->add_option(name, value, what)->capture_default_str()->needs(text)->group("Calibration");
+    };
+    calibration("--calibration-documents", o->documents, "the first N documents of it; 0: all");
+    calibration("--calibration-tokens", o->tokens, "tokens of each");
+    calibration("--calibration-memory", o->memory, "for second moments: decides how often the text is read");
+    calibration("--damping", o->damping, "part of the mean second moment that is added to each");
+    calibration("--sweeps", o->sweeps, "rounds over all columns afterwards");
+    verb->add_flag("--own-order", o->own_order, "columns in their own order, not by activation")
+        ->needs(text)
+        ->group("Calibration");
+    CLI::Option* const tune = verb->add_option("--tune", o->tune,
+                                               "a text as for --calibrate, another one: how much the predictions on it "
+                                               "suffer from each matrix is measured")
+                                  ->group("Types under a bound");
+    const auto bound = [&](const char* name, auto& value, const char* what) {
+        return verb->add_option(name, value, what)->needs(tune)->group("Types under a bound");
+    };
+    CLI::Option* const bits = bound("--bits", o->bits, "of a weight, on average over all matrices");
+    CLI::Option* const bytes = bound("--bytes", o->bytes, "of all matrices, such as 90M")->excludes(bits);
+    bound("--loss", o->loss, "KL divergence from the source's predictions, nats per token")
+        ->excludes(bits)
+        ->excludes(bytes);
+    bound("--tune-documents", o->tune_documents, "the first N documents of it")->capture_default_str();
+    bound("--tune-tokens", o->tune_tokens, "tokens of each")->capture_default_str();
     verb->add_option("--threads,-t", o->threads, "threads (default: one per core)");
     verb->add_flag("--dry-run", o->dry_run, "say types and sizes, write nothing");
     verb->callback([o, &console] { quantize(*o, console); });

@@ -8,7 +8,7 @@
 
 #include "sdk/core/hash.h"
 #include "sdk/model/wproj_slots.h"
-#include "sdk/tools/lab/lowrank/activation_tap.h"
+#include "sdk/tools/lab/quantize/activation_tap.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 
 namespace keel::tools {

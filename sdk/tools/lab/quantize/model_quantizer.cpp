@@ -1,13 +1,12 @@
 #include "sdk/tools/lab/quantize/model_quantizer.h"
 
 #include <algorithm>
-#include <exception>
 #include <filesystem>
-#include <thread>
 
 #include "sdk/format/bytes.h"
 #include "sdk/tools/files/gguf_writer.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/row_team.h"
 
 namespace keel::tools {
 namespace {
@@ -39,26 +38,6 @@ void copy_metadata(const ModelFile& source, const Gguf& g, bool blocks, GgufWrit
     }
 }
 
-// Calls work(first, last) for parts of [0, count) on several threads. The first exception comes out.
-template <class Work>
-void in_parallel(uint32_t threads, size_t count, const Work& work) {
-    const size_t parts = std::clamp<size_t>(count, 1, std::max<uint32_t>(threads, 1));
-    std::vector<std::exception_ptr> failures(parts);
-    const auto part = [&](size_t p) {
-        try {
-            work(count * p / parts, count * (p + 1) / parts);
-        } catch (...) {
-            failures[p] = std::current_exception();
-        }
-    };
-    std::vector<std::thread> team;
-    for (size_t p = 1; p < parts; ++p) team.emplace_back(part, p);
-    part(0);
-    for (std::thread& t : team) t.join();
-    for (const std::exception_ptr& failure : failures)
-        if (failure) std::rethrow_exception(failure);
-}
-
 // Rows [first, first + count) of a matrix, decoded.
 std::vector<float> row_values(const ModelFile& file, const ModelMatrix& m, uint64_t first, uint64_t count) {
     const GgufTensor& t = file.model->tensors()[m.tensor];
@@ -76,7 +55,8 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
     const uint32_t type = request.types[index];
     const uint64_t row_bytes = kernels::weight_row_bytes(type, m.columns);
     std::vector<uint8_t> bytes(row_bytes * m.rows);
-    if (request.quantize) bytes = request.quantize(index);
+    const std::vector<uint8_t> given = request.quantize ? request.quantize(index) : std::vector<uint8_t>();
+    if (!given.empty()) bytes = given;
     const uint64_t batch = std::max<uint64_t>(kBatchValues / m.columns, 1);
     double error = 0, energy = 0;
     for (uint64_t begin = 0; begin < m.rows; begin += batch) {
@@ -87,7 +67,7 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
             for (size_t r = first; r < last; ++r) {
                 const std::span<const float> row = std::span(values).subspan(r * m.columns, m.columns);
                 uint8_t* const out = bytes.data() + (begin + r) * row_bytes;
-                if (!request.quantize) {
+                if (given.empty()) {
                     const std::vector<uint8_t> coded =
                         request.search ? quantize_rows(type, row, m.columns) : nearest_rows(type, row, m.columns);
                     std::copy(coded.begin(), coded.end(), out);
@@ -112,6 +92,17 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
 
 bool is_quantized(uint32_t type) {
     return kernels::kWeightTypes[type].block_elements > 1;
+}
+
+std::vector<uint8_t> quantize_matrix(uint32_t type, std::span<const float> values, uint64_t columns, uint32_t threads) {
+    const uint64_t row_bytes = kernels::weight_row_bytes(type, columns), rows = values.size() / columns;
+    std::vector<uint8_t> out(rows * row_bytes);
+    in_parallel(threads, rows, [&](size_t first, size_t last) {
+        const std::vector<uint8_t> part =
+            quantize_rows(type, values.subspan(first * columns, (last - first) * columns), columns);
+        std::copy(part.begin(), part.end(), out.begin() + static_cast<ptrdiff_t>(first * row_bytes));
+    });
+    return out;
 }
 
 std::vector<float> matrix_values(const ModelFile& file, const ModelMatrix& matrix) {

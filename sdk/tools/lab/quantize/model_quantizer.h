@@ -25,17 +25,16 @@ struct QuantizeRequest {
     uint32_t threads = 1;
     // Entries keel.quantize.NAME beside the source's fingerprint.
     std::vector<std::pair<std::string, std::string>> notes;
-    // A matrix as its new type's bytes; null: nearest codes at the best scales.
+    // A matrix as its new type's bytes; null, or none: nearest codes at the best scales.
     std::function<std::vector<uint8_t>(size_t matrix)> quantize;
 };
 
 // Done of all bytes that are read. Throws what stops the work.
 using QuantizeProgress = std::function<void(const std::string& tensor, uint64_t done, uint64_t total)>;
 
-// Writes `path`, which appears when it is complete. Takes memory for one tensor in its new type
-// and for 64 MiB of decoded values.
-// Returns one row per matrix of the request. Throws ToolError: a value that is not finite, `path` being the source's own
-// file; and as AtomicFile.
+// Writes `path`, which appears when it is complete. Takes memory for one tensor in its new type and for 64 MiB of
+// decoded values. Returns one row per matrix of the request. Throws ToolError: a value that is not finite, `path` being
+// the source's own file; and as AtomicFile.
 std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const QuantizeRequest& request,
                                              const std::string& path, const QuantizeProgress& progress);
 
@@ -47,6 +46,9 @@ uint32_t file_type_of_source(const ModelFile& source);
 
 // Whether weights of this type have lost something already.
 bool is_quantized(uint32_t type);
+
+// Nearest codes at the best scales, on several threads. Conditions and result as quantize_rows.
+std::vector<uint8_t> quantize_matrix(uint32_t type, std::span<const float> values, uint64_t columns, uint32_t threads);
 
 // values, [rows][columns] of a matrix, decoded.
 std::vector<float> matrix_values(const ModelFile& file, const ModelMatrix& matrix);

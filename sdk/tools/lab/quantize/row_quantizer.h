@@ -22,10 +22,10 @@ bool can_quantize(uint32_t type);
 // against its own codes; the best in the weighted error of what the decoder computes. K types: sub-blocks so, then
 // their integer scales, the block's scales by least squares, and integer scales one step up and down. Never worse than
 // nearest_rows in weighted error, which is one of the starts.
-// F32, F16 and BF16 are rounded, Q8_F32 is as published: d = max |x| / 127, or 1 for zeros; q = the nearest integer to x / d.
-// Values beyond what the type's scales reach become the nearest it has. std::invalid_argument: a value or importance
-// that is NaN or infinite, a negative importance, another type, columns that are no whole number of blocks, sizes that
-// do not fit.
+// F32, F16 and BF16 are rounded, Q8_F32 is as published: d = max |x| / 127, or 1 for zeros; q = the nearest integer to
+// x / d. Values beyond what the type's scales reach become the nearest it has. std::invalid_argument: a value or
+// importance that is NaN or infinite, a negative importance, another type, columns that are no whole number of blocks,
+// sizes that do not fit.
 std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns,
                                    std::span<const float> importance = {});
 

@@ -1,5 +1,6 @@
 #include "sdk/tools/lab/quantize/type_rules.h"
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 
@@ -73,6 +74,14 @@ TypeRules::TypeRules(const std::string& text) {
         rules_.push_back(rule);
     }
     if (!mix_ && rules_.empty()) throw std::invalid_argument("no type");
+}
+
+std::vector<bool> TypeRules::undecided(const std::vector<ModelMatrix>& matrices) const {
+    std::vector<bool> out;
+    for (const ModelMatrix& m : matrices)
+        out.push_back(!mix_ && std::none_of(rules_.begin(), rules_.end(),
+                                            [&](const Rule& rule) { return matches_name(rule.pattern, m.name); }));
+    return out;
 }
 
 std::vector<uint32_t> TypeRules::choose(const std::vector<ModelMatrix>& matrices, const ModelSpec& spec) const {

@@ -33,6 +33,8 @@ class TypeRules {
     // Of each matrix, the stand-in where rows are not whole blocks. std::invalid_argument: a rule that no matrix
     // matches.
     std::vector<uint32_t> choose(const std::vector<ModelMatrix>& matrices, const ModelSpec& spec) const;
+    // Of each matrix whether neither a rule nor a mixture says its type.
+    std::vector<bool> undecided(const std::vector<ModelMatrix>& matrices) const;
     // Null without a mixture.
     const TypeMix* mix() const { return mix_ ? &*mix_ : nullptr; }
 

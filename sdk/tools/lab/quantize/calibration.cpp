@@ -1,0 +1,228 @@
+#include "sdk/tools/lab/quantize/calibration.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "sdk/core/hash.h"
+#include "sdk/tools/lab/quantize/activation_tap.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
+
+namespace keel::tools {
+namespace {
+
+// What a matrix multiplies: a site of its layer, the head's input, or nothing.
+constexpr uint32_t kHeadInput = kWprojGroups, kNoInput = UINT32_MAX;
+uint32_t input_of(TensorSlot slot, bool tied) {
+    switch (slot) {
+        case kAttnQ:
+        case kAttnK:
+        case kAttnV:
+        case kAttnQkv:
+            return KEEL_LAB_ATTN_IN;
+        case kAttnOutput:
+            return KEEL_LAB_ATTN_OUT;
+        case kFfnGate:
+        case kFfnUp:
+        case kFfnGateUp:
+            return KEEL_LAB_FFN_IN;
+        case kFfnDown:
+            return KEEL_LAB_FFN_HIDDEN;
+        case kTokenEmbedding:
+            return tied ? kHeadInput : kNoInput;
+        case kOutput:
+            return kHeadInput;
+        default:
+            return kNoInput;
+    }
+}
+
+// Sum of x x^T over rows.
+class Moment {
+  public:
+    explicit Moment(uint32_t columns) : sum_(Eigen::MatrixXd::Zero(columns, columns)) {}
+    void add(std::span<const float> rows) {
+        using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+        const Eigen::Index n = sum_.rows();
+        const Eigen::Map<const Rows> x(rows.data(), static_cast<Eigen::Index>(rows.size()) / n, n);
+        const Eigen::MatrixXf product = x.transpose() * x;
+        sum_ += product.cast<double>();
+        rows_ += static_cast<uint64_t>(x.rows());
+    }
+    Eigen::MatrixXd mean() const { return sum_ / static_cast<double>(std::max<uint64_t>(rows_, 1)); }
+
+  private:
+    Eigen::MatrixXd sum_;
+    uint64_t rows_ = 0;
+};
+
+// Finished matrices, one record after the other: key, matrix, bytes, errors, data, hash of all that. A record that is
+// not whole, or of another key, ends the file.
+class WorkFile {
+  public:
+    WorkFile(const std::string& path, uint64_t key) : path_(path), key_(key) {}
+    void load(std::vector<CalibratedMatrix>* out) {
+        if (path_.empty()) return;
+        FILE* const file = fopen(path_.c_str(), "rb");
+        if (!file) return;
+        long whole = 0;
+        Head head;
+        while (fread(&head, sizeof head, 1, file) == 1 && head.key == key_ && head.matrix < out->size() &&
+               head.bytes < kMostBytes) {
+            std::vector<uint8_t> data(head.bytes);
+            uint64_t hash = 0;
+            if (fread(data.data(), 1, data.size(), file) != data.size() || fread(&hash, sizeof hash, 1, file) != 1 ||
+                hash != hash_of(head, data))
+                break;
+            (*out)[head.matrix] = {std::move(data), head.nearest_error, head.error};
+            whole = ftell(file);
+        }
+        fclose(file);
+        kept_ = static_cast<uint64_t>(whole);
+    }
+    void append(size_t matrix, const CalibratedMatrix& m) {
+        if (path_.empty()) return;
+        FILE* const file = fopen(path_.c_str(), kept_ ? "r+b" : "wb");
+        if (!file) throw ToolError(kExitFile, "cannot write " + path_);
+        const Head head = {key_, matrix, m.bytes.size(), m.nearest_error, m.error};
+        const uint64_t hash = hash_of(head, m.bytes);
+        const bool written = fseek(file, static_cast<long>(kept_), SEEK_SET) == 0 &&
+                             fwrite(&head, sizeof head, 1, file) == 1 &&
+                             fwrite(m.bytes.data(), 1, m.bytes.size(), file) == m.bytes.size() &&
+                             fwrite(&hash, sizeof hash, 1, file) == 1;
+        if (fclose(file) != 0 || !written) throw ToolError(kExitFile, "cannot write " + path_);
+        kept_ += sizeof head + m.bytes.size() + sizeof hash;
+    }
+
+  private:
+    static constexpr uint64_t kMostBytes = uint64_t{1} << 40;
+    struct Head {
+        uint64_t key, matrix, bytes;
+        double nearest_error, error;
+    };
+    static uint64_t hash_of(const Head& head, const std::vector<uint8_t>& data) {
+        char text[sizeof head];
+        memcpy(text, &head, sizeof head);
+        return hash_finish(hash_update(hash_update(kHashSeed, text, sizeof text),
+                                       reinterpret_cast<const char*>(data.data()), data.size()));
+    }
+    std::string path_;
+    uint64_t key_, kept_ = 0;
+};
+
+CalibratedMatrix calibrated(const GptqFactor& factor, const ModelFile& file, const ModelMatrix& m, uint32_t type,
+                            uint32_t threads) {
+    const std::vector<float> values = matrix_values(file, m);
+    const double all = factor.loss(values);
+    const auto error_of = [&](const std::vector<uint8_t>& bytes) {
+        std::vector<float> error = decode_rows(type, bytes, m.columns);
+        for (size_t i = 0; i < error.size(); ++i) error[i] -= values[i];
+        return all > 0 ? factor.loss(error) / all : 0;
+    };
+    const std::vector<uint8_t> nearest = quantize_matrix(type, values, m.columns, threads);
+    CalibratedMatrix out = {factor.quantize(type, values), error_of(nearest), 0};
+    out.error = error_of(out.bytes);
+    if (out.error > out.nearest_error) out = {nearest, out.nearest_error, out.nearest_error};
+    return out;
+}
+
+}  // namespace
+
+std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, const QuantizeRequest& request,
+                                                 const CalibrationOptions& calibration, const std::string& work_file,
+                                                 const CalibrationProgress& progress, uint64_t* text_hash) try {
+    const uint32_t context = lab_context(options);
+    KvSpec exact;
+    exact.k_format = exact.v_format = KEEL_KV_F32;
+    KvRun run(options, exact, context);
+    const ModelFile& file = run.model().file;
+    const ModelSpec& spec = file.model->spec;
+    const std::vector<std::vector<int32_t>> documents =
+        tokenize_documents(run.model().engine, calibration.text.file, calibration.text.documents,
+                           tokens_within(calibration.text, context));
+    uint64_t hash = kHashSeed;
+    for (const std::vector<int32_t>& ids : documents)
+        hash = hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
+    *text_hash = hash_finish(hash);
+
+    // What is asked for, as the key of a work file.
+    std::string key = strf("%016llx %016llx %.17g %d %u", static_cast<unsigned long long>(file.info.fingerprint),
+                           static_cast<unsigned long long>(*text_hash), calibration.gptq.damping,
+                           calibration.gptq.activation_order, calibration.gptq.sweeps);
+    for (const uint32_t type : request.types) key += ' ' + std::to_string(type);
+    WorkFile work(work_file, hash64(key.data(), key.size()));
+    std::vector<CalibratedMatrix> out(request.matrices.size());
+    work.load(&out);
+
+    const auto wanted = [&](size_t i) {
+        const ModelMatrix& m = request.matrices[i];
+        return request.types[i] != m.type && input_of(m.slot, spec.tied) != kNoInput && out[i].bytes.empty();
+    };
+    const uint32_t layers = spec.layers, columns[kWprojGroups + 1] = {spec.embedding, spec.q_dim(), spec.embedding,
+                                                                      spec.feed_forward, spec.embedding};
+    uint64_t layer_bytes = 0;
+    for (uint32_t group = 0; group < kWprojGroups; ++group)
+        layer_bytes += uint64_t{columns[group]} * columns[group] * sizeof(double);
+    const uint32_t at_once =
+        static_cast<uint32_t>(std::clamp<uint64_t>(calibration.moment_bytes / layer_bytes, 1, layers));
+    const uint64_t total = uint64_t{layers} * (documents.size() + 4);
+    const auto finish = [&](const Moment& moment, uint32_t layer, uint32_t input, uint64_t done) {
+        std::optional<GptqFactor> factor;
+        for (size_t i = 0; i < request.matrices.size(); ++i) {
+            const ModelMatrix& m = request.matrices[i];
+            if (!wanted(i) || input_of(m.slot, spec.tied) != input || (input != kHeadInput && m.layer != layer))
+                continue;
+            progress(m.name, done, total);
+            if (!factor) factor.emplace(moment.mean(), calibration.gptq);
+            out[i] = calibrated(*factor, file, m, request.types[i], request.threads);
+            work.append(i, out[i]);
+        }
+    };
+    for (uint32_t first = 0; first < layers; first += at_once) {
+        const uint32_t count = std::min(at_once, layers - first);
+        bool any = false, head = false;
+        for (size_t i = 0; i < request.matrices.size(); ++i) {
+            const ModelMatrix& m = request.matrices[i];
+            if (!wanted(i)) continue;
+            if (input_of(m.slot, spec.tied) == kHeadInput)
+                head = head || first == 0;
+            else
+                any = any || (m.layer >= first && m.layer < first + count);
+        }
+        if (!any && !head) continue;
+        std::vector<Moment> moments;
+        for (uint32_t i = 0; i < count * kWprojGroups; ++i) moments.emplace_back(columns[i % kWprojGroups]);
+        Moment head_moment(head ? spec.embedding : 1);
+        ActivationTap tap(run, {columns[0], columns[1], columns[2], columns[3]}, first, count);
+        for (size_t d = 0; d < documents.size(); ++d) {
+            progress("second moments", uint64_t{first} * (documents.size() + 4) + d * count, total);
+            std::vector<float> hidden;
+            tap.forward(documents[d], [&](size_t position, std::span<const float>) {
+                if (!head) return;
+                const float* row = nullptr;
+                uint32_t n = 0;
+                check(keel_session_hidden(run.session(), static_cast<uint32_t>(position % run.plan().chunk_tokens),
+                                          &row, &n),
+                      "cannot read hidden states");
+                hidden.insert(hidden.end(), row, row + n);
+            });
+            for (uint32_t i = 0; i < count * kWprojGroups; ++i)
+                moments[i].add(tap.rows(first + i / kWprojGroups, i % kWprojGroups));
+            if (head) head_moment.add(hidden);
+        }
+        for (uint32_t i = 0; i < count * kWprojGroups; ++i) {
+            const uint32_t layer = first + i / kWprojGroups;
+            finish(moments[i], layer, i % kWprojGroups,
+                   uint64_t{first} * (documents.size() + 4) + documents.size() * count + i);
+        }
+        if (head) finish(head_moment, 0, kHeadInput, uint64_t{first + count} * (documents.size() + 4));
+    }
+    return out;
+} catch (const std::invalid_argument& error) {
+    throw ToolError(kExitFile, options.model + ": " + error.what());
+}
+
+}  // namespace keel::tools

@@ -1,0 +1,40 @@
+// Matrices of a model calibrated on a text: the second moments of what each multiplies, streamed through a few layers
+// at a time, then codes by gptq.h. Needs Eigen.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "sdk/tools/lab/kv/kv_text.h"
+#include "sdk/tools/lab/quantize/gptq.h"
+#include "sdk/tools/lab/quantize/model_quantizer.h"
+
+namespace keel::tools {
+
+struct CalibrationOptions {
+    KvText text;                                // file, documents and tokens of each
+    uint64_t moment_bytes = uint64_t{1} << 30;  // of the second moments held at once: layers of a pass over the text
+    GptqOptions gptq;
+};
+
+struct CalibratedMatrix {
+    std::vector<uint8_t>
+        bytes;  // empty: not calibrated, because its type does not change or nothing is multiplied by it
+    // sum e H e^T / sum w H w^T over the rows: of nearest codes, and of these.
+    double nearest_error = 0, error = 0;
+};
+
+// Done of all work. Throws what stops it.
+using CalibrationProgress = std::function<void(const std::string& what, uint64_t done, uint64_t total)>;
+
+// The matrices of the request, by number; of two codings the one of smaller error. The model computes the text as it
+// is: errors of earlier layers do not reach later moments.
+//   work_file  matrices that are done are appended to it, and read from it by a later call that asks for the same;
+//              empty: none
+//   text_hash  receives the hash of the token ids
+// Throws ToolError.
+std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, const QuantizeRequest& request,
+                                                 const CalibrationOptions& calibration, const std::string& work_file,
+                                                 const CalibrationProgress& progress, uint64_t* text_hash);
+
+}  // namespace keel::tools

@@ -1,0 +1,143 @@
+#include "sdk/tools/lab/quantize/type_solver.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "sdk/core/hash.h"
+#include "sdk/tools/common/byte_allocation.h"
+#include "sdk/tools/lab/kv/kv_quality.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
+
+namespace keel::tools {
+namespace {
+
+constexpr kernels::WeightType kCandidates[] = {kernels::kQ2_K, kernels::kQ3_K, kernels::kIQ4_XS, kernels::kQ4_K,
+                                               kernels::kQ5_K, kernels::kQ6_K, kernels::kQ8_0};
+// Of these the first that is another type: an error large enough to be measured, small enough to add up.
+constexpr kernels::WeightType kProbes[] = {kernels::kQ3_K, kernels::kQ2_K};
+constexpr uint64_t kSampleRows = 96;  // of a matrix, evenly spread, for its errors
+
+// Relative squared error of the type, over some of the rows.
+double sampled_error(const std::vector<float>& values, uint64_t columns, uint32_t type) {
+    const uint64_t rows = values.size() / columns, step = std::max<uint64_t>(rows / kSampleRows, 1);
+    double error = 0, energy = 0;
+    for (uint64_t r = 0; r < rows; r += step) {
+        const std::span<const float> row = std::span(values).subspan(r * columns, columns);
+        const std::vector<float> decoded = decode_rows(type, quantize_rows(type, row, columns), columns);
+        for (size_t i = 0; i < row.size(); ++i) {
+            const double x = row[i], e = decoded[i] - x;
+            error += e * e;
+            energy += x * x;
+        }
+    }
+    return energy > 0 ? error / energy : 0;
+}
+
+// Mean KL of a model's predictions from those of the reference.
+double divergence(const EngineOptions& options, const KvSpec& spec, uint32_t context,
+                  const std::vector<KvReference>& references) {
+    KvRun run(options, spec, context);
+    double sum = 0;
+    uint64_t tokens = 0;
+    for (const KvReference& reference : references)
+        run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {
+            sum += compare(reference, position, logits).kl;
+            ++tokens;
+        });
+    return sum / static_cast<double>(tokens);
+}
+
+struct RemovedAtTheEnd {
+    const std::string& path;
+    ~RemovedAtTheEnd() {
+        std::error_code ignored;
+        std::filesystem::remove(path, ignored);
+    }
+};
+
+}  // namespace
+
+std::vector<size_t> choose_types(const std::vector<std::vector<uint64_t>>& bytes,
+                                 const std::vector<std::vector<double>>& costs, uint64_t most_bytes, double most_loss) {
+    std::vector<AllocationUnit> units;
+    for (size_t i = 0; i < bytes.size(); ++i) units.push_back({bytes[i], costs[i]});
+    if (most_bytes) return allocate(units, most_bytes);
+    AllocationChoices best;
+    for (const AllocationChoices& choices : allocation_path(units))
+        if (cost_of(units, choices) <= most_loss) best = choices;
+    return best;
+}
+
+SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& request, const std::vector<bool>& free,
+                        const TypeSolverOptions& solver, const std::string& work_file,
+                        const QuantizeProgress& progress) {
+    const uint32_t context = lab_context(options);
+    KvSpec exact;
+    exact.k_format = exact.v_format = KEEL_KV_F32;
+    SolvedTypes out;
+    out.types = request.types;
+    out.sensitivity.resize(request.matrices.size());
+    std::vector<KvReference> references;
+    uint64_t hash = kHashSeed;
+    {
+        KvRun run(options, exact, context);
+        for (std::vector<int32_t>& ids : tokenize_documents(run.model().engine, solver.text.file, solver.text.documents,
+                                                            tokens_within(solver.text, context) + 1)) {
+            hash = hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
+            references.emplace_back(run, std::move(ids));
+        }
+    }
+    out.text_hash = hash_finish(hash);
+
+    const ModelFile source = open_model(options.model);
+    const RemovedAtTheEnd removed = {work_file};
+    std::vector<std::vector<uint64_t>> bytes;
+    std::vector<std::vector<double>> costs;
+    std::vector<std::vector<uint32_t>> types;
+    std::vector<size_t> solved;
+    uint64_t fixed_bytes = 0;
+    for (size_t i = 0; i < request.matrices.size(); ++i) {
+        const ModelMatrix& m = request.matrices[i];
+        progress(m.name, i, request.matrices.size());
+        if (!free[i]) {
+            fixed_bytes += m.rows * kernels::weight_row_bytes(request.types[i], m.columns);
+            continue;
+        }
+        const std::vector<float> values = matrix_values(source, m);
+        QuantizeRequest one = request;
+        one.quantize = nullptr;
+        for (size_t j = 0; j < one.types.size(); ++j) one.types[j] = one.matrices[j].type;
+        for (const kernels::WeightType probe : kProbes)
+            if (one.types[i] == m.type) one.types[i] = fitting_type(probe, m.columns);
+        const double error = write_quantized(source, one, work_file, [](auto&&...) {})[i].relative_error;
+        EngineOptions engine = options;
+        engine.model = work_file;
+        if (error > 0) out.sensitivity[i] = divergence(engine, exact, context, references) / error;
+        bytes.push_back({m.rows * kernels::weight_row_bytes(m.type, m.columns)});
+        costs.push_back({0});
+        types.push_back({m.type});
+        for (const kernels::WeightType candidate : kCandidates) {
+            const uint32_t type = fitting_type(candidate, m.columns);
+            if (std::find(types.back().begin(), types.back().end(), type) != types.back().end()) continue;
+            types.back().push_back(type);
+            bytes.back().push_back(m.rows * kernels::weight_row_bytes(type, m.columns));
+            costs.back().push_back(out.sensitivity[i] * sampled_error(values, m.columns, type));
+        }
+        solved.push_back(i);
+    }
+    const bool room = solver.bytes == 0 || solver.bytes > fixed_bytes;
+    const std::vector<size_t> choices =
+        room ? choose_types(bytes, costs, solver.bytes ? solver.bytes - fixed_bytes : 0, solver.loss)
+             : std::vector<size_t>();
+    if (choices.size() != solved.size())
+        throw ToolError(kExitUsage, "no types are within the bound: the smallest are larger");
+    out.bytes = fixed_bytes;
+    for (size_t k = 0; k < solved.size(); ++k) {
+        out.types[solved[k]] = types[k][choices[k]];
+        out.bytes += bytes[k][choices[k]];
+        out.predicted_loss += costs[k][choices[k]];
+    }
+    return out;
+}
+
+}  // namespace keel::tools

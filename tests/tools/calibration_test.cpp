@@ -1,0 +1,254 @@
+// Codes chosen by second moments (sdk/tools/lab/quantize/gptq.h), and a model's (calibration.h).
+#ifdef KEEL_HAVE_CALIBRATION
+#include "sdk/tools/lab/quantize/calibration.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <Eigen/LU>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <random>
+#include <stdexcept>
+
+#include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/type_solver.h"
+#include "tests/test_paths.h"
+
+namespace keel::tools {
+namespace {
+
+std::vector<float> normals(uint64_t seed, size_t count) {
+    std::mt19937_64 engine(seed);
+    std::vector<float> x;
+    for (size_t i = 0; i < count; ++i) {
+        double v = -6;
+        for (int j = 0; j < 12; ++j) v += static_cast<double>(engine() >> 11) * 0x1p-53;
+        x.push_back(static_cast<float>(v));
+    }
+    return x;
+}
+
+// Of correlated vectors, some of whose elements are much larger.
+Eigen::MatrixXd moment(uint64_t seed, Eigen::Index n) {
+    const std::vector<float> x = normals(seed, static_cast<size_t>(3 * n * n));
+    Eigen::MatrixXd rows(3 * n, n);
+    for (Eigen::Index i = 0; i < 3 * n; ++i)
+        for (Eigen::Index j = 0; j < n; ++j)
+            rows(i, j) = static_cast<double>(x[static_cast<size_t>(i * n + j)]) * (j % 7 ? 1 : 4) +
+                         (j ? 0.7 * rows(i, j - 1) : 0);
+    return rows.transpose() * rows / static_cast<double>(3 * n);
+}
+
+GptqOptions plain(bool activation_order) {
+    return {.damping = 0, .activation_order = activation_order, .sweeps = 0, .threads = 1};
+}
+
+double loss_of(const GptqFactor& factor, uint32_t type, const std::vector<uint8_t>& bytes, std::vector<float> x) {
+    const std::vector<float> y = decode_rows(type, bytes, factor.columns());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = y[i] - x[i];
+    return factor.loss(x);
+}
+
+// OBQ by its definition: after each column the inverse of what is left of H is computed anew, and the columns left take
+// the values that minimise the quadratic.
+TEST(Calibration, CodesAreThoseOfBruteForceObq) {
+    constexpr size_t kColumns = 32;
+    for (const bool activation_order : {false, true}) {
+        const Eigen::MatrixXd h = moment(3, kColumns);
+        std::vector<Eigen::Index> order(kColumns);
+        for (size_t i = 0; i < kColumns; ++i) order[i] = static_cast<Eigen::Index>(i);
+        if (activation_order)
+            std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return h(a, a) > h(b, b); });
+        std::vector<Eigen::MatrixXd> inverse;  // of the columns from each one on
+        std::vector<float> importance(kColumns);
+        for (size_t done = 0; done < kColumns; ++done) {
+            const std::vector<Eigen::Index> left(order.begin() + static_cast<ptrdiff_t>(done), order.end());
+            inverse.push_back(Eigen::MatrixXd(h(left, left)).inverse());
+            importance[static_cast<size_t>(order[done])] = static_cast<float>(1 / inverse.back()(0, 0));
+        }
+        for (const uint32_t type : {kernels::kQ4_0, kernels::kQ4_1, kernels::kIQ4_NL}) {
+            const std::vector<float> x = normals(4, 6 * kColumns);
+            const std::vector<uint8_t> bytes = GptqFactor(h, plain(activation_order)).quantize(type, x);
+            std::vector<uint8_t> expected(bytes.size());
+            for (size_t row = 0; row < 6; ++row) {
+                const std::span<const float> w = std::span(x).subspan(row * kColumns, kColumns);
+                RowGrid grid(type, w, importance);
+                std::vector<double> value(w.begin(), w.end());
+                for (size_t done = 0; done < kColumns; ++done) {
+                    const size_t c = static_cast<size_t>(order[done]);
+                    const double e = value[c] - static_cast<double>(grid.choose(c, value[c]));
+                    for (size_t k = done; k < kColumns; ++k)
+                        value[static_cast<size_t>(order[k])] -=
+                            e * inverse[done](static_cast<Eigen::Index>(k - done), 0) / inverse[done](0, 0);
+                }
+                grid.write(expected.data() + row * expected.size() / 6);
+            }
+            EXPECT_EQ(bytes, expected) << kernels::kWeightTypes[type].name;
+        }
+    }
+}
+
+TEST(Calibration, WithADiagonalMomentCodesAreTheNearest) {
+    std::vector<float> importance(512);
+    Eigen::MatrixXd h = Eigen::MatrixXd::Zero(512, 512);
+    for (Eigen::Index i = 0; i < 512; ++i) {
+        h(i, i) = i % 5 ? 1 : 16;
+        importance[static_cast<size_t>(i)] = static_cast<float>(h(i, i));
+    }
+    const std::vector<float> x = normals(5, 3 * 512);
+    for (const uint32_t type : {kernels::kQ4_0, kernels::kQ3_K, kernels::kQ4_K, kernels::kIQ4_XS})
+        EXPECT_EQ(GptqFactor(h, plain(true)).quantize(type, x), quantize_rows(type, x, 512, importance))
+            << kernels::kWeightTypes[type].name;
+}
+
+TEST(Calibration, LosesLessThanTheNearestCodes) {
+    const Eigen::MatrixXd h = moment(6, 256);
+    const std::vector<float> x = normals(7, 70 * 256);  // more rows than are taken at a time
+    for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type) {
+        GptqOptions options = {.sweeps = 0, .threads = 2};
+        const GptqFactor factor(h, options);
+        const double nearest = loss_of(factor, type, quantize_rows(type, x, 256), x),
+                     once = loss_of(factor, type, factor.quantize(type, x), x);
+        options.sweeps = 3;
+        const double swept = loss_of(factor, type, GptqFactor(h, options).quantize(type, x), x);
+        if (!has_codes(type)) {
+            EXPECT_EQ(once, nearest);
+            continue;
+        }
+        EXPECT_LT(once, 0.7 * nearest) << kernels::kWeightTypes[type].name;
+        EXPECT_LE(swept, once) << kernels::kWeightTypes[type].name;
+    }
+}
+
+TEST(Calibration, SingularAndHostileMoments) {
+    const std::vector<float> x = normals(8, 2 * 64);
+    Eigen::MatrixXd h = Eigen::MatrixXd::Zero(64, 64);
+    EXPECT_EQ(GptqFactor(h, plain(true)).quantize(kernels::kQ8_0, x), quantize_rows(kernels::kQ8_0, x, 64));
+    h.topLeftCorner(8, 8).setConstant(2);  // rank 1, and columns that never occur
+    const GptqFactor factor(h, plain(true));
+    EXPECT_GT(factor.damping(), 0);
+    for (const float v : decode_rows(kernels::kQ4_0, factor.quantize(kernels::kQ4_0, x), 64))
+        EXPECT_TRUE(std::isfinite(v));
+    h(3, 3) = std::numeric_limits<double>::quiet_NaN();
+    EXPECT_THROW(GptqFactor(h, plain(true)), std::invalid_argument);
+    EXPECT_THROW(GptqFactor(Eigen::MatrixXd(2, 3), plain(true)), std::invalid_argument);
+}
+
+// One layer of the bundled model, and its head: fewer output errors; the same bytes however much memory there is for
+// moments and after a run that was stopped.
+TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
+    EngineOptions engine;
+    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
+    engine.threads = 1;
+    const ModelFile source = open_model(engine.model);
+    QuantizeRequest request;
+    request.matrices = matrices_of(*source.model, *source.reader.get());
+    request.types = TypeRules("blk.0.attn_*=Q4_K,blk.1.ffn_up=Q3_K").choose(request.matrices, source.model->spec);
+    CalibrationOptions options;
+    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 128};
+    const std::string work = testing::TempDir() + "calibration." + std::to_string(getpid());
+    uint64_t hash = 0, other_hash = 0;
+    const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
+    const auto whole = calibrate_matrices(engine, request, options, {}, nothing, &hash);
+    size_t calibrated = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+        if (whole[i].bytes.empty()) continue;
+        ++calibrated;
+        EXPECT_LT(whole[i].error, 0.8 * whole[i].nearest_error) << request.matrices[i].name;
+        EXPECT_EQ(whole[i].bytes.size(),
+                  request.matrices[i].rows * kernels::weight_row_bytes(request.types[i], request.matrices[i].columns));
+    }
+    EXPECT_EQ(calibrated, 5u);
+
+    options.moment_bytes = 1;  // a layer at a time
+    size_t matrices = 0;
+    const auto stops = [&](const std::string& what, uint64_t, uint64_t) {
+        if (what.starts_with("blk.") && ++matrices == 4) throw ToolError(kExitCancelled, "stopped");
+    };
+    EXPECT_THROW(calibrate_matrices(engine, request, options, work, stops, &other_hash), ToolError);
+    std::vector<std::string> done;
+    const auto notes = [&](const std::string& what, uint64_t, uint64_t) { done.push_back(what); };
+    const auto resumed = calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    EXPECT_EQ(hash, other_hash);
+    EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 2);
+    for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, resumed[i].bytes) << i;
+    // A file cut short keeps its whole records; one of another request none.
+    std::filesystem::resize_file(work, std::filesystem::file_size(work) - 5);
+    done.clear();
+    const auto again = calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 1);
+    for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, again[i].bytes) << i;
+    options.gptq.damping = 0.02;
+    done.clear();
+    calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 5);
+    std::filesystem::remove(work);
+}
+
+// Three matrices with three types each, against all 27 choices.
+TEST(TypeSolver, ChoosesTheLeastLossWithinABound) {
+    const std::vector<std::vector<uint64_t>> bytes = {{16, 8, 4}, {32, 16, 8}, {16, 8, 4}};
+    const std::vector<std::vector<double>> costs = {{0, 1, 5}, {0, 1, 9}, {0, 0.1, 0.3}};
+    const auto sums = [&](const std::vector<size_t>& c) {
+        uint64_t b = 0;
+        double cost = 0;
+        for (size_t i = 0; i < 3; ++i) b += bytes[i][c[i]], cost += costs[i][c[i]];
+        return std::pair(b, cost);
+    };
+    // Bounds that the path of least cost per byte meets exactly: there it is the best of all choices.
+    for (const uint64_t most : {52u, 36u, 28u, 24u, 16u}) {
+        double best = 1e9;
+        for (size_t all = 0; all < 27; ++all) {
+            const auto [b, cost] = sums({all % 3, all / 3 % 3, all / 9});
+            if (b <= most) best = std::min(best, cost);
+        }
+        const auto [b, cost] = sums(choose_types(bytes, costs, most, 0));
+        EXPECT_LE(b, most);
+        EXPECT_DOUBLE_EQ(cost, best) << most;
+    }
+    EXPECT_TRUE(choose_types(bytes, costs, 15, 0).empty());
+    EXPECT_EQ(choose_types(bytes, costs, 0, 0.3), (std::vector<size_t>{0, 0, 2}));
+    EXPECT_EQ(choose_types(bytes, costs, 0, 1e9), (std::vector<size_t>{2, 2, 2}));
+}
+
+// Two matrices of the bundled model: types within the bytes, and within the loss that those bytes are said to cost.
+TEST(TypeSolver, MeasuresWhatAMatrixIsWorth) {
+    EngineOptions engine;
+    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
+    engine.threads = 1;
+    const ModelFile source = open_model(engine.model);
+    QuantizeRequest request;
+    request.matrices = matrices_of(*source.model, *source.reader.get());
+    std::vector<bool> free;
+    uint64_t all = 0, of_free = 0;
+    for (const ModelMatrix& m : request.matrices) {
+        request.types.push_back(m.type);
+        free.push_back(m.name == "blk.7.ffn_down.weight" || m.name == "blk.2.ffn_gate.weight");
+        (free.back() ? of_free : all) += 2 * m.rows * m.columns;
+    }
+    TypeSolverOptions options;
+    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 1, 96};
+    options.bytes = all + of_free / 4;  // four bits each
+    const std::string work = testing::TempDir() + "types." + std::to_string(getpid());
+    const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
+    const SolvedTypes solved = solve_types(engine, request, free, options, work, nothing);
+    EXPECT_FALSE(std::filesystem::exists(work));
+    EXPECT_LE(solved.bytes, options.bytes);
+    EXPECT_GT(solved.bytes, all + of_free / 8);
+    for (size_t i = 0; i < free.size(); ++i) {
+        EXPECT_EQ(solved.sensitivity[i] > 0, free[i]);
+        EXPECT_EQ(solved.types[i] != request.types[i], free[i]) << request.matrices[i].name;
+    }
+    EXPECT_GT(solved.predicted_loss, 0);
+    options.bytes = all + 100;
+    EXPECT_THROW(solve_types(engine, request, free, options, work, nothing), ToolError);
+    options.bytes = 0;
+    options.loss = solved.predicted_loss;
+    EXPECT_LE(solve_types(engine, request, free, options, work, nothing).predicted_loss, options.loss);
+}
+
+}  // namespace
+}  // namespace keel::tools
+#endif
