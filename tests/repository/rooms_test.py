@@ -14,7 +14,7 @@ ROOMS = """
     platform platform/linux platform/windows platform/cuda
     kernels/formats kernels/cpu kernels/cuda
     sdk/core sdk/format sdk/text sdk/model sdk/kv sdk/draft sdk/backend sdk/plan sdk/backend/cpu sdk/backend/offload sdk/backend/cuda sdk/run sdk/pack
-    sdk/tools/common sdk/tools/files sdk/tools/lab/geodesic sdk/tools/lab/codecs sdk/tools/lab/kv sdk/tools/lab/quantize sdk/tools/lab/lowrank sdk/tools/cli
+    sdk/tools/common sdk/tools/files sdk/tools/lab/geodesic sdk/tools/lab/codecs sdk/tools/lab/kv sdk/tools/lab/learn sdk/tools/lab/quantize sdk/tools/lab/lowrank sdk/tools/cli
     samples perf tests
 """.split()
 NEVER = [

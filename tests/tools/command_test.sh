@@ -24,7 +24,7 @@ holds() { grep -q -e "$1" "$work/${2:-out}"; }
 # Help and usage.
 expect "help" exits 0 "$keel" --help
 expect "help lists exit codes" holds 'Exit codes'
-for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize quantize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
+for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv" "eval learn" "calibrate kv" "capture kv" "capture trace" "capture pool" "geometry protocol" "geometry build" "geometry measure" "geometry interpolate" "geometry ready" tokenize quantize synth "wproj build" "wproj compare" "wproj inspect" "wproj synth" "wproj verify" "wproj find" "wproj manifest check"; do
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'

@@ -507,6 +507,7 @@ void add_eval_verb(CLI::App& app, Console& console) {
     verb->callback([o, &console] { eval_ppl(*o, console); });
     add_eval_kv_verb(*eval, console);
     add_eval_draws_verb(*eval, console);
+    add_eval_learn_verb(*eval, console);
 }
 
 }  // namespace keel::tools

@@ -21,6 +21,9 @@ void add_missing_verb(CLI::App& app, const std::string& name) {
 void add_eval_kv_verb(CLI::App& eval, Console&) {
     add_missing_verb(eval, "kv");
 }
+void add_eval_learn_verb(CLI::App& eval, Console&) {
+    add_missing_verb(eval, "learn");
+}
 void add_calibrate_verb(CLI::App& app, Console&) {
     add_missing_verb(app, "calibrate");
 }

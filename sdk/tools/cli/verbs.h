@@ -18,6 +18,7 @@ void add_profile_verb(CLI::App& app, Console& console);
 void add_eval_verb(CLI::App& app, Console& console);
 void add_eval_kv_verb(CLI::App& eval, Console& console);  // below eval
 void add_eval_draws_verb(CLI::App& eval, Console& console);
+void add_eval_learn_verb(CLI::App& eval, Console& console);
 void add_calibrate_verb(CLI::App& app, Console& console);
 void add_capture_verb(CLI::App& app, Console& console);
 void add_capture_trace_verb(CLI::App& capture, Console& console);  // below capture

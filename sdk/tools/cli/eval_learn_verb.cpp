@@ -1,0 +1,109 @@
+// keel eval learn: what a model gains by learning from a text while it reads it, before the head (ReadingAdapter), with
+// the frozen model read beside it, token by token. A laboratory: engines do not learn.
+#include <stdio.h>
+
+#include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/statistics.h"
+#include "sdk/tools/common/text_documents.h"
+#include "sdk/tools/lab/learn/reading_measure.h"
+
+namespace keel::tools {
+namespace {
+
+struct Options {
+    EngineOptions engine;
+    std::vector<std::string> texts;
+    ReadingOptions reading;
+    uint32_t window = 0, documents = 0, tokens = 0;
+    bool shuffled = false;
+};
+
+// One way of reading, against the frozen model.
+struct Way {
+    const char* name;
+    double ReadingScore::*nll;
+};
+constexpr Way kWays[] = {{"cache", &ReadingScore::cached},
+                         {"matrix", &ReadingScore::mapped},
+                         {"both", &ReadingScore::adapted},
+                         {"mixture", &ReadingScore::mixture}};
+
+double percent(double nll, double frozen) {
+    return 100 * (nll / frozen - 1);
+}
+
+int eval_learn(const Options& o, const Console& console) {
+    EngineOptions engine = o.engine;
+    if (o.window) engine.context = o.window;
+    if (engine.chunk == 0) engine.chunk = 128;
+    LoadedModel m = load_model(engine, console, [](keel_config& config) { config.logits_rows = config.chunk_tokens; });
+    ReadingMeter meter(m, o.reading, o.window, o.tokens, o.shuffled);
+    Json out = {{"model", o.engine.model}, {"window", o.window}, {"shuffled", o.shuffled}, {"texts", Json::array()}};
+    ReadingScore total;
+    uint64_t tokens = 0;
+    double model_seconds = 0, learn_seconds = 0;
+    std::vector<ReadingDocument> read;
+    if (!console.json) puts("text  tokens  frozen NLL   cache  matrix    both  mixture  (change of NLL, %)");
+    for (const std::string& path : o.texts)
+        for (const std::string& text : read_documents(path, o.documents)) {
+            const ReadingDocument d = meter.read(text);
+            if (d.tokens == 0) continue;
+            read.push_back(d);
+            tokens += d.tokens;
+            model_seconds += d.model_seconds;
+            learn_seconds += d.learn_seconds;
+            total.frozen += d.nll.frozen;
+            for (const Way& way : kWays) total.*way.nll += d.nll.*way.nll;
+            Json entry = {{"text", path},     {"tokens", d.tokens},         {"frozen", d.nll.frozen},
+                          {"steps", d.steps}, {"skipped_steps", d.skipped}, {"state_norm", d.state_norm}};
+            for (const Way& way : kWays) entry[way.name] = d.nll.*way.nll;
+            out["texts"].push_back(entry);
+            if (console.json) continue;
+            printf("%-4zu %7llu %11.4f", read.size(), static_cast<unsigned long long>(d.tokens),
+                   d.nll.frozen / static_cast<double>(d.tokens));
+            for (const Way& way : kWays) printf(" %+7.3f", percent(d.nll.*way.nll, d.nll.frozen));
+            printf("   %s\n", path.c_str());
+            fflush(stdout);
+        }
+    if (tokens == 0) throw ToolError(kExitRuntime, "the texts have no token to score");
+    const double frozen = total.frozen / static_cast<double>(tokens);
+    for (const Way& way : kWays) {
+        std::vector<PairedUnit> units;
+        for (const ReadingDocument& d : read) units.push_back({d.nll.frozen, d.nll.*way.nll, d.tokens});
+        const PairedDelta delta = bootstrap_paired_delta(units);
+        out["change_percent"][way.name] = {100 * delta.mean / frozen, 100 * delta.interval.low / frozen,
+                                           100 * delta.interval.high / frozen};
+        if (!console.json)
+            printf("%-8s %+.3f %%   95 %% interval %+.3f .. %+.3f, paired, over %zu documents\n", way.name,
+                   100 * delta.mean / frozen, 100 * delta.interval.low / frozen, 100 * delta.interval.high / frozen,
+                   read.size());
+    }
+    out["times_prefill"] = (model_seconds + learn_seconds) / model_seconds;
+    if (console.json)
+        print_json(out);
+    else
+        printf("cost     %.2f times reading with all logits\n", (model_seconds + learn_seconds) / model_seconds);
+    return kExitOk;
+}
+
+}  // namespace
+
+void add_eval_learn_verb(CLI::App& eval, Console& console) {
+    auto o = std::make_shared<Options>();
+    o->reading.rate = kReadingRate;
+    o->reading.map.least_probability = 1e-6;
+    CLI::App* verb = add_verb(eval, console, "learn", "what learning while reading would gain",
+                              "  keel eval learn model.gguf book.txt notes.jsonl\n"
+                              "  keel eval learn model.gguf notes.jsonl --window 512 --max-tokens 2000 --json");
+    add_engine_options(*verb, o->engine);
+    verb->add_option("texts", o->texts, "text files, or .jsonl with a field \"text\" per line")->required();
+    verb->add_option("--window,-w", o->window, "positions that a token sees at most (default: --context)");
+    verb->add_option("--documents", o->documents, "only the first N documents of a file");
+    verb->add_option("--max-tokens", o->tokens, "only the first N tokens of a document");
+    verb->add_option("--rate", o->reading.rate, "of the matrix; 0: it stays zero")->capture_default_str();
+    verb->add_option("--sharpness", o->reading.sharpness, "of the cache")->capture_default_str();
+    verb->add_flag("--shuffled", o->shuffled, "tokens of a document in another order: nothing can be gained");
+    verb->callback([o, &console] { eval_learn(*o, console); });
+}
+
+}  // namespace keel::tools

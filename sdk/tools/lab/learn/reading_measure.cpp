@@ -1,0 +1,137 @@
+#include "sdk/tools/lab/learn/reading_measure.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <random>
+
+#include "kernels/cpu/kernel_set.h"
+#include "sdk/format/bytes.h"
+#include "sdk/model/model.h"
+#include "sdk/tools/common/interrupt.h"
+
+namespace keel::tools {
+namespace {
+
+constexpr uint32_t kTokensAtOnce = 4, kLanes = 16;
+
+// z[4] += w . h, lane by lane.
+void dot4(const float* w, const float* const* h, uint32_t d, float* const* z) {
+    float lane[kTokensAtOnce][kLanes] = {};
+    for (uint32_t i = 0; i < d; i += kLanes)
+        for (uint32_t t = 0; t < kTokensAtOnce; ++t)
+            for (uint32_t l = 0; l < kLanes; ++l) lane[t][l] += w[i + l] * h[t][i + l];
+    for (uint32_t t = 0; t < kTokensAtOnce; ++t) {
+        float sum = 0;
+        for (const float x : lane[t]) sum += x;
+        *z[t] = sum;
+    }
+}
+
+double processor_seconds() {
+    timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+}  // namespace
+
+ModelHead::ModelHead(const ModelFile& file) {
+    const keel_model& model = *file.model;
+    const GgufTensor* t = model.spec.tied ? model.tensor(kTokenEmbedding, 0) : model.tensor(kOutput, 0);
+    const uint32_t d = model.spec.embedding, vocabulary = model.spec.vocabulary;
+    if (model.spec.logit_softcap > 0) throw ToolError(kExitUsage, "models with a soft cap of their logits");
+    const uint64_t row_bytes = t->bytes / vocabulary;
+    rows_.resize(size_t{vocabulary} * d);
+    std::vector<uint8_t> row(row_bytes);
+    for (uint32_t v = 0; v < vocabulary; ++v) {
+        check(read_at(*file.reader.get(), t->offset + v * row_bytes, row.data(), row_bytes), "cannot read the head");
+        kernels::kScalarSet.dequantize_row[t->type](row.data(), &rows_[size_t{v} * d], d);
+    }
+    head_.vocabulary = vocabulary;
+    head_.hidden = d;
+    head_.row = [this, d](uint32_t v, float* to) { std::copy_n(&rows_[size_t{v} * d], d, to); };
+    head_.multiply = [this, d, vocabulary](const float* h, uint32_t n, float* z) {
+        for (uint32_t v = 0; v < vocabulary; ++v)
+            for (uint32_t first = 0; first < n; first += kTokensAtOnce) {
+                const float* from[kTokensAtOnce];
+                float* to[kTokensAtOnce];
+                for (uint32_t i = 0; i < kTokensAtOnce; ++i) {  // the last one again, where there are fewer
+                    const size_t t = std::min(first + i, n - 1);
+                    from[i] = h + t * d;
+                    to[i] = z + t * vocabulary + v;
+                }
+                dot4(&rows_[size_t{v} * d], from, d, to);
+            }
+    };
+}
+
+ReadingMeter::ReadingMeter(LoadedModel& model, const ReadingOptions& options, uint32_t window, uint32_t tokens,
+                           bool shuffled)
+    : model_(model),
+      session_(open_session(model)),
+      head_(model.file),
+      options_(options),
+      adapter_(head_.get(), options),
+      window_(window ? window : model.plan.context_tokens),
+      tokens_(tokens),
+      shuffled_(shuffled) {}
+
+ReadingDocument ReadingMeter::read(const std::string& text) {
+    std::vector<int32_t> ids = tokenize(model_.engine, text, KEEL_TOKENIZE_BOS);
+    if (shuffled_ && ids.size() > 2) std::shuffle(ids.begin() + 1, ids.end(), std::mt19937(1));
+    if (tokens_ && ids.size() > size_t{tokens_} + 1) ids.resize(size_t{tokens_} + 1);
+    const uint32_t d = head_.get().hidden, vocabulary = head_.get().vocabulary;
+    ReadingDocument document;
+    adapter_.reset();
+    const double learn_before = adapter_.seconds(), begin_seconds = processor_seconds();
+    std::vector<float> hidden, logits;
+    std::vector<int32_t> target;
+    const auto flush = [&](bool last) {
+        const uint32_t n = static_cast<uint32_t>(target.size());
+        if (n == 0) return;
+        std::vector<ReadingScore> scores(n);
+        adapter_.read(hidden.data(), logits.data(), target.data(), n, last, scores.data());
+        for (const ReadingScore& s : scores) {
+            document.nll.frozen += s.frozen;
+            document.nll.cached += s.cached;
+            document.nll.mapped += s.mapped;
+            document.nll.adapted += s.adapted;
+            document.nll.mixture += s.mixture;
+        }
+        document.tokens += n;
+        hidden.clear();
+        logits.clear();
+        target.clear();
+    };
+    for (size_t begin = 0, scored = 1; scored < ids.size(); begin += window_ / 2) {
+        const size_t end = std::min(ids.size() - 1, begin + window_);  // inputs [begin, end)
+        check(session_.truncate(0), "cannot empty the session");
+        check(session_.feed(std::span(ids).subspan(begin, end - begin), KEEL_FEED_ALL_LOGITS), "cannot feed the text");
+        for (size_t position = begin; position < end;) {
+            stop_if_interrupted();
+            const keel_advance_result step = model_.engine.advance(session_);
+            check(step.status, "cannot compute the text");
+            for (uint32_t row = 0; row < step.logits_rows; ++row, ++position) {
+                if (position + 1 < scored) continue;
+                const float *h, *z;
+                check(keel_session_hidden(session_.handle(), row, &h, nullptr), "cannot read a hidden state");
+                check(keel_session_logits(session_.handle(), row, &z, nullptr), "cannot read logits");
+                hidden.insert(hidden.end(), h, h + d);
+                logits.insert(logits.end(), z, z + vocabulary);
+                target.push_back(ids[position + 1]);
+                scored = position + 2;
+                if (target.size() == options_.chunk) flush(scored == ids.size());
+            }
+        }
+    }
+    flush(true);
+    document.steps = adapter_.steps();
+    document.skipped = adapter_.skipped();
+    document.state_norm = adapter_.state_norm();
+    document.learn_seconds = adapter_.seconds() - learn_before;
+    document.model_seconds = processor_seconds() - begin_seconds - document.learn_seconds;
+    return document;
+}
+
+}  // namespace keel::tools
