@@ -648,11 +648,11 @@ struct keel_config {
     /* Compute threads, the caller's included, at most 64; default: one per core in the caller's affinity mask, and no
      * more than the CPU quota of its control groups, rounded down. */
     uint32_t threads;
-    /* Nonzero: worker threads are bound to cores of the caller's affinity mask, one each; the calling thread is left as
-     * it is. */
+#define KEEL_KV_NO_SINKS UINT32_MAX /* as kv_sink_tokens, whose 0 is the default */
+    /* Nonzero: worker threads are bound to cores of the caller's mask, one each; the calling thread stays as it is. */
     uint32_t pin_threads;
     uint32_t tile_us;            /* predicted time between two looks at the clock, default 250 */
-    uint32_t kv_sink_tokens;     /* the first so many positions are also kept and read in f16; default 0, at most 64 */
+    uint32_t kv_sink_tokens;     /* first positions also read in f16, at most 64; default 1, of f16 and f32 rows none */
     uint32_t kv_recent_tokens;   /* so are the last so many before each query; default 0, at most 65,536 */
     uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 64 */
     uint32_t part_count;

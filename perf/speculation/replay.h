@@ -23,7 +23,7 @@ struct ReplayOptions {
     uint32_t fold = 0, folds = 1;    // only answers fold, fold + folds, ... count
 };
 // A line for each file and cost table: speed over plain decoding by the costs, of all answers and of the least one of
-// 128 tokens or more.
+// at least 128 tokens.
 void replay(const ReplayOptions& options);
 
 }  // namespace keel_speculation

@@ -16,6 +16,9 @@
 namespace keel {
 
 constexpr uint32_t kMaxSinks = kPageTokens;
+// Many models send a third of their attention to the first position, whose rows are unlike all others: less a mean they
+// grow, and coded so they are more than half of what a profile's formats lose (perf/RESULTS.md). It costs a row of f16.
+constexpr uint32_t kDefaultSinks = 1;
 
 struct KvF16WindowShape {
     uint32_t first_layer, sink_tokens, recent_tokens, recent_pages;

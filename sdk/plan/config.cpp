@@ -58,6 +58,14 @@ keel_status choose_kv_formats(const keel_config& c, const Part& profile, const k
     return KEEL_OK;
 }
 
+bool rows_are_coded(const KvChoice& kv, uint32_t layers) {
+    bool coded = false;
+    for (uint32_t layer = 0; layer < layers; ++layer)
+        for (const kernels::KvFormat format : {kv.formats(layer).k, kv.formats(layer).v})
+            coded |= format != kernels::kKvF16 && format != kernels::kKvF32;
+    return coded;
+}
+
 // A cache that is damaged or another model's is not used; what the caller asks wrongly is an error.
 keel_status choose_low_rank(const keel_config& c, const Part& cache, const keel_model& model,
                             const keel_reader& weights, LowRankChoice* out, keel_error* error) {
@@ -234,7 +242,8 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
         out->pre_tokenizer = pretokenizer_find(c.pre_tokenizer, strlen(c.pre_tokenizer), &reason);
         if (!out->pre_tokenizer) return fail(error, KEEL_E_UNSUPPORTED, 0, "config.pre_tokenizer", reason);
     }
-    out->kv_sink_tokens = c.kv_sink_tokens;
+    out->kv_sink_tokens = or_default(c.kv_sink_tokens, rows_are_coded(out->kv, model.spec.layers) ? kDefaultSinks : 0);
+    if (c.kv_sink_tokens == KEEL_KV_NO_SINKS) out->kv_sink_tokens = 0;
     out->kv_recent_tokens = c.kv_recent_tokens;
     out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);
     KEEL_TRY(check_range("config.kv_sink_tokens", out->kv_sink_tokens, 0, kMaxSinks, error));

@@ -70,6 +70,7 @@ struct Case {
     keel_weights weights = KEEL_WEIGHTS_DEFAULT;
     keel_kv_format k = KEEL_KV_DEFAULT, v = KEEL_KV_DEFAULT;
     uint32_t sink_tokens = 0, recent_tokens = 0;
+    bool default_sinks = false;
     std::string profile_file;            // below the source tree
     MakeBytes make_profile, make_wproj;  // or made for the model
 };
@@ -95,7 +96,7 @@ class Recording {
         config.weights = c.weights;
         config.k_format = c.k;
         config.v_format = c.v;
-        config.kv_sink_tokens = c.sink_tokens;
+        config.kv_sink_tokens = c.default_sinks ? 0 : c.sink_tokens ? c.sink_tokens : KEEL_KV_NO_SINKS;
         config.kv_recent_tokens = c.recent_tokens;
         const InspectedFile file(model_path);
         if (!c.profile_file.empty()) {
@@ -513,6 +514,7 @@ std::vector<Case> all_cases() {
     tcq_e8(add("kv/sliding-window", gemma3));
     tcq_e8(add("kv/long", smollm2)).prompt_tokens = 600;
     precise(add("kv/sinks", smollm2), 4, 0);
+    tcq_e8(add("kv/sinks-by-default", smollm2)).default_sinks = true;
     precise(add("kv/recent", smollm2), 0, 40);
     precise(add("kv/sinks-recent-long", smollm2), 4, 40).prompt_tokens = 600;
     precise(add("kv/sinks-recent-sliding-window", gemma3), 64, 1);

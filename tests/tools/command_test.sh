@@ -173,12 +173,12 @@ expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" -
 fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
 expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
 
-# What lies beside the pages: 4 sinks and the ring of 64 recent positions, 64 that may be taken back, a step of 64 and two pages of slack,
-# in f16 of 8 layers, 2 KV heads of 64, K and V.
+# What lies beside the pages in f16: 4 sinks, and the pages that 64 recent positions, 64 that may be taken back and a step of 64 can lie in,
+# of 8 layers, 2 KV heads of 64, K and V.
 expect "plan without profile" exits 0 "$keel" plan "$model" --json
 expect "nothing lies beside the pages" bash -c "grep -q '\"kv_session_bytes\": 0,' '$work/out' && grep -q '\"kv_side_bytes\": 0,' '$work/out'"
 expect "plan with precise rows" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --kv-recent 64 --chunk 64 --json
-expect "the rows are those" holds "\"kv_session_bytes\": $(((4 + ((64 + 64 + 64) / 64 + 2) * 64) * 8 * 2 * 64 * 2 * 2)),"
+expect "the rows are those" holds "\"kv_session_bytes\": $((4 * 8 * 2 * 2 * 64 * 2 + ((64 + 64 + 64 - 2) / 64 + 2) * 64 * 8 * 2 * 2 * 64 * 2)),"
 expect "in words" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --no-ops --no-map
 expect "the rows of sinks" holds '^rows of sinks and recent positions in f16: 16.0 KiB a session'
 
@@ -325,6 +325,12 @@ against=($(grep -A 1 '"against": {' "$work/out" | sed -n 's/.*"delta_ppl_percent
 differences=($(sed -n 's/^      "delta_nll": \([-0-9.e]*\),/\1/p' "$work/out"))
 expect "a format is no other than itself" [ "${against[0]:-1}" = 0.0 ]
 expect "differences from the reference subtract" awk "BEGIN { d = ${against[1]:-9} - 100 * (exp(${differences[1]:-0} - ${differences[0]:-0}) - 1); exit !(d < 1e-9 && d > -1e-9) }"
+expect "eval kv hears of sinks" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2,f16 --kv-sinks 3 --json
+expect "which coded rows get" bash -c "grep -A 4 '\"name\": \"tcq-2\"' '$work/out' | grep -q '\"sinks\": 3'"
+expect "formats are not named by other options" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --kv-k tcq-3
+expect "what lies below the floor is said" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats kivi:2
+expect "the floor itself" holds '^floor .* KL 0.0000'
+expect "and few sources, short documents, rows in f16" bash -c "grep -q 'fewer than 12 sources' '$work/out' && grep -q 'are shorter than' '$work/out' && grep -q 'were read in f16' '$work/out'"
 expect "against a format that is not there" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --against tcq-3
 expect "an unknown format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-9
 expect "no format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl"
@@ -332,6 +338,12 @@ expect "a probe beyond the context is a usage error" exits 2 "$keel" eval kv "$m
 expect "beyond the training context" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 2112
 expect "and that is said" holds 'extrapolation'
 expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 48 --formats tcq-2,tcq-4 --bits 3.3 --k-scale ls --gains off --output "$work/p.kvp"
+small=(--documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-2,tcq-4 --k-scale ls --gains off --measurements 8 --kv-sinks 1 --costs "$work/costs.json" --json)
+expect "calibrate kv as README has it" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 4.8x --output "$work/q.kvp" "${small[@]}"
+expect "everything is measured" holds '"measurements": 9,'
+expect "another budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}"
+expect "costs nothing but its own measurement" holds '"measurements": 1,'
+expect "costs of another window are refused" exits 2 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}" --slice-tokens 17
 expect "calibrate kv shows it" exits 0 "$keel" calibrate kv --show "$work/p.kvp" --json
 expect "both formats are used" bash -c "grep -q tcq-2 '$work/out' && grep -q tcq-4 '$work/out'"
 bits=$(sed -n 's/.*"bits_per_element": \([0-9.]*\).*/\1/p' "$work/out")
@@ -339,7 +351,7 @@ expect "the budget is kept" awk "BEGIN { exit !(${bits:-9} <= 3.3 && ${bits:-9} 
 expect "reports say who chose the formats" exits 0 "$keel" plan "$model" --no-ops --no-map --kv-profile "$work/p.kvp"
 expect "the profile did" holds '(K profile, V profile)'
 expect "and its means are counted" holds 'means, gains and tables of the KV formats: [1-9]'
-expect "no row is kept in f16" bash -c "! grep -q 'recent positions' '$work/out'"
+expect "and the first position's row" holds '^rows of sinks and recent positions in f16: 4.0 KiB a session'
 expect "a named format goes before the profile's" exits 0 "$keel" plan "$model" --no-ops --no-map --kv-profile "$work/p.kvp" --kv-k e8-4 --json
 expect "K is the named one" holds '"k_format": "e8-4"'
 expect "V the profile's" holds '"v_format": "profile"'

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
+#include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/files/safetensors_writer.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
 #include "sdk/tools/lab/kv/kv_codec_tap.h"
@@ -46,17 +48,48 @@ TEST(KvStatistics, PairedIntervalsSeeTheDifferenceAlone) {
         const double base = 100.0 * (1 + i % 7);
         units.push_back({base, base + 10 * (i % 2 ? 0.01 : 0.03), 10});
     }
-    const PairedDelta delta = bootstrap_paired_delta(units);
+    const PairedDelta delta = paired_delta(units);
     EXPECT_NEAR(delta.mean, 0.02, 1e-12);
     EXPECT_NEAR(delta.interval.low, 0.02 - 1.96 * 0.01 / 20, 1.2e-4);  // standard error: deviation 0.01 over sqrt(400)
     EXPECT_NEAR(delta.interval.high, 0.02 + 1.96 * 0.01 / 20, 1.2e-4);
     // Unequal units: the mean is pooled over tokens, (3 + 0) / (1 + 2).
-    const PairedDelta pooled = bootstrap_paired_delta(std::vector<PairedUnit>{{1, 4, 1}, {7, 7, 2}});
+    const PairedDelta pooled = paired_delta(std::vector<PairedUnit>{{1, 4, 1}, {7, 7, 2}});
     EXPECT_DOUBLE_EQ(pooled.mean, 1);
-    EXPECT_DOUBLE_EQ(pooled.interval.low, 0);
-    EXPECT_DOUBLE_EQ(pooled.interval.high, 3);
     EXPECT_NEAR(ppl_percent(log(1.5)), 50, 1e-12);
     EXPECT_NEAR(ppl_percent(-log(2.0)), -50, 1e-12);
+}
+
+// A text that a worse model predicts better, such as shuffled words, does not make its format a good one.
+TEST(KvStatistics, TheLargestRatioAsksForSmallDivergenceToo) {
+    const auto quality = [](const char* name, double ratio, double delta, double kl) {
+        KvQuality q;
+        q.spec.name = name;
+        q.bytes.ratio = ratio;
+        for (int document = 0; document < 20; ++document) {
+            for (int token = 0; token < 10; ++token) q.score.add({3, 3 + delta, kl, true});
+            q.score.end_document();
+        }
+        return q;
+    };
+    const std::vector<KvQuality> qualities = {quality("better by luck", 9, -0.1, 0.2), quality("good", 4, 0.004, 0.005),
+                                              quality("diverges", 6, 0.004, 0.03)};
+    ASSERT_TRUE(largest_ratio(qualities, 1, 2));
+    EXPECT_EQ(largest_ratio(qualities, 1, 2)->spec.name, "good");
+    EXPECT_EQ(largest_ratio(qualities, 1, 4)->spec.name, "diverges");  // 4 ln 1.01 = 0.0398
+    EXPECT_FALSE(largest_ratio(qualities, 0.1, 2));
+}
+
+TEST(KvStatistics, DocumentsOfOneSourceCountTogether) {
+    KvScore one, other;
+    for (uint32_t document = 0; document < 8; ++document)
+        for (KvScore* score : {&one, &other}) {
+            score->add({3, 3 + 0.01 * (document / 2), 0.01, true});
+            score->end_document(score == &one ? kOwnSource : document / 2);
+        }
+    EXPECT_EQ(one.sources(), 8u);
+    EXPECT_EQ(other.sources(), 4u);
+    EXPECT_DOUBLE_EQ(one.delta().mean, other.delta().mean);
+    EXPECT_GT(other.delta().interval.high, one.delta().interval.high * 1.2);
 }
 
 TEST(KvStatistics, DivergenceOfKnownDistributions) {
@@ -76,31 +109,48 @@ TEST(KvStatistics, DivergenceOfKnownDistributions) {
 // ---- names ----
 
 TEST(KvSpec, NamesOfSides) {
-    const KvSpec both = parse_kv_spec("tcq-3", "p.kvp");
+    const KvSpec both = parse_kv_spec("tcq-3", {"p.kvp"});
     EXPECT_TRUE(both.native);
     EXPECT_EQ(both.k_format, KEEL_KV_TCQ_3);
     EXPECT_EQ(both.v_format, KEEL_KV_TCQ_3);
     EXPECT_EQ(both.profile, "p.kvp");
     EXPECT_EQ(both.family, "tcq");
-    const KvSpec mixed = parse_kv_spec("k=tcq-4:v=e8-3+s4+r64@none", "p.kvp");
+    const KvSpec mixed = parse_kv_spec("k=tcq-4:v=e8-3+s4+r64@none", {"p.kvp"});
     EXPECT_EQ(mixed.k_format, KEEL_KV_TCQ_4);
     EXPECT_EQ(mixed.v_format, KEEL_KV_E8_3);
     EXPECT_EQ(mixed.sinks, 4u);
     EXPECT_EQ(mixed.recent, 64u);
     EXPECT_EQ(mixed.profile, "");
     EXPECT_EQ(mixed.family, "tcq+e8");
-    EXPECT_EQ(parse_kv_spec("f16", "p.kvp").profile, "");  // the reference has no means to remove
-    EXPECT_EQ(parse_kv_spec("f16@q.kvp", "p.kvp").profile, "q.kvp");
-    EXPECT_EQ(parse_kv_spec("q4_0-rot", "").family, "q4_0-rot");
-    const KvSpec codec = parse_kv_spec("k=kakeya-d4:10:v=f16", "p.kvp");
+    EXPECT_EQ(parse_kv_spec("f16", {"p.kvp"}).profile, "");  // the reference has no means to remove
+    EXPECT_EQ(parse_kv_spec("f16@q.kvp", {"p.kvp"}).profile, "q.kvp");
+    EXPECT_EQ(parse_kv_spec("q4_0-rot").family, "q4_0-rot");
+    const KvSpec codec = parse_kv_spec("k=kakeya-d4:10:v=f16", {"p.kvp"});
     EXPECT_FALSE(codec.native);
     ASSERT_TRUE(codec.k_codec);
     EXPECT_EQ(codec.k_codec->name(), "kakeya-d4:10");
     EXPECT_FALSE(codec.v_codec);
-    EXPECT_EQ(parse_kv_spec("kakeya-d4:10", "").family, "kakeya-d4");
+    EXPECT_EQ(parse_kv_spec("kakeya-d4:10").family, "kakeya-d4");
     for (const char* bad : {"", "tcq-9", "k=tcq-3", "k=tcq-3:v=", "profile", "k=kakeya-d4:10:v=tcq-3",
                             "kakeya-d4:10@p.kvp", "tcq-3+x4", "kakeya-d4:10+s4"})
-        EXPECT_THROW(parse_kv_spec(bad, ""), ToolError) << bad;
+        EXPECT_THROW(parse_kv_spec(bad), ToolError) << bad;
+}
+
+TEST(KvSpec, SinksAndRecentPositionsOfTheOptionsAreHeard) {
+    const KvSpecDefaults defaults = {{}, 2, 64};
+    for (const char* name : {"tcq-3", "k=tcq-4:v=f16"}) {
+        EXPECT_EQ(parse_kv_spec(name, defaults).sinks, 2u) << name;
+        EXPECT_EQ(parse_kv_spec(name, defaults).recent, 64u) << name;
+    }
+    EXPECT_EQ(parse_kv_spec("tcq-3+s0", defaults).sinks, KEEL_KV_NO_SINKS);
+    EXPECT_EQ(sinks_of_coded_rows(parse_kv_spec("tcq-3+s0", defaults).sinks), 0u);
+    EXPECT_EQ(sinks_of_coded_rows(parse_kv_spec("tcq-3").sinks), 1u);
+    EXPECT_EQ(parse_kv_spec("tcq-3+s0", defaults).recent, 64u);
+    EXPECT_EQ(parse_kv_spec("tcq-3+r1", defaults).recent, 1u);
+    for (const char* exact : {"f16", "f32", "k=f16:v=f32", "kakeya-d4:10"}) {  // nothing to keep beside it
+        EXPECT_EQ(parse_kv_spec(exact, defaults).sinks, 0u) << exact;
+        EXPECT_EQ(parse_kv_spec(exact, defaults).recent, 0u) << exact;
+    }
 }
 
 TEST(KvSpec, ListsKeepTheOptionsOfOneName) {
@@ -575,6 +625,72 @@ TEST(KvMeter, RicherFormatsDivergeLess) {
     EXPECT_GT(two, 4 * four);
     EXPECT_GT(four, 0);
     EXPECT_EQ(meter.measurements(), 3u);
+}
+
+// Read from the window all of them, rows lose nothing that is seen, whatever they are coded in.
+TEST(KvMeter, RecentPositionsOfTheOptionsAreHeard) {
+    EngineOptions recent = books();
+    recent.recent = 64;
+    KvMeter meter(books(), kText, 1, 64), keeps(recent, kText, 1, 64);
+    KvProfile profile;
+    profile.shape = {open_model(kBooks).info.fingerprint, 8, 2, 64, 32};
+    profile.formats.assign(8, {kernels::kKvTcq2, kernels::kKvTcq2, kernels::KvScaleMode::kLeastSquares,
+                               kernels::KvScaleMode::kLeastSquares});
+    EXPECT_LT(keeps.measure(profile).kl * 100, meter.measure(profile).kl);
+}
+
+TEST(KvMeter, KeptCostsAreNotMeasuredAgain) {
+    const std::string path = scratch("costs_" + std::to_string(getpid()));
+    std::filesystem::remove(path);
+    KvMeter meter(books(), kText, 1, 64);
+    KvProfile profile;
+    profile.shape = {open_model(kBooks).info.fingerprint, 8, 2, 64, 32};
+    profile.formats.assign(8, {kernels::kKvTcq3, kernels::kKvTcq3, kernels::KvScaleMode::kLeastSquares,
+                               kernels::KvScaleMode::kLeastSquares});
+    double kl;
+    {
+        KvCostTable table(path, {{"slice", 1}});
+        kl = meter.kl(profile, &table);
+    }
+    EXPECT_EQ(meter.measurements(), 1u);
+    KvCostTable again(path, {{"slice", 1}});  // another run
+    EXPECT_EQ(again.size(), 1u);
+    EXPECT_EQ(meter.kl(profile, &again), kl);
+    EXPECT_EQ(meter.measurements(), 1u);
+    profile.formats[7].v = kernels::kKvTcq4;
+    EXPECT_NE(meter.kl(profile, &again), kl);
+    EXPECT_EQ(meter.measurements(), 2u);
+    EXPECT_THROW(KvCostTable(path, {{"slice", 2}}), ToolError);
+    write_file(path, std::string("{}"));
+    EXPECT_THROW(KvCostTable(path, {{"slice", 1}}), ToolError);
+    std::filesystem::remove(path);
+}
+
+// What is kept in f16 takes no part in the means of what is coded.
+TEST(KvStatistics, SinksAreLeftOut) {
+    KvDocumentRows rows;
+    rows.shape = {1, 1, 1, 2, 8};
+    rows.tokens = 3;
+    rows.rope_dims = 2;
+    rows.k_before = rows.k_after = rows.v = rows.q_before = rows.q_after = {100, 100, 1, 2, 3, 4};
+    KvStatistics all, coded;
+    all.add(rows);
+    coded.add(rows, 1);
+    EXPECT_EQ(coded.positions(), 2u);
+    EXPECT_EQ(coded.value_mean(0), 2);
+    EXPECT_EQ(coded.key_mean_before(1), 3);
+    EXPECT_EQ(coded.query_energy(0), 5);
+    EXPECT_GT(all.value_mean(0), 30);
+}
+
+TEST(KvText, DocumentsOfOneTitleAreOneSource) {
+    const std::string path = scratch("sources_" + std::to_string(getpid()) + ".jsonl");
+    write_file(path, std::string("{\"text\": \"a b\", \"title\": \"T\"}\n{\"text\": \"c d\"}\n"
+                                 "{\"text\": \"e f\", \"title\": \"T\"}\n"
+                                 "{\"text\": \"g h\", \"title\": \"T\", \"source\": \"S\"}\n"));
+    const std::vector<uint32_t> numbers = source_numbers(read_documents(path, 0));
+    EXPECT_EQ(numbers, (std::vector<uint32_t>{0, kOwnSource, 0, 1}));
+    std::filesystem::remove(path);
 }
 
 }  // namespace

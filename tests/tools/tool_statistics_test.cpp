@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <math.h>
 
+#include <random>
+
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/stream_bandwidth.h"
 
@@ -53,28 +55,62 @@ TEST(ToolStatistics, LogSumExpNeitherOverflowsNorLosesSmallTerms) {
     EXPECT_EQ(log_sum_exp(forbidden), 0);
 }
 
-TEST(ToolStatistics, BootstrapMatchesTheNormalApproximation) {
+TEST(ToolStatistics, StudentsPointsAreThoseOfTheTables) {
+    const std::pair<size_t, double> points[] = {{1, 12.706}, {2, 4.303}, {3, 3.182},  {4, 2.776},
+                                                {5, 2.571},  {9, 2.262}, {30, 2.042}, {1000, 1.962}};
+    for (const auto& [degrees, t] : points) EXPECT_NEAR(student_t_975(degrees), t, 0.002 * t) << degrees;
+}
+
+TEST(ToolStatistics, IntervalOfManyUnitsIsTheNormalOne) {
     // 400 units of 10 tokens whose means alternate between 2 and 4: mean 3, standard error 1 / sqrt(400).
     std::vector<ScoredUnit> units;
     for (int i = 0; i < 400; ++i) units.push_back({i % 2 ? 20.0 : 40.0, 10});
-    const Interval interval = bootstrap_mean_nll(units);
-    EXPECT_NEAR(interval.low, 3 - 1.96 / 20, 0.012);
-    EXPECT_NEAR(interval.high, 3 + 1.96 / 20, 0.012);
-    const Interval again = bootstrap_mean_nll(units);
-    EXPECT_EQ(interval.low, again.low);
-    EXPECT_EQ(interval.high, again.high);
+    const Interval interval = mean_nll_interval(units);
+    EXPECT_NEAR(interval.low, 3 - 1.96 / 20, 0.001);
+    EXPECT_NEAR(interval.high, 3 + 1.96 / 20, 0.001);
 }
 
-TEST(ToolStatistics, BootstrapWeighsUnitsByTheirTokens) {
+TEST(ToolStatistics, IntervalWeighsUnitsByTheirTokens) {
     // A short unit with a bad mean hardly moves the interval; counted like the others it would move it by 8 / 21.
     std::vector<ScoredUnit> units(20, {1000, 1000});
     units.push_back({9, 1});
-    const Interval interval = bootstrap_mean_nll(units);
-    EXPECT_GE(interval.low, 1);
+    const Interval interval = mean_nll_interval(units);
+    EXPECT_NEAR(interval.low, 1, 0.001);
     EXPECT_LT(interval.high, 1.01);
-    const Interval single = bootstrap_mean_nll(std::vector<ScoredUnit>{{6, 3}});
+    const Interval single = mean_nll_interval(std::vector<ScoredUnit>{{6, 3}});
     EXPECT_EQ(single.low, 2);
     EXPECT_EQ(single.high, 2);
+}
+
+// How often an interval holds the mean that units were drawn around: skewed losses of sources of unequal length, each
+// in two documents that share most of their deviation.
+TEST(ToolStatistics, IntervalsCoverWhatTheySay) {
+    std::mt19937_64 random(1);
+    std::normal_distribution<double> normal;
+    std::uniform_int_distribution<uint64_t> length(200, 400);
+    for (const uint32_t sources : {2u, 4u, 8u, 24u}) {
+        int held = 0, held_apart = 0;
+        constexpr int kTrials = 2000;
+        for (int trial = 0; trial < kTrials; ++trial) {
+            std::vector<ScoredUnit> units;
+            for (uint32_t s = 0; s < sources; ++s) {
+                const double shared = exp(0.5 * normal(random));  // mean exp(1/8)
+                for (int document = 0; document < 2; ++document) {
+                    const uint64_t tokens = length(random);
+                    units.push_back({(shared + 0.1 * normal(random)) * static_cast<double>(tokens), tokens, s});
+                }
+            }
+            const double mean = exp(0.125);
+            const Interval interval = mean_nll_interval(units);
+            held += interval.low <= mean && mean <= interval.high;
+            for (ScoredUnit& unit : units) unit.source = kOwnSource;
+            const Interval apart = mean_nll_interval(units);
+            held_apart += apart.low <= mean && mean <= apart.high;
+        }
+        EXPECT_GT(held, 0.90 * kTrials) << sources;  // the skew costs some of the 95 %
+        EXPECT_LT(held, 0.98 * kTrials) << sources;
+        EXPECT_LT(held_apart, 0.88 * kTrials) << sources;  // documents of one source are not independent
+    }
 }
 
 TEST(ToolStatistics, StreamReadsTheWorkingSetItReports) {

@@ -80,7 +80,10 @@ TEST(KvFormats, PlanCountsEveryByte) {
         EXPECT_EQ(p.kv_bytes_per_token, rows * row) << keel::kernels::kKvFormats[k].name;
         EXPECT_EQ(p.kv_page_bytes, rows * row * p.kv_page_tokens);
         const keel_region_plan& region = p.regions[KEEL_REGION_KV];
-        EXPECT_EQ(region.bytes - region.padding_bytes, p.kv_page_bytes * 32);  // padding: red zones, if there are any
+        const bool exact = format == KEEL_KV_F16 || format == KEEL_KV_F32;
+        EXPECT_EQ(p.kv_session_bytes, exact ? 0 : rows * 64 * 2);  // the first position in f16, by default
+        // padding: red zones, if there are any
+        EXPECT_EQ(region.bytes - region.padding_bytes, p.kv_page_bytes * 32 + p.kv_session_bytes);
         EXPECT_EQ(p.kv_side_bytes, 0u);
     }
     EXPECT_EQ(keel_test::Engine(kBooks, config(KEEL_KV_TCQ_3, KEEL_KV_TCQ_3)).plan().kv_bytes_per_token,
@@ -387,7 +390,7 @@ TEST(KvProfile, BundledOnesAreWhatTheirNamesSay) {
         c.part_count = 1;
         keel_test::Engine engine(kBooks, c);
         const keel_memory_plan& p = engine.plan();
-        const double bytes = static_cast<double>(p.kv_page_bytes * p.kv_pages + p.kv_side_bytes),
+        const double bytes = static_cast<double>(p.kv_page_bytes * p.kv_pages + p.kv_session_bytes + p.kv_side_bytes),
                      f16 = static_cast<double>(reference.plan().regions[KEEL_REGION_KV].bytes);
         EXPECT_NEAR(f16 / bytes, std::stod(ratio), 0.05);
         const double kl = mean_kl(want, engine.logits_for(ids));
@@ -400,7 +403,7 @@ TEST(KvProfile, BundledOnesAreWhatTheirNamesSay) {
 // ---- sinks and recent rows ----
 keel_config precise_config(uint32_t sinks, uint32_t recent, uint32_t rollback = 0) {
     keel_config c = config(KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 512);
-    c.kv_sink_tokens = sinks;
+    c.kv_sink_tokens = sinks ? sinks : KEEL_KV_NO_SINKS;
     c.kv_recent_tokens = recent;
     c.kv_rollback_tokens = rollback;
     c.chunk_tokens = 64;
@@ -415,7 +418,7 @@ TEST(KvF16Window, PlanCountsItsRows) {
     const uint64_t row = 8 * 2 * 2 * 64 * 2;
     EXPECT_EQ(none.plan().kv_session_bytes, 0u);
     EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
-    EXPECT_EQ(both.plan().kv_session_bytes, (4 + ((100 + 28 + 64) / 64 + 2) * 64) * row);
+    EXPECT_EQ(both.plan().kv_session_bytes, (4 + ((100 + 28 + 64 - 2) / 64 + 2) * 64) * row);
     const keel_region_plan &with = both.plan().regions[KEEL_REGION_KV], &without = none.plan().regions[KEEL_REGION_KV];
     EXPECT_EQ(with.bytes - with.padding_bytes,
               without.bytes - without.padding_bytes + 2 * both.plan().kv_session_bytes);
@@ -442,6 +445,37 @@ TEST(KvF16Window, RowsInF16AreReadAsSuch) {
     const std::vector<int32_t> few(ids.begin(), ids.begin() + 100);
     EXPECT_LT(mean_kl(exact.logits_for(few), recent.logits_for(few)), 10 * f16 + 1e-9);
     EXPECT_GT(mean_kl(want, recent.logits_for(ids)), 10 * f16);
+}
+
+// What a configuration that says nothing has: one sink where rows are coded, of one side or by a profile.
+TEST(KvF16Window, TheFirstPositionIsKeptUnlessToldOtherwise) {
+    const auto session_bytes = [](keel_config c) { return keel_test::Engine(kTiny, c).plan().kv_session_bytes; };
+    const auto bits = [](keel_config c) {
+        keel_test::Engine engine(kTiny, c);
+        return engine.logits_for(some_ids(90, engine.info().vocabulary)).values;
+    };
+    keel_config one = config(KEEL_KV_F16, KEEL_KV_TCQ_3), none = one;
+    one.kv_sink_tokens = 1;
+    none.kv_sink_tokens = KEEL_KV_NO_SINKS;
+    EXPECT_EQ(session_bytes(config(KEEL_KV_F16, KEEL_KV_TCQ_3)), session_bytes(one));
+    EXPECT_EQ(session_bytes(none), 0u);
+    EXPECT_EQ(bits(config(KEEL_KV_F16, KEEL_KV_TCQ_3)), bits(one));
+    EXPECT_NE(bits(none), bits(one));
+    EXPECT_EQ(session_bytes(config(KEEL_KV_F32, KEEL_KV_F16)), 0u);
+    EXPECT_EQ(session_bytes(config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT)), 0u);
+    KvProfileBuilder builder(keel_test::Engine(kTiny, one).info(), KEEL_KV_F16, KEEL_KV_F16);
+    Profile exact(builder.bytes());
+    builder.formats[builder.formats.size() - 3] = KEEL_KV_TCQ_3;  // V of the last layer
+    Profile coded(builder.bytes());
+    for (const Profile* profile : {&exact, &coded}) {
+        keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+        const keel_part part = keel_test::part(KEEL_PART_KV_PROFILE, &profile->reader);
+        c.parts = &part;
+        c.part_count = 1;
+        EXPECT_EQ(session_bytes(c), profile == &coded ? session_bytes(one) : 0u);
+    }
+    one.kv_sink_tokens = 65;
+    EXPECT_THROW(session_bytes(one), keel_test::Error);
 }
 
 TEST(KvF16Window, TruncatingBeyondTheRollbackIsRefused) {

@@ -51,7 +51,8 @@ constexpr int kScoreSums = V::kRegisters >= 32 ? 16 : 8;
 // Dot products of C queries with the keys of positions [lo, hi), in steps of kScoreSums / C positions; hi is rounded
 // up.
 template <class V, class Load, int C>
-void score_queries(const TileRows& k, uint32_t n, const float* const* q, uint32_t lo, uint32_t hi, float* const* s) {
+KEEL_ONE_COPY void score_queries(const TileRows k, uint32_t n, const float* const* q, uint32_t lo, uint32_t hi,
+                                 float* const* s) {
     constexpr int kSums = kScoreSums<V>, kPositions = kSums / C;
     for (uint32_t j = lo / kPositions * kPositions; j < hi; j += kPositions) {
         typename V::F lanes[kSums][kParts<V>];
@@ -194,7 +195,8 @@ constexpr int value_registers() {
     return most >= 8 ? 8 : most >= 4 ? 4 : 2;
 }
 template <class V, class Load, int R>
-void add_values(const TileRows& v, uint32_t n, const float* const* p, uint32_t lo, uint32_t hi, float* const* o) {
+KEEL_ONE_COPY void add_values(const TileRows v, uint32_t n, const float* const* p, uint32_t lo, uint32_t hi,
+                              float* const* o) {
     constexpr int kWide = value_registers<V, R>();
     if (lo < hi) add_values_from<V, Load, R, (kWide > kParts<V> ? kWide : kParts<V>)>(v, n, p, lo, hi, o, 0);
 }
@@ -305,9 +307,9 @@ template <class K>
 KEEL_INLINE void score_integers(const K& integers, const AttentionArgs& a, const AttentionTile& t,
                                 const AttentionScratch& x) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.k.format, n);
-    uint8_t* tile = reinterpret_cast<uint8_t*>(x.k_tile);
     float* scales = x.tile_scales(x.k_tile);
-    integers.unpack_keys(source_of(a, a.k, t), t.any, tile, scales);
+    const uint8_t* tile =
+        integers.unpack_keys(source_of(a, a.k, t), t.any, reinterpret_cast<uint8_t*>(x.k_tile), scales);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         IntQuery q[kQueryBlock];
@@ -365,8 +367,11 @@ KEEL_INLINE void softmax_tile(const AttentionArgs& a, const AttentionTile& t, co
             state[i] = x.state(at) + x.wide;
         }
         if (a.mean.pairs) add_mean_scores_lanes<V>(a, rows, in_block, t.first, s);
-        if (in_block == kQueryBlock && all_visible(visible, kQueryBlock))
+        const bool all = all_visible(visible, in_block);
+        if (in_block == kQueryBlock && all)
             online_softmax<V, kQueryBlock, true>(a, visible, s, state, rescale + b);
+        else if (in_block == 3 && all)
+            online_softmax<V, 3, true>(a, visible, s, state, rescale + b);
         else if (in_block == kQueryBlock)
             online_softmax<V, kQueryBlock, false>(a, visible, s, state, rescale + b);
         else
@@ -394,8 +399,11 @@ KEEL_INLINE void value_integers(const K& integers, const AttentionArgs& a, const
             visible[i] = t.active[b + i].visible;
             o[i] = x.state(t.active[b + i]);
         }
-        if (in_block == kQueryBlock && all_visible(visible, kQueryBlock))
+        const bool all = all_visible(visible, in_block);
+        if (in_block == kQueryBlock && all)
             quantize_weights_lanes<V, K, kQueryBlock, true>(p, visible, scales, scale_count, w, unit);
+        else if (in_block == 3 && all)
+            quantize_weights_lanes<V, K, 3, true>(p, visible, scales, scale_count, w, unit);
         else if (in_block == kQueryBlock)
             quantize_weights_lanes<V, K, kQueryBlock, false>(p, visible, scales, scale_count, w, unit);
         else

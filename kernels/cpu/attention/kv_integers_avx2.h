@@ -100,9 +100,29 @@ struct KvIntegersAvx2 {
         return _mm256_sub_epi8(_mm256_or_si256(with_parity, coset), _mm256_set1_epi8(static_cast<char>(kOffset)));
     }
 
+    // A lattice of four bits has nibbles.
+    template <KvFormat F>
+    static constexpr bool kNibbles = kKvFormats[F].family == KvFamily::kLattice&& kKvFormats[F].bits == 4;
+    template <KvFormat F>
+    static constexpr uint32_t kReads = kNibbles<F> ? 16 : 2 * kKvFormats[F].bits + 16;
+    KEEL_INLINE __m256i nibbles_of(const uint8_t* p) {
+        const __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)), _mm256_set1_epi8(15));
+    }
+    template <KvFormat F>
+    KEEL_INLINE __m256i read_windows(const uint8_t* p) {
+        if constexpr (kNibbles<F>)
+            return nibbles_of(p);
+        else
+            return windows_of<kKvFormats[F].bits>(p);
+    }
     template <KvFormat F>
     KEEL_INLINE void windows(const uint8_t* p, int8_t* q) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), windows_of<kKvFormats[F].bits>(p));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), read_windows<F>(p));
+    }
+    template <KvFormat F>
+    KEEL_INLINE void lattice(const uint8_t* p, int8_t* q) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), lattice_integers<kKvFormats[F].bits>(read_windows<F>(p)));
     }
     template <KvFormat F>
     KEEL_INLINE void integers(int8_t* q) {
@@ -149,40 +169,42 @@ struct KvIntegersAvx2 {
             _mm256_store_si256(reinterpret_cast<__m256i*>(w.w[scale] + 16 * i), _mm256_permute4x64_epi64(words, 0xd8));
         }
     }
-    // Four keys times C <= 2 queries: dword r of sum[c] is that of key r in two parts, 128-bit lanes. |k| is at most
-    // 128 and |q| 127, so that two products fit 16 bits.
+    // Two keys times C <= 3 queries: dwords 2i and 2i + 1 of sum[c] are parts of keys 0 and 1. |k| is at most 128 and
+    // |q| 127, so that two products fit 16 bits.
     template <int C>
-    KEEL_INLINE void dots4(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256i* sum) {
-        __m256i part[C][4];
+    KEEL_INLINE void dots2(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256i* sum) {
+        __m256i part[C][2];
         KEEL_UNROLL
-        for (int c = 0; c < C; ++c) KEEL_UNROLL
-        for (__m256i& s : part[c]) s = _mm256_setzero_si256();
+        for (int c = 0; c < C; ++c) part[c][0] = part[c][1] = _mm256_setzero_si256();
         const __m256i ones = _mm256_set1_epi16(1);
         for (uint32_t i = 0; i < n; i += 32) {
-            __m256i x[C];
             KEEL_UNROLL
-            for (int c = 0; c < C; ++c) x[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q[c] + i));
-            KEEL_UNROLL
-            for (int r = 0; r < 4; ++r) {
+            for (int r = 0; r < 2; ++r) {
                 const __m256i k =
                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + static_cast<uint64_t>(r) * stride + i));
                 const __m256i magnitude = _mm256_abs_epi8(k);
                 KEEL_UNROLL
                 for (int c = 0; c < C; ++c) {
-                    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x[c], k));
+                    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q[c] + i)),
+                                  pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, k));
                     part[c][r] = _mm256_add_epi32(part[c][r], _mm256_madd_epi16(pairs, ones));
                 }
             }
         }
-        const auto add_across = [](__m256i a,
-                                   __m256i b) KEEL_ALWAYS_INLINE {  // of dwords 2i and 2i + 1 half each: a, b, a, b
-            return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-        };
         KEEL_UNROLL
-        for (int c = 0; c < C; ++c) {
-            const __m256i a = add_across(part[c][0], part[c][1]), b = add_across(part[c][2], part[c][3]);
-            sum[c] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-        }
+        for (int c = 0; c < C; ++c)
+            sum[c] = _mm256_add_epi32(_mm256_unpacklo_epi32(part[c][0], part[c][1]),
+                                      _mm256_unpackhi_epi32(part[c][0], part[c][1]));
+    }
+    // Four keys: dword r of sum[c] is that of key r in two parts, 128-bit lanes.
+    template <int C>
+    KEEL_INLINE void dots4(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256i* sum) {
+        __m256i low[C], high[C];
+        dots2<C>(keys, stride, q, n, low);
+        dots2<C>(keys + 2 * stride, stride, q, n, high);
+        KEEL_UNROLL
+        for (int c = 0; c < C; ++c)
+            sum[c] = _mm256_add_epi32(_mm256_unpacklo_epi64(low[c], high[c]), _mm256_unpackhi_epi64(low[c], high[c]));
     }
     template <int C>
     KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, __m256* dot) {

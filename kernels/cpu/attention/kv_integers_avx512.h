@@ -324,8 +324,9 @@ struct KvIntegersAvx512 {
         return offset;
     }
 
-    void unpack_keys(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
+    const uint8_t* unpack_keys(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
         keys({source.args, source.plane, source.first, source.row, any.lo, any.hi}, tile, scales);
+        return tile;
     }
     void unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
         values({source.args, source.plane, source.first, source.row, any.lo, any.hi}, tile, scales);

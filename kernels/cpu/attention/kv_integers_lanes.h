@@ -3,7 +3,8 @@
 //
 //   Weights                       one query row's weights of a tile: w[scale][position], 15 bits, in K's layout
 //   key_offset(format)            what K adds to the integers of keys to make them unsigned; 0 where they stay signed
-//   unpack_keys(source, any, tile, scales)     the tile's rows `any` of the plane of K, laid out as K wants keys, and
+//   unpack_keys(source, any, tile, scales)     the tile's rows `any` of the plane of K, laid out as K wants keys in
+//                                 `tile` or where they lie: returns where; and
 //   unpack_values(source, any, tile, scales)   of V, as it wants values; scales[scale of a row][position of the tile]
 //   scores(tile, scales, n, scale_count, queries, count, visible, s)
 //                                 s[i][j] = dot(query i, key j) for i < count <= 4 and at least the j of `visible`

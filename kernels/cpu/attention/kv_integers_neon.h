@@ -31,6 +31,8 @@ constexpr WindowWords kWindowWords = window_words(b);
 // Integers from codes, and the order of dots.
 struct KvCodesNeon {
     template <KvFormat F>
+    static constexpr uint32_t kReads = 2 * kKvFormats[F].bits + 16;
+    template <KvFormat F>
     KEEL_INLINE void windows(const uint8_t* p, int8_t* q) {
         constexpr int b = kKvFormats[F].bits;
         KEEL_UNROLL

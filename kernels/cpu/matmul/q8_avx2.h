@@ -15,8 +15,8 @@ struct Q8Avx2 {
     using I = __m256i;
     using F = __m256;
     static constexpr uint32_t kLanes = 8;
-    static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kInPlaceTokens = 8, kFewTokens = 16, kMaxPanels = 4;
+    static constexpr bool kHasDot4 = false, kSignedCodes = true, kInPlace = true;
+    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 4, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -94,6 +94,13 @@ struct Q8Avx2 {
         return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0xd8)));
     }
     KEEL_INLINE F f16_high(I v) { return f16_low(_mm256_srli_epi32(v, 16)); }
+    KEEL_INLINE void f16_halves(I v, F* low, F* high) {
+        const I apart = _mm256_shuffle_epi8(
+            v, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
+        const I halves = _mm256_permute4x64_epi64(apart, 0xd8);
+        *low = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+        *high = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+    }
     KEEL_INLINE F load_f16(const uint8_t* p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }

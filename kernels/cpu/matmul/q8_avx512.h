@@ -14,8 +14,8 @@ struct Q8Avx512 {
     using I = __m512i;
     using F = __m512;
     static constexpr uint32_t kLanes = 16;
-    static constexpr bool kHasDot4 = true, kSignedCodes = false;
-    static constexpr uint32_t kInPlaceTokens = 0, kFewTokens = 16, kMaxPanels = 4;
+    static constexpr bool kHasDot4 = true, kSignedCodes = false, kInPlace = false;
+    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }
@@ -97,6 +97,10 @@ struct Q8Avx512 {
     }
     KEEL_INLINE F f16_low(I v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
     KEEL_INLINE F f16_high(I v) { return f16_low(_mm512_srli_epi32(v, 16)); }
+    KEEL_INLINE void f16_halves(I v, F* low, F* high) {
+        *low = f16_low(v);
+        *high = f16_high(v);
+    }
     KEEL_INLINE F load_f16(const uint8_t* p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }

@@ -16,8 +16,8 @@ struct Q8NeonVectors {
     using I = int32x4_t;
     using F = float32x4_t;
     static constexpr uint32_t kLanes = 4;
-    static constexpr bool kHasDot4 = false, kSignedCodes = true;
-    static constexpr uint32_t kInPlaceTokens = 0, kFewTokens = 16, kMaxPanels = 4;
+    static constexpr bool kHasDot4 = false, kSignedCodes = true, kInPlace = false;
+    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 1;
 
     KEEL_INLINE int8x16_t as8(I v) { return vreinterpretq_s8_s32(v); }
@@ -99,6 +99,10 @@ struct Q8NeonVectors {
     }
     KEEL_INLINE F f16_low(I v) { return vcvt_f32_f16(vreinterpret_f16_s16(vmovn_s32(v))); }
     KEEL_INLINE F f16_high(I v) { return vcvt_f32_f16(vreinterpret_f16_s16(vshrn_n_s32(v, 16))); }
+    KEEL_INLINE void f16_halves(I v, F* low, F* high) {
+        *low = f16_low(v);
+        *high = f16_high(v);
+    }
     KEEL_INLINE F load_f16(const uint8_t* p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 
     KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {

@@ -11,11 +11,13 @@
 // stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
 // exactly.
 //
-// One token: codes go from the bytes to the products in registers. A few: V::kTilePanels groups of L rows are unpacked
-// a few blocks at a time into panels that stay in the first-level cache, and passes of up to V::kTileTokens tokens use
-// them. In both, every weight byte is read once, and a further token costs its products alone. More tokens: groups of L
-// rows are unpacked into panels over the whole of k, in the caller's scratch too, and register tiles of
-// V::kTilePanels groups by V::kTileTokens tokens walk over them.
+// One token, and up to four of plain rows where V::kInPlace says so: codes go from the bytes to the products in
+// registers. A few of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same,
+// in passes of 2 to 6 tokens over a few blocks at a time. A few of other rows: V::kTilePanels groups of L rows are
+// unpacked a few blocks at a time into panels that stay in the first-level cache, and passes of up to V::kTileTokens
+// tokens use them. In all of these, every weight byte is read once, and a further token costs little but its products.
+// More tokens: groups of L rows are unpacked into panels over the whole of k, in the caller's scratch too, and
+// register tiles of V::kTilePanels groups by V::kTileTokens tokens walk over them.
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
 //   load(p)                        one I
@@ -31,6 +33,7 @@
 //   widen_scale(I bytes, b)        byte b of every lane, signed, in the form multiply_add takes
 //   widen_pair(I, b0, b1)          two bytes of every lane as 16-bit pair
 //   f16_low(I), f16_high(I)        the low or high half of every lane as F
+//   f16_halves(I, low, high)       both
 //   broadcast_dword(a)             the dword at a, in every lane
 //   dot4(acc, codes, x)            acc + the four products of every lane (only with kHasDot4)
 //   dot2(acc, pairs, sums)         acc + the two 16-bit products of every lane
@@ -261,8 +264,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         sink(0, code);
     } else if constexpr (T == kQ4_1 || T == kQ5_1) {
         rows.template dwords<1>(0, head);
-        f.d = V::f16_low(head[0]);
-        f.m = V::f16_high(head[0]);
+        V::f16_halves(head[0], &f.d, &f.m);
         load_nibbles<V>(rows, T == kQ4_1 ? 4 : 8, code);
         if constexpr (T == kQ5_1) {
             rows.template dwords<1>(4, head);
@@ -271,8 +273,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         sink(0, code);
     } else if constexpr (T == kQ4_K || T == kQ5_K) {
         rows.template dwords<4>(0, head);
-        f.d = V::f16_low(head[0]);
-        f.m = V::f16_high(head[0]);
+        V::f16_halves(head[0], &f.d, &f.m);
         const I scale[2] = {
             bits_of<V, 0>(head[1], 63),
             V::or_(bits_of<V, 0>(head[3], 15), V::template shift_right<2>(V::and_(head[1], V::set1_8(0xc0))))};
@@ -298,8 +299,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         });
     } else if constexpr (T == kQ2_K) {
         rows.template dwords<1>(80, head);
-        f.d = V::f16_low(head[0]);
-        f.m = V::f16_high(head[0]);
+        V::f16_halves(head[0], &f.d, &f.m);
         rows.template dwords<4>(0, head);
         I scale[4], minimum[4];
         KEEL_UNROLL
@@ -505,39 +505,46 @@ KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, u
     }
 }
 
-// ---- one token: straight from the weights ----
+// ---- one token, and up to four of plain rows: straight from the weights ----
 
-// G times L rows: rows[g] from row + g * L on. Groups take turns at every block, so that repacked ones are read once,
-// in order.
-template <class V, WeightType T, int G, class Source>
+// G times L rows times N tokens, which are all there are: rows[g] from row + g * L on. Groups take turns at every
+// block, so that repacked ones are read once, in order.
+template <class V, WeightType T, int G, int N, class Source>
 void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1;
     const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
-    typename V::F acc[G];
+    typename V::F acc[G][N];
     KEEL_UNROLL
-    for (int g = 0; g < G; ++g) acc[g] = V::zero_floats();
+    for (int i = 0; i < G * N; ++i) acc[i / N][i % N] = V::zero_floats();
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
-        const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
+        const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *d = x.d + uint64_t{b} * 4,
+                      *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
         if (a.from_memory) rows[0].prefetch(b, V::kLanes);
         int groups = G;
         if (G > 1) KEEL_OPAQUE(groups);  // a loop: the compiler would write its long body G times
         for (int g = 0; g < groups; ++g) {
             rows[g].at(b);
             BlockFactors<V, T> f;
-            I sum = start_block<V, T>(sums);
+            I sum[N];
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + c * x.stride);
             unpack_rows<V, T>(rows[g], f, [&](int chunk, const I* code) KEEL_ALWAYS_INLINE {
                 const I* scale = f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk);
-                multiply_chunk<V, T, 1, 1>([&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
-                                           [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
-                                           [&](int) KEEL_ALWAYS_INLINE { return q + 32 * chunk; }, &sum);
+                multiply_chunk<V, T, N, 1>(
+                    [&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
+                    [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
+                    [&](int c) KEEL_ALWAYS_INLINE { return q + static_cast<uint64_t>(c) * x.stride + 32 * chunk; },
+                    sum);
             });
-            acc[g] = finish_block<V, T>(f, sum, x.d + uint64_t{b} * 4, sums, acc[g]);
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < N; ++c)
+                acc[g][c] = finish_block<V, T>(f, sum[c], d + c * x.stride, sums + c * x.stride, acc[g][c]);
         }
     }
     KEEL_UNROLL
-    for (int g = 0; g < G; ++g) store_rows<V>(a, row + g * V::kLanes, V::kLanes, 0, acc[g]);
+    for (uint32_t i = 0; i < G * N; ++i) store_rows<V>(a, row + i / N * V::kLanes, V::kLanes, i % N, acc[i / N][i % N]);
 }
 
 // ---- a few tokens: codes taken out of repacked weights where they are used ----
@@ -595,6 +602,7 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
             rows[r].at(b);
             unpack_rows<V, T>(rows[r], f[r], [](int, const I*) KEEL_ALWAYS_INLINE {});
         }
+        __asm__("" : "+m"(f));  // they wait in memory: sums and codes want all registers
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
             const I start = start_block<V, T>(sums + at[c]);
@@ -807,10 +815,10 @@ void multiply_few(const MatmulArgs& a) {
 
 // Tokens of the next pass when `left`, at least two, are left. Six have their sums in registers.
 constexpr uint32_t in_place_tokens(uint32_t left) {
-    return left > 6 ? 4 : left;
+    return left <= 6 ? left : left < 10 ? 4 : 6;
 }
 
-// Two to V::kInPlaceTokens tokens of repacked weights.
+// Two to V::kFewTokens tokens of repacked weights.
 template <class V, WeightType T>
 void multiply_in_place(const MatmulArgs& a) {
     constexpr uint32_t R = kRepackRows / V::kLanes, kElements = block_shape(T).elements;
@@ -820,13 +828,13 @@ void multiply_in_place(const MatmulArgs& a) {
                   : kElements < 256 ? 256 / kElements
                                     : 2;
     const TokenPlanes x = TokenPlanes::of(a, kElements);
-    uint64_t at[V::kInPlaceTokens];
-    token_offsets<V::kInPlaceTokens>(a, 0, at);
-    typename V::F acc[R * V::kInPlaceTokens];
+    uint64_t at[V::kFewTokens];
+    token_offsets<V::kFewTokens>(a, 0, at);
+    typename V::F acc[R * V::kFewTokens];
     for (uint32_t row = a.row_begin; row < a.row_end; row += kRepackRows) {
         const uint8_t* group = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
         KEEL_KEEP_LOOP
-        for (uint32_t i = 0; i < R * V::kInPlaceTokens; ++i) acc[i] = V::zero_floats();
+        for (uint32_t i = 0; i < R * V::kFewTokens; ++i) acc[i] = V::zero_floats();
         for (uint32_t first = 0; first < blocks; first += stretch) {
             const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
@@ -844,23 +852,24 @@ void multiply_in_place(const MatmulArgs& a) {
     }
 }
 
-// One token. The end of a matrix whose rows are no multiple of L is rare, and so left to multiply_few.
-template <class V, WeightType T, bool kRepacked>
-void multiply_one(const MatmulArgs& a) {
+// N tokens, straight from the weights. The end of a matrix whose rows are no multiple of L is rare, and so left to
+// multiply_few.
+template <class V, WeightType T, bool kRepacked, int N>
+void multiply_direct(const MatmulArgs& a) {
     if constexpr (kRepacked) {
         constexpr int G = kRepackRows / V::kLanes;
         for (uint32_t row = a.row_begin; row < a.row_end; row += kRepackRows) {
             const uint8_t* group = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
             RepackedRows<V, T> rows[G];
             for (uint32_t g = 0; g < G; ++g) rows[g] = {group, group, g * V::kLanes};
-            direct_rows<V, T, G>(a, rows, row);
+            direct_rows<V, T, G, N>(a, rows, row);
         }
     } else {
         uint32_t row = a.row_begin;
         for (; row + V::kLanes <= a.row_end; row += V::kLanes) {
             const uint8_t* first = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
             PlainRows<V, T> rows = {first, first, a.w_row_bytes};
-            direct_rows<V, T, 1>(a, &rows, row);
+            direct_rows<V, T, 1, N>(a, &rows, row);
         }
         if (row == a.row_end) return;
         MatmulArgs rest = a;
@@ -890,19 +899,23 @@ template <class V, WeightType T, bool kRepacked>
 KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr,
                                 void (*many)(const MatmulArgs&, MatrixUnit) = multiply_many<V, T, kRepacked>) {
     if (a.tokens == 1) {
-        multiply_one<V, T, kRepacked>(a);
+        multiply_direct<V, T, kRepacked, 1>(a);
         return;
     }
-    if constexpr (kRepacked && V::kInPlaceTokens > 0 && codes_in_place(T)) {
-        if (a.tokens <= V::kInPlaceTokens) {
-            multiply_in_place<V, T>(a);
+    if constexpr (V::kInPlace && !kRepacked) {
+        if (a.tokens <= 4) {
+            (a.tokens == 2   ? multiply_direct<V, T, false, 2>
+             : a.tokens == 3 ? multiply_direct<V, T, false, 3>
+                             : multiply_direct<V, T, false, 4>)(a);
             return;
         }
     }
-    if (a.tokens <= (unit ? V::kTileTokens : V::kFewTokens))
-        multiply_few<V, T, kRepacked>(a);
-    else
+    if (a.tokens > (unit ? V::kTileTokens : V::kFewTokens))
         many(a, unit);
+    else if constexpr (kRepacked && V::kInPlace && codes_in_place(T))
+        multiply_in_place<V, T>(a);
+    else
+        multiply_few<V, T, kRepacked>(a);
 }
 
 }  // namespace

@@ -10,22 +10,23 @@ namespace {
 // 8-bit activations by their blocks, as the f32 part of a block costs the same for 32 elements and for 256. They need
 // only be right within a factor of two or so: the executor corrects them by what it measures, and results never depend
 // on them. What a further token of a step costs (keel_memory_plan.step_us) follows from how they relate.
+// `pass_tokens`: how many tokens products with 8-bit activations take at least at a time, a last one alone repeated.
 struct Rates {
     double bytes_per_us, unpacked_per_us, q8_256_macs_per_us, q8_32_macs_per_us, f32_macs_per_us, decode_macs_per_us;
+    uint32_t pass_tokens;
 };
 constexpr Rates kRates[] = {
     // by keel_cpu
     {},
-    {8000, 7000, 5500, 5000, 250, 120},             // scalar
-    {15000, 45000, 85000, 58000, 30000, 10000},     // avx2
-    {20000, 120000, 280000, 200000, 60000, 20000},  // avx512
-    {20000, 120000, 280000, 200000, 60000, 20000},  // amx
-    {4000, 12000, 8000, 7000, 8000, 2500},          // neon
-    {10000, 20000, 32000, 25000, 15000, 5000},      // neon_dotprod
-    {10000, 30000, 60000, 50000, 30000, 10000},     // neon_i8mm
+    {8000, 7000, 5500, 5000, 250, 120, 1},             // scalar
+    {15000, 50000, 85000, 70000, 30000, 10000, 1},     // avx2
+    {20000, 120000, 280000, 200000, 60000, 20000, 2},  // avx512
+    {20000, 120000, 280000, 200000, 60000, 20000, 2},  // amx
+    {4000, 12000, 8000, 7000, 8000, 2500, 2},          // neon
+    {10000, 20000, 32000, 25000, 15000, 5000, 2},      // neon_dotprod
+    {10000, 30000, 60000, 50000, 30000, 10000, 2},     // neon_i8mm
 };
 static_assert(sizeof kRates / sizeof kRates[0] == kernels::kIsaLimit);
-constexpr uint32_t kQ8PassTokens = 2;  // products with 8-bit activations take tokens in pairs, fours or eights
 
 // Quantizing joins in work items of whole blocks, unless these would leave threads idle for more than 1/32 of the
 // dispatch, or take longer than a tile.
@@ -116,7 +117,7 @@ uint64_t cpu_cost(const PlanConfig& config, Op* op) {
     op->token_us = static_cast<double>(op->token_bytes) / rates.bytes_per_us;
     op->compute_us = static_cast<double>(op->token_macs) / macs_per_us;
     op->unpack_us = q8 ? static_cast<double>(op->token_macs) / rates.unpacked_per_us : 0;
-    op->pass_tokens = q8 && config.cpu != KEEL_CPU_SCALAR ? kQ8PassTokens : 1;
+    op->pass_tokens = q8 ? rates.pass_tokens : 1;
     return thread_bytes(*op);
 }
 

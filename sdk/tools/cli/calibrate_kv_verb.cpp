@@ -1,6 +1,10 @@
 // keel calibrate kv: a KV profile for a model, from text that is never used for validation.
 //
-//   1. statistics: means of K before and after RoPE and of V, energies of K, V and Q, over --documents documents
+// Everything is measured with activations in f32, unless --activation says otherwise, and with the sinks and recent
+// positions of --kv-sinks and --kv-recent.
+//
+//   1. statistics: means of K before and after RoPE and of V, energies of K, V and Q, over --documents documents;
+//      without the sinks, which nobody reads from their codes
 //   2. what helps on a slice of the text: the K scale mode and the gains, unless they are given
 //   3. the cost of each candidate format for K and for V of each layer: mean KL with this one coded and all others in
 //      f32
@@ -15,7 +19,9 @@
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
+#include "sdk/tools/files/sha256.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
+#include "sdk/tools/lab/kv/kv_cost_table.h"
 #include "sdk/tools/lab/kv/kv_meter.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
@@ -28,7 +34,8 @@ using kernels::KvScaleMode;
 struct Options {
     EngineOptions engine;
     KvText text = {.documents = 16};
-    std::string output, show, budget, formats = "tcq-2,tcq-3,tcq-4,e8-6", uniform, k_scale = "auto", gains = "auto";
+    std::string output, show, budget, costs, formats = "tcq-2,tcq-3,tcq-4,e8-6", uniform, k_scale = "auto",
+                                             gains = "auto";
     double bits = 0, kl = 0;
     uint32_t pairs = 16, slice_documents = 4, slice_tokens = 512, measurements = 256;
     bool no_key_means = false, no_value_means = false;
@@ -155,7 +162,7 @@ struct Costs {
 };
 
 Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats, uint32_t most, KvMeter& meter,
-                    ProgressBar& bar) {
+                    KvCostTable* kept, ProgressBar& bar) {
     Costs costs;
     costs.formats = formats;
     const uint32_t layers = base.shape.layers;
@@ -172,7 +179,7 @@ Costs measure_costs(const KvProfile& base, const std::vector<KvFormat>& formats,
                 bar.update((value ? layers : 0) + first, 2 * layers,
                            strf("%s of layer %u, %s", value ? "V" : "K", first, name_of(formats[c])));
                 unit.bytes.push_back(side_page_bytes(base.shape, formats[c]));
-                unit.cost.push_back(meter.measure(profile).kl / (last - first));
+                unit.cost.push_back(meter.kl(profile, kept) / (last - first));
             }
             for (uint32_t layer = first; layer < last; ++layer) {
                 costs.parts.push_back({layer, value});
@@ -209,12 +216,13 @@ uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t contex
 }
 
 // Furthest point of the path whose measured KL is within the budget; the KL grows along it.
-AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& base, KvMeter& meter) {
+AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& base, KvMeter& meter,
+                            KvCostTable* kept) {
     const std::vector<AllocationChoices> path = allocation_path(costs.units);
     const auto fits = [&](size_t i) {
         KvProfile profile = base;
         set_choices(costs, path[i], &profile);
-        return meter.measure(profile).kl <= budget;
+        return meter.kl(profile, kept) <= budget;
     };
     if (!fits(0)) throw ToolError(kExitRuntime, "even the best of the formats exceeds the KL budget");
     size_t good = 0, bad = path.size();
@@ -225,8 +233,9 @@ AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& 
     return path[good];
 }
 
-void calibrate_kv(const Options& o, const Console& console) {
+void calibrate_kv(Options o, const Console& console) {
     if (!o.show.empty()) return show_profile(o.show, console);
+    o.engine = with_exact_activations(o.engine);
     if (o.engine.model.empty() || o.text.file.empty() || o.output.empty())
         throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
     if (!o.budget.empty() + (o.bits > 0) + (o.kl > 0) + !o.uniform.empty() != 1)
@@ -239,9 +248,10 @@ void calibrate_kv(const Options& o, const Console& console) {
     if (formats.empty()) throw ToolError(kExitUsage, "--formats names no format");
 
     // 1
+    const uint32_t sinks = sinks_of_coded_rows(o.engine.sinks);
     KvStatistics statistics;
     capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
-                 [&](const KvDocumentRows& rows) { statistics.add(rows); });
+                 [&](const KvDocumentRows& rows) { statistics.add(rows, sinks); });
     const keel_model_info& info = file.info;
     KvProfile profile;
     profile.shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, statistics.rope_dims() / 2};
@@ -256,9 +266,20 @@ void calibrate_kv(const Options& o, const Console& console) {
     // 2
     ProgressBar bar(console, "calibrating");
     KvMeter meter(o.engine, o.text.file, o.slice_documents, o.slice_tokens);
+    std::optional<KvCostTable> table;
+    if (!o.costs.empty())
+        table.emplace(o.costs, Json{{"keel", keel_version()},
+                                    {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+                                    {"text_sha256", sha256_of_file(o.text.file)},
+                                    {"slice_documents", o.slice_documents},
+                                    {"slice_tokens", o.slice_tokens},
+                                    {"sinks", sinks},
+                                    {"recent", o.engine.recent},
+                                    {"activation", activation_name(o.engine.activation)}});
+    KvCostTable* const kept = table ? &*table : nullptr;
     Json trials = Json::array();
     const auto better = [&](const char* what, const KvProfile& with, const KvProfile& without) {
-        const double a = meter.measure(with).kl, b = meter.measure(without).kl;
+        const double a = meter.kl(with, kept), b = meter.kl(without, kept);
         trials.push_back({{"choice", what}, {"kl_with", a}, {"kl_without", b}});
         return a < b;
     };
@@ -278,9 +299,9 @@ void calibrate_kv(const Options& o, const Console& console) {
     if (formats.size() == 1) {
         set_all(&profile, formats[0]);
     } else {
-        costs = measure_costs(profile, formats, o.measurements, meter, bar);
-        const AllocationChoices choices =
-            o.kl > 0 ? within_kl(costs, o.kl, profile, meter) : allocate(costs.units, page_budget(o, profile, context));
+        costs = measure_costs(profile, formats, o.measurements, meter, kept, bar);
+        const AllocationChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter, kept)
+                                                   : allocate(costs.units, page_budget(o, profile, context));
         if (choices.empty()) throw ToolError(kExitRuntime, "the smallest formats exceed the budget");
         set_choices(costs, choices, &profile);
         predicted_kl = cost_of(costs.units, choices);
@@ -350,6 +371,8 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
                  "  keel calibrate kv model.gguf calibration.jsonl --budget 4.7x --output model.kvp\n"
                  "  keel calibrate kv model.gguf calibration.jsonl --kl 0.004 --formats tcq-2,tcq-3,tcq-4,e8-6 "
                  "--output model.kvp\n"
+                 "  keel calibrate kv model.gguf calibration.jsonl --budget 4.8x --kv-sinks 1 --costs model.costs "
+                 "--output model.kvp\n"
                  "  keel calibrate kv model.gguf calibration.jsonl --uniform tcq-3 --output model.kvp\n"
                  "  keel calibrate kv --show model.kvp");
     add_engine_options(*verb, o->engine);
@@ -367,6 +390,8 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
     verb->add_option("--pairs", o->pairs, "RoPE pairs whose K mean is removed before the rotation (default 16)");
     verb->add_option("--slice-documents", o->slice_documents, "documents on which formats are measured (default 4)");
     verb->add_option("--slice-tokens", o->slice_tokens, "tokens of each (default 512)");
+    verb->add_option("--costs", o->costs,
+                     "a file that keeps what was measured: goes on after a stop, and serves other budgets");
     verb->add_option("--measurements", o->measurements,
                      "most measurements of costs; layers are measured together beyond it (default 256)");
     verb->add_option("--k-scale", o->k_scale, "how K rows are scaled: ls, unbiased, auto (default)")

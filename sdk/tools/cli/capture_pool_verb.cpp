@@ -50,8 +50,8 @@ void capture_pool(const Options& o, const Console& console) {
     keel_sampling sampling = make<keel_sampling>();
     sampling.temperature = o.temperature;
     uint64_t tokens = 0, prompts = 0;
-    for (const std::string& text : read_documents(o.text.file, o.text.documents)) {
-        const std::vector<int32_t> prompt = chat_prompt(model.engine, text);
+    for (const TextDocument& document : read_documents(o.text.file, o.text.documents)) {
+        const std::vector<int32_t> prompt = chat_prompt(model.engine, document.text);
         if (prompt.size() + o.generate > engine.context)
             throw ToolError(kExitUsage,
                             strf("a prompt of %zu tokens leaves no room for an answer; --context?", prompt.size()));

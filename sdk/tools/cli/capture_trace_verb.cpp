@@ -144,8 +144,8 @@ void capture_trace(const Options& o, const Console& console) {
     Capture capture(o, model, file);
     if (o.generate) {
         std::vector<std::vector<int32_t>> prompts;
-        for (const std::string& text : read_documents(o.text.file, o.text.documents))
-            prompts.push_back(chat_prompt(model.engine, text));
+        for (const TextDocument& document : read_documents(o.text.file, o.text.documents))
+            prompts.push_back(chat_prompt(model.engine, document.text));
         capture.answer(prompts);
     } else {
         for (const auto& ids :

@@ -77,7 +77,7 @@ double overlap_of(std::span<const float> a, std::span<const float> b, double tem
 
 int eval_draws(const Options& o, const Console& console) {
     if (!(o.temperature > 0)) throw ToolError(kExitUsage, "--temp: at 0 nothing is drawn");
-    const std::vector<std::string> documents = read_documents(o.text, o.documents);
+    const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
     Reader one(o.engine, o.engine.model, o, console), other(o.engine, o.other, o, console);
     if (one.model.file.info.vocabulary != other.model.file.info.vocabulary)
         throw ToolError(kExitUsage, o.other + " has another vocabulary");
@@ -85,7 +85,7 @@ int eval_draws(const Options& o, const Console& console) {
     const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
     ProgressBar bar(console, "drawing");
     for (size_t d = 0; d < documents.size() && sum.positions < most; ++d) {
-        std::vector<int32_t> ids = tokenize(one.model.engine, documents[d], KEEL_TOKENIZE_BOS);
+        std::vector<int32_t> ids = tokenize(one.model.engine, documents[d].text, KEEL_TOKENIZE_BOS);
         if (ids.size() > one.model.plan.context_tokens) ids.resize(one.model.plan.context_tokens);
         check(one.session.truncate(0), "cannot empty the session");
         check(other.session.truncate(0), "cannot empty the session");

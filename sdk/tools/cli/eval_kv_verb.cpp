@@ -3,7 +3,9 @@
 // Every document alone: ids = [BOS] + tokenize(text), cut to --tokens + 1; every position is scored with its whole left
 // context, in steps of --chunk tokens (128; 512 where blocks of positions are coded) over rows that have been coded
 // before anything reads them, so that errors accumulate from layer to layer and from position to position, as in use.
-// The reference computes the same tokens; differences are paired. --decode computes the last tokens again one by one
+// The reference computes the same tokens, with activations in f32 unless --activation says otherwise (KvRun); differences
+// are paired, and intervals are over sources of documents. What another exact arena "loses" is the floor below which
+// nothing is seen; it is measured on the first document. --decode computes the last tokens again one by one
 // and compares every bit of the logits.
 #include <math.h>
 #include <stdio.h>
@@ -29,6 +31,7 @@ struct Options {
     std::vector<std::string> formats, single_formats;
     uint32_t decode = 0, mse_documents = 1, passage = 64, codec_documents = 8;
     std::vector<double> largest;
+    double largest_kl = 2;
     std::vector<uint32_t> probe;
     bool no_bos = false, per_document = false;
 };
@@ -53,7 +56,7 @@ struct Candidate {
             run->set_tap(codec.get());
     }
 
-    void score(const KvReference& reference, bool with_row_errors, uint32_t decode) {
+    void score(const KvReference& reference, uint32_t source, bool with_row_errors, uint32_t decode) {
         if (stored) run->set_tap(with_row_errors ? stored.get() : nullptr);
         const size_t decode_from = reference.positions() - std::min<size_t>(decode, reference.positions());
         std::vector<float> kept;
@@ -61,7 +64,7 @@ struct Candidate {
             quality.score.add(compare(reference, position, logits));
             if (position >= decode_from) kept.insert(kept.end(), logits.begin(), logits.end());
         });
-        quality.score.end_document();
+        quality.score.end_document(source);
         if (decode == 0 || quality.blocks) return;
         run->decode_again(
             reference.input(), static_cast<uint32_t>(decode_from), [&](size_t position, std::span<const float> logits) {
@@ -78,9 +81,11 @@ struct Candidate {
             quality.bytes.total_bytes =
                 codec->bytes_per_token() * context + static_cast<double>(quality.bytes.side_bytes);
             quality.bytes.per_token = quality.bytes.total_bytes / context;
+            quality.rows_left_in_f16 = codec->rows_left_in_f16();
         } else {
             quality.bytes = planned_kv_bytes(run->plan());
         }
+        if (stored && quality.bytes.precise_bytes) quality.sinks = sinks_of_coded_rows(quality.spec.sinks);
         quality.bytes.ratio = f16.total_bytes / quality.bytes.total_bytes;
         const KvRowErrors& errors = codec ? codec->errors() : stored->errors();
         quality.k_relative_mse = errors.relative_mse(false);
@@ -100,7 +105,8 @@ std::vector<KvSpec> grid_of(const Options& o) {
     names.insert(names.end(), o.single_formats.begin(), o.single_formats.end());
     if (names.empty()) throw ToolError(kExitUsage, "--formats names no format");
     std::vector<KvSpec> specs;
-    for (const std::string& name : names) specs.push_back(parse_kv_spec(name, o.engine.kv_profile));
+    const KvSpecDefaults defaults = {o.engine.kv_profile, o.engine.sinks, o.engine.recent};
+    for (const std::string& name : names) specs.push_back(parse_kv_spec(name, defaults));
     return specs;
 }
 
@@ -117,6 +123,8 @@ Json quality_json(const KvQuality& q, bool per_document) {
                 {"family", q.spec.family},
                 {"native", q.spec.native},
                 {"profile", q.spec.profile},
+                {"sinks", q.sinks},
+                {"recent", q.spec.recent},
                 {"bytes_per_token", q.bytes.per_token},
                 {"ratio", q.bytes.ratio},
                 {"page_bytes", q.bytes.page_bytes},
@@ -129,16 +137,20 @@ Json quality_json(const KvQuality& q, bool per_document) {
                 {"delta_ppl_percent", ppl_percent(delta.mean)},
                 {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)},
                 {"kl_mean", q.score.kl_mean()},
+                {"kl_mean_95", interval_json(q.score.kl_interval(), same)},
                 {"kl_p99", q.score.kl_percentile(0.99)},
                 {"same_top_percent", q.score.same_top_percent()},
                 {"k_relative_mse", q.k_relative_mse},
                 {"v_relative_mse", q.v_relative_mse}};
+    if (q.blocks) out["rows_left_in_f16"] = q.rows_left_in_f16;
     if (q.decoded_tokens)
         out["decode_through_cache"] = {{"tokens", q.decoded_tokens}, {"tokens_with_other_bits", q.decoded_differences}};
     if (per_document)
         for (const PairedUnit& unit : q.score.document_units())
-            out["per_document"].push_back(
-                {{"tokens", unit.tokens}, {"reference_nll_sum", unit.reference_nll}, {"nll_sum", unit.nll}});
+            out["per_document"].push_back({{"tokens", unit.tokens},
+                                           {"source", unit.source == kOwnSource ? Json(nullptr) : Json(unit.source)},
+                                           {"reference_nll_sum", unit.reference_nll},
+                                           {"nll_sum", unit.nll}});
     return out;
 }
 
@@ -179,7 +191,7 @@ std::string quality_table(const std::vector<KvQuality>& qualities) {
     return table.text();
 }
 
-Json largest_json(const std::vector<KvQuality>& qualities, const std::vector<double>& thresholds) {
+Json largest_json(const std::vector<KvQuality>& qualities, const std::vector<double>& thresholds, double kl_factor) {
     Json out = Json::array();
     const auto entry = [](const KvQuality* q) {
         return q ? Json{{"name", q->spec.name}, {"ratio", q->bytes.ratio}} : Json(nullptr);
@@ -187,24 +199,28 @@ Json largest_json(const std::vector<KvQuality>& qualities, const std::vector<dou
     for (const double percent : thresholds) {
         Json families = Json::object();
         for (const std::string& family : families_of(qualities))
-            families[family] = entry(largest_ratio(qualities, percent, family));
+            families[family] = entry(largest_ratio(qualities, percent, kl_factor, family));
         out.push_back({{"delta_ppl_percent", percent},
-                       {"overall", entry(largest_ratio(qualities, percent))},
+                       {"kl_mean", kl_factor * log1p(percent / 100)},
+                       {"overall", entry(largest_ratio(qualities, percent, kl_factor))},
                        {"families", families}});
     }
     return out;
 }
 
-std::string largest_table(const std::vector<KvQuality>& qualities, const std::vector<double>& thresholds) {
+std::string largest_table(const std::vector<KvQuality>& qualities, const std::vector<double>& thresholds,
+                          double kl_factor) {
     std::vector<std::string> head = {"largest ratio at"};
-    for (const double percent : thresholds) head.push_back(strf("<= %g %% dPPL", percent));
+    for (const double percent : thresholds)
+        head.push_back(strf("<= %g %% dPPL, KL <= %.4f", percent, kl_factor * log1p(percent / 100)));
     Table table(head);
     const auto entry = [](const KvQuality* q) {
         return q ? strf("%.2f (%s)", q->bytes.ratio, q->spec.name.c_str()) : std::string("none");
     };
     const auto add = [&](const std::string& label, const std::string& family) {
         std::vector<std::string> row = {label};
-        for (const double percent : thresholds) row.push_back(entry(largest_ratio(qualities, percent, family)));
+        for (const double percent : thresholds)
+            row.push_back(entry(largest_ratio(qualities, percent, kl_factor, family)));
         table.add(row);
     };
     for (const std::string& family : families_of(qualities)) add(family, family);
@@ -247,12 +263,26 @@ std::string probe_table(const Options& o, const std::vector<KvQuality>& qualitie
     return table.text();
 }
 
-int eval_kv(const Options& o, const Console& console) {
+// Mean KL of the other exact arena on one document.
+double floor_of(const Options& o, const KvSpec& reference_spec, const KvReference& exact, uint32_t context) {
+    KvSpec other = reference_spec;
+    other.k_format = other.v_format = reference_spec.k_format == KEEL_KV_F16 ? KEEL_KV_F32 : KEEL_KV_F16;
+    KvRun run(o.engine, other, context);
+    KvScore score;
+    run.forward(exact.input(),
+                [&](size_t position, std::span<const float> logits) { score.add(compare(exact, position, logits)); });
+    return score.kl_mean();
+}
+
+int eval_kv(Options o, const Console& console) {
+    if (o.engine.k_format != KEEL_KV_DEFAULT || o.engine.v_format != KEEL_KV_DEFAULT)
+        throw ToolError(kExitUsage, "name formats with --formats, not with --kv-k and --kv-v");
+    o.engine = with_exact_activations(o.engine);
     const std::vector<KvSpec> specs = grid_of(o);
     if (!o.against.empty() &&
         std::none_of(specs.begin(), specs.end(), [&](const KvSpec& spec) { return spec.name == o.against; }))
         throw ToolError(kExitUsage, "--against is one of the formats");
-    const KvSpec reference_spec = parse_kv_spec(o.reference + "@none", {});
+    const KvSpec reference_spec = parse_kv_spec(o.reference + "@none");
     if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32)
         throw ToolError(kExitUsage, "--reference is f16 or f32");
     const uint32_t context = lab_context(o.engine);
@@ -265,15 +295,17 @@ int eval_kv(const Options& o, const Console& console) {
     KvRun reference(o.engine, reference_spec, context);
     const keel_model_info& info = reference.info();
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
+    std::vector<uint32_t> sources;
     const std::vector<std::vector<int32_t>> documents =
-        tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos);
+        tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos, &sources);
     KvCodecTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
     std::vector<KvQuality> qualities;
     std::vector<std::vector<KvProbeScore>> probes;
-    uint64_t reference_tokens = 0;
-    double reference_nll = 0;
+    uint64_t reference_tokens = 0, short_documents = 0;
+    size_t shortest = tokens;
+    double reference_nll = 0, floor = 0;
     ProgressBar bar(console, "scoring");
     // After Ctrl-C what is reported are whole documents that all formats were scored on, or whole groups of formats.
     size_t scored = documents.size();
@@ -298,13 +330,17 @@ int eval_kv(const Options& o, const Console& console) {
                 break;
             }
             const KvReference exact(reference, documents[d]);
-            if (first == 0)
+            if (first == 0) {
                 for (size_t p = 0; p < exact.positions(); ++p, ++reference_tokens) reference_nll += exact.nll(p);
+                shortest = std::min(shortest, exact.positions());
+                short_documents += exact.positions() < tokens;
+                if (d == 0) floor = floor_of(o, reference_spec, exact, context);
+            }
             for (size_t i = 0; i < candidates.size(); ++i) {
                 bar.draw(
                     (first + i) * documents.size() + d * candidates.size(), specs.size() * documents.size(),
                     strf("document %zu of %zu, %s", d + 1, documents.size(), candidates[i]->quality.spec.name.c_str()));
-                candidates[i]->score(exact, d < o.mse_documents, d == 0 ? o.decode : 0);
+                candidates[i]->score(exact, sources[d], d < o.mse_documents, d == 0 ? o.decode : 0);
             }
         }
         if (interrupted() && first > 0) break;
@@ -328,7 +364,13 @@ int eval_kv(const Options& o, const Console& console) {
         "over coded rows, "
         "errors accumulate, every position scored",
         tokens, o.no_bos ? "its first" : "BOS", reference.plan().chunk_tokens, kLabBlockChunk);
-    const bool by_document = scored > 1, extrapolated = context > info.train_context_tokens;
+    const bool by_document = !qualities.empty() && qualities[0].score.by_document(),
+               extrapolated = context > info.train_context_tokens;
+    const size_t interval_sources = qualities.empty() ? 0 : qualities[0].score.sources();
+    const bool few_sources = !by_document || interval_sources < kFewSources;
+    const std::string interval_text =
+        by_document ? strf("95 %%, paired, Student's t over %zu sources of documents", interval_sources)
+                    : "95 %, paired, Student's t over blocks of 64 tokens of one source";
     Json out = {{"model", info.name},
                 {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
                 {"text", o.text.file},
@@ -346,8 +388,13 @@ int eval_kv(const Options& o, const Console& console) {
                 {"extrapolated", extrapolated},
                 {"documents", scored},
                 {"tokens", reference_tokens},
-                {"interval", by_document ? "95 %, paired bootstrap over documents"
-                                         : "95 %, paired bootstrap over blocks of 64 tokens"},
+                {"sources", interval_sources},
+                {"interval", interval_text},
+                {"few_sources", few_sources},
+                {"short_documents", short_documents},
+                {"shortest_document_tokens", shortest},
+                {"activation", activation_name(o.engine.activation)},
+                {"floor_kl_mean", floor},
                 {"kernel_set", cpu_name(reference.plan().cpu)},
                 {"formats", Json::array()}};
     for (const KvQuality& q : qualities) out["formats"].push_back(quality_json(q, o.per_document));
@@ -360,7 +407,7 @@ int eval_kv(const Options& o, const Console& console) {
                                             {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)}};
         }
     }
-    if (!o.largest.empty()) out["largest"] = largest_json(qualities, o.largest);
+    if (!o.largest.empty()) out["largest"] = largest_json(qualities, o.largest, o.largest_kl);
     const bool probed = !o.probe.empty() && probes.size() == qualities.size();
     if (probed) out["probe"] = probe_json(o, qualities, probes);
     if (!o.output.empty()) {
@@ -374,6 +421,22 @@ int eval_kv(const Options& o, const Console& console) {
         printf("reference  %s, %zu documents, %llu tokens, NLL %.5f, PPL %.4f; %.1f bytes a token in f16\n",
                o.reference.c_str(), scored, static_cast<unsigned long long>(reference_tokens), reference_nll,
                exp(reference_nll), f16.per_token);
+        printf("intervals  %s\n", interval_text.c_str());
+        printf("floor      mean KL %.5f of the other exact arena on the first document, activations in %s\n", floor,
+               activation_name(o.engine.activation));
+        printf("bytes      of native formats as planned for %u tokens, whatever the documents' length\n", context);
+        if (few_sources)
+            printf("note       fewer than %zu sources: other texts may well lie outside these intervals\n",
+                   kFewSources);
+        if (short_documents)
+            printf(
+                "note       %llu of %zu documents are shorter than %u tokens, the shortest has %zu: early positions, "
+                "which have few rows to lose, count for more\n",
+                static_cast<unsigned long long>(short_documents), scored, tokens, shortest);
+        for (const KvQuality& q : qualities)
+            if (q.rows_left_in_f16 > 0)
+                printf("note       %s: %.1f %% of its rows were read in f16, their blocks never complete\n",
+                       q.spec.name.c_str(), 100 * q.rows_left_in_f16);
         if (extrapolated)
             printf(
                 "note       context %u is beyond the %u tokens the model was trained with: what is measured there is "
@@ -381,7 +444,7 @@ int eval_kv(const Options& o, const Console& console) {
                 context, info.train_context_tokens);
         printf("\n%s", quality_table(qualities).c_str());
         if (baseline) printf("\n%s", against_table(qualities, *baseline).c_str());
-        if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest).c_str());
+        if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest, o.largest_kl).c_str());
         if (probed) printf("\n%s", probe_table(o, qualities, probes).c_str());
     }
     uint64_t differences = 0, decoded = 0;
@@ -422,6 +485,9 @@ void add_eval_kv_verb(CLI::App& eval, Console& console) {
                      "documents whose stored rows are compared with exact ones (default 1)");
     verb->add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL")
         ->delimiter(',');
+    verb->add_option("--largest-kl", o->largest_kl,
+                     "and within this many times the KL that such a percentage stands for (default 2)")
+        ->check(CLI::PositiveNumber);
     verb->add_option("--probe", o->probe, "repeat-copy probe: tokens between a passage and its repetition")
         ->delimiter(',');
     verb->add_option("--passage", o->passage, "tokens of the probe's passage (default 64)");

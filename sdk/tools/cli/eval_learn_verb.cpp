@@ -45,8 +45,8 @@ int eval_learn(const Options& o, const Console& console) {
     std::vector<ReadingDocument> read;
     if (!console.json) puts("text  tokens  frozen NLL   cache  matrix    both  mixture  (change of NLL, %)");
     for (const std::string& path : o.texts)
-        for (const std::string& text : read_documents(path, o.documents)) {
-            const ReadingDocument d = meter.read(text);
+        for (const TextDocument& document : read_documents(path, o.documents)) {
+            const ReadingDocument d = meter.read(document.text);
             if (d.tokens == 0) continue;
             read.push_back(d);
             tokens += d.tokens;
@@ -70,7 +70,7 @@ int eval_learn(const Options& o, const Console& console) {
     for (const Way& way : kWays) {
         std::vector<PairedUnit> units;
         for (const ReadingDocument& d : read) units.push_back({d.nll.frozen, d.nll.*way.nll, d.tokens});
-        const PairedDelta delta = bootstrap_paired_delta(units);
+        const PairedDelta delta = paired_delta(units);
         out["change_percent"][way.name] = {100 * delta.mean / frozen, 100 * delta.interval.low / frozen,
                                            100 * delta.interval.high / frozen};
         if (!console.json)

@@ -25,7 +25,7 @@
 namespace keel::tools {
 namespace {
 
-constexpr uint32_t kBlockTokens = 64;  // unit of intervals when there is one document only
+constexpr uint32_t kBlockTokens = 64;  // unit of intervals when there is one source only
 constexpr uint32_t kChunk = 128;
 
 struct Options {
@@ -40,6 +40,7 @@ struct Options {
 struct Sums {
     double nll = 0, reference_nll = 0, kl = 0;
     uint64_t tokens = 0, same_top = 0;
+    uint32_t source = kOwnSource;  // of a document
 
     void add(const Sums& other) {
         nll += other.nll, reference_nll += other.reference_nll, kl += other.kl;
@@ -166,17 +167,27 @@ struct Evaluation {
     Sums total;
     uint64_t bytes = 0;
 
-    bool by_document() const { return units().size() > 1; }
-    // What intervals take as independent: documents, or blocks of the only one.
+    bool by_document() const { return sources() > 1; }
+    size_t sources() const {
+        std::vector<ScoredUnit> all;
+        for (const Sums& s : units()) all.push_back({s.nll, s.tokens, s.source});
+        return source_count(all);
+    }
+    // What intervals are over: documents, or blocks of those of the only source.
     std::vector<Sums> units() const {
         std::vector<Sums> units;
         for (const DocumentScore& d : documents)
             if (d.sums.tokens) units.push_back(d.sums);
         return units;
     }
-    std::vector<Sums> interval_units() const { return by_document() ? units() : documents[0].blocks; }
+    std::vector<Sums> interval_units() const {
+        if (by_document()) return units();
+        std::vector<Sums> blocks;
+        for (const DocumentScore& d : documents) blocks.insert(blocks.end(), d.blocks.begin(), d.blocks.end());
+        return blocks;
+    }
     double bits_per_byte() const { return total.nll / M_LN2 / static_cast<double>(bytes); }
-    // An interval of NLL per token as one of bits per byte, where there is one document only.
+    // An interval of NLL per token as one of bits per byte, where there is one source only.
     Interval per_byte(const Interval& nll) const {
         const double scale = static_cast<double>(total.tokens) / M_LN2 / static_cast<double>(bytes);
         return {nll.low * scale, nll.high * scale};
@@ -185,8 +196,8 @@ struct Evaluation {
         if (!by_document()) return per_byte(nll);
         std::vector<ScoredUnit> units;
         for (const DocumentScore& d : documents)
-            if (d.text.bytes) units.push_back({d.sums.nll / M_LN2, d.text.bytes});
-        return bootstrap_mean_nll(units);
+            if (d.text.bytes) units.push_back({d.sums.nll / M_LN2, d.text.bytes, d.sums.source});
+        return mean_nll_interval(units);
     }
     uint64_t count(bool ScoredText::*property) const {
         uint64_t n = 0;
@@ -196,9 +207,10 @@ struct Evaluation {
 };
 
 // `most` tokens at most in all. The evaluation holds whole documents where Ctrl-C ended it early.
-Evaluation evaluate(Scorer& scorer, const std::vector<std::string>& documents, const Options& o,
+Evaluation evaluate(Scorer& scorer, const std::vector<TextDocument>& documents, const Options& o,
                     const Console& console) {
     Evaluation e;
+    const std::vector<uint32_t> sources = source_numbers(documents);
     const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
     ProgressBar bar(console, "scoring");
     for (size_t d = 0; d < documents.size() && e.total.tokens < most; ++d) {
@@ -210,13 +222,14 @@ Evaluation evaluate(Scorer& scorer, const std::vector<std::string>& documents, c
                             static_cast<unsigned long long>(e.total.tokens + tokens)));
         };
         try {
-            e.documents.push_back(scorer.score(documents[d], most - e.total.tokens, progress));
+            e.documents.push_back(scorer.score(documents[d].text, most - e.total.tokens, progress));
         } catch (const ToolError& error) {
             // Whole documents that were scored before Ctrl-C are a result; the exit code says that more were asked for.
             if (error.exit_code != kExitCancelled || e.documents.empty()) throw;
             fprintf(stderr, "stopped by Ctrl-C after %zu of %zu documents\n", e.documents.size(), documents.size());
             break;
         }
+        e.documents.back().sums.source = sources[d];
         e.total.add(e.documents.back().sums);
         e.bytes += e.documents.back().text.bytes;
     }
@@ -260,9 +273,9 @@ bool is_report(const std::string& path) {
     return first == '{';
 }
 
-bool same_tokens(const Engine& a, const Engine& b, const std::vector<std::string>& documents, uint32_t flags) {
-    for (const std::string& text : documents)
-        if (tokenize(a, text, flags) != tokenize(b, text, flags)) return false;
+bool same_tokens(const Engine& a, const Engine& b, const std::vector<TextDocument>& documents, uint32_t flags) {
+    for (const TextDocument& document : documents)
+        if (tokenize(a, document.text, flags) != tokenize(b, document.text, flags)) return false;
     return true;
 }
 
@@ -284,11 +297,12 @@ PairedFigures paired_bits(const Evaluation& e, const std::vector<OtherDocument>&
     for (size_t i = 0; i < others.size(); ++i) {
         const DocumentScore& d = e.documents[i];
         if (!d.text.bytes) continue;
-        units.push_back({others[i].nll / M_LN2, d.sums.nll / M_LN2, d.text.bytes});
+        units.push_back({others[i].nll / M_LN2, d.sums.nll / M_LN2, d.text.bytes,
+                         e.by_document() ? d.sums.source : kOwnSource});  // of a report's blocks nothing is known
         sum += units.back().reference_nll;
         bytes += static_cast<double>(d.text.bytes);
     }
-    return {sum / bytes, bootstrap_paired_delta(units)};
+    return {sum / bytes, paired_delta(units)};
 }
 
 struct Comparison {
@@ -324,17 +338,17 @@ Comparison compare_tokens(const Evaluation& e) {
     std::vector<PairedUnit> nll;
     std::vector<ScoredUnit> kl, top;
     for (const Sums& s : e.interval_units()) {
-        nll.push_back({s.reference_nll, s.nll, s.tokens});
-        kl.push_back({s.kl, s.tokens});
-        top.push_back({static_cast<double>(s.same_top), s.tokens});
+        nll.push_back({s.reference_nll, s.nll, s.tokens, s.source});
+        kl.push_back({s.kl, s.tokens, s.source});
+        top.push_back({static_cast<double>(s.same_top), s.tokens, s.source});
     }
     const double tokens = static_cast<double>(e.total.tokens);
-    c.nll = {e.total.reference_nll / tokens, bootstrap_paired_delta(nll)};
+    c.nll = {e.total.reference_nll / tokens, paired_delta(nll)};
     if (!e.by_document()) c.bits.delta.interval = e.per_byte(c.nll.delta.interval);
     c.kl = e.total.kl / tokens;
-    c.kl_95 = bootstrap_mean_nll(kl);
+    c.kl_95 = mean_nll_interval(kl);
     c.same_top = static_cast<double>(e.total.same_top) / tokens;
-    c.same_top_95 = bootstrap_mean_nll(top);
+    c.same_top_95 = mean_nll_interval(top);
     return c;
 }
 
@@ -368,7 +382,7 @@ void print_comparison(const Comparison& c, const std::string& name) {
 
 int eval_ppl(const Options& o, const Console& console) {
     if (o.stride && o.window && o.stride > o.window) throw ToolError(kExitUsage, "--stride must not exceed --window");
-    const std::vector<std::string> documents = read_documents(o.text, o.documents);
+    const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
     EngineOptions engine = o.engine;
     if (o.window) engine.context = o.window;
     if (engine.chunk == 0) engine.chunk = kChunk;
@@ -407,12 +421,15 @@ int eval_ppl(const Options& o, const Console& console) {
     if (!o.against.empty()) comparison = by_token ? compare_tokens(e) : compare_documents(e, others, o.against);
 
     std::vector<ScoredUnit> units;
-    for (const Sums& s : e.interval_units()) units.push_back({s.nll, s.tokens});
-    const Interval interval = bootstrap_mean_nll(units);
+    for (const Sums& s : e.interval_units()) units.push_back({s.nll, s.tokens, s.source});
+    const Interval interval = mean_nll_interval(units);
     const double tokens = static_cast<double>(e.total.tokens), nll = e.total.nll / tokens,
                  uniform = tokens * log2(m.file.info.vocabulary) / static_cast<double>(e.bytes);
     const Interval bits_interval = e.bits_per_byte_interval(interval);
     const uint64_t lossy = e.count(&ScoredText::lossy), estimated = e.count(&ScoredText::estimated);
+    const std::string interval_text =
+        e.by_document() ? strf("Student's t over %zu sources of documents", e.sources())
+                        : strf("Student's t over %zu blocks of 64 tokens of one source", units.size());
     const std::string protocol =
         o.stride ? strf("windows of %u tokens advancing by %u, every token scored once", scorer.window(), o.stride)
                  : strf("each document alone, cut to %u tokens after %s, full left context", scorer.window(),
@@ -437,7 +454,7 @@ int eval_ppl(const Options& o, const Console& console) {
                     {"bits_per_byte", e.bits_per_byte()},
                     {"bits_per_byte_95", {bits_interval.low, bits_interval.high}},
                     {"uniform_bits_per_byte", uniform},
-                    {"interval", e.by_document() ? "bootstrap over documents" : "bootstrap over blocks of 64 tokens"},
+                    {"interval", interval_text},
                     {"k_format", kv_format_name(m.config, m.config.k_format)},
                     {"v_format", kv_format_name(m.config, m.config.v_format)},
                     {"activation", activation_name(m.config.activation)},
@@ -472,11 +489,18 @@ int eval_ppl(const Options& o, const Console& console) {
                                 static_cast<unsigned long long>(estimated))
                                .c_str()
                          : "");
-    printf("NLL            %.5f   95 %% interval %.5f .. %.5f (bootstrap over %zu %s)\n", nll, interval.low,
-           interval.high, units.size(), e.by_document() ? "documents" : "blocks of 64 tokens");
+    printf("NLL            %.5f   95 %% interval %.5f .. %.5f (%s)\n", nll, interval.low, interval.high,
+           interval_text.c_str());
     printf("PPL            %.4f   95 %% interval %.4f .. %.4f\n", exp(nll), exp(interval.low), exp(interval.high));
     printf("bits per byte  %.5f   (a uniform model: %.5f)\n", e.bits_per_byte(), uniform);
     if (comparison) print_comparison(*comparison, o.against);
+    if (!e.by_document() || e.sources() < kFewSources)
+        printf("note           fewer than %zu sources: other texts may well lie outside the intervals\n", kFewSources);
+    if (m.config.activation != KEEL_ACTIVATION_F32)
+        printf(
+            "note           activations in q8: of a quantized model two runs that differ anywhere differ by some 0.2 "
+            "%% "
+            "of PPL; compare them with --activation f32\n");
     return kExitOk;
 }
 

@@ -41,8 +41,7 @@ void add_geometry_build_verb(CLI::App& geometry, Console& console) {
                               "  keel geometry build a.trace b.trace --waypoints 4 --output both.records");
     auto o = std::make_shared<Options>();
     verb->add_option("traces", o->traces, "tapes of `keel capture trace`")->required();
-    verb->add_option("--block", o->store.block, "states whose mean is a feature too (default 0: none)");
-    verb->add_option("--waypoints", o->store.waypoints, "states kept behind a record's (default 0: none)");
+    add_store_options(*verb, o->store);
     verb->add_option("--rank", o->store.rank, "of the correction of waypoints")->capture_default_str();
     verb->add_option("--horizon", o->store.horizon, "tokens kept behind a record's")->capture_default_str();
     verb->add_option("--output,-o", o->output, "the file to write")->required();

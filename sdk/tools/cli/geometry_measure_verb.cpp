@@ -60,8 +60,7 @@ void add_geometry_measure_verb(CLI::App& geometry, Console& console) {
     auto o = std::make_shared<Options>();
     verb->add_option("traces", o->traces, "tapes that the store and the table are made of")->required();
     verb->add_option("--queries", o->queries, "tapes to draft for, each by itself")->required();
-    verb->add_option("--block", o->store.block, "states whose mean is a feature too (default 0: none)");
-    verb->add_option("--waypoints", o->store.waypoints, "states kept behind a record's (default 0: none)");
+    add_store_options(*verb, o->store);
     verb->callback([o, &console] { measure(*o, console); });
 }
 

@@ -157,7 +157,7 @@ void ready(const Options& o, const Console& console) {
     EngineOptions engine = o.engine;
     engine.sessions = 1;
     LoadedModel model = load_model(engine, console, [](keel_config& config) { config.draft_tokens = kDrafts; });
-    const std::vector<std::string> prompts = read_documents(o.prompts, o.documents);
+    const std::vector<TextDocument> prompts = read_documents(o.prompts, o.documents);
     SelfTest test;
     test.model = model.file.info.name;
     test.fingerprint = model.file.info.fingerprint;
@@ -176,7 +176,7 @@ void ready(const Options& o, const Console& console) {
         test.records = true;
     }
     uint64_t hash = kHashSeed;
-    for (const std::string& prompt : prompts) hash = hash_of(prompt + '\0', hash);
+    for (const TextDocument& prompt : prompts) hash = hash_of(prompt.text + '\0', hash);
     hash = hash_of(strf("%u %a %d %u ", o.tokens, static_cast<double>(o.temperature), o.perfect, kDrafts), hash);
     test.test_hash = hash_finish(hash_update(hash, reinterpret_cast<const char*>(file.data()), file.size()));
 
@@ -194,7 +194,7 @@ void ready(const Options& o, const Console& console) {
     ProgressBar bar(console, "self test");
     for (size_t i = 0; i < prompts.size(); ++i) {
         bar.update(i, prompts.size());
-        run.run(chat_prompt(model.engine, prompts[i]), i + 1, test);
+        run.run(chat_prompt(model.engine, prompts[i].text), i + 1, test);
     }
     test.total_ms = milliseconds_since(start);
     const std::string report = geodesic::readiness_report(test);

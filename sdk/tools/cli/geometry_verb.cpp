@@ -1,5 +1,8 @@
 // keel geometry: the geometry laboratory over published clouds and traces of models.
 #include "sdk/tools/cli/geometry_verbs.h"
+#ifdef KEEL_HAVE_GEODESIC
+#include "sdk/tools/lab/geodesic/record_builder.h"
+#endif
 
 namespace keel::tools {
 
@@ -17,6 +20,11 @@ TapeFiles read_tapes(const std::vector<std::string>& paths) {
         out.tapes.push_back(tape);
     }
     return out;
+}
+
+void add_store_options(CLI::App& verb, geodesic::StoreOptions& options) {
+    verb.add_option("--block", options.block, "states whose mean is a feature too (default 0: none)");
+    verb.add_option("--waypoints", options.waypoints, "states kept behind a record's (default 0: none)");
 }
 
 void add_geometry_verb(CLI::App& app, Console& console) {

@@ -9,6 +9,10 @@
 #include "sdk/tools/lab/geodesic/record_store.h"
 #include "sdk/tools/lab/geodesic/trace_tape.h"
 
+namespace keel::geodesic {
+struct StoreOptions;
+}
+
 namespace keel::tools {
 
 void add_geometry_protocol_verb(CLI::App& geometry, Console& console);
@@ -16,6 +20,9 @@ void add_geometry_build_verb(CLI::App& geometry, Console& console);
 void add_geometry_measure_verb(CLI::App& geometry, Console& console);
 void add_geometry_interpolate_verb(CLI::App& geometry, Console& console);
 void add_geometry_ready_verb(CLI::App& geometry, Console& console);
+
+// What the records of a store are made of.
+void add_store_options(CLI::App& verb, geodesic::StoreOptions& options);
 
 // Tapes of `keel capture trace`. ToolError (kExitFile) for what is none.
 struct TapeFiles {

@@ -122,9 +122,10 @@ void print_report(const Options& o, const ModelFile& source, const std::vector<Q
 #ifdef KEEL_HAVE_CALIBRATION
 // No document is in both files.
 void check_apart(const std::string& one, const std::string& other) {
-    const std::vector<std::string> documents = read_documents(one, 0);
-    for (const std::string& text : read_documents(other, 0))
-        if (std::find(documents.begin(), documents.end(), text) != documents.end())
+    const std::vector<TextDocument> documents = read_documents(one, 0);
+    for (const TextDocument& document : read_documents(other, 0))
+        if (std::any_of(documents.begin(), documents.end(),
+                        [&](const TextDocument& d) { return d.text == document.text; }))
             throw ToolError(kExitUsage, "a document is both in " + one + " and in " + other +
                                             ": what is chosen on a text is no measure on it");
 }

@@ -79,7 +79,9 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--kv-profile", options.kv_profile,
                     "file of `keel calibrate kv`: formats per layer, means and gains")
         ->group("Engine");
-    verb.add_option("--kv-sinks", options.sinks, "first positions also kept and read in f16 (default 0)")
+    const auto keep_sinks = [&options](const uint32_t& count) { options.sinks = count ? count : KEEL_KV_NO_SINKS; };
+    verb.add_option_function<uint32_t>("--kv-sinks", keep_sinks,
+                                       "first positions also kept and read in f16 (default 1 where rows are coded)")
         ->group("Engine");
     verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")
         ->group("Engine");

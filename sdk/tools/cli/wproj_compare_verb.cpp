@@ -149,10 +149,12 @@ void compare_caches(Options o, const Console& console) {
         }
         return print_json(out);
     }
-    printf("%s, %s: %llu tokens of %zu documents, dense PPL %.4f, %s a token; interval: bootstrap over %s\n\n",
-           o.engine.model.c_str(), o.text.file.c_str(), static_cast<unsigned long long>(meter->tokens()),
-           meter->references().size(), exp(nll), human_bytes(dense_bytes).c_str(),
-           entries[0].reading.score.by_document() ? "documents" : "blocks of 64 tokens");
+    printf(
+        "%s, %s: %llu tokens of %zu documents, dense PPL %.4f, %s a token; interval: Student's t over %s; quality with "
+        "activations in f32\n\n",
+        o.engine.model.c_str(), o.text.file.c_str(), static_cast<unsigned long long>(meter->tokens()),
+        meter->references().size(), exp(nll), human_bytes(dense_bytes).c_str(),
+        entries[0].reading.score.by_document() ? "documents" : "blocks of 64 tokens");
     Table table({"cache", "factors", "their bytes", "bytes/token", "of dense", "PPL %", "95 % interval", "KL",
                  "top-1 %", "tok/s", "of dense"});
     for (const Entry& e : entries) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 namespace keel::tools {
 
@@ -45,43 +46,63 @@ double log_sum_exp(std::span<const float> logits) {
     return largest + log(sum);
 }
 
-Interval bootstrap_mean_nll(std::span<const ScoredUnit> units, uint32_t resamples) {
+double student_t_975(size_t degrees) {
+    if (degrees == 1) return 12.7062;
+    if (degrees == 2) return 4.30265;
+    // Expansion in 1/n about the normal point (Abramowitz and Stegun 26.7.5).
+    constexpr double z = 1.959963985, z2 = z * z;
+    constexpr double g1 = z * (z2 + 1) / 4, g2 = z * ((5 * z2 + 16) * z2 + 3) / 96,
+                     g3 = z * (((3 * z2 + 19) * z2 + 17) * z2 - 15) / 384,
+                     g4 = z * ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / 92160;
+    const double n = 1 / static_cast<double>(degrees);
+    return z + n * (g1 + n * (g2 + n * (g3 + n * g4)));
+}
+
+size_t source_count(std::span<const ScoredUnit> units) {
+    std::set<uint32_t> sources;
+    size_t own = 0;
+    for (const ScoredUnit& unit : units) {
+        if (unit.source == kOwnSource)
+            ++own;
+        else
+            sources.insert(unit.source);
+    }
+    return own + sources.size();
+}
+
+Interval mean_nll_interval(std::span<const ScoredUnit> units) {
     double nll = 0, tokens = 0;
     for (const ScoredUnit& unit : units) {
         nll += unit.nll_sum;
         tokens += static_cast<double>(unit.tokens);
     }
-    if (units.size() < 2) return {tokens > 0 ? nll / tokens : 0, tokens > 0 ? nll / tokens : 0};
-
-    uint64_t state = 0x9e3779b97f4a7c15;  // splitmix64
-    const auto draw = [&] {
-        uint64_t z = state += 0x9e3779b97f4a7c15;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-        return (z ^ (z >> 31)) % units.size();  // the bias is below units / 2^64
-    };
-    std::vector<double> means(resamples);
-    for (double& mean : means) {
-        double sum = 0, count = 0;
-        for (size_t i = 0; i < units.size(); ++i) {
-            const ScoredUnit& unit = units[draw()];
-            sum += unit.nll_sum;
-            count += static_cast<double>(unit.tokens);
-        }
-        mean = sum / count;
+    const double mean = tokens > 0 ? nll / tokens : 0;
+    const size_t sources = source_count(units);
+    if (sources < 2) return {mean, mean};
+    std::map<uint32_t, double> residuals;  // of sources with several units
+    double squares = 0;
+    for (const ScoredUnit& unit : units) {
+        const double residual = unit.nll_sum - mean * static_cast<double>(unit.tokens);
+        if (unit.source == kOwnSource)
+            squares += residual * residual;
+        else
+            residuals[unit.source] += residual;
     }
-    return {percentile(means, 0.025), percentile(means, 0.975)};
+    for (const auto& [source, residual] : residuals) squares += residual * residual;
+    const auto n = static_cast<double>(sources);
+    const double half = student_t_975(sources - 1) * sqrt(n / (n - 1) * squares) / tokens;
+    return {mean - half, mean + half};
 }
 
-PairedDelta bootstrap_paired_delta(std::span<const PairedUnit> units, uint32_t resamples) {
+PairedDelta paired_delta(std::span<const PairedUnit> units) {
     std::vector<ScoredUnit> differences;
     double sum = 0, tokens = 0;
     for (const PairedUnit& unit : units) {
-        differences.push_back({unit.nll - unit.reference_nll, unit.tokens});
+        differences.push_back({unit.nll - unit.reference_nll, unit.tokens, unit.source});
         sum += differences.back().nll_sum;
         tokens += static_cast<double>(unit.tokens);
     }
-    return {tokens > 0 ? sum / tokens : 0, bootstrap_mean_nll(differences, resamples)};
+    return {tokens > 0 ? sum / tokens : 0, mean_nll_interval(differences)};
 }
 
 double ppl_percent(double delta_nll) {

@@ -22,16 +22,16 @@ std::pair<uint32_t, uint32_t> KvStatistics::pair(uint32_t i) const {
     return {2 * i, 2 * i + 1};
 }
 
-void KvStatistics::add(const KvDocumentRows& rows) {
+void KvStatistics::add(const KvDocumentRows& rows, uint32_t first_position) {
     shape_ = rows.shape;
     rope_dims_ = rows.rope_dims;
     neox_ = rows.neox;
-    positions_ += rows.tokens;
+    positions_ += rows.tokens - std::min(first_position, rows.tokens);
     const uint32_t dim = shape_.head_dim;
     for (std::vector<double>* sums : {&key_before_, &key_after_, &value_, &key_square_, &value_square_, &query_square_})
         sums->resize(size_t{shape_.layers} * shape_.kv_heads * dim);
     for (uint32_t layer = 0; layer < shape_.layers; ++layer)
-        for (uint32_t t = 0; t < rows.tokens; ++t)
+        for (uint32_t t = first_position; t < rows.tokens; ++t)
             for (uint32_t head = 0; head < shape_.kv_heads; ++head) {
                 const size_t to = at(layer, head), from = rows.kv_row(layer, t, head);
                 for (uint32_t i = 0; i < dim; ++i) {

@@ -11,7 +11,8 @@ namespace keel::tools {
 // Sums over positions, in f64, in the order of the text. All arrays are [layers][kv_heads][head_dim].
 class KvStatistics {
   public:
-    void add(const KvDocumentRows& rows);
+    // Positions before first_position are left out: those that are kept and read in f16.
+    void add(const KvDocumentRows& rows, uint32_t first_position = 0);
 
     const KvShape& shape() const { return shape_; }
     uint32_t rope_dims() const { return rope_dims_; }

@@ -90,10 +90,14 @@ class KvCodecTap::Side {
     uint64_t end() {
         uint64_t sum = 0;
         for (const uint64_t bytes : bytes_) sum += bytes;
-        if (!blocks_ || whole_) return sum;
-        for (const uint32_t coded : coded_)  // pooled heads count together, at the first
-            sum += uint64_t{tokens_ - coded} * 2 * shape_.head_dim;
-        return sum;
+        return sum + left_rows() * 2 * shape_.head_dim;
+    }
+    // Of this document, in f16 because their block is not complete.
+    uint64_t left_rows() const {
+        uint64_t rows = 0;
+        if (blocks_ && !whole_)
+            for (const uint32_t coded : coded_) rows += tokens_ - coded;
+        return rows;
     }
 
   private:
@@ -209,6 +213,11 @@ uint64_t KvCodecTap::side_bytes() const {
     return sides_[0]->side_bytes() + sides_[1]->side_bytes();
 }
 
+double KvCodecTap::rows_left_in_f16() const {
+    const uint64_t rows = tokens_ * 2 * shape_.layers * shape_.kv_heads;
+    return rows ? static_cast<double>(left_rows_) / static_cast<double>(rows) : 0;
+}
+
 void KvCodecTap::begin(keel_session session, uint32_t tokens, uint32_t chunk) {
     document_tokens_ = tokens;
     for (const auto& side : sides_) side->begin(session, tokens, chunk);
@@ -217,7 +226,10 @@ void KvCodecTap::heads(const keel_lab_heads& heads) {
     for (const auto& side : sides_) side->heads(heads);
 }
 void KvCodecTap::end() {
-    for (const auto& side : sides_) bytes_ += side->end();
+    for (const auto& side : sides_) {
+        bytes_ += side->end();
+        left_rows_ += side->left_rows();
+    }
     tokens_ += document_tokens_;
     errors_.add_document(document_tokens_);
 }

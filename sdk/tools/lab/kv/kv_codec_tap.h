@@ -33,13 +33,16 @@ class KvCodecTap final : public KvTap {
     double bytes_per_token() const { return tokens_ ? static_cast<double>(bytes_) / static_cast<double>(tokens_) : 0; }
     uint64_t side_bytes() const;
     bool codes_blocks() const { return one_thread(); }
+    // Of the rows of all documents so far, the share that no block was complete for: read in f16 to the end, and counted
+    // so in bytes_per_token().
+    double rows_left_in_f16() const;
 
   private:
     class Side;
     KvShape shape_;
     KvRowErrors errors_;
     std::unique_ptr<Side> sides_[2];  // K, V
-    uint64_t bytes_ = 0, tokens_ = 0;
+    uint64_t bytes_ = 0, tokens_ = 0, left_rows_ = 0;
     uint32_t document_tokens_ = 0;
 };
 

@@ -56,7 +56,7 @@ std::vector<std::vector<KvProbeScore>> run_probe(KvRun& reference, const std::ve
         }
         for (size_t r = 0; r < runs.size(); ++r)
             scores[r].push_back({distance, tokens > 0 ? first_nll / tokens : 0, tokens > 0 ? reference_nll / tokens : 0,
-                                 bootstrap_paired_delta(units[r])});
+                                 paired_delta(units[r])});
     }
     return scores;
 }

@@ -7,7 +7,7 @@
 namespace keel::tools {
 namespace {
 
-constexpr uint32_t kBlockTokens = 64;  // unit of the bootstrap when there is one document only
+constexpr uint32_t kBlockTokens = 64;  // unit of intervals when there is one source only
 
 }  // namespace
 
@@ -37,19 +37,31 @@ KvComparison compare(const KvReference& reference, size_t position, std::span<co
 }
 
 void KvScore::add(const KvComparison& c) {
-    if (kl_.size() % kBlockTokens == 0) blocks_.emplace_back();
+    if (kl_.size() % kBlockTokens == 0) {
+        blocks_.emplace_back();
+        kl_blocks_.emplace_back();
+    }
     for (PairedUnit* unit : {&open_, &blocks_.back()}) {
         unit->reference_nll += c.reference_nll;
         unit->nll += c.nll;
+        ++unit->tokens;
+    }
+    for (ScoredUnit* unit : {&open_kl_, &kl_blocks_.back()}) {
+        unit->nll_sum += c.kl;
         ++unit->tokens;
     }
     kl_.push_back(c.kl);
     same_top_ += c.same_top;
 }
 
-void KvScore::end_document() {
-    if (open_.tokens) documents_.push_back(open_);
+void KvScore::end_document(uint32_t source) {
+    if (open_.tokens) {
+        open_.source = open_kl_.source = source;
+        documents_.push_back(open_);
+        kl_documents_.push_back(open_kl_);
+    }
     open_ = {};
+    open_kl_ = {};
 }
 
 double KvScore::reference_nll() const {
@@ -58,27 +70,35 @@ double KvScore::reference_nll() const {
     return kl_.empty() ? 0 : sum / static_cast<double>(kl_.size());
 }
 PairedDelta KvScore::delta() const {
-    return bootstrap_paired_delta(units());
+    return paired_delta(units());
 }
 PairedDelta KvScore::delta_from(const KvScore& other) const {
     std::vector<PairedUnit> pairs = units();
     for (size_t i = 0; i < pairs.size(); ++i) pairs[i].reference_nll = other.units()[i].nll;
-    return bootstrap_paired_delta(pairs);
+    return paired_delta(pairs);
 }
 double KvScore::kl_mean() const {
     double sum = 0;
     for (const double kl : kl_) sum += kl;
     return kl_.empty() ? 0 : sum / static_cast<double>(kl_.size());
 }
+Interval KvScore::kl_interval() const {
+    return mean_nll_interval(kl_units());
+}
+size_t KvScore::sources() const {
+    return source_count(kl_units());
+}
 double KvScore::same_top_percent() const {
     return kl_.empty() ? 0 : 100.0 * static_cast<double>(same_top_) / static_cast<double>(kl_.size());
 }
 
-const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, const std::string& family) {
+const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, double kl_factor,
+                               const std::string& family) {
     const KvQuality* best = nullptr;
     for (const KvQuality& q : qualities) {
         if (!family.empty() && q.spec.family != family) continue;
         if (!(ppl_percent(q.score.delta().interval.high) <= percent)) continue;
+        if (!(q.score.kl_interval().high <= kl_factor * log1p(percent / 100))) continue;
         if (!best || q.bytes.ratio > best->bytes.ratio) best = &q;
     }
     return best;

@@ -42,27 +42,33 @@ struct KvComparison {
 };
 KvComparison compare(const KvReference& reference, size_t position, std::span<const float> logits);
 
-// Sums over documents. Runs of 64 tokens take the place of documents in intervals where there is one document only.
+// Sums over documents. Runs of 64 tokens take their place in intervals where all are of one source; what they say is of
+// this source.
 class KvScore {
   public:
     void add(const KvComparison& comparison);
-    void end_document();
+    void end_document(uint32_t source = kOwnSource);  // as source_numbers() has it
 
     uint64_t tokens() const { return kl_.size(); }
     size_t documents() const { return documents_.size(); }
-    bool by_document() const { return documents_.size() > 1; }
+    bool by_document() const { return source_count(kl_documents_) > 1; }
     double reference_nll() const;
     PairedDelta delta() const;                           // from the reference; nats per token
     PairedDelta delta_from(const KvScore& other) const;  // from another score of the same documents
+    size_t sources() const;                              // what the intervals are over
     double kl_mean() const;
+    Interval kl_interval() const;  // of the mean
     double kl_percentile(double q) const { return percentile(kl_, q); }
     double same_top_percent() const;
     const std::vector<PairedUnit>& document_units() const { return documents_; }
 
   private:
     const std::vector<PairedUnit>& units() const { return by_document() ? documents_ : blocks_; }
+    const std::vector<ScoredUnit>& kl_units() const { return by_document() ? kl_documents_ : kl_blocks_; }
     std::vector<PairedUnit> documents_, blocks_;
+    std::vector<ScoredUnit> kl_documents_, kl_blocks_;
     PairedUnit open_;
+    ScoredUnit open_kl_;
     std::vector<double> kl_;
     uint64_t same_top_ = 0;
 };
@@ -71,15 +77,19 @@ class KvScore {
 struct KvQuality {
     KvSpec spec;
     KvBytes bytes;
+    uint32_t sinks = 0;  // first positions kept in f16
     KvScore score;
     std::vector<double> k_relative_mse, v_relative_mse;    // per layer
     uint64_t decoded_tokens = 0, decoded_differences = 0;  // computed again one by one; of these with other bits
     bool blocks = false;                                   // a codec that codes blocks of positions
+    double rows_left_in_f16 = 0;                           // of those, share at the end of a document
 };
 
-// The format of the largest ratio among those whose upper end of the 95 % interval of the change of perplexity is at
-// most `percent`; null when none is.
-const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, const std::string& family = {});
+// The format of the largest ratio among those that lose at most `percent` of perplexity by the upper ends of two 95 %
+// intervals: of the change of perplexity, and of the mean KL, which is at most `kl_factor` times the nats that `percent`
+// stands for. The first alone says nothing on text that a worse model predicts better. Null when there is none.
+const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, double kl_factor,
+                               const std::string& family = {});
 // Families in order of first appearance.
 std::vector<std::string> families_of(std::span<const KvQuality> qualities);
 

@@ -17,6 +17,11 @@ EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t c
 
 }  // namespace
 
+EngineOptions with_exact_activations(EngineOptions options) {
+    if (options.activation == KEEL_ACTIVATION_DEFAULT) options.activation = KEEL_ACTIVATION_F32;
+    return options;
+}
+
 KvRun::KvRun(EngineOptions options, const KvSpec& spec, uint32_t context_tokens, const keel_reader* profile,
              uint32_t chunk) {
     options = with_formats(std::move(options), spec, context_tokens);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
+#include "sdk/kv/kv_f16_window.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/files/kv_profile_file.h"
 
@@ -27,16 +29,20 @@ void add_family(std::string& families, const std::string& family) {
 }
 
 // Takes "+sN" and "+rM" from the end of native formats.
-void take_precise(std::string_view* formats, KvSpec* spec) {
+struct Precise {
+    std::optional<uint32_t> sinks, recent;
+};
+Precise take_precise(std::string_view* formats) {
+    Precise precise;
     for (;;) {
         const size_t plus = formats->rfind('+');
-        if (plus == std::string_view::npos || formats->size() < plus + 3) return;
+        if (plus == std::string_view::npos || formats->size() < plus + 3) return precise;
         const char what = (*formats)[plus + 1];
         uint32_t count = 0;
         const char* end = formats->data() + formats->size();
         const auto [stop, error] = std::from_chars(formats->data() + plus + 2, end, count);
-        if ((what != 's' && what != 'r') || error != std::errc() || stop != end) return;
-        (what == 's' ? spec->sinks : spec->recent) = count;
+        if ((what != 's' && what != 'r') || error != std::errc() || stop != end) return precise;
+        (what == 's' ? precise.sinks : precise.recent) = count;
         formats->remove_suffix(formats->size() - plus);
     }
 }
@@ -47,7 +53,7 @@ bool plain_float(keel_kv_format format) {
 
 }  // namespace
 
-KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) {
+KvSpec parse_kv_spec(std::string_view text, const KvSpecDefaults& defaults) {
     KvSpec spec;
     spec.name = text;
     const auto bad = [&](const std::string& why) {
@@ -61,9 +67,12 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
         names_profile = true;
         if (text.substr(at + 1) != "none") spec.profile = text.substr(at + 1);
     }
-    take_precise(&formats, &spec);
+    const Precise precise = take_precise(&formats);
+    const auto asked = [](uint32_t sinks) { return sinks ? sinks : KEEL_KV_NO_SINKS; };
+    spec.sinks = precise.sinks ? asked(*precise.sinks) : defaults.sinks;
+    spec.recent = precise.recent.value_or(defaults.recent);
     if (formats == "profile") {
-        if (!names_profile) spec.profile = default_profile;
+        if (!names_profile) spec.profile = defaults.profile;
         if (spec.profile.empty()) throw bad("no KV profile is named");
         for (const kernels::KvFormat format : formats_of_profile(spec.profile))
             add_family(spec.family, family_of(kv_format_name(static_cast<keel_kv_format>(format + 1))));
@@ -91,15 +100,27 @@ KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile) 
             if (native[i] && *native[i] != KEEL_KV_F16)
                 throw bad("a published codec goes with another one or with f16");
         if (!spec.profile.empty()) throw bad("published codecs take no KV profile");
-        if (spec.sinks || spec.recent) throw bad("published codecs keep no positions in f16");
+        if (precise.sinks.value_or(0) || precise.recent.value_or(0))
+            throw bad("published codecs keep no positions in f16");
+        spec.sinks = spec.recent = 0;
         spec.k_codec = codecs[0];
         spec.v_codec = codecs[1];
         return spec;
     }
     spec.k_format = *native[0];
     spec.v_format = *native[1];
-    if (!names_profile && !(plain_float(spec.k_format) && plain_float(spec.v_format))) spec.profile = default_profile;
+    if (!plain_float(spec.k_format) || !plain_float(spec.v_format)) {
+        if (!names_profile) spec.profile = defaults.profile;
+    } else {
+        spec.sinks = precise.sinks ? asked(*precise.sinks) : 0;
+        spec.recent = precise.recent.value_or(0);
+    }
     return spec;
+}
+
+uint32_t sinks_of_coded_rows(uint32_t kv_sink_tokens) {
+    if (kv_sink_tokens == KEEL_KV_NO_SINKS) return 0;
+    return kv_sink_tokens ? kv_sink_tokens : kDefaultSinks;
 }
 
 std::vector<std::string> split_kv_specs(std::string_view text) {

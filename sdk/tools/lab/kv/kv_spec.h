@@ -19,18 +19,25 @@
 namespace keel::tools {
 
 struct KvSpec {
-    std::string name;    // as it was given, the default profile left out
+    std::string name;    // as it was given, defaults left out
     std::string family;  // what forms of different size have in common: "tcq", "kakeya-d4", "tcq+e8"
     bool native = true;  // kept by the engine's own arena; else by codecs between the model and an arena of f32
     keel_kv_format k_format = KEEL_KV_DEFAULT, v_format = KEEL_KV_DEFAULT;  // native: DEFAULT is the profile's
-    uint32_t sinks = 0, recent = 0;  // native: first positions, and last ones before a query, that are read in f16
-    std::string profile;             // file name; empty: none
+    uint32_t sinks = 0, recent = 0;                   // native: keel_config's kv_sink_tokens and kv_recent_tokens
+    std::string profile;                              // file name; empty: none
     std::shared_ptr<const KvCodec> k_codec, v_codec;  // not native: null is f16
 };
 
-// default_profile: of native formats that name none and are no plain floats; empty: none. Throws ToolError
-// (kExitUsage).
-KvSpec parse_kv_spec(std::string_view text, const std::string& default_profile);
+// What native formats get that do not name it and are no plain floats.
+struct KvSpecDefaults {
+    std::string profile;             // empty: none
+    uint32_t sinks = 0, recent = 0;  // as in KvSpec
+};
+// Sinks of coded rows under a keel_config.kv_sink_tokens.
+uint32_t sinks_of_coded_rows(uint32_t kv_sink_tokens);
+
+// Throws ToolError (kExitUsage).
+KvSpec parse_kv_spec(std::string_view text, const KvSpecDefaults& defaults = {});
 // Cut at commas and blanks; a piece without a name of its own belongs to the piece before it (options of
 // kakeyaturbo:...).
 std::vector<std::string> split_kv_specs(std::string_view text);

@@ -13,12 +13,16 @@ uint32_t tokens_within(const KvText& text, uint32_t context) {
 }
 
 std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents,
-                                                     uint32_t tokens, bool bos) {
+                                                     uint32_t tokens, bool bos, std::vector<uint32_t>* sources) {
     std::vector<std::vector<int32_t>> all;
-    for (const std::string& text : read_documents(file, documents)) {
-        std::vector<int32_t> ids = tokenize(engine, text, bos ? KEEL_TOKENIZE_BOS : 0);
+    const std::vector<TextDocument> texts = read_documents(file, documents);
+    const std::vector<uint32_t> numbers = source_numbers(texts);
+    for (size_t i = 0; i < texts.size(); ++i) {
+        std::vector<int32_t> ids = tokenize(engine, texts[i].text, bos ? KEEL_TOKENIZE_BOS : 0);
         if (ids.size() > tokens) ids.resize(tokens);
-        if (ids.size() >= 2) all.push_back(std::move(ids));
+        if (ids.size() < 2) continue;
+        all.push_back(std::move(ids));
+        if (sources) sources->push_back(numbers[i]);
     }
     if (all.empty()) throw ToolError(kExitRuntime, file + " has too few tokens");
     return all;

@@ -26,7 +26,8 @@ WprojMeter::WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> 
     options_.wproj_error = 0;
     for (const auto& ids : documents) context_ = std::max(context_, static_cast<uint32_t>(ids.size()));
     context_ = std::max(context_, kTimedFrom + kTimedTokens);
-    KvRun run(options_, f16_rows(), context_);
+    exact_ = with_exact_activations(options_);
+    KvRun run(exact_, f16_rows(), context_);
     for (auto& ids : documents) references_.emplace_back(run, std::move(ids));
 }
 
@@ -44,11 +45,13 @@ WprojReading WprojMeter::measure(const WprojImage& image, uint32_t rounds) {
 }
 
 WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds) {
-    EngineOptions options = options_;
-    options.wproj_reader = &reader;
-    options.wproj_any_key = true;
-    options.low_rank = true;
-    KvRun run(options, f16_rows(), context_);
+    const auto low_rank = [&](EngineOptions options) {
+        options.wproj_reader = &reader;
+        options.wproj_any_key = true;
+        options.low_rank = true;
+        return options;
+    };
+    KvRun run(low_rank(exact_), f16_rows(), context_);
     WprojReading reading;
     reading.decode_bytes = run.plan().low_rank_decode_bytes;
     reading.dense_decode_bytes = run.plan().decode_bytes;
@@ -63,13 +66,14 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     }
     if (rounds == 0) return reading;
     run.close();
-    Session session = open_session(run.model());
+    KvRun timed(low_rank(options_), f16_rows(), context_);
+    Session session = open_session(timed.model());
     for (uint32_t round = 0; round <= rounds; ++round) {  // the first one warms up
-        const double dense = decode_rate(run.model(), session, KEEL_VARIANT_DENSE),
-                     low_rank = decode_rate(run.model(), session, KEEL_VARIANT_LOW_RANK);
+        const double dense = decode_rate(timed.model(), session, KEEL_VARIANT_DENSE),
+                     factored = decode_rate(timed.model(), session, KEEL_VARIANT_LOW_RANK);
         if (round == 0) continue;
         reading.dense_rate.push_back(dense);
-        reading.rate.push_back(low_rank);
+        reading.rate.push_back(factored);
     }
     return reading;
 }

@@ -10,7 +10,9 @@
 namespace keel::tools {
 
 struct WprojReading {
-    KvScore score;                                      // against the dense variant of the same engine
+    // Against the dense variant of the same engine, both with activations in f32 unless the options name a kind
+    // (with_exact_activations).
+    KvScore score;
     uint64_t decode_bytes = 0, dense_decode_bytes = 0;  // a token moves, as planned
     uint64_t records = 0, record_bytes = 0;             // bases, records and biases
     // Tokens per second of decoding, by turns in the same engine; empty: not measured.
@@ -31,7 +33,7 @@ class WprojMeter {
 
   private:
     double decode_rate(LoadedModel& model, Session& session, keel_variant variant);
-    EngineOptions options_;
+    EngineOptions options_, exact_;  // exact_: what the score is measured with
     uint32_t context_ = 0;
     std::vector<KvReference> references_;
 };
