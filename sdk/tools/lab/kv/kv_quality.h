@@ -86,8 +86,8 @@ struct KvQuality {
 };
 
 // The format of the largest ratio among those that lose at most `percent` of perplexity by the upper ends of two 95 %
-// intervals: of the change of perplexity, and of the mean KL, which is at most `kl_factor` times the nats that `percent`
-// stands for. The first alone says nothing on text that a worse model predicts better. Null when there is none.
+// intervals: of the change of perplexity, and of the mean KL, which is at most `kl_factor` times the nats of `percent`.
+// The first alone says nothing on text that a worse model predicts better. Null when there is none.
 const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, double kl_factor,
                                const std::string& family = {});
 // Families in order of first appearance.

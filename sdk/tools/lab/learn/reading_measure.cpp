@@ -6,7 +6,7 @@
 #include <random>
 
 #include "kernels/cpu/kernel_set.h"
-#include "sdk/format/bytes.h"
+#include "sdk/format/gguf.h"
 #include "sdk/model/model.h"
 #include "sdk/tools/common/interrupt.h"
 
@@ -45,7 +45,7 @@ ModelHead::ModelHead(const ModelFile& file) {
     rows_.resize(size_t{vocabulary} * d);
     std::vector<uint8_t> row(row_bytes);
     for (uint32_t v = 0; v < vocabulary; ++v) {
-        check(read_at(*file.reader.get(), t->offset + v * row_bytes, row.data(), row_bytes), "cannot read the head");
+        check(read_tensor(*file.gguf(), *t, v * row_bytes, row.data(), row_bytes), "cannot read the head");
         kernels::kScalarSet.dequantize_row[t->type](row.data(), &rows_[size_t{v} * d], d);
     }
     head_.vocabulary = vocabulary;
