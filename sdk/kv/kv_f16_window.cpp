@@ -9,8 +9,8 @@ KvF16WindowShape kv_f16_window_shape(uint32_t first_layer, uint32_t layers, uint
     s.first_layer = first_layer;
     s.sink_tokens = sink_tokens;
     s.recent_tokens = recent_tokens;
-    // The pages that the positions of a step, those it looks back at, and those it may be cut back to can lie in: so many
-    // positions in a row, the first of them the last one of a page.
+    // The pages that the positions of a step, those it looks back at, and those it may be cut back to can lie in: that
+    // many in a row, the first of them the last one of a page.
     if (recent_tokens) s.recent_pages = (recent_tokens + rollback_tokens + step_tokens - 2) / kPageTokens + 2;
     const uint64_t row = uint64_t{head_dim} * 2;
     const auto layer = [&](uint32_t tokens, uint64_t* bytes) {

@@ -3,8 +3,8 @@
 // Every document alone: ids = [BOS] + tokenize(text), cut to --tokens + 1; every position is scored with its whole left
 // context, in steps of --chunk tokens (128; 512 where blocks of positions are coded) over rows that have been coded
 // before anything reads them, so that errors accumulate from layer to layer and from position to position, as in use.
-// The reference computes the same tokens, with activations in f32 unless --activation says otherwise (KvRun); differences
-// are paired, and intervals are over sources of documents. What another exact arena "loses" is the floor below which
+// The reference computes the same tokens, with activations in f32 unless --activation says otherwise (KvRun).
+// Differences are paired, and intervals are over sources of documents. What another exact arena "loses" is the floor below which
 // nothing is seen; it is measured on the first document. --decode computes the last tokens again one by one
 // and compares every bit of the logits.
 #include <math.h>

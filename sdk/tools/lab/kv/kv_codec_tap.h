@@ -33,8 +33,8 @@ class KvCodecTap final : public KvTap {
     double bytes_per_token() const { return tokens_ ? static_cast<double>(bytes_) / static_cast<double>(tokens_) : 0; }
     uint64_t side_bytes() const;
     bool codes_blocks() const { return one_thread(); }
-    // Of the rows of all documents so far, the share that no block was complete for: read in f16 to the end, and counted
-    // so in bytes_per_token().
+    // Of the rows of all documents so far, the share that no block was complete for: read in f16 to the end, and
+    // counted so in bytes_per_token().
     double rows_left_in_f16() const;
 
   private:
