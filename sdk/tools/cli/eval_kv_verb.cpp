@@ -4,8 +4,8 @@
 // context, in steps of --chunk tokens (128; 512 where blocks of positions are coded) over rows that have been coded
 // before anything reads them, so that errors accumulate from layer to layer and from position to position, as in use.
 // The reference computes the same tokens, with activations in f32 unless --activation says otherwise (KvRun).
-// Differences are paired, and intervals are over sources of documents. What another exact arena "loses" is the floor below which
-// nothing is seen; it is measured on the first document. --decode computes the last tokens again one by one
+// Differences are paired, and intervals are over sources of documents. What another exact arena "loses" is the floor
+// below which nothing is seen; it is measured on the first document. --decode computes the last tokens again one by one
 // and compares every bit of the logits.
 #include <math.h>
 #include <stdio.h>
