@@ -9,13 +9,10 @@
 #include "keel/keel_cuda.h"
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/common/engine_names.h"
+#include "sdk/tools/common/model_file.h"
 
 namespace CLI {
 class App;
-}
-
-namespace keel {
-struct GgufTensor;
 }
 
 namespace keel::tools {
@@ -94,21 +91,6 @@ class ConfigParts {
 };
 keel_config make_config(const EngineOptions& options, ConfigParts& parts);
 
-// A GGUF file or a pack of one that passed keel_inspect, and its keel_model.
-struct ModelFile {
-    std::string path;
-    FileReader reader;           // of the whole file
-    std::unique_ptr<Pack> pack;  // null: a GGUF file
-    const keel_reader* gguf() const { return pack ? pack->model() : reader.get(); }
-    // A tensor's bytes as they are mapped. Throws where its rows are interleaved.
-    const uint8_t* bytes_of(const GgufTensor& t) const;
-    std::vector<uint64_t> buffer;  // where the keel_model lies
-    const keel_model* model = nullptr;
-    keel_model_info info{};
-};
-ModelFile open_model(const std::string& path);
-// What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so.
-std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path);
 keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config);
 // Why a part is not used, as keel_plan would have said it.
 keel_error part_error(const keel_memory_plan& plan);

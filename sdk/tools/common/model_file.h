@@ -1,0 +1,31 @@
+// A model's file, opened and inspected.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "keel/keel.hpp"
+
+namespace keel {
+struct GgufTensor;
+}
+
+namespace keel::tools {
+
+// A GGUF file or a pack of one that passed keel_inspect, and its keel_model.
+struct ModelFile {
+    std::string path;
+    FileReader reader;           // of the whole file
+    std::unique_ptr<Pack> pack;  // null: a GGUF file
+    const keel_reader* gguf() const { return pack ? pack->model() : reader.get(); }
+    // A tensor's bytes as they are mapped. Throws where its rows are interleaved.
+    const uint8_t* bytes_of(const GgufTensor& t) const;
+    std::vector<uint64_t> buffer;  // where the keel_model lies
+    const keel_model* model = nullptr;
+    keel_model_info info{};
+};
+ModelFile open_model(const std::string& path);
+// What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so.
+std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path);
+
+}  // namespace keel::tools
