@@ -6,6 +6,7 @@
 
 #include "keel/keel.hpp"
 #include "sdk/format/wproj.h"
+#include "sdk/tools/common/console.h"
 #include "sdk/tools/common/model_file.h"
 
 namespace keel::tools {

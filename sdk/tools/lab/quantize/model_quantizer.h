@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "sdk/tools/common/console.h"
 #include "sdk/tools/common/model_file.h"
 #include "sdk/tools/lab/quantize/type_rules.h"
 
