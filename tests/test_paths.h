@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -27,6 +28,11 @@ inline std::string shared_dir() {
         if (!dir.empty() && std::filesystem::is_directory(dir, ignored)) return dir;
     }
     return {};
+}
+
+// A name in the directory for temporary files that no other process has: halves of a program run beside each other.
+inline std::string temp_path(const std::string& name) {
+    return testing::TempDir() + "keel_" + std::to_string(getpid()) + "_" + name;
 }
 
 inline std::vector<char> read_file(const std::string& path) {

@@ -533,7 +533,7 @@ TEST(GrammarSession, SavedAndRestoredElsewhere) {
     // Every byte counts, the checksum made right again.
     Held h;
     const keel_session session = h.engine->session();
-    for (const size_t at : {size_t{104}, size_t{108}, size_t{112}, size_t{116}}) {
+    for (const size_t at : {size_t{104}, size_t{108}, size_t{112}}) {
         std::vector<char> broken = saved;
         for (size_t i = 0; i < 4; ++i) broken[at + i] = static_cast<char>(0x7e);
         const uint64_t checksum = keel::hash64(broken.data(), broken.size() - 8);

@@ -21,7 +21,7 @@ using keel_test::WprojOptions;
 
 class LowRank : public testing::Test {
   protected:
-    std::string path_ = testing::TempDir() + "keel_low_rank_test.gguf";
+    std::string path_ = keel_test::temp_path("low_rank_test.gguf");
     mutable keel_wproj_options options_{};  // of the last config(), which points to them
     mutable keel_part part_{};
     void TearDown() override { std::filesystem::remove(path_); }

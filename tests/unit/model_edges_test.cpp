@@ -24,7 +24,7 @@ TEST(ModelEdges, ManyQueryHeadsOnOneKvHead) {
         spec.feed_forward = 64;
         spec.vocabulary = 512;
         spec.context = 128;
-        const std::string path = testing::TempDir() + "many-query-heads.gguf";
+        const std::string path = keel_test::temp_path("many-query-heads.gguf");
         keel::tools::synth_write(path, spec);
         std::vector<int32_t> ids(40);
         for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(260 + 5 * i % 200);
@@ -51,7 +51,7 @@ TEST(ModelEdges, InspectLeavesItsOutputsAloneOnError) {
     spec.heads = spec.kv_heads = 1;
     spec.feed_forward = 64;
     spec.vocabulary = 512;
-    const std::string path = testing::TempDir() + "inspect-outputs.gguf";
+    const std::string path = keel_test::temp_path("inspect-outputs.gguf");
     keel::tools::synth_write(path, spec);
     {
         keel_test::FileReader file(path);

@@ -9,6 +9,7 @@
 #include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
+#include "tests/test_paths.h"
 
 namespace {
 
@@ -36,7 +37,7 @@ Planned plan_of(const std::string& path, const keel_config& config) {
 
 class Placement : public testing::Test {
   protected:
-    std::string path_ = testing::TempDir() + "keel_placement_test.gguf";
+    std::string path_ = keel_test::temp_path("placement_test.gguf");
     void TearDown() override { std::filesystem::remove(path_); }
 
     static keel_config config(keel_weights weights, keel_cpu cpu, uint32_t threads = 2) {

@@ -18,6 +18,7 @@
 #include "keel/keel.h"
 #include "platform/linux/cpu_quota.h"
 #include "platform/platform.h"
+#include "tests/test_paths.h"
 
 namespace {
 
@@ -235,7 +236,7 @@ TEST(PlatformCores, FollowTheCallersAffinity) {
 // A made-up /proc/self/cgroup and tree of control groups.
 class PlatformCpuQuota : public testing::Test {
   protected:
-    std::filesystem::path root_ = std::filesystem::path(testing::TempDir()) / "keel_cpu_quota_test";
+    std::filesystem::path root_ = keel_test::temp_path("cpu_quota_test");
     void SetUp() override { std::filesystem::remove_all(root_); }
     void TearDown() override { std::filesystem::remove_all(root_); }
     void write(const std::string& path, const std::string& text) const {

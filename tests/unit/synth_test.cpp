@@ -64,7 +64,7 @@ struct ReadBack {
 
 class Synth : public testing::Test {
   protected:
-    std::string path_ = testing::TempDir() + "keel_synth_test.gguf";
+    std::string path_ = keel_test::temp_path("synth_test.gguf");
     void TearDown() override { std::filesystem::remove(path_); }
     ReadBack make(const SynthSpec& spec) {
         tools::synth_write(path_, spec);
@@ -253,7 +253,7 @@ TEST_F(Synth, RefusesWhatCannotBe) {
 }
 
 TEST(GgufWriter, EveryValueType) {
-    const std::string path = testing::TempDir() + "keel_writer_test.gguf";
+    const std::string path = keel_test::temp_path("writer_test.gguf");
     tools::GgufWriter w(128);
     w.number<uint8_t>("u8", 1);
     w.number<int8_t>("i8", 2);

@@ -165,7 +165,7 @@ TEST(WprojRewrite, Version1BasesWithoutRecordsStay) {
 }
 
 TEST(WprojRewrite, FilesOnDisk) {
-    const std::string path = testing::TempDir() + "keel_wproj_rewrite.bin";
+    const std::string path = keel_test::temp_path("wproj_rewrite.bin");
     uint64_t told = 0, whole = 0;
     const WprojProgress watch = [&](uint64_t done, uint64_t total) {
         told = done;
@@ -655,7 +655,7 @@ TEST(WprojWriters, RefuseWhatAVersionCannotHold) {
 }
 
 TEST(WprojWriters, CancelledOrFailedLeaveNoFile) {
-    const std::string path = testing::TempDir() + "keel_wproj_cancelled.bin";
+    const std::string path = keel_test::temp_path("wproj_cancelled.bin");
     std::filesystem::remove(path);
     for (const bool first : {true, false}) {
         const auto stop = [](uint64_t, uint64_t) { return true; };
