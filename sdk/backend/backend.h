@@ -67,8 +67,9 @@ struct Backend {
     // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set, for others how many layers
     // they compute. KEEL_E_UNSUPPORTED.
     keel_status (*configure)(PlanConfig* config, const ModelSpec& spec, keel_error* error);
-    // A matrix of so many rows. `lookup`: only single rows of it are read.
-    WeightUse (*weights)(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+    // A matrix of so many rows. `mode`: config.weights, or KEEL_WEIGHTS_REPACK for one that is interleaved in its file.
+    // `lookup`: only single rows of it are read.
+    WeightUse (*weights)(const PlanConfig& config, keel_weights mode, uint32_t weight_type, uint64_t rows, bool lookup);
     // Fills the predicted times of an op from its bytes and multiply-adds, and returns the working memory of each
     // thread that runs it, in bytes.
     uint64_t (*cost)(const PlanConfig& config, Op* op);

@@ -354,6 +354,7 @@ keel_status HeaderScan::tensor(GgufTensor* t) {
         return malformed(offset_offset, "the tensor's data reaches beyond the end of the file");
     if (!pad_up(t->offset + t->bytes, alignment_, &next_tensor_))
         return malformed(offset_offset, "the tensor's padded end overflows");
+    t->interleaved = reader_.interleaved_rows && can_interleave(t->type, t->dim_count, t->dims);
     return KEEL_OK;
 }
 
@@ -372,11 +373,7 @@ keel_status HeaderScan::data_section(const GgufTensor& last, GgufTensor* tensors
         return malformed(header_bytes, "the file ends before the tensor data does");
     if (g->data_offset > limits_.max_metadata_bytes)
         return over_limit(header_bytes, "max_metadata_bytes", g->data_offset, limits_.max_metadata_bytes);
-    for (uint32_t i = 0; tensors && i < g->tensor_count; ++i) {
-        GgufTensor& t = tensors[i];
-        t.offset += g->data_offset;
-        t.interleaved = reader_.interleaved_rows && can_interleave(t.type, t.dim_count, t.dims);
-    }
+    for (uint32_t i = 0; tensors && i < g->tensor_count; ++i) tensors[i].offset += g->data_offset;
     return KEEL_OK;
 }
 
@@ -417,6 +414,8 @@ keel_status HeaderScan::tensors(const Gguf& g, const GgufVisitor& visitor) {
 }
 
 keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, const GgufVisitor& visitor, Gguf* out) {
+    if (reader_.interleaved_rows && reader_.interleaved_rows != kernels::kRepackRows)
+        return fail(error_, KEEL_E_UNSUPPORTED, 0, "reader.interleaved_rows", "neither 0 nor 16");
     const bool place = values || tensors;
     Gguf g = {};
     KEEL_TRY(counts(&g));
@@ -514,8 +513,6 @@ keel_status resolve_limits(const keel_limits* limits, keel_limits* out) {
 
 keel_status gguf_scan(const keel_reader& reader, const keel_limits& limits, GgufValue* values, GgufTensor* tensors,
                       Gguf* out, keel_error* error) {
-    if (reader.interleaved_rows && reader.interleaved_rows != kernels::kRepackRows)
-        return fail(error, KEEL_E_UNSUPPORTED, 0, "reader.interleaved_rows", "neither 0 nor 16");
     return HeaderScan(reader, limits, error).run(values, tensors, {}, out);
 }
 
@@ -534,24 +531,60 @@ bool can_interleave(uint32_t weight_type, uint32_t dim_count, const uint64_t* di
            dims[1] % kernels::kRepackRows == 0;
 }
 
-keel_status read_tensor(const keel_reader& reader, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes) {
-    if (!t.interleaved) return read_at(reader, t.offset + at, dst, bytes);
+keel_status read_rows(const keel_reader& reader, const GgufTensor& t, uint64_t row, uint64_t rows, uint64_t first,
+                      uint64_t count, void* dst) {
+    constexpr uint32_t kRows = kernels::kRepackRows;
     const auto type = static_cast<kernels::WeightType>(t.type);
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    const uint64_t row_blocks = t.dims[0] / info.block_elements;
-    uint8_t blocks[kernels::kRepackRows * kernels::kMostBlockBytes], block[kernels::kMostBlockBytes];
+    const uint64_t row_blocks = t.dims[0] / info.block_elements, bytes = count * info.block_bytes;
     uint8_t* to = static_cast<uint8_t*>(dst);
-    while (bytes) {
-        const uint64_t index = at / info.block_bytes, row = index / row_blocks, in_group = row % kernels::kRepackRows;
-        const uint64_t first = (row - in_group) * row_blocks + index % row_blocks * kernels::kRepackRows;
-        KEEL_TRY(read_at(reader, t.offset + first * info.block_bytes, blocks, kernels::kRepackRows * info.block_bytes));
-        kernels::unpack_row(type, blocks, static_cast<uint32_t>(in_group), 0, 1, block);
-        const uint64_t skip = at % info.block_bytes, left = info.block_bytes - skip, n = bytes < left ? bytes : left;
-        memcpy(to, block + skip, n);
-        to += n;
-        at += n;
-        bytes -= n;
+    // Blocks of the file before block b of row r, or of the group that begins with row r.
+    const auto offset = [&](uint64_t r, uint64_t b) { return t.offset + (r * row_blocks + b) * info.block_bytes; };
+    if (!t.interleaved) {
+        if (count == row_blocks) return read_at(reader, offset(row, 0), to, rows * bytes);
+        for (uint64_t r = 0; r < rows; ++r) KEEL_TRY(read_at(reader, offset(row + r, first), to + r * bytes, bytes));
+        return KEEL_OK;
     }
+    uint8_t packed[16 * 1024];
+    const uint64_t step = sizeof packed / (kRows * info.block_bytes);
+    for (uint64_t group = 0; group < rows; group += kRows)
+        for (uint64_t b = 0; b < count; b += step) {
+            const uint32_t n = static_cast<uint32_t>(count - b < step ? count - b : step);
+            KEEL_TRY(read_at(reader, offset(row + group, kRows * (first + b)), packed,
+                             uint64_t{kRows} * n * info.block_bytes));
+            for (uint32_t r = 0; r < kRows; ++r)
+                kernels::unpack_row(type, packed, r, 0, n, to + (group + r) * bytes + b * info.block_bytes);
+        }
+    return KEEL_OK;
+}
+
+keel_status read_tensor(const keel_reader& reader, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes) {
+    if (!t.interleaved) return read_at(reader, t.offset + at, dst, bytes);
+    constexpr uint64_t kRows = kernels::kRepackRows;
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[t.type];
+    const uint64_t row_blocks = t.dims[0] / info.block_elements, group_bytes = kRows * row_blocks * info.block_bytes;
+    uint8_t column[kRows * kernels::kMostBlockBytes];  // a block of each row of a group
+    uint8_t* to = static_cast<uint8_t*>(dst);
+    for (uint64_t n; bytes; to += n, at += n, bytes -= n) {
+        const uint64_t index = at / info.block_bytes, row = index / row_blocks, in_group = row % kRows;
+        if (at % group_bytes == 0 && bytes >= group_bytes) {
+            n = bytes / group_bytes * group_bytes;
+            KEEL_TRY(read_rows(reader, t, row, n / group_bytes * kRows, 0, row_blocks, to));
+            continue;
+        }
+        KEEL_TRY(read_rows(reader, t, row - in_group, kRows, index % row_blocks, 1, column));
+        const uint64_t skip = at % info.block_bytes, left = info.block_bytes - skip;
+        n = bytes < left ? bytes : left;
+        memcpy(to, column + in_group * info.block_bytes + skip, n);
+    }
+    return KEEL_OK;
+}
+
+keel_status hash_tensor_sample(const keel_reader& reader, const GgufTensor& t, uint64_t number, uint64_t* state) {
+    const uint64_t n = t.bytes < kSampleBytes ? t.bytes : kSampleBytes;
+    char sample[kSampleBytes];
+    KEEL_TRY(read_tensor(reader, t, hash_finish(number) % (t.bytes - n + 1), sample, n));
+    *state = hash_update(*state, sample, n);
     return KEEL_OK;
 }
 
@@ -560,13 +593,7 @@ keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t*
     *fingerprint = 0;
     if (!g.tensors && g.tensor_count) return KEEL_OK;
     uint64_t state = hash_update(kHashSeed, reinterpret_cast<const char*>(header_hash), sizeof *header_hash);
-    for (uint32_t i = 0; i < g.tensor_count; ++i) {
-        const GgufTensor& t = g.tensors[i];
-        const uint64_t n = t.bytes < kSampleBytes ? t.bytes : kSampleBytes;
-        char sample[kSampleBytes];
-        KEEL_TRY(read_tensor(reader, t, hash_finish(i) % (t.bytes - n + 1), sample, n));
-        state = hash_update(state, sample, n);
-    }
+    for (uint32_t i = 0; i < g.tensor_count; ++i) KEEL_TRY(hash_tensor_sample(reader, g.tensors[i], i, &state));
     *fingerprint = hash_finish(state);
     return KEEL_OK;
 }

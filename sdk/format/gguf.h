@@ -94,8 +94,15 @@ keel_status gguf_fingerprint(const keel_reader& reader, const Gguf& g, uint64_t*
 
 // Whether the rows of such a tensor are interleaved where a reader's are (keel_reader.interleaved_rows).
 bool can_interleave(uint32_t weight_type, uint32_t dim_count, const uint64_t* dims);
-// Bytes [at, at + bytes) of a tensor as a plain file has them.
+// Bytes [at, at + bytes) of a tensor as a plain file has them. Of an interleaved one 16 times what is asked for is read
+// where it is no whole group of rows.
 keel_status read_tensor(const keel_reader& reader, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes);
+// The same of blocks [first, first + count) of rows [row, row + rows), into dst [rows][count]. Of an interleaved tensor
+// whole groups of rows.
+keel_status read_rows(const keel_reader& reader, const GgufTensor& t, uint64_t row, uint64_t rows, uint64_t first,
+                      uint64_t count, void* dst);
+// Goes on with a hash over kSampleBytes of tensor `number` (all of a smaller one), at a place that depends on `number`.
+keel_status hash_tensor_sample(const keel_reader& reader, const GgufTensor& t, uint64_t number, uint64_t* state);
 
 // Limits with defaults filled in from a possibly null, possibly shorter struct. KEEL_E_ABI.
 keel_status resolve_limits(const keel_limits* limits, keel_limits* out);

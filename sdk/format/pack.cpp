@@ -11,15 +11,9 @@
 namespace keel {
 namespace {
 
-constexpr uint64_t table_end(uint32_t sections) {
-    return sizeof(PackHeader) + uint64_t{sections} * sizeof(PackSection);
-}
-constexpr uint64_t next_section(uint64_t end) {
-    return (end + kPackAlignBytes - 1) / kPackAlignBytes * kPackAlignBytes;
-}
 // Where field `member` of section i stands.
 constexpr uint64_t field_at(uint32_t i, size_t member) {
-    return table_end(i) + member;
+    return pack_table_end(i) + member;
 }
 
 const char* kind_fault(const PackTable& pack, uint32_t i) {
@@ -38,7 +32,7 @@ keel_status check_section(const PackTable& pack, uint32_t i, uint64_t end, keel_
         return fail(error, KEEL_E_FILE_FORMAT, field_at(i, member), field, reason);
     };
     if (const char* fault = kind_fault(pack, i)) return bad(offsetof(PackSection, kind), "section.kind", fault);
-    if (s.offset != next_section(end))
+    if (s.offset != next_pack_section(end))
         return bad(offsetof(PackSection, offset), "section.offset", "not where it belongs");
     if (s.offset > pack.header.file_bytes || s.bytes == 0 || s.bytes > pack.header.file_bytes - s.offset)
         return bad(offsetof(PackSection, bytes), "section.bytes", "empty, or ends beyond the file");
@@ -108,7 +102,7 @@ keel_status check_pack(const PackTable& pack, keel_error* error) {
     };
     for (const uint64_t zero : h.zero)
         if (zero) return bad(offsetof(PackHeader, zero), "header", "not zero where it has to be");
-    uint64_t end = table_end(h.section_count);
+    uint64_t end = pack_table_end(h.section_count);
     uint32_t parts = 0, notes = 0;
     for (uint32_t i = 0; i < h.section_count; ++i) {
         KEEL_TRY(check_section(pack, i, end, error));
@@ -134,7 +128,8 @@ keel_status read_pack(const keel_reader& file, PackTable* out, keel_error* error
         return bad(KEEL_E_UNSUPPORTED, offsetof(PackHeader, version), "version", "another version of the format");
     if (h.file_bytes != file.size_bytes)
         return bad(KEEL_E_FILE_FORMAT, offsetof(PackHeader, file_bytes), "file_bytes", "not the size of the file");
-    if (h.section_count == 0 || h.section_count > KEEL_PACK_MAX_SECTIONS || table_end(h.section_count) > h.file_bytes)
+    if (h.section_count == 0 || h.section_count > KEEL_PACK_MAX_SECTIONS ||
+        pack_table_end(h.section_count) > h.file_bytes)
         return bad(KEEL_E_FILE_FORMAT, offsetof(PackHeader, section_count), "section_count", "none, or too many");
     if (read_at(file, sizeof h, out->sections, h.section_count * sizeof(PackSection)) != KEEL_OK)
         return bad(KEEL_E_FILE_READ, sizeof h, "sections", "cannot be read");
@@ -144,7 +139,7 @@ keel_status read_pack(const keel_reader& file, PackTable* out, keel_error* error
 }
 
 keel_status verify_pack(const keel_reader& file, const PackTable& pack, keel_error* error) {
-    uint64_t end = table_end(pack.header.section_count);
+    uint64_t end = pack_table_end(pack.header.section_count);
     for (uint32_t i = 0; i < pack.header.section_count; ++i) {
         const PackSection& s = pack.sections[i];
         KEEL_TRY(check_zeros(file, end, s.offset, error));

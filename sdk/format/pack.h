@@ -39,6 +39,14 @@ static_assert(sizeof(PackSection) == 64);
 constexpr uint32_t kMostPackParts = 16, kMostPackNotes = 4;
 static_assert(KEEL_PACK_MAX_SECTIONS == 1 + kMostPackParts + kMostPackNotes);
 
+constexpr uint64_t pack_table_end(uint32_t sections) {
+    return sizeof(PackHeader) + uint64_t{sections} * sizeof(PackSection);
+}
+// Where a section begins behind what ends there.
+constexpr uint64_t next_pack_section(uint64_t end) {
+    return (end + kPackAlignBytes - 1) / kPackAlignBytes * kPackAlignBytes;
+}
+
 struct PackTable {
     PackHeader header;
     PackSection sections[KEEL_PACK_MAX_SECTIONS];  // [header.section_count]

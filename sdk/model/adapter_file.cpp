@@ -117,15 +117,6 @@ keel_status check_shape(const Survey& s, const Place& at, const GgufTensor& t, c
     return t.dims[at.side] == w->dims[at.side] ? KEEL_OK : mismatch("the model's matrix has another shape");
 }
 
-// Part of the identity, as gguf_fingerprint has it.
-keel_status hash_sample(Survey* s, const GgufTensor& t) {
-    char sample[kSampleBytes];
-    const uint64_t n = t.bytes < kSampleBytes ? t.bytes : kSampleBytes;
-    KEEL_TRY(read_at(s->file->reader, t.offset + hash_finish(s->number++) % (t.bytes - n + 1), sample, n));
-    s->hash = hash_update(s->hash, sample, n);
-    return KEEL_OK;
-}
-
 keel_status see_tensor(void* context, const GgufTensor& t) {
     Survey& s = *static_cast<Survey*>(context);
     char name[kMaxNameBytes];
@@ -133,7 +124,8 @@ keel_status see_tensor(void* context, const GgufTensor& t) {
     const auto refuse = [&](keel_status status, const char* reason) {
         return fail(s.error, status, t.name_offset, name, reason);
     };
-    if (place_of(s.file->reader, *s.row, t, name, &at) != KEEL_OK || hash_sample(&s, t) != KEEL_OK)
+    if (place_of(s.file->reader, *s.row, t, name, &at) != KEEL_OK ||
+        hash_tensor_sample(s.file->reader, t, s.number++, &s.hash) != KEEL_OK)
         return fail(s.error, KEEL_E_FILE_READ, t.name_offset, "tensor", "the reader failed");
     if (at.slot == kTokenEmbedding || at.slot == kOutput)
         return refuse(KEEL_E_UNSUPPORTED, "adapters of the embedding and of the head are not supported");
@@ -181,6 +173,8 @@ uint32_t adapter_slot_of(TensorSlot slot) {
 keel_status adapter_open(const keel_reader& reader, const keel_model* model, AdapterFile* out, keel_error* error) {
     *out = {};
     out->reader = reader;
+    if (reader.interleaved_rows)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "reader.interleaved_rows", "adapters have plain rows");
     keel_limits limits;
     KEEL_TRY(resolve_limits(nullptr, &limits));
     Values values = {};

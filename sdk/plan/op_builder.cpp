@@ -29,11 +29,23 @@ bool writes_q8(OpKind kind) {
            kind == OpKind::kQuantize;
 }
 
+// The largest A or B of adapters: rows x k.
+void multiply_factor(Op* op, const AdapterUse& use, uint32_t type, uint64_t bytes, uint32_t rows, uint32_t k) {
+    op->factors = use.factors;
+    op->weight_type = type;
+    op->w_row_bytes = bytes / rows;
+    op->rows = rows;
+    op->k = k;
+    op->fixed_bytes = bytes;
+    op->token_bytes = (uint64_t{k} + rows) * 4;
+    op->token_macs = uint64_t{k} * rows;
+}
+
 }  // namespace
 
 // How a product with weights of this type reads its activations. PlanWeights sees to it that there is one.
 Activation OpBuilder::reading(uint32_t weight_type) const {
-    return backend().weights(c_, weight_type, 0, false).x;
+    return backend().weights(c_, c_.weights, weight_type, 0, false).x;
 }
 
 Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
@@ -120,7 +132,7 @@ Buf OpBuilder::output_norm(const char* name, const Buf& x) {
 
 // Shape, bytes and work of a product; how it reads x follows from its weights.
 void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
-    const WeightUse use = backend().weights(c_, matrix.type, matrix.rows, false);
+    const WeightUse use = backend().weights(c_, c_.weights, matrix.type, matrix.rows, false);
     const Activation type = use.x;
     op->in = read(op, x, type);
     op->fp32_reason = use.fp32;
@@ -172,14 +184,7 @@ void OpBuilder::adapter_inputs(const TensorSlot* slots, uint32_t count, const Bu
         if (!first) op.reads |= op.writes;  // the parts before it stay
         first = false;
         op.out_offset = out[i].offset;
-        op.factors = use.factors;
-        op.weight_type = use.a_type;
-        op.w_row_bytes = use.a_bytes / use.rank;
-        op.rows = use.rank;
-        op.k = use.k;
-        op.fixed_bytes = use.a_bytes;
-        op.token_bytes = (uint64_t{use.k} + use.rank) * 4;
-        op.token_macs = uint64_t{use.k} * use.rank;
+        multiply_factor(&op, use, use.a_type, use.a_bytes, use.rank, use.k);
         out[i].use = use;
         out[i].u = {"lora", width, kNoProducer};
     }
@@ -195,14 +200,8 @@ void OpBuilder::adapter_output(TensorSlot slot, const AdapterInput& input, const
     op.reads |= op.writes;
     op.out_offset = offset;
     op.accumulate = true;
-    op.factors = use.factors;
-    op.weight_type = use.b_type;
-    op.w_row_bytes = use.b_bytes / use.rows;
-    op.rows = use.rows;
-    op.k = use.rank;
-    op.fixed_bytes = use.b_bytes;
-    op.token_bytes = (uint64_t{use.rank} + 2 * uint64_t{use.rows}) * 4;
-    op.token_macs = uint64_t{use.rows} * use.rank;
+    multiply_factor(&op, use, use.b_type, use.b_bytes, use.rows, use.rank);
+    op.token_bytes += uint64_t{use.rows} * 4;  // what it is added to
 }
 
 Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count, Buf x) {

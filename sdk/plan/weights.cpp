@@ -8,14 +8,21 @@
 namespace keel {
 namespace {
 
-// A piece that read_groups gives, row by row: put(where it lies in the plain matrix, its bytes, how many).
-template <class Put>
-void each_row(const GgufTensor& t, uint64_t at, const uint8_t* plain, uint32_t rows, uint32_t k, const Put& put) {
-    constexpr uint64_t kRows = kernels::kRepackRows;
-    const uint64_t row_bytes = kernels::weight_row_bytes(t.type, static_cast<uint32_t>(t.dims[0])),
-                   n = kernels::weight_row_bytes(t.type, k), group_bytes = kRows * row_bytes,
-                   first = at / group_bytes * kRows * row_bytes + at % group_bytes / kRows;
-    for (uint32_t r = 0; r < rows; ++r) put(first + r * row_bytes, plain + r * n, n);
+GgufTensor matrix_at(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes) {
+    GgufTensor t = {};
+    t.type = type;
+    t.dims[0] = k;
+    t.dims[1] = rows;
+    t.dims[2] = t.dims[3] = 1;
+    t.offset = offset;
+    t.bytes = bytes;
+    return t;
+}
+
+// The tensor's bytes as they lie in its file.
+GgufTensor as_stored(GgufTensor t) {
+    t.interleaved = 0;
+    return t;
 }
 
 }  // namespace
@@ -33,7 +40,7 @@ const void* WeightPlacer::matrix(const keel_reader& from, const GgufTensor& t, c
 const void* WeightPlacer::copied_matrix(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
     total_bytes += t.bytes;
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
-    if (dst) t.interleaved ? load_plain(from, t, dst) : load(from, t, dst);
+    if (dst) load(from, t, dst);
     return dst;
 }
 
@@ -60,7 +67,7 @@ const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTen
     }
     uint8_t* dst = static_cast<uint8_t*>(arena.place_bytes(name, t.bytes, Arena::kAlign, layer));
     if (dst && t.interleaved)
-        load(from, t, dst);
+        load(from, as_stored(t), dst);
     else if (dst)
         read_groups(from, t, [&](uint64_t to, const uint8_t* plain, uint32_t count, uint32_t k) {
             kernels::repack_rows(static_cast<kernels::WeightType>(t.type), plain, dst + to, count, k);
@@ -75,14 +82,7 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
     total_bytes += t.bytes;
     const uint64_t to = own_memory.place_offset(name, t.bytes, Arena::kAlign, layer);
     if (own_memory.counting() || !own_memory.ok()) return nullptr;
-    if (t.interleaved) {
-        read_groups(from, t, [&](uint64_t at, const uint8_t* plain, uint32_t rows, uint32_t k) {
-            each_row(t, at, plain, rows, k,
-                     [&](uint64_t row_at, const uint8_t* bytes, uint64_t n) { upload(to + row_at, bytes, n); });
-        });
-        return own_memory.base() + to;
-    }
-    const bool mapped = maps();
+    const bool mapped = maps() && !t.interleaved;
     const uint64_t slice_bytes = mapped ? kMappedSliceBytes : sizeof slice;
     for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
         n = t.bytes - done < slice_bytes ? t.bytes - done : slice_bytes;
@@ -90,7 +90,7 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
             upload(to + done, static_cast<const uint8_t*>(from.mapped) + t.offset + done, n);
             progress(n);
         } else {
-            read(from, t.offset + done, slice, n);
+            read(from, t, done, slice, n);
             upload(to + done, slice, n);
         }
     }
@@ -129,7 +129,7 @@ Vector WeightPlacer::factor_bias(const keel_reader& from, uint64_t offset, uint3
     total_bytes += uint64_t{n} * 4;
     float* dst = arena.place<float>(name, n, layer);
     if (dst) {
-        read(from, offset, dst, uint64_t{n} * 4);
+        if (status == KEEL_OK) took(read_at(from, offset, dst, uint64_t{n} * 4), offset, uint64_t{n} * 4);
         for (uint32_t i = 0; model_bias && i < n; ++i) dst[i] = model_bias[i] + dst[i];
     }
     return shared(dst, n, name, layer);
@@ -155,11 +155,14 @@ keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kern
 }
 
 // One read, one look at the progress hook.
-void WeightPlacer::read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes) {
-    if (status != KEEL_OK) return;
-    status = read_at(from, offset, dst, bytes);
+void WeightPlacer::took(keel_status read, uint64_t offset, uint64_t bytes) {
+    status = read;
     if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
     progress(bytes);
+}
+
+void WeightPlacer::read(const keel_reader& from, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes) {
+    if (status == KEEL_OK) took(read_tensor(from, t, at, dst, bytes), t.offset + at, bytes);
 }
 
 void WeightPlacer::progress(uint64_t bytes) {
@@ -171,41 +174,13 @@ void WeightPlacer::progress(uint64_t bytes) {
 void WeightPlacer::load(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
     constexpr uint64_t kSliceBytes = 1 << 20;
     for (uint64_t done = 0; done < t.bytes && status == KEEL_OK; done += kSliceBytes)
-        read(from, t.offset + done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
-}
-
-void WeightPlacer::load_plain(const keel_reader& from, const GgufTensor& t, uint8_t* dst) {
-    read_groups(from, t, [&](uint64_t at, const uint8_t* plain, uint32_t rows, uint32_t k) {
-        each_row(t, at, plain, rows, k,
-                 [&](uint64_t to, const uint8_t* bytes, uint64_t n) { memcpy(dst + to, bytes, n); });
-    });
-}
-
-// What read_groups does, of a tensor whose rows are interleaved: as many blocks of a group as fit the stack at a time.
-template <class Sink>
-void WeightPlacer::read_interleaved(const keel_reader& from, const GgufTensor& t, const Sink& sink) {
-    constexpr uint32_t kRows = kernels::kRepackRows;
-    const auto type = static_cast<kernels::WeightType>(t.type);
-    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    uint8_t packed[8 * 1024], plain[sizeof packed];
-    const uint64_t row_blocks = t.dims[0] / info.block_elements, step = sizeof packed / (kRows * info.block_bytes);
-    for (uint64_t row = 0; row < t.dims[1] * t.dims[2]; row += kRows)
-        for (uint64_t first = 0; first < row_blocks; first += step) {
-            const uint64_t left = row_blocks - first;
-            const uint32_t count = static_cast<uint32_t>(left < step ? left : step), n = count * info.block_bytes;
-            const uint64_t at = (row * row_blocks + kRows * first) * info.block_bytes;
-            read(from, t.offset + at, packed, uint64_t{kRows} * n);
-            if (status != KEEL_OK) return;
-            for (uint32_t r = 0; r < kRows; ++r) kernels::unpack_row(type, packed, r, 0, count, plain + r * n);
-            sink(at, plain, kRows, count * info.block_elements);
-        }
+        read(from, t, done, dst + done, t.bytes - done < kSliceBytes ? t.bytes - done : kSliceBytes);
 }
 
 // Plain rows through the stack: whole groups of rows where they fit, else some blocks of the rows of one group at a
 // time. sink(to, plain, rows, k): `rows` rows of k elements, whose repacked bytes begin `to` bytes into the matrix.
 template <class Sink>
 void WeightPlacer::read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink) {
-    if (t.interleaved) return read_interleaved(from, t, sink);
     constexpr uint64_t kRows = kernels::kRepackRows, kPieceBytes = kUploadRowsBytes / kRows;  // of one row
     const kernels::WeightTypeInfo& type = kernels::kWeightTypes[t.type];
     const uint64_t blocks = t.dims[0] / type.block_elements, row_bytes = blocks * type.block_bytes,
@@ -217,13 +192,9 @@ void WeightPlacer::read_groups(const keel_reader& from, const GgufTensor& t, con
     for (uint64_t row = 0; row < all_rows; row += rows_step) {
         const uint64_t rows = all_rows - row < rows_step ? all_rows - row : rows_step;
         for (uint64_t first = 0; first < blocks; first += blocks_step) {
-            const uint64_t count = blocks - first < blocks_step ? blocks - first : blocks_step,
-                           bytes = count * type.block_bytes;
-            if (whole)
-                read(from, t.offset + row * row_bytes, plain, rows * row_bytes);
-            else
-                for (uint64_t r = 0; r < rows; ++r)
-                    read(from, t.offset + (row + r) * row_bytes + first * type.block_bytes, plain + r * bytes, bytes);
+            const uint64_t count = blocks - first < blocks_step ? blocks - first : blocks_step;
+            if (status == KEEL_OK)
+                took(read_rows(from, t, row, rows, first, count, plain), t.offset, rows * count * type.block_bytes);
             if (status != KEEL_OK) return;
             sink(row * row_bytes + kRows * first * type.block_bytes, plain, static_cast<uint32_t>(rows),
                  static_cast<uint32_t>(count * type.block_elements));
@@ -304,15 +275,9 @@ AdapterUse PlanWeights::adapters(TensorSlot slot) {
         if (p.rank == 0) continue;
         const auto place = [&](uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,
                                const char* name) {
-            GgufTensor t = {};
-            t.type = type;
-            t.dims[0] = k;
-            t.dims[1] = rows;
-            t.dims[2] = t.dims[3] = 1;
-            t.offset = offset;
-            t.bytes = bytes;
             adapter_bytes_ += bytes;
-            return placer_.copied_matrix(c_.adapters.file[i].reader, t, name, layer_);
+            return placer_.copied_matrix(c_.adapters.file[i].reader, matrix_at(type, k, rows, offset, bytes), name,
+                                         layer_);
         };
         const void* a = place(p.a_type, p.k, p.rank, p.a_offset, p.a_bytes, "lora_a");
         const void* b = place(p.b_type, p.rank, p.rows, p.b_offset, p.b_bytes, "lora_b");
@@ -352,10 +317,8 @@ uint32_t PlanWeights::reading_type(keel_variant variant, TensorSlot slot) const 
 // Interleaved rows are used as they are wherever that is possible, without being asked for; a host looks up single rows
 // in them too.
 WeightUse PlanWeights::use_of(const GgufTensor& t, bool lookup) const {
-    if (!t.interleaved) return backend_->weights(c_, t.type, t.dims[1], lookup);
-    PlanConfig repacked = c_;
-    repacked.weights = KEEL_WEIGHTS_REPACK;
-    return backend_->weights(repacked, t.type, t.dims[1], lookup && !placer_.host);
+    return backend_->weights(c_, t.interleaved ? KEEL_WEIGHTS_REPACK : c_.weights, t.type, t.dims[1],
+                             lookup && !(t.interleaved && placer_.host));
 }
 
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
@@ -372,15 +335,8 @@ Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool loo
 
 Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,
                                  const char* name) {
-    GgufTensor t = {};
-    t.type = type;
-    t.dims[0] = k;
-    t.dims[1] = rows;
-    t.dims[2] = 1;
-    t.offset = offset;
-    t.bytes = bytes;
     low_rank_bytes_ += bytes;
-    return place(c_.low_rank.file.reader, t, false, name);
+    return place(c_.low_rank.file.reader, matrix_at(type, k, rows, offset, bytes), false, name);
 }
 
 Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot bias) {

@@ -56,12 +56,11 @@ struct WeightPlacer {
     Vector shared(float* data, uint32_t n, const char* name, int32_t layer);
     void upload(uint64_t to, const void* from, uint64_t bytes);
     void load(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
-    void load_plain(const keel_reader& from, const GgufTensor& t, uint8_t* dst);
-    template <class Sink>
-    void read_interleaved(const keel_reader& from, const GgufTensor& t, const Sink& sink);
     template <class Sink>
     void read_groups(const keel_reader& from, const GgufTensor& t, const Sink& sink);
-    void read(const keel_reader& from, uint64_t offset, void* dst, uint64_t bytes);
+    void read(const keel_reader& from, const GgufTensor& t, uint64_t at, void* dst, uint64_t bytes);
+    // What became of a read of so many bytes.
+    void took(keel_status read, uint64_t offset, uint64_t bytes);
     void progress(uint64_t bytes);
 };
 

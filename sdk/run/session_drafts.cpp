@@ -118,8 +118,9 @@ keel_status draw_own_drafts(const Drafting& d, uint32_t most, uint64_t deadline_
     return status;
 }
 
-// How many drafts of `d` are worth making; none where the session's own drafters have some.
-uint32_t worth_drafting(const Drafting& d, const DraftStep& step) {
+// How many drafts of `d` are worth making, where the first one takes `behind`, in steps of the session; none where the
+// session's own drafters have some.
+uint32_t worth_drafting(const Drafting& d, const DraftStep& step, double behind) {
     Session* s = d.s;
     const uint32_t room = d.e->config.context_tokens - s->token_count;
     uint32_t most = room < d.e->config.draft_tokens ? room : d.e->config.draft_tokens;
@@ -131,7 +132,7 @@ uint32_t worth_drafting(const Drafting& d, const DraftStep& step) {
     if (s->drafter && s->drafter->followed() == s->token_count &&
         s->drafter->draft(s->tokens, step, most, s->tokens + s->token_count))
         return 0;
-    return s->odds.worth(step, step_time(d, tokens_behind(d)), step_time(d, 1), most);
+    return s->odds.worth(step, behind, step_time(d, 1), most);
 }
 
 keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
@@ -141,10 +142,10 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
     const DraftStep step = {step_costs(*d.e, *s), sessions - 1 + (s->token_count - s->computed), sessions};
     *count = 0;
     s->proposed = 0;
-    const uint32_t most = worth_drafting(d, step);
+    const double behind = step_time(d, tokens_behind(d));
+    const uint32_t most = worth_drafting(d, step, behind);
     if (most == 0) return KEEL_OK;
     int32_t drafts[kMaxDrafts];
-    const double behind = step_time(d, tokens_behind(d));
     keel_status status = d.own() ? KEEL_OK : catch_up(d, deadline_ns);
     if (status == KEEL_OK) {
         status = d.own() ? draw_own_drafts(d, most, deadline_ns, drafts, count)

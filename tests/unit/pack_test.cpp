@@ -11,6 +11,8 @@
 
 #include "keel/keel.hpp"
 #include "sdk/core/hash.h"
+#include "sdk/format/gguf.h"
+#include "sdk/model/model.h"
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/files/pack_writer.h"
 #include "tests/kv_profile_builder.h"
@@ -54,6 +56,8 @@ std::vector<float> logits(const keel_reader* reader, std::span<const keel_part> 
     keel_config config = sized<keel_config>();
     config.context_tokens = 64;
     config.threads = 1;
+    config.backend = keel_test::backend_under_test().backend;
+    config.backend_options = keel_test::backend_under_test().options;
     config.weights = weights;
     config.activation = activation;
     config.parts = parts.data();
@@ -216,6 +220,54 @@ TEST_F(Pack, InterleavedRows) {
     wrong.interleaved_rows = 8;
     keel_model_info info = sized<keel_model_info>();
     EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_inspect(&wrong, nullptr, nullptr, 0, nullptr, &info, nullptr));
+}
+
+// On a GPU's backend too (tests/cuda): it lays rows out in an order of its own, and looks up plain ones.
+TEST_F(Pack, InterleavedRowsOnAnyBackend) {
+    keel::tools::write_pack(directory + "/rows.keel", {{KEEL_PACK_MODEL, keel::kPackInterleaved, "m", &model}});
+    const keel::Result<keel::FileReader> file = keel::FileReader::open((directory + "/rows.keel").c_str());
+    check(file.status, "open");
+    keel::Pack pack;
+    check(pack.open(file->get()), "Pack::open");
+    for (const keel_activation activation : {KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32}) {
+        const std::vector<float> expected = logits(&model, {}, KEEL_WEIGHTS_COPY, activation);
+        EXPECT_EQ(expected, logits(pack.model(), {}, KEEL_WEIGHTS_COPY, activation)) << activation;
+    }
+    EXPECT_EQ(logits(&model, {}, KEEL_WEIGHTS_COPY), logits(pack.model(), {}, KEEL_WEIGHTS_MAP));
+}
+
+// Any piece of a tensor, and any blocks of whole groups of rows, are those of the plain file.
+TEST_F(Pack, PiecesOfInterleavedTensors) {
+    keel::tools::write_pack(directory + "/rows.keel", {{KEEL_PACK_MODEL, keel::kPackInterleaved, "m", &model}});
+    const keel::Result<keel::FileReader> file = keel::FileReader::open((directory + "/rows.keel").c_str());
+    check(file.status, "open");
+    keel::Pack pack;
+    check(pack.open(file->get()), "Pack::open");
+    const Inspected plain(&model), rows(pack.model());
+    const keel::Gguf view = plain.model->view(), packed = rows.model->view();
+    uint32_t interleaved = 0;
+    for (uint32_t i = 0; i < view.tensor_count; ++i) {
+        const keel::GgufTensor &t = view.tensors[i], &p = packed.tensors[i];
+        interleaved += p.interleaved;
+        ASSERT_EQ(t.interleaved, 0u);
+        std::vector<char> all(t.bytes), got(t.bytes);
+        check(keel::read_tensor(model, t, 0, all.data(), t.bytes), "read_tensor");
+        check(keel::read_tensor(*pack.model(), p, 0, got.data(), t.bytes), "read_tensor");
+        ASSERT_EQ(all, got) << i;
+        for (uint64_t at = 0, n = 1; at < t.bytes; at += n, n = n * 5 / 2 + 1) {
+            n = std::min(n, t.bytes - at);
+            check(keel::read_tensor(*pack.model(), p, at, got.data(), n), "read_tensor");
+            ASSERT_EQ(0, memcmp(all.data() + at, got.data(), n)) << i << " " << at;
+        }
+        const auto& info = keel::kernels::kWeightTypes[t.type];
+        const uint64_t blocks = t.dims[0] / info.block_elements, row_bytes = blocks * info.block_bytes;
+        if (!p.interleaved || blocks < 3) continue;
+        const uint64_t row = t.dims[1] - 16, count = blocks - 2, bytes = count * info.block_bytes;
+        check(keel::read_rows(*pack.model(), p, row, 16, 1, count, got.data()), "read_rows");
+        for (uint64_t r = 0; r < 16; ++r)
+            ASSERT_EQ(0, memcmp(all.data() + (row + r) * row_bytes + info.block_bytes, got.data() + r * bytes, bytes));
+    }
+    EXPECT_GT(interleaved, 10u);
 }
 
 TEST_F(Pack, EveryFlippedBitIsFound) {

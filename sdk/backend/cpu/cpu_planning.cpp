@@ -88,19 +88,19 @@ keel_status cpu_configure(PlanConfig* config, const ModelSpec&, keel_error* erro
     return choose_kernels(&config->cpu, &config->kernels, error);
 }
 
-WeightUse cpu_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup) {
+WeightUse cpu_weights(const PlanConfig& config, keel_weights mode, uint32_t weight_type, uint64_t rows, bool lookup) {
     const kernels::KernelSet& set = *config.kernels;
     const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
-    const bool wanted = config.weights == KEEL_WEIGHTS_REPACK || config.weights == KEEL_WEIGHTS_DEFAULT;
+    const bool wanted = mode == KEEL_WEIGHTS_REPACK || mode == KEEL_WEIGHTS_DEFAULT;
     WeightUse use = {};
     use.product = (block ? set.matmul_q8 : set.matmul_f32)[weight_type] != nullptr;
     use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
-    use.skip = !wanted                                                                   ? KEEL_REPACK_SKIP_NONE
-               : lookup                                                                  ? KEEL_REPACK_SKIP_LOOKUP
-               : !config.q8 || !set.matmul_repacked[weight_type]                         ? KEEL_REPACK_SKIP_TYPE
-               : rows % kernels::kRepackRows != 0                                        ? KEEL_REPACK_SKIP_ROWS
-               : config.weights == KEEL_WEIGHTS_DEFAULT && !set.repack_pays[weight_type] ? KEEL_REPACK_SKIP_SPEED
-                                                                                         : KEEL_REPACK_SKIP_NONE;
+    use.skip = !wanted                                                         ? KEEL_REPACK_SKIP_NONE
+               : lookup                                                        ? KEEL_REPACK_SKIP_LOOKUP
+               : !config.q8 || !set.matmul_repacked[weight_type]               ? KEEL_REPACK_SKIP_TYPE
+               : rows % kernels::kRepackRows != 0                              ? KEEL_REPACK_SKIP_ROWS
+               : mode == KEEL_WEIGHTS_DEFAULT && !set.repack_pays[weight_type] ? KEEL_REPACK_SKIP_SPEED
+                                                                               : KEEL_REPACK_SKIP_NONE;
     use.repacked = wanted && use.skip == KEEL_REPACK_SKIP_NONE;
     return use;
 }

@@ -11,7 +11,7 @@
 namespace keel {
 
 keel_status cpu_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
-WeightUse cpu_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+WeightUse cpu_weights(const PlanConfig& config, keel_weights mode, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cpu_cost(const PlanConfig& config, Op* op);
 uint32_t cpu_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 

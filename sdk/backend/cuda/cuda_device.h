@@ -173,7 +173,7 @@ CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens);
 // What products of a joined input do with the row that op.in holds.
 cuda::ProductInput joined_input(OpKind kind);
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
-WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t rows, bool lookup);
+WeightUse cuda_weights(const PlanConfig& config, keel_weights mode, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 double cuda_dispatch_us(const Op* ops, uint32_t count);

@@ -89,7 +89,7 @@ keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error
     return default_backend()->configure(config, spec, error);
 }
 
-WeightUse cuda_weights(const PlanConfig& config, uint32_t weight_type, uint64_t, bool lookup) {
+WeightUse cuda_weights(const PlanConfig& config, keel_weights, uint32_t weight_type, uint64_t, bool lookup) {
     const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
     WeightUse use = {};
     use.product = true;

@@ -19,12 +19,6 @@ struct Options {
     bool interleave = false;
 };
 
-FileReader open_file(const std::string& path) {
-    Result<FileReader> file = FileReader::open(path.c_str());
-    check(file.status, "cannot open " + path);
-    return std::move(file.value);
-}
-
 std::string name_of(const std::string& path) {
     return std::filesystem::path(path).filename().string();
 }

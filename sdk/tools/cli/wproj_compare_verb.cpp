@@ -70,9 +70,7 @@ void compare_caches(Options o, const Console& console) {
             o.engine, tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens + 1));
     }
     for (const std::string& path : o.caches) {
-        Result<FileReader> file = FileReader::open(path.c_str());
-        check(file.status, "cannot open " + path);
-        entries.push_back({path, path, 0, 0, meter->measure_file(*file->get(), o.rounds)});
+        entries.push_back({path, path, 0, 0, meter->measure_file(*open_file(path).get(), o.rounds)});
     }
     if (!o.calibration.empty()) {
         WprojCalibrationText calibration;

@@ -4,6 +4,7 @@
 #include "keel/keel.hpp"
 #include "sdk/tools/cli/wproj_verbs.h"
 #include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/common/model_file.h"
 #include "sdk/tools/files/wproj_image.h"
 #include "sdk/tools/files/wproj_zstd.h"
 
@@ -18,12 +19,6 @@ struct Options {
 void report(const Options& o, const Console& console, uint64_t from, uint64_t to) {
     if (console.json) return print_json({{"output", o.output}, {"input_bytes", from}, {"output_bytes", to}});
     printf("%s, %s -> %s\n", o.output.c_str(), human_bytes(from).c_str(), human_bytes(to).c_str());
-}
-
-FileReader open_file(const std::string& path) {
-    Result<FileReader> file = FileReader::open(path.c_str());
-    check(file.status, "cannot open " + path);
-    return std::move(file.value);
 }
 
 void pack(const Options& o, const Console& console) {

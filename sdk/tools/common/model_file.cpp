@@ -14,15 +14,18 @@ const uint8_t* ModelFile::bytes_of(const GgufTensor& t) const {
     return static_cast<const uint8_t*>(gguf()->mapped) + t.offset;
 }
 
+FileReader open_file(const std::string& path) {
+    Result<FileReader> file = FileReader::open(path.c_str());
+    check(file.status, "cannot open " + path);
+    return std::move(*file);
+}
+
 ModelFile open_model(const std::string& path) {
     ModelFile file;
     file.path = path;
     std::error_code ignored;
     if (!std::filesystem::exists(path, ignored)) throw ToolError(kExitFile, "cannot open " + path + ": no such file");
-    Result<FileReader> reader = FileReader::open(path.c_str());
-    check(reader.status, "cannot open " + path);
-    file.reader = std::move(*reader);
-
+    file.reader = open_file(path);
     file.pack = open_pack_of(*file.reader.get(), path);
 
     keel_error error = make<keel_error>();

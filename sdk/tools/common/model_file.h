@@ -24,6 +24,8 @@ struct ModelFile {
     const keel_model* model = nullptr;
     keel_model_info info{};
 };
+// Throws ToolError.
+FileReader open_file(const std::string& path);
 ModelFile open_model(const std::string& path);
 // What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so.
 std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path);

@@ -15,9 +15,7 @@ namespace keel::tools {
 namespace {
 
 std::shared_ptr<FileReader> open_part(const std::string& path) {
-    Result<FileReader> reader = FileReader::open(path.c_str());
-    check(reader.status, "cannot open " + path);
-    return std::make_shared<FileReader>(std::move(*reader));
+    return std::make_shared<FileReader>(open_file(path));
 }
 
 std::string find_wproj(const EngineOptions& options) {

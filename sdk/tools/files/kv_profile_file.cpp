@@ -9,6 +9,7 @@
 #include "keel/keel.hpp"
 #include "sdk/core/hash.h"
 #include "sdk/tools/common/console.h"
+#include "sdk/tools/common/model_file.h"
 
 namespace keel::tools {
 namespace {
@@ -53,9 +54,8 @@ std::vector<char> encode_kv_profile(const KvProfile& p) {
 }
 
 KvProfile read_kv_profile_file(const std::string& path) {
-    Result<FileReader> file = FileReader::open(path.c_str());
-    check(file.status, "cannot open " + path);
-    const keel_reader& reader = *file->get();
+    const FileReader file = open_file(path);
+    const keel_reader& reader = *file.get();
     const char* bytes = static_cast<const char*>(reader.mapped);
     KvProfileHeader header = {};
     memcpy(&header, bytes, std::min<size_t>(sizeof header, reader.size_bytes));

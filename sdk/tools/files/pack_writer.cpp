@@ -50,14 +50,11 @@ void each_slice_turned(const keel_reader& from, const Take& take) {
         const auto type = static_cast<kernels::WeightType>(t.type);
         const uint32_t k = static_cast<uint32_t>(t.dims[0]), blocks = k / kernels::kWeightTypes[type].block_elements;
         const uint64_t row_bytes = kernels::weight_row_bytes(type, k);
-        std::vector<char> turned(kRows * row_bytes);
-        for (uint64_t at = t.offset; at < end; at += turned.size()) {
-            std::vector<char> group(turned.size());
-            check(read_at(from, at, group.data(), group.size()), "cannot read the model");
-            if (!t.interleaved) kernels::repack_rows(type, group.data(), turned.data(), kRows, k);
-            for (uint32_t r = 0; t.interleaved && r < kRows; ++r)
-                kernels::unpack_row(type, group.data(), r, 0, blocks, turned.data() + r * row_bytes);
-            take(turned.data(), turned.size());
+        std::vector<char> plain(kRows * row_bytes), turned(plain.size());
+        for (uint64_t row = 0; row < t.bytes / row_bytes; row += kRows) {
+            check(read_rows(from, t, row, kRows, 0, blocks, plain.data()), "cannot read the model");
+            if (!t.interleaved) kernels::repack_rows(type, plain.data(), turned.data(), kRows, k);
+            take((t.interleaved ? plain : turned).data(), plain.size());
         }
     }
     each_slice(from, end, from.size_bytes, take);
@@ -72,13 +69,13 @@ void write_pack(const std::string& path, const std::vector<PackInput>& inputs) {
     pack.header.version = kPackVersion;
     pack.header.section_count = static_cast<uint32_t>(inputs.size());
     AtomicFile file(path);
-    uint64_t end = sizeof(PackHeader) + inputs.size() * sizeof(PackSection);
+    uint64_t end = pack_table_end(pack.header.section_count);
     for (size_t i = 0; i < inputs.size(); ++i) {
         const PackInput& input = inputs[i];
         PackSection& section = pack.sections[i];
         section.kind = input.kind;
         section.flags = input.flags;
-        section.offset = end = (end + kPackAlignBytes - 1) / kPackAlignBytes * kPackAlignBytes;
+        section.offset = end = next_pack_section(end);
         section.bytes = input.bytes->size_bytes;
         if (input.name.size() >= sizeof section.name)
             throw ToolError(kExitUsage, input.name + ": names in a pack have at most 31 characters");

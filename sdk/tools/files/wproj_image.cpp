@@ -10,6 +10,7 @@
 #include "sdk/format/wproj_v1.h"
 #include "sdk/format/wproj_v2.h"
 #include "sdk/tools/common/console.h"
+#include "sdk/tools/common/model_file.h"
 #include "sdk/tools/files/wproj_zstd.h"
 
 namespace keel::tools {
@@ -151,9 +152,7 @@ WprojImage read_wproj_image(const keel_reader& reader) {
 }
 
 WprojImage read_wproj_image(const std::string& path) {
-    Result<FileReader> file = FileReader::open(path.c_str());
-    check(file.status, "cannot open " + path);
-    return read_wproj_image(*file->get());
+    return read_wproj_image(*open_file(path).get());
 }
 
 }  // namespace keel::tools

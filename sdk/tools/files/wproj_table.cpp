@@ -54,9 +54,7 @@ WprojTable open_wproj_table(const std::string& path, const WprojShape* shape) {
     };
     WprojTable t;
     t.path = path;
-    Result<FileReader> file = FileReader::open(path.c_str());
-    check(file.status, "cannot open " + path);
-    t.reader = std::move(file.value);
+    t.reader = open_file(path);
     t.file_bytes = t.plain_bytes = t.reader.get()->size_bytes;
     t.packed = wproj_is_packed(*t.reader.get());
     const WprojShape any = wproj_any_shape();
