@@ -12,6 +12,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/type_solver.h"
 #include "tests/test_paths.h"
@@ -180,6 +181,14 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     const auto again = calibrate_matrices(engine, request, options, work, notes, &other_hash);
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 1);
     for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, again[i].bytes) << i;
+    // Nor does one whose last record is damaged have that one.
+    std::vector<char> damaged = keel_test::read_file(work);
+    damaged[damaged.size() - 100] ^= 4;
+    write_file(work, damaged);
+    done.clear();
+    const auto mended = calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 1);
+    for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, mended[i].bytes) << i;
     options.gptq.damping = 0.02;
     done.clear();
     calibrate_matrices(engine, request, options, work, notes, &other_hash);
