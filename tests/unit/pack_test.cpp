@@ -12,6 +12,7 @@
 #include "keel/keel.hpp"
 #include "sdk/core/hash.h"
 #include "sdk/format/gguf.h"
+#include "sdk/model/adapter_file.h"
 #include "sdk/model/model.h"
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/files/pack_writer.h"
@@ -220,6 +221,13 @@ TEST_F(Pack, InterleavedRows) {
     wrong.interleaved_rows = 8;
     keel_model_info info = sized<keel_model_info>();
     EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_inspect(&wrong, nullptr, nullptr, 0, nullptr, &info, nullptr));
+    // Adapters have plain rows.
+    const std::vector<char> lora = read_file(keel_test::source_path("tests/data/adapters/llama-all.gguf"));
+    keel_reader adapter = reader_of(lora);
+    keel::AdapterFile opened;
+    EXPECT_EQ(KEEL_OK, keel::adapter_open(adapter, nullptr, &opened, nullptr));
+    adapter.interleaved_rows = 16;
+    EXPECT_EQ(KEEL_E_UNSUPPORTED, keel::adapter_open(adapter, nullptr, &opened, nullptr));
 }
 
 // On a GPU's backend too (tests/cuda): it lays rows out in an order of its own, and looks up plain ones.
