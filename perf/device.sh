@@ -9,12 +9,13 @@
 #   graphs      the same with decode steps as graphs
 #   timings     perf/device_timings.cpp: memory, launches, decode and prefill of made-up models
 #   peers       PyTorch's own kernels in the same run, where python3 has it
-# A part that fails or lacks something does not stop the others. OUT gets log.txt, table.txt and device.json. Exit code 1 when
+# Tests run beside one another, what is timed runs alone. A part that fails or lacks something does not stop the others. OUT gets log.txt, table.txt and device.json. Exit code 1 when
 # a test failed, 2 when nothing could be run, else 0.
 #
 # perf/device.sh --pack [ARCHITECTURES]: builds the programs (default "80;89;90") into build/device_pack, for a machine that
 # has no GoogleTest, nlohmann-json or nvcc. Carry the tree and that folder.
 # perf/device.sh --programs FOLDER OUT: with the programs of this folder.
+# --only PARTS: of the parts above only these, as in --only "kernels golden timings". Behind -- stand options of device_timings.
 # perf/device.sh --dry FOLDER OUT: with those that run on the fake driver, on small shapes, as ./check does.
 set -uo pipefail
 here=$PWD
@@ -39,7 +40,7 @@ build_programs() {  # build_programs FOLDER ARCHITECTURES
 }
 programs=(keel_device_tests keel_device_golden_tests keel_device_timings)
 
-dry=0 folder= out=
+dry=0 folder= out= only= timings_options=()
 while [ $# -gt 0 ]; do
     case $1 in
         --pack)
@@ -54,13 +55,15 @@ while [ $# -gt 0 ]; do
             du -sh $pack
             exit 0 ;;
         --programs) folder=$(cd "$here" && realpath -m "$2"); shift ;;
+        --only) only=$2; shift ;;
+        --) shift; timings_options=("$@"); set -- ;;
         --dry) dry=1 folder=$(cd "$here" && realpath -m "$2"); shift ;;
-        -*) sed -n '2,20p' "$0" | cut -c3-; exit 2 ;;
+        -*) sed -n '2,22p' "$0" | cut -c3-; exit 2 ;;
         *) out=$(cd "$here" && realpath -m "$1") ;;
     esac
-    shift
+    [ $# -eq 0 ] || shift
 done
-[ -n "$out" ] || { sed -n '2,20p' "$0" | cut -c3-; exit 2; }
+[ -n "$out" ] || { sed -n '2,22p' "$0" | cut -c3-; exit 2; }
 mkdir -p "$out" || exit 2
 log=$out/log.txt
 : >"$log"
@@ -68,23 +71,42 @@ export KEEL_SOURCE_DIR=$root
 
 seconds_of_all=540 failed=0 ran=0
 parts_json=
-part() {  # part NAME SECONDS COMMAND...: runs it, and says and keeps how it went
-    local name=$1 limit=$2 start=$SECONDS state=passed code=0
-    local left=$((seconds_of_all - SECONDS))
+wanted() { [ -z "$only" ] || [[ " $only " == *" $1 "* ]]; }
+# begin NAME SECONDS COMMAND...: runs it beside what else was begun. end: waits for all of them, says and keeps how they went.
+begun=()
+begin() {
+    local name=$1 limit=$2
     shift 2
+    wanted "$name" || return 0
+    local left=$((seconds_of_all - SECONDS))
     [ "$limit" -le "$left" ] || limit=$left
     if [ "$limit" -le 0 ]; then
-        state="left out: no time"
-    else
-        printf '==== %s: %s\n' "$name" "$*" >>"$log"
-        timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1 || code=$?
-        [ $code -eq 0 ] || state="FAILED with $code"
-        [ $code -ne 124 ] || state="FAILED: over $limit s"
-        [ $code -eq 0 ] || failed=1
-        ran=1
+        say "$name" "left out: no time"
+        return
     fi
-    say "$name" "$state" $((SECONDS - start))
+    begun+=("$name")
+    {
+        local start=$SECONDS code=0
+        printf '==== %s: %s\n' "$name" "$*" >"$out/$name.part"
+        timeout --kill-after=5 "$limit" "$@" >>"$out/$name.part" 2>&1 || code=$?
+        echo "$code $((SECONDS - start)) $limit" >"$out/$name.end"
+    } &
 }
+end() {
+    local name code seconds limit state
+    wait
+    for name in "${begun[@]}"; do
+        read -r code seconds limit <"$out/$name.end"
+        cat "$out/$name.part" >>"$log"
+        rm -f "$out/$name.part" "$out/$name.end"
+        state=passed ran=1
+        [ "$code" -eq 0 ] || state="FAILED with $code" failed=1
+        [ "$code" -ne 124 ] || state="FAILED: over $limit s"
+        say "$name" "$state" "$seconds"
+    done
+    begun=()
+}
+part() { begin "$@" && end; }
 say() {  # say NAME STATE [SECONDS]
     printf '%-10s %s%s\n' "$1" "$2" "${3:+, $3 s}" | tee -a "$log"
     parts_json+="${parts_json:+,}{\"part\":\"$1\",\"state\":\"$2\",\"seconds\":${3:-0}}"
@@ -115,6 +137,7 @@ elif [ -z "$folder" ]; then
     else
         export -f build_programs
         export programs_list="${programs[*]}"
+        only="${only:+build $only}"
         part build 180 bash -c 'programs=($programs_list); build_programs build/device "$0"' "${architecture:-90}"
         folder=$root/build/device/tests/cuda
     fi
@@ -141,36 +164,37 @@ export -f golden_shards
 export golden
 sanitized='Simt*:All/Wrappers.*/copies:All/Wrappers.*/*meets'
 if [ $dry = 1 ]; then
-    part wrappers 20 "$tests" --gtest_brief=1 --gtest_filter='*Wrapper*'
-    part kernels 60 "$tests" --gtest_brief=1 --gtest_filter='Simt*'
-    part golden 60 bash -c 'golden_shards 1 "*architecture_llama_linear"'
+    begin wrappers 20 "$tests" --gtest_brief=1 --gtest_filter='*Wrapper*'
+    begin kernels 60 "$tests" --gtest_brief=1 --gtest_filter='Simt*'
+    begin golden 60 bash -c 'golden_shards 1 "*architecture_llama_linear"'
 else
-    KEEL_DEVICE_ROUNDS=200 part wrappers 30 "$tests" --gtest_brief=1 --gtest_filter='*Wrapper*'
-    part kernels 60 "$tests" --gtest_brief=1 --gtest_filter='Simt*'
+    begin wrappers 60 env KEEL_DEVICE_ROUNDS=200 "$tests" --gtest_brief=1 --gtest_filter='*Wrapper*'
+    begin kernels 120 "$tests" --gtest_brief=1 --gtest_filter='Simt*'
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     for tool in memcheck racecheck synccheck; do
         if [ -n "$sanitizer" ]; then
-            KEEL_DEVICE_ROUNDS=1 part $tool 60 "$sanitizer" --tool $tool --error-exitcode 9 "$tests" --gtest_brief=1 --gtest_filter="$sanitized"
-        else
+            begin $tool 150 env KEEL_DEVICE_ROUNDS=1 "$sanitizer" --tool $tool --error-exitcode 9 "$tests" --gtest_brief=1 --gtest_filter="$sanitized"
+        elif wanted $tool; then
             say $tool "left out: compute-sanitizer is missing"
         fi
     done
-    part golden 120 bash -c 'golden_shards 8 "-GoldenTable.*"'
-    KEEL_CUDA_LAYERS=1 part split 40 bash -c 'golden_shards 8 "*architecture*:*session*"'
-    KEEL_CUDA_GRAPHS=1 part graphs 40 bash -c 'golden_shards 8 "*architecture*:*session*"'
+    begin golden 150 bash -c 'golden_shards 8 "-GoldenTable.*"'
+    begin split 150 env KEEL_CUDA_LAYERS=1 bash -c 'golden_shards 4 "*architecture*:*session*"'
+    begin graphs 150 env KEEL_CUDA_GRAPHS=1 bash -c 'golden_shards 4 "*architecture*:*session*"'
 fi
+end
 
 # ---- timings ----
 timings_json=$out/timings.json
 rm -f "$timings_json"
 if [ $dry = 1 ]; then
-    part timings 60 "$timings" --small --json "$timings_json"
+    part timings 60 "$timings" --small --json "$timings_json" "${timings_options[@]}"
 else
     left=$((seconds_of_all - SECONDS - 40))
-    part timings $((left + 20)) "$timings" --seconds $left --json "$timings_json"
+    part timings $((left + 20)) "$timings" --seconds $left --json "$timings_json" "${timings_options[@]}"
     if python3 -c 'import torch' 2>/dev/null; then
         part peers 30 python3 perf/peers/torch_kernels.py "$out/peers.json"
-    else
+    elif wanted peers; then
         say peers "left out: python3 has no torch"
     fi
 fi

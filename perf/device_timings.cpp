@@ -1,9 +1,10 @@
 // device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
 // perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
 //
-//     device_timings [--small] [--seconds N] [--json FILE]
+//     device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...
 //
-// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
+// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so. --only: models
+// in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
 
@@ -86,6 +87,7 @@ struct Options {
     bool small = false;
     double seconds = 1e9;
     std::string json;
+    std::vector<std::string> only;
 };
 
 // The context that everything runs in, and a stream for what is no engine's.
@@ -327,10 +329,10 @@ class Timings {
         for (const auto& [shape, mix] : models)
             for (const auto& [format, name] :
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
-                part(strf("%s %s, KV %s", shape, mix, name).c_str(),
-                     [&, f = format, n = name] { model(shape, mix, f, n); });
-        part("decode steps as graphs",
-             [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
+                model_part(strf("%s %s, KV %s", shape, mix, name),
+                           [&, f = format, n = name] { model(shape, mix, f, n); });
+        model_part("decode steps as graphs",
+                   [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
         return failed_;
     }
 
@@ -354,6 +356,11 @@ class Timings {
         }
         fflush(stdout);
         write();
+    }
+    template <class Work>
+    void model_part(const std::string& name, const Work& work) {
+        const auto asked = [&](const std::string& text) { return name.find(text) != std::string::npos; };
+        if (o_.only.empty() || std::any_of(o_.only.begin(), o_.only.end(), asked)) part(name.c_str(), work);
     }
     // What there is so far: a run may be ended from outside.
     void write() const {
@@ -584,8 +591,10 @@ Options read_options(int count, char** arguments) {
             o.seconds = atof(arguments[++i]);
         else if (a == "--json" && more)
             o.json = arguments[++i];
+        else if (a == "--only" && more)
+            o.only.push_back(arguments[++i]);
         else
-            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE]");
+            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...");
     }
     return o;
 }
