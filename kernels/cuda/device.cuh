@@ -34,15 +34,29 @@ constexpr uint32_t least_blocks(uint32_t threads) {
 #define KEEL_GPU_CALLED __device__ __noinline__
 // KEEL_GPU_KERNEL(name) { ... } defines a kernel of kernels.h; its body reads `args`. Beside these an entry point takes
 // where its first thread writes when the launch began; null: nowhere. KEEL_GPU_KERNEL_OF: so many blocks shall fit.
+//
+// A launch may begin while the one before it is running (compute capability 9.0): its threads wait for the end of that
+// before they touch what it or an earlier one reads or writes. KEEL_GPU_KERNEL does so first of all. A body of
+// KEEL_GPU_EARLY_KERNEL calls wait_for_launch(began) itself, once in every thread, and may read weights before.
 #define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
 #define KEEL_GPU_KERNEL_OF(name, blocks)                                                            \
     static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args);                  \
     extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks)            \
         name(const __grid_constant__ kernel_traits_##name::Arguments args, uint64_t* const began) { \
-        if (began && (threadIdx.x | blockIdx.x | blockIdx.y) == 0) *began = timer_ns();             \
+        let_next_begin();                                                                           \
+        wait_for_launch(began);                                                                     \
         name##_body(args);                                                                          \
     }                                                                                               \
     static KEEL_GPU void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
+#define KEEL_GPU_EARLY_KERNEL(name) KEEL_GPU_EARLY_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
+#define KEEL_GPU_EARLY_KERNEL_OF(name, blocks)                                                      \
+    static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args, uint64_t* began); \
+    extern "C" __global__ void __launch_bounds__(kernel_traits_##name::kThreads, blocks)            \
+        name(const __grid_constant__ kernel_traits_##name::Arguments args, uint64_t* const began) { \
+        let_next_begin();                                                                           \
+        name##_body(args, began);                                                                   \
+    }                                                                                               \
+    static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args, uint64_t* began)
 // Before a loop whose counter indexes registers; before one of much code, which nvcc would repeat.
 #define KEEL_UNROLL _Pragma("unroll")
 // Before one that is to stay a loop, for its registers.
@@ -72,6 +86,20 @@ KEEL_GPU uint64_t timer_ns() {
     uint64_t ns;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
     return ns;
+}
+
+// From here on the next launch may begin, as soon as all blocks of this one have said so: before this one ends.
+KEEL_GPU void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes `began`.
+KEEL_GPU void wait_for_launch(uint64_t* began) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+    if (began && (threadIdx.x | blockIdx.x | blockIdx.y) == 0) *began = timer_ns();
 }
 
 KEEL_GPU void sync_block() {
@@ -188,10 +216,19 @@ namespace keel::cuda {
     static void name##_body(const kernel_traits_##name::Arguments& args);        \
     void name(const void* args);                                                 \
     void name(const void* args) {                                                \
+        wait_for_launch(nullptr);                                                \
         name##_body(*static_cast<const kernel_traits_##name::Arguments*>(args)); \
     }                                                                            \
     static void name##_body([[maybe_unused]] const kernel_traits_##name::Arguments& args)
 #define KEEL_GPU_KERNEL_OF(name, blocks) KEEL_GPU_KERNEL(name)
+#define KEEL_GPU_EARLY_KERNEL(name)                                                        \
+    static void name##_body(const kernel_traits_##name::Arguments& args, uint64_t* began); \
+    void name(const void* args);                                                           \
+    void name(const void* args) {                                                          \
+        name##_body(*static_cast<const kernel_traits_##name::Arguments*>(args), nullptr);  \
+    }                                                                                      \
+    static void name##_body(const kernel_traits_##name::Arguments& args, uint64_t* began)
+#define KEEL_GPU_EARLY_KERNEL_OF(name, blocks) KEEL_GPU_EARLY_KERNEL(name)
 #define KEEL_GPU inline
 #define KEEL_GPU_CALLED inline
 #define KEEL_UNROLL
@@ -219,6 +256,10 @@ KEEL_GPU uint32_t grid_x() {
 }
 KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
+}
+
+KEEL_GPU void wait_for_launch(uint64_t*, KEEL_SITE) {
+    simt::wait_for_launch({file, line});
 }
 
 KEEL_GPU void sync_block(KEEL_SITE) {

@@ -27,6 +27,21 @@ constexpr uint32_t kStreamNonBlocking = 1, kEventBlockingSync = 1, kEventDisable
 constexpr int kCaptureThreadLocal = 1;
 constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitSharedBytes = 7;
 
+// CUlaunchConfig with at most one CUlaunchAttribute, which is as large as 9 words of 8 bytes.
+constexpr uint32_t kAttributeProgrammatic = 6;  // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+struct alignas(8) LaunchAttribute {
+    uint32_t id, pad;
+    int32_t value;
+    uint8_t rest[60];
+};
+struct LaunchConfig {
+    uint32_t grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+    Stream stream;
+    const LaunchAttribute* attributes;
+    uint32_t count;
+};
+static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56);
+
 // name of the member, symbol in the library, parameters
 #define KEEL_CUDA_DRIVER(X)                                                                                        \
     X(init, "cuInit", (uint32_t flags))                                                                            \
@@ -67,7 +82,8 @@ constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitShared
     X(module_function, "cuModuleGetFunction", (Function * function, Module module, const char* name))              \
     X(launch, "cuLaunchKernel",                                                                                    \
       (Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x, uint32_t block_y,   \
-       uint32_t block_z, uint32_t shared_bytes, Stream stream, void** arguments, void** extra))
+       uint32_t block_z, uint32_t shared_bytes, Stream stream, void** arguments, void** extra))                    \
+    X(launch_with, "cuLaunchKernelEx", (const LaunchConfig* config, Function function, void** arguments, void** extra))
 
 struct Driver {
     void* library;  // to give back

@@ -259,6 +259,30 @@ TEST(CudaBackend, BudgetsCutAStepAnywhere) {
     }
 }
 
+// On devices that can, launches of a step begin before the one in front of them has ended, with the same bits.
+TEST(CudaBackend, LaunchesOverlapWhereTheDeviceCan) {
+    std::vector<float> want;
+    for (const int major : {8, 9}) {
+        FakeDriver::reset();
+        FakeDriver& driver = FakeDriver::get();
+        driver.capability_major = major;
+        Engine engine(keel_test::source_path(kModel), small_config());
+        const uint64_t before = driver.launches;
+        for (const uint32_t count : {20u, 1u}) {
+            engine.feed(tokens(count, 3));
+            keel_advance_result result = sized<keel_advance_result>();
+            keel_session session = engine.session();
+            ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 0, &result), KEEL_OK);
+        }
+        EXPECT_GT(driver.launches, 20u);
+        // In each of two steps all but the first one, and the mark behind the rows of logits.
+        EXPECT_EQ(driver.overlapping_launches, major == 8 ? 0 : driver.launches - before - 4);
+        const std::vector<float> got = last_logits(engine, engine.session());
+        if (want.empty()) want = got;
+        EXPECT_EQ(got, want) << major;
+    }
+}
+
 std::vector<keel_lab_op_time> op_times(Engine& engine) {
     uint32_t count = 0;
     check(keel_lab_op_times(engine.handle(), nullptr, 0, &count), "keel_lab_op_times");

@@ -35,19 +35,23 @@ struct FakeEvent {
 };
 struct Command {
     std::function<Result()> run;
+    // A launch that may run while the command in front of it, a launch too, has not: it gets that one.
+    std::function<Result(std::function<Result()> before)> overlap;
+    bool launch = false;
 };
 struct FakeGraph {
-    std::vector<std::function<Result()>> nodes;
+    std::vector<Command> nodes;
 };
 struct FakeStream {
     std::deque<Command> queue;
     std::unique_ptr<FakeGraph> capturing;  // what is put into the stream goes here instead
-    void put(std::function<Result()> run) {
+    void put(Command command) {
         if (capturing)
-            capturing->nodes.push_back(std::move(run));
+            capturing->nodes.push_back(std::move(command));
         else
-            queue.push_back({std::move(run)});
+            queue.push_back(std::move(command));
     }
+    void put(std::function<Result()> run) { put(Command{std::move(run), nullptr, false}); }
     Result failed = cuda::kSuccess;
 };
 struct FakeModule {};
@@ -164,7 +168,14 @@ Result run_commands(FakeStream* stream, uint32_t count) {
     for (; count && !stream->queue.empty() && stream->failed == cuda::kSuccess; --count) {
         Command command = std::move(stream->queue.front());
         stream->queue.pop_front();
-        stream->failed = command.run();
+        // Of launches one behind another, every second one begins before the one in front of it.
+        Command* next = stream->queue.empty() ? nullptr : &stream->queue.front();
+        if (world().driver.overlap_launches && command.launch && next && next->overlap) {
+            stream->failed = next->overlap(std::move(command.run));
+            stream->queue.pop_front();
+        } else {
+            stream->failed = command.run();
+        }
     }
     return stream->failed;
 }
@@ -345,7 +356,7 @@ Result graph_launch(cuda::GraphExec executable, cuda::Stream stream) {
     FakeStream* s = as_stream(stream);
     if (!s) return cuda::kInvalidValue;
     ++world().driver.graph_launches;
-    for (const auto& run : static_cast<FakeGraph*>(executable)->nodes) s->put(run);
+    for (const Command& command : static_cast<FakeGraph*>(executable)->nodes) s->put(command);
     return cuda::kSuccess;
 }
 Result graph_destroy(cuda::Graph) {
@@ -461,21 +472,26 @@ Result module_function(cuda::Function* function, cuda::Module, const char* name)
     }
     return 500;  // CUDA_ERROR_NOT_FOUND
 }
-Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
-              uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, cuda::Stream stream, void** arguments,
-              void**) {
+Result launch_with(const cuda::LaunchConfig* config, cuda::Function function, void** arguments, void**) {
     KEEL_ENTER();
-    FakeStream* s = as_stream(stream);
+    const cuda::LaunchConfig& c = *config;
+    FakeStream* s = as_stream(c.stream);
     if (!s) return cuda::kInvalidValue;
     const FakeKernel& kernel = *static_cast<FakeKernel*>(function);
     const keel::cuda::KernelInfo& info = kernel.info;
-    const uint32_t threads = block_x * block_y * block_z;
-    if (!grid_x || !grid_y || !grid_z || grid_y > 65535 || threads == 0 || threads > info.max_threads ||
-        shared_bytes > 48 * 1024) {
+    const uint32_t threads = c.block_x * c.block_y * c.block_z;
+    if (!c.grid_x || !c.grid_y || !c.grid_z || c.grid_y > 65535 || threads == 0 || threads > info.max_threads ||
+        c.shared_bytes > 48 * 1024) {
         fault(std::string("a launch of ") + info.name + " in a shape that a GPU refuses");
         return cuda::kInvalidValue;
     }
+    if (c.count > 1 || (c.count && (c.attributes->id != cuda::kAttributeProgrammatic || c.attributes->value != 1 ||
+                                    world().driver.capability_major < 9))) {
+        fault(std::string("a launch of ") + info.name + " with an attribute that a GPU refuses");
+        return cuda::kInvalidValue;
+    }
     ++world().driver.launches;
+    world().driver.overlapping_launches += c.count;
     const uint8_t* p = static_cast<const uint8_t*>(arguments[0]);
     const auto args = std::make_shared<std::vector<uint64_t>>((info.args_bytes + 7) / 8);
     memcpy(args->data(), p, info.args_bytes);
@@ -485,25 +501,42 @@ Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_
         fault(std::string(info.name) + " writes when it began to what is no pinned memory");
         return cuda::kInvalidValue;
     }
+    const simt::Dim3 grid = {c.grid_x, c.grid_y, c.grid_z}, block = {c.block_x, c.block_y, c.block_z};
+    const uint32_t shared_bytes = c.shared_bytes;
     const bool split = world().driver.split_launches;
-    s->put([=, &kernel] {
-        const simt::Dim3 grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
-        const uint64_t blocks = uint64_t{grid_x} * grid_y * grid_z;
-        if (began) *began = world().driver.clock_ns;
-        world().driver.clock_ns += world().driver.launch_ns(kernel.info.name);
-        for (uint64_t first = 0, count; first < blocks; first += count) {
+    const auto run = [=, &kernel](std::function<Result()> before) {
+        const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
+        Result result = cuda::kSuccess;
+        const auto begin = [&] {
+            if (before) result = before();
+            if (began) *began = world().driver.clock_ns;
+            world().driver.clock_ns += world().driver.launch_ns(kernel.info.name);
+        };
+        if (!before) begin();
+        for (uint64_t first = 0, count; first < blocks && result == cuda::kSuccess; first += count) {
             count = split && first == 0 ? (blocks + 1) / 2 : blocks - first;
             simt::Options options;
             options.first_block = first;
             options.blocks = count;
+            if (before && first == 0) options.before = begin;
             const std::string wrong = simt::launch(kernel.run, grid, block, shared_bytes, args->data(), options);
             if (wrong.empty()) continue;
             fault(std::string(kernel.info.name) + ": " + wrong);
             return 719;
         }
-        return cuda::kSuccess;
-    });
+        return result;
+    };
+    Command command = {[run] { return run(nullptr); }, nullptr, true};
+    if (c.count) command.overlap = run;
+    s->put(std::move(command));
     return cuda::kSuccess;
+}
+Result launch(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
+              uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, cuda::Stream stream, void** arguments,
+              void** extra) {
+    const cuda::LaunchConfig config = {grid_x,  grid_y,       grid_z, block_x, block_y,
+                                       block_z, shared_bytes, stream, nullptr, 0};
+    return launch_with(&config, function, arguments, extra);
 }
 
 }  // namespace

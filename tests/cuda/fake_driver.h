@@ -12,7 +12,8 @@ struct FakeDriver {
     // How it behaves.
     uint32_t commands_per_query = 3;  // of a stream that are done before an event's query looks
     bool split_launches = false;      // a launch's blocks are run in two pieces
-    int capability_major = 8;
+    int capability_major = 9;
+    bool overlap_launches = true;        // those that may begin before the one in front of them has ended do so
     size_t shared_limit = 0;             // of the context; 0: not limited
     bool present = true;                 // false: there is no driver
     uint64_t fail_at = 0;                // the call with this number fails, counted from 1; 0: none
@@ -26,8 +27,8 @@ struct FakeDriver {
 
     // What it saw, since reset().
     uint64_t calls = 0;
-    uint64_t allocations = 0, module_loads = 0, launches = 0, bytes_to_host = 0, event_queries = 0, event_waits = 0,
-             instantiations = 0, graph_launches = 0;
+    uint64_t allocations = 0, module_loads = 0, launches = 0, overlapping_launches = 0, bytes_to_host = 0,
+             event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0;
     int64_t open_objects = 0;  // allocations, streams, events, modules and contexts that were not given back
     std::string fault;         // the first thing that a GPU would not have accepted
 

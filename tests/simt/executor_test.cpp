@@ -111,6 +111,28 @@ TEST(Executor, Votes) {
     EXPECT_EQ(run(votes).out[40], 0x55555555u);
 }
 
+TEST(Executor, RunsTheLaunchBeforeWhenItIsWaitedFor) {
+    alignas(16) uint32_t from[4] = {7};
+    std::vector<uint32_t> out(2 * kThreads);
+    const Args args = {out.data(), from, 0};
+    Options options;
+    uint32_t calls = 0;
+    options.before = [&] {
+        const Args within = {out.data(), from, 0};
+        std::vector<uint32_t> elsewhere(kThreads);
+        const Args votes_args = {elsewhere.data(), from, 0};
+        EXPECT_EQ(simt::launch(votes, {1}, {kThreads}, 0, &votes_args), "") << "a launch within a launch";
+        EXPECT_EQ(within.out[0], 0u) << "no thread has gone on";
+        from[0] = 9;
+        ++calls;
+    };
+    EXPECT_EQ(simt::launch(reads_around_the_wait, {2}, {kThreads}, kThreads * 16, &args, options), "");
+    EXPECT_EQ(calls, 1u);
+    for (uint32_t i = 0; i < 2 * kThreads; ++i) EXPECT_EQ(out[i], i < kThreads && i % kThreads % 3 != 2 ? 7u : 9u) << i;
+    options.before = [] {};
+    EXPECT_TRUE(fails_with(run(votes, options), "no thread waits for the launch before"));
+}
+
 TEST(Executor, NamesAStackThatIsTooSmall) {
 #if !defined(__SANITIZE_ADDRESS__)
     EXPECT_TRUE(fails_with(run(needs_much_stack), "a thread's stack is too small"));

@@ -61,13 +61,14 @@ constexpr uint64_t kStackSkew = 1088;  // between stacks: so that they do not sh
 constexpr uint8_t kGuard = 0xc5;
 constexpr const char* kEndedBefore = "a lane ended before its warp's collective call";
 
-enum class Wait : uint8_t { kNothing, kBlock, kGrid, kWarp, kEnd };
+enum class Wait : uint8_t { kNothing, kLaunch, kBlock, kGrid, kWarp, kEnd };
 enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma };
 
 struct Copy {
     void* to;
     const void* from;
     uint32_t bytes, group;
+    std::vector<uint8_t> taken;  // bytes that were read before the copy arrived; else none
 };
 struct Block;
 struct Warp {
@@ -101,6 +102,7 @@ struct Machine {
     uint32_t threads, shared_bytes;
     Options options;
     uint64_t random;
+    bool within;  // another launch
     std::string error;
     std::vector<Lane> lanes;
     std::vector<Warp> warps;
@@ -148,7 +150,7 @@ class Stacks {
     uint8_t* base_ = nullptr;
     uint64_t bytes_ = 0;
 };
-thread_local Stacks stacks;
+thread_local Stacks stacks[2];  // the second one: of a launch that runs within another
 
 bool same(Site a, Site b) {
     return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file));
@@ -302,11 +304,26 @@ std::vector<uint32_t> first_order(uint32_t n) {
     return turn;
 }
 
+// All threads that have not ended wait for the launch before: it runs.
+void run_before() {
+    Machine* m = machine;
+    for (Lane& lane : m->lanes)
+        for (Copy& copy : lane.copies) {
+            const uint8_t* from = static_cast<const uint8_t*>(copy.from);
+            copy.taken.assign(from, from + copy.bytes);
+        }
+    const std::function<void()> before = std::move(m->options.before);
+    m->options.before = nullptr;
+    before();
+    for (Lane& lane : m->lanes)
+        if (lane.wait == Wait::kLaunch) lane.wait = Wait::kNothing;
+}
+
 // Runs blocks that are there together, `numbers` in the grid, to their ends.
 void run_together(const std::vector<uint64_t>& numbers) {
     Machine* m = machine;
     const uint32_t fibers = static_cast<uint32_t>(numbers.size()) * m->threads;
-    uint8_t* stack = stacks.of(fibers);
+    uint8_t* stack = stacks[m->within ? 1 : 0].of(fibers);
     if (!stack) return fail("no memory for the stacks of " + std::to_string(fibers) + " threads");
     m->lanes.resize(fibers);
     m->warps.assign(fibers / kWarp, {});
@@ -350,10 +367,13 @@ void run_together(const std::vector<uint64_t>& numbers) {
                 waiting = &lane;
             }
         }
-        if (alive && !moved && m->error.empty())
+        if (alive && !moved && m->error.empty() && m->options.before && waiting->wait == Wait::kLaunch)
+            run_before();
+        else if (alive && !moved && m->error.empty())
             fail("threads wait for others that never come, thread " + std::to_string(waiting->place.thread),
                  waiting->site);
     }
+    if (m->options.before && m->error.empty()) fail("no thread waits for the launch before");
     for (Block& block : m->blocks) {
         for (uint64_t i = 0; i < guard; ++i)
             if (block.shared[m->shared_bytes + i] != kGuard && m->error.empty())
@@ -385,6 +405,7 @@ std::string launch(Kernel kernel, Dim3 grid, Dim3 block, uint32_t shared_bytes, 
     m.random = 2 * options.seed + 1;
     Machine* const outer = machine;
     Lane* const outer_lane = running;
+    m.within = outer != nullptr;
     machine = &m;
     running = nullptr;
     if (watcher) watcher->begin();
@@ -452,6 +473,12 @@ uint8_t* shared_memory() {
     return running->block->shared;
 }
 
+void wait_for_launch(Site site) {
+    if (!machine->options.before || mutated(site)) return;
+    running->wait = Wait::kLaunch;
+    running->site = site;
+    yield();
+}
 void block_barrier(Site site) {
     if (mutated(site)) return;
     Block* block = running->block;
@@ -502,7 +529,7 @@ void copy_async(void* to, const void* from, uint32_t bytes, Site site) {
         return fail("cp.async between addresses that are no multiples of its size", site);
     if (shared_offset(to) < 0) return fail("cp.async to what is not shared memory", site);
     watch(to, bytes, true);
-    me->copies.push_back({to, from, bytes, me->group});
+    me->copies.push_back({to, from, bytes, me->group, {}});
 }
 void copy_commit(Site site) {
     if (!mutated(site)) ++running->group;
@@ -517,7 +544,7 @@ void copy_wait(uint32_t pending_groups, Site site) {
         if (c.group + pending_groups >= me->group) return false;
         watch(c.from, c.bytes, false);
         watch(c.to, c.bytes, true);
-        memcpy(c.to, c.from, c.bytes);
+        memcpy(c.to, c.taken.empty() ? c.from : c.taken.data(), c.bytes);
         return true;
     };
     me->copies.erase(std::remove_if(me->copies.begin(), me->copies.end(), arrives), me->copies.end());

@@ -7,6 +7,7 @@
 #pragma once
 #include <stdint.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ struct Options {
     bool cooperative = false;  // all blocks are there at once, so that they may meet in a grid barrier
     // Only blocks [first_block, first_block + blocks), x running fastest: a launch in pieces. Not with cooperative.
     uint64_t first_block = 0, blocks = UINT64_MAX;
+    // The launch before, which ends while this one runs: it is called when all threads of the first block wait for it.
+    // Copies that are pending then have taken their bytes before it. An error where no thread waits.
+    std::function<void()> before;
 };
 
 // Runs the kernel to its end. `block` has whole warps, at most 1024 threads. Shared memory is exactly `shared_bytes`
@@ -61,6 +65,7 @@ Dim3 block_size();
 uint8_t* shared_memory();
 uint64_t timer_ns();  // goes on
 
+void wait_for_launch(Site site);
 void block_barrier(Site site);
 void grid_barrier(Site site);
 void warp_barrier(Site site);

@@ -123,6 +123,15 @@ void exchanges_between_blocks_without_barrier(const void* args) {
 void votes(const void* args) {
     of(args).out[place()] = ballot(thread_x() % 2 == 0);
 }
+void reads_around_the_wait(const void* args) {
+    const uint32_t *from = of(args).from, early = *from;
+    copy16(words() + 4 * thread_x(), from);
+    copy_commit();
+    wait_for_launch(nullptr);
+    const uint32_t late = *from;
+    copy_wait<0>();
+    of(args).out[place()] = thread_x() % 3 == 0 ? early : thread_x() % 3 == 1 ? words()[4 * thread_x()] : late;
+}
 void needs_much_stack(const void* args) {
     volatile uint8_t room[64 * 1024];  // as much as a thread has
     for (uint32_t i = 0; i < 512; ++i) room[i] = 0;

@@ -29,6 +29,8 @@ void exchanges_in_warps_by_shuffle(const void* args);  // a shuffle in place of 
 void exchanges_between_blocks(const void* args);       // with a barrier of the grid
 void exchanges_between_blocks_without_barrier(const void* args);
 void votes(const void* args);  // out = ballot of even threads
+// out: what a word was before the thread waited for the launch before, what a copy begun then brings, what it is after.
+void reads_around_the_wait(const void* args);
 void needs_much_stack(const void* args);
 
 }  // namespace small_kernels

@@ -51,6 +51,7 @@ keel_status open_cuda_context(const keel_cuda_device& options, CudaContext* out,
             status = cuda_result(driver.device_attribute(&multiprocessors, kAttributeMultiprocessors, device),
                                  "cuDeviceGetAttribute", error);
         out->multiprocessors = static_cast<uint32_t>(multiprocessors);
+        out->overlaps = major >= 9;
         if (status == KEEL_OK && major < 8)
             status = fail(error, KEEL_E_UNSUPPORTED, static_cast<uint64_t>(major), "compute capability",
                           "Keel runs on devices of compute capability 8.0 and later");

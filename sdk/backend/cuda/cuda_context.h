@@ -11,6 +11,7 @@ struct CudaContext {
     platform::cuda::Driver driver;
     platform::cuda::Context context;
     uint32_t multiprocessors;
+    bool overlaps;   // a launch may begin before the one in front of it has ended
     int primary_of;  // ordinal of the device whose primary context it is, to be given back; -1: the caller's own
 };
 

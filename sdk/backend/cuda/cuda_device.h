@@ -112,7 +112,8 @@ struct CudaDevice : Device {
     bool enqueued, learned;      // the step is enqueued whole; its times are in `pace`
     // Measured over predicted, of the dispatch that begins with an op: [variants][up to 8 tokens, more][most_ops].
     float* pace;
-    mutable uint64_t* mark;  // where the next launch writes when it began, on the device; null: nowhere
+    mutable uint64_t* mark;      // where the next launch writes when it began, on the device; null: nowhere
+    mutable bool behind_launch;  // what was last put into the stream of steps is a launch
 
     CudaWork* work_of(uint32_t variant, uint32_t kind) const;
     uint8_t* scratch(uint64_t offset) const { return region[KEEL_REGION_DEVICE_SCRATCH] + offset; }

@@ -30,6 +30,7 @@ keel_status capture(CudaDevice* d, uint32_t variant, uint32_t tokens, GraphExec*
     d->step = &step;
     d->stream = d->copies;
     d->made = 0;
+    d->behind_launch = false;
     Graph graph = nullptr;
     Result result = driver.stream_begin_capture(d->copies, kCaptureThreadLocal);
     const OpList& list = d->program->plan.variant[variant];

@@ -5,15 +5,19 @@
 
 namespace keel {
 
-// `began`: where the device writes when the launch begins; null: nowhere.
+// `began`: where the device writes when the launch begins; null: nowhere. `overlapping`: it may begin before the launch
+// in front of it has ended.
 template <class Args>
 platform::cuda::Result launch(const CudaDevice& d, platform::cuda::Stream stream, cuda::KernelId kernel,
-                              const Args& args, const cuda::LaunchShape& shape, uint64_t* began = nullptr) {
+                              const Args& args, const cuda::LaunchShape& shape, uint64_t* began = nullptr,
+                              bool overlapping = false) {
     if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
     Args copy = args;
     void* arguments[2] = {&copy, &began};
-    return d.cuda.driver.launch(d.function[kernel], shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1,
-                                shape.shared_bytes, stream, arguments, nullptr);
+    const platform::cuda::LaunchAttribute overlap = {platform::cuda::kAttributeProgrammatic, 0, 1, {}};
+    const platform::cuda::LaunchConfig config = {shape.grid_x,       shape.grid_y, 1,        shape.threads, 1, 1,
+                                                 shape.shared_bytes, stream,       &overlap, overlapping};
+    return d.cuda.driver.launch_with(&config, d.function[kernel], arguments, nullptr);
 }
 // Onto the stream of steps, the first one behind a mark with it.
 template <class Args>
@@ -22,7 +26,9 @@ platform::cuda::Result launch(const CudaDevice& d, cuda::KernelId kernel, const 
     if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
     uint64_t* began = d.mark;
     d.mark = nullptr;
-    return launch(d, d.stream, kernel, args, shape, began);
+    const bool overlapping = d.cuda.overlaps && d.behind_launch;
+    d.behind_launch = true;
+    return launch(d, d.stream, kernel, args, shape, began, overlapping);
 }
 
 // A launch of a dispatch. Its work is cut into items: rows of the step, groups of matrix rows, query blocks and splits.

@@ -21,6 +21,7 @@ void cut(HandOverArgs* a, uint32_t first, uint32_t count) {
     a->rows = count;
 }
 Result launch_rest(const CudaDevice& d, const CudaLaunch&, const HandOverArgs& a) {
+    d.behind_launch = false;
     return d.cuda.driver.copy_to_host(a.to, reinterpret_cast<platform::cuda::DevicePointer>(a.from),
                                       a.rows * a.row_bytes, d.stream);
 }

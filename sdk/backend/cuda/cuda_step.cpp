@@ -110,6 +110,7 @@ Result launch_graph(CudaDevice* d, double left_us, bool bounded, Cursor* cursor)
 
 // Rows of logits and their hidden rows to where they are kept, in runs of rows that follow one another.
 Result keep_rows(const CudaDevice& d) {
+    d.behind_launch = false;
     const Step& step = *d.step;
     const Program& p = *d.program;
     const Driver& driver = d.cuda.driver;
@@ -197,6 +198,7 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     const Driver& driver = d.cuda.driver;
     const OpList& list = d.program->plan.variant[d.step->variant];
     const CudaWork* work = work_of_step(d);
+    d.behind_launch = false;
     see_marks(&d);
     // What is left in flight when the call returns is predicted to be done by the deadline.
     double left_us = 0;
