@@ -42,7 +42,12 @@ struct CudaLaunch {
 };
 
 // Products as the table keeps them: which kernel runs depends on a step's tokens.
-enum class ProductSet : uint32_t { kFragments, kQuantized, kUnquantized };  // the latter two as in the file
+enum class ProductSet : uint32_t {
+    kFragments,
+    kQuantized,  // this and the following: as in the file
+    kUnquantized,
+    kLibrary  // unquantized, and the device's library multiplies them for many tokens
+};
 struct ProductLaunch : cuda::ProductArgs {
     ProductSet set;
     uint32_t type;
@@ -68,6 +73,7 @@ uint32_t items_of(const Args& a) {
         return a.rows;
 }
 uint32_t items_of(const ProductLaunch& a);
+uint32_t items_of(const cuda::NarrowArgs& a);
 uint32_t items_of(const cuda::AttentionArgs& a);
 // Leaves only items [first, first + count).
 void cut(cuda::EmbedArgs* a, uint32_t first, uint32_t count);
@@ -76,6 +82,7 @@ void cut(cuda::GluArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::SoftcapArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::RopeTableArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::QuantizeArgs* a, uint32_t first, uint32_t count);
+void cut(cuda::NarrowArgs* a, uint32_t first, uint32_t count);
 void cut(ProductLaunch* a, uint32_t first, uint32_t count);
 void cut(cuda::KvAppendArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::AttentionArgs* a, uint32_t first, uint32_t count);
@@ -111,6 +118,7 @@ struct CudaTable {
     uint32_t launches;    // of d.launches, filled
     uint64_t args_bytes;  // of d.launch_args
     bool of_logits;       // of the op whose launches are added
+    bool one_token;       // of the steps that it is for
 
     template <class Args>
     void add(cuda::KernelId kernel, const Args& args) {
@@ -142,6 +150,15 @@ void add_norm(CudaTable* table, const Op& op);
 void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch);
 // Rows of f32 of buffer `from` into the 8-bit layouts that the op writes.
 void add_quantize(CudaTable* table, const Op& op, BufferId from);
+
+// ---- cuda_library.cpp ----
+// What it has to read of op.in, in steps of many tokens.
+void add_narrow(CudaTable* table, const Op& op);
+// Whether the library multiplies in the step. Its items are matrices: group_begin <= m < group_end.
+inline bool by_library(const ProductLaunch& a) {
+    return a.set == ProductSet::kLibrary && a.tokens > cuda::kProductTokens;
+}
+platform::cuda::Result multiply_by_library(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a);
 
 // ---- cuda_attention.cpp ----
 // Of a dispatch whose last op appends, with head norms and rotation before it.
