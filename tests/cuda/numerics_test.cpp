@@ -142,8 +142,10 @@ TEST(CudaNumerics, AMissingLibraryIsNamedByInit) {
 
 TEST(CudaNumerics, EveryCallOfTheLibraryMayFail) {
     const auto live = [] {
-        Engine engine(keel_test::source_path("tests/data/architectures/qwen2-mqa-tied.gguf"), library_config());
-        engine.feed(tokens(70));
+        keel_config config = library_config();
+        config.chunk_tokens = 12;
+        Engine engine(keel_test::source_path("tests/data/architectures/qwen2-mqa-tied.gguf"), config);
+        engine.feed(tokens(10));
         engine.advance();
     };
     live();

@@ -73,7 +73,6 @@ uint32_t items_of(const Args& a) {
         return a.rows;
 }
 uint32_t items_of(const ProductLaunch& a);
-uint32_t items_of(const cuda::NarrowArgs& a);
 uint32_t items_of(const cuda::AttentionArgs& a);
 // Leaves only items [first, first + count).
 void cut(cuda::EmbedArgs* a, uint32_t first, uint32_t count);
@@ -82,7 +81,6 @@ void cut(cuda::GluArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::SoftcapArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::RopeTableArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::QuantizeArgs* a, uint32_t first, uint32_t count);
-void cut(cuda::NarrowArgs* a, uint32_t first, uint32_t count);
 void cut(ProductLaunch* a, uint32_t first, uint32_t count);
 void cut(cuda::KvAppendArgs* a, uint32_t first, uint32_t count);
 void cut(cuda::AttentionArgs* a, uint32_t first, uint32_t count);
@@ -118,7 +116,6 @@ struct CudaTable {
     uint32_t launches;    // of d.launches, filled
     uint64_t args_bytes;  // of d.launch_args
     bool of_logits;       // of the op whose launches are added
-    bool one_token;       // of the steps that it is for
 
     template <class Args>
     void add(cuda::KernelId kernel, const Args& args) {
@@ -152,9 +149,8 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
 void add_quantize(CudaTable* table, const Op& op, BufferId from);
 
 // ---- cuda_library.cpp ----
-// What it has to read of op.in, in steps of many tokens.
-void add_narrow(CudaTable* table, const Op& op);
-// Whether the library multiplies in the step. Its items are matrices: group_begin <= m < group_end.
+// Whether the library multiplies in the step. Its items are matrices: group_begin <= m < group_end. With the first one
+// goes what makes their input.
 inline bool by_library(const ProductLaunch& a) {
     return a.set == ProductSet::kLibrary && a.tokens > cuda::kProductTokens;
 }

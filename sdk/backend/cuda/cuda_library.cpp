@@ -204,33 +204,23 @@ void close_library(CudaDevice* d) {
 }
 
 Result multiply_by_library(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
-    // The library's kernels make no mark.
-    if (d.mark)
-        if (const Result result =
-                launch(d, cuda::kernel_nothing, cuda::NothingArgs{}, launch_shape(cuda::NothingArgs{}));
-            result != kSuccess)
-            return result;
+    Result result = kSuccess;
+    if (a.group_begin == 0) {
+        const cuda::NarrowArgs narrow = {static_cast<const float*>(a.x),
+                                         reinterpret_cast<uint16_t*>(d.scratch(d.at.narrow)),
+                                         a.x_token_bytes / sizeof(float),
+                                         narrow_stride(a.k),
+                                         a.k,
+                                         a.tokens,
+                                         a.type == kernels::kBF16};
+        result = launch(d, cuda::kernel_narrow, narrow, launch_shape(narrow));
+    } else if (d.mark) {  // the library's kernels make none
+        result = launch(d, cuda::kernel_nothing, cuda::NothingArgs{}, launch_shape(cuda::NothingArgs{}));
+    }
     d.behind_launch = false;
-    for (uint32_t m = a.group_begin; m < a.group_end; ++m)
-        if (const Result result = multiply(d, find_shape(d, shape_key(d, a, m, l.of_logits)), a, m); result != kSuccess)
-            return result;
-    return kSuccess;
-}
-
-void add_narrow(CudaTable* table, const Op& op) {
-    const CudaDevice& d = table->d;
-    const cuda::Rows x = rows_of(d, op.in);
-    table->add(cuda::kernel_narrow,
-               cuda::NarrowArgs{x.row, reinterpret_cast<uint16_t*>(d.scratch(d.at.narrow)), x.stride,
-                                narrow_stride(op.k), op.k, 0, op.weight_type == kernels::kBF16});
-}
-uint32_t items_of(const cuda::NarrowArgs& a) {
-    return a.rows > cuda::kProductTokens ? a.rows : 0;
-}
-void cut(cuda::NarrowArgs* a, uint32_t first, uint32_t count) {
-    a->x += first * a->x_stride;
-    a->y += first * a->y_stride;
-    a->rows = count;
+    for (uint32_t m = a.group_begin; m < a.group_end && result == kSuccess; ++m)
+        result = multiply(d, find_shape(d, shape_key(d, a, m, l.of_logits)), a, m);
+    return result;
 }
 
 }  // namespace keel

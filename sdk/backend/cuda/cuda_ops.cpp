@@ -129,12 +129,11 @@ void place_table(CudaDevice* d, const Program& p, Arena* arenas) {
 }
 
 uint32_t open_table(CudaDevice* d) {
-    CudaTable table = {*d, 0, 0, false, false};
+    CudaTable table = {*d, 0, 0, false};
     for (uint32_t variant = 0; variant < 2; ++variant) {
         const OpList& list = d->program->plan.variant[variant];
         for (uint32_t kind = 0; kind < kStepKinds; ++kind) {
             const uint32_t tokens = kind == 0 ? 1 : d->program->config.chunk_tokens;
-            table.one_token = kind == 0;
             CudaWork* work = d->work_of(variant, kind);
             for (uint32_t i = 0; i < list.own_count; i += work[i].ops) {
                 const CudaDispatch dispatch = cuda_dispatch(list.ops + i, list.own_count - i, tokens);

@@ -116,7 +116,6 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
     const bool library = library_multiplies(d.program->config, first->weight_type);
-    if (library && !table->one_token) add_narrow(table, *first);
     a.set = first->repacked                                                   ? ProductSet::kFragments
             : library                                                         ? ProductSet::kLibrary
             : kernels::kWeightTypes[first->weight_type].activation_block == 0 ? ProductSet::kUnquantized
