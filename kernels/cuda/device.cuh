@@ -94,7 +94,8 @@ KEEL_GPU void let_next_begin() {
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes `began`.
+// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes
+// `began`.
 KEEL_GPU void wait_for_launch(uint64_t* began) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
