@@ -106,7 +106,8 @@ KEEL_GPU void wait_for_launch(uint64_t* began) {
 KEEL_GPU void sync_block() {
     __syncthreads();
 }
-// Called once by all threads of blocks that work for each other: whether `blocks` of them have come here, this one last.
+// Called once by all threads of blocks that work for each other: whether `blocks` of them have come here, this one
+// last.
 // Then every thread of it sees what they wrote before, and the counter is 0 again, as it was at first.
 KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks) {
     __syncthreads();
