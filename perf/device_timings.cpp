@@ -624,7 +624,7 @@ class Timings {
     void numerics(const char* shape) {
         keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
         spec.mix = "F16";
-        const uint32_t chunk = o_.small ? 64 : 512;
+        const uint32_t chunk = o_.small ? 12 : 512;
         for (const keel_numerics numerics : {KEEL_NUMERICS_DEVICE, KEEL_NUMERICS_DEFAULT}) {
             const char* name = numerics == KEEL_NUMERICS_DEVICE ? "library" : "contract";
             std::optional<Model> m;
