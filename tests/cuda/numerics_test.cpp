@@ -125,6 +125,24 @@ TEST(CudaNumerics, AreWithinThePlan) {
     EXPECT_EQ(stats.allocations_after_init, 0u);
 }
 
+// A call with a budget goes on at the next product, and computes none twice.
+TEST(CudaNumerics, BudgetsCutNoProduct) {
+    uint64_t products[2];
+    for (const uint64_t budget_us : {0u, 1u}) {
+        Engine engine(keel_test::source_path(kModel), library_config());
+        const uint64_t before = FakeDriver::get().library_products;
+        engine.feed(tokens(20));
+        keel_advance_result result = sized<keel_advance_result>();
+        keel_session session = engine.session();
+        uint32_t calls = 1;
+        while (keel_advance(engine.handle(), &session, 1, budget_us, &result) == KEEL_AGAIN) ++calls;
+        ASSERT_EQ(result.status, KEEL_OK);
+        EXPECT_EQ(calls > 20, budget_us != 0) << calls;
+        products[budget_us] = FakeDriver::get().library_products - before;
+    }
+    EXPECT_EQ(products[1], products[0]);
+}
+
 TEST(CudaNumerics, AMissingLibraryIsNamedByInit) {
     FakeDriver::get().library_present = false;
     const keel_test::InspectedFile file(keel_test::source_path(kModel));
