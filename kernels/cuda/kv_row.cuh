@@ -120,7 +120,8 @@ KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, ui
     }
 }
 
-// Rows of a lattice, by all threads of a block: every half-warp tries a step, a lane a block of 8 or every sixteenth one.
+// Rows of a lattice, by all threads of a block: every half-warp tries a step, a lane a block of 8 or every sixteenth
+// one.
 static_assert(kAppendThreads / 16 == kE8Steps);
 KEEL_GPU void encode_e8(float* x, uint32_t n, int bits, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     const LatticeRoom at = lattice_room(n);
