@@ -121,6 +121,20 @@ KEEL_WRAPPER(warp_meets) {
     out[0] = words[thread_x() ^ 1];
 }
 
+// Four turns of either warp, which adds to what the other one left.
+KEEL_WRAPPER(turns) {
+    uint32_t* words = reinterpret_cast<uint32_t*>(shared_memory());
+    const uint32_t warp = thread_x() / 32, lane = thread_x() % 32;
+    uint32_t sum = in[0];
+    for (uint32_t turn = warp; turn < 8; turn += 2) {
+        if (turn) await_turn(warp);
+        if (turn) sum += 3 * words[32 * (1 - warp) + 31 - lane];
+        words[32 * warp + lane] = sum;
+        if (turn < 7) pass_turn(1 - warp);
+    }
+    out[0] = sum;
+}
+
 // Sums of what every fourth thread has, of 32 and of 64 bits.
 KEEL_WRAPPER(atomics) {
     uint64_t* longs = reinterpret_cast<uint64_t*>(shared_memory());
