@@ -1,10 +1,11 @@
 // device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
 // perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
 //
-//     device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...
+//     device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...
 //
-// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so. --only: models
-// in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
+// --small: shapes of a few kilobytes, for the fake driver. --decode: of models only steps without a context, and the
+// dispatches of one and of eight tokens. --seconds: what would begin later is left out, and said so.
+// --only: models in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 
@@ -61,6 +63,7 @@ struct MoreCalls {
     cuda::Result (*instantiate)(void** executable, void* graph, unsigned long long flags) = nullptr;
     cuda::Result (*graph_launch)(void* executable, cuda::Stream stream) = nullptr;
     cuda::Result (*memory_info)(size_t* free, size_t* total) = nullptr;
+    cuda::Result (*synchronize)() = nullptr;
     cuda::Result (*launch_cooperative)(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z,
                                        uint32_t block_x, uint32_t block_y, uint32_t block_z, uint32_t shared_bytes,
                                        cuda::Stream stream, void** arguments) = nullptr;
@@ -78,13 +81,14 @@ struct MoreCalls {
         find(instantiate, "cuGraphInstantiateWithFlags");
         find(graph_launch, "cuGraphLaunch");
         find(memory_info, "cuMemGetInfo_v2");
+        find(synchronize, "cuCtxSynchronize");
         find(launch_cooperative, "cuLaunchCooperativeKernel");
 #endif
     }
 };
 
 struct Options {
-    bool small = false;
+    bool small = false, decode = false;
     double seconds = 1e9;
     std::string json;
     std::vector<std::string> only;
@@ -217,12 +221,12 @@ class Model {
         uint32_t count;  // of the same ops and types, in all layers
         double us, predicted_us, bytes;
     };
-    // Of steps of one token behind `held` positions.
-    std::vector<Dispatch> dispatches(uint32_t held, uint32_t steps) {
+    // Of steps of `tokens` tokens behind `held` positions.
+    std::vector<Dispatch> dispatches(uint32_t held, uint32_t tokens, uint32_t steps) {
         need(keel_lab_time_ops(engine_, 1), "keel_lab_time_ops");
         std::vector<std::vector<keel_lab_op_time>> times;
         for (uint32_t i = 0; i < steps; ++i) {
-            step_us(1);
+            step_us(tokens);
             uint32_t count = 0;
             need(keel_lab_op_times(engine_, nullptr, 0, &count), "keel_lab_op_times");
             times.emplace_back(count, sized<keel_lab_op_time>());
@@ -239,7 +243,7 @@ class Model {
                 const keel_op_info& info = ops_.at(op);
                 d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
                 if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
-                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes);
+                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes * tokens);
                 if (!strcmp(info.name, "attention"))
                     d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
             }
@@ -278,6 +282,45 @@ class Model {
         need(keel_session_truncate(session_, info.token_count), "keel_session_truncate");
         return us;
     }
+
+    // A prompt of `tokens` in calls that leave at most `budget_us` of work behind: microseconds from the end of each
+    // call until the device has done what it was given, and the calls' own.
+    struct Slices {
+        std::vector<double> call_us, left_us;
+    };
+    Slices sliced(uint32_t tokens, uint64_t budget_us, const std::function<void()>& wait) {
+        Slices out;
+        feed(tokens);
+        keel_advance_result result = sized<keel_advance_result>();
+        keel_status status = KEEL_AGAIN;
+        while (status == KEEL_AGAIN) {
+            const auto start = Clock::now();
+            status = keel_advance(engine_, &session_, 1, budget_us, &result);
+            const auto end = Clock::now();
+            wait();
+            out.call_us.push_back(std::chrono::duration<double>(end - start).count() * 1e6);
+            out.left_us.push_back(seconds_since(end) * 1e6);
+        }
+        need(status, "keel_advance");
+        return out;
+    }
+    // Microseconds of draws from the row of a step.
+    std::vector<double> draws_us(keel_sampling sampling, uint32_t count) {
+        feed(1);
+        keel_advance_result result = sized<keel_advance_result>();
+        need(keel_advance(engine_, &session_, 1, 0, &result), "keel_advance");
+        std::vector<double> us;
+        for (uint32_t i = 0; i < count; ++i) {
+            sampling.seed = i;
+            need(keel_session_set_sampling(session_, &sampling), "keel_session_set_sampling");
+            int32_t token = 0;
+            const auto start = Clock::now();
+            need(keel_session_sample(session_, &token), "keel_session_sample");
+            us.push_back(seconds_since(start) * 1e6);
+        }
+        return us;
+    }
+    uint32_t vocabulary() const { return vocabulary_; }
 
   private:
     static void need(keel_status status, const char* call, const keel_error& error = {}) {
@@ -469,8 +512,9 @@ class Timings {
             row["kv"] = format_name;
             document_["steps"].push_back(std::move(row));
         };
-        const std::vector<uint32_t> contexts =
-            tiny ? std::vector<uint32_t>{0, 100} : std::vector<uint32_t>{0, 4096, 32768};
+        const std::vector<uint32_t> contexts = o_.decode ? std::vector<uint32_t>{0}
+                                               : tiny    ? std::vector<uint32_t>{0, 100}
+                                                         : std::vector<uint32_t>{0, 4096, 32768};
         for (const uint32_t context : contexts) {
             const uint32_t held = std::min(context, longest - 8);
             if (out_of_time()) return left_out(strf("context %u", context));
@@ -492,7 +536,8 @@ class Timings {
                      {"samples", us.size()}});
             }
         }
-        kernels(m, std::min(4096u, longest / 2), add);
+        kernels(m, o_.decode ? 0 : std::min(4096u, longest / 2), 1, add);
+        if (o_.decode) return kernels(m, 0, 8, add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -503,17 +548,57 @@ class Timings {
                 add({{"prefill", tokens}, {"us", us}, {"tokens_per_s", tokens * 1e6 / us}});
             }
         if (!strcmp(shape, "smollm2-135m") || tiny) percentiles(m, shape, format_name);
+        if (f16) slices(m, shape), draws(m, shape);
+    }
+    void wait_for_all() const {
+        if (gpu_.more().synchronize) Gpu::need(gpu_.more().synchronize(), "cuCtxSynchronize");
+    }
+    size_t free_bytes() const {
+        size_t free = 0, total = 0;
+        if (gpu_.more().memory_info) Gpu::need(gpu_.more().memory_info(&free, &total), "cuMemGetInfo");
+        return free;
+    }
+    // What a call leaves in flight, against its budget and a tile, and how long the call itself took.
+    void slices(Model& m, const char* shape) {
+        for (const uint64_t budget_us : {500u, 2000u}) {
+            m.hold(0);
+            m.step_us(512 < m.context() ? 512 : 16);  // predictions learn
+            m.hold(0);
+            const Model::Slices s = m.sliced(o_.small ? 16 : 512, budget_us, [&] { wait_for_all(); });
+            printf(
+                "  calls with a budget of %llu us: %zu of them, %.1f us each (most %.1f), left in flight %.1f (p90 "
+                "%.1f, most %.1f)\n",
+                static_cast<unsigned long long>(budget_us), s.call_us.size(), percentile(s.call_us, 0.5),
+                percentile(s.call_us, 1), percentile(s.left_us, 0.5), percentile(s.left_us, 0.9),
+                percentile(s.left_us, 1));
+            document_["slices"].push_back({{"shape", shape},
+                                           {"budget_us", budget_us},
+                                           {"calls", s.call_us.size()},
+                                           {"call_us", percentile(s.call_us, 0.5)},
+                                           {"left_us", percentile(s.left_us, 0.5)},
+                                           {"most_left_us", percentile(s.left_us, 1)}});
+        }
+    }
+    void draws(Model& m, const char* shape) {
+        m.hold(0);
+        for (const bool filtered : {false, true}) {
+            keel_sampling sampling = KEEL_SAMPLING_INIT;
+            sampling.temperature = 0.8f;
+            if (filtered) sampling.top_k = 40, sampling.top_p = 0.95f;
+            const std::vector<double> us = m.draws_us(sampling, o_.small ? 2 : 200);
+            printf("  a draw from %u tokens%s: %.1f us, p99 %.1f\n", m.vocabulary(),
+                   filtered ? ", top-k 40 and top-p 0.95" : "", percentile(us, 0.5), percentile(us, 0.99));
+            document_["draws"].push_back({{"shape", shape},
+                                          {"filtered", filtered},
+                                          {"us", percentile(us, 0.5)},
+                                          {"p99_us", percentile(us, 0.99)}});
+        }
     }
     // Whether keel_cuda_device.graphs pays: the same steps with and without, and the memory of the driver's it takes.
     void graphs(const char* shape, const char* mix) {
         keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
         spec.mix = mix;
         const uint32_t longest = o_.small ? 256 : 8192;
-        const auto free_bytes = [&] {
-            size_t free = 0, total = 0;
-            if (gpu_.more().memory_info) Gpu::need(gpu_.more().memory_info(&free, &total), "cuMemGetInfo");
-            return free;
-        };
         double taken_bytes = 0;
         for (const bool on : {false, true}) {
             const size_t before = free_bytes();
@@ -534,11 +619,11 @@ class Timings {
     }
     // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
     template <class Add>
-    void kernels(Model& m, uint32_t held, const Add& add) {
+    void kernels(Model& m, uint32_t held, uint32_t tokens, const Add& add) {
         m.hold(held);
-        printf("  dispatches of a step at %u positions:\n", held);
+        printf("  dispatches of a step of %u at %u positions:\n", tokens, held);
         Json rows = Json::array();
-        for (const Model::Dispatch& d : m.dispatches(held, o_.small ? 2 : 50)) {
+        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : 50)) {
             const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
             printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
                    rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());
@@ -549,15 +634,19 @@ class Timings {
                             {"bytes", d.bytes},
                             {"gb_per_s", rate}});
         }
-        add({{"context", held}, {"dispatches", rows}});
+        add({{"context", held}, {"tokens", tokens}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));
+        const size_t free_before = free_bytes();
         const std::vector<double> us = steps(m, 1, o_.small ? 3 : 10000, 25);
+        const size_t free_after = free_bytes();
         const double p50 = percentile(us, 0.5), p999 = percentile(us, 0.999);
         printf(
             "  one token at a held position, %zu steps: p50 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us; p99.9/p50 %.3f\n",
             us.size(), p50, percentile(us, 0.99), p999, percentile(us, 1), p999 / p50);
+        printf("  free memory before and after them: %zu and %zu bytes\n", free_before, free_after);
+        if (free_before != free_after) throw std::runtime_error("steps took memory of the driver's");
         document_["percentiles"].push_back({{"shape", shape},
                                             {"kv", format_name},
                                             {"steps", us.size()},
@@ -587,6 +676,8 @@ Options read_options(int count, char** arguments) {
         const bool more = i + 1 < count;
         if (a == "--small")
             o.small = true;
+        else if (a == "--decode")
+            o.decode = true;
         else if (a == "--seconds" && more)
             o.seconds = atof(arguments[++i]);
         else if (a == "--json" && more)
@@ -594,7 +685,8 @@ Options read_options(int count, char** arguments) {
         else if (a == "--only" && more)
             o.only.push_back(arguments[++i]);
         else
-            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...");
+            throw std::runtime_error(
+                "device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...");
     }
     return o;
 }

@@ -31,7 +31,10 @@ void exchanges_between_blocks_without_barrier(const void* args);
 // n: what goes wrong. 0: nothing, out = sums that the two warps of a block make in turn. 1: nobody waits for a turn. 2:
 // a turn is passed on again and again. 3: the last one too. 4: none is.
 void takes_turns(const void* args);
-void votes(const void* args);  // out = ballot of even threads
+// The last block to come writes for each of its threads what the thread before it in the grid had.
+void last_block_reads_all(const void* args);
+void last_block_without_counting(const void* args);  // every block thinks it is the last
+void votes(const void* args);                        // out = ballot of even threads
 // out: what a word was before the thread waited for the launch before, what a copy begun then brings, what it is after.
 void reads_around_the_wait(const void* args);
 void needs_much_stack(const void* args);
