@@ -634,7 +634,7 @@ class Timings {
                             {"bytes", d.bytes},
                             {"gb_per_s", rate}});
         }
-        add({{"context", held}, {"tokens", tokens}, {"dispatches", rows}});
+        add({{"context", held}, {"dispatches_of", tokens}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));
