@@ -55,7 +55,7 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
                    passes = divide_up(args.group_end - args.group_begin - block_x(), grid_x()) << gated;
     uint8_t* ring = shared_memory() + warp * kAhead * kBytes;
     // Sums on their way to a warp, and behind them those of a gate. With one token a quarter of the lanes has sums.
-    const bool single = args.tokens == 1;
+    const bool single = args.tokens == 1, of_lane_alone = !single || t == 0;
     const uint32_t turn_words = turn_bytes(args.tokens) / 16, of_lane = single ? g : lane;
     Words4* turns = reinterpret_cast<Words4*>(shared_memory() + kStreamWarps * kAhead * kBytes);
     Words4 *mine = turns + warp * turn_words + of_lane, *next = turns + next_warp * turn_words + of_lane,
@@ -108,6 +108,13 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
     const auto words = [](const auto* p) { return reinterpret_cast<const uint32_t*>(p); };
     const kernels::Q8Token multiplied = token(g), of_sums[2] = {token(2 * t), token(2 * t + 1)};
 
+    const auto take = [](const Words4& v, float* to) {
+        to[0] = f32_from_bits(v.x);
+        to[1] = f32_from_bits(v.y);
+        to[2] = f32_from_bits(v.z);
+        to[3] = f32_from_bits(v.w);
+    };
+    if (warp == 0 && of_lane_alone) *mine = {0, 0, 0, 0};
     StripPlace at = {0, 0};
     at.advance(warp, strips);
     uint32_t slot = 0;
@@ -127,19 +134,18 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         KEEL_UNROLL
         for (uint32_t n = 0; n < 2; ++n) {
             if constexpr (kStrip == 4) {
-                const Words4 four = *reinterpret_cast<const Words4*>(of_sums[n].d + first);
-                d[n][0] = f32_from_bits(four.x);
-                d[n][1] = f32_from_bits(four.y);
-                d[n][2] = f32_from_bits(four.z);
-                d[n][3] = f32_from_bits(four.w);
+                take(*reinterpret_cast<const Words4*>(of_sums[n].d + first), d[n]);
             } else {
                 d[n][0] = of_sums[n].d[first];
             }
         }
+        // A part that adds nothing, not even to -0, where the strip has fewer blocks.
         ChainPart part[kStrip][4];
         KEEL_UNROLL
         for (uint32_t i = 0; i < kStrip; ++i) {
             const uint32_t b = first + i;
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) part[i][c] = {-0.0f, 0, -0.0f, 0};
             if (b >= blocks) continue;
             BlockValues<T> values;
             unpack_block<T>(strip[i], lane, values);
@@ -154,26 +160,25 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             }
         }
         const bool last = at.strip + 1 == strips, of_first = last && gated && at.pass % 2 == 0,
-                   to_store = last && !of_first;
-        if (at.pass + at.strip) await_turn(warp);
-        float acc[4] = {}, gate[4] = {};
-        const auto take = [](const Words4& v, float* to) {
-            to[0] = f32_from_bits(v.x);
-            to[1] = f32_from_bits(v.y);
-            to[2] = f32_from_bits(v.z);
-            to[3] = f32_from_bits(v.w);
-        };
-        if (at.strip) take(*mine, acc);
-        if (to_store && gated) take(*of_gate, gate);
+                   to_store = last && !of_first, more = !last || at.pass + 1 < passes;
+        // All that does not need the turn stands before it: the loop, which never goes round, holds it there.
+        do {
+            if (at.pass + at.strip) await_turn(warp);
+        } while (args.matrices == 0);
+        float acc[4], gate[4] = {};
+        take(*mine, acc);
         KEEL_UNROLL
         for (uint32_t i = 0; i < kStrip; ++i) {
-            if (first + i >= blocks) continue;
             KEEL_UNROLL
             for (uint32_t c = 0; c < 4; ++c) acc[c] = chain<T>(acc[c], part[i][c]);
         }
-        if (!to_store && (!single || t == 0))
-            *(last ? of_gate : next) = {f32_bits(acc[0]), f32_bits(acc[1]), f32_bits(acc[2]), f32_bits(acc[3])};
-        if (!last || at.pass + 1 < passes) pass_turn(next_warp);
+        const Words4 sums = {f32_bits(acc[0]), f32_bits(acc[1]), f32_bits(acc[2]), f32_bits(acc[3])};
+        if (last) {
+            if (gated && to_store) take(*of_gate, gate);
+            if (of_first && of_lane_alone) *of_gate = sums;
+        }
+        if (of_lane_alone) *next = last ? Words4{0, 0, 0, 0} : sums;
+        if (more) pass_turn(next_warp);
         if (!to_store) continue;
         const GroupRows rows = rows_of_pass(at.pass & ~gated);
         KEEL_NO_UNROLL
