@@ -238,7 +238,7 @@ KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {
 KEEL_DEVICE constexpr uint32_t strip_bytes(const kernels::WeightTypeInfo& type) {
     return strip_blocks(type.block_elements) * kGroupRows * type.block_bytes;
 }
-// Strips of a warp that are on their way: what leaves room for the rest of kMostSharedBytes.
+// Strips of a warp that are on their way at most.
 KEEL_DEVICE constexpr uint32_t strips_ahead(const kernels::WeightTypeInfo& type) {
     const uint32_t strips = 36 * 1024 / (kStreamWarps * strip_bytes(type));
     return strips == 0 ? 1 : strips;
@@ -247,13 +247,20 @@ KEEL_DEVICE constexpr uint32_t strips_ahead(const kernels::WeightTypeInfo& type)
 KEEL_DEVICE constexpr uint32_t turn_bytes(uint32_t tokens) {
     return tokens == 1 ? 128 : 512;
 }
+KEEL_DEVICE constexpr uint32_t stream_bytes(const ProductArgs& a, const kernels::WeightTypeInfo& type, uint32_t ahead) {
+    return kStreamWarps * ahead * strip_bytes(type) + (kStreamWarps + 1) * turn_bytes(a.tokens) +
+           (a.input == ProductInput::kRows ? 0
+                                           : static_cast<uint32_t>(kernels::q8_token_bytes(a.k, type.block_elements)));
+}
+// One strip where long activations take the place of more.
+KEEL_DEVICE constexpr uint32_t strips_ahead(const ProductArgs& a, const kernels::WeightTypeInfo& type) {
+    const uint32_t most = strips_ahead(type);
+    return stream_bytes(a, type, most) <= kMostSharedBytes ? most : 1;
+}
 constexpr LaunchShape product_stream_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
     const uint32_t groups = a.group_end - a.group_begin, blocks = kStreamBlocks * multiprocessors;
-    const uint64_t input = a.input == ProductInput::kRows ? 0 : kernels::q8_token_bytes(a.k, info.block_elements);
-    return {groups < blocks ? groups : blocks, 1, kStreamThreads,
-            static_cast<uint32_t>(kStreamWarps * strips_ahead(info) * strip_bytes(info) +
-                                  (kStreamWarps + 1) * turn_bytes(a.tokens) + input)};
+    return {groups < blocks ? groups : blocks, 1, kStreamThreads, stream_bytes(a, info, strips_ahead(a, info))};
 }
 
 // Whether a lane multiplies words of codes that are side by side (fragments.cuh): it loads two at once.

@@ -48,16 +48,17 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     constexpr uint32_t kElements = kInfo.block_elements, kStrip = strip_blocks(kElements), kBytes = strip_bytes(kInfo),
                        kAhead = strips_ahead(kInfo);
+    const uint32_t ahead = strips_ahead(args, kInfo);
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, warp = thread_x() / 32,
                    next_warp = (warp + 1) % kStreamWarps;
     const uint32_t blocks = args.k / kElements, strips = divide_up(blocks, kStrip),
                    gated = args.gate == ProductGate::kNone ? 0 : 1,
                    passes = divide_up(args.group_end - args.group_begin - block_x(), grid_x()) << gated;
-    uint8_t* ring = shared_memory() + warp * kAhead * kBytes;
+    uint8_t* ring = shared_memory() + warp * ahead * kBytes;
     // Sums on their way to a warp, and behind them those of a gate. With one token a quarter of the lanes has sums.
     const bool single = args.tokens == 1, of_lane_alone = !single || t == 0;
     const uint32_t turn_words = turn_bytes(args.tokens) / 16, of_lane = single ? g : lane;
-    Words4* turns = reinterpret_cast<Words4*>(shared_memory() + kStreamWarps * kAhead * kBytes);
+    Words4* turns = reinterpret_cast<Words4*>(shared_memory() + kStreamWarps * ahead * kBytes);
     Words4 *mine = turns + warp * turn_words + of_lane, *next = turns + next_warp * turn_words + of_lane,
            *of_gate = turns + kStreamWarps * turn_words + of_lane;
 
@@ -90,8 +91,8 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         }
         copy_commit();
     };
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < kAhead; ++i) bring(ring + i * kBytes + 16 * lane);
+    KEEL_NO_UNROLL
+    for (uint32_t i = 0; i < ahead; ++i) bring(ring + i * kBytes + 16 * lane);
     // While the activations are made, memory has nothing else to do.
     if (args.input != ProductInput::kRows && coming.pass < passes)
         for (uint32_t strip = coming.strip, end = strip + 2 * kStreamWarps; strip < strips && strip < end;
@@ -121,7 +122,10 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
     KEEL_NO_UNROLL
     for (; at.pass < passes; at.advance(kStreamWarps, strips)) {
         const uint32_t first = at.strip * kStrip;
-        copy_wait<kAhead - 1>();
+        if (ahead == kAhead)
+            copy_wait<kAhead - 1>();
+        else
+            copy_wait<0>();
         sync_warp();
         Fragment<T> strip[kStrip];
         KEEL_UNROLL
@@ -129,7 +133,7 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             load_fragment<T, false>(ring + slot * kBytes + i * FragmentShape<T>::kBytes, lane, strip[i]);
         sync_warp();  // nobody brings more over what another lane still reads
         bring(ring + slot * kBytes + 16 * lane);
-        slot = slot + 1 == kAhead ? 0 : slot + 1;
+        slot = slot + 1 == ahead ? 0 : slot + 1;
         float d[2][kStrip];
         KEEL_UNROLL
         for (uint32_t n = 0; n < 2; ++n) {

@@ -99,12 +99,14 @@ TEST(SimtFragments, FewTokensEqualScalar) {
         }
 }
 
-// A norm of more spans than the warps of a block have in registers.
+// A norm of more spans than the warps of a block have in registers; activations that leave room for one strip ahead.
 TEST(SimtFragments, LongRowsEqualScalar) {
     Random random(5);
     for (simt::Order order : orders())
-        for (uint32_t type : {uint32_t{kQ8_0}, uint32_t{kQ4_K}})
+        for (uint32_t type : {uint32_t{kQ8_0}, uint32_t{kQ4_K}}) {
             expect_equal(kStream, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kNormed}, order, random);
+            expect_equal(kStream, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
+        }
 }
 
 TEST(SimtFragments, EmbeddingEqualsScalar) {
