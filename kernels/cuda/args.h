@@ -243,12 +243,10 @@ KEEL_DEVICE constexpr uint32_t strips_ahead(const kernels::WeightTypeInfo& type)
     const uint32_t strips = 36 * 1024 / (kStreamWarps * strip_bytes(type));
     return strips == 0 ? 1 : strips;
 }
-// Of the sums that a warp passes on.
-KEEL_DEVICE constexpr uint32_t turn_bytes(uint32_t tokens) {
-    return tokens == 1 ? 128 : 512;
-}
+// Sums of a turn for each warp, for a gate, and for the beginning.
+constexpr uint32_t kTurnsBytes = (kStreamWarps + 2) * 512;
 KEEL_DEVICE constexpr uint32_t stream_bytes(const ProductArgs& a, const kernels::WeightTypeInfo& type, uint32_t ahead) {
-    return kStreamWarps * ahead * strip_bytes(type) + (kStreamWarps + 1) * turn_bytes(a.tokens) +
+    return kStreamWarps * ahead * strip_bytes(type) + kTurnsBytes +
            (a.input == ProductInput::kRows ? 0
                                            : static_cast<uint32_t>(kernels::q8_token_bytes(a.k, type.block_elements)));
 }

@@ -55,12 +55,10 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
                    gated = args.gate == ProductGate::kNone ? 0 : 1,
                    passes = divide_up(args.group_end - args.group_begin - block_x(), grid_x()) << gated;
     uint8_t* ring = shared_memory() + warp * ahead * kBytes;
-    // Sums on their way to a warp, and behind them those of a gate. With one token a quarter of the lanes has sums.
-    const bool single = args.tokens == 1, of_lane_alone = !single || t == 0;
-    const uint32_t turn_words = turn_bytes(args.tokens) / 16, of_lane = single ? g : lane;
-    Words4* turns = reinterpret_cast<Words4*>(shared_memory() + kStreamWarps * ahead * kBytes);
-    Words4 *mine = turns + warp * turn_words + of_lane, *next = turns + next_warp * turn_words + of_lane,
-           *of_gate = turns + kStreamWarps * turn_words + of_lane;
+    // Sums on their way to each warp, behind them those of a gate, and none.
+    Words4 *turns = reinterpret_cast<Words4*>(shared_memory() + kStreamWarps * ahead * kBytes) + lane,
+           *mine = turns + 32 * warp, *next = turns + 32 * next_warp, *of_gate = turns + 32 * kStreamWarps,
+           *none = of_gate + 32;
 
     const auto rows_of_pass = [&](uint32_t pass) {
         GroupRows at = rows_of_group(args, args.group_begin + block_x() + (pass >> gated) * grid_x());
@@ -84,7 +82,7 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             KEEL_UNROLL
             for (uint32_t i = 0; i < divide_up(kPieces, 32); ++i)
                 if ((kStrip == 1 && 32 * i + 32 <= kPieces) || 32 * i + lane < pieces)
-                    copy16(to + 512 * i, strip + 512 * i);
+                    copy16_once(to + 512 * i, strip + 512 * i);
             const uint32_t pass = coming.pass;
             coming.advance(kStreamWarps, strips);
             if (coming.pass != pass && coming.pass < passes) from = weights_of_pass(coming.pass) + 16 * lane;
@@ -100,8 +98,8 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             const uint64_t at = uint64_t{strip} * kBytes + 128 * lane;
             if (128 * lane < kBytes && at < kGroupRows * args.w_row_bytes) prefetch(from - 16 * lane + at);
         }
-    uint8_t* planes = reinterpret_cast<uint8_t*>(turns + (kStreamWarps + 1) * turn_words);
-    const uint8_t* x = take_input<kElements>(args, began, reinterpret_cast<float*>(turns), planes);
+    uint8_t* planes = shared_memory() + kStreamWarps * ahead * kBytes + kTurnsBytes;
+    const uint8_t* x = take_input<kElements>(args, began, reinterpret_cast<float*>(planes - kTurnsBytes), planes);
     const uint64_t stride = args.input == ProductInput::kRows ? args.x_token_bytes : 0;
     const auto token = [&](uint32_t i) {
         return kernels::q8_token(x + (i < args.tokens ? i : 0) * stride, args.k, kElements);
@@ -115,7 +113,7 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         to[2] = f32_from_bits(v.z);
         to[3] = f32_from_bits(v.w);
     };
-    if (warp == 0 && of_lane_alone) *mine = {0, 0, 0, 0};
+    if (warp == 0) *none = {0, 0, 0, 0};
     StripPlace at = {0, 0};
     at.advance(warp, strips);
     uint32_t slot = 0;
@@ -165,23 +163,22 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         }
         const bool last = at.strip + 1 == strips, of_first = last && gated && at.pass % 2 == 0,
                    to_store = last && !of_first, more = !last || at.pass + 1 < passes;
+        const Words4* before = at.strip ? mine : none;
         // All that does not need the turn stands before it: the loop, which never goes round, holds it there.
         do {
             if (at.pass + at.strip) await_turn(warp);
         } while (args.matrices == 0);
         float acc[4], gate[4] = {};
-        take(*mine, acc);
+        take(*before, acc);
         KEEL_UNROLL
         for (uint32_t i = 0; i < kStrip; ++i) {
             KEEL_UNROLL
             for (uint32_t c = 0; c < 4; ++c) acc[c] = chain<T>(acc[c], part[i][c]);
         }
         const Words4 sums = {f32_bits(acc[0]), f32_bits(acc[1]), f32_bits(acc[2]), f32_bits(acc[3])};
-        if (last) {
-            if (gated && to_store) take(*of_gate, gate);
-            if (of_first && of_lane_alone) *of_gate = sums;
-        }
-        if (of_lane_alone) *next = last ? Words4{0, 0, 0, 0} : sums;
+        *next = sums;
+        if (of_first) *of_gate = sums;
+        if (to_store && gated) take(*of_gate, gate);
         if (more) pass_turn(next_warp);
         if (!to_store) continue;
         const GroupRows rows = rows_of_pass(at.pass & ~gated);

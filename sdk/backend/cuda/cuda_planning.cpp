@@ -21,7 +21,7 @@ constexpr Maker kMakers[] = {
     {OpKind::kQuantize, cuda::ProductInput::kFloats},
     {OpKind::kAttentionFinish, cuda::ProductInput::kFloats},  // but for its 8-bit form it runs by itself
 };
-constexpr uint32_t kMostJoinedElements = 16384;
+constexpr uint32_t kMostJoinedElements = 8192;
 constexpr bool joined_inputs_fit() {
     cuda::ProductArgs a = {};
     a.k = kMostJoinedElements;
