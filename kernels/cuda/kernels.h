@@ -38,6 +38,7 @@
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)               \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
+    KEEL_GPU_ROW(attend_token, AttentionArgs, kTokenThreads)   \
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \
     KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)    \
     KEEL_GPU_ROW(sample_weigh, SampleArgs, kSampleThreads)     \

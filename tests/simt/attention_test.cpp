@@ -381,6 +381,20 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             finish.position = want.position.data();
             launch(kernel_attention_finish, finish, launch_shape(finish), order);
             EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
+            // By tokens.
+            if (!attends_tokens(p.k, p.v, n)) continue;
+            std::fill(out.begin(), out.end(), 0.0f);
+            std::fill(partial.begin(), partial.end(), 7.0f);
+            attend.columns = kTokenColumns;
+            attend.tile_heads = std::min(group, kTokenColumns);
+            const uint32_t all = p.tokens * token_slots(attend);
+            for (const auto& [begin, end] : {std::pair{all / 2, all}, std::pair{0u, all / 2}}) {
+                attend.block_begin = begin;
+                attend.block_end = end;
+                if (begin < end) launch(kernel_attend_token, attend, token_shape(attend), order);
+            }
+            launch(kernel_attention_finish, finish, launch_shape(finish), order);
+            EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
         }
     }
 }
