@@ -3,8 +3,8 @@
 //
 //     device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...
 //
-// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so. --only: models
-// in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
+// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
+// --only: models in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
 
@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 
@@ -61,6 +62,7 @@ struct MoreCalls {
     cuda::Result (*instantiate)(void** executable, void* graph, unsigned long long flags) = nullptr;
     cuda::Result (*graph_launch)(void* executable, cuda::Stream stream) = nullptr;
     cuda::Result (*memory_info)(size_t* free, size_t* total) = nullptr;
+    cuda::Result (*synchronize)() = nullptr;
     cuda::Result (*launch_cooperative)(cuda::Function function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z,
                                        uint32_t block_x, uint32_t block_y, uint32_t block_z, uint32_t shared_bytes,
                                        cuda::Stream stream, void** arguments) = nullptr;
@@ -78,6 +80,7 @@ struct MoreCalls {
         find(instantiate, "cuGraphInstantiateWithFlags");
         find(graph_launch, "cuGraphLaunch");
         find(memory_info, "cuMemGetInfo_v2");
+        find(synchronize, "cuCtxSynchronize");
         find(launch_cooperative, "cuLaunchCooperativeKernel");
 #endif
     }
@@ -278,6 +281,45 @@ class Model {
         need(keel_session_truncate(session_, info.token_count), "keel_session_truncate");
         return us;
     }
+
+    // A prompt of `tokens` in calls that leave at most `budget_us` of work behind: microseconds from the end of each
+    // call until the device has done what it was given, and the calls' own.
+    struct Slices {
+        std::vector<double> call_us, left_us;
+    };
+    Slices sliced(uint32_t tokens, uint64_t budget_us, const std::function<void()>& wait) {
+        Slices out;
+        feed(tokens);
+        keel_advance_result result = sized<keel_advance_result>();
+        keel_status status = KEEL_AGAIN;
+        while (status == KEEL_AGAIN) {
+            const auto start = Clock::now();
+            status = keel_advance(engine_, &session_, 1, budget_us, &result);
+            const auto end = Clock::now();
+            wait();
+            out.call_us.push_back(std::chrono::duration<double>(end - start).count() * 1e6);
+            out.left_us.push_back(seconds_since(end) * 1e6);
+        }
+        need(status, "keel_advance");
+        return out;
+    }
+    // Microseconds of draws from the row of a step.
+    std::vector<double> draws_us(keel_sampling sampling, uint32_t count) {
+        feed(1);
+        keel_advance_result result = sized<keel_advance_result>();
+        need(keel_advance(engine_, &session_, 1, 0, &result), "keel_advance");
+        std::vector<double> us;
+        for (uint32_t i = 0; i < count; ++i) {
+            sampling.seed = i;
+            need(keel_session_set_sampling(session_, &sampling), "keel_session_set_sampling");
+            int32_t token = 0;
+            const auto start = Clock::now();
+            need(keel_session_sample(session_, &token), "keel_session_sample");
+            us.push_back(seconds_since(start) * 1e6);
+        }
+        return us;
+    }
+    uint32_t vocabulary() const { return vocabulary_; }
 
   private:
     static void need(keel_status status, const char* call, const keel_error& error = {}) {
@@ -503,17 +545,57 @@ class Timings {
                 add({{"prefill", tokens}, {"us", us}, {"tokens_per_s", tokens * 1e6 / us}});
             }
         if (!strcmp(shape, "smollm2-135m") || tiny) percentiles(m, shape, format_name);
+        if (f16) slices(m, shape), draws(m, shape);
+    }
+    void wait_for_all() const {
+        if (gpu_.more().synchronize) Gpu::need(gpu_.more().synchronize(), "cuCtxSynchronize");
+    }
+    size_t free_bytes() const {
+        size_t free = 0, total = 0;
+        if (gpu_.more().memory_info) Gpu::need(gpu_.more().memory_info(&free, &total), "cuMemGetInfo");
+        return free;
+    }
+    // What a call leaves in flight, against its budget and a tile, and how long the call itself took.
+    void slices(Model& m, const char* shape) {
+        for (const uint64_t budget_us : {500u, 2000u}) {
+            m.hold(0);
+            m.step_us(512 < m.context() ? 512 : 16);  // predictions learn
+            m.hold(0);
+            const Model::Slices s = m.sliced(o_.small ? 16 : 512, budget_us, [&] { wait_for_all(); });
+            printf(
+                "  calls with a budget of %llu us: %zu of them, %.1f us each (most %.1f), left in flight %.1f (p90 "
+                "%.1f, most %.1f)\n",
+                static_cast<unsigned long long>(budget_us), s.call_us.size(), percentile(s.call_us, 0.5),
+                percentile(s.call_us, 1), percentile(s.left_us, 0.5), percentile(s.left_us, 0.9),
+                percentile(s.left_us, 1));
+            document_["slices"].push_back({{"shape", shape},
+                                           {"budget_us", budget_us},
+                                           {"calls", s.call_us.size()},
+                                           {"call_us", percentile(s.call_us, 0.5)},
+                                           {"left_us", percentile(s.left_us, 0.5)},
+                                           {"most_left_us", percentile(s.left_us, 1)}});
+        }
+    }
+    void draws(Model& m, const char* shape) {
+        m.hold(0);
+        for (const bool filtered : {false, true}) {
+            keel_sampling sampling = KEEL_SAMPLING_INIT;
+            sampling.temperature = 0.8f;
+            if (filtered) sampling.top_k = 40, sampling.top_p = 0.95f;
+            const std::vector<double> us = m.draws_us(sampling, o_.small ? 2 : 200);
+            printf("  a draw from %u tokens%s: %.1f us, p99 %.1f\n", m.vocabulary(),
+                   filtered ? ", top-k 40 and top-p 0.95" : "", percentile(us, 0.5), percentile(us, 0.99));
+            document_["draws"].push_back({{"shape", shape},
+                                          {"filtered", filtered},
+                                          {"us", percentile(us, 0.5)},
+                                          {"p99_us", percentile(us, 0.99)}});
+        }
     }
     // Whether keel_cuda_device.graphs pays: the same steps with and without, and the memory of the driver's it takes.
     void graphs(const char* shape, const char* mix) {
         keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
         spec.mix = mix;
         const uint32_t longest = o_.small ? 256 : 8192;
-        const auto free_bytes = [&] {
-            size_t free = 0, total = 0;
-            if (gpu_.more().memory_info) Gpu::need(gpu_.more().memory_info(&free, &total), "cuMemGetInfo");
-            return free;
-        };
         double taken_bytes = 0;
         for (const bool on : {false, true}) {
             const size_t before = free_bytes();
@@ -553,11 +635,15 @@ class Timings {
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));
+        const size_t free_before = free_bytes();
         const std::vector<double> us = steps(m, 1, o_.small ? 3 : 10000, 25);
+        const size_t free_after = free_bytes();
         const double p50 = percentile(us, 0.5), p999 = percentile(us, 0.999);
         printf(
             "  one token at a held position, %zu steps: p50 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us; p99.9/p50 %.3f\n",
             us.size(), p50, percentile(us, 0.99), p999, percentile(us, 1), p999 / p50);
+        printf("  free memory before and after them: %zu and %zu bytes\n", free_before, free_after);
+        if (free_before != free_after) throw std::runtime_error("steps took memory of the driver's");
         document_["percentiles"].push_back({{"shape", shape},
                                             {"kv", format_name},
                                             {"steps", us.size()},

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """predict.py: what a graphics card would take for a step, from what is known without one. Every figure is *predicted, never run*.
 
-    predict.py --count CUBIN [-o perf/instructions.json]
-        Counts machine instructions of the inner loops of products: for every product kernel of a cubin (nvcc -cubin) the loop with
+    predict.py --count CUBIN... [-o perf/instructions.json]
+        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) the loop with
         matrix instructions, its instructions, and the bytes of weights that a warp multiplies in it.
     predict.py [--keel KEEL] [--cards NAME,...] [--shapes 8b:Q4_K_M,...] [--kv f16,e8-4,tcq-3] [--contexts 0,32768]
             [--measured device.json] [--json]
@@ -156,7 +156,7 @@ def measured_us(document, shape, mix, kv, context, tokens):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", metavar="CUBIN")
+    parser.add_argument("--count", metavar="CUBIN", nargs="+")
     parser.add_argument("-o", "--output")
     parser.add_argument("--keel", default="build/device/keel")
     parser.add_argument("--cards")
@@ -167,8 +167,9 @@ def main():
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.count:
+        counted = {name: loop for cubin in options.count for name, loop in count(cubin).items()}
         text = json.dumps({"comment": "Instructions of the inner loop of products and the bytes of weights that a warp loads in it, "
-                                      "counted by perf/predict.py --count", **count(options.count)}, indent=1)
+                                      "counted by perf/predict.py --count", **counted}, indent=1)
         if options.output:
             pathlib.Path(options.output).write_text(text + "\n")
         else:

@@ -304,18 +304,15 @@ KEEL_GPU void multiply_rows(const ProductArgs& args) {
 
 }  // namespace
 
-#define KEEL_DEFINE(type, ...)                \
-    KEEL_GPU_KERNEL(product_token_##type) {   \
-        multiply_token<k##type>(args);        \
-    }                                         \
-    KEEL_GPU_KERNEL(product_shared_##type) {  \
-        multiply_shared<k##type>(args);       \
-    }                                         \
-    KEEL_GPU_KERNEL(product_rows_8_##type) {  \
-        multiply_rows<k##type, 8>(args);      \
-    }                                         \
-    KEEL_GPU_KERNEL(product_rows_64_##type) { \
-        multiply_rows<k##type, 64>(args);     \
+#define KEEL_DEFINE(type, ...)               \
+    KEEL_GPU_KERNEL(product_token_##type) {  \
+        multiply_token<k##type>(args);       \
+    }                                        \
+    KEEL_GPU_KERNEL(product_shared_##type) { \
+        multiply_shared<k##type>(args);      \
+    }                                        \
+    KEEL_GPU_KERNEL(product_rows_8_##type) { \
+        multiply_rows<k##type, 8>(args);     \
     }
 KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
 
