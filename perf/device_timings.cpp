@@ -1,10 +1,11 @@
 // device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
 // perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
 //
-//     device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...
+//     device_timings [--small] [--seconds N] [--json FILE] [--dispatches] [--only TEXT]...
 //
 // --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
 // --only: models in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
+// --dispatches: of four layers of each model, and only what each kind of dispatch of a step takes.
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
 
@@ -87,7 +88,7 @@ struct MoreCalls {
 };
 
 struct Options {
-    bool small = false;
+    bool small = false, dispatches = false;
     double seconds = 1e9;
     std::string json;
     std::vector<std::string> only;
@@ -502,6 +503,7 @@ class Timings {
         spec.mix = mix;
         const bool tiny = o_.small, f16 = format == KEEL_KV_F16;
         const uint32_t longest = tiny ? 256 : std::min(32768u, spec.context);
+        if (o_.dispatches) spec.layers = std::min(spec.layers, 4u);
         const auto load = Clock::now();
         Model m(spec, format, longest, tiny ? 64 : 512);
         printf("  loaded in %.1f s\n", seconds_since(load));
@@ -511,6 +513,10 @@ class Timings {
             row["kv"] = format_name;
             document_["steps"].push_back(std::move(row));
         };
+        if (o_.dispatches) {
+            for (const uint32_t context : {0u, 4096u, 32768u}) kernels(m, std::min(context, longest - 8), add);
+            return;
+        }
         const std::vector<uint32_t> contexts =
             tiny ? std::vector<uint32_t>{0, 100} : std::vector<uint32_t>{0, 4096, 32768};
         for (const uint32_t context : contexts) {
@@ -677,10 +683,12 @@ Options read_options(int count, char** arguments) {
             o.seconds = atof(arguments[++i]);
         else if (a == "--json" && more)
             o.json = arguments[++i];
+        else if (a == "--dispatches")
+            o.dispatches = true;
         else if (a == "--only" && more)
             o.only.push_back(arguments[++i]);
         else
-            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...");
+            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--dispatches] [--only TEXT]...");
     }
     return o;
 }
