@@ -185,7 +185,7 @@ constexpr bool attends_tokens(kernels::KvFormat k, kernels::KvFormat v, uint32_t
 }
 // What a block keeps, and then either rows that are floats or integers.
 struct TokenRoom {
-    uint32_t places, nodes, top, rescale, sum, unit, scores;
+    uint32_t block, places, nodes, top, rescale, sum, unit, scores;
     uint32_t queries, rows;
     uint32_t query_scales, weights, marks, sums, table;
     uint32_t bytes;
@@ -199,6 +199,7 @@ KEEL_DEVICE constexpr TokenRoom token_room() {
         return at;
     };
     uint32_t both = 0;
+    room.block = place(&both, 80);
     room.places = place(&both, kSplitPositions * 4);
     room.nodes = place(&both, kMostTreeNodes);
     room.top = place(&both, kTokenTiles * kTokenColumns * 4);

@@ -12,6 +12,41 @@ constexpr TokenRoom kAt = token_room();
 constexpr uint32_t kColumns = kTokenColumns, kTiles = kTokenTiles;
 constexpr uint32_t kUnit = 64;  // elements that are worked on at once
 
+// What is asked of a format here, in constants: the table of formats lies in memory, and one look at it takes as long as
+// a look at a row.
+struct FormatFacts {
+    uint64_t bits, family, coded_before;  // three bits each, two, one
+};
+constexpr FormatFacts facts_of_formats() {
+    FormatFacts facts = {};
+    for (uint32_t f = 0; f < kKvFormatCount; ++f) {
+        const KvFormatInfo& info = kKvFormats[f];
+        if (info.integer) facts.bits |= uint64_t{info.bits - 2u} << 3 * f;
+        facts.family |= uint64_t(info.family) << 2 * f;
+        if (kv_coded_as(static_cast<KvFormat>(f)) != f) facts.coded_before |= uint64_t{1} << f;
+    }
+    return facts;
+}
+constexpr FormatFacts kFacts = facts_of_formats();
+static_assert(3 * kKvFormatCount <= 64);
+static_assert(kv_coded_as(kKvQ8_0Rot) == kKvQ8_0Rot - 2 && kv_coded_as(kKvQ4_0Rot) == kKvQ4_0Rot - 2);
+KEEL_GPU uint32_t bits_of(KvFormat f) {  // of integers
+    return static_cast<uint32_t>(kFacts.bits >> 3 * f & 7) + 2;
+}
+KEEL_GPU KvFamily family_of(KvFormat f) {
+    return static_cast<KvFamily>(kFacts.family >> 2 * f & 3);
+}
+KEEL_GPU KvFormat coded_as(KvFormat f) {
+    return static_cast<KvFormat>(f - static_cast<uint32_t>(kFacts.coded_before >> f & 1) * 2);
+}
+KEEL_GPU uint32_t scales_of(KvFormat f, uint32_t n) {
+    return family_of(f) == KvFamily::kBlock32 ? n / kKvBlock : 1;
+}
+KEEL_GPU float scale_of(KvFormat f, uint32_t field) {
+    if (family_of(f) == KvFamily::kTrellis) field = field >> (8 - bits_of(f)) << (7 - bits_of(f));
+    return widen_f16(field & 0x7fff);
+}
+
 // exp_f32 of what is not above 0, with its bits.
 KEEL_GPU float exp_below_0(float x) {
     const float n = rint_f32(mul_f32(x, kLog2e32));
@@ -94,10 +129,14 @@ struct TokenRows {
     uint64_t page_stride;
     const uint32_t* place;  // null: one behind another
 
+    // In pages of the block's view; in those of coded rows.
     KEEL_GPU TokenRows(const TokenBlock& b, const KvRows& rows, uint32_t tile, uint32_t page)
-        : code_bytes(rows.code_bytes), scale_bytes(rows.scale_bytes), page_stride(b.page_stride) {
+        : TokenRows(b, rows, b.pages, b.page_stride, tile, page) {}
+    KEEL_GPU TokenRows(const TokenBlock& b, const KvRows& rows, const uint8_t* pages, uint64_t page_stride,
+                       uint32_t tile, uint32_t page)
+        : code_bytes(rows.code_bytes), scale_bytes(rows.scale_bytes), page_stride(page_stride) {
         place = b.apart(tile) ? b.places() + tile * kTile : nullptr;
-        const uint8_t* base = b.pages + b.kv_head * rows.head_bytes + (place ? 0 : page) * page_stride;
+        const uint8_t* base = pages + b.kv_head * rows.head_bytes + (place ? 0 : page) * page_stride;
         codes = base + rows.codes;
         scales = base + rows.scales;
     }
@@ -106,24 +145,43 @@ struct TokenRows {
         return plane + place[j] / kTile * page_stride + place[j] % kTile * bytes;
     }
     KEEL_GPU const uint8_t* code(uint32_t j) const { return row(codes, code_bytes, j); }
-    KEEL_GPU uint32_t field(uint32_t j, uint32_t s) const {
-        return load<uint16_t>(row(scales, scale_bytes, j) + 2 * s);
+    KEEL_GPU const uint8_t* scale(uint32_t j) const { return row(scales, scale_bytes, j); }
+    KEEL_GPU uint32_t field(uint32_t j, uint32_t s) const { return load<uint16_t>(scale(j) + 2 * s); }
+    // Where it is known that they follow one another.
+    KEEL_GPU const uint8_t* code_behind(uint32_t j) const { return codes + j * code_bytes; }
+    KEEL_GPU uint32_t field_behind(uint32_t j, uint32_t s) const {
+        return load<uint16_t>(scales + j * scale_bytes + 2 * s);
     }
 };
 
-// Where a block's results go.
-KEEL_GPU float* partial_of(const TokenBlock& b, uint32_t slot, uint32_t column) {
-    const uint64_t row = uint64_t{b.token} * b.args.shape.heads + b.first_head + column;
-    return b.args.partial + (row * b.args.partial_slots + slot) * (b.args.shape.head_dim + kPartialState);
+// What is needed again behind scores is kept in shared memory, for registers.
+struct TokenLater {
+    float* to;  // results of the first column
+    uint32_t token, kv_head, first_head, heads, first;
+    Range seen;
+    uint32_t tail_first;
+    uint32_t page[kTiles];
+};
+static_assert(sizeof(TokenLater) <= 80);
+KEEL_GPU TokenLater& later() {
+    return *TokenBlock::at<TokenLater>(kAt.block);
 }
-KEEL_GPU void store_state(const TokenBlock& b, uint32_t slot, uint32_t column) {
+KEEL_GPU TokenBlock coded_block_later(const AttentionArgs& args) {
+    const TokenLater& l = later();
+    return {args, l.token, 0, l.kv_head, l.first_head, l.heads, kCoded, l.first, l.seen, l.tail_first, nullptr, 0};
+}
+KEEL_GPU float* partial_of(const AttentionArgs& args, uint32_t column) {
+    return later().to + uint64_t{column} * args.partial_slots * (args.shape.head_dim + kPartialState);
+}
+KEEL_GPU void store_state(const AttentionArgs& args, uint32_t column) {
+    using b = TokenBlock;
     float m = -kInf32, l = 0.0f;
     for (uint32_t tile = 0; tile < kTiles; ++tile) {
         const uint32_t pair = tile * kColumns + column;
-        if (b.rescale()[pair] != kUnseen) l = fma_f32(l, b.rescale()[pair], b.sum()[pair]);
-        m = largest(m, b.top()[pair]);
+        if (b::rescale()[pair] != kUnseen) l = fma_f32(l, b::rescale()[pair], b::sum()[pair]);
+        m = largest(m, b::top()[pair]);
     }
-    float* to = partial_of(b, slot, column) + b.args.shape.head_dim;
+    float* to = partial_of(args, column) + args.shape.head_dim;
     to[0] = m;
     to[1] = l;
 }
@@ -133,38 +191,39 @@ KEEL_GPU void store_state(const TokenBlock& b, uint32_t slot, uint32_t column) {
 struct Weights {
     float p[8];  // [2 m + e]
 };
-KEEL_GPU uint32_t weight_position(uint32_t i) {
-    return i / 2 * 16 + thread_x() % 8 * 2 + i % 2;
+KEEL_GPU uint32_t weight_position(uint32_t lane, uint32_t i) {
+    return i / 2 * 16 + lane % 8 * 2 + i % 2;
 }
-// Scores of the warp's tile into exponentials. The whole block is here.
+// Scores of the warp's tile into exponentials, which take their place. The whole block is here.
 KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     const AttentionArgs& args = b.args;
-    const uint32_t lane = thread_x() % 32, column = lane / 8, first = b.first + tile * kTile;
+    const uint32_t lane = thread_x_again() % 32, column = lane / 8, first = b.first + tile * kTile;
     Weights w;
-    const float* x = b.scores(column) + tile * kTile;
+    float* x = b.scores(column) + tile * kTile;
     float most = -kInf32;
     const auto visible = [&](uint32_t i) {
-        return first + weight_position(i) >= seen.begin && first + weight_position(i) < seen.end;
+        return first + weight_position(lane, i) >= seen.begin && first + weight_position(lane, i) < seen.end;
     };
     if (!seen.empty()) {
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i) w.p[i] = x[weight_position(i)];
-        if (args.means.pairs && column < b.heads) {
-            const float* coefficients =
-                args.mean.row + b.token * args.mean.stride + uint64_t{b.first_head + column} * 2 * args.means.pairs;
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < 8; ++i)
-                w.p[i] = add_f32(w.p[i], mean_score(args.means, coefficients, first / kTile, weight_position(i)));
+        // What few models have stands apart, for its code.
+        const float* coefficients =
+            args.means.pairs && column < b.heads
+                ? args.mean.row + b.token * args.mean.stride + uint64_t{b.first_head + column} * 2 * args.means.pairs
+                : nullptr;
+        const bool plain = args.softcap == 0.0f && !args.means.pairs;
+        KEEL_NO_UNROLL
+        for (uint32_t i = 0; i < 8 && !plain; ++i) {
+            float* s = x + weight_position(lane, i);
+            if (coefficients) *s = add_f32(*s, mean_score(args.means, coefficients, first / kTile, weight_position(lane, i)));
+            *s = mul_f32(*s, args.scale);
+            if (args.softcap != 0.0f) *s = softcap_f32(*s, args.softcap);
         }
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i) w.p[i] = mul_f32(w.p[i], args.scale);
-        if (args.softcap != 0.0f) {
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < 8; ++i) w.p[i] = softcap_f32(w.p[i], args.softcap);
-        }
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i)
+        for (uint32_t i = 0; i < 8; ++i) {
+            w.p[i] = x[weight_position(lane, i)];
+            if (plain) w.p[i] = mul_f32(w.p[i], args.scale);
             if (visible(i)) most = largest(most, w.p[i]);
+        }
     }
     KEEL_UNROLL
     for (uint32_t step = 1; step < 8; step *= 2) most = largest(most, shuffle(most, lane ^ step));
@@ -189,13 +248,24 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
         b.rescale()[pair] = seen.empty() ? kUnseen : before == -kInf32 ? 0.0f : exp_f32(add_f32(before, -now));
         b.sum()[pair] = add_f32(lanes[0], lanes[1]);
     }
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i) x[weight_position(lane, i)] = w.p[i];
+    return w;
+}
+// What soften_tile left.
+KEEL_GPU Weights weights_of(const TokenBlock& b, uint32_t tile) {
+    const uint32_t lane = thread_x_again() % 32;
+    Weights w;
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i)
+        w.p[i] = b.scores(lane / 8)[tile * kTile + weight_position(lane, i)];
     return w;
 }
 
 // ---- rows that are floats ----
 // A warp has sixteen rows of K at once, four of them each thread, of which it has two of the contract's lanes for all
 // columns. Of V a thread has two elements in two columns.
-KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page, uint32_t slot) {
+KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     constexpr uint32_t kRows = 4, kChunks = 8;  // of K: rows of a thread, sixteens of elements on their way
     const uint32_t thread = thread_x(), lane = thread % 32, warp = thread / 32, n = b.args.shape.head_dim;
     const KvRows &k = b.k(), &v = b.v();
@@ -216,6 +286,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page, uint32_t slo
         copy_commit();
     };
     const uint32_t stage_begin = begin / stage_rows;
+    KEEL_NO_UNROLL
     for (uint32_t i = 0; i < kRowStages - 1; ++i) copy_stage(stage_begin + i);
 
     // K.
@@ -312,9 +383,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page, uint32_t slo
     }
     sync_block();
 
-    const Weights w = soften_tile(b, warp, b.tile_range(warp, shuffle(own_page, warp)));
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < 8; ++i) b.scores(lane / 8)[warp * kTile + weight_position(i)] = w.p[i];
+    soften_tile(b, warp, b.tile_range(warp, shuffle(own_page, warp)));
 
     // The chains of V.
     const uint32_t pair = thread % (n / 2), column = thread / (n / 2) * 2;
@@ -372,26 +441,23 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page, uint32_t slo
     if (thread < n) {
         KEEL_UNROLL
         for (uint32_t c = 0; c < 2; ++c) {
-            if (column + c >= b.heads) continue;
-            float* to = partial_of(b, slot, column + c) + 2 * pair;
+            if (column + c >= later().heads) continue;
+            float* to = partial_of(b.args, column + c) + 2 * pair;
             to[0] = o[c][0];
             to[1] = o[c][1];
         }
     }
-    if (thread < b.heads) store_state(b, slot, thread);
+    if (thread < later().heads) store_state(b.args, thread);
 }
 
 // ---- rows of integers ----
-// Element i of a block of eight of a query stands where K's has it: four bits are read as even and odd ones.
-template <KvFormat F>
-constexpr bool kEvenOdd = kKvFormats[F].family == KvFamily::kLattice && kKvFormats[F].bits == 4;
-
-// Queries as integers, with zeros behind; a warp a column.
+// Queries as integers, with zeros behind; a warp a column. Element i of a block of eight stands where K's has it: of
+// e8-4 even and odd ones are apart.
 KEEL_GPU void quantize_columns(const TokenBlock& b, KvFormat coded) {
     const uint32_t lane = thread_x() % 32, column = thread_x() / 32, n = b.args.shape.head_dim;
     if (column >= kColumns) return;
-    const uint32_t wide = (n + kUnit - 1) / kUnit * kUnit, scales = kv_scales(coded, n), block = n / scales;
-    const bool even_odd = kKvFormats[coded].family == KvFamily::kLattice && kKvFormats[coded].bits == 4;
+    const uint32_t wide = (n + kUnit - 1) / kUnit * kUnit, scales = scales_of(coded, n), block = n / scales;
+    const bool even_odd = coded == kKvE8_4;
     int8_t* q8 = reinterpret_cast<int8_t*>(b.query(column));
     const auto put = [&](uint32_t i, int32_t v) {
         q8[even_odd ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i] = static_cast<int8_t>(v);
@@ -528,16 +594,16 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
     const auto own_row = [&](uint32_t m) { return 16 * m + t / 2 * 8 + g; };
     Key key[2 * kMs];
     KEEL_UNROLL
-    for (uint32_t i = 0; i < 2 * kMs; ++i) key[i].load_from(rows.code(8 * i + g), 0, t, n);
+    for (uint32_t i = 0; i < 2 * kMs; ++i) key[i].load_from(rows.code_behind(8 * i + g), 0, t, n);
     uint32_t field[kMs];
     const auto load_fields = [&](uint32_t s) {
         KEEL_UNROLL
-        for (uint32_t m = 0; m < kMs; ++m) field[m] = rows.field(own_row(m), s);
+        for (uint32_t m = 0; m < kMs; ++m) field[m] = rows.field_behind(own_row(m), s);
     };
     if constexpr (kLattice) load_fields(0);
     if constexpr (Key::kFamily == KvFamily::kTrellis) {
         for (uint32_t j = lane; j < kTile; j += 32)
-            b.marks(tile)[j] = static_cast<uint8_t>(rows.field(j, 0) & ((1u << (8 - kBits)) - 1));
+            b.marks(tile)[j] = static_cast<uint8_t>(rows.field_behind(j, 0) & ((1u << (8 - kBits)) - 1));
         sync_warp();
     }
     const uint32_t skipped = Key::skipped(t);
@@ -550,7 +616,7 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
         KEEL_UNROLL
         for (uint32_t m = 0; m < kMs; ++m) {
             // Of four bits the sign of the scale is that of its integers.
-            const float d = F == kKvQ4_0 ? widen_f16(field[m]) : scale_of_field(F, field[m]);
+            const float d = F == kKvQ4_0 ? widen_f16(field[m]) : scale_of(F, field[m]);
             KEEL_UNROLL
             for (uint32_t c = 0; c < 2; ++c) {
                 int32_t sum = t < 2 ? products[m][c] : products[m][2 + c];
@@ -583,7 +649,7 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
                 x[i] = key[2 * m + i].template unpack<S>(skipped, last ? b.marks(tile)[16 * m + 8 * i + g] : kNone);
                 if constexpr (F == kKvQ8_0) {
                     const uint32_t s = 2 * u + S;
-                    if (field[0] >> 16 && rows.field(16 * m + 8 * i + g, s) & 0x8000)
+                    if (field[0] >> 16 && rows.field_behind(16 * m + 8 * i + g, s) & 0x8000)
                         x[i] = {negate_bytes(x[i].x), negate_bytes(x[i].y)};
                 }
             }
@@ -611,7 +677,7 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
         if constexpr (kBlocks) scale_products(2 * u + 1);
         if (u + 1 == units) continue;
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 2 * kMs; ++i) key[i].load_from(rows.code(8 * i + g), u + 1, t, n);
+        for (uint32_t i = 0; i < 2 * kMs; ++i) key[i].load_from(rows.code_behind(8 * i + g), u + 1, t, n);
     }
     if constexpr (Key::kFamily == KvFamily::kTrellis) load_fields(0);
     if constexpr (!kBlocks) scale_products(0);
@@ -626,13 +692,13 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
 // bytes each, lower and upper, in the order in which they are operands: row 4 i + t of sixteen is number 4 t + i.
 KEEL_GPU void weigh_tile(const TokenBlock& b, uint32_t tile, KvFormat format, const Weights& w, const uint32_t* field,
                          uint32_t s) {
-    const uint32_t lane = thread_x() % 32, column = lane / 8, x = lane % 8;
-    const KvFamily family = kKvFormats[format].family;
-    const uint32_t start_bits = (1u << (8 - kKvFormats[format].bits)) - 1;
+    const uint32_t lane = thread_x_again() % 32, column = lane / 8, x = lane % 8;
+    const KvFamily family = family_of(format);
+    const uint32_t start_bits = (1u << (8 - bits_of(format))) - 1;
     float weight[8], most = 0.0f;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
-        weight[i] = w.p[i] == 0.0f ? 0.0f : scaled_weight(w.p[i], scale_of_field(format, field[i]));
+        weight[i] = w.p[i] == 0.0f ? 0.0f : scaled_weight(w.p[i], scale_of(format, field[i]));
         most = largest(most, weight[i]);
     }
     KEEL_UNROLL
@@ -655,7 +721,7 @@ KEEL_GPU void weigh_tile(const TokenBlock& b, uint32_t tile, KvFormat format, co
 }
 // The weights as operands, 32 positions a row of `a`: rows 0 to 3 have the lower bytes of columns, 8 to 11 the upper.
 KEEL_GPU void read_weights(const TokenBlock& b, uint32_t tile, uint32_t a[2][4]) {
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 4; ++i) {
         const Words2 w = *reinterpret_cast<const Words2*>(b.weights(tile, g % kColumns) + 32 * i + 8 * t);
@@ -757,230 +823,325 @@ KEEL_GPU void turn_rows(const ValueWords<F> row[4], uint32_t skipped, uint32_t s
     }
 }
 
-// Where a lane's four sums of a column go that follow one another in the row: `number`, and from there in the row. Four
-// lanes write side by side.
+// How sums lie that are there: four elements at 4 * (4 * number + t), which four lanes write side by side.
+enum SumOrder : uint32_t { kOfUnits, kOfBytes, kOfNibbles };
+KEEL_GPU SumOrder sum_order(KvFormat coded) {
+    return coded == kKvQ8_0 ? kOfBytes : coded == kKvQ4_0 ? kOfNibbles : kOfUnits;
+}
 KEEL_GPU void store_sums(const TokenBlock& b, uint32_t tile, uint32_t number, const int32_t* sum) {
-    const uint32_t g = thread_x() % 32 / 4, t = thread_x() % 4;
+    const uint32_t thread = thread_x_again(), g = thread % 32 / 4, t = thread % 4;
     if (g >= kColumns) return;
     *reinterpret_cast<Words4*>(b.sums(tile, g) + 4 * (4 * number + t)) = {
         static_cast<uint32_t>(sum[0]), static_cast<uint32_t>(sum[1]), static_cast<uint32_t>(sum[2]),
         static_cast<uint32_t>(sum[3])};
 }
-// The first element of those that are there, of 128, of four that lie at 4 * (4 * number + t).
-template <KvFormat F>
-KEEL_GPU uint32_t element_of_sums(uint32_t number, uint32_t t) {
-    if constexpr (F == kKvQ4_0) return 16 * number + 4 * t;
-    if constexpr (F == kKvQ8_0) return number / 2 * 32 + 8 * t + number % 2 * 4;
-    return number / 4 * 64 + 16 * t + number % 4 * 4;
+// The first element of those four, of kTokenSums; and where an element is.
+KEEL_GPU uint32_t element_of_sums(SumOrder order, uint32_t number, uint32_t t) {
+    return order == kOfNibbles ? 16 * number + 4 * t
+           : order == kOfBytes ? number / 2 * 32 + 8 * t + number % 2 * 4
+                               : number / 4 * 64 + 16 * t + number % 4 * 4;
 }
-// Outputs of the part of the row whose sums are there, through all tiles. All threads.
-template <KvFormat F>
-KEEL_GPU void chain_tiles(const TokenBlock& b, uint32_t slot, uint32_t first) {
-    constexpr bool kBlocks = kKvFormats[F].family == KvFamily::kBlock32;
-    const uint32_t column = thread_x() / 64, at = thread_x() % 64 * 2;
-    const uint32_t element = element_of_sums<F>(at / 16, at / 4 % 4) + at % 4;
-    if (column >= b.heads || first + element >= b.args.shape.head_dim) return;
+KEEL_GPU uint32_t place_of_sum(SumOrder order, uint32_t element) {
+    const uint32_t four = element / 4;
+    const uint32_t at = order == kOfNibbles ? four
+                        : order == kOfBytes ? four / 8 * 8 + four % 2 * 4 + four / 2 % 4
+                                            : four / 16 * 16 + four % 4 * 4 + four / 4 % 4;
+    return 4 * at + element % 4;
+}
+// Outputs of the elements from `first` on whose sums are there, through all tiles. All threads.
+KEEL_GPU void chain_tiles(const TokenBlock& b, SumOrder order, uint32_t first) {
+    const uint32_t thread = thread_x_again();
+    const uint32_t column = thread / 64, at = thread % 64 * 2;
+    const uint32_t element = element_of_sums(order, at / 16, at / 4 % 4) + at % 4;
+    if (column >= later().heads || first + element >= b.args.shape.head_dim) return;
+    const uint32_t scale = order == kOfUnits ? 0 : element / kKvBlock;
     float o[2] = {};
     KEEL_UNROLL
     for (uint32_t tile = 0; tile < kTiles; ++tile) {
         const uint32_t pair = tile * kColumns + column;
         const float by = b.rescale()[pair];
         if (by == kUnseen) continue;
-        const float unit = b.unit()[pair * (kTokenSums / kKvBlock) + (kBlocks ? element / kKvBlock : 0)];
+        const float unit = b.unit()[pair * (kTokenSums / kKvBlock) + scale];
         const Words2 sum = *reinterpret_cast<const Words2*>(b.sums(tile, column) + at);
         o[0] = fma_f32(unit, static_cast<float>(static_cast<int32_t>(sum.x)), mul_f32(o[0], by));
         o[1] = fma_f32(unit, static_cast<float>(static_cast<int32_t>(sum.y)), mul_f32(o[1], by));
     }
-    float* to = partial_of(b, slot, column) + first + element;
+    float* to = partial_of(b.args, column) + first + element;
     to[0] = o[0];
     to[1] = o[1];
 }
 
-// V of the warp's tile. Of 64 elements lane (g, t) has block g of rows 4 i + t: as operands, element e of the eight
-// blocks is a product of its own.
+// V of the warp's tile, elements from `from` on, at most kTokenSums. Of 64 elements lane (g, t) has block g of rows
+// 4 i + t: as operands, element e of the eight blocks is a product of its own.
 template <KvFormat F>
-KEEL_GPU void add_values(const TokenBlock& b, uint32_t tile, bool there, const TokenRows& rows, const Weights& w,
-                         uint32_t slot) {
+KEEL_GPU void sum_values(const TokenBlock& b, uint32_t tile, const TokenRows& rows, uint32_t from) {
     constexpr uint32_t kBits = kKvFormats[F].bits;
     constexpr bool kLattice = kKvFormats[F].family == KvFamily::kLattice;
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim, blocks = n / 8;
-    const uint32_t units = divide_up(n, kUnit);
+    const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim, blocks = n / 8;
+    const uint32_t end = divide_up(n < from + kTokenSums ? n : from + kTokenSums, kUnit);
     const uint32_t skipped = g * kBits % 4;  // in front of a block in a word
     // Registers for rows on their way: those of both halves where they are few.
     constexpr uint32_t kBuffers = ValueWords<F>::kWords == 1 ? 2 : 1;
     ValueWords<F> value[kBuffers][8];
     const auto load_half = [&](uint32_t u, uint32_t half) {
         const uint32_t block = 8 * u + g < blocks ? 8 * u + g : 0;
+        const uint8_t* row = rows.codes + ((32 * half + t) * rows.code_bytes + (block * kBits & ~3u));
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i)
-            value[half % kBuffers][i].own.load_from(rows.code(32 * half + i / 4 * 16 + i % 4 * 4 + t) + (block * kBits & ~3u));
+        for (uint32_t i = 0; i < 8; ++i, row += 4 * rows.code_bytes) value[half % kBuffers][i].own.load_from(row);
     };
-    uint32_t a[2][4], starts[2][2];
-    if (there) {
-        load_half(0, 0);
-        uint32_t field[8];
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i) field[i] = rows.field(weight_position(i), 0);
-        weigh_tile(b, tile, F, w, field, 0);
-        sync_warp();
-        read_weights(b, tile, a);
-        if constexpr (!kLattice) {
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < 4; ++i)
-                starts[i / 2][i % 2] = *reinterpret_cast<const uint32_t*>(b.marks(tile) + 16 * i + 4 * t);
-        }
-    }
+    load_half(from / kUnit, 0);
+    uint32_t a[2][4];
+    read_weights(b, tile, a);
     KEEL_NO_UNROLL
-    for (uint32_t u = 0; u < units; ++u) {
-        if (there) {
-            int32_t sum[8][4] = {}, coset_sum[4] = {};
-            KEEL_UNROLL
-            for (uint32_t half = 0; half < 2; ++half) {
-                const auto load_next = [&] {
-                    if (half == 0)
-                        load_half(u, 1);
-                    else if (u + 1 < units)
-                        load_half(u + 1, 0);
-                };
-                if constexpr (kBuffers == 2) load_next();
+    for (uint32_t u = from / kUnit; u < end; ++u) {
+        int32_t sum[8][4] = {}, coset_sum[4] = {};
+        KEEL_UNROLL
+        for (uint32_t half = 0; half < 2; ++half) {
+            const auto load_next = [&] {
+                if (half == 0)
+                    load_half(u, 1);
+                else if (u + 1 < end)
+                    load_half(u + 1, 0);
+            };
+            if constexpr (kBuffers == 2) load_next();
+            const bool last = 8 * u + g == blocks - 1;
+            if constexpr (kLattice) {
                 uint32_t element[2][8], cosets[2];
                 KEEL_UNROLL
                 for (uint32_t i = 0; i < 2; ++i)
-                    turn_rows<F>(value[half % kBuffers] + 4 * i, skipped, starts[half][i], 8 * u + g == blocks - 1,
-                                 element[i], cosets + i);
+                    turn_rows<F>(value[half % kBuffers] + 4 * i, skipped, 0, last, element[i], cosets + i);
                 if constexpr (kBuffers == 1) load_next();
                 KEEL_UNROLL
                 for (uint32_t e = 0; e < 8; ++e) mma_s8(sum[e], a[half], element[0][e], element[1][e]);
-                if constexpr (kLattice) {
-                    constexpr uint32_t kFrom = static_cast<uint8_t>(1 - (2 << kBits)) * kBytes;
-                    mma_s8(coset_sum, a[half], 2 * cosets[0] + kFrom, 2 * cosets[1] + kFrom);
-                }
-            }
-            KEEL_UNROLL
-            for (uint32_t number = 0; number < 4; ++number) {
-                int32_t four[4];
+                constexpr uint32_t kFrom = static_cast<uint8_t>(1 - (2 << kBits)) * kBytes;
+                mma_s8(coset_sum, a[half], 2 * cosets[0] + kFrom, 2 * cosets[1] + kFrom);
+            } else {  // sixteen positions at once, for registers
                 KEEL_UNROLL
-                for (uint32_t i = 0; i < 4; ++i) {
-                    const uint32_t c = number / 2, e = number % 2 * 4 + i;
-                    four[i] = joined(sum[e][c], sum[e][2 + c]);
-                    if constexpr (kLattice) four[i] = 4 * four[i] + joined(coset_sum[c], coset_sum[2 + c]);
+                for (uint32_t i = 0; i < 2; ++i) {
+                    const uint32_t starts = *reinterpret_cast<const uint32_t*>(b.marks(tile) + 32 * half + 16 * i + 4 * t);
+                    uint32_t element[8], cosets;
+                    turn_rows<F>(value[half % kBuffers] + 4 * i, skipped, starts, last, element, &cosets);
+                    if (i == 1 && kBuffers == 1) load_next();
+                    KEEL_UNROLL
+                    for (uint32_t e = 0; e < 8; ++e) mma_s8(sum[e], a[half][2 * i], a[half][2 * i + 1], element[e]);
                 }
-                store_sums(b, tile, u % 2 * 4 + number, four);
             }
         }
-        if (u % 2 == 0 && u + 1 < units) continue;
-        sync_block();
-        chain_tiles<F>(b, slot, u / 2 * kTokenSums);
-        if (u + 1 < units) sync_block();
+        KEEL_UNROLL
+        for (uint32_t number = 0; number < 4; ++number) {
+            int32_t four[4];
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < 4; ++i) {
+                const uint32_t c = number / 2, e = number % 2 * 4 + i;
+                four[i] = joined(sum[e][c], sum[e][2 + c]);
+                if constexpr (kLattice) four[i] = 4 * four[i] + joined(coset_sum[c], coset_sum[2 + c]);
+            }
+            store_sums(b, tile, u % 2 * 4 + number, four);
+        }
     }
+}
+
+// Fields of the scales of a lane's weights.
+KEEL_GPU void load_fields(const TokenRows& rows, uint32_t s, uint32_t field[8]) {
+    const uint32_t lane = thread_x_again() % 32;
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i) field[i] = rows.field(weight_position(lane, i), s);
 }
 
 // The same of V with a scale for 32 elements, of which lane (g, t) has four, and weights of their own.
 template <KvFormat F>
-KEEL_GPU void add_value_blocks(const TokenBlock& b, uint32_t tile, bool there, const TokenRows& rows, const Weights& w,
-                               uint32_t slot) {
+KEEL_GPU void sum_value_blocks(const TokenBlock& b, uint32_t tile, const TokenRows& rows, uint32_t from) {
     constexpr bool kNibbles = F == kKvQ4_0;
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, scales = b.args.shape.head_dim / kKvBlock;
+    const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
+    const uint32_t end = (n < from + kTokenSums ? n : from + kTokenSums) / kKvBlock;
     uint32_t value[2][8], field[8];
     const auto load_block = [&](uint32_t s) {
+        const uint8_t* row = rows.codes + (t * rows.code_bytes + (kNibbles ? 16 * s + 2 * g : 32 * s + 4 * g));
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 16; ++i) {
-            const uint8_t* from = rows.code(i / 4 * 16 + i % 4 * 4 + t);
-            value[i / 8][i % 8] = kNibbles ? load<uint16_t>(from + 16 * s + 2 * g) : load<uint32_t>(from + 32 * s + 4 * g);
+        for (uint32_t i = 0; i < 16; ++i, row += 4 * rows.code_bytes)
+            value[i / 8][i % 8] = kNibbles ? load<uint16_t>(row) : load<uint32_t>(row);
+        load_fields(rows, s, field);
+    };
+    load_block(from / kKvBlock);
+    KEEL_NO_UNROLL
+    for (uint32_t s = from / kKvBlock; s < end; ++s) {
+        weigh_tile(b, tile, F, weights_of(b, tile), field, s % 4);
+        sync_warp();
+        uint32_t a[2][4], element[2][2][4];
+        read_weights(b, tile, a);
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) {
+            uint32_t r[4];
+            KEEL_UNROLL
+            for (uint32_t j = 0; j < 4; ++j) {
+                r[j] = value[i / 2][i % 2 * 4 + j];
+                if constexpr (kNibbles) r[j] = (r[j] & 0x0f0fu) | (r[j] & 0xf0f0u) << 12;
+            }
+            uint32_t* to = element[i / 2][i % 2];
+            turn(r, to);
+            const uint32_t negative = *reinterpret_cast<const uint32_t*>(b.marks(tile) + 16 * i + 4 * t);
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 4; ++e) {
+                if constexpr (kNibbles)  // 8 - x is 15 - x less 7
+                    to[e] = ((to[e] ^ (negative & 15 * kBytes)) + (kSigns - 8 * kBytes) + (negative & kBytes)) ^ kSigns;
+                else if (negative)
+                    to[e] = (to[e] & ~negative) | (negate_bytes(to[e]) & negative);
+            }
+        }
+        sync_warp();
+        if (s + 1 < end) load_block(s + 1);
+        int32_t sum[4][4] = {};
+        KEEL_UNROLL
+        for (uint32_t half = 0; half < 2; ++half) {
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 4; ++e) mma_s8(sum[e], a[half], element[half][0][e], element[half][1][e]);
         }
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i) field[i] = rows.field(weight_position(i), s);
-    };
-    if (there) load_block(0);
-    KEEL_NO_UNROLL
-    for (uint32_t s = 0; s < scales; ++s) {
-        if (there) {
-            weigh_tile(b, tile, F, w, field, s % 4);
-            sync_warp();
-            uint32_t a[2][4], element[2][2][4];
-            read_weights(b, tile, a);
+        for (uint32_t number = 0; number < 2; ++number) {
+            int32_t four[4];
             KEEL_UNROLL
             for (uint32_t i = 0; i < 4; ++i) {
-                uint32_t r[4];
-                KEEL_UNROLL
-                for (uint32_t j = 0; j < 4; ++j) {
-                    r[j] = value[i / 2][i % 2 * 4 + j];
-                    if constexpr (kNibbles) r[j] = (r[j] & 0x0f0fu) | (r[j] & 0xf0f0u) << 12;
-                }
-                uint32_t* to = element[i / 2][i % 2];
-                turn(r, to);
-                const uint32_t negative = *reinterpret_cast<const uint32_t*>(b.marks(tile) + 16 * i + 4 * t);
-                KEEL_UNROLL
-                for (uint32_t e = 0; e < 4; ++e) {
-                    if constexpr (kNibbles)  // 8 - x is 15 - x less 7
-                        to[e] = ((to[e] ^ (negative & 15 * kBytes)) + (kSigns - 8 * kBytes) + (negative & kBytes)) ^ kSigns;
-                    else if (negative)
-                        to[e] = (to[e] & ~negative) | (negate_bytes(to[e]) & negative);
-                }
+                const uint32_t c = kNibbles ? i / 2 : number, e = kNibbles ? number * 2 + i % 2 : i;
+                four[i] = joined(sum[e][c], sum[e][2 + c]);
             }
-            sync_warp();
-            if (s + 1 < scales) load_block(s + 1);
-            int32_t sum[4][4] = {};
-            KEEL_UNROLL
-            for (uint32_t half = 0; half < 2; ++half) {
-                KEEL_UNROLL
-                for (uint32_t e = 0; e < 4; ++e) mma_s8(sum[e], a[half], element[half][0][e], element[half][1][e]);
-            }
-            KEEL_UNROLL
-            for (uint32_t number = 0; number < 2; ++number) {
-                int32_t four[4];
-                KEEL_UNROLL
-                for (uint32_t i = 0; i < 4; ++i) {
-                    const uint32_t c = kNibbles ? i / 2 : number, e = kNibbles ? number * 2 + i % 2 : i;
-                    four[i] = joined(sum[e][c], sum[e][2 + c]);
-                }
-                store_sums(b, tile, s % 4 * 2 + number, four);
-            }
+            store_sums(b, tile, s % 4 * 2 + number, four);
         }
-        if (s % 4 != 3 && s + 1 < scales) continue;
-        sync_block();
-        chain_tiles<F>(b, slot, s / 4 * kTokenSums);
-        if (s + 1 < scales) sync_block();
     }
 }
 
-KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page, uint32_t slot) {
-    const uint32_t warp = thread_x() / 32, lane = thread_x() % 32;
-    const KvFormat k_format = kv_coded_as(b.k().format), v_format = kv_coded_as(b.v().format);
-    const Range seen = b.tile_range(warp, page);
-    const bool there = !seen.empty();
-    const auto rows_of = [&](const KvRows& rows) { return TokenRows(b, rows, warp, there ? page : 0); };
-    const auto ask_for = [&](const TokenRows& rows) {
-        for (uint32_t i = 128 * lane; i < kTile * rows.code_bytes; i += 128 * kWarp) prefetch(rows.codes + i);
-    };
-    if (there && !b.apart(warp)) {
-        ask_for(rows_of(b.k()));
-        ask_for(rows_of(b.v()));
+// ---- a tile of a tail, whose rows are apart ----
+// In plain code for every format: a lane has two rows of K.
+KEEL_GPU void score_keys_apart(const TokenBlock& b, uint32_t tile, KvFormat format, const TokenRows& rows) {
+    const uint32_t lane = thread_x() % 32, n = b.args.shape.head_dim, scales = scales_of(format, n);
+    const bool even_odd = format == kKvE8_4;
+    KEEL_NO_UNROLL
+    for (uint32_t j = lane; j < kTile; j += 32) {
+        const KvRow row = {rows.code(j), rows.scale(j)};
+        float dot[kColumns] = {};
+        KEEL_NO_UNROLL
+        for (uint32_t s = 0; s < scales; ++s) {
+            int32_t sum[kColumns] = {};
+            KEEL_NO_UNROLL
+            for (uint32_t block = s * (n / 8 / scales); block < (s + 1) * (n / 8 / scales); ++block) {
+                Words2 k = {};
+                for_read_format<true>(format,
+                                      [&]<KvFormat F>() { k = unpack_words<F>(row, n, block, TokenBlock::table()); });
+                if (even_odd) k = {pick_bytes(k.x, k.y, 0x6420), pick_bytes(k.x, k.y, 0x7531)};
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < kColumns; ++c) {
+                    const Words2 q = *reinterpret_cast<const Words2*>(b.query(c) + 8 * block);
+                    sum[c] = dp4a(k.x, q.x, dp4a(k.y, q.y, sum[c]));
+                }
+            }
+            const float d = scale_of(format, rows.field(j, s));
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < kColumns; ++c)
+                dot[c] = fma_f32(mul_f32(b.query_scales(c)[s], d), static_cast<float>(sum[c]), dot[c]);
+        }
+        KEEL_UNROLL
+        for (uint32_t c = 0; c < kColumns; ++c) b.scores(c)[tile * kTile + j] = dot[c];
     }
+}
+// A lane has an element of 32 of V.
+KEEL_GPU void sum_values_apart(const TokenBlock& b, uint32_t tile, KvFormat format, const TokenRows& rows,
+                               uint32_t from) {
+    const uint32_t lane = thread_x() % 32, n = b.args.shape.head_dim;
+    const bool blocks = family_of(format) == KvFamily::kBlock32;
+    KEEL_NO_UNROLL
+    for (uint32_t at = 0; at < kTokenSums && from + at < n; at += kKvBlock) {
+        if (blocks) {
+            uint32_t field[8];
+            load_fields(rows, (from + at) / kKvBlock, field);
+            weigh_tile(b, tile, format, weights_of(b, tile), field, at / kKvBlock);
+            sync_warp();
+        }
+        const uint32_t element = from + at + lane, block = element < n ? element / 8 : 0;
+        int32_t sum[kColumns] = {};
+        KEEL_NO_UNROLL
+        for (uint32_t j = 0; j < kTile; ++j) {
+            const KvRow row = {rows.code(j), rows.scale(j)};
+            Words2 v = {};
+            for_read_format<true>(format,
+                                  [&]<KvFormat F>() { v = unpack_words<F>(row, n, block, TokenBlock::table()); });
+            const int32_t x = static_cast<int8_t>((lane & 4 ? v.y : v.x) >> lane % 4 * 8);
+            const uint32_t number = j / 16 * 16 + j % 4 * 4 + j / 4 % 4;
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < kColumns; ++c) {
+                const uint32_t weight = reinterpret_cast<const uint16_t*>(b.weights(tile, c))[number];
+                sum[c] += joined(static_cast<int8_t>(weight), static_cast<int8_t>(weight >> 8)) * x;
+            }
+        }
+        KEEL_UNROLL
+        for (uint32_t c = 0; c < kColumns; ++c) b.sums(tile, c)[place_of_sum(sum_order(format), at + lane)] = sum[c];
+        if (blocks) sync_warp();
+    }
+}
+
+KEEL_GPU TokenRows coded_rows(const TokenBlock& b, const KvRows& rows, uint32_t tile, uint32_t page) {
+    const KvPlaces& places = b.args.places;
+    return {b, rows, places.base + places.pages, places.page_stride, tile, page == kNone ? 0 : page};
+}
+// Only coded rows are integers.
+KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
+    const AttentionArgs& args = b.args;
+    const KvPlaces& places = args.places;
+    const KvFormat k_format = coded_as(places.k.format), v_format = coded_as(places.v.format);
+    const bool one_scale = family_of(v_format) != KvFamily::kBlock32;
     const auto fill_table = [&](KvFormat format) {
-        if (is_trellis(format)) fill_trellis_table(kKvFormats[format].bits, b.table(), kTokenThreads);
+        if (family_of(format) == KvFamily::kTrellis) fill_trellis_table(bits_of(format), b.table(), kTokenThreads);
     };
-    quantize_columns(b, k_format);
-    fill_table(k_format);
-    sync_block();
-    if (there) {
-        const TokenRows k = rows_of(b.k());
-        for_read_format<true>(k_format, [&]<KvFormat F>() { score_keys<F>(b, warp, k); });
+    {
+        const uint32_t tile = thread_x() / 32, lane = thread_x() % 32;
+        const TokenRows k = coded_rows(b, places.k, tile, page);
+        const auto ask_for = [&](const TokenRows& rows) {
+            for (uint32_t i = 128 * lane; i < kTile * rows.code_bytes; i += 128 * kWarp) prefetch(rows.codes + i);
+        };
+        if (page != kNone && !k.place) {
+            ask_for(k);
+            ask_for(coded_rows(b, places.v, tile, page));
+        }
+        quantize_columns(b, k_format);
+        fill_table(k_format);
+        sync_block();
+        if (page != kNone && k.place)
+            score_keys_apart(b, tile, k_format, k);
+        else if (page != kNone)
+            for_read_format<true>(k_format, [&]<KvFormat F>() { score_keys<F>(b, tile, k); });
     }
-    sync_warp();
-    const Weights w = soften_tile(b, warp, seen);
-    if (v_format != k_format && is_trellis(v_format)) {
+    const uint32_t tile = thread_x_again() / 32;
+    const bool there = later().page[tile] != kNone;
+    {
+        const TokenBlock late = coded_block_later(args);
+        uint32_t field[8] = {};
+        if (there && one_scale) load_fields(coded_rows(late, places.v, tile, later().page[tile]), 0, field);
+        sync_warp();
+        const Weights w = soften_tile(late, tile, late.tile_range(tile, later().page[tile]));
+        if (there && one_scale) weigh_tile(late, tile, v_format, w, field, 0);
+    }
+    if (v_format != k_format && family_of(v_format) == KvFamily::kTrellis) {
         fill_table(v_format);
         sync_block();
     }
-    const TokenRows v = rows_of(b.v());
-    for_read_format<true>(v_format, [&]<KvFormat F>() {
-        if constexpr (kKvFormats[F].family == KvFamily::kBlock32)
-            add_value_blocks<F>(b, warp, there, v, w, slot);
-        else
-            add_values<F>(b, warp, there, v, w, slot);
-    });
-    if (thread_x() < b.heads) store_state(b, slot, thread_x());
+    sync_warp();
+    KEEL_NO_UNROLL
+    for (uint32_t from = 0; from < args.shape.head_dim; from += kTokenSums) {
+        if (from) sync_block();
+        const TokenBlock late = coded_block_later(args);
+        const TokenRows v = coded_rows(late, places.v, tile, later().page[tile]);
+        if (there && v.place) {
+            sum_values_apart(late, tile, v_format, v, from);
+        } else if (there) {
+            for_read_format<true>(v_format, [&]<KvFormat F>() {
+                if constexpr (kKvFormats[F].family == KvFamily::kBlock32)
+                    sum_value_blocks<F>(late, tile, v, from);
+                else
+                    sum_values<F>(late, tile, v, from);
+            });
+        }
+        sync_block();
+        chain_tiles(late, sum_order(v_format), from);
+    }
+    if (thread_x_again() < later().heads) store_state(args, thread_x());
 }
 
 }  // namespace
@@ -1035,10 +1196,23 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
     const uint32_t own = thread_x() % kTiles, first = b.first + own * kTile;
     uint32_t page = kNone;
     if (!cut(b.seen, first, kTile).empty()) page = b.apart(own) ? 0 : b.page_index(first / kTile);
-    if (kKvFormats[b.k().format].integer)
-        attend_integers(b, shuffle(page, thread_x() / 32), slot);
+    if (thread_x() < kTiles) later().page[own] = page;
+    if (thread_x() == 0) {
+        const uint64_t row = uint64_t{token} * s.heads + b.first_head;
+        TokenLater& l = later();
+        l.to = args.partial + (row * args.partial_slots + slot) * (s.head_dim + kPartialState);
+        l.token = token;
+        l.kv_head = b.kv_head;
+        l.first_head = b.first_head;
+        l.heads = b.heads;
+        l.first = b.first;
+        l.seen = b.seen;
+        l.tail_first = b.tail_first;
+    }
+    if (b.view == kCoded && places.k.format != kKvF16)
+        attend_integers(b, shuffle(page, thread_x() / 32));
     else
-        attend_floats(b, page, slot);
+        attend_floats(b, page);
 }
 
 }  // namespace keel::cuda
