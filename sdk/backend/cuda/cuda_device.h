@@ -22,8 +22,8 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
-    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first, tail_first, page_id,
-        tail_parent;
+    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first,
+        tail_first, page_id, tail_parent;
     uint64_t bytes;
 };
 StepBlock step_block(const PlanConfig& config);
