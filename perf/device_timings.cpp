@@ -688,7 +688,8 @@ Options read_options(int count, char** arguments) {
         else if (a == "--only" && more)
             o.only.push_back(arguments[++i]);
         else
-            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--dispatches] [--only TEXT]...");
+            throw std::runtime_error(
+                "device_timings [--small] [--seconds N] [--json FILE] [--dispatches] [--only TEXT]...");
     }
     return o;
 }

@@ -178,10 +178,10 @@ constexpr uint32_t kTokenSums = 128, kTokenSumPitch = kTokenSums + 16;  // eleme
 
 // What attend_token reads: f16, or integers both, in rows of whole words; whole lanes of a dot product.
 constexpr bool attends_tokens(kernels::KvFormat k, kernels::KvFormat v, uint32_t head_dim) {
-    return head_dim % 16 == 0 && ((k == kernels::kKvF16 && v == kernels::kKvF16) ||
-                                  (kernels::kKvFormats[k].integer && kernels::kKvFormats[v].integer &&
-                                   kernels::kv_code_bytes(k, head_dim) % 4 == 0 &&
-                                   kernels::kv_code_bytes(v, head_dim) % 4 == 0));
+    return head_dim % 16 == 0 &&
+           ((k == kernels::kKvF16 && v == kernels::kKvF16) ||
+            (kernels::kKvFormats[k].integer && kernels::kKvFormats[v].integer &&
+             kernels::kv_code_bytes(k, head_dim) % 4 == 0 && kernels::kv_code_bytes(v, head_dim) % 4 == 0));
 }
 // What a block keeps, and then either rows that are floats or integers.
 struct TokenRoom {
@@ -233,6 +233,8 @@ constexpr LaunchShape token_shape(const AttentionArgs& a) {
             kTokenThreads, token_room().bytes};
 }
 
+constexpr uint32_t kFinishThreads = 128;
+constexpr uint32_t kFinishGroup = 16;  // splits whose partials are on their way at once
 // Merges what the splits left, where there are partials; then o *= 1 / l, rotated back, plus the mean of v.
 struct AttentionFinishArgs {
     Rows out, state;
@@ -247,7 +249,8 @@ struct AttentionFinishArgs {
     const uint32_t* position;
 };
 constexpr LaunchShape launch_shape(const AttentionFinishArgs& a) {
-    return {a.shape.heads, a.tokens, kWarp, (kernels::kMaxHeadDim + 2 * kWarp) * 4};
+    return {a.shape.heads, a.tokens, kFinishThreads,
+            kernels::kMaxHeadDim * 4 + kFinishThreads / kWarp * kFinishGroup * 16};
 }
 
 }  // namespace keel::cuda

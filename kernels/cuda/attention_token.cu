@@ -86,9 +86,7 @@ struct TokenBlock {
     static KEEL_GPU float* unit() { return at<float>(kAt.unit); }
     static KEEL_GPU float* scores(uint32_t column) { return at<float>(kAt.scores) + column * kTokenScorePitch; }
     static KEEL_GPU uint8_t* query(uint32_t column) { return at<uint8_t>(kAt.queries) + column * kAt.query_pitch; }
-    static KEEL_GPU float* query_scales(uint32_t column) {
-        return at<float>(kAt.query_scales) + column * kMaxKvScales;
-    }
+    static KEEL_GPU float* query_scales(uint32_t column) { return at<float>(kAt.query_scales) + column * kMaxKvScales; }
     static KEEL_GPU uint8_t* weights(uint32_t tile, uint32_t column) {
         return at<uint8_t>(kAt.weights) + (tile * kColumns + column) * kTokenWeightBytes;
     }
@@ -198,7 +196,7 @@ KEEL_GPU uint32_t weight_position(uint32_t lane, uint32_t i) {
 KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     const AttentionArgs& args = b.args;
     const uint32_t lane = thread_x_again() % 32, column = lane / 8, first = b.first + tile * kTile;
-    Weights w;
+    Weights w = {};
     float* x = b.scores(column) + tile * kTile;
     float most = -kInf32;
     const auto visible = [&](uint32_t i) {
@@ -214,7 +212,8 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
         KEEL_NO_UNROLL
         for (uint32_t i = 0; i < 8 && !plain; ++i) {
             float* s = x + weight_position(lane, i);
-            if (coefficients) *s = add_f32(*s, mean_score(args.means, coefficients, first / kTile, weight_position(lane, i)));
+            if (coefficients)
+                *s = add_f32(*s, mean_score(args.means, coefficients, first / kTile, weight_position(lane, i)));
             *s = mul_f32(*s, args.scale);
             if (args.softcap != 0.0f) *s = softcap_f32(*s, args.softcap);
         }
@@ -236,7 +235,8 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     float lanes[2] = {};
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
-        w.p[i] = !seen.empty() && visible(i) ? exp_below_0(add_f32(w.p[i], -now)) : 0.0f;
+        const uint32_t mask = !seen.empty() && visible(i) ? ~0u : 0;  // no branches side by side
+        w.p[i] = f32_from_bits(f32_bits(exp_below_0(add_f32(w.p[i], -now))) & mask);
         lanes[i % 2] = add_f32(lanes[i % 2], w.p[i]);
     }
     KEEL_UNROLL
@@ -257,47 +257,67 @@ KEEL_GPU Weights weights_of(const TokenBlock& b, uint32_t tile) {
     const uint32_t lane = thread_x_again() % 32;
     Weights w;
     KEEL_UNROLL
-    for (uint32_t i = 0; i < 8; ++i)
-        w.p[i] = b.scores(lane / 8)[tile * kTile + weight_position(lane, i)];
+    for (uint32_t i = 0; i < 8; ++i) w.p[i] = b.scores(lane / 8)[tile * kTile + weight_position(lane, i)];
     return w;
 }
 
 // ---- rows that are floats ----
 // A warp has sixteen rows of K at once, four of them each thread, of which it has two of the contract's lanes for all
 // columns. Of V a thread has two elements in two columns.
+// Rows of f16 without gaps.
+struct FloatRows {
+    const uint8_t* base;  // row 0 of page 0
+    uint64_t page_stride;
+    uint32_t row_bytes;
+
+    KEEL_GPU FloatRows(const TokenBlock& b, const KvRows& rows)
+        : base(b.pages + b.kv_head * rows.head_bytes + rows.codes),
+          page_stride(b.page_stride),
+          row_bytes(2 * b.args.shape.head_dim) {}
+    KEEL_GPU const uint8_t* row(uint32_t page, uint32_t j) const { return base + page * page_stride + j * row_bytes; }
+    KEEL_GPU const uint8_t* row_apart(uint32_t j) const {  // of the split
+        const uint32_t place = TokenBlock::places()[j];
+        return row(place / kTile, place % kTile);
+    }
+};
 KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     constexpr uint32_t kRows = 4, kChunks = 8;  // of K: rows of a thread, sixteens of elements on their way
     const uint32_t thread = thread_x(), lane = thread % 32, warp = thread / 32, n = b.args.shape.head_dim;
-    const KvRows &k = b.k(), &v = b.v();
+    const FloatRows k(b, b.k()), v(b, b.v());
     const uint32_t begin = b.seen.begin - b.first, end = b.seen.end - b.first;  // in the split
     float* queries = b.at<float>(kAt.queries);  // [element / 16][element % 2][element / 2 % 8][column]
     float* scores = b.scores(0);
 
     // V, stages of rows that lie in one tile, a piece of sixteen bytes a thread.
-    const uint32_t stage_rows = n <= 64 ? 32 : n <= 128 ? 16 : 8, pieces = n / 8;
-    const uint32_t stage_end = divide_up(end, stage_rows);
+    const uint32_t stage_shift = n <= 64 ? 5 : n <= 128 ? 4 : 3, stage_rows = 1u << stage_shift;
+    const uint32_t stage_begin = begin >> stage_shift, stage_end = (end + stage_rows - 1) >> stage_shift;
+    const bool copies = thread < stage_rows * (n / 8);
     const auto copy_stage = [&](uint32_t s) {
-        const uint32_t j = s * stage_rows, page = shuffle(own_page, j / kTile % kTiles);
-        if (s < stage_end && page != kNone && thread < stage_rows * pieces) {
-            const TokenRows rows(b, v, j / kTile, page);
-            copy16(b.at<uint8_t>(kAt.rows) + s % kRowStages * kRowStageBytes + thread * 16,
-                   rows.code(j % kTile + thread / pieces) + thread % pieces * 16);
+        const uint32_t j = s << stage_shift, page = shuffle(own_page, j / kTile % kTiles);
+        if (copies && s < stage_end && page != kNone) {
+            const uint8_t* from = v.row(page, j % kTile) + thread * 16;
+            if (b.apart(j / kTile)) from = v.row_apart(j + thread / (n / 8)) + thread % (n / 8) * 16;
+            copy16(b.at<uint8_t>(kAt.rows) + s % kRowStages * kRowStageBytes + thread * 16, from);
         }
         copy_commit();
     };
-    const uint32_t stage_begin = begin / stage_rows;
     KEEL_NO_UNROLL
     for (uint32_t i = 0; i < kRowStages - 1; ++i) copy_stage(stage_begin + i);
 
     // K.
     const uint32_t t = lane % 8, r0 = lane / 8, parts = divide_up(n, 16 * kChunks);
     const uint32_t sixteens = divide_up(end, 16);
+    const float* query = queries + thread_x_again() % 8 * kColumns;
     const uint8_t* from[kRows];
     const auto look_at = [&](uint32_t p) {
         const uint32_t page = shuffle(own_page, p / 4);
-        const TokenRows rows(b, k, p / 4, page == kNone ? 0 : page);
+        from[0] = k.row(page == kNone ? 0 : page, p % 4 * 16 + r0) + 4 * t;
         KEEL_UNROLL
-        for (uint32_t r = 0; r < kRows; ++r) from[r] = rows.code(p % 4 * 16 + 4 * r + r0) + 4 * t;
+        for (uint32_t r = 1; r < kRows; ++r) from[r] = from[r - 1] + 8 * n;
+        if (b.apart(p / 4)) {
+            KEEL_UNROLL
+            for (uint32_t r = 0; r < kRows; ++r) from[r] = k.row_apart(16 * p + 4 * r + r0) + 4 * t;
+        }
     };
     uint32_t word[kRows][kChunks];
     uint32_t p = begin / 16 + warp;
@@ -311,7 +331,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         }
     }
     for (uint32_t i = thread; i < n * kColumns; i += kTokenThreads) {
-        const uint32_t column = i / n, e = i % n;
+        const uint32_t column = i % kColumns, e = i / kColumns;
         queries[((e / 16 * 2 + e % 2) * 8 + e / 2 % 8) * kColumns + column] = column < b.heads ? b.q(column)[e] : 0.0f;
     }
     sync_block();
@@ -320,24 +340,29 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         float sums[kRows][kColumns][2] = {};
         KEEL_NO_UNROLL
         for (uint32_t part = 0; part < parts; ++part) {
-            // What comes next takes the place of what is used up.
-            const bool last = part + 1 == parts;
-            if (last) look_at(p + kTiles < sixteens ? p + kTiles : p);
-            const uint32_t next = last ? 0 : (part + 1) * kChunks;
+            // What comes next takes the place of what is used up: a row's next elements, or those of other rows.
+            uint32_t coming = n - 16 * kChunks * (part + 1);
+            if (part + 1 < parts) {
+                KEEL_UNROLL
+                for (uint32_t r = 0; r < kRows; ++r) from[r] += 32 * kChunks;
+            } else {
+                look_at(p + kTiles < sixteens ? p + kTiles : p);
+                coming = n;
+            }
+            const float* part_query = query + part * (kChunks * 16 * kColumns);
             KEEL_UNROLL
             for (uint32_t i = 0; i < kChunks; ++i) {
-                const uint32_t chunk = part * kChunks + i;
-                if (16 * chunk >= n) continue;
+                if (16 * (part * kChunks + i) >= n) continue;
                 float x[kRows][2];
                 KEEL_UNROLL
                 for (uint32_t r = 0; r < kRows; ++r) {
                     x[r][0] = widen_f16(word[r][i] & 0xffff);
                     x[r][1] = widen_f16(word[r][i] >> 16);
-                    if (16 * (next + i) < n) word[r][i] = load<uint32_t>(from[r] + 32 * (next + i));
+                    if (16 * i < coming) word[r][i] = load<uint32_t>(from[r] + 32 * i);
                 }
                 KEEL_UNROLL
                 for (uint32_t e = 0; e < 2; ++e) {
-                    const Words4 q = *reinterpret_cast<const Words4*>(queries + ((chunk * 2 + e) * 8 + t) * kColumns);
+                    const Words4 q = *reinterpret_cast<const Words4*>(part_query + (i * 2 + e) * 8 * kColumns);
                     const float y[kColumns] = {f32_from_bits(q.x), f32_from_bits(q.y), f32_from_bits(q.z),
                                                f32_from_bits(q.w)};
                     KEEL_UNROLL
@@ -394,7 +419,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         copy_wait<kRowStages - 2>();
         sync_block();
         copy_stage(s + kRowStages - 1);
-        const uint32_t first = s * stage_rows, tile = first / kTile;
+        const uint32_t first = s << stage_shift, tile = first / kTile;
         const float* by = b.rescale() + tile * kColumns;
         if (thread >= n || by[0] == kUnseen) continue;
         if (first % kTile == 0 || s == stage_begin) {
@@ -574,7 +599,8 @@ struct KeyWords {
                 uint64_t window = low;
                 if constexpr (kBits > 3) window |= uint64_t{own.template word<8 * kBits * S + 32>(skipped)} << 32;
                 if constexpr (S == 1) {
-                    if (start != kNone) window = (window & ((uint64_t{1} << 8 * kBits) - 1)) | uint64_t{start} << 8 * kBits;
+                    if (start != kNone)
+                        window = (window & ((uint64_t{1} << 8 * kBits) - 1)) | uint64_t{start} << 8 * kBits;
                 }
                 return trellis_words<kBits>(window, TokenBlock::table());
             }
@@ -795,7 +821,8 @@ KEEL_GPU void turn_rows(const ValueWords<F> row[4], uint32_t skipped, uint32_t s
         for (uint32_t i = 0; i < 4; ++i) {
             window[i] = row[i].codes(skipped);
             if (last_block)
-                window[i] = (window[i] & ((uint64_t{1} << 8 * kBits) - 1)) | uint64_t{starts >> 8 * i & 255} << 8 * kBits;
+                window[i] = (window[i] & ((uint64_t{1} << 8 * kBits) - 1)) | uint64_t{starts >> 8 * i & 255}
+                                                                                 << 8 * kBits;
         }
         if constexpr (kBits <= kMostPairBits) {
             const uint16_t* pairs = reinterpret_cast<const uint16_t*>(TokenBlock::table());
@@ -918,7 +945,8 @@ KEEL_GPU void sum_values(const TokenBlock& b, uint32_t tile, const TokenRows& ro
             } else {  // sixteen positions at once, for registers
                 KEEL_UNROLL
                 for (uint32_t i = 0; i < 2; ++i) {
-                    const uint32_t starts = *reinterpret_cast<const uint32_t*>(b.marks(tile) + 32 * half + 16 * i + 4 * t);
+                    const uint32_t starts =
+                        *reinterpret_cast<const uint32_t*>(b.marks(tile) + 32 * half + 16 * i + 4 * t);
                     uint32_t element[8], cosets;
                     turn_rows<F>(value[half % kBuffers] + 4 * i, skipped, starts, last, element, &cosets);
                     if (i == 1 && kBuffers == 1) load_next();
@@ -1161,7 +1189,7 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
     b.heads = left < args.tile_heads ? left : args.tile_heads;
     b.view = part < args.splits ? kCoded : part < args.splits + of_sinks ? kSinks : kRecent;
     const Range all = view_range(position, args.window, places.sink_tokens, places.recent_tokens, b.view);
-    const uint32_t split = b.view == kCoded    ? part
+    const uint32_t split = b.view == kCoded   ? part
                            : b.view == kSinks ? 0
                                               : all.begin / kSplitPositions + part - args.splits - of_sinks;
     b.first = split * kSplitPositions;
@@ -1185,7 +1213,9 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
         sync_block();
         for (uint32_t j = thread_x(); j < kSplitPositions; j += kTokenThreads) {
             // Rows that are not seen may not be there: another one stands for them.
-            const uint32_t p = b.first + j, seen = p < b.seen.begin ? b.seen.begin : p < b.seen.end ? p : b.seen.end - 1;
+            const uint32_t p = b.first + j, seen = p < b.seen.begin ? b.seen.begin
+                                                   : p < b.seen.end ? p
+                                                                    : b.seen.end - 1;
             if (!b.apart(j / kTile)) continue;
             const uint32_t at = seen < b.tail_first ? seen : b.tail_first + b.nodes()[seen - b.tail_first];
             b.places()[j] = b.page_index(at / kTile) * kTile + at % kTile;
