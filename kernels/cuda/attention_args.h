@@ -136,6 +136,8 @@ struct AttentionArgs : KvStepArgs {
     float* partial;
     uint32_t partial_slots, splits;  // of the longest session
     uint32_t block_begin, block_end;
+    // Of attend_token, which has no time for divisions: query heads of a KV head, blocks of a token, of a KV head.
+    uint32_t group, token_blocks, head_tiles;
 };
 constexpr uint32_t kAttentionThreads = 128;
 constexpr uint32_t kPartialState = 4;          // behind an output: m, l, and what keeps rows at 16 bytes
@@ -201,8 +203,8 @@ constexpr LaunchShape attention_shape(const AttentionArgs& a) {
             attention_room(a.columns, a.shape.head_dim, trellis).bytes};
 }
 
-// attend_token: a block has at most kTokenColumns query heads of one KV head for one token, and what lies in one form in
-// one split: its coded rows, sinks or recent rows. Blocks are counted by token, of them first the splits' coded rows,
+// attend_token: a block has at most kTokenColumns query heads of one KV head for one token, and what lies in one form
+// in one split: its coded rows, sinks or recent rows. Blocks are counted by token, of them first the splits' coded rows,
 // then sinks, then recent rows. Always into partials.
 constexpr uint32_t kTokenThreads = 256, kTokenColumns = 4;
 constexpr uint32_t kTokenTiles = kSplitPositions / kPagePositions;  // a warp each
@@ -260,13 +262,19 @@ KEEL_DEVICE constexpr TokenRoom token_room() {
 }
 static_assert(token_room().bytes <= kMostSharedBytes);
 
-constexpr uint32_t token_slots(const AttentionArgs& a) {
-    return a.splits + (a.places.sink_tokens ? 1 : 0) +
-           (a.places.recent_tokens ? a.places.recent_tokens / kSplitPositions + 2 : 0);
+// Sets what attend_token needs of a step of `tokens` tokens, of which the longest session has `positions`.
+constexpr void fit_tokens(AttentionArgs* a, uint32_t tokens, uint32_t positions) {
+    a->columns = kTokenColumns;
+    a->group = a->shape.heads / a->shape.kv_heads;
+    a->tile_heads = a->group < kTokenColumns ? a->group : kTokenColumns;
+    a->head_tiles = divide_up(a->group, a->tile_heads);
+    a->splits = divide_up(positions, kSplitPositions);
+    a->token_blocks = a->splits + (a->places.sink_tokens ? 1 : 0) +
+                      (a->places.recent_tokens ? a->places.recent_tokens / kSplitPositions + 2 : 0);
+    a->block_end = tokens * a->token_blocks;
 }
 constexpr LaunchShape token_shape(const AttentionArgs& a) {
-    return {a.shape.kv_heads * divide_up(a.shape.heads / a.shape.kv_heads, a.tile_heads), a.block_end - a.block_begin,
-            kTokenThreads, token_room().bytes};
+    return {a.shape.kv_heads * a.head_tiles, a.block_end - a.block_begin, kTokenThreads, token_room().bytes};
 }
 
 constexpr uint32_t kFinishThreads = 128;

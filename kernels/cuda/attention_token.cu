@@ -1,5 +1,5 @@
-// Attention of few tokens, which is decoding: a block has at most four query heads of one KV head for one token, and one
-// split, or what lies in f16 of it. Eight warps: all of the split's scores are there at once, and a tile each warp's.
+// Attention of few tokens, which is decoding: a block has at most four query heads of one KV head for one token, and
+// one split, or what lies in f16 of it. Eight warps: all of the split's scores are there at once, and a tile each warp's.
 //
 // What a chain of the contract runs through are the sixteen lanes of a score, eight tiles of an output, and of V as
 // floats all positions. Everything else is done by all warps side by side.
@@ -12,8 +12,8 @@ constexpr TokenRoom kAt = token_room();
 constexpr uint32_t kColumns = kTokenColumns, kTiles = kTokenTiles;
 constexpr uint32_t kUnit = 64;  // elements that are worked on at once
 
-// What is asked of a format here, in constants: the table of formats lies in memory, and one look at it takes as long as
-// a look at a row.
+// What is asked of a format here, in constants: the table of formats lies in memory, and one look at it takes as long
+// as one at a row.
 struct FormatFacts {
     uint64_t bits, family, coded_before;  // three bits each, two, one
 };
@@ -49,7 +49,8 @@ KEEL_GPU float scale_of(KvFormat f, uint32_t field) {
 
 // exp_f32 of what is not above 0, with its bits.
 KEEL_GPU float exp_below_0(float x) {
-    const float n = rint_f32(mul_f32(x, kLog2e32));
+    const float rounded = add_f32(mul_f32(x, kLog2e32), kRound32);  // its lowest bits are those of n
+    const float n = add_f32(rounded, -kRound32);
     const float r = fma_f32(-n, kLn2Lo32, fma_f32(-n, kLn2Hi32, x));
     float p = kExpC6;
     p = fma_f32(p, r, kExpC5);
@@ -58,8 +59,8 @@ KEEL_GPU float exp_below_0(float x) {
     p = fma_f32(p, r, kExpC2);
     p = fma_f32(p, r, 1.0f);
     p = fma_f32(p, r, 1.0f);
-    const float y = mul_f32(p, f32_from_bits((static_cast<uint32_t>(static_cast<int32_t>(n)) + 127) << 23));
-    return x < kExpMin32 ? 0.0f : x != x ? x : y;
+    const float y = mul_f32(p, f32_from_bits((f32_bits(rounded) << 23) + f32_bits(1.0f)));
+    return x < kExpMin32 ? 0.0f : y;
 }
 
 // What the threads of a block know.
@@ -139,7 +140,8 @@ struct TokenRows {
         scales = base + rows.scales;
     }
     KEEL_GPU const uint8_t* row(const uint8_t* plane, uint32_t bytes, uint32_t j) const {
-        if (!place) return plane + j * bytes;
+        if (!place) [[likely]]
+            return plane + j * bytes;
         return plane + place[j] / kTile * page_stride + place[j] % kTile * bytes;
     }
     KEEL_GPU const uint8_t* code(uint32_t j) const { return row(codes, code_bytes, j); }
@@ -192,37 +194,45 @@ struct Weights {
 KEEL_GPU uint32_t weight_position(uint32_t lane, uint32_t i) {
     return i / 2 * 16 + lane % 8 * 2 + i % 2;
 }
+// Which of a lane's positions are seen.
+KEEL_GPU uint32_t seen_weights(uint32_t lane, uint32_t first, Range seen) {
+    uint32_t mask = 0;
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i)
+        mask |= (first + weight_position(lane, i) - seen.begin < seen.end - seen.begin ? 1u : 0u) << i;
+    return mask;
+}
+// What few models have: the share of a removed mean, a soft cap.
+KEEL_GPU void change_scores(const TokenBlock& b, uint32_t tile, uint32_t lane) {
+    const AttentionArgs& args = b.args;
+    const uint32_t column = lane / 8;
+    const float* coefficients =
+        args.means.pairs && column < b.heads
+            ? args.mean.row + b.token * args.mean.stride + uint64_t{b.first_head + column} * 2 * args.means.pairs
+            : nullptr;
+    KEEL_NO_UNROLL
+    for (uint32_t i = 0; i < 8; ++i) {
+        const uint32_t j = weight_position(lane, i);
+        float* s = b.scores(column) + tile * kTile + j;
+        if (coefficients) *s = add_f32(*s, mean_score(args.means, coefficients, b.first / kTile + tile, j));
+        if (args.softcap != 0.0f) *s = softcap_f32(mul_f32(*s, args.scale), args.softcap);
+    }
+}
 // Scores of the warp's tile into exponentials, which take their place. The whole block is here.
 KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     const AttentionArgs& args = b.args;
-    const uint32_t lane = thread_x_again() % 32, column = lane / 8, first = b.first + tile * kTile;
-    Weights w = {};
+    const uint32_t lane = thread_x_again() % 32, column = lane / 8;
+    if (args.means.pairs || args.softcap != 0.0f) [[unlikely]]
+        change_scores(b, tile, lane);
+    const float scale = args.softcap != 0.0f ? 1.0f : args.scale;
     float* x = b.scores(column) + tile * kTile;
+    const uint32_t mask = seen_weights(lane, b.first + tile * kTile, seen);
+    Weights w;
     float most = -kInf32;
-    const auto visible = [&](uint32_t i) {
-        return first + weight_position(lane, i) >= seen.begin && first + weight_position(lane, i) < seen.end;
-    };
-    if (!seen.empty()) {
-        // What few models have stands apart, for its code.
-        const float* coefficients =
-            args.means.pairs && column < b.heads
-                ? args.mean.row + b.token * args.mean.stride + uint64_t{b.first_head + column} * 2 * args.means.pairs
-                : nullptr;
-        const bool plain = args.softcap == 0.0f && !args.means.pairs;
-        KEEL_NO_UNROLL
-        for (uint32_t i = 0; i < 8 && !plain; ++i) {
-            float* s = x + weight_position(lane, i);
-            if (coefficients)
-                *s = add_f32(*s, mean_score(args.means, coefficients, first / kTile, weight_position(lane, i)));
-            *s = mul_f32(*s, args.scale);
-            if (args.softcap != 0.0f) *s = softcap_f32(*s, args.softcap);
-        }
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < 8; ++i) {
-            w.p[i] = x[weight_position(lane, i)];
-            if (plain) w.p[i] = mul_f32(w.p[i], args.scale);
-            if (visible(i)) most = largest(most, w.p[i]);
-        }
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i) {
+        w.p[i] = mul_f32(x[weight_position(lane, i)], scale);
+        most = mask >> i & 1 ? largest(most, w.p[i]) : most;
     }
     KEEL_UNROLL
     for (uint32_t step = 1; step < 8; step *= 2) most = largest(most, shuffle(most, lane ^ step));
@@ -230,14 +240,17 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     if (lane % 8 == 0) b.top()[pair] = most;
     sync_block();
     float before = -kInf32;
+    KEEL_NO_UNROLL
     for (uint32_t i = 0; i < tile; ++i) before = largest(before, b.top()[i * kColumns + column]);
     const float now = largest(before, most);
     float lanes[2] = {};
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
-        const uint32_t mask = !seen.empty() && visible(i) ? ~0u : 0;  // no branches side by side
-        w.p[i] = f32_from_bits(f32_bits(exp_below_0(add_f32(w.p[i], -now))) & mask);
+        // What is not seen may be anything.
+        const float p = exp_below_0(add_f32(w.p[i], -now));
+        w.p[i] = f32_from_bits(f32_bits(p) & (mask >> i & 1 ? ~0u : 0));
         lanes[i % 2] = add_f32(lanes[i % 2], w.p[i]);
+        x[weight_position(lane, i)] = w.p[i];
     }
     KEEL_UNROLL
     for (uint32_t step = 4; step; step /= 2) {
@@ -248,8 +261,6 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
         b.rescale()[pair] = seen.empty() ? kUnseen : before == -kInf32 ? 0.0f : exp_f32(add_f32(before, -now));
         b.sum()[pair] = add_f32(lanes[0], lanes[1]);
     }
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < 8; ++i) x[weight_position(lane, i)] = w.p[i];
     return w;
 }
 // What soften_tile left.
@@ -296,7 +307,8 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         const uint32_t j = s << stage_shift, page = shuffle(own_page, j / kTile % kTiles);
         if (copies && s < stage_end && page != kNone) {
             const uint8_t* from = v.row(page, j % kTile) + thread * 16;
-            if (b.apart(j / kTile)) from = v.row_apart(j + thread / (n / 8)) + thread % (n / 8) * 16;
+            if (b.apart(j / kTile)) [[unlikely]]
+                from = v.row_apart(j + thread / (n / 8)) + thread % (n / 8) * 16;
             copy16(b.at<uint8_t>(kAt.rows) + s % kRowStages * kRowStageBytes + thread * 16, from);
         }
         copy_commit();
@@ -314,7 +326,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         from[0] = k.row(page == kNone ? 0 : page, p % 4 * 16 + r0) + 4 * t;
         KEEL_UNROLL
         for (uint32_t r = 1; r < kRows; ++r) from[r] = from[r - 1] + 8 * n;
-        if (b.apart(p / 4)) {
+        if (b.apart(p / 4)) [[unlikely]] {
             KEEL_UNROLL
             for (uint32_t r = 0; r < kRows; ++r) from[r] = k.row_apart(16 * p + 4 * r + r0) + 4 * t;
         }
@@ -472,7 +484,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
             to[1] = o[c][1];
         }
     }
-    if (thread < later().heads) store_state(b.args, thread);
+    if (thread_x_again() < later().heads) store_state(b.args, thread_x_again());
 }
 
 // ---- rows of integers ----
@@ -569,8 +581,8 @@ struct KeyWords {
             own.load_from(row + ((8 * block < n ? block : 0) * kBits & ~3u));
         }
     }
-    // Block s of the two: bytes 0 to 3 and 4 to 7. Of lattices 2 u + c, see unpack_words. `start`: bits behind a trellis
-    // row's last block; kNone: it is another one.
+    // Block s of the two: bytes 0 to 3 and 4 to 7. Of lattices 2 u + c, see unpack_words. `start`: bits behind a
+    // trellis row's last block; kNone: it is another one.
     template <uint32_t S>
     KEEL_GPU Words2 unpack(uint32_t skipped, uint32_t start) const {
         if constexpr (kBlocks) {
@@ -716,34 +728,47 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
 
 // A lane's weights of its column times their rows' scales, as integers of the largest; the integers are left in two
 // bytes each, lower and upper, in the order in which they are operands: row 4 i + t of sixteen is number 4 t + i.
+// Fields of rows that are not seen are 0.
 KEEL_GPU void weigh_tile(const TokenBlock& b, uint32_t tile, KvFormat format, const Weights& w, const uint32_t* field,
                          uint32_t s) {
     const uint32_t lane = thread_x_again() % 32, column = lane / 8, x = lane % 8;
     const KvFamily family = family_of(format);
-    const uint32_t start_bits = (1u << (8 - bits_of(format))) - 1;
-    float weight[8], most = 0.0f;
+    const uint32_t bits = bits_of(format), shift = family == KvFamily::kTrellis ? 8 - bits : 0,
+                   up = family == KvFamily::kTrellis ? 7 - bits : 0;
+    // Of what is not negative, bits have the order of numbers, and what is not finite is above all.
+    float weight[8];
+    uint32_t most = 0;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
-        weight[i] = w.p[i] == 0.0f ? 0.0f : scaled_weight(w.p[i], scale_of(format, field[i]));
-        most = largest(most, weight[i]);
+        weight[i] = mul_f32(w.p[i], widen_f16(field[i] >> shift << up & 0x7fff));
+        most = f32_bits(weight[i]) > most ? f32_bits(weight[i]) : most;
     }
     KEEL_UNROLL
-    for (uint32_t step = 1; step < 8; step *= 2) most = largest(most, shuffle(most, lane ^ step));
-    const float inverse = most > 0.0f ? kWeightSteps / most : 0.0f;
-    if (x == 0) b.unit()[(tile * kColumns + column) * (kTokenSums / kKvBlock) + s] = mul_f32(most, 1.0f / kWeightSteps);
-    uint16_t* to = reinterpret_cast<uint16_t*>(b.weights(tile, column));
+    for (uint32_t step = 1; step < 8; step *= 2) {
+        const uint32_t other = shuffle(most, lane ^ step);
+        most = other > most ? other : most;
+    }
+    const bool finite = most < f32_bits(kInf32);
+    const float largest_weight = f32_from_bits(most), inverse = finite && most ? kWeightSteps / largest_weight : 0.0f;
+    if (x == 0)
+        b.unit()[(tile * kColumns + column) * (kTokenSums / kKvBlock) + s] =
+            finite ? mul_f32(largest_weight, 1.0f / kWeightSteps) : __builtin_nanf("");
+    // Number of position 16 m + 2 x + e.
+    uint16_t* to = reinterpret_cast<uint16_t*>(b.weights(tile, column)) + x % 2 * 8 + x / 2;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
         float v = mul_f32(weight[i], inverse);
         v = v > 0.0f ? v : 0.0f;
         v = v > kWeightSteps ? kWeightSteps : v;
-        const uint32_t integer = f32_bits(add_f32(v, kRound32)) & 0x7fff;
-        const uint32_t number = i / 2 * 16 + (x % 2 * 2 + i % 2) * 4 + x / 2;
-        to[number] = static_cast<uint16_t>((integer & 0xff) | ((127 - integer) & 0xff00));
-        if (column) continue;
-        if (family == KvFamily::kTrellis) b.marks(tile)[number] = static_cast<uint8_t>(field[i] & start_bits);
-        if (family == KvFamily::kBlock32) b.marks(tile)[number] = field[i] & 0x8000 ? 0xff : 0;
+        const uint32_t integer = f32_bits(add_f32(v, kRound32));  // above the lowest 15 bits others, that do not matter
+        to[i / 2 * 16 + i % 2 * 4] = static_cast<uint16_t>(pick_bytes(integer, 127 - (integer & 0x7fff), 0x0050));
     }
+    if (family == KvFamily::kLattice || column) return;
+    uint8_t* marks = b.marks(tile) + x % 2 * 8 + x / 2;
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i)
+        marks[i / 2 * 16 + i % 2 * 4] =
+            static_cast<uint8_t>(family == KvFamily::kTrellis ? field[i] & ((1u << shift) - 1) : 0 - (field[i] >> 15));
 }
 // The weights as operands, 32 positions a row of `a`: rows 0 to 3 have the lower bytes of columns, 8 to 11 the upper.
 KEEL_GPU void read_weights(const TokenBlock& b, uint32_t tile, uint32_t a[2][4]) {
@@ -969,11 +994,14 @@ KEEL_GPU void sum_values(const TokenBlock& b, uint32_t tile, const TokenRows& ro
     }
 }
 
-// Fields of the scales of a lane's weights.
-KEEL_GPU void load_fields(const TokenRows& rows, uint32_t s, uint32_t field[8]) {
-    const uint32_t lane = thread_x_again() % 32;
+// Fields of the scales of a lane's weights; of what is not seen, 0.
+KEEL_GPU void load_fields(const TokenBlock& b, const TokenRows& rows, uint32_t tile, uint32_t s, uint32_t field[8]) {
+    const uint32_t lane = thread_x_again() % 32,
+                   mask = seen_weights(lane, b.first + tile * kTile, cut(b.seen, b.first + tile * kTile, kTile));
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) field[i] = rows.field(weight_position(lane, i), s);
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 8; ++i) field[i] = mask >> i & 1 ? field[i] : 0;
 }
 
 // The same of V with a scale for 32 elements, of which lane (g, t) has four, and weights of their own.
@@ -988,7 +1016,7 @@ KEEL_GPU void sum_value_blocks(const TokenBlock& b, uint32_t tile, const TokenRo
         KEEL_UNROLL
         for (uint32_t i = 0; i < 16; ++i, row += 4 * rows.code_bytes)
             value[i / 8][i % 8] = kNibbles ? load<uint16_t>(row) : load<uint32_t>(row);
-        load_fields(rows, s, field);
+        load_fields(b, rows, tile, s, field);
     };
     load_block(from / kKvBlock);
     KEEL_NO_UNROLL
@@ -1079,7 +1107,7 @@ KEEL_GPU void sum_values_apart(const TokenBlock& b, uint32_t tile, KvFormat form
     for (uint32_t at = 0; at < kTokenSums && from + at < n; at += kKvBlock) {
         if (blocks) {
             uint32_t field[8];
-            load_fields(rows, (from + at) / kKvBlock, field);
+            load_fields(b, rows, tile, (from + at) / kKvBlock, field);
             weigh_tile(b, tile, format, weights_of(b, tile), field, at / kKvBlock);
             sync_warp();
         }
@@ -1131,7 +1159,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
         quantize_columns(b, k_format);
         fill_table(k_format);
         sync_block();
-        if (page != kNone && k.place)
+        if (page != kNone && k.place) [[unlikely]]
             score_keys_apart(b, tile, k_format, k);
         else if (page != kNone)
             for_read_format<true>(k_format, [&]<KvFormat F>() { score_keys<F>(b, tile, k); });
@@ -1141,7 +1169,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
     {
         const TokenBlock late = coded_block_later(args);
         uint32_t field[8] = {};
-        if (there && one_scale) load_fields(coded_rows(late, places.v, tile, later().page[tile]), 0, field);
+        if (there && one_scale) load_fields(late, coded_rows(late, places.v, tile, later().page[tile]), tile, 0, field);
         sync_warp();
         const Weights w = soften_tile(late, tile, late.tile_range(tile, later().page[tile]));
         if (there && one_scale) weigh_tile(late, tile, v_format, w, field, 0);
@@ -1156,7 +1184,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
         if (from) sync_block();
         const TokenBlock late = coded_block_later(args);
         const TokenRows v = coded_rows(late, places.v, tile, later().page[tile]);
-        if (there && v.place) {
+        if (there && v.place) [[unlikely]] {
             sum_values_apart(late, tile, v_format, v, from);
         } else if (there) {
             for_read_format<true>(v_format, [&]<KvFormat F>() {
@@ -1169,7 +1197,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
         sync_block();
         chain_tiles(late, sum_order(v_format), from);
     }
-    if (thread_x_again() < later().heads) store_state(args, thread_x());
+    if (thread_x_again() < later().heads) store_state(args, thread_x_again());
 }
 
 }  // namespace
@@ -1177,15 +1205,16 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
 KEEL_GPU_KERNEL_OF(attend_token, 2) {
     const Heads& s = args.shape;
     const KvPlaces& places = args.places;
-    const uint32_t group = s.heads / s.kv_heads, head_tiles = divide_up(group, args.tile_heads);
-    const uint32_t head_tile = block_x() % head_tiles, left = group - head_tile * args.tile_heads;
-    const uint32_t of_sinks = places.sink_tokens ? 1 : 0,
-                   of_recent = places.recent_tokens ? places.recent_tokens / kSplitPositions + 2 : 0,
-                   of_token = args.splits + of_sinks + of_recent;
-    const uint32_t block = args.block_begin + block_y(), token = block / of_token, part = block % of_token;
+    uint32_t head_tile = 0, kv_head = block_x(), token = 0, part = args.block_begin + block_y();
+    if (args.head_tiles > 1) {
+        kv_head = block_x() / args.head_tiles;
+        head_tile = block_x() % args.head_tiles;
+    }
+    for (; part >= args.token_blocks; ++token) part -= args.token_blocks;
+    const uint32_t left = args.group - head_tile * args.tile_heads, of_sinks = places.sink_tokens ? 1 : 0;
     const uint32_t position = args.step.position[token];
-    TokenBlock b = {args, token, args.step.session[token], block_x() / head_tiles, 0, 0, 0, 0, {}, 0, nullptr, 0};
-    b.first_head = b.kv_head * group + head_tile * args.tile_heads;
+    TokenBlock b = {args, token, args.step.session[token], kv_head, 0, 0, 0, 0, {}, 0, nullptr, 0};
+    b.first_head = kv_head * args.group + head_tile * args.tile_heads;
     b.heads = left < args.tile_heads ? left : args.tile_heads;
     b.view = part < args.splits ? kCoded : part < args.splits + of_sinks ? kSinks : kRecent;
     const Range all = view_range(position, args.window, places.sink_tokens, places.recent_tokens, b.view);
@@ -1202,7 +1231,7 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
     const uint32_t slot =
         partial_slot(args.partial_slots, places.sink_tokens, places.recent_tokens, b.view, split, all.begin);
 
-    if (b.tail_first != kNone) {
+    if (b.tail_first != kNone) [[unlikely]] {
         // The tail's nodes that the token reads: its ancestors and its own.
         if (thread_x() == 0) {
             const uint32_t* parent = args.step.tail_parent + uint64_t{b.session} * kMostTreeNodes;

@@ -385,9 +385,8 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             if (!attends_tokens(p.k, p.v, n)) continue;
             std::fill(out.begin(), out.end(), 0.0f);
             std::fill(partial.begin(), partial.end(), 7.0f);
-            attend.columns = kTokenColumns;
-            attend.tile_heads = std::min(group, kTokenColumns);
-            const uint32_t all = p.tokens * token_slots(attend);
+            fit_tokens(&attend, p.tokens, p.positions);
+            const uint32_t all = attend.block_end;
             for (const auto& [begin, end] : {std::pair{all / 2, all}, std::pair{0u, all / 2}}) {
                 attend.block_begin = begin;
                 attend.block_end = end;

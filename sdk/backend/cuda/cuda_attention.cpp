@@ -157,12 +157,8 @@ void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
     const uint32_t block_tokens = d.step->decode ? 1 : kQueryBlockTokens, group = a->shape.heads / a->shape.kv_heads;
     a->tokens = rows;
     if (attends_tokens(*a) && by_tokens(d)) {
-        a->columns = cuda::kTokenColumns;
-        a->tile_heads = group < cuda::kTokenColumns ? group : cuda::kTokenColumns;
-        a->splits = cuda::divide_up(d.step->longest, cuda::kSplitPositions);
         a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
-        a->block_end = rows * token_slots(*a);
-        return;
+        return fit_tokens(a, rows, d.step->longest);
     }
     a->query_blocks = d.step->query_blocks;
     a->columns = cuda::attention_columns(group, block_tokens);
