@@ -1,11 +1,11 @@
 // device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
 // perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
 //
-//     device_timings [--small] [--seconds N] [--json FILE] [--dispatches] [--only TEXT]...
+//     device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...
 //
-// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
+// --small: shapes of a few kilobytes, for the fake driver. --decode: of models only steps without a context, and the
+// dispatches of one and of eight tokens. --seconds: what would begin later is left out, and said so.
 // --only: models in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
-// --dispatches: of four layers of each model, and only what each kind of dispatch of a step takes.
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
 
@@ -16,6 +16,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "keel/keel_cuda.h"
@@ -88,7 +89,7 @@ struct MoreCalls {
 };
 
 struct Options {
-    bool small = false, dispatches = false;
+    bool small = false, decode = false;
     double seconds = 1e9;
     std::string json;
     std::vector<std::string> only;
@@ -167,7 +168,7 @@ class Gpu {
 class Model {
   public:
     Model(const keel::tools::SynthSpec& spec, keel_kv_format format, uint32_t context, uint32_t chunk,
-          bool graphs = false)
+          bool graphs = false, keel_numerics numerics = KEEL_NUMERICS_DEFAULT)
         : reader_(spec), context_(context) {
         keel_error error = sized<keel_error>();
         keel_model_info info = sized<keel_model_info>();
@@ -186,6 +187,7 @@ class Model {
         config.context_tokens = context;
         config.chunk_tokens = chunk;
         config.k_format = config.v_format = format;
+        config.numerics = numerics;
         need(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", error);
         uint32_t ops = 0;
         need(keel_plan_ops(reader_.get(), model, &config, nullptr, 0, &ops, &error), "keel_plan_ops", error);
@@ -220,13 +222,14 @@ class Model {
         std::string name;
         uint32_t count;  // of the same ops and types, in all layers
         double us, predicted_us, bytes;
+        double macs;  // of products in layers, a token
     };
-    // Of steps of one token behind `held` positions.
-    std::vector<Dispatch> dispatches(uint32_t held, uint32_t steps) {
+    // Of steps of `tokens` tokens behind `held` positions.
+    std::vector<Dispatch> dispatches(uint32_t held, uint32_t tokens, uint32_t steps) {
         need(keel_lab_time_ops(engine_, 1), "keel_lab_time_ops");
         std::vector<std::vector<keel_lab_op_time>> times;
         for (uint32_t i = 0; i < steps; ++i) {
-            step_us(1);
+            step_us(tokens);
             uint32_t count = 0;
             need(keel_lab_op_times(engine_, nullptr, 0, &count), "keel_lab_op_times");
             times.emplace_back(count, sized<keel_lab_op_time>());
@@ -238,12 +241,13 @@ class Model {
             std::vector<double> us;
             for (const auto& step : times) us.push_back(step.at(i).us);
             const keel_lab_op_time& t = times.back()[i];
-            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0};
+            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0, 0};
             for (uint32_t op = t.op; op < t.op + t.ops; ++op) {
                 const keel_op_info& info = ops_.at(op);
                 d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
                 if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
-                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes);
+                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes * tokens);
+                if (info.weight_type[0] && info.layer >= 0) d.macs += static_cast<double>(info.rows) * info.inner;
                 if (!strcmp(info.name, "attention"))
                     d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
             }
@@ -256,6 +260,7 @@ class Model {
             same->us += d.us;
             same->predicted_us += d.predicted_us;
             same->bytes += d.bytes;
+            same->macs += d.macs;
         }
         return out;
     }
@@ -374,6 +379,7 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 model_part(strf("%s %s, KV %s", shape, mix, name),
                            [&, f = format, n = name] { model(shape, mix, f, n); });
+        model_part("prompts of F16 by the device's library", [&] { numerics(o_.small ? "tiny" : "1b"); });
         model_part("decode steps as graphs",
                    [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
         return failed_;
@@ -503,7 +509,6 @@ class Timings {
         spec.mix = mix;
         const bool tiny = o_.small, f16 = format == KEEL_KV_F16;
         const uint32_t longest = tiny ? 256 : std::min(32768u, spec.context);
-        if (o_.dispatches) spec.layers = std::min(spec.layers, 4u);
         const auto load = Clock::now();
         Model m(spec, format, longest, tiny ? 64 : 512);
         printf("  loaded in %.1f s\n", seconds_since(load));
@@ -513,12 +518,9 @@ class Timings {
             row["kv"] = format_name;
             document_["steps"].push_back(std::move(row));
         };
-        if (o_.dispatches) {
-            for (const uint32_t context : {0u, 4096u, 32768u}) kernels(m, std::min(context, longest - 8), add);
-            return;
-        }
-        const std::vector<uint32_t> contexts =
-            tiny ? std::vector<uint32_t>{0, 100} : std::vector<uint32_t>{0, 4096, 32768};
+        const std::vector<uint32_t> contexts = o_.decode ? std::vector<uint32_t>{0}
+                                               : tiny    ? std::vector<uint32_t>{0, 100}
+                                                         : std::vector<uint32_t>{0, 4096, 32768};
         for (const uint32_t context : contexts) {
             const uint32_t held = std::min(context, longest - 8);
             if (out_of_time()) return left_out(strf("context %u", context));
@@ -540,7 +542,8 @@ class Timings {
                      {"samples", us.size()}});
             }
         }
-        kernels(m, std::min(4096u, longest / 2), add);
+        kernels(m, o_.decode ? 0 : std::min(4096u, longest / 2), 1, add);
+        if (o_.decode) return kernels(m, 0, 8, add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -620,13 +623,44 @@ class Timings {
                 taken_bytes = bytes;
         }
     }
+    // What KEEL_NUMERICS_DEVICE brings, where there is the library: prompts, and products of a whole step of one.
+    void numerics(const char* shape) {
+        keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
+        spec.mix = "F16";
+        const uint32_t chunk = o_.small ? 12 : 512;
+        for (const keel_numerics numerics : {KEEL_NUMERICS_DEVICE, KEEL_NUMERICS_DEFAULT}) {
+            const char* name = numerics == KEEL_NUMERICS_DEVICE ? "library" : "contract";
+            std::optional<Model> m;
+            try {
+                m.emplace(spec, KEEL_KV_F16, 8 * chunk, chunk, false, numerics);
+            } catch (const std::exception& error) {
+                if (!strstr(error.what(), "KEEL_E_DEVICE cuBLASLt ")) throw;
+                printf("  left out: %s\n", error.what());
+                document_["left_out"].push_back("numerics");
+                return;
+            }
+            Json products = Json::array();
+            for (const Model::Dispatch& d : m->dispatches(0, chunk, o_.small ? 1 : 3)) {
+                if (!(d.macs > 0)) continue;
+                const double tflops = 2 * d.macs * chunk / d.us / 1e6;
+                printf("  %s: %9.1f us, %6.1f TFLOP/s, %3u x %s\n", name, d.us, tflops, d.count, d.name.c_str());
+                products.push_back({{"ops", d.name}, {"us", d.us}, {"tflops", tflops}});
+            }
+            for (const uint32_t tokens : {chunk, 4 * chunk}) {
+                const double us = steps(*m, tokens, 3, 0.5).back();
+                printf("  %s: prefill %5u: %10.1f us, %8.1f tok/s\n", name, tokens, us, tokens * 1e6 / us);
+                document_["numerics"].push_back({{"shape", shape}, {"by", name}, {"prefill", tokens}, {"us", us}});
+            }
+            document_["numerics"].back()["products"] = products;
+        }
+    }
     // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
     template <class Add>
-    void kernels(Model& m, uint32_t held, const Add& add) {
+    void kernels(Model& m, uint32_t held, uint32_t tokens, const Add& add) {
         m.hold(held);
-        printf("  dispatches of a step at %u positions:\n", held);
+        printf("  dispatches of a step of %u at %u positions:\n", tokens, held);
         Json rows = Json::array();
-        for (const Model::Dispatch& d : m.dispatches(held, o_.small ? 2 : 50)) {
+        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : 50)) {
             const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
             printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
                    rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());
@@ -637,7 +671,7 @@ class Timings {
                             {"bytes", d.bytes},
                             {"gb_per_s", rate}});
         }
-        add({{"context", held}, {"dispatches", rows}});
+        add({{"context", held}, {"dispatches_of", tokens}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));
@@ -679,17 +713,17 @@ Options read_options(int count, char** arguments) {
         const bool more = i + 1 < count;
         if (a == "--small")
             o.small = true;
+        else if (a == "--decode")
+            o.decode = true;
         else if (a == "--seconds" && more)
             o.seconds = atof(arguments[++i]);
         else if (a == "--json" && more)
             o.json = arguments[++i];
-        else if (a == "--dispatches")
-            o.dispatches = true;
         else if (a == "--only" && more)
             o.only.push_back(arguments[++i]);
         else
             throw std::runtime_error(
-                "device_timings [--small] [--seconds N] [--json FILE] [--dispatches] [--only TEXT]...");
+                "device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...");
     }
     return o;
 }

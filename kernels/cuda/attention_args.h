@@ -69,8 +69,8 @@ struct KvStepArgs {
 };
 
 // Norms of the heads of q and k, their rotation, less what is removed of k; then makes q ready for the formats, and
-// codes k and v into their slots. Only q is written back. Blocks of a token: first those of query heads, one a warp; then
-// each head of k, then of v has one.
+// codes k and v into their slots. Only q is written back. Blocks of a token: first those of query heads, one a warp;
+// then each head of k, then of v has one.
 struct KvAppendArgs : KvStepArgs {
     const float *q_norm, *k_norm;  // [head_dim], or null
     float eps;

@@ -20,29 +20,29 @@ struct ProductFamily {
     ProductSet set;
     cuda::KernelId first;
     uint32_t first_type;
-    cuda::LaunchShape (*shape)(const cuda::ProductArgs& args, uint32_t type);
+    cuda::LaunchShape (*shape)(const cuda::ProductArgs& args, uint32_t type, uint32_t multiprocessors);
     uint32_t most_tokens;
-    uint32_t most_groups;  // of a multiprocessor's share: with more of them there are enough warps without sharing k
 };
 constexpr uint32_t kAny = UINT32_MAX;
-cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t) {
+cuda::LaunchShape rows_shape(const cuda::ProductArgs& a, uint32_t type, uint32_t) {
+    return cuda::product_rows_shape<64>(a, type);
+}
+cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t, uint32_t) {
     return product_f32_shape(a);
 }
-cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t) {
+cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t, uint32_t) {
     return product_f32_tile_shape(a);
 }
 constexpr ProductFamily kFamilies[] = {
-    {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 1, 8},
-    {ProductSet::kFragments, cuda::kernel_product_token_Q4_0, kernels::kQ4_0, cuda::product_token_shape, 1, kAny},
-    {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 8, 2},
-    {ProductSet::kFragments, cuda::kernel_product_rows_8_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<8>, 8, kAny},
-    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<64>, kAny,
-     kAny},
-    {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny, kAny},
-    {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens, kAny},
-    {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny, kAny},
+    {ProductSet::kFragments, cuda::kernel_product_stream_Q4_0, kernels::kQ4_0, cuda::product_stream_shape,
+     cuda::kStreamTokens},
+    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, rows_shape, kAny},
+    {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny},
+    {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},
+    {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny},
+    {ProductSet::kLibrary, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},  // see by_library
 };
-constexpr uint32_t kItemGroups = 4;  // of an item: what a block takes at most
+constexpr uint32_t kItemGroups = 4;  // of an item: what a block of many tokens takes
 
 }  // namespace
 
@@ -114,7 +114,9 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.k = first->k;
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
+    const bool library = library_multiplies(d.program->config, first->weight_type);
     a.set = first->repacked                                                   ? ProductSet::kFragments
+            : library                                                         ? ProductSet::kLibrary
             : kernels::kWeightTypes[first->weight_type].activation_block == 0 ? ProductSet::kUnquantized
                                                                               : ProductSet::kQuantized;
     a.type = first->weight_type;
@@ -135,22 +137,25 @@ void add_quantize(CudaTable* table, const Op& op, BufferId from) {
 
 // ---- cut ----
 uint32_t items_of(const ProductLaunch& a) {
+    if (by_library(a)) return a.matrices;
     return a.tokens ? cuda::divide_up(a.group_end, kItemGroups) : 0;
 }
 void cut(ProductLaunch* a, uint32_t first, uint32_t count) {
+    if (by_library(*a)) {
+        a->group_begin = first;
+        a->group_end = first + count;
+        return;
+    }
     const uint32_t end = (first + count) * kItemGroups;
     a->group_begin = first * kItemGroups;
     if (end < a->group_end) a->group_end = end;
 }
-Result launch_rest(const CudaDevice& d, const CudaLaunch&, const ProductLaunch& a) {
-    const uint32_t groups = cuda::product_groups(a) / d.cuda.multiprocessors;
-    for (const ProductFamily& f : kFamilies) {
-        if (f.set != a.set || a.tokens > f.most_tokens || groups >= f.most_groups) continue;
-        const cuda::LaunchShape shape = f.shape(a, a.type);
-        if (shape.shared_bytes <= cuda::kMostSharedBytes)
+Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
+    if (by_library(a)) return multiply_by_library(d, l, a);
+    for (const ProductFamily& f : kFamilies)
+        if (f.set == a.set && a.tokens <= f.most_tokens)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
-                                             shape);
-    }
+                                             f.shape(a, a.type, d.cuda.multiprocessors));
     return kSuccess;
 }
 
