@@ -493,7 +493,8 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
 KEEL_GPU void quantize_columns(const TokenBlock& b, KvFormat coded) {
     const uint32_t lane = thread_x() % 32, column = thread_x() / 32, n = b.args.shape.head_dim;
     if (column >= kColumns) return;
-    const uint32_t wide = (n + kUnit - 1) / kUnit * kUnit, scales = scales_of(coded, n), block = n / scales;
+    const uint32_t wide = (n + kUnit - 1) / kUnit * kUnit, scales = scales_of(coded, n),
+                   block = family_of(coded) == KvFamily::kBlock32 ? kKvBlock : n;
     const bool even_odd = coded == kKvE8_4;
     int8_t* q8 = reinterpret_cast<int8_t*>(b.query(column));
     const auto put = [&](uint32_t i, int32_t v) {

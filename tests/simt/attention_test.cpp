@@ -260,6 +260,10 @@ std::vector<Problem> problems() {
     all.push_back({kKvTcq3, kKvE8_4, 80, 3, 1, 1100, 9});
     all.push_back({kKvE8_6, kKvQ8_0, 64, 10, 1, 70, 8});
     all.push_back({kKvQ4_0, kKvTcq4, 32, 12, 1, 140, 1});
+    // By tokens: several parts of a row, more heads than a block has, tiles of which nothing or not all is seen.
+    all.push_back({kKvE8_4, kKvE8_2, 128, 4, 1, 600, 1, 300});
+    all.push_back({kKvTcq3, kKvQ8_0, 256, 5, 1, 130, 1, 0, 0, 0, 0, false, 0.0f, 1});
+    all.push_back({kKvF16, kKvF16, 256, 5, 1, 150, 1, 0, 0, 0, 3, false, 20.0f, 1});
     // Sinks, windows and recent rows over several splits.
     all.push_back({kKvTcq6, kKvTcq2, 64, 2, 1, 1290, 9, 700, 7, 530});
     all.push_back({kKvF16, kKvF16, 64, 2, 2, 1030, 8, 0, 3, 20});
