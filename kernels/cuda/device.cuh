@@ -81,6 +81,9 @@ KEEL_GPU uint32_t block_z() {
 KEEL_GPU uint32_t grid_x() {
     return gridDim.x;
 }
+KEEL_GPU uint32_t block_threads() {
+    return blockDim.x;
+}
 // A clock of the whole GPU.
 KEEL_GPU uint64_t timer_ns() {
     uint64_t ns;
@@ -166,6 +169,14 @@ KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b) {
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(b));
+}
+
+// ldmatrix: four matrices of eight rows of 16 bytes in shared memory; lane l says where row l % 8 of matrix l / 8 lies,
+// and gets of row l / 4 of each the word l % 4.
+KEEL_GPU void load_matrices(uint32_t w[4], const uint32_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "r"(uint32_t(__cvta_generic_to_shared(row))));
 }
 
 KEEL_GPU float widen_f16(uint32_t half) {
@@ -269,6 +280,9 @@ KEEL_GPU uint32_t block_z() {
 KEEL_GPU uint32_t grid_x() {
     return simt::grid_size().x;
 }
+KEEL_GPU uint32_t block_threads() {
+    return simt::block_size().x;
+}
 KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
 }
@@ -333,6 +347,17 @@ KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b, KEEL_SI
     // Zeros in place of the other sixteen.
     const uint32_t a[4] = {a0, a1, 0, 0}, both[2] = {b, 0};
     simt::mma_m16n8k32(c, a, both, {file, line});
+}
+
+KEEL_GPU void load_matrices(uint32_t w[4], const uint32_t* row, KEEL_SITE) {
+    const uint32_t lane = thread_x() % 32;
+    const uint64_t mine = reinterpret_cast<uintptr_t>(row);
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t from = 8 * i + lane / 4;
+        const uint64_t low = simt::shuffle(static_cast<uint32_t>(mine), from, {file, line}),
+                       high = simt::shuffle(static_cast<uint32_t>(mine >> 32), from, {file, line});
+        w[i] = reinterpret_cast<const uint32_t*>(static_cast<uintptr_t>(high << 32 | low))[lane % 4];
+    }
 }
 
 KEEL_GPU float widen_f16(uint32_t half) {

@@ -15,7 +15,7 @@
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_TOKEN_ROW(type, ...) KEEL_GPU_ROW(product_token_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
-#define KEEL_GPU_ROWS_64_ROW(type, ...) KEEL_GPU_ROW(product_rows_64_##type, ProductArgs, kFragmentThreads)
+#define KEEL_GPU_PROMPT_ROW(type, ...) KEEL_GPU_ROW(product_prompt_##type, ProductArgs, kPromptThreads)
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \
@@ -27,7 +27,7 @@
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_TOKEN_ROW)                   \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_8_ROW)                  \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_64_ROW)                 \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_PROMPT_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)           \
     KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                    \

@@ -36,6 +36,7 @@ KEEL_WRAPPER(place) {
     out[2] = block_y();
     out[3] = block_z();
     out[4] = grid_x();
+    out[5] = block_threads();
 }
 
 KEEL_WRAPPER(clock) {
@@ -59,6 +60,13 @@ KEEL_WRAPPER(mma_s8_k16) {
     int32_t c[4] = {as_int(in[0]), as_int(in[1]), as_int(in[2]), as_int(in[3])};
     mma_s8(c, in[4], in[5], in[6]);
     for (uint32_t i = 0; i < 4; ++i) out[i] = static_cast<uint32_t>(c[i]);
+}
+// The rows of a warp lie in reverse.
+KEEL_WRAPPER(matrices) {
+    uint32_t* rows = reinterpret_cast<uint32_t*>(shared_memory());
+    for (uint32_t i = 0; i < 4; ++i) rows[4 * thread_x() + i] = in[i];
+    sync_warp();
+    load_matrices(out, rows + 4 * (thread_x() ^ 31));
 }
 KEEL_WRAPPER(dot_products) {
     // Sums far from the ends of the range, as those of kernels are.

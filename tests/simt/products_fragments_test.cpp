@@ -26,7 +26,8 @@ struct Kernel {
 constexpr Kernel kToken = {kernel_product_token_Q4_0, product_token_shape},
                  kShared = {kernel_product_shared_Q4_0, product_shared_shape},
                  kRows8 = {kernel_product_rows_8_Q4_0, product_rows_shape<8>},
-                 kRows64 = {kernel_product_rows_64_Q4_0, product_rows_shape<64>};
+                 kPrompt256 = {kernel_product_prompt_Q4_0, product_prompt_shape<256>},
+                 kPrompt64 = {kernel_product_prompt_Q4_0, product_prompt_shape<64>};
 void expect_equal(const Kernel& kernel, const ProductShape& shape, simt::Order order, Random& random) {
     const uint32_t type = shape.type;
     SCOPED_TRACE(testing::Message() << kKernels[product_kernel(kernel.first, type)].name << ", "
@@ -69,11 +70,22 @@ TEST(SimtFragments, ManyRowsEqualScalar) {
             expect_equal(kRows8, {type, {random.between(1, 40)}, long_k, 8}, order, random);
             expect_equal(kRows8, {type, {16}, block, random.between(2, 7)}, order, random);
             expect_equal(kRows8, {type, {17, 40, 3}, block, 11}, order, random);
-            expect_equal(kRows64, {type, {33}, 2 * chunk_elements(64) + block, 64}, order, random);
-            expect_equal(kRows64, {type, {17}, block, 77}, order, random);
             const ProductGate gate = kGates[1 + type % 2];
             expect_equal(kRows8, {type, {52, 52}, block, 3, ProductInput::kRows, gate}, order, random);
-            expect_equal(kRows64, {type, {20, 20}, block, 13, ProductInput::kRows, gate}, order, random);
+        }
+}
+
+// Three chunks, the last one not full; one block of rows and several, rows of one matrix and of three in a warp.
+TEST(SimtFragments, PromptEqualsScalar) {
+    Random random(5);
+    for (simt::Order order : orders())
+        for (uint32_t type : types_with_fragments()) {
+            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * kPromptChunk + block;
+            expect_equal(kPrompt64, {type, {33}, long_k, 64}, order, random);
+            expect_equal(kPrompt64, {type, {17, 40, 3}, 3 * block, 77}, order, random);
+            expect_equal(kPrompt256, {type, {70}, block, random.between(1, 20)}, order, random);
+            const ProductGate gate = kGates[1 + type % 2];
+            expect_equal(kPrompt64, {type, {52, 52}, block, 43, ProductInput::kRows, gate}, order, random);
         }
 }
 

@@ -36,7 +36,7 @@ constexpr ProductFamily kFamilies[] = {
     {ProductSet::kFragments, cuda::kernel_product_token_Q4_0, kernels::kQ4_0, cuda::product_token_shape, 1, kAny},
     {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 8, 2},
     {ProductSet::kFragments, cuda::kernel_product_rows_8_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<8>, 8, kAny},
-    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<64>, kAny,
+    {ProductSet::kFragments, cuda::kernel_product_prompt_Q4_0, kernels::kQ4_0, cuda::product_prompt_shape<256>, kAny,
      kAny},
     {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny, kAny},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens, kAny},
