@@ -35,6 +35,7 @@
     KEEL_GPU_ROW(read_stream, ReadStreamArgs, kRowThreads)     \
     KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)            \
     KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)       \
+    KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)         \
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)               \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
