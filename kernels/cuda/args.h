@@ -282,9 +282,9 @@ constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t type) {
             2 * (chunk_elements(TOKENS) / 256) * TOKENS * staged_words(kernels::kWeightTypes[type].sub_block) * 4};
 }
 
-// Many tokens: product_prompt_TYPE. A warp two groups, with a gate one of both matrices, and 64 tokens; blocks of 2 to 8
+// Many tokens: product_prompt_TYPE. A warp a group, with a gate that of one matrix, and 64 tokens; blocks of 2 to 8
 // warps, all of the same tokens, whose activations come through shared memory chunk by chunk.
-constexpr uint32_t kPromptThreads = 256, kPromptGroups = 2, kPromptTokens = 64, kPromptChunk = 256;
+constexpr uint32_t kPromptThreads = 256, kPromptTokens = 64, kPromptChunk = 256;
 // Of 256 elements of a token in shared memory: what is loaded at once is in different banks.
 KEEL_DEVICE constexpr uint32_t prompt_code_words(uint32_t sub_block) {
     return paired_words(sub_block) ? 72 : 68;
@@ -293,13 +293,13 @@ KEEL_DEVICE constexpr uint32_t prompt_chunk_words(const kernels::WeightTypeInfo&
     const bool minima = type.sub_block && type.m_at != kernels::kNoField;
     return kPromptTokens * (prompt_code_words(type.sub_block) + kPromptChunk / type.block_elements + (minima ? 8 : 0));
 }
-// Results of a warp for half of its tokens.
-constexpr uint32_t kPromptResultStride = 36, kPromptResultFloats = kPromptTokens / 2 * kPromptResultStride;
+// Results of a warp, and of one token.
+constexpr uint32_t kPromptResultStride = kGroupRows + 4, kPromptResultFloats = kPromptTokens * kPromptResultStride;
 template <uint32_t THREADS>
 constexpr LaunchShape product_prompt_shape(const ProductArgs& a, uint32_t type) {
     constexpr uint32_t kWarps = THREADS / 32;
-    static_assert(THREADS <= kPromptThreads);
-    const uint32_t groups = a.gate == ProductGate::kNone ? kPromptGroups * kWarps : kWarps,  // of a block
+    static_assert(THREADS <= kPromptThreads && kWarps % 2 == 0);
+    const uint32_t groups = a.gate == ProductGate::kNone ? kWarps : kWarps / 2,  // of a block
         chunks = 2 * prompt_chunk_words(kernels::kWeightTypes[type]), results = kWarps * kPromptResultFloats;
     return {divide_up(a.tokens, kPromptTokens), divide_up(a.group_end - a.group_begin, groups), THREADS,
             (chunks > results ? chunks : results) * 4};

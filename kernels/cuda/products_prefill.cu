@@ -1,7 +1,7 @@
 // Products of weights in fragments (fragments.cuh) with 8-bit activations, of many tokens: a prompt's (NUMERICS section
 // 2). Integers are exact in any order; the sum in f32 is one chain over blocks ascending.
 //
-// A warp takes 32 rows and 64 tokens. The warps of a block share the activations, copied a chunk ahead while they
+// A warp takes 16 rows and 64 tokens. The warps of a block share the activations, copied a chunk ahead while they
 // multiply. Weights come straight from memory in steps, the codes of some runs, the next ones on their way.
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/product_rows.cuh"
@@ -20,7 +20,7 @@ struct PromptShape {
     static constexpr uint32_t kRuns = kSuper ? 8 / Fragments::kLowBits : 1;
     static constexpr uint32_t kSteps = Fragments::kRuns / kRuns;
     // Steps on their way: as many as there are registers for.
-    static constexpr uint32_t kAhead = 1;
+    static constexpr uint32_t kAhead = kSteps == 1 ? 2 : 1;
     static constexpr uint32_t kLowBytes = Fragments::kLowBytes / kSteps, kHighBytes = Fragments::kHighBytes / kSteps;
     static constexpr bool kMinima = kSuper && kInfo.m_at != kernels::kNoField;
     // Whether codes times their scales fit a byte, so that matrix units add up whole blocks.
@@ -120,40 +120,49 @@ struct PromptHead {
     }
 };
 
-// Begins to copy a chunk from element `first` on, as far as there is one, of `tokens` tokens, whose activations are at
-// x.
+// The activations of a block's tokens, copied to shared memory a chunk at a time.
 template <WeightType T>
-KEEL_GPU void stage_prompt(const ProductArgs& args, const uint8_t* x, uint32_t tokens, uint32_t first, uint32_t* to) {
-    if (first >= args.k) return;
+struct PromptInput {
     using Shape = PromptShape<T>;
-    constexpr uint32_t kElements = Shape::kInfo.block_elements;
-    const uint32_t token_bytes = static_cast<uint32_t>(args.x_token_bytes);
-    const kernels::Q8Token planes = q8_token(x, args.k, kElements);
-    // Of every token `pieces` in a row, each by one thread: copy(to, from) of a token's piece.
-    const auto copy = [&](uint32_t pieces, uint32_t words, uint32_t token_words, uint32_t* place, const void* plane,
-                          const auto& copy_piece) {
-        const uint32_t piece = thread_x() % pieces, threads = block_threads() / pieces;
-        const uint8_t* from = static_cast<const uint8_t*>(plane);
-        uint32_t token = thread_x() / pieces, at = token * token_bytes;
-        for (place += token * token_words + piece * words; token < tokens; token += threads) {
-            copy_piece(place, from + at);
-            at += threads * token_bytes;
-            place += threads * token_words;
+    static constexpr uint32_t kElements = Shape::kInfo.block_elements;
+    const uint8_t* x;
+    uint32_t tokens, k, token_bytes, scales_at, sums_at;  // planes of a token
+
+    KEEL_GPU PromptInput(const ProductArgs& args, uint32_t first_token, uint32_t count)
+        : x(in_global(token_of(args, first_token))),
+          tokens(count),
+          k(args.k),
+          token_bytes(static_cast<uint32_t>(args.x_token_bytes)) {
+        const kernels::Q8Token planes = q8_token(nullptr, args.k, kElements);
+        scales_at = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(planes.d));
+        sums_at = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(planes.sums));
+    }
+    // Begins to copy the chunk from element `first` on, as far as there is one.
+    KEEL_GPU void stage(uint32_t first, uint32_t* to) const {
+        if (first >= k) return;
+        // Four threads a token, 16 bytes each of 64.
+        const uint32_t part = thread_x() % 4, rest = k - first;
+        KEEL_NO_UNROLL
+        for (uint32_t token = thread_x() / 4; token < tokens; token += block_threads() / 4) {
+            const uint8_t* from = x + token * token_bytes;
+            const uint8_t *codes = from + first + 16 * part, *scales = from + scales_at + first / kElements * 4;
+            uint32_t* place = to + token * Shape::kCodeWords + 4 * part;
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < kPromptChunk / 64; ++i)
+                if (Shape::kSuper || 64 * i + 16 * part < rest) copy16(place + 16 * i, codes + 64 * i);
+            place = to + Shape::kScalesAt + token;
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < divide_up(Shape::kScaleCount, 4); ++i) {
+                const uint32_t block = 4 * i + part;
+                if (block * kElements < rest && block < Shape::kScaleCount)
+                    copy4(place + block * kPromptTokens, scales + 4 * block);
+            }
+            if (Shape::kMinima && part < 2)
+                copy16(to + Shape::kSumsAt + 8 * token + 4 * part, from + sums_at + first / 8 + 16 * part);
         }
-    };
-    constexpr uint32_t kPieces = kPromptChunk / 16;
-    const uint32_t piece = thread_x() % kPieces, block = thread_x() % Shape::kScaleCount;
-    if (first + 16 * piece < args.k)
-        copy(kPieces, 4, Shape::kCodeWords, to, planes.q + first + 16 * piece,
-             [](uint32_t* place, const uint8_t* from) { copy16(place, from); });
-    if (first + block * kElements < args.k)
-        copy(Shape::kScaleCount, kPromptTokens, 1, to + Shape::kScalesAt, planes.d + first / kElements + block,
-             [](uint32_t* place, const uint8_t* from) { copy4(place, from); });
-    if constexpr (Shape::kMinima)
-        copy(2, 4, 8, to + Shape::kSumsAt, planes.sums + first / 16 + thread_x() % 2 * 8,
-             [](uint32_t* place, const uint8_t* from) { copy16(place, from); });
-    copy_commit();
-}
+        copy_commit();
+    }
+};
 
 // f32 whose bits, with a small integer added to them, are the f32 of 12582912 + that integer.
 constexpr int32_t kBitsOfPromptInteger = 0x4b400000;
@@ -166,10 +175,8 @@ KEEL_GPU float prompt_chain(float acc, float d, float d_token, float sum) {
     return fma_f32(mul_f32(d, d_token), sum, acc);
 }
 
-// The sums of 32 rows and 64 tokens. Of every row group rows g, g, g + 8, g + 8; tokens 2t, 2t + 1 in turn.
-struct PromptSums {
-    float of[kPromptGroups][kTokenGroups][4];
-};
+// The sums of 16 rows and 64 tokens: rows g, g, g + 8, g + 8; tokens 2t, 2t + 1 in turn.
+using PromptSums = float[kTokenGroups][4];
 
 // The weights of a warp. multiply() is for a chunk, one block of 256 or up to eight of 32; `left`: elements from there
 // to the end. Behind the last block there is none: it is loaded once more.
@@ -179,157 +186,126 @@ struct PromptWeights;
 template <WeightType T>
 struct PromptWeights<T, true> {
     using Shape = PromptShape<T>;
-    const uint8_t* w[kPromptGroups];  // the block that is multiplied
-    PromptHead<T> head[kPromptGroups];
-    PromptStep<T> step[Shape::kAhead][kPromptGroups];
+    static constexpr uint32_t kAhead = Shape::kAhead, kRuns = Shape::kRuns, kSteps = Shape::kSteps;
+    static_assert(kSteps % kAhead == 0);
+    static constexpr bool kPairs = Shape::kInfo.sub_block == 16;  // of scales for a run
+    const uint8_t* w;                                             // the block that is multiplied
+    PromptHead<T> head;
+    PromptStep<T> step[kAhead];
 
     KEEL_GPU void begin(uint32_t, uint32_t lane) {
+        head.load(w, lane);
         KEEL_UNROLL
-        for (uint32_t r = 0; r < kPromptGroups; ++r) {
-            head[r].load(w[r], lane);
-            KEEL_UNROLL
-            for (uint32_t s = 0; s < Shape::kAhead; ++s) step[s][r].load(w[r], lane, s);
-        }
+        for (uint32_t s = 0; s < kAhead; ++s) step[s].load(w, lane, s);
     }
-    KEEL_GPU void multiply(const uint32_t* chunk, uint32_t left, uint32_t lane, PromptSums* acc) {
-        static_assert(Shape::kSteps % Shape::kAhead == 0);
+    KEEL_GPU void multiply(const uint32_t* chunk, uint32_t left, uint32_t lane, PromptSums& acc) {
         const uint32_t g = lane / 4, t = lane % 4;
-        const uint32_t to_next = left > kPromptChunk ? FragmentShape<T>::kBytes : 0;
-        int32_t sums[kPromptGroups][kTokenGroups][4] = {};
+        const uint8_t* next = w + (left > kPromptChunk ? FragmentShape<T>::kBytes : 0);
+        int32_t sums[kTokenGroups][4] = {};
         KEEL_UNROLL
-        for (uint32_t s = 0; s < Shape::kSteps; ++s) {
-            // Always so: a branch, so that no more is begun at once than there are registers for.
-            if (s && left <= s) continue;
-            uint32_t a[kPromptGroups][Shape::kRuns][4];
-            int32_t scales[kPromptGroups][2][2 * Shape::kRuns];  // of halves g, g + 8; one or two of a run
+        for (uint32_t s = 0; s < kSteps; ++s) {
+            uint32_t a[kRuns][4];
+            int32_t scales[2][2 * kRuns];  // of halves g, g + 8
             KEEL_UNROLL
-            for (uint32_t r = 0; r < kPromptGroups; ++r) {
+            for (uint32_t run = 0; run < kRuns; ++run) {
+                step[s % kAhead].values(run, a[run]);
                 KEEL_UNROLL
-                for (uint32_t run = 0; run < Shape::kRuns; ++run) {
-                    step[s % Shape::kAhead][r].values(run, a[r][run]);
+                for (uint32_t half = 0; half < 2; ++half) {
                     KEEL_UNROLL
-                    for (uint32_t half = 0; half < 2; ++half) {
-                        const uint32_t at = s * Shape::kRuns + run;
-                        const auto scale = [&](uint32_t j) {
-                            const uint32_t four = scales4<T>(head[r].scales[half], j / 4);
-                            return Shape::kMinima ? static_cast<int32_t>(pick_bytes(four, 0, 0x4440 + j % 4))
-                                                  : byte_at(four, j);
-                        };
-                        if constexpr (Shape::kInfo.sub_block == 32) {
-                            scales[r][half][run] = scale(at);
-                        } else {
-                            scales[r][half][2 * run] = scale(2 * at);
-                            scales[r][half][2 * run + 1] = scale(2 * at + 1);
-                        }
-                        if constexpr (Shape::kScaled) {
-                            a[r][run][half] = scaled_codes<T>(a[r][run][half], scales[r][half][2 * run]);
-                            a[r][run][2 + half] = scaled_codes<T>(a[r][run][2 + half], scales[r][half][2 * run + 1]);
-                        }
+                    for (uint32_t i = 0; i < 1 + kPairs; ++i) {
+                        const uint32_t j = (s * kRuns + run) * (1 + kPairs) + i;
+                        const uint32_t four = scales4<T>(head.scales[half], j / 4);
+                        const int32_t scale = Shape::kMinima ? static_cast<int32_t>(pick_bytes(four, 0, 0x4440 + j % 4))
+                                                             : byte_at(four, j);
+                        if constexpr (Shape::kScaled)
+                            a[run][2 * i + half] = scaled_codes<T>(a[run][2 * i + half], scale);
+                        else
+                            scales[half][2 * run + i] = scale;
                     }
                 }
             }
             // What is not needed any more makes room for what comes.
-            KEEL_UNROLL
-            for (uint32_t r = 0; r < kPromptGroups; ++r) {
-                const uint32_t then = s + Shape::kAhead;
-                step[s % Shape::kAhead][r].load(w[r] + (then < Shape::kSteps ? 0 : to_next), lane,
-                                                then % Shape::kSteps);
-            }
+            step[s % kAhead].load(s + kAhead < kSteps ? w : next, lane, (s + kAhead) % kSteps);
             KEEL_UNROLL
             for (uint32_t group = 0; group < kTokenGroups; ++group) {
-                const uint32_t* token = chunk + 8 * group * Shape::kCodeWords + s * Shape::kRuns * 8;
-                if constexpr (Shape::kInfo.sub_block == 32) {
+                const uint32_t* codes = chunk + 8 * group * Shape::kCodeWords + s * kRuns * 8;
+                int32_t* to = sums[group];
+                if constexpr (kPairs) {
                     KEEL_UNROLL
-                    for (uint32_t run = 0; run < Shape::kRuns; ++run) {
-                        const Words2 b =
-                            *reinterpret_cast<const Words2*>(token + g * Shape::kCodeWords + 8 * run + 2 * t);
-                        KEEL_UNROLL
-                        for (uint32_t r = 0; r < kPromptGroups; ++r) {
-                            int32_t q[4];
-                            mma_s8_from(q, 0, a[r][run], b.x, b.y);
-                            KEEL_UNROLL
-                            for (uint32_t c = 0; c < 4; ++c) sums[r][group][c] += scales[r][c / 2][run] * q[c];
-                        }
-                    }
-                } else {
-                    KEEL_UNROLL
-                    for (uint32_t run = 0; run < Shape::kRuns; run += 2) {
+                    for (uint32_t run = 0; run < kRuns; run += 2) {
                         uint32_t b[4];
-                        load_matrices(b, token + lane % 8 * Shape::kCodeWords + 8 * run + lane / 8 * 4);
+                        load_matrices(b, codes + lane % 8 * Shape::kCodeWords + 8 * run + lane / 8 * 4);
                         KEEL_UNROLL
                         for (uint32_t i = 0; i < 2; ++i) {
-                            KEEL_UNROLL
-                            for (uint32_t r = 0; r < kPromptGroups; ++r) {
-                                const uint32_t* of_run = a[r][run + i];
-                                if constexpr (Shape::kScaled) {
-                                    mma_s8(sums[r][group], of_run, b[2 * i], b[2 * i + 1]);
-                                    continue;
-                                }
+                            const uint32_t* of_run = a[run + i];
+                            if constexpr (Shape::kScaled) {
+                                mma_s8(to, of_run, b[2 * i], b[2 * i + 1]);
+                            } else {
                                 int32_t q[4] = {}, p[4] = {};
                                 mma_s8(q, of_run[0], of_run[1], b[2 * i]);
                                 mma_s8(p, of_run[2], of_run[3], b[2 * i + 1]);
                                 KEEL_UNROLL
                                 for (uint32_t c = 0; c < 4; ++c) {
-                                    const int32_t* scale = scales[r][c / 2] + 2 * (run + i);
-                                    sums[r][group][c] += scale[0] * q[c];
-                                    sums[r][group][c] += scale[1] * p[c];
+                                    const int32_t* scale = scales[c / 2] + 2 * (run + i);
+                                    to[c] += scale[0] * q[c];
+                                    to[c] += scale[1] * p[c];
                                 }
                             }
                         }
                     }
+                } else {
+                    KEEL_UNROLL
+                    for (uint32_t run = 0; run < kRuns; ++run) {
+                        const Words2 b =
+                            *reinterpret_cast<const Words2*>(codes + g * Shape::kCodeWords + 8 * run + 2 * t);
+                        int32_t q[4];
+                        mma_s8_from(q, 0, a[run], b.x, b.y);
+                        KEEL_UNROLL
+                        for (uint32_t c = 0; c < 4; ++c) to[c] += scales[c / 2][2 * run] * q[c];
+                    }
                 }
             }
         }
-        if (left <= Shape::kSteps) return;
-        float d[kPromptGroups][2], minimum[kPromptGroups][2];
-        uint32_t minima[kPromptGroups][2];
+        float d[2], minimum[2];
+        uint32_t minima[2];
         KEEL_UNROLL
-        for (uint32_t r = 0; r < kPromptGroups; ++r) {
-            KEEL_UNROLL
-            for (uint32_t half = 0; half < 2; ++half) {
-                d[r][half] = d_of<T>(head[r].factors[half]);
-                if constexpr (kScaledNegative<T>) d[r][half] = -d[r][half];
-                if constexpr (Shape::kMinima) {
-                    minimum[r][half] = -minimum_of(head[r].factors[half]);
-                    minima[r][half] = minima_of(head[r].scales[half], t);
-                }
+        for (uint32_t half = 0; half < 2; ++half) {
+            d[half] = d_of<T>(head.factors[half]);
+            if constexpr (kScaledNegative<T>) d[half] = -d[half];
+            if constexpr (Shape::kMinima) {
+                minimum[half] = -minimum_of(head.factors[half]);
+                minima[half] = minima_of(head.scales[half], t);
             }
-            w[r] += to_next;
-            head[r].load(w[r], lane);
         }
+        w = next;
+        head.load(w, lane);
         KEEL_UNROLL
         for (uint32_t group = 0; group < kTokenGroups; ++group) {
             const Words2 of_tokens = *reinterpret_cast<const Words2*>(chunk + Shape::kScalesAt + 8 * group + 2 * t);
             const float d_token[2] = {f32_from_bits(of_tokens.x), f32_from_bits(of_tokens.y)};
-            uint32_t upper_part = 0, lower_part = 0;
+            int32_t upper[4] = {}, lower[4] = {};
             if constexpr (Shape::kMinima) {
                 // Sums of sixteen, at most 2032, as 128 times an upper part and seven lower bits.
                 const Words2 s = *reinterpret_cast<const Words2*>(chunk + Shape::kSumsAt + 8 * (8 * group + g) + 2 * t);
-                upper_part = pick_bytes(s.x >> 7, s.y >> 7, 0x6420);
-                lower_part = pick_bytes(s.x, s.y, 0x6420) & 0x7f7f7f7fu;
+                mma_s8(upper, minima[0], minima[1], pick_bytes(s.x >> 7, s.y >> 7, 0x6420));
+                mma_s8(lower, minima[0], minima[1], pick_bytes(s.x, s.y, 0x6420) & 0x7f7f7f7fu);
             }
             KEEL_UNROLL
-            for (uint32_t r = 0; r < kPromptGroups; ++r) {
-                int32_t upper[4] = {}, lower[4] = {};
-                if constexpr (Shape::kMinima) {
-                    mma_s8(upper, minima[r][0], minima[r][1], upper_part);
-                    mma_s8(lower, minima[r][0], minima[r][1], lower_part);
-                }
-                KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; ++c) {
-                    float* to = &acc->of[r][group][c];
-                    *to = prompt_chain(*to, d[r][c / 2], d_token[c % 2], static_cast<float>(sums[r][group][c]));
-                    if constexpr (Shape::kMinima)
-                        *to = prompt_chain(*to, minimum[r][c / 2], d_token[c % 2],
-                                           static_cast<float>(lower[c] + 128 * upper[c]));
-                }
+            for (uint32_t c = 0; c < 4; ++c) {
+                float& to = acc[group][c];
+                to = prompt_chain(to, d[c / 2], d_token[c % 2], static_cast<float>(sums[group][c]));
+                if constexpr (Shape::kMinima)
+                    to =
+                        prompt_chain(to, minimum[c / 2], d_token[c % 2], static_cast<float>(lower[c] + 128 * upper[c]));
             }
         }
     }
+
+  private:
     // Those of sums 4t..4t+3.
     static KEEL_GPU uint32_t minima_of(const ScaleRegisters& scales, uint32_t t) {
         const auto four = [&](uint32_t n) { return minima4<T>(scales, n); };
-        if constexpr (Shape::kInfo.sub_block == 16)
+        if constexpr (kPairs)
             return t < 2 ? (t == 0 ? four(0) : four(1)) : (t == 2 ? four(2) : four(3));
         else  // two sums of 16, and one minimum for both
             return pick_bytes(t < 2 ? four(0) : four(1), 0, t % 2 ? 0x3322 : 0x1100);
@@ -339,52 +315,46 @@ struct PromptWeights<T, true> {
 template <WeightType T>
 struct PromptWeights<T, false> {
     using Shape = PromptShape<T>;
-    const uint8_t* w[kPromptGroups];
-    PromptHead<T> head[Shape::kAhead][kPromptGroups];
-    PromptStep<T> step[Shape::kAhead][kPromptGroups];
+    static constexpr uint32_t kAhead = Shape::kAhead;
+    static constexpr bool kMinimum = Shape::kInfo.m_at != kernels::kNoField;
+    const uint8_t* w;
+    PromptHead<T> head[kAhead];
+    PromptStep<T> step[kAhead];
 
     // Block i of those that are left, or the first one.
     KEEL_GPU void load(uint32_t i, uint32_t left, uint32_t lane) {
-        const uint32_t behind = 32 * i < left ? i * FragmentShape<T>::kBytes : 0;
-        KEEL_UNROLL
-        for (uint32_t r = 0; r < kPromptGroups; ++r) {
-            head[i % Shape::kAhead][r].load(w[r] + behind, lane);
-            step[i % Shape::kAhead][r].load(w[r] + behind, lane, 0);
-        }
+        const uint8_t* block = w + (32 * i < left ? i * FragmentShape<T>::kBytes : 0);
+        head[i % kAhead].load(block, lane);
+        step[i % kAhead].load(block, lane, 0);
     }
     KEEL_GPU void begin(uint32_t left, uint32_t lane) {
         KEEL_UNROLL
-        for (uint32_t i = 0; i < Shape::kAhead; ++i) load(i, left, lane);
+        for (uint32_t i = 0; i < kAhead; ++i) load(i, left, lane);
     }
-    KEEL_GPU void multiply(const uint32_t* chunk, uint32_t left, uint32_t lane, PromptSums* acc) {
+    KEEL_GPU void multiply(const uint32_t* chunk, uint32_t left, uint32_t lane, PromptSums& acc) {
         KEEL_NO_UNROLL
-        for (uint32_t b = 0; b < Shape::kScaleCount && 32 * b < left; b += Shape::kAhead) {
+        for (uint32_t b = 0; b < Shape::kScaleCount && 32 * b < left; b += kAhead) {
             KEEL_UNROLL
-            for (uint32_t i = 0; i < Shape::kAhead; ++i)
+            for (uint32_t i = 0; i < kAhead; ++i)
                 if (32 * (b + i) < left) multiply_block(chunk, b + i, i, left - 32 * b, lane, acc);
-            KEEL_UNROLL
-            for (uint32_t r = 0; r < kPromptGroups; ++r) w[r] += Shape::kAhead * FragmentShape<T>::kBytes;
+            w += kAhead * FragmentShape<T>::kBytes;
         }
     }
 
   private:
     // Block b of the chunk, i of those from w on.
     KEEL_GPU void multiply_block(const uint32_t* chunk, uint32_t b, uint32_t i, uint32_t left, uint32_t lane,
-                                 PromptSums* acc) {
+                                 PromptSums& acc) {
         const uint32_t g = lane / 4, t = lane % 4;
-        uint32_t a[kPromptGroups][4];
-        float d[kPromptGroups][2], minimum[kPromptGroups][2];
+        uint32_t a[4];
+        float d[2], minimum[2];
+        step[i].values(0, a);
         KEEL_UNROLL
-        for (uint32_t r = 0; r < kPromptGroups; ++r) {
-            step[i][r].values(0, a[r]);
-            KEEL_UNROLL
-            for (uint32_t half = 0; half < 2; ++half) {
-                d[r][half] = d_of<T>(head[i][r].factors[half]);
-                if constexpr (Shape::kInfo.m_at != kernels::kNoField)
-                    minimum[r][half] = minimum_of(head[i][r].factors[half]);
-            }
+        for (uint32_t half = 0; half < 2; ++half) {
+            d[half] = d_of<T>(head[i].factors[half]);
+            if constexpr (kMinimum) minimum[half] = minimum_of(head[i].factors[half]);
         }
-        load(i + Shape::kAhead, left, lane);
+        load(i + kAhead, left, lane);
         KEEL_UNROLL
         for (uint32_t group = 0; group < kTokenGroups; ++group) {
             const Words2 codes = *reinterpret_cast<const Words2*>(chunk + (8 * group + g) * Shape::kCodeWords + 8 * b +
@@ -392,25 +362,18 @@ struct PromptWeights<T, false> {
                          of_tokens = *reinterpret_cast<const Words2*>(chunk + Shape::kScalesAt + b * kPromptTokens +
                                                                       8 * group + 2 * t);
             const float d_token[2] = {f32_from_bits(of_tokens.x), f32_from_bits(of_tokens.y)};
-            float all[2] = {};  // the sums of 32 activations
-            if constexpr (Shape::kInfo.m_at != kernels::kNoField) {
+            int32_t q[4], all[4];  // all: the sums of 32 activations
+            if constexpr (kMinimum) {
                 constexpr uint32_t kOnes[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
-                int32_t q[4];
-                mma_s8_from(q, kBitsOfPromptInteger, kOnes, codes.x, codes.y);
-                all[0] = prompt_float_of(q[0]);
-                all[1] = prompt_float_of(q[1]);
+                mma_s8_from(all, kBitsOfPromptInteger, kOnes, codes.x, codes.y);
             }
+            mma_s8_from(q, kBitsOfPromptInteger, a, codes.x, codes.y);
             KEEL_UNROLL
-            for (uint32_t r = 0; r < kPromptGroups; ++r) {
-                int32_t q[4];
-                mma_s8_from(q, kBitsOfPromptInteger, a[r], codes.x, codes.y);
-                KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; ++c) {
-                    float* to = &acc->of[r][group][c];
-                    *to = prompt_chain(*to, d[r][c / 2], d_token[c % 2], prompt_float_of(q[c]));
-                    if constexpr (Shape::kInfo.m_at != kernels::kNoField)
-                        *to = prompt_chain(*to, minimum[r][c / 2], d_token[c % 2], all[c % 2]);
-                }
+            for (uint32_t c = 0; c < 4; ++c) {
+                float& to = acc[group][c];
+                to = prompt_chain(to, d[c / 2], d_token[c % 2], prompt_float_of(q[c]));
+                if constexpr (kMinimum)
+                    to = prompt_chain(to, minimum[c / 2], d_token[c % 2], prompt_float_of(all[c % 2]));
             }
         }
     }
@@ -422,63 +385,59 @@ KEEL_GPU void multiply_prompt(const ProductArgs& args) {
     const uint32_t lane = thread_x() % 32, warp = thread_x() / 32, warps = block_threads() / 32;
     const uint32_t first_token = block_x() * kPromptTokens, behind = args.tokens - first_token,
                    tokens = behind < kPromptTokens ? behind : kPromptTokens;
-    // With a gate the two groups of a warp are of the two matrices. A group that is not there is computed as the first
-    // one, for company at barriers.
+    // With a gate two warps have a group, one for each matrix. A group that is not there is computed as the first one,
+    // for company at barriers.
     const bool gated = args.gate != ProductGate::kNone;
-    const uint32_t of_warp = block_y() * warps + warp;
-    const auto group_of = [&](uint32_t r) {
-        return args.group_begin + (gated ? of_warp : kPromptGroups * of_warp + r);
+    const auto group_of = [&](uint32_t of_block) {
+        return args.group_begin + block_y() * (gated ? warps / 2 : warps) + of_block;
     };
     PromptWeights<T> weights;
-    KEEL_UNROLL
-    for (uint32_t r = 0; r < kPromptGroups; ++r) {
-        const uint32_t group = group_of(r);
+    {
+        const uint32_t group = group_of(gated ? warp / 2 : warp);
         const GroupRows at = rows_of_group(args, group < args.group_end ? group : args.group_begin);
-        weights.w[r] = in_global(args.matrix[gated ? r : at.matrix].w + at.first_row * args.w_row_bytes);
+        weights.w = in_global(args.matrix[gated ? warp % 2 : at.matrix].w + at.first_row * args.w_row_bytes);
     }
     weights.begin(args.k, lane);
     uint32_t* staged = reinterpret_cast<uint32_t*>(shared_memory());
     // Tokens that are not there are computed from whatever lies in their place, and not stored.
     PromptSums acc = {};
-    const uint8_t* x = in_global(token_of(args, first_token));
-    stage_prompt<T>(args, x, tokens, 0, staged);
+    const PromptInput<T> input(args, first_token, tokens);
+    input.stage(0, staged);
     for (uint32_t first = 0, buffer = 0; first < args.k; first += kPromptChunk, buffer ^= 1) {
         copy_wait<0>();
         sync_block();  // the chunk is there as a whole, and nobody reads the one before
-        stage_prompt<T>(args, x, tokens, first + kPromptChunk, staged + (buffer ^ 1) * Shape::kWords);
-        weights.multiply(staged + buffer * Shape::kWords, args.k - first, lane, &acc);
+        input.stage(first + kPromptChunk, staged + (buffer ^ 1) * Shape::kWords);
+        weights.multiply(staged + buffer * Shape::kWords, args.k - first, lane, acc);
     }
     sync_block();
-    // Through shared memory of the warp, so that what becomes of a sum stands here once and rows lie side by side.
-    float* results = reinterpret_cast<float*>(staged) + warp * kPromptResultFloats;
+    // Through shared memory, so that what becomes of a sum stands here once and rows lie side by side.
+    float* results = reinterpret_cast<float*>(staged);
+    const auto result_of = [&](uint32_t of_warp, uint32_t row, uint32_t token) -> float& {
+        return results[of_warp * kPromptResultFloats + token * kPromptResultStride + row];
+    };
     KEEL_UNROLL
-    for (uint32_t part = 0; part < 2; ++part) {
-        constexpr uint32_t kTokens = kPromptTokens / 2;
-        KEEL_UNROLL
-        for (uint32_t n = 0; n < kTokens / 8 * 4 * kPromptGroups; ++n) {
-            const uint32_t r = n / (kTokens / 2), group = n / 4 % (kTokens / 8), c = n % 4;
-            results[(8 * group + 2 * (lane % 4) + c % 2) * kPromptResultStride + 16 * r + lane / 4 + 8 * (c / 2)] =
-                acc.of[r][part * (kTokens / 8) + group][c];
-        }
-        sync_warp();
-        const uint32_t row = lane % kGroupRows, upper = lane / kGroupRows, group = group_of(gated ? 0 : upper);
-        const GroupRows at = rows_of_group(args, group);
-        KEEL_NO_UNROLL
-        for (uint32_t token = gated ? upper : 0; token < kTokens; token += gated ? 2 : 1) {
-            if (group >= args.group_end || part * kTokens + token >= tokens) break;
-            const float* sums = results + token * kPromptResultStride + row;
-            float value = with_bias(args.matrix[at.matrix], at.first_row + row, sums[gated ? 0 : 16 * upper]);
-            if (gated) value = gated_value(args.gate, value, with_bias(args.matrix[1], at.first_row + row, sums[16]));
-            store(args, args.matrix[at.matrix], at.first_row + row, first_token + part * kTokens + token, value);
-        }
-        sync_warp();
+    for (uint32_t n = 0; n < 4 * kTokenGroups; ++n)
+        result_of(warp, lane / 4 + n % 4 / 2 * 8, n / 4 * 8 + lane % 4 * 2 + n % 2) = acc[n / 4][n % 4];
+    sync_block();
+    // A warp a group, half of its lanes a token; with a gate the two of a group take tokens in turn.
+    const uint32_t of_warp = gated ? warp & ~1u : warp, group = group_of(gated ? warp / 2 : warp);
+    if (group >= args.group_end) return;
+    const GroupRows at = rows_of_group(args, group);
+    const uint32_t in_group = lane % kGroupRows, row = at.first_row + in_group, step = gated ? 4 : 2;
+    KEEL_NO_UNROLL
+    for (uint32_t token = lane / kGroupRows + (gated ? warp % 2 * 2 : 0); token < tokens; token += step) {
+        float value = with_bias(args.matrix[at.matrix], row, result_of(of_warp, in_group, token));
+        if (gated)
+            value =
+                gated_value(args.gate, value, with_bias(args.matrix[1], row, result_of(of_warp + 1, in_group, token)));
+        store(args, args.matrix[at.matrix], row, first_token + token, value);
     }
 }
 
 }  // namespace
 
 #define KEEL_DEFINE_PROMPT(type, ...)              \
-    KEEL_GPU_KERNEL_OF(product_prompt_##type, 1) { \
+    KEEL_GPU_KERNEL_OF(product_prompt_##type, 2) { \
         multiply_prompt<k##type>(args);            \
     }
 KEEL_QUANTIZED_TYPES(KEEL_DEFINE_PROMPT)
