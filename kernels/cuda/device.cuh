@@ -84,6 +84,12 @@ KEEL_GPU uint32_t grid_x() {
 KEEL_GPU uint32_t block_threads() {
     return blockDim.x;
 }
+// v, of which the compiler knows nothing: what follows from it is worked out here, and not kept in registers around a
+// loop.
+KEEL_GPU uint32_t anew(uint32_t v) {
+    asm volatile("" : "+r"(v));
+    return v;
+}
 // A clock of the whole GPU.
 KEEL_GPU uint64_t timer_ns() {
     uint64_t ns;
@@ -218,7 +224,11 @@ KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
 }
-// The same of 4 bytes.
+// The same of 8 and of 4 bytes.
+KEEL_GPU void copy8(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
+}
 KEEL_GPU void copy4(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
@@ -282,6 +292,9 @@ KEEL_GPU uint32_t grid_x() {
 }
 KEEL_GPU uint32_t block_threads() {
     return simt::block_size().x;
+}
+KEEL_GPU uint32_t anew(uint32_t v) {
+    return v;
 }
 KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
@@ -385,6 +398,9 @@ KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
+}
+KEEL_GPU void copy8(void* to, const void* from, KEEL_SITE) {
+    simt::copy_async(to, from, 8, {file, line});
 }
 KEEL_GPU void copy4(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 4, {file, line});

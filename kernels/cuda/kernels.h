@@ -15,7 +15,8 @@
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_TOKEN_ROW(type, ...) KEEL_GPU_ROW(product_token_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
-#define KEEL_GPU_PROMPT_ROW(type, ...) KEEL_GPU_ROW(product_prompt_##type, ProductArgs, kPromptThreads)
+#define KEEL_GPU_PROMPT_ROW(type, ...) \
+    KEEL_GPU_ROW(product_prompt_##type, ProductArgs, prompt_threads(kernels::kWeightTypes[kernels::k##type].sub_block))
 #define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \

@@ -11,21 +11,22 @@ namespace {
 
 constexpr uint32_t kTokenGroups = kPromptTokens / 8;
 
-// A step: runs of a block whose lower bits a lane has in 16 bytes, or a block of 32.
+// A step: one or two runs of a block.
 template <WeightType T>
 struct PromptShape {
     using Fragments = FragmentShape<T>;
     static constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     static constexpr bool kSuper = kInfo.sub_block != 0;
-    static constexpr uint32_t kRuns = kSuper ? 8 / Fragments::kLowBits : 1;
+    static constexpr uint32_t kRuns = !kSuper || T == kQ6_K ? 1 : 2;
     static constexpr uint32_t kSteps = Fragments::kRuns / kRuns;
     // Steps on their way: as many as there are registers for.
-    static constexpr uint32_t kAhead = kSteps == 1 ? 2 : 1;
+    static constexpr uint32_t kAhead = kRuns == 1 ? 2 : 1;
     static constexpr uint32_t kLowBytes = Fragments::kLowBytes / kSteps, kHighBytes = Fragments::kHighBytes / kSteps;
     static constexpr bool kMinima = kSuper && kInfo.m_at != kernels::kNoField;
     // Whether codes times their scales fit a byte, so that matrix units add up whole blocks.
     static constexpr bool kScaled = T == kQ2_K || T == kQ3_K;
-    // Of a chunk in shared memory, in words: codes of its tokens, scales [block][token], sums of every token.
+    // Of a chunk in shared memory, in words: codes of its tokens, their scales (of blocks of 32 [pair of
+    // blocks][token][2]), sums of every token.
     static constexpr uint32_t kCodeWords = prompt_code_words(kInfo.sub_block),
                               kScaleCount = kPromptChunk / kInfo.block_elements, kScalesAt = kPromptTokens * kCodeWords,
                               kSumsAt = kScalesAt + kPromptTokens * kScaleCount, kWords = prompt_chunk_words(kInfo);
@@ -40,9 +41,9 @@ struct PromptStep {
 
     // Step s of a block.
     KEEL_GPU void load(const uint8_t* block, uint32_t lane, uint32_t s) {
-        load_words<Shape::kLowBytes>(block + 512 * s, lane, 0, low.w);
+        load_words<Shape::kLowBytes>(block, lane, s, low.w);
         if constexpr (Shape::kHighBytes)
-            load_words<Shape::kHighBytes>(block + FragmentShape<T>::kHighAt, lane, s * Shape::kHighBytes / 4, high.w);
+            load_words<Shape::kHighBytes>(block + FragmentShape<T>::kHighAt, lane, s, high.w);
     }
     // The four words of run r of the step, of types whose codes are scaled as they are written.
     KEEL_GPU void values(uint32_t r, uint32_t a[4]) const {
@@ -66,11 +67,11 @@ struct PromptStep {
     }
 
   private:
-    // BYTES of a lane, from its word `first` on, of a plane in pieces of 16 bytes, or of BYTES where it is shorter.
+    // The BYTES of step s of a lane, out of a plane in pieces of 16 bytes, or of BYTES where it is shorter.
     template <uint32_t BYTES>
-    static KEEL_GPU void load_words(const uint8_t* plane, uint32_t lane, uint32_t first, uint32_t* w) {
+    static KEEL_GPU void load_words(const uint8_t* plane, uint32_t lane, uint32_t s, uint32_t* w) {
         constexpr uint32_t kPiece = Shape::kSuper ? 16 : BYTES;
-        const uint8_t* p = plane + first / 4 * 512 + lane * kPiece + first % 4 * 4;
+        const uint8_t* p = plane + s * BYTES / kPiece * (32 * kPiece) + lane * kPiece + s * BYTES % kPiece;
         if constexpr (BYTES == 2) {
             w[0] = load16(p);
         } else if constexpr (BYTES == 4) {
@@ -140,22 +141,21 @@ struct PromptInput {
     // Begins to copy the chunk from element `first` on, as far as there is one.
     KEEL_GPU void stage(uint32_t first, uint32_t* to) const {
         if (first >= k) return;
-        // Four threads a token, 16 bytes each of 64.
-        const uint32_t part = thread_x() % 4, rest = k - first;
+        // Four threads a token, 16 bytes each of 64. Planes of a token are rounded up to 64 bytes.
+        const uint32_t thread = anew(thread_x()), part = thread % 4, rest = k - first;
         KEEL_NO_UNROLL
-        for (uint32_t token = thread_x() / 4; token < tokens; token += block_threads() / 4) {
+        for (uint32_t token = thread / 4; token < tokens; token += block_threads() / 4) {
             const uint8_t* from = x + token * token_bytes;
             const uint8_t *codes = from + first + 16 * part, *scales = from + scales_at + first / kElements * 4;
             uint32_t* place = to + token * Shape::kCodeWords + 4 * part;
             KEEL_UNROLL
             for (uint32_t i = 0; i < kPromptChunk / 64; ++i)
-                if (Shape::kSuper || 64 * i + 16 * part < rest) copy16(place + 16 * i, codes + 64 * i);
-            place = to + Shape::kScalesAt + token;
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < divide_up(Shape::kScaleCount, 4); ++i) {
-                const uint32_t block = 4 * i + part;
-                if (block * kElements < rest && block < Shape::kScaleCount)
-                    copy4(place + block * kPromptTokens, scales + 4 * block);
+                if (Shape::kSuper || 64 * i < rest) copy16(place + 16 * i, codes + 64 * i);
+            place = to + Shape::kScalesAt;
+            if constexpr (Shape::kSuper) {
+                if (part == 0) copy4(place + token, scales);
+            } else {
+                if (64 * part < rest) copy8(place + 2 * (part * kPromptTokens + token), scales + 8 * part);
             }
             if (Shape::kMinima && part < 2)
                 copy16(to + Shape::kSumsAt + 8 * token + 4 * part, from + sums_at + first / 8 + 16 * part);
@@ -200,7 +200,10 @@ struct PromptWeights<T, true> {
     }
     KEEL_GPU void multiply(const uint32_t* chunk, uint32_t left, uint32_t lane, PromptSums& acc) {
         const uint32_t g = lane / 4, t = lane % 4;
-        const uint8_t* next = w + (left > kPromptChunk ? FragmentShape<T>::kBytes : 0);
+        const uint32_t next = left > kPromptChunk ? FragmentShape<T>::kBytes : 0;
+        // A line of the block after that for every lane.
+        if (left > 2 * kPromptChunk && lane < divide_up(FragmentShape<T>::kBytes, 128))
+            prefetch(w + 2 * FragmentShape<T>::kBytes + 128 * lane);
         int32_t sums[kTokenGroups][4] = {};
         KEEL_UNROLL
         for (uint32_t s = 0; s < kSteps; ++s) {
@@ -225,41 +228,40 @@ struct PromptWeights<T, true> {
                 }
             }
             // What is not needed any more makes room for what comes.
-            step[s % kAhead].load(s + kAhead < kSteps ? w : next, lane, (s + kAhead) % kSteps);
+            step[s % kAhead].load(w + (s + kAhead < kSteps ? 0 : next), lane, (s + kAhead) % kSteps);
+            uint32_t b[4];
             KEEL_UNROLL
             for (uint32_t group = 0; group < kTokenGroups; ++group) {
                 const uint32_t* codes = chunk + 8 * group * Shape::kCodeWords + s * kRuns * 8;
                 int32_t* to = sums[group];
                 if constexpr (kPairs) {
+                    // Of two runs, or of one run and two groups of tokens, of each the two sub-blocks.
+                    if (kRuns == 2 || group % 2 == 0)
+                        load_matrices(b, codes + lane % 8 * Shape::kCodeWords + lane / 8 % 2 * 4 +
+                                             lane / 16 * (kRuns == 2 ? 8 : 8 * Shape::kCodeWords));
                     KEEL_UNROLL
-                    for (uint32_t run = 0; run < kRuns; run += 2) {
-                        uint32_t b[4];
-                        load_matrices(b, codes + lane % 8 * Shape::kCodeWords + 8 * run + lane / 8 * 4);
-                        KEEL_UNROLL
-                        for (uint32_t i = 0; i < 2; ++i) {
-                            const uint32_t* of_run = a[run + i];
-                            if constexpr (Shape::kScaled) {
-                                mma_s8(to, of_run, b[2 * i], b[2 * i + 1]);
-                            } else {
-                                int32_t q[4] = {}, p[4] = {};
-                                mma_s8(q, of_run[0], of_run[1], b[2 * i]);
-                                mma_s8(p, of_run[2], of_run[3], b[2 * i + 1]);
-                                KEEL_UNROLL
-                                for (uint32_t c = 0; c < 4; ++c) {
-                                    const int32_t* scale = scales[c / 2] + 2 * (run + i);
-                                    to[c] += scale[0] * q[c];
-                                    to[c] += scale[1] * p[c];
-                                }
+                    for (uint32_t run = 0; run < kRuns; ++run) {
+                        const uint32_t* of_run = b + (kRuns == 2 ? 2 * run : group % 2 * 2);
+                        if constexpr (Shape::kScaled) {
+                            mma_s8(to, a[run], of_run[0], of_run[1]);
+                        } else {
+                            int32_t q[4] = {}, p[4] = {};
+                            mma_s8(q, a[run][0], a[run][1], of_run[0]);
+                            mma_s8(p, a[run][2], a[run][3], of_run[1]);
+                            KEEL_UNROLL
+                            for (uint32_t c = 0; c < 4; ++c) {
+                                to[c] += scales[c / 2][2 * run] * q[c];
+                                to[c] += scales[c / 2][2 * run + 1] * p[c];
                             }
                         }
                     }
                 } else {
                     KEEL_UNROLL
                     for (uint32_t run = 0; run < kRuns; ++run) {
-                        const Words2 b =
+                        const Words2 pair =
                             *reinterpret_cast<const Words2*>(codes + g * Shape::kCodeWords + 8 * run + 2 * t);
                         int32_t q[4];
-                        mma_s8_from(q, 0, a[run], b.x, b.y);
+                        mma_s8_from(q, 0, a[run], pair.x, pair.y);
                         KEEL_UNROLL
                         for (uint32_t c = 0; c < 4; ++c) to[c] += scales[c / 2][2 * run] * q[c];
                     }
@@ -277,7 +279,7 @@ struct PromptWeights<T, true> {
                 minima[half] = minima_of(head.scales[half], t);
             }
         }
-        w = next;
+        w += next;
         head.load(w, lane);
         KEEL_UNROLL
         for (uint32_t group = 0; group < kTokenGroups; ++group) {
@@ -321,59 +323,70 @@ struct PromptWeights<T, false> {
     PromptHead<T> head[kAhead];
     PromptStep<T> step[kAhead];
 
-    // Block i of those that are left, or the first one.
-    KEEL_GPU void load(uint32_t i, uint32_t left, uint32_t lane) {
-        const uint8_t* block = w + (32 * i < left ? i * FragmentShape<T>::kBytes : 0);
-        head[i % kAhead].load(block, lane);
-        step[i % kAhead].load(block, lane, 0);
-    }
     KEEL_GPU void begin(uint32_t left, uint32_t lane) {
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kAhead; ++i) load(i, left, lane);
+        for (uint32_t i = 0; i < kAhead; ++i) load(i, i, left, lane);
     }
     KEEL_GPU void multiply(const uint32_t* chunk, uint32_t left, uint32_t lane, PromptSums& acc) {
+        // Codes of token g, and scales of tokens 2t and 2t + 1.
+        const uint32_t *codes = chunk + lane / 4 * Shape::kCodeWords + 2 * (lane % 4),
+                       *scales = chunk + Shape::kScalesAt + 4 * (lane % 4);
+        const uint32_t count = left < kPromptChunk ? left : kPromptChunk;
+        uint32_t done = 0;
         KEEL_NO_UNROLL
-        for (uint32_t b = 0; b < Shape::kScaleCount && 32 * b < left; b += kAhead) {
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < kAhead; ++i)
-                if (32 * (b + i) < left) multiply_block(chunk, b + i, i, left - 32 * b, lane, acc);
+        for (; done + 32 * kAhead <= count; done += 32 * kAhead) {
+            multiply_blocks<kAhead>(codes, scales, left - done, lane, acc);
             w += kAhead * FragmentShape<T>::kBytes;
+            codes += 8 * kAhead;
+            scales += kAhead * kPromptTokens;
         }
+        if (done < count) multiply_blocks<1>(codes, scales, left - done, lane, acc);
     }
 
   private:
-    // Block b of the chunk, i of those from w on.
-    KEEL_GPU void multiply_block(const uint32_t* chunk, uint32_t b, uint32_t i, uint32_t left, uint32_t lane,
-                                 PromptSums& acc) {
-        const uint32_t g = lane / 4, t = lane % 4;
-        uint32_t a[4];
-        float d[2], minimum[2];
-        step[i].values(0, a);
+    // Block `block` from w on, or the one at w.
+    KEEL_GPU void load(uint32_t i, uint32_t block, uint32_t left, uint32_t lane) {
+        const uint8_t* from = w + (32 * block < left ? block * FragmentShape<T>::kBytes : 0);
+        head[i].load(from, lane);
+        step[i].load(from, lane, 0);
+    }
+    // Blocks at w, one or two.
+    template <uint32_t BLOCKS>
+    KEEL_GPU void multiply_blocks(const uint32_t* codes, const uint32_t* scales, uint32_t left, uint32_t lane,
+                                  PromptSums& acc) {
+        uint32_t a[BLOCKS][4];
+        float d[BLOCKS][2], minimum[BLOCKS][2];
         KEEL_UNROLL
-        for (uint32_t half = 0; half < 2; ++half) {
-            d[half] = d_of<T>(head[i].factors[half]);
-            if constexpr (kMinimum) minimum[half] = minimum_of(head[i].factors[half]);
+        for (uint32_t i = 0; i < BLOCKS; ++i) {
+            step[i].values(0, a[i]);
+            KEEL_UNROLL
+            for (uint32_t half = 0; half < 2; ++half) {
+                d[i][half] = d_of<T>(head[i].factors[half]);
+                if constexpr (kMinimum) minimum[i][half] = minimum_of(head[i].factors[half]);
+            }
+            load(i, i + kAhead, left, lane);
         }
-        load(i + kAhead, left, lane);
         KEEL_UNROLL
         for (uint32_t group = 0; group < kTokenGroups; ++group) {
-            const Words2 codes = *reinterpret_cast<const Words2*>(chunk + (8 * group + g) * Shape::kCodeWords + 8 * b +
-                                                                  2 * t),
-                         of_tokens = *reinterpret_cast<const Words2*>(chunk + Shape::kScalesAt + b * kPromptTokens +
-                                                                      8 * group + 2 * t);
-            const float d_token[2] = {f32_from_bits(of_tokens.x), f32_from_bits(of_tokens.y)};
-            int32_t q[4], all[4];  // all: the sums of 32 activations
-            if constexpr (kMinimum) {
-                constexpr uint32_t kOnes[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
-                mma_s8_from(all, kBitsOfPromptInteger, kOnes, codes.x, codes.y);
-            }
-            mma_s8_from(q, kBitsOfPromptInteger, a, codes.x, codes.y);
+            const Words4 of_tokens = *reinterpret_cast<const Words4*>(scales + 16 * group);
             KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) {
-                float& to = acc[group][c];
-                to = prompt_chain(to, d[c / 2], d_token[c % 2], prompt_float_of(q[c]));
-                if constexpr (kMinimum)
-                    to = prompt_chain(to, minimum[c / 2], d_token[c % 2], prompt_float_of(all[c % 2]));
+            for (uint32_t i = 0; i < BLOCKS; ++i) {
+                const Words2 b = *reinterpret_cast<const Words2*>(codes + 8 * group * Shape::kCodeWords + 8 * i);
+                const float d_token[2] = {f32_from_bits(i == 0 ? of_tokens.x : of_tokens.y),
+                                          f32_from_bits(i == 0 ? of_tokens.z : of_tokens.w)};
+                int32_t q[4], all[4];  // all: the sums of 32 activations
+                if constexpr (kMinimum) {
+                    constexpr uint32_t kOnes[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
+                    mma_s8_from(all, kBitsOfPromptInteger, kOnes, b.x, b.y);
+                }
+                mma_s8_from(q, kBitsOfPromptInteger, a[i], b.x, b.y);
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < 4; ++c) {
+                    float& to = acc[group][c];
+                    to = prompt_chain(to, d[i][c / 2], d_token[c % 2], prompt_float_of(q[c]));
+                    if constexpr (kMinimum)
+                        to = prompt_chain(to, minimum[i][c / 2], d_token[c % 2], prompt_float_of(all[c % 2]));
+                }
             }
         }
     }

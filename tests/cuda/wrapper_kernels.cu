@@ -107,7 +107,8 @@ KEEL_WRAPPER(copies) {
     const uint32_t opposite = kWrapperThreads - 1 - thread_x();
     copy16(first + thread_x() * 4, in);
     copy_commit();
-    for (uint32_t i = 0; i < 4; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
+    for (uint32_t i = 0; i < 2; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
+    copy8(second + thread_x() * 4 + 2, in + 6);
     copy_commit();
     copy_wait<1>();
     sync_block();
