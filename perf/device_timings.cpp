@@ -1,9 +1,10 @@
 // device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
 // perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
 //
-//     device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...
+//     device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...
 //
-// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
+// --small: shapes of a few kilobytes, for the fake driver. --decode: of models only steps without a context, and the
+// dispatches of one and of eight tokens. --seconds: what would begin later is left out, and said so.
 // --only: models in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
@@ -87,7 +88,7 @@ struct MoreCalls {
 };
 
 struct Options {
-    bool small = false;
+    bool small = false, decode = false;
     double seconds = 1e9;
     std::string json;
     std::vector<std::string> only;
@@ -228,7 +229,7 @@ class Model {
         uint32_t count;  // of the same ops and types, in all layers
         double us, predicted_us, bytes;
     };
-    // Of steps of some tokens behind `held` positions.
+    // Of steps of `tokens` tokens behind `held` positions.
     std::vector<Dispatch> dispatches(uint32_t held, uint32_t tokens, uint32_t steps) {
         need(keel_lab_time_ops(engine_, 1), "keel_lab_time_ops");
         std::vector<std::vector<keel_lab_op_time>> times;
@@ -526,8 +527,8 @@ class Timings {
             a.w_row_bytes = keel::kernels::weight_row_bytes(type, k);
             const cuda::Function f =
                 gpu_.function(keel::cuda::kKernels[product_kernel(keel::cuda::kernel_product_prompt_Q4_0, type)].name);
-            const double us = gpu_.time_us(o_.small ? 1 : 20,
-                                           [&] { gpu_.launch(f, keel::cuda::product_prompt_shape<256>(a, type), a); });
+            const double us = gpu_.time_us(
+                o_.small ? 1 : 20, [&] { gpu_.launch(f, product_prompt_shape(a, type, gpu_.multiprocessors()), a); });
             const double tops = 2e-6 * rows * k * tokens / us;
             printf("  %-6s: %8.1f us, %6.1f TFLOP/s of a dense product\n", keel::kernels::kWeightTypes[type].name, us,
                    tops);
@@ -563,8 +564,9 @@ class Timings {
             row["kv"] = format_name;
             document_["steps"].push_back(std::move(row));
         };
-        const std::vector<uint32_t> contexts =
-            tiny ? std::vector<uint32_t>{0, 100} : std::vector<uint32_t>{0, 4096, 32768};
+        const std::vector<uint32_t> contexts = o_.decode ? std::vector<uint32_t>{0}
+                                               : tiny    ? std::vector<uint32_t>{0, 100}
+                                                         : std::vector<uint32_t>{0, 4096, 32768};
         for (const uint32_t context : contexts) {
             const uint32_t held = std::min(context, longest - 8);
             if (out_of_time()) return left_out(strf("context %u", context));
@@ -586,7 +588,8 @@ class Timings {
                      {"samples", us.size()}});
             }
         }
-        kernels(m, std::min(4096u, longest / 2), 1, add);
+        kernels(m, o_.decode ? 0 : std::min(4096u, longest / 2), 1, add);
+        if (o_.decode) return kernels(m, 0, 8, add);
         if (f16) kernels(m, 0, tiny ? 16 : 512, add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
@@ -671,9 +674,9 @@ class Timings {
     template <class Add>
     void kernels(Model& m, uint32_t held, uint32_t tokens, const Add& add) {
         m.hold(held);
-        printf("  dispatches of a step of %u tokens at %u positions:\n", tokens, held);
+        printf("  dispatches of a step of %u at %u positions:\n", tokens, held);
         Json rows = Json::array();
-        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : tokens == 1 ? 50 : 5)) {
+        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : tokens < 64 ? 50 : 5)) {
             const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
             printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
                    rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());
@@ -684,7 +687,7 @@ class Timings {
                             {"bytes", d.bytes},
                             {"gb_per_s", rate}});
         }
-        add({{"context", held}, {"step_tokens", tokens}, {"dispatches", rows}});
+        add({{"context", held}, {"dispatches_of", tokens}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));
@@ -726,6 +729,8 @@ Options read_options(int count, char** arguments) {
         const bool more = i + 1 < count;
         if (a == "--small")
             o.small = true;
+        else if (a == "--decode")
+            o.decode = true;
         else if (a == "--seconds" && more)
             o.seconds = atof(arguments[++i]);
         else if (a == "--json" && more)
@@ -733,7 +738,8 @@ Options read_options(int count, char** arguments) {
         else if (a == "--only" && more)
             o.only.push_back(arguments[++i]);
         else
-            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...");
+            throw std::runtime_error(
+                "device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...");
     }
     return o;
 }
