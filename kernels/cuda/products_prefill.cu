@@ -127,22 +127,23 @@ struct PromptInput {
     using Shape = PromptShape<T>;
     static constexpr uint32_t kElements = Shape::kInfo.block_elements;
     const uint8_t* x;
-    uint32_t tokens, k, token_bytes, scales_at, sums_at;  // planes of a token
+    uint32_t tokens, k, token_bytes;
 
     KEEL_GPU PromptInput(const ProductArgs& args, uint32_t first_token, uint32_t count)
         : x(in_global(token_of(args, first_token))),
           tokens(count),
           k(args.k),
-          token_bytes(static_cast<uint32_t>(args.x_token_bytes)) {
-        const kernels::Q8Token planes = q8_token(nullptr, args.k, kElements);
-        scales_at = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(planes.d));
-        sums_at = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(planes.sums));
-    }
+          token_bytes(static_cast<uint32_t>(args.x_token_bytes)) {}
     // Begins to copy the chunk from element `first` on, as far as there is one.
     KEEL_GPU void stage(uint32_t first, uint32_t* to) const {
         if (first >= k) return;
         // Four threads a token, 16 bytes each of 64. Planes of a token are rounded up to 64 bytes.
         const uint32_t thread = anew(thread_x()), part = thread % 4, rest = k - first;
+        const kernels::Q8Token planes = q8_token(nullptr, anew(k), kElements);
+        const auto bytes_to = [](const void* plane) {
+            return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(plane));
+        };
+        const uint32_t scales_at = bytes_to(planes.d), sums_at = bytes_to(planes.sums);
         KEEL_NO_UNROLL
         for (uint32_t token = thread / 4; token < tokens; token += block_threads() / 4) {
             const uint8_t* from = x + token * token_bytes;

@@ -31,7 +31,7 @@ KEEL_GPU void put_f64(uint32_t* words, double x) {
     KEEL_GPU void name##_of([[maybe_unused]] const uint32_t* in, [[maybe_unused]] uint32_t* out)
 
 KEEL_WRAPPER(place) {
-    out[0] = thread_x();
+    out[0] = anew(thread_x());
     out[1] = block_x();
     out[2] = block_y();
     out[3] = block_z();
