@@ -14,7 +14,8 @@
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_STREAM_ROW(type, ...) KEEL_GPU_ROW(product_stream_##type, ProductArgs, kStreamThreads)
-#define KEEL_GPU_ROWS_64_ROW(type, ...) KEEL_GPU_ROW(product_rows_64_##type, ProductArgs, kFragmentThreads)
+#define KEEL_GPU_PROMPT_ROW(type, ...) \
+    KEEL_GPU_ROW(product_prompt_##type, ProductArgs, prompt_threads(kernels::kWeightTypes[kernels::k##type].sub_block))
 #define KEEL_GPU_KERNELS                                                \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                                 \
     KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                             \
@@ -24,7 +25,7 @@
     KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                              \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_STREAM_ROW)                           \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_64_ROW)                          \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_PROMPT_ROW)                           \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)                    \
     KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                             \
     KEEL_GPU_ROW(nothing, NothingArgs, kWarp)                           \
