@@ -25,15 +25,27 @@ using GraphExec = void*;
 constexpr uint32_t kStreamNonBlocking = 1, kEventBlockingSync = 1, kEventDisableTiming = 2, kHostAllocPortable = 1,
                    kHostAllocDeviceMap = 2;
 constexpr int kCaptureThreadLocal = 1;
-constexpr int kAttributeMultiprocessors = 16, kAttributeMajor = 75, kLimitSharedBytes = 7;
+constexpr int kAttributeMultiprocessors = 16, kAttributeCacheBytes = 38, kAttributeMajor = 75,
+              kAttributeWindowBytes = 109, kLimitSharedBytes = 7;
 
-// CUlaunchConfig with at most one CUlaunchAttribute, which is as large as 9 words of 8 bytes.
-constexpr uint32_t kAttributeProgrammatic = 6;  // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-struct alignas(8) LaunchAttribute {
-    uint32_t id, pad;
-    int32_t value;
-    uint8_t rest[60];
+// CUlaunchAttribute: CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, _ACCESS_POLICY_WINDOW.
+constexpr uint32_t kAttributeWindow = 1, kAttributeProgrammatic = 6;
+constexpr int32_t kAccessNormal = 0, kAccessStreaming = 1;
+struct AccessWindow {  // CUaccessPolicyWindow
+    DevicePointer base;
+    size_t bytes;
+    float hit_ratio;
+    int32_t hit, miss;
 };
+struct LaunchAttribute {
+    uint32_t id, pad;
+    union {
+        AccessWindow window;
+        int32_t programmatic;
+        uint8_t value[64];
+    };
+};
+// CUlaunchConfig.
 struct LaunchConfig {
     uint32_t grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
     Stream stream;

@@ -259,6 +259,33 @@ TEST(CudaBackend, BudgetsCutAStepAnywhere) {
     }
 }
 
+// Weights pass through the second cache where it does not hold them, of every product of few tokens; with the same bits.
+TEST(CudaBackend, WeightsDoNotStayInACacheThatIsTooSmall) {
+    std::vector<float> want;
+    for (const size_t cache_bytes : {size_t{1} << 10, size_t{1} << 30}) {
+        FakeDriver::reset();
+        FakeDriver& driver = FakeDriver::get();
+        driver.cache_bytes = cache_bytes;
+        Engine engine(keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf"), small_config());
+        for (const uint32_t count : {20u, 1u}) {
+            const uint64_t before = driver.windows;
+            engine.feed(tokens(count, 3));
+            keel_advance_result result = sized<keel_advance_result>();
+            keel_session session = engine.session();
+            ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 0, &result), KEEL_OK);
+            if (cache_bytes == 1 << 30)
+                EXPECT_EQ(driver.windows, before);
+            else if (count == 1)
+                EXPECT_GT(driver.windows, before + 4);
+            else
+                EXPECT_LE(driver.windows, before + 1) << "the row of logits";
+        }
+        const std::vector<float> got = last_logits(engine, engine.session());
+        if (want.empty()) want = got;
+        EXPECT_EQ(got, want);
+    }
+}
+
 // On devices that can, launches of a step begin before the one in front of them has ended, with the same bits.
 TEST(CudaBackend, LaunchesOverlapWhereTheDeviceCan) {
     std::vector<float> want;

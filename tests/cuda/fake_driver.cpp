@@ -204,6 +204,10 @@ Result device_attribute(int* value, int attribute, int) {
         *value = world().driver.capability_major;
     else if (attribute == cuda::kAttributeMultiprocessors)
         *value = 1;
+    else if (attribute == cuda::kAttributeCacheBytes)
+        *value = static_cast<int>(world().driver.cache_bytes);
+    else if (attribute == cuda::kAttributeWindowBytes)
+        *value = 1 << 20;
     else
         return cuda::kInvalidValue;
     return cuda::kSuccess;
@@ -485,13 +489,22 @@ Result launch_with(const cuda::LaunchConfig* config, cuda::Function function, vo
         fault(std::string("a launch of ") + info.name + " in a shape that a GPU refuses");
         return cuda::kInvalidValue;
     }
-    if (c.count > 1 || (c.count && (c.attributes->id != cuda::kAttributeProgrammatic || c.attributes->value != 1 ||
-                                    world().driver.capability_major < 9))) {
-        fault(std::string("a launch of ") + info.name + " with an attribute that a GPU refuses");
-        return cuda::kInvalidValue;
+    bool overlapping = false;
+    for (uint32_t i = 0; i < c.count; ++i) {
+        const cuda::LaunchAttribute& a = c.attributes[i];
+        const bool fits = a.id == cuda::kAttributeProgrammatic
+                              ? a.programmatic == 1 && world().driver.capability_major >= 9
+                              : a.id == cuda::kAttributeWindow && a.window.bytes <= 1 << 20 &&
+                                    a.window.hit == cuda::kAccessStreaming && on_device(a.window.base, a.window.bytes);
+        if (!fits) {
+            fault(std::string("a launch of ") + info.name + " with an attribute that a GPU refuses");
+            return cuda::kInvalidValue;
+        }
+        overlapping |= a.id == cuda::kAttributeProgrammatic;
+        world().driver.windows += a.id == cuda::kAttributeWindow;
     }
     ++world().driver.launches;
-    world().driver.overlapping_launches += c.count;
+    world().driver.overlapping_launches += overlapping;
     const uint8_t* p = static_cast<const uint8_t*>(arguments[0]);
     const auto args = std::make_shared<std::vector<uint64_t>>((info.args_bytes + 7) / 8);
     memcpy(args->data(), p, info.args_bytes);
@@ -527,7 +540,7 @@ Result launch_with(const cuda::LaunchConfig* config, cuda::Function function, vo
         return result;
     };
     Command command = {[run] { return run(nullptr); }, nullptr, true};
-    if (c.count) command.overlap = run;
+    if (overlapping) command.overlap = run;
     s->put(std::move(command));
     return cuda::kSuccess;
 }

@@ -14,6 +14,7 @@ struct FakeDriver {
     uint32_t commands_per_query = 3;  // of a stream that are done before an event's query looks
     bool split_launches = false;      // a launch's blocks are run in two pieces
     int capability_major = 9;
+    size_t cache_bytes = 1 << 10;        // less than any model has
     bool overlap_launches = true;        // those that may begin before the one in front of them has ended do so
     size_t shared_limit = 0;             // of the context; 0: not limited
     bool present = true;                 // false: there is no driver
@@ -30,7 +31,7 @@ struct FakeDriver {
 
     // What it saw, since reset().
     uint64_t calls = 0;
-    uint64_t allocations = 0, module_loads = 0, launches = 0, overlapping_launches = 0, bytes_to_host = 0,
+    uint64_t allocations = 0, module_loads = 0, launches = 0, overlapping_launches = 0, windows = 0, bytes_to_host = 0,
              event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0, library_calls = 0,
              library_products = 0;
     int64_t open_objects = 0;  // allocations, streams, events, modules, contexts, and the library's, not given back

@@ -41,16 +41,23 @@ keel_status open_cuda_context(const keel_cuda_device& options, CudaContext* out,
     }
     if (status == KEEL_OK) {
         CurrentCuda current(*out);
-        int major = 0, multiprocessors = 0;
+        int major = 0, multiprocessors = 0, cache_bytes = 0, window_bytes = 0;
         if (!current.ok()) status = fail(error, KEEL_E_DEVICE, 0, "keel_cuda_device.context", "not a context");
         if (status == KEEL_OK) status = cuda_result(driver.context_device(&device), "cuCtxGetDevice", error);
-        if (status == KEEL_OK)
-            status =
-                cuda_result(driver.device_attribute(&major, kAttributeMajor, device), "cuDeviceGetAttribute", error);
-        if (status == KEEL_OK)
-            status = cuda_result(driver.device_attribute(&multiprocessors, kAttributeMultiprocessors, device),
-                                 "cuDeviceGetAttribute", error);
+        const struct {
+            int* value;
+            int attribute;
+        } wanted[] = {{&major, kAttributeMajor},
+                      {&multiprocessors, kAttributeMultiprocessors},
+                      {&cache_bytes, kAttributeCacheBytes},
+                      {&window_bytes, kAttributeWindowBytes}};
+        for (const auto& w : wanted)
+            if (status == KEEL_OK)
+                status =
+                    cuda_result(driver.device_attribute(w.value, w.attribute, device), "cuDeviceGetAttribute", error);
         out->multiprocessors = static_cast<uint32_t>(multiprocessors);
+        out->cache_bytes = static_cast<uint64_t>(cache_bytes);
+        out->window_bytes = static_cast<uint64_t>(window_bytes);
         out->overlaps = major >= 9;
         if (status == KEEL_OK && major < 8)
             status = fail(error, KEEL_E_UNSUPPORTED, static_cast<uint64_t>(major), "compute capability",

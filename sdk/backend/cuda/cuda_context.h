@@ -11,8 +11,10 @@ struct CudaContext {
     platform::cuda::Driver driver;
     platform::cuda::Context context;
     uint32_t multiprocessors;
-    bool overlaps;   // a launch may begin before the one in front of it has ended
-    int primary_of;  // ordinal of the device whose primary context it is, to be given back; -1: the caller's own
+    uint64_t cache_bytes;   // of the second cache
+    uint64_t window_bytes;  // most of a range whose reads a launch can have pass through it
+    bool overlaps;          // a launch may begin before the one in front of it has ended
+    int primary_of;         // ordinal of the device whose primary context it is, to be given back; -1: the caller's own
 };
 
 // Options of a keel_cuda_device as this library knows it; null: defaults. KEEL_E_ABI, KEEL_E_ARGUMENT.

@@ -121,6 +121,7 @@ struct CudaDevice : Device {
     CudaWork* work;
     CudaLaunch* launches;
     uint8_t* launch_args;
+    uint64_t weight_bytes;                        // that a step of one token multiplies, in the first variant
     platform::cuda::GraphExec graph[2][kGraphs];  // of each variant; null: none
     // Of the step under way.
     const Step* step;

@@ -5,30 +5,42 @@
 
 namespace keel {
 
-// `began`: where the device writes when the launch begins; null: nowhere. `overlapping`: it may begin before the launch
-// in front of it has ended.
+// How a launch differs from others.
+struct LaunchWays {
+    uint64_t* began;   // where the device writes when it begins; null: nowhere
+    bool overlapping;  // it may begin before the launch in front of it has ended
+    platform::cuda::AccessWindow
+        once;  // what it reads once, so that it need not stay in the second cache; 0 bytes: none
+};
 template <class Args>
 platform::cuda::Result launch(const CudaDevice& d, platform::cuda::Stream stream, cuda::KernelId kernel,
-                              const Args& args, const cuda::LaunchShape& shape, uint64_t* began = nullptr,
-                              bool overlapping = false) {
+                              const Args& args, const cuda::LaunchShape& shape, LaunchWays ways = {}) {
     if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
     Args copy = args;
-    void* arguments[2] = {&copy, &began};
-    const platform::cuda::LaunchAttribute overlap = {platform::cuda::kAttributeProgrammatic, 0, 1, {}};
-    const platform::cuda::LaunchConfig config = {shape.grid_x,       shape.grid_y, 1,        shape.threads, 1, 1,
-                                                 shape.shared_bytes, stream,       &overlap, overlapping};
+    void* arguments[2] = {&copy, &ways.began};
+    platform::cuda::LaunchAttribute attributes[2] = {};
+    uint32_t count = 0;
+    if (ways.overlapping) {
+        attributes[count].id = platform::cuda::kAttributeProgrammatic;
+        attributes[count++].programmatic = 1;
+    }
+    if (ways.once.bytes) {
+        attributes[count].id = platform::cuda::kAttributeWindow;
+        attributes[count++].window = ways.once;
+    }
+    const platform::cuda::LaunchConfig config = {shape.grid_x,       shape.grid_y, 1,          shape.threads, 1, 1,
+                                                 shape.shared_bytes, stream,       attributes, count};
     return d.cuda.driver.launch_with(&config, d.function[kernel], arguments, nullptr);
 }
 // Onto the stream of steps, the first one behind a mark with it.
 template <class Args>
 platform::cuda::Result launch(const CudaDevice& d, cuda::KernelId kernel, const Args& args,
-                              const cuda::LaunchShape& shape) {
+                              const cuda::LaunchShape& shape, const platform::cuda::AccessWindow& once = {}) {
     if (shape.grid_x == 0 || shape.grid_y == 0) return platform::cuda::kSuccess;
-    uint64_t* began = d.mark;
+    const LaunchWays ways = {d.mark, d.cuda.overlaps && d.behind_launch, once};
     d.mark = nullptr;
-    const bool overlapping = d.cuda.overlaps && d.behind_launch;
     d.behind_launch = true;
-    return launch(d, d.stream, kernel, args, shape, began, overlapping);
+    return launch(d, d.stream, kernel, args, shape, ways);
 }
 
 // A launch of a dispatch. Its work is cut into items: rows of the step, groups of matrix rows, query blocks and splits.

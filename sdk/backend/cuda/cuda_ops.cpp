@@ -140,6 +140,10 @@ uint32_t open_table(CudaDevice* d) {
                 const uint32_t first = table.launches;
                 table.of_logits = list.ops[i].to_logits || list.ops[i].kind == OpKind::kOutputNorm;
                 add_dispatch(&table, list.ops + i, dispatch);
+                if (variant == 0 && kind == 0)
+                    for (uint32_t op = i; op < i + dispatch.ops; ++op)
+                        if (list.ops[op].kind == OpKind::kMatmul)
+                            d->weight_bytes += list.ops[op].rows * list.ops[op].w_row_bytes;
                 work[i] = predicted_work(*d, list.ops + i, dispatch.ops, table.launches - first);
                 work[i].launch = d->launches + first;
                 work[i].of_logits = table.of_logits;

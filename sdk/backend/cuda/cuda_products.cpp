@@ -147,12 +147,30 @@ void cut(ProductLaunch* a, uint32_t first, uint32_t count) {
     a->group_begin = first * kItemGroups;
     if (end < a->group_end) a->group_end = end;
 }
+// The weights of a launch that reads them once: where a step has more of them than the second cache holds, they shall
+// not push out what every launch needs, its code among that. Nothing, where they lie too far apart.
+static platform::cuda::AccessWindow read_once(const CudaDevice& d, const ProductLaunch& a) {
+    if (a.tokens > cuda::kStreamTokens || a.set != ProductSet::kFragments || d.weight_bytes <= d.cuda.cache_bytes)
+        return {};
+    uintptr_t begin = UINTPTR_MAX, end = 0;
+    for (uint32_t i = 0; i < a.matrices; ++i) {
+        const uintptr_t at = reinterpret_cast<uintptr_t>(a.matrix[i].w),
+                        behind =
+                            at + cuda::divide_up(a.matrix[i].rows, cuda::kGroupRows) * cuda::kGroupRows * a.w_row_bytes;
+        begin = at < begin ? at : begin;
+        end = behind > end ? behind : end;
+    }
+    if (end - begin > d.cuda.window_bytes) return {};
+    return {begin, static_cast<size_t>(end - begin), 1.0f, platform::cuda::kAccessStreaming,
+            platform::cuda::kAccessNormal};
+}
+
 Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
     if (by_library(a)) return multiply_by_library(d, l, a);
     for (const ProductFamily& f : kFamilies)
         if (f.set == a.set && a.tokens <= f.most_tokens)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
-                                             f.shape(a, a.type, d.cuda.multiprocessors));
+                                             f.shape(a, a.type, d.cuda.multiprocessors), read_once(d, a));
     return kSuccess;
 }
 
