@@ -69,6 +69,12 @@ KEEL_GPU uint8_t* shared_memory() {
 KEEL_GPU uint32_t thread_x() {
     return threadIdx.x;
 }
+// The same, read anew: what follows from it is not kept in registers from before.
+KEEL_GPU uint32_t thread_x_again() {
+    uint32_t x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
 KEEL_GPU uint32_t block_x() {
     return blockIdx.x;
 }
@@ -306,6 +312,9 @@ KEEL_GPU uint8_t* shared_memory() {
     return simt::shared_memory();
 }
 KEEL_GPU uint32_t thread_x() {
+    return simt::thread_index().x;
+}
+KEEL_GPU uint32_t thread_x_again() {
     return simt::thread_index().x;
 }
 KEEL_GPU uint32_t block_x() {
