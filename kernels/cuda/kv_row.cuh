@@ -274,8 +274,8 @@ KEEL_GPU void encode_f16(const float* x, uint32_t n, uint8_t* codes) {
     for (uint32_t i = thread_x() % 32; i < n; i += 32) kv_store_u16(codes + 2 * i, f32_to_f16(x[i]));
 }
 
-// Codes row x, which lies at the beginning of shared memory and is spent. All threads of the block call it, and have not
-// met since the first warp wrote the row.
+// Codes row x, which lies at the beginning of shared memory and is spent. All threads of the block call it, and have
+// not met since the first warp wrote the row.
 KEEL_GPU void encode_row(KvFormat format, float* x, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     const KvFormatInfo& info = kKvFormats[format];
     if (info.family == KvFamily::kLattice) return encode_e8(x, n, info.bits, mode, codes, scales);
