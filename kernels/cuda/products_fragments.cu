@@ -100,21 +100,13 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             if (128 * lane < kBytes && at < kGroupRows * args.w_row_bytes) prefetch(from - 16 * lane + at);
         }
     uint8_t* planes = shared_memory() + kStreamWarps * ahead * kBytes + kTurnsBytes;
-    const auto words = [](const auto* p) { return reinterpret_cast<const uint32_t*>(p); };
-    // What the activations of a token are read from.
-    kernels::Q8Token multiplied, of_sums[2];
-    const auto read_from = [&](const uint8_t* x, uint64_t stride) {
-        const auto token = [&](uint32_t i) {
-            return kernels::q8_token(x + (i < args.tokens ? i : 0) * stride, args.k, kElements);
-        };
-        multiplied = token(g);
-        of_sums[0] = token(2 * t);
-        of_sums[1] = token(2 * t + 1);
+    const uint8_t* x = take_input<kElements>(args, began, reinterpret_cast<float*>(planes - kTurnsBytes), planes);
+    const uint64_t stride = args.input == ProductInput::kRows ? args.x_token_bytes : 0;
+    const auto token = [&](uint32_t i) {
+        return kernels::q8_token(x + (i < args.tokens ? i : 0) * stride, args.k, kElements);
     };
-    // The first round is a rehearsal, of no weights, and of weights as activations: it only brings the code near, while
-    // the launch before ends. That there is one the compiler is not to know.
-    uint32_t rehearsing = args.matrices;
-    read_from(weights_of_pass(0), 0);
+    const auto words = [](const auto* p) { return reinterpret_cast<const uint32_t*>(p); };
+    const kernels::Q8Token multiplied = token(g), of_sums[2] = {token(2 * t), token(2 * t + 1)};
 
     const auto take = [](const Words4& v, float* to) {
         to[0] = f32_from_bits(v.x);
@@ -122,26 +114,25 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         to[2] = f32_from_bits(v.z);
         to[3] = f32_from_bits(v.w);
     };
+    if (warp == 0) *none = {0, 0, 0, 0};
     StripPlace at = {0, 0};
     at.advance(warp, strips);
     uint32_t slot = 0;
     KEEL_NO_UNROLL
-    while (rehearsing || at.pass < passes) {
+    for (; at.pass < passes; at.advance(kStreamWarps, strips)) {
         const uint32_t first = at.strip * kStrip;
-        Fragment<T> strip[kStrip] = {};
-        if (!rehearsing) {
-            if (ahead == kAhead)
-                copy_wait<kAhead - 1>();
-            else
-                copy_wait<0>();
-            sync_warp();
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < kStrip; ++i)
-                load_fragment<T, false>(ring + slot * kBytes + i * FragmentShape<T>::kBytes, lane, strip[i]);
-            sync_warp();  // nobody brings more over what another lane still reads
-            bring(ring + slot * kBytes + 16 * lane);
-            slot = slot + 1 == ahead ? 0 : slot + 1;
-        }
+        if (ahead == kAhead)
+            copy_wait<kAhead - 1>();
+        else
+            copy_wait<0>();
+        sync_warp();
+        Fragment<T> strip[kStrip];
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < kStrip; ++i)
+            load_fragment<T, false>(ring + slot * kBytes + i * FragmentShape<T>::kBytes, lane, strip[i]);
+        sync_warp();  // nobody brings more over what another lane still reads
+        bring(ring + slot * kBytes + 16 * lane);
+        slot = slot + 1 == ahead ? 0 : slot + 1;
         float d[2][kStrip];
         KEEL_UNROLL
         for (uint32_t n = 0; n < 2; ++n) {
@@ -176,15 +167,8 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         const Words4* before = at.strip ? mine : none;
         // All that does not need the turn stands before it: the loop, which never goes round, holds it there.
         do {
-            if (!rehearsing && at.pass + at.strip) await_turn(warp);
+            if (at.pass + at.strip) await_turn(warp);
         } while (args.matrices == 0);
-        if (rehearsing) {
-            rehearsing = 0;
-            read_from(take_input<kElements>(args, began, reinterpret_cast<float*>(planes - kTurnsBytes), planes),
-                      args.input == ProductInput::kRows ? args.x_token_bytes : 0);
-            if (warp == 0) *none = {0, 0, 0, 0};
-            continue;
-        }
         float acc[4], gate[4] = {};
         take(*before, acc);
         KEEL_UNROLL
@@ -197,10 +181,8 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         if (of_first) *of_gate = sums;
         if (to_store && gated) take(*of_gate, gate);
         if (more) pass_turn(next_warp);
-        const uint32_t pass = at.pass;
-        at.advance(kStreamWarps, strips);
         if (!to_store) continue;
-        const GroupRows rows = rows_of_pass(pass & ~gated);
+        const GroupRows rows = rows_of_pass(at.pass & ~gated);
         KEEL_NO_UNROLL
         for (uint32_t c = 0; c < 4; ++c) {
             const uint32_t of_token = 2 * t + c % 2, row = rows.first_row + g + c / 2 * 8;

@@ -84,16 +84,15 @@ KEEL_GPU void quantize_span(const float v[8], uint32_t span, uint8_t* token, uin
         KEEL_UNROLL
         for (uint32_t half = 0; half < 2; ++half) largest[half] = max_lanes<8>(largest[half]);
     }
-    // A loop, as code that runs once a launch takes longer to come than to run.
-    KEEL_NO_UNROLL
+    KEEL_UNROLL
     for (uint32_t half = 0; half < 2; ++half) {
-        const uint32_t most = half ? largest[1] : largest[0], first = span * kSpanElements + 128 * half + 4 * lane;
-        const bool finite = most < 0x7f800000u;
-        const float amax = f32_from_bits(most), inverse = finite && amax > 0.0f ? 127.0f / amax : 0.0f;
+        const bool finite = largest[half] < 0x7f800000u;
+        const float amax = f32_from_bits(largest[half]), inverse = finite && amax > 0.0f ? 127.0f / amax : 0.0f;
+        const uint32_t first = span * kSpanElements + 128 * half + 4 * lane;
         uint32_t codes = 0;
         KEEL_UNROLL
         for (uint32_t e = 0; e < 4; ++e) {
-            float scaled = mul_f32(half ? v[4 + e] : v[e], inverse);
+            float scaled = mul_f32(v[4 * half + e], inverse);
             scaled = scaled > 127.0f ? 127.0f : scaled < -127.0f ? -127.0f : scaled;
             // 0 x inf, where amax is too small for its inverse, is NaN, and the code 0.
             const int32_t code = finite && scaled == scaled ? static_cast<int32_t>(rint_f32(scaled)) : 0;
