@@ -1203,7 +1203,8 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
 
 }  // namespace
 
-KEEL_GPU_KERNEL_OF(attend_token, 2) {
+// Where it works is worked out while the launch in front, which appends the step's rows, still runs.
+KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     const Heads& s = args.shape;
     const KvPlaces& places = args.places;
     uint32_t head_tile = 0, kv_head = block_x(), token = 0, part = args.block_begin + block_y();
@@ -1224,7 +1225,7 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
                                               : all.begin / kSplitPositions + part - args.splits - of_sinks;
     b.first = split * kSplitPositions;
     b.seen = cut(all, b.first, kSplitPositions);
-    if (b.seen.empty()) return;
+    if (b.seen.empty()) return wait_for_launch(began);
     b.tail_first = args.step.tail_first[b.session];
     const uint8_t* window = places.base + places.windows + args.step.session_index[b.session] * places.window_stride;
     b.pages = b.view == kCoded ? places.base + places.pages : b.view == kSinks ? window : window + places.ring;
@@ -1269,6 +1270,7 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
         l.seen = b.seen;
         l.tail_first = b.tail_first;
     }
+    wait_for_launch(began);
     if (b.view == kCoded && places.k.format != kKvF16)
         attend_integers(b, shuffle(page, thread_x() / 32));
     else
