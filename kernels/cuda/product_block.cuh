@@ -8,8 +8,8 @@ namespace keel::cuda {
 template <WeightType T>
 constexpr bool kIntegerMinima = kWeightTypes[T].sub_block&& kWeightTypes[T].m_at != kernels::kNoField;
 
-// Types whose codes have an offset and whose scales are those of the sixteen sums: where few tokens share the unpacking,
-// the offset is left in the codes and taken off as a minimum is, the offset times the scale.
+// Types whose codes have an offset, and a scale for each of the sixteen sums: where few tokens share the unpacking, the
+// offset is left in the codes and taken off as a minimum is, the offset times the scale.
 template <WeightType T>
 constexpr uint32_t kOffsetOfSums =
     kWeightTypes[T].sub_block == 16 && kWeightTypes[T].m_at == kernels::kNoField ? kWeightTypes[T].codes.offset : 0;
