@@ -204,8 +204,8 @@ constexpr LaunchShape attention_shape(const AttentionArgs& a) {
 }
 
 // attend_token: a block has at most kTokenColumns query heads of one KV head for one token, and what lies in one form
-// in one split: its coded rows, sinks or recent rows. Blocks are counted by token, of them first the splits' coded rows,
-// then sinks, then recent rows. Always into partials.
+// in one split: its coded rows, sinks or recent rows. Blocks are counted by token, of them first the splits' coded
+// rows, then sinks, then recent rows. Always into partials.
 constexpr uint32_t kTokenThreads = 256, kTokenColumns = 4;
 constexpr uint32_t kTokenTiles = kSplitPositions / kPagePositions;  // a warp each
 constexpr uint32_t kRowStages = 8, kRowStageBytes = 4096;           // of V rows on their way, where they are floats

@@ -259,7 +259,8 @@ TEST(CudaBackend, BudgetsCutAStepAnywhere) {
     }
 }
 
-// Weights pass through the second cache where it does not hold them, of every product of few tokens; with the same bits.
+// Weights pass through the second cache where it does not hold them, of every product of few tokens; with the same
+// bits.
 TEST(CudaBackend, WeightsDoNotStayInACacheThatIsTooSmall) {
     std::vector<float> want;
     for (const size_t cache_bytes : {size_t{1} << 10, size_t{1} << 30}) {
