@@ -1,7 +1,9 @@
 // Attention of few tokens, which is decoding: a block has at most four query heads of one KV head for one token, and
 // one split, or what lies in f16 of it. Eight warps: all of the split's scores are there at once, and a tile each
-// warp's.  What a chain of the contract runs through are the sixteen lanes of a score, eight tiles of an output, and
-// of V as floats all positions. Everything else is done by all warps side by side.
+// warp's.
+//
+// What a chain of the contract runs through are the sixteen lanes of a score, eight tiles of an output, and of V as
+// floats all positions. Everything else is done by all warps side by side.
 #include "kernels/cuda/attention.cuh"
 
 namespace keel::cuda {

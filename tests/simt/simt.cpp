@@ -91,7 +91,8 @@ struct Lane {
     std::vector<Copy> copies;
     void* fake_stack;  // AddressSanitizer's
 };
-// A warp's turn: passed on and not taken, or waited for. `clock`: what was passed on with it, as Block::clock of a warp.
+// A warp's turn: passed on and not taken, or waited for. `clock`: what was passed on with it, as Block::clock of a
+// warp.
 struct Turn {
     bool passed;
     Lane* waiting;
