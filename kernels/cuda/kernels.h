@@ -38,6 +38,8 @@
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)               \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
+    KEEL_GPU_ROW(attend_integers_64, AttentionArgs, kPrefillThreads) \
+    KEEL_GPU_ROW(attend_integers_128, AttentionArgs, kPrefillThreads) \
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \
     KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)    \
     KEEL_GPU_ROW(sample_weigh, SampleArgs, kSampleThreads)     \
@@ -88,6 +90,18 @@ constexpr KernelId embed_kernel(uint32_t type) {
 // By the block of the activation.
 constexpr KernelId quantize_kernel(uint32_t block) {
     return block == 32 ? kernel_quantize_32 : kernel_quantize_256;
+}
+
+constexpr KernelId attention_kernel(const AttentionArgs& a) {
+    switch (a.kind) {
+        case AttentionKind::kFew:
+            return kernel_attend_8;
+        case AttentionKind::kMany:
+            return kernel_attend_32;
+        case AttentionKind::kIntegers:
+            return a.shape.head_dim <= 64 ? kernel_attend_integers_64 : kernel_attend_integers_128;
+    }
+    return kKernelCount;
 }
 
 // What the definition of a kernel takes from the list.

@@ -343,15 +343,12 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             attend.softcap = p.softcap;
             attend.window = p.window;
             attend.tokens = p.tokens;
-            const uint32_t group = p.heads / p.kv_heads, block_tokens = std::min(p.tokens, kBlockTokens),
-                           columns = attention_columns(group, block_tokens);
             attend.query_blocks = static_cast<uint32_t>(want.query_block.size() / 2);
-            attend.tile_heads = attention_heads(group, block_tokens);
             attend.splits = (p.positions + kSplitPositions - 1) / kSplitPositions;
             attend.partial_slots = partial_slots(p.positions, p.sinks, p.recent);
-            attend.columns = columns;
+            tile_attention(&attend, std::min(p.tokens, kBlockTokens), p.tail_first != kNone, 1, 1);
             attend.block_end = attention_blocks(attend);
-            const KernelId kernel = columns == 8 ? kernel_attend_8 : kernel_attend_32;
+            const KernelId kernel = attention_kernel(attend);
             launch(kernel, attend, attention_shape(attend), order);
             EXPECT_TRUE(same_floats(out.data(), want_out.data(), out.size()));
             EXPECT_TRUE(same_floats(state.data(), want_state.data(), state.size()));
