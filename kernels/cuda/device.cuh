@@ -94,7 +94,8 @@ KEEL_GPU void let_next_begin() {
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes `began`.
+// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes
+// `began`.
 KEEL_GPU void wait_for_launch(uint64_t* began) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -104,6 +105,20 @@ KEEL_GPU void wait_for_launch(uint64_t* began) {
 
 KEEL_GPU void sync_block() {
     __syncthreads();
+}
+// Called once by all threads of blocks that work for each other: whether `blocks` of them have come here, this one
+// last.
+// Then every thread of it sees what they wrote before, and the counter is 0 again, as it was at first.
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks) {
+    __syncthreads();
+    bool last = false;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(counter, 1) + 1 == blocks;
+        if (last) *counter = 0;
+        __threadfence();
+    }
+    return __syncthreads_or(last);
 }
 KEEL_GPU void sync_warp() {
     __syncwarp();
@@ -277,12 +292,16 @@ KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
 }
 
+KEEL_GPU void let_next_begin() {}
 KEEL_GPU void wait_for_launch(uint64_t*, KEEL_SITE) {
     simt::wait_for_launch({file, line});
 }
 
 KEEL_GPU void sync_block(KEEL_SITE) {
     simt::block_barrier({file, line});
+}
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks, KEEL_SITE) {
+    return simt::last_of_blocks(counter, blocks, {file, line});
 }
 KEEL_GPU void sync_warp(KEEL_SITE) {
     simt::warp_barrier({file, line});

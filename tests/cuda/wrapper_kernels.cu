@@ -131,6 +131,27 @@ KEEL_WRAPPER(warp_meets) {
     out[0] = words[thread_x() ^ 1];
 }
 
+// The last block to come adds up what all of them wrote, and leaves it with the grid's first thread.
+KEEL_GPU_KERNEL(wrapper_blocks_meet) {
+    const uint32_t thread = grid_thread(), blocks = grid_x() * 2;
+    args.out[2 * thread] = args.in[thread] * 3 + thread;
+    args.out[2 * thread + 1] = 0;
+    if (!last_of_blocks(args.counter, blocks)) return;
+    uint32_t* sums = reinterpret_cast<uint32_t*>(shared_memory());
+    sums[thread_x()] = 0;
+    for (uint32_t i = thread_x(); i < blocks * kWrapperThreads; i += kWrapperThreads)
+        sums[thread_x()] += args.out[2 * i];
+    sync_block();
+    if (thread_x()) return;
+    for (uint32_t i = 0; i < kWrapperThreads; ++i) args.out[1] += sums[i];
+}
+
+KEEL_WRAPPER(launch_waits) {
+    let_next_begin();
+    wait_for_launch(nullptr);
+    out[0] = in[0];
+}
+
 // Sums of what every fourth thread has, of 32 and of 64 bits.
 KEEL_WRAPPER(atomics) {
     uint64_t* longs = reinterpret_cast<uint64_t*>(shared_memory());

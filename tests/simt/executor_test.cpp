@@ -107,6 +107,19 @@ TEST(Executor, GridBarriersRunAllBlocks) {
     }
 }
 
+TEST(Executor, KnowsTheLastBlock) {
+    for (Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
+        Options options;
+        options.order = order;
+        const Outcome r = run(last_block_reads_all, options);
+        EXPECT_EQ(r.error, "");
+        EXPECT_EQ(r.out.back(), 0u) << "the counter";
+        uint32_t changed = 0;
+        for (uint32_t i = 0; i < kThreads * kBlocks; ++i) changed += r.out[i] == (i ? i - 1 : kThreads * kBlocks - 1);
+        EXPECT_EQ(changed, kThreads) << "one block's";
+    }
+}
+
 TEST(Executor, Votes) {
     EXPECT_EQ(run(votes).out[40], 0x55555555u);
 }

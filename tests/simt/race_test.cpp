@@ -10,6 +10,7 @@ using namespace small_kernels;
 
 std::string run(simt::Kernel kernel, simt::Order order, bool cooperative = false) {
     static uint32_t out[129];
+    out[128] = 0;  // a counter
     const Args args = {out, out, 0};
     simt::Options options;
     options.order = order;
@@ -27,6 +28,7 @@ TEST(RaceChecker, BarriersOrder) {
         EXPECT_EQ(run(exchanges, order), "");
         EXPECT_EQ(run(exchanges_in_warps, order), "");
         EXPECT_EQ(run(exchanges_between_blocks, order, true), "");
+        EXPECT_EQ(run(last_block_reads_all, order), "");
     }
 }
 
@@ -35,6 +37,7 @@ TEST(RaceChecker, NamesWhatNothingOrders) {
         EXPECT_NE(run(exchanges_without_barrier, order).find("race: "), std::string::npos);
         EXPECT_NE(run(exchanges_in_warps_by_shuffle, order).find("shared memory +"), std::string::npos);
         EXPECT_NE(run(exchanges_between_blocks_without_barrier, order).find("global memory"), std::string::npos);
+        EXPECT_NE(run(last_block_without_counting, order).find("global memory"), std::string::npos);
         EXPECT_NE(run(writes_turn, order).find("race: "), std::string::npos);
     }
 }

@@ -93,6 +93,7 @@ struct Block {
     Dim3 index;
     uint8_t* shared;
     uint32_t arrived;
+    bool last;  // of last_of_blocks
     Lane* lanes;
 };
 struct Machine {
@@ -501,6 +502,20 @@ void grid_barrier(Site site) {
         ++lane.place.block_epoch;
         ++lane.place.warp_epoch;
     }
+}
+bool last_of_blocks(uint32_t* counter, uint32_t blocks, Site site) {
+    if (mutated(site)) return true;
+    Block* block = running->block;
+    if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return block->last;
+    block->last = ++*counter == blocks;
+    if (block->last) *counter = 0;
+    for (uint32_t i = 0; i < machine->threads; ++i) {
+        Place& place = block->lanes[i].place;
+        place.grid_epoch += block->last;
+        ++place.block_epoch;
+        ++place.warp_epoch;
+    }
+    return block->last;
 }
 void warp_barrier(Site site) {
     if (!mutated(site)) meet_in_warp(WarpCall::kBarrier, site);

@@ -120,6 +120,22 @@ void exchanges_between_blocks_without_barrier(const void* args) {
     const uint32_t other = out[threads - 1 - place()];
     out[place()] = other;
 }
+void last_block_reads_all(const void* args) {
+    uint32_t* out = of(args).out;
+    const uint32_t threads = block_threads() * grid_x();
+    out[place()] = place();
+    if (!last_of_blocks(out + threads, grid_x())) return;
+    const uint32_t before = out[(place() + threads - 1) % threads];
+    sync_block();
+    out[place()] = before;
+}
+void last_block_without_counting(const void* args) {
+    uint32_t* out = of(args).out;
+    const uint32_t threads = block_threads() * grid_x();
+    out[place()] = place();
+    sync_block();
+    out[place()] = out[(place() + block_threads()) % threads];
+}
 void votes(const void* args) {
     of(args).out[place()] = ballot(thread_x() % 2 == 0);
 }
