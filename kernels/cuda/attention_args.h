@@ -92,9 +92,11 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 // head.
 // Which kernel has them is AttentionKind.
 enum class AttentionKind : uint32_t {
-    kFew,       // attend_8: up to eight columns
-    kMany,      // attend_32: what none of the others does
-    kIntegers,  // attend_integers_WIDE: K and V of integers, heads of up to 128 elements, no soft cap, trees or means
+    kFew,   // attend_8: up to eight columns
+    kMany,  // attend_32: what none of the others does
+    // Heads of up to 64 or 128 elements, without soft cap, trees and means of keys.
+    kIntegers,  // attend_integers_WIDE
+    kHalves,    // attend_halves_WIDE: K and V in f16
 };
 struct AttentionArgs : KvStepArgs {
     Rows out;
@@ -159,7 +161,7 @@ KEEL_DEVICE constexpr bool is_block32(kernels::KvFormat f) {
     return kernels::kKvFormats[f].family == kernels::KvFamily::kBlock32;
 }
 
-// ---- attention of many columns (attention_prefill.cu) ----
+// ---- attention of many columns (attention_prefill.cuh) ----
 constexpr uint32_t kPrefillColumns = 128;  // of a block of threads: sixteen a warp
 constexpr uint32_t kPrefillThreads = kPrefillColumns / 16 * kWarp;
 
@@ -167,11 +169,11 @@ constexpr uint32_t kPrefillThreads = kPrefillColumns / 16 * kWarp;
 KEEL_DEVICE constexpr uint32_t prefill_wide(uint32_t head_dim) {
     return head_dim <= 64 ? 64 : 128;
 }
-// Where things lie in shared memory. Queries as integers, and their scales, lie where the first tile comes later.
+// Where things lie in shared memory, behind keys and values, in whose place queries as integers lie at first.
 struct PrefillRoom {
-    uint32_t key_scales, value_scales;  // [scales of a row][positions of a tile]; behind keys and values
-    uint32_t query_scales;
-    uint32_t raw_keys, raw_values;  // of the next tile, as they lie in the page
+    uint32_t key_scales, value_scales;  // [scales of a row][positions of a tile]
+    uint32_t query_scales;              // [column][scales of a row]
+    uint32_t raw_keys, raw_values;      // of the next tile, as they lie in the page
     uint32_t key_table, value_table;
     uint32_t bytes;
 };
@@ -198,11 +200,9 @@ KEEL_DEVICE constexpr PrefillRoom prefill_room(kernels::KvFormat k, kernels::KvF
         return place((kPagePositions * kernels::kv_code_bytes(f, head_dim) + 15) / 16 * 16 +
                      kPagePositions * kernels::kv_scale_bytes(f, head_dim));
     };
-    const uint32_t key_scales = kernels::kv_scales(k, head_dim), value_scales = kernels::kv_scales(v, head_dim);
-    room.key_scales = room.query_scales = place(key_scales * kPagePositions * 4);
-    room.value_scales = place(value_scales * kPagePositions * 4);
-    const uint32_t queries_end = room.query_scales + key_scales * kPrefillColumns * 4;
-    if (room.bytes < queries_end) place(queries_end - room.bytes);
+    room.key_scales = place(kernels::kv_scales(k, head_dim) * kPagePositions * 4);
+    room.value_scales = place(kernels::kv_scales(v, head_dim) * kPagePositions * 4);
+    room.query_scales = place(kernels::kv_scales(k, head_dim) * kPrefillColumns * 4);
     room.raw_keys = place_raw(k);
     room.raw_values = place_raw(v);
     room.key_table = room.value_table = is_trellis(k) ? place(trellis_table_bytes(k)) : 0;
@@ -210,6 +210,11 @@ KEEL_DEVICE constexpr PrefillRoom prefill_room(kernels::KvFormat k, kernels::KvF
     if (is_trellis(v) && !shared) room.value_table = place(trellis_table_bytes(v));
     return room;
 }
+constexpr uint32_t kHalvesWeightPitch = 20;  // floats of a position of sixteen columns: positions in different banks
+constexpr uint32_t halves_bytes(uint32_t head_dim, uint32_t threads) {
+    return 2 * kPagePositions * prefill_wide(head_dim) * 2 + threads / kWarp * 16 * kHalvesWeightPitch * 4;
+}
+static_assert(halves_bytes(128, kPrefillThreads) <= kMostSharedBytes);
 constexpr uint32_t most_prefill_bytes() {
     uint32_t most = 0;
     for (uint32_t k = 0; k < kernels::kKvFormatCount; ++k)
@@ -222,7 +227,6 @@ constexpr uint32_t most_prefill_bytes() {
     return most;
 }
 static_assert(most_prefill_bytes() <= kMostSharedBytes);
-// Queries as integers lie in front of their scales.
 static_assert(kPrefillColumns * 64 <= prefill_tile_bytes(64) && kPrefillColumns * 128 <= prefill_tile_bytes(128));
 
 KEEL_DEVICE constexpr uint32_t prefill_threads(const AttentionArgs& a) {
@@ -237,7 +241,11 @@ constexpr void tile_attention(AttentionArgs* a, uint32_t block_tokens, bool tree
     const bool plain = !trees && a->softcap == 0.0f && a->means.pairs == 0 && a->shape.head_dim <= 128;
     const bool integers =
         kernels::kKvFormats[a->places.k.format].integer && kernels::kKvFormats[a->places.v.format].integer;
-    a->kind = few ? AttentionKind::kFew : plain && integers ? AttentionKind::kIntegers : AttentionKind::kMany;
+    const bool halves = a->places.k.format == kernels::kKvF16 && a->places.v.format == kernels::kKvF16;
+    a->kind = few                 ? AttentionKind::kFew
+              : plain && integers ? AttentionKind::kIntegers
+              : plain && halves   ? AttentionKind::kHalves
+                                  : AttentionKind::kMany;
     a->tile_blocks = 1;
     if (a->kind == AttentionKind::kFew || a->kind == AttentionKind::kMany) {
         a->columns = few ? 8 : 32;
@@ -266,6 +274,8 @@ constexpr LaunchShape attention_shape(const AttentionArgs& a) {
     const uint32_t grid_x = a.shape.kv_heads * divide_up(group, a.tile_heads), grid_y = a.block_end - a.block_begin;
     if (a.kind == AttentionKind::kIntegers)
         return {grid_x, grid_y, prefill_threads(a), prefill_room(k, v, a.shape.head_dim).bytes};
+    if (a.kind == AttentionKind::kHalves)
+        return {grid_x, grid_y, prefill_threads(a), halves_bytes(a.shape.head_dim, prefill_threads(a))};
     return {grid_x, grid_y, kAttentionThreads,
             attention_room(a.columns, a.shape.head_dim, is_trellis(k) || is_trellis(v)).bytes};
 }

@@ -148,7 +148,9 @@ KEEL_GPU Words2 unpack_words(const Row& row, uint32_t n, uint32_t b, const uint8
         }
     } else if constexpr (kFamily == KvFamily::kLattice) {
         const uint8_t* p = row.codes + b * kBits;
-        const uint64_t codes = kBits == 4 ? row.template load<uint32_t>(p) : kBits == 2 ? row.template load<uint16_t>(p) : load_bytes<kBits, Row>(p);
+        const uint64_t codes = kBits == 4   ? row.template load<uint32_t>(p)
+                               : kBits == 2 ? row.template load<uint16_t>(p)
+                                            : load_bytes<kBits, Row>(p);
         const auto [low, high] = spread8<kBits>(codes);
         // The lowest bit of the last element has the coset, and is the parity of the others.
         const uint32_t coset = high >> 24 & 1, bits = (low ^ high) & kBytes;
@@ -160,9 +162,10 @@ KEEL_GPU Words2 unpack_words(const Row& row, uint32_t n, uint32_t b, const uint8
         static_assert(kFamily == KvFamily::kTrellis);
         // The window of the last element reaches into the next block, or the start bits.
         const uint8_t* p = row.codes + b * kBits;
-        uint64_t window = kBits == 4   ? row.template load<uint32_t>(p) | uint64_t{row.template load<uint8_t>(p + 4)} << 32
-                          : kBits == 2 ? row.template load<uint16_t>(p) | uint64_t{row.template load<uint8_t>(p + 2)} << 16
-                                       : load_bytes<kBits + 1, Row>(p);
+        uint64_t window =
+            kBits == 4   ? row.template load<uint32_t>(p) | uint64_t{row.template load<uint8_t>(p + 4)} << 32
+            : kBits == 2 ? row.template load<uint16_t>(p) | uint64_t{row.template load<uint8_t>(p + 2)} << 16
+                         : load_bytes<kBits + 1, Row>(p);
         if (b == n / 8 - 1) {
             const uint64_t start = row.template load<uint16_t>(row.scales) & ((1u << (8 - kBits)) - 1);
             window = (window & ((uint64_t{1} << 8 * kBits) - 1)) | start << 8 * kBits;

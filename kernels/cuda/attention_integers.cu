@@ -1,179 +1,15 @@
-// Attention of many columns, a prompt's or those of some tokens of a session (NUMERICS section 5). A block of threads
-// has the query heads of one KV head in some query blocks of the step, sixteen of these columns a warp, and goes
-// through one KV split or through all of them. Where K and V are integers.
-//
-// Rows of K and V are copied while those of the tile before are worked on, and are unpacked once for all columns. What
-// a warp makes of a tile stays in registers from scores to output: scores lie where matrix units leave them, as the
-// rows of a product, and that is where they take weights from. In what order a product goes through positions is free.
-#include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/warp.cuh"
+// Attention of many columns where K and V are integers (attention_prefill.cuh). Scores lie where matrix units leave them,
+// as the rows of a product; there they take weights from again. In what order a product goes through positions is free.
+#include "kernels/cuda/attention_prefill.cuh"
 
 namespace keel::cuda {
 namespace {
 
-constexpr uint32_t kRowTiles = kTile / 8;               // a product's eight columns: positions of a tile
-constexpr float kMagic = 0x1.8p23f;                     // added to an integer below 2^22, its bits are those of a float
+// An integer below 2^22 added to these bits is that integer added to this number.
 constexpr int32_t kMagicBits = 0x4b400000;
+constexpr float kMagic = 0x1.8p23f;
 static_assert(kMaxHeadDim * 127 * 128 < 1 << 22);
 
-struct alignas(16) Floats4 {
-    float x[4];
-};
-
-// What the threads of a block know.
-struct PrefillBlock {
-    const AttentionArgs& args;
-    uint32_t kv_head, first_head, heads;  // query heads, each in all tokens
-    uint32_t session, first_token, tokens;
-    uint32_t first_position, last_position;  // of its first and its last token: they follow one another
-    Range reach;                             // positions of the splits that the block goes through
-    const uint32_t* page_ids;
-
-    KEEL_GPU uint32_t columns() const { return tokens * heads; }
-    KEEL_GPU Range range(uint32_t view, uint32_t position) const {
-        return view_range(position, args.window, args.places.sink_tokens, args.places.recent_tokens, view);
-    }
-    // What the tokens see together, and what all of them see.
-    KEEL_GPU Range seen(uint32_t view) const {
-        const Range a = range(view, first_position), b = range(view, last_position);
-        return a.empty() ? b : b.empty() ? a : Range{a.begin, b.end};
-    }
-    KEEL_GPU bool all_see(uint32_t view, uint32_t first) const {
-        const Range a = range(view, first_position), b = range(view, last_position);
-        return a.begin <= first && b.begin <= first && a.end >= first + kTile && b.end >= first + kTile;
-    }
-    KEEL_GPU const KvRows& k(uint32_t view) const {
-        return view == kSinks ? args.places.sink_k : view == kCoded ? args.places.k : args.places.recent_k;
-    }
-    KEEL_GPU const KvRows& v(uint32_t view) const {
-        return view == kSinks ? args.places.sink_v : view == kCoded ? args.places.v : args.places.recent_v;
-    }
-    // The page with the tile that begins at `first`; null: evicted.
-    KEEL_GPU const uint8_t* page(uint32_t view, uint32_t first) const {
-        const KvPlaces& at = args.places;
-        if (view == kCoded) {
-            const uint32_t id = page_ids[first / kTile];
-            return id == kNone ? nullptr : at.base + at.pages + id * at.page_stride;
-        }
-        const uint8_t* window = at.base + at.windows + args.step.session_index[session] * at.window_stride;
-        return view == kSinks ? window : window + at.ring + first / kTile % at.recent_pages * at.recent_page_stride;
-    }
-    KEEL_GPU const uint8_t* head(const KvRows& rows, const uint8_t* page) const {
-        return in_global(page) + rows.codes + kv_head * rows.head_bytes;
-    }
-};
-
-// A tile of what is seen of a split in a view.
-struct TilePlace {
-    uint32_t split, view, first, end;  // first: kNone if there is none; end: of what is seen
-    const uint8_t* page;
-
-    KEEL_GPU bool none() const { return first == kNone; }
-    KEEL_GPU bool joins(const TilePlace& o) const { return split == o.split && view == o.view && !o.none(); }
-};
-// The one behind `at`. Its page's number is asked for, and not looked at.
-KEEL_GPU TilePlace next_tile(const PrefillBlock& b, TilePlace at) {
-    at.first += kTile;
-    while (at.first >= at.end) {
-        if (++at.view == kViews) {
-            at.view = 0;
-            at.split += kSplitPositions;
-        }
-        if (at.split >= b.reach.end) {
-            at.first = kNone;
-            return at;
-        }
-        const Range all = cut(b.seen(at.view), at.split, kSplitPositions);
-        at.first = all.begin / kTile * kTile;
-        at.end = all.empty() ? 0 : all.end;
-    }
-    at.page = b.page(at.view, at.first);
-    return at;
-}
-KEEL_GPU TilePlace first_tile(const PrefillBlock& b) {
-    return next_tile(b, {b.reach.begin - kSplitPositions, kViews - 1, 0, 0, nullptr});
-}
-
-// ---- what a warp makes of a tile ----
-// Lane (g, t) = (lane / 4, lane % 4) has columns g and g + 8 of the warp's, and of a tile positions 8 i + 2 t and
-// 8 i + 2 t + 1: those of column g + 8 r are s[i][2 r] and s[i][2 r + 1].
-struct Scores {
-    float s[kRowTiles][4];
-};
-// Of its two columns: the state of a split, and of the splits before.
-struct ColumnState {
-    uint32_t position;
-    float m, l, total_m, total_l;
-};
-// Column r of the lane's two among those of the block.
-KEEL_GPU uint32_t own_column(uint32_t r) {
-    return thread_x() / 32 * 16 + thread_x() % 32 / 4 + 8 * r;
-}
-
-// The largest and the sum of what the four lanes of a column have.
-KEEL_GPU float largest_of_four(float v) {
-    const uint32_t lane = thread_x() % 32;
-    v = largest(v, shuffle(v, lane ^ 1));
-    v = largest(v, shuffle(v, lane ^ 2));
-    return v;
-}
-
-// Scores into exponentials, 0 where the column does not see the position; the column's state. by: what its output is
-// multiplied by before the tile is added. `seen`: by each column, looked at where not all of them see all of the tile.
-KEEL_GPU void soften_tile(const AttentionArgs& args, bool edge, const Range seen[2], uint32_t first, Scores* scores,
-                          ColumnState column[2], float by[2]) {
-    const uint32_t lane = thread_x() % 32, t = lane % 4;
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < kRowTiles; ++i) {
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 4; ++e) scores->s[i][e] = mul_f32(scores->s[i][e], args.scale);
-    }
-    if (edge) {
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kRowTiles; ++i) {
-            KEEL_UNROLL
-            for (uint32_t e = 0; e < 4; ++e) {
-                const uint32_t position = first + 8 * i + 2 * t + e % 2;
-                if (position < seen[e / 2].begin || position >= seen[e / 2].end) scores->s[i][e] = -kInf32;
-            }
-        }
-    }
-    KEEL_UNROLL
-    for (uint32_t r = 0; r < 2; ++r) {
-        float now = scores->s[0][2 * r];
-        KEEL_UNROLL
-        for (uint32_t i = 1; i < 2 * kRowTiles; ++i) now = largest(now, scores->s[i / 2][2 * r + i % 2]);
-        now = largest(column[r].m, largest_of_four(now));
-        float lanes[4] = {};
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kRowTiles; ++i) {
-            KEEL_UNROLL
-            for (uint32_t c = 0; c < 2; ++c) {
-                float& s = scores->s[i][2 * r + c];
-                s = exp_below_f32(add_f32(s, -now));
-                lanes[i % 2 * 2 + c] = add_f32(lanes[i % 2 * 2 + c], s);
-            }
-        }
-        float sum[2];
-        KEEL_UNROLL
-        for (uint32_t c = 0; c < 2; ++c) {
-            sum[c] = add_f32(lanes[c], lanes[2 + c]);
-            sum[c] = add_f32(sum[c], shuffle(sum[c], lane ^ 2));
-            sum[c] = add_f32(sum[c], shuffle(sum[c], lane ^ 1));
-        }
-        // A largest score that is not finite makes a NaN of everything.
-        const bool none = edge && seen[r].empty(), numbers = __builtin_fabsf(now) < kInf32;
-        const float before = column[r].m;
-        by[r] = none                 ? 1.0f
-                : !numbers           ? __builtin_nanf("")
-                : before == -kInf32 ? 0.0f
-                                     : exp_below_f32(add_f32(before, -now));
-        column[r].l = fma_f32(column[r].l, by[r], add_f32(sum[0], sum[1]));
-        column[r].m = now;
-    }
-}
-
-// ---- integers ----
 // What lies at the beginning of shared memory, WIDE being the elements of a head in blocks of 64.
 // K: rows of WIDE bytes, of each 64 elements what lane t of a product takes: block t of 8 of the first and of the second
 // 32. V: of each 32 elements and each t words of four positions, [element][sixteen positions]. A product's column 2 t + c
@@ -280,22 +116,22 @@ KEEL_GPU void quantize_columns(const PrefillBlock& b, float* query_scales) {
             if (lane == 0) query_scales[column * scales + s] = mul_f32(most, 1.0f / 127.0f);
             for (uint32_t at = s * block + lane; at < (s + 1) * block; at += 32) {
                 const float v = numbers && q[at] != 0.0f ? mul_f32(q[at], inverse) : 0.0f;
-                q8[at] = static_cast<int8_t>(
-                    static_cast<int32_t>(rint_f32(v > 127.0f ? 127.0f : v < -127.0f ? -127.0f : v)));
+                q8[at] = static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
+                                                                           : v < -127.0f ? -127.0f
+                                                                                         : v)));
             }
         }
         for (uint32_t at = n + lane; at < WIDE; at += 32) q8[at] = 0;
     }
 }
 
-// What a lane keeps of its two columns' queries: of 32 elements those of block t of 8, and scales.
+// What a lane keeps of its two columns' queries: of 32 elements those of block t of 8.
 template <uint32_t WIDE>
 struct IntegerQueries {
     uint32_t word[WIDE / 32][4];
-    float scale[2][WIDE / kKvBlock];
 
     // Behind quantize_columns.
-    KEEL_GPU void load(const float* query_scales, uint32_t scales) {
+    KEEL_GPU void load() {
         const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
         KEEL_UNROLL
         for (uint32_t r = 0; r < 2; ++r) {
@@ -305,7 +141,6 @@ struct IntegerQueries {
                 const Words2 w = *reinterpret_cast<const Words2*>(IntegerTile<WIDE>::query(column) + 32 * i + 8 * t);
                 word[i][r] = w.x;
                 word[i][2 + r] = w.y;
-                scale[r][i] = i < scales ? query_scales[column * scales + i] : 0.0f;
             }
         }
     }
@@ -313,8 +148,16 @@ struct IntegerQueries {
 
 // BLOCKS: K rows have a scale for 32 elements.
 template <uint32_t WIDE, bool BLOCKS>
-KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* key_scales, uint32_t scales, Scores* scores) {
+KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* query_scales, const float* key_scales,
+                             uint32_t scales, Scores* scores) {
     const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
+    float query_scale[2][BLOCKS ? WIDE / kKvBlock : 1];
+    KEEL_UNROLL
+    for (uint32_t r = 0; r < 2; ++r) {
+        KEEL_UNROLL
+        for (uint32_t s = 0; s < (BLOCKS ? WIDE / kKvBlock : 1); ++s)
+            query_scale[r][s] = s < scales ? query_scales[own_column(r) * scales + s] : 0.0f;
+    }
     KEEL_UNROLL
     for (uint32_t i = 0; i < kRowTiles; ++i) {
         int32_t product[4];
@@ -326,7 +169,7 @@ KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* key_sca
             KEEL_UNROLL
             for (uint32_t e = 0; e < 4; ++e) {
                 const float sum = add_f32(f32_from_bits(static_cast<uint32_t>(product[e])), -kMagic);
-                dot[e] = fma_f32(mul_f32(q.scale[e / 2][s], d[e % 2]), sum, dot[e]);
+                dot[e] = fma_f32(mul_f32(query_scale[e / 2][s], d[e % 2]), sum, dot[e]);
             }
         };
         KEEL_UNROLL
@@ -450,8 +293,7 @@ KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range row
         sync_warp();
         KEEL_UNROLL
         for (uint32_t i = 0; i < 8; ++i)
-            scores->s[2 * part + i / 4][i % 4] =
-                row_scores(lane / 4 + i % 4 / 2 * 8)[i / 4 * 8 + lane % 4 * 2 + i % 2];
+            scores->s[2 * part + i / 4][i % 4] = row_scores(lane / 4 + i % 4 / 2 * 8)[i / 4 * 8 + lane % 4 * 2 + i % 2];
         sync_warp();
     }
 }
@@ -495,59 +337,25 @@ KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows,
     }
 }
 
-// ---- a split's end ----
-// Into the partials, or what the column has of the splits before.
 template <uint32_t WIDE>
 KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view, ColumnState column[2],
                            BlockOutputs<WIDE>* out) {
-    const AttentionArgs& args = b.args;
-    const uint32_t t = thread_x() % 4, n = args.shape.head_dim;
+    const uint32_t t = thread_x() % 4;
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
-        ColumnState& c = column[r];
-        const uint32_t own = own_column(r), token = b.first_token + own / b.heads, head = b.first_head + own % b.heads;
-        if (own < b.columns() && !cut(b.range(view, c.position), split, kSplitPositions).empty()) {
-            float by = kCopied, from_by = 0.0f;
-            float* to;
-            if (args.partial) {
-                const uint32_t slot =
-                    partial_slot(args.partial_slots, args.places.sink_tokens, args.places.recent_tokens, view,
-                                 split / kSplitPositions, b.range(kRecent, c.position).begin);
-                const uint64_t row = uint64_t{token} * args.shape.heads + head;
-                to = args.partial + (row * args.partial_slots + slot) * (n + kPartialState);
-                if (t == 0) {
-                    to[n] = c.m;
-                    to[n + 1] = c.l;
-                }
-            } else {
-                to = args.out.row + token * args.out.stride + head * n;
-                if (c.total_m == -kInf32) {
-                    c.total_m = c.m;
-                    c.total_l = c.l;
-                } else {
-                    const float merged = largest(c.total_m, c.m);
-                    by = exp_f32(add_f32(c.total_m, -merged));
-                    from_by = exp_f32(add_f32(c.m, -merged));
-                    c.total_l = fma_f32(c.total_l, by, mul_f32(c.l, from_by));
-                    c.total_m = merged;
-                }
-            }
+        const uint32_t own = own_column(r);
+        const Merging merging = merge_state(b, own, split, view, &column[r]);
+        if (merging.by != kLeft) {
+            float* to = output_of(b, own, split, view);
             KEEL_UNROLL
-            for (uint32_t i = 0; i < WIDE / 16; ++i) {  // four elements
-                const uint32_t at = i / 2 * 32 + 8 * t + i % 2 * 4;
-                if (at >= n) continue;
-                Floats4* four = reinterpret_cast<Floats4*>(to + at);
-                Floats4 sum = by == kCopied ? Floats4{} : *four;
-                KEEL_UNROLL
-                for (uint32_t e = 0; e < 4; ++e) {
-                    const float o = out->o[i / 2][r][i % 2 * 4 + e];
-                    sum.x[e] = by == kCopied ? o : fma_f32(sum.x[e], by, mul_f32(o, from_by));
-                }
-                *four = sum;
+            for (uint32_t part = 0; part < WIDE / 32; ++part) {
+                const uint32_t at = part * 32 + 8 * t;
+                if (at < b.args.shape.head_dim) merge_eight(to + at, out->o[part][r], merging);
             }
+            if (t == 0) put_state(b, to, column[r]);
         }
-        c.m = -kInf32;
-        c.l = 0.0f;
+        column[r].m = -kInf32;
+        column[r].l = 0.0f;
     }
     out->clear();
 }
@@ -557,7 +365,7 @@ template <uint32_t WIDE>
 KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint32_t threads) {
     const AttentionArgs& args = b.args;
     const KvPlaces& places = args.places;
-    const uint32_t lane = thread_x() % 32, warp = thread_x() / 32, n = args.shape.head_dim;
+    const uint32_t warp = thread_x() / 32, n = args.shape.head_dim;
     const uint32_t key_scale_count = kv_scales(places.k.format, n);
     const bool key_blocks = is_block32(places.k.format), value_blocks = is_block32(places.v.format);
     float *key_scales = reinterpret_cast<float*>(shared_memory() + room.key_scales),
@@ -578,19 +386,14 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
     quantize_columns<WIDE>(b, query_scales);
     sync_warp();
     IntegerQueries<WIDE> q;
-    q.load(query_scales, key_scale_count);
+    q.load();
 
     ColumnState column[2];
-    KEEL_UNROLL
-    for (uint32_t r = 0; r < 2; ++r) {
-        const uint32_t own = own_column(r);
-        column[r].position = b.first_position + (own < b.columns() ? own / b.heads : 0);
-        column[r].m = column[r].total_m = -kInf32;
-        column[r].l = column[r].total_l = 0.0f;
-    }
+    begin_columns(b, column);
     BlockOutputs<WIDE> out;
     out.clear();
 
+    const Range all = b.all_see(kCoded);
     while (!tile.none()) {
         const bool coded = tile.view == kCoded;
         const TilePlace next = next_tile(b, tile);
@@ -605,10 +408,9 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
         sync_block();
         copy(next);
         if (works && tile.page) {
-            const bool edge = !coded || !b.all_see(tile.view, tile.first);
-            Range seen[2];
-            KEEL_UNROLL
-            for (uint32_t r = 0; r < 2; ++r) seen[r] = cut(b.range(tile.view, column[r].position), tile.first, kTile);
+            const bool edge = !coded || tile.first < all.begin || tile.first + kTile > all.end;
+            Range seen[2] = {};
+            if (edge) b.tile_ranges(tile, column, seen);
             Scores scores;
             float by[2];
             if (!coded) {
@@ -618,17 +420,23 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
                 add_rows(b, tile, rows, seen, scores, by, &out);
             } else {
                 if (key_blocks)
-                    score_integers<WIDE, true>(q, key_scales, key_scale_count, &scores);
+                    score_integers<WIDE, true>(q, query_scales, key_scales, key_scale_count, &scores);
                 else
-                    score_integers<WIDE, false>(q, key_scales, 1, &scores);
+                    score_integers<WIDE, false>(q, query_scales, key_scales, 1, &scores);
                 soften_tile(args, edge, seen, tile.first, &scores, column, by);
                 Weights w;
-                if (!value_blocks) weigh_tile(scores, value_scales, edge, seen, tile.first, &w);
-                KEEL_UNROLL
-                for (uint32_t part = 0; part < WIDE / 32; ++part) {
-                    if (32 * part >= n) continue;
-                    if (value_blocks) weigh_tile(scores, value_scales + part * kTile, edge, seen, tile.first, &w);
-                    add_part<WIDE>(w, part, by, &out);
+                if (value_blocks) {
+                    KEEL_UNROLL
+                    for (uint32_t part = 0; part < WIDE / 32; ++part) {
+                        if (32 * part >= n) continue;
+                        weigh_tile(scores, value_scales + part * kTile, edge, seen, tile.first, &w);
+                        add_part<WIDE>(w, part, by, &out);
+                    }
+                } else {
+                    weigh_tile(scores, value_scales, edge, seen, tile.first, &w);
+                    KEEL_UNROLL
+                    for (uint32_t part = 0; part < WIDE / 32; ++part)
+                        if (32 * part < n) add_part<WIDE>(w, part, by, &out);
                 }
             }
         }
@@ -636,56 +444,18 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
         tile = next;
     }
     copy_wait<0>();
-    if (args.partial) return;
-    KEEL_UNROLL
-    for (uint32_t r = 0; r < 2; ++r) {
-        const uint32_t own = own_column(r);
-        if (own >= b.columns() || lane % 4 != 0) continue;
-        float* state = args.state.row + (b.first_token + own / b.heads) * args.state.stride;
-        const uint32_t head = b.first_head + own % b.heads;
-        state[head] = column[r].total_m;
-        state[args.shape.heads + head] = column[r].total_l;
-    }
+    put_totals(b, column);
 }
 
 template <uint32_t WIDE>
 KEEL_GPU void attend_integers(const AttentionArgs& args) {
-    const Heads& s = args.shape;
-    const KvPlaces& places = args.places;
-    const uint32_t group = s.heads / s.kv_heads, head_tiles = divide_up(group, args.tile_heads);
-    const uint32_t head_tile = block_x() % head_tiles, left = group - head_tile * args.tile_heads;
-    const uint32_t splits = args.partial ? args.splits : 1, block = args.block_begin + block_y();
-    const uint32_t split = block % splits * kSplitPositions, threads = prefill_threads(args);
-    const uint32_t first_block = block / splits * args.tile_blocks, blocks_left = args.query_blocks - first_block;
-    const uint32_t last_block = first_block + (blocks_left < args.tile_blocks ? blocks_left : args.tile_blocks) - 1;
-    const PrefillRoom room = prefill_room(places.k.format, places.v.format, s.head_dim);
-
-    if (is_trellis(places.k.format))
-        fill_trellis_table(kKvFormats[places.k.format].bits, shared_memory() + room.key_table, threads);
-    if (is_trellis(places.v.format) && room.value_table != room.key_table)
-        fill_trellis_table(kKvFormats[places.v.format].bits, shared_memory() + room.value_table, threads);
-
-    // Tokens of one session at a time.
-    const uint32_t tokens_end = args.step.query_block[2 * last_block] + args.step.query_block[2 * last_block + 1];
-    for (uint32_t first = args.step.query_block[2 * first_block], end; first < tokens_end; first = end) {
-        const uint32_t session = args.step.session[first];
-        for (end = first + 1; end < tokens_end && args.step.session[end] == session;) ++end;
-        PrefillBlock b = {args,
-                          block_x() / head_tiles,
-                          block_x() / head_tiles * group + head_tile * args.tile_heads,
-                          left < args.tile_heads ? left : args.tile_heads,
-                          session,
-                          first,
-                          end - first,
-                          args.step.position[first],
-                          args.step.position[end - 1],
-                          {},
-                          args.step.page_id + args.step.page_first[session]};
-        b.reach = Range{split, split + kSplitPositions};
-        if (!args.partial) b.reach = {0, b.last_position + 1};
-        attend_tokens<WIDE>(b, room, threads);
-        sync_block();
-    }
+    const KvFormat k = args.places.k.format, v = args.places.v.format;
+    const PrefillRoom room = prefill_room(k, v, args.shape.head_dim);
+    const uint32_t threads = prefill_threads(args);
+    if (is_trellis(k)) fill_trellis_table(kKvFormats[k].bits, shared_memory() + room.key_table, threads);
+    if (is_trellis(v) && room.value_table != room.key_table)
+        fill_trellis_table(kKvFormats[v].bits, shared_memory() + room.value_table, threads);
+    for_sessions(args, [&](const PrefillBlock& b, uint32_t) { attend_tokens<WIDE>(b, room, threads); });
 }
 
 }  // namespace
