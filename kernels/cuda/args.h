@@ -72,6 +72,19 @@ struct RopeTableArgs {
     float factor;
 };
 
+// Row r of two arrays to row to[r] of two others: what is kept of a step.
+struct KeepRowsArgs {
+    struct Part {
+        const float* from;
+        float* kept;      // [...][n]
+        uint64_t stride;  // of `from`
+        uint32_t n;
+    } part[2];
+    const uint32_t* to;
+    uint32_t rows;
+};
+constexpr uint32_t kKeptFloats = 2048;  // of a block
+
 constexpr LaunchShape row_shape(uint32_t rows, uint32_t shared_bytes = 0) {
     return {rows, 1, kRowThreads, shared_bytes};
 }
@@ -86,6 +99,9 @@ constexpr LaunchShape launch_shape(const SoftcapArgs& a) {
 }
 constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
     return row_shape(a.rows);
+}
+constexpr LaunchShape launch_shape(const KeepRowsArgs& a) {
+    return {divide_up(a.part[0].n, kKeptFloats) + divide_up(a.part[1].n, kKeptFloats), a.rows, kRowThreads, 0};
 }
 
 // ---- what only takes time ----

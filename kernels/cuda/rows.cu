@@ -57,4 +57,15 @@ KEEL_GPU_KERNEL(rope_table) {
         rope_table_f64(args.frequency + i, 1, args.position[block_x()], args.factor, y + 2 * i);
 }
 
+KEEL_GPU_KERNEL(keep_rows) {
+    const uint32_t blocks = divide_up(args.part[0].n, kKeptFloats), row = block_y();
+    const bool second = block_x() >= blocks;
+    const KeepRowsArgs::Part& part = args.part[second ? 1 : 0];
+    const float* from = part.from + row * part.stride;
+    float* kept = part.kept + uint64_t{args.to[row]} * part.n;
+    const uint32_t first = (second ? block_x() - blocks : block_x()) * kKeptFloats, rest = part.n - first,
+                   count = rest < kKeptFloats ? rest : kKeptFloats;
+    for (uint32_t i = thread_x(); i < count; i += kRowThreads) kept[first + i] = from[first + i];
+}
+
 }  // namespace keel::cuda
