@@ -33,10 +33,10 @@ struct PrefillBlock {
     KEEL_GPU Range range(uint32_t view, uint32_t position) const {
         return view_range(position, args.window, args.places.sink_tokens, args.places.recent_tokens, view);
     }
-    // What the tokens see together, and what all of them see.
+    // What the tokens see together, or more, and what all of them see: ends of ranges grow with positions.
     KEEL_GPU Range seen(uint32_t view) const {
-        const Range a = range(view, first_position), b = range(view, last_position);
-        return a.empty() ? b : b.empty() ? a : Range{a.begin, b.end};
+        if (view == kRecent && !args.places.recent_tokens) return {};
+        return {range(view, first_position).begin, range(view, last_position).end};
     }
     KEEL_GPU Range all_see(uint32_t view) const {
         return {range(view, last_position).begin, range(view, first_position).end};

@@ -271,6 +271,7 @@ std::vector<Problem> problems() {
     all.push_back({kKvF16, kKvF16, 80, 4, 1, 700, 21, 0, 2, 30});
     all.push_back({kKvF16, kKvF16, 128, 8, 2, 330, 17, 0, 0, 0, 0, false, 0.0f, 1});
     all.back().second = 13;
+    all.push_back({kKvQ4_0, kKvTcq3, 32, 3, 1, 20, 20, 0, 4, 8});
     all.push_back({kKvE8_4, kKvTcq3, 128, 4, 1, 600, 19, 550, 1});
     all.back().second = 9;
     if (!simt::checks_races()) {
