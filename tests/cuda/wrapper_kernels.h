@@ -19,6 +19,7 @@
     X(copies, 8, 8, kWords)        \
     X(block_meets, 1, 1, kWords)   \
     X(warp_meets, 1, 1, kWords)    \
+    X(turns, 1, 1, kWords)         \
     X(blocks_meet, 1, 2, kWords)   \
     X(launch_waits, 1, 1, kWords)  \
     X(atomics, 2, 3, kWords)       \

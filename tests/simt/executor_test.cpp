@@ -124,6 +124,20 @@ TEST(Executor, Votes) {
     EXPECT_EQ(run(votes).out[40], 0x55555555u);
 }
 
+TEST(Executor, TurnsArePassedOn) {
+    for (Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
+        Options options;
+        options.order = order;
+        const Outcome r = run(takes_turns, options);
+        EXPECT_EQ(r.error, "");
+        for (uint32_t i = 0; i < kThreads * kBlocks; ++i) EXPECT_EQ(r.out[i], i / 32 % 2 ? 34u : 21u) << i;
+        const auto wrong = [&](uint32_t how) { return run(takes_turns, options, 4 * kThreads * 4, how); };
+        EXPECT_TRUE(fails_with(wrong(2), "a turn is passed on before the one before was taken"));
+        EXPECT_TRUE(fails_with(wrong(3), "a block ended with a turn that nobody took"));
+        EXPECT_TRUE(fails_with(wrong(4), "threads wait for others that never come"));
+    }
+}
+
 TEST(Executor, RunsTheLaunchBeforeWhenItIsWaitedFor) {
     alignas(16) uint32_t from[4] = {7};
     std::vector<uint32_t> out(2 * kThreads);
