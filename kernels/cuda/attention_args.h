@@ -131,7 +131,8 @@ enum class AttentionKind : uint32_t {
     kFew,   // attend_8: up to eight columns
     kMany,  // attend_32: what none of the others does
     // Heads of up to 64 or 128 elements, without soft cap, trees and means of keys.
-    kIntegers,  // attend_integers_WIDE
+    kIntegers,  // attend_integers_WIDE: of K and V with one scale a row
+    kBlocks,    // attend_blocks_WIDE: of integers, but with one for 32 elements in K, in V or in both
     kHalves,    // attend_halves_WIDE: K and V in f16
 };
 struct AttentionArgs : KvStepArgs {
@@ -213,6 +214,7 @@ struct PrefillRoom {
     uint32_t key_table, value_table;
     uint32_t bytes;
 };
+constexpr uint32_t kPrefillFactsBytes = 48;    // in front of all
 constexpr uint32_t kValuePart = 32 * 16 + 16;  // bytes of 32 elements of sixteen positions, and what parts banks
 KEEL_DEVICE constexpr uint32_t prefill_value_pitch(uint32_t wide) {
     return wide / 32 * kValuePart + (wide > 64 ? 32 : 0);
@@ -226,7 +228,7 @@ KEEL_DEVICE constexpr uint32_t trellis_table_bytes(kernels::KvFormat f) {
 }
 KEEL_DEVICE constexpr PrefillRoom prefill_room(kernels::KvFormat k, kernels::KvFormat v, uint32_t head_dim) {
     PrefillRoom room = {};
-    room.bytes = prefill_tile_bytes(prefill_wide(head_dim));
+    room.bytes = kPrefillFactsBytes + prefill_tile_bytes(prefill_wide(head_dim));
     const auto place = [&](uint32_t bytes) {
         const uint32_t at = room.bytes;
         room.bytes += (bytes + 15) / 16 * 16;
@@ -248,7 +250,8 @@ KEEL_DEVICE constexpr PrefillRoom prefill_room(kernels::KvFormat k, kernels::KvF
 }
 constexpr uint32_t kHalvesWeightPitch = 20;  // floats of a position of sixteen columns: positions in different banks
 constexpr uint32_t halves_bytes(uint32_t head_dim, uint32_t threads) {
-    return 2 * kPagePositions * prefill_wide(head_dim) * 2 + threads / kWarp * 16 * kHalvesWeightPitch * 4;
+    return kPrefillFactsBytes + 2 * kPagePositions * prefill_wide(head_dim) * 2 +
+           threads / kWarp * 16 * kHalvesWeightPitch * 4;
 }
 static_assert(halves_bytes(128, kPrefillThreads) <= kMostSharedBytes);
 constexpr uint32_t most_prefill_bytes() {
@@ -277,9 +280,10 @@ constexpr void tile_attention(AttentionArgs* a, uint32_t block_tokens, bool tree
     const bool plain = !trees && a->softcap == 0.0f && a->means.pairs == 0 && a->shape.head_dim <= 128;
     const bool integers =
         kernels::kKvFormats[a->places.k.format].integer && kernels::kKvFormats[a->places.v.format].integer;
+    const bool block32 = is_block32(a->places.k.format) || is_block32(a->places.v.format);
     const bool halves = a->places.k.format == kernels::kKvF16 && a->places.v.format == kernels::kKvF16;
     a->kind = few                 ? AttentionKind::kFew
-              : plain && integers ? AttentionKind::kIntegers
+              : plain && integers ? block32 ? AttentionKind::kBlocks : AttentionKind::kIntegers
               : plain && halves   ? AttentionKind::kHalves
                                   : AttentionKind::kMany;
     a->tile_blocks = 1;
@@ -308,7 +312,7 @@ constexpr LaunchShape attention_shape(const AttentionArgs& a) {
     const uint32_t group = a.shape.heads / a.shape.kv_heads;
     const kernels::KvFormat k = a.places.k.format, v = a.places.v.format;
     const uint32_t grid_x = a.shape.kv_heads * divide_up(group, a.tile_heads), grid_y = a.block_end - a.block_begin;
-    if (a.kind == AttentionKind::kIntegers)
+    if (a.kind == AttentionKind::kIntegers || a.kind == AttentionKind::kBlocks)
         return {grid_x, grid_y, prefill_threads(a), prefill_room(k, v, a.shape.head_dim).bytes};
     if (a.kind == AttentionKind::kHalves)
         return {grid_x, grid_y, prefill_threads(a), halves_bytes(a.shape.head_dim, prefill_threads(a))};

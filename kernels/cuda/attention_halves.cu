@@ -17,9 +17,9 @@ struct HalvesTile {
     static constexpr uint32_t kElementLanes = WIDE / 8, kColumns = 16 * kElementLanes / 32;  // of outputs, of a lane
 
     static KEEL_GPU uint8_t* key(uint32_t row, uint32_t part, uint32_t t) {
-        return shared_memory() + (row * kParts + part) * 64 + t * 16;
+        return shared_memory() + kPrefillFactsBytes + (row * kParts + part) * 64 + t * 16;
     }
-    static KEEL_GPU uint8_t* values() { return shared_memory() + kTile * WIDE * 2; }
+    static KEEL_GPU uint8_t* values() { return shared_memory() + kPrefillFactsBytes + kTile * WIDE * 2; }
     static KEEL_GPU float* weights(uint32_t position) {
         return reinterpret_cast<float*>(values() + kTile * WIDE * 2) +
                (thread_x() / 32 * 16 + position) * kHalvesWeightPitch;
@@ -37,7 +37,7 @@ template <uint32_t WIDE>
 KEEL_GPU KeyPart load_key(const PrefillBlock& b, const TilePlace& tile, uint32_t i) {
     const uint32_t row = i / HalvesTile<WIDE>::kParts, part = i % HalvesTile<WIDE>::kParts;
     const KvRows& rows = b.k(tile.view);
-    const uint8_t* from = b.head(rows, tile.page) + row * rows.code_bytes;
+    const uint8_t* from = b.rows_of(tile, rows) + row * rows.code_bytes;
     KeyPart out;
     KEEL_UNROLL
     for (uint32_t e = 0; e < 4; ++e) {
@@ -203,18 +203,19 @@ KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view,
 }
 
 template <uint32_t WIDE>
-KEEL_GPU void attend_tokens(const PrefillBlock& b, uint32_t threads) {
+KEEL_GPU void attend_tokens(const PrefillBlock& b) {
     using Tile = HalvesTile<WIDE>;
     const AttentionArgs& args = b.args;
-    const uint32_t lane = thread_x() % 32, thread = thread_x(), n = args.shape.head_dim;
+    const uint32_t lane = thread_x() % 32, thread = thread_x(), n = args.shape.head_dim,
+                   threads = prefill_threads(args);
     const bool works = thread / 32 * 16 < b.columns();
     const bool copies = kTile * Tile::kParts >= kPrefillThreads || thread < kTile * Tile::kParts;
     float q[2][WIDE / 4];
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
         const uint32_t own = own_column(r), column = own < b.columns() ? own : 0;
-        const float* row =
-            args.qkv.row + (b.first_token + column / b.heads) * args.qkv.stride + (b.first_head + column % b.heads) * n;
+        const float* row = args.qkv.row + (b.facts().first_token + column / b.facts().heads) * args.qkv.stride +
+                           (b.facts().first_head + column % b.facts().heads) * n;
         KEEL_UNROLL
         for (uint32_t i = 0; i < WIDE / 4; ++i) q[r][i] = 4 * i + lane % 4 < n ? row[4 * i + lane % 4] : 0.0f;
     }
@@ -226,20 +227,20 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, uint32_t threads) {
     // The first piece of K of a thread is loaded while the tile before is worked on.
     KeyPart key = {};
     const auto load_first = [&](const TilePlace& tile) {
-        if (copies && !tile.none() && tile.page) key = load_key<WIDE>(b, tile, thread);
+        if (copies && tile.there()) key = load_key<WIDE>(b, tile, thread);
     };
     TilePlace tile = first_tile(b);
     load_first(tile);
     while (!tile.none()) {
-        if (tile.page) {
+        if (tile.there()) {
             if (copies) store_key<WIDE>(key, thread);
             for (uint32_t i = thread + threads; i < kTile * Tile::kParts; i += threads)
                 store_key<WIDE>(load_key<WIDE>(b, tile, i), i);
         }
         sync_block();
         const KvRows& v = b.v(tile.view);
-        if (tile.page) {
-            const uint8_t* from = b.head(v, tile.page);
+        if (tile.there()) {
+            const uint8_t* from = b.rows_of(tile, v);
             for (uint32_t i = 16 * thread; i < tile.rows() * v.code_bytes; i += 16 * threads)
                 copy16(Tile::values() + i, from + i);
         }
@@ -247,7 +248,7 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, uint32_t threads) {
         const TilePlace next = next_tile(b, tile);
         Scores scores = {};
         float by[2] = {};
-        const bool attends = works && tile.page;
+        const bool attends = works && tile.there();
         bool edge = false;
         if (attends) {
             KEEL_NO_UNROLL
@@ -284,10 +285,10 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, uint32_t threads) {
 }  // namespace
 
 KEEL_GPU_KERNEL_OF(attend_halves_64, 1) {
-    for_sessions(args, [&](const PrefillBlock& b, uint32_t threads) { attend_tokens<64>(b, threads); });
+    for_sessions(args, [&](const PrefillBlock& b) { attend_tokens<64>(b); });
 }
 KEEL_GPU_KERNEL_OF(attend_halves_128, 1) {
-    for_sessions(args, [&](const PrefillBlock& b, uint32_t threads) { attend_tokens<128>(b, threads); });
+    for_sessions(args, [&](const PrefillBlock& b) { attend_tokens<128>(b); });
 }
 
 }  // namespace keel::cuda

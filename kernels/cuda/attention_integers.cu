@@ -19,39 +19,50 @@ struct IntegerTile {
     static constexpr uint32_t kBlocks = WIDE / 8, kParts = WIDE / kKvBlock, kSteps = WIDE / 32;
 
     static KEEL_GPU uint8_t* key(uint32_t row, uint32_t pair, uint32_t t) {
-        return shared_memory() + row * WIDE + ((pair * 64 + t * 16) ^ (WIDE > 64 ? row % 2 * 64 : 0));
+        return shared_memory() + kPrefillFactsBytes + row * WIDE +
+               ((pair * 64 + t * 16) ^ (WIDE > 64 ? row % 2 * 64 : 0));
     }
     static KEEL_GPU uint8_t* value(uint32_t t, uint32_t part, uint32_t index) {
-        return shared_memory() + kTile * WIDE + t * prefill_value_pitch(WIDE) + part * kValuePart + index * 16;
+        return shared_memory() + kPrefillFactsBytes + kTile * WIDE + t * prefill_value_pitch(WIDE) + part * kValuePart +
+               index * 16;
     }
-    static KEEL_GPU uint8_t* query(uint32_t column) { return shared_memory() + column * WIDE; }
+    static KEEL_GPU uint8_t* query(uint32_t column) { return shared_memory() + kPrefillFactsBytes + column * WIDE; }
 };
 
-KEEL_GPU void copy_tile(const PrefillBlock& b, const KvRows& rows, const uint8_t* page, uint32_t threads, uint8_t* to) {
-    const uint8_t* from = b.head(rows, page);
-    for (uint32_t i = 16 * thread_x(); i < rows.head_bytes; i += 16 * threads) copy16(to + i, from + i);
+KEEL_GPU void copy_tile(const PrefillBlock& b, const TilePlace& tile, const KvRows& rows, uint32_t threads,
+                        uint8_t* to) {
+    const uint8_t* from = b.rows_of(tile, rows);
+    for (uint32_t i = 16 * thread_x_here(); i < rows.head_bytes; i += 16 * threads) copy16(to + i, from + i);
 }
 KEEL_GPU SharedKvRow raw_row(const KvRows& rows, uint8_t* raw, uint32_t row) {
     return {raw + row * rows.code_bytes, raw + (rows.scales - rows.codes) + row * rows.scale_bytes};
 }
 // Scales of the tile as numbers, [scale][position].
+template <KvFormat F>
 KEEL_GPU void unpack_scales(const KvRows& rows, uint32_t n, uint8_t* raw, uint32_t threads, float* to) {
-    const uint32_t scales = kv_scales(rows.format, n);
-    for (uint32_t i = thread_x(); i < scales * kTile; i += threads) {
+    for (uint32_t i = thread_x_here(); i < kv_scales(F, n) * kTile; i += threads) {
         const SharedKvRow row = raw_row(rows, raw, i % kTile);
-        to[i] = scale_of_field(rows.format, SharedKvRow::load<uint16_t>(row.scales + i / kTile * 2));
+        to[i] = scale_of_field(F, SharedKvRow::load<uint16_t>(row.scales + i / kTile * 2));
     }
 }
 template <uint32_t WIDE>
-KEEL_GPU void unpack_keys(const KvRows& rows, uint32_t n, uint8_t* raw, const uint8_t* table, uint32_t threads) {
+KEEL_GPU void unpack_keys(const KvRows& rows, uint32_t n, uint8_t* raw, const uint8_t* table, float* scales,
+                          uint32_t threads) {
     using Tile = IntegerTile<WIDE>;
     for_read_format<true>(kv_coded_as(rows.format), [&]<KvFormat F>() {
+        unpack_scales<F>(rows, n, raw, threads, scales);
         KEEL_NO_UNROLL
-        for (uint32_t i = thread_x(); i < kTile * Tile::kBlocks; i += threads) {
-            const uint32_t row = i / Tile::kBlocks, block = i % Tile::kBlocks;
+        for (uint32_t i = thread_x_here(); i < kTile / 4 * Tile::kBlocks; i += threads) {
+            const uint32_t first = i / Tile::kBlocks, block = i % Tile::kBlocks;
             if (8 * block >= n) continue;
-            uint8_t* to = Tile::key(row, block / 8, block % 4) + block / 4 % 2 * 8;
-            *reinterpret_cast<Words2*>(to) = unpack_words<F>(raw_row(rows, raw, row), n, block, table);
+            Words2 w[4];  // of rows that lie apart, at once
+            KEEL_UNROLL
+            for (uint32_t r = 0; r < 4; ++r)
+                w[r] = unpack_words<F>(raw_row(rows, raw, first + kTile / 4 * r), n, block, table);
+            KEEL_UNROLL
+            for (uint32_t r = 0; r < 4; ++r)
+                *reinterpret_cast<Words2*>(Tile::key(first + kTile / 4 * r, block / 8, block % 4) + block / 4 % 2 * 8) =
+                    w[r];
         }
     });
 }
@@ -65,11 +76,13 @@ KEEL_GPU void transpose_four(const uint32_t row[4], uint32_t to[4]) {
     to[3] = pick_bytes(high, high2, 0x7632);
 }
 template <uint32_t WIDE>
-KEEL_GPU void unpack_values(const KvRows& rows, uint32_t n, uint8_t* raw, const uint8_t* table, uint32_t threads) {
+KEEL_GPU void unpack_values(const KvRows& rows, uint32_t n, uint8_t* raw, const uint8_t* table, float* scales,
+                            uint32_t threads) {
     using Tile = IntegerTile<WIDE>;
     for_read_format<true>(kv_coded_as(rows.format), [&]<KvFormat F>() {
+        unpack_scales<F>(rows, n, raw, threads, scales);
         KEEL_NO_UNROLL
-        for (uint32_t i = thread_x(); i < kTile / 4 * Tile::kBlocks; i += threads) {
+        for (uint32_t i = thread_x_here(); i < kTile / 4 * Tile::kBlocks; i += threads) {
             const uint32_t block = i % Tile::kBlocks, sixteen = i / Tile::kBlocks % 4, t = i / Tile::kBlocks / 4;
             if (8 * block >= n) continue;
             uint32_t low[4], high[4], word[8];
@@ -100,8 +113,9 @@ KEEL_GPU void quantize_columns(const PrefillBlock& b, float* query_scales) {
         const uint32_t column = 16 * warp + i;
         int8_t* q8 = reinterpret_cast<int8_t*>(IntegerTile<WIDE>::query(column));
         const bool there = column < b.columns();
-        const float* q = b.args.qkv.row + (b.first_token + (there ? column / b.heads : 0)) * b.args.qkv.stride +
-                         (b.first_head + (there ? column % b.heads : 0)) * n;
+        const float* q = b.args.qkv.row +
+                         (b.facts().first_token + (there ? column / b.facts().heads : 0)) * b.args.qkv.stride +
+                         (b.facts().first_head + (there ? column % b.facts().heads : 0)) * n;
         KEEL_NO_UNROLL
         for (uint32_t s = 0; s < scales; ++s) {
             float most = 0.0f;
@@ -150,7 +164,7 @@ struct IntegerQueries {
 template <uint32_t WIDE, bool BLOCKS>
 KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* query_scales, const float* key_scales,
                              uint32_t scales, Scores* scores) {
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane = thread_x_here() % 32, g = lane / 4, t = lane % 4;
     float query_scale[2][BLOCKS ? WIDE / kKvBlock : 1];
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
@@ -200,31 +214,51 @@ struct Weights {
 // Of exponentials and the scales of V rows. edge, seen, first: as of soften_tile.
 KEEL_GPU void weigh_tile(const Scores& scores, const float* value_scales, bool edge, const Range seen[2],
                          uint32_t first, Weights* w) {
-    const uint32_t t = thread_x() % 4;
+    const uint32_t t = thread_x_here() % 4;
+    float weight[2][2 * kRowTiles], inverse[2];
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 2 * kRowTiles; ++i) {
+        const float scale = value_scales[i / 2 * 8 + 2 * t + i % 2];
+        KEEL_UNROLL
+        for (uint32_t r = 0; r < 2; ++r) weight[r][i] = mul_f32(scores.s[i / 2][2 * r + i % 2], scale);
+    }
+    if (edge) {
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 4 * kRowTiles; ++i) {
+            const uint32_t r = i / (2 * kRowTiles), j = i % (2 * kRowTiles), at = first + j / 2 * 8 + 2 * t + j % 2;
+            if (at < seen[r].begin || at >= seen[r].end) weight[r][j] = 0.0f;
+        }
+    }
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
-        float weight[2 * kRowTiles], most = 0.0f;
+        float most[kRowTiles];
         KEEL_UNROLL
-        for (uint32_t i = 0; i < 2 * kRowTiles; ++i) {
-            const uint32_t at = i / 2 * 8 + 2 * t + i % 2;
-            weight[i] = mul_f32(scores.s[i / 2][2 * r + i % 2], value_scales[at]);
-            if (edge && (first + at < seen[r].begin || first + at >= seen[r].end)) weight[i] = 0.0f;
-            most = largest(most, weight[i]);
-        }
-        most = largest_of_four(most);
-        w->unit[r] = most < kInf32 ? mul_f32(most, 1.0f / kWeightSteps) : __builtin_nanf("");
-        float inverse = most > 0.0f ? kWeightSteps / most : 0.0f;
-        if (inverse == kInf32) {  // of weights so small all are either 0 or the largest
-            inverse = kWeightSteps;
+        for (uint32_t i = 0; i < kRowTiles; ++i) most[i] = largest(weight[r][i], weight[r][i + kRowTiles]);
+        KEEL_UNROLL
+        for (uint32_t step = kRowTiles / 2; step; step /= 2) {
             KEEL_UNROLL
-            for (uint32_t i = 0; i < 2 * kRowTiles; ++i) weight[i] = weight[i] > 0.0f ? 1.0f : 0.0f;
+            for (uint32_t i = 0; i < step; ++i) most[i] = largest(most[i], most[i + step]);
         }
+        const float top = largest_of_four(most[0]);
+        w->unit[r] = top < kInf32 ? mul_f32(top, 1.0f / kWeightSteps) : __builtin_nanf("");
         if (edge && seen[r].empty()) w->unit[r] = -0.0f;  // so that an output of -0 stays one
+        inverse[r] = top > 0.0f ? kWeightSteps / top : 0.0f;
+    }
+    KEEL_UNROLL
+    for (uint32_t r = 0; r < 2; ++r) {
+        if (inverse[r] != kInf32) continue;
+        inverse[r] = kWeightSteps;  // of weights so small all are either 0 or the largest
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kRowTiles / 2; ++i) {
+        for (uint32_t i = 0; i < 2 * kRowTiles; ++i) weight[r][i] = weight[r][i] > 0.0f ? 1.0f : 0.0f;
+    }
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < kRowTiles / 2; ++i) {
+        KEEL_UNROLL
+        for (uint32_t r = 0; r < 2; ++r) {
             uint32_t bits[4];
             KEEL_UNROLL
-            for (uint32_t e = 0; e < 4; ++e) bits[e] = f32_bits(add_f32(mul_f32(weight[4 * i + e], inverse), kMagic));
+            for (uint32_t e = 0; e < 4; ++e)
+                bits[e] = f32_bits(add_f32(mul_f32(weight[r][4 * i + e], inverse[r]), kMagic));
             const uint32_t x = pick_bytes(bits[0], bits[1], 0x5140), y = pick_bytes(bits[2], bits[3], 0x5140);
             w->lower[i / 2][i % 2 * 2 + r] = pick_bytes(x, y, 0x5410);
             w->upper[i / 2][i % 2 * 2 + r] = pick_bytes(x, y, 0x7632);
@@ -242,21 +276,29 @@ struct BlockOutputs {
         for (uint32_t i = 0; i < WIDE / 2; ++i) o[i / 16][i / 8 % 2][i % 8] = 0.0f;
     }
 };
-template <uint32_t WIDE>
-KEEL_GPU void add_part(const Weights& w, uint32_t part, const float by[2], BlockOutputs<WIDE>* out) {
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
+// PARTS of 32 elements from `first` on. While sums of some products become outputs, the next ones are on their way.
+template <uint32_t WIDE, uint32_t PARTS>
+KEEL_GPU void add_parts(const Weights& w, uint32_t first, const float by[2], BlockOutputs<WIDE>* out) {
+    const uint32_t lane = thread_x_here() % 32, g = lane / 4, t = lane % 4;
+    constexpr uint32_t kAhead = 2;  // products on their way, of eight elements
+    int32_t lower[kAhead + 1][4], upper[kAhead + 1][4];
+    const auto multiply = [&](uint32_t i) {
+        const Words4 v = *reinterpret_cast<const Words4*>(IntegerTile<WIDE>::value(t, first + i / 4, i % 4 * 8 + g));
+        mma_u8_first(upper[i % (kAhead + 1)], w.upper[0], v.x, v.y);
+        mma_u8_first(lower[i % (kAhead + 1)], w.lower[0], v.x, v.y);
+        mma_u8(upper[i % (kAhead + 1)], w.upper[1], v.z, v.w);
+        mma_u8(lower[i % (kAhead + 1)], w.lower[1], v.z, v.w);
+    };
     KEEL_UNROLL
-    for (uint32_t i = 0; i < 4; ++i) {
-        const Words4 v = *reinterpret_cast<const Words4*>(IntegerTile<WIDE>::value(t, part, 8 * i + g));
-        int32_t lower[4], upper[4];
-        mma_u8_first(upper, w.upper[0], v.x, v.y);
-        mma_u8_first(lower, w.lower[0], v.x, v.y);
-        mma_u8(upper, w.upper[1], v.z, v.w);
-        mma_u8(lower, w.lower[1], v.z, v.w);
+    for (uint32_t i = 0; i < kAhead; ++i) multiply(i);
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 4 * PARTS; ++i) {
+        if (i + kAhead < 4 * PARTS) multiply(i + kAhead);
         KEEL_UNROLL
         for (uint32_t e = 0; e < 4; ++e) {
-            float& o = out->o[part][e / 2][2 * i + e % 2];
-            o = fma_f32(w.unit[e / 2], static_cast<float>(lower[e] + 256 * upper[e]), mul_f32(o, by[e / 2]));
+            const int32_t sum = lower[i % (kAhead + 1)][e] + 256 * upper[i % (kAhead + 1)][e];
+            float& o = out->o[first + i / 4][e / 2][i % 4 * 2 + e % 2];
+            o = fma_f32(w.unit[e / 2], static_cast<float>(sum), mul_f32(o, by[e / 2]));
         }
     }
 }
@@ -265,12 +307,12 @@ KEEL_GPU void add_part(const Weights& w, uint32_t part, const float by[2], Block
 // Sinks and recent rows: few, one after the other. Where else a tile lies, a warp has room for 16 positions of its
 // columns, [column][position].
 KEEL_GPU float* row_scores(uint32_t column) {
-    return reinterpret_cast<float*>(shared_memory()) + (thread_x() / 32 * 16 + column) * 16;
+    return reinterpret_cast<float*>(shared_memory() + kPrefillFactsBytes) + (thread_x() / 32 * 16 + column) * 16;
 }
 KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range rows, Scores* scores) {
-    const uint32_t lane = thread_x() % 32, n = b.args.shape.head_dim;
+    const uint32_t lane = thread_x_here() % 32, n = b.args.shape.head_dim;
     const KvRows& k = b.k(tile.view);
-    const uint8_t* codes = b.head(k, tile.page);
+    const uint8_t* codes = b.rows_of(tile, k);
     KEEL_UNROLL
     for (uint32_t part = 0; part < kTile / 16; ++part) {
         const Range own = cut(rows, tile.first + 16 * part, 16);
@@ -281,8 +323,8 @@ KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range row
             for (uint32_t i = 0; i < 16; i += 2) {  // half a warp a column
                 const uint32_t column = thread_x() / 16 % 2 + i, in_block = thread_x() / 32 * 16 + column,
                                at = in_block < b.columns() ? in_block : 0;
-                const float* q = b.args.qkv.row + (b.first_token + at / b.heads) * b.args.qkv.stride +
-                                 (b.first_head + at % b.heads) * n;
+                const float* q = b.args.qkv.row + (b.facts().first_token + at / b.facts().heads) * b.args.qkv.stride +
+                                 (b.facts().first_head + at % b.facts().heads) * n;
                 float chain = 0.0f;
                 for (uint32_t e = lane % 16; e < n; e += 16)
                     chain = fma_f32(widen_f16(load<uint16_t>(key + 2 * e)), q[e], chain);
@@ -300,9 +342,9 @@ KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range row
 template <uint32_t WIDE>
 KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows, const Range seen[2],
                        const Scores& scores, const float by[2], BlockOutputs<WIDE>* out) {
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
+    const uint32_t lane = thread_x_here() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
     const KvRows& v = b.v(tile.view);
-    const uint8_t* codes = b.head(v, tile.page);
+    const uint8_t* codes = b.rows_of(tile, v);
     KEEL_UNROLL
     for (uint32_t i = 0; i < WIDE / 2; ++i) {
         float& o = out->o[i / 16][i / 8 % 2][i % 8];
@@ -340,7 +382,7 @@ KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows,
 template <uint32_t WIDE>
 KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view, ColumnState column[2],
                            BlockOutputs<WIDE>* out) {
-    const uint32_t t = thread_x() % 4;
+    const uint32_t t = thread_x_here() % 4;
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
         const uint32_t own = own_column(r);
@@ -361,13 +403,14 @@ KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view,
 }
 
 // ---- the block ----
-template <uint32_t WIDE>
+// BLOCKS: rows of K, of V or of both have a scale for 32 elements.
+template <uint32_t WIDE, bool BLOCKS>
 KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint32_t threads) {
     const AttentionArgs& args = b.args;
     const KvPlaces& places = args.places;
     const uint32_t warp = thread_x() / 32, n = args.shape.head_dim;
     const uint32_t key_scale_count = kv_scales(places.k.format, n);
-    const bool key_blocks = is_block32(places.k.format), value_blocks = is_block32(places.v.format);
+    const bool key_blocks = BLOCKS && is_block32(places.k.format), value_blocks = BLOCKS && is_block32(places.v.format);
     float *key_scales = reinterpret_cast<float*>(shared_memory() + room.key_scales),
           *value_scales = reinterpret_cast<float*>(shared_memory() + room.value_scales),
           *query_scales = reinterpret_cast<float*>(shared_memory() + room.query_scales);
@@ -375,9 +418,9 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
     const bool works = 16 * warp < b.columns();
 
     const auto copy = [&](const TilePlace& tile) {
-        if (!tile.none() && tile.view == kCoded && tile.page) {
-            copy_tile(b, places.k, tile.page, threads, raw_keys);
-            copy_tile(b, places.v, tile.page, threads, raw_values);
+        if (tile.there() && tile.view == kCoded) {
+            copy_tile(b, tile, places.k, threads, raw_keys);
+            copy_tile(b, tile, places.v, threads, raw_values);
         }
         copy_commit();
     };
@@ -399,15 +442,13 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
         const TilePlace next = next_tile(b, tile);
         copy_wait<0>();
         sync_block();
-        if (coded && tile.page) {
-            unpack_scales(places.k, n, raw_keys, threads, key_scales);
-            unpack_scales(places.v, n, raw_values, threads, value_scales);
-            unpack_keys<WIDE>(places.k, n, raw_keys, shared_memory() + room.key_table, threads);
-            unpack_values<WIDE>(places.v, n, raw_values, shared_memory() + room.value_table, threads);
+        if (coded && tile.there()) {
+            unpack_keys<WIDE>(places.k, n, raw_keys, shared_memory() + room.key_table, key_scales, threads);
+            unpack_values<WIDE>(places.v, n, raw_values, shared_memory() + room.value_table, value_scales, threads);
         }
         sync_block();
         copy(next);
-        if (works && tile.page) {
+        if (works && tile.there()) {
             const bool edge = !coded || tile.first < all.begin || tile.first + kTile > all.end;
             Range seen[2] = {};
             if (edge) b.tile_ranges(tile, column, seen);
@@ -430,13 +471,13 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
                     for (uint32_t part = 0; part < WIDE / 32; ++part) {
                         if (32 * part >= n) continue;
                         weigh_tile(scores, value_scales + part * kTile, edge, seen, tile.first, &w);
-                        add_part<WIDE>(w, part, by, &out);
+                        add_parts<WIDE, 1>(w, part, by, &out);
                     }
                 } else {
                     weigh_tile(scores, value_scales, edge, seen, tile.first, &w);
                     KEEL_UNROLL
-                    for (uint32_t part = 0; part < WIDE / 32; ++part)
-                        if (32 * part < n) add_part<WIDE>(w, part, by, &out);
+                    for (uint32_t part = 0; part < WIDE / 32; part += 2)
+                        if (32 * part < n) add_parts<WIDE, 2>(w, part, by, &out);
                 }
             }
         }
@@ -447,7 +488,7 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b, const PrefillRoom& room, uint
     put_totals(b, column);
 }
 
-template <uint32_t WIDE>
+template <uint32_t WIDE, bool BLOCKS>
 KEEL_GPU void attend_integers(const AttentionArgs& args) {
     const KvFormat k = args.places.k.format, v = args.places.v.format;
     const PrefillRoom room = prefill_room(k, v, args.shape.head_dim);
@@ -455,16 +496,22 @@ KEEL_GPU void attend_integers(const AttentionArgs& args) {
     if (is_trellis(k)) fill_trellis_table(kKvFormats[k].bits, shared_memory() + room.key_table, threads);
     if (is_trellis(v) && room.value_table != room.key_table)
         fill_trellis_table(kKvFormats[v].bits, shared_memory() + room.value_table, threads);
-    for_sessions(args, [&](const PrefillBlock& b, uint32_t) { attend_tokens<WIDE>(b, room, threads); });
+    for_sessions(args, [&](const PrefillBlock& b) { attend_tokens<WIDE, BLOCKS>(b, room, threads); });
 }
 
 }  // namespace
 
 KEEL_GPU_KERNEL_OF(attend_integers_64, 1) {
-    attend_integers<64>(args);
+    attend_integers<64, false>(args);
 }
 KEEL_GPU_KERNEL_OF(attend_integers_128, 1) {
-    attend_integers<128>(args);
+    attend_integers<128, false>(args);
+}
+KEEL_GPU_KERNEL_OF(attend_blocks_64, 1) {
+    attend_integers<64, true>(args);
+}
+KEEL_GPU_KERNEL_OF(attend_blocks_128, 1) {
+    attend_integers<128, true>(args);
 }
 
 }  // namespace keel::cuda

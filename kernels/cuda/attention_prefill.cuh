@@ -7,6 +7,7 @@
 // in registers, where matrix units leave those of integers.
 #pragma once
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/exp_below.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace keel::cuda {
@@ -18,28 +19,33 @@ struct alignas(16) Floats4 {
     float x[4];
 };
 
-// What the threads of a block know.
-struct TilePlace;
-struct ColumnState;
-struct PrefillBlock {
-    const AttentionArgs& args;
+// What the threads of a block know. It lies at the beginning of shared memory, read anew where it is needed: registers
+// are scarce.
+struct PrefillFacts {
     uint32_t kv_head, first_head, heads;  // query heads, each in all tokens
     uint32_t session, first_token, tokens;
     uint32_t first_position, last_position;  // of its first and its last token: they follow one another
     Range reach;                             // positions of the splits that the block goes through
-    const uint32_t* page_ids;
+    uint32_t first_page;                     // of the session, among those of the step
+};
+static_assert(sizeof(PrefillFacts) <= kPrefillFactsBytes);
+struct TilePlace;
+struct ColumnState;
+struct PrefillBlock {
+    const AttentionArgs& args;
 
-    KEEL_GPU uint32_t columns() const { return tokens * heads; }
+    static KEEL_GPU PrefillFacts& facts() { return *reinterpret_cast<PrefillFacts*>(shared_memory()); }
+    KEEL_GPU uint32_t columns() const { return facts().tokens * facts().heads; }
     KEEL_GPU Range range(uint32_t view, uint32_t position) const {
         return view_range(position, args.window, args.places.sink_tokens, args.places.recent_tokens, view);
     }
     // What the tokens see together, or more, and what all of them see: ends of ranges grow with positions.
     KEEL_GPU Range seen(uint32_t view) const {
         if (view == kRecent && !args.places.recent_tokens) return {};
-        return {range(view, first_position).begin, range(view, last_position).end};
+        return {range(view, facts().first_position).begin, range(view, facts().last_position).end};
     }
     KEEL_GPU Range all_see(uint32_t view) const {
-        return {range(view, last_position).begin, range(view, first_position).end};
+        return {range(view, facts().last_position).begin, range(view, facts().first_position).end};
     }
     KEEL_GPU const KvRows& k(uint32_t view) const {
         return view == kSinks ? args.places.sink_k : view == kCoded ? args.places.k : args.places.recent_k;
@@ -49,27 +55,17 @@ struct PrefillBlock {
     }
     // What each of a lane's columns sees of a tile.
     KEEL_GPU void tile_ranges(const TilePlace& tile, const ColumnState column[2], Range seen[2]) const;
-    // The page with the tile that begins at `first`; null: evicted.
-    KEEL_GPU const uint8_t* page(uint32_t view, uint32_t first) const {
-        const KvPlaces& at = args.places;
-        if (view == kCoded) {
-            const uint32_t id = page_ids[first / kTile];
-            return id == kNone ? nullptr : at.base + at.pages + id * at.page_stride;
-        }
-        const uint8_t* window = at.base + at.windows + args.step.session_index[session] * at.window_stride;
-        return view == kSinks ? window : window + at.ring + first / kTile % at.recent_pages * at.recent_page_stride;
-    }
-    KEEL_GPU const uint8_t* head(const KvRows& rows, const uint8_t* page) const {
-        return in_global(page) + rows.codes + kv_head * rows.head_bytes;
-    }
+    // Rows of the block's KV head in the page of a tile that is not evicted.
+    KEEL_GPU const uint8_t* rows_of(const TilePlace& tile, const KvRows& rows) const;
 };
 
 // A tile of what is seen of a split in a view.
 struct TilePlace {
     uint32_t split, view, first, end;  // first: kNone if there is none; end: of what is seen
-    const uint8_t* page;
+    uint32_t page;                     // its number, of coded rows; kNone: evicted
 
     KEEL_GPU bool none() const { return first == kNone; }
+    KEEL_GPU bool there() const { return first != kNone && page != kNone; }
     KEEL_GPU uint32_t rows() const { return end - first < kTile ? end - first : kTile; }  // up to the last one seen
     KEEL_GPU bool joins(const TilePlace& o) const { return split == o.split && view == o.view && !o.none(); }
 };
@@ -81,7 +77,7 @@ KEEL_GPU TilePlace next_tile(const PrefillBlock& b, TilePlace at) {
             at.view = 0;
             at.split += kSplitPositions;
         }
-        if (at.split >= b.reach.end) {
+        if (at.split >= b.facts().reach.end) {
             at.first = kNone;
             return at;
         }
@@ -89,11 +85,20 @@ KEEL_GPU TilePlace next_tile(const PrefillBlock& b, TilePlace at) {
         at.first = all.begin / kTile * kTile;
         at.end = all.empty() ? 0 : all.end;
     }
-    at.page = b.page(at.view, at.first);
+    at.page = at.view == kCoded ? b.args.step.page_id[b.facts().first_page + at.first / kTile] : 0;
     return at;
 }
 KEEL_GPU TilePlace first_tile(const PrefillBlock& b) {
-    return next_tile(b, {b.reach.begin - kSplitPositions, kViews - 1, 0, 0, nullptr});
+    return next_tile(b, {b.facts().reach.begin - kSplitPositions, kViews - 1, 0, 0, 0});
+}
+KEEL_GPU const uint8_t* PrefillBlock::rows_of(const TilePlace& tile, const KvRows& rows) const {
+    const KvPlaces& at = args.places;
+    const uint8_t* page = at.base + at.pages + tile.page * at.page_stride;
+    if (tile.view != kCoded) {
+        page = at.base + at.windows + args.step.session_index[facts().session] * at.window_stride;
+        if (tile.view == kRecent) page += at.ring + tile.first / kTile % at.recent_pages * at.recent_page_stride;
+    }
+    return in_global(page) + rows.codes + facts().kv_head * rows.head_bytes;
 }
 
 // ---- what a warp makes of a tile ----
@@ -109,7 +114,8 @@ struct ColumnState {
 };
 // Column r of the lane's two among those of the block.
 KEEL_GPU uint32_t own_column(uint32_t r) {
-    return thread_x() / 32 * 16 + thread_x() % 32 / 4 + 8 * r;
+    const uint32_t thread = thread_x_here();
+    return thread / 32 * 16 + thread % 32 / 4 + 8 * r;
 }
 
 KEEL_GPU void PrefillBlock::tile_ranges(const TilePlace& tile, const ColumnState column[2], Range seen[2]) const {
@@ -119,7 +125,7 @@ KEEL_GPU void PrefillBlock::tile_ranges(const TilePlace& tile, const ColumnState
 
 // The largest of what the four lanes of a column have.
 KEEL_GPU float largest_of_four(float v) {
-    const uint32_t lane = thread_x() % 32;
+    const uint32_t lane = thread_x_here() % 32;
     v = largest(v, shuffle(v, lane ^ 1));
     v = largest(v, shuffle(v, lane ^ 2));
     return v;
@@ -129,7 +135,7 @@ KEEL_GPU float largest_of_four(float v) {
 // multiplied by before the tile is added. `seen`: by each column, looked at where not all of them see all of the tile.
 KEEL_GPU void soften_tile(const AttentionArgs& args, bool edge, const Range seen[2], uint32_t first, Scores* scores,
                           ColumnState column[2], float by[2]) {
-    const uint32_t lane = thread_x() % 32, t = lane % 4;
+    const uint32_t lane = thread_x_here() % 32, t = lane % 4;
     KEEL_UNROLL
     for (uint32_t i = 0; i < kRowTiles; ++i) {
         KEEL_UNROLL
@@ -145,35 +151,45 @@ KEEL_GPU void soften_tile(const AttentionArgs& args, bool edge, const Range seen
             }
         }
     }
+    float now[2];
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
-        float now = scores->s[0][2 * r];
+        float most[kRowTiles];
         KEEL_UNROLL
-        for (uint32_t i = 1; i < 2 * kRowTiles; ++i) now = largest(now, scores->s[i / 2][2 * r + i % 2]);
-        now = largest(column[r].m, largest_of_four(now));
-        float lanes[4] = {};
+        for (uint32_t i = 0; i < kRowTiles; ++i) most[i] = largest(scores->s[i][2 * r], scores->s[i][2 * r + 1]);
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kRowTiles; ++i) {
+        for (uint32_t step = kRowTiles / 2; step; step /= 2) {
             KEEL_UNROLL
-            for (uint32_t c = 0; c < 2; ++c) {
-                float& s = scores->s[i][2 * r + c];
-                s = exp_below_f32(add_f32(s, -now));
-                lanes[i % 2 * 2 + c] = add_f32(lanes[i % 2 * 2 + c], s);
-            }
+            for (uint32_t i = 0; i < step; ++i) most[i] = largest(most[i], most[i + step]);
         }
+        now[r] = largest(column[r].m, largest_of_four(most[0]));
+    }
+    float lanes[2][4] = {};
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < kRowTiles; ++i) {
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 4; ++e) {
+            float& s = scores->s[i][e];
+            s = exp_below_f32(add_f32(s, -now[e / 2]));
+            float& lane_sum = lanes[e / 2][i % 2 * 2 + e % 2];
+            lane_sum = i < 2 ? s : add_f32(lane_sum, s);
+        }
+    }
+    KEEL_UNROLL
+    for (uint32_t r = 0; r < 2; ++r) {
         float sum[2];
         KEEL_UNROLL
         for (uint32_t c = 0; c < 2; ++c) {
-            sum[c] = add_f32(lanes[c], lanes[2 + c]);
+            sum[c] = add_f32(lanes[r][c], lanes[r][2 + c]);
             sum[c] = add_f32(sum[c], shuffle(sum[c], lane ^ 2));
             sum[c] = add_f32(sum[c], shuffle(sum[c], lane ^ 1));
         }
         // A largest score that is not finite makes a NaN of everything.
-        const bool none = edge && seen[r].empty(), numbers = __builtin_fabsf(now) < kInf32;
-        const float before = column[r].m;
-        by[r] = none ? 1.0f : numbers ? exp_below_f32(add_f32(before, -now)) : __builtin_nanf("");
+        const bool none = edge && seen[r].empty(), numbers = __builtin_fabsf(now[r]) < kInf32;
+        const float factor = exp_below_f32(add_f32(column[r].m, -now[r]));
+        by[r] = none ? 1.0f : numbers ? factor : __builtin_nanf("");
         column[r].l = fma_f32(column[r].l, by[r], add_f32(sum[0], sum[1]));
-        column[r].m = now;
+        column[r].m = now[r];
     }
 }
 
@@ -204,10 +220,11 @@ KEEL_GPU Merging merge_state(const PrefillBlock& b, uint32_t own, uint32_t split
 // Where the output of one of the block's columns goes.
 KEEL_GPU float* output_of(const PrefillBlock& b, uint32_t column, uint32_t split, uint32_t view) {
     const AttentionArgs& args = b.args;
-    const uint32_t at = column / b.heads, token = b.first_token + at, head = b.first_head + column % b.heads;
+    const PrefillFacts& f = b.facts();
+    const uint32_t at = column / f.heads, token = f.first_token + at, head = f.first_head + column % f.heads;
     if (!args.partial) return args.out.row + token * args.out.stride + head * args.shape.head_dim;
     const uint32_t slot = partial_slot(args.partial_slots, args.places.sink_tokens, args.places.recent_tokens, view,
-                                       split / kSplitPositions, b.range(kRecent, b.first_position + at).begin);
+                                       split / kSplitPositions, b.range(kRecent, f.first_position + at).begin);
     const uint64_t row = uint64_t{token} * args.shape.heads + head;
     return args.partial + (row * args.partial_slots + slot) * (args.shape.head_dim + kPartialState);
 }
@@ -233,12 +250,13 @@ KEEL_GPU void put_state(const PrefillBlock& b, float* to, const ColumnState& c) 
 // The states of all splits.
 KEEL_GPU void put_totals(const PrefillBlock& b, const ColumnState column[2]) {
     if (b.args.partial || thread_x() % 4 != 0) return;
+    const PrefillFacts& f = b.facts();
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
         const uint32_t own = own_column(r);
         if (own >= b.columns()) continue;
-        float* state = b.args.state.row + (b.first_token + own / b.heads) * b.args.state.stride;
-        const uint32_t head = b.first_head + own % b.heads;
+        float* state = b.args.state.row + (f.first_token + own / f.heads) * b.args.state.stride;
+        const uint32_t head = f.first_head + own % f.heads;
         state[head] = column[r].total_m;
         state[b.args.shape.heads + head] = column[r].total_l;
     }
@@ -247,39 +265,49 @@ KEEL_GPU void begin_columns(const PrefillBlock& b, ColumnState column[2]) {
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
         const uint32_t own = own_column(r);
-        column[r].position = b.first_position + (own < b.columns() ? own / b.heads : 0);
+        column[r].position = b.facts().first_position + (own < b.columns() ? own / b.facts().heads : 0);
         column[r].m = column[r].total_m = -kInf32;
         column[r].l = column[r].total_l = 0.0f;
     }
 }
 
-// Calls body(block, threads) for the tokens that the block of threads has, of one session at a time.
+// The next tokens of the block of threads that are of one session; none, if there are no more.
+KEEL_GPU void next_session(const AttentionArgs& args, PrefillFacts* f) {
+    const uint32_t group = args.shape.heads / args.shape.kv_heads, head_tiles = divide_up(group, args.tile_heads);
+    const uint32_t first_head = block_x() % head_tiles * args.tile_heads, left = group - first_head;
+    const uint32_t splits = args.partial ? args.splits : 1, block = args.block_begin + block_y();
+    const uint32_t split = block % splits * kSplitPositions,
+                   last = block / splits * args.tile_blocks + args.tile_blocks;
+    const uint32_t* query_block = args.step.query_block + 2 * (last < args.query_blocks ? last : args.query_blocks) - 2;
+    const uint32_t tokens_end = query_block[0] + query_block[1], first = f->first_token + f->tokens;
+    f->first_token = first;
+    f->tokens = 0;
+    if (first >= tokens_end) return;
+    f->session = args.step.session[first];
+    while (first + f->tokens < tokens_end && args.step.session[first + f->tokens] == f->session) ++f->tokens;
+    f->kv_head = block_x() / head_tiles;
+    f->first_head = f->kv_head * group + first_head;
+    f->heads = left < args.tile_heads ? left : args.tile_heads;
+    f->first_position = args.step.position[first];
+    f->last_position = args.step.position[first + f->tokens - 1];
+    f->reach = {split, split + kSplitPositions};
+    if (!args.partial) f->reach = {0, f->last_position + 1};
+    f->first_page = args.step.page_first[f->session];
+}
+// Calls body(block) for the tokens that the block of threads has, of one session at a time.
 template <class Body>
 KEEL_GPU void for_sessions(const AttentionArgs& args, const Body& body) {
-    const Heads& s = args.shape;
-    const uint32_t group = s.heads / s.kv_heads, head_tiles = divide_up(group, args.tile_heads);
-    const uint32_t kv_head = block_x() / head_tiles, first_head = block_x() % head_tiles * args.tile_heads;
-    const uint32_t splits = args.partial ? args.splits : 1, block = args.block_begin + block_y();
-    const uint32_t split = block % splits * kSplitPositions, left = group - first_head;
-    const uint32_t first_block = block / splits * args.tile_blocks, blocks_left = args.query_blocks - first_block;
-    const uint32_t last_block = first_block + (blocks_left < args.tile_blocks ? blocks_left : args.tile_blocks) - 1;
-    const uint32_t tokens_end = args.step.query_block[2 * last_block] + args.step.query_block[2 * last_block + 1];
-    for (uint32_t first = args.step.query_block[2 * first_block], end; first < tokens_end; first = end) {
-        const uint32_t session = args.step.session[first];
-        for (end = first + 1; end < tokens_end && args.step.session[end] == session;) ++end;
-        PrefillBlock b = {args,
-                          kv_head,
-                          kv_head * group + first_head,
-                          left < args.tile_heads ? left : args.tile_heads,
-                          session,
-                          first,
-                          end - first,
-                          args.step.position[first],
-                          args.step.position[end - 1],
-                          {split, split + kSplitPositions},
-                          args.step.page_id + args.step.page_first[session]};
-        if (!args.partial) b.reach = {0, b.last_position + 1};
-        body(b, prefill_threads(args));
+    const PrefillBlock b = {args};
+    if (thread_x() == 0) {
+        const uint32_t splits = args.partial ? args.splits : 1;
+        b.facts().first_token = args.step.query_block[2 * ((args.block_begin + block_y()) / splits * args.tile_blocks)];
+        b.facts().tokens = 0;
+    }
+    while (true) {
+        if (thread_x() == 0) next_session(args, &b.facts());
+        sync_block();
+        if (b.facts().tokens == 0) return;
+        body(b);
         sync_block();
     }
 }

@@ -69,6 +69,12 @@ KEEL_GPU uint8_t* shared_memory() {
 KEEL_GPU uint32_t thread_x() {
     return threadIdx.x;
 }
+// The same, but what follows from it is worked out where it stands, and not kept in registers from before a loop.
+KEEL_GPU uint32_t thread_x_here() {
+    uint32_t x = threadIdx.x;
+    asm volatile("" : "+r"(x));
+    return x;
+}
 KEEL_GPU uint32_t block_x() {
     return blockIdx.x;
 }
@@ -314,6 +320,9 @@ KEEL_GPU uint8_t* shared_memory() {
 }
 KEEL_GPU uint32_t thread_x() {
     return simt::thread_index().x;
+}
+KEEL_GPU uint32_t thread_x_here() {
+    return thread_x();
 }
 KEEL_GPU uint32_t block_x() {
     return simt::block_index().x;

@@ -38,6 +38,8 @@
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
     KEEL_GPU_PREFILL_ROW(integers_64)                          \
     KEEL_GPU_PREFILL_ROW(integers_128)                         \
+    KEEL_GPU_PREFILL_ROW(blocks_64)                            \
+    KEEL_GPU_PREFILL_ROW(blocks_128)                           \
     KEEL_GPU_PREFILL_ROW(halves_64)                            \
     KEEL_GPU_PREFILL_ROW(halves_128)                           \
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \
@@ -100,6 +102,8 @@ constexpr KernelId attention_kernel(const AttentionArgs& a) {
             return kernel_attend_32;
         case AttentionKind::kIntegers:
             return a.shape.head_dim <= 64 ? kernel_attend_integers_64 : kernel_attend_integers_128;
+        case AttentionKind::kBlocks:
+            return a.shape.head_dim <= 64 ? kernel_attend_blocks_64 : kernel_attend_blocks_128;
         case AttentionKind::kHalves:
             return a.shape.head_dim <= 64 ? kernel_attend_halves_64 : kernel_attend_halves_128;
     }

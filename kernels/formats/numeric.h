@@ -112,21 +112,6 @@ KEEL_DEVICE static inline float exp_f32(float x) {
     return mul_f32(mul_f32(p, pow2_f32(half)), pow2_f32(i - half));
 }
 
-// exp_f32 of an x that is not above 0 and that a maximum was taken off before, with fewer operations: 0 for NaN.
-KEEL_DEVICE static inline float exp_below_f32(float x) {
-    const float pushed = add_f32(mul_f32(x, kLog2e32), kRound32), n = add_f32(pushed, -kRound32);
-    const float r = fma_f32(-n, kLn2Lo32, fma_f32(-n, kLn2Hi32, x));
-    float p = kExpC6;
-    p = fma_f32(p, r, kExpC5);
-    p = fma_f32(p, r, kExpC4);
-    p = fma_f32(p, r, kExpC3);
-    p = fma_f32(p, r, kExpC2);
-    p = fma_f32(p, r, 1.0f);
-    p = fma_f32(p, r, 1.0f);
-    // The lowest bits of `pushed` are n. What is not 0 is no subnormal: 2^n is added to the exponent.
-    return x >= kExpMin32 ? f32_from_bits(f32_bits(p) + (f32_bits(pushed) << 23)) : 0.0f;
-}
-
 constexpr float kTanhSplit = 0.625f;
 // tanh(x) = x + x u (c1 + c2 u + ... + c5 u^4), u = x^2, on |x| < 0.625: minimax in relative error, 4.4e-9.
 constexpr float kTanhC1 = -0x1.555532p-2f, kTanhC2 = 0x1.110726p-3f, kTanhC3 = -0x1.b83c5ap-5f,

@@ -1,5 +1,6 @@
 // Rows into the KV pages and attention over them, against the scalar set, bit for bit: every format, windows, means,
 // sinks and recent rows, evicted pages, trees.
+#include "kernels/cuda/exp_below.h"
 #include "kernels/formats/key_mean.h"
 #include "sdk/kv/kv_arena.h"
 #include "sdk/kv/kv_f16_window.h"
@@ -404,6 +405,17 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
         }
     }
+}
+
+TEST(SimtAttention, ExpOfWhatIsNotAboveZeroHasTheSameBits) {
+    if (simt::checks_races()) return;
+    for (uint32_t bits = 0x80000000u; bits <= f32_bits(-100.0f); bits += bits % 4096 + 1) {
+        const float x = f32_from_bits(bits);
+        ASSERT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+    }
+    for (const float x : {0.0f, kExpMin32, std::nextafter(kExpMin32, -100.0f), -1e30f, -kInf32})
+        EXPECT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+    EXPECT_EQ(exp_below_f32(__builtin_nanf("")), 0.0f);
 }
 
 // Rows that are zero, tiny, large, infinite or no numbers are coded as the CPU codes them.
