@@ -5,11 +5,6 @@
 namespace keel::cuda {
 namespace {
 
-// An integer below 2^22 added to these bits is that integer added to this number.
-constexpr int32_t kMagicBits = 0x4b400000;
-constexpr float kMagic = 0x1.8p23f;
-static_assert(kMaxHeadDim * 127 * 128 < 1 << 22);
-
 // What lies at the beginning of shared memory, WIDE being the elements of a head in blocks of 64.
 // K: rows of WIDE bytes, of each 64 elements what lane t of a product takes: block t of 8 of the first and of the second
 // 32. V: of each 32 elements and each t words of four positions, [element][sixteen positions]. A product's column 2 t + c
@@ -26,7 +21,14 @@ struct IntegerTile {
         return shared_memory() + kPrefillFactsBytes + kTile * WIDE + t * prefill_value_pitch(WIDE) + part * kValuePart +
                index * 16;
     }
-    static KEEL_GPU uint8_t* query(uint32_t column) { return shared_memory() + kPrefillFactsBytes + column * WIDE; }
+    // Of the warp's queries: element e of a column as a lane takes it, sixteen bytes of each 32 elements.
+    static KEEL_GPU int8_t* query(uint32_t column, uint32_t e) {
+        const uint32_t lane = column % 8 * 4 + e % 32 / 8;
+        return reinterpret_cast<int8_t*>(query_words(e / 32, lane)) + e % 8 / 4 * 8 + column / 8 * 4 + e % 4;
+    }
+    static KEEL_GPU uint8_t* query_words(uint32_t step, uint32_t lane) {
+        return shared_memory() + kPrefillFactsBytes + thread_x() / 32 * 16 * WIDE + (step * 32 + lane) * 16;
+    }
 };
 
 KEEL_GPU void copy_tile(const PrefillBlock& b, const TilePlace& tile, const KvRows& rows, uint32_t threads,
@@ -111,7 +113,6 @@ KEEL_GPU void quantize_columns(const PrefillBlock& b, float* query_scales) {
     KEEL_NO_UNROLL
     for (uint32_t i = 0; i < 16; ++i) {
         const uint32_t column = 16 * warp + i;
-        int8_t* q8 = reinterpret_cast<int8_t*>(IntegerTile<WIDE>::query(column));
         const bool there = column < b.columns();
         const float* q = b.args.qkv.row +
                          (b.facts().first_token + (there ? column / b.facts().heads : 0)) * b.args.qkv.stride +
@@ -130,12 +131,13 @@ KEEL_GPU void quantize_columns(const PrefillBlock& b, float* query_scales) {
             if (lane == 0) query_scales[column * scales + s] = mul_f32(most, 1.0f / 127.0f);
             for (uint32_t at = s * block + lane; at < (s + 1) * block; at += 32) {
                 const float v = numbers && q[at] != 0.0f ? mul_f32(q[at], inverse) : 0.0f;
-                q8[at] = static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
-                                                                           : v < -127.0f ? -127.0f
-                                                                                         : v)));
+                *IntegerTile<WIDE>::query(i, at) =
+                    static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
+                                                                      : v < -127.0f ? -127.0f
+                                                                                    : v)));
             }
         }
-        for (uint32_t at = n + lane; at < WIDE; at += 32) q8[at] = 0;
+        for (uint32_t at = n + lane; at < WIDE; at += 32) *IntegerTile<WIDE>::query(i, at) = 0;
     }
 }
 
@@ -146,16 +148,13 @@ struct IntegerQueries {
 
     // Behind quantize_columns.
     KEEL_GPU void load() {
-        const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4;
         KEEL_UNROLL
-        for (uint32_t r = 0; r < 2; ++r) {
-            const uint32_t column = thread_x() / 32 * 16 + 8 * r + g;
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < WIDE / 32; ++i) {
-                const Words2 w = *reinterpret_cast<const Words2*>(IntegerTile<WIDE>::query(column) + 32 * i + 8 * t);
-                word[i][r] = w.x;
-                word[i][2 + r] = w.y;
-            }
+        for (uint32_t i = 0; i < WIDE / 32; ++i) {
+            const Words4 w = *reinterpret_cast<const Words4*>(IntegerTile<WIDE>::query_words(i, thread_x() % 32));
+            word[i][0] = w.x;
+            word[i][1] = w.y;
+            word[i][2] = w.z;
+            word[i][3] = w.w;
         }
     }
 };
@@ -182,8 +181,8 @@ KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* query_s
             for (uint32_t c = 0; c < 2; ++c) d[c] = key_scales[s * kTile + 8 * i + 2 * t + c];
             KEEL_UNROLL
             for (uint32_t e = 0; e < 4; ++e) {
-                const float sum = add_f32(f32_from_bits(static_cast<uint32_t>(product[e])), -kMagic);
-                dot[e] = fma_f32(mul_f32(query_scale[e / 2][s], d[e % 2]), sum, dot[e]);
+                const float scale = mul_f32(query_scale[e / 2][s], d[e % 2]);
+                dot[e] = fma_f32(scale, static_cast<float>(product[e]), dot[e]);
             }
         };
         KEEL_UNROLL
@@ -191,7 +190,7 @@ KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* query_s
             const Words4 k = *reinterpret_cast<const Words4*>(IntegerTile<WIDE>::key(8 * i + g, pair, t));
             const auto step = [&](uint32_t at, uint32_t b0, uint32_t b1) {
                 if (BLOCKS || at == 0)
-                    mma_s8_from(product, kMagicBits, q.word[at], b0, b1);
+                    mma_s8_from(product, 0, q.word[at], b0, b1);
                 else
                     mma_s8(product, q.word[at], b0, b1);
                 if (BLOCKS && at < scales) add(at);
@@ -255,10 +254,10 @@ KEEL_GPU void weigh_tile(const Scores& scores, const float* value_scales, bool e
     for (uint32_t i = 0; i < kRowTiles / 2; ++i) {
         KEEL_UNROLL
         for (uint32_t r = 0; r < 2; ++r) {
-            uint32_t bits[4];
+            uint32_t bits[4];  // the lowest of them are the weight
             KEEL_UNROLL
             for (uint32_t e = 0; e < 4; ++e)
-                bits[e] = f32_bits(add_f32(mul_f32(weight[r][4 * i + e], inverse[r]), kMagic));
+                bits[e] = f32_bits(add_f32(mul_f32(weight[r][4 * i + e], inverse[r]), kRound32));
             const uint32_t x = pick_bytes(bits[0], bits[1], 0x5140), y = pick_bytes(bits[2], bits[3], 0x5140);
             w->lower[i / 2][i % 2 * 2 + r] = pick_bytes(x, y, 0x5410);
             w->upper[i / 2][i % 2 * 2 + r] = pick_bytes(x, y, 0x7632);
