@@ -16,6 +16,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "keel/keel_cuda.h"
@@ -167,7 +168,7 @@ class Gpu {
 class Model {
   public:
     Model(const keel::tools::SynthSpec& spec, keel_kv_format format, uint32_t context, uint32_t chunk,
-          bool graphs = false)
+          bool graphs = false, keel_numerics numerics = KEEL_NUMERICS_DEFAULT)
         : reader_(spec), context_(context) {
         keel_error error = sized<keel_error>();
         keel_model_info info = sized<keel_model_info>();
@@ -186,6 +187,7 @@ class Model {
         config.context_tokens = context;
         config.chunk_tokens = chunk;
         config.k_format = config.v_format = format;
+        config.numerics = numerics;
         need(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", error);
         uint32_t ops = 0;
         need(keel_plan_ops(reader_.get(), model, &config, nullptr, 0, &ops, &error), "keel_plan_ops", error);
@@ -220,6 +222,7 @@ class Model {
         std::string name;
         uint32_t count;  // of the same ops and types, in all layers
         double us, predicted_us, bytes;
+        double macs;  // of products in layers, a token
     };
     // Of steps of `tokens` tokens behind `held` positions.
     std::vector<Dispatch> dispatches(uint32_t held, uint32_t tokens, uint32_t steps) {
@@ -238,12 +241,13 @@ class Model {
             std::vector<double> us;
             for (const auto& step : times) us.push_back(step.at(i).us);
             const keel_lab_op_time& t = times.back()[i];
-            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0};
+            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0, 0};
             for (uint32_t op = t.op; op < t.op + t.ops; ++op) {
                 const keel_op_info& info = ops_.at(op);
                 d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
                 if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
                 d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes * tokens);
+                if (info.weight_type[0] && info.layer >= 0) d.macs += static_cast<double>(info.rows) * info.inner;
                 if (!strcmp(info.name, "attention"))
                     d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
             }
@@ -256,6 +260,7 @@ class Model {
             same->us += d.us;
             same->predicted_us += d.predicted_us;
             same->bytes += d.bytes;
+            same->macs += d.macs;
         }
         return out;
     }
@@ -374,6 +379,7 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 model_part(strf("%s %s, KV %s", shape, mix, name),
                            [&, f = format, n = name] { model(shape, mix, f, n); });
+        model_part("prompts of F16 by the device's library", [&] { numerics(o_.small ? "tiny" : "1b"); });
         model_part("decode steps as graphs",
                    [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
         return failed_;
@@ -615,6 +621,37 @@ class Timings {
                 printf("  memory of the driver's for them: %.0f bytes\n", bytes - taken_bytes);
             else
                 taken_bytes = bytes;
+        }
+    }
+    // What KEEL_NUMERICS_DEVICE brings, where there is the library: prompts, and products of a whole step of one.
+    void numerics(const char* shape) {
+        keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
+        spec.mix = "F16";
+        const uint32_t chunk = o_.small ? 12 : 512;
+        for (const keel_numerics numerics : {KEEL_NUMERICS_DEVICE, KEEL_NUMERICS_DEFAULT}) {
+            const char* name = numerics == KEEL_NUMERICS_DEVICE ? "library" : "contract";
+            std::optional<Model> m;
+            try {
+                m.emplace(spec, KEEL_KV_F16, 8 * chunk, chunk, false, numerics);
+            } catch (const std::exception& error) {
+                if (!strstr(error.what(), "KEEL_E_DEVICE cuBLASLt ")) throw;
+                printf("  left out: %s\n", error.what());
+                document_["left_out"].push_back("numerics");
+                return;
+            }
+            Json products = Json::array();
+            for (const Model::Dispatch& d : m->dispatches(0, chunk, o_.small ? 1 : 3)) {
+                if (!(d.macs > 0)) continue;
+                const double tflops = 2 * d.macs * chunk / d.us / 1e6;
+                printf("  %s: %9.1f us, %6.1f TFLOP/s, %3u x %s\n", name, d.us, tflops, d.count, d.name.c_str());
+                products.push_back({{"ops", d.name}, {"us", d.us}, {"tflops", tflops}});
+            }
+            for (const uint32_t tokens : {chunk, 4 * chunk}) {
+                const double us = steps(*m, tokens, 3, 0.5).back();
+                printf("  %s: prefill %5u: %10.1f us, %8.1f tok/s\n", name, tokens, us, tokens * 1e6 / us);
+                document_["numerics"].push_back({{"shape", shape}, {"by", name}, {"prefill", tokens}, {"us", us}});
+            }
+            document_["numerics"].back()["products"] = products;
         }
     }
     // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.

@@ -72,6 +72,15 @@ struct RopeTableArgs {
     float factor;
 };
 
+// y = x in 16 bits, for who multiplies them elsewhere: bf16, or f16 with finite values beyond its range as its largest.
+// Rows of both are 16-byte aligned.
+struct NarrowArgs {
+    const float* x;
+    uint16_t* y;
+    uint64_t x_stride, y_stride;
+    uint32_t k, rows;
+    bool bf16;
+};
 // Row r of two arrays to row to[r] of two others: what is kept of a step.
 struct KeepRowsArgs {
     struct Part {
@@ -98,6 +107,9 @@ constexpr LaunchShape launch_shape(const SoftcapArgs& a) {
     return row_shape(a.rows);
 }
 constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
+    return row_shape(a.rows);
+}
+constexpr LaunchShape launch_shape(const NarrowArgs& a) {
     return row_shape(a.rows);
 }
 constexpr LaunchShape launch_shape(const KeepRowsArgs& a) {

@@ -32,6 +32,7 @@
     KEEL_GPU_ROW(read_stream, ReadStreamArgs, kRowThreads)     \
     KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)            \
     KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)       \
+    KEEL_GPU_ROW(narrow, NarrowArgs, kRowThreads)              \
     KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)         \
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)      \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
