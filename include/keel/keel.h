@@ -1007,10 +1007,10 @@ KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* byt
 KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
                                        uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
- * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, numerics, or grammar
- * where the session was held to one; or the engine does not have the adapter it used, which it goes on with whatever
- * its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant), KEEL_E_CONTEXT_FULL,
- * KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
+ * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, numerics,
+ * or grammar where the session was held to one; or the engine does not have the adapter it used, which it goes on with
+ * whatever its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant),
+ * KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -262,15 +262,6 @@ KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
 }
-// The same of what is read once: it shall not push out of the second cache what all launches read, code among it.
-KEEL_GPU void copy16_once(void* to, const void* from) {
-    uint64_t first_to_go;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first_to_go));
-    asm volatile(
-        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
-        "l"(from), "l"(first_to_go)
-        : "memory");
-}
 // The same of 4 bytes.
 KEEL_GPU void copy4(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
@@ -447,9 +438,6 @@ KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
 KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
-    simt::copy_async(to, from, 16, {file, line});
-}
-KEEL_GPU void copy16_once(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
 }
 KEEL_GPU void copy4(void* to, const void* from, KEEL_SITE) {

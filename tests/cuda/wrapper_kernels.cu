@@ -107,10 +107,7 @@ KEEL_WRAPPER(copies) {
     uint32_t* first = reinterpret_cast<uint32_t*>(shared_memory());
     uint32_t* second = first + kWrapperThreads * 4;
     const uint32_t opposite = kWrapperThreads - 1 - thread_x();
-    if (thread_x() % 2)
-        copy16(first + thread_x() * 4, in);
-    else
-        copy16_once(first + thread_x() * 4, in);
+    copy16(first + thread_x() * 4, in);
     copy_commit();
     for (uint32_t i = 0; i < 4; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
     copy_commit();

@@ -1,7 +1,7 @@
 // KEEL_NUMERICS_DEVICE: products of F16 and BF16 matrices with many rows by cuBLASLt. All that it needs is made in
-// open: a step only names a shape, its number of tokens and addresses. It multiplies kLibraryTokens tokens or a multiple
-// of that, so that there are few algorithms: rows behind those of the step, whose contents nobody reads, are computed
-// as well. Fewer rows than that are product_f32's (cuda_products.cpp), as without it.
+// open: a step only names a shape, its number of tokens and addresses. It multiplies kLibraryTokens tokens or a
+// multiple of that, so that there are few algorithms: rows behind those of the step, whose contents nobody reads, are
+// computed as well. Up to kProductTokens rows are product_f32's (cuda_products.cpp), as without it.
 #include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
