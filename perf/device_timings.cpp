@@ -130,6 +130,14 @@ class Gpu {
         return f;
     }
     template <class Args>
+    void launch(cuda::Function f, const keel::cuda::LaunchShape& shape, Args args) const {
+        uint64_t* nowhere = nullptr;
+        void* arguments[2] = {&args, &nowhere};
+        need(driver().launch(f, shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1, shape.shared_bytes, stream_,
+                             arguments, nullptr),
+             "cuLaunchKernel");
+    }
+    template <class Args>
     void launch(cuda::Function f, uint32_t blocks, uint32_t threads, Args args, bool cooperative = false) const {
         uint64_t* nowhere = nullptr;
         void* arguments[2] = {&args, &nowhere};
@@ -379,6 +387,7 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 model_part(strf("%s %s, KV %s", shape, mix, name),
                            [&, f = format, n = name] { model(shape, mix, f, n); });
+        model_part("products of 512 tokens", [&] { products(); });
         model_part("prompts of F16 by the device's library", [&] { numerics(o_.small ? "tiny" : "1b"); });
         model_part("decode steps as graphs",
                    [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
@@ -494,6 +503,49 @@ class Timings {
         }
     }
 
+    // A matrix of a 1B or 8B model by 512 tokens, for every type: the kernel of prompts alone, made up of any bytes.
+    void products() {
+        const uint32_t rows = o_.small ? 64 : 4096, k = o_.small ? 256 : 4096, tokens = o_.small ? 9 : 512;
+        const auto filled = [&](uint64_t bytes) {
+            const cuda::DevicePointer data = gpu_.allocate(bytes);
+            std::vector<uint8_t> noise(bytes);
+            uint32_t state = 1;
+            for (uint8_t& byte : noise)
+                byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24 & 0xbb);
+            Gpu::need(gpu_.driver().copy_to_device(data, noise.data(), noise.size(), gpu_.stream()), "cuMemcpyHtoD");
+            gpu_.wait();
+            return data;
+        };
+        const uint64_t token_bytes = keel::kernels::q8_token_bytes(k, 32);
+        const cuda::DevicePointer x = filled(tokens * token_bytes), y = filled(uint64_t{tokens} * rows * 4);
+        for (uint32_t type = keel::kernels::kQ4_0; type < keel::kernels::kWeightTypeCount; ++type) {
+            const cuda::DevicePointer w = filled(keel::cuda::fragment_bytes(type, rows, k));
+            keel::cuda::ProductArgs a = {};
+            a.matrix[0] = {reinterpret_cast<const uint8_t*>(w), nullptr, rows, 0};
+            a.matrices = 1;
+            a.group_end = product_groups(a);
+            a.k = k;
+            a.x = reinterpret_cast<const void*>(x);
+            a.y = reinterpret_cast<float*>(y);
+            a.x_token_bytes = token_bytes;
+            a.y_token_floats = rows;
+            a.tokens = tokens;
+            a.w_row_bytes = keel::kernels::weight_row_bytes(type, k);
+            const cuda::Function f =
+                gpu_.function(keel::cuda::kKernels[product_kernel(keel::cuda::kernel_product_prompt_Q4_0, type)].name);
+            const double us = gpu_.time_us(
+                o_.small ? 1 : 20, [&] { gpu_.launch(f, product_prompt_shape(a, type, gpu_.multiprocessors()), a); });
+            const double tops = 2e-6 * rows * k * tokens / us;
+            printf("  %-6s: %8.1f us, %6.1f TFLOP/s of a dense product\n", keel::kernels::kWeightTypes[type].name, us,
+                   tops);
+            document_["products"].push_back(
+                {{"type", keel::kernels::kWeightTypes[type].name}, {"us", us}, {"tflop_per_s", tops}});
+            Gpu::need(gpu_.driver().memory_free(w), "cuMemFree");
+        }
+        Gpu::need(gpu_.driver().memory_free(x), "cuMemFree");
+        Gpu::need(gpu_.driver().memory_free(y), "cuMemFree");
+    }
+
     // Median of as many steps as half a second has, at most `most`.
     std::vector<double> steps(Model& m, uint32_t tokens, uint32_t most, double seconds) {
         std::vector<double> us;
@@ -544,6 +596,7 @@ class Timings {
         }
         kernels(m, o_.decode ? 0 : std::min(4096u, longest / 2), 1, add);
         if (o_.decode) return kernels(m, 0, 8, add);
+        if (f16) kernels(m, 0, tiny ? 16 : 512, add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -660,7 +713,7 @@ class Timings {
         m.hold(held);
         printf("  dispatches of a step of %u at %u positions:\n", tokens, held);
         Json rows = Json::array();
-        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : 50)) {
+        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : tokens < 64 ? 50 : 5)) {
             const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
             printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
                    rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());

@@ -193,11 +193,12 @@ KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view,
     }
     KEEL_UNROLL
     for (uint32_t c = 0; c < Tile::kColumns; ++c) {
-        const float column_by = out->of_column(by, c);
-        const float column_from = out->of_column(from_by, c);
-        if (column_by == kLeft || element >= b.args.shape.head_dim) continue;
-        merge_eight(output_of(b, warp_column + Tile::first_column() + c, split, view) + element, out->o[c],
-                    {column_by, column_from});
+        Merging merging;
+        merging.by = out->of_column(by, c);
+        merging.from_by = out->of_column(from_by, c);
+        if (merging.by == kLeft || element >= b.args.shape.head_dim) continue;
+        float* to = output_of(b, warp_column + Tile::first_column() + c, split, view) + element;
+        merge_eight(to, older_eight(to, merging), out->o[c], merging);
     }
     out->clear();
 }

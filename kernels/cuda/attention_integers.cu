@@ -34,7 +34,7 @@ struct IntegerTile {
 KEEL_GPU void copy_tile(const PrefillBlock& b, const TilePlace& tile, const KvRows& rows, uint32_t threads,
                         uint8_t* to) {
     const uint8_t* from = b.rows_of(tile, rows);
-    for (uint32_t i = 16 * thread_x_here(); i < rows.head_bytes; i += 16 * threads) copy16(to + i, from + i);
+    for (uint32_t i = 16 * thread_x_again(); i < rows.head_bytes; i += 16 * threads) copy16(to + i, from + i);
 }
 KEEL_GPU SharedKvRow raw_row(const KvRows& rows, uint8_t* raw, uint32_t row) {
     return {raw + row * rows.code_bytes, raw + (rows.scales - rows.codes) + row * rows.scale_bytes};
@@ -42,7 +42,7 @@ KEEL_GPU SharedKvRow raw_row(const KvRows& rows, uint8_t* raw, uint32_t row) {
 // Scales of the tile as numbers, [scale][position].
 template <KvFormat F>
 KEEL_GPU void unpack_scales(const KvRows& rows, uint32_t n, uint8_t* raw, uint32_t threads, float* to) {
-    for (uint32_t i = thread_x_here(); i < kv_scales(F, n) * kTile; i += threads) {
+    for (uint32_t i = thread_x_again(); i < kv_scales(F, n) * kTile; i += threads) {
         const SharedKvRow row = raw_row(rows, raw, i % kTile);
         to[i] = scale_of_field(F, SharedKvRow::load<uint16_t>(row.scales + i / kTile * 2));
     }
@@ -54,7 +54,7 @@ KEEL_GPU void unpack_keys(const KvRows& rows, uint32_t n, uint8_t* raw, const ui
     for_read_format<true>(kv_coded_as(rows.format), [&]<KvFormat F>() {
         unpack_scales<F>(rows, n, raw, threads, scales);
         KEEL_NO_UNROLL
-        for (uint32_t i = thread_x_here(); i < kTile / 4 * Tile::kBlocks; i += threads) {
+        for (uint32_t i = thread_x_again(); i < kTile / 4 * Tile::kBlocks; i += threads) {
             const uint32_t first = i / Tile::kBlocks, block = i % Tile::kBlocks;
             if (8 * block >= n) continue;
             Words2 w[4];  // of rows that lie apart, at once
@@ -84,7 +84,7 @@ KEEL_GPU void unpack_values(const KvRows& rows, uint32_t n, uint8_t* raw, const 
     for_read_format<true>(kv_coded_as(rows.format), [&]<KvFormat F>() {
         unpack_scales<F>(rows, n, raw, threads, scales);
         KEEL_NO_UNROLL
-        for (uint32_t i = thread_x_here(); i < kTile / 4 * Tile::kBlocks; i += threads) {
+        for (uint32_t i = thread_x_again(); i < kTile / 4 * Tile::kBlocks; i += threads) {
             const uint32_t block = i % Tile::kBlocks, sixteen = i / Tile::kBlocks % 4, t = i / Tile::kBlocks / 4;
             if (8 * block >= n) continue;
             uint32_t low[4], high[4], word[8];
@@ -163,7 +163,7 @@ struct IntegerQueries {
 template <uint32_t WIDE, bool BLOCKS>
 KEEL_GPU void score_integers(const IntegerQueries<WIDE>& q, const float* query_scales, const float* key_scales,
                              uint32_t scales, Scores* scores) {
-    const uint32_t lane = thread_x_here() % 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4;
     float query_scale[2][BLOCKS ? WIDE / kKvBlock : 1];
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
@@ -213,7 +213,7 @@ struct Weights {
 // Of exponentials and the scales of V rows. edge, seen, first: as of soften_tile.
 KEEL_GPU void weigh_tile(const Scores& scores, const float* value_scales, bool edge, const Range seen[2],
                          uint32_t first, Weights* w) {
-    const uint32_t t = thread_x_here() % 4;
+    const uint32_t t = thread_x_again() % 4;
     float weight[2][2 * kRowTiles], inverse[2];
     KEEL_UNROLL
     for (uint32_t i = 0; i < 2 * kRowTiles; ++i) {
@@ -278,7 +278,7 @@ struct BlockOutputs {
 // PARTS of 32 elements from `first` on. While sums of some products become outputs, the next ones are on their way.
 template <uint32_t WIDE, uint32_t PARTS>
 KEEL_GPU void add_parts(const Weights& w, uint32_t first, const float by[2], BlockOutputs<WIDE>* out) {
-    const uint32_t lane = thread_x_here() % 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4;
     constexpr uint32_t kAhead = 2;  // products on their way, of eight elements
     int32_t lower[kAhead + 1][4], upper[kAhead + 1][4];
     const auto multiply = [&](uint32_t i) {
@@ -309,7 +309,7 @@ KEEL_GPU float* row_scores(uint32_t column) {
     return reinterpret_cast<float*>(shared_memory() + kPrefillFactsBytes) + (thread_x() / 32 * 16 + column) * 16;
 }
 KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range rows, Scores* scores) {
-    const uint32_t lane = thread_x_here() % 32, n = b.args.shape.head_dim;
+    const uint32_t lane = thread_x_again() % 32, n = b.args.shape.head_dim;
     const KvRows& k = b.k(tile.view);
     const uint8_t* codes = b.rows_of(tile, k);
     KEEL_UNROLL
@@ -341,7 +341,7 @@ KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range row
 template <uint32_t WIDE>
 KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows, const Range seen[2],
                        const Scores& scores, const float by[2], BlockOutputs<WIDE>* out) {
-    const uint32_t lane = thread_x_here() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
+    const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
     const KvRows& v = b.v(tile.view);
     const uint8_t* codes = b.rows_of(tile, v);
     KEEL_UNROLL
@@ -381,7 +381,7 @@ KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows,
 template <uint32_t WIDE>
 KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view, ColumnState column[2],
                            BlockOutputs<WIDE>* out) {
-    const uint32_t t = thread_x_here() % 4;
+    const uint32_t t = thread_x_again() % 4;
     KEEL_UNROLL
     for (uint32_t r = 0; r < 2; ++r) {
         const uint32_t own = own_column(r);
@@ -389,9 +389,16 @@ KEEL_GPU void finish_split(const PrefillBlock& b, uint32_t split, uint32_t view,
         if (merging.by != kLeft) {
             float* to = output_of(b, own, split, view);
             KEEL_UNROLL
-            for (uint32_t part = 0; part < WIDE / 32; ++part) {
-                const uint32_t at = part * 32 + 8 * t;
-                if (at < b.args.shape.head_dim) merge_eight(to + at, out->o[part][r], merging);
+            for (uint32_t first = 0; first < WIDE / 32; first += 2) {
+                Floats8 older[2];
+                const uint32_t at = first * 32 + 8 * t;
+                KEEL_UNROLL
+                for (uint32_t i = 0; i < 2; ++i)
+                    if (at + 32 * i < b.args.shape.head_dim) older[i] = older_eight(to + at + 32 * i, merging);
+                KEEL_UNROLL
+                for (uint32_t i = 0; i < 2; ++i)
+                    if (at + 32 * i < b.args.shape.head_dim)
+                        merge_eight(to + at + 32 * i, older[i], out->o[first + i][r], merging);
             }
             if (t == 0) put_state(b, to, column[r]);
         }

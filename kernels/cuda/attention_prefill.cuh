@@ -114,7 +114,7 @@ struct ColumnState {
 };
 // Column r of the lane's two among those of the block.
 KEEL_GPU uint32_t own_column(uint32_t r) {
-    const uint32_t thread = thread_x_here();
+    const uint32_t thread = thread_x_again();
     return thread / 32 * 16 + thread % 32 / 4 + 8 * r;
 }
 
@@ -125,7 +125,7 @@ KEEL_GPU void PrefillBlock::tile_ranges(const TilePlace& tile, const ColumnState
 
 // The largest of what the four lanes of a column have.
 KEEL_GPU float largest_of_four(float v) {
-    const uint32_t lane = thread_x_here() % 32;
+    const uint32_t lane = thread_x_again() % 32;
     v = largest(v, shuffle(v, lane ^ 1));
     v = largest(v, shuffle(v, lane ^ 2));
     return v;
@@ -135,7 +135,7 @@ KEEL_GPU float largest_of_four(float v) {
 // multiplied by before the tile is added. `seen`: by each column, looked at where not all of them see all of the tile.
 KEEL_GPU void soften_tile(const AttentionArgs& args, bool edge, const Range seen[2], uint32_t first, Scores* scores,
                           ColumnState column[2], float by[2]) {
-    const uint32_t lane = thread_x_here() % 32, t = lane % 4;
+    const uint32_t lane = thread_x_again() % 32, t = lane % 4;
     KEEL_UNROLL
     for (uint32_t i = 0; i < kRowTiles; ++i) {
         KEEL_UNROLL
@@ -228,17 +228,26 @@ KEEL_GPU float* output_of(const PrefillBlock& b, uint32_t column, uint32_t split
     const uint64_t row = uint64_t{token} * args.shape.heads + head;
     return args.partial + (row * args.partial_slots + slot) * (args.shape.head_dim + kPartialState);
 }
-// Eight elements of an output.
-KEEL_GPU void merge_eight(float* to, const float* o, const Merging& merging) {
+// Eight elements of a column's older output, where it is needed: several are asked for before the first is used.
+struct Floats8 {
+    Floats4 four[2];
+};
+KEEL_GPU Floats8 older_eight(const float* from, const Merging& merging) {
+    if (merging.by == kCopied || merging.by == kLeft) return {};
+    const Floats4* four = reinterpret_cast<const Floats4*>(from);
+    return {{four[0], four[1]}};
+}
+KEEL_GPU void merge_eight(float* to, const Floats8& older, const float* o, const Merging& merging) {
     KEEL_UNROLL
     for (uint32_t i = 0; i < 2; ++i) {
-        Floats4* four = reinterpret_cast<Floats4*>(to) + i;
-        Floats4 sum = merging.by == kCopied ? Floats4{} : *four;
+        Floats4 sum;
         KEEL_UNROLL
-        for (uint32_t e = 0; e < 4; ++e)
-            sum.x[e] = merging.by == kCopied ? o[4 * i + e]
-                                             : fma_f32(sum.x[e], merging.by, mul_f32(o[4 * i + e], merging.from_by));
-        *four = sum;
+        for (uint32_t e = 0; e < 4; ++e) {
+            const float own = o[4 * i + e];
+            sum.x[e] =
+                merging.by == kCopied ? own : fma_f32(older.four[i].x[e], merging.by, mul_f32(own, merging.from_by));
+        }
+        reinterpret_cast<Floats4*>(to)[i] = sum;
     }
 }
 // A column's state behind the output of a split.

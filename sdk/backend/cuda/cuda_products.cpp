@@ -24,9 +24,6 @@ struct ProductFamily {
     uint32_t most_tokens;
 };
 constexpr uint32_t kAny = UINT32_MAX;
-cuda::LaunchShape rows_shape(const cuda::ProductArgs& a, uint32_t type, uint32_t) {
-    return cuda::product_rows_shape<64>(a, type);
-}
 cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t, uint32_t) {
     return product_f32_shape(a);
 }
@@ -36,7 +33,7 @@ cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t, uint32_t)
 constexpr ProductFamily kFamilies[] = {
     {ProductSet::kFragments, cuda::kernel_product_stream_Q4_0, kernels::kQ4_0, cuda::product_stream_shape,
      cuda::kStreamTokens},
-    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, rows_shape, kAny},
+    {ProductSet::kFragments, cuda::kernel_product_prompt_Q4_0, kernels::kQ4_0, cuda::product_prompt_shape, kAny},
     {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny},
