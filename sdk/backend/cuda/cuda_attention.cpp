@@ -89,8 +89,9 @@ uint32_t splits_apart(const CudaDevice& d) {
 }
 // Whether attention of the step under way goes by tokens, where the formats allow it: few tokens each have blocks of
 // their own, whose splits are always apart.
+constexpr uint32_t kMostTokensApart = 16;  // more share rows
 bool by_tokens(const CudaDevice& d) {
-    return d.step->tokens <= most_partial_tokens(d.program->config);
+    return d.step->tokens <= kMostTokensApart;
 }
 bool attends_tokens(const cuda::AttentionArgs& a) {
     return cuda::attends_tokens(a.places.k.format, a.places.v.format, a.shape.head_dim);
