@@ -2,7 +2,8 @@
 // 2). Integers are exact in any order; the sum in f32 is one chain over blocks ascending.
 //
 // A warp takes 16 rows and 64 tokens. The warps of a block share the activations, copied a chunk ahead while they
-// multiply. Weights come straight from memory in steps, the codes of some runs, the next ones on their way.
+// multiply. Weights come straight from memory, a block or run of one ahead. Eight tokens after another go through a
+// block and its part of the chain, so that what warps do at the same time is of all kinds.
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/product_rows.cuh"
 
@@ -11,13 +12,13 @@ namespace {
 
 constexpr uint32_t kTokenGroups = kPromptTokens / 8;
 
-// A step: a block, or a run of one.
+// A step of a warp: a block, or a run of one.
 template <WeightType T>
 struct PromptShape {
     using Fragments = FragmentShape<T>;
     static constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     static constexpr bool kSuper = kInfo.sub_block != 0;
-    // As many as there are registers for.
+    // Runs of a step: as many as there are registers for.
     static constexpr uint32_t kRuns = T == kQ6_K ? 1 : Fragments::kRuns, kSteps = Fragments::kRuns / kRuns;
     // Steps on their way.
     static constexpr uint32_t kAhead = kSuper && kSteps == 1 ? 1 : 2;
