@@ -46,11 +46,6 @@ KEEL_GPU uint32_t partial_slot(uint32_t slots, uint32_t sinks, uint32_t recent, 
                             : slots - recent_slots + split - first_recent / kSplitPositions;
 }
 
-// The larger one; NaN if one is.
-KEEL_GPU float largest(float a, float b) {
-    return b > a || b != b ? b : a;
-}
-
 // What the threads of a block know.
 template <uint32_t COLUMNS>
 struct Block {

@@ -122,15 +122,27 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 static_assert(lattice_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes &&
               trellis_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes);
 
-// Attention (NUMERICS section 5). A block has the query heads of one KV head in a query block of the step, at most
+// Attention (NUMERICS section 5). A block has the query heads of one KV head in some query blocks of the step, at most
 // `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them. What
-// blocks have is counted: query blocks, of them splits; block_begin <= b < block_end are computed, for every KV head.
-// attend_8, attend_32: by columns. attend_token has another order of blocks, see below.
+// blocks have is counted: their query blocks, of these splits; block_begin <= b < block_end are computed, for every KV
+// head.
+// Which kernel has them is AttentionKind.
+enum class AttentionKind : uint32_t {
+    kToken,  // attend_token, which has another order of blocks, see below
+    kFew,    // attend_8: up to eight columns
+    kMany,   // attend_32: what none of the others does
+    // Heads of up to 64 or 128 elements, without soft cap, trees and means of keys.
+    kIntegers,  // attend_integers_WIDE: of K and V with one scale a row
+    kBlocks,    // attend_blocks_WIDE: of integers, but with one for 32 elements in K, in V or in both
+    kHalves,    // attend_halves_WIDE: K and V in f16
+};
 struct AttentionArgs : KvStepArgs {
     Rows out;
     float scale, softcap;                        // softcap 0: none
     uint32_t window;                             // visible positions, 0 = all
     uint32_t columns, query_blocks, tile_heads;  // tile_heads: query heads of a block of threads
+    uint32_t tile_blocks;                        // query blocks of one
+    AttentionKind kind;
     // What each query head has of a split: [token][head][partial_slots][head_dim + kPartialState]. Null: a block goes
     // through all splits, and writes `out` and `state`.
     float* partial;
@@ -185,22 +197,130 @@ static_assert(attention_room(32, kernels::kMaxHeadDim, true).bytes <= kMostShare
 KEEL_DEVICE constexpr bool is_trellis(kernels::KvFormat f) {
     return kernels::kKvFormats[f].family == kernels::KvFamily::kTrellis;
 }
-// Columns of a block for a group of query heads of one KV head, and how many of the heads it takes.
-constexpr uint32_t attention_columns(uint32_t group, uint32_t block_tokens) {
-    return group * block_tokens <= 8 ? 8 : 32;
+KEEL_DEVICE constexpr bool is_block32(kernels::KvFormat f) {
+    return kernels::kKvFormats[f].family == kernels::KvFamily::kBlock32;
 }
-constexpr uint32_t attention_heads(uint32_t group, uint32_t block_tokens) {
-    const uint32_t most = attention_columns(group, block_tokens) / block_tokens;
-    return group < most ? group : most;
+
+// ---- attention of many columns (attention_prefill.cuh) ----
+constexpr uint32_t kPrefillColumns = 128;  // of a block of threads: sixteen a warp
+constexpr uint32_t kPrefillThreads = kPrefillColumns / 16 * kWarp;
+
+// Elements that a kernel for heads of `head_dim` has.
+KEEL_DEVICE constexpr uint32_t prefill_wide(uint32_t head_dim) {
+    return head_dim <= 64 ? 64 : 128;
+}
+// Where things lie in shared memory, behind keys and values, in whose place queries as integers lie at first.
+struct PrefillRoom {
+    uint32_t key_scales, value_scales;  // [scales of a row][positions of a tile]
+    uint32_t query_scales;              // [column][scales of a row]
+    uint32_t raw_keys, raw_values;      // of the next tile, as they lie in the page
+    uint32_t key_table, value_table;
+    uint32_t bytes;
+};
+constexpr uint32_t kPrefillFactsBytes = 48;    // in front of all
+constexpr uint32_t kValuePart = 32 * 16 + 16;  // bytes of 32 elements of sixteen positions, and what parts banks
+KEEL_DEVICE constexpr uint32_t prefill_value_pitch(uint32_t wide) {
+    return wide / 32 * kValuePart + (wide > 64 ? 32 : 0);
+}
+KEEL_DEVICE constexpr uint32_t prefill_tile_bytes(uint32_t wide) {
+    return kPagePositions * wide + 4 * prefill_value_pitch(wide);
+}
+KEEL_DEVICE constexpr uint32_t trellis_table_bytes(kernels::KvFormat f) {
+    const uint32_t bits = kernels::kKvFormats[f].bits;
+    return bits < 4 ? 512u << bits : kTrellisTableBytes;
+}
+KEEL_DEVICE constexpr PrefillRoom prefill_room(kernels::KvFormat k, kernels::KvFormat v, uint32_t head_dim) {
+    PrefillRoom room = {};
+    room.bytes = kPrefillFactsBytes + prefill_tile_bytes(prefill_wide(head_dim));
+    const auto place = [&](uint32_t bytes) {
+        const uint32_t at = room.bytes;
+        room.bytes += (bytes + 15) / 16 * 16;
+        return at;
+    };
+    const auto place_raw = [&](kernels::KvFormat f) {
+        return place((kPagePositions * kernels::kv_code_bytes(f, head_dim) + 15) / 16 * 16 +
+                     kPagePositions * kernels::kv_scale_bytes(f, head_dim));
+    };
+    room.key_scales = place(kernels::kv_scales(k, head_dim) * kPagePositions * 4);
+    room.value_scales = place(kernels::kv_scales(v, head_dim) * kPagePositions * 4);
+    room.query_scales = place(kernels::kv_scales(k, head_dim) * kPrefillColumns * 4);
+    room.raw_keys = place_raw(k);
+    room.raw_values = place_raw(v);
+    room.key_table = room.value_table = is_trellis(k) ? place(trellis_table_bytes(k)) : 0;
+    const bool shared = is_trellis(k) && kernels::kKvFormats[k].bits == kernels::kKvFormats[v].bits;
+    if (is_trellis(v) && !shared) room.value_table = place(trellis_table_bytes(v));
+    return room;
+}
+constexpr uint32_t kHalvesWeightPitch = 20;  // floats of a position of sixteen columns: positions in different banks
+constexpr uint32_t halves_bytes(uint32_t head_dim, uint32_t threads) {
+    return kPrefillFactsBytes + 2 * kPagePositions * prefill_wide(head_dim) * 2 +
+           threads / kWarp * 16 * kHalvesWeightPitch * 4;
+}
+static_assert(halves_bytes(128, kPrefillThreads) <= kMostSharedBytes);
+constexpr uint32_t most_prefill_bytes() {
+    uint32_t most = 0;
+    for (uint32_t k = 0; k < kernels::kKvFormatCount; ++k)
+        for (uint32_t v = 0; v < kernels::kKvFormatCount; ++v) {
+            if (!kernels::kKvFormats[k].integer || !kernels::kKvFormats[v].integer) continue;
+            const uint32_t bytes =
+                prefill_room(static_cast<kernels::KvFormat>(k), static_cast<kernels::KvFormat>(v), 128).bytes;
+            most = bytes > most ? bytes : most;
+        }
+    return most;
+}
+static_assert(most_prefill_bytes() <= kMostSharedBytes);
+static_assert(kPrefillColumns * 64 <= prefill_tile_bytes(64) && kPrefillColumns * 128 <= prefill_tile_bytes(128));
+
+KEEL_DEVICE constexpr uint32_t prefill_threads(const AttentionArgs& a) {
+    return divide_up(a.columns, 16) * kWarp;
+}
+
+// Puts the query heads of a KV head and the query blocks, of up to `block_tokens` tokens each, into blocks of threads.
+// trees: a session's tail is one. The rest of `a` is set, but for the range of blocks.
+constexpr void tile_attention(AttentionArgs* a, uint32_t block_tokens, bool trees, uint32_t sessions,
+                              uint32_t multiprocessors) {
+    const uint32_t group = a->shape.heads / a->shape.kv_heads, few = group * block_tokens <= 8;
+    const bool plain = !trees && a->softcap == 0.0f && a->means.pairs == 0 && a->shape.head_dim <= 128;
+    const bool integers =
+        kernels::kKvFormats[a->places.k.format].integer && kernels::kKvFormats[a->places.v.format].integer;
+    const bool block32 = is_block32(a->places.k.format) || is_block32(a->places.v.format);
+    const bool halves = a->places.k.format == kernels::kKvF16 && a->places.v.format == kernels::kKvF16;
+    a->kind = few                 ? AttentionKind::kFew
+              : plain && integers ? block32 ? AttentionKind::kBlocks : AttentionKind::kIntegers
+              : plain && halves   ? AttentionKind::kHalves
+                                  : AttentionKind::kMany;
+    a->tile_blocks = 1;
+    if (a->kind == AttentionKind::kFew || a->kind == AttentionKind::kMany) {
+        a->columns = few ? 8 : 32;
+        const uint32_t most = a->columns / block_tokens;
+        a->tile_heads = group < most ? group : most;
+        return;
+    }
+    // As many columns as there is work for, of one session.
+    const uint32_t head_tiles = divide_up(group, kPrefillColumns / kBlockTokens);
+    a->tile_heads = divide_up(group, head_tiles);
+    const uint32_t most = kPrefillColumns / (block_tokens * a->tile_heads), of_session = a->query_blocks / sessions;
+    a->tile_blocks = of_session < most ? of_session + (of_session == 0) : most;
+    const auto blocks = [&] {
+        return a->shape.kv_heads * head_tiles * divide_up(a->query_blocks, a->tile_blocks) *
+               (a->partial ? a->splits : 1);
+    };
+    while (a->tile_blocks > 1 && 2 * blocks() <= multiprocessors) a->tile_blocks = divide_up(a->tile_blocks, 2);
+    a->columns = a->tile_blocks * block_tokens * a->tile_heads;
 }
 constexpr uint32_t attention_blocks(const AttentionArgs& a) {
-    return a.query_blocks * (a.partial ? a.splits : 1);
+    return divide_up(a.query_blocks, a.tile_blocks) * (a.partial ? a.splits : 1);
 }
 constexpr LaunchShape attention_shape(const AttentionArgs& a) {
     const uint32_t group = a.shape.heads / a.shape.kv_heads;
-    const bool trellis = is_trellis(a.places.k.format) || is_trellis(a.places.v.format);
-    return {a.shape.kv_heads * divide_up(group, a.tile_heads), a.block_end - a.block_begin, kAttentionThreads,
-            attention_room(a.columns, a.shape.head_dim, trellis).bytes};
+    const kernels::KvFormat k = a.places.k.format, v = a.places.v.format;
+    const uint32_t grid_x = a.shape.kv_heads * divide_up(group, a.tile_heads), grid_y = a.block_end - a.block_begin;
+    if (a.kind == AttentionKind::kIntegers || a.kind == AttentionKind::kBlocks)
+        return {grid_x, grid_y, prefill_threads(a), prefill_room(k, v, a.shape.head_dim).bytes};
+    if (a.kind == AttentionKind::kHalves)
+        return {grid_x, grid_y, prefill_threads(a), halves_bytes(a.shape.head_dim, prefill_threads(a))};
+    return {grid_x, grid_y, kAttentionThreads,
+            attention_room(a.columns, a.shape.head_dim, is_trellis(k) || is_trellis(v)).bytes};
 }
 
 // attend_token: a block has at most kTokenColumns query heads of one KV head for one token, and what lies in one form
@@ -264,6 +384,7 @@ static_assert(token_room().bytes <= kMostSharedBytes);
 
 // Sets what attend_token needs of a step of `tokens` tokens, of which the longest session has `positions`.
 constexpr void fit_tokens(AttentionArgs* a, uint32_t tokens, uint32_t positions) {
+    a->kind = AttentionKind::kToken;
     a->columns = kTokenColumns;
     a->group = a->shape.heads / a->shape.kv_heads;
     a->tile_heads = a->group < kTokenColumns ? a->group : kTokenColumns;

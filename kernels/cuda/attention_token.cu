@@ -11,7 +11,8 @@ namespace {
 
 constexpr TokenRoom kAt = token_room();
 constexpr uint32_t kColumns = kTokenColumns, kTiles = kTokenTiles;
-constexpr uint32_t kUnit = 64;  // elements that are worked on at once
+constexpr uint32_t kUnit = 64;             // elements that are worked on at once
+constexpr uint32_t kFewTokenBlocks = 128;  // no more than one for a multiprocessor
 
 // What is asked of a format here, in constants: the table of formats lies in memory, and one look at it takes as long
 // as one at a row.
@@ -299,6 +300,18 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     const uint32_t begin = b.seen.begin - b.first, end = b.seen.end - b.first;  // in the split
     float* queries = b.at<float>(kAt.queries);  // [element / 16][element % 2][element / 2 % 8][column]
     float* scores = b.scores(0);
+
+    // Few blocks wait for memory rather than for each other: the second cache gets all that they will read.
+    const uint32_t own_tile = lane % kTiles;
+    if (grid_x() * (b.args.block_end - b.args.block_begin) <= kFewTokenBlocks && own_page != kNone &&
+        !b.apart(own_tile)) {
+        const uint32_t rows = end - own_tile * kTile, bytes = (rows < kTile ? rows : kTile) * k.row_bytes;
+        KEEL_NO_UNROLL
+        for (uint32_t i = thread / kTiles * 128; i < bytes; i += kTokenThreads / kTiles * 128) {
+            prefetch(k.row(own_page, 0) + i);
+            prefetch(v.row(own_page, 0) + i);
+        }
+    }
 
     // V, stages of rows that lie in one tile, a piece of sixteen bytes a thread.
     const uint32_t stage_shift = n <= 64 ? 5 : n <= 128 ? 4 : 3, stage_rows = 1u << stage_shift;

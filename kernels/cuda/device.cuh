@@ -214,6 +214,25 @@ KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b) {
         : "r"(a0), "r"(a1), "r"(b));
 }
 
+// c += a b and d = a b of uint8 in a.
+KEEL_GPU void mma_u8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+KEEL_GPU void mma_u8_first(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+}
+
+// The larger one, NaN if one is; of two zeros +0 if one is.
+KEEL_GPU float largest(float a, float b) {
+    float most;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
+    return most;
+}
+
 // ldmatrix: four matrices of eight rows of 16 bytes in shared memory; lane l says where row l % 8 of matrix l / 8 lies,
 // and gets of row l / 4 of each the word l % 4.
 KEEL_GPU void load_matrices(uint32_t w[4], const uint32_t* row) {
@@ -406,6 +425,21 @@ KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b, KEEL_SI
     // Zeros in place of the other sixteen.
     const uint32_t a[4] = {a0, a1, 0, 0}, both[2] = {b, 0};
     simt::mma_m16n8k32(c, a, both, {file, line});
+}
+
+KEEL_GPU void mma_u8(int32_t c[4], const uint32_t a[4], uint32_t b0, uint32_t b1, KEEL_SITE) {
+    const uint32_t b[2] = {b0, b1};
+    simt::mma_m16n8k32(c, a, b, {file, line}, true);
+}
+KEEL_GPU void mma_u8_first(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, KEEL_SITE) {
+    const uint32_t b[2] = {b0, b1};
+    for (uint32_t i = 0; i < 4; ++i) d[i] = 0;
+    simt::mma_m16n8k32(d, a, b, {file, line}, true);
+}
+
+KEEL_GPU float largest(float a, float b) {
+    if (a == b) return f32_bits(a) & 0x80000000u ? b : a;
+    return b > a || b != b ? b : a;
 }
 
 KEEL_GPU void load_matrices(uint32_t w[4], const uint32_t* row, KEEL_SITE) {

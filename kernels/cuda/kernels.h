@@ -16,6 +16,7 @@
 #define KEEL_GPU_STREAM_ROW(type, ...) KEEL_GPU_ROW(product_stream_##type, ProductArgs, kStreamThreads)
 #define KEEL_GPU_PROMPT_ROW(type, ...) \
     KEEL_GPU_ROW(product_prompt_##type, ProductArgs, prompt_threads(kernels::kWeightTypes[kernels::k##type].sub_block))
+#define KEEL_GPU_PREFILL_ROW(name) KEEL_GPU_ROW(attend_##name, AttentionArgs, kPrefillThreads)
 #define KEEL_GPU_KERNELS                                                \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                                 \
     KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                             \
@@ -37,6 +38,12 @@
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)               \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)            \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)           \
+    KEEL_GPU_PREFILL_ROW(integers_64)                                   \
+    KEEL_GPU_PREFILL_ROW(integers_128)                                  \
+    KEEL_GPU_PREFILL_ROW(blocks_64)                                     \
+    KEEL_GPU_PREFILL_ROW(blocks_128)                                    \
+    KEEL_GPU_PREFILL_ROW(halves_64)                                     \
+    KEEL_GPU_PREFILL_ROW(halves_128)                                    \
     KEEL_GPU_ROW(attend_token, AttentionArgs, kTokenThreads)            \
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kFinishThreads) \
     KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)             \
@@ -88,6 +95,24 @@ constexpr KernelId embed_kernel(uint32_t type) {
 // By the block of the activation.
 constexpr KernelId quantize_kernel(uint32_t block) {
     return block == 32 ? kernel_quantize_32 : kernel_quantize_256;
+}
+
+constexpr KernelId attention_kernel(const AttentionArgs& a) {
+    switch (a.kind) {
+        case AttentionKind::kToken:
+            return kernel_attend_token;
+        case AttentionKind::kFew:
+            return kernel_attend_8;
+        case AttentionKind::kMany:
+            return kernel_attend_32;
+        case AttentionKind::kIntegers:
+            return a.shape.head_dim <= 64 ? kernel_attend_integers_64 : kernel_attend_integers_128;
+        case AttentionKind::kBlocks:
+            return a.shape.head_dim <= 64 ? kernel_attend_blocks_64 : kernel_attend_blocks_128;
+        case AttentionKind::kHalves:
+            return a.shape.head_dim <= 64 ? kernel_attend_halves_64 : kernel_attend_halves_128;
+    }
+    return kKernelCount;
 }
 
 // What the definition of a kernel takes from the list.

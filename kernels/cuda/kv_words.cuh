@@ -8,8 +8,26 @@
 namespace keel::cuda {
 namespace {
 
+// T at p, which is aligned for it: of global memory.
+template <class T>
+KEEL_GPU T load(const uint8_t* p) {
+    return *reinterpret_cast<const T*>(in_global(p));
+}
+
+// A row in global memory, or a copy of one in shared memory.
 struct KvRow {
     const uint8_t *codes, *scales;
+    template <class T>
+    static KEEL_GPU T load(const uint8_t* p) {
+        return cuda::load<T>(p);
+    }
+};
+struct SharedKvRow {
+    const uint8_t *codes, *scales;
+    template <class T>
+    static KEEL_GPU T load(const uint8_t* p) {
+        return *reinterpret_cast<const T*>(p);
+    }
 };
 
 // Calls body.operator()<F>() for a format that is kv_coded_as itself, if it is one of integers or not as INTEGER says:
@@ -29,20 +47,15 @@ KEEL_GPU void for_read_format(KvFormat coded, const Body& body) {
     }
 }
 
-// T of global memory at p, which is aligned for it.
-template <class T>
-KEEL_GPU T load(const uint8_t* p) {
-    return *reinterpret_cast<const T*>(in_global(p));
-}
 // BYTES bytes at p, the first in the lowest bits; what lies above them is undefined. Loads whole words, up to seven
 // bytes behind: codes of integers have scales behind them.
-template <uint32_t BYTES>
+template <uint32_t BYTES, class Row>
 KEEL_GPU uint64_t load_bytes(const uint8_t* p) {
     const uint32_t skipped = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p) & 3);
     p -= skipped;
-    const uint64_t low = load<uint32_t>(p) | uint64_t{load<uint32_t>(p + 4)} << 32;
+    const uint64_t low = Row::template load<uint32_t>(p) | uint64_t{Row::template load<uint32_t>(p + 4)} << 32;
     if constexpr (BYTES <= 5) return low >> 8 * skipped;
-    const uint64_t high = load<uint32_t>(p + 8);
+    const uint64_t high = Row::template load<uint32_t>(p + 8);
     return skipped ? low >> 8 * skipped | high << (64 - 8 * skipped) : low;
 }
 
@@ -67,7 +80,7 @@ KEEL_GPU Words2 spread8(uint64_t x) {
 // Up to four bits: 16-bit entries, by 8 + b bits of a row the integers of two elements. With more bits such a table is
 // too large: the 256 integers, once in every bank.
 constexpr int kMostPairBits = 4;
-// By all `threads` of a block. `to` has kTrellisTableBytes.
+// By all `threads` of a block. `to` has kTrellisTableBytes, or those of the format.
 KEEL_GPU void fill_trellis_table(uint32_t bits, uint8_t* to, uint32_t threads = kAttentionThreads) {
     const int8_t* value = kTrellisTables[bits - 2];
     const bool pairs = bits <= kMostPairBits;
@@ -116,18 +129,18 @@ KEEL_GPU uint32_t negate_bytes(uint32_t q) {
 }
 
 // Elements [8 b, 8 b + 8) of a row of n, of a format of integers. `table`: fill_trellis_table of the format's bits.
-template <KvFormat F>
-KEEL_GPU Words2 unpack_words(const KvRow& row, uint32_t n, uint32_t b, const uint8_t* table) {
+template <KvFormat F, class Row>
+KEEL_GPU Words2 unpack_words(const Row& row, uint32_t n, uint32_t b, const uint8_t* table) {
     constexpr int kBits = kKvFormats[F].bits;
     constexpr KvFamily kFamily = kKvFormats[F].family;
     static_assert(kKvFormats[F].integer);
     if constexpr (kFamily == KvFamily::kBlock32) {
-        const bool negative = load<uint8_t>(row.scales + b / 4 * 2 + 1) & 0x80;
+        const bool negative = row.template load<uint8_t>(row.scales + b / 4 * 2 + 1) & 0x80;
         if constexpr (kBits == 8) {
-            const Words2 q = load<Words2>(row.codes + 8 * b);
+            const Words2 q = row.template load<Words2>(row.codes + 8 * b);
             return negative ? Words2{negate_bytes(q.x), negate_bytes(q.y)} : q;
         } else {  // byte i of a block has elements i and i + 16
-            const Words2 codes = load<Words2>(row.codes + b / 4 * 16 + b % 2 * 8);
+            const Words2 codes = row.template load<Words2>(row.codes + b / 4 * 16 + b % 2 * 8);
             const uint32_t shift = b % 4 / 2 * 4, x = codes.x >> shift & 15 * kBytes,
                            y = codes.y >> shift & 15 * kBytes;
             return negative ? Words2{(kSigns + 8 * kBytes - x) ^ kSigns, (kSigns + 8 * kBytes - y) ^ kSigns}
@@ -135,7 +148,9 @@ KEEL_GPU Words2 unpack_words(const KvRow& row, uint32_t n, uint32_t b, const uin
         }
     } else if constexpr (kFamily == KvFamily::kLattice) {
         const uint8_t* p = row.codes + b * kBits;
-        const uint64_t codes = kBits == 4 ? load<uint32_t>(p) : kBits == 2 ? load<uint16_t>(p) : load_bytes<kBits>(p);
+        const uint64_t codes = kBits == 4   ? row.template load<uint32_t>(p)
+                               : kBits == 2 ? row.template load<uint16_t>(p)
+                                            : load_bytes<kBits, Row>(p);
         const auto [low, high] = spread8<kBits>(codes);
         // The lowest bit of the last element has the coset, and is the parity of the others.
         const uint32_t coset = high >> 24 & 1, bits = (low ^ high) & kBytes;
@@ -147,11 +162,12 @@ KEEL_GPU Words2 unpack_words(const KvRow& row, uint32_t n, uint32_t b, const uin
         static_assert(kFamily == KvFamily::kTrellis);
         // The window of the last element reaches into the next block, or the start bits.
         const uint8_t* p = row.codes + b * kBits;
-        uint64_t window = kBits == 4   ? load<uint32_t>(p) | uint64_t{load<uint8_t>(p + 4)} << 32
-                          : kBits == 2 ? load<uint16_t>(p) | uint64_t{load<uint8_t>(p + 2)} << 16
-                                       : load_bytes<kBits + 1>(p);
+        uint64_t window =
+            kBits == 4   ? row.template load<uint32_t>(p) | uint64_t{row.template load<uint8_t>(p + 4)} << 32
+            : kBits == 2 ? row.template load<uint16_t>(p) | uint64_t{row.template load<uint8_t>(p + 2)} << 16
+                         : load_bytes<kBits + 1, Row>(p);
         if (b == n / 8 - 1) {
-            const uint64_t start = load<uint16_t>(row.scales) & ((1u << (8 - kBits)) - 1);
+            const uint64_t start = row.template load<uint16_t>(row.scales) & ((1u << (8 - kBits)) - 1);
             window = (window & ((uint64_t{1} << 8 * kBits) - 1)) | start << 8 * kBits;
         }
         return trellis_words<kBits>(window, table);

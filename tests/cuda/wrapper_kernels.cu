@@ -37,6 +37,7 @@ KEEL_WRAPPER(place) {
     out[3] = block_z();
     out[4] = grid_x();
     out[5] = block_threads();
+    out[6] = thread_x_again();
 }
 
 KEEL_WRAPPER(clock) {
@@ -60,6 +61,16 @@ KEEL_WRAPPER(mma_s8_k16) {
     int32_t c[4] = {as_int(in[0]), as_int(in[1]), as_int(in[2]), as_int(in[3])};
     mma_s8(c, in[4], in[5], in[6]);
     for (uint32_t i = 0; i < 4; ++i) out[i] = static_cast<uint32_t>(c[i]);
+}
+KEEL_WRAPPER(mma_u8_k32) {
+    int32_t c[4] = {as_int(in[0]), as_int(in[1]), as_int(in[2]), as_int(in[3])}, d[4];
+    const uint32_t a[4] = {in[4], in[5], in[6], in[7]};
+    mma_u8(c, a, in[8], in[9]);
+    mma_u8_first(d, a, in[9], in[8]);
+    for (uint32_t i = 0; i < 4; ++i) {
+        out[i] = static_cast<uint32_t>(c[i]);
+        out[4 + i] = static_cast<uint32_t>(d[i]);
+    }
 }
 // The rows of a warp lie in reverse.
 KEEL_WRAPPER(matrices) {
@@ -187,6 +198,12 @@ KEEL_WRAPPER(halves) {
     out[1] = f32_bits(f16_to_f32(half));
     out[2] = f32_to_f16(f32_from_bits(in[0]));
     out[3] = f32_to_bf16(f32_from_bits(in[0]));
+}
+KEEL_WRAPPER(largest_f32) {
+    const float a = f32_from_bits(in[0]), b = f32_from_bits(in[1]), signed_zero = f32_from_bits(in[1] & 0x80000000u);
+    out[0] = f32_bits(largest(a, b));
+    out[1] = f32_bits(largest(b, f32_from_bits(in[0] | 0x7f800001u)));
+    out[2] = f32_bits(largest(f32_from_bits(in[0] & 0x80000000u), signed_zero));
 }
 KEEL_WRAPPER(arithmetic_f32) {
     const float a = f32_from_bits(in[0]), b = f32_from_bits(in[1]), c = f32_from_bits(in[2]);

@@ -5,11 +5,12 @@
 
 // X(name, words a thread reads, words it writes, what these are)
 #define KEEL_WRAPPERS(X)           \
-    X(place, 1, 6, kWords)         \
+    X(place, 1, 7, kWords)         \
     X(clock, 1, 1, kWords)         \
     X(mma_s8_k32, 10, 4, kWords)   \
     X(mma_s8_one_c, 7, 4, kWords)  \
     X(mma_s8_k16, 7, 4, kWords)    \
+    X(mma_u8_k32, 10, 8, kWords)   \
     X(matrices, 4, 4, kWords)      \
     X(dot_products, 3, 3, kWords)  \
     X(bytes_picked, 3, 1, kWords)  \
@@ -25,6 +26,7 @@
     X(atomics, 2, 3, kWords)       \
     X(halves, 1, 4, kWords)        \
     X(arithmetic_f32, 3, 5, kF32)  \
+    X(largest_f32, 2, 3, kF32)     \
     X(functions_f32, 2, 6, kF32)   \
     X(arithmetic_f64, 6, 10, kF64) \
     X(sincos, 2, 4, kF64)

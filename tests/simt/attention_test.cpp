@@ -1,5 +1,6 @@
 // Rows into the KV pages and attention over them, against the scalar set, bit for bit: every format, windows, means,
 // sinks and recent rows, evicted pages, trees.
+#include "kernels/cuda/exp_below.h"
 #include "kernels/formats/key_mean.h"
 #include "sdk/kv/kv_arena.h"
 #include "sdk/kv/kv_f16_window.h"
@@ -24,6 +25,8 @@ struct Problem {
     uint32_t tail_first = UINT32_MAX;
     bool neox = false;
     KvScaleMode mode = KvScaleMode::kLeastSquares;
+    uint32_t second = UINT32_MAX;  // tokens from here on are another session's, which has the same pages
+    bool wild = false;             // rows of infinities, NaN, zeros, and keys that leave nothing to the others
 };
 
 KvRows rows_of(const KvPlane& plane, uint64_t head_bytes, KvScaleMode mode) {
@@ -60,10 +63,10 @@ struct Session {
         }
         for (uint32_t i = 0; i < p.tokens; ++i) {
             slot.push_back(p.positions - p.tokens + i);
-            session.push_back(0);
+            session.push_back(i >= p.second);
         }
         position = slot;
-        tail_first = {p.tail_first};
+        tail_first = {p.tail_first, p.tail_first};
         tail_parent.assign(kMostTreeNodes, kNone);
         if (p.tail_first != kNone) {  // node i of the tail follows node (i - 1) / 2
             for (uint32_t i = 1; i < p.positions - p.tail_first; ++i) tail_parent[i] = (i - 1) / 2;
@@ -81,9 +84,10 @@ struct Session {
         step.page_id = page_id.data();
         step.tail_first = tail_first.data();
         step.tail_parent = tail_parent.data();
-        for (uint32_t i = 0; i < p.tokens; i += kBlockTokens) {
+        for (uint32_t i = 0, count; i < p.tokens; i += count) {
+            count = std::min((i < p.second ? std::min(p.second, p.tokens) : p.tokens) - i, kBlockTokens);
             query_block.push_back(i);
-            query_block.push_back(std::min(p.tokens - i, kBlockTokens));
+            query_block.push_back(count);
         }
         step.query_block = query_block.data();
         const uint32_t n = p.head_dim, floats = p.kv_heads * n;
@@ -123,7 +127,7 @@ struct Session {
     Heads shape = {};
     StepArrays step = {};
     std::vector<uint32_t> page_id, slot, session, position, tail_first, tail_parent, pair, query_block,
-        session_index = {0}, page_first = {0, 1u << 20};
+        session_index = {0, 0}, page_first = {0, 0, 1u << 20};
     std::vector<float> key_mean, value_mean, gain, inverse_gain, tile_rotations, offset_rotations;
 };
 
@@ -268,6 +272,22 @@ std::vector<Problem> problems() {
     all.push_back({kKvTcq6, kKvTcq2, 64, 2, 1, 1290, 9, 700, 7, 530});
     all.push_back({kKvF16, kKvF16, 64, 2, 2, 1030, 8, 0, 3, 20});
     all.push_back({kKvF16, kKvFp8, 32, 1, 1, 11300, 1});  // merging takes a third round of 32 views of splits
+    // Many columns: several warps, blocks of threads that are not full, sessions that share one.
+    all.push_back({kKvF16, kKvF16, 80, 4, 1, 700, 21, 0, 2, 30});
+    all.push_back({kKvF16, kKvF16, 128, 8, 2, 330, 17, 0, 0, 0, 0, false, 0.0f, 1});
+    all.back().second = 13;
+    all.push_back({kKvQ4_0, kKvTcq3, 32, 3, 1, 20, 20, 0, 4, 8});
+    all.push_back({kKvE8_4, kKvTcq3, 128, 4, 1, 600, 19, 550, 1});
+    all.back().second = 9;
+    if (!simt::checks_races()) {
+        all.push_back({kKvF16, kKvF16, 64, 3, 1, 610, 20, 540});
+        all.push_back({kKvQ8_0, kKvQ4_0, 96, 5, 1, 590, 9, 0, 3, 20, 0, false, 0.0f, 2});
+        all.push_back({kKvTcq5, kKvQ8_0, 128, 18, 1, 200, 10});
+        for (KvFormat format : {kKvF16, kKvE8_4, kKvQ8_0}) {
+            all.push_back({format, format, 64, 16, 1, 190, 4});
+            all.back().wild = true;
+        }
+    }
     // A tree that reaches into a third tile, in blocks of eight tokens; its rows under a scale for 32 elements.
     all.push_back({kKvE8_2, kKvQ4_0, 64, 4, 2, 260, 12, 0, 0, 0, 0, false, 0.0f, UINT32_MAX, 190});
     all.push_back({kKvTcq5, kKvTcq3, 64, 4, 2, 530, 12, 0, 2, 9, 0, false, 0.0f, UINT32_MAX, 505});
@@ -287,7 +307,12 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             if (want.page_id[position / 64] == kNone) continue;
             for (uint32_t h = 0; h < p.kv_heads; ++h) {
                 const auto put = [&](const KvPlane& plane, uint8_t* page, uint32_t at) {
-                    const std::vector<float> x = random.normals(n);
+                    std::vector<float> x = random.normals(n);
+                    if (p.wild && position == 70) x[5] = kInf32;
+                    if (p.wild && position == 130) x[7] = __builtin_nanf("");
+                    const bool key = plane.codes == want.layer.k_head(h).codes;
+                    if (p.wild && position == 3)
+                        for (float& v : x) v *= key ? 60.0f : 0.0f;
                     store(plane, x.data(), n, p.mode, page, at);
                 };
                 put(want.layer.k_head(h), want.page(position / 64), position % 64);
@@ -347,15 +372,12 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             attend.softcap = p.softcap;
             attend.window = p.window;
             attend.tokens = p.tokens;
-            const uint32_t group = p.heads / p.kv_heads, block_tokens = std::min(p.tokens, kBlockTokens),
-                           columns = attention_columns(group, block_tokens);
             attend.query_blocks = static_cast<uint32_t>(want.query_block.size() / 2);
-            attend.tile_heads = attention_heads(group, block_tokens);
             attend.splits = (p.positions + kSplitPositions - 1) / kSplitPositions;
             attend.partial_slots = partial_slots(p.positions, p.sinks, p.recent);
-            attend.columns = columns;
+            tile_attention(&attend, std::min(p.tokens, kBlockTokens), p.tail_first != kNone, 1, 1);
             attend.block_end = attention_blocks(attend);
-            const KernelId kernel = columns == 8 ? kernel_attend_8 : kernel_attend_32;
+            const KernelId kernel = attention_kernel(attend);
             launch(kernel, attend, attention_shape(attend), order);
             EXPECT_TRUE(same_floats(out.data(), want_out.data(), out.size()));
             EXPECT_TRUE(same_floats(state.data(), want_state.data(), state.size()));
@@ -400,6 +422,17 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
         }
     }
+}
+
+TEST(SimtAttention, ExpOfWhatIsNotAboveZeroHasTheSameBits) {
+    if (simt::checks_races()) return;
+    for (uint32_t bits = 0x80000000u; bits <= f32_bits(-100.0f); bits += bits % 4096 + 1) {
+        const float x = f32_from_bits(bits);
+        ASSERT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+    }
+    for (const float x : {0.0f, kExpMin32, std::nextafter(kExpMin32, -100.0f), -1e30f, -kInf32})
+        EXPECT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+    EXPECT_EQ(exp_below_f32(__builtin_nanf("")), 0.0f);
 }
 
 // Rows that are zero, tiny, large, infinite or no numbers are coded as the CPU codes them.

@@ -62,7 +62,7 @@ constexpr uint8_t kGuard = 0xc5;
 constexpr const char* kEndedBefore = "a lane ended before its warp's collective call";
 
 enum class Wait : uint8_t { kNothing, kLaunch, kBlock, kGrid, kWarp, kEnd };
-enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma, kPassTurn, kAwaitTurn };
+enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma, kMmaUnsigned, kPassTurn, kAwaitTurn };
 
 constexpr uint32_t kTurns = 15;  // named barriers of a block, but for the one that block_barrier is
 
@@ -228,13 +228,15 @@ void prepare(Lane& lane, Block& block, Warp& warp, uint32_t thread, uint32_t blo
 // m16n8k32: lane l = 4g + t holds four words of A (rows g, g + 8, g, g + 8, columns from 4t on, of the last two from
 // 16 + 4t on), two of B (rows from 4t and from 16 + 4t on, column g), and of C rows g, g, g + 8, g + 8, columns 2t and
 // 2t + 1 in turn.
-void multiply(Lane* lanes) {
+void multiply(Lane* lanes, bool unsigned_a) {
     int16_t a[16][32], b[8][32];  // b by columns; what compilers multiply fastest
     for (uint32_t l = 0; l < kWarp; ++l) {
         const uint32_t g = l / 4, t = l % 4, *in = lanes[l].in;
         for (uint32_t e = 0; e < 4; ++e) {
-            for (uint32_t i = 0; i < 4; ++i)
-                a[g + 8 * (i & 1)][4 * t + e + 16 * (i >> 1)] = static_cast<int8_t>(in[i] >> 8 * e);
+            for (uint32_t i = 0; i < 4; ++i) {
+                const uint8_t byte = static_cast<uint8_t>(in[i] >> 8 * e);
+                a[g + 8 * (i & 1)][4 * t + e + 16 * (i >> 1)] = unsigned_a ? byte : static_cast<int8_t>(byte);
+            }
             for (uint32_t i = 0; i < 2; ++i) b[g][4 * t + e + 16 * i] = static_cast<int8_t>(in[4 + i] >> 8 * e);
         }
     }
@@ -297,7 +299,8 @@ bool finish_warp_call(Lane* lanes, WarpCall call, Site site) {
             break;
         }
         case WarpCall::kMma:
-            multiply(lanes);
+        case WarpCall::kMmaUnsigned:
+            multiply(lanes, call == WarpCall::kMmaUnsigned);
             break;
     }
     return true;
@@ -595,11 +598,11 @@ void await_turn(uint32_t own, Site site) {
     running->in[0] = own;
     meet_in_warp(WarpCall::kAwaitTurn, site);
 }
-void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site) {
+void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site, bool unsigned_a) {
     for (uint32_t i = 0; i < 4; ++i) running->in[i] = a[i];
     running->in[4] = b[0];
     running->in[5] = b[1];
-    meet_in_warp(WarpCall::kMma, site);
+    meet_in_warp(unsigned_a ? WarpCall::kMmaUnsigned : WarpCall::kMma, site);
     for (uint32_t i = 0; i < 4; ++i) c[i] += static_cast<int32_t>(running->out[i]);
 }
 

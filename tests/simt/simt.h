@@ -79,8 +79,8 @@ uint32_t ballot(bool value, Site site);
 // passed a turn on to it have done. It has taken the turn before that was its own.
 void pass_turn(uint32_t to, Site site);
 void await_turn(uint32_t own, Site site);
-// c += a b over the warp: mma.sync.m16n8k32 of int8, operands spread over the lanes as PTX says.
-void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site);
+// c += a b over the warp: mma.sync.m16n8k32 of int8, or of uint8 in a, operands spread over the lanes as PTX says.
+void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site, bool unsigned_a = false);
 // cp.async: the bytes arrive when the thread waits for their group, not before.
 void copy_async(void* to, const void* from, uint32_t bytes, Site site);
 void copy_commit(Site site);

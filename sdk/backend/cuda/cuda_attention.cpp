@@ -89,8 +89,9 @@ uint32_t splits_apart(const CudaDevice& d) {
 }
 // Whether attention of the step under way goes by tokens, where the formats allow it: few tokens each have blocks of
 // their own, whose splits are always apart.
+constexpr uint32_t kMostTokensApart = 16;  // more share rows
 bool by_tokens(const CudaDevice& d) {
-    return d.step->tokens <= most_partial_tokens(d.program->config);
+    return d.step->tokens <= kMostTokensApart;
 }
 bool attends_tokens(const cuda::AttentionArgs& a) {
     return cuda::attends_tokens(a.places.k.format, a.places.v.format, a.shape.head_dim);
@@ -154,17 +155,18 @@ void add_attention_finish(CudaTable* table, const Op& op) {
 
 // ---- what depends on the step ----
 void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
-    const uint32_t block_tokens = d.step->decode ? 1 : kQueryBlockTokens, group = a->shape.heads / a->shape.kv_heads;
+    const Step& step = *d.step;
+    bool trees = step.decode;  // whether there are some then is not looked at: graphs are captured for any step
+    for (uint32_t i = 0; !trees && i < step.sessions; ++i) trees = step.tail_first[i] != kNoNode;
     a->tokens = rows;
     if (attends_tokens(*a) && by_tokens(d)) {
         a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
-        return fit_tokens(a, rows, d.step->longest);
+        return fit_tokens(a, rows, step.longest);
     }
-    a->query_blocks = d.step->query_blocks;
-    a->columns = cuda::attention_columns(group, block_tokens);
-    a->tile_heads = cuda::attention_heads(group, block_tokens);
+    a->query_blocks = step.query_blocks;
     a->splits = splits_apart(d);
     if (a->splits) a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
+    tile_attention(a, step.decode ? 1 : kQueryBlockTokens, trees, step.sessions, d.cuda.multiprocessors);
     a->block_end = attention_blocks(*a);
 }
 void fit_step(const CudaDevice& d, cuda::AttentionFinishArgs* a, uint32_t rows) {
@@ -173,8 +175,8 @@ void fit_step(const CudaDevice& d, cuda::AttentionFinishArgs* a, uint32_t rows) 
         a->partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
 }
 Result launch_rest(const CudaDevice& d, const CudaLaunch&, const cuda::AttentionArgs& a) {
-    if (a.columns == cuda::kTokenColumns) return launch(d, cuda::kernel_attend_token, a, token_shape(a));
-    return launch(d, a.columns == 8 ? cuda::kernel_attend_8 : cuda::kernel_attend_32, a, attention_shape(a));
+    return launch(d, attention_kernel(a), a,
+                  a.kind == cuda::AttentionKind::kToken ? token_shape(a) : attention_shape(a));
 }
 
 // ---- cut ----

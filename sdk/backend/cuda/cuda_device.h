@@ -180,9 +180,9 @@ inline uint32_t most_marks(const Program& p) {
     return 2 * (most_ops(p) + 4);
 }
 
-// Most tokens of a step whose splits attention goes through apart.
+// Most tokens of a step whose splits attention goes through apart: a turn of a conversation, behind a long context.
 inline uint32_t most_partial_tokens(const PlanConfig& c) {
-    return c.chunk_tokens < 16 ? c.chunk_tokens : 16;
+    return c.chunk_tokens < 64 ? c.chunk_tokens : 64;
 }
 
 // Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing. Or
