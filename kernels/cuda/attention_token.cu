@@ -190,7 +190,7 @@ KEEL_GPU void store_state(const AttentionArgs& args, uint32_t column) {
 
 // ---- weights ----
 // A lane has a column of the warp's tile, and of it positions 16 m + 2 (lane % 8) + e: two of NUMERICS' lanes.
-struct Weights {
+struct TokenWeights {
     float p[8];  // [2 m + e]
 };
 KEEL_GPU uint32_t weight_position(uint32_t lane, uint32_t i) {
@@ -221,7 +221,7 @@ KEEL_GPU void change_scores(const TokenBlock& b, uint32_t tile, uint32_t lane) {
     }
 }
 // Scores of the warp's tile into exponentials, which take their place. The whole block is here.
-KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
+KEEL_GPU TokenWeights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     const AttentionArgs& args = b.args;
     const uint32_t lane = thread_x_again() % 32, column = lane / 8;
     if (args.means.pairs || args.softcap != 0.0f) [[unlikely]]
@@ -229,7 +229,7 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     const float scale = args.softcap != 0.0f ? 1.0f : args.scale;
     float* x = b.scores(column) + tile * kTile;
     const uint32_t mask = seen_weights(lane, b.first + tile * kTile, seen);
-    Weights w;
+    TokenWeights w;
     float most = -kInf32;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
@@ -266,9 +266,9 @@ KEEL_GPU Weights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     return w;
 }
 // What soften_tile left.
-KEEL_GPU Weights weights_of(const TokenBlock& b, uint32_t tile) {
+KEEL_GPU TokenWeights weights_of(const TokenBlock& b, uint32_t tile) {
     const uint32_t lane = thread_x_again() % 32;
-    Weights w;
+    TokenWeights w;
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) w.p[i] = b.scores(lane / 8)[tile * kTile + weight_position(lane, i)];
     return w;
@@ -748,8 +748,8 @@ KEEL_GPU void score_keys(const TokenBlock& b, uint32_t tile, const TokenRows& ro
 // A lane's weights of its column times their rows' scales, as integers of the largest; the integers are left in two
 // bytes each, lower and upper, in the order in which they are operands: row 4 i + t of sixteen is number 4 t + i.
 // Fields of rows that are not seen are 0.
-KEEL_GPU void weigh_tile(const TokenBlock& b, uint32_t tile, KvFormat format, const Weights& w, const uint32_t* field,
-                         uint32_t s) {
+KEEL_GPU void weigh_tile(const TokenBlock& b, uint32_t tile, KvFormat format, const TokenWeights& w,
+                         const uint32_t* field, uint32_t s) {
     const uint32_t lane = thread_x_again() % 32, column = lane / 8, x = lane % 8;
     const KvFamily family = family_of(format);
     const uint32_t bits = bits_of(format), shift = family == KvFamily::kTrellis ? 8 - bits : 0,
@@ -1191,7 +1191,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
         uint32_t field[8] = {};
         if (there && one_scale) load_fields(late, coded_rows(late, places.v, tile, later().page[tile]), tile, 0, field);
         sync_warp();
-        const Weights w = soften_tile(late, tile, late.tile_range(tile, later().page[tile]));
+        const TokenWeights w = soften_tile(late, tile, late.tile_range(tile, later().page[tile]));
         if (there && one_scale) weigh_tile(late, tile, v_format, w, field, 0);
     }
     if (v_format != k_format && family_of(v_format) == KvFamily::kTrellis) {

@@ -1,8 +1,8 @@
 // Race checker: kernels compiled with -fsanitize=thread call the functions at the end of this file at every access of
 // memory; ThreadSanitizer's own runtime is not linked. Two accesses of a byte by different GPU threads, one of them a
-// write, need a barrier between them: of the warp for its lanes, of the block for its threads, of the grid for blocks; or
-// turns that warps of a block pass on.
-// Shuffles and matrix instructions order nothing in memory. Atomic accesses are not looked at.
+// write, need a barrier between them: of the warp for its lanes, of the block for its threads, of the grid for blocks;
+// or turns that warps of a block pass on. Shuffles and matrix instructions order nothing in memory. Atomic accesses are
+// not looked at.
 #include <stdio.h>
 
 #include <unordered_map>
