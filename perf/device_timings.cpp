@@ -1,9 +1,10 @@
 // device_timings: what a GPU takes for Keel's work, against what its memory delivers in the same run. Part of
 // perf/device.sh; everything is made up on the spot, and nothing is read but the driver.
 //
-//     device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...
+//     device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...
 //
-// --small: shapes of a few kilobytes, for the fake driver. --seconds: what would begin later is left out, and said so.
+// --small: shapes of a few kilobytes, for the fake driver. --decode: of models only steps without a context, and the
+// dispatches of one and of eight tokens. --seconds: what would begin later is left out, and said so.
 // --only: models in whose line of the table one of the texts stands, as in --only "8b Q4_K_M, KV f16".
 // The table goes to standard output. Exit code 1 when something could not be measured for another reason.
 #include <string.h>
@@ -87,7 +88,7 @@ struct MoreCalls {
 };
 
 struct Options {
-    bool small = false;
+    bool small = false, decode = false;
     double seconds = 1e9;
     std::string json;
     std::vector<std::string> only;
@@ -220,12 +221,12 @@ class Model {
         uint32_t count;  // of the same ops and types, in all layers
         double us, predicted_us, bytes;
     };
-    // Of steps of one token behind `held` positions.
-    std::vector<Dispatch> dispatches(uint32_t held, uint32_t steps) {
+    // Of steps of `tokens` tokens behind `held` positions.
+    std::vector<Dispatch> dispatches(uint32_t held, uint32_t tokens, uint32_t steps) {
         need(keel_lab_time_ops(engine_, 1), "keel_lab_time_ops");
         std::vector<std::vector<keel_lab_op_time>> times;
         for (uint32_t i = 0; i < steps; ++i) {
-            step_us(1);
+            step_us(tokens);
             uint32_t count = 0;
             need(keel_lab_op_times(engine_, nullptr, 0, &count), "keel_lab_op_times");
             times.emplace_back(count, sized<keel_lab_op_time>());
@@ -242,7 +243,7 @@ class Model {
                 const keel_op_info& info = ops_.at(op);
                 d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
                 if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
-                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes);
+                d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes * tokens);
                 if (!strcmp(info.name, "attention"))
                     d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
             }
@@ -511,8 +512,9 @@ class Timings {
             row["kv"] = format_name;
             document_["steps"].push_back(std::move(row));
         };
-        const std::vector<uint32_t> contexts =
-            tiny ? std::vector<uint32_t>{0, 100} : std::vector<uint32_t>{0, 4096, 32768};
+        const std::vector<uint32_t> contexts = o_.decode ? std::vector<uint32_t>{0}
+                                               : tiny    ? std::vector<uint32_t>{0, 100}
+                                                         : std::vector<uint32_t>{0, 4096, 32768};
         for (const uint32_t context : contexts) {
             const uint32_t held = std::min(context, longest - 8);
             if (out_of_time()) return left_out(strf("context %u", context));
@@ -534,7 +536,8 @@ class Timings {
                      {"samples", us.size()}});
             }
         }
-        kernels(m, std::min(4096u, longest / 2), add);
+        kernels(m, o_.decode ? 0 : std::min(4096u, longest / 2), 1, add);
+        if (o_.decode) return kernels(m, 0, 8, add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -616,11 +619,11 @@ class Timings {
     }
     // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
     template <class Add>
-    void kernels(Model& m, uint32_t held, const Add& add) {
+    void kernels(Model& m, uint32_t held, uint32_t tokens, const Add& add) {
         m.hold(held);
-        printf("  dispatches of a step at %u positions:\n", held);
+        printf("  dispatches of a step of %u at %u positions:\n", tokens, held);
         Json rows = Json::array();
-        for (const Model::Dispatch& d : m.dispatches(held, o_.small ? 2 : 50)) {
+        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : 50)) {
             const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
             printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
                    rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());
@@ -631,7 +634,7 @@ class Timings {
                             {"bytes", d.bytes},
                             {"gb_per_s", rate}});
         }
-        add({{"context", held}, {"dispatches", rows}});
+        add({{"context", held}, {"dispatches_of", tokens}, {"dispatches", rows}});
     }
     void percentiles(Model& m, const char* shape, const char* format_name) {
         m.hold(tiny_position(m));
@@ -673,6 +676,8 @@ Options read_options(int count, char** arguments) {
         const bool more = i + 1 < count;
         if (a == "--small")
             o.small = true;
+        else if (a == "--decode")
+            o.decode = true;
         else if (a == "--seconds" && more)
             o.seconds = atof(arguments[++i]);
         else if (a == "--json" && more)
@@ -680,7 +685,8 @@ Options read_options(int count, char** arguments) {
         else if (a == "--only" && more)
             o.only.push_back(arguments[++i]);
         else
-            throw std::runtime_error("device_timings [--small] [--seconds N] [--json FILE] [--only TEXT]...");
+            throw std::runtime_error(
+                "device_timings [--small] [--decode] [--seconds N] [--json FILE] [--only TEXT]...");
     }
     return o;
 }

@@ -67,12 +67,13 @@ def count(cubin):
         block_bytes, matrix_of_block = TYPES[weight_type]
         words = list(struct.iter_unpack("<QQ", code))
         best = None
-        for first, last in loops_of(code):
-            body = words[first:last + 1]
-            matrix = sum(low & 0xFFF == MATRIX for low, _ in body)
-            if matrix and (best is None or len(body) < best["instructions"]):
+        loops = [(first, last, sum(low & 0xFFF == MATRIX for low, _ in words[first:last + 1])) for first, last in loops_of(code)]
+        for first, last, matrix in loops:
+            if matrix and (best is None or last - first < best["instructions"]):
                 blocks = matrix // (matrix_of_block * (8 if "_rows_64_" in name else 1))
-                best = {"instructions": len(body), "bytes": blocks * 16 * block_bytes}
+                # Loops in it without matrix instructions run once a group of rows.
+                rare = {at for f, l, m in loops if not m and first < f and l < last for at in range(f, l + 1)}
+                best = {"instructions": last + 1 - first - len(rare), "bytes": blocks * 16 * block_bytes}
         if best:
             out[name] = best
     return out
@@ -108,7 +109,6 @@ def instructions_of(table, kernel, weight_type, size):
 def decode_us(card, plan, table, kv, context, tokens=1):
     """(microseconds, launches) of a step of `tokens` tokens behind `context` positions."""
     speed, rate = card["gb_per_s"] * card["reads"] * 1e3, rate_of(card)  # bytes and instructions a microsecond
-    kernel = "token" if tokens == 1 else "rows_8"
     layers = max(op["layer"] for op in plan["ops"]) + 1
     dispatches = {}
     for op in plan["ops"]:
@@ -122,7 +122,7 @@ def decode_us(card, plan, table, kv, context, tokens=1):
         for op in ops:
             moved += op["fixed_bytes"] + op["token_bytes"] * tokens
             if op["weight_type"]:
-                instructions += instructions_of(table, kernel, op["weight_type"], op["fixed_bytes"])
+                instructions += instructions_of(table, "stream", op["weight_type"], op["fixed_bytes"])
             if op["name"].endswith("norm") and not op["name"].startswith("qk"):
                 chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3
             if op["name"] == "attention":

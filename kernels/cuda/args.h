@@ -72,6 +72,19 @@ struct RopeTableArgs {
     float factor;
 };
 
+// Row r of two arrays to row to[r] of two others: what is kept of a step.
+struct KeepRowsArgs {
+    struct Part {
+        const float* from;
+        float* kept;      // [...][n]
+        uint64_t stride;  // of `from`
+        uint32_t n;
+    } part[2];
+    const uint32_t* to;
+    uint32_t rows;
+};
+constexpr uint32_t kKeptFloats = 2048;  // of a block
+
 constexpr LaunchShape row_shape(uint32_t rows, uint32_t shared_bytes = 0) {
     return {rows, 1, kRowThreads, shared_bytes};
 }
@@ -86,6 +99,9 @@ constexpr LaunchShape launch_shape(const SoftcapArgs& a) {
 }
 constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
     return row_shape(a.rows);
+}
+constexpr LaunchShape launch_shape(const KeepRowsArgs& a) {
+    return {divide_up(a.part[0].n, kKeptFloats) + divide_up(a.part[1].n, kKeptFloats), a.rows, kRowThreads, 0};
 }
 
 // ---- what only takes time ----
@@ -179,7 +195,8 @@ constexpr LaunchShape launch_shape(const EmbedArgs& a) {
     return {a.tokens, 1, kEmbedThreads, 0};
 }
 
-// x[t][k] -> the 8-bit activation of token t (q8_activation.h), in blocks of those in the kernel's name.
+// x[t][k] -> the 8-bit activation of token t (q8_activation.h), in blocks of those in the kernel's name. Rows of x are
+// 16-byte aligned.
 struct QuantizeArgs {
     const float* x;
     uint8_t* q8;
@@ -188,7 +205,7 @@ struct QuantizeArgs {
 };
 constexpr uint32_t kQuantizeThreads = 128;
 constexpr LaunchShape launch_shape(const QuantizeArgs& a) {
-    return {divide_up(a.k / a.block, kQuantizeThreads / 32), a.tokens, kQuantizeThreads, 0};
+    return {divide_up(a.k, kQuantizeThreads / 32 * 256), a.tokens, kQuantizeThreads, 0};
 }
 
 // ---- weights in fragments (fragments.cuh) ----
@@ -209,47 +226,47 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 }
 // Embeddings out of fragments: embed_fragments_TYPE, EmbedArgs with w in fragments, w_row_bytes that of plain rows.
 
-// Products with 8-bit activations, w in fragments; a warp takes a group.
+// Products with 8-bit activations, w in fragments.
 //
-// One token a block, whose codes lie in shared memory as a whole: product_token_TYPE, a warp a group, for many rows;
-// product_shared_TYPE, a block a group and up to 8 tokens, for few. Blocks of weights that a warp loads at once:
+// Of one to eight tokens: product_stream_TYPE. As many blocks as run at once take groups in turn, and the warps of a
+// block the strips of a group: so many blocks of weights, brought in a few ahead.
+constexpr uint32_t kStreamThreads = 256, kStreamWarps = kStreamThreads / 32, kStreamTokens = 8;
+constexpr uint32_t kStreamBlocks = 2;  // of a multiprocessor at once
 KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {
     return block_elements == 32 ? 4 : 1;
 }
+KEEL_DEVICE constexpr uint32_t strip_bytes(const kernels::WeightTypeInfo& type) {
+    return strip_blocks(type.block_elements) * kGroupRows * type.block_bytes;
+}
+// Strips of a warp that are on their way at most.
+KEEL_DEVICE constexpr uint32_t strips_ahead(const kernels::WeightTypeInfo& type) {
+    const uint32_t strips = 36 * 1024 / (kStreamWarps * strip_bytes(type));
+    return strips == 0 ? 1 : strips;
+}
+// Sums of a turn for each warp, for a gate, and for the beginning.
+constexpr uint32_t kTurnsBytes = (kStreamWarps + 2) * 512;
+KEEL_DEVICE constexpr uint32_t stream_bytes(const ProductArgs& a, const kernels::WeightTypeInfo& type, uint32_t ahead) {
+    return kStreamWarps * ahead * strip_bytes(type) + kTurnsBytes +
+           (a.input == ProductInput::kRows ? 0
+                                           : static_cast<uint32_t>(kernels::q8_token_bytes(a.k, type.block_elements)));
+}
+// One strip where long activations take the place of more.
+KEEL_DEVICE constexpr uint32_t strips_ahead(const ProductArgs& a, const kernels::WeightTypeInfo& type) {
+    const uint32_t most = strips_ahead(type);
+    return stream_bytes(a, type, most) <= kMostSharedBytes ? most : 1;
+}
+constexpr LaunchShape product_stream_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    const uint32_t groups = a.group_end - a.group_begin, blocks = kStreamBlocks * multiprocessors;
+    return {groups < blocks ? groups : blocks, 1, kStreamThreads, stream_bytes(a, info, strips_ahead(a, info))};
+}
+
 // Whether a lane multiplies words of codes that are side by side (fragments.cuh): it loads two at once.
 KEEL_DEVICE constexpr bool paired_words(uint32_t sub_block) {
     return sub_block != 16;
 }
-// Bytes from one token to the next: words, or pairs, of tokens that are loaded together are in different banks.
-KEEL_DEVICE constexpr uint32_t input_stride(uint32_t k, uint32_t block_elements, uint32_t sub_block) {
-    const uint32_t bytes = static_cast<uint32_t>(kernels::q8_token_bytes(k, block_elements)), apart = bytes % 128;
-    return bytes - apart + (apart ? 128 : 0) + (paired_words(sub_block) ? 32 : 16);
-}
-constexpr uint32_t input_bytes(const ProductArgs& a, uint32_t tokens, const kernels::WeightTypeInfo& type) {
-    return tokens * input_stride(a.k, type.block_elements, type.sub_block) +
-           (a.input == ProductInput::kNormed ? a.k * 4 : 0);
-}
-constexpr uint32_t kTokenHeadBytes = kFragmentWarps * kGroupRows * 4;  // results that warps exchange
-constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type) {
-    const uint32_t groups = a.gate == ProductGate::kNone ? kFragmentWarps : kFragmentWarps / 2;  // of a block
-    return {divide_up(a.group_end - a.group_begin, groups), a.tokens, kFragmentThreads,
-            kTokenHeadBytes + input_bytes(a, 1, kernels::kWeightTypes[type])};
-}
-constexpr uint32_t kSharedTokens = 8;
-// Of a block of weights: integers of 16 rows and 8 tokens, one or two, and factors.
-KEEL_DEVICE constexpr uint32_t shared_words(uint32_t integers) {
-    return integers * kGroupRows * kSharedTokens + kGroupRows;
-}
-constexpr LaunchShape product_shared_shape(const ProductArgs& a, uint32_t type) {
-    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    const uint32_t integers = info.sub_block && info.m_at != kernels::kNoField ? 2 : 1,
-                   tokens = a.tokens < kSharedTokens ? a.tokens : kSharedTokens;
-    return {a.group_end - a.group_begin, divide_up(a.tokens, kSharedTokens), kFragmentThreads,
-            2 * kFragmentWarps * strip_blocks(info.block_elements) * shared_words(integers) * 4 +
-                input_bytes(a, tokens, info)};
-}
 
-// A warp a group and N tokens, 8 or 64, whose codes come through shared memory chunk by chunk: product_rows_N_TYPE.
+// A warp a group and N tokens, whose codes come through shared memory chunk by chunk: product_rows_N_TYPE.
 // Elements of a chunk:
 KEEL_DEVICE constexpr uint32_t chunk_elements(uint32_t kernel_tokens) {
     return kernel_tokens > 8 ? 256 : 1024;

@@ -69,22 +69,58 @@ struct KvStepArgs {
 };
 
 // Norms of the heads of q and k, their rotation, less what is removed of k; then makes q ready for the formats, and
-// codes k and v into their slots. Only q is written back. A block is a warp, and has one head of one token: of q, then
-// of k, then of v.
+// codes k and v into their slots. Only q is written back. Blocks of a token: first those of query heads, one a warp;
+// then each head of k, then of v has one.
 struct KvAppendArgs : KvStepArgs {
     const float *q_norm, *k_norm;  // [head_dim], or null
     float eps;
     Rows cos_sin;            // of the layer's rope set
     float attention_factor;  // of the rotation
 };
-constexpr uint32_t kTrellisGroups = 64;  // most groups of states with common predecessors
-constexpr uint32_t
-    kAppendSharedBytes =  // a row, two rows of integers as floats, codes and cosets twice, a trellis' ways
-    3 * kernels::kMaxHeadDim * 4 + 2 * kernels::kMaxHeadDim + 2 * kernels::kMaxHeadDim / 8;
-constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
-    return {a.shape.heads + 2 * a.shape.kv_heads, a.tokens, kWarp,
-            kAppendSharedBytes + a.shape.head_dim * kTrellisGroups};
+constexpr uint32_t kAppendWarps = 6, kAppendThreads = kAppendWarps * kWarp;
+
+// What coding a row takes of shared memory behind the row. Of a lattice, for every step that is tried: its products and
+// the row's facts, integers as floats, codes, cosets.
+struct LatticeRoom {
+    uint32_t fits, c, u, cosets, bytes;
+};
+KEEL_DEVICE constexpr LatticeRoom lattice_room(uint32_t n) {
+    constexpr uint32_t kSteps = kAppendThreads / 16;
+    LatticeRoom room = {};
+    room.fits = n * 4;
+    room.c = room.fits + 3 * kSteps * 4 + 16;
+    room.u = room.c + kSteps * n * 4;
+    room.cosets = room.u + kSteps * n;
+    room.bytes = room.cosets + kSteps * n / 8;
+    return room;
 }
+// Of a trellis: the row in units of the table, later what it became; its states; the ways that lead to them.
+struct TrellisRoom {
+    uint32_t scaled, states, from, bytes;
+};
+constexpr uint32_t kTrellisGroups = 64;  // most groups of states with common predecessors
+KEEL_DEVICE constexpr TrellisRoom trellis_room(uint32_t n) {
+    TrellisRoom room = {};
+    room.scaled = n * 4;
+    room.states = room.scaled + n * 4;
+    room.from = room.states + n;
+    room.bytes = room.from + n * kTrellisGroups;
+    return room;
+}
+constexpr uint32_t coding_bytes(kernels::KvFormat format, uint32_t n) {
+    const kernels::KvFamily family = kernels::kKvFormats[format].family;
+    return family == kernels::KvFamily::kLattice   ? lattice_room(n).bytes
+           : family == kernels::KvFamily::kTrellis ? trellis_room(n).bytes
+                                                   : 0;
+}
+constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
+    const uint32_t n = a.shape.head_dim, rows = kAppendWarps * n * 4, k = coding_bytes(a.places.k.format, n),
+                   v = coding_bytes(a.places.v.format, n), coding = k < v ? v : k;
+    return {divide_up(a.shape.heads, kAppendWarps) + 2 * a.shape.kv_heads, a.tokens, kAppendThreads,
+            rows < coding ? coding : rows};
+}
+static_assert(lattice_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes &&
+              trellis_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes);
 
 // Attention (NUMERICS section 5). A block has the query heads of one KV head in a query block of the step, at most
 // `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them. What

@@ -94,7 +94,8 @@ KEEL_GPU void let_next_begin() {
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes `began`.
+// Waits until the launch before this one has ended, and all that it wrote is there. Then the first thread writes
+// `began`.
 KEEL_GPU void wait_for_launch(uint64_t* began) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -105,9 +106,53 @@ KEEL_GPU void wait_for_launch(uint64_t* began) {
 KEEL_GPU void sync_block() {
     __syncthreads();
 }
+// Called once by all threads of blocks that work for each other: whether `blocks` of them have come here, this one
+// last.
+// Then every thread of it sees what they wrote before, and the counter is 0 again, as it was at first.
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks) {
+    __syncthreads();
+    bool last = false;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(counter, 1) + 1 == blocks;
+        if (last) *counter = 0;
+        __threadfence();
+    }
+    return __syncthreads_or(last);
+}
 KEEL_GPU void sync_warp() {
     __syncwarp();
 }
+// Warps of a block that work one after another: warp `to`, of eight at most, may go on from await_turn(to), and finds
+// what this warp and those before it wrote. It has taken the turn before. No sync_block in between. Barriers whose
+// number is in a register take all sixteen of a block, and most architectures have few for a multiprocessor.
+#if __CUDA_ARCH__ == 900
+KEEL_GPU void pass_turn(uint32_t to) {
+    asm volatile("bar.arrive %0, 64;" ::"r"(to) : "memory");
+}
+KEEL_GPU void await_turn(uint32_t own) {
+    asm volatile("bar.sync %0, 64;" ::"r"(own) : "memory");
+}
+#else
+#define KEEL_TURN(instruction, n)                              \
+    case n:                                                    \
+        asm volatile(instruction " " #n ", 64;" ::: "memory"); \
+        break
+#define KEEL_TURNS(instruction, which) \
+    switch (which) {                   \
+        KEEL_TURN(instruction, 0);     \
+        KEEL_TURN(instruction, 1);     \
+        KEEL_TURN(instruction, 2);     \
+        KEEL_TURN(instruction, 3);     \
+        KEEL_TURN(instruction, 4);     \
+        KEEL_TURN(instruction, 5);     \
+        KEEL_TURN(instruction, 6);     \
+        KEEL_TURN(instruction, 7);     \
+    }
+KEEL_GPU void pass_turn(uint32_t to){KEEL_TURNS("bar.arrive", to)} KEEL_GPU void await_turn(uint32_t own) {
+    KEEL_TURNS("bar.sync", own)
+}
+#endif
 // The value of lane `from`, mod 32.
 KEEL_GPU uint32_t shuffle(uint32_t v, uint32_t from) {
     return __shfl_sync(~0u, v, from);
@@ -192,6 +237,15 @@ KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
 }
+// The same of what is read once: it shall not push out of the second cache what all launches read, code among it.
+KEEL_GPU void copy16_once(void* to, const void* from) {
+    uint64_t first_to_go;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first_to_go));
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
+        "l"(from), "l"(first_to_go)
+        : "memory");
+}
 // The same of 4 bytes.
 KEEL_GPU void copy4(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
@@ -258,6 +312,7 @@ KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
 }
 
+KEEL_GPU void let_next_begin() {}
 KEEL_GPU void wait_for_launch(uint64_t*, KEEL_SITE) {
     simt::wait_for_launch({file, line});
 }
@@ -265,8 +320,17 @@ KEEL_GPU void wait_for_launch(uint64_t*, KEEL_SITE) {
 KEEL_GPU void sync_block(KEEL_SITE) {
     simt::block_barrier({file, line});
 }
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks, KEEL_SITE) {
+    return simt::last_of_blocks(counter, blocks, {file, line});
+}
 KEEL_GPU void sync_warp(KEEL_SITE) {
     simt::warp_barrier({file, line});
+}
+KEEL_GPU void pass_turn(uint32_t to, KEEL_SITE) {
+    simt::pass_turn(to, {file, line});
+}
+KEEL_GPU void await_turn(uint32_t own, KEEL_SITE) {
+    simt::await_turn(own, {file, line});
 }
 KEEL_GPU uint32_t shuffle(uint32_t v, uint32_t from, KEEL_SITE) {
     return simt::shuffle(v, from, {file, line});
@@ -340,6 +404,9 @@ KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
 KEEL_GPU void prefetch(const void*) {}
 
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
+    simt::copy_async(to, from, 16, {file, line});
+}
+KEEL_GPU void copy16_once(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
 }
 KEEL_GPU void copy4(void* to, const void* from, KEEL_SITE) {

@@ -50,19 +50,27 @@ template <>
 struct LaneWords<0> {
     uint32_t w[1];
 };
-template <uint32_t BYTES>
+// ONCE: of global memory, where nobody reads them again. Else of shared memory.
+template <bool ONCE, class Words>
+KEEL_GPU Words load_words(const Words* p) {
+    if constexpr (ONCE)
+        return load_once(p);
+    else
+        return *p;
+}
+template <uint32_t BYTES, bool ONCE = true>
 KEEL_GPU void load_lane(const uint8_t* plane, uint32_t lane, LaneWords<BYTES>& v) {
     if constexpr (BYTES == 2) {
         v.w[0] = load16(plane + 2 * lane);
     } else if constexpr (BYTES == 8) {
-        const Words2 words = load_once(reinterpret_cast<const Words2*>(plane) + lane);
+        const Words2 words = load_words<ONCE>(reinterpret_cast<const Words2*>(plane) + lane);
         v.w[0] = words.x;
         v.w[1] = words.y;
     } else {
         static_assert(BYTES % 16 == 0);
         KEEL_UNROLL
         for (uint32_t piece = 0; piece < BYTES / 16; ++piece) {
-            const Words4 words = load_once(reinterpret_cast<const Words4*>(plane) + 32 * piece + lane);
+            const Words4 words = load_words<ONCE>(reinterpret_cast<const Words4*>(plane) + 32 * piece + lane);
             v.w[4 * piece] = words.x;
             v.w[4 * piece + 1] = words.y;
             v.w[4 * piece + 2] = words.z;
@@ -179,11 +187,11 @@ KEEL_GPU float minimum_of(uint32_t factors) {
     return widen_f16(factors >> 16);
 }
 
-template <WeightType T>
+template <WeightType T, bool ONCE = true>
 KEEL_GPU void load_fragment(const uint8_t* block, uint32_t lane, Fragment<T>& f) {
     using Shape = FragmentShape<T>;
-    load_lane(block, lane, f.low);
-    if constexpr (Shape::kHighBytes) load_lane(block + Shape::kHighAt, lane, f.high);
+    load_lane<Shape::kLowBytes, ONCE>(block, lane, f.low);
+    if constexpr (Shape::kHighBytes) load_lane<Shape::kHighBytes, ONCE>(block + Shape::kHighAt, lane, f.high);
     KEEL_UNROLL
     for (uint32_t half = 0; half < 2; ++half) {
         const uint32_t row = lane / 4 + 8 * half;

@@ -13,10 +13,8 @@
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
-#define KEEL_GPU_TOKEN_ROW(type, ...) KEEL_GPU_ROW(product_token_##type, ProductArgs, kFragmentThreads)
-#define KEEL_GPU_ROWS_8_ROW(type, ...) KEEL_GPU_ROW(product_rows_8_##type, ProductArgs, kFragmentThreads)
+#define KEEL_GPU_STREAM_ROW(type, ...) KEEL_GPU_ROW(product_stream_##type, ProductArgs, kStreamThreads)
 #define KEEL_GPU_ROWS_64_ROW(type, ...) KEEL_GPU_ROW(product_rows_64_##type, ProductArgs, kFragmentThreads)
-#define KEEL_GPU_SHARED_ROW(type, ...) KEEL_GPU_ROW(product_shared_##type, ProductArgs, kFragmentThreads)
 #define KEEL_GPU_KERNELS                                       \
     KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \
     KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                    \
@@ -25,17 +23,16 @@
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads) \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                     \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_TOKEN_ROW)                   \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_8_ROW)                  \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_STREAM_ROW)                  \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_64_ROW)                 \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_SHARED_ROW)                  \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)           \
     KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                    \
     KEEL_GPU_ROW(nothing, NothingArgs, kWarp)                  \
     KEEL_GPU_ROW(read_stream, ReadStreamArgs, kRowThreads)     \
     KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)            \
     KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)       \
-    KEEL_GPU_ROW(kv_append, KvAppendArgs, kWarp)               \
+    KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)         \
+    KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)      \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
     KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \

@@ -18,10 +18,11 @@ KEEL_GPU float dot_warp(const float* a, const float* b, uint32_t n) {
 // x is in shared memory.
 KEEL_GPU void hadamard_warp(float* x, uint32_t n) {
     const uint32_t lane = thread_x() % 32, block = kv_rotation_block(n);
+    KEEL_NO_UNROLL
     for (uint32_t stride = 1; stride < block; stride *= 2) {
         sync_warp();
         for (uint32_t i = lane; i < n / 2; i += 32) {
-            const uint32_t at = i / stride * 2 * stride + i % stride;
+            const uint32_t at = 2 * i - (i & (stride - 1));
             const float a = x[at], b = x[at + stride];
             x[at] = add_f32(a, b);
             x[at + stride] = add_f32(a, -b);
@@ -40,30 +41,7 @@ KEEL_GPU void unrotate_warp(float* x, uint32_t n) {
     for (uint32_t i = thread_x() % 32; i < n; i += 32) x[i] = mul_f32(x[i], rotation_sign(i));
 }
 
-// Calls body.operator()<F>() for the format whose rows are those of `format`: rotated ones are coded like the others.
-template <class Body>
-KEEL_GPU void for_coded_format(KvFormat format, const Body& body) {
-    switch (kv_coded_as(format)) {
-#define KEEL_CASE(id, ...)                                                                  \
-    case kKv##id:                                                                           \
-        if constexpr (kv_coded_as(kKv##id) == kKv##id) body.template operator()<kKv##id>(); \
-        break;
-        KEEL_KV_FORMATS(KEEL_CASE)
-#undef KEEL_CASE
-        default:
-            break;
-    }
-}
-
 // ---- coding ----
-// What coding a row needs of shared memory; kAppendSharedBytes and a trellis' ways.
-struct CodingRoom {
-    float* c[2];  // [kMaxHeadDim]
-    uint8_t* u[2];
-    uint8_t* coset[2];  // [kMaxHeadDim / 8]
-    uint8_t* from;      // [head_dim][kTrellisGroups]
-};
-
 struct WarpRow {
     float largest, square, rms;
     RowKind kind;
@@ -92,8 +70,8 @@ KEEL_GPU WarpRow normalise_warp(float* x, uint32_t n) {
     row.rms = __builtin_sqrtf(row.square / static_cast<float>(n));
     return row;
 }
-KEEL_GPU float fit_scale_warp(const WarpRow& row, const float* x, const float* c, uint32_t n, KvScaleMode mode) {
-    const float xc = dot_warp(x, c, n), cc = dot_warp(c, c, n);
+// The scale of a row, of its products with its integers.
+KEEL_GPU float fit_scale(const WarpRow& row, float xc, float cc, KvScaleMode mode) {
     if (!(xc > 0.0f) || !(cc > 0.0f)) return 0.0f;
     const float s = mul_f32(row.largest, mode == KvScaleMode::kUnbiased ? row.square / xc : xc / cc);
     return s < 65504.0f ? s : 65504.0f;
@@ -142,43 +120,60 @@ KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, ui
     }
 }
 
-// A lane a block of 8.
-template <int kBits>
-KEEL_GPU void encode_e8_warp(float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room, uint8_t* codes,
-                             uint8_t* scales) {
-    const uint32_t lane = thread_x() % 32;
-    const WarpRow row = normalise_warp(x, n);
-    if (row.kind != RowKind::kCoded)
-        return encode_nothing(n * kBits / 8, row.kind == RowKind::kNotFinite ? 0x7e00 : 0, codes, scales);
-    float best = -1.0f;
-    uint32_t kept = 0;
-    for (int i = 0; i < kE8Steps; ++i) {
-        const uint32_t now = 1 - kept;
-        const float factor = fma_f32(static_cast<float>(i), kE8NextStep, kE8FirstStep);
-        const float inverse = 1.0f / mul_f32(mul_f32(row.rms, kE8Step[kBits]), factor);
-        sync_warp();
-        if (lane < n / 8) {
-            float y[8];
-            uint8_t u[8];
-            int coset = 0;
-            KEEL_UNROLL
-            for (uint32_t e = 0; e < 8; ++e) y[e] = mul_f32(x[8 * lane + e], inverse);
-            nearest_e8(y, kBits, u, &coset);
-            KEEL_UNROLL
-            for (uint32_t e = 0; e < 8; ++e) {
-                room.u[now][8 * lane + e] = u[e];
-                room.c[now][8 * lane + e] = static_cast<float>(e8_integer(u[e], coset, kBits));
-            }
-            room.coset[now][lane] = static_cast<uint8_t>(coset);
-        }
-        sync_warp();
-        const float xc = dot_warp(x, room.c[now], n), cc = dot_warp(room.c[now], room.c[now], n);
-        const float fit = xc > 0.0f ? mul_f32(xc, xc) / cc : 0.0f;
-        if (fit > best) best = fit, kept = now;
+// Rows of a lattice, by all threads of a block: every half-warp tries a step, a lane a block of 8 or every sixteenth
+// one.
+static_assert(kAppendThreads / 16 == kE8Steps);
+KEEL_GPU void encode_e8(float* x, uint32_t n, int bits, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+    const LatticeRoom at = lattice_room(n);
+    const uint32_t step = thread_x() / 16, lane = thread_x() % 16;
+    float* fits = reinterpret_cast<float*>(shared_memory() + at.fits);  // [steps][fit, xc, cc], then the row
+    WarpRow* row = reinterpret_cast<WarpRow*>(fits + 3 * kE8Steps);
+    float* c = reinterpret_cast<float*>(shared_memory() + at.c) + step * n;
+    uint8_t *u = shared_memory() + at.u, *cosets = shared_memory() + at.cosets;
+    if (thread_x() < 32) {
+        const WarpRow own = normalise_warp(x, n);
+        if (thread_x() == 0) *row = own;
     }
-    if (lane < n / 8) pack_e8(room.u[kept] + 8 * lane, room.coset[kept] + lane, 8, kBits, codes + lane * kBits);
-    const float s = fit_scale_warp(row, x, room.c[kept], n, mode);
-    if (lane == 0) kv_store_u16(scales, f32_to_f16(s));
+    sync_block();
+    if (row->kind != RowKind::kCoded) {
+        if (thread_x() < 32)
+            encode_nothing(n * static_cast<uint32_t>(bits) / 8, row->kind == RowKind::kNotFinite ? 0x7e00 : 0, codes,
+                           scales);
+        return;
+    }
+    const float factor = fma_f32(static_cast<float>(step), kE8NextStep, kE8FirstStep);
+    const float inverse = 1.0f / mul_f32(mul_f32(row->rms, kE8Step[bits]), factor);
+    KEEL_NO_UNROLL
+    for (uint32_t b = lane; b < n / 8; b += 16) {
+        float y[8];
+        uint8_t own[8];
+        int coset = 0;
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 8; ++e) y[e] = mul_f32(x[8 * b + e], inverse);
+        nearest_e8(y, bits, own, &coset);
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 8; ++e) {
+            u[step * n + 8 * b + e] = own[e];
+            c[8 * b + e] = static_cast<float>(e8_integer(own[e], coset, bits));
+        }
+        cosets[step * (n / 8) + b] = static_cast<uint8_t>(coset);
+    }
+    sync_warp();
+    const float xc = dot_warp(x, c, n), cc = dot_warp(c, c, n);
+    if (lane == 0) {
+        fits[3 * step] = xc > 0.0f ? mul_f32(xc, xc) / cc : 0.0f;
+        fits[3 * step + 1] = xc;
+        fits[3 * step + 2] = cc;
+    }
+    sync_block();
+    uint32_t kept = 0;
+    for (uint32_t i = 1; i < kE8Steps; ++i)
+        if (fits[3 * i] > fits[3 * kept]) kept = i;
+    for (uint32_t b = thread_x(); b < n / 8; b += kAppendThreads)
+        pack_e8(u + kept * n + 8 * b, cosets + kept * (n / 8) + b, 8, static_cast<uint32_t>(bits),
+                codes + b * static_cast<uint32_t>(bits));
+    if (thread_x() == 0)
+        kv_store_u16(scales, f32_to_f16(fit_scale(*row, fits[3 * kept + 1], fits[3 * kept + 2], mode)));
 }
 
 // Viterbi search as search_trellis: lane l has states 32 i + l. Group g of states with common predecessors are those
@@ -252,8 +247,7 @@ KEEL_GPU void search_trellis_warp(const float* x, uint32_t n, const int8_t* tabl
 }
 
 template <int kBits>
-KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room, uint8_t* codes,
-                                  uint8_t* scales) {
+KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     const uint32_t lane = thread_x() % 32;
     const WarpRow row = normalise_warp(x, n);
     if (row.kind != RowKind::kCoded) {
@@ -262,42 +256,52 @@ KEEL_GPU void encode_trellis_warp(float* x, uint32_t n, KvScaleMode mode, const 
     }
     const int8_t* table = kTrellisTables[kBits - 2];
     const float units = kTrellisUnit[kBits - 2] / row.rms;
-    float *scaled = room.c[1], *c = room.c[0];
-    uint8_t* state = room.u[0];
+    const TrellisRoom at = trellis_room(n);
+    float *scaled = reinterpret_cast<float*>(shared_memory() + at.scaled), *c = scaled;
+    uint8_t *state = shared_memory() + at.states, *from = shared_memory() + at.from;
     for (uint32_t i = lane; i < n; i += 32) scaled[i] = mul_f32(x[i], units);
     sync_warp();
-    search_trellis_warp<kBits>(scaled, n, table, room.from, state);
+    search_trellis_warp<kBits>(scaled, n, table, from, state);
     for (uint32_t i = lane; i < n; i += 32) c[i] = static_cast<float>(table[state[i]]);
     sync_warp();
     // Eight elements are kBits whole bytes.
     for (uint32_t i = lane; i < n / 8; i += 32) pack_trellis(state + 8 * i, 8, kBits, codes + i * kBits);
-    const float s = fit_scale_warp(row, x, c, n, mode);
+    const float s = fit_scale(row, dot_warp(x, c, n), dot_warp(c, c, n), mode);
     if (lane == 0) kv_store_u16(scales, trellis_field(s, static_cast<uint32_t>(state[n - 1]) >> kBits, kBits));
 }
 
-template <KvFormat F>
-KEEL_GPU void encode_as(float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room, uint8_t* codes,
-                        uint8_t* scales) {
-    constexpr int kBits = kKvFormats[F].bits;
-    constexpr KvFamily kFamily = kKvFormats[F].family;
-    const uint32_t lane = thread_x() % 32;
-    if constexpr (F == kKvF32)
-        for (uint32_t i = lane; i < n; i += 32) reinterpret_cast<float*>(codes)[i] = x[i];
-    else if constexpr (F == kKvF16)
-        for (uint32_t i = lane; i < n; i += 32) kv_store_u16(codes + 2 * i, f32_to_f16(x[i]));
-    else if constexpr (F == kKvFp8)
-        for (uint32_t i = lane; i < n; i += 32) codes[i] = f32_to_fp8(x[i]);
-    else if constexpr (kFamily == KvFamily::kBlock32)
-        encode_block32_warp<kBits>(x, n, codes, scales);
-    else if constexpr (kFamily == KvFamily::kLattice)
-        encode_e8_warp<kBits>(x, n, mode, room, codes, scales);
-    else
-        encode_trellis_warp<kBits>(x, n, mode, room, codes, scales);
+KEEL_GPU void encode_f16(const float* x, uint32_t n, uint8_t* codes) {
+    for (uint32_t i = thread_x() % 32; i < n; i += 32) kv_store_u16(codes + 2 * i, f32_to_f16(x[i]));
 }
-// Codes row x, which is spent. In shared memory.
-KEEL_GPU void encode_warp(KvFormat format, float* x, uint32_t n, KvScaleMode mode, const CodingRoom& room,
-                          uint8_t* codes, uint8_t* scales) {
-    for_coded_format(format, [&]<KvFormat F>() { encode_as<F>(x, n, mode, room, codes, scales); });
+
+// Codes row x, which lies at the beginning of shared memory and is spent. All threads of the block call it, and have
+// not met since the first warp wrote the row.
+KEEL_GPU void encode_row(KvFormat format, float* x, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+    const KvFormatInfo& info = kKvFormats[format];
+    if (info.family == KvFamily::kLattice) return encode_e8(x, n, info.bits, mode, codes, scales);
+    if (thread_x() >= 32) return;
+    if (info.family == KvFamily::kBlock32)
+        return info.bits == 8 ? encode_block32_warp<8>(x, n, codes, scales)
+                              : encode_block32_warp<4>(x, n, codes, scales);
+    if (info.family == KvFamily::kTrellis) switch (info.bits) {
+            case 2:
+                return encode_trellis_warp<2>(x, n, mode, codes, scales);
+            case 3:
+                return encode_trellis_warp<3>(x, n, mode, codes, scales);
+            case 4:
+                return encode_trellis_warp<4>(x, n, mode, codes, scales);
+            case 5:
+                return encode_trellis_warp<5>(x, n, mode, codes, scales);
+            default:
+                return encode_trellis_warp<6>(x, n, mode, codes, scales);
+        }
+    if (info.bits == 16) return encode_f16(x, n, codes);
+    for (uint32_t i = thread_x(); i < n; i += 32) {
+        if (info.bits == 32)
+            reinterpret_cast<float*>(codes)[i] = x[i];
+        else
+            codes[i] = f32_to_fp8(x[i]);
+    }
 }
 
 }  // namespace

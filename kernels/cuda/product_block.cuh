@@ -87,16 +87,29 @@ KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, con
     return n;
 }
 
-// The end of a block's part in the chain of one row and token.
+// A block's part in the chain of one row and token: what is worked out before the sum is there, and the rest.
+struct ChainPart {
+    float scale, sum, minimum, minima;
+};
 template <WeightType T>
-KEEL_GPU float chain(float acc, uint32_t factors, float d_token, int32_t i, int32_t m) {
-    const float sum = kWeightTypes[T].sub_block ? static_cast<float>(i) : float_of(i);
-    acc = fma_f32(mul_f32(d_of<T>(factors), d_token), sum, acc);
+KEEL_GPU ChainPart part_of(uint32_t factors, float d_token, int32_t i, int32_t m) {
+    ChainPart part = {mul_f32(d_of<T>(factors), d_token),
+                      kWeightTypes[T].sub_block ? static_cast<float>(i) : float_of(i), 0, 0};
     if constexpr (kWeightTypes[T].m_at != kernels::kNoField) {
         const float minimum = mul_f32(minimum_of(factors), d_token);
-        acc = fma_f32(kWeightTypes[T].sub_block ? -minimum : minimum, static_cast<float>(m), acc);
+        part.minimum = kWeightTypes[T].sub_block ? -minimum : minimum;
+        part.minima = static_cast<float>(m);
     }
-    return acc;
+    return part;
+}
+template <WeightType T>
+KEEL_GPU float chain(float acc, const ChainPart& part) {
+    acc = fma_f32(part.scale, part.sum, acc);
+    return kWeightTypes[T].m_at == kernels::kNoField ? acc : fma_f32(part.minimum, part.minima, acc);
+}
+template <WeightType T>
+KEEL_GPU float chain(float acc, uint32_t factors, float d_token, int32_t i, int32_t m) {
+    return chain<T>(acc, part_of<T>(factors, d_token, i, m));
 }
 
 // m of the contract for types without integer minima: the sum of 32 activations.

@@ -154,13 +154,14 @@ KEEL_GPU void embed(const EmbedArgs& args) {
     }
 }
 
-// A warp a block.
-template <uint32_t RUNS>
+// A warp a span.
+template <uint32_t BLOCK>
 KEEL_GPU void quantize(const QuantizeArgs& args) {
-    const uint32_t b = block_x() * (kQuantizeThreads / 32) + thread_x() / 32;
-    if (b >= args.k / (32 * RUNS)) return;  // the whole warp
-    const float* x = args.x + block_y() * args.x_token_floats;
-    quantize_block<RUNS>([x](uint32_t i) { return x[i]; }, b, args.q8 + block_y() * args.q8_token_bytes, args.k);
+    const uint32_t span = block_x() * (kQuantizeThreads / 32) + thread_x() / 32;
+    if (span * kSpanElements >= args.k) return;  // the whole warp
+    float v[8];
+    load_span<true>(args.x + block_y() * args.x_token_floats, span, args.k, v);
+    quantize_span<BLOCK>(v, span, args.q8 + block_y() * args.q8_token_bytes, args.k);
 }
 
 }  // namespace
@@ -181,10 +182,10 @@ KEEL_WEIGHT_TYPES(KEEL_DEFINE_F32)
 KEEL_FLOAT_TYPES(KEEL_DEFINE_F32_TILE)
 
 KEEL_GPU_KERNEL(quantize_32) {
-    quantize<1>(args);
+    quantize<32>(args);
 }
 KEEL_GPU_KERNEL(quantize_256) {
-    quantize<8>(args);
+    quantize<256>(args);
 }
 
 }  // namespace keel::cuda

@@ -1,6 +1,6 @@
-// Products of weights in fragments (fragments.cuh) with 8-bit activations, on matrix units (NUMERICS section 2).
-// Integers are exact in any order; the sum in f32 is one chain over blocks ascending, so k is never split between
-// chains.
+// Products of weights in fragments (fragments.cuh) with 8-bit activations of one to eight tokens (NUMERICS section 2):
+// a stream of weights. Integers are exact in any order; the sum in f32 is one chain over blocks ascending, so k is
+// never split between chains: the warps of a block work out integers side by side, and take turns at the chain.
 #include "kernels/cuda/product_block.cuh"
 #include "kernels/cuda/product_rows.cuh"
 #include "kernels/cuda/quantize.cuh"
@@ -8,311 +8,196 @@
 namespace keel::cuda {
 namespace {
 
-template <WeightType T>
-constexpr uint32_t kStrip = strip_blocks(kWeightTypes[T].block_elements);
+// Strips of weights, counted through: those of a pass, which is one group of one matrix, then those of the next.
+struct StripPlace {
+    uint32_t pass, strip;
+    KEEL_GPU void advance(uint32_t by, uint32_t strips) {
+        for (strip += by; strip >= strips; strip -= strips) ++pass;
+    }
+};
 
-// Blocks b, b + 1, ... of the `blocks` of a group, as many as there are.
-template <WeightType T>
-KEEL_GPU void load_strip(const uint8_t* w, uint32_t lane, uint32_t b, uint32_t blocks, Fragment<T>* strip) {
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < kStrip<T>; ++i)
-        if (b + i < blocks) load_fragment<T>(w + uint64_t{b + i} * FragmentShape<T>::kBytes, lane, strip[i]);
-}
-
-// ---- activations of a block, as a whole ----
-// The planes of `tokens` tokens from `first` on into shared memory, input_stride apart; behind them, for kNormed, the
-// row itself. `scratch`: a float of shared memory that is free until this returns. All threads of the block call it.
-template <uint32_t ELEMENTS, uint32_t SUB_BLOCK>
-KEEL_GPU void take_input(const ProductArgs& args, uint32_t first, uint32_t tokens, float* scratch, uint8_t* planes) {
-    constexpr uint32_t kRuns = ELEMENTS / 32;
-    const uint32_t k = args.k, bytes = static_cast<uint32_t>(q8_token_bytes(k, ELEMENTS)), pieces = bytes / 16,
-                   stride = input_stride(k, ELEMENTS, SUB_BLOCK), warp = thread_x() / 32;
+// The activations of a block: rows as they lie in memory, or those it makes for itself, in `planes`. Weights may be on
+// their way before; this waits for what the launch before wrote. `factor`: a float of shared memory that is free until
+// this returns. All threads of the block call it.
+template <uint32_t BLOCK>
+KEEL_GPU const uint8_t* take_input(const ProductArgs& args, uint64_t* began, float* factor, uint8_t* planes) {
     if (args.input == ProductInput::kRows) {
-        for (uint32_t i = thread_x(); i < tokens * pieces; i += kFragmentThreads)
-            copy16(planes + i / pieces * stride + i % pieces * 16,
-                   token_of(args, first + i / pieces) + i % pieces * 16);
-        copy_commit();
-        copy_wait<0>();
-        sync_block();
-        return;
+        wait_for_launch(began);
+        return static_cast<const uint8_t*>(args.x);
     }
-    const float *x = static_cast<const float*>(args.x), *norm = nullptr;
-    float r = 0;
-    if (args.input == ProductInput::kNormed) {
-        float* row = reinterpret_cast<float*>(planes + tokens * stride);
-        for (uint32_t i = thread_x(); i < k / 4; i += kFragmentThreads) copy16(row + 4 * i, x + 4 * i);
-        copy_commit();
-        copy_wait<0>();
-        sync_block();
-        if (warp == 0) {
-            r = rms_factor(row, k, args.eps);
-            if (thread_x() == 0) *scratch = r;
-        }
-        sync_block();
-        r = *scratch;
-        x = row;
-        norm = args.norm;
-    }
-    const auto load = [x, norm, r](uint32_t i) { return norm ? mul_f32(mul_f32(x[i], r), norm[i]) : x[i]; };
-    for (uint32_t b = warp; b < k / ELEMENTS; b += kFragmentWarps) quantize_block<kRuns>(load, b, planes, k);
+    const float* norm = args.input == ProductInput::kNormed ? args.norm : nullptr;
+    each_span<kStreamWarps, true>(
+        static_cast<const float*>(args.x), norm, args.k, args.eps, factor, [began] { wait_for_launch(began); },
+        [&](const float v[8], uint32_t span) { quantize_span<BLOCK>(v, span, planes, args.k); });
     sync_block();
     if (args.codes && block_x() == 0)
-        for (uint32_t i = thread_x(); i < pieces; i += kFragmentThreads)
+        for (uint32_t i = thread_x(); i < kernels::q8_token_bytes(args.k, BLOCK) / 16; i += kStreamThreads)
             reinterpret_cast<Words4*>(args.codes)[i] = reinterpret_cast<const Words4*>(planes)[i];
+    return planes;
 }
 
-// ---- many rows, one token: a warp takes 16 ----
-template <WeightType T>
-KEEL_GPU void multiply_token(const ProductArgs& args) {
-    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    constexpr uint32_t kElements = kInfo.block_elements;
-    const uint32_t lane = thread_x() % 32, g = lane / 4, warp = thread_x() / 32, blocks = args.k / kElements;
-    const WarpRows at = rows_of_warp(args);
-    const ProductMatrix& matrix = args.matrix[at.matrix];
-    const uint8_t* w = matrix.w + at.first_row * args.w_row_bytes;
-    // The first weights are on their way while the activations are made ready.
-    Fragment<T> next[kStrip<T>];
-    load_strip<T>(w, lane, 0, blocks, next);
-    float* exchanged = reinterpret_cast<float*>(shared_memory());
-    uint8_t* planes = shared_memory() + kTokenHeadBytes;
-    take_input<kElements, kInfo.sub_block>(args, block_y(), 1, exchanged, planes);
-    const kernels::Q8Token x = kernels::q8_token(planes, args.k, kElements);
-    const uint32_t *codes = reinterpret_cast<const uint32_t*>(x.q), *sums = reinterpret_cast<const uint32_t*>(x.sums);
+// One of four values in registers.
+KEEL_GPU float one_of(const float v[4], uint32_t i) {
+    return i < 2 ? (i == 0 ? v[0] : v[1]) : (i == 2 ? v[2] : v[3]);
+}
 
-    float acc[2] = {};  // of rows g and g + 8, the same in four lanes
-    for (uint32_t first = 0; first < blocks; first += kStrip<T>) {
-        Fragment<T> strip[kStrip<T>];
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kStrip<T>; ++i) strip[i] = next[i];
-        load_strip<T>(w, lane, first + kStrip<T>, blocks, next);
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kStrip<T>; ++i) {
-            const uint32_t b = first + i;
-            if (b >= blocks) continue;
-            const uint32_t* s = sums + b * (kElements / 32);
-            BlockValues<T> values;
-            unpack_block<T>(strip[i], lane, values);
-            const Integers n = integers_of<T, 1>(strip[i], values, codes + b * (kElements / 4), s, lane);
-            const int32_t sum = kInfo.sub_block ? 0 : sum_of_pair(*s);
+// Lane 4g + t has, of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn, the integers of a strip, and in its warp's
+// turn the sums.
+template <WeightType T>
+KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
+    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    constexpr uint32_t kElements = kInfo.block_elements, kStrip = strip_blocks(kElements), kBytes = strip_bytes(kInfo),
+                       kAhead = strips_ahead(kInfo);
+    const uint32_t ahead = strips_ahead(args, kInfo);
+    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, warp = thread_x() / 32,
+                   next_warp = (warp + 1) % kStreamWarps;
+    const uint32_t blocks = args.k / kElements, strips = divide_up(blocks, kStrip),
+                   gated = args.gate == ProductGate::kNone ? 0 : 1,
+                   passes = divide_up(args.group_end - args.group_begin - block_x(), grid_x()) << gated;
+    uint8_t* ring = shared_memory() + warp * ahead * kBytes;
+    // Sums on their way to each warp, behind them those of a gate, and none.
+    Words4 *turns = reinterpret_cast<Words4*>(shared_memory() + kStreamWarps * ahead * kBytes) + lane,
+           *mine = turns + 32 * warp, *next = turns + 32 * next_warp, *of_gate = turns + 32 * kStreamWarps,
+           *none = of_gate + 32;
+
+    const auto rows_of_pass = [&](uint32_t pass) {
+        GroupRows at = rows_of_group(args, args.group_begin + block_x() + (pass >> gated) * grid_x());
+        at.matrix += pass & gated;
+        return at;
+    };
+    const auto weights_of_pass = [&](uint32_t pass) {
+        const GroupRows at = rows_of_pass(pass);
+        return args.matrix[at.matrix].w + at.first_row * args.w_row_bytes;
+    };
+    // What this warp brings next, 16 bytes a lane at a time.
+    StripPlace coming = {0, 0};
+    coming.advance(warp, strips);
+    const uint8_t* from = coming.pass < passes ? weights_of_pass(coming.pass) + 16 * lane : nullptr;
+    const auto bring = [&](uint8_t* to) {
+        if (coming.pass < passes) {
+            constexpr uint32_t kPieces = kBytes / 16;
+            const uint32_t left = blocks - coming.strip * kStrip,
+                           pieces = kStrip == 1 || left >= kStrip ? kPieces : left * kInfo.block_bytes;
+            const uint8_t* strip = from + uint64_t{coming.strip} * kBytes;
             KEEL_UNROLL
-            for (uint32_t half = 0; half < 2; ++half)
-                acc[half] = chain<T>(acc[half], strip[i].factors[half], x.d[b], n.i[2 * half],
-                                     kInfo.sub_block ? n.m[2 * half] : sum);
+            for (uint32_t i = 0; i < divide_up(kPieces, 32); ++i)
+                if ((kStrip == 1 && 32 * i + 32 <= kPieces) || 32 * i + lane < pieces)
+                    copy16_once(to + 512 * i, strip + 512 * i);
+            const uint32_t pass = coming.pass;
+            coming.advance(kStreamWarps, strips);
+            if (coming.pass != pass && coming.pass < passes) from = weights_of_pass(coming.pass) + 16 * lane;
         }
-    }
-    float* of_warp = exchanged + warp * kGroupRows;
-    if (lane % 4 == 0) of_warp[g] = acc[0], of_warp[g + 8] = acc[1];
-    sync_block();
-    const bool gated = args.gate != ProductGate::kNone;
-    if (!at.live || lane >= kGroupRows || (gated && warp % 2)) return;
-    const uint32_t row = at.first_row + lane;
-    float value = with_bias(matrix, row, of_warp[lane]);
-    if (gated) value = gated_value(args.gate, value, with_bias(args.matrix[1], row, of_warp[kGroupRows + lane]));
-    store(args, matrix, row, block_y(), value);
-}
-
-// ---- few rows, up to eight tokens: the warps share 16, take strips in turn and leave the integers in shared
-// memory, of two rounds in turn; a thread a chain ----
-template <WeightType T>
-KEEL_GPU void multiply_shared(const ProductArgs& args) {
-    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    constexpr uint32_t kElements = kInfo.block_elements, kRound = kFragmentWarps * kStrip<T>;
-    constexpr bool kMinima = kInfo.sub_block && kInfo.m_at != kernels::kNoField;
-    constexpr uint32_t kBlockWords = shared_words(kMinima ? 2 : 1), kFactorsAt = kBlockWords - kGroupRows;
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, blocks = args.k / kElements,
-                   mine = thread_x() / 32 * kStrip<T>;
-    const uint32_t first_token = block_y() * kSharedTokens, rest = args.tokens - first_token,
-                   tokens = rest < kSharedTokens ? rest : kSharedTokens;
-    const GroupRows at = rows_of_group(args, args.group_begin + block_x());
-    uint32_t* integers = reinterpret_cast<uint32_t*>(shared_memory());  // [2][kRound][I, M][16 rows][8 tokens], factors
-    uint8_t* planes = shared_memory() + 2 * kRound * kBlockWords * 4;
-    const uint32_t stride = input_stride(args.k, kElements, kInfo.sub_block);
-    const auto token_planes = [&](uint32_t token) {
-        return kernels::q8_token(planes + (token < tokens ? token : 0) * stride, args.k, kElements);
+        copy_commit();
+    };
+    KEEL_NO_UNROLL
+    for (uint32_t i = 0; i < ahead; ++i) bring(ring + i * kBytes + 16 * lane);
+    // While the activations are made, memory has nothing else to do.
+    if (args.input != ProductInput::kRows && coming.pass < passes)
+        for (uint32_t strip = coming.strip, end = strip + 2 * kStreamWarps; strip < strips && strip < end;
+             strip += kStreamWarps) {
+            const uint64_t at = uint64_t{strip} * kBytes + 128 * lane;
+            if (128 * lane < kBytes && at < kGroupRows * args.w_row_bytes) prefetch(from - 16 * lane + at);
+        }
+    uint8_t* planes = shared_memory() + kStreamWarps * ahead * kBytes + kTurnsBytes;
+    const uint8_t* x = take_input<kElements>(args, began, reinterpret_cast<float*>(planes - kTurnsBytes), planes);
+    const uint64_t stride = args.input == ProductInput::kRows ? args.x_token_bytes : 0;
+    const auto token = [&](uint32_t i) {
+        return kernels::q8_token(x + (i < args.tokens ? i : 0) * stride, args.k, kElements);
     };
     const auto words = [](const auto* p) { return reinterpret_cast<const uint32_t*>(p); };
-    const kernels::Q8Token x = token_planes(g);
-    const uint32_t *codes = words(x.q), *sums = words(x.sums);
-    const uint32_t chain_row = thread_x() / kSharedTokens, chain_token = thread_x() % kSharedTokens;
-    const kernels::Q8Token chain_x = token_planes(chain_token);
+    const kernels::Q8Token multiplied = token(g), of_sums[2] = {token(2 * t), token(2 * t + 1)};
 
-    const uint32_t passes = args.gate == ProductGate::kNone ? 1 : 2;
-    float value = 0, gate = 0;
-    uint32_t buffer = 0;
-    for (uint32_t pass = 0; pass < passes; ++pass) {
-        const ProductMatrix& matrix = args.matrix[at.matrix + pass];
-        const uint8_t* w = matrix.w + at.first_row * args.w_row_bytes;
-        Fragment<T> next[kStrip<T>];
-        load_strip<T>(w, lane, mine, blocks, next);
-        if (pass == 0)
-            take_input<kElements, kInfo.sub_block>(args, first_token, tokens, reinterpret_cast<float*>(integers),
-                                                   planes);
-        float acc = 0;
-        for (uint32_t first = 0; first < blocks; first += kRound, buffer ^= 1) {
-            uint32_t* round = integers + buffer * kRound * kBlockWords;
-            Fragment<T> strip[kStrip<T>];
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < kStrip<T>; ++i) strip[i] = next[i];
-            load_strip<T>(w, lane, first + kRound + mine, blocks, next);
-            KEEL_UNROLL
-            for (uint32_t i = 0; i < kStrip<T>; ++i) {
-                const uint32_t b = first + mine + i;
-                if (b >= blocks) continue;
-                BlockValues<T> values;
-                unpack_block<T>(strip[i], lane, values);
-                const Integers n =
-                    integers_of<T>(strip[i], values, codes + b * (kElements / 4), sums + b * (kElements / 32), lane);
-                uint32_t* to = round + (mine + i) * kBlockWords;
-                KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; ++c) {
-                    uint32_t* cell = to + (g + 8 * (c / 2)) * kSharedTokens + 2 * t + c % 2;
-                    *cell = static_cast<uint32_t>(n.i[c]);
-                    if constexpr (kMinima) cell[kGroupRows * kSharedTokens] = static_cast<uint32_t>(n.m[c]);
-                }
-                if (t < 2) to[kFactorsAt + g + 8 * t] = t == 0 ? strip[i].factors[0] : strip[i].factors[1];
-            }
-            sync_block();
-            for (uint32_t b = first; b < blocks && b < first + kRound; ++b) {
-                const uint32_t* from = round + (b - first) * kBlockWords;
-                const int32_t m = kMinima ? static_cast<int32_t>(from[kGroupRows * kSharedTokens + thread_x()])
-                                  : kInfo.sub_block ? 0
-                                                    : sum_of_pair(words(chain_x.sums)[b]);
-                acc = chain<T>(acc, from[kFactorsAt + chain_row], chain_x.d[b], static_cast<int32_t>(from[thread_x()]),
-                               m);
-            }
-        }
-        gate = value;
-        value = with_bias(matrix, at.first_row + chain_row, acc);
-    }
-    if (passes == 2) value = gated_value(args.gate, gate, value);
-    if (chain_token < tokens)
-        store(args, args.matrix[at.matrix], at.first_row + chain_row, first_token + chain_token, value);
-}
-
-// ---- many rows and tokens: a warp takes 16 rows, and four warps share the activations, copied a chunk ahead ----
-
-// Begins to copy `count` elements, at most CHUNK, from `first` on, kStagedWords for every 256 of a token, TOKENS beside
-// one another: codes, sums and scales.
-template <uint32_t TOKENS, uint32_t CHUNK, WeightType T>
-KEEL_GPU void stage(const ProductArgs& args, uint32_t first_token, uint32_t tokens, uint32_t first, uint32_t count,
-                    uint32_t* to) {
-    constexpr uint32_t kElements = kWeightTypes[T].block_elements, kWords = staged_words(kWeightTypes[T].sub_block);
-    // Of 16 bytes. Those of sums and scales are of 128 elements each; planes are rounded up, so that the last one is
-    // there as a whole. Blocks of 256 have one scale, behind the pieces.
-    constexpr uint32_t kCodes = CHUNK / 16, kSums = CHUNK / 128, kPieces = kCodes + (kElements == 32 ? 2 : 1) * kSums,
-                       kScales = kElements == 32 ? 0 : CHUNK / 256;
-    for (uint32_t i = thread_x(); i < tokens * (kPieces + kScales); i += kFragmentThreads) {
-        const uint32_t token = i / (kPieces + kScales), piece = i % (kPieces + kScales);
-        const kernels::Q8Token x = q8_token(token_of(args, first_token + token), args.k, kElements);
-        const auto place = [&](uint32_t element, uint32_t word) {
-            return to + (element / 256 * TOKENS + token) * kWords + word;
-        };
-        if (piece >= kPieces) {
-            const uint32_t element = (piece - kPieces) * 256;
-            if (element < count) copy4(place(element, kStagedScales), x.d + (first + element) / 256);
-            continue;
-        }
-        const uint32_t plane = piece < kCodes ? 0 : piece < kCodes + kSums ? 1 : 2;
-        const uint32_t element = plane == 0 ? piece * 16 : (piece - kCodes) % kSums * 128, in = element % 256;
-        if (element >= count) continue;
-        if (plane == 0)
-            copy16(place(element, in / 4), x.q + first + element);
-        else if (plane == 1)
-            copy16(place(element, kStagedSums + in / 32), x.sums + (first + element) / 16);
-        else
-            copy16(place(element, kStagedScales + in / 32), x.d + (first + element) / 32);
-    }
-    copy_commit();
-}
-
-template <WeightType T, uint32_t TOKENS>
-KEEL_GPU void multiply_rows(const ProductArgs& args) {
-    constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
-    constexpr uint32_t kElements = kInfo.block_elements, kChunk = chunk_elements(TOKENS);
-    constexpr uint32_t kWords = staged_words(kInfo.sub_block), kBufferWords = kChunk / 256 * TOKENS * kWords,
-                       kGroups = TOKENS / 8;
-    const uint32_t lane = thread_x() % 32, g = lane / 4, t = lane % 4, warp = thread_x() / 32;
-    const uint32_t first_token = block_y() * TOKENS, left = args.tokens - first_token,
-                   tokens = left < TOKENS ? left : TOKENS;
-    const WarpRows at = rows_of_warp(args);
-    const ProductMatrix& matrix = args.matrix[at.matrix];
-    const uint8_t* w = matrix.w + at.first_row * args.w_row_bytes;
-    uint32_t* staged = reinterpret_cast<uint32_t*>(shared_memory());
-    // In every group of eight tokens this lane multiplies the codes of token g and holds the results of 2t and 2t + 1.
-    // Tokens that are not there are computed from whatever lies in their place, and not stored.
-    Fragment<T> next;
-    load_fragment<T>(w, lane, next);
-    float acc[kGroups][4] = {};  // rows g, g, g + 8, g + 8; tokens 2t, 2t + 1 in turn
-    stage<TOKENS, kChunk, T>(args, first_token, tokens, 0, args.k < kChunk ? args.k : kChunk, staged);
-    for (uint32_t first = 0, buffer = 0; first < args.k; first += kChunk, buffer ^= 1) {
-        const uint32_t rest = args.k - first, count = rest < kChunk ? rest : kChunk;
-        if (count < rest) {
-            const uint32_t behind = rest - count;
-            stage<TOKENS, kChunk, T>(args, first_token, tokens, first + count, behind < kChunk ? behind : kChunk,
-                                     staged + (buffer ^ 1) * kBufferWords);
-            copy_wait<1>();
-        } else {
-            copy_wait<0>();
-        }
-        sync_block();
-        for (uint32_t e = 0; e < count; e += kElements) {
-            const Fragment<T> f = next;
-            const uint32_t b = (first + e) / kElements, in = e % 256;
-            if (first + e + kElements < args.k)
-                load_fragment<T>(w + uint64_t{b + 1} * FragmentShape<T>::kBytes, lane, next);
-            BlockValues<T> values;
-            unpack_block<T>(f, lane, values);
-            const uint32_t* block = staged + buffer * kBufferWords + e / 256 * TOKENS * kWords;
-            KEEL_UNROLL
-            for (uint32_t group = 0; group < kGroups; ++group) {
-                const uint32_t *x = block + (8 * group + g) * kWords,
-                               *of_results = block + (8 * group + 2 * t) * kWords;
-                const Integers n = integers_of<T>(f, values, x + in / 4, x + kStagedSums + in / 32, lane);
-                KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; ++c) {
-                    const uint32_t* of_result = of_results + c % 2 * kWords + in / 32;
-                    const float d = f32_from_bits(of_result[kStagedScales]);
-                    const int32_t m = kInfo.sub_block ? n.m[c] : sum_of_pair(of_result[kStagedSums]);
-                    acc[group][c] = chain<T>(acc[group][c], f.factors[c / 2], d, n.i[c], m);
-                }
-            }
-        }
-        sync_block();  // nobody copies over what another warp still reads
-    }
-    // Through shared memory, so that what becomes of a sum stands here once and rows lie side by side.
-    float* results = reinterpret_cast<float*>(staged);
-    const auto result_of = [results](uint32_t of_warp, uint32_t row, uint32_t token) -> float& {
-        return results[((of_warp * kGroups + token / 8) * 4 + row / 8 * 2 + token % 2) * 32 + row % 8 * 4 +
-                       token % 8 / 2];
+    const auto take = [](const Words4& v, float* to) {
+        to[0] = f32_from_bits(v.x);
+        to[1] = f32_from_bits(v.y);
+        to[2] = f32_from_bits(v.z);
+        to[3] = f32_from_bits(v.w);
     };
-    KEEL_UNROLL
-    for (uint32_t n = 0; n < 4 * kGroups; ++n)
-        result_of(warp, g + 8 * (n % 4 / 2), n / 4 * 8 + 2 * t + n % 2) = acc[n / 4][n % 4];
-    sync_block();
-    if (!at.live) return;
-    const bool gated = args.gate != ProductGate::kNone;
-    const uint32_t in_group = lane % kGroupRows, row = at.first_row + in_group;
-    for (uint32_t token = lane / kGroupRows + (gated ? 2 * (warp % 2) : 0); token < tokens; token += gated ? 4 : 2) {
-        const uint32_t of_warp = gated ? warp / 2 * 2 : warp;
-        float value = with_bias(args.matrix[gated ? 0 : at.matrix], row, result_of(of_warp, in_group, token));
-        if (gated)
-            value =
-                gated_value(args.gate, value, with_bias(args.matrix[1], row, result_of(of_warp + 1, in_group, token)));
-        store(args, args.matrix[gated ? 0 : at.matrix], row, first_token + token, value);
+    if (warp == 0) *none = {0, 0, 0, 0};
+    StripPlace at = {0, 0};
+    at.advance(warp, strips);
+    uint32_t slot = 0;
+    KEEL_NO_UNROLL
+    for (; at.pass < passes; at.advance(kStreamWarps, strips)) {
+        const uint32_t first = at.strip * kStrip;
+        if (ahead == kAhead)
+            copy_wait<kAhead - 1>();
+        else
+            copy_wait<0>();
+        sync_warp();
+        Fragment<T> strip[kStrip];
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < kStrip; ++i)
+            load_fragment<T, false>(ring + slot * kBytes + i * FragmentShape<T>::kBytes, lane, strip[i]);
+        sync_warp();  // nobody brings more over what another lane still reads
+        bring(ring + slot * kBytes + 16 * lane);
+        slot = slot + 1 == ahead ? 0 : slot + 1;
+        float d[2][kStrip];
+        KEEL_UNROLL
+        for (uint32_t n = 0; n < 2; ++n) {
+            if constexpr (kStrip == 4) {
+                take(*reinterpret_cast<const Words4*>(of_sums[n].d + first), d[n]);
+            } else {
+                d[n][0] = of_sums[n].d[first];
+            }
+        }
+        // A part that adds nothing, not even to -0, where the strip has fewer blocks.
+        ChainPart part[kStrip][4];
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < kStrip; ++i) {
+            const uint32_t b = first + i;
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) part[i][c] = {-0.0f, 0, -0.0f, 0};
+            if (b >= blocks) continue;
+            BlockValues<T> values;
+            unpack_block<T>(strip[i], lane, values);
+            const Integers n = integers_of<T>(strip[i], values, words(multiplied.q) + b * (kElements / 4),
+                                              words(multiplied.sums) + b * (kElements / 32), lane);
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) {
+                int32_t m = n.m[c];
+                if constexpr (kInfo.sub_block == 0 && kInfo.m_at != kernels::kNoField)
+                    m = sum_of_pair(words(of_sums[c % 2].sums)[b]);
+                part[i][c] = part_of<T>(strip[i].factors[c / 2], d[c % 2][i], n.i[c], m);
+            }
+        }
+        const bool last = at.strip + 1 == strips, of_first = last && gated && at.pass % 2 == 0,
+                   to_store = last && !of_first, more = !last || at.pass + 1 < passes;
+        const Words4* before = at.strip ? mine : none;
+        // All that does not need the turn stands before it: the loop, which never goes round, holds it there.
+        do {
+            if (at.pass + at.strip) await_turn(warp);
+        } while (args.matrices == 0);
+        float acc[4], gate[4] = {};
+        take(*before, acc);
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < kStrip; ++i) {
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) acc[c] = chain<T>(acc[c], part[i][c]);
+        }
+        const Words4 sums = {f32_bits(acc[0]), f32_bits(acc[1]), f32_bits(acc[2]), f32_bits(acc[3])};
+        *next = sums;
+        if (of_first) *of_gate = sums;
+        if (to_store && gated) take(*of_gate, gate);
+        if (more) pass_turn(next_warp);
+        if (!to_store) continue;
+        const GroupRows rows = rows_of_pass(at.pass & ~gated);
+        KEEL_NO_UNROLL
+        for (uint32_t c = 0; c < 4; ++c) {
+            const uint32_t of_token = 2 * t + c % 2, row = rows.first_row + g + c / 2 * 8;
+            if (of_token >= args.tokens) continue;
+            float value = with_bias(args.matrix[rows.matrix + gated], row, one_of(acc, c));
+            if (gated) value = gated_value(args.gate, with_bias(args.matrix[rows.matrix], row, one_of(gate, c)), value);
+            store(args, args.matrix[rows.matrix], row, of_token, value);
+        }
     }
 }
 
 }  // namespace
 
-#define KEEL_DEFINE(type, ...)               \
-    KEEL_GPU_KERNEL(product_token_##type) {  \
-        multiply_token<k##type>(args);       \
-    }                                        \
-    KEEL_GPU_KERNEL(product_shared_##type) { \
-        multiply_shared<k##type>(args);      \
-    }                                        \
-    KEEL_GPU_KERNEL(product_rows_8_##type) { \
-        multiply_rows<k##type, 8>(args);     \
+#define KEEL_DEFINE(type, ...)                                       \
+    KEEL_GPU_EARLY_KERNEL_OF(product_stream_##type, kStreamBlocks) { \
+        multiply_stream<k##type>(args, began);                       \
     }
 KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
 

@@ -1,39 +1,109 @@
-// 8-bit activations (NUMERICS section 2), a block by a warp.
+// 8-bit activations (NUMERICS section 2) and norms before them, 256 elements of a row by a warp: lane l has elements
+// 128 h + 4 l + e of them as v[4 h + e].
 #pragma once
 #include "kernels/cuda/warp.cuh"
 
 namespace keel::cuda {
 
-// Elements [32 RUNS b, 32 RUNS (b + 1)) of a row of k as 8-bit codes, their scale and their sums, into the token's
-// planes (q8_activation.h). load(i): element i of the row.
-template <uint32_t RUNS, class Load>
-KEEL_GPU void quantize_block(const Load& load, uint32_t b, uint8_t* token, uint32_t k) {
-    constexpr uint32_t kBlock = 32 * RUNS;
+constexpr uint32_t kSpanElements = 256;
+
+// Of a row of n, zeros behind its end. ALIGNED: the row is 16-byte aligned, and n a multiple of 4.
+template <bool ALIGNED>
+KEEL_GPU void load_span(const float* row, uint32_t span, uint32_t n, float v[8]) {
+    KEEL_UNROLL
+    for (uint32_t half = 0; half < 2; ++half) {
+        const uint32_t i = span * kSpanElements + 128 * half + thread_x() % 32 * 4;
+        float* to = v + 4 * half;
+        if constexpr (ALIGNED) {
+            const Words4 four = i < n ? *reinterpret_cast<const Words4*>(row + i) : Words4{0, 0, 0, 0};
+            to[0] = f32_from_bits(four.x);
+            to[1] = f32_from_bits(four.y);
+            to[2] = f32_from_bits(four.z);
+            to[3] = f32_from_bits(four.w);
+        } else {
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 4; ++e) to[e] = i + e < n ? row[i + e] : 0.0f;
+        }
+    }
+}
+
+// A row of n, or where `norm` is not null its RMS norm times `norm` (NUMERICS section 4), by a block of WARPS warps:
+// each calls take(v, span) for its spans. ready() is called before x is read, and after `norm` may have been. `factor`:
+// a float of shared memory.
+template <uint32_t WARPS, bool ALIGNED, class Ready, class Take>
+KEEL_GPU void each_span(const float* x, const float* norm, uint32_t n, float eps, float* factor, const Ready& ready,
+                        const Take& take) {
+    const uint32_t warp = thread_x() / 32, spans = divide_up(n, kSpanElements);
+    // Two spans of each warp are in registers while one warp works out the factor, of elements that they bring nearer.
+    float next[2][8], weight[2][8] = {};
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 2; ++i)
+        if (norm) load_span<false>(norm, warp + i * WARPS, n, weight[i]);
+    ready();
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 2; ++i) load_span<ALIGNED>(x, warp + i * WARPS, n, next[i]);
+    float r = 0;
+    if (norm) {
+        if (warp == 0) {
+            const float of_row = rms_factor(x, n, eps);
+            if (thread_x() == 0) *factor = of_row;
+        }
+        sync_block();
+        r = *factor;
+    }
+    KEEL_NO_UNROLL
+    for (uint32_t span = warp; span < spans; span += WARPS) {
+        float v[8];
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 8; ++i) {
+            v[i] = norm ? mul_f32(mul_f32(next[0][i], r), weight[0][i]) : next[0][i];
+            next[0][i] = next[1][i];
+            weight[0][i] = weight[1][i];
+        }
+        load_span<ALIGNED>(x, span + 2 * WARPS, n, next[1]);
+        if (norm) load_span<false>(norm, span + 2 * WARPS, n, weight[1]);
+        take(v, span);
+    }
+}
+
+// The 8-bit form of a span in blocks of BLOCK, 32 or 256, into the planes of a token of k elements (q8_activation.h).
+template <uint32_t BLOCK>
+KEEL_GPU void quantize_span(const float v[8], uint32_t span, uint8_t* token, uint32_t k) {
     const uint32_t lane = thread_x() % 32;
     // Without their signs, bits of f32 are ordered as their values are, infinity and NaN above all.
-    uint32_t largest = 0;
-    float v[RUNS];
+    uint32_t largest[2] = {};
     KEEL_UNROLL
-    for (uint32_t r = 0; r < RUNS; ++r) {
-        v[r] = load(b * kBlock + 32 * r + lane);
-        const uint32_t bits = f32_bits(v[r]) & 0x7fffffffu;
-        largest = bits > largest ? bits : largest;
+    for (uint32_t i = 0; i < 8; ++i) {
+        const uint32_t bits = f32_bits(v[i]) & 0x7fffffffu;
+        largest[i / 4] = bits > largest[i / 4] ? bits : largest[i / 4];
     }
-    largest = max_lanes(largest);
-    const bool finite = largest < 0x7f800000u;
-    const float amax = f32_from_bits(largest);
-    const float inverse = finite && amax > 0.0f ? 127.0f / amax : 0.0f;
-    if (lane == 0) kernels::q8_scales(token, k)[b] = finite ? mul_f32(amax, 1.0f / 127.0f) : __builtin_nanf("");
+    if constexpr (BLOCK == 256) {
+        largest[0] = max_lanes<32>(largest[0] > largest[1] ? largest[0] : largest[1]);
+        largest[1] = largest[0];
+    } else {
+        KEEL_UNROLL
+        for (uint32_t half = 0; half < 2; ++half) largest[half] = max_lanes<8>(largest[half]);
+    }
     KEEL_UNROLL
-    for (uint32_t r = 0; r < RUNS; ++r) {
-        float scaled = mul_f32(v[r], inverse);
-        scaled = scaled > 127.0f ? 127.0f : scaled < -127.0f ? -127.0f : scaled;
-        // 0 x inf, where amax is too small for its inverse, is NaN, and the code 0.
-        const int32_t code = finite && scaled == scaled ? static_cast<int32_t>(rint_f32(scaled)) : 0;
-        kernels::q8_codes(token)[b * kBlock + 32 * r + lane] = static_cast<int8_t>(code);
-        const int32_t sum = sum_lanes<16>(code);
-        if (lane % 16 == 0)
-            kernels::q8_sums(token, k, kBlock)[b * (kBlock / 16) + 2 * r + lane / 16] = static_cast<int16_t>(sum);
+    for (uint32_t half = 0; half < 2; ++half) {
+        const bool finite = largest[half] < 0x7f800000u;
+        const float amax = f32_from_bits(largest[half]), inverse = finite && amax > 0.0f ? 127.0f / amax : 0.0f;
+        const uint32_t first = span * kSpanElements + 128 * half + 4 * lane;
+        uint32_t codes = 0;
+        KEEL_UNROLL
+        for (uint32_t e = 0; e < 4; ++e) {
+            float scaled = mul_f32(v[4 * half + e], inverse);
+            scaled = scaled > 127.0f ? 127.0f : scaled < -127.0f ? -127.0f : scaled;
+            // 0 x inf, where amax is too small for its inverse, is NaN, and the code 0.
+            const int32_t code = finite && scaled == scaled ? static_cast<int32_t>(rint_f32(scaled)) : 0;
+            codes |= (static_cast<uint32_t>(code) & 255) << 8 * e;
+        }
+        const int32_t sum = sum_lanes<4>(dp4a(codes, 0x01010101u, 0));
+        if (first >= k) continue;
+        *reinterpret_cast<uint32_t*>(kernels::q8_codes(token) + first) = codes;
+        if (lane % 4 == 0) kernels::q8_sums(token, k, BLOCK)[first / 16] = static_cast<int16_t>(sum);
+        if (first % BLOCK == 0)
+            kernels::q8_scales(token, k)[first / BLOCK] = finite ? mul_f32(amax, 1.0f / 127.0f) : __builtin_nanf("");
     }
 }
 

@@ -201,7 +201,7 @@ KEEL_DEVICE inline float nearest_e8(const float* y, int bits, uint8_t* u, int* c
                 const float less = up <= down ? up : down;
                 if (less < cheapest) cheapest = less, move = i, step = up <= down ? 1.0f : -1.0f;
             }
-            at[move] = add_f32(at[move], step);
+            for (int i = 0; i < 8; ++i) at[i] = i == move ? add_f32(at[i], step) : at[i];
             cost = add_f32(cost, cheapest);
         }
         if (cost < best) {

@@ -97,7 +97,10 @@ KEEL_WRAPPER(copies) {
     uint32_t* first = reinterpret_cast<uint32_t*>(shared_memory());
     uint32_t* second = first + kWrapperThreads * 4;
     const uint32_t opposite = kWrapperThreads - 1 - thread_x();
-    copy16(first + thread_x() * 4, in);
+    if (thread_x() % 2)
+        copy16(first + thread_x() * 4, in);
+    else
+        copy16_once(first + thread_x() * 4, in);
     copy_commit();
     for (uint32_t i = 0; i < 4; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
     copy_commit();
@@ -119,6 +122,41 @@ KEEL_WRAPPER(warp_meets) {
     words[thread_x()] = in[0];
     sync_warp();
     out[0] = words[thread_x() ^ 1];
+}
+
+// Four turns of either warp, which adds to what the other one left.
+KEEL_WRAPPER(turns) {
+    uint32_t* words = reinterpret_cast<uint32_t*>(shared_memory());
+    const uint32_t warp = thread_x() / 32, lane = thread_x() % 32;
+    uint32_t sum = in[0];
+    for (uint32_t turn = warp; turn < 8; turn += 2) {
+        if (turn) await_turn(warp);
+        if (turn) sum += 3 * words[32 * (1 - warp) + 31 - lane];
+        words[32 * warp + lane] = sum;
+        if (turn < 7) pass_turn(1 - warp);
+    }
+    out[0] = sum;
+}
+
+// The last block to come adds up what all of them wrote, and leaves it with the grid's first thread.
+KEEL_GPU_KERNEL(wrapper_blocks_meet) {
+    const uint32_t thread = grid_thread(), blocks = grid_x() * 2;
+    args.out[2 * thread] = args.in[thread] * 3 + thread;
+    args.out[2 * thread + 1] = 0;
+    if (!last_of_blocks(args.counter, blocks)) return;
+    uint32_t* sums = reinterpret_cast<uint32_t*>(shared_memory());
+    sums[thread_x()] = 0;
+    for (uint32_t i = thread_x(); i < blocks * kWrapperThreads; i += kWrapperThreads)
+        sums[thread_x()] += args.out[2 * i];
+    sync_block();
+    if (thread_x()) return;
+    for (uint32_t i = 0; i < kWrapperThreads; ++i) args.out[1] += sums[i];
+}
+
+KEEL_WRAPPER(launch_waits) {
+    let_next_begin();
+    wait_for_launch(nullptr);
+    out[0] = in[0];
 }
 
 // Sums of what every fourth thread has, of 32 and of 64 bits.

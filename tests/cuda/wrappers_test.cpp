@@ -83,7 +83,10 @@ TEST_P(Wrappers, EqualTheExecutor) {
         std::vector<uint32_t> got(threads * info.words_out, 0xa5a5a5a5u), want(got.size(), 0x5a5a5a5au);
         for (uint32_t i = 0; i < threads * info.words_in; ++i)
             reinterpret_cast<uint32_t*>(in.data())[i] = operand(info, i % info.words_in, random);
-        keel::cuda::WrapperArgs args = {reinterpret_cast<uint32_t*>(in.data()), want.data()};
+        Buffer counter(4, 4);
+        *reinterpret_cast<uint32_t*>(counter.data()) = 0;
+        keel::cuda::WrapperArgs args = {reinterpret_cast<uint32_t*>(in.data()), want.data(),
+                                        reinterpret_cast<uint32_t*>(counter.data())};
         ASSERT_EQ(simt::launch(kOnExecutor[GetParam()], {shape.grid_x, shape.grid_y}, {shape.threads},
                                shape.shared_bytes, &args),
                   "");

@@ -107,8 +107,35 @@ TEST(Executor, GridBarriersRunAllBlocks) {
     }
 }
 
+TEST(Executor, KnowsTheLastBlock) {
+    for (Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
+        Options options;
+        options.order = order;
+        const Outcome r = run(last_block_reads_all, options);
+        EXPECT_EQ(r.error, "");
+        EXPECT_EQ(r.out.back(), 0u) << "the counter";
+        uint32_t changed = 0;
+        for (uint32_t i = 0; i < kThreads * kBlocks; ++i) changed += r.out[i] == (i ? i - 1 : kThreads * kBlocks - 1);
+        EXPECT_EQ(changed, kThreads) << "one block's";
+    }
+}
+
 TEST(Executor, Votes) {
     EXPECT_EQ(run(votes).out[40], 0x55555555u);
+}
+
+TEST(Executor, TurnsArePassedOn) {
+    for (Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
+        Options options;
+        options.order = order;
+        const Outcome r = run(takes_turns, options);
+        EXPECT_EQ(r.error, "");
+        for (uint32_t i = 0; i < kThreads * kBlocks; ++i) EXPECT_EQ(r.out[i], i / 32 % 2 ? 34u : 21u) << i;
+        const auto wrong = [&](uint32_t how) { return run(takes_turns, options, 4 * kThreads * 4, how); };
+        EXPECT_TRUE(fails_with(wrong(2), "a turn is passed on before the one before was taken"));
+        EXPECT_TRUE(fails_with(wrong(3), "a block ended with a turn that nobody took"));
+        EXPECT_TRUE(fails_with(wrong(4), "threads wait for others that never come"));
+    }
 }
 
 TEST(Executor, RunsTheLaunchBeforeWhenItIsWaitedFor) {

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 
-CALL = re.compile(r"\b(sync_block|sync_warp|sync_grid|shuffle|ballot|copy_commit|copy_wait)\b\s*[(<]")
+CALL = re.compile(r"\b(sync_block|sync_warp|sync_grid|pass_turn|await_turn|shuffle|ballot|last_of_blocks|copy_commit|copy_wait)\b\s*[(<]")
 TESTS = "-Executor.*:RaceChecker.*"  # which have mutations of their own
 # Tests that are asked first, by the file that has the line: most lines are caught by those of their own kernels.
 FIRST = {"attention.cu": "SimtAttention*", "attention.cuh": "SimtAttention*", "attention_decode.cu": "SimtAttention*",

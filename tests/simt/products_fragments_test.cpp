@@ -23,11 +23,12 @@ struct Kernel {
     KernelId first;
     LaunchShape (*shape)(const ProductArgs& args, uint32_t type);
 };
-constexpr Kernel kToken = {kernel_product_token_Q4_0, product_token_shape},
-                 kShared = {kernel_product_shared_Q4_0, product_shared_shape},
-                 kRows8 = {kernel_product_rows_8_Q4_0, product_rows_shape<8>},
+// Two blocks at once.
+constexpr Kernel kStream = {kernel_product_stream_Q4_0,
+                            [](const ProductArgs&a, uint32_t type) { return product_stream_shape(a, type, 1); }},
                  kRows64 = {kernel_product_rows_64_Q4_0, product_rows_shape<64>};
-void expect_equal(const Kernel& kernel, const ProductShape& shape, simt::Order order, Random& random) {
+void expect_equal(const Kernel& kernel, const ProductShape& shape, simt::Order order, Random& random,
+                  bool all = false) {
     const uint32_t type = shape.type;
     SCOPED_TRACE(testing::Message() << kKernels[product_kernel(kernel.first, type)].name << ", "
                                     << testing::PrintToString(shape.rows) << " x " << shape.k << ", " << shape.tokens
@@ -37,8 +38,10 @@ void expect_equal(const Kernel& kernel, const ProductShape& shape, simt::Order o
     std::deque<Buffer> fragments = lay(p, order);
     Buffer y = p.y_before();
     ProductArgs args = p.args(fragments, y);
-    args.group_begin = random.below(args.group_end);
-    args.group_end = random.between(args.group_begin + 1, args.group_end);
+    if (!all) {
+        args.group_begin = random.below(args.group_end);
+        args.group_end = random.between(args.group_begin + 1, args.group_end);
+    }
     Buffer codes(q8_token_bytes(shape.k, p.block));
     if (shape.input != ProductInput::kRows) args.codes = codes.data();
     launch(product_kernel(kernel.first, type), args, kernel.shape(args, type), order);
@@ -61,53 +64,48 @@ constexpr ProductInput kInputs[] = {ProductInput::kRows, ProductInput::kFloats, 
 constexpr ProductGate kGates[] = {ProductGate::kNone, ProductGate::kSilu, ProductGate::kGelu};
 
 // Three chunks, the last one not full, so that both buffers are used again; more rows than the warps of a block take.
-TEST(SimtFragments, ManyRowsEqualScalar) {
+TEST(SimtFragments, ManyTokensEqualScalar) {
     Random random(2);
     for (simt::Order order : orders())
         for (uint32_t type : types_with_fragments()) {
-            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * chunk_elements(8) + 3 * block;
-            expect_equal(kRows8, {type, {random.between(1, 40)}, long_k, 8}, order, random);
-            expect_equal(kRows8, {type, {16}, block, random.between(2, 7)}, order, random);
-            expect_equal(kRows8, {type, {17, 40, 3}, block, 11}, order, random);
+            const uint32_t block = kWeightTypes[type].block_elements;
             expect_equal(kRows64, {type, {33}, 2 * chunk_elements(64) + block, 64}, order, random);
             expect_equal(kRows64, {type, {17}, block, 77}, order, random);
             const ProductGate gate = kGates[1 + type % 2];
-            expect_equal(kRows8, {type, {52, 52}, block, 3, ProductInput::kRows, gate}, order, random);
             expect_equal(kRows64, {type, {20, 20}, block, 13, ProductInput::kRows, gate}, order, random);
         }
 }
 
-// One token: three strips, the last one not full; every way in which its activations come.
-TEST(SimtFragments, OneTokenEqualsScalar) {
-    Random random(4);
-    for (simt::Order order : orders())
-        for (uint32_t type : types_with_fragments()) {
-            const uint32_t block = kWeightTypes[type].block_elements, long_k = (2 * strip_blocks(block) + 1) * block;
-            for (ProductInput input : kInputs) {
-                expect_equal(kToken, {type, {70}, long_k, 1, input}, order, random);
-                expect_equal(kToken, {type, {30, 5, 17}, 5 * block, 1, input}, order, random);
-                const ProductGate gate = kGates[1 + random.below(2)];
-                expect_equal(kToken, {type, {52, 52}, block, 1, input, gate}, order, random);
-            }
-            expect_equal(kToken, {type, {17}, block, 3}, order, random);
-        }
-}
-
-// Three rounds of a block's warps, the last one not full.
-TEST(SimtFragments, FewRowsEqualScalar) {
+// Strips of some groups for each of a block's warps, so that they are brought into the same places three times, the
+// last strip of a group not full; groups of one strip; every way in which activations come.
+TEST(SimtFragments, FewTokensEqualScalar) {
     Random random(3);
     for (simt::Order order : orders())
         for (uint32_t type : types_with_fragments()) {
-            const uint32_t block = kWeightTypes[type].block_elements,
-                           long_k = (2 * kFragmentWarps * strip_blocks(block) + 3) * block;
+            const uint32_t block = kWeightTypes[type].block_elements, strip = strip_blocks(block) * block,
+                           ahead = strips_ahead(kWeightTypes[type]), long_k = 3 * strip + block;
+            // Strips of a group of long_k are four: groups of a block so that each warp has three times `ahead`.
+            const uint32_t rows = 16 * 2 * (3 * ahead * kStreamWarps / 4);
+            expect_equal(kStream, {type, {rows}, long_k, 8}, order, random, true);
+            expect_equal(kStream, {type, {30, 5, 17}, block, random.between(2, 7)}, order, random);
+            const ProductGate gate = kGates[1 + random.below(2)];
+            expect_equal(kStream, {type, {52, 52}, strip, random.between(2, 8), ProductInput::kRows, gate}, order,
+                         random);
             for (ProductInput input : kInputs) {
-                expect_equal(kShared, {type, {37}, long_k, 1, input}, order, random);
-                const ProductGate gate = kGates[1 + random.below(2)];
-                expect_equal(kShared, {type, {20, 20}, 3 * block, 1, input, gate}, order, random);
+                expect_equal(kStream, {type, {37}, (kStreamWarps + 1) * strip, 1, input}, order, random);
+                expect_equal(kStream, {type, {70, 70}, 2 * block, 1, input, kGates[1 + random.below(2)]}, order,
+                             random);
             }
-            expect_equal(kShared, {type, {random.between(1, 20)}, long_k, 8}, order, random);
-            expect_equal(kShared, {type, {16, 2, 9}, block, random.between(2, 7)}, order, random);
-            expect_equal(kShared, {type, {16, 16}, long_k, 19, ProductInput::kRows, ProductGate::kSilu}, order, random);
+        }
+}
+
+// A norm of more spans than the warps of a block have in registers; activations that leave room for one strip ahead.
+TEST(SimtFragments, LongRowsEqualScalar) {
+    Random random(5);
+    for (simt::Order order : orders())
+        for (uint32_t type : {uint32_t{kQ8_0}, uint32_t{kQ4_K}}) {
+            expect_equal(kStream, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kNormed}, order, random);
+            expect_equal(kStream, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
         }
 }
 

@@ -8,9 +8,10 @@ namespace {
 
 using namespace small_kernels;
 
-std::string run(simt::Kernel kernel, simt::Order order, bool cooperative = false) {
+std::string run(simt::Kernel kernel, simt::Order order, bool cooperative = false, uint32_t n = 0) {
     static uint32_t out[129];
-    const Args args = {out, out, 0};
+    out[128] = 0;  // a counter
+    const Args args = {out, out, n};
     simt::Options options;
     options.order = order;
     options.cooperative = cooperative;
@@ -26,7 +27,9 @@ TEST(RaceChecker, BarriersOrder) {
     for (simt::Order order : kOrders) {
         EXPECT_EQ(run(exchanges, order), "");
         EXPECT_EQ(run(exchanges_in_warps, order), "");
+        EXPECT_EQ(run(takes_turns, order), "");
         EXPECT_EQ(run(exchanges_between_blocks, order, true), "");
+        EXPECT_EQ(run(last_block_reads_all, order), "");
     }
 }
 
@@ -35,6 +38,8 @@ TEST(RaceChecker, NamesWhatNothingOrders) {
         EXPECT_NE(run(exchanges_without_barrier, order).find("race: "), std::string::npos);
         EXPECT_NE(run(exchanges_in_warps_by_shuffle, order).find("shared memory +"), std::string::npos);
         EXPECT_NE(run(exchanges_between_blocks_without_barrier, order).find("global memory"), std::string::npos);
+        EXPECT_NE(run(takes_turns, order, false, 1).find("race: "), std::string::npos);
+        EXPECT_NE(run(last_block_without_counting, order).find("global memory"), std::string::npos);
         EXPECT_NE(run(writes_turn, order).find("race: "), std::string::npos);
     }
 }

@@ -106,5 +106,30 @@ TEST(SimtRows, ActivationsSoftcapAndRotationsEqualScalar) {
         }
 }
 
+// Rows of more than one block and of one, each with others around it that stay as they are.
+TEST(SimtRows, KeepRowsCopiesThemToTheirPlaces) {
+    Random random(4);
+    constexpr uint32_t kRows = 3, kN[2] = {2 * kKeptFloats + 77, 100}, kPlaces = 5;
+    const uint32_t to[kRows] = {4, 0, 2};
+    for (simt::Order order : orders()) {
+        std::vector<Buffer> from, kept;
+        KeepRowsArgs args = {};
+        for (uint32_t i = 0; i < 2; ++i) {
+            from.push_back(fenced(random.normals(kRows * (kN[i] + i))));
+            kept.push_back(fenced(std::vector<float>(kPlaces * kN[i], 0.5f)));
+            args.part[i] = {from[i].floats(), kept[i].floats(), kN[i] + i, kN[i]};
+        }
+        args.to = to;
+        args.rows = kRows;
+        launch(kernel_keep_rows, args, launch_shape(args), order);
+        for (uint32_t i = 0; i < 2; ++i) {
+            std::vector<float> want(kPlaces * kN[i], 0.5f);
+            for (uint32_t r = 0; r < kRows; ++r)
+                memcpy(&want[to[r] * kN[i]], from[i].floats() + r * (kN[i] + i), kN[i] * 4);
+            EXPECT_TRUE(same_floats(kept[i].floats(), want.data(), want.size())) << i;
+        }
+    }
+}
+
 }  // namespace
 }  // namespace keel_test

@@ -62,7 +62,9 @@ constexpr uint8_t kGuard = 0xc5;
 constexpr const char* kEndedBefore = "a lane ended before its warp's collective call";
 
 enum class Wait : uint8_t { kNothing, kLaunch, kBlock, kGrid, kWarp, kEnd };
-enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma };
+enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma, kPassTurn, kAwaitTurn };
+
+constexpr uint32_t kTurns = 15;  // named barriers of a block, but for the one that block_barrier is
 
 struct Copy {
     void* to;
@@ -89,11 +91,21 @@ struct Lane {
     std::vector<Copy> copies;
     void* fake_stack;  // AddressSanitizer's
 };
+// A warp's turn: passed on and not taken, or waited for. `clock`: what was passed on with it, as Block::clock of a warp.
+struct Turn {
+    bool passed;
+    Lane* waiting;
+    std::vector<uint32_t> clock;
+};
 struct Block {
     Dim3 index;
     uint8_t* shared;
     uint32_t arrived;
+    bool last;  // of last_of_blocks
     Lane* lanes;
+    Turn turn[kTurns];
+    // [warps][warps]: how often, as far as a warp was told by turns, another one has passed on a turn.
+    std::vector<uint32_t> clock;
 };
 struct Machine {
     Kernel kernel;
@@ -197,7 +209,7 @@ void prepare(Lane& lane, Block& block, Warp& warp, uint32_t thread, uint32_t blo
     lane.block = &block;
     lane.index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
     lane.warp = &warp;
-    lane.place = {thread, block_number, 0, 0, 0};
+    lane.place = {thread, block_number, 0, 0, 0, 0};
     lane.wait = Wait::kNothing;
     lane.group = 0;
     lane.copies.clear();
@@ -234,9 +246,43 @@ void multiply(Lane* lanes) {
         }
 }
 
-// What the last lane to arrive computes for all.
-void finish_warp_call(Lane* lanes, WarpCall call) {
+// The turn that was passed on is that of the warp of `lanes`, which goes on and knows what the one before knew.
+void take_turn(Turn& turn, Lane* lanes) {
+    Block* block = lanes->block;
+    const uint32_t warps = machine->threads / kWarp;
+    uint32_t* clock = &block->clock[lanes->place.thread / kWarp * warps];
+    for (uint32_t w = 0; w < warps; ++w) clock[w] = std::max(clock[w], turn.clock[w]);
+    turn.passed = false;
+    turn.waiting = nullptr;
+    for (uint32_t l = 0; l < kWarp; ++l) {
+        ++lanes[l].place.warp_epoch;
+        lanes[l].wait = Wait::kNothing;
+    }
+}
+void pass_turn_on(Lane* lanes, Turn& turn, Site site) {
+    const uint32_t warps = machine->threads / kWarp, warp = lanes->place.thread / kWarp;
+    if (turn.passed) return fail("a turn is passed on before the one before was taken", site);
+    const auto known = lanes->block->clock.begin() + warp * warps;
+    turn.clock.assign(known, known + warps);
+    turn.clock[warp] = lanes->place.turns + 1;
+    for (uint32_t l = 0; l < kWarp; ++l) ++lanes[l].place.turns;
+    turn.passed = true;
+    if (turn.waiting) take_turn(turn, turn.waiting);
+}
+
+// What the last lane to arrive computes for all; false: they wait on.
+bool finish_warp_call(Lane* lanes, WarpCall call, Site site) {
+    Turn& turn = lanes->block->turn[lanes->in[0] % kTurns];
     switch (call) {
+        case WarpCall::kPassTurn:
+            pass_turn_on(lanes, turn, site);
+            break;
+        case WarpCall::kAwaitTurn:
+            if (turn.passed)
+                take_turn(turn, lanes);
+            else
+                turn.waiting = lanes;
+            return turn.waiting == nullptr;
         case WarpCall::kBarrier:
             for (uint32_t l = 0; l < kWarp; ++l) ++lanes[l].place.warp_epoch;
             break;
@@ -253,6 +299,7 @@ void finish_warp_call(Lane* lanes, WarpCall call) {
             multiply(lanes);
             break;
     }
+    return true;
 }
 
 // All lanes of the warp meet here.
@@ -268,7 +315,7 @@ void meet_in_warp(WarpCall call, Site site) {
     if (++warp->arrived < kWarp) return yield();
     warp->arrived = 0;
     Lane* lanes = me->block->lanes + me->place.thread / kWarp * kWarp;
-    finish_warp_call(lanes, call);
+    if (!finish_warp_call(lanes, call, site)) return yield();
     for (uint32_t l = 0; l < kWarp; ++l) lanes[l].wait = Wait::kNothing;
 }
 
@@ -337,6 +384,8 @@ void run_together(const std::vector<uint64_t>& numbers) {
         block.index = {static_cast<uint32_t>(n % m->grid.x), static_cast<uint32_t>(n / m->grid.x % m->grid.y),
                        static_cast<uint32_t>(n / m->grid.x / m->grid.y)};
         block.arrived = 0;
+        for (Turn& turn : block.turn) turn = {};
+        block.clock.assign(m->threads / kWarp * (m->threads / kWarp), 0);
         block.lanes = &m->lanes[uint64_t{b} * m->threads];
         void* shared = nullptr;
         if (posix_memalign(&shared, 128, m->shared_bytes + guard + !(m->shared_bytes + guard))) abort();
@@ -375,6 +424,8 @@ void run_together(const std::vector<uint64_t>& numbers) {
     }
     if (m->options.before && m->error.empty()) fail("no thread waits for the launch before");
     for (Block& block : m->blocks) {
+        for (const Turn& turn : block.turn)
+            if (turn.passed && m->error.empty()) fail("a block ended with a turn that nobody took");
         for (uint64_t i = 0; i < guard; ++i)
             if (block.shared[m->shared_bytes + i] != kGuard && m->error.empty())
                 fail("written " + std::to_string(i) + " bytes behind shared memory");
@@ -439,6 +490,10 @@ bool checks_races() {
 const Place* running_place() {
     return running ? &running->place : nullptr;
 }
+bool ordered_by_turns(const Place& then, const Place& now) {
+    const uint32_t warps = machine->threads / kWarp;
+    return running->block->clock[now.thread / kWarp * warps + then.thread / kWarp] > then.turns;
+}
 bool on_own_stack(const void* p) {
     const uint8_t* at = static_cast<const uint8_t*>(p);
     return running && at >= running->stack && at < running->stack + kStackBytes;
@@ -499,6 +554,20 @@ void grid_barrier(Site site) {
         ++lane.place.warp_epoch;
     }
 }
+bool last_of_blocks(uint32_t* counter, uint32_t blocks, Site site) {
+    if (mutated(site)) return true;
+    Block* block = running->block;
+    if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return block->last;
+    block->last = ++*counter == blocks;
+    if (block->last) *counter = 0;
+    for (uint32_t i = 0; i < machine->threads; ++i) {
+        Place& place = block->lanes[i].place;
+        place.grid_epoch += block->last;
+        ++place.block_epoch;
+        ++place.warp_epoch;
+    }
+    return block->last;
+}
 void warp_barrier(Site site) {
     if (!mutated(site)) meet_in_warp(WarpCall::kBarrier, site);
 }
@@ -514,6 +583,16 @@ uint32_t ballot(bool value, Site site) {
     running->in[0] = value;
     meet_in_warp(WarpCall::kBallot, site);
     return running->out[0];
+}
+void pass_turn(uint32_t to, Site site) {
+    if (mutated(site)) return;
+    running->in[0] = to;
+    meet_in_warp(WarpCall::kPassTurn, site);
+}
+void await_turn(uint32_t own, Site site) {
+    if (mutated(site)) return;
+    running->in[0] = own;
+    meet_in_warp(WarpCall::kAwaitTurn, site);
 }
 void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site) {
     for (uint32_t i = 0; i < 4; ++i) running->in[i] = a[i];

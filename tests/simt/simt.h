@@ -68,11 +68,17 @@ uint64_t timer_ns();  // goes on
 void wait_for_launch(Site site);
 void block_barrier(Site site);
 void grid_barrier(Site site);
+// Whether this is the last of `blocks` blocks to come here; what they wrote before is ordered before what it does then.
+bool last_of_blocks(uint32_t* counter, uint32_t blocks, Site site);
 void warp_barrier(Site site);
 // The value of lane `from` (its lowest five bits).
 uint32_t shuffle(uint32_t value, uint32_t from, Site site);
 // Bit l: what lane l says.
 uint32_t ballot(bool value, Site site);
+// Warp `to` of the block, at most the fifteenth, may go on from await_turn(to), with all that this warp and those that
+// passed a turn on to it have done. It has taken the turn before that was its own.
+void pass_turn(uint32_t to, Site site);
+void await_turn(uint32_t own, Site site);
 // c += a b over the warp: mma.sync.m16n8k32 of int8, operands spread over the lanes as PTX says.
 void mma_m16n8k32(int32_t c[4], const uint32_t a[4], const uint32_t b[2], Site site);
 // cp.async: the bytes arrive when the thread waits for their group, not before.
@@ -85,6 +91,7 @@ void copy_wait(uint32_t pending_groups, Site site);
 struct Place {
     uint32_t thread, block;  // thread within its block
     uint32_t grid_epoch, block_epoch, warp_epoch;
+    uint32_t turns;  // that its warp has passed on
 };
 struct Watcher {
     void (*begin)();                                            // of a launch, before anything runs
@@ -94,6 +101,8 @@ struct Watcher {
 void set_watcher(const Watcher* watcher);
 // Of the running thread; null outside of kernels.
 const Place* running_place();
+// Of two places of one block: whether turns that were passed on since `then` led to `now`, where a thread runs.
+bool ordered_by_turns(const Place& then, const Place& now);
 // Whether the byte lies on the running thread's stack.
 bool on_own_stack(const void* p);
 // Offset in shared memory of the running thread's block, or -1.

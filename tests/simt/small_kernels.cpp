@@ -120,6 +120,34 @@ void exchanges_between_blocks_without_barrier(const void* args) {
     const uint32_t other = out[threads - 1 - place()];
     out[place()] = other;
 }
+void takes_turns(const void* args) {
+    const uint32_t warp = thread_x() / 32, lane = thread_x() % 32, wrong = of(args).n;
+    uint32_t sum = 1;
+    for (uint32_t turn = warp; turn < 8; turn += 2) {
+        if (turn && wrong != 1) await_turn(warp);
+        if (turn) sum += words()[32 * (1 - warp) + 31 - lane];
+        words()[32 * warp + lane] = sum;
+        if (wrong != 1 && wrong != 4 && (turn < 7 || wrong == 3)) pass_turn(1 - warp);
+        for (uint32_t more = 0; more < 2 && turn == 2 && wrong == 2; ++more) pass_turn(1 - warp);
+    }
+    of(args).out[place()] = sum;
+}
+void last_block_reads_all(const void* args) {
+    uint32_t* out = of(args).out;
+    const uint32_t threads = block_threads() * grid_x();
+    out[place()] = place();
+    if (!last_of_blocks(out + threads, grid_x())) return;
+    const uint32_t before = out[(place() + threads - 1) % threads];
+    sync_block();
+    out[place()] = before;
+}
+void last_block_without_counting(const void* args) {
+    uint32_t* out = of(args).out;
+    const uint32_t threads = block_threads() * grid_x();
+    out[place()] = place();
+    sync_block();
+    out[place()] = out[(place() + block_threads()) % threads];
+}
 void votes(const void* args) {
     of(args).out[place()] = ballot(thread_x() % 2 == 0);
 }

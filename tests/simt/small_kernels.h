@@ -28,7 +28,13 @@ void exchanges_in_warps(const void* args);             // with the neighbouring 
 void exchanges_in_warps_by_shuffle(const void* args);  // a shuffle in place of the barrier
 void exchanges_between_blocks(const void* args);       // with a barrier of the grid
 void exchanges_between_blocks_without_barrier(const void* args);
-void votes(const void* args);  // out = ballot of even threads
+// n: what goes wrong. 0: nothing, out = sums that the two warps of a block make in turn. 1: nobody waits for a turn. 2:
+// a turn is passed on again and again. 3: the last one too. 4: none is.
+void takes_turns(const void* args);
+// The last block to come writes for each of its threads what the thread before it in the grid had.
+void last_block_reads_all(const void* args);
+void last_block_without_counting(const void* args);  // every block thinks it is the last
+void votes(const void* args);                        // out = ballot of even threads
 // out: what a word was before the thread waited for the launch before, what a copy begun then brings, what it is after.
 void reads_around_the_wait(const void* args);
 void needs_much_stack(const void* args);

@@ -22,8 +22,8 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
-    uint64_t token, position, slot, session, query_block, logits_token, session_index, page_first, tail_first, page_id,
-        tail_parent;
+    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first,
+        tail_first, page_id, tail_parent;
     uint64_t bytes;
 };
 StepBlock step_block(const PlanConfig& config);
@@ -199,6 +199,8 @@ const CudaWork* work_of_step(const CudaDevice& d);
 // Launches items of the dispatch whose first op is number `op`, predicted to take so long, with a mark.
 platform::cuda::Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count,
                                      double us);
+// Rows of logits and hidden rows of the step to where they are kept, with a mark that ends what was launched before.
+platform::cuda::Result keep_rows(CudaDevice* d);
 // A mark that only ends what was launched before.
 platform::cuda::Result mark_end(CudaDevice* d);
 keel_status cuda_begin(Device* device, const Step* step);

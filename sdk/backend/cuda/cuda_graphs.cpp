@@ -37,6 +37,7 @@ keel_status capture(CudaDevice* d, uint32_t variant, uint32_t tokens, GraphExec*
     const CudaWork* work = work_of_step(*d);
     for (uint32_t op = 0; op < list.own_count && result == kSuccess; op += work[op].ops)
         result = launch_marked(d, work[op], op, 0, work_items(*d, work[op]), 0);
+    if (result == kSuccess) result = keep_rows(d);
     if (result == kSuccess) result = mark_end(d);
     const Result ended = driver.stream_end_capture(d->copies, &graph);
     if (result == kSuccess) result = ended;

@@ -22,6 +22,18 @@ constexpr Maker kMakers[] = {
     {OpKind::kAttentionFinish, cuda::ProductInput::kFloats},  // but for its 8-bit form it runs by itself
 };
 constexpr uint32_t kMostJoinedElements = 8192;
+constexpr bool joined_inputs_fit() {
+    cuda::ProductArgs a = {};
+    a.k = kMostJoinedElements;
+    a.tokens = 1;
+    a.input = cuda::ProductInput::kNormed;
+    for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
+        if (kernels::kWeightTypes[type].activation_block &&
+            cuda::product_stream_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
+            return false;
+    return true;
+}
+static_assert(joined_inputs_fit());
 
 // The only 8-bit layout that the op writes, if products may make it for themselves; else kNoBuffer.
 BufferId joined_layout(const Op& op) {

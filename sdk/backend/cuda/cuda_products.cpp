@@ -20,29 +20,28 @@ struct ProductFamily {
     ProductSet set;
     cuda::KernelId first;
     uint32_t first_type;
-    cuda::LaunchShape (*shape)(const cuda::ProductArgs& args, uint32_t type);
+    cuda::LaunchShape (*shape)(const cuda::ProductArgs& args, uint32_t type, uint32_t multiprocessors);
     uint32_t most_tokens;
-    uint32_t most_groups;  // of a multiprocessor's share: with more of them there are enough warps without sharing k
 };
 constexpr uint32_t kAny = UINT32_MAX;
-cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t) {
+cuda::LaunchShape rows_shape(const cuda::ProductArgs& a, uint32_t type, uint32_t) {
+    return cuda::product_rows_shape<64>(a, type);
+}
+cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t, uint32_t) {
     return product_f32_shape(a);
 }
-cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t) {
+cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t, uint32_t) {
     return product_f32_tile_shape(a);
 }
 constexpr ProductFamily kFamilies[] = {
-    {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 1, 8},
-    {ProductSet::kFragments, cuda::kernel_product_token_Q4_0, kernels::kQ4_0, cuda::product_token_shape, 1, kAny},
-    {ProductSet::kFragments, cuda::kernel_product_shared_Q4_0, kernels::kQ4_0, cuda::product_shared_shape, 8, 2},
-    {ProductSet::kFragments, cuda::kernel_product_rows_8_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<8>, 8, kAny},
-    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, cuda::product_rows_shape<64>, kAny,
-     kAny},
-    {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny, kAny},
-    {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens, kAny},
-    {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny, kAny},
+    {ProductSet::kFragments, cuda::kernel_product_stream_Q4_0, kernels::kQ4_0, cuda::product_stream_shape,
+     cuda::kStreamTokens},
+    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, rows_shape, kAny},
+    {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny},
+    {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},
+    {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny},
 };
-constexpr uint32_t kItemGroups = 4;  // of an item: what a block takes at most
+constexpr uint32_t kItemGroups = 4;  // of an item: what a block of many tokens takes
 
 }  // namespace
 
@@ -143,14 +142,10 @@ void cut(ProductLaunch* a, uint32_t first, uint32_t count) {
     if (end < a->group_end) a->group_end = end;
 }
 Result launch_rest(const CudaDevice& d, const CudaLaunch&, const ProductLaunch& a) {
-    const uint32_t groups = cuda::product_groups(a) / d.cuda.multiprocessors;
-    for (const ProductFamily& f : kFamilies) {
-        if (f.set != a.set || a.tokens > f.most_tokens || groups >= f.most_groups) continue;
-        const cuda::LaunchShape shape = f.shape(a, a.type);
-        if (shape.shared_bytes <= cuda::kMostSharedBytes)
+    for (const ProductFamily& f : kFamilies)
+        if (f.set == a.set && a.tokens <= f.most_tokens)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
-                                             shape);
-    }
+                                             f.shape(a, a.type, d.cuda.multiprocessors));
     return kSuccess;
 }
 

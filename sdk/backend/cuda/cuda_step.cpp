@@ -25,6 +25,7 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     put(b.session, step.session, step.tokens);
     put(b.query_block, step.query_block, step.query_blocks);
     put(b.logits_token, step.logits_token, step.logits_rows);
+    put(b.logits_row, step.logits_row, step.logits_rows);
     put(b.session_index, step.session_index, step.sessions);
     put(b.page_first, step.page_first, step.sessions + 1);
     put(b.tail_first, step.tail_first, step.sessions);
@@ -98,7 +99,7 @@ Result launch_graph(CudaDevice* d, double left_us, bool bounded, Cursor* cursor)
         d->marked[d->made++] = {op, work[op].ops, own_us};
         us += own_us;
     }
-    d->marked[d->made++] = {0, 0, 0};
+    for (uint32_t i = 0; i < 2; ++i) d->marked[d->made++] = {0, 0, 0};  // kept rows, the end
     if (bounded && us > left_us) {
         d->made = 0;
         return kSuccess;
@@ -106,30 +107,6 @@ Result launch_graph(CudaDevice* d, double left_us, bool bounded, Cursor* cursor)
     d->in_flight_us = us;
     *cursor = {list.own_count, 0};
     return d->cuda.driver.graph_launch(graph, d->stream);
-}
-
-// Rows of logits and their hidden rows to where they are kept, in runs of rows that follow one another.
-Result keep_rows(const CudaDevice& d) {
-    d.behind_launch = false;
-    const Step& step = *d.step;
-    const Program& p = *d.program;
-    const Driver& driver = d.cuda.driver;
-    for (uint32_t row = 0, rows; row < step.logits_rows; row += rows) {
-        for (rows = 1; row + rows < step.logits_rows && step.logits_row[row + rows] == step.logits_row[row] + rows;)
-            ++rows;
-        const uint64_t to = step.logits_row[row], vocabulary = p.spec.vocabulary, embedding = p.spec.embedding;
-        const auto copy = [&](float* kept, const void* from, uint64_t floats) {
-            return driver.copy_on_device(reinterpret_cast<DevicePointer>(kept), reinterpret_cast<DevicePointer>(from),
-                                         floats * sizeof(float), d.stream);
-        };
-        Result result = copy(d.kept_logits() + to * vocabulary, d.logits() + row * vocabulary, rows * vocabulary);
-        const Buffer& buffer = d.buffer(d.hidden);
-        for (uint32_t i = 0; i < rows && result == kSuccess; ++i)
-            result = copy(d.kept_hidden() + (to + i) * embedding, d.row0(d.hidden) + (row + i) * buffer.row_bytes,
-                          embedding);
-        if (result != kSuccess) return result;
-    }
-    return kSuccess;
 }
 
 }  // namespace
@@ -141,6 +118,19 @@ const CudaWork* work_of_step(const CudaDevice& d) {
 Result mark_end(CudaDevice* d) {
     mark_next(d, 0, 0, 0);
     return launch(*d, cuda::kernel_nothing, cuda::NothingArgs{}, launch_shape(cuda::NothingArgs{}));
+}
+
+Result keep_rows(CudaDevice* device) {
+    mark_next(device, 0, 0, 0);
+    const CudaDevice& d = *device;
+    const ModelSpec& s = d.program->spec;
+    const Buffer& hidden = d.buffer(d.hidden);
+    const cuda::KeepRowsArgs args = {{{d.logits(), d.kept_logits(), s.vocabulary, s.vocabulary},
+                                      {reinterpret_cast<const float*>(d.row0(d.hidden)), d.kept_hidden(),
+                                       hidden.row_bytes / sizeof(float), s.embedding}},
+                                     d.step_array<uint32_t>(d.block.logits_row),
+                                     d.step->logits_rows};
+    return launch(d, cuda::kernel_keep_rows, args, launch_shape(args));
 }
 
 Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count, double us) {
@@ -163,6 +153,7 @@ StepBlock step_block(const PlanConfig& c) {
     b.session = place(c.chunk_tokens, sizeof(uint32_t));
     b.query_block = place(c.chunk_tokens, sizeof(QueryBlock));
     b.logits_token = place(c.chunk_tokens, sizeof(uint32_t));
+    b.logits_row = place(c.chunk_tokens, sizeof(uint32_t));
     b.session_index = place(c.max_sessions, sizeof(uint32_t));
     b.page_first = place(c.max_sessions + 1, sizeof(uint32_t));
     b.tail_first = place(c.max_sessions, sizeof(uint32_t));
@@ -239,11 +230,10 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
         launched = limits->progressed = true;
     }
     d.ranges.leave();
-    if (launched && mark_end(&d) != kSuccess) return KEEL_E_DEVICE;  // also behind copies, which make no marks
     d.enqueued = status == KEEL_OK;
-    if (d.enqueued && list.own_count == list.count && d.step->logits_rows) {
-        if (keep_rows(d) != kSuccess || mark_end(&d) != kSuccess) return KEEL_E_DEVICE;
-    }
+    if (launched && d.enqueued && list.own_count == list.count && d.step->logits_rows && keep_rows(&d) != kSuccess)
+        return KEEL_E_DEVICE;
+    if (launched && mark_end(&d) != kSuccess) return KEEL_E_DEVICE;  // also behind copies, which make no marks
     if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
     if (d.enqueued && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;
