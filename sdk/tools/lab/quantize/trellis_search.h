@@ -17,8 +17,9 @@ struct TrellisFeedback {
     size_t stride;
 };
 
-// Errors that a path keeps for itself; older ones are taken from the best path at that time.
-constexpr uint32_t kPathErrors = 32;
+// Errors that a path keeps for itself; when one gets older, only paths that agree
+// with the best one go on.
+constexpr uint32_t kPathErrors = 64;
 
 // The symbols of x [n] that minimise sum weight (x_i - value[state_i])^2, x_i with the feedback of the path itself;
 // without feedback its exact minimum over paths from one start. state_i = (state_i-1 << kBits | symbol_i) mod
@@ -102,9 +103,11 @@ class TrellisSearch {
     // Each group's errors up to element i - 1, and what they leave element i to be.
     void pass_errors_on(uint32_t i, uint32_t n, const TrellisFeedback& feedback, float* ratio) {
         const uint32_t slot = (i - 1) % kPathErrors;
-        if (i > kPathErrors) {  // the best path's error is everybody's
+        if (i > kPathErrors) {  // the best path's error is everybody's: paths with another one end
             const auto best = std::min_element(least_.begin(), least_.end()) - least_.begin();
             const float e = errors_[origin(static_cast<uint32_t>(best)) * size_t{kPathErrors} + slot];
+            for (uint32_t g = 0; g < kGroups; ++g)
+                if (errors_[origin(g) * size_t{kPathErrors} + slot] != e) least_[g] = kNever;
             for (uint32_t k = i; k < n; ++k) x_[k] -= e * feedback.ratio[k * feedback.stride + (i - 1 - kPathErrors)];
         }
         for (uint32_t j = i > kPathErrors ? i - kPathErrors : 0; j < i; ++j)
