@@ -16,6 +16,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "keel/keel_cuda.h"
@@ -129,6 +130,14 @@ class Gpu {
         return f;
     }
     template <class Args>
+    void launch(cuda::Function f, const keel::cuda::LaunchShape& shape, Args args) const {
+        uint64_t* nowhere = nullptr;
+        void* arguments[2] = {&args, &nowhere};
+        need(driver().launch(f, shape.grid_x, shape.grid_y, 1, shape.threads, 1, 1, shape.shared_bytes, stream_,
+                             arguments, nullptr),
+             "cuLaunchKernel");
+    }
+    template <class Args>
     void launch(cuda::Function f, uint32_t blocks, uint32_t threads, Args args, bool cooperative = false) const {
         uint64_t* nowhere = nullptr;
         void* arguments[2] = {&args, &nowhere};
@@ -167,7 +176,7 @@ class Gpu {
 class Model {
   public:
     Model(const keel::tools::SynthSpec& spec, keel_kv_format format, uint32_t context, uint32_t chunk,
-          bool graphs = false)
+          bool graphs = false, keel_numerics numerics = KEEL_NUMERICS_DEFAULT)
         : reader_(spec), context_(context) {
         keel_error error = sized<keel_error>();
         keel_model_info info = sized<keel_model_info>();
@@ -186,6 +195,7 @@ class Model {
         config.context_tokens = context;
         config.chunk_tokens = chunk;
         config.k_format = config.v_format = format;
+        config.numerics = numerics;
         need(keel_plan(reader_.get(), model, &config, &plan_, &error), "keel_plan", error);
         uint32_t ops = 0;
         need(keel_plan_ops(reader_.get(), model, &config, nullptr, 0, &ops, &error), "keel_plan_ops", error);
@@ -220,6 +230,7 @@ class Model {
         std::string name;
         uint32_t count;  // of the same ops and types, in all layers
         double us, predicted_us, bytes;
+        double macs;  // of products in layers, a token
     };
     // Of steps of `tokens` tokens behind `held` positions.
     std::vector<Dispatch> dispatches(uint32_t held, uint32_t tokens, uint32_t steps) {
@@ -238,12 +249,13 @@ class Model {
             std::vector<double> us;
             for (const auto& step : times) us.push_back(step.at(i).us);
             const keel_lab_op_time& t = times.back()[i];
-            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0};
+            Dispatch d = {"", 1, percentile(us, 0.5), t.predicted_us, 0, 0};
             for (uint32_t op = t.op; op < t.op + t.ops; ++op) {
                 const keel_op_info& info = ops_.at(op);
                 d.name += (d.name.empty() ? "" : " + ") + std::string(info.name);
                 if (info.weight_type[0]) d.name += std::string(" ") + info.weight_type;
                 d.bytes += static_cast<double>(info.fixed_bytes + info.token_bytes * tokens);
+                if (info.weight_type[0] && info.layer >= 0) d.macs += static_cast<double>(info.rows) * info.inner;
                 if (!strcmp(info.name, "attention"))
                     d.bytes += static_cast<double>(plan_.kv_bytes_per_token / layers_ * (held + 1));
             }
@@ -256,6 +268,7 @@ class Model {
             same->us += d.us;
             same->predicted_us += d.predicted_us;
             same->bytes += d.bytes;
+            same->macs += d.macs;
         }
         return out;
     }
@@ -374,6 +387,8 @@ class Timings {
                  {std::pair{KEEL_KV_F16, "f16"}, std::pair{KEEL_KV_E8_4, "e8-4"}, std::pair{KEEL_KV_TCQ_3, "tcq-3"}})
                 model_part(strf("%s %s, KV %s", shape, mix, name),
                            [&, f = format, n = name] { model(shape, mix, f, n); });
+        model_part("products of 512 tokens", [&] { products(); });
+        model_part("prompts of F16 by the device's library", [&] { numerics(o_.small ? "tiny" : "1b"); });
         model_part("decode steps as graphs",
                    [&] { graphs(o_.small ? "tiny" : "smollm2-135m", o_.small ? "Q4_K_M" : "Q8_0"); });
         return failed_;
@@ -488,6 +503,49 @@ class Timings {
         }
     }
 
+    // A matrix of a 1B or 8B model by 512 tokens, for every type: the kernel of prompts alone, made up of any bytes.
+    void products() {
+        const uint32_t rows = o_.small ? 64 : 4096, k = o_.small ? 256 : 4096, tokens = o_.small ? 9 : 512;
+        const auto filled = [&](uint64_t bytes) {
+            const cuda::DevicePointer data = gpu_.allocate(bytes);
+            std::vector<uint8_t> noise(bytes);
+            uint32_t state = 1;
+            for (uint8_t& byte : noise)
+                byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24 & 0xbb);
+            Gpu::need(gpu_.driver().copy_to_device(data, noise.data(), noise.size(), gpu_.stream()), "cuMemcpyHtoD");
+            gpu_.wait();
+            return data;
+        };
+        const uint64_t token_bytes = keel::kernels::q8_token_bytes(k, 32);
+        const cuda::DevicePointer x = filled(tokens * token_bytes), y = filled(uint64_t{tokens} * rows * 4);
+        for (uint32_t type = keel::kernels::kQ4_0; type < keel::kernels::kWeightTypeCount; ++type) {
+            const cuda::DevicePointer w = filled(keel::cuda::fragment_bytes(type, rows, k));
+            keel::cuda::ProductArgs a = {};
+            a.matrix[0] = {reinterpret_cast<const uint8_t*>(w), nullptr, rows, 0};
+            a.matrices = 1;
+            a.group_end = product_groups(a);
+            a.k = k;
+            a.x = reinterpret_cast<const void*>(x);
+            a.y = reinterpret_cast<float*>(y);
+            a.x_token_bytes = token_bytes;
+            a.y_token_floats = rows;
+            a.tokens = tokens;
+            a.w_row_bytes = keel::kernels::weight_row_bytes(type, k);
+            const cuda::Function f =
+                gpu_.function(keel::cuda::kKernels[product_kernel(keel::cuda::kernel_product_prompt_Q4_0, type)].name);
+            const double us = gpu_.time_us(
+                o_.small ? 1 : 20, [&] { gpu_.launch(f, product_prompt_shape(a, type, gpu_.multiprocessors()), a); });
+            const double tops = 2e-6 * rows * k * tokens / us;
+            printf("  %-6s: %8.1f us, %6.1f TFLOP/s of a dense product\n", keel::kernels::kWeightTypes[type].name, us,
+                   tops);
+            document_["products"].push_back(
+                {{"type", keel::kernels::kWeightTypes[type].name}, {"us", us}, {"tflop_per_s", tops}});
+            Gpu::need(gpu_.driver().memory_free(w), "cuMemFree");
+        }
+        Gpu::need(gpu_.driver().memory_free(x), "cuMemFree");
+        Gpu::need(gpu_.driver().memory_free(y), "cuMemFree");
+    }
+
     // Median of as many steps as half a second has, at most `most`.
     std::vector<double> steps(Model& m, uint32_t tokens, uint32_t most, double seconds) {
         std::vector<double> us;
@@ -538,6 +596,7 @@ class Timings {
         }
         kernels(m, o_.decode ? 0 : std::min(4096u, longest / 2), 1, add);
         if (o_.decode) return kernels(m, 0, 8, add);
+        if (f16) kernels(m, 0, tiny ? 16 : 512, add);
         if (f16 || !strcmp(format_name, "e8-4"))
             for (const uint32_t tokens : tiny ? std::vector<uint32_t>{16} : std::vector<uint32_t>{512, 2048, 8192}) {
                 if (tokens > longest) continue;
@@ -617,13 +676,44 @@ class Timings {
                 taken_bytes = bytes;
         }
     }
+    // What KEEL_NUMERICS_DEVICE brings, where there is the library: prompts, and products of a whole step of one.
+    void numerics(const char* shape) {
+        keel::tools::SynthSpec spec = keel::tools::synth_shape(shape);
+        spec.mix = "F16";
+        const uint32_t chunk = o_.small ? 12 : 512;
+        for (const keel_numerics numerics : {KEEL_NUMERICS_DEVICE, KEEL_NUMERICS_DEFAULT}) {
+            const char* name = numerics == KEEL_NUMERICS_DEVICE ? "library" : "contract";
+            std::optional<Model> m;
+            try {
+                m.emplace(spec, KEEL_KV_F16, 8 * chunk, chunk, false, numerics);
+            } catch (const std::exception& error) {
+                if (!strstr(error.what(), "KEEL_E_DEVICE cuBLASLt ")) throw;
+                printf("  left out: %s\n", error.what());
+                document_["left_out"].push_back("numerics");
+                return;
+            }
+            Json products = Json::array();
+            for (const Model::Dispatch& d : m->dispatches(0, chunk, o_.small ? 1 : 3)) {
+                if (!(d.macs > 0)) continue;
+                const double tflops = 2 * d.macs * chunk / d.us / 1e6;
+                printf("  %s: %9.1f us, %6.1f TFLOP/s, %3u x %s\n", name, d.us, tflops, d.count, d.name.c_str());
+                products.push_back({{"ops", d.name}, {"us", d.us}, {"tflops", tflops}});
+            }
+            for (const uint32_t tokens : {chunk, 4 * chunk}) {
+                const double us = steps(*m, tokens, 3, 0.5).back();
+                printf("  %s: prefill %5u: %10.1f us, %8.1f tok/s\n", name, tokens, us, tokens * 1e6 / us);
+                document_["numerics"].push_back({{"shape", shape}, {"by", name}, {"prefill", tokens}, {"us", us}});
+            }
+            document_["numerics"].back()["products"] = products;
+        }
+    }
     // Each kind of dispatch of a decode step: what the kernels' own clock says, and how near to the stream that is.
     template <class Add>
     void kernels(Model& m, uint32_t held, uint32_t tokens, const Add& add) {
         m.hold(held);
         printf("  dispatches of a step of %u at %u positions:\n", tokens, held);
         Json rows = Json::array();
-        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : 50)) {
+        for (const Model::Dispatch& d : m.dispatches(held, tokens, o_.small ? 2 : tokens < 64 ? 50 : 5)) {
             const double rate = d.us > 0 ? d.bytes / d.us / 1e3 : 0;
             printf("    %9.1f us, %7.1f GB/s, %5.1f %% of the stream, %8.1f us predicted, %3u x %s\n", d.us, rate,
                    rate / stream_gb_per_s_ * 100, d.predicted_us, d.count, d.name.c_str());

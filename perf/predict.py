@@ -28,6 +28,8 @@ BRANCH, MATRIX = 0x947, 0x237  # lowest twelve bits of an instruction of 16 byte
 # included.
 TYPES = {"Q4_0": (18, 1), "Q4_1": (20, 1), "Q5_0": (22, 1), "Q5_1": (24, 1), "Q8_0": (34, 1), "Q8_F32": (36, 1), "Q2_K": (84, 18),
          "Q3_K": (110, 16), "Q4_K": (144, 10), "Q5_K": (176, 10), "Q6_K": (210, 16), "IQ4_NL": (18, 1), "IQ4_XS": (136, 8)}
+# Of those in kernels of prompts, for eight tokens: some scale codes and not sums, some sum activations by matrix instructions.
+PROMPT_MATRIX = {"Q2_K": 10, "Q3_K": 8, "Q4_1": 2, "Q5_1": 2}
 
 
 def sections_of(cubin):
@@ -70,7 +72,9 @@ def count(cubin):
         loops = [(first, last, sum(low & 0xFFF == MATRIX for low, _ in words[first:last + 1])) for first, last in loops_of(code)]
         for first, last, matrix in loops:
             if matrix and (best is None or last - first < best["instructions"]):
-                blocks = matrix // (matrix_of_block * (8 if "_rows_64_" in name else 1))
+                if "_prompt_" in name:
+                    matrix_of_block = 8 * PROMPT_MATRIX.get(weight_type, matrix_of_block)
+                blocks = matrix // matrix_of_block
                 # Loops in it without matrix instructions run once a group of rows.
                 rare = {at for f, l, m in loops if not m and first < f and l < last for at in range(f, l + 1)}
                 best = {"instructions": last + 1 - first - len(rare), "bytes": blocks * 16 * block_bytes}
@@ -142,7 +146,7 @@ def prefill_us(card, plan, table, tokens):
         if not op["weight_type"] or op["low_rank"] or op["name"] in ("embed", "output"):
             continue
         moved += op["fixed_bytes"]
-        instructions += instructions_of(table, "rows_64", op["weight_type"], op["fixed_bytes"]) * tokens / 64
+        instructions += instructions_of(table, "prompt", op["weight_type"], op["fixed_bytes"]) * tokens / 64
         macs += op["rows"] * op["inner"] * tokens
     return max(moved / (card["gb_per_s"] * card["reads"] * 1e3), instructions / rate_of(card), 2 * macs / (card["int8_tops"] * 1e6))
 

@@ -92,6 +92,7 @@ namespace Keel
         KEEL_FP32_NONE = 0,
         KEEL_FP32_TYPE = 1,
         KEEL_FP32_ACTIVATION = 2,
+        KEEL_FP32_FEW_ROWS = 3,
     }
 
     public enum keel_activation : int
@@ -99,6 +100,12 @@ namespace Keel
         KEEL_ACTIVATION_DEFAULT = 0,
         KEEL_ACTIVATION_Q8 = 1,
         KEEL_ACTIVATION_F32 = 2,
+    }
+
+    public enum keel_numerics : int
+    {
+        KEEL_NUMERICS_DEFAULT = 0,
+        KEEL_NUMERICS_DEVICE = 1,
     }
 
     public enum keel_cpu : int
@@ -322,7 +329,7 @@ namespace Keel
         public uint draft_tokens;
         public void* backend_options;
         public uint drafters;
-        public uint reserved;
+        public keel_numerics numerics;
         public ulong draft_pool_bytes;
     }
 

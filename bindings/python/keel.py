@@ -98,11 +98,16 @@ KEEL_REPACK_SKIP_SPEED = 4
 KEEL_FP32_NONE = 0
 KEEL_FP32_TYPE = 1
 KEEL_FP32_ACTIVATION = 2
+KEEL_FP32_FEW_ROWS = 3
 
 # keel_activation
 KEEL_ACTIVATION_DEFAULT = 0
 KEEL_ACTIVATION_Q8 = 1
 KEEL_ACTIVATION_F32 = 2
+
+# keel_numerics
+KEEL_NUMERICS_DEFAULT = 0
+KEEL_NUMERICS_DEVICE = 1
 
 # keel_cpu
 KEEL_CPU_AUTO = 0
@@ -396,7 +401,7 @@ keel_config._fields_ = [
     ("draft_tokens", ctypes.c_uint32),
     ("backend_options", ctypes.c_void_p),
     ("drafters", ctypes.c_uint32),
-    ("reserved", ctypes.c_uint32),
+    ("numerics", ctypes.c_int),
     ("draft_pool_bytes", ctypes.c_uint64),
 ]
 

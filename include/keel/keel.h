@@ -42,6 +42,7 @@
  * Determinism (sdk/NUMERICS.md)
  *   Same model, same tokens, same seed, same CPU kernel set: same bits, for any thread count, chunk size, time budget,
  *   truncate-and-redo, fork, save and restore, whatever other sessions share the batch and whatever drafts there are.
+ *   Who gives that up for speed says KEEL_NUMERICS_DEVICE.
  */
 #ifndef KEEL_KEEL_H
 #define KEEL_KEEL_H
@@ -519,9 +520,10 @@ typedef enum keel_repack_skip {
 /* Why a device multiplies with its FP32 units, in steps of many tokens at half the speed of f16 on matrix units or
  * less: sums of f32 have an order (sdk/NUMERICS.md), which matrix units do not keep. */
 typedef enum keel_fp32_reason {
-    KEEL_FP32_NONE = 0,      /* matrix units multiply integers; or there is no product, or no device */
-    KEEL_FP32_TYPE = 1,      /* an unquantized type: F32, F16, BF16 */
-    KEEL_FP32_ACTIVATION = 2 /* KEEL_ACTIVATION_F32 */
+    KEEL_FP32_NONE = 0,       /* matrix units multiply integers; or there is no product, or no device */
+    KEEL_FP32_TYPE = 1,       /* an unquantized type: F32, F16, BF16 */
+    KEEL_FP32_ACTIVATION = 2, /* KEEL_ACTIVATION_F32 */
+    KEEL_FP32_FEW_ROWS = 3    /* F16, BF16: only for up to 8 rows; for more, KEEL_NUMERICS_DEVICE is in force */
 } keel_fp32_reason;
 
 typedef enum keel_activation {
@@ -529,6 +531,18 @@ typedef enum keel_activation {
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
     KEEL_ACTIVATION_F32 = 2 /* f32 activations against dequantized weights: slower, for reference and for quality */
 } keel_activation;
+
+typedef enum keel_numerics {
+    KEEL_NUMERICS_DEFAULT = 0, /* sdk/NUMERICS.md: the same bits everywhere */
+    /* Products with F16 and BF16 matrices, for more than 8 rows of a step, by the device's own library: activations are
+     * rounded to the type of the weights (finite ones beyond F16's range to its largest), and sums have the library's
+     * order. Prompts are computed several times as fast, and results are the same for the same steps only, on the same
+     * device with the same library: not for another chunk_tokens, nor with other sessions or drafts in a step. Budgets,
+     * which cut no such product, still change nothing. Saved sessions are for engines with the same value. The plan
+     * says which products these are (keel_op_info.fp32_reason) and has a note.
+     * KEEL_E_UNSUPPORTED: a backend that has none, such as the CPU, also for some of the layers. */
+    KEEL_NUMERICS_DEVICE = 1
+} keel_numerics;
 
 typedef enum keel_cpu {
     /* What the environment variable KEEL_CPU names (scalar, avx2, avx512, amx, neon, neon_dotprod or neon_i8mm), else
@@ -672,7 +686,7 @@ struct keel_config {
     const void* backend_options; /* a struct of the backend, with struct_size; NULL: its defaults. The CPU has none */
     uint32_t
         drafters; /* KEEL_DRAFT_*: what proposes tokens where the caller does not; needs draft_tokens; default: none */
-    uint32_t reserved;
+    keel_numerics numerics;
     uint64_t draft_pool_bytes; /* of KEEL_DRAFT_POOL, rounded down to 64; default 4 MiB, or a KEEL_PART_DRAFT_POOL's */
 };
 
@@ -988,15 +1002,15 @@ KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 /* Exact bytes keel_session_save will write now. */
 KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
 /* Writes tokens, KV rows, logits, sampling, text state, where its grammar began and its adapter's identity: versioned,
- * checksummed, tied to the model's fingerprint, the KV formats, the grammar and the adapter.
+ * checksummed, tied to the model's fingerprint, the KV formats, config.numerics, the grammar and the adapter.
  * KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
                                        uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
- * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, or grammar
- * where the session was held to one; or the engine does not have the adapter it used, which it goes on with whatever
- * its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant), KEEL_E_CONTEXT_FULL,
- * KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
+ * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, numerics,
+ * or grammar where the session was held to one; or the engine does not have the adapter it used, which it goes on with
+ * whatever its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant),
+ * KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,12 @@
  * Quantized matrices that are multiplied are uploaded in the order of the device's matrix units, whatever
  * keel_config.weights says; keel_plan_ops calls that KEEL_WEIGHTS_REPACK. Same bits, and the same bytes but for rows up
  * to the next multiple of 16.
- * keel_cuda_memory allocates them; nothing else of Keel does. */
+ * keel_cuda_memory allocates them; nothing else of Keel does.
+ *
+ * KEEL_NUMERICS_DEVICE: the library is cuBLASLt of CUDA 13 or 12 (libcublasLt.so.13, .so.12; cublasLt64_13.dll,
+ * cublasLt64_12.dll beside the program), found by keel_engine_init and never unloaded; without it that is KEEL_E_DEVICE
+ * with "cuBLASLt" in error->field. All algorithms are chosen, and have run once, before it returns. The library's
+ * workspace, 32 MiB, is part of DEVICE_SCRATCH; its code and handle lie in memory that no plan counts. */
 #ifndef KEEL_CUDA_H
 #define KEEL_CUDA_H
 
@@ -50,7 +55,8 @@ typedef struct keel_cuda_device {
     uint32_t sleep_in_wait;
     /* 1: decode steps of 1, 2, 4 or 8 sessions that one call enqueues whole are launched as a graph, which the driver
      * takes in one call. Made in keel_engine_init, in memory of the driver's that no plan counts; not with `layers`.
-     * No bit of a result depends on it. Off by default: whether it pays nobody has measured yet. */
+     * No bit of a result depends on it. Off by default: it pays where the host is slower at launching than the device
+     * at computing (a launch of a graph costs 0.5 us, one by itself 3 to 4 us of the host; perf/RESULTS.md). */
     uint32_t graphs;
 } keel_cuda_device;
 #define KEEL_CUDA_DEVICE_INIT \

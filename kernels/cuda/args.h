@@ -72,6 +72,15 @@ struct RopeTableArgs {
     float factor;
 };
 
+// y = x in 16 bits, for who multiplies them elsewhere: bf16, or f16 with finite values beyond its range as its largest.
+// Rows of both are 16-byte aligned.
+struct NarrowArgs {
+    const float* x;
+    uint16_t* y;
+    uint64_t x_stride, y_stride;
+    uint32_t k, rows;
+    bool bf16;
+};
 // Row r of two arrays to row to[r] of two others: what is kept of a step.
 struct KeepRowsArgs {
     struct Part {
@@ -98,6 +107,9 @@ constexpr LaunchShape launch_shape(const SoftcapArgs& a) {
     return row_shape(a.rows);
 }
 constexpr LaunchShape launch_shape(const RopeTableArgs& a) {
+    return row_shape(a.rows);
+}
+constexpr LaunchShape launch_shape(const NarrowArgs& a) {
     return row_shape(a.rows);
 }
 constexpr LaunchShape launch_shape(const KeepRowsArgs& a) {
@@ -266,21 +278,33 @@ KEEL_DEVICE constexpr bool paired_words(uint32_t sub_block) {
     return sub_block != 16;
 }
 
-// A warp a group and N tokens, whose codes come through shared memory chunk by chunk: product_rows_N_TYPE.
-// Elements of a chunk:
-KEEL_DEVICE constexpr uint32_t chunk_elements(uint32_t kernel_tokens) {
-    return kernel_tokens > 8 ? 256 : 1024;
+// Many tokens: product_prompt_TYPE. A warp a group, with a gate that of one matrix, and 64 tokens; the warps of a block,
+// an even number, share the activations, which come through shared memory chunk by chunk.
+constexpr uint32_t kPromptTokens = 64, kPromptChunk = 256;
+// At most: two blocks fit a multiprocessor. Integer sums of whole blocks take registers.
+KEEL_DEVICE constexpr uint32_t prompt_threads(uint32_t sub_block) {
+    return sub_block ? 192 : 256;
 }
-// Of 256 elements of a token in shared memory: codes, sums, scales, and what keeps tokens in different banks.
-constexpr uint32_t kStagedSums = 64, kStagedScales = 72;
-KEEL_DEVICE constexpr uint32_t staged_words(uint32_t sub_block) {
-    return paired_words(sub_block) ? 88 : 84;
+// Of 256 elements of a token in shared memory: what is loaded at once is in different banks.
+KEEL_DEVICE constexpr uint32_t prompt_code_words(uint32_t sub_block) {
+    return paired_words(sub_block) ? 72 : 68;
 }
-template <uint32_t TOKENS>
-constexpr LaunchShape product_rows_shape(const ProductArgs& a, uint32_t type) {
-    const uint32_t groups = a.gate == ProductGate::kNone ? kFragmentWarps : kFragmentWarps / 2;  // of a block
-    return {divide_up(a.group_end - a.group_begin, groups), divide_up(a.tokens, TOKENS), kFragmentThreads,
-            2 * (chunk_elements(TOKENS) / 256) * TOKENS * staged_words(kernels::kWeightTypes[type].sub_block) * 4};
+KEEL_DEVICE constexpr uint32_t prompt_chunk_words(const kernels::WeightTypeInfo& type) {
+    const bool minima = type.sub_block && type.m_at != kernels::kNoField;
+    return kPromptTokens * (prompt_code_words(type.sub_block) + kPromptChunk / type.block_elements + (minima ? 8 : 0));
+}
+// Results of a warp, and of one token.
+constexpr uint32_t kPromptResultStride = kGroupRows + 4, kPromptResultFloats = kPromptTokens * kPromptResultStride;
+// Smaller blocks where there would be fewer of them than multiprocessors.
+constexpr LaunchShape product_prompt_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    const uint32_t groups = (a.group_end - a.group_begin) * (a.gate == ProductGate::kNone ? 1 : 2),
+                   token_blocks = divide_up(a.tokens, kPromptTokens);
+    uint32_t threads = prompt_threads(info.sub_block);
+    while (threads > 64 && divide_up(groups, threads / 32) * token_blocks < multiprocessors)
+        threads = threads > 128 ? 128 : 64;
+    const uint32_t chunks = 2 * prompt_chunk_words(info), results = threads / 32 * kPromptResultFloats;
+    return {token_blocks, divide_up(groups, threads / 32), threads, (chunks > results ? chunks : results) * 4};
 }
 
 }  // namespace keel::cuda

@@ -125,7 +125,7 @@ static_assert(lattice_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes &&
 // Attention (NUMERICS section 5). A block has the query heads of one KV head in a query block of the step, at most
 // `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them. What
 // blocks have is counted: query blocks, of them splits; block_begin <= b < block_end are computed, for every KV head.
-// attend_8, attend_32: by columns.
+// attend_8, attend_32: by columns. attend_token has another order of blocks, see below.
 struct AttentionArgs : KvStepArgs {
     Rows out;
     float scale, softcap;                        // softcap 0: none
@@ -136,6 +136,8 @@ struct AttentionArgs : KvStepArgs {
     float* partial;
     uint32_t partial_slots, splits;  // of the longest session
     uint32_t block_begin, block_end;
+    // Of attend_token, which has no time for divisions: query heads of a KV head, blocks of a token, of a KV head.
+    uint32_t group, token_blocks, head_tiles;
 };
 constexpr uint32_t kAttentionThreads = 128;
 constexpr uint32_t kPartialState = 4;          // behind an output: m, l, and what keeps rows at 16 bytes
@@ -201,12 +203,89 @@ constexpr LaunchShape attention_shape(const AttentionArgs& a) {
             attention_room(a.columns, a.shape.head_dim, trellis).bytes};
 }
 
+// attend_token: a block has at most kTokenColumns query heads of one KV head for one token, and what lies in one form
+// in one split: its coded rows, sinks or recent rows. Blocks are counted by token, of them first the splits' coded rows,
+// then sinks, then recent rows. Always into partials.
+constexpr uint32_t kTokenThreads = 256, kTokenColumns = 4;
+constexpr uint32_t kTokenTiles = kSplitPositions / kPagePositions;  // a warp each
+constexpr uint32_t kRowStages = 8, kRowStageBytes = 4096;           // of V rows on their way, where they are floats
+constexpr uint32_t kTokenScorePitch = kSplitPositions + 8;          // floats
+// Weights of a warp's tile: a column's 64 of 16 bits, so that four columns begin in different banks.
+constexpr uint32_t kTokenWeightBytes = 160;
+constexpr uint32_t kTokenSums = 128, kTokenSumPitch = kTokenSums + 16;  // elements whose sums are there at once
+
+// What attend_token reads: f16, or integers both, in rows of whole words; whole lanes of a dot product.
+constexpr bool attends_tokens(kernels::KvFormat k, kernels::KvFormat v, uint32_t head_dim) {
+    return head_dim % 16 == 0 &&
+           ((k == kernels::kKvF16 && v == kernels::kKvF16) ||
+            (kernels::kKvFormats[k].integer && kernels::kKvFormats[v].integer &&
+             kernels::kv_code_bytes(k, head_dim) % 4 == 0 && kernels::kv_code_bytes(v, head_dim) % 4 == 0));
+}
+// What a block keeps, and then either rows that are floats or integers.
+struct TokenRoom {
+    uint32_t block, places, nodes, top, rescale, sum, unit, scores;
+    uint32_t queries, rows;
+    uint32_t query_scales, weights, marks, sums, table;
+    uint32_t bytes;
+    uint32_t query_pitch;  // bytes, of integers
+};
+KEEL_DEVICE constexpr TokenRoom token_room() {
+    TokenRoom room = {};
+    const auto place = [](uint32_t* end, uint32_t bytes) {
+        const uint32_t at = *end;
+        *end += (bytes + 15) / 16 * 16;
+        return at;
+    };
+    uint32_t both = 0;
+    room.block = place(&both, 80);
+    room.places = place(&both, kSplitPositions * 4);
+    room.nodes = place(&both, kMostTreeNodes);
+    room.top = place(&both, kTokenTiles * kTokenColumns * 4);
+    room.rescale = place(&both, kTokenTiles * kTokenColumns * 4);
+    room.sum = place(&both, kTokenTiles * kTokenColumns * 4);
+    room.unit = place(&both, kTokenTiles * kTokenColumns * (kTokenSums / kernels::kKvBlock) * 4);
+    room.scores = place(&both, kTokenColumns * kTokenScorePitch * 4);
+    room.queries = both;
+    uint32_t floats = both;
+    place(&floats, kTokenColumns * kernels::kMaxHeadDim * 4);
+    room.rows = place(&floats, kRowStages * kRowStageBytes);
+    uint32_t integers = both;
+    room.query_pitch = kernels::kMaxHeadDim + 16;
+    place(&integers, kTokenColumns * room.query_pitch);
+    room.query_scales = place(&integers, kTokenColumns * kernels::kMaxKvScales * 4);
+    room.weights = place(&integers, kTokenTiles * kTokenColumns * kTokenWeightBytes);
+    room.marks = place(&integers, kTokenTiles * kPagePositions);
+    room.sums = place(&integers, kTokenTiles * kTokenColumns * kTokenSumPitch * 4);
+    room.table = place(&integers, kTrellisTableBytes);
+    room.bytes = floats > integers ? floats : integers;
+    return room;
+}
+static_assert(token_room().bytes <= kMostSharedBytes);
+
+// Sets what attend_token needs of a step of `tokens` tokens, of which the longest session has `positions`.
+constexpr void fit_tokens(AttentionArgs* a, uint32_t tokens, uint32_t positions) {
+    a->columns = kTokenColumns;
+    a->group = a->shape.heads / a->shape.kv_heads;
+    a->tile_heads = a->group < kTokenColumns ? a->group : kTokenColumns;
+    a->head_tiles = divide_up(a->group, a->tile_heads);
+    a->splits = divide_up(positions, kSplitPositions);
+    a->token_blocks = a->splits + (a->places.sink_tokens ? 1 : 0) +
+                      (a->places.recent_tokens ? a->places.recent_tokens / kSplitPositions + 2 : 0);
+    a->block_end = tokens * a->token_blocks;
+}
+constexpr LaunchShape token_shape(const AttentionArgs& a) {
+    return {a.shape.kv_heads * a.head_tiles, a.block_end - a.block_begin, kTokenThreads, token_room().bytes};
+}
+
+constexpr uint32_t kFinishThreads = 128;
+constexpr uint32_t kFinishGroup = 16;  // splits whose partials are on their way at once
 // Merges what the splits left, where there are partials; then o *= 1 / l, rotated back, plus the mean of v.
 struct AttentionFinishArgs {
     Rows out, state;
     Heads shape;
     const float* value_mean;  // of the layer, or null
     bool rotated;
+    bool behind_tokens;  // attend_token computes what is merged, where the step has few tokens
     uint32_t tokens;
     // As of the attention before.
     const float* partial;
@@ -214,7 +293,8 @@ struct AttentionFinishArgs {
     const uint32_t* position;
 };
 constexpr LaunchShape launch_shape(const AttentionFinishArgs& a) {
-    return {a.shape.heads, a.tokens, kWarp, (kernels::kMaxHeadDim + 2 * kWarp) * 4};
+    return {a.shape.heads, a.tokens, kFinishThreads,
+            kernels::kMaxHeadDim * 4 + kFinishThreads / kWarp * kFinishGroup * 16};
 }
 
 }  // namespace keel::cuda

@@ -69,6 +69,12 @@ KEEL_GPU uint8_t* shared_memory() {
 KEEL_GPU uint32_t thread_x() {
     return threadIdx.x;
 }
+// The same, read anew: what follows from it is not kept in registers from before.
+KEEL_GPU uint32_t thread_x_again() {
+    uint32_t x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
 KEEL_GPU uint32_t block_x() {
     return blockIdx.x;
 }
@@ -80,6 +86,15 @@ KEEL_GPU uint32_t block_z() {
 }
 KEEL_GPU uint32_t grid_x() {
     return gridDim.x;
+}
+KEEL_GPU uint32_t block_threads() {
+    return blockDim.x;
+}
+// v, of which the compiler knows nothing: what follows from it is worked out here, and not kept in registers around a
+// loop.
+KEEL_GPU uint32_t anew(uint32_t v) {
+    asm volatile("" : "+r"(v));
+    return v;
 }
 // A clock of the whole GPU.
 KEEL_GPU uint64_t timer_ns() {
@@ -198,6 +213,14 @@ KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b) {
         : "r"(a0), "r"(a1), "r"(b));
 }
 
+// ldmatrix: four matrices of eight rows of 16 bytes in shared memory; lane l says where row l % 8 of matrix l / 8 lies,
+// and gets of row l / 4 of each the word l % 4.
+KEEL_GPU void load_matrices(uint32_t w[4], const uint32_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "r"(uint32_t(__cvta_generic_to_shared(row))));
+}
+
 KEEL_GPU float widen_f16(uint32_t half) {
     float f;
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(uint16_t(half)));
@@ -237,16 +260,11 @@ KEEL_GPU void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
 }
-// The same of what is read once: it shall not push out of the second cache what all launches read, code among it.
-KEEL_GPU void copy16_once(void* to, const void* from) {
-    uint64_t first_to_go;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first_to_go));
-    asm volatile(
-        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
-        "l"(from), "l"(first_to_go)
-        : "memory");
+// The same of 8 and of 4 bytes.
+KEEL_GPU void copy8(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
 }
-// The same of 4 bytes.
 KEEL_GPU void copy4(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                  : "memory");
@@ -296,6 +314,9 @@ KEEL_GPU uint8_t* shared_memory() {
 KEEL_GPU uint32_t thread_x() {
     return simt::thread_index().x;
 }
+KEEL_GPU uint32_t thread_x_again() {
+    return simt::thread_index().x;
+}
 KEEL_GPU uint32_t block_x() {
     return simt::block_index().x;
 }
@@ -307,6 +328,12 @@ KEEL_GPU uint32_t block_z() {
 }
 KEEL_GPU uint32_t grid_x() {
     return simt::grid_size().x;
+}
+KEEL_GPU uint32_t block_threads() {
+    return simt::block_size().x;
+}
+KEEL_GPU uint32_t anew(uint32_t v) {
+    return v;
 }
 KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
@@ -380,6 +407,17 @@ KEEL_GPU void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t b, KEEL_SI
     simt::mma_m16n8k32(c, a, both, {file, line});
 }
 
+KEEL_GPU void load_matrices(uint32_t w[4], const uint32_t* row, KEEL_SITE) {
+    const uint32_t lane = thread_x() % 32;
+    const uint64_t mine = reinterpret_cast<uintptr_t>(row);
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t from = 8 * i + lane / 4;
+        const uint64_t low = simt::shuffle(static_cast<uint32_t>(mine), from, {file, line}),
+                       high = simt::shuffle(static_cast<uint32_t>(mine >> 32), from, {file, line});
+        w[i] = reinterpret_cast<const uint32_t*>(static_cast<uintptr_t>(high << 32 | low))[lane % 4];
+    }
+}
+
 KEEL_GPU float widen_f16(uint32_t half) {
     return f16_to_f32(static_cast<uint16_t>(half));
 }
@@ -406,8 +444,8 @@ KEEL_GPU void prefetch(const void*) {}
 KEEL_GPU void copy16(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 16, {file, line});
 }
-KEEL_GPU void copy16_once(void* to, const void* from, KEEL_SITE) {
-    simt::copy_async(to, from, 16, {file, line});
+KEEL_GPU void copy8(void* to, const void* from, KEEL_SITE) {
+    simt::copy_async(to, from, 8, {file, line});
 }
 KEEL_GPU void copy4(void* to, const void* from, KEEL_SITE) {
     simt::copy_async(to, from, 4, {file, line});

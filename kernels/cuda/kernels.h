@@ -14,32 +14,35 @@
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_STREAM_ROW(type, ...) KEEL_GPU_ROW(product_stream_##type, ProductArgs, kStreamThreads)
-#define KEEL_GPU_ROWS_64_ROW(type, ...) KEEL_GPU_ROW(product_rows_64_##type, ProductArgs, kFragmentThreads)
-#define KEEL_GPU_KERNELS                                       \
-    KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                        \
-    KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                    \
-    KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                      \
-    KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)  \
-    KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads) \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                     \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)         \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_STREAM_ROW)                  \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_ROWS_64_ROW)                 \
-    KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)           \
-    KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                    \
-    KEEL_GPU_ROW(nothing, NothingArgs, kWarp)                  \
-    KEEL_GPU_ROW(read_stream, ReadStreamArgs, kRowThreads)     \
-    KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)            \
-    KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)       \
-    KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)         \
-    KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)      \
-    KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)   \
-    KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)  \
-    KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kWarp) \
-    KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)    \
-    KEEL_GPU_ROW(sample_weigh, SampleArgs, kSampleThreads)     \
-    KEEL_GPU_ROW(sample_select, SampleArgs, kSelectThreads)    \
-    KEEL_GPU_ROW(sample_race, SampleArgs, kSampleThreads)      \
+#define KEEL_GPU_PROMPT_ROW(type, ...) \
+    KEEL_GPU_ROW(product_prompt_##type, ProductArgs, prompt_threads(kernels::kWeightTypes[kernels::k##type].sub_block))
+#define KEEL_GPU_KERNELS                                                \
+    KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                                 \
+    KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                             \
+    KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                               \
+    KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)           \
+    KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads)          \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                              \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)                  \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_STREAM_ROW)                           \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_PROMPT_ROW)                           \
+    KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)                    \
+    KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                             \
+    KEEL_GPU_ROW(nothing, NothingArgs, kWarp)                           \
+    KEEL_GPU_ROW(read_stream, ReadStreamArgs, kRowThreads)              \
+    KEEL_GPU_ROW(softcap, SoftcapArgs, kRowThreads)                     \
+    KEEL_GPU_ROW(rope_table, RopeTableArgs, kRowThreads)                \
+    KEEL_GPU_ROW(narrow, NarrowArgs, kRowThreads)                       \
+    KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)                  \
+    KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)               \
+    KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)            \
+    KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)           \
+    KEEL_GPU_ROW(attend_token, AttentionArgs, kTokenThreads)            \
+    KEEL_GPU_ROW(attention_finish, AttentionFinishArgs, kFinishThreads) \
+    KEEL_GPU_ROW(sample_adjust, SampleArgs, kSampleThreads)             \
+    KEEL_GPU_ROW(sample_weigh, SampleArgs, kSampleThreads)              \
+    KEEL_GPU_ROW(sample_select, SampleArgs, kSelectThreads)             \
+    KEEL_GPU_ROW(sample_race, SampleArgs, kSampleThreads)               \
     KEEL_GPU_ROW(sample_finish, SampleArgs, kSampleThreads)
 
 namespace keel::cuda {

@@ -67,12 +67,12 @@ KEEL_GPU Words2 spread8(uint64_t x) {
 // Up to four bits: 16-bit entries, by 8 + b bits of a row the integers of two elements. With more bits such a table is
 // too large: the 256 integers, once in every bank.
 constexpr int kMostPairBits = 4;
-// By all threads of a block. `to` has kTrellisTableBytes.
-KEEL_GPU void fill_trellis_table(uint32_t bits, uint8_t* to) {
+// By all `threads` of a block. `to` has kTrellisTableBytes.
+KEEL_GPU void fill_trellis_table(uint32_t bits, uint8_t* to, uint32_t threads = kAttentionThreads) {
     const int8_t* value = kTrellisTables[bits - 2];
     const bool pairs = bits <= kMostPairBits;
     static_assert(kTrellisTableBytes == 2 * 256 << kMostPairBits);
-    for (uint32_t i = thread_x(); i >> (pairs ? bits : kMostPairBits) < 256; i += kAttentionThreads) {
+    for (uint32_t i = thread_x(); i >> (pairs ? bits : kMostPairBits) < 256; i += threads) {
         const uint32_t first = pairs ? i : i / 64 * 4 + i % 2 * 2, second = pairs ? i >> bits : first + 1;
         reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(static_cast<uint8_t>(value[first & 255]) |
                                                                    static_cast<uint8_t>(value[second & 255]) << 8);

@@ -15,19 +15,6 @@ KEEL_GPU GroupRows rows_of_group(const ProductArgs& args, uint32_t group) {
         at.first_row -= divide_up(args.matrix[at.matrix++].rows, kGroupRows) * kGroupRows;
     return at;
 }
-// A warp's group where each warp of a block has one; with a gate two have it, one for each matrix.
-struct WarpRows : GroupRows {
-    bool live;  // else a group that another warp has, for company at barriers
-};
-KEEL_GPU WarpRows rows_of_warp(const ProductArgs& args) {
-    const uint32_t warp = thread_x() / 32;
-    const bool gated = args.gate != ProductGate::kNone;
-    const uint32_t group =
-        args.group_begin + (gated ? block_x() * (kFragmentWarps / 2) + warp / 2 : block_x() * kFragmentWarps + warp);
-    WarpRows at = {rows_of_group(args, group < args.group_end ? group : args.group_begin), group < args.group_end};
-    if (gated) at.matrix = warp % 2;
-    return at;
-}
 
 // The activations of a token.
 KEEL_GPU const uint8_t* token_of(const ProductArgs& args, uint32_t token) {

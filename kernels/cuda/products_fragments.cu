@@ -82,7 +82,7 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             KEEL_UNROLL
             for (uint32_t i = 0; i < divide_up(kPieces, 32); ++i)
                 if ((kStrip == 1 && 32 * i + 32 <= kPieces) || 32 * i + lane < pieces)
-                    copy16_once(to + 512 * i, strip + 512 * i);
+                    copy16(to + 512 * i, strip + 512 * i);
             const uint32_t pass = coming.pass;
             coming.advance(kStreamWarps, strips);
             if (coming.pass != pass && coming.pass < passes) from = weights_of_pass(coming.pass) + 16 * lane;

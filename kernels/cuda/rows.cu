@@ -2,6 +2,17 @@
 #include "kernels/cuda/quantize.cuh"
 
 namespace keel::cuda {
+namespace {
+
+KEEL_GPU uint32_t narrow_f32(float x, bool bf16) {
+    constexpr float kLargestF16 = 65504;
+    if (bf16) return f32_to_bf16(x);
+    const float magnitude = f32_from_bits(f32_bits(x) & 0x7fffffffu);
+    if (magnitude > kLargestF16 && magnitude <= 3.40282347e38f) return x < 0 ? 0xfbffu : 0x7bffu;
+    return f32_to_f16(x);
+}
+
+}  // namespace
 
 KEEL_GPU_KERNEL(rms_norm) {
     const uint32_t row = block_x(), n = args.n;
@@ -39,6 +50,21 @@ KEEL_GPU_KERNEL(rope_table) {
     float* y = args.y.row + block_x() * args.y.stride;
     for (uint32_t i = thread_x(); i < args.pairs; i += kRowThreads)
         rope_table_f64(args.frequency + i, 1, args.position[block_x()], args.factor, y + 2 * i);
+}
+
+KEEL_GPU_KERNEL(narrow) {
+    const float* x = args.x + block_x() * args.x_stride;
+    uint16_t* y = args.y + block_x() * args.y_stride;
+    const uint32_t quads = args.k / 4;
+    for (uint32_t i = thread_x(); i < quads; i += kRowThreads) {
+        const Words4 v = reinterpret_cast<const Words4*>(x)[i];
+        const auto pair = [&](uint32_t low, uint32_t high) {
+            return narrow_f32(f32_from_bits(low), args.bf16) | narrow_f32(f32_from_bits(high), args.bf16) << 16;
+        };
+        reinterpret_cast<Words2*>(y)[i] = {pair(v.x, v.y), pair(v.z, v.w)};
+    }
+    for (uint32_t i = quads * 4 + thread_x(); i < args.k; i += kRowThreads)
+        y[i] = static_cast<uint16_t>(narrow_f32(x[i], args.bf16));
 }
 
 KEEL_GPU_KERNEL(keep_rows) {

@@ -64,6 +64,7 @@ struct OpTime {
 
 struct Backend {
     // ---- planning: no device yet ----
+    bool device_numerics;  // it has KEEL_NUMERICS_DEVICE
     // Fills in what the backend chooses itself of a configuration: for a CPU its kernel set, for others how many layers
     // they compute. KEEL_E_UNSUPPORTED.
     keel_status (*configure)(PlanConfig* config, const ModelSpec& spec, keel_error* error);

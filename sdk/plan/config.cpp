@@ -227,6 +227,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
     KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
+    KEEL_TRY(check_range("config.numerics", c.numerics, KEEL_NUMERICS_DEFAULT, KEEL_NUMERICS_DEVICE, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON_I8MM, error));
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
     KEEL_TRY(choose_low_rank(c, parts.of[KEEL_PART_WPROJ], model, reader, &out->low_rank, error));
@@ -251,11 +252,15 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRecent, error));
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
+    out->device_numerics = c.numerics == KEEL_NUMERICS_DEVICE;
     out->cpu = c.cpu;
     out->backend = c.backend ? c.backend : default_backend();
     out->own_backend = out->host_backend = out->backend;
     out->backend_options = c.backend_options;
     KEEL_TRY(out->backend->configure(out, model.spec, error));
+    if (out->device_numerics && !out->backend->device_numerics)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.numerics",
+                    "KEEL_NUMERICS_DEVICE, but no device with a library computes all layers");
     if (out->adapters.count && out->host_layer != 0)
         return fail_part(error, KEEL_E_UNSUPPORTED, parts.adapter[0].index, "",
                          "adapters, but a device computes layers: only the CPU adds them");
@@ -277,6 +282,8 @@ uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
     if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
     const uint32_t f16_window[] = {config.kv_sink_tokens, config.kv_recent_tokens};
     if (f16_window[0] || f16_window[1]) add(f16_window, sizeof f16_window);
+    const uint32_t numerics = KEEL_NUMERICS_DEVICE;
+    if (config.device_numerics) add(&numerics, sizeof numerics);
     return hash_finish(hash);
 }
 

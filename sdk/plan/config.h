@@ -48,6 +48,7 @@ struct PlanConfig {
     GrammarSource grammar;
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
+    bool device_numerics;               // KEEL_NUMERICS_DEVICE
     const Backend* backend;             // what an engine calls
     const void* backend_options;
     // Where layers are computed, set by Backend::configure. The first ones in memory of a backend's own: their matrices
@@ -76,7 +77,7 @@ inline bool partly_offloaded(const PlanConfig& c) {
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
                            PlanConfig* out, keel_hooks* hooks, keel_error* error);
 
-// Names the way KV rows are coded: formats, scale modes and what a profile changes.
+// Names the way KV rows are computed and coded: formats, scale modes, what a profile changes, numerics.
 uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers);
 
 }  // namespace keel

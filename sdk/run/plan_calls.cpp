@@ -58,6 +58,8 @@ void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t 
         note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; "
                                                                       : "rope: short factors; ");
     if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
+    if (c.device_numerics)
+        note.text("F16, BF16 of more than 8 rows by the device's library: same bits for same steps; ");
 }
 
 // What Listing keeps in a keel_buffer_info until all is known: the fields of its first version.

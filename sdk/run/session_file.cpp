@@ -182,7 +182,8 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
     for (const HeaderField& field : kMatching)
         if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset,
                    reinterpret_cast<const uint8_t*>(&mine) + field.offset, field.bytes) != 0)
-            return fail(error, KEEL_E_FILE_MISMATCH, field.offset, field.name, "saved with another model or KV format");
+            return fail(error, KEEL_E_FILE_MISMATCH, field.offset, field.name,
+                        "saved with another model, KV format or numerics");
     if (h.token_count > e.config.context_tokens)
         return fail(error, KEEL_E_CONTEXT_FULL, offsetof(SavedHeader, token_count), "token_count",
                     "longer than this engine's context");

@@ -52,7 +52,7 @@ const keel_layout_row KEEL_LAYOUT[] = {
         F(keel_config, kv_rollback_tokens) F(keel_config, part_count) F(keel_config, parts) F(keel_config, hooks)
         F(keel_config, backend) F(keel_config, pre_tokenizer) F(keel_config, max_chat_bytes)
         F(keel_config, draft_tokens) F(keel_config, backend_options)
-        F(keel_config, drafters) F(keel_config, reserved) F(keel_config, draft_pool_bytes)
+        F(keel_config, drafters) F(keel_config, numerics) F(keel_config, draft_pool_bytes)
     S(keel_region_plan) F(keel_region_plan, bytes) F(keel_region_plan, align_bytes) F(keel_region_plan, padding_bytes)
     S(keel_memory_plan) F(keel_memory_plan, struct_size) F(keel_memory_plan, kv_page_tokens)
         F(keel_memory_plan, regions) F(keel_memory_plan, mapped_weight_bytes) F(keel_memory_plan, kv_page_bytes)

@@ -330,7 +330,7 @@ TEST(CudaBackend, TilesCutADispatch) {
         ASSERT_NE(found, cut.launches.end()) << kernel;
         EXPECT_GE(found->second, launches) << kernel;
     }
-    for (const char* kernel : {"product_rows_64_Q8_0", "attend_32", "attend_8", "rms_norm", "kv_append",
+    for (const char* kernel : {"product_prompt_Q8_0", "attend_32", "attend_8", "rms_norm", "kv_append",
                                "attention_finish", "embed_fragments_Q8_0", "rope_table"})
         if (whole.launches.count(kernel))
             EXPECT_GT(cut.launches.at(kernel), whole.launches.at(kernel)) << kernel;

@@ -37,6 +37,11 @@ expect "eval" exits 0 "$cuda" eval ppl "$model" "$work/text" --backend cpu -c 64
 grep -v seconds "$work/out" >"$work/want"
 expect "eval on the device" exits 0 "$cuda" eval ppl "$model" "$work/text" --backend cuda -c 64 --json
 expect "with the same perplexity" cmp <(grep -o '"ppl[^,]*' "$work/out") <(grep -o '"ppl[^,]*' "$work/want")
+expect "a model in F16" exits 0 "$cuda" synth "$work/f16.gguf" --shape tiny --mix F16
+expect "plan with the device's library" exits 0 "$cuda" plan "$work/f16.gguf" --backend cuda --device-numerics
+expect "says which products" holds "FP32 units (few rows"
+expect "run with it" exits 0 "$cuda" run "$work/f16.gguf" --backend cuda --device-numerics "${options[@]}"
+expect "which the CPU has not" exits 3 "$cuda" run "$work/f16.gguf" --backend cpu --device-numerics "${options[@]}"
 if [ -n "$listener" ]; then
     # What a profiler hears: each range is closed, every step has both layers, and bytes add up.
     NVTX_INJECTION64_PATH=$listener NVTX_LISTENER_LOG=$work/ranges "$cuda" run "$model" --backend cuda "${options[@]}" >/dev/null 2>"$work/err"

@@ -563,6 +563,21 @@ void FakeDriver::reset() {
     });
 }
 
+std::recursive_mutex& fake_mutex() {
+    return world().mutex;
+}
+void fake_fault(const std::string& text) {
+    fault(text);
+}
+bool fake_on_device(const void* data, uint64_t bytes) {
+    return on_device(reinterpret_cast<DevicePointer>(data), static_cast<size_t>(bytes));
+}
+bool fake_put(void* stream, std::function<int()> work) {
+    FakeStream* s = as_stream(stream);
+    if (s) s->put(std::move(work));
+    return s != nullptr;
+}
+
 void* fake_region_allocate(int kind, uint64_t bytes, uint64_t align_bytes) {
     const std::lock_guard<std::recursive_mutex> lock(world().mutex);
     return kind == KEEL_REGION_PINNED ? allocate_pinned(bytes, true) : allocate_on_device(bytes, align_bytes);

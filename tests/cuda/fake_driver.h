@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <string>
 
 namespace keel_test {
@@ -19,6 +20,8 @@ struct FakeDriver {
     uint64_t fail_at = 0;                // the call with this number fails, counted from 1; 0: none
     bool lost = false;                   // every call fails from now on
     int fail_with = 719;                 // CUDA_ERROR_LAUNCH_FAILED
+    bool library_present = true;         // false: there is no cuBLASLt (fake_cublaslt.cpp)
+    uint64_t library_fail_at = 0;        // as fail_at, of its calls
     std::function<void()> in_next_wait;  // called once, by the next call that waits for a stream, before it does
 
     // Its clock goes on by what launches of a kernel take.
@@ -28,8 +31,9 @@ struct FakeDriver {
     // What it saw, since reset().
     uint64_t calls = 0;
     uint64_t allocations = 0, module_loads = 0, launches = 0, overlapping_launches = 0, bytes_to_host = 0,
-             event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0;
-    int64_t open_objects = 0;  // allocations, streams, events, modules and contexts that were not given back
+             event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0, library_calls = 0,
+             library_products = 0;
+    int64_t open_objects = 0;  // allocations, streams, events, modules, contexts, and the library's, not given back
     std::string fault;         // the first thing that a GPU would not have accepted
 
     // A kernel that modules have beside the listed ones.
@@ -39,6 +43,13 @@ struct FakeDriver {
     static FakeDriver& get();
     static void reset();  // no engine is alive
 };
+
+// For libraries that work on the driver's streams: its lock, what a GPU would not have accepted, whether bytes are all
+// in one allocation of device memory, and work behind what a stream has, which may touch that memory.
+std::recursive_mutex& fake_mutex();
+void fake_fault(const std::string& text);
+bool fake_on_device(const void* data, uint64_t bytes);
+bool fake_put(void* stream, std::function<int()> work);  // false: no such stream
 
 // Memory of a region of the device's or a pinned one, that tests allocate themselves; freed by address.
 void* fake_region_allocate(int kind, uint64_t bytes, uint64_t align_bytes);

@@ -31,11 +31,12 @@ KEEL_GPU void put_f64(uint32_t* words, double x) {
     KEEL_GPU void name##_of([[maybe_unused]] const uint32_t* in, [[maybe_unused]] uint32_t* out)
 
 KEEL_WRAPPER(place) {
-    out[0] = thread_x();
+    out[0] = anew(thread_x());
     out[1] = block_x();
     out[2] = block_y();
     out[3] = block_z();
     out[4] = grid_x();
+    out[5] = block_threads();
 }
 
 KEEL_WRAPPER(clock) {
@@ -59,6 +60,13 @@ KEEL_WRAPPER(mma_s8_k16) {
     int32_t c[4] = {as_int(in[0]), as_int(in[1]), as_int(in[2]), as_int(in[3])};
     mma_s8(c, in[4], in[5], in[6]);
     for (uint32_t i = 0; i < 4; ++i) out[i] = static_cast<uint32_t>(c[i]);
+}
+// The rows of a warp lie in reverse.
+KEEL_WRAPPER(matrices) {
+    uint32_t* rows = reinterpret_cast<uint32_t*>(shared_memory());
+    for (uint32_t i = 0; i < 4; ++i) rows[4 * thread_x() + i] = in[i];
+    sync_warp();
+    load_matrices(out, rows + 4 * (thread_x() ^ 31));
 }
 KEEL_WRAPPER(dot_products) {
     // Sums far from the ends of the range, as those of kernels are.
@@ -97,12 +105,10 @@ KEEL_WRAPPER(copies) {
     uint32_t* first = reinterpret_cast<uint32_t*>(shared_memory());
     uint32_t* second = first + kWrapperThreads * 4;
     const uint32_t opposite = kWrapperThreads - 1 - thread_x();
-    if (thread_x() % 2)
-        copy16(first + thread_x() * 4, in);
-    else
-        copy16_once(first + thread_x() * 4, in);
+    copy16(first + thread_x() * 4, in);
     copy_commit();
-    for (uint32_t i = 0; i < 4; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
+    for (uint32_t i = 0; i < 2; ++i) copy4(second + thread_x() * 4 + i, in + 4 + i);
+    copy8(second + thread_x() * 4 + 2, in + 6);
     copy_commit();
     copy_wait<1>();
     sync_block();

@@ -5,11 +5,12 @@
 
 // X(name, words a thread reads, words it writes, what these are)
 #define KEEL_WRAPPERS(X)           \
-    X(place, 1, 5, kWords)         \
+    X(place, 1, 6, kWords)         \
     X(clock, 1, 1, kWords)         \
     X(mma_s8_k32, 10, 4, kWords)   \
     X(mma_s8_one_c, 7, 4, kWords)  \
     X(mma_s8_k16, 7, 4, kWords)    \
+    X(matrices, 4, 4, kWords)      \
     X(dot_products, 3, 3, kWords)  \
     X(bytes_picked, 3, 1, kWords)  \
     X(shuffles, 2, 2, kWords)      \

@@ -260,6 +260,10 @@ std::vector<Problem> problems() {
     all.push_back({kKvTcq3, kKvE8_4, 80, 3, 1, 1100, 9});
     all.push_back({kKvE8_6, kKvQ8_0, 64, 10, 1, 70, 8});
     all.push_back({kKvQ4_0, kKvTcq4, 32, 12, 1, 140, 1});
+    // By tokens: several parts of a row, more heads than a block has, tiles of which nothing or not all is seen.
+    all.push_back({kKvE8_4, kKvE8_2, 128, 4, 1, 600, 1, 300});
+    all.push_back({kKvTcq3, kKvQ8_0, 256, 5, 1, 130, 1, 0, 0, 0, 0, false, 0.0f, 1});
+    all.push_back({kKvF16, kKvF16, 256, 5, 1, 150, 1, 0, 0, 0, 3, false, 20.0f, 1});
     // Sinks, windows and recent rows over several splits.
     all.push_back({kKvTcq6, kKvTcq2, 64, 2, 1, 1290, 9, 700, 7, 530});
     all.push_back({kKvF16, kKvF16, 64, 2, 2, 1030, 8, 0, 3, 20});
@@ -379,6 +383,19 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
             finish.sink_tokens = p.sinks;
             finish.recent_tokens = p.recent;
             finish.position = want.position.data();
+            launch(kernel_attention_finish, finish, launch_shape(finish), order);
+            EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
+            // By tokens.
+            if (!attends_tokens(p.k, p.v, n)) continue;
+            std::fill(out.begin(), out.end(), 0.0f);
+            std::fill(partial.begin(), partial.end(), 7.0f);
+            fit_tokens(&attend, p.tokens, p.positions);
+            const uint32_t all = attend.block_end;
+            for (const auto& [begin, end] : {std::pair{all / 2, all}, std::pair{0u, all / 2}}) {
+                attend.block_begin = begin;
+                attend.block_end = end;
+                if (begin < end) launch(kernel_attend_token, attend, token_shape(attend), order);
+            }
             launch(kernel_attention_finish, finish, launch_shape(finish), order);
             EXPECT_TRUE(same_floats(out.data(), finished.data(), out.size()));
         }

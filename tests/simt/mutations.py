@@ -16,6 +16,7 @@ CALL = re.compile(r"\b(sync_block|sync_warp|sync_grid|pass_turn|await_turn|shuff
 TESTS = "-Executor.*:RaceChecker.*"  # which have mutations of their own
 # Tests that are asked first, by the file that has the line: most lines are caught by those of their own kernels.
 FIRST = {"attention.cu": "SimtAttention*", "attention.cuh": "SimtAttention*", "attention_decode.cu": "SimtAttention*",
+         "attention_token.cu": "SimtAttention*", "attention_finish.cu": "SimtAttention*",
          "kv_row.cuh": "SimtAttention*", "kv_append.cu": "SimtAttention*", "sample.cu": "SimtSample*", "rows.cu": "SimtRows*", "products.cu": "SimtProducts*",
          "products_fragments.cu": "SimtFragments*", "products_prefill.cu": "SimtFragments*"}
 SECONDS = 60

@@ -23,10 +23,14 @@ struct Kernel {
     KernelId first;
     LaunchShape (*shape)(const ProductArgs& args, uint32_t type);
 };
-// Two blocks at once.
+// Two blocks at once, or of blocks of prompts the largest.
 constexpr Kernel kStream = {kernel_product_stream_Q4_0,
                             [](const ProductArgs&a, uint32_t type) { return product_stream_shape(a, type, 1); }},
-                 kRows64 = {kernel_product_rows_64_Q4_0, product_rows_shape<64>};
+                 kPrompt = {kernel_product_prompt_Q4_0,
+                            [](const ProductArgs&a, uint32_t type) { return product_prompt_shape(a, type, 1); }},
+                 kSmallPrompt = {kernel_product_prompt_Q4_0, [](const ProductArgs&a, uint32_t type) {
+                                     return product_prompt_shape(a, type, UINT32_MAX);
+                                 }};
 void expect_equal(const Kernel& kernel, const ProductShape& shape, simt::Order order, Random& random,
                   bool all = false) {
     const uint32_t type = shape.type;
@@ -68,11 +72,12 @@ TEST(SimtFragments, ManyTokensEqualScalar) {
     Random random(2);
     for (simt::Order order : orders())
         for (uint32_t type : types_with_fragments()) {
-            const uint32_t block = kWeightTypes[type].block_elements;
-            expect_equal(kRows64, {type, {33}, 2 * chunk_elements(64) + block, 64}, order, random);
-            expect_equal(kRows64, {type, {17}, block, 77}, order, random);
+            const uint32_t block = kWeightTypes[type].block_elements, long_k = 2 * kPromptChunk + block;
+            expect_equal(kSmallPrompt, {type, {33}, long_k, 64}, order, random);
+            expect_equal(kSmallPrompt, {type, {17, 40, 3}, 3 * block, 77}, order, random);
+            expect_equal(kPrompt, {type, {70}, block, random.between(1, 20)}, order, random);
             const ProductGate gate = kGates[1 + type % 2];
-            expect_equal(kRows64, {type, {20, 20}, block, 13, ProductInput::kRows, gate}, order, random);
+            expect_equal(kSmallPrompt, {type, {52, 52}, block, 43, ProductInput::kRows, gate}, order, random);
         }
 }
 

@@ -106,6 +106,28 @@ TEST(SimtRows, ActivationsSoftcapAndRotationsEqualScalar) {
         }
 }
 
+TEST(SimtRows, NarrowRounds) {
+    Random random(5);
+    constexpr uint32_t kRows = 3, kStride = 1104;
+    const float odd[] = {65504, 65519.9f, 65520, -1e6f, 3e38f, INFINITY, -INFINITY, NAN, 1e-7f, -0.f};
+    for (simt::Order order : orders())
+        for (const uint32_t k : {1u, 10u, 300u, 1102u}) {
+            Buffer x = fenced(random.normals(kRows * kStride));
+            for (uint32_t i = 0; i < k && i < std::size(odd); ++i) x.floats()[(i % kRows) * kStride + i] = odd[i];
+            for (const bool bf16 : {false, true}) {
+                Buffer y(uint64_t{kRows} * kStride * 2, 16);
+                const NarrowArgs args = {x.floats(), reinterpret_cast<uint16_t*>(y.data()), kStride, kStride, k, kRows,
+                                         bf16};
+                launch(kernel_narrow, args, launch_shape(args), order);
+                for (uint32_t i = 0; i < kRows * k; ++i) {
+                    const uint32_t at = i / k * kStride + i % k;
+                    const float v = x.floats()[at], held = std::isfinite(v) ? std::clamp(v, -65504.f, 65504.f) : v;
+                    EXPECT_EQ(args.y[at], bf16 ? f32_to_bf16(v) : f32_to_f16(held)) << v;
+                }
+            }
+        }
+}
+
 // Rows of more than one block and of one, each with others around it that stay as they are.
 TEST(SimtRows, KeepRowsCopiesThemToTheirPlaces) {
     Random random(4);

@@ -119,6 +119,7 @@ uint32_t cpu_times(Device* device, uint32_t index, OpTime* out) {
 #pragma GCC diagnostic error "-Wmissing-field-initializers"
 
 const Backend kCpuBackend = {
+    .device_numerics = false,
     .configure = cpu_configure,
     .weights = cpu_weights,
     .cost = cpu_cost,

@@ -87,6 +87,14 @@ uint32_t splits_apart(const CudaDevice& d) {
     const uint32_t splits = cuda::divide_up(d.step->longest, cuda::kSplitPositions);
     return splits > 1 && d.step->tokens <= most_partial_tokens(d.program->config) ? splits : 0;
 }
+// Whether attention of the step under way goes by tokens, where the formats allow it: few tokens each have blocks of
+// their own, whose splits are always apart.
+bool by_tokens(const CudaDevice& d) {
+    return d.step->tokens <= most_partial_tokens(d.program->config);
+}
+bool attends_tokens(const cuda::AttentionArgs& a) {
+    return cuda::attends_tokens(a.places.k.format, a.places.v.format, a.shape.head_dim);
+}
 uint32_t slots_of(const Program& p) {
     return cuda::partial_slots(p.config.context_tokens, p.f16_window.sink_tokens, p.f16_window.recent_tokens);
 }
@@ -94,7 +102,6 @@ uint32_t slots_of(const Program& p) {
 }  // namespace
 
 uint64_t partial_bytes(const Program& p) {
-    if (p.config.context_tokens <= cuda::kSplitPositions) return 0;
     return uint64_t{most_partial_tokens(p.config)} * p.spec.heads * slots_of(p) *
            (p.spec.head_dim + cuda::kPartialState) * sizeof(float);
 }
@@ -134,7 +141,9 @@ void add_attention_finish(CudaTable* table, const Op& op) {
     a.state = rows_of(d, op.state);
     a.shape = heads_of(d);
     a.value_mean = means_of(d, op).value_mean;
-    a.rotated = kernels::kKvFormats[p.geometry.layer[op.layer].v.format].rotated;
+    const KvLayer& coded = p.geometry.layer[op.layer];
+    a.rotated = kernels::kKvFormats[coded.v.format].rotated;
+    a.behind_tokens = cuda::attends_tokens(coded.k.format, coded.v.format, p.spec.head_dim);
     a.partial_slots = slots_of(p);
     a.window = op.window;
     a.sink_tokens = p.f16_window.sink_tokens;
@@ -147,6 +156,10 @@ void add_attention_finish(CudaTable* table, const Op& op) {
 void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
     const uint32_t block_tokens = d.step->decode ? 1 : kQueryBlockTokens, group = a->shape.heads / a->shape.kv_heads;
     a->tokens = rows;
+    if (attends_tokens(*a) && by_tokens(d)) {
+        a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
+        return fit_tokens(a, rows, d.step->longest);
+    }
     a->query_blocks = d.step->query_blocks;
     a->columns = cuda::attention_columns(group, block_tokens);
     a->tile_heads = cuda::attention_heads(group, block_tokens);
@@ -156,9 +169,11 @@ void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
 }
 void fit_step(const CudaDevice& d, cuda::AttentionFinishArgs* a, uint32_t rows) {
     a->tokens = rows;
-    if (splits_apart(d)) a->partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
+    if (splits_apart(d) || (a->behind_tokens && by_tokens(d)))
+        a->partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
 }
 Result launch_rest(const CudaDevice& d, const CudaLaunch&, const cuda::AttentionArgs& a) {
+    if (a.columns == cuda::kTokenColumns) return launch(d, cuda::kernel_attend_token, a, token_shape(a));
     return launch(d, a.columns == 8 ? cuda::kernel_attend_8 : cuda::kernel_attend_32, a, attention_shape(a));
 }
 

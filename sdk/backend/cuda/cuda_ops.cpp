@@ -128,7 +128,7 @@ void place_table(CudaDevice* d, const Program& p, Arena* arenas) {
     if (d) d->work = work, d->launches = launch, d->launch_args = args;
 }
 
-void open_table(CudaDevice* d) {
+uint32_t open_table(CudaDevice* d) {
     CudaTable table = {*d, 0, 0, false};
     for (uint32_t variant = 0; variant < 2; ++variant) {
         const OpList& list = d->program->plan.variant[variant];
@@ -146,6 +146,7 @@ void open_table(CudaDevice* d) {
             }
         }
     }
+    return table.launches;
 }
 
 uint32_t work_items(const CudaDevice& d, const CudaWork& work) {

@@ -8,7 +8,8 @@ namespace {
 
 // Of an RTX 4070: bytes and multiply-adds per microsecond, and what a launch costs. They need only be right within a
 // factor of two or so, and never change a result.
-constexpr double kBytesPerUs = 450e3, kIntegerMacsPerUs = 50e6, kFloatMacsPerUs = 12e6, kLaunchUs = 2;
+constexpr double kBytesPerUs = 450e3, kIntegerMacsPerUs = 50e6, kFloatMacsPerUs = 12e6, kHalfMacsPerUs = 25e6,
+                 kLaunchUs = 2;
 
 // What makes inputs of products in 8 bits, and may leave that to them. Every block of a product then does it again, in
 // the time of a launch for rows up to kMostJoinedElements, while its first weights are on their way.
@@ -109,6 +110,7 @@ WeightUse cuda_weights(const PlanConfig& config, keel_weights, uint32_t weight_t
     // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
     use.repacked = block != 0 && !lookup;
     use.fp32 = block != 0                                                 ? KEEL_FP32_NONE
+               : library_multiplies(config, weight_type)                  ? KEEL_FP32_FEW_ROWS
                : kernels::kWeightTypes[weight_type].activation_block == 0 ? KEEL_FP32_TYPE
                                                                           : KEEL_FP32_ACTIVATION;
     use.skip = use.repacked ? KEEL_REPACK_SKIP_NONE : lookup ? KEEL_REPACK_SKIP_LOOKUP : KEEL_REPACK_SKIP_TYPE;
@@ -120,7 +122,10 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
         op->kind == OpKind::kMatmul && config.q8 && kernels::kWeightTypes[op->weight_type].activation_block != 0;
     op->fixed_us = static_cast<double>(op->fixed_bytes) / kBytesPerUs;
     op->token_us = static_cast<double>(op->token_bytes) / kBytesPerUs;
-    op->compute_us = static_cast<double>(op->token_macs) / (integers ? kIntegerMacsPerUs : kFloatMacsPerUs);
+    const bool halves = op->kind == OpKind::kMatmul && library_multiplies(config, op->weight_type);
+    op->compute_us = static_cast<double>(op->token_macs) / (integers ? kIntegerMacsPerUs
+                                                            : halves ? kHalfMacsPerUs
+                                                                     : kFloatMacsPerUs);
     return 0;
 }
 

@@ -24,9 +24,6 @@ struct ProductFamily {
     uint32_t most_tokens;
 };
 constexpr uint32_t kAny = UINT32_MAX;
-cuda::LaunchShape rows_shape(const cuda::ProductArgs& a, uint32_t type, uint32_t) {
-    return cuda::product_rows_shape<64>(a, type);
-}
 cuda::LaunchShape f32_shape(const cuda::ProductArgs& a, uint32_t, uint32_t) {
     return product_f32_shape(a);
 }
@@ -36,10 +33,11 @@ cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t, uint32_t)
 constexpr ProductFamily kFamilies[] = {
     {ProductSet::kFragments, cuda::kernel_product_stream_Q4_0, kernels::kQ4_0, cuda::product_stream_shape,
      cuda::kStreamTokens},
-    {ProductSet::kFragments, cuda::kernel_product_rows_64_Q4_0, kernels::kQ4_0, rows_shape, kAny},
+    {ProductSet::kFragments, cuda::kernel_product_prompt_Q4_0, kernels::kQ4_0, cuda::product_prompt_shape, kAny},
     {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny},
+    {ProductSet::kLibrary, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},  // see by_library
 };
 constexpr uint32_t kItemGroups = 4;  // of an item: what a block of many tokens takes
 
@@ -113,7 +111,9 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.k = first->k;
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
+    const bool library = library_multiplies(d.program->config, first->weight_type);
     a.set = first->repacked                                                   ? ProductSet::kFragments
+            : library                                                         ? ProductSet::kLibrary
             : kernels::kWeightTypes[first->weight_type].activation_block == 0 ? ProductSet::kUnquantized
                                                                               : ProductSet::kQuantized;
     a.type = first->weight_type;
@@ -134,14 +134,21 @@ void add_quantize(CudaTable* table, const Op& op, BufferId from) {
 
 // ---- cut ----
 uint32_t items_of(const ProductLaunch& a) {
+    if (by_library(a)) return a.matrices;
     return a.tokens ? cuda::divide_up(a.group_end, kItemGroups) : 0;
 }
 void cut(ProductLaunch* a, uint32_t first, uint32_t count) {
+    if (by_library(*a)) {
+        a->group_begin = first;
+        a->group_end = first + count;
+        return;
+    }
     const uint32_t end = (first + count) * kItemGroups;
     a->group_begin = first * kItemGroups;
     if (end < a->group_end) a->group_end = end;
 }
-Result launch_rest(const CudaDevice& d, const CudaLaunch&, const ProductLaunch& a) {
+Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
+    if (by_library(a)) return multiply_by_library(d, l, a);
     for (const ProductFamily& f : kFamilies)
         if (f.set == a.set && a.tokens <= f.most_tokens)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,

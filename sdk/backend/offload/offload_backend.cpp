@@ -143,6 +143,7 @@ keel_status offload_drain(Device* device) {
 #pragma GCC diagnostic error "-Wmissing-field-initializers"
 
 constexpr Backend kOffloadBackend = {
+    .device_numerics = false,
     .configure = nullptr,
     .weights = nullptr,
     .cost = nullptr,

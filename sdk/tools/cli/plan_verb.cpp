@@ -62,7 +62,10 @@ const char* repack_skip_name(keel_repack_skip reason) {
 }
 // Why a device's FP32 units multiply.
 const char* fp32_reason_name(keel_fp32_reason reason) {
-    return reason == KEEL_FP32_TYPE ? "type" : reason == KEEL_FP32_ACTIVATION ? "activation" : "";
+    return reason == KEEL_FP32_TYPE         ? "type"
+           : reason == KEEL_FP32_ACTIVATION ? "activation"
+           : reason == KEEL_FP32_FEW_ROWS   ? "few rows, more by the device's library"
+                                            : "";
 }
 std::string placement_text(const keel_op_info& op) {
     if (!op.weight_type[0]) return "";

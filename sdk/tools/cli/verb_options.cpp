@@ -148,6 +148,10 @@ void add_backend_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("--device", options.device, "which GPU, as its driver counts (default 0)")
         ->needs(backend)
         ->group("Engine");
+    verb.add_flag("--device-numerics", options.device_numerics,
+                  "prompts of F16 and BF16 models by its library: faster, other bits than the CPU's")
+        ->needs(backend)
+        ->group("Engine");
 }
 
 void add_sampling_options(CLI::App& verb, SamplingOptions& o) {

@@ -122,6 +122,7 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.drafters = options.draft_tokens ? KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL : 0;
     if (!options.pre_tokenizer.empty()) config.pre_tokenizer = options.pre_tokenizer.c_str();
     config.backend = options.cuda ? options.cuda->backend : nullptr;
+    config.numerics = options.device_numerics ? KEEL_NUMERICS_DEVICE : KEEL_NUMERICS_DEFAULT;
     parts.add_to(config, options);
     return config;
 }

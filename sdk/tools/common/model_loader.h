@@ -38,6 +38,7 @@ struct EngineOptions {
     bool pin = false;
     const CudaCalls* cuda = nullptr;  // null: the CPU computes
     int32_t device = 0;               // of it, as its driver counts
+    bool device_numerics = false;     // KEEL_NUMERICS_DEVICE
     uint32_t sinks = 0, recent = 0;   // positions kept in f16
     std::string kv_profile;           // file name
     std::string wproj;                // W_proj cache: file name, or "auto" to look for one
