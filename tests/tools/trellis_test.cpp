@@ -160,7 +160,8 @@ TEST(Trellis, CalibratedCodesLoseLess) {
     for (const uint32_t bits : {2u, 3u}) {
         const TrellisCode& code = trellis_code(bits, 8);
         const std::vector<uint8_t> chosen = quantize_trellis(factor, code, x, 1);
-        EXPECT_LT(loss_of(code, chosen), 0.5 * loss_of(code, encode_trellis(code, x, kColumns))) << bits;
+        EXPECT_LT(loss_of(code, chosen), (bits == 2 ? 0.29 : 0.26) * loss_of(code, encode_trellis(code, x, kColumns)))
+            << bits;
         EXPECT_EQ(quantize_trellis(factor, code, x, 3), chosen);
     }
 }

@@ -17,8 +17,7 @@ struct TrellisFeedback {
     size_t stride;
 };
 
-// Errors that a path keeps for itself; when one gets older, only paths that agree
-// with the best one go on.
+// Errors that a path keeps for itself; when one gets older, only paths that agree with the best one go on.
 constexpr uint32_t kPathErrors = 64;
 
 // The symbols of x [n] that minimise sum weight (x_i - value[state_i])^2, x_i with the feedback of the path itself;
