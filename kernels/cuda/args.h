@@ -278,8 +278,8 @@ KEEL_DEVICE constexpr bool paired_words(uint32_t sub_block) {
     return sub_block != 16;
 }
 
-// Many tokens: product_prompt_TYPE. A warp a group, with a gate that of one matrix, and 64 tokens; the warps of a block,
-// an even number, share the activations, which come through shared memory chunk by chunk.
+// Many tokens: product_prompt_TYPE. A warp a group, with a gate that of one matrix, and 64 tokens. The warps of a
+// block, an even number, share the activations, which come through shared memory chunk by chunk.
 constexpr uint32_t kPromptTokens = 64, kPromptChunk = 256;
 // At most: two blocks fit a multiprocessor. Integer sums of whole blocks take registers.
 KEEL_DEVICE constexpr uint32_t prompt_threads(uint32_t sub_block) {

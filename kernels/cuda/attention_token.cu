@@ -10,7 +10,8 @@ namespace {
 
 constexpr TokenRoom kAt = token_room();
 constexpr uint32_t kColumns = kTokenColumns, kTiles = kTokenTiles;
-constexpr uint32_t kUnit = 64;  // elements that are worked on at once
+constexpr uint32_t kUnit = 64;             // elements that are worked on at once
+constexpr uint32_t kFewTokenBlocks = 128;  // no more than one for a multiprocessor
 
 // What is asked of a format here, in constants: the table of formats lies in memory, and one look at it takes as long
 // as one at a row.
@@ -299,13 +300,26 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     float* queries = b.at<float>(kAt.queries);  // [element / 16][element % 2][element / 2 % 8][column]
     float* scores = b.scores(0);
 
+    // Few blocks wait for memory rather than for each other: the second cache gets all that they will read.
+    const uint32_t own_tile = lane % kTiles;
+    if (grid_x() * (b.args.block_end - b.args.block_begin) <= kFewTokenBlocks && own_page != kNone &&
+        !b.apart(own_tile)) {
+        const uint32_t rows = end - own_tile * kTile, bytes = (rows < kTile ? rows : kTile) * k.row_bytes;
+        KEEL_NO_UNROLL
+        for (uint32_t i = thread / kTiles * 128; i < bytes; i += kTokenThreads / kTiles * 128) {
+            prefetch(k.row(own_page, 0) + i);
+            prefetch(v.row(own_page, 0) + i);
+        }
+    }
+
     // V, stages of rows that lie in one tile, a piece of sixteen bytes a thread.
     const uint32_t stage_shift = n <= 64 ? 5 : n <= 128 ? 4 : 3, stage_rows = 1u << stage_shift;
     const uint32_t stage_begin = begin >> stage_shift, stage_end = (end + stage_rows - 1) >> stage_shift;
     const bool copies = thread < stage_rows * (n / 8);
     const auto copy_stage = [&](uint32_t s) {
         const uint32_t j = s << stage_shift, page = shuffle(own_page, j / kTile % kTiles);
-        if (copies && s < stage_end && page != kNone) {
+        // Sinks have no rows behind those that are seen.
+        if (copies && s < stage_end && page != kNone && thread * 16 < (end - j) * v.row_bytes) {
             const uint8_t* from = v.row(page, j % kTile) + thread * 16;
             if (b.apart(j / kTile)) [[unlikely]]
                 from = v.row_apart(j + thread / (n / 8)) + thread % (n / 8) * 16;
@@ -323,9 +337,12 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     const uint8_t* from[kRows];
     const auto look_at = [&](uint32_t p) {
         const uint32_t page = shuffle(own_page, p / 4);
-        from[0] = k.row(page == kNone ? 0 : page, p % 4 * 16 + r0) + 4 * t;
+        const uint32_t last = end - 1 - p / 4 * kTile;
         KEEL_UNROLL
-        for (uint32_t r = 1; r < kRows; ++r) from[r] = from[r - 1] + 8 * n;
+        for (uint32_t r = 0; r < kRows; ++r) {
+            const uint32_t j = p % 4 * 16 + 4 * r + r0;
+            from[r] = k.row(page == kNone ? 0 : page, j < last ? j : last) + 4 * t;
+        }
         if (b.apart(p / 4)) [[unlikely]] {
             KEEL_UNROLL
             for (uint32_t r = 0; r < kRows; ++r) from[r] = k.row_apart(16 * p + 4 * r + r0) + 4 * t;
@@ -1152,6 +1169,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
         const TokenRows k = coded_rows(b, places.k, tile, page);
         const auto ask_for = [&](const TokenRows& rows) {
             for (uint32_t i = 128 * lane; i < kTile * rows.code_bytes; i += 128 * kWarp) prefetch(rows.codes + i);
+            if (128 * lane < kTile * rows.scale_bytes) prefetch(rows.scales + 128 * lane);
         };
         if (page != kNone && !k.place) {
             ask_for(k);
@@ -1203,7 +1221,8 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
 
 }  // namespace
 
-KEEL_GPU_KERNEL_OF(attend_token, 2) {
+// Where it works is worked out while the launch in front, which appends the step's rows, still runs.
+KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     const Heads& s = args.shape;
     const KvPlaces& places = args.places;
     uint32_t head_tile = 0, kv_head = block_x(), token = 0, part = args.block_begin + block_y();
@@ -1224,7 +1243,7 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
                                               : all.begin / kSplitPositions + part - args.splits - of_sinks;
     b.first = split * kSplitPositions;
     b.seen = cut(all, b.first, kSplitPositions);
-    if (b.seen.empty()) return;
+    if (b.seen.empty()) return wait_for_launch(began);
     b.tail_first = args.step.tail_first[b.session];
     const uint8_t* window = places.base + places.windows + args.step.session_index[b.session] * places.window_stride;
     b.pages = b.view == kCoded ? places.base + places.pages : b.view == kSinks ? window : window + places.ring;
@@ -1269,6 +1288,7 @@ KEEL_GPU_KERNEL_OF(attend_token, 2) {
         l.seen = b.seen;
         l.tail_first = b.tail_first;
     }
+    wait_for_launch(began);
     if (b.view == kCoded && places.k.format != kKvF16)
         attend_integers(b, shuffle(page, thread_x() / 32));
     else

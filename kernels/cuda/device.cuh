@@ -37,7 +37,8 @@ constexpr uint32_t least_blocks(uint32_t threads) {
 //
 // A launch may begin while the one before it is running (compute capability 9.0): its threads wait for the end of that
 // before they touch what it or an earlier one reads or writes. KEEL_GPU_KERNEL does so first of all. A body of
-// KEEL_GPU_EARLY_KERNEL calls wait_for_launch(began) itself, once in every thread, and may read weights before.
+// KEEL_GPU_EARLY_KERNEL calls wait_for_launch(began) itself, once in every thread, and may read weights and the step's
+// arrays before: these were there before the step's first launch.
 #define KEEL_GPU_KERNEL(name) KEEL_GPU_KERNEL_OF(name, least_blocks(kernel_traits_##name::kThreads))
 #define KEEL_GPU_KERNEL_OF(name, blocks)                                                            \
     static KEEL_GPU void name##_body(const kernel_traits_##name::Arguments& args);                  \

@@ -204,8 +204,8 @@ KEEL_GPU void load_fragment(const uint8_t* block, uint32_t lane, Fragment<T>& f)
         f.factors[half] = load_factors<T>(block, row);
     }
 }
-// The words of run r that a lane multiplies.
-template <WeightType T>
+// The words of run r that a lane multiplies; or as they are written.
+template <WeightType T, bool VALUES = true>
 KEEL_GPU void values_of_run(const Fragment<T>& f, uint32_t r, uint32_t a[4]) {
     using Shape = FragmentShape<T>;
     unpack_run<Shape::kLowBits>(f.low.w, r, a);
@@ -220,8 +220,10 @@ KEEL_GPU void values_of_run(const Fragment<T>& f, uint32_t r, uint32_t a[4]) {
         KEEL_UNROLL
         for (uint32_t i = 0; i < 4; ++i) a[i] |= high[i] << Shape::kLowBits;
     }
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < 4; ++i) a[i] = values_of<T>(a[i]);
+    if constexpr (VALUES) {
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) a[i] = values_of<T>(a[i]);
+    }
 }
 
 }  // namespace keel::cuda

@@ -8,17 +8,31 @@ namespace keel::cuda {
 template <WeightType T>
 constexpr bool kIntegerMinima = kWeightTypes[T].sub_block&& kWeightTypes[T].m_at != kernels::kNoField;
 
-// A block as matrix units take it: codes of every run, and of types with integer minima those of the sixteen sums.
+// Types whose codes have an offset, and a scale for each of the sixteen sums: where few tokens share the unpacking, the
+// offset is left in the codes and taken off as a minimum is, the offset times the scale.
+template <WeightType T>
+constexpr uint32_t kOffsetOfSums =
+    kWeightTypes[T].sub_block == 16 && kWeightTypes[T].m_at == kernels::kNoField ? kWeightTypes[T].codes.offset : 0;
+
+// A block as matrix units take it: codes of every run, and what is multiplied by the sixteen sums: integer minima; of
+// SHIFTED types, whose codes are as they are written, the scales.
 template <WeightType T>
 struct BlockValues {
     uint32_t a[FragmentShape<T>::kRuns][4];
     uint32_t minima[2];  // of rows g and g + 8: of sums 4t..4t+3
 };
-template <WeightType T>
+template <WeightType T, bool SHIFTED = false>
 KEEL_GPU void unpack_block(const Fragment<T>& f, uint32_t lane, BlockValues<T>& v) {
     const uint32_t t = lane % 4;
     KEEL_UNROLL
-    for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) values_of_run<T>(f, r, v.a[r]);
+    for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) values_of_run<T, !SHIFTED>(f, r, v.a[r]);
+    if constexpr (SHIFTED) {
+        KEEL_UNROLL
+        for (uint32_t half = 0; half < 2; ++half) {
+            const auto four = [&](uint32_t n) { return scales4<T>(f.scales[half], n); };
+            v.minima[half] = t < 2 ? (t == 0 ? four(0) : four(1)) : (t == 2 ? four(2) : four(3));
+        }
+    }
     if constexpr (kIntegerMinima<T>) {
         KEEL_UNROLL
         for (uint32_t half = 0; half < 2; ++half) {
@@ -32,7 +46,7 @@ KEEL_GPU void unpack_block(const Fragment<T>& f, uint32_t lane, BlockValues<T>& 
 }
 
 // Of rows g, g, g + 8, g + 8 and tokens 2t, 2t + 1 in turn: I and, for types with integer minima, M of the contract.
-// With one token, COLUMNS 1, only those of 2t. Types without sub-blocks have kBitsOfInteger + I.
+// Types without sub-blocks have kBitsOfInteger + I.
 struct Integers {
     int32_t i[4], m[4];
 };
@@ -43,7 +57,7 @@ KEEL_GPU float float_of(int32_t bits) {
 }
 
 // `codes`, `sums`: words of this block of token g.
-template <WeightType T, uint32_t COLUMNS = 2>
+template <WeightType T, bool SHIFTED = false>
 KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, const uint32_t* codes,
                               const uint32_t* sums, uint32_t lane) {
     constexpr uint32_t kSubBlock = kWeightTypes[T].sub_block;
@@ -58,7 +72,7 @@ KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, con
             mma_s8(q, a[0], a[1], b0);
             mma_s8(p, a[2], a[3], b1);
             KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; c += 3 - COLUMNS) {
+            for (uint32_t c = 0; c < 4; ++c) {
                 const uint32_t scales = scales4<T>(f.scales[c / 2], r / 2);
                 n.i[c] += byte_at(scales, 2 * r) * q[c] + byte_at(scales, 2 * r + 1) * p[c];
             }
@@ -70,19 +84,22 @@ KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, con
                 int32_t q[4];
                 mma_s8_from(q, 0, a, b.x, b.y);
                 KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; c += 3 - COLUMNS)
-                    n.i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
+                for (uint32_t c = 0; c < 4; ++c) n.i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
             }
         }
     }
-    if constexpr (kIntegerMinima<T>) {
+    if constexpr (kIntegerMinima<T> || SHIFTED) {
         // Sums of sixteen, at most 2032, as 128 times an upper part and seven lower bits.
         const Words2 s = *reinterpret_cast<const Words2*>(sums + 2 * t);
         int32_t upper[4] = {};
         mma_s8(upper, v.minima[0], v.minima[1], pick_bytes(s.x >> 7, s.y >> 7, 0x6420));
         mma_s8(n.m, v.minima[0], v.minima[1], pick_bytes(s.x, s.y, 0x6420) & 0x7f7f7f7fu);
         KEEL_UNROLL
-        for (uint32_t c = 0; c < 4; c += 3 - COLUMNS) n.m[c] += 128 * upper[c];
+        for (uint32_t c = 0; c < 4; ++c) n.m[c] += 128 * upper[c];
+        if constexpr (SHIFTED) {
+            KEEL_UNROLL
+            for (uint32_t c = 0; c < 4; ++c) n.i[c] -= static_cast<int32_t>(kOffsetOfSums<T>) * n.m[c];
+        }
     }
     return n;
 }

@@ -46,6 +46,7 @@ KEEL_GPU float one_of(const float v[4], uint32_t i) {
 template <WeightType T>
 KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
     constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
+    constexpr bool kShifted = kOffsetOfSums<T> != 0;
     constexpr uint32_t kElements = kInfo.block_elements, kStrip = strip_blocks(kElements), kBytes = strip_bytes(kInfo),
                        kAhead = strips_ahead(kInfo);
     const uint32_t ahead = strips_ahead(args, kInfo);
@@ -150,9 +151,9 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
             for (uint32_t c = 0; c < 4; ++c) part[i][c] = {-0.0f, 0, -0.0f, 0};
             if (b >= blocks) continue;
             BlockValues<T> values;
-            unpack_block<T>(strip[i], lane, values);
-            const Integers n = integers_of<T>(strip[i], values, words(multiplied.q) + b * (kElements / 4),
-                                              words(multiplied.sums) + b * (kElements / 32), lane);
+            unpack_block<T, kShifted>(strip[i], lane, values);
+            const Integers n = integers_of<T, kShifted>(strip[i], values, words(multiplied.q) + b * (kElements / 4),
+                                                        words(multiplied.sums) + b * (kElements / 32), lane);
             KEEL_UNROLL
             for (uint32_t c = 0; c < 4; ++c) {
                 int32_t m = n.m[c];

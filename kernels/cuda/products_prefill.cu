@@ -2,7 +2,8 @@
 // 2). Integers are exact in any order; the sum in f32 is one chain over blocks ascending.
 //
 // A warp takes 16 rows and 64 tokens. The warps of a block share the activations, copied a chunk ahead while they
-// multiply. Weights come straight from memory in steps, the codes of some runs, the next ones on their way.
+// multiply. Weights come straight from memory, a block or run of one ahead. Eight tokens after another go through a
+// block and its part of the chain, so that what warps do at the same time is of all kinds.
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/product_rows.cuh"
 
@@ -11,16 +12,16 @@ namespace {
 
 constexpr uint32_t kTokenGroups = kPromptTokens / 8;
 
-// A step: one or two runs of a block.
+// A step of a warp: a block, or a run of one.
 template <WeightType T>
 struct PromptShape {
     using Fragments = FragmentShape<T>;
     static constexpr kernels::WeightTypeInfo kInfo = kWeightTypes[T];
     static constexpr bool kSuper = kInfo.sub_block != 0;
-    static constexpr uint32_t kRuns = !kSuper || T == kQ6_K ? 1 : 2;
-    static constexpr uint32_t kSteps = Fragments::kRuns / kRuns;
-    // Steps on their way: as many as there are registers for.
-    static constexpr uint32_t kAhead = kRuns == 1 ? 2 : 1;
+    // Runs of a step: as many as there are registers for.
+    static constexpr uint32_t kRuns = T == kQ6_K ? 1 : Fragments::kRuns, kSteps = Fragments::kRuns / kRuns;
+    // Steps on their way.
+    static constexpr uint32_t kAhead = kSuper && kSteps == 1 ? 1 : 2;
     static constexpr uint32_t kLowBytes = Fragments::kLowBytes / kSteps, kHighBytes = Fragments::kHighBytes / kSteps;
     static constexpr bool kMinima = kSuper && kInfo.m_at != kernels::kNoField;
     // Whether codes times their scales fit a byte, so that matrix units add up whole blocks.
@@ -80,9 +81,12 @@ struct PromptStep {
             const Words2 words = *reinterpret_cast<const Words2*>(p);
             w[0] = words.x, w[1] = words.y;
         } else {
-            static_assert(BYTES == 16);
-            const Words4 words = *reinterpret_cast<const Words4*>(p);
-            w[0] = words.x, w[1] = words.y, w[2] = words.z, w[3] = words.w;
+            static_assert(BYTES % 16 == 0);
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < BYTES / 16; ++i) {
+                const Words4 words = *reinterpret_cast<const Words4*>(p + 512 * i);
+                w[4 * i] = words.x, w[4 * i + 1] = words.y, w[4 * i + 2] = words.z, w[4 * i + 3] = words.w;
+            }
         }
     }
 };
@@ -206,6 +210,8 @@ struct PromptWeights<T, true> {
         if (left > 2 * kPromptChunk && lane < divide_up(FragmentShape<T>::kBytes, 128))
             prefetch(w + 2 * FragmentShape<T>::kBytes + 128 * lane);
         int32_t sums[kTokenGroups][4] = {};
+        float d[2], minimum[2];
+        uint32_t minima[2];
         KEEL_UNROLL
         for (uint32_t s = 0; s < kSteps; ++s) {
             uint32_t a[kRuns][4];
@@ -229,6 +235,18 @@ struct PromptWeights<T, true> {
                 }
             }
             // What is not needed any more makes room for what comes.
+            if (s + 1 == kSteps) {
+                KEEL_UNROLL
+                for (uint32_t half = 0; half < 2; ++half) {
+                    d[half] = d_of<T>(head.factors[half]);
+                    if constexpr (kScaledNegative<T>) d[half] = -d[half];
+                    if constexpr (Shape::kMinima) {
+                        minimum[half] = -minimum_of(head.factors[half]);
+                        minima[half] = minima_of(head.scales[half], t);
+                    }
+                }
+                head.load(w + next, lane);
+            }
             step[s % kAhead].load(w + (s + kAhead < kSteps ? 0 : next), lane, (s + kAhead) % kSteps);
             uint32_t b[4];
             KEEL_UNROLL
@@ -236,13 +254,13 @@ struct PromptWeights<T, true> {
                 const uint32_t* codes = chunk + 8 * group * Shape::kCodeWords + s * kRuns * 8;
                 int32_t* to = sums[group];
                 if constexpr (kPairs) {
-                    // Of two runs, or of one run and two groups of tokens, of each the two sub-blocks.
-                    if (kRuns == 2 || group % 2 == 0)
-                        load_matrices(b, codes + lane % 8 * Shape::kCodeWords + lane / 8 % 2 * 4 +
-                                             lane / 16 * (kRuns == 2 ? 8 : 8 * Shape::kCodeWords));
                     KEEL_UNROLL
                     for (uint32_t run = 0; run < kRuns; ++run) {
-                        const uint32_t* of_run = b + (kRuns == 2 ? 2 * run : group % 2 * 2);
+                        // Of two runs, or of one run and two groups of tokens, of each the two sub-blocks.
+                        const uint32_t second = (kRuns > 1 ? run : group) % 2, *of_run = b + 2 * second;
+                        if (!second)
+                            load_matrices(b, codes + lane % 8 * Shape::kCodeWords + 8 * run + lane / 8 % 2 * 4 +
+                                                 lane / 16 * (kRuns > 1 ? 8 : 8 * Shape::kCodeWords));
                         if constexpr (Shape::kScaled) {
                             mma_s8(to, a[run], of_run[0], of_run[1]);
                         } else {
@@ -267,41 +285,28 @@ struct PromptWeights<T, true> {
                         for (uint32_t c = 0; c < 4; ++c) to[c] += scales[c / 2][2 * run] * q[c];
                     }
                 }
-            }
-        }
-        float d[2], minimum[2];
-        uint32_t minima[2];
-        KEEL_UNROLL
-        for (uint32_t half = 0; half < 2; ++half) {
-            d[half] = d_of<T>(head.factors[half]);
-            if constexpr (kScaledNegative<T>) d[half] = -d[half];
-            if constexpr (Shape::kMinima) {
-                minimum[half] = -minimum_of(head.factors[half]);
-                minima[half] = minima_of(head.scales[half], t);
+                if (s + 1 < kSteps) continue;
+                const Words2 of_tokens = *reinterpret_cast<const Words2*>(chunk + Shape::kScalesAt + 8 * group + 2 * t);
+                const float d_token[2] = {f32_from_bits(of_tokens.x), f32_from_bits(of_tokens.y)};
+                int32_t upper[4] = {}, lower[4] = {};
+                if constexpr (Shape::kMinima) {
+                    // Sums of sixteen, at most 2032, as 128 times an upper part and seven lower bits.
+                    const Words2 pairs =
+                        *reinterpret_cast<const Words2*>(chunk + Shape::kSumsAt + 8 * (8 * group + g) + 2 * t);
+                    mma_s8(upper, minima[0], minima[1], pick_bytes(pairs.x >> 7, pairs.y >> 7, 0x6420));
+                    mma_s8(lower, minima[0], minima[1], pick_bytes(pairs.x, pairs.y, 0x6420) & 0x7f7f7f7fu);
+                }
+                KEEL_UNROLL
+                for (uint32_t c = 0; c < 4; ++c) {
+                    float& y = acc[group][c];
+                    y = prompt_chain(y, d[c / 2], d_token[c % 2], static_cast<float>(to[c]));
+                    if constexpr (Shape::kMinima)
+                        y = prompt_chain(y, minimum[c / 2], d_token[c % 2],
+                                         static_cast<float>(lower[c] + 128 * upper[c]));
+                }
             }
         }
         w += next;
-        head.load(w, lane);
-        KEEL_UNROLL
-        for (uint32_t group = 0; group < kTokenGroups; ++group) {
-            const Words2 of_tokens = *reinterpret_cast<const Words2*>(chunk + Shape::kScalesAt + 8 * group + 2 * t);
-            const float d_token[2] = {f32_from_bits(of_tokens.x), f32_from_bits(of_tokens.y)};
-            int32_t upper[4] = {}, lower[4] = {};
-            if constexpr (Shape::kMinima) {
-                // Sums of sixteen, at most 2032, as 128 times an upper part and seven lower bits.
-                const Words2 s = *reinterpret_cast<const Words2*>(chunk + Shape::kSumsAt + 8 * (8 * group + g) + 2 * t);
-                mma_s8(upper, minima[0], minima[1], pick_bytes(s.x >> 7, s.y >> 7, 0x6420));
-                mma_s8(lower, minima[0], minima[1], pick_bytes(s.x, s.y, 0x6420) & 0x7f7f7f7fu);
-            }
-            KEEL_UNROLL
-            for (uint32_t c = 0; c < 4; ++c) {
-                float& to = acc[group][c];
-                to = prompt_chain(to, d[c / 2], d_token[c % 2], static_cast<float>(sums[group][c]));
-                if constexpr (Shape::kMinima)
-                    to =
-                        prompt_chain(to, minimum[c / 2], d_token[c % 2], static_cast<float>(lower[c] + 128 * upper[c]));
-            }
-        }
     }
 
   private:

@@ -17,7 +17,7 @@ KEEL_GPU float tree16(float v) {
 // half for itself.
 KEEL_GPU float rms_factor(const float* x, uint32_t n, float eps) {
     // A step of a chain takes less than a load: so many are on their way.
-    constexpr uint32_t kLoads = 16;
+    constexpr uint32_t kLoads = 32;
     const uint32_t whole = n / (16 * kLoads) * (16 * kLoads), lane = thread_x() % 16;
     float chain = 0, next[kLoads] = {};
     const auto load = [&](uint32_t first) {

@@ -37,6 +37,7 @@ KEEL_WRAPPER(place) {
     out[3] = block_z();
     out[4] = grid_x();
     out[5] = block_threads();
+    out[6] = thread_x_again();
 }
 
 KEEL_WRAPPER(clock) {

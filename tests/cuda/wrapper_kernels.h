@@ -5,7 +5,7 @@
 
 // X(name, words a thread reads, words it writes, what these are)
 #define KEEL_WRAPPERS(X)           \
-    X(place, 1, 6, kWords)         \
+    X(place, 1, 7, kWords)         \
     X(clock, 1, 1, kWords)         \
     X(mma_s8_k32, 10, 4, kWords)   \
     X(mma_s8_one_c, 7, 4, kWords)  \
