@@ -10,6 +10,8 @@
 #include "sdk/core/hash.h"
 #include "sdk/tools/lab/quantize/activation_tap.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/row_team.h"
+#include "sdk/tools/lab/quantize/trellis_gptq.h"
 
 namespace keel::tools {
 namespace {
@@ -129,6 +131,31 @@ CalibratedMatrix calibrated(const GptqFactor& factor, const ModelFile& file, con
     return out;
 }
 
+// The same of trellis codes; factor: of the rotated moment.
+CalibratedMatrix calibrated(const GptqFactor& factor, const ModelFile& file, const ModelMatrix& m,
+                            const TrellisCode& code, uint32_t threads) {
+    const std::vector<float> values = matrix_values(file, m);
+    std::vector<float> rotated = values;
+    rotate_weights(rotated, m.columns);
+    const double all = factor.loss(rotated);
+    const auto error_of = [&](std::vector<float> error) {
+        for (size_t i = 0; i < error.size(); ++i) error[i] -= rotated[i];
+        return all > 0 ? factor.loss(error) / all : 0;
+    };
+    std::vector<float> nearest(values.size());
+    in_parallel(threads, m.rows, [&](size_t first, size_t last) {
+        const auto part = std::span(values).subspan(first * m.columns, (last - first) * m.columns);
+        const std::vector<float> coded = decode_trellis(code, encode_trellis(code, part, m.columns), m.columns);
+        std::copy(coded.begin(), coded.end(), nearest.begin() + static_cast<ptrdiff_t>(first * m.columns));
+    });
+    std::vector<float> chosen = decode_trellis(code, quantize_trellis(factor, code, values, threads), m.columns);
+    CalibratedMatrix out = {{}, error_of(nearest), error_of(chosen)};
+    if (out.error > out.nearest_error) chosen = nearest, out.error = out.nearest_error;
+    unrotate_weights(chosen, m.columns);
+    out.bytes = nearest_rows(kernels::kF32, chosen, m.columns);
+    return out;
+}
+
 }  // namespace
 
 std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, const QuantizeRequest& request,
@@ -153,6 +180,7 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
                            static_cast<unsigned long long>(*text_hash), calibration.gptq.damping,
                            calibration.gptq.activation_order, calibration.gptq.sweeps);
     for (const uint32_t type : request.types) key += ' ' + std::to_string(type);
+    if (request.trellis) key += strf(" %u/%u", request.trellis->bits, request.trellis->state_bits);
     WorkFile work(work_file, hash64(key.data(), key.size()));
     std::vector<CalibratedMatrix> out(request.matrices.size());
     work.load(&out);
@@ -170,14 +198,21 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
         static_cast<uint32_t>(std::clamp<uint64_t>(calibration.moment_bytes / layer_bytes, 1, layers));
     const uint64_t total = uint64_t{layers} * (documents.size() + 4);
     const auto finish = [&](const Moment& moment, uint32_t layer, uint32_t input, uint64_t done) {
-        std::optional<GptqFactor> factor;
+        std::optional<GptqFactor> plain, rotated;
         for (size_t i = 0; i < request.matrices.size(); ++i) {
             const ModelMatrix& m = request.matrices[i];
             if (!wanted(i) || input_of(m.slot, spec.tied) != input || (input != kHeadInput && m.layer != layer))
                 continue;
             progress(m.name, done, total);
-            if (!factor) factor.emplace(moment.mean(), calibration.gptq);
-            out[i] = calibrated(*factor, file, m, request.types[i], request.threads);
+            if (has_trellis_values(request, i)) {
+                GptqOptions own_order = calibration.gptq;
+                own_order.activation_order = false;
+                if (!rotated) rotated.emplace(rotated_moment(moment.mean()), own_order);
+                out[i] = calibrated(*rotated, file, m, *request.trellis, request.threads);
+            } else {
+                if (!plain) plain.emplace(moment.mean(), calibration.gptq);
+                out[i] = calibrated(*plain, file, m, request.types[i], request.threads);
+            }
             work.append(i, out[i]);
         }
     };

@@ -28,6 +28,8 @@ class GptqFactor {
 
     uint64_t columns() const { return static_cast<uint64_t>(hessian_.rows()); }
     double damping() const { return damping_; }  // what was added to the diagonal
+    // U [columns][columns], in the order of columns that was chosen.
+    const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>& upper() const { return upper_; }
     // sum over rows of e H e^T, without damping. error [rows][columns]
     double loss(std::span<const float> error) const;
 
