@@ -3,7 +3,8 @@
 #   build       the programs below for this machine's GPU (3 minutes at most), or those that --pack made elsewhere
 #   wrappers    each intrinsic of kernels/cuda/device.cuh against what the executor of tests/simt says of it
 #   kernels     every kernel == the CPU's scalar set, by the tests of tests/simt, launched by the driver
-#   memcheck, racecheck, synccheck   of compute-sanitizer, over the same tests
+#   memcheck, racecheck, synccheck   of compute-sanitizer, over the same tests. racecheck does not know turns (bar.arrive): it
+#               reports product_stream, which the race checker of tests/simt covers
 #   golden      every row of tests/golden/hashes.txt, computed by the CUDA backend
 #   split       the same rows of architectures and sessions with all but the first layer on the CPU
 #   graphs      the same with decode steps as graphs
@@ -58,12 +59,12 @@ while [ $# -gt 0 ]; do
         --only) only=$2; shift ;;
         --) shift; timings_options=("$@"); set -- ;;
         --dry) dry=1 folder=$(cd "$here" && realpath -m "$2"); shift ;;
-        -*) sed -n '2,22p' "$0" | cut -c3-; exit 2 ;;
+        -*) sed -n '2,23p' "$0" | cut -c3-; exit 2 ;;
         *) out=$(cd "$here" && realpath -m "$1") ;;
     esac
     [ $# -eq 0 ] || shift
 done
-[ -n "$out" ] || { sed -n '2,22p' "$0" | cut -c3-; exit 2; }
+[ -n "$out" ] || { sed -n '2,23p' "$0" | cut -c3-; exit 2; }
 mkdir -p "$out" || exit 2
 log=$out/log.txt
 : >"$log"

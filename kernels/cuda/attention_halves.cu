@@ -2,8 +2,8 @@
 // NUMERICS section 5, and what there is of it is done from registers.
 //
 // Scores: lane (g, t) has NUMERICS' lanes t, t + 4, t + 8 and t + 12 of columns g and g + 8, whose queries it keeps in
-// registers, and takes rows of K in an order that makes its elements one piece. Outputs: eight elements of some columns,
-// over positions one after the other.
+// registers, and takes rows of K in an order that makes its elements one piece. Outputs: eight elements of some
+// columns, over positions one after the other.
 #include "kernels/cuda/attention_prefill.cuh"
 
 namespace keel::cuda {

@@ -1,17 +1,18 @@
-// Attention of many columns where K and V are integers (attention_prefill.cuh). Scores lie where matrix units leave them,
-// as the rows of a product; there they take weights from again. In what order a product goes through positions is free.
+// Attention of many columns where K and V are integers (attention_prefill.cuh). Scores lie where matrix units leave
+// them, as the rows of a product; there they take weights from again. In what order a product goes through positions is
+// free.
 #include "kernels/cuda/attention_prefill.cuh"
 
 namespace keel::cuda {
 namespace {
 
 // What lies at the beginning of shared memory, WIDE being the elements of a head in blocks of 64.
-// K: rows of WIDE bytes, of each 64 elements what lane t of a product takes: block t of 8 of the first and of the second
-// 32. V: of each 32 elements and each t words of four positions, [element][sixteen positions]. A product's column 2 t + c
-// is then element c of a pair of block t.
+// K: rows of WIDE bytes, of each 64 elements what lane t of a product takes: block t of 8 of the first and of the
+// second 32. V: of each 32 elements and each t words of four positions, [element][sixteen positions]. A product's
+// column 2 t + c is then element c of a pair of block t.
 template <uint32_t WIDE>
 struct IntegerTile {
-    static constexpr uint32_t kBlocks = WIDE / 8, kParts = WIDE / kKvBlock, kSteps = WIDE / 32;
+    static constexpr uint32_t kBlocks = WIDE / 8;
 
     static KEEL_GPU uint8_t* key(uint32_t row, uint32_t pair, uint32_t t) {
         return shared_memory() + kPrefillFactsBytes + row * WIDE +

@@ -3,8 +3,8 @@
 // through one KV split or through all of them: attention_integers.cu where K and V are integers, attention_halves.cu
 // where both are f16.
 //
-// Rows are on their way while those of the tile before are worked on, and are unpacked once for all columns. Scores stay
-// in registers, where matrix units leave those of integers.
+// Rows are on their way while those of the tile before are worked on, and are unpacked once for all columns. Scores
+// stay in registers, where matrix units leave those of integers.
 #pragma once
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/exp_below.h"
@@ -194,8 +194,8 @@ KEEL_GPU void soften_tile(const AttentionArgs& args, bool edge, const Range seen
 }
 
 // ---- a split's end ----
-// What becomes of a column's older output and of that of the split: by: kLeft if it sees nothing of the split, kCopied if
-// there is none.
+// What becomes of a column's older output and of that of the split: by: kLeft if it sees nothing of the split, kCopied
+// if there is none.
 struct Merging {
     float by, from_by;
 };

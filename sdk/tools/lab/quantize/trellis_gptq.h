@@ -1,6 +1,6 @@
 // Trellis codes of a matrix chosen for what it computes: the search of trellis_search.h in place of the rounding of
-// gptq.h (QTIP, Tseng et al. 2024, codes tiles of 16 x 16 between passing errors on; here every path of the search passes
-// its own errors on, column by column). Needs Eigen.
+// gptq.h (QTIP, Tseng et al. 2024, codes tiles of 16 x 16 between passing errors on; here every path of the search
+// passes its own errors on, column by column). Needs Eigen.
 #pragma once
 #include "sdk/tools/lab/quantize/gptq.h"
 #include "sdk/tools/lab/quantize/trellis_code.h"
