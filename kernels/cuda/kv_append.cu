@@ -93,7 +93,7 @@ KEEL_GPU void prepare_row(const KvAppendArgs& args, uint32_t token, uint32_t kv_
 
 }  // namespace
 
-KEEL_GPU_KERNEL(kv_append) {
+KEEL_GPU_KERNEL_OF(kv_append, 3) {  // without a number it spills on Ada
     const Heads& s = args.shape;
     const KvPlaces& at = args.places;
     const uint32_t token = block_y(), n = s.head_dim, warp = thread_x() / 32,
