@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""mutations.py SOURCE_DIR PROGRAM RACE_PROGRAM [--write]: every line of kernels/cuda that meets, waits, commits or
+"""mutations.py SOURCE_DIR PROGRAM RACE_PROGRAM [--write] [--every N] [--files NAME...]: every line of kernels/cuda that meets, waits, commits or
 exchanges is needed: with any one left out, a test fails.
 
 The executor leaves a line's calls out when KEEL_SIMT_MUTATION names it, so nothing is compiled anew. mutations.txt beside
 this file lists the lines; one that came or went shows in a comparison with the sources, and --write writes the list.
+--every N: only each Nth line of the list; --files: only those of these files.
 """
 import concurrent.futures
 import os
@@ -69,6 +70,11 @@ def main():
     if listed.read_text() != text:
         print(f"FAILED: {listed} is not what the sources have; write it with --write and look at the difference")
         return 1
+    if "--every" in sys.argv:
+        mutations = mutations[::int(sys.argv[sys.argv.index("--every") + 1])]
+    if "--files" in sys.argv:
+        files = sys.argv[sys.argv.index("--files") + 1:]
+        mutations = [m for m in mutations if m[0] in files]
     programs = [("values", program), ("races", race_program)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         caught = list(pool.map(lambda m: verdict(programs, m), mutations))
