@@ -224,7 +224,7 @@ KEEL_GPU void change_scores(const TokenBlock& b, uint32_t tile, uint32_t lane) {
 KEEL_GPU TokenWeights soften_tile(const TokenBlock& b, uint32_t tile, Range seen) {
     const AttentionArgs& args = b.args;
     const uint32_t lane = thread_x_again() % 32, column = lane / 8;
-    if (args.means.pairs || args.softcap != 0.0f) [[unlikely]]
+    if (!seen.empty() && (args.means.pairs || args.softcap != 0.0f)) [[unlikely]]
         change_scores(b, tile, lane);
     const float scale = args.softcap != 0.0f ? 1.0f : args.scale;
     float* x = b.scores(column) + tile * kTile;
