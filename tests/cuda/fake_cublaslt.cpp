@@ -44,7 +44,7 @@ static_assert(sizeof(Chosen) == sizeof(cuda::LtAlgorithm));
 
 Result enter() {
     FakeDriver& d = FakeDriver::get();
-    return ++d.library_calls == d.library_fail_at || d.lost ? d.fail_with : cuda::kSuccess;
+    return ++d.cublas_calls == d.cublas_fail_at || d.lost ? d.fail_with : cuda::kSuccess;
 }
 #define KEEL_ENTER()                                                \
     const std::lock_guard<std::recursive_mutex> lock(fake_mutex()); \
@@ -203,7 +203,7 @@ Result multiply(cuda::LtHandle handle, cuda::LtProduct product, const void* alph
             }
         return cuda::kSuccess;
     };
-    ++FakeDriver::get().library_products;
+    ++FakeDriver::get().cublas_products;
     return fake_put(stream, run) ? cuda::kSuccess : kInvalid;
 }
 
@@ -214,7 +214,7 @@ namespace keel::platform::cuda {
 
 const char* load_cublaslt(CublasLt* out) {
     *out = {};
-    if (!keel_test::FakeDriver::get().library_present) return "this machine has no cuBLASLt";
+    if (!keel_test::FakeDriver::get().cublas_present) return "this machine has no cuBLASLt";
 #define KEEL_SET(name, symbol, parameters) out->name = keel_test::name;
     KEEL_CUBLASLT(KEEL_SET)
 #undef KEEL_SET

@@ -21,8 +21,8 @@ struct FakeDriver {
     uint64_t fail_at = 0;                // the call with this number fails, counted from 1; 0: none
     bool lost = false;                   // every call fails from now on
     int fail_with = 719;                 // CUDA_ERROR_LAUNCH_FAILED
-    bool library_present = true;         // false: there is no cuBLASLt (fake_cublaslt.cpp)
-    uint64_t library_fail_at = 0;        // as fail_at, of its calls
+    bool cublas_present = true;          // false: there is no cuBLASLt (fake_cublaslt.cpp)
+    uint64_t cublas_fail_at = 0;         // as fail_at, of its calls
     std::function<void()> in_next_wait;  // called once, by the next call that waits for a stream, before it does
 
     // Its clock goes on by what launches of a kernel take.
@@ -32,8 +32,8 @@ struct FakeDriver {
     // What it saw, since reset().
     uint64_t calls = 0;
     uint64_t allocations = 0, module_loads = 0, launches = 0, overlapping_launches = 0, windows = 0, bytes_to_host = 0,
-             event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0, library_calls = 0,
-             library_products = 0;
+             event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0, cublas_calls = 0,
+             cublas_products = 0;
     int64_t open_objects = 0;  // allocations, streams, events, modules, contexts, and the library's, not given back
     std::string fault;         // the first thing that a GPU would not have accepted
 

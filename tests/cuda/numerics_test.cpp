@@ -113,11 +113,11 @@ TEST(CudaNumerics, AreWithinThePlan) {
     engine.feed(tokens(90));
     engine.advance();
     const FakeDriver prefilled = FakeDriver::get();
-    EXPECT_GT(prefilled.library_products, before.library_products + 10);
+    EXPECT_GT(prefilled.cublas_products, before.cublas_products + 10);
     engine.feed(tokens(1));
     engine.advance();
     const FakeDriver& after = FakeDriver::get();
-    EXPECT_EQ(after.library_calls, prefilled.library_calls) << "decoding is the contract's";
+    EXPECT_EQ(after.cublas_calls, prefilled.cublas_calls) << "decoding is the contract's";
     EXPECT_EQ(after.open_objects, before.open_objects);
     EXPECT_EQ(after.allocations, before.allocations);
     keel_stats stats = sized<keel_stats>();
@@ -130,7 +130,7 @@ TEST(CudaNumerics, BudgetsCutNoProduct) {
     uint64_t products[2];
     for (const uint64_t budget_us : {0u, 1u}) {
         Engine engine(keel_test::source_path(kModel), library_config());
-        const uint64_t before = FakeDriver::get().library_products;
+        const uint64_t before = FakeDriver::get().cublas_products;
         engine.feed(tokens(20));
         keel_advance_result result = sized<keel_advance_result>();
         keel_session session = engine.session();
@@ -138,13 +138,13 @@ TEST(CudaNumerics, BudgetsCutNoProduct) {
         while (keel_advance(engine.handle(), &session, 1, budget_us, &result) == KEEL_AGAIN) ++calls;
         ASSERT_EQ(result.status, KEEL_OK);
         EXPECT_EQ(calls > 20, budget_us != 0) << calls;
-        products[budget_us] = FakeDriver::get().library_products - before;
+        products[budget_us] = FakeDriver::get().cublas_products - before;
     }
     EXPECT_EQ(products[1], products[0]);
 }
 
 TEST(CudaNumerics, AMissingLibraryIsNamedByInit) {
-    FakeDriver::get().library_present = false;
+    FakeDriver::get().cublas_present = false;
     const keel_test::InspectedFile file(keel_test::source_path(kModel));
     keel_config config = library_config();
     const keel_memory_plan plan = plan_of(file, config);
@@ -167,12 +167,12 @@ TEST(CudaNumerics, EveryCallOfTheLibraryMayFail) {
         engine.advance();
     };
     live();
-    const uint64_t calls = FakeDriver::get().library_calls;
+    const uint64_t calls = FakeDriver::get().cublas_calls;
     ASSERT_GT(calls, 50u);
     uint32_t refused = 0;
     for (uint64_t call = 1; call <= calls; ++call) {
         FakeDriver::reset();
-        FakeDriver::get().library_fail_at = call;
+        FakeDriver::get().cublas_fail_at = call;
         try {
             live();
         } catch (const keel_test::Error& error) {

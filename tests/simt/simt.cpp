@@ -145,13 +145,11 @@ Mutation mutation = [] {
 // Stacks of fibers, kept for the next launch of this thread.
 class Stacks {
   public:
-    ~Stacks() {
-        if (base_) munmap(base_, bytes_);
-    }
+    ~Stacks() { give_back(); }
     uint8_t* of(uint32_t fibers) {
         const uint64_t bytes = fibers * (kStackBytes + kStackSkew) + kStackSkew;
         if (bytes > bytes_) {
-            if (base_) munmap(base_, bytes_);
+            give_back();
             void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             base_ = p == MAP_FAILED ? nullptr : static_cast<uint8_t*>(p);
             bytes_ = base_ ? bytes : 0;
@@ -160,6 +158,14 @@ class Stacks {
     }
 
   private:
+    void give_back() {
+        if (!base_) return;
+#if SIMT_ASAN
+        ASAN_UNPOISON_MEMORY_REGION(base_, bytes_);  // what is mapped here next has no frames of ours
+#endif
+        munmap(base_, bytes_);
+    }
+
     uint8_t* base_ = nullptr;
     uint64_t bytes_ = 0;
 };

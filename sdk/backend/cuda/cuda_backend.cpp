@@ -58,7 +58,7 @@ keel_status cuda_attach(Device* device, const PlanConfig& config, uint8_t* const
                     "the context leaves less shared memory than kernels need");
     KEEL_TRY(open_streams(d, error));
     KEEL_TRY(open_kernels(d, error));
-    return config.device_numerics ? attach_library(d, error) : KEEL_OK;
+    return config.device_numerics ? attach_cublas(d, error) : KEEL_OK;
 }
 
 // Bytes of the KV transform's arrays, by what they are.
@@ -100,7 +100,7 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     CudaDevice* d = device ? cuda_device(device) : nullptr;
     if (d) d->marked = marked, d->times = times, d->pace = pace;
     place_table(d, p, arenas);
-    if (p.config.device_numerics) place_library(d, p, arenas);
+    if (p.config.device_numerics) place_cublas(d, p, arenas);
     at.staging = arenas[KEEL_REGION_PINNED].place_offset("step", step_bytes);
     at.tables = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("rope_frequencies", frequency_bytes(p));
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
@@ -156,7 +156,7 @@ keel_status cuda_open(Device* device, const Program* program, keel_error* error)
     });
     if (status != KEEL_OK) return fail(error, status, 0, "tables", "the device did not take them");
     const uint32_t launches = open_table(&d);
-    if (program->config.device_numerics) KEEL_TRY(open_library(&d, launches, error));
+    if (program->config.device_numerics) KEEL_TRY(open_cublas(&d, launches, error));
     return open_graphs(&d, error);
 }
 
@@ -170,7 +170,7 @@ void cuda_close(Device* device) {
         if (current.ok()) {
             if (d.stream) driver.stream_synchronize(d.stream);
             close_graphs(&d);
-            close_library(&d);
+            close_cublas(&d);
             if (d.module) driver.module_unload(d.module);
             if (d.computed) driver.event_destroy(d.computed);
             if (d.copies) driver.stream_destroy(d.copies);

@@ -48,13 +48,13 @@ struct CudaCopies {
     uint64_t transform;
     uint64_t draw;          // DEVICE_SCRATCH: a DrawBlock
     uint64_t draw_staging;  // PINNED: its input, and the result
-    uint64_t narrow;        // DEVICE_SCRATCH: inputs of the library's products in 16 bits
-    uint64_t workspace;     // DEVICE_SCRATCH: the library's
+    uint64_t narrow;        // DEVICE_SCRATCH: inputs of cuBLASLt's products in 16 bits
+    uint64_t workspace;     // DEVICE_SCRATCH: cuBLASLt's
 };
 
-// Products of one shape by the device's library (cuda_library.cpp): those of a model that differ in weights alone.
-constexpr uint32_t kLibraryTokens = 64, kLibrarySteps = kMaxChunk / kLibraryTokens, kLibraryShapes = 32;
-struct LibraryShape {
+// Products of one shape by cuBLASLt (cuda_cublaslt.cpp): those of a model that differ in weights alone.
+constexpr uint32_t kCublasTokens = 64, kCublasSteps = kMaxChunk / kCublasTokens, kCublasShapes = 32;
+struct CublasShape {
     struct Key {
         uint32_t type, rows, k, most_tokens;
         uint32_t y_alignment;  // bytes
@@ -62,15 +62,15 @@ struct LibraryShape {
         bool operator==(const Key&) const = default;
     } key;
     platform::cuda::LtLayout w, x, y;
-    // Without a bias and with one, for so many times kLibraryTokens tokens.
-    platform::cuda::LtAlgorithm algorithm[2][kLibrarySteps];
+    // Without a bias and with one, for so many times kCublasTokens tokens.
+    platform::cuda::LtAlgorithm algorithm[2][kCublasSteps];
     bool chosen[2];
 };
-struct CudaLibrary {
+struct CudaCublasLt {
     platform::cuda::CublasLt calls;
     platform::cuda::LtHandle handle;       // null: none, and nothing else is set
     platform::cuda::LtProduct product[2];  // as algorithm
-    LibraryShape* shape;                   // [kLibraryShapes]
+    CublasShape* shape;                    // [kCublasShapes]
     uint32_t shapes;                       // of these
 };
 
@@ -116,7 +116,7 @@ struct CudaDevice : Device {
     KvTransform transform;  // its arrays on the device
     BufferId hidden;        // what the output norm writes, in both variants
     CudaRanges ranges;      // for profilers
-    CudaLibrary library;    // of KEEL_NUMERICS_DEVICE
+    CudaCublasLt cublas;    // of KEEL_NUMERICS_DEVICE
     // What a step walks (cuda_ops.cpp): [variants][kStepKinds][most_ops], by the first op of a dispatch.
     CudaWork* work;
     CudaLaunch* launches;
@@ -218,15 +218,15 @@ uint32_t work_items(const CudaDevice& d, const CudaWork& work);
 // Launches `count` of them from `first` on. In the device's context.
 platform::cuda::Result launch_work(const CudaDevice& d, const CudaWork& work, uint32_t first, uint32_t count);
 
-// ---- cuda_library.cpp ----
-// Whether products with matrices of a type are the library's, for more than kProductTokens rows.
-bool library_multiplies(const PlanConfig& config, uint32_t weight_type);
-void place_library(CudaDevice* d, const Program& program, Arena* arenas);  // null: counts
+// ---- cuda_cublaslt.cpp ----
+// Whether products with matrices of a type are cuBLASLt's, for more than kProductTokens rows.
+bool cublas_multiplies(const PlanConfig& config, uint32_t weight_type);
+void place_cublas(CudaDevice* d, const Program& program, Arena* arenas);  // null: counts
 // Finds it; then chooses algorithms for all shapes of the table's launches, and has run each once. Both where the
 // configuration asks for it.
-keel_status attach_library(CudaDevice* d, keel_error* error);
-keel_status open_library(CudaDevice* d, uint32_t launches, keel_error* error);
-void close_library(CudaDevice* d);
+keel_status attach_cublas(CudaDevice* d, keel_error* error);
+keel_status open_cublas(CudaDevice* d, uint32_t launches, keel_error* error);
+void close_cublas(CudaDevice* d);
 
 // ---- cuda_attention.cpp ----
 uint64_t partial_bytes(const Program& p);

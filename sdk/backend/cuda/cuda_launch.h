@@ -58,7 +58,7 @@ enum class ProductSet : uint32_t {
     kFragments,
     kQuantized,  // this and the following: as in the file
     kUnquantized,
-    kLibrary  // unquantized, and the device's library multiplies them for many tokens
+    kCublasLt  // unquantized, and cuBLASLt multiplies them for many tokens
 };
 struct ProductLaunch : cuda::ProductArgs {
     ProductSet set;
@@ -160,13 +160,13 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
 // Rows of f32 of buffer `from` into the 8-bit layouts that the op writes.
 void add_quantize(CudaTable* table, const Op& op, BufferId from);
 
-// ---- cuda_library.cpp ----
-// Whether the library multiplies in the step. Its items are matrices: group_begin <= m < group_end. With the first one
+// ---- cuda_cublaslt.cpp ----
+// Whether cuBLASLt multiplies in the step. Its items are matrices: group_begin <= m < group_end. With the first one
 // goes what makes their input.
-inline bool by_library(const ProductLaunch& a) {
-    return a.set == ProductSet::kLibrary && a.tokens > cuda::kProductTokens;
+inline bool by_cublas(const ProductLaunch& a) {
+    return a.set == ProductSet::kCublasLt && a.tokens > cuda::kProductTokens;
 }
-platform::cuda::Result multiply_by_library(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a);
+platform::cuda::Result multiply_by_cublas(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a);
 
 // ---- cuda_attention.cpp ----
 // Of a dispatch whose last op appends, with head norms and rotation before it.

@@ -110,7 +110,7 @@ WeightUse cuda_weights(const PlanConfig& config, keel_weights, uint32_t weight_t
     // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
     use.repacked = block != 0 && !lookup;
     use.fp32 = block != 0                                                 ? KEEL_FP32_NONE
-               : library_multiplies(config, weight_type)                  ? KEEL_FP32_FEW_ROWS
+               : cublas_multiplies(config, weight_type)                   ? KEEL_FP32_FEW_ROWS
                : kernels::kWeightTypes[weight_type].activation_block == 0 ? KEEL_FP32_TYPE
                                                                           : KEEL_FP32_ACTIVATION;
     use.skip = use.repacked ? KEEL_REPACK_SKIP_NONE : lookup ? KEEL_REPACK_SKIP_LOOKUP : KEEL_REPACK_SKIP_TYPE;
@@ -122,7 +122,7 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
         op->kind == OpKind::kMatmul && config.q8 && kernels::kWeightTypes[op->weight_type].activation_block != 0;
     op->fixed_us = static_cast<double>(op->fixed_bytes) / kBytesPerUs;
     op->token_us = static_cast<double>(op->token_bytes) / kBytesPerUs;
-    const bool halves = op->kind == OpKind::kMatmul && library_multiplies(config, op->weight_type);
+    const bool halves = op->kind == OpKind::kMatmul && cublas_multiplies(config, op->weight_type);
     op->compute_us = static_cast<double>(op->token_macs) / (integers ? kIntegerMacsPerUs
                                                             : halves ? kHalfMacsPerUs
                                                                      : kFloatMacsPerUs);

@@ -37,7 +37,7 @@ constexpr ProductFamily kFamilies[] = {
     {ProductSet::kQuantized, cuda::kernel_product_f32_F32, 0, f32_shape, kAny},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},
     {ProductSet::kUnquantized, cuda::kernel_product_f32_tile_F32, 0, f32_tile_shape, kAny},
-    {ProductSet::kLibrary, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},  // see by_library
+    {ProductSet::kCublasLt, cuda::kernel_product_f32_F32, 0, f32_shape, cuda::kProductTokens},  // see by_cublas
 };
 constexpr uint32_t kItemGroups = 4;  // of an item: what a block of many tokens takes
 
@@ -111,9 +111,9 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.k = first->k;
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
-    const bool library = library_multiplies(d.program->config, first->weight_type);
+    const bool cublas = cublas_multiplies(d.program->config, first->weight_type);
     a.set = first->repacked                                                   ? ProductSet::kFragments
-            : library                                                         ? ProductSet::kLibrary
+            : cublas                                                          ? ProductSet::kCublasLt
             : kernels::kWeightTypes[first->weight_type].activation_block == 0 ? ProductSet::kUnquantized
                                                                               : ProductSet::kQuantized;
     a.type = first->weight_type;
@@ -134,11 +134,11 @@ void add_quantize(CudaTable* table, const Op& op, BufferId from) {
 
 // ---- cut ----
 uint32_t items_of(const ProductLaunch& a) {
-    if (by_library(a)) return a.matrices;
+    if (by_cublas(a)) return a.matrices;
     return a.tokens ? cuda::divide_up(a.group_end, kItemGroups) : 0;
 }
 void cut(ProductLaunch* a, uint32_t first, uint32_t count) {
-    if (by_library(*a)) {
+    if (by_cublas(*a)) {
         a->group_begin = first;
         a->group_end = first + count;
         return;
@@ -166,7 +166,7 @@ static platform::cuda::AccessWindow read_once(const CudaDevice& d, const Product
 }
 
 Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
-    if (by_library(a)) return multiply_by_library(d, l, a);
+    if (by_cublas(a)) return multiply_by_cublas(d, l, a);
     for (const ProductFamily& f : kFamilies)
         if (f.set == a.set && a.tokens <= f.most_tokens)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
