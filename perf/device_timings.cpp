@@ -519,6 +519,7 @@ class Timings {
         const uint64_t token_bytes = keel::kernels::q8_token_bytes(k, 32);
         const cuda::DevicePointer x = filled(tokens * token_bytes), y = filled(uint64_t{tokens} * rows * 4);
         for (uint32_t type = keel::kernels::kQ4_0; type < keel::kernels::kWeightTypeCount; ++type) {
+            if (keel::kernels::is_trellis(type)) continue;
             const cuda::DevicePointer w = filled(keel::cuda::fragment_bytes(type, rows, k));
             keel::cuda::ProductArgs a = {};
             a.matrix[0] = {reinterpret_cast<const uint8_t*>(w), nullptr, rows, 0};

@@ -280,6 +280,10 @@ inline const std::vector<GgufCase>& gguf_cases() {
          [] {
              return with_data(one_tensor().tensor("t", {128, 2}, kQ4_K).u64(0));
          }},
+        {"row_half_a_trellis_block", KEEL_E_FILE_FORMAT, "t",
+         [] {
+             return with_data(one_tensor().tensor("t", {128, 2}, kernels::kWeightTypes[kernels::kWT3].number).u64(0));
+         }},
         {"type_removed", KEEL_E_UNSUPPORTED, "t",
          [] { return with_data(one_tensor().text("t").u32(1).u64(32).mark().u32(4).u64(0)); }},
         {"type_iq2_xxs", KEEL_E_UNSUPPORTED, "t",
@@ -292,7 +296,7 @@ inline const std::vector<GgufCase>& gguf_cases() {
          [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(39).u64(0)); }},
         {"type_nvfp4", KEEL_E_UNSUPPORTED, "t",
          [] { return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(40).u64(0)); }},
-        {"type_own", KEEL_E_UNSUPPORTED, "t",  // Keel's own types are in no GGUF
+        {"type_own", KEEL_E_UNSUPPORTED, "t",  // Q8_F32, which is in no GGUF
          [] {
              const uint32_t own = kernels::kWeightTypes[kernels::kQ8_F32].number;
              return with_data(one_tensor().text("t").u32(1).u64(256).mark().u32(own).u64(0));

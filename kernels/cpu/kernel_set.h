@@ -171,7 +171,8 @@ struct KernelSet {
     // kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeCount];
     bool repack_pays[kWeightTypeCount];  // matmul_repacked is measured to be the faster of the two
-    // x[k] -> one token's q8 activation with blocks of `block` (32 or 256; k a multiple of it)
+    // x[k] -> one token's q8 activation with blocks of `block` (32 or 256; k a multiple of it). For trellis weights
+    // kv_rotate rotates x before, 256 elements at a time.
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* token);
 
     // y[n] = rmsnorm(x) * w; y may be x
@@ -195,7 +196,7 @@ struct KernelSet {
     void (*kv_encode[kKvFormatCount])(const float* row, uint32_t head_dim, KvScaleMode mode, uint8_t* codes,
                                       uint8_t* scales);
     void (*kv_decode[kKvFormatCount])(const uint8_t* codes, const uint8_t* scales, uint32_t head_dim, float* row);
-    // The signed Hadamard rotation of rotated formats, in place, and its inverse.
+    // The signed Hadamard rotation of rotated KV formats and trellis weights, in place, and its inverse.
     void (*kv_rotate)(float* row, uint32_t head_dim);
     void (*kv_unrotate)(float* row, uint32_t head_dim);
     void (*attention_split)(const AttentionArgs&);

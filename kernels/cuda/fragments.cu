@@ -88,7 +88,7 @@ KEEL_GPU void embed_rows(const EmbedArgs& args) {
     KEEL_GPU_KERNEL(embed_fragments_##type) { \
         embed_rows<k##type>(args);            \
     }
-KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
+KEEL_BLOCK_TYPES(KEEL_DEFINE)
 #undef KEEL_DEFINE
 
 }  // namespace keel::cuda

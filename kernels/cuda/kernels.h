@@ -8,6 +8,9 @@
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/sample_args.h"
 
+// Weight types that there are kernels for.
+#define KEEL_GPU_TYPES(X) KEEL_FLOAT_TYPES(X) KEEL_BLOCK_TYPES(X)
+
 #define KEEL_GPU_F32_ROW(type, ...) KEEL_GPU_ROW(product_f32_##type, ProductArgs, kProductThreads)
 #define KEEL_GPU_F32_TILE_ROW(type, ...) KEEL_GPU_ROW(product_f32_tile_##type, ProductArgs, kTileThreads)
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
@@ -18,15 +21,15 @@
     KEEL_GPU_ROW(product_prompt_##type, ProductArgs, prompt_threads(kernels::kWeightTypes[kernels::k##type].sub_block))
 #define KEEL_GPU_PREFILL_ROW(name) KEEL_GPU_ROW(attend_##name, AttentionArgs, kPrefillThreads)
 #define KEEL_GPU_KERNELS                                                \
-    KEEL_WEIGHT_TYPES(KEEL_GPU_F32_ROW)                                 \
+    KEEL_GPU_TYPES(KEEL_GPU_F32_ROW)                                    \
     KEEL_FLOAT_TYPES(KEEL_GPU_F32_TILE_ROW)                             \
-    KEEL_WEIGHT_TYPES(KEEL_GPU_EMBED_ROW)                               \
+    KEEL_GPU_TYPES(KEEL_GPU_EMBED_ROW)                                  \
     KEEL_GPU_ROW(quantize_32, QuantizeArgs, kQuantizeThreads)           \
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads)          \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                              \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)                  \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_STREAM_ROW)                           \
-    KEEL_QUANTIZED_TYPES(KEEL_GPU_PROMPT_ROW)                           \
+    KEEL_BLOCK_TYPES(KEEL_GPU_LAY_ROW)                                  \
+    KEEL_BLOCK_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)                      \
+    KEEL_BLOCK_TYPES(KEEL_GPU_STREAM_ROW)                               \
+    KEEL_BLOCK_TYPES(KEEL_GPU_PROMPT_ROW)                               \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)                    \
     KEEL_GPU_ROW(glu, GluArgs, kRowThreads)                             \
     KEEL_GPU_ROW(nothing, NothingArgs, kWarp)                           \

@@ -173,7 +173,7 @@ KEEL_GPU void quantize(const QuantizeArgs& args) {
     KEEL_GPU_KERNEL(embed_##type) {       \
         embed<k##type>(args);             \
     }
-KEEL_WEIGHT_TYPES(KEEL_DEFINE_F32)
+KEEL_GPU_TYPES(KEEL_DEFINE_F32)
 
 #define KEEL_DEFINE_F32_TILE(type, ...)        \
     KEEL_GPU_KERNEL(product_f32_tile_##type) { \

@@ -200,6 +200,6 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
     KEEL_GPU_EARLY_KERNEL_OF(product_stream_##type, kStreamBlocks) { \
         multiply_stream<k##type>(args, began);                       \
     }
-KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
+KEEL_BLOCK_TYPES(KEEL_DEFINE)
 
 }  // namespace keel::cuda

@@ -459,6 +459,6 @@ KEEL_GPU void multiply_prompt(const ProductArgs& args) {
     KEEL_GPU_KERNEL_OF(product_prompt_##type, 2) { \
         multiply_prompt<k##type>(args);            \
     }
-KEEL_QUANTIZED_TYPES(KEEL_DEFINE_PROMPT)
+KEEL_BLOCK_TYPES(KEEL_DEFINE_PROMPT)
 
 }  // namespace keel::cuda

@@ -16,6 +16,7 @@
 //   IQ4_NL  d | qs[16]            w = d*table[q]
 //   IQ4_XS  d | scales_h u16 | scales_l[4] | qs[128]  sub-blocks of 32; scale minus 32; w = d*sc*table[q]
 //   Q8_F32  d f32 | qs[32] int8   w = d*q; what W_proj caches of version 1 hold (sdk/format/wproj.h)
+//   WT2 WT3 d | codes[64], [96]   trellis codes of the rotated block (kernels/formats/weight_trellis.h)
 #pragma once
 #include <stdint.h>
 
@@ -23,8 +24,11 @@
 
 namespace keel::kernels {
 
-// Numbers in files: those below are GGUF's, those from here on Keel's own and in no GGUF.
+// Numbers in files: those below are GGUF's, those from here on Keel's own. The first one is in no GGUF file.
 constexpr uint32_t kOwnTypeNumbers = 0x1000;
+constexpr bool in_gguf(uint32_t number) {
+    return number != kOwnTypeNumbers;
+}
 
 // Codes of a quantized type. The value of a code is its bits minus `offset`; signed ones are int8, or looked up as
 // such. Products of four elements of `run` codes in a row, each pair of them added, fit 16 bits (for kernel sets that
@@ -51,7 +55,7 @@ constexpr int kNoField = -1;
     X(F32,        0,        1,     4,   0,   0, kNoField, {})         \
     X(F16,        1,        1,     2,   0,   0, kNoField, {})         \
     X(BF16,      30,        1,     2,   0,   0, kNoField, {})
-#define KEEL_QUANTIZED_TYPES(X)                                                       \
+#define KEEL_BLOCK_TYPES(X)                                                           \
     /*name   number  elements  bytes  sub    d   m         codes */                   \
     X(Q4_0,       2,       32,    18,   0,   0, kNoField, unsigned_codes(8, 8))       \
     X(Q4_1,       3,       32,    20,   0,   0,        2, unsigned_codes(0, 8))       \
@@ -66,6 +70,11 @@ constexpr int kNoField = -1;
     X(IQ4_NL,    20,       32,    18,   0,   0, kNoField, kSignedCodes)               \
     X(IQ4_XS,    23,      256,   136,  32,   0, kNoField, kSignedCodes)               \
     X(Q8_F32, 0x1000,      32,    36,   0,   0, kNoField, kSignedCodes)
+// Products read activations that are rotated like the weights (Activation::kQ8Rotated of the SDK).
+#define KEEL_TRELLIS_TYPES(X)                                                         \
+    X(WT2,    0x1002,      256,    66,   0,   0, kNoField, unsigned_codes(64, 1))     \
+    X(WT3,    0x1003,      256,    98,   0,   0, kNoField, unsigned_codes(64, 1))
+#define KEEL_QUANTIZED_TYPES(X) KEEL_BLOCK_TYPES(X) KEEL_TRELLIS_TYPES(X)
 #define KEEL_WEIGHT_TYPES(X) KEEL_FLOAT_TYPES(X) KEEL_QUANTIZED_TYPES(X)
 // clang-format on
 
@@ -95,6 +104,12 @@ KEEL_TABLE WeightTypeInfo kWeightTypes[kWeightTypeCount] = {
 #undef KEEL_ROW
 };
 
+// Whether rows are coded rotated, and products read activations that are.
+KEEL_DEVICE constexpr bool is_trellis(uint32_t type) {
+#define KEEL_IS(name, ...) type == k##name ||
+    return KEEL_TRELLIS_TYPES(KEEL_IS) false;
+#undef KEEL_IS
+}
 KEEL_DEVICE constexpr const WeightTypeInfo* weight_type_info(uint32_t type) {
     return type < kWeightTypeCount ? &kWeightTypes[type] : nullptr;
 }

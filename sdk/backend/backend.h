@@ -45,7 +45,7 @@ struct StepLimits {
 
 // How the backend has matrices of a shape and weight type.
 struct WeightUse {
-    bool product;           // there is a product with them
+    bool usable;            // there are kernels for them
     Activation x;           // the layout in which it reads its activations
     bool repacked;          // rows in groups of 16, in an order of the backend's own, else plain: as in the file
     keel_repack_skip skip;  // why plain, where the configuration would have it repacked

@@ -329,7 +329,7 @@ keel_status HeaderScan::tensor(GgufTensor* t) {
     const uint64_t type_offset = cursor_.position();
     uint32_t number;
     KEEL_TRY(u32(&number));
-    t->type = number < kernels::kOwnTypeNumbers ? kernels::weight_type_of_number(number) : kernels::kWeightTypeCount;
+    t->type = kernels::in_gguf(number) ? kernels::weight_type_of_number(number) : kernels::kWeightTypeCount;
     if (t->type == kernels::kWeightTypeCount) {
         char reason[sizeof(keel_error::reason)];
         TextBuilder text(reason, sizeof reason);

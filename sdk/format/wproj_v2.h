@@ -13,8 +13,8 @@ constexpr uint64_t wproj_table_end(uint32_t layers) {
     return sizeof(WprojHeader2) + uint64_t{layers} * sizeof(WprojLayer);
 }  // where the hash is
 
-// Weight types in a version-2 table: GGUF's numbers, and 31 for Q8_F32, which GGUF has given up. Keel's number for it
-// today (kernels/formats/weight_types.h) is for later versions.
+// Weight types in a version-2 table: the numbers of a GGUF file, and 31 for Q8_F32, which GGUF has given up. Keel's
+// number for it today (kernels/formats/weight_types.h) is for later versions.
 constexpr uint32_t kWprojNumberOfQ8F32 = 31;
 constexpr uint32_t wproj_number_of_type(uint32_t type) {
     return type == kernels::kQ8_F32 ? kWprojNumberOfQ8F32 : kernels::kWeightTypes[type].number;
@@ -22,7 +22,7 @@ constexpr uint32_t wproj_number_of_type(uint32_t type) {
 // kernels::WeightType, or kWeightTypeCount.
 constexpr uint32_t wproj_type_of_number(uint32_t number) {
     if (number == kWprojNumberOfQ8F32) return kernels::kQ8_F32;
-    return number < kernels::kOwnTypeNumbers ? kernels::weight_type_of_number(number) : kernels::kWeightTypeCount;
+    return kernels::in_gguf(number) ? kernels::weight_type_of_number(number) : kernels::kWeightTypeCount;
 }
 // Puts map(type) in place of every type of a layer, such as its number for the file.
 template <class Map>

@@ -12,9 +12,9 @@ uint64_t row_bytes_of(Activation type, uint32_t width) {
         case Activation::kF32:
             return kernels::round64(uint64_t{width} * sizeof(float));
         case Activation::kQ8Block32:
-            return kernels::q8_token_bytes(width, 32);
         case Activation::kQ8Block256:
-            return kernels::q8_token_bytes(width, 256);
+        case Activation::kQ8Rotated:
+            return kernels::q8_token_bytes(width, block_of(type));
     }
     return 0;
 }
@@ -119,6 +119,8 @@ const char* activation_suffix(Activation type) {
             return ".q8_32";
         case Activation::kQ8Block256:
             return ".q8_256";
+        case Activation::kQ8Rotated:
+            return ".q8_rotated";
     }
     return "";
 }

@@ -21,9 +21,6 @@ constexpr uint32_t kLoraAlign = 16;  // floats: the u of every product begins at
 TensorSlot bias_of(TensorSlot slot) {
     return slot == kAttnQ ? kAttnQBias : slot == kAttnK ? kAttnKBias : slot == kAttnV ? kAttnVBias : kSlotCount;
 }
-uint32_t block_of(Activation type) {
-    return type == Activation::kF32 ? 0 : type == Activation::kQ8Block32 ? 32 : 256;
-}
 bool writes_q8(OpKind kind) {
     return kind == OpKind::kNorm || kind == OpKind::kOutputNorm || kind == OpKind::kAttentionFinish ||
            kind == OpKind::kQuantize;
@@ -58,7 +55,8 @@ Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
     op.slot = slot;
     op.layer = layer_;
     op.host = host_;
-    op.in = op.out = op.out_q8[0] = op.out_q8[1] = op.rope = op.state = op.mean = kNoBuffer;
+    op.in = op.out = op.rope = op.state = op.mean = kNoBuffer;
+    for (BufferId& q8 : op.out_q8) q8 = kNoBuffer;
     return op;
 }
 
@@ -75,7 +73,7 @@ BufferId OpBuilder::read(Op* op, const Buf& x, Activation type) {
     if (x.producer == kNoProducer) return id;
     Op& producer = stretch_[x.producer];
     if (type != Activation::kF32)
-        producer.out_q8[type == Activation::kQ8Block256] = id;
+        producer.out_q8[index_of_q8(type)] = id;
     else if (producer.kind != OpKind::kQuantize)
         producer.out = id;
     else

@@ -64,17 +64,17 @@ struct Op {
     const char* name;
     OpKind kind;
     Gate gate;
-    BufferId in;         // what it reads, in the layout its weights ask for
-    BufferId out;        // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
-    BufferId out_q8[2];  // 8-bit layouts it writes: blocks of 32, of 256; kNoBuffer: nobody reads them
-    BufferId rope;       // rope: cos and sin
-    BufferId state;      // kv_append, attention: running maximum and sum of every head
-    BufferId mean;       // kv_append, attention: scores of the removed K mean (kv_transform.h)
-    uint8_t rope_set;    // rope, kv_append, attention
-    bool host;           // computed in host memory
-    bool accumulate;     // matmul: adds to out
-    bool repacked;       // matmul, embed: w is repacked (WeightUse)
-    bool to_logits;      // rows of the step are those with logits, output is the sessions' logits rows
+    BufferId in;                  // what it reads, in the layout its weights ask for
+    BufferId out;                 // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
+    BufferId out_q8[kQ8Layouts];  // 8-bit layouts it writes, by index_of_q8; kNoBuffer: nobody reads them
+    BufferId rope;                // rope: cos and sin
+    BufferId state;               // kv_append, attention: running maximum and sum of every head
+    BufferId mean;                // kv_append, attention: scores of the removed K mean (kv_transform.h)
+    uint8_t rope_set;             // rope, kv_append, attention
+    bool host;                    // computed in host memory
+    bool accumulate;              // matmul: adds to out
+    bool repacked;                // matmul, embed: w is repacked (WeightUse)
+    bool to_logits;               // rows of the step are those with logits, output is the sessions' logits rows
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
     keel_repack_skip repack_skip;
@@ -103,7 +103,12 @@ struct Op {
     uint32_t pass_tokens;               // more than one token are computed in multiples of so many; 0: of one
 
     // Elements that a part of the output must be a multiple of to be written in its 8-bit layouts.
-    uint32_t widest_block() const { return out_q8[1] != kNoBuffer ? 256 : out_q8[0] != kNoBuffer ? 32 : 1; }
+    uint32_t widest_block() const {
+        uint32_t widest = 1;
+        for (uint32_t i = 0; i < kQ8Layouts; ++i)
+            if (out_q8[i] != kNoBuffer && block_of(q8_layout(i)) > widest) widest = block_of(q8_layout(i));
+        return widest;
+    }
 };
 
 // Predicted time of an op over `tokens` tokens, one thread, in microseconds.

@@ -323,8 +323,12 @@ WeightUse PlanWeights::use_of(const GgufTensor& t, bool lookup) const {
 
 Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool lookup, const char* name) {
     const WeightUse use = use_of(t, lookup);
-    if (!lookup && !use.product && placer_.status == KEEL_OK)
-        placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, "the backend has no product for its type");
+    if (!use.usable && placer_.status == KEEL_OK) {
+        char reason[sizeof(keel_error::reason)];
+        TextBuilder text(reason, sizeof reason);
+        text.text("the backend has no kernels for ").text(kernels::kWeightTypes[t.type].name);
+        placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, reason);
+    }
     return {use.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),
             t.type,
             static_cast<uint32_t>(t.dims[0]),

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <random>
@@ -12,6 +13,7 @@
 #include "keel/keel_lab.h"
 #include "sdk/backend/cpu/cpu_backend.h"
 #include "sdk/run/tree.h"
+#include "sdk/tools/files/synth.h"
 #include "tests/cuda/fake_driver.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
@@ -999,6 +1001,38 @@ TEST(CudaBackend, RefusesAdapters) {
         config.part_count = 0;
         EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
     }
+}
+
+// Kernels of trellis weights are the CPU's: a plan names the matrix and its type, unless the CPU computes its layer.
+TEST(CudaBackend, RefusesTrellisWeights) {
+    const std::string path = keel_test::temp_path("cuda_trellis.gguf");
+    for (const auto& [tensor, type] :
+         {std::pair<std::string, std::string>{"blk.1.ffn_up", "WT3"}, {"token_embd", "WT2"}}) {
+        keel::tools::SynthSpec spec;
+        spec.mix = "Q8_0";
+        spec.overrides = {{tensor, type}};
+        spec.embedding = 256;
+        spec.heads = 4;
+        spec.kv_heads = 2;
+        spec.head_dim = 64;
+        spec.feed_forward = 256;
+        spec.vocabulary = 512;
+        keel::tools::synth_write(path, spec);
+        const keel_test::InspectedFile file(path);
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        keel_config config = small_config();
+        config.backend = keel_cuda();
+        config.backend_options = &device;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_NE(nullptr, strstr(error.reason, ("no kernels for " + type).c_str())) << error.reason;
+        EXPECT_EQ(tensor.substr(tensor.rfind('.') + 1) + ".weight", error.field);
+        device.layers = 1;
+        EXPECT_EQ(tensor == "token_embd" ? KEEL_E_UNSUPPORTED : KEEL_OK,
+                  keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+    }
+    std::filesystem::remove(path);
 }
 
 // Taps and rows of the laboratory are the CPU's.

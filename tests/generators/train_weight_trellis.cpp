@@ -1,14 +1,14 @@
-// Trains the codebooks of trellis weights (sdk/tools/lab/quantize/trellis_code.h), some minutes on one core:
+// Trains the codebooks of trellis weights (kernels/formats/weight_trellis.h), some minutes on one core:
 //
 //     g++ -std=c++20 -O3 -march=native -ffp-contract=off -I. tests/generators/train_weight_trellis.cpp -o train
-//     ./train > sdk/tools/lab/quantize/trellis_tables.h
+//     ./train > kernels/formats/weight_trellis_tables.h
 //
 // Rows are 256 independent Gaussian numbers of unit root mean square, as rotated blocks of weights are. Lloyd's
 // algorithm over the trellis: code all rows with the exact search, then the tables that fit best to what was coded with
 // each state: a least squares problem of 16 unknowns a table, solved one table after the other. It only finds a local
 // optimum, so it starts from many: Gaussian quantiles in random order, the sum of squares shared out among the tables.
 // The best are annealed: noise that fades is added before every round. The best of these is trained on more rows and
-// rounded to int8; then single entries are moved up and down as long as that lowers the error.
+// rounded to integers within +-63; then single entries are moved up and down as long as that lowers the error.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +25,7 @@ namespace {
 using namespace keel::tools;
 
 constexpr uint32_t kRow = 256;
+constexpr double kMost = 63;  // of integers
 using Tables = std::array<std::array<double, 16>, 3>;
 
 std::vector<float> gaussian_rows(uint32_t rows, uint32_t seed) {
@@ -52,14 +53,16 @@ double quantile(double p) {  // of the unit Gaussian, by bisection
     return (low + high) / 2;
 }
 
-template <int kStateBits, int kBits>
+template <int kBits, int kStride>
 struct Trainer {
-    static constexpr uint32_t kStates = 1u << kStateBits, kTables = kStateBits / 4;
+    static constexpr int kStep = kBits * kStride, kStateBits = 4 + 2 * kStep;
+    static constexpr uint32_t kStates = 1u << kStateBits, kTables = 3;
+    static uint32_t field(uint32_t state, uint32_t table) { return state >> (kStep * table) & 15; }
     static std::vector<float> values(const Tables& t) {
         std::vector<float> v(kStates);
         for (uint32_t s = 0; s < kStates; ++s) {
             double sum = 0;
-            for (uint32_t k = 0; k < kTables; ++k) sum += t[k][s >> (4 * k) & 15];
+            for (uint32_t k = 0; k < kTables; ++k) sum += t[k][field(s, k)];
             v[s] = static_cast<float>(sum);
         }
         return v;
@@ -92,9 +95,9 @@ struct Trainer {
                 double wanted[16] = {}, n[16] = {};
                 for (uint32_t s = 0; s < kStates; ++s) {
                     double others = 0;
-                    for (uint32_t o = 0; o < kTables; ++o) others += o == k ? 0 : (*t)[o][s >> (4 * o) & 15];
-                    wanted[s >> (4 * k) & 15] += sum[s] - count[s] * others;
-                    n[s >> (4 * k) & 15] += count[s];
+                    for (uint32_t o = 0; o < kTables; ++o) others += o == k ? 0 : (*t)[o][field(s, o)];
+                    wanted[field(s, k)] += sum[s] - count[s] * others;
+                    n[field(s, k)] += count[s];
                 }
                 for (uint32_t i = 0; i < 16; ++i)
                     if (n[i] > 0) (*t)[k][i] = wanted[i] / n[i];
@@ -117,7 +120,7 @@ struct Trainer {
         return error;
     }
     static void make(int starts) {
-        const uint32_t unit = kStateBits == 8 ? 4 : 1;  // more rows where the search is quick
+        const uint32_t unit = kStateBits < 12 ? 4 : 1;  // more rows where the search is quick
         const std::vector<float> few = gaussian_rows(24 * unit, 1), more = gaussian_rows(96 * unit, 4),
                                  many = gaussian_rows(512 * unit, 2), test = gaussian_rows(1024, 3);
         struct Start {
@@ -150,7 +153,7 @@ struct Trainer {
         train(many, &best, 12, 0, 0);
         finish(best, more, test);
     }
-    // Sums over all tables stay within int8: the largest is 127 units.
+    // Sums over all tables stay within kMost.
     static void finish(Tables best, const std::vector<float>& rows, const std::vector<float>& test) {
         for (uint32_t k = 1; k < kTables; ++k) {  // tables centred: only their sum matters
             const double mean = std::accumulate(best[k].begin(), best[k].end(), 0.0) / 16;
@@ -159,7 +162,7 @@ struct Trainer {
         }
         float largest = 0;
         for (const float v : values(best)) largest = std::max(largest, fabsf(v));
-        const double unit = 126.5 / static_cast<double>(largest);
+        const double unit = (kMost - 0.5) / static_cast<double>(largest);
         Tables rounded = best;
         for (auto& table : rounded)
             for (double& v : table) v = std::rint(v * unit) / unit;
@@ -174,7 +177,7 @@ struct Trainer {
                     float most = 0;
                     for (const float value : values(rounded)) most = std::max(most, fabsf(value));
                     const double now =
-                        static_cast<double>(most) * unit < 127.4 ? code_rows(rows, rounded, nullptr, nullptr) : 1;
+                        static_cast<double>(most) * unit < kMost + 0.4 ? code_rows(rows, rounded, nullptr, nullptr) : 1;
                     if (now < error) {
                         error = now;
                         break;
@@ -183,16 +186,16 @@ struct Trainer {
                 }
             }
         }
-        fprintf(stderr, "  on other rows: %.5f, rounded to int8 %.5f, moved %.5f; unit %.3f\n", before, plain,
+        fprintf(stderr, "  on other rows: %.5f, rounded to integers %.5f, moved %.5f; unit %.3f\n", before, plain,
                 code_rows(test, rounded, nullptr, nullptr), unit);
-        printf("    {%d,\n     %d,\n     %.6ff,\n     {", kBits, kStateBits, unit);
-        for (uint32_t k = 0; k < 3; ++k) {
-            printf("%s{", k ? ",\n       " : "{");
+        printf("    {%d,\n     %d,\n     %.6ff,\n     {", kBits, kStride, unit);
+        for (uint32_t k = 0; k < kTables; ++k) {
+            printf("%s{", k ? ",\n      " : "");
             for (int i = 0; i < 16; ++i)
-                printf("%s%d", i ? ", " : "", k < kTables ? static_cast<int>(std::rint(rounded[k][i] * unit)) : 0);
+                printf("%s%d", i ? ", " : "", static_cast<int>(std::rint(rounded[k][i] * unit)));
             printf("}");
         }
-        printf("}}},\n");
+        printf("}},\n");
         fflush(stdout);
     }
 };
@@ -202,14 +205,13 @@ struct Trainer {
 int main(int argc, char** argv) {
     const int starts = argc > 1 ? atoi(argv[1]) : 24, only = argc > 2 ? atoi(argv[2]) : 0;
     printf(
-        "// Codebooks of trellis weights (trellis_code.h). Made by tests/generators/train_weight_trellis.cpp.\n"
-        "#pragma once\n#include \"sdk/tools/lab/quantize/trellis_code.h\"\n\nnamespace keel::tools {\n\n"
-        "constexpr TrellisCode kTrellisCodes[] = {\n");
-    if (only == 0 || only == 82) Trainer<8, 2>::make(starts);
-    if (only == 0 || only == 83) Trainer<8, 3>::make(starts);
-    if (only == 0 || only == 84) Trainer<8, 4>::make(starts);
-    if (only == 0 || only == 122) Trainer<12, 2>::make(starts);
-    if (only == 0 || only == 123) Trainer<12, 3>::make(starts);
-    if (only == 0 || only == 124) Trainer<12, 4>::make(starts);
-    printf("};\n\n}  // namespace keel::tools\n");
+        "// Codebooks of trellis weights (weight_trellis.h). Made by tests/generators/train_weight_trellis.cpp.\n"
+        "#pragma once\n#include \"kernels/formats/weight_trellis.h\"\n\nnamespace keel::kernels {\n\n"
+        "KEEL_TABLE TrellisCode kTrellisCodes[] = {\n");
+    if (only == 0 || only == 22) Trainer<2, 2>::make(starts);
+    if (only == 0 || only == 31) Trainer<3, 1>::make(starts);
+    if (only == 21) Trainer<2, 1>::make(starts);
+    printf(
+        "};\nKEEL_DEVICE constexpr TrellisCode trellis_code(uint32_t type) {\n"
+        "    return kTrellisCodes[type - kWT2];\n}\n\n}  // namespace keel::kernels\n");
 }

@@ -352,8 +352,8 @@ void play(Recording& run, const Case& c) {
 
 // ---- models, profiles and caches ----
 
-constexpr const char* kWeightTypes[] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",  "Q8_0",
-                                        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
+constexpr const char* kWeightTypes[] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1",   "Q5_0",   "Q5_1", "Q8_0", "Q2_K",
+                                        "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "WT2",  "WT3"};
 constexpr const char* kMixes[] = {"Q3_K_M", "Q4_K_M", "Q5_K_M"};
 constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "glm4"};
 

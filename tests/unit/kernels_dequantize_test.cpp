@@ -1,6 +1,9 @@
-// Weight decoding against gguf-py's values for real quantized tensors, bit for bit.
+// Weight decoding against gguf-py's values for real quantized tensors, bit for bit; trellis types, which only Keel has,
+// against their definition.
 #include <algorithm>
 
+#include "kernels/formats/rotation.h"
+#include "kernels/formats/weight_trellis_tables.h"
 #include "tests/test_paths.h"
 #include "tests/unit/kernels_test_support.h"
 
@@ -46,7 +49,7 @@ void check_blocks(const std::string& dir) {
         }
         ++checked;
     }
-    EXPECT_EQ(checked, 13u);  // every quantized type and BF16
+    EXPECT_EQ(checked, 13u);  // every quantized type of GGUF and BF16
 }
 
 TEST(KernelsDequantize, BundledBlocksDecodeExactly) {
@@ -75,8 +78,54 @@ TEST(KernelsDequantize, SetsAgreeOnRandomBlocks) {
             }
 }
 
+// From the bits of the ring and the Hadamard matrix. All is exact but the product with d.
+TEST(KernelsDequantize, TrellisBlocksAreWhatTheHeaderSays) {
+    Random random(2);
+    for (uint32_t type : {kWT2, kWT3})
+        for (int round = 0; round < 20; ++round) {
+            const TrellisCode code = trellis_code(type);
+            const uint32_t bits = type == kWT2 ? 2 : 3, stride = type == kWT2 ? 2 : 1;
+            uint8_t block[128];
+            fill_weights(type, block, kWeightTypes[type].block_bytes, random);
+            const auto field = [&](uint32_t u) {
+                uint32_t value = 0;
+                for (uint32_t i = 0; i < 4; ++i) {
+                    const uint32_t at = (u % 256 * bits + i) % (256 * bits), lane = at / (64 * bits),
+                                   in_lane = at % (64 * bits);
+                    value |= (block[2 + in_lane / 8 * 4 + lane] >> in_lane % 8 & 1u) << i;
+                }
+                return value;
+            };
+            int q[256];
+            for (uint32_t j = 0; j < 64; ++j)
+                for (uint32_t b = 0; b < 4; ++b) {
+                    const uint32_t u = 64 * b + j;
+                    q[4 * j + b] = code.table[0][field(u)] + code.table[1][field(u + stride)] +
+                                   code.table[2][field(u + 2 * stride)];
+                }
+            uint16_t half;
+            memcpy(&half, block, 2);
+            std::vector<const KernelSet*> sets = fast_sets();
+            sets.push_back(&kScalarSet);
+            for (const KernelSet* set : sets) {
+                float got[256];
+                set->dequantize_row[type](block, got, 256);
+                for (uint32_t k = 0; k < 256; ++k) {
+                    int sum = 0;
+                    for (uint32_t i = 0; i < 256; ++i) sum += __builtin_popcount(i & k) % 2 ? -q[i] : q[i];
+                    const bool negative = kRotationSigns[k / 64] >> (63 - k % 64) & 1;
+                    const double want = double{f16_to_f32(half)} * (negative ? -sum : sum) / 16;
+                    ASSERT_EQ(got[k], static_cast<float>(want)) << set->name << " " << kWeightTypes[type].name;
+                }
+            }
+        }
+    for (uint32_t type : {kWT2, kWT3})
+        for (uint32_t state = 0; state < 1u << trellis_code(type).state_bits(); ++state)
+            ASSERT_LE(std::abs(trellis_code(type).value(state)), kMostTrellisValue);
+}
+
 TEST(KernelsDequantize, TableNamesEveryTypeOnce) {
-    EXPECT_EQ(weight_types().size(), 16u);
+    EXPECT_EQ(weight_types().size(), 18u);
     EXPECT_EQ(weight_type_info(kWeightTypeCount), nullptr);
     // Numbers in files: GGUF's own, Keel's from 0x1000 on, nothing in the places between.
     EXPECT_EQ(kWeightTypes[kF32].number, 0u);
@@ -84,6 +133,8 @@ TEST(KernelsDequantize, TableNamesEveryTypeOnce) {
     EXPECT_EQ(kWeightTypes[kIQ4_XS].number, 23u);
     EXPECT_EQ(kWeightTypes[kBF16].number, 30u);
     EXPECT_EQ(kWeightTypes[kQ8_F32].number, 0x1000u);
+    EXPECT_EQ(kWeightTypes[kWT2].number, 0x1002u);
+    EXPECT_EQ(kWeightTypes[kWT3].number, 0x1003u);
     for (uint32_t number : {4u, 5u, 9u, 16u, 29u, 31u, 34u, 39u, 40u, 0x1001u, UINT32_MAX})
         EXPECT_EQ(weight_type_of_number(number), kWeightTypeCount) << number;
     for (uint32_t type : weight_types()) {

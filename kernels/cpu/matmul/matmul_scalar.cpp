@@ -64,7 +64,7 @@ __attribute__((noinline)) void matmul_q8_rows(const MatmulArgs& a, bool repacked
                 const int8_t* q = x.q + uint64_t{b} * kShape.elements;
                 const int16_t* sums = x.sums + uint64_t{b} * kSums;
                 if constexpr (kShape.sub == 0) {
-                    acc[c] = fma_f32(w.d * x.d[b], static_cast<float>(dot_i8(w.q, q, 32)), acc[c]);
+                    acc[c] = fma_f32(w.d * x.d[b], static_cast<float>(dot_i8(w.q, q, kShape.elements)), acc[c]);
                     if constexpr (kShape.minimum)
                         acc[c] = fma_f32(w.m * x.d[b], static_cast<float>(sums[0] + sums[1]), acc[c]);
                 } else {

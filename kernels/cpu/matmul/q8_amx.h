@@ -1,10 +1,10 @@
 // Matrix products with 8-bit activations by AMX int8 tiles, for many tokens: sixteen tokens by the sixteen rows of a
 // panel (q8_products.h) at a time. Fewer tokens, and what is left of them, go the way of AVX-512, with the same bits:
-// a tile leaves the exact integer sums of one sub-block, and scales and f32 accumulators are applied as everywhere.
+// a tile leaves exact integer sums of a sub-block, and scales and f32 accumulators are applied as everywhere.
 //
 //     A: 16 tokens x S bytes of signed activations, as they lie in the q8 planes (stride: a token)
 //     B: S/4 x 64 bytes of unsigned codes, as they lie in a panel: four elements of sixteen rows
-//     C: 16 tokens x 16 rows of sums                                      S: elements of a sub-block, 16 or 32
+//     C: 16 tokens x 16 rows of sums                                      S: elements of a tile, 16, 32 or 64
 //
 // Tiles is the hardware, or an emulation of it in tests: configure(S), release(), and
 // product(a, stride, b, int32 c[16][16]) with c = A times B.
@@ -17,13 +17,19 @@ namespace {
 
 constexpr uint32_t kTileSide = 16;
 
+// S: a sub-block, or without any as much of a block as a tile holds.
+constexpr uint32_t tile_elements(WeightType type) {
+    const BlockShape shape = block_shape(type);
+    return shape.sub ? shape.sub : shape.elements < 64 ? shape.elements : 64;
+}
+
 // Sixteen tokens from `token` on.
 template <class Tiles, WeightType T>
 void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel, uint32_t row, uint32_t count,
                       uint32_t token) {
     using V = Q8Avx512;
     constexpr BlockShape kShape = block_shape(T);
-    constexpr uint32_t kSub = kShape.sub ? kShape.sub : kShape.elements, kSubs = kShape.elements / kSub;
+    constexpr uint32_t kSub = tile_elements(T), kSubs = kShape.elements / kSub;
     const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
     const uint64_t first = token * x.stride;
     const uint8_t *q = x.q + first, *d = x.d + first, *sums = x.sums + first;
@@ -55,12 +61,11 @@ void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel,
 // The MatrixUnit of q8_products.h.
 template <class Tiles, WeightType T>
 uint32_t panels_times_tiles(const MatmulArgs& a, void* panels, uint32_t row, uint32_t rows) {
-    constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kLanes = Q8Avx512::kLanes;
-    const uint32_t blocks = a.k / kShape.elements;
+    const uint32_t blocks = a.k / block_shape(T).elements;
     const auto* panel = static_cast<const PanelBlock<Q8Avx512, T>*>(panels);
     uint32_t c = 0;
-    Tiles::configure(kShape.sub ? kShape.sub : kShape.elements);
+    Tiles::configure(tile_elements(T));
     for (; c + kTileSide <= a.tokens; c += kTileSide)
         for (uint32_t r = 0; r < rows; r += kLanes)
             panel_times_tile<Tiles, T>(a, panel + r / kLanes * blocks, row + r, rows - r < kLanes ? rows - r : kLanes,

@@ -47,6 +47,7 @@ struct Q8Avx2 {
     KEEL_INLINE I set1_32(int v) { return _mm256_set1_epi32(v); }
     KEEL_INLINE I and_(I a, I b) { return _mm256_and_si256(a, b); }
     KEEL_INLINE I or_(I a, I b) { return _mm256_or_si256(a, b); }
+    KEEL_INLINE I add8(I a, I b) { return _mm256_add_epi8(a, b); }
     KEEL_INLINE I sub8(I a, I b) { return _mm256_sub_epi8(a, b); }
     KEEL_INLINE I negate16(I a) { return _mm256_sub_epi16(_mm256_setzero_si256(), a); }
     template <int n>

@@ -53,6 +53,7 @@ struct Q8Avx512 {
     KEEL_INLINE I and_(I a, I b) { return _mm512_and_si512(a, b); }
     KEEL_INLINE I or_(I a, I b) { return _mm512_or_si512(a, b); }
     KEEL_INLINE I xor_(I a, I b) { return _mm512_xor_si512(a, b); }
+    KEEL_INLINE I add8(I a, I b) { return _mm512_add_epi8(a, b); }
     KEEL_INLINE I sub8(I a, I b) { return _mm512_sub_epi8(a, b); }
     KEEL_INLINE I negate16(I a) { return _mm512_sub_epi16(_mm512_setzero_si512(), a); }
     template <int n>

@@ -48,6 +48,7 @@ struct Q8NeonVectors {
     KEEL_INLINE I set1_32(int v) { return vdupq_n_s32(v); }
     KEEL_INLINE I and_(I a, I b) { return vandq_s32(a, b); }
     KEEL_INLINE I or_(I a, I b) { return vorrq_s32(a, b); }
+    KEEL_INLINE I add8(I a, I b) { return of8(vaddq_s8(as8(a), as8(b))); }
     KEEL_INLINE I sub8(I a, I b) { return of8(vsubq_s8(as8(a), as8(b))); }
     KEEL_INLINE I negate16(I a) { return of16(vnegq_s16(as16(a))); }
     template <int n>

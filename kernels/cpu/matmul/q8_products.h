@@ -26,7 +26,7 @@
 //   load_f16(p)                    L scales
 //   zero, set1_8, set1_16, set1_32
 //   and_, or_, xor_                xor_ only without kSignedCodes
-//   sub8, negate16
+//   add8, sub8, negate16
 //   shift_left<n>, shift_right<n>  of 16-bit lanes; shift_left32, shift_right32: of dwords
 //   look_up(table, I)              table[byte] for every byte
 //   add_fifth_bits(qh, I code[8])  bit i of qh is bit 4 of element i
@@ -81,7 +81,7 @@ struct BlockFactors {
 template <class V, WeightType T>
 struct PlainRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
-    static constexpr bool kWhole = true;
+    static constexpr bool kWhole = true, kInterleaved = false;
     const uint8_t *start, *block;
     uint64_t stride;
     const PlainRows& block_rows() const { return *this; }
@@ -146,7 +146,7 @@ struct RepackedRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
     static constexpr RepackLayout kLayout = repack_layout(T);
     static constexpr uint32_t kAheadBytes = 8192;
-    static constexpr bool kWhole = true;
+    static constexpr bool kWhole = true, kInterleaved = true;
     const uint8_t *group, *block;
     uint32_t lane;
     const RepackedRows& block_rows() const { return *this; }
@@ -166,7 +166,7 @@ struct RepackedRows {
     KEEL_ALWAYS_INLINE typename V::F block_scale() const { return V::load_f16(block + 2 * lane); }
 };
 
-// ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors ----
+// ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors codes[0] .. codes[7] ----
 
 // (v >> shift) & mask in every byte; bits that cross bytes must be masked away.
 template <class V, int shift>
@@ -237,6 +237,84 @@ KEEL_INLINE void each_index(Fn&& fn) {
     }
 }
 
+// The four bits from symbol i of a lane on, of the dwords that begin with symbol 0 (weight_trellis.h).
+template <class V, uint32_t bits, int i>
+KEEL_INLINE typename V::I trellis_field(const typename V::I* dwords) {
+    constexpr int kAt = i * static_cast<int>(bits), kDword = kAt / 8, kShift = kAt % 8;
+    if constexpr (kShift <= 4)
+        return bits_of<V, kShift>(dwords[kDword], 15);
+    else
+        return V::or_(bits_of<V, kShift>(dwords[kDword], 255 >> kShift),
+                      bits_of<V, kShift - 8>(dwords[kDword + 1], 15 & 15 << (8 - kShift)));
+}
+// The type's tables, the offset of its codes in the first one.
+struct alignas(16) TrellisTable {
+    uint8_t at[16];
+};
+constexpr TrellisTable trellis_table(WeightType type, int k) {
+    TrellisTable t = {};
+    for (int i = 0; i < 16; ++i)
+        t.at[i] = static_cast<uint8_t>(trellis_code(type).table[k][i] + (k == 0 ? kWeightTypes[type].codes.offset : 0));
+    return t;
+}
+template <WeightType T, int k>
+constexpr TrellisTable kTrellisTable = trellis_table(T, k);
+
+// Eight dwords of codes, each made when it is asked for: a few registers at a time.
+template <class V, WeightType T>
+struct TrellisCodes {
+    static constexpr TrellisCode kCode = trellis_code(T);
+    const typename V::I* dwords;  // kCode.bits of this chunk, and those of the next one
+    template <int j>
+    KEEL_ALWAYS_INLINE typename V::I at() const {
+        constexpr int kStride = static_cast<int>(kCode.stride);
+        const typename V::I first = V::look_up(kTrellisTable<T, 0>.at, trellis_field<V, kCode.bits, j>(dwords)),
+                            second =
+                                V::look_up(kTrellisTable<T, 1>.at, trellis_field<V, kCode.bits, j + kStride>(dwords)),
+                            third = V::look_up(kTrellisTable<T, 2>.at,
+                                               trellis_field<V, kCode.bits, j + 2 * kStride>(dwords));
+        return V::add8(V::add8(first, second), third);
+    }
+    KEEL_ALWAYS_INLINE typename V::I operator[](int j) const {
+        switch (j) {
+            case 0:
+                return at<0>();
+            case 1:
+                return at<1>();
+            case 2:
+                return at<2>();
+            case 3:
+                return at<3>();
+            case 4:
+                return at<4>();
+            case 5:
+                return at<5>();
+            case 6:
+                return at<6>();
+            default:
+                return at<7>();
+        }
+    }
+};
+template <class V, WeightType T, class Source, class Sink>
+KEEL_INLINE void unpack_trellis_rows(const Source& rows, Sink&& sink) {
+    constexpr int kBits = static_cast<int>(trellis_code(T).bits), kChunks = 8;
+    typename V::I dwords[(kChunks + 1) * kBits];
+    if constexpr (Source::kInterleaved) {
+        each_index<kChunks * kBits>([&](auto i) KEEL_ALWAYS_INLINE {
+            rows.template dwords<1>(2 + 4 * static_cast<uint32_t>(i.value), dwords + i.value);
+        });
+    } else {
+        rows.template dwords<kChunks * kBits>(2, dwords);
+    }
+    KEEL_UNROLL
+    for (int i = 0; i < kBits; ++i)  // behind a lane comes the next one
+        dwords[kChunks * kBits + i] =
+            V::or_(V::template shift_right32<8>(dwords[i]), V::template shift_left32<24>(dwords[i]));
+    each_index<kChunks>(
+        [&](auto chunk) KEEL_ALWAYS_INLINE { sink(chunk.value, TrellisCodes<V, T>{dwords + chunk.value * kBits}); });
+}
+
 template <class V, WeightType T, class Source, class Sink>
 KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& sink) {
     using I = typename V::I;
@@ -256,6 +334,9 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         load_nibbles<V>(rows, 2, code);
         if constexpr (T == kIQ4_NL) look_up_iq4_codes<V>(code);
         sink(0, code);
+    } else if constexpr (is_trellis(T)) {
+        f.d = rows.block_scale();
+        unpack_trellis_rows<V, T>(rows, sink);
     } else if constexpr (T == kQ5_0) {
         f.d = rows.block_scale();
         load_nibbles<V>(rows, 6, code);
@@ -408,11 +489,13 @@ struct TokenPlanes {
 // What the block's sums start from: minus offset times the sum of the activations, for types without integer scales.
 template <class V, WeightType T>
 KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
-    constexpr CodeTraits kCodes = code_traits<V>(T);
-    if constexpr (block_shape(T).sub == 0 && kCodes.offset != 0)
-        return V::dot2(V::zero(), V::set1_16(-kCodes.offset), sums);
-    else
-        return V::zero();
+    constexpr int kOffset = code_traits<V>(T).offset, kPairs = static_cast<int>(block_shape(T).elements / 32);
+    typename V::I sum = V::zero();
+    if constexpr (block_shape(T).sub == 0 && kOffset != 0) {
+        const typename V::I pair = V::set1_16(-kOffset);
+        each_index<kPairs>([&](auto i) KEEL_ALWAYS_INLINE { sum = V::dot2(sum, pair, sums + 4 * i.value); });
+    }
+    return sum;
 }
 
 // 32 elements of R groups of L rows and N tokens: sum[r * N + c]. code(r, j): dword j of group r; scale(r, i): of this
@@ -530,8 +613,11 @@ void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
             I sum[N];
             KEEL_UNROLL
             for (uint32_t c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + c * x.stride);
-            unpack_rows<V, T>(rows[g], f, [&](int chunk, const I* code) KEEL_ALWAYS_INLINE {
+            unpack_rows<V, T>(rows[g], f, [&](int chunk, const auto& made) KEEL_ALWAYS_INLINE {
                 const I* scale = f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk);
+                I code[8];
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) code[j] = made[j];
                 multiply_chunk<V, T, N, 1>(
                     [&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
                     [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
@@ -637,7 +723,7 @@ struct PanelBlock {
 
 template <class V, WeightType T, class Source>
 __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>* p) {
-    unpack_rows<V, T>(rows, p->factors, [&](int chunk, const typename V::I* code) KEEL_ALWAYS_INLINE {
+    unpack_rows<V, T>(rows, p->factors, [&](int chunk, const auto& code) KEEL_ALWAYS_INLINE {
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) p->code[8 * chunk + j] = code[j];
     });

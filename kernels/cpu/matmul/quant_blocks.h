@@ -9,7 +9,8 @@
 
 #include "kernels/cpu/vector/inline.h"
 #include "kernels/formats/numeric.h"
-#include "kernels/formats/weight_types.h"
+#include "kernels/formats/rotation.h"
+#include "kernels/formats/weight_trellis_tables.h"
 
 namespace keel::kernels {
 namespace {
@@ -17,8 +18,8 @@ namespace {
 // How a type's block is made up.
 struct BlockShape {
     uint32_t elements, bytes;
-    uint32_t sub;  // elements that share an integer scale; 0: the block has none (32-element types)
-    bool minimum;  // has m (32-element types) or dmin and integer minima (256-element types)
+    uint32_t sub;  // elements that share an integer scale; 0: the block has none
+    bool minimum;  // has m (blocks without integer scales) or dmin and integer minima
 };
 constexpr BlockShape block_shape(WeightType type) {
     const WeightTypeInfo& info = kWeightTypes[type];
@@ -231,6 +232,51 @@ inline void unpack_block<kIQ4_XS>(const uint8_t* b, BlockCodes& c) {
     look_up_iq4(c.q, 256);
 }
 
+// By the window of four bits from every symbol on, lane by lane.
+template <WeightType T>
+inline void unpack_trellis(const uint8_t* b, BlockCodes& c) {
+    constexpr TrellisCode kCode = trellis_code(T);
+    constexpr uint32_t kLaneBytes = kTrellisLane * kCode.bits / 8;
+    c.d = load_f16(b);
+    uint8_t field[kTrellisBlock];
+    for (uint32_t lane = 0; lane < 4; ++lane) {
+        uint8_t bytes[kLaneBytes + 1];
+        for (uint32_t i = 0; i < kLaneBytes; ++i) bytes[i] = b[2 + 4 * i + lane];
+        bytes[kLaneBytes] = b[2 + (lane + 1) % 4];
+        for (uint32_t j = 0; j < kTrellisLane; ++j) {
+            const uint32_t at = j * kCode.bits;
+            field[lane * kTrellisLane + j] = load_u16(bytes + at / 8) >> at % 8 & 15;
+        }
+    }
+    for (uint32_t u = 0; u < kTrellisBlock; ++u)
+        c.q[trellis_element(u)] =
+            static_cast<int8_t>(kCode.table[0][field[u]] + kCode.table[1][field[(u + kCode.stride) % kTrellisBlock]] +
+                                kCode.table[2][field[(u + 2 * kCode.stride) % kTrellisBlock]]);
+}
+template <>
+inline void unpack_block<kWT2>(const uint8_t* b, BlockCodes& c) {
+    unpack_trellis<kWT2>(b, c);
+}
+template <>
+inline void unpack_block<kWT3>(const uint8_t* b, BlockCodes& c) {
+    unpack_trellis<kWT3>(b, c);
+}
+
+// A rotated block as f32, back in the order of the row: sums of integers are exact, |sum| <= 256 * 64.
+inline void convert_rotated(const BlockCodes& c, float* y) {
+    int16_t x[kTrellisBlock];
+    for (uint32_t i = 0; i < kTrellisBlock; ++i) x[i] = c.q[i];
+    for (uint32_t stride = 1; stride < kTrellisBlock; stride *= 2)
+        for (uint32_t i = 0; i < kTrellisBlock; i += 2 * stride)
+            for (uint32_t j = i; j < i + stride; ++j) {
+                const int a = x[j], b = x[j + stride];
+                x[j] = static_cast<int16_t>(a + b);
+                x[j + stride] = static_cast<int16_t>(a - b);
+            }
+    for (uint32_t i = 0; i < kTrellisBlock; ++i)
+        y[i] = c.d * (static_cast<float>(x[i]) * (rotation_sign(i) * (1.0f / 16)));
+}
+
 // One run of codes with a common scale as f32.
 template <bool kSubBlocks, bool kMinimum, uint32_t kRun>
 inline void convert_run(const BlockCodes& c, uint32_t j, float* y) {
@@ -252,6 +298,12 @@ inline void decode_weights(const uint8_t* src, float* dst, uint32_t n) {
     } else if constexpr (T == kF16 || T == kBF16) {
         for (uint32_t i = 0; i < n; ++i)
             dst[i] = T == kF16 ? f16_to_f32(load_u16(src + 2 * i)) : bf16_to_f32(load_u16(src + 2 * i));
+    } else if constexpr (is_trellis(T)) {
+        BlockCodes codes;
+        for (uint32_t i = 0; i < n; i += kTrellisBlock, src += block_shape(T).bytes, dst += kTrellisBlock) {
+            unpack_block<T>(src, codes);
+            convert_rotated(codes, dst);
+        }
     } else {
         // Several small blocks are unpacked before the first is converted: vector code would otherwise wait for its own
         // narrow stores at every block.

@@ -93,8 +93,11 @@ WeightUse cpu_weights(const PlanConfig& config, keel_weights mode, uint32_t weig
     const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
     const bool wanted = mode == KEEL_WEIGHTS_REPACK || mode == KEEL_WEIGHTS_DEFAULT;
     WeightUse use = {};
-    use.product = (block ? set.matmul_q8 : set.matmul_f32)[weight_type] != nullptr;
-    use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
+    use.usable = (block ? set.matmul_q8 : set.matmul_f32)[weight_type] != nullptr;
+    use.x = block == 0                         ? Activation::kF32
+            : kernels::is_trellis(weight_type) ? Activation::kQ8Rotated
+            : block == 32                      ? Activation::kQ8Block32
+                                               : Activation::kQ8Block256;
     use.skip = !wanted                                                         ? KEEL_REPACK_SKIP_NONE
                : lookup                                                        ? KEEL_REPACK_SKIP_LOOKUP
                : !config.q8 || !set.matmul_repacked[weight_type]               ? KEEL_REPACK_SKIP_TYPE

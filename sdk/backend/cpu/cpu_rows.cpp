@@ -6,7 +6,7 @@
 namespace keel {
 namespace {
 
-constexpr uint32_t kQuantizeFloats = 256;  // stretch of quantize_part
+constexpr uint32_t kQuantizeFloats = 256;  // of a stretch: a rotated block
 
 // Row `row` of the table in f32. Blocks decode one by one, so a repacked table is read in stretches that fit the stack.
 void decode_row(const CpuDevice& d, const Op& op, uint32_t row, float* x) {
@@ -26,30 +26,46 @@ void decode_row(const CpuDevice& d, const Op& op, uint32_t row, float* x) {
     }
 }
 
+// Elements [begin, end) of a row of k. Each stretch is quantized on the stack, and its planes are copied to where they
+// belong in the row's.
+void quantize_stretches(const CpuDevice& d, Activation layout, const float* x, uint32_t begin, uint32_t end, uint32_t k,
+                        uint8_t* to) {
+    const uint32_t block = block_of(layout);
+    alignas(64) uint8_t part[kernels::q8_token_bytes(kQuantizeFloats, 32)];
+    alignas(64) float rotated[kQuantizeFloats];
+    for (uint32_t at = begin; at < end; at += kQuantizeFloats) {
+        const uint32_t n = end - at < kQuantizeFloats ? end - at : kQuantizeFloats;
+        const float* from = x + at;
+        if (layout == Activation::kQ8Rotated) {
+            memcpy(rotated, from, sizeof rotated);
+            d.kernels().kv_rotate(rotated, kQuantizeFloats);
+            from = rotated;
+        }
+        d.kernels().quantize_q8(from, n, block, part);
+        memcpy(kernels::q8_codes(to) + at, kernels::q8_codes(part), n);
+        memcpy(kernels::q8_scales(to, k) + at / block, kernels::q8_scales(part, n), n / block * sizeof(float));
+        memcpy(kernels::q8_sums(to, k, block) + at / 16, kernels::q8_sums(part, n, block), n / 16 * sizeof(int16_t));
+    }
+}
+
 }  // namespace
 
 void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token) {
-    for (uint32_t i = 0; i < 2; ++i)
-        if (op.out_q8[i] != kNoBuffer) d.kernels().quantize_q8(x, k, i == 0 ? 32 : 256, d.buffer(op.out_q8[i], token));
-}
-
-// Each stretch is quantized on the stack, and its planes are copied to where they belong in the row's.
-void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
-                   uint32_t token) {
-    for (uint32_t i = 0; i < 2; ++i) {
-        const uint32_t block = i == 0 ? 32 : 256;
+    for (uint32_t i = 0; i < kQ8Layouts; ++i) {
         if (op.out_q8[i] == kNoBuffer) continue;
         uint8_t* to = d.buffer(op.out_q8[i], token);
-        alignas(64) uint8_t part[kernels::q8_token_bytes(kQuantizeFloats, 32)];
-        for (uint32_t at = begin; at < end; at += kQuantizeFloats) {
-            const uint32_t n = end - at < kQuantizeFloats ? end - at : kQuantizeFloats;
-            d.kernels().quantize_q8(x + at, n, block, part);
-            memcpy(kernels::q8_codes(to) + at, kernels::q8_codes(part), n);
-            memcpy(kernels::q8_scales(to, k) + at / block, kernels::q8_scales(part, n), n / block * sizeof(float));
-            memcpy(kernels::q8_sums(to, k, block) + at / 16, kernels::q8_sums(part, n, block),
-                   n / 16 * sizeof(int16_t));
-        }
+        if (q8_layout(i) == Activation::kQ8Rotated)
+            quantize_stretches(d, q8_layout(i), x, 0, k, k, to);
+        else
+            d.kernels().quantize_q8(x, k, block_of(q8_layout(i)), to);
     }
+}
+
+void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
+                   uint32_t token) {
+    for (uint32_t i = 0; i < kQ8Layouts; ++i)
+        if (op.out_q8[i] != kNoBuffer)
+            quantize_stretches(d, q8_layout(i), x, begin, end, k, d.buffer(op.out_q8[i], token));
 }
 
 void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,

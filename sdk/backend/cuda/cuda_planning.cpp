@@ -29,7 +29,7 @@ constexpr bool joined_inputs_fit() {
     a.tokens = 1;
     a.input = cuda::ProductInput::kNormed;
     for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
-        if (kernels::kWeightTypes[type].activation_block &&
+        if (kernels::kWeightTypes[type].activation_block && !kernels::is_trellis(type) &&
             cuda::product_stream_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
             return false;
     return true;
@@ -105,7 +105,7 @@ keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error
 WeightUse cuda_weights(const PlanConfig& config, keel_weights, uint32_t weight_type, uint64_t, bool lookup) {
     const uint32_t block = config.q8 ? kernels::kWeightTypes[weight_type].activation_block : 0;
     WeightUse use = {};
-    use.product = true;
+    use.usable = !kernels::is_trellis(weight_type);
     use.x = block == 0 ? Activation::kF32 : block == 32 ? Activation::kQ8Block32 : Activation::kQ8Block256;
     // Products with 8-bit activations are only of fragments; tables that are only looked up stay plain.
     use.repacked = block != 0 && !lookup;

@@ -20,7 +20,6 @@ namespace {
 struct Options {
     std::string in, out, types;  // types: Q4_K_M where nothing else says them
     uint32_t threads = 0;
-    uint32_t trellis = 0, trellis_states = 12;  // bits of a symbol and of a state
     bool nearest = false, dry_run = false;
     std::string text, memory = "1G";  // of calibration
     uint32_t documents = 0, tokens = 512, sweeps = 2;
@@ -56,17 +55,6 @@ struct Sums {
     double bits(uint64_t of) const { return 8.0 * static_cast<double>(of) / static_cast<double>(weights); }
 };
 
-// Bits of a weight whose values become those of trellis codes, in such codes; 0: none does.
-double trellis_bits(const Options& o, const std::vector<QuantizedTensor>& tensors) {
-    double bytes = 0, weights = 0;
-    for (const QuantizedTensor& t : tensors) {
-        if (!o.trellis || t.from == t.to || t.to != kernels::kF32) continue;
-        bytes += static_cast<double>(t.rows * trellis_row_bytes(trellis_code(o.trellis, o.trellis_states), t.columns));
-        weights += static_cast<double>(t.rows * t.columns);
-    }
-    return weights > 0 ? 8 * bytes / weights : 0;
-}
-
 Json report_json(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors,
                  const std::vector<OutputErrors>& errors) {
     const Sums sums(tensors);
@@ -93,7 +81,6 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
             {"weights", sums.weights},
             {"bits_before", sums.bits(sums.bytes_before)},
             {"bits", sums.bits(sums.bytes)},
-            {"trellis_bits", trellis_bits(o, tensors)},
             {"file_bytes_before", source.gguf()->size_bytes},
             {"file_bytes", source.gguf()->size_bytes + sums.bytes - sums.bytes_before},
             {"quantized_twice", sums.quantized_before},
@@ -128,7 +115,6 @@ void print_report(const Options& o, const ModelFile& source, const std::vector<Q
     printf("%s\n", table.text().c_str());
     printf("matrices       %s weights, %.3f bits each, from %.3f\n", human_count(sums.weights).c_str(),
            sums.bits(sums.bytes), sums.bits(sums.bytes_before));
-    if (const double bits = trellis_bits(o, tensors)) printf("trellis codes  %.4f bits each\n", bits);
     printf("%s%s, from %s\n", o.out.c_str(), o.dry_run ? " (not written)" : "",
            human_bytes(source.gguf()->size_bytes).c_str());
 }
@@ -214,10 +200,6 @@ int quantize(const Options& o, const Console& console) try {
     request.file_type = rules && rules->mix() ? rules->mix()->file_type : file_type_of_source(source);
     request.notes = {{"types", o.types.empty() && rules ? kUsualTypes : o.types},
                      {"method", o.nearest ? "plain rounding" : "nearest codes, scales searched"}};
-    if (o.trellis) {
-        request.trellis = &trellis_code(o.trellis, o.trellis_states);
-        request.notes.push_back({"trellis", strf("%u bits, %u state bits", o.trellis, o.trellis_states)});
-    }
     double predicted_loss = 0;
     if (o.solves() && !o.dry_run)
         predicted_loss = solve(
@@ -305,15 +287,6 @@ void add_quantize_verb(CLI::App& app, Console& console) {
         ->excludes(bytes);
     bound("--tune-documents", o->tune_documents, "the first N documents of it")->capture_default_str();
     bound("--tune-tokens", o->tune_tokens, "tokens of each")->capture_default_str();
-    CLI::Option* const trellis =
-        verb->add_option("--trellis", o->trellis,
-                         "laboratory: matrices that become F32 hold the values of trellis codes of 2, 3 or 4 bits, to "
-                         "see what those would cost")
-            ->group("Trellis");
-    verb->add_option("--trellis-states", o->trellis_states, "bits of its states, 8 or 12")
-        ->capture_default_str()
-        ->needs(trellis)
-        ->group("Trellis");
     verb->add_option("--threads,-t", o->threads, "threads (default: one per core)");
     verb->add_flag("--dry-run", o->dry_run, "say types and sizes, write nothing");
     verb->callback([o, &console] { quantize(*o, console); });

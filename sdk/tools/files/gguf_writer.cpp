@@ -97,7 +97,7 @@ void GgufWriter::entry(const std::string& k, const std::string& type_and_value) 
 
 void GgufWriter::tensor(const std::string& name, const std::vector<uint64_t>& dims, uint32_t type) {
     const kernels::WeightTypeInfo* info = kernels::weight_type_info(type);
-    if (info && info->number >= kernels::kOwnTypeNumbers) info = nullptr;
+    if (info && !kernels::in_gguf(info->number)) info = nullptr;
     if (!info || dims.empty() || dims[0] % info->block_elements)
         throw std::invalid_argument("tensor " + name + ": its rows are not whole blocks of its type");
     uint64_t bytes = kernels::weight_row_bytes(type, dims[0]);

@@ -7,7 +7,7 @@
 #include <array>
 #include <stdexcept>
 
-#include "kernels/formats/weight_types.h"
+#include "kernels/formats/weight_trellis_tables.h"
 #include "sdk/model/model.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/files/gguf_writer.h"
@@ -55,7 +55,19 @@ struct TypeRecipe {
     bool random_sign = false;
 };
 
-// Every type that GGUF has.
+// Of independent fields; a rotation keeps it. The mean of all q goes to the first element of a block.
+constexpr double trellis_deviation(uint32_t type) {
+    const TrellisCode code = trellis_code(type);
+    double square = 0;
+    const uint32_t states = 1u << code.state_bits();
+    for (uint32_t state = 0; state < states; ++state) square += code.value(state) * code.value(state);
+    square /= states;
+    double root = 20;
+    for (int i = 0; i < 8; ++i) root = (root + square / root) / 2;
+    return root;
+}
+
+// Every type that a GGUF file may have.
 constexpr TypeRecipe kRecipes[] = {
     {.type = kF32},
     {.type = kF16},
@@ -72,6 +84,8 @@ constexpr TypeRecipe kRecipes[] = {
     {.type = kQ6_K, .deviation = 18.480 * 73.901, .random_sign = true},
     {.type = kIQ4_NL, .deviation = 66.75, .random_sign = true},
     {.type = kIQ4_XS, .deviation = 66.75 * 18.480, .random_sign = true},
+    {.type = kWT2, .deviation = trellis_deviation(kWT2), .random_sign = true},
+    {.type = kWT3, .deviation = trellis_deviation(kWT3), .random_sign = true},
 };
 constexpr const TypeRecipe* find_recipe(uint32_t type) {
     for (const TypeRecipe& r : kRecipes)
@@ -80,7 +94,7 @@ constexpr const TypeRecipe* find_recipe(uint32_t type) {
 }
 constexpr bool every_gguf_type_has_a_recipe() {
     for (uint32_t type = 0; type < kWeightTypeCount; ++type)
-        if ((kWeightTypes[type].number < kOwnTypeNumbers) != (find_recipe(type) != nullptr)) return false;
+        if (in_gguf(kWeightTypes[type].number) != (find_recipe(type) != nullptr)) return false;
     return true;
 }
 static_assert(every_gguf_type_has_a_recipe());

@@ -18,7 +18,7 @@ constexpr TypeMix kMixes[] = {
     {"Q5_K_M", 17, kQ5_K, kQ6_K, kQ5_K, kQ6_K, kQ5_K, kQ6_K, kQ5_K},
 };
 
-// general.file_type of a model of one type, by WeightType; those of Keel alone are in no file.
+// general.file_type of a model of one type, by WeightType.
 constexpr uint32_t file_type_of(uint32_t type) {
     switch (type) {
         case kF32:
@@ -51,13 +51,16 @@ constexpr uint32_t file_type_of(uint32_t type) {
             return 30;
         case kBF16:
             return 32;
+        case kWT2:
+        case kWT3:  // llama.cpp has none
+            return kWeightTypes[type].number;
         default:
             return UINT32_MAX;
     }
 }
 constexpr bool every_gguf_type_has_a_file_type() {
     for (uint32_t type = 0; type < kWeightTypeCount; ++type)
-        if ((kWeightTypes[type].number < kOwnTypeNumbers) != (file_type_of(type) != UINT32_MAX)) return false;
+        if (in_gguf(kWeightTypes[type].number) != (file_type_of(type) != UINT32_MAX)) return false;
     return true;
 }
 static_assert(every_gguf_type_has_a_file_type());
@@ -100,6 +103,8 @@ WeightType fitting_type(WeightType type, uint64_t row) {
             case kQ2_K:
             case kQ3_K:
             case kIQ4_XS:
+            case kWT2:
+            case kWT3:
                 return kIQ4_NL;
             default:
                 return kF16;

@@ -115,44 +115,26 @@ class WorkFile {
     uint64_t key_, kept_ = 0;
 };
 
+// factor: of a trellis type that of the moment in the order of coding.
 CalibratedMatrix calibrated(const GptqFactor& factor, const ModelFile& file, const ModelMatrix& m, uint32_t type,
                             uint32_t threads) {
     const std::vector<float> values = matrix_values(file, m);
-    const double all = factor.loss(values);
+    const bool trellis = kernels::is_trellis(type);
+    const auto loss_of = [&](std::vector<float> x) {
+        if (trellis) to_coding_order(x, m.columns);
+        return factor.loss(x);
+    };
+    const double all = loss_of(values);
     const auto error_of = [&](const std::vector<uint8_t>& bytes) {
         std::vector<float> error = decode_rows(type, bytes, m.columns);
         for (size_t i = 0; i < error.size(); ++i) error[i] -= values[i];
-        return all > 0 ? factor.loss(error) / all : 0;
+        return all > 0 ? loss_of(std::move(error)) / all : 0;
     };
     const std::vector<uint8_t> nearest = quantize_matrix(type, values, m.columns, threads);
-    CalibratedMatrix out = {factor.quantize(type, values), error_of(nearest), 0};
+    CalibratedMatrix out = {trellis ? quantize_trellis(factor, type, values, threads) : factor.quantize(type, values),
+                            error_of(nearest), 0};
     out.error = error_of(out.bytes);
     if (out.error > out.nearest_error) out = {nearest, out.nearest_error, out.nearest_error};
-    return out;
-}
-
-// The same of trellis codes; factor: of the rotated moment.
-CalibratedMatrix calibrated(const GptqFactor& factor, const ModelFile& file, const ModelMatrix& m,
-                            const TrellisCode& code, uint32_t threads) {
-    const std::vector<float> values = matrix_values(file, m);
-    std::vector<float> rotated = values;
-    rotate_weights(rotated, m.columns);
-    const double all = factor.loss(rotated);
-    const auto error_of = [&](std::vector<float> error) {
-        for (size_t i = 0; i < error.size(); ++i) error[i] -= rotated[i];
-        return all > 0 ? factor.loss(error) / all : 0;
-    };
-    std::vector<float> nearest(values.size());
-    in_parallel(threads, m.rows, [&](size_t first, size_t last) {
-        const auto part = std::span(values).subspan(first * m.columns, (last - first) * m.columns);
-        const std::vector<float> coded = decode_trellis(code, encode_trellis(code, part, m.columns), m.columns);
-        std::copy(coded.begin(), coded.end(), nearest.begin() + static_cast<ptrdiff_t>(first * m.columns));
-    });
-    std::vector<float> chosen = decode_trellis(code, quantize_trellis(factor, code, values, threads), m.columns);
-    CalibratedMatrix out = {{}, error_of(nearest), error_of(chosen)};
-    if (out.error > out.nearest_error) chosen = nearest, out.error = out.nearest_error;
-    unrotate_weights(chosen, m.columns);
-    out.bytes = nearest_rows(kernels::kF32, chosen, m.columns);
     return out;
 }
 
@@ -180,7 +162,6 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
                            static_cast<unsigned long long>(*text_hash), calibration.gptq.damping,
                            calibration.gptq.activation_order, calibration.gptq.sweeps);
     for (const uint32_t type : request.types) key += ' ' + std::to_string(type);
-    if (request.trellis) key += strf(" %u/%u", request.trellis->bits, request.trellis->state_bits);
     WorkFile work(work_file, hash64(key.data(), key.size()));
     std::vector<CalibratedMatrix> out(request.matrices.size());
     work.load(&out);
@@ -198,21 +179,20 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
         static_cast<uint32_t>(std::clamp<uint64_t>(calibration.moment_bytes / layer_bytes, 1, layers));
     const uint64_t total = uint64_t{layers} * (documents.size() + 4);
     const auto finish = [&](const Moment& moment, uint32_t layer, uint32_t input, uint64_t done) {
-        std::optional<GptqFactor> plain, rotated;
+        std::optional<GptqFactor> plain, coding_order;
         for (size_t i = 0; i < request.matrices.size(); ++i) {
             const ModelMatrix& m = request.matrices[i];
             if (!wanted(i) || input_of(m.slot, spec.tied) != input || (input != kHeadInput && m.layer != layer))
                 continue;
             progress(m.name, done, total);
-            if (has_trellis_values(request, i)) {
-                GptqOptions own_order = calibration.gptq;
-                own_order.activation_order = false;
-                if (!rotated) rotated.emplace(rotated_moment(moment.mean()), own_order);
-                out[i] = calibrated(*rotated, file, m, *request.trellis, request.threads);
-            } else {
-                if (!plain) plain.emplace(moment.mean(), calibration.gptq);
-                out[i] = calibrated(*plain, file, m, request.types[i], request.threads);
+            const bool trellis = kernels::is_trellis(request.types[i]);
+            std::optional<GptqFactor>& factor = trellis ? coding_order : plain;
+            if (!factor) {
+                GptqOptions options_of = calibration.gptq;
+                options_of.activation_order &= !trellis;
+                factor.emplace(trellis ? moment_in_coding_order(moment.mean()) : moment.mean(), options_of);
             }
+            out[i] = calibrated(*factor, file, m, request.types[i], request.threads);
             work.append(i, out[i]);
         }
     };

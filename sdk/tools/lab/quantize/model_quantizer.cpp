@@ -68,10 +68,7 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
                 uint8_t* const out = bytes.data() + (begin + r) * row_bytes;
                 if (given.empty()) {
                     const std::vector<uint8_t> coded =
-                        has_trellis_values(request, index)
-                            ? nearest_rows(type, trellis_values(*request.trellis, row, m.columns), m.columns)
-                        : request.search ? quantize_rows(type, row, m.columns)
-                                         : nearest_rows(type, row, m.columns);
+                        request.search ? quantize_rows(type, row, m.columns) : nearest_rows(type, row, m.columns);
                     std::copy(coded.begin(), coded.end(), out);
                 }
                 const std::vector<float> decoded = decode_rows(type, {out, row_bytes}, m.columns);
@@ -94,10 +91,6 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
 
 bool is_quantized(uint32_t type) {
     return kernels::kWeightTypes[type].block_elements > 1;
-}
-
-bool has_trellis_values(const QuantizeRequest& request, size_t matrix) {
-    return request.trellis && request.types[matrix] == kernels::kF32 && request.matrices[matrix].type != kernels::kF32;
 }
 
 std::vector<uint8_t> quantize_matrix(uint32_t type, std::span<const float> values, uint64_t columns, uint32_t threads) {

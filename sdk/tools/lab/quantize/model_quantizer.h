@@ -6,7 +6,6 @@
 
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/common/model_file.h"
-#include "sdk/tools/lab/quantize/trellis_code.h"
 #include "sdk/tools/lab/quantize/type_rules.h"
 
 namespace keel::tools {
@@ -25,16 +24,11 @@ struct QuantizeRequest {
     uint32_t file_type;           // general.file_type
     bool search = true;           // for the best scales; else plain rounding
     uint32_t threads = 1;
-    // Matrices that become F32 hold what its codes of them stand for; null: what they are.
-    const TrellisCode* trellis = nullptr;
     // Entries keel.quantize.NAME beside the source's fingerprint.
     std::vector<std::pair<std::string, std::string>> notes;
     // A matrix as its new type's bytes; null, or none: nearest codes at the best scales.
     std::function<std::vector<uint8_t>(size_t matrix)> quantize;
 };
-
-// Whether the values of a matrix become those of trellis codes.
-bool has_trellis_values(const QuantizeRequest& request, size_t matrix);
 
 // Done of all bytes that are read. Throws what stops the work.
 using QuantizeProgress = std::function<void(const std::string& tensor, uint64_t done, uint64_t total)>;

@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/kernel_set.h"
 #include "sdk/tools/lab/codecs/row_bits.h"
+#include "sdk/tools/lab/quantize/trellis_code.h"
 
 namespace keel::tools {
 namespace {
@@ -550,6 +551,7 @@ void check_values(uint32_t type, std::span<const float> values, uint64_t columns
 std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uint64_t columns,
                                std::span<const float> importance, bool search) {
     check_values(type, values, columns, importance);
+    if (kernels::is_trellis(type)) return encode_trellis(type, values, columns);
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
     const std::vector<double> weight = row_importance(importance, columns, info.block_elements);
     const size_t block = info.block_elements;
@@ -571,7 +573,7 @@ std::vector<uint8_t> code_rows(uint32_t type, std::span<const float> values, uin
 }  // namespace
 
 bool can_quantize(uint32_t type) {
-    return rounding_coder(type) || find_coded(type);
+    return rounding_coder(type) || find_coded(type) || kernels::is_trellis(type);
 }
 
 std::vector<uint8_t> quantize_rows(uint32_t type, std::span<const float> values, uint64_t columns,

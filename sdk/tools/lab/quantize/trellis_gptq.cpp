@@ -30,54 +30,49 @@ struct BlockFeedback {
 
 }  // namespace
 
-Eigen::MatrixXd rotated_moment(const Eigen::MatrixXd& hessian) {
+Eigen::MatrixXd moment_in_coding_order(const Eigen::MatrixXd& hessian) {
     const Eigen::Index n = hessian.rows();
     std::vector<float> identity(static_cast<size_t>(n * n));
     for (Eigen::Index i = 0; i < n; ++i) identity[static_cast<size_t>(i * n + i)] = 1;
-    rotate_weights(identity, static_cast<uint64_t>(n));  // row i: the rotated unit vector i
+    to_coding_order(identity, static_cast<uint64_t>(n));  // row i: unit vector i
     const Eigen::MatrixXd r = Eigen::Map<const Rows>(identity.data(), n, n).cast<double>();
     const Eigen::MatrixXd out = r.transpose() * hessian * r;
     return (out + out.transpose()) / 2;
 }
 
-std::vector<uint8_t> quantize_trellis(const GptqFactor& factor, const TrellisCode& code, std::span<const float> values,
+std::vector<uint8_t> quantize_trellis(const GptqFactor& factor, uint32_t type, std::span<const float> values,
                                       uint32_t threads) {
-    const uint64_t columns = factor.columns(), row_bytes = trellis_row_bytes(code, columns);
-    if (values.size() % columns) throw std::invalid_argument("rows are no whole number of blocks");
+    constexpr Eigen::Index kBlock = kernels::kTrellisBlock;
+    const uint64_t columns = factor.columns(), row_bytes = kernels::weight_row_bytes(type, columns);
     for (const float v : values)
         if (!std::isfinite(v)) throw std::invalid_argument("a value that is not finite");
-    std::vector<float> rotated(values.begin(), values.end());
-    rotate_weights(rotated, columns);
+    std::vector<float> x(values.begin(), values.end());
+    to_coding_order(x, columns);
     const Eigen::Index n = static_cast<Eigen::Index>(columns);
-    Eigen::Map<Rows> w(rotated.data(), static_cast<Eigen::Index>(values.size()) / n, n);
+    Eigen::Map<Rows> w(x.data(), static_cast<Eigen::Index>(values.size()) / n, n);
     std::vector<uint8_t> out(values.size() / columns * row_bytes);
-    for (Eigen::Index begin = 0, at = 0; begin < n; begin += kTrellisBlock) {
-        const Eigen::Index count = std::min<Eigen::Index>(kTrellisBlock, n - begin), rest = n - begin - count;
-        const BlockFeedback feedback(factor.upper(), begin, count);
+    for (Eigen::Index begin = 0; begin < n; begin += kBlock) {
+        const Eigen::Index rest = n - begin - kBlock;
+        const BlockFeedback feedback(factor.upper(), begin, kBlock);
         const TrellisFeedback view = feedback.view();
-        Eigen::Index bytes = 0;
-        Rows errors(w.rows(), count);
+        const uint64_t at = kernels::weight_row_bytes(type, static_cast<uint64_t>(begin));
+        Rows errors(w.rows(), kBlock);
         in_parallel(threads, static_cast<size_t>(w.rows()), [&](size_t first, size_t last) {
-            TrellisCoder coder(code);
-            float value[kTrellisBlock];
+            TrellisCoder coder(type);
+            float value[kBlock];
             for (size_t row = first; row < last; ++row) {
                 const Eigen::Index r = static_cast<Eigen::Index>(row);
-                const std::span<const float> x(rotated.data() + row * columns + begin, static_cast<size_t>(count));
-                const std::vector<uint8_t> block = coder.code(x, &view, value);
-                std::copy(block.begin(), block.end(), out.data() + row * row_bytes + at);
-                if (row == 0) bytes = static_cast<Eigen::Index>(block.size());
+                const float* const left = w.row(r).data() + begin;
+                coder.code(left, &view, out.data() + row * row_bytes + at, value);
                 // The errors as the columns of the block have passed them on.
-                for (Eigen::Index j = 0; j < count; ++j) {
-                    const float x_j = x[static_cast<size_t>(j)] -
-                                      (j ? errors.row(r).head(j).dot(feedback.ratio.row(j).head(j)) : 0.0f);
-                    errors(r, j) = x_j - value[j];
-                }
+                for (Eigen::Index j = 0; j < kBlock; ++j)
+                    errors(r, j) =
+                        left[j] - (j ? errors.row(r).head(j).dot(feedback.ratio.row(j).head(j)) : 0.0f) - value[j];
             }
         });
-        at += bytes;
         if (rest == 0) continue;
-        for (Eigen::Index j = 0; j < count; ++j) errors.col(j) /= factor.upper()(begin + j, begin + j);
-        w.rightCols(rest).noalias() -= errors * factor.upper().block(begin, begin + count, count, rest);
+        for (Eigen::Index j = 0; j < kBlock; ++j) errors.col(j) /= factor.upper()(begin + j, begin + j);
+        w.rightCols(rest).noalias() -= errors * factor.upper().block(begin, begin + kBlock, kBlock, rest);
     }
     return out;
 }

@@ -7,13 +7,13 @@
 
 namespace keel::tools {
 
-// The second moment of rotated inputs.
-Eigen::MatrixXd rotated_moment(const Eigen::MatrixXd& hessian);
+// The second moment of inputs in the order of coding (trellis_code.h), which is that of rows and columns here.
+Eigen::MatrixXd moment_in_coding_order(const Eigen::MatrixXd& hessian);
 
-// values [rows][columns], not rotated -> rows of trellis_row_bytes. factor: of the rotated moment, columns in their own
-// order. Blocks of a row one after the other, each beside what the blocks before left it.
+// values [rows][columns], as they are -> rows of weight_row_bytes(type, columns). factor: of the moment in the order of
+// coding, columns in their own order. Blocks of a row one after the other, each beside what the blocks before left it.
 // std::invalid_argument as encode_trellis.
-std::vector<uint8_t> quantize_trellis(const GptqFactor& factor, const TrellisCode& code, std::span<const float> values,
+std::vector<uint8_t> quantize_trellis(const GptqFactor& factor, uint32_t type, std::span<const float> values,
                                       uint32_t threads);
 
 }  // namespace keel::tools

@@ -1,0 +1,157 @@
+// Models with trellis weights: products over rotated activations give what the decoded rows give, wherever such weights
+// stand, and every placement of the weights the same bits.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "kernels/formats/numeric.h"
+#include "sdk/tools/files/synth.h"
+#include "sdk/tools/files/wproj_writer.h"
+#include "sdk/tools/lab/quantize/trellis_code.h"
+#include "tests/test_engine.h"
+#include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
+
+namespace keel {
+namespace {
+
+using keel_test::Logits;
+using keel_test::sized;
+
+class TrellisWeights : public testing::Test {
+  protected:
+    std::string path_ = keel_test::temp_path("trellis_weights.gguf");
+    void TearDown() override { std::filesystem::remove(path_); }
+
+    void synthesize(const std::string& mix, const std::vector<std::pair<std::string, std::string>>& overrides = {}) {
+        tools::SynthSpec spec;
+        spec.mix = mix;
+        spec.overrides = overrides;
+        spec.embedding = 256;
+        spec.heads = 4;
+        spec.kv_heads = 2;
+        spec.head_dim = 64;
+        spec.feed_forward = 512;
+        spec.vocabulary = 512;
+        tools::synth_write(path_, spec);
+    }
+    static keel_config config(keel_activation activation) {
+        keel_config c = sized<keel_config>();
+        c.context_tokens = 64;
+        c.logits_rows = 16;
+        c.threads = 2;
+        c.activation = activation;
+        return c;
+    }
+};
+
+std::vector<int32_t> ids() {
+    std::vector<int32_t> out;
+    for (int32_t i = 0; i < 24; ++i) out.push_back(3 + i * 37 % 500);
+    return out;
+}
+// Of all logits, relative to how they spread.
+double distance(const Logits& a, const Logits& b) {
+    double error = 0, square = 0;
+    for (size_t i = 0; i < a.values.size(); ++i) {
+        error += std::pow(double{a.values[i]} - double{b.values[i]}, 2);
+        square += double{a.values[i]} * double{a.values[i]};
+    }
+    return std::sqrt(error / square);
+}
+bool same(const Logits& a, const Logits& b) {
+    return a.values.size() == b.values.size() &&
+           memcmp(a.values.data(), b.values.data(), a.values.size() * sizeof(float)) == 0;
+}
+
+// Random weights blow up what 8 bits lose: Q8_0 is the measure.
+TEST_F(TrellisWeights, RotatedProductsAreThoseOfTheRows) {
+    const auto lost = [&] {
+        keel_test::Engine q8(path_, config(KEEL_ACTIVATION_Q8)), f32(path_, config(KEEL_ACTIVATION_F32));
+        return distance(f32.logits_for(ids()), q8.logits_for(ids()));
+    };
+    synthesize("Q8_0");
+    const double usual = lost();
+    EXPECT_LT(usual, 0.1);
+    using Overrides = std::vector<std::pair<std::string, std::string>>;
+    for (const auto& [mix, overrides] : {std::pair<std::string, Overrides>{"WT2", {}},
+                                         {"WT3", {}},
+                                         {"WT3", {{"attn_v", "Q6_K"}, {"ffn_up", "Q8_0"}}},
+                                         {"Q4_K", {{"ffn_down", "WT3"}, {"attn_output", "WT2"}}}}) {
+        synthesize(mix, overrides);
+        EXPECT_LT(lost(), 2 * usual) << mix << " with " << overrides.size();
+    }
+}
+
+TEST_F(TrellisWeights, PlacementsAndStepsAgreeBitForBit) {
+    synthesize("WT3", {{"ffn_up", "WT2"}});
+    keel_config c = config(KEEL_ACTIVATION_Q8);
+    keel_test::Engine first(path_, c);
+    const Logits want = first.logits_for(ids());
+    for (const keel_weights weights : {KEEL_WEIGHTS_COPY, KEEL_WEIGHTS_MAP, KEEL_WEIGHTS_REPACK})
+        for (const uint32_t rows : {1u, 2u, 7u, 16u}) {
+            c.weights = weights;
+            c.logits_rows = rows;
+            c.threads = 1 + rows % 2;
+            EXPECT_TRUE(same(keel_test::Engine(path_, c).logits_for(ids()), want)) << weights << ' ' << rows;
+        }
+}
+
+// All that the file has of the matrices and no byte more, and the rotated rows beside others.
+TEST_F(TrellisWeights, ArePlannedToTheByte) {
+    synthesize("WT3", {{"attn_v", "Q6_K"}});
+    const keel_test::InspectedFile file(path_);
+    const std::vector<keel_buffer_info> buffers =
+        keel_test::plan_buffers(&file.reader, file.model, config(KEEL_ACTIVATION_Q8));
+    uint32_t rotated = 0, plain = 0, matrices = 0;
+    for (const keel_buffer_info& b : buffers) {
+        rotated += !strcmp(b.name, "attn_in.q8_rotated");
+        plain += !strcmp(b.name, "attn_in.q8_256");
+        if (strcmp(b.name, "ffn_down.weight") != 0 && strcmp(b.name, "ffn_down") != 0) continue;
+        ++matrices;
+        EXPECT_EQ(b.bytes, 256u * 2 * 98);
+    }
+    EXPECT_EQ(rotated, 1u);
+    EXPECT_EQ(plain, 1u);
+    EXPECT_GT(matrices, 0u);
+}
+
+// Factors of a W_proj cache may be trellis codes too: both products of the low-rank variant rotate what they read.
+TEST_F(TrellisWeights, AreFactors) {
+    synthesize("Q8_0");
+    const keel_test::InspectedFile file(path_);
+    tools::WprojImage image =
+        keel_test::random_wproj(file, {.rank = 256, .basis_type = kernels::kF32, .record_type = kernels::kF32});
+    const auto recode = [](std::vector<uint8_t>* matrix, uint32_t* type, uint64_t columns) {
+        std::vector<float> values(matrix->size() / sizeof(float));
+        memcpy(values.data(), matrix->data(), matrix->size());
+        *matrix = tools::encode_trellis(*type = kernels::kWT3, values, columns);
+    };
+    for (tools::WprojImageLayer& layer : image.layers) {
+        for (tools::WprojImageBasis& b : layer.basis)
+            if (b.rank) recode(&b.matrix, &b.type, b.columns);
+        for (tools::WprojImageRecord& r : layer.record)
+            if (r.rank) recode(&r.matrix, &r.type, r.rank);
+    }
+    const keel_test::WprojBytes cache(tools::encode_wproj_v2(image, 1));
+    keel_wproj_options options = sized<keel_wproj_options>();
+    const keel_part part = keel_test::part(KEEL_PART_WPROJ, &cache.reader, &options);
+    const auto logits = [&](keel_activation activation, keel_variant variant) {
+        keel_config c = config(activation);
+        c.parts = &part;
+        c.part_count = 1;
+        keel_test::Engine engine(path_, c);
+        keel_test::check(keel_session_set_variant(engine.session(), variant), "variant");
+        return engine.logits_for(ids());
+    };
+    const double usual =
+        distance(logits(KEEL_ACTIVATION_F32, KEEL_VARIANT_DENSE), logits(KEEL_ACTIVATION_Q8, KEEL_VARIANT_DENSE));
+    EXPECT_LT(
+        distance(logits(KEEL_ACTIVATION_F32, KEEL_VARIANT_LOW_RANK), logits(KEEL_ACTIVATION_Q8, KEEL_VARIANT_LOW_RANK)),
+        3 * usual);
+}
+
+}  // namespace
+}  // namespace keel
