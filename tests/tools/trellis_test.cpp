@@ -44,7 +44,7 @@ TEST(Trellis, RateAndDistortionOfGaussianRows) {
     constexpr struct {
         uint32_t type, bytes, rows;
         double error;
-    } kExpected[] = {{kernels::kWT2, 66, 128, 0.0796}, {kernels::kWT3, 98, 384, 0.0212}};
+    } kExpected[] = {{kernels::kWT2, 66, 128, 0.0796}, {kernels::kWT3, 98, 384, 0.0219}};
     for (const auto& [type, bytes, rows, expected] : kExpected) {
         const std::vector<float> x = normals(11, rows * kBlock);
         const std::vector<uint8_t> coded = encode_trellis(type, x, kBlock);
@@ -145,7 +145,12 @@ TEST(Trellis, WithADiagonalMomentCodesAreTheNearest) {
     const std::vector<float> x = normals(16, 4 * kColumns);
     const GptqFactor factor(Eigen::MatrixXd::Identity(kColumns, kColumns) * 3,
                             {.damping = 0, .activation_order = false, .sweeps = 0, .threads = 1});
-    EXPECT_EQ(quantize_trellis(factor, kernels::kWT3, x, 1), encode_trellis(kernels::kWT3, x, kColumns));
+    // Paths keep 64 errors and have to agree on older ones, which costs half a percent.
+    const double nearest = relative_error(
+                     x, decode_rows(kernels::kWT3, encode_trellis(kernels::kWT3, x, kColumns), kColumns)),
+                 chosen = relative_error(
+                     x, decode_rows(kernels::kWT3, quantize_trellis(factor, kernels::kWT3, x, 1), kColumns));
+    EXPECT_NEAR(chosen, nearest, 0.01 * nearest);
 }
 
 // A matrix of the bundled model: its outputs suffer less from calibrated codes, and stay as near as was measured.

@@ -272,7 +272,8 @@ TEST(GgufWriter, EveryValueType) {
     w.tensor("a", {32, 3}, kernels::kQ4_0);
     w.tensor("b", {5}, kernels::kF32);
     EXPECT_THROW(w.tensor("c", {33}, kernels::kQ4_0), std::invalid_argument);
-    EXPECT_THROW(w.tensor("c", {256}, 16), std::invalid_argument);
+    EXPECT_THROW(w.tensor("c", {256}, kernels::kWeightTypeCount), std::invalid_argument);
+    EXPECT_THROW(w.tensor("c", {32}, kernels::kQ8_F32), std::invalid_argument);
     w.write(path, [](size_t tensor, uint64_t offset, uint8_t* dst, uint64_t bytes) {
         for (uint64_t i = 0; i < bytes; ++i) dst[i] = static_cast<uint8_t>(100 * tensor + offset + i);
     });

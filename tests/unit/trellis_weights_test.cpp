@@ -2,14 +2,15 @@
 // stand, and every placement of the weights the same bits.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <random>
 
 #include "kernels/formats/numeric.h"
 #include "sdk/tools/files/synth.h"
-#include "sdk/tools/files/wproj_writer.h"
-#include "sdk/tools/lab/quantize/trellis_code.h"
+#include "sdk/tools/files/wproj_image.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 #include "tests/wproj_builder.h"
@@ -105,16 +106,21 @@ TEST_F(TrellisWeights, ArePlannedToTheByte) {
     const keel_test::InspectedFile file(path_);
     const std::vector<keel_buffer_info> buffers =
         keel_test::plan_buffers(&file.reader, file.model, config(KEEL_ACTIVATION_Q8));
-    uint32_t rotated = 0, plain = 0, matrices = 0;
+    uint32_t rotated = 0, matrices = 0;
     for (const keel_buffer_info& b : buffers) {
-        rotated += !strcmp(b.name, "attn_in.q8_rotated");
-        plain += !strcmp(b.name, "attn_in.q8_256");
-        if (strcmp(b.name, "ffn_down.weight") != 0 && strcmp(b.name, "ffn_down") != 0) continue;
+        if (!strcmp(b.name, "attn_in.q8_rotated")) {
+            ++rotated;
+            const auto plain = std::find_if(buffers.begin(), buffers.end(), [](const keel_buffer_info& other) {
+                return !strcmp(other.name, "attn_in.q8_256");
+            });
+            ASSERT_NE(plain, buffers.end());
+            EXPECT_EQ(b.bytes, plain->bytes);
+        }
+        if (strcmp(b.name, "ffn_down.weight") != 0) continue;
         ++matrices;
         EXPECT_EQ(b.bytes, 256u * 2 * 98);
     }
-    EXPECT_EQ(rotated, 1u);
-    EXPECT_EQ(plain, 1u);
+    EXPECT_GT(rotated, 0u);
     EXPECT_GT(matrices, 0u);
 }
 
@@ -124,16 +130,20 @@ TEST_F(TrellisWeights, AreFactors) {
     const keel_test::InspectedFile file(path_);
     tools::WprojImage image =
         keel_test::random_wproj(file, {.rank = 256, .basis_type = kernels::kF32, .record_type = kernels::kF32});
-    const auto recode = [](std::vector<uint8_t>* matrix, uint32_t* type, uint64_t columns) {
-        std::vector<float> values(matrix->size() / sizeof(float));
-        memcpy(values.data(), matrix->data(), matrix->size());
-        *matrix = tools::encode_trellis(*type = kernels::kWT3, values, columns);
+    std::mt19937 random(1);
+    const auto recode = [&](std::vector<uint8_t>* matrix, uint32_t* type) {  // any bits are codes
+        constexpr size_t kBytes = kernels::kWeightTypes[kernels::kWT3].block_bytes;
+        matrix->resize(matrix->size() / sizeof(float) / 256 * kBytes);
+        for (uint8_t& byte : *matrix) byte = static_cast<uint8_t>(random());
+        const uint16_t d = kernels::f32_to_f16(0.0035f);
+        for (size_t at = 0; at < matrix->size(); at += kBytes) memcpy(matrix->data() + at, &d, 2);
+        *type = kernels::kWT3;
     };
     for (tools::WprojImageLayer& layer : image.layers) {
         for (tools::WprojImageBasis& b : layer.basis)
-            if (b.rank) recode(&b.matrix, &b.type, b.columns);
+            if (b.rank) recode(&b.matrix, &b.type);
         for (tools::WprojImageRecord& r : layer.record)
-            if (r.rank) recode(&r.matrix, &r.type, r.rank);
+            if (r.rank) recode(&r.matrix, &r.type);
     }
     const keel_test::WprojBytes cache(tools::encode_wproj_v2(image, 1));
     keel_wproj_options options = sized<keel_wproj_options>();

@@ -20,6 +20,8 @@ TrellisCode code_of(uint32_t type) {
     return kernels::trellis_code(type);
 }
 
+constexpr float kMost = 1e36f;  // sums of 256 fit
+
 // The integers of 256 symbols in the order of coding.
 void values_of(const TrellisCode& code, const uint8_t* symbol, float* value) {
     const uint32_t mask = (1u << code.state_bits()) - 1;
@@ -117,11 +119,13 @@ void TrellisCoder::code(const float* x, const TrellisFeedback* feedback, uint8_t
     double square = 0;
     for (size_t i = 0; i < kTrellisBlock; ++i) square += double{x[i]} * x[i];
     const auto stored = [](double scale) { return through_f16(static_cast<float>(scale)); };
-    float scale = stored(std::sqrt(square / kTrellisBlock) / double{code_.unit});
+    const double wanted = std::sqrt(square / kTrellisBlock) / double{code_.unit};
+    float scale = stored(wanted);
     uint8_t symbol[kTrellisBlock] = {};
     if (scale > 0) {
         float units[kTrellisBlock];
-        for (size_t i = 0; i < kTrellisBlock; ++i) units[i] = x[i] / scale;
+        const float shape = std::max(scale, static_cast<float>(wanted));  // of a block beyond the largest scale, too
+        for (size_t i = 0; i < kTrellisBlock; ++i) units[i] = x[i] / shape;
         search_->code(units, feedback, symbol);
     }
     values_of(code_, symbol, value);
@@ -138,7 +142,7 @@ void to_coding_order(std::span<float> x, uint64_t columns) {
     for (size_t at = 0; at < x.size(); at += kTrellisBlock) {
         float* const block = x.data() + at;
         float rotated[kTrellisBlock];
-        std::copy_n(block, kTrellisBlock, rotated);
+        std::transform(block, block + kTrellisBlock, rotated, [](float v) { return std::clamp(v, -kMost, kMost); });
         kernels::rotate_row(rotated, kTrellisBlock);
         for (uint32_t u = 0; u < kTrellisBlock; ++u)
             block[kTrellisBlock - 1 - u] = rotated[kernels::trellis_element(u)];

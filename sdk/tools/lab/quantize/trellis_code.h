@@ -33,7 +33,8 @@ class TrellisCoder {
     std::unique_ptr<TrellisBlockSearch> search_;
 };
 
-// x [rows][columns] -> its rows in the order of coding. std::invalid_argument: rows that are no whole number of blocks.
+// x [rows][columns] -> its rows in the order of coding; values beyond +-1e36 as that. std::invalid_argument: rows that
+// are no whole number of blocks.
 void to_coding_order(std::span<float> x, uint64_t columns);
 
 // values [rows][columns] -> rows of weight_row_bytes(type, columns), each block by itself. std::invalid_argument as
