@@ -37,11 +37,4 @@ void RecycledLogits::learn(int32_t token, const int32_t* ids) {
     for (uint32_t k = 0; k < kWidth; ++k) row(token)[k].store(ids[k], std::memory_order_relaxed);
 }
 
-uint32_t RecycledLogits::rank(int32_t token, int32_t next) const {
-    if (first(token) < 0) return kUnknown;
-    for (uint32_t k = 0; k < kWidth; ++k)
-        if (row(token)[k].load(std::memory_order_relaxed) == next) return k;
-    return kAbsent;
-}
-
 }  // namespace keel
