@@ -11,8 +11,9 @@
 // drafted, accepted: per step; tokens a step; speed over plain (all prompts, least prompt). `perfect` proposes what the
 // plain run wrote, as many tokens as a step takes: the ceiling. `model` drafts with another file of the same
 // vocabulary, `low-rank` with the session's own low-rank variant: keel_session_draft.
-// --record writes the plain answers, and the likeliest tokens of each row of logits, to NAME.chat, NAME.copy, NAME.code, for --replay: the library's own drafters on
-// recorded answers, without a model, by a table of step costs (replay.h).
+// --record writes the plain answers, and the likeliest tokens of each row of logits, to NAME.chat, NAME.copy and
+// NAME.code, for --replay: the library's own drafters on recorded answers, without a model, by a table of step costs
+// (replay.h).
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +133,9 @@ Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t se
     const std::vector<keel_chat_message> messages = {keel::message("user", prompt)};
     Tokens ids(2048);
     uint32_t kept = 0;
-    const auto chat = session->chat(keel::chat(messages), ids, &kept);
+    // Models without a template go on with the bare text.
+    auto chat = session->chat(keel::chat(messages), ids, &kept);
+    if (chat.status == KEEL_E_UNSUPPORTED) chat = way.engine->tokenize(prompt, ids, KEEL_TOKENIZE_BOS);
     check(chat.status, "chat");
     const size_t prompt_tokens = chat->size();
     check(session->feed(*chat, KEEL_FEED_SAMPLE), "feed");

@@ -3,8 +3,8 @@
 // Sources each propose the token behind a context: the longest suffix that stood there before (SuffixIndex), what
 // followed the last tokens in any session (TokenPool), what was most likely behind the last token, by rank
 // (RecycledLogits). How often a source is right depends on the length of the match, on the order and count of the
-// entry, or on the rank: these make a *class*, and for each class right and wrong proposals are counted, also those that
-// were never drafted, as every token drawn answers what each source would have said. Ranks are counted apart where
+// entry, or on the rank: these make a *class*, and for each class right and wrong proposals are counted, also those
+// that were never drafted, as every token drawn answers what each source would have said. Ranks are counted apart where
 // another source has a token of its own: of them only counts how often they are right when that one is not.
 //
 // Drafts are a tree. It grows from the end of the text, each time by the proposal that is reached most often:

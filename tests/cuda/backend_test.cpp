@@ -697,8 +697,8 @@ TEST(CudaBackend, DrawsFromRowsOfAForkAndOfASavedState) {
     EXPECT_EQ(drawn[1], drawn[0]);
 }
 
-// The path of a tree of drafts that is drawn, a hook says which: tokens, logits behind it, what is decoded from there on
-// and what is saved are those of the CPU. The tree ends in another tile, in the last case in another split.
+// The path of a tree of drafts that is drawn, a hook says which: tokens, logits behind it, what is decoded from there
+// on and what is saved are those of the CPU. The tree ends in another tile, in the last case in another split.
 TEST(CudaBackend, TokenTreesHaveTheCpusBits) {
     constexpr uint32_t kNodes = 11, kPath[] = {0, 2, 6};
     struct Case {
