@@ -12,7 +12,7 @@ void RecycledLogits::clear() {
 }
 
 void RecycledLogits::largest(const float* logits, int32_t* id) const {
-    constexpr uint32_t kLanes = 16;  // of logits that are compared at once; most hold none of the largest
+    constexpr uint32_t kLanes = 32;  // of logits that are compared at once; most hold none of the largest
     float value[kWidth];
     uint32_t count = 0;
     const auto insert = [&](uint32_t i) {
@@ -25,8 +25,10 @@ void RecycledLogits::largest(const float* logits, int32_t* id) const {
     uint32_t i = 0;
     for (; i < vocabulary_ && count < kWidth; ++i) insert(i);
     for (; i + kLanes <= vocabulary_; i += kLanes) {
+        const float* const block = logits + i;
+        const float least = value[kWidth - 1];
         uint32_t any = 0;
-        for (uint32_t j = 0; j < kLanes; ++j) any |= logits[i + j] > value[kWidth - 1] ? 1u : 0u;
+        for (uint32_t j = 0; j < kLanes; ++j) any |= block[j] > least ? 1u : 0u;
         for (uint32_t j = 0; any && j < kLanes; ++j) insert(i + j);
     }
     for (; i < vocabulary_; ++i) insert(i);

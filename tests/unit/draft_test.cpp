@@ -492,10 +492,10 @@ struct Grown {
     uint32_t steps = 0, branches = 0;
 };
 
-Grown grow(const Forking& f, const StepCosts& costs, bool trees, uint32_t most) {
+Grown grow(const Forking& f, const StepCosts& costs, bool trees, uint32_t most, bool suffixes = false) {
     Placed<RecycledLogits> recycled(Forking::kVocabulary);
     recycled.clear();
-    Placed<Drafter> drafter(0u, 0);
+    Placed<Drafter> drafter(suffixes ? static_cast<uint32_t>(f.text.size()) : 0, 0);
     drafter.open({nullptr, &recycled}, true);
     std::vector<uint8_t> drawn(f.text.size() / 8 + 1, 0xff);
     Grown grown;
@@ -533,6 +533,7 @@ TEST(DraftTree, BranchesWhereThatPays) {
     EXPECT_LT(tree.steps, 1300u) << "six drafts hold all that may follow in two places";
     EXPECT_LT(tree.steps * 4, chain.steps * 3);
     EXPECT_GT(tree.branches, tree.steps * 2);
+    EXPECT_LT(grow(f, {kGpuCosts, 8}, true, 7, true).steps, 1500u) << "what suffixes say is as random";
     EXPECT_EQ(chain.branches, 0u);
     EXPECT_LT(dear.branches, dear.steps / 20);
     EXPECT_LT(dear.steps, 2200u);
