@@ -122,8 +122,9 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 static_assert(lattice_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes &&
               trellis_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes);
 
-// Rows of K and V of a session go to other slots, move after move, in layers whose rows lie alike, `layer_bytes` from one
-// to the next. A block has the K or V rows of one head of a layer; a thread has some of their bytes, through all moves.
+// Rows of K and V of a session go to other slots, move after move, in layers whose rows lie alike, `layer_bytes` from
+// one to the next. A block has the K or V rows of one head of a layer; a thread has some of their bytes, through all
+// moves.
 constexpr uint32_t kMostMoves = 16;
 struct MoveRowsArgs {
     uint8_t* base;

@@ -29,8 +29,8 @@ struct ReplayOptions {
     uint32_t drafts = 15;            // most of a step
     uint32_t fold = 0, folds = 1;    // only answers fold, fold + folds, ... count
 };
-// A line for each file, cost table and drafter: speed over plain decoding by the costs, of all answers and of the least one of
-// at least 128 tokens.
+// A line for each file, cost table and drafter: speed over plain decoding by the costs, of all answers and of the least
+// one of at least 128 tokens.
 void replay(const ReplayOptions& options);
 
 }  // namespace keel_speculation
