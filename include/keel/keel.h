@@ -719,7 +719,7 @@ enum {
     KEEL_DRAFT_LOGITS = 4  /* what was most likely behind the last token when it came last, in any session: the eight
                             * likeliest, 32 bytes for each token of the vocabulary. Drafts are a tree (see
                             * keel_session_propose_tree) where longer steps cost so little that second guesses pay, as
-                            * on GPUs; where logits stay on a device each row that is drawn from is copied. */
+                            * on GPUs; where logits stay on a device the last row of a step is copied. */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------

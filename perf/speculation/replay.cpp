@@ -113,8 +113,7 @@ void add(const Recorded& answer, const ReplayOptions& o, const keel::StepCosts& 
                                           way.trees ? parents : nullptr);
         const uint32_t right = right_drafts(drafts, parents, n, text.data() + at);
         if (sources.recycled)
-            for (uint32_t i = at; i <= at + right; ++i)
-                drafter->see_largest(i, answer.likeliest.data() + (i - answer.prompt) * kRecordedRanks);
+            drafter->see_largest(at + right, answer.likeliest.data() + (at + right - answer.prompt) * kRecordedRanks);
         drafter->verified(step, n, right);
         time += costs(n + 1);
         for (uint32_t i = 0; i <= right; ++i, ++at) drawn[at / 8] = static_cast<uint8_t>(drawn[at / 8] | 1 << at % 8);

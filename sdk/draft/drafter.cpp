@@ -41,7 +41,7 @@ void Drafter::open(const SharedSources& sources, bool teaches) {
     suffix_.clear();
     followed_ = taught_ = 0;
     memset(outcomes_, 0, sizeof outcomes_);
-    row_count_ = 0;
+    seen_position_ = 0;
     ledger_.open(kFirstLossSteps);
 }
 
@@ -90,34 +90,31 @@ void Drafter::follow(const int32_t* tokens, uint32_t count, const uint8_t* drawn
         if (teaches_ && p >= taught_) learn_at(tokens, p);
     }
     followed_ = count > followed_ ? count : followed_;
-    row_count_ = 0;
+    seen_position_ = 0;
 }
 
 // What the token at `position` tells of those before it.
 void Drafter::learn_at(const int32_t* tokens, uint32_t position) {
     if (sources_.pool) sources_.pool->learn(tokens + position, position, tokens[position]);
-    for (uint32_t i = 0; i < row_count_; ++i)
-        if (rows_[i].position == position && position) sources_.recycled->learn(tokens[position - 1], rows_[i].ids);
+    if (seen_position_ == position && position) sources_.recycled->learn(tokens[position - 1], seen_);
 }
 
 void Drafter::see_logits(uint32_t position, const float* logits) {
     int32_t ids[RecycledLogits::kWidth];
-    if (!sources_.recycled || !teaches_ || row_count_ > kMaxDrafts) return;
     sources_.recycled->largest(logits, ids);
     see_largest(position, ids);
 }
 
 void Drafter::see_largest(uint32_t position, const int32_t* ids) {
-    if (!sources_.recycled || !teaches_ || row_count_ > kMaxDrafts) return;
-    rows_[row_count_].position = position;
-    memcpy(rows_[row_count_++].ids, ids, sizeof rows_->ids);
+    seen_position_ = position;
+    memcpy(seen_, ids, sizeof seen_);
 }
 
 void Drafter::rewind(const int32_t* tokens, uint32_t count) {
     if (count >= followed_) return;
     suffix_.rewind(tokens, count);
     followed_ = count;
-    row_count_ = 0;
+    seen_position_ = 0;
     if (taught_ > count) taught_ = count;
 }
 

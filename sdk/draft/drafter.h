@@ -55,8 +55,8 @@ class Drafter {
     // number of the draft in front of each, or kTextEnd: parents come first. parents null: each follows the one before
     // it. Returns how many are worth it.
     uint32_t draft(const int32_t* tokens, const DraftStep& step, uint32_t most, int32_t* drafts, uint8_t* parents);
-    // The row of logits from which the token at `position` is drawn. It is kept until follow() has asked what was known
-    // there before: at most kMaxDrafts + 1 rows of one step.
+    // The row of logits from which the token at `position` is drawn, one of a step. It is kept until follow() has asked
+    // what was known there before.
     void see_logits(uint32_t position, const float* logits);
     // The same of the row's largest, [RecycledLogits::kWidth].
     void see_largest(uint32_t position, const int32_t* ids);
@@ -94,12 +94,8 @@ class Drafter {
     uint32_t followed_, taught_;  // tokens of the text; of the first ones nothing is learned
     Outcomes outcomes_[kClasses];
     DraftLedger ledger_;
-    struct Row {
-        uint32_t position;
-        int32_t ids[RecycledLogits::kWidth];
-    };
-    Row rows_[kMaxDrafts + 1];  // seen and not learned yet, by position
-    uint32_t row_count_;
+    uint32_t seen_position_;  // of a row seen and not learned yet, 0: none
+    int32_t seen_[RecycledLogits::kWidth];
 };
 
 }  // namespace keel

@@ -81,6 +81,16 @@ keel_status keep_row(Engine* e, Session* s, uint64_t from) {
                : poison(e, "the backend did not copy logits");
 }
 
+// Shows the session's drafter the row that the last draw of a step was made from. Others, from which drafts that were
+// right were drawn, teach little that is not known: learning from them as well was worth a hundredth of speed at most,
+// and each has to be copied where logits stay on a device.
+void recycle_row(Engine* e, Session* s, uint32_t row) {
+    if (!e->drafts.recycled || s->drafting || s->draft_private) return;
+    s->draw_status = fetch_row(e, s, row);
+    if (s->draw_status == KEEL_OK)
+        s->drafter->see_logits(s->token_count, e->logits + uint64_t{row} * e->spec.vocabulary);
+}
+
 }  // namespace
 
 StepCosts step_costs(const Engine& e, const Session& s) {
@@ -139,16 +149,11 @@ uint32_t own_drafts(const Engine& e, Session* s, const DraftStep& step, uint32_t
 void draw_next(Engine* e, Session* s) {
     const uint32_t row = draw_row(*e, *s);
     s->draw_status = draw_token(e, s, row, &s->drawn_token);
-    if (e->drafts.recycled && s->draw_status == KEEL_OK && !s->drafting && !s->draft_private) {
-        s->draw_status = fetch_row(e, s, row);
-        if (s->draw_status == KEEL_OK)
-            s->drafter->see_logits(s->token_count, e->logits + uint64_t{row} * e->spec.vocabulary);
-    }
     s->draw = Session::kDrawn;
     if (s->draw_status != KEEL_OK) return;
     const uint32_t hit = next_hit(*s, s->drawn_token);
     // Who draws an end id stops; a caller that does not feeds it.
-    if (hit == kNoNode || is_end(*e, *s, s->drawn_token)) return;
+    if (hit == kNoNode || is_end(*e, *s, s->drawn_token)) return recycle_row(e, s, row);
     if (s->branching) s->draft_path[s->hits] = static_cast<uint8_t>(hit);
     append_token(s, s->drawn_token, true);
     ++s->computed;

@@ -517,7 +517,7 @@ Grown grow(const Forking& f, const StepCosts& costs, bool trees, uint32_t most, 
             grown.branches += parent != (i ? i - 1 : keel::kTextEnd);
             if (parent == last && drafts[i] == f.text[count + right]) last = i, ++right;
         }
-        for (uint32_t i = count; i <= count + right; ++i) drafter.see_largest(i, f.largest(i).data());
+        drafter.see_largest(count + right, f.largest(count + right).data());
         drafter.verified({costs, 1, 1}, n, right);
         count += right + 1;
     }
