@@ -311,6 +311,35 @@ TEST(Drafts, TreesThatAreNoneAreRefused) {
     EXPECT_EQ(4u, info_of(s).drafts_computed);
 }
 
+// More siblings than a step has room for: the first ones are taken, among them the one that is drawn.
+TEST(Drafts, TreesEndWhereATailIsFull) {
+    const Reference r = run_plain(config(0), 1);
+    keel_config c = config(200);
+    c.context_tokens = 400;
+    c.chunk_tokens = 256;
+    keel_test::Engine engine(kTiny, c);
+    const keel_session s = engine.session();
+    set_up(s, 1);
+    std::vector<int32_t> ids(200);
+    for (uint32_t i = 0; i < 200; ++i) ids[i] = static_cast<int32_t>(i);
+    const int32_t next = r.tokens[kPrompt];
+    ids[70] = next;
+    for (const bool again : {false, true}) {
+        feed(s, again ? std::vector<int32_t>{next} : prompt_of(1));
+        check(propose_tree(s, ids, std::vector<uint32_t>(200, kEnd)), "propose_tree");
+        ids[70] = r.tokens[kPrompt + 1];
+        const uint64_t before = info_of(s).drafts_computed;
+        EXPECT_EQ(1u, advance(engine.handle(), s).accepted_tokens);
+        EXPECT_EQ(again ? 127u : 128u - kPrompt, info_of(s).drafts_computed - before);
+        if (again) {
+            EXPECT_EQ(r.rows[2], row_hash(s));
+            EXPECT_EQ(r.tokens[kPrompt + 2], sample(s));
+        } else {
+            check(keel_session_truncate(s, kPrompt), "truncate");
+        }
+    }
+}
+
 // A step takes as many drafts as it can and still end within the budget, by what steps took before: all where it does
 // not end itself, as it is cut anyway.
 TEST(Drafts, AreThoseThatABudgetHasRoomFor) {
