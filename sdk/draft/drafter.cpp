@@ -9,6 +9,9 @@ constexpr uint32_t kMostOutcomes = 256;  // then old ones count half
 constexpr double kPriorWeight = 4;       // proposals
 constexpr double kLeastReach = 0.03;     // a draft that is reached less often is not looked for
 constexpr double kFirstLossSteps = 1;
+// Steps of 8 tokens, in steps of one, up to which a place may have several drafts. They bring 3 to 8 % at 1.14, nothing
+// at 1.45 (perf/RESULTS.md).
+constexpr double kMostTreeCost = 1.25;
 
 // Share of right proposals before any was seen. Measured on answers of a small chat model (perf/RESULTS.md); only the
 // first few drafts of a session depend on them.
@@ -133,6 +136,7 @@ uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t m
         double reach;
     };
     const double most_cost = ledger_.most_cost();
+    const bool branches = parents && step.costs(8) <= kMostTreeCost;
     // The last tokens of the text, and the drafts up to the one that is looked behind.
     constexpr uint32_t kTail = TokenPool::kMostOrder;
     int32_t text[kTail + kMaxDrafts];
@@ -176,10 +180,8 @@ uint32_t Drafter::draft(const int32_t* tokens, const DraftStep& step, uint32_t m
         drafts[n] = node.token;
         before[n] = node.parent;
         depth[n] = node.parent == kTextEnd ? 0 : static_cast<uint8_t>(depth[node.parent] + 1);
-        if (parents)
-            parents[n] = node.parent;
-        else
-            opened = 0;
+        if (parents) parents[n] = node.parent;
+        if (!branches) opened = 0;
         expected += node.reach;
         const double gain = expected - ledger_.pace() * step.cost(n + 1);
         if (gain > best_gain) {

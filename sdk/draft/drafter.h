@@ -15,9 +15,8 @@
 //     n drafts bring   the sum of their shares                      tokens
 //     they cost        what the step's sessions would write meanwhile, at the session's recent pace (DraftStep)
 //
-// and it ends where what it brings beyond its cost is largest. A place has more than one draft only by ranks, and where
-// a longer step costs next to nothing, as on a GPU: a token that is behind another one with .05 is not worth the fifth
-// of a step that it takes on a CPU. So most trees are chains.
+// and it ends where what it brings beyond its cost is largest. A place has more than one draft only by ranks, and only
+// where a longer step costs next to nothing, as on a GPU: on a CPU trees are chains.
 //
 // Loss is bounded (DraftLedger). All of it is a function of the session's tokens and of the steps it was in, but for
 // the pool and the recycled logits, which neighbours change; the text never depends on any of it.

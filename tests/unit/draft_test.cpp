@@ -465,7 +465,6 @@ TEST(SessionOdds, LossIsBounded) {
 
 // ---- trees ----
 
-constexpr double kDearCosts[] = {1, 1.45, 1.9};
 constexpr double kGpuCosts[] = {1, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.14};
 
 // A text in which every token is followed by one of two, and rows of logits that have both in front.
@@ -525,17 +524,17 @@ Grown grow(const Forking& f, const StepCosts& costs, bool trees, uint32_t most, 
 }
 
 // Where columns cost next to nothing both followers are drafted, and two places ahead are always right; where they cost
-// nearly half a step, or a chain is asked for, there is one draft for a place.
+// more, if only as much as on a CPU that waits for memory, or a chain is asked for, there is one draft for a place.
 TEST(DraftTree, BranchesWhereThatPays) {
     const Forking f(3000, 3);
     const Grown tree = grow(f, {kGpuCosts, 8}, true, 7), chain = grow(f, {kGpuCosts, 8}, false, 7),
-                dear = grow(f, {kDearCosts, 3}, true, 7);
+                dear = grow(f, {kMemoryBoundCosts, 8}, true, 7);
     EXPECT_LT(tree.steps, 1300u) << "six drafts hold all that may follow in two places";
     EXPECT_LT(tree.steps * 4, chain.steps * 3);
     EXPECT_GT(tree.branches, tree.steps * 2);
     EXPECT_LT(grow(f, {kGpuCosts, 8}, true, 7, true).steps, 1500u) << "what suffixes say is as random";
     EXPECT_EQ(chain.branches, 0u);
-    EXPECT_LT(dear.branches, dear.steps / 20);
+    EXPECT_EQ(dear.branches, 0u);
     EXPECT_LT(dear.steps, 2200u);
 }
 
