@@ -282,7 +282,7 @@ inline const std::vector<GgufCase>& gguf_cases() {
          }},
         {"row_half_a_trellis_block", KEEL_E_FILE_FORMAT, "t",
          [] {
-             return with_data(one_tensor().tensor("t", {128, 2}, kernels::kWeightTypes[kernels::kWT3].number).u64(0));
+             return with_data(one_tensor().tensor("t", {128, 2}, kernels::kWT3).u64(0));
          }},
         {"type_removed", KEEL_E_UNSUPPORTED, "t",
          [] { return with_data(one_tensor().text("t").u32(1).u64(32).mark().u32(4).u64(0)); }},
