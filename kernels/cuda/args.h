@@ -240,8 +240,8 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 
 // Products with 8-bit activations, w in fragments.
 //
-// Of one to eight tokens: product_stream_TYPE. As many blocks as run at once take groups in turn, and the warps of a
-// block the strips of a group: so many blocks of weights, brought in a few ahead.
+// Of one token: product_token_TYPE; of up to eight: product_stream_TYPE, input kRows. As many blocks as run at once take
+// groups in turn, and the warps of a block the strips of a group: so many blocks of weights, brought in a few ahead.
 constexpr uint32_t kStreamThreads = 256, kStreamWarps = kStreamThreads / 32, kStreamTokens = 8;
 constexpr uint32_t kStreamBlocks = 2;  // of a multiprocessor at once
 KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {
@@ -255,22 +255,29 @@ KEEL_DEVICE constexpr uint32_t strips_ahead(const kernels::WeightTypeInfo& type)
     const uint32_t strips = 36 * 1024 / (kStreamWarps * strip_bytes(type));
     return strips == 0 ? 1 : strips;
 }
-// Sums of a turn for each warp, for a gate, and for the beginning.
-constexpr uint32_t kTurnsBytes = (kStreamWarps + 2) * 512;
-KEEL_DEVICE constexpr uint32_t stream_bytes(const ProductArgs& a, const kernels::WeightTypeInfo& type, uint32_t ahead) {
-    return kStreamWarps * ahead * strip_bytes(type) + kTurnsBytes +
-           (a.input == ProductInput::kRows ? 0
-                                           : static_cast<uint32_t>(kernels::q8_token_bytes(a.k, type.block_elements)));
-}
-// One strip where long activations take the place of more.
-KEEL_DEVICE constexpr uint32_t strips_ahead(const ProductArgs& a, const kernels::WeightTypeInfo& type) {
-    const uint32_t most = strips_ahead(type);
-    return stream_bytes(a, type, most) <= kMostSharedBytes ? most : 1;
+// Sums of a turn for each warp, for a gate, and for the beginning: of 16 rows and eight tokens, or one.
+constexpr uint32_t kTurns = kStreamWarps + 2, kStreamTurnsBytes = kTurns * 512, kTokenTurnsBytes = kTurns * 64;
+constexpr LaunchShape strips_shape(const ProductArgs& a, uint32_t multiprocessors, uint32_t shared_bytes) {
+    const uint32_t groups = a.group_end - a.group_begin, blocks = kStreamBlocks * multiprocessors;
+    return {groups < blocks ? groups : blocks, 1, kStreamThreads, shared_bytes};
 }
 constexpr LaunchShape product_stream_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    const uint32_t groups = a.group_end - a.group_begin, blocks = kStreamBlocks * multiprocessors;
-    return {groups < blocks ? groups : blocks, 1, kStreamThreads, stream_bytes(a, info, strips_ahead(a, info))};
+    return strips_shape(a, multiprocessors, kStreamWarps * strips_ahead(info) * strip_bytes(info) + kStreamTurnsBytes);
+}
+// Activations are in shared memory as well.
+KEEL_DEVICE constexpr uint32_t token_bytes(uint32_t k, const kernels::WeightTypeInfo& type, uint32_t ahead) {
+    return kStreamWarps * ahead * strip_bytes(type) + kTokenTurnsBytes +
+           static_cast<uint32_t>(kernels::q8_token_bytes(k, type.block_elements));
+}
+// One strip where long activations take the place of more.
+KEEL_DEVICE constexpr uint32_t token_strips_ahead(uint32_t k, const kernels::WeightTypeInfo& type) {
+    const uint32_t most = strips_ahead(type);
+    return token_bytes(k, type, most) <= kMostSharedBytes ? most : 1;
+}
+constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    return strips_shape(a, multiprocessors, token_bytes(a.k, info, token_strips_ahead(a.k, info)));
 }
 
 // Whether a lane multiplies words of codes that are side by side (fragments.cuh): it loads two at once.

@@ -91,11 +91,25 @@ KEEL_GPU uint32_t grid_x() {
 KEEL_GPU uint32_t block_threads() {
     return blockDim.x;
 }
+// p, which is known to point to global memory.
+KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
 // v, of which the compiler knows nothing: what follows from it is worked out here, and not kept in registers around a
 // loop.
 KEEL_GPU uint32_t anew(uint32_t v) {
     asm volatile("" : "+r"(v));
     return v;
+}
+// The same of a pointer to global memory: it is kept, and not worked out again within a loop.
+KEEL_GPU const uint8_t* kept(const uint8_t* p) {
+    asm("" : "+l"(p));
+    return in_global(p);
+}
+// v, which is the same in all lanes of a warp: so the compiler knows it.
+KEEL_GPU uint32_t same_in_warp(uint32_t v) {
+    return __shfl_sync(~0u, v, 0);
 }
 // A clock of the whole GPU.
 KEEL_GPU uint64_t timer_ns() {
@@ -265,11 +279,6 @@ KEEL_GPU uint64_t atomic_add(uint64_t* to, uint64_t v) {
     return atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
 }
 
-// p, which is known to point to global memory.
-KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
-    __builtin_assume(__isGlobal(p));
-    return p;
-}
 // Asks for the line of p in the second cache.
 KEEL_GPU void prefetch(const void* p) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
@@ -353,6 +362,12 @@ KEEL_GPU uint32_t block_threads() {
     return simt::block_size().x;
 }
 KEEL_GPU uint32_t anew(uint32_t v) {
+    return v;
+}
+KEEL_GPU const uint8_t* kept(const uint8_t* p) {
+    return p;
+}
+KEEL_GPU uint32_t same_in_warp(uint32_t v) {
     return v;
 }
 KEEL_GPU uint64_t timer_ns() {

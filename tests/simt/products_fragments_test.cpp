@@ -24,7 +24,9 @@ struct Kernel {
     LaunchShape (*shape)(const ProductArgs& args, uint32_t type);
 };
 // Two blocks at once, or of blocks of prompts the largest.
-constexpr Kernel kStream = {kernel_product_stream_Q4_0,
+constexpr Kernel kToken = {kernel_product_token_Q4_0,
+                           [](const ProductArgs&a, uint32_t type) { return product_token_shape(a, type, 1); }},
+                 kStream = {kernel_product_stream_Q4_0,
                             [](const ProductArgs&a, uint32_t type) { return product_stream_shape(a, type, 1); }},
                  kPrompt = {kernel_product_prompt_Q4_0,
                             [](const ProductArgs&a, uint32_t type) { return product_prompt_shape(a, type, 1); }},
@@ -92,14 +94,15 @@ TEST(SimtFragments, FewTokensEqualScalar) {
             // Strips of a group of long_k are four: groups of a block so that each warp has three times `ahead`.
             const uint32_t rows = 16 * 2 * (3 * ahead * kStreamWarps / 4);
             expect_equal(kStream, {type, {rows}, long_k, 8}, order, random, true);
-            expect_equal(kStream, {type, {30, 5, 17}, block, random.between(2, 7)}, order, random);
+            expect_equal(kToken, {type, {rows}, long_k, 1}, order, random, true);
+            expect_equal(kStream, {type, {30, 5, 17}, block, random.between(1, 7)}, order, random);
+            expect_equal(kToken, {type, {30, 5, 17}, block, 1}, order, random);
             const ProductGate gate = kGates[1 + random.below(2)];
             expect_equal(kStream, {type, {52, 52}, strip, random.between(2, 8), ProductInput::kRows, gate}, order,
                          random);
             for (ProductInput input : kInputs) {
-                expect_equal(kStream, {type, {37}, (kStreamWarps + 1) * strip, 1, input}, order, random);
-                expect_equal(kStream, {type, {70, 70}, 2 * block, 1, input, kGates[1 + random.below(2)]}, order,
-                             random);
+                expect_equal(kToken, {type, {37}, (kStreamWarps + 1) * strip, 1, input}, order, random);
+                expect_equal(kToken, {type, {70, 70}, 2 * block, 1, input, kGates[1 + random.below(2)]}, order, random);
             }
         }
 }
@@ -109,8 +112,8 @@ TEST(SimtFragments, LongRowsEqualScalar) {
     Random random(5);
     for (simt::Order order : orders())
         for (uint32_t type : {uint32_t{kQ8_0}, uint32_t{kQ4_K}}) {
-            expect_equal(kStream, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kNormed}, order, random);
-            expect_equal(kStream, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
+            expect_equal(kToken, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kNormed}, order, random);
+            expect_equal(kToken, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
         }
 }
 

@@ -30,7 +30,7 @@ constexpr bool joined_inputs_fit() {
     a.input = cuda::ProductInput::kNormed;
     for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
         if (kernels::kWeightTypes[type].activation_block &&
-            cuda::product_stream_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
+            cuda::product_token_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
             return false;
     return true;
 }

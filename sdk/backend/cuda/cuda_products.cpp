@@ -31,6 +31,7 @@ cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t, uint32_t)
     return product_f32_tile_shape(a);
 }
 constexpr ProductFamily kFamilies[] = {
+    {ProductSet::kFragments, cuda::kernel_product_token_Q4_0, kernels::kQ4_0, cuda::product_token_shape, 1},
     {ProductSet::kFragments, cuda::kernel_product_stream_Q4_0, kernels::kQ4_0, cuda::product_stream_shape,
      cuda::kStreamTokens},
     {ProductSet::kFragments, cuda::kernel_product_prompt_Q4_0, kernels::kQ4_0, cuda::product_prompt_shape, kAny},
