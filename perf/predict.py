@@ -2,8 +2,8 @@
 """predict.py: what a graphics card would take for a step, from what is known without one. Every figure is *predicted, never run*.
 
     predict.py --count CUBIN... [-o perf/instructions.json]
-        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) the loop with
-        matrix instructions, its instructions, and the bytes of weights that a warp multiplies in it.
+        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) the instructions
+        of the shortest way round the loop with all its matrix instructions, and the bytes of weights that a warp multiplies in it.
     predict.py [--keel KEEL] [--cards NAME,...] [--shapes 8b:Q4_K_M,...] [--kv f16,e8-4,tcq-3] [--contexts 0,32768]
             [--measured device.json] [--json]
         Time of a decode step and of prefill for each card of perf/cards.json. A dispatch takes a launch and the longer of its bytes at
@@ -23,11 +23,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 LABEL = "predicted, never run"
 
 # ---- instructions of inner loops ----
-BRANCH, MATRIX = 0x947, 0x237  # lowest twelve bits of an instruction of 16 bytes: BRA, IMMA
-# Bytes of a block (kernels/formats/weight_types.h), and matrix instructions for 16 rows of one and eight tokens, those of minima
+# Lowest twelve bits of an instruction of 16 bytes: BRA, the call and return that end a way, EXIT, IMMA, and cp.async.
+BRANCH, ENDS, EXIT, MATRIX, COPY = 0x947, (0x944, 0x950), 0x94D, 0x237, 0xFAE
+ALWAYS = 7  # a predicate
+# Bytes of a block (kernels/formats/weight_types.h), and matrix instructions for 16 rows of up to eight tokens, those of minima
 # included.
 TYPES = {"Q4_0": (18, 1), "Q4_1": (20, 1), "Q5_0": (22, 1), "Q5_1": (24, 1), "Q8_0": (34, 1), "Q8_F32": (36, 1), "Q2_K": (84, 18),
          "Q3_K": (110, 16), "Q4_K": (144, 10), "Q5_K": (176, 10), "Q6_K": (210, 16), "IQ4_NL": (18, 1), "IQ4_XS": (136, 8)}
+# Of one token, whose minima and offsets are no matrix instructions.
+TOKEN_MATRIX = {"Q2_K": 8, "Q3_K": 8, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8}
 # Of those in kernels of prompts, for eight tokens: some scale codes and not sums, some sum activations by matrix instructions.
 PROMPT_MATRIX = {"Q2_K": 10, "Q3_K": 8, "Q4_1": 2, "Q5_1": 2}
 
@@ -46,40 +50,70 @@ def sections_of(cubin):
             yield name[6:], data[s[4]:s[4] + s[5]]
 
 
-def loops_of(code):
-    """(first, last) instruction of every loop: a branch to what stands before it."""
-    words = list(struct.iter_unpack("<QQ", code))
+def ways_of(words, new_branches):
+    """[[what may follow an instruction]]. new_branches: the lowest eight bits of a distance are in other bits (sm_90 and later)."""
+    ways = []
     for at, (low, high) in enumerate(words):
-        if low & 0xFFF != BRANCH:
+        kind, sure = low & 0xFFF, low >> 12 & 15 == ALWAYS
+        follow = [at + 1]
+        if kind == BRANCH:
+            offset = low >> 34 | (high & (1 << 18) - 1) << 30
+            offset -= (offset >> 47) << 48
+            target = at + 1 + (offset << 8 | low >> 16 & 0xFF if new_branches else offset) * 4 // 16
+            follow = [target] if sure and high >> 23 & 15 == ALWAYS else [at + 1, target]
+        elif kind == EXIT or kind in ENDS:
+            follow = [] if sure else [at + 1]
+        ways.append([to for to in follow if 0 <= to < len(words)])
+    return ways
+
+
+def shortest(ways, first, last):
+    """Instructions from `first` to before `last` on the shortest way, None if there is none."""
+    seen, edge, steps = set(), [first], 0
+    while edge:
+        steps += 1
+        edge = {to for at in edge for to in ways[at]} - seen
+        if last in edge:
+            return steps
+        seen |= edge
+    return None
+
+
+def loop_of(words, new_branches):
+    """(instructions, matrix instructions) of the way round that brings weights and multiplies them; None if there is no loop."""
+    ways = ways_of(words, new_branches)
+    matrix = [at for at, (low, _) in enumerate(words) if low & 0xFFF == MATRIX]
+    if not matrix:
+        return None
+    # Weights are brought by the longest row of copies within the loop.
+    copies, rows = [at for at, (low, _) in enumerate(words) if low & 0xFFF == COPY], []
+    for at in copies:
+        if shortest(ways, matrix[0], at) is None:
             continue
-        offset = (low >> 34 | high << 30) & (1 << 48) - 1
-        offset -= (offset >> 47) << 48
-        target = at + 1 + offset * 4 // 16
-        if 0 <= target < at:
-            yield target, at
+        if rows and all(low & 0xFFF != BRANCH for low, _ in words[rows[-1][-1]:at]):
+            rows[-1].append(at)
+        else:
+            rows.append([at])
+    stops = sorted(max(rows, key=len) + matrix) if rows else matrix
+    parts = [shortest(ways, a, b) for a, b in zip(stops, stops[1:] + stops[:1])]
+    return (sum(parts), len(matrix)) if None not in parts else None
 
 
 def count(cubin):
-    """{kernel: {"instructions", "bytes"}} of the innermost loop with matrix instructions."""
+    """{kernel: {"instructions", "bytes"}}"""
     out = {}
+    new_branches = pathlib.Path(cubin).read_bytes()[0x31] >= 90  # of the architecture
     for name, code in sections_of(cubin):
         weight_type = next((t for t in TYPES if name.startswith("product_") and name.endswith("_" + t)), None)
-        if not weight_type:
+        loop = loop_of(list(struct.iter_unpack("<QQ", code)), new_branches) if weight_type else None
+        if not loop:
             continue
         block_bytes, matrix_of_block = TYPES[weight_type]
-        words = list(struct.iter_unpack("<QQ", code))
-        best = None
-        loops = [(first, last, sum(low & 0xFFF == MATRIX for low, _ in words[first:last + 1])) for first, last in loops_of(code)]
-        for first, last, matrix in loops:
-            if matrix and (best is None or last - first < best["instructions"]):
-                if "_prompt_" in name:
-                    matrix_of_block = 8 * PROMPT_MATRIX.get(weight_type, matrix_of_block)
-                blocks = matrix // matrix_of_block
-                # Loops in it without matrix instructions run once a group of rows.
-                rare = {at for f, l, m in loops if not m and first < f and l < last for at in range(f, l + 1)}
-                best = {"instructions": last + 1 - first - len(rare), "bytes": blocks * 16 * block_bytes}
-        if best:
-            out[name] = best
+        if "_prompt_" in name:
+            matrix_of_block = 8 * PROMPT_MATRIX.get(weight_type, matrix_of_block)
+        elif "_token_" in name:
+            matrix_of_block = TOKEN_MATRIX.get(weight_type, matrix_of_block)
+        out[name] = {"instructions": loop[0], "bytes": loop[1] // matrix_of_block * 16 * block_bytes}
     return out
 
 
@@ -126,7 +160,7 @@ def decode_us(card, plan, table, kv, context, tokens=1):
         for op in ops:
             moved += op["fixed_bytes"] + op["token_bytes"] * tokens
             if op["weight_type"]:
-                instructions += instructions_of(table, "stream", op["weight_type"], op["fixed_bytes"])
+                instructions += instructions_of(table, "token" if tokens == 1 else "stream", op["weight_type"], op["fixed_bytes"])
             if op["name"].endswith("norm") and not op["name"].startswith("qk"):
                 chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3
             if op["name"] == "attention":
