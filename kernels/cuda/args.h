@@ -97,8 +97,15 @@ constexpr uint32_t kKeptFloats = 2048;  // of a block
 constexpr LaunchShape row_shape(uint32_t rows, uint32_t shared_bytes = 0) {
     return {rows, 1, kRowThreads, shared_bytes};
 }
+// The row is in shared memory, behind its factor, where it fits.
+KEEL_DEVICE constexpr uint32_t norm_bytes(uint32_t n) {
+    return 16 + divide_up(n, 4) * 16;
+}
+KEEL_DEVICE constexpr bool norm_is_staged(uint32_t n) {
+    return norm_bytes(n) <= kMostSharedBytes;
+}
 constexpr LaunchShape launch_shape(const RmsNormArgs& a) {
-    return row_shape(a.rows, 16 * 4);
+    return row_shape(a.rows, norm_is_staged(a.n) ? norm_bytes(a.n) : 16);
 }
 constexpr LaunchShape launch_shape(const GluArgs& a) {
     return row_shape(a.rows);
@@ -139,9 +146,19 @@ constexpr uint32_t kGroupRows = 16;  // of a matrix, the last group not always f
 constexpr uint32_t kProductMatrices = 3;
 enum class ProductGate : uint32_t { kNone, kSilu, kGelu };
 enum class ProductInput : uint32_t {
-    kRows,    // rows as the kernel reads them: f32[k], or 8-bit activations (q8_activation.h) with the type's block
-    kFloats,  // one row of f32[k], whose 8-bit form every block makes for itself
-    kNormed   // the same of its RMS norm (NUMERICS section 4) times `norm`
+    kRows,   // rows as the kernel reads them: f32[k], or 8-bit activations (q8_activation.h) with the type's block
+    kFloats  // one row of f32[k], whose 8-bit form every block makes for itself
+};
+// What is made of the row of a product of one matrix for one token once it is complete, whatever launches compute it: its
+// RMS norm (NUMERICS section 4) times `norm`, in 8 bits. The last block to end does it.
+struct ProductNorm {
+    uint32_t* counter;  // 0 between products; null: nothing is made
+    const float* norm;  // f32[rows]
+    uint8_t* codes;
+    uint32_t block;   // of the 8-bit form
+    uint32_t groups;  // of the whole matrix
+    float eps;
+    uint32_t reserved;
 };
 struct ProductMatrix {
     const uint8_t* w;
@@ -165,9 +182,8 @@ struct ProductArgs {
     bool accumulate;
     ProductGate gate;
     ProductInput input;
-    float eps;          // kNormed
-    const float* norm;  // kNormed: f32[k]
-    uint8_t* codes;     // kFloats, kNormed: where the 8-bit form is left besides; null: nowhere
+    uint8_t* codes;     // kFloats: where the 8-bit form is left besides; null: nowhere
+    ProductNorm after;  // of product_token: rows, at out, are 16-byte aligned
 };
 // Groups of the matrices of a launch.
 constexpr uint32_t product_groups(const ProductArgs& a) {
@@ -277,7 +293,9 @@ KEEL_DEVICE constexpr uint32_t token_strips_ahead(uint32_t k, const kernels::Wei
 }
 constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    return strips_shape(a, multiprocessors, token_bytes(a.k, info, token_strips_ahead(a.k, info)));
+    const uint32_t bytes = token_bytes(a.k, info, token_strips_ahead(a.k, info)),
+                   behind = a.after.counter ? norm_bytes(a.matrix[0].rows) : 0;
+    return strips_shape(a, multiprocessors, behind > bytes ? behind : bytes);
 }
 
 // Whether a lane multiplies words of codes that are side by side (fragments.cuh): it loads two at once.

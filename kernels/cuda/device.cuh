@@ -136,15 +136,15 @@ KEEL_GPU void wait_for_launch(uint64_t* began) {
 KEEL_GPU void sync_block() {
     __syncthreads();
 }
-// Called once by all threads of blocks that work for each other: whether `blocks` of them have come here, this one
-// last.
-// Then every thread of it sees what they wrote before, and the counter is 0 again, as it was at first.
-KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks) {
+// Called once by all threads of blocks that share work, each with its share: whether the shares of those that have come
+// here are all of it, this one's the last. Then every thread of it sees what they wrote before, and the counter is 0
+// again, as it was at first.
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all) {
     __syncthreads();
     bool last = false;
     if (threadIdx.x == 0) {
         __threadfence();
-        last = atomicAdd(counter, 1) + 1 == blocks;
+        last = atomicAdd(counter, share) + share == all;
         if (last) *counter = 0;
         __threadfence();
     }
@@ -382,8 +382,8 @@ KEEL_GPU void wait_for_launch(uint64_t*, KEEL_SITE) {
 KEEL_GPU void sync_block(KEEL_SITE) {
     simt::block_barrier({file, line});
 }
-KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks, KEEL_SITE) {
-    return simt::last_of_blocks(counter, blocks, {file, line});
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, KEEL_SITE) {
+    return simt::last_of_blocks(counter, share, all, {file, line});
 }
 KEEL_GPU void sync_warp(KEEL_SITE) {
     simt::warp_barrier({file, line});

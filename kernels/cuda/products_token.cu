@@ -15,25 +15,33 @@ namespace keel::cuda {
 namespace {
 
 // The activations of a block in shared memory, at `planes`: copied, or made there. Weights may be on their way before;
-// this waits for what the launch before wrote. `factor`: a float of shared memory that is free until this returns. All
-// threads of the block call it.
+// this waits for what the launch before wrote. All threads of the block call it.
 template <uint32_t BLOCK>
-KEEL_GPU void take_input(const ProductArgs& args, uint64_t* began, float* factor, uint8_t* planes) {
+KEEL_GPU void take_input(const ProductArgs& args, uint64_t* began, uint8_t* planes) {
     Words4* to = reinterpret_cast<Words4*>(planes);
     const uint32_t pieces = static_cast<uint32_t>(kernels::q8_token_bytes(args.k, BLOCK) / 16);
-    if (args.input == ProductInput::kRows) {
-        wait_for_launch(began);
+    wait_for_launch(began);
+    if (args.input == ProductInput::kRows)
         for (uint32_t i = thread_x(); i < pieces; i += kStreamThreads) to[i] = static_cast<const Words4*>(args.x)[i];
-        sync_block();
-        return;
-    }
-    const float* norm = args.input == ProductInput::kNormed ? args.norm : nullptr;
-    each_span<kStreamWarps, true>(
-        static_cast<const float*>(args.x), norm, args.k, args.eps, factor, [began] { wait_for_launch(began); },
-        [&](const float v[8], uint32_t span) { quantize_span<BLOCK>(v, span, planes, args.k); });
+    else
+        each_span<kStreamWarps>(static_cast<const float*>(args.x), args.k, [&](const float v[8], uint32_t span) {
+            quantize_span(v, span, planes, args.k, BLOCK);
+        });
     sync_block();
-    if (args.codes && block_x() == 0)
+    if (args.input != ProductInput::kRows && args.codes && block_x() == 0)
         for (uint32_t i = thread_x(); i < pieces; i += kStreamThreads) reinterpret_cast<Words4*>(args.codes)[i] = to[i];
+}
+
+// What is made of a complete row, by the last block to end. Nothing in shared memory is needed any more.
+KEEL_GPU void finish_row(const ProductArgs& args, uint32_t groups) {
+    const ProductNorm& after = args.after;
+    if (!after.counter) return;
+    if (!last_of_blocks(after.counter, groups, after.groups)) return;
+    const uint32_t n = args.matrix[0].rows;
+    float* factor = reinterpret_cast<float*>(shared_memory());
+    each_normed_span<kStreamWarps, true, true>(
+        args.y + args.matrix[0].out, after.norm, n, after.eps, factor, factor + 4,
+        [&](const float v[8], uint32_t span) { quantize_span(v, span, after.codes, n, after.block); });
 }
 
 // A term of the chain: acc = fma(scale, sum, acc).
@@ -256,7 +264,7 @@ KEEL_GPU void multiply_token(const ProductArgs& args, uint64_t* began) {
     // Sums of rows on their way to each warp, behind them those of a gate, and none.
     float* turns = reinterpret_cast<float*>(shared_memory() + kStreamWarps * stream.ahead * Strips::kBytes);
     uint8_t* planes = reinterpret_cast<uint8_t*>(turns) + kTokenTurnsBytes;
-    take_input<kElements>(args, began, turns, planes);
+    take_input<kElements>(args, began, planes);
     const kernels::Q8Token x = kernels::q8_token(planes, args.k, kElements);
     turns += own.row;
     float *mine = turns + kGroupRows * warp, *next = turns + kGroupRows * next_warp,
@@ -305,6 +313,7 @@ KEEL_GPU void multiply_token(const ProductArgs& args, uint64_t* began) {
         if (gated) value = gated_value(args.gate, with_bias(args.matrix[rows.matrix], row, gate), value);
         store(args, args.matrix[rows.matrix], row, 0, value);
     }
+    finish_row(args, stream.passes);
 }
 
 }  // namespace

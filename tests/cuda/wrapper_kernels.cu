@@ -160,7 +160,7 @@ KEEL_GPU_KERNEL(wrapper_blocks_meet) {
     const uint32_t thread = grid_thread(), blocks = grid_x() * 2;
     args.out[2 * thread] = args.in[thread] * 3 + thread;
     args.out[2 * thread + 1] = 0;
-    if (!last_of_blocks(args.counter, blocks)) return;
+    if (!last_of_blocks(args.counter, 1, blocks)) return;
     uint32_t* sums = reinterpret_cast<uint32_t*>(shared_memory());
     sums[thread_x()] = 0;
     for (uint32_t i = thread_x(); i < blocks * kWrapperThreads; i += kWrapperThreads)

@@ -66,7 +66,7 @@ std::vector<uint32_t> types_with_fragments() {
     return types;
 }
 
-constexpr ProductInput kInputs[] = {ProductInput::kRows, ProductInput::kFloats, ProductInput::kNormed};
+constexpr ProductInput kInputs[] = {ProductInput::kRows, ProductInput::kFloats};
 constexpr ProductGate kGates[] = {ProductGate::kNone, ProductGate::kSilu, ProductGate::kGelu};
 
 // Three chunks, the last one not full, so that both buffers are used again; more rows than the warps of a block take.
@@ -107,13 +107,60 @@ TEST(SimtFragments, FewTokensEqualScalar) {
         }
 }
 
-// A norm of more spans than the warps of a block have in registers; activations that leave room for one strip ahead.
+// Activations of more spans than the warps of a block have in registers, and that leave room for one strip ahead.
 TEST(SimtFragments, LongRowsEqualScalar) {
     Random random(5);
     for (simt::Order order : orders())
         for (uint32_t type : {uint32_t{kQ8_0}, uint32_t{kQ4_K}}) {
-            expect_equal(kToken, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kNormed}, order, random);
+            expect_equal(kToken, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kFloats}, order, random);
             expect_equal(kToken, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
+        }
+}
+
+// The norm of the row that a product completes, in 8 bits: by one launch of several blocks, and by two, of which the
+// first one leaves it alone. Rows of more spans than the warps of a block have on their way.
+TEST(SimtFragments, NormBehindAProductEqualsScalar) {
+    Random random(11);
+    for (simt::Order order : orders())
+        for (uint32_t block : {32u, 256u}) {
+            const uint32_t rows = block == 32 ? 544 : 256 * (4 * kStreamWarps + 2), type = block == 32 ? kQ8_0 : kQ4_K;
+            ProductProblem p({type, {rows}, kWeightTypes[type].block_elements, 1}, true, random);
+            std::deque<Buffer> fragments = lay(p, order);
+            Buffer y = p.y_before(), norm = fenced(random.normals(rows)), counter(4),
+                   codes(q8_token_bytes(rows, block));
+            memset(counter.data(), 0, 4);
+            memset(codes.data(), 0x5a, q8_token_bytes(rows, block));
+            ProductArgs args = p.args(fragments, y);
+            args.after = {reinterpret_cast<uint32_t*>(counter.data()),
+                          norm.floats(),
+                          codes.data(),
+                          block,
+                          args.group_end,
+                          1e-6f,
+                          0};
+            const auto run = [&](uint32_t begin, uint32_t end) {
+                ProductArgs part = args;
+                part.group_begin = begin;
+                part.group_end = end;
+                launch(product_kernel(kToken.first, type), part, kToken.shape(part, type), order);
+            };
+            const uint32_t groups = args.group_end, half = random.between(1, groups - 1);
+            const bool cut = random.below(2);
+            if (cut) {
+                run(0, half);
+                EXPECT_EQ(codes.data()[0], 0x5a);
+            }
+            run(cut ? half : 0, groups);
+            EXPECT_EQ(*reinterpret_cast<uint32_t*>(counter.data()), 0u);
+            p.expect_scalar(args, y);
+            std::vector<float> row(rows);
+            kScalarSet.rms_norm(y.floats(), norm.floats(), rows, 1e-6f, row.data());
+            Buffer expected(q8_token_bytes(rows, block));
+            kScalarSet.quantize_q8(row.data(), rows, block, expected.data());
+            const Q8Token got = q8_token(codes.data(), rows, block), want = q8_token(expected.data(), rows, block);
+            EXPECT_EQ(memcmp(got.q, want.q, rows), 0);
+            EXPECT_TRUE(same_floats(got.d, want.d, rows / block));
+            EXPECT_EQ(memcmp(got.sums, want.sums, rows / 16 * 2), 0);
         }
 }
 

@@ -564,11 +564,12 @@ void grid_barrier(Site site) {
         ++lane.place.warp_epoch;
     }
 }
-bool last_of_blocks(uint32_t* counter, uint32_t blocks, Site site) {
+bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, Site site) {
     if (mutated(site)) return true;
     Block* block = running->block;
     if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return block->last;
-    block->last = ++*counter == blocks;
+    *counter += share;
+    block->last = *counter == all;
     if (block->last) *counter = 0;
     for (uint32_t i = 0; i < machine->threads; ++i) {
         Place& place = block->lanes[i].place;

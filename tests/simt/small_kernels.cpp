@@ -136,7 +136,7 @@ void last_block_reads_all(const void* args) {
     uint32_t* out = of(args).out;
     const uint32_t threads = block_threads() * grid_x();
     out[place()] = place();
-    if (!last_of_blocks(out + threads, grid_x())) return;
+    if (!last_of_blocks(out + threads, 1, grid_x())) return;
     const uint32_t before = out[(place() + threads - 1) % threads];
     sync_block();
     out[place()] = before;
