@@ -2,8 +2,8 @@
 """predict.py: what a graphics card would take for a step, from what is known without one. Every figure is *predicted, never run*.
 
     predict.py --count CUBIN... [-o perf/instructions.json]
-        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) the instructions
-        of the shortest way round the loop with all its matrix instructions, and the bytes of weights that a warp multiplies in it.
+        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) those of the loop
+        with matrix instructions, of few tokens those of the shortest way round it, and the bytes of weights that a warp multiplies.
     predict.py [--keel KEEL] [--cards NAME,...] [--shapes 8b:Q4_K_M,...] [--kv f16,e8-4,tcq-3] [--contexts 0,32768]
             [--measured device.json] [--json]
         Time of a decode step and of prefill for each card of perf/cards.json. A dispatch takes a launch and the longer of its bytes at
@@ -79,9 +79,8 @@ def shortest(ways, first, last):
     return None
 
 
-def loop_of(words, new_branches):
+def loop_of(words, ways):
     """(instructions, matrix instructions) of the way round that brings weights and multiplies them; None if there is no loop."""
-    ways = ways_of(words, new_branches)
     matrix = [at for at, (low, _) in enumerate(words) if low & 0xFFF == MATRIX]
     if not matrix:
         return None
@@ -99,13 +98,30 @@ def loop_of(words, new_branches):
     return (sum(parts), len(matrix)) if None not in parts else None
 
 
+def innermost_loop(words, ways):
+    """The same of all instructions of the innermost loop with matrix instructions, but for loops in it without, which run once a
+    group of rows."""
+    loops = [(to, at, sum(low & 0xFFF == MATRIX for low, _ in words[to:at + 1])) for at, follow in enumerate(ways) for to in follow
+             if to < at]
+    with_matrix = [loop for loop in loops if loop[2]]
+    if not with_matrix:
+        return None
+    first, last, matrix = min(with_matrix, key=lambda loop: loop[1] - loop[0])
+    rare = {at for f, l, m in loops if not m and first < f and l < last for at in range(f, l + 1)}
+    return last + 1 - first - len(rare), matrix
+
+
 def count(cubin):
     """{kernel: {"instructions", "bytes"}}"""
     out = {}
     new_branches = pathlib.Path(cubin).read_bytes()[0x31] >= 90  # of the architecture
     for name, code in sections_of(cubin):
         weight_type = next((t for t in TYPES if name.startswith("product_") and name.endswith("_" + t)), None)
-        loop = loop_of(list(struct.iter_unpack("<QQ", code)), new_branches) if weight_type else None
+        if not weight_type:
+            continue
+        words = list(struct.iter_unpack("<QQ", code))
+        ways = ways_of(words, new_branches)
+        loop = innermost_loop(words, ways) if "_prompt_" in name else loop_of(words, ways)
         if not loop:
             continue
         block_bytes, matrix_of_block = TYPES[weight_type]

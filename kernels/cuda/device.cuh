@@ -154,7 +154,7 @@ KEEL_GPU void sync_warp() {
     __syncwarp();
 }
 // Warps of a block that work one after another: warp `to`, of eight at most, may go on from await_turn(to), and finds
-// what this warp and those before it wrote. It has taken the turn before. No sync_block in between. Barriers whose
+// what this warp and those before it wrote. It has taken the turn before. The turn of warp 0 is the barrier of sync_block: none before it is over. Barriers whose
 // number is in a register take all sixteen of a block, and most architectures have few for a multiprocessor.
 #if __CUDA_ARCH__ == 900
 KEEL_GPU void pass_turn(uint32_t to) {
@@ -261,14 +261,10 @@ KEEL_GPU float widen_f16(uint32_t half) {
     return f;
 }
 
-// Loads of what is read once.
+// A load of what is read once.
 KEEL_GPU Words4 load_once(const Words4* p) {
     const uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));
     return {v.x, v.y, v.z, v.w};
-}
-KEEL_GPU Words2 load_once(const Words2* p) {
-    const uint2 v = __ldcs(reinterpret_cast<const uint2*>(p));
-    return {v.x, v.y};
 }
 
 // Adds to shared memory that other threads add to as well; what was there.
@@ -473,9 +469,6 @@ KEEL_GPU float widen_f16(uint32_t half) {
 }
 
 KEEL_GPU Words4 load_once(const Words4* p) {
-    return *p;
-}
-KEEL_GPU Words2 load_once(const Words2* p) {
     return *p;
 }
 

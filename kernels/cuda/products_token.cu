@@ -33,10 +33,21 @@ KEEL_GPU void take_input(const ProductArgs& args, uint64_t* began, uint8_t* plan
 }
 
 // What is made of a complete row, by the last block to end. Nothing in shared memory is needed any more.
-KEEL_GPU void finish_row(const ProductArgs& args, uint32_t groups) {
+template <WeightType T>
+KEEL_GPU void finish_row(const ProductArgs& args, const StripStream<T>& stream) {
     const ProductNorm& after = args.after;
     if (!after.counter) return;
-    if (!last_of_blocks(after.counter, groups, after.groups)) return;
+    // Blocks meet in the barrier of warp 0's turns: when the last strip is done it has the turn once more, then all others.
+    const uint32_t warp = stream.warp, last_warp = (stream.passes * stream.strips - 1) % kStreamWarps;
+    if (last_warp && warp == last_warp) pass_turn(0);
+    if (warp) {
+        await_turn(warp);
+    } else {
+        if (last_warp) await_turn(0);
+        KEEL_NO_UNROLL
+        for (uint32_t to = 1; to < kStreamWarps; ++to) pass_turn(to);
+    }
+    if (!last_of_blocks(after.counter, stream.passes, after.groups)) return;
     const uint32_t n = args.matrix[0].rows;
     float* factor = reinterpret_cast<float*>(shared_memory());
     each_normed_span<kStreamWarps, true, true>(
@@ -313,7 +324,7 @@ KEEL_GPU void multiply_token(const ProductArgs& args, uint64_t* began) {
         if (gated) value = gated_value(args.gate, with_bias(args.matrix[rows.matrix], row, gate), value);
         store(args, args.matrix[rows.matrix], row, 0, value);
     }
-    finish_row(args, stream.passes);
+    finish_row(args, stream);
 }
 
 }  // namespace
