@@ -7,7 +7,8 @@
     predict.py [--keel KEEL] [--cards NAME,...] [--shapes 8b:Q4_K_M,...] [--kv f16,e8-4,tcq-3] [--contexts 0,32768]
             [--measured device.json] [--json]
         Time of a decode step and of prefill for each card of perf/cards.json. A dispatch takes a launch and the longer of its bytes at
-        the card's reading speed and its instructions at its issue rate; a norm in front of products adds its chain of additions.
+        the card's reading speed and its instructions at its issue rate, products as much longer as their last round of blocks is not
+        full, and what they take beside; a norm adds its chain of additions.
         Bytes and dispatches are those of `keel plan --backend cuda` (KEEL: a build with KEEL_CUDA=ON, or keel_command_on_fake).
         --measured: beside each prediction what perf/device.sh measured on such a card, and the error.
 """
@@ -138,6 +139,11 @@ def count(cubin):
 # (perf/RESULTS.md). That of f16 is a guess.
 ATTENTION_INSTRUCTIONS = {"f16": 1.5, "e8-4": 9.6, "tcq-3": 11.2}
 NORM_CYCLES = 4  # of an addition that waits for the one before
+# Of products of few tokens, fitted to the dispatches that were measured on an H200 (perf/RESULTS.md): what a launch takes beside its
+# weights, for the input in 8 bits, the first strips and code that is not near; the part of issue slots that is filled; what a norm takes
+# beside its chain, which is a guess since the last block makes it.
+START_US, ISSUED, NORM_US = 2.0, 0.6, 1.5
+GROUP_ROWS, BLOCKS = 16, 2  # kGroupRows; of a multiprocessor
 
 
 def plan_of(keel, shape, mix, kv, context):
@@ -170,21 +176,27 @@ def decode_us(card, plan, table, kv, context, tokens=1):
             dispatches.setdefault(op["dispatch"], []).append(op)
     total = launches = 0
     for ops in dispatches.values():
-        moved = instructions = chain = 0
+        moved = instructions = chain = groups = 0
         count = 2 if ops[0]["name"] == "attention_finish" else 1  # it runs by itself, and its 8-bit form with the product
         launches += count
         for op in ops:
             moved += op["fixed_bytes"] + op["token_bytes"] * tokens
-            if op["weight_type"]:
+            if op["weight_type"] and op["name"] != "embed":
+                groups += -(-op["rows"] // GROUP_ROWS)
                 instructions += instructions_of(table, "token" if tokens == 1 else "stream", op["weight_type"], op["fixed_bytes"])
             if op["name"].endswith("norm") and not op["name"].startswith("qk"):
-                chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3
+                chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3 + NORM_US
             if op["name"] == "attention":
                 kv_bytes = plan["kv_bytes_per_token"] / layers * context
                 elements = kv_bytes * 8 / {"f16": 16, "e8-4": 4.25, "tcq-3": 3.25}[kv]
                 moved += kv_bytes
                 instructions += elements * ATTENTION_INSTRUCTIONS[kv] / 32
-        total += count * card["launch_us"] + max(moved / speed, instructions / rate) + chain
+        took = max(moved / speed, instructions / rate / (ISSUED if groups else 1))
+        if groups:
+            groups = groups // 2 if ops[-1]["name"].endswith("glu") else groups
+            blocks = BLOCKS * card["multiprocessors"]
+            took = took * -(-groups // blocks) * blocks / groups + START_US
+        total += count * card["launch_us"] + took + chain
     return total, launches
 
 

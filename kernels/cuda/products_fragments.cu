@@ -127,5 +127,6 @@ KEEL_GPU void multiply_stream(const ProductArgs& args, uint64_t* began) {
         multiply_stream<k##type>(args, began);                       \
     }
 KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
+#undef KEEL_DEFINE
 
 }  // namespace keel::cuda

@@ -3,10 +3,11 @@
 // turns at the chain of a sum. What is other: the eight columns of a matrix instruction are not tokens but parts of the
 // token's row, whose sums are wanted one by one.
 //
-// Lane 4g + t ends up with row g + 8 (t mod 2), and `part` t / 2 of a strip: of two blocks in turn, or of two sub-blocks
-// (or two pairs of them) in turn. What a column takes of the activations follows from that: columns 2t and 2t + 1 are
-// two neighbours of part t / 2. The codes of part 0 meet columns 0 to 3, those of part 1 columns 4 to 7, and zeros in
-// the others, so both add up in the same registers.
+// A strip of four blocks of 32 has two parts, of two blocks each. A block of 256 is gone through in steps of two parts,
+// a part two sub-blocks side by side: two steps where they are of 32, four where they are of 16. Lane 4g + t ends up
+// with row g + 8 (t mod 2) and part t / 2 of each step. Columns 2t and 2t + 1 of a matrix instruction take the two
+// blocks or sub-blocks of part t / 2: columns 0 to 3 are part 0's, 4 to 7 part 1's. Codes of part 0 are multiplied by
+// zeros in columns of part 1, and the other way round, so that both may add up in the same registers.
 #include "kernels/cuda/product_block.cuh"
 #include "kernels/cuda/quantize.cuh"
 #include "kernels/cuda/strips.cuh"
@@ -37,7 +38,8 @@ template <WeightType T>
 KEEL_GPU void finish_row(const ProductArgs& args, const StripStream<T>& stream) {
     const ProductNorm& after = args.after;
     if (!after.counter) return;
-    // Blocks meet in the barrier of warp 0's turns: when the last strip is done it has the turn once more, then all others.
+    // A block meets in the barrier of warp 0's turns. So behind the last strip warp 0 has the turn once more, and then
+    // all others.
     const uint32_t warp = stream.warp, last_warp = (stream.passes * stream.strips - 1) % kStreamWarps;
     if (last_warp && warp == last_warp) pass_turn(0);
     if (warp) {
@@ -70,8 +72,8 @@ constexpr uint32_t kOwnTerms = kTerms<T> == 1 ? 1 : kTerms<T> / 2;
 // What a lane is for.
 struct TokenLane {
     uint32_t lane, t, row, part;
-    uint32_t column;  // of what the strip's parts have in turn, which its column takes
-    bool lower, odd;  // its column is one of 0 to 3; its column is odd
+    uint32_t column;  // which block or sub-block of a step its column takes
+    bool lower, odd;  // its column is one of 0 to 3; is odd
     // Codes of a column: those of part 0 and of part 1, one of them zero.
     KEEL_GPU void split(uint32_t b, uint32_t of_part[2]) const {
         of_part[0] = lower ? b : 0;
@@ -81,13 +83,8 @@ struct TokenLane {
     KEEL_GPU int32_t own(const int32_t sums[4], uint32_t e) const { return t % 2 ? sums[2 + e] : sums[e]; }
 };
 
-// The half of word i of a row's scale bytes that belongs to a part. Scales of most types are worked out a byte at a
-// time (scales4): the lower two are then those of the lane.
-struct HalfWords {
-    const uint8_t* p;
-    KEEL_GPU uint32_t operator()(uint32_t i) const { return load16(p + 4 * i); }
-};
-// Scale bytes of a lane.
+// Scale bytes of a lane. Scales of most types are worked out a byte at a time (scales4): of each word the half that
+// belongs to the lane's part will do.
 template <WeightType T>
 struct PartScales {
     static constexpr bool kHalves = T != kIQ4_XS;
@@ -334,5 +331,6 @@ KEEL_GPU void multiply_token(const ProductArgs& args, uint64_t* began) {
         multiply_token<k##type>(args, began);                       \
     }
 KEEL_QUANTIZED_TYPES(KEEL_DEFINE)
+#undef KEEL_DEFINE
 
 }  // namespace keel::cuda

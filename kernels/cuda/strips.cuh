@@ -82,8 +82,8 @@ struct StripStream {
         const GroupRows rows = rows_of_pass(pass);
         return args.matrix[rows.matrix].w + rows.first_row * args.w_row_bytes + 16 * lane;
     }
-    // All of a strip, in pieces of 16 bytes a lane, and of the rest as large ones as all lanes have one of, if there are
-    // such. Both ends are those of this lane's first piece.
+    // All of a strip in pieces of 16 bytes a lane, the rest in smaller ones if all lanes then have one. Both ends are
+    // those of this lane's first piece.
     KEEL_GPU void copy_strip(uint8_t* to, const uint8_t* source) const {
         constexpr uint32_t kWhole = kBytes / 512 * 512, kRest = kBytes % 512;
         KEEL_UNROLL
