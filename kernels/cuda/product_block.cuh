@@ -14,8 +14,8 @@ template <WeightType T>
 constexpr uint32_t kOffsetOfSums =
     kWeightTypes[T].sub_block == 16 && kWeightTypes[T].m_at == kernels::kNoField ? kWeightTypes[T].codes.offset : 0;
 
-// A block as matrix units take it: codes of every run, of those that share words in place, and what is multiplied by the
-// sixteen sums: integer minima; of SHIFTED types, whose codes are as they are written, the scales.
+// A block as matrix units take it: codes of every run, of those that share words in place, and what is multiplied by
+// the sixteen sums: integer minima; of SHIFTED types, whose codes are as they are written, the scales.
 template <WeightType T>
 struct BlockValues {
     uint32_t a[FragmentShape<T>::kRuns][4];
