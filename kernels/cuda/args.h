@@ -256,8 +256,9 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 
 // Products with 8-bit activations, w in fragments.
 //
-// Of one token: product_token_TYPE; of up to eight: product_stream_TYPE, input kRows. As many blocks as run at once take
-// groups in turn, and the warps of a block the strips of a group: so many blocks of weights, brought in a few ahead.
+// Of one token: product_token_TYPE; of up to eight: product_stream_TYPE, input kRows. As many blocks as run at once
+// take groups in turn, and the warps of a block the strips of a group: so many blocks of weights, brought in a few
+// ahead.
 constexpr uint32_t kStreamThreads = 256, kStreamWarps = kStreamThreads / 32, kStreamTokens = 8;
 constexpr uint32_t kStreamBlocks = 2;  // of a multiprocessor at once
 KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {

@@ -154,8 +154,9 @@ KEEL_GPU void sync_warp() {
     __syncwarp();
 }
 // Warps of a block that work one after another: warp `to`, of eight at most, may go on from await_turn(to), and finds
-// what this warp and those before it wrote. It has taken the turn before. The turn of warp 0 is the barrier of sync_block: none before it is over. Barriers whose
-// number is in a register take all sixteen of a block, and most architectures have few for a multiprocessor.
+// what this warp and those before it wrote. It has taken the turn before. The turn of warp 0 is the barrier of
+// sync_block: no warp comes there before that is over. Barriers whose number is in a register take all sixteen of a
+// block, and most architectures have few for a multiprocessor.
 #if __CUDA_ARCH__ == 900
 KEEL_GPU void pass_turn(uint32_t to) {
     asm volatile("bar.arrive %0, 64;" ::"r"(to) : "memory");

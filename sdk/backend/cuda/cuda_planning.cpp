@@ -51,10 +51,10 @@ BufferId joined_layout(const Op& op) {
 }
 
 // Whether `next` is the norm of the row that a product completes, which its last block then makes. It may write over
-// what the product read: by then all of that has been read.
+// what the product read: by then all of that has been read. Ops of different layers are never in one dispatch.
 bool norms(const Op& product, const Op& next) {
-    return next.kind == OpKind::kNorm && product.accumulate && product.repacked && next.in == product.out &&
-           next.k == product.rows && only_layout(next) != kNoBuffer;
+    return next.kind == OpKind::kNorm && next.layer == product.layer && product.accumulate && product.repacked &&
+           next.in == product.out && next.k == product.rows && only_layout(next) != kNoBuffer;
 }
 
 // Whether a product reads what the one before it reads, and writes another part of the same rows.
