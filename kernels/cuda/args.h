@@ -149,8 +149,8 @@ enum class ProductInput : uint32_t {
     kRows,   // rows as the kernel reads them: f32[k], or 8-bit activations (q8_activation.h) with the type's block
     kFloats  // one row of f32[k], whose 8-bit form every block makes for itself
 };
-// What is made of the row of a product of one matrix for one token once it is complete, whatever launches compute it: its
-// RMS norm (NUMERICS section 4) times `norm`, in 8 bits. The last block to end does it.
+// What is made of the row of a product of one matrix for one token once it is complete, whatever launches compute it:
+// its RMS norm (NUMERICS section 4) times `norm`, in 8 bits. The last block to end does it.
 struct ProductNorm {
     uint32_t* counter;  // 0 between products; null: nothing is made
     const float* norm;  // f32[rows]
