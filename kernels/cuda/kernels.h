@@ -38,6 +38,7 @@
     KEEL_GPU_ROW(narrow, NarrowArgs, kRowThreads)                       \
     KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)                  \
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)               \
+    KEEL_GPU_ROW(move_rows, MoveRowsArgs, kRowThreads)                  \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)            \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)           \
     KEEL_GPU_PREFILL_ROW(integers_64)                                   \

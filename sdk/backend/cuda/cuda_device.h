@@ -238,6 +238,9 @@ const CudaWork* work_of_step(const CudaDevice& d);
 // Launches items of the dispatch whose first op is number `op`, predicted to take so long, with a mark.
 platform::cuda::Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count,
                                      double us);
+// Backend::move_rows, put on the stream of copies.
+platform::cuda::Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
+                                 uint32_t session_index);
 // Rows of logits and hidden rows of the step to where they are kept, with a mark that ends what was launched before.
 platform::cuda::Result keep_rows(CudaDevice* d);
 // A mark that only ends what was launched before.
