@@ -440,7 +440,7 @@ TEST(CudaBackend, GraphsChangeNoBit) {
         add(step(508, 3, 0));
         for (uint32_t i = 0; i < 8; ++i) {  // across the end of a split
             add(step(1, i, i == 6 ? 1000000 : i == 7 ? 1 : 0));
-            EXPECT_EQ(op_times(e).size(), 16u);
+            EXPECT_EQ(op_times(e).size(), 18u);
         }
         while (open.size() < 4) {
             keel_session other;

@@ -23,6 +23,7 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
+    uint64_t counter;  // of blocks of a launch (ProductNorm); 0 at the start of every step, even behind one given up
     uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first,
         tail_first, page_id, tail_parent;
     uint64_t bytes;
@@ -185,13 +186,14 @@ inline uint32_t most_partial_tokens(const PlanConfig& c) {
     return c.chunk_tokens < 64 ? c.chunk_tokens : 64;
 }
 
-// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing. Or
-// head norms, if there are any, rotation and append.
+// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate, or the norm of what one
+// completes; each may be missing. Or head norms, if there are any, rotation and append.
 struct CudaDispatch {
     uint32_t ops;
     uint32_t products;  // behind the maker of their input, if that is joined; 0: one op of another kind
     bool input_joined;  // the first op makes the input, which the products do for themselves
     bool gated;         // the last op is the gate of what the products compute
+    bool normed;        // the last op is the norm of the row that the product completes
     bool appends;       // the last op appends
 };
 
