@@ -248,7 +248,7 @@ TEST(RowQuantizer, ExtremeRowsStayFinite) {
         }
         const Numbers kept = through(type, mixed, 256);
         EXPECT_NEAR(kept[3], 60000, 60000 * 0.05);
-        EXPECT_NEAR(through(type, one, 256)[77], -2, 0.05);
+        EXPECT_NEAR(through(type, one, 256)[77], -2, kernels::is_trellis(type) ? 0.2 : 0.05);
         // Importance of zeros: all alike.
         EXPECT_EQ(through(type, mixed, 256, Numbers(256, 0.0f)), kept);
         EXPECT_EQ(quantize_rows(type, mixed, 256, Numbers(256, 2.0f)), quantize_rows(type, mixed, 256));
