@@ -3,7 +3,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "kernels/formats/rans_decode.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/format/bytes.h"

@@ -1,6 +1,6 @@
-// A coded section of hostile bytes: as they come, and once more with the hash of the table made right, so that the table
-// is judged. Whatever check_coded says, both ways to read it stay within their memory; where the checksums hold they give
-// the same bytes.
+// A coded section of hostile bytes: as they come, and once more with the hash of the table made right, so that the
+// table is judged. Whatever check_coded says, both ways to read it stay within their memory; where the checksums hold
+// they give the same bytes.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/cpu/kernel_set.h"
+#include "kernels/cpu/families.h"
 #include "sdk/core/hash.h"
 #include "sdk/format/bytes.h"
 #include "sdk/format/coded_file.h"
@@ -28,7 +28,7 @@ void use(const uint8_t* data, size_t size) {
     std::vector<uint8_t> fast(footer.plain_bytes), slow(footer.plain_bytes);
     std::vector<uint64_t> work(keel::CodedFile::work_bytes(2) / 8);
     keel::CodedFile file;
-    file.open(coded, {keel::kernels::kScalarSet.rans_decode, 2, nullptr, nullptr}, work.data());
+    file.open(coded, {keel::kernels::rans_decode_scalar, 2, nullptr, nullptr}, work.data());
     for (uint64_t at = 0, n; at < fast.size(); at += n) {
         n = fast.size() - at < 100000 ? fast.size() - at : 100000;
         const bool decoded = file.read(at, fast.data() + at, n) == KEEL_OK,

@@ -1,5 +1,5 @@
-// Coded models in packs: an engine computes the same bits from one, any plain bytes can be read, unpacking gives the file
-// to the byte, and what is damaged or may not be is refused.
+// Coded models in packs: an engine computes the same bits from one, any plain bytes can be read, unpacking gives the
+// file to the byte, and what is damaged or may not be is refused.
 #include <gtest/gtest.h>
 #include <unistd.h>
 

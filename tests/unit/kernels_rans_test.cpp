@@ -1,5 +1,5 @@
-// rANS of bytes: what was coded comes back from every kernel set, streams are as short as they should be, and no stream,
-// whatever it holds, makes a decoder read or write beside its memory.
+// rANS of bytes: what was coded comes back from every kernel set, streams are as short as they should be, and no
+// stream, whatever it holds, makes a decoder read or write beside its memory.
 #include <gtest/gtest.h>
 
 #include <cmath>

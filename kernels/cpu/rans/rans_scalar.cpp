@@ -1,6 +1,5 @@
 // The portable decoder of rANS (kernels/formats/rans.h): the reference, and that of NEON.
 #include "kernels/cpu/families.h"
-#include "kernels/formats/rans_decode.h"
 
 namespace keel::kernels {
 
