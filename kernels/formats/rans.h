@@ -1,4 +1,4 @@
-// rANS of bytes: the entropy code of packed weights (sdk/format/coded.h), order 0, with a table of frequencies for every
+// rANS of bytes: the entropy code of packed weights (sdk/format/coded.h), order 0, with a table of frequencies for each
 // class of bytes (byte_classes.h). Method: J. Duda, "Asymmetric numeral systems", arXiv:1311.2540, in its range form.
 //
 // kRansLanes states of 32 bits take turns: byte i is of state i % kRansLanes. One that falls below kRansLow takes the

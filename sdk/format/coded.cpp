@@ -241,15 +241,16 @@ uint32_t parse_frequencies(const uint8_t* bytes, uint32_t count, uint32_t classe
             for (uint16_t& f : out[c]) f = kernels::kRansSlots / 256;
             continue;
         }
-        const uint32_t used = ((last - first + 1) * 12 + 7) / 8;
-        if (count - at < used) return 0;
         memset(out[c], 0, sizeof out[c]);
-        for (uint32_t i = 0; i <= last - first; ++i) {
-            const uint8_t* two = bytes + at + i * 12 / 8;
-            out[c][first + i] = static_cast<uint16_t>(i % 2 ? two[0] >> 4 | two[1] << 4 : two[0] | (two[1] & 15) << 8);
+        for (uint32_t b = first; b <= last; ++b) {
+            if (at == count) return 0;
+            uint32_t f = bytes[at++];
+            if (f >= 128) {
+                if (at == count || bytes[at] == 0) return 0;
+                f = (f & 127) | static_cast<uint32_t>(bytes[at++]) << 7;
+            }
+            out[c][b] = static_cast<uint16_t>(f);
         }
-        if ((last - first) % 2 == 0 && bytes[at + used - 1] >> 4) return 0;
-        at += used;
         if (!kernels::rans_frequencies_valid(out[c])) return 0;
     }
     return at;

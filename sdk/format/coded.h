@@ -52,9 +52,10 @@ struct CodedChunk {
 };
 static_assert(sizeof(CodedChunk) == 16);
 
-// Frequencies of a class: first u8, last u8, then of bytes first..last 12 bits each, low bits first, the last byte
-// filled up with zeros; first > last: all 256 alike, and nothing follows. So many bytes for the classes of a type.
-constexpr uint32_t kMostFrequencyBytes = kernels::kMostByteClasses * (2 + 256 * 12 / 8);
+// Frequencies of a class: first u8, last u8, then one for each of bytes first..last: below 128 in a byte, else in two,
+// of which the first has the low 7 bits and its highest set. first > last: all 256 alike, and nothing follows. So the
+// classes of a type follow one another.
+constexpr uint32_t kMostFrequencyBytes = kernels::kMostByteClasses * (2 + 256 * 2);
 using Frequencies = uint16_t[kernels::kMostByteClasses][256];
 // Bytes read of bytes[0, count), or 0: not frequencies of so many classes.
 uint32_t parse_frequencies(const uint8_t* bytes, uint32_t count, uint32_t classes, Frequencies out);

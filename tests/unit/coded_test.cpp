@@ -399,8 +399,8 @@ TEST_F(CodedTable, TablesThatMayNotBe) {
 
 TEST_F(CodedTable, ParsesOnlyFrequencies) {
     keel::Frequencies out;
-    const uint8_t alike[] = {1, 0}, one[] = {7, 7, 0xff, 0x0f}, two[] = {7, 8, 0xff, 0x1f, 0x00}, cut[] = {0, 255, 1},
-                  filled[] = {7, 9, 0xfe, 0x1f, 0x00, 0x01, 0x10};
+    const uint8_t alike[] = {1, 0}, one[] = {7, 7, 0xff, 31}, two[] = {7, 8, 0xff, 31, 1}, cut[] = {0, 255, 1},
+                  half[] = {7, 8, 0xff}, spare[] = {7, 8, 0xff, 31, 0x81, 0};
     EXPECT_EQ(2u, keel::parse_frequencies(alike, sizeof alike, 1, out));
     EXPECT_EQ(16, out[0][0]);
     EXPECT_EQ(0u, keel::parse_frequencies(alike, sizeof alike, 2, out));
@@ -409,7 +409,8 @@ TEST_F(CodedTable, ParsesOnlyFrequencies) {
     EXPECT_EQ(4095, out[0][7]);
     EXPECT_EQ(1, out[0][8]);
     EXPECT_EQ(0u, keel::parse_frequencies(cut, sizeof cut, 1, out));
-    EXPECT_EQ(0u, keel::parse_frequencies(filled, sizeof filled, 1, out)) << "bits behind the last";
+    EXPECT_EQ(0u, keel::parse_frequencies(half, sizeof half, 1, out));
+    EXPECT_EQ(0u, keel::parse_frequencies(spare, sizeof spare, 1, out)) << "two bytes for what one holds";
     EXPECT_EQ(0u, keel::parse_frequencies(alike, 0, 1, out));
 }
 

@@ -1,5 +1,5 @@
-// rANS (kernels/formats/rans.h) on AVX2: 8 states to a register. For each set of states that need a word a table has the
-// lanes to which the next words go.
+// rANS (kernels/formats/rans.h) on AVX2: 8 states to a register. For each set of states that need a word a table has
+// the lanes to which the next words go.
 #include <immintrin.h>
 
 #include "kernels/cpu/families.h"

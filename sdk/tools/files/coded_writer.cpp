@@ -24,11 +24,9 @@ void append_frequencies(const ByteFrequencies& f, std::vector<uint8_t>* out) {
     while (f[first] == 0) ++first;
     while (f[last] == 0) --last;
     out->insert(out->end(), {static_cast<uint8_t>(first), static_cast<uint8_t>(last)});
-    for (size_t b = first; b <= last; b += 2) {
-        const uint32_t two = f[b] | (b < last ? uint32_t{f[b + 1]} << 12 : 0);
-        out->push_back(static_cast<uint8_t>(two));
-        out->push_back(static_cast<uint8_t>(two >> 8));
-        if (b < last) out->push_back(static_cast<uint8_t>(two >> 16));
+    for (size_t b = first; b <= last; ++b) {
+        out->push_back(static_cast<uint8_t>(f[b] < 128 ? f[b] : f[b] % 128 + 128));
+        if (f[b] >= 128) out->push_back(static_cast<uint8_t>(f[b] / 128));
     }
 }
 
