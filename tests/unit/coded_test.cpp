@@ -18,6 +18,7 @@
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/files/pack_writer.h"
 #include "sdk/tools/files/synth.h"
+#include "tests/fenced_memory.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -128,15 +129,14 @@ std::vector<float> logits(const keel_reader& reader, const Loading& how, keel_me
 
 // Reads the plain file as an engine does, on so many threads.
 struct Decoded {
-    Decoded(const keel_reader& coded, uint32_t threads, const keel::kernels::KernelSet& set)
-        : work(work_words(threads)) {
+    Decoded(const keel_reader& coded, uint32_t threads)
+        : work(keel::CodedFile::work_bytes(threads), 64, keel_test::Fence::kBehind) {
         const auto run = [](void*, uint32_t tasks, void (*task)(void*, uint32_t), void* context) {
             for (uint32_t i = tasks; i-- > 0;) task(context, i);
         };
-        file.open(coded, {set.rans_decode, threads, run, nullptr}, work.data());
+        file.open(coded, {keel::kernels::kScalarSet.rans_decode, threads, run, nullptr}, work.data());
     }
-    static size_t work_words(uint32_t threads) { return keel::CodedFile::work_bytes(threads) / 8; }
-    std::vector<uint64_t> work;
+    keel_test::FencedMemory work;
     keel::CodedFile file;
 };
 
@@ -175,7 +175,7 @@ TEST(Coded, AnyBytesOfThePlainFile) {
         const char* bytes = static_cast<const char*>(expected.mapped);
         std::vector<char> got(model.size_bytes);
         for (const uint32_t threads : {1u, 3u}) {
-            Decoded decoded(model, threads, keel::kernels::kScalarSet);
+            Decoded decoded(model, threads);
             const keel_reader fast = decoded.file.reader();
             check(keel::read_at(fast, 0, got.data(), got.size()), "read_at");
             ASSERT_EQ(0, memcmp(got.data(), bytes, got.size()));
@@ -319,7 +319,7 @@ TEST_F(CodedTable, EveryFlippedBitIsFound) {
         std::vector<char> bad = section;
         bad[chunks[i].at + chunks[i].bytes * (i % 5) / 5] ^= 4;
         const keel_reader r = reader(bad);
-        Decoded decoded(r, 2, keel::kernels::kScalarSet);
+        Decoded decoded(r, 2);
         EXPECT_EQ(KEEL_E_FILE_FORMAT, decoded.file.read(0, all.data(), all.size())) << i;
         EXPECT_STREQ("a packed chunk is damaged", decoded.file.fault());
     }
@@ -341,7 +341,7 @@ TEST_F(CodedTable, TablesThatMayNotBe) {
         // Who does not check reads what it can, and no byte elsewhere.
         std::vector<char> all(model.size_bytes);
         const keel_reader r = reader(bad);
-        Decoded decoded(r, 2, keel::kernels::kScalarSet);
+        Decoded decoded(r, 2);
         decoded.file.read(0, all.data(), all.size());
         for (size_t at = 0; at < all.size(); at += 50000) keel::read_at(r, at, all.data(), 100);
     };
@@ -382,6 +382,10 @@ TEST_F(CodedTable, TablesThatMayNotBe) {
     refused("a chunk of nothing", [&](CodedFooter&) { chunks[0].bytes = 0; });
     refused("a longer chunk", [&](CodedFooter&) { chunks[0].bytes += 2; });
     refused("an overlong chunk", [&](CodedFooter&) { chunks[0].bytes = UINT32_MAX; });
+    refused("an overlong chunk within the data", [&](CodedFooter&) {
+        chunks[0].bytes = 600000;
+        chunks[1].at = chunks[0].at + chunks[0].bytes;
+    });
     refused("a chunk elsewhere", [&](CodedFooter&) { chunks[1].at -= 1; });
     refused("a chunk behind all", [&](CodedFooter&) { chunks[1].at = UINT64_MAX; });
     // Frequencies.
