@@ -12,6 +12,11 @@ namespace {
 constexpr uint64_t kEntryBytes = uint64_t{kernels::kMostByteClasses} * kernels::kRansSlots * sizeof(uint32_t);
 constexpr uint64_t kFirstSlotBytes = (kernels::kMostFirstSlots * sizeof(uint16_t) + 63) / 64 * 64;
 
+// At least 8 chunks, and two batches.
+constexpr uint32_t kept_batches(uint32_t threads) {
+    return threads >= 4 ? 2 : 8 / threads;
+}
+
 // Chunks that are decoded at once.
 struct Batch {
     const kernels::RansTables* tables;
@@ -45,7 +50,7 @@ keel_status read_plain(void* self, uint64_t offset, void* dst, size_t bytes) {
 }  // namespace
 
 uint64_t CodedFile::work_bytes(uint32_t threads) {
-    return kEntryBytes + kFirstSlotBytes + 2 * uint64_t{threads} * kCodedChunkBytes;
+    return kEntryBytes + kFirstSlotBytes + uint64_t{threads} * (1 + kept_batches(threads)) * kCodedChunkBytes;
 }
 
 void CodedFile::open(const keel_reader& coded, const CodedThreads& threads, void* work) {
@@ -77,7 +82,7 @@ keel_status CodedFile::enter(uint64_t offset) {
     KEEL_TRY(find_stretch(*coded_, footer_, offset, &s));
     const bool filled = stretch_.end && stretch_.type == s.type && stretch_.at == s.at && s.type != kCodedRaw;
     stretch_ = {};
-    kept_count_ = 0;
+    for (uint64_t& kept : kept_batch_) kept = 0;
     if (s.type != kCodedRaw && !filled) {
         Frequencies frequencies;
         KEEL_TRY(read_stretch_frequencies(*coded_, footer_, s, frequencies));
@@ -137,27 +142,27 @@ keel_status CodedFile::read(uint64_t offset, void* dst, uint64_t bytes) {
         // Whole chunks go where they are wanted.
         uint64_t whole = skip ? 0 : n / chunk;
         if (!skip && offset + n == stretch_.end) whole = count - index;
-        const bool kept = index >= kept_first_ && index < kept_first_ + kept_count_;
-        if (whole && !kept) {
+        const uint64_t batch = index / threads_.threads, first = batch * threads_.threads;
+        uint64_t& kept = kept_batch_[batch % kept_batches(threads_.threads)];
+        if (whole && kept != batch + 1) {
             const uint32_t some = static_cast<uint32_t>(whole < threads_.threads ? whole : threads_.threads);
             KEEL_TRY(decode(index, some, to));
             const uint64_t decoded = some * chunk;
             n = n < decoded ? n : decoded;
             continue;
         }
-        if (!kept) {
-            const uint64_t left = count - index;
-            const uint32_t some = static_cast<uint32_t>(left < threads_.threads ? left : threads_.threads);
-            kept_count_ = 0;
-            KEEL_TRY(decode(index, some, kept_));
-            kept_first_ = index;
-            kept_count_ = some;
+        const uint64_t left = count - first;
+        const uint32_t some = static_cast<uint32_t>(left < threads_.threads ? left : threads_.threads);
+        uint8_t* place = kept_ + batch % kept_batches(threads_.threads) * threads_.threads * kCodedChunkBytes;
+        if (kept != batch + 1) {
+            kept = 0;
+            KEEL_TRY(decode(first, some, place));
+            kept = batch + 1;
         }
-        const uint64_t in_kept = (index - kept_first_) * chunk + skip;
-        uint64_t kept_end = kept_count_ * chunk;
-        if (kept_first_ + kept_count_ == count) kept_end = stretch_.end - stretch_.begin - kept_first_ * chunk;
+        const uint64_t in_kept = (index - first) * chunk + skip,
+                       kept_end = (some - 1) * chunk + stretch_chunk_bytes(stretch_, first + some - 1);
         n = n < kept_end - in_kept ? n : kept_end - in_kept;
-        memcpy(to, kept_ + in_kept, n);
+        memcpy(to, place + in_kept, n);
     }
     return KEEL_OK;
 }

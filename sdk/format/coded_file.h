@@ -38,10 +38,14 @@ class CodedFile {
     CodedFooter footer_ = {};
     CodedStretch stretch_ = {};  // whose tables are filled
     kernels::RansTables tables_ = {};
-    uint64_t kept_first_ = 0, kept_count_ = 0;  // chunks of the stretch that are in kept_
+    // Of chunks of the stretch, in batches of one a thread, the newest ones, each in the place of its number modulo
+    // kept_batches: so that rows whose parts are read in turn are decoded once.
+    static constexpr uint32_t kMostBatches = 8;
+    uint64_t kept_batch_[kMostBatches] = {};  // its number and 1; 0: none
     uint32_t* entries_ = nullptr;
     uint16_t* first_slot_ = nullptr;
-    uint8_t *stored_ = nullptr, *kept_ = nullptr;  // [threads][kCodedChunkBytes]
+    uint8_t* stored_ = nullptr;  // [threads][kCodedChunkBytes]
+    uint8_t* kept_ = nullptr;    // [kept_batches][threads][kCodedChunkBytes]
     const char* fault_ = nullptr;
 };
 
