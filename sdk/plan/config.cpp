@@ -266,9 +266,6 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     if (out->adapters.count && out->host_layer != 0)
         return fail_part(error, KEEL_E_UNSUPPORTED, parts.adapter[0].index, "",
                          "adapters, but a device computes layers: only the CPU adds them");
-    if (out->drafters.logits && out->host_layer == kNoHostLayer)
-        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters",
-                    "KEEL_DRAFT_LOGITS, but logits stay on the device");
     const bool mapped = out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED;
     if (mapped && reader.coded_bytes)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "packed weights cannot be used as they are mapped");
