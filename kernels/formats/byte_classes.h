@@ -38,6 +38,7 @@ constexpr ByteRun kByteRuns[] = {
     {kIQ4_NL, 1, 0}, {kIQ4_NL, 1, 1}, {kIQ4_NL, 16, 2},                                       // d | qs
     {kIQ4_XS, 1, 0}, {kIQ4_XS, 1, 1}, {kIQ4_XS, 2, 2}, {kIQ4_XS, 4, 3}, {kIQ4_XS, 128, 4},
     {kQ8_F32, 1, 0}, {kQ8_F32, 1, 1}, {kQ8_F32, 1, 2}, {kQ8_F32, 1, 3}, {kQ8_F32, 32, 4},
+    {kWT2, 1, 0}, {kWT2, 1, 1}, {kWT2, 64, 2}, {kWT3, 1, 0}, {kWT3, 1, 1}, {kWT3, 96, 2},     // d | codes
 };
 // clang-format on
 
