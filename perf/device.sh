@@ -4,7 +4,7 @@
 #   wrappers    each intrinsic of kernels/cuda/device.cuh against what the executor of tests/simt says of it
 #   kernels     every kernel == the CPU's scalar set, by the tests of tests/simt, launched by the driver
 #   memcheck, racecheck, synccheck   of compute-sanitizer, over the same tests. racecheck does not know turns (bar.arrive): it
-#               reports product_stream, which the race checker of tests/simt covers
+#               reports product_token and product_stream, which the race checker of tests/simt covers
 #   golden      every row of tests/golden/hashes.txt, computed by the CUDA backend
 #   split       the same rows of architectures and sessions with all but the first layer on the CPU
 #   graphs      the same with decode steps as graphs

@@ -2,12 +2,13 @@
 """predict.py: what a graphics card would take for a step, from what is known without one. Every figure is *predicted, never run*.
 
     predict.py --count CUBIN... [-o perf/instructions.json]
-        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) the loop with
-        matrix instructions, its instructions, and the bytes of weights that a warp multiplies in it.
+        Counts machine instructions of the inner loops of products: for every product kernel of cubins (nvcc -cubin) those of the loop
+        with matrix instructions, of few tokens those of the shortest way round it, and the bytes of weights that a warp multiplies.
     predict.py [--keel KEEL] [--cards NAME,...] [--shapes 8b:Q4_K_M,...] [--kv f16,e8-4,tcq-3] [--contexts 0,32768]
             [--measured device.json] [--json]
         Time of a decode step and of prefill for each card of perf/cards.json. A dispatch takes a launch and the longer of its bytes at
-        the card's reading speed and its instructions at its issue rate; a norm in front of products adds its chain of additions.
+        the card's reading speed and its instructions at its issue rate, products as much longer as their last round of blocks is not
+        full, and what they take beside; a norm adds its chain of additions.
         Bytes and dispatches are those of `keel plan --backend cuda` (KEEL: a build with KEEL_CUDA=ON, or keel_command_on_fake).
         --measured: beside each prediction what perf/device.sh measured on such a card, and the error.
 """
@@ -23,11 +24,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 LABEL = "predicted, never run"
 
 # ---- instructions of inner loops ----
-BRANCH, MATRIX = 0x947, 0x237  # lowest twelve bits of an instruction of 16 bytes: BRA, IMMA
-# Bytes of a block (kernels/formats/weight_types.h), and matrix instructions for 16 rows of one and eight tokens, those of minima
+# Lowest twelve bits of an instruction of 16 bytes: BRA, the call and return that end a way, EXIT, IMMA, and cp.async.
+BRANCH, ENDS, EXIT, MATRIX, COPY = 0x947, (0x944, 0x950), 0x94D, 0x237, 0xFAE
+ALWAYS = 7  # a predicate
+# Bytes of a block (kernels/formats/weight_types.h), and matrix instructions for 16 rows of up to eight tokens, those of minima
 # included.
 TYPES = {"Q4_0": (18, 1), "Q4_1": (20, 1), "Q5_0": (22, 1), "Q5_1": (24, 1), "Q8_0": (34, 1), "Q8_F32": (36, 1), "Q2_K": (84, 18),
          "Q3_K": (110, 16), "Q4_K": (144, 10), "Q5_K": (176, 10), "Q6_K": (210, 16), "IQ4_NL": (18, 1), "IQ4_XS": (136, 8)}
+# Of one token, whose minima and offsets are no matrix instructions.
+TOKEN_MATRIX = {"Q2_K": 8, "Q3_K": 8, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8}
 # Of those in kernels of prompts, for eight tokens: some scale codes and not sums, some sum activations by matrix instructions.
 PROMPT_MATRIX = {"Q2_K": 10, "Q3_K": 8, "Q4_1": 2, "Q5_1": 2}
 
@@ -46,40 +51,86 @@ def sections_of(cubin):
             yield name[6:], data[s[4]:s[4] + s[5]]
 
 
-def loops_of(code):
-    """(first, last) instruction of every loop: a branch to what stands before it."""
-    words = list(struct.iter_unpack("<QQ", code))
+def ways_of(words, new_branches):
+    """[[what may follow an instruction]]. new_branches: the lowest eight bits of a distance are in other bits (sm_90 and later)."""
+    ways = []
     for at, (low, high) in enumerate(words):
-        if low & 0xFFF != BRANCH:
+        kind, sure = low & 0xFFF, low >> 12 & 15 == ALWAYS
+        follow = [at + 1]
+        if kind == BRANCH:
+            offset = low >> 34 | (high & (1 << 18) - 1) << 30
+            offset -= (offset >> 47) << 48
+            target = at + 1 + (offset << 8 | low >> 16 & 0xFF if new_branches else offset) * 4 // 16
+            follow = [target] if sure and high >> 23 & 15 == ALWAYS else [at + 1, target]
+        elif kind == EXIT or kind in ENDS:
+            follow = [] if sure else [at + 1]
+        ways.append([to for to in follow if 0 <= to < len(words)])
+    return ways
+
+
+def shortest(ways, first, last):
+    """Instructions from `first` to before `last` on the shortest way, None if there is none."""
+    seen, edge, steps = set(), [first], 0
+    while edge:
+        steps += 1
+        edge = {to for at in edge for to in ways[at]} - seen
+        if last in edge:
+            return steps
+        seen |= edge
+    return None
+
+
+def loop_of(words, ways):
+    """(instructions, matrix instructions) of the way round that brings weights and multiplies them; None if there is no loop."""
+    matrix = [at for at, (low, _) in enumerate(words) if low & 0xFFF == MATRIX]
+    if not matrix:
+        return None
+    # Weights are brought by the longest row of copies within the loop.
+    copies, rows = [at for at, (low, _) in enumerate(words) if low & 0xFFF == COPY], []
+    for at in copies:
+        if shortest(ways, matrix[0], at) is None:
             continue
-        offset = (low >> 34 | high << 30) & (1 << 48) - 1
-        offset -= (offset >> 47) << 48
-        target = at + 1 + offset * 4 // 16
-        if 0 <= target < at:
-            yield target, at
+        if rows and all(low & 0xFFF != BRANCH for low, _ in words[rows[-1][-1]:at]):
+            rows[-1].append(at)
+        else:
+            rows.append([at])
+    stops = sorted(max(rows, key=len) + matrix) if rows else matrix
+    parts = [shortest(ways, a, b) for a, b in zip(stops, stops[1:] + stops[:1])]
+    return (sum(parts), len(matrix)) if None not in parts else None
+
+
+def innermost_loop(words, ways):
+    """The same of all instructions of the innermost loop with matrix instructions, but for loops in it without, which run once a
+    group of rows."""
+    loops = [(to, at, sum(low & 0xFFF == MATRIX for low, _ in words[to:at + 1])) for at, follow in enumerate(ways) for to in follow
+             if to < at]
+    with_matrix = [loop for loop in loops if loop[2]]
+    if not with_matrix:
+        return None
+    first, last, matrix = min(with_matrix, key=lambda loop: loop[1] - loop[0])
+    rare = {at for f, l, m in loops if not m and first < f and l < last for at in range(f, l + 1)}
+    return last + 1 - first - len(rare), matrix
 
 
 def count(cubin):
-    """{kernel: {"instructions", "bytes"}} of the innermost loop with matrix instructions."""
+    """{kernel: {"instructions", "bytes"}}"""
     out = {}
+    new_branches = pathlib.Path(cubin).read_bytes()[0x31] >= 90  # of the architecture
     for name, code in sections_of(cubin):
         weight_type = next((t for t in TYPES if name.startswith("product_") and name.endswith("_" + t)), None)
         if not weight_type:
             continue
-        block_bytes, matrix_of_block = TYPES[weight_type]
         words = list(struct.iter_unpack("<QQ", code))
-        best = None
-        loops = [(first, last, sum(low & 0xFFF == MATRIX for low, _ in words[first:last + 1])) for first, last in loops_of(code)]
-        for first, last, matrix in loops:
-            if matrix and (best is None or last - first < best["instructions"]):
-                if "_prompt_" in name:
-                    matrix_of_block = 8 * PROMPT_MATRIX.get(weight_type, matrix_of_block)
-                blocks = matrix // matrix_of_block
-                # Loops in it without matrix instructions run once a group of rows.
-                rare = {at for f, l, m in loops if not m and first < f and l < last for at in range(f, l + 1)}
-                best = {"instructions": last + 1 - first - len(rare), "bytes": blocks * 16 * block_bytes}
-        if best:
-            out[name] = best
+        ways = ways_of(words, new_branches)
+        loop = innermost_loop(words, ways) if "_prompt_" in name else loop_of(words, ways)
+        if not loop:
+            continue
+        block_bytes, matrix_of_block = TYPES[weight_type]
+        if "_prompt_" in name:
+            matrix_of_block = 8 * PROMPT_MATRIX.get(weight_type, matrix_of_block)
+        elif "_token_" in name:
+            matrix_of_block = TOKEN_MATRIX.get(weight_type, matrix_of_block)
+        out[name] = {"instructions": loop[0], "bytes": loop[1] // matrix_of_block * 16 * block_bytes}
     return out
 
 
@@ -88,6 +139,11 @@ def count(cubin):
 # (perf/RESULTS.md). That of f16 is a guess.
 ATTENTION_INSTRUCTIONS = {"f16": 1.5, "e8-4": 9.6, "tcq-3": 11.2}
 NORM_CYCLES = 4  # of an addition that waits for the one before
+# Of products of few tokens, fitted to the dispatches that were measured on an H200 (perf/RESULTS.md): what a launch takes beside its
+# weights, for the input in 8 bits, the first strips and code that is not near; the part of issue slots that is filled; what a norm takes
+# beside its chain, which is a guess since the last block makes it.
+START_US, ISSUED, NORM_US = 2.0, 0.6, 1.5
+GROUP_ROWS, BLOCKS = 16, 2  # kGroupRows; of a multiprocessor
 
 
 def plan_of(keel, shape, mix, kv, context):
@@ -120,21 +176,27 @@ def decode_us(card, plan, table, kv, context, tokens=1):
             dispatches.setdefault(op["dispatch"], []).append(op)
     total = launches = 0
     for ops in dispatches.values():
-        moved = instructions = chain = 0
+        moved = instructions = chain = groups = 0
         count = 2 if ops[0]["name"] == "attention_finish" else 1  # it runs by itself, and its 8-bit form with the product
         launches += count
         for op in ops:
             moved += op["fixed_bytes"] + op["token_bytes"] * tokens
-            if op["weight_type"]:
-                instructions += instructions_of(table, "stream", op["weight_type"], op["fixed_bytes"])
+            if op["weight_type"] and op["name"] != "embed":
+                groups += -(-op["rows"] // GROUP_ROWS)
+                instructions += instructions_of(table, "token" if tokens == 1 else "stream", op["weight_type"], op["fixed_bytes"])
             if op["name"].endswith("norm") and not op["name"].startswith("qk"):
-                chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3
+                chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3 + NORM_US
             if op["name"] == "attention":
                 kv_bytes = plan["kv_bytes_per_token"] / layers * context
                 elements = kv_bytes * 8 / {"f16": 16, "e8-4": 4.25, "tcq-3": 3.25}[kv]
                 moved += kv_bytes
                 instructions += elements * ATTENTION_INSTRUCTIONS[kv] / 32
-        total += count * card["launch_us"] + max(moved / speed, instructions / rate) + chain
+        took = max(moved / speed, instructions / rate / (ISSUED if groups else 1))
+        if groups:
+            groups = groups // 2 if ops[-1]["name"].endswith("glu") else groups
+            blocks = BLOCKS * card["multiprocessors"]
+            took = took * -(-groups // blocks) * blocks / groups + START_US
+        total += count * card["launch_us"] + took + chain
     return total, launches
 
 

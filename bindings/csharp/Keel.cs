@@ -614,6 +614,9 @@ namespace Keel
         public static extern keel_status keel_session_propose(keel_session session, int* tokens, uint count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+        public static extern keel_status keel_session_propose_tree(keel_session session, int* tokens, uint* parents, uint count);
+
+        [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
         public static extern keel_status keel_session_draft(keel_session session, keel_session drafter, ulong budget_us, uint* count);
 
         [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]

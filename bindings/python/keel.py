@@ -610,6 +610,8 @@ def load(path):
     library.keel_session_feed.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.c_uint32]
     library.keel_session_propose.restype = ctypes.c_int
     library.keel_session_propose.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32]
+    library.keel_session_propose_tree.restype = ctypes.c_int
+    library.keel_session_propose_tree.argtypes = [keel_session, ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32]
     library.keel_session_draft.restype = ctypes.c_int
     library.keel_session_draft.argtypes = [keel_session, keel_session, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint32)]
     library.keel_advance.restype = ctypes.c_int

@@ -224,6 +224,23 @@ KEEL_API keel_status keel_session_feed(keel_session session, const int32_t* toke
  * fed so. KEEL_E_BUSY (step unfinished). More than config.draft_tokens, or than the context has room for, are cut. */
 KEEL_API keel_status keel_session_propose(keel_session session, const int32_t* tokens, uint32_t count);
 
+/* As a draft's parent: the last of the pending tokens. */
+#define KEEL_DRAFT_AT_END UINT32_MAX
+/* The same with several guesses for a place, all of them computed in one step: parents[i] is the number of the draft
+ * that tokens[i] would follow, below i, or KEEL_DRAFT_AT_END.
+ *
+ *     tokens    a   b   c   d          pending ──> a ──> c         one of five: nothing, a, ac, b, bd
+ *     parents  END END  0   1                  └──> b ──> d        is what the session goes on with, and one token more
+ *
+ * Several may be KEEL_DRAFT_AT_END. Of equal tokens with one parent the first one counts. Every draft takes a slot of
+ * the context, of config.draft_tokens and of chunk_tokens for the time of the step. The last ones are those that are
+ * cut, so that the best ones go first; beyond 127 all are. In steps that compute some of the first kv_sink_tokens
+ * positions, or more than 113 pending tokens, the first path is all that is taken: the first draft of each place.
+ * Who proposes first what is most likely has the fewest K and V rows moved. Everything else as above; KEEL_E_ARGUMENT
+ * also where a parent does not come before its draft. */
+KEEL_API keel_status keel_session_propose_tree(keel_session session, const int32_t* tokens, const uint32_t* parents,
+                                               uint32_t count);
+
 /* Proposes what a faster model draws: `drafter`, a session of an engine with the same vocabulary (a smaller model, or a
  * coarser file of the same one), gets this session's tokens and goes on from there, with this session's sampling, seed
  * and positions, so that at a temperature it agrees as often as the two distributions do. Call it before keel_advance:
@@ -699,8 +716,10 @@ enum {
     KEEL_DRAFT_POOL = 2,   /* what followed the last 2, 3 or 5 tokens in texts of all sessions: one table, which forgets
                             * what is rare. Drafts may show in how fast a session goes on what others wrote: sessions
                             * opened with keel_session_desc.draft_private are not learned from. */
-    KEEL_DRAFT_LOGITS = 4  /* what was most likely behind the last token when it came last, in any session: 32 bytes for
-                            * each token of the vocabulary. KEEL_E_UNSUPPORTED where logits stay on a device. */
+    KEEL_DRAFT_LOGITS = 4  /* what was most likely behind the last token when it came last, in any session: the eight
+                            * likeliest, 32 bytes for each token of the vocabulary. Drafts are a tree (see
+                            * keel_session_propose_tree) where longer steps cost so little that second guesses pay, as
+                            * on GPUs; where logits stay on a device the last row of a step is copied. */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -229,6 +229,11 @@ class Session {
     keel_status propose(std::span<const int32_t> tokens) {
         return keel_session_propose(handle_, tokens.data(), static_cast<uint32_t>(tokens.size()));
     }
+    // The same as a tree, parents as many as tokens: keel_session_propose_tree.
+    keel_status propose_tree(std::span<const int32_t> tokens, std::span<const uint32_t> parents) {
+        if (parents.size() != tokens.size()) return KEEL_E_ARGUMENT;
+        return keel_session_propose_tree(handle_, tokens.data(), parents.data(), static_cast<uint32_t>(tokens.size()));
+    }
     // Has `drafter` propose: keel_session_draft. How many.
     Result<uint32_t> draft(const Session& drafter, uint64_t budget_us = 0) {
         Result<uint32_t> count;

@@ -97,8 +97,15 @@ constexpr uint32_t kKeptFloats = 2048;  // of a block
 constexpr LaunchShape row_shape(uint32_t rows, uint32_t shared_bytes = 0) {
     return {rows, 1, kRowThreads, shared_bytes};
 }
+// The row is in shared memory, behind its factor, where it fits.
+KEEL_DEVICE constexpr uint32_t norm_bytes(uint32_t n) {
+    return 16 + divide_up(n, 4) * 16;
+}
+KEEL_DEVICE constexpr bool norm_is_staged(uint32_t n) {
+    return norm_bytes(n) <= kMostSharedBytes;
+}
 constexpr LaunchShape launch_shape(const RmsNormArgs& a) {
-    return row_shape(a.rows, 16 * 4);
+    return row_shape(a.rows, norm_is_staged(a.n) ? norm_bytes(a.n) : 16);
 }
 constexpr LaunchShape launch_shape(const GluArgs& a) {
     return row_shape(a.rows);
@@ -139,9 +146,19 @@ constexpr uint32_t kGroupRows = 16;  // of a matrix, the last group not always f
 constexpr uint32_t kProductMatrices = 3;
 enum class ProductGate : uint32_t { kNone, kSilu, kGelu };
 enum class ProductInput : uint32_t {
-    kRows,    // rows as the kernel reads them: f32[k], or 8-bit activations (q8_activation.h) with the type's block
-    kFloats,  // one row of f32[k], whose 8-bit form every block makes for itself
-    kNormed   // the same of its RMS norm (NUMERICS section 4) times `norm`
+    kRows,   // rows as the kernel reads them: f32[k], or 8-bit activations (q8_activation.h) with the type's block
+    kFloats  // one row of f32[k], whose 8-bit form every block makes for itself
+};
+// What is made of the row of a product of one matrix for one token once it is complete, whatever launches compute it:
+// its RMS norm (NUMERICS section 4) times `norm`, in 8 bits. The last block to end does it.
+struct ProductNorm {
+    uint32_t* counter;  // 0 between products; null: nothing is made
+    const float* norm;  // f32[rows]
+    uint8_t* codes;
+    uint32_t block;   // of the 8-bit form
+    uint32_t groups;  // of the whole matrix
+    float eps;
+    uint32_t reserved;
 };
 struct ProductMatrix {
     const uint8_t* w;
@@ -165,9 +182,8 @@ struct ProductArgs {
     bool accumulate;
     ProductGate gate;
     ProductInput input;
-    float eps;          // kNormed
-    const float* norm;  // kNormed: f32[k]
-    uint8_t* codes;     // kFloats, kNormed: where the 8-bit form is left besides; null: nowhere
+    uint8_t* codes;     // kFloats: where the 8-bit form is left besides; null: nowhere
+    ProductNorm after;  // of product_token: rows, at out, are 16-byte aligned
 };
 // Groups of the matrices of a launch.
 constexpr uint32_t product_groups(const ProductArgs& a) {
@@ -240,8 +256,9 @@ constexpr LaunchShape lay_shape(const LayArgs& a, uint32_t type) {
 
 // Products with 8-bit activations, w in fragments.
 //
-// Of one to eight tokens: product_stream_TYPE. As many blocks as run at once take groups in turn, and the warps of a
-// block the strips of a group: so many blocks of weights, brought in a few ahead.
+// Of one token: product_token_TYPE; of up to eight: product_stream_TYPE, input kRows. As many blocks as run at once
+// take groups in turn, and the warps of a block the strips of a group: so many blocks of weights, brought in a few
+// ahead.
 constexpr uint32_t kStreamThreads = 256, kStreamWarps = kStreamThreads / 32, kStreamTokens = 8;
 constexpr uint32_t kStreamBlocks = 2;  // of a multiprocessor at once
 KEEL_DEVICE constexpr uint32_t strip_blocks(uint32_t block_elements) {
@@ -255,22 +272,31 @@ KEEL_DEVICE constexpr uint32_t strips_ahead(const kernels::WeightTypeInfo& type)
     const uint32_t strips = 36 * 1024 / (kStreamWarps * strip_bytes(type));
     return strips == 0 ? 1 : strips;
 }
-// Sums of a turn for each warp, for a gate, and for the beginning.
-constexpr uint32_t kTurnsBytes = (kStreamWarps + 2) * 512;
-KEEL_DEVICE constexpr uint32_t stream_bytes(const ProductArgs& a, const kernels::WeightTypeInfo& type, uint32_t ahead) {
-    return kStreamWarps * ahead * strip_bytes(type) + kTurnsBytes +
-           (a.input == ProductInput::kRows ? 0
-                                           : static_cast<uint32_t>(kernels::q8_token_bytes(a.k, type.block_elements)));
-}
-// One strip where long activations take the place of more.
-KEEL_DEVICE constexpr uint32_t strips_ahead(const ProductArgs& a, const kernels::WeightTypeInfo& type) {
-    const uint32_t most = strips_ahead(type);
-    return stream_bytes(a, type, most) <= kMostSharedBytes ? most : 1;
+// Sums of a turn for each warp, for a gate, and for the beginning: of 16 rows and eight tokens, or one.
+constexpr uint32_t kTurns = kStreamWarps + 2, kStreamTurnsBytes = kTurns * 512, kTokenTurnsBytes = kTurns * 64;
+constexpr LaunchShape strips_shape(const ProductArgs& a, uint32_t multiprocessors, uint32_t shared_bytes) {
+    const uint32_t groups = a.group_end - a.group_begin, blocks = kStreamBlocks * multiprocessors;
+    return {groups < blocks ? groups : blocks, 1, kStreamThreads, shared_bytes};
 }
 constexpr LaunchShape product_stream_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
-    const uint32_t groups = a.group_end - a.group_begin, blocks = kStreamBlocks * multiprocessors;
-    return {groups < blocks ? groups : blocks, 1, kStreamThreads, stream_bytes(a, info, strips_ahead(a, info))};
+    return strips_shape(a, multiprocessors, kStreamWarps * strips_ahead(info) * strip_bytes(info) + kStreamTurnsBytes);
+}
+// Activations are in shared memory as well.
+KEEL_DEVICE constexpr uint32_t token_bytes(uint32_t k, const kernels::WeightTypeInfo& type, uint32_t ahead) {
+    return kStreamWarps * ahead * strip_bytes(type) + kTokenTurnsBytes +
+           static_cast<uint32_t>(kernels::q8_token_bytes(k, type.block_elements));
+}
+// One strip where long activations take the place of more.
+KEEL_DEVICE constexpr uint32_t token_strips_ahead(uint32_t k, const kernels::WeightTypeInfo& type) {
+    const uint32_t most = strips_ahead(type);
+    return token_bytes(k, type, most) <= kMostSharedBytes ? most : 1;
+}
+constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
+    const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
+    const uint32_t bytes = token_bytes(a.k, info, token_strips_ahead(a.k, info)),
+                   behind = a.after.counter ? norm_bytes(a.matrix[0].rows) : 0;
+    return strips_shape(a, multiprocessors, behind > bytes ? behind : bytes);
 }
 
 // Whether a lane multiplies words of codes that are side by side (fragments.cuh): it loads two at once.

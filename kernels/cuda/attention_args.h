@@ -122,6 +122,24 @@ constexpr LaunchShape launch_shape(const KvAppendArgs& a) {
 static_assert(lattice_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes &&
               trellis_room(kernels::kMaxHeadDim).bytes <= kMostSharedBytes);
 
+// Rows of K and V of a session go to other slots, move after move, in layers whose rows lie alike, `layer_bytes` from
+// one to the next. A block has the K or V rows of one head of a layer; a thread has some of their bytes, through all
+// moves.
+constexpr uint32_t kMostMoves = 16;
+struct MoveRowsArgs {
+    uint8_t* base;
+    KvRows k, v;  // of the first layer
+    uint64_t layer_bytes;
+    uint32_t layers, kv_heads, count;
+    struct Move {
+        uint64_t to_page, from_page;  // byte offsets from `base`
+        uint32_t to_row, from_row;    // of these
+    } move[kMostMoves];
+};
+constexpr LaunchShape launch_shape(const MoveRowsArgs& a) {
+    return {2 * a.kv_heads, a.layers, kRowThreads, 0};
+}
+
 // Attention (NUMERICS section 5). A block has the query heads of one KV head in some query blocks of the step, at most
 // `columns` of them in all, each a column of its products, and goes through one KV split, or through all of them. What
 // blocks have is counted: their query blocks, of these splits; block_begin <= b < block_end are computed, for every KV

@@ -91,11 +91,25 @@ KEEL_GPU uint32_t grid_x() {
 KEEL_GPU uint32_t block_threads() {
     return blockDim.x;
 }
+// p, which is known to point to global memory.
+KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
 // v, of which the compiler knows nothing: what follows from it is worked out here, and not kept in registers around a
 // loop.
 KEEL_GPU uint32_t anew(uint32_t v) {
     asm volatile("" : "+r"(v));
     return v;
+}
+// The same of a pointer to global memory: it is kept, and not worked out again within a loop.
+KEEL_GPU const uint8_t* kept(const uint8_t* p) {
+    asm("" : "+l"(p));
+    return in_global(p);
+}
+// v, which is the same in all lanes of a warp: so the compiler knows it.
+KEEL_GPU uint32_t same_in_warp(uint32_t v) {
+    return __shfl_sync(~0u, v, 0);
 }
 // A clock of the whole GPU.
 KEEL_GPU uint64_t timer_ns() {
@@ -122,15 +136,15 @@ KEEL_GPU void wait_for_launch(uint64_t* began) {
 KEEL_GPU void sync_block() {
     __syncthreads();
 }
-// Called once by all threads of blocks that work for each other: whether `blocks` of them have come here, this one
-// last.
-// Then every thread of it sees what they wrote before, and the counter is 0 again, as it was at first.
-KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks) {
+// Called once by all threads of blocks that share work, each with its share: whether the shares of those that have come
+// here are all of it, this one's the last. Then every thread of it sees what they wrote before, and the counter is 0
+// again, as it was at first.
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all) {
     __syncthreads();
     bool last = false;
     if (threadIdx.x == 0) {
         __threadfence();
-        last = atomicAdd(counter, 1) + 1 == blocks;
+        last = atomicAdd(counter, share) + share == all;
         if (last) *counter = 0;
         __threadfence();
     }
@@ -140,8 +154,9 @@ KEEL_GPU void sync_warp() {
     __syncwarp();
 }
 // Warps of a block that work one after another: warp `to`, of eight at most, may go on from await_turn(to), and finds
-// what this warp and those before it wrote. It has taken the turn before. No sync_block in between. Barriers whose
-// number is in a register take all sixteen of a block, and most architectures have few for a multiprocessor.
+// what this warp and those before it wrote. It has taken the turn before. The turn of warp 0 is the barrier of
+// sync_block: no warp comes there before that is over. Barriers whose number is in a register take all sixteen of a
+// block, and most architectures have few for a multiprocessor.
 #if __CUDA_ARCH__ == 900
 KEEL_GPU void pass_turn(uint32_t to) {
     asm volatile("bar.arrive %0, 64;" ::"r"(to) : "memory");
@@ -247,14 +262,10 @@ KEEL_GPU float widen_f16(uint32_t half) {
     return f;
 }
 
-// Loads of what is read once.
+// A load of what is read once.
 KEEL_GPU Words4 load_once(const Words4* p) {
     const uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));
     return {v.x, v.y, v.z, v.w};
-}
-KEEL_GPU Words2 load_once(const Words2* p) {
-    const uint2 v = __ldcs(reinterpret_cast<const uint2*>(p));
-    return {v.x, v.y};
 }
 
 // Adds to shared memory that other threads add to as well; what was there.
@@ -265,11 +276,6 @@ KEEL_GPU uint64_t atomic_add(uint64_t* to, uint64_t v) {
     return atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
 }
 
-// p, which is known to point to global memory.
-KEEL_GPU const uint8_t* in_global(const uint8_t* p) {
-    __builtin_assume(__isGlobal(p));
-    return p;
-}
 // Asks for the line of p in the second cache.
 KEEL_GPU void prefetch(const void* p) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
@@ -355,6 +361,12 @@ KEEL_GPU uint32_t block_threads() {
 KEEL_GPU uint32_t anew(uint32_t v) {
     return v;
 }
+KEEL_GPU const uint8_t* kept(const uint8_t* p) {
+    return p;
+}
+KEEL_GPU uint32_t same_in_warp(uint32_t v) {
+    return v;
+}
 KEEL_GPU uint64_t timer_ns() {
     return simt::timer_ns();
 }
@@ -367,8 +379,8 @@ KEEL_GPU void wait_for_launch(uint64_t*, KEEL_SITE) {
 KEEL_GPU void sync_block(KEEL_SITE) {
     simt::block_barrier({file, line});
 }
-KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t blocks, KEEL_SITE) {
-    return simt::last_of_blocks(counter, blocks, {file, line});
+KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, KEEL_SITE) {
+    return simt::last_of_blocks(counter, share, all, {file, line});
 }
 KEEL_GPU void sync_warp(KEEL_SITE) {
     simt::warp_barrier({file, line});
@@ -458,9 +470,6 @@ KEEL_GPU float widen_f16(uint32_t half) {
 }
 
 KEEL_GPU Words4 load_once(const Words4* p) {
-    return *p;
-}
-KEEL_GPU Words2 load_once(const Words2* p) {
     return *p;
 }
 

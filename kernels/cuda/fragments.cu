@@ -31,7 +31,7 @@ KEEL_GPU void lay(const LayArgs& args) {
             low_bits[i] = written & kLowMask;
             high_bits[i] = (written & ~kLowMask) >> Shape::kLowBits % 8;
         }
-        pack_run<Shape::kLowBits>(low_bits, r, low.w);
+        pack_run<Shape::kLowBits, kPairsOfRuns<T>>(low_bits, r, low.w);
         if constexpr (Shape::kHighBits) pack_run<Shape::kHighBits>(high_bits, r, high.w);
     }
     store_lane(to, lane, low);

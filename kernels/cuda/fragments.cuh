@@ -8,6 +8,9 @@
 // the codes' lower 8, 4 or 2 bits it has 4, 2 or 1 words a run, of their upper 2 or 1 bits one word or half of one,
 // packed as pack_run says; all its words of a block of weights come in pieces of 16 bytes, a piece of every lane after
 // another. Blocks of one run have pieces as short as their words.
+//
+// Where codes are four bits and nothing else, two runs share their words (kPairsOfRuns): matrix units take the upper
+// one's codes where they are, sixteen times as large, and the sums are divided.
 #pragma once
 #include "kernels/cuda/weight_blocks.cuh"
 
@@ -26,6 +29,8 @@ struct FragmentShape {
                               kFactorsAt = kScalesAt + 16 * kScaleBytes<T>.count, kBytes = 16 * kInfo.block_bytes;
     static_assert(kFactorsAt + 16 * kFactorBytes == kBytes, "the parts of a block are all of it");
 };
+template <WeightType T>
+constexpr bool kPairsOfRuns = T == kQ4_K;
 
 // The word of a run that is operand `upper`, 0 or 1, of lane t of four, and back.
 template <WeightType T>
@@ -50,27 +55,19 @@ template <>
 struct LaneWords<0> {
     uint32_t w[1];
 };
-// ONCE: of global memory, where nobody reads them again. Else of shared memory.
-template <bool ONCE, class Words>
-KEEL_GPU Words load_words(const Words* p) {
-    if constexpr (ONCE)
-        return load_once(p);
-    else
-        return *p;
-}
-template <uint32_t BYTES, bool ONCE = true>
+template <uint32_t BYTES>
 KEEL_GPU void load_lane(const uint8_t* plane, uint32_t lane, LaneWords<BYTES>& v) {
     if constexpr (BYTES == 2) {
         v.w[0] = load16(plane + 2 * lane);
     } else if constexpr (BYTES == 8) {
-        const Words2 words = load_words<ONCE>(reinterpret_cast<const Words2*>(plane) + lane);
+        const Words2 words = reinterpret_cast<const Words2*>(plane)[lane];
         v.w[0] = words.x;
         v.w[1] = words.y;
     } else {
         static_assert(BYTES % 16 == 0);
         KEEL_UNROLL
         for (uint32_t piece = 0; piece < BYTES / 16; ++piece) {
-            const Words4 words = load_words<ONCE>(reinterpret_cast<const Words4*>(plane) + 32 * piece + lane);
+            const Words4 words = reinterpret_cast<const Words4*>(plane)[32 * piece + lane];
             v.w[4 * piece] = words.x;
             v.w[4 * piece + 1] = words.y;
             v.w[4 * piece + 2] = words.z;
@@ -92,10 +89,13 @@ KEEL_GPU void store_lane(uint8_t* plane, uint32_t lane, const LaneWords<BYTES>& 
     }
 }
 
-// The lowest BITS bits of every byte of the four words of run r: into its words, and back.
-template <uint32_t BITS>
+// The lowest BITS bits of every byte of the four words of run r: into its words, and back. PAIRS: of runs that share
+// words.
+template <uint32_t BITS, bool PAIRS = false>
 KEEL_GPU void pack_run(const uint32_t a[4], uint32_t r, uint32_t* w) {
-    if constexpr (BITS == 8) {
+    if constexpr (PAIRS) {
+        for (uint32_t i = 0; i < 4; ++i) w[r / 2 * 4 + i] = r % 2 ? w[r / 2 * 4 + i] | a[i] << 4 : a[i];
+    } else if constexpr (BITS == 8) {
         for (uint32_t i = 0; i < 4; ++i) w[4 * r + i] = a[i];
     } else if constexpr (BITS == 4) {
         w[2 * r] = a[0] | a[2] << 4;
@@ -107,11 +107,13 @@ KEEL_GPU void pack_run(const uint32_t a[4], uint32_t r, uint32_t* w) {
         w[r / 2] = r % 2 ? w[r / 2] | half << 4 : half;
     }
 }
-template <uint32_t BITS>
+template <uint32_t BITS, bool PAIRS = false>
 KEEL_GPU void unpack_run(const uint32_t* w, uint32_t r, uint32_t a[4]) {
     KEEL_UNROLL
     for (uint32_t i = 0; i < 4; ++i) {
-        if constexpr (BITS == 8)
+        if constexpr (PAIRS)
+            a[i] = w[r / 2 * 4 + i] >> 4 * (r % 2) & 0x0f0f0f0fu;
+        else if constexpr (BITS == 8)
             a[i] = w[4 * r + i];
         else if constexpr (BITS == 4)
             a[i] = w[2 * r + i % 2] >> 4 * (i / 2) & 0x0f0f0f0fu;
@@ -134,7 +136,9 @@ KEEL_GPU uint32_t written_in_fragment(const uint8_t* block, uint32_t lane, uint3
     using Shape = FragmentShape<T>;
     constexpr uint32_t kLow = Shape::kLowBits, kHigh = Shape::kHighBits;
     uint32_t written;
-    if constexpr (kLow == 8)
+    if constexpr (kPairsOfRuns<T>)
+        written = word_of_lane<Shape::kLowBytes>(block, lane, r / 2 * 4 + i) >> 4 * (r % 2) & 0x0f0f0f0fu;
+    else if constexpr (kLow == 8)
         written = word_of_lane<Shape::kLowBytes>(block, lane, 4 * r + i);
     else if constexpr (kLow == 4)
         written = word_of_lane<Shape::kLowBytes>(block, lane, 2 * r + i % 2) >> 4 * (i / 2) & 0x0f0f0f0fu;
@@ -187,11 +191,17 @@ KEEL_GPU float minimum_of(uint32_t factors) {
     return widen_f16(factors >> 16);
 }
 
-template <WeightType T, bool ONCE = true>
+// A block in shared memory: its codes, or all of it.
+template <WeightType T>
+KEEL_GPU void load_codes(const uint8_t* block, uint32_t lane, Fragment<T>& f) {
+    using Shape = FragmentShape<T>;
+    load_lane<Shape::kLowBytes>(block, lane, f.low);
+    if constexpr (Shape::kHighBytes) load_lane<Shape::kHighBytes>(block + Shape::kHighAt, lane, f.high);
+}
+template <WeightType T>
 KEEL_GPU void load_fragment(const uint8_t* block, uint32_t lane, Fragment<T>& f) {
     using Shape = FragmentShape<T>;
-    load_lane<Shape::kLowBytes, ONCE>(block, lane, f.low);
-    if constexpr (Shape::kHighBytes) load_lane<Shape::kHighBytes, ONCE>(block + Shape::kHighAt, lane, f.high);
+    load_codes<T>(block, lane, f);
     KEEL_UNROLL
     for (uint32_t half = 0; half < 2; ++half) {
         const uint32_t row = lane / 4 + 8 * half;
@@ -208,7 +218,7 @@ KEEL_GPU void load_fragment(const uint8_t* block, uint32_t lane, Fragment<T>& f)
 template <WeightType T, bool VALUES = true>
 KEEL_GPU void values_of_run(const Fragment<T>& f, uint32_t r, uint32_t a[4]) {
     using Shape = FragmentShape<T>;
-    unpack_run<Shape::kLowBits>(f.low.w, r, a);
+    unpack_run<Shape::kLowBits, kPairsOfRuns<T>>(f.low.w, r, a);
     if constexpr (Shape::kHighBits) {
         uint32_t high[4];
         if constexpr (Shape::kHighBytes == 2) {
@@ -224,6 +234,14 @@ KEEL_GPU void values_of_run(const Fragment<T>& f, uint32_t r, uint32_t a[4]) {
         KEEL_UNROLL
         for (uint32_t i = 0; i < 4; ++i) a[i] = values_of<T>(a[i]);
     }
+}
+
+// Of runs that share words, the codes of run r where they are: as uint8, of odd runs sixteen times as large.
+template <WeightType T>
+KEEL_GPU void codes_in_place(const Fragment<T>& f, uint32_t r, uint32_t a[4]) {
+    static_assert(kPairsOfRuns<T>);
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 4; ++i) a[i] = f.low.w[r / 2 * 4 + i] & (r % 2 ? 0xf0f0f0f0u : 0x0f0f0f0fu);
 }
 
 }  // namespace keel::cuda

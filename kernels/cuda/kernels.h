@@ -13,6 +13,7 @@
 #define KEEL_GPU_EMBED_ROW(type, ...) KEEL_GPU_ROW(embed_##type, EmbedArgs, kEmbedThreads)
 #define KEEL_GPU_LAY_ROW(type, ...) KEEL_GPU_ROW(lay_##type, LayArgs, kFragmentThreads)
 #define KEEL_GPU_EMBED_FRAGMENTS_ROW(type, ...) KEEL_GPU_ROW(embed_fragments_##type, EmbedArgs, kEmbedThreads)
+#define KEEL_GPU_TOKEN_ROW(type, ...) KEEL_GPU_ROW(product_token_##type, ProductArgs, kStreamThreads)
 #define KEEL_GPU_STREAM_ROW(type, ...) KEEL_GPU_ROW(product_stream_##type, ProductArgs, kStreamThreads)
 #define KEEL_GPU_PROMPT_ROW(type, ...) \
     KEEL_GPU_ROW(product_prompt_##type, ProductArgs, prompt_threads(kernels::kWeightTypes[kernels::k##type].sub_block))
@@ -25,6 +26,7 @@
     KEEL_GPU_ROW(quantize_256, QuantizeArgs, kQuantizeThreads)          \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_LAY_ROW)                              \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_EMBED_FRAGMENTS_ROW)                  \
+    KEEL_QUANTIZED_TYPES(KEEL_GPU_TOKEN_ROW)                            \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_STREAM_ROW)                           \
     KEEL_QUANTIZED_TYPES(KEEL_GPU_PROMPT_ROW)                           \
     KEEL_GPU_ROW(rms_norm, RmsNormArgs, kRowThreads)                    \
@@ -36,6 +38,7 @@
     KEEL_GPU_ROW(narrow, NarrowArgs, kRowThreads)                       \
     KEEL_GPU_ROW(keep_rows, KeepRowsArgs, kRowThreads)                  \
     KEEL_GPU_ROW(kv_append, KvAppendArgs, kAppendThreads)               \
+    KEEL_GPU_ROW(move_rows, MoveRowsArgs, kRowThreads)                  \
     KEEL_GPU_ROW(attend_8, AttentionArgs, kAttentionThreads)            \
     KEEL_GPU_ROW(attend_32, AttentionArgs, kAttentionThreads)           \
     KEEL_GPU_PREFILL_ROW(integers_64)                                   \

@@ -124,4 +124,20 @@ KEEL_GPU_KERNEL_OF(kv_append, 3) {  // without a number it spills on Ada
     encode_row(rows.format, x, n, rows.mode, to.codes, to.scales);
 }
 
+KEEL_GPU_KERNEL(move_rows) {
+    const uint32_t head = block_x() / 2;
+    const KvRows& rows = block_x() % 2 ? args.v : args.k;
+    uint8_t* layer = args.base + block_y() * args.layer_bytes;
+    for (uint32_t i = thread_x(); i < rows.code_bytes + rows.scale_bytes; i += kRowThreads)
+        for (uint32_t m = 0; m < args.count; ++m) {
+            const MoveRowsArgs::Move& move = args.move[m];
+            const RowPlace to = place_of(layer + move.to_page, rows, head, move.to_row),
+                           from = place_of(layer + move.from_page, rows, head, move.from_row);
+            if (i < rows.code_bytes)
+                to.codes[i] = from.codes[i];
+            else
+                to.scales[i - rows.code_bytes] = from.scales[i - rows.code_bytes];
+        }
+}
+
 }  // namespace keel::cuda

@@ -14,8 +14,8 @@ template <WeightType T>
 constexpr uint32_t kOffsetOfSums =
     kWeightTypes[T].sub_block == 16 && kWeightTypes[T].m_at == kernels::kNoField ? kWeightTypes[T].codes.offset : 0;
 
-// A block as matrix units take it: codes of every run, and what is multiplied by the sixteen sums: integer minima; of
-// SHIFTED types, whose codes are as they are written, the scales.
+// A block as matrix units take it: codes of every run, of those that share words in place, and what is multiplied by
+// the sixteen sums: integer minima; of SHIFTED types, whose codes are as they are written, the scales.
 template <WeightType T>
 struct BlockValues {
     uint32_t a[FragmentShape<T>::kRuns][4];
@@ -25,7 +25,12 @@ template <WeightType T, bool SHIFTED = false>
 KEEL_GPU void unpack_block(const Fragment<T>& f, uint32_t lane, BlockValues<T>& v) {
     const uint32_t t = lane % 4;
     KEEL_UNROLL
-    for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) values_of_run<T, !SHIFTED>(f, r, v.a[r]);
+    for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) {
+        if constexpr (kPairsOfRuns<T>)
+            codes_in_place<T>(f, r, v.a[r]);
+        else
+            values_of_run<T, !SHIFTED>(f, r, v.a[r]);
+    }
     if constexpr (SHIFTED) {
         KEEL_UNROLL
         for (uint32_t half = 0; half < 2; ++half) {
@@ -63,6 +68,7 @@ KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, con
     constexpr uint32_t kSubBlock = kWeightTypes[T].sub_block;
     const uint32_t t = lane % 4;
     Integers n = {};
+    int32_t upper_runs[4] = {};  // of runs that share words, the upper one's share of I, sixteen times as large
     KEEL_UNROLL
     for (uint32_t r = 0; r < FragmentShape<T>::kRuns; ++r) {
         const uint32_t* a = v.a[r];
@@ -82,11 +88,19 @@ KEEL_GPU Integers integers_of(const Fragment<T>& f, const BlockValues<T>& v, con
                 mma_s8_from(n.i, kBitsOfInteger, a, b.x, b.y);
             } else {
                 int32_t q[4];
-                mma_s8_from(q, 0, a, b.x, b.y);
+                if constexpr (kPairsOfRuns<T>)
+                    mma_u8_first(q, a, b.x, b.y);
+                else
+                    mma_s8_from(q, 0, a, b.x, b.y);
+                int32_t* to = kPairsOfRuns<T> && r % 2 ? upper_runs : n.i;
                 KEEL_UNROLL
-                for (uint32_t c = 0; c < 4; ++c) n.i[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
+                for (uint32_t c = 0; c < 4; ++c) to[c] += byte_at(scales4<T>(f.scales[c / 2], r / 4), r) * q[c];
             }
         }
+    }
+    if constexpr (kPairsOfRuns<T>) {
+        KEEL_UNROLL
+        for (uint32_t c = 0; c < 4; ++c) n.i[c] += upper_runs[c] >> 4;
     }
     if constexpr (kIntegerMinima<T> || SHIFTED) {
         // Sums of sixteen, at most 2032, as 128 times an upper part and seven lower bits.

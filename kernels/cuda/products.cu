@@ -161,7 +161,7 @@ KEEL_GPU void quantize(const QuantizeArgs& args) {
     if (span * kSpanElements >= args.k) return;  // the whole warp
     float v[8];
     load_span<true>(args.x + block_y() * args.x_token_floats, span, args.k, v);
-    quantize_span<BLOCK>(v, span, args.q8 + block_y() * args.q8_token_bytes, args.k);
+    quantize_span(v, span, args.q8 + block_y() * args.q8_token_bytes, args.k, BLOCK);
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ struct PromptStep {
     // The four words of run r of the step, of types whose codes are scaled as they are written.
     KEEL_GPU void values(uint32_t r, uint32_t a[4]) const {
         constexpr uint32_t kLowBits = FragmentShape<T>::kLowBits, kHighBits = FragmentShape<T>::kHighBits;
-        unpack_run<kLowBits>(low.w, r, a);
+        unpack_run<kLowBits, kPairsOfRuns<T>>(low.w, r, a);
         if constexpr (kHighBits) {
             uint32_t bits[4];
             if constexpr (Shape::kHighBytes == 2) {

@@ -27,48 +27,76 @@ KEEL_GPU void load_span(const float* row, uint32_t span, uint32_t n, float v[8])
     }
 }
 
-// A row of n, or where `norm` is not null its RMS norm times `norm` (NUMERICS section 4), by a block of WARPS warps:
-// each calls take(v, span) for its spans. ready() is called before x is read, and after `norm` may have been. `factor`:
-// a float of shared memory.
-template <uint32_t WARPS, bool ALIGNED, class Ready, class Take>
-KEEL_GPU void each_span(const float* x, const float* norm, uint32_t n, float eps, float* factor, const Ready& ready,
-                        const Take& take) {
+// A row of n by a block of WARPS warps: each calls take(v, span) for its spans. Two are on their way at most.
+template <uint32_t WARPS, class Take>
+KEEL_GPU void each_span(const float* row, uint32_t n, const Take& take) {
     const uint32_t warp = thread_x() / 32, spans = divide_up(n, kSpanElements);
-    // Two spans of each warp are in registers while one warp works out the factor, of elements that they bring nearer.
-    float next[2][8], weight[2][8] = {};
+    float next[2][8];
     KEEL_UNROLL
-    for (uint32_t i = 0; i < 2; ++i)
-        if (norm) load_span<false>(norm, warp + i * WARPS, n, weight[i]);
-    ready();
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < 2; ++i) load_span<ALIGNED>(x, warp + i * WARPS, n, next[i]);
-    float r = 0;
-    if (norm) {
-        if (warp == 0) {
-            const float of_row = rms_factor(x, n, eps);
-            if (thread_x() == 0) *factor = of_row;
-        }
-        sync_block();
-        r = *factor;
-    }
+    for (uint32_t i = 0; i < 2; ++i) load_span<true>(row, warp + i * WARPS, n, next[i]);
     KEEL_NO_UNROLL
     for (uint32_t span = warp; span < spans; span += WARPS) {
         float v[8];
         KEEL_UNROLL
         for (uint32_t i = 0; i < 8; ++i) {
-            v[i] = norm ? mul_f32(mul_f32(next[0][i], r), weight[0][i]) : next[0][i];
+            v[i] = next[0][i];
             next[0][i] = next[1][i];
-            weight[0][i] = weight[1][i];
         }
-        load_span<ALIGNED>(x, span + 2 * WARPS, n, next[1]);
-        if (norm) load_span<false>(norm, span + 2 * WARPS, n, weight[1]);
+        load_span<true>(row, span + 2 * WARPS, n, next[1]);
         take(v, span);
     }
 }
 
-// The 8-bit form of a span in blocks of BLOCK, 32 or 256, into the planes of a token of k elements (q8_activation.h).
-template <uint32_t BLOCK>
-KEEL_GPU void quantize_span(const float v[8], uint32_t span, uint8_t* token, uint32_t k) {
+// The same of its RMS norm times `norm` (NUMERICS section 4). STAGED: a copy of it in shared memory is worked on, at
+// `staged` with norm_bytes(n) but for the factor. ALIGNED: as of load_span. `factor`: a float of shared memory.
+template <uint32_t WARPS, bool ALIGNED, bool STAGED, class Take>
+KEEL_GPU void each_normed_span(const float* x, const float* norm, uint32_t n, float eps, float* factor, float* staged,
+                               const Take& take) {
+    const uint32_t warp = thread_x() / 32, spans = divide_up(n, kSpanElements);
+    if constexpr (STAGED) {
+        // Four spans of each warp are on their way at once: the chain of the factor then waits for no memory.
+        KEEL_NO_UNROLL
+        for (uint32_t first = warp; first < spans; first += 4 * WARPS) {
+            float v[4][8];
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < 4; ++i) load_span<ALIGNED>(x, first + i * WARPS, n, v[i]);
+            KEEL_UNROLL
+            for (uint32_t i = 0; i < 8; ++i) {
+                const uint32_t at = (first + i / 2 * WARPS) * kSpanElements + 128 * (i % 2) + thread_x() % 32 * 4;
+                const float* four = v[i / 2] + 4 * (i % 2);
+                if (at < n)
+                    *reinterpret_cast<Words4*>(staged + at) = {f32_bits(four[0]), f32_bits(four[1]), f32_bits(four[2]),
+                                                               f32_bits(four[3])};
+            }
+        }
+    }
+    float weight[2][8];
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < 2; ++i) load_span<false>(norm, warp + i * WARPS, n, weight[i]);
+    if constexpr (STAGED) sync_block();
+    const float* row = STAGED ? staged : x;
+    if (warp == 0) {
+        const float of_row = rms_factor(row, n, eps);
+        if (thread_x() == 0) *factor = of_row;
+    }
+    sync_block();
+    const float r = *factor;
+    KEEL_NO_UNROLL
+    for (uint32_t span = warp; span < spans; span += WARPS) {
+        float v[8];
+        load_span<ALIGNED || STAGED>(row, span, n, v);
+        KEEL_UNROLL
+        for (uint32_t i = 0; i < 8; ++i) {
+            v[i] = mul_f32(mul_f32(v[i], r), weight[0][i]);
+            weight[0][i] = weight[1][i];
+        }
+        load_span<false>(norm, span + 2 * WARPS, n, weight[1]);
+        take(v, span);
+    }
+}
+
+// The 8-bit form of a span in blocks of `block`, 32 or 256, into the planes of a token of k elements (q8_activation.h).
+KEEL_GPU void quantize_span(const float v[8], uint32_t span, uint8_t* token, uint32_t k, uint32_t block) {
     const uint32_t lane = thread_x() % 32;
     // Without their signs, bits of f32 are ordered as their values are, infinity and NaN above all.
     uint32_t largest[2] = {};
@@ -77,7 +105,7 @@ KEEL_GPU void quantize_span(const float v[8], uint32_t span, uint8_t* token, uin
         const uint32_t bits = f32_bits(v[i]) & 0x7fffffffu;
         largest[i / 4] = bits > largest[i / 4] ? bits : largest[i / 4];
     }
-    if constexpr (BLOCK == 256) {
+    if (block == 256) {
         largest[0] = max_lanes<32>(largest[0] > largest[1] ? largest[0] : largest[1]);
         largest[1] = largest[0];
     } else {
@@ -101,9 +129,9 @@ KEEL_GPU void quantize_span(const float v[8], uint32_t span, uint8_t* token, uin
         const int32_t sum = sum_lanes<4>(dp4a(codes, 0x01010101u, 0));
         if (first >= k) continue;
         *reinterpret_cast<uint32_t*>(kernels::q8_codes(token) + first) = codes;
-        if (lane % 4 == 0) kernels::q8_sums(token, k, BLOCK)[first / 16] = static_cast<int16_t>(sum);
-        if (first % BLOCK == 0)
-            kernels::q8_scales(token, k)[first / BLOCK] = finite ? mul_f32(amax, 1.0f / 127.0f) : __builtin_nanf("");
+        if (lane % 4 == 0) kernels::q8_sums(token, k, block)[first / 16] = static_cast<int16_t>(sum);
+        if (first % block == 0)
+            kernels::q8_scales(token, k)[first / block] = finite ? mul_f32(amax, 1.0f / 127.0f) : __builtin_nanf("");
     }
 }
 

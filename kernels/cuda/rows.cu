@@ -21,8 +21,8 @@ KEEL_GPU_KERNEL(rms_norm) {
     float *residual = args.residual.row ? args.residual.row + row * args.residual.stride : nullptr,
           *y = args.y.row ? args.y.row + row * args.y.stride : nullptr;
     const auto take = [&](const float v[8], uint32_t span) {
-        if (args.q8.block32) quantize_span<32>(v, span, args.q8.block32 + row * args.q8.stride32, n);
-        if (args.q8.block256) quantize_span<256>(v, span, args.q8.block256 + row * args.q8.stride256, n);
+        if (args.q8.block32) quantize_span(v, span, args.q8.block32 + row * args.q8.stride32, n, 32);
+        if (args.q8.block256) quantize_span(v, span, args.q8.block256 + row * args.q8.stride256, n, 256);
         KEEL_UNROLL
         for (uint32_t i = 0; i < 8; ++i) {
             const uint32_t element = span * kSpanElements + 128 * (i / 4) + thread_x() % 32 * 4 + i % 4;
@@ -31,8 +31,11 @@ KEEL_GPU_KERNEL(rms_norm) {
             if (y) y[element] = v[i];
         }
     };
-    each_span<kRowThreads / 32, false>(
-        x, args.w, n, args.eps, factor, [] {}, take);
+    // Of a row that is too long for shared memory, only the factor is there.
+    if (norm_is_staged(n))
+        each_normed_span<kRowThreads / 32, false, true>(x, args.w, n, args.eps, factor, factor + 4, take);
+    else
+        each_normed_span<kRowThreads / 32, false, false>(x, args.w, n, args.eps, factor, nullptr, take);
 }
 
 KEEL_GPU_KERNEL(glu) {

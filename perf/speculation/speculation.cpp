@@ -5,13 +5,15 @@
 //     keel_speculation MODEL [--prompts FILE] [--count N] [--tokens N] [--temperature T] [--drafts N] [--only NAMES]
 //                            [--kinds chat,copy,code] [--json FILE] [--draft-model FILE] [--wproj FILE] [--record NAME]
 //     keel_speculation --replay FILE [--replay FILE]... [--costs NAME|T,T,T...]... [--drafts N] [--fold I/N]
+//                      [--only NAMES]
 //
 // `control` is plain decoding again, in another engine: how far its speed is from 1 is what the others' are worth.
 // drafted, accepted: per step; tokens a step; speed over plain (all prompts, least prompt). `perfect` proposes what the
 // plain run wrote, as many tokens as a step takes: the ceiling. `model` drafts with another file of the same
 // vocabulary, `low-rank` with the session's own low-rank variant: keel_session_draft.
-// --record writes the plain answers to NAME.chat, NAME.copy, NAME.code, for --replay: the library's own drafters on
-// recorded answers, without a model, by a table of step costs (replay.h).
+// --record writes the plain answers, and the likeliest tokens of each row of logits, to NAME.chat, NAME.copy and
+// NAME.code, for --replay: the library's own drafters on recorded answers, without a model, by a table of step costs
+// (replay.h).
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +32,7 @@
 namespace {
 
 using Tokens = std::vector<int32_t>;
+using keel_speculation::wanted;
 
 [[noreturn]] void stop(const char* what, keel_status status) {
     fprintf(stderr, "keel_speculation: %s: %s\n", what, keel_status_text(status));
@@ -107,13 +110,15 @@ double thread_seconds() {
 
 struct Answer {
     Tokens prompt, tokens;  // behind the prompt
+    Tokens likeliest;       // of the row of each, where that is wanted
     uint32_t steps = 0;
     double seconds = 0;
     uint64_t drafted = 0, accepted = 0;
 };
 
 // plain: the answer that `perfect` proposes.
-Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t seed, const Answer* plain) {
+Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t seed, const Answer* plain,
+              bool rows = false) {
     auto session = way.engine->open();
     check(session.status, "open");
     keel_sampling sampling = keel::make<keel_sampling>();
@@ -128,7 +133,9 @@ Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t se
     const std::vector<keel_chat_message> messages = {keel::message("user", prompt)};
     Tokens ids(2048);
     uint32_t kept = 0;
-    const auto chat = session->chat(keel::chat(messages), ids, &kept);
+    // Models without a template go on with the bare text.
+    auto chat = session->chat(keel::chat(messages), ids, &kept);
+    if (chat.status == KEEL_E_UNSUPPORTED) chat = way.engine->tokenize(prompt, ids, KEEL_TOKENIZE_BOS);
     check(chat.status, "chat");
     const size_t prompt_tokens = chat->size();
     check(session->feed(*chat, KEEL_FEED_SAMPLE), "feed");
@@ -145,6 +152,13 @@ Answer answer(Way& way, const std::string& prompt, const Options& o, uint64_t se
         }
         const auto token = session->sample();
         check(token.status, "sample");
+        if (rows) {
+            const float* logits;
+            uint32_t vocabulary;
+            check(keel_session_logits(session->handle(), 0, &logits, &vocabulary), "logits");
+            const Tokens ids = keel_speculation::likeliest(logits, vocabulary);
+            a.likeliest.insert(a.likeliest.end(), ids.begin(), ids.end());
+        }
         const size_t written = session->tokens()->size() - prompt_tokens;
         const auto text = session->text(*token);
         check(text.status, "text");
@@ -177,10 +191,6 @@ struct Sum {
     uint64_t tokens = 0, steps = 0, drafted = 0, accepted = 0;
     uint32_t differ = 0;
 };
-
-bool wanted(const std::string& list, const char* name) {
-    return list.empty() || ("," + list + ",").find("," + std::string(name) + ",") != std::string::npos;
-}
 
 Options parse(int argc, char** argv) {
     Options o;
@@ -226,6 +236,7 @@ Options parse(int argc, char** argv) {
         }
     }
     o.replay.drafts = o.drafts;
+    o.replay.only = o.only;
     if ((o.model.empty() && o.replay.files.empty()) || o.count == 0 || o.tokens < 2 || o.drafts == 0)
         stop("usage: see speculation.cpp", KEEL_E_ARGUMENT);
     return o;
@@ -281,11 +292,13 @@ int main(int argc, char** argv) {
         std::ofstream record;
         if (!o.record.empty()) record.open(o.record + "." + kind);
         for (size_t p = 0; p < of.size() && p < o.count; ++p) {
-            const Answer plain = answer(*ways[0], of[p], o, 1000 + p, nullptr);
+            const Answer plain = answer(*ways[0], of[p], o, 1000 + p, nullptr, record.is_open());
             if (record.is_open()) {
                 record << plain.prompt.size();
                 for (const Tokens* tokens : {&plain.prompt, &plain.tokens})
                     for (const int32_t id : *tokens) record << ' ' << id;
+                record << " |";
+                for (const int32_t id : plain.likeliest) record << ' ' << id;
                 record << std::endl;
             }
             for (size_t w = 0; w < ways.size(); ++w) {

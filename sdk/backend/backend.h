@@ -55,6 +55,11 @@ struct WeightUse {
 // Most bytes of plain rows that upload_rows is called with.
 constexpr uint64_t kUploadRowsBytes = 64 * 1024;
 
+// A row of K and V that goes from one slot of a session to another one.
+struct KvRowMove {
+    uint32_t to, from;
+};
+
 // What one dispatch of a step took, in microseconds.
 struct OpTime {
     uint32_t op, ops;     // the first of its variant's list, and how many ran together
@@ -101,6 +106,11 @@ struct Backend {
                                uint32_t k);
     keel_status (*copy)(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes);
     keel_status (*download)(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes);
+    // KV rows of a session, one after the other, in the layers whose KV lies in DEVICE_KV: what copies of each plane
+    // would do, at once. page_id: of the session's pages; session_index: whose f16 window. Null without memory of the
+    // backend's own.
+    keel_status (*move_rows)(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
+                             uint32_t session_index);
 
     // ---- running a step ----
     // The step that enqueue will be called for, from {0, 0} on. Nothing is in flight.

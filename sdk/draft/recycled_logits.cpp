@@ -12,7 +12,7 @@ void RecycledLogits::clear() {
 }
 
 void RecycledLogits::largest(const float* logits, int32_t* id) const {
-    constexpr uint32_t kLanes = 16;  // of logits that are compared at once; most hold none of the largest
+    constexpr uint32_t kLanes = 32;  // of logits that are compared at once; most hold none of the largest
     float value[kWidth];
     uint32_t count = 0;
     const auto insert = [&](uint32_t i) {
@@ -25,8 +25,10 @@ void RecycledLogits::largest(const float* logits, int32_t* id) const {
     uint32_t i = 0;
     for (; i < vocabulary_ && count < kWidth; ++i) insert(i);
     for (; i + kLanes <= vocabulary_; i += kLanes) {
+        const float* const block = logits + i;
+        const float least = value[kWidth - 1];
         uint32_t any = 0;
-        for (uint32_t j = 0; j < kLanes; ++j) any |= logits[i + j] > value[kWidth - 1] ? 1u : 0u;
+        for (uint32_t j = 0; j < kLanes; ++j) any |= block[j] > least ? 1u : 0u;
         for (uint32_t j = 0; any && j < kLanes; ++j) insert(i + j);
     }
     for (; i < vocabulary_; ++i) insert(i);
@@ -35,13 +37,6 @@ void RecycledLogits::largest(const float* logits, int32_t* id) const {
 
 void RecycledLogits::learn(int32_t token, const int32_t* ids) {
     for (uint32_t k = 0; k < kWidth; ++k) row(token)[k].store(ids[k], std::memory_order_relaxed);
-}
-
-uint32_t RecycledLogits::rank(int32_t token, int32_t next) const {
-    if (first(token) < 0) return kUnknown;
-    for (uint32_t k = 0; k < kWidth; ++k)
-        if (row(token)[k].load(std::memory_order_relaxed) == next) return k;
-    return kAbsent;
 }
 
 }  // namespace keel

@@ -1,6 +1,5 @@
 // Token Recycling (Luo et al. 2024, arXiv 2408.08696): the most likely tokens of the newest row of logits behind each
-// token of the vocabulary. A chain of drafts goes from a token to its first one; whether a draft of another source is
-// among them says how far to trust it.
+// token of the vocabulary: drafts go from a token to these, and on from there.
 #pragma once
 #include <atomic>
 
@@ -11,7 +10,6 @@ namespace keel {
 class RecycledLogits {
   public:
     static constexpr uint32_t kWidth = 8;
-    static constexpr uint32_t kUnknown = UINT32_MAX, kAbsent = kWidth;
 
     void place(Arena* arena, uint32_t vocabulary);
     void clear();
@@ -21,11 +19,8 @@ class RecycledLogits {
     // ids: [kWidth], what was most likely behind `token`. Any threads at once: rows may be mixed then, which makes
     // worse drafts and nothing else.
     void learn(int32_t token, const int32_t* ids);
-    // Place of `next` behind `token`, 0 the most likely: kAbsent where it is none of kWidth, kUnknown where there are
-    // none.
-    uint32_t rank(int32_t token, int32_t next) const;
-    // The most likely one, or -1.
-    int32_t first(int32_t token) const { return row(token)[0].load(std::memory_order_relaxed); }
+    // The one of rank 0 (the most likely) to kWidth - 1 behind `token`, or -1.
+    int32_t at(int32_t token, uint32_t rank) const { return row(token)[rank].load(std::memory_order_relaxed); }
 
   private:
     std::atomic<int32_t>* row(int32_t token) const { return ids_ + uint64_t{static_cast<uint32_t>(token)} * kWidth; }

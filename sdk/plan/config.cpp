@@ -264,9 +264,6 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     if (out->adapters.count && out->host_layer != 0)
         return fail_part(error, KEEL_E_UNSUPPORTED, parts.adapter[0].index, "",
                          "adapters, but a device computes layers: only the CPU adds them");
-    if (out->drafters.logits && out->host_layer == kNoHostLayer)
-        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.drafters",
-                    "KEEL_DRAFT_LOGITS, but logits stay on the device");
     if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;

@@ -6,7 +6,7 @@
 namespace keel {
 
 constexpr uint32_t kQueryBlockTokens = 8;  // most tokens of a query block
-constexpr uint32_t kMaxTreeNodes = 128;    // most tokens of a tree (sdk/run/tree.h)
+constexpr uint32_t kMaxTreeNodes = 128;    // most tokens of a tree and of what stands in front of it in its step
 constexpr uint32_t kNoNode = UINT32_MAX;
 
 // Consecutive tokens of one session that attention handles together.

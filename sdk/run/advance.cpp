@@ -103,6 +103,26 @@ void share_drafts(Engine* e, Session* const* sessions, uint32_t count, const uin
     }
 }
 
+// Notes what each of the session's tokens in the step follows, where drafts are a tree: its tail then begins with the
+// first token of the step. depth: [drafts], in tokens behind the session's last one.
+void add_tail(Engine* e, const Session& s, uint32_t count, uint32_t drafts, uint32_t* depth) {
+    Step& step = e->step;
+    uint32_t* parent = step.tail_parent + uint64_t{step.sessions} * kMaxTreeNodes;
+    bool tree = false;
+    for (uint32_t i = 0; i < drafts; ++i) {
+        const uint32_t before = draft_parent(s, i);
+        depth[i] = before == kNoNode ? 0 : depth[before] + 1;
+        tree = tree || depth[i] != i;
+    }
+    step.tail_first[step.sessions] = tree ? s.computed : kNoNode;
+    if (!tree) return;
+    for (uint32_t i = 0; i < count; ++i) parent[i] = i - 1;  // the first one: kNoNode
+    for (uint32_t i = 0; i < drafts; ++i) {
+        const uint32_t before = draft_parent(s, i);
+        parent[count + i] = before == kNoNode ? count - 1 : count + before;
+    }
+}
+
 // Puts the next `count` tokens of `s`, the drafts behind them and its pages into the step, and notes whose logits to
 // keep: of the drafts' rows the step uses `*draft_rows` so far.
 void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_t* draft_rows) {
@@ -113,8 +133,10 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
     s->drafted = drafts;
     s->hits = 0;
     s->draft_row = e->config.draft_rows_first() + *draft_rows;
+    uint32_t depth[kMaxChunk];
+    add_tail(e, *s, count, drafts, depth);
     for (uint32_t i = 0; i < count + drafts; ++i) {
-        const uint32_t slot = s->computed + i, position = s->position_of(slot);
+        const uint32_t slot = s->computed + i, position = s->computed + (i < count ? i : count + depth[i - count]);
         if (i % block_tokens == 0) step.query_block[step.query_blocks++] = {step.tokens, 0};
         ++step.query_block[step.query_blocks - 1].tokens;
         step.token[step.tokens] = s->tokens[slot];
@@ -130,9 +152,6 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
         }
         ++step.tokens;
     }
-    step.tail_first[step.sessions] = s->tree.first;
-    if (s->has_tree())
-        memcpy(step.tail_parent + uint64_t{step.sessions} * kMaxTreeNodes, s->tree.parent, sizeof s->tree.parent);
     const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count + drafts);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
     step.session_index[step.sessions] = e->index_of(s);
@@ -278,7 +297,7 @@ keel_status finish_step(Engine* e, const StepLimits& limits) {
         s->logits_rows = s->all_logits ? tokens : s->computed == s->token_count ? 1 : 0;
         s->rows_on_device = e->config.host_layer == kNoHostLayer;
         s->rows_on_host = !s->rows_on_device;
-        if (s->sample && s->computed == s->token_count && !s->has_tree()) s->draw = Session::kToDraw;
+        if (s->sample && s->computed == s->token_count) s->draw = Session::kToDraw;
         s->in_step = false;
     }
     e->steps.fetch_add(1, std::memory_order_relaxed);

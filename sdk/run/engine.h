@@ -18,7 +18,6 @@
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
 #include "sdk/run/sampler.h"
-#include "sdk/run/tree.h"
 #include "sdk/text/grammar.h"
 #include "sdk/text/tokenizer.h"
 
@@ -47,9 +46,13 @@ struct Session {
     int32_t drawn_token;
     // Drafts lie in `tokens` behind token_count. Outside a step: what the caller proposed.
     uint32_t proposed;
+    // They are a tree: each follows the draft of this number, kTextEnd the last token. Else the one before it.
+    bool branching;
+    uint8_t draft_parent[kMaxTreeNodes];
     // Those of the newest step until they are settled: how many, of them accepted, and their first row of logits.
     uint32_t drafted, hits, draft_row;
-    uint32_t accepted;  // so many tokens at the end were drafts, since the newest feed
+    uint8_t draft_path[kMaxTreeNodes];  // where they are a tree: those accepted
+    uint32_t accepted;                  // so many tokens at the end were drafts, since the newest feed
     uint64_t drafts_computed, drafts_accepted;
     Drafter* drafter;                       // null: the engine has none
     uint32_t draft_tokens, draft_sessions;  // of the newest step, without drafts
@@ -67,7 +70,6 @@ struct Session {
     std::atomic<bool> in_step;  // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
     KvF16Window f16_window;
-    TokenTree tree;
     SamplerParams sampling;
     TextStream text;
     void* work;               // sampler work memory
@@ -76,12 +78,6 @@ struct Session {
     GrammarSession* grammar;  // null: the engine has none
 
     bool was_drawn(uint32_t position) const { return drawn[position / 8] >> position % 8 & 1; }
-    bool has_tree() const { return tree.first != kNoNode; }
-    // Tokens that stay whatever becomes of a tree.
-    uint32_t settled() const { return has_tree() ? tree.first : token_count; }
-    uint32_t position_of(uint32_t slot) const {
-        return slot < tree.first ? slot : tree.first + tree.depth[slot - tree.first];
-    }
 };
 
 // The step under way. It survives KEEL_AGAIN; its sessions are in_step.
@@ -237,10 +233,10 @@ keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);
 // others keep their pages. Null: all of them. KEEL_E_POISONED: the backend did not let go, and no page is given back.
 keel_status abandon_step(Engine* engine, const Session* only);
 
-// ---- tree.cpp ----
-// Copies one KV row of the session over another: all layers and heads, codes and scales, and the f16 copy that recent
-// rows have. Neither is a sink, and the page of `to` is the session's own.
-keel_status move_kv_row(Engine* engine, const Session& session, uint32_t to, uint32_t from);
+// ---- kv_rows.cpp ----
+// Copies KV rows of the session over others, one after the other: all layers and heads, codes and scales, and the f16
+// copy that recent rows have. None is a sink, and pages that are written are the session's own.
+keel_status move_kv_rows(Engine* engine, const Session& session, const KvRowMove* moves, uint32_t count);
 
 // ---- drafts.cpp: the one place where drafts of a session come from, and the one that says what became of them ----
 // What steps of the session's tokens take by the plan.
@@ -249,11 +245,15 @@ StepCosts step_costs(const Engine& engine, const Session& session);
 bool takes_drafts(const Session& session);
 // Tells the session's drafter of tokens that it does not know yet, some at a time.
 void follow_tokens(Session* session);
+// The draft that draft number `node` follows, of those behind the session's tokens.
+uint32_t draft_parent(const Session& session, uint32_t node);
 // The session has other tokens now, from the first on.
 void reset_drafter(Engine* engine, Session* session);
 // Asked when a step is formed, of so many tokens and sessions so far: puts at most `most` drafts behind the session's
-// tokens and says how many.
+// tokens and says how many. The first ones of them may be taken alone.
 uint32_t find_drafts(Engine* engine, Session* session, uint32_t step_tokens, uint32_t step_sessions, uint32_t most);
+// The same of the session's drafter, which knows the whole text.
+uint32_t own_drafts(const Engine& engine, Session* session, const DraftStep& step, uint32_t most);
 // Draws the next token. If it is the next draft it becomes a token of the session, as if it had been sampled and fed,
 // and there is another draw to be made: kToDraw again.
 void draw_next(Engine* engine, Session* session);
@@ -268,13 +268,15 @@ bool is_end(const Engine& engine, const Session& session, int32_t token);
 bool can_rewind(const Engine& engine, const Session& session, uint32_t tokens);
 // Rows of logits and hidden states on the host, if they are not yet. KEEL_E_POISONED: the backend failed.
 keel_status fetch_rows(Engine* engine, Session* session);
+// The same for row `row` of Program::logits, which is the newest one or a draft's.
+keel_status fetch_row(Engine* engine, Session* session, uint32_t row);
 // Draws the next token from row `row` of Program::logits, that behind the session's last token.
 keel_status draw_token(Engine* engine, Session* session, uint32_t row, int32_t* token);
-// Puts a token behind those of the session; every one comes this way, but for those of trees and saved sessions.
+// Puts a token behind those of the session; every one comes this way, but for those of saved sessions.
 void append_token(Session* session, int32_t token, bool drawn);
-// Puts tokens behind those of the session, which has no tree: the first one may be the token drawn last.
+// Puts tokens behind those of the session: the first one may be the token drawn last.
 void append_tokens(Engine* engine, Session* session, const int32_t* tokens, uint32_t count);
-// Forgets logits, a tree, and tokens from `tokens` on. The session is not in a step.
+// Forgets logits, and tokens from `tokens` on. The session is not in a step.
 void rewind_session(Engine* engine, Session* session, uint32_t tokens);
 
 }  // namespace keel

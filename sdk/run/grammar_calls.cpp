@@ -65,7 +65,7 @@ keel_status keel_session_allowed(keel_session session, const int32_t* tokens, ui
             return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
     if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF) return KEEL_E_STATE;
     memset(mask, 0xff, mask_bytes);
-    const uint16_t state = state_of(*s, s->settled());
+    const uint16_t state = state_of(*s, s->token_count);
     return mask_of(*e, *s, grammar_state_behind(s->grammar, state, tokens, count), mask);
 }
 
@@ -74,7 +74,7 @@ keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capac
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if ((!ids && capacity) || !count) return bad_argument(e, !count ? "count" : "ids", "null");
-    if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF || s->has_tree()) return KEEL_E_STATE;
+    if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF) return KEEL_E_STATE;
     if (s->grammar_from == KEEL_GRAMMAR_NEXT) s->grammar_from = s->token_count;
     return grammar_forced(s->grammar, state_of(*s, s->token_count), ids, capacity, count);
 }

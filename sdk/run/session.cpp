@@ -16,7 +16,6 @@ void reset_session(Session* s) {
     s->adapter_scale = 0;
     s->grammar_from = KEEL_GRAMMAR_OFF;
     if (s->grammar) grammar_session_clear(s->grammar);
-    s->tree.first = kNoNode;
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
@@ -24,7 +23,7 @@ void reset_session(Session* s) {
     s->sample = 0;
     s->draw = Session::kNoDraw;
     s->proposed = s->drafted = s->hits = s->accepted = s->draft_tokens = s->draft_sessions = 0;
-    s->by_session = s->drafting = false;
+    s->by_session = s->drafting = s->branching = false;
     s->drafts_computed = s->drafts_accepted = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
@@ -120,10 +119,7 @@ keel_status draw_token(Engine* e, Session* s, uint32_t row, int32_t* token) {
         if (status == KEEL_OK || status == KEEL_E_NUMERIC) return status;
         if (status != KEEL_E_BUSY) return poison(e, "the backend failed in a draw");
     }
-    if (row >= e->config.draft_rows_first() && s->rows_on_device)
-        KEEL_TRY(download_rows(e, row, 1));
-    else
-        KEEL_TRY(fetch_rows(e, s));
+    KEEL_TRY(fetch_row(e, s, row));
     return sampler_draw(s->sampling, input, s->work, token);
 }
 
@@ -132,6 +128,10 @@ keel_status fetch_rows(Engine* e, Session* s) {
     KEEL_TRY(download_rows(e, e->first_row_of(s), s->logits_rows));
     s->rows_on_host = true;
     return KEEL_OK;
+}
+
+keel_status fetch_row(Engine* e, Session* s, uint32_t row) {
+    return row >= e->config.draft_rows_first() && s->rows_on_device ? download_rows(e, row, 1) : fetch_rows(e, s);
 }
 
 void append_token(Session* s, int32_t token, bool drawn) {
@@ -161,8 +161,6 @@ bool can_rewind(const Engine& e, const Session& s, uint32_t tokens) {
 }
 
 void rewind_session(Engine* e, Session* s, uint32_t tokens) {
-    s->token_count = s->settled();
-    s->tree.first = kNoNode;
     if (s->drafter) s->drafter->rewind(s->tokens, tokens);
     const uint32_t fed = s->token_count - s->accepted;
     s->accepted = tokens > fed ? tokens - fed : 0;
@@ -232,7 +230,6 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= e->spec.vocabulary)
             return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
     if (count == 0) return KEEL_OK;
-    if (s->has_tree()) return KEEL_E_STATE;
     if (s->token_count != s->computed && (s->all_logits | s->sample) != flags) return KEEL_E_STATE;
     append_tokens(e, s, tokens, count);
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
@@ -331,7 +328,6 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!token) return bad_argument(e, "token", "null");
-    if (s->has_tree()) return KEEL_E_STATE;
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
     int32_t drawn = s->drawn_token;
     KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, e->newest_row_of(s), &drawn));
@@ -344,7 +340,7 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    if (tokens > s->settled()) return bad_range(e, "tokens", tokens, 0, s->settled());
+    if (tokens > s->token_count) return bad_range(e, "tokens", tokens, 0, s->token_count);
     if (!can_rewind(*e, *s, tokens)) return KEEL_E_STATE;
     KEEL_TRY(leave_step(e, s));
     s->proposed = 0;
@@ -358,8 +354,7 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    const uint32_t settled = s->computed < s->settled() ? s->computed : s->settled();
-    if (to > settled) return bad_range(e, "to", to, 0, settled);
+    if (to > s->computed) return bad_range(e, "to", to, 0, s->computed);
     if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
     const uint32_t first = kv_pages_for(from), last = to / kPageTokens;  // sinks are read from rows of their own
@@ -380,8 +375,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     reset_session(copy);
     copy->draft_private = s->draft_private;
     reset_drafter(e, copy);
-    const uint32_t tokens = s->settled(), computed = s->computed < tokens ? s->computed : tokens,
-                   logits_rows = s->has_tree() ? 0 : s->logits_rows;
+    const uint32_t tokens = s->token_count, computed = s->computed, logits_rows = s->logits_rows;
     kv_fork(&e->pool, s->kv, &copy->kv, computed);
     keel_status status = KEEL_OK;
     for (uint32_t i = 0; i < e->kv_parts && status == KEEL_OK; ++i) {
@@ -403,8 +397,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->computed = computed;
         copy->sampled = s->sampled;
         copy->last_sample = s->last_sample;
-        copy->accepted = s->has_tree() ? 0 : s->accepted;
-        copy->all_logits = s->has_tree() ? 0 : s->all_logits;
+        copy->accepted = s->accepted;
+        copy->all_logits = s->all_logits;
         copy->variant = s->variant;
         copy->adapter = s->adapter;
         copy->adapter_scale = s->adapter_scale;
@@ -412,9 +406,8 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         if (s->grammar) grammar_session_copy(copy->grammar, *s->grammar);
         copy->logits_rows = logits_rows;
         copy->sampling = s->sampling;
-        copy->fed_from = s->fed_from < tokens ? s->fed_from : tokens;
+        copy->fed_from = s->fed_from;
         copy->text = s->text;
-        if (s->has_tree()) text_stream_truncate(&copy->text, e->tokenizer, copy->tokens, tokens);
     }
     if (status != KEEL_OK) kv_release(&e->pool, &copy->kv);
     publish_slot(copy, status == KEEL_OK ? id : 0);

@@ -129,9 +129,7 @@ uint32_t worth_drafting(const Drafting& d, const DraftStep& step, double behind)
     if (d.own() && s->token_count - s->computed != 1) return 0;
     if (s->token_count > d.by_engine->config.context_tokens) return 0;
     follow_tokens(s);
-    if (s->drafter && s->drafter->followed() == s->token_count &&
-        s->drafter->draft(s->tokens, step, most, s->tokens + s->token_count))
-        return 0;
+    if (s->drafter && s->drafter->followed() == s->token_count && own_drafts(*d.e, s, step, most)) return 0;
     return s->odds.worth(step, behind, step_time(d, 1), most);
 }
 
@@ -155,6 +153,7 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
     if (status == KEEL_E_POISONED) return status;
     memcpy(s->tokens + s->token_count, drafts, *count * sizeof *drafts);
     s->proposed = *count;
+    s->branching = false;
     s->by_session = *count != 0;
     return status == KEEL_AGAIN && *count ? KEEL_OK : status;
 }
@@ -175,7 +174,6 @@ extern "C" keel_status keel_session_draft(keel_session session, keel_session dra
     if (drafter.id != session.id) {
         KEEL_TRY(enter(drafter, &d.by_engine, &by_use));
         d.by = by_use;
-        if (d.by->has_tree()) return KEEL_E_STATE;
         if (d.e->vocabulary_hash != d.by_engine->vocabulary_hash) return KEEL_E_FILE_MISMATCH;
     } else if (d.e->plan.variant[KEEL_VARIANT_LOW_RANK].count == 0 || d.s->variant != KEEL_VARIANT_DENSE ||
                d.s->adapter != KEEL_ADAPTER_OFF) {

@@ -231,7 +231,6 @@ keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes) {
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
     if (!bytes) return bad_argument(e, "bytes", "null");
-    if (s->has_tree()) return KEEL_E_STATE;
     *bytes = make_header(*e, *s).total_bytes;
     return KEEL_OK;
 }
@@ -242,7 +241,6 @@ keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity
     KEEL_TRY(enter(session, &e, &s));
     if (!dst || !written_bytes) return bad_argument(e, !dst ? "dst" : "written_bytes", "null");
     if (s->in_step) return KEEL_E_BUSY;
-    if (s->has_tree()) return KEEL_E_STATE;
     const SavedHeader h = make_header(*e, *s);
     *written_bytes = h.total_bytes;
     if (capacity_bytes < h.total_bytes) return KEEL_E_BUFFER_TOO_SMALL;
@@ -365,7 +363,6 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->proposed = s->accepted = 0;
     reset_drafter(e, s);
     s->text = text;
-    s->tree.first = kNoNode;
     s->adapter = adapter_of(*e, h);
     s->adapter_scale = h.adapter_scale;
     s->grammar_from = h.grammar_from;

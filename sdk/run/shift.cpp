@@ -56,7 +56,12 @@ keel_status move_rows(Engine* e, const Session& s, uint32_t to, uint32_t by) {
         e->config.kernels->rope_table(e->frequencies + uint64_t{set} * pairs, pairs, by, 1.0f, cos_sin[set]);
         for (uint32_t i = 0; i < pairs; ++i) cos_sin[set][2 * i + 1] = -cos_sin[set][2 * i + 1];
     }
-    for (uint32_t slot = to; slot < s.computed; ++slot) KEEL_TRY(move_kv_row(e, s, slot - by, slot));
+    KvRowMove moves[kPageTokens];
+    for (uint32_t slot = to; slot < s.computed;) {
+        uint32_t count = 0;
+        for (; count < kPageTokens && slot < s.computed; ++slot) moves[count++] = {slot - by, slot};
+        KEEL_TRY(move_kv_rows(e, s, moves, count));
+    }
     for (uint32_t layer = 0; layer < e->geometry.layers; ++layer) {
         const uint32_t set = rope_set_of(*e, layer);
         for (uint32_t slot = to - by; slot < s.computed - by; ++slot)
@@ -91,12 +96,11 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     Engine* e;
     SessionUse s;
     KEEL_TRY(enter(session, &e, &s));
-    const uint32_t computed = s->computed < s->settled() ? s->computed : s->settled();
-    if (to > computed) return bad_range(e, "to", to, 0, computed);
+    if (to > s->computed) return bad_range(e, "to", to, 0, s->computed);
     if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
     const bool in_grammar = s->grammar_from < KEEL_GRAMMAR_NEXT;
-    if (s->has_tree() || (in_grammar && to > s->grammar_from)) return KEEL_E_STATE;
+    if (in_grammar && to > s->grammar_from) return KEEL_E_STATE;
     if (from == to) return KEEL_OK;
     if (!keys_can_be_turned(*e) || from < e->f16_window.sink_tokens) return KEEL_E_UNSUPPORTED;
     // A page that is not full yet may be shared with a fork; it becomes the session's own.

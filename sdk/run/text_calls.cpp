@@ -10,7 +10,7 @@ namespace {
 // that was drawn and is not fed yet stands behind all; else it is the one behind the last that was given, or the first
 // of the newest feed (the prompt before it was not given).
 uint32_t position_of_text(const Session& s, int32_t token) {
-    const uint32_t count = s.settled(), next = s.text.next_position;
+    const uint32_t count = s.token_count, next = s.text.next_position;
     if (s.accepted) {
         const uint32_t first = count - s.accepted;
         const bool fed_is_next = next + 1 == first && s.was_drawn(next);

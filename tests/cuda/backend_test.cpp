@@ -11,7 +11,6 @@
 #include "keel/keel_cuda.h"
 #include "keel/keel_lab.h"
 #include "sdk/backend/cpu/cpu_backend.h"
-#include "sdk/run/tree.h"
 #include "tests/cuda/fake_driver.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
@@ -439,7 +438,7 @@ TEST(CudaBackend, GraphsChangeNoBit) {
         add(step(508, 3, 0));
         for (uint32_t i = 0; i < 8; ++i) {  // across the end of a split
             add(step(1, i, i == 6 ? 1000000 : i == 7 ? 1 : 0));
-            EXPECT_EQ(op_times(e).size(), 16u);
+            EXPECT_EQ(op_times(e).size(), 18u);
         }
         while (open.size() < 4) {
             keel_session other;
@@ -698,37 +697,54 @@ TEST(CudaBackend, DrawsFromRowsOfAForkAndOfASavedState) {
     EXPECT_EQ(drawn[1], drawn[0]);
 }
 
-// Speculative verification: the logits of a tree's nodes, the session that accepts a path of it and goes on, and what
-// it saves, are those of the CPU. The tree ends in another tile, in the last case in another split.
+// The path of a tree of drafts that is drawn, a hook says which: tokens, logits behind it, what is decoded from there
+// on and what is saved are those of the CPU. The tree ends in another tile, in the last case in another split.
 TEST(CudaBackend, TokenTreesHaveTheCpusBits) {
     constexpr uint32_t kNodes = 11, kPath[] = {0, 2, 6};
     struct Case {
         keel_kv_format k, v;
         uint32_t sinks, recent, base;
     };
+    struct Forced {
+        uint32_t from;
+        std::vector<int32_t> path;
+    };
+    const std::vector<int32_t> ids = tokens(kNodes, 9);
+    std::vector<uint32_t> parents(kNodes, KEEL_DRAFT_AT_END);
+    for (uint32_t i = 1; i < kNodes; ++i) parents[i] = (i - 1) / 2;
     for (const Case& c : {Case{KEEL_KV_TCQ_3, KEEL_KV_E8_4, 0, 0, 122}, Case{KEEL_KV_Q8_0, KEEL_KV_TCQ_2, 4, 9, 75},
                           Case{KEEL_KV_F16, KEEL_KV_Q4_0, 0, 0, 505}}) {
+        Forced forced = {c.base, {}};
+        for (const uint32_t node : kPath) forced.path.push_back(ids[node]);
+        keel_hooks hooks = sized<keel_hooks>();
+        hooks.user_data = &forced;
+        hooks.allowed_tokens = [](void* user_data, keel_session, const int32_t*, uint32_t count, uint8_t* mask,
+                                  uint32_t vocabulary) {
+            const Forced& f = *static_cast<const Forced*>(user_data);
+            if (count < f.from || count - f.from >= f.path.size()) return;
+            const uint32_t token = static_cast<uint32_t>(f.path[count - f.from]);
+            for (uint32_t i = 0; i < (vocabulary + 7) / 8; ++i)
+                mask[i] = i == token / 8 ? static_cast<uint8_t>(1u << token % 8) : uint8_t{0};
+        };
         std::vector<std::vector<float>> rows[2];
         std::vector<uint8_t> saved[2];
         for (const bool on_cuda : {false, true}) {
             keel_config config = small_config();
             config.backend = on_cuda ? keel_cuda() : cpu();
             config.context_tokens = 640;
-            config.logits_rows = kNodes;
+            config.draft_tokens = kNodes;
             config.k_format = c.k;
             config.v_format = c.v;
             config.kv_sink_tokens = c.sinks;
             config.kv_recent_tokens = c.recent;
+            config.hooks = &hooks;
             Engine engine(keel_test::source_path(kWideModel), config);
-            engine.feed(tokens(c.base, 4));
+            engine.feed(tokens(c.base - 1, 4));
             engine.advance();
-            std::vector<uint32_t> parents(kNodes, keel::kNoNode);
-            for (uint32_t i = 1; i < kNodes; ++i) parents[i] = (i - 1) / 2;
-            check(keel::session_feed_tree(engine.session(), tokens(kNodes, 9).data(), parents.data(), kNodes), "feed");
-            engine.advance();
-            for (uint32_t row = 0; row < kNodes; ++row)
-                rows[on_cuda].push_back(last_logits(engine, engine.session(), row));
-            check(keel::session_accept(engine.session(), kPath, 3), "accept");
+            engine.feed({7}, KEEL_FEED_SAMPLE);
+            check(keel_session_propose_tree(engine.session(), ids.data(), parents.data(), kNodes), "propose_tree");
+            EXPECT_EQ(engine.advance().accepted_tokens, 3u);
+            rows[on_cuda].push_back(last_logits(engine, engine.session()));
             engine.feed(tokens(2, 3));
             engine.advance();
             rows[on_cuda].push_back(last_logits(engine, engine.session()));
@@ -739,6 +755,43 @@ TEST(CudaBackend, TokenTreesHaveTheCpusBits) {
         }
         EXPECT_EQ(rows[1], rows[0]) << c.k;
         EXPECT_EQ(saved[1], saved[0]) << c.k;
+    }
+}
+
+// A device's plan makes trees pay: the library's own drafters grow them from rows of logits that stay there, with all
+// layers on the device or one of them, and the text is that of plain decoding on the CPU.
+TEST(CudaBackend, OwnDraftersGrowTrees) {
+    const auto write = [](keel_config config, uint64_t* drafted) {
+        Engine engine(keel_test::source_path(kWideModel), config);
+        keel_sampling sampling = sized<keel_sampling>();
+        sampling.repetition_penalty = 1.1f;
+        sampling.penalty_window = 8;
+        check(keel_session_set_sampling(engine.session(), &sampling), "set_sampling");
+        engine.feed(tokens(9, 4), KEEL_FEED_SAMPLE);
+        keel_session_info info = sized<keel_session_info>();
+        do {
+            engine.advance();
+            engine.feed({engine.sample()}, KEEL_FEED_SAMPLE);
+            check(keel_session_get(engine.session(), &info), "session_get");
+        } while (info.token_count < 70);
+        *drafted = info.drafts_computed;
+        return std::vector<int32_t>(info.tokens, info.tokens + 70);
+    };
+    keel_config config = small_config();
+    uint64_t drafted = 0;
+    config.k_format = KEEL_KV_TCQ_3;
+    config.v_format = KEEL_KV_Q8_0;
+    config.kv_recent_tokens = 16;
+    config.backend = cpu();
+    const std::vector<int32_t> want = write(config, &drafted);
+    config.drafters = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_LOGITS;
+    config.draft_tokens = 7;
+    config.backend = keel_cuda();
+    const keel_cuda_device one = first_layers(1);
+    for (const keel_cuda_device* device : {static_cast<const keel_cuda_device*>(nullptr), &one}) {
+        config.backend_options = device;
+        EXPECT_EQ(write(config, &drafted), want);
+        EXPECT_GT(drafted, 40u);
     }
 }
 

@@ -103,7 +103,7 @@ KEEL_WRAPPER(loads) {
     const uint8_t* from = in_global(reinterpret_cast<const uint8_t*>(in));
     prefetch(from);
     const Words4 four = load_once(reinterpret_cast<const Words4*>(from));
-    const Words2 two = load_once(reinterpret_cast<const Words2*>(in + 2));
+    const Words2 two = *reinterpret_cast<const Words2*>(kept(from) + 8 * same_in_warp(1));
     out[0] = four.x;
     out[1] = four.y;
     out[2] = four.z;
@@ -160,7 +160,7 @@ KEEL_GPU_KERNEL(wrapper_blocks_meet) {
     const uint32_t thread = grid_thread(), blocks = grid_x() * 2;
     args.out[2 * thread] = args.in[thread] * 3 + thread;
     args.out[2 * thread + 1] = 0;
-    if (!last_of_blocks(args.counter, blocks)) return;
+    if (!last_of_blocks(args.counter, 3, 3 * blocks)) return;
     uint32_t* sums = reinterpret_cast<uint32_t*>(shared_memory());
     sums[thread_x()] = 0;
     for (uint32_t i = thread_x(); i < blocks * kWrapperThreads; i += kWrapperThreads)

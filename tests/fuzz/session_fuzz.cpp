@@ -19,7 +19,7 @@ keel_test::Engine& engine() {
         keel_config c = keel_test::sized<keel_config>();
         c.context_tokens = 128;
         c.max_sessions = 2;
-        c.draft_tokens = 2;
+        c.draft_tokens = 3;
         c.threads = 1;
         return new keel_test::Engine(std::string(KEEL_SOURCE_DIR) + "/tests/data/architectures/smollm2-q8_0.gguf",
                                      keel_test::with_session_grammar(c));
@@ -46,8 +46,9 @@ void use(keel_session s) {
     keel_text text = keel_test::sized<keel_text>();
     keel_session fork;
     if (keel_session_sample(s, &token) == KEEL_OK && keel_session_feed(s, &token, 1, KEEL_FEED_SAMPLE) == KEEL_OK) {
-        const int32_t drafts[] = {token, 3};
-        keel_session_propose(s, drafts, 2);
+        const int32_t drafts[] = {token, 3, token};
+        const uint32_t parents[] = {KEEL_DRAFT_AT_END, KEEL_DRAFT_AT_END, 1};
+        keel_session_propose_tree(s, drafts, parents, 3);
     }
     keel_session_text(s, token, &text);
     keel_session_text(s, -1, &text);

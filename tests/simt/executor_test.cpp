@@ -135,6 +135,7 @@ TEST(Executor, TurnsArePassedOn) {
         EXPECT_TRUE(fails_with(wrong(2), "a turn is passed on before the one before was taken"));
         EXPECT_TRUE(fails_with(wrong(3), "a block ended with a turn that nobody took"));
         EXPECT_TRUE(fails_with(wrong(4), "threads wait for others that never come"));
+        EXPECT_TRUE(fails_with(wrong(5), "a block meets in the barrier in which warp 0 takes its turn"));
     }
 }
 

@@ -20,7 +20,8 @@ FIRST = {"attention.cu": "SimtAttention*", "attention.cuh": "SimtAttention*", "a
          "attention_token.cu": "SimtAttention*", "attention_finish.cu": "SimtAttention*",
          "attention_prefill.cuh": "SimtAttention*", "attention_integers.cu": "SimtAttention*", "attention_halves.cu": "SimtAttention*",
          "kv_row.cuh": "SimtAttention*", "kv_append.cu": "SimtAttention*", "sample.cu": "SimtSample*", "rows.cu": "SimtRows*", "products.cu": "SimtProducts*",
-         "products_fragments.cu": "SimtFragments*", "products_prefill.cu": "SimtFragments*"}
+         "products_fragments.cu": "SimtFragments*", "products_token.cu": "SimtFragments*", "strips.cuh": "SimtFragments*",
+         "products_prefill.cu": "SimtFragments*"}
 SECONDS = 60
 
 

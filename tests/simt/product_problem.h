@@ -25,10 +25,9 @@ struct ProductProblem {
     uint64_t w_row_bytes, x_token_bytes;
     std::deque<Buffer> w, bias;  // of each matrix
     std::vector<bool> has_bias;
-    Buffer x, norm;
+    Buffer x;
     std::vector<uint8_t> x_codes;  // the 8-bit form of x, as the scalar set makes it
     std::vector<float> before;     // what y holds before
-    static constexpr float kEps = 1e-5f;
 
     ProductProblem(const ProductShape& s, bool q8, Random& random)
         : shape(s),
@@ -37,8 +36,7 @@ struct ProductProblem {
           block(q8 ? kWeightTypes[s.type].activation_block : 0),
           w_row_bytes(weight_row_bytes(s.type, s.k)),
           x_token_bytes(q8 && s.input == ProductInput::kRows ? q8_token_bytes(s.k, block) : round64(uint64_t{s.k} * 4)),
-          x(s.tokens * x_token_bytes),
-          norm(fenced(random.normals(s.k))) {
+          x(s.tokens * x_token_bytes) {
         for (uint32_t rows : s.rows) {
             w.emplace_back(rows * w_row_bytes, 2);
             fill_weights(s.type, w.back().data(), rows * w_row_bytes, random);
@@ -53,10 +51,6 @@ struct ProductProblem {
             std::vector<float> row = random.normals(s.k);
             if (!q8 || s.input != ProductInput::kRows) memcpy(x.data() + t * x_token_bytes, row.data(), s.k * 4);
             if (!q8) continue;
-            if (s.input == ProductInput::kNormed) {
-                const std::vector<float> plain = row;
-                kScalarSet.rms_norm(plain.data(), norm.floats(), s.k, kEps, row.data());
-            }
             uint8_t* codes = x_codes.data() + t * q8_token_bytes(s.k, block);
             kScalarSet.quantize_q8(row.data(), s.k, block, codes);
             if (s.input == ProductInput::kRows) memcpy(x.data() + t * x_token_bytes, codes, x_token_bytes);
@@ -80,8 +74,6 @@ struct ProductProblem {
         a.tokens = shape.tokens;
         a.accumulate = accumulate;
         a.input = shape.input;
-        a.eps = kEps;
-        a.norm = norm.floats();
         return a;
     }
     // y is what the scalar set leaves, in groups that were not to be computed what was there.

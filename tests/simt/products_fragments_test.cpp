@@ -24,7 +24,9 @@ struct Kernel {
     LaunchShape (*shape)(const ProductArgs& args, uint32_t type);
 };
 // Two blocks at once, or of blocks of prompts the largest.
-constexpr Kernel kStream = {kernel_product_stream_Q4_0,
+constexpr Kernel kToken = {kernel_product_token_Q4_0,
+                           [](const ProductArgs&a, uint32_t type) { return product_token_shape(a, type, 1); }},
+                 kStream = {kernel_product_stream_Q4_0,
                             [](const ProductArgs&a, uint32_t type) { return product_stream_shape(a, type, 1); }},
                  kPrompt = {kernel_product_prompt_Q4_0,
                             [](const ProductArgs&a, uint32_t type) { return product_prompt_shape(a, type, 1); }},
@@ -64,7 +66,7 @@ std::vector<uint32_t> types_with_fragments() {
     return types;
 }
 
-constexpr ProductInput kInputs[] = {ProductInput::kRows, ProductInput::kFloats, ProductInput::kNormed};
+constexpr ProductInput kInputs[] = {ProductInput::kRows, ProductInput::kFloats};
 constexpr ProductGate kGates[] = {ProductGate::kNone, ProductGate::kSilu, ProductGate::kGelu};
 
 // Three chunks, the last one not full, so that both buffers are used again; more rows than the warps of a block take.
@@ -92,25 +94,73 @@ TEST(SimtFragments, FewTokensEqualScalar) {
             // Strips of a group of long_k are four: groups of a block so that each warp has three times `ahead`.
             const uint32_t rows = 16 * 2 * (3 * ahead * kStreamWarps / 4);
             expect_equal(kStream, {type, {rows}, long_k, 8}, order, random, true);
-            expect_equal(kStream, {type, {30, 5, 17}, block, random.between(2, 7)}, order, random);
+            expect_equal(kToken, {type, {rows}, long_k, 1}, order, random, true);
+            expect_equal(kStream, {type, {30, 5, 17}, block, random.between(1, 7)}, order, random);
+            expect_equal(kToken, {type, {30, 5, 17}, block, 1}, order, random);
             const ProductGate gate = kGates[1 + random.below(2)];
             expect_equal(kStream, {type, {52, 52}, strip, random.between(2, 8), ProductInput::kRows, gate}, order,
                          random);
             for (ProductInput input : kInputs) {
-                expect_equal(kStream, {type, {37}, (kStreamWarps + 1) * strip, 1, input}, order, random);
-                expect_equal(kStream, {type, {70, 70}, 2 * block, 1, input, kGates[1 + random.below(2)]}, order,
-                             random);
+                expect_equal(kToken, {type, {37}, (kStreamWarps + 1) * strip, 1, input}, order, random);
+                expect_equal(kToken, {type, {70, 70}, 2 * block, 1, input, kGates[1 + random.below(2)]}, order, random);
             }
         }
 }
 
-// A norm of more spans than the warps of a block have in registers; activations that leave room for one strip ahead.
+// Activations of more spans than the warps of a block have in registers, and that leave room for one strip ahead.
 TEST(SimtFragments, LongRowsEqualScalar) {
     Random random(5);
     for (simt::Order order : orders())
         for (uint32_t type : {uint32_t{kQ8_0}, uint32_t{kQ4_K}}) {
-            expect_equal(kStream, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kNormed}, order, random);
-            expect_equal(kStream, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
+            expect_equal(kToken, {type, {20}, 256 * (3 * kStreamWarps + 1), 1, ProductInput::kFloats}, order, random);
+            expect_equal(kToken, {type, {2}, 14336, 1, ProductInput::kFloats}, order, random);
+        }
+}
+
+// The norm of the row that a product completes, in 8 bits: by one launch of several blocks, and by two, of which the
+// first one leaves it alone. Rows of more spans than the warps of a block have on their way.
+TEST(SimtFragments, NormBehindAProductEqualsScalar) {
+    Random random(11);
+    for (simt::Order order : orders())
+        for (uint32_t block : {32u, 256u}) {
+            const uint32_t rows = block == 32 ? 544 : 256 * (4 * kStreamWarps + 2), type = block == 32 ? kQ8_0 : kQ4_K;
+            ProductProblem p({type, {rows}, kWeightTypes[type].block_elements, 1}, true, random);
+            std::deque<Buffer> fragments = lay(p, order);
+            Buffer y = p.y_before(), norm = fenced(random.normals(rows)), counter(4),
+                   codes(q8_token_bytes(rows, block));
+            memset(counter.data(), 0, 4);
+            memset(codes.data(), 0x5a, q8_token_bytes(rows, block));
+            ProductArgs args = p.args(fragments, y);
+            args.after = {reinterpret_cast<uint32_t*>(counter.data()),
+                          norm.floats(),
+                          codes.data(),
+                          block,
+                          args.group_end,
+                          1e-6f,
+                          0};
+            const auto run = [&](uint32_t begin, uint32_t end) {
+                ProductArgs part = args;
+                part.group_begin = begin;
+                part.group_end = end;
+                launch(product_kernel(kToken.first, type), part, kToken.shape(part, type), order);
+            };
+            const uint32_t groups = args.group_end, half = random.between(1, groups - 1);
+            const bool cut = random.below(2);
+            if (cut) {
+                run(0, half);
+                EXPECT_EQ(codes.data()[0], 0x5a);
+            }
+            run(cut ? half : 0, groups);
+            EXPECT_EQ(*reinterpret_cast<uint32_t*>(counter.data()), 0u);
+            p.expect_scalar(args, y);
+            std::vector<float> row(rows);
+            kScalarSet.rms_norm(y.floats(), norm.floats(), rows, 1e-6f, row.data());
+            Buffer expected(q8_token_bytes(rows, block));
+            kScalarSet.quantize_q8(row.data(), rows, block, expected.data());
+            const Q8Token got = q8_token(codes.data(), rows, block), want = q8_token(expected.data(), rows, block);
+            EXPECT_EQ(memcmp(got.q, want.q, rows), 0);
+            EXPECT_TRUE(same_floats(got.d, want.d, rows / block));
+            EXPECT_EQ(memcmp(got.sums, want.sums, rows / 16 * 2), 0);
         }
 }
 

@@ -153,5 +153,40 @@ TEST(SimtRows, KeepRowsCopiesThemToTheirPlaces) {
     }
 }
 
+// Rows of layers that lie alike, with scales and without, move after move: what one has left the next one takes.
+TEST(SimtRows, MoveRowsMovesOneAfterTheOther) {
+    Random random(5);
+    constexpr uint32_t kHeads = 3, kLayers = 2, kRows = 64, kLayer = kHeads * 27 * kRows, kPage = kLayers * kLayer + 64;
+    MoveRowsArgs args = {};
+    args.k = {kKvF16, 20, 0, 0, 0, 20 * kRows, {}};
+    args.v = {kKvQ8_0, 5, 2, kHeads * 20 * kRows, kHeads * 20 * kRows + 5 * kRows, 7 * kRows, {}};
+    args.layer_bytes = kLayer;
+    args.layers = kLayers;
+    args.kv_heads = kHeads;
+    const MoveRowsArgs::Move moves[] = {{0, 0, 62, 63}, {0, kPage, 63, 1}, {kPage, kPage, 0, 3}};
+    args.count = 3;
+    std::copy(std::begin(moves), std::end(moves), args.move);
+    std::vector<uint8_t> before(2 * kPage);
+    for (uint8_t& byte : before) byte = static_cast<uint8_t>(random.bits());
+    std::vector<uint8_t> want = before;
+    for (const auto& m : moves)
+        for (uint32_t plane = 0; plane < kLayers * kHeads; ++plane)
+            for (const KvRows* rows : {&args.k, &args.v}) {
+                const uint64_t head = plane / kHeads * args.layer_bytes + plane % kHeads * rows->head_bytes;
+                uint8_t *to = want.data() + m.to_page + head, *from = want.data() + m.from_page + head;
+                memcpy(to + rows->codes + m.to_row * rows->code_bytes,
+                       from + rows->codes + m.from_row * rows->code_bytes, rows->code_bytes);
+                memcpy(to + rows->scales + m.to_row * rows->scale_bytes,
+                       from + rows->scales + m.from_row * rows->scale_bytes, rows->scale_bytes);
+            }
+    for (simt::Order order : orders()) {
+        Buffer memory(before.size());
+        memcpy(memory.data(), before.data(), before.size());
+        args.base = memory.data();
+        launch(kernel_move_rows, args, launch_shape(args), order);
+        EXPECT_EQ(0, memcmp(memory.data(), want.data(), want.size()));
+    }
+}
+
 }  // namespace
 }  // namespace keel_test

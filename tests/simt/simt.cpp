@@ -255,6 +255,7 @@ void multiply(Lane* lanes, bool unsigned_a) {
         }
 }
 
+constexpr const char* kSameBarrier = "a block meets in the barrier in which warp 0 takes its turn";
 // The turn that was passed on is that of the warp of `lanes`, which goes on and knows what the one before knew.
 void take_turn(Turn& turn, Lane* lanes) {
     Block* block = lanes->block;
@@ -282,6 +283,8 @@ void pass_turn_on(Lane* lanes, Turn& turn, Site site) {
 // What the last lane to arrive computes for all; false: they wait on.
 bool finish_warp_call(Lane* lanes, WarpCall call, Site site) {
     Turn& turn = lanes->block->turn[lanes->in[0] % kTurns];
+    const bool of_turns = call == WarpCall::kPassTurn || call == WarpCall::kAwaitTurn;
+    if (of_turns && &turn == lanes->block->turn && lanes->block->arrived) fail(kSameBarrier, site);
     switch (call) {
         case WarpCall::kPassTurn:
             pass_turn_on(lanes, turn, site);
@@ -331,6 +334,8 @@ void meet_in_warp(WarpCall call, Site site) {
 
 // A barrier of `count` lanes from `lanes` on.
 bool meet(Lane* lanes, uint32_t count, uint32_t* arrived, Wait wait, Site site) {
+    const Turn& first = running->block->turn[0];
+    if (wait == Wait::kBlock && (first.passed || first.waiting)) fail(kSameBarrier, site);
     running->wait = wait;
     running->site = site;
     if (++*arrived < count) {
@@ -564,11 +569,12 @@ void grid_barrier(Site site) {
         ++lane.place.warp_epoch;
     }
 }
-bool last_of_blocks(uint32_t* counter, uint32_t blocks, Site site) {
+bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, Site site) {
     if (mutated(site)) return true;
     Block* block = running->block;
     if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return block->last;
-    block->last = ++*counter == blocks;
+    *counter += share;
+    block->last = *counter == all;
     if (block->last) *counter = 0;
     for (uint32_t i = 0; i < machine->threads; ++i) {
         Place& place = block->lanes[i].place;

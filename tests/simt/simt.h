@@ -69,7 +69,7 @@ void wait_for_launch(Site site);
 void block_barrier(Site site);
 void grid_barrier(Site site);
 // Whether this is the last of `blocks` blocks to come here; what they wrote before is ordered before what it does then.
-bool last_of_blocks(uint32_t* counter, uint32_t blocks, Site site);
+bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, Site site);
 void warp_barrier(Site site);
 // The value of lane `from` (its lowest five bits).
 uint32_t shuffle(uint32_t value, uint32_t from, Site site);

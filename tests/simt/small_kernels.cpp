@@ -127,6 +127,7 @@ void takes_turns(const void* args) {
         if (turn && wrong != 1) await_turn(warp);
         if (turn) sum += words()[32 * (1 - warp) + 31 - lane];
         words()[32 * warp + lane] = sum;
+        if (wrong == 5 && warp) sync_block();
         if (wrong != 1 && wrong != 4 && (turn < 7 || wrong == 3)) pass_turn(1 - warp);
         for (uint32_t more = 0; more < 2 && turn == 2 && wrong == 2; ++more) pass_turn(1 - warp);
     }
@@ -136,7 +137,7 @@ void last_block_reads_all(const void* args) {
     uint32_t* out = of(args).out;
     const uint32_t threads = block_threads() * grid_x();
     out[place()] = place();
-    if (!last_of_blocks(out + threads, grid_x())) return;
+    if (!last_of_blocks(out + threads, 1, grid_x())) return;
     const uint32_t before = out[(place() + threads - 1) % threads];
     sync_block();
     out[place()] = before;

@@ -29,7 +29,8 @@ void exchanges_in_warps_by_shuffle(const void* args);  // a shuffle in place of 
 void exchanges_between_blocks(const void* args);       // with a barrier of the grid
 void exchanges_between_blocks_without_barrier(const void* args);
 // n: what goes wrong. 0: nothing, out = sums that the two warps of a block make in turn. 1: nobody waits for a turn. 2:
-// a turn is passed on again and again. 3: the last one too. 4: none is.
+// a turn is passed on again and again. 3: the last one too. 4: none is. 5: a warp waits
+// for the block meanwhile.
 void takes_turns(const void* args);
 // The last block to come writes for each of its threads what the thread before it in the grid had.
 void last_block_reads_all(const void* args);

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "sdk/core/hash.h"
-#include "sdk/run/tree.h"
 #include "tests/async_backend.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
@@ -235,15 +234,110 @@ TEST(Drafts, AreRefusedWhereTheyMeanNothing) {
     EXPECT_EQ(2u, computed());
 }
 
-TEST(Drafts, AreNothingForATree) {
+constexpr uint32_t kEnd = KEEL_DRAFT_AT_END;
+
+keel_status propose_tree(keel_session s, const std::vector<int32_t>& ids, const std::vector<uint32_t>& parents) {
+    return keel_session_propose_tree(s, ids.data(), parents.data(), static_cast<uint32_t>(ids.size()));
+}
+
+// Which path is drawn is all that counts: in front or last of its siblings, whole or not, behind a sibling of the same
+// token, or none at all.
+TEST(Drafts, OfATreeThePathThatIsDrawnIsAccepted) {
+    const Reference r = run_plain(config(0), 1, 20);
+    const auto right = [&](uint32_t i) { return r.tokens[kPrompt + i]; };
+    const auto wrong = [&](uint32_t i) { return (r.tokens[kPrompt + i] + 1) % 250; };
+    const struct {
+        const char* name;
+        std::vector<int32_t> tokens;
+        std::vector<uint32_t> parents;
+        uint32_t accepted;
+    } kTrees[] = {
+        {"all wrong", {wrong(0), wrong(0) + 1, right(1), right(1)}, {kEnd, kEnd, 0, 1}, 0},
+        {"the last branch", {wrong(0), wrong(1), right(0), wrong(1), right(1), right(2)}, {kEnd, 0, kEnd, 2, 2, 4}, 3},
+        {"the first branch", {right(0), right(1), wrong(0), right(2), right(1)}, {kEnd, 0, kEnd, 1, 2}, 3},
+        {"half a branch", {right(0), wrong(1), wrong(1) + 1, right(2)}, {kEnd, 0, 0, 1}, 1},
+        {"a sibling of the same token", {right(0), right(0), right(1)}, {kEnd, kEnd, 1}, 1},
+        {"the same, behind the first", {right(0), right(0), right(1)}, {kEnd, kEnd, 0}, 2},
+        {"only siblings", {wrong(0), wrong(0) + 1, wrong(0) + 2, right(0)}, {kEnd, kEnd, kEnd, kEnd}, 1},
+        {"a chain", {right(0), right(1), right(2)}, {kEnd, 0, 1}, 3},
+    };
+    for (const auto& tree : kTrees) {
+        SCOPED_TRACE(tree.name);
+        keel_test::Engine engine(kTiny, config(7));
+        const keel_session s = engine.session();
+        set_up(s, 1);
+        feed(s, prompt_of(1));
+        ASSERT_EQ(KEEL_OK, propose_tree(s, tree.tokens, tree.parents));
+        EXPECT_EQ(tree.accepted, advance(engine.handle(), s).accepted_tokens);
+        EXPECT_EQ(tree.tokens.size(), info_of(s).drafts_computed);
+        EXPECT_EQ(tree.accepted, info_of(s).drafts_accepted);
+        EXPECT_EQ(tree.accepted, info_of(s).sampled_tokens);
+        for (uint32_t i = tree.accepted; i < 16; ++i) {  // and rows that moved are read from then on
+            EXPECT_EQ(r.rows[i], row_hash(s)) << i;
+            ASSERT_EQ(right(i), sample(s)) << i;
+            feed(s, {right(i)});
+            advance(engine.handle(), s);
+        }
+    }
+}
+
+TEST(Drafts, TreesThatAreNoneAreRefused) {
     keel_test::Engine engine(kTiny, config(4));
     const keel_session s = engine.session();
+    EXPECT_EQ(KEEL_E_STATE, propose_tree(s, {3}, {kEnd})) << "nothing is pending";
     feed(s, {1, 2});
+    EXPECT_EQ(KEEL_E_ARGUMENT, propose_tree(s, {3, 4}, {kEnd, 1})) << "behind itself";
+    EXPECT_EQ(KEEL_E_ARGUMENT, propose_tree(s, {3, 4}, {1, 0})) << "a cycle";
+    EXPECT_EQ(KEEL_E_ARGUMENT, propose_tree(s, {3, 4, 5}, {kEnd, 2, 0})) << "forward";
+    EXPECT_EQ(KEEL_E_ARGUMENT, propose_tree(s, {3, 4}, {kEnd, 7})) << "behind none";
+    EXPECT_EQ(KEEL_E_ARGUMENT, propose_tree(s, {3, 4, 5, 6, 7, 8}, {kEnd, 0, 1, 2, 3, 5})) << "also where it is cut";
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel_session_propose_tree(s, nullptr, nullptr, 1));
+    const int32_t token = 3;
+    EXPECT_EQ(KEEL_E_ARGUMENT, keel_session_propose_tree(s, &token, nullptr, 1));
+    keel_error error = sized<keel_error>();
+    check(keel_engine_last_error(engine.handle(), &error), "last_error");
+    EXPECT_STREQ("parents", error.field);
+    EXPECT_EQ(KEEL_E_ARGUMENT, propose_tree(s, {static_cast<int32_t>(engine.info().vocabulary)}, {kEnd}));
     advance(engine.handle(), s);
-    const int32_t tokens[] = {3, 4};
-    const uint32_t parents[] = {keel::kNoNode, 0};
-    check(keel::session_feed_tree(s, tokens, parents, 2), "feed_tree");
-    EXPECT_EQ(KEEL_E_STATE, propose(s, {5}));
+    EXPECT_EQ(0u, info_of(s).drafts_computed) << "what was refused was not proposed";
+    feed(s, {1});
+    EXPECT_EQ(KEEL_OK, propose_tree(s, {3, 4, 5, 6, 7, 8}, {kEnd, kEnd, 0, 1, 0, 2})) << "the last two are cut";
+    advance(engine.handle(), s);
+    EXPECT_EQ(4u, info_of(s).drafts_computed);
+    feed(s, {1});
+    EXPECT_EQ(KEEL_OK, propose_tree(s, {3}, {kEnd}));
+    EXPECT_EQ(KEEL_OK, keel_session_propose_tree(s, nullptr, nullptr, 0)) << "takes it back";
+    advance(engine.handle(), s);
+    EXPECT_EQ(4u, info_of(s).drafts_computed);
+}
+
+// More siblings than a step has room for: the first ones are taken, among them the one that is drawn.
+TEST(Drafts, TreesEndWhereATailIsFull) {
+    const Reference r = run_plain(config(0), 1);
+    keel_config c = config(200);
+    c.context_tokens = 400;
+    c.chunk_tokens = 256;
+    keel_test::Engine engine(kTiny, c);
+    const keel_session s = engine.session();
+    set_up(s, 1);
+    std::vector<int32_t> ids(200);
+    for (uint32_t i = 0; i < 200; ++i) ids[i] = static_cast<int32_t>(i);
+    const int32_t next = r.tokens[kPrompt];
+    ids[70] = next;
+    for (const bool again : {false, true}) {
+        feed(s, again ? std::vector<int32_t>{next} : prompt_of(1));
+        check(propose_tree(s, ids, std::vector<uint32_t>(200, kEnd)), "propose_tree");
+        ids[70] = r.tokens[kPrompt + 1];
+        const uint64_t before = info_of(s).drafts_computed;
+        EXPECT_EQ(1u, advance(engine.handle(), s).accepted_tokens);
+        EXPECT_EQ(again ? 127u : 128u - kPrompt, info_of(s).drafts_computed - before);
+        if (again) {
+            EXPECT_EQ(r.rows[2], row_hash(s));
+            EXPECT_EQ(r.tokens[kPrompt + 2], sample(s));
+        } else {
+            check(keel_session_truncate(s, kPrompt), "truncate");
+        }
+    }
 }
 
 // A step takes as many drafts as it can and still end within the budget, by what steps took before: all where it does
@@ -602,12 +696,28 @@ class Walk {
         if (status != KEEL_AGAIN && status != KEEL_E_BUSY && status != KEEL_E_CANCELLED) check(status, "draft");
     }
 
+    // What follows the session's tokens as a path of a tree, among other tokens, end ids and the same again.
+    void guess_tree(uint32_t i, uint32_t at, uint32_t count) {
+        std::vector<int32_t> ids;
+        std::vector<uint32_t> parents;
+        uint32_t right = kEnd, depth = 0;
+        for (uint32_t k = 0; k < count; ++k) {
+            const int32_t next = references_[i].tokens[at + depth];
+            const uint32_t way = pick(8), any = k ? pick(k + 1) : 0;
+            ids.push_back(way < 5 ? next : way == 5 ? engine_.info().eos_id : static_cast<int32_t>(random_() % 250));
+            parents.push_back(way < 5 ? right : any == k ? kEnd : any);
+            if (way < 4) right = k, ++depth;
+        }
+        check(propose_tree(sessions_[i], ids, parents), "propose_tree");
+    }
+
     // Proposes what follows the session's tokens, spoiled in one of several ways.
     void guess(uint32_t i) {
         if (pick(2)) return draft(i);
         const Reference& r = references_[i];
         const uint32_t at = info_of(sessions_[i]).token_count;
         std::vector<int32_t> ids(std::min(pick(14), kPrompt + kDrawn - 1 - at));  // as far as the reference goes
+        if (pick(2)) return guess_tree(i, at, static_cast<uint32_t>(ids.size()));
         const uint32_t way = pick(6), wrong_from = pick(6);
         for (uint32_t k = 0; k < ids.size(); ++k) {
             ids[k] = r.tokens[at + k];

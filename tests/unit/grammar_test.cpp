@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "sdk/core/hash.h"
-#include "sdk/run/tree.h"
 #include "sdk/text/grammar_machine.h"
 #include "tests/hex_text.h"
 #include "tests/test_engine.h"
@@ -201,13 +200,15 @@ constexpr char kSchema[] =
     "\"kind\": {\"enum\": [\"novel\", \"poem\"]}}, \"required\": [\"title\", \"year\", \"kind\"]}";
 
 struct Held {
-    explicit Held(const std::string& text = kSchema, bool schema = true, uint32_t sessions = 2) : text_(text) {
+    explicit Held(const std::string& text = kSchema, bool schema = true, uint32_t sessions = 2, uint32_t drafts = 0)
+        : text_(text) {
         keel_test::check(keel_reader_from_memory(text_.data(), text_.size(), &reader_), "reader");
         options_.json_schema = schema;
         part_ = keel_test::part(KEEL_PART_GRAMMAR, &reader_, &options_);
         config = sized<keel_config>();
         config.context_tokens = 256;
         config.max_sessions = sessions;
+        config.draft_tokens = drafts;
         config.threads = 1;
         config.parts = &part_;
         config.part_count = 1;
@@ -432,67 +433,64 @@ TEST(GrammarSession, TheStateFollowsTheTokens) {
     for (const int count : counts) EXPECT_GT(count, 0);
 }
 
-// A draft and a node of a token tree have the mask of a session that was fed their path.
+// Of a tree of drafts, those that a grammar allows and those that it does not, what is drawn is what a session without
+// drafts draws, whichever path that is.
 TEST(GrammarSession, DraftsAndTrees) {
-    Held h(kNested, true, 2);
+    Held h(kNested, true, 3, 24);
     const uint32_t vocabulary = h.engine->info().vocabulary;
     const keel_session session = h.engine->session();
-    h.engine->feed({1, 300});
+    keel_sampling sampling = sized<keel_sampling>();
+    sampling.temperature = 1.5f;
+    sampling.seed = 3;
+    ASSERT_EQ(KEEL_OK, keel_session_set_sampling(session, &sampling));
+    const std::vector<int32_t> prompt = {1, 300};
+    h.engine->feed(prompt, KEEL_FEED_SAMPLE);
+    ASSERT_EQ(KEEL_OK, keel_session_set_grammar(session, 2));
     std::mt19937 random(11);
-    int alive = 0;  // deep nodes behind which something is allowed
-    for (int round = 0; round < 6; ++round) {
-        h.engine->advance();
-        if (round == 0) {
-            ASSERT_EQ(KEEL_OK, keel_session_set_grammar(session, 2));
-        }
-        std::vector<int32_t> tokens;
-        std::vector<uint32_t> parents;
-        std::vector<std::vector<int32_t>> paths;
-        for (uint32_t i = 0; i < 24; ++i) {
-            const uint32_t parent = i < 2 ? keel::kNoNode : random() % 3 ? i - 1 : static_cast<uint32_t>(random() % i);
-            std::vector<int32_t> path = parent == keel::kNoNode ? std::vector<int32_t>() : paths[parent];
-            const std::vector<uint8_t> mask = allowed(session, vocabulary, path);
-            const uint32_t pick = static_cast<uint32_t>(random() % vocabulary);
-            const int32_t fitting = allowed_token(h.engine->handle(), mask, vocabulary, pick);
-            // Some are not of the grammar: nothing is allowed behind them.
-            tokens.push_back(fitting < 0 || random() % 8 == 0 ? static_cast<int32_t>(pick) : fitting);
-            parents.push_back(parent);
-            path.push_back(tokens.back());
-            paths.push_back(path);
-        }
+    uint32_t accepted = 0;
+    for (int round = 0; round < 12; ++round) {
+        // A fork goes on without drafts: its text is one path of the tree, wherever in it.
         keel_session plain;
         ASSERT_EQ(KEEL_OK, keel_session_fork(session, &plain));
         keel_session_info info = sized<keel_session_info>();
         ASSERT_EQ(KEEL_OK, keel_session_get(session, &info));
         const uint32_t base = info.token_count;
-        ASSERT_EQ(KEEL_OK, keel::session_feed_tree(session, tokens.data(), parents.data(), 24));
-        uint32_t last_alive = 0;
-        for (uint32_t node = 0; node < 24; ++node) {
-            std::vector<uint8_t> mask((vocabulary + 7) / 8);
-            ASSERT_EQ(KEEL_OK, keel::session_node_allowed(session, node, mask.data(), mask.size()));
-            ASSERT_EQ(KEEL_OK,
-                      keel_session_feed(plain, paths[node].data(), static_cast<uint32_t>(paths[node].size()), 0));
-            ASSERT_EQ(mask, allowed(plain, vocabulary)) << "node " << node;
-            ASSERT_EQ(KEEL_OK, keel_session_truncate(plain, base));
-            if (mask == std::vector<uint8_t>(mask.size())) continue;
-            alive += paths[node].size() > 2;
-            last_alive = node;
+        keel_advance_result result = sized<keel_advance_result>();
+        int32_t token;
+        for (int i = 0; i < 5; ++i) {
+            ASSERT_EQ(KEEL_OK, keel_advance(h.engine->handle(), &plain, 1, 0, &result));
+            if (keel_session_sample(plain, &token) != KEEL_OK) break;  // nothing is allowed any more
+            ASSERT_EQ(KEEL_OK, keel_session_feed(plain, &token, 1, KEEL_FEED_SAMPLE));
         }
-        uint8_t byte;
-        EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel::session_node_allowed(session, 0, &byte, 1));
-        EXPECT_EQ(KEEL_E_ARGUMENT, keel::session_node_allowed(session, 24, &byte, 1));
-        h.engine->advance();
-        // One of the paths becomes the text; then the state is behind it.
-        std::vector<uint32_t> path;
-        for (uint32_t node = last_alive; node != keel::kNoNode; node = parents[node]) path.insert(path.begin(), node);
-        ASSERT_EQ(KEEL_OK, keel::session_accept(session, path.data(), static_cast<uint32_t>(path.size())));
-        const std::vector<int32_t>& accepted = paths[path.back()];
-        ASSERT_EQ(KEEL_OK, keel_session_feed(plain, accepted.data(), static_cast<uint32_t>(accepted.size()), 0));
+        ASSERT_EQ(KEEL_OK, keel_session_get(plain, &info));
+        const std::vector<int32_t> text(info.tokens + base, info.tokens + info.token_count);
+        std::vector<int32_t> tokens;
+        std::vector<uint32_t> parents;
+        uint32_t right = KEEL_DRAFT_AT_END;
+        for (uint32_t i = 0, depth = 0; i < 24; ++i) {
+            const bool on = random() % 3 == 0 && depth < text.size();
+            tokens.push_back(on ? text[depth] : static_cast<int32_t>(random() % vocabulary));
+            parents.push_back(on || i == 0 ? right : static_cast<uint32_t>(random() % i));
+            if (on) right = i, ++depth;
+        }
+        ASSERT_EQ(KEEL_OK, keel_session_propose_tree(session, tokens.data(), parents.data(), 24));
+        ASSERT_EQ(KEEL_OK, keel_advance(h.engine->handle(), &session, 1, 0, &result));
+        accepted += result.accepted_tokens;
+        ASSERT_EQ(KEEL_OK, keel_session_get(session, &info));
+        ASSERT_LE(info.token_count - base, text.size());
+        ASSERT_TRUE(std::equal(info.tokens + base, info.tokens + info.token_count, text.begin()));
+        const std::vector<int32_t> mine(info.tokens, info.tokens + info.token_count);
+        ASSERT_EQ(KEEL_OK, keel_session_truncate(plain, info.token_count));
         ASSERT_EQ(allowed(session, vocabulary), allowed(plain, vocabulary));
         ASSERT_EQ(KEEL_OK, keel_session_close(plain));
-        EXPECT_EQ(KEEL_E_STATE, keel::session_node_allowed(session, 0, &byte, 1));
+        if (keel_session_sample(session, &token) != KEEL_OK) {
+            ASSERT_EQ(KEEL_OK, keel_session_truncate(session, 2));
+            ASSERT_EQ(KEEL_OK, keel_session_set_grammar(session, 2));
+            token = 300;
+        }
+        ASSERT_EQ(KEEL_OK, keel_session_feed(session, &token, 1, KEEL_FEED_SAMPLE));
     }
-    EXPECT_GT(alive, 20);
+    EXPECT_GT(accepted, 20u);
 }
 
 // What one engine saves another one goes on with as if nothing had happened, held to the grammar it was held to.

@@ -134,6 +134,7 @@ const Backend kCpuBackend = {
     .upload_rows = nullptr,
     .copy = cpu_copy,
     .download = cpu_download,
+    .move_rows = nullptr,
     .begin = cpu_begin,
     .enqueue = cpu_enqueue,
     .poll = cpu_poll,

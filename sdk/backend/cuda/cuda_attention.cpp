@@ -14,6 +14,19 @@ cuda::Heads heads_of(const CudaDevice& d) {
 cuda::KvRows kv_rows(const kernels::KvPlane& plane, uint64_t head_bytes, kernels::KvScaleMode mode) {
     return {plane.format, plane.code_bytes, plane.scale_bytes, plane.codes, plane.scales, head_bytes, mode};
 }
+// How many layers from the first of `left` on have rows of the same bytes, the same distance apart.
+uint32_t layers_alike(const KvLayer* layer, uint32_t left, uint64_t* distance) {
+    *distance = left > 1 ? layer[1].k.codes - layer->k.codes : 0;
+    const auto same = [](const kernels::KvPlane& plane, const kernels::KvPlane& first, uint64_t behind) {
+        return plane.code_bytes == first.code_bytes && plane.scale_bytes == first.scale_bytes &&
+               plane.codes == first.codes + behind && plane.scales == first.scales + behind;
+    };
+    uint32_t n = 1;
+    while (n < left && layer[n].k_head_bytes == layer->k_head_bytes && layer[n].v_head_bytes == layer->v_head_bytes &&
+           same(layer[n].k, layer->k, n * *distance) && same(layer[n].v, layer->v, n * *distance))
+        ++n;
+    return n;
+}
 cuda::KvPlaces places_of(const CudaDevice& d, uint32_t layer) {
     const Program& p = *d.program;
     const KvLayer& coded = p.geometry.layer[layer];
@@ -101,6 +114,45 @@ uint32_t slots_of(const Program& p) {
 }
 
 }  // namespace
+
+Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
+                 uint32_t session_index) {
+    const Program& p = *d.program;
+    const KvPart& part = p.kv_part[0];
+    const KvF16WindowShape& f16 = part.f16_window;
+    const uint32_t layers = p.config.host_layer < p.geometry.layers ? p.config.host_layer : p.geometry.layers;
+    const uint64_t window = part.f16_window_offset(session_index);
+    cuda::MoveRowsArgs a = {};
+    a.base = d.region[KEEL_REGION_DEVICE_KV];
+    a.kv_heads = p.geometry.kv_heads;
+    Result result = platform::cuda::kSuccess;
+    for (uint32_t done = 0; done < count && result == platform::cuda::kSuccess; done += a.count) {
+        a.count = count - done < cuda::kMostMoves ? count - done : cuda::kMostMoves;
+        const auto place = [&](const auto& page_offset) {
+            for (uint32_t i = 0; i < a.count; ++i) {
+                const KvRowMove& m = moves[done + i];
+                a.move[i] = {page_offset(m.to / kPageTokens), page_offset(m.from / kPageTokens), m.to % kPageTokens,
+                             m.from % kPageTokens};
+            }
+        };
+        place([&](uint32_t page) { return part.page_offset(page_id[page]); });
+        for (uint32_t first = 0; first < layers && result == platform::cuda::kSuccess; first += a.layers) {
+            a.layers = layers_alike(p.geometry.layer + first, layers - first, &a.layer_bytes);
+            const KvLayer& l = p.geometry.layer[first];
+            a.k = kv_rows(l.k, l.k_head_bytes, l.k_scale);
+            a.v = kv_rows(l.v, l.v_head_bytes, l.v_scale);
+            result = launch(d, d.copies, cuda::kernel_move_rows, a, launch_shape(a));
+        }
+        if (!f16.recent_tokens || result != platform::cuda::kSuccess) continue;
+        place([&](uint32_t page) { return window + f16.recent_page_offset(page); });
+        a.layers = layers;
+        a.layer_bytes = f16.recent_layer_bytes;
+        a.k = kv_rows(f16.recent_k(0, 0), f16.recent.k_head_bytes, {});
+        a.v = kv_rows(f16.recent_v(0, 0), f16.recent.v_head_bytes, {});
+        result = launch(d, d.copies, cuda::kernel_move_rows, a, launch_shape(a));
+    }
+    return result;
+}
 
 uint64_t partial_bytes(const Program& p) {
     return uint64_t{most_partial_tokens(p.config)} * p.spec.heads * slots_of(p) *

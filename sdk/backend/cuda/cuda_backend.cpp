@@ -224,6 +224,16 @@ keel_status cuda_download(Device* device, void* to, keel_region_kind region, uin
                : KEEL_E_DEVICE;
 }
 
+keel_status cuda_move_rows(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
+                           uint32_t session_index) {
+    const CudaDevice& d = *cuda_device(device);
+    CurrentCuda current(d.cuda);
+    return current.ok() && move_rows(d, moves, count, page_id, session_index) == kSuccess &&
+                   d.cuda.driver.stream_synchronize(d.copies) == kSuccess
+               ? KEEL_OK
+               : KEEL_E_DEVICE;
+}
+
 }  // namespace
 
 // A function that the table lacks is an error that names it (GCC).
@@ -245,6 +255,7 @@ constexpr Backend kCudaBackend = {
     .upload_rows = cuda_upload_rows,
     .copy = cuda_copy,
     .download = cuda_download,
+    .move_rows = cuda_move_rows,
     .begin = cuda_begin,
     .enqueue = cuda_enqueue,
     .poll = cuda_poll,

@@ -23,6 +23,7 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
+    uint64_t counter;  // of blocks of a launch (ProductNorm); 0 at the start of every step, even behind one given up
     uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first,
         tail_first, page_id, tail_parent;
     uint64_t bytes;
@@ -185,13 +186,14 @@ inline uint32_t most_partial_tokens(const PlanConfig& c) {
     return c.chunk_tokens < 64 ? c.chunk_tokens : 64;
 }
 
-// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate; each may be missing. Or
-// head norms, if there are any, rotation and append.
+// Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate, or the norm of what one
+// completes; each may be missing. Or head norms, if there are any, rotation and append.
 struct CudaDispatch {
     uint32_t ops;
     uint32_t products;  // behind the maker of their input, if that is joined; 0: one op of another kind
     bool input_joined;  // the first op makes the input, which the products do for themselves
     bool gated;         // the last op is the gate of what the products compute
+    bool normed;        // the last op is the norm of the row that the product completes
     bool appends;       // the last op appends
 };
 
@@ -236,6 +238,9 @@ const CudaWork* work_of_step(const CudaDevice& d);
 // Launches items of the dispatch whose first op is number `op`, predicted to take so long, with a mark.
 platform::cuda::Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t first, uint32_t count,
                                      double us);
+// Backend::move_rows, put on the stream of copies.
+platform::cuda::Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
+                                 uint32_t session_index);
 // Rows of logits and hidden rows of the step to where they are kept, with a mark that ends what was launched before.
 platform::cuda::Result keep_rows(CudaDevice* d);
 // A mark that only ends what was launched before.

@@ -12,13 +12,13 @@ constexpr double kBytesPerUs = 450e3, kIntegerMacsPerUs = 50e6, kFloatMacsPerUs 
                  kLaunchUs = 2;
 
 // What makes inputs of products in 8 bits, and may leave that to them. Every block of a product then does it again, in
-// the time of a launch for rows up to kMostJoinedElements, while its first weights are on their way.
+// the time of a launch for rows up to kMostJoinedElements, while its first weights are on their way. A norm is not left
+// to them: its sum is one long chain. The product in front makes it (norms), or a launch of its own.
 struct Maker {
     OpKind kind;
     cuda::ProductInput input;
 };
 constexpr Maker kMakers[] = {
-    {OpKind::kNorm, cuda::ProductInput::kNormed},
     {OpKind::kQuantize, cuda::ProductInput::kFloats},
     {OpKind::kAttentionFinish, cuda::ProductInput::kFloats},  // but for its 8-bit form it runs by itself
 };
@@ -27,23 +27,34 @@ constexpr bool joined_inputs_fit() {
     cuda::ProductArgs a = {};
     a.k = kMostJoinedElements;
     a.tokens = 1;
-    a.input = cuda::ProductInput::kNormed;
+    a.input = cuda::ProductInput::kFloats;
     for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
         if (kernels::kWeightTypes[type].activation_block &&
-            cuda::product_stream_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
+            cuda::product_token_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
             return false;
     return true;
 }
-static_assert(joined_inputs_fit());
+static_assert(joined_inputs_fit() && cuda::norm_is_staged(kMostJoinedElements));
 
-// The only 8-bit layout that the op writes, if products may make it for themselves; else kNoBuffer.
-BufferId joined_layout(const Op& op) {
+// The only 8-bit layout that the op writes, if nothing else is wanted of it and the row is short enough for products to
+// make it; else kNoBuffer.
+BufferId only_layout(const Op& op) {
     const BufferId a = op.out_q8[0], b = op.out_q8[1];
     const bool norm_kept = op.kind == OpKind::kNorm && op.out != kNoBuffer;
     if (op.rows > kMostJoinedElements || norm_kept || (a != kNoBuffer && b != kNoBuffer)) return kNoBuffer;
+    return a != kNoBuffer ? a : b;
+}
+BufferId joined_layout(const Op& op) {
     for (const Maker& maker : kMakers)
-        if (maker.kind == op.kind) return a != kNoBuffer ? a : b;
+        if (maker.kind == op.kind) return only_layout(op);
     return kNoBuffer;
+}
+
+// Whether `next` is the norm of the row that a product completes, which its last block then makes. It may write over
+// what the product read: by then all of that has been read. Ops of different layers are never in one dispatch.
+bool norms(const Op& product, const Op& next) {
+    return next.kind == OpKind::kNorm && next.layer == product.layer && product.accumulate && product.repacked &&
+           next.in == product.out && next.k == product.rows && only_layout(next) != kNoBuffer;
 }
 
 // Whether a product reads what the one before it reads, and writes another part of the same rows.
@@ -63,7 +74,7 @@ bool gates(const Op* first, uint32_t products, const Op& next) {
 }  // namespace
 
 CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
-    CudaDispatch d = {1, 0, false, false, false};
+    CudaDispatch d = {1, 0, false, false, false, false};
     const uint32_t before = ops[0].kind == OpKind::kQkNorm ? 2 : ops[0].kind == OpKind::kRope ? 1 : 0;
     d.appends = before < left && ops[before].kind == OpKind::kKvAppend;
     if (d.appends) {
@@ -79,7 +90,8 @@ CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
     d.products = 1;
     while (d.products < behind && d.products < kMaxMatmuls && joins(*first, first[d.products])) ++d.products;
     d.gated = d.products < behind && gates(first, d.products, first[d.products]);
-    d.ops = static_cast<uint32_t>(first - ops) + d.products + (d.gated ? 1 : 0);
+    d.normed = tokens == 1 && d.products == 1 && !d.gated && behind > 1 && norms(first[0], first[1]);
+    d.ops = static_cast<uint32_t>(first - ops) + d.products + (d.gated || d.normed ? 1 : 0);
     return d;
 }
 
@@ -126,6 +138,9 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     op->compute_us = static_cast<double>(op->token_macs) / (integers ? kIntegerMacsPerUs
                                                             : halves ? kHalfMacsPerUs
                                                                      : kFloatMacsPerUs);
+    // Weights in codes are taken apart in about the time that they are read in, whatever the tokens, and multiplied
+    // behind that: a step of 8 tokens takes 1.1 times one of one for an 8B Q4_K_M. An H200 takes 1.14.
+    op->unpack_us = integers ? op->fixed_us : 0;
     return 0;
 }
 

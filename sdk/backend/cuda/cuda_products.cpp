@@ -31,6 +31,7 @@ cuda::LaunchShape f32_tile_shape(const cuda::ProductArgs& a, uint32_t, uint32_t)
     return product_f32_tile_shape(a);
 }
 constexpr ProductFamily kFamilies[] = {
+    {ProductSet::kFragments, cuda::kernel_product_token_Q4_0, kernels::kQ4_0, cuda::product_token_shape, 1},
     {ProductSet::kFragments, cuda::kernel_product_stream_Q4_0, kernels::kQ4_0, cuda::product_stream_shape,
      cuda::kStreamTokens},
     {ProductSet::kFragments, cuda::kernel_product_prompt_Q4_0, kernels::kQ4_0, cuda::product_prompt_shape, kAny},
@@ -82,8 +83,6 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.x_token_bytes = x.row_bytes;
     if (dispatch.input_joined) {
         a.input = joined_input(ops->kind);
-        a.norm = ops->norm;
-        a.eps = d.program->spec.norm_eps;
         a.codes = d.row0(first->in);
     }
     if (first->to_logits) {
@@ -111,6 +110,17 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.k = first->k;
     a.accumulate = first->accumulate;
     a.group_end = cuda::product_groups(a);
+    if (dispatch.normed) {
+        const Op& norm = first[1];
+        const uint32_t layout = norm.out_q8[0] != kNoBuffer ? 0 : 1;
+        a.after = {reinterpret_cast<uint32_t*>(d.scratch(d.at.step + d.block.counter)),
+                   norm.norm,
+                   d.row0(norm.out_q8[layout]),
+                   layout == 0 ? 32u : 256u,
+                   a.group_end,
+                   d.program->spec.norm_eps,
+                   0};
+    }
     const bool cublas = cublas_multiplies(d.program->config, first->weight_type);
     a.set = first->repacked                                                   ? ProductSet::kFragments
             : cublas                                                          ? ProductSet::kCublasLt

@@ -19,6 +19,7 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
         memcpy(to + offset, from, count * sizeof *from);
         return offset + count * sizeof *from;
     };
+    memset(to + b.counter, 0, sizeof(uint32_t));
     put(b.token, step.token, step.tokens);
     put(b.position, step.position, step.tokens);
     put(b.slot, step.slot, step.tokens);
@@ -147,6 +148,7 @@ Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t 
 StepBlock step_block(const PlanConfig& c) {
     StepBlock b = {};
     const auto place = [&](uint64_t count, uint64_t bytes) { return place_in_block(&b.bytes, count * bytes); };
+    b.counter = place(1, sizeof(uint32_t));
     b.token = place(c.chunk_tokens, sizeof(int32_t));
     b.position = place(c.chunk_tokens, sizeof(uint32_t));
     b.slot = place(c.chunk_tokens, sizeof(uint32_t));

@@ -83,6 +83,12 @@ keel_status offload_download(Device* device, void* to, keel_region_kind region, 
                           : d.host->download(d.host_device, to, region, from, bytes);
 }
 
+keel_status offload_move_rows(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
+                              uint32_t session_index) {
+    const OffloadDevice& d = *offload(device);
+    return d.own->move_rows(d.own_device, moves, count, page_id, session_index);
+}
+
 keel_status offload_begin(Device* device, const Step* step) {
     OffloadDevice& d = *offload(device);
     d.step = step;
@@ -158,6 +164,7 @@ constexpr Backend kOffloadBackend = {
     .upload_rows = offload_upload_rows,
     .copy = offload_copy,
     .download = offload_download,
+    .move_rows = offload_move_rows,
     .begin = offload_begin,
     .enqueue = offload_enqueue,
     .poll = offload_poll,

@@ -120,6 +120,8 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.max_text_bytes = options.max_text_bytes;
     config.draft_tokens = options.draft_tokens;
     config.drafters = options.draft_tokens ? KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL : 0;
+    // Second guesses pay where a step of several tokens costs little more than one.
+    if (options.draft_tokens && options.cuda) config.drafters |= KEEL_DRAFT_LOGITS;
     if (!options.pre_tokenizer.empty()) config.pre_tokenizer = options.pre_tokenizer.c_str();
     config.backend = options.cuda ? options.cuda->backend : nullptr;
     config.numerics = options.device_numerics ? KEEL_NUMERICS_DEVICE : KEEL_NUMERICS_DEFAULT;
