@@ -144,6 +144,10 @@ struct AsyncBackend {
         if (d) d->cpu = cpu;
         return d;
     }
+    static void parallel(keel::Device* device, uint32_t tasks, void (*task)(void* context, uint32_t index),
+                         void* context) {
+        keel::kCpuBackend.parallel(async(device)->cpu, tasks, task, context);
+    }
     static keel_status attach(keel::Device* device, const keel::PlanConfig& config, uint8_t* const* region,
                               keel_error* error) {
         return keel::kCpuBackend.attach(async(device)->cpu, config, region, error);
@@ -239,6 +243,7 @@ struct AsyncBackend {
         b.times = times;
         b.open = open;
         b.close = close;
+        b.parallel = parallel;
         b.upload = upload;
         b.copy = copy;
         b.download = download;

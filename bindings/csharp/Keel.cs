@@ -128,6 +128,12 @@ namespace Keel
         KEEL_PART_ADAPTER = 6,
     }
 
+    public enum keel_pack_codec : int
+    {
+        KEEL_PACK_RAW = 0,
+        KEEL_PACK_RANS = 1,
+    }
+
     public enum keel_region_kind : int
     {
         KEEL_REGION_PERSISTENT = 0,
@@ -200,6 +206,7 @@ namespace Keel
         public ulong begin_bytes;
         public uint part;
         public uint interleaved_rows;
+        public ulong coded_bytes;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -291,6 +298,9 @@ namespace Keel
         public ulong bytes;
         public ulong hash;
         public fixed byte name[32];
+        public uint codec;
+        public uint reserved;
+        public ulong plain_bytes;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -125,6 +125,10 @@ KEEL_PART_GRAMMAR = 4
 KEEL_PART_DRAFT_POOL = 5
 KEEL_PART_ADAPTER = 6
 
+# keel_pack_codec
+KEEL_PACK_RAW = 0
+KEEL_PACK_RANS = 1
+
 # keel_region_kind
 KEEL_REGION_PERSISTENT = 0
 KEEL_REGION_SCRATCH = 1
@@ -291,6 +295,7 @@ keel_reader._fields_ = [
     ("begin_bytes", ctypes.c_uint64),
     ("part", ctypes.c_uint32),
     ("interleaved_rows", ctypes.c_uint32),
+    ("coded_bytes", ctypes.c_uint64),
 ]
 
 keel_limits._fields_ = [
@@ -370,6 +375,9 @@ keel_pack_section._fields_ = [
     ("bytes", ctypes.c_uint64),
     ("hash", ctypes.c_uint64),
     ("name", ctypes.c_char * 32),
+    ("codec", ctypes.c_uint32),
+    ("reserved", ctypes.c_uint32),
+    ("plain_bytes", ctypes.c_uint64),
 ]
 
 keel_config._fields_ = [

@@ -391,12 +391,16 @@ struct keel_reader {
     /* 16: the matrices of a GGUF file in which they can be have their rows interleaved by 16, as KEEL_WEIGHTS_REPACK
      * lays them, so that they are used as they are, also mapped: some packs. 0: a plain GGUF file. */
     uint32_t interleaved_rows;
+    /* Nonzero: what read_at and `mapped` have is so many bytes of an entropy-coded file, and size_bytes is that of the
+     * plain one: keel_pack_reader of a section with a codec. Keel decodes it wherever it reads; it cannot be used as it
+     * is mapped. */
+    uint64_t coded_bytes;
 };
 
 /* A reader over memory the caller keeps alive. */
 KEEL_API keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
 /* A reader of bytes [offset, offset + bytes) of another: a model inside an archive. The other one stays open as long as
- * the part is used. KEEL_E_ARGUMENT: beyond its end. */
+ * the part is used. KEEL_E_ARGUMENT: beyond its end, or the other one has coded_bytes. */
 KEEL_API keel_status keel_reader_part(const keel_reader* whole, uint64_t offset, uint64_t bytes, keel_reader* out);
 
 /* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
@@ -623,7 +627,7 @@ typedef struct keel_part {
 } keel_part;
 
 /* A pack, `.keel`: a model and the parts that belong to it in one file, written by `keel pack`. Sections begin at
- * multiples of 4,096 bytes, so that a pack is mapped as a GGUF file is.
+ * multiples of 4,096 bytes, so that a pack is mapped as a GGUF file is, unless its model is coded.
  *
  *     keel_reader_open_file ──> keel_pack_sections ──> keel_pack_reader of the KEEL_PACK_MODEL: for keel_inspect ...
  *                                                      of the others, but notes: keel_parts for keel_config
@@ -634,14 +638,24 @@ typedef struct keel_part {
 #define KEEL_PACK_NOTE 0xffffffffu
 /* The model, 16 parts, 4 notes. */
 #define KEEL_PACK_MAX_SECTIONS 21
+/* How a section is stored. */
+typedef enum keel_pack_codec {
+    KEEL_PACK_RAW = 0, /* as it is */
+    /* Tensors entropy coded, without loss. They are decoded by all threads while keel_engine_init loads them, in the
+     * memory of the plan; config.weights cannot be KEEL_WEIGHTS_MAP or MAP_LOCKED. */
+    KEEL_PACK_RANS = 1
+} keel_pack_codec;
 typedef struct keel_pack_section {
     uint32_t struct_size;
     uint32_t kind;             /* KEEL_PACK_MODEL, KEEL_PACK_NOTE or a keel_part_kind */
     uint32_t json_schema;      /* of a KEEL_PART_GRAMMAR: as in keel_grammar_options */
     uint32_t interleaved_rows; /* of a model: as in keel_reader */
     uint64_t offset, bytes;
-    uint64_t hash; /* of its bytes, as keel_pack_verify compares it */
-    char name[32]; /* of the file it was made of; NUL-terminated: letters, digits, '.', '_', '-' */
+    uint64_t hash;  /* of its bytes, as keel_pack_verify compares it */
+    char name[32];  /* of the file it was made of; NUL-terminated: letters, digits, '.', '_', '-' */
+    uint32_t codec; /* keel_pack_codec; always KEEL_PACK_RAW of what is no model */
+    uint32_t reserved;
+    uint64_t plain_bytes; /* of the file it was made of; with KEEL_PACK_RAW as `bytes` */
 } keel_pack_section;
 
 /* The sections of a pack, the model first. Header and table are checked; what a section holds, by who reads it. Array,
@@ -649,7 +663,8 @@ typedef struct keel_pack_section {
  * KEEL_E_FILE_FORMAT: no pack, or damaged; KEEL_E_UNSUPPORTED: another version; KEEL_E_FILE_READ. */
 KEEL_API keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, uint32_t capacity,
                                         uint32_t* count, keel_error* error);
-/* A section as a file of its own: keel_reader_part, with interleaved_rows. KEEL_E_ARGUMENT: beyond the end. */
+/* A section as a file of its own: keel_reader_part, with interleaved_rows and coded_bytes. KEEL_E_ARGUMENT: beyond the
+ * end. */
 KEEL_API keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* section, keel_reader* out);
 /* Reads the whole file: KEEL_E_FILE_FORMAT when a section is not what was written; else as keel_pack_sections. About a
  * second for a GB. */

@@ -50,6 +50,10 @@ KEEL_DECLARE_SET(avx2)
 KEEL_DECLARE_SET(avx512)
 KEEL_DECLARE_SET(neon)
 
+bool rans_decode_scalar(const RansTables& tables, RansStream* stream, uint32_t place, uint8_t* dst, uint64_t bytes);
+bool rans_decode_avx2(const RansTables& tables, RansStream* stream, uint32_t place, uint8_t* dst, uint64_t bytes);
+bool rans_decode_avx512(const RansTables& tables, RansStream* stream, uint32_t place, uint8_t* dst, uint64_t bytes);
+
 // The products with 8-bit activations of the AMX set; everything else is AVX-512's.
 template <WeightType T>
 void matmul_q8_amx(const MatmulArgs& args);

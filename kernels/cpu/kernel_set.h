@@ -12,6 +12,7 @@
 
 #include "kernels/formats/kv_formats.h"
 #include "kernels/formats/q8_activation.h"
+#include "kernels/formats/rans.h"
 #include "kernels/formats/repack.h"
 #include "kernels/formats/weight_types.h"
 
@@ -200,6 +201,8 @@ struct KernelSet {
     void (*kv_unrotate)(float* row, uint32_t head_dim);
     void (*attention_split)(const AttentionArgs&);
     void (*attention_finish)(float* o, float l, uint32_t head_dim);  // o *= 1 / l
+
+    RansDecode rans_decode;  // of packed weights, while they are loaded
 };
 
 // The portable set, the reference for every other.

@@ -18,8 +18,8 @@ constexpr bool is_quantized(uint32_t type) {
 }
 
 // A kernel set from the functions with the suffix `isa`; q8: the suffix of the products with 8-bit activations, which
-// AMX has of its own, attention: that of attention. T: all weight types, F: all KV formats.
-#define KEEL_DEFINE_SET(set, number, isa, q8, attention)                                                           \
+// AMX has of its own, attention: that of attention, rans: that of rans_decode. T: all weight types, F: all KV formats.
+#define KEEL_DEFINE_SET(set, number, isa, q8, attention, rans)                                                     \
     template <uint32_t... T, uint32_t... F>                                                                        \
     constexpr KernelSet make_##set(std::integer_sequence<uint32_t, T...>, std::integer_sequence<uint32_t, F...>) { \
         return {                                                                                                   \
@@ -46,10 +46,11 @@ constexpr bool is_quantized(uint32_t type) {
             .kv_unrotate = kv_unrotate_##isa,                                                                      \
             .attention_split = attention_split_##attention,                                                        \
             .attention_finish = attention_finish_##isa,                                                            \
+            .rans_decode = rans_decode_##rans,                                                                     \
         };                                                                                                         \
     }
 
-KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar, scalar)
+KEEL_DEFINE_SET(scalar, kScalar, scalar, scalar, scalar, scalar)
 #if defined(KEEL_HAVE_AVX2) || defined(KEEL_HAVE_AVX512)
 // Repacked rows are faster for every type.
 constexpr KernelSet with_repacking(KernelSet s) {
@@ -58,7 +59,7 @@ constexpr KernelSet with_repacking(KernelSet s) {
 }
 #endif
 #ifdef KEEL_HAVE_AVX2
-KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2, avx2)
+KEEL_DEFINE_SET(avx2, kAvx2, avx2, avx2, avx2, avx2)
 #endif
 #ifdef KEEL_HAVE_AVXVNNI
 template <uint32_t... T>
@@ -69,9 +70,9 @@ constexpr KernelSet with_vnni(KernelSet s, std::integer_sequence<uint32_t, T...>
 }
 #endif
 #ifdef KEEL_HAVE_AVX512
-KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512, avx512)
+KEEL_DEFINE_SET(avx512, kAvx512, avx512, avx512, avx512, avx512)
 #ifdef KEEL_HAVE_AMX
-KEEL_DEFINE_SET(amx, kAmx, avx512, amx, avx512)
+KEEL_DEFINE_SET(amx, kAmx, avx512, amx, avx512, avx512)
 #endif
 
 constexpr KernelSet with_vbmi(KernelSet s) {
@@ -80,13 +81,13 @@ constexpr KernelSet with_vbmi(KernelSet s) {
 }
 #endif
 #ifdef KEEL_HAVE_NEON
-KEEL_DEFINE_SET(neon, kNeon, neon, neon, neon)
+KEEL_DEFINE_SET(neon, kNeon, neon, neon, neon, scalar)
 #endif
 #ifdef KEEL_HAVE_NEON_DOTPROD
-KEEL_DEFINE_SET(neon_dotprod, kNeonDotprod, neon, neon_dotprod, neon_dotprod)
+KEEL_DEFINE_SET(neon_dotprod, kNeonDotprod, neon, neon_dotprod, neon_dotprod, scalar)
 #endif
 #ifdef KEEL_HAVE_NEON_I8MM
-KEEL_DEFINE_SET(neon_i8mm, kNeonI8mm, neon, neon_i8mm, neon_i8mm)
+KEEL_DEFINE_SET(neon_i8mm, kNeonI8mm, neon, neon_i8mm, neon_i8mm, scalar)
 #endif
 
 // Every entry is set, but for the products of float types with 8-bit activations.
@@ -100,7 +101,7 @@ constexpr bool complete(const KernelSet& s) {
         if (!s.kv_encode[format] || !s.kv_decode[format]) return false;
     return s.name && s.quantize_q8 && s.rms_norm && s.rope_table && s.rope && s.gate_silu && s.gate_gelu && s.add &&
            s.scale && s.softcap && s.exp_masses && s.race && s.kv_rotate && s.kv_unrotate && s.attention_split &&
-           s.attention_finish;
+           s.attention_finish && s.rans_decode;
 }
 }  // namespace
 

@@ -96,6 +96,9 @@ struct Backend {
     // Everything is placed and loaded. `program` outlives the device. KEEL_E_PLATFORM, KEEL_E_DEVICE.
     keel_status (*open)(Device* device, const Program* program, keel_error* error);
     void (*close)(Device* device);
+    // Runs task(context, i) for i in 0..tasks-1, at most config.threads, on the host's threads, and returns when all
+    // are done; from attach on. Null: the backend has none.
+    void (*parallel)(Device* device, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context);
 
     // ---- memory of a region, by byte offset ----
     keel_status (*upload)(Device* device, keel_region_kind region, uint64_t to, const void* from, uint64_t bytes);

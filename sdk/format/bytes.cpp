@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "sdk/core/status.h"
+#include "sdk/format/coded.h"
 
 namespace keel {
 
@@ -13,6 +14,12 @@ static_assert(std::endian::native == std::endian::little);
 
 keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes) {
     if (offset > reader.size_bytes || bytes > reader.size_bytes - offset || bytes > SIZE_MAX) return KEEL_E_FILE_READ;
+    return reader.coded_bytes ? read_coded(reader, offset, dst, bytes) : read_stored(reader, offset, dst, bytes);
+}
+
+keel_status read_stored(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes) {
+    const uint64_t size = stored_bytes(reader);
+    if (offset > size || bytes > size - offset || bytes > SIZE_MAX) return KEEL_E_FILE_READ;
     if (bytes == 0) return KEEL_OK;
     // The function first: it can say that bytes are missing; a mapping of a file that was cut short faults.
     if (reader.read_at)
@@ -24,6 +31,7 @@ keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint6
 }
 
 bool reader_part(const keel_reader& whole, uint64_t offset, uint64_t bytes, keel_reader* out) {
+    if (whole.coded_bytes) return false;
     if (offset > whole.size_bytes || bytes > whole.size_bytes - offset) return false;
     if (whole.read_at && whole.begin_bytes > UINT64_MAX - whole.size_bytes) return false;
     *out = whole;

@@ -7,7 +7,18 @@ namespace keel {
 // Copies `bytes` at `offset`; KEEL_E_FILE_READ when the range is outside the file or the reader fails.
 keel_status read_at(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes);
 
-// The range [offset, offset + bytes) of `whole` as a reader of its own; false when it is outside. *out may be `whole`.
+// Of a reader of a coded file (coded.h) bytes as they are stored; of any other the same as read_at.
+keel_status read_stored(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes);
+inline uint64_t stored_bytes(const keel_reader& reader) {
+    return reader.coded_bytes ? reader.coded_bytes : reader.size_bytes;
+}
+// The file at one address, or null.
+inline const void* mapped_file(const keel_reader& reader) {
+    return reader.coded_bytes ? nullptr : reader.mapped;
+}
+
+// The range [offset, offset + bytes) of `whole` as a reader of its own; false when it is outside, and of a coded file.
+// *out may be `whole`.
 bool reader_part(const keel_reader& whole, uint64_t offset, uint64_t bytes, keel_reader* out);
 
 // Sequential reading through a small window on the stack, so that a reader callback sees few calls. Covers [offset,

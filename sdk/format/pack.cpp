@@ -20,7 +20,7 @@ const char* kind_fault(const PackTable& pack, uint32_t i) {
     const PackSection& s = pack.sections[i];
     if ((i == 0) != (s.kind == KEEL_PACK_MODEL)) return i ? "a second model" : "the first section is not the model";
     const uint32_t known = s.kind == KEEL_PART_GRAMMAR ? kPackJsonSchema
-                           : s.kind == KEEL_PACK_MODEL ? kPackInterleaved
+                           : s.kind == KEEL_PACK_MODEL ? kPackInterleaved | kPackCoded
                                                        : 0;
     if (s.flags & ~known) return "a flag this library does not know";
     return nullptr;
@@ -88,6 +88,18 @@ bool valid_pack_name(const char (&name)[32]) {
     for (size_t i = n; i < sizeof name; ++i)
         if (name[i]) return false;
     return true;
+}
+
+keel_status open_section(const keel_reader& file, const PackSection& s, keel_reader* out, keel_error* error) {
+    if (!reader_part(file, s.offset, s.bytes, out))
+        return fail(error, KEEL_E_FILE_READ, s.offset, s.name, "beyond the end of the file");
+    out->interleaved_rows = s.flags & kPackInterleaved ? kernels::kRepackRows : 0;
+    if (!(s.flags & kPackCoded)) return KEEL_OK;
+    out->coded_bytes = s.bytes;
+    CodedFooter footer;
+    KEEL_TRY(read_coded_footer(*out, &footer, error));
+    out->size_bytes = footer.plain_bytes;
+    return KEEL_OK;
 }
 
 bool is_pack(const keel_reader& file) {
@@ -173,7 +185,11 @@ keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, 
         keel_pack_section s = {};
         s.kind = from.kind;
         s.json_schema = from.flags & kPackJsonSchema;
-        s.interleaved_rows = from.flags & kPackInterleaved ? kernels::kRepackRows : 0;
+        keel_reader reader;
+        KEEL_TRY(open_section(whole, from, &reader, error));
+        s.interleaved_rows = reader.interleaved_rows;
+        s.codec = from.flags & kPackCoded ? KEEL_PACK_RANS : KEEL_PACK_RAW;
+        s.plain_bytes = reader.size_bytes;
         s.offset = from.offset;
         s.bytes = from.bytes;
         s.hash = from.hash;
@@ -191,6 +207,10 @@ keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* s
     KEEL_TRY(read_versioned(section, &s));
     if (!reader_part(reader, s.offset, s.bytes, &reader)) return KEEL_E_ARGUMENT;
     reader.interleaved_rows = s.interleaved_rows;
+    if (s.codec != KEEL_PACK_RAW) {
+        reader.coded_bytes = s.bytes;
+        reader.size_bytes = s.plain_bytes;
+    }
     return write_versioned(reader, out);
 }
 

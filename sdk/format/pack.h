@@ -3,9 +3,11 @@
 //     PackHeader | PackSection[section_count] | zeros | section 0 | zeros | section 1 | ...
 //
 // Each section begins at the first multiple of kPackAlignBytes behind what stands before it, so that a file holds
-// nothing but what the table says; the last one ends the file. Section 0 is the model, a whole GGUF file.
+// nothing but what the table says; the last one ends the file. Section 0 is the model, a whole GGUF file, as it is or
+// coded (coded.h).
 #pragma once
 #include "keel/keel.h"
+#include "sdk/format/coded.h"
 
 namespace keel {
 
@@ -16,6 +18,7 @@ constexpr uint64_t kPackAlignBytes = 4096;
 // PackSection::flags
 constexpr uint32_t kPackJsonSchema = 1;   // of a KEEL_PART_GRAMMAR: keel_grammar_options.json_schema
 constexpr uint32_t kPackInterleaved = 2;  // of the model: keel_reader.interleaved_rows is 16
+constexpr uint32_t kPackCoded = 4;        // of the model: the section is what coded.h describes
 
 struct PackHeader {
     uint64_t magic;
@@ -51,6 +54,9 @@ struct PackTable {
     PackHeader header;
     PackSection sections[KEEL_PACK_MAX_SECTIONS];  // [header.section_count]
 };
+
+// A section of a checked table as a reader of its file. KEEL_E_FILE_READ, and for a coded one as read_coded_footer.
+keel_status open_section(const keel_reader& file, const PackSection& section, keel_reader* out, keel_error* error);
 
 uint64_t pack_table_hash(const PackTable& pack);
 bool valid_pack_name(const char (&name)[32]);

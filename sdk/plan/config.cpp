@@ -7,6 +7,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
 #include "sdk/draft/token_pool.h"
+#include "sdk/format/coded.h"
 #include "sdk/kv/kv_f16_window.h"
 #include "sdk/plan/kv_transform.h"
 #include "sdk/plan/parts.h"
@@ -199,6 +200,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
         return fail(error, KEEL_E_ABI, 0, "config.hooks", "struct_size does not fit this library");
     Parts parts;
     KEEL_TRY(read_parts(c, &parts, error));
+    if (reader.coded_bytes) KEEL_TRY(check_coded(reader, error));
     const uint32_t default_context =
         model.spec.train_context < kDefaultContext ? model.spec.train_context : kDefaultContext;
     *out = {};
@@ -264,7 +266,10 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     if (out->adapters.count && out->host_layer != 0)
         return fail_part(error, KEEL_E_UNSUPPORTED, parts.adapter[0].index, "",
                          "adapters, but a device computes layers: only the CPU adds them");
-    if ((out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED) && !reader.mapped)
+    const bool mapped = out->weights == KEEL_WEIGHTS_MAP || out->weights == KEEL_WEIGHTS_MAP_LOCKED;
+    if (mapped && reader.coded_bytes)
+        return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "packed weights cannot be used as they are mapped");
+    if (mapped && !reader.mapped)
         return fail(error, KEEL_E_ARGUMENT, 0, "config.weights", "mapping needs a reader with `mapped` set");
     return KEEL_OK;
 }

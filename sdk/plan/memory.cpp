@@ -6,6 +6,7 @@
 
 #include "platform/platform.h"
 #include "sdk/core/status.h"
+#include "sdk/format/coded_file.h"
 #include "sdk/plan/parts.h"
 #include "sdk/plan/rope_frequencies.h"
 #include "sdk/text/grammar_tokens.h"
@@ -33,6 +34,24 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
     return KEEL_OK;
 }
 
+// A coded model, decoded on the threads of the backend while it is loaded.
+struct CodedModel {
+    CodedFile file;
+    const Backend* backend;
+    Device* device;
+
+    void open(const LayoutRequest& r, Device* host, void* work) {
+        backend = r.config.backend;
+        device = host;
+        const auto run = [](void* self, uint32_t tasks, void (*task)(void* context, uint32_t i), void* context) {
+            const CodedModel& m = *static_cast<CodedModel*>(self);
+            m.backend->parallel(m.device, tasks, task, context);
+        };
+        file.open(r.reader, {r.config.kernels->rans_decode, r.config.threads, backend->parallel ? +run : nullptr, this},
+                  work);
+    }
+};
+
 // Ops, weights in the order in which ops read them, scratch.
 keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_error* error) {
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
@@ -41,6 +60,18 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     const uint64_t factor_count = uint64_t{spec.layers} * kAdapterSlotCount * r.config.adapters.count;
     AdapterFactor* factors = factor_count ? persistent.place<AdapterFactor>("adapter_factors", factor_count) : nullptr;
     if (factors) memset(factors, 0, factor_count * sizeof *factors);
+    // Where layers are computed in two places, each has all buffers, at the same offsets. The host's are used by nobody
+    // before the first step: weights that are coded are decoded there.
+    const bool own = r.config.host_layer != 0, host = r.config.host_layer != kNoHostLayer;
+    const uint64_t decoding = r.reader.coded_bytes ? CodedFile::work_bytes(r.config.threads) : 0;
+    const uint64_t host_bytes = host && r.scratch_bytes > decoding ? r.scratch_bytes : decoding;
+    void* work = host || decoding ? arenas[KEEL_REGION_SCRATCH].place_bytes("activations", host_bytes) : nullptr;
+    CodedModel coded;
+    keel_reader plain = r.reader;
+    if (decoding && work) {
+        coded.open(r, out->device, work);
+        plain = coded.file.reader();
+    }
     WeightPlacer weights{arenas[KEEL_REGION_WEIGHTS],
                          arenas[KEEL_REGION_DEVICE_WEIGHTS],
                          r.config.weights,
@@ -51,8 +82,9 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     weights.backend = r.config.backend;
     weights.device = out->device;
     weights.adapter_factors = factors;
+    weights.coded = decoding && work ? &coded.file : nullptr;
     ExecutionPlan& plan = out->program.plan;
-    build_plan(r.reader, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
+    build_plan(plain, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
     out->mapped_weight_bytes = weights.mapped_bytes;
     out->load_bytes = weights.total_bytes;
@@ -60,10 +92,7 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     double* frequencies = persistent.place<double>("rope_frequencies", uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
     if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
     out->program.frequencies = frequencies;
-    // Where layers are computed in two places, each has all buffers, at the same offsets.
-    const bool own = r.config.host_layer != 0, host = r.config.host_layer != kNoHostLayer;
     if (own) arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("activations", plan.scratch_bytes);
-    if (host) arenas[KEEL_REGION_SCRATCH].place_offset("activations", plan.scratch_bytes);
     if (own && host) {
         const Buffer& residual = plan.buffers[plan.residual];
         out->program.handover = static_cast<uint8_t*>(

@@ -25,6 +25,7 @@ struct LayoutRequest {
     const keel_hooks& hooks;
     uint64_t engine_bytes, session_bytes, sampler_bytes;  // what sdk/run keeps of an engine, of a session, of sampling
     uint32_t op_counts[kOpLists];                         // of a plan that was counted
+    uint64_t scratch_bytes;                               // of the same
     uint64_t load_bytes;                                  // place mode: Layout::load_bytes of the count run
     PlanObservers observers;
 };

@@ -29,6 +29,8 @@ keel_status read_parts(const keel_config& config, Parts* out, keel_error* error)
         if (!given.reader) return fail_part(error, KEEL_E_ARGUMENT, i, ".reader", "null");
         if (read_versioned(given.reader, &part.reader) != KEEL_OK)
             return fail_part(error, KEEL_E_ABI, i, ".reader", "struct_size does not fit this library");
+        if (part.reader.coded_bytes)
+            return fail_part(error, KEEL_E_UNSUPPORTED, i, ".reader", "packed: only the weights of a model may be");
         if (given.options && kind != KEEL_PART_WPROJ && kind != KEEL_PART_GRAMMAR)
             return fail_part(error, KEEL_E_ARGUMENT, i, ".options", "parts of this kind have none");
         part.given = true;

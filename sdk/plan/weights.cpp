@@ -4,6 +4,7 @@
 
 #include "sdk/backend/backend.h"
 #include "sdk/core/status.h"
+#include "sdk/format/coded_file.h"
 
 namespace keel {
 namespace {
@@ -157,7 +158,9 @@ keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kern
 // One read, one look at the progress hook.
 void WeightPlacer::took(keel_status read, uint64_t offset, uint64_t bytes) {
     status = read;
-    if (status != KEEL_OK) fail(error, status, offset, "tensor data", "the reader failed");
+    const char* fault = coded && status != KEEL_OK ? coded->fault() : nullptr;
+    if (fault) status = KEEL_E_FILE_FORMAT;
+    if (status != KEEL_OK) fail(error, status, offset, "tensor data", fault ? fault : "the reader failed");
     progress(bytes);
 }
 

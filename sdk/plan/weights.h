@@ -14,6 +14,8 @@
 
 namespace keel {
 
+class CodedFile;  // coded_file.h
+
 // A vector, widened to f32. Null in count mode, and where there is none.
 struct Vector {
     const float* host;
@@ -31,6 +33,7 @@ struct WeightPlacer {
     bool host = true;                  // what comes next is computed in host memory
     const Backend* backend = nullptr;  // place mode: who uploads to own_memory, and its device
     Device* device = nullptr;
+    const CodedFile* coded = nullptr;          // what the reader of the model decodes, if it does
     AdapterFactor* adapter_factors = nullptr;  // place mode: [layers][kAdapterSlotCount][adapters], zeroed
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "sdk/core/status.h"
+#include "sdk/format/bytes.h"
 #include "sdk/run/engine_size.h"
 
 namespace keel {
@@ -89,7 +90,7 @@ keel_status check_apart(const keel_region* regions, const keel_reader& reader, c
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         if (regions[i].bytes == 0) continue;
         const char* with = nullptr;
-        if (reader.mapped && overlap(regions[i].data, regions[i].bytes, reader.mapped, reader.size_bytes))
+        if (reader.mapped && overlap(regions[i].data, regions[i].bytes, reader.mapped, stored_bytes(reader)))
             with = "overlaps the file of the reader";
         if (overlap(regions[i].data, regions[i].bytes, &model, model.bytes)) with = "overlaps the model's buffer";
         for (int k = 0; k < i; ++k)

@@ -9,6 +9,7 @@ struct EngineSize {
     PlanConfig config;
     keel_hooks hooks;
     uint32_t op_counts[kOpLists];
+    uint64_t scratch_bytes;
     uint32_t scratch_count;  // values that scratch buffers have one after another
     Arena arenas[KEEL_REGION_COUNT];
     Layout layout;

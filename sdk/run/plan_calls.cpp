@@ -16,6 +16,7 @@ LayoutRequest EngineSize::request(const keel_model& model, uint64_t load_bytes, 
             sizeof(Session),
             sampler_work_bytes(model.spec.vocabulary),
             {op_counts[0], op_counts[1], op_counts[kAdaptedList]},
+            scratch_bytes,
             load_bytes,
             observers};
 }
@@ -47,6 +48,7 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
                &out->layout.program.plan);
     KEEL_TRY(weights.status);
     for (uint32_t i = 0; i < kOpLists; ++i) out->op_counts[i] = out->layout.program.plan.variant[i].count;
+    out->scratch_bytes = out->layout.program.plan.scratch_bytes;
     return lay_out(out->request(*model, 0), out->arenas, &out->layout, error);
 }
 

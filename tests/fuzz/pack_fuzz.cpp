@@ -25,9 +25,11 @@ void use(const uint8_t* data, size_t size) {
         uint8_t last;
         if (keel_pack_reader(&file, &sections[i], &s) != KEEL_OK) abort();
         const uint8_t* begin = static_cast<const uint8_t*>(s.mapped);
-        if (begin < end || s.size_bytes == 0 || keel::read_at(s, s.size_bytes - 1, &last, 1) != KEEL_OK) abort();
+        const uint64_t stored = keel::stored_bytes(s);
+        if (begin < end || s.size_bytes == 0 || keel::read_stored(s, stored - 1, &last, 1) != KEEL_OK) abort();
+        keel::read_at(s, s.size_bytes - 1, &last, 1);  // of a coded one: if its table allows
         if (i == 0) model = s;
-        end = begin + s.size_bytes;
+        end = begin + stored;
         if (memchr(sections[i].name, '/', sizeof sections[i].name) || sections[i].name[31]) abort();
     }
     if (end != data + size) abort();

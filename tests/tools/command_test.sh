@@ -208,6 +208,16 @@ expect "it runs mapped" exits 0 "$keel" run "$work/rows.keel" -p "Once upon a ti
 expect "to the same text" cmp -s "$work/out" "$work/of_file"
 expect "and is plain when unpacked" exits 0 "$keel" unpack "$work/rows.keel" "$work/rows"
 expect "to the byte" cmp -s "$model" "$work/rows/books-7m-f16.gguf"
+expect "pack with its tensors coded" exits 0 "$keel" pack "$model" "$work/coded.keel" --codec auto
+expect "which is smaller" [ "$(wc -c <"$work/coded.keel")" -lt "$(($(wc -c <"$model") * 9 / 10))" ]
+expect "it runs" exits 0 "$keel" run "$work/coded.keel" -p "Once upon a time" -n 8 -q
+expect "to the same text" cmp -s "$work/out" "$work/of_file"
+expect "but not mapped" exits 1 "$keel" run "$work/coded.keel" -p "Once upon a time" -n 8 -q --weights map
+expect "and says why" holds 'mapped' err
+expect "inspect shows the codec" exits 0 "$keel" inspect "$work/coded.keel" --verify --metadata
+expect "and what is left" holds 'rans .* %'
+expect "and is plain when unpacked" exits 0 "$keel" unpack "$work/coded.keel" "$work/decoded"
+expect "to the byte" cmp -s "$model" "$work/decoded/books-7m-f16.gguf"
 cp "$work/books.keel" "$work/damaged.keel"
 printf 'x' | dd of="$work/damaged.keel" bs=1 seek=9000000 conv=notrunc status=none
 expect "damage is found" exits 3 "$keel" inspect "$work/damaged.keel" --verify

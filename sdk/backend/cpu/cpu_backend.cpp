@@ -30,6 +30,7 @@ Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena* aren
     CpuDevice local = {};
     if (d) new (d) CpuDevice{};
     CpuDevice* out = d ? d : &local;
+    out->hooks = hooks;
     const uint64_t pages = uint64_t{config.max_sessions} * kv_pages_for(config.context_tokens);
     out->page = persistent.place<const uint8_t*>("page_addresses", pages);
     if (config.kv_recent_tokens) out->recent_page = persistent.place<const uint8_t*>("recent_addresses", pages);
@@ -39,8 +40,13 @@ Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena* aren
     return d;
 }
 
-keel_status cpu_attach(Device*, const PlanConfig&, uint8_t* const*, keel_error*) {
-    return KEEL_OK;
+// Threads come before the weights, which may have to be decoded.
+keel_status cpu_attach(Device* device, const PlanConfig& config, uint8_t* const*, keel_error* error) {
+    CpuDevice& d = *cpu(device);
+    if (!d.team_memory) return KEEL_OK;
+    const char* reason;
+    d.team = platform::thread_team_start(d.team_memory, config.threads, config.pin_threads, &reason);
+    return d.team ? KEEL_OK : fail(error, KEEL_E_PLATFORM, 0, "config.threads", reason);
 }
 
 void cpu_place_copies(Device* device, const Program& program, Arena* arenas) {
@@ -50,7 +56,7 @@ void cpu_place_copies(Device* device, const Program& program, Arena* arenas) {
     if (device) cpu(device)->times = times;
 }
 
-keel_status cpu_open(Device* device, const Program* program, keel_error* error) {
+keel_status cpu_open(Device* device, const Program* program, keel_error*) {
     CpuDevice& d = *cpu(device);
     d.program = program;
     d.kv_part = &program->kv_part[program->kv_parts - 1];
@@ -61,22 +67,39 @@ keel_status cpu_open(Device* device, const Program* program, keel_error* error) 
         for (uint32_t page = 0; page < pages; ++page)
             d.recent_page[uint64_t{session} * pages + page] =
                 d.kv(d.kv_part->f16_window_offset(session) + d.kv_part->f16_window.recent_page_offset(page));
-    if (d.team_memory) {
-        const char* reason;
-        d.team = platform::thread_team_start(d.team_memory, config.threads, config.pin_threads, &reason);
-        if (!d.team) return fail(error, KEEL_E_PLATFORM, 0, "config.threads", reason);
-    }
     if (kRedZoneBytes) each_red_zone(d, poison);
     return KEEL_OK;
 }
 
 void cpu_close(Device* device) {
-    if (!cpu(device)->program) return;  // never opened
     if (cpu(device)->team) platform::thread_team_stop(cpu(device)->team);
     cpu(device)->team = nullptr;
+    if (!cpu(device)->program) return;  // never opened
     const Program& program = *cpu(device)->program;
     unpoison(program.region[KEEL_REGION_SCRATCH], program.plan.scratch_bytes);
     if (kRedZoneBytes) each_red_zone(*cpu(device), unpoison);
+}
+
+}  // namespace
+
+void run_tasks(const CpuDevice& d, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context) {
+    struct Tasks {
+        void (*task)(void* context, uint32_t index);
+        void* context;
+    } all = {task, context};
+    if (d.hooks.parallel_for) return d.hooks.parallel_for(d.hooks.user_data, tasks, task, context);
+    const auto some = [](void* self, uint32_t, uint32_t begin, uint32_t end) {
+        const Tasks& t = *static_cast<Tasks*>(self);
+        for (uint32_t i = begin; i < end; ++i) t.task(t.context, i);
+    };
+    if (d.team) return platform::thread_team_run(d.team, tasks, some, &all);
+    some(&all, 0, 0, tasks);
+}
+
+namespace {
+
+void cpu_parallel(Device* device, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context) {
+    run_tasks(*cpu(device), tasks, task, context);
 }
 
 uint8_t* at(Device* device, keel_region_kind region, uint64_t offset) {
@@ -130,6 +153,7 @@ const Backend kCpuBackend = {
     .place_copies = cpu_place_copies,
     .open = cpu_open,
     .close = cpu_close,
+    .parallel = cpu_parallel,
     .upload = cpu_upload,
     .upload_rows = nullptr,
     .copy = cpu_copy,

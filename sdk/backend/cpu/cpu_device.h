@@ -14,6 +14,7 @@ struct CpuDevice : Device {
     const KvPart* kv_part;       // of its layers
     platform::ThreadTeam* team;  // null with a parallel_for hook or one thread
     void* team_memory;
+    keel_hooks hooks;
     // How long work items take on this machine, over what was predicted; by op kind.
     double measured_over_predicted[kOpKinds];
 
@@ -119,6 +120,10 @@ void run_products(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, 
 void run_lora(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uint32_t last, float* scratch);
 // Gate and up, their activation and its 8-bit form. One matrix may hold both, up behind gate.
 void run_gated(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uint32_t last, float* scratch);
+
+// ---- cpu_backend.cpp ----
+// As Backend::parallel.
+void run_tasks(const CpuDevice& d, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context);
 
 // ---- executor.cpp ----
 keel_status cpu_begin(Device* device, const Step* step);

@@ -140,13 +140,7 @@ void run_range(Range* range) {
     const CpuDevice& d = *range->device;
     if (range->parts == 1)
         return run_items(*range, range->first, range->first + range->count, d.floats(kThreadBuffer, 0));
-    const keel_hooks& hooks = d.program->hooks;
-    if (hooks.parallel_for)
-        hooks.parallel_for(hooks.user_data, range->parts, run_part, range);
-    else
-        platform::thread_team_run(
-            d.team, range->parts, [](void* context, uint32_t worker, uint32_t, uint32_t) { run_part(context, worker); },
-            range);
+    run_tasks(d, range->parts, run_part, range);
 }
 
 // The dispatch that begins with op `first`, and its work items.

@@ -251,6 +251,7 @@ constexpr Backend kCudaBackend = {
     .place_copies = cuda_place_copies,
     .open = cuda_open,
     .close = cuda_close,
+    .parallel = nullptr,
     .upload = cuda_upload,
     .upload_rows = cuda_upload_rows,
     .copy = cuda_copy,

@@ -54,6 +54,11 @@ void offload_close(Device* device) {
     d.own->close(d.own_device);
 }
 
+void offload_parallel(Device* device, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context) {
+    const OffloadDevice& d = *offload(device);
+    d.host->parallel(d.host_device, tasks, task, context);
+}
+
 bool is_own(keel_region_kind region) {
     return region == KEEL_REGION_DEVICE_SCRATCH || region == KEEL_REGION_DEVICE_WEIGHTS ||
            region == KEEL_REGION_DEVICE_KV;
@@ -160,6 +165,7 @@ constexpr Backend kOffloadBackend = {
     .place_copies = offload_place_copies,
     .open = offload_open,
     .close = offload_close,
+    .parallel = offload_parallel,
     .upload = offload_upload,
     .upload_rows = offload_upload_rows,
     .copy = offload_copy,

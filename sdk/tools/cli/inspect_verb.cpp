@@ -1,9 +1,9 @@
 // keel inspect: what a GGUF file holds, without reading a weight.
 #include <stdio.h>
-#include <string.h>
 
 #include <algorithm>
 
+#include "sdk/format/bytes.h"
 #include "sdk/format/gguf.h"
 #include "sdk/format/pack.h"
 #include "sdk/model/adapter_file.h"
@@ -39,13 +39,15 @@ Tables scan(const ModelFile& file) {
 }
 
 std::string bytes_at(const ModelFile& file, uint64_t offset, uint64_t bytes) {
-    return {static_cast<const char*>(file.gguf()->mapped) + offset, static_cast<size_t>(bytes)};
+    std::string out(bytes, '\0');
+    check(read_at(*file.gguf(), offset, out.data(), bytes), "cannot read " + file.path);
+    return out;
 }
 
 template <class T>
 T number_at(const ModelFile& file, uint64_t offset) {
     T value;
-    memcpy(&value, static_cast<const char*>(file.gguf()->mapped) + offset, sizeof value);
+    check(read_at(*file.gguf(), offset, &value, sizeof value), "cannot read " + file.path);
     return value;
 }
 
@@ -124,12 +126,15 @@ Json sections_json(const ModelFile& file) {
     check(read_pack(*file.reader.get(), &pack, nullptr), "cannot use " + file.path);
     for (uint32_t i = 0; i < pack.header.section_count; ++i) {
         const PackSection& s = pack.sections[i];
-        const bool interleaved = s.kind == KEEL_PACK_MODEL && s.flags & kPackInterleaved;
+        keel_reader reader;
+        check(open_section(*file.reader.get(), s, &reader, nullptr), "cannot use " + file.path);
         out.push_back({{"kind", pack_kind_name(s.kind)},
-                       {"interleaved", interleaved},
+                       {"interleaved", reader.interleaved_rows != 0},
+                       {"codec", reader.coded_bytes ? "rans" : "raw"},
                        {"name", s.name},
                        {"offset", s.offset},
-                       {"bytes", s.bytes}});
+                       {"bytes", s.bytes},
+                       {"plain_bytes", reader.size_bytes}});
     }
     return out;
 }
@@ -212,10 +217,11 @@ void inspect(const Options& o, const Console& console) {
     table.add({"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))});
     fputs(table.text().c_str(), stdout);
     if (file.pack) {
-        Table rows({"\nsection", "file", "offset", "bytes"}, 2);
+        Table rows({"\nsection", "file", "codec", "offset", "bytes", "of plain"}, 3);
         for (const Json& s : sections)
-            rows.add({std::string(s["kind"]) + (s["interleaved"] ? ", interleaved" : ""), s["name"], s["offset"].dump(),
-                      s["bytes"].dump()});
+            rows.add({std::string(s["kind"]) + (s["interleaved"] ? ", interleaved" : ""), s["name"], s["codec"],
+                      s["offset"].dump(), s["bytes"].dump(),
+                      strf("%.2f %%", 100 * s["bytes"].get<double>() / s["plain_bytes"].get<double>())});
         fputs(rows.text().c_str(), stdout);
     }
     if (o.metadata) {

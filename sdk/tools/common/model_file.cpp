@@ -11,6 +11,8 @@ namespace keel::tools {
 const uint8_t* ModelFile::bytes_of(const GgufTensor& t) const {
     if (t.interleaved)
         throw ToolError(KEEL_E_UNSUPPORTED, path + ": its rows are interleaved; keel unpack gives plain ones");
+    if (gguf()->coded_bytes)
+        throw ToolError(KEEL_E_UNSUPPORTED, path + ": its weights are coded; keel unpack gives plain ones");
     return static_cast<const uint8_t*>(gguf()->mapped) + t.offset;
 }
 

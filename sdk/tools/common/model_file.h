@@ -18,7 +18,7 @@ struct ModelFile {
     FileReader reader;           // of the whole file
     std::unique_ptr<Pack> pack;  // null: a GGUF file
     const keel_reader* gguf() const { return pack ? pack->model() : reader.get(); }
-    // A tensor's bytes as they are mapped. Throws where its rows are interleaved.
+    // A tensor's bytes as they are mapped. Throws where its rows are interleaved or it is coded.
     const uint8_t* bytes_of(const GgufTensor& t) const;
     std::vector<uint64_t> buffer;  // where the keel_model lies
     const keel_model* model = nullptr;

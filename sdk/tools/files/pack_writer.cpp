@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "keel/keel.hpp"
+#include "kernels/cpu/kernel_set.h"
 #include "kernels/formats/repack.h"
 #include "sdk/core/hash.h"
 #include "sdk/format/bytes.h"
+#include "sdk/format/coded_file.h"
 #include "sdk/format/gguf.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/console.h"
@@ -32,15 +35,7 @@ void each_slice(const keel_reader& from, uint64_t begin, uint64_t end, const Tak
 // All of a GGUF file with its interleaved tensors plain, or the other way round; what lies between tensors as it is.
 template <class Take>
 void each_slice_turned(const keel_reader& from, const Take& take) {
-    keel_limits limits{};
-    keel_error error = make<keel_error>();
-    check(resolve_limits(nullptr, &limits), "cannot set limits");
-    Gguf view{};
-    check(gguf_scan(from, limits, nullptr, nullptr, &view, &error), "cannot use the model", &error);
-    std::vector<GgufValue> values(view.value_count);
-    std::vector<GgufTensor> tensors(view.tensor_count);
-    check(gguf_scan(from, limits, values.data(), tensors.data(), &view, &error), "cannot use the model", &error);
-    std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
+    const std::vector<GgufTensor> tensors = scan_gguf(from).tensors;
     constexpr uint32_t kRows = kernels::kRepackRows;
     uint64_t end = 0;
     for (const GgufTensor& t : tensors) {
@@ -62,7 +57,7 @@ void each_slice_turned(const keel_reader& from, const Take& take) {
 
 }  // namespace
 
-void write_pack(const std::string& path, const std::vector<PackInput>& inputs) {
+void write_pack(const std::string& path, const std::vector<PackInput>& inputs, PackCodec codec) {
     PackTable pack = {};
     if (inputs.size() > KEEL_PACK_MAX_SECTIONS) throw ToolError(kExitUsage, "too many parts for one pack");
     pack.header.magic = kPackMagic;
@@ -76,7 +71,6 @@ void write_pack(const std::string& path, const std::vector<PackInput>& inputs) {
         section.kind = input.kind;
         section.flags = input.flags;
         section.offset = end = next_pack_section(end);
-        section.bytes = input.bytes->size_bytes;
         if (input.name.size() >= sizeof section.name)
             throw ToolError(kExitUsage, input.name + ": names in a pack have at most 31 characters");
         memcpy(section.name, input.name.data(), input.name.size());
@@ -86,10 +80,18 @@ void write_pack(const std::string& path, const std::vector<PackInput>& inputs) {
             file.write_at(end, data, n);
             end += n;
         };
-        if (input.flags & kPackInterleaved)
+        const bool interleave = input.flags & kPackInterleaved;
+        std::optional<CodedPlan> coded;
+        if (i == 0 && codec != PackCodec::kRaw) coded.emplace(*input.bytes, interleave, codec);
+        if (coded && coded->worth_it()) {
+            section.flags |= kPackCoded;
+            coded->write([&](const void* data, size_t n) { put(static_cast<const char*>(data), n); });
+        } else if (interleave) {
             each_slice_turned(*input.bytes, put);
-        else
+        } else {
             each_slice(*input.bytes, 0, input.bytes->size_bytes, put);
+        }
+        section.bytes = end - section.offset;
         section.hash = hash_finish(state);
     }
     pack.header.file_bytes = end;
@@ -118,11 +120,19 @@ void unpack(const std::string& path, const keel_reader& file, const std::string&
     for (uint32_t i = 0; i < pack.header.section_count; ++i) {
         const PackSection& section = pack.sections[i];
         keel_reader bytes;
-        reader_part(file, section.offset, section.bytes, &bytes);
+        check(open_section(file, section, &bytes, &error), "cannot use " + path, &error);
         AtomicFile out((std::filesystem::path(directory) / section.name).string());
         const auto put = [&](const char* data, uint64_t n) { out.write(data, n); };
-        const bool interleaved = section.kind == KEEL_PACK_MODEL && section.flags & kPackInterleaved;
-        bytes.interleaved_rows = interleaved ? kernels::kRepackRows : 0;
+        const uint32_t interleaved = bytes.interleaved_rows;
+        CodedFile coded;
+        std::vector<uint64_t> work;
+        keel_reader stored = bytes;
+        if (bytes.coded_bytes) {
+            check(check_coded(stored, &error), "cannot use " + path, &error);
+            work.resize(CodedFile::work_bytes(1) / sizeof work[0]);
+            coded.open(stored, {kernels::kScalarSet.rans_decode, 1, nullptr, nullptr}, work.data());
+            bytes = coded.reader();
+        }
         if (interleaved)
             each_slice_turned(bytes, put);
         else

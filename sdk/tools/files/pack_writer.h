@@ -4,18 +4,20 @@
 #include <vector>
 
 #include "sdk/format/pack.h"
+#include "sdk/tools/files/coded_writer.h"
 
 namespace keel::tools {
 
 struct PackInput {
-    uint32_t kind, flags;  // kPackInterleaved: `bytes` is plain and written with rows interleaved
+    uint32_t kind, flags;  // kPackInterleaved: `bytes` is plain and written with rows interleaved. Not kPackCoded
     std::string name;      // of the section: see valid_pack_name
     const keel_reader* bytes;
 };
 
 // Appears whole or not at all. The first input is the model. Throws ToolError when a name is no name of a section or
-// taken, there are too many parts or notes, a section is empty, or a file cannot be read or written.
-void write_pack(const std::string& path, const std::vector<PackInput>& inputs);
+// taken, there are too many parts or notes, a section is empty, or a file cannot be read or written. `codec`: of the
+// model.
+void write_pack(const std::string& path, const std::vector<PackInput>& inputs, PackCodec codec = PackCodec::kRaw);
 
 // Throws ToolError with the library's reason.
 PackTable open_pack_table(const std::string& path, const keel_reader& file);

@@ -1,0 +1,52 @@
+// Writing coded sections of packs (sdk/format/coded.h).
+#pragma once
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "keel/keel.h"
+#include "sdk/format/gguf.h"
+
+namespace keel::tools {
+
+// A GGUF file's tables. Throws ToolError.
+struct GgufTables {
+    std::vector<GgufValue> values;
+    std::vector<GgufTensor> tensors;  // in file order
+    Gguf view{};
+};
+GgufTables scan_gguf(const keel_reader& file);
+
+enum class PackCodec {
+    kRaw,
+    kAuto,  // tensors of which it saves kLeastSaving; nothing where it saves less than that of the file
+    kRans   // all tensors of which it saves a byte
+};
+constexpr double kLeastSaving = 0.03;
+
+// What coding the tensors of a GGUF file would save.
+class CodedPlan {
+  public:
+    // Reads the whole file. `interleave`: the section has the rows of matrices interleaved.
+    CodedPlan(const keel_reader& file, bool interleave, PackCodec codec);
+    bool worth_it() const { return worth_it_; }
+    // The section, from its first byte to its last.
+    void write(const std::function<void(const void* data, size_t bytes)>& put) const;
+
+  private:
+    struct CodedTensor {
+        std::vector<std::array<uint16_t, 256>> frequencies;  // of each class
+        std::vector<uint8_t> stored;                         // the same in the file
+        double saved_bytes = 0;
+    };
+    std::vector<uint8_t> bytes_of(const GgufTensor& t) const;
+    CodedTensor consider(uint32_t number) const;
+
+    const keel_reader& file_;
+    bool interleave_, worth_it_ = false;
+    GgufTables tables_;
+    std::vector<CodedTensor> coded_;  // by tensor number; without frequencies: it stays raw
+};
+
+}  // namespace keel::tools
