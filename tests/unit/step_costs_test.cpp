@@ -82,7 +82,8 @@ double process_us() {
 
 TEST_F(StepCosts, AreWhatStepsTake) {
     constexpr int kTurns = 12;
-    // Those whose rates come from a machine. The others' are guesses, which `keel bench --columns` is for.
+    // Those whose rates come from a machine and hold in its caches, as this model does. AVX-512's are of models beyond
+    // them, the others' guesses: `keel bench --columns` is for these.
     constexpr uint32_t kKnown[] = {keel::kernels::kScalar, keel::kernels::kAvx2};
     constexpr size_t kMeasured[] = {1, 2, 4, 5, 8, 16};
     for (const char* mix : {"Q4_1", "Q4_K"}) {

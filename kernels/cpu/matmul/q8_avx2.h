@@ -16,7 +16,7 @@ struct Q8Avx2 {
     using F = __m256;
     static constexpr uint32_t kLanes = 8;
     static constexpr bool kHasDot4 = false, kSignedCodes = true, kInPlace = true;
-    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
+    static constexpr uint32_t kFewTokens = 16, kInPlaceTokens = 6, kMaxPanels = 4;
     static constexpr int kTileTokens = 4, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

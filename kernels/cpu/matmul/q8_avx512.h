@@ -14,8 +14,8 @@ struct Q8Avx512 {
     using I = __m512i;
     using F = __m512;
     static constexpr uint32_t kLanes = 16;
-    static constexpr bool kHasDot4 = true, kSignedCodes = false, kInPlace = false;
-    static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
+    static constexpr bool kHasDot4 = true, kSignedCodes = false, kInPlace = true;
+    static constexpr uint32_t kFewTokens = 16, kInPlaceTokens = 8, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 2;
 
     KEEL_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }

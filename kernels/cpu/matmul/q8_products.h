@@ -13,9 +13,10 @@
 //
 // One token, and up to four of plain rows where V::kInPlace says so: codes go from the bytes to the products in
 // registers. A few of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same,
-// in passes of 2 to 6 tokens over a few blocks at a time. A few of other rows: V::kTilePanels groups of L rows are
-// unpacked a few blocks at a time into panels that stay in the first-level cache, and passes of up to V::kTileTokens
-// tokens use them. In all of these, every weight byte is read once, and a further token costs little but its products.
+// in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at a time. A few of other
+// rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay in the first-level
+// cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is read once, and a
+// further token costs little but its products.
 // More tokens: groups of L rows are unpacked into panels over the whole of k, in the caller's scratch too, and
 // register tiles of V::kTilePanels groups by V::kTileTokens tokens walk over them.
 //
@@ -43,6 +44,7 @@
 #include <string.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/matmul/quant_blocks.h"
@@ -86,10 +88,10 @@ struct PlainRows {
     uint64_t stride;
     const PlainRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = start + uint64_t{b} * kBytes; }
-    // As many bytes of the L rows that come `ahead` rows later as a block of these has.
-    KEEL_ALWAYS_INLINE void prefetch(uint32_t b, uint32_t ahead) const {
-        const uint8_t* p = start + ahead * stride + uint64_t{b} * (V::kLanes * kBytes);
-        for (uint32_t i = 0; i < V::kLanes * kBytes; i += 64) __builtin_prefetch(p + i);
+    static constexpr uint32_t kFetchBytes = V::kLanes * kBytes;
+    // As many bytes of the L rows that come `rows` rows later as a block of these has.
+    KEEL_ALWAYS_INLINE const uint8_t* ahead(uint32_t b, uint32_t rows) const {
+        return start + rows * stride + uint64_t{b} * kFetchBytes;
     }
     template <int n>
     KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
@@ -137,7 +139,7 @@ struct PartialRows : PlainRows<V, T> {
             memcpy(copy + r * Base::kBytes, rows + (r < count ? r : count - 1) * row_bytes + uint64_t{b} * Base::kBytes,
                    Base::kBytes);
     }
-    void prefetch(uint32_t, uint32_t) const {}
+    const uint8_t* ahead(uint32_t, uint32_t) const { return copy; }
 };
 
 // L rows of a group, from `lane` on.
@@ -151,9 +153,9 @@ struct RepackedRows {
     uint32_t lane;
     const RepackedRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
-    KEEL_ALWAYS_INLINE void prefetch(uint32_t b, uint32_t) const {
-        const uint8_t* p = group + uint64_t{b} * (kRepackRows * kBytes) + kAheadBytes;
-        for (uint32_t i = 0; i < kRepackRows * kBytes; i += 64) __builtin_prefetch(p + i);
+    static constexpr uint32_t kFetchBytes = kRepackRows * kBytes;
+    KEEL_ALWAYS_INLINE const uint8_t* ahead(uint32_t b, uint32_t) const {
+        return group + uint64_t{b} * kFetchBytes + kAheadBytes;
     }
     template <int n>
     KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
@@ -165,6 +167,15 @@ struct RepackedRows {
     KEEL_ALWAYS_INLINE void three_dwords(uint32_t offset, typename V::I* out) const { dwords<3>(offset, out); }
     KEEL_ALWAYS_INLINE typename V::F block_scale() const { return V::load_f16(block + 2 * lane); }
 };
+
+// Part `part` of `parts` of what lies ahead of a block of a Source, into the second-level cache. In parts, between the
+// products: a first-level cache has few lines on their way at once, and its reads would wait behind a block's many.
+template <class Source, uint32_t parts>
+KEEL_INLINE void fetch_part(const uint8_t* ahead, uint32_t part) {
+    constexpr uint32_t kBytes = (Source::kFetchBytes + 64 * parts - 1) / (64 * parts) * 64;
+    KEEL_UNROLL
+    for (uint32_t i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + part * kBytes + i, 0, 2);
+}
 
 // ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors codes[0] .. codes[7] ----
 
@@ -596,7 +607,7 @@ template <class V, WeightType T, int G, int N, class Source>
 void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
-    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1;
+    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
     const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
     typename V::F acc[G][N];
     KEEL_UNROLL
@@ -604,7 +615,7 @@ void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
     for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
         const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *d = x.d + uint64_t{b} * 4,
                       *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
-        if (a.from_memory) rows[0].prefetch(b, V::kLanes);
+        const uint8_t* ahead = a.from_memory ? rows[0].ahead(b, V::kLanes) : nullptr;
         int groups = G;
         if (G > 1) KEEL_OPAQUE(groups);  // a loop: the compiler would write its long body G times
         for (int g = 0; g < groups; ++g) {
@@ -614,6 +625,7 @@ void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
             KEEL_UNROLL
             for (uint32_t c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + c * x.stride);
             unpack_rows<V, T>(rows[g], f, [&](int chunk, const auto& made) KEEL_ALWAYS_INLINE {
+                if (ahead) fetch_part<Source, G * kChunks>(ahead, static_cast<uint32_t>(G * chunk + g));
                 const I* scale = f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk);
                 I code[8];
                 KEEL_UNROLL
@@ -680,7 +692,7 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
     KEEL_UNROLL
     for (uint32_t r = 0; r < R; ++r) rows[r] = {group, group, r * V::kLanes};
     for (uint32_t b = first; b < first + blocks; ++b, d += 4, sums += kShape.elements / 8) {
-        if (fetch) rows[0].prefetch(b, 0);
+        const uint8_t* ahead = fetch ? rows[0].ahead(b, 0) : nullptr;
         BlockFactors<V, T> f[R];
         I sum[R * N];
         KEEL_UNROLL
@@ -697,6 +709,7 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
         }
         for (uint32_t chunk = 0; chunk < kChunks; chunk += 2)
             each_index<(kChunks > 1 ? 2 : 1)>([&](auto odd) KEEL_ALWAYS_INLINE {
+                if (ahead) fetch_part<RepackedRows<V, T>, kChunks>(ahead, chunk + odd.value);
                 multiply_chunk<V, T, N, R>(
                     [&](int r, int j) KEEL_ALWAYS_INLINE { return code_in_place<V, T, odd.value>(rows[r], chunk, j); },
                     [&](int r, int i) KEEL_ALWAYS_INLINE {
@@ -729,11 +742,19 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
     });
 }
 
+// What a pass over panels fetches meanwhile: of R groups of L rows, those that come later.
+struct Ahead {
+    const uint8_t* first;  // of group 0 and the first block; null: nothing
+    uint64_t distance;     // bytes from group to group
+    uint32_t step;         // and from block to block
+};
+
 // result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `distance` blocks from each
 // other and the N tokens whose planes lie at[c] bytes from those of token 0.
 template <class V, WeightType T, int N, int R>
 KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t distance, uint32_t first, uint32_t blocks,
-                                      const TokenPlanes& x, const uint64_t* token_at, typename V::F* result) {
+                                      const TokenPlanes& x, const uint64_t* token_at, Ahead ahead,
+                                      typename V::F* result) {
     using I = typename V::I;
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
@@ -758,12 +779,20 @@ KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t di
             KEEL_UNROLL
             for (int r = 0; r < R; ++r) sum[r * N + c] = start;
         }
-        for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32)
+        for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32) {
+            if (ahead.first) {
+                KEEL_UNROLL
+                for (int r = 0; r < R; ++r)
+                    fetch_part<PlainRows<V, T>, kChunks>(ahead.first + static_cast<uint64_t>(r) * ahead.distance,
+                                                         chunk);
+            }
             multiply_chunk<V, T, N, R>([&](int r, int j) KEEL_ALWAYS_INLINE { return group(p.code + 8 * chunk, r)[j]; },
                                        [&](int r, int i) KEEL_ALWAYS_INLINE {
                                            return group(p.factors.scale() + kScalesPerChunk * chunk, r)[i];
                                        },
                                        [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
+        }
+        if (ahead.first) ahead.first += ahead.step;
         KEEL_UNROLL
         for (int i = 0; i < R * N; ++i)
             acc[i] = finish_block<V, T>(panel[b + i / N * distance].factors, sum[i], d + at[i % N], sums + at[i % N],
@@ -812,7 +841,7 @@ void panels_times_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, ui
         typename V::F acc[V::kTilePanels * N];
         KEEL_KEEP_LOOP
         for (int i = 0; i < V::kTilePanels * N; ++i) acc[i] = V::zero_floats();
-        panel_times_tokens<V, T, N, V::kTilePanels>(panels, panel_distance<V>(here, blocks), 0, blocks, x, at, acc);
+        panel_times_tokens<V, T, N, V::kTilePanels>(panels, panel_distance<V>(here, blocks), 0, blocks, x, at, {}, acc);
         store_tile<V>(a, row + r, here, token, N, acc);
     }
 }
@@ -846,13 +875,12 @@ KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn
 // Blocks [first, first + blocks) of `rows` rows: block b of group g goes to panels[g * distance + b].
 template <class V, WeightType T, bool kRepacked>
 KEEL_ONE_COPY void unpack_panels(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t first, uint32_t blocks,
-                                 uint32_t distance, bool fetch, PanelBlock<V, T>* panels) {
+                                 uint32_t distance, PanelBlock<V, T>* panels) {
     for (uint32_t r = 0; r < rows; r += V::kLanes, panels += distance)
         with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
             KEEL_KEEP_LOOP
             for (uint32_t b = 0; b < blocks; ++b) {
                 source.at(first + b);
-                if (fetch) source.prefetch(first + b, V::kTilePanels * V::kLanes);
                 unpack_block<V, T>(source.block_rows(), panels + b);
             }
         });
@@ -862,6 +890,19 @@ KEEL_ONE_COPY void unpack_panels(const MatmulArgs& a, uint32_t row, uint32_t row
 template <class V>
 constexpr uint32_t pass_tokens(uint32_t left) {
     return V::kTileTokens > 4 && left > 6 ? V::kTileTokens : left > 2 ? 4 : 2;
+}
+
+// What lies ahead of block `first` of the groups from `row` on: of repacked rows, what follows in memory; of plain
+// ones, the same part of the rows behind.
+template <class V, WeightType T, bool kRepacked>
+KEEL_INLINE Ahead blocks_ahead(const MatmulArgs& a, uint32_t row, uint32_t first) {
+    if (!a.from_memory) return {};
+    using Rows = std::conditional_t<kRepacked, RepackedRows<V, T>, PlainRows<V, T>>;
+    constexpr uint32_t kLater = kRepacked ? 0 : V::kTilePanels * V::kLanes;
+    const uint8_t* rows = static_cast<const uint8_t*>(a.w) + uint64_t{row + kLater} * a.w_row_bytes;
+    const bool one_group = kRepacked && V::kLanes < kRepackRows;  // has the rows of all panels of a tile
+    return {rows + uint64_t{first} * Rows::kFetchBytes + (kRepacked ? RepackedRows<V, T>::kAheadBytes : 0),
+            one_group ? PlainRows<V, T>::kFetchBytes : V::kLanes * a.w_row_bytes, Rows::kFetchBytes};
 }
 
 // Up to V::kFewTokens tokens.
@@ -883,13 +924,15 @@ void multiply_few(const MatmulArgs& a) {
         for (uint32_t i = 0; i < R * V::kFewTokens; ++i) acc[i] = V::zero_floats();
         for (uint32_t first = 0; first < blocks; first += kStretch) {
             const uint32_t count = blocks - first < kStretch ? blocks - first : kStretch;
-            unpack_panels<V, T, kRepacked>(a, row, rows, first, count, kStretch, a.from_memory, panels);
+            unpack_panels<V, T, kRepacked>(a, row, rows, first, count, kStretch, panels);
+            Ahead ahead = blocks_ahead<V, T, kRepacked>(a, row, first);
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
                 n = pass_tokens<V>(a.tokens - c);
                 (n == 2   ? panel_times_tokens<V, T, 2, R>
                  : n == 4 ? panel_times_tokens<V, T, 4, R>
                           : panel_times_tokens<V, T, V::kTileTokens, R>)(panels, panel_distance<V>(rows, kStretch),
-                                                                         first, count, x, at + c, acc + R * c);
+                                                                         first, count, x, at + c, ahead, acc + R * c);
+                ahead = {};
             }
         }
         for (uint32_t c = 0, n; c < a.tokens; c += n) {
@@ -899,9 +942,18 @@ void multiply_few(const MatmulArgs& a) {
     }
 }
 
-// Tokens of the next pass when `left`, at least two, are left. Six have their sums in registers.
+// Tokens of the next pass when `left`, at least two, are left: as few passes as there can be, as equal as they can be.
+template <class V>
 constexpr uint32_t in_place_tokens(uint32_t left) {
-    return left <= 6 ? left : left < 10 ? 4 : 6;
+    const uint32_t passes = (left + V::kInPlaceTokens - 1) / V::kInPlaceTokens;
+    return (left + passes - 1) / passes;
+}
+template <class V, WeightType T>
+using GroupPass = decltype(&group_times_tokens<V, T, 2>);
+template <class V, WeightType T, int... N>
+KEEL_INLINE GroupPass<V, T> group_pass(uint32_t tokens, std::integer_sequence<int, N...>) {
+    constexpr GroupPass<V, T> kPass[] = {group_times_tokens<V, T, N + 2>...};
+    return kPass[tokens - 2];
 }
 
 // Two to V::kFewTokens tokens of repacked weights.
@@ -910,9 +962,9 @@ void multiply_in_place(const MatmulArgs& a) {
     constexpr uint32_t R = kRepackRows / V::kLanes, kElements = block_shape(T).elements;
     const uint32_t blocks = a.k / kElements,
                    // Blocks that the passes take by turns: products in between give memory time for the next ones.
-        stretch = a.tokens <= 6     ? blocks
-                  : kElements < 256 ? 256 / kElements
-                                    : 2;
+        stretch = a.tokens <= V::kInPlaceTokens ? blocks
+                  : kElements < 256             ? 256 / kElements
+                                                : 2;
     const TokenPlanes x = TokenPlanes::of(a, kElements);
     uint64_t at[V::kFewTokens];
     token_offsets<V::kFewTokens>(a, 0, at);
@@ -924,15 +976,13 @@ void multiply_in_place(const MatmulArgs& a) {
         for (uint32_t first = 0; first < blocks; first += stretch) {
             const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
-                n = in_place_tokens(a.tokens - c);
-                constexpr decltype(&group_times_tokens<V, T, 2>) kPass[] = {
-                    group_times_tokens<V, T, 2>, group_times_tokens<V, T, 3>, group_times_tokens<V, T, 4>,
-                    group_times_tokens<V, T, 5>, group_times_tokens<V, T, 6>};
-                kPass[n - 2](group, first, count, a.from_memory && c == 0, x, at + c, acc + R * c);
+                n = in_place_tokens<V>(a.tokens - c);
+                group_pass<V, T>(n, std::make_integer_sequence<int, V::kInPlaceTokens - 1>{})(
+                    group, first, count, a.from_memory && c == 0, x, at + c, acc + R * c);
             }
         }
         for (uint32_t c = 0, n; c < a.tokens; c += n) {
-            n = in_place_tokens(a.tokens - c);
+            n = in_place_tokens<V>(a.tokens - c);
             store_tile<V>(a, row, kRepackRows, c, n, acc + R * c);
         }
     }
@@ -972,7 +1022,7 @@ void multiply_many(const MatmulArgs& a, MatrixUnit unit) {
     const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
     for (uint32_t row = a.row_begin; row < a.row_end; row += step) {
         const uint32_t rows = a.row_end - row < step ? a.row_end - row : step;
-        unpack_panels<V, T, kRepacked>(a, row, rows, 0, blocks, blocks, false, panels);
+        unpack_panels<V, T, kRepacked>(a, row, rows, 0, blocks, blocks, panels);
         uint32_t c = unit ? unit(a, panels, row, rows) : 0;
         for (; c + (V::kTileTokens - 4) < a.tokens; c += V::kTileTokens)
             panels_times_tokens<V, T, V::kTileTokens>(a, panels, row, rows, c);
