@@ -27,6 +27,7 @@
 
 #include "kernels/cpu/kv_codec/kv_codecs_impl.h"
 #include "sdk/tools/lab/codecs/trellis_search.h"
+#include "tests/generators/gaussian_rows.h"
 
 namespace {
 
@@ -48,31 +49,6 @@ struct Trellis {
             tools::search_trellis<kStateBits, kBits>(x, kRow, value, state);
     }
 };
-
-std::vector<float> gaussian_rows(uint32_t rows, uint32_t seed) {
-    std::mt19937_64 random(seed);
-    std::normal_distribution<double> normal;
-    std::vector<float> x(rows * kRow);
-    for (uint32_t r = 0; r < rows; ++r) {
-        double square = 0;
-        for (uint32_t i = 0; i < kRow; ++i) {
-            const double v = normal(random);
-            x[r * kRow + i] = static_cast<float>(v);
-            square += v * v;
-        }
-        for (uint32_t i = 0; i < kRow; ++i) x[r * kRow + i] = static_cast<float>(x[r * kRow + i] / sqrt(square / kRow));
-    }
-    return x;
-}
-
-double quantile(double p) {  // of the unit Gaussian, by bisection
-    double low = -9, high = 9;
-    while (high - low > 1e-12) {
-        const double middle = (low + high) / 2;
-        (0.5 * erfc(-middle / sqrt(2.0)) < p ? low : high) = middle;
-    }
-    return (low + high) / 2;
-}
 
 // Codes all rows; the mean of the relative squared errors left by the best scale. With `sum` and `count`, also each
 // state's share.
@@ -118,8 +94,8 @@ double train(const std::vector<float>& rows, typename T::Values& value, int roun
 template <class T>
 float make_table(int starts, typename T::Table* table) {
     constexpr int kGroups = T::kStates >> T::kBits, kWays = 1 << T::kBits;
-    const std::vector<float> few = gaussian_rows(2048, 1), more = gaussian_rows(8192, 4),
-                             many = gaussian_rows(32768, 2), test = gaussian_rows(32768, 3);
+    const std::vector<float> few = gaussian_rows(2048, kRow, 1), more = gaussian_rows(8192, kRow, 4),
+                             many = gaussian_rows(32768, kRow, 2), test = gaussian_rows(32768, kRow, 3);
     struct Start {
         double error;
         typename T::Values value;
@@ -133,7 +109,8 @@ float make_table(int starts, typename T::Table* table) {
         Start s;
         for (int g = 0; g < kGroups; ++g)
             for (int w = 0; w < kWays; ++w)
-                s.value[g * kWays + w] = static_cast<float>(quantile((w * kGroups + shift[g] + 0.5) / T::kStates));
+                s.value[g * kWays + w] =
+                    static_cast<float>(gaussian_quantile((w * kGroups + shift[g] + 0.5) / T::kStates));
         s.error = train<T>(few, s.value, 12, 0, 0);
         candidates.push_back(s);
     }

@@ -19,6 +19,7 @@
 #include <random>
 
 #include "sdk/tools/lab/quantize/trellis_search.h"
+#include "tests/generators/gaussian_rows.h"
 
 namespace {
 
@@ -27,31 +28,6 @@ using namespace keel::tools;
 constexpr uint32_t kRow = 256;
 constexpr double kMost = 63;  // of integers
 using Tables = std::array<std::array<double, 16>, 3>;
-
-std::vector<float> gaussian_rows(uint32_t rows, uint32_t seed) {
-    std::mt19937_64 random(seed);
-    std::normal_distribution<double> normal;
-    std::vector<float> x(rows * kRow);
-    for (uint32_t r = 0; r < rows; ++r) {
-        double square = 0;
-        for (uint32_t i = 0; i < kRow; ++i) {
-            const double v = normal(random);
-            x[r * kRow + i] = static_cast<float>(v);
-            square += v * v;
-        }
-        for (uint32_t i = 0; i < kRow; ++i) x[r * kRow + i] = static_cast<float>(x[r * kRow + i] / sqrt(square / kRow));
-    }
-    return x;
-}
-
-double quantile(double p) {  // of the unit Gaussian, by bisection
-    double low = -9, high = 9;
-    while (high - low > 1e-12) {
-        const double middle = (low + high) / 2;
-        (0.5 * erfc(-middle / sqrt(2.0)) < p ? low : high) = middle;
-    }
-    return (low + high) / 2;
-}
 
 template <int kBits, int kStride>
 struct Trainer {
@@ -121,8 +97,8 @@ struct Trainer {
     }
     static void make(int starts) {
         const uint32_t unit = kStateBits < 12 ? 4 : 1;  // more rows where the search is quick
-        const std::vector<float> few = gaussian_rows(24 * unit, 1), more = gaussian_rows(96 * unit, 4),
-                                 many = gaussian_rows(512 * unit, 2), test = gaussian_rows(1024, 3);
+        const std::vector<float> few = gaussian_rows(24 * unit, kRow, 1), more = gaussian_rows(96 * unit, kRow, 4),
+                                 many = gaussian_rows(512 * unit, kRow, 2), test = gaussian_rows(1024, kRow, 3);
         struct Start {
             double error;
             Tables t;
@@ -134,7 +110,7 @@ struct Trainer {
             double share[3], shares = 0;
             for (uint32_t k = 0; k < kTables; ++k) shares += share[k] = 0.05 + 0.95 * (random() % 1024 / 1024.0);
             for (uint32_t k = 0; k < kTables; ++k) {
-                for (int i = 0; i < 16; ++i) s.t[k][i] = sqrt(share[k] / shares) * quantile((i + 0.5) / 16);
+                for (int i = 0; i < 16; ++i) s.t[k][i] = sqrt(share[k] / shares) * gaussian_quantile((i + 0.5) / 16);
                 std::shuffle(s.t[k].begin(), s.t[k].end(), random);
             }
             s.error = train(few, &s.t, 10, 0, 0);

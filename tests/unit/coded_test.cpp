@@ -19,6 +19,7 @@
 #include "sdk/tools/files/pack_writer.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/fenced_memory.h"
+#include "tests/logits_of.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -100,31 +101,10 @@ std::vector<float> logits(const keel_reader& reader, const Loading& how, keel_me
         for (std::thread& t : threads) t.join();
     };
     keel_config config = sized<keel_config>();
-    config.context_tokens = 64;
     config.threads = how.threads;
     config.weights = how.weights;
-    config.backend = keel_test::backend_under_test().backend;
-    config.backend_options = keel_test::backend_under_test().options;
     if (how.parallel_for) config.hooks = &hooks;
-    keel_memory_plan plan = sized<keel_memory_plan>();
-    check(keel_plan(&reader, model, &config, &plan, &error), "keel_plan", &error);
-    if (plan_out) *plan_out = plan;
-    const keel_test::Memory memory(plan);
-    keel_engine engine;
-    check(keel_engine_init(&reader, model, &config, memory.get(), &engine, &error), "keel_engine_init", &error);
-    keel_session session;
-    check(keel_session_open(engine, nullptr, &session), "keel_session_open");
-    const int32_t ids[] = {1, 20, 3, 40, 5};
-    check(keel_session_feed(session, ids, 5, 0), "keel_session_feed");
-    keel_advance_result result = sized<keel_advance_result>();
-    do check(keel_advance(engine, &session, 1, 0, &result), "keel_advance");
-    while (result.pending_tokens);
-    const float* row;
-    uint32_t n;
-    check(keel_session_logits(session, 0, &row, &n), "keel_session_logits");
-    const std::vector<float> out(row, row + n);
-    check(keel_engine_close(engine), "keel_engine_close");
-    return out;
+    return keel_test::logits_of(reader, model, config, plan_out);
 }
 
 // Reads the plain file as an engine does, on so many threads.

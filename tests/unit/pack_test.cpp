@@ -17,6 +17,7 @@
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/files/pack_writer.h"
 #include "tests/kv_profile_builder.h"
+#include "tests/logits_of.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
 
@@ -55,33 +56,14 @@ std::vector<float> logits(const keel_reader* reader, std::span<const keel_part> 
                           keel_activation activation = KEEL_ACTIVATION_DEFAULT, uint64_t* mapped_bytes = nullptr) {
     const Inspected file(reader);
     keel_config config = sized<keel_config>();
-    config.context_tokens = 64;
     config.threads = 1;
-    config.backend = keel_test::backend_under_test().backend;
-    config.backend_options = keel_test::backend_under_test().options;
     config.weights = weights;
     config.activation = activation;
     config.parts = parts.data();
     config.part_count = static_cast<uint32_t>(parts.size());
-    keel_memory_plan plan = sized<keel_memory_plan>();
-    keel_error error = sized<keel_error>();
-    check(keel_plan(reader, file.model, &config, &plan, &error), "keel_plan", &error);
+    keel_memory_plan plan;
+    const std::vector<float> out = keel_test::logits_of(*reader, file.model, config, &plan);
     if (mapped_bytes) *mapped_bytes = plan.mapped_weight_bytes;
-    const keel_test::Memory memory(plan);
-    keel_engine engine;
-    check(keel_engine_init(reader, file.model, &config, memory.get(), &engine, &error), "keel_engine_init", &error);
-    keel_session session;
-    check(keel_session_open(engine, nullptr, &session), "keel_session_open");
-    const int32_t ids[] = {1, 20, 3, 40, 5};
-    check(keel_session_feed(session, ids, 5, 0), "keel_session_feed");
-    keel_advance_result result = sized<keel_advance_result>();
-    do check(keel_advance(engine, &session, 1, 0, &result), "keel_advance");
-    while (result.pending_tokens);
-    const float* row;
-    uint32_t n;
-    check(keel_session_logits(session, 0, &row, &n), "keel_session_logits");
-    const std::vector<float> out(row, row + n);
-    check(keel_engine_close(engine), "keel_engine_close");
     return out;
 }
 
