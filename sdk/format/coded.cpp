@@ -18,11 +18,6 @@ uint64_t chunks_at(const CodedFooter& f) {
 uint64_t frequencies_end(const keel_reader& coded) {
     return coded.coded_bytes - sizeof(CodedFooter);
 }
-uint64_t chunk_count_of(const CodedStretch& s) {
-    const uint64_t chunk = coded_chunk_bytes(stretch_type(s), s.interleaved);
-    return (s.end - s.begin + chunk - 1) / chunk;
-}
-
 bool has_type(const CodedStretch& s) {
     const uint32_t type = kernels::weight_type_of_number(s.type);
     return type < kernels::kWeightTypeCount &&
@@ -159,7 +154,7 @@ class TableCheck {
         }
         if (!has_type(s)) return bad(here + offsetof(CodedStretch, type), "stretch.type", "no weight type");
         KEEL_TRY(frequencies(s, here));
-        const uint64_t count = chunk_count_of(s);
+        const uint64_t count = stretch_chunks(s);
         if (count > footer_.chunk_count - chunk_) return bad(here, "stretch", "has more chunks than there are");
         for (uint64_t c = 0; c < count; ++c, ++chunk_) KEEL_TRY(chunk(s, c));
         return KEEL_OK;
@@ -226,6 +221,9 @@ uint32_t stretch_type(const CodedStretch& stretch) {
     return kernels::weight_type_of_number(stretch.type);
 }
 
+uint64_t stretch_chunks(const CodedStretch& stretch) {
+    return (stretch.end - stretch.begin - 1) / coded_chunk_bytes(stretch_type(stretch), stretch.interleaved) + 1;
+}
 uint64_t stretch_chunk_bytes(const CodedStretch& s, uint64_t index) {
     const uint64_t chunk = coded_chunk_bytes(stretch_type(s), s.interleaved), left = s.end - s.begin - index * chunk;
     return left < chunk ? left : chunk;
@@ -276,6 +274,9 @@ keel_status read_coded_footer(const keel_reader& coded, CodedFooter* out, keel_e
         uint64_t{f.stretch_count} * sizeof(CodedStretch) + uint64_t{f.chunk_count} * sizeof(CodedChunk);
     if (f.stretches_at > here || table > here - f.stretches_at)
         return bad(offsetof(CodedFooter, stretches_at), "stretches_at", "the table ends beyond the section");
+    // Raw bytes are a part of the section, each of the others is in a chunk.
+    if (f.plain_bytes > f.stretches_at && f.plain_bytes - f.stretches_at > uint64_t{f.chunk_count} * kCodedChunkBytes)
+        return bad(offsetof(CodedFooter, plain_bytes), "plain_bytes", "more than the section holds");
     if (f.frequencies_at != f.stretches_at + table)
         return bad(offsetof(CodedFooter, frequencies_at), "frequencies_at", "not behind the chunks");
     *out = f;

@@ -74,8 +74,9 @@ keel_status check_coded(const keel_reader& coded, keel_error* error);
 // The stretch that holds plain byte `offset`, below footer.plain_bytes. What was read once and is another now is
 // KEEL_E_FILE_READ, here and below: nothing else is asked of a file that may change.
 keel_status find_stretch(const keel_reader& coded, const CodedFooter& footer, uint64_t offset, CodedStretch* out);
-// Its weight type, of one that is not raw, and the plain bytes of its chunk number `index`.
+// Its weight type, of one that is not raw, how many chunks it has, and the plain bytes of its chunk number `index`.
 uint32_t stretch_type(const CodedStretch& stretch);
+uint64_t stretch_chunks(const CodedStretch& stretch);
 uint64_t stretch_chunk_bytes(const CodedStretch& stretch, uint64_t index);
 keel_status read_stretch_frequencies(const keel_reader& coded, const CodedFooter& footer, const CodedStretch& stretch,
                                      Frequencies out);

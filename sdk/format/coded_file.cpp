@@ -138,7 +138,7 @@ keel_status CodedFile::read(uint64_t offset, void* dst, uint64_t bytes) {
             continue;
         }
         const uint64_t chunk = coded_chunk_bytes(stretch_type(stretch_), stretch_.interleaved), index = from / chunk,
-                       skip = from % chunk, count = (stretch_.end - stretch_.begin + chunk - 1) / chunk;
+                       skip = from % chunk, count = stretch_chunks(stretch_);
         // Whole chunks go where they are wanted.
         uint64_t whole = skip ? 0 : n / chunk;
         if (!skip && offset + n == stretch_.end) whole = count - index;

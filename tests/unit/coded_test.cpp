@@ -381,6 +381,45 @@ TEST_F(CodedTable, TablesThatMayNotBe) {
     damaged("all bytes alike", 0, static_cast<char>(255));
 }
 
+// A stretch up to the last byte there can be: no sum of its numbers may begin again at 0, where it has no chunks.
+TEST_F(CodedTable, AStretchWithoutEndIsRefused) {
+    constexpr uint64_t kRaw = 4096;
+    const CodedStretch& coded = stretches[first_coded];
+    const char* frequencies = section.data() + coded.at;
+    keel::Frequencies parsed;
+    const uint32_t used = keel::parse_frequencies(reinterpret_cast<const uint8_t*>(frequencies),
+                                                  static_cast<uint32_t>(section.data() + section.size() - frequencies),
+                                                  keel::kernels::byte_classes(keel::stretch_type(coded)), parsed);
+    ASSERT_GT(used, 0u);
+    CodedFooter f = footer;
+    f.plain_bytes = UINT64_MAX;
+    f.stretch_count = 2;
+    f.chunk_count = 0;
+    f.stretches_at = kRaw;
+    f.frequencies_at = kRaw + 2 * sizeof(CodedStretch);
+    f.table_hash = 0;
+    CodedStretch two[2] = {{0, kRaw, 0, keel::kCodedRaw, 0, 0, 0}, coded};
+    two[1].begin = kRaw;
+    two[1].end = UINT64_MAX;
+    two[1].at = f.frequencies_at;
+    two[1].first_chunk = 0;
+    std::vector<char> bad(section.begin(), section.begin() + kRaw);
+    bad.insert(bad.end(), reinterpret_cast<const char*>(two), reinterpret_cast<const char*>(two + 2));
+    bad.insert(bad.end(), frequencies, frequencies + used);
+    const uint64_t state = keel::hash_update(keel::kHashSeed, bad.data() + kRaw, bad.size() - kRaw);
+    f.table_hash = keel::hash_finish(keel::hash_update(state, reinterpret_cast<const char*>(&f), sizeof f));
+    bad.insert(bad.end(), reinterpret_cast<const char*>(&f), reinterpret_cast<const char*>(&f + 1));
+    keel_reader r = reader_of(bad);
+    r.size_bytes = UINT64_MAX;
+    r.coded_bytes = bad.size();
+    keel_error error = sized<keel_error>();
+    EXPECT_EQ(KEEL_E_FILE_FORMAT, keel::check_coded(r, &error));
+    EXPECT_STREQ("plain_bytes", error.field);
+    // Within what chunks can hold, the stretch has too few of them.
+    EXPECT_EQ(UINT64_MAX / keel::coded_chunk_bytes(keel::stretch_type(coded), coded.interleaved),
+              keel::stretch_chunks({0, UINT64_MAX, 0, coded.type, coded.interleaved, 0, 0}) - 1);
+}
+
 TEST_F(CodedTable, ParsesOnlyFrequencies) {
     keel::Frequencies out;
     const uint8_t alike[] = {1, 0}, one[] = {7, 7, 0xff, 31}, two[] = {7, 8, 0xff, 31, 1}, cut[] = {0, 255, 1},
