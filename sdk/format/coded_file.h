@@ -18,7 +18,7 @@ constexpr uint32_t kMostCodedThreads = 64;
 
 class CodedFile {
   public:
-    // Of the work memory, which is to be 64-byte aligned.
+    // Of the work memory, which is to be 64-byte aligned: a multiple of 64.
     static uint64_t work_bytes(uint32_t threads);
 
     // `coded` is one that check_coded has accepted. It and the work memory are used as long as this is.

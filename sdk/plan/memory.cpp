@@ -34,6 +34,7 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
     return KEEL_OK;
 }
 
+static_assert(platform::kMaxThreads <= kMostCodedThreads);
 // A coded model, decoded on the threads of the backend while it is loaded.
 struct CodedModel {
     CodedFile file;

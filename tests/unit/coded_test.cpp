@@ -231,7 +231,7 @@ TEST(Coded, AutoLeavesWhatSavesLittle) {
     // Codes that are even in all their bits.
     std::mt19937 random(2);
     const keel_reader plain = reader_of(even);
-    const keel::tools::GgufTables tables = keel::tools::scan_gguf(plain);
+    const keel::tools::GgufTables tables = keel::tools::scan_gguf(plain, "the model");
     for (const keel::GgufTensor& t : tables.tensors)
         for (uint64_t i = 0; i < t.bytes; ++i) even[t.offset + i] = static_cast<char>(random());
     EXPECT_EQ(model_of(pack(even, PackCodec::kAuto, false)).coded_bytes, 0u);

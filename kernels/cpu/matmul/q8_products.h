@@ -89,7 +89,7 @@ struct PlainRows {
     const PlainRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = start + uint64_t{b} * kBytes; }
     static constexpr uint32_t kFetchBytes = V::kLanes * kBytes;
-    // As many bytes of the L rows that come `rows` rows later as a block of these has.
+    // What to fetch beside block b: as many bytes of the L rows that come `rows` rows later.
     KEEL_ALWAYS_INLINE const uint8_t* ahead(uint32_t b, uint32_t rows) const {
         return start + rows * stride + uint64_t{b} * kFetchBytes;
     }
@@ -154,8 +154,9 @@ struct RepackedRows {
     const RepackedRows& block_rows() const { return *this; }
     KEEL_ALWAYS_INLINE void at(uint32_t b) { block = group + uint64_t{b} * (kRepackRows * kBytes); }
     static constexpr uint32_t kFetchBytes = kRepackRows * kBytes;
+    // Of the whole group, with its first rows; null with others.
     KEEL_ALWAYS_INLINE const uint8_t* ahead(uint32_t b, uint32_t) const {
-        return group + uint64_t{b} * kFetchBytes + kAheadBytes;
+        return lane == 0 ? group + uint64_t{b} * kFetchBytes + kAheadBytes : nullptr;
     }
     template <int n>
     KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
@@ -168,13 +169,15 @@ struct RepackedRows {
     KEEL_ALWAYS_INLINE typename V::F block_scale() const { return V::load_f16(block + 2 * lane); }
 };
 
-// Part `part` of `parts` of what lies ahead of a block of a Source, into the second-level cache. In parts, between the
-// products: a first-level cache has few lines on their way at once, and its reads would wait behind a block's many.
-template <class Source, uint32_t parts>
+// Part `part` of `parts` of what lies ahead of a block of a Source. In parts, between the products, and into the
+// second-level cache: a first-level cache has few lines on their way at once, and its reads would wait behind a block's
+// many. Few lines go into the first one where products of several tokens without dot4 take longer than memory.
+template <class V, class Source, uint32_t parts, uint32_t tokens>
 KEEL_INLINE void fetch_part(const uint8_t* ahead, uint32_t part) {
     constexpr uint32_t kBytes = (Source::kFetchBytes + 64 * parts - 1) / (64 * parts) * 64;
+    constexpr int kLevel = V::kHasDot4 || tokens == 1 || Source::kFetchBytes > 1024 ? 2 : 3;
     KEEL_UNROLL
-    for (uint32_t i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + part * kBytes + i, 0, 2);
+    for (uint32_t i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + part * kBytes + i, 0, kLevel);
 }
 
 // ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors codes[0] .. codes[7] ----
@@ -625,7 +628,7 @@ void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
             KEEL_UNROLL
             for (uint32_t c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + c * x.stride);
             unpack_rows<V, T>(rows[g], f, [&](int chunk, const auto& made) KEEL_ALWAYS_INLINE {
-                if (ahead) fetch_part<Source, G * kChunks>(ahead, static_cast<uint32_t>(G * chunk + g));
+                if (ahead) fetch_part<V, Source, G * kChunks, N>(ahead, static_cast<uint32_t>(G * chunk + g));
                 const I* scale = f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk);
                 I code[8];
                 KEEL_UNROLL
@@ -709,7 +712,7 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
         }
         for (uint32_t chunk = 0; chunk < kChunks; chunk += 2)
             each_index<(kChunks > 1 ? 2 : 1)>([&](auto odd) KEEL_ALWAYS_INLINE {
-                if (ahead) fetch_part<RepackedRows<V, T>, kChunks>(ahead, chunk + odd.value);
+                if (ahead) fetch_part<V, RepackedRows<V, T>, kChunks, N>(ahead, chunk + odd.value);
                 multiply_chunk<V, T, N, R>(
                     [&](int r, int j) KEEL_ALWAYS_INLINE { return code_in_place<V, T, odd.value>(rows[r], chunk, j); },
                     [&](int r, int i) KEEL_ALWAYS_INLINE {
@@ -740,6 +743,11 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
         KEEL_UNROLL
         for (int j = 0; j < 8; ++j) p->code[8 * chunk + j] = code[j];
     });
+}
+
+// What lies ahead is fetched while a block of one chunk is unpacked, and between the chunks of a pass over longer ones.
+constexpr bool fetched_by_passes(WeightType type) {
+    return block_shape(type).elements > 32;
 }
 
 // What a pass over panels fetches meanwhile: of R groups of L rows, those that come later.
@@ -780,11 +788,11 @@ KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t di
             for (int r = 0; r < R; ++r) sum[r * N + c] = start;
         }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32) {
-            if (ahead.first) {
+            if (fetched_by_passes(T) && ahead.first) {
                 KEEL_UNROLL
                 for (int r = 0; r < R; ++r)
-                    fetch_part<PlainRows<V, T>, kChunks>(ahead.first + static_cast<uint64_t>(r) * ahead.distance,
-                                                         chunk);
+                    fetch_part<V, PlainRows<V, T>, kChunks, N>(ahead.first + static_cast<uint64_t>(r) * ahead.distance,
+                                                               chunk);
             }
             multiply_chunk<V, T, N, R>([&](int r, int j) KEEL_ALWAYS_INLINE { return group(p.code + 8 * chunk, r)[j]; },
                                        [&](int r, int i) KEEL_ALWAYS_INLINE {
@@ -792,7 +800,7 @@ KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t di
                                        },
                                        [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
         }
-        if (ahead.first) ahead.first += ahead.step;
+        if (fetched_by_passes(T) && ahead.first) ahead.first += ahead.step;
         KEEL_UNROLL
         for (int i = 0; i < R * N; ++i)
             acc[i] = finish_block<V, T>(panel[b + i / N * distance].factors, sum[i], d + at[i % N], sums + at[i % N],
@@ -875,12 +883,14 @@ KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn
 // Blocks [first, first + blocks) of `rows` rows: block b of group g goes to panels[g * distance + b].
 template <class V, WeightType T, bool kRepacked>
 KEEL_ONE_COPY void unpack_panels(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t first, uint32_t blocks,
-                                 uint32_t distance, PanelBlock<V, T>* panels) {
+                                 uint32_t distance, bool fetch, PanelBlock<V, T>* panels) {
     for (uint32_t r = 0; r < rows; r += V::kLanes, panels += distance)
         with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
             KEEL_KEEP_LOOP
             for (uint32_t b = 0; b < blocks; ++b) {
                 source.at(first + b);
+                if (const uint8_t* ahead = fetch ? source.ahead(first + b, V::kTilePanels * V::kLanes) : nullptr)
+                    fetch_part<V, std::remove_reference_t<decltype(source)>, 1, V::kFewTokens>(ahead, 0);
                 unpack_block<V, T>(source.block_rows(), panels + b);
             }
         });
@@ -896,7 +906,7 @@ constexpr uint32_t pass_tokens(uint32_t left) {
 // ones, the same part of the rows behind.
 template <class V, WeightType T, bool kRepacked>
 KEEL_INLINE Ahead blocks_ahead(const MatmulArgs& a, uint32_t row, uint32_t first) {
-    if (!a.from_memory) return {};
+    if (!a.from_memory || !fetched_by_passes(T)) return {};
     using Rows = std::conditional_t<kRepacked, RepackedRows<V, T>, PlainRows<V, T>>;
     constexpr uint32_t kLater = kRepacked ? 0 : V::kTilePanels * V::kLanes;
     const uint8_t* rows = static_cast<const uint8_t*>(a.w) + uint64_t{row + kLater} * a.w_row_bytes;
@@ -924,7 +934,8 @@ void multiply_few(const MatmulArgs& a) {
         for (uint32_t i = 0; i < R * V::kFewTokens; ++i) acc[i] = V::zero_floats();
         for (uint32_t first = 0; first < blocks; first += kStretch) {
             const uint32_t count = blocks - first < kStretch ? blocks - first : kStretch;
-            unpack_panels<V, T, kRepacked>(a, row, rows, first, count, kStretch, panels);
+            unpack_panels<V, T, kRepacked>(a, row, rows, first, count, kStretch, a.from_memory && !fetched_by_passes(T),
+                                           panels);
             Ahead ahead = blocks_ahead<V, T, kRepacked>(a, row, first);
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
                 n = pass_tokens<V>(a.tokens - c);
@@ -1022,7 +1033,7 @@ void multiply_many(const MatmulArgs& a, MatrixUnit unit) {
     const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
     for (uint32_t row = a.row_begin; row < a.row_end; row += step) {
         const uint32_t rows = a.row_end - row < step ? a.row_end - row : step;
-        unpack_panels<V, T, kRepacked>(a, row, rows, 0, blocks, blocks, panels);
+        unpack_panels<V, T, kRepacked>(a, row, rows, 0, blocks, blocks, false, panels);
         uint32_t c = unit ? unit(a, panels, row, rows) : 0;
         for (; c + (V::kTileTokens - 4) < a.tokens; c += V::kTileTokens)
             panels_times_tokens<V, T, V::kTileTokens>(a, panels, row, rows, c);

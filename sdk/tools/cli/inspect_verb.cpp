@@ -9,6 +9,7 @@
 #include "sdk/model/adapter_file.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/files/gguf_tables.h"
 
 namespace keel::tools {
 namespace {
@@ -17,26 +18,6 @@ struct Options {
     std::string model;
     bool tensors = false, metadata = false, verify = false;
 };
-
-// The tables behind keel_inspect, for listing.
-struct Tables {
-    std::vector<GgufValue> values;
-    std::vector<GgufTensor> tensors;
-    Gguf view{};
-};
-
-Tables scan(const ModelFile& file) {
-    Tables t;
-    keel_limits limits{};
-    keel_error error = make<keel_error>();
-    check(resolve_limits(nullptr, &limits), "cannot set limits");
-    check(gguf_scan(*file.gguf(), limits, nullptr, nullptr, &t.view, &error), "cannot use " + file.path, &error);
-    t.values.resize(t.view.value_count);
-    t.tensors.resize(t.view.tensor_count);
-    check(gguf_scan(*file.gguf(), limits, t.values.data(), t.tensors.data(), &t.view, &error),
-          "cannot use " + file.path, &error);
-    return t;
-}
 
 std::string bytes_at(const ModelFile& file, uint64_t offset, uint64_t bytes) {
     std::string out(bytes, '\0');
@@ -185,7 +166,7 @@ void inspect(const Options& o, const Console& console) {
     const std::string why_not = obstacle(file);
     Json metadata = Json::object(), tensors = Json::array();
     if (o.metadata || o.tensors) {
-        const Tables tables = scan(file);
+        const GgufTables tables = scan_gguf(*file.gguf(), file.path);
         metadata = metadata_json(file, tables.values);
         for (const GgufTensor& tensor : tables.tensors) tensors.push_back(tensor_json(file, tensor));
     }

@@ -51,20 +51,8 @@ std::vector<std::pair<uint64_t, uint64_t>> sampled_periods(const GgufTensor& t, 
 
 }  // namespace
 
-GgufTables scan_gguf(const keel_reader& file) {
-    GgufTables t;
-    keel_limits limits{};
-    keel_error error = make<keel_error>();
-    check(resolve_limits(nullptr, &limits), "cannot set limits");
-    check(gguf_scan(file, limits, nullptr, nullptr, &t.view, &error), "cannot use the model", &error);
-    t.values.resize(t.view.value_count);
-    t.tensors.resize(t.view.tensor_count);
-    check(gguf_scan(file, limits, t.values.data(), t.tensors.data(), &t.view, &error), "cannot use the model", &error);
-    return t;
-}
-
 CodedPlan::CodedPlan(const keel_reader& file, bool interleave, PackCodec codec)
-    : file_(file), interleave_(interleave), tables_(scan_gguf(file)) {
+    : file_(file), interleave_(interleave), tables_(scan_gguf(file, "the model")) {
     double saved = 0;
     for (uint32_t i = 0; i < tables_.tensors.size(); ++i) {
         CodedTensor t = consider(i);

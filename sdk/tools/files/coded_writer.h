@@ -6,17 +6,9 @@
 #include <vector>
 
 #include "keel/keel.h"
-#include "sdk/format/gguf.h"
+#include "sdk/tools/files/gguf_tables.h"
 
 namespace keel::tools {
-
-// A GGUF file's tables. Throws ToolError.
-struct GgufTables {
-    std::vector<GgufValue> values;
-    std::vector<GgufTensor> tensors;  // in file order
-    Gguf view{};
-};
-GgufTables scan_gguf(const keel_reader& file);
 
 enum class PackCodec {
     kRaw,

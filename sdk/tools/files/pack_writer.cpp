@@ -35,7 +35,7 @@ void each_slice(const keel_reader& from, uint64_t begin, uint64_t end, const Tak
 // All of a GGUF file with its interleaved tensors plain, or the other way round; what lies between tensors as it is.
 template <class Take>
 void each_slice_turned(const keel_reader& from, const Take& take) {
-    const std::vector<GgufTensor> tensors = scan_gguf(from).tensors;
+    const std::vector<GgufTensor> tensors = scan_gguf(from, "the model").tensors;
     constexpr uint32_t kRows = kernels::kRepackRows;
     uint64_t end = 0;
     for (const GgufTensor& t : tensors) {
@@ -125,11 +125,14 @@ void unpack(const std::string& path, const keel_reader& file, const std::string&
         const auto put = [&](const char* data, uint64_t n) { out.write(data, n); };
         const uint32_t interleaved = bytes.interleaved_rows;
         CodedFile coded;
-        std::vector<uint64_t> work;
+        struct alignas(64) Line {
+            uint8_t bytes[64];
+        };
+        std::vector<Line> work;
         keel_reader stored = bytes;
         if (bytes.coded_bytes) {
             check(check_coded(stored, &error), "cannot use " + path, &error);
-            work.resize(CodedFile::work_bytes(1) / sizeof work[0]);
+            work.resize(CodedFile::work_bytes(1) / sizeof(Line));
             coded.open(stored, {kernels::kScalarSet.rans_decode, 1, nullptr, nullptr}, work.data());
             bytes = coded.reader();
         }
