@@ -26,6 +26,9 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void matmul_q8_##isa(const MatmulArgs& args);                                                                    \
     template <WeightType T>                                                                                          \
     void matmul_repacked_##isa(const MatmulArgs& args);                                                              \
+    template <WeightType T>                                                                                          \
+    void matmul_bf16_##isa(const MatmulArgs& args);                                                                  \
+    void round_bf16_##isa(const float* x, uint32_t k, void* token);                                                  \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token);                                 \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y);                            \
     void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin); \
@@ -90,9 +93,14 @@ using UnpackKvTile = void (*)(const KvTile& rows, uint8_t* tile, float* scales);
 void attention_split_avx512_over(const AttentionArgs& args, UnpackKvTile keys, UnpackKvTile values);
 void attention_split_avx512vbmi(const AttentionArgs& args);
 
+// And with AVX512-BF16.
+template <WeightType T>
+void matmul_bf16_avx512bf16(const MatmulArgs& args);
+void round_bf16_avx512bf16(const float* x, uint32_t k, void* token);
+
 // Defined where they are built (KEEL_KERNEL_SETS).
 extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet, kNeonSet, kNeonDotprodSet, kNeonI8mmSet;
-// The same sets, by name too, with AVX-VNNI and with VBMI.
-extern const KernelSet kAvx2VnniSet, kAvx512VbmiSet, kAmxVbmiSet;
+// The same sets, by name too, with AVX-VNNI, with VBMI, and with VBMI and AVX512-BF16.
+extern const KernelSet kAvx2VnniSet, kAvx512VbmiSet, kAmxVbmiSet, kAvx512Bf16Set, kAmxBf16Set;
 
 }  // namespace keel::kernels

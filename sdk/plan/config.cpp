@@ -228,7 +228,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->kv_pages = or_default(c.kv_pages, out->max_sessions * kv_pages_for(out->context_tokens));
     KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
-    KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
+    KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_BF16, error));
     KEEL_TRY(check_range("config.numerics", c.numerics, KEEL_NUMERICS_DEFAULT, KEEL_NUMERICS_DEVICE, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON_I8MM, error));
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
@@ -254,6 +254,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRecent, error));
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
+    out->bf16 = c.activation == KEEL_ACTIVATION_BF16;
     out->device_numerics = c.numerics == KEEL_NUMERICS_DEVICE;
     out->cpu = c.cpu;
     out->backend = c.backend ? c.backend : default_backend();

@@ -48,6 +48,7 @@ struct PlanConfig {
     GrammarSource grammar;
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
+    bool bf16;                          // bf16 pairs for types that have none
     bool device_numerics;               // KEEL_NUMERICS_DEVICE
     const Backend* backend;             // what an engine calls
     const void* backend_options;

@@ -21,7 +21,7 @@ constexpr uint32_t kLoraAlign = 16;  // floats: the u of every product begins at
 TensorSlot bias_of(TensorSlot slot) {
     return slot == kAttnQ ? kAttnQBias : slot == kAttnK ? kAttnKBias : slot == kAttnV ? kAttnVBias : kSlotCount;
 }
-bool writes_q8(OpKind kind) {
+bool writes_coded(OpKind kind) {
     return kind == OpKind::kNorm || kind == OpKind::kOutputNorm || kind == OpKind::kAttentionFinish ||
            kind == OpKind::kQuantize;
 }
@@ -56,7 +56,7 @@ Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
     op.layer = layer_;
     op.host = host_;
     op.in = op.out = op.rope = op.state = op.mean = kNoBuffer;
-    for (BufferId& q8 : op.out_q8) q8 = kNoBuffer;
+    for (BufferId& coded : op.out_coded) coded = kNoBuffer;
     return op;
 }
 
@@ -73,7 +73,7 @@ BufferId OpBuilder::read(Op* op, const Buf& x, Activation type) {
     if (x.producer == kNoProducer) return id;
     Op& producer = stretch_[x.producer];
     if (type != Activation::kF32)
-        producer.out_q8[index_of_q8(type)] = id;
+        producer.out_coded[index_of_coded(type)] = id;
     else if (producer.kind != OpKind::kQuantize)
         producer.out = id;
     else
@@ -142,9 +142,7 @@ void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
     op->rows = matrix.rows;
     op->w_row_bytes = kernels::weight_row_bytes(matrix.type, matrix.k);
     op->fixed_bytes = op->w_row_bytes * matrix.rows;
-    op->token_bytes =
-        (type == Activation::kF32 ? uint64_t{matrix.k} * 4 : kernels::q8_token_bytes(matrix.k, block_of(type))) +
-        uint64_t{matrix.rows} * 4;
+    op->token_bytes = activation_bytes(type, matrix.k) + uint64_t{matrix.rows} * 4;
     op->token_macs = uint64_t{matrix.rows} * matrix.k;
 }
 
@@ -205,24 +203,24 @@ void OpBuilder::adapter_output(TensorSlot slot, const AdapterInput& input, const
 Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count, Buf x) {
     TensorSlot slot[kMaxMatmuls];
     uint32_t n = 0, width = 0;
-    bool q8 = false, factor_q8 = false;
+    bool coded = false, factor_coded = false;
     WprojGroup group = kWprojGroups;
     for (size_t i = 0; i < count; ++i) {
         if (!weights_->has(slots[i])) continue;
         overflowed_ |= n == kMaxMatmuls;
         if (overflowed_) break;
-        q8 |= reading(weights_->reading_type(variant_, slots[i])) != Activation::kF32;
+        coded |= reading(weights_->reading_type(variant_, slots[i])) != Activation::kF32;
         if (weights_->group_of(variant_, slots[i]) < kWprojGroups) {
             group = weights_->group_of(variant_, slots[i]);
-            factor_q8 |= reading(weights_->factor_type(slots[i])) != Activation::kF32;
+            factor_coded |= reading(weights_->factor_type(slots[i])) != Activation::kF32;
         }
         width += weights_->rows(slots[i]);
         slot[n++] = slots[i];
     }
-    if (q8 && (x.producer == kNoProducer || !writes_q8(stretch_[x.producer].kind))) x = quantized(x);
+    if (coded && (x.producer == kNoProducer || !writes_coded(stretch_[x.producer].kind))) x = quantized(x);
     Buf sub = {};
     if (group < kWprojGroups) sub = project(group, slot[0], x);
-    if (factor_q8) sub = quantized(sub);
+    if (factor_coded) sub = quantized(sub);
     AdapterInput inputs[kMaxMatmuls] = {};
     if (adapted_) adapter_inputs(slot, n, x, inputs);
     uint32_t offset = 0;
@@ -394,7 +392,9 @@ Buf OpBuilder::from_own_memory(const Buf& x) {
 // What is known of an op once all its readers are.
 void OpBuilder::finish(Op* op) {
     if (op->kind == OpKind::kQuantize) {
-        op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_token_bytes(op->rows, op->widest_block());
+        op->token_bytes = uint64_t{op->rows} * 4;
+        for (uint32_t i = 0; i < kCodedLayouts; ++i)
+            if (op->out_coded[i] != kNoBuffer) op->token_bytes += activation_bytes(coded_layout(i), op->rows);
         op->token_macs = uint64_t{op->rows} * 2;
     }
     if (const uint64_t bytes = backend().cost(c_, op)) {

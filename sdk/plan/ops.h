@@ -31,7 +31,7 @@ enum class OpKind : uint8_t {
     kAttentionFinish,  // divides by the sums of the weights
     kPostNorm,         // normalises a product and adds it to the residual
     kGlu,              // act(gate) * up
-    kQuantize,         // writes 8-bit layouts of what stands in f32
+    kQuantize,         // writes coded layouts of what stands in f32
     kOutputNorm,       // kNorm of the tokens whose logits are wanted
     kToHost,           // the residual to the host, behind the last layer that is computed elsewhere
     kFromOwnMemory,    // and into the host's buffer
@@ -64,17 +64,17 @@ struct Op {
     const char* name;
     OpKind kind;
     Gate gate;
-    BufferId in;                  // what it reads, in the layout its weights ask for
-    BufferId out;                 // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
-    BufferId out_q8[kQ8Layouts];  // 8-bit layouts it writes, by index_of_q8; kNoBuffer: nobody reads them
-    BufferId rope;                // rope: cos and sin
-    BufferId state;               // kv_append, attention: running maximum and sum of every head
-    BufferId mean;                // kv_append, attention: scores of the removed K mean (kv_transform.h)
-    uint8_t rope_set;             // rope, kv_append, attention
-    bool host;                    // computed in host memory
-    bool accumulate;              // matmul: adds to out
-    bool repacked;                // matmul, embed: w is repacked (WeightUse)
-    bool to_logits;               // rows of the step are those with logits, output is the sessions' logits rows
+    BufferId in;                        // what it reads, in the layout its weights ask for
+    BufferId out;                       // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
+    BufferId out_coded[kCodedLayouts];  // coded layouts it writes, by index_of_coded; kNoBuffer: nobody reads them
+    BufferId rope;                      // rope: cos and sin
+    BufferId state;                     // kv_append, attention: running maximum and sum of every head
+    BufferId mean;                      // kv_append, attention: scores of the removed K mean (kv_transform.h)
+    uint8_t rope_set;                   // rope, kv_append, attention
+    bool host;                          // computed in host memory
+    bool accumulate;                    // matmul: adds to out
+    bool repacked;                      // matmul, embed: w is repacked (WeightUse)
+    bool to_logits;                     // rows of the step are those with logits, output is the sessions' logits rows
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
     keel_repack_skip repack_skip;
@@ -102,11 +102,11 @@ struct Op {
     double unpack_us;                   // and, once a step, to unpack the weights
     uint32_t pass_tokens;               // more than one token are computed in multiples of so many; 0: of one
 
-    // Elements that a part of the output must be a multiple of to be written in its 8-bit layouts.
+    // Elements that a part of the output must be a multiple of to be written in its coded layouts.
     uint32_t widest_block() const {
         uint32_t widest = 1;
-        for (uint32_t i = 0; i < kQ8Layouts; ++i)
-            if (out_q8[i] != kNoBuffer && block_of(q8_layout(i)) > widest) widest = block_of(q8_layout(i));
+        for (uint32_t i = 0; i < kCodedLayouts; ++i)
+            if (out_coded[i] != kNoBuffer && block_of(coded_layout(i)) > widest) widest = block_of(coded_layout(i));
         return widest;
     }
 };

@@ -478,6 +478,8 @@ std::vector<Case> all_cases() {
         add(std::string("weights/") + type, typed_model(type));
         add(std::string("weights/") + type + "-f32", typed_model(type)).activation = KEEL_ACTIVATION_F32;
     }
+    for (const char* type : {"F32", "F16", "BF16"})
+        add(std::string("weights/") + type + "-bf16", typed_model(type)).activation = KEEL_ACTIVATION_BF16;
     for (const char* mix : kMixes) add(std::string("weights/") + mix, typed_model(mix));
     const std::pair<const char*, keel_weights> placements[] = {
         {"copy", KEEL_WEIGHTS_COPY}, {"map", KEEL_WEIGHTS_MAP}, {"repack", KEEL_WEIGHTS_REPACK}};

@@ -129,6 +129,36 @@ void direct(const MatmulArgs& a) {
     }
 }
 
+template <class V, class Load, int C>
+KEEL_INLINE bool direct_if_few(const MatmulArgs& a) {
+    if constexpr (kTileTokens<V> >= C) direct<V, Load, C>(a);
+    return kTileTokens<V> >= C;
+}
+
+// All of a, if it has no more tokens than a tile.
+template <class V, class Load>
+KEEL_INLINE bool direct_tokens(const MatmulArgs& a) {
+    switch (a.tokens) {
+        case 1:
+            // Sixteen rows this far apart would compete for the same lines of the first-level cache.
+            if constexpr (direct_rows<V, 1>() > 8)
+                if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a), true;
+            return direct<V, Load, 1>(a), true;
+        case 2:
+            return direct<V, Load, 2>(a), true;
+        case 3:
+            return direct<V, Load, 3>(a), true;
+        case 4:
+            return direct_if_few<V, Load, 4>(a);
+        case 5:
+            return direct_if_few<V, Load, 5>(a);
+        case 6:
+            return direct_if_few<V, Load, 6>(a);
+        default:
+            return false;
+    }
+}
+
 // ---- any number of tokens, by panels ----
 // The lanes of one token and a block of rows.
 template <class V>
@@ -169,10 +199,13 @@ KEEL_INLINE void multiply_tokens(const uint8_t* w, uint64_t w_row_bytes, const T
     }
 }
 
-// How weights become f32 in memory: dequantize_<isa> of their type. One function of panels serves all types.
+// How weights become what V multiplies: dequantize_<isa> of their type, or pairs of bf16 (matmul_bf16_lanes.h). One
+// function of panels serves all types.
 struct Decoder {
     WeightType type;
     void (*decode)(const void* source, float* to, uint32_t k);
+    uint32_t k;         // elements of a row
+    uint32_t elements;  // in each float of what is decoded, of which args.k are multiplied
 };
 
 // Rows [row, row + rows) of at most a block, tokens [begin, begin + count) of at most a group. Without kDecoded the
@@ -189,14 +222,15 @@ void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, u
     for (uint32_t first = 0; first < a.k; first += Shape::kElements) {
         const bool last = a.k - first <= Shape::kElements;
         const uint32_t n = last ? a.k - first : Shape::kElements, whole = n & ~15u;
-        const uint8_t* w =
-            static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(weights.type, first);
+        const uint8_t* w = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes +
+                           weight_row_bytes(weights.type, first * weights.elements);
         uint64_t w_row_bytes = a.w_row_bytes;
         if constexpr (kDecoded) {
             w_row_bytes = Shape::kElements * 4;
             for (uint32_t r = 0; r < rows; ++r) {
                 float* to = decoded + r * Shape::kElements;
-                weights.decode(w + r * a.w_row_bytes, to, n);
+                const uint32_t left = weights.k - first * weights.elements, most = n * weights.elements;
+                weights.decode(w + r * a.w_row_bytes, to, left < most ? left : most);
                 if (n != whole) memset(to + n, 0, (whole + 16 - n) * 4);
             }
             w = static_cast<const uint8_t*>(a.scratch);
@@ -250,26 +284,7 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
         using Load = typename LoadOf<V, T>::Type;
         if (a.k % 16 == 0) {
-            switch (a.tokens) {
-                case 1:
-                    // Sixteen rows this far apart would compete for the same lines of the first-level cache.
-                    if constexpr (direct_rows<V, 1>() > 8)
-                        if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a);
-                    return direct<V, Load, 1>(a);
-                case 2:
-                    return direct<V, Load, 2>(a);
-                case 3:
-                    return direct<V, Load, 3>(a);
-                case 4:
-                    if constexpr (kTileTokens<V> >= 4) return direct<V, Load, 4>(a);
-                    break;
-                case 5:
-                    if constexpr (kTileTokens<V> >= 5) return direct<V, Load, 5>(a);
-                    break;
-                case 6:
-                    if constexpr (kTileTokens<V> >= 6) return direct<V, Load, 6>(a);
-                    break;
-            }
+            if (direct_tokens<V, Load>(a)) return;
             for (; row + kBlockRows <= a.row_end; row += kBlockRows)
                 multiply_rows<V, Load, false>(a, weights, row, kBlockRows);
         }
@@ -277,10 +292,10 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if (row < a.row_end) multiply_decoded<V>(a, weights, row);
 }
 
-#define KEEL_DEFINE_MATMUL_F32(isa, V)                       \
-    template <WeightType T>                                  \
-    void matmul_f32_##isa(const MatmulArgs& a) {             \
-        matmul_f32_lanes<V, T>(a, {T, dequantize_##isa<T>}); \
+#define KEEL_DEFINE_MATMUL_F32(isa, V)                               \
+    template <WeightType T>                                          \
+    void matmul_f32_##isa(const MatmulArgs& a) {                     \
+        matmul_f32_lanes<V, T>(a, {T, dequantize_##isa<T>, a.k, 1}); \
     }
 
 }  // namespace

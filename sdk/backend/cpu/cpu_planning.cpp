@@ -33,7 +33,7 @@ static_assert(sizeof kRates / sizeof kRates[0] == kernels::kIsaLimit);
 bool quantize_joins(const Op& quantize, double dispatch_us, const StepShape& shape) {
     const uint32_t block = quantize.widest_block(), items = quantize.rows / block,
                    rounds = (items + shape.threads - 1) / shape.threads;
-    return uint64_t{rounds} * shape.threads * 32 <= uint64_t{items} * 33 &&
+    return quantize.rows % block == 0 && uint64_t{rounds} * shape.threads * 32 <= uint64_t{items} * 33 &&
            dispatch_us * block <= static_cast<double>(quantize.rows) * shape.tile_us;
 }
 
@@ -94,7 +94,7 @@ WeightUse cpu_weights(const PlanConfig& config, keel_weights mode, uint32_t weig
     const bool wanted = mode == KEEL_WEIGHTS_REPACK || mode == KEEL_WEIGHTS_DEFAULT;
     WeightUse use = {};
     use.usable = (block ? set.matmul_q8 : set.matmul_f32)[weight_type] != nullptr;
-    use.x = block == 0                         ? Activation::kF32
+    use.x = block == 0                         ? config.bf16 ? Activation::kBf16Pairs : Activation::kF32
             : kernels::is_trellis(weight_type) ? Activation::kQ8Rotated
             : block == 32                      ? Activation::kQ8Block32
                                                : Activation::kQ8Block256;
@@ -112,7 +112,8 @@ uint64_t cpu_cost(const PlanConfig& config, Op* op) {
     const Rates& rates = kRates[config.cpu];
     const uint32_t block = op->kind == OpKind::kMatmul ? kernels::kWeightTypes[op->weight_type].activation_block : 0;
     const bool q8 = block != 0 && config.q8;
-    const double macs_per_us = block == 0    ? rates.f32_macs_per_us
+    const double f32_macs_per_us = rates.f32_macs_per_us * (config.bf16 && config.kernels->multiplies_bf16 ? 2 : 1);
+    const double macs_per_us = block == 0    ? f32_macs_per_us
                                : !q8         ? rates.decode_macs_per_us
                                : block == 32 ? rates.q8_32_macs_per_us
                                              : rates.q8_256_macs_per_us;

@@ -27,9 +27,12 @@ void run_rows(const CpuDevice& d, const Op& op, float* const* y, uint32_t first,
     a.accumulate = op.accumulate;
     a.scratch = scratch;
     a.from_memory = p.weights_exceed_cache;
-    const bool q8 = p.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
+    const bool coded = kernels::kWeightTypes[op.weight_type].activation_block != 0;
     const kernels::KernelSet& k = d.kernels();
-    (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
+    (op.repacked               ? k.matmul_repacked
+     : coded && p.config.q8    ? k.matmul_q8
+     : !coded && p.config.bf16 ? k.matmul_bf16
+                               : k.matmul_f32)[op.weight_type](a);
 }
 
 bool multiplies(const Op& op) {

@@ -51,21 +51,28 @@ void quantize_stretches(const CpuDevice& d, Activation layout, const float* x, u
 }  // namespace
 
 void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token) {
-    for (uint32_t i = 0; i < kQ8Layouts; ++i) {
-        if (op.out_q8[i] == kNoBuffer) continue;
-        uint8_t* to = d.buffer(op.out_q8[i], token);
-        if (q8_layout(i) == Activation::kQ8Rotated)
-            quantize_stretches(d, q8_layout(i), x, 0, k, k, to);
+    for (uint32_t i = 0; i < kCodedLayouts; ++i) {
+        if (op.out_coded[i] == kNoBuffer) continue;
+        uint8_t* to = d.buffer(op.out_coded[i], token);
+        if (coded_layout(i) == Activation::kBf16Pairs)
+            d.kernels().round_bf16(x, k, to);
+        else if (coded_layout(i) == Activation::kQ8Rotated)
+            quantize_stretches(d, coded_layout(i), x, 0, k, k, to);
         else
-            d.kernels().quantize_q8(x, k, block_of(q8_layout(i)), to);
+            d.kernels().quantize_q8(x, k, block_of(coded_layout(i)), to);
     }
 }
 
 void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
                    uint32_t token) {
-    for (uint32_t i = 0; i < kQ8Layouts; ++i)
-        if (op.out_q8[i] != kNoBuffer)
-            quantize_stretches(d, q8_layout(i), x, begin, end, k, d.buffer(op.out_q8[i], token));
+    for (uint32_t i = 0; i < kCodedLayouts; ++i) {
+        if (op.out_coded[i] == kNoBuffer) continue;
+        uint8_t* to = d.buffer(op.out_coded[i], token);
+        if (coded_layout(i) == Activation::kBf16Pairs)
+            d.kernels().round_bf16(x + begin, end - begin, to + kernels::bf16_token_bytes(begin));
+        else
+            quantize_stretches(d, coded_layout(i), x, begin, end, k, to);
+    }
 }
 
 void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,

@@ -39,7 +39,7 @@ static_assert(joined_inputs_fit() && cuda::norm_is_staged(kMostJoinedElements));
 // The only 8-bit layout that the op writes, if nothing else is wanted of it and the row is short enough for products to
 // make it; else kNoBuffer.
 BufferId only_layout(const Op& op) {
-    const BufferId a = op.out_q8[0], b = op.out_q8[1];
+    const BufferId a = op.out_coded[0], b = op.out_coded[1];
     const bool norm_kept = op.kind == OpKind::kNorm && op.out != kNoBuffer;
     if (op.rows > kMostJoinedElements || norm_kept || (a != kNoBuffer && b != kNoBuffer)) return kNoBuffer;
     return a != kNoBuffer ? a : b;
@@ -104,6 +104,8 @@ cuda::ProductInput joined_input(OpKind kind) {
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error) {
     keel_cuda_device options;
     KEEL_TRY(read_cuda_options(config->backend_options, &options, error));
+    if (config->bf16)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.activation", "a GPU has no products of bf16 pairs");
     config->host_layer = kNoHostLayer;
     if (options.layers && options.layers < spec.layers) {
         config->host_layer = options.layers;
@@ -150,7 +152,7 @@ uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
 
 double cuda_dispatch_us(const Op* ops, uint32_t count) {
     const Op& op = *ops;
-    const uint32_t layouts = (op.out_q8[0] != kNoBuffer) + (op.out_q8[1] != kNoBuffer);
+    const uint32_t layouts = (op.out_coded[0] != kNoBuffer) + (op.out_coded[1] != kNoBuffer);
     const uint32_t launches = op.kind == OpKind::kQuantize          ? (count > 1 ? 1 : layouts)
                               : op.kind == OpKind::kAttentionFinish ? 1 + (count > 1 ? 1 : layouts)
                                                                     : 1;
