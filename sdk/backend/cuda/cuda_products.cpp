@@ -177,10 +177,13 @@ static platform::cuda::AccessWindow read_once(const CudaDevice& d, const Product
 
 Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
     if (by_cublas(a)) return multiply_by_cublas(d, l, a);
-    for (const ProductFamily& f : kFamilies)
-        if (f.set == a.set && a.tokens <= f.most_tokens)
+    for (const ProductFamily& f : kFamilies) {
+        if (f.set != a.set || a.tokens > f.most_tokens) continue;
+        const cuda::LaunchShape shape = f.shape(a, a.type, d.cuda.multiprocessors);
+        if (shape.shared_bytes <= cuda::kMostSharedBytes)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
-                                             f.shape(a, a.type, d.cuda.multiprocessors), read_once(d, a));
+                                             shape, read_once(d, a));
+    }
     return kSuccess;
 }
 
