@@ -218,6 +218,8 @@ def main():
     o = parser.parse_args()
     o.work.mkdir(parents=True, exist_ok=True)
     path = o.work / "rows.json"
+    if o.table and not path.exists():
+        sys.exit(f"{path}: nothing was measured yet")
     if not o.table:
         if not (o.model and o.text and o.calibration):
             parser.error("model, --text and --calibration")
