@@ -60,7 +60,7 @@ struct Session {
     SessionOdds odds;  // of drafts by another session, or by its own low-rank pass
     // Where what is proposed, or drafted in the newest step, comes from.
     enum : uint32_t { kByDrafter, kByCaller, kBySession } draft_source;
-    bool drafting;     // draws drafts, of another session or of its own: it takes none itself
+    bool drafting;  // draws drafts, of another session or of its own: it takes none itself
     keel_variant variant;
     uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
     float adapter_scale;                // 0: none

@@ -400,6 +400,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->last_sample = s->last_sample;
         copy->accepted = s->accepted;
         copy->all_logits = s->all_logits;
+        copy->sample = s->sample;
         copy->variant = s->variant;
         copy->adapter = s->adapter;
         copy->adapter_scale = s->adapter_scale;
