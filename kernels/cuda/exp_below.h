@@ -1,5 +1,5 @@
-// exp of what its maximum was taken off, for kernels and their tests: exp_f32 of an x that is not above 0, with its bits
-// and fewer operations.
+// exp of what its maximum was taken off, for kernels and their tests: exp_f32 of an x that is not above 0, with its
+// bits and fewer operations.
 #pragma once
 #include "kernels/formats/numeric.h"
 
