@@ -6,7 +6,7 @@
     perf/weight_types.py --self-test
 
 Each row is a file of `keel quantize` (linear: all matrices outside layers kept; all: none), scored by `keel eval ppl --against MODEL` and planned by
-`keel plan` for the same context. DIR/rows.json holds what was measured: a run that stopped goes on behind it, another model, text or setting is refused.
+`keel plan` for the same context. DIR/rows.json holds what was measured: a run that stopped goes on behind it, another keel, model, text or setting is refused.
 RAM of weights: as an engine holds them by default, copied and interleaved where that is faster. Bits: of a weight of the matrices that were to change.
 Rows of a matrix that are not whole blocks of a type take its stand-in, which the first column names with its share of those weights.
 """
@@ -233,7 +233,7 @@ def main():
     if not o.table:
         if not (o.model and o.text and o.calibration):
             parser.error("model, --text and --calibration")
-        hashes = {"model_sha256": sha256(o.model), "text_sha256": sha256(o.text), "calibration_sha256": sha256(o.calibration)}
+        hashes = {"keel_sha256": sha256(o.keel), "model_sha256": sha256(o.model), "text_sha256": sha256(o.text), "calibration_sha256": sha256(o.calibration)}
         if hashes["text_sha256"] == hashes["calibration_sha256"]:
             parser.error("calibrated on the text that is scored")
         state = load(path, {"model": os.path.basename(o.model), **hashes, "documents": o.documents, "window": o.window,

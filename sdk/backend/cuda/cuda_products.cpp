@@ -175,6 +175,7 @@ static platform::cuda::AccessWindow read_once(const CudaDevice& d, const Product
             platform::cuda::kAccessNormal};
 }
 
+// By the first family whose kernels have room for the shape.
 Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
     if (by_cublas(a)) return multiply_by_cublas(d, l, a);
     for (const ProductFamily& f : kFamilies) {
@@ -184,7 +185,7 @@ Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
                                              shape, read_once(d, a));
     }
-    return kSuccess;
+    return platform::cuda::kInvalidValue;  // the last family of a set takes any shape
 }
 
 void cut(cuda::EmbedArgs* a, uint32_t first, uint32_t count) {
