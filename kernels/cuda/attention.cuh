@@ -197,6 +197,30 @@ KEEL_GPU void for_runs(const Block<COLUMNS>& b, uint32_t view, Range all, uint32
 }
 
 // ---- queries ----
+// A query as integers, with a scale for each of so many blocks; a warp. put(i, v): element i is v.
+template <class Put>
+KEEL_GPU void quantize_query(const float* q, uint32_t block, uint32_t scales, float* scale, const Put& put) {
+    const uint32_t lane = thread_x() % 32;
+    KEEL_NO_UNROLL
+    for (uint32_t s = 0; s < scales; ++s) {
+        float most = 0.0f;
+        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
+            const float v = __builtin_fabsf(q[i]);
+            most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
+        }
+        KEEL_UNROLL
+        for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
+        const bool numbers = most == most;
+        const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
+        if (lane == 0) scale[s] = mul_f32(most, 1.0f / 127.0f);
+        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
+            const float v = numbers && q[i] != 0.0f ? mul_f32(q[i], inverse) : 0.0f;
+            put(i, static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
+                                                                     : v < -127.0f ? -127.0f
+                                                                                   : v))));
+        }
+    }
+}
 // As integers, a block for every scale of a K row, with zeros behind; a warp a column.
 template <uint32_t COLUMNS>
 KEEL_GPU void quantize_queries(const Block<COLUMNS>& b) {
@@ -210,24 +234,7 @@ KEEL_GPU void quantize_queries(const Block<COLUMNS>& b) {
         }
         const uint32_t token = b.first_token + column / b.heads, head = b.first_head + column % b.heads;
         const float* q = b.args.qkv.row + token * b.args.qkv.stride + head * n;
-        for (uint32_t s = 0; s < scales; ++s) {
-            float most = 0.0f;
-            for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-                const float v = __builtin_fabsf(q[i]);
-                most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
-            }
-            KEEL_UNROLL
-            for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
-            const bool numbers = most == most;
-            const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
-            if (lane == 0) b.query_scales(column)[s] = mul_f32(most, 1.0f / 127.0f);
-            for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-                const float v = numbers && q[i] != 0.0f ? mul_f32(q[i], inverse) : 0.0f;
-                q8[i] = static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
-                                                                          : v < -127.0f ? -127.0f
-                                                                                        : v)));
-            }
-        }
+        quantize_query(q, block, scales, b.query_scales(column), [&](uint32_t i, int8_t v) { q8[i] = v; });
         for (uint32_t i = n + lane; i < wide; i += 32) q8[i] = 0;
     }
 }

@@ -118,26 +118,8 @@ KEEL_GPU void quantize_columns(const PrefillBlock& b, float* query_scales) {
         const float* q = b.args.qkv.row +
                          (b.facts().first_token + (there ? column / b.facts().heads : 0)) * b.args.qkv.stride +
                          (b.facts().first_head + (there ? column % b.facts().heads : 0)) * n;
-        KEEL_NO_UNROLL
-        for (uint32_t s = 0; s < scales; ++s) {
-            float most = 0.0f;
-            for (uint32_t at = s * block + lane; at < (s + 1) * block; at += 32) {
-                const float v = __builtin_fabsf(q[at]);
-                most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
-            }
-            KEEL_UNROLL
-            for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
-            const bool numbers = most == most;
-            const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
-            if (lane == 0) query_scales[column * scales + s] = mul_f32(most, 1.0f / 127.0f);
-            for (uint32_t at = s * block + lane; at < (s + 1) * block; at += 32) {
-                const float v = numbers && q[at] != 0.0f ? mul_f32(q[at], inverse) : 0.0f;
-                *IntegerTile<WIDE>::query(i, at) =
-                    static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
-                                                                      : v < -127.0f ? -127.0f
-                                                                                    : v)));
-            }
-        }
+        quantize_query(q, block, scales, query_scales + column * scales,
+                       [&](uint32_t at, int8_t v) { *IntegerTile<WIDE>::query(i, at) = v; });
         for (uint32_t at = n + lane; at < WIDE; at += 32) *IntegerTile<WIDE>::query(i, at) = 0;
     }
 }

@@ -5,6 +5,7 @@
 // What a chain of the contract runs through are the sixteen lanes of a score, eight tiles of an output, and of V as
 // floats all positions. Everything else is done by all warps side by side.
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/exp_below.h"
 
 namespace keel::cuda {
 namespace {
@@ -47,22 +48,6 @@ KEEL_GPU uint32_t scales_of(KvFormat f, uint32_t n) {
 KEEL_GPU float scale_of(KvFormat f, uint32_t field) {
     if (family_of(f) == KvFamily::kTrellis) field = field >> (8 - bits_of(f)) << (7 - bits_of(f));
     return widen_f16(field & 0x7fff);
-}
-
-// exp_f32 of what is not above 0, with its bits.
-KEEL_GPU float exp_below_0(float x) {
-    const float rounded = add_f32(mul_f32(x, kLog2e32), kRound32);  // its lowest bits are those of n
-    const float n = add_f32(rounded, -kRound32);
-    const float r = fma_f32(-n, kLn2Lo32, fma_f32(-n, kLn2Hi32, x));
-    float p = kExpC6;
-    p = fma_f32(p, r, kExpC5);
-    p = fma_f32(p, r, kExpC4);
-    p = fma_f32(p, r, kExpC3);
-    p = fma_f32(p, r, kExpC2);
-    p = fma_f32(p, r, 1.0f);
-    p = fma_f32(p, r, 1.0f);
-    const float y = mul_f32(p, f32_from_bits((f32_bits(rounded) << 23) + f32_bits(1.0f)));
-    return x < kExpMin32 ? 0.0f : y;
 }
 
 // What the threads of a block know.
@@ -249,7 +234,7 @@ KEEL_GPU TokenWeights soften_tile(const TokenBlock& b, uint32_t tile, Range seen
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
         // What is not seen may be anything.
-        const float p = exp_below_0(add_f32(w.p[i], -now));
+        const float p = exp_below_or_nan_f32(add_f32(w.p[i], -now));
         w.p[i] = f32_from_bits(f32_bits(p) & (mask >> i & 1 ? ~0u : 0));
         lanes[i % 2] = add_f32(lanes[i % 2], w.p[i]);
         x[weight_position(lane, i)] = w.p[i];
@@ -515,28 +500,10 @@ KEEL_GPU void quantize_columns(const TokenBlock& b, KvFormat coded) {
                    block = family_of(coded) == KvFamily::kBlock32 ? kKvBlock : n;
     const bool even_odd = coded == kKvE8_4;
     int8_t* q8 = reinterpret_cast<int8_t*>(b.query(column));
-    const auto put = [&](uint32_t i, int32_t v) {
-        q8[even_odd ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i] = static_cast<int8_t>(v);
-    };
+    const auto put = [&](uint32_t i, int8_t v) { q8[even_odd ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i] = v; };
     for (uint32_t i = lane + (column < b.heads ? n : 0); i < wide; i += 32) put(i, 0);
     if (column >= b.heads) return;
-    const float* q = b.q(column);
-    for (uint32_t s = 0; s < scales; ++s) {
-        float most = 0.0f;
-        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-            const float v = __builtin_fabsf(q[i]);
-            most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
-        }
-        KEEL_UNROLL
-        for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
-        const bool numbers = most == most;
-        const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
-        if (lane == 0) b.query_scales(column)[s] = mul_f32(most, 1.0f / 127.0f);
-        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-            const float v = numbers && q[i] != 0.0f ? mul_f32(q[i], inverse) : 0.0f;
-            put(i, static_cast<int32_t>(rint_f32(v > 127.0f ? 127.0f : v < -127.0f ? -127.0f : v)));
-        }
-    }
+    quantize_query(b.q(column), block, scales, b.query_scales(column), put);
 }
 
 // BYTES bytes of a row, which may begin up to MOST_SKIPPED bytes into a word: whole words are loaded.

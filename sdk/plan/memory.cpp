@@ -35,6 +35,7 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 }
 
 static_assert(platform::kMaxThreads <= kMostCodedThreads);
+
 // A coded model, decoded on the threads of the backend while it is loaded.
 struct CodedModel {
     CodedFile file;

@@ -1033,6 +1033,76 @@ TEST(CudaBackend, PlansPredictTheLaunchesThereAre) {
     }
 }
 
+// A step that is given up anywhere, also between the launches of a product whose blocks are counted for the norm behind
+// it: the next one counts from 0.
+TEST(CudaBackend, AStepGivenUpLeavesNoCounts) {
+    const std::string path = keel_test::temp_path("cuda_given_up.gguf");
+    keel::tools::SynthSpec spec;  // rows of 256: four work items
+    spec.mix = "Q8_0";
+    spec.layers = 1;
+    spec.vocabulary = 512;
+    keel::tools::synth_write(path, spec);
+    FakeDriver& driver = FakeDriver::get();
+    driver.launch_ns = [](const std::string&) { return uint64_t{20000}; };  // so that a call launches one item
+    keel_config config = small_config();
+    config.tile_us = 1;
+    Engine engine(path, config);
+    const std::vector<int32_t> prompt = tokens(3, 1);
+    engine.feed(prompt);
+    engine.advance();
+    keel_session session = engine.session();
+    keel_advance_result result = sized<keel_advance_result>();
+    std::vector<float> want;
+    uint32_t stop = 0;
+    for (keel_status begun = KEEL_AGAIN; begun == KEEL_AGAIN; ++stop) {
+        engine.feed(tokens(1, 7));
+        for (uint32_t call = 1; call <= stop && begun == KEEL_AGAIN; ++call) {
+            driver.commands_per_query = call < stop ? 1000 : 0;  // what is launched last is not done when it is stopped
+            begun = keel_advance(engine.handle(), &session, 1, 1, &result);
+        }
+        if (stop && begun == KEEL_AGAIN) {
+            check(keel_cancel(session), "cancel");
+            EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 0, &result), KEEL_E_CANCELLED);
+        }
+        driver.commands_per_query = 1000;
+        if (begun == KEEL_AGAIN) engine.advance();
+        if (!stop) want = last_logits(engine, session);
+        ASSERT_EQ(last_logits(engine, session), want) << stop;
+        check(keel_session_truncate(session, static_cast<uint32_t>(prompt.size())), "truncate");
+    }
+    EXPECT_GT(stop, 20u);
+    driver.launch_ns = [](const std::string&) { return uint64_t{1000}; };
+    std::filesystem::remove(path);
+}
+
+// Products of one token whose row leaves no room for weights in shared memory, and the norm behind them.
+TEST(CudaBackend, RowsLongerThanSharedMemory) {
+    const std::string path = keel_test::temp_path("cuda_long_rows.gguf");
+    keel::tools::SynthSpec spec;
+    spec.mix = "Q8_0";
+    spec.overrides = {{"blk.1.ffn_down", "Q6_K"}, {"attn_output", "Q6_K"}};
+    spec.embedding = 64;
+    spec.heads = 98;  // 25,088 elements
+    spec.kv_heads = 1;
+    spec.head_dim = 256;
+    spec.feed_forward = 98 * 256;
+    spec.vocabulary = 512;
+    keel::tools::synth_write(path, spec);
+    std::vector<std::vector<float>> rows;
+    for (const keel_backend* backend : {cpu(), keel_cuda()}) {
+        keel_config config = small_config();
+        config.backend = backend;
+        Engine engine(path, config);
+        for (const uint32_t count : {2u, 1u}) {
+            engine.feed(tokens(count, 3));
+            engine.advance();
+        }
+        rows.push_back(last_logits(engine, engine.session()));
+    }
+    EXPECT_EQ(rows[1], rows[0]);
+    std::filesystem::remove(path);
+}
+
 // Adapters are the CPU's, also where it computes the last layers; a plan says so.
 TEST(CudaBackend, RefusesAdapters) {
     const keel_test::InspectedFile file(keel_test::source_path(kWideModel));

@@ -429,10 +429,14 @@ TEST(SimtAttention, ExpOfWhatIsNotAboveZeroHasTheSameBits) {
     for (uint32_t bits = 0x80000000u; bits <= f32_bits(-100.0f); bits += bits % 4096 + 1) {
         const float x = f32_from_bits(bits);
         ASSERT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+        ASSERT_EQ(f32_bits(exp_below_or_nan_f32(x)), f32_bits(exp_f32(x))) << x;
     }
-    for (const float x : {0.0f, kExpMin32, std::nextafter(kExpMin32, -100.0f), -1e30f, -kInf32})
+    for (const float x : {0.0f, kExpMin32, std::nextafter(kExpMin32, -100.0f), -1e30f, -kInf32}) {
         EXPECT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+        EXPECT_EQ(f32_bits(exp_below_or_nan_f32(x)), f32_bits(exp_f32(x))) << x;
+    }
     EXPECT_EQ(exp_below_f32(__builtin_nanf("")), 0.0f);
+    EXPECT_TRUE(std::isnan(exp_below_or_nan_f32(__builtin_nanf(""))));
 }
 
 // Rows that are zero, tiny, large, infinite or no numbers are coded as the CPU codes them.

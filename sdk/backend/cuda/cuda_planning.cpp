@@ -24,13 +24,9 @@ constexpr Maker kMakers[] = {
 };
 constexpr uint32_t kMostJoinedElements = 8192;
 constexpr bool joined_inputs_fit() {
-    cuda::ProductArgs a = {};
-    a.k = kMostJoinedElements;
-    a.tokens = 1;
-    a.input = cuda::ProductInput::kFloats;
     for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
         if (kernels::kWeightTypes[type].activation_block && !kernels::is_trellis(type) &&
-            cuda::product_token_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
+            !cuda::product_token_fits(kMostJoinedElements, type))
             return false;
     return true;
 }
@@ -54,7 +50,8 @@ BufferId joined_layout(const Op& op) {
 // what the product read: by then all of that has been read. Ops of different layers are never in one dispatch.
 bool norms(const Op& product, const Op& next) {
     return next.kind == OpKind::kNorm && next.layer == product.layer && product.accumulate && product.repacked &&
-           next.in == product.out && next.k == product.rows && only_layout(next) != kNoBuffer;
+           next.in == product.out && next.k == product.rows && only_layout(next) != kNoBuffer &&
+           cuda::product_token_fits(product.k, product.weight_type);
 }
 
 // Whether a product reads what the one before it reads, and writes another part of the same rows.

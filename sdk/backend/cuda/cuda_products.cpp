@@ -177,13 +177,17 @@ static platform::cuda::AccessWindow read_once(const CudaDevice& d, const Product
             platform::cuda::kAccessNormal};
 }
 
+// By the first family whose kernels have room for the shape.
 Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
     if (by_cublas(a)) return multiply_by_cublas(d, l, a);
-    for (const ProductFamily& f : kFamilies)
-        if (f.set == a.set && a.tokens <= f.most_tokens)
+    for (const ProductFamily& f : kFamilies) {
+        if (f.set != a.set || a.tokens > f.most_tokens) continue;
+        const cuda::LaunchShape shape = f.shape(a, a.type, d.cuda.multiprocessors);
+        if (shape.shared_bytes <= cuda::kMostSharedBytes)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
-                                             f.shape(a, a.type, d.cuda.multiprocessors), read_once(d, a));
-    return kSuccess;
+                                             shape, read_once(d, a));
+    }
+    return platform::cuda::kInvalidValue;  // the last family of a set takes any shape
 }
 
 void cut(cuda::EmbedArgs* a, uint32_t first, uint32_t count) {
