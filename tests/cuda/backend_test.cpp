@@ -1126,6 +1126,25 @@ TEST(CudaBackend, RefusesAdapters) {
     }
 }
 
+// Products of bf16 pairs are the CPU's, and no layers of such a model go elsewhere.
+TEST(CudaBackend, RefusesPairsOfBf16) {
+    const keel_test::InspectedFile file(keel_test::source_path(kWideModel));
+    for (const uint32_t layers : {0u, 1u}) {
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        device.layers = layers;
+        keel_config config = small_config();
+        config.backend = keel_cuda();
+        config.backend_options = &device;
+        config.activation = KEEL_ACTIVATION_BF16;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_STREQ("config.activation", error.field);
+        config.activation = KEEL_ACTIVATION_Q8;
+        EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+    }
+}
+
 // Kernels of trellis weights are the CPU's: a plan names the matrix and its type, unless the CPU computes its layer.
 TEST(CudaBackend, RefusesTrellisWeights) {
     const std::string path = keel_test::temp_path("cuda_trellis.gguf");

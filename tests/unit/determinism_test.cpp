@@ -307,12 +307,14 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
     }
 }
 
-constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32;
+constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32, kBF16 = KEEL_ACTIVATION_BF16;
 INSTANTIATE_TEST_SUITE_P(
     Models, Determinism,
     testing::Combine(
         testing::Values(
             Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
+            Case{"books_f16_pairs", "samples/models/books-7m-f16.gguf", false, kBF16, KEEL_KV_F16, KEEL_KV_F16, 90, 12,
+                 1},
             Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16,
                  600, 20, 12},
             Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 1},

@@ -11,7 +11,12 @@ struct PairsAvx512Bf16 : FloatAvx512 {
     KEEL_INLINE F fma(F w, F x, F sum) {
         return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
     }
-    KEEL_INLINE F pack_bf16(F first, F second) { return reinterpret_cast<F>(_mm512_cvtne2ps_pbh(second, first)); }
+    KEEL_INLINE F pack(F first, F second) { return reinterpret_cast<F>(_mm512_cvtne2ps_pbh(second, first)); }
+    KEEL_INLINE F counted(F v) {
+        const __m512i bits = _mm512_castps_si512(v), magnitude = _mm512_and_si512(bits, _mm512_set1_epi16(0x7fff));
+        return _mm512_castsi512_ps(
+            _mm512_maskz_mov_epi16(_mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(kSmallestPair)), bits));
+    }
 };
 
 }  // namespace

@@ -1,5 +1,10 @@
 // Matrix products of bf16 pairs (NUMERICS section 1): the panels of matmul_f32_lanes.h over vectors whose elements are
-// pairs. Rows are rounded to bf16 in scratch, once for a group of tokens.
+// pairs. Few tokens round weights in registers; more tokens share rows that are rounded once, in scratch. V has, beside
+// what float_vector.h asks for,
+//
+//   pack(v, w)        the 2 kLanes lanes of both as bf16, rounded to nearest even, in order
+//   counted(v)        of 2 kLanes bf16: 0 for those of a magnitude below 2^-56
+//   fma(w, x, sum)    of pairs; or odd(v), even(v): of each pair the element of that index, exactly widened to f32
 #pragma once
 #include "kernels/cpu/matmul/matmul_f32_lanes.h"
 #include "kernels/cpu/matmul/quant_blocks.h"
@@ -7,14 +12,11 @@
 namespace keel::kernels {
 namespace {
 
-// V for pairs, of an instruction set without a product of them.
+// V of an instruction set without an instruction for it.
 template <class V>
-struct Pairs : V {
+struct TwoProducts : V {
     using F = typename V::F;
-    KEEL_INLINE F fma(F w, F x, F sum) {
-        sum = V::fma(V::upper_half(w), V::upper_half(x), sum);
-        return V::fma(V::lower_half(w), V::lower_half(x), sum);
-    }
+    KEEL_INLINE F fma(F w, F x, F sum) { return V::fma(V::even(w), V::even(x), V::fma(V::odd(w), V::odd(x), sum)); }
 };
 
 // kLanes pairs of a row of weights or activations: what a Load of float_vector.h is for floats.
@@ -23,11 +25,9 @@ struct LoadPairs {
     using Load = typename LoadOf<V, T>::Type;
     static constexpr uint32_t kBytes = 2 * Load::kBytes;
     KEEL_INLINE typename V::F load(const uint8_t* p) {
-        const typename V::F first = Load::load(p), second = Load::load(p + V::kLanes * Load::kBytes);
-        return V::pack_bf16(keep(first), keep(second));
-    }
-    KEEL_INLINE typename V::F keep(typename V::F v) {
-        return V::select(V::less(V::abs(v), V::set1(kSmallestBf16)), V::zero(), v);
+        if constexpr (T == kBF16) return V::counted(LoadF32<V>::load(p));
+        const typename V::F v = V::pack(Load::load(p), Load::load(p + V::kLanes * Load::kBytes));
+        return T == kF16 ? v : V::counted(v);  // none of F16 is too small
     }
 };
 

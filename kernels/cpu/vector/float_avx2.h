@@ -32,22 +32,6 @@ struct FloatAvx2 {
     KEEL_INLINE void store_f16(void* p, F v) {
         _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
     }
-    // bf16 in the lower half of every 32 bits. Numbers carry into the exponent; a NaN, which could become an infinity,
-    // is made quiet.
-    KEEL_INLINE __m256i round_bf16(F v) {
-        const __m256i bits = _mm256_castps_si256(v),
-                      odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-        const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-        return _mm256_srli_epi32(
-            _mm256_castps_si256(select(is_number(v), _mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet))), 16);
-    }
-    KEEL_INLINE F pack_bf16(F first, F second) {
-        const __m256i words = _mm256_packus_epi32(round_bf16(first), round_bf16(second));
-        return _mm256_castsi256_ps(_mm256_permute4x64_epi64(words, 0xd8));
-    }
-    KEEL_INLINE F upper_half(F v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x10000))); }
-    KEEL_INLINE F lower_half(F v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
     KEEL_INLINE void load_pairs(const float* p, F* even, F* odd) {
         const F a = load(p), b = load(p + 8);
         const auto in_order = [](F v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8)); };

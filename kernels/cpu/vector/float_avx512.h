@@ -40,23 +40,6 @@ struct FloatAvx512 {
     KEEL_INLINE void store_f16(void* p, F v) {
         _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
     }
-    // bf16 in the lower half of every 32 bits. Numbers carry into the exponent; a NaN, which could become an infinity,
-    // is made quiet.
-    KEEL_INLINE __m512i round_bf16(F v) {
-        const __m512i bits = _mm512_castps_si512(v),
-                      odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-        const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-        return _mm512_srli_epi32(_mm512_mask_blend_epi32(is_number(v), quiet, rounded), 16);
-    }
-    KEEL_INLINE F pack_bf16(F first, F second) {
-        const __m256i low = _mm512_cvtepi32_epi16(round_bf16(first)), high = _mm512_cvtepi32_epi16(round_bf16(second));
-        return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
-    }
-    KEEL_INLINE F upper_half(F v) {
-        return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(-0x10000)));
-    }
-    KEEL_INLINE F lower_half(F v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
     KEEL_INLINE void load_pairs(const float* p, F* even, F* odd) {
         const __m512i i = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         const F a = load(p), b = load(p + 16);

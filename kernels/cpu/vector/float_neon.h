@@ -42,20 +42,6 @@ struct FloatNeon {
     KEEL_INLINE void store_f16(void* p, F v) {
         vst1_u8(static_cast<uint8_t*>(p), vreinterpret_u8_f16(vcvt_f16_f32(v)));
     }
-    // Numbers carry into the exponent; a NaN, which could become an infinity, is made quiet.
-    KEEL_INLINE uint16x4_t round_bf16(F v) {
-        const uint32x4_t bits = vreinterpretq_u32_f32(v), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-        const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
-        const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
-        return vshrn_n_u32(vbslq_u32(is_number(v), rounded, quiet), 16);
-    }
-    KEEL_INLINE F pack_bf16(F first, F second) {
-        return vreinterpretq_f32_u16(vcombine_u16(round_bf16(first), round_bf16(second)));
-    }
-    KEEL_INLINE F upper_half(F v) {
-        return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000)));
-    }
-    KEEL_INLINE F lower_half(F v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16)); }
     KEEL_INLINE void load_pairs(const float* p, F* even, F* odd) {
         const float32x4x2_t v = vld2q_f32(p);
         *even = v.val[0];

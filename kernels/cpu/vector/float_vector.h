@@ -3,10 +3,7 @@
 //   F, Mask, kLanes, kRegisters        a register of kLanes floats (4, 8 or 16), a comparison of two, their number
 //   zero set1 load store               memory of any alignment
 //   load_first store_first             the first n < kLanes floats; lanes behind them are read as 0
-//   load_f16 load_bf16                 kLanes halves, exactly widened
-//   store_f16                          kLanes halves, rounded to nearest even
-//   pack_bf16(v, w)                    the 2 kLanes lanes of both as bf16, rounded to nearest even, in order
-//   upper_half lower_half              of every 32 bits, a bf16 exactly widened
+//   load_f16 load_bf16 store_f16       kLanes halves, exactly widened or rounded to nearest even
 //   load_pairs store_pairs             2 kLanes floats p[0..]: the even and the odd ones
 //   add sub mul div fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b, each with one rounding
 //   max(a,b) = a > b ? a : b,  min(a,b) = a < b ? a : b     so b where one is NaN

@@ -110,10 +110,10 @@ WeightUse cpu_weights(const PlanConfig& config, keel_weights mode, uint32_t weig
 
 uint64_t cpu_cost(const PlanConfig& config, Op* op) {
     const Rates& rates = kRates[config.cpu];
-    const uint32_t block = op->kind == OpKind::kMatmul ? kernels::kWeightTypes[op->weight_type].activation_block : 0;
-    const bool q8 = block != 0 && config.q8;
-    const double f32_macs_per_us = rates.f32_macs_per_us * (config.bf16 && config.kernels->multiplies_bf16 ? 2 : 1);
-    const double macs_per_us = block == 0    ? f32_macs_per_us
+    const bool product = op->kind == OpKind::kMatmul;
+    const uint32_t block = product ? kernels::kWeightTypes[op->weight_type].activation_block : 0;
+    const bool q8 = block != 0 && config.q8, pairs = product && config.bf16 && config.kernels->multiplies_bf16;
+    const double macs_per_us = block == 0    ? rates.f32_macs_per_us * (pairs ? 2 : 1)
                                : !q8         ? rates.decode_macs_per_us
                                : block == 32 ? rates.q8_32_macs_per_us
                                              : rates.q8_256_macs_per_us;

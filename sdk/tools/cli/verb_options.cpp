@@ -123,8 +123,10 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
         ->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights,
                "where weights live (default: copied, and interleaved where that is faster)");
-    add_choice(verb, "--activation", options.activation, kActivations,
-               "activations against quantized weights (default q8)");
+    add_choice(
+        verb, "--activation", options.activation, kActivations,
+        "how products read activations: in 8-bit blocks against quantized weights (q8, the default), in f32, or as "
+        "q8 and against F32, F16 and BF16 weights in bf16");
     add_choice(verb, "--cpu", options.cpu, kCpus,
                "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
     verb.add_option("--pre", options.pre_tokenizer,
