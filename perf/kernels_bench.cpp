@@ -315,7 +315,7 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
         if (q8)
             set->quantize_q8(source.floats(), kK, block, x.data + c * stride);
         else if (product == kBf16Product)
-            set->round_bf16(source.floats(), kK, x.data + c * stride);
+            set->round_bf16(source.floats(), 0, kK, x.data + c * stride);
         else
             memcpy(x.data + c * stride, source.data, kK * 4);
         out[c] = y.floats() + uint64_t{c} * rows;

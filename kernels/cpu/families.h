@@ -28,7 +28,7 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void matmul_repacked_##isa(const MatmulArgs& args);                                                              \
     template <WeightType T>                                                                                          \
     void matmul_bf16_##isa(const MatmulArgs& args);                                                                  \
-    void round_bf16_##isa(const float* x, uint32_t k, void* token);                                                  \
+    void round_bf16_##isa(const float* x, uint32_t begin, uint32_t end, void* token);                                \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token);                                 \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y);                            \
     void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin); \
@@ -96,7 +96,7 @@ void attention_split_avx512vbmi(const AttentionArgs& args);
 // And with AVX512-BF16.
 template <WeightType T>
 void matmul_bf16_avx512bf16(const MatmulArgs& args);
-void round_bf16_avx512bf16(const float* x, uint32_t k, void* token);
+void round_bf16_avx512bf16(const float* x, uint32_t begin, uint32_t end, void* token);
 
 // Defined where they are built (KEEL_KERNEL_SETS).
 extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet, kNeonSet, kNeonDotprodSet, kNeonI8mmSet;

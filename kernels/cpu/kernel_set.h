@@ -175,7 +175,9 @@ struct KernelSet {
     bool repack_pays[kWeightTypeCount];      // matmul_repacked is measured to be the faster of the two
     MatmulFn matmul_bf16[kWeightTypeCount];  // x is bf16 pairs; null for types with an activation block
     bool multiplies_bf16;                    // by instructions of their own, twice as fast as f32
-    void (*round_bf16)(const float* x, uint32_t k, void* token);  // x[k] -> one token's bf16 pairs (bf16_pairs.h)
+    // x[begin..end) -> that part of one token's bf16 pairs (bf16_pairs.h), and zeros behind it up to the next multiple
+    // of 32. begin is a multiple of 32.
+    void (*round_bf16)(const float* x, uint32_t begin, uint32_t end, void* token);
     // x[k] -> one token's q8 activation with blocks of `block` (32 or 256; k a multiple of it). For trellis weights
     // kv_rotate rotates x before, 256 elements at a time.
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* token);

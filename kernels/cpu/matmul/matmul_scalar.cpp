@@ -31,34 +31,26 @@ void matmul_f32_scalar(const MatmulArgs& a) {
     static_assert(kTile % kShape.elements == 0);
 }
 
-void round_bf16_scalar(const float* x, uint32_t k, void* token) {
-    uint16_t* to = static_cast<uint16_t*>(token);
-    memset(token, 0, bf16_token_bytes(k));
-    for (uint32_t i = 0; i < k; ++i) to[i] = pair_element(x[i]);
+void round_bf16_scalar(const float* x, uint32_t begin, uint32_t end, void* token) {
+    float* to = static_cast<float*>(token);
+    memset(to + begin, 0, bf16_token_bytes(end - begin));
+    for (uint32_t i = begin; i < end; ++i) to[pair_place(i)] = bf16_to_f32(pair_element(x[i]));
 }
 
 template <WeightType T>
 void matmul_bf16_scalar(const MatmulArgs& a) {
-    constexpr uint32_t kTile = 256;
-    float w[kTile];
     float lanes[kMaxTokens][16];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
         const uint8_t* src = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
         memset(lanes, 0, a.tokens * sizeof(lanes[0]));
-        for (uint32_t k = 0; k < a.k; k += kTile) {
-            const uint32_t n = a.k - k < kTile ? a.k - k : kTile;
-            decode_weights<T>(src, w, n);
-            src += weight_row_bytes(T, n);
-            for (uint32_t i = 0; i < n; ++i) w[i] = bf16_to_f32(pair_element(w[i]));
-            if (n % 2) w[n] = 0;
+        for (uint32_t k = 0; k < a.k; k += 2) {
+            float w[2] = {};
+            decode_weights<T>(src + weight_row_bytes(T, k), w, a.k - k < 2 ? 1 : 2);
             for (uint32_t c = 0; c < a.tokens; ++c) {
-                const uint16_t* x =
-                    reinterpret_cast<const uint16_t*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes) + k;
-                for (uint32_t i = 0; i < n; i += 2) {
-                    float* lane = &lanes[c][i / 2 % 16];
-                    *lane = fma_f32(w[i + 1], bf16_to_f32(x[i + 1]), *lane);
-                    *lane = fma_f32(w[i], bf16_to_f32(x[i]), *lane);
-                }
+                const float* x = reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes);
+                float* lane = &lanes[c][k / 2 % 16];
+                *lane = fma_f32(bf16_to_f32(pair_element(w[1])), x[pair_place(k + 1)], *lane);
+                *lane = fma_f32(bf16_to_f32(pair_element(w[0])), x[pair_place(k)], *lane);
             }
         }
         for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, tree16(lanes[c]));

@@ -55,7 +55,7 @@ void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, 
         if (op.out_coded[i] == kNoBuffer) continue;
         uint8_t* to = d.buffer(op.out_coded[i], token);
         if (coded_layout(i) == Activation::kBf16Pairs)
-            d.kernels().round_bf16(x, k, to);
+            d.kernels().round_bf16(x, 0, k, to);
         else if (coded_layout(i) == Activation::kQ8Rotated)
             quantize_stretches(d, coded_layout(i), x, 0, k, k, to);
         else
@@ -69,7 +69,7 @@ void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t be
         if (op.out_coded[i] == kNoBuffer) continue;
         uint8_t* to = d.buffer(op.out_coded[i], token);
         if (coded_layout(i) == Activation::kBf16Pairs)
-            d.kernels().round_bf16(x + begin, end - begin, to + kernels::bf16_token_bytes(begin));
+            d.kernels().round_bf16(x, begin, end, to);
         else
             quantize_stretches(d, coded_layout(i), x, begin, end, k, to);
     }
