@@ -10,6 +10,7 @@
 #include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -202,8 +203,15 @@ TEST_F(Placement, FloatMatricesReadPairsWhereAsked) {
         for (const keel_op_info& op : p.ops) {
             if (!strcmp(op.name, "quantize")) joined += op.dispatch == p.ops[op.index - 1].dispatch;
             if (!op.weight_type[0] || !strcmp(op.name, "embed")) continue;
-            const std::string name = buffers[op.reads[0]].name, suffix = name.substr(name.rfind('.') + 1);
-            EXPECT_EQ(suffix, !strcmp(op.weight_type, "Q8_0") ? "q8_32" : "bf16") << op.name << " reads " << name;
+            const std::string want = !strcmp(op.weight_type, "Q8_0") ? ".q8_32" : ".bf16";
+            uint32_t coded = 0;
+            for (uint32_t i = 0; i < op.read_count; ++i) {
+                const std::string name = buffers[op.reads[i]].name;
+                if (name.find('.') == std::string::npos) continue;
+                EXPECT_EQ(name.substr(name.find('.')), want) << op.name;
+                ++coded;
+            }
+            EXPECT_EQ(coded, 1u) << op.name;
             ++products;
         }
         EXPECT_EQ(products, spec.layers * 7 + 1);

@@ -180,10 +180,10 @@ KEEL_INLINE void multiply_tokens(const uint8_t* w, uint64_t w_row_bytes, const T
 }
 
 // How weights become what V multiplies, in memory: f32, or bf16 pairs of which each takes a float's place. One function
-// of panels serves all types. Where args.k is a row's length with what pads it, decode writes that too.
+// of panels serves all types. decode writes what pads a row, if args.k counts that.
 struct Decoder {
     WeightType type;
-    uint32_t k;         // elements of a row
+    uint32_t k;         // elements of a row, without what pads it
     uint32_t elements;  // in a float's place: 1 or 2
     void (*decode)(const void* source, float* to, uint32_t k);
 };
