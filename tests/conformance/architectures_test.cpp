@@ -27,21 +27,24 @@ void PrintTo(const Case& c, std::ostream* out) {
     *out << c.name;
 }
 
-const std::string kArchitectures = "tests/data/architectures/";
-
-std::vector<Case> architecture_cases() {
-    const nlohmann::json index = read_json(source_path(kArchitectures + "index.json"));
+// `folder`: of index.json and the files that it names.
+std::vector<Case> cases_of(const std::string& folder) {
+    const nlohmann::json index = read_json(source_path(folder + "index.json"));
     const std::vector<int32_t> tokens = index["tokens"];
     std::vector<Case> cases;
     for (const nlohmann::json& c : index["cases"]) {
         cases.push_back({c["name"],
-                         source_path(kArchitectures + std::string(c["file"])),
-                         source_path(kArchitectures + std::string(c["logits"])),
+                         source_path(folder + std::string(c["file"])),
+                         source_path(folder + std::string(c["logits"])),
                          c["context_tokens"],
                          {tokens.begin(), tokens.begin() + static_cast<int>(c["ids"])},
                          c["positions"]});
     }
     return cases;
+}
+
+std::vector<Case> architecture_cases() {
+    return cases_of("tests/data/architectures/");
 }
 
 const char* const kSharedModels[] = {
@@ -94,6 +97,11 @@ void expect_reference_logits(const Case& c) {
 class Architectures : public testing::TestWithParam<Case> {};
 TEST_P(Architectures, F32LogitsMatchTransformers) {
     expect_reference_logits(GetParam());
+}
+
+// keel-wired, against the formulas of a published model of the kind (make_wired_oracle.py).
+TEST(WiredModels, F32LogitsMatchNumpy) {
+    for (const Case& c : cases_of("tests/data/wired/")) expect_reference_logits(c);
 }
 
 class SharedModels : public testing::TestWithParam<const char*> {};
