@@ -10,7 +10,7 @@ namespace keel {
 
 constexpr uint32_t kNoTensor = UINT32_MAX;
 
-// How layers are joined (WIRED_MODELS.md).
+// How layers are joined (sdk/model/WIRED_MODELS.md).
 struct Wiring {
     static constexpr uint32_t kMaxLayers = 128, kMaxKept = 16;
     static constexpr uint8_t kNone = 255;

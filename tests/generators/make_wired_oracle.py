@@ -139,6 +139,12 @@ def forward(p, ids, without=()):
     return CAP * np.tanh(logits / CAP) if on("soft cap") else logits
 
 
+def exchanged(w):
+    """Rotation by the negative angle is rotation by the angle with the elements of a pair exchanged."""
+    order = np.concatenate([np.arange(ROPE // 2, ROPE), np.arange(ROPE // 2), np.arange(ROPE, HEAD)])
+    return w.reshape(-1, HEAD, WIDTH)[:, order].reshape(w.shape)
+
+
 def fold(p):
     """The tensors of the file, by name."""
     layers = ENCODER + DECODER
@@ -157,9 +163,6 @@ def fold(p):
             post, resid = p["post_lambda"][l], p["resid_lambda"][l]
             lanes[i - first] = (resid[0] * stays, post[0][0] * ones, post[1][0] * ones, resid[0] * comes, resid[1] * ones,
                                 post[0][1] * ones, post[1][1] * ones)
-    # Rotation by the negative angle is rotation by the angle with the elements of a pair exchanged.
-    order = np.concatenate([np.arange(ROPE // 2, ROPE), np.arange(ROPE // 2), np.arange(ROPE, HEAD)])
-    exchanged = lambda w: w.reshape(-1, HEAD, WIDTH)[:, order].reshape(w.shape)
     tensors = {"token_embd.weight": p["embedding"], "token_embd_norm.weight": ones, "output_norm.weight": ones,
                "smear_gate.weight": p["smear_w"][None], "input_mix.weight": inputs, "lane_mix.weight": lanes,
                "lane_end.weight": np.full((2, WIDTH), 0.5)}
@@ -211,6 +214,32 @@ def write(path, p):
     writer.close()
 
 
+def write_adapter(path, p, rank=4, scale=0.75, alpha=6.0):
+    """Pairs for two blocks that several layers have, and the parameters with what they add."""
+    g = np.random.default_rng(11)
+    writer = gguf.GGUFWriter(path, "keel-wired")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    changed = {name: np.copy(value) for name, value in p.items()}
+    for l, name, tensor in ((1, "q", "attn_q"), (1, "down", "ffn_down"), (2, "o", "attn_output"), (2, "up", "ffn_up"), (3, "v", "attn_v")):
+        rows, columns = p[name][l].shape
+        a, b = (g.standard_normal((rank, columns)) / columns**0.5).astype(np.float32), (0.2 * g.standard_normal((rows, rank))).astype(np.float32)
+        writer.add_tensor(f"blk.{l}.{tensor}.weight.lora_a", a)
+        writer.add_tensor(f"blk.{l}.{tensor}.weight.lora_b", b)
+        delta = scale * alpha / rank * b.astype(np.float64) @ a.astype(np.float64)
+        if name == "q":
+            delta = exchanged(delta)
+        if name in ("o", "down"):
+            delta = delta / p["attn_scale" if name == "o" else "mlp_scale"][l][:, None]
+        changed[name][l] += delta
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return scale, changed
+
+
 def row_error(a, b):
     return float((np.abs(a - b).max(axis=1) / np.abs(b).max(axis=1)).max())
 
@@ -232,7 +261,12 @@ def main():
     assert min(changes.values()) > 1e-3, changes
     case = dict(name="wired", file="wired.gguf", ids=IDS, context_tokens=192, positions=POSITIONS, logits="wired.f32",
                 shows="every part of a wired model at once", logits_change_if_left_out=changes)
-    index = dict(about="see README.md", vocabulary=VOCABULARY, tokens=ids.tolist(), cases=[case], versions=dict(numpy=np.__version__))
+    scale, changed = write_adapter(OUT / "wired-lora.gguf", p)
+    adapted = forward(changed, ids)[POSITIONS]
+    assert row_error(adapted, rows) > 0.05
+    adapted.astype("<f4").tofile(OUT / "wired-lora.f32")
+    adapter = dict(name="wired-lora", model="wired", file="wired-lora.gguf", logits="wired-lora.f32", scale=scale)
+    index = dict(about="see README.md", vocabulary=VOCABULARY, tokens=ids.tolist(), cases=[case], adapters=[adapter], versions=dict(numpy=np.__version__))
     OUT.joinpath("index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
