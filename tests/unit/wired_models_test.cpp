@@ -1,11 +1,13 @@
 // Wired models (sdk/model/WIRED_MODELS.md): what their metadata may say, and what layers with the same weights share.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <map>
 
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
