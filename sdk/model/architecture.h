@@ -64,8 +64,8 @@ constexpr SlotSet slot_bit(TensorSlot slot) {
 static_assert(kSlotCount <= 64, "a SlotSet has 64 bits");
 
 // Tensors of more than one row that are nevertheless coefficients: F32, F16 or BF16 in every file, as vectors are.
-constexpr SlotSet kCoefficients = slot_bit(kSmearGate) | slot_bit(kInputMix) | slot_bit(kLaneMix) | slot_bit(kLaneEnd) |
-                                  slot_bit(kAttnGate);
+constexpr SlotSet kCoefficients =
+    slot_bit(kSmearGate) | slot_bit(kInputMix) | slot_bit(kLaneMix) | slot_bit(kLaneEnd) | slot_bit(kAttnGate);
 
 // Dimensions a tensor's shape is written in; resolved by the model's hyperparameters.
 enum Dim : uint8_t {
@@ -85,7 +85,7 @@ enum Dim : uint8_t {
     kDimOne,
     kDimLayers,
     kDimTwoLanes,  // layers with two lanes
-    // Terms of mixes: of a layer's input, of both lanes behind a layer, of both lanes into one (sdk/model/WIRED_MODELS.md).
+    // Terms of mixes: of a layer's input, of both lanes behind a layer, of both lanes into one (WIRED_MODELS.md).
     kDimInputTerms,
     kDimLaneTerms,
     kDimLanes
@@ -135,7 +135,7 @@ struct ArchitectureRow {
     Sliding sliding = Sliding::kNone;
     EmbeddingScale embedding_scale = EmbeddingScale::kOne;
     bool local_rope = false;  // windowed layers use rope.freq_base_swa (default 10,000), unscaled
-    bool wired = false;       // layers are joined as the file says (sdk/model/WIRED_MODELS.md), not each to the one before
+    bool wired = false;  // layers are joined as the file says (sdk/model/WIRED_MODELS.md), not each to the one before
     // Models with this many layers scale queries by 1/sqrt(embedding / heads) instead of 1/sqrt(head_dim) (the 27B
     // gemmas).
     uint32_t query_scale_layers = 0;

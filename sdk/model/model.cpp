@@ -131,7 +131,7 @@ struct KeyReader {
         if (status == KEEL_OK) status = gguf_f32(reader, g, name(suffix), &v, &present, error);
         return present ? v : fallback;
     }
-    // An array of 32-bit integers from `low` to `high`, at most `capacity` of them; -1 becomes 255. False: there is none.
+    // An array of at most `capacity` 32-bit integers from `low` to `high`; -1 becomes 255. False: there is none.
     bool list(const char* suffix, int64_t low, int64_t high, uint8_t* out, uint32_t capacity, uint32_t* count) {
         const GgufValue* value = status == KEEL_OK ? gguf_find(g, name(suffix)) : nullptr;
         if (!value) return false;

@@ -96,7 +96,8 @@ struct keel_model {
     // The GGUF view with its tables.
     keel::Gguf view() const;
     const keel::GgufTensor* tensors() const;
-    // Tensor of a slot (layer ignored for global slots); null when the file has none. Several layers may have one block.
+    // Tensor of a slot (layer ignored for global slots); null when the file has none. Layers may share a
+    // block.
     const keel::GgufTensor* tensor(keel::TensorSlot slot, uint32_t layer) const {
         return block_tensor(slot, slot < keel::kGlobalSlots ? 0 : spec.block_of(layer));
     }
