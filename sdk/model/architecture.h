@@ -15,7 +15,7 @@ namespace keel {
     X(TokenNorm,        "token_embd_norm.weight",     "token_norm",     kDimEmbedding,   kDimNone,         kDimNone) \
     X(SmearGate,        "smear_gate.weight",          "smear_gate",     kDimSmearGate,   kDimOne,          kDimNone) \
     X(InputMix,         "input_mix.weight",           "input_mix",      kDimEmbedding,   kDimInputTerms,   kDimLayers) \
-    X(LaneMix,          "lane_mix.weight",            "lane_mix",       kDimEmbedding,   kDimLaneTerms,    kDimTwoLanes) \
+    X(LaneMix,          "lane_mix.weight",            "lane_mix",       kDimEmbedding,   kDimLaneTerms,    kDimLaned) \
     X(LaneEnd,          "lane_end.weight",            "lane_end",       kDimEmbedding,   kDimLanes,        kDimNone) \
     X(OutputNorm,       "output_norm.weight",         "output_norm",    kDimEmbedding,   kDimNone,         kDimNone) \
     X(Output,           "output.weight",              "output",         kDimEmbedding,   kDimVocabulary,   kDimNone) \
@@ -84,7 +84,7 @@ enum Dim : uint8_t {
     kDimSmearGate,  // elements of an embedding that its gate looks at
     kDimOne,
     kDimLayers,
-    kDimTwoLanes,  // layers with two lanes
+    kDimLaned,  // layers with two lanes
     // Terms of mixes: of a layer's input, of both lanes behind a layer, of both lanes into one (WIRED_MODELS.md).
     kDimInputTerms,
     kDimLaneTerms,

@@ -62,7 +62,7 @@ uint64_t dim_value(const ModelSpec& spec, Dim dim) {
             return 1;
         case kDimLayers:
             return spec.layers;
-        case kDimTwoLanes:
+        case kDimLaned:
             return spec.layers - spec.wiring.two_lanes_from;
         case kDimInputTerms:
             return kInputTerms;
