@@ -50,6 +50,10 @@ constexpr MatmulFn bf16_product(MatmulFn product) {
             .add = add_##isa,                                                                                      \
             .scale = scale_##isa,                                                                                  \
             .softcap = softcap_##isa,                                                                              \
+            .mix = mix_##isa,                                                                                      \
+            .leaky_square = leaky_square_##isa,                                                                    \
+            .gate_rows = gate_rows_##isa,                                                                          \
+            .exclude = exclude_##isa,                                                                              \
             .exp_masses = exp_masses_##isa,                                                                        \
             .race = race_##isa,                                                                                    \
             .kv_encode = {kv_encode_##isa<KvFormat{F}>...},                                                        \
@@ -91,6 +95,8 @@ constexpr KernelSet with_vbmi(KernelSet s) {
     s.attention_split = attention_split_avx512vbmi;
     return s;
 }
+#endif
+#ifdef KEEL_HAVE_AVX512BF16
 constexpr KernelSet with_bf16(KernelSet s) {
     s.matmul_bf16[kF32] = matmul_bf16_avx512bf16<kF32>;
     s.matmul_bf16[kF16] = matmul_bf16_avx512bf16<kF16>;
@@ -121,8 +127,9 @@ constexpr bool complete(const KernelSet& s) {
     for (uint32_t format = 0; format < kKvFormatCount; ++format)
         if (!s.kv_encode[format] || !s.kv_decode[format]) return false;
     return s.name && s.round_bf16 && s.quantize_q8 && s.rms_norm && s.rope_table && s.rope && s.gate_silu &&
-           s.gate_gelu && s.add && s.scale && s.softcap && s.exp_masses && s.race && s.kv_rotate && s.kv_unrotate &&
-           s.attention_split && s.attention_finish && s.rans_decode;
+           s.gate_gelu && s.add && s.scale && s.softcap && s.mix && s.leaky_square && s.gate_rows && s.exclude &&
+           s.exp_masses && s.race && s.kv_rotate && s.kv_unrotate && s.attention_split && s.attention_finish &&
+           s.rans_decode;
 }
 }  // namespace
 
@@ -140,11 +147,15 @@ KEEL_PUBLISH(kAvx2VnniSet, with_vnni(kAvx2Set, Types()))
 #ifdef KEEL_HAVE_AVX512
 KEEL_PUBLISH(kAvx512Set, with_repacking(make_avx512(Types(), Formats())))
 KEEL_PUBLISH(kAvx512VbmiSet, with_vbmi(kAvx512Set))
+#endif
+#ifdef KEEL_HAVE_AVX512BF16
 KEEL_PUBLISH(kAvx512Bf16Set, with_bf16(kAvx512VbmiSet))
 #endif
 #ifdef KEEL_HAVE_AMX
 KEEL_PUBLISH(kAmxSet, with_repacking(make_amx(Types(), Formats())))
 KEEL_PUBLISH(kAmxVbmiSet, with_vbmi(kAmxSet))
+#endif
+#if defined(KEEL_HAVE_AMX) && defined(KEEL_HAVE_AVX512BF16)
 KEEL_PUBLISH(kAmxBf16Set, with_bf16(kAmxVbmiSet))
 #endif
 #ifdef KEEL_HAVE_NEON

@@ -56,7 +56,8 @@ template <WeightType T>
 void matmul_bf16_avx512bf16(const MatmulArgs& a) {
     MatmulArgs pairs = padded_to_blocks(a);
     pairs.k /= 2;
-    if (a.tokens == 1 && a.k % kBf16Block == 0) return direct_token<PairsAvx512, LoadPairs<T>>(pairs);
+    if constexpr (T != kF32)
+        if (a.k % kBf16Block == 0 && direct_tokens<PairsAvx512, LoadPairs<T>>(pairs)) return;
     multiply_decoded<PairsAvx512>(pairs, {T, a.k, 2, round_pairs<T>}, a.row_begin);
 }
 template void matmul_bf16_avx512bf16<kF32>(const MatmulArgs&);

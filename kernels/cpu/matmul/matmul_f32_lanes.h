@@ -131,12 +131,34 @@ void direct(const MatmulArgs& a) {
     }
 }
 
+// All of a, if it has no more tokens than a tile; else false.
 template <class V, class Load>
-KEEL_INLINE void direct_token(const MatmulArgs& a) {
-    // Sixteen rows this far apart would compete for the same lines of the first-level cache.
-    if constexpr (direct_rows<V, 1>() > 8)
-        if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a);
-    return direct<V, Load, 1>(a);
+KEEL_INLINE bool direct_tokens(const MatmulArgs& a) {
+    if (a.tokens > kTileTokens<V>) return false;
+    switch (a.tokens) {
+        case 1:
+            // Sixteen rows this far apart would compete for the same lines of the first-level cache.
+            if constexpr (direct_rows<V, 1>() > 8)
+                if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a), true;
+            direct<V, Load, 1>(a);
+            break;
+        case 2:
+            direct<V, Load, 2>(a);
+            break;
+        case 3:
+            direct<V, Load, 3>(a);
+            break;
+        case 4:
+            if constexpr (kTileTokens<V> >= 4) direct<V, Load, 4>(a);
+            break;
+        case 5:
+            if constexpr (kTileTokens<V> >= 5) direct<V, Load, 5>(a);
+            break;
+        case 6:
+            if constexpr (kTileTokens<V> >= 6) direct<V, Load, 6>(a);
+            break;
+    }
+    return true;
 }
 
 // ---- any number of tokens, by panels ----
@@ -264,23 +286,7 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
         using Load = typename LoadOf<V, T>::Type;
         if (a.k % 16 == 0) {
-            switch (a.tokens) {
-                case 1:
-                    return direct_token<V, Load>(a);
-                case 2:
-                    return direct<V, Load, 2>(a);
-                case 3:
-                    return direct<V, Load, 3>(a);
-                case 4:
-                    if constexpr (kTileTokens<V> >= 4) return direct<V, Load, 4>(a);
-                    break;
-                case 5:
-                    if constexpr (kTileTokens<V> >= 5) return direct<V, Load, 5>(a);
-                    break;
-                case 6:
-                    if constexpr (kTileTokens<V> >= 6) return direct<V, Load, 6>(a);
-                    break;
-            }
+            if (direct_tokens<V, Load>(a)) return;
             for (; row + kBlockRows <= a.row_end; row += kBlockRows)
                 multiply_rows<V, Load, false>(a, weights, row, kBlockRows);
         }

@@ -77,15 +77,19 @@ const KernelSet* find_kernel_set(uint32_t isa) {
 #endif
 #ifdef KEEL_HAVE_AVX512
         case kAvx512:
-            return !have_avx512() ? nullptr
-                   : have_bf16()  ? &kAvx512Bf16Set
-                   : have_vbmi()  ? &kAvx512VbmiSet
-                                  : &kAvx512Set;
+            if (!have_avx512()) return nullptr;
+#ifdef KEEL_HAVE_AVX512BF16
+            if (have_bf16()) return &kAvx512Bf16Set;
+#endif
+            return have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
 #endif
 #ifdef KEEL_HAVE_AMX
         case kAmx:
             if (!have_amx() || !platform::allow_tile_registers()) return nullptr;
-            return have_bf16() ? &kAmxBf16Set : have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
+#ifdef KEEL_HAVE_AVX512BF16
+            if (have_bf16()) return &kAmxBf16Set;
+#endif
+            return have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
 #endif
 #ifdef KEEL_HAVE_NEON
         case kNeon:
