@@ -107,8 +107,8 @@ TEST(KernelsMatmul, ScalarAgreesWithDoubleOracle) {
                         for (uint32_t i = 0; i < p.k; ++i) {
                             double a = x[i];
                             if (form == kPairs) {
-                                a = bf16_to_f32(pair_element(x[i]));
-                                w[i] = bf16_to_f32(pair_element(w[i]));
+                                a = bf16_to_f32(f32_to_bf16(x[i]));
+                                w[i] = bf16_to_f32(f32_to_bf16(w[i]));
                             }
                             if (form == kQ8) {
                                 double amax = 0;
@@ -273,7 +273,7 @@ TEST(KernelsMatmul, RoundingToPairsAgreesWithItsDefinition) {
             for (uint32_t i = 0; i < bf16_token_bytes(k) / 4; ++i) {
                 uint16_t bf16;
                 memcpy(&bf16, pairs.data() + 2 * i, 2);
-                const float got = set->multiplies_bf16 ? bf16_to_f32(bf16) : pairs.floats()[pair_place(i)];
+                const float got = set->multiplies_bf16 ? bf16_to_f32(bf16) : pairs.floats()[bf16_pair_place(i)];
                 const float value = i < k ? x.floats()[i] : 0.0f;
                 if (std::isnan(value)) {
                     ASSERT_TRUE(std::isnan(got)) << set->name;

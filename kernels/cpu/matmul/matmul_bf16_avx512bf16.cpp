@@ -29,7 +29,7 @@ struct LoadPairs {
     KEEL_INLINE __m512 counted(__m512i v) {
         const __m512i magnitude = _mm512_and_si512(v, _mm512_set1_epi16(0x7fff));
         return _mm512_castsi512_ps(
-            _mm512_maskz_mov_epi16(_mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(kSmallestPair)), v));
+            _mm512_maskz_mov_epi16(_mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(kSmallestBf16Pair)), v));
     }
 };
 

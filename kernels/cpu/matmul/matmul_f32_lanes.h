@@ -294,13 +294,16 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if (row < a.row_end) multiply_decoded<V>(a, weights, row);
 }
 
-// k elements, rounded to bf16, in the order of pair_place, and zeros up to the next multiple of 32. `to` may be `from`.
+// k elements as bf16_pair_value has them, at bf16_pair_place, and zeros up to the next multiple of 32. `to` may be `from`.
 template <class V>
 void order_pairs(const float* from, float* to, uint32_t k) {
     for (uint32_t i = 0; i < k; i += kBf16Block) {
-        float block[kBf16Block] = {};
-        memcpy(block, from + i, (k - i < kBf16Block ? k - i : kBf16Block) * sizeof(float));
-        for (float& x : block) x = bf16_to_f32(pair_element(x));
+        float block[kBf16Block];
+        for (uint32_t j = 0; j < kBf16Block; j += V::kLanes) {
+            const uint32_t left = k - i > j ? k - i - j : 0;
+            V::store(block + j, left < V::kLanes ? V::load_first(from + i + j, left) : V::load(from + i + j));
+        }
+        for (float& x : block) x = bf16_pair_value(x);
         for (uint32_t pair = 0; pair < kBf16Block / 2; pair += V::kLanes) {
             typename V::F even, odd;
             V::load_pairs(block + 2 * pair, &even, &odd);

@@ -34,7 +34,7 @@ void matmul_f32_scalar(const MatmulArgs& a) {
 void round_bf16_scalar(const float* x, uint32_t begin, uint32_t end, void* token) {
     float* to = static_cast<float*>(token);
     memset(to + begin, 0, bf16_token_bytes(end - begin));
-    for (uint32_t i = begin; i < end; ++i) to[pair_place(i)] = bf16_to_f32(pair_element(x[i]));
+    for (uint32_t i = begin; i < end; ++i) to[bf16_pair_place(i)] = bf16_pair_value(x[i]);
 }
 
 template <WeightType T>
@@ -49,8 +49,8 @@ void matmul_bf16_scalar(const MatmulArgs& a) {
             for (uint32_t c = 0; c < a.tokens; ++c) {
                 const float* x = reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes);
                 float* lane = &lanes[c][k / 2 % 16];
-                *lane = fma_f32(bf16_to_f32(pair_element(w[1])), x[pair_place(k + 1)], *lane);
-                *lane = fma_f32(bf16_to_f32(pair_element(w[0])), x[pair_place(k)], *lane);
+                *lane = fma_f32(bf16_pair_value(w[1]), x[bf16_pair_place(k + 1)], *lane);
+                *lane = fma_f32(bf16_pair_value(w[0]), x[bf16_pair_place(k)], *lane);
             }
         }
         for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, tree16(lanes[c]));
