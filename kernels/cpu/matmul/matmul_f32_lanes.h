@@ -294,7 +294,7 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if (row < a.row_end) multiply_decoded<V>(a, weights, row);
 }
 
-// k elements as bf16_pair_value has them, at bf16_pair_place, and zeros up to the next multiple of 32. `to` may be `from`.
+// k elements rounded by bf16_pair_value, at bf16_pair_place, and zeros up to the next multiple of 32. to may be from.
 template <class V>
 void order_pairs(const float* from, float* to, uint32_t k) {
     for (uint32_t i = 0; i < k; i += kBf16Block) {
