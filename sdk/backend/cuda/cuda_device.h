@@ -24,8 +24,8 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
     uint64_t counter;  // of blocks of a launch (ProductNorm); 0 at the start of every step, even behind one given up
-    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first,
-        recent, tail_first, page_id, tail_parent;
+    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first, recent,
+        tail_first, page_id, tail_parent;
     uint64_t bytes;
 };
 StepBlock step_block(const PlanConfig& config);
