@@ -281,8 +281,8 @@ TEST(Drafts, OfATreeThePathThatIsDrawnIsAccepted) {
     }
 }
 
-// Pending tokens of a fork, or of a session that was saved and restored, were fed as the session's own were: more of them
-// may follow, drafts too.
+// Pending tokens of a fork, or of a session that was saved and restored, were fed as the session's own were: more of
+// them may follow, drafts too.
 TEST(Drafts, CopiesMayGuessBehindWhatIsPending) {
     const Reference r = run_plain(config(0, 2), 1);
     keel_test::Engine engine(kTiny, config(3, 2));

@@ -124,7 +124,6 @@ Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, co
     const uint32_t layers = p.config.host_layer < p.geometry.layers ? p.config.host_layer : p.geometry.layers;
     cuda::MoveRowsArgs a = {};
     a.base = d.region[KEEL_REGION_DEVICE_KV];
-    a.kv_heads = p.geometry.kv_heads;
     Result result = platform::cuda::kSuccess;
     for (uint32_t done = 0; done < count && result == platform::cuda::kSuccess; done += a.count) {
         a.count = count - done < cuda::kMostMoves ? count - done : cuda::kMostMoves;
@@ -133,6 +132,7 @@ Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, co
             a.move[i] = {part.page_offset(page_id[m.to / kPageTokens]), part.page_offset(page_id[m.from / kPageTokens]),
                          m.to % kPageTokens, m.from % kPageTokens};
         }
+        a.kv_heads = p.geometry.kv_heads;
         for (uint32_t first = 0; first < layers && result == platform::cuda::kSuccess; first += a.layers) {
             a.layers = layers_alike(p.geometry.layer + first, layers - first, &a.layer_bytes);
             const KvLayer& l = p.geometry.layer[first];
@@ -147,8 +147,9 @@ Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, co
             a.move[i] = {ring, ring, row(moves[done + i].to), row(moves[done + i].from)};
         a.layers = layers;
         a.layer_bytes = f16.ring_layer_bytes;
-        a.k = kv_rows(f16.recent.k_head(0), f16.recent.k_head_bytes, {});
-        a.v = kv_rows(f16.recent.v_head(0), f16.recent.v_head_bytes, {});
+        a.kv_heads = 1;  // a row has all heads, of V too
+        a.k = kv_rows(f16.recent.k, 0, {});
+        a.v = {};
         result = launch(d, d.copies, cuda::kernel_move_rows, a, launch_shape(a));
     }
     return result;
