@@ -62,7 +62,7 @@ struct RecentPages {
         for (uint32_t position = first; position < end; ++position) {
             const uint32_t slot = position < tail_first ? position : tail[position - tail_first];
             rows[position - first] =
-                slot < at.step_from ? (slot + at.shift) % ring_rows : page_tokens + at.step_row + slot - at.step_from;
+                at.in_step(slot) ? page_tokens + at.row_in_step(slot) : at.row_in_ring(slot, ring_rows);
         }
     }
 };
