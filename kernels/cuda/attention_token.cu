@@ -260,7 +260,8 @@ KEEL_GPU TokenWeights weights_of(const TokenBlock& b, uint32_t tile) {
 // ---- rows that are floats ----
 // A warp has sixteen rows of K at once, four of them each thread, of which it has two of the contract's lanes for all
 // columns. Of V a thread has two elements in two columns.
-// Rows of f16, in pages without gaps. Listed places: page and row; of recent rows page 0 is the ring, page 1 the step's.
+// Rows of f16, in pages without gaps. Listed places: page and row; of recent rows page 0 is the ring, page 1 what the
+// step has.
 constexpr uint32_t kRecentPlaceBits = 31;
 struct FloatRows {
     const uint8_t* base;  // row 0 of page 0

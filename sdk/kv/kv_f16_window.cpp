@@ -47,7 +47,8 @@ KvRecentRows kv_recent_rows(const KvF16WindowShape& shape, const KvF16Window& wi
 
 void kv_f16_window_begin(const KvF16WindowShape& shape, KvF16Window* window, const KvRecentRows& rows, uint32_t from,
                          uint32_t tokens) {
-    // The first written slot takes the row of the slot ring_rows in front of it, or, of a long step, in front of `from`.
+    // The first written slot takes the row of the slot ring_rows in front of it, or, in a long step, in front of
+    // `from`.
     const uint32_t first = rows.kept_from > from ? rows.kept_from : from, end = from + tokens;
     const uint32_t written_to = from + (end - first);
     if (written_to > shape.ring_rows && written_to - shape.ring_rows > window->oldest)

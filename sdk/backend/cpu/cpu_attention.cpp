@@ -44,8 +44,8 @@ void list_tail(const Step& step, uint32_t token, uint32_t* slots) {
     for (uint32_t node = step.slot[token] - first; node != kNoNode; node = parent[node]) slots[at--] = first + node;
 }
 
-// Recent rows as attention finds them: a page is the ring of a layer, another one the rows of the step. Lists where they
-// have positions [first, end); those from tail_first on are in the slots of `tail`.
+// Recent rows as attention finds them: a page is the ring of a layer, another one the rows of the step. Lists where
+// they have positions [first, end); those from tail_first on are in the slots of `tail`.
 struct RecentPages {
     const uint8_t* page[2];
     uint32_t page_tokens;
