@@ -16,8 +16,8 @@ namespace {
 
 constexpr uint32_t kBlockRows = 16;
 
-// The rows that follow a tile are fetched ahead while it is multiplied, so many elements of each at a time.
-constexpr uint32_t kFetchMemory = 128, kFetchCache = 32;
+// The rows that follow a tile are fetched ahead while it is multiplied, so much of each at a time.
+constexpr uint32_t kFetchMemoryBytes = 512, kFetchCacheElements = 32;
 // From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores
 // press the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
 constexpr uint32_t kShortRowBytes = 1024;
@@ -102,7 +102,7 @@ KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*
     for (int c = 0; c < C; ++c) KEEL_UNROLL
     for (int r = 0; r < R; ++r) KEEL_UNROLL
     for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + r][p] = V::zero();
-    const uint32_t step = a.from_memory ? kFetchMemory : kFetchCache;
+    const uint32_t step = a.from_memory ? kFetchMemoryBytes / Load::kBytes : kFetchCacheElements;
     for (uint32_t first = 0; first < a.k; first += step) {
         const uint32_t n = a.k - first < step ? a.k - first : step;
         const uint8_t* ahead = w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes);
