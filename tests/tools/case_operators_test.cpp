@@ -94,7 +94,7 @@ TEST(CaseOperators, EveryTextComesBack) {
         ASSERT_TRUE(decoded.well_formed) << shown(encoded);
         ASSERT_LE(encoded.size(), 4 * text.size());
         for (const char c : encoded) ASSERT_FALSE(c >= 'A' && c <= 'Z');
-        // A first part is the first part of the text, and perhaps an operator that waits for its letter, or a part of one.
+        // A first part is that of the text, and perhaps an operator that waits for its letter, or a part of one.
         size_t cut = random() % (encoded.size() + 1);
         for (const size_t back : {1u, 2u})
             if (cut >= back && encoded[cut - back] == '\xee') cut -= back;

@@ -1,5 +1,5 @@
-// Models within a number of bytes, counted as the contest for 16 MB counts: the pack with its tensors entropy coded, and
-// the code that runs it. That contest does not count a tokenizer; here it is in the pack.
+// Models within a number of bytes, counted as the contest for 16 MB counts: the pack with its tensors entropy coded,
+// and the code that runs it. That contest does not count a tokenizer; here it is in the pack.
 #pragma once
 #include <stdint.h>
 

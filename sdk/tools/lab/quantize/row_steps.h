@@ -9,10 +9,10 @@
 
 namespace keel::tools {
 
-// Q8_0 whose blocks of a row all have one scale: `step` times the standard deviation of the row (with a mean, over n - 1),
-// rounded to 5 significant bits; codes the nearest of -127 to 127. Entropy coded a weight takes about
-// log2(sqrt(2 pi e) / step) bits, so that the step sets the bytes of the file, whatever the codes could hold (SDClip: step
-// = k / 127). std::invalid_argument: columns that are no whole blocks.
+// Q8_0 whose blocks of a row all have one scale: `step` times the standard deviation of the row (about its mean, over
+// n - 1), rounded to 5 significant bits; codes the nearest of -127 to 127. Entropy coded a weight takes about
+// log2(sqrt(2 pi e) / step) bits, so that the step sets the bytes of the file, whatever the codes could hold (SDClip:
+// step = k / 127). std::invalid_argument: columns that are no whole blocks, a value that is not finite.
 std::vector<uint8_t> quantize_row_steps(std::span<const float> values, uint64_t columns, double step);
 // All matrices that become Q8_0 so; the others as the request has them.
 void use_row_steps(const ModelFile& source, double step, QuantizeRequest* request);
