@@ -22,7 +22,7 @@ struct WrittenModel {
     uint64_t packed_bytes;
     std::vector<QuantizedTensor> tensors;
 };
-// write_quantized with the smallest such step that keeps the budget. Throws ToolError: by how many bytes the largest step,
+// write_quantized with the smallest such step that keeps the budget. Throws ToolError: by how many bytes the largest,
 // kLargestRowStep, exceeds it; no matrix becomes Q8_0.
 constexpr double kSmallestRowStep = 1.0 / 32, kLargestRowStep = 4;
 WrittenModel write_within(const ModelFile& source, QuantizeRequest request, const std::string& path,

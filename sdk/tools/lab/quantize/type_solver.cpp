@@ -47,23 +47,31 @@ double divergence(const EngineOptions& options, const KvSpec& spec, uint32_t con
     return sum / static_cast<double>(tokens);
 }
 
-// Choices that do not exceed, as large as a bound on their plain bytes makes them that moves by what is left or over.
-// choose(bound): the smallest ones where nothing is within it. Throws ToolError: by how much those exceed.
+// The largest choices found that do not exceed, by a bound on their plain bytes: it moves by what is left or over, and
+// then by halves between what keeps and what exceeds. choose(bound): the smallest ones where nothing is within it.
+// Throws ToolError: by how much those exceed.
 template <class Choose, class Excess>
 std::vector<size_t> within_excess(const Choose& choose, uint64_t bound, const Excess& excess) {
-    constexpr int kMostRounds = 8;
+    constexpr int kMostRounds = 14;
     const std::vector<size_t> smallest = choose(1);
     std::vector<size_t> best;
+    uint64_t keeps = 0, exceeds = 0;  // bounds, as far as they are known
     for (int round = 0; round < kMostRounds; ++round) {
-        const std::vector<size_t> now = round + 1 < kMostRounds || !best.empty() ? choose(bound) : smallest;
-        if (now == best) break;
-        const int64_t over = excess(now);
+        const bool last = round + 1 == kMostRounds;
+        const std::vector<size_t> now = last && best.empty() ? smallest : choose(bound);
+        const int64_t over = now == best ? 0 : excess(now);
         if (over > 0 && now == smallest)
             throw ToolError(kExitMemory,
                             strf("the smallest types are %lld bytes over the budget", static_cast<long long>(over)));
-        if (over > 0 && !best.empty()) break;
+        (over > 0 ? exceeds : keeps) = bound;
         if (over <= 0) best = now;
-        bound = static_cast<uint64_t>(std::max<int64_t>(static_cast<int64_t>(bound) - over, 1));
+        if (keeps && exceeds) {
+            if (exceeds - keeps < keeps / 4096) break;
+            bound = keeps + (exceeds - keeps) / 2;
+        } else {
+            if (over == 0) break;
+            bound = static_cast<uint64_t>(std::max<int64_t>(static_cast<int64_t>(bound) - over, 1));
+        }
     }
     return best;
 }
