@@ -407,6 +407,12 @@ expect "capture trace" exits 0 "$keel" capture trace "$model" "$2/books-val-samp
 expect "a tape has every step" holds '"steps": 80'
 expect "its size is that of its states" [ "$(wc -c <"$work/text.trace")" -eq $((40 + 80 * (12 + 2 * 256))) ]
 expect "capture answers" exits 0 "$keel" capture trace "$model" "$work/two.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/answers.trace" --json
+# The second prompt is long: its answer meets the end of the context first.
+printf '{"text": "The ship"}\n{"text": "The ship sailed on a grey morning, and nobody on the quay saw it leave."}\n{"text": "Nobody came back."}\n{"text": "Rain"}\n' >"$work/four.jsonl"
+for sessions in 1 3; do
+    expect "answers of $sessions sessions" exits 0 "$keel" capture trace "$model" "$work/four.jsonl" --generate 60 --temperature 0.8 --sessions $sessions --context 40 --dim 16 --output "$work/of$sessions.trace"
+done
+expect "the same tape of several sessions" cmp "$work/of1.trace" "$work/of3.trace"
 expect "geometry protocol" exits 0 "$keel" geometry protocol --json
 expect "a sphere's slope" holds 'flow 2.0'
 expect "capture a pool" exits 0 "$keel" capture pool "$model" "$work/two.jsonl" --generate 30 --bytes 65536 --output "$work/books.kpool" --json
