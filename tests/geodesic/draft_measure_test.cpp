@@ -68,6 +68,16 @@ TEST(DraftMeasure, TwoTokensAndStatesThatKnowAllAreRightAndChanceIsNot) {
     EXPECT_GT(share(m.drafters[6]), 0.97);
     EXPECT_NEAR(share(m.drafters[5]), 0.25, 0.1);  // one of four steps
     EXPECT_GT(m.surrogate_cosine, 0.8);
+    // By texts it is the same: 30 of 12 tokens, of which ten have one before, one drawn and one to be drafted.
+    ASSERT_EQ(m.texts.size(), 30u);
+    for (size_t d = 0; d < m.drafters.size(); ++d) {
+        uint64_t right = 0;
+        for (const TextScore& text : m.texts) {
+            EXPECT_EQ(text.steps, 10u);
+            right += text.right[d];
+        }
+        EXPECT_EQ(right, m.drafters[d].right) << m.drafters[d].name;
+    }
 }
 
 TEST(DraftMeasure, StatesThatKnowNothingAreChance) {

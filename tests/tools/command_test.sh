@@ -425,6 +425,7 @@ expect "geometry build" exits 0 "$keel" geometry build "$work/four.trace" --wayp
 expect "all steps that two tokens follow" holds '"records": 232'
 expect "geometry measure" exits 0 "$keel" geometry measure "$work/four.trace" --queries "$work/text.trace" --json
 expect "texts of the store are found again" holds '"steps": 76'
+expect "by more than the table, with an interval" holds '"beyond_the_table_95": \['
 expect "no tape" exits 3 "$keel" geometry build "$work/two.jsonl" --output "$work/no.records"
 expect "geometry interpolate" exits 0 "$keel" geometry interpolate "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --json
 expect "half is scored" holds '"tokens": 118'

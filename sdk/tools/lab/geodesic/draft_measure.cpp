@@ -94,13 +94,16 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
     uint64_t ways = 0;
     for (const TraceTape& tape : queries)
         for (size_t s = 0; s < tape.steps; ++s) {
+            if (s == 0 || !tape.goes_on(s - 1)) out.texts.push_back({0, std::vector<uint64_t>(kDrafters)});
             if (!tape.goes_on(s) || !tape.goes_on(s + 1)) continue;
             ++out.steps;
+            ++out.texts.back().steps;
             const int32_t gate = tape.token(s + 1), truth = tape.token(s + 2);
             const auto draft = [&](int drafter, int32_t token) {
                 if (token < 0) return;
                 ++out.drafters[static_cast<size_t>(drafter)].drafted;
                 out.drafters[static_cast<size_t>(drafter)].right += token == truth;
+                out.texts.back().right[static_cast<size_t>(drafter)] += token == truth;
             };
             const auto next = [&](uint32_t record) { return store.next[uint64_t{record} * h.horizon]; };
             const int32_t pairs = table.after(tape.token(s), gate);
@@ -112,12 +115,13 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
             if (const auto same = by_gate.find(gate); same != by_gate.end()) {
                 uint32_t near = 0, near_metric = 0;
                 float least = HUGE_VALF, least_metric = HUGE_VALF;
+                const float* metric = metric_at(store, key);
                 for (const uint32_t r : same->second) {
                     const float* other = store.keys + uint64_t{r} * kStoreDim;
                     float sum = 0;
                     for (uint32_t d = 0; d < kStoreDim; ++d) sum += (key[d] - other[d]) * (key[d] - other[d]);
                     if (sum < least) least = sum, near = r;
-                    const float distance = metric_distance(store, key, other);
+                    const float distance = metric_distance(metric, key, other);
                     if (distance < least_metric) least_metric = distance, near_metric = r;
                 }
                 draft(kEuclid, next(near));
