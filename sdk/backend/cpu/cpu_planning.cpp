@@ -118,7 +118,7 @@ uint64_t cpu_cost(const PlanConfig& config, Op* op) {
                                : !q8         ? rates.decode_macs_per_us
                                : block == 32 ? rates.q8_32_macs_per_us
                                              : rates.q8_256_macs_per_us;
-    // A quarter of the cache: beyond it a busy machine reads them from memory (keel bench --columns, 7 and 23 of 32 MB).
+    // Beyond a quarter of the cache a busy machine reads them from memory (keel bench --columns: 7 and 23 of 32 MB).
     const bool cached = config.weight_bytes <= config.cache_bytes / 4;
     const double bytes_per_us = cached ? rates.cache_bytes_per_us : rates.memory_bytes_per_us;
     op->fixed_us = static_cast<double>(op->fixed_bytes) / bytes_per_us;

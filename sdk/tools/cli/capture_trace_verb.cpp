@@ -32,8 +32,8 @@ float margin_of(std::span<const float> logits) {
     return first - second;
 }
 
-// Sessions that advance together, each with a document of its own. Steps are kept until their document and all before it
-// are done: the tape has documents in the order in which they came, whatever the number of sessions.
+// Sessions that advance together, each with a document of its own. Steps are kept until their document and all before
+// it are done: the tape has documents in the order in which they came, whatever the number of sessions.
 class Capture {
   public:
     Capture(const Options& o, LoadedModel& model, AtomicFile& file) : o_(o), model_(model), file_(file) {
