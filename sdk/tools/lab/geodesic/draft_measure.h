@@ -27,7 +27,8 @@ struct DraftMeasure {
     uint64_t store_records = 0;
     // In this order: the token that most often followed the last two tokens, else the last one; that of the last two
     // alone; the nearest record with the drawn token, by Euclid, by the metric, and only where it lies within its
-    // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric.
+    // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric; what
+    // most of the 8 nearest records with the drawn token say, by Euclid, of equals the nearer.
     std::vector<DrafterScore> drafters;
     std::vector<TextScore> texts;
     // Mean cosines between the next displacement of a query's key and the mean one of the 8 nearest records (the
