@@ -35,6 +35,10 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void add_##isa(float* x, const float* y, uint32_t n);                                                            \
     void scale_##isa(float* x, float factor, uint32_t n);                                                            \
     void softcap_##isa(float* x, float cap, uint32_t n);                                                             \
+    void mix_##isa(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y);                     \
+    void leaky_square_##isa(const float* x, float leak, uint32_t n, float* y);                                       \
+    void gate_rows_##isa(float* x, const float* gate, uint32_t rows, uint32_t n);                                    \
+    void exclude_##isa(float* x, const float* v, uint32_t n);                                                        \
     void exp_masses_##isa(const MassArgs& args);                                                                     \
     void race_##isa(const RaceArgs& args);                                                                           \
     template <KvFormat F>                                                                                            \

@@ -189,6 +189,13 @@ struct KernelSet {
     void (*add)(float* x, const float* y, uint32_t n);  // x += y
     void (*scale)(float* x, float factor, uint32_t n);  // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
+    // y[k] = c[k] * x[0][k] + c[n + k] * x[1][k] + ...; y may be one of the x. At least one term.
+    void (*mix)(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y);
+    void (*leaky_square)(const float* x, float leak, uint32_t n, float* y);  // y may be x
+    // x[i][n] *= sigmoid(gate[i]), i < rows
+    void (*gate_rows)(float* x, const float* gate, uint32_t rows, uint32_t n);
+    // x[n] less its part along v
+    void (*exclude)(float* x, const float* v, uint32_t n);
     void (*exp_masses)(const MassArgs& args);
     void (*race)(const RaceArgs& args);
 

@@ -38,6 +38,10 @@ constexpr bool is_quantized(uint32_t type) {
             .add = add_##isa,                                                                                      \
             .scale = scale_##isa,                                                                                  \
             .softcap = softcap_##isa,                                                                              \
+            .mix = mix_##isa,                                                                                      \
+            .leaky_square = leaky_square_##isa,                                                                    \
+            .gate_rows = gate_rows_##isa,                                                                          \
+            .exclude = exclude_##isa,                                                                              \
             .exp_masses = exp_masses_##isa,                                                                        \
             .race = race_##isa,                                                                                    \
             .kv_encode = {kv_encode_##isa<KvFormat{F}>...},                                                        \
@@ -100,8 +104,8 @@ constexpr bool complete(const KernelSet& s) {
     for (uint32_t format = 0; format < kKvFormatCount; ++format)
         if (!s.kv_encode[format] || !s.kv_decode[format]) return false;
     return s.name && s.quantize_q8 && s.rms_norm && s.rope_table && s.rope && s.gate_silu && s.gate_gelu && s.add &&
-           s.scale && s.softcap && s.exp_masses && s.race && s.kv_rotate && s.kv_unrotate && s.attention_split &&
-           s.attention_finish && s.rans_decode;
+           s.scale && s.softcap && s.mix && s.leaky_square && s.gate_rows && s.exclude && s.exp_masses && s.race &&
+           s.kv_rotate && s.kv_unrotate && s.attention_split && s.attention_finish && s.rans_decode;
 }
 }  // namespace
 

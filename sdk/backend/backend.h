@@ -79,6 +79,8 @@ struct Backend {
     // Fills the predicted times of an op from its bytes and multiply-adds, and returns the working memory of each
     // thread that runs it, in bytes.
     uint64_t (*cost)(const PlanConfig& config, Op* op);
+    // Whether it computes an op, whose shape and weights are known. Null: every op.
+    bool (*runs)(const Op& op);
     // How many of the `left` ops from `ops` on run as one dispatch in steps of this shape; at least 1.
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
     // Predicted microseconds of a dispatch of one token that none of its ops has: of launches. Null: none.

@@ -71,6 +71,8 @@ bool rows_are_coded(const KvChoice& kv, uint32_t layers) {
 keel_status choose_low_rank(const keel_config& c, const Part& cache, const keel_model& model,
                             const keel_reader& weights, LowRankChoice* out, keel_error* error) {
     if (!cache.given) return KEEL_OK;
+    if (model.spec.wired)
+        return fail_part(error, KEEL_E_UNSUPPORTED, cache.index, "", "wired models have no W_proj caches");
     keel_wproj_options options = {};
     if (cache.options && read_versioned(static_cast<const keel_wproj_options*>(cache.options), &options) != KEEL_OK)
         return fail_part(error, KEEL_E_ABI, cache.index, ".options", "struct_size does not fit this library");

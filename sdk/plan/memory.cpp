@@ -59,9 +59,12 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = r.model.spec;
     Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1] + r.op_counts[kAdaptedList]);
-    const uint64_t factor_count = uint64_t{spec.layers} * kAdapterSlotCount * r.config.adapters.count;
+    const uint64_t factor_count = uint64_t{spec.blocks} * kAdapterSlotCount * r.config.adapters.count;
     AdapterFactor* factors = factor_count ? persistent.place<AdapterFactor>("adapter_factors", factor_count) : nullptr;
     if (factors) memset(factors, 0, factor_count * sizeof *factors);
+    const uint64_t shared_count = spec.blocks != spec.layers ? uint64_t{spec.blocks} * kLayerSlots : 0;
+    PlacedWeight* of_blocks = shared_count ? persistent.place<PlacedWeight>("block_weights", shared_count) : nullptr;
+    if (of_blocks) memset(of_blocks, 0, shared_count * sizeof *of_blocks);
     // Where layers are computed in two places, each has all buffers, at the same offsets. The host's are used by nobody
     // before the first step: weights that are coded are decoded there.
     const bool own = r.config.host_layer != 0, host = r.config.host_layer != kNoHostLayer;
@@ -84,6 +87,7 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     weights.backend = r.config.backend;
     weights.device = out->device;
     weights.adapter_factors = factors;
+    weights.of_blocks = of_blocks;
     weights.coded = decoding && work ? &coded.file : nullptr;
     ExecutionPlan& plan = out->program.plan;
     build_plan(plain, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
@@ -147,6 +151,7 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
 
 void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->token = arena.place<int32_t>("step_token", c.chunk_tokens);
+    step->token_before = arena.place<int32_t>("step_token_before", c.chunk_tokens);
     step->query_block = arena.place<QueryBlock>("step_query_block", c.chunk_tokens);
     step->position = arena.place<uint32_t>("step_position", c.chunk_tokens);
     step->slot = arena.place<uint32_t>("step_slot", c.chunk_tokens);

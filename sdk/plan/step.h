@@ -23,9 +23,10 @@ struct Step {
 
     // Per token, [chunk_tokens]. Tokens of one session follow one another.
     int32_t* token;
-    uint32_t* position;  // of RoPE and of visibility
-    uint32_t* slot;      // KV row of its session that the token is stored in: its position, but in a tree
-    uint32_t* session;   // index into what is per session below
+    int32_t* token_before;  // at the position before: of a draft, what it follows; -1: none
+    uint32_t* position;     // of RoPE and of visibility
+    uint32_t* slot;         // KV row of its session that the token is stored in: its position, but in a tree
+    uint32_t* session;      // index into what is per session below
 
     QueryBlock* query_block;  // [chunk_tokens]
 

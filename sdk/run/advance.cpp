@@ -123,6 +123,15 @@ void add_tail(Engine* e, const Session& s, uint32_t count, uint32_t drafts, uint
     }
 }
 
+// The id in front of the token in a slot of the session, or of its drafts; -1: none.
+int32_t token_before(const Session& s, uint32_t slot) {
+    if (slot > s.token_count) {
+        const uint32_t before = draft_parent(s, slot - s.token_count);
+        slot = before == kNoNode ? s.token_count : s.token_count + before + 1;
+    }
+    return slot ? s.tokens[slot - 1] : -1;
+}
+
 // Puts the next `count` tokens of `s`, the drafts behind them and its pages into the step, and notes whose logits to
 // keep: of the drafts' rows the step uses `*draft_rows` so far.
 void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_t* draft_rows) {
@@ -140,6 +149,7 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
         if (i % block_tokens == 0) step.query_block[step.query_blocks++] = {step.tokens, 0};
         ++step.query_block[step.query_blocks - 1].tokens;
         step.token[step.tokens] = s->tokens[slot];
+        step.token_before[step.tokens] = token_before(*s, slot);
         step.position[step.tokens] = position;
         step.slot[step.tokens] = slot;
         step.session[step.tokens] = step.sessions;

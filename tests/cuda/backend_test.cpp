@@ -1126,6 +1126,22 @@ TEST(CudaBackend, RefusesAdapters) {
     }
 }
 
+// Ops that only the CPU has: a plan names the first of them, whichever layers a device was to compute.
+TEST(CudaBackend, RefusesWiredModels) {
+    const keel_test::InspectedFile file(keel_test::source_path("tests/data/wired/wired.gguf"));
+    keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+    keel_config config = small_config();
+    config.backend = keel_cuda();
+    config.backend_options = &device;
+    for (const uint32_t layers : {0u, 1u}) {
+        device.layers = layers;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_NE(nullptr, strstr(error.reason, "no kernel for this op")) << error.reason;
+    }
+}
+
 // Kernels of trellis weights are the CPU's: a plan names the matrix and its type, unless the CPU computes its layer.
 TEST(CudaBackend, RefusesTrellisWeights) {
     const std::string path = keel_test::temp_path("cuda_trellis.gguf");

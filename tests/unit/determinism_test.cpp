@@ -336,6 +336,8 @@ INSTANTIATE_TEST_SUITE_P(
             Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140,
                  20, 6},
             Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
+            Case{"wired", "tests/data/wired/wired.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 3},
+            Case{"wired_tcq", "tests/data/wired/wired.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_4, 140, 20, 2},
             Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
             Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
         testing::Values(BackendKind::kCpu, BackendKind::kAsync)),

@@ -1,4 +1,6 @@
 // What lies between the products of q, k, v and the output: rows into the KV pages, and attention over them.
+#include <string.h>
+
 #include "sdk/backend/cpu/cpu_device.h"
 
 namespace keel {
@@ -70,8 +72,8 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     float* group_q = q + uint64_t{kv_head} * group * s.head_dim;
     if (post.norm && post.norm->norm)
         for (uint32_t g = 0; g < group; ++g)
-            kernel.rms_norm(group_q + g * s.head_dim, post.norm->norm, s.head_dim, s.norm_eps,
-                            group_q + g * s.head_dim);
+            kernel.rms_norm(group_q + g * s.head_dim, post.norm->norm + (kv_head * group + g) * post.norm->norm_step,
+                            s.head_dim, s.norm_eps, group_q + g * s.head_dim);
     if (post.norm && post.norm->norm2) kernel.rms_norm(k, post.norm->norm2, s.head_dim, s.norm_eps, k);
     keel_lab_heads heads = {sizeof heads,
                             KEEL_LAB_BEFORE_ROPE,
@@ -107,8 +109,10 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     if (t.key_mean) remove_key_mean_after_rope(t, layer, kv_head, rope_pairs, p.rope_neox, k);
     if (t.gain) multiply_row(k, t.inverse_gain + t.at(layer, kv_head), s.head_dim);
     if (rotate_k) kernel.kv_rotate(k, s.head_dim);
-    if (t.value_mean) subtract_row(v, t.value_mean + t.at(layer, kv_head), s.head_dim);
-    if (rotate_v) kernel.kv_rotate(v, s.head_dim);
+    alignas(64) float coded_v[kernels::kMaxHeadDim];  // v itself stays for ops behind attention
+    memcpy(coded_v, v, s.head_dim * sizeof(float));
+    if (t.value_mean) subtract_row(coded_v, t.value_mean + t.at(layer, kv_head), s.head_dim);
+    if (rotate_v) kernel.kv_rotate(coded_v, s.head_dim);
 
     const auto store = [&](const float* x, uint8_t* page, uint64_t row, const kernels::KvPlane& plane,
                            kernels::KvScaleMode mode) {
@@ -117,17 +121,17 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     };
     uint8_t* page = const_cast<uint8_t*>(d.pages_of(token)[slot / kPageTokens]);
     store(k, page, slot % kPageTokens, formats.k_head(kv_head), formats.k_scale);
-    store(v, page, slot % kPageTokens, formats.v_head(kv_head), formats.v_scale);
+    store(coded_v, page, slot % kPageTokens, formats.v_head(kv_head), formats.v_scale);
     const KvF16WindowShape& f16 = d.kv_part->f16_window;
     if (slot < f16.sink_tokens) {
         uint8_t* sinks = d.sinks_of(token);
         store(k, sinks, slot, f16.sink_k(layer, kv_head), formats.k_scale);
-        store(v, sinks, slot, f16.sink_v(layer, kv_head), formats.v_scale);
+        store(coded_v, sinks, slot, f16.sink_v(layer, kv_head), formats.v_scale);
     }
     if (f16.recent_tokens) {
         uint8_t* recent = const_cast<uint8_t*>(d.recent_of(token)[slot / kPageTokens]);
         store(k, recent, slot % kPageTokens, f16.recent_k(layer, kv_head), formats.k_scale);
-        store(v, recent, slot % kPageTokens, f16.recent_v(layer, kv_head), formats.v_scale);
+        store(coded_v, recent, slot % kPageTokens, f16.recent_v(layer, kv_head), formats.v_scale);
     }
 }
 
@@ -235,8 +239,25 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
 
 void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token) {
     for (uint32_t h = 0; h < d.program->spec.kv_heads; ++h) run_finish_head(d, op, token, h);
-    show_row(d, KEEL_LAB_ATTN_OUT, op, token, d.floats(op.in, token), 0, op.rows, op.rows);
+    show_row(d, op, token, d.floats(op.in, token), 0, op.rows, op.rows);
     quantize_row(d, op, d.floats(op.in, token), op.rows, token);
+}
+
+void run_exclude(const CpuDevice& d, const Op& op, uint32_t token) {
+    const ModelSpec& s = d.program->spec;
+    float* x = d.floats(op.in, token);
+    const float* v = d.floats(op.more[0], token) + s.q_dim() + s.kv_dim();
+    for (uint32_t h = 0; h < s.heads; ++h)
+        d.kernels().exclude(x + h * s.head_dim, v + h / (s.heads / s.kv_heads) * s.head_dim, s.head_dim);
+    show_row(d, op, token, x, 0, op.rows, op.rows);
+    quantize_row(d, op, x, op.rows, token);
+}
+
+void run_head_gate(const CpuDevice& d, const Op& op, uint32_t token) {
+    float* x = d.floats(op.in, token);
+    d.kernels().gate_rows(x, d.floats(op.more[0], token), d.program->spec.heads, op.k);
+    show_row(d, op, token, x, 0, op.rows, op.rows);
+    quantize_row(d, op, x, op.rows, token);
 }
 
 void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch) {
@@ -248,7 +269,7 @@ void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, 
     run_finish_head(d, finish, token, kv_head);
     const ModelSpec& s = d.program->spec;
     const uint32_t floats = s.heads / s.kv_heads * s.head_dim;
-    show_row(d, KEEL_LAB_ATTN_OUT, finish, token, d.floats(finish.in, token), kv_head * floats, floats, finish.rows);
+    show_row(d, finish, token, d.floats(finish.in, token), kv_head * floats, floats, finish.rows);
     quantize_part(d, finish, d.floats(finish.in, token), kv_head * floats, (kv_head + 1) * floats, finish.rows, token);
 }
 

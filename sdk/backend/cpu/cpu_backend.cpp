@@ -146,6 +146,7 @@ const Backend kCpuBackend = {
     .configure = cpu_configure,
     .weights = cpu_weights,
     .cost = cpu_cost,
+    .runs = nullptr,
     .fuse = cpu_fuse,
     .dispatch_us = nullptr,
     .place = cpu_place,

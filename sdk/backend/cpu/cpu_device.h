@@ -72,6 +72,9 @@ inline uint32_t product_items(const Op& op) {
 
 // ---- cpu_rows.cpp: one token, or one row of logits ----
 void run_embed(const CpuDevice& d, const Op& op, uint32_t token);
+// `before`: room for the embedding of the token before.
+void run_smear(const CpuDevice& d, const Op& op, uint32_t token, float* before);
+void run_mix(const CpuDevice& d, const Op& op, uint32_t token);
 void run_rope_table(const CpuDevice& d, const Op& op, uint32_t token);
 // `local`: room for a row that no product reads in f32.
 void run_norm(const CpuDevice& d, const Op& op, uint32_t token, float* local);
@@ -81,6 +84,7 @@ void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row);
 void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token);
 // Activation by itself: behind what adapters add to gate and up.
 void run_glu(const CpuDevice& d, const Op& op, uint32_t token);
+void run_activation(const CpuDevice& d, const Op& op, uint32_t token);
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row);
 // The residual of a token that another backend handed over.
 void run_from_own_memory(const CpuDevice& d, const Op& op, uint32_t token);
@@ -89,9 +93,9 @@ void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, 
 // The same for elements [begin, end) of a row of k, whole blocks.
 void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
                    uint32_t token);
-// Shows elements [first, first + count) of what products multiply to the row tap.
-void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,
-              uint32_t count, uint32_t total);
+// Shows elements [first, first + count) of what products multiply to the row tap, where the op has a site of it.
+void show_row(const CpuDevice& d, const Op& op, uint32_t token, const float* x, uint32_t first, uint32_t count,
+              uint32_t total);
 
 // ---- cpu_attention.cpp: one KV head and its query heads ----
 // qk_norm, rope and kv_append are one dispatch, with or without attention behind them.
@@ -108,6 +112,9 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
                    float* scratch);
 // All KV heads of a token: divides by the sums of the weights, rotates back, adds the mean of the values.
 void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token);
+// What is done to attention's output behind that, all heads of a token.
+void run_exclude(const CpuDevice& d, const Op& op, uint32_t token);
+void run_head_gate(const CpuDevice& d, const Op& op, uint32_t token);
 // Work item `item`: (KV head, token); qkv_post, attention over all KV splits and attention_finish.
 void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch);
 

@@ -77,6 +77,8 @@ uint64_t thread_bytes(const Op& op) {
             return kernels::matmul_scratch_bytes(op.k);
         case OpKind::kAttention:
             return uint64_t{kernels::attention_scratch_floats(op.k)} * sizeof(float);
+        case OpKind::kSmear:  // the embedding of the token before
+            return uint64_t{op.k} * sizeof(float);
         case OpKind::kNorm:  // the f32 row that only its 8-bit layouts are made of
             return op.out == kNoBuffer ? uint64_t{op.k} * sizeof(float) : 0;
         default:

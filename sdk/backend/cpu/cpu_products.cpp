@@ -140,7 +140,7 @@ void run_gated(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uin
         for (uint32_t token = 0; token < d.step->tokens; ++token) {
             float* x = d.floats(act.in, token);
             activate(x + row, x + act.rows + row, row_end - row, x + row);
-            show_row(d, KEEL_LAB_FFN_HIDDEN, act, token, x, row, row_end - row, act.rows);
+            show_row(d, act, token, x, row, row_end - row, act.rows);
             if (quantize) quantize_part(d, *quantize, x, row, row_end, act.rows, token);
         }
     }

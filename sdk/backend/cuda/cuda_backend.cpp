@@ -244,6 +244,7 @@ constexpr Backend kCudaBackend = {
     .configure = cuda_configure,
     .weights = cuda_weights,
     .cost = cuda_cost,
+    .runs = cuda_runs,
     .fuse = cuda_fuse,
     .dispatch_us = cuda_dispatch_us,
     .place = cuda_place,

@@ -205,6 +205,7 @@ cuda::ProductInput joined_input(OpKind kind);
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
 WeightUse cuda_weights(const PlanConfig& config, keel_weights mode, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
+bool cuda_runs(const Op& op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 double cuda_dispatch_us(const Op* ops, uint32_t count);
 // A dispatch of `launches` launches, without them.

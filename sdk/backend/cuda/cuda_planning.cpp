@@ -141,6 +141,38 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     return 0;
 }
 
+bool cuda_runs(const Op& op) {
+    switch (op.kind) {
+        case OpKind::kSmear:
+        case OpKind::kMix:
+        case OpKind::kExclude:
+        case OpKind::kHeadGate:
+        case OpKind::kActivation:
+            return false;
+        case OpKind::kQkNorm:
+            return op.norm_step == 0;
+        case OpKind::kEmbed:
+        case OpKind::kRopeTable:
+        case OpKind::kNorm:
+        case OpKind::kMatmul:
+        case OpKind::kLoraA:
+        case OpKind::kLoraB:
+        case OpKind::kRope:
+        case OpKind::kKvAppend:
+        case OpKind::kAttention:
+        case OpKind::kAttentionFinish:
+        case OpKind::kPostNorm:
+        case OpKind::kGlu:
+        case OpKind::kQuantize:
+        case OpKind::kOutputNorm:
+        case OpKind::kToHost:
+        case OpKind::kFromOwnMemory:
+        case OpKind::kSoftcap:
+            return true;
+    }
+    return false;
+}
+
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
     return cuda_dispatch(ops, left, shape.tokens).ops;
 }

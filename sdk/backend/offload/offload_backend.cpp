@@ -158,6 +158,7 @@ constexpr Backend kOffloadBackend = {
     .configure = nullptr,
     .weights = nullptr,
     .cost = nullptr,
+    .runs = nullptr,
     .fuse = nullptr,
     .dispatch_us = nullptr,
     .place = offload_place,
