@@ -97,7 +97,20 @@ struct Block {
     }
 };
 
-// The page that holds a slot, in a view; null: evicted.
+// A recent row of a slot.
+KEEL_GPU const uint8_t* recent_row(const KvPlaces& at, const StepArrays& step, uint32_t session, const KvRows& rows,
+                                   uint32_t kv_head, uint32_t slot) {
+    const KvRecentRows& recent = step.recent[session];
+    uint64_t from = at.windows + step.session_index[session] * at.window_stride + at.ring;
+    uint32_t row = recent.row_in_ring(slot, at.ring_rows);
+    if (recent.in_step(slot)) {
+        from = at.step_rows;
+        row = recent.row_in_step(slot);
+    }
+    return in_global(at.base + from) + rows.codes + kv_head * rows.head_bytes + uint64_t{row} * rows.code_bytes;
+}
+
+// The page that holds a slot, in a view; null: evicted, or recent rows, which have places of their own.
 template <uint32_t COLUMNS>
 KEEL_GPU const uint8_t* page_of(const Block<COLUMNS>& b, uint32_t view, uint32_t slot) {
     const KvPlaces& at = b.args.places;
@@ -107,8 +120,7 @@ KEEL_GPU const uint8_t* page_of(const Block<COLUMNS>& b, uint32_t view, uint32_t
         const uint32_t id = step.page_id[step.page_first[b.session] + page];
         return id == kNone ? nullptr : at.base + at.pages + id * at.page_stride;
     }
-    const uint8_t* window = at.base + at.windows + step.session_index[b.session] * at.window_stride;
-    return view == kSinks ? window : window + at.ring + page % at.recent_pages * at.recent_page_stride;
+    return view == kSinks ? at.base + at.windows + step.session_index[b.session] * at.window_stride : nullptr;
 }
 template <uint32_t COLUMNS>
 KEEL_GPU KvRow row_in(const Block<COLUMNS>& b, const KvRows& rows, const uint8_t* page, uint32_t row) {
@@ -119,6 +131,7 @@ KEEL_GPU KvRow row_in(const Block<COLUMNS>& b, const KvRows& rows, const uint8_t
 template <uint32_t COLUMNS>
 KEEL_GPU KvRow row_of(const Block<COLUMNS>& b, uint32_t view, const KvRows& rows, uint32_t token, uint32_t position) {
     const uint32_t slot = position < b.tail_first ? position : b.tail_first + b.slots(token)[position - b.tail_first];
+    if (view == kRecent) return {recent_row(b.args.places, b.args.step, b.session, rows, b.kv_head, slot), nullptr};
     return row_in(b, rows, page_of(b, view, slot), slot % kPagePositions);
 }
 // Only whole pages are evicted, and none of a tail.
@@ -144,7 +157,7 @@ struct Run {
     Range seen;            // by one of the columns at least
     uint32_t begin, end;   // columns
     uint32_t token;
-    const uint8_t* page;  // null: rows lie in slots of the token's own
+    const uint8_t* page;  // null: rows lie where the token has them
     KEEL_GPU bool has(uint32_t column) const { return column >= begin && column < end; }
     KEEL_GPU bool meets(uint32_t first_column) const { return first_column < end && first_column + 8 > begin; }
     KEEL_GPU bool sees(uint32_t position, uint32_t count) const {
@@ -186,7 +199,7 @@ KEEL_GPU void for_runs(const Block<COLUMNS>& b, uint32_t view, Range all, uint32
         if (seen.empty()) continue;
         const bool apart = reaches_tail(b, first);
         const uint8_t* page = apart ? nullptr : page_of(b, view, first);
-        if (!apart && !page) continue;  // evicted
+        if (!apart && !page && view != kRecent) continue;  // evicted
         for (uint32_t token = 0; token < (apart ? b.tokens : 1); ++token) {
             const Range own = apart ? cut(b.range(view, token), first, kTile) : seen;
             if (own.empty()) continue;

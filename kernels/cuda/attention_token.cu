@@ -92,12 +92,10 @@ struct TokenBlock {
         return view == kSinks ? args.places.sink_v : view == kCoded ? args.places.v : args.places.recent_v;
     }
     KEEL_GPU uint32_t page_index(uint32_t page) const {
-        return view == kCoded    ? args.step.page_id[args.step.page_first[session] + page]
-               : view == kRecent ? page % args.places.recent_pages
-                                 : 0;
+        return view == kCoded ? args.step.page_id[args.step.page_first[session] + page] : 0;
     }
-    // Whether rows of the tile lie in slots of the token's own.
-    KEEL_GPU bool apart(uint32_t tile) const { return first + (tile + 1) * kTile > tail_first; }
+    // Whether rows of the tile lie where the block lists them.
+    KEEL_GPU bool apart(uint32_t tile) const { return view == kRecent || first + (tile + 1) * kTile > tail_first; }
     // What is seen of the tile whose page this is.
     KEEL_GPU Range tile_range(uint32_t tile, uint32_t page) const {
         const Range r = cut(seen, first + tile * kTile, kTile);
@@ -262,20 +260,26 @@ KEEL_GPU TokenWeights weights_of(const TokenBlock& b, uint32_t tile) {
 // ---- rows that are floats ----
 // A warp has sixteen rows of K at once, four of them each thread, of which it has two of the contract's lanes for all
 // columns. Of V a thread has two elements in two columns.
-// Rows of f16 without gaps.
+// Rows of f16, in pages without gaps. Listed places: page and row; of recent rows page 0 is the ring, page 1 what the
+// step has.
+constexpr uint32_t kRecentPlaceBits = 31;
 struct FloatRows {
     const uint8_t* base;  // row 0 of page 0
     uint64_t page_stride;
-    uint32_t row_bytes;
+    uint32_t row_bytes, apart_bytes, place_bits;
 
     KEEL_GPU FloatRows(const TokenBlock& b, const KvRows& rows)
         : base(b.pages + b.kv_head * rows.head_bytes + rows.codes),
           page_stride(b.page_stride),
-          row_bytes(2 * b.args.shape.head_dim) {}
+          row_bytes(2 * b.args.shape.head_dim),
+          apart_bytes(rows.code_bytes),
+          place_bits(b.view == kRecent ? kRecentPlaceBits : 6) {
+        static_assert(kTile == 1 << 6);
+    }
     KEEL_GPU const uint8_t* row(uint32_t page, uint32_t j) const { return base + page * page_stride + j * row_bytes; }
     KEEL_GPU const uint8_t* row_apart(uint32_t j) const {  // of the split
         const uint32_t place = TokenBlock::places()[j];
-        return row(place / kTile, place % kTile);
+        return base + (place >> place_bits) * page_stride + uint64_t{place & ((1u << place_bits) - 1)} * apart_bytes;
     }
 };
 KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
@@ -1215,13 +1219,15 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     b.tail_first = args.step.tail_first[b.session];
     const uint8_t* window = places.base + places.windows + args.step.session_index[b.session] * places.window_stride;
     b.pages = b.view == kCoded ? places.base + places.pages : b.view == kSinks ? window : window + places.ring;
-    b.page_stride = b.view == kCoded ? places.page_stride : b.view == kSinks ? 0 : places.recent_page_stride;
+    b.page_stride = b.view == kCoded   ? places.page_stride
+                    : b.view == kSinks ? 0
+                                       : static_cast<uint64_t>(places.base + places.step_rows - b.pages);
     const uint32_t slot =
         partial_slot(args.partial_slots, places.sink_tokens, places.recent_tokens, b.view, split, all.begin);
 
-    if (b.tail_first != kNone) [[unlikely]] {
+    if (b.tail_first != kNone || b.view == kRecent) [[unlikely]] {
         // The tail's nodes that the token reads: its ancestors and its own.
-        if (thread_x() == 0) {
+        if (b.tail_first != kNone && thread_x() == 0) {
             const uint32_t* parent = args.step.tail_parent + uint64_t{b.session} * kMostTreeNodes;
             uint32_t i = position - b.tail_first;
             for (uint32_t node = args.step.slot[token] - b.tail_first; node != kNone; node = parent[node])
@@ -1235,7 +1241,13 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
                                                                     : b.seen.end - 1;
             if (!b.apart(j / kTile)) continue;
             const uint32_t at = seen < b.tail_first ? seen : b.tail_first + b.nodes()[seen - b.tail_first];
-            b.places()[j] = b.page_index(at / kTile) * kTile + at % kTile;
+            uint32_t place = b.page_index(at / kTile) * kTile + at % kTile;
+            if (b.view == kRecent) {
+                const KvRecentRows& recent = args.step.recent[b.session];
+                place = recent.in_step(at) ? recent.row_in_step(at) | 1u << kRecentPlaceBits
+                                           : recent.row_in_ring(at, places.ring_rows);
+            }
+            b.places()[j] = place;
         }
         sync_block();
     }

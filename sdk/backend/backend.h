@@ -112,10 +112,10 @@ struct Backend {
     keel_status (*copy)(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes);
     keel_status (*download)(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes);
     // KV rows of a session, one after the other, in the layers whose KV lies in DEVICE_KV: what copies of each plane
-    // would do, at once. page_id: of the session's pages; session_index: whose f16 window. Null without memory of the
-    // backend's own.
+    // would do, at once. page_id: of the session's pages; session_index: whose f16 window, shift: KvF16Window's. Null
+    // without memory of the backend's own.
     keel_status (*move_rows)(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                             uint32_t session_index);
+                             uint32_t session_index, uint32_t shift);
 
     // ---- running a step ----
     // The step that enqueue will be called for, from {0, 0} on. Nothing is in flight.

@@ -16,7 +16,7 @@ namespace keel {
 namespace {
 
 constexpr uint32_t kDefaultContext = 4096;
-constexpr uint32_t kMaxRecent = 65536;
+constexpr uint32_t kMaxRollback = 65536;
 constexpr uint64_t kDefaultPoolBytes = uint64_t{4} << 20;
 
 uint32_t or_default(uint32_t v, uint32_t fallback) {
@@ -250,10 +250,10 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->kv_sink_tokens = or_default(c.kv_sink_tokens, rows_are_coded(out->kv, model.spec.layers) ? kDefaultSinks : 0);
     if (c.kv_sink_tokens == KEEL_KV_NO_SINKS) out->kv_sink_tokens = 0;
     out->kv_recent_tokens = c.kv_recent_tokens;
-    out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);
+    out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 16);
     KEEL_TRY(check_range("config.kv_sink_tokens", out->kv_sink_tokens, 0, kMaxSinks, error));
     KEEL_TRY(check_range("config.kv_recent_tokens", out->kv_recent_tokens, 0, kMaxRecent, error));
-    KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRecent, error));
+    KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRollback, error));
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
     out->device_numerics = c.numerics == KEEL_NUMERICS_DEVICE;

@@ -116,8 +116,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
     KvGeometry& geometry = program.geometry;
     geometry = {spec.layers, spec.kv_heads, spec.head_dim, 0, 0, layers};
     const uint32_t own = config.host_layer < spec.layers ? config.host_layer : spec.layers;
-    if (own) program.kv_part[program.kv_parts++] = {KEEL_REGION_DEVICE_KV, 0, 0, {}, 0, 0};
-    if (own < spec.layers) program.kv_part[program.kv_parts++] = {KEEL_REGION_KV, own, 0, {}, 0, 0};
+    if (own) program.kv_part[program.kv_parts++] = {KEEL_REGION_DEVICE_KV, 0, 0, {}, 0, 0, 0};
+    if (own < spec.layers) program.kv_part[program.kv_parts++] = {KEEL_REGION_KV, own, 0, {}, 0, 0, 0};
     for (uint32_t i = 0; i < spec.layers; ++i) {
         KvPart& part = program.kv_part[i >= own && own];
         const KvLayer layer = kv_layer(spec.kv_heads, spec.head_dim, config.kv.formats(i), &part.page_bytes);
@@ -129,7 +129,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                 &program.transform, error));
     const auto f16_window = [&](uint32_t first_layer, uint32_t layers) {
         return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
-                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
+                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens,
+                                   config.draft_tokens);
     };
     program.f16_window = f16_window(0, spec.layers);
     out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);
@@ -145,6 +146,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
         part.pages_offset = kv.place_offsets("pages", config.kv_pages, part.page_bytes);
         part.f16_windows_offset =
             window ? kv.place_offsets("f16_windows", config.max_sessions, window) : kv.used_bytes();
+        const uint64_t step = part.f16_window.step_bytes;
+        part.step_rows_offset = step ? kv.place_offsets("recent_rows_of_a_step", 1, step) : kv.used_bytes();
     }
     return KEEL_OK;
 }
@@ -159,6 +162,7 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->logits_token = arena.place<uint32_t>("step_logits_token", c.chunk_tokens);
     step->logits_row = arena.place<uint32_t>("step_logits_row", c.chunk_tokens);
     step->session_index = arena.place<uint32_t>("step_session_index", c.max_sessions);
+    step->recent = arena.place<KvRecentRows>("step_recent", c.max_sessions);
     step->session_id = arena.place<uint64_t>("step_session_id", c.max_sessions);
     step->adapter = arena.place<uint32_t>("step_adapter", c.max_sessions);
     step->adapter_scale = arena.place<float>("step_adapter_scale", c.max_sessions);

@@ -19,6 +19,7 @@ struct KvPart {
     uint64_t page_bytes;
     KvF16WindowShape f16_window;
     uint64_t pages_offset, f16_windows_offset;  // in the region: see below
+    uint64_t step_rows_offset;                  // of recent rows of a long step (kv_f16_window.h), one layer's
 
     uint64_t page_offset(uint32_t id) const { return pages_offset + id * (page_bytes + kRedZoneBytes); }
     uint64_t f16_window_offset(uint32_t session_index) const {

@@ -2,6 +2,7 @@
 // or upload them. sdk/run fills them; they do not change until the step is over.
 #pragma once
 #include "keel/keel.h"
+#include "sdk/kv/kv_f16_window.h"
 
 namespace keel {
 
@@ -36,6 +37,7 @@ struct Step {
 
     // Per session of the step, [max_sessions].
     uint32_t* session_index;  // among the engine's sessions: which f16 window (kv_f16_window.h) is its own
+    KvRecentRows* recent;     // where its recent rows are; not read where none are kept
     uint64_t* session_id;     // its handle, for taps (keel_lab.h)
     uint32_t* adapter;        // KEEL_ADAPTER_OFF: none
     float* adapter_scale;

@@ -165,6 +165,8 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
     const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count + drafts);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
     step.session_index[step.sessions] = e->index_of(s);
+    step.recent[step.sessions] =
+        kv_recent_rows(e->f16_window, s->f16_window, s->computed, count, drafts, step.tokens - count - drafts);
     step.adapter[step.sessions] = s->adapter;
     step.adapter_scale[step.sessions] = s->adapter_scale;
     step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);
@@ -243,9 +245,12 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
 
 // Hands the formed step to the backend. From now on rows are written, even if the step is abandoned.
 keel_status begin_step(Engine* e) {
-    for (uint32_t i = 0; i < e->step.sessions; ++i) {
-        const uint32_t pages = e->step.page_first[i + 1] - e->step.page_first[i];
-        kv_f16_window_advance(e->f16_window, &e->step_session(i)->f16_window, pages);
+    const Step& step = e->step;
+    for (uint32_t i = 0, token = 0; i < step.sessions; ++i) {
+        const uint32_t first = token;
+        while (token < step.tokens && step.session[token] == i) ++token;
+        Session* s = e->step_session(i);
+        kv_f16_window_begin(e->f16_window, &s->f16_window, step.recent[i], s->computed, token - first);
     }
     return e->backend->begin(e->device, &e->step) == KEEL_OK ? KEEL_OK : poison(e, "the backend refused a step");
 }
@@ -301,6 +306,7 @@ keel_status finish_step(Engine* e, const StepLimits& limits) {
         const uint32_t tokens = token - first - s->drafted;
         if (s->drafting) drafts += tokens;  // they count where they are accepted
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
+        kv_f16_window_finish(&s->f16_window, step.recent[i]);
         s->computed += tokens;
         drafts += s->drafted;
         if (s->computed == s->token_count) s->proposed = 0;

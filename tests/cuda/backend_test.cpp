@@ -935,6 +935,7 @@ TEST(CudaBackend, WhereLayersAreChangesNoBit) {
         config.v_format = config.k_format;
         config.kv_sink_tokens = seed == 3 ? 0 : 4;
         config.kv_recent_tokens = seed == 3 ? 0 : 8;
+        config.kv_rollback_tokens = 64;
         config.tile_us = seed == 2 ? 250 : 1;
         config.backend = cpu();
         const std::vector<std::vector<float>> want = wander(config, seed);

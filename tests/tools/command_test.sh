@@ -173,12 +173,12 @@ expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" -
 fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
 expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
 
-# What lies beside the pages in f16: 4 sinks, and the pages that 64 recent positions, 64 that may be taken back and a step of 64 can lie in,
+# What lies beside the pages in f16: 4 sinks, and twice the rows that 64 recent positions look back at and 16 may be taken back of,
 # of 8 layers, 2 KV heads of 64, K and V.
 expect "plan without profile" exits 0 "$keel" plan "$model" --json
 expect "nothing lies beside the pages" bash -c "grep -q '\"kv_session_bytes\": 0,' '$work/out' && grep -q '\"kv_side_bytes\": 0,' '$work/out'"
 expect "plan with precise rows" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --kv-recent 64 --chunk 64 --json
-expect "the rows are those" holds "\"kv_session_bytes\": $((4 * 8 * 2 * 2 * 64 * 2 + ((64 + 64 + 64 - 2) / 64 + 2) * 64 * 8 * 2 * 2 * 64 * 2)),"
+expect "the rows are those" holds "\"kv_session_bytes\": $((4 * 8 * 2 * 2 * 64 * 2 + 2 * (64 - 1 + 16) * 8 * 2 * 2 * 64 * 2)),"
 expect "in words" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --no-ops --no-map
 expect "the rows of sinks" holds '^rows of sinks and recent positions in f16: 16.0 KiB a session'
 
@@ -356,6 +356,8 @@ expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample
 small=(--documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-2,tcq-4 --k-scale ls --gains off --measurements 8 --kv-sinks 1 --costs "$work/costs.json" --json)
 expect "calibrate kv as README has it" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 4.8x --output "$work/q.kvp" "${small[@]}"
 expect "everything is measured" holds '"measurements": 9,'
+expect "a budget holds the rows of recent positions" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.3x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
+expect "not without room for them" exits 1 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.5x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
 expect "another budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}"
 expect "costs nothing but its own measurement" holds '"measurements": 1,'
 expect "costs of another window are refused" exits 2 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}" --slice-tokens 17

@@ -18,10 +18,6 @@ struct CpuDevice : Device {
     // How long work items take on this machine, over what was predicted; by op kind.
     double measured_over_predicted[kOpKinds];
 
-    // f16 rows, by session index: addresses of recent pages in the ring, [max_sessions][pages of a context]; null
-    // without any.
-    const uint8_t** recent_page;
-
     // Of the step under way.
     const Step* step;
     uint32_t kv_splits;    // that the longest session has
@@ -40,15 +36,12 @@ struct CpuDevice : Device {
     float* floats(BufferId id, uint32_t token) const { return reinterpret_cast<float*>(buffer(id, token)); }
     const kernels::KernelSet& kernels() const { return *program->config.kernels; }
     uint8_t* kv(uint64_t offset) const { return program->region[KEEL_REGION_KV] + offset; }
-    // Pages of the session that token `token` is of, and those of its recent rows.
+    // Of the session that token `token` is of: its pages, its f16 rows, and where its recent ones are.
     const uint8_t* const* pages_of(uint32_t token) const { return page + step->page_first[step->session[token]]; }
-    const uint8_t* const* recent_of(uint32_t token) const {
-        return recent_page +
-               uint64_t{step->session_index[step->session[token]]} * kv_pages_for(program->config.context_tokens);
-    }
-    uint8_t* sinks_of(uint32_t token) const {
+    uint8_t* f16_window_of(uint32_t token) const {
         return kv(kv_part->f16_window_offset(step->session_index[step->session[token]]));
     }
+    const KvRecentRows& recent_of(uint32_t token) const { return step->recent[step->session[token]]; }
 };
 
 // Ops that run as one range of work items, between two barriers.

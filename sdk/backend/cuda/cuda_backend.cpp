@@ -225,10 +225,10 @@ keel_status cuda_download(Device* device, void* to, keel_region_kind region, uin
 }
 
 keel_status cuda_move_rows(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                           uint32_t session_index) {
+                           uint32_t session_index, uint32_t shift) {
     const CudaDevice& d = *cuda_device(device);
     CurrentCuda current(d.cuda);
-    return current.ok() && move_rows(d, moves, count, page_id, session_index) == kSuccess &&
+    return current.ok() && move_rows(d, moves, count, page_id, session_index, shift) == kSuccess &&
                    d.cuda.driver.stream_synchronize(d.copies) == kSuccess
                ? KEEL_OK
                : KEEL_E_DEVICE;

@@ -85,6 +85,9 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
         ->group("Engine");
     verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")
         ->group("Engine");
+    verb.add_option("--kv-rollback", options.rollback,
+                    "with --kv-recent: positions that a session can go back by (default 16)")
+        ->group("Engine");
     verb.add_option("--wproj", options.wproj,
                     "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")
         ->group("Engine");
