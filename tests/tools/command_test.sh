@@ -326,6 +326,29 @@ expect "a bound without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf"
 expect "one text for both" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits 4 --tune "$work/two.jsonl" --calibrate "$work/two.jsonl"
 expect "says why" holds 'a document is both in' err
 expect "a text that is not there" exits 3 "$keel" quantize "$model" "$work/x.gguf" --calibrate "$work/none.jsonl"
+
+# A budget: the code and the pack, to the byte; scales are found for it, or types, or it is said by how much it is missed.
+head -c 12345 /dev/zero >"$work/code"
+budgeted() { "$keel" quantize "$model" "$work/b.gguf" --types Q8_0 --budget "$1" --code "$work/code" --json; }
+expect "a budget" exits 0 budgeted 4000000
+packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
+expect "nearly used by ${packed:-nothing} bytes" [ "${packed:-0}" -le 3987655 -a "${packed:-0}" -gt 3985000 ]
+expect "of a pack that keeps it" exits 0 "$keel" pack "$work/b.gguf" "$work/b.keel" --codec rans --budget 4000000 --code "$work/code"
+expect "to the byte" [ "$(stat -c %s "$work/b.keel")" = "${packed:-0}" ]
+expect "and not a byte less" exits 4 "$keel" pack "$work/b.gguf" "$work/less.keel" --codec rans --budget $((${packed:-0} + 12344)) --code "$work/code"
+expect "which says by how much" holds ': 1 over' err
+expect "and writes nothing" [ ! -e "$work/less.keel" ]
+expect "it is scored" exits 0 "$keel" eval ppl "$work/b.keel" "$work/two.jsonl" --window 64 --against "$model" --json
+expect "a budget that nothing meets" exits 4 budgeted 200000
+expect "and by how much" holds ' over with the coarsest grid' err
+expect "nothing is left" [ ! -e "$work/x.gguf" ]
+expect "no scales to find" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q4_K --budget 4000000
+expect "types for a budget" exits 0 "$keel" quantize "$model" "$work/s.gguf" --types "$rules" --budget 13000000 --tune "$work/other.jsonl" --json
+packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
+expect "kept by ${packed:-no} bytes" [ "${packed:-13000001}" -le 13000000 -a "${packed:-0}" -gt 11000000 ]
+expect "types that are too large for one" exits 4 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --budget 9000000 --tune "$work/other.jsonl"
+expect "by so many bytes" holds 'bytes over the budget' err
+expect "one grid of this step" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types Q8_0 --row-step 0.3
 expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
 expect "writes nothing" [ ! -e "$work/x.gguf" ]
 
