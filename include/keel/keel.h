@@ -551,9 +551,10 @@ typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
     KEEL_ACTIVATION_F32 = 2, /* f32 activations against dequantized weights: slower, for reference and for quality */
-    /* As Q8, and both sides of products with F32, F16 and BF16 matrices are rounded to bf16 (8 bits of precision), whose
-     * pairs some processors multiply at twice the rate of f32 (AVX512-BF16). The same bits on all others, where it is
-     * slower than f32. Adapters stay f32. CPUs only: a GPU refuses it when planning (KEEL_E_UNSUPPORTED). */
+    /* As Q8, and both sides of products with F32, F16 and BF16 matrices are rounded to bf16 (8 bits of precision),
+     * whose pairs some processors multiply at twice the rate of f32 (AVX512-BF16). The same bits on all others,
+     * where it is slower than f32. Adapters stay f32. CPUs only: a GPU refuses it when planning
+     * (KEEL_E_UNSUPPORTED). */
     KEEL_ACTIVATION_BF16 = 3
 } keel_activation;
 

@@ -1,8 +1,8 @@
 // The kernel interface: what the executor calls. Kernels know no sdk type; they take pointers, shapes and strides, keep
 // no state, and compute what sdk/NUMERICS.md says, so that every kernel set gives the same bits.
 //
-// One KernelSet per instruction set (isa.h). Every entry is set, except matmul_q8 and matmul_repacked of float types and
-// matmul_bf16 of others (kernel_sets.cpp asserts it). Which set runs: sdk/backend/cpu/kernel_choice.h.
+// One KernelSet per instruction set (isa.h). Every entry is set, except matmul_q8 and matmul_repacked of float types
+// and matmul_bf16 of others (kernel_sets.cpp asserts it). Which set runs: sdk/backend/cpu/kernel_choice.h.
 //
 // Preconditions common to all: pointers to f32, int8 and int16 planes that Keel allocates are 64-byte aligned at row 0;
 // weights may have any alignment (they can be mapped from a file); no buffer overlaps another unless said so.

@@ -1,7 +1,7 @@
 // Activations for products of bf16 pairs (NUMERICS section 1).
 //
-// Magnitudes below 2^-56 count as 0. Products are then multiples of 2^-126, the smallest normal f32, and so is every sum
-// of them: no sum is ever subnormal, and instructions that flush those give the same bits as instructions that do not.
+// Magnitudes below 2^-56 count as 0. Products are then multiples of 2^-126, the smallest normal f32, and so is every
+// sum of them: no sum is ever subnormal, and instructions that flush those give the same bits as those that do not.
 #pragma once
 #include <stdint.h>
 

@@ -262,6 +262,8 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->backend = c.backend ? c.backend : default_backend();
     out->own_backend = out->host_backend = out->backend;
     out->backend_options = c.backend_options;
+    for (uint32_t i = 0; i < model.gguf.tensor_count; ++i) out->weight_bytes += model.tensors()[i].bytes;
+    out->cache_bytes = platform::last_level_cache_bytes();
     KEEL_TRY(out->backend->configure(out, model.spec, error));
     if (out->device_numerics && !out->backend->device_numerics)
         return fail(error, KEEL_E_UNSUPPORTED, 0, "config.numerics",

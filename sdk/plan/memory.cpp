@@ -94,7 +94,6 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     KEEL_TRY(weights.status);
     out->mapped_weight_bytes = weights.mapped_bytes;
     out->load_bytes = weights.total_bytes;
-    out->program.weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     double* frequencies = persistent.place<double>("rope_frequencies", uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
     if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
     out->program.frequencies = frequencies;

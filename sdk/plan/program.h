@@ -38,8 +38,7 @@ struct Program {
     KvPart kv_part[2];            // the layers in memory of the backend's own, then those in host memory
     uint32_t kv_parts;
     KvTransform transform;
-    double* frequencies;        // [rope sets][rope_dims / 2]
-    bool weights_exceed_cache;  // all weights together are larger than the last-level cache
+    double* frequencies;  // [rope sets][rope_dims / 2]
 
     // Where things lie. Only the backend knows what is at the base of KV and of device regions; others are host memory.
     uint8_t* region[KEEL_REGION_COUNT];

@@ -432,6 +432,12 @@ expect "capture trace" exits 0 "$keel" capture trace "$model" "$2/books-val-samp
 expect "a tape has every step" holds '"steps": 80'
 expect "its size is that of its states" [ "$(wc -c <"$work/text.trace")" -eq $((40 + 80 * (12 + 2 * 256))) ]
 expect "capture answers" exits 0 "$keel" capture trace "$model" "$work/two.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/answers.trace" --json
+# The second prompt is long: its answer meets the end of the context first.
+printf '{"text": "The ship"}\n{"text": "The ship sailed on a grey morning, and nobody on the quay saw it leave."}\n{"text": "Nobody came back."}\n{"text": "Rain"}\n' >"$work/four.jsonl"
+for sessions in 1 3; do
+    expect "answers of $sessions sessions" exits 0 "$keel" capture trace "$model" "$work/four.jsonl" --generate 60 --temperature 0.8 --sessions $sessions --context 40 --dim 16 --output "$work/of$sessions.trace"
+done
+expect "the same tape of several sessions" cmp "$work/of1.trace" "$work/of3.trace"
 expect "geometry protocol" exits 0 "$keel" geometry protocol --json
 expect "a sphere's slope" holds 'flow 2.0'
 expect "capture a pool" exits 0 "$keel" capture pool "$model" "$work/two.jsonl" --generate 30 --bytes 65536 --output "$work/books.kpool" --json
@@ -444,6 +450,7 @@ expect "geometry build" exits 0 "$keel" geometry build "$work/four.trace" --wayp
 expect "all steps that two tokens follow" holds '"records": 232'
 expect "geometry measure" exits 0 "$keel" geometry measure "$work/four.trace" --queries "$work/text.trace" --json
 expect "texts of the store are found again" holds '"steps": 76'
+expect "by more than the table, with an interval" holds '"beyond_the_table_95": \['
 expect "no tape" exits 3 "$keel" geometry build "$work/two.jsonl" --output "$work/no.records"
 expect "geometry interpolate" exits 0 "$keel" geometry interpolate "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --json
 expect "half is scored" holds '"tokens": 118'

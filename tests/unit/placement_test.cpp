@@ -184,8 +184,8 @@ TEST_F(Placement, NothingIsInterleavedForF32Activations) {
     }
 }
 
-// Pairs of bf16 are what float matrices read, and quantized ones their 8 bits. Rows of 80 end within a block of pairs, so
-// that rounding them cannot join the gate.
+// Pairs of bf16 are what float matrices read, and quantized ones their 8 bits. Rows of 80 end within a block of pairs,
+// so that rounding them cannot join the gate.
 TEST_F(Placement, FloatMatricesReadPairsWhereAsked) {
     SynthSpec spec;
     spec.mix = "F16";

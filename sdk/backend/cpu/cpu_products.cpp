@@ -26,7 +26,7 @@ void run_rows(const CpuDevice& d, const Op& op, float* const* y, uint32_t first,
     a.bias = op.bias;
     a.accumulate = op.accumulate;
     a.scratch = scratch;
-    a.from_memory = p.weights_exceed_cache;
+    a.from_memory = p.config.weights_exceed_cache();
     const bool coded = kernels::kWeightTypes[op.weight_type].activation_block != 0;
     const kernels::KernelSet& k = d.kernels();
     (op.repacked               ? k.matmul_repacked
@@ -58,7 +58,7 @@ void run_factor(const CpuDevice& d, const Op& op, const AdapterFactor& factor, f
     a.y = y + token;
     a.accumulate = op.accumulate;
     a.scratch = scratch;
-    a.from_memory = d.program->weights_exceed_cache;
+    a.from_memory = d.program->config.weights_exceed_cache();
     d.kernels().matmul_f32[is_a ? factor.a_type : factor.b_type](a);
     for (uint32_t t = token; is_a && t < token_end; ++t) {
         const float scale = d.step->adapter_scale[d.step->session[t]],
