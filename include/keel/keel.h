@@ -704,9 +704,9 @@ struct keel_config {
     uint32_t pin_threads;
     uint32_t tile_us;            /* predicted time between two looks at the clock, default 250 */
     uint32_t kv_sink_tokens;     /* first positions also read in f16, at most 64; default 1, of f16 and f32 rows none */
-    uint32_t kv_recent_tokens;   /* so are the last so many before each query; default 0, at most 512 */
+    uint32_t kv_recent_tokens;   /* the last so many before each query are read as q8_0; default 0, at most 512 */
     uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 16, at
-                                  * most 65,536. Each costs two rows of f16 a session */
+                                  * most 65,536. Each costs two rows of q8_0 a session */
     uint32_t part_count;
     const keel_part* parts;      /* [part_count] */
     const keel_hooks* hooks;     /* copied by keel_engine_init; NULL: none */
@@ -779,8 +779,8 @@ struct keel_memory_plan {
     uint64_t mapped_weight_bytes; /* weights read in place from the reader */
     uint64_t kv_page_bytes;       /* one page, all layers, K and V */
     uint64_t kv_bytes_per_token;  /* a page over its tokens */
-    /* f16 rows of sinks and recent positions, per session slot; part of the KV region, as are, once, the recent rows of
-     * one layer of a step that is longer than a slot has room for. */
+    /* rows of sinks and recent positions, per session slot; part of the KV region, as are, once, the recent rows that a
+     * step reads in one layer. */
     uint64_t kv_session_bytes;
     uint64_t kv_side_bytes; /* means, gains and tables of the KV formats, per engine; part of the persistent region */
     uint64_t decode_bytes;  /* bytes one decoded token moves at context 0 (weights once, activations) */
@@ -1019,7 +1019,7 @@ KEEL_API keel_status keel_session_top_logprobs(keel_session session, uint32_t n,
 
 /* Forgets all tokens from position `tokens` on; pages no longer needed are freed. Abandons its unfinished step.
  * KEEL_E_STATE when that would end inside a page that was evicted, whose first rows are gone, or further back than
- * config.kv_rollback_tokens allow, where the f16 rows of recent positions are gone; 0 tokens are always allowed.
+ * config.kv_rollback_tokens allow, where the rows of recent positions are gone; 0 tokens are always allowed.
  * KEEL_E_BUSY while another thread computes its step. */
 KEEL_API keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
@@ -1037,7 +1037,7 @@ KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uin
 KEEL_API keel_status keel_session_shift(keel_session session, uint32_t from, uint32_t to);
 /* A second session with the same tokens, sampling and text state. All KV pages are shared; of two that share one which
  * is not full, who appends first copies it, inside keel_advance and its budget, and gets KEEL_E_KV_FULL from there when
- * no page is left. Copied here: logits, and f16 rows (kv_sinks, kv_recent_tokens). KEEL_E_SLOTS_FULL, KEEL_E_BUSY
+ * no page is left. Copied here: logits, and rows of sinks and recent positions. KEEL_E_SLOTS_FULL, KEEL_E_BUSY
  * inside a step. */
 KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 

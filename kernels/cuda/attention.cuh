@@ -97,17 +97,11 @@ struct Block {
     }
 };
 
-// A recent row of a slot.
+// A recent row of a slot, among those of the step.
 KEEL_GPU const uint8_t* recent_row(const KvPlaces& at, const StepArrays& step, uint32_t session, const KvRows& rows,
                                    uint32_t kv_head, uint32_t slot) {
-    const KvRecentRows& recent = step.recent[session];
-    uint64_t from = at.windows + step.session_index[session] * at.window_stride + at.ring;
-    uint32_t row = recent.row_in_ring(slot, at.ring_rows);
-    if (recent.in_step(slot)) {
-        from = at.step_rows;
-        row = recent.row_in_step(slot);
-    }
-    return in_global(at.base + from) + rows.codes + kv_head * rows.head_bytes + uint64_t{row} * rows.code_bytes;
+    return in_global(at.base + at.step_rows) + rows.codes + kv_head * rows.head_bytes +
+           uint64_t{step.recent[session].row_of(slot)} * rows.code_bytes;
 }
 
 // The page that holds a slot, in a view; null: evicted, or recent rows, which have places of their own.

@@ -46,8 +46,8 @@ struct KvPlaces {
     KvRows k, v;
     uint64_t windows, window_stride;  // of sessions; a window: sinks, then rings of recent rows
     uint32_t sink_tokens, recent_tokens, ring_rows;
-    uint64_t ring, step_rows;  // the layer's ring in a window; where recent rows of a long step lie
-    KvRows sink_k, sink_v, recent_k, recent_v;
+    uint64_t ring, step_rows;  // the layer's ring in a window; where the step's rows lie
+    KvRows sink_k, sink_v, ring_k, ring_v, recent_k, recent_v;
 };
 
 // What is taken out of keys and values (sdk/plan/kv_transform.h), of one layer: [kv_heads][head_dim], or null.

@@ -260,8 +260,7 @@ KEEL_GPU TokenWeights weights_of(const TokenBlock& b, uint32_t tile) {
 // ---- rows that are floats ----
 // A warp has sixteen rows of K at once, four of them each thread, of which it has two of the contract's lanes for all
 // columns. Of V a thread has two elements in two columns.
-// Rows of f16, in pages without gaps. Listed places: page and row; of recent rows page 0 is the ring, page 1 what the
-// step has.
+// Rows of f16, in pages without gaps; recent ones are a page of any size. Listed places: page and row.
 constexpr uint32_t kRecentPlaceBits = 31;
 struct FloatRows {
     const uint8_t* base;  // row 0 of page 0
@@ -1218,10 +1217,8 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     if (b.seen.empty()) return wait_for_launch(began);
     b.tail_first = args.step.tail_first[b.session];
     const uint8_t* window = places.base + places.windows + args.step.session_index[b.session] * places.window_stride;
-    b.pages = b.view == kCoded ? places.base + places.pages : b.view == kSinks ? window : window + places.ring;
-    b.page_stride = b.view == kCoded   ? places.page_stride
-                    : b.view == kSinks ? 0
-                                       : static_cast<uint64_t>(places.base + places.step_rows - b.pages);
+    b.pages = b.view == kSinks ? window : places.base + (b.view == kCoded ? places.pages : places.step_rows);
+    b.page_stride = b.view == kCoded ? places.page_stride : 0;
     const uint32_t slot =
         partial_slot(args.partial_slots, places.sink_tokens, places.recent_tokens, b.view, split, all.begin);
 
@@ -1242,11 +1239,7 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
             if (!b.apart(j / kTile)) continue;
             const uint32_t at = seen < b.tail_first ? seen : b.tail_first + b.nodes()[seen - b.tail_first];
             uint32_t place = b.page_index(at / kTile) * kTile + at % kTile;
-            if (b.view == kRecent) {
-                const KvRecentRows& recent = args.step.recent[b.session];
-                place = recent.in_step(at) ? recent.row_in_step(at) | 1u << kRecentPlaceBits
-                                           : recent.row_in_ring(at, places.ring_rows);
-            }
+            if (b.view == kRecent) place = args.step.recent[b.session].row_of(at);
             b.places()[j] = place;
         }
         sync_block();

@@ -71,7 +71,61 @@ KEEL_GPU void append_query(const KvAppendArgs& args, uint32_t token, uint32_t he
     if (lane == 0) args.state.row[token * args.state.stride + head] = -kInf32;
 }
 
-// What a row of k or v is before it is coded, and its f16 copies; by a warp.
+// ---- recent rows (sdk/kv/kv_f16_window.h) ----
+// Rows of K or V of one layer and session: in the ring, and in f16 among the step's.
+struct RecentRows {
+    const KvRecentRows& at;
+    const KvRows &ring_rows, &step_rows;
+    uint8_t *ring, *step;
+    uint32_t kv_head, n, rows;  // of the ring
+
+    KEEL_GPU RecentRows(const KvAppendArgs& args, uint32_t token, uint32_t kv_head, bool value)
+        : at(args.step.recent[args.step.session[token]]),
+          ring_rows(value ? args.places.ring_v : args.places.ring_k),
+          step_rows(value ? args.places.recent_v : args.places.recent_k),
+          ring(args.places.base + args.places.windows + args.places.ring +
+               args.step.session_index[args.step.session[token]] * args.places.window_stride),
+          step(args.places.base + args.places.step_rows),
+          kv_head(kv_head),
+          n(args.shape.head_dim),
+          rows(args.places.ring_rows) {}
+    KEEL_GPU RowPlace kept(uint32_t row) const { return place_of(ring, ring_rows, kv_head, row); }
+    KEEL_GPU uint8_t* in_step(uint32_t slot) const { return place_of(step, step_rows, kv_head, at.row_of(slot)).codes; }
+    static KEEL_GPU uint16_t unpacked(int32_t q, uint16_t d) {
+        return f32_to_f16(mul_f32(f16_to_f32(d), static_cast<float>(q)));
+    }
+    // What the step reads of the ring, row by row; a warp of so many.
+    KEEL_GPU void unpack(uint32_t warp, uint32_t warps) const {
+        const uint32_t lane = thread_x() % 32;
+        for (uint32_t slot = at.first + warp; slot < at.from; slot += warps) {
+            const RowPlace from = kept(kv_ring_row(slot, at.shift, rows));
+            uint8_t* to = in_step(slot);
+            for (uint32_t i = lane; i < n; i += 32)
+                kv_store_u16(to + 2 * i, ring_rows.format == kKvQ8_0
+                                             ? unpacked(static_cast<int8_t>(from.codes[i]),
+                                                        kv_load_u16(from.scales + i / kKvBlock * 2))
+                                             : kv_load_u16(from.codes + 2 * i));
+        }
+    }
+    // A row of the step; a warp.
+    KEEL_GPU void store(const float* x, uint32_t slot) const {
+        const bool keeps = at.keeps(slot);
+        const RowPlace place = kept(keeps ? at.kept_row(slot, rows) : 0);
+        uint8_t* to = in_step(slot);
+        if (ring_rows.format != kKvQ8_0) {
+            if (keeps) encode_f16(x, n, place.codes);
+            return encode_f16(x, n, to);
+        }
+        const uint32_t lane = thread_x() % 32;
+        quantize_block32_warp<8>(x, n, [&](uint32_t b, int32_t q, uint16_t d) {
+            if (keeps && lane == 0) kv_store_u16(place.scales + 2 * b, d);
+            if (keeps) place.codes[b * kKvBlock + lane] = static_cast<uint8_t>(q);
+            kv_store_u16(to + 2 * (b * kKvBlock + lane), unpacked(q, d));
+        });
+    }
+};
+
+// What a row of k or v is before it is coded, and its other copies; by a warp.
 KEEL_GPU void prepare_row(const KvAppendArgs& args, uint32_t token, uint32_t kv_head, bool value, float* x) {
     const KvMeans& means = args.means;
     const KvPlaces& at = args.places;
@@ -85,14 +139,7 @@ KEEL_GPU void prepare_row(const KvAppendArgs& args, uint32_t token, uint32_t kv_
     if (kKvFormats[(value ? at.v : at.k).format].rotated) rotate_warp(x, n);
     uint8_t* window = at.base + at.windows + args.step.session_index[args.step.session[token]] * at.window_stride;
     if (slot < at.sink_tokens) encode_f16(x, n, place_of(window, value ? at.sink_v : at.sink_k, kv_head, slot).codes);
-    if (at.recent_tokens) {
-        const KvRecentRows& recent = args.step.recent[args.step.session[token]];
-        const KvRows& rows = value ? at.recent_v : at.recent_k;
-        if (recent.in_step(slot))
-            encode_f16(x, n, place_of(at.base + at.step_rows, rows, kv_head, recent.row_in_step(slot)).codes);
-        if (recent.keeps(slot))
-            encode_f16(x, n, place_of(window + at.ring, rows, kv_head, recent.kept_row(slot, at.ring_rows)).codes);
-    }
+    if (at.recent_tokens) RecentRows(args, token, kv_head, value).store(x, slot);
 }
 
 }  // namespace
@@ -120,6 +167,9 @@ KEEL_GPU_KERNEL_OF(kv_append, 3) {  // without a number it spills on Ada
         }
         if (query) return append_query(args, token, head, x, row);
         prepare_row(args, token, kv_head, value, x);
+    } else if (at.recent_tokens) {
+        const RecentRows recent(args, token, kv_head, value);
+        if (args.step.slot[token] == recent.at.from) recent.unpack(warp - 1, kAppendWarps - 1);
     }
     const KvRows& rows = value ? at.v : at.k;
     const uint32_t slot = args.step.slot[token],

@@ -84,11 +84,11 @@ KEEL_GPU void encode_nothing(uint32_t code_bytes, uint16_t scale, uint8_t* codes
     if (lane == 0) kv_store_u16(scales, scale);
 }
 
-// A lane an element of a block of 32.
-template <int kBits>
-KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, uint8_t* scales) {
+// A lane an element of a block of 32: calls put(block, integer, scale as f16).
+template <int kBits, class Put>
+KEEL_GPU void quantize_block32_warp(const float* x, uint32_t n, const Put& put) {
     const uint32_t lane = thread_x() % 32;
-    for (uint32_t b = 0; b < n / kKvBlock; ++b, x += kKvBlock, codes += kKvBlock * kBits / 8) {
+    for (uint32_t b = 0; b < n / kKvBlock; ++b, x += kKvBlock) {
         const float mine = x[lane];
         // The element of largest magnitude, the first of equals.
         float magnitude = __builtin_fabsf(mine);
@@ -107,17 +107,24 @@ KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, ui
         float inverse = d != 0.0f ? 1.0f / d : 0.0f;
         if (!(__builtin_fabsf(inverse) < kInf32)) inverse = 0.0f;
         if (!numbers) d = __builtin_nanf(""), inverse = 0.0f;
-        if (lane == 0) kv_store_u16(scales + 2 * b, f32_to_f16(d));
         const float v = mul_f32(numbers ? mine : 0.0f, inverse), limit = kBits == 8 ? 127.0f : 7.0f,
                     low = kBits == 8 ? -127.0f : -8.0f;
-        const int32_t q = static_cast<int32_t>(rint_f32(v > limit ? limit : v < low ? low : v));
+        put(b, static_cast<int32_t>(rint_f32(v > limit ? limit : v < low ? low : v)), f32_to_f16(d));
+    }
+}
+template <int kBits>
+KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, uint8_t* scales) {
+    const uint32_t lane = thread_x() % 32;
+    quantize_block32_warp<kBits>(x, n, [&](uint32_t b, int32_t q, uint16_t d) {
+        if (lane == 0) kv_store_u16(scales + 2 * b, d);
+        uint8_t* block = codes + b * (kKvBlock * kBits / 8);
         if constexpr (kBits == 8) {
-            codes[lane] = static_cast<uint8_t>(q);
+            block[lane] = static_cast<uint8_t>(q);
         } else {
             const uint32_t high = shuffle(static_cast<uint32_t>(q + 8), lane + 16);
-            if (lane < 16) codes[lane] = static_cast<uint8_t>(static_cast<uint32_t>(q + 8) | high << 4);
+            if (lane < 16) block[lane] = static_cast<uint8_t>(static_cast<uint32_t>(q + 8) | high << 4);
         }
-    }
+    });
 }
 
 // Rows of a lattice, by all threads of a block: every half-warp tries a step, a lane a block of 8 or every sixteenth

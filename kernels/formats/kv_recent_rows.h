@@ -13,17 +13,15 @@ KEEL_DEVICE constexpr uint32_t kv_ring_row(uint32_t slot, uint32_t shift, uint32
 }
 
 struct KvRecentRows {
-    uint32_t shift;      // of the ring, where slots in front of step_from are read
-    uint32_t step_from;  // later slots are read from row step_row + (s - step_from) of the step's; UINT32_MAX: none
-    uint32_t step_row;
+    uint32_t first;      // the first slot that a query of the step may read
+    uint32_t from;       // the first slot of the step: those in front of it are unpacked from the ring
+    uint32_t row;        // of slot `from` among the step's rows; the others lie around it
+    uint32_t shift;      // of the ring, as the step finds it
     uint32_t kept_from;  // slots from here on are written into the ring, turned by kept_shift
     uint32_t kept_shift;
 
-    KEEL_DEVICE bool in_step(uint32_t slot) const { return slot >= step_from; }
-    KEEL_DEVICE uint32_t row_in_step(uint32_t slot) const { return step_row + slot - step_from; }
-    KEEL_DEVICE uint32_t row_in_ring(uint32_t slot, uint32_t ring_rows) const {
-        return kv_ring_row(slot, shift, ring_rows);
-    }
+    // Slots in front of `first`, which nobody reads, have its row.
+    KEEL_DEVICE uint32_t row_of(uint32_t slot) const { return row + ((slot < first ? first : slot) - from); }
     KEEL_DEVICE bool keeps(uint32_t slot) const { return slot >= kept_from; }
     KEEL_DEVICE uint32_t kept_row(uint32_t slot, uint32_t ring_rows) const {
         return kv_ring_row(slot, kept_shift, ring_rows);

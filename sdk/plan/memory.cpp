@@ -127,10 +127,14 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
     }
     KEEL_TRY(place_kv_transform(r.reader, config, r.model, program.plan, program.frequencies, persistent,
                                 &program.transform, error));
+    const KvF16WindowLimits limits = {config.kv_sink_tokens, config.kv_recent_tokens, config.kv_rollback_tokens,
+                                      config.chunk_tokens,   config.max_sessions,     config.draft_tokens};
+    kernels::KvFormat ring = kernels::kKvQ8_0;
+    for (uint32_t i = 0; i < spec.layers; ++i)
+        if (kv_ring_format(config.kv.formats(i).k, config.kv.formats(i).v, spec.head_dim) != ring)
+            ring = kernels::kKvF16;
     const auto f16_window = [&](uint32_t first_layer, uint32_t layers) {
-        return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
-                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens,
-                                   config.draft_tokens);
+        return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, ring, limits);
     };
     program.f16_window = f16_window(0, spec.layers);
     out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);

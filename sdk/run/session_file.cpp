@@ -6,8 +6,8 @@
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
 //     | KV rows in use: for each page that was not, layer: codes and scales of each head's K, then of each head's V
-//     | f16 rows of sinks, then of recent positions from slot oldest_recent on
-//       (kv_f16_window.h): per layer K, V heads; of recent ones row by row
+//     | rows of sinks, then those of the ring from slot oldest_recent on (kv_f16_window.h): per layer K, V heads; of
+//       the ring row by row
 //     | hash64 of everything before, u64
 #include <string.h>
 
@@ -20,7 +20,7 @@ namespace keel {
 namespace {
 
 constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
-constexpr uint32_t kSavedVersion = 6;
+constexpr uint32_t kSavedVersion = 7;
 
 struct SavedHeader {
     uint64_t magic;
@@ -57,7 +57,7 @@ uint64_t saved_bytes(const Engine& e, const SavedHeader& h) {
     return sizeof(SavedHeader) + sizeof(SamplerParams) + kTextStateBytes + uint64_t{h.token_count} * 4 +
            drawn_bytes(h.token_count) + (h.has_logits ? (uint64_t{h.vocabulary} + h.embedding) * 4 : 0) +
            evicted_bytes(h) + (h.computed - uint64_t{h.evicted_pages} * kPageTokens) * e.geometry.row_bytes +
-           (sink_rows(e, h) + recent_rows(e, h)) * e.f16_window.row_bytes + 8;
+           sink_rows(e, h) * e.f16_window.sink_row_bytes + recent_rows(e, h) * e.f16_window.ring_row_bytes + 8;
 }
 
 SavedHeader make_header(const Engine& e, const Session& s) {
@@ -117,7 +117,7 @@ keel_status for_each_kv_run(const Engine& e, const KvPageList& list, uint32_t to
 
 constexpr uint64_t kNowhere = UINT64_MAX;
 
-// Walks the saved f16 rows in file order, as for_each_kv_run; kNowhere is the offset of rows that the ring has no room
+// Walks the saved rows of sinks and ring in file order, as for_each_kv_run; kNowhere is the offset of rows that the ring has no room
 // for.
 template <class Copy>
 keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeader& h, Copy copy) {
@@ -135,7 +135,7 @@ keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeade
         const KvPart& part = e.kv_of(layer);
         const KvF16WindowShape& shape = part.f16_window;
         const uint64_t ring = part.f16_window_offset(e.index_of(s)) + shape.ring_of(layer);
-        const uint64_t row_bytes = shape.recent.k.code_bytes;
+        const uint64_t row_bytes = shape.ring.k.code_bytes;
         uint32_t slot = h.oldest_recent;
         if (slot < s->f16_window.oldest) {
             KEEL_TRY(copy(part, kNowhere, (s->f16_window.oldest - slot) * row_bytes));

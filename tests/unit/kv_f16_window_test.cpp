@@ -4,11 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <vector>
 
 namespace keel {
 namespace {
+
+constexpr uint32_t kSessions = 3;
 
 // Rows are numbers: which time its slot was computed.
 struct Ring {
@@ -19,31 +22,38 @@ struct Ring {
     uint64_t times = 0;
 
     Ring(uint32_t recent, uint32_t rollback, uint32_t step, uint32_t drafts)
-        : shape(kv_f16_window_shape(0, 1, 1, 8, 1, recent, rollback, step, drafts)),
+        : shape(kv_f16_window_shape(0, 1, 1, 8, kernels::kKvF16, {1, recent, rollback, step, kSessions, drafts})),
           recent(recent),
           rollback(rollback),
           drafts(drafts),
           rows(shape.ring_rows),
           step_rows(shape.step_rows) {}
 
-    uint64_t read(const KvRecentRows& at, uint32_t slot) const {
-        return at.in_step(slot) ? step_rows.at(at.row_in_step(slot)) : rows[at.row_in_ring(slot, shape.ring_rows)];
-    }
-    // A step of tokens and drafts, of which `accepted` stay; in it the session's first token is `first_token`.
-    void step(uint32_t tokens, uint32_t drafted, uint32_t accepted, uint32_t first_token, bool given_up) {
+    // A step of tokens and drafts, of which `accepted` stay; in it the session is number `session`, and its first token
+    // `first_token`. Other sessions have all other rows of the step.
+    void step(uint32_t tokens, uint32_t drafted, uint32_t accepted, uint32_t first_token, uint32_t session,
+              bool given_up) {
         const uint32_t from = static_cast<uint32_t>(text.size()), end = from + tokens + drafted;
-        const KvRecentRows at = kv_recent_rows(shape, window, from, tokens, drafted, first_token);
+        const KvRecentRows at = kv_recent_rows(shape, window, from, tokens, drafted, first_token, session);
+        std::fill(step_rows.begin(), step_rows.end(), 0);
         std::vector<uint64_t> now = text;
+        // Rows of the ring are read and written in any order.
         for (uint32_t slot = from; slot < end; ++slot) {
             now.push_back(++times);
             kv_f16_window_write(shape, &window, at, slot);
-            if (at.in_step(slot)) step_rows.at(at.row_in_step(slot)) = times;
             if (at.keeps(slot)) rows[at.kept_row(slot, shape.ring_rows)] = times;
+            step_rows.at(at.row_of(slot)) = times;
         }
-        // All rows are written before any is read, and any query of the step reads them.
+        for (uint32_t slot = at.first; slot < from; ++slot)
+            step_rows.at(at.row_of(slot)) = rows[kernels::kv_ring_row(slot, at.shift, shape.ring_rows)];
+        // Rows of others lie in front and behind.
+        const uint32_t others = shape.recent_tokens - 1;
+        ASSERT_GE(at.row_of(at.first), first_token + session * others);
+        ASSERT_LE(at.row_of(end - 1), first_token + tokens + drafted - 1 + (session + 1) * others);
         for (uint32_t query = from; query < end; ++query)
             for (uint32_t slot = query + 1 > recent ? query + 1 - recent : 0; slot <= query; ++slot)
-                ASSERT_EQ(read(at, slot), now[slot]) << "query " << query << " of " << from << " to " << end;
+                ASSERT_EQ(step_rows.at(at.row_of(slot)), now[slot]) << "query " << query << " of " << from << " to "
+                                                                    << end;
         if (given_up) return;
         kv_f16_window_finish(&window, at);
         now.resize(from + tokens + accepted);
@@ -51,10 +61,11 @@ struct Ring {
     }
     void look() const {
         const uint32_t size = static_cast<uint32_t>(text.size());
-        const KvRecentRows at = kv_recent_rows(shape, window, size, 1, 0, 0);
+        const KvRecentRows at = kv_recent_rows(shape, window, size, 1, 0, 0, 0);
         ASSERT_TRUE(kv_f16_window_reaches(shape, window, size));
         for (uint32_t slot = size + 1 > recent ? size + 1 - recent : 0; slot < size; ++slot)
-            ASSERT_EQ(rows[at.row_in_ring(slot, shape.ring_rows)], text[slot]) << "slot " << slot << " of " << size;
+            ASSERT_EQ(rows[kernels::kv_ring_row(slot, at.shift, shape.ring_rows)], text[slot])
+                << "slot " << slot << " of " << size;
     }
 };
 
@@ -71,7 +82,8 @@ TEST(KvF16WindowRing, HoldsWhatTheNextQueryReads) {
             if (tokens + drafted > step) continue;
             const uint32_t first_token = pick(step - tokens - drafted);
             long_steps += tokens + drafted > ring.shape.ring_rows - ring.shape.kept_tokens;
-            if (pick(3) == 0) ring.step(tokens, drafted, 0, first_token, true);
+            const uint32_t session = pick(std::min(first_token, kSessions - 1));
+            if (pick(3) == 0) ring.step(tokens, drafted, 0, first_token, session, true);
             if (HasFatalFailure()) return;
             ring.look();
             if (HasFatalFailure()) return;
@@ -82,7 +94,7 @@ TEST(KvF16WindowRing, HoldsWhatTheNextQueryReads) {
                 ring.look();
                 if (HasFatalFailure()) return;
             }
-            ring.step(tokens, drafted, pick(drafted), first_token, false);
+            ring.step(tokens, drafted, pick(drafted), first_token, session, false);
             if (HasFatalFailure()) return;
             ring.look();
             if (HasFatalFailure()) return;
@@ -97,12 +109,12 @@ TEST(KvF16WindowRing, HoldsWhatTheNextQueryReads) {
 // What would be read and is no longer there is said.
 TEST(KvF16WindowRing, KnowsWhatItLost) {
     Ring ring(8, 4, 16, 0);
-    for (uint32_t i = 0; i < 100; ++i) ring.step(1, 0, 0, 0, false);
+    for (uint32_t i = 0; i < 100; ++i) ring.step(1, 0, 0, 0, 0, false);
     const uint32_t oldest = 100 - ring.shape.ring_rows;
     EXPECT_TRUE(kv_f16_window_reaches(ring.shape, ring.window, oldest + 7));
     EXPECT_FALSE(kv_f16_window_reaches(ring.shape, ring.window, oldest + 6));
     EXPECT_TRUE(kv_f16_window_reaches(ring.shape, ring.window, 0));
-    ring.step(16, 0, 0, 0, false);  // long: only what is kept
+    ring.step(16, 0, 0, 0, 0, false);  // long: only what is kept
     EXPECT_TRUE(kv_f16_window_reaches(ring.shape, ring.window, 112));
     EXPECT_FALSE(kv_f16_window_reaches(ring.shape, ring.window, 111));
 }

@@ -415,42 +415,44 @@ keel_config precise_config(uint32_t sinks, uint32_t recent, uint32_t rollback = 
 TEST(KvF16Window, PlanCountsItsRows) {
     const keel_test::Engine none(kBooks, precise_config(0, 0)), sinks(kBooks, precise_config(4, 0)),
         both(kBooks, precise_config(4, 100, 28));
-    const uint64_t row = 8 * 2 * 2 * 64 * 2;
+    const uint64_t heads = 8 * 2 * 2, row = heads * 64 * 2, ring_row = heads * (64 + 2 * 2);  // codes, two scales
     EXPECT_EQ(none.plan().kv_session_bytes, 0u);
     EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
-    EXPECT_EQ(both.plan().kv_session_bytes, (4 + 2 * (100 - 1 + 28)) * row);
+    EXPECT_EQ(both.plan().kv_session_bytes, 4 * row + 2 * (100 - 1 + 28) * ring_row);
+    // Beside the sessions' rings those of one layer of a step in f16: a chunk of 64, and what two sessions look back at.
     const keel_region_plan &with = both.plan().regions[KEEL_REGION_KV], &without = none.plan().regions[KEEL_REGION_KV];
-    EXPECT_EQ(with.bytes - with.padding_bytes,
-              without.bytes - without.padding_bytes + 2 * both.plan().kv_session_bytes);
-    // A chunk of 64 is longer than the 12 that a slot has room for: one layer's rows of it are shared.
-    const keel_test::Engine few(kBooks, precise_config(0, 8, 5));
-    const keel_region_plan& shared = few.plan().regions[KEEL_REGION_KV];
-    EXPECT_EQ(few.plan().kv_session_bytes, 2 * (8 - 1 + 5) * row);
-    EXPECT_EQ(shared.bytes - shared.padding_bytes,
-              without.bytes - without.padding_bytes + 2 * few.plan().kv_session_bytes + 64 * row / few.info().layers);
+    EXPECT_EQ(with.bytes - with.padding_bytes, without.bytes - without.padding_bytes +
+                                                   2 * both.plan().kv_session_bytes +
+                                                   (64 + 2 * (100 - 1)) * row / both.info().layers);
+    // Rows coded with 8 bits or more are kept as they are.
+    keel_config half = precise_config(0, 100, 28);
+    half.v_format = KEEL_KV_F16;
+    EXPECT_EQ(keel_test::Engine(kBooks, half).plan().kv_session_bytes, 2 * (100 - 1 + 28) * row);
 }
 
-// With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded
-// elsewhere.
-TEST(KvF16Window, RowsInF16AreReadAsSuch) {
+// With everything in sight kept, codes are not read: what is lost is that of q8_0.
+TEST(KvF16Window, RowsThatAreKeptAreReadAsSuch) {
     keel_config plain = precise_config(0, 0);
     plain.k_format = plain.v_format = KEEL_KV_F16;
     keel_config f32 = plain;
     f32.k_format = f32.v_format = KEEL_KV_F32;
-    keel_test::Engine exact(kBooks, f32), half(kBooks, plain), coded(kBooks, precise_config(0, 0)),
+    keel_config bytes = plain;
+    bytes.k_format = bytes.v_format = KEEL_KV_Q8_0_ROTATED;
+    keel_test::Engine exact(kBooks, f32), eight(kBooks, bytes), coded(kBooks, precise_config(0, 0)),
         sinks(kBooks, precise_config(64, 0)), all(kBooks, precise_config(8, 200));
     const std::vector<int32_t> ids = some_ids(200, exact.info().vocabulary);
     const keel_test::Logits want = exact.logits_for(ids);
-    const double f16 = mean_kl(want, half.logits_for(ids)), tcq = mean_kl(want, coded.logits_for(ids)),
+    const double q8_0 = mean_kl(want, eight.logits_for(ids)), tcq = mean_kl(want, coded.logits_for(ids)),
                  some = mean_kl(want, sinks.logits_for(ids)), none = mean_kl(want, all.logits_for(ids));
-    EXPECT_LT(none, 10 * f16 + 1e-9) << "every key is recent";
+    EXPECT_LT(none, 2 * q8_0) << "every key is recent";
+    EXPECT_LT(q8_0, tcq / 100);
     EXPECT_LT(some, tcq);
     EXPECT_GT(some, none);
     // The rule, seen in one place: what lies further back than the recent ones is coded.
     keel_test::Engine recent(kBooks, precise_config(0, 100));
     const std::vector<int32_t> few(ids.begin(), ids.begin() + 100);
-    EXPECT_LT(mean_kl(exact.logits_for(few), recent.logits_for(few)), 10 * f16 + 1e-9);
-    EXPECT_GT(mean_kl(want, recent.logits_for(ids)), 10 * f16);
+    EXPECT_LT(mean_kl(exact.logits_for(few), recent.logits_for(few)), 2 * q8_0);
+    EXPECT_GT(mean_kl(want, recent.logits_for(ids)), 10 * q8_0);
 }
 
 // What a configuration that says nothing has: one sink where rows are coded, of one side or by a profile.

@@ -44,32 +44,40 @@ void list_tail(const Step& step, uint32_t token, uint32_t* slots) {
     for (uint32_t node = step.slot[token] - first; node != kNoNode; node = parent[node]) slots[at--] = first + node;
 }
 
-// Recent rows as attention finds them: a page is the ring of a layer, another one the rows of the step. Lists where
-// they have positions [first, end); those from tail_first on are in the slots of `tail`.
-struct RecentPages {
-    const uint8_t* page[2];
-    uint32_t page_tokens;
-
-    void look(const CpuDevice& d, uint32_t layer, uint32_t token) {
-        const KvF16WindowShape& f16 = d.kv_part->f16_window;
-        page[0] = d.f16_window_of(token) + f16.ring_of(layer);
-        page[1] = d.kv(d.kv_part->step_rows_offset);
-        const uint32_t most = f16.ring_rows > f16.step_rows ? f16.ring_rows : f16.step_rows;
-        page_tokens = (most + kernels::kAttentionTile - 1) / kernels::kAttentionTile * kernels::kAttentionTile;
-    }
-    void list(const KvRecentRows& at, uint32_t ring_rows, uint32_t first, uint32_t end, uint32_t tail_first,
-              const uint32_t* tail, uint32_t* rows) const {
-        uint32_t in_ring = at.row_in_ring(first, ring_rows);
-        for (uint32_t position = first; position < end; ++position) {
-            const bool plain = position < tail_first;
-            const uint32_t slot = plain ? position : tail[position - tail_first];
-            rows[position - first] = at.in_step(slot) ? page_tokens + at.row_in_step(slot)
-                                     : plain          ? in_ring
-                                                      : at.row_in_ring(slot, ring_rows);
-            if (++in_ring == ring_rows) in_ring = 0;
+// Lists where a step has the recent rows of positions [first, end); those from tail_first on are in the slots of `tail`.
+void list_recent(const KvRecentRows& at, uint32_t first, uint32_t end, uint32_t tail_first, const uint32_t* tail,
+                 uint32_t* rows) {
+    for (uint32_t position = first; position < end; ++position)
+        rows[position - first] = at.row_of(position < tail_first ? position : tail[position - tail_first]);
+}
+// K or V of a token and of one head: into its ring, and as it comes out of there to the step's rows; before the first
+// token of a session, what the step reads of the ring.
+void store_recent(const CpuDevice& d, uint32_t layer, uint32_t token, const kernels::KvPlane& ring,
+                  const kernels::KvPlane& step, const float* x) {
+    const KvF16WindowShape& f16 = d.kv_part->f16_window;
+    const KvRecentRows& at = d.recent_of(token);
+    const uint32_t slot = d.step->slot[token], n = d.program->spec.head_dim;
+    uint8_t *ring_rows = d.f16_window_of(token) + f16.ring_of(layer), *rows = d.kv(d.kv_part->step_rows_offset);
+    alignas(64) uint8_t alone[kernels::kMaxHeadDim * 3];  // where the ring does not keep it
+    alignas(64) float row[kernels::kMaxHeadDim];
+    const auto codes = [&](uint32_t r) { return ring_rows + ring.codes + uint64_t{r} * ring.code_bytes; };
+    const auto scales = [&](uint32_t r) { return ring_rows + ring.scales + uint64_t{r} * ring.scale_bytes; };
+    const auto unpack = [&](const uint8_t* c, const uint8_t* s, uint32_t of) {
+        d.kernels().kv_decode[ring.format](c, s, n, row);
+        d.kernels().kv_encode[step.format](row, n, {}, rows + step.codes + uint64_t{at.row_of(of)} * step.code_bytes,
+                                           nullptr);
+    };
+    if (slot == at.from)
+        for (uint32_t i = at.first, r = kernels::kv_ring_row(i, at.shift, f16.ring_rows); i < at.from; ++i) {
+            unpack(codes(r), scales(r), i);
+            if (++r == f16.ring_rows) r = 0;
         }
-    }
-};
+    const bool kept = at.keeps(slot);
+    const uint32_t r = kept ? at.kept_row(slot, f16.ring_rows) : 0;
+    uint8_t *to_codes = kept ? codes(r) : alone, *to_scales = kept ? scales(r) : alone + 2 * kernels::kMaxHeadDim;
+    d.kernels().kv_encode[ring.format](x, n, {}, to_codes, to_scales);
+    unpack(to_codes, to_scales, slot);
+}
 // Positions of a list: from the beginning of a tile on, up to the last token of a query block.
 constexpr uint32_t kRecentPositions = kMaxRecent + kernels::kAttentionTile + kMaxTreeNodes;
 
@@ -160,13 +168,8 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
         store(coded_v, sinks, slot, f16.sink_v(layer, kv_head), formats.v_scale);
     }
     if (f16.recent_tokens) {
-        const KvRecentRows& at = d.recent_of(token);
-        const auto store_both = [&](uint8_t* rows, uint32_t row) {
-            store(k, rows, row, f16.recent.k_head(kv_head), formats.k_scale);
-            store(coded_v, rows, row, f16.recent.v_head(kv_head), formats.v_scale);
-        };
-        if (at.in_step(slot)) store_both(d.kv(d.kv_part->step_rows_offset), at.row_in_step(slot));
-        if (at.keeps(slot)) store_both(d.f16_window_of(token) + f16.ring_of(layer), at.kept_row(slot, f16.ring_rows));
+        store_recent(d, layer, token, f16.ring.k_head(kv_head), f16.recent.k_head(kv_head), k);
+        store_recent(d, layer, token, f16.ring.v_head(kv_head), f16.recent.v_head(kv_head), coded_v);
     }
 }
 
@@ -254,24 +257,24 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
                            row_of};
     uint32_t recent_rows[kQueryBlockTokens][kRecentPositions];
     const uint32_t* recent_row_of[kMaxQueryRows];
-    RecentPages recent;
+    const uint8_t* recent = nullptr;
     if (f16.recent_tokens) {
-        recent.look(d, layer, block.first);
+        recent = d.kv(d.kv_part->step_rows_offset);
         uint32_t first = highest;
         for (uint32_t r = 0; r < rows; ++r) first = coded_end[r] < first ? coded_end[r] : first;
         first = first / kernels::kAttentionTile * kernels::kAttentionTile;
         const uint32_t lists = tail_first == kNoNode ? 1 : block.tokens;
         for (uint32_t i = 0; i < lists; ++i)
-            recent.list(d.recent_of(block.first), f16.ring_rows, first, lists == 1 ? highest : end[i * group],
-                        tail_first, tail_slots[i], recent_rows[i]);
+            list_recent(d.recent_of(block.first), first, lists == 1 ? highest : end[i * group], tail_first,
+                        tail_slots[i], recent_rows[i]);
         for (uint32_t r = 0; r < rows; ++r) recent_row_of[r] = recent_rows[lists == 1 ? 0 : r / group];
-        views[view_count++] = {recent.page,
+        views[view_count++] = {&recent,
                                f16.recent.k_head(kv_head),
                                f16.recent.v_head(kv_head),
                                coded_end,
                                end,
                                UINT32_MAX,
-                               recent.page_tokens,
+                               f16.step_page_tokens(),
                                first,
                                recent_row_of};
     }

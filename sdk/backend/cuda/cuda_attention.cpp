@@ -50,6 +50,8 @@ cuda::KvPlaces places_of(const CudaDevice& d, uint32_t layer) {
         at.ring_rows = w.ring_rows;
         at.ring = w.ring_of(layer);
         at.step_rows = part.step_rows_offset;
+        at.ring_k = kv_rows(w.ring.k_head(0), w.ring.k_head_bytes, coded.k_scale);
+        at.ring_v = kv_rows(w.ring.v_head(0), w.ring.v_head_bytes, coded.v_scale);
         at.recent_k = kv_rows(w.recent.k_head(0), w.recent.k_head_bytes, coded.k_scale);
         at.recent_v = kv_rows(w.recent.v_head(0), w.recent.v_head_bytes, coded.v_scale);
     }
@@ -148,7 +150,9 @@ Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, co
         a.layers = layers;
         a.layer_bytes = f16.ring_layer_bytes;
         a.kv_heads = 1;  // a row has all heads, of V too
-        a.k = kv_rows(f16.recent.k, 0, {});
+        a.k = kv_rows(f16.ring.k, 0, {});
+        a.k.codes = 0;
+        a.k.scale_bytes = 0;  // part of the row
         a.v = {};
         result = launch(d, d.copies, cuda::kernel_move_rows, a, launch_shape(a));
     }

@@ -476,7 +476,7 @@ void show_plan(const Options& o, const Console& console) {
            human_bytes(plan.kv_page_bytes).c_str(), human_bytes(plan.kv_bytes_per_token).c_str(),
            kv_format_name(config, config.k_format), kv_format_name(config, config.v_format));
     if (plan.kv_session_bytes)
-        printf("rows of sinks and recent positions in f16: %s a session, part of the KV region\n",
+        printf("rows of sinks and recent positions: %s a session, part of the KV region\n",
                human_bytes(plan.kv_session_bytes).c_str());
     if (plan.kv_side_bytes)
         printf("means, gains and tables of the KV formats: %s, part of the persistent region\n",

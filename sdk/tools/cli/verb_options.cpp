@@ -83,7 +83,7 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option_function<uint32_t>("--kv-sinks", keep_sinks,
                                        "first positions also kept and read in f16 (default 1 where rows are coded)")
         ->group("Engine");
-    verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")
+    verb.add_option("--kv-recent", options.recent, "positions before each query kept as q8_0 (default 0)")
         ->group("Engine");
     verb.add_option("--kv-rollback", options.rollback,
                     "with --kv-recent: positions that a session can go back by (default 16)")

@@ -74,7 +74,7 @@ KvBytes planned_kv_bytes(const keel_memory_plan& plan) {
     bytes.page_bytes = plan.kv_page_bytes;
     bytes.pages = (plan.context_tokens + plan.kv_page_tokens - 1) / plan.kv_page_tokens;
     bytes.side_bytes = plan.kv_side_bytes;
-    // And what sessions share: recent rows of a long step.
+    // And what sessions share: the recent rows that a step reads.
     bytes.precise_bytes = plan.kv_session_bytes;
     for (keel_region_kind kind : {KEEL_REGION_KV, KEEL_REGION_DEVICE_KV})
         bytes.precise_bytes += plan.regions[kind].bytes - plan.regions[kind].padding_bytes;
