@@ -30,12 +30,12 @@ constexpr uint32_t kDefaultSinks = 1;
 
 struct KvF16WindowShape {
     uint32_t first_layer, sink_tokens, recent_tokens;
-    uint32_t kept_tokens;           // what the next query looks back at, and the rollback
+    uint32_t kept_tokens;  // what the next query looks back at, and the rollback
     uint32_t ring_rows, step_rows;
-    KvLayer sinks, ring, recent;    // of the first layer; ring and recent rows, those of a step, from its first row on
+    KvLayer sinks, ring, recent;  // of the first layer; ring and recent rows, those of a step, from its first row on
     uint64_t sink_layer_bytes, ring_layer_bytes, step_bytes;
-    uint64_t ring_offset;    // in the session's memory
-    uint64_t session_bytes;  // sinks, then the ring
+    uint64_t ring_offset;                     // in the session's memory
+    uint64_t session_bytes;                   // sinks, then the ring
     uint64_t sink_row_bytes, ring_row_bytes;  // of one position: its layers, all heads, K and V
 
     // The step's rows as one page.

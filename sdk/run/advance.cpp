@@ -165,9 +165,8 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
     const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count + drafts);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
     step.session_index[step.sessions] = e->index_of(s);
-    step.recent[step.sessions] =
-        kv_recent_rows(e->f16_window, s->f16_window, s->computed, count, drafts, step.tokens - count - drafts,
-                       step.sessions);
+    step.recent[step.sessions] = kv_recent_rows(e->f16_window, s->f16_window, s->computed, count, drafts,
+                                                step.tokens - count - drafts, step.sessions);
     step.adapter[step.sessions] = s->adapter;
     step.adapter_scale[step.sessions] = s->adapter_scale;
     step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);

@@ -41,8 +41,8 @@ struct Session {
         window = keel::kv_f16_window_shape(0, 1, p.kv_heads, p.head_dim, keel::kv_ring_format(p.k, p.v, p.head_dim),
                                            {p.sinks, p.recent, 1, p.tokens, 1, 0});
         if (p.recent)
-            recent = {keel::kv_recent_rows(window, {0, 7 % window.ring_rows}, p.positions - p.tokens, p.tokens, 0, 0,
-                                           0)};
+            recent = {
+                keel::kv_recent_rows(window, {0, 7 % window.ring_rows}, p.positions - p.tokens, p.tokens, 0, 0, 0)};
         recent.resize(2, recent.empty() ? KvRecentRows{} : recent[0]);
         const uint32_t pages = keel::kv_pages_for(p.positions);
         for (uint32_t i = 0; i < pages; ++i) page_id.push_back(i == p.evicted ? kNone : pages - 1 - i);

@@ -52,8 +52,8 @@ struct Ring {
         ASSERT_LE(at.row_of(end - 1), first_token + tokens + drafted - 1 + (session + 1) * others);
         for (uint32_t query = from; query < end; ++query)
             for (uint32_t slot = query + 1 > recent ? query + 1 - recent : 0; slot <= query; ++slot)
-                ASSERT_EQ(step_rows.at(at.row_of(slot)), now[slot]) << "query " << query << " of " << from << " to "
-                                                                    << end;
+                ASSERT_EQ(step_rows.at(at.row_of(slot)), now[slot])
+                    << "query " << query << " of " << from << " to " << end;
         if (given_up) return;
         kv_f16_window_finish(&window, at);
         now.resize(from + tokens + accepted);
