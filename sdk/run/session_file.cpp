@@ -117,8 +117,8 @@ keel_status for_each_kv_run(const Engine& e, const KvPageList& list, uint32_t to
 
 constexpr uint64_t kNowhere = UINT64_MAX;
 
-// Walks the saved rows of sinks and ring in file order, as for_each_kv_run; kNowhere is the offset of rows that the ring has no room
-// for.
+// Walks the saved rows of sinks and ring in file order, as for_each_kv_run; kNowhere is the offset of rows that the
+// ring has no room for.
 template <class Copy>
 keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeader& h, Copy copy) {
     const uint64_t sinks = sink_rows(e, h);

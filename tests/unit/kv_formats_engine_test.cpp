@@ -419,7 +419,7 @@ TEST(KvF16Window, PlanCountsItsRows) {
     EXPECT_EQ(none.plan().kv_session_bytes, 0u);
     EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
     EXPECT_EQ(both.plan().kv_session_bytes, 4 * row + 2 * (100 - 1 + 28) * ring_row);
-    // Beside the sessions' rings those of one layer of a step in f16: a chunk of 64, and what two sessions look back at.
+    // Beside the sessions' rings one layer's rows of a step in f16: a chunk of 64, and what two sessions look back at.
     const keel_region_plan &with = both.plan().regions[KEEL_REGION_KV], &without = none.plan().regions[KEEL_REGION_KV];
     EXPECT_EQ(with.bytes - with.padding_bytes, without.bytes - without.padding_bytes +
                                                    2 * both.plan().kv_session_bytes +

@@ -44,7 +44,7 @@ void list_tail(const Step& step, uint32_t token, uint32_t* slots) {
     for (uint32_t node = step.slot[token] - first; node != kNoNode; node = parent[node]) slots[at--] = first + node;
 }
 
-// Lists where a step has the recent rows of positions [first, end); those from tail_first on are in the slots of `tail`.
+// Lists where a step has the recent rows of positions [first, end); those from tail_first on are in slots of `tail`.
 void list_recent(const KvRecentRows& at, uint32_t first, uint32_t end, uint32_t tail_first, const uint32_t* tail,
                  uint32_t* rows) {
     for (uint32_t position = first; position < end; ++position)
