@@ -98,7 +98,8 @@ Verb add_group(Verb above, const char* name, const char* what) {
 Verb add_verb(Verb above, Console& console, const char* name, const char* what, const char* examples) {
     Verb verb = add_subcommand(above, name, what);
     verb.add_flag("--json", console.json, "one JSON document on stdout");
-    verb.add_footer(std::string("Examples:\n") + examples);
+    CLI::App& app = verb;
+    app.footer(std::string("Examples:\n") + examples);  // in place of the one that it has from above
     return verb;
 }
 
