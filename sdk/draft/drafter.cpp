@@ -114,10 +114,10 @@ void Drafter::see_largest(uint32_t position, const int32_t* ids) {
 }
 
 void Drafter::rewind(const int32_t* tokens, uint32_t count) {
+    if (seen_position_ > count) seen_position_ = 0;  // also behind what is followed: accepted drafts
     if (count >= followed_) return;
     suffix_.rewind(tokens, count);
     followed_ = count;
-    seen_position_ = 0;
     if (taught_ > count) taught_ = count;
 }
 

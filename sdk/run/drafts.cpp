@@ -136,6 +136,7 @@ uint32_t find_drafts(Engine* e, Session* s, uint32_t step_tokens, uint32_t step_
         if (s->branching && most > room) most = room;
         return s->proposed < most ? s->proposed : most;
     }
+    s->draft_source = Session::kByDrafter;
     if (s->drafter->followed() != s->token_count) return 0;
     return own_drafts(*e, s, draft_step(*e, *s), most);
 }
@@ -165,12 +166,11 @@ void draw_next(Engine* e, Session* s) {
 keel_status settle_drafts(Engine* e, Session* s) {
     if (s->draft_tokens) {
         const DraftStep step = draft_step(*e, *s);
-        const uint32_t by_session = s->by_session ? s->drafted : 0;
-        s->odds.verified(step, by_session, by_session ? s->hits : 0);
-        if (s->drafter && !by_session) s->drafter->verified(step, s->drafted, s->hits);
+        const bool by_session = s->draft_source == Session::kBySession;
+        s->odds.verified(step, by_session ? s->drafted : 0, by_session ? s->hits : 0);
+        if (s->drafter && s->draft_source == Session::kByDrafter) s->drafter->verified(step, s->drafted, s->hits);
     }
     s->draft_tokens = 0;
-    s->by_session = false;
     if (s->drafted == 0) return KEEL_OK;
     const uint32_t row = draw_row(*e, *s), hits = s->hits, base = s->token_count - hits;
     // A path ascends, so that no row is overwritten before it has moved.
@@ -212,7 +212,7 @@ keel_status propose(Engine* e, Session* s, const int32_t* tokens, const uint32_t
         s->draft_parent[i] = parents[i] == KEEL_DRAFT_AT_END ? kTextEnd : static_cast<uint8_t>(parents[i]);
     s->branching = parents != nullptr;
     s->proposed = count;
-    s->by_session = false;
+    s->draft_source = Session::kByCaller;
     return KEEL_OK;
 }
 

@@ -58,8 +58,9 @@ struct Session {
     uint32_t draft_tokens, draft_sessions;  // of the newest step, without drafts
     uint32_t draft_private;
     SessionOdds odds;  // of drafts by another session, or by its own low-rank pass
-    bool by_session;   // what is proposed, or drafted in the newest step, comes from there
-    bool drafting;     // draws drafts, of another session or of its own: it takes none itself
+    // Where what is proposed, or drafted in the newest step, comes from.
+    enum : uint32_t { kByDrafter, kByCaller, kBySession } draft_source;
+    bool drafting;  // draws drafts, of another session or of its own: it takes none itself
     keel_variant variant;
     uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
     float adapter_scale;                // 0: none

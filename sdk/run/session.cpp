@@ -23,7 +23,8 @@ void reset_session(Session* s) {
     s->sample = 0;
     s->draw = Session::kNoDraw;
     s->proposed = s->drafted = s->hits = s->accepted = s->draft_tokens = s->draft_sessions = 0;
-    s->by_session = s->drafting = s->branching = false;
+    s->draft_source = Session::kByDrafter;
+    s->drafting = s->branching = false;
     s->drafts_computed = s->drafts_accepted = 0;
     memset(&s->text, 0, sizeof s->text);
     sampler_set(nullptr, 1, &s->sampling);
@@ -399,6 +400,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->last_sample = s->last_sample;
         copy->accepted = s->accepted;
         copy->all_logits = s->all_logits;
+        copy->sample = s->sample;
         copy->variant = s->variant;
         copy->adapter = s->adapter;
         copy->adapter_scale = s->adapter_scale;

@@ -154,7 +154,7 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
     memcpy(s->tokens + s->token_count, drafts, *count * sizeof *drafts);
     s->proposed = *count;
     s->branching = false;
-    s->by_session = *count != 0;
+    s->draft_source = Session::kBySession;
     return status == KEEL_AGAIN && *count ? KEEL_OK : status;
 }
 

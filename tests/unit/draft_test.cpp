@@ -322,6 +322,30 @@ TEST(DraftRecycledLogits, AreAskedBeforeTheyLearn) {
     EXPECT_LT(drafted, 60u) << "nothing was right in 300 tokens";
 }
 
+// What a row said of a token that was taken back is not learned for the one that stands there now.
+TEST(DraftRecycledLogits, ForgetRowsOfATextThatIsCut) {
+    constexpr uint32_t kVocabulary = 40;
+    Placed<RecycledLogits> recycled(kVocabulary);
+    recycled.clear();
+    Placed<Drafter> drafter(0u, 0);
+    drafter.open({nullptr, &recycled}, true);
+    Tokens text = {1, 2, 3, 4, 5, 6};
+    const std::vector<uint8_t> drawn(1, 0xff);
+    std::vector<float> logits(kVocabulary, 0);
+    logits[6] = 1;
+    // Accepted drafts are tokens that follow() is not told of before the next step.
+    for (const uint32_t cut : {4u, 5u}) {
+        drafter.follow(text.data(), 3, drawn.data());
+        drafter.see_logits(5, logits.data());
+        drafter.rewind(text.data(), cut);
+        Tokens other = text;
+        if (cut < 5) other[4] = 9;
+        drafter.follow(other.data(), 6, drawn.data());
+        EXPECT_EQ(cut < 5 ? -1 : 6, recycled.at(other[4], 0)) << "cut to " << cut;
+        drafter.rewind(other.data(), 0);
+    }
+}
+
 // ---- how many ----
 
 constexpr double kAvx2Costs[] = {1, 1.35, 1.5, 1.7, 2.1, 2.5, 2.9, 3.2};

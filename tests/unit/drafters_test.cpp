@@ -404,6 +404,24 @@ TEST(Drafters, PoolsAreKeptInFiles) {
     EXPECT_EQ(KEEL_E_ARGUMENT, status_of(kBooks, with)) << "the file says how large it is";
 }
 
+// What the caller proposes counts neither for nor against the library's own drafts.
+TEST(Drafters, AreNotBlamedForWhatIsProposed) {
+    const std::vector<int32_t> want = plain(config(0), 0, 3);
+    keel_test::Engine engine(kBooks, config(KEEL_DRAFT_SUFFIX));
+    const keel_session s = engine.session();
+    feed(s, prompt(engine));
+    const uint32_t begin = info_of(s).token_count;
+    for (uint32_t count = begin; count < begin + 60; ++count) {
+        const std::vector<int32_t> wrong(5, want[count] == 7 ? 8 : 7);
+        check(keel_session_propose(s, wrong.data(), 5), "propose");
+        advance_all(engine.handle(), {s});
+    }
+    ASSERT_EQ(0u, info_of(s).drafts_accepted);
+    ASSERT_EQ(300u, info_of(s).drafts_computed);
+    while (info_of(s).token_count < 300) advance_all(engine.handle(), {s});
+    EXPECT_GT(info_of(s).drafts_accepted, 20u);
+}
+
 TEST(Drafters, WhatContradictsItselfIsRefused) {
     keel_config c = config(KEEL_DRAFT_SUFFIX);
     c.draft_tokens = 0;

@@ -63,15 +63,18 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
         const std::vector<float> values = row_values(source, m, begin, count);
         std::vector<double> lost(count), all(count);
         in_parallel(request.threads, count, [&](size_t first, size_t last) {
+            const std::span<const float> part =
+                std::span(values).subspan(first * m.columns, (last - first) * m.columns);
+            uint8_t* const out = bytes.data() + (begin + first) * row_bytes;
+            if (given.empty()) {
+                const std::vector<uint8_t> coded =
+                    request.search ? quantize_rows(type, part, m.columns) : nearest_rows(type, part, m.columns);
+                std::copy(coded.begin(), coded.end(), out);
+            }
             for (size_t r = first; r < last; ++r) {
-                const std::span<const float> row = std::span(values).subspan(r * m.columns, m.columns);
-                uint8_t* const out = bytes.data() + (begin + r) * row_bytes;
-                if (given.empty()) {
-                    const std::vector<uint8_t> coded =
-                        request.search ? quantize_rows(type, row, m.columns) : nearest_rows(type, row, m.columns);
-                    std::copy(coded.begin(), coded.end(), out);
-                }
-                const std::vector<float> decoded = decode_rows(type, {out, row_bytes}, m.columns);
+                const std::span<const float> row = part.subspan((r - first) * m.columns, m.columns);
+                const std::vector<float> decoded =
+                    decode_rows(type, {out + (r - first) * row_bytes, row_bytes}, m.columns);
                 for (size_t i = 0; i < row.size(); ++i) {
                     const double x = row[i], e = decoded[i] - x;
                     lost[r] += e * e;
