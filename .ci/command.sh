@@ -10,7 +10,10 @@ keel_sets_of_this_machine() {
         for flag in "$@"; do [[ $flags == *" $flag "* ]] || return; done
     }
     if has avx512f avx512bw avx512dq avx512vl avx512_vnni; then
-        if has amx_tile amx_int8; then echo "avx512;amx"; else echo avx512; fi
+        local sets=avx512
+        if has avx512_bf16; then sets+=";avx512bf16"; fi
+        if has amx_tile amx_int8; then sets+=";amx"; fi
+        echo "$sets"
     elif has avx2 fma f16c; then
         if has avx_vnni; then echo "avx2;avxvnni"; else echo avx2; fi
     fi

@@ -9,7 +9,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Files of VBMI belong to the set that uses them.
-SETS = {"scalar": "scalar", "avx2": "avx2", "avxvnni": "avxvnni", "avx512": "avx512", "avx512vbmi": "avx512", "amx": "amx",
+SETS = {"scalar": "scalar", "avx2": "avx2", "avxvnni": "avxvnni", "avx512": "avx512", "avx512vbmi": "avx512",
+        "avx512bf16": "avx512bf16", "amx": "amx",
         "neon": "neon", "neon_dotprod": "neon_dotprod", "neon_i8mm": "neon_i8mm"}
 OBJECT = re.compile(r"(\S+)\s+\(ex .*\):")
 FILE = re.compile(r"\w+?_(" + "|".join(SETS) + r")\.cpp\.o")

@@ -287,15 +287,16 @@ Plane& weights(uint32_t type, uint64_t bytes) {
     return *plane;
 }
 
-enum Product { kF32Product, kQ8Product, kRepackedProduct };
-constexpr const char* kProductNames[] = {"matmul_f32", "matmul_q8", "matmul_repacked"};
+enum Product { kF32Product, kBf16Product, kQ8Product, kRepackedProduct };
+constexpr const char* kProductNames[] = {"matmul_f32", "matmul_bf16", "matmul_q8", "matmul_repacked"};
 
 void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Product product, uint32_t columns,
             bool cached) {
-    const bool q8 = product != kF32Product;
-    const MatmulFn kernel = (product == kF32Product  ? set->matmul_f32
-                             : product == kQ8Product ? set->matmul_q8
-                                                     : set->matmul_repacked)[type];
+    const bool q8 = product == kQ8Product || product == kRepackedProduct;
+    const MatmulFn kernel = (product == kF32Product    ? set->matmul_f32
+                             : product == kBf16Product ? set->matmul_bf16
+                             : product == kQ8Product   ? set->matmul_q8
+                                                       : set->matmul_repacked)[type];
     const uint64_t row_bytes = weight_row_bytes(type, kK);
     // Rows of one call, as an executor would cut them: equal cuts of at most 512.
     const uint32_t most = static_cast<uint32_t>((cached ? kCachedBytes : memory_bytes()) / row_bytes),
@@ -303,7 +304,9 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
     const uint32_t step = most / calls & ~15u, rows = step * calls;
     Plane& w = weights(type, rows * row_bytes);
     const uint32_t block = kWeightTypes[type].activation_block;
-    const uint64_t stride = round64(q8 ? q8_token_bytes(kK, block) : uint64_t{kK} * 4);
+    const uint64_t stride = round64(q8                        ? q8_token_bytes(kK, block)
+                                    : product == kBf16Product ? bf16_token_bytes(kK)
+                                                              : uint64_t{kK} * 4);
     Plane x(stride * columns), y(uint64_t{rows} * columns * 4), source(kK * 4);
     std::mt19937 random(2);
     std::vector<float*> out(columns);
@@ -311,6 +314,8 @@ void matmul(benchmark::State& state, const KernelSet* set, uint32_t type, Produc
         for (uint32_t i = 0; i < kK; ++i) source.floats()[i] = std::normal_distribution<float>()(random);
         if (q8)
             set->quantize_q8(source.floats(), kK, block, x.data + c * stride);
+        else if (product == kBf16Product)
+            set->round_bf16(source.floats(), 0, kK, x.data + c * stride);
         else
             memcpy(x.data + c * stride, source.data, kK * 4);
         out[c] = y.floats() + uint64_t{c} * rows;
@@ -504,8 +509,8 @@ void register_all() {
         for (uint32_t type = 0; type < kWeightTypeCount; ++type) {
             const std::string name = std::string("/") + kWeightTypes[type].name + isa;
             const bool quantized = kWeightTypes[type].activation_block != 0;
-            for (Product product : {kF32Product, kQ8Product, kRepackedProduct}) {
-                if (product != kF32Product && !quantized) continue;
+            for (Product product : {kF32Product, kBf16Product, kQ8Product, kRepackedProduct}) {
+                if (product != kF32Product && (product == kBf16Product) == quantized) continue;
                 const std::string kind = kProductNames[product];
                 for (uint32_t columns : {1u, 4u, 8u})
                     if (columns == 1 || product != kF32Product)

@@ -6,7 +6,7 @@
     perf/weight_types.py --self-test
 
 Each row is a file of `keel quantize` (linear: all matrices outside layers kept; all: none), scored by `keel eval ppl --against MODEL` and planned by
-`keel plan` for the same context. DIR/rows.json holds what was measured: a run that stopped goes on behind it, another model, text or setting is refused.
+`keel plan` for the same context. DIR/rows.json holds what was measured: a run that stopped goes on behind it, another keel, model, text or setting is refused.
 RAM of weights: as an engine holds them by default, copied and interleaved where that is faster. Bits: of a weight of the matrices that were to change.
 Rows of a matrix that are not whole blocks of a type take its stand-in, which the first column names with its share of those weights.
 """
@@ -92,11 +92,20 @@ def load(path, setting):
 
 def save(path, state):
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(state, indent=1) + "\n")
+    rows = ",\n".join(f"{json.dumps(key)}: {json.dumps(row)}" for key, row in state["rows"].items())
+    part.write_text(f'{{"setting": {json.dumps(state["setting"])},\n"source": {json.dumps(state["source"])},\n"rows": {{\n{rows}}}}}\n')
     os.replace(part, path)
 
 
 # ---- measuring ----
+def scored(o, path, *flags):
+    score = run_json(o.keel, "eval", "ppl", path, o.text, "--documents", o.documents, "--window", o.window, "--threads", o.threads, "--json", *flags)
+    score["text"] = os.path.basename(score["text"])
+    if "against" in score:
+        score["against"]["reference"] = os.path.basename(score["against"]["reference"])
+    return score
+
+
 def planned(keel, path, window):
     plan = run_json(keel, "plan", path, "--context", window, "--threads", 1, "--no-ops", "--no-map", "--json")
     return {"ram_bytes": plan["regions"]["weights"]["bytes"], "mapped_bytes": plan["mapped_weight_bytes"], "engine_bytes": plan["total_bytes"],
@@ -109,7 +118,7 @@ def measure(o, scope, kind, how, names):
     started = time.monotonic()
     made = run_json(o.keel, "quantize", o.model, path, "--types", rules(kind, scope, names), "--threads", o.threads, "--json", *calibrate)
     seconds = time.monotonic() - started
-    score = run_json(o.keel, "eval", "ppl", path, o.text, "--documents", o.documents, "--window", o.window, "--against", o.model, "--threads", o.threads, "--json")
+    score = scored(o, path, "--against", o.model)
     row = {"bits": bits(made["tensors"], scope), "shares": shares(made["tensors"], scope), "file_bytes": path.stat().st_size,
            "quantized_twice": made["quantized_twice"], "quantize_s": seconds, **planned(o.keel, path, o.window), "score": score}
     path.unlink()
@@ -134,7 +143,8 @@ def table(state):
     yield (f"{os.path.basename(setting['model'])}, {score['documents']} documents, {score['tokens']} tokens scored, window {setting['window']}; calibration "
            f"{setting['calibration_documents']} documents x 512 tokens; kernel set {score['kernel_set']}; intervals: {score['interval']}.")
     if source["quantized_before"]:
-        yield f"{source['quantized_before']} matrices of the source are quantized already ({source['weight_types']}): losses are against it, not against what it was made from."
+        yield (f"{source['quantized_before']} matrices of the source are quantized already ({source['weight_types']}): losses are against it, not against what it was "
+               "made from.")
     for scope, title in SCOPES.items():
         rows = [(key.split("/"), row) for key, row in state["rows"].items() if key.startswith(scope + "/")]
         if not rows:
@@ -147,10 +157,10 @@ def table(state):
         order = {kind: at for at, kind in enumerate(TYPES)}
         rows.sort(key=lambda item: (order.get(item[0][1], len(TYPES)), item[0][1], CODES.index(item[0][2])))
         for (_, kind, how), row in rows:
-            scored, paired = row["score"], row["score"]["against"]
+            own, paired = row["score"], row["score"]["against"]
             kl, top = paired["kl_95"], paired["same_top_95"]
-            yield (f"| {type_cell(kind, row['shares'])} | {how} | {row['bits']:.3f} | {row['file_bytes']:,} | {row['ram_bytes']:,} | {scored['ppl']:.4f} "
-                   f"| {scored['bits_per_byte']:.5f} | {percent_of(paired['delta_ppl_percent'], paired['delta_ppl_percent_95'], 3)} "
+            yield (f"| {type_cell(kind, row['shares'])} | {how} | {row['bits']:.3f} | {row['file_bytes']:,} | {row['ram_bytes']:,} | {own['ppl']:.4f} "
+                   f"| {own['bits_per_byte']:.5f} | {percent_of(paired['delta_ppl_percent'], paired['delta_ppl_percent_95'], 3)} "
                    f"| {1000 * paired['kl']:.3f} ({1000 * kl[0]:.3f} .. {1000 * kl[1]:.3f}) "
                    f"| {100 * paired['same_top']:.2f} ({100 * top[0]:.2f} .. {100 * top[1]:.2f}) |")
 
@@ -223,7 +233,7 @@ def main():
     if not o.table:
         if not (o.model and o.text and o.calibration):
             parser.error("model, --text and --calibration")
-        hashes = {"model_sha256": sha256(o.model), "text_sha256": sha256(o.text), "calibration_sha256": sha256(o.calibration)}
+        hashes = {"keel_sha256": sha256(o.keel), "model_sha256": sha256(o.model), "text_sha256": sha256(o.text), "calibration_sha256": sha256(o.calibration)}
         if hashes["text_sha256"] == hashes["calibration_sha256"]:
             parser.error("calibrated on the text that is scored")
         state = load(path, {"model": os.path.basename(o.model), **hashes, "documents": o.documents, "window": o.window,
@@ -234,8 +244,7 @@ def main():
             before = [{**t, "bytes": t["bytes_before"]} for t in tensors]
             state["source"] = {"bits": {scope: bits(before, scope) for scope in SCOPES}, "file_bytes": os.path.getsize(o.model),
                                "quantized_before": sum(t["from"] not in ("F32", "F16", "BF16") for t in tensors), **planned(o.keel, o.model, o.window),
-                               "score": run_json(o.keel, "eval", "ppl", o.model, o.text, "--documents", o.documents, "--window", o.window, "--threads", o.threads,
-                                                 "--json")}
+                               "score": scored(o, o.model)}
             save(path, state)
         started, failed = time.monotonic(), 0
         for row in wanted(o.types.split(","), o.scopes.split(","), o.codes.split(","), state["rows"]):

@@ -51,7 +51,7 @@ struct AsyncBackend {
     // A step in memory of its own.
     struct StepCopy {
         keel::Step step;
-        std::vector<int32_t> token;
+        std::vector<int32_t> token, token_before;
         std::vector<uint32_t> position, slot, session, logits_token, logits_row, session_index, page_first, page_id,
             tail_first, tail_parent, adapter;
         std::vector<float> adapter_scale;
@@ -60,6 +60,7 @@ struct AsyncBackend {
 
         explicit StepCopy(const keel::Step& from) : step(from) {
             own(token, step.token, step.tokens);
+            own(token_before, step.token_before, step.tokens);
             own(position, step.position, step.tokens);
             own(slot, step.slot, step.tokens);
             own(session, step.session, step.tokens);

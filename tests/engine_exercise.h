@@ -41,9 +41,9 @@ struct BaseModel {
 inline const BaseModel& base_model(uint32_t index) {
     static const std::vector<BaseModel> models = [] {
         std::vector<BaseModel> out;
-        for (const char* name : {"smollm2-q8_0", "gemma3", "phi3-longrope", "qwen3"}) {
-            std::ifstream in(std::string(KEEL_SOURCE_DIR) + "/tests/data/architectures/" + name + ".gguf",
-                             std::ios::binary);
+        for (const char* name : {"architectures/smollm2-q8_0", "architectures/gemma3", "architectures/phi3-longrope",
+                                 "architectures/qwen3", "wired/wired"}) {
+            std::ifstream in(std::string(KEEL_SOURCE_DIR) + "/tests/data/" + name + ".gguf", std::ios::binary);
             BaseModel m = {{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()}, 0};
             GgufTables tables;
             keel_error error = sized<keel_error>();

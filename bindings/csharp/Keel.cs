@@ -100,6 +100,7 @@ namespace Keel
         KEEL_ACTIVATION_DEFAULT = 0,
         KEEL_ACTIVATION_Q8 = 1,
         KEEL_ACTIVATION_F32 = 2,
+        KEEL_ACTIVATION_BF16 = 3,
     }
 
     public enum keel_numerics : int

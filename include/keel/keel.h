@@ -550,7 +550,12 @@ typedef enum keel_fp32_reason {
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
-    KEEL_ACTIVATION_F32 = 2 /* f32 activations against dequantized weights: slower, for reference and for quality */
+    KEEL_ACTIVATION_F32 = 2, /* f32 activations against dequantized weights: slower, for reference and for quality */
+    /* As Q8, and both sides of products with F32, F16 and BF16 matrices are rounded to bf16 (8 bits of precision),
+     * whose pairs some processors multiply at twice the rate of f32 (AVX512-BF16). The same bits on all others,
+     * where it is slower than f32. Adapters stay f32. CPUs only: a GPU refuses it when planning
+     * (KEEL_E_UNSUPPORTED). */
+    KEEL_ACTIVATION_BF16 = 3
 } keel_activation;
 
 typedef enum keel_numerics {
@@ -699,8 +704,9 @@ struct keel_config {
     uint32_t pin_threads;
     uint32_t tile_us;            /* predicted time between two looks at the clock, default 250 */
     uint32_t kv_sink_tokens;     /* first positions also read in f16, at most 64; default 1, of f16 and f32 rows none */
-    uint32_t kv_recent_tokens;   /* so are the last so many before each query; default 0, at most 65,536 */
-    uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 64 */
+    uint32_t kv_recent_tokens;   /* so are the last so many before each query; default 0, at most 512 */
+    uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 16, at
+                                  * most 65,536. Each costs two rows of f16 a session */
     uint32_t part_count;
     const keel_part* parts;      /* [part_count] */
     const keel_hooks* hooks;     /* copied by keel_engine_init; NULL: none */
@@ -773,7 +779,9 @@ struct keel_memory_plan {
     uint64_t mapped_weight_bytes; /* weights read in place from the reader */
     uint64_t kv_page_bytes;       /* one page, all layers, K and V */
     uint64_t kv_bytes_per_token;  /* a page over its tokens */
-    uint64_t kv_session_bytes;    /* f16 rows of sinks and recent positions, per session slot; part of the KV region */
+    /* f16 rows of sinks and recent positions, per session slot; part of the KV region, as are, once, the recent rows of
+     * one layer of a step that is longer than a slot has room for. */
+    uint64_t kv_session_bytes;
     uint64_t kv_side_bytes; /* means, gains and tables of the KV formats, per engine; part of the persistent region */
     uint64_t decode_bytes;  /* bytes one decoded token moves at context 0 (weights once, activations) */
     uint32_t kv_pages;

@@ -26,6 +26,9 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void matmul_q8_##isa(const MatmulArgs& args);                                                                    \
     template <WeightType T>                                                                                          \
     void matmul_repacked_##isa(const MatmulArgs& args);                                                              \
+    template <WeightType T>                                                                                          \
+    void matmul_bf16_##isa(const MatmulArgs& args);                                                                  \
+    void round_bf16_##isa(const float* x, uint32_t begin, uint32_t end, void* token);                                \
     void quantize_q8_##isa(const float* x, uint32_t k, uint32_t block, void* token);                                 \
     void rms_norm_##isa(const float* x, const float* w, uint32_t n, float eps, float* y);                            \
     void rope_table_##isa(const double* frequency, uint32_t pairs, uint32_t position, float factor, float* cos_sin); \
@@ -35,6 +38,10 @@ static inline void store_dot(const MatmulArgs& a, uint32_t row, uint32_t token, 
     void add_##isa(float* x, const float* y, uint32_t n);                                                            \
     void scale_##isa(float* x, float factor, uint32_t n);                                                            \
     void softcap_##isa(float* x, float cap, uint32_t n);                                                             \
+    void mix_##isa(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y);                     \
+    void leaky_square_##isa(const float* x, float leak, uint32_t n, float* y);                                       \
+    void gate_rows_##isa(float* x, const float* gate, uint32_t rows, uint32_t n);                                    \
+    void exclude_##isa(float* x, const float* v, uint32_t n);                                                        \
     void exp_masses_##isa(const MassArgs& args);                                                                     \
     void race_##isa(const RaceArgs& args);                                                                           \
     template <KvFormat F>                                                                                            \
@@ -90,9 +97,14 @@ using UnpackKvTile = void (*)(const KvTile& rows, uint8_t* tile, float* scales);
 void attention_split_avx512_over(const AttentionArgs& args, UnpackKvTile keys, UnpackKvTile values);
 void attention_split_avx512vbmi(const AttentionArgs& args);
 
+// And with AVX512-BF16.
+template <WeightType T>
+void matmul_bf16_avx512bf16(const MatmulArgs& args);
+void round_bf16_avx512bf16(const float* x, uint32_t begin, uint32_t end, void* token);
+
 // Defined where they are built (KEEL_KERNEL_SETS).
 extern const KernelSet kAvx2Set, kAvx512Set, kAmxSet, kNeonSet, kNeonDotprodSet, kNeonI8mmSet;
-// The same sets, by name too, with AVX-VNNI and with VBMI.
-extern const KernelSet kAvx2VnniSet, kAvx512VbmiSet, kAmxVbmiSet;
+// The same sets, by name too, with AVX-VNNI, with VBMI, and with VBMI and AVX512-BF16.
+extern const KernelSet kAvx2VnniSet, kAvx512VbmiSet, kAmxVbmiSet, kAvx512Bf16Set, kAmxBf16Set;
 
 }  // namespace keel::kernels

@@ -1,8 +1,8 @@
 // The kernel interface: what the executor calls. Kernels know no sdk type; they take pointers, shapes and strides, keep
 // no state, and compute what sdk/NUMERICS.md says, so that every kernel set gives the same bits.
 //
-// One KernelSet per instruction set (isa.h). Every entry is set, except matmul_q8 and matmul_repacked of float types:
-// kernel_sets.cpp asserts it. Which set runs is chosen by who calls (sdk/backend/cpu/kernel_choice.h).
+// One KernelSet per instruction set (isa.h). Every entry is set, except matmul_q8 and matmul_repacked of float types
+// and matmul_bf16 of others (kernel_sets.cpp asserts it). Which set runs: sdk/backend/cpu/kernel_choice.h.
 //
 // Preconditions common to all: pointers to f32, int8 and int16 planes that Keel allocates are 64-byte aligned at row 0;
 // weights may have any alignment (they can be mapped from a file); no buffer overlaps another unless said so.
@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/formats/bf16_pairs.h"
 #include "kernels/formats/kv_formats.h"
 #include "kernels/formats/q8_activation.h"
 #include "kernels/formats/rans.h"
@@ -28,7 +29,7 @@ struct MatmulArgs {
     uint32_t row_begin, row_end;
     uint32_t k;       // inner dimension, a whole number of blocks of the type
     uint32_t tokens;  // 1..512
-    const void* x;    // f32[k] per token, or a q8 activation (q8_activation.h) with the type's activation block
+    const void* x;    // f32[k] per token, bf16 pairs, or a q8 activation with the type's activation block
     uint64_t x_token_bytes;
     float* const* y;    // tokens pointers, each to row 0 of that token's output
     const float* bias;  // f32[rows] or null
@@ -171,7 +172,12 @@ struct KernelSet {
     // matmul_q8 on repacked weights (repack.h), with the same bits; row_begin and row_end are multiples of
     // kRepackRows.
     MatmulFn matmul_repacked[kWeightTypeCount];
-    bool repack_pays[kWeightTypeCount];  // matmul_repacked is measured to be the faster of the two
+    bool repack_pays[kWeightTypeCount];      // matmul_repacked is measured to be the faster of the two
+    MatmulFn matmul_bf16[kWeightTypeCount];  // x is bf16 pairs; null for types with an activation block
+    bool multiplies_bf16;                    // by instructions of their own, twice as fast as f32
+    // x[begin..end) -> that part of one token's bf16 pairs (bf16_pairs.h), and zeros behind it up to the next multiple
+    // of 32. begin is a multiple of 32.
+    void (*round_bf16)(const float* x, uint32_t begin, uint32_t end, void* token);
     // x[k] -> one token's q8 activation with blocks of `block` (32 or 256; k a multiple of it). For trellis weights
     // kv_rotate rotates x before, 256 elements at a time.
     void (*quantize_q8)(const float* x, uint32_t k, uint32_t block, void* token);
@@ -189,6 +195,13 @@ struct KernelSet {
     void (*add)(float* x, const float* y, uint32_t n);  // x += y
     void (*scale)(float* x, float factor, uint32_t n);  // x *= factor
     void (*softcap)(float* x, float cap, uint32_t n);
+    // y[k] = c[k] * x[0][k] + c[n + k] * x[1][k] + ...; y may be one of the x. At least one term.
+    void (*mix)(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y);
+    void (*leaky_square)(const float* x, float leak, uint32_t n, float* y);  // y may be x
+    // x[i][n] *= sigmoid(gate[i]), i < rows
+    void (*gate_rows)(float* x, const float* gate, uint32_t rows, uint32_t n);
+    // x[n] less its part along v
+    void (*exclude)(float* x, const float* v, uint32_t n);
     void (*exp_masses)(const MassArgs& args);
     void (*race)(const RaceArgs& args);
 

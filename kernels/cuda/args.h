@@ -292,6 +292,10 @@ KEEL_DEVICE constexpr uint32_t token_strips_ahead(uint32_t k, const kernels::Wei
     const uint32_t most = strips_ahead(type);
     return token_bytes(k, type, most) <= kMostSharedBytes ? most : 1;
 }
+// Whether there is room for one; if not, product_stream_TYPE multiplies.
+constexpr bool product_token_fits(uint32_t k, uint32_t type) {
+    return token_bytes(k, kernels::kWeightTypes[type], 1) <= kMostSharedBytes;
+}
 constexpr LaunchShape product_token_shape(const ProductArgs& a, uint32_t type, uint32_t multiprocessors) {
     const kernels::WeightTypeInfo& info = kernels::kWeightTypes[type];
     const uint32_t bytes = token_bytes(a.k, info, token_strips_ahead(a.k, info)),

@@ -97,7 +97,20 @@ struct Block {
     }
 };
 
-// The page that holds a slot, in a view; null: evicted.
+// A recent row of a slot.
+KEEL_GPU const uint8_t* recent_row(const KvPlaces& at, const StepArrays& step, uint32_t session, const KvRows& rows,
+                                   uint32_t kv_head, uint32_t slot) {
+    const KvRecentRows& recent = step.recent[session];
+    uint64_t from = at.windows + step.session_index[session] * at.window_stride + at.ring;
+    uint32_t row = recent.row_in_ring(slot, at.ring_rows);
+    if (recent.in_step(slot)) {
+        from = at.step_rows;
+        row = recent.row_in_step(slot);
+    }
+    return in_global(at.base + from) + rows.codes + kv_head * rows.head_bytes + uint64_t{row} * rows.code_bytes;
+}
+
+// The page that holds a slot, in a view; null: evicted, or recent rows, which have places of their own.
 template <uint32_t COLUMNS>
 KEEL_GPU const uint8_t* page_of(const Block<COLUMNS>& b, uint32_t view, uint32_t slot) {
     const KvPlaces& at = b.args.places;
@@ -107,8 +120,7 @@ KEEL_GPU const uint8_t* page_of(const Block<COLUMNS>& b, uint32_t view, uint32_t
         const uint32_t id = step.page_id[step.page_first[b.session] + page];
         return id == kNone ? nullptr : at.base + at.pages + id * at.page_stride;
     }
-    const uint8_t* window = at.base + at.windows + step.session_index[b.session] * at.window_stride;
-    return view == kSinks ? window : window + at.ring + page % at.recent_pages * at.recent_page_stride;
+    return view == kSinks ? at.base + at.windows + step.session_index[b.session] * at.window_stride : nullptr;
 }
 template <uint32_t COLUMNS>
 KEEL_GPU KvRow row_in(const Block<COLUMNS>& b, const KvRows& rows, const uint8_t* page, uint32_t row) {
@@ -119,6 +131,7 @@ KEEL_GPU KvRow row_in(const Block<COLUMNS>& b, const KvRows& rows, const uint8_t
 template <uint32_t COLUMNS>
 KEEL_GPU KvRow row_of(const Block<COLUMNS>& b, uint32_t view, const KvRows& rows, uint32_t token, uint32_t position) {
     const uint32_t slot = position < b.tail_first ? position : b.tail_first + b.slots(token)[position - b.tail_first];
+    if (view == kRecent) return {recent_row(b.args.places, b.args.step, b.session, rows, b.kv_head, slot), nullptr};
     return row_in(b, rows, page_of(b, view, slot), slot % kPagePositions);
 }
 // Only whole pages are evicted, and none of a tail.
@@ -144,7 +157,7 @@ struct Run {
     Range seen;            // by one of the columns at least
     uint32_t begin, end;   // columns
     uint32_t token;
-    const uint8_t* page;  // null: rows lie in slots of the token's own
+    const uint8_t* page;  // null: rows lie where the token has them
     KEEL_GPU bool has(uint32_t column) const { return column >= begin && column < end; }
     KEEL_GPU bool meets(uint32_t first_column) const { return first_column < end && first_column + 8 > begin; }
     KEEL_GPU bool sees(uint32_t position, uint32_t count) const {
@@ -186,7 +199,7 @@ KEEL_GPU void for_runs(const Block<COLUMNS>& b, uint32_t view, Range all, uint32
         if (seen.empty()) continue;
         const bool apart = reaches_tail(b, first);
         const uint8_t* page = apart ? nullptr : page_of(b, view, first);
-        if (!apart && !page) continue;  // evicted
+        if (!apart && !page && view != kRecent) continue;  // evicted
         for (uint32_t token = 0; token < (apart ? b.tokens : 1); ++token) {
             const Range own = apart ? cut(b.range(view, token), first, kTile) : seen;
             if (own.empty()) continue;
@@ -197,6 +210,30 @@ KEEL_GPU void for_runs(const Block<COLUMNS>& b, uint32_t view, Range all, uint32
 }
 
 // ---- queries ----
+// A query as integers, with a scale for each of so many blocks; a warp. put(i, v): element i is v.
+template <class Put>
+KEEL_GPU void quantize_query(const float* q, uint32_t block, uint32_t scales, float* scale, const Put& put) {
+    const uint32_t lane = thread_x() % 32;
+    KEEL_NO_UNROLL
+    for (uint32_t s = 0; s < scales; ++s) {
+        float most = 0.0f;
+        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
+            const float v = __builtin_fabsf(q[i]);
+            most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
+        }
+        KEEL_UNROLL
+        for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
+        const bool numbers = most == most;
+        const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
+        if (lane == 0) scale[s] = mul_f32(most, 1.0f / 127.0f);
+        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
+            const float v = numbers && q[i] != 0.0f ? mul_f32(q[i], inverse) : 0.0f;
+            put(i, static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
+                                                                     : v < -127.0f ? -127.0f
+                                                                                   : v))));
+        }
+    }
+}
 // As integers, a block for every scale of a K row, with zeros behind; a warp a column.
 template <uint32_t COLUMNS>
 KEEL_GPU void quantize_queries(const Block<COLUMNS>& b) {
@@ -210,24 +247,7 @@ KEEL_GPU void quantize_queries(const Block<COLUMNS>& b) {
         }
         const uint32_t token = b.first_token + column / b.heads, head = b.first_head + column % b.heads;
         const float* q = b.args.qkv.row + token * b.args.qkv.stride + head * n;
-        for (uint32_t s = 0; s < scales; ++s) {
-            float most = 0.0f;
-            for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-                const float v = __builtin_fabsf(q[i]);
-                most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
-            }
-            KEEL_UNROLL
-            for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
-            const bool numbers = most == most;
-            const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
-            if (lane == 0) b.query_scales(column)[s] = mul_f32(most, 1.0f / 127.0f);
-            for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-                const float v = numbers && q[i] != 0.0f ? mul_f32(q[i], inverse) : 0.0f;
-                q8[i] = static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
-                                                                          : v < -127.0f ? -127.0f
-                                                                                        : v)));
-            }
-        }
+        quantize_query(q, block, scales, b.query_scales(column), [&](uint32_t i, int8_t v) { q8[i] = v; });
         for (uint32_t i = n + lane; i < wide; i += 32) q8[i] = 0;
     }
 }

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/args.h"
 #include "kernels/formats/kv_formats.h"
+#include "kernels/formats/kv_recent_rows.h"
 
 namespace keel::cuda {
 
@@ -19,6 +20,7 @@ struct StepArrays {
     const uint32_t *position, *slot, *session;             // per token
     const uint32_t* logits_token;                          // per row of logits
     const uint32_t *session_index, *page_first, *page_id;  // per session
+    const kernels::KvRecentRows* recent;                   // per session
     const uint32_t *tail_first, *tail_parent;
     const uint32_t* query_block;  // [2 * query blocks]: first token, tokens
 };
@@ -42,9 +44,9 @@ struct KvPlaces {
     uint8_t* base;
     uint64_t pages, page_stride;
     KvRows k, v;
-    uint64_t windows, window_stride;  // of sessions; a window: sinks, then a ring of recent pages
-    uint32_t sink_tokens, recent_tokens, recent_pages;
-    uint64_t ring, recent_page_stride;  // the ring's offset in a window
+    uint64_t windows, window_stride;  // of sessions; a window: sinks, then rings of recent rows
+    uint32_t sink_tokens, recent_tokens, ring_rows;
+    uint64_t ring, step_rows;  // the layer's ring in a window; where recent rows of a long step lie
     KvRows sink_k, sink_v, recent_k, recent_v;
 };
 

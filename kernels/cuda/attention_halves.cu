@@ -37,7 +37,7 @@ template <uint32_t WIDE>
 KEEL_GPU KeyPart load_key(const PrefillBlock& b, const TilePlace& tile, uint32_t i) {
     const uint32_t row = i / HalvesTile<WIDE>::kParts, part = i % HalvesTile<WIDE>::kParts;
     const KvRows& rows = b.k(tile.view);
-    const uint8_t* from = b.rows_of(tile, rows) + row * rows.code_bytes;
+    const uint8_t* from = b.row_of(tile, rows, row);
     KeyPart out;
     KEEL_UNROLL
     for (uint32_t e = 0; e < 4; ++e) {
@@ -241,9 +241,9 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b) {
         sync_block();
         const KvRows& v = b.v(tile.view);
         if (tile.there()) {
-            const uint8_t* from = b.rows_of(tile, v);
-            for (uint32_t i = 16 * thread; i < tile.rows() * v.code_bytes; i += 16 * threads)
-                copy16(Tile::values() + i, from + i);
+            const uint32_t row_bytes = 2 * n;
+            for (uint32_t i = 16 * thread; i < tile.rows() * row_bytes; i += 16 * threads)
+                copy16(Tile::values() + i, b.row_of(tile, v, i / row_bytes) + i % row_bytes);
         }
         copy_commit();
         const TilePlace next = next_tile(b, tile);
@@ -276,7 +276,7 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b) {
         load_first(next);
         Range seen[2] = {};
         if (attends && edge) b.tile_ranges(tile, column, seen);
-        if (attends) add_halves<WIDE>(edge, seen, tile, v.code_bytes, by, &scores, &out);
+        if (attends) add_halves<WIDE>(edge, seen, tile, 2 * n, by, &scores, &out);
         if (works && !tile.joins(next)) finish_split<WIDE>(b, tile.split, tile.view, column, &out);
         tile = next;
     }

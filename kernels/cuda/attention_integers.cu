@@ -118,26 +118,8 @@ KEEL_GPU void quantize_columns(const PrefillBlock& b, float* query_scales) {
         const float* q = b.args.qkv.row +
                          (b.facts().first_token + (there ? column / b.facts().heads : 0)) * b.args.qkv.stride +
                          (b.facts().first_head + (there ? column % b.facts().heads : 0)) * n;
-        KEEL_NO_UNROLL
-        for (uint32_t s = 0; s < scales; ++s) {
-            float most = 0.0f;
-            for (uint32_t at = s * block + lane; at < (s + 1) * block; at += 32) {
-                const float v = __builtin_fabsf(q[at]);
-                most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
-            }
-            KEEL_UNROLL
-            for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
-            const bool numbers = most == most;
-            const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
-            if (lane == 0) query_scales[column * scales + s] = mul_f32(most, 1.0f / 127.0f);
-            for (uint32_t at = s * block + lane; at < (s + 1) * block; at += 32) {
-                const float v = numbers && q[at] != 0.0f ? mul_f32(q[at], inverse) : 0.0f;
-                *IntegerTile<WIDE>::query(i, at) =
-                    static_cast<int8_t>(static_cast<int32_t>(rint_f32(v > 127.0f    ? 127.0f
-                                                                      : v < -127.0f ? -127.0f
-                                                                                    : v)));
-            }
-        }
+        quantize_query(q, block, scales, query_scales + column * scales,
+                       [&](uint32_t at, int8_t v) { *IntegerTile<WIDE>::query(i, at) = v; });
         for (uint32_t at = n + lane; at < WIDE; at += 32) *IntegerTile<WIDE>::query(i, at) = 0;
     }
 }
@@ -312,13 +294,12 @@ KEEL_GPU float* row_scores(uint32_t column) {
 KEEL_GPU void score_rows(const PrefillBlock& b, const TilePlace& tile, Range rows, Scores* scores) {
     const uint32_t lane = thread_x_again() % 32, n = b.args.shape.head_dim;
     const KvRows& k = b.k(tile.view);
-    const uint8_t* codes = b.rows_of(tile, k);
     KEEL_UNROLL
     for (uint32_t part = 0; part < kTile / 16; ++part) {
         const Range own = cut(rows, tile.first + 16 * part, 16);
         KEEL_NO_UNROLL
         for (uint32_t j = own.begin; j < own.end; ++j) {
-            const uint8_t* key = codes + (j - tile.first) * k.code_bytes;
+            const uint8_t* key = b.row_of(tile, k, j - tile.first);
             KEEL_NO_UNROLL
             for (uint32_t i = 0; i < 16; i += 2) {  // half a warp a column
                 const uint32_t column = thread_x() / 16 % 2 + i, in_block = thread_x() / 32 * 16 + column,
@@ -344,7 +325,6 @@ KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows,
                        const Scores& scores, const float by[2], BlockOutputs<WIDE>* out) {
     const uint32_t lane = thread_x_again() % 32, g = lane / 4, t = lane % 4, n = b.args.shape.head_dim;
     const KvRows& v = b.v(tile.view);
-    const uint8_t* codes = b.rows_of(tile, v);
     KEEL_UNROLL
     for (uint32_t i = 0; i < WIDE / 2; ++i) {
         float& o = out->o[i / 16][i / 8 % 2][i % 8];
@@ -359,7 +339,7 @@ KEEL_GPU void add_rows(const PrefillBlock& b, const TilePlace& tile, Range rows,
         const Range own = cut(rows, tile.first + 16 * part, 16);
         KEEL_NO_UNROLL
         for (uint32_t j = own.begin; j < own.end; ++j) {
-            const uint8_t* value = codes + (j - tile.first) * v.code_bytes;
+            const uint8_t* value = b.row_of(tile, v, j - tile.first);
             KEEL_UNROLL
             for (uint32_t eights = 0; eights < WIDE / 32; ++eights) {
                 const uint32_t block = 4 * eights + t;

@@ -55,8 +55,10 @@ struct PrefillBlock {
     }
     // What each of a lane's columns sees of a tile.
     KEEL_GPU void tile_ranges(const TilePlace& tile, const ColumnState column[2], Range seen[2]) const;
-    // Rows of the block's KV head in the page of a tile that is not evicted.
+    // Rows of the block's KV head in a tile that is not evicted: those of sinks or of a page, which follow one another,
+    // and row j of any tile.
     KEEL_GPU const uint8_t* rows_of(const TilePlace& tile, const KvRows& rows) const;
+    KEEL_GPU const uint8_t* row_of(const TilePlace& tile, const KvRows& rows, uint32_t j) const;
 };
 
 // A tile of what is seen of a split in a view.
@@ -94,11 +96,13 @@ KEEL_GPU TilePlace first_tile(const PrefillBlock& b) {
 KEEL_GPU const uint8_t* PrefillBlock::rows_of(const TilePlace& tile, const KvRows& rows) const {
     const KvPlaces& at = args.places;
     const uint8_t* page = at.base + at.pages + tile.page * at.page_stride;
-    if (tile.view != kCoded) {
-        page = at.base + at.windows + args.step.session_index[facts().session] * at.window_stride;
-        if (tile.view == kRecent) page += at.ring + tile.first / kTile % at.recent_pages * at.recent_page_stride;
-    }
+    if (tile.view == kSinks) page = at.base + at.windows + args.step.session_index[facts().session] * at.window_stride;
     return in_global(page) + rows.codes + facts().kv_head * rows.head_bytes;
+}
+KEEL_GPU const uint8_t* PrefillBlock::row_of(const TilePlace& tile, const KvRows& rows, uint32_t j) const {
+    if (tile.view == kRecent)
+        return recent_row(args.places, args.step, facts().session, rows, facts().kv_head, tile.first + j);
+    return rows_of(tile, rows) + j * rows.code_bytes;
 }
 
 // ---- what a warp makes of a tile ----

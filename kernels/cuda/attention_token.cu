@@ -5,6 +5,7 @@
 // What a chain of the contract runs through are the sixteen lanes of a score, eight tiles of an output, and of V as
 // floats all positions. Everything else is done by all warps side by side.
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/exp_below.h"
 
 namespace keel::cuda {
 namespace {
@@ -49,22 +50,6 @@ KEEL_GPU float scale_of(KvFormat f, uint32_t field) {
     return widen_f16(field & 0x7fff);
 }
 
-// exp_f32 of what is not above 0, with its bits.
-KEEL_GPU float exp_below_0(float x) {
-    const float rounded = add_f32(mul_f32(x, kLog2e32), kRound32);  // its lowest bits are those of n
-    const float n = add_f32(rounded, -kRound32);
-    const float r = fma_f32(-n, kLn2Lo32, fma_f32(-n, kLn2Hi32, x));
-    float p = kExpC6;
-    p = fma_f32(p, r, kExpC5);
-    p = fma_f32(p, r, kExpC4);
-    p = fma_f32(p, r, kExpC3);
-    p = fma_f32(p, r, kExpC2);
-    p = fma_f32(p, r, 1.0f);
-    p = fma_f32(p, r, 1.0f);
-    const float y = mul_f32(p, f32_from_bits((f32_bits(rounded) << 23) + f32_bits(1.0f)));
-    return x < kExpMin32 ? 0.0f : y;
-}
-
 // What the threads of a block know.
 struct TokenBlock {
     const AttentionArgs& args;
@@ -107,12 +92,10 @@ struct TokenBlock {
         return view == kSinks ? args.places.sink_v : view == kCoded ? args.places.v : args.places.recent_v;
     }
     KEEL_GPU uint32_t page_index(uint32_t page) const {
-        return view == kCoded    ? args.step.page_id[args.step.page_first[session] + page]
-               : view == kRecent ? page % args.places.recent_pages
-                                 : 0;
+        return view == kCoded ? args.step.page_id[args.step.page_first[session] + page] : 0;
     }
-    // Whether rows of the tile lie in slots of the token's own.
-    KEEL_GPU bool apart(uint32_t tile) const { return first + (tile + 1) * kTile > tail_first; }
+    // Whether rows of the tile lie where the block lists them.
+    KEEL_GPU bool apart(uint32_t tile) const { return view == kRecent || first + (tile + 1) * kTile > tail_first; }
     // What is seen of the tile whose page this is.
     KEEL_GPU Range tile_range(uint32_t tile, uint32_t page) const {
         const Range r = cut(seen, first + tile * kTile, kTile);
@@ -249,7 +232,7 @@ KEEL_GPU TokenWeights soften_tile(const TokenBlock& b, uint32_t tile, Range seen
     KEEL_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
         // What is not seen may be anything.
-        const float p = exp_below_0(add_f32(w.p[i], -now));
+        const float p = exp_below_or_nan_f32(add_f32(w.p[i], -now));
         w.p[i] = f32_from_bits(f32_bits(p) & (mask >> i & 1 ? ~0u : 0));
         lanes[i % 2] = add_f32(lanes[i % 2], w.p[i]);
         x[weight_position(lane, i)] = w.p[i];
@@ -277,20 +260,26 @@ KEEL_GPU TokenWeights weights_of(const TokenBlock& b, uint32_t tile) {
 // ---- rows that are floats ----
 // A warp has sixteen rows of K at once, four of them each thread, of which it has two of the contract's lanes for all
 // columns. Of V a thread has two elements in two columns.
-// Rows of f16 without gaps.
+// Rows of f16, in pages without gaps. Listed places: page and row; of recent rows page 0 is the ring, page 1 what the
+// step has.
+constexpr uint32_t kRecentPlaceBits = 31;
 struct FloatRows {
     const uint8_t* base;  // row 0 of page 0
     uint64_t page_stride;
-    uint32_t row_bytes;
+    uint32_t row_bytes, apart_bytes, place_bits;
 
     KEEL_GPU FloatRows(const TokenBlock& b, const KvRows& rows)
         : base(b.pages + b.kv_head * rows.head_bytes + rows.codes),
           page_stride(b.page_stride),
-          row_bytes(2 * b.args.shape.head_dim) {}
+          row_bytes(2 * b.args.shape.head_dim),
+          apart_bytes(rows.code_bytes),
+          place_bits(b.view == kRecent ? kRecentPlaceBits : 6) {
+        static_assert(kTile == 1 << 6);
+    }
     KEEL_GPU const uint8_t* row(uint32_t page, uint32_t j) const { return base + page * page_stride + j * row_bytes; }
     KEEL_GPU const uint8_t* row_apart(uint32_t j) const {  // of the split
         const uint32_t place = TokenBlock::places()[j];
-        return row(place / kTile, place % kTile);
+        return base + (place >> place_bits) * page_stride + uint64_t{place & ((1u << place_bits) - 1)} * apart_bytes;
     }
 };
 KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
@@ -515,28 +504,10 @@ KEEL_GPU void quantize_columns(const TokenBlock& b, KvFormat coded) {
                    block = family_of(coded) == KvFamily::kBlock32 ? kKvBlock : n;
     const bool even_odd = coded == kKvE8_4;
     int8_t* q8 = reinterpret_cast<int8_t*>(b.query(column));
-    const auto put = [&](uint32_t i, int32_t v) {
-        q8[even_odd ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i] = static_cast<int8_t>(v);
-    };
+    const auto put = [&](uint32_t i, int8_t v) { q8[even_odd ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i] = v; };
     for (uint32_t i = lane + (column < b.heads ? n : 0); i < wide; i += 32) put(i, 0);
     if (column >= b.heads) return;
-    const float* q = b.q(column);
-    for (uint32_t s = 0; s < scales; ++s) {
-        float most = 0.0f;
-        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-            const float v = __builtin_fabsf(q[i]);
-            most = largest(most, v < kInf32 ? v : __builtin_nanf(""));
-        }
-        KEEL_UNROLL
-        for (uint32_t step = 16; step; step /= 2) most = largest(most, shuffle(most, lane ^ step));
-        const bool numbers = most == most;
-        const float inverse = numbers && most > 0.0f ? 127.0f / most : 0.0f;
-        if (lane == 0) b.query_scales(column)[s] = mul_f32(most, 1.0f / 127.0f);
-        for (uint32_t i = s * block + lane; i < (s + 1) * block; i += 32) {
-            const float v = numbers && q[i] != 0.0f ? mul_f32(q[i], inverse) : 0.0f;
-            put(i, static_cast<int32_t>(rint_f32(v > 127.0f ? 127.0f : v < -127.0f ? -127.0f : v)));
-        }
-    }
+    quantize_query(b.q(column), block, scales, b.query_scales(column), put);
 }
 
 // BYTES bytes of a row, which may begin up to MOST_SKIPPED bytes into a word: whole words are loaded.
@@ -1248,13 +1219,15 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     b.tail_first = args.step.tail_first[b.session];
     const uint8_t* window = places.base + places.windows + args.step.session_index[b.session] * places.window_stride;
     b.pages = b.view == kCoded ? places.base + places.pages : b.view == kSinks ? window : window + places.ring;
-    b.page_stride = b.view == kCoded ? places.page_stride : b.view == kSinks ? 0 : places.recent_page_stride;
+    b.page_stride = b.view == kCoded   ? places.page_stride
+                    : b.view == kSinks ? 0
+                                       : static_cast<uint64_t>(places.base + places.step_rows - b.pages);
     const uint32_t slot =
         partial_slot(args.partial_slots, places.sink_tokens, places.recent_tokens, b.view, split, all.begin);
 
-    if (b.tail_first != kNone) [[unlikely]] {
+    if (b.tail_first != kNone || b.view == kRecent) [[unlikely]] {
         // The tail's nodes that the token reads: its ancestors and its own.
-        if (thread_x() == 0) {
+        if (b.tail_first != kNone && thread_x() == 0) {
             const uint32_t* parent = args.step.tail_parent + uint64_t{b.session} * kMostTreeNodes;
             uint32_t i = position - b.tail_first;
             for (uint32_t node = args.step.slot[token] - b.tail_first; node != kNone; node = parent[node])
@@ -1268,7 +1241,13 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
                                                                     : b.seen.end - 1;
             if (!b.apart(j / kTile)) continue;
             const uint32_t at = seen < b.tail_first ? seen : b.tail_first + b.nodes()[seen - b.tail_first];
-            b.places()[j] = b.page_index(at / kTile) * kTile + at % kTile;
+            uint32_t place = b.page_index(at / kTile) * kTile + at % kTile;
+            if (b.view == kRecent) {
+                const KvRecentRows& recent = args.step.recent[b.session];
+                place = recent.in_step(at) ? recent.row_in_step(at) | 1u << kRecentPlaceBits
+                                           : recent.row_in_ring(at, places.ring_rows);
+            }
+            b.places()[j] = place;
         }
         sync_block();
     }

@@ -86,8 +86,12 @@ KEEL_GPU void prepare_row(const KvAppendArgs& args, uint32_t token, uint32_t kv_
     uint8_t* window = at.base + at.windows + args.step.session_index[args.step.session[token]] * at.window_stride;
     if (slot < at.sink_tokens) encode_f16(x, n, place_of(window, value ? at.sink_v : at.sink_k, kv_head, slot).codes);
     if (at.recent_tokens) {
-        uint8_t* page = window + at.ring + slot / kPagePositions % at.recent_pages * at.recent_page_stride;
-        encode_f16(x, n, place_of(page, value ? at.recent_v : at.recent_k, kv_head, slot % kPagePositions).codes);
+        const KvRecentRows& recent = args.step.recent[args.step.session[token]];
+        const KvRows& rows = value ? at.recent_v : at.recent_k;
+        if (recent.in_step(slot))
+            encode_f16(x, n, place_of(at.base + at.step_rows, rows, kv_head, recent.row_in_step(slot)).codes);
+        if (recent.keeps(slot))
+            encode_f16(x, n, place_of(window + at.ring, rows, kv_head, recent.kept_row(slot, at.ring_rows)).codes);
     }
 }
 

@@ -83,6 +83,14 @@ struct TokenLane {
     KEEL_GPU int32_t own(const int32_t sums[4], uint32_t e) const { return t % 2 ? sums[2 + e] : sums[e]; }
 };
 
+// A step's sums of part p: those of part 0 are the first ones.
+KEEL_GPU void add_part(uint32_t p, int32_t sums[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    if (p == 0)
+        mma_s8_from(sums, 0, a, b0, b1);
+    else
+        mma_s8(sums, a, b0, b1);
+}
+
 // Scale bytes of a lane. Scales of most types are worked out a byte at a time (scales4): of each word the half that
 // belongs to the lane's part will do.
 template <WeightType T>
@@ -137,10 +145,7 @@ struct TokenStrip32 {
                 uint32_t a[4];
                 // Without their offset, or with it, where sums of activations take it off.
                 values_of_run<T, kOffset == 0>(block[2 * p + e], 0, a);
-                if (p == 0)
-                    mma_s8_from(sums, 0, a, b0[p], b1[p]);
-                else
-                    mma_s8(sums, a, b0[p], b1[p]);
+                add_part(p, sums, a, b0[p], b1[p]);
             }
             int32_t i = own.own(sums, e);
             const uint32_t of_block = e ? s.y : s.x;
@@ -201,10 +206,7 @@ struct TokenStrip256 {
                                 mma_u8(sums, a, b0[p], b1[p]);
                         } else {
                             values_of_run<T>(block, run, a);
-                            if (p == 0)
-                                mma_s8_from(sums, 0, a, b0[p], b1[p]);
-                            else
-                                mma_s8(sums, a, b0[p], b1[p]);
+                            add_part(p, sums, a, b0[p], b1[p]);
                         }
                     }
                     (kPairsOfRuns<T> && e ? upper_runs : i) += byte_at(pair, e) * own.own(sums, e);
@@ -230,10 +232,7 @@ struct TokenStrip256 {
                 for (uint32_t p = 0; p < 2; ++p) {
                     uint32_t a[4];
                     values_of_run<T, kOffset == 0>(block, 2 * n + p, a);
-                    if (p == 0)
-                        mma_s8_from(sums, 0, a, b0[p], b1[p]);
-                    else
-                        mma_s8(sums, a, b0[p], b1[p]);
+                    add_part(p, sums, a, b0[p], b1[p]);
                 }
                 const uint32_t pair = scales.scales(n),
                                s = reinterpret_cast<const uint32_t*>(x.sums)[8 * first + 2 * n + own.part];
@@ -285,7 +284,7 @@ KEEL_GPU void multiply_token(const ProductArgs& args, uint64_t* began) {
         stream.replace();
         Term term[kTerms<T>];
         strip.multiply(x, at.strip * Strips::kStrip, stream.blocks, own, term);
-        if constexpr (kTerms < T >> 1) {
+        if constexpr (kOwnTerms<T> != kTerms<T>) {
             KEEL_UNROLL
             for (uint32_t i = 0; i < kOwnTerms<T>; ++i) {
                 Term& other = term[kOwnTerms<T> + i];

@@ -133,6 +133,17 @@ KEEL_DEVICE static inline float tanh_f32(float x) {
     return f32_from_bits(f32_bits(y) | (f32_bits(x) & 0x80000000u));
 }
 
+KEEL_DEVICE static inline float sigmoid_f32(float x) {
+    return 1.0f / add_f32(1.0f, exp_f32(-x));
+}
+// Of x along v, in lengths of v, from both dot products.
+KEEL_DEVICE static inline float part_along_f32(float x_v, float v_v) {
+    return x_v / (v_v > 1e-24f ? v_v : 1e-24f);
+}
+KEEL_DEVICE static inline float leaky_square_f32(float x, float leak) {
+    const float r = x > 0.0f ? x : mul_f32(leak, x);
+    return mul_f32(r, r);
+}
 KEEL_DEVICE static inline float silu_gate_f32(float g, float u) {
     return mul_f32(g / add_f32(1.0f, exp_f32(-g)), u);
 }

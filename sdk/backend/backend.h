@@ -79,6 +79,8 @@ struct Backend {
     // Fills the predicted times of an op from its bytes and multiply-adds, and returns the working memory of each
     // thread that runs it, in bytes.
     uint64_t (*cost)(const PlanConfig& config, Op* op);
+    // Whether it computes an op, whose shape and weights are known. Null: every op.
+    bool (*runs)(const Op& op);
     // How many of the `left` ops from `ops` on run as one dispatch in steps of this shape; at least 1.
     uint32_t (*fuse)(const Op* ops, uint32_t left, const StepShape& shape);
     // Predicted microseconds of a dispatch of one token that none of its ops has: of launches. Null: none.
@@ -110,10 +112,10 @@ struct Backend {
     keel_status (*copy)(Device* device, keel_region_kind region, uint64_t to, uint64_t from, uint64_t bytes);
     keel_status (*download)(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes);
     // KV rows of a session, one after the other, in the layers whose KV lies in DEVICE_KV: what copies of each plane
-    // would do, at once. page_id: of the session's pages; session_index: whose f16 window. Null without memory of the
-    // backend's own.
+    // would do, at once. page_id: of the session's pages; session_index: whose f16 window, shift: KvF16Window's. Null
+    // without memory of the backend's own.
     keel_status (*move_rows)(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                             uint32_t session_index);
+                             uint32_t session_index, uint32_t shift);
 
     // ---- running a step ----
     // The step that enqueue will be called for, from {0, 0} on. Nothing is in flight.

@@ -112,7 +112,7 @@ keel_status check_shape(const Survey& s, const Place& at, const GgufTensor& t, c
     };
     if (t.dims[2] != 1 || t.dims[3] != 1) return fail(s.error, KEEL_E_FILE_FORMAT, t.name_offset, name, "no matrix");
     if (!s.model) return KEEL_OK;
-    const GgufTensor* w = at.layer < s.model->spec.layers ? s.model->tensor(at.slot, at.layer) : nullptr;
+    const GgufTensor* w = at.layer < s.model->spec.blocks ? s.model->block_tensor(at.slot, at.layer) : nullptr;
     if (!w) return mismatch("the model has no such matrix");
     return t.dims[at.side] == w->dims[at.side] ? KEEL_OK : mismatch("the model's matrix has another shape");
 }

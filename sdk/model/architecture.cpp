@@ -22,6 +22,8 @@ constexpr SlotSet kPostNorms = slot_bit(kAttnPostNorm) | slot_bit(kFfnPostNorm);
 constexpr SlotSet kPlain = kEnds | kNorms | kSplitAttention | kSplitFfn;
 constexpr SlotSet kPhi3 =
     kEnds | kNorms | slot_bit(kAttnQkv) | slot_bit(kAttnOutput) | slot_bit(kFfnGateUp) | slot_bit(kFfnDown);
+constexpr SlotSet kWired = kEnds | slot_bit(kTokenNorm) | slot_bit(kInputMix) | kNorms | kSplitAttention |
+                           slot_bit(kAttnQNorms) | slot_bit(kAttnKNorm) | slot_bit(kFfnUp) | slot_bit(kFfnDown);
 constexpr SlotSet kHead = slot_bit(kOutput);
 
 constexpr ArchitectureRow kArchitectures[] = {
@@ -91,6 +93,15 @@ constexpr ArchitectureRow kArchitectures[] = {
         .required = kEnds | kNorms | kSplitAttention | slot_bit(kFfnGateUp) | slot_bit(kFfnDown) | kPostNorms,
         .optional = kHead | kQkvBias,
         .file = {.bpe = true, .pre_tokenizer = "glm4", .names_sizes = true},
+    },
+    {
+        .name = "keel-wired",
+        .required = kWired,
+        .optional = kHead | slot_bit(kSmearGate) | slot_bit(kLaneMix) | slot_bit(kLaneEnd) | slot_bit(kAttnGate),
+        .rope_neox = true,
+        .gate = Gate::kLeakySquare,
+        .wired = true,
+        .file = {.norm_eps = 1e-6f, .logit_softcap = 30},
     },
 };
 

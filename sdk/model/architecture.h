@@ -12,6 +12,11 @@ namespace keel {
 // clang-format off
 #define KEEL_GLOBAL_TENSORS(X)                                                                             \
     X(TokenEmbedding,   "token_embd.weight",          "embed",          kDimEmbedding,   kDimVocabulary,   kDimNone) \
+    X(TokenNorm,        "token_embd_norm.weight",     "token_norm",     kDimEmbedding,   kDimNone,         kDimNone) \
+    X(SmearGate,        "smear_gate.weight",          "smear_gate",     kDimSmearGate,   kDimOne,          kDimNone) \
+    X(InputMix,         "input_mix.weight",           "input_mix",      kDimEmbedding,   kDimInputTerms,   kDimLayers) \
+    X(LaneMix,          "lane_mix.weight",            "lane_mix",       kDimEmbedding,   kDimLaneTerms,    kDimLaned) \
+    X(LaneEnd,          "lane_end.weight",            "lane_end",       kDimEmbedding,   kDimLanes,        kDimNone) \
     X(OutputNorm,       "output_norm.weight",         "output_norm",    kDimEmbedding,   kDimNone,         kDimNone) \
     X(Output,           "output.weight",              "output",         kDimEmbedding,   kDimVocabulary,   kDimNone) \
     X(RopeFreqs,        "rope_freqs.weight",          "rope_freqs",     kDimRopePairs,   kDimNone,         kDimNone) \
@@ -28,6 +33,8 @@ namespace keel {
     X(AttnVBias,        "attn_v.bias",                "attn_v",         kDimKv,          kDimNone,         kDimNone) \
     X(AttnQNorm,        "attn_q_norm.weight",         "attn_q_norm",    kDimHead,        kDimNone,         kDimNone) \
     X(AttnKNorm,        "attn_k_norm.weight",         "attn_k_norm",    kDimHead,        kDimNone,         kDimNone) \
+    X(AttnQNorms,       "attn_q_norm.weight",         "attn_q_norm",    kDimQ,           kDimNone,         kDimNone) \
+    X(AttnGate,         "attn_gate.weight",           "attn_gate",      kDimGate,        kDimHeads,        kDimNone) \
     X(AttnOutput,       "attn_output.weight",         "attn_output",    kDimQ,           kDimEmbedding,    kDimNone) \
     X(AttnPostNorm,     "post_attention_norm.weight", "attn_post_norm", kDimEmbedding,   kDimNone,         kDimNone) \
     X(FfnNorm,          "ffn_norm.weight",            "ffn_norm",       kDimEmbedding,   kDimNone,         kDimNone) \
@@ -56,6 +63,10 @@ constexpr SlotSet slot_bit(TensorSlot slot) {
 }
 static_assert(kSlotCount <= 64, "a SlotSet has 64 bits");
 
+// Tensors of more than one row that are nevertheless coefficients: F32, F16 or BF16 in every file, as vectors are.
+constexpr SlotSet kCoefficients =
+    slot_bit(kSmearGate) | slot_bit(kInputMix) | slot_bit(kLaneMix) | slot_bit(kLaneEnd) | slot_bit(kAttnGate);
+
 // Dimensions a tensor's shape is written in; resolved by the model's hyperparameters.
 enum Dim : uint8_t {
     kDimNone,
@@ -67,8 +78,19 @@ enum Dim : uint8_t {
     kDimQkv,
     kDimHead,
     kDimVocabulary,
-    kDimRopePairs
+    kDimRopePairs,
+    kDimHeads,
+    kDimGate,       // elements of attention's input that its gates look at
+    kDimSmearGate,  // elements of an embedding that its gate looks at
+    kDimOne,
+    kDimLayers,
+    kDimLaned,  // layers with two lanes
+    // Terms of mixes: of a layer's input, of both lanes behind a layer, of both lanes into one (WIRED_MODELS.md).
+    kDimInputTerms,
+    kDimLaneTerms,
+    kDimLanes
 };
+constexpr uint32_t kInputTerms = 3, kFirstLaneTerms = 4, kSecondLaneTerms = 3;
 
 struct SlotInfo {
     const char* name;  // without "blk.N."
@@ -79,7 +101,13 @@ struct SlotInfo {
 };
 extern const SlotInfo kSlots[kSlotCount];
 
-enum class Gate : uint8_t { kSilu, kGelu };
+// Whether tensors of the slot may have any weight type.
+inline bool is_matrix(TensorSlot slot) {
+    return kSlots[slot].rows != kDimNone && !(kCoefficients >> slot & 1);
+}
+
+// Of feed forward: what multiplies the rows of up, or is done to them where there is no gate.
+enum class Gate : uint8_t { kSilu, kGelu, kLeakySquare };
 // Which layers see only a window of past positions (the width is in the file).
 enum class Sliding : uint8_t { kNone, kAll, kEvenLayers, kFiveOfSix };
 enum class EmbeddingScale : uint8_t { kOne, kSqrtEmbedding };
@@ -107,6 +135,7 @@ struct ArchitectureRow {
     Sliding sliding = Sliding::kNone;
     EmbeddingScale embedding_scale = EmbeddingScale::kOne;
     bool local_rope = false;  // windowed layers use rope.freq_base_swa (default 10,000), unscaled
+    bool wired = false;  // layers are joined as the file says (sdk/model/WIRED_MODELS.md), not each to the one before
     // Models with this many layers scale queries by 1/sqrt(embedding / heads) instead of 1/sqrt(head_dim) (the 27B
     // gemmas).
     uint32_t query_scale_layers = 0;

@@ -21,10 +21,10 @@ keel::Gguf keel_model::view() const {
 const keel::GgufTensor* keel_model::tensors() const {
     return reinterpret_cast<const GgufTensor*>(reinterpret_cast<const uint8_t*>(this) + tensors_offset);
 }
-const keel::GgufTensor* keel_model::tensor(keel::TensorSlot slot, uint32_t layer) const {
+const keel::GgufTensor* keel_model::block_tensor(keel::TensorSlot slot, uint32_t block) const {
     const uint32_t* table = reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(this) + layer_offset);
     const uint32_t index =
-        slot < kGlobalSlots ? global[slot] : table[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
+        slot < kGlobalSlots ? global[slot] : table[uint64_t{block} * kLayerSlots + (slot - kGlobalSlots)];
     return index == kNoTensor ? nullptr : tensors() + index;
 }
 
@@ -52,6 +52,24 @@ uint64_t dim_value(const ModelSpec& spec, Dim dim) {
             return spec.vocabulary;
         case kDimRopePairs:
             return spec.rope_dims / 2;
+        case kDimHeads:
+            return spec.heads;
+        case kDimGate:
+            return spec.gate_length;
+        case kDimSmearGate:
+            return spec.smear_gate_length;
+        case kDimOne:
+            return 1;
+        case kDimLayers:
+            return spec.layers;
+        case kDimLaned:
+            return spec.layers - spec.wiring.two_lanes_from;
+        case kDimInputTerms:
+            return kInputTerms;
+        case kDimLaneTerms:
+            return kFirstLaneTerms + kSecondLaneTerms;
+        case kDimLanes:
+            return 2;
     }
     return 0;
 }
@@ -112,6 +130,25 @@ struct KeyReader {
         bool present = false;
         if (status == KEEL_OK) status = gguf_f32(reader, g, name(suffix), &v, &present, error);
         return present ? v : fallback;
+    }
+    // An array of at most `capacity` 32-bit integers from `low` to `high`; -1 becomes 255. False: there is none.
+    bool list(const char* suffix, int64_t low, int64_t high, uint8_t* out, uint32_t capacity, uint32_t* count) {
+        const GgufValue* value = status == KEEL_OK ? gguf_find(g, name(suffix)) : nullptr;
+        if (!value) return false;
+        check(value->type == kGgufArray && (value->element_type == kGgufU32 || value->element_type == kGgufI32), suffix,
+              KEEL_E_FILE_FORMAT, "expected an array of 32-bit integers");
+        check(value->count >= 1 && value->count <= capacity, suffix, KEEL_E_FILE_LIMIT, "must have 1 to 128 entries");
+        if (status != KEEL_OK) return false;
+        ByteCursor cursor(reader, value->offset, value->offset + value->bytes);
+        *count = static_cast<uint32_t>(value->count);
+        for (uint32_t i = 0; i < *count && status == KEEL_OK; ++i) {
+            uint32_t bits = 0;
+            check(cursor.u32(&bits) == KEEL_OK, suffix, KEEL_E_FILE_READ, "the reader failed");
+            const int64_t v = value->element_type == kGgufI32 ? static_cast<int32_t>(bits) : int64_t{bits};
+            check(v >= low && v <= high, suffix, KEEL_E_FILE_FORMAT, "an entry is out of range");
+            out[i] = static_cast<uint8_t>(v);
+        }
+        return status == KEEL_OK;
     }
     void check(bool ok, const char* suffix, keel_status code, const char* reason) {
         if (status == KEEL_OK && !ok) status = fail(error, code, 0, name(suffix), reason);
@@ -188,10 +225,50 @@ keel_status read_rope_scaling(KeyReader& keys, ModelSpec* s) {
     return yarn ? read_yarn(keys, factor, s) : keys.status;
 }
 
+// What wired models have beside the keys of all. `layers` is known when it returns.
+keel_status read_wiring(KeyReader& keys, ModelSpec* s) {
+    Wiring& w = s->wiring;
+    s->wired = true;
+    keys.check(s->blocks <= Wiring::kMaxLayers, "block_count", KEEL_E_FILE_LIMIT, "must be at most 128");
+    KEEL_TRY(keys.status);
+    for (uint32_t i = 0; i < s->blocks; ++i) w.block[i] = static_cast<uint8_t>(i);
+    keys.list("layer_blocks", 0, int64_t{s->blocks} - 1, w.block, Wiring::kMaxLayers, &s->layers);
+    for (uint32_t block = 0; block < s->blocks; ++block)
+        keys.check(memchr(w.block, static_cast<int>(block), s->layers) != nullptr, "layer_blocks", KEEL_E_FILE_FORMAT,
+                   "a block is the weights of no layer");
+    memset(w.skip, Wiring::kNone, sizeof w.skip);
+    uint32_t skips = 0, kept = 0;
+    if (keys.list("layer_skips", -1, Wiring::kMaxLayers - 1, w.skip, Wiring::kMaxLayers, &skips))
+        keys.check(skips == s->layers, "layer_skips", KEEL_E_FILE_FORMAT, "expected one entry per layer");
+    for (uint32_t i = 0; i < s->layers; ++i) {
+        keys.check(w.skip[i] == Wiring::kNone || w.skip[i] < i, "layer_skips", KEEL_E_FILE_FORMAT,
+                   "an entry is not a layer before");
+        kept += w.keeps(i, s->layers);
+    }
+    keys.check(kept <= Wiring::kMaxKept, "layer_skips", KEEL_E_FILE_LIMIT, "more than 16 layers are skips");
+    w.two_lanes_from = keys.u32("two_lanes_from", s->layers);
+    keys.check(w.two_lanes_from <= s->layers, "two_lanes_from", KEEL_E_FILE_FORMAT, "must be a layer");
+    if (keys.status == KEEL_OK)
+        keys.status =
+            gguf_bool(keys.reader, keys.g, keys.name("attention.exclusive"), &s->exclusive, nullptr, keys.error);
+    s->gate_length = keys.u32("attention.gate_length", 0);
+    keys.check(s->gate_length <= s->embedding, "attention.gate_length", KEEL_E_FILE_FORMAT,
+               "must be at most embedding_length");
+    s->smear_gate_length = keys.u32("smear_gate_length", 0);
+    keys.check(s->smear_gate_length <= s->embedding, "smear_gate_length", KEEL_E_FILE_FORMAT,
+               "must be at most embedding_length");
+    s->leak = keys.f32("feed_forward_leak", 0);
+    keys.check(s->leak >= -1 && s->leak <= 1, "feed_forward_leak", KEEL_E_FILE_FORMAT, "must be from -1 to 1");
+    s->smear_scale = keys.f32("smear_scale", 1);
+    keys.check(s->smear_scale >= -1e6f && s->smear_scale <= 1e6f, "smear_scale", KEEL_E_FILE_FORMAT,
+               "must be from -1e6 to 1e6");
+    return keys.status;
+}
+
 keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limits& limits, const ArchitectureRow& row,
                       ModelSpec* s, keel_error* error) {
     KeyReader keys{reader, g, row.name, error, KEEL_OK, {}};
-    s->layers = keys.u32("block_count", 0, true);
+    s->layers = s->blocks = keys.u32("block_count", 0, true);
     s->embedding = keys.u32("embedding_length", 0, true);
     s->feed_forward = keys.u32("feed_forward_length", 0, true);
     s->heads = keys.u32("attention.head_count", 0, true);
@@ -261,6 +338,9 @@ keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limit
     }
     KEEL_TRY(keys.status);
 
+    if (row.wired) KEEL_TRY(read_wiring(keys, s));
+    keys.check(s->layers <= limits.max_layers, "layer_blocks", KEEL_E_FILE_LIMIT, "exceeds max_layers");
+    KEEL_TRY(keys.status);
     KEEL_TRY(vocabulary_size(g, &s->vocabulary, error));
     if (s->vocabulary < 1 || s->vocabulary > limits.max_vocabulary)
         return fail(error, KEEL_E_FILE_LIMIT, 0, "tokenizer.ggml.tokens",
@@ -283,7 +363,7 @@ keel_status read_spec(const keel_reader& reader, const Gguf& g, const keel_limit
 keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const ArchitectureRow& row, ModelSpec* spec,
                          uint32_t* global, uint32_t* layers, keel_error* error) {
     for (uint32_t i = 0; i < kGlobalSlots; ++i) global[i] = kNoTensor;
-    for (uint64_t i = 0; i < uint64_t{spec->layers} * kLayerSlots; ++i) layers[i] = kNoTensor;
+    for (uint64_t i = 0; i < uint64_t{spec->blocks} * kLayerSlots; ++i) layers[i] = kNoTensor;
     for (uint32_t i = 0; i < g.tensor_count; ++i) {
         const GgufTensor& t = g.tensors[i];
         char name[256];
@@ -296,13 +376,13 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
         if (slot == kSlotCount)
             return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes,
                         "tensor is not part of this architecture");
-        if (layer != UINT32_MAX && layer >= spec->layers)
+        if (layer != UINT32_MAX && layer >= spec->blocks)
             return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes,
                         "layer index is not below block_count");
         const SlotInfo& info = kSlots[slot];
         if (!shape_fits(t, info, *spec))
             return fail(error, KEEL_E_FILE_FORMAT, t.name_offset, name, t.name_bytes, "shape contradicts the metadata");
-        if (info.rows == kDimNone && kernels::kWeightTypes[t.type].activation_block)
+        if (!is_matrix(slot) && kernels::kWeightTypes[t.type].activation_block)
             return fail(error, KEEL_E_UNSUPPORTED, t.name_offset, name, t.name_bytes,
                         "a vector must be F32, F16 or BF16");
         uint32_t* entry =
@@ -313,7 +393,7 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
     }
     for (uint32_t slot = 0; slot < kSlotCount; ++slot) {
         if (!(row.required >> slot & 1)) continue;
-        for (uint32_t layer = 0; layer < (slot < kGlobalSlots ? 1 : spec->layers); ++layer) {
+        for (uint32_t layer = 0; layer < (slot < kGlobalSlots ? 1 : spec->blocks); ++layer) {
             const uint32_t index =
                 slot < kGlobalSlots ? global[slot] : layers[uint64_t{layer} * kLayerSlots + (slot - kGlobalSlots)];
             if (index != kNoTensor) continue;
@@ -324,6 +404,20 @@ keel_status bind_tensors(const keel_reader& reader, const Gguf& g, const Archite
             return fail(error, KEEL_E_FILE_FORMAT, 0, name, "required tensor is missing");
         }
     }
+    // Of these a model has all or none.
+    const auto together = [&](TensorSlot slot, bool wanted, const char* reason) {
+        if ((global[slot] != kNoTensor) == wanted) return KEEL_OK;
+        return fail(error, KEEL_E_FILE_FORMAT, 0, kSlots[slot].name, reason);
+    };
+    const bool two_lanes = spec->wired && spec->wiring.two_lanes_from < spec->layers;
+    KEEL_TRY(together(kLaneMix, two_lanes, "must come with two_lanes_from"));
+    KEEL_TRY(together(kLaneEnd, two_lanes, "must come with two_lanes_from"));
+    KEEL_TRY(together(kSmearGate, spec->smear_gate_length != 0, "must come with smear_gate_length"));
+    for (uint32_t block = 0; block < spec->blocks; ++block)
+        if ((layers[uint64_t{block} * kLayerSlots + (kAttnGate - kGlobalSlots)] != kNoTensor) !=
+            (spec->gate_length != 0))
+            return fail(error, KEEL_E_FILE_FORMAT, 0, kSlots[kAttnGate].name,
+                        "must come with attention.gate_length, in every block");
     spec->tied = global[kOutput] == kNoTensor;
     if ((global[kRopeFactorsLong] == kNoTensor) != (global[kRopeFactorsShort] == kNoTensor))
         return fail(error, KEEL_E_FILE_FORMAT, 0, "rope_factors_long.weight",
@@ -482,8 +576,9 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
         return fail(error, KEEL_E_UNSUPPORTED, gguf_find(g, "general.architecture")->offset, m.architecture,
                     "architecture has no description in this library");
     KEEL_TRY(read_spec(reader, g, limits, *row, &m.spec, error));
-    if (m.spec.layers > g.tensor_count)
+    if (m.spec.blocks > g.tensor_count)
         return fail(error, KEEL_E_FILE_FORMAT, 0, "block_count", "more layers than tensors");
+    KEEL_TRY(token_id(reader, g, "tokenizer.ggml.bos_token_id", m.spec.vocabulary, &m.spec.first_id, error));
     KEEL_TRY(
         bind_tensors(reader, g, *row, &m.spec, m.global, reinterpret_cast<uint32_t*>(base + m.layer_offset), error));
 
@@ -510,7 +605,7 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     out.vocabulary = s.vocabulary;
     out.train_context_tokens = s.train_context;
     KEEL_TRY(tokenizer_check(reader, g, error));
-    KEEL_TRY(token_id(reader, g, "tokenizer.ggml.bos_token_id", s.vocabulary, &out.bos_id, error));
+    out.bos_id = s.first_id;
     KEEL_TRY(token_id(reader, g, "tokenizer.ggml.eos_token_id", s.vocabulary, &out.eos_id, error));
     KEEL_TRY(find_chat_template(reader, g, &m, &out, error));
     out.chat_family = m.chat.family;

@@ -1,6 +1,6 @@
 // The model description: what keel_inspect makes of a GGUF. One position-independent block in the caller's buffer:
 //
-//     keel_model | tensor index [layers][kLayerSlots] | GgufValue[value_count] | GgufTensor[tensor_count]
+//     keel_model | tensor index [blocks][kLayerSlots] | GgufValue[value_count] | GgufTensor[tensor_count]
 #pragma once
 #include "sdk/format/gguf.h"
 #include "sdk/model/architecture.h"
@@ -10,9 +10,26 @@ namespace keel {
 
 constexpr uint32_t kNoTensor = UINT32_MAX;
 
+// How layers are joined (sdk/model/WIRED_MODELS.md).
+struct Wiring {
+    static constexpr uint32_t kMaxLayers = 128, kMaxKept = 16;
+    static constexpr uint8_t kNone = 255;
+    uint8_t block[kMaxLayers];                           // whose weights a layer has
+    uint8_t skip[kMaxLayers];                            // the earlier layer whose output joins its input, or kNone
+    uint32_t two_lanes_from;                             // layers from here on have two lanes
+    bool keeps(uint32_t layer, uint32_t layers) const {  // whether its output is a skip
+        for (uint32_t later = layer + 1; later < layers; ++later)
+            if (skip[later] == layer) return true;
+        return false;
+    }
+};
+
 // Resolved hyperparameters. Everything the execution plan needs besides the tensors.
 struct ModelSpec {
-    uint32_t layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary, train_context;
+    // Layers are what a token passes, each with KV rows of its own; blocks are the sets of weights in the file. Where a
+    // model is not wired there is one for each layer.
+    uint32_t layers, blocks;
+    uint32_t embedding, feed_forward, heads, kv_heads, head_dim, vocabulary, train_context;
     uint32_t rope_dims;              // rotated dimensions of a head, even, <= head_dim
     uint32_t window;                 // visible positions of windowed layers; 0 = no window anywhere
     uint32_t window_pattern;         // layer i is windowed iff pattern != 0 and (i + 1) % pattern != 0; 1 = every layer
@@ -29,9 +46,25 @@ struct ModelSpec {
     } yarn;
     bool tied;  // the head is the embedding matrix
 
+    // Of wired models.
+    bool wired, exclusive;  // exclusive: attention's output loses its part along the token's own v
+    uint32_t gate_length, smear_gate_length;
+    float leak;         // of Gate::kLeakySquare
+    float smear_scale;  // of what the token before adds to an embedding
+    int32_t first_id;   // that begins a text, to which nothing is added; -1: none
+    Wiring wiring;
+
     uint32_t q_dim() const { return heads * head_dim; }
     uint32_t kv_dim() const { return kv_heads * head_dim; }
     uint32_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
+    uint32_t block_of(uint32_t layer) const { return wired ? wiring.block[layer] : layer; }
+    bool two_lanes(uint32_t layer) const { return wired && layer >= wiring.two_lanes_from; }
+    // Whether an earlier layer has the same weights.
+    bool weights_again(uint32_t layer) const {
+        for (uint32_t earlier = 0; wired && earlier < layer; ++earlier)
+            if (wiring.block[earlier] == wiring.block[layer]) return true;
+        return false;
+    }
     bool windowed(uint32_t layer) const {
         return window != 0 && (window_pattern == 1 || (window_pattern > 1 && (layer + 1) % window_pattern != 0));
     }
@@ -63,6 +96,10 @@ struct keel_model {
     // The GGUF view with its tables.
     keel::Gguf view() const;
     const keel::GgufTensor* tensors() const;
-    // Tensor of a slot (layer ignored for global slots); null when the file has none.
-    const keel::GgufTensor* tensor(keel::TensorSlot slot, uint32_t layer) const;
+    // Tensor of a slot (layer ignored for global slots); null when the file has none. Layers may share a
+    // block.
+    const keel::GgufTensor* tensor(keel::TensorSlot slot, uint32_t layer) const {
+        return block_tensor(slot, slot < keel::kGlobalSlots ? 0 : spec.block_of(layer));
+    }
+    const keel::GgufTensor* block_tensor(keel::TensorSlot slot, uint32_t block) const;
 };

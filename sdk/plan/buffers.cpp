@@ -7,18 +7,6 @@
 namespace keel {
 namespace {
 
-uint64_t row_bytes_of(Activation type, uint32_t width) {
-    switch (type) {
-        case Activation::kF32:
-            return kernels::round64(uint64_t{width} * sizeof(float));
-        case Activation::kQ8Block32:
-        case Activation::kQ8Block256:
-        case Activation::kQ8Rotated:
-            return kernels::q8_token_bytes(width, block_of(type));
-    }
-    return 0;
-}
-
 template <class Fn>
 void each_buffer(BufferSet set, Fn&& fn) {
     for (; set; set &= set - 1) fn(static_cast<BufferId>(__builtin_ctzll(set)));
@@ -82,7 +70,8 @@ void BufferTable::pack(uint32_t tokens, uint32_t threads) {
     for (uint32_t i = 0; i < plan_->buffer_count; ++i) {
         Buffer& b = plan_->buffers[i];
         const bool per_thread = i == kThreadBuffer;
-        b.row_bytes = per_thread ? kernels::round64(thread_bytes_) : row_bytes_of(b.type, b.width);
+        b.row_bytes =
+            per_thread ? kernels::round64(thread_bytes_) : kernels::round64(activation_bytes(b.type, b.width));
         b.rows = per_thread ? threads : tokens;
         b.bytes = b.overlaps ? b.row_bytes * b.rows + kRedZoneBytes : 0;  // one that is live meets itself
     }
@@ -121,6 +110,8 @@ const char* activation_suffix(Activation type) {
             return ".q8_256";
         case Activation::kQ8Rotated:
             return ".q8_rotated";
+        case Activation::kBf16Pairs:
+            return ".bf16";
     }
     return "";
 }

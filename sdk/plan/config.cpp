@@ -16,7 +16,7 @@ namespace keel {
 namespace {
 
 constexpr uint32_t kDefaultContext = 4096;
-constexpr uint32_t kMaxRecent = 65536;
+constexpr uint32_t kMaxRollback = 65536;
 constexpr uint64_t kDefaultPoolBytes = uint64_t{4} << 20;
 
 uint32_t or_default(uint32_t v, uint32_t fallback) {
@@ -71,6 +71,8 @@ bool rows_are_coded(const KvChoice& kv, uint32_t layers) {
 keel_status choose_low_rank(const keel_config& c, const Part& cache, const keel_model& model,
                             const keel_reader& weights, LowRankChoice* out, keel_error* error) {
     if (!cache.given) return KEEL_OK;
+    if (model.spec.wired)
+        return fail_part(error, KEEL_E_UNSUPPORTED, cache.index, "", "wired models have no W_proj caches");
     keel_wproj_options options = {};
     if (cache.options && read_versioned(static_cast<const keel_wproj_options*>(cache.options), &options) != KEEL_OK)
         return fail_part(error, KEEL_E_ABI, cache.index, ".options", "struct_size does not fit this library");
@@ -228,7 +230,7 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->kv_pages = or_default(c.kv_pages, out->max_sessions * kv_pages_for(out->context_tokens));
     KEEL_TRY(check_range("config.kv_pages", out->kv_pages, 1, 1u << 24, error));
     KEEL_TRY(check_range("config.weights", c.weights, KEEL_WEIGHTS_DEFAULT, KEEL_WEIGHTS_REPACK, error));
-    KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_F32, error));
+    KEEL_TRY(check_range("config.activation", c.activation, KEEL_ACTIVATION_DEFAULT, KEEL_ACTIVATION_BF16, error));
     KEEL_TRY(check_range("config.numerics", c.numerics, KEEL_NUMERICS_DEFAULT, KEEL_NUMERICS_DEVICE, error));
     KEEL_TRY(check_range("config.cpu", c.cpu, KEEL_CPU_AUTO, KEEL_CPU_NEON_I8MM, error));
     KEEL_TRY(choose_kv_formats(c, parts.of[KEEL_PART_KV_PROFILE], model, out, error));
@@ -248,17 +250,20 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     out->kv_sink_tokens = or_default(c.kv_sink_tokens, rows_are_coded(out->kv, model.spec.layers) ? kDefaultSinks : 0);
     if (c.kv_sink_tokens == KEEL_KV_NO_SINKS) out->kv_sink_tokens = 0;
     out->kv_recent_tokens = c.kv_recent_tokens;
-    out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 64);
+    out->kv_rollback_tokens = or_default(c.kv_rollback_tokens, 16);
     KEEL_TRY(check_range("config.kv_sink_tokens", out->kv_sink_tokens, 0, kMaxSinks, error));
     KEEL_TRY(check_range("config.kv_recent_tokens", out->kv_recent_tokens, 0, kMaxRecent, error));
-    KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRecent, error));
+    KEEL_TRY(check_range("config.kv_rollback_tokens", out->kv_rollback_tokens, 1, kMaxRollback, error));
     out->weights = c.weights;
     out->q8 = c.activation != KEEL_ACTIVATION_F32;
+    out->bf16 = c.activation == KEEL_ACTIVATION_BF16;
     out->device_numerics = c.numerics == KEEL_NUMERICS_DEVICE;
     out->cpu = c.cpu;
     out->backend = c.backend ? c.backend : default_backend();
     out->own_backend = out->host_backend = out->backend;
     out->backend_options = c.backend_options;
+    for (uint32_t i = 0; i < model.gguf.tensor_count; ++i) out->weight_bytes += model.tensors()[i].bytes;
+    out->cache_bytes = platform::last_level_cache_bytes();
     KEEL_TRY(out->backend->configure(out, model.spec, error));
     if (out->device_numerics && !out->backend->device_numerics)
         return fail(error, KEEL_E_UNSUPPORTED, 0, "config.numerics",

@@ -40,6 +40,7 @@ struct PlanConfig {
     uint32_t kv_sink_tokens, kv_recent_tokens, kv_rollback_tokens;
     uint32_t kv_mean_pairs;  // RoPE pairs of which a K mean is removed before the rotation
     keel_weights weights;
+    uint64_t weight_bytes, cache_bytes;  // of all tensors of the model; of this machine's last-level cache
     LowRankChoice low_rank;
     AdapterChoice adapters;
     ChatChoice chat;  // of a part, else the model's
@@ -48,6 +49,7 @@ struct PlanConfig {
     GrammarSource grammar;
     const PreTokenizer* pre_tokenizer;  // in place of the file's; null: the file's
     bool q8;                            // 8-bit activations for types that have them
+    bool bf16;                          // bf16 pairs for types that have none
     bool device_numerics;               // KEEL_NUMERICS_DEVICE
     const Backend* backend;             // what an engine calls
     const void* backend_options;
@@ -63,6 +65,7 @@ struct PlanConfig {
     // Rows of logits: logits_rows of each session, and behind them those of a step's drafts.
     uint32_t draft_rows_first() const { return max_sessions * logits_rows; }
     uint32_t all_logits_rows() const { return draft_rows_first() + draft_tokens; }
+    bool weights_exceed_cache() const { return weight_bytes > cache_bytes; }
 };
 
 // The backend that computes a layer; the embedding is as layer 0, the head as one behind the last.

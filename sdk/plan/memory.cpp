@@ -35,6 +35,7 @@ keel_status fill_frequencies(const ModelSpec& s, const ExecutionPlan& plan, doub
 }
 
 static_assert(platform::kMaxThreads <= kMostCodedThreads);
+
 // A coded model, decoded on the threads of the backend while it is loaded.
 struct CodedModel {
     CodedFile file;
@@ -58,9 +59,12 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     Arena& persistent = arenas[KEEL_REGION_PERSISTENT];
     const ModelSpec& spec = r.model.spec;
     Op* ops = persistent.place<Op>("ops", uint64_t{r.op_counts[0]} + r.op_counts[1] + r.op_counts[kAdaptedList]);
-    const uint64_t factor_count = uint64_t{spec.layers} * kAdapterSlotCount * r.config.adapters.count;
+    const uint64_t factor_count = uint64_t{spec.blocks} * kAdapterSlotCount * r.config.adapters.count;
     AdapterFactor* factors = factor_count ? persistent.place<AdapterFactor>("adapter_factors", factor_count) : nullptr;
     if (factors) memset(factors, 0, factor_count * sizeof *factors);
+    const uint64_t shared_count = spec.blocks != spec.layers ? uint64_t{spec.blocks} * kLayerSlots : 0;
+    PlacedWeight* of_blocks = shared_count ? persistent.place<PlacedWeight>("block_weights", shared_count) : nullptr;
+    if (of_blocks) memset(of_blocks, 0, shared_count * sizeof *of_blocks);
     // Where layers are computed in two places, each has all buffers, at the same offsets. The host's are used by nobody
     // before the first step: weights that are coded are decoded there.
     const bool own = r.config.host_layer != 0, host = r.config.host_layer != kNoHostLayer;
@@ -83,13 +87,13 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     weights.backend = r.config.backend;
     weights.device = out->device;
     weights.adapter_factors = factors;
+    weights.of_blocks = of_blocks;
     weights.coded = decoding && work ? &coded.file : nullptr;
     ExecutionPlan& plan = out->program.plan;
     build_plan(plain, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
     out->mapped_weight_bytes = weights.mapped_bytes;
     out->load_bytes = weights.total_bytes;
-    out->program.weights_exceed_cache = weights.total_bytes + weights.mapped_bytes > platform::last_level_cache_bytes();
     double* frequencies = persistent.place<double>("rope_frequencies", uint64_t{plan.rope_sets} * (spec.rope_dims / 2));
     if (frequencies && arenas[KEEL_REGION_WEIGHTS].ok()) KEEL_TRY(fill_frequencies(spec, plan, frequencies, error));
     out->program.frequencies = frequencies;
@@ -112,8 +116,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
     KvGeometry& geometry = program.geometry;
     geometry = {spec.layers, spec.kv_heads, spec.head_dim, 0, 0, layers};
     const uint32_t own = config.host_layer < spec.layers ? config.host_layer : spec.layers;
-    if (own) program.kv_part[program.kv_parts++] = {KEEL_REGION_DEVICE_KV, 0, 0, {}, 0, 0};
-    if (own < spec.layers) program.kv_part[program.kv_parts++] = {KEEL_REGION_KV, own, 0, {}, 0, 0};
+    if (own) program.kv_part[program.kv_parts++] = {KEEL_REGION_DEVICE_KV, 0, 0, {}, 0, 0, 0};
+    if (own < spec.layers) program.kv_part[program.kv_parts++] = {KEEL_REGION_KV, own, 0, {}, 0, 0, 0};
     for (uint32_t i = 0; i < spec.layers; ++i) {
         KvPart& part = program.kv_part[i >= own && own];
         const KvLayer layer = kv_layer(spec.kv_heads, spec.head_dim, config.kv.formats(i), &part.page_bytes);
@@ -125,7 +129,8 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
                                 &program.transform, error));
     const auto f16_window = [&](uint32_t first_layer, uint32_t layers) {
         return kv_f16_window_shape(first_layer, layers, spec.kv_heads, spec.head_dim, config.kv_sink_tokens,
-                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens);
+                                   config.kv_recent_tokens, config.kv_rollback_tokens, config.chunk_tokens,
+                                   config.draft_tokens);
     };
     program.f16_window = f16_window(0, spec.layers);
     out->kv_next_free = persistent.place<std::atomic<uint32_t>>("kv_next_free", config.kv_pages);
@@ -141,12 +146,15 @@ keel_status place_kv(const LayoutRequest& r, Arena* arenas, Layout* out, keel_er
         part.pages_offset = kv.place_offsets("pages", config.kv_pages, part.page_bytes);
         part.f16_windows_offset =
             window ? kv.place_offsets("f16_windows", config.max_sessions, window) : kv.used_bytes();
+        const uint64_t step = part.f16_window.step_bytes;
+        part.step_rows_offset = step ? kv.place_offsets("recent_rows_of_a_step", 1, step) : kv.used_bytes();
     }
     return KEEL_OK;
 }
 
 void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->token = arena.place<int32_t>("step_token", c.chunk_tokens);
+    step->token_before = arena.place<int32_t>("step_token_before", c.chunk_tokens);
     step->query_block = arena.place<QueryBlock>("step_query_block", c.chunk_tokens);
     step->position = arena.place<uint32_t>("step_position", c.chunk_tokens);
     step->slot = arena.place<uint32_t>("step_slot", c.chunk_tokens);
@@ -154,6 +162,7 @@ void place_step(const PlanConfig& c, Arena& arena, Step* step) {
     step->logits_token = arena.place<uint32_t>("step_logits_token", c.chunk_tokens);
     step->logits_row = arena.place<uint32_t>("step_logits_row", c.chunk_tokens);
     step->session_index = arena.place<uint32_t>("step_session_index", c.max_sessions);
+    step->recent = arena.place<KvRecentRows>("step_recent", c.max_sessions);
     step->session_id = arena.place<uint64_t>("step_session_id", c.max_sessions);
     step->adapter = arena.place<uint32_t>("step_adapter", c.max_sessions);
     step->adapter_scale = arena.place<float>("step_adapter_scale", c.max_sessions);

@@ -1,5 +1,6 @@
 #include "sdk/plan/op_builder.h"
 
+#include "keel/keel_lab.h"
 #include "sdk/backend/backend.h"
 #include "sdk/plan/dispatch.h"
 
@@ -21,8 +22,9 @@ constexpr uint32_t kLoraAlign = 16;  // floats: the u of every product begins at
 TensorSlot bias_of(TensorSlot slot) {
     return slot == kAttnQ ? kAttnQBias : slot == kAttnK ? kAttnKBias : slot == kAttnV ? kAttnVBias : kSlotCount;
 }
-bool writes_q8(OpKind kind) {
+bool writes_coded(OpKind kind) {
     return kind == OpKind::kNorm || kind == OpKind::kOutputNorm || kind == OpKind::kAttentionFinish ||
+           kind == OpKind::kExclude || kind == OpKind::kHeadGate || kind == OpKind::kActivation ||
            kind == OpKind::kQuantize;
 }
 
@@ -56,7 +58,9 @@ Op& OpBuilder::push(OpKind kind, const char* name, TensorSlot slot) {
     op.layer = layer_;
     op.host = host_;
     op.in = op.out = op.rope = op.state = op.mean = kNoBuffer;
-    for (BufferId& q8 : op.out_q8) q8 = kNoBuffer;
+    for (BufferId& coded : op.out_coded) coded = kNoBuffer;
+    for (BufferId& more : op.more) more = kNoBuffer;
+    op.site = kNoSite;
     return op;
 }
 
@@ -73,7 +77,7 @@ BufferId OpBuilder::read(Op* op, const Buf& x, Activation type) {
     if (x.producer == kNoProducer) return id;
     Op& producer = stretch_[x.producer];
     if (type != Activation::kF32)
-        producer.out_q8[index_of_q8(type)] = id;
+        producer.out_coded[index_of_coded(type)] = id;
     else if (producer.kind != OpKind::kQuantize)
         producer.out = id;
     else
@@ -97,6 +101,37 @@ Buf OpBuilder::embed(const char* name) {
     return persist(result(name, s_.embedding));
 }
 
+void OpBuilder::smear(const Buf& x) {
+    if (!weights_->has(kSmearGate)) return;
+    const TensorSlot slot[] = {kSmearGate};
+    const Buf gate = products("smear", slot, 1, x);
+    const Matrix table = weights_->table(kTokenEmbedding, s_.tied && !partly_offloaded(c_));
+    Op& op = push(OpKind::kSmear, "smear", kTokenEmbedding);
+    op.w = table.data;
+    op.repacked = table.repacked;
+    op.weight_type = table.type;
+    op.rows = op.k = s_.embedding;
+    op.w_row_bytes = kernels::weight_row_bytes(table.type, s_.embedding);
+    op.in = read(&op, x, Activation::kF32);
+    op.more[0] = read(&op, gate, Activation::kF32);
+    op.out = write(&op, x.name, x.width);
+    op.token_bytes = op.w_row_bytes + uint64_t{s_.embedding} * 8;
+    op.token_macs = uint64_t{s_.embedding} * 3;
+}
+
+Buf OpBuilder::mix_of(const char* name, TensorSlot slot, const float* c, const Buf* x, uint32_t terms) {
+    Op& op = push(OpKind::kMix, kSlots[slot].op, slot);
+    op.norm = c;
+    op.rows = op.k = s_.embedding;
+    op.in = read(&op, x[0], Activation::kF32);
+    for (uint32_t i = 1; i < terms; ++i) op.more[i - 1] = read(&op, x[i], Activation::kF32);
+    op.out = write(&op, name, s_.embedding);
+    op.fixed_bytes = uint64_t{terms} * s_.embedding * 4;
+    op.token_bytes = uint64_t{terms + 1} * s_.embedding * 4;
+    op.token_macs = uint64_t{terms} * s_.embedding;
+    return result(name, s_.embedding);
+}
+
 Buf OpBuilder::rope_table(const char* name, uint32_t sets) {
     Op& op = push(OpKind::kRopeTable, "rope_table", kRopeFreqs);
     op.rows = sets * s_.rope_dims;
@@ -111,11 +146,20 @@ Buf OpBuilder::rms_norm(const char* name, const Buf& x, TensorSlot weight) {
     Op& op = push(OpKind::kNorm, kSlots[weight].op, weight);
     op.norm = norm;
     op.in = read(&op, x, Activation::kF32);
+    if (weight == kAttnNorm) op.site = KEEL_LAB_ATTN_IN;
+    if (weight == kFfnNorm) op.site = KEEL_LAB_FFN_IN;
     op.rows = op.k = s_.embedding;
     op.fixed_bytes = uint64_t{s_.embedding} * 4;
     op.token_bytes = uint64_t{s_.embedding} * 8;
     op.token_macs = uint64_t{s_.embedding} * 4;
     return result(name, s_.embedding);
+}
+
+Buf OpBuilder::kept_norm(const char* name, const Buf& x, TensorSlot weight) {
+    const Buf y = rms_norm(name, x, weight);
+    Op& op = stretch_[last()];
+    op.out = write(&op, name, s_.embedding);
+    return persist(y);
 }
 
 // Its f32 rows are also the hidden-state view.
@@ -142,9 +186,7 @@ void OpBuilder::multiply(Op* op, const Matrix& matrix, const Buf& x) {
     op->rows = matrix.rows;
     op->w_row_bytes = kernels::weight_row_bytes(matrix.type, matrix.k);
     op->fixed_bytes = op->w_row_bytes * matrix.rows;
-    op->token_bytes =
-        (type == Activation::kF32 ? uint64_t{matrix.k} * 4 : kernels::q8_token_bytes(matrix.k, block_of(type))) +
-        uint64_t{matrix.rows} * 4;
+    op->token_bytes = activation_bytes(type, matrix.k) + uint64_t{matrix.rows} * 4;
     op->token_macs = uint64_t{matrix.rows} * matrix.k;
 }
 
@@ -205,24 +247,24 @@ void OpBuilder::adapter_output(TensorSlot slot, const AdapterInput& input, const
 Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count, Buf x) {
     TensorSlot slot[kMaxMatmuls];
     uint32_t n = 0, width = 0;
-    bool q8 = false, factor_q8 = false;
+    bool coded = false, factor_coded = false;
     WprojGroup group = kWprojGroups;
     for (size_t i = 0; i < count; ++i) {
         if (!weights_->has(slots[i])) continue;
         overflowed_ |= n == kMaxMatmuls;
         if (overflowed_) break;
-        q8 |= reading(weights_->reading_type(variant_, slots[i])) != Activation::kF32;
+        coded |= reading(weights_->reading_type(variant_, slots[i])) != Activation::kF32;
         if (weights_->group_of(variant_, slots[i]) < kWprojGroups) {
             group = weights_->group_of(variant_, slots[i]);
-            factor_q8 |= reading(weights_->factor_type(slots[i])) != Activation::kF32;
+            factor_coded |= reading(weights_->factor_type(slots[i])) != Activation::kF32;
         }
         width += weights_->rows(slots[i]);
         slot[n++] = slots[i];
     }
-    if (q8 && (x.producer == kNoProducer || !writes_q8(stretch_[x.producer].kind))) x = quantized(x);
+    if (coded && (x.producer == kNoProducer || !writes_coded(stretch_[x.producer].kind))) x = quantized(x);
     Buf sub = {};
     if (group < kWprojGroups) sub = project(group, slot[0], x);
-    if (factor_q8) sub = quantized(sub);
+    if (factor_coded) sub = quantized(sub);
     AdapterInput inputs[kMaxMatmuls] = {};
     if (adapted_) adapter_inputs(slot, n, x, inputs);
     uint32_t offset = 0;
@@ -247,11 +289,13 @@ Buf OpBuilder::products(const char* name, const TensorSlot* slots, size_t count,
 }
 
 void OpBuilder::qk_norm(const Buf& qkv) {
-    if (!weights_->has(kAttnQNorm) && !weights_->has(kAttnKNorm)) return;
-    const float *q = weights_->vector(kAttnQNorm).op, *k = weights_->vector(kAttnKNorm).op;
-    Op& op = push(OpKind::kQkNorm, "qk_norm", kAttnQNorm);
+    const TensorSlot slot = weights_->has(kAttnQNorms) ? kAttnQNorms : kAttnQNorm;
+    if (!weights_->has(slot) && !weights_->has(kAttnKNorm)) return;
+    const float *q = weights_->vector(slot).op, *k = weights_->vector(kAttnKNorm).op;
+    Op& op = push(OpKind::kQkNorm, "qk_norm", slot);
     op.norm = q;
     op.norm2 = k;
+    op.norm_step = slot == kAttnQNorms ? s_.head_dim : 0;
     op.in = read(&op, qkv, Activation::kF32);
     op.out = write(&op, qkv.name, qkv.width);
     op.rows = s_.q_dim() + s_.kv_dim();
@@ -313,6 +357,7 @@ Buf OpBuilder::attention(const char* name, const Buf& qkv, uint32_t set, uint32_
     end.out = write(&end, name, s_.q_dim());
     end.state = state;
     end.reads |= buffer_bit(state);
+    end.site = KEEL_LAB_ATTN_OUT;
     end.rows = s_.q_dim();
     end.k = s_.heads / s_.kv_heads * s_.head_dim;
     end.window = window;
@@ -321,16 +366,62 @@ Buf OpBuilder::attention(const char* name, const Buf& qkv, uint32_t set, uint32_
     return result(name, s_.q_dim());
 }
 
+// An op on attention's output, which it is then the last one to change.
+Op& OpBuilder::change_attention(OpKind kind, const char* op_name, const Buf& x) {
+    stretch_[x.producer].site = kNoSite;
+    Op& op = push(kind, op_name, kAttnOutput);
+    op.site = KEEL_LAB_ATTN_OUT;
+    op.in = read(&op, x, Activation::kF32);
+    op.out = write(&op, x.name, x.width);
+    op.rows = x.width;
+    op.k = s_.head_dim;
+    op.token_bytes = uint64_t{x.width} * 8;
+    return op;
+}
+
+Buf OpBuilder::exclude(const Buf& x, const Buf& qkv) {
+    if (!s_.exclusive) return x;
+    Op& op = change_attention(OpKind::kExclude, "exclude", x);
+    op.more[0] = read(&op, qkv, Activation::kF32);
+    op.token_bytes += uint64_t{s_.kv_dim()} * 4;
+    op.token_macs = uint64_t{x.width} * 3;
+    return result(x.name, x.width);
+}
+
+Buf OpBuilder::head_gate(const Buf& x, const Buf& layer_input) {
+    if (!weights_->has(kAttnGate)) return x;
+    const TensorSlot slot[] = {kAttnGate};
+    const Buf gate = products("head_gates", slot, 1, layer_input);
+    Op& op = change_attention(OpKind::kHeadGate, "head_gate", x);
+    op.more[0] = read(&op, gate, Activation::kF32);
+    op.token_macs = uint64_t{x.width} + uint64_t{s_.heads} * 20;
+    return result(x.name, x.width);
+}
+
 // In place: the first half of a row.
 Buf OpBuilder::glu(const Buf& gate_up) {
     Op& op = push(OpKind::kGlu, "glu", kFfnGate);
     op.gate = m_.row().gate;
+    op.site = KEEL_LAB_FFN_HIDDEN;
     op.in = read(&op, gate_up, Activation::kF32);
     op.out = write(&op, gate_up.name, gate_up.width);
     op.rows = gate_up.width / 2;
     op.token_bytes = uint64_t{op.rows} * 12;
     op.token_macs = uint64_t{op.rows} * 12;
     return result(gate_up.name, op.rows);
+}
+
+// In place.
+Buf OpBuilder::activation(const Buf& up) {
+    Op& op = push(OpKind::kActivation, "activation", kFfnUp);
+    op.gate = m_.row().gate;
+    op.site = KEEL_LAB_FFN_HIDDEN;
+    op.in = read(&op, up, Activation::kF32);
+    op.out = write(&op, up.name, up.width);
+    op.rows = up.width;
+    op.token_bytes = uint64_t{op.rows} * 8;
+    op.token_macs = uint64_t{op.rows} * 2;
+    return result(up.name, op.rows);
 }
 
 Buf OpBuilder::post_norm(const Buf& x, TensorSlot weight) {
@@ -394,9 +485,12 @@ Buf OpBuilder::from_own_memory(const Buf& x) {
 // What is known of an op once all its readers are.
 void OpBuilder::finish(Op* op) {
     if (op->kind == OpKind::kQuantize) {
-        op->token_bytes = uint64_t{op->rows} * 4 + kernels::q8_token_bytes(op->rows, op->widest_block());
+        op->token_bytes = uint64_t{op->rows} * 4;
+        for (uint32_t i = 0; i < kCodedLayouts; ++i)
+            if (op->out_coded[i] != kNoBuffer) op->token_bytes += activation_bytes(coded_layout(i), op->rows);
         op->token_macs = uint64_t{op->rows} * 2;
     }
+    if (backend().runs && !backend().runs(*op)) refused_ = op->name;
     if (const uint64_t bytes = backend().cost(c_, op)) {
         buffers_->need_thread_bytes(bytes);
         op->writes |= buffer_bit(kThreadBuffer);

@@ -44,13 +44,25 @@ class OpBuilder {
           observer_(ops) {}
 
     bool overflowed() const { return overflowed_; }
+    const char* refused() const { return refused_; }  // an op that its backend does not run; null: none
 
   protected:
     Buf embed(const char* name);
+    // In place: adds what the token before leaves of its own embedding, where the model has a gate for it.
+    void smear(const Buf& x);
     Buf rope_table(const char* name, uint32_t sets);
     // Norms, by weights that every layer or the model has.
     Buf rms_norm(const char* name, const Buf& x, TensorSlot weight);
     Buf output_norm(const char* name, const Buf& x);
+    // A norm whose f32 rows later stretches read too. It may write over what it reads.
+    Buf kept_norm(const char* name, const Buf& x, TensorSlot weight);
+    // sum of c[i] * x[i] by element over the first `terms`, c: f32[terms][embedding], null in count mode. `name` may be
+    // that of an x.
+    template <size_t N>
+    Buf mix(const char* name, TensorSlot slot, const float* c, const Buf (&x)[N], uint32_t terms = N) {
+        static_assert(N <= kMaxTerms);
+        return mix_of(name, slot, c, x, terms);
+    }
     // y = [W x + bias of each slot the model has, one behind another]. In the low-rank variant W x may be W_proj x_sub.
     template <size_t N>
     Buf matmul(const char* name, const TensorSlot (&slots)[N], Buf x) {
@@ -61,7 +73,11 @@ class OpBuilder {
     void rope(const Buf& qkv, const Buf& table, uint32_t set);
     void kv_append(const Buf& qkv, uint32_t set);
     Buf attention(const char* name, const Buf& qkv, uint32_t set, uint32_t window);  // window 0: all positions
+    // In place, where the model has it.
+    Buf exclude(const Buf& x, const Buf& qkv);
+    Buf head_gate(const Buf& x, const Buf& layer_input);
     Buf glu(const Buf& gate_up);
+    Buf activation(const Buf& up);
     // x itself where the model has no such norm.
     Buf post_norm(const Buf& x, TensorSlot weight);
     // x += y. The product or norm that made y adds to x itself, so that y needs no bytes.
@@ -70,6 +86,7 @@ class OpBuilder {
     // x of every token out of a backend's own memory, and into the host's buffer of that name.
     void to_host(const Buf& x);
     Buf from_own_memory(const Buf& x);
+    const float* coefficients(TensorSlot slot) { return weights_->vector(slot).op; }
     BufferId buffer_of(const Buf& x) { return buffers_->find(x.name, Activation::kF32, x.width); }
     // Values that later stretches read keep their name.
     static Buf persist(const Buf& x) { return {x.name, x.width, kNoProducer}; }
@@ -85,6 +102,8 @@ class OpBuilder {
     static constexpr uint32_t kMaxStretch = 48;
 
     Op& push(OpKind kind, const char* name, TensorSlot slot);
+    Buf mix_of(const char* name, TensorSlot slot, const float* c, const Buf* x, uint32_t terms);
+    Op& change_attention(OpKind kind, const char* op_name, const Buf& x);
     uint32_t last() const { return count_ - 1; }
     BufferId read(Op* op, const Buf& x, Activation type);
     BufferId write(Op* op, const char* name, uint32_t width);
@@ -117,6 +136,7 @@ class OpBuilder {
     Op stretch_[kMaxStretch];
     uint32_t count_ = 0;
     bool overflowed_ = false;
+    const char* refused_ = nullptr;
 };
 
 }  // namespace keel

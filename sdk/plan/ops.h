@@ -19,7 +19,9 @@ struct AdapterFactor {
 
 enum class OpKind : uint8_t {
     kEmbed,
+    kSmear,      // adds a gated part of the embedding of the token before
     kRopeTable,  // cos and sin of every token's position
+    kMix,        // weighs several rows by element and adds them
     kNorm,
     kMatmul,
     kLoraA,            // u = s A x, of tokens whose session has an adapter
@@ -29,9 +31,12 @@ enum class OpKind : uint8_t {
     kKvAppend,         // codes this position's K and V rows into the pages, and makes q ready for their formats
     kAttention,        // online softmax over the KV splits
     kAttentionFinish,  // divides by the sums of the weights
+    kExclude,          // takes from attention's output its part along the token's own v
+    kHeadGate,         // scales each head of it by a gate
     kPostNorm,         // normalises a product and adds it to the residual
     kGlu,              // act(gate) * up
-    kQuantize,         // writes 8-bit layouts of what stands in f32
+    kActivation,       // act(up), of models without a gate
+    kQuantize,         // writes coded layouts of what stands in f32
     kOutputNorm,       // kNorm of the tokens whose logits are wanted
     kToHost,           // the residual to the host, behind the last layer that is computed elsewhere
     kFromOwnMemory,    // and into the host's buffer
@@ -39,7 +44,9 @@ enum class OpKind : uint8_t {
 };
 constexpr uint32_t kOpKinds = static_cast<uint32_t>(OpKind::kSoftcap) + 1;
 constexpr uint32_t kMaxMatmuls = 3;  // products of one dispatch
-constexpr uint32_t kItemRows = 16;   // output rows of a product's work item, and what every cut is a multiple of
+constexpr uint32_t kMaxTerms = 4;    // of a mix
+constexpr uint8_t kNoSite = 255;
+constexpr uint32_t kItemRows = 16;  // output rows of a product's work item, and what every cut is a multiple of
 
 // A scratch buffer: one row per token of a step (or per thread), for the longest step.
 using BufferId = uint8_t;
@@ -64,17 +71,19 @@ struct Op {
     const char* name;
     OpKind kind;
     Gate gate;
-    BufferId in;                  // what it reads, in the layout its weights ask for
-    BufferId out;                 // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
-    BufferId out_q8[kQ8Layouts];  // 8-bit layouts it writes, by index_of_q8; kNoBuffer: nobody reads them
-    BufferId rope;                // rope: cos and sin
-    BufferId state;               // kv_append, attention: running maximum and sum of every head
-    BufferId mean;                // kv_append, attention: scores of the removed K mean (kv_transform.h)
-    uint8_t rope_set;             // rope, kv_append, attention
-    bool host;                    // computed in host memory
-    bool accumulate;              // matmul: adds to out
-    bool repacked;                // matmul, embed: w is repacked (WeightUse)
-    bool to_logits;               // rows of the step are those with logits, output is the sessions' logits rows
+    BufferId in;                        // what it reads, in the layout its weights ask for
+    BufferId out;                       // what it writes in f32; kNoBuffer: nobody reads that, or it goes to the logits
+    BufferId out_coded[kCodedLayouts];  // coded layouts it writes, by index_of_coded; kNoBuffer: nobody reads them
+    BufferId rope;                      // rope: cos and sin
+    BufferId state;                     // kv_append, attention: running maximum and sum of every head
+    BufferId mean;                      // kv_append, attention: scores of the removed K mean (kv_transform.h)
+    BufferId more[kMaxTerms - 1];  // mix: further terms; smear, head_gate: gates; exclude: q, k and v. kNoBuffer: none
+    uint8_t site;                  // keel_lab_site, where its output is what the row tap shows
+    uint8_t rope_set;              // rope, kv_append, attention
+    bool host;                     // computed in host memory
+    bool accumulate;               // matmul: adds to out
+    bool repacked;                 // matmul, embed: w is repacked (WeightUse)
+    bool to_logits;                // rows of the step are those with logits, output is the sessions' logits rows
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
     keel_repack_skip repack_skip;
@@ -90,8 +99,9 @@ struct Op {
     uint64_t w_row_bytes;
     // Weights, by addresses of the backend that runs the op; null in count mode.
     const void* w;       // matmul: matrix; embed: table
-    const float* norm;   // norms; qk_norm: of q
+    const float* norm;   // norms; qk_norm: of q; mix: its coefficients
     const float* norm2;  // qk_norm: of k
+    uint32_t norm_step;  // qk_norm: floats from the norm of a head of q to that of the next; 0: all have one
     const float* bias;
     const AdapterFactor* factors;  // kLoraA, kLoraB: of each adapter
     BufferSet reads, writes;
@@ -102,11 +112,11 @@ struct Op {
     double unpack_us;                   // and, once a step, to unpack the weights
     uint32_t pass_tokens;               // more than one token are computed in multiples of so many; 0: of one
 
-    // Elements that a part of the output must be a multiple of to be written in its 8-bit layouts.
+    // Elements that a part of the output must be a multiple of to be written in its coded layouts.
     uint32_t widest_block() const {
         uint32_t widest = 1;
-        for (uint32_t i = 0; i < kQ8Layouts; ++i)
-            if (out_q8[i] != kNoBuffer && block_of(q8_layout(i)) > widest) widest = block_of(q8_layout(i));
+        for (uint32_t i = 0; i < kCodedLayouts; ++i)
+            if (out_coded[i] != kNoBuffer && block_of(coded_layout(i)) > widest) widest = block_of(coded_layout(i));
         return widest;
     }
 };

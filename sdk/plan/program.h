@@ -19,6 +19,7 @@ struct KvPart {
     uint64_t page_bytes;
     KvF16WindowShape f16_window;
     uint64_t pages_offset, f16_windows_offset;  // in the region: see below
+    uint64_t step_rows_offset;                  // of recent rows of a long step (kv_f16_window.h), one layer's
 
     uint64_t page_offset(uint32_t id) const { return pages_offset + id * (page_bytes + kRedZoneBytes); }
     uint64_t f16_window_offset(uint32_t session_index) const {
@@ -37,8 +38,7 @@ struct Program {
     KvPart kv_part[2];            // the layers in memory of the backend's own, then those in host memory
     uint32_t kv_parts;
     KvTransform transform;
-    double* frequencies;        // [rope sets][rope_dims / 2]
-    bool weights_exceed_cache;  // all weights together are larger than the last-level cache
+    double* frequencies;  // [rope sets][rope_dims / 2]
 
     // Where things lie. Only the backend knows what is at the base of KV and of device regions; others are host memory.
     uint8_t* region[KEEL_REGION_COUNT];

@@ -2,6 +2,7 @@
 // or upload them. sdk/run fills them; they do not change until the step is over.
 #pragma once
 #include "keel/keel.h"
+#include "sdk/kv/kv_f16_window.h"
 
 namespace keel {
 
@@ -23,9 +24,10 @@ struct Step {
 
     // Per token, [chunk_tokens]. Tokens of one session follow one another.
     int32_t* token;
-    uint32_t* position;  // of RoPE and of visibility
-    uint32_t* slot;      // KV row of its session that the token is stored in: its position, but in a tree
-    uint32_t* session;   // index into what is per session below
+    int32_t* token_before;  // at the position before: of a draft, what it follows; -1: none
+    uint32_t* position;     // of RoPE and of visibility
+    uint32_t* slot;         // KV row of its session that the token is stored in: its position, but in a tree
+    uint32_t* session;      // index into what is per session below
 
     QueryBlock* query_block;  // [chunk_tokens]
 
@@ -35,6 +37,7 @@ struct Step {
 
     // Per session of the step, [max_sessions].
     uint32_t* session_index;  // among the engine's sessions: which f16 window (kv_f16_window.h) is its own
+    KvRecentRows* recent;     // where its recent rows are; not read where none are kept
     uint64_t* session_id;     // its handle, for taps (keel_lab.h)
     uint32_t* adapter;        // KEEL_ADAPTER_OFF: none
     float* adapter_scale;

@@ -20,6 +20,10 @@ GgufTensor matrix_at(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, 
     return t;
 }
 
+uint32_t elements_of(const GgufTensor& t) {
+    return static_cast<uint32_t>(t.dims[0] * t.dims[1] * t.dims[2]);
+}
+
 // The tensor's bytes as they lie in its file.
 GgufTensor as_stored(GgufTensor t) {
     t.interleaved = 0;
@@ -115,7 +119,7 @@ void WeightPlacer::upload(uint64_t to, const void* from, uint64_t bytes) {
 
 // Narrower sources are read into the upper end of the destination and widened from the front.
 Vector WeightPlacer::vector(const keel_reader& from, const GgufTensor& t, const char* name, int32_t layer) {
-    const uint32_t n = static_cast<uint32_t>(t.dims[0]);
+    const uint32_t n = elements_of(t);
     total_bytes += t.bytes;
     float* dst = arena.place<float>(name, n, layer);
     if (dst) {
@@ -138,7 +142,7 @@ Vector WeightPlacer::factor_bias(const keel_reader& from, uint64_t offset, uint3
 
 void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst) {
     if (t.type == kernels::kF32) return;
-    const uint32_t n = static_cast<uint32_t>(t.dims[0]);
+    const uint32_t n = elements_of(t);
     const uint8_t* src = reinterpret_cast<const uint8_t*>(dst) + uint64_t{n} * 4 - t.bytes;
     for (uint32_t i = 0; i < n; ++i) {
         uint8_t element[4];
@@ -150,7 +154,8 @@ void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float*
 }
 
 keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kernels::KernelSet& kernels, float* dst) {
-    KEEL_TRY(read_at(from, t.offset, reinterpret_cast<uint8_t*>(dst) + t.dims[0] * 4 - t.bytes, t.bytes));
+    KEEL_TRY(
+        read_at(from, t.offset, reinterpret_cast<uint8_t*>(dst) + uint64_t{elements_of(t)} * 4 - t.bytes, t.bytes));
     widen_vector(t, kernels, dst);
     return KEEL_OK;
 }
@@ -215,7 +220,14 @@ void PlanWeights::compute_as(uint32_t layer) {
 void PlanWeights::close_layer() {
     for (bool& done : basis_done_) done = false;
     low_ = {};
+    if (placer_.of_blocks && layer_ >= 0)
+        memcpy(block_weights(static_cast<uint32_t>(layer_)), placed_ + kGlobalSlots, kLayerSlots * sizeof *placed_);
     for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) placed_[slot] = {};
+    again_ = false;
+}
+
+PlacedWeight* PlanWeights::block_weights(uint32_t layer) const {
+    return placer_.of_blocks + uint64_t{m_.spec.block_of(layer)} * kLayerSlots;
 }
 
 void PlanWeights::open_head() {
@@ -228,6 +240,9 @@ void PlanWeights::open_layer(uint32_t layer) {
     close_layer();
     compute_as(layer);
     layer_ = static_cast<int32_t>(layer);
+    again_ = m_.spec.weights_again(layer);
+    if (again_ && placer_.of_blocks)
+        memcpy(placed_ + kGlobalSlots, block_weights(layer), kLayerSlots * sizeof *placed_);
     open_adapters(layer);
     if (!c_.low_rank.usable) return;
     const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
@@ -242,7 +257,7 @@ void PlanWeights::open_layer(uint32_t layer) {
 void PlanWeights::open_adapters(uint32_t layer) {
     for (uint32_t i = 0; i < c_.adapters.count && placer_.status == KEEL_OK; ++i) {
         const AdapterFile& file = c_.adapters.file[i];
-        placer_.status = adapter_layer(file, layer, pairs_[i], placer_.error);
+        placer_.status = adapter_layer(file, m_.spec.block_of(layer), pairs_[i], placer_.error);
         for (uint32_t slot = 0; slot < kAdapterSlotCount; ++slot) {
             AdapterPair& p = pairs_[i][slot];
             if (placer_.status != KEEL_OK) p = {};
@@ -270,7 +285,8 @@ uint32_t PlanWeights::adapter_rank(TensorSlot slot) const {
 AdapterUse PlanWeights::adapters(TensorSlot slot) {
     const uint32_t at = adapter_slot_of(slot), count = c_.adapters.count;
     AdapterFactor* factors = placer_.adapter_factors;
-    if (factors) factors += (static_cast<uint32_t>(layer_) * uint64_t{kAdapterSlotCount} + at) * count;
+    const uint64_t block = m_.spec.block_of(static_cast<uint32_t>(layer_));
+    if (factors) factors += (block * kAdapterSlotCount + at) * count;
     AdapterUse use = {};
     use.factors = factors;
     for (uint32_t i = 0; i < count; ++i) {
@@ -282,17 +298,19 @@ AdapterUse PlanWeights::adapters(TensorSlot slot) {
             return placer_.copied_matrix(c_.adapters.file[i].reader, matrix_at(type, k, rows, offset, bytes), name,
                                          layer_);
         };
-        const void* a = place(p.a_type, p.k, p.rank, p.a_offset, p.a_bytes, "lora_a");
-        const void* b = place(p.b_type, p.rank, p.rows, p.b_offset, p.b_bytes, "lora_b");
-        if (factors)
-            factors[i] = {a,
-                          b,
-                          kernels::weight_row_bytes(p.a_type, p.k),
-                          kernels::weight_row_bytes(p.b_type, p.rank),
-                          p.a_type,
-                          p.b_type,
-                          p.rank,
-                          0};
+        if (!again_) {
+            const void* a = place(p.a_type, p.k, p.rank, p.a_offset, p.a_bytes, "lora_a");
+            const void* b = place(p.b_type, p.rank, p.rows, p.b_offset, p.b_bytes, "lora_b");
+            if (factors)
+                factors[i] = {a,
+                              b,
+                              kernels::weight_row_bytes(p.a_type, p.k),
+                              kernels::weight_row_bytes(p.b_type, p.rank),
+                              p.a_type,
+                              p.b_type,
+                              p.rank,
+                              0};
+        }
         if (use.rank == 0) {
             use.k = p.k;
             use.rows = p.rows;
@@ -332,7 +350,9 @@ Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool loo
         text.text("the backend has no kernels for ").text(kernels::kWeightTypes[t.type].name);
         placer_.status = fail(placer_.error, KEEL_E_UNSUPPORTED, 0, name, reason);
     }
-    return {use.repacked ? placer_.repacked_matrix(from, t, name, layer_) : placer_.matrix(from, t, name, layer_),
+    return {again_         ? nullptr  // count mode: in place mode it is known where it lies
+            : use.repacked ? placer_.repacked_matrix(from, t, name, layer_)
+                           : placer_.matrix(from, t, name, layer_),
             t.type,
             static_cast<uint32_t>(t.dims[0]),
             static_cast<uint32_t>(t.dims[1]),
@@ -357,7 +377,7 @@ Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot b
         p.low_rank = low_.uses(record);
     }
     if (!p.low_rank) {
-        Placed& placed = placed_[slot];
+        PlacedWeight& placed = placed_[slot];
         if (!placed.done) placed.matrix = place(reader_, *tensor(slot), false, kSlots[slot].name);
         placed.done = true;
         p.matrix = placed.matrix;
@@ -375,7 +395,7 @@ Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot b
 }
 
 Matrix PlanWeights::table(TensorSlot slot, bool also_product) {
-    Placed& placed = placed_[slot];
+    PlacedWeight& placed = placed_[slot];
     if (!placed.done) placed.matrix = place(reader_, *tensor(slot), !also_product, kSlots[slot].name);
     placed.done = true;
     return placed.matrix;
@@ -392,9 +412,9 @@ Matrix PlanWeights::basis(WprojGroup group) {
 }
 
 Vector PlanWeights::vector(TensorSlot slot) {
-    Placed& placed = placed_[slot];
+    PlacedWeight& placed = placed_[slot];
     const GgufTensor* t = tensor(slot);
-    if (t && !placed.done) placed.vector = placer_.vector(reader_, *t, kSlots[slot].name, layer_);
+    if (t && !placed.done && !again_) placed.vector = placer_.vector(reader_, *t, kSlots[slot].name, layer_);
     placed.done = true;
     return placed.vector;
 }

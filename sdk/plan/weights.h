@@ -22,6 +22,20 @@ struct Vector {
     const float* op;  // as ops hold it: an address of the backend that runs them
 };
 
+// A matrix as an op holds it; of a tensor of three dimensions the first, with the others behind it.
+struct Matrix {
+    const void* data;  // null in count mode
+    uint32_t type, k, rows;
+    bool repacked;
+    keel_repack_skip repack_skip;
+};
+// What was placed of a slot.
+struct PlacedWeight {
+    bool done;
+    Matrix matrix;
+    Vector vector;
+};
+
 struct WeightPlacer {
     Arena& arena;       // of the region WEIGHTS
     Arena& own_memory;  // the same of a backend with memory of its own
@@ -34,7 +48,8 @@ struct WeightPlacer {
     const Backend* backend = nullptr;  // place mode: who uploads to own_memory, and its device
     Device* device = nullptr;
     const CodedFile* coded = nullptr;          // what the reader of the model decodes, if it does
-    AdapterFactor* adapter_factors = nullptr;  // place mode: [layers][kAdapterSlotCount][adapters], zeroed
+    AdapterFactor* adapter_factors = nullptr;  // place mode: [blocks][kAdapterSlotCount][adapters], zeroed
+    PlacedWeight* of_blocks = nullptr;         // place mode, where layers share blocks: [blocks][kLayerSlots], zeroed
     uint64_t mapped_bytes = 0, copied_bytes = 0, total_bytes = 0;
     keel_status status = KEEL_OK;
 
@@ -67,18 +82,11 @@ struct WeightPlacer {
     void progress(uint64_t bytes);
 };
 
-// A vector of a file, widened to f32[dims[0]].
+// A vector of a file, or rows of coefficients one behind another, widened to f32[elements].
 keel_status read_vector(const keel_reader& from, const GgufTensor& t, const kernels::KernelSet& kernels, float* dst);
 // The same in place: the tensor's bytes stand at the end of dst.
 void widen_vector(const GgufTensor& t, const kernels::KernelSet& kernels, float* dst);
 
-// A matrix as an op holds it; of a tensor of three dimensions the first, with the others behind it.
-struct Matrix {
-    const void* data;  // null in count mode
-    uint32_t type, k, rows;
-    bool repacked;
-    keel_repack_skip repack_skip;
-};
 // What a product of a variant multiplies with.
 struct Product {
     Matrix matrix;
@@ -133,16 +141,11 @@ class PlanWeights {
     uint64_t low_rank_bytes() const { return low_rank_bytes_; }
 
   private:
-    // What was placed of a slot of the current layer, or of the whole model: all variants refer to it.
-    struct Placed {
-        bool done;
-        Matrix matrix;
-        Vector vector;
-    };
     const GgufTensor* tensor(TensorSlot slot) const {
         return m_.tensor(slot, layer_ < 0 ? 0 : static_cast<uint32_t>(layer_));
     }
     void close_layer();
+    PlacedWeight* block_weights(uint32_t layer) const;
     void open_adapters(uint32_t layer);
     // In host memory, or where the layer's ops are. What the other of the two has of the whole model is no use there.
     void compute_as(uint32_t layer);
@@ -155,9 +158,10 @@ class PlanWeights {
     const PlanConfig& c_;
     WeightPlacer& placer_;
     int32_t layer_ = -1;
-    const Backend* backend_ = nullptr;  // of the layer
-    Placed placed_[kSlotCount] = {};
-    LowRankLayer low_ = {};  // of the current layer
+    const Backend* backend_ = nullptr;      // of the layer
+    bool again_ = false;                    // the weights of the layer were placed for an earlier one
+    PlacedWeight placed_[kSlotCount] = {};  // of the current layer, or the whole model: all variants refer to it
+    LowRankLayer low_ = {};                 // of the current layer
     WprojCursor cursor_ = {};
     Matrix basis_[kWprojGroups] = {};
     bool basis_done_[kWprojGroups] = {};

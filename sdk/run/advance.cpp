@@ -123,6 +123,15 @@ void add_tail(Engine* e, const Session& s, uint32_t count, uint32_t drafts, uint
     }
 }
 
+// The id in front of the token in a slot of the session, or of its drafts; -1: none.
+int32_t token_before(const Session& s, uint32_t slot) {
+    if (slot > s.token_count) {
+        const uint32_t before = draft_parent(s, slot - s.token_count);
+        slot = before == kNoNode ? s.token_count : s.token_count + before + 1;
+    }
+    return slot ? s.tokens[slot - 1] : -1;
+}
+
 // Puts the next `count` tokens of `s`, the drafts behind them and its pages into the step, and notes whose logits to
 // keep: of the drafts' rows the step uses `*draft_rows` so far.
 void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_t* draft_rows) {
@@ -140,6 +149,7 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
         if (i % block_tokens == 0) step.query_block[step.query_blocks++] = {step.tokens, 0};
         ++step.query_block[step.query_blocks - 1].tokens;
         step.token[step.tokens] = s->tokens[slot];
+        step.token_before[step.tokens] = token_before(*s, slot);
         step.position[step.tokens] = position;
         step.slot[step.tokens] = slot;
         step.session[step.tokens] = step.sessions;
@@ -155,6 +165,8 @@ void add_session(Engine* e, Session* s, uint32_t count, uint32_t drafts, uint32_
     const uint32_t first = step.page_first[step.sessions], pages = kv_pages_for(s->computed + count + drafts);
     memcpy(step.page_id + first, s->kv.ids, pages * sizeof(uint32_t));
     step.session_index[step.sessions] = e->index_of(s);
+    step.recent[step.sessions] =
+        kv_recent_rows(e->f16_window, s->f16_window, s->computed, count, drafts, step.tokens - count - drafts);
     step.adapter[step.sessions] = s->adapter;
     step.adapter_scale[step.sessions] = s->adapter_scale;
     step.session_id[step.sessions] = s->id.load(std::memory_order_relaxed);
@@ -233,9 +245,12 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
 
 // Hands the formed step to the backend. From now on rows are written, even if the step is abandoned.
 keel_status begin_step(Engine* e) {
-    for (uint32_t i = 0; i < e->step.sessions; ++i) {
-        const uint32_t pages = e->step.page_first[i + 1] - e->step.page_first[i];
-        kv_f16_window_advance(e->f16_window, &e->step_session(i)->f16_window, pages);
+    const Step& step = e->step;
+    for (uint32_t i = 0, token = 0; i < step.sessions; ++i) {
+        const uint32_t first = token;
+        while (token < step.tokens && step.session[token] == i) ++token;
+        Session* s = e->step_session(i);
+        kv_f16_window_begin(e->f16_window, &s->f16_window, step.recent[i], s->computed, token - first);
     }
     return e->backend->begin(e->device, &e->step) == KEEL_OK ? KEEL_OK : poison(e, "the backend refused a step");
 }
@@ -291,6 +306,7 @@ keel_status finish_step(Engine* e, const StepLimits& limits) {
         const uint32_t tokens = token - first - s->drafted;
         if (s->drafting) drafts += tokens;  // they count where they are accepted
         if (tokens == 0 || s->computed + tokens > s->token_count) return poison(e, "step does not match its session");
+        kv_f16_window_finish(&s->f16_window, step.recent[i]);
         s->computed += tokens;
         drafts += s->drafted;
         if (s->computed == s->token_count) s->proposed = 0;

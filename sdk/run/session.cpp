@@ -18,7 +18,8 @@ void reset_session(Session* s) {
     if (s->grammar) grammar_session_clear(s->grammar);
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
-    s->kv.count = s->kv.reserved = s->f16_window.oldest_page = 0;
+    s->kv.count = s->kv.reserved = 0;
+    s->f16_window = {};
     s->kv.copy_id = kNoPage;
     s->sample = 0;
     s->draw = Session::kNoDraw;
@@ -174,7 +175,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->draw = Session::kNoDraw;
     rewind_grammar(s, tokens);
     kv_truncate(&e->pool, &s->kv, s->computed);
-    if (tokens == 0) s->f16_window.oldest_page = 0;
+    if (tokens == 0) s->f16_window = {};
 }
 
 }  // namespace keel
@@ -389,7 +390,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     if (status == KEEL_OK) {
         copy->rows_on_host = true;
         copy->rows_on_device = false;
-        copy->f16_window.oldest_page = s->f16_window.oldest_page;
+        copy->f16_window = s->f16_window;
         memcpy(copy->tokens, s->tokens, tokens * sizeof(int32_t));
         memcpy(copy->drawn, s->drawn, (tokens + 7) / 8);
         memcpy(copy->logits, s->logits, uint64_t{logits_rows} * e->spec.vocabulary * sizeof(float));

@@ -6,7 +6,8 @@
 //     | newest logits f32[vocabulary] and hidden f32[embedding], if has_logits
 //     | evicted pages: bits u8[(pages + 7) / 8], if there are any
 //     | KV rows in use: for each page that was not, layer: codes and scales of each head's K, then of each head's V
-//     | f16 rows of sinks, then of recent positions from page oldest_page on (kv_f16_window.h): per layer K, V heads
+//     | f16 rows of sinks, then of recent positions from slot oldest_recent on
+//       (kv_f16_window.h): per layer K, V heads; of recent ones row by row
 //     | hash64 of everything before, u64
 #include <string.h>
 
@@ -19,16 +20,16 @@ namespace keel {
 namespace {
 
 constexpr uint64_t kSavedMagic = 0x3153534553454b4bull;  // "KKESESS1"
-constexpr uint32_t kSavedVersion = 5;
+constexpr uint32_t kSavedVersion = 6;
 
 struct SavedHeader {
     uint64_t magic;
     uint32_t version, header_bytes, sampler_bytes, text_bytes;
     uint64_t total_bytes, fingerprint, kv_identity;
     uint32_t layers, kv_heads, head_dim, page_tokens, vocabulary, embedding;
-    uint32_t token_count, computed, sampled, has_logits, all_logits, evicted_pages;
+    uint32_t token_count, computed, sampled, has_logits, feed_flags, evicted_pages;
     int32_t last_sample;
-    uint32_t oldest_page;
+    uint32_t oldest_recent;
     // What the session is held to; where it is in it follows from the tokens.
     uint64_t grammar;  // Grammar::identity; 0 where grammar_from is KEEL_GRAMMAR_OFF
     uint32_t grammar_from;
@@ -48,7 +49,7 @@ uint64_t sink_rows(const Engine& e, const SavedHeader& h) {
     return h.computed < e.f16_window.sink_tokens ? h.computed : e.f16_window.sink_tokens;
 }
 uint64_t recent_rows(const Engine& e, const SavedHeader& h) {
-    return e.f16_window.recent_tokens ? h.computed - uint64_t{h.oldest_page} * kPageTokens : 0;
+    return e.f16_window.recent_tokens ? h.computed - h.oldest_recent : 0;
 }
 
 // Size of the whole block; evicted pages are full ones.
@@ -78,9 +79,12 @@ SavedHeader make_header(const Engine& e, const Session& s) {
     h.computed = s.computed;
     h.sampled = s.sampled;
     h.has_logits = s.logits_rows != 0;
-    h.all_logits = s.all_logits;
+    h.feed_flags = s.all_logits | (s.token_count != s.computed ? s.sample : 0);  // of tokens still to be computed
     h.last_sample = s.last_sample;
-    h.oldest_page = s.f16_window.oldest_page;
+    if (e.f16_window.recent_tokens) {
+        const uint32_t kept = e.f16_window.kept_tokens, wanted = s.computed > kept ? s.computed - kept : 0;
+        h.oldest_recent = s.f16_window.oldest > wanted ? s.f16_window.oldest : wanted;
+    }
     h.grammar_from = s.grammar_from;
     h.grammar = s.grammar_from == KEEL_GRAMMAR_OFF ? 0 : e.grammar->identity;
     h.adapter = s.adapter == KEEL_ADAPTER_OFF ? 0 : e.config.adapters.file[s.adapter].identity;
@@ -113,7 +117,7 @@ keel_status for_each_kv_run(const Engine& e, const KvPageList& list, uint32_t to
 
 constexpr uint64_t kNowhere = UINT64_MAX;
 
-// Walks the saved f16 rows in file order, as for_each_kv_run; kNowhere is the offset of pages that the ring has no room
+// Walks the saved f16 rows in file order, as for_each_kv_run; kNowhere is the offset of rows that the ring has no room
 // for.
 template <class Copy>
 keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeader& h, Copy copy) {
@@ -127,20 +131,18 @@ keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeade
         for (uint32_t head = 0; head < e.spec.kv_heads; ++head)
             KEEL_TRY(copy(part, window + shape.sink_v(layer, head).codes, sinks * shape.sinks.v.code_bytes));
     }
-    const uint32_t pages = recent_rows(e, h) ? kv_pages_for(h.computed) : 0;
-    for (uint32_t page = h.oldest_page; page < pages; ++page) {
-        const uint64_t rows =
-            h.computed - page * kPageTokens < kPageTokens ? h.computed - page * kPageTokens : kPageTokens;
-        const bool lost = page + e.f16_window.recent_pages < pages;
-        for (uint32_t layer = 0; layer < e.spec.layers; ++layer) {
-            const KvPart& part = e.kv_of(layer);
-            const KvF16WindowShape& shape = part.f16_window;
-            const uint64_t base = part.f16_window_offset(e.index_of(s)) + shape.recent_page_offset(page);
-            const auto plane = [&](const kernels::KvPlane& at) {
-                return copy(part, lost ? kNowhere : base + at.codes, rows * at.code_bytes);
-            };
-            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) KEEL_TRY(plane(shape.recent_k(layer, head)));
-            for (uint32_t head = 0; head < e.spec.kv_heads; ++head) KEEL_TRY(plane(shape.recent_v(layer, head)));
+    for (uint32_t layer = 0; recent_rows(e, h) && layer < e.spec.layers; ++layer) {
+        const KvPart& part = e.kv_of(layer);
+        const KvF16WindowShape& shape = part.f16_window;
+        const uint64_t ring = part.f16_window_offset(e.index_of(s)) + shape.ring_of(layer);
+        const uint64_t row_bytes = shape.recent.k.code_bytes;
+        uint32_t slot = h.oldest_recent;
+        if (slot < s->f16_window.oldest) KEEL_TRY(copy(part, kNowhere, (s->f16_window.oldest - slot) * row_bytes));
+        if (slot < s->f16_window.oldest) slot = s->f16_window.oldest;
+        for (uint32_t rows; slot < h.computed; slot += rows) {  // to the end of the ring, then from its beginning
+            const uint32_t row = (slot + s->f16_window.shift) % shape.ring_rows;
+            rows = h.computed - slot < shape.ring_rows - row ? h.computed - slot : shape.ring_rows - row;
+            KEEL_TRY(copy(part, ring + row * row_bytes, rows * row_bytes));
         }
     }
     return KEEL_OK;
@@ -187,14 +189,15 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
     if (h.token_count > e.config.context_tokens)
         return fail(error, KEEL_E_CONTEXT_FULL, offsetof(SavedHeader, token_count), "token_count",
                     "longer than this engine's context");
-    if (h.computed > h.token_count || h.has_logits > 1 || h.all_logits > 1 || h.sampled > h.token_count ||
+    if (h.computed > h.token_count || h.has_logits > 1 ||
+        (h.feed_flags & ~(KEEL_FEED_ALL_LOGITS | KEEL_FEED_SAMPLE)) != 0 || h.sampled > h.token_count ||
         h.last_sample < -1 || h.last_sample >= static_cast<int32_t>(h.vocabulary) || (h.has_logits && h.computed == 0))
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, computed), "computed",
                     "counts contradict each other");
-    const KvF16Window saved = {h.oldest_page};
-    if (h.oldest_page > h.computed / kPageTokens || (h.oldest_page && !e.f16_window.recent_tokens) ||
+    const KvF16Window saved = {h.oldest_recent, 0};
+    if (h.oldest_recent > h.computed || (h.oldest_recent && !e.f16_window.recent_tokens) ||
         !kv_f16_window_reaches(e.f16_window, saved, h.computed))
-        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_page), "oldest_page",
+        return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, oldest_recent), "oldest_recent",
                     "rows the next query reads are missing");
     if (h.evicted_pages > h.computed / kPageTokens)
         return fail(error, KEEL_E_FILE_FORMAT, offsetof(SavedHeader, evicted_pages), "evicted_pages",
@@ -354,11 +357,12 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
         return KEEL_OK;
     };
     KEEL_TRY(for_each_kv_run(*e, s->kv, h.computed, store));
+    s->f16_window = {h.oldest_recent, 0};
+    if (h.computed > e->f16_window.ring_rows && h.computed - e->f16_window.ring_rows > h.oldest_recent)
+        s->f16_window.oldest = h.computed - e->f16_window.ring_rows;
     KEEL_TRY(for_each_f16_run(*e, s, h, store));
-    s->f16_window.oldest_page = h.oldest_page;
-    kv_f16_window_advance(e->f16_window, &s->f16_window, kv_pages_for(h.computed));
     s->sampling = sampling;
-    s->sample = 0;
+    s->sample = h.feed_flags & KEEL_FEED_SAMPLE;
     s->draw = Session::kNoDraw;
     s->proposed = s->accepted = 0;
     reset_drafter(e, s);
@@ -370,7 +374,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->token_count = s->fed_from = h.token_count;
     s->computed = h.computed;
     s->sampled = h.sampled;
-    s->all_logits = h.all_logits;
+    s->all_logits = h.feed_flags & KEEL_FEED_ALL_LOGITS;
     s->last_sample = h.last_sample;
     s->logits_rows = h.has_logits;
     s->rows_on_host = true;

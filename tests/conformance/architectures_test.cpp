@@ -27,21 +27,24 @@ void PrintTo(const Case& c, std::ostream* out) {
     *out << c.name;
 }
 
-const std::string kArchitectures = "tests/data/architectures/";
-
-std::vector<Case> architecture_cases() {
-    const nlohmann::json index = read_json(source_path(kArchitectures + "index.json"));
+// `folder`: of index.json and the files that it names.
+std::vector<Case> cases_of(const std::string& folder) {
+    const nlohmann::json index = read_json(source_path(folder + "index.json"));
     const std::vector<int32_t> tokens = index["tokens"];
     std::vector<Case> cases;
     for (const nlohmann::json& c : index["cases"]) {
         cases.push_back({c["name"],
-                         source_path(kArchitectures + std::string(c["file"])),
-                         source_path(kArchitectures + std::string(c["logits"])),
+                         source_path(folder + std::string(c["file"])),
+                         source_path(folder + std::string(c["logits"])),
                          c["context_tokens"],
                          {tokens.begin(), tokens.begin() + static_cast<int>(c["ids"])},
                          c["positions"]});
     }
     return cases;
+}
+
+std::vector<Case> architecture_cases() {
+    return cases_of("tests/data/architectures/");
 }
 
 const char* const kSharedModels[] = {
@@ -96,6 +99,11 @@ TEST_P(Architectures, F32LogitsMatchTransformers) {
     expect_reference_logits(GetParam());
 }
 
+// keel-wired, against the formulas of a published model of the kind (make_wired_oracle.py).
+TEST(WiredModels, F32LogitsMatchNumpy) {
+    for (const Case& c : cases_of("tests/data/wired/")) expect_reference_logits(c);
+}
+
 class SharedModels : public testing::TestWithParam<const char*> {};
 TEST_P(SharedModels, F32LogitsMatchReference) {
     KEEL_SHARED_OR_SKIP(dir, "conformance");
@@ -112,14 +120,11 @@ INSTANTIATE_TEST_SUITE_P(Files, Architectures, testing::ValuesIn(architecture_ca
 INSTANTIATE_TEST_SUITE_P(Files, SharedModels, testing::ValuesIn(kSharedModels),
                          [](const auto& info) { return test_name(info.param); });
 
-// Adapters by transformers, whose hooks add B (A x) to what a Linear gives (make_adapter_oracles.py).
-TEST(AdapterOracles, F32LogitsMatchTransformers) {
-    const std::string dir = "tests/data/adapters/";
-    const nlohmann::json index = read_json(source_path(dir + "index.json"));
-    EXPECT_EQ(5u, index["cases"].size());
-    for (const nlohmann::json& entry : index["cases"]) {
+// Of `entries`, adapters in files of `dir` for the models of `bases`.
+void expect_adapted_logits(const nlohmann::json& entries, const std::string& dir, const std::vector<Case>& bases) {
+    for (const nlohmann::json& entry : entries) {
         Case c;
-        for (const Case& base : architecture_cases())
+        for (const Case& base : bases)
             if (base.name == entry["model"]) c = base;
         c.name = entry["name"];
         c.logits = source_path(dir + std::string(entry["logits"]));
@@ -145,6 +150,20 @@ TEST(AdapterOracles, F32LogitsMatchTransformers) {
         std::printf("    %-28s largest row error %.1e\n", c.name.c_str(), worst);
         EXPECT_LE(worst, kRowTolerance) << c.name;
     }
+}
+
+// Adapters by transformers, whose hooks add B (A x) to what a Linear gives (make_adapter_oracles.py).
+TEST(AdapterOracles, F32LogitsMatchTransformers) {
+    const std::string dir = "tests/data/adapters/";
+    const nlohmann::json index = read_json(source_path(dir + "index.json"));
+    EXPECT_EQ(5u, index["cases"].size());
+    expect_adapted_logits(index["cases"], dir, architecture_cases());
+}
+
+// Of blocks whose weights several layers have.
+TEST(AdapterOracles, F32LogitsOfWiredModelsMatchNumpy) {
+    const std::string dir = "tests/data/wired/";
+    expect_adapted_logits(read_json(source_path(dir + "index.json"))["adapters"], dir, cases_of(dir));
 }
 
 // Mean KL in nats of the default path (8-bit activations, f16 KV) to the f32 reference on the same decoded weights.

@@ -935,6 +935,7 @@ TEST(CudaBackend, WhereLayersAreChangesNoBit) {
         config.v_format = config.k_format;
         config.kv_sink_tokens = seed == 3 ? 0 : 4;
         config.kv_recent_tokens = seed == 3 ? 0 : 8;
+        config.kv_rollback_tokens = 64;
         config.tile_us = seed == 2 ? 250 : 1;
         config.backend = cpu();
         const std::vector<std::vector<float>> want = wander(config, seed);
@@ -1033,6 +1034,76 @@ TEST(CudaBackend, PlansPredictTheLaunchesThereAre) {
     }
 }
 
+// A step that is given up anywhere, also between the launches of a product whose blocks are counted for the norm behind
+// it: the next one counts from 0.
+TEST(CudaBackend, AStepGivenUpLeavesNoCounts) {
+    const std::string path = keel_test::temp_path("cuda_given_up.gguf");
+    keel::tools::SynthSpec spec;  // rows of 256: four work items
+    spec.mix = "Q8_0";
+    spec.layers = 1;
+    spec.vocabulary = 512;
+    keel::tools::synth_write(path, spec);
+    FakeDriver& driver = FakeDriver::get();
+    driver.launch_ns = [](const std::string&) { return uint64_t{20000}; };  // so that a call launches one item
+    keel_config config = small_config();
+    config.tile_us = 1;
+    Engine engine(path, config);
+    const std::vector<int32_t> prompt = tokens(3, 1);
+    engine.feed(prompt);
+    engine.advance();
+    keel_session session = engine.session();
+    keel_advance_result result = sized<keel_advance_result>();
+    std::vector<float> want;
+    uint32_t stop = 0;
+    for (keel_status begun = KEEL_AGAIN; begun == KEEL_AGAIN; ++stop) {
+        engine.feed(tokens(1, 7));
+        for (uint32_t call = 1; call <= stop && begun == KEEL_AGAIN; ++call) {
+            driver.commands_per_query = call < stop ? 1000 : 0;  // what is launched last is not done when it is stopped
+            begun = keel_advance(engine.handle(), &session, 1, 1, &result);
+        }
+        if (stop && begun == KEEL_AGAIN) {
+            check(keel_cancel(session), "cancel");
+            EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 0, &result), KEEL_E_CANCELLED);
+        }
+        driver.commands_per_query = 1000;
+        if (begun == KEEL_AGAIN) engine.advance();
+        if (!stop) want = last_logits(engine, session);
+        ASSERT_EQ(last_logits(engine, session), want) << stop;
+        check(keel_session_truncate(session, static_cast<uint32_t>(prompt.size())), "truncate");
+    }
+    EXPECT_GT(stop, 20u);
+    driver.launch_ns = [](const std::string&) { return uint64_t{1000}; };
+    std::filesystem::remove(path);
+}
+
+// Products of one token whose row leaves no room for weights in shared memory, and the norm behind them.
+TEST(CudaBackend, RowsLongerThanSharedMemory) {
+    const std::string path = keel_test::temp_path("cuda_long_rows.gguf");
+    keel::tools::SynthSpec spec;
+    spec.mix = "Q8_0";
+    spec.overrides = {{"blk.1.ffn_down", "Q6_K"}, {"attn_output", "Q6_K"}};
+    spec.embedding = 64;
+    spec.heads = 98;  // 25,088 elements
+    spec.kv_heads = 1;
+    spec.head_dim = 256;
+    spec.feed_forward = 98 * 256;
+    spec.vocabulary = 512;
+    keel::tools::synth_write(path, spec);
+    std::vector<std::vector<float>> rows;
+    for (const keel_backend* backend : {cpu(), keel_cuda()}) {
+        keel_config config = small_config();
+        config.backend = backend;
+        Engine engine(path, config);
+        for (const uint32_t count : {2u, 1u}) {
+            engine.feed(tokens(count, 3));
+            engine.advance();
+        }
+        rows.push_back(last_logits(engine, engine.session()));
+    }
+    EXPECT_EQ(rows[1], rows[0]);
+    std::filesystem::remove(path);
+}
+
 // Adapters are the CPU's, also where it computes the last layers; a plan says so.
 TEST(CudaBackend, RefusesAdapters) {
     const keel_test::InspectedFile file(keel_test::source_path(kWideModel));
@@ -1053,6 +1124,41 @@ TEST(CudaBackend, RefusesAdapters) {
         EXPECT_NE(nullptr, strstr(error.reason, "only the CPU")) << error.reason;
         config.part_count = 0;
         EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+    }
+}
+
+// Products of bf16 pairs are the CPU's, and no layers of such a model go elsewhere.
+TEST(CudaBackend, RefusesPairsOfBf16) {
+    const keel_test::InspectedFile file(keel_test::source_path(kWideModel));
+    for (const uint32_t layers : {0u, 1u}) {
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        device.layers = layers;
+        keel_config config = small_config();
+        config.backend = keel_cuda();
+        config.backend_options = &device;
+        config.activation = KEEL_ACTIVATION_BF16;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_STREQ("config.activation", error.field);
+        config.activation = KEEL_ACTIVATION_Q8;
+        EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+    }
+}
+
+// Ops that only the CPU has: a plan names the first of them, whichever layers a device was to compute.
+TEST(CudaBackend, RefusesWiredModels) {
+    const keel_test::InspectedFile file(keel_test::source_path("tests/data/wired/wired.gguf"));
+    keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+    keel_config config = small_config();
+    config.backend = keel_cuda();
+    config.backend_options = &device;
+    for (const uint32_t layers : {0u, 1u}) {
+        device.layers = layers;
+        keel_memory_plan plan = sized<keel_memory_plan>();
+        keel_error error = sized<keel_error>();
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_NE(nullptr, strstr(error.reason, "no kernel for this op")) << error.reason;
     }
 }
 

@@ -91,7 +91,7 @@ constexpr uint32_t kSessions[] = {1, 2, 4}, kContexts[] = {64, 300, 2048}, kChun
                    kThreads[] = {1, 2, 3};
 constexpr uint32_t kRows[] = {1, 8};
 
-keel_config config_of(int sessions, int context, int chunk, int threads, bool kv_f32, bool map, bool rows, bool f32) {
+keel_config config_of(int sessions, int context, int chunk, int threads, bool kv_f32, bool map, bool rows, bool bf16) {
     keel_config config = {};
     config.struct_size = sizeof(config);
     config.max_sessions = kSessions[sessions];
@@ -102,7 +102,7 @@ keel_config config_of(int sessions, int context, int chunk, int threads, bool kv
     config.draft_tokens = rows && config.chunk_tokens > 1 ? 5 : 0;
     config.k_format = config.v_format = kv_f32 ? KEEL_KV_F32 : KEEL_KV_F16;
     config.weights = map ? KEEL_WEIGHTS_MAP : KEEL_WEIGHTS_COPY;
-    config.activation = f32 ? KEEL_ACTIVATION_F32 : KEEL_ACTIVATION_Q8;
+    config.activation = bf16 ? KEEL_ACTIVATION_BF16 : KEEL_ACTIVATION_Q8;
     return config;
 }
 

@@ -63,18 +63,28 @@ TEST(DraftMeasure, TwoTokensAndStatesThatKnowAllAreRightAndChanceIsNot) {
     const DraftMeasure m = measure_drafts(c.store, std::span(&c.tapes, 1), std::span(&c.queries, 1), 3);
     EXPECT_EQ(m.steps, 300u);
     EXPECT_EQ(m.store_records, 2000u);
-    ASSERT_EQ(m.drafters.size(), 8u);
-    for (const size_t known : {0, 1, 2, 3}) EXPECT_EQ(share(m.drafters[known]), 1) << m.drafters[known].name;
+    ASSERT_EQ(m.drafters.size(), 9u);
+    for (const size_t known : {0, 1, 2, 3, 8}) EXPECT_EQ(share(m.drafters[known]), 1) << m.drafters[known].name;
     EXPECT_GT(share(m.drafters[6]), 0.97);
     EXPECT_NEAR(share(m.drafters[5]), 0.25, 0.1);  // one of four steps
     EXPECT_GT(m.surrogate_cosine, 0.8);
+    // By texts it is the same: 30 of 12 tokens, of which ten have one before, one drawn and one to be drafted.
+    ASSERT_EQ(m.texts.size(), 30u);
+    for (size_t d = 0; d < m.drafters.size(); ++d) {
+        uint64_t right = 0;
+        for (const TextScore& text : m.texts) {
+            EXPECT_EQ(text.steps, 10u);
+            right += text.right[d];
+        }
+        EXPECT_EQ(right, m.drafters[d].right) << m.drafters[d].name;
+    }
 }
 
 TEST(DraftMeasure, StatesThatKnowNothingAreChance) {
     const Case c = made(100);
     const DraftMeasure m = measure_drafts(c.store, std::span(&c.tapes, 1), std::span(&c.queries, 1), 3);
     EXPECT_EQ(share(m.drafters[1]), 1);
-    for (const size_t lost : {2, 3, 5}) EXPECT_NEAR(share(m.drafters[lost]), 0.25, 0.1) << m.drafters[lost].name;
+    for (const size_t lost : {2, 3, 5, 8}) EXPECT_NEAR(share(m.drafters[lost]), 0.25, 0.1) << m.drafters[lost].name;
 }
 
 TEST(DraftMeasure, TheTableSaysWhatFollowedMostOften) {

@@ -110,7 +110,7 @@ TEST(RecordStore, FindsTheNearest) {
             float sum = 0;
             for (uint32_t d = 0; d < kStoreDim; ++d) sum += std::pow(key[d] - b.store.keys[r * kStoreDim + d], 2.0f);
             if (sum < least) least = sum, best = r;
-            const float distance = metric_distance(b.store, key, &b.store.keys[r * kStoreDim]);
+            const float distance = metric_distance(metric_at(b.store, key), key, &b.store.keys[r * kStoreDim]);
             if (distance < least_by_metric) least_by_metric = distance, best_by_metric = r;
         }
         const Found found = find_record(b.store, key, {.probes = 24, .candidates = 16, .metric = false});

@@ -53,6 +53,7 @@ struct Model {
     std::string name;
     std::string file;  // below the source tree; empty: written from `spec`
     SynthSpec spec;
+    bool cpu_only = false;  // other backends refuse it
 };
 
 void PrintTo(const Model& m, std::ostream* out) {
@@ -355,7 +356,7 @@ void play(Recording& run, const Case& c) {
 constexpr const char* kWeightTypes[] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1",   "Q5_0",   "Q5_1", "Q8_0", "Q2_K",
                                         "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "WT2",  "WT3"};
 constexpr const char* kMixes[] = {"Q3_K_M", "Q4_K_M", "Q5_K_M"};
-constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "glm4"};
+constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "glm4", "keel-wired"};
 
 Model data_model(const std::string& file) {
     return {std::filesystem::path(file).stem().string(), file, {}};
@@ -368,7 +369,7 @@ Model typed_model(const std::string& mix) {
     spec.feed_forward = 256;
     spec.vocabulary = 512;
     if (mix.ends_with("_M")) spec.layers = 4;  // some of which keep more bits
-    return {"types-" + mix, {}, spec};
+    return {"types-" + mix, {}, spec, mix.starts_with("WT")};
 }
 // Rows that are no whole blocks of 256, an output matrix of its own, a long prompt's positions scaled.
 Model architecture_model(const std::string& architecture) {
@@ -387,7 +388,7 @@ Model architecture_model(const std::string& architecture) {
     spec.context = 1024;
     spec.sliding_window = architecture == "gemma2" || architecture == "gemma3" ? 48 : 0;
     spec.rope_factor = architecture.starts_with("qwen") || architecture == "gemma2" || architecture == "glm4" ? 0 : 8;
-    return {"architecture-" + architecture, {}, spec};
+    return {"architecture-" + architecture, {}, spec, architecture == "keel-wired"};
 }
 
 std::vector<Model> synthetic_models() {
@@ -468,6 +469,12 @@ std::vector<Case> all_cases() {
         if (model.name == "phi3-longrope" || model.name == "phi4-partial-rotary")
             add("architecture/" + model.name + "-short", model).prompt_tokens = 40;
     }
+    Model wired = data_model("tests/data/wired/wired.gguf");
+    wired.cpu_only = true;
+    add("architecture/wired", wired);
+    Case& wired_exact = add("architecture/wired-f32", wired);
+    wired_exact.activation = KEEL_ACTIVATION_F32;
+    wired_exact.k = wired_exact.v = KEEL_KV_F32;
     for (const char* architecture : kArchitectures)
         add(std::string("architecture/synthetic-") + architecture, architecture_model(architecture));
     add("architecture/books-7m", books);
@@ -478,6 +485,8 @@ std::vector<Case> all_cases() {
         add(std::string("weights/") + type, typed_model(type));
         add(std::string("weights/") + type + "-f32", typed_model(type)).activation = KEEL_ACTIVATION_F32;
     }
+    for (const char* type : {"F32", "F16", "BF16"})
+        add(std::string("weights/") + type + "-bf16", typed_model(type)).activation = KEEL_ACTIVATION_BF16;
     for (const char* mix : kMixes) add(std::string("weights/") + mix, typed_model(mix));
     const std::pair<const char*, keel_weights> placements[] = {
         {"copy", KEEL_WEIGHTS_COPY}, {"map", KEEL_WEIGHTS_MAP}, {"repack", KEEL_WEIGHTS_REPACK}};
@@ -518,6 +527,8 @@ std::vector<Case> all_cases() {
     precise(add("kv/recent", smollm2), 0, 40);
     precise(add("kv/sinks-recent-long", smollm2), 4, 40).prompt_tokens = 600;
     precise(add("kv/sinks-recent-sliding-window", gemma3), 64, 1);
+    precise(add("kv/wired-sinks-recent", wired), 4, 40);
+    add("kv/profile-wired", wired).make_profile = profile_of;
     for (const Model& model : {smollm2, qwen2, gemma3, data_model(data + "phi4-partial-rotary.gguf")})
         add("kv/profile-" + model.name, model).make_profile = profile_of;
     add("kv/profile-books-7m", books).profile_file = "samples/models/books-7m-6.2x.kvp";
@@ -529,6 +540,7 @@ std::vector<Case> all_cases() {
         add(prefix + "-q4_k", typed_model("Q4_K")).scenario = scenario;
         add(prefix + "-sliding-window", gemma3).scenario = scenario;
         tcq_e8(add(prefix + "-key-bias", qwen2)).scenario = scenario;
+        tcq_e8(add(prefix + "-wired", wired)).scenario = scenario;
         Case& long_one = tcq_e8(add(prefix + "-long", smollm2));
         long_one.scenario = scenario;
         long_one.prompt_tokens = 600;
@@ -686,6 +698,7 @@ TEST_P(GoldenModel, HasTheBytesOfTheTable) {
 class Golden : public testing::TestWithParam<Case> {};
 TEST_P(Golden, HasTheBitsOfTheTableOnEveryKernelSet) {
     const Case& c = GetParam();
+    if (c.model.cpu_only && keel_test::backend_under_test().backend) GTEST_SKIP() << "only the CPU computes it";
     const ModelFile file(c.model);
     for (const KernelSet& set : kernel_sets()) {
         Recording run(c, file.path(), set.cpu);

@@ -38,10 +38,13 @@ struct Session {
     explicit Session(const Problem& p, Random& random) : problem(p) {
         layer = keel::kv_layer(p.kv_heads, p.head_dim, {p.k, p.v, p.mode, p.mode}, &page_bytes);
         page_bytes = round64(page_bytes);
-        window = keel::kv_f16_window_shape(0, 1, p.kv_heads, p.head_dim, p.sinks, p.recent, 0, p.tokens);
+        window = keel::kv_f16_window_shape(0, 1, p.kv_heads, p.head_dim, p.sinks, p.recent, 1, p.tokens, 0);
+        if (p.recent)  // of both sessions
+            recent = {keel::kv_recent_rows(window, {0, 7 % window.ring_rows}, p.positions - p.tokens, p.tokens, 0, 0)};
+        recent.resize(2, recent.empty() ? KvRecentRows{} : recent[0]);
         const uint32_t pages = keel::kv_pages_for(p.positions);
         for (uint32_t i = 0; i < pages; ++i) page_id.push_back(i == p.evicted ? kNone : pages - 1 - i);
-        memory.assign(pages * page_bytes + window.session_bytes + 64, 0);
+        memory.assign(pages * page_bytes + window.session_bytes + window.step_bytes + 64, 0);
         at.base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
         at.page_stride = page_bytes;
         at.k = rows_of(layer.k, layer.k_head_bytes, p.mode);
@@ -55,11 +58,11 @@ struct Session {
             at.sink_v = rows_of(window.sink_v(0, 0), window.sinks.v_head_bytes, p.mode);
         }
         if (p.recent) {
-            at.recent_pages = window.recent_pages;
-            at.ring = window.recent_page_offset(0);
-            at.recent_page_stride = window.recent_page_bytes;
-            at.recent_k = rows_of(window.recent_k(0, 0), window.recent.k_head_bytes, p.mode);
-            at.recent_v = rows_of(window.recent_v(0, 0), window.recent.v_head_bytes, p.mode);
+            at.ring_rows = window.ring_rows;
+            at.ring = window.ring_of(0);
+            at.step_rows = at.windows + window.session_bytes;
+            at.recent_k = rows_of(window.recent.k, window.recent.k_head_bytes, p.mode);
+            at.recent_v = rows_of(window.recent.v, window.recent.v_head_bytes, p.mode);
         }
         for (uint32_t i = 0; i < p.tokens; ++i) {
             slot.push_back(p.positions - p.tokens + i);
@@ -82,6 +85,7 @@ struct Session {
         step.session_index = session_index.data();
         step.page_first = page_first.data();
         step.page_id = page_id.data();
+        step.recent = recent.data();
         step.tail_first = tail_first.data();
         step.tail_parent = tail_parent.data();
         for (uint32_t i = 0, count; i < p.tokens; i += count) {
@@ -115,7 +119,19 @@ struct Session {
     }
     uint8_t* page(uint32_t index) const { return at.base + page_id[index] * page_bytes; }
     uint8_t* sinks() const { return at.base + at.windows; }
-    uint8_t* recent_page(uint32_t index) const { return sinks() + window.recent_page_offset(index); }
+    uint8_t* ring() const { return at.base + at.windows + at.ring; }
+    uint8_t* step_rows() const { return at.base + at.step_rows; }
+    // Recent rows as if a page of them followed the other: of slots that are still there.
+    std::vector<uint8_t> recent_pages() const {
+        const uint64_t bytes = window.recent.k.code_bytes;
+        std::vector<uint8_t> all(page_id.size() * 64 * bytes);
+        for (uint32_t i = 0; problem.recent && i < problem.positions; ++i)
+            memcpy(&all[i * bytes],
+                   recent[0].in_step(i) ? step_rows() + recent[0].row_in_step(i) * bytes
+                                        : ring() + recent[0].row_in_ring(i, window.ring_rows) * bytes,
+                   bytes);
+        return all;
+    }
 
     const Problem problem;
     KvLayer layer;
@@ -126,6 +142,7 @@ struct Session {
     KvMeans means = {};
     Heads shape = {};
     StepArrays step = {};
+    std::vector<KvRecentRows> recent;
     std::vector<uint32_t> page_id, slot, session, position, tail_first, tail_parent, pair, query_block,
         session_index = {0, 0}, page_first = {0, 0, 1u << 20};
     std::vector<float> key_mean, value_mean, gain, inverse_gain, tile_rotations, offset_rotations;
@@ -183,8 +200,12 @@ void append_reference(const Session& s, uint32_t token, const float* cos_sin, fl
             store(s.window.sink_v(0, h), v.data(), n, p.mode, s.sinks(), slot);
         }
         if (p.recent) {
-            store(s.window.recent_k(0, h), k.data(), n, p.mode, s.recent_page(slot / 64), slot % 64);
-            store(s.window.recent_v(0, h), v.data(), n, p.mode, s.recent_page(slot / 64), slot % 64);
+            const auto put = [&](uint8_t* rows, uint32_t row) {
+                store(s.window.recent.k_head(h), k.data(), n, p.mode, rows, row);
+                store(s.window.recent.v_head(h), v.data(), n, p.mode, rows, row);
+            };
+            if (s.recent[0].in_step(slot)) put(s.step_rows(), s.recent[0].row_in_step(slot));
+            if (s.recent[0].keeps(slot)) put(s.ring(), s.recent[0].kept_row(slot, s.window.ring_rows));
         }
     }
 }
@@ -197,8 +218,10 @@ void attention_reference(const Session& s, uint32_t token, uint32_t head, const 
     std::vector<const uint8_t*> pages, recent;
     for (uint32_t i = 0; i < s.page_id.size(); ++i) {
         pages.push_back(s.page_id[i] == kNone ? nullptr : s.page(i));
-        recent.push_back(p.recent ? s.recent_page(i) : nullptr);
     }
+    const std::vector<uint8_t> rows = s.recent_pages();
+    for (uint64_t i = 0; p.recent && i < s.page_id.size(); ++i)
+        recent.push_back(&rows[i * 64 * s.window.recent.k.code_bytes]);
     const uint8_t* sinks = s.sinks();
     std::vector<uint32_t> slots(kMostTreeNodes);
     if (p.tail_first != kNone) {
@@ -238,7 +261,7 @@ void attention_reference(const Session& s, uint32_t token, uint32_t head, const 
         };
         if (a.split == 0) view(&sinks, s.window.sink_k(0, h), s.window.sink_v(0, h), begin, sinks_end);
         view(pages.data(), s.layer.k_head(h), s.layer.v_head(h), coded_begin, coded_end);
-        if (p.recent) view(recent.data(), s.window.recent_k(0, h), s.window.recent_v(0, h), coded_end, end);
+        if (p.recent) view(recent.data(), s.window.recent.k_head(h), s.window.recent.v_head(h), coded_end, end);
     }
 }
 
@@ -319,8 +342,11 @@ TEST(SimtAttention, AppendAndAttendEqualScalar) {
                 put(want.layer.v_head(h), want.page(position / 64), position % 64);
                 if (position < p.sinks) put(want.window.sink_k(0, h), want.sinks(), position);
                 if (position < p.sinks) put(want.window.sink_v(0, h), want.sinks(), position);
-                if (p.recent) put(want.window.recent_k(0, h), want.recent_page(position / 64), position % 64);
-                if (p.recent) put(want.window.recent_v(0, h), want.recent_page(position / 64), position % 64);
+                if (!p.recent) continue;
+                put(want.window.recent.k_head(h), want.ring(),
+                    want.recent[0].row_in_ring(position, want.window.ring_rows));
+                put(want.window.recent.v_head(h), want.ring(),
+                    want.recent[0].row_in_ring(position, want.window.ring_rows));
             }
         }
         const std::vector<float> qkv = random.normals(p.tokens * row);
@@ -429,10 +455,14 @@ TEST(SimtAttention, ExpOfWhatIsNotAboveZeroHasTheSameBits) {
     for (uint32_t bits = 0x80000000u; bits <= f32_bits(-100.0f); bits += bits % 4096 + 1) {
         const float x = f32_from_bits(bits);
         ASSERT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+        ASSERT_EQ(f32_bits(exp_below_or_nan_f32(x)), f32_bits(exp_f32(x))) << x;
     }
-    for (const float x : {0.0f, kExpMin32, std::nextafter(kExpMin32, -100.0f), -1e30f, -kInf32})
+    for (const float x : {0.0f, kExpMin32, std::nextafter(kExpMin32, -100.0f), -1e30f, -kInf32}) {
         EXPECT_EQ(f32_bits(exp_below_f32(x)), f32_bits(exp_f32(x))) << x;
+        EXPECT_EQ(f32_bits(exp_below_or_nan_f32(x)), f32_bits(exp_f32(x))) << x;
+    }
     EXPECT_EQ(exp_below_f32(__builtin_nanf("")), 0.0f);
+    EXPECT_TRUE(std::isnan(exp_below_or_nan_f32(__builtin_nanf(""))));
 }
 
 // Rows that are zero, tiny, large, infinite or no numbers are coded as the CPU codes them.

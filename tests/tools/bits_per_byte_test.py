@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -111,9 +112,38 @@ class Model:
         path.write_bytes(out + b"\0" * (-len(out) % 32) + b"".join(blobs))
 
 
-def score(model, reference, text, window, stride):
+CAPS = {"title": "\ue001", "capitals": "\ue002", "next": "\ue003", "escape": "\ue004"}
+
+
+def lower_case(text):
+    """Words in lower case behind operators."""
+    def word(match):
+        w = match.group()
+        if w in CAPS.values():
+            return CAPS["escape"] + w
+        if len(w) > 1 and w.isupper():
+            return CAPS["capitals"] + w.lower()
+        first = CAPS["title"] if w[0].isupper() else ""
+        return first + w[0].lower() + re.sub("[A-Z]", lambda c: CAPS["next"] + c.group().lower(), w[1:])
+    return re.sub("[A-Za-z]+|[\ue001-\ue004]", word, text)
+
+
+def as_written(read):
+    """The text behind bytes in lower case; what is cut off stays away."""
+    def word(match):
+        mark, w = match.groups()
+        w = re.sub("\ue003([a-z])", lambda c: c.group(1).upper(), w)
+        return w.upper() if mark == CAPS["capitals"] else w[:1].upper() + w[1:] if mark else w
+    parts = re.split("\ue004(.)", read.decode(errors="surrogateescape"))
+    parts[::2] = [re.sub("([\ue001\ue002]?)([a-z](?:\ue003?[a-z])*)", word, p) for p in parts[::2]]
+    parts[-1] = parts[-1].rstrip("".join(CAPS.values()))
+    return "".join(parts).encode(errors="surrogateescape")
+
+
+def score(model, reference, text, window, stride, operators=False):
     """[(nll, reference nll, kl, same top)] of the scored tokens, and the bytes they stand for."""
-    ids = [1] + model.tokenize(text)
+    written = as_written if operators else lambda read: read
+    ids = [1] + model.tokenize(lower_case(text) if operators else text)
     limit = len(ids) if stride else min(len(ids), window + 1)
     rows, begin, scored = [], 0, 1
     while scored < limit:
@@ -128,10 +158,10 @@ def score(model, reference, text, window, stride):
                         q.index(max(q)) == p.index(max(p))]
             rows.append(row)
         scored, begin = end, begin + (stride or window)
-    raw, back = text.encode(), model.decoded(ids[1:])
+    raw, back = text.encode(), written(model.decoded(ids[1:]))
     if scored == len(ids):
         return rows, len(raw), back != raw
-    cut = len(model.decoded(ids[1:scored]))
+    cut = len(written(model.decoded(ids[1:scored])))
     return rows, cut if back == raw else round(len(raw) * cut / len(back)), back != raw
 
 
@@ -149,8 +179,8 @@ TEXTS = ["the then the e", "caf\u00e9 \U0001f600 e\u0301 the\r\n\tthe  the", "",
          " ".join(random.Random(5).choice(["the", "he", "t", "\u00e9", "x"]) for _ in range(90))]
 
 
-def check(report, model, reference, window, stride):
-    documents = [score(model, reference, text, window, stride) for text in TEXTS]
+def check(report, model, reference, window, stride, texts=TEXTS, operators=False):
+    documents = [score(model, reference, text, window, stride, operators) for text in texts]
     rows = [row for d in documents for row in d[0]]
     data, bits = sum(d[1] for d in documents), math.fsum(r[0] for r in rows) / math.log(2)
     expect(report["tokens"] == len(rows) and report["bytes"] == data,
@@ -187,6 +217,16 @@ with tempfile.TemporaryDirectory() as work:
         shape = ["--window", window] + (["--stride", stride] if stride else [])
         check(keel(0, *base, *shape), one, None, window, stride)
         check(keel(0, *base, *shape, "--against", work / "other"), one, other, window, stride)
+    # The same words as they might be written, and the operators themselves, read in lower case.
+    cased = ["The THEN the E, hETheHe", "I \ue002 A\ue003the Th\u00c9", "\u00a0T\u2581He \u2581", "H",
+             " ".join(random.Random(6).choice(["The", "HE", "t", "\u00e9T", "hE"]) for _ in range(60))]
+    cased_text, operators = work / "cased.jsonl", Model(7, more_pieces=tuple(CAPS.values()))
+    operators.write(work / "operators")
+    cased_text.write_text("".join(json.dumps({"text": t}) + "\n" for t in cased))
+    for window, stride in ((16, 0), (16, 7), (32, 32)):
+        shape = ["--window", window] + (["--stride", stride] if stride else [])
+        check(keel(0, work / "operators", cased_text, "--per-document", "--threads", 1, "--case-operators", *shape), operators, None,
+              window, stride, cased, True)
     uniform = keel(0, work / "flat", text, "--window", 16, "--stride", 16)
     near(uniform["bits_per_byte"], uniform["uniform_bits_per_byte"], "a uniform model")
     # Of other tokens, and a report: bits per byte of whole documents.

@@ -174,12 +174,12 @@ expect "one byte less" exits 0 "$keel" plan "$model" --memory "$((total - 1))" -
 fewer=$(sed -n 's/.*"context_tokens": \([0-9]*\).*/\1/p' "$work/out" | head -n 1)
 expect "fewer tokens fit into one byte less" [ "${fewer:-9999}" -lt 256 ]
 
-# What lies beside the pages in f16: 4 sinks, and the pages that 64 recent positions, 64 that may be taken back and a step of 64 can lie in,
+# What lies beside the pages in f16: 4 sinks, and twice the rows that 64 recent positions look back at and 16 may be taken back of,
 # of 8 layers, 2 KV heads of 64, K and V.
 expect "plan without profile" exits 0 "$keel" plan "$model" --json
 expect "nothing lies beside the pages" bash -c "grep -q '\"kv_session_bytes\": 0,' '$work/out' && grep -q '\"kv_side_bytes\": 0,' '$work/out'"
 expect "plan with precise rows" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --kv-recent 64 --chunk 64 --json
-expect "the rows are those" holds "\"kv_session_bytes\": $((4 * 8 * 2 * 2 * 64 * 2 + ((64 + 64 + 64 - 2) / 64 + 2) * 64 * 8 * 2 * 2 * 64 * 2)),"
+expect "the rows are those" holds "\"kv_session_bytes\": $((4 * 8 * 2 * 2 * 64 * 2 + 2 * (64 - 1 + 16) * 8 * 2 * 2 * 64 * 2)),"
 expect "in words" exits 0 "$keel" plan "$model" --kv-k tcq-3 --kv-v tcq-3 --kv-sinks 4 --no-ops --no-map
 expect "the rows of sinks" holds '^rows of sinks and recent positions in f16: 16.0 KiB a session'
 
@@ -327,6 +327,29 @@ expect "a bound without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf"
 expect "one text for both" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits 4 --tune "$work/two.jsonl" --calibrate "$work/two.jsonl"
 expect "says why" holds 'a document is both in' err
 expect "a text that is not there" exits 3 "$keel" quantize "$model" "$work/x.gguf" --calibrate "$work/none.jsonl"
+
+# A budget: the code and the pack, to the byte; scales are found for it, or types, or it is said by how much it is missed.
+head -c 12345 /dev/zero >"$work/code"
+budgeted() { "$keel" quantize "$model" "$work/b.gguf" --types Q8_0 --budget "$1" --code "$work/code" --json; }
+expect "a budget" exits 0 budgeted 4000000
+packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
+expect "nearly used by ${packed:-nothing} bytes" [ "${packed:-0}" -le 3987655 -a "${packed:-0}" -gt 3985000 ]
+expect "of a pack that keeps it" exits 0 "$keel" pack "$work/b.gguf" "$work/b.keel" --codec rans --budget 4000000 --code "$work/code"
+expect "to the byte" [ "$(stat -c %s "$work/b.keel")" = "${packed:-0}" ]
+expect "and not a byte less" exits 4 "$keel" pack "$work/b.gguf" "$work/less.keel" --codec rans --budget $((${packed:-0} + 12344)) --code "$work/code"
+expect "which says by how much" holds ': 1 over' err
+expect "and writes nothing" [ ! -e "$work/less.keel" ]
+expect "it is scored" exits 0 "$keel" eval ppl "$work/b.keel" "$work/two.jsonl" --window 64 --against "$model" --json
+expect "a budget that nothing meets" exits 4 budgeted 200000
+expect "and by how much" holds ' over with the coarsest grid' err
+expect "nothing is left" [ ! -e "$work/x.gguf" ]
+expect "no scales to find" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q4_K --budget 4000000
+expect "types for a budget" exits 0 "$keel" quantize "$model" "$work/s.gguf" --types "$rules" --budget 13000000 --tune "$work/other.jsonl" --json
+packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
+expect "kept by ${packed:-no} bytes" [ "${packed:-13000001}" -le 13000000 -a "${packed:-0}" -gt 11000000 ]
+expect "types that are too large for one" exits 4 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --budget 9000000 --tune "$work/other.jsonl"
+expect "by so many bytes" holds 'bytes over the budget' err
+expect "one grid of this step" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types Q8_0 --row-step 0.3
 expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
 expect "writes nothing" [ ! -e "$work/x.gguf" ]
 
@@ -357,6 +380,8 @@ expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample
 small=(--documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-2,tcq-4 --k-scale ls --gains off --measurements 8 --kv-sinks 1 --costs "$work/costs.json" --json)
 expect "calibrate kv as README has it" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 4.8x --output "$work/q.kvp" "${small[@]}"
 expect "everything is measured" holds '"measurements": 9,'
+expect "a budget holds the rows of recent positions" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.3x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
+expect "not without room for them" exits 1 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.5x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
 expect "another budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}"
 expect "costs nothing but its own measurement" holds '"measurements": 1,'
 expect "costs of another window are refused" exits 2 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}" --slice-tokens 17
@@ -408,6 +433,12 @@ expect "capture trace" exits 0 "$keel" capture trace "$model" "$2/books-val-samp
 expect "a tape has every step" holds '"steps": 80'
 expect "its size is that of its states" [ "$(wc -c <"$work/text.trace")" -eq $((40 + 80 * (12 + 2 * 256))) ]
 expect "capture answers" exits 0 "$keel" capture trace "$model" "$work/two.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/answers.trace" --json
+# The second prompt is long: its answer meets the end of the context first.
+printf '{"text": "The ship"}\n{"text": "The ship sailed on a grey morning, and nobody on the quay saw it leave."}\n{"text": "Nobody came back."}\n{"text": "Rain"}\n' >"$work/four.jsonl"
+for sessions in 1 3; do
+    expect "answers of $sessions sessions" exits 0 "$keel" capture trace "$model" "$work/four.jsonl" --generate 60 --temperature 0.8 --sessions $sessions --context 40 --dim 16 --output "$work/of$sessions.trace"
+done
+expect "the same tape of several sessions" cmp "$work/of1.trace" "$work/of3.trace"
 expect "geometry protocol" exits 0 "$keel" geometry protocol --json
 expect "a sphere's slope" holds 'flow 2.0'
 expect "capture a pool" exits 0 "$keel" capture pool "$model" "$work/two.jsonl" --generate 30 --bytes 65536 --output "$work/books.kpool" --json
@@ -420,6 +451,7 @@ expect "geometry build" exits 0 "$keel" geometry build "$work/four.trace" --wayp
 expect "all steps that two tokens follow" holds '"records": 232'
 expect "geometry measure" exits 0 "$keel" geometry measure "$work/four.trace" --queries "$work/text.trace" --json
 expect "texts of the store are found again" holds '"steps": 76'
+expect "by more than the table, with an interval" holds '"beyond_the_table_95": \['
 expect "no tape" exits 3 "$keel" geometry build "$work/two.jsonl" --output "$work/no.records"
 expect "geometry interpolate" exits 0 "$keel" geometry interpolate "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --json
 expect "half is scored" holds '"tokens": 118'

@@ -307,12 +307,14 @@ TEST_P(Determinism, EveryWayGivesTheSameBits) {
     }
 }
 
-constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32;
+constexpr keel_activation kQ8 = KEEL_ACTIVATION_Q8, kF32 = KEEL_ACTIVATION_F32, kBF16 = KEEL_ACTIVATION_BF16;
 INSTANTIATE_TEST_SUITE_P(
     Models, Determinism,
     testing::Combine(
         testing::Values(
             Case{"books_f16", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 2},
+            Case{"books_f16_pairs", "samples/models/books-7m-f16.gguf", false, kBF16, KEEL_KV_F16, KEEL_KV_F16, 90, 12,
+                 1},
             Case{"smollm2_q8_0", "tests/data/architectures/smollm2-q8_0.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16,
                  600, 20, 12},
             Case{"books_tcq", "samples/models/books-7m-f16.gguf", false, kQ8, KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 90, 12, 1},
@@ -336,6 +338,8 @@ INSTANTIATE_TEST_SUITE_P(
             Case{"gemma2_softcaps", "tests/data/architectures/gemma2.gguf", false, kQ8, KEEL_KV_F32, KEEL_KV_F32, 140,
                  20, 6},
             Case{"phi3_fused", "tests/data/architectures/phi3.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 6},
+            Case{"wired", "tests/data/wired/wired.gguf", false, kQ8, KEEL_KV_F16, KEEL_KV_F16, 140, 20, 3},
+            Case{"wired_tcq", "tests/data/wired/wired.gguf", false, kQ8, KEEL_KV_TCQ_3, KEEL_KV_E8_4, 140, 20, 2},
             Case{"q4_k_m", "conformance/models/llama-gqa-q4_k_m.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 90, 12, 3},
             Case{"iq4_xs", "conformance/models/llama-gqa-iq4_xs.gguf", true, kQ8, KEEL_KV_F16, KEEL_KV_F16, 70, 8, 2}),
         testing::Values(BackendKind::kCpu, BackendKind::kAsync)),

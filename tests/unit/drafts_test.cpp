@@ -281,8 +281,9 @@ TEST(Drafts, OfATreeThePathThatIsDrawnIsAccepted) {
     }
 }
 
-// A fork's pending tokens were fed as the session's own were: more of them may follow, drafts too.
-TEST(Drafts, AForkMayGuessBehindWhatIsPending) {
+// Pending tokens of a fork, or of a session that was saved and restored, were fed as the session's own were: more of
+// them may follow, drafts too.
+TEST(Drafts, CopiesMayGuessBehindWhatIsPending) {
     const Reference r = run_plain(config(0, 2), 1);
     keel_test::Engine engine(kTiny, config(3, 2));
     const keel_session s = engine.session();
@@ -290,12 +291,20 @@ TEST(Drafts, AForkMayGuessBehindWhatIsPending) {
     feed(s, part(r, 0, kPrompt - 1));
     keel_session copy;
     check(keel_session_fork(s, &copy), "fork");
-    const int32_t last = r.tokens[kPrompt - 1];
-    ASSERT_EQ(KEEL_OK, keel_session_feed(copy, &last, 1, KEEL_FEED_SAMPLE));
-    ASSERT_EQ(KEEL_OK, propose(copy, part(r, kPrompt, 3)));
-    EXPECT_EQ(3u, advance(engine.handle(), copy).accepted_tokens);
-    EXPECT_EQ(r.rows[3], row_hash(copy));
-    EXPECT_EQ(r.tokens[kPrompt + 3], sample(copy));
+    uint64_t bytes = 0;
+    check(keel_session_save_bytes(s, &bytes), "save_bytes");
+    std::vector<uint8_t> saved(bytes);
+    check(keel_session_save(s, saved.data(), bytes, &bytes), "save");
+    for (bool restored : {false, true}) {
+        SCOPED_TRACE(restored ? "restored" : "forked");
+        if (restored) check(keel_session_restore(copy, saved.data(), bytes, nullptr), "restore");
+        const int32_t last = r.tokens[kPrompt - 1];
+        ASSERT_EQ(KEEL_OK, keel_session_feed(copy, &last, 1, KEEL_FEED_SAMPLE));
+        ASSERT_EQ(KEEL_OK, propose(copy, part(r, kPrompt, 3)));
+        EXPECT_EQ(3u, advance(engine.handle(), copy).accepted_tokens);
+        EXPECT_EQ(r.rows[3], row_hash(copy));
+        EXPECT_EQ(r.tokens[kPrompt + 3], sample(copy));
+    }
 }
 
 TEST(Drafts, TreesThatAreNoneAreRefused) {

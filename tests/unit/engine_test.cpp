@@ -488,8 +488,9 @@ TEST(Parts, RefusalsNameThePart) {
 // ---- plan ----
 
 TEST(Plan, BuffersAliveTogetherDoNotOverlap) {
-    for (const char* file : {"smollm2-q8_0", "gemma3", "gemma2", "phi3", "qwen3", "mistral"}) {
-        keel_test::FileReader reader(keel_test::source_path("tests/data/architectures/" + std::string(file) + ".gguf"));
+    for (const char* file : {"architectures/smollm2-q8_0", "architectures/gemma3", "architectures/gemma2",
+                             "architectures/phi3", "architectures/qwen3", "architectures/mistral", "wired/wired"}) {
+        keel_test::FileReader reader(keel_test::source_path("tests/data/" + std::string(file) + ".gguf"));
         keel_model_info info = sized<keel_model_info>();
         ASSERT_EQ(keel_inspect(reader.get(), nullptr, nullptr, 0, nullptr, &info, nullptr), KEEL_OK);
         std::vector<uint64_t> buffer(info.model_bytes / 8);

@@ -10,7 +10,15 @@ namespace {
 
 constexpr float kCanary = -12345.5f;
 
-// One product: weights, activations in both forms, and what it writes.
+// How a product reads activations.
+enum Form { kFloats, kQ8, kPairs };
+constexpr Form kForms[] = {kFloats, kQ8, kPairs};
+constexpr const char* kFormNames[] = {" f32", " q8", " bf16"};
+bool has_form(uint32_t type, Form form) {
+    return form == kFloats || (form == kQ8) == (kWeightTypes[type].activation_block != 0);
+}
+
+// One product: weights, activations in every form, and what it writes.
 struct Problem {
     uint32_t type, rows, k, columns, row_begin, row_end;
     bool bias, accumulate, from_memory;
@@ -37,17 +45,21 @@ struct Problem {
     }
 
     // Runs columns [first, first + count) and returns y, column by column, canary where nothing was written.
-    std::vector<float> run(const KernelSet* set, bool q8, uint32_t first, uint32_t count) {
+    std::vector<float> run(const KernelSet* set, Form form, uint32_t first, uint32_t count) {
         const uint32_t block = kWeightTypes[type].activation_block;
-        const uint64_t stride = round64(q8 ? q8_token_bytes(k, block) : uint64_t{k} * 4);
+        const uint64_t stride = round64(form == kQ8      ? q8_token_bytes(k, block)
+                                        : form == kPairs ? bf16_token_bytes(k)
+                                                         : uint64_t{k} * 4);
         Buffer activations(stride * count);
         Buffer y = fenced(std::vector<float>(uint64_t{count} * rows, kCanary)), bias_values = fenced(b);
         std::vector<float*> out(count);
         for (uint32_t c = 0; c < count; ++c) {
             const float* source = x.data() + uint64_t{first + c} * k;
             uint8_t* column = activations.data() + c * stride;
-            if (q8)
+            if (form == kQ8)
                 set->quantize_q8(source, k, block, column);
+            else if (form == kPairs)
+                set->round_bf16(source, 0, k, column);
             else
                 memcpy(column, source, uint64_t{k} * 4);
             out[c] = y.floats() + uint64_t{c} * rows;
@@ -60,10 +72,10 @@ struct Problem {
             w.data(),   w_row_bytes,        row_begin,  row_end,    k,
             count,      activations.data(), stride,     out.data(), bias ? bias_values.floats() : nullptr,
             accumulate, scratch.data(),     from_memory};
-        (q8 ? set->matmul_q8 : set->matmul_f32)[type](args);
+        (form == kQ8 ? set->matmul_q8 : form == kPairs ? set->matmul_bf16 : set->matmul_f32)[type](args);
         return std::vector<float>(y.floats(), y.floats() + uint64_t{count} * rows);
     }
-    std::vector<float> run(const KernelSet* set, bool q8) { return run(set, q8, 0, columns); }
+    std::vector<float> run(const KernelSet* set, Form form) { return run(set, form, 0, columns); }
 };
 
 uint32_t random_k(uint32_t type, Random& random) {
@@ -76,24 +88,29 @@ TEST(KernelsMatmul, ScalarAgreesWithDoubleOracle) {
     Random random(10);
     for (uint32_t type : weight_types())
         for (int round = 0; round < 6; ++round)
-            for (bool q8 : {false, true}) {
+            for (Form form : kForms) {
                 const uint32_t block = kWeightTypes[type].activation_block;
-                if (q8 && !block) continue;
-                SCOPED_TRACE(std::string(kWeightTypes[type].name) + (q8 ? " q8" : " f32"));
+                if (!has_form(type, form)) continue;
+                SCOPED_TRACE(std::string(kWeightTypes[type].name) + kFormNames[form]);
                 Problem p(type, random.between(1, 9), random_k(type, random), random.between(1, 4), random);
                 p.bias = round & 1;
                 p.accumulate = round & 2;
-                const std::vector<float> y = p.run(set, q8);
+                const std::vector<float> y = p.run(set, form);
                 std::vector<float> w(p.k);
                 for (uint32_t r = 0; r < p.rows; ++r) {
                     set->dequantize_row[type](p.w.data() + r * p.w_row_bytes, w.data(), p.k);
-                    for (uint32_t i = 0; q8 && is_trellis(type) && i < p.k; i += 256) rotate_row(w.data() + i, 256);
+                    for (uint32_t i = 0; form == kQ8 && is_trellis(type) && i < p.k; i += 256)
+                        rotate_row(w.data() + i, 256);
                     for (uint32_t c = 0; c < p.columns; ++c) {
                         const float* x = p.x.data() + c * p.k;
                         double dot = 0, magnitude = 0;
                         for (uint32_t i = 0; i < p.k; ++i) {
                             double a = x[i];
-                            if (q8) {
+                            if (form == kPairs) {
+                                a = bf16_to_f32(f32_to_bf16(x[i]));
+                                w[i] = bf16_to_f32(f32_to_bf16(w[i]));
+                            }
+                            if (form == kQ8) {
                                 double amax = 0;
                                 for (uint32_t j = i / block * block; j < i / block * block + block; ++j)
                                     amax = std::max<double>(amax, std::abs(x[j]));
@@ -122,7 +139,7 @@ TEST(KernelsMatmul, RotatedProductsAreThoseOfTheRows) {
             Problem p(type, 16, 1024, 3, random);
             std::vector<float> plain = p.x;
             for (size_t i = 0; i < p.x.size(); i += 256) set->kv_rotate(p.x.data() + i, 256);
-            const std::vector<float> y = p.run(set, true);
+            const std::vector<float> y = p.run(set, kQ8);
             std::vector<float> w(p.k);
             for (uint32_t r = 0; r < p.rows; ++r) {
                 set->dequantize_row[type](p.w.data() + r * p.w_row_bytes, w.data(), p.k);
@@ -191,8 +208,8 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
     Random random(12);
     for (const KernelSet* set : fast_sets())
         for (uint32_t type : weight_types())
-            for (bool q8 : {false, true}) {
-                if (q8 && !kWeightTypes[type].activation_block) continue;
+            for (Form form : kForms) {
+                if (!has_form(type, form)) continue;
                 for (uint32_t round = 0; round < 40; ++round) {
                     const uint32_t columns = round < 17    ? round + 1
                                              : round == 17 ? 33
@@ -204,9 +221,9 @@ TEST(KernelsMatmul, SetsAgreeBitForBit) {
                     p.bias = random.below(2);
                     p.accumulate = random.below(2);
                     ASSERT_TRUE(
-                        same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(), uint64_t{columns} * p.rows))
-                        << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " rows ["
-                        << p.row_begin << ", " << p.row_end << ") k " << p.k << " columns " << columns;
+                        same_floats(p.run(scalar, form).data(), p.run(set, form).data(), uint64_t{columns} * p.rows))
+                        << set->name << " " << kWeightTypes[type].name << kFormNames[form] << " rows [" << p.row_begin
+                        << ", " << p.row_end << ") k " << p.k << " columns " << columns;
                 }
             }
 }
@@ -225,14 +242,77 @@ TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
                     p.row_begin = random.below(2) ? 0 : random.below(p.rows);
                     p.bias = random.below(2);
                     p.accumulate = random.below(2);
-                    const std::vector<float> want = p.run(scalar, false);
+                    const std::vector<float> want = p.run(scalar, kFloats);
                     for (bool from_memory : {false, true}) {
                         p.from_memory = from_memory;
-                        ASSERT_TRUE(same_floats(want.data(), p.run(set, false).data(), want.size()))
+                        ASSERT_TRUE(same_floats(want.data(), p.run(set, kFloats).data(), want.size()))
                             << set->name << " " << kWeightTypes[type].name << " rows [" << p.row_begin << ", " << p.rows
                             << ") k " << k << " columns " << columns << " from_memory " << from_memory;
                     }
                 }
+}
+
+// bf16 pairs: every number of columns and length of row, ties, values that count as zero, and what overflows.
+TEST(KernelsMatmul, RoundingToPairsAgreesWithItsDefinition) {
+    Random random(18);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(&kScalarSet);
+    for (const KernelSet* set : sets)
+        for (uint32_t k = 1; k <= 100; ++k) {
+            Buffer x(k * 4), pairs(bf16_token_bytes(k));
+            for (uint32_t i = 0; i < k; ++i) {
+                uint32_t bits = random.bits();
+                if (i % 3 == 0) bits = (bits & 0xffff0000u) | 0x8000u;                       // a tie
+                if (i % 5 == 0) bits = (bits & 0x807fffffu) | (70 + random.below(3)) << 23;  // about 2^-56
+                if (i % 7 == 0) bits = (bits & 0x80000000u) | (random.below(2) ? 0x7f7fffffu : 0x7fffffffu);
+                memcpy(x.data() + i * 4, &bits, 4);
+            }
+            const uint32_t cut = random.below(k / kBf16Block + 1) * kBf16Block;  // in two parts
+            set->round_bf16(x.floats(), cut, k, pairs.data());
+            set->round_bf16(x.floats(), 0, cut, pairs.data());
+            for (uint32_t i = 0; i < bf16_token_bytes(k) / 4; ++i) {
+                uint16_t bf16;
+                memcpy(&bf16, pairs.data() + 2 * i, 2);
+                const float got = set->multiplies_bf16 ? bf16_to_f32(bf16) : pairs.floats()[bf16_pair_place(i)];
+                const float value = i < k ? x.floats()[i] : 0.0f;
+                if (std::isnan(value)) {
+                    ASSERT_TRUE(std::isnan(got)) << set->name;
+                } else {
+                    const float want = bf16_to_f32(f32_to_bf16(value));
+                    ASSERT_TRUE(same_f32(got, std::abs(want) < 0x1p-56f ? 0.0f : want)) << set->name << " " << value;
+                }
+            }
+        }
+}
+
+// Sums that cancel, of the smallest values that count: instructions that flush subnormals must not be seen to.
+TEST(KernelsMatmul, SumsOfTheSmallestPairsAreExact) {
+    Random random(19);
+    std::vector<const KernelSet*> sets = fast_sets();
+    sets.push_back(&kScalarSet);
+    for (const KernelSet* set : sets)
+        for (int round = 0; round < 50; ++round) {
+            Problem p(kF32, 3, 64, 5, random);
+            const auto smallest = [&] {
+                return (random.below(2) ? 0x1p-56f : -0x1p-56f) * (1 + random.below(128) / 128.0f);
+            };
+            for (uint32_t i = 0; i < p.rows * p.k; ++i) {
+                const float w = smallest();
+                memcpy(p.w.data() + i * 4, &w, 4);
+            }
+            for (float& x : p.x) x = smallest();
+            const std::vector<float> y = p.run(set, kPairs);
+            for (uint32_t c = 0; c < p.columns; ++c)
+                for (uint32_t r = 0; r < p.rows; ++r) {
+                    double dot = 0;  // exact: at most 64 multiples of 2^-126 below 2^-110
+                    for (uint32_t i = 0; i < p.k; ++i) {
+                        float w;
+                        memcpy(&w, p.w.data() + (r * p.k + i) * 4, 4);
+                        dot += double{w} * p.x[c * p.k + i];
+                    }
+                    ASSERT_EQ(y[c * p.rows + r], static_cast<float>(dot)) << set->name;
+                }
+        }
 }
 
 // Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn
@@ -249,9 +329,10 @@ TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
                     memcpy(p.w.data() + i * 4, &w, 4);
                 }
                 for (float& x : p.x) x = 1e-30f;
-                const std::vector<float> want = p.run(scalar, false);
+                const std::vector<float> want = p.run(scalar, kFloats);
                 EXPECT_TRUE(std::signbit(want[0]));
-                ASSERT_TRUE(same_floats(want.data(), p.run(set, false).data(), want.size())) << set->name << " k " << k;
+                ASSERT_TRUE(same_floats(want.data(), p.run(set, kFloats).data(), want.size()))
+                    << set->name << " k " << k;
             }
 }
 
@@ -261,11 +342,11 @@ TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
     Random random(13);
     for (const KernelSet* set : fast_sets())
         for (uint32_t type : weight_types())
-            for (bool q8 : {false, true})
+            for (Form form : kForms)
                 for (int fill : {0, 255, 0x80, 0x7f, 0x0f, 0xf0, -1})
                     for (int kind = 0; kind < 8; ++kind)
                         for (uint32_t columns : {1u, 5u}) {
-                            if (q8 && !kWeightTypes[type].activation_block) continue;
+                            if (!has_form(type, form)) continue;
                             const uint32_t block = kWeightTypes[type].block_elements;
                             Problem p(type, 9, block == 1 ? 48 : 2 * block, columns, random, fill);
                             for (float& v : p.x) {
@@ -284,10 +365,10 @@ TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
                                 store_f16(p.w.data() + 5 * p.w_row_bytes + info.d_at, 0x1p-24f);
                                 if (info.has_minimum()) store_f16(p.w.data() + 6 * p.w_row_bytes + info.m_at, -kInf32);
                             }
-                            ASSERT_TRUE(same_floats(p.run(scalar, q8).data(), p.run(set, q8).data(),
+                            ASSERT_TRUE(same_floats(p.run(scalar, form).data(), p.run(set, form).data(),
                                                     uint64_t{columns} * p.rows))
-                                << set->name << " " << kWeightTypes[type].name << (q8 ? " q8" : " f32") << " fill "
-                                << fill << " kind " << kind;
+                                << set->name << " " << kWeightTypes[type].name << kFormNames[form] << " fill " << fill
+                                << " kind " << kind;
                         }
 }
 
@@ -297,17 +378,17 @@ TEST(KernelsMatmul, ColumnsAndRowsAreIndependent) {
     sets.push_back(&kScalarSet);
     for (const KernelSet* set : sets)
         for (uint32_t type : weight_types())
-            for (bool q8 : {false, true}) {
-                if (q8 && !kWeightTypes[type].activation_block) continue;
-                SCOPED_TRACE(std::string(set->name) + " " + kWeightTypes[type].name + (q8 ? " q8" : " f32"));
+            for (Form form : kForms) {
+                if (!has_form(type, form)) continue;
+                SCOPED_TRACE(std::string(set->name) + " " + kWeightTypes[type].name + kFormNames[form]);
                 Problem p(type, 21, random_k(type, random), 19, random);
-                const std::vector<float> all = p.run(set, q8);
+                const std::vector<float> all = p.run(set, form);
                 for (uint32_t c = 0; c < p.columns; ++c)
-                    ASSERT_TRUE(same_floats(all.data() + c * p.rows, p.run(set, q8, c, 1).data(), p.rows)) << c;
+                    ASSERT_TRUE(same_floats(all.data() + c * p.rows, p.run(set, form, c, 1).data(), p.rows)) << c;
                 for (int round = 0; round < 6; ++round) {  // any cut of the rows
                     p.row_begin = random.below(p.rows);
                     p.row_end = random.between(p.row_begin + 1, p.rows);
-                    const std::vector<float> part = p.run(set, q8);
+                    const std::vector<float> part = p.run(set, form);
                     for (uint32_t c = 0; c < p.columns; ++c)
                         for (uint32_t r = 0; r < p.rows; ++r)
                             ASSERT_TRUE(same_f32(part[c * p.rows + r],

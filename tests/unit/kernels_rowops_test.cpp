@@ -5,6 +5,8 @@
 namespace keel_test {
 namespace {
 
+constexpr uint32_t kMaxTerms = 4;  // as in sdk/plan/ops.h
+
 // Finite values over many magnitudes with some special ones among them.
 std::vector<float> mixed_values(uint32_t n, Random& random, bool special) {
     static constexpr float kSpecial[] = {0.0f,    -0.0f,   kInf32,   -kInf32,     NAN,       1e-45f,
@@ -36,6 +38,30 @@ TEST(KernelsRowops, ScalarAgreesWithDoubleFormulas) {
         z = x;
         set->softcap(z.data(), 0.5f, n);
         for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(z[i], 0.5 * std::tanh(x[i] / 0.5), 2e-7);
+        const std::vector<float> c = random.normals(3 * n);
+        const float* terms[] = {x.data(), w.data(), x.data()};
+        set->mix(terms, c.data(), 3, n, y.data());
+        for (uint32_t i = 0; i < n; ++i)
+            ASSERT_NEAR(y[i], (double{c[i]} + c[2 * n + i]) * x[i] + double{c[n + i]} * w[i], 4e-6);
+        set->leaky_square(x.data(), 0.5f, n, y.data());
+        for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(y[i], (x[i] > 0 ? 1 : 0.25) * double{x[i]} * x[i], 2e-6);
+        z = x;
+        const float gate = 0.7f;
+        set->gate_rows(z.data(), &gate, 1, n);
+        for (uint32_t i = 0; i < n; ++i) ASSERT_NEAR(z[i], x[i] / (1 + std::exp(-0.7)), 1e-6);
+        z = x;
+        set->exclude(z.data(), w.data(), n);
+        double x_w = 0, w_w = 0, left = 0;
+        for (uint32_t i = 0; i < n; ++i) x_w += double{x[i]} * w[i], w_w += double{w[i]} * w[i];
+        for (uint32_t i = 0; i < n; ++i) {
+            ASSERT_NEAR(z[i], x[i] - x_w / w_w * w[i], 2e-6);
+            left += double{z[i]} * w[i];
+        }
+        ASSERT_NEAR(left / std::sqrt(w_w), 0, 1e-5);
+        const std::vector<float> nothing(n);
+        z = x;
+        set->exclude(z.data(), nothing.data(), n);  // along no direction there is no part
+        ASSERT_EQ(z, x);
         set->gate_silu(x.data(), w.data(), n, y.data());
         for (uint32_t i = 0; i < n; ++i)
             ASSERT_NEAR(y[i], x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * w[i], 2e-6);
@@ -106,6 +132,16 @@ TEST(KernelsRowops, SetsAgreeBitForBit) {
             in_place("add", [&](const KernelSet* s, float* p) { s->add(p, w.data(), n); });
             in_place("silu in place", [&](const KernelSet* s, float* p) { s->gate_silu(p, w.data(), n, p); });
             in_place("norm in place", [&](const KernelSet* s, float* p) { s->rms_norm(p, w.data(), n, 1e-6f, p); });
+            in_place("leaky_square", [&](const KernelSet* s, float* p) { s->leaky_square(p, factor, n, p); });
+            in_place("exclude", [&](const KernelSet* s, float* p) { s->exclude(p, finite.data(), n); });
+            const uint32_t rows = random.between(1, n);
+            in_place("gate_rows", [&](const KernelSet* s, float* p) { s->gate_rows(p, w.data(), rows, n / rows); });
+            const std::vector<float> c = random.normals(kMaxTerms * n);
+            const uint32_t count = random.between(1, kMaxTerms);
+            in_place("mix", [&](const KernelSet* s, float* p) {
+                const float* of[kMaxTerms] = {w.data(), p, finite.data(), w.data()};
+                s->mix(of, c.data(), count, n, p);
+            });
             in_place("finish", [&](const KernelSet* s, float* p) { s->attention_finish(p, factor, n); });
             const uint32_t masses = n < kMassBlock ? n : kMassBlock;
             std::vector<double> value((masses + kMassGroup - 1) / kMassGroup * kMassGroup, -INFINITY);

@@ -418,10 +418,16 @@ TEST(KvF16Window, PlanCountsItsRows) {
     const uint64_t row = 8 * 2 * 2 * 64 * 2;
     EXPECT_EQ(none.plan().kv_session_bytes, 0u);
     EXPECT_EQ(sinks.plan().kv_session_bytes, 4 * row);
-    EXPECT_EQ(both.plan().kv_session_bytes, (4 + ((100 + 28 + 64 - 2) / 64 + 2) * 64) * row);
+    EXPECT_EQ(both.plan().kv_session_bytes, (4 + 2 * (100 - 1 + 28)) * row);
     const keel_region_plan &with = both.plan().regions[KEEL_REGION_KV], &without = none.plan().regions[KEEL_REGION_KV];
     EXPECT_EQ(with.bytes - with.padding_bytes,
               without.bytes - without.padding_bytes + 2 * both.plan().kv_session_bytes);
+    // A chunk of 64 is longer than the 12 that a slot has room for: one layer's rows of it are shared.
+    const keel_test::Engine few(kBooks, precise_config(0, 8, 5));
+    const keel_region_plan& shared = few.plan().regions[KEEL_REGION_KV];
+    EXPECT_EQ(few.plan().kv_session_bytes, 2 * (8 - 1 + 5) * row);
+    EXPECT_EQ(shared.bytes - shared.padding_bytes,
+              without.bytes - without.padding_bytes + 2 * few.plan().kv_session_bytes + 64 * row / few.info().layers);
 }
 
 // With everything in sight kept in f16, codes are not read: the bits of f16, but that rotated rows are rounded

@@ -81,9 +81,9 @@ struct FailingReader {
 };
 
 TEST(ModelEdges, EveryFailureOfTheReaderIsDetailed) {
-    for (const char* file : {"smollm2-q8_0", "gemma3", "phi3-longrope"}) {
-        FailingReader source{
-            keel_test::read_file(keel_test::source_path(std::string("tests/data/architectures/") + file + ".gguf"))};
+    for (const char* file :
+         {"architectures/smollm2-q8_0", "architectures/gemma3", "architectures/phi3-longrope", "wired/wired"}) {
+        FailingReader source{keel_test::read_file(keel_test::source_path(std::string("tests/data/") + file + ".gguf"))};
         keel_reader reader = sized<keel_reader>();
         reader.size_bytes = source.bytes.size();
         reader.read_at = FailingReader::read_at;

@@ -4,11 +4,17 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <random>
 #include <stdexcept>
 
 #include "sdk/format/bytes.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/row_steps.h"
 #include "tests/test_paths.h"
 
 namespace keel::tools {
@@ -43,11 +49,13 @@ std::vector<uint8_t> tensor_bytes(const ModelFile& file, uint32_t tensor) {
 // rest has the type that was asked for or its stand-in.
 TEST(ModelQuantizer, KeepsWhatItDoesNotChange) {
     int files = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(keel_test::source_path("tests/data/architectures"))) {
-        if (entry.path().extension() != ".gguf") continue;
-        SCOPED_TRACE(entry.path().filename().string());
+    std::vector<std::string> paths = {keel_test::source_path("tests/data/wired/wired.gguf")};
+    for (const auto& entry : std::filesystem::directory_iterator(keel_test::source_path("tests/data/architectures")))
+        if (entry.path().extension() == ".gguf") paths.push_back(entry.path());
+    for (const std::string& path : paths) {
+        SCOPED_TRACE(path);
         ++files;
-        const ModelFile source = open_model(entry.path());
+        const ModelFile source = open_model(path);
         const TemporaryFile out("model_quantizer");
         const QuantizeRequest request = request_of(source, "Q5_0,token_embd=keep");
         const std::vector<QuantizedTensor> report = write_quantized(source, request, out.path, [](auto&&...) {});
@@ -134,6 +142,59 @@ TEST(ModelQuantizer, ErrorsOfTheReportAreThoseOfTheFile) {
         EXPECT_NEAR(nearest[i].relative_error, error / energy, 1e-12);
     }
     EXPECT_THROW(write_quantized(source, request, source.path, [](auto&&...) {}), ToolError);
+}
+
+// Of normal rows the codes take log2(sqrt(2 pi e) / step) bits, and the error is that of a uniform grid.
+TEST(RowSteps, TheStepSetsTheBitsOfNormalRows) {
+    constexpr uint64_t kColumns = 512, kRows = 200;
+    std::mt19937 random(4);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(kRows * kColumns);
+    for (size_t i = 0; i < values.size(); ++i)
+        values[i] = normal(random) * std::exp2(static_cast<float>(i / kColumns % 5));
+    for (const double step : {0.1, 0.25, 0.4, 0.8}) {
+        const std::vector<uint8_t> bytes = quantize_row_steps(values, kColumns, step);
+        ASSERT_EQ(bytes.size(), kRows * kColumns / 32 * 34);
+        const std::vector<float> decoded = decode_rows(kernels::kQ8_0, bytes, kColumns);
+        std::map<int, double> counts;
+        std::map<uint16_t, int> scales;
+        double error = 0, energy = 0;
+        for (size_t block = 0; block < bytes.size() / 34; ++block) {
+            uint16_t d, first;
+            memcpy(&d, &bytes[block * 34], 2);
+            memcpy(&first, &bytes[block / 16 * 16 * 34], 2);
+            ASSERT_EQ(d, first) << "a row has one scale";
+            ++scales[d];
+            for (size_t i = 0; i < 32; ++i) ++counts[static_cast<int8_t>(bytes[block * 34 + 2 + i])];
+        }
+        double bits = 0;
+        for (const auto& [code, n] : counts) {
+            const double p = n / static_cast<double>(values.size());
+            bits -= p * std::log2(p);
+        }
+        EXPECT_NEAR(bits, std::log2(std::sqrt(2 * M_PI * M_E) / step), 0.05) << step;
+        EXPECT_LT(scales.size(), 40u) << "few scales are few bits";
+        for (size_t i = 0; i < values.size(); ++i) {
+            error += std::pow(double{values[i]} - decoded[i], 2);
+            energy += std::pow(values[i], 2);
+        }
+        EXPECT_NEAR(error / energy, step * step / 12, 0.05 * step * step / 12) << step;
+    }
+}
+
+TEST(RowSteps, EdgesOfTheGrid) {
+    std::vector<float> row(64, 0.0f);
+    EXPECT_EQ(quantize_row_steps(row, 64, 0.4), std::vector<uint8_t>(68, 0));  // no deviation, no scale
+    row[5] = 1e6f;                                                             // eight deviations out
+    const std::vector<uint8_t> bytes = quantize_row_steps(row, 64, 1.0 / 32);
+    EXPECT_EQ(static_cast<int8_t>(bytes[2 + 5]), 127) << "clipped";
+    EXPECT_EQ(static_cast<int8_t>(bytes[2 + 4]), 0);
+    row[5] = 1e38f;
+    for (const float x : decode_rows(kernels::kQ8_0, quantize_row_steps(row, 64, 4), 64)) EXPECT_TRUE(std::isfinite(x));
+    row[5] = NAN;
+    EXPECT_THROW(quantize_row_steps(row, 64, 0.4), std::invalid_argument);
+    EXPECT_THROW(quantize_row_steps(std::vector<float>(66), 33, 0.4), std::invalid_argument);
+    EXPECT_THROW(quantize_row_steps(std::vector<float>(65), 64, 0.4), std::invalid_argument);
 }
 
 }  // namespace

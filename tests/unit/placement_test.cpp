@@ -10,6 +10,7 @@
 #include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -180,6 +181,54 @@ TEST_F(Placement, NothingIsInterleavedForF32Activations) {
         if (!op.weight_type[0]) continue;
         EXPECT_EQ(op.placement, KEEL_WEIGHTS_COPY) << op.name;
         EXPECT_EQ(op.repack_skip, KEEL_REPACK_SKIP_TYPE) << op.name;
+    }
+}
+
+// Pairs of bf16 are what float matrices read, and quantized ones their 8 bits. Rows of 80 end within a block of pairs,
+// so that rounding them cannot join the gate.
+TEST_F(Placement, FloatMatricesReadPairsWhereAsked) {
+    SynthSpec spec;
+    spec.mix = "F16";
+    spec.overrides = {{"attn_q", "Q8_0"}, {"ffn_up", "F32"}};
+    for (const uint32_t feed_forward : {128u, 80u}) {
+        spec.feed_forward = feed_forward;
+        keel::tools::synth_write(path_, spec);
+        keel_config c = config(KEEL_WEIGHTS_COPY, KEEL_CPU_SCALAR);
+        const std::vector<float> floats = logits(c);
+        c.activation = KEEL_ACTIVATION_BF16;
+        const keel_test::InspectedFile file(path_);
+        const std::vector<keel_buffer_info> buffers = keel_test::plan_buffers(&file.reader, file.model, c);
+        uint32_t products = 0, joined = 0;
+        const Planned p = plan_of(path_, c);
+        for (const keel_op_info& op : p.ops) {
+            if (!strcmp(op.name, "quantize")) joined += op.dispatch == p.ops[op.index - 1].dispatch;
+            if (!op.weight_type[0] || !strcmp(op.name, "embed")) continue;
+            const std::string want = !strcmp(op.weight_type, "Q8_0") ? ".q8_32" : ".bf16";
+            uint32_t coded = 0;
+            for (uint32_t i = 0; i < op.read_count; ++i) {
+                const std::string name = buffers[op.reads[i]].name;
+                if (name.find('.') == std::string::npos) continue;
+                EXPECT_EQ(name.substr(name.find('.')), want) << op.name;
+                ++coded;
+            }
+            EXPECT_EQ(coded, 1u) << op.name;
+            ++products;
+        }
+        EXPECT_EQ(products, spec.layers * 7 + 1);
+        EXPECT_EQ(joined, feed_forward % 32 ? 0 : spec.layers);
+        const std::vector<float> pairs = logits(c);
+        EXPECT_NE(floats, pairs);
+        double error = 0, magnitude = 0;
+        for (size_t i = 0; i < pairs.size(); ++i) {
+            error += (pairs[i] - floats[i]) * (pairs[i] - floats[i]);
+            magnitude += floats[i] * floats[i];
+        }
+        EXPECT_LT(error, magnitude * 0.02 * 0.02);
+        for (const uint32_t threads : {1u, 3u}) {
+            c.threads = threads;
+            c.cpu = KEEL_CPU_AUTO;
+            EXPECT_EQ(0, memcmp(logits(c).data(), pairs.data(), pairs.size() * sizeof(float))) << threads;
+        }
     }
 }
 

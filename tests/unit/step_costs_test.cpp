@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <span>
 
+#include "platform/platform.h"
 #include "sdk/backend/cpu/kernel_choice.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/test_engine.h"
@@ -22,11 +24,12 @@ class StepCosts : public testing::Test {
     std::string path_ = testing::TempDir() + "keel_step_costs_" + std::to_string(getpid()) + ".gguf";
     void TearDown() override { std::filesystem::remove(path_); }
 
-    void write_model(const std::string& mix) const {
+    void write_model(const std::string& mix, uint32_t width = 512, uint32_t layers = 2) const {
         keel::tools::SynthSpec spec;
-        spec.embedding = 512;
+        spec.embedding = width;
+        spec.layers = layers;
         spec.heads = 8;
-        spec.feed_forward = 1536;
+        spec.feed_forward = 3 * width;
         spec.vocabulary = 4096;
         spec.mix = mix;
         keel::tools::synth_write(path_, spec);
@@ -80,11 +83,26 @@ double process_us() {
     return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) * 1e-3;
 }
 
+// Least times of steps of so many tokens, in steps of one.
+Costs measure(keel_test::Engine& engine, std::span<const size_t> tokens, int turns) {
+    double us[KEEL_STEP_COSTS];
+    std::fill(std::begin(us), std::end(us), 1e30);
+    for (int turn = 0; turn < turns; ++turn)
+        for (const size_t count : tokens) {
+            engine.feed(std::vector<int32_t>(count, 7), KEEL_FEED_ALL_LOGITS);
+            const double begin = process_us();
+            engine.advance();
+            us[count - 1] = std::min(us[count - 1], process_us() - begin);
+            keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
+        }
+    return relative(us);
+}
+
+// Sets whose rates come from a machine; the others' are guesses: `keel bench --columns` is for these.
+constexpr uint32_t kKnown[] = {keel::kernels::kScalar, keel::kernels::kAvx2, keel::kernels::kAvx512,
+                               keel::kernels::kAmx};
+
 TEST_F(StepCosts, AreWhatStepsTake) {
-    constexpr int kTurns = 12;
-    // Those whose rates come from a machine and hold in its caches, as this model does. AVX-512's are of models beyond
-    // them, the others' guesses: `keel bench --columns` is for these.
-    constexpr uint32_t kKnown[] = {keel::kernels::kScalar, keel::kernels::kAvx2};
     constexpr size_t kMeasured[] = {1, 2, 4, 5, 8, 16};
     for (const char* mix : {"Q4_1", "Q4_K"}) {
         write_model(mix);
@@ -92,22 +110,33 @@ TEST_F(StepCosts, AreWhatStepsTake) {
             if (!keel::find_kernel_set(cpu)) continue;
             SCOPED_TRACE(std::string(mix) + " " + keel::find_kernel_set(cpu)->name);
             keel_test::Engine engine(path_, config(cpu));
-            double us[KEEL_STEP_COSTS];
-            std::fill(std::begin(us), std::end(us), 1e30);
-            for (int turn = 0; turn < (cpu == keel::kernels::kScalar ? 3 : kTurns); ++turn)
-                for (const size_t tokens : kMeasured) {
-                    engine.feed(std::vector<int32_t>(tokens, 7), KEEL_FEED_ALL_LOGITS);
-                    const double begin = process_us();
-                    engine.advance();
-                    us[tokens - 1] = std::min(us[tokens - 1], process_us() - begin);
-                    keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
-                }
-            const Costs measured = relative(us), planned = relative(engine.plan().step_us);
+            const Costs measured = measure(engine, kMeasured, cpu == keel::kernels::kScalar ? 3 : 12),
+                        planned = relative(engine.plan().step_us);
             for (const size_t tokens : kMeasured) {
                 EXPECT_LT(measured[tokens - 1], planned[tokens - 1] * 2.2) << tokens;
                 EXPECT_GT(measured[tokens - 1], planned[tokens - 1] / 2.2) << tokens;
             }
             EXPECT_LT(measured[4], measured[3] * 1.6) << "five tokens beside four";
+        }
+    }
+}
+
+// Weights that no cache holds, where drafts have to pay. That two tokens cost little more than one is what every draft
+// rests on, whatever the memory gives, so they are held to more.
+TEST_F(StepCosts, AreWhatStepsTakeFromMemory) {
+    constexpr size_t kMeasured[] = {1, 2, 4, 8};
+    write_model("Q4_1", 1024, 13);
+    if (std::filesystem::file_size(path_) < 2 * keel::platform::last_level_cache_bytes())
+        GTEST_SKIP() << "the last-level cache holds " << keel::platform::last_level_cache_bytes() << " bytes";
+    for (const uint32_t cpu : kKnown) {
+        if (cpu == keel::kernels::kScalar || !keel::find_kernel_set(cpu)) continue;
+        SCOPED_TRACE(keel::find_kernel_set(cpu)->name);
+        keel_test::Engine engine(path_, config(cpu));
+        const Costs measured = measure(engine, kMeasured, 12), planned = relative(engine.plan().step_us);
+        EXPECT_LT(measured[1], planned[1] * 1.5);
+        for (const size_t tokens : kMeasured) {
+            EXPECT_LT(measured[tokens - 1], planned[tokens - 1] * 2.2) << tokens;
+            EXPECT_GT(measured[tokens - 1], planned[tokens - 1] / 2.2) << tokens;
         }
     }
 }

@@ -73,7 +73,7 @@ class Synth : public testing::Test {
     }
 };
 
-constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "glm4"};
+constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "glm4", "keel-wired"};
 constexpr const char* kTypes[] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1",   "Q5_0",   "Q5_1", "Q8_0", "Q2_K",
                                   "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "WT2",  "WT3"};
 
@@ -85,7 +85,8 @@ TEST_F(Synth, EveryArchitectureHasItsTensors) {
         {"gemma2", {"blk.1.post_attention_norm.weight", "blk.1.post_ffw_norm.weight"}},
         {"gemma3", {"blk.1.attn_q_norm.weight", "blk.1.post_ffw_norm.weight"}},
         {"phi3", {"blk.1.attn_qkv.weight", "rope_factors_long.weight", "rope_factors_short.weight"}},
-        {"glm4", {"blk.1.attn_q.weight", "blk.1.post_attention_norm.weight", "blk.1.post_ffw_norm.weight"}}};
+        {"glm4", {"blk.1.attn_q.weight", "blk.1.post_attention_norm.weight", "blk.1.post_ffw_norm.weight"}},
+        {"keel-wired", {"input_mix.weight", "lane_mix.weight", "smear_gate.weight", "blk.1.attn_gate.weight"}}};
     for (const char* architecture : kArchitectures) {
         SCOPED_TRACE(architecture);
         SynthSpec spec;

@@ -21,6 +21,7 @@ using Tokens = std::vector<int32_t>;
 const std::string kTiny = keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf");
 const std::string kBias = keel_test::source_path("tests/data/architectures/qwen2-mqa-tied.gguf");
 const std::string kGemma = keel_test::source_path("tests/data/architectures/gemma3.gguf");
+const std::string kWired = keel_test::source_path("tests/data/wired/wired.gguf");
 
 // The tokens that are drawn from position `from` on; behind them any may be.
 struct Drawn {
@@ -239,10 +240,11 @@ TEST(TokenTrees, EveryKvFormatHasTheBitsOfPlainDecoding) {
     }
 }
 
-// Trees that cross tiles, pages and KV splits, in models with removed K means, sliding windows and soft caps.
+// Trees that cross tiles, pages and KV splits, in models with removed K means, sliding windows, soft caps, and
+// embeddings that the token before has a part in.
 TEST(TokenTrees, EdgesWindowsAndMeans) {
     uint32_t seed = 100;
-    for (const std::string& path : {kTiny, kBias, kGemma}) {
+    for (const std::string& path : {kTiny, kBias, kGemma, kWired}) {
         SCOPED_TRACE(path);
         for (const bool window : {false, true}) {
             keel_config c = config(KEEL_KV_TCQ_3, KEEL_KV_E8_4);

@@ -2,6 +2,8 @@
 // blocks of 16, whose sums are reduced together and stored as vectors. F32, F16 and BF16 are widened in registers at
 // every use; quantized types are decoded to f32 once for a group of tokens.
 //
+// bf16 pairs are f32 in another order (bf16_pairs.h) unless a set multiplies them (matmul_bf16_avx512bf16.cpp).
+//
 // Few tokens: one register tile after the other over all of k, so that each weight is read once, in order.
 // More tokens: a block's rows are taken in panels of some elements, small enough for the first-level cache, and
 // multiplied by a group of tokens; the lanes of all these products wait in scratch for the next panel.
@@ -14,8 +16,8 @@ namespace {
 
 constexpr uint32_t kBlockRows = 16;
 
-// The rows that follow a tile are fetched ahead while it is multiplied, so many elements of each at a time.
-constexpr uint32_t kFetchMemory = 128, kFetchCache = 32;
+// The rows that follow a tile are fetched ahead while it is multiplied, so much of each at a time.
+constexpr uint32_t kFetchMemoryBytes = 512, kFetchCacheElements = 32;
 // From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores
 // press the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
 constexpr uint32_t kShortRowBytes = 1024;
@@ -100,7 +102,7 @@ KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*
     for (int c = 0; c < C; ++c) KEEL_UNROLL
     for (int r = 0; r < R; ++r) KEEL_UNROLL
     for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + r][p] = V::zero();
-    const uint32_t step = a.from_memory ? kFetchMemory : kFetchCache;
+    const uint32_t step = a.from_memory ? kFetchMemoryBytes / Load::kBytes : kFetchCacheElements;
     for (uint32_t first = 0; first < a.k; first += step) {
         const uint32_t n = a.k - first < step ? a.k - first : step;
         const uint8_t* ahead = w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes);
@@ -127,6 +129,36 @@ void direct(const MatmulArgs& a) {
         KEEL_KEEP_LOOP
         for (int c = 0; c < C; ++c) store_block<V>(a, row, rows, static_cast<uint32_t>(c), lanes + c * kBlockRows);
     }
+}
+
+// All of a, if it has no more tokens than a tile; else false.
+template <class V, class Load>
+KEEL_INLINE bool direct_tokens(const MatmulArgs& a) {
+    if (a.tokens > kTileTokens<V>) return false;
+    switch (a.tokens) {
+        case 1:
+            // Sixteen rows this far apart would compete for the same lines of the first-level cache.
+            if constexpr (direct_rows<V, 1>() > 8)
+                if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a), true;
+            direct<V, Load, 1>(a);
+            break;
+        case 2:
+            direct<V, Load, 2>(a);
+            break;
+        case 3:
+            direct<V, Load, 3>(a);
+            break;
+        case 4:
+            if constexpr (kTileTokens<V> >= 4) direct<V, Load, 4>(a);
+            break;
+        case 5:
+            if constexpr (kTileTokens<V> >= 5) direct<V, Load, 5>(a);
+            break;
+        case 6:
+            if constexpr (kTileTokens<V> >= 6) direct<V, Load, 6>(a);
+            break;
+    }
+    return true;
 }
 
 // ---- any number of tokens, by panels ----
@@ -169,9 +201,12 @@ KEEL_INLINE void multiply_tokens(const uint8_t* w, uint64_t w_row_bytes, const T
     }
 }
 
-// How weights become f32 in memory: dequantize_<isa> of their type. One function of panels serves all types.
+// How weights become what V multiplies, in memory: f32, or bf16 pairs of which each takes a float's place. One function
+// of panels serves all types. decode writes what pads a row, if args.k counts that.
 struct Decoder {
     WeightType type;
+    uint32_t k;         // elements of a row, without what pads it
+    uint32_t elements;  // in a float's place: 1 or 2
     void (*decode)(const void* source, float* to, uint32_t k);
 };
 
@@ -189,14 +224,15 @@ void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, u
     for (uint32_t first = 0; first < a.k; first += Shape::kElements) {
         const bool last = a.k - first <= Shape::kElements;
         const uint32_t n = last ? a.k - first : Shape::kElements, whole = n & ~15u;
+        const uint32_t decoded_k = first * weights.elements, left = weights.k - decoded_k, most = n * weights.elements;
         const uint8_t* w =
-            static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(weights.type, first);
+            static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(weights.type, decoded_k);
         uint64_t w_row_bytes = a.w_row_bytes;
         if constexpr (kDecoded) {
             w_row_bytes = Shape::kElements * 4;
             for (uint32_t r = 0; r < rows; ++r) {
                 float* to = decoded + r * Shape::kElements;
-                weights.decode(w + r * a.w_row_bytes, to, n);
+                weights.decode(w + r * a.w_row_bytes, to, left < most ? left : most);
                 if (n != whole) memset(to + n, 0, (whole + 16 - n) * 4);
             }
             w = static_cast<const uint8_t*>(a.scratch);
@@ -250,26 +286,7 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if constexpr (T == kF32 || T == kF16 || T == kBF16) {
         using Load = typename LoadOf<V, T>::Type;
         if (a.k % 16 == 0) {
-            switch (a.tokens) {
-                case 1:
-                    // Sixteen rows this far apart would compete for the same lines of the first-level cache.
-                    if constexpr (direct_rows<V, 1>() > 8)
-                        if (a.w_row_bytes % 2048 == 0) return direct<V, Load, 1, 8>(a);
-                    return direct<V, Load, 1>(a);
-                case 2:
-                    return direct<V, Load, 2>(a);
-                case 3:
-                    return direct<V, Load, 3>(a);
-                case 4:
-                    if constexpr (kTileTokens<V> >= 4) return direct<V, Load, 4>(a);
-                    break;
-                case 5:
-                    if constexpr (kTileTokens<V> >= 5) return direct<V, Load, 5>(a);
-                    break;
-                case 6:
-                    if constexpr (kTileTokens<V> >= 6) return direct<V, Load, 6>(a);
-                    break;
-            }
+            if (direct_tokens<V, Load>(a)) return;
             for (; row + kBlockRows <= a.row_end; row += kBlockRows)
                 multiply_rows<V, Load, false>(a, weights, row, kBlockRows);
         }
@@ -277,11 +294,50 @@ KEEL_INLINE void matmul_f32_lanes(const MatmulArgs& a, const Decoder& weights) {
     if (row < a.row_end) multiply_decoded<V>(a, weights, row);
 }
 
-#define KEEL_DEFINE_MATMUL_F32(isa, V)                       \
-    template <WeightType T>                                  \
-    void matmul_f32_##isa(const MatmulArgs& a) {             \
-        matmul_f32_lanes<V, T>(a, {T, dequantize_##isa<T>}); \
+// k elements rounded by bf16_pair_value, at bf16_pair_place, and zeros up to the next multiple of 32. to may be from.
+template <class V>
+void order_pairs(const float* from, float* to, uint32_t k) {
+    for (uint32_t i = 0; i < k; i += kBf16Block) {
+        float block[kBf16Block];
+        for (uint32_t j = 0; j < kBf16Block; j += V::kLanes) {
+            const uint32_t left = k - i > j ? k - i - j : 0;
+            V::store(block + j, left < V::kLanes ? V::load_first(from + i + j, left) : V::load(from + i + j));
+        }
+        for (float& x : block) x = bf16_pair_value(x);
+        for (uint32_t pair = 0; pair < kBf16Block / 2; pair += V::kLanes) {
+            typename V::F even, odd;
+            V::load_pairs(block + 2 * pair, &even, &odd);
+            V::store(to + i + pair, odd);
+            V::store(to + i + kBf16Block / 2 + pair, even);
+        }
     }
+}
+
+KEEL_INLINE MatmulArgs padded_to_blocks(const MatmulArgs& a) {
+    MatmulArgs padded = a;
+    padded.k = (a.k + kBf16Block - 1) / kBf16Block * kBf16Block;
+    return padded;
+}
+
+#define KEEL_DEFINE_MATMUL_F32(isa, V)                                                 \
+    template <WeightType T>                                                            \
+    void matmul_f32_##isa(const MatmulArgs& a) {                                       \
+        matmul_f32_lanes<V, T>(a, {T, a.k, 1, dequantize_##isa<T>});                   \
+    }                                                                                  \
+    void round_bf16_##isa(const float* x, uint32_t begin, uint32_t end, void* token) { \
+        order_pairs<V>(x + begin, static_cast<float*>(token) + begin, end - begin);    \
+    }                                                                                  \
+    template <WeightType T>                                                            \
+    void matmul_bf16_##isa(const MatmulArgs& a) {                                      \
+        const auto decode = [](const void* source, float* to, uint32_t k) {            \
+            dequantize_##isa<T>(source, to, k);                                        \
+            order_pairs<V>(to, to, k);                                                 \
+        };                                                                             \
+        multiply_decoded<V>(padded_to_blocks(a), {T, a.k, 1, decode}, a.row_begin);    \
+    }                                                                                  \
+    template void matmul_bf16_##isa<kF32>(const MatmulArgs&);                          \
+    template void matmul_bf16_##isa<kF16>(const MatmulArgs&);                          \
+    template void matmul_bf16_##isa<kBF16>(const MatmulArgs&);
 
 }  // namespace
 }  // namespace keel::kernels

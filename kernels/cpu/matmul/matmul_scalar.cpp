@@ -31,6 +31,35 @@ void matmul_f32_scalar(const MatmulArgs& a) {
     static_assert(kTile % kShape.elements == 0);
 }
 
+void round_bf16_scalar(const float* x, uint32_t begin, uint32_t end, void* token) {
+    float* to = static_cast<float*>(token);
+    memset(to + begin, 0, bf16_token_bytes(end - begin));
+    for (uint32_t i = begin; i < end; ++i) to[bf16_pair_place(i)] = bf16_pair_value(x[i]);
+}
+
+template <WeightType T>
+void matmul_bf16_scalar(const MatmulArgs& a) {
+    float lanes[kMaxTokens][16];
+    for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
+        const uint8_t* src = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
+        memset(lanes, 0, a.tokens * sizeof(lanes[0]));
+        for (uint32_t k = 0; k < a.k; k += 2) {
+            float w[2] = {};
+            decode_weights<T>(src + weight_row_bytes(T, k), w, a.k - k < 2 ? 1 : 2);
+            for (uint32_t c = 0; c < a.tokens; ++c) {
+                const float* x = reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes);
+                float* lane = &lanes[c][k / 2 % 16];
+                *lane = fma_f32(bf16_pair_value(w[1]), x[bf16_pair_place(k + 1)], *lane);
+                *lane = fma_f32(bf16_pair_value(w[0]), x[bf16_pair_place(k)], *lane);
+            }
+        }
+        for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, tree16(lanes[c]));
+    }
+}
+template void matmul_bf16_scalar<kF32>(const MatmulArgs&);
+template void matmul_bf16_scalar<kF16>(const MatmulArgs&);
+template void matmul_bf16_scalar<kBF16>(const MatmulArgs&);
+
 namespace {
 
 int32_t dot_i8(const int8_t* a, const int8_t* b, uint32_t n) {

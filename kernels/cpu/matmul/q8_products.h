@@ -745,7 +745,8 @@ __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>
     });
 }
 
-// What lies ahead is fetched while a block of one chunk is unpacked, and between the chunks of a pass over longer ones.
+// What lies ahead is fetched between the chunks of a pass over panels; of blocks of one chunk, whose passes it would
+// slow down even where nothing is fetched, while they are unpacked.
 constexpr bool fetched_by_passes(WeightType type) {
     return block_shape(type).elements > 32;
 }

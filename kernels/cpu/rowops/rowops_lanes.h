@@ -9,7 +9,7 @@ namespace keel::kernels {
 namespace {
 
 template <class V>
-KEEL_INLINE void rms_norm_lanes(const float* x, const float* w, uint32_t n, float eps, float* y) {
+KEEL_INLINE float dot_lanes(const float* a, const float* b, uint32_t n) {
     using F = typename V::F;
     F sums[kParts<V>];
     KEEL_UNROLL
@@ -18,21 +18,22 @@ KEEL_INLINE void rms_norm_lanes(const float* x, const float* w, uint32_t n, floa
     for (; i + 16 <= n; i += 16) {
         KEEL_UNROLL
         for (int p = 0; p < kParts<V>; ++p) {
-            const F v = V::load(x + i + p * V::kLanes);
-            sums[p] = V::fma(v, v, sums[p]);
+            const uint32_t at = i + static_cast<uint32_t>(p) * V::kLanes;
+            sums[p] = V::fma(V::load(a + at), V::load(b + at), sums[p]);
         }
     }
-    float total;
-    if (i == n) {
-        total = V::tree16_one(sums);
-    } else {
-        float lanes[16];
-        KEEL_UNROLL
-        for (int p = 0; p < kParts<V>; ++p) V::store(lanes + p * V::kLanes, sums[p]);
-        for (; i < n; ++i) lanes[i % 16] = fma_f32(x[i], x[i], lanes[i % 16]);
-        total = tree16(lanes);
-    }
-    const F r = V::set1(1.0f / __builtin_sqrtf(total / static_cast<float>(n) + eps));
+    if (i == n) return V::tree16_one(sums);
+    float lanes[16];
+    KEEL_UNROLL
+    for (int p = 0; p < kParts<V>; ++p) V::store(lanes + p * V::kLanes, sums[p]);
+    for (; i < n; ++i) lanes[i % 16] = fma_f32(a[i], b[i], lanes[i % 16]);
+    return tree16(lanes);
+}
+
+template <class V>
+KEEL_INLINE void rms_norm_lanes(const float* x, const float* w, uint32_t n, float eps, float* y) {
+    using F = typename V::F;
+    const F r = V::set1(1.0f / __builtin_sqrtf(dot_lanes<V>(x, x, n) / static_cast<float>(n) + eps));
     for_lanes<V>(
         n, [&](auto load, auto store)
                __attribute__((always_inline)) { store(y, V::mul(V::mul(load(x), r), load(w))); });
@@ -111,6 +112,39 @@ KEEL_INLINE void softcap_lanes(float* x, float cap, uint32_t n) {
         n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, softcap_of<V>(load(x), c)); });
 }
 
+template <class V>
+KEEL_INLINE void mix_lanes(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y) {
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) {
+            typename V::F sum = V::mul(load(c), load(x[0]));
+            for (uint32_t i = 1; i < terms; ++i) sum = V::fma(load(c + uint64_t{i} * n), load(x[i]), sum);
+            store(y, sum);
+        });
+}
+
+template <class V>
+KEEL_INLINE void leaky_square_lanes(const float* x, float leak, uint32_t n, float* y) {
+    using F = typename V::F;
+    const F l = V::set1(leak);
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) {
+            const F v = load(x), r = V::select(V::less(V::zero(), v), v, V::mul(l, v));
+            store(y, V::mul(r, r));
+        });
+}
+
+template <class V>
+KEEL_INLINE void gate_rows_lanes(float* x, const float* gate, uint32_t rows, uint32_t n) {
+    for (uint32_t i = 0; i < rows; ++i) scale_lanes<V>(x + uint64_t{i} * n, sigmoid_f32(gate[i]), n);
+}
+
+template <class V>
+KEEL_INLINE void exclude_lanes(float* x, const float* v, uint32_t n) {
+    const typename V::F part = V::set1(-part_along_f32(dot_lanes<V>(x, v, n), dot_lanes<V>(v, v, n)));
+    for_lanes<V>(
+        n, [&](auto load, auto store) __attribute__((always_inline)) { store(x, V::fma(part, load(v), load(x))); });
+}
+
 // Two passes over a block: the largest magnitude, then the codes. Codes and sums as matmul_scalar.cpp defines them.
 template <class V>
 KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, void* token) {
@@ -172,6 +206,18 @@ KEEL_INLINE void quantize_q8_lanes(const float* x, uint32_t k, uint32_t block, v
     }                                                                                                                 \
     void softcap_##isa(float* x, float cap, uint32_t n) {                                                             \
         softcap_lanes<V>(x, cap, n);                                                                                  \
+    }                                                                                                                 \
+    void mix_##isa(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y) {                     \
+        mix_lanes<V>(x, c, terms, n, y);                                                                              \
+    }                                                                                                                 \
+    void leaky_square_##isa(const float* x, float leak, uint32_t n, float* y) {                                       \
+        leaky_square_lanes<V>(x, leak, n, y);                                                                         \
+    }                                                                                                                 \
+    void gate_rows_##isa(float* x, const float* gate, uint32_t rows, uint32_t n) {                                    \
+        gate_rows_lanes<V>(x, gate, rows, n);                                                                         \
+    }                                                                                                                 \
+    void exclude_##isa(float* x, const float* v, uint32_t n) {                                                        \
+        exclude_lanes<V>(x, v, n);                                                                                    \
     }                                                                                                                 \
     void exp_masses_##isa(const MassArgs& args) {                                                                     \
         exp_masses_f64(args);                                                                                         \

@@ -6,10 +6,14 @@
 
 namespace keel::kernels {
 
-void rms_norm_scalar(const float* x, const float* w, uint32_t n, float eps, float* y) {
+static float dot(const float* a, const float* b, uint32_t n) {
     float lanes[16] = {};
-    for (uint32_t i = 0; i < n; ++i) lanes[i % 16] = fma_f32(x[i], x[i], lanes[i % 16]);
-    const float r = 1.0f / __builtin_sqrtf(tree16(lanes) / static_cast<float>(n) + eps);
+    for (uint32_t i = 0; i < n; ++i) lanes[i % 16] = fma_f32(a[i], b[i], lanes[i % 16]);
+    return tree16(lanes);
+}
+
+void rms_norm_scalar(const float* x, const float* w, uint32_t n, float eps, float* y) {
+    const float r = 1.0f / __builtin_sqrtf(dot(x, x, n) / static_cast<float>(n) + eps);
     for (uint32_t i = 0; i < n; ++i) y[i] = (x[i] * r) * w[i];
 }
 
@@ -45,6 +49,27 @@ void scale_scalar(float* x, float factor, uint32_t n) {
 
 void softcap_scalar(float* x, float cap, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i) x[i] = softcap_f32(x[i], cap);
+}
+
+void mix_scalar(const float* const* x, const float* c, uint32_t terms, uint32_t n, float* y) {
+    for (uint32_t k = 0; k < n; ++k) {
+        float sum = c[k] * x[0][k];
+        for (uint32_t i = 1; i < terms; ++i) sum = fma_f32(c[i * n + k], x[i][k], sum);
+        y[k] = sum;
+    }
+}
+
+void leaky_square_scalar(const float* x, float leak, uint32_t n, float* y) {
+    for (uint32_t i = 0; i < n; ++i) y[i] = leaky_square_f32(x[i], leak);
+}
+
+void gate_rows_scalar(float* x, const float* gate, uint32_t rows, uint32_t n) {
+    for (uint32_t i = 0; i < rows; ++i) scale_scalar(x + i * n, sigmoid_f32(gate[i]), n);
+}
+
+void exclude_scalar(float* x, const float* v, uint32_t n) {
+    const float part = part_along_f32(dot(x, v, n), dot(v, v, n));
+    for (uint32_t i = 0; i < n; ++i) x[i] = fma_f32(-part, v[i], x[i]);
 }
 
 void exp_masses_scalar(const MassArgs& args) {

@@ -1,4 +1,6 @@
 // What lies between the products of q, k, v and the output: rows into the KV pages, and attention over them.
+#include <string.h>
+
 #include "sdk/backend/cpu/cpu_device.h"
 
 namespace keel {
@@ -13,6 +15,8 @@ struct KvView {
     kernels::KvPlane k, v;
     const uint32_t *begin, *end;  // per query row
     uint32_t splits;              // no rows from this KV split on
+    uint32_t page_tokens, tail_first;
+    const uint32_t* const* row_of;  // as in AttentionArgs
 };
 
 // Divides by the sums of the weights, rotates back, adds the mean of the values; the query heads of one KV head.
@@ -39,6 +43,31 @@ void list_tail(const Step& step, uint32_t token, uint32_t* slots) {
     uint32_t at = step.position[token] - first;
     for (uint32_t node = step.slot[token] - first; node != kNoNode; node = parent[node]) slots[at--] = first + node;
 }
+
+// Recent rows as attention finds them: a page is the ring of a layer, another one the rows of the step. Lists where
+// they have positions [first, end); those from tail_first on are in the slots of `tail`.
+struct RecentPages {
+    const uint8_t* page[2];
+    uint32_t page_tokens;
+
+    RecentPages(const CpuDevice& d, uint32_t layer, uint32_t token) {
+        const KvF16WindowShape& f16 = d.kv_part->f16_window;
+        page[0] = d.f16_window_of(token) + f16.ring_of(layer);
+        page[1] = d.kv(d.kv_part->step_rows_offset);
+        const uint32_t most = f16.ring_rows > f16.step_rows ? f16.ring_rows : f16.step_rows;
+        page_tokens = (most + kernels::kAttentionTile - 1) / kernels::kAttentionTile * kernels::kAttentionTile;
+    }
+    void list(const KvRecentRows& at, uint32_t ring_rows, uint32_t first, uint32_t end, uint32_t tail_first,
+              const uint32_t* tail, uint32_t* rows) const {
+        for (uint32_t position = first; position < end; ++position) {
+            const uint32_t slot = position < tail_first ? position : tail[position - tail_first];
+            rows[position - first] =
+                at.in_step(slot) ? page_tokens + at.row_in_step(slot) : at.row_in_ring(slot, ring_rows);
+        }
+    }
+};
+// Positions of a list: from the beginning of a tile on, up to the last token of a query block.
+constexpr uint32_t kRecentPositions = kMaxRecent + kernels::kAttentionTile + kMaxTreeNodes;
 
 }  // namespace
 
@@ -70,8 +99,8 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     float* group_q = q + uint64_t{kv_head} * group * s.head_dim;
     if (post.norm && post.norm->norm)
         for (uint32_t g = 0; g < group; ++g)
-            kernel.rms_norm(group_q + g * s.head_dim, post.norm->norm, s.head_dim, s.norm_eps,
-                            group_q + g * s.head_dim);
+            kernel.rms_norm(group_q + g * s.head_dim, post.norm->norm + (kv_head * group + g) * post.norm->norm_step,
+                            s.head_dim, s.norm_eps, group_q + g * s.head_dim);
     if (post.norm && post.norm->norm2) kernel.rms_norm(k, post.norm->norm2, s.head_dim, s.norm_eps, k);
     keel_lab_heads heads = {sizeof heads,
                             KEEL_LAB_BEFORE_ROPE,
@@ -107,8 +136,10 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     if (t.key_mean) remove_key_mean_after_rope(t, layer, kv_head, rope_pairs, p.rope_neox, k);
     if (t.gain) multiply_row(k, t.inverse_gain + t.at(layer, kv_head), s.head_dim);
     if (rotate_k) kernel.kv_rotate(k, s.head_dim);
-    if (t.value_mean) subtract_row(v, t.value_mean + t.at(layer, kv_head), s.head_dim);
-    if (rotate_v) kernel.kv_rotate(v, s.head_dim);
+    alignas(64) float coded_v[kernels::kMaxHeadDim];  // v itself stays for ops behind attention
+    memcpy(coded_v, v, s.head_dim * sizeof(float));
+    if (t.value_mean) subtract_row(coded_v, t.value_mean + t.at(layer, kv_head), s.head_dim);
+    if (rotate_v) kernel.kv_rotate(coded_v, s.head_dim);
 
     const auto store = [&](const float* x, uint8_t* page, uint64_t row, const kernels::KvPlane& plane,
                            kernels::KvScaleMode mode) {
@@ -117,17 +148,21 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
     };
     uint8_t* page = const_cast<uint8_t*>(d.pages_of(token)[slot / kPageTokens]);
     store(k, page, slot % kPageTokens, formats.k_head(kv_head), formats.k_scale);
-    store(v, page, slot % kPageTokens, formats.v_head(kv_head), formats.v_scale);
+    store(coded_v, page, slot % kPageTokens, formats.v_head(kv_head), formats.v_scale);
     const KvF16WindowShape& f16 = d.kv_part->f16_window;
     if (slot < f16.sink_tokens) {
-        uint8_t* sinks = d.sinks_of(token);
+        uint8_t* sinks = d.f16_window_of(token);
         store(k, sinks, slot, f16.sink_k(layer, kv_head), formats.k_scale);
-        store(v, sinks, slot, f16.sink_v(layer, kv_head), formats.v_scale);
+        store(coded_v, sinks, slot, f16.sink_v(layer, kv_head), formats.v_scale);
     }
     if (f16.recent_tokens) {
-        uint8_t* recent = const_cast<uint8_t*>(d.recent_of(token)[slot / kPageTokens]);
-        store(k, recent, slot % kPageTokens, f16.recent_k(layer, kv_head), formats.k_scale);
-        store(v, recent, slot % kPageTokens, f16.recent_v(layer, kv_head), formats.v_scale);
+        const KvRecentRows& at = d.recent_of(token);
+        const auto store_both = [&](uint8_t* rows, uint32_t row) {
+            store(k, rows, row, f16.recent.k_head(kv_head), formats.k_scale);
+            store(coded_v, rows, row, f16.recent.v_head(kv_head), formats.v_scale);
+        };
+        if (at.in_step(slot)) store_both(d.kv(d.kv_part->step_rows_offset), at.row_in_step(slot));
+        if (at.keeps(slot)) store_both(d.f16_window_of(token) + f16.ring_of(layer), at.kept_row(slot, f16.ring_rows));
     }
 }
 
@@ -176,15 +211,12 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
         }
     }
     kernels::AttentionArgs a = {};
-    a.page_tokens = kPageTokens;
     if (p.transform.pairs)
         a.mean = {p.transform.pairs, p.transform.set_tile_rotations(op.rope_set),
                   p.transform.set_offset_rotations(op.rope_set), mean};
     a.head_dim = s.head_dim;
     a.rows = rows;
     a.q = q;
-    a.tail_first = tail_first;
-    a.row_of = row_of;
     a.scale = s.attention_scale;
     a.softcap = s.attention_softcap;
     a.m = m;
@@ -195,19 +227,49 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
     // In the order in which a KV split merges them.
     KvView views[3];
     uint32_t view_count = 0;
-    const uint8_t* sinks = f16.sink_tokens ? d.sinks_of(block.first) : nullptr;
+    const uint8_t* sinks = f16.sink_tokens ? d.f16_window_of(block.first) : nullptr;
     if (f16.sink_tokens)
-        views[view_count++] = {&sinks, f16.sink_k(layer, kv_head), f16.sink_v(layer, kv_head), begin, sinks_end, 1};
+        views[view_count++] = {&sinks,
+                               f16.sink_k(layer, kv_head),
+                               f16.sink_v(layer, kv_head),
+                               begin,
+                               sinks_end,
+                               1,
+                               kPageTokens,
+                               tail_first,
+                               row_of};
     const KvLayer& coded = p.geometry.layer[layer];
-    views[view_count++] = {
-        d.pages_of(block.first), coded.k_head(kv_head), coded.v_head(kv_head), coded_begin, coded_end, UINT32_MAX};
-    if (f16.recent_tokens)
-        views[view_count++] = {d.recent_of(block.first),
-                               f16.recent_k(layer, kv_head),
-                               f16.recent_v(layer, kv_head),
+    views[view_count++] = {d.pages_of(block.first),
+                           coded.k_head(kv_head),
+                           coded.v_head(kv_head),
+                           coded_begin,
+                           coded_end,
+                           UINT32_MAX,
+                           kPageTokens,
+                           tail_first,
+                           row_of};
+    uint32_t recent_rows[kQueryBlockTokens][kRecentPositions];
+    const uint32_t* recent_row_of[kMaxQueryRows];
+    const RecentPages recent(d, layer, block.first);
+    if (f16.recent_tokens) {
+        uint32_t first = highest;
+        for (uint32_t r = 0; r < rows; ++r) first = coded_end[r] < first ? coded_end[r] : first;
+        first = first / kernels::kAttentionTile * kernels::kAttentionTile;
+        const uint32_t lists = tail_first == kNoNode ? 1 : block.tokens;
+        for (uint32_t i = 0; i < lists; ++i)
+            recent.list(d.recent_of(block.first), f16.ring_rows, first, lists == 1 ? highest : end[i * group],
+                        tail_first, tail_slots[i], recent_rows[i]);
+        for (uint32_t r = 0; r < rows; ++r) recent_row_of[r] = recent_rows[lists == 1 ? 0 : r / group];
+        views[view_count++] = {recent.page,
+                               f16.recent.k_head(kv_head),
+                               f16.recent.v_head(kv_head),
                                coded_end,
                                end,
-                               UINT32_MAX};
+                               UINT32_MAX,
+                               recent.page_tokens,
+                               first,
+                               recent_row_of};
+    }
 
     for (uint32_t split = split_first; split < split_first + split_count; ++split) {
         if (split * kKvSplitTokens >= highest || (split + 1) * kKvSplitTokens <= lowest) continue;
@@ -216,6 +278,9 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
             const KvView& view = views[i];
             if (split >= view.splits) continue;
             a.pages = view.pages;
+            a.page_tokens = view.page_tokens;
+            a.tail_first = view.tail_first;
+            a.row_of = view.row_of;
             a.k = view.k;
             a.v = view.v;
             a.begin = view.begin;
@@ -235,8 +300,25 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
 
 void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token) {
     for (uint32_t h = 0; h < d.program->spec.kv_heads; ++h) run_finish_head(d, op, token, h);
-    show_row(d, KEEL_LAB_ATTN_OUT, op, token, d.floats(op.in, token), 0, op.rows, op.rows);
+    show_row(d, op, token, d.floats(op.in, token), 0, op.rows, op.rows);
     quantize_row(d, op, d.floats(op.in, token), op.rows, token);
+}
+
+void run_exclude(const CpuDevice& d, const Op& op, uint32_t token) {
+    const ModelSpec& s = d.program->spec;
+    float* x = d.floats(op.in, token);
+    const float* v = d.floats(op.more[0], token) + s.q_dim() + s.kv_dim();
+    for (uint32_t h = 0; h < s.heads; ++h)
+        d.kernels().exclude(x + h * s.head_dim, v + h / (s.heads / s.kv_heads) * s.head_dim, s.head_dim);
+    show_row(d, op, token, x, 0, op.rows, op.rows);
+    quantize_row(d, op, x, op.rows, token);
+}
+
+void run_head_gate(const CpuDevice& d, const Op& op, uint32_t token) {
+    float* x = d.floats(op.in, token);
+    d.kernels().gate_rows(x, d.floats(op.more[0], token), d.program->spec.heads, op.k);
+    show_row(d, op, token, x, 0, op.rows, op.rows);
+    quantize_row(d, op, x, op.rows, token);
 }
 
 void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch) {
@@ -248,7 +330,7 @@ void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, 
     run_finish_head(d, finish, token, kv_head);
     const ModelSpec& s = d.program->spec;
     const uint32_t floats = s.heads / s.kv_heads * s.head_dim;
-    show_row(d, KEEL_LAB_ATTN_OUT, finish, token, d.floats(finish.in, token), kv_head * floats, floats, finish.rows);
+    show_row(d, finish, token, d.floats(finish.in, token), kv_head * floats, floats, finish.rows);
     quantize_part(d, finish, d.floats(finish.in, token), kv_head * floats, (kv_head + 1) * floats, finish.rows, token);
 }
 

@@ -22,6 +22,7 @@ void each_red_zone(const CpuDevice& d, void (*visit)(void* data, uint64_t bytes)
         visit(d.kv(part.page_offset(id) + part.page_bytes), kRedZoneBytes);
     for (uint32_t i = 0; i < config.max_sessions && part.f16_window.session_bytes; ++i)
         visit(d.kv(part.f16_window_offset(i) + part.f16_window.session_bytes), kRedZoneBytes);
+    if (part.f16_window.step_bytes) visit(d.kv(part.step_rows_offset + part.f16_window.step_bytes), kRedZoneBytes);
 }
 
 Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena* arenas) {
@@ -33,7 +34,6 @@ Device* cpu_place(const PlanConfig& config, const keel_hooks& hooks, Arena* aren
     out->hooks = hooks;
     const uint64_t pages = uint64_t{config.max_sessions} * kv_pages_for(config.context_tokens);
     out->page = persistent.place<const uint8_t*>("page_addresses", pages);
-    if (config.kv_recent_tokens) out->recent_page = persistent.place<const uint8_t*>("recent_addresses", pages);
     out->product_row = persistent.place<float*>("product_rows", uint64_t{kMaxMatmuls} * config.chunk_tokens);
     if (config.threads > 1 && !hooks.parallel_for)
         out->team_memory = persistent.place_bytes("threads", platform::thread_team_bytes(config.threads), 4096);
@@ -61,12 +61,6 @@ keel_status cpu_open(Device* device, const Program* program, keel_error*) {
     d.program = program;
     d.kv_part = &program->kv_part[program->kv_parts - 1];
     for (double& ratio : d.measured_over_predicted) ratio = 1;
-    const PlanConfig& config = program->config;
-    const uint32_t pages = kv_pages_for(config.context_tokens);
-    for (uint32_t session = 0; d.recent_page && session < config.max_sessions; ++session)
-        for (uint32_t page = 0; page < pages; ++page)
-            d.recent_page[uint64_t{session} * pages + page] =
-                d.kv(d.kv_part->f16_window_offset(session) + d.kv_part->f16_window.recent_page_offset(page));
     if (kRedZoneBytes) each_red_zone(d, poison);
     return KEEL_OK;
 }
@@ -146,6 +140,7 @@ const Backend kCpuBackend = {
     .configure = cpu_configure,
     .weights = cpu_weights,
     .cost = cpu_cost,
+    .runs = nullptr,
     .fuse = cpu_fuse,
     .dispatch_us = nullptr,
     .place = cpu_place,

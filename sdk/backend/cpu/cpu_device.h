@@ -18,10 +18,6 @@ struct CpuDevice : Device {
     // How long work items take on this machine, over what was predicted; by op kind.
     double measured_over_predicted[kOpKinds];
 
-    // f16 rows, by session index: addresses of recent pages in the ring, [max_sessions][pages of a context]; null
-    // without any.
-    const uint8_t** recent_page;
-
     // Of the step under way.
     const Step* step;
     uint32_t kv_splits;    // that the longest session has
@@ -40,15 +36,12 @@ struct CpuDevice : Device {
     float* floats(BufferId id, uint32_t token) const { return reinterpret_cast<float*>(buffer(id, token)); }
     const kernels::KernelSet& kernels() const { return *program->config.kernels; }
     uint8_t* kv(uint64_t offset) const { return program->region[KEEL_REGION_KV] + offset; }
-    // Pages of the session that token `token` is of, and those of its recent rows.
+    // Of the session that token `token` is of: its pages, its f16 rows, and where its recent ones are.
     const uint8_t* const* pages_of(uint32_t token) const { return page + step->page_first[step->session[token]]; }
-    const uint8_t* const* recent_of(uint32_t token) const {
-        return recent_page +
-               uint64_t{step->session_index[step->session[token]]} * kv_pages_for(program->config.context_tokens);
-    }
-    uint8_t* sinks_of(uint32_t token) const {
+    uint8_t* f16_window_of(uint32_t token) const {
         return kv(kv_part->f16_window_offset(step->session_index[step->session[token]]));
     }
+    const KvRecentRows& recent_of(uint32_t token) const { return step->recent[step->session[token]]; }
 };
 
 // Ops that run as one range of work items, between two barriers.
@@ -72,6 +65,9 @@ inline uint32_t product_items(const Op& op) {
 
 // ---- cpu_rows.cpp: one token, or one row of logits ----
 void run_embed(const CpuDevice& d, const Op& op, uint32_t token);
+// `before`: room for the embedding of the token before.
+void run_smear(const CpuDevice& d, const Op& op, uint32_t token, float* before);
+void run_mix(const CpuDevice& d, const Op& op, uint32_t token);
 void run_rope_table(const CpuDevice& d, const Op& op, uint32_t token);
 // `local`: room for a row that no product reads in f32.
 void run_norm(const CpuDevice& d, const Op& op, uint32_t token, float* local);
@@ -81,6 +77,7 @@ void run_output_norm(const CpuDevice& d, const Op& op, uint32_t row);
 void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token);
 // Activation by itself: behind what adapters add to gate and up.
 void run_glu(const CpuDevice& d, const Op& op, uint32_t token);
+void run_activation(const CpuDevice& d, const Op& op, uint32_t token);
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row);
 // The residual of a token that another backend handed over.
 void run_from_own_memory(const CpuDevice& d, const Op& op, uint32_t token);
@@ -89,9 +86,9 @@ void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, 
 // The same for elements [begin, end) of a row of k, whole blocks.
 void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
                    uint32_t token);
-// Shows elements [first, first + count) of what products multiply to the row tap.
-void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,
-              uint32_t count, uint32_t total);
+// Shows elements [first, first + count) of what products multiply to the row tap, where the op has a site of it.
+void show_row(const CpuDevice& d, const Op& op, uint32_t token, const float* x, uint32_t first, uint32_t count,
+              uint32_t total);
 
 // ---- cpu_attention.cpp: one KV head and its query heads ----
 // qk_norm, rope and kv_append are one dispatch, with or without attention behind them.
@@ -108,6 +105,9 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
                    float* scratch);
 // All KV heads of a token: divides by the sums of the weights, rotates back, adds the mean of the values.
 void run_attention_finish(const CpuDevice& d, const Op& op, uint32_t token);
+// What is done to attention's output behind that, all heads of a token.
+void run_exclude(const CpuDevice& d, const Op& op, uint32_t token);
+void run_head_gate(const CpuDevice& d, const Op& op, uint32_t token);
 // Work item `item`: (KV head, token); qkv_post, attention over all KV splits and attention_finish.
 void run_flat_attention(const CpuDevice& d, const QkvPost& post, uint32_t item, float* scratch);
 

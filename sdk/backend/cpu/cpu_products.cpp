@@ -26,10 +26,13 @@ void run_rows(const CpuDevice& d, const Op& op, float* const* y, uint32_t first,
     a.bias = op.bias;
     a.accumulate = op.accumulate;
     a.scratch = scratch;
-    a.from_memory = p.weights_exceed_cache;
-    const bool q8 = p.config.q8 && kernels::kWeightTypes[op.weight_type].activation_block != 0;
+    a.from_memory = p.config.weights_exceed_cache();
+    const bool coded = kernels::kWeightTypes[op.weight_type].activation_block != 0;
     const kernels::KernelSet& k = d.kernels();
-    (op.repacked ? k.matmul_repacked : q8 ? k.matmul_q8 : k.matmul_f32)[op.weight_type](a);
+    (op.repacked               ? k.matmul_repacked
+     : coded && p.config.q8    ? k.matmul_q8
+     : !coded && p.config.bf16 ? k.matmul_bf16
+                               : k.matmul_f32)[op.weight_type](a);
 }
 
 bool multiplies(const Op& op) {
@@ -55,7 +58,7 @@ void run_factor(const CpuDevice& d, const Op& op, const AdapterFactor& factor, f
     a.y = y + token;
     a.accumulate = op.accumulate;
     a.scratch = scratch;
-    a.from_memory = d.program->weights_exceed_cache;
+    a.from_memory = d.program->config.weights_exceed_cache();
     d.kernels().matmul_f32[is_a ? factor.a_type : factor.b_type](a);
     for (uint32_t t = token; is_a && t < token_end; ++t) {
         const float scale = d.step->adapter_scale[d.step->session[t]],
@@ -140,7 +143,7 @@ void run_gated(const CpuDevice& d, const Dispatch& dispatch, uint32_t first, uin
         for (uint32_t token = 0; token < d.step->tokens; ++token) {
             float* x = d.floats(act.in, token);
             activate(x + row, x + act.rows + row, row_end - row, x + row);
-            show_row(d, KEEL_LAB_FFN_HIDDEN, act, token, x, row, row_end - row, act.rows);
+            show_row(d, act, token, x, row, row_end - row, act.rows);
             if (quantize) quantize_part(d, *quantize, x, row, row_end, act.rows, token);
         }
     }

@@ -1,4 +1,4 @@
-// Ops on one token's row: embedding, rotation table, norms, quantizing, soft cap.
+// Ops on one token's row: embedding, rotation table, mixes, norms, activations, quantizing, soft cap.
 #include <string.h>
 
 #include "sdk/backend/cpu/cpu_device.h"
@@ -26,6 +26,11 @@ void decode_row(const CpuDevice& d, const Op& op, uint32_t row, float* x) {
     }
 }
 
+void embed_row(const CpuDevice& d, const Op& op, int32_t id, float* x) {
+    decode_row(d, op, static_cast<uint32_t>(id), x);
+    if (d.program->spec.embedding_scale != 1.0f) d.kernels().scale(x, d.program->spec.embedding_scale, op.k);
+}
+
 // Elements [begin, end) of a row of k. Each stretch is quantized on the stack, and its planes are copied to where they
 // belong in the row's.
 void quantize_stretches(const CpuDevice& d, Activation layout, const float* x, uint32_t begin, uint32_t end, uint32_t k,
@@ -51,29 +56,36 @@ void quantize_stretches(const CpuDevice& d, Activation layout, const float* x, u
 }  // namespace
 
 void quantize_row(const CpuDevice& d, const Op& op, const float* x, uint32_t k, uint32_t token) {
-    for (uint32_t i = 0; i < kQ8Layouts; ++i) {
-        if (op.out_q8[i] == kNoBuffer) continue;
-        uint8_t* to = d.buffer(op.out_q8[i], token);
-        if (q8_layout(i) == Activation::kQ8Rotated)
-            quantize_stretches(d, q8_layout(i), x, 0, k, k, to);
+    for (uint32_t i = 0; i < kCodedLayouts; ++i) {
+        if (op.out_coded[i] == kNoBuffer) continue;
+        uint8_t* to = d.buffer(op.out_coded[i], token);
+        if (coded_layout(i) == Activation::kBf16Pairs)
+            d.kernels().round_bf16(x, 0, k, to);
+        else if (coded_layout(i) == Activation::kQ8Rotated)
+            quantize_stretches(d, coded_layout(i), x, 0, k, k, to);
         else
-            d.kernels().quantize_q8(x, k, block_of(q8_layout(i)), to);
+            d.kernels().quantize_q8(x, k, block_of(coded_layout(i)), to);
     }
 }
 
 void quantize_part(const CpuDevice& d, const Op& op, const float* x, uint32_t begin, uint32_t end, uint32_t k,
                    uint32_t token) {
-    for (uint32_t i = 0; i < kQ8Layouts; ++i)
-        if (op.out_q8[i] != kNoBuffer)
-            quantize_stretches(d, q8_layout(i), x, begin, end, k, d.buffer(op.out_q8[i], token));
+    for (uint32_t i = 0; i < kCodedLayouts; ++i) {
+        if (op.out_coded[i] == kNoBuffer) continue;
+        uint8_t* to = d.buffer(op.out_coded[i], token);
+        if (coded_layout(i) == Activation::kBf16Pairs)
+            d.kernels().round_bf16(x, begin, end, to);
+        else
+            quantize_stretches(d, coded_layout(i), x, begin, end, k, to);
+    }
 }
 
-void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t token, const float* x, uint32_t first,
-              uint32_t count, uint32_t total) {
+void show_row(const CpuDevice& d, const Op& op, uint32_t token, const float* x, uint32_t first, uint32_t count,
+              uint32_t total) {
     const Program& p = *d.program;
-    if (!p.row_tap) return;
+    if (!p.row_tap || op.site == kNoSite) return;
     const keel_lab_row row = {sizeof row,
-                              site,
+                              static_cast<keel_lab_site>(op.site),
                               {d.step->session_id[d.step->session[token]]},
                               static_cast<uint32_t>(op.layer),
                               d.step->position[token],
@@ -86,9 +98,24 @@ void show_row(const CpuDevice& d, keel_lab_site site, const Op& op, uint32_t tok
 }
 
 void run_embed(const CpuDevice& d, const Op& op, uint32_t token) {
-    float* x = d.floats(op.out, token);
-    decode_row(d, op, static_cast<uint32_t>(d.step->token[token]), x);
-    if (d.program->spec.embedding_scale != 1.0f) d.kernels().scale(x, d.program->spec.embedding_scale, op.k);
+    embed_row(d, op, d.step->token[token], d.floats(op.out, token));
+}
+
+void run_smear(const CpuDevice& d, const Op& op, uint32_t token, float* before) {
+    const ModelSpec& spec = d.program->spec;
+    if (d.step->token_before[token] < 0 || d.step->token[token] == spec.first_id) return;
+    embed_row(d, op, d.step->token_before[token], before);
+    d.kernels().gate_rows(before, d.floats(op.more[0], token), 1, op.k);
+    d.kernels().scale(before, spec.smear_scale, op.k);
+    d.kernels().add(d.floats(op.out, token), before, op.k);
+}
+
+void run_mix(const CpuDevice& d, const Op& op, uint32_t token) {
+    const float* x[kMaxTerms] = {d.floats(op.in, token)};
+    uint32_t terms = 1;
+    for (; terms < kMaxTerms && op.more[terms - 1] != kNoBuffer; ++terms)
+        x[terms] = d.floats(op.more[terms - 1], token);
+    d.kernels().mix(x, op.norm, terms, op.k, d.floats(op.out, token));
 }
 
 void run_rope_table(const CpuDevice& d, const Op& op, uint32_t token) {
@@ -100,7 +127,7 @@ void run_rope_table(const CpuDevice& d, const Op& op, uint32_t token) {
 void run_norm(const CpuDevice& d, const Op& op, uint32_t token, float* local) {
     float* y = op.out != kNoBuffer ? d.floats(op.out, token) : local;
     d.kernels().rms_norm(d.floats(op.in, token), op.norm, op.k, d.program->spec.norm_eps, y);
-    show_row(d, op.slot == kAttnNorm ? KEEL_LAB_ATTN_IN : KEEL_LAB_FFN_IN, op, token, y, 0, op.k, op.k);
+    show_row(d, op, token, y, 0, op.k, op.k);
     quantize_row(d, op, y, op.k, token);
 }
 
@@ -120,7 +147,14 @@ void run_post_norm(const CpuDevice& d, const Op& op, uint32_t token) {
 void run_glu(const CpuDevice& d, const Op& op, uint32_t token) {
     float* x = d.floats(op.in, token);
     (op.gate == Gate::kSilu ? d.kernels().gate_silu : d.kernels().gate_gelu)(x, x + op.rows, op.rows, x);
-    show_row(d, KEEL_LAB_FFN_HIDDEN, op, token, x, 0, op.rows, op.rows);
+    show_row(d, op, token, x, 0, op.rows, op.rows);
+}
+
+void run_activation(const CpuDevice& d, const Op& op, uint32_t token) {
+    float* x = d.floats(op.in, token);
+    d.kernels().leaky_square(x, d.program->spec.leak, op.rows, x);
+    show_row(d, op, token, x, 0, op.rows, op.rows);
+    quantize_row(d, op, x, op.rows, token);
 }
 
 void run_softcap(const CpuDevice& d, const Op& op, uint32_t row) {

@@ -88,6 +88,12 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
             case OpKind::kEmbed:
                 run_embed(d, op, item);
                 break;
+            case OpKind::kSmear:
+                run_smear(d, op, item, scratch);
+                break;
+            case OpKind::kMix:
+                run_mix(d, op, item);
+                break;
             case OpKind::kRopeTable:
                 run_rope_table(d, op, item);
                 break;
@@ -105,6 +111,15 @@ void run_items(const Range& range, uint32_t first, uint32_t last, float* scratch
                 break;
             case OpKind::kAttentionFinish:
                 run_attention_finish(d, op, item);
+                break;
+            case OpKind::kExclude:
+                run_exclude(d, op, item);
+                break;
+            case OpKind::kHeadGate:
+                run_head_gate(d, op, item);
+                break;
+            case OpKind::kActivation:
+                run_activation(d, op, item);
                 break;
             case OpKind::kQuantize:
                 quantize_row(d, op, d.floats(op.in, item), op.rows, item);

@@ -52,6 +52,10 @@ bool saves_state(uint32_t state) {
 [[maybe_unused]] bool have_vbmi() {
     return Cpuid(7, 0).c & bit(1);
 }
+// Products of bf16 pairs: with VBMI another table and the same bits.
+[[maybe_unused]] bool have_bf16() {
+    return have_vbmi() && (Cpuid(7, 1).a & bit(5));
+}
 [[maybe_unused]] bool have_amx() {
     constexpr uint32_t kTileAndInt8 = bit(24) | bit(25), kTileState = 0x60000;
     return have_avx512() && saves_state(kTileState) && (Cpuid(7, 0).d & kTileAndInt8) == kTileAndInt8;
@@ -73,11 +77,18 @@ const KernelSet* find_kernel_set(uint32_t isa) {
 #endif
 #ifdef KEEL_HAVE_AVX512
         case kAvx512:
-            return !have_avx512() ? nullptr : have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
+            if (!have_avx512()) return nullptr;
+#ifdef KEEL_HAVE_AVX512BF16
+            if (have_bf16()) return &kAvx512Bf16Set;
+#endif
+            return have_vbmi() ? &kAvx512VbmiSet : &kAvx512Set;
 #endif
 #ifdef KEEL_HAVE_AMX
         case kAmx:
             if (!have_amx() || !platform::allow_tile_registers()) return nullptr;
+#ifdef KEEL_HAVE_AVX512BF16
+            if (have_bf16()) return &kAmxBf16Set;
+#endif
             return have_vbmi() ? &kAmxVbmiSet : &kAmxSet;
 #endif
 #ifdef KEEL_HAVE_NEON

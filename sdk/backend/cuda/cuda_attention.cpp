@@ -47,11 +47,11 @@ cuda::KvPlaces places_of(const CudaDevice& d, uint32_t layer) {
         at.sink_v = kv_rows(w.sink_v(layer, 0), w.sinks.v_head_bytes, coded.v_scale);
     }
     if (w.recent_tokens) {
-        at.recent_pages = w.recent_pages;
-        at.ring = w.recent_page_offset(0);
-        at.recent_page_stride = w.recent_page_bytes;
-        at.recent_k = kv_rows(w.recent_k(layer, 0), w.recent.k_head_bytes, coded.k_scale);
-        at.recent_v = kv_rows(w.recent_v(layer, 0), w.recent.v_head_bytes, coded.v_scale);
+        at.ring_rows = w.ring_rows;
+        at.ring = w.ring_of(layer);
+        at.step_rows = part.step_rows_offset;
+        at.recent_k = kv_rows(w.recent.k_head(0), w.recent.k_head_bytes, coded.k_scale);
+        at.recent_v = kv_rows(w.recent.v_head(0), w.recent.v_head_bytes, coded.v_scale);
     }
     return at;
 }
@@ -82,6 +82,7 @@ cuda::StepArrays step_of(const CudaDevice& d) {
             array(b.session_index),
             array(b.page_first),
             array(b.page_id),
+            d.step_array<KvRecentRows>(b.recent),
             array(b.tail_first),
             array(b.tail_parent),
             array(b.query_block)};
@@ -116,26 +117,22 @@ uint32_t slots_of(const Program& p) {
 }  // namespace
 
 Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                 uint32_t session_index) {
+                 uint32_t session_index, uint32_t shift) {
     const Program& p = *d.program;
     const KvPart& part = p.kv_part[0];
     const KvF16WindowShape& f16 = part.f16_window;
     const uint32_t layers = p.config.host_layer < p.geometry.layers ? p.config.host_layer : p.geometry.layers;
-    const uint64_t window = part.f16_window_offset(session_index);
     cuda::MoveRowsArgs a = {};
     a.base = d.region[KEEL_REGION_DEVICE_KV];
-    a.kv_heads = p.geometry.kv_heads;
     Result result = platform::cuda::kSuccess;
     for (uint32_t done = 0; done < count && result == platform::cuda::kSuccess; done += a.count) {
         a.count = count - done < cuda::kMostMoves ? count - done : cuda::kMostMoves;
-        const auto place = [&](const auto& page_offset) {
-            for (uint32_t i = 0; i < a.count; ++i) {
-                const KvRowMove& m = moves[done + i];
-                a.move[i] = {page_offset(m.to / kPageTokens), page_offset(m.from / kPageTokens), m.to % kPageTokens,
-                             m.from % kPageTokens};
-            }
-        };
-        place([&](uint32_t page) { return part.page_offset(page_id[page]); });
+        for (uint32_t i = 0; i < a.count; ++i) {
+            const KvRowMove& m = moves[done + i];
+            a.move[i] = {part.page_offset(page_id[m.to / kPageTokens]), part.page_offset(page_id[m.from / kPageTokens]),
+                         m.to % kPageTokens, m.from % kPageTokens};
+        }
+        a.kv_heads = p.geometry.kv_heads;
         for (uint32_t first = 0; first < layers && result == platform::cuda::kSuccess; first += a.layers) {
             a.layers = layers_alike(p.geometry.layer + first, layers - first, &a.layer_bytes);
             const KvLayer& l = p.geometry.layer[first];
@@ -144,11 +141,15 @@ Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, co
             result = launch(d, d.copies, cuda::kernel_move_rows, a, launch_shape(a));
         }
         if (!f16.recent_tokens || result != platform::cuda::kSuccess) continue;
-        place([&](uint32_t page) { return window + f16.recent_page_offset(page); });
+        const uint64_t ring = part.f16_window_offset(session_index) + f16.ring_of(0);
+        const auto row = [&](uint32_t slot) { return (slot + shift) % f16.ring_rows; };
+        for (uint32_t i = 0; i < a.count; ++i)
+            a.move[i] = {ring, ring, row(moves[done + i].to), row(moves[done + i].from)};
         a.layers = layers;
-        a.layer_bytes = f16.recent_layer_bytes;
-        a.k = kv_rows(f16.recent_k(0, 0), f16.recent.k_head_bytes, {});
-        a.v = kv_rows(f16.recent_v(0, 0), f16.recent.v_head_bytes, {});
+        a.layer_bytes = f16.ring_layer_bytes;
+        a.kv_heads = 1;  // a row has all heads, of V too
+        a.k = kv_rows(f16.recent.k, 0, {});
+        a.v = {};
         result = launch(d, d.copies, cuda::kernel_move_rows, a, launch_shape(a));
     }
     return result;

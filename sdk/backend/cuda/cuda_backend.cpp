@@ -225,10 +225,10 @@ keel_status cuda_download(Device* device, void* to, keel_region_kind region, uin
 }
 
 keel_status cuda_move_rows(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                           uint32_t session_index) {
+                           uint32_t session_index, uint32_t shift) {
     const CudaDevice& d = *cuda_device(device);
     CurrentCuda current(d.cuda);
-    return current.ok() && move_rows(d, moves, count, page_id, session_index) == kSuccess &&
+    return current.ok() && move_rows(d, moves, count, page_id, session_index, shift) == kSuccess &&
                    d.cuda.driver.stream_synchronize(d.copies) == kSuccess
                ? KEEL_OK
                : KEEL_E_DEVICE;
@@ -244,6 +244,7 @@ constexpr Backend kCudaBackend = {
     .configure = cuda_configure,
     .weights = cuda_weights,
     .cost = cuda_cost,
+    .runs = cuda_runs,
     .fuse = cuda_fuse,
     .dispatch_us = cuda_dispatch_us,
     .place = cuda_place,

@@ -24,7 +24,7 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
     uint64_t counter;  // of blocks of a launch (ProductNorm); 0 at the start of every step, even behind one given up
-    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first,
+    uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first, recent,
         tail_first, page_id, tail_parent;
     uint64_t bytes;
 };
@@ -205,6 +205,7 @@ cuda::ProductInput joined_input(OpKind kind);
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error);
 WeightUse cuda_weights(const PlanConfig& config, keel_weights mode, uint32_t weight_type, uint64_t rows, bool lookup);
 uint64_t cuda_cost(const PlanConfig& config, Op* op);
+bool cuda_runs(const Op& op);
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape);
 double cuda_dispatch_us(const Op* ops, uint32_t count);
 // A dispatch of `launches` launches, without them.
@@ -240,7 +241,7 @@ platform::cuda::Result launch_marked(CudaDevice* d, const CudaWork& work, uint32
                                      double us);
 // Backend::move_rows, put on the stream of copies.
 platform::cuda::Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                                 uint32_t session_index);
+                                 uint32_t session_index, uint32_t shift);
 // Rows of logits and hidden rows of the step to where they are kept, with a mark that ends what was launched before.
 platform::cuda::Result keep_rows(CudaDevice* d);
 // A mark that only ends what was launched before.

@@ -24,13 +24,9 @@ constexpr Maker kMakers[] = {
 };
 constexpr uint32_t kMostJoinedElements = 8192;
 constexpr bool joined_inputs_fit() {
-    cuda::ProductArgs a = {};
-    a.k = kMostJoinedElements;
-    a.tokens = 1;
-    a.input = cuda::ProductInput::kFloats;
     for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
         if (kernels::kWeightTypes[type].activation_block && !kernels::is_trellis(type) &&
-            cuda::product_token_shape(a, type, 1).shared_bytes > cuda::kMostSharedBytes)
+            !cuda::product_token_fits(kMostJoinedElements, type))
             return false;
     return true;
 }
@@ -39,7 +35,7 @@ static_assert(joined_inputs_fit() && cuda::norm_is_staged(kMostJoinedElements));
 // The only 8-bit layout that the op writes, if nothing else is wanted of it and the row is short enough for products to
 // make it; else kNoBuffer.
 BufferId only_layout(const Op& op) {
-    const BufferId a = op.out_q8[0], b = op.out_q8[1];
+    const BufferId a = op.out_coded[0], b = op.out_coded[1];
     const bool norm_kept = op.kind == OpKind::kNorm && op.out != kNoBuffer;
     if (op.rows > kMostJoinedElements || norm_kept || (a != kNoBuffer && b != kNoBuffer)) return kNoBuffer;
     return a != kNoBuffer ? a : b;
@@ -54,7 +50,8 @@ BufferId joined_layout(const Op& op) {
 // what the product read: by then all of that has been read. Ops of different layers are never in one dispatch.
 bool norms(const Op& product, const Op& next) {
     return next.kind == OpKind::kNorm && next.layer == product.layer && product.accumulate && product.repacked &&
-           next.in == product.out && next.k == product.rows && only_layout(next) != kNoBuffer;
+           next.in == product.out && next.k == product.rows && only_layout(next) != kNoBuffer &&
+           cuda::product_token_fits(product.k, product.weight_type);
 }
 
 // Whether a product reads what the one before it reads, and writes another part of the same rows.
@@ -104,6 +101,8 @@ cuda::ProductInput joined_input(OpKind kind) {
 keel_status cuda_configure(PlanConfig* config, const ModelSpec& spec, keel_error* error) {
     keel_cuda_device options;
     KEEL_TRY(read_cuda_options(config->backend_options, &options, error));
+    if (config->bf16)
+        return fail(error, KEEL_E_UNSUPPORTED, 0, "config.activation", "a GPU has no products of bf16 pairs");
     config->host_layer = kNoHostLayer;
     if (options.layers && options.layers < spec.layers) {
         config->host_layer = options.layers;
@@ -144,13 +143,45 @@ uint64_t cuda_cost(const PlanConfig& config, Op* op) {
     return 0;
 }
 
+bool cuda_runs(const Op& op) {
+    switch (op.kind) {
+        case OpKind::kSmear:
+        case OpKind::kMix:
+        case OpKind::kExclude:
+        case OpKind::kHeadGate:
+        case OpKind::kActivation:
+            return false;
+        case OpKind::kQkNorm:
+            return op.norm_step == 0;
+        case OpKind::kEmbed:
+        case OpKind::kRopeTable:
+        case OpKind::kNorm:
+        case OpKind::kMatmul:
+        case OpKind::kLoraA:
+        case OpKind::kLoraB:
+        case OpKind::kRope:
+        case OpKind::kKvAppend:
+        case OpKind::kAttention:
+        case OpKind::kAttentionFinish:
+        case OpKind::kPostNorm:
+        case OpKind::kGlu:
+        case OpKind::kQuantize:
+        case OpKind::kOutputNorm:
+        case OpKind::kToHost:
+        case OpKind::kFromOwnMemory:
+        case OpKind::kSoftcap:
+            return true;
+    }
+    return false;
+}
+
 uint32_t cuda_fuse(const Op* ops, uint32_t left, const StepShape& shape) {
     return cuda_dispatch(ops, left, shape.tokens).ops;
 }
 
 double cuda_dispatch_us(const Op* ops, uint32_t count) {
     const Op& op = *ops;
-    const uint32_t layouts = (op.out_q8[0] != kNoBuffer) + (op.out_q8[1] != kNoBuffer);
+    const uint32_t layouts = (op.out_coded[0] != kNoBuffer) + (op.out_coded[1] != kNoBuffer);
     const uint32_t launches = op.kind == OpKind::kQuantize          ? (count > 1 ? 1 : layouts)
                               : op.kind == OpKind::kAttentionFinish ? 1 + (count > 1 ? 1 : layouts)
                                                                     : 1;

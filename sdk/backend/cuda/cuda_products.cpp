@@ -9,8 +9,10 @@ using platform::cuda::Result;
 
 cuda::Q8Rows q8_of(const CudaDevice& d, const Op& op) {
     cuda::Q8Rows q8 = {};
-    if (op.out_q8[0] != kNoBuffer) q8.block32 = d.row0(op.out_q8[0]), q8.stride32 = d.buffer(op.out_q8[0]).row_bytes;
-    if (op.out_q8[1] != kNoBuffer) q8.block256 = d.row0(op.out_q8[1]), q8.stride256 = d.buffer(op.out_q8[1]).row_bytes;
+    if (op.out_coded[0] != kNoBuffer)
+        q8.block32 = d.row0(op.out_coded[0]), q8.stride32 = d.buffer(op.out_coded[0]).row_bytes;
+    if (op.out_coded[1] != kNoBuffer)
+        q8.block256 = d.row0(op.out_coded[1]), q8.stride256 = d.buffer(op.out_coded[1]).row_bytes;
     return q8;
 }
 // Families of kernels: of fragments with 8-bit activations, of weights as in the file. `first`: the kernel of type
@@ -112,10 +114,10 @@ void add_products(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
     a.group_end = cuda::product_groups(a);
     if (dispatch.normed) {
         const Op& norm = first[1];
-        const uint32_t layout = norm.out_q8[0] != kNoBuffer ? 0 : 1;
+        const uint32_t layout = norm.out_coded[0] != kNoBuffer ? 0 : 1;
         a.after = {reinterpret_cast<uint32_t*>(d.scratch(d.at.step + d.block.counter)),
                    norm.norm,
-                   d.row0(norm.out_q8[layout]),
+                   d.row0(norm.out_coded[layout]),
                    layout == 0 ? 32u : 256u,
                    a.group_end,
                    d.program->spec.norm_eps,
@@ -134,7 +136,7 @@ void add_quantize(CudaTable* table, const Op& op, BufferId from) {
     const CudaDevice& d = table->d;
     const cuda::Rows x = rows_of(d, from);
     for (uint32_t i = 0; i < 2; ++i) {
-        const BufferId to = op.out_q8[i];
+        const BufferId to = op.out_coded[i];
         if (to == kNoBuffer) continue;
         const uint32_t block = i == 0 ? 32 : 256;
         table->add(cuda::quantize_kernel(block),
@@ -175,13 +177,17 @@ static platform::cuda::AccessWindow read_once(const CudaDevice& d, const Product
             platform::cuda::kAccessNormal};
 }
 
+// By the first family whose kernels have room for the shape.
 Result launch_rest(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a) {
     if (by_cublas(a)) return multiply_by_cublas(d, l, a);
-    for (const ProductFamily& f : kFamilies)
-        if (f.set == a.set && a.tokens <= f.most_tokens)
+    for (const ProductFamily& f : kFamilies) {
+        if (f.set != a.set || a.tokens > f.most_tokens) continue;
+        const cuda::LaunchShape shape = f.shape(a, a.type, d.cuda.multiprocessors);
+        if (shape.shared_bytes <= cuda::kMostSharedBytes)
             return launch<cuda::ProductArgs>(d, static_cast<cuda::KernelId>(f.first + (a.type - f.first_type)), a,
-                                             f.shape(a, a.type, d.cuda.multiprocessors), read_once(d, a));
-    return kSuccess;
+                                             shape, read_once(d, a));
+    }
+    return platform::cuda::kInvalidValue;  // the last family of a set takes any shape
 }
 
 void cut(cuda::EmbedArgs* a, uint32_t first, uint32_t count) {

@@ -29,6 +29,7 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
     put(b.logits_row, step.logits_row, step.logits_rows);
     put(b.session_index, step.session_index, step.sessions);
     put(b.page_first, step.page_first, step.sessions + 1);
+    put(b.recent, step.recent, step.sessions);
     put(b.tail_first, step.tail_first, step.sessions);
     const uint64_t end = put(b.page_id, step.page_id, step.page_first[step.sessions]);
     for (uint32_t s = 0; s < step.sessions; ++s)
@@ -158,6 +159,7 @@ StepBlock step_block(const PlanConfig& c) {
     b.logits_row = place(c.chunk_tokens, sizeof(uint32_t));
     b.session_index = place(c.max_sessions, sizeof(uint32_t));
     b.page_first = place(c.max_sessions + 1, sizeof(uint32_t));
+    b.recent = place(c.max_sessions, sizeof(KvRecentRows));
     b.tail_first = place(c.max_sessions, sizeof(uint32_t));
     b.page_id = place(uint64_t{c.max_sessions} * kv_pages_for(c.context_tokens), sizeof(uint32_t));
     b.tail_parent = place(uint64_t{c.max_sessions} * kMaxTreeNodes, sizeof(uint32_t));

@@ -89,9 +89,9 @@ keel_status offload_download(Device* device, void* to, keel_region_kind region, 
 }
 
 keel_status offload_move_rows(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
-                              uint32_t session_index) {
+                              uint32_t session_index, uint32_t shift) {
     const OffloadDevice& d = *offload(device);
-    return d.own->move_rows(d.own_device, moves, count, page_id, session_index);
+    return d.own->move_rows(d.own_device, moves, count, page_id, session_index, shift);
 }
 
 keel_status offload_begin(Device* device, const Step* step) {
@@ -158,6 +158,7 @@ constexpr Backend kOffloadBackend = {
     .configure = nullptr,
     .weights = nullptr,
     .cost = nullptr,
+    .runs = nullptr,
     .fuse = nullptr,
     .dispatch_us = nullptr,
     .place = offload_place,

@@ -193,7 +193,7 @@ void set_choices(const Costs& costs, const AllocationChoices& choices, KvProfile
     for (size_t i = 0; i < costs.parts.size(); ++i) format_of(*profile, costs.parts[i]) = costs.formats[choices[i]];
 }
 
-// Bytes a page may have: of a ratio ("4.7x") or of bytes for the whole context, side data included.
+// Bytes a page may have: of a ratio ("4.7x") or of bytes for the whole context, what lies beside the pages included.
 uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t context) {
     if (o.bits > 0)
         return static_cast<uint64_t>(o.bits / 8 * profile.shape.head_dim * profile.shape.kv_heads *
@@ -209,10 +209,10 @@ uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t contex
     } else {
         total = static_cast<double>(parse_bytes(o.budget));
     }
-    if (total <= static_cast<double>(own.side_bytes))
-        throw ToolError(kExitUsage, "the budget is below what means and tables take");
-    return static_cast<uint64_t>((total - static_cast<double>(own.side_bytes)) / static_cast<double>(own.pages)) / 64 *
-           64;
+    const double beside = static_cast<double>(own.side_bytes + own.precise_bytes);
+    if (total <= beside)
+        throw ToolError(kExitUsage, "the budget is below what means, tables and rows kept in f16 take");
+    return static_cast<uint64_t>((total - beside) / static_cast<double>(own.pages)) / 64 * 64;
 }
 
 // Furthest point of the path whose measured KL is within the budget; the KL grows along it.
@@ -353,7 +353,7 @@ void calibrate_kv(Options o, const Console& console) {
         printf("costs were measured for %u neighbouring layers together, to stay within %u measurements\n",
                costs.together, o.measurements);
     printf("%.1f bytes a token at %u tokens (%s beside the pages), %.3fx of f16\n", own.per_token, context,
-           human_bytes(own.side_bytes).c_str(), own.ratio);
+           human_bytes(own.side_bytes + own.precise_bytes).c_str(), own.ratio);
     printf("on the slice (%llu tokens): KL %.6f (sum of the parts %.6f), dPPL %+.3f %%; %u measurements\n",
            static_cast<unsigned long long>(meter.tokens()), reading.kl, predicted_kl, ppl_percent(reading.delta.mean),
            meter.measurements());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/atomic_file.h"
@@ -31,8 +32,8 @@ float margin_of(std::span<const float> logits) {
     return first - second;
 }
 
-// Sessions that advance together, each with a document of its own. Steps of a document are kept until it is done, so
-// that the tape has them one after the other.
+// Sessions that advance together, each with a document of its own. Steps are kept until their document and all before
+// it are done: the tape has documents in the order in which they came, whatever the number of sessions.
 class Capture {
   public:
     Capture(const Options& o, LoadedModel& model, AtomicFile& file) : o_(o), model_(model), file_(file) {
@@ -57,7 +58,7 @@ class Capture {
             check(step.status, "cannot compute the text");
             for (uint32_t row = 0; row < step.logits_rows; ++row, ++done) keep(session, row, done, ids[done], steps);
         }
-        finish(steps);
+        file_.write(steps.data(), steps.size());
     }
 
     // Answers of up to --generate tokens to prompts, as many at once as there are sessions.
@@ -69,7 +70,7 @@ class Capture {
             std::vector<keel_session> handles;
             for (Slot& slot : slots) {
                 if (!slot.session && begun < prompts.size()) {
-                    begin(slot, prompts[begun], begun + 1);
+                    begin(slot, prompts[begun], begun);
                     ++begun;
                 }
                 if (slot.session) handles.push_back(slot.session.handle());
@@ -87,17 +88,18 @@ class Capture {
   private:
     struct Slot {
         Session session;
+        size_t document = 0;
         std::vector<unsigned char> steps;
         size_t position = 0;  // of `token`, the newest that is computed or about to be
         int32_t token = 0;
         uint32_t drawn = 0;
     };
 
-    void begin(Slot& slot, const std::vector<int32_t>& prompt, uint64_t seed) {
-        slot = {open_session(model_), {}, prompt.size() - 1, prompt.back(), 0};
+    void begin(Slot& slot, const std::vector<int32_t>& prompt, size_t document) {
+        slot = {open_session(model_), document, {}, prompt.size() - 1, prompt.back(), 0};
         keel_sampling sampling = make<keel_sampling>();
         sampling.temperature = o_.temperature;
-        sampling.seed = seed;
+        sampling.seed = document + 1;
         check(slot.session.set_sampling(sampling), "cannot set up sampling");
         check(slot.session.feed(prompt), "cannot feed the prompt");
     }
@@ -109,8 +111,12 @@ class Capture {
         const Result<Session::Text> text = slot.session.text(*next);
         check(text.status, "cannot write text");
         if (++slot.drawn < o_.generate && !text->stopped && slot.session.feed(*next) == KEEL_OK) return;
-        finish(slot.steps);
         slot.session.close();
+        done_[slot.document] = std::move(slot.steps);
+        for (auto next = done_.begin(); next != done_.end() && next->first == written_; next = done_.erase(next)) {
+            file_.write(next->second.data(), next->second.size());
+            ++written_;
+        }
     }
     void keep(Session& session, uint32_t row, size_t position, int32_t token, std::vector<unsigned char>& steps) {
         const Result<std::span<const float>> hidden = session.hidden(row), logits = session.logits(row);
@@ -120,10 +126,6 @@ class Capture {
                                     geodesic::project_state(*hidden, header_.dim), margin_of(*logits));
         ++steps_;
     }
-    void finish(std::vector<unsigned char>& steps) {
-        file_.write(steps.data(), steps.size());
-        steps.clear();
-    }
 
     const Options& o_;
     LoadedModel& model_;
@@ -131,6 +133,8 @@ class Capture {
     keel_model_info info_{};
     geodesic::TraceHeader header_;
     uint64_t steps_ = 0;
+    std::map<size_t, std::vector<unsigned char>> done_;  // documents that one before them keeps from the file
+    size_t written_ = 0;
 };
 
 void capture_trace(const Options& o, const Console& console) {

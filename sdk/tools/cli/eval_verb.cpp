@@ -16,6 +16,7 @@
 #include <optional>
 
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/case_operators.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/scored_text.h"
@@ -34,6 +35,7 @@ struct Options {
     uint32_t window = 0, stride = 0, documents = 0;
     uint64_t max_tokens = 0;
     bool no_bos = false, per_document = false;
+    bool case_operators = false;  // of the model, and of a reference that then reads the same tokens
 };
 
 // Sums over some scored tokens. Of the reference: zeros without one. Nats.
@@ -60,6 +62,14 @@ struct DocumentScore {
         sums.add(token);
     }
 };
+
+std::vector<int32_t> ids_of(const Engine& engine, const std::string& text, const Options& o) {
+    return tokenize(engine, o.case_operators ? encode_case(text) : text, o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
+}
+std::string text_of(const Engine& engine, std::span<const int32_t> ids, const Options& o) {
+    const std::string text = detokenize(engine, ids);
+    return o.case_operators ? decode_case(text).text : text;
+}
 
 // The logits of a run of tokens, computed from an empty session, position by position.
 class LogitRows {
@@ -103,7 +113,7 @@ class Scorer {
 
     template <class Progress>
     DocumentScore score(const std::string& text, uint64_t most_tokens, const Progress& progress) {
-        const std::vector<int32_t> ids = tokenize(model_.engine, text, options_.no_bos ? 0 : KEEL_TOKENIZE_BOS);
+        const std::vector<int32_t> ids = ids_of(model_.engine, text, options_);
         DocumentScore score;
         // Position 0 is context only. Without a BOS that is the text's own first token.
         const bool bos = !options_.no_bos && !ids.empty() && ids[0] == model_.file.info.bos_id;
@@ -129,9 +139,9 @@ class Scorer {
             begin += options_.stride ? options_.stride : window_;
         }
         const auto decoded_bytes = [&](size_t count) {
-            return detokenize(model_.engine, std::span(ids).first(count)).size();
+            return text_of(model_.engine, std::span(ids).first(count), options_).size();
         };
-        score.text = scored_text(text, detokenize(model_.engine, ids), bos || ids.empty() ? 0 : decoded_bytes(1),
+        score.text = scored_text(text, text_of(model_.engine, ids, options_), bos || ids.empty() ? 0 : decoded_bytes(1),
                                  scored == ids.size() ? std::nullopt : std::optional(decoded_bytes(scored)));
         if (score.sums.tokens == 0) score.text.bytes = 0;
         return score;
@@ -273,9 +283,9 @@ bool is_report(const std::string& path) {
     return first == '{';
 }
 
-bool same_tokens(const Engine& a, const Engine& b, const std::vector<TextDocument>& documents, uint32_t flags) {
+bool same_tokens(const Engine& a, const Engine& b, const std::vector<TextDocument>& documents, const Options& o) {
     for (const TextDocument& document : documents)
-        if (tokenize(a, document.text, flags) != tokenize(b, document.text, flags)) return false;
+        if (ids_of(a, document.text, o) != ids_of(b, document.text, o)) return false;
     return true;
 }
 
@@ -402,7 +412,7 @@ int eval_ppl(const Options& o, const Console& console) {
         engine.context = m.plan.context_tokens;
         reference = load_model(engine, console, keep_logits);
         by_token = reference.file.info.vocabulary == m.file.info.vocabulary &&
-                   same_tokens(m.engine, reference.engine, documents, o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
+                   same_tokens(m.engine, reference.engine, documents, o);
         if (!by_token && (!o.stride || o.max_tokens))
             throw ToolError(kExitUsage, o.against +
                                             " reads other tokens: bits per byte are compared on whole documents, "
@@ -413,8 +423,10 @@ int eval_ppl(const Options& o, const Console& console) {
 
     const Evaluation e = evaluate(scorer, documents, o, console);
     if (!o.against.empty() && !by_token && !report) {
-        Scorer other_scorer(reference, nullptr, o);
-        const Evaluation other = evaluate(other_scorer, documents, o, console);
+        Options plain = o;
+        plain.case_operators = false;
+        Scorer other_scorer(reference, nullptr, plain);
+        const Evaluation other = evaluate(other_scorer, documents, plain, console);
         for (const DocumentScore& d : other.documents) others.push_back({d.sums.nll, d.sums.tokens, d.text.bytes});
     }
     std::optional<Comparison> comparison;
@@ -446,6 +458,7 @@ int eval_ppl(const Options& o, const Console& console) {
                     {"tokens", e.total.tokens},
                     {"bytes", e.bytes},
                     {"lossy_documents", lossy},
+                    {"case_operators", o.case_operators},
                     {"documents_with_estimated_bytes", estimated},
                     {"nll", nll},
                     {"nll_95", {interval.low, interval.high}},
@@ -482,6 +495,7 @@ int eval_ppl(const Options& o, const Console& console) {
     printf("documents      %zu\n", e.documents.size());
     printf("tokens scored  %llu (%llu bytes of the text)\n", static_cast<unsigned long long>(e.total.tokens),
            static_cast<unsigned long long>(e.bytes));
+    if (o.case_operators) printf("text           in lower case behind case operators\n");
     if (lossy)
         printf("tokenization   does not give back %llu of %zu documents%s\n", static_cast<unsigned long long>(lossy),
                e.documents.size(),
@@ -525,6 +539,10 @@ void add_eval_verb(Verb app, Console& console) {
                     "another model, or a report of --per-document --json: paired differences; KL and top-1 where both "
                     "read the same tokens");
     verb.add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
+    verb.add_flag(
+        "--case-operators", o->case_operators,
+        "the model reads texts in lower case, with the operators U+E001 to U+E004 of \"lossless caps\"; bytes are "
+        "those of the text itself. A reference of other tokens reads the text itself");
     verb.add_flag("--per-document", o->per_document, "a line for every document");
     verb.callback([o, &console] { eval_ppl(*o, console); });
     add_eval_kv_verb(eval, console);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "sdk/tools/cli/geometry_verbs.h"
+#include "sdk/tools/common/statistics.h"
 #include "sdk/tools/lab/geodesic/draft_measure.h"
 #include "sdk/tools/lab/geodesic/record_builder.h"
 
@@ -17,6 +18,14 @@ double share(uint64_t part, uint64_t all) {
     return all ? static_cast<double>(part) / static_cast<double>(all) : 0;
 }
 
+// Right first drafts of one drafter less those of the first, the table of tokens, of all steps; texts are the units.
+PairedDelta beyond(const geodesic::DraftMeasure& m, size_t drafter) {
+    std::vector<PairedUnit> units;
+    for (const geodesic::TextScore& t : m.texts)
+        if (t.steps) units.push_back({static_cast<double>(t.right[0]), static_cast<double>(t.right[drafter]), t.steps});
+    return paired_delta(units);
+}
+
 void measure(const Options& o, const Console& console) {
     const TapeFiles traces = read_tapes(o.traces), queries = read_tapes(o.queries);
     const std::vector<unsigned char> file = geodesic::build_store(traces.tapes, o.store);
@@ -29,12 +38,19 @@ void measure(const Options& o, const Console& console) {
     for (size_t q = 0; q < queries.tapes.size(); ++q) {
         const geodesic::DraftMeasure m =
             geodesic::measure_drafts(store, traces.tapes, std::span(&queries.tapes[q], 1), o.store.seed);
-        Table table({"first draft", "drafted", "right of these", "right of all steps"});
+        Table table({"first draft", "drafted", "right of these", "right of all steps", "beyond the table (95 %)"});
         Json rows = Json::array();
-        for (const geodesic::DrafterScore& d : m.drafters) {
+        for (size_t i = 0; i < m.drafters.size(); ++i) {
+            const geodesic::DrafterScore& d = m.drafters[i];
+            const PairedDelta more = beyond(m, i);
             table.add({d.name, strf("%.3f", share(d.drafted, m.steps)), strf("%.3f", share(d.right, d.drafted)),
-                       strf("%.3f", share(d.right, m.steps))});
-            rows.push_back({{"drafter", d.name}, {"drafted", d.drafted}, {"right", d.right}});
+                       strf("%.3f", share(d.right, m.steps)),
+                       i ? strf("%+.3f (%+.3f .. %+.3f)", more.mean, more.interval.low, more.interval.high) : ""});
+            rows.push_back({{"drafter", d.name},
+                            {"drafted", d.drafted},
+                            {"right", d.right},
+                            {"beyond_the_table", more.mean},
+                            {"beyond_the_table_95", {more.interval.low, more.interval.high}}});
         }
         out["queries"].push_back({{"file", o.queries[q]},
                                   {"steps", m.steps},

@@ -9,6 +9,7 @@
 #include "sdk/format/pack.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
+#include "sdk/tools/files/byte_budget.h"
 #include "sdk/tools/files/pack_writer.h"
 
 namespace keel::tools {
@@ -19,6 +20,8 @@ struct Options {
     std::vector<std::string> adapters, notes;
     std::string output;
     bool interleave = false;
+    uint64_t budget = 0;
+    std::vector<std::string> code;
     PackCodec codec = PackCodec::kRaw;
 };
 
@@ -63,10 +66,20 @@ void pack(const Options& o, const Console& console) {
         files.push_back(open_file(source.path));
         inputs.push_back({source.kind, source.flags, name_of(source.path), files.back().get()});
     }
+    const ByteBudget budget = budget_of(o.budget, o.code);
+    if (o.budget) {
+        const uint64_t packed = pack_bytes(inputs, o.codec);
+        if (budget.code + packed > budget.bytes) throw ToolError(kExitMemory, budget_text(budget, packed));
+    }
     write_pack(o.output, inputs, o.codec);
     const uint64_t bytes = open_file(o.output).get()->size_bytes;
-    if (console.json) return print_json({{"output", o.output}, {"bytes", bytes}, {"sections", inputs.size()}});
+    if (console.json) {
+        Json out = {{"output", o.output}, {"bytes", bytes}, {"sections", inputs.size()}};
+        if (o.budget) out["budget"] = {{"bytes", budget.bytes}, {"code_bytes", budget.code}, {"pack_bytes", bytes}};
+        return print_json(out);
+    }
     printf("%s: %zu sections, %s\n", o.output.c_str(), inputs.size(), human_bytes(bytes).c_str());
+    if (o.budget) printf("%s\n", budget_text(budget, bytes).c_str());
 }
 
 }  // namespace
@@ -98,6 +111,14 @@ void add_pack_verb(Verb app, Console& console) {
             std::map<std::string, PackCodec>{
                 {"raw", PackCodec::kRaw}, {"auto", PackCodec::kAuto}, {"rans", PackCodec::kRans}},
             CLI::ignore_case));
+    const VerbOption budget =
+        verb.add_option("--budget", o->budget,
+                        "bytes that the pack and --code may have together; else nothing is written")
+            .positive();
+    verb.add_option("--code", o->code, "a file of the code that the budget pays for")
+        .expected(1)
+        .take_all()
+        .needs(budget);
     verb.add_option("--note", o->notes, "text for people: a licence, where calibration came from; up to 4")
         .expected(1)
         .take_all();

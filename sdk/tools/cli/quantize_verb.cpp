@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "sdk/tools/cli/verbs.h"
-#include "sdk/tools/lab/quantize/model_quantizer.h"
+#include "sdk/tools/lab/quantize/row_steps.h"
 #ifdef KEEL_HAVE_CALIBRATION
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/quantize/calibration.h"
@@ -28,7 +28,11 @@ struct Options {
     std::string tune, bytes;  // of solved types
     uint32_t tune_documents = 4, tune_tokens = 256;
     double bits = 0, loss = 0;
-    bool solves() const { return bits > 0 || !bytes.empty() || loss > 0; }
+    uint64_t budget = 0;  // of code and pack
+    std::vector<std::string> code;
+    double row_step = 0;
+    bool solves() const { return bits > 0 || !bytes.empty() || loss > 0 || (budget && !tune.empty()); }
+    bool fits_steps() const { return budget && tune.empty(); }
 };
 // Output errors of calibrated matrices, by number; of the others zeros.
 struct OutputErrors {
@@ -147,9 +151,21 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
                     : o.bytes.empty() ? 0
                                       : parse_bytes(o.bytes);
     options.loss = o.loss;
+    const std::string work = o.out + ".tuning";
+    const ModelFile source = open_model(o.in);
+    if (o.budget) {
+        const ByteBudget budget = budget_of(o.budget, o.code);
+        options.bytes = budget.bytes;
+        options.excess = [&, budget](const std::vector<uint32_t>& types) {
+            QuantizeRequest now = *request;
+            now.types = types;
+            write_quantized(source, now, work, [](auto&&...) {});
+            return static_cast<int64_t>(budget.code + packed_bytes(work)) - static_cast<int64_t>(budget.bytes);
+        };
+    }
     ProgressBar bar(console, "choosing types");
     const SolvedTypes solved =
-        solve_types(engine, *request, free, options, o.out + ".tuning",
+        solve_types(engine, *request, free, options, work,
                     [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); });
     request->types = solved.types;
     request->notes.push_back({"tuning_text", strf("%016llx", static_cast<unsigned long long>(solved.text_hash))});
@@ -211,8 +227,18 @@ int quantize(const Options& o, const Console& console) try {
                                        o.own_order ? "columns in order" : "activation order", o.sweeps);
         errors = calibrate(o, console, &request);
     }
+    if (o.row_step > 0) use_row_steps(source, o.row_step, &request);
+    if (o.row_step > 0 || o.fits_steps()) request.notes[1].second = "Q8_0 with one scale for each row";
     std::vector<QuantizedTensor> tensors;
-    if (o.dry_run) {
+    double step = o.row_step;
+    if (o.fits_steps() && !o.dry_run) {
+        ProgressBar bar(console, "quantizing");
+        WrittenModel written = write_within(
+            source, request, o.out, budget_of(o.budget, o.code),
+            [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
+        tensors = std::move(written.tensors);
+        step = written.step;
+    } else if (o.dry_run) {
         tensors = describe_quantized(source, request);
     } else {
         ProgressBar bar(console, "quantizing");
@@ -220,6 +246,12 @@ int quantize(const Options& o, const Console& console) try {
             source, request, o.out,
             [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
         if (!o.text.empty()) remove((o.out + ".calibrated").c_str());
+    }
+    const ByteBudget budget = budget_of(o.budget, o.code);
+    const uint64_t packed = o.budget && !o.dry_run ? packed_bytes(o.out) : 0;
+    if (budget.code + packed > budget.bytes && packed) {
+        remove(o.out.c_str());
+        throw ToolError(kExitMemory, budget_text(budget, packed) + " with calibrated codes");
     }
     if (const uint64_t twice = Sums(tensors).quantized_before)
         fprintf(stderr,
@@ -229,10 +261,14 @@ int quantize(const Options& o, const Console& console) try {
     if (console.json) {
         Json report = report_json(o, source, tensors, errors);
         if (o.solves()) report["predicted_kl"] = predicted_loss;
+        if (step > 0) report["row_step"] = step;
+        if (packed) report["budget"] = {{"bytes", budget.bytes}, {"code_bytes", budget.code}, {"pack_bytes", packed}};
         print_json(report);
     } else {
         print_report(o, source, tensors, errors);
         if (o.solves()) printf("predicted KL   %.6f nats per token, with nearest codes\n", predicted_loss);
+        if (step > 0) printf("grid           %.5f standard deviations of a row to a step\n", step);
+        if (packed) printf("budget         %s, packed with --codec rans\n", budget_text(budget, packed).c_str());
     }
     return kExitOk;
 } catch (const std::invalid_argument& error) {
@@ -248,6 +284,7 @@ void add_quantize_verb(Verb app, Console& console) {
                          "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
                          "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
                          "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
+                         "  keel quantize model-f16.gguf model.gguf --types Q8_0 --budget 16000000 --code keel\n"
                          "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
     std::string mixes;
     for (const std::string& name : mix_names()) mixes += (mixes.empty() ? "" : ", ") + name;
@@ -282,9 +319,31 @@ void add_quantize_verb(Verb app, Console& console) {
     };
     const VerbOption bits = bound("--bits", o->bits, "of a weight, on average over all matrices");
     const VerbOption bytes = bound("--bytes", o->bytes, "of all matrices, such as 90M").excludes(bits);
-    bound("--loss", o->loss, "KL divergence from the source's predictions, nats per token")
-        .excludes(bits)
-        .excludes(bytes);
+    const VerbOption loss = bound("--loss", o->loss, "KL divergence from the source's predictions, nats per token")
+                                .excludes(bits)
+                                .excludes(bytes);
+    const VerbOption budget =
+        verb.add_option(
+                "--budget", o->budget,
+                "bytes of the pack that keel pack --codec rans makes of OUT, and of --code, together. With --tune "
+                "types are solved for it, else the scales of matrices that become Q8_0")
+            .positive()
+            .excludes(bits)
+            .excludes(bytes)
+            .excludes(loss)
+            .group("Types under a bound");
+    verb.add_option("--code", o->code, "a file of the code that the budget pays for")
+        .expected(1)
+        .take_all()
+        .needs(budget)
+        .group("Types under a bound");
+    verb.add_option("--row-step", o->row_step,
+                    "Q8_0 with one scale for each row, so many of its standard deviations (SDClip: k / 127); a file of "
+                    "few bytes when packed with --codec rans, not in memory")
+        .range(kSmallestRowStep, kLargestRowStep)
+        .excludes(budget)
+        .excludes(text)
+        .group("Types under a bound");
     bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();
     bound("--tune-tokens", o->tune_tokens, "tokens of each").capture_default_str();
     verb.add_option("--threads,-t", o->threads, "threads (default: one per core)");

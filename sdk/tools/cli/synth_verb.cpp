@@ -80,7 +80,7 @@ void add_synth_verb(Verb app, Console& console) {
     verb.add_option("--type", o->overrides, "PART=TYPE: tensors with PART in their name; may be repeated")
         .take_all()
         .allow_extra_args(false);
-    verb.add_option("--arch", o->architecture, "llama, qwen2, qwen3, gemma2, gemma3, phi3 or glm4");
+    verb.add_option("--arch", o->architecture, "llama, qwen2, qwen3, gemma2, gemma3, phi3, glm4 or keel-wired");
     verb.add_option("--pre", o->pre_tokenizer, "tokenizer.ggml.pre of a BPE tokenizer");
     const auto dimension = [&](const char* name, uint32_t& value, const char* what) {
         verb.add_option(name, value, what).group("Shape");

@@ -85,6 +85,9 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
         ->group("Engine");
     verb.add_option("--kv-recent", options.recent, "positions before each query read in f16 (default 0)")
         ->group("Engine");
+    verb.add_option("--kv-rollback", options.rollback,
+                    "with --kv-recent: positions that a session can go back by (default 16)")
+        ->group("Engine");
     verb.add_option("--wproj", options.wproj,
                     "W_proj cache of `keel wproj build`; auto: the first that fits the model where such files lie")
         ->group("Engine");
@@ -123,8 +126,10 @@ void add_engine_options(CLI::App& verb, EngineOptions& options) {
         ->group("Engine");
     add_choice(verb, "--weights", options.weights, kWeights,
                "where weights live (default: copied, and interleaved where that is faster)");
-    add_choice(verb, "--activation", options.activation, kActivations,
-               "activations against quantized weights (default q8)");
+    add_choice(
+        verb, "--activation", options.activation, kActivations,
+        "how products read activations: in 8-bit blocks against quantized weights (q8, the default), in f32, or as "
+        "q8 and against F32, F16 and BF16 weights in bf16");
     add_choice(verb, "--cpu", options.cpu, kCpus,
                "kernel set (default: what KEEL_CPU in the environment names, else the best of this machine)");
     verb.add_option("--pre", options.pre_tokenizer,

@@ -50,6 +50,7 @@ VerbOption VerbOption::range(T low, T high) {
 }
 template VerbOption VerbOption::range(int, int);
 template VerbOption VerbOption::range(uint64_t, uint64_t);
+template VerbOption VerbOption::range(double, double);
 
 VerbOption Verb::add_flag(const std::string& names, bool& value, const std::string& what) {
     return VerbOption(app_->add_flag(names, value, what));

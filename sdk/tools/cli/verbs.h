@@ -37,7 +37,7 @@ class VerbOption {
     VerbOption check(std::function<std::string(const std::string&)> what);
     VerbOption one_of(const std::vector<std::string>& values);
     template <class T>
-    VerbOption range(T low, T high);  // of int and uint64_t
+    VerbOption range(T low, T high);  // of int, uint64_t and double
 
   private:
     CLI::Option* option_;

@@ -28,7 +28,8 @@ const Names<keel_weights> kWeights = {{"default", KEEL_WEIGHTS_DEFAULT},
                                       {"map", KEEL_WEIGHTS_MAP},
                                       {"locked", KEEL_WEIGHTS_MAP_LOCKED},
                                       {"repack", KEEL_WEIGHTS_REPACK}};
-const Names<keel_activation> kActivations = {{"q8", KEEL_ACTIVATION_Q8}, {"f32", KEEL_ACTIVATION_F32}};
+const Names<keel_activation> kActivations = {
+    {"q8", KEEL_ACTIVATION_Q8}, {"f32", KEEL_ACTIVATION_F32}, {"bf16", KEEL_ACTIVATION_BF16}};
 const Names<keel_cpu> kCpus = [] {
     Names<keel_cpu> names = {{"auto", KEEL_CPU_AUTO}};
     for (uint32_t isa = 1; isa < std::size(kernels::kIsaNames); ++isa)

@@ -117,6 +117,7 @@ keel_config make_config(const EngineOptions& options, ConfigParts& parts) {
     config.pin_threads = options.pin;
     config.kv_sink_tokens = options.sinks;
     config.kv_recent_tokens = options.recent;
+    config.kv_rollback_tokens = options.rollback;
     config.max_text_bytes = options.max_text_bytes;
     config.draft_tokens = options.draft_tokens;
     config.drafters = options.draft_tokens ? KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL : 0;

@@ -40,6 +40,7 @@ struct EngineOptions {
     int32_t device = 0;               // of it, as its driver counts
     bool device_numerics = false;     // KEEL_NUMERICS_DEVICE
     uint32_t sinks = 0, recent = 0;   // positions kept in f16
+    uint32_t rollback = 0;            // kv_rollback_tokens
     std::string kv_profile;           // file name
     std::string wproj;                // W_proj cache: file name, or "auto" to look for one
     uint64_t wproj_key = 0;           // it has to have; 0: any of the model

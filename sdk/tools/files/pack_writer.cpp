@@ -55,15 +55,14 @@ void each_slice_turned(const keel_reader& from, const Take& take) {
     each_slice(from, end, from.size_bytes, take);
 }
 
-}  // namespace
-
-void write_pack(const std::string& path, const std::vector<PackInput>& inputs, PackCodec codec) {
+// A pack, given to write_at(offset, data, bytes) but for its table, which is returned.
+template <class WriteAt>
+PackTable lay_pack(const std::vector<PackInput>& inputs, PackCodec codec, const WriteAt& write_at) {
     PackTable pack = {};
     if (inputs.size() > KEEL_PACK_MAX_SECTIONS) throw ToolError(kExitUsage, "too many parts for one pack");
     pack.header.magic = kPackMagic;
     pack.header.version = kPackVersion;
     pack.header.section_count = static_cast<uint32_t>(inputs.size());
-    AtomicFile file(path);
     uint64_t end = pack_table_end(pack.header.section_count);
     for (size_t i = 0; i < inputs.size(); ++i) {
         const PackInput& input = inputs[i];
@@ -77,7 +76,7 @@ void write_pack(const std::string& path, const std::vector<PackInput>& inputs, P
         uint64_t state = kHashSeed;
         const auto put = [&](const char* data, uint64_t n) {
             state = hash_update(state, data, n);
-            file.write_at(end, data, n);
+            write_at(end, data, n);
             end += n;
         };
         const bool interleave = input.flags & kPackInterleaved;
@@ -96,6 +95,19 @@ void write_pack(const std::string& path, const std::vector<PackInput>& inputs, P
     }
     pack.header.file_bytes = end;
     pack.header.table_hash = pack_table_hash(pack);
+    return pack;
+}
+
+}  // namespace
+
+uint64_t pack_bytes(const std::vector<PackInput>& inputs, PackCodec codec) {
+    return lay_pack(inputs, codec, [](uint64_t, const void*, uint64_t) {}).header.file_bytes;
+}
+
+void write_pack(const std::string& path, const std::vector<PackInput>& inputs, PackCodec codec) {
+    AtomicFile file(path);
+    const PackTable pack =
+        lay_pack(inputs, codec, [&](uint64_t at, const void* data, uint64_t n) { file.write_at(at, data, n); });
     file.write_at(0, &pack.header, sizeof pack.header);
     file.write_at(sizeof pack.header, pack.sections, inputs.size() * sizeof(PackSection));
     keel_error error = make<keel_error>();

@@ -19,6 +19,9 @@ struct PackInput {
 // model.
 void write_pack(const std::string& path, const std::vector<PackInput>& inputs, PackCodec codec = PackCodec::kRaw);
 
+// The bytes of what write_pack would write. Throws likewise.
+uint64_t pack_bytes(const std::vector<PackInput>& inputs, PackCodec codec);
+
 // Throws ToolError with the library's reason.
 PackTable open_pack_table(const std::string& path, const keel_reader& file);
 // A pack's sections as files of their names in `directory`, which is made if it is missing. Only after all of the pack

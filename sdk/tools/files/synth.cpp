@@ -202,6 +202,7 @@ void check(const SynthSpec& s) {
     require(s.heads % s.kv_heads == 0, "heads is not a multiple of kv_heads");
     require(s.head_dim && s.head_dim % 2 == 0, "head_dim is not even");
     require(s.vocabulary >= kMinVocabulary, "vocabulary is below 512");
+    require(!architecture_row(s.architecture).wired || s.layers <= 32, s.architecture + " has at most 32 layers here");
     const bool fused = has(architecture_row(s.architecture).required, kAttnQkv);
     require(!fused || s.heads * s.head_dim == s.embedding, s.architecture + " needs heads * head_dim = embedding");
 }
@@ -223,16 +224,33 @@ std::vector<float> long_rope_factors(const SynthSpec& s, double largest) {
     return out;
 }
 
+// Of wired models: the middle blocks twice, the outputs of the first half of the layers into those of the second, last
+// one first, and a second lane at the end.
+void wire(ModelSpec* s) {
+    const uint32_t first = s->blocks / 3, last = std::max(first + 1, 2 * s->blocks / 3);
+    Wiring& w = s->wiring;
+    s->wired = true;
+    s->layers = 0;
+    for (const auto& [from, to] : {std::pair{0u, last}, {first, last}, {last, s->blocks}})
+        for (uint32_t block = from; block < to; ++block) w.block[s->layers++] = static_cast<uint8_t>(block);
+    const uint32_t half = s->layers / 2;
+    for (uint32_t i = 0; i < s->layers; ++i)
+        w.skip[i] = i < half || i >= 2 * half ? Wiring::kNone : static_cast<uint8_t>(2 * half - 1 - i);
+    w.two_lanes_from = s->layers - std::max(1u, s->layers / 4);
+    s->gate_length = s->smear_gate_length = 12;
+}
+
 // The sizes that slots' shapes are written in.
 ModelSpec sizes_of(const SynthSpec& s) {
     ModelSpec sizes = {};
-    sizes.layers = s.layers;
+    sizes.layers = sizes.blocks = s.layers;
     sizes.embedding = s.embedding;
     sizes.feed_forward = s.feed_forward;
     sizes.heads = s.heads;
     sizes.kv_heads = s.kv_heads;
     sizes.head_dim = sizes.rope_dims = s.head_dim;
     sizes.vocabulary = s.vocabulary;
+    if (architecture_row(s.architecture).wired) wire(&sizes);
     return sizes;
 }
 
@@ -246,6 +264,7 @@ std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
     const bool tied = s.tied || row.file.always_tied;
     SlotSet slots = row.required;
     if (!tied) slots |= slot_bit(kOutput);
+    if (row.wired) slots |= row.optional & kCoefficients;
     if (s.rope_factor > 0)
         slots |= row.optional & (slot_bit(kRopeFreqs) | slot_bit(kRopeFactorsLong) | slot_bit(kRopeFactorsShort));
 
@@ -253,7 +272,7 @@ std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
     const auto add = [&](TensorSlot slot, const std::string& name, bool more) {
         const SlotInfo& info = kSlots[slot];
         const uint64_t k = dim_value(sizes, info.k), rows = dim_value(sizes, info.rows);
-        if (info.rows != kDimNone) {
+        if (is_matrix(slot)) {
             WeightType type = matrix_type(mix, slot, tied, more);
             for (const auto& [part, type_name] : s.overrides)
                 if (name.find(part) != std::string::npos) {
@@ -274,6 +293,13 @@ std::vector<TensorPlan> plan_tensors(const SynthSpec& s) {
                 break;
             case kRopeFactorsShort:
                 out.push_back({TensorPlan::kValues, name, {k}, kF32, 0, long_rope_factors(s, 1.1)});
+                break;
+            case kSmearGate:
+            case kInputMix:
+            case kLaneMix:
+            case kLaneEnd:
+            case kAttnGate:
+                out.push_back({TensorPlan::kBias, name, {k, rows, dim_value(sizes, info.matrices)}, kF32, 0.6, {}});
                 break;
             case kAttnQBias:
             case kAttnKBias:
@@ -405,6 +431,22 @@ void write_metadata(const SynthSpec& s, GgufWriter* w) {
     w->number<uint32_t>("general.file_type", mix.file_type);
     if (kWeightTypes[mix.base].block_elements > 1) w->number<uint32_t>("general.quantization_version", 2);
     u32("block_count", s.layers);
+    if (row.wired) {
+        const ModelSpec sizes = sizes_of(s);
+        std::vector<int32_t> blocks, skips;
+        for (uint32_t i = 0; i < sizes.layers; ++i) {
+            blocks.push_back(sizes.wiring.block[i]);
+            skips.push_back(sizes.wiring.skip[i] == Wiring::kNone ? -1 : sizes.wiring.skip[i]);
+        }
+        w->numbers(a + "layer_blocks", blocks);
+        w->numbers(a + "layer_skips", skips);
+        u32("two_lanes_from", sizes.wiring.two_lanes_from);
+        w->boolean(a + "attention.exclusive", true);
+        u32("attention.gate_length", sizes.gate_length);
+        u32("smear_gate_length", sizes.smear_gate_length);
+        f32("smear_scale", 0.5);
+        f32("feed_forward_leak", 0.5);
+    }
     u32("context_length", s.context);
     u32("embedding_length", s.embedding);
     u32("feed_forward_length", s.feed_forward);

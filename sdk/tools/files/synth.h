@@ -20,7 +20,7 @@ enum class SynthTokenizer {
 };
 
 struct SynthSpec {
-    std::string architecture = "llama";  // llama, qwen2, qwen3, gemma2, gemma3, phi3, glm4
+    std::string architecture = "llama";  // llama, qwen2, qwen3, gemma2, gemma3, phi3, glm4, keel-wired
     std::string name = "synthetic";      // general.name
     uint32_t layers = 2, embedding = 256, heads = 4, kv_heads = 2, head_dim = 64, feed_forward = 512;
     uint32_t vocabulary = 1024;  // at least 512

@@ -12,6 +12,7 @@
 namespace keel::geodesic {
 namespace {
 
+constexpr size_t kVoters = 8;
 constexpr int64_t kOne = int64_t{1} << 62;  // beside every pair of tokens
 
 int64_t pair_of(int32_t before, int32_t token) {
@@ -76,7 +77,7 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
     std::unordered_map<int32_t, std::vector<uint32_t>> by_gate;
     for (uint32_t r = 0; r < h.records; ++r) by_gate[store.gate[r]].push_back(r);
 
-    enum { kTable, kPairs, kEuclid, kMetric, kRadius, kChance, kAnyEuclid, kAnyMetric, kDrafters };
+    enum { kTable, kPairs, kEuclid, kMetric, kRadius, kChance, kAnyEuclid, kAnyMetric, kVote, kDrafters };
     DraftMeasure out;
     out.store_records = h.records;
     out.drafters.resize(kDrafters);
@@ -87,20 +88,24 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
                                           "the same, within its radius",
                                           "a random one of the same token",
                                           "nearest of any token, Euclid",
-                                          "nearest of any token, metric"};
+                                          "nearest of any token, metric",
+                                          "most of the 8 nearest of the same token"};
     for (int d = 0; d < kDrafters; ++d) out.drafters[static_cast<size_t>(d)].name = names[d];
     Random random(seed);
     std::vector<float> features(h.features);
     uint64_t ways = 0;
     for (const TraceTape& tape : queries)
         for (size_t s = 0; s < tape.steps; ++s) {
+            if (s == 0 || !tape.goes_on(s - 1)) out.texts.push_back({0, std::vector<uint64_t>(kDrafters)});
             if (!tape.goes_on(s) || !tape.goes_on(s + 1)) continue;
             ++out.steps;
+            ++out.texts.back().steps;
             const int32_t gate = tape.token(s + 1), truth = tape.token(s + 2);
             const auto draft = [&](int drafter, int32_t token) {
                 if (token < 0) return;
                 ++out.drafters[static_cast<size_t>(drafter)].drafted;
                 out.drafters[static_cast<size_t>(drafter)].right += token == truth;
+                out.texts.back().right[static_cast<size_t>(drafter)] += token == truth;
             };
             const auto next = [&](uint32_t record) { return store.next[uint64_t{record} * h.horizon]; };
             const int32_t pairs = table.after(tape.token(s), gate);
@@ -110,17 +115,31 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
             trace_features(tape, s, h.block, features.data());
             store_key(store, features.data(), key);
             if (const auto same = by_gate.find(gate); same != by_gate.end()) {
-                uint32_t near = 0, near_metric = 0;
-                float least = HUGE_VALF, least_metric = HUGE_VALF;
+                uint32_t near_metric = 0;
+                float least_metric = HUGE_VALF;
+                std::vector<std::pair<float, uint32_t>> nearest;  // kVoters of them, ascending
+                const float* metric = metric_at(store, key);
                 for (const uint32_t r : same->second) {
                     const float* other = store.keys + uint64_t{r} * kStoreDim;
                     float sum = 0;
                     for (uint32_t d = 0; d < kStoreDim; ++d) sum += (key[d] - other[d]) * (key[d] - other[d]);
-                    if (sum < least) least = sum, near = r;
-                    const float distance = metric_distance(store, key, other);
+                    if (nearest.size() < kVoters || sum < nearest.back().first) {
+                        if (nearest.size() == kVoters) nearest.pop_back();
+                        const std::pair one(sum, r);
+                        nearest.insert(std::upper_bound(nearest.begin(), nearest.end(), one), one);
+                    }
+                    const float distance = metric_distance(metric, key, other);
                     if (distance < least_metric) least_metric = distance, near_metric = r;
                 }
-                draft(kEuclid, next(near));
+                draft(kEuclid, next(nearest[0].second));
+                size_t most = 0;
+                int32_t voted = -1;
+                for (const auto& [distance, record] : nearest) {
+                    const auto agrees = [&](const auto& other) { return next(other.second) == next(record); };
+                    const auto votes = static_cast<size_t>(std::count_if(nearest.begin(), nearest.end(), agrees));
+                    if (votes > most) most = votes, voted = next(record);
+                }
+                draft(kVote, voted);
                 draft(kMetric, next(near_metric));
                 float sum = 0;
                 for (uint32_t d = 0; d < kStoreDim; ++d)

@@ -17,13 +17,20 @@ struct DrafterScore {
     std::string name;
     uint64_t drafted = 0, right = 0;  // of DraftMeasure::steps
 };
+// The same of one text of the queries: steps of a text are not independent of each other.
+struct TextScore {
+    uint64_t steps = 0;
+    std::vector<uint64_t> right;  // of each drafter
+};
 struct DraftMeasure {
     uint64_t steps = 0;  // of the queries, with a token before, the drawn one and the one to be drafted
     uint64_t store_records = 0;
     // In this order: the token that most often followed the last two tokens, else the last one; that of the last two
     // alone; the nearest record with the drawn token, by Euclid, by the metric, and only where it lies within its
-    // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric.
+    // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric; what
+    // most of the 8 nearest records with the drawn token say, by Euclid, of equals the nearer.
     std::vector<DrafterScore> drafters;
+    std::vector<TextScore> texts;
     // Mean cosines between the next displacement of a query's key and the mean one of the 8 nearest records (the
     // initial-velocity surrogate), and between it and the displacement before; 0 for a store without trajectories.
     double surrogate_cosine = 0, persistence_cosine = 0;

@@ -133,15 +133,23 @@ using Candidates = Smallest<int32_t, kStoreMaxCandidates>;
     return std::sqrt(std::max(sum, 0.0f));
 }
 
+// As metric_at and metric_distance say.
+[[gnu::always_inline]] inline const float* nearest_metric(const RecordStore& store, const float* key) {
+    if (!store.header.anchors) return nullptr;
+    return store.metrics + uint64_t{nearest_anchor(store, key)} * kStoreDim * kStoreDim;
+}
+[[gnu::always_inline]] inline float distance_by(const float* metric, const float* key, const float* other) {
+    return metric ? by_metric(metric, key, other) : euclid(key, other);
+}
+
 [[gnu::always_inline]] inline Found find_one(const RecordStore& store, const float* key, const LookupOptions& options) {
     Candidates candidates(options.candidates);
     first_stage(store, key, options.probes, candidates);
-    const bool metric = options.metric && store.header.anchors;
-    const float* g = metric ? store.metrics + uint64_t{nearest_anchor(store, key)} * kStoreDim * kStoreDim : nullptr;
+    const float* metric = options.metric ? nearest_metric(store, key) : nullptr;
     Found best;
     for (uint32_t c = 0; c < candidates.count; ++c) {
         const float* other = store.keys + uint64_t{candidates.index[c]} * kStoreDim;
-        const float distance = metric ? by_metric(g, key, other) : euclid(key, other);
+        const float distance = distance_by(metric, key, other);
         if (best.record < 0 || distance < best.distance) best = {static_cast<int32_t>(candidates.index[c]), distance};
     }
     return best;
@@ -266,9 +274,11 @@ void store_waypoint(const RecordStore& store, uint32_t record, uint32_t step, co
     }
 }
 
-float metric_distance(const RecordStore& store, const float* key, const float* other) {
-    if (!store.header.anchors) return euclid(key, other);
-    return by_metric(store.metrics + uint64_t{nearest_anchor(store, key)} * kStoreDim * kStoreDim, key, other);
+const float* metric_at(const RecordStore& store, const float* key) {
+    return nearest_metric(store, key);
+}
+float metric_distance(const float* metric, const float* key, const float* other) {
+    return distance_by(metric, key, other);
 }
 
 Found find_record(const RecordStore& store, const float* key, const LookupOptions& options) {

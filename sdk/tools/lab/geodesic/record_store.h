@@ -92,7 +92,9 @@ Found find_record(const RecordStore& store, const float* key, const LookupOption
 // many.
 size_t find_nearest(const RecordStore& store, const float* key, uint32_t probes, std::span<Found> out);
 
-// Distance by the metric of the anchor nearest to `key`; Euclid's where there is no anchor.
-float metric_distance(const RecordStore& store, const float* key, const float* other);
+// The metric [dim][dim] of the anchor nearest to `key`; null where there is no anchor.
+const float* metric_at(const RecordStore& store, const float* key);
+// Distance by a metric; Euclid's by null.
+float metric_distance(const float* metric, const float* key, const float* other);
 
 }  // namespace keel::geodesic

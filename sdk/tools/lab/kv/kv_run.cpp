@@ -74,7 +74,11 @@ KvBytes planned_kv_bytes(const keel_memory_plan& plan) {
     bytes.page_bytes = plan.kv_page_bytes;
     bytes.pages = (plan.context_tokens + plan.kv_page_tokens - 1) / plan.kv_page_tokens;
     bytes.side_bytes = plan.kv_side_bytes;
+    // And what sessions share: recent rows of a long step.
     bytes.precise_bytes = plan.kv_session_bytes;
+    for (keel_region_kind kind : {KEEL_REGION_KV, KEEL_REGION_DEVICE_KV})
+        bytes.precise_bytes += plan.regions[kind].bytes - plan.regions[kind].padding_bytes;
+    bytes.precise_bytes -= plan.kv_pages * plan.kv_page_bytes + plan.max_sessions * plan.kv_session_bytes;
     bytes.total_bytes = static_cast<double>(bytes.page_bytes * bytes.pages + bytes.precise_bytes + bytes.side_bytes);
     bytes.per_token = bytes.total_bytes / plan.context_tokens;
     return bytes;

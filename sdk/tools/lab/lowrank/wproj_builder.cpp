@@ -34,6 +34,7 @@ WprojBuilder::WprojBuilder(const EngineOptions& options, const WprojCalibrationT
       model_(std::make_unique<ModelFile>(open_model(options.model))),
       slots_(slots),
       layers_(model_->info.layers) {
+    if (model_->model->spec.wired) throw ToolError(kExitFile, options.model + ": wired models have no W_proj caches");
     sensitivity_.resize(layers_);
     for (auto& layer : sensitivity_) layer.fill(1);
     moments_.resize(layers_);

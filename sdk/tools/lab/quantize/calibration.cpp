@@ -149,6 +149,9 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
     KvRun run(options, exact, context);
     const ModelFile& file = run.model().file;
     const ModelSpec& spec = file.model->spec;
+    // Of a block the moments of all its layers would have to be added up.
+    if (spec.blocks != spec.layers)
+        throw ToolError(kExitUsage, options.model + ": layers share weights, which --calibrate does not do");
     const std::vector<std::vector<int32_t>> documents =
         tokenize_documents(run.model().engine, calibration.text.file, calibration.text.documents,
                            tokens_within(calibration.text, context));

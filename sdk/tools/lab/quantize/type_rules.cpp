@@ -34,8 +34,8 @@ bool matches_name(const std::string& pattern, const std::string& name) {
 std::vector<ModelMatrix> matrices_of(const keel_model& model, const keel_reader& reader) {
     std::vector<ModelMatrix> out;
     const auto add = [&](TensorSlot slot, uint32_t layer) {
-        const GgufTensor* const t = model.tensor(slot, layer);
-        if (!t || kSlots[slot].rows == kDimNone) return;
+        const GgufTensor* const t = model.block_tensor(slot, layer);
+        if (!t || !is_matrix(slot)) return;
         ModelMatrix m = {static_cast<uint32_t>(t - model.tensors()),
                          slot,
                          layer,
@@ -48,7 +48,7 @@ std::vector<ModelMatrix> matrices_of(const keel_model& model, const keel_reader&
         out.push_back(std::move(m));
     };
     for (uint32_t slot = 0; slot < kGlobalSlots; ++slot) add(static_cast<TensorSlot>(slot), 0);
-    for (uint32_t layer = 0; layer < model.spec.layers; ++layer)
+    for (uint32_t layer = 0; layer < model.spec.blocks; ++layer)
         for (uint32_t slot = kGlobalSlots; slot < kSlotCount; ++slot) add(static_cast<TensorSlot>(slot), layer);
     return out;
 }
@@ -89,7 +89,7 @@ std::vector<uint32_t> TypeRules::choose(const std::vector<ModelMatrix>& matrices
     std::vector<uint32_t> types;
     for (const ModelMatrix& m : matrices) {
         uint32_t type = mix_ ? matrix_type(*mix_, m.slot, spec.tied,
-                                           m.slot >= kGlobalSlots && keeps_more(*mix_, m.layer, spec.layers))
+                                           m.slot >= kGlobalSlots && keeps_more(*mix_, m.layer, spec.blocks))
                              : m.type;
         for (size_t i = 0; i < rules_.size(); ++i) {
             if (!matches_name(rules_[i].pattern, m.name)) continue;

@@ -47,6 +47,35 @@ double divergence(const EngineOptions& options, const KvSpec& spec, uint32_t con
     return sum / static_cast<double>(tokens);
 }
 
+// The largest choices found that do not exceed, by a bound on their plain bytes: it moves by what is left or over, and
+// then by halves between what keeps and what exceeds. choose(bound): the smallest ones where nothing is within it.
+// Throws ToolError: by how much those exceed.
+template <class Choose, class Excess>
+std::vector<size_t> within_excess(const Choose& choose, uint64_t bound, const Excess& excess) {
+    constexpr int kMostRounds = 14;
+    const std::vector<size_t> smallest = choose(1);
+    std::vector<size_t> best;
+    uint64_t keeps = 0, exceeds = 0;  // bounds, as far as they are known
+    for (int round = 0; round < kMostRounds; ++round) {
+        const bool last = round + 1 == kMostRounds;
+        const std::vector<size_t> now = last && best.empty() ? smallest : choose(bound);
+        const int64_t over = now == best ? 0 : excess(now);
+        if (over > 0 && now == smallest)
+            throw ToolError(kExitMemory,
+                            strf("the smallest types are %lld bytes over the budget", static_cast<long long>(over)));
+        (over > 0 ? exceeds : keeps) = bound;
+        if (over <= 0) best = now;
+        if (keeps && exceeds) {
+            if (exceeds - keeps < keeps / 4096) break;
+            bound = keeps + (exceeds - keeps) / 2;
+        } else {
+            if (over == 0) break;
+            bound = static_cast<uint64_t>(std::max<int64_t>(static_cast<int64_t>(bound) - over, 1));
+        }
+    }
+    return best;
+}
+
 struct RemovedAtTheEnd {
     const std::string& path;
     ~RemovedAtTheEnd() {
@@ -125,10 +154,30 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
         }
         solved.push_back(i);
     }
-    const bool room = solver.bytes == 0 || solver.bytes > fixed_bytes;
-    const std::vector<size_t> choices =
-        room ? choose_types(bytes, costs, solver.bytes ? solver.bytes - fixed_bytes : 0, solver.loss)
-             : std::vector<size_t>();
+    const auto choose = [&](uint64_t most_bytes) {
+        const bool room = most_bytes == 0 || most_bytes > fixed_bytes;
+        return room ? choose_types(bytes, costs, most_bytes ? most_bytes - fixed_bytes : 0, solver.loss)
+                    : std::vector<size_t>();
+    };
+    std::vector<size_t> choices;
+    if (solver.excess) {
+        std::vector<size_t> smallest;
+        for (const std::vector<uint64_t>& of : bytes)
+            smallest.push_back(static_cast<size_t>(std::min_element(of.begin(), of.end()) - of.begin()));
+        choices = within_excess(
+            [&](uint64_t bound) {
+                const std::vector<size_t> within = choose(bound);
+                return within.size() == solved.size() ? within : smallest;
+            },
+            solver.bytes,
+            [&](const std::vector<size_t>& of) {
+                std::vector<uint32_t> all = out.types;
+                for (size_t k = 0; k < solved.size(); ++k) all[solved[k]] = types[k][of[k]];
+                return solver.excess(all);
+            });
+    } else {
+        choices = choose(solver.bytes);
+    }
     if (choices.size() != solved.size())
         throw ToolError(kExitUsage, "no types are within the bound: the smallest are larger");
     out.bytes = fixed_bytes;

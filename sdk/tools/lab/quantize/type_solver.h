@@ -16,6 +16,9 @@ struct TypeSolverOptions {
     KvText text;         // where predictions are compared
     uint64_t bytes = 0;  // of all matrices of the request, or
     double loss = 0;     // nats of KL per token that the sum may reach; one of the two is above 0
+    // Where given, `bytes` is only where the search begins: by how many bytes a model of these types exceeds what it
+    // may have; below 0: so many are left.
+    std::function<int64_t(const std::vector<uint32_t>& types)> excess;
 };
 
 struct SolvedTypes {

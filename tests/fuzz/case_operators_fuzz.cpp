@@ -1,0 +1,18 @@
+// Any bytes: encoded they decode to themselves, and decoded they are a text or malformed. What decodes well and is
+// encoded again decodes to the same.
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "sdk/tools/common/case_operators.h"
+
+using keel::tools::decode_case;
+using keel::tools::encode_case;
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
+    const std::string text(reinterpret_cast<const char*>(data), bytes);
+    const auto back = decode_case(encode_case(text));
+    if (!back.well_formed || back.text != text) abort();
+    const auto decoded = decode_case(text);
+    if (decode_case(encode_case(decoded.text)).text != decoded.text) abort();
+    return 0;
+}
