@@ -40,8 +40,8 @@ void emulate_amx_products(KernelSet* set);  // emulated_amx.cpp; for machines wi
 // Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile
 // instructions emulated, where it has VBMI the AVX-512 one for machines without; where it has AVX2 that of machines
 // with AVX-VNNI, its instructions emulated, and where it has AVX-VNNI the AVX2 one for machines without. On an emulated
-// machine, which is slow, the one that KEEL_EXPECT_KERNELS names: the others have machines of their own. Sanitizers watch no
-// matrix product, so under them nothing is emulated.
+// machine, which is slow, the one that KEEL_EXPECT_KERNELS names: the others have machines of their own. None is
+// emulated under sanitizers, which watch no matrix product.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     const char* expected = getenv("KEEL_EXPECT_KERNELS");
