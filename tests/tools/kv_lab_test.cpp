@@ -424,7 +424,9 @@ TEST(KvStoredErrors, AreThoseOfTheCodes) {
     profile.pairs = choose_mean_pairs(statistics, 16);
     set_key_means(statistics, &profile);
     set_value_means(statistics, &profile);
-    set_gains(statistics, &profile);
+    KvKeyMoments moments(profile, 0, 0);
+    capture_rows(books(), kText, 1, 128, [&](const KvDocumentRows& rows) { moments.add(rows); });
+    set_gains(moments, &profile);
     const std::vector<char> bytes = encode_kv_profile(profile);
     keel_reader reader = make<keel_reader>();
     ASSERT_EQ(keel_reader_from_memory(bytes.data(), bytes.size(), &reader), KEEL_OK);
@@ -681,6 +683,54 @@ TEST(KvStatistics, SinksAreLeftOut) {
     EXPECT_EQ(coded.key_mean_before(1), 3);
     EXPECT_EQ(coded.query_energy(0), 5);
     EXPECT_GT(all.value_mean(0), 30);
+}
+
+// One coded key, read by one query: its probability is a half, and its value lies 2 from the output.
+TEST(KvKeyMoments, CountWhatErrorsDoToOutputs) {
+    const float ln2 = logf(2);
+    KvDocumentRows rows;
+    rows.shape = {1, 1, 1, 2, 8};
+    rows.tokens = 3;
+    rows.rope_dims = 2;
+    rows.neox = true;
+    rows.k_before = rows.k_after = {0, 0, 1, 0, 0, 0};
+    rows.v = {0, 0, 4, 0, 0, 0};
+    rows.q_before = rows.q_after = {7, 7, 7, 7, ln2 * 2, 5};
+    rows.cos_sin = {1, 0, 1, 0, 1, 0};
+    rows.window = {0};
+    rows.attention_scale = 0.5f;
+    KvProfile profile;
+    profile.pairs = {0};
+    profile.key_means = {0, -3};
+    KvKeyMoments moments(profile, 1, 1);
+    moments.add(rows);
+    EXPECT_NEAR(moments.query(0), 4 * ln2 * ln2, 1e-6);
+    EXPECT_NEAR(moments.query(1), 25, 1e-5);
+    EXPECT_NEAR(moments.key(0), 1, 1e-6);
+    EXPECT_NEAR(moments.key(1), 9, 1e-5);
+    KvStatistics weighed;
+    weighed.add_weighed(rows, 1, 1);
+    EXPECT_EQ(weighed.key_mean_before(0), 1);
+    EXPECT_EQ(weighed.value_mean(0), 4);
+    EXPECT_NEAR(weighed.query_energy(1), 25, 1e-5);
+    set_gains(moments, &profile);
+    ASSERT_EQ(profile.gains.size(), 2u);
+    EXPECT_NEAR(profile.gains[0] * profile.gains[1], 1, 1e-6);
+    EXPECT_NEAR(powf(profile.gains[0] / profile.gains[1], 4), 1 / (4 * ln2 * ln2) / (9.0f / 25), 1e-4);
+    // The mean is turned with its key.
+    rows.cos_sin = {1, 0, 0, 1, 1, 0};
+    KvKeyMoments turned(profile, 1, 1);
+    turned.add(rows);
+    EXPECT_NEAR(turned.key(0), 4, 1e-5);  // (1, 0) - (3, 0)
+    EXPECT_NEAR(turned.key(1), 0, 1e-5);
+    // A query that does not see it, and one that has it among its recent ones.
+    rows.window = {1};
+    KvKeyMoments unseen(profile, 1, 1), recent(profile, 1, 2);
+    unseen.add(rows);
+    rows.window = {0};
+    recent.add(rows);
+    EXPECT_EQ(unseen.key(0), 0);
+    EXPECT_EQ(recent.query(1), 0);
 }
 
 TEST(KvText, DocumentsOfOneTitleAreOneSource) {

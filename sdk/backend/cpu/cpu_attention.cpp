@@ -124,11 +124,13 @@ void run_qkv_post(const CpuDevice& d, const QkvPost& post, uint32_t token, uint3
                             s.head_dim,
                             s.rope_dims,
                             p.rope_neox,
-                            0,
+                            s.windowed(layer) ? s.window : 0,
                             group_q,
                             k,
                             v,
-                            cos_sin};
+                            cos_sin,
+                            s.attention_scale,
+                            s.attention_softcap};
     if (p.tap) p.tap(p.tap_user_data, &heads);
     for (uint32_t g = 0; g < group; ++g) kernel.rope(group_q + g * s.head_dim, rope_pairs, cos_sin, p.rope_neox);
     heads.stage = KEEL_LAB_AFTER_ROPE;

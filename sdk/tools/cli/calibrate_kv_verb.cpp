@@ -5,7 +5,8 @@
 //
 //   1. statistics: means of K before and after RoPE and of V, energies of K, V and Q, over --documents documents;
 //      without the sinks, which nobody reads from their codes
-//   2. what helps on a slice of the text: the K scale mode and the gains, unless they are given
+//   2. what helps on a slice of the text: means and gains that follow what attention makes of errors, the K scale mode,
+//      unless they are given
 //   3. the cost of each candidate format for K and for V of each layer: mean KL with this one coded and all others in
 //      f32
 //   4. formats: least added cost per byte saved, down to the byte budget, or as far as the measured KL stays in the KL
@@ -249,19 +250,25 @@ void calibrate_kv(Options o, const Console& console) {
 
     // 1
     const uint32_t sinks = sinks_of_coded_rows(o.engine.sinks);
-    KvStatistics statistics;
+    KvStatistics statistics, weighed;
     capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
-                 [&](const KvDocumentRows& rows) { statistics.add(rows, sinks); });
+                 [&](const KvDocumentRows& rows) {
+                     statistics.add(rows, sinks);
+                     weighed.add_weighed(rows, sinks, o.engine.recent);
+                 });
     const keel_model_info& info = file.info;
     KvProfile profile;
     profile.shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, statistics.rope_dims() / 2};
     profile.formats.assign(info.layers,
                            {formats[0], formats[0], KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares});
-    if (!o.no_key_means) {
-        profile.pairs = choose_mean_pairs(statistics, o.pairs);
-        set_key_means(statistics, &profile);
-    }
-    if (!o.no_value_means) set_value_means(statistics, &profile);
+    const auto set_means = [&](const KvStatistics& s, KvProfile* p) {
+        if (!o.no_key_means) {
+            p->pairs = choose_mean_pairs(s, o.pairs);
+            set_key_means(s, p);
+        }
+        if (!o.no_value_means) set_value_means(s, p);
+    };
+    set_means(statistics, &profile);
 
     // 2
     ProgressBar bar(console, "calibrating");
@@ -285,13 +292,21 @@ void calibrate_kv(Options o, const Console& console) {
     };
     set_all(&profile, formats[formats.size() / 2]);
     KvProfile other = profile;
+    set_means(weighed, &other);
+    if ((!o.no_key_means || !o.no_value_means) && better("means weighed by attention", other, profile)) profile = other;
+    other = profile;
     for (KvLayerFormats& f : other.formats) f.k_scale = KvScaleMode::kUnbiased;
     if (o.k_scale == "unbiased" || (o.k_scale == "auto" && has_scale_mode(formats[formats.size() / 2]) &&
                                     better("unbiased K scale", other, profile)))
         profile = other;
     other = profile;
-    set_gains(statistics, &other);
-    if (o.gains == "on" || (o.gains == "auto" && better("gains", other, profile))) profile = other;
+    if (o.gains != "off") {
+        KvKeyMoments moments(profile, sinks, o.engine.recent);
+        capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
+                     [&](const KvDocumentRows& rows) { moments.add(rows); });
+        set_gains(moments, &other);
+        if (o.gains == "on" || better("gains", other, profile)) profile = other;
+    }
 
     // 3 and 4
     Costs costs;
@@ -395,7 +410,8 @@ void add_calibrate_verb(Verb app, Console& console) {
                     "most measurements of costs; layers are measured together beyond it (default 256)");
     verb.add_option("--k-scale", o->k_scale, "how K rows are scaled: ls, unbiased, auto (default)")
         .one_of({"ls", "unbiased", "auto"});
-    verb.add_option("--gains", o->gains, "per-pair gains: on, off, auto (default)").one_of({"on", "off", "auto"});
+    verb.add_option("--gains", o->gains, "a gain for each element of K: on, off, auto (default)")
+        .one_of({"on", "off", "auto"});
     verb.add_flag("--no-key-means", o->no_key_means, "leave the mean in K");
     verb.add_flag("--no-value-means", o->no_value_means, "leave the mean in V");
     verb.callback([o, &console] { calibrate_kv(*o, console); });

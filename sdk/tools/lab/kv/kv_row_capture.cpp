@@ -24,10 +24,17 @@ void KvRowCapture::heads(const keel_lab_heads& h) {
                 &(after ? rows_.q_after : rows_.q_before)[rows_.q_row(h.layer, h.position, h.kv_head * h.query_heads)]);
     if (!after) return;
     std::copy_n(h.v, dim, &rows_.v[row]);
-    if (h.layer == 0 && h.kv_head == 0 && h.position == 0) {
+    if (h.kv_head) return;
+    if (h.layer == 0 && h.position == 0) {
         rows_.rope_dims = h.rope_dims;
         rows_.neox = h.rope_neox;
+        rows_.attention_scale = h.attention_scale;
+        rows_.attention_softcap = h.attention_softcap;
+        rows_.window.resize(rows_.shape.layers);
+        rows_.cos_sin.resize(size_t{rows_.shape.layers} * rows_.tokens * h.rope_dims);
     }
+    rows_.window[h.layer] = h.window;
+    std::copy_n(h.cos_sin, h.rope_dims, &rows_.cos_sin[rows_.rope_row(h.layer, h.position)]);
 }
 
 void capture_rows(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens,
