@@ -24,13 +24,13 @@ typedef struct keel_lab_heads {
     uint32_t layer, kv_head, position;
     uint32_t query_heads; /* of this KV head */
     uint32_t head_dim;
-    uint32_t rope_dims; /* rotated elements of a head, the first ones */
-    uint32_t rope_neox; /* pairs (i, i + rope_dims / 2); else (2i, 2i + 1) */
-    uint32_t window;      /* positions that a query of this layer sees; 0: all */
-    float* q;             /* [query_heads][head_dim] */
-    float* k;             /* [head_dim] */
-    float* v;             /* [head_dim] */
-    const float* cos_sin; /* [rope_dims]: cos and sin of each pair at this position */
+    uint32_t rope_dims;                       /* rotated elements of a head, the first ones */
+    uint32_t rope_neox;                       /* pairs (i, i + rope_dims / 2); else (2i, 2i + 1) */
+    uint32_t window;                          /* positions that a query of this layer sees; 0: all */
+    float* q;                                 /* [query_heads][head_dim] */
+    float* k;                                 /* [head_dim] */
+    float* v;                                 /* [head_dim] */
+    const float* cos_sin;                     /* [rope_dims]: cos and sin of each pair at this position */
     float attention_scale, attention_softcap; /* of scores; softcap 0: none */
 } keel_lab_heads;
 
