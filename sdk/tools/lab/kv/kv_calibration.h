@@ -67,8 +67,8 @@ std::vector<uint32_t> choose_mean_pairs(const KvStatistics& statistics, uint32_t
 void set_key_means(const KvStatistics& statistics, KvProfile* profile);
 void set_value_means(const KvStatistics& statistics, KvProfile* profile);
 
-// Sums of the squares of the elements of queries and of what is coded of keys, that is keys less the means of `profile`,
-// weighed as errors of keys are. Arrays as those of KvStatistics.
+// Squares of the elements of queries and of what is coded of keys, which is keys less the means of `profile`: sums in
+// which they weigh as errors of keys do. Arrays as those of KvStatistics.
 class KvKeyMoments {
   public:
     KvKeyMoments(const KvProfile& profile, uint32_t sinks, uint32_t recent)

@@ -13,6 +13,8 @@ void KvRowCapture::begin(keel_session, uint32_t tokens, uint32_t) {
     for (std::vector<float>* kv : {&rows_.k_before, &rows_.k_after, &rows_.v})
         kv->resize(positions * rows_.shape.kv_heads);
     for (std::vector<float>* q : {&rows_.q_before, &rows_.q_after}) q->resize(positions * rows_.shape.heads);
+    rows_.cos_sin.resize(positions);
+    rows_.window.resize(rows_.shape.layers);
 }
 
 void KvRowCapture::heads(const keel_lab_heads& h) {
@@ -25,15 +27,13 @@ void KvRowCapture::heads(const keel_lab_heads& h) {
     if (!after) return;
     std::copy_n(h.v, dim, &rows_.v[row]);
     if (h.kv_head) return;
+    if (h.position == 0) rows_.window[h.layer] = h.window;
     if (h.layer == 0 && h.position == 0) {
         rows_.rope_dims = h.rope_dims;
         rows_.neox = h.rope_neox;
         rows_.attention_scale = h.attention_scale;
         rows_.attention_softcap = h.attention_softcap;
-        rows_.window.resize(rows_.shape.layers);
-        rows_.cos_sin.resize(size_t{rows_.shape.layers} * rows_.tokens * h.rope_dims);
     }
-    rows_.window[h.layer] = h.window;
     std::copy_n(h.cos_sin, h.rope_dims, &rows_.cos_sin[rows_.rope_row(h.layer, h.position)]);
 }
 

@@ -14,14 +14,14 @@ struct KvDocumentRows {
     bool neox = false;
     std::vector<float> k_before, k_after, v;  // [layers][tokens][kv_heads][head_dim]
     std::vector<float> q_before, q_after;     // [layers][tokens][heads][head_dim]
-    std::vector<float> cos_sin;               // [layers][tokens][rope_dims]
+    std::vector<float> cos_sin;               // [layers][tokens][head_dim], rope_dims of them
     std::vector<uint32_t> window;             // [layers]; 0: all positions are seen
     float attention_scale = 1, attention_softcap = 0;
 
     size_t kv_row(uint32_t layer, uint32_t token, uint32_t kv_head) const {
         return ((size_t{layer} * tokens + token) * shape.kv_heads + kv_head) * shape.head_dim;
     }
-    size_t rope_row(uint32_t layer, uint32_t token) const { return (size_t{layer} * tokens + token) * rope_dims; }
+    size_t rope_row(uint32_t layer, uint32_t token) const { return (size_t{layer} * tokens + token) * shape.head_dim; }
     size_t q_row(uint32_t layer, uint32_t token, uint32_t head) const {
         return ((size_t{layer} * tokens + token) * shape.heads + head) * shape.head_dim;
     }
