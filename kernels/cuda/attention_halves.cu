@@ -241,9 +241,11 @@ KEEL_GPU void attend_tokens(const PrefillBlock& b) {
         sync_block();
         const KvRows& v = b.v(tile.view);
         if (tile.there()) {
-            const uint32_t row_bytes = 2 * n;
-            for (uint32_t i = 16 * thread; i < tile.rows() * row_bytes; i += 16 * threads)
-                copy16(Tile::values() + i, b.row_of(tile, v, i / row_bytes) + i % row_bytes);
+            for (uint32_t i = thread; i < tile.rows() * Tile::kElementLanes; i += threads) {
+                const uint32_t row = i / Tile::kElementLanes, block = i % Tile::kElementLanes;
+                if (8 * block < n)
+                    copy16(Tile::values() + row * 2 * n + 16 * block, b.row_of(tile, v, row) + 16 * block);
+            }
         }
         copy_commit();
         const TilePlace next = next_tile(b, tile);

@@ -45,14 +45,14 @@ KvRecentRows kv_recent_rows(const KvF16WindowShape& shape, const KvF16Window& wi
     return rows;
 }
 
-void kv_f16_window_begin(const KvF16WindowShape& shape, KvF16Window* window, const KvRecentRows& rows, uint32_t from,
-                         uint32_t tokens) {
-    // The first written slot takes the row of the slot ring_rows in front of it, or, in a long step, in front of
-    // `from`.
-    const uint32_t first = rows.kept_from > from ? rows.kept_from : from, end = from + tokens;
-    const uint32_t written_to = from + (end - first);
-    if (written_to > shape.ring_rows && written_to - shape.ring_rows > window->oldest)
-        window->oldest = written_to - shape.ring_rows;
+void kv_f16_window_reach(const KvF16WindowShape& shape, KvF16Window* window, uint32_t end) {
+    if (end > shape.ring_rows && end - shape.ring_rows > window->oldest) window->oldest = end - shape.ring_rows;
+}
+
+// Kept rows of a long step follow those in front of it in the ring, as if they were the slots from step_from on.
+void kv_f16_window_write(const KvF16WindowShape& shape, KvF16Window* window, const KvRecentRows& rows, uint32_t slot) {
+    if (!shape.recent_tokens || !rows.keeps(slot)) return;
+    kv_f16_window_reach(shape, window, (rows.in_step(slot) ? rows.step_from + (slot - rows.kept_from) : slot) + 1);
 }
 
 void kv_f16_window_finish(KvF16Window* window, const KvRecentRows& rows) {

@@ -54,16 +54,17 @@ using kernels::KvRecentRows;
 // A session's ring between steps.
 struct KvF16Window {
     uint32_t oldest;  // the ring's rows are those of this slot and later ones
-    uint32_t shift;   // the row of slot s is (s + shift) % ring_rows
+    uint32_t shift;   // of kv_ring_row
 };
 
 // A session's part of a step: slots [from, from + tokens + drafts), the first of them token `first_token` of the step.
 KvRecentRows kv_recent_rows(const KvF16WindowShape& shape, const KvF16Window& window, uint32_t from, uint32_t tokens,
                             uint32_t drafts, uint32_t first_token);
-// The step begins: rows that it writes over are gone, even if it is given up.
-void kv_f16_window_begin(const KvF16WindowShape& shape, KvF16Window* window, const KvRecentRows& rows, uint32_t from,
-                         uint32_t tokens);
-// It is done.
+// The ring has the last ring_rows of the slots in front of `end` at most.
+void kv_f16_window_reach(const KvF16WindowShape& shape, KvF16Window* window, uint32_t end);
+// A step writes the row of a slot: what stood in its place is gone, even if the step is given up.
+void kv_f16_window_write(const KvF16WindowShape& shape, KvF16Window* window, const KvRecentRows& rows, uint32_t slot);
+// The step is done.
 void kv_f16_window_finish(KvF16Window* window, const KvRecentRows& rows);
 // Whether a session cut to `tokens` still has the rows its next query reads; that of an empty session reads none.
 bool kv_f16_window_reaches(const KvF16WindowShape& shape, const KvF16Window& window, uint32_t tokens);

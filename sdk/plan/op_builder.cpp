@@ -398,30 +398,26 @@ Buf OpBuilder::head_gate(const Buf& x, const Buf& layer_input) {
     return result(x.name, x.width);
 }
 
-// In place: the first half of a row.
-Buf OpBuilder::glu(const Buf& gate_up) {
-    Op& op = push(OpKind::kGlu, "glu", kFfnGate);
+// In place: of a row that has gate and up the first half, of one that has up alone all of it.
+Buf OpBuilder::activate(OpKind kind, const char* op_name, TensorSlot slot, const Buf& x, uint32_t rows,
+                        uint32_t row_macs) {
+    Op& op = push(kind, op_name, slot);
     op.gate = m_.row().gate;
     op.site = KEEL_LAB_FFN_HIDDEN;
-    op.in = read(&op, gate_up, Activation::kF32);
-    op.out = write(&op, gate_up.name, gate_up.width);
-    op.rows = gate_up.width / 2;
-    op.token_bytes = uint64_t{op.rows} * 12;
-    op.token_macs = uint64_t{op.rows} * 12;
-    return result(gate_up.name, op.rows);
+    op.in = read(&op, x, Activation::kF32);
+    op.out = write(&op, x.name, x.width);
+    op.rows = rows;
+    op.token_bytes = uint64_t{x.width + rows} * 4;
+    op.token_macs = uint64_t{rows} * row_macs;
+    return result(x.name, rows);
 }
 
-// In place.
+Buf OpBuilder::glu(const Buf& gate_up) {
+    return activate(OpKind::kGlu, "glu", kFfnGate, gate_up, gate_up.width / 2, 12);
+}
+
 Buf OpBuilder::activation(const Buf& up) {
-    Op& op = push(OpKind::kActivation, "activation", kFfnUp);
-    op.gate = m_.row().gate;
-    op.site = KEEL_LAB_FFN_HIDDEN;
-    op.in = read(&op, up, Activation::kF32);
-    op.out = write(&op, up.name, up.width);
-    op.rows = up.width;
-    op.token_bytes = uint64_t{op.rows} * 8;
-    op.token_macs = uint64_t{op.rows} * 2;
-    return result(up.name, op.rows);
+    return activate(OpKind::kActivation, "activation", kFfnUp, up, up.width, 2);
 }
 
 Buf OpBuilder::post_norm(const Buf& x, TensorSlot weight) {

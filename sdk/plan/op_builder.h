@@ -104,6 +104,7 @@ class OpBuilder {
     Op& push(OpKind kind, const char* name, TensorSlot slot);
     Buf mix_of(const char* name, TensorSlot slot, const float* c, const Buf* x, uint32_t terms);
     Op& change_attention(OpKind kind, const char* op_name, const Buf& x);
+    Buf activate(OpKind kind, const char* op_name, TensorSlot slot, const Buf& x, uint32_t rows, uint32_t row_macs);
     uint32_t last() const { return count_ - 1; }
     BufferId read(Op* op, const Buf& x, Activation type);
     BufferId write(Op* op, const char* name, uint32_t width);

@@ -246,11 +246,9 @@ keel_status form_step(Engine* e, Session* const* sessions, uint32_t count, StepL
 // Hands the formed step to the backend. From now on rows are written, even if the step is abandoned.
 keel_status begin_step(Engine* e) {
     const Step& step = e->step;
-    for (uint32_t i = 0, token = 0; i < step.sessions; ++i) {
-        const uint32_t first = token;
-        while (token < step.tokens && step.session[token] == i) ++token;
-        Session* s = e->step_session(i);
-        kv_f16_window_begin(e->f16_window, &s->f16_window, step.recent[i], s->computed, token - first);
+    for (uint32_t i = 0; i < step.tokens; ++i) {
+        const uint32_t session = step.session[i];
+        kv_f16_window_write(e->f16_window, &e->step_session(session)->f16_window, step.recent[session], step.slot[i]);
     }
     return e->backend->begin(e->device, &e->step) == KEEL_OK ? KEEL_OK : poison(e, "the backend refused a step");
 }

@@ -26,7 +26,9 @@ keel_status move_row(Engine* e, const Session& s, const KvRowMove& row, uint32_t
     }
     if (!f16.recent_tokens) return KEEL_OK;
     const uint64_t ring = part.f16_window_offset(e->index_of(&s)) + f16.ring_of(layer), bytes = f16.recent.k.code_bytes;
-    const auto recent = [&](uint32_t slot) { return ring + (slot + s.f16_window.shift) % f16.ring_rows * bytes; };
+    const auto recent = [&](uint32_t slot) {
+        return ring + kernels::kv_ring_row(slot, s.f16_window.shift, f16.ring_rows) * bytes;
+    };
     return copy_kv(e, part, recent(row.to), recent(row.from), bytes);
 }
 

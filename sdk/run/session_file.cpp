@@ -137,10 +137,12 @@ keel_status for_each_f16_run(const Engine& e, const Session* s, const SavedHeade
         const uint64_t ring = part.f16_window_offset(e.index_of(s)) + shape.ring_of(layer);
         const uint64_t row_bytes = shape.recent.k.code_bytes;
         uint32_t slot = h.oldest_recent;
-        if (slot < s->f16_window.oldest) KEEL_TRY(copy(part, kNowhere, (s->f16_window.oldest - slot) * row_bytes));
-        if (slot < s->f16_window.oldest) slot = s->f16_window.oldest;
+        if (slot < s->f16_window.oldest) {
+            KEEL_TRY(copy(part, kNowhere, (s->f16_window.oldest - slot) * row_bytes));
+            slot = s->f16_window.oldest;
+        }
         for (uint32_t rows; slot < h.computed; slot += rows) {  // to the end of the ring, then from its beginning
-            const uint32_t row = (slot + s->f16_window.shift) % shape.ring_rows;
+            const uint32_t row = kernels::kv_ring_row(slot, s->f16_window.shift, shape.ring_rows);
             rows = h.computed - slot < shape.ring_rows - row ? h.computed - slot : shape.ring_rows - row;
             KEEL_TRY(copy(part, ring + row * row_bytes, rows * row_bytes));
         }
@@ -358,8 +360,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     };
     KEEL_TRY(for_each_kv_run(*e, s->kv, h.computed, store));
     s->f16_window = {h.oldest_recent, 0};
-    if (h.computed > e->f16_window.ring_rows && h.computed - e->f16_window.ring_rows > h.oldest_recent)
-        s->f16_window.oldest = h.computed - e->f16_window.ring_rows;
+    if (e->f16_window.recent_tokens) kv_f16_window_reach(e->f16_window, &s->f16_window, h.computed);
     KEEL_TRY(for_each_f16_run(*e, s, h, store));
     s->sampling = sampling;
     s->sample = h.feed_flags & KEEL_FEED_SAMPLE;

@@ -1104,26 +1104,32 @@ TEST(CudaBackend, RowsLongerThanSharedMemory) {
     std::filesystem::remove(path);
 }
 
+// How a model is planned with its first layers on the device.
+keel_status plan_on_device(const keel_test::InspectedFile& file, keel_config config, uint32_t layers,
+                           keel_error* error) {
+    keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+    device.layers = layers;
+    config.backend = keel_cuda();
+    config.backend_options = &device;
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    return keel_plan(&file.reader, file.model, &config, &plan, error);
+}
+
 // Adapters are the CPU's, also where it computes the last layers; a plan says so.
 TEST(CudaBackend, RefusesAdapters) {
     const keel_test::InspectedFile file(keel_test::source_path(kWideModel));
     const keel_test::FileReader adapter(keel_test::source_path("tests/data/adapters/llama-all.gguf"));
     const keel_part part = keel_test::part(KEEL_PART_ADAPTER, adapter.get());
     for (const uint32_t layers : {0u, 1u}) {
-        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
-        device.layers = layers;
         keel_config config = small_config();
-        config.backend = keel_cuda();
-        config.backend_options = &device;
         config.parts = &part;
         config.part_count = 1;
-        keel_memory_plan plan = sized<keel_memory_plan>();
         keel_error error = sized<keel_error>();
-        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, plan_on_device(file, config, layers, &error));
         EXPECT_STREQ("config.parts[0]", error.field);
         EXPECT_NE(nullptr, strstr(error.reason, "only the CPU")) << error.reason;
         config.part_count = 0;
-        EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+        EXPECT_EQ(KEEL_OK, plan_on_device(file, config, layers, nullptr));
     }
 }
 
@@ -1131,33 +1137,22 @@ TEST(CudaBackend, RefusesAdapters) {
 TEST(CudaBackend, RefusesPairsOfBf16) {
     const keel_test::InspectedFile file(keel_test::source_path(kWideModel));
     for (const uint32_t layers : {0u, 1u}) {
-        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
-        device.layers = layers;
         keel_config config = small_config();
-        config.backend = keel_cuda();
-        config.backend_options = &device;
         config.activation = KEEL_ACTIVATION_BF16;
-        keel_memory_plan plan = sized<keel_memory_plan>();
         keel_error error = sized<keel_error>();
-        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, plan_on_device(file, config, layers, &error));
         EXPECT_STREQ("config.activation", error.field);
         config.activation = KEEL_ACTIVATION_Q8;
-        EXPECT_EQ(KEEL_OK, keel_plan(&file.reader, file.model, &config, &plan, nullptr));
+        EXPECT_EQ(KEEL_OK, plan_on_device(file, config, layers, nullptr));
     }
 }
 
 // Ops that only the CPU has: a plan names the first of them, whichever layers a device was to compute.
 TEST(CudaBackend, RefusesWiredModels) {
     const keel_test::InspectedFile file(keel_test::source_path("tests/data/wired/wired.gguf"));
-    keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
-    keel_config config = small_config();
-    config.backend = keel_cuda();
-    config.backend_options = &device;
     for (const uint32_t layers : {0u, 1u}) {
-        device.layers = layers;
-        keel_memory_plan plan = sized<keel_memory_plan>();
         keel_error error = sized<keel_error>();
-        EXPECT_EQ(KEEL_E_UNSUPPORTED, keel_plan(&file.reader, file.model, &config, &plan, &error));
+        EXPECT_EQ(KEEL_E_UNSUPPORTED, plan_on_device(file, small_config(), layers, &error));
         EXPECT_NE(nullptr, strstr(error.reason, "no kernel for this op")) << error.reason;
     }
 }

@@ -242,12 +242,15 @@ TEST(KernelsMatmul, SetsAgreeOnWholeVectors) {
                     p.row_begin = random.below(2) ? 0 : random.below(p.rows);
                     p.bias = random.below(2);
                     p.accumulate = random.below(2);
-                    const std::vector<float> want = p.run(scalar, kFloats);
-                    for (bool from_memory : {false, true}) {
-                        p.from_memory = from_memory;
-                        ASSERT_TRUE(same_floats(want.data(), p.run(set, kFloats).data(), want.size()))
-                            << set->name << " " << kWeightTypes[type].name << " rows [" << p.row_begin << ", " << p.rows
-                            << ") k " << k << " columns " << columns << " from_memory " << from_memory;
+                    for (Form form : {kFloats, kPairs}) {
+                        const std::vector<float> want = p.run(scalar, form);
+                        for (bool from_memory : {false, true}) {
+                            p.from_memory = from_memory;
+                            ASSERT_TRUE(same_floats(want.data(), p.run(set, form).data(), want.size()))
+                                << set->name << " " << kWeightTypes[type].name << kFormNames[form] << " rows ["
+                                << p.row_begin << ", " << p.rows << ") k " << k << " columns " << columns
+                                << " from_memory " << from_memory;
+                        }
                     }
                 }
 }
@@ -315,6 +318,29 @@ TEST(KernelsMatmul, SumsOfTheSmallestPairsAreExact) {
         }
 }
 
+// Weights about 2^-56, of which smaller ones count as 0, on the ways of one token, of few and of many.
+TEST(KernelsMatmul, SetsAgreeOnSmallWeightsInPairs) {
+    Random random(20);
+    for (const KernelSet* set : fast_sets())
+        for (uint32_t type : {kF32, kF16, kBF16})
+            for (uint32_t k : {64u, 75u})
+                for (uint32_t columns : {1u, 5u, 40u}) {
+                    Problem p(type, 9, k, columns, random);
+                    for (uint32_t i = 0; i < p.rows * k; ++i) {
+                        const float w = random.normal() * 0x1p-56f;
+                        const uint16_t half =
+                            type == kF16 ? static_cast<uint16_t>(random.bits() & 0x83ffu) : f32_to_bf16(w);
+                        if (type == kF32)
+                            memcpy(p.w.data() + 4 * i, &w, 4);
+                        else
+                            memcpy(p.w.data() + 2 * i, &half, 2);  // F16: subnormal
+                    }
+                    ASSERT_TRUE(same_floats(p.run(&kScalarSet, kPairs).data(), p.run(set, kPairs).data(),
+                                            uint64_t{columns} * p.rows))
+                        << set->name << " " << kWeightTypes[type].name << " k " << k << " columns " << columns;
+                }
+}
+
 // Products below the smallest number leave -0 in every lane, and elements that pad a row to whole vectors must not turn
 // it into +0.
 TEST(KernelsMatmul, SetsKeepTheSignOfZero) {
@@ -348,7 +374,8 @@ TEST(KernelsMatmul, SetsAgreeOnExtremeValues) {
                         for (uint32_t columns : {1u, 5u}) {
                             if (!has_form(type, form)) continue;
                             const uint32_t block = kWeightTypes[type].block_elements;
-                            Problem p(type, 9, block == 1 ? 48 : 2 * block, columns, random, fill);
+                            const uint32_t k = block > 1 ? 2 * block : form == kPairs ? 64 : 48;
+                            Problem p(type, 9, k, columns, random, fill);
                             for (float& v : p.x) {
                                 if (kind == 0) v = 1.0f;
                                 if (kind == 1) v = -1.0f;

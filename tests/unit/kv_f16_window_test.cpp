@@ -33,10 +33,10 @@ struct Ring {
     void step(uint32_t tokens, uint32_t drafted, uint32_t accepted, uint32_t first_token, bool given_up) {
         const uint32_t from = static_cast<uint32_t>(text.size()), end = from + tokens + drafted;
         const KvRecentRows at = kv_recent_rows(shape, window, from, tokens, drafted, first_token);
-        kv_f16_window_begin(shape, &window, at, from, tokens + drafted);
         std::vector<uint64_t> now = text;
         for (uint32_t slot = from; slot < end; ++slot) {
             now.push_back(++times);
+            kv_f16_window_write(shape, &window, at, slot);
             if (at.in_step(slot)) step_rows.at(at.row_in_step(slot)) = times;
             if (at.keeps(slot)) rows[at.kept_row(slot, shape.ring_rows)] = times;
         }

@@ -50,7 +50,7 @@ struct RecentPages {
     const uint8_t* page[2];
     uint32_t page_tokens;
 
-    RecentPages(const CpuDevice& d, uint32_t layer, uint32_t token) {
+    void look(const CpuDevice& d, uint32_t layer, uint32_t token) {
         const KvF16WindowShape& f16 = d.kv_part->f16_window;
         page[0] = d.f16_window_of(token) + f16.ring_of(layer);
         page[1] = d.kv(d.kv_part->step_rows_offset);
@@ -59,10 +59,14 @@ struct RecentPages {
     }
     void list(const KvRecentRows& at, uint32_t ring_rows, uint32_t first, uint32_t end, uint32_t tail_first,
               const uint32_t* tail, uint32_t* rows) const {
+        uint32_t in_ring = at.row_in_ring(first, ring_rows);
         for (uint32_t position = first; position < end; ++position) {
-            const uint32_t slot = position < tail_first ? position : tail[position - tail_first];
-            rows[position - first] =
-                at.in_step(slot) ? page_tokens + at.row_in_step(slot) : at.row_in_ring(slot, ring_rows);
+            const bool plain = position < tail_first;
+            const uint32_t slot = plain ? position : tail[position - tail_first];
+            rows[position - first] = at.in_step(slot) ? page_tokens + at.row_in_step(slot)
+                                     : plain          ? in_ring
+                                                      : at.row_in_ring(slot, ring_rows);
+            if (++in_ring == ring_rows) in_ring = 0;
         }
     }
 };
@@ -250,8 +254,9 @@ void run_attention(const CpuDevice& d, const Op& op, uint32_t item, uint32_t spl
                            row_of};
     uint32_t recent_rows[kQueryBlockTokens][kRecentPositions];
     const uint32_t* recent_row_of[kMaxQueryRows];
-    const RecentPages recent(d, layer, block.first);
+    RecentPages recent;
     if (f16.recent_tokens) {
+        recent.look(d, layer, block.first);
         uint32_t first = highest;
         for (uint32_t r = 0; r < rows; ++r) first = coded_end[r] < first ? coded_end[r] : first;
         first = first / kernels::kAttentionTile * kernels::kAttentionTile;

@@ -142,7 +142,7 @@ Result move_rows(const CudaDevice& d, const KvRowMove* moves, uint32_t count, co
         }
         if (!f16.recent_tokens || result != platform::cuda::kSuccess) continue;
         const uint64_t ring = part.f16_window_offset(session_index) + f16.ring_of(0);
-        const auto row = [&](uint32_t slot) { return (slot + shift) % f16.ring_rows; };
+        const auto row = [&](uint32_t slot) { return kernels::kv_ring_row(slot, shift, f16.ring_rows); };
         for (uint32_t i = 0; i < a.count; ++i)
             a.move[i] = {ring, ring, row(moves[done + i].to), row(moves[done + i].from)};
         a.layers = layers;
