@@ -82,8 +82,8 @@ struct PackTable {
     PackSection sections[KEEL_PACK_MAX_SECTIONS];  // [header.section_count]
 };
 
-// The PackText that a section begins with. KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED for another version,
-// KEEL_E_FILE_LIMIT for more text than may be.
+// The PackText that a section begins with. KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED for another
+// version, KEEL_E_FILE_LIMIT for more text than may be.
 keel_status read_pack_text(const keel_reader& section, PackText* out, keel_error* error);
 // The beginning of a section with text, up to its rest, as a reader of what is stored there.
 keel_reader packed_text(const keel_reader& section);

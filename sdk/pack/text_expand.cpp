@@ -1,5 +1,5 @@
-// keel_pack.h: expands the text of a section of a pack, one zstd frame. No heap: zstd's context lies in the caller's work
-// memory.
+// keel_pack.h: expands the text of a section of a pack, one zstd frame. No heap: zstd's context lies in the caller's
+// work memory.
 #include <stddef.h>
 
 #include "keel/keel_pack.h"

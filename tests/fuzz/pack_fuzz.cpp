@@ -1,6 +1,6 @@
 // A pack of hostile bytes: as they come, and once more with the hash of the table made right, so that the table is
-// judged. Sections of an accepted pack lie in the file, apart from each other, and can be read to their ends; packed text
-// expands into memory that has exactly what was asked for, or not.
+// judged. Sections of an accepted pack lie in the file, apart from each other, and can be read to their ends; packed
+// text expands into memory that has exactly what was asked for, or not.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -198,8 +198,8 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     std::filesystem::remove(work);
 }
 
-// Layers that share weights: the moment of a block is that of all its layers, which is what the errors are measured with,
-// however few blocks a pass has.
+// Layers that share weights: the moment of a block is that of all its layers, which is what the errors are measured
+// with, however few blocks a pass has.
 TEST(Calibration, AddsUpTheLayersOfABlock) {
     EngineOptions engine;
     engine.model = keel_test::source_path("tests/data/wired/wired.gguf");

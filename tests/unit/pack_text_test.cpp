@@ -1,5 +1,5 @@
-// Packed text of packs: what was packed comes back, an engine computes the same bits and maps the same tensors, memory is
-// exact, and what is damaged or may not be is refused.
+// Packed text of packs: what was packed comes back, an engine computes the same bits and maps the same tensors, memory
+// is exact, and what is damaged or may not be is refused.
 #include <gtest/gtest.h>
 #include <unistd.h>
 

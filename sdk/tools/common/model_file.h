@@ -33,8 +33,8 @@ struct ModelFile {
 // Throws ToolError.
 FileReader open_file(const std::string& path);
 ModelFile open_model(const std::string& path);
-// What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so. With
-// PackUse::kParts the model's text stays packed.
+// What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so.
+// With PackUse::kParts the model's text stays packed.
 enum class PackUse { kAll, kParts };
 std::unique_ptr<PackFile> open_pack_of(const keel_reader& file, const std::string& path, PackUse use = PackUse::kAll);
 

@@ -67,8 +67,8 @@ struct PackedText {
     std::vector<uint8_t> frame;
 };
 
-// The first `bytes` of a file, if that pays; `raw_tensors` follow. Sections begin at multiples of kPackAlignBytes, so that
-// is what is compared.
+// The first `bytes` of a file, if that pays; `raw_tensors` follow. Sections begin at multiples of kPackAlignBytes, so
+// that is what is compared.
 PackedText pack_text(const keel_reader& from, uint64_t bytes, bool raw_tensors) {
     PackedText out;
     if (bytes == 0 || bytes > kMostPackTextBytes) return out;
