@@ -1,6 +1,7 @@
 /*
- * keel_pack.h - expands what is packed with zstd, text of packs (`keel pack --codec auto`) and W_proj caches (`keel wproj
- * pack`), into the caller's memory. libkeel_pack.a, beside libkeel.a and libzstd. C11. Experimental, as W_proj caches are.
+ * keel_pack.h - expands what is packed with zstd, text of packs (`keel pack --codec auto`) and W_proj caches (`keel
+ * wproj pack`), into the caller's memory. libkeel_pack.a, beside libkeel.a and libzstd. C11. Experimental, as W_proj
+ * caches are.
  *
  * Text of a pack is expanded between keel_pack_reader, whose reader then has text_bytes, and its use:
  *
