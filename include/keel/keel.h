@@ -396,8 +396,8 @@ struct keel_reader {
      * is mapped. */
     uint64_t coded_bytes;
     /* Nonzero: so many bytes at the beginning of the file are text that a pack has in fewer bytes, and read_at and
-     * `mapped` have text_stored_bytes in place of them. Keel takes them from `text`: keel_pack_expand_text (keel_pack.h)
-     * fills memory of the caller and lets it point there; before that whoever needs them is KEEL_E_UNSUPPORTED. That
+     * `mapped` have text_stored_bytes in place of them. Keel takes them from `text`: keel_pack_expand_text of
+     * keel_pack.h fills the caller's memory and lets it point there; before, who needs them is KEEL_E_UNSUPPORTED. That
      * memory is needed as long as the reader of a model is inspected, planned and initialised with, and no longer. */
     const void* text;
     uint64_t text_bytes;
