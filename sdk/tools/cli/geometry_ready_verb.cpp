@@ -11,6 +11,7 @@
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/geodesic/readiness.h"
+#include "sdk/tools/lab/geodesic/token_table.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
@@ -35,15 +36,10 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 // What followed the longest earlier match of the newest tokens; nothing where fewer than kShortestMatch match.
 std::vector<int32_t> after_longest_suffix(const std::vector<int32_t>& text) {
-    size_t best = 0, from = 0;
-    for (size_t end = text.size() - 1; end-- > 0;) {
-        size_t length = 0;
-        while (length <= end && length < 16 && text[end - length] == text[text.size() - 1 - length]) ++length;
-        if (length > best) best = length, from = end + 1;
-    }
-    if (best < kShortestMatch) return {};
-    return {text.begin() + static_cast<ptrdiff_t>(from),
-            text.begin() + static_cast<ptrdiff_t>(std::min(text.size(), from + kDrafts))};
+    const geodesic::EarlierSuffix found = geodesic::earlier_suffix(text);
+    if (found.length < kShortestMatch) return {};
+    return {text.begin() + static_cast<ptrdiff_t>(found.next),
+            text.begin() + static_cast<ptrdiff_t>(std::min(text.size(), found.next + kDrafts))};
 }
 
 class ReadinessTest {
@@ -212,22 +208,22 @@ void ready(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_geometry_ready_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb = add_verb(geometry, console, "ready", "the same answers with and without drafts?",
-                              "  keel geometry ready model.gguf prompts.jsonl\n"
-                              "  keel geometry ready model.gguf prompts.jsonl --records answers.records "
-                              "--temperature 0.8");
+void add_geometry_ready_verb(Verb geometry, Console& console) {
+    Verb verb = add_verb(geometry, console, "ready", "the same answers with and without drafts?",
+                         "  keel geometry ready model.gguf prompts.jsonl\n"
+                         "  keel geometry ready model.gguf prompts.jsonl --records answers.records "
+                         "--temperature 0.8");
     auto o = std::make_shared<Options>();
-    add_engine_options(*verb, o->engine);
-    verb->add_option("prompts", o->prompts, "a text file, or .jsonl with a field \"text\" per line")->required();
-    verb->add_option("--documents", o->documents, "prompts of it (0: all)")->capture_default_str();
-    verb->add_option("--tokens", o->tokens, "of an answer, at most")->capture_default_str();
-    verb->add_option("--temperature", o->temperature, "of answers (default 0: greedy)")->check(CLI::NonNegativeNumber);
-    verb->add_option("--records", o->records, "record store that drafts where no suffix does");
-    verb->add_flag("--perfect", o->perfect, "drafts are the plain answers themselves: the ceiling of drafting");
-    verb->add_flag("--again", o->again, "also where the report is there already");
-    verb->add_option("--output,-o", o->output, "the report")->capture_default_str();
-    verb->callback([o, &console] { ready(*o, console); });
+    add_engine_options(verb, o->engine);
+    verb.add_option("prompts", o->prompts, "a text file, or .jsonl with a field \"text\" per line").required();
+    verb.add_option("--documents", o->documents, "prompts of it (0: all)").capture_default_str();
+    verb.add_option("--tokens", o->tokens, "of an answer, at most").capture_default_str();
+    verb.add_option("--temperature", o->temperature, "of answers (default 0: greedy)").not_negative();
+    verb.add_option("--records", o->records, "record store that drafts where no suffix does");
+    verb.add_flag("--perfect", o->perfect, "drafts are the plain answers themselves: the ceiling of drafting");
+    verb.add_flag("--again", o->again, "also where the report is there already");
+    verb.add_option("--output,-o", o->output, "the report").capture_default_str();
+    verb.callback([o, &console] { ready(*o, console); });
 }
 
 }  // namespace keel::tools
