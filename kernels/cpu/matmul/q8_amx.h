@@ -50,8 +50,8 @@ void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, K>* panel,
                 sum[i] = K.sub ? V::multiply_add(sum[i], t, p.factors.scale()[s]) : _mm512_add_epi32(sum[i], t);
             }
         }
-        finish_block<V, K, kTileSide, 1>([&](int) KEEL_ALWAYS_INLINE -> const auto& { return p.factors; }, sum, d, sums,
-                                         at, acc);
+        finish_block<V, K, kTileSide, 1>(
+            [&](int) KEEL_ALWAYS_INLINE -> const auto& { return p.factors; }, sum, d, sums, at, acc);
     }
     KEEL_UNROLL
     for (uint32_t i = 0; i < kTileSide; ++i) store_rows<V>(a, row, count, token + i, acc[i]);
@@ -75,7 +75,8 @@ uint32_t panels_times_tiles(const MatmulArgs& a, void* panels, uint32_t row, uin
 
 template <class Tiles, WeightType T, bool kRepacked>
 void multiply_tiled(const MatmulArgs& a) {
-    if (a.tokens >= kTileSide) return multiply_many_avx512<T, kRepacked>(a, panels_times_tiles<Tiles, panel_kind<Q8Avx512>(T)>);
+    if (a.tokens >= kTileSide)
+        return multiply_many_avx512<T, kRepacked>(a, panels_times_tiles<Tiles, panel_kind<Q8Avx512>(T)>);
     (kRepacked ? matmul_repacked_avx512<T> : matmul_q8_avx512<T>)(a);
 }
 

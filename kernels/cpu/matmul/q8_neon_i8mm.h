@@ -90,8 +90,8 @@ struct NeonMatrixUnit {
                         t[1][p] = vmmlaq_s32(t[1][p], odd, x[i][p]);
                     }
                 }
-                const V::I scale = K.sub ? panel->factors.scale()[s] : V::set1_32(1),
-                           even = vtrn1q_s32(scale, scale), odd = vtrn2q_s32(scale, scale);
+                const V::I scale = K.sub ? panel->factors.scale()[s] : V::set1_32(1), even = vtrn1q_s32(scale, scale),
+                           odd = vtrn2q_s32(scale, scale);
                 KEEL_UNROLL
                 for (int p = 0; p < kPairs; ++p) {
                     sum[0][p] = K.sub ? vmlaq_s32(sum[0][p], t[0][p], even) : t[0][p];
@@ -105,8 +105,8 @@ struct NeonMatrixUnit {
                     c % 2 ? vtrn2q_s32(sum[0][c / 2], sum[1][c / 2]) : vtrn1q_s32(sum[0][c / 2], sum[1][c / 2]);
                 all[c] = vaddq_s32(start_block<V, K>(sums + at[c]), of_rows);
             }
-            finish_block<V, K, kTokens, 1>([&](int) KEEL_ALWAYS_INLINE -> const auto& { return panel->factors; }, all, d,
-                                           sums, at, acc);
+            finish_block<V, K, kTokens, 1>(
+                [&](int) KEEL_ALWAYS_INLINE -> const auto& { return panel->factors; }, all, d, sums, at, acc);
         }
     }
 };

@@ -11,14 +11,18 @@
 // stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
 // exactly.
 //
-// One token, and up to four of plain rows where V::kInPlace says so: codes go from the bytes to the products in
-// registers. A few of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same,
-// in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at a time. A few of other
-// rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay in the first-level
-// cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is read once, and a
-// further token costs little but its products.
+// One token, and up to four of plain rows of common types (few_direct) where V::kInPlace says so: codes go from the
+// bytes to the products in registers. A few of repacked rows, of types whose codes are taken out by few instructions
+// (V::kInPlace): the same, in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at
+// a time. A few of other rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay
+// in the first-level cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is
+// read once, and a further token costs little but its products.
 // More tokens: groups of L rows are unpacked into panels over the whole of k, in the caller's scratch too, and
 // register tiles of V::kTilePanels groups by V::kTileTokens tokens walk over them.
+//
+// What is compiled for each type: direct_rows, group_times_tokens, and how rows become panels. Passes over panels are
+// for each kind of panel (PanelKind), what walks over rows and tokens (multiply_few, multiply_in_place, multiply_many)
+// is there once and knows a type as data (PanelSource, InPlacePasses).
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
 //   load(p)                        one I
@@ -421,7 +425,8 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j) {
                     code[j] = bits_of<V, 4 * half.value>(t[j], 15);
-                    if constexpr (T == kQ5_K) code[j] = V::or_(code[j], bits_of<V, 2 * g.kKnown + half.value - 4>(qh[j], 16));
+                    if constexpr (T == kQ5_K)
+                        code[j] = V::or_(code[j], bits_of<V, 2 * g.kKnown + half.value - 4>(qh[j], 16));
                 }
                 sink(static_cast<uint32_t>(2 * g.value + half.value), code);
             });
@@ -470,7 +475,8 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
             each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j)
-                    code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3), bits_of<V, 4 * half.kKnown + g.value - 2>(hmask[j], 4));
+                    code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3),
+                                     bits_of<V, 4 * half.kKnown + g.value - 2>(hmask[j], 4));
                 sink(static_cast<uint32_t>(4 * half.value + g.value), code);
             });
             if constexpr (!kWrittenOut) {
@@ -545,7 +551,8 @@ KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
     typename V::I sum = V::zero();
     if constexpr (K.offset != 0) {
         const typename V::I pair = V::set1_16(-K.offset);
-        each_index<static_cast<int>(K.elements / 32)>([&](auto i) KEEL_ALWAYS_INLINE { sum = V::dot2(sum, pair, sums + 4 * i.value); });
+        each_index<static_cast<int>(K.elements / 32)>(
+            [&](auto i) KEEL_ALWAYS_INLINE { sum = V::dot2(sum, pair, sums + 4 * i.value); });
     }
     return sum;
 }
@@ -649,7 +656,7 @@ KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, u
 // dots[r * n + c]: rows row + r * L .. of `rows` rows, tokens token + c that there are.
 template <class V>
 KEEL_ONE_COPY void store_tile(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t token, uint32_t n,
-                            const typename V::F* dots) {
+                              const typename V::F* dots) {
     const uint32_t tokens = a.tokens - token < n ? a.tokens - token : n;
     for (uint32_t r = 0; r < rows; r += V::kLanes, dots += n) {
         KEEL_KEEP_LOOP
@@ -711,18 +718,19 @@ void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
             I sum[N];
             KEEL_UNROLL
             for (int c = 0; c < N; ++c) sum[c] = start_block<V, K>(sums + at[c]);
-            unpack_rows<V, T, N == 1 && written_out<Source>(T)>(rows[g], f, [&](uint32_t chunk, const auto& made) KEEL_ALWAYS_INLINE {
-                if (ahead) fetch_part<V, Source, G * kChunks, N>(ahead, G * chunk + static_cast<uint32_t>(g));
-                const I* scale = f.scale() + kScalesPerChunk * chunk;
-                I code[8];
-                KEEL_UNROLL
-                for (int j = 0; j < 8; ++j) code[j] = made[j];
-                multiply_chunk<V, K, N, 1>([&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
-                                           [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
-                                           [&](int c) KEEL_ALWAYS_INLINE { return q + at[c] + 32 * chunk; }, sum);
-            });
-            finish_block<V, K, N, 1>([&](int) KEEL_ALWAYS_INLINE -> const auto& { return f; }, sum, d, sums, at,
-                                     acc + g * N);
+            unpack_rows<V, T, N == 1 && written_out<Source>(T)>(
+                rows[g], f, [&](uint32_t chunk, const auto& made) KEEL_ALWAYS_INLINE {
+                    if (ahead) fetch_part<V, Source, G * kChunks, N>(ahead, G * chunk + static_cast<uint32_t>(g));
+                    const I* scale = f.scale() + kScalesPerChunk * chunk;
+                    I code[8];
+                    KEEL_UNROLL
+                    for (int j = 0; j < 8; ++j) code[j] = made[j];
+                    multiply_chunk<V, K, N, 1>([&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
+                                               [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
+                                               [&](int c) KEEL_ALWAYS_INLINE { return q + at[c] + 32 * chunk; }, sum);
+                });
+            finish_block<V, K, N, 1>(
+                [&](int) KEEL_ALWAYS_INLINE -> const auto& { return f; }, sum, d, sums, at, acc + g * N);
         }
     }
     store_tile<V>(a, row, G * V::kLanes, 0, N, acc);
@@ -796,7 +804,8 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
                     [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
                 q += 32;
             });
-        finish_block<V, K, N, R>([&](int r) KEEL_ALWAYS_INLINE -> const auto& { return f[r]; }, sum, d, sums, at, acc);
+        finish_block<V, K, N, R>(
+            [&](int r) KEEL_ALWAYS_INLINE -> const auto& { return f[r]; }, sum, d, sums, at, acc);
     }
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) result[i] = acc[i];
@@ -812,10 +821,12 @@ struct PanelBlock {
 
 template <class V, WeightType T, class Source>
 __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, panel_kind<V>(T)>* p) {
-    unpack_rows<V, T, written_out<Source>(T)>(rows, p->factors, [&](uint32_t chunk, const auto& code) KEEL_ALWAYS_INLINE {
-        KEEL_UNROLL
-        for (int j = 0; j < 8; ++j) p->code[8 * chunk + static_cast<uint32_t>(j)] = code[j];
-    });
+    unpack_rows<V, T, written_out<Source>(T)>(rows, p->factors,
+                                              [&](uint32_t chunk, const auto& code) KEEL_ALWAYS_INLINE {
+                                                  KEEL_UNROLL
+                                                  for (int j = 0; j < 8; ++j)
+                                                      p->code[8 * chunk + static_cast<uint32_t>(j)] = code[j];
+                                              });
 }
 
 // What lies ahead is fetched between the chunks of a pass over panels; of blocks of one chunk, whose passes it would
@@ -879,7 +890,8 @@ KEEL_ONE_COPY void panel_times_tokens(const void* panels, uint64_t distance, uin
         }
         if (fetched_by_passes(K) && ahead.first) ahead.first += ahead.step;
         finish_block<V, K, N, R>(
-            [&](int r) KEEL_ALWAYS_INLINE -> const auto& { return panel[b + static_cast<uint64_t>(r) * distance].factors; },
+            [&](int r)
+                KEEL_ALWAYS_INLINE -> const auto& { return panel[b + static_cast<uint64_t>(r) * distance].factors; },
             sum, d, sums, at, acc);
     }
     KEEL_UNROLL
@@ -929,7 +941,8 @@ KEEL_ONE_COPY void unpack_panels(const MatmulArgs& a, uint32_t row, uint32_t row
             for (uint32_t b = 0; b < blocks; ++b) {
                 source.at(first + b);
                 constexpr bool kFetch = !fetched_by_passes(panel_kind<V>(T));
-                if (const uint8_t* ahead = kFetch && fetch ? source.ahead(first + b, V::kTilePanels * V::kLanes) : nullptr)
+                if (const uint8_t* ahead =
+                        kFetch && fetch ? source.ahead(first + b, V::kTilePanels * V::kLanes) : nullptr)
                     fetch_part<V, std::remove_reference_t<decltype(source)>, 1, V::kFewTokens>(ahead, 0);
                 unpack_block<V, T>(source.block_rows(), panels + b);
             }
@@ -951,16 +964,15 @@ struct PanelSource {
     bool repacked, fetched_by_passes;
 };
 template <class V, WeightType T, bool kRepacked, PanelKind K = panel_kind<V>(T), int R = V::kTilePanels>
-constexpr PanelSource<V> kPanelSource = {
-    unpack_panels<V, T, kRepacked>,
-    {{2, panel_times_tokens<V, K, 2, R>},
-     {4, panel_times_tokens<V, K, 4, R>},
-     {V::kTileTokens, panel_times_tokens<V, K, V::kTileTokens, R>}},
-    K.elements,
-    block_shape(T).bytes,
-    sizeof(PanelBlock<V, K>),
-    kRepacked,
-    fetched_by_passes(K)};
+constexpr PanelSource<V> kPanelSource = {unpack_panels<V, T, kRepacked>,
+                                         {{2, panel_times_tokens<V, K, 2, R>},
+                                          {4, panel_times_tokens<V, K, 4, R>},
+                                          {V::kTileTokens, panel_times_tokens<V, K, V::kTileTokens, R>}},
+                                         K.elements,
+                                         block_shape(T).bytes,
+                                         sizeof(PanelBlock<V, K>),
+                                         kRepacked,
+                                         fetched_by_passes(K)};
 
 // The next pass when `left` tokens are left: what is left of them costs as little as passes of 2, 4, ... allow.
 template <class V>
