@@ -28,6 +28,7 @@ for verb in run chat plan inspect bench profile "eval ppl" "eval draws" "eval kv
     # shellcheck disable=SC2086
     expect "$verb --help" exits 0 "$keel" $verb --help
     expect "$verb has examples" holds 'Examples:'
+    expect "$verb has no words of the command's own help" [ -z "$(grep '^Exit codes:' "$work/out")" ]
     expect "help of $verb fits 80 columns" [ -z "$(grep -E '^.{81}' "$work/out")" ]
 done
 expect "no verb is a usage error" exits 2 "$keel"

@@ -30,24 +30,25 @@ inline std::vector<uint32_t> weight_types() {
     return types;
 }
 
-#if defined(KEEL_HAVE_AVX2)
+#if defined(KEEL_HAVE_AVX2) && !defined(KEEL_NO_EMULATED_SETS)
 void emulate_avxvnni_products(KernelSet* set);  // emulated_avxvnni.cpp; for machines with AVX2 only
 #endif
-#if defined(KEEL_HAVE_AVX512)
+#if defined(KEEL_HAVE_AVX512) && !defined(KEEL_NO_EMULATED_SETS)
 void emulate_amx_products(KernelSet* set);  // emulated_amx.cpp; for machines with AVX-512 only
 #endif
 
 // Kernel sets other than the scalar one that this machine can run, where it has AVX-512 the AMX one with its tile
 // instructions emulated, where it has VBMI the AVX-512 one for machines without; where it has AVX2 that of machines
 // with AVX-VNNI, its instructions emulated, and where it has AVX-VNNI the AVX2 one for machines without. On an emulated
-// machine, which is slow, the one that KEEL_EXPECT_KERNELS names: the others have machines of their own.
+// machine, which is slow, the one that KEEL_EXPECT_KERNELS names: the others have machines of their own. None is
+// emulated under sanitizers, which watch no matrix product.
 inline std::vector<const KernelSet*> fast_sets() {
     std::vector<const KernelSet*> sets;
     const char* expected = getenv("KEEL_EXPECT_KERNELS");
     for (uint32_t isa = kScalar + 1; isa < kIsaLimit; ++isa)
         if (const KernelSet* set = find_kernel_set(isa); set && (!expected || strcmp(set->name, expected) == 0))
             sets.push_back(set);
-#if defined(KEEL_HAVE_AVX2)
+#if defined(KEEL_HAVE_AVX2) && !defined(KEEL_NO_EMULATED_SETS)
     if (find_kernel_set(kAvx2)) {
         static KernelSet emulated = [] {
             KernelSet set = kAvx2Set;
@@ -56,17 +57,19 @@ inline std::vector<const KernelSet*> fast_sets() {
             return set;
         }();
         sets.push_back(&emulated);
-        if (find_kernel_set(kAvx2) != &kAvx2Set) {
-            static KernelSet plain = [] {
-                KernelSet set = kAvx2Set;
-                set.name = "avx2, no vnni";
-                return set;
-            }();
-            sets.push_back(&plain);
-        }
     }
 #endif
-#if defined(KEEL_HAVE_AVX512)
+#if defined(KEEL_HAVE_AVX2)
+    if (const KernelSet* set = find_kernel_set(kAvx2); set && set != &kAvx2Set) {
+        static KernelSet plain = [] {
+            KernelSet set = kAvx2Set;
+            set.name = "avx2, no vnni";
+            return set;
+        }();
+        sets.push_back(&plain);
+    }
+#endif
+#if defined(KEEL_HAVE_AVX512) && !defined(KEEL_NO_EMULATED_SETS)
     if (find_kernel_set(kAvx512)) {
         static KernelSet emulated = [] {
             KernelSet set = *find_kernel_set(kAvx512);
@@ -75,14 +78,16 @@ inline std::vector<const KernelSet*> fast_sets() {
             return set;
         }();
         sets.push_back(&emulated);
-        if (find_kernel_set(kAvx512) != &kAvx512Set) {
-            static KernelSet plain = [] {
-                KernelSet set = kAvx512Set;
-                set.name = "avx512, no vbmi";
-                return set;
-            }();
-            sets.push_back(&plain);
-        }
+    }
+#endif
+#if defined(KEEL_HAVE_AVX512)
+    if (const KernelSet* set = find_kernel_set(kAvx512); set && set != &kAvx512Set) {
+        static KernelSet plain = [] {
+            KernelSet set = kAvx512Set;
+            set.name = "avx512, no vbmi";
+            return set;
+        }();
+        sets.push_back(&plain);
     }
 #endif
     return sets;

@@ -463,9 +463,9 @@ void bench(Options o, const Console& console) {
 
 }  // namespace
 
-void add_bench_verb(CLI::App& app, Console& console) {
+void add_bench_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb =
+    Verb verb =
         add_verb(app, console, "bench", "rates and latencies, against this machine's memory bandwidth",
                  "  keel bench model.gguf\n"
                  "  keel bench model.gguf --prefill 128,512,2048 --depth 2048,512,0 --decode 32 --threads 4 --json\n"
@@ -473,18 +473,18 @@ void add_bench_verb(CLI::App& app, Console& console) {
                  "  keel bench model.gguf --prefill 0 --decode 0 --position 4000 --steps 10000\n"
                  "  keel bench model.gguf --contended --decode 64 --repeats 3\n"
                  "  keel bench model.gguf --columns --threads 1 --position 128 --repeats 9");
-    add_engine_options(*verb, o->engine);
-    add_backend_options(*verb, o->engine);
+    add_engine_options(verb, o->engine);
+    add_backend_options(verb, o->engine);
     const auto add = [&](const char* name, auto& value, const char* what) {
-        return verb->add_option(name, value, what)->capture_default_str();
+        return verb.add_option(name, value, what).capture_default_str();
     };
-    add("--prefill", o->prefill, "prompts of so many tokens, separated by commas; 0 measures none")->delimiter(',');
+    add("--prefill", o->prefill, "prompts of so many tokens, separated by commas; 0 measures none").delimiter(',');
     add("--decode", o->decode, "tokens decoded one by one; 0 measures none");
-    verb->add_option("--depth", o->depth,
-                     "tokens in the session before the decoded ones, separated by commas (default: the longest "
-                     "prompt); from deep "
-                     "to shallow, what one has computed serves the next")
-        ->delimiter(',');
+    verb.add_option("--depth", o->depth,
+                    "tokens in the session before the decoded ones, separated by commas (default: the longest "
+                    "prompt); from deep "
+                    "to shallow, what one has computed serves the next")
+        .delimiter(',');
     add("--sessions", o->engine.sessions, "more than 1: decode also with so many sessions together");
     add("--steps", o->steps, "single steps timed for the latency table; 0 measures none");
     add("--position", o->position, "position at which they are timed");
@@ -492,12 +492,12 @@ void add_bench_verb(CLI::App& app, Console& console) {
         "single steps at that position timed in the dense and the low-rank variant by turns; 0 measures none");
     add("--budget-us", o->budget_us, "time slice for the longest prompt; 0 skips the slices");
     add("--repeats,-r", o->repeats, "repeats of each rate, one after the other in turn");
-    verb->add_flag("--contended", o->contended,
-                   "instead of all that: decoding from --position on while other threads keep the cores busy");
-    verb->add_flag("--columns", o->columns,
-                   "instead of all that: what steps of 1 to 16 tokens cost in steps of one, and what was planned");
-    verb->add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");
-    verb->callback([o, &console] { bench(*o, console); });
+    verb.add_flag("--contended", o->contended,
+                  "instead of all that: decoding from --position on while other threads keep the cores busy");
+    verb.add_flag("--columns", o->columns,
+                  "instead of all that: what steps of 1 to 16 tokens cost in steps of one, and what was planned");
+    verb.add_option("--stream-mib", o->stream_mib, "working set of the memory stream (default: 4 x last-level cache)");
+    verb.callback([o, &console] { bench(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -362,12 +362,11 @@ void calibrate_kv(Options o, const Console& console) {
 
 }  // namespace
 
-void add_calibrate_verb(CLI::App& app, Console& console) {
-    CLI::App* calibrate = app.add_subcommand("calibrate", "what a model needs to be run more cheaply, from text");
-    calibrate->require_subcommand(1);
+void add_calibrate_verb(Verb app, Console& console) {
+    Verb calibrate = add_group(app, "calibrate", "what a model needs to be run more cheaply, from text");
     auto o = std::make_shared<Options>();
-    CLI::App* verb =
-        add_verb(*calibrate, console, "kv", "a KV profile: means, gains, and formats per layer under a budget",
+    Verb verb =
+        add_verb(calibrate, console, "kv", "a KV profile: means, gains, and formats per layer under a budget",
                  "  keel calibrate kv model.gguf calibration.jsonl --budget 4.7x --output model.kvp\n"
                  "  keel calibrate kv model.gguf calibration.jsonl --kl 0.004 --formats tcq-2,tcq-3,tcq-4,e8-6 "
                  "--output model.kvp\n"
@@ -375,32 +374,31 @@ void add_calibrate_verb(CLI::App& app, Console& console) {
                  "--output model.kvp\n"
                  "  keel calibrate kv model.gguf calibration.jsonl --uniform tcq-3 --output model.kvp\n"
                  "  keel calibrate kv --show model.kvp");
-    add_engine_options(*verb, o->engine);
-    verb->get_option("model")->required(false);
-    add_text_options(*verb, o->text, "for the statistics");
-    verb->footer(verb->get_footer() + "\nThe text is never the one that formats are validated on.");
-    verb->add_option("--output,-o", o->output, "the profile to write");
-    verb->add_option("--show", o->show, "print what a profile file holds");
-    verb->add_option("--budget", o->budget,
-                     "bytes of one sequence at --context, side data included: a ratio to f16 (4.7x) or a size (2MiB)");
-    verb->add_option("--bits", o->bits, "bits per element, scales included");
-    verb->add_option("--kl", o->kl, "mean KL on the slice, in nats");
-    verb->add_option("--uniform", o->uniform, "this format everywhere");
-    verb->add_option("--formats", o->formats, "candidates (default tcq-2,tcq-3,tcq-4,e8-6)");
-    verb->add_option("--pairs", o->pairs, "RoPE pairs whose K mean is removed before the rotation (default 16)");
-    verb->add_option("--slice-documents", o->slice_documents, "documents on which formats are measured (default 4)");
-    verb->add_option("--slice-tokens", o->slice_tokens, "tokens of each (default 512)");
-    verb->add_option("--costs", o->costs,
-                     "a file that keeps what was measured: goes on after a stop, and serves other budgets");
-    verb->add_option("--measurements", o->measurements,
-                     "most measurements of costs; layers are measured together beyond it (default 256)");
-    verb->add_option("--k-scale", o->k_scale, "how K rows are scaled: ls, unbiased, auto (default)")
-        ->check(CLI::IsMember({"ls", "unbiased", "auto"}));
-    verb->add_option("--gains", o->gains, "per-pair gains: on, off, auto (default)")
-        ->check(CLI::IsMember({"on", "off", "auto"}));
-    verb->add_flag("--no-key-means", o->no_key_means, "leave the mean in K");
-    verb->add_flag("--no-value-means", o->no_value_means, "leave the mean in V");
-    verb->callback([o, &console] { calibrate_kv(*o, console); });
+    add_engine_options(verb, o->engine);
+    verb.get_option("model").required(false);
+    add_text_options(verb, o->text, "for the statistics");
+    verb.add_footer("\nThe text is never the one that formats are validated on.");
+    verb.add_option("--output,-o", o->output, "the profile to write");
+    verb.add_option("--show", o->show, "print what a profile file holds");
+    verb.add_option("--budget", o->budget,
+                    "bytes of one sequence at --context, side data included: a ratio to f16 (4.7x) or a size (2MiB)");
+    verb.add_option("--bits", o->bits, "bits per element, scales included");
+    verb.add_option("--kl", o->kl, "mean KL on the slice, in nats");
+    verb.add_option("--uniform", o->uniform, "this format everywhere");
+    verb.add_option("--formats", o->formats, "candidates (default tcq-2,tcq-3,tcq-4,e8-6)");
+    verb.add_option("--pairs", o->pairs, "RoPE pairs whose K mean is removed before the rotation (default 16)");
+    verb.add_option("--slice-documents", o->slice_documents, "documents on which formats are measured (default 4)");
+    verb.add_option("--slice-tokens", o->slice_tokens, "tokens of each (default 512)");
+    verb.add_option("--costs", o->costs,
+                    "a file that keeps what was measured: goes on after a stop, and serves other budgets");
+    verb.add_option("--measurements", o->measurements,
+                    "most measurements of costs; layers are measured together beyond it (default 256)");
+    verb.add_option("--k-scale", o->k_scale, "how K rows are scaled: ls, unbiased, auto (default)")
+        .one_of({"ls", "unbiased", "auto"});
+    verb.add_option("--gains", o->gains, "per-pair gains: on, off, auto (default)").one_of({"on", "off", "auto"});
+    verb.add_flag("--no-key-means", o->no_key_means, "leave the mean in K");
+    verb.add_flag("--no-value-means", o->no_value_means, "leave the mean in V");
+    verb.callback([o, &console] { calibrate_kv(*o, console); });
 }
 
 }  // namespace keel::tools

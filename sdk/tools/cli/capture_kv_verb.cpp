@@ -81,26 +81,25 @@ void capture_kv(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_capture_verb(CLI::App& app, Console& console) {
-    CLI::App* capture = app.add_subcommand("capture", "what a model computes inside, as files");
-    capture->require_subcommand(1);
+void add_capture_verb(Verb app, Console& console) {
+    Verb capture = add_group(app, "capture", "what a model computes inside, as files");
     auto o = std::make_shared<Options>();
-    CLI::App* verb =
-        add_verb(*capture, console, "kv", "keys, values and queries as a safetensors file",
+    Verb verb =
+        add_verb(capture, console, "kv", "keys, values and queries as a safetensors file",
                  "  keel capture kv model.gguf text.txt --output rows.safetensors\n"
                  "  keel capture kv model.gguf calibration.jsonl --documents 4 --tokens 512 --output rows.safetensors");
-    add_engine_options(*verb, o->engine);
-    verb->footer(verb->get_footer() +
-                 "\nTensors, f32: layers.N.k_before_rope, k_after_rope and v [tokens, KV heads, head size], "
-                 "q_after_rope [tokens, heads, head size];\n"
-                 "i32: tokens, documents and positions [tokens].");
-    add_text_options(*verb, o->text, "to compute");
-    verb->get_option("text")->required();
-    verb->add_option("--output,-o", o->output, "the file to write")->required();
-    verb->callback([o, &console] { capture_kv(*o, console); });
-    add_capture_pool_verb(*capture, console);
+    add_engine_options(verb, o->engine);
+    verb.add_footer(
+        "\nTensors, f32: layers.N.k_before_rope, k_after_rope and v [tokens, KV heads, head size], "
+        "q_after_rope [tokens, heads, head size];\n"
+        "i32: tokens, documents and positions [tokens].");
+    add_text_options(verb, o->text, "to compute");
+    verb.get_option("text").required();
+    verb.add_option("--output,-o", o->output, "the file to write").required();
+    verb.callback([o, &console] { capture_kv(*o, console); });
+    add_capture_pool_verb(capture, console);
 #ifdef KEEL_HAVE_GEODESIC
-    add_capture_trace_verb(*capture, console);
+    add_capture_trace_verb(capture, console);
 #endif
 }
 

@@ -73,19 +73,18 @@ void capture_pool(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_capture_pool_verb(CLI::App& capture, Console& console) {
-    CLI::App* verb = add_verb(capture, console, "pool", "a model's answers to prompts, as a pool to draft from",
-                              "  keel capture pool model.gguf prompts.jsonl --generate 128 --output model.kpool");
+void add_capture_pool_verb(Verb capture, Console& console) {
+    Verb verb = add_verb(capture, console, "pool", "a model's answers to prompts, as a pool to draft from",
+                         "  keel capture pool model.gguf prompts.jsonl --generate 128 --output model.kpool");
     auto o = std::make_shared<Options>();
-    add_engine_options(*verb, o->engine);
-    add_text_options(*verb, o->text, "to answer, each a user's message");
-    verb->get_option("text")->required();
-    verb->add_option("--generate", o->generate, "longest answer, in tokens (default 128)")->check(CLI::PositiveNumber);
-    verb->add_option("--temperature", o->temperature, "of answers (default 0: greedy)")->check(CLI::NonNegativeNumber);
-    verb->add_option("--bytes", o->bytes, "of the pool (default 4 MiB)")
-        ->check(CLI::Range(uint64_t{64}, uint64_t{1} << 32));
-    verb->add_option("--output,-o", o->output, "the file to write")->required();
-    verb->callback([o, &console] { capture_pool(*o, console); });
+    add_engine_options(verb, o->engine);
+    add_text_options(verb, o->text, "to answer, each a user's message");
+    verb.get_option("text").required();
+    verb.add_option("--generate", o->generate, "longest answer, in tokens (default 128)").positive();
+    verb.add_option("--temperature", o->temperature, "of answers (default 0: greedy)").not_negative();
+    verb.add_option("--bytes", o->bytes, "of the pool (default 4 MiB)").range(uint64_t{64}, uint64_t{1} << 32);
+    verb.add_option("--output,-o", o->output, "the file to write").required();
+    verb.callback([o, &console] { capture_pool(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -166,22 +166,22 @@ void capture_trace(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_capture_trace_verb(CLI::App& capture, Console& console) {
-    CLI::App* verb =
+void add_capture_trace_verb(Verb capture, Console& console) {
+    Verb verb =
         add_verb(capture, console, "trace", "states of a text, or of a model's answers, as a trace tape",
                  "  keel capture trace model.gguf text.txt --output text.trace\n"
                  "  keel capture trace model.gguf prompts.jsonl --generate 128 --sessions 4 --output answers.trace");
     auto o = std::make_shared<Options>();
-    add_engine_options(*verb, o->engine);
-    add_text_options(*verb, o->text, "to compute");
-    verb->get_option("text")->required();
-    verb->add_option("--generate", o->generate,
-                     "each document is a user's message; record an answer of up to so many tokens instead of the text");
-    verb->add_option("--temperature", o->temperature, "of answers (default 0: greedy)")->check(CLI::NonNegativeNumber);
-    verb->add_option("--sessions", o->engine.sessions, "answers computed together")->check(CLI::Range(1, 64));
-    verb->add_option("--dim", o->dim, "project states to so many numbers (default: as they are)");
-    verb->add_option("--output,-o", o->output, "the file to write")->required();
-    verb->callback([o, &console] { capture_trace(*o, console); });
+    add_engine_options(verb, o->engine);
+    add_text_options(verb, o->text, "to compute");
+    verb.get_option("text").required();
+    verb.add_option("--generate", o->generate,
+                    "each document is a user's message; record an answer of up to so many tokens instead of the text");
+    verb.add_option("--temperature", o->temperature, "of answers (default 0: greedy)").not_negative();
+    verb.add_option("--sessions", o->engine.sessions, "answers computed together").range(1, 64);
+    verb.add_option("--dim", o->dim, "project states to so many numbers (default: as they are)");
+    verb.add_option("--output,-o", o->output, "the file to write").required();
+    verb.callback([o, &console] { capture_trace(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -177,22 +177,22 @@ void chat(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_chat_verb(CLI::App& app, Console& console) {
+void add_chat_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
     o->sampling.max_tokens = 1024;
-    CLI::App* verb = add_verb(app, console, "chat", "talk to a model in its own chat template",
-                              "  keel chat model.gguf --system \"Answer in one sentence.\"\n"
-                              "  printf 'Hi\\nAnd now in French\\n' | keel chat model.gguf --json\n"
-                              "With --json, one JSON line per turn.");
-    add_engine_options(*verb, o->engine);
-    add_backend_options(*verb, o->engine);
-    add_sampling_options(*verb, o->sampling);
-    add_grammar_options(*verb, o->engine);
-    verb->add_option("--system", o->system, "system message");
-    verb->add_option("--template", o->engine.chat_template,
-                     "a file with a chat template or a family's name, in place of the model's own");
-    verb->add_flag("--stats", o->stats, "figures after every answer");
-    verb->callback([o, &console] {
+    Verb verb = add_verb(app, console, "chat", "talk to a model in its own chat template",
+                         "  keel chat model.gguf --system \"Answer in one sentence.\"\n"
+                         "  printf 'Hi\\nAnd now in French\\n' | keel chat model.gguf --json\n"
+                         "With --json, one JSON line per turn.");
+    add_engine_options(verb, o->engine);
+    add_backend_options(verb, o->engine);
+    add_sampling_options(verb, o->sampling);
+    add_grammar_options(verb, o->engine);
+    verb.add_option("--system", o->system, "system message");
+    verb.add_option("--template", o->engine.chat_template,
+                    "a file with a chat template or a family's name, in place of the model's own");
+    verb.add_flag("--stats", o->stats, "figures after every answer");
+    verb.callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);
         chat(*o, console);
     });

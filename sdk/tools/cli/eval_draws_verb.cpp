@@ -128,20 +128,20 @@ int eval_draws(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_eval_draws_verb(CLI::App& eval, Console& console) {
+void add_eval_draws_verb(Verb eval, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(eval, console, "draws", "how often two models draw the same token",
-                              "  keel eval draws model-f16.gguf model-q4_k.gguf text.jsonl --temp 0.8\n"
-                              "  keel eval draws model.gguf drafter.gguf book.txt --max-tokens 4096 --json");
-    add_engine_options(*verb, o->engine);
-    verb->add_option("other", o->other, "GGUF file of the same vocabulary")->required();
-    verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
-    verb->add_option("--temp", o->temperature, "temperature")->capture_default_str();
-    verb->add_option("--seed", o->seed, "of both")->capture_default_str();
-    verb->add_option("--window,-w", o->window, "tokens of a document that are read")->capture_default_str();
-    verb->add_option("--documents", o->documents, "only the first N documents");
-    verb->add_option("--max-tokens", o->max_tokens, "stop after N positions");
-    verb->callback([o, &console] { eval_draws(*o, console); });
+    Verb verb = add_verb(eval, console, "draws", "how often two models draw the same token",
+                         "  keel eval draws model-f16.gguf model-q4_k.gguf text.jsonl --temp 0.8\n"
+                         "  keel eval draws model.gguf drafter.gguf book.txt --max-tokens 4096 --json");
+    add_engine_options(verb, o->engine);
+    verb.add_option("other", o->other, "GGUF file of the same vocabulary").required();
+    verb.add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line").required();
+    verb.add_option("--temp", o->temperature, "temperature").capture_default_str();
+    verb.add_option("--seed", o->seed, "of both").capture_default_str();
+    verb.add_option("--window,-w", o->window, "tokens of a document that are read").capture_default_str();
+    verb.add_option("--documents", o->documents, "only the first N documents");
+    verb.add_option("--max-tokens", o->max_tokens, "stop after N positions");
+    verb.callback([o, &console] { eval_draws(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -461,9 +461,9 @@ int eval_kv(Options o, const Console& console) {
 
 }  // namespace
 
-void add_eval_kv_verb(CLI::App& eval, Console& console) {
+void add_eval_kv_verb(Verb eval, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(
+    Verb verb = add_verb(
         eval, console, "kv", "quality of KV formats against f16 on a text",
         "  keel eval kv model.gguf validation.jsonl --formats f16,tcq-4,tcq-3,k=tcq-4:v=tcq-3 --largest 0.5,1,2\n"
         "  keel eval kv model.gguf validation.jsonl --kv-profile model.kvp --formats "
@@ -471,33 +471,32 @@ void add_eval_kv_verb(CLI::App& eval, Console& console) {
         "  keel eval kv model.gguf validation.jsonl --formats tcq-3 --documents 4 --decode 64 --probe 128,512 --output "
         "kv.json\n"
         "  keel eval kv model.gguf validation.jsonl --formats tcq8-2,tcq10-2,tcq12-2 --against tcq8-2");
-    add_engine_options(*verb, o->engine);
-    verb->footer(verb->get_footer() + "\n" + kv_spec_help());
-    add_text_options(*verb, o->text, "to score");
-    verb->get_option("text")->required();
-    verb->add_option("--formats,-f", o->formats, "formats, separated by commas or blanks");
-    verb->add_option("--format", o->single_formats, "one more format, as it stands")->allow_extra_args(false);
-    verb->add_option("--reference", o->reference, "f16 or f32 (default f16)");
-    verb->add_option("--against", o->against, "also compare all formats with this one of them, paired");
-    verb->add_option("--decode", o->decode,
-                     "compute the last N tokens of the first document again one by one; other bits are an error");
-    verb->add_option("--mse-documents", o->mse_documents,
-                     "documents whose stored rows are compared with exact ones (default 1)");
-    verb->add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL")
-        ->delimiter(',');
-    verb->add_option("--largest-kl", o->largest_kl,
-                     "and within this many times the KL that such a percentage stands for (default 2)")
-        ->check(CLI::PositiveNumber);
-    verb->add_option("--probe", o->probe, "repeat-copy probe: tokens between a passage and its repetition")
-        ->delimiter(',');
-    verb->add_option("--passage", o->passage, "tokens of the probe's passage (default 64)");
-    verb->add_option("--codec-text", o->codec_text,
-                     "text for the offline tables of published codecs, never the one that is scored");
-    verb->add_option("--codec-documents", o->codec_documents, "documents of it (default 8)");
-    verb->add_option("--output,-o", o->output, "write the report here too, as JSON");
-    verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
-    verb->add_flag("--per-document", o->per_document, "sums of every document in the JSON");
-    verb->callback([o, &console] { eval_kv(*o, console); });
+    add_engine_options(verb, o->engine);
+    verb.add_footer("\n" + kv_spec_help());
+    add_text_options(verb, o->text, "to score");
+    verb.get_option("text").required();
+    verb.add_option("--formats,-f", o->formats, "formats, separated by commas or blanks");
+    verb.add_option("--format", o->single_formats, "one more format, as it stands").allow_extra_args(false);
+    verb.add_option("--reference", o->reference, "f16 or f32 (default f16)");
+    verb.add_option("--against", o->against, "also compare all formats with this one of them, paired");
+    verb.add_option("--decode", o->decode,
+                    "compute the last N tokens of the first document again one by one; other bits are an error");
+    verb.add_option("--mse-documents", o->mse_documents,
+                    "documents whose stored rows are compared with exact ones (default 1)");
+    verb.add_option("--largest", o->largest, "report the largest ratio within these percentages of PPL").delimiter(',');
+    verb.add_option("--largest-kl", o->largest_kl,
+                    "and within this many times the KL that such a percentage stands for (default 2)")
+        .positive();
+    verb.add_option("--probe", o->probe, "repeat-copy probe: tokens between a passage and its repetition")
+        .delimiter(',');
+    verb.add_option("--passage", o->passage, "tokens of the probe's passage (default 64)");
+    verb.add_option("--codec-text", o->codec_text,
+                    "text for the offline tables of published codecs, never the one that is scored");
+    verb.add_option("--codec-documents", o->codec_documents, "documents of it (default 8)");
+    verb.add_option("--output,-o", o->output, "write the report here too, as JSON");
+    verb.add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
+    verb.add_flag("--per-document", o->per_document, "sums of every document in the JSON");
+    verb.callback([o, &console] { eval_kv(*o, console); });
 }
 
 }  // namespace keel::tools

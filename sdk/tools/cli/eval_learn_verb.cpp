@@ -88,22 +88,22 @@ int eval_learn(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_eval_learn_verb(CLI::App& eval, Console& console) {
+void add_eval_learn_verb(Verb eval, Console& console) {
     auto o = std::make_shared<Options>();
     o->reading.rate = kReadingRate;
     o->reading.map.least_probability = 1e-6;
-    CLI::App* verb = add_verb(eval, console, "learn", "what learning while reading would gain",
-                              "  keel eval learn model.gguf book.txt notes.jsonl\n"
-                              "  keel eval learn model.gguf notes.jsonl --window 512 --max-tokens 2000 --json");
-    add_engine_options(*verb, o->engine);
-    verb->add_option("texts", o->texts, "text files, or .jsonl with a field \"text\" per line")->required();
-    verb->add_option("--window,-w", o->window, "positions that a token sees at most (default: --context)");
-    verb->add_option("--documents", o->documents, "only the first N documents of a file");
-    verb->add_option("--max-tokens", o->tokens, "only the first N tokens of a document");
-    verb->add_option("--rate", o->reading.rate, "of the matrix; 0: it stays zero")->capture_default_str();
-    verb->add_option("--sharpness", o->reading.sharpness, "of the cache")->capture_default_str();
-    verb->add_flag("--shuffled", o->shuffled, "tokens of a document in another order: nothing can be gained");
-    verb->callback([o, &console] { eval_learn(*o, console); });
+    Verb verb = add_verb(eval, console, "learn", "what learning while reading would gain",
+                         "  keel eval learn model.gguf book.txt notes.jsonl\n"
+                         "  keel eval learn model.gguf notes.jsonl --window 512 --max-tokens 2000 --json");
+    add_engine_options(verb, o->engine);
+    verb.add_option("texts", o->texts, "text files, or .jsonl with a field \"text\" per line").required();
+    verb.add_option("--window,-w", o->window, "positions that a token sees at most (default: --context)");
+    verb.add_option("--documents", o->documents, "only the first N documents of a file");
+    verb.add_option("--max-tokens", o->tokens, "only the first N tokens of a document");
+    verb.add_option("--rate", o->reading.rate, "of the matrix; 0: it stays zero").capture_default_str();
+    verb.add_option("--sharpness", o->reading.sharpness, "of the cache").capture_default_str();
+    verb.add_flag("--shuffled", o->shuffled, "tokens of a document in another order: nothing can be gained");
+    verb.callback([o, &console] { eval_learn(*o, console); });
 }
 
 }  // namespace keel::tools

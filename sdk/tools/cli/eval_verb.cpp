@@ -520,36 +520,34 @@ int eval_ppl(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_eval_verb(CLI::App& app, Console& console) {
-    CLI::App* eval = app.add_subcommand("eval", "quality of a model on a text");
-    eval->require_subcommand(1);
+void add_eval_verb(Verb app, Console& console) {
+    Verb eval = add_group(app, "eval", "quality of a model on a text");
     auto o = std::make_shared<Options>();
-    CLI::App* verb =
-        add_verb(*eval, console, "ppl", "perplexity and bits per byte",
-                 "  keel eval ppl model.gguf validation.jsonl\n"
-                 "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"
-                 "  keel eval ppl model-q4_k.gguf validation.jsonl --against model-f16.gguf\n"
-                 "  keel eval ppl model.gguf validation.jsonl --documents 10 --kv-k f32 --kv-v f32 --json");
-    add_engine_options(*verb, o->engine);
-    add_backend_options(*verb, o->engine);
-    verb->add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line")->required();
-    verb->add_option("--window,-w", o->window, "tokens of context (default: --context)");
-    verb->add_option("--stride,-s", o->stride, "score whole documents in windows that advance by this many tokens");
-    verb->add_option("--documents", o->documents, "only the first N documents");
-    verb->add_option("--max-tokens", o->max_tokens, "stop after scoring N tokens");
-    verb->add_option("--against", o->against,
-                     "another model, or a report of --per-document --json: paired differences; KL and top-1 where both "
-                     "read the same tokens");
-    verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
-    verb->add_flag(
+    Verb verb = add_verb(eval, console, "ppl", "perplexity and bits per byte",
+                         "  keel eval ppl model.gguf validation.jsonl\n"
+                         "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"
+                         "  keel eval ppl model-q4_k.gguf validation.jsonl --against model-f16.gguf\n"
+                         "  keel eval ppl model.gguf validation.jsonl --documents 10 --kv-k f32 --kv-v f32 --json");
+    add_engine_options(verb, o->engine);
+    add_backend_options(verb, o->engine);
+    verb.add_option("text", o->text, "a text file, or .jsonl with a field \"text\" per line").required();
+    verb.add_option("--window,-w", o->window, "tokens of context (default: --context)");
+    verb.add_option("--stride,-s", o->stride, "score whole documents in windows that advance by this many tokens");
+    verb.add_option("--documents", o->documents, "only the first N documents");
+    verb.add_option("--max-tokens", o->max_tokens, "stop after scoring N tokens");
+    verb.add_option("--against", o->against,
+                    "another model, or a report of --per-document --json: paired differences; KL and top-1 where both "
+                    "read the same tokens");
+    verb.add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
+    verb.add_flag(
         "--case-operators", o->case_operators,
         "the model reads texts in lower case, with the operators U+E001 to U+E004 of \"lossless caps\"; bytes are "
         "those of the text itself. A reference of other tokens reads the text itself");
-    verb->add_flag("--per-document", o->per_document, "a line for every document");
-    verb->callback([o, &console] { eval_ppl(*o, console); });
-    add_eval_kv_verb(*eval, console);
-    add_eval_draws_verb(*eval, console);
-    add_eval_learn_verb(*eval, console);
+    verb.add_flag("--per-document", o->per_document, "a line for every document");
+    verb.callback([o, &console] { eval_ppl(*o, console); });
+    add_eval_kv_verb(eval, console);
+    add_eval_draws_verb(eval, console);
+    add_eval_learn_verb(eval, console);
 }
 
 }  // namespace keel::tools

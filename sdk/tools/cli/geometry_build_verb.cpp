@@ -35,17 +35,17 @@ void build(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_geometry_build_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb = add_verb(geometry, console, "build", "a record store out of trace tapes",
-                              "  keel geometry build answers.trace --output answers.records\n"
-                              "  keel geometry build a.trace b.trace --waypoints 4 --output both.records");
+void add_geometry_build_verb(Verb geometry, Console& console) {
+    Verb verb = add_verb(geometry, console, "build", "a record store out of trace tapes",
+                         "  keel geometry build answers.trace --output answers.records\n"
+                         "  keel geometry build a.trace b.trace --waypoints 4 --output both.records");
     auto o = std::make_shared<Options>();
-    verb->add_option("traces", o->traces, "tapes of `keel capture trace`")->required();
-    add_store_options(*verb, o->store);
-    verb->add_option("--rank", o->store.rank, "of the correction of waypoints")->capture_default_str();
-    verb->add_option("--horizon", o->store.horizon, "tokens kept behind a record's")->capture_default_str();
-    verb->add_option("--output,-o", o->output, "the file to write")->required();
-    verb->callback([o, &console] { build(*o, console); });
+    verb.add_option("traces", o->traces, "tapes of `keel capture trace`").required();
+    add_store_options(verb, o->store);
+    verb.add_option("--rank", o->store.rank, "of the correction of waypoints").capture_default_str();
+    verb.add_option("--horizon", o->store.horizon, "tokens kept behind a record's").capture_default_str();
+    verb.add_option("--output,-o", o->output, "the file to write").required();
+    verb.callback([o, &console] { build(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -119,21 +119,19 @@ void interpolate(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_geometry_interpolate_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb = add_verb(geometry, console, "interpolate", "text injected as records, by mixing probabilities",
-                              "  keel geometry interpolate model.gguf texts.jsonl --documents 20 --tokens 512");
+void add_geometry_interpolate_verb(Verb geometry, Console& console) {
+    Verb verb = add_verb(geometry, console, "interpolate", "text injected as records, by mixing probabilities",
+                         "  keel geometry interpolate model.gguf texts.jsonl --documents 20 --tokens 512");
     auto o = std::make_shared<Options>();
     o->text.documents = 20;
-    add_engine_options(*verb, o->engine);
-    add_text_options(*verb, o->text, "half of which become records");
-    verb->get_option("text")->required();
-    verb->add_option("--neighbours", o->neighbours, "records whose tokens are mixed in, at most 64")
-        ->check(CLI::Range(1, 64))
-        ->capture_default_str();
-    verb->add_option("--record-temperature", o->temperature, "of squared distances")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
-    verb->callback([o, &console] { interpolate(*o, console); });
+    add_engine_options(verb, o->engine);
+    add_text_options(verb, o->text, "half of which become records");
+    verb.get_option("text").required();
+    verb.add_option("--neighbours", o->neighbours, "records whose tokens are mixed in, at most 64")
+        .range(1, 64)
+        .capture_default_str();
+    verb.add_option("--record-temperature", o->temperature, "of squared distances").positive().capture_default_str();
+    verb.callback([o, &console] { interpolate(*o, console); });
 }
 
 }  // namespace keel::tools

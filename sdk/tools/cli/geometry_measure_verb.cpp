@@ -69,15 +69,15 @@ void measure(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_geometry_measure_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb = add_verb(geometry, console, "measure", "records as drafts, beside a table of two tokens",
-                              "  keel geometry measure store.trace --queries chat.trace code.trace\n"
-                              "  keel geometry measure store.trace --queries chat.trace --block 8 --waypoints 1");
+void add_geometry_measure_verb(Verb geometry, Console& console) {
+    Verb verb = add_verb(geometry, console, "measure", "records as drafts, beside a table of two tokens",
+                         "  keel geometry measure store.trace --queries chat.trace code.trace\n"
+                         "  keel geometry measure store.trace --queries chat.trace --block 8 --waypoints 1");
     auto o = std::make_shared<Options>();
-    verb->add_option("traces", o->traces, "tapes that the store and the table are made of")->required();
-    verb->add_option("--queries", o->queries, "tapes to draft for, each by itself")->required();
-    add_store_options(*verb, o->store);
-    verb->callback([o, &console] { measure(*o, console); });
+    verb.add_option("traces", o->traces, "tapes that the store and the table are made of").required();
+    verb.add_option("--queries", o->queries, "tapes to draft for, each by itself").required();
+    add_store_options(verb, o->store);
+    verb.callback([o, &console] { measure(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -197,13 +197,13 @@ void protocol(const std::string& directory, const Console& console) {
 
 }  // namespace
 
-void add_geometry_protocol_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb = add_verb(geometry, console, "protocol", "published experiments on activation clouds, again",
-                              "  keel geometry protocol\n"
-                              "  keel geometry protocol clouds/    where clouds/MODEL/phase1_manifold.json lie");
+void add_geometry_protocol_verb(Verb geometry, Console& console) {
+    Verb verb = add_verb(geometry, console, "protocol", "published experiments on activation clouds, again",
+                         "  keel geometry protocol\n"
+                         "  keel geometry protocol clouds/    where clouds/MODEL/phase1_manifold.json lie");
     auto directory = std::make_shared<std::string>();
-    verb->add_option("clouds", *directory, "folder of the published clouds (default: none, closed forms alone)");
-    verb->callback([directory, &console] { protocol(*directory, console); });
+    verb.add_option("clouds", *directory, "folder of the published clouds (default: none, closed forms alone)");
+    verb.callback([directory, &console] { protocol(*directory, console); });
 }
 
 }  // namespace keel::tools

@@ -212,22 +212,22 @@ void ready(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_geometry_ready_verb(CLI::App& geometry, Console& console) {
-    CLI::App* verb = add_verb(geometry, console, "ready", "the same answers with and without drafts?",
-                              "  keel geometry ready model.gguf prompts.jsonl\n"
-                              "  keel geometry ready model.gguf prompts.jsonl --records answers.records "
-                              "--temperature 0.8");
+void add_geometry_ready_verb(Verb geometry, Console& console) {
+    Verb verb = add_verb(geometry, console, "ready", "the same answers with and without drafts?",
+                         "  keel geometry ready model.gguf prompts.jsonl\n"
+                         "  keel geometry ready model.gguf prompts.jsonl --records answers.records "
+                         "--temperature 0.8");
     auto o = std::make_shared<Options>();
-    add_engine_options(*verb, o->engine);
-    verb->add_option("prompts", o->prompts, "a text file, or .jsonl with a field \"text\" per line")->required();
-    verb->add_option("--documents", o->documents, "prompts of it (0: all)")->capture_default_str();
-    verb->add_option("--tokens", o->tokens, "of an answer, at most")->capture_default_str();
-    verb->add_option("--temperature", o->temperature, "of answers (default 0: greedy)")->check(CLI::NonNegativeNumber);
-    verb->add_option("--records", o->records, "record store that drafts where no suffix does");
-    verb->add_flag("--perfect", o->perfect, "drafts are the plain answers themselves: the ceiling of drafting");
-    verb->add_flag("--again", o->again, "also where the report is there already");
-    verb->add_option("--output,-o", o->output, "the report")->capture_default_str();
-    verb->callback([o, &console] { ready(*o, console); });
+    add_engine_options(verb, o->engine);
+    verb.add_option("prompts", o->prompts, "a text file, or .jsonl with a field \"text\" per line").required();
+    verb.add_option("--documents", o->documents, "prompts of it (0: all)").capture_default_str();
+    verb.add_option("--tokens", o->tokens, "of an answer, at most").capture_default_str();
+    verb.add_option("--temperature", o->temperature, "of answers (default 0: greedy)").not_negative();
+    verb.add_option("--records", o->records, "record store that drafts where no suffix does");
+    verb.add_flag("--perfect", o->perfect, "drafts are the plain answers themselves: the ceiling of drafting");
+    verb.add_flag("--again", o->again, "also where the report is there already");
+    verb.add_option("--output,-o", o->output, "the report").capture_default_str();
+    verb.callback([o, &console] { ready(*o, console); });
 }
 
 }  // namespace keel::tools

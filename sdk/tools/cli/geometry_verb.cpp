@@ -22,24 +22,23 @@ TapeFiles read_tapes(const std::vector<std::string>& paths) {
     return out;
 }
 
-void add_store_options(CLI::App& verb, geodesic::StoreOptions& options) {
+void add_store_options(Verb verb, geodesic::StoreOptions& options) {
     verb.add_option("--block", options.block, "states whose mean is a feature too (default 0: none)");
     verb.add_option("--waypoints", options.waypoints, "states kept behind a record's (default 0: none)");
 }
 
-void add_geometry_verb(CLI::App& app, Console& console) {
-    CLI::App* geometry = app.add_subcommand("geometry", "records of states: the published claims, measured");
-    geometry->require_subcommand(1);
-    add_geometry_protocol_verb(*geometry, console);
-    add_geometry_build_verb(*geometry, console);
-    add_geometry_measure_verb(*geometry, console);
-    add_geometry_interpolate_verb(*geometry, console);
-    add_geometry_ready_verb(*geometry, console);
+void add_geometry_verb(Verb app, Console& console) {
+    Verb geometry = add_group(app, "geometry", "records of states: the published claims, measured");
+    add_geometry_protocol_verb(geometry, console);
+    add_geometry_build_verb(geometry, console);
+    add_geometry_measure_verb(geometry, console);
+    add_geometry_interpolate_verb(geometry, console);
+    add_geometry_ready_verb(geometry, console);
 }
 #else
-void add_geometry_verb(CLI::App& app, Console&) {
-    CLI::App* verb = app.add_subcommand("geometry", "not in this keel, which was built without Eigen");
-    verb->allow_extras()->callback(
+void add_geometry_verb(Verb app, Console&) {
+    Verb verb = add_subcommand(app, "geometry", "not in this keel, which was built without Eigen");
+    verb.allow_extras().callback(
         [] { throw ToolError(kExitUsage, "this keel was built without Eigen, which the laboratory needs"); });
 }
 #endif

@@ -15,14 +15,14 @@ struct StoreOptions;
 
 namespace keel::tools {
 
-void add_geometry_protocol_verb(CLI::App& geometry, Console& console);
-void add_geometry_build_verb(CLI::App& geometry, Console& console);
-void add_geometry_measure_verb(CLI::App& geometry, Console& console);
-void add_geometry_interpolate_verb(CLI::App& geometry, Console& console);
-void add_geometry_ready_verb(CLI::App& geometry, Console& console);
+void add_geometry_protocol_verb(Verb geometry, Console& console);
+void add_geometry_build_verb(Verb geometry, Console& console);
+void add_geometry_measure_verb(Verb geometry, Console& console);
+void add_geometry_interpolate_verb(Verb geometry, Console& console);
+void add_geometry_ready_verb(Verb geometry, Console& console);
 
 // What the records of a store are made of.
-void add_store_options(CLI::App& verb, geodesic::StoreOptions& options);
+void add_store_options(Verb verb, geodesic::StoreOptions& options);
 
 // Tapes of `keel capture trace`. ToolError (kExitFile) for what is none.
 struct TapeFiles {

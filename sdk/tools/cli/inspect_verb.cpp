@@ -227,17 +227,17 @@ void inspect(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_inspect_verb(CLI::App& app, Console& console) {
+void add_inspect_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "inspect", "describe a GGUF file or a pack without reading its weights",
-                              "  keel inspect model.gguf\n"
-                              "  keel inspect model.gguf --tensors --metadata\n"
-                              "  keel inspect model.gguf --json | jq .train_context_tokens");
-    add_model_option(*verb, o->model)->required();
-    verb->add_flag("--tensors", o->tensors, "list the tensors");
-    verb->add_flag("--metadata", o->metadata, "list the metadata");
-    verb->add_flag("--verify", o->verify, "of a pack: read all of it and compare the checksums");
-    verb->callback([o, &console] { inspect(*o, console); });
+    Verb verb = add_verb(app, console, "inspect", "describe a GGUF file or a pack without reading its weights",
+                         "  keel inspect model.gguf\n"
+                         "  keel inspect model.gguf --tensors --metadata\n"
+                         "  keel inspect model.gguf --json | jq .train_context_tokens");
+    add_model_option(verb, o->model).required();
+    verb.add_flag("--tensors", o->tensors, "list the tensors");
+    verb.add_flag("--metadata", o->metadata, "list the metadata");
+    verb.add_flag("--verify", o->verify, "of a pack: read all of it and compare the checksums");
+    verb.callback([o, &console] { inspect(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <CLI/CLI.hpp>
 #include <iostream>
 #include <new>
 
@@ -71,8 +72,8 @@ int main(int argc, char** argv) {
 
     try {
         app.parse(argc, argv);
-    } catch (const CLI::RuntimeError& error) {
-        return finish(error.get_exit_code());
+    } catch (const ExitWith& done) {
+        return finish(done.code);
     } catch (const CLI::ParseError& error) {
         return finish(app.exit(error) == 0 ? kExitOk : kExitUsage);
     } catch (const ToolError& error) {

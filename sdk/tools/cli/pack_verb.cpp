@@ -1,6 +1,7 @@
 // keel pack and keel unpack: a model and its parts in one file, and as files again.
 #include <stdio.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <map>
@@ -83,55 +84,54 @@ void pack(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_pack_verb(CLI::App& app, Console& console) {
+void add_pack_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "pack", "a model and what belongs to it in one file",
-                              "  keel pack model.gguf model.keel --kv-profile model.kvprofile\n"
-                              "  keel pack model.gguf model.keel --codec auto --interleave\n"
-                              "  keel pack model.gguf model.keel --draft-pool chat.pool --note LICENSE\n"
-                              "  keel chat model.keel");
-    add_model_option(*verb, o->engine.model)->required();
-    verb->add_option("output", o->output, "pack to write")->required();
-    verb->add_option("--chat-template", o->engine.chat_template, "template in place of the model's own");
-    CLI::Option* grammar = verb->add_option("--grammar", o->engine.grammar, "GBNF for keel_session_set_grammar");
-    verb->add_option("--json-schema", o->engine.json_schema, "the same as a JSON Schema")->excludes(grammar);
-    verb->add_option("--draft-pool", o->engine.draft_pool, "what draft pools begin with (keel capture pool)");
-    verb->add_option("--kv-profile", o->engine.kv_profile, "of keel calibrate kv");
-    verb->add_option("--wproj", o->engine.wproj, "W_proj cache of the model");
-    verb->add_option("--lora", o->adapters, "adapter, for programs; numbered as they are given")
-        ->expected(1)
-        ->take_all();
-    verb->add_flag("--interleave", o->interleave,
-                   "rows of matrices in the order the products use: fast when mapped, and no work at init");
-    verb->add_option(
-            "--codec", o->codec,
-            "raw: the model as it is, which can be mapped; auto: tensors entropy coded where that saves over 3 "
-            "%, decoded while they are loaded; rans: wherever it saves a byte")
+    Verb verb = add_verb(app, console, "pack", "a model and what belongs to it in one file",
+                         "  keel pack model.gguf model.keel --kv-profile model.kvprofile\n"
+                         "  keel pack model.gguf model.keel --codec auto --interleave\n"
+                         "  keel pack model.gguf model.keel --draft-pool chat.pool --note LICENSE\n"
+                         "  keel chat model.keel");
+    add_model_option(verb, o->engine.model).required();
+    verb.add_option("output", o->output, "pack to write").required();
+    verb.add_option("--chat-template", o->engine.chat_template, "template in place of the model's own");
+    VerbOption grammar = verb.add_option("--grammar", o->engine.grammar, "GBNF for keel_session_set_grammar");
+    verb.add_option("--json-schema", o->engine.json_schema, "the same as a JSON Schema").excludes(grammar);
+    verb.add_option("--draft-pool", o->engine.draft_pool, "what draft pools begin with (keel capture pool)");
+    verb.add_option("--kv-profile", o->engine.kv_profile, "of keel calibrate kv");
+    verb.add_option("--wproj", o->engine.wproj, "W_proj cache of the model");
+    verb.add_option("--lora", o->adapters, "adapter, for programs; numbered as they are given").expected(1).take_all();
+    verb.add_flag("--interleave", o->interleave,
+                  "rows of matrices in the order the products use: fast when mapped, and no work at init");
+    CLI::App& whole = verb;
+    whole
+        .add_option("--codec", o->codec,
+                    "raw: the model as it is, which can be mapped; auto: tensors entropy coded where that saves over 3 "
+                    "%, decoded while they are loaded; rans: wherever it saves a byte")
         ->transform(CLI::CheckedTransformer(
             std::map<std::string, PackCodec>{
                 {"raw", PackCodec::kRaw}, {"auto", PackCodec::kAuto}, {"rans", PackCodec::kRans}},
             CLI::ignore_case));
-    CLI::Option* const budget =
-        verb->add_option("--budget", o->budget,
-                         "bytes that the pack and --code may have together; else nothing is written")
-            ->check(CLI::PositiveNumber);
-    verb->add_option("--code", o->code, "a file of the code that the budget pays for")
-        ->expected(1)
-        ->take_all()
-        ->needs(budget);
-    verb->add_option("--note", o->notes, "text for people: a licence, where calibration came from; up to 4")
-        ->expected(1)
-        ->take_all();
-    verb->callback([o, &console] { pack(*o, console); });
+    const VerbOption budget =
+        verb.add_option("--budget", o->budget,
+                        "bytes that the pack and --code may have together; else nothing is written")
+            .positive();
+    verb.add_option("--code", o->code, "a file of the code that the budget pays for")
+        .expected(1)
+        .take_all()
+        .needs(budget);
+    verb.add_option("--note", o->notes, "text for people: a licence, where calibration came from; up to 4")
+        .expected(1)
+        .take_all();
+    verb.callback([o, &console] { pack(*o, console); });
 }
 
-void add_unpack_verb(CLI::App& app, Console& console) {
+void add_unpack_verb(Verb app, Console& console) {
     auto input = std::make_shared<std::string>(), directory = std::make_shared<std::string>();
-    CLI::App* verb = add_verb(app, console, "unpack", "the files of a pack, to the byte, after all of it was checked",
-                              "  keel unpack model.keel files");
-    verb->add_option("input", *input, "pack")->required();
-    verb->add_option("directory", *directory, "where the files go; made if it is missing")->required();
-    verb->callback([input, directory, &console] {
+    Verb verb = add_verb(app, console, "unpack", "the files of a pack, to the byte, after all of it was checked",
+                         "  keel unpack model.keel files");
+    verb.add_option("input", *input, "pack").required();
+    verb.add_option("directory", *directory, "where the files go; made if it is missing").required();
+    verb.callback([input, directory, &console] {
         const FileReader file = open_file(*input);
         unpack(*input, *file.get(), *directory);
         const PackTable pack = open_pack_table(*input, *file.get());

@@ -522,25 +522,25 @@ void show_plan(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_plan_verb(CLI::App& app, Console& console) {
+void add_plan_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "plan", "memory and ops of an engine, or the longest context that fits",
-                              "  keel plan model.gguf\n"
-                              "  keel plan model.gguf --context 8192 --sessions 4 --weights map --no-ops\n"
-                              "  keel plan model.gguf --memory 2G --sessions 4\n"
-                              "With --memory, --context is the longest context looked for (default: the\n"
-                              "model's); formats and weight modes that are not given are all tried.");
-    add_engine_options(*verb, o->engine);
-    add_backend_options(*verb, o->engine);
-    verb->add_option("--sessions", o->engine.sessions, "sessions at full context")->capture_default_str();
-    verb->add_option("--memory", o->memory, "find the longest context in this much memory, such as 2G");
-    verb->add_flag("--mapped-free", o->mapped_free, "with --memory: do not count weights that are mapped");
-    verb->add_option("--region", o->regions, "list the objects of a region too: persistent, weights, kv")
-        ->check(CLI::IsMember({"persistent", "weights", "kv"}));
-    verb->add_flag("--all-ops", o->all_ops, "show equal layers one by one");
-    verb->add_flag("--no-ops", o->no_ops, "leave out the ops");
-    verb->add_flag("--no-map", o->no_map, "leave out the map of the scratch arena");
-    verb->callback([o, &console] { o->memory.empty() ? show_plan(*o, console) : solve(*o, console); });
+    Verb verb = add_verb(app, console, "plan", "memory and ops of an engine, or the longest context that fits",
+                         "  keel plan model.gguf\n"
+                         "  keel plan model.gguf --context 8192 --sessions 4 --weights map --no-ops\n"
+                         "  keel plan model.gguf --memory 2G --sessions 4\n"
+                         "With --memory, --context is the longest context looked for (default: the\n"
+                         "model's); formats and weight modes that are not given are all tried.");
+    add_engine_options(verb, o->engine);
+    add_backend_options(verb, o->engine);
+    verb.add_option("--sessions", o->engine.sessions, "sessions at full context").capture_default_str();
+    verb.add_option("--memory", o->memory, "find the longest context in this much memory, such as 2G");
+    verb.add_flag("--mapped-free", o->mapped_free, "with --memory: do not count weights that are mapped");
+    verb.add_option("--region", o->regions, "list the objects of a region too: persistent, weights, kv")
+        .one_of({"persistent", "weights", "kv"});
+    verb.add_flag("--all-ops", o->all_ops, "show equal layers one by one");
+    verb.add_flag("--no-ops", o->no_ops, "leave out the ops");
+    verb.add_flag("--no-map", o->no_map, "leave out the map of the scratch arena");
+    verb.callback([o, &console] { o->memory.empty() ? show_plan(*o, console) : solve(*o, console); });
 }
 
 }  // namespace keel::tools

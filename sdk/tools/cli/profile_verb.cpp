@@ -218,23 +218,23 @@ void profile(Options o, const Console& console) {
 
 }  // namespace
 
-void add_profile_verb(CLI::App& app, Console& console) {
+void add_profile_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "profile", "what each op of a step takes, and how near to memory's speed",
-                              "  keel profile model.gguf\n"
-                              "  keel profile model.gguf --backend cuda --position 4000\n"
-                              "  keel profile model.gguf --tokens 8 --trace step.json");
-    add_engine_options(*verb, o->engine);
-    add_backend_options(*verb, o->engine);
+    Verb verb = add_verb(app, console, "profile", "what each op of a step takes, and how near to memory's speed",
+                         "  keel profile model.gguf\n"
+                         "  keel profile model.gguf --backend cuda --position 4000\n"
+                         "  keel profile model.gguf --tokens 8 --trace step.json");
+    add_engine_options(verb, o->engine);
+    add_backend_options(verb, o->engine);
     const auto add = [&](const char* name, auto& value, const char* what) {
-        return verb->add_option(name, value, what)->capture_default_str();
+        return verb.add_option(name, value, what).capture_default_str();
     };
     add("--position", o->position, "tokens in the session before the step");
     add("--tokens", o->tokens, "tokens of the step");
     add("--steps", o->steps, "steps measured; times are medians");
-    verb->add_option("--trace", o->trace, "write the step for chrome://tracing and ui.perfetto.dev");
-    verb->add_flag("--layers", o->every_layer, "each layer by itself");
-    verb->callback([o, &console] { profile(*o, console); });
+    verb.add_option("--trace", o->trace, "write the step for chrome://tracing and ui.perfetto.dev");
+    verb.add_flag("--layers", o->every_layer, "each layer by itself");
+    verb.callback([o, &console] { profile(*o, console); });
 }
 
 }  // namespace keel::tools

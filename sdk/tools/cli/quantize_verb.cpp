@@ -277,79 +277,78 @@ int quantize(const Options& o, const Console& console) try {
 
 }  // namespace
 
-void add_quantize_verb(CLI::App& app, Console& console) {
+void add_quantize_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "quantize", "write a model with other weight types",
-                              "  keel quantize model-f16.gguf model.gguf --types Q4_K_M\n"
-                              "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
-                              "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
-                              "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
-                              "  keel quantize model-f16.gguf model.gguf --types Q8_0 --budget 16000000 --code keel\n"
-                              "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
+    Verb verb = add_verb(app, console, "quantize", "write a model with other weight types",
+                         "  keel quantize model-f16.gguf model.gguf --types Q4_K_M\n"
+                         "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
+                         "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
+                         "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
+                         "  keel quantize model-f16.gguf model.gguf --types Q8_0 --budget 16000000 --code keel\n"
+                         "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
     std::string mixes;
     for (const std::string& name : mix_names()) mixes += (mixes.empty() ? "" : ", ") + name;
-    verb->add_option("in", o->in, "GGUF file, best of F16, BF16 or F32")->required();
-    verb->add_option("out", o->out, "GGUF file to write")->required();
-    verb->add_option("--types", o->types,
-                     "a mixture (" + mixes +
-                         ") or a weight type for every matrix; before or behind it rules PATTERN=TYPE, of which the "
-                         "first that matches a tensor's name decides; TYPE keep: as it is (default: Q4_K_M)");
-    verb->add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
-    CLI::Option* const text =
-        verb->add_option("--calibrate", o->text,
-                         "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
-                         "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
+    verb.add_option("in", o->in, "GGUF file, best of F16, BF16 or F32").required();
+    verb.add_option("out", o->out, "GGUF file to write").required();
+    verb.add_option("--types", o->types,
+                    "a mixture (" + mixes +
+                        ") or a weight type for every matrix; before or behind it rules PATTERN=TYPE, of which the "
+                        "first that matches a tensor's name decides; TYPE keep: as it is (default: Q4_K_M)");
+    verb.add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
+    const VerbOption text =
+        verb.add_option("--calibrate", o->text,
+                        "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
+                        "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
     const auto calibration = [&](const char* name, auto& value, const char* what) {
-        verb->add_option(name, value, what)->capture_default_str()->needs(text)->group("Calibration");
+        verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
     };
     calibration("--calibration-documents", o->documents, "the first N documents of it; 0: all");
     calibration("--calibration-tokens", o->tokens, "tokens of each");
     calibration("--calibration-memory", o->memory, "for second moments: decides how often the text is read");
     calibration("--damping", o->damping, "part of the mean second moment that is added to each");
     calibration("--sweeps", o->sweeps, "rounds over all columns afterwards");
-    verb->add_flag("--own-order", o->own_order, "columns in their own order, not by activation")
-        ->needs(text)
-        ->group("Calibration");
-    CLI::Option* const tune = verb->add_option("--tune", o->tune,
-                                               "a text as for --calibrate, another one: how much the predictions on it "
-                                               "suffer from each matrix is measured")
-                                  ->group("Types under a bound");
+    verb.add_flag("--own-order", o->own_order, "columns in their own order, not by activation")
+        .needs(text)
+        .group("Calibration");
+    const VerbOption tune = verb.add_option("--tune", o->tune,
+                                            "a text as for --calibrate, another one: how much the predictions on it "
+                                            "suffer from each matrix is measured")
+                                .group("Types under a bound");
     const auto bound = [&](const char* name, auto& value, const char* what) {
-        return verb->add_option(name, value, what)->needs(tune)->group("Types under a bound");
+        return verb.add_option(name, value, what).needs(tune).group("Types under a bound");
     };
-    CLI::Option* const bits = bound("--bits", o->bits, "of a weight, on average over all matrices");
-    CLI::Option* const bytes = bound("--bytes", o->bytes, "of all matrices, such as 90M")->excludes(bits);
-    bound("--loss", o->loss, "KL divergence from the source's predictions, nats per token")
-        ->excludes(bits)
-        ->excludes(bytes);
-    CLI::Option* const budget =
-        verb->add_option(
+    const VerbOption bits = bound("--bits", o->bits, "of a weight, on average over all matrices");
+    const VerbOption bytes = bound("--bytes", o->bytes, "of all matrices, such as 90M").excludes(bits);
+    const VerbOption loss = bound("--loss", o->loss, "KL divergence from the source's predictions, nats per token")
+                                .excludes(bits)
+                                .excludes(bytes);
+    const VerbOption budget =
+        verb.add_option(
                 "--budget", o->budget,
                 "bytes of the pack that keel pack --codec rans makes of OUT, and of --code, together. With --tune "
                 "types are solved for it, else the scales of matrices that become Q8_0")
-            ->check(CLI::PositiveNumber)
-            ->excludes(bits)
-            ->excludes(bytes)
-            ->excludes("--loss")
-            ->group("Types under a bound");
-    verb->add_option("--code", o->code, "a file of the code that the budget pays for")
-        ->expected(1)
-        ->take_all()
-        ->needs(budget)
-        ->group("Types under a bound");
-    verb->add_option(
-            "--row-step", o->row_step,
-            "Q8_0 with one scale for each row, so many of its standard deviations (SDClip: k / 127); a file of "
-            "few bytes when packed with --codec rans, not in memory")
-        ->check(CLI::Range(kSmallestRowStep, kLargestRowStep))
-        ->excludes(budget)
-        ->excludes(text)
-        ->group("Types under a bound");
-    bound("--tune-documents", o->tune_documents, "the first N documents of it")->capture_default_str();
-    bound("--tune-tokens", o->tune_tokens, "tokens of each")->capture_default_str();
-    verb->add_option("--threads,-t", o->threads, "threads (default: one per core)");
-    verb->add_flag("--dry-run", o->dry_run, "say types and sizes, write nothing");
-    verb->callback([o, &console] { quantize(*o, console); });
+            .positive()
+            .excludes(bits)
+            .excludes(bytes)
+            .excludes(loss)
+            .group("Types under a bound");
+    verb.add_option("--code", o->code, "a file of the code that the budget pays for")
+        .expected(1)
+        .take_all()
+        .needs(budget)
+        .group("Types under a bound");
+    verb.add_option("--row-step", o->row_step,
+                    "Q8_0 with one scale for each row, so many of its standard deviations (SDClip: k / 127); a file of "
+                    "few bytes when packed with --codec rans, not in memory")
+        .range(kSmallestRowStep, kLargestRowStep)
+        .excludes(budget)
+        .excludes(text)
+        .group("Types under a bound");
+    bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();
+    bound("--tune-tokens", o->tune_tokens, "tokens of each").capture_default_str();
+    verb.add_option("--threads,-t", o->threads, "threads (default: one per core)");
+    verb.add_flag("--dry-run", o->dry_run, "say types and sizes, write nothing");
+    verb.callback([o, &console] { quantize(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -71,28 +71,28 @@ int run(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_run_verb(CLI::App& app, Console& console) {
+void add_run_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "run", "continue a prompt, streaming the text",
-                              "  keel run model.gguf --prompt \"It was a dark night\"\n"
-                              "  keel run model.gguf --temp 0 --max-tokens 64 --prompt-file story.txt\n"
-                              "  keel run model.gguf --prompt Hello --json | jq .decode.tokens_per_second\n"
-                              "  keel run model.gguf --prompt \"A book: \" --json-schema book.json\n"
-                              "The text goes to stdout, figures to stderr.");
-    add_engine_options(*verb, o->engine);
-    add_backend_options(*verb, o->engine);
-    add_sampling_options(*verb, o->sampling);
-    add_grammar_options(*verb, o->engine);
-    auto* prompt = verb->add_option("--prompt,-p", o->prompt, "text to continue")->capture_default_str();
-    verb->add_option("--prompt-file,-f", o->prompt_file, "read the prompt from a file; - is stdin")->excludes(prompt);
-    verb->add_flag("--special", o->special, "recognise special tokens written in the prompt");
-    verb->add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
-    verb->add_flag("--no-echo", o->no_echo, "do not print the prompt");
-    verb->add_flag("--quiet,-q", o->quiet, "no figures");
-    verb->callback([o, &console] {
+    Verb verb = add_verb(app, console, "run", "continue a prompt, streaming the text",
+                         "  keel run model.gguf --prompt \"It was a dark night\"\n"
+                         "  keel run model.gguf --temp 0 --max-tokens 64 --prompt-file story.txt\n"
+                         "  keel run model.gguf --prompt Hello --json | jq .decode.tokens_per_second\n"
+                         "  keel run model.gguf --prompt \"A book: \" --json-schema book.json\n"
+                         "The text goes to stdout, figures to stderr.");
+    add_engine_options(verb, o->engine);
+    add_backend_options(verb, o->engine);
+    add_sampling_options(verb, o->sampling);
+    add_grammar_options(verb, o->engine);
+    const VerbOption prompt = verb.add_option("--prompt,-p", o->prompt, "text to continue").capture_default_str();
+    verb.add_option("--prompt-file,-f", o->prompt_file, "read the prompt from a file; - is stdin").excludes(prompt);
+    verb.add_flag("--special", o->special, "recognise special tokens written in the prompt");
+    verb.add_flag("--no-bos", o->no_bos, "do not begin with the model's BOS token");
+    verb.add_flag("--no-echo", o->no_echo, "do not print the prompt");
+    verb.add_flag("--quiet,-q", o->quiet, "no figures");
+    verb.callback([o, &console] {
         setvbuf(stdout, nullptr, _IONBF, 0);  // every piece of text at once, and no buffer to allocate
         const int code = run(*o, console);
-        if (code != kExitOk) throw CLI::RuntimeError(code);
+        if (code != kExitOk) throw ExitWith{code};
     });
 }
 

@@ -66,24 +66,24 @@ void synth(const Options& o, const Console& console) try {
 
 }  // namespace
 
-void add_synth_verb(CLI::App& app, Console& console) {
+void add_synth_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "synth", "write a model with made-up weights, for tests and benchmarks",
-                              "  keel synth /tmp/1b.gguf --shape 1b --mix Q4_K_M\n"
-                              "  keel synth /tmp/m.gguf --shape tiny --layers 4 --mix Q8_0 --type ffn_down=Q6_K\n"
-                              "  keel synth /tmp/8b.gguf --shape 8b --dry-run");
+    Verb verb = add_verb(app, console, "synth", "write a model with made-up weights, for tests and benchmarks",
+                         "  keel synth /tmp/1b.gguf --shape 1b --mix Q4_K_M\n"
+                         "  keel synth /tmp/m.gguf --shape tiny --layers 4 --mix Q8_0 --type ffn_down=Q6_K\n"
+                         "  keel synth /tmp/8b.gguf --shape 8b --dry-run");
     std::string shapes;
     for (const std::string& name : synth_shape_names()) shapes += (shapes.empty() ? "" : ", ") + name;
-    verb->add_option("path", o->path, "file to write")->required();
-    verb->add_option("--shape", o->shape, "start from a shape: " + shapes)->capture_default_str();
-    verb->add_option("--mix", o->mix, "weight type of every matrix (F16, Q8_0, ...) or a mixture (Q4_K_M, ...)");
-    verb->add_option("--type", o->overrides, "PART=TYPE: tensors with PART in their name; may be repeated")
-        ->take_all()
-        ->allow_extra_args(false);
-    verb->add_option("--arch", o->architecture, "llama, qwen2, qwen3, gemma2, gemma3, phi3, glm4 or keel-wired");
-    verb->add_option("--pre", o->pre_tokenizer, "tokenizer.ggml.pre of a BPE tokenizer");
+    verb.add_option("path", o->path, "file to write").required();
+    verb.add_option("--shape", o->shape, "start from a shape: " + shapes).capture_default_str();
+    verb.add_option("--mix", o->mix, "weight type of every matrix (F16, Q8_0, ...) or a mixture (Q4_K_M, ...)");
+    verb.add_option("--type", o->overrides, "PART=TYPE: tensors with PART in their name; may be repeated")
+        .take_all()
+        .allow_extra_args(false);
+    verb.add_option("--arch", o->architecture, "llama, qwen2, qwen3, gemma2, gemma3, phi3, glm4 or keel-wired");
+    verb.add_option("--pre", o->pre_tokenizer, "tokenizer.ggml.pre of a BPE tokenizer");
     const auto dimension = [&](const char* name, uint32_t& value, const char* what) {
-        verb->add_option(name, value, what)->group("Shape");
+        verb.add_option(name, value, what).group("Shape");
     };
     dimension("--layers", o->layers, "layers");
     dimension("--embedding", o->embedding, "embedding length");
@@ -93,11 +93,11 @@ void add_synth_verb(CLI::App& app, Console& console) {
     dimension("--feed-forward", o->feed_forward, "inner length of the feed-forward part");
     dimension("--vocabulary", o->vocabulary, "tokens, at least 512");
     dimension("--context", o->context, "tokens of training context");
-    verb->add_option("--seed", o->seed, "same options and seed, same file")->capture_default_str();
-    CLI::Option* const dry = verb->add_flag("--dry-run", o->dry_run, "say how large the file would be");
-    verb->add_flag("--hollow", o->hollow, "zeros for weights, which take no room on the disk: to plan with")
-        ->excludes(dry);
-    verb->callback([o, &console] { synth(*o, console); });
+    verb.add_option("--seed", o->seed, "same options and seed, same file").capture_default_str();
+    const VerbOption dry = verb.add_flag("--dry-run", o->dry_run, "say how large the file would be");
+    verb.add_flag("--hollow", o->hollow, "zeros for weights, which take no room on the disk: to plan with")
+        .excludes(dry);
+    verb.callback([o, &console] { synth(*o, console); });
 }
 
 }  // namespace keel::tools

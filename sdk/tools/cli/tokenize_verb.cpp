@@ -59,21 +59,21 @@ void tokenize_text(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_tokenize_verb(CLI::App& app, Console& console) {
+void add_tokenize_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(app, console, "tokenize", "show how the model's tokenizer cuts a text",
-                              "  keel tokenize model.gguf \"Hello, world!\"\n"
-                              "  keel tokenize model.gguf --file book.txt --count\n"
-                              "  keel tokenize model.gguf --decode 438,290,4028");
-    add_model_option(*verb, o->engine.model)->required();
-    verb->add_option("text", o->text, "text to cut");
-    verb->add_option("--file,-f", o->file, "read the text from a file; - is stdin");
-    verb->add_option("--decode", o->decode, "ids to turn into text")->delimiter(',');
-    verb->add_option("--pre", o->engine.pre_tokenizer, "cut a byte-level vocabulary's text so, not as the file says");
-    verb->add_flag("--special", o->special, "recognise special tokens in the text; write them when decoding");
-    verb->add_flag("--bos", o->bos, "begin as the model wants a sequence to begin");
-    verb->add_flag("--count", o->count, "print the number of tokens only");
-    verb->callback([o, &console] { tokenize_text(*o, console); });
+    Verb verb = add_verb(app, console, "tokenize", "show how the model's tokenizer cuts a text",
+                         "  keel tokenize model.gguf \"Hello, world!\"\n"
+                         "  keel tokenize model.gguf --file book.txt --count\n"
+                         "  keel tokenize model.gguf --decode 438,290,4028");
+    add_model_option(verb, o->engine.model).required();
+    verb.add_option("text", o->text, "text to cut");
+    verb.add_option("--file,-f", o->file, "read the text from a file; - is stdin");
+    verb.add_option("--decode", o->decode, "ids to turn into text").delimiter(',');
+    verb.add_option("--pre", o->engine.pre_tokenizer, "cut a byte-level vocabulary's text so, not as the file says");
+    verb.add_flag("--special", o->special, "recognise special tokens in the text; write them when decoding");
+    verb.add_flag("--bos", o->bos, "begin as the model wants a sequence to begin");
+    verb.add_flag("--count", o->count, "print the number of tokens only");
+    verb.callback([o, &console] { tokenize_text(*o, console); });
 }
 
 }  // namespace keel::tools

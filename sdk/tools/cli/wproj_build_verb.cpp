@@ -139,23 +139,22 @@ void build(Options o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_build_verb(CLI::App& wproj, Console& console) {
-    CLI::App* verb =
+void add_wproj_build_verb(Verb wproj, Console& console) {
+    Verb verb =
         add_verb(wproj, console, "build", "calibrate and solve a W_proj cache",
                  "  keel wproj build model.gguf calibration.jsonl --rank 0.375\n"
                  "  keel wproj build model.gguf calibration.jsonl --budget 0.6 --type Q4_0 --zstd --output caches/\n"
                  "  keel wproj build model.gguf --published --rank 96");
     auto o = std::make_shared<Options>();
     o->text.text.documents = 24;
-    add_engine_options(*verb, o->engine);
-    add_text_options(*verb, o->text.text, "to calibrate with, held-out ones included");
-    verb->add_option("--held-out", o->text.held_out, "last documents kept for errors and quality")
-        ->capture_default_str();
-    add_recipe_options(*verb, o->recipe);
-    verb->add_option("--output,-o", o->output, "file, or directory (default: the working directory)");
-    verb->add_flag("--zstd", o->zstd, "pack every section; libkeel_pack or `keel wproj unpack` expands it");
-    verb->add_flag("--rebuild", o->rebuild, "also where a cache of this key lies");
-    verb->callback([o, &console] { build(*o, console); });
+    add_engine_options(verb, o->engine);
+    add_text_options(verb, o->text.text, "to calibrate with, held-out ones included");
+    verb.add_option("--held-out", o->text.held_out, "last documents kept for errors and quality").capture_default_str();
+    add_recipe_options(verb, o->recipe);
+    verb.add_option("--output,-o", o->output, "file, or directory (default: the working directory)");
+    verb.add_flag("--zstd", o->zstd, "pack every section; libkeel_pack or `keel wproj unpack` expands it");
+    verb.add_flag("--rebuild", o->rebuild, "also where a cache of this key lies");
+    verb.callback([o, &console] { build(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -175,8 +175,8 @@ void compare_caches(Options o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
-    CLI::App* verb =
+void add_wproj_compare_verb(Verb wproj, Console& console) {
+    Verb verb =
         add_verb(wproj, console, "compare", "quality, bytes and speed of W_proj caches beside the dense variant",
                  "  keel wproj compare model.gguf validation.jsonl --cache a.bin --cache b.bin\n"
                  "  keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks "
@@ -185,29 +185,29 @@ void add_wproj_compare_verb(CLI::App& wproj, Console& console) {
                  "0.4,0.6,0.8 --type Q5_0 --json");
     auto o = std::make_shared<Options>();
     o->recipe.groups = "qkv";
-    add_engine_options(*verb, o->engine);
-    add_text_options(*verb, o->text, "to score");
-    verb->get_option("text")->required();
-    verb->add_option("--cache", o->caches, "a W_proj cache; may be repeated");
-    verb->add_option("--calibration", o->calibration, "text to build caches with, for this comparison only");
-    verb->add_option("--calibration-documents", o->calibration_documents, "of that text, held-out ones included")
-        ->capture_default_str();
-    verb->add_option("--held-out", o->held_out, "last ones of these, for errors and sensitivities")
-        ->capture_default_str();
-    verb->add_option("--ranks", o->ranks,
-                     "shares of the input's elements: at each, weight PCA as published, the whitened solver, and that "
-                     "with sensitivities, of equal bytes");
-    verb->add_option("--budgets", o->budgets,
-                     "shares of the dense projections' bytes: at each, the recipe with its types and allocated ranks");
-    verb->add_option("--rounds", o->rounds, "times decoding is timed; 0: not")->capture_default_str();
-    verb->add_option("--groups", o->recipe.groups,
-                     "projections: qkv, qk, q, o, ffn, down; --ranks takes the first that fits")
-        ->capture_default_str();
-    verb->add_option("--type", o->recipe.record_type, "of W_proj in --budgets")->capture_default_str();
-    verb->add_option("--basis-type", o->recipe.basis_type, "of Pt in --budgets")->capture_default_str();
-    verb->add_option("--bound", o->recipe.bound, "largest relative squared error of a factor in --budgets; 0: none")
-        ->capture_default_str();
-    verb->callback([o, &console] { compare_caches(*o, console); });
+    add_engine_options(verb, o->engine);
+    add_text_options(verb, o->text, "to score");
+    verb.get_option("text").required();
+    verb.add_option("--cache", o->caches, "a W_proj cache; may be repeated");
+    verb.add_option("--calibration", o->calibration, "text to build caches with, for this comparison only");
+    verb.add_option("--calibration-documents", o->calibration_documents, "of that text, held-out ones included")
+        .capture_default_str();
+    verb.add_option("--held-out", o->held_out, "last ones of these, for errors and sensitivities")
+        .capture_default_str();
+    verb.add_option("--ranks", o->ranks,
+                    "shares of the input's elements: at each, weight PCA as published, the whitened solver, and that "
+                    "with sensitivities, of equal bytes");
+    verb.add_option("--budgets", o->budgets,
+                    "shares of the dense projections' bytes: at each, the recipe with its types and allocated ranks");
+    verb.add_option("--rounds", o->rounds, "times decoding is timed; 0: not").capture_default_str();
+    verb.add_option("--groups", o->recipe.groups,
+                    "projections: qkv, qk, q, o, ffn, down; --ranks takes the first that fits")
+        .capture_default_str();
+    verb.add_option("--type", o->recipe.record_type, "of W_proj in --budgets").capture_default_str();
+    verb.add_option("--basis-type", o->recipe.basis_type, "of Pt in --budgets").capture_default_str();
+    verb.add_option("--bound", o->recipe.bound, "largest relative squared error of a factor in --budgets; 0: none")
+        .capture_default_str();
+    verb.callback([o, &console] { compare_caches(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -46,24 +46,24 @@ void find(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_find_verb(CLI::App& wproj, Console& console) {
+void add_wproj_find_verb(Verb wproj, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb =
+    Verb verb =
         add_verb(wproj, console, "find",
                  "the cache of a model: named file, working directory, the model's directory, user cache directory",
                  "  keel wproj find model.gguf\n"
                  "  keel wproj find model.gguf --key 012345670A2337F6\n"
                  "  keel wproj find model.gguf --file downloads/ --force");
-    add_model_option(*verb, o->model)->required();
-    verb->add_option("--key", o->key, "64-bit key, hex; without it a version-2 cache of this model is found")
-        ->check([](const std::string& text) {
+    add_model_option(verb, o->model).required();
+    verb.add_option("--key", o->key, "64-bit key, hex; without it a version-2 cache of this model is found")
+        .check([](const std::string& text) {
             const bool hex = !text.empty() && text.size() <= 16 &&
                              text.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
             return hex ? std::string() : "is no key of up to 16 hex digits";
         });
-    verb->add_option("--file", o->file, "look at this file or directory first");
-    verb->add_flag("--force", o->force, "accept another key where the shapes match");
-    verb->callback([o, &console] { find(*o, console); });
+    verb.add_option("--file", o->file, "look at this file or directory first");
+    verb.add_flag("--force", o->force, "accept another key where the shapes match");
+    verb.callback([o, &console] { find(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -137,15 +137,15 @@ void inspect(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_inspect_verb(CLI::App& wproj, Console& console) {
+void add_wproj_inspect_verb(Verb wproj, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(wproj, console, "inspect",
-                              "what a cache holds: ranks, types, bytes, energies; with a model the break-even ranks",
-                              "  keel wproj inspect ott_wproj_cache_0A2337F6.bin\n"
-                              "  keel wproj inspect model.wproj --model model.gguf --json");
-    verb->add_option("file", o->file, "W_proj cache of either version, packed or not")->required();
-    verb->add_option("-m,--model", o->model, "GGUF file it is meant for");
-    verb->callback([o, &console] { inspect(*o, console); });
+    Verb verb = add_verb(wproj, console, "inspect",
+                         "what a cache holds: ranks, types, bytes, energies; with a model the break-even ranks",
+                         "  keel wproj inspect ott_wproj_cache_0A2337F6.bin\n"
+                         "  keel wproj inspect model.wproj --model model.gguf --json");
+    verb.add_option("file", o->file, "W_proj cache of either version, packed or not").required();
+    verb.add_option("-m,--model", o->model, "GGUF file it is meant for");
+    verb.callback([o, &console] { inspect(*o, console); });
 }
 
 }  // namespace keel::tools

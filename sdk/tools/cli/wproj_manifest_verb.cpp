@@ -59,31 +59,29 @@ void check_files(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_manifest_verb(CLI::App& wproj, Console& console) {
-    CLI::App* manifest = wproj.add_subcommand("manifest", "release manifests of caches: name, sha256, bytes, time");
-    manifest->require_subcommand(1);
+void add_wproj_manifest_verb(Verb wproj, Console& console) {
+    Verb manifest = add_group(wproj, "manifest", "release manifests of caches: name, sha256, bytes, time");
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(*manifest, console, "write", "describe the caches of a directory",
-                              "  keel wproj manifest write release/ --output release/cache_inventory.json");
-    verb->add_option("directory", o->directory, "where the caches are (default: here)");
-    verb->add_option("--output,-o", o->manifest, "manifest to write (default: standard output)");
-    verb->callback([o, &console] { write(*o, console); });
-
-    o = std::make_shared<Options>();
-    verb = add_verb(*manifest, console, "list", "what a manifest names",
-                    "  keel wproj manifest list cache_inventory.json");
-    verb->add_option("manifest", o->manifest, "manifest")->required();
-    verb->callback([o, &console] { list(*o, console); });
+    Verb verb = add_verb(manifest, console, "write", "describe the caches of a directory",
+                         "  keel wproj manifest write release/ --output release/cache_inventory.json");
+    verb.add_option("directory", o->directory, "where the caches are (default: here)");
+    verb.add_option("--output,-o", o->manifest, "manifest to write (default: standard output)");
+    verb.callback([o, &console] { write(*o, console); });
 
     o = std::make_shared<Options>();
     verb =
-        add_verb(*manifest, console, "check", "whether files are what a manifest says: size, tag against key, sha256",
-                 "  keel wproj manifest check cache_inventory.json downloads/\n"
-                 "  keel wproj manifest check cache_inventory.json --no-hash");
-    verb->add_option("manifest", o->manifest, "manifest")->required();
-    verb->add_option("directory", o->directory, "where the caches are (default: here)");
-    verb->add_flag("--no-hash", o->no_hash, "do not compute sha256");
-    verb->callback([o, &console] { check_files(*o, console); });
+        add_verb(manifest, console, "list", "what a manifest names", "  keel wproj manifest list cache_inventory.json");
+    verb.add_option("manifest", o->manifest, "manifest").required();
+    verb.callback([o, &console] { list(*o, console); });
+
+    o = std::make_shared<Options>();
+    verb = add_verb(manifest, console, "check", "whether files are what a manifest says: size, tag against key, sha256",
+                    "  keel wproj manifest check cache_inventory.json downloads/\n"
+                    "  keel wproj manifest check cache_inventory.json --no-hash");
+    verb.add_option("manifest", o->manifest, "manifest").required();
+    verb.add_option("directory", o->directory, "where the caches are (default: here)");
+    verb.add_flag("--no-hash", o->no_hash, "do not compute sha256");
+    verb.callback([o, &console] { check_files(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -43,19 +43,19 @@ void unpack(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_pack_verb(CLI::App& wproj, Console& console) {
+void add_wproj_pack_verb(Verb wproj, Console& console) {
     auto p = std::make_shared<Options>(), u = std::make_shared<Options>();
-    CLI::App* verb = add_verb(wproj, console, "pack", "make a version-2 cache smaller with zstd, for transport",
-                              "  keel wproj pack model.wproj model.wproj.zst --level 19");
-    verb->add_option("input", p->input, "plain cache of version 2")->required();
-    verb->add_option("output", p->output, "packed cache to write")->required();
-    verb->add_option("--level", p->level, "of zstd (default 9)")->check(CLI::Range(1, 22));
-    verb->callback([p, &console] { pack(*p, console); });
+    Verb verb = add_verb(wproj, console, "pack", "make a version-2 cache smaller with zstd, for transport",
+                         "  keel wproj pack model.wproj model.wproj.zst --level 19");
+    verb.add_option("input", p->input, "plain cache of version 2").required();
+    verb.add_option("output", p->output, "packed cache to write").required();
+    verb.add_option("--level", p->level, "of zstd (default 9)").range(1, 22);
+    verb.callback([p, &console] { pack(*p, console); });
     verb = add_verb(wproj, console, "unpack", "the plain file of a packed cache, to the byte",
                     "  keel wproj unpack model.wproj.zst model.wproj");
-    verb->add_option("input", u->input, "packed cache")->required();
-    verb->add_option("output", u->output, "plain cache to write")->required();
-    verb->callback([u, &console] { unpack(*u, console); });
+    verb.add_option("input", u->input, "packed cache").required();
+    verb.add_option("output", u->output, "plain cache to write").required();
+    verb.callback([u, &console] { unpack(*u, console); });
 }
 
 }  // namespace keel::tools

@@ -163,26 +163,25 @@ void synth(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_synth_verb(CLI::App& wproj, Console& console) {
-    CLI::App* verb =
+void add_wproj_synth_verb(Verb wproj, Console& console) {
+    Verb verb =
         add_verb(wproj, console, "synth", "write a cache with made-up factors, for tests and benchmarks",
                  "  keel wproj synth 8b.gguf --rank 1536 --published -o 8b-1536.bin\n"
                  "  keel wproj synth 8b.gguf --rank 2048 --groups qkv,o --type Q4_0 --basis-type Q8_0 -o 8b.wproj");
     auto o = std::make_shared<Options>();
-    add_model_option(*verb, o->model, "GGUF file whose shapes it has; its weights are not looked at")->required();
-    verb->add_option("--rank", o->rank, "of every layer and group")->required();
-    verb->add_option("--groups", o->groups, "projections to replace: qkv, qk, q, o, ffn, down, separated by commas")
-        ->capture_default_str();
-    CLI::Option* type = verb->add_option("--type", o->type, "weight type of W_proj")->capture_default_str();
-    CLI::Option* basis_type =
-        verb->add_option("--basis-type", o->basis_type, "weight type of Pt")->capture_default_str();
-    verb->add_flag("--published", o->published,
-                   "as published: format 1, one f32 basis per layer with its means, blocks of 36 bytes")
-        ->excludes(type)
-        ->excludes(basis_type);
-    verb->add_option("--seed", o->seed, "same options and seed, same file")->capture_default_str();
-    verb->add_option("--output,-o", o->output, "file to write")->required();
-    verb->callback([o, &console] { synth(*o, console); });
+    add_model_option(verb, o->model, "GGUF file whose shapes it has; its weights are not looked at").required();
+    verb.add_option("--rank", o->rank, "of every layer and group").required();
+    verb.add_option("--groups", o->groups, "projections to replace: qkv, qk, q, o, ffn, down, separated by commas")
+        .capture_default_str();
+    VerbOption type = verb.add_option("--type", o->type, "weight type of W_proj").capture_default_str();
+    VerbOption basis_type = verb.add_option("--basis-type", o->basis_type, "weight type of Pt").capture_default_str();
+    verb.add_flag("--published", o->published,
+                  "as published: format 1, one f32 basis per layer with its means, blocks of 36 bytes")
+        .excludes(type)
+        .excludes(basis_type);
+    verb.add_option("--seed", o->seed, "same options and seed, same file").capture_default_str();
+    verb.add_option("--output,-o", o->output, "file to write").required();
+    verb.callback([o, &console] { synth(*o, console); });
 }
 
 }  // namespace keel::tools

@@ -72,14 +72,14 @@ void verify(const Options& o, const Console& console) {
 
 }  // namespace
 
-void add_wproj_verify_verb(CLI::App& wproj, Console& console) {
+void add_wproj_verify_verb(Verb wproj, Console& console) {
     auto o = std::make_shared<Options>();
-    CLI::App* verb = add_verb(wproj, console, "verify",
-                              "shapes, checksums, finite numbers, unit rows and energies of a cache against its model",
-                              "  keel wproj verify model.wproj --model model.gguf");
-    verb->add_option("file", o->file, "W_proj cache, not packed")->required();
-    verb->add_option("-m,--model", o->model, "GGUF file it is meant for")->required();
-    verb->callback([o, &console] { verify(*o, console); });
+    Verb verb = add_verb(wproj, console, "verify",
+                         "shapes, checksums, finite numbers, unit rows and energies of a cache against its model",
+                         "  keel wproj verify model.wproj --model model.gguf");
+    verb.add_option("file", o->file, "W_proj cache, not packed").required();
+    verb.add_option("-m,--model", o->model, "GGUF file it is meant for").required();
+    verb.callback([o, &console] { verify(*o, console); });
 }
 
 }  // namespace keel::tools

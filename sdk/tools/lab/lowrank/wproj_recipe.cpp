@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include <CLI/CLI.hpp>
 #include <limits>
 #include <sstream>
 

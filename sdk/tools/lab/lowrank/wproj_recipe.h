@@ -1,10 +1,13 @@
 // How a W_proj cache is to be made, as the command line says it, and the key that follows.
 #pragma once
-#include <CLI/CLI.hpp>
 #include <string>
 
 #include "sdk/format/wproj_key.h"
 #include "sdk/tools/lab/lowrank/wproj_builder.h"
+
+namespace CLI {
+class App;
+}  // namespace CLI
 
 namespace keel::tools {
 
