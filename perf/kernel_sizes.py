@@ -70,4 +70,4 @@ if __name__ == "__main__":
     arguments = arguments.parse_args()
     found = sizes(subprocess.run(["size", "-A", arguments.library], check=True, capture_output=True, text=True).stdout)
     print(table(found))
-    sys.exit(over(found, arguments.at_most) if arguments.at_most else 0)
+    sys.exit((over(found, arguments.at_most) if arguments.at_most else "") or 0)

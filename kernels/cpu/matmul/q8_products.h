@@ -13,10 +13,10 @@
 //
 // One token, and up to four of plain rows of common types (few_direct) where V::kInPlace says so: codes go from the
 // bytes to the products in registers. A few of repacked rows, of types whose codes are taken out by few instructions
-// (V::kInPlace): the same, in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at
-// a time. A few of other rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay
-// in the first-level cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is
-// read once, and a further token costs little but its products.
+// (V::kInPlace): the same, in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks
+// at a time. A few of other rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that
+// stay in the first-level cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte
+// is read once, and a further token costs little but its products.
 // More tokens: groups of L rows are unpacked into panels over the whole of k, in the caller's scratch too, and
 // register tiles of V::kTilePanels groups by V::kTileTokens tokens walk over them.
 //
