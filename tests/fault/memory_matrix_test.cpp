@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -100,6 +101,10 @@ keel_config config_of(int sessions, int context, int chunk, int threads, bool kv
     config.threads = kThreads[threads];
     config.logits_rows = kRows[rows];
     config.draft_tokens = rows && config.chunk_tokens > 1 ? 5 : 0;
+    if (config.draft_tokens) {
+        config.drafters = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS;
+        config.draft_pool_bytes = 4096;
+    }
     config.k_format = config.v_format = kv_f32 ? KEEL_KV_F32 : KEEL_KV_F16;
     config.weights = map ? KEEL_WEIGHTS_MAP : KEEL_WEIGHTS_COPY;
     config.activation = bf16 ? KEEL_ACTIVATION_BF16 : KEEL_ACTIVATION_Q8;
@@ -158,7 +163,8 @@ TEST_F(MemoryMatrix, OneByteLessOrMisalignedIsRefused) {
     EXPECT_EQ(threads_of_process(), threads_before);
 }
 
-// Feeds `tokens` tokens to every session and advances until none is pending.
+// Feeds tokens [from, to) to every session and advances until none is pending. Drafters follow what is fed, but draft
+// nothing where nothing is drawn.
 void run_to(keel_engine engine, const std::vector<keel_session>& sessions, uint32_t from, uint32_t to) {
     for (size_t s = 0; s < sessions.size(); ++s) {
         std::vector<int32_t> ids;
@@ -174,6 +180,25 @@ void run_to(keel_engine engine, const std::vector<keel_session>& sessions, uint3
         EXPECT_EQ(result.computed_tokens, to);
         EXPECT_EQ(result.pending_tokens, 0u);
     }
+}
+
+// Goes on with what it draws, behind a text that repeats itself, until the context is full: drafts and their rows take
+// the last of it, too.
+void draw_to_the_end(keel_engine engine, keel_session session, bool drafts) {
+    const std::vector<int32_t> ids = {7, 8, 9, 7, 8, 9, 7, 8};
+    ASSERT_EQ(keel_session_feed(session, ids.data(), static_cast<uint32_t>(ids.size()), KEEL_FEED_SAMPLE), KEEL_OK);
+    keel_session_info info = {};
+    info.struct_size = sizeof(info);
+    for (keel_status fed = KEEL_OK; fed == KEEL_OK;) {
+        keel_advance_result result = {sizeof(result)};
+        int32_t token = -1;
+        ASSERT_EQ(keel_advance(engine, &session, 1, 0, &result), KEEL_OK);
+        ASSERT_EQ(keel_session_sample(session, &token), KEEL_OK);
+        ASSERT_EQ(keel_session_get(session, &info), KEEL_OK);
+        fed = keel_session_feed(session, &token, 1, KEEL_FEED_SAMPLE);
+        EXPECT_EQ(fed, info.token_count < info.context_tokens ? KEEL_OK : KEEL_E_CONTEXT_FULL);
+    }
+    EXPECT_EQ(info.drafts_computed > 0, drafts);
 }
 
 void expect_full(keel_engine engine, const keel_memory_plan& plan) {
@@ -262,7 +287,8 @@ TEST_P(MemoryMatrixRun, ExactBytesCarryEverySessionToItsEnd) {
     }
     ASSERT_EQ(init(config, placed.memory, &engine, &error), KEEL_OK);
     ASSERT_EQ(keel_session_open(engine, nullptr, &sessions[0]), KEEL_OK);
-    run_to(engine, {sessions[0]}, 0, 40);
+    run_to(engine, {sessions[0]}, 0, std::min(config.context_tokens - 20, 240u));
+    if (config.context_tokens <= kRestoreAbove) draw_to_the_end(engine, sessions[0], config.draft_tokens > 0);
     placed.expect_intact();
     ASSERT_EQ(keel_engine_close(engine), KEEL_OK);
     EXPECT_EQ(keel_session_feed(sessions[0], nullptr, 0, 0), KEEL_E_HANDLE) << "a session outlived its engine";

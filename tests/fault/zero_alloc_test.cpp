@@ -21,7 +21,7 @@ constexpr uint32_t kPromptTokens = 300, kDecodedTokens = 1000;
 // ---- static memory ----
 alignas(4096) uint8_t pool[160u << 20];
 size_t pool_used;
-alignas(64) uint8_t saved[24u << 20], damaged[24u << 20];
+alignas(64) uint8_t saved[24u << 20], damaged[24u << 20], pool_file[1u << 17];
 
 void* place(uint64_t bytes, uint64_t align) {
     const size_t at = (pool_used + align - 1) / align * align;
@@ -82,6 +82,8 @@ void inspect_and_plan(uint32_t threads, const keel_reader* wproj = nullptr, cons
     config.context_tokens = kContext;
     config.logits_rows = kRows;
     config.draft_tokens = kDrafts;
+    config.drafters = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS;
+    config.draft_pool_bytes = sizeof(pool_file) / 2;
     config.threads = threads;
     config.max_text_bytes = 1024;
     chat_template = versioned<keel_reader>();
@@ -324,6 +326,40 @@ void speculate(keel_session session) {
         CHILD_STATUS(KEEL_OK, keel_session_sample(session, &token));
         CHILD_CHECK(token == (result.accepted_tokens == right ? next : drawn[1 + result.accepted_tokens]));
     }
+}
+
+uint64_t drafts_computed_of(keel_session session) {
+    keel_session_info state = versioned<keel_session_info>();
+    CHILD_STATUS(KEEL_OK, keel_session_get(session, &state));
+    return state.drafts_computed;
+}
+
+// The library's own drafters, at once and in slices, over a text that repeats itself; their pool as a file; and, where
+// there is one, the low-rank variant as what drafts.
+void draft_by_itself(keel_session session, bool low_rank) {
+    keel_advance_result result = versioned<keel_advance_result>();
+    for (int again = 0; again < 6; ++again)
+        CHILD_STATUS(KEEL_OK, keel_session_feed(session, prompt + 20, 30, KEEL_FEED_SAMPLE));
+    const uint64_t before = drafts_computed_of(session);
+    for (uint32_t i = 0; i < 60; ++i) {
+        if (low_rank) CHILD_STATUS(KEEL_OK, keel_session_draft(session, session, 0, nullptr));
+        keel_status status = KEEL_AGAIN;
+        while (status == KEEL_AGAIN) status = advance(session, i % 3 ? 0 : 300, &result);
+        CHILD_STATUS(KEEL_OK, status);
+        int32_t token = -1;
+        CHILD_STATUS(KEEL_OK, keel_session_sample(session, &token));
+        // What was fed comes back, whatever the model makes of it.
+        const int32_t fed = i < 30 ? prompt[20 + i] : token;
+        CHILD_STATUS(KEEL_OK, keel_session_feed(session, &fed, 1, KEEL_FEED_SAMPLE));
+    }
+    CHILD_CHECK(drafts_computed_of(session) > before);
+    CHILD_STATUS(KEEL_OK, advance(session, 0, &result));
+    if (low_rank) return;
+    uint64_t bytes = 0;
+    CHILD_STATUS(KEEL_OK, keel_engine_save_draft_pool(engine, nullptr, 0, &bytes));
+    CHILD_CHECK(bytes <= sizeof(pool_file));
+    CHILD_STATUS(KEEL_E_BUFFER_TOO_SMALL, keel_engine_save_draft_pool(engine, pool_file, bytes - 1, &bytes));
+    CHILD_STATUS(KEEL_OK, keel_engine_save_draft_pool(engine, pool_file, sizeof(pool_file), &bytes));
 }
 
 void check_cancel(keel_session session) {
@@ -590,6 +626,7 @@ void use_everything() {
     check_grammar(session);
     check_views(session);
     speculate(session);
+    draft_by_itself(session, false);
     check_cancel(session);
     check_save_restore(session);
     check_fork_truncate(session);
@@ -637,6 +674,8 @@ void use_low_rank() {
         CHILD_STATUS(KEEL_OK, advance(session, 0, results));
     }
     CHILD_CHECK(refused > 0);
+    CHILD_STATUS(KEEL_OK, keel_session_set_variant(session, KEEL_VARIANT_DENSE));
+    draft_by_itself(session, true);
     CHILD_STATUS(KEEL_OK, keel_session_set_variant(session, KEEL_VARIANT_LOW_RANK));
     check_save_restore(session);
     check_fork_truncate(session);

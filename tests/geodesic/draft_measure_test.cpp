@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "sdk/tools/lab/geodesic/draft_worth.h"
 #include "sdk/tools/lab/geodesic/neighbour_text.h"
 #include "sdk/tools/lab/geodesic/random.h"
 #include "sdk/tools/lab/geodesic/record_builder.h"
@@ -43,6 +44,7 @@ struct Case {
     std::vector<unsigned char> store_tape, query_tape, file;
     TraceTape tapes, queries;
     RecordStore store;
+    TokenTable table;
 };
 Case made(double noise, uint32_t waypoints = 0) {
     Case c;
@@ -51,7 +53,11 @@ Case made(double noise, uint32_t waypoints = 0) {
     EXPECT_EQ(read_trace(c.query_tape, &c.queries), nullptr);
     c.file = build_store(std::span(&c.tapes, 1), {.waypoints = waypoints, .rank = 1});
     EXPECT_EQ(read_store(c.file, {1, 2, 30}, &c.store), nullptr);
+    c.table = token_table(std::span(&c.tapes, 1));
     return c;
+}
+DraftMeasure measured(const Case& c) {
+    return measure_drafts(c.store, c.table, std::span(&c.queries, 1), 3);
 }
 
 double share(const DrafterScore& score) {
@@ -60,7 +66,7 @@ double share(const DrafterScore& score) {
 
 TEST(DraftMeasure, TwoTokensAndStatesThatKnowAllAreRightAndChanceIsNot) {
     const Case c = made(0.01, 1);
-    const DraftMeasure m = measure_drafts(c.store, std::span(&c.tapes, 1), std::span(&c.queries, 1), 3);
+    const DraftMeasure m = measured(c);
     EXPECT_EQ(m.steps, 300u);
     EXPECT_EQ(m.store_records, 2000u);
     ASSERT_EQ(m.drafters.size(), 9u);
@@ -82,21 +88,79 @@ TEST(DraftMeasure, TwoTokensAndStatesThatKnowAllAreRightAndChanceIsNot) {
 
 TEST(DraftMeasure, StatesThatKnowNothingAreChance) {
     const Case c = made(100);
-    const DraftMeasure m = measure_drafts(c.store, std::span(&c.tapes, 1), std::span(&c.queries, 1), 3);
+    const DraftMeasure m = measured(c);
     EXPECT_EQ(share(m.drafters[1]), 1);
     for (const size_t lost : {2, 3, 5, 8}) EXPECT_NEAR(share(m.drafters[lost]), 0.25, 0.1) << m.drafters[lost].name;
 }
 
-TEST(DraftMeasure, TheTableSaysWhatFollowedMostOften) {
-    TwoTokenTable table;
-    for (const int32_t next : {7, 5, 7, 5, 3}) table.count(1, 2, next);
-    for (int i = 0; i < 4; ++i) table.count(9, 2, 8);
+TEST(TokenTable, SaysWhatFollowedMostOften) {
+    TokenTable table;
+    const int32_t text[] = {1, 2}, other[] = {9, 2}, unknown[] = {4, 3};
+    const auto count = [&](const int32_t* tokens, int32_t next) {
+        for (const uint32_t order : {1u, 2u}) table.count(tokens + 2, order, next);
+    };
+    for (const int32_t next : {7, 5, 7, 5, 3}) count(text, next);
+    for (int i = 0; i < 4; ++i) count(other, 8);
     table.settle();
-    EXPECT_EQ(table.after(1, 2), 5);  // as often as 7
-    EXPECT_EQ(table.after(9, 2), 8);
-    EXPECT_EQ(table.after(2), 8);
-    EXPECT_EQ(table.after(4, 2), -1);
-    EXPECT_EQ(table.after(3), -1);
+    const auto found = [&](const int32_t* tokens, uint32_t order) { return table.find(tokens + 2, order); };
+    EXPECT_EQ(found(text, 2).token, 5);  // as often as 7
+    EXPECT_EQ(found(text, 2).count, 2u);
+    EXPECT_EQ(found(text, 2).of, 5u);
+    EXPECT_EQ(found(other, 2).token, 8);
+    EXPECT_EQ(found(text, 1).token, 8);
+    EXPECT_EQ(found(text, 1).of, 9u);
+    EXPECT_EQ(found(unknown, 2).token, -1);
+    EXPECT_EQ(found(unknown, 1).token, -1);
+    const int32_t mixed[] = {4, 2};
+    EXPECT_EQ(table.longest(mixed + 2, 2, 2).token, 8) << "of one token where two are not known";
+    EXPECT_EQ(table.longest(text + 2, 2, 2).token, 5);
+    EXPECT_EQ(table.longest(text + 2, 2, 1).token, 8);
+}
+
+TEST(TokenTable, OwnSuffixesAreTheLongestAndLatest) {
+    const auto found = [](const std::vector<int32_t>& text) {
+        const EarlierSuffix suffix = earlier_suffix(text);
+        return std::pair(suffix.next, suffix.length);
+    };
+    EXPECT_EQ(found({}), std::pair(size_t{0}, size_t{0}));
+    EXPECT_EQ(found({1, 2, 3}), std::pair(size_t{0}, size_t{0}));
+    EXPECT_EQ(found({3, 1, 2, 5, 1, 2, 6, 2, 1, 2}), std::pair(size_t{6}, size_t{2})) << "the latest of two";
+    EXPECT_EQ(found({3, 1, 2, 5, 7, 2, 6, 3, 1, 2}), std::pair(size_t{3}, size_t{3})) << "the longest of two";
+    EXPECT_EQ(found(std::vector<int32_t>(40, 4)), std::pair(size_t{39}, size_t{16}));
+}
+
+// Texts of 12 tokens without a suffix that comes again: from the third on each is a step of one, or, where the drafts
+// are right, each two are one of two.
+TEST(DraftWorth, IsTheTimeOfTheStepsThatAreLeft) {
+    const WorthCosts costs{.steps = {1, 1.25, 1.5, 2}, .lookup = 0.25};
+    const Case known = made(0.01);
+    const DraftWorth all = draft_worth(known.queries, measured(known), known.table, costs);
+    EXPECT_DOUBLE_EQ(all.suffixes, 1);
+    EXPECT_DOUBLE_EQ(all.table, 2 / 1.25);
+    EXPECT_DOUBLE_EQ(all.records, 2 / 1.5);
+    EXPECT_DOUBLE_EQ(all.surer, 2 / 1.5);
+    const Case noise = made(100);
+    const DraftWorth lost = draft_worth(noise.queries, measured(noise), noise.table, costs);
+    EXPECT_DOUBLE_EQ(lost.table, 2 / 1.25);
+    EXPECT_LT(lost.records, 1);
+    EXPECT_THROW(draft_worth(known.tapes, measured(known), known.table, costs), std::invalid_argument);
+    EXPECT_THROW(draft_worth(known.queries, measured(known), known.table, {.steps = {1, 2}}), std::invalid_argument);
+}
+
+// A text that repeats itself is drafted by itself, three tokens at a time where five have come again.
+TEST(DraftWorth, SuffixesGoFirst) {
+    const TraceHeader header{.dim = kWidth, .layer = 1, .width = kWidth, .fingerprint = 1, .tokenizer_hash = 2};
+    std::vector<unsigned char> file(sizeof header);
+    memcpy(file.data(), &header, sizeof header);
+    for (int32_t p = 0; p < 34; ++p) append_trace_step(file, p, p % 10, std::vector<float>(kWidth), 1);
+    TraceTape repeated;
+    ASSERT_EQ(read_trace(file, &repeated), nullptr);
+    const Case c = made(100);
+    const DraftMeasure m = measure_drafts(c.store, c.table, std::span(&repeated, 1), 3);
+    // Known are 2, and 12 when tokens 0 and 1 have come again; then 14 and 16 by a draft each, and 20, 24, 28, 32 by
+    // three; the last two take a step with three drafts.
+    const WorthCosts costs{.steps = {1, 1.25, 1.5, 2}, .lookup = 0};
+    EXPECT_DOUBLE_EQ(draft_worth(repeated, m, c.table, costs).suffixes, 32 / (10 + 2 * 1.25 + 5 * 2));
 }
 
 // A record at the query's own place gives its token; far from all others the mixture is the weight.

@@ -452,6 +452,10 @@ expect "all steps that two tokens follow" holds '"records": 232'
 expect "geometry measure" exits 0 "$keel" geometry measure "$work/four.trace" --queries "$work/text.trace" --json
 expect "texts of the store are found again" holds '"steps": 76'
 expect "by more than the table, with an interval" holds '"beyond_the_table_95": \['
+expect "and what that would be worth" holds '"and_records": 1\.'
+expect "costs of four steps are needed" exits 2 "$keel" geometry measure "$work/four.trace" --queries "$work/text.trace" --costs 1,1.1,1.2
+head -c 9000 "$work/four.records" >"$work/cut.records"
+expect "cut records" exits 3 "$keel" geometry ready "$model" "$work/two.jsonl" --tokens 24 --records "$work/cut.records" --output "$work/no.json"
 expect "no tape" exits 3 "$keel" geometry build "$work/two.jsonl" --output "$work/no.records"
 expect "geometry interpolate" exits 0 "$keel" geometry interpolate "$model" "$2/books-val-sample.jsonl" --documents 4 --tokens 60 --json
 expect "half is scored" holds '"tokens": 118'

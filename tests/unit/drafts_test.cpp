@@ -7,6 +7,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "sdk/core/hash.h"
@@ -887,5 +888,268 @@ INSTANTIATE_TEST_SUITE_P(
         return std::string(std::get<0>(info.param).name) +
                (std::get<1>(info.param) == BackendKind::kCpu ? "_cpu" : "_async");
     });
+
+// ---- every kind of draft beside every way of decoding ----
+
+// Whoever has the worst intentions, and whoever is right: what is proposed at each step.
+enum class Adversary { kNone, kWrong, kRight, kEnd, kStop, kForbidden, kTree, kDrafters };
+constexpr Adversary kAdversaries[] = {Adversary::kWrong,     Adversary::kRight, Adversary::kEnd,     Adversary::kStop,
+                                      Adversary::kForbidden, Adversary::kTree,  Adversary::kDrafters};
+constexpr uint32_t kGuesses = 7;
+
+// How session `index` draws and ends: even ones greedily; a third by a stop string, a third by an end id, all at last
+// by their length.
+struct Scene {
+    keel_sampling sampling = sized<keel_sampling>();
+    std::string stop;
+    int32_t end = -1;
+    std::vector<int32_t> tokens;  // the prompt and what plain decoding draws, also behind the end
+};
+// What a session wrote: text, tokens, how it ended, and all that is saved of it, rows of K and V among it.
+struct Written {
+    std::string text;
+    std::vector<int32_t> tokens;
+    uint32_t stopped = 0;
+    std::vector<uint8_t> saved;
+};
+
+class Scenes {
+  public:
+    explicit Scenes(bool coded) : plain_(keel_test::cheap(config(0), 9)) {
+        plain_.k_format = plain_.v_format = coded ? KEEL_KV_TCQ_3 : KEEL_KV_F16;
+        plain_.kv_recent_tokens = coded ? 20 : 0;
+        plain_.kv_rollback_tokens = 16;
+        hooks_ = *plain_.hooks;
+        hooks_.allowed_tokens = allow;
+        plain_.hooks = &hooks_;
+        for (uint32_t i = 0; i < 8; ++i) {
+            scenes_.push_back({});
+            Scene& scene = scenes_.back();
+            scene.sampling.seed = 31 + i;
+            scene.sampling.min_tokens = 10;
+            if (i % 2) {
+                scene.sampling.temperature = 0.8f;
+                scene.sampling.top_k = 12;
+                scene.sampling.top_p = 0.9f;
+                scene.sampling.repetition_penalty = 1.2f;
+                scene.sampling.frequency_penalty = 0.3f;
+                scene.sampling.penalty_window = 16;
+            }
+            const std::vector<int32_t> freely = draw(i);
+            if (i / 2 % 3 == 0) scene.stop = text_of({freely.begin() + kPrompt + 18, freely.begin() + kPrompt + 21});
+            if (i / 2 % 3 == 1) scene.end = freely[kPrompt + 20];
+            scene.tokens = draw(i);
+        }
+    }
+
+    // The sessions of `indices` beside each other, each saved and restored in the middle.
+    std::vector<Written> write(const std::vector<uint32_t>& indices, Adversary adversary, uint64_t budget_us) const {
+        keel_config c = plain_;
+        if (adversary != Adversary::kNone) c.draft_tokens = kGuesses;
+        if (adversary == Adversary::kDrafters) {
+            c.drafters = KEEL_DRAFT_SUFFIX | KEEL_DRAFT_POOL | KEEL_DRAFT_LOGITS;
+            c.draft_pool_bytes = 1 << 12;
+        }
+        keel_test::Engine engine(kTiny, c);
+        check(keel_session_close(engine.session()), "close");
+        std::vector<keel_session> all;
+        std::vector<Written> out(indices.size());
+        std::vector<uint32_t> going(indices.size());
+        for (uint32_t k = 0; k < indices.size(); ++k) {
+            going[k] = k;
+            all.push_back(open_session(engine.handle()));
+            dress(all[k], scenes_[indices[k]]);
+            feed(all[k], prompt_of(indices[k]));
+            guess(all[k], scenes_[indices[k]], adversary, engine);
+        }
+        std::vector<bool> restored(indices.size());
+        while (!going.empty()) {
+            std::vector<keel_session> batch;
+            for (const uint32_t k : going) batch.push_back(all[k]);
+            std::vector<keel_advance_result> results(batch.size(), sized<keel_advance_result>());
+            keel_status status = KEEL_AGAIN;
+            while (status == KEEL_AGAIN)
+                status = keel_advance(engine.handle(), batch.data(), static_cast<uint32_t>(batch.size()), budget_us,
+                                      results.data());
+            check(status, "advance");
+            for (size_t g = going.size(); g-- > 0;) {
+                const uint32_t k = going[g];
+                if (!show(all[k], results[g].accepted_tokens, &out[k])) {
+                    if (!restored[k] && info_of(all[k]).token_count >= kPrompt + 12) {
+                        restored[k] = true;
+                        all[k] = saved_and_restored(engine, all[k]);
+                    }
+                    guess(all[k], scenes_[indices[k]], adversary, engine);
+                    continue;
+                }
+                out[k].saved = saved(all[k]);
+                going.erase(going.begin() + static_cast<ptrdiff_t>(g));
+            }
+        }
+        keel_stats stats = sized<keel_stats>();
+        check(keel_engine_stats(engine.handle(), &stats), "stats");
+        computed_ += stats.drafts_computed;
+        accepted_ += stats.drafts_accepted;
+        EXPECT_EQ(0u, stats.allocations_after_init);
+        return out;
+    }
+    // Drafts of all calls of write() since the last take().
+    std::pair<uint64_t, uint64_t> take() const { return {std::exchange(computed_, 0), std::exchange(accepted_, 0)}; }
+
+  private:
+    static constexpr uint32_t kLongest = 34;  // tokens that are drawn
+
+    static void dress(keel_session s, const Scene& scene) {
+        check(keel_session_set_sampling(s, &scene.sampling), "set_sampling");
+        const char* stop = scene.stop.data();
+        const size_t bytes = scene.stop.size();
+        if (bytes) check(keel_session_set_stops(s, &stop, &bytes, 1), "set_stops");
+        if (scene.end >= 0) check(keel_session_set_end_ids(s, &scene.end, 1), "set_end_ids");
+    }
+    std::vector<int32_t> draw(uint32_t index) const {
+        keel_test::Engine engine(kTiny, plain_);
+        const keel_session s = engine.session();
+        dress(s, scenes_[index]);
+        std::vector<int32_t> tokens = prompt_of(index);
+        feed(s, tokens);
+        while (tokens.size() < kPrompt + kLongest + kGuesses + 1) {
+            advance(engine.handle(), s);
+            tokens.push_back(sample(s));
+            feed(s, {tokens.back()});
+        }
+        return tokens;
+    }
+    std::string text_of(const std::vector<int32_t>& tokens) const {
+        keel_test::Engine engine(kTiny, plain_);
+        std::string text;
+        for (const int32_t token : tokens) {
+            const char* piece;
+            size_t bytes;
+            check(keel_token_text(engine.handle(), token, 0, &piece, &bytes), "token_text");
+            text.append(piece, bytes);
+        }
+        return text;
+    }
+
+    // Takes what a step brought: tokens and their text up to an end, or what was drawn is fed. Whether it ended.
+    static bool show(keel_session s, uint32_t accepted, Written* out) {
+        const keel_session_info i = info_of(s);
+        std::vector<int32_t> fresh(i.tokens + i.token_count - accepted, i.tokens + i.token_count);
+        fresh.push_back(sample(s));
+        for (const int32_t& token : fresh) {
+            keel_text text = sized<keel_text>();
+            check(keel_session_text(s, token, &text), "text");
+            out->text.append(text.data, text.bytes);
+            out->tokens.push_back(token);
+            out->stopped = text.stopped;
+            EXPECT_TRUE(text.stopped != 2 || &token == &fresh.back()) << "an end id was accepted as a draft";
+            if (text.stopped || out->tokens.size() == kLongest) {
+                // Without the row that the last token was drawn from: of accepted tokens that one is gone.
+                check(keel_session_truncate(s, kPrompt + static_cast<uint32_t>(out->tokens.size()) - 2), "truncate");
+                return true;
+            }
+        }
+        feed(s, {fresh.back()});
+        return false;
+    }
+    static std::vector<uint8_t> saved(keel_session s) {
+        uint64_t bytes = 0;
+        check(keel_session_save_bytes(s, &bytes), "save_bytes");
+        std::vector<uint8_t> file(bytes);
+        check(keel_session_save(s, file.data(), bytes, &bytes), "save");
+        return file;
+    }
+    static keel_session saved_and_restored(const keel_test::Engine& engine, keel_session s) {
+        const std::vector<uint8_t> file = saved(s);
+        const keel_session fresh = open_session(engine.handle());
+        check(keel_session_restore(fresh, file.data(), file.size(), nullptr), "restore");
+        check(keel_session_close(s), "close");
+        return fresh;
+    }
+
+    static void guess(keel_session s, const Scene& scene, Adversary adversary, const keel_test::Engine& engine) {
+        const uint32_t at = info_of(s).token_count;
+        const std::vector<int32_t> right(scene.tokens.begin() + at, scene.tokens.begin() + at + kGuesses);
+        const int32_t end = scene.end >= 0 ? scene.end : engine.info().eos_id;
+        // Of those that allow() forbids behind what is there now.
+        const int32_t forbidden = (scene.tokens[at - 1] + static_cast<int32_t>(at)) % 3 + 30;
+        std::vector<int32_t> ids = right;
+        switch (adversary) {
+            case Adversary::kNone:
+            case Adversary::kDrafters:
+                return;
+            case Adversary::kRight:
+                break;
+            case Adversary::kWrong:
+                for (int32_t& id : ids) id = (id + 1) % 250;
+                break;
+            case Adversary::kEnd:
+                ids.assign(kGuesses, end);
+                break;
+            case Adversary::kStop: {
+                const std::vector<int32_t> stop = engine.tokenize(scene.stop.empty() ? "no" : scene.stop, 0);
+                for (uint32_t k = 0; k < kGuesses; ++k) ids[k] = stop[k % stop.size()];
+                break;
+            }
+            case Adversary::kForbidden:
+                ids[0] = forbidden;
+                break;
+            case Adversary::kTree:
+                check(propose_tree(s, {forbidden, end, (right[0] + 1) % 250, right[0], right[0], right[1], right[2]},
+                                   {kEnd, kEnd, kEnd, kEnd, 0, 3, 5}),
+                      "propose_tree");
+                return;
+        }
+        check(propose(s, ids), "propose");
+    }
+
+    keel_config plain_;
+    keel_hooks hooks_;
+    std::vector<Scene> scenes_;
+    mutable uint64_t computed_ = 0, accepted_ = 0;
+};
+
+class DraftAdversaries : public testing::TestWithParam<bool> {};
+
+TEST_P(DraftAdversaries, ChangeNothing) {
+    const Scenes scenes(GetParam());
+    std::vector<Written> plain;
+    bool ends[3] = {};
+    for (uint32_t i = 0; i < 8; ++i) {
+        plain.push_back(scenes.write({i}, Adversary::kNone, 0).front());
+        EXPECT_GT(plain[i].tokens.size(), 15u) << "drawn on behind where it is saved";
+        ends[plain[i].stopped] = true;
+    }
+    EXPECT_TRUE(ends[0] && ends[1] && ends[2]) << "by length, stop strings and end ids";
+    const std::vector<uint32_t> kGroups[] = {{0}, {1}, {2}, {3}, {5}, {0, 1}, {1, 2, 4}, {0, 1, 2, 3, 4, 5, 6, 7}};
+    for (const Adversary adversary : kAdversaries) {
+        for (const uint64_t budget_us : {0u, 500u})
+            for (const std::vector<uint32_t>& group : kGroups) {
+                const std::vector<Written> got = scenes.write(group, adversary, budget_us);
+                for (uint32_t k = 0; k < group.size(); ++k) {
+                    SCOPED_TRACE(testing::Message() << "adversary " << static_cast<int>(adversary) << ", budget "
+                                                    << budget_us << ", session " << group[k] << " of " << group.size());
+                    const Written& want = plain[group[k]];
+                    EXPECT_EQ(want.text, got[k].text);
+                    EXPECT_EQ(want.tokens, got[k].tokens);
+                    EXPECT_EQ(want.stopped, got[k].stopped);
+                    EXPECT_TRUE(want.saved == got[k].saved) << "rows, logits or settings differ";
+                }
+                if (HasFailure()) return;
+            }
+        const auto [computed, accepted] = scenes.take();
+        const bool right = adversary == Adversary::kRight || adversary == Adversary::kTree;
+        EXPECT_GT(computed, adversary == Adversary::kDrafters ? 30u : 500u);
+        if (adversary != Adversary::kDrafters) {
+            EXPECT_EQ(accepted > computed / 8, right);
+        }
+        if (adversary == Adversary::kForbidden) {
+            EXPECT_EQ(accepted, 0u);
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Drafts, DraftAdversaries, testing::Values(false, true),
+                         [](const auto& info) { return std::string(info.param ? "tcq_recent" : "f16"); });
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/lab/geodesic/draft_measure.h"
+#include "sdk/tools/lab/geodesic/draft_worth.h"
 #include "sdk/tools/lab/geodesic/record_builder.h"
 
 namespace keel::tools {
@@ -12,6 +13,7 @@ namespace {
 struct Options {
     std::vector<std::string> traces, queries;
     geodesic::StoreOptions store;
+    geodesic::WorthCosts costs;
 };
 
 double share(uint64_t part, uint64_t all) {
@@ -33,11 +35,13 @@ void measure(const Options& o, const Console& console) {
     const geodesic::TraceHeader& h = traces.tapes[0].header;
     if (const char* why = geodesic::read_store(file, {h.fingerprint, h.tokenizer_hash, INT32_MAX}, &store))
         throw ToolError(kExitRuntime, std::string("the store cannot be read again: ") + why);
+    const geodesic::TokenTable tokens = geodesic::token_table(traces.tapes);
     Json out = {{"records", store.header.records}, {"queries", Json::array()}};
     if (!console.json) printf("%u records\n", store.header.records);
     for (size_t q = 0; q < queries.tapes.size(); ++q) {
         const geodesic::DraftMeasure m =
-            geodesic::measure_drafts(store, traces.tapes, std::span(&queries.tapes[q], 1), o.store.seed);
+            geodesic::measure_drafts(store, tokens, std::span(&queries.tapes[q], 1), o.store.seed);
+        const geodesic::DraftWorth worth = geodesic::draft_worth(queries.tapes[q], m, tokens, o.costs);
         Table table({"first draft", "drafted", "right of these", "right of all steps", "beyond the table (95 %)"});
         Json rows = Json::array();
         for (size_t i = 0; i < m.drafters.size(); ++i) {
@@ -55,11 +59,20 @@ void measure(const Options& o, const Console& console) {
         out["queries"].push_back({{"file", o.queries[q]},
                                   {"steps", m.steps},
                                   {"drafters", rows},
+                                  {"speed",
+                                   {{"suffixes", worth.suffixes},
+                                    {"and_table", worth.table},
+                                    {"and_records", worth.records},
+                                    {"and_surer", worth.surer}}},
                                   {"surrogate_cosine", m.surrogate_cosine},
                                   {"persistence_cosine", m.persistence_cosine}});
         if (console.json) continue;
         printf("\n%s, %llu steps\n%s", o.queries[q].c_str(), static_cast<unsigned long long>(m.steps),
                table.text().c_str());
+        printf(
+            "speed over plain decoding: suffixes %.3f, and tokens by the table %.3f, by most of the 8 nearest %.3f, by "
+            "the surer of both %.3f\n",
+            worth.suffixes, worth.table, worth.records, worth.surer);
         if (o.store.waypoints)
             printf("next displacement of the key: cosine %.3f with the records', %.3f with the one before\n",
                    m.surrogate_cosine, m.persistence_cosine);
@@ -77,6 +90,14 @@ void add_geometry_measure_verb(Verb geometry, Console& console) {
     verb.add_option("traces", o->traces, "tapes that the store and the table are made of").required();
     verb.add_option("--queries", o->queries, "tapes to draft for, each by itself").required();
     add_store_options(verb, o->store);
+    verb.add_option("--costs", o->costs.steps, "times of steps of 1, 2, 3 and 4 tokens, in steps of one")
+        .delimiter(',')
+        .expected(4)
+        .positive()
+        .capture_default_str();
+    verb.add_option("--lookup", o->costs.lookup, "time of a lookup of records, in steps of one token")
+        .not_negative()
+        .capture_default_str();
     verb.callback([o, &console] { measure(*o, console); });
 }
 

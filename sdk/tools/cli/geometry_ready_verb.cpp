@@ -11,6 +11,7 @@
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/geodesic/readiness.h"
+#include "sdk/tools/lab/geodesic/token_table.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
@@ -35,15 +36,10 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 // What followed the longest earlier match of the newest tokens; nothing where fewer than kShortestMatch match.
 std::vector<int32_t> after_longest_suffix(const std::vector<int32_t>& text) {
-    size_t best = 0, from = 0;
-    for (size_t end = text.size() - 1; end-- > 0;) {
-        size_t length = 0;
-        while (length <= end && length < 16 && text[end - length] == text[text.size() - 1 - length]) ++length;
-        if (length > best) best = length, from = end + 1;
-    }
-    if (best < kShortestMatch) return {};
-    return {text.begin() + static_cast<ptrdiff_t>(from),
-            text.begin() + static_cast<ptrdiff_t>(std::min(text.size(), from + kDrafts))};
+    const geodesic::EarlierSuffix found = geodesic::earlier_suffix(text);
+    if (found.length < kShortestMatch) return {};
+    return {text.begin() + static_cast<ptrdiff_t>(found.next),
+            text.begin() + static_cast<ptrdiff_t>(std::min(text.size(), found.next + kDrafts))};
 }
 
 class ReadinessTest {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -12,13 +13,6 @@
 namespace keel::geodesic {
 namespace {
 
-constexpr size_t kVoters = 8;
-constexpr int64_t kOne = int64_t{1} << 62;  // beside every pair of tokens
-
-int64_t pair_of(int32_t before, int32_t token) {
-    return int64_t{before} << 31 | token;
-}
-
 double cosine(const float* a, const float* b) {
     double dot = 0, aa = 0, bb = 0;
     for (uint32_t d = 0; d < kStoreDim; ++d)
@@ -28,52 +22,12 @@ double cosine(const float* a, const float* b) {
 
 }  // namespace
 
-void TwoTokenTable::count(int32_t before, int32_t token, int32_t next) {
-    rows_.push_back({pair_of(before, token), next});
-    rows_.push_back({kOne | token, next});
-}
-
-void TwoTokenTable::settle() {
-    std::sort(rows_.begin(), rows_.end(), [](const Row& a, const Row& b) {
-        return a.context != b.context ? a.context < b.context : a.next < b.next;
-    });
-    best_.clear();
-    size_t most = 0;
-    for (size_t first = 0; first < rows_.size();) {
-        size_t end = first;
-        while (end < rows_.size() && rows_[end].context == rows_[first].context && rows_[end].next == rows_[first].next)
-            ++end;
-        if (best_.empty() || best_.back().first != rows_[first].context)
-            best_.push_back({rows_[first].context, rows_[first].next}), most = end - first;
-        else if (end - first > most)
-            best_.back().second = rows_[first].next, most = end - first;
-        first = end;
-    }
-}
-
-int32_t TwoTokenTable::find(int64_t context) const {
-    const auto at = std::lower_bound(best_.begin(), best_.end(), std::pair(context, INT32_MIN));
-    return at != best_.end() && at->first == context ? at->second : -1;
-}
-int32_t TwoTokenTable::after(int32_t before, int32_t token) const {
-    return find(pair_of(before, token));
-}
-int32_t TwoTokenTable::after(int32_t token) const {
-    return find(kOne | token);
-}
-
-DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape> tapes,
-                            std::span<const TraceTape> queries, uint64_t seed) {
+DraftMeasure measure_drafts(const RecordStore& store, const TokenTable& table, std::span<const TraceTape> queries,
+                            uint64_t seed) {
     const StoreHeader& h = store.header;
     for (const TraceTape& tape : queries)
         if (tape.header.dim * (h.block ? 2 : 1) != h.features || tape.header.fingerprint != h.fingerprint)
             throw std::invalid_argument("queries of another model or of another shape than the store");
-    TwoTokenTable table;
-    for (const TraceTape& tape : tapes)
-        for (size_t s = 0; s < tape.steps; ++s)
-            if (tape.goes_on(s) && tape.goes_on(s + 1))
-                table.count(tape.token(s), tape.token(s + 1), tape.token(s + 2));
-    table.settle();
     std::unordered_map<int32_t, std::vector<uint32_t>> by_gate;
     for (uint32_t r = 0; r < h.records; ++r) by_gate[store.gate[r]].push_back(r);
 
@@ -96,7 +50,7 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
     uint64_t ways = 0;
     for (const TraceTape& tape : queries)
         for (size_t s = 0; s < tape.steps; ++s) {
-            if (s == 0 || !tape.goes_on(s - 1)) out.texts.push_back({0, std::vector<uint64_t>(kDrafters)});
+            if (s == 0 || !tape.goes_on(s - 1)) out.texts.push_back({0, std::vector<uint64_t>(kDrafters), {}});
             if (!tape.goes_on(s) || !tape.goes_on(s + 1)) continue;
             ++out.steps;
             ++out.texts.back().steps;
@@ -108,12 +62,13 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
                 out.texts.back().right[static_cast<size_t>(drafter)] += token == truth;
             };
             const auto next = [&](uint32_t record) { return store.next[uint64_t{record} * h.horizon]; };
-            const int32_t pairs = table.after(tape.token(s), gate);
-            draft(kPairs, pairs);
-            draft(kTable, pairs >= 0 ? pairs : table.after(gate));
+            const int32_t last[] = {tape.token(s), gate};
+            draft(kPairs, table.find(std::end(last), 2).token);
+            draft(kTable, table.longest(std::end(last), 2, 2).token);
             float key[kStoreDim];
             trace_features(tape, s, h.block, features.data());
             store_key(store, features.data(), key);
+            Continuation voted;
             if (const auto same = by_gate.find(gate); same != by_gate.end()) {
                 uint32_t near_metric = 0;
                 float least_metric = HUGE_VALF;
@@ -132,14 +87,12 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
                     if (distance < least_metric) least_metric = distance, near_metric = r;
                 }
                 draft(kEuclid, next(nearest[0].second));
-                size_t most = 0;
-                int32_t voted = -1;
                 for (const auto& [distance, record] : nearest) {
                     const auto agrees = [&](const auto& other) { return next(other.second) == next(record); };
-                    const auto votes = static_cast<size_t>(std::count_if(nearest.begin(), nearest.end(), agrees));
-                    if (votes > most) most = votes, voted = next(record);
+                    const auto votes = static_cast<uint32_t>(std::count_if(nearest.begin(), nearest.end(), agrees));
+                    if (votes > voted.count) voted = {next(record), votes, kVoters};
                 }
-                draft(kVote, voted);
+                draft(kVote, voted.token);
                 draft(kMetric, next(near_metric));
                 float sum = 0;
                 for (uint32_t d = 0; d < kStoreDim; ++d)
@@ -147,6 +100,7 @@ DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape>
                 if (std::sqrt(sum) <= store.radius[near_metric]) draft(kRadius, next(near_metric));
                 draft(kChance, next(same->second[random.below(same->second.size())]));
             }
+            out.texts.back().votes.push_back(voted);
             const LookupOptions euclid{.probes = 16, .candidates = 32, .metric = false};
             LookupOptions metric = euclid;
             metric.metric = true;

@@ -1,4 +1,4 @@
-// What records of states are worth as drafts, beside a table of two tokens from the same tapes: the share of first
+// How often records of states are right as drafts, beside a table of two tokens from the same tapes: the share of first
 // drafts that are the token the model wrote.
 #pragma once
 #include <stdint.h>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "sdk/tools/lab/geodesic/record_store.h"
-#include "sdk/tools/lab/geodesic/trace_tape.h"
+#include "sdk/tools/lab/geodesic/token_table.h"
 
 namespace keel::geodesic {
 
@@ -21,14 +21,17 @@ struct DrafterScore {
 struct TextScore {
     uint64_t steps = 0;
     std::vector<uint64_t> right;  // of each drafter
+    // Of each step what most of the nearest records say: `count` of kVoters; -1 where none has the drawn token.
+    std::vector<Continuation> votes;
 };
+constexpr uint32_t kVoters = 8;
 struct DraftMeasure {
     uint64_t steps = 0;  // of the queries, with a token before, the drawn one and the one to be drafted
     uint64_t store_records = 0;
     // In this order: the token that most often followed the last two tokens, else the last one; that of the last two
     // alone; the nearest record with the drawn token, by Euclid, by the metric, and only where it lies within its
     // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric; what
-    // most of the 8 nearest records with the drawn token say, by Euclid, of equals the nearer.
+    // most of the kVoters nearest records with the drawn token say, by Euclid, of equals the nearer.
     std::vector<DrafterScore> drafters;
     std::vector<TextScore> texts;
     // Mean cosines between the next displacement of a query's key and the mean one of the 8 nearest records (the
@@ -36,28 +39,9 @@ struct DraftMeasure {
     double surrogate_cosine = 0, persistence_cosine = 0;
 };
 
-// `store` is what build_store made of `tapes`; queries are other tapes of the same model and dim.
-// std::invalid_argument: tapes of another shape.
-DraftMeasure measure_drafts(const RecordStore& store, std::span<const TraceTape> tapes,
-                            std::span<const TraceTape> queries, uint64_t seed);
-
-// Most frequent continuations of two tokens and of one; of equals the smallest id.
-class TwoTokenTable {
-  public:
-    void count(int32_t before, int32_t token, int32_t next);
-    void settle();
-    // -1: never seen.
-    int32_t after(int32_t before, int32_t token) const;
-    int32_t after(int32_t token) const;
-
-  private:
-    struct Row {
-        int64_t context;
-        int32_t next;
-    };
-    std::vector<Row> rows_;
-    std::vector<std::pair<int64_t, int32_t>> best_;  // by context
-    int32_t find(int64_t context) const;
-};
+// `store` is what build_store made of some tapes and `table` what token_table did; queries are other tapes of the same
+// model and dim. std::invalid_argument: tapes of another shape.
+DraftMeasure measure_drafts(const RecordStore& store, const TokenTable& table, std::span<const TraceTape> queries,
+                            uint64_t seed);
 
 }  // namespace keel::geodesic
