@@ -133,6 +133,7 @@ namespace Keel
     {
         KEEL_PACK_RAW = 0,
         KEEL_PACK_RANS = 1,
+        KEEL_PACK_ZSTD = 2,
     }
 
     public enum keel_region_kind : int
@@ -208,6 +209,9 @@ namespace Keel
         public uint part;
         public uint interleaved_rows;
         public ulong coded_bytes;
+        public void* text;
+        public ulong text_bytes;
+        public ulong text_stored_bytes;
     }
 
     [StructLayout(LayoutKind.Sequential)]

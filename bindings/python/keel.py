@@ -129,6 +129,7 @@ KEEL_PART_ADAPTER = 6
 # keel_pack_codec
 KEEL_PACK_RAW = 0
 KEEL_PACK_RANS = 1
+KEEL_PACK_ZSTD = 2
 
 # keel_region_kind
 KEEL_REGION_PERSISTENT = 0
@@ -297,6 +298,9 @@ keel_reader._fields_ = [
     ("part", ctypes.c_uint32),
     ("interleaved_rows", ctypes.c_uint32),
     ("coded_bytes", ctypes.c_uint64),
+    ("text", ctypes.c_void_p),
+    ("text_bytes", ctypes.c_uint64),
+    ("text_stored_bytes", ctypes.c_uint64),
 ]
 
 keel_limits._fields_ = [

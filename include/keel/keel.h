@@ -395,12 +395,19 @@ struct keel_reader {
      * plain one: keel_pack_reader of a section with a codec. Keel decodes it wherever it reads; it cannot be used as it
      * is mapped. */
     uint64_t coded_bytes;
+    /* Nonzero: so many bytes at the beginning of the file are text that a pack has in fewer bytes, and read_at and
+     * `mapped` have text_stored_bytes in place of them. Keel takes them from `text`: keel_pack_expand_text of
+     * keel_pack.h fills the caller's memory and lets it point there; before, who needs them is KEEL_E_UNSUPPORTED. That
+     * memory is needed as long as the reader of a model is inspected, planned and initialised with, and no longer. */
+    const void* text;
+    uint64_t text_bytes;
+    uint64_t text_stored_bytes;
 };
 
 /* A reader over memory the caller keeps alive. */
 KEEL_API keel_status keel_reader_from_memory(const void* data, size_t bytes, keel_reader* out);
 /* A reader of bytes [offset, offset + bytes) of another: a model inside an archive. The other one stays open as long as
- * the part is used. KEEL_E_ARGUMENT: beyond its end, or the other one has coded_bytes. */
+ * the part is used. KEEL_E_ARGUMENT: beyond its end, or the other one has coded_bytes or text_bytes. */
 KEEL_API keel_status keel_reader_part(const keel_reader* whole, uint64_t offset, uint64_t bytes, keel_reader* out);
 
 /* Limits against hostile files; zero = default. A file beyond one is KEEL_E_FILE_LIMIT naming the limit. */
@@ -643,12 +650,16 @@ typedef struct keel_part {
 #define KEEL_PACK_NOTE 0xffffffffu
 /* The model, 16 parts, 4 notes. */
 #define KEEL_PACK_MAX_SECTIONS 21
-/* How a section is stored. */
+/* How a section is stored: as it is, or a sum of others. */
 typedef enum keel_pack_codec {
     KEEL_PACK_RAW = 0, /* as it is */
     /* Tensors entropy coded, without loss. They are decoded by all threads while keel_engine_init loads them, in the
      * memory of the plan; config.weights cannot be KEEL_WEIGHTS_MAP or MAP_LOCKED. */
-    KEEL_PACK_RANS = 1
+    KEEL_PACK_RANS = 1,
+    /* Text packed with zstd: of a model all that stands before its tensors (tokenizer, chat template, metadata), of a
+     * chat template, grammar or note all of it. Its reader has text_bytes, and keel_pack_expand_text comes before its
+     * use. Tensors can be mapped as ever. */
+    KEEL_PACK_ZSTD = 2
 } keel_pack_codec;
 typedef struct keel_pack_section {
     uint32_t struct_size;
@@ -658,7 +669,7 @@ typedef struct keel_pack_section {
     uint64_t offset, bytes;
     uint64_t hash;  /* of its bytes, as keel_pack_verify compares it */
     char name[32];  /* of the file it was made of; NUL-terminated: letters, digits, '.', '_', '-' */
-    uint32_t codec; /* keel_pack_codec; always KEEL_PACK_RAW of what is no model */
+    uint32_t codec; /* keel_pack_codec: a sum of those, as of a model that has both */
     uint32_t reserved;
     uint64_t plain_bytes; /* of the file it was made of; with KEEL_PACK_RAW as `bytes` */
 } keel_pack_section;
@@ -668,8 +679,8 @@ typedef struct keel_pack_section {
  * KEEL_E_FILE_FORMAT: no pack, or damaged; KEEL_E_UNSUPPORTED: another version; KEEL_E_FILE_READ. */
 KEEL_API keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, uint32_t capacity,
                                         uint32_t* count, keel_error* error);
-/* A section as a file of its own: keel_reader_part, with interleaved_rows and coded_bytes. KEEL_E_ARGUMENT: beyond the
- * end. */
+/* A section as a file of its own: keel_reader_part, with interleaved_rows, coded_bytes and text_bytes. KEEL_E_ARGUMENT:
+ * beyond the end; KEEL_E_ABI: packed text, and the reader of an older keel.h; else as keel_pack_sections. */
 KEEL_API keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* section, keel_reader* out);
 /* Reads the whole file: KEEL_E_FILE_FORMAT when a section is not what was written; else as keel_pack_sections. About a
  * second for a GB. */

@@ -158,6 +158,14 @@ class Pack {
     }
     const keel_reader* model() const { return &model_; }
     std::span<const keel_part> parts() const { return {parts_, part_count_}; }
+    // Readers of packed text number 0, 1, ...; null: no more. Each is to be expanded before it is used:
+    // keel_pack_expand_text (keel_pack.h).
+    keel_reader* packed_text(uint32_t number) {
+        if (model_.text_bytes && number-- == 0) return &model_;
+        for (uint32_t i = 0; i < part_count_; ++i)
+            if (readers_[i].text_bytes && number-- == 0) return &readers_[i];
+        return nullptr;
+    }
 
   private:
     keel_reader model_{}, readers_[KEEL_PACK_MAX_SECTIONS] = {};

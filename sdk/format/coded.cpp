@@ -286,7 +286,7 @@ keel_status read_coded_footer(const keel_reader& coded, CodedFooter* out, keel_e
 keel_status check_coded(const keel_reader& coded, keel_error* error) {
     CodedFooter footer;
     KEEL_TRY(read_coded_footer(coded, &footer, error));
-    if (footer.plain_bytes != coded.size_bytes)
+    if (footer.plain_bytes != plain_rest_bytes(coded))
         return fail(error, KEEL_E_FILE_FORMAT, 0, "plain_bytes", "not the size of the reader");
     return TableCheck(coded, footer, error).run();
 }
@@ -330,7 +330,7 @@ keel_status read_chunks(const keel_reader& coded, const CodedFooter& footer, con
 
 keel_status read_coded(const keel_reader& coded, uint64_t offset, void* dst, uint64_t bytes) {
     CodedFooter footer;
-    if (read_coded_footer(coded, &footer, nullptr) != KEEL_OK || footer.plain_bytes != coded.size_bytes)
+    if (read_coded_footer(coded, &footer, nullptr) != KEEL_OK || footer.plain_bytes != plain_rest_bytes(coded))
         return changed();
     uint8_t* to = static_cast<uint8_t*>(dst);
     while (bytes) {

@@ -1,5 +1,5 @@
-// Coded sections of packs: a GGUF file with its tensors entropy coded (kernels/formats/rans.h). Any bytes of the plain
-// file can be read from one. Little endian:
+// Coded sections of packs: a GGUF file, or what follows its text (pack.h), with its tensors entropy coded
+// (kernels/formats/rans.h). Any bytes of that plain file can be read from one. Little endian:
 //
 //     data | CodedStretch[stretch_count] | CodedChunk[chunk_count] | frequencies | CodedFooter
 //
@@ -9,7 +9,7 @@
 // gap, so that a section holds nothing but what its table says.
 //
 // read_at reads plain bytes of a keel_reader with coded_bytes: slowly, with nothing but the stack. CodedFile
-// (coded_file.h) reads them fast, in memory of its own.
+// (coded_file.h) reads them fast, in memory of its own. Plain offsets count from the end of the text.
 #pragma once
 #include "keel/keel.h"
 #include "kernels/formats/byte_classes.h"
@@ -84,7 +84,7 @@ keel_status read_stretch_frequencies(const keel_reader& coded, const CodedFooter
 keel_status read_chunks(const keel_reader& coded, const CodedFooter& footer, const CodedStretch& stretch,
                         uint64_t index, uint32_t count, CodedChunk* out);
 
-// Plain bytes [offset, offset + bytes), within size_bytes.
+// Plain bytes [offset, offset + bytes), within plain_rest_bytes.
 keel_status read_coded(const keel_reader& coded, uint64_t offset, void* dst, uint64_t bytes);
 
 }  // namespace keel

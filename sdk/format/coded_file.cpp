@@ -70,6 +70,8 @@ keel_reader CodedFile::reader() {
     r.size_bytes = coded_->size_bytes;
     r.read_at = read_plain;
     r.user_data = this;
+    r.text = coded_->text;
+    r.text_bytes = coded_->text_bytes;
     r.interleaved_rows = coded_->interleaved_rows;
     return r;
 }
@@ -125,7 +127,8 @@ keel_status CodedFile::decode(uint64_t index, uint32_t count, uint8_t* dst) {
 
 keel_status CodedFile::read(uint64_t offset, void* dst, uint64_t bytes) {
     fault_ = nullptr;
-    if (offset > coded_->size_bytes || bytes > coded_->size_bytes - offset) return KEEL_E_FILE_READ;
+    const uint64_t size = plain_rest_bytes(*coded_);
+    if (offset > size || bytes > size - offset) return KEEL_E_FILE_READ;
     uint8_t* to = static_cast<uint8_t*>(dst);
     for (uint64_t n; bytes; offset += n, to += n, bytes -= n) {
         KEEL_TRY(enter(offset));

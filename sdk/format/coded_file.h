@@ -25,6 +25,7 @@ class CodedFile {
     void open(const keel_reader& coded, const CodedThreads& threads, void* work);
     // Of the plain file; one thread at a time reads it. It refers to this object.
     keel_reader reader();
+    // Of what follows the text.
     keel_status read(uint64_t offset, void* dst, uint64_t bytes);
     // Why the newest read that failed did, where the file is to blame; else null.
     const char* fault() const { return fault_; }

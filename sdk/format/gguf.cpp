@@ -369,6 +369,7 @@ keel_status HeaderScan::data_section(const GgufTensor& last, GgufTensor* tensors
         if (g->data_offset > g->file_bytes) g->data_offset = g->file_bytes;
         return KEEL_OK;
     }
+    if (reader_.text_bytes > g->data_offset) return malformed(header_bytes, "packed text reaches into the tensors");
     if (g->data_offset > g->file_bytes || last.offset + last.bytes > g->file_bytes - g->data_offset)
         return malformed(header_bytes, "the file ends before the tensor data does");
     if (g->data_offset > limits_.max_metadata_bytes)
@@ -416,6 +417,7 @@ keel_status HeaderScan::tensors(const Gguf& g, const GgufVisitor& visitor) {
 keel_status HeaderScan::run(GgufValue* values, GgufTensor* tensors, const GgufVisitor& visitor, Gguf* out) {
     if (reader_.interleaved_rows && reader_.interleaved_rows != kernels::kRepackRows)
         return fail(error_, KEEL_E_UNSUPPORTED, 0, "reader.interleaved_rows", "neither 0 nor 16");
+    KEEL_TRY(check_text(reader_, error_));
     const bool place = values || tensors;
     Gguf g = {};
     KEEL_TRY(counts(&g));

@@ -19,9 +19,10 @@ constexpr uint64_t field_at(uint32_t i, size_t member) {
 const char* kind_fault(const PackTable& pack, uint32_t i) {
     const PackSection& s = pack.sections[i];
     if ((i == 0) != (s.kind == KEEL_PACK_MODEL)) return i ? "a second model" : "the first section is not the model";
-    const uint32_t known = s.kind == KEEL_PART_GRAMMAR ? kPackJsonSchema
-                           : s.kind == KEEL_PACK_MODEL ? kPackInterleaved | kPackCoded
-                                                       : 0;
+    uint32_t known = 0;
+    if (s.kind == KEEL_PACK_MODEL) known = kPackInterleaved | kPackCoded | kPackText;
+    if (s.kind == KEEL_PART_CHAT_TEMPLATE || s.kind == KEEL_PACK_NOTE) known = kPackText;
+    if (s.kind == KEEL_PART_GRAMMAR) known = kPackJsonSchema | kPackText;
     if (s.flags & ~known) return "a flag this library does not know";
     return nullptr;
 }
@@ -67,6 +68,16 @@ keel_status check_zeros(const keel_reader& file, uint64_t begin, uint64_t end, k
     return KEEL_OK;
 }
 
+// Whether zeros follow the frame of a section with text.
+keel_status check_text_padding(const keel_reader& file, const PackSection& s, keel_error* error) {
+    if (!(s.flags & kPackText)) return KEEL_OK;
+    keel_reader section;
+    PackText text;
+    KEEL_TRY(open_section(file, s, &section, error));
+    KEEL_TRY(read_pack_text(packed_text(section), &text, error));
+    return check_zeros(file, s.offset + sizeof text + text.frame_bytes, s.offset + section.text_stored_bytes, error);
+}
+
 }  // namespace
 
 uint64_t pack_table_hash(const PackTable& pack) {
@@ -90,15 +101,59 @@ bool valid_pack_name(const char (&name)[32]) {
     return true;
 }
 
+keel_status read_pack_text(const keel_reader& section, PackText* out, keel_error* error) {
+    PackText t = {};
+    const auto bad = [&](keel_status status, size_t member, const char* field, const char* reason) {
+        return fail(error, status, member, field, reason);
+    };
+    if (section.size_bytes < sizeof t) return bad(KEEL_E_FILE_FORMAT, 0, "packed text", "shorter than its header");
+    if (read_at(section, 0, &t, sizeof t) != KEEL_OK)
+        return bad(KEEL_E_FILE_READ, 0, "packed text", "the reader failed");
+    if (t.magic != kPackTextMagic) return bad(KEEL_E_FILE_FORMAT, 0, "packed text", "has no header of one");
+    if (t.version != kPackTextVersion)
+        return bad(KEEL_E_UNSUPPORTED, offsetof(PackText, version), "packed text", "another version");
+    if (t.zero) return bad(KEEL_E_FILE_FORMAT, offsetof(PackText, zero), "packed text", "not zero where it has to be");
+    if (t.plain_bytes == 0)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(PackText, plain_bytes), "text.plain_bytes", "there are none");
+    if (t.plain_bytes > kMostPackTextBytes)
+        return bad(KEEL_E_FILE_LIMIT, offsetof(PackText, plain_bytes), "text.plain_bytes", "more than 256 MiB");
+    if (t.frame_bytes == 0 || t.frame_bytes > section.size_bytes - sizeof t)
+        return bad(KEEL_E_FILE_FORMAT, offsetof(PackText, frame_bytes), "text.frame_bytes",
+                   "none, or ends beyond the section");
+    *out = t;
+    return KEEL_OK;
+}
+
+keel_reader packed_text(const keel_reader& section) {
+    keel_reader r = section;
+    r.size_bytes = section.text_stored_bytes;
+    r.coded_bytes = r.text_bytes = r.text_stored_bytes = 0;
+    r.interleaved_rows = 0;
+    r.text = nullptr;
+    return r;
+}
+
 keel_status open_section(const keel_reader& file, const PackSection& s, keel_reader* out, keel_error* error) {
     if (!reader_part(file, s.offset, s.bytes, out))
         return fail(error, KEEL_E_FILE_READ, s.offset, s.name, "beyond the end of the file");
+    if (s.flags & kPackText) {
+        PackText text;
+        KEEL_TRY(read_pack_text(*out, &text, error));
+        const bool all = sizeof text + text.frame_bytes == s.bytes;
+        const uint64_t rest_at = pack_rest_at(text, s.kind == KEEL_PACK_MODEL && !(s.flags & kPackCoded) && !all);
+        if (rest_at > s.bytes || (s.kind != KEEL_PACK_MODEL && !all))
+            return fail(error, KEEL_E_FILE_FORMAT, offsetof(PackText, frame_bytes), "text.frame_bytes",
+                        "does not fit the section");
+        out->text_bytes = text.plain_bytes;
+        out->text_stored_bytes = rest_at;
+        out->size_bytes = text.plain_bytes + (s.bytes - rest_at);
+    }
     out->interleaved_rows = s.flags & kPackInterleaved ? kernels::kRepackRows : 0;
     if (!(s.flags & kPackCoded)) return KEEL_OK;
-    out->coded_bytes = s.bytes;
+    out->coded_bytes = s.bytes - out->text_stored_bytes;
     CodedFooter footer;
     KEEL_TRY(read_coded_footer(*out, &footer, error));
-    out->size_bytes = footer.plain_bytes;
+    out->size_bytes = out->text_bytes + footer.plain_bytes;
     return KEEL_OK;
 }
 
@@ -160,6 +215,7 @@ keel_status verify_pack(const keel_reader& file, const PackTable& pack, keel_err
         if (hash_range(file, s.offset, end, &hash) != KEEL_OK)
             return fail(error, KEEL_E_FILE_READ, s.offset, s.name, "cannot be read");
         if (hash != s.hash) return fail(error, KEEL_E_FILE_FORMAT, s.offset, s.name, "the section is damaged");
+        KEEL_TRY(check_text_padding(file, s, error));
     }
     return KEEL_OK;
 }
@@ -188,7 +244,7 @@ keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, 
         keel_reader reader;
         KEEL_TRY(open_section(whole, from, &reader, error));
         s.interleaved_rows = reader.interleaved_rows;
-        s.codec = from.flags & kPackCoded ? KEEL_PACK_RANS : KEEL_PACK_RAW;
+        s.codec = (from.flags & kPackCoded ? KEEL_PACK_RANS : 0) | (from.flags & kPackText ? KEEL_PACK_ZSTD : 0);
         s.plain_bytes = reader.size_bytes;
         s.offset = from.offset;
         s.bytes = from.bytes;
@@ -205,13 +261,17 @@ keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* s
     keel_pack_section s;
     KEEL_TRY(read_versioned(file, &reader));
     KEEL_TRY(read_versioned(section, &s));
-    if (!reader_part(reader, s.offset, s.bytes, &reader)) return KEEL_E_ARGUMENT;
-    reader.interleaved_rows = s.interleaved_rows;
-    if (s.codec != KEEL_PACK_RAW) {
-        reader.coded_bytes = s.bytes;
-        reader.size_bytes = s.plain_bytes;
-    }
-    return write_versioned(reader, out);
+    keel_reader part;
+    if (!reader_part(reader, s.offset, s.bytes, &part)) return KEEL_E_ARGUMENT;
+    PackSection from = {};
+    from.kind = s.kind;
+    from.flags = (s.codec & KEEL_PACK_RANS ? kPackCoded : 0) | (s.codec & KEEL_PACK_ZSTD ? kPackText : 0);
+    from.offset = s.offset;
+    from.bytes = s.bytes;
+    KEEL_TRY(open_section(reader, from, &part, nullptr));
+    if (part.text_bytes && out->struct_size < sizeof part) return KEEL_E_ABI;
+    part.interleaved_rows = s.interleaved_rows;
+    return write_versioned(part, out);
 }
 
 keel_status keel_pack_verify(const keel_reader* file, keel_error* error) {

@@ -1,9 +1,7 @@
 // keel_pack.h: expands the zstd sections of a packed W_proj cache. No heap: zstd's context lies in the caller's work
 // memory.
-#define ZSTD_STATIC_LINKING_ONLY
 #include <stddef.h>
 #include <string.h>
-#include <zstd.h>
 
 #include "keel/keel_pack.h"
 #include "sdk/core/hash.h"
@@ -11,6 +9,7 @@
 #include "sdk/format/bytes.h"
 #include "sdk/format/wproj_field.h"
 #include "sdk/format/wproj_v2.h"
+#include "sdk/pack/zstd_context.h"
 
 namespace keel {
 namespace {
@@ -22,10 +21,6 @@ struct Packed {
     WprojHeader2 header;
     uint64_t sections, first_frame, largest_frame;
 };
-
-uint64_t context_bytes() {
-    return (ZSTD_estimateDCtxSize() + 63) / 64 * 64;
-}
 
 keel_status read_packed(const keel_reader& reader, Packed* out, keel_error* error) {
     Packed p = {};
@@ -64,7 +59,7 @@ keel_status read_packed(const keel_reader& reader, Packed* out, keel_error* erro
 }
 
 uint64_t work_bytes(const keel_reader& reader, const Packed& p) {
-    return context_bytes() + (reader.mapped ? 0 : p.largest_frame);
+    return zstd_context_bytes() + (reader.mapped ? 0 : p.largest_frame);
 }
 
 class Expansion {
@@ -73,9 +68,9 @@ class Expansion {
         : reader_(reader),
           packed_(packed),
           plain_(static_cast<uint8_t*>(plain)),
-          buffer_(static_cast<uint8_t*>(work) + context_bytes()),
+          buffer_(static_cast<uint8_t*>(work) + zstd_context_bytes()),
           error_(error) {
-        context_ = ZSTD_initStaticDCtx(work, context_bytes());
+        context_ = ZSTD_initStaticDCtx(work, zstd_context_bytes());
     }
 
     // Table, then section by section; what was read of the table a second time is checked a second time.
@@ -131,9 +126,7 @@ class Expansion {
         else
             KEEL_TRY(take(reader_, frame_, buffer_, packed_bytes, "frames", error_));
         memset(plain_ + gap_, 0, offset - gap_);
-        // Exactly one frame, and its content exactly the section.
-        if (ZSTD_findFrameCompressedSize(frame, packed_bytes) != packed_bytes ||
-            ZSTD_decompressDCtx(context_, plain_ + offset, bytes, frame, packed_bytes) != bytes)
+        if (!expand_frame(context_, frame, packed_bytes, plain_ + offset, bytes))
             return fail(error_, KEEL_E_FILE_FORMAT, frame_, "frames", "does not expand to its section");
         frame_ += packed_bytes;
         gap_ = offset + bytes;

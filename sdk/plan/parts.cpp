@@ -31,6 +31,14 @@ keel_status read_parts(const keel_config& config, Parts* out, keel_error* error)
             return fail_part(error, KEEL_E_ABI, i, ".reader", "struct_size does not fit this library");
         if (part.reader.coded_bytes)
             return fail_part(error, KEEL_E_UNSUPPORTED, i, ".reader", "packed: only the weights of a model may be");
+        if (part.reader.text_bytes) {
+            const bool is_text = kind == KEEL_PART_CHAT_TEMPLATE || kind == KEEL_PART_GRAMMAR;
+            if (!is_text) return fail_part(error, KEEL_E_UNSUPPORTED, i, ".reader", "packed: no text");
+            keel_error detail = {};
+            detail.struct_size = sizeof detail;
+            const keel_status status = check_text(part.reader, &detail);
+            if (status != KEEL_OK) return fail_part(error, status, i, ".reader", detail.reason);
+        }
         if (given.options && kind != KEEL_PART_WPROJ && kind != KEEL_PART_GRAMMAR)
             return fail_part(error, KEEL_E_ARGUMENT, i, ".options", "parts of this kind have none");
         part.given = true;

@@ -51,7 +51,7 @@ const void* WeightPlacer::copied_matrix(const keel_reader& from, const GgufTenso
 
 const void* WeightPlacer::mapped_matrix(const keel_reader& from, const GgufTensor& t) {
     mapped_bytes += t.bytes;
-    return arena.counting() ? nullptr : static_cast<const uint8_t*>(from.mapped) + t.offset;
+    return arena.counting() ? nullptr : mapped_at(from, t.offset);
 }
 
 const void* WeightPlacer::repacked_matrix(const keel_reader& from, const GgufTensor& t, const char* name,
@@ -92,7 +92,7 @@ const void* WeightPlacer::own_matrix(const keel_reader& from, const GgufTensor& 
     for (uint64_t done = 0, n; done < t.bytes && status == KEEL_OK; done += n) {
         n = t.bytes - done < slice_bytes ? t.bytes - done : slice_bytes;
         if (mapped) {
-            upload(to + done, static_cast<const uint8_t*>(from.mapped) + t.offset + done, n);
+            upload(to + done, mapped_at(from, t.offset) + done, n);
             progress(n);
         } else {
             read(from, t, done, slice, n);

@@ -70,10 +70,12 @@ keel_status start_engine(Engine* e, const keel_reader& reader, keel_error* error
         const keel_reader* readers[2] = {&reader,
                                          e->config.low_rank.usable ? &e->config.low_rank.file.reader : nullptr};
         for (int i = 0; i < 2 && readers[i]; ++i) {
-            if (!platform::lock_pages(readers[i]->mapped, readers[i]->size_bytes))
+            const keel_reader& r = *readers[i];
+            const PageRange range = {mapped_at(r, r.text_bytes), stored_bytes(r)};
+            if (!platform::lock_pages(range.data, range.bytes))
                 return fail(error, KEEL_E_PLATFORM, 0, "config.weights",
                             "the system refused to lock the mapped weights");
-            e->locked[i] = {readers[i]->mapped, readers[i]->size_bytes};
+            e->locked[i] = range;
         }
     }
     return e->backend->open(e->device, e, error);
@@ -90,8 +92,11 @@ keel_status check_apart(const keel_region* regions, const keel_reader& reader, c
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         if (regions[i].bytes == 0) continue;
         const char* with = nullptr;
-        if (reader.mapped && overlap(regions[i].data, regions[i].bytes, reader.mapped, stored_bytes(reader)))
+        const uint64_t mapped_bytes = reader.text_stored_bytes + stored_bytes(reader);
+        if (reader.mapped && overlap(regions[i].data, regions[i].bytes, reader.mapped, mapped_bytes))
             with = "overlaps the file of the reader";
+        if (reader.text_bytes && overlap(regions[i].data, regions[i].bytes, reader.text, reader.text_bytes))
+            with = "overlaps the text of the reader";
         if (overlap(regions[i].data, regions[i].bytes, &model, model.bytes)) with = "overlaps the model's buffer";
         for (int k = 0; k < i; ++k)
             if (regions[k].bytes && overlap(regions[i].data, regions[i].bytes, regions[k].data, regions[k].bytes))

@@ -28,7 +28,10 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
     if (model->magic != keel_model::kMagic)
         return fail(error, KEEL_E_ARGUMENT, 0, "model", "not the buffer that keel_inspect filled");
     KEEL_TRY(read_versioned(reader, &out->reader));
-    bool matches = out->reader.size_bytes == model->gguf.file_bytes;
+    KEEL_TRY(check_text(out->reader, error));
+    // Tensors are behind the text, where they are mapped.
+    bool matches =
+        out->reader.size_bytes == model->gguf.file_bytes && out->reader.text_bytes <= model->gguf.data_offset;
     if (matches && same == SameFile::kByFingerprint) {
         uint64_t header_hash, fingerprint;
         if (gguf_fingerprint(out->reader, model->view(), &header_hash, &fingerprint) != KEEL_OK)

@@ -30,7 +30,8 @@
     X(keel_chat, KEEL_CHAT_INIT)                       \
     X(keel_wproj_options, KEEL_WPROJ_OPTIONS_INIT)     \
     X(keel_lab_op_time, KEEL_LAB_OP_TIME_INIT)         \
-    X(keel_pack_info, KEEL_PACK_INFO_INIT)
+    X(keel_pack_info, KEEL_PACK_INFO_INIT)             \
+    X(keel_pack_text_info, KEEL_PACK_TEXT_INFO_INIT)
 
 keel_init_row keel_init_of(size_t index) {
 #define ROW(type, init)                                                     \

@@ -22,6 +22,7 @@ const keel_layout_row KEEL_LAYOUT[] = {
     S(keel_reader) F(keel_reader, struct_size) F(keel_reader, reserved) F(keel_reader, size_bytes)
         F(keel_reader, read_at) F(keel_reader, user_data) F(keel_reader, mapped) F(keel_reader, begin_bytes)
         F(keel_reader, part) F(keel_reader, interleaved_rows) F(keel_reader, coded_bytes)
+        F(keel_reader, text) F(keel_reader, text_bytes) F(keel_reader, text_stored_bytes)
     S(keel_limits) F(keel_limits, struct_size) F(keel_limits, max_metadata_keys) F(keel_limits, max_tensors)
         F(keel_limits, max_string_bytes) F(keel_limits, max_array_elements) F(keel_limits, max_name_bytes)
         F(keel_limits, max_layers) F(keel_limits, max_vocabulary) F(keel_limits, max_alignment_bytes)
@@ -122,6 +123,8 @@ const keel_layout_row KEEL_LAYOUT[] = {
         F(keel_lab_op_time, predicted_us)
     S(keel_pack_info) F(keel_pack_info, struct_size) F(keel_pack_info, layers) F(keel_pack_info, sections)
         F(keel_pack_info, packed_bytes) F(keel_pack_info, plain_bytes) F(keel_pack_info, work_bytes)
+    S(keel_pack_text_info) F(keel_pack_text_info, struct_size) F(keel_pack_text_info, reserved)
+        F(keel_pack_text_info, packed_bytes) F(keel_pack_text_info, text_bytes) F(keel_pack_text_info, work_bytes)
 };
 const size_t KEEL_LAYOUT_COUNT = sizeof KEEL_LAYOUT / sizeof KEEL_LAYOUT[0];
 /* clang-format on */

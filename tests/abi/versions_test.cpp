@@ -295,6 +295,18 @@ TEST_F(AbiVersions, FilesAndMemory) {
     check(keel_reader_from_memory(packed.data(), packed.size(), &reader), "reader");
     check_written<keel_pack_info>("keel_pack_info",
                                   [&](keel_pack_info* info) { return keel_pack_inspect(&reader, info, nullptr); });
+    const std::vector<char> text_pack = keel_test::read_file(keel_test::source_path("tests/fuzz/corpus/pack/zstd"));
+    check(keel_reader_from_memory(text_pack.data(), text_pack.size(), &pack_reader), "reader");
+    keel_pack_section first = sized<keel_pack_section>();
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel_pack_sections(&pack_reader, &first, 1, &count, nullptr));
+    EXPECT_EQ(first.codec, static_cast<uint32_t>(KEEL_PACK_ZSTD));
+    keel_reader older = sized<keel_reader>();
+    older.struct_size = offsetof(keel_reader, text);
+    EXPECT_EQ(KEEL_E_ABI, keel_pack_reader(&pack_reader, &first, &older));
+    check(keel_pack_reader(&pack_reader, &first, &reader), "keel_pack_reader");
+    check_written<keel_pack_text_info>("keel_pack_text_info", [&](keel_pack_text_info* info) {
+        return keel_pack_inspect_text(&reader, info, nullptr);
+    });
 #endif
 }
 
@@ -464,6 +476,7 @@ TEST(AbiVersionsOfEveryStruct, WereTried) {
     left.erase("keel_lab_row");
 #ifndef KEEL_HAVE_PACK
     left.erase("keel_pack_info");
+    left.erase("keel_pack_text_info");
 #endif
     for (const std::string& type : left) ADD_FAILURE() << type;
 }

@@ -52,7 +52,7 @@ fi
 
 # keel_pack, where it was built.
 if [ -f "$prefix/include/keel/keel_pack.h" ]; then
-    printf '%s\n' '#include <keel/keel_pack.h>' 'int main(void) { return keel_pack_inspect(0, 0, 0) == KEEL_E_ARGUMENT ? 0 : 1; }' >"$work/pack.c"
+    printf '%s\n' '#include <keel/keel_pack.h>' 'int main(void) { return keel_pack_inspect(0, 0, 0) == KEEL_E_ARGUMENT && keel_pack_inspect_text(0, 0, 0) == KEEL_E_ARGUMENT ? 0 : 1; }' >"$work/pack.c"
     pack_flags="-I$prefix/include $(find "$prefix" -name libkeel_pack.a) $flags -lzstd"
     if command -v pkg-config >/dev/null; then pack_flags=$(pkg-config --cflags --libs keel_pack); fi
     # shellcheck disable=SC2086

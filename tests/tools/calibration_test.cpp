@@ -12,7 +12,9 @@
 #include <random>
 #include <stdexcept>
 
+#include "sdk/model/model.h"
 #include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/lab/quantize/activation_tap.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/type_solver.h"
 #include "tests/test_paths.h"
@@ -194,6 +196,67 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     calibrate_matrices(engine, request, options, work, notes, &other_hash);
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 5);
     std::filesystem::remove(work);
+}
+
+// Layers that share weights: the moment of a block is that of all its layers, which is what the errors are measured
+// with, however few blocks a pass has.
+TEST(Calibration, AddsUpTheLayersOfABlock) {
+    EngineOptions engine;
+    engine.model = keel_test::source_path("tests/data/wired/wired.gguf");
+    engine.threads = 1;
+    const ModelFile source = open_model(engine.model);
+    const ModelSpec& spec = source.model->spec;
+    QuantizeRequest request;
+    request.matrices = matrices_of(*source.model, *source.reader.get());
+    request.types = TypeRules("blk.*.ffn_up=Q4_0,blk.1.attn_output=Q4_0").choose(request.matrices, spec);
+    CalibrationOptions options;
+    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 96};
+    uint64_t hash = 0;
+    const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
+    const auto whole = calibrate_matrices(engine, request, options, {}, nothing, &hash);
+    options.moment_bytes = 1;  // a block at a time
+    const auto one_by_one = calibrate_matrices(engine, request, options, {}, nothing, &hash);
+
+    KvSpec exact;
+    exact.k_format = exact.v_format = KEEL_KV_F32;
+    KvRun run(engine, exact, lab_context(engine));
+    const auto documents = tokenize_documents(run.model().engine, options.text.file, 2, 96);
+    size_t calibrated = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+        EXPECT_EQ(whole[i].bytes, one_by_one[i].bytes) << i;
+        if (whole[i].bytes.empty()) continue;
+        ++calibrated;
+        const ModelMatrix& m = request.matrices[i];
+        const uint32_t site = m.slot == kFfnUp ? KEEL_LAB_FFN_IN : KEEL_LAB_ATTN_OUT;
+        const std::vector<float> values = matrix_values(source, m);
+        std::vector<float> error = decode_rows(request.types[i], whole[i].bytes, m.columns);
+        for (size_t k = 0; k < error.size(); ++k) error[k] -= values[k];
+        double lost = 0, all = 0;
+        uint32_t layers = 0;
+        ActivationTap tap(run, {spec.embedding, spec.q_dim(), spec.embedding, spec.feed_forward});
+        for (const std::vector<int32_t>& ids : documents) {
+            tap.forward(ids);
+            for (uint32_t layer = 0; layer < spec.layers; ++layer) {
+                if (spec.block_of(layer) != m.layer) continue;
+                ++layers;
+                const std::span<const float> rows = tap.rows(layer, site);
+                for (size_t at = 0; at < rows.size(); at += m.columns)
+                    for (size_t row = 0; row < error.size(); row += m.columns) {
+                        double e = 0, w = 0;
+                        for (size_t c = 0; c < m.columns; ++c) {
+                            e += static_cast<double>(error[row + c]) * static_cast<double>(rows[at + c]);
+                            w += static_cast<double>(values[row + c]) * static_cast<double>(rows[at + c]);
+                        }
+                        lost += e * e;
+                        all += w * w;
+                    }
+            }
+        }
+        EXPECT_EQ(layers, documents.size() * (m.layer == 1 || m.layer == 2 ? 3 : 1));
+        EXPECT_NEAR(whole[i].error, lost / all, 1e-3 * lost / all) << m.name;
+        EXPECT_LT(whole[i].error, whole[i].nearest_error) << m.name;
+    }
+    EXPECT_EQ(calibrated, 6u);
 }
 
 // Three matrices with three types each, against all 27 choices.

@@ -217,6 +217,21 @@ expect "but not mapped" exits 1 "$keel" run "$work/coded.keel" -p "Once upon a t
 expect "and says why" holds 'mapped' err
 expect "inspect shows the codec" exits 0 "$keel" inspect "$work/coded.keel" --verify --metadata
 expect "and what is left" holds 'rans .* %'
+expect "text packed alone" bash -c "'$keel' pack '$model' '$work/text.keel' --codec zstd --note '$source/README.md' >'$work/out' 2>'$work/err' || grep -q 'no zstd' '$work/err'"
+if [ -e "$work/text.keel" ]; then
+    expect "which is smaller" [ "$(wc -c <"$work/text.keel")" -lt "$(wc -c <"$model")" ]
+    expect "it runs mapped" exits 0 "$keel" run "$work/text.keel" -p "Once upon a time" -n 8 -q --weights map
+    expect "to the same text" cmp -s "$work/out" "$work/of_file"
+    expect "inspect shows it" exits 0 "$keel" inspect "$work/text.keel" --verify --json
+    expect "with the text of the model" holds '"text_bytes": 96800'
+    expect "and is plain when unpacked" exits 0 "$keel" unpack "$work/text.keel" "$work/texts"
+    expect "to the byte" cmp -s "$model" "$work/texts/books-7m-f16.gguf"
+    expect "the note too" cmp -s "$source/README.md" "$work/texts/README.md"
+    expect "text is packed with the tensors" bash -c "'$keel' inspect '$work/coded.keel' | grep -q 'zstd, rans'"
+else
+    expect "without zstd nothing is packed" exits 1 "$keel" run "$source/tests/fuzz/corpus/pack/zstd" -p "Once" -n 1
+    expect "and what is packed is refused by name" holds 'zstd' err
+fi
 expect "and is plain when unpacked" exits 0 "$keel" unpack "$work/coded.keel" "$work/decoded"
 expect "to the byte" cmp -s "$model" "$work/decoded/books-7m-f16.gguf"
 cp "$work/books.keel" "$work/damaged.keel"

@@ -99,6 +99,11 @@ std::string obstacle(const ModelFile& file) {
     return std::string(error.field) + ": " + error.reason;
 }
 
+std::string codec_name(const keel_reader& section) {
+    if (section.text_bytes) return section.coded_bytes ? "zstd, rans" : "zstd";
+    return section.coded_bytes ? "rans" : "raw";
+}
+
 // The sections of a pack; empty for a GGUF file.
 Json sections_json(const ModelFile& file) {
     Json out = Json::array();
@@ -111,11 +116,13 @@ Json sections_json(const ModelFile& file) {
         check(open_section(*file.reader.get(), s, &reader, nullptr), "cannot use " + file.path);
         out.push_back({{"kind", pack_kind_name(s.kind)},
                        {"interleaved", reader.interleaved_rows != 0},
-                       {"codec", reader.coded_bytes ? "rans" : "raw"},
+                       {"codec", codec_name(reader)},
                        {"name", s.name},
                        {"offset", s.offset},
                        {"bytes", s.bytes},
-                       {"plain_bytes", reader.size_bytes}});
+                       {"plain_bytes", reader.size_bytes},
+                       {"text_bytes", reader.text_bytes},
+                       {"packed_text_bytes", reader.text_stored_bytes}});
     }
     return out;
 }

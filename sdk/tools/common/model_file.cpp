@@ -2,9 +2,11 @@
 
 #include <filesystem>
 
+#include "sdk/format/bytes.h"
 #include "sdk/format/gguf.h"
 #include "sdk/format/pack.h"
 #include "sdk/tools/common/console.h"
+#include "sdk/tools/common/pack_text.h"
 
 namespace keel::tools {
 
@@ -13,7 +15,7 @@ const uint8_t* ModelFile::bytes_of(const GgufTensor& t) const {
         throw ToolError(KEEL_E_UNSUPPORTED, path + ": its rows are interleaved; keel unpack gives plain ones");
     if (gguf()->coded_bytes)
         throw ToolError(KEEL_E_UNSUPPORTED, path + ": its weights are coded; keel unpack gives plain ones");
-    return static_cast<const uint8_t*>(gguf()->mapped) + t.offset;
+    return mapped_at(*gguf(), t.offset);
 }
 
 FileReader open_file(const std::string& path) {
@@ -40,12 +42,14 @@ ModelFile open_model(const std::string& path) {
     return file;
 }
 
-std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path) {
+std::unique_ptr<PackFile> open_pack_of(const keel_reader& file, const std::string& path, PackUse use) {
     if (!is_pack(file)) return nullptr;
-    auto pack = std::make_unique<Pack>();
+    auto out = std::make_unique<PackFile>();
     keel_error error = make<keel_error>();
-    check(pack->open(&file, &error), "cannot use " + path, &error);
-    return pack;
+    check(out->pack.open(&file, &error), "cannot use " + path, &error);
+    for (uint32_t i = 0; keel_reader* section = out->pack.packed_text(i); ++i)
+        if (use == PackUse::kAll || section != out->pack.model()) out->text.push_back(expand_text(section, path));
+    return out;
 }
 
 }  // namespace keel::tools

@@ -12,12 +12,18 @@ struct GgufTensor;
 
 namespace keel::tools {
 
+// A pack whose text is expanded.
+struct PackFile {
+    Pack pack;
+    std::vector<std::vector<uint8_t>> text;
+};
+
 // A GGUF file or a pack of one that passed keel_inspect, and its keel_model.
 struct ModelFile {
     std::string path;
-    FileReader reader;           // of the whole file
-    std::unique_ptr<Pack> pack;  // null: a GGUF file
-    const keel_reader* gguf() const { return pack ? pack->model() : reader.get(); }
+    FileReader reader;               // of the whole file
+    std::unique_ptr<PackFile> pack;  // null: a GGUF file
+    const keel_reader* gguf() const { return pack ? pack->pack.model() : reader.get(); }
     // A tensor's bytes as they are mapped. Throws where its rows are interleaved or it is coded.
     const uint8_t* bytes_of(const GgufTensor& t) const;
     std::vector<uint64_t> buffer;  // where the keel_model lies
@@ -28,6 +34,8 @@ struct ModelFile {
 FileReader open_file(const std::string& path);
 ModelFile open_model(const std::string& path);
 // What `file` is as a pack, or null if it calls itself none. Throws ToolError for a damaged one. `path`: to say so.
-std::unique_ptr<Pack> open_pack_of(const keel_reader& file, const std::string& path);
+// With PackUse::kParts the model's text stays packed.
+enum class PackUse { kAll, kParts };
+std::unique_ptr<PackFile> open_pack_of(const keel_reader& file, const std::string& path, PackUse use = PackUse::kAll);
 
 }  // namespace keel::tools

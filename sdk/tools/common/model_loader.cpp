@@ -76,11 +76,11 @@ void ConfigParts::add_to(keel_config& config, const EngineOptions& options) {
 void ConfigParts::add_packed(const EngineOptions& options) {
     if (options.model.empty()) return;  // a plan of something else
     const std::shared_ptr<FileReader> file = open_part(options.model);
-    pack_ = open_pack_of(*file->get(), options.model);
+    pack_ = open_pack_of(*file->get(), options.model, PackUse::kParts);
     if (!pack_) return;
     files_.push_back(file);
     const size_t named = parts_.size();
-    for (const keel_part& packed : pack_->parts()) {
+    for (const keel_part& packed : pack_->pack.parts()) {
         const auto same_kind = [&](const keel_part& p) { return p.kind == packed.kind; };
         const bool unused =
             (packed.kind == KEEL_PART_DRAFT_POOL && options.draft_tokens == 0) || packed.kind == KEEL_PART_ADAPTER;

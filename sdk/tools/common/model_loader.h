@@ -84,7 +84,7 @@ class ConfigParts {
   private:
     void add_packed(const EngineOptions& options);
     std::vector<std::shared_ptr<FileReader>> files_;
-    std::unique_ptr<Pack> pack_;
+    std::unique_ptr<PackFile> pack_;
     std::vector<keel_part> parts_;
     keel_cuda_device device_{};
     keel_wproj_options wproj_{};

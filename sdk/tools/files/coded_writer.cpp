@@ -114,7 +114,7 @@ CodedPlan::CodedTensor CodedPlan::consider(uint32_t number) const {
     return out;
 }
 
-void CodedPlan::write(const std::function<void(const void* data, size_t bytes)>& put) const {
+void CodedPlan::write(uint64_t begin, const std::function<void(const void* data, size_t bytes)>& put) const {
     std::vector<CodedStretch> stretches;
     std::vector<CodedChunk> chunks;
     std::vector<uint8_t> frequencies;
@@ -124,23 +124,24 @@ void CodedPlan::write(const std::function<void(const void* data, size_t bytes)>&
         put(data, n);
         data_end += n;
     };
-    const auto raw = [&](uint64_t begin, const uint8_t* data, uint64_t n) {
+    const auto raw = [&](uint64_t at, const uint8_t* data, uint64_t n) {
         if (n == 0) return;
+        const uint64_t from = at - begin;
         if (stretches.empty() || stretches.back().type != kCodedRaw)
-            stretches.push_back({begin, begin, data_end, kCodedRaw, 0, static_cast<uint32_t>(chunks.size()), 0});
-        stretches.back().end = begin + n;
+            stretches.push_back({from, from, data_end, kCodedRaw, 0, static_cast<uint32_t>(chunks.size()), 0});
+        stretches.back().end = from + n;
         put_data(data, n);
     };
     std::vector<uint8_t> slice(size_t{1} << 20);
-    const auto raw_of_file = [&](uint64_t begin, uint64_t end) {
-        for (uint64_t at = begin; at < end;) {
+    const auto raw_of_file = [&](uint64_t first, uint64_t end) {
+        for (uint64_t at = first; at < end;) {
             const uint64_t n = std::min<uint64_t>(slice.size(), end - at);
             check(read_at(file_, at, slice.data(), n), "cannot read the model");
             raw(at, slice.data(), n);
             at += n;
         }
     };
-    uint64_t end = 0;
+    uint64_t end = begin;
     for (uint32_t i = 0; i < tables_.tensors.size(); ++i) {
         const GgufTensor& t = tables_.tensors[i];
         raw_of_file(end, t.offset);
@@ -160,7 +161,8 @@ void CodedPlan::write(const std::function<void(const void* data, size_t bytes)>&
         const auto stretch = [&](uint64_t from, uint64_t to) {
             if (from == to) return;
             frequencies_of.push_back({stretches.size(), frequencies_at});
-            stretches.push_back({t.offset + from, t.offset + to, 0, kernels::kWeightTypes[t.type].number, interleaved,
+            stretches.push_back({t.offset - begin + from, t.offset - begin + to, 0,
+                                 kernels::kWeightTypes[t.type].number, interleaved,
                                  static_cast<uint32_t>(chunks.size()), 0});
             const uint64_t chunk_bytes = coded_chunk_bytes(t.type, interleaved);
             for (uint64_t at = from; at < to; at += chunk_bytes) {
@@ -187,7 +189,7 @@ void CodedPlan::write(const std::function<void(const void* data, size_t bytes)>&
     footer.magic = kCodedMagic;
     footer.version = kCodedVersion;
     footer.stretch_count = static_cast<uint32_t>(stretches.size());
-    footer.plain_bytes = file_.size_bytes;
+    footer.plain_bytes = file_.size_bytes - begin;
     footer.stretches_at = data_end;
     footer.chunk_count = static_cast<uint32_t>(chunks.size());
     footer.frequencies_at = data_end + stretches.size() * sizeof(CodedStretch) + chunks.size() * sizeof(CodedChunk);

@@ -12,8 +12,9 @@ namespace keel::tools {
 
 enum class PackCodec {
     kRaw,
-    kAuto,  // tensors of which it saves kLeastSaving; nothing where it saves less than that of the file
-    kRans   // all tensors of which it saves a byte
+    kAuto,  // tensors of which it saves kLeastSaving, none where it saves less than that of the file; text likewise
+    kRans,  // all tensors of which it saves a byte
+    kZstd   // text of which it saves kLeastSaving
 };
 constexpr double kLeastSaving = 0.03;
 
@@ -23,8 +24,9 @@ class CodedPlan {
     // Reads the whole file. `interleave`: the section has the rows of matrices interleaved.
     CodedPlan(const keel_reader& file, bool interleave, PackCodec codec);
     bool worth_it() const { return worth_it_; }
-    // The section, from its first byte to its last.
-    void write(const std::function<void(const void* data, size_t bytes)>& put) const;
+    // The section, from its first byte to its last, of what the file has from byte `begin` on, which is 0 or the first
+    // of the tensors.
+    void write(uint64_t begin, const std::function<void(const void* data, size_t bytes)>& put) const;
 
   private:
     struct CodedTensor {

@@ -15,6 +15,8 @@
 #include "sdk/format/gguf.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/console.h"
+#include "sdk/tools/common/pack_text.h"
+#include "sdk/tools/files/zstd_frame.h"
 
 namespace keel::tools {
 namespace {
@@ -32,12 +34,13 @@ void each_slice(const keel_reader& from, uint64_t begin, uint64_t end, const Tak
     }
 }
 
-// All of a GGUF file with its interleaved tensors plain, or the other way round; what lies between tensors as it is.
+// A GGUF file from byte `begin` on, 0 or the first of the tensors, with its interleaved tensors plain, or the other way
+// round; what lies between tensors as it is.
 template <class Take>
-void each_slice_turned(const keel_reader& from, const Take& take) {
+void each_slice_turned(const keel_reader& from, uint64_t begin, const Take& take) {
     const std::vector<GgufTensor> tensors = scan_gguf(from, "the model").tensors;
     constexpr uint32_t kRows = kernels::kRepackRows;
-    uint64_t end = 0;
+    uint64_t end = begin;
     for (const GgufTensor& t : tensors) {
         if (!can_interleave(t.type, t.dim_count, t.dims)) continue;
         each_slice(from, end, t.offset, take);
@@ -53,6 +56,44 @@ void each_slice_turned(const keel_reader& from, const Take& take) {
         }
     }
     each_slice(from, end, from.size_bytes, take);
+}
+
+// The best that zstd has for what is written once.
+constexpr int kTextLevel = 19;
+
+// What a section begins with where its text is packed.
+struct PackedText {
+    PackText header{};  // plain_bytes 0: it is not
+    std::vector<uint8_t> frame;
+};
+
+// The first `bytes` of a file, if that pays; `raw_tensors` follow. Sections begin at multiples of kPackAlignBytes, so
+// that is what is compared.
+PackedText pack_text(const keel_reader& from, uint64_t bytes, bool raw_tensors) {
+    PackedText out;
+    if (bytes == 0 || bytes > kMostPackTextBytes) return out;
+    std::vector<uint8_t> plain(bytes);
+    check(read_at(from, 0, plain.data(), bytes), "cannot read a file to be packed");
+    out.frame = zstd_frame(plain, kTextLevel);
+    const PackText header = {kPackTextMagic, kPackTextVersion, 0, bytes, out.frame.size()};
+    if (static_cast<double>(next_pack_section(pack_rest_at(header, raw_tensors))) <
+        (1 - kLeastSaving) * static_cast<double>(next_pack_section(bytes)))
+        out.header = header;
+    return out;
+}
+
+// Bytes at the beginning of a section that are text.
+uint64_t text_bytes(const PackInput& input) {
+    switch (input.kind) {
+        case KEEL_PACK_MODEL:
+            return scan_gguf(*input.bytes, "the model").view.data_offset;
+        case KEEL_PART_CHAT_TEMPLATE:
+        case KEEL_PART_GRAMMAR:
+        case KEEL_PACK_NOTE:
+            return input.bytes->size_bytes;
+        default:
+            return 0;
+    }
 }
 
 // A pack, given to write_at(offset, data, bytes) but for its table, which is returned.
@@ -81,14 +122,31 @@ PackTable lay_pack(const std::vector<PackInput>& inputs, PackCodec codec, const 
         };
         const bool interleave = input.flags & kPackInterleaved;
         std::optional<CodedPlan> coded;
-        if (i == 0 && codec != PackCodec::kRaw) coded.emplace(*input.bytes, interleave, codec);
-        if (coded && coded->worth_it()) {
+        if (i == 0 && (codec == PackCodec::kAuto || codec == PackCodec::kRans)) {
+            coded.emplace(*input.bytes, interleave, codec);
+            if (!coded->worth_it()) coded.reset();
+        }
+        PackedText text;
+        if (codec == PackCodec::kZstd || (codec == PackCodec::kAuto && has_zstd())) {
+            const uint64_t bytes = text_bytes(input);
+            text = pack_text(*input.bytes, bytes, !coded && bytes < input.bytes->size_bytes);
+        }
+        const uint64_t begin = text.header.plain_bytes;
+        if (begin) {
+            section.flags |= kPackText;
+            put(reinterpret_cast<const char*>(&text.header), sizeof text.header);
+            put(reinterpret_cast<const char*>(text.frame.data()), text.frame.size());
+            const char zeros[kPackAlignBytes] = {};
+            const uint64_t written = end - section.offset;
+            put(zeros, pack_rest_at(text.header, !coded && begin < input.bytes->size_bytes) - written);
+        }
+        if (coded) {
             section.flags |= kPackCoded;
-            coded->write([&](const void* data, size_t n) { put(static_cast<const char*>(data), n); });
+            coded->write(begin, [&](const void* data, size_t n) { put(static_cast<const char*>(data), n); });
         } else if (interleave) {
-            each_slice_turned(*input.bytes, put);
+            each_slice_turned(*input.bytes, begin, put);
         } else {
-            each_slice(*input.bytes, 0, input.bytes->size_bytes, put);
+            each_slice(*input.bytes, begin, input.bytes->size_bytes, put);
         }
         section.bytes = end - section.offset;
         section.hash = hash_finish(state);
@@ -136,6 +194,8 @@ void unpack(const std::string& path, const keel_reader& file, const std::string&
         AtomicFile out((std::filesystem::path(directory) / section.name).string());
         const auto put = [&](const char* data, uint64_t n) { out.write(data, n); };
         const uint32_t interleaved = bytes.interleaved_rows;
+        std::vector<uint8_t> text;
+        if (bytes.text_bytes) text = expand_text(&bytes, path);
         CodedFile coded;
         struct alignas(64) Line {
             uint8_t bytes[64];
@@ -149,7 +209,7 @@ void unpack(const std::string& path, const keel_reader& file, const std::string&
             bytes = coded.reader();
         }
         if (interleaved)
-            each_slice_turned(bytes, put);
+            each_slice_turned(bytes, 0, put);
         else
             each_slice(bytes, 0, bytes.size_bytes, put);
         out.commit();

@@ -16,7 +16,8 @@ struct PackInput {
 
 // Appears whole or not at all. The first input is the model. Throws ToolError when a name is no name of a section or
 // taken, there are too many parts or notes, a section is empty, or a file cannot be read or written. `codec`: of the
-// model.
+// tensors of the model and of text; text stays as it is with kAuto, and is KEEL_E_UNSUPPORTED with kZstd, where this
+// build has no zstd.
 void write_pack(const std::string& path, const std::vector<PackInput>& inputs, PackCodec codec = PackCodec::kRaw);
 
 // The bytes of what write_pack would write. Throws likewise.

@@ -13,7 +13,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/files/wproj_image.h"
-#include "sdk/tools/files/wproj_zstd.h"
+#include "sdk/tools/files/zstd_frame.h"
 
 namespace keel::tools {
 namespace {

@@ -1,7 +1,6 @@
 // zstd sections of W_proj caches. In a build without zstd everything but wproj_is_packed throws ToolError
 // (KEEL_E_UNSUPPORTED).
 #pragma once
-#include <span>
 #include <vector>
 
 #include "keel/keel.h"
@@ -10,9 +9,6 @@ namespace keel::tools {
 
 // Whether a reader begins as a packed version-2 file does. Nothing else is checked.
 bool wproj_is_packed(const keel_reader& reader);
-
-// One frame with its content size and zstd's own checksum in it.
-std::vector<uint8_t> zstd_frame(std::span<const uint8_t> data, int level);
 
 // The plain file in a packed one, checked and expanded by libkeel_pack.
 std::vector<uint8_t> unpack_wproj(const keel_reader& packed);

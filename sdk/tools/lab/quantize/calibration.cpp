@@ -149,9 +149,6 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
     KvRun run(options, exact, context);
     const ModelFile& file = run.model().file;
     const ModelSpec& spec = file.model->spec;
-    // Of a block the moments of all its layers would have to be added up.
-    if (spec.blocks != spec.layers)
-        throw ToolError(kExitUsage, options.model + ": layers share weights, which --calibrate does not do");
     const std::vector<std::vector<int32_t>> documents =
         tokenize_documents(run.model().engine, calibration.text.file, calibration.text.documents,
                            tokens_within(calibration.text, context));
@@ -173,19 +170,19 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
         const ModelMatrix& m = request.matrices[i];
         return request.types[i] != m.type && input_of(m.slot, spec.tied) != kNoInput && out[i].bytes.empty();
     };
-    const uint32_t layers = spec.layers, columns[kWprojGroups + 1] = {spec.embedding, spec.q_dim(), spec.embedding,
+    const uint32_t blocks = spec.blocks, columns[kWprojGroups + 1] = {spec.embedding, spec.q_dim(), spec.embedding,
                                                                       spec.feed_forward, spec.embedding};
-    uint64_t layer_bytes = 0;
+    uint64_t block_bytes = 0;
     for (uint32_t group = 0; group < kWprojGroups; ++group)
-        layer_bytes += uint64_t{columns[group]} * columns[group] * sizeof(double);
+        block_bytes += uint64_t{columns[group]} * columns[group] * sizeof(double);
     const uint32_t at_once =
-        static_cast<uint32_t>(std::clamp<uint64_t>(calibration.moment_bytes / layer_bytes, 1, layers));
-    const uint64_t total = uint64_t{layers} * (documents.size() + 4);
-    const auto finish = [&](const Moment& moment, uint32_t layer, uint32_t input, uint64_t done) {
+        static_cast<uint32_t>(std::clamp<uint64_t>(calibration.moment_bytes / block_bytes, 1, blocks));
+    const uint64_t total = uint64_t{blocks} * (documents.size() + 4);
+    const auto finish = [&](const Moment& moment, uint32_t block, uint32_t input, uint64_t done) {
         std::optional<GptqFactor> plain, coding_order;
         for (size_t i = 0; i < request.matrices.size(); ++i) {
             const ModelMatrix& m = request.matrices[i];
-            if (!wanted(i) || input_of(m.slot, spec.tied) != input || (input != kHeadInput && m.layer != layer))
+            if (!wanted(i) || input_of(m.slot, spec.tied) != input || (input != kHeadInput && m.layer != block))
                 continue;
             progress(m.name, done, total);
             const bool trellis = kernels::is_trellis(request.types[i]);
@@ -199,8 +196,8 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
             work.append(i, out[i]);
         }
     };
-    for (uint32_t first = 0; first < layers; first += at_once) {
-        const uint32_t count = std::min(at_once, layers - first);
+    for (uint32_t first = 0; first < blocks; first += at_once) {
+        const uint32_t count = std::min(at_once, blocks - first);
         bool any = false, head = false;
         for (size_t i = 0; i < request.matrices.size(); ++i) {
             const ModelMatrix& m = request.matrices[i];
@@ -214,7 +211,14 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
         std::vector<Moment> moments;
         for (uint32_t i = 0; i < count * kWprojGroups; ++i) moments.emplace_back(columns[i % kWprojGroups]);
         Moment head_moment(head ? spec.embedding : 1);
-        ActivationTap tap(run, {columns[0], columns[1], columns[2], columns[3]}, first, count);
+        // Where layers share weights, these blocks are those of layers that need not follow one another.
+        uint32_t low = spec.layers, high = 0;
+        for (uint32_t layer = 0; layer < spec.layers; ++layer)
+            if (spec.block_of(layer) - first < count) {
+                low = std::min(low, layer);
+                high = layer + 1;
+            }
+        ActivationTap tap(run, {columns[0], columns[1], columns[2], columns[3]}, low, high - low);
         for (size_t d = 0; d < documents.size(); ++d) {
             progress("second moments", uint64_t{first} * (documents.size() + 4) + d * count, total);
             std::vector<float> hidden;
@@ -227,13 +231,15 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
                       "cannot read hidden states");
                 hidden.insert(hidden.end(), row, row + n);
             });
-            for (uint32_t i = 0; i < count * kWprojGroups; ++i)
-                moments[i].add(tap.rows(first + i / kWprojGroups, i % kWprojGroups));
+            for (uint32_t layer = low; layer < high; ++layer) {
+                const uint32_t block = spec.block_of(layer) - first;
+                for (uint32_t group = 0; group < kWprojGroups && block < count; ++group)
+                    moments[block * kWprojGroups + group].add(tap.rows(layer, group));
+            }
             if (head) head_moment.add(hidden);
         }
         for (uint32_t i = 0; i < count * kWprojGroups; ++i) {
-            const uint32_t layer = first + i / kWprojGroups;
-            finish(moments[i], layer, i % kWprojGroups,
+            finish(moments[i], first + i / kWprojGroups, i % kWprojGroups,
                    uint64_t{first} * (documents.size() + 4) + documents.size() * count + i);
         }
         if (head) finish(head_moment, 0, kHeadInput, uint64_t{first + count} * (documents.size() + 4));

@@ -1,5 +1,5 @@
-// Matrices of a model calibrated on a text: the second moments of what each multiplies, streamed through a few layers
-// at a time, then codes by gptq.h. Needs Eigen.
+// Matrices of a model calibrated on a text: the second moments of what each multiplies, in all layers that it is of,
+// streamed through a few blocks at a time, then codes by gptq.h. Needs Eigen.
 #pragma once
 #include <functional>
 #include <string>
@@ -13,7 +13,7 @@ namespace keel::tools {
 
 struct CalibrationOptions {
     KvText text;                                // file, documents and tokens of each
-    uint64_t moment_bytes = uint64_t{1} << 30;  // of the second moments held at once: layers of a pass over the text
+    uint64_t moment_bytes = uint64_t{1} << 30;  // of the second moments held at once: blocks of a pass over the text
     GptqOptions gptq;
 };
 
