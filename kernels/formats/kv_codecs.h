@@ -216,6 +216,8 @@ KEEL_DEVICE void unpack_e8_integers(const uint8_t* codes, uint32_t n, int16_t* q
         int u[8], parity = 0;
         for (int i = 0; i < 8; ++i) u[i] = static_cast<int>(word >> i * kBits & kMask);
         for (int i = 0; i < 7; ++i) parity ^= u[i] & 1;
+        // One block at a time: GCC would take several apart together, in up to 15 KB, where nothing waits for it.
+        if constexpr (kBits < 8) __asm__("" : "+r"(parity));
         const int coset = u[7] & 1;
         u[7] = (u[7] & ~1) | parity;
         for (int i = 0; i < 8; ++i) q[i] = static_cast<int16_t>(e8_integer(u[i], coset, kBits));

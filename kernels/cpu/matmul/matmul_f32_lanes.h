@@ -96,17 +96,16 @@ KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*
     const float* x[C];
     KEEL_UNROLL
     for (int c = 0; c < C; ++c) x[c] = token_f32(a, static_cast<uint32_t>(c));
-    if (!a.from_memory && a.w_row_bytes >= kShortRowBytes)
-        return multiply_tile<V, Load, R, C, kBlockRows, false>(w, a.w_row_bytes, x, a.k, lanes);
     KEEL_UNROLL
     for (int c = 0; c < C; ++c) KEEL_UNROLL
     for (int r = 0; r < R; ++r) KEEL_UNROLL
     for (int p = 0; p < kParts<V>; ++p) lanes[c * static_cast<int>(kBlockRows) + r][p] = V::zero();
-    const uint32_t step = a.from_memory ? kFetchMemoryBytes / Load::kBytes : kFetchCacheElements;
+    const bool fetch = a.from_memory || a.w_row_bytes < kShortRowBytes;
+    const uint32_t step = !fetch ? a.k : a.from_memory ? kFetchMemoryBytes / Load::kBytes : kFetchCacheElements;
     for (uint32_t first = 0; first < a.k; first += step) {
         const uint32_t n = a.k - first < step ? a.k - first : step;
         const uint8_t* ahead = w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes);
-        for (uint64_t i = 0; i < uint64_t{R} * n * Load::kBytes; i += 64) __builtin_prefetch(ahead + i);
+        for (uint64_t i = 0; fetch && i < uint64_t{R} * n * Load::kBytes; i += 64) __builtin_prefetch(ahead + i);
         multiply_tile<V, Load, R, C, kBlockRows, true>(w + uint64_t{first} * Load::kBytes, a.w_row_bytes, x, n, lanes);
         KEEL_UNROLL
         for (int c = 0; c < C; ++c) x[c] += n;
@@ -171,32 +170,32 @@ template <class V>
 using TileTokens = const float * [kTileTokens<V>];
 
 // A panel's rows times C tokens over k elements, a multiple of 16.
-template <class V, class Load, int C, bool kContinue>
+template <class V, class Load, int C>
 void multiply_panel(const uint8_t* w, uint64_t w_row_bytes, const float* const* x, uint32_t k, BlockLanes<V>* lanes) {
     constexpr uint32_t kRows = C == 1 ? direct_rows<V, 1>() : 4;
     for (uint32_t r = 0; r < kBlockRows; r += kRows)
-        multiply_tile<V, Load, kRows, C, kBlockRows, kContinue>(w + r * w_row_bytes, w_row_bytes, x, k, lanes[0] + r);
+        multiply_tile<V, Load, kRows, C, kBlockRows, true>(w + r * w_row_bytes, w_row_bytes, x, k, lanes[0] + r);
 }
 
-template <class V, class Load, bool kContinue>
+template <class V, class Load>
 KEEL_INLINE void multiply_tokens(const uint8_t* w, uint64_t w_row_bytes, const TileTokens<V>& x, uint32_t tokens,
                                  uint32_t k, BlockLanes<V>* lanes) {
     constexpr uint32_t kMost = kTileTokens<V>;
     switch (tokens) {
         case 1:
-            return multiply_panel<V, Load, 1, kContinue>(w, w_row_bytes, x, k, lanes);
+            return multiply_panel<V, Load, 1>(w, w_row_bytes, x, k, lanes);
         case 2:
-            return multiply_panel<V, Load, 2, kContinue>(w, w_row_bytes, x, k, lanes);
+            return multiply_panel<V, Load, 2>(w, w_row_bytes, x, k, lanes);
         case 3:
-            return multiply_panel<V, Load, 3, kContinue>(w, w_row_bytes, x, k, lanes);
+            return multiply_panel<V, Load, 3>(w, w_row_bytes, x, k, lanes);
         case 4:
-            if constexpr (kMost >= 4) return multiply_panel<V, Load, 4, kContinue>(w, w_row_bytes, x, k, lanes);
+            if constexpr (kMost >= 4) return multiply_panel<V, Load, 4>(w, w_row_bytes, x, k, lanes);
             break;
         case 5:
-            if constexpr (kMost >= 5) return multiply_panel<V, Load, 5, kContinue>(w, w_row_bytes, x, k, lanes);
+            if constexpr (kMost >= 5) return multiply_panel<V, Load, 5>(w, w_row_bytes, x, k, lanes);
             break;
         case 6:
-            if constexpr (kMost >= 6) return multiply_panel<V, Load, 6, kContinue>(w, w_row_bytes, x, k, lanes);
+            if constexpr (kMost >= 6) return multiply_panel<V, Load, 6>(w, w_row_bytes, x, k, lanes);
             break;
     }
 }
@@ -242,10 +241,8 @@ void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, u
             TileTokens<V> x;
             for (uint32_t i = 0; i < tile; ++i) x[i] = token_f32(a, begin + c + i) + first;
             BlockLanes<V>* sums = lanes + (first == 0 && last ? 0 : c);
-            if (first == 0)
-                multiply_tokens<V, Load, false>(w, w_row_bytes, x, tile, whole, sums);
-            else
-                multiply_tokens<V, Load, true>(w, w_row_bytes, x, tile, whole, sums);
+            if (first == 0) memset(sums, 0, tile * sizeof *sums);
+            multiply_tokens<V, Load>(w, w_row_bytes, x, tile, whole, sums);
             if constexpr (kDecoded) {
                 if (n != whole) {
                     // The elements behind the last 16: weights are padded with +0, activations with -0, for a product
@@ -255,7 +252,7 @@ void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, u
                         for (uint32_t j = 0; j < 16; ++j) rest[i][j] = whole + j < n ? x[i][whole + j] : -0.0f;
                         x[i] = rest[i];
                     }
-                    multiply_tokens<V, Load, true>(w + whole * 4, w_row_bytes, x, tile, 16, sums);
+                    multiply_tokens<V, Load>(w + whole * 4, w_row_bytes, x, tile, 16, sums);
                 }
             }
             for (uint32_t i = 0; last && i < tile; ++i) store_block<V>(a, row, rows, begin + c + i, sums[i]);

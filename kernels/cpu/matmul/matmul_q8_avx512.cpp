@@ -5,15 +5,15 @@ namespace keel::kernels {
 
 template <WeightType T, bool kRepacked>
 void multiply_many_avx512(const MatmulArgs& a, MatrixUnit unit) {
-    multiply_many<Q8Avx512, T, kRepacked>(a, unit);
+    multiply_many<Q8Avx512>(a, kPanelSource<Q8Avx512, T, kRepacked>, unit);
 }
 template <WeightType T>
 void matmul_q8_avx512(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, false>(a, nullptr, multiply_many_avx512<T, false>);
+    matmul_q8_rows<Q8Avx512, T, false>(a);
 }
 template <WeightType T>
 void matmul_repacked_avx512(const MatmulArgs& a) {
-    matmul_q8_rows<Q8Avx512, T, true>(a, nullptr, multiply_many_avx512<T, true>);
+    matmul_q8_rows<Q8Avx512, T, true>(a);
 }
 
 #define KEEL_INSTANTIATE(type, ...)                                                    \

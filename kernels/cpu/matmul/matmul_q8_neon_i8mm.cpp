@@ -5,11 +5,11 @@ namespace keel::kernels {
 
 template <WeightType T>
 void matmul_q8_neon_i8mm(const MatmulArgs& a) {
-    matmul_q8_rows<Q8NeonDotprod, T, false>(a, NeonMatrixUnit::multiply<T>);
+    matmul_q8_rows<Q8NeonDotprod, T, false>(a, NeonMatrixUnit::multiply<panel_kind<Q8NeonDotprod>(T)>);
 }
 template <WeightType T>
 void matmul_repacked_neon_i8mm(const MatmulArgs& a) {
-    matmul_q8_rows<Q8NeonDotprod, T, true>(a, NeonMatrixUnit::multiply<T>);
+    matmul_q8_rows<Q8NeonDotprod, T, true>(a, NeonMatrixUnit::multiply<panel_kind<Q8NeonDotprod>(T)>);
 }
 
 #define KEEL_INSTANTIATE(type, ...)                                \

@@ -7,10 +7,12 @@
 
 namespace keel::kernels {
 
-template <WeightType T>
-void matmul_f32_scalar(const MatmulArgs& a) {
-    constexpr uint32_t kTile = 256;  // a whole number of blocks of any type, and of 16
-    constexpr BlockShape kShape = block_shape(T);
+namespace {
+
+constexpr uint32_t kTile = 256;  // a whole number of blocks of any type, and of 16
+
+KEEL_ONE_COPY void matmul_f32_rows(const MatmulArgs& a, WeightType type,
+                                   void (*decode)(const void* src, float* dst, uint32_t k)) {
     float w[kTile];
     float lanes[kMaxTokens][16];
     for (uint32_t row = a.row_begin; row < a.row_end; ++row) {
@@ -18,8 +20,8 @@ void matmul_f32_scalar(const MatmulArgs& a) {
         memset(lanes, 0, a.tokens * sizeof(lanes[0]));
         for (uint32_t k = 0; k < a.k; k += kTile) {
             const uint32_t n = a.k - k < kTile ? a.k - k : kTile;
-            decode_weights<T>(src, w, n);
-            src += weight_row_bytes(T, n);
+            decode(src, w, n);
+            src += weight_row_bytes(type, n);
             for (uint32_t c = 0; c < a.tokens; ++c) {
                 const float* x =
                     reinterpret_cast<const float*>(static_cast<const uint8_t*>(a.x) + c * a.x_token_bytes) + k;
@@ -28,7 +30,14 @@ void matmul_f32_scalar(const MatmulArgs& a) {
         }
         for (uint32_t c = 0; c < a.tokens; ++c) store_dot(a, row, c, tree16(lanes[c]));
     }
-    static_assert(kTile % kShape.elements == 0);
+}
+
+}  // namespace
+
+template <WeightType T>
+void matmul_f32_scalar(const MatmulArgs& a) {
+    static_assert(kTile % block_shape(T).elements == 0);
+    matmul_f32_rows(a, T, dequantize_scalar<T>);
 }
 
 void round_bf16_scalar(const float* x, uint32_t begin, uint32_t end, void* token) {
@@ -74,7 +83,7 @@ int32_t dot_i8(const int8_t* a, const int8_t* b, uint32_t n) {
 namespace {
 
 template <WeightType T>
-__attribute__((noinline)) void matmul_q8_rows(const MatmulArgs& a, bool repacked) {
+KEEL_ONE_COPY void matmul_q8_rows(const MatmulArgs& a, bool repacked) {
     constexpr BlockShape kShape = block_shape(T);
     constexpr uint32_t kSums = kShape.elements / 16;  // entries of the sum plane in one block
     BlockCodes w;

@@ -18,57 +18,56 @@ namespace {
 constexpr uint32_t kTileSide = 16;
 
 // S: a sub-block, or without any as much of a block as a tile holds.
-constexpr uint32_t tile_elements(WeightType type) {
-    const BlockShape shape = block_shape(type);
-    return shape.sub ? shape.sub : shape.elements < 64 ? shape.elements : 64;
+constexpr uint32_t tile_elements(PanelKind kind) {
+    return kind.sub ? kind.sub : kind.elements < 64 ? kind.elements : 64;
 }
 
 // Sixteen tokens from `token` on.
-template <class Tiles, WeightType T>
-void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, T>* panel, uint32_t row, uint32_t count,
+template <class Tiles, PanelKind K>
+void panel_times_tile(const MatmulArgs& a, const PanelBlock<Q8Avx512, K>* panel, uint32_t row, uint32_t count,
                       uint32_t token) {
     using V = Q8Avx512;
-    constexpr BlockShape kShape = block_shape(T);
-    constexpr uint32_t kSub = tile_elements(T), kSubs = kShape.elements / kSub;
-    const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
+    constexpr uint32_t kSub = tile_elements(K), kSubs = K.elements / kSub;
+    const TokenPlanes x = TokenPlanes::of(a, K.elements);
     const uint64_t first = token * x.stride;
+    uint64_t at[kTileSide];
+    for (uint32_t i = 0; i < kTileSide; ++i) at[i] = i * x.stride;
     const uint8_t *q = x.q + first, *d = x.d + first, *sums = x.sums + first;
     alignas(64) int32_t c[2][kTileSide][kTileSide];
     V::F acc[kTileSide];
     for (uint32_t i = 0; i < kTileSide; ++i) acc[i] = V::zero_floats();
-    for (uint32_t b = 0; b < a.k / kShape.elements; ++b, d += 4, sums += kShape.elements / 8) {
-        const PanelBlock<V, T>& p = panel[b];
+    for (uint32_t b = 0; b < a.k / K.elements; ++b, d += 4, sums += K.elements / 8) {
+        const PanelBlock<V, K>& p = panel[b];
         V::I sum[kTileSide];
         KEEL_UNROLL
-        for (uint32_t i = 0; i < kTileSide; ++i) sum[i] = start_block<V, T>(sums + i * x.stride);
+        for (uint32_t i = 0; i < kTileSide; ++i) sum[i] = start_block<V, K>(sums + at[i]);
         for (uint32_t s = 0; s < kSubs; ++s, q += kSub) {
             int32_t(*out)[kTileSide] = c[(b * kSubs + s) % 2];
             Tiles::product(q, x.stride, p.code + s * (kSub / 4), out);
             KEEL_UNROLL
             for (uint32_t i = 0; i < kTileSide; ++i) {
                 const V::I t = V::load(out[i]);
-                sum[i] = kShape.sub ? V::multiply_add(sum[i], t, p.factors.scale()[s]) : _mm512_add_epi32(sum[i], t);
+                sum[i] = K.sub ? V::multiply_add(sum[i], t, p.factors.scale()[s]) : _mm512_add_epi32(sum[i], t);
             }
         }
-        KEEL_UNROLL
-        for (uint32_t i = 0; i < kTileSide; ++i)
-            acc[i] = finish_block<V, T>(p.factors, sum[i], d + i * x.stride, sums + i * x.stride, acc[i]);
+        finish_block<V, K, kTileSide, 1>(
+            [&](int) KEEL_ALWAYS_INLINE -> const auto& { return p.factors; }, sum, d, sums, at, acc);
     }
     KEEL_UNROLL
     for (uint32_t i = 0; i < kTileSide; ++i) store_rows<V>(a, row, count, token + i, acc[i]);
 }
 
 // The MatrixUnit of q8_products.h.
-template <class Tiles, WeightType T>
+template <class Tiles, PanelKind K>
 uint32_t panels_times_tiles(const MatmulArgs& a, void* panels, uint32_t row, uint32_t rows) {
     constexpr uint32_t kLanes = Q8Avx512::kLanes;
-    const uint32_t blocks = a.k / block_shape(T).elements;
-    const auto* panel = static_cast<const PanelBlock<Q8Avx512, T>*>(panels);
+    const uint32_t blocks = a.k / K.elements;
+    const auto* panel = static_cast<const PanelBlock<Q8Avx512, K>*>(panels);
     uint32_t c = 0;
-    Tiles::configure(tile_elements(T));
+    Tiles::configure(tile_elements(K));
     for (; c + kTileSide <= a.tokens; c += kTileSide)
         for (uint32_t r = 0; r < rows; r += kLanes)
-            panel_times_tile<Tiles, T>(a, panel + r / kLanes * blocks, row + r, rows - r < kLanes ? rows - r : kLanes,
+            panel_times_tile<Tiles, K>(a, panel + r / kLanes * blocks, row + r, rows - r < kLanes ? rows - r : kLanes,
                                        c);
     Tiles::release();
     return c;
@@ -76,7 +75,8 @@ uint32_t panels_times_tiles(const MatmulArgs& a, void* panels, uint32_t row, uin
 
 template <class Tiles, WeightType T, bool kRepacked>
 void multiply_tiled(const MatmulArgs& a) {
-    if (a.tokens >= kTileSide) return multiply_many_avx512<T, kRepacked>(a, panels_times_tiles<Tiles, T>);
+    if (a.tokens >= kTileSide)
+        return multiply_many_avx512<T, kRepacked>(a, panels_times_tiles<Tiles, panel_kind<Q8Avx512>(T)>);
     (kRepacked ? matmul_repacked_avx512<T> : matmul_q8_avx512<T>)(a);
 }
 

@@ -18,28 +18,28 @@ struct NeonMatrixUnit {
     static constexpr int kTokens = V::kTileTokens, kPairs = kTokens / 2;
     static constexpr uint32_t kElements = 256;  // a whole number of blocks of every type
 
-    template <WeightType T>
+    template <PanelKind K>
     static uint32_t multiply(const MatmulArgs& a, void* unpacked, uint32_t row, uint32_t rows) {
-        auto* panels = static_cast<PanelBlock<V, T>*>(unpacked);
-        const uint32_t blocks = a.k / block_shape(T).elements, groups = (rows + V::kLanes - 1) / V::kLanes;
+        auto* panels = static_cast<PanelBlock<V, K>*>(unpacked);
+        const uint32_t blocks = a.k / K.elements, groups = (rows + V::kLanes - 1) / V::kLanes;
         for (uint32_t i = 0; i < groups * blocks; ++i)
-            for (uint32_t j = 0; j < block_shape(T).elements / 4; j += 2) {
+            for (uint32_t j = 0; j < K.elements / 4; j += 2) {
                 const V::I even = panels[i].code[j], odd = panels[i].code[j + 1];
                 panels[i].code[j] = vtrn1q_s32(even, odd);
                 panels[i].code[j + 1] = vtrn2q_s32(even, odd);
             }
-        for (uint32_t c = 0; c < a.tokens; c += kTokens) multiply_tokens<T>(a, panels, row, rows, c);
+        for (uint32_t c = 0; c < a.tokens; c += kTokens) multiply_tokens<K>(a, panels, row, rows, c);
         return a.tokens;
     }
 
-    template <WeightType T>
-    static void multiply_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
+    template <PanelKind K>
+    static void multiply_tokens(const MatmulArgs& a, const PanelBlock<V, K>* panels, uint32_t row, uint32_t rows,
                                 uint32_t token) {
-        constexpr uint32_t kBlock = block_shape(T).elements;
+        constexpr uint32_t kBlock = K.elements;
         const uint32_t blocks = a.k / kBlock;
         const TokenPlanes x = TokenPlanes::of(a, kBlock);
         uint64_t at[kTokens];
-        token_offsets<kTokens>(a, token, at);
+        token_offsets(a, token, kTokens, at);
         V::F acc[V::kMaxPanels][kTokens];
         for (auto& panel : acc)
             for (V::F& f : panel) f = V::zero_floats();
@@ -57,7 +57,7 @@ struct NeonMatrixUnit {
                 }
             }
             for (uint32_t r = 0; r < rows; r += V::kLanes)
-                multiply_blocks<T>(panels + r / V::kLanes * blocks + first, count, pairs, x.d + uint64_t{first} * 4,
+                multiply_blocks<K>(panels + r / V::kLanes * blocks + first, count, pairs, x.d + uint64_t{first} * 4,
                                    x.sums + uint64_t{first} * (kBlock / 8), at, acc[r / V::kLanes]);
         }
         for (uint32_t r = 0; r < rows; r += V::kLanes)
@@ -67,17 +67,16 @@ struct NeonMatrixUnit {
     }
 
     // acc[c] goes on over `count` blocks of one panel.
-    template <WeightType T>
-    __attribute__((noinline)) static void multiply_blocks(const PanelBlock<V, T>* panel, uint32_t count,
+    template <PanelKind K>
+    __attribute__((noinline)) static void multiply_blocks(const PanelBlock<V, K>* panel, uint32_t count,
                                                           const int8x16_t (*x)[kPairs], const uint8_t* d,
                                                           const uint8_t* sums, const uint64_t* at, V::F* acc) {
-        constexpr BlockShape kShape = block_shape(T);
-        constexpr uint32_t kSub = kShape.sub ? kShape.sub : kShape.elements;
-        for (uint32_t b = 0; b < count; ++b, ++panel, d += 4, sums += kShape.elements / 8) {
+        constexpr uint32_t kSub = K.sub ? K.sub : K.elements;
+        for (uint32_t b = 0; b < count; ++b, ++panel, d += 4, sums += K.elements / 8) {
             V::I sum[2][kPairs];
             KEEL_UNROLL
             for (int p = 0; p < kPairs; ++p) sum[0][p] = sum[1][p] = V::zero();
-            for (uint32_t s = 0; s < kShape.elements / kSub; ++s, x += kSub / 8) {
+            for (uint32_t s = 0; s < K.elements / kSub; ++s, x += kSub / 8) {
                 V::I t[2][kPairs];
                 KEEL_UNROLL
                 for (int p = 0; p < kPairs; ++p) t[0][p] = t[1][p] = V::zero();
@@ -91,21 +90,23 @@ struct NeonMatrixUnit {
                         t[1][p] = vmmlaq_s32(t[1][p], odd, x[i][p]);
                     }
                 }
-                const V::I scale = kShape.sub ? panel->factors.scale()[s] : V::set1_32(1),
-                           even = vtrn1q_s32(scale, scale), odd = vtrn2q_s32(scale, scale);
+                const V::I scale = K.sub ? panel->factors.scale()[s] : V::set1_32(1), even = vtrn1q_s32(scale, scale),
+                           odd = vtrn2q_s32(scale, scale);
                 KEEL_UNROLL
                 for (int p = 0; p < kPairs; ++p) {
-                    sum[0][p] = kShape.sub ? vmlaq_s32(sum[0][p], t[0][p], even) : t[0][p];
-                    sum[1][p] = kShape.sub ? vmlaq_s32(sum[1][p], t[1][p], odd) : t[1][p];
+                    sum[0][p] = K.sub ? vmlaq_s32(sum[0][p], t[0][p], even) : t[0][p];
+                    sum[1][p] = K.sub ? vmlaq_s32(sum[1][p], t[1][p], odd) : t[1][p];
                 }
             }
+            V::I all[kTokens];
             KEEL_UNROLL
             for (int c = 0; c < kTokens; ++c) {
                 const V::I of_rows =
                     c % 2 ? vtrn2q_s32(sum[0][c / 2], sum[1][c / 2]) : vtrn1q_s32(sum[0][c / 2], sum[1][c / 2]);
-                const V::I all = vaddq_s32(start_block<V, T>(sums + at[c]), of_rows);
-                acc[c] = finish_block<V, T>(panel->factors, all, d + at[c], sums + at[c], acc[c]);
+                all[c] = vaddq_s32(start_block<V, K>(sums + at[c]), of_rows);
             }
+            finish_block<V, K, kTokens, 1>(
+                [&](int) KEEL_ALWAYS_INLINE -> const auto& { return panel->factors; }, all, d, sums, at, acc);
         }
     }
 };

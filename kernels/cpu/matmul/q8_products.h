@@ -11,14 +11,18 @@
 // stay unsigned where that fits V: the offset of the format is taken out afterwards through the activation sums,
 // exactly.
 //
-// One token, and up to four of plain rows where V::kInPlace says so: codes go from the bytes to the products in
-// registers. A few of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same,
-// in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at a time. A few of other
-// rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay in the first-level
-// cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is read once, and a
-// further token costs little but its products.
+// One token, and up to four of plain rows of common types (few_direct) where V::kInPlace says so: codes go from the
+// bytes to the products in registers. A few of repacked rows, of types whose codes are taken out by few instructions
+// (V::kInPlace): the same, in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks
+// at a time. A few of other rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that
+// stay in the first-level cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte
+// is read once, and a further token costs little but its products.
 // More tokens: groups of L rows are unpacked into panels over the whole of k, in the caller's scratch too, and
 // register tiles of V::kTilePanels groups by V::kTileTokens tokens walk over them.
+//
+// What is compiled for each type: direct_rows, group_times_tokens, and how rows become panels. Passes over panels are
+// for each kind of panel (PanelKind), what walks over rows and tokens (multiply_few, multiply_in_place, multiply_many)
+// is there once and knows a type as data (PanelSource, InPlacePasses).
 //
 // What V provides (I: integer vector, F: f32 vector, L lanes each):
 //   load(p)                        one I
@@ -62,13 +66,33 @@ constexpr CodeTraits code_traits(WeightType type) {
     return codes.is_signed && !V::kSignedCodes ? CodeTraits{false, 128, 1} : codes;
 }
 
+// What a type is to products once its rows are unpacked. Types that are alike share the code of passes over panels.
+struct PanelKind {
+    uint32_t elements, sub;  // as in BlockShape
+    bool minimum;
+    bool paired;     // activation sums have factors: minima, or minus offset times the scales
+    int offset;      // of blocks without integer scales
+    bool is_signed;  // this and run where products of four go through 16 bits: as in CodeTraits
+    int run;
+};
+template <class V>
+constexpr PanelKind panel_kind(WeightType type) {
+    const BlockShape shape = block_shape(type);
+    const CodeTraits codes = code_traits<V>(type);
+    return {shape.elements,
+            shape.sub,
+            shape.minimum,
+            shape.sub != 0 && (shape.minimum || codes.offset != 0),
+            shape.sub == 0 ? codes.offset : 0,
+            !V::kHasDot4 && codes.is_signed,
+            V::kHasDot4 ? 0 : codes.run};
+}
+
 // The integer factors of a block: per sub-block its scale, and what the sixteen activation sums, taken in pairs, are
-// multiplied with: the minima, or minus offset times the scales.
-template <class V, WeightType T>
+// multiplied with.
+template <class V, PanelKind K>
 struct BlockFactors {
-    static constexpr BlockShape kShape = block_shape(T);
-    static constexpr bool kPaired = kShape.sub != 0 && (kShape.minimum || code_traits<V>(T).offset != 0);
-    static constexpr uint32_t kScales = kShape.sub ? kShape.elements / kShape.sub : 0, kPairs = kPaired ? 8 : 0;
+    static constexpr uint32_t kScales = K.sub ? K.elements / K.sub : 0, kPairs = K.paired ? 8 : 0;
     typename V::I integers[kScales + kPairs + (kScales == 0)];
     typename V::F d, m;
     KEEL_ALWAYS_INLINE typename V::I* scale() { return integers; }
@@ -83,7 +107,7 @@ struct BlockFactors {
 template <class V, WeightType T>
 struct PlainRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
-    static constexpr bool kWhole = true, kInterleaved = false;
+    static constexpr bool kInterleaved = false;
     const uint8_t *start, *block;
     uint64_t stride;
     const PlainRows& block_rows() const { return *this; }
@@ -124,7 +148,6 @@ struct PlainRows {
 template <class V, WeightType T>
 struct PartialRows : PlainRows<V, T> {
     using Base = PlainRows<V, T>;
-    static constexpr bool kWhole = false;
     const uint8_t* rows;
     uint64_t row_bytes;
     uint32_t count;
@@ -142,13 +165,15 @@ struct PartialRows : PlainRows<V, T> {
     const uint8_t* ahead(uint32_t, uint32_t) const { return copy; }
 };
 
+// How far ahead of repacked rows is fetched.
+constexpr uint32_t kRepackedAheadBytes = 8192;
+
 // L rows of a group, from `lane` on.
 template <class V, WeightType T>
 struct RepackedRows {
     static constexpr uint32_t kBytes = block_shape(T).bytes;
+    static constexpr bool kInterleaved = true;
     static constexpr RepackLayout kLayout = repack_layout(T);
-    static constexpr uint32_t kAheadBytes = 8192;
-    static constexpr bool kWhole = true, kInterleaved = true;
     const uint8_t *group, *block;
     uint32_t lane;
     const RepackedRows& block_rows() const { return *this; }
@@ -156,7 +181,7 @@ struct RepackedRows {
     static constexpr uint32_t kFetchBytes = kRepackRows * kBytes;
     // Of the whole group, with its first rows; null with others.
     KEEL_ALWAYS_INLINE const uint8_t* ahead(uint32_t b, uint32_t) const {
-        return lane == 0 ? group + uint64_t{b} * kFetchBytes + kAheadBytes : nullptr;
+        return lane == 0 ? group + uint64_t{b} * kFetchBytes + kRepackedAheadBytes : nullptr;
     }
     template <int n>
     KEEL_ALWAYS_INLINE void dwords(uint32_t offset, typename V::I* out) const {
@@ -181,6 +206,8 @@ KEEL_INLINE void fetch_part(const uint8_t* ahead, uint32_t part) {
 }
 
 // ---- unpacking: sink(s, codes) gets elements 32s .. 32s + 31 as eight vectors codes[0] .. codes[7] ----
+// Parts of a block that are alike are a loop, unless kWrittenOut: written out, sinks of four tokens take up to 15 KB a
+// type, as a loop those of one token take up to 1.6 times as long from memory.
 
 // (v >> shift) & mask in every byte; bits that cross bytes must be masked away.
 template <class V, int shift>
@@ -217,17 +244,17 @@ KEEL_INLINE void look_up_iq4_codes(typename V::I* code) {
     KEEL_UNROLL
     for (int j = 0; j < 8; ++j) code[j] = V::look_up(table, code[j]);
 }
-template <class V, WeightType T>
-KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, T>& f) {
+template <class V, PanelKind K>
+KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, K>& f) {
     KEEL_UNROLL
-    for (uint32_t j = 0; j < BlockFactors<V, T>::kScales; ++j)
+    for (uint32_t j = 0; j < BlockFactors<V, K>::kScales; ++j)
         f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
 }
 // Factors of the activation sums 2i and 2i + 1.
 template <class V, WeightType T>
-KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, T>& f) {
+KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, panel_kind<V>(T)>& f) {
     constexpr int kOffset = code_traits<V>(T).offset;
-    if constexpr (BlockFactors<V, T>::kPaired) {
+    if constexpr (panel_kind<V>(T).paired) {
         KEEL_UNROLL
         for (int i = 0; i < 8; ++i) {
             typename V::I p = block_shape(T).sub == 32 ? V::widen_pair(bytes[i / 4], i % 4, i % 4)
@@ -241,13 +268,29 @@ KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, T>& f) {
 // fn(integral constant) for 0 .. n - 1: shifts are immediates.
 template <int i>
 struct Index {
-    static constexpr int value = i;
+    static constexpr int value = i, kKnown = i;
 };
 template <int n, int i = 0, class Fn>
 KEEL_INLINE void each_index(Fn&& fn) {
     if constexpr (i < n) {
         fn(Index<i>{});
         each_index<n, i + 1>(fn);
+    }
+}
+
+// A part's number that the compiler does not know.
+struct LoopIndex {
+    static constexpr int kKnown = 0;
+    int value;
+};
+template <bool kWrittenOut, int n, class Fn>
+KEEL_INLINE void each_part(Fn&& fn) {
+    if constexpr (kWrittenOut) {
+        each_index<n>(fn);
+    } else {
+        int parts = n;
+        KEEL_OPAQUE(parts);  // a loop so short would be written out
+        for (int i = 0; i < parts; ++i) fn(LoopIndex{i});
     }
 }
 
@@ -310,27 +353,23 @@ struct TrellisCodes {
         }
     }
 };
-template <class V, WeightType T, class Source, class Sink>
+template <class V, WeightType T, bool kWrittenOut, class Source, class Sink>
 KEEL_INLINE void unpack_trellis_rows(const Source& rows, Sink&& sink) {
     constexpr int kBits = static_cast<int>(trellis_code(T).bits), kChunks = 8;
     typename V::I dwords[(kChunks + 1) * kBits];
-    if constexpr (Source::kInterleaved) {
-        each_index<kChunks * kBits>([&](auto i) KEEL_ALWAYS_INLINE {
-            rows.template dwords<1>(2 + 4 * static_cast<uint32_t>(i.value), dwords + i.value);
-        });
-    } else {
-        rows.template dwords<kChunks * kBits>(2, dwords);
-    }
+    KEEL_KEEP_LOOP
+    for (int i = 0; i < kChunks * kBits; i += 8) rows.template dwords<8>(2 + 4 * static_cast<uint32_t>(i), dwords + i);
     KEEL_UNROLL
     for (int i = 0; i < kBits; ++i)  // behind a lane comes the next one
         dwords[kChunks * kBits + i] =
             V::or_(V::template shift_right32<8>(dwords[i]), V::template shift_left32<24>(dwords[i]));
-    each_index<kChunks>(
-        [&](auto chunk) KEEL_ALWAYS_INLINE { sink(chunk.value, TrellisCodes<V, T>{dwords + chunk.value * kBits}); });
+    each_part<kWrittenOut, kChunks>([&](auto chunk) KEEL_ALWAYS_INLINE {
+        sink(static_cast<uint32_t>(chunk.value), TrellisCodes<V, T>{dwords + chunk.value * kBits});
+    });
 }
 
-template <class V, WeightType T, class Source, class Sink>
-KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& sink) {
+template <class V, WeightType T, bool kWrittenOut, class Source, class Sink>
+KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T)>& f, Sink&& sink) {
     using I = typename V::I;
     I head[4], code[8];
     if constexpr (T == kQ8_0 || T == kQ8_F32) {
@@ -350,7 +389,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
         sink(0, code);
     } else if constexpr (is_trellis(T)) {
         f.d = rows.block_scale();
-        unpack_trellis_rows<V, T>(rows, sink);
+        unpack_trellis_rows<V, T, kWrittenOut>(rows, sink);
     } else if constexpr (T == kQ5_0) {
         f.d = rows.block_scale();
         load_nibbles<V>(rows, 6, code);
@@ -376,21 +415,25 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             bits_of<V, 0>(head[2], 63),
             V::or_(bits_of<V, 4>(head[3], 15), V::template shift_right<2>(V::and_(head[2], V::set1_8(0xc0))))};
         set_scales(scale, f);
-        set_pairs(minimum, f);
+        set_pairs<V, T>(minimum, f);
         I qh[8];
         if constexpr (T == kQ5_K) rows.template dwords<8>(16, qh);
-        each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
+        each_part<kWrittenOut, 4>([&](auto g) KEEL_ALWAYS_INLINE {
             I t[8];
             rows.template dwords<8>((T == kQ5_K ? 48u : 16u) + 32u * static_cast<uint32_t>(g.value), t);
             each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
-                constexpr int kBit = 2 * g.value + half.value;
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j) {
                     code[j] = bits_of<V, 4 * half.value>(t[j], 15);
-                    if constexpr (T == kQ5_K) code[j] = V::or_(code[j], bits_of<V, kBit - 4>(qh[j], 16));
+                    if constexpr (T == kQ5_K)
+                        code[j] = V::or_(code[j], bits_of<V, 2 * g.kKnown + half.value - 4>(qh[j], 16));
                 }
-                sink(kBit, code);
+                sink(static_cast<uint32_t>(2 * g.value + half.value), code);
             });
+            if constexpr (T == kQ5_K && !kWrittenOut) {
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) qh[j] = V::template shift_right<2>(qh[j]);
+            }
         });
     } else if constexpr (T == kQ2_K) {
         rows.template dwords<1>(80, head);
@@ -403,14 +446,14 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             minimum[i] = bits_of<V, 4>(head[i], 15);
         }
         set_scales(scale, f);
-        set_pairs(minimum, f);
-        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
+        set_pairs<V, T>(minimum, f);
+        each_part<kWrittenOut, 2>([&](auto half) KEEL_ALWAYS_INLINE {
             I t[8];
             rows.template dwords<8>(16 + 32 * static_cast<uint32_t>(half.value), t);
             each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j) code[j] = bits_of<V, 2 * g.value>(t[j], 3);
-                sink(4 * half.value + g.value, code);
+                sink(static_cast<uint32_t>(4 * half.value + g.value), code);
             });
         });
     } else if constexpr (T == kQ3_K) {
@@ -423,39 +466,42 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             scale[i.value] = V::sub8(V::or_(low, high), V::set1_8(32));
         });
         set_scales(scale, f);
-        set_pairs(scale, f);
+        set_pairs<V, T>(scale, f);
         I hmask[8];
         rows.template dwords<8>(0, hmask);
-        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
+        each_part<kWrittenOut, 2>([&](auto half) KEEL_ALWAYS_INLINE {
             I t[8];
             rows.template dwords<8>(32 + 32 * static_cast<uint32_t>(half.value), t);
             each_index<4>([&](auto g) KEEL_ALWAYS_INLINE {
-                constexpr int kBit = 4 * half.value + g.value;
                 KEEL_UNROLL
                 for (int j = 0; j < 8; ++j)
-                    code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3), bits_of<V, kBit - 2>(hmask[j], 4));
-                sink(kBit, code);
+                    code[j] = V::or_(bits_of<V, 2 * g.value>(t[j], 3),
+                                     bits_of<V, 4 * half.kKnown + g.value - 2>(hmask[j], 4));
+                sink(static_cast<uint32_t>(4 * half.value + g.value), code);
             });
+            if constexpr (!kWrittenOut) {
+                KEEL_UNROLL
+                for (int j = 0; j < 8; ++j) hmask[j] = V::template shift_right<4>(hmask[j]);
+            }
         });
     } else if constexpr (T == kQ6_K) {
         f.d = rows.block_scale();
         rows.template dwords<4>(192, head);
         set_scales(head, f);
-        set_pairs(head, f);
-        each_index<2>([&](auto half) KEEL_ALWAYS_INLINE {
+        set_pairs<V, T>(head, f);
+        each_part<kWrittenOut, 2>([&](auto half) KEEL_ALWAYS_INLINE {
             I qh[8];
             rows.template dwords<8>(128 + 32 * static_cast<uint32_t>(half.value), qh);
             // ql[0..31]: elements 0..31 and 64..95 of the half; ql[32..63]: 32..63 and 96..127.
             each_index<2>([&](auto side) KEEL_ALWAYS_INLINE {
                 I t[8];
-                rows.template dwords<8>(64 * static_cast<uint32_t>(half.value) + 32 * static_cast<uint32_t>(side.value),
-                                        t);
+                rows.template dwords<8>(static_cast<uint32_t>(64 * half.value + 32 * side.value), t);
                 each_index<2>([&](auto nibble) KEEL_ALWAYS_INLINE {
                     constexpr int kG = 2 * nibble.value + side.value;
                     KEEL_UNROLL
                     for (int j = 0; j < 8; ++j)
                         code[j] = V::or_(bits_of<V, 4 * nibble.value>(t[j], 15), bits_of<V, 2 * kG - 4>(qh[j], 48));
-                    sink(4 * half.value + kG, code);
+                    sink(static_cast<uint32_t>(4 * half.value + kG), code);
                 });
             });
         });
@@ -477,13 +523,12 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, T>& f, Sink&& s
             scale[half.value] = V::sub8(all, V::set1_8(32));
         });
         set_scales(scale, f);
-        set_pairs(scale, f);
-        KEEL_UNROLL
-        for (int j = 0; j < 8; ++j) {
-            load_nibbles<V>(rows, 8 + 16 * static_cast<uint32_t>(j), code);
+        set_pairs<V, T>(scale, f);
+        each_part<kWrittenOut, 8>([&](auto j) KEEL_ALWAYS_INLINE {
+            load_nibbles<V>(rows, 8 + 16 * static_cast<uint32_t>(j.value), code);
             look_up_iq4_codes<V>(code);
-            sink(j, code);
-        }
+            sink(static_cast<uint32_t>(j.value), code);
+        });
     }
 }
 
@@ -501,23 +546,23 @@ struct TokenPlanes {
 };
 
 // What the block's sums start from: minus offset times the sum of the activations, for types without integer scales.
-template <class V, WeightType T>
+template <class V, PanelKind K>
 KEEL_INLINE typename V::I start_block(const uint8_t* sums) {
-    constexpr int kOffset = code_traits<V>(T).offset, kPairs = static_cast<int>(block_shape(T).elements / 32);
     typename V::I sum = V::zero();
-    if constexpr (block_shape(T).sub == 0 && kOffset != 0) {
-        const typename V::I pair = V::set1_16(-kOffset);
-        each_index<kPairs>([&](auto i) KEEL_ALWAYS_INLINE { sum = V::dot2(sum, pair, sums + 4 * i.value); });
+    if constexpr (K.offset != 0) {
+        const typename V::I pair = V::set1_16(-K.offset);
+        each_index<static_cast<int>(K.elements / 32)>(
+            [&](auto i) KEEL_ALWAYS_INLINE { sum = V::dot2(sum, pair, sums + 4 * i.value); });
     }
     return sum;
 }
 
 // 32 elements of R groups of L rows and N tokens: sum[r * N + c]. code(r, j): dword j of group r; scale(r, i): of this
 // chunk's one or two sub-blocks; q(c): token c at the chunk.
-template <class V, WeightType T, int N, int R, class Codes, class Scales, class Address>
+template <class V, PanelKind K, int N, int R, class Codes, class Scales, class Address>
 KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, typename V::I* sum) {
     using I = typename V::I;
-    constexpr uint32_t kSub = block_shape(T).sub;
+    constexpr uint32_t kSub = K.sub;
     if constexpr (V::kHasDot4) {
         constexpr int kRun = kSub == 16 ? 4 : 8;
         KEEL_UNROLL
@@ -542,44 +587,50 @@ KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, typen
                 sum[i] = kSub == 0 ? t[i] : V::multiply_add(sum[i], t[i], scale(i / N, first / 4));
         }
     } else {
-        V::template multiply_chunk<code_traits<V>(T).is_signed, code_traits<V>(T).run, kSub, N, R>(code, scale, q, sum);
+        V::template multiply_chunk<K.is_signed, K.run, kSub, N, R>(code, scale, q, sum);
     }
 }
 
-// The sixteen activation sums of a block of 256 times their factors.
-template <class V>
-KEEL_INLINE typename V::I dot_sums(typename V::I acc, const typename V::I* pairs, const uint8_t* sums) {
-    if constexpr (requires { V::dot_sums(acc, pairs, sums); }) {
-        return V::dot_sums(acc, pairs, sums);
-    } else {
+// The sixteen activation sums of a block of 256 times their factors: acc[r * N + c] of group r's factors and token c.
+template <class V, int N, int R, class Pairs>
+KEEL_INLINE void dot_sums(Pairs&& pairs, const uint8_t* sums, const uint64_t* at, typename V::I* acc) {
+    if constexpr (requires { V::dot_sums(acc[0], pairs(0), sums); }) {
         KEEL_UNROLL
-        for (int i = 0; i < 8; ++i) acc = V::dot2(acc, pairs[i], sums + 4 * i);
-        return acc;
+        for (int i = 0; i < R * N; ++i) acc[i] = V::dot_sums(acc[i], pairs(i / N), sums + at[i % N]);
+    } else {
+        each_part<R * N == 1, 8>([&](auto pair) KEEL_ALWAYS_INLINE {
+            KEEL_UNROLL
+            for (int i = 0; i < R * N; ++i)
+                acc[i] = V::dot2(acc[i], pairs(i / N)[pair.value], sums + at[i % N] + 4 * pair.value);
+        });
     }
 }
 
-// The end of a block for one token: what the activation sums contribute, then the f32 part.
-template <class V, WeightType T>
-KEEL_INLINE typename V::F finish_block(const BlockFactors<V, T>& f, typename V::I sum, const uint8_t* d_a,
-                                       const uint8_t* sums, typename V::F acc) {
+// The end of a block for R groups and N tokens whose planes lie at[c] bytes from d and sums: what the activation sums
+// contribute, then the f32 part. factors(r): of group r. sum and acc: [r * N + c].
+template <class V, PanelKind K, int N, int R, class Factors>
+KEEL_INLINE void finish_block(Factors&& factors, typename V::I* sum, const uint8_t* d, const uint8_t* sums,
+                              const uint64_t* at, typename V::F* acc) {
     using I = typename V::I;
     using F = typename V::F;
-    constexpr BlockShape kShape = block_shape(T);
-    const F da = V::broadcast(d_a);
-    if constexpr (kShape.sub != 0 && BlockFactors<V, T>::kPaired && !kShape.minimum)
-        sum = dot_sums<V>(sum, f.pair(), sums);
-    acc = V::fma(V::mul(f.d, da), V::to_float(sum), acc);
-    if constexpr (kShape.minimum) {
-        I m = V::zero();
-        if constexpr (kShape.sub == 0) {
-            m = V::dot2(m, V::set1_16(1), sums);
-            acc = V::fma(V::mul(f.m, da), V::to_float(m), acc);
-        } else {
-            m = dot_sums<V>(m, f.pair(), sums);
-            acc = V::fnma(V::mul(f.m, da), V::to_float(m), acc);
+    const auto pairs = [&](int r) KEEL_ALWAYS_INLINE { return factors(r).pair(); };
+    I m[R * N];
+    if constexpr (K.minimum) {
+        KEEL_UNROLL
+        for (int i = 0; i < R * N; ++i)
+            m[i] = K.sub == 0 ? V::dot2(V::zero(), V::set1_16(1), sums + at[i % N]) : V::zero();
+    }
+    if constexpr (K.paired) dot_sums<V, N, R>(pairs, sums, at, K.minimum ? m : sum);
+    KEEL_UNROLL
+    for (int i = 0; i < R * N; ++i) {
+        const F da = V::broadcast(d + at[i % N]);
+        acc[i] = V::fma(V::mul(factors(i / N).d, da), V::to_float(sum[i]), acc[i]);
+        if constexpr (K.minimum) {
+            const F of_minima = V::mul(factors(i / N).m, da);
+            acc[i] = K.sub == 0 ? V::fma(of_minima, V::to_float(m[i]), acc[i])
+                                : V::fnma(of_minima, V::to_float(m[i]), acc[i]);
         }
     }
-    return acc;
 }
 
 // Bias, residual and store of rows row .. row + count - 1 of one token.
@@ -602,58 +653,90 @@ KEEL_INLINE void store_rows(const MatmulArgs& a, uint32_t row, uint32_t count, u
     }
 }
 
+// dots[r * n + c]: rows row + r * L .. of `rows` rows, tokens token + c that there are.
+template <class V>
+KEEL_ONE_COPY void store_tile(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t token, uint32_t n,
+                              const typename V::F* dots) {
+    const uint32_t tokens = a.tokens - token < n ? a.tokens - token : n;
+    for (uint32_t r = 0; r < rows; r += V::kLanes, dots += n) {
+        KEEL_KEEP_LOOP
+        for (uint32_t c = 0; c < tokens; ++c)
+            store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, token + c, dots[c]);
+    }
+}
+
+// ---- which ways a type has ----
+
+// Types whose dwords hold codes that at most three instructions take out: cheaper than to store and load unpacked ones.
+constexpr bool codes_in_place(WeightType type) {
+    return type == kQ4_0 || type == kQ4_1 || type == kQ4_K || type == kQ8_0;
+}
+
+// Types of which a few tokens of plain rows are taken straight from the weights. Others, that few models are made of,
+// go through panels, which takes up to 1.4 times as long and no code of their own.
+constexpr bool few_direct(WeightType type) {
+    return codes_in_place(type) || type == kQ5_K || type == kQ6_K;
+}
+
+// Whether the parts of a block are written out where weights are read once: then memory is waited for. Not those of
+// trellises, whose look-ups take longer.
+template <class Source>
+constexpr bool written_out(WeightType type) {
+    return !is_trellis(type) && (Source::kInterleaved || few_direct(type));
+}
+
 // ---- one token, and up to four of plain rows: straight from the weights ----
 
-// G times L rows times N tokens, which are all there are: rows[g] from row + g * L on. Groups take turns at every
-// block, so that repacked ones are read once, in order.
+// Tokens from `token` on, n of them at least counted; tokens past the last repeat it.
+KEEL_INLINE void token_offsets(const MatmulArgs& a, uint32_t token, uint32_t n, uint64_t* at) {
+    for (uint32_t c = 0; c < n; ++c)
+        at[c] = (c == 0 || token + c < a.tokens ? token + c : a.tokens - 1) * a.x_token_bytes;
+}
+
+// G times L rows times all tokens, which are at most N: rows[g] from row + g * L on. Groups take turns at every block,
+// so that repacked ones are read once, in order.
 template <class V, WeightType T, int G, int N, class Source>
 void direct_rows(const MatmulArgs& a, Source* rows, uint32_t row) {
     using I = typename V::I;
-    constexpr BlockShape kShape = block_shape(T);
-    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
-    const TokenPlanes x = TokenPlanes::of(a, kShape.elements);
-    typename V::F acc[G][N];
+    constexpr PanelKind K = panel_kind<V>(T);
+    constexpr uint32_t kScalesPerChunk = K.sub == 16 ? 2 : 1, kChunks = K.elements / 32;
+    const TokenPlanes x = TokenPlanes::of(a, K.elements);
+    uint64_t at[N];
+    token_offsets(a, 0, N, at);
+    typename V::F acc[G * N];
     KEEL_UNROLL
-    for (int i = 0; i < G * N; ++i) acc[i / N][i % N] = V::zero_floats();
-    for (uint32_t b = 0; b < a.k / kShape.elements; ++b) {
-        const uint8_t *q = x.q + uint64_t{b} * kShape.elements, *d = x.d + uint64_t{b} * 4,
-                      *sums = x.sums + uint64_t{b} * (kShape.elements / 8);
+    for (int i = 0; i < G * N; ++i) acc[i] = V::zero_floats();
+    for (uint32_t b = 0; b < a.k / K.elements; ++b) {
+        const uint8_t *q = x.q + uint64_t{b} * K.elements, *d = x.d + uint64_t{b} * 4,
+                      *sums = x.sums + uint64_t{b} * (K.elements / 8);
         const uint8_t* ahead = a.from_memory ? rows[0].ahead(b, V::kLanes) : nullptr;
         int groups = G;
         if (G > 1) KEEL_OPAQUE(groups);  // a loop: the compiler would write its long body G times
         for (int g = 0; g < groups; ++g) {
             rows[g].at(b);
-            BlockFactors<V, T> f;
+            BlockFactors<V, K> f;
             I sum[N];
             KEEL_UNROLL
-            for (uint32_t c = 0; c < N; ++c) sum[c] = start_block<V, T>(sums + c * x.stride);
-            unpack_rows<V, T>(rows[g], f, [&](int chunk, const auto& made) KEEL_ALWAYS_INLINE {
-                if (ahead) fetch_part<V, Source, G * kChunks, N>(ahead, static_cast<uint32_t>(G * chunk + g));
-                const I* scale = f.scale() + kScalesPerChunk * static_cast<uint32_t>(chunk);
-                I code[8];
-                KEEL_UNROLL
-                for (int j = 0; j < 8; ++j) code[j] = made[j];
-                multiply_chunk<V, T, N, 1>(
-                    [&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
-                    [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
-                    [&](int c) KEEL_ALWAYS_INLINE { return q + static_cast<uint64_t>(c) * x.stride + 32 * chunk; },
-                    sum);
-            });
-            KEEL_UNROLL
-            for (uint32_t c = 0; c < N; ++c)
-                acc[g][c] = finish_block<V, T>(f, sum[c], d + c * x.stride, sums + c * x.stride, acc[g][c]);
+            for (int c = 0; c < N; ++c) sum[c] = start_block<V, K>(sums + at[c]);
+            unpack_rows<V, T, N == 1 && written_out<Source>(T)>(
+                rows[g], f, [&](uint32_t chunk, const auto& made) KEEL_ALWAYS_INLINE {
+                    if (ahead) fetch_part<V, Source, G * kChunks, N>(ahead, G * chunk + static_cast<uint32_t>(g));
+                    const I* scale = f.scale() + kScalesPerChunk * chunk;
+                    I code[8];
+                    KEEL_UNROLL
+                    for (int j = 0; j < 8; ++j) code[j] = made[j];
+                    multiply_chunk<V, K, N, 1>([&](int, int j) KEEL_ALWAYS_INLINE { return code[j]; },
+                                               [&](int, int i) KEEL_ALWAYS_INLINE { return scale[i]; },
+                                               [&](int c) KEEL_ALWAYS_INLINE { return q + at[c] + 32 * chunk; }, sum);
+                });
+            finish_block<V, K, N, 1>(
+                [&](int) KEEL_ALWAYS_INLINE -> const auto& { return f; }, sum, d, sums, at, acc + g * N);
         }
     }
-    KEEL_UNROLL
-    for (uint32_t i = 0; i < G * N; ++i) store_rows<V>(a, row + i / N * V::kLanes, V::kLanes, i % N, acc[i / N][i % N]);
+    store_tile<V>(a, row, G * V::kLanes, 0, N, acc);
 }
 
 // ---- a few tokens: codes taken out of repacked weights where they are used ----
-
-// Types whose dwords hold codes that at most three instructions take out: cheaper than to store and load unpacked ones.
-constexpr bool codes_in_place(WeightType type) {
-    return type == kQ4_0 || type == kQ4_1 || type == kQ4_K || type == kQ8_0 || type == kQ8_F32;
-}
 
 // Dword j of chunk `chunk` as unpack_rows gives it; `odd`: chunk % 2, at compile time.
 template <class V, WeightType T, int odd>
@@ -661,7 +744,7 @@ KEEL_INLINE typename V::I code_in_place(const RepackedRows<V, T>& rows, uint32_t
     static_assert(codes_in_place(T));
     constexpr uint32_t kAt = T == kQ4_0 || T == kQ8_0 ? 2 : T == kQ4_K ? 16 : 4;
     typename V::I v;
-    if constexpr (T == kQ8_0 || T == kQ8_F32) {
+    if constexpr (T == kQ8_0) {
         rows.template dwords<1>(kAt + 4 * static_cast<uint32_t>(j), &v);
         if constexpr (!V::kSignedCodes) v = V::xor_(v, V::set1_8(0x80));
         return v;
@@ -680,11 +763,11 @@ template <class V, WeightType T, int N>
 KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint32_t blocks, bool fetch,
                                       const TokenPlanes& x, const uint64_t* token_at, typename V::F* result) {
     using I = typename V::I;
-    constexpr BlockShape kShape = block_shape(T);
-    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
+    constexpr PanelKind K = panel_kind<V>(T);
+    constexpr uint32_t kScalesPerChunk = K.sub == 16 ? 2 : 1, kChunks = K.elements / 32;
     constexpr int R = kRepackRows / V::kLanes;
-    const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4,
-                  *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
+    const uint8_t *q = x.q + uint64_t{first} * K.elements, *d = x.d + uint64_t{first} * 4,
+                  *sums = x.sums + uint64_t{first} * (K.elements / 8);
     uint64_t at[N];
     typename V::F acc[R * N];
     RepackedRows<V, T> rows[R];
@@ -694,26 +777,26 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
     for (int i = 0; i < R * N; ++i) acc[i] = result[i];
     KEEL_UNROLL
     for (uint32_t r = 0; r < R; ++r) rows[r] = {group, group, r * V::kLanes};
-    for (uint32_t b = first; b < first + blocks; ++b, d += 4, sums += kShape.elements / 8) {
+    for (uint32_t b = first; b < first + blocks; ++b, d += 4, sums += K.elements / 8) {
         const uint8_t* ahead = fetch ? rows[0].ahead(b, 0) : nullptr;
-        BlockFactors<V, T> f[R];
+        BlockFactors<V, K> f[R];
         I sum[R * N];
         KEEL_UNROLL
         for (int r = 0; r < R; ++r) {
             rows[r].at(b);
-            unpack_rows<V, T>(rows[r], f[r], [](int, const I*) KEEL_ALWAYS_INLINE {});
+            unpack_rows<V, T, false>(rows[r], f[r], [](uint32_t, const I*) KEEL_ALWAYS_INLINE {});
         }
         __asm__("" : "+m"(f));  // they wait in memory: sums and codes want all registers
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
-            const I start = start_block<V, T>(sums + at[c]);
+            const I start = start_block<V, K>(sums + at[c]);
             KEEL_UNROLL
             for (int r = 0; r < R; ++r) sum[r * N + c] = start;
         }
         for (uint32_t chunk = 0; chunk < kChunks; chunk += 2)
             each_index<(kChunks > 1 ? 2 : 1)>([&](auto odd) KEEL_ALWAYS_INLINE {
                 if (ahead) fetch_part<V, RepackedRows<V, T>, kChunks, N>(ahead, chunk + odd.value);
-                multiply_chunk<V, T, N, R>(
+                multiply_chunk<V, K, N, R>(
                     [&](int r, int j) KEEL_ALWAYS_INLINE { return code_in_place<V, T, odd.value>(rows[r], chunk, j); },
                     [&](int r, int i) KEEL_ALWAYS_INLINE {
                         return f[r].scale()[kScalesPerChunk * (chunk + odd.value) + static_cast<uint32_t>(i)];
@@ -721,9 +804,8 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
                     [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
                 q += 32;
             });
-        KEEL_UNROLL
-        for (int i = 0; i < R * N; ++i)
-            acc[i] = finish_block<V, T>(f[i / N], sum[i], d + at[i % N], sums + at[i % N], acc[i]);
+        finish_block<V, K, N, R>(
+            [&](int r) KEEL_ALWAYS_INLINE -> const auto& { return f[r]; }, sum, d, sums, at, acc);
     }
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) result[i] = acc[i];
@@ -731,24 +813,26 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
 
 // ---- unpacked blocks ----
 
-template <class V, WeightType T>
+template <class V, PanelKind K>
 struct PanelBlock {
-    typename V::I code[block_shape(T).elements / 4];
-    BlockFactors<V, T> factors;
+    typename V::I code[K.elements / 4];
+    BlockFactors<V, K> factors;
 };
 
 template <class V, WeightType T, class Source>
-__attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, T>* p) {
-    unpack_rows<V, T>(rows, p->factors, [&](int chunk, const auto& code) KEEL_ALWAYS_INLINE {
-        KEEL_UNROLL
-        for (int j = 0; j < 8; ++j) p->code[8 * chunk + j] = code[j];
-    });
+__attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, panel_kind<V>(T)>* p) {
+    unpack_rows<V, T, written_out<Source>(T)>(rows, p->factors,
+                                              [&](uint32_t chunk, const auto& code) KEEL_ALWAYS_INLINE {
+                                                  KEEL_UNROLL
+                                                  for (int j = 0; j < 8; ++j)
+                                                      p->code[8 * chunk + static_cast<uint32_t>(j)] = code[j];
+                                              });
 }
 
 // What lies ahead is fetched between the chunks of a pass over panels; of blocks of one chunk, whose passes it would
 // slow down even where nothing is fetched, while they are unpacked.
-constexpr bool fetched_by_passes(WeightType type) {
-    return block_shape(type).elements > 32;
+constexpr bool fetched_by_passes(PanelKind kind) {
+    return kind.elements > 32;
 }
 
 // What a pass over panels fetches meanwhile: of R groups of L rows, those that come later.
@@ -756,27 +840,28 @@ struct Ahead {
     const uint8_t* first;  // of group 0 and the first block; null: nothing
     uint64_t distance;     // bytes from group to group
     uint32_t step;         // and from block to block
+    uint32_t chunk_bytes;  // fetched with a chunk, whole lines: all of a step in as many parts as a block has chunks
 };
 
 // result[r * N + c] goes on over `blocks` blocks from `first` on, for R panels that lie `distance` blocks from each
 // other and the N tokens whose planes lie at[c] bytes from those of token 0.
-template <class V, WeightType T, int N, int R>
-KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t distance, uint32_t first, uint32_t blocks,
+template <class V, PanelKind K, int N, int R>
+KEEL_ONE_COPY void panel_times_tokens(const void* panels, uint64_t distance, uint32_t first, uint32_t blocks,
                                       const TokenPlanes& x, const uint64_t* token_at, Ahead ahead,
                                       typename V::F* result) {
+    const auto* panel = static_cast<const PanelBlock<V, K>*>(panels);
     using I = typename V::I;
-    constexpr BlockShape kShape = block_shape(T);
-    constexpr uint32_t kScalesPerChunk = kShape.sub == 16 ? 2 : 1, kChunks = kShape.elements / 32;
-    const uint8_t *q = x.q + uint64_t{first} * kShape.elements, *d = x.d + uint64_t{first} * 4,
-                  *sums = x.sums + uint64_t{first} * (kShape.elements / 8);
+    constexpr uint32_t kScalesPerChunk = K.sub == 16 ? 2 : 1, kChunks = K.elements / 32;
+    const uint8_t *q = x.q + uint64_t{first} * K.elements, *d = x.d + uint64_t{first} * 4,
+                  *sums = x.sums + uint64_t{first} * (K.elements / 8);
     uint64_t at[N];
     typename V::F acc[R * N];
     KEEL_UNROLL
     for (int c = 0; c < N; ++c) at[c] = token_at[c];
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) acc[i] = result[i];
-    for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += kShape.elements / 8) {
-        const PanelBlock<V, T>& p = panel[b];
+    for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += K.elements / 8) {
+        const PanelBlock<V, K>& p = panel[b];
         const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
             return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) +
                                               static_cast<uint64_t>(r) * (distance * sizeof(p)));
@@ -784,37 +869,33 @@ KEEL_ONE_COPY void panel_times_tokens(const PanelBlock<V, T>* panel, uint64_t di
         I sum[R * N];
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
-            const I start = start_block<V, T>(sums + at[c]);
+            const I start = start_block<V, K>(sums + at[c]);
             KEEL_UNROLL
             for (int r = 0; r < R; ++r) sum[r * N + c] = start;
         }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32) {
-            if (fetched_by_passes(T) && ahead.first) {
+            if (fetched_by_passes(K) && ahead.first) {
+                const uint8_t* part = ahead.first + chunk * ahead.chunk_bytes;
                 KEEL_UNROLL
-                for (int r = 0; r < R; ++r)
-                    fetch_part<V, PlainRows<V, T>, kChunks, N>(ahead.first + static_cast<uint64_t>(r) * ahead.distance,
-                                                               chunk);
+                for (int r = 0; r < R; ++r, part += ahead.distance) {
+                    KEEL_KEEP_LOOP
+                    for (uint32_t i = 0; i < ahead.chunk_bytes; i += 64) __builtin_prefetch(part + i, 0, 2);
+                }
             }
-            multiply_chunk<V, T, N, R>([&](int r, int j) KEEL_ALWAYS_INLINE { return group(p.code + 8 * chunk, r)[j]; },
+            multiply_chunk<V, K, N, R>([&](int r, int j) KEEL_ALWAYS_INLINE { return group(p.code + 8 * chunk, r)[j]; },
                                        [&](int r, int i) KEEL_ALWAYS_INLINE {
                                            return group(p.factors.scale() + kScalesPerChunk * chunk, r)[i];
                                        },
                                        [&](int c) KEEL_ALWAYS_INLINE { return q + at[c]; }, sum);
         }
-        if (fetched_by_passes(T) && ahead.first) ahead.first += ahead.step;
-        KEEL_UNROLL
-        for (int i = 0; i < R * N; ++i)
-            acc[i] = finish_block<V, T>(panel[b + i / N * distance].factors, sum[i], d + at[i % N], sums + at[i % N],
-                                        acc[i]);
+        if (fetched_by_passes(K) && ahead.first) ahead.first += ahead.step;
+        finish_block<V, K, N, R>(
+            [&](int r)
+                KEEL_ALWAYS_INLINE -> const auto& { return panel[b + static_cast<uint64_t>(r) * distance].factors; },
+            sum, d, sums, at, acc);
     }
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) result[i] = acc[i];
-}
-
-// Tokens from `token` on, N of them at least counted; tokens past the last repeat it.
-template <int N>
-KEEL_INLINE void token_offsets(const MatmulArgs& a, uint32_t token, uint64_t* at) {
-    for (uint32_t c = 0; c < N; ++c) at[c] = (token + c < a.tokens ? token + c : a.tokens - 1) * a.x_token_bytes;
 }
 
 // How far the panels of a tile lie from each other, those of rows at `distance`: there are V::kTilePanels of them, and
@@ -822,37 +903,6 @@ KEEL_INLINE void token_offsets(const MatmulArgs& a, uint32_t token, uint64_t* at
 template <class V>
 constexpr uint64_t panel_distance(uint32_t rows, uint64_t distance) {
     return rows > (V::kTilePanels - 1) * V::kLanes ? distance : 0;
-}
-
-// dots[r * n + c]: rows row + r * L .. of `rows` rows, tokens token + c that there are.
-template <class V>
-KEEL_INLINE void store_tile(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t token, uint32_t n,
-                            const typename V::F* dots) {
-    const uint32_t tokens = a.tokens - token < n ? a.tokens - token : n;
-    for (uint32_t r = 0; r < rows; r += V::kLanes, dots += n) {
-        KEEL_KEEP_LOOP
-        for (uint32_t c = 0; c < tokens; ++c)
-            store_rows<V>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, token + c, dots[c]);
-    }
-}
-
-// N tokens times panels of `rows` rows.
-template <class V, WeightType T, int N>
-void panels_times_tokens(const MatmulArgs& a, const PanelBlock<V, T>* panels, uint32_t row, uint32_t rows,
-                         uint32_t token) {
-    constexpr uint32_t kRows = V::kTilePanels * V::kLanes;
-    const uint32_t blocks = a.k / block_shape(T).elements;
-    const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
-    uint64_t at[N];
-    token_offsets<N>(a, token, at);
-    for (uint32_t r = 0; r < rows; r += kRows, panels += V::kTilePanels * blocks) {
-        const uint32_t here = rows - r < kRows ? rows - r : kRows;
-        typename V::F acc[V::kTilePanels * N];
-        KEEL_KEEP_LOOP
-        for (int i = 0; i < V::kTilePanels * N; ++i) acc[i] = V::zero_floats();
-        panel_times_tokens<V, T, N, V::kTilePanels>(panels, panel_distance<V>(here, blocks), 0, blocks, x, at, {}, acc);
-        store_tile<V>(a, row + r, here, token, N, acc);
-    }
 }
 
 // ---- the product ----
@@ -881,74 +931,98 @@ KEEL_INLINE void with_rows(const MatmulArgs& a, uint32_t row, uint32_t count, Fn
     }
 }
 
-// Blocks [first, first + blocks) of `rows` rows: block b of group g goes to panels[g * distance + b].
 template <class V, WeightType T, bool kRepacked>
 KEEL_ONE_COPY void unpack_panels(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t first, uint32_t blocks,
-                                 uint32_t distance, bool fetch, PanelBlock<V, T>* panels) {
+                                 uint32_t distance, bool fetch, void* to) {
+    auto* panels = static_cast<PanelBlock<V, panel_kind<V>(T)>*>(to);
     for (uint32_t r = 0; r < rows; r += V::kLanes, panels += distance)
         with_rows<V, T, kRepacked>(a, row + r, rows - r < V::kLanes ? rows - r : V::kLanes, [&](auto& source) {
             KEEL_KEEP_LOOP
             for (uint32_t b = 0; b < blocks; ++b) {
                 source.at(first + b);
-                if (const uint8_t* ahead = fetch ? source.ahead(first + b, V::kTilePanels * V::kLanes) : nullptr)
+                constexpr bool kFetch = !fetched_by_passes(panel_kind<V>(T));
+                if (const uint8_t* ahead =
+                        kFetch && fetch ? source.ahead(first + b, V::kTilePanels * V::kLanes) : nullptr)
                     fetch_part<V, std::remove_reference_t<decltype(source)>, 1, V::kFewTokens>(ahead, 0);
                 unpack_block<V, T>(source.block_rows(), panels + b);
             }
         });
 }
 
-// Tokens of the next pass when `left` are left: what is left of them costs as little as passes of 2, 4, ... allow.
+// What products by panels need to know of a type, so that there is one of them for all.
 template <class V>
-constexpr uint32_t pass_tokens(uint32_t left) {
-    return V::kTileTokens > 4 && left > 6 ? V::kTileTokens : left > 2 ? 4 : 2;
+struct PanelSource {
+    // Blocks [first, first + blocks) of `rows` rows: block b of group g goes to panel g * distance + b.
+    void (*unpack)(const MatmulArgs& a, uint32_t row, uint32_t rows, uint32_t first, uint32_t blocks, uint32_t distance,
+                   bool fetch, void* panels);
+    struct Pass {
+        uint32_t tokens;
+        decltype(&panel_times_tokens<V, panel_kind<V>(kQ8_0), 4, V::kTilePanels>) run;
+    } pass[3];          // of 2, 4 and V::kTileTokens tokens
+    uint32_t elements;  // of a block
+    uint32_t block_bytes, panel_bytes;
+    bool repacked, fetched_by_passes;
+};
+template <class V, WeightType T, bool kRepacked, PanelKind K = panel_kind<V>(T), int R = V::kTilePanels>
+constexpr PanelSource<V> kPanelSource = {unpack_panels<V, T, kRepacked>,
+                                         {{2, panel_times_tokens<V, K, 2, R>},
+                                          {4, panel_times_tokens<V, K, 4, R>},
+                                          {V::kTileTokens, panel_times_tokens<V, K, V::kTileTokens, R>}},
+                                         K.elements,
+                                         block_shape(T).bytes,
+                                         sizeof(PanelBlock<V, K>),
+                                         kRepacked,
+                                         fetched_by_passes(K)};
+
+// The next pass when `left` tokens are left: what is left of them costs as little as passes of 2, 4, ... allow.
+template <class V>
+KEEL_INLINE const typename PanelSource<V>::Pass& next_pass(const PanelSource<V>& source, uint32_t left) {
+    return source.pass[V::kTileTokens > 4 && left > 6 ? 2 : left > 2 ? 1 : 0];
 }
 
 // What lies ahead of block `first` of the groups from `row` on: of repacked rows, what follows in memory; of plain
 // ones, the same part of the rows behind.
-template <class V, WeightType T, bool kRepacked>
-KEEL_INLINE Ahead blocks_ahead(const MatmulArgs& a, uint32_t row, uint32_t first) {
-    if (!a.from_memory || !fetched_by_passes(T)) return {};
-    using Rows = std::conditional_t<kRepacked, RepackedRows<V, T>, PlainRows<V, T>>;
-    constexpr uint32_t kLater = kRepacked ? 0 : V::kTilePanels * V::kLanes;
-    const uint8_t* rows = static_cast<const uint8_t*>(a.w) + uint64_t{row + kLater} * a.w_row_bytes;
-    const bool one_group = kRepacked && V::kLanes < kRepackRows;  // has the rows of all panels of a tile
-    return {rows + uint64_t{first} * Rows::kFetchBytes + (kRepacked ? RepackedRows<V, T>::kAheadBytes : 0),
-            one_group ? PlainRows<V, T>::kFetchBytes : V::kLanes * a.w_row_bytes, Rows::kFetchBytes};
+template <class V>
+KEEL_INLINE Ahead blocks_ahead(const MatmulArgs& a, const PanelSource<V>& source, uint32_t row, uint32_t first) {
+    if (!a.from_memory || !source.fetched_by_passes) return {};
+    const uint32_t group_bytes = V::kLanes * source.block_bytes,
+                   step = source.repacked ? kRepackRows * source.block_bytes : group_bytes,
+                   part = 64 * (source.elements / 32);
+    const uint8_t* rows = static_cast<const uint8_t*>(a.w) +
+                          uint64_t{row + (source.repacked ? 0 : V::kTilePanels * V::kLanes)} * a.w_row_bytes;
+    // Whether one group of repacked rows has the rows of all panels of a tile.
+    const bool one_group = source.repacked && V::kLanes < kRepackRows;
+    return {rows + uint64_t{first} * step + (source.repacked ? kRepackedAheadBytes : 0),
+            one_group ? group_bytes : V::kLanes * a.w_row_bytes, step, (group_bytes + part - 1) / part * 64};
 }
 
 // Up to V::kFewTokens tokens.
-template <class V, WeightType T, bool kRepacked>
-void multiply_few(const MatmulArgs& a) {
-    constexpr int R = V::kTilePanels;
+template <class V>
+KEEL_ONE_COPY void multiply_few(const MatmulArgs& a, const PanelSource<V>& source) {
+    constexpr uint32_t R = V::kTilePanels, kRows = R * V::kLanes;
     // Blocks unpacked at a time: products in between give memory time to deliver the next ones.
-    constexpr uint32_t kStretch = block_shape(T).elements < 64 ? 64 / block_shape(T).elements : 1,
-                       kRows = R * V::kLanes;
-    const uint32_t blocks = a.k / block_shape(T).elements;
-    const TokenPlanes x = TokenPlanes::of(a, block_shape(T).elements);
-    PanelBlock<V, T>* panels = static_cast<PanelBlock<V, T>*>(a.scratch);
+    const uint32_t blocks = a.k / source.elements, stretch = source.elements < 64 ? 64 / source.elements : 1;
+    const TokenPlanes x = TokenPlanes::of(a, source.elements);
     uint64_t at[V::kFewTokens];
-    token_offsets<V::kFewTokens>(a, 0, at);
+    token_offsets(a, 0, V::kFewTokens, at);
     typename V::F acc[R * V::kFewTokens];
     for (uint32_t row = a.row_begin; row < a.row_end; row += kRows) {
         const uint32_t rows = a.row_end - row < kRows ? a.row_end - row : kRows;
         KEEL_KEEP_LOOP
         for (uint32_t i = 0; i < R * V::kFewTokens; ++i) acc[i] = V::zero_floats();
-        for (uint32_t first = 0; first < blocks; first += kStretch) {
-            const uint32_t count = blocks - first < kStretch ? blocks - first : kStretch;
-            unpack_panels<V, T, kRepacked>(a, row, rows, first, count, kStretch, a.from_memory && !fetched_by_passes(T),
-                                           panels);
-            Ahead ahead = blocks_ahead<V, T, kRepacked>(a, row, first);
-            for (uint32_t c = 0, n; c < a.tokens; c += n) {
-                n = pass_tokens<V>(a.tokens - c);
-                (n == 2   ? panel_times_tokens<V, T, 2, R>
-                 : n == 4 ? panel_times_tokens<V, T, 4, R>
-                          : panel_times_tokens<V, T, V::kTileTokens, R>)(panels, panel_distance<V>(rows, kStretch),
-                                                                         first, count, x, at + c, ahead, acc + R * c);
+        for (uint32_t first = 0; first < blocks; first += stretch) {
+            const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
+            source.unpack(a, row, rows, first, count, stretch, a.from_memory && !source.fetched_by_passes, a.scratch);
+            Ahead ahead = blocks_ahead<V>(a, source, row, first);
+            for (uint32_t c = 0; c < a.tokens;) {
+                const auto& pass = next_pass<V>(source, a.tokens - c);
+                pass.run(a.scratch, panel_distance<V>(rows, stretch), first, count, x, at + c, ahead, acc + R * c);
                 ahead = {};
+                c += pass.tokens;
             }
         }
         for (uint32_t c = 0, n; c < a.tokens; c += n) {
-            n = pass_tokens<V>(a.tokens - c);
+            n = next_pass<V>(source, a.tokens - c).tokens;
             store_tile<V>(a, row, rows, c, n, acc + R * c);
         }
     }
@@ -960,26 +1034,30 @@ constexpr uint32_t in_place_tokens(uint32_t left) {
     const uint32_t passes = (left + V::kInPlaceTokens - 1) / V::kInPlaceTokens;
     return (left + passes - 1) / passes;
 }
-template <class V, WeightType T>
-using GroupPass = decltype(&group_times_tokens<V, T, 2>);
+template <class V>
+struct InPlacePasses {
+    decltype(&group_times_tokens<V, kQ8_0, 2>) of[V::kInPlaceTokens - 1];  // of 2 tokens and more
+};
 template <class V, WeightType T, int... N>
-KEEL_INLINE GroupPass<V, T> group_pass(uint32_t tokens, std::integer_sequence<int, N...>) {
-    constexpr GroupPass<V, T> kPass[] = {group_times_tokens<V, T, N + 2>...};
-    return kPass[tokens - 2];
+constexpr InPlacePasses<V> in_place_passes(std::integer_sequence<int, N...>) {
+    return {{group_times_tokens<V, T, N + 2>...}};
 }
-
-// Two to V::kFewTokens tokens of repacked weights.
 template <class V, WeightType T>
-void multiply_in_place(const MatmulArgs& a) {
-    constexpr uint32_t R = kRepackRows / V::kLanes, kElements = block_shape(T).elements;
-    const uint32_t blocks = a.k / kElements,
+constexpr InPlacePasses<V> kInPlacePasses =
+    in_place_passes<V, T>(std::make_integer_sequence<int, V::kInPlaceTokens - 1>{});
+
+// Two to V::kFewTokens tokens of repacked weights in blocks of so many elements.
+template <class V>
+KEEL_ONE_COPY void multiply_in_place(const MatmulArgs& a, const InPlacePasses<V>& passes, uint32_t elements) {
+    constexpr uint32_t R = kRepackRows / V::kLanes;
+    const uint32_t blocks = a.k / elements,
                    // Blocks that the passes take by turns: products in between give memory time for the next ones.
         stretch = a.tokens <= V::kInPlaceTokens ? blocks
-                  : kElements < 256             ? 256 / kElements
+                  : elements < 256              ? 256 / elements
                                                 : 2;
-    const TokenPlanes x = TokenPlanes::of(a, kElements);
+    const TokenPlanes x = TokenPlanes::of(a, elements);
     uint64_t at[V::kFewTokens];
-    token_offsets<V::kFewTokens>(a, 0, at);
+    token_offsets(a, 0, V::kFewTokens, at);
     typename V::F acc[R * V::kFewTokens];
     for (uint32_t row = a.row_begin; row < a.row_end; row += kRepackRows) {
         const uint8_t* group = static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes;
@@ -989,8 +1067,7 @@ void multiply_in_place(const MatmulArgs& a) {
             const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
                 n = in_place_tokens<V>(a.tokens - c);
-                group_pass<V, T>(n, std::make_integer_sequence<int, V::kInPlaceTokens - 1>{})(
-                    group, first, count, a.from_memory && c == 0, x, at + c, acc + R * c);
+                passes.of[n - 2](group, first, count, a.from_memory && c == 0, x, at + c, acc + R * c);
             }
         }
         for (uint32_t c = 0, n; c < a.tokens; c += n) {
@@ -1022,48 +1099,57 @@ void multiply_direct(const MatmulArgs& a) {
         if (row == a.row_end) return;
         MatmulArgs rest = a;
         rest.row_begin = row;
-        multiply_few<V, T, kRepacked>(rest);
+        multiply_few<V>(rest, kPanelSource<V, T, kRepacked>);
     }
 }
 
-template <class V, WeightType T, bool kRepacked>
-void multiply_many(const MatmulArgs& a, MatrixUnit unit) {
-    const uint32_t blocks = a.k / block_shape(T).elements;
-    PanelBlock<V, T>* panels = static_cast<PanelBlock<V, T>*>(a.scratch);
-    const uint64_t fit = matmul_scratch_bytes(a.k) / (blocks * sizeof(PanelBlock<V, T>));
+template <class V>
+KEEL_ONE_COPY void multiply_many(const MatmulArgs& a, const PanelSource<V>& source, MatrixUnit unit) {
+    constexpr uint32_t kRows = V::kTilePanels * V::kLanes;
+    const uint32_t blocks = a.k / source.elements, panel_bytes = blocks * source.panel_bytes;
+    const uint64_t fit = matmul_scratch_bytes(a.k) / panel_bytes;
     const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
+    const TokenPlanes x = TokenPlanes::of(a, source.elements);
     for (uint32_t row = a.row_begin; row < a.row_end; row += step) {
         const uint32_t rows = a.row_end - row < step ? a.row_end - row : step;
-        unpack_panels<V, T, kRepacked>(a, row, rows, 0, blocks, blocks, false, panels);
-        uint32_t c = unit ? unit(a, panels, row, rows) : 0;
-        for (; c + (V::kTileTokens - 4) < a.tokens; c += V::kTileTokens)
-            panels_times_tokens<V, T, V::kTileTokens>(a, panels, row, rows, c);
-        for (; c < a.tokens; c += 4) panels_times_tokens<V, T, 4>(a, panels, row, rows, c);
+        source.unpack(a, row, rows, 0, blocks, blocks, false, a.scratch);
+        for (uint32_t c = unit ? unit(a, a.scratch, row, rows) : 0; c < a.tokens;) {
+            const auto& pass = source.pass[c + (V::kTileTokens - 4) < a.tokens ? 2 : 1];
+            uint64_t at[V::kTileTokens];
+            token_offsets(a, c, V::kTileTokens, at);
+            for (uint32_t r = 0; r < rows; r += kRows) {
+                const uint32_t here = rows - r < kRows ? rows - r : kRows;
+                typename V::F acc[V::kTilePanels * V::kTileTokens];
+                KEEL_KEEP_LOOP
+                for (int i = 0; i < V::kTilePanels * V::kTileTokens; ++i) acc[i] = V::zero_floats();
+                pass.run(static_cast<const uint8_t*>(a.scratch) + uint64_t{r / V::kLanes} * panel_bytes,
+                         panel_distance<V>(here, blocks), 0, blocks, x, at, {}, acc);
+                store_tile<V>(a, row + r, here, c, pass.tokens, acc);
+            }
+            c += pass.tokens;
+        }
     }
 }
 
 // Any number of tokens. A matrix unit takes over as soon as there are more than one tile has.
 template <class V, WeightType T, bool kRepacked>
-KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr,
-                                void (*many)(const MatmulArgs&, MatrixUnit) = multiply_many<V, T, kRepacked>) {
+KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr) {
     if (a.tokens == 1) {
         multiply_direct<V, T, kRepacked, 1>(a);
         return;
     }
-    if constexpr (V::kInPlace && !kRepacked) {
+    if constexpr (V::kInPlace && !kRepacked && few_direct(T)) {
         if (a.tokens <= 4) {
-            (a.tokens == 2   ? multiply_direct<V, T, false, 2>
-             : a.tokens == 3 ? multiply_direct<V, T, false, 3>
-                             : multiply_direct<V, T, false, 4>)(a);
+            (a.tokens == 2 ? multiply_direct<V, T, false, 2> : multiply_direct<V, T, false, 4>)(a);
             return;
         }
     }
     if (a.tokens > (unit ? V::kTileTokens : V::kFewTokens))
-        many(a, unit);
+        multiply_many<V>(a, kPanelSource<V, T, kRepacked>, unit);
     else if constexpr (kRepacked && V::kInPlace && codes_in_place(T))
-        multiply_in_place<V, T>(a);
+        multiply_in_place<V>(a, kInPlacePasses<V, T>, block_shape(T).elements);
     else
-        multiply_few<V, T, kRepacked>(a);
+        multiply_few<V>(a, kPanelSource<V, T, kRepacked>);
 }
 
 }  // namespace
