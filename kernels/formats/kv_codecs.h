@@ -330,8 +330,9 @@ KEEL_DEVICE void kv_decode_portable(const uint8_t* codes, const uint8_t* scales,
         int8_t q[kMaxHeadDim];
         float scale[kMaxKvScales];
         kv_unpack_portable<F>(codes, scales, n, q, scale);
-        const uint32_t per_scale = n / kv_scales(F, n);
-        for (uint32_t i = 0; i < n; ++i) row[i] = scale[i / per_scale] * static_cast<float>(q[i]);
+        const uint32_t blocks = kv_scales(F, n), block = kKvFormats[F].family == KvFamily::kBlock32 ? kKvBlock : n;
+        for (uint32_t b = 0; b < blocks; ++b)
+            for (uint32_t i = b * block; i < (b + 1) * block; ++i) row[i] = scale[b] * static_cast<float>(q[i]);
     }
 }
 
