@@ -313,6 +313,12 @@ KEEL_DEVICE void kv_unpack_portable(const uint8_t* codes, const uint8_t* scales,
     }
 }
 
+// One copy for all formats.
+KEEL_DEVICE __attribute__((noinline, unused)) inline void scale_integers(const int8_t* q, float scale, uint32_t n,
+                                                                         float* x) {
+    for (uint32_t i = 0; i < n; ++i) x[i] = scale * static_cast<float>(q[i]);
+}
+
 template <KvFormat F>
 KEEL_DEVICE void kv_decode_portable(const uint8_t* codes, const uint8_t* scales, uint32_t n, float* row) {
     if constexpr (F == kKvF32) {
@@ -331,8 +337,7 @@ KEEL_DEVICE void kv_decode_portable(const uint8_t* codes, const uint8_t* scales,
         float scale[kMaxKvScales];
         kv_unpack_portable<F>(codes, scales, n, q, scale);
         const uint32_t blocks = kv_scales(F, n), block = kKvFormats[F].family == KvFamily::kBlock32 ? kKvBlock : n;
-        for (uint32_t b = 0; b < blocks; ++b)
-            for (uint32_t i = b * block; i < (b + 1) * block; ++i) row[i] = scale[b] * static_cast<float>(q[i]);
+        for (uint32_t b = 0; b < blocks; ++b) scale_integers(q + b * block, scale[b], block, row + b * block);
     }
 }
 
