@@ -9,7 +9,7 @@
 #include "sdk/model/adapter_file.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
-#include "sdk/tools/files/gguf_tables.h"
+#include "sdk/tools/common/gguf_tables.h"
 
 namespace keel::tools {
 namespace {

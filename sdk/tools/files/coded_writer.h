@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "keel/keel.h"
-#include "sdk/tools/files/gguf_tables.h"
+#include "sdk/tools/common/gguf_tables.h"
 
 namespace keel::tools {
 

@@ -1,4 +1,4 @@
-#include "sdk/tools/files/gguf_tables.h"
+#include "sdk/tools/common/gguf_tables.h"
 
 #include "keel/keel.hpp"
 #include "sdk/tools/common/console.h"
