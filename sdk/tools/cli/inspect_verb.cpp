@@ -8,8 +8,8 @@
 #include "sdk/format/pack.h"
 #include "sdk/model/adapter_file.h"
 #include "sdk/tools/cli/verbs.h"
-#include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/gguf_tables.h"
+#include "sdk/tools/common/model_loader.h"
 
 namespace keel::tools {
 namespace {
